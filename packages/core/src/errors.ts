@@ -1,0 +1,35 @@
+/**
+ * Codes of the errors that a running system can meet. A caller's mistake is not here: that is a
+ * `TypeError` or `RangeError`, thrown at once (`options.ts`).
+ */
+export type ReadMeErrorCode =
+  /** A file is missing, unreadable, or is not what its name says. */
+  | "ERR_FILE_NOT_FOUND"
+  | "ERR_FILE_UNREADABLE"
+  /** A checkpoint file is truncated, corrupt or hostile. The message names file and tensor. */
+  | "ERR_FILE_CORRUPT"
+  /** A model folder lacks a file or a tensor that its config promises, or they disagree in shape. */
+  | "ERR_MODEL_INVALID"
+  /** The model is well-formed but needs something that this project does not have. */
+  | "ERR_MODEL_UNSUPPORTED"
+  /** A file could not be written; nothing was left half-written. */
+  | "ERR_WRITE_FAILED"
+  /** The inference runtime refused a graph, or failed while running it. */
+  | "ERR_RUNTIME"
+  /** More tokens than the model's context holds. */
+  | "ERR_CONTEXT_LENGTH"
+  /** A chat template is missing, or failed on these messages. */
+  | "ERR_CHAT_TEMPLATE"
+  /** The object was disposed. */
+  | "ERR_DISPOSED";
+
+/** What a running system meets. `code` is stable; `cause`, where present, is the error underneath. */
+export class ReadMeError extends Error {
+  override readonly name = "ReadMeError";
+  readonly code: ReadMeErrorCode;
+
+  constructor(code: ReadMeErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}

@@ -1,0 +1,38 @@
+/** How a checkpoint stores a tensor's elements. The `Q` types are GGUF's blocks of 32 values. */
+export type StoredType = "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "I16" | "I8" | "U8" | "BOOL" | "Q8_0" | "Q4_0" | "Q4_1";
+
+export interface TensorInfo {
+  readonly name: string;
+  readonly type: StoredType;
+  /** Outermost dimension first, as in PyTorch; `[]` is a scalar. */
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+}
+
+/**
+ * The tensors of a checkpoint, by name, read only when asked for.
+ *
+ * Implemented by a safetensors file, by a sharded checkpoint and by a GGUF file; names are always
+ * those of Hugging Face checkpoints (`model.layers.0.self_attn.q_proj.weight`), and rows of q_proj
+ * and k_proj are always in Hugging Face order, whatever the file's own are.
+ */
+export interface TensorStore {
+  /** For messages: the file or the folder. */
+  readonly path: string;
+  readonly names: readonly string[];
+  has(name: string): boolean;
+  /** @throws {ReadMeError} `ERR_MODEL_INVALID`, naming file and tensor, when there is no such tensor */
+  info(name: string): TensorInfo;
+  /**
+   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks untouched).
+   * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the file no longer holds them
+   */
+  readBytes(name: string): Promise<Uint8Array>;
+  /**
+   * Reads a tensor as float32; row-major, `shape` as in `info(name)`. With `rows`, only the rows
+   * `[rows.from, rows.to)` of the outermost dimension.
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` when the stored type is not a float or block type
+   */
+  readFloats(name: string, rows?: { readonly from: number; readonly to: number }): Promise<Float32Array>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,18 @@
+import { defineConfig } from "vitest/config";
+
+// Tests read the packages' TypeScript sources, so that nothing has to be built before them.
+const conditions = ["@readme-moe/source"];
+
+export default defineConfig({
+  resolve: { conditions },
+  ssr: { resolve: { conditions, externalConditions: conditions } },
+  test: {
+    include: ["test/**/*.test.ts"],
+    reporters: ["default", "./test/support/summary-reporter.ts"],
+    pool: "forks",
+    execArgv: ["--conditions=@readme-moe/source"],
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+  },
+});
