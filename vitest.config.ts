@@ -11,6 +11,8 @@ export default defineConfig({
     reporters: ["default", "./test/support/summary-reporter.ts"],
     pool: "forks",
     execArgv: ["--conditions=@readme-moe/source"],
+    // Graphs that tests build; keyed by content, so a stale one is never used.
+    env: { README_MOE_CACHE: "node_modules/.cache/readme-moe-test" },
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 120_000,

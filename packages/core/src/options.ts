@@ -4,10 +4,14 @@ import { closest, distance } from "fastest-levenshtein";
 
 /** Shows a rejected value the way a caller would recognise it, cut to a line. */
 export function describeValue(value: unknown): string {
-  const type = value === null ? "null" : typeof value;
-  if (value === null || value === undefined) return `\`${String(value)}\``;
-  const text = typeof value === "string" ? JSON.stringify(value) : Array.isArray(value) ? "[…]" : String(value);
-  return `\`${text.length > 80 ? `${text.slice(0, 80)}…` : text}\` (${type})`;
+  if (value === null || value === undefined) return `\`${value}\``;
+  return `\`${briefly(value)}\` (${Array.isArray(value) ? "array" : typeof value})`;
+}
+
+function briefly(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
+  if (typeof value === "number" || typeof value === "bigint" || typeof value === "boolean") return `${value}`;
+  return Array.isArray(value) ? "[…]" : "{…}";
 }
 
 /** The nearest of `known` when it is near enough to be a slip of the finger, else `undefined`. */
@@ -30,7 +34,12 @@ export function rejectUnknownKeys(where: string, options: object, known: readonl
  * @returns `value`, an integer in `[min, max]`
  * @throws {TypeError} when it is no integer, {RangeError} when it is out of range
  */
-export function integerOption(name: string, value: unknown, min: number, max: number = Number.MAX_SAFE_INTEGER): number {
+export function integerOption(
+  name: string,
+  value: unknown,
+  min: number,
+  max: number = Number.MAX_SAFE_INTEGER,
+): number {
   if (typeof value !== "number" || !Number.isInteger(value)) {
     throw new TypeError(`Expected \`${name}\` to be an integer, got ${describeValue(value)}`);
   }

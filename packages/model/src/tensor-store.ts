@@ -1,5 +1,18 @@
 /** How a checkpoint stores a tensor's elements. The `Q` types are GGUF's blocks of 32 values. */
-export type StoredType = "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "I16" | "I8" | "U8" | "BOOL" | "Q8_0" | "Q4_0" | "Q4_1";
+export type StoredType =
+  | "F64"
+  | "F32"
+  | "F16"
+  | "BF16"
+  | "I64"
+  | "I32"
+  | "I16"
+  | "I8"
+  | "U8"
+  | "BOOL"
+  | "Q8_0"
+  | "Q4_0"
+  | "Q4_1";
 
 export interface TensorInfo {
   readonly name: string;
@@ -7,6 +20,12 @@ export interface TensorInfo {
   /** Outermost dimension first, as in PyTorch; `[]` is a scalar. */
   readonly shape: readonly number[];
   readonly byteLength: number;
+}
+
+/** The rows `[from, to)` of a tensor's outermost dimension; a scalar counts as one row. */
+export interface RowRange {
+  readonly from: number;
+  readonly to: number;
 }
 
 /**
@@ -17,22 +36,30 @@ export interface TensorInfo {
  * and k_proj are always in Hugging Face order, whatever the file's own are.
  */
 export interface TensorStore {
-  /** For messages: the file or the folder. */
+  /** For messages: the file. */
   readonly path: string;
+  /** In the file's order. */
   readonly names: readonly string[];
   has(name: string): boolean;
-  /** @throws {ReadMeError} `ERR_MODEL_INVALID`, naming file and tensor, when there is no such tensor */
+  /**
+   * @throws {ReadMeError} `ERR_MODEL_INVALID`, naming file and tensor, when there is no such tensor;
+   *   `ERR_MODEL_UNSUPPORTED` when its type is none of `StoredType`
+   */
   info(name: string): TensorInfo;
   /**
-   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks untouched).
-   * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the file no longer holds them
+   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks untouched). With
+   * `rows`, only those. The caller owns the result.
+   * @throws {ReadMeError} as `info`; `ERR_FILE_CORRUPT` when the file no longer holds the bytes;
+   *   `ERR_DISPOSED` after `close`
+   * @throws {RangeError} when `rows` leaves the tensor
    */
-  readBytes(name: string): Promise<Uint8Array>;
+  readBytes(name: string, rows?: RowRange): Promise<Uint8Array>;
   /**
-   * Reads a tensor as float32; row-major, `shape` as in `info(name)`. With `rows`, only the rows
-   * `[rows.from, rows.to)` of the outermost dimension.
-   * @throws {ReadMeError} `ERR_MODEL_INVALID` when the stored type is not a float or block type
+   * Reads a tensor as float32; row-major, `shape` as in `info(name)`. With `rows`, only those. The
+   * caller owns the result.
+   * @throws {ReadMeError} as `readBytes`; `ERR_MODEL_INVALID` when the stored type is neither a float nor a block type
+   * @throws {RangeError} when `rows` leaves the tensor
    */
-  readFloats(name: string, rows?: { readonly from: number; readonly to: number }): Promise<Float32Array>;
+  readFloats(name: string, rows?: RowRange): Promise<Float32Array>;
   close(): Promise<void>;
 }

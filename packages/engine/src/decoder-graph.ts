@@ -1,0 +1,93 @@
+import {
+  attention,
+  attentionGroup,
+  expertFeedForward,
+  floatWeight,
+  logitOutputs,
+  ropeConstants,
+  type AttentionInputs,
+  type ExpertDeal,
+  GraphBuilder,
+  operators,
+  type Graph,
+  type Model,
+  type Value,
+} from "@readme-moe/model";
+
+const { Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, Unsqueeze } = operators;
+
+/**
+ * The whole model as one graph: one run is one step over a flat list of tokens, of sequences that decode and of
+ * chunks of prefill together. All experts are in it ("resident").
+ *
+ * Inputs:
+ * - `token_ids`, `positions` int64 `[tokens]`
+ * - of the groups `decode` and `prefill`: see `attentionGroup`
+ * - `group_rows` int64 `[tokens]`: row of each token in decode's rows followed by prefill's rows
+ * - with several experts, `permutation`, `inverse` int64 `[tokens]` and `expert_counts` int64 `[numExperts]`
+ * - `logit_rows` int64 `[rows]`: the tokens whose logits are wanted, at least one; and see `logitOutputs`
+ *
+ * Outputs: `new_keys_values` float32 `[2 * numLayers, tokens, numKvHeads * headSize]`, keys of layer 0, values of
+ * layer 0, keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
+ */
+export function decoderGraph({ config, experts, weights }: Pick<Model, "config" | "experts" | "weights">): Graph {
+  const g = new GraphBuilder("decoder");
+  const { numLayers, numHeads, numKvHeads, headSize, rmsNormEpsilon: epsilon } = config;
+  const tokenIds = g.input("token_ids", "int64", ["tokens"]);
+  const positions = g.input("positions", "int64", ["tokens"]);
+  const inputs: AttentionInputs = {
+    rope: ropeConstants(g, config.rope, headSize, config.contextTokens),
+    positions: Unsqueeze(g, positions, [1]),
+    groups: [attentionGroup(g, "decode", true, config), attentionGroup(g, "prefill", false, config)],
+    groupRows: g.input("group_rows", "int64", ["tokens"]),
+  };
+  const deal: ExpertDeal | undefined =
+    experts.names.length === 1
+      ? undefined
+      : {
+          permutation: g.input("permutation", "int64", ["tokens"]),
+          inverse: g.input("inverse", "int64", ["tokens"]),
+          counts: g.input("expert_counts", "int64", [experts.names.length]),
+        };
+
+  const embedding = floatWeight(g, "embedding", [weights.embedding]);
+  let residual = Gather(g, embedding, tokenIds);
+  let update: Value | undefined;
+  /** The norm of `residual + update`; the sum becomes the residual stream. */
+  const norm = (name: string, scale: (typeof weights)["finalNorm"]): Value => {
+    const scales = floatWeight(g, name, [scale]);
+    if (update === undefined) return SimplifiedLayerNormalization(g, residual, scales, epsilon);
+    const [normed, sum] = SkipSimplifiedLayerNormalization(g, residual, update, scales, epsilon);
+    residual = sum;
+    return normed;
+  };
+
+  const newKeysValues: Value[] = [];
+  weights.layers.forEach((layer, index) => {
+    const name = `layers.${index}`;
+    const shape = {
+      numHeads,
+      numKvHeads,
+      headSize,
+      scale: 1 / Math.sqrt(headSize),
+      slidingWindow: config.slidingWindows[index],
+      normEpsilon: epsilon,
+    };
+    const x = norm(`${name}.input_norm`, layer.inputNorm);
+    const attended = attention(g, `${name}.attention`, index, x, layer.attention, shape, inputs);
+    newKeysValues.push(Unsqueeze(g, attended.newKeys, [0]), Unsqueeze(g, attended.newValues, [0]));
+    update = attended.output;
+    const y = norm(`${name}.post_attention_norm`, layer.postAttentionNorm);
+    update = expertFeedForward(g, `${name}.ffn`, y, layer, deal);
+  });
+
+  // Norms work row by row, so the rows that nobody asks for are dropped before the last one.
+  const logitRows = g.input("logit_rows", "int64", ["rows"]);
+  residual = Gather(g, residual, logitRows);
+  if (update !== undefined) update = Gather(g, update, logitRows);
+  const hidden = norm("final_norm", weights.finalNorm);
+  const head = weights.head === weights.embedding ? embedding : floatWeight(g, "head", [weights.head]);
+  logitOutputs(g, operators.Gemm(g, hidden, head, undefined), config.vocabSize);
+  g.output("new_keys_values", Concat(g, newKeysValues, 0), "float32", [2 * numLayers, "tokens", numKvHeads * headSize]);
+  return g.build();
+}

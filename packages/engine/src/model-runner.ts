@@ -1,0 +1,135 @@
+import { integerOption, ReadMeError } from "@readme-moe/core";
+import {
+  cachedGraph,
+  GraphSession,
+  resolveCacheFolder,
+  type CachedGraph,
+  type GraphTensor,
+  type KvShape,
+  type Model,
+} from "@readme-moe/model";
+import { decoderGraph } from "./decoder-graph.ts";
+
+import { planStep, type StepPlan, type StepSequence } from "./step-feeds.ts";
+
+export interface RunnerOptions {
+  /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  readonly cacheFolder?: string | undefined;
+  /** @default all cores */
+  readonly threads?: number | undefined;
+}
+
+/** What one sequence gets back of a step; a row for each of its `logitsOf`. */
+export interface StepLogits {
+  /** The best tokens of each row, best first, `[rows, numCandidates]`. */
+  readonly candidateIds: Int32Array;
+  readonly candidateLogits: Float32Array;
+  /** `[rows]`; a candidate's log-probability is its logit minus this. */
+  readonly logSumExp: Float32Array;
+  /** Log-probability of each row's target, `[rows]`. */
+  readonly targetLogProbs: Float32Array;
+  /** `[rows, vocabSize]` when asked for, else empty. */
+  readonly fullLogits: Float32Array;
+}
+
+/** Runs steps of one model: tokens and caches in, logits out. Blocks its thread while a step runs. */
+export class ModelRunner {
+  readonly model: Model;
+  /** How the graph was opened; kind `memory` says that the cache could not be written. */
+  readonly graph: CachedGraph;
+  readonly #session: GraphSession;
+
+  private constructor(model: Model, graph: CachedGraph, session: GraphSession) {
+    this.model = model;
+    this.graph = graph;
+    this.#session = session;
+  }
+
+  /** Builds the model's graph, or takes it from the cache. @throws {ReadMeError} */
+  static async open(model: Model, options: RunnerOptions = {}): Promise<ModelRunner> {
+    const threads = options.threads === undefined ? undefined : integerOption("threads", options.threads, 1, 1024);
+    const cacheFolder = resolveCacheFolder(options.cacheFolder);
+    const graph = await cachedGraph(decoderGraph(model), await model.fingerprint(cacheFolder), cacheFolder);
+    return new ModelRunner(model, graph, await GraphSession.load(graph, { threads }));
+  }
+
+  get kvShape(): KvShape {
+    return this.model.config;
+  }
+
+  /**
+   * One step: runs every sequence's `tokenIds` through all layers and appends them to its cache.
+   *
+   * @param numCandidates - best tokens wanted per row of logits
+   * @returns one per sequence, in their order
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
+   */
+  async forward(sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
+    const { config, experts } = this.model;
+    integerOption("numCandidates", numCandidates, 1, config.vocabSize);
+    if (sequences.length === 0) return [];
+    for (const sequence of sequences) this.#check(sequence);
+    const plan = planStep(sequences, this.kvShape, experts.names.length, numCandidates);
+    const outputs = await this.#session.run(plan.feeds);
+    const newKeysValues = floats(outputs, "new_keys_values");
+    return sequences.map((sequence, index) => {
+      const first = plan.firstTokens[index] as number;
+      sequence.cache.append(newKeysValues, plan.firstTokens.at(-1) as number, first, first + sequence.tokenIds.length);
+      return stepLogits(outputs, plan, index, sequence, numCandidates, config.vocabSize);
+    });
+  }
+
+  async dispose(): Promise<void> {
+    await this.#session.dispose();
+  }
+
+  #check({ tokenIds, experts, cache, logitsOf, targets }: StepSequence): void {
+    const { vocabSize, contextTokens } = this.model.config;
+    if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
+    if (cache.numTokens + tokenIds.length > contextTokens) {
+      const asked = cache.numTokens + tokenIds.length;
+      throw new ReadMeError("ERR_CONTEXT_LENGTH", `${asked} tokens do not fit the model's context of ${contextTokens}`);
+    }
+    if (experts.length !== tokenIds.length) {
+      throw new RangeError(`Expected \`experts\` to have one entry for each of ${tokenIds.length} tokens`);
+    }
+    if (targets && targets.length !== logitsOf.length) {
+      throw new RangeError(`Expected \`targets\` to have one entry for each of ${logitsOf.length} rows of logits`);
+    }
+    const numExperts = this.model.experts.names.length;
+    for (let index = 0; index < tokenIds.length; index++) {
+      integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
+      integerOption(`experts[${index}]`, experts[index], 0, numExperts - 1);
+    }
+    for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
+    for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
+  }
+}
+
+function stepLogits(
+  outputs: Readonly<Record<string, GraphTensor>>,
+  plan: StepPlan,
+  index: number,
+  { logitsOf, wantsFullLogits }: StepSequence,
+  numCandidates: number,
+  vocabSize: number,
+): StepLogits {
+  const first = plan.firstRows[index] as number;
+  const end = first + logitsOf.length;
+  const firstFull = (plan.firstFullRows[index] as number) * vocabSize;
+  const ids = outputs["candidate_ids"]?.data as BigInt64Array;
+  return {
+    candidateIds: Int32Array.from(ids.subarray(first * numCandidates, end * numCandidates), Number),
+    candidateLogits: floats(outputs, "candidate_logits").subarray(first * numCandidates, end * numCandidates),
+    logSumExp: floats(outputs, "log_sum_exp").subarray(first, end),
+    targetLogProbs: floats(outputs, "target_log_probs").subarray(first, end),
+    fullLogits: floats(outputs, "full_logits").subarray(
+      firstFull,
+      firstFull + (wantsFullLogits ? logitsOf.length * vocabSize : 0),
+    ),
+  };
+}
+
+function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
+  return outputs[name]?.data as Float32Array;
+}

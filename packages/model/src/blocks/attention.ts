@@ -1,0 +1,148 @@
+// Attention that never returns the cache: past keys and values are inputs, read in place, and only this step's
+// new keys and values leave the graph.
+
+import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
+import {
+  Add,
+  Concat,
+  Expand,
+  FusedMatMul,
+  Gather,
+  Mul,
+  Reshape,
+  RotaryEmbedding,
+  SimplifiedLayerNormalization,
+  Softmax,
+  Split,
+  Squeeze,
+  Transpose,
+  Unsqueeze,
+} from "../onnx/operators.ts";
+import type { AttentionRefs } from "../weights/model-weights.ts";
+import type { AttentionGroup } from "./attention-group.ts";
+import { floatWeight, linear } from "./linear.ts";
+import type { RopeValues } from "./rope-tables.ts";
+
+export interface AttentionShape {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headSize: number;
+  /** Scores are multiplied by this before the softmax; `1 / sqrt(headSize)` in Llama. */
+  readonly scale: number;
+  readonly slidingWindow: number | undefined;
+  /** Of the norm of queries and keys, where there is one. */
+  readonly normEpsilon: number;
+}
+
+/** What the step's tokens need besides their activations. */
+export interface AttentionInputs {
+  readonly rope: RopeValues;
+  /** int64 `[tokens, 1]`. */
+  readonly positions: Value;
+  readonly groups: readonly AttentionGroup[];
+  /** int64 `[tokens]`: row of each token in the groups' rows, laid end to end. */
+  readonly groupRows: Value;
+}
+
+export interface AttentionOutput {
+  readonly output: Value; // [tokens, hiddenSize]
+  readonly newKeys: Value; // [tokens, numKvHeads * headSize], after RoPE
+  readonly newValues: Value; // [tokens, numKvHeads * headSize]
+}
+
+/** `x` `[tokens, hiddenSize]`, normed. */
+export function attention(
+  g: GraphBuilder,
+  name: string,
+  layer: number,
+  x: Value,
+  refs: AttentionRefs,
+  shape: AttentionShape,
+  inputs: AttentionInputs,
+): AttentionOutput {
+  const [querySize, keySize] = [shape.numHeads * shape.headSize, shape.numKvHeads * shape.headSize];
+  const projected = linear(g, `${name}.qkv`, x, [refs.query, refs.key, refs.value]);
+  const [queriesAndKeys, newValues] = Split(g, projected, [querySize + keySize, keySize], 1) as [Value, Value];
+  const rotated = rotate(g, normHeads(g, name, queriesAndKeys, refs, shape), inputs);
+  const [queries, newKeys] = Split(g, rotated, [querySize, keySize], 1) as [Value, Value];
+  const rows = inputs.groups.map((group) => attend(g, layer, group, { queries, newKeys, newValues }, shape));
+  const attended = Gather(g, Concat(g, rows, 0), inputs.groupRows);
+  return { output: linear(g, `${name}.output`, attended, [refs.output]), newKeys, newValues };
+}
+
+/** RMS norm of each query and key head, `[tokens, heads · headSize]` in and out. */
+function normHeads(g: GraphBuilder, name: string, x: Value, refs: AttentionRefs, shape: AttentionShape): Value {
+  const { queryNorm, keyNorm } = refs;
+  if (!queryNorm || !keyNorm) return x;
+  const { numHeads, numKvHeads, headSize } = shape;
+  const numRows = numHeads + numKvHeads;
+  // The norm takes one scale for all rows, queries and keys have two: norm with ones, then scale.
+  const ones = g.floats(Array.from({ length: headSize }, () => 1));
+  const normed = SimplifiedLayerNormalization(g, Reshape(g, x, [-1, numRows, headSize]), ones, shape.normEpsilon);
+  const scales = Concat(
+    g,
+    [
+      Expand(g, floatWeight(g, `${name}.q_norm`, [queryNorm]), g.integers([numHeads, headSize])),
+      Expand(g, floatWeight(g, `${name}.k_norm`, [keyNorm]), g.integers([numKvHeads, headSize])),
+    ],
+    0,
+  );
+  return Reshape(g, Mul(g, normed, scales), [-1, numRows * headSize]);
+}
+
+/** Each token is a sequence of one to the operator, since positions of neighbours in the flat list are unrelated. */
+function rotate(g: GraphBuilder, x: Value, { positions, rope }: AttentionInputs): Value {
+  const turned = RotaryEmbedding(g, Unsqueeze(g, x, [1]), positions, rope.cos, rope.sin);
+  return Squeeze(g, turned, [1]);
+}
+
+/**
+ * One group's attention: `softmax(scale · q · [past keys, new keys]ᵀ + mask) · [past values, new values]`, `[rows, numHeads · headSize]`.
+ *
+ * Grouped heads share keys without copying them: when decoding, the heads of a group are the rows of one product;
+ * in prefill, chunks are rows and the heads of a group a batch axis.
+ */
+function attend(
+  g: GraphBuilder,
+  layer: number,
+  group: AttentionGroup,
+  flat: { readonly queries: Value; readonly newKeys: Value; readonly newValues: Value },
+  shape: AttentionShape,
+): Value {
+  const { numHeads, numKvHeads, headSize, scale } = shape;
+  const perKvHead = numHeads / numKvHeads;
+  const past = group.layers[layer];
+  if (!past) throw new RangeError(`The attention group ${group.name} has no layer ${layer}`);
+
+  const queryRows = Gather(g, flat.queries, group.tokens);
+  const queries = group.isDecode
+    ? Reshape(g, queryRows, [0, numKvHeads, 1, perKvHead, headSize])
+    : Transpose(g, Reshape(g, queryRows, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]);
+  const newKeys = keyHeads(g, Gather(g, flat.newKeys, group.tokens), group, shape);
+  const newValues = keyHeads(g, Gather(g, flat.newValues, group.tokens), group, shape);
+
+  const scores = Concat(
+    g,
+    [
+      FusedMatMul(g, queries, Unsqueeze(g, past.pastKeys, [2]), { transB: true, alpha: scale }),
+      FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale }),
+    ],
+    4,
+  );
+  const weights = Softmax(g, Add(g, scores, group.mask(shape.slidingWindow)), -1);
+  const [pastWeights, newWeights] = Split(g, weights, { sizes: group.keySizes, count: 2 }, 4) as [Value, Value];
+  const attended = Add(
+    g,
+    FusedMatMul(g, pastWeights, Unsqueeze(g, past.pastValues, [2])),
+    FusedMatMul(g, newWeights, newValues),
+  );
+  const byQuery = group.isDecode ? attended : Transpose(g, attended, [0, 3, 1, 2, 4]);
+  return Reshape(g, byQuery, [-1, numHeads * headSize]);
+}
+
+/** `[sequences, queries, numKvHeads · headSize]` -> `[sequences, numKvHeads, 1, queries, headSize]`. */
+function keyHeads(g: GraphBuilder, rows: Value, group: AttentionGroup, shape: AttentionShape): Value {
+  const { numKvHeads, headSize } = shape;
+  if (group.isDecode) return Reshape(g, rows, [0, numKvHeads, 1, 1, headSize]);
+  return Unsqueeze(g, Transpose(g, Reshape(g, rows, [0, 0, numKvHeads, headSize]), [0, 2, 1, 3]), [2]);
+}

@@ -1,0 +1,106 @@
+// Reads fields of a foreign JSON object. What is wrong there is the file's fault, so it is a ReadMeError
+// that names the file, the field and what came.
+
+import { describeValue, ReadMeError } from "@readme-moe/core";
+
+// No real model comes near; beyond it, products of sizes would no longer be exact.
+const MAX_SIZE = 2 ** 31 - 1;
+
+/** The fields of one JSON object of a file. Absent and `null` are the same. */
+export class Fields {
+  readonly path: string;
+  readonly #object: Readonly<Record<string, unknown>>;
+  readonly #prefix: string;
+
+  /** @throws {ReadMeError} `ERR_MODEL_INVALID` when `value` is no object */
+  constructor(path: string, value: unknown, prefix = "") {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      const where = prefix === "" ? "a JSON object" : `\`${prefix.slice(0, -1)}\` to be an object`;
+      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected ${where}, got ${describeValue(value)}`);
+    }
+    this.path = path;
+    this.#object = value as Readonly<Record<string, unknown>>;
+    this.#prefix = prefix;
+  }
+
+  has(name: string): boolean {
+    return this.raw(name) !== undefined;
+  }
+
+  /** Present, and `null`: some configs say "none" that way, where absent means a default. */
+  isNull(name: string): boolean {
+    return Object.hasOwn(this.#object, name) && this.#object[name] === null;
+  }
+
+  raw(name: string): unknown {
+    return Object.hasOwn(this.#object, name) ? (this.#object[name] ?? undefined) : undefined;
+  }
+
+  object(name: string): Fields | undefined {
+    return this.has(name) ? new Fields(this.path, this.raw(name), `${this.#prefix}${name}.`) : undefined;
+  }
+
+  /** A positive integer. */
+  size(name: string, fallback?: number): number {
+    const value = this.raw(name) ?? fallback;
+    if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIZE) return value as number;
+    throw this.#unexpected(name, "a positive integer", value);
+  }
+
+  /** An integer of 0 and up, or `undefined`. */
+  count(name: string): number | undefined {
+    const value = this.raw(name);
+    if (value === undefined) return undefined;
+    if (Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SIZE) return value as number;
+    throw this.#unexpected(name, "an integer of 0 and up", value);
+  }
+
+  /** A positive, finite number. */
+  positive(name: string, fallback?: number): number {
+    const value = this.raw(name) ?? fallback;
+    if (typeof value === "number" && Number.isFinite(value) && value > 0) return value;
+    throw this.#unexpected(name, "a positive number", value);
+  }
+
+  boolean(name: string, fallback: boolean): boolean {
+    const value = this.raw(name) ?? fallback;
+    if (typeof value === "boolean") return value;
+    throw this.#unexpected(name, "true or false", value);
+  }
+
+  text(name: string, fallback?: string): string {
+    const value = this.raw(name) ?? fallback;
+    if (typeof value === "string") return value;
+    throw this.#unexpected(name, "a string", value);
+  }
+
+  list(name: string): readonly unknown[] | undefined {
+    const value = this.raw(name);
+    if (value === undefined || Array.isArray(value)) return value;
+    throw this.#unexpected(name, "a list", value);
+  }
+
+  /** One id, or a list of ids (`eos_token_id`). */
+  tokenIds(name: string): readonly number[] {
+    const value = this.raw(name);
+    if (value === undefined) return [];
+    const ids: readonly unknown[] = Array.isArray(value) ? value : [value];
+    if (ids.every((id) => Number.isInteger(id) && (id as number) >= 0)) return ids as readonly number[];
+    throw this.#unexpected(name, "a token id or a list of them", value);
+  }
+
+  /** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED`, always; names the field and its value */
+  unsupported(name: string, supported: string): never {
+    const value = describeValue(this.raw(name));
+    const field = `\`${this.#prefix}${name}\``;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${field} ${value} is not supported; ${supported}`);
+  }
+
+  invalid(message: string): ReadMeError {
+    return new ReadMeError("ERR_MODEL_INVALID", `${this.path}: ${message}`);
+  }
+
+  #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
+    return this.invalid(`expected \`${this.#prefix}${name}\` to be ${expectation}, got ${describeValue(value)}`);
+  }
+}

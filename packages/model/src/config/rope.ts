@@ -1,0 +1,70 @@
+// Rotary position embedding: which angle each pair of dimensions turns by at each position.
+
+/** Base frequencies and how a longer context stretches them. */
+export type RopeConfig =
+  | { readonly type: "default"; readonly theta: number }
+  | { readonly type: "linear"; readonly theta: number; readonly factor: number }
+  | {
+      readonly type: "llama3";
+      readonly theta: number;
+      readonly factor: number;
+      readonly lowFreqFactor: number;
+      readonly highFreqFactor: number;
+      readonly originalContextTokens: number;
+    }
+  /** GGUF files of Llama 3 carry the division of each frequency, `[headSize / 2]`, instead of the parameters. */
+  | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
+
+/** Cosines and sines, each `[numPositions, headSize / 2]`. */
+export interface RopeTables {
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+}
+
+/**
+ * Tables of positions `[0, numPositions)`. Frequencies and angles are rounded to float32 where PyTorch rounds
+ * them, so that far positions turn by the angle that the model was trained with.
+ */
+export function ropeTables(rope: RopeConfig, headSize: number, numPositions: number): RopeTables {
+  const frequencies = ropeFrequencies(rope, headSize);
+  const half = frequencies.length;
+  const cos = new Float32Array(numPositions * half);
+  const sin = new Float32Array(numPositions * half);
+  for (let position = 0; position < numPositions; position++) {
+    for (let pair = 0; pair < half; pair++) {
+      const angle = Math.fround(position * (frequencies[pair] as number));
+      cos[position * half + pair] = Math.cos(angle);
+      sin[position * half + pair] = Math.sin(angle);
+    }
+  }
+  return { cos, sin };
+}
+
+/** Radians per position of each pair, `[headSize / 2]`. */
+export function ropeFrequencies(rope: RopeConfig, headSize: number): Float32Array {
+  const frequencies = Float32Array.from({ length: headSize / 2 }, (_, pair) =>
+    Math.fround(1 / Math.fround(rope.theta ** ((2 * pair) / headSize))),
+  );
+  switch (rope.type) {
+    case "default":
+      return frequencies;
+    case "linear":
+      return frequencies.map((frequency) => frequency / rope.factor);
+    case "factors":
+      return frequencies.map((frequency, pair) => frequency / (rope.factors[pair] ?? 1));
+    case "llama3":
+      return frequencies.map((frequency) => stretchLlama3(frequency, rope));
+    default:
+      throw new TypeError(`Unknown RoPE type: ${String(rope satisfies never)}`);
+  }
+}
+
+/** Long waves are stretched by `factor`, short ones stay, those between are mixed (Llama 3.1). */
+function stretchLlama3(frequency: number, rope: RopeConfig & { type: "llama3" }): number {
+  const wavelength = (2 * Math.PI) / frequency;
+  if (wavelength > rope.originalContextTokens / rope.lowFreqFactor) return frequency / rope.factor;
+  if (wavelength < rope.originalContextTokens / rope.highFreqFactor) return frequency;
+  const smooth =
+    (rope.originalContextTokens / wavelength - rope.lowFreqFactor) / (rope.highFreqFactor - rope.lowFreqFactor);
+  return ((1 - smooth) * frequency) / rope.factor + smooth * frequency;
+}

@@ -1,0 +1,106 @@
+import { constants, type Stats } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { ReadMeError } from "@readme-moe/core";
+import { allocateFor } from "./allocation.ts";
+import { fileError } from "./file-error.ts";
+
+// One read of the system moves at most 2 GiB - 4 KiB, and libuv refuses more than an int32.
+const MAX_PIECE_BYTES = 2 ** 30;
+
+/**
+ * A file read by byte range. Reads are positional, so any number of them may run at once.
+ *
+ * `size` is the file's length in bytes when it was opened.
+ */
+export class ByteSource {
+  readonly path: string;
+  readonly size: number;
+  readonly #maxPieceBytes: number;
+  #handle: FileHandle | undefined;
+
+  private constructor(path: string, handle: FileHandle, size: number, maxPieceBytes: number) {
+    this.path = path;
+    this.size = size;
+    this.#handle = handle;
+    this.#maxPieceBytes = maxPieceBytes;
+  }
+
+  /**
+   * @param options.maxPieceBytes - how much one read of the system asks for; smaller in tests. @default 1 GiB
+   * @throws {ReadMeError} `ERR_FILE_NOT_FOUND`; `ERR_FILE_UNREADABLE` for anything but a regular file
+   */
+  static async open(path: string, options: { readonly maxPieceBytes?: number } = {}): Promise<ByteSource> {
+    const { maxPieceBytes = MAX_PIECE_BYTES } = options;
+    let handle: FileHandle;
+    try {
+      // Without O_NONBLOCK, opening a FIFO waits for a writer that may never come. Regular files ignore it.
+      handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    } catch (error) {
+      throw fileError(path, error);
+    }
+    try {
+      const stats = await handle.stat();
+      if (!stats.isFile())
+        throw new ReadMeError("ERR_FILE_UNREADABLE", `${path}: is ${kindOf(stats)}, not a regular file`);
+      return new ByteSource(path, handle, stats.size, maxPieceBytes);
+    } catch (error) {
+      await handle.close();
+      throw error instanceof ReadMeError ? error : fileError(path, error);
+    }
+  }
+
+  /**
+   * Reads exactly `[offset, offset + byteLength)` into fresh memory, which starts its own ArrayBuffer.
+   * @param subject - what is being read, for messages, such as `tensor "x"`
+   * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the file does not hold the range, before allocating
+   *   anything; `ERR_DISPOSED` after `close`
+   */
+  async read(offset: number, byteLength: number, subject?: string): Promise<Uint8Array> {
+    const where = subject === undefined ? this.path : `${this.path}: ${subject}`;
+    const handle = this.#handle;
+    if (handle === undefined) throw new ReadMeError("ERR_DISPOSED", `${where} was read after the file was closed`);
+    if (offset + byteLength > this.size) throw endsEarly(where, offset, byteLength, this.size);
+    const bytes = allocateFor(where, () => new Uint8Array(byteLength));
+    let done = 0;
+    while (done < byteLength) {
+      const piece = Math.min(byteLength - done, this.#maxPieceBytes);
+      const bytesRead = await readPiece(this.path, handle, bytes, done, piece, offset + done);
+      // The file was cut after it was opened.
+      if (bytesRead === 0) throw endsEarly(where, offset, byteLength, offset + done);
+      done += bytesRead;
+    }
+    return bytes;
+  }
+
+  /** Closes the file; further calls do nothing. Reads already running may fail. */
+  async close(): Promise<void> {
+    const handle = this.#handle;
+    this.#handle = undefined;
+    await handle?.close();
+  }
+}
+
+async function readPiece(
+  path: string,
+  handle: FileHandle,
+  target: Uint8Array,
+  at: number,
+  byteLength: number,
+  position: number,
+): Promise<number> {
+  try {
+    return (await handle.read(target, at, byteLength, position)).bytesRead;
+  } catch (error) {
+    throw fileError(path, error);
+  }
+}
+
+function endsEarly(where: string, offset: number, byteLength: number, size: number): ReadMeError {
+  const message = `${where} needs bytes ${offset} to ${offset + byteLength}, but the file ends at byte ${size}`;
+  return new ReadMeError("ERR_FILE_CORRUPT", message);
+}
+
+function kindOf(stats: Stats): string {
+  if (stats.isDirectory()) return "a folder";
+  return stats.isFIFO() ? "a named pipe" : "a device or socket";
+}

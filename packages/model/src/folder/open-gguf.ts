@@ -1,0 +1,28 @@
+import { ggufConfig } from "../config/gguf-config.ts";
+import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
+import { fingerprint } from "../runtime/fingerprint.ts";
+import { loadGgufText } from "../text/load-text.ts";
+import { locateDense } from "../weights/dense.ts";
+import type { Model } from "./model.ts";
+
+/** A GGUF file carries everything: weights, config, tokenizer and chat template. */
+export async function openGguf(path: string): Promise<Model> {
+  const store = await GgufTensorStore.open(path);
+  try {
+    const config = await ggufConfig(store);
+    return {
+      path,
+      kind: "dense",
+      config,
+      ...locateDense(store, config),
+      router: undefined,
+      files: [path],
+      fingerprint: (cacheFolder) => fingerprint([path], cacheFolder),
+      loadText: async () => loadGgufText(path, store.file.metadata),
+      close: () => store.close(),
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}

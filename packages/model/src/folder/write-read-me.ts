@@ -1,0 +1,64 @@
+import { randomUUID } from "node:crypto";
+import { copyFile, mkdir, readdir, rename, rm } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { ReadMeError } from "@readme-moe/core";
+import { writeFileAtomically } from "../files/atomic-write.ts";
+import { writeSafetensors } from "../safetensors/write-safetensors.ts";
+import type { ReadMeTensors } from "./model-tensors.ts";
+import { BACKBONE_FILE, expertFile, ROUTER_FILE } from "./open-read-me.ts";
+import type { ReadMeSection } from "./read-me-config.ts";
+
+/** Everything that a Read-ME folder is made of. */
+export interface ReadMeContent {
+  /** The base model's config.json, unchanged; `readme` is added to it. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly readme: ReadMeSection;
+  readonly tensors: ReadMeTensors;
+  /** Files to copy beside them, such as the base model's tokenizer.json; their names are kept. */
+  readonly copies?: readonly string[] | undefined;
+  /** Further text files by name, such as report.json and README.md. */
+  readonly documents?: Readonly<Record<string, string>> | undefined;
+}
+
+/**
+ * Writes a Read-ME model folder, whole or not at all: beside `path` under a temporary name, then renamed.
+ *
+ * @param path - a folder that does not exist yet, or is empty
+ * @throws {ReadMeError} `ERR_WRITE_FAILED` when it is neither, or when anything fails underway
+ */
+export async function writeReadMeFolder(path: string, content: ReadMeContent): Promise<void> {
+  const target = resolve(path);
+  await refuseOccupied(target);
+  const temporary = join(dirname(target), `.${basename(target)}-${randomUUID()}.tmp`);
+  try {
+    await mkdir(join(temporary, "experts"), { recursive: true });
+    await writeAll(temporary, content);
+    await rm(target, { recursive: true, force: true }); // an empty folder, see above
+    await rename(temporary, target);
+  } catch (cause) {
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+    if (cause instanceof ReadMeError) throw cause;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new ReadMeError("ERR_WRITE_FAILED", `${target}: cannot be written (${reason})`, { cause });
+  }
+}
+
+async function writeAll(folder: string, { config, readme, tensors, copies, documents }: ReadMeContent): Promise<void> {
+  await writeSafetensors(join(folder, BACKBONE_FILE), tensors.backbone);
+  for (const [expert, inputs] of tensors.experts.entries()) {
+    await writeSafetensors(join(folder, expertFile(expert)), inputs);
+  }
+  if (tensors.router) await writeSafetensors(join(folder, ROUTER_FILE), tensors.router);
+  for (const source of copies ?? []) await copyFile(source, join(folder, basename(source)));
+  const texts = { ...documents, "config.json": `${JSON.stringify({ ...config, readme }, undefined, 2)}\n` };
+  for (const [name, text] of Object.entries(texts)) await writeFileAtomically(join(folder, name), text);
+}
+
+async function refuseOccupied(target: string): Promise<void> {
+  const names = await readdir(target).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return [];
+    throw new ReadMeError("ERR_WRITE_FAILED", `${target}: is no folder that a model could be written to`, { cause });
+  });
+  if (names.length === 0) return;
+  throw new ReadMeError("ERR_WRITE_FAILED", `${target}: is not empty; name a folder that does not exist yet`);
+}

@@ -1,0 +1,114 @@
+import { ReadMeError } from "@readme-moe/core";
+import { allocateFor } from "../files/allocation.ts";
+import { ByteSource } from "../files/byte-source.ts";
+import { quoted } from "../files/quoted.ts";
+import { checkRows, rowBytes } from "../tensor-shape.ts";
+import type { RowRange, StoredType, TensorInfo } from "../tensor-store.ts";
+import { type GgufHeader, readGgufHeader } from "./header.ts";
+import type { GgufTensorInfo } from "./tensor-layout.ts";
+import type { GgufMetadata } from "./value.ts";
+
+/**
+ * A GGUF file as it is: its own tensor names, its own order of rows. For the names and the order of
+ * Hugging Face checkpoints see `GgufTensorStore`.
+ */
+export class GgufFile {
+  readonly path: string;
+  readonly version: number;
+  readonly metadata: GgufMetadata;
+  /** By name, in the file's order; also tensors of a type that cannot be read. */
+  readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
+  readonly #source: ByteSource;
+
+  private constructor(source: ByteSource, { version, metadata, tensors }: GgufHeader) {
+    this.path = source.path;
+    this.version = version;
+    this.metadata = metadata;
+    this.tensors = tensors;
+    this.#source = source;
+  }
+
+  /** @throws {ReadMeError} when the file cannot be read or is damaged, big-endian, or not of version 2 or 3 */
+  static async open(path: string): Promise<GgufFile> {
+    const source = await ByteSource.open(path);
+    try {
+      return new GgufFile(source, await readGgufHeader(source));
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+
+  /**
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` when there is no such tensor; `ERR_MODEL_UNSUPPORTED` when
+   *   its type cannot be read
+   */
+  info(name: string): TensorInfo {
+    const { tensor, stored, byteLength } = this.#readable(name);
+    return { name, type: stored, shape: tensor.shape, byteLength };
+  }
+
+  /**
+   * Reads a tensor's blocks, or those of some rows.
+   * @throws {ReadMeError} as `info`; also when `rows` are given and a row is no whole number of blocks,
+   *   as in a quantised vector
+   */
+  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
+    const { tensor, byteLength } = this.#readable(name);
+    if (rows !== undefined && this.#hasSplitRows(tensor))
+      throw this.#unsupported(name, "is a quantised vector, whose rows share blocks");
+    const range = rowBytes({ shape: tensor.shape, byteLength }, rows);
+    return this.#source.read(tensor.offset + range.offset, range.byteLength, `tensor ${quoted(name)}`);
+  }
+
+  /**
+   * Reads a tensor as float32, row-major, or some of its rows.
+   * @throws {ReadMeError} as `info`; `ERR_MODEL_INVALID` when it holds integers
+   */
+  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
+    const { tensor } = this.#readable(name);
+    if (rows !== undefined && this.#hasSplitRows(tensor)) {
+      checkRows(tensor.shape, rows);
+      return (await this.readFloats(name)).slice(rows.from, rows.to);
+    }
+    return this.decode(name, await this.readBytes(name, rows));
+  }
+
+  /** Turns blocks of the tensor `name` into float32, perhaps in the same memory. */
+  decode(name: string, bytes: Uint8Array): Float32Array {
+    const { tensor, stored } = this.#readable(name);
+    const dequantize = tensor.type?.dequantize;
+    const subject = this.#subject(name);
+    if (dequantize === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${subject} holds ${stored}, not floats`);
+    return allocateFor(subject, () => dequantize(bytes));
+  }
+
+  async close(): Promise<void> {
+    await this.#source.close();
+  }
+
+  #readable(name: string): {
+    readonly tensor: GgufTensorInfo;
+    readonly stored: StoredType;
+    readonly byteLength: number;
+  } {
+    const tensor = this.tensors.get(name);
+    if (tensor === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    const stored = tensor.type?.stored;
+    if (stored !== undefined && tensor.byteLength !== undefined)
+      return { tensor, stored, byteLength: tensor.byteLength };
+    throw this.#unsupported(name, `has the ggml type ${tensor.type?.name ?? tensor.ggmlType}, which is not supported`);
+  }
+
+  #hasSplitRows(tensor: GgufTensorInfo): boolean {
+    return tensor.shape.length < 2 && tensor.type?.blockValues !== 1;
+  }
+
+  #unsupported(name: string, problem: string): ReadMeError {
+    return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.#subject(name)} ${problem}`);
+  }
+
+  #subject(name: string): string {
+    return `${this.path}: tensor ${quoted(name)}`;
+  }
+}

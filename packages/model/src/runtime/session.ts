@@ -1,0 +1,76 @@
+// The only file that touches onnxruntime-node. The version is pinned: in it, inputs are read in place, which
+// weights and KV caches passed as inputs rely on.
+
+import { ReadMeError } from "@readme-moe/core";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import type { ElementType } from "../onnx/graph-builder.ts";
+import type { CachedGraph } from "./graph-cache.ts";
+
+/** A tensor passed into or got out of a graph: typed memory and its shape. */
+export interface GraphTensor {
+  readonly data: Float32Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
+  readonly dims: readonly number[];
+}
+
+export interface SessionOptions {
+  /** Threads that one product is spread over, the calling one included. @default all cores */
+  readonly threads?: number | undefined;
+}
+
+/** A graph ready to run. `run` blocks the calling thread until the graph is done. */
+export class GraphSession {
+  readonly #session: InferenceSession;
+  readonly #types: ReadonlyMap<string, ElementType>;
+
+  private constructor(session: InferenceSession) {
+    this.#session = session;
+    this.#types = new Map(
+      session.inputMetadata.flatMap((input) => (input.isTensor ? [[input.name, input.type as ElementType]] : [])),
+    );
+  }
+
+  /** @throws {ReadMeError} `ERR_RUNTIME` when the runtime refuses the graph */
+  static async load(graph: CachedGraph, options: SessionOptions = {}): Promise<GraphSession> {
+    const sessionOptions: InferenceSession.SessionOptions = {
+      executionProviders: ["cpu"],
+      graphOptimizationLevel: "all",
+      // Shapes differ from step to step, so a pattern of one would be kept for nothing.
+      enableMemPattern: false,
+      logSeverityLevel: 3,
+      ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads, interOpNumThreads: 1 }),
+    };
+    try {
+      if (graph.kind === "file") return new GraphSession(await InferenceSession.create(graph.path, sessionOptions));
+      const externalData = [{ path: graph.dataName, data: graph.data }];
+      return new GraphSession(await InferenceSession.create(graph.model, { ...sessionOptions, externalData }));
+    } catch (cause) {
+      throw new ReadMeError("ERR_RUNTIME", `The inference runtime refused the graph ${graph.name}: ${message(cause)}`, {
+        cause,
+      });
+    }
+  }
+
+  /**
+   * Runs the graph once. Inputs are read in place; outputs are fresh copies.
+   * @throws {ReadMeError} `ERR_RUNTIME` when an operator fails
+   */
+  async run(feeds: Readonly<Record<string, GraphTensor>>): Promise<Readonly<Record<string, GraphTensor>>> {
+    const tensors: Record<string, Tensor> = {};
+    for (const [name, { data, dims }] of Object.entries(feeds)) {
+      tensors[name] = new Tensor((this.#types.get(name) ?? "float32") as "float32", data as Float32Array, dims);
+    }
+    try {
+      return (await this.#session.run(tensors)) as unknown as Readonly<Record<string, GraphTensor>>;
+    } catch (cause) {
+      throw new ReadMeError("ERR_RUNTIME", `The inference runtime failed: ${message(cause)}`, { cause });
+    }
+  }
+
+  async dispose(): Promise<void> {
+    await this.#session.release();
+  }
+}
+
+function message(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

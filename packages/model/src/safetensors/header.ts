@@ -1,0 +1,113 @@
+import { ReadMeError } from "@readme-moe/core";
+import type { ByteSource } from "../files/byte-source.ts";
+import { quoted } from "../files/quoted.ts";
+import { countValues } from "../tensor-shape.ts";
+import { JsonReader } from "./json-reader.ts";
+import { isSafetensorsType, MAX_HEADER_BYTES, METADATA_KEY, SAFETENSORS_TYPE_BYTES } from "./types.ts";
+import { type SafetensorsEntry, type SafetensorsMetadata, UNREAD_SAFETENSORS_TYPES } from "./types.ts";
+
+export interface SafetensorsHeader {
+  /** In the header's order. */
+  readonly entries: ReadonlyMap<string, SafetensorsEntry>;
+  readonly metadata: SafetensorsMetadata;
+}
+
+/**
+ * Reads and checks the header: 8 bytes of length, the JSON text, then data that the tensors cover
+ * exactly, without overlap or hole.
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for an element type not read here
+ */
+export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
+  const text = await readHeaderText(source);
+  const dataStart = 8 + text.byteLength;
+  const entries = new Map<string, SafetensorsEntry>();
+  const metadata = new Map<string, string>();
+  const whole = `${source.path}: the header`;
+  const reader = new JsonReader(text.json, whole);
+  reader.object((name) => {
+    reader.subject = `${source.path}: ${name === METADATA_KEY ? `\`${METADATA_KEY}\`` : `tensor ${quoted(name)}`}`;
+    if (name === METADATA_KEY) reader.object((key) => metadata.set(key, reader.string()));
+    else entries.set(name, readEntry(reader, name, dataStart, source.size));
+    reader.subject = whole;
+  });
+  reader.end();
+  checkLayout(source, dataStart, entries);
+  return { entries, metadata };
+}
+
+async function readHeaderText(source: ByteSource): Promise<{ readonly json: string; readonly byteLength: number }> {
+  const prefix = await source.read(0, 8, "the header's length");
+  const length = new DataView(prefix.buffer).getBigUint64(0, true);
+  if (length > BigInt(source.size - 8)) {
+    const message = `${source.path}: is no whole safetensors file: its header says ${length} bytes, the file has ${source.size}`;
+    throw new ReadMeError("ERR_FILE_CORRUPT", message);
+  }
+  const byteLength = Number(length);
+  if (byteLength > MAX_HEADER_BYTES) {
+    const message = `${source.path}: the header has ${byteLength} bytes, more than the format's ${MAX_HEADER_BYTES}`;
+    throw new ReadMeError("ERR_FILE_CORRUPT", message);
+  }
+  const bytes = await source.read(8, byteLength, "the header");
+  try {
+    return { json: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), byteLength };
+  } catch (cause) {
+    throw new ReadMeError("ERR_FILE_CORRUPT", `${source.path}: the header is no valid UTF-8`, { cause });
+  }
+}
+
+function readEntry(reader: JsonReader, name: string, dataStart: number, fileSize: number): SafetensorsEntry {
+  let type: string | undefined;
+  let shape: number[] | undefined;
+  let offsets: number[] | undefined;
+  reader.object((key) => {
+    if (key === "dtype") type = reader.string();
+    else if (key === "shape") shape = readIntegers(reader);
+    else if (key === "data_offsets") offsets = readIntegers(reader);
+    else reader.skip();
+  });
+  if (type === undefined || shape === undefined || offsets === undefined) {
+    throw reader.problem("lacks one of `dtype`, `shape` and `data_offsets`");
+  }
+  if (!isSafetensorsType(type)) {
+    if (!UNREAD_SAFETENSORS_TYPES.has(type)) throw reader.problem(`has the unknown type ${quoted(type)}`);
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${reader.subject} has the type ${type}, which is not supported`);
+  }
+  const [begin, end] = offsets;
+  if (begin === undefined || end === undefined || offsets.length !== 2 || begin > end) {
+    throw reader.problem("has `data_offsets` that are not a begin and an end");
+  }
+  const dataBytes = fileSize - dataStart;
+  if (end > dataBytes) throw reader.problem(`ends at byte ${end} of the data, but the file holds ${dataBytes}`);
+  const values = countValues(shape);
+  const byteLength = values === undefined ? Infinity : values * (SAFETENSORS_TYPE_BYTES.get(type) ?? 0);
+  if (byteLength !== end - begin) {
+    throw reader.problem(`has ${end - begin} bytes, but ${type} of shape [${shape.slice(0, 8).join(", ")}] does not`);
+  }
+  return { name, type, shape, byteLength, offset: dataStart + begin };
+}
+
+function readIntegers(reader: JsonReader): number[] {
+  const integers: number[] = [];
+  reader.array(() => integers.push(reader.integer()));
+  return integers;
+}
+
+function checkLayout(source: ByteSource, dataStart: number, entries: ReadonlyMap<string, SafetensorsEntry>): void {
+  // Empty tensors lie between others, so they come before a tensor that starts where they do.
+  const byOffset = [...entries.values()].toSorted((a, b) => a.offset - b.offset || a.byteLength - b.byteLength);
+  let position = dataStart;
+  let before: SafetensorsEntry | undefined;
+  for (const entry of byOffset) {
+    if (entry.offset !== position) {
+      const neighbour = before === undefined ? "the start of the data" : `tensor ${quoted(before.name)}`;
+      const fault = entry.offset < position ? "overlaps" : "leaves a gap after";
+      throw new ReadMeError("ERR_FILE_CORRUPT", `${source.path}: tensor ${quoted(entry.name)} ${fault} ${neighbour}`);
+    }
+    position += entry.byteLength;
+    before = entry;
+  }
+  if (position !== source.size) {
+    const message = `${source.path}: has ${source.size - position} bytes after its last tensor`;
+    throw new ReadMeError("ERR_FILE_CORRUPT", message);
+  }
+}

@@ -1,0 +1,123 @@
+// JSON.parse lets duplicate keys pass and builds whatever a file holds, at any depth, before anyone
+// can object. This reader hands out one value at a time, so a hostile header is refused where it turns bad.
+
+import { ReadMeError } from "@readme-moe/core";
+import { quoted } from "../files/quoted.ts";
+
+const MAX_DEPTH = 32;
+const WHITESPACE = /[ \t\n\r]*/y;
+const INTEGER = /(?:0|[1-9]\d*)(?![\d.eE])/y;
+const OTHER_SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
+
+/** A cursor over JSON text. Every method reads one value at the cursor; none accepts a duplicate key. */
+export class JsonReader {
+  /** What is being read, for messages: the file, and the part of it. */
+  subject: string;
+  readonly #text: string;
+  #at = 0;
+  #depth = 0;
+
+  constructor(text: string, subject: string) {
+    this.#text = text;
+    this.subject = subject;
+  }
+
+  /** Reads an object; `member` has to read the value of the key that it is given. */
+  object(member: (key: string) => void): void {
+    const keys = new Set<string>();
+    this.#list("{", "}", () => {
+      const key = this.string();
+      if (keys.has(key)) throw this.problem(`has the key ${quoted(key)} twice`);
+      keys.add(key);
+      if (!this.#take(":")) throw this.#expected("`:`");
+      member(key);
+    });
+  }
+
+  /** Reads an array; `element` has to read one element. */
+  array(element: () => void): void {
+    this.#list("[", "]", element);
+  }
+
+  string(): string {
+    const start = this.#at + (this.#match(WHITESPACE)?.length ?? 0);
+    const end = endOfString(this.#text, start);
+    if (end === undefined) throw this.#expected("a string");
+    try {
+      const value: unknown = JSON.parse(this.#text.slice(start, end));
+      this.#at = end;
+      return String(value);
+    } catch {
+      throw this.#expected("a string without unknown escapes and control characters");
+    }
+  }
+
+  /** Reads an integer from 0 to 2^53 - 1, written without fraction or exponent. */
+  integer(): number {
+    const literal = this.#match(INTEGER);
+    const value = Number(literal ?? NaN);
+    if (!Number.isSafeInteger(value)) throw this.#expected("an integer from 0 to 2^53 - 1");
+    return value;
+  }
+
+  /** Reads a value of any kind and forgets it. */
+  skip(): void {
+    this.#match(WHITESPACE);
+    const next = this.#text[this.#at];
+    if (next === "{") this.object(() => this.skip());
+    else if (next === "[") this.array(() => this.skip());
+    else if (next === '"') this.string();
+    else if (this.#match(OTHER_SCALAR) === undefined) throw this.#expected("a value");
+  }
+
+  /** @throws {ReadMeError} `ERR_FILE_CORRUPT` when anything but whitespace follows */
+  end(): void {
+    this.#match(WHITESPACE);
+    if (this.#at !== this.#text.length) throw this.#expected("the end");
+  }
+
+  /** The error that the file's content deserves, to be thrown by the caller. */
+  problem(message: string): ReadMeError {
+    return new ReadMeError("ERR_FILE_CORRUPT", `${this.subject} ${message}`);
+  }
+
+  #list(open: string, close: string, item: () => void): void {
+    if (!this.#take(open)) throw this.#expected(`\`${open}\``);
+    if (++this.#depth > MAX_DEPTH) throw this.problem(`nests deeper than ${MAX_DEPTH} levels`);
+    if (!this.#take(close)) {
+      do item();
+      while (this.#take(","));
+      if (!this.#take(close)) throw this.#expected(`\`,\` or \`${close}\``);
+    }
+    this.#depth -= 1;
+  }
+
+  #take(character: string): boolean {
+    this.#match(WHITESPACE);
+    if (this.#text[this.#at] !== character) return false;
+    this.#at += 1;
+    return true;
+  }
+
+  #match(pattern: RegExp): string | undefined {
+    if (pattern !== WHITESPACE) this.#match(WHITESPACE);
+    pattern.lastIndex = this.#at;
+    const found = pattern.exec(this.#text)?.[0];
+    if (found !== undefined) this.#at += found.length;
+    return found;
+  }
+
+  #expected(what: string): ReadMeError {
+    return this.problem(`is no valid JSON: expected ${what} at character ${this.#at}`);
+  }
+}
+
+/** Not a regular expression: one that matches strings overflows its stack on a long one. */
+function endOfString(text: string, start: number): number | undefined {
+  if (text[start] !== '"') return undefined;
+  for (let at = start + 1; at < text.length; at++) {
+    if (text[at] === "\\") at += 1;
+    else if (text[at] === '"') return at + 1;
+  }
+  return undefined;
+}

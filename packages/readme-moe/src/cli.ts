@@ -1,0 +1,59 @@
+// The command line. Results go to standard output, everything else to standard error.
+// Exit codes: 0 done, 1 something failed, 2 the command was called wrongly, 130 interrupted.
+
+import { ReadMeError } from "@readme-moe/core";
+import { Command, CommanderError } from "commander";
+import { evalCommand } from "./commands/eval.ts";
+import { generateCommand } from "./commands/generate.ts";
+import { inspectCommand } from "./commands/inspect.ts";
+
+const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
+
+/** Runs one command. @returns the exit code; never throws for what a command can meet */
+export async function runCli(args: readonly string[]): Promise<number> {
+  const interrupt = new AbortController();
+  const onSignal = (): void => interrupt.abort();
+  process.once("SIGINT", onSignal);
+  // `readme-moe … | head` closes the pipe early; that is the reader's right and no failure.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(EXIT.done);
+    throw error;
+  });
+  try {
+    await program(interrupt.signal).parseAsync(args, { from: "user" });
+    return EXIT.done;
+  } catch (error) {
+    if (interrupt.signal.aborted) return EXIT.interrupted;
+    return report(error);
+  } finally {
+    process.off("SIGINT", onSignal);
+  }
+}
+
+function program(signal: AbortSignal): Command {
+  const command = new Command("readme-moe")
+    .description("Language models refactored into mixtures of experts, on ordinary CPUs.")
+    .showSuggestionAfterError()
+    .exitOverride()
+    .addCommand(evalCommand(signal))
+    .addCommand(generateCommand(signal))
+    .addCommand(inspectCommand());
+  // Commander does not hand these down to commands that were made apart.
+  for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
+  return command;
+}
+
+function report(error: unknown): number {
+  // Commander has written its own message, or the help that was asked for.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.wrongUsage;
+  if (error instanceof ReadMeError) {
+    console.error(`error: ${error.message} (${error.code})`);
+    return EXIT.failed;
+  }
+  if (error instanceof TypeError || error instanceof RangeError) {
+    console.error(`error: ${error.message}`);
+    return EXIT.wrongUsage;
+  }
+  console.error(error);
+  return EXIT.failed;
+}

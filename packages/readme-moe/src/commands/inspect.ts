@@ -1,0 +1,97 @@
+import { KvCache, openModel, type Model } from "@readme-moe/model";
+import { GraphRouter } from "@readme-moe/router";
+import { Command } from "commander";
+import { withModel } from "../open.ts";
+import { expertOption, jsonOption, runtimeOptions, tokenIdList, type RuntimeFlags } from "../options.ts";
+import { parameterCounts } from "../parameters.ts";
+
+interface InspectFlags extends RuntimeFlags {
+  readonly ids?: readonly number[];
+  readonly expert?: string;
+  readonly json: boolean;
+}
+
+export function inspectCommand(): Command {
+  const command = new Command("inspect")
+    .summary("what a model is, and what it computes")
+    .description(
+      "A model's config, sizes and experts. With token ids also the logits of the last position, and the router's\n" +
+        "logits and the expert of every position.",
+    )
+    .argument("<model>", "model folder or GGUF file")
+    .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIdList)
+    .addOption(expertOption());
+  for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
+  return command.action((path: string, flags: InspectFlags) => runInspect(path, flags));
+}
+
+async function runInspect(path: string, flags: InspectFlags): Promise<void> {
+  const { ids } = flags;
+  if (ids === undefined) {
+    const model = await openModel(path);
+    await model.close();
+    return print(describe(model), flags.json);
+  }
+  await withModel(path, flags, async ({ model, runner, router }) => {
+    const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
+    const experts = route?.experts ?? [];
+    const logitsOf = [ids.length - 1];
+    const cache = new KvCache(runner.kvShape);
+    const [result] = await runner.forward([{ cache, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
+    const numExperts = model.experts.names.length;
+    const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
+    print(
+      {
+        ...describe(model),
+        logits: Array.from(result?.fullLogits ?? []),
+        router_logits: routerLogits,
+        route: Array.from(experts),
+      },
+      flags.json,
+    );
+  });
+}
+
+function describe(model: Model): Readonly<Record<string, unknown>> {
+  const { config, experts, router } = model;
+  return {
+    path: model.path,
+    kind: model.kind,
+    config: { ...config, slidingWindows: uniform(config.slidingWindows) ?? null },
+    parameters: parameterCounts(model),
+    experts: {
+      count: experts.names.length,
+      names: experts.names,
+      expert_size: uniform(experts.expertSizes),
+      shared_size: uniform(experts.sharedSizes),
+    },
+    router: router?.config ?? null,
+    precision: "fp32",
+  };
+}
+
+/** One value where all layers agree, else the list. */
+function uniform<Item>(values: readonly Item[]): Item | readonly Item[] | undefined {
+  return values.every((value) => value === values[0]) ? values[0] : values;
+}
+
+function rows(values: Float32Array, width: number): readonly (readonly number[])[] {
+  return Array.from({ length: values.length / width }, (_, row) =>
+    Array.from(values.subarray(row * width, (row + 1) * width)),
+  );
+}
+
+function print(description: Readonly<Record<string, unknown>>, json: boolean): void {
+  if (json) return console.log(JSON.stringify(description));
+  for (const [name, value] of Object.entries(description)) {
+    const isPlain = typeof value !== "object" || value === null;
+    console.log(isPlain || Array.isArray(value) ? `${name}: ${short(value)}` : `${name}:`);
+    if (isPlain || Array.isArray(value)) continue;
+    for (const [key, inner] of Object.entries(value)) console.log(`  ${key}: ${short(inner)}`);
+  }
+}
+
+function short(value: unknown): string {
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  return text === undefined ? "none" : text.length > 400 ? `${text.slice(0, 400)}…` : text;
+}

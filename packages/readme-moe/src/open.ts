@@ -1,0 +1,36 @@
+import { ModelRunner } from "@readme-moe/engine";
+import { openModel, type Model } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import type { PreGatingRouter } from "@readme-moe/core";
+import type { RuntimeFlags } from "./options.ts";
+
+export interface OpenedModel {
+  readonly model: Model;
+  readonly runner: ModelRunner;
+  readonly router: PreGatingRouter;
+}
+
+/** Opens model, router and graph, and closes all three after `use`, whatever happens in it. */
+export async function withModel<Result>(
+  path: string,
+  flags: RuntimeFlags & { readonly expert?: string },
+  use: (opened: OpenedModel) => Promise<Result>,
+): Promise<Result> {
+  const { threads, cacheFolder } = flags;
+  const closers: (() => Promise<void>)[] = [];
+  try {
+    const model = await openModel(path);
+    closers.unshift(() => model.close());
+    const router = await openRouter(model, flags.expert, { threads, cacheFolder });
+    closers.unshift(() => router.dispose());
+    const runner = await ModelRunner.open(model, { threads, cacheFolder });
+    closers.unshift(() => runner.dispose());
+    if (runner.graph.kind === "memory") {
+      const { reason } = runner.graph;
+      console.error(`note: the graph is not cached: ${reason instanceof Error ? reason.message : String(reason)}`);
+    }
+    return await use({ model, runner, router });
+  } finally {
+    for (const close of closers) await close();
+  }
+}

@@ -1,0 +1,57 @@
+// Options that several commands have, spelled and checked alike.
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+
+export interface RuntimeFlags {
+  readonly precision: "fp32";
+  readonly threads?: number;
+  readonly cacheFolder?: string;
+}
+
+/** Options of every command that runs a model. */
+export function runtimeOptions(): readonly Option[] {
+  return [
+    new Option("--precision <precision>", "numbers that weights and products are held in")
+      .choices(["fp32"])
+      .default("fp32"),
+    new Option("--threads <n>", "threads of the inference runtime (default: all cores)").argParser(wholeNumber(1)),
+    new Option(
+      "--cache-folder <dir>",
+      "where built graphs are kept (default: $README_MOE_CACHE, else the user's cache)",
+    ),
+  ];
+}
+
+export function jsonOption(): Option {
+  return new Option("--json", "print JSON").default(false);
+}
+
+export function expertOption(): Option {
+  return new Option(
+    "--expert <expert>",
+    "`router`, or one expert for all tokens, by name or index (default: the router, where the model has one)",
+  );
+}
+
+/**
+ * Refuses a call without this option. Commander's own required options are checked before unknown ones, so that a
+ * misspelt option would be reported as a missing one.
+ */
+export function requireOption(command: Command, name: string): void {
+  if (command.getOptionValue(name) === undefined) command.error(`error: required option '--${name}' not specified`);
+}
+
+/** A parser of integers from `least` up, for commander. */
+export function wholeNumber(least: number): (text: string) => number {
+  return (text) => {
+    if (/^\d+$/.test(text) && Number(text) >= least && Number.isSafeInteger(Number(text))) return Number(text);
+    throw new InvalidArgumentError(`Expected an integer from ${least} up.`);
+  };
+}
+
+/** A parser of `3,17,9`. */
+export function tokenIdList(text: string): readonly number[] {
+  const ids = text.split(",").map((part) => part.trim());
+  if (ids.every((id) => /^\d+$/.test(id))) return ids.map(Number);
+  throw new InvalidArgumentError("Expected token ids separated by commas, such as 3,17,9.");
+}

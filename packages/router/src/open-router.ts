@@ -1,0 +1,38 @@
+import { nearestName, ReadMeError, type PreGatingRouter } from "@readme-moe/core";
+import type { Model } from "@readme-moe/model";
+import { GraphRouter, type RouterOptions } from "./graph-router.ts";
+import { fixedRouter } from "./simple-routers.ts";
+
+/** Who chooses experts: the model's own router, or one expert for every token, by name or index. */
+export type ExpertChoice = "router" | (string & {}) | number;
+
+/**
+ * @param choice - @default the router where the model has one; the only expert where it has one
+ * @throws {RangeError} when there is no such expert; names those that there are
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` when the router is asked for, or needed, and the model has none
+ */
+export async function openRouter(
+  model: Model,
+  choice?: ExpertChoice,
+  options: RouterOptions = {},
+): Promise<PreGatingRouter> {
+  const { names } = model.experts;
+  // An expert's name goes before its index, so that experts may be called 0, 1, 2.
+  if (choice !== undefined && choice !== "router") return fixedRouter(names.length, expertIndex(names, choice));
+  if (model.router) return GraphRouter.open(model, options);
+  if (choice === undefined && names.length === 1) return fixedRouter(1, 0);
+  const message = `${model.path}: has no router; choose one of its experts (${names.join(", ")})`;
+  throw new ReadMeError("ERR_MODEL_INVALID", message);
+}
+
+function expertIndex(names: readonly string[], choice: string | number): number {
+  const named = names.indexOf(String(choice));
+  if (named >= 0) return named;
+  const index = typeof choice === "number" || /^\d+$/.test(choice) ? Number(choice) : -1;
+  if (Number.isInteger(index) && index >= 0 && index < names.length) return index;
+  const near = nearestName(String(choice), names);
+  throw new RangeError(
+    `Expected \`expert\` to be one of ${names.join(", ")}, or an index below ${names.length}, got \`${choice}\`` +
+      (near ? `; did you mean ${near}?` : ""),
+  );
+}

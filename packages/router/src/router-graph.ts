@@ -1,0 +1,69 @@
+import {
+  attention,
+  attentionGroup,
+  floatWeight,
+  GraphBuilder,
+  linear,
+  operators,
+  ropeConstants,
+  ROUTER_RMS_NORM_EPSILON,
+  type AttentionInputs,
+  type Graph,
+  type RouterWeights,
+  type Value,
+} from "@readme-moe/model";
+
+const { Add, Concat, Gather, QuickGelu, SimplifiedLayerNormalization, Unsqueeze } = operators;
+
+/**
+ * The official router (class `cluster_predictor`, autoregressive): RMS norm, attention with unscaled scores and
+ * biases, RMS norm, `contract(silu(expand(x)))`, and one linear layer to the experts' logits.
+ *
+ * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, and of the groups `decode` and `prefill`: see `attentionGroup`.
+ * Outputs: `logits` float32 `[tokens, numExperts]`, `new_keys_values` `[2 * numLayers, tokens, innerSize]`.
+ */
+export function routerGraph({ config, embedding, layers, finalNorm, head }: RouterWeights): Graph {
+  const g = new GraphBuilder("router");
+  const headSize = config.innerSize / config.numHeads;
+  const shape = {
+    numHeads: config.numHeads,
+    numKvHeads: config.numHeads,
+    headSize,
+    scale: 1 / config.normalizer,
+    slidingWindow: undefined,
+    normEpsilon: ROUTER_RMS_NORM_EPSILON,
+  };
+  const tokenIds = g.input("token_ids", "int64", ["tokens"]);
+  const positions = g.input("positions", "int64", ["tokens"]);
+  const kvShape = { numLayers: config.numLayers, numKvHeads: config.numHeads, headSize };
+  const inputs: AttentionInputs = {
+    rope: ropeConstants(g, { type: "default", theta: config.ropeTheta }, headSize, config.contextTokens),
+    positions: Unsqueeze(g, positions, [1]),
+    groups: [attentionGroup(g, "decode", true, kvShape), attentionGroup(g, "prefill", false, kvShape)],
+    groupRows: g.input("group_rows", "int64", ["tokens"]),
+  };
+  const norm = (name: string, x: Value, scale: typeof finalNorm): Value =>
+    SimplifiedLayerNormalization(g, x, floatWeight(g, name, [scale]), ROUTER_RMS_NORM_EPSILON);
+
+  let x = Gather(g, floatWeight(g, "embedding", [embedding]), tokenIds);
+  const newKeysValues: Value[] = [];
+  layers.forEach((layer, index) => {
+    const name = `layers.${index}`;
+    const normed = norm(`${name}.input_norm`, x, layer.inputNorm);
+    const refs = { ...layer, queryNorm: undefined, keyNorm: undefined };
+    const attended = attention(g, `${name}.attention`, index, normed, refs, shape, inputs);
+    newKeysValues.push(Unsqueeze(g, attended.newKeys, [0]), Unsqueeze(g, attended.newValues, [0]));
+    x = Add(g, x, attended.output);
+    const y = norm(`${name}.post_attention_norm`, x, layer.postAttentionNorm);
+    const expanded = QuickGelu(g, linear(g, `${name}.expand`, y, [layer.expand]), 1);
+    x = Add(g, x, linear(g, `${name}.contract`, expanded, [layer.contract]));
+  });
+  const logits = linear(g, "head", norm("final_norm", x, finalNorm), [head]);
+  g.output("logits", logits, "float32", ["tokens", config.numExperts]);
+  g.output("new_keys_values", Concat(g, newKeysValues, 0), "float32", [
+    2 * config.numLayers,
+    "tokens",
+    config.innerSize,
+  ]);
+  return g.build();
+}

@@ -1,0 +1,61 @@
+// The shape of the code: which package may know which, and how long a file may grow.
+
+import { readdirSync, readFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { expect, test } from "vitest";
+
+const ROOT = join(import.meta.dirname, "..");
+
+/** What each package may import, from the bottom up. */
+const ALLOWED: Readonly<Record<string, readonly string[]>> = {
+  core: [],
+  model: ["core"],
+  router: ["core", "model"],
+  engine: ["core", "model", "router"],
+  "readme-moe": ["core", "model", "router", "engine"],
+};
+
+const sourcesOf = (folder: string): readonly string[] =>
+  readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => join(folder, name));
+
+const packages = readdirSync(join(ROOT, "packages"));
+
+test("every package is in the list of who may import whom", () => {
+  expect(packages.toSorted()).toEqual(Object.keys(ALLOWED).toSorted());
+});
+
+test.each(packages)("%s imports only packages below it, and through their public names", (name) => {
+  for (const path of sourcesOf(join(ROOT, "packages", name, "src"))) {
+    for (const [, specifier] of readFileSync(path, "utf8").matchAll(/from\s+"([^"]+)"/g)) {
+      const where = `${relative(ROOT, path)} imports ${specifier}`;
+      const own = /^@readme-moe\/(.*)$/.exec(specifier ?? "")?.[1];
+      if (own !== undefined) expect(ALLOWED[name], where).toContain(own);
+      if (specifier?.startsWith(".")) expect(specifier, where).not.toContain("packages");
+    }
+  }
+  const manifest = JSON.parse(readFileSync(join(ROOT, "packages", name, "package.json"), "utf8")) as {
+    dependencies?: Record<string, string>;
+  };
+  const own = Object.keys(manifest.dependencies ?? {}).filter((dependency) => dependency.startsWith("@readme-moe/"));
+  expect(ALLOWED[name]).toEqual(
+    expect.arrayContaining(own.map((dependency) => dependency.slice("@readme-moe/".length))),
+  );
+});
+
+test("only one file touches the inference runtime", () => {
+  const users = packages
+    .flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src")))
+    .filter((path) => readFileSync(path, "utf8").includes('"onnxruntime-node"'));
+  expect(users.map((path) => relative(ROOT, path))).toEqual([
+    join("packages", "model", "src", "runtime", "session.ts"),
+  ]);
+});
+
+test("no source file has more than 300 lines", () => {
+  const long = packages
+    .flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src")))
+    .filter((path) => readFileSync(path, "utf8").split("\n").length > 300);
+  expect(long).toEqual([]);
+});

@@ -1,0 +1,67 @@
+// A real model against PyTorch's numbers: test/fixtures/smollm2-135m-instruct. The weights are not in the repository.
+
+import { evaluate, generateGreedy } from "@readme-moe/engine";
+import { applyChatTemplate } from "@readme-moe/model";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { collect } from "../support/collect.ts";
+import { evaluationDocuments } from "../support/evaluation-documents.ts";
+import { golden } from "../support/fixtures.ts";
+import { promptLogits, runningModel, type RunningModel } from "../support/running-model.ts";
+import { sharedModel } from "../support/shared.ts";
+
+interface Golden {
+  readonly domains: Readonly<Record<string, { readonly loss: number; readonly tokens: number }>>;
+  readonly mean_loss: number;
+  readonly cases: readonly {
+    readonly kind: "text" | "chat";
+    readonly text: string;
+    readonly input_ids: readonly number[];
+    readonly top20: readonly (readonly [id: number, logit: number])[];
+    readonly logsumexp: number;
+    readonly greedy_48: readonly number[];
+    readonly smallest_gap: number;
+  }[];
+}
+
+const path = sharedModel("smollm2-135m-instruct");
+const expected = golden("smollm2-135m-instruct") as Golden;
+
+describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is absent)", () => {
+  let running: RunningModel;
+  beforeAll(async () => {
+    running = await runningModel(path as string);
+  });
+  afterAll(() => running[Symbol.asyncDispose]());
+
+  test.each(expected.cases)("$kind: $text", async (one) => {
+    const { tokenizer, chatTemplate } = await running.model.loadText();
+    const ids = tokenizer.encode(one.text, { addSpecialTokens: false });
+    expect(Array.from(ids)).toEqual(one.input_ids);
+    if (one.kind === "chat") {
+      const content = /<\|im_start\|>user\n(.*?)<\|im_end\|>/s.exec(one.text)?.[1] ?? "";
+      expect(applyChatTemplate(tokenizer, chatTemplate, [{ role: "user", content }])).toEqual(ids);
+    }
+    const { fullLogits, logSumExp, candidateIds } = await promptLogits(running, one.input_ids);
+    for (const [id, logit] of one.top20) expect(Math.abs((fullLogits[id] as number) - logit)).toBeLessThan(2e-2);
+    expect(Math.abs((logSumExp[0] as number) - one.logsumexp)).toBeLessThan(2e-2);
+    expect(candidateIds[0]).toBe(one.top20[0]?.[0]);
+    if (one.smallest_gap <= 0.01) return;
+    const options = { maxNewTokens: one.greedy_48.length };
+    expect(await collect(generateGreedy(running.runner, running.router, ids, options))).toEqual(one.greedy_48);
+  });
+
+  test("has PyTorch's loss on unseen documents of every domain", { timeout: 600_000 }, async ({ skip }) => {
+    const { tokenizer } = await running.model.loadText();
+    const losses: number[] = [];
+    for (const [domain, { loss, tokens }] of Object.entries(expected.domains)) {
+      const documents = evaluationDocuments(domain);
+      if (documents === undefined) skip("shared/data is not beside the repository");
+      const result = await evaluate(running.runner, running.router, tokenizer, documents ?? []);
+      expect(result.tokens).toBe(tokens);
+      expect(Math.abs(result.loss - loss), domain).toBeLessThan(0.002);
+      losses.push(result.loss);
+    }
+    const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
+    expect(Math.abs(mean - expected.mean_loss)).toBeLessThan(0.002);
+  });
+});

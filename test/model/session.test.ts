@@ -1,0 +1,55 @@
+// What the project relies on in the pinned inference runtime. A newer one that copies inputs, or no longer dies of
+// some shapes, changes how engine and graphs are best built.
+
+import { createRequire } from "node:module";
+import { cachedGraph, GraphBuilder, GraphSession, operators } from "@readme-moe/model";
+import { expect, test } from "vitest";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+
+test("the runtime is the version that was measured", () => {
+  const require = createRequire(import.meta.url);
+  expect((require("onnxruntime-node/package.json") as { version: string }).version).toBe("1.30.0");
+});
+
+test("inputs are read in place: passing 512 MB costs nothing like copying them", async () => {
+  const numFloats = 1 << 27;
+  const g = new GraphBuilder("first");
+  const x = g.input("x", "float32", ["n"]);
+  g.output("first", operators.Gather(g, x, g.integers([0])), "float32", [1]);
+  const session = await GraphSession.load(await cachedGraph(g.build(), "", await temporaryFolder()), { threads: 1 });
+  const data = new Float32Array(numFloats).fill(1);
+  const feeds = { x: { data, dims: [numFloats] } };
+  await session.run(feeds);
+  const before = process.memoryUsage().rss;
+  const copying = timeMs(() => data.slice());
+  let fastest = Infinity;
+  for (let round = 0; round < 5; round++) {
+    const start = performance.now();
+    data[0] = round;
+    const { first } = await session.run(feeds);
+    fastest = Math.min(fastest, performance.now() - start);
+    expect(first?.data[0]).toBe(round);
+  }
+  expect(fastest).toBeLessThan(copying / 5);
+  expect(process.memoryUsage().rss - before).toBeLessThan(2 * data.byteLength);
+  await session.dispose();
+});
+
+test("zero rows pass through the operators that idle experts and empty groups meet", async () => {
+  const g = new GraphBuilder("empty");
+  const x = g.input("x", "float32", ["rows", 8]);
+  const weight = g.weight("w", "float32", [16, 8], () => new Uint8Array(4 * 16 * 8));
+  const gated = operators.QuickGelu(g, operators.Gemm(g, x, weight, undefined), 1);
+  const scores = operators.Softmax(g, operators.FusedMatMul(g, gated, gated, { transB: true }), -1);
+  g.output("y", operators.FusedMatMul(g, scores, gated), "float32", ["rows", 16]);
+  const session = await GraphSession.load(await cachedGraph(g.build(), "", await temporaryFolder()), { threads: 1 });
+  const { y } = await session.run({ x: { data: new Float32Array(0), dims: [0, 8] } });
+  expect(y?.dims).toEqual([0, 16]);
+  await session.dispose();
+});
+
+function timeMs(work: () => unknown): number {
+  const start = performance.now();
+  work();
+  return performance.now() - start;
+}

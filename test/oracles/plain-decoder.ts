@@ -1,0 +1,137 @@
+// An independent, plain implementation of the model: one sequence, no cache, no graph, loops in float64. Slow on
+// purpose; what the graphs compute is compared with it.
+
+import { ropeFrequencies, type Model, type TensorRef } from "@readme-moe/model";
+
+interface Linear {
+  readonly weight: readonly Float64Array[]; // [out][in]
+  readonly bias: Float64Array | undefined;
+}
+
+type Rows = Float64Array[];
+
+/** Logits of every position, `[tokens][vocabSize]`. `experts` names the expert of each token. */
+export async function plainLogits(
+  model: Model,
+  tokenIds: readonly number[],
+  experts: ArrayLike<number>,
+): Promise<readonly Float64Array[]> {
+  const { config, weights } = model;
+  const embedding = await matrix(weights.embedding);
+  let hidden: Rows = tokenIds.map((id) => Float64Array.from(embedding[id] as Float64Array));
+  for (const [index, layer] of weights.layers.entries()) {
+    const normed = rmsNorm(hidden, await vector(layer.inputNorm), config.rmsNormEpsilon);
+    hidden = add(hidden, await attention(model, index, normed));
+    const y = rmsNorm(hidden, await vector(layer.postAttentionNorm), config.rmsNormEpsilon);
+    const routed: Rows = [];
+    for (const [token, row] of y.entries()) {
+      const refs = layer.experts[experts[token] as number] as (typeof layer.experts)[number];
+      routed.push((await feedForward([row], refs))[0] as Float64Array);
+    }
+    hidden = add(hidden, layer.shared ? add(routed, await feedForward(y, layer.shared)) : routed);
+  }
+  const head = { weight: await matrix(weights.head), bias: undefined };
+  return product(rmsNorm(hidden, await vector(weights.finalNorm), config.rmsNormEpsilon), head);
+}
+
+async function attention({ config, weights }: Model, layer: number, x: Rows): Promise<Rows> {
+  const refs = (weights.layers[layer] as (typeof weights.layers)[number]).attention;
+  const { numHeads, numKvHeads, headSize } = config;
+  const window = config.slidingWindows[layer] ?? Infinity;
+  const frequencies = ropeFrequencies(config.rope, headSize);
+  const heads = async (ref: typeof refs.query, norm: TensorRef | undefined, count: number): Promise<Rows[]> => {
+    const rows = product(x, await linear(ref));
+    const scale = norm && (await vector(norm));
+    return rows.map((row) =>
+      Array.from({ length: count }, (_, head) => {
+        const part = row.slice(head * headSize, (head + 1) * headSize);
+        return scale ? (rmsNorm([part], scale, config.rmsNormEpsilon)[0] as Float64Array) : part;
+      }),
+    );
+  };
+  const turn = (rows: Rows[]): Rows[] =>
+    rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)));
+  const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
+  const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
+  const values = await heads(refs.value, undefined, numKvHeads);
+  const attended = queries.map((parts, position) => {
+    const row = new Float64Array(numHeads * headSize);
+    parts.forEach((query, head) => {
+      const kvHead = Math.floor(head / (numHeads / numKvHeads));
+      const first = Math.max(0, position - window + 1);
+      const scores: number[] = [];
+      for (let other = first; other <= position; other++) {
+        scores.push(dot(query, keys[other]?.[kvHead] as Float64Array) / Math.sqrt(headSize));
+      }
+      softmax(scores).forEach((share, offset) => {
+        const value = values[first + offset]?.[kvHead] as Float64Array;
+        for (let i = 0; i < headSize; i++) {
+          row[head * headSize + i] = (row[head * headSize + i] as number) + share * (value[i] as number);
+        }
+      });
+    });
+    return row;
+  });
+  return product(attended, await linear(refs.output));
+}
+
+async function feedForward(x: Rows, refs: Model["weights"]["layers"][number]["experts"][number]): Promise<Rows> {
+  const gate = product(x, await linear(refs.gate));
+  const up = product(x, await linear(refs.up));
+  const inner = gate.map((row, token) => row.map((g, i) => (g / (1 + Math.exp(-g))) * (up[token]?.[i] as number)));
+  return product(inner, await linear(refs.down));
+}
+
+function rotate(part: Float64Array, position: number, frequencies: Float32Array): Float64Array {
+  const half = part.length / 2;
+  const turned = Float64Array.from(part);
+  for (let i = 0; i < half; i++) {
+    const angle = position * (frequencies[i] as number);
+    const [a, b] = [part[i] as number, part[i + half] as number];
+    turned[i] = a * Math.cos(angle) - b * Math.sin(angle);
+    turned[i + half] = b * Math.cos(angle) + a * Math.sin(angle);
+  }
+  return turned;
+}
+
+function rmsNorm(rows: Rows, scale: Float64Array, epsilon: number): Rows {
+  return rows.map((row) => {
+    const rms = Math.sqrt(dot(row, row) / row.length + epsilon);
+    return row.map((value, i) => (value / rms) * (scale[i] as number));
+  });
+}
+
+function softmax(scores: readonly number[]): number[] {
+  const top = Math.max(...scores);
+  const raised = scores.map((score) => Math.exp(score - top));
+  const sum = raised.reduce((total, value) => total + value, 0);
+  return raised.map((value) => value / sum);
+}
+
+function product(rows: Rows, { weight, bias }: Linear): Rows {
+  return rows.map((row) => Float64Array.from(weight, (w, out) => dot(row, w) + (bias?.[out] ?? 0)));
+}
+
+function add(a: Rows, b: Rows): Rows {
+  return a.map((row, token) => row.map((value, i) => value + (b[token]?.[i] as number)));
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
+  return sum;
+}
+
+async function linear(refs: { readonly weight: TensorRef; readonly bias: TensorRef | undefined }): Promise<Linear> {
+  return { weight: await matrix(refs.weight), bias: refs.bias && (await vector(refs.bias)) };
+}
+
+async function vector(ref: TensorRef): Promise<Float64Array> {
+  return Float64Array.from(await ref.store.readFloats(ref.name));
+}
+
+async function matrix(ref: TensorRef): Promise<readonly Float64Array[]> {
+  const values = await vector(ref);
+  const [rows, columns] = ref.shape as readonly [number, number];
+  return Array.from({ length: rows }, (_, row) => values.slice(row * columns, (row + 1) * columns));
+}

@@ -1,0 +1,187 @@
+import { openModel } from "@readme-moe/model";
+import {
+  argmaxRoute,
+  fixedRouter,
+  GraphRouter,
+  hystereticRoute,
+  openRouter,
+  ruleRouter,
+  withHysteresis,
+} from "@readme-moe/router";
+import { describe, expect, test } from "vitest";
+import { fixture } from "../support/fixtures.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { largestDifference } from "../support/running-model.ts";
+
+const OFFICIAL = fixture("official-fused-residual");
+// float32 sums in another order; the logits are of size 5.
+const ROUNDING = 1e-5;
+
+async function officialRouter(): Promise<GraphRouter & AsyncDisposable> {
+  const model = await openModel(OFFICIAL);
+  const router = await GraphRouter.open(model, { threads: 2 });
+  return Object.assign(router, {
+    [Symbol.asyncDispose]: async () => {
+      await router.dispose();
+      await model.close();
+    },
+  });
+}
+
+function randomPrompts(count: number, seed: number): readonly (readonly number[])[] {
+  const random = seededRandom(seed);
+  return Array.from({ length: count }, () =>
+    Array.from({ length: 1 + randomInteger(random, 150) }, () => randomInteger(random, 128)),
+  );
+}
+
+describe("the graph router", () => {
+  test("gives a sequence the same logits in one pass, token by token, and in any pieces", async () => {
+    await using router = await officialRouter();
+    const random = seededRandom(7);
+    for (const tokenIds of randomPrompts(4, 1)) {
+      const [whole] = await router.route([{ state: router.start(), tokenIds }]);
+      for (const pieceSize of [() => 1, () => 1 + randomInteger(random, 40)]) {
+        const state = router.start();
+        const logits: number[] = [];
+        for (let from = 0; from < tokenIds.length;) {
+          const piece = tokenIds.slice(from, from + pieceSize());
+          const [route] = await router.route([{ state, tokenIds: piece }]);
+          logits.push(...(route?.logits ?? []));
+          from += piece.length;
+        }
+        expect(state.numTokens).toBe(tokenIds.length);
+        expect(largestDifference(logits, whole?.logits ?? [])).toBeLessThan(ROUNDING);
+      }
+    }
+  });
+
+  test("gives a sequence the same logits alone and in any batch, bit for bit", async () => {
+    await using router = await officialRouter();
+    const prompts = randomPrompts(9, 2);
+    const alone = [];
+    for (const tokenIds of prompts) alone.push((await router.route([{ state: router.start(), tokenIds }]))[0]);
+    const together = await router.route(prompts.map((tokenIds) => ({ state: router.start(), tokenIds })));
+    expect(together).toEqual(alone);
+  });
+
+  test("mixes prompts and single tokens of running sequences in one call", async () => {
+    await using router = await officialRouter();
+    const prompts = randomPrompts(6, 3);
+    const states = prompts.map(() => router.start());
+    const heads = prompts.map((tokenIds, index) => (index % 2 === 0 ? tokenIds.slice(0, -1) : []));
+    for (const [index, tokenIds] of heads.entries()) {
+      const state = states[index];
+      if (state && tokenIds.length > 0) await router.route([{ state, tokenIds }]);
+    }
+    const rest = prompts.map((tokenIds, index) => tokenIds.slice(heads[index]?.length ?? 0));
+    const routes = await router.route(
+      rest.map((tokenIds, index) => ({ state: states[index] as (typeof states)[number], tokenIds })),
+    );
+    for (const [index, tokenIds] of prompts.entries()) {
+      const [whole] = await router.route([{ state: router.start(), tokenIds }]);
+      const expected = whole?.logits.slice(-(routes[index]?.logits.length ?? 0)) ?? [];
+      expect(largestDifference(routes[index]?.logits ?? [], expected)).toBeLessThan(ROUNDING);
+    }
+  });
+
+  test("is causal: a later token never changes an earlier one's route", async () => {
+    await using router = await officialRouter();
+    const [first, second] = [
+      [5, 6, 7, 8, 9, 10],
+      [5, 6, 7, 8, 99, 3],
+    ];
+    const [a, b] = await router.route([first, second].map((tokenIds) => ({ state: router.start(), tokenIds })));
+    expect(a?.logits.slice(0, 4 * 7)).toEqual(b?.logits.slice(0, 4 * 7));
+    expect(a?.logits.slice(4 * 7)).not.toEqual(b?.logits.slice(4 * 7));
+  });
+
+  test("refuses what is no token, a state given twice, and more than its context; states stay as they were", async () => {
+    await using router = await officialRouter();
+    const state = router.start();
+    await router.route([{ state, tokenIds: [1, 2, 3] }]);
+    await expect(router.route([{ state, tokenIds: [] }])).rejects.toThrow(RangeError);
+    await expect(router.route([{ state, tokenIds: [128] }])).rejects.toThrow(/tokenIds\[0\].*from 0 to 127/);
+    await expect(router.route([{ state, tokenIds: [1.5] }])).rejects.toThrow(TypeError);
+    await expect(
+      router.route([
+        { state, tokenIds: [1] },
+        { state, tokenIds: [2] },
+      ]),
+    ).rejects.toThrow(/once/);
+    const long = Array.from({ length: 510 }, () => 1);
+    await expect(router.route([{ state, tokenIds: long }])).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    expect(state.numTokens).toBe(3);
+    await expect(router.route([{ state: { numTokens: 0 }, tokenIds: [1] }])).rejects.toThrow(/start\(\)/);
+    expect(await router.route([])).toEqual([]);
+  });
+});
+
+describe("choosing experts", () => {
+  test("takes the largest logit, the lower index among equals", () => {
+    expect(Array.from(argmaxRoute(Float32Array.of(1, 3, 3, -1, -2, -1), 3))).toEqual([1, 0]);
+  });
+
+  test("hysteresis stays until another expert is ahead by more than the margin", () => {
+    const logits = Float32Array.of(2, 0, 0, 1, 0, 1.5, 3, 0);
+    expect(Array.from(hystereticRoute(logits, 2, 1, undefined))).toEqual([0, 0, 1, 0]);
+    expect(Array.from(hystereticRoute(logits, 2, 1, 1))).toEqual([0, 0, 1, 0]);
+    expect(Array.from(hystereticRoute(logits, 2, 10, 1))).toEqual([1, 1, 1, 1]);
+  });
+
+  test("hysteresis without margin is the plain choice where no logits are equal, in any pieces", async () => {
+    await using router = await officialRouter();
+    for (const margin of [0, 1.5]) {
+      const sticky = withHysteresis(router, margin);
+      const [tokenIds] = randomPrompts(1, 4) as [readonly number[]];
+      const [whole] = await sticky.route([{ state: sticky.start(), tokenIds }]);
+      const state = sticky.start();
+      const pieces: number[] = [];
+      for (const tokenId of tokenIds) {
+        const [route] = await sticky.route([{ state, tokenIds: [tokenId] }]);
+        pieces.push(...(route?.experts ?? []));
+      }
+      expect(pieces).toEqual(Array.from(whole?.experts ?? []));
+      if (margin === 0) expect(whole?.experts).toEqual(argmaxRoute(whole?.logits ?? new Float32Array(), 7));
+      else expect(changes(whole?.experts)).toBeLessThan(changes(argmaxRoute(whole?.logits ?? new Float32Array(), 7)));
+    }
+    expect(() => withHysteresis(router, -1)).toThrow(RangeError);
+    expect(() => withHysteresis(router, Number.NaN)).toThrow(RangeError);
+  });
+
+  test("a rule and a fixed expert are routers too", async () => {
+    const byPosition = ruleRouter(2, (_, position) => position % 2);
+    const state = byPosition.start();
+    expect(Array.from((await byPosition.route([{ state, tokenIds: [9, 9, 9] }]))[0]?.experts ?? [])).toEqual([0, 1, 0]);
+    expect(Array.from((await byPosition.route([{ state, tokenIds: [9] }]))[0]?.experts ?? [])).toEqual([1]);
+    const fixed = fixedRouter(7, 5);
+    const [route] = await fixed.route([{ state: fixed.start(), tokenIds: [1, 2] }]);
+    expect(Array.from(route?.experts ?? [])).toEqual([5, 5]);
+    expect(() => fixedRouter(7, 7)).toThrow(/`expert`.*from 0 to 6/);
+    const wild = ruleRouter(2, () => 2);
+    await expect(wild.route([{ state: wild.start(), tokenIds: [1] }])).rejects.toThrow(RangeError);
+  });
+
+  test("a model's experts are chosen by name, by index, or by its router", async () => {
+    const model = await openModel(OFFICIAL);
+    for (const [choice, expert] of [
+      ["book", 1],
+      ["3", 3],
+      [6, 6],
+    ] as const) {
+      const router = await openRouter(model, choice);
+      const [route] = await router.route([{ state: router.start(), tokenIds: [1] }]);
+      expect(Array.from(route?.experts ?? [])).toEqual([expert]);
+    }
+    await expect(openRouter(model, "7")).rejects.toThrow(RangeError);
+    await expect(openRouter(model, -1)).rejects.toThrow(RangeError);
+    const router = await openRouter(model);
+    expect(router).toBeInstanceOf(GraphRouter);
+    await router.dispose();
+    await model.close();
+  });
+});
+
+function changes(experts: Uint16Array | undefined): number {
+  return Array.from(experts ?? []).filter((expert, index, all) => index > 0 && expert !== all[index - 1]).length;
+}

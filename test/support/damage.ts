@@ -1,0 +1,77 @@
+import { writeFile } from "node:fs/promises";
+import { ReadMeError } from "@readme-moe/core";
+import { expect } from "vitest";
+import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
+
+/** What a reader may hold beside the file: its window on a header, tables, and what Node needs to read. */
+const CONSTANT_BYTES = 4 * 2 ** 20;
+
+/** Reads everything that a file holds, and returns the errors that it met; `tensor` is what each was about, if one was. */
+type ReadAll = (path: string) => Promise<readonly { readonly error: unknown; readonly tensor?: string }[]>;
+
+/**
+ * Opens a store and reads each of its tensors, as bytes and as floats.
+ * @param nameInMessages - what its messages call a tensor, where not by the store's name
+ */
+export function readAllWith(
+  open: (path: string) => Promise<TensorStore>,
+  nameInMessages = (name: string): string => name,
+): ReadAll {
+  return async (path) => {
+    const problems: { error: unknown; tensor?: string }[] = [];
+    const note = (tensor: string) => (error: unknown) => void problems.push({ error, tensor: nameInMessages(tensor) });
+    let store: TensorStore;
+    try {
+      store = await open(path);
+    } catch (error) {
+      return [{ error }];
+    }
+    for (const name of store.names) {
+      await store.readBytes(name).catch(note(name));
+      await store.readFloats(name).catch(note(name));
+    }
+    await store.close();
+    return problems;
+  };
+}
+
+/**
+ * Writes `bytes` to `path` and reads them.
+ *
+ * Expects that whatever goes wrong is a `ReadMeError` that names the file and the tensor, and that the
+ * attempt's buffers stay within what a sound file of this size takes: its bytes, the floats they
+ * decode to (eight times as much for blocks of 4 bits), and a constant.
+ *
+ * @returns the messages, none when the file was read whole
+ */
+export async function readDamaged(path: string, bytes: Uint8Array, readAll: ReadAll): Promise<readonly string[]> {
+  await writeFile(path, bytes);
+  return checkReading(path, bytes.byteLength, readAll);
+}
+
+/** The same for a file that is already there. */
+export async function checkReading(path: string, fileBytes: number, readAll: ReadAll): Promise<readonly string[]> {
+  const before = process.memoryUsage().arrayBuffers;
+  const problems = await readAll(path);
+  expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(9 * fileBytes + CONSTANT_BYTES);
+  return problems.map(({ error, tensor }) => {
+    if (!(error instanceof ReadMeError)) throw new Error("Expected a ReadMeError", { cause: error });
+    expect(error.message).toContain(path);
+    if (tensor !== undefined) expect(error.message).toContain(JSON.stringify(tensor));
+    return error.message;
+  });
+}
+
+/** The wrong values that the byte `value` is replaced with, one by one. */
+export function wrongValues(value: number): readonly number[] {
+  const flipped = Array.from({ length: 8 }, (_, bit) => value ^ (1 << bit));
+  const candidates = [0x00, 0xff, 0x7f, 0x80, (value + 1) & 0xff, (value - 1) & 0xff, ...flipped];
+  return [...new Set(candidates)].filter((wrong) => wrong !== value);
+}
+
+/** `bytes` with `wrong` at `at`. */
+export function withByte(bytes: Uint8Array, at: number, wrong: number): Uint8Array {
+  const damaged = Uint8Array.from(bytes);
+  damaged[at] = wrong;
+  return damaged;
+}

@@ -1,0 +1,50 @@
+// ggml's blocks decoded one value at a time, straight from their description in llama.cpp's ggml-common.h.
+
+function plainF16(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** Value `index` of a tensor stored as Q8_0. */
+export function plainQ8(bytes: Uint8Array, index: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const start = Math.floor(index / 32) * 34;
+  return Math.fround(plainF16(view.getUint16(start, true)) * view.getInt8(start + 2 + (index % 32)));
+}
+
+/** Value `index` of a tensor stored as Q4_0. */
+export function plainQ4Symmetric(bytes: Uint8Array, index: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const start = Math.floor(index / 32) * 18;
+  const byte = view.getUint8(start + 2 + (index % 16));
+  const nibble = index % 32 < 16 ? byte % 16 : Math.floor(byte / 16);
+  return Math.fround(plainF16(view.getUint16(start, true)) * (nibble - 8));
+}
+
+/** Value `index` of a tensor stored as Q4_1. */
+export function plainQ4Affine(bytes: Uint8Array, index: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const start = Math.floor(index / 32) * 20;
+  const byte = view.getUint8(start + 4 + (index % 16));
+  const nibble = index % 32 < 16 ? byte % 16 : Math.floor(byte / 16);
+  return Math.fround(plainF16(view.getUint16(start, true)) * nibble + plainF16(view.getUint16(start + 2, true)));
+}
+
+/**
+ * Random blocks: bytes as they come, but with finite numbers in the F16 fields at the front of each.
+ * @param numHalves - how many F16 fields there are
+ */
+export function randomBlocks(numBlocks: number, blockBytes: number, numHalves: number, seed: number): Uint8Array {
+  let state = seed;
+  const next = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) >>> 24;
+  const bytes = Uint8Array.from({ length: numBlocks * blockBytes }, next);
+  for (let start = 0; start < bytes.length; start += blockBytes) {
+    // Without the exponent's top bit a number is below 2, and neither infinite nor NaN.
+    for (let half = 0; half < numHalves; half++)
+      bytes[start + 2 * half + 1] = (bytes[start + 2 * half + 1] ?? 0) & 0xbf;
+  }
+  return bytes;
+}

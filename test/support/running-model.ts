@@ -1,0 +1,51 @@
+// A model with its runner and router, opened for one test or one file of tests.
+
+import type { PreGatingRouter } from "@readme-moe/core";
+import { ModelRunner, type StepLogits } from "@readme-moe/engine";
+import { KvCache, openModel, type Model } from "@readme-moe/model";
+import { openRouter, type ExpertChoice } from "@readme-moe/router";
+
+export interface RunningModel extends AsyncDisposable {
+  readonly model: Model;
+  readonly runner: ModelRunner;
+  readonly router: PreGatingRouter;
+}
+
+export async function runningModel(path: string, expert?: ExpertChoice): Promise<RunningModel> {
+  const model = await openModel(path);
+  const router = await openRouter(model, expert, { threads: 2 });
+  const runner = await ModelRunner.open(model, { threads: 2 });
+  return {
+    model,
+    runner,
+    router,
+    async [Symbol.asyncDispose]() {
+      await runner.dispose();
+      await router.dispose();
+      await model.close();
+    },
+  };
+}
+
+/** Runs a whole prompt in one step and gives the full logits of `logitsOf` (default: the last position). */
+export async function promptLogits(
+  { runner, router }: RunningModel,
+  tokenIds: readonly number[],
+  logitsOf: readonly number[] = [tokenIds.length - 1],
+): Promise<StepLogits> {
+  const [route] = await router.route([{ state: router.start(), tokenIds }]);
+  const experts = route?.experts ?? [];
+  const cache = new KvCache(runner.kvShape);
+  const [result] = await runner.forward([{ cache, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
+  return result as StepLogits;
+}
+
+/** The largest difference between two lists of equal length. */
+export function largestDifference(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) throw new Error(`Expected ${expected.length} numbers, got ${actual.length}`);
+  let largest = 0;
+  for (let index = 0; index < actual.length; index++) {
+    largest = Math.max(largest, Math.abs((actual[index] as number) - (expected[index] as number)));
+  }
+  return largest;
+}
