@@ -23,12 +23,13 @@ const { Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormali
  * Inputs:
  * - `token_ids`, `positions` int64 `[tokens]`
  * - of the groups `decode` and `prefill`: see `attentionGroup`
+ * - `is_plain_decode` bool `[1]`: see `AttentionInputs`
  * - `group_rows` int64 `[tokens]`: row of each token in decode's rows followed by prefill's rows
  * - with several experts, `permutation`, `inverse` int64 `[tokens]` and `expert_counts` int64 `[numExperts]`
  * - `logit_rows` int64 `[rows]`: the tokens whose logits are wanted, at least one; and see `logitOutputs`
  *
- * Outputs: `new_keys_values` float32 `[2 * numLayers, tokens, numKvHeads * headSize]`, keys of layer 0, values of
- * layer 0, keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
+ * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
+ * the values of layer 0, the keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
  */
 export function decoderGraph({ config, experts, weights }: Pick<Model, "config" | "experts" | "weights">): Graph {
   const g = new GraphBuilder("decoder");
@@ -39,6 +40,7 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
     rope: ropeConstants(g, config.rope, headSize, config.contextTokens),
     positions: Unsqueeze(g, positions, [1]),
     groups: [attentionGroup(g, "decode", true, config), attentionGroup(g, "prefill", false, config)],
+    isPlainDecode: g.input("is_plain_decode", "bool", [1]),
     groupRows: g.input("group_rows", "int64", ["tokens"]),
   };
   const deal: ExpertDeal | undefined =
@@ -75,7 +77,7 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
     };
     const x = norm(`${name}.input_norm`, layer.inputNorm);
     const attended = attention(g, `${name}.attention`, index, x, layer.attention, shape, inputs);
-    newKeysValues.push(Unsqueeze(g, attended.newKeys, [0]), Unsqueeze(g, attended.newValues, [0]));
+    newKeysValues.push(attended.newKeys, attended.newValues);
     update = attended.output;
     const y = norm(`${name}.post_attention_norm`, layer.postAttentionNorm);
     update = expertFeedForward(g, `${name}.ffn`, y, layer, deal);
@@ -88,6 +90,6 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
   const hidden = norm("final_norm", weights.finalNorm);
   const head = weights.head === weights.embedding ? embedding : floatWeight(g, "head", [weights.head]);
   logitOutputs(g, operators.Gemm(g, hidden, head, undefined), config.vocabSize);
-  g.output("new_keys_values", Concat(g, newKeysValues, 0), "float32", [2 * numLayers, "tokens", numKvHeads * headSize]);
+  g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", ["tokens", 2 * numLayers * numKvHeads * headSize]);
   return g.build();
 }

@@ -74,7 +74,7 @@ export class ModelRunner {
     const newKeysValues = floats(outputs, "new_keys_values");
     return sequences.map((sequence, index) => {
       const first = plan.firstTokens[index] as number;
-      sequence.cache.append(newKeysValues, plan.firstTokens.at(-1) as number, first, first + sequence.tokenIds.length);
+      sequence.cache.append(newKeysValues, first, first + sequence.tokenIds.length);
       return stepLogits(outputs, plan, index, sequence, numCandidates, config.vocabSize);
     });
   }

@@ -84,11 +84,10 @@ export class GraphRouter implements PreGatingRouter {
     const outputs = await this.#session.run(attentionFeeds(sequences, this.#kvShape));
     const logits = outputs["logits"]?.data as Float32Array;
     const newKeysValues = outputs["new_keys_values"]?.data as Float32Array;
-    const numTokens = logits.length / this.numExperts;
     let first = 0;
     return sequences.map(({ cache, tokenIds }) => {
       const end = first + tokenIds.length;
-      cache.append(newKeysValues, numTokens, first, end);
+      cache.append(newKeysValues, first, end);
       const own = logits.slice(first * this.numExperts, end * this.numExperts);
       first = end;
       return { experts: argmaxRoute(own, this.numExperts), logits: own };

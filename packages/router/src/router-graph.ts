@@ -19,8 +19,8 @@ const { Add, Concat, Gather, QuickGelu, SimplifiedLayerNormalization, Unsqueeze 
  * The official router (class `cluster_predictor`, autoregressive): RMS norm, attention with unscaled scores and
  * biases, RMS norm, `contract(silu(expand(x)))`, and one linear layer to the experts' logits.
  *
- * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, and of the groups `decode` and `prefill`: see `attentionGroup`.
- * Outputs: `logits` float32 `[tokens, numExperts]`, `new_keys_values` `[2 * numLayers, tokens, innerSize]`.
+ * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, `is_plain_decode` bool `[1]`, and of the groups `decode` and `prefill`: see `attentionGroup`.
+ * Outputs: `logits` float32 `[tokens, numExperts]`, `new_keys_values` `[tokens, 2 * numLayers * innerSize]`.
  */
 export function routerGraph({ config, embedding, layers, finalNorm, head }: RouterWeights): Graph {
   const g = new GraphBuilder("router");
@@ -40,6 +40,7 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
     rope: ropeConstants(g, { type: "default", theta: config.ropeTheta }, headSize, config.contextTokens),
     positions: Unsqueeze(g, positions, [1]),
     groups: [attentionGroup(g, "decode", true, kvShape), attentionGroup(g, "prefill", false, kvShape)],
+    isPlainDecode: g.input("is_plain_decode", "bool", [1]),
     groupRows: g.input("group_rows", "int64", ["tokens"]),
   };
   const norm = (name: string, x: Value, scale: typeof finalNorm): Value =>
@@ -52,7 +53,7 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
     const normed = norm(`${name}.input_norm`, x, layer.inputNorm);
     const refs = { ...layer, queryNorm: undefined, keyNorm: undefined };
     const attended = attention(g, `${name}.attention`, index, normed, refs, shape, inputs);
-    newKeysValues.push(Unsqueeze(g, attended.newKeys, [0]), Unsqueeze(g, attended.newValues, [0]));
+    newKeysValues.push(attended.newKeys, attended.newValues);
     x = Add(g, x, attended.output);
     const y = norm(`${name}.post_attention_norm`, x, layer.postAttentionNorm);
     const expanded = QuickGelu(g, linear(g, `${name}.expand`, y, [layer.expand]), 1);
@@ -60,10 +61,9 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
   });
   const logits = linear(g, "head", norm("final_norm", x, finalNorm), [head]);
   g.output("logits", logits, "float32", ["tokens", config.numExperts]);
-  g.output("new_keys_values", Concat(g, newKeysValues, 0), "float32", [
-    2 * config.numLayers,
+  g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",
-    config.innerSize,
+    2 * config.numLayers * config.innerSize,
   ]);
   return g.build();
 }

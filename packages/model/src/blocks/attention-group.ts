@@ -12,7 +12,7 @@ export interface AttentionGroup {
   readonly name: string;
   /** Every sequence has exactly one query (decode); else queries are padded to the longest chunk. */
   readonly isDecode: boolean;
-  /** int64 `[sequences, queries]`: where each query stands in the step's flat list; padding repeats any token. */
+  /** int64 `[sequences]` or `[sequences, queries]`: where each query stands in the flat list; padding repeats any token. */
   readonly tokens: Value;
   readonly layers: readonly { readonly pastKeys: Value; readonly pastValues: Value }[];
   /** int64 `[2]`: past keys and new keys, the sizes that scores are split at. */
@@ -23,9 +23,9 @@ export interface AttentionGroup {
 
 /**
  * Declares a group's inputs:
- * - `<name>.tokens` int64 `[sequences, queries]`
+ * - `<name>.tokens` int64 `[sequences]` when decoding, else `[sequences, queries]`
  * - `<name>.past_lengths` int64 `[sequences]`: positions `[0, length)` of the past are real, the rest is ignored
- * - `<name>.past_keys.<layer>`, `<name>.past_values.<layer>` float32 `[sequences, numKvHeads, past, headSize]`,
+ * - `<name>.past_keys.<layer>`, `<name>.past_values.<layer>` float32 `[sequences, numKvHeads, 1, past, headSize]`,
  *   read in place; memory beyond `past_lengths` must be finite
  *
  * New tokens of a sequence follow its past without a gap, so the mask needs no positions.
@@ -36,16 +36,16 @@ export function attentionGroup(
   isDecode: boolean,
   { numLayers, numKvHeads, headSize }: { numLayers: number; numKvHeads: number; headSize: number },
 ): AttentionGroup {
-  const queries = isDecode ? 1 : `${name}.queries`;
-  const cacheShape = [`${name}.sequences`, numKvHeads, `${name}.past`, headSize];
-  const tokens = g.input(`${name}.tokens`, "int64", [`${name}.sequences`, queries]);
+  const cacheShape = [`${name}.sequences`, numKvHeads, 1, `${name}.past`, headSize];
+  const tokenShape = isDecode ? [`${name}.sequences`] : [`${name}.sequences`, `${name}.queries`];
+  const tokens = g.input(`${name}.tokens`, "int64", tokenShape);
   const pastLengths = g.input(`${name}.past_lengths`, "int64", [`${name}.sequences`]);
   const layers = Array.from({ length: numLayers }, (_, layer) => ({
     pastKeys: g.input(`${name}.past_keys.${layer}`, "float32", cacheShape),
     pastValues: g.input(`${name}.past_values.${layer}`, "float32", cacheShape),
   }));
-  const pastSize = Shape(g, layers[0]?.pastKeys as Value, 2, 3);
-  const querySize = Shape(g, tokens, 1, 2);
+  const pastSize = Shape(g, layers[0]?.pastKeys as Value, 3, 4);
+  const querySize = isDecode ? g.integers([1]) : Shape(g, tokens, 1, 2);
   const masks = new Map<number | undefined, Value>();
   return {
     name,

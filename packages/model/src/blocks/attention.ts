@@ -39,7 +39,13 @@ export interface AttentionInputs {
   readonly rope: RopeValues;
   /** int64 `[tokens, 1]`. */
   readonly positions: Value;
-  readonly groups: readonly AttentionGroup[];
+  /** The first one decodes. */
+  readonly groups: readonly [AttentionGroup, ...AttentionGroup[]];
+  /**
+   * bool `[1]`: the step's tokens are the first group's sequences, one each and in their order. Most steps are, and
+   * need not pay for finding rows and for groups without sequences, a sixth of a small model's step.
+   */
+  readonly isPlainDecode: Value;
   /** int64 `[tokens]`: row of each token in the groups' rows, laid end to end. */
   readonly groupRows: Value;
 }
@@ -65,8 +71,17 @@ export function attention(
   const [queriesAndKeys, newValues] = Split(g, projected, [querySize + keySize, keySize], 1) as [Value, Value];
   const rotated = rotate(g, normHeads(g, name, queriesAndKeys, refs, shape), inputs);
   const [queries, newKeys] = Split(g, rotated, [querySize, keySize], 1) as [Value, Value];
-  const rows = inputs.groups.map((group) => attend(g, layer, group, { queries, newKeys, newValues }, shape));
-  const attended = Gather(g, Concat(g, rows, 0), inputs.groupRows);
+  const flat = { queries, newKeys, newValues };
+  // All layers share a mask, so it has to be made outside of their branches.
+  for (const group of inputs.groups) group.mask(shape.slidingWindow);
+  const attended = g.ifElse(
+    inputs.isPlainDecode,
+    () => attend(g, layer, inputs.groups[0], flat, shape),
+    () => {
+      const rows = inputs.groups.map((group) => attend(g, layer, group, gatherRows(g, flat, group), shape));
+      return Gather(g, Concat(g, rows, 0), inputs.groupRows);
+    },
+  );
   return { output: linear(g, `${name}.output`, attended, [refs.output]), newKeys, newValues };
 }
 
@@ -97,6 +112,24 @@ function rotate(g: GraphBuilder, x: Value, { positions, rope }: AttentionInputs)
 }
 
 /**
+ * Queries, new keys and new values of one group's sequences: `[sequences, heads · headSize]` when decoding, else
+ * `[sequences, queries, heads · headSize]`.
+ */
+interface AttentionRows {
+  readonly queries: Value;
+  readonly newKeys: Value;
+  readonly newValues: Value;
+}
+
+function gatherRows(g: GraphBuilder, flat: AttentionRows, { tokens }: AttentionGroup): AttentionRows {
+  return {
+    queries: Gather(g, flat.queries, tokens),
+    newKeys: Gather(g, flat.newKeys, tokens),
+    newValues: Gather(g, flat.newValues, tokens),
+  };
+}
+
+/**
  * One group's attention: `softmax(scale · q · [past keys, new keys]ᵀ + mask) · [past values, new values]`, `[rows, numHeads · headSize]`.
  *
  * Grouped heads share keys without copying them: when decoding, the heads of a group are the rows of one product;
@@ -106,7 +139,7 @@ function attend(
   g: GraphBuilder,
   layer: number,
   group: AttentionGroup,
-  flat: { readonly queries: Value; readonly newKeys: Value; readonly newValues: Value },
+  rows: AttentionRows,
   shape: AttentionShape,
 ): Value {
   const { numHeads, numKvHeads, headSize, scale } = shape;
@@ -114,33 +147,28 @@ function attend(
   const past = group.layers[layer];
   if (!past) throw new RangeError(`The attention group ${group.name} has no layer ${layer}`);
 
-  const queryRows = Gather(g, flat.queries, group.tokens);
   const queries = group.isDecode
-    ? Reshape(g, queryRows, [0, numKvHeads, 1, perKvHead, headSize])
-    : Transpose(g, Reshape(g, queryRows, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]);
-  const newKeys = keyHeads(g, Gather(g, flat.newKeys, group.tokens), group, shape);
-  const newValues = keyHeads(g, Gather(g, flat.newValues, group.tokens), group, shape);
+    ? Reshape(g, rows.queries, [0, numKvHeads, 1, perKvHead, headSize])
+    : Transpose(g, Reshape(g, rows.queries, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]);
+  const newKeys = keyHeads(g, rows.newKeys, group, shape);
+  const newValues = keyHeads(g, rows.newValues, group, shape);
 
   const scores = Concat(
     g,
     [
-      FusedMatMul(g, queries, Unsqueeze(g, past.pastKeys, [2]), { transB: true, alpha: scale }),
+      FusedMatMul(g, queries, past.pastKeys, { transB: true, alpha: scale }),
       FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale }),
     ],
     4,
   );
   const weights = Softmax(g, Add(g, scores, group.mask(shape.slidingWindow)), -1);
   const [pastWeights, newWeights] = Split(g, weights, { sizes: group.keySizes, count: 2 }, 4) as [Value, Value];
-  const attended = Add(
-    g,
-    FusedMatMul(g, pastWeights, Unsqueeze(g, past.pastValues, [2])),
-    FusedMatMul(g, newWeights, newValues),
-  );
+  const attended = Add(g, FusedMatMul(g, pastWeights, past.pastValues), FusedMatMul(g, newWeights, newValues));
   const byQuery = group.isDecode ? attended : Transpose(g, attended, [0, 3, 1, 2, 4]);
   return Reshape(g, byQuery, [-1, numHeads * headSize]);
 }
 
-/** `[sequences, queries, numKvHeads · headSize]` -> `[sequences, numKvHeads, 1, queries, headSize]`. */
+/** Keys or values of `AttentionRows` -> `[sequences, numKvHeads, 1, queries, headSize]`. */
 function keyHeads(g: GraphBuilder, rows: Value, group: AttentionGroup, shape: AttentionShape): Value {
   const { numKvHeads, headSize } = shape;
   if (group.isDecode) return Reshape(g, rows, [0, numKvHeads, 1, 1, headSize]);

@@ -1,7 +1,7 @@
 // Graph -> the bytes of an ONNX ModelProto. Field numbers are those of onnx.proto3 (ONNX 1.17).
 
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import type { Attribute, Constant, Dimension, ElementType, Graph, Node, Port } from "./graph-builder.ts";
+import type { Attribute, Branch, Constant, Dimension, ElementType, Graph, Node, Port } from "./graph-builder.ts";
 
 /** Where a constant lies in the file beside the graph. */
 interface Placement {
@@ -33,7 +33,7 @@ const DATA_TYPES: Readonly<Record<ElementType, number>> = {
   bool: 9,
   float16: 10,
 };
-const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, ints: 7 } as const;
+const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, graph: 5, ints: 7 } as const;
 
 /**
  * Encodes a graph. Constants of 1 KiB and more are only placed: the caller writes their bytes at
@@ -96,10 +96,22 @@ function writeAttribute(writer: BinaryWriter, name: string, attribute: Attribute
   } else if ("float" in attribute) {
     body.tag(2, WireType.Bit32).float(attribute.float);
     integer(body, 20, ATTRIBUTE_TYPES.float);
+  } else if ("nodes" in attribute) {
+    writeBranch(body, attribute);
+    integer(body, 20, ATTRIBUTE_TYPES.graph);
   } else {
     for (const value of attribute) integer(body, 8, value);
     integer(body, 20, ATTRIBUTE_TYPES.ints);
   }
+  body.join();
+}
+
+function writeBranch(writer: BinaryWriter, branch: Branch): void {
+  const body = message(writer, 6);
+  for (const node of branch.nodes) writeNode(body, node);
+  string(body, 2, branch.name);
+  string(message(body, 12), 1, branch.output);
+  body.join();
   body.join();
 }
 

@@ -10,7 +10,7 @@ export type Value = string & { readonly value: unique symbol };
 /** A fixed size, or the name of a size that differs from run to run. */
 export type Dimension = number | string;
 
-export type Attribute = number | string | readonly number[] | { readonly float: number };
+export type Attribute = number | string | readonly number[] | { readonly float: number } | Branch;
 
 export interface Node {
   readonly type: string;
@@ -20,6 +20,13 @@ export interface Node {
   readonly outputs: readonly (Value | undefined)[];
   /** Numbers are integers; a float attribute is written `{ float: 0.5 }`, since ONNX tells them apart. */
   readonly attributes: Readonly<Record<string, Attribute>>;
+}
+
+/** The nodes of one side of an `If`, whose result is the value `output`. They may use any value made before the `If`. */
+export interface Branch {
+  readonly name: string;
+  readonly nodes: readonly Node[];
+  readonly output: Value;
 }
 
 export interface Port {
@@ -58,7 +65,8 @@ const BYTES_PER_ELEMENT: Readonly<Record<ElementType, number>> = {
 /** Builds one graph. Every method that makes a tensor returns its `Value`, to be passed on to later nodes. */
 export class GraphBuilder {
   readonly #name: string;
-  readonly #nodes: Node[] = [];
+  #nodes: Node[] = [];
+  #numNodes = 0;
   readonly #inputs: Port[] = [];
   readonly #outputs: Port[] = [];
   readonly #constants: Constant[] = [];
@@ -113,7 +121,7 @@ export class GraphBuilder {
 
   /** Appends a node with one output. */
   node(type: string, inputs: Node["inputs"], attributes: Node["attributes"] = {}, domain = ""): Value {
-    const output = this.#claim(`${type}_${this.#nodes.length}`);
+    const output = this.#claim(`${type}_${this.#numNodes++}`);
     this.#nodes.push({ type, domain, inputs, outputs: [output], attributes });
     return output;
   }
@@ -126,11 +134,20 @@ export class GraphBuilder {
     attributes: Node["attributes"] = {},
     domain = "",
   ): readonly Value[] {
-    const id = this.#nodes.length;
+    const id = this.#numNodes++;
     const outputs: (Value | undefined)[] = Array.from({ length: Math.max(...wanted) + 1 }, () => undefined);
     const values = wanted.map((index) => (outputs[index] = this.#claim(`${type}_${id}_${index}`)));
     this.#nodes.push({ type, domain, inputs, outputs, attributes });
     return values;
+  }
+
+  /**
+   * The value of one of two branches; only that branch runs. Constants made in a branch belong to the whole graph.
+   * @param condition - bool `[1]`
+   */
+  ifElse(condition: Value, onTrue: () => Value, onFalse: () => Value): Value {
+    const attributes = { then_branch: this.#branch("then", onTrue), else_branch: this.#branch("else", onFalse) };
+    return this.node("If", [condition], attributes);
   }
 
   build(): Graph {
@@ -141,6 +158,18 @@ export class GraphBuilder {
       outputs: this.#outputs,
       constants: this.#constants,
     };
+  }
+
+  #branch(name: string, make: () => Value): Branch {
+    const outer = this.#nodes;
+    this.#nodes = [];
+    try {
+      // A branch's result has to be made inside it.
+      const output = this.node("Identity", [make()]);
+      return { name: `${name}_${this.#numNodes}`, nodes: this.#nodes, output };
+    } finally {
+      this.#nodes = outer;
+    }
   }
 
   #constant(type: ElementType, shape: readonly number[], data: BigInt64Array | Float32Array): Value {

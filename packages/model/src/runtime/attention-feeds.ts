@@ -29,6 +29,7 @@ export function attentionFeeds(sequences: readonly StepTokens[], kvShape: KvShap
     ...groupFeeds("decode", groups.decode, 0, place, kvShape),
     ...groupFeeds("prefill", groups.prefill, groups.decode.length, place, kvShape),
     group_rows: { data: groupRows, dims: [numTokens] },
+    is_plain_decode: { data: Uint8Array.of(groups.decode.length === numTokens ? 1 : 0), dims: [1] },
   };
 }
 
@@ -61,7 +62,7 @@ function groupFeeds(
   });
   const caches = group.map((sequence) => sequence.cache);
   return {
-    [`${name}.tokens`]: { data: tokens, dims: [members.length, numQueries] },
+    [`${name}.tokens`]: { data: tokens, dims: name === "decode" ? [members.length] : [members.length, numQueries] },
     [`${name}.past_lengths`]: int64(caches.map((cache) => cache.numTokens)),
     ...pastFeeds(name, caches, kvShape),
   };
@@ -69,7 +70,7 @@ function groupFeeds(
 
 function pastFeeds(name: string, caches: readonly KvCache[], { numLayers, numKvHeads, headSize }: KvShape): Feeds {
   const past = Math.max(0, ...caches.map((cache) => cache.capacityTokens));
-  const dims = [caches.length, numKvHeads, past, headSize];
+  const dims = [caches.length, numKvHeads, 1, past, headSize];
   const feeds: Record<string, GraphTensor> = {};
   for (let layer = 0; layer < numLayers; layer++) {
     const keys = caches.map((cache) => cache.keys(layer));

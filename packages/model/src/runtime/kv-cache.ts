@@ -48,19 +48,18 @@ export class KvCache {
 
   /**
    * Appends tokens `[from, to)` of a step.
-   * @param stepKeysValues - the graph's `new_keys_values`, `[2 * numLayers, stepTokens, numKvHeads * headSize]`
+   * @param stepKeysValues - the graph's `new_keys_values`, `[stepTokens, 2 * numLayers, numKvHeads * headSize]`
    */
-  append(stepKeysValues: Float32Array, stepTokens: number, from: number, to: number): void {
+  append(stepKeysValues: Float32Array, from: number, to: number): void {
     this.#reserve(this.#numTokens + to - from);
     const { numLayers, numKvHeads, headSize } = this.shape;
     const rowSize = numKvHeads * headSize;
     for (let layer = 0; layer < numLayers; layer++) {
       for (const [part, target] of [this.keys(layer), this.values(layer)].entries()) {
-        const source = (2 * layer + part) * stepTokens * rowSize;
         for (let token = from; token < to; token++) {
           const position = this.#numTokens + token - from;
           for (let head = 0; head < numKvHeads; head++) {
-            const start = source + token * rowSize + head * headSize;
+            const start = ((token * numLayers + layer) * 2 + part) * rowSize + head * headSize;
             target.set(
               stepKeysValues.subarray(start, start + headSize),
               (head * this.#capacityTokens + position) * headSize,
