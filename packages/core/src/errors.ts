@@ -20,6 +20,10 @@ export type ReadMeErrorCode =
   | "ERR_CONTEXT_LENGTH"
   /** A chat template is missing, or failed on these messages. */
   | "ERR_CHAT_TEMPLATE"
+  /** The thread or process that runs the model ended, or could not go on; `cause` says why where it is known. */
+  | "ERR_ENGINE_FAILED"
+  /** Too many requests wait already. */
+  | "ERR_QUEUE_FULL"
   /** The object was disposed. */
   | "ERR_DISPOSED";
 

@@ -35,7 +35,6 @@ export { ShardedSafetensors } from "./safetensors/sharded-safetensors.ts";
 export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
 export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
 export type { RowRange } from "./tensor-store.ts";
-export type { ChatContentPart, ChatMessage } from "./text/chat-message.ts";
 export { applyChatTemplate, ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
 export type { ModelText } from "./text/model-text.ts";
 export { StreamingDecoder } from "./text/streaming-decoder.ts";

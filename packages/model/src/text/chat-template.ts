@@ -1,6 +1,6 @@
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
-import { ReadMeError } from "@readme-moe/core";
-import { type ChatMessage, checkMessages } from "./chat-message.ts";
+import { ReadMeError, type ChatMessage } from "@readme-moe/core";
+import { checkMessages } from "./chat-message.ts";
 import { templateGlobals } from "./template-globals.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 

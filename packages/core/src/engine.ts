@@ -1,0 +1,132 @@
+import type { ChatMessage } from "./chat-message.ts";
+import type { ReadMeEmitter } from "./events.ts";
+import type { SamplingParams } from "./sampling/sampling-params.ts";
+
+/** What to continue: a text, token ids, or a chat that the model's template turns into a text. */
+export type Prompt =
+  | string
+  | ArrayLike<number>
+  | {
+      readonly messages: readonly ChatMessage[];
+      /** Variables of the template, such as `addGenerationPrompt`, `tools`, `documents`. */
+      readonly template?: Readonly<Record<string, unknown>> | undefined;
+    };
+
+export interface GenerateRequest {
+  readonly prompt: Prompt;
+  readonly params?: SamplingParams | undefined;
+  /** One expert for every token, by name or index, instead of the engine's router. */
+  readonly expert?: string | number | undefined;
+  /** Of sequences that wait, those with the larger number go first. @default 0 */
+  readonly priority?: number | undefined;
+  /** Names the request in events. @default one that the engine makes */
+  readonly id?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Why a completion ended: an end token or a stop string, or no room for more. */
+export type FinishReason = "stop" | "length";
+
+export interface TokenLogprob {
+  readonly id: number;
+  readonly text: string;
+  /** In nats, of the model's own distribution, before temperature and penalties. */
+  readonly logprob: number;
+}
+
+export interface GeneratedToken {
+  readonly id: number;
+  /** Expert that this token goes to; a completion's last token goes to none. */
+  readonly expert?: number;
+  readonly logprob?: number;
+  readonly topLogprobs?: readonly TokenLogprob[];
+}
+
+export interface Usage {
+  readonly promptTokens: number;
+  /** Of all choices, end tokens included. */
+  readonly completionTokens: number;
+  /** Prompt tokens that did not have to be computed again. */
+  readonly cachedTokens: number;
+}
+
+/** A piece of one of a request's completions. */
+export interface GenerateChunk {
+  /** Which of the `n` completions. */
+  readonly choice: number;
+  /** New text: whole characters, never a part of a stop string. May be empty while more is needed to decide. */
+  readonly text: string;
+  /** The tokens of this piece; their text may still be held back. */
+  readonly tokens: readonly GeneratedToken[];
+  /** In the last piece of a choice. */
+  readonly finishReason?: FinishReason;
+  /** The stop string that ended it. */
+  readonly stop?: string;
+  /** In the last piece of the last choice. */
+  readonly usage?: Usage;
+}
+
+export interface EngineInfo {
+  /** Folder or file of the model. */
+  readonly path: string;
+  readonly modelType: string;
+  readonly precision: string;
+  readonly vocabSize: number;
+  readonly contextTokens: number;
+  /** One name per expert; a dense model has one. */
+  readonly experts: readonly string[];
+  readonly hasRouter: boolean;
+  readonly hasChatTemplate: boolean;
+  readonly eosTokenIds: readonly number[];
+  readonly maxNumSeqs: number;
+  readonly kvCapacityTokens: number;
+}
+
+export interface EngineStats {
+  /** Sequences that wait for room. */
+  readonly numWaiting: number;
+  /** Sequences that hold KV memory. */
+  readonly numRunning: number;
+  readonly kvUsedTokens: number;
+  readonly kvCapacityTokens: number;
+  readonly steps: number;
+  readonly promptTokens: number;
+  readonly cachedTokens: number;
+  readonly completionTokens: number;
+  readonly preemptions: number;
+  /** Copied to keep the batch's KV together. */
+  readonly kvBytesMoved: number;
+  /** Memory of the process or thread that runs the model. */
+  readonly residentBytes: number;
+}
+
+export interface RoutedPrompt {
+  readonly tokenIds: Int32Array;
+  /** `[tokens]` */
+  readonly experts: Uint16Array;
+}
+
+/**
+ * What serves a model. Text-level and plain data only, so that an engine can be in this thread, in another process
+ * or on another machine.
+ */
+export interface Engine extends AsyncDisposable {
+  readonly info: EngineInfo;
+  readonly events: ReadMeEmitter;
+  tokenize(text: string, options?: { readonly addSpecialTokens?: boolean | undefined }): Promise<Int32Array>;
+  detokenize(tokenIds: ArrayLike<number>): Promise<string>;
+  /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` */
+  applyTemplate(messages: readonly ChatMessage[], template?: Readonly<Record<string, unknown>>): Promise<string>;
+  /** The experts that a prompt's tokens would go to. */
+  route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt>;
+  /**
+   * Continues a prompt. Ends the work when the iteration is left early, or `signal` is aborted (then with its reason).
+   *
+   * @throws {TypeError | RangeError} at once, on parameters that are wrong
+   * @throws {ReadMeError} while iterating: `ERR_CONTEXT_LENGTH`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
+   */
+  generate(request: GenerateRequest): AsyncIterableIterator<GenerateChunk>;
+  stats(): Promise<EngineStats>;
+  /** Ends all work; those who wait get `ERR_DISPOSED`. */
+  dispose(): Promise<void>;
+}

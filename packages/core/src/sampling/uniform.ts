@@ -1,0 +1,56 @@
+// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011): a hash of a
+// counter rather than a stream, so that a sequence which was preempted and resumed draws the same numbers.
+
+const MULTIPLIER_0 = 0xd2511f53;
+const MULTIPLIER_1 = 0xcd9e8d57;
+const WEYL_0 = 0x9e3779b9;
+const WEYL_1 = 0xbb67ae85;
+const ROUNDS = 10;
+
+/** Four 32-bit words, as unsigned integers. */
+export type Words4 = readonly [number, number, number, number];
+
+/**
+ * The number that decides one token: the same for the same arguments, independent for others.
+ *
+ * @param seed - of the request, in [0, 2^53)
+ * @param choice - which of the request's completions, in [0, 2^32)
+ * @param position - of the token in its completion, in [0, 2^53)
+ * @returns a multiple of 2^-53 in [0, 1)
+ */
+export function uniformAt(seed: number, choice: number, position: number): number {
+  const counter = [position >>> 0, highWord(position), choice >>> 0, 0] as const;
+  const [first, second] = philox4x32(counter, seed >>> 0, highWord(seed));
+  return ((first >>> 5) * 2 ** 26 + (second >>> 6)) / 2 ** 53;
+}
+
+/** The block of random words with this number, `counter`, under a 64-bit key. */
+export function philox4x32(counter: Words4, key0: number, key1: number): Words4 {
+  let [c0, c1, c2, c3] = counter;
+  for (let round = 0; round < ROUNDS; round++) {
+    const high0 = multiplyHigh(MULTIPLIER_0, c0);
+    const low0 = Math.imul(MULTIPLIER_0, c0);
+    const high1 = multiplyHigh(MULTIPLIER_1, c2);
+    const low1 = Math.imul(MULTIPLIER_1, c2);
+    c0 = (high1 ^ c1 ^ (key0 + Math.imul(round, WEYL_0))) >>> 0;
+    c2 = (high0 ^ c3 ^ (key1 + Math.imul(round, WEYL_1))) >>> 0;
+    c1 = low1 >>> 0;
+    c3 = low0 >>> 0;
+  }
+  return [c0, c1, c2, c3];
+}
+
+function highWord(value: number): number {
+  return Math.floor(value / 2 ** 32) >>> 0;
+}
+
+/** The upper half of a product of unsigned 32-bit integers, in 16-bit pieces: doubles hold only 53 bits of it. */
+function multiplyHigh(a: number, b: number): number {
+  const aLow = a & 0xffff;
+  const aHigh = a >>> 16;
+  const bLow = b & 0xffff;
+  const bHigh = b >>> 16;
+  const middle = aHigh * bLow + ((aLow * bLow) >>> 16);
+  const carry = aLow * bHigh + (middle & 0xffff);
+  return (aHigh * bHigh + Math.floor(middle / 2 ** 16) + Math.floor(carry / 2 ** 16)) >>> 0;
+}

@@ -1,0 +1,59 @@
+import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
+import { expect, expectTypeOf, test } from "vitest";
+
+const FINISHED: Parameters<ReadMeEvents["model:swapped"]>[0] = { path: "model" };
+
+test("listeners get the event's payload, and can be removed", () => {
+  const emitter = new ReadMeEmitter();
+  const seen: string[] = [];
+  const listener = ({ path }: { readonly path: string }): void => void seen.push(path);
+  emitter.on("model:swapped", listener);
+  emitter.once("model:swapped", () => seen.push("once"));
+  emitter.emit("model:swapped", FINISHED);
+  emitter.emit("model:swapped", FINISHED);
+  emitter.off("model:swapped", listener);
+  emitter.emit("model:swapped", FINISHED);
+  expect(seen).toEqual(["model", "once", "model"]);
+  expect(emitter.listenerCount("model:swapped")).toBe(0);
+});
+
+test("a listener that throws hurts neither the emitter nor the listeners after it, and is told", () => {
+  const emitter = new ReadMeEmitter();
+  const seen: unknown[] = [];
+  emitter.on("listener:failed", ({ source, error }) => seen.push(source, (error as Error).message));
+  emitter.on("model:swapped", () => {
+    throw new Error("broken");
+  });
+  emitter.on("model:swapped", () => seen.push("after"));
+  expect(emitter.emit("model:swapped", FINISHED)).toBe(true);
+  expect(seen).toEqual(["model:swapped", "broken", "after"]);
+});
+
+test("a promise of a listener that is rejected is told, too", async () => {
+  const emitter = new ReadMeEmitter();
+  const failed = new Promise<unknown>((resolve) => emitter.on("listener:failed", ({ error }) => resolve(error)));
+  // oxlint-disable-next-line typescript/no-misused-promises -- what callers do, and must not hurt them
+  emitter.on("model:swapped", async () => Promise.reject(new Error("later")));
+  emitter.emit("model:swapped", FINISHED);
+  expect(await failed).toMatchObject({ message: "later" });
+});
+
+test("a failing listener of failures is the end of it", () => {
+  const emitter = new ReadMeEmitter();
+  emitter.on("listener:failed", () => {
+    throw new Error("again");
+  });
+  emitter.on("model:swapped", () => {
+    throw new Error("broken");
+  });
+  expect(() => emitter.emit("model:swapped", FINISHED)).not.toThrow();
+});
+
+test("names and payloads are typed", () => {
+  const emitter = new ReadMeEmitter();
+  emitter.on("batch:completed", (event) => expectTypeOf(event.durationMs).toEqualTypeOf<number>());
+  // @ts-expect-error no such event
+  emitter.on("batch:complete", () => undefined);
+  // @ts-expect-error a field is missing
+  emitter.emit("model:swapped", {});
+});

@@ -1,0 +1,46 @@
+import { describe, expect, it } from "vitest";
+import { candidatesNeeded, needsFullLogits, resolveSamplingParams, type SamplingParams } from "./public.ts";
+
+const needs = (params: SamplingParams, vocabSize = 49_152): readonly [number, boolean] => {
+  const resolved = resolveSamplingParams(params, { vocabSize, eosTokenIds: [2, 3] });
+  return [candidatesNeeded(resolved), needsFullLogits(resolved)];
+};
+
+describe("what a sequence needs of a row", () => {
+  it("is one candidate when greedy, and as many as log-probabilities are wanted", () => {
+    expect(needs({ temperature: 0 })).toEqual([1, false]);
+    expect(needs({ temperature: 0, logprobs: 0 })).toEqual([1, false]);
+    expect(needs({ temperature: 0, logprobs: 5 })).toEqual([5, false]);
+  });
+
+  it("is topK candidates, or all logits where that is as fast", () => {
+    expect(needs({ topK: 50, topP: 0.9 })).toEqual([50, false]);
+    expect(needs({ topK: 5000 })).toEqual([1, true]);
+    expect(needs({ topK: 2 }, 8)).toEqual([2, false]);
+  });
+
+  it("is some candidates more while tokens may be masked", () => {
+    expect(needs({ temperature: 0, minTokens: 1, stopTokenIds: [9] })).toEqual([4, false]);
+    expect(needs({ topK: 50, ignoreEos: true })).toEqual([50, false]);
+  });
+
+  it("is all logits for whatever candidates cannot decide", () => {
+    for (const params of [
+      {},
+      { topP: 0.9 },
+      { temperature: 0.7 },
+      { minP: 0.01 },
+      { temperature: 0, repetitionPenalty: 1.1 },
+      { topK: 50, presencePenalty: 1 },
+      { topK: 50, frequencyPenalty: -1 },
+      { topK: 50, logitBias: { 1: 1 } },
+    ]) {
+      expect(needs({ ...params, logprobs: 3 })).toEqual([3, true]);
+    }
+  });
+
+  it("is enough candidates for min-p, but no more than there are tokens", () => {
+    expect(needs({ minP: 0.1 })).toEqual([128, false]);
+    expect(needs({ minP: 0.1 }, 32)).toEqual([32, false]);
+  });
+});
