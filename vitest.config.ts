@@ -10,7 +10,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     reporters: ["default", "./test/support/summary-reporter.ts"],
     pool: "forks",
-    execArgv: ["--conditions=@readme-moe/source"],
+    // Workers that tests start run from the sources, too.
+    execArgv: ["--conditions=@readme-moe/source", "--import", "tsx"],
     // Graphs that tests build; keyed by content, so a stale one is never used.
     env: { README_MOE_CACHE: "node_modules/.cache/readme-moe-test" },
     maxWorkers: 2,

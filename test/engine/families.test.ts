@@ -1,8 +1,7 @@
 // Every family against PyTorch's numbers: test/fixtures/families, made with transformers in float32.
 
-import { generateGreedy } from "@readme-moe/engine";
 import { describe, expect, test } from "vitest";
-import { collect } from "../support/collect.ts";
+import { greedyTokens } from "../support/greedy.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 
@@ -22,9 +21,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     for (const { input_ids: ids, last_logits: logits, greedy_16: greedy } of cases) {
       const { fullLogits } = await promptLogits(running, ids);
       expect(largestDifference(fullLogits, logits)).toBeLessThan(1e-3);
-      const tokens = await collect(
-        generateGreedy(running.runner, running.router, ids, { maxNewTokens: 16, ignoreEos: true }),
-      );
+      const tokens = await greedyTokens(running, ids, 16);
       expect(tokens).toEqual(greedy);
     }
   });

@@ -1,9 +1,10 @@
 import { join } from "node:path";
-import { ModelRunner, type StepSequence } from "@readme-moe/engine";
-import { KvCache, openModel } from "@readme-moe/model";
+import { KvPool, ModelRunner, type KvSlot, type StepSequence } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import { fixture } from "../support/fixtures.ts";
+import { poolFor } from "../support/greedy.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference, runningModel, type RunningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -13,6 +14,16 @@ async function tinyModel(options: TinyOptions = {}): Promise<RunningModel> {
   const path = join(await temporaryFolder(), "model");
   await writeTinyReadMe(path, options);
   return runningModel(path);
+}
+
+/** A pool for everything that a test runs. */
+function largePool({ runner }: RunningModel): KvPool {
+  return poolFor(runner, 64 * 256);
+}
+
+/** A slot with room for `numTokens` and for 64 more. */
+function newSlot(pool: KvPool, numTokens: number): KvSlot {
+  return pool.admit(numTokens + 64) as KvSlot;
 }
 
 function randomIds(random: () => number, length: number, limit = 96): number[] {
@@ -37,8 +48,9 @@ describe("a mixture of experts, against a plain implementation", () => {
       const tokenIds = randomIds(random, length);
       const experts = randomIds(random, length, model.experts.names.length);
       const logitsOf = tokenIds.map((_id, index) => index);
-      const cache = new KvCache(runner.kvShape);
-      const [result] = await runner.forward([{ cache, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
+      const pool = poolFor(runner, length);
+      const slot = pool.admit(length) as KvSlot;
+      const [result] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
       const plain = await plainLogits(model, tokenIds, experts);
       const expected = plain.flatMap((row) => Array.from(row));
       expect(largestDifference(result?.fullLogits ?? [], expected)).toBeLessThan(2e-4);
@@ -51,33 +63,79 @@ describe("a step", () => {
     await using running = await tinyModel({ hasBias: true });
     const { runner } = running;
     const random = seededRandom(3);
+    const pool = largePool(running);
     const makeSequences = (): StepSequence[] =>
       Array.from({ length: 12 }, (_, index) => {
         const length = index % 3 === 0 ? 1 : 1 + randomInteger(random, 90);
         const tokenIds = randomIds(random, length);
         const experts = randomIds(random, length, 3);
-        return { cache: new KvCache(runner.kvShape), tokenIds, experts, logitsOf: [length - 1], wantsFullLogits: true };
+        return { slot: newSlot(pool, length), tokenIds, experts, logitsOf: [length - 1], wantsFullLogits: true };
       });
     const prompts = makeSequences();
-    const together = await runner.forward(prompts, 5);
-    const copies = prompts.map((prompt) => ({ ...prompt, cache: new KvCache(runner.kvShape) }));
-    for (const [index, prompt] of copies.entries()) {
-      expect(await runner.forward([prompt], 5)).toEqual([together[index]]);
+    const together = await runner.forward(pool, prompts, 5);
+    // Each alone in a pool of its own.
+    const alone = prompts.map((prompt) => {
+      const own = poolFor(runner, 256);
+      return { pool: own, sequence: { ...prompt, slot: newSlot(own, prompt.tokenIds.length) } };
+    });
+    for (const [index, one] of alone.entries()) {
+      expect(await runner.forward(one.pool, [one.sequence], 5)).toEqual([together[index]]);
     }
-    // Then decoding: the pasts differ in length, the order is another, and a prompt joins.
-    const next = prompts.map(({ cache }) => ({
-      cache,
+    // Then decoding: the pasts differ in length, the order is another, some slots are idle, and prompts join.
+    const next = prompts.map(({ slot }) => ({
+      slot,
       tokenIds: randomIds(random, 1),
       experts: randomIds(random, 1, 3),
       logitsOf: [0],
       wantsFullLogits: true,
     }));
-    const newcomer = { ...(makeSequences()[1] as StepSequence) };
-    const mixed = await runner.forward([...next, newcomer].toReversed());
+    const newcomers = makeSequences().slice(1, 3);
+    const running2 = next.filter((_, index) => index !== 4 && index !== 9);
+    const mixed = await runner.forward(pool, [...running2, ...newcomers].toReversed());
+    const plain = await runner.forward(
+      pool,
+      next.filter((_, index) => index === 4 || index === 9),
+    );
     for (const [index, step] of next.entries()) {
-      const cache = copies[index]?.cache as KvCache;
-      expect(await runner.forward([{ ...step, cache }])).toEqual([mixed[next.length - index]]);
+      const { pool: own, sequence } = alone[index] as (typeof alone)[number];
+      const expected = await runner.forward(own, [{ ...step, slot: sequence.slot }]);
+      const place = running2.indexOf(step);
+      const actual = place >= 0 ? mixed[mixed.length - 1 - place] : plain[index === 4 ? 0 : 1];
+      expect([actual]).toEqual(expected);
     }
+  });
+
+  test("runs sequences of both arenas and several continuing prompts in one step", async () => {
+    await using running = await tinyModel();
+    const { runner } = running;
+    const random = seededRandom(8);
+    const lengths = [20, 30, 100, 110, 40, 50];
+    const sequences = lengths.map((length) => ({
+      tokenIds: randomIds(random, length + 7),
+      experts: randomIds(random, length + 7, 3),
+    }));
+    const steps = async (pool: KvPool, chosen: readonly number[]): Promise<unknown[]> => {
+      const slots = lengths.map((length) => (chosen.length > 0 ? pool.admit(length + 7) : undefined) as KvSlot);
+      const part = (index: number, from: number, to: number): StepSequence => ({
+        slot: slots[index] as KvSlot,
+        tokenIds: sequences[index]?.tokenIds.slice(from, to) ?? [],
+        experts: sequences[index]?.experts.slice(from, to) ?? [],
+        logitsOf: [to - from - 1],
+        wantsFullLogits: true,
+      });
+      await runner.forward(
+        pool,
+        chosen.map((index) => part(index, 0, lengths[index] as number)),
+      );
+      // Two decode in the short arena, two in the long one, two continue their prompts.
+      return runner.forward(
+        pool,
+        chosen.map((index) => part(index, lengths[index] as number, (lengths[index] as number) + (index < 4 ? 1 : 7))),
+      ) as Promise<unknown[]>;
+    };
+    const pool = () => new KvPool({ shape: runner.kvShape, capacityTokens: 4096, longFromTokens: 90 });
+    const together = await steps(pool(), [0, 1, 2, 3, 4, 5]);
+    for (const index of lengths.keys()) expect(await steps(pool(), [index])).toEqual([together[index]]);
   });
 
   test("continues a past the same in chunks as in one piece", async () => {
@@ -87,14 +145,15 @@ describe("a step", () => {
       const random = seededRandom(5);
       const tokenIds = randomIds(random, 150);
       const experts = randomIds(random, 150, 3);
-      const whole = { cache: new KvCache(runner.kvShape), tokenIds, experts, logitsOf: [149], wantsFullLogits: true };
-      const [expected] = await runner.forward([whole]);
-      const cache = new KvCache(runner.kvShape);
+      const pool = largePool(running);
+      const whole = { slot: newSlot(pool, 150), tokenIds, experts, logitsOf: [149], wantsFullLogits: true };
+      const [expected] = await runner.forward(pool, [whole]);
+      const slot = newSlot(pool, 150);
       let last;
       for (let from = 0; from < 150;) {
         const to = Math.min(150, from + 1 + randomInteger(random, 40));
-        const chunk = { cache, tokenIds: tokenIds.slice(from, to), experts: experts.slice(from, to) };
-        [last] = await runner.forward([{ ...chunk, logitsOf: [to - from - 1], wantsFullLogits: true }]);
+        const chunk = { slot, tokenIds: tokenIds.slice(from, to), experts: experts.slice(from, to) };
+        [last] = await runner.forward(pool, [{ ...chunk, logitsOf: [to - from - 1], wantsFullLogits: true }]);
         from = to;
       }
       expect(largestDifference(last?.fullLogits ?? [], expected?.fullLogits ?? [])).toBeLessThan(1e-4);
@@ -106,8 +165,9 @@ describe("a step", () => {
     const { runner } = running;
     const tokenIds = [4, 8, 15, 16, 23, 42];
     const targets = [8, 15, 16, 23, 42, 1];
-    const step = { cache: new KvCache(runner.kvShape), tokenIds, experts: [0, 1, 2, 0, 1, 2], targets };
-    const [result] = await runner.forward([{ ...step, logitsOf: [0, 1, 2, 3, 4, 5], wantsFullLogits: true }], 4);
+    const pool = poolFor(runner, 64);
+    const step = { slot: pool.admit(6) as KvSlot, tokenIds, experts: [0, 1, 2, 0, 1, 2], targets };
+    const [result] = await runner.forward(pool, [{ ...step, logitsOf: [0, 1, 2, 3, 4, 5], wantsFullLogits: true }], 4);
     if (!result) throw new Error("no result");
     for (let row = 0; row < 6; row++) {
       const logits = Array.from(result.fullLogits.subarray(row * 96, (row + 1) * 96));
@@ -122,35 +182,38 @@ describe("a step", () => {
   test("gives nothing to sequences that want no logits, and survives a step where nobody wants any", async () => {
     await using running = await tinyModel();
     const { runner } = running;
-    const quiet = { cache: new KvCache(runner.kvShape), tokenIds: [1, 2], experts: [0, 0], logitsOf: [] };
-    const [nothing] = await runner.forward([quiet]);
+    const pool = largePool(running);
+    const quiet = () => ({ slot: newSlot(pool, 2), tokenIds: [1, 2], experts: [0, 0], logitsOf: [] });
+    const loud = () => ({ ...quiet(), logitsOf: [1], wantsFullLogits: true });
+    const first = quiet();
+    const [nothing] = await runner.forward(pool, [first]);
     expect(nothing?.candidateIds).toHaveLength(0);
-    expect(quiet.cache.numTokens).toBe(2);
-    const loud = { ...quiet, cache: new KvCache(runner.kvShape), logitsOf: [1], wantsFullLogits: true };
-    const [alone] = await runner.forward([{ ...loud, cache: new KvCache(runner.kvShape) }]);
-    const [silent, heard] = await runner.forward([{ ...quiet, cache: new KvCache(runner.kvShape) }, loud]);
+    expect(first.slot.numTokens).toBe(2);
+    const [alone] = await runner.forward(pool, [loud()]);
+    const [silent, heard] = await runner.forward(pool, [quiet(), loud()]);
     expect(silent?.fullLogits).toHaveLength(0);
     expect(heard).toEqual(alone);
-    expect(await runner.forward([])).toEqual([]);
+    expect(await runner.forward(pool, [])).toEqual([]);
   });
 
   test("refuses bad input before anything runs", async () => {
     await using running = await tinyModel();
     const { runner } = running;
-    const cache = new KvCache(runner.kvShape);
-    const step = { cache, tokenIds: [1], experts: [0], logitsOf: [0] };
-    await expect(runner.forward([{ ...step, tokenIds: [] }])).rejects.toThrow(RangeError);
-    await expect(runner.forward([{ ...step, tokenIds: [96] }])).rejects.toThrow(/tokenIds\[0\].*from 0 to 95/);
-    await expect(runner.forward([{ ...step, experts: [3] }])).rejects.toThrow(/experts\[0\].*from 0 to 2/);
-    await expect(runner.forward([{ ...step, experts: [] }])).rejects.toThrow(RangeError);
-    await expect(runner.forward([{ ...step, logitsOf: [1] }])).rejects.toThrow(RangeError);
-    await expect(runner.forward([{ ...step, targets: [-1] }])).rejects.toThrow(RangeError);
-    await expect(runner.forward([step], 97)).rejects.toThrow(/numCandidates/);
-    await expect(runner.forward([step], 0)).rejects.toThrow(RangeError);
+    const pool = poolFor(runner, 320);
+    const slot = pool.admit(257) as KvSlot;
+    const step = { slot, tokenIds: [1], experts: [0], logitsOf: [0] };
+    await expect(runner.forward(pool, [{ ...step, tokenIds: [] }])).rejects.toThrow(RangeError);
+    await expect(runner.forward(pool, [{ ...step, tokenIds: [96] }])).rejects.toThrow(/tokenIds\[0\].*from 0 to 95/);
+    await expect(runner.forward(pool, [{ ...step, experts: [3] }])).rejects.toThrow(/experts\[0\].*from 0 to 2/);
+    await expect(runner.forward(pool, [{ ...step, experts: [] }])).rejects.toThrow(RangeError);
+    await expect(runner.forward(pool, [{ ...step, logitsOf: [1] }])).rejects.toThrow(RangeError);
+    await expect(runner.forward(pool, [{ ...step, targets: [-1] }])).rejects.toThrow(RangeError);
+    await expect(runner.forward(pool, [step], 97)).rejects.toThrow(/numCandidates/);
+    await expect(runner.forward(pool, [step], 0)).rejects.toThrow(RangeError);
     const long = Array.from({ length: 257 }, () => 1);
     const tooLong = { ...step, tokenIds: long, experts: long.map(() => 0) };
-    await expect(runner.forward([tooLong])).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
-    expect(cache.numTokens).toBe(0);
+    await expect(runner.forward(pool, [tooLong])).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    expect(slot.numTokens).toBe(0);
     const model = await openModel(fixture("families/llama-tied"));
     await expect(ModelRunner.open(model, { threads: 0 })).rejects.toThrow(RangeError);
     await model.close();

@@ -2,11 +2,10 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { generateGreedy } from "@readme-moe/engine";
 import { openModel, readMeTensors, verifyModel, writeReadMeFolder, type Model } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
-import { collect } from "../support/collect.ts";
+import { greedyTokens } from "../support/greedy.ts";
 import { fixture, golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -24,7 +23,7 @@ interface Golden {
 describe.each(["official-fused-residual", "official-separate-residual"])("%s", (name) => {
   test("gives the published router logits, routes, logits and greedy tokens", async () => {
     await using running = await runningModel(fixture(name));
-    const { router, runner } = running;
+    const { router } = running;
     expect(running.model.kind).toBe("official");
     for (const { input_ids: tokenIds, ...expected } of (golden(name) as Golden).cases) {
       const [route] = await router.route([{ state: router.start(), tokenIds }]);
@@ -32,7 +31,7 @@ describe.each(["official-fused-residual", "official-separate-residual"])("%s", (
       expect(Array.from(route?.experts ?? [])).toEqual(expected.route);
       const { fullLogits } = await promptLogits(running, tokenIds);
       expect(largestDifference(fullLogits, expected.last_logits)).toBeLessThan(1e-3);
-      const tokens = await collect(generateGreedy(runner, router, tokenIds, { maxNewTokens: 16, ignoreEos: true }));
+      const tokens = await greedyTokens(running, tokenIds, 16);
       expect(tokens).toEqual(expected.greedy_16);
     }
   });

@@ -1,9 +1,9 @@
 // The embedded model against PyTorch's numbers: test/fixtures/pocket.
 
 import { join } from "node:path";
-import { evaluate, generateGreedy } from "@readme-moe/engine";
+import { evaluate } from "@readme-moe/engine";
 import { expect, test } from "vitest";
-import { collect } from "../support/collect.ts";
+import { greedyTokens } from "../support/greedy.ts";
 import { evaluationDocuments } from "../support/evaluation-documents.ts";
 import { golden } from "../support/fixtures.ts";
 import { promptLogits, runningModel } from "../support/running-model.ts";
@@ -31,7 +31,7 @@ test("the pocket model gives PyTorch's ids, logits and greedy tokens", async () 
     const { fullLogits } = await promptLogits(running, ids);
     for (const [id, logit] of expected.top10) expect(Math.abs((fullLogits[id] as number) - logit)).toBeLessThan(1e-3);
     if (expected.smallest_gap <= 0.002) continue;
-    const tokens = await collect(generateGreedy(running.runner, running.router, ids, { maxNewTokens: 32 }));
+    const tokens = await greedyTokens(running, ids, 32);
     expect(tokens).toEqual(expected.greedy_32);
   }
 });

@@ -1,9 +1,9 @@
 // A real model against PyTorch's numbers: test/fixtures/smollm2-135m-instruct. The weights are not in the repository.
 
-import { evaluate, generateGreedy } from "@readme-moe/engine";
+import { evaluate } from "@readme-moe/engine";
 import { applyChatTemplate } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { collect } from "../support/collect.ts";
+import { greedyTokens } from "../support/greedy.ts";
 import { evaluationDocuments } from "../support/evaluation-documents.ts";
 import { golden } from "../support/fixtures.ts";
 import { promptLogits, runningModel, type RunningModel } from "../support/running-model.ts";
@@ -46,8 +46,7 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
     expect(Math.abs((logSumExp[0] as number) - one.logsumexp)).toBeLessThan(2e-2);
     expect(candidateIds[0]).toBe(one.top20[0]?.[0]);
     if (one.smallest_gap <= 0.01) return;
-    const options = { maxNewTokens: one.greedy_48.length };
-    expect(await collect(generateGreedy(running.runner, running.router, ids, options))).toEqual(one.greedy_48);
+    expect(await greedyTokens(running, ids, one.greedy_48.length)).toEqual(one.greedy_48);
   });
 
   test("has PyTorch's loss on unseen documents of every domain", { timeout: 600_000 }, async ({ skip }) => {

@@ -2,7 +2,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
-import type { ChatMessage } from "../../packages/model/src/text/chat-message.ts";
+import type { ChatMessage } from "@readme-moe/core";
 import { applyChatTemplate, ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
 import { ggufChatTemplate, loadChatTemplate } from "../../packages/model/src/text/load-chat-template.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";

@@ -1,9 +1,10 @@
 // A model with its runner and router, opened for one test or one file of tests.
 
 import type { PreGatingRouter } from "@readme-moe/core";
-import { ModelRunner, type StepLogits } from "@readme-moe/engine";
-import { KvCache, openModel, type Model } from "@readme-moe/model";
+import { ModelRunner, type KvSlot, type StepLogits } from "@readme-moe/engine";
+import { openModel, type Model } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
+import { poolFor } from "./greedy.ts";
 
 export interface RunningModel extends AsyncDisposable {
   readonly model: Model;
@@ -35,8 +36,9 @@ export async function promptLogits(
 ): Promise<StepLogits> {
   const [route] = await router.route([{ state: router.start(), tokenIds }]);
   const experts = route?.experts ?? [];
-  const cache = new KvCache(runner.kvShape);
-  const [result] = await runner.forward([{ cache, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
+  const pool = poolFor(runner, tokenIds.length);
+  const slot = pool.admit(tokenIds.length) as KvSlot;
+  const [result] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
   return result as StepLogits;
 }
 

@@ -11,11 +11,14 @@ export interface TinyOptions {
   readonly sharedSizes?: readonly number[];
   readonly hasBias?: boolean;
   readonly hasRouter?: boolean;
+  /** @default 96 */
+  readonly vocabSize?: number;
+  /** Files to put beside the weights, such as a tokenizer of `vocabSize` tokens. */
+  readonly copies?: readonly string[];
   readonly config?: Readonly<Record<string, unknown>>;
 }
 
 const HIDDEN = 32;
-const VOCABULARY = 96;
 const ROUTER_SIZE = 16;
 
 /** Two layers, four heads over two key/value heads, and as many experts as asked for. */
@@ -25,7 +28,7 @@ export async function writeTinyReadMe(path: string, options: TinyOptions = {}): 
 
 export function tinyContent(options: TinyOptions = {}): ReadMeContent {
   const { seed = 1, numExperts = 3, expertSizes = [24, 40], sharedSizes = [16, 0] } = options;
-  const { hasBias = false, hasRouter = true } = options;
+  const { hasBias = false, hasRouter = true, vocabSize = 96 } = options;
   const random = seededRandom(seed);
   const tensor = (name: string, shape: readonly number[], scale = 0.2): SafetensorsInput => {
     const values = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => scale * randomNormal(random));
@@ -49,7 +52,7 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
     config: {
       model_type: "llama",
       architectures: ["LlamaForCausalLM"],
-      vocab_size: VOCABULARY,
+      vocab_size: vocabSize,
       hidden_size: HIDDEN,
       intermediate_size: 64,
       num_hidden_layers: layers.length,
@@ -71,9 +74,10 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
       shared_size: sharedSizes,
       ...(hasRouter ? { router: ROUTER_SECTION } : {}),
     },
+    copies: options.copies,
     tensors: {
       backbone: [
-        tensor("model.embed_tokens.weight", [VOCABULARY, HIDDEN], 1),
+        tensor("model.embed_tokens.weight", [vocabSize, HIDDEN], 1),
         ...layers.flatMap((layer) => [
           norm(`model.layers.${layer}.input_layernorm.weight`, HIDDEN),
           ...linear(`model.layers.${layer}.self_attn.q_proj`, 32, HIDDEN, false),
@@ -90,7 +94,7 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
       ),
       router: hasRouter
         ? [
-            tensor("embed.weight", [VOCABULARY, ROUTER_SIZE], 1),
+            tensor("embed.weight", [vocabSize, ROUTER_SIZE], 1),
             norm("input_layernorm_0.weight", ROUTER_SIZE),
             ...["q_proj_0", "k_proj_0", "v_proj_0", "o_proj_0"].flatMap((name) =>
               linear(name, ROUTER_SIZE, ROUTER_SIZE, true),

@@ -39,7 +39,11 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
   const inputs: AttentionInputs = {
     rope: ropeConstants(g, config.rope, headSize, config.contextTokens),
     positions: Unsqueeze(g, positions, [1]),
-    groups: [attentionGroup(g, "decode", true, config), attentionGroup(g, "prefill", false, config)],
+    groups: [
+      attentionGroup(g, "decode", { isDecode: true, hasPast: true }, config),
+      attentionGroup(g, "continued", { isDecode: false, hasPast: true }, config),
+      attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, config),
+    ],
     isPlainDecode: g.input("is_plain_decode", "bool", [1]),
     groupRows: g.input("group_rows", "int64", ["tokens"]),
   };
@@ -90,6 +94,9 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
   const hidden = norm("final_norm", weights.finalNorm);
   const head = weights.head === weights.embedding ? embedding : floatWeight(g, "head", [weights.head]);
   logitOutputs(g, operators.Gemm(g, hidden, head, undefined), config.vocabSize);
-  g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", ["tokens", 2 * numLayers * numKvHeads * headSize]);
+  g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
+    "tokens",
+    2 * numLayers * numKvHeads * headSize,
+  ]);
   return g.build();
 }

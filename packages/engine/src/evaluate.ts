@@ -1,5 +1,8 @@
 import { integerOption, type PreGatingRouter } from "@readme-moe/core";
-import { KvCache, upFrom, type Tokenizer } from "@readme-moe/model";
+import { upFrom, type Tokenizer } from "@readme-moe/model";
+import { KvPool } from "./kv/kv-pool.ts";
+import type { KvSlot } from "./kv/kv-slot.ts";
+import { wholeBlocks } from "./engine-options.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface EvaluateOptions {
@@ -43,15 +46,18 @@ export async function evaluate(
   const sequences = cutSequences(documents, tokenizer, endOfText, sequenceLength, maxSequences);
   if (sequences.length === 0) throw new RangeError("Expected `documents` to hold at least two tokens");
 
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(sequenceLength) });
   let sum = 0;
   let tokens = 0;
   for (const [index, tokenIds] of sequences.entries()) {
     options.signal?.throwIfAborted();
     const [route] = await router.route([{ state: router.start(), tokenIds }]);
     const logitsOf = upFrom(0, tokenIds.length - 1);
-    const cache = new KvCache(runner.kvShape);
     const experts = route?.experts ?? [];
-    const [result] = await runner.forward([{ cache, tokenIds, experts, logitsOf, targets: tokenIds.subarray(1) }]);
+    const slot = pool.admit(tokenIds.length) as KvSlot;
+    const targets = tokenIds.subarray(1);
+    const [result] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf, targets }]);
+    pool.release(slot);
     for (const logProb of result?.targetLogProbs ?? []) sum -= logProb;
     tokens += logitsOf.length;
     options.onProgress?.({ sequences: index + 1, of: sequences.length });

@@ -9,14 +9,17 @@ import {
   type Model,
 } from "@readme-moe/model";
 import { decoderGraph } from "./decoder-graph.ts";
-
-import { planStep, type StepPlan, type StepSequence } from "./step-feeds.ts";
+import type { KvPool } from "./kv/kv-pool.ts";
+import type { LoadProgress } from "./protocol.ts";
+import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
+import { stepRuns } from "./step-groups.ts";
 
 export interface RunnerOptions {
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
   /** @default all cores */
   readonly threads?: number | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
 /** What one sequence gets back of a step; a row for each of its `logitsOf`. */
@@ -37,19 +40,27 @@ export class ModelRunner {
   readonly model: Model;
   /** How the graph was opened; kind `memory` says that the cache could not be written. */
   readonly graph: CachedGraph;
-  readonly #session: GraphSession;
+  /** The graph itself, for measuring it alone. */
+  readonly session: GraphSession;
 
   private constructor(model: Model, graph: CachedGraph, session: GraphSession) {
     this.model = model;
     this.graph = graph;
-    this.#session = session;
+    this.session = session;
   }
 
   /** Builds the model's graph, or takes it from the cache. @throws {ReadMeError} */
   static async open(model: Model, options: RunnerOptions = {}): Promise<ModelRunner> {
+    const { onProgress = () => undefined } = options;
     const threads = options.threads === undefined ? undefined : integerOption("threads", options.threads, 1, 1024);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
-    const graph = await cachedGraph(decoderGraph(model), await model.fingerprint(cacheFolder), cacheFolder);
+    const graph = await cachedGraph(
+      decoderGraph(model),
+      await model.fingerprint(cacheFolder),
+      cacheFolder,
+      (progress) => onProgress({ stage: "building", ...progress }),
+    );
+    onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
     return new ModelRunner(model, graph, await GraphSession.load(graph, { threads }));
   }
 
@@ -58,36 +69,42 @@ export class ModelRunner {
   }
 
   /**
-   * One step: runs every sequence's `tokenIds` through all layers and appends them to its cache.
+   * One step: runs every sequence's `tokenIds` through all layers and appends them to its slot, which must have room
+   * reserved for them.
    *
    * @param numCandidates - best tokens wanted per row of logits
    * @returns one per sequence, in their order
    * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
    */
-  async forward(sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
+  async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
     const { config, experts } = this.model;
     integerOption("numCandidates", numCandidates, 1, config.vocabSize);
     if (sequences.length === 0) return [];
     for (const sequence of sequences) this.#check(sequence);
-    const plan = planStep(sequences, this.kvShape, experts.names.length, numCandidates);
-    const outputs = await this.#session.run(plan.feeds);
-    const newKeysValues = floats(outputs, "new_keys_values");
-    return sequences.map((sequence, index) => {
-      const first = plan.firstTokens[index] as number;
-      sequence.cache.append(newKeysValues, first, first + sequence.tokenIds.length);
-      return stepLogits(outputs, plan, index, sequence, numCandidates, config.vocabSize);
-    });
+    const results: StepLogits[] = [];
+    for (const run of stepRuns(sequences)) {
+      const plan = planRun(run, sequences, pool, experts.names.length, numCandidates);
+      const outputs = await this.session.run(plan.feeds);
+      const newKeysValues = floats(outputs, "new_keys_values");
+      plan.order.forEach((place, index) => {
+        const sequence = sequences[place] as StepSequence;
+        const first = plan.firstTokens[index] as number;
+        pool.append(sequence.slot, newKeysValues, first, first + sequence.tokenIds.length);
+        results[place] = stepLogits(outputs, plan, index, sequence, numCandidates, config.vocabSize);
+      });
+    }
+    return results;
   }
 
   async dispose(): Promise<void> {
-    await this.#session.dispose();
+    await this.session.dispose();
   }
 
-  #check({ tokenIds, experts, cache, logitsOf, targets }: StepSequence): void {
+  #check({ tokenIds, experts, slot, logitsOf, targets }: StepSequence): void {
     const { vocabSize, contextTokens } = this.model.config;
     if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
-    if (cache.numTokens + tokenIds.length > contextTokens) {
-      const asked = cache.numTokens + tokenIds.length;
+    if (slot.numTokens + tokenIds.length > contextTokens) {
+      const asked = slot.numTokens + tokenIds.length;
       throw new ReadMeError("ERR_CONTEXT_LENGTH", `${asked} tokens do not fit the model's context of ${contextTokens}`);
     }
     if (experts.length !== tokenIds.length) {
@@ -108,7 +125,7 @@ export class ModelRunner {
 
 function stepLogits(
   outputs: Readonly<Record<string, GraphTensor>>,
-  plan: StepPlan,
+  plan: RunPlan,
   index: number,
   { logitsOf, wantsFullLogits }: StepSequence,
   numCandidates: number,

@@ -132,8 +132,7 @@ function gatherRows(g: GraphBuilder, flat: AttentionRows, { tokens }: AttentionG
 /**
  * One group's attention: `softmax(scale · q · [past keys, new keys]ᵀ + mask) · [past values, new values]`, `[rows, numHeads · headSize]`.
  *
- * Grouped heads share keys without copying them: when decoding, the heads of a group are the rows of one product;
- * in prefill, chunks are rows and the heads of a group a batch axis.
+ * A group that does not only decode must have at least one sequence: the runtime cannot fold axes of nothing.
  */
 function attend(
   g: GraphBuilder,
@@ -144,27 +143,31 @@ function attend(
 ): Value {
   const { numHeads, numKvHeads, headSize, scale } = shape;
   const perKvHead = numHeads / numKvHeads;
-  const past = group.layers[layer];
-  if (!past) throw new RangeError(`The attention group ${group.name} has no layer ${layer}`);
-
+  // The heads that share keys are rows of one product, [.., 1, perKvHead * queries, ..]; masks are per query, so they
+  // meet scores as [.., perKvHead, queries, ..]. A decoding sequence has one query, which is both at once.
+  const asHeads = (x: Value): Value => (group.isDecode ? x : Reshape(g, x, [0, 0, perKvHead, -1, 0]));
+  const asRows = (x: Value): Value => (group.isDecode ? x : Reshape(g, x, [0, 0, 1, -1, 0]));
   const queries = group.isDecode
     ? Reshape(g, rows.queries, [0, numKvHeads, 1, perKvHead, headSize])
-    : Transpose(g, Reshape(g, rows.queries, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]);
+    : asRows(Transpose(g, Reshape(g, rows.queries, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]));
   const newKeys = keyHeads(g, rows.newKeys, group, shape);
   const newValues = keyHeads(g, rows.newValues, group, shape);
+  const newScores = FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale });
+  const weigh = (scores: Value): Value =>
+    asRows(Softmax(g, Add(g, asHeads(scores), group.mask(shape.slidingWindow)), -1));
 
-  const scores = Concat(
-    g,
-    [
-      FusedMatMul(g, queries, past.pastKeys, { transB: true, alpha: scale }),
-      FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale }),
-    ],
-    4,
-  );
-  const weights = Softmax(g, Add(g, scores, group.mask(shape.slidingWindow)), -1);
-  const [pastWeights, newWeights] = Split(g, weights, { sizes: group.keySizes, count: 2 }, 4) as [Value, Value];
-  const attended = Add(g, FusedMatMul(g, pastWeights, past.pastValues), FusedMatMul(g, newWeights, newValues));
-  const byQuery = group.isDecode ? attended : Transpose(g, attended, [0, 3, 1, 2, 4]);
+  const { past } = group;
+  let attended: Value;
+  if (past) {
+    const [pastKeys, pastValues] = [past.keys[layer] as Value, past.values[layer] as Value];
+    const pastScores = FusedMatMul(g, queries, pastKeys, { transB: true, alpha: scale });
+    const weights = weigh(Concat(g, [pastScores, newScores], 4));
+    const [pastWeights, newWeights] = Split(g, weights, { sizes: past.keySizes, count: 2 }, 4) as [Value, Value];
+    attended = Add(g, FusedMatMul(g, pastWeights, pastValues), FusedMatMul(g, newWeights, newValues));
+  } else {
+    attended = FusedMatMul(g, weigh(newScores), newValues);
+  }
+  const byQuery = group.isDecode ? attended : Transpose(g, asHeads(attended), [0, 3, 1, 2, 4]);
   return Reshape(g, byQuery, [-1, numHeads * headSize]);
 }
 

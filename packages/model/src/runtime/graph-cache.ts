@@ -29,6 +29,12 @@ export type CachedGraph =
       readonly reason: unknown;
     };
 
+/** How much of an entry's weights is written. */
+export interface BuildProgress {
+  readonly doneBytes: number;
+  readonly ofBytes: number;
+}
+
 // Changes when constants are computed differently while the graph's nodes stay the same.
 const WEIGHTS_VERSION = 1;
 const [GRAPH_FILE, DATA_FILE, ENTRY_FILE] = ["graph.onnx", "weights.bin", "entry.json"] as const;
@@ -39,7 +45,12 @@ const ABANDONED_AFTER_MS = 3_600_000;
  *
  * @param sourceFingerprint - of everything that the constants' bytes are made from
  */
-export async function cachedGraph(graph: Graph, sourceFingerprint: string, cacheFolder: string): Promise<CachedGraph> {
+export async function cachedGraph(
+  graph: Graph,
+  sourceFingerprint: string,
+  cacheFolder: string,
+  onProgress: (progress: BuildProgress) => void = () => undefined,
+): Promise<CachedGraph> {
   const encoded = await encodeGraph(graph, DATA_FILE);
   const key = createHash("sha256")
     .update(`${WEIGHTS_VERSION} ${sourceFingerprint}\n`)
@@ -51,7 +62,7 @@ export async function cachedGraph(graph: Graph, sourceFingerprint: string, cache
   const cached = { kind: "file", name: graph.name, path: join(entry, GRAPH_FILE) } as const;
   if (await isWhole(entry)) return cached;
   try {
-    await build(encoded, folder, entry);
+    await build(encoded, folder, entry, onProgress);
     return cached;
   } catch (reason) {
     const data = await dataInMemory(encoded);
@@ -78,14 +89,19 @@ async function isWhole(entry: string): Promise<boolean> {
   }
 }
 
-async function build(encoded: EncodedGraph, folder: string, entry: string): Promise<void> {
+async function build(
+  encoded: EncodedGraph,
+  folder: string,
+  entry: string,
+  onProgress: (progress: BuildProgress) => void,
+): Promise<void> {
   await mkdir(folder, { recursive: true });
   await removeAbandoned(folder);
   const temporary = join(folder, `.building-${randomUUID()}`);
   try {
     await mkdir(temporary);
     const states = {
-      [DATA_FILE]: await writeSummed(join(temporary, DATA_FILE), dataChunks(encoded)),
+      [DATA_FILE]: await writeSummed(join(temporary, DATA_FILE), dataChunks(encoded, onProgress)),
       [GRAPH_FILE]: await writeSummed(join(temporary, GRAPH_FILE), [encoded.model]),
     };
     await writeFileAtomically(join(temporary, ENTRY_FILE), JSON.stringify(states));
@@ -135,12 +151,16 @@ async function writeSummed(path: string, chunks: Iterable<Uint8Array> | AsyncIte
 }
 
 /** The data file's contents, one constant at a time, with zeros up to each one's offset. */
-async function* dataChunks(encoded: EncodedGraph): AsyncGenerator<Uint8Array> {
+async function* dataChunks(
+  encoded: EncodedGraph,
+  onProgress: (progress: BuildProgress) => void,
+): AsyncGenerator<Uint8Array> {
   let end = 0;
   for (const constant of encoded.external) {
     if (constant.offset > end) yield new Uint8Array(constant.offset - end);
     yield await readConstant(constant);
     end = constant.offset + constant.byteLength;
+    onProgress({ doneBytes: end, ofBytes: encoded.dataBytes });
   }
 }
 

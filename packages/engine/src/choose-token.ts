@@ -1,0 +1,22 @@
+import { sampleToken, tokenLogprobs, uniformAt, type GeneratedToken, type LogitsRow } from "@readme-moe/core";
+import type { Tokenizer } from "@readme-moe/model";
+import type { Sequence } from "./sequence.ts";
+
+/**
+ * A sequence's next token. Draws from the seed, the choice and the position, so that neither neighbours nor
+ * preemption change it.
+ *
+ * @returns `undefined` when the row's candidates cannot decide, and all logits are needed
+ * @throws {ReadMeError} `ERR_RUNTIME` when the logits are no numbers
+ */
+export function chooseToken(row: LogitsRow, sequence: Sequence, tokenizer: Tokenizer): GeneratedToken | undefined {
+  const { params, seed, choice, counts, completionTokens } = sequence;
+  const sampled = sampleToken(row, params, counts, uniformAt(seed, choice, completionTokens));
+  if (!sampled || params.logprobs === undefined) return sampled && { id: sampled.id };
+  const { logprob, top } = tokenLogprobs(row, sampled, params.logprobs);
+  return {
+    id: sampled.id,
+    logprob,
+    topLogprobs: top.map((one) => ({ ...one, text: tokenizer.decode([one.id]) })),
+  };
+}

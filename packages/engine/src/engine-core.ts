@@ -1,0 +1,293 @@
+// The engine on the thread that runs the model: sequences in, one step at a time, tokens out.
+
+import {
+  everythingResident,
+  type EngineStats,
+  type GenerateChunk,
+  type GeneratedToken,
+  type PreGatingRouter,
+  type ReadMeEvents,
+  type Residency,
+  type Scheduler,
+  type SchedulerLimits,
+} from "@readme-moe/core";
+import type { Tokenizer } from "@readme-moe/model";
+import { acceptToken } from "./accept-token.ts";
+import { batchItems, expertsOf, type BatchItem } from "./batch.ts";
+import type { KvAdmission } from "./kv-admission.ts";
+import type { ModelRunner } from "./model-runner.ts";
+import { chooseToken } from "./choose-token.ts";
+import { forwardBatch, type ItemLogits } from "./forward-batch.ts";
+import { routeSequences } from "./route-sequences.ts";
+import { Sequence, type SequenceStart } from "./sequence.ts";
+
+type EventName = keyof ReadMeEvents;
+
+/** What the engine tells the outside; nothing of it may throw. */
+export interface EngineOutput {
+  chunk(sequence: Sequence, chunk: GenerateChunk): void;
+  /** The sequence ended without being finished. */
+  failed(sequence: Sequence, error: unknown): void;
+  event<Name extends EventName>(name: Name, payload: Parameters<ReadMeEvents[Name]>[0]): void;
+}
+
+export interface EngineParts {
+  readonly runner: ModelRunner;
+  readonly tokenizer: Tokenizer;
+  readonly admission: KvAdmission;
+  readonly scheduler: Scheduler;
+  readonly limits: SchedulerLimits;
+  readonly residency?: Residency;
+  /** That one sequence can have, prompt included. */
+  readonly maxTokens: number;
+  readonly output: EngineOutput;
+  readonly now: () => number;
+}
+
+interface Chosen {
+  readonly item: BatchItem;
+  readonly token: GeneratedToken;
+}
+
+/** A token that is part of its sequence now. */
+interface Accepted {
+  readonly sequence: Sequence;
+  readonly chunk: GenerateChunk;
+}
+
+export class EngineCore {
+  readonly #parts: EngineParts;
+  readonly #routers = new Map<Sequence, PreGatingRouter>();
+  readonly #residency: Residency;
+  readonly #aborted = new Set<string>();
+  #isStepping = false;
+  #forwardMs = 0;
+  #steps = 0;
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
+
+  constructor(parts: EngineParts) {
+    this.#parts = parts;
+    this.#residency = parts.residency ?? everythingResident;
+  }
+
+  get hasWork(): boolean {
+    return this.#routers.size > 0;
+  }
+
+  /** Takes a sequence in; `router` chooses its experts. */
+  add(start: SequenceStart, router: PreGatingRouter): Sequence {
+    const sequence = new Sequence(start, this.#parts.tokenizer, router.start());
+    this.#routers.set(sequence, router);
+    this.#totals.promptTokens += sequence.promptTokens;
+    return sequence;
+  }
+
+  /** Ends a request's sequences; their memory is free for the next step. */
+  abort(requestId: string): void {
+    this.#aborted.add(requestId);
+    // A step that is under way counts on its sequences until it ends.
+    if (!this.#isStepping) this.#leaveAborted();
+  }
+
+  /** One step of everybody who can run. Sequences that fail are told and leave; the others go on. */
+  async step(): Promise<void> {
+    this.#isStepping = true;
+    const startMs = this.#parts.now();
+    await this.#routeArrivals();
+    const batch = this.#schedule();
+    await this.#residency.prepare(expertsOf(batch));
+    const logits = await this.#forward(batch);
+    const chosen = await this.#sample(logits);
+    const accepted = this.#accept(chosen);
+    await this.#route(accepted.filter(({ chunk }) => !chunk.finishReason).map(({ sequence }) => sequence));
+    this.#publish(batch, accepted, startMs);
+    this.#isStepping = false;
+    this.#leaveAborted();
+  }
+
+  stats(): Omit<EngineStats, "residentBytes"> {
+    const { admission } = this.#parts;
+    return {
+      numWaiting: admission.waiting.length,
+      numRunning: admission.running.size,
+      kvUsedTokens: admission.pool.usedTokens,
+      kvCapacityTokens: admission.pool.capacityTokens,
+      steps: this.#steps,
+      ...this.#totals,
+      preemptions: admission.preemptions,
+      kvBytesMoved: admission.pool.bytesMoved,
+    };
+  }
+
+  /** @throws {Error} with the numbers, when the books are wrong */
+  checkIntegrity(): void {
+    const { running, waiting } = this.#parts.admission;
+    this.#parts.admission.checkIntegrity();
+    const known = new Set([...running.values(), ...waiting]);
+    for (const sequence of known) {
+      if (!this.#routers.has(sequence)) throw new Error(`The sequence ${sequence.id} has left and still holds a place`);
+    }
+  }
+
+  /** Routes the prompts that came since the last step, all at once, and queues them. */
+  async #routeArrivals(): Promise<void> {
+    const arrivals = Array.from(this.#routers.keys()).filter((sequence) => sequence.experts.length === 0);
+    const { admission, output } = this.#parts;
+    await this.#route(arrivals);
+    for (const sequence of arrivals) {
+      if (!this.#routers.has(sequence)) continue;
+      admission.enqueue(sequence);
+      const { id: sequenceId, promptTokens } = sequence;
+      output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
+    }
+  }
+
+  /** Which sequences run now, with how many tokens; their KV memory is reserved when this returns. */
+  #schedule(): readonly BatchItem[] {
+    const { admission, scheduler, limits, now, output } = this.#parts;
+    admission.pool.compact();
+    admission.admit((sequence) => {
+      if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
+      sequence.startedMs ??= now();
+    });
+    const sequences = Array.from(admission.running.values());
+    if (sequences.length === 0) return [];
+    const scheduled = batchItems(scheduler({ sequences, nowMs: now(), limits }), admission.running);
+    const batch = admission.reserve(scheduled, ({ id: sequenceId, numTokens: tokens }) =>
+      output.event("sequence:preempted", { sequenceId, tokens }),
+    );
+    output.event("batch:scheduled", {
+      step: this.#steps,
+      sequenceIds: batch.map(({ sequence }) => sequence.id),
+      numTokens: batch.map(({ numTokens }) => numTokens),
+      distinctExperts: expertsOf(batch).size,
+      numWaiting: admission.waiting.length,
+    });
+    return batch;
+  }
+
+  async #forward(batch: readonly BatchItem[]): Promise<readonly ItemLogits[]> {
+    const { runner, admission, now } = this.#parts;
+    const startMs = now();
+    try {
+      const logits = await forwardBatch(runner, admission.pool, batch);
+      this.#forwardMs = now() - startMs;
+      for (const item of batch) admission.remember(item);
+      return logits;
+    } catch (error) {
+      for (const { sequence } of batch) this.#fail(sequence, error);
+      return [];
+    }
+  }
+
+  /** The next token of each sequence whose known tokens have all run. */
+  async #sample(logits: readonly ItemLogits[]): Promise<readonly Chosen[]> {
+    const chosen: Chosen[] = [];
+    const undecided: BatchItem[] = [];
+    for (const row of logits) {
+      const token = this.#choose(row);
+      if (token) chosen.push({ item: row.item, token });
+      else if (this.#routers.has(row.item.sequence)) undecided.push(row.item);
+    }
+    if (undecided.length === 0) return chosen;
+    // Rare: the best candidates did not decide. The same tokens run again, and give all logits.
+    const { runner, admission } = this.#parts;
+    const again = undecided.map((item) => {
+      const { sequence, numTokens } = item;
+      if (sequence.slot) admission.pool.truncate(sequence.slot, sequence.numComputedTokens - numTokens);
+      return { ...item, wantsFullLogits: true };
+    });
+    for (const row of await forwardBatch(runner, admission.pool, again)) {
+      const token = this.#choose(row);
+      if (token) chosen.push({ item: row.item, token });
+    }
+    return chosen;
+  }
+
+  #choose({ item: { sequence }, row }: ItemLogits): GeneratedToken | undefined {
+    try {
+      return chooseToken(row, sequence, this.#parts.tokenizer);
+    } catch (error) {
+      this.#fail(sequence, error);
+      return undefined;
+    }
+  }
+
+  #accept(chosen: readonly Chosen[]): readonly Accepted[] {
+    const { runner, maxTokens } = this.#parts;
+    const { eosTokenIds } = runner.model.config;
+    return chosen.map(({ item: { sequence }, token }) => {
+      this.#totals.completionTokens++;
+      return { sequence, chunk: acceptToken(sequence, token, { eosTokenIds, maxTokens }) };
+    });
+  }
+
+  async #route(sequences: readonly Sequence[]): Promise<void> {
+    const { now, output } = this.#parts;
+    await routeSequences(sequences, this.#routers, {
+      now,
+      onRouted: ({ id: sequenceId }, position, experts, durationMs) =>
+        output.event("router:routed", { sequenceId, position, experts, durationMs }),
+      onFailed: (sequence, error) => this.#fail(sequence, error),
+    });
+  }
+
+  /** Shows the step's tokens, lets those who are finished leave, and tells what the step was. */
+  #publish(batch: readonly BatchItem[], accepted: readonly Accepted[], startMs: number): void {
+    const { admission, now, output } = this.#parts;
+    for (const { sequence, chunk } of accepted) {
+      const [token] = chunk.tokens;
+      if (!token || !this.#routers.has(sequence)) continue;
+      const nowMs = now();
+      const expert = sequence.experts[sequence.numTokens - 1];
+      output.event("token:generated", {
+        sequenceId: sequence.id,
+        tokenId: token.id,
+        position: sequence.numTokens - 1,
+        sinceMs: nowMs - sequence.lastTokenMs,
+        isFirst: sequence.completionTokens === 1,
+      });
+      sequence.lastTokenMs = nowMs;
+      output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
+      if (chunk.finishReason) this.#leave(sequence, chunk.finishReason);
+    }
+    if (batch.length === 0) return;
+    output.event("batch:completed", {
+      step: this.#steps++,
+      tokens: batch.reduce((sum, item) => sum + item.numTokens, 0),
+      prefillTokens: batch.reduce((sum, item) => sum + (item.numTokens > 1 ? item.numTokens : 0), 0),
+      durationMs: now() - startMs,
+      forwardMs: this.#forwardMs,
+      kvUsedTokens: admission.pool.usedTokens,
+      kvCapacityTokens: admission.pool.capacityTokens,
+    });
+  }
+
+  #leaveAborted(): void {
+    if (this.#aborted.size === 0) return;
+    for (const sequence of this.#routers.keys()) {
+      if (this.#aborted.has(sequence.requestId)) this.#leave(sequence, "abort");
+    }
+    this.#aborted.clear();
+  }
+
+  #fail(sequence: Sequence, error: unknown): void {
+    this.#leave(sequence, "error");
+    this.#parts.output.failed(sequence, error);
+  }
+
+  #leave(sequence: Sequence, reason: "stop" | "length" | "abort" | "error"): void {
+    const { admission, now, output } = this.#parts;
+    if (!this.#routers.delete(sequence)) return;
+    admission.remove(sequence);
+    output.event("sequence:finished", {
+      sequenceId: sequence.id,
+      reason,
+      promptTokens: sequence.promptTokens,
+      completionTokens: sequence.completionTokens,
+      cachedTokens: sequence.cachedTokens,
+      queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
+      durationMs: now() - sequence.arrivalMs,
+    });
+  }
+}

@@ -1,0 +1,125 @@
+import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { KV_BLOCK_TOKENS, type ModelConfig } from "@readme-moe/model";
+
+/** How an engine runs. Sizes that are not given follow from the model. */
+export interface EngineOptions {
+  /**
+   * Where the model runs: in a process of its own, or in a thread of this one. A crash of the native runtime ends the
+   * process that it is in, and memory goes back to the system for certain only when that process ends: after twenty
+   * models opened and disposed in threads, their process held six times what it held after the first.
+   * @default "process"
+   */
+  readonly isolation?: "thread" | "process" | undefined;
+  /** @default "fp32" */
+  readonly precision?: "fp32" | undefined;
+  /** Threads of the inference runtime. @default all cores */
+  readonly threads?: number | undefined;
+  /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  readonly cacheFolder?: string | undefined;
+  /** Who chooses experts when a request does not say. @default the model's router, where it has one */
+  readonly expert?: string | number | undefined;
+  /** Sequences that hold KV memory, 1 to 1,024. @default 32 */
+  readonly maxNumSeqs?: number | undefined;
+  /** Sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
+  readonly maxNumBatchedSeqs?: number | undefined;
+  /** Tokens in one step, from `chunkTokens`. @default 512 */
+  readonly maxNumBatchedTokens?: number | undefined;
+  /** Prefill runs in pieces of this many tokens, a multiple of 64; it bounds how long others wait. @default 128 */
+  readonly chunkTokens?: number | undefined;
+  /** Memory for keys and values of running sequences. @default 512 MiB, or what one sequence of 4,096 tokens needs */
+  readonly kvCacheBytes?: number | undefined;
+  /** Memory for keys and values of prompts' beginnings, to be used again. @default a quarter of `kvCacheBytes` */
+  readonly prefixCacheBytes?: number | undefined;
+  /** Requests that may be under way; more are refused with `ERR_QUEUE_FULL`. @default 1,024 */
+  readonly maxNumRequests?: number | undefined;
+  /** Who runs next. @default "fcfs" */
+  readonly scheduler?: "fcfs" | undefined;
+}
+
+type Unresolved = "threads" | "cacheFolder" | "expert" | "kvCacheBytes" | "prefixCacheBytes";
+
+/** Options with every default filled in that does not depend on the model. */
+export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> & {
+  readonly [Name in Exclude<keyof EngineOptions, Unresolved>]-?: Exclude<EngineOptions[Name], undefined>;
+};
+
+const NAMES = [
+  "isolation",
+  "precision",
+  "threads",
+  "cacheFolder",
+  "expert",
+  "maxNumSeqs",
+  "maxNumBatchedSeqs",
+  "maxNumBatchedTokens",
+  "chunkTokens",
+  "kvCacheBytes",
+  "prefixCacheBytes",
+  "maxNumRequests",
+  "scheduler",
+] as const satisfies readonly (keyof EngineOptions)[];
+
+/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOptions {
+  rejectUnknownKeys("the engine", options, NAMES);
+  const maxNumSeqs = integerOption("maxNumSeqs", options.maxNumSeqs ?? 32, 1, 1024);
+  const chunkTokens = integerOption("chunkTokens", options.chunkTokens ?? 128, KV_BLOCK_TOKENS, 4096);
+  if (chunkTokens % KV_BLOCK_TOKENS !== 0) {
+    throw new RangeError(`Expected \`chunkTokens\` to be a multiple of ${KV_BLOCK_TOKENS}, got \`${chunkTokens}\``);
+  }
+  const optional = (
+    name: "threads" | "kvCacheBytes" | "prefixCacheBytes",
+    min: number,
+    max?: number,
+  ): number | undefined => (options[name] === undefined ? undefined : integerOption(name, options[name], min, max));
+  const { cacheFolder, expert } = options;
+  if (cacheFolder !== undefined && typeof cacheFolder !== "string") {
+    throw new TypeError("Expected `cacheFolder` to be a string");
+  }
+  return {
+    isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
+    precision: choiceOption("precision", options.precision ?? "fp32", ["fp32"] as const),
+    scheduler: choiceOption("scheduler", options.scheduler ?? "fcfs", ["fcfs"] as const),
+    threads: optional("threads", 1, 1024),
+    cacheFolder,
+    expert,
+    maxNumSeqs,
+    maxNumBatchedSeqs: integerOption("maxNumBatchedSeqs", options.maxNumBatchedSeqs ?? maxNumSeqs, 1, maxNumSeqs),
+    maxNumBatchedTokens: integerOption("maxNumBatchedTokens", options.maxNumBatchedTokens ?? 512, chunkTokens, 65_536),
+    chunkTokens,
+    kvCacheBytes: optional("kvCacheBytes", 1),
+    prefixCacheBytes: optional("prefixCacheBytes", 0),
+    maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
+  };
+}
+
+/** KV memory in tokens and bytes, for a model's shape. */
+export interface KvSizes {
+  readonly capacityTokens: number;
+  readonly prefixCacheBytes: number;
+  /** That one sequence can have. */
+  readonly maxTokens: number;
+}
+
+/** @throws {RangeError} when `kvCacheBytes` does not hold 64 tokens */
+export function kvSizes(options: ResolvedEngineOptions, config: ModelConfig): KvSizes {
+  const bytesPerToken = 2 * config.numLayers * config.numKvHeads * config.headSize * Float32Array.BYTES_PER_ELEMENT;
+  const most = options.maxNumSeqs * wholeBlocks(config.contextTokens);
+  const fallback = Math.min(most, Math.max((512 << 20) / bytesPerToken, Math.min(config.contextTokens, 4096)));
+  const wanted = options.kvCacheBytes === undefined ? fallback : Math.min(most, options.kvCacheBytes / bytesPerToken);
+  const capacityTokens = Math.floor(wanted / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
+  if (capacityTokens === 0) {
+    const least = KV_BLOCK_TOKENS * bytesPerToken;
+    throw new RangeError(`Expected \`kvCacheBytes\` to be at least ${least}, got \`${options.kvCacheBytes}\``);
+  }
+  return {
+    capacityTokens,
+    prefixCacheBytes: options.prefixCacheBytes ?? Math.floor((capacityTokens * bytesPerToken) / 4),
+    maxTokens: Math.min(config.contextTokens, capacityTokens),
+  };
+}
+
+/** KV memory comes in blocks; the tokens of those that hold so many. */
+export function wholeBlocks(tokens: number): number {
+  return Math.ceil(tokens / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
+}

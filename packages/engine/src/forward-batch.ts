@@ -1,0 +1,47 @@
+import { candidatesNeeded, needsFullLogits, type LogitsRow } from "@readme-moe/core";
+import type { BatchItem } from "./batch.ts";
+import type { KvPool } from "./kv/kv-pool.ts";
+import type { KvSlot } from "./kv/kv-slot.ts";
+import type { ModelRunner } from "./model-runner.ts";
+
+/** What the next token of a sequence is chosen from. */
+export interface ItemLogits {
+  readonly item: BatchItem;
+  readonly row: LogitsRow;
+}
+
+/** One step of the graph for a batch; the logits of those whose known tokens have all run. */
+export async function forwardBatch(
+  runner: ModelRunner,
+  pool: KvPool,
+  batch: readonly (BatchItem & { readonly wantsFullLogits?: boolean })[],
+): Promise<readonly ItemLogits[]> {
+  const numCandidates = Math.max(
+    1,
+    ...batch.map(({ sequence, isLast }) => (isLast ? candidatesNeeded(sequence.params) : 1)),
+  );
+  const results = await runner.forward(
+    pool,
+    batch.map(({ sequence, numTokens, isLast, wantsFullLogits }) => {
+      const [from, to] = [sequence.numComputedTokens, sequence.numComputedTokens + numTokens];
+      return {
+        slot: sequence.slot as KvSlot,
+        tokenIds: sequence.tokenIds.slice(from, to),
+        experts: sequence.experts.slice(from, to),
+        logitsOf: isLast ? [numTokens - 1] : [],
+        wantsFullLogits: isLast && (wantsFullLogits === true || needsFullLogits(sequence.params)),
+      };
+    }),
+    numCandidates,
+  );
+  return batch.flatMap((item, index) => {
+    const logits = results[index];
+    if (!item.isLast || !logits) return [];
+    const { candidateIds, candidateLogits, fullLogits } = logits;
+    const logSumExp = logits.logSumExp[0] as number;
+    return {
+      item,
+      row: { candidateIds, candidateLogits, logSumExp, fullLogits: fullLogits.length > 0 ? fullLogits : undefined },
+    };
+  });
+}

@@ -1,0 +1,66 @@
+import type { GenerateChunk } from "@readme-moe/core";
+
+/** The chunks of one request, for one reader; they wait here until they are read. */
+export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
+  readonly #onLeft: () => void;
+  readonly #chunks: GenerateChunk[] = [];
+  #end: { readonly error?: unknown } | undefined;
+  #wake: () => void = () => undefined;
+
+  /** @param onLeft - called when the reader leaves before the end */
+  constructor(onLeft: () => void) {
+    this.#onLeft = onLeft;
+  }
+
+  push(chunk: GenerateChunk): void {
+    if (this.#end) return;
+    this.#chunks.push(chunk);
+    this.#wake();
+  }
+
+  /** Nothing comes after this; chunks that were not read yet still are. */
+  end(): void {
+    this.#end ??= {};
+    this.#wake();
+  }
+
+  /** Chunks that were not read yet are dropped: the reader learns of the failure first. */
+  fail(error: unknown): void {
+    if (this.#end) return;
+    this.#chunks.length = 0;
+    this.#end = { error };
+    this.#wake();
+  }
+
+  async next(): Promise<IteratorResult<GenerateChunk, undefined>> {
+    for (;;) {
+      const chunk = this.#chunks.shift();
+      if (chunk) return { done: false, value: chunk };
+      if (this.#end) {
+        const { error } = this.#end;
+        this.#end = {};
+        if (error !== undefined) throw error;
+        return { done: true, value: undefined };
+      }
+      await new Promise<void>((resolve) => {
+        const others = this.#wake;
+        this.#wake = () => {
+          others();
+          resolve();
+        };
+      });
+    }
+  }
+
+  async return(): Promise<IteratorResult<GenerateChunk, undefined>> {
+    if (!this.#end) this.#onLeft();
+    this.#end = {};
+    this.#chunks.length = 0;
+    this.#wake();
+    return { done: true, value: undefined };
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}

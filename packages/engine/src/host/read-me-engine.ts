@@ -1,0 +1,219 @@
+// The engine as callers see it: this side only passes messages, so the event loop stays free.
+
+import { randomInt } from "node:crypto";
+import {
+  integerOption,
+  ReadMeEmitter,
+  ReadMeError,
+  type ChatMessage,
+  type Engine,
+  type EngineInfo,
+  type EngineStats,
+  type GenerateChunk,
+  type GenerateRequest,
+  type Prompt,
+  type RoutedPrompt,
+} from "@readme-moe/core";
+import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
+import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
+import { ChunkStream } from "./chunk-stream.ts";
+import { checkExpert, wirePrompt, wireRequest } from "./request.ts";
+import { WorkerLink } from "./worker-link.ts";
+
+export interface OpenOptions extends EngineOptions {
+  /** Called while the model is opened. */
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A request that is under way. */
+interface Underway {
+  readonly stream: ChunkStream;
+  /** Stops listening to the caller's signal. */
+  readonly detach: () => void;
+}
+
+/** Serves one model from a thread or a process of its own. */
+export class ReadMeEngine implements Engine {
+  readonly events: ReadMeEmitter = new ReadMeEmitter();
+  readonly #path: string;
+  readonly #options: ResolvedEngineOptions;
+  readonly #requests = new Map<string, Underway>();
+  #link: WorkerLink | undefined;
+  #info: EngineInfo | undefined;
+  #cacheFailure: string | undefined;
+  #numRequests = 0;
+  /** Why the engine does not work: it failed, or was disposed. */
+  #failure: ReadMeError | undefined;
+
+  private constructor(path: string, options: ResolvedEngineOptions) {
+    this.#path = path;
+    this.#options = options;
+  }
+
+  /**
+   * Opens a model: a folder or a GGUF file.
+   * @throws {TypeError | RangeError} on wrong options
+   * @throws {ReadMeError} when the model cannot be opened; names file and tensor, or what is not supported
+   */
+  static async open(path: string, { onProgress, signal, ...options }: OpenOptions = {}): Promise<ReadMeEngine> {
+    if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
+    const engine = new ReadMeEngine(path, resolveEngineOptions(options));
+    await engine.#start(onProgress, signal);
+    return engine;
+  }
+
+  get info(): EngineInfo {
+    if (!this.#info) throw new TypeError("Expected the engine to be open");
+    return this.#info;
+  }
+
+  /** Why the model's graph is not cached on disk, where it is not. */
+  get cacheFailure(): string | undefined {
+    return this.#cacheFailure;
+  }
+
+  async tokenize(
+    text: string,
+    { addSpecialTokens = true }: { readonly addSpecialTokens?: boolean | undefined } = {},
+  ): Promise<Int32Array> {
+    if (typeof text !== "string") throw new TypeError(`Expected \`text\` to be a string`);
+    return this.#call("tokenize", { text, addSpecialTokens });
+  }
+
+  async detokenize(tokenIds: ArrayLike<number>): Promise<string> {
+    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, this.info.vocabSize - 1));
+    return this.#call("detokenize", { tokenIds: ids });
+  }
+
+  async applyTemplate(
+    messages: readonly ChatMessage[],
+    template: Readonly<Record<string, unknown>> = {},
+  ): Promise<string> {
+    return this.#call("applyTemplate", { messages, template });
+  }
+
+  async route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt> {
+    checkExpert(expert, this.info);
+    return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
+  }
+
+  generate(request: GenerateRequest): AsyncIterableIterator<GenerateChunk> {
+    const requestId = request?.id ?? `request-${++this.#numRequests}`;
+    const wire = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
+    if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
+    const { signal } = request;
+    const stream = new ChunkStream(() => this.#abandon(requestId));
+    const refusal = this.#refusal(signal);
+    if (refusal !== undefined) {
+      stream.fail(refusal);
+      return stream;
+    }
+    const onAbort = (): void => {
+      stream.fail(signal?.reason);
+      this.#abandon(requestId);
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+    this.#requests.set(requestId, { stream, detach: () => signal?.removeEventListener("abort", onAbort) });
+    this.#link?.post({ type: "generate", ...wire });
+    return stream;
+  }
+
+  async stats(): Promise<EngineStats> {
+    return this.#call("stats", {});
+  }
+
+  /**
+   * Opens the model again after the engine failed. Requests of before are gone; their callers were told.
+   * @throws {TypeError} when the engine works, or was disposed
+   * @throws {ReadMeError} as `open`
+   */
+  async restart(onProgress?: (progress: LoadProgress) => void): Promise<void> {
+    if (this.#failure?.code !== "ERR_ENGINE_FAILED") throw new TypeError("Expected an engine that has failed");
+    await this.#start(onProgress);
+  }
+
+  /**
+   * Ends the worker at once, whatever it does: for one that hangs. Those who wait get `ERR_ENGINE_FAILED`; `restart`
+   * opens the model again.
+   */
+  kill(): void {
+    this.#link?.kill();
+  }
+
+  async dispose(): Promise<void> {
+    this.#failure = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
+    this.#endAll(this.#failure);
+    await this.#link?.close();
+    this.events.removeAllListeners();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  async #start(onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    const link = new WorkerLink(this.#options.isolation, {
+      onStep: (step) => this.#receive(step),
+      onFailed: (error) => this.#fail(error),
+    });
+    const onAbort = (): void => link.kill();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
+      [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
+    } catch (error) {
+      await link.close();
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  #receive({ chunks, failures, events }: FromWorker & { type: "step" }): void {
+    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that they belong together
+    for (const { name, payload } of events) this.events.emit(name, payload as never);
+    for (const { requestId, chunk } of chunks) {
+      const request = this.#requests.get(requestId);
+      request?.stream.push(chunk);
+      if (chunk.usage) this.#forget(requestId)?.stream.end();
+    }
+    for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
+  }
+
+  #fail(error: ReadMeError): void {
+    this.#failure = error;
+    this.#endAll(error);
+    this.events.emit("engine:failed", { code: error.code, message: error.message });
+  }
+
+  #endAll(error: ReadMeError): void {
+    for (const requestId of this.#requests.keys()) this.#forget(requestId)?.stream.fail(error);
+  }
+
+  #abandon(requestId: string): void {
+    if (this.#forget(requestId)) this.#link?.post({ type: "abort", requestId });
+  }
+
+  #forget(requestId: string): Underway | undefined {
+    const request = this.#requests.get(requestId);
+    this.#requests.delete(requestId);
+    request?.detach();
+    return request;
+  }
+
+  /** Why a request cannot be taken now. */
+  #refusal(signal: AbortSignal | undefined): unknown {
+    if (signal?.aborted) return signal.reason;
+    if (this.#failure) return this.#failure;
+    if (this.#requests.size < this.#options.maxNumRequests) return undefined;
+    return new ReadMeError("ERR_QUEUE_FULL", `${this.#requests.size} requests are under way; try again later`);
+  }
+
+  async #call<Name extends CallName>(name: Name, args: Calls[Name]["args"]): Promise<Calls[Name]["result"]> {
+    if (this.#failure || !this.#link) throw this.#failure ?? new ReadMeError("ERR_DISPOSED", "The engine is not open");
+    return this.#link.call(name, args);
+  }
+}

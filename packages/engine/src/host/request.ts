@@ -1,0 +1,78 @@
+// What a caller asks for, checked at once on the caller's side.
+
+import {
+  describeValue,
+  integerOption,
+  nearestName,
+  rejectUnknownKeys,
+  resolveSamplingParams,
+  type EngineInfo,
+  type GenerateRequest,
+  type Prompt,
+} from "@readme-moe/core";
+import type { WirePrompt, WireRequest } from "../protocol.ts";
+
+const NAMES = [
+  "prompt",
+  "params",
+  "expert",
+  "priority",
+  "id",
+  "signal",
+] as const satisfies readonly (keyof GenerateRequest)[];
+
+/**
+ * @param drawSeed - for requests that name none
+ * @throws {TypeError | RangeError} naming the option, what was expected and what came
+ */
+export function wireRequest(
+  request: GenerateRequest,
+  requestId: string,
+  info: EngineInfo,
+  drawSeed: () => number,
+): WireRequest {
+  if (typeof request !== "object" || request === null) {
+    throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
+  }
+  rejectUnknownKeys("a request", request, NAMES);
+  const params = resolveSamplingParams(request.params ?? {}, info);
+  const { priority = 0, expert } = request;
+  if (typeof priority !== "number" || !Number.isFinite(priority)) {
+    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
+  }
+  checkExpert(expert, info);
+  return {
+    requestId,
+    prompt: wirePrompt(request.prompt, info),
+    params,
+    expert,
+    priority,
+    seed: params.seed ?? drawSeed(),
+  };
+}
+
+export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "vocabSize">): WirePrompt {
+  if (typeof prompt === "string") return prompt;
+  if (typeof prompt !== "object" || prompt === null) {
+    throw new TypeError(`Expected \`prompt\` to be a text, token ids or { messages }, got ${describeValue(prompt)}`);
+  }
+  if ("messages" in prompt) {
+    rejectUnknownKeys("`prompt`", prompt, ["messages", "template"]);
+    return { messages: prompt.messages, template: prompt.template ?? {} };
+  }
+  return Int32Array.from({ length: prompt.length }, (_, index) =>
+    integerOption(`prompt[${index}]`, prompt[index], 0, vocabSize - 1),
+  );
+}
+
+/** @throws {RangeError} when there is no such expert; names those that there are */
+export function checkExpert(expert: string | number | undefined, { experts, hasRouter }: EngineInfo): void {
+  if (expert === undefined || (expert === "router" && hasRouter) || experts.includes(String(expert))) return;
+  const index = typeof expert === "number" || /^\d+$/.test(expert) ? Number(expert) : -1;
+  if (Number.isInteger(index) && index >= 0 && index < experts.length) return;
+  const near = nearestName(String(expert), experts);
+  throw new RangeError(
+    `Expected \`expert\` to be one of ${experts.join(", ")}, or an index below ${experts.length}, ` +
+      `got ${describeValue(expert)}${near ? `; did you mean ${near}?` : ""}`,
+  );
+}

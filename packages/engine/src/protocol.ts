@@ -1,0 +1,127 @@
+// What the two sides of an engine say to each other. Plain data only, so that the model can run in a thread, in
+// another process, or further away.
+
+import {
+  ReadMeError,
+  type ChatMessage,
+  type EngineInfo,
+  type EngineStats,
+  type GenerateChunk,
+  type ReadMeErrorCode,
+  type ReadMeEvents,
+  type ResolvedSamplingParams,
+  type RoutedPrompt,
+} from "@readme-moe/core";
+import type { ResolvedEngineOptions } from "./engine-options.ts";
+
+/** A prompt as it travels: a text, ids, or a chat. */
+export type WirePrompt =
+  | string
+  | Int32Array
+  | { readonly messages: readonly ChatMessage[]; readonly template: Readonly<Record<string, unknown>> };
+
+/** Questions with one answer. */
+export interface Calls {
+  tokenize: {
+    readonly args: { readonly text: string; readonly addSpecialTokens: boolean };
+    readonly result: Int32Array;
+  };
+  detokenize: { readonly args: { readonly tokenIds: Int32Array }; readonly result: string };
+  applyTemplate: {
+    readonly args: { readonly messages: readonly ChatMessage[]; readonly template: Readonly<Record<string, unknown>> };
+    readonly result: string;
+  };
+  route: {
+    readonly args: { readonly prompt: WirePrompt; readonly expert: string | number | undefined };
+    readonly result: RoutedPrompt;
+  };
+  stats: { readonly args: Readonly<Record<string, never>>; readonly result: EngineStats };
+}
+
+export type CallName = keyof Calls;
+
+export interface WireRequest {
+  readonly requestId: string;
+  readonly prompt: WirePrompt;
+  readonly params: ResolvedSamplingParams;
+  readonly expert: string | number | undefined;
+  readonly priority: number;
+  readonly seed: number;
+}
+
+export type ToWorker =
+  | { readonly type: "open"; readonly path: string; readonly options: ResolvedEngineOptions }
+  | ({ readonly type: "generate" } & WireRequest)
+  | { readonly type: "abort"; readonly requestId: string }
+  | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: unknown }
+  | { readonly type: "close" };
+
+/** How far opening a model is. `of` is 0 where the end is not known. */
+export interface LoadProgress {
+  readonly stage: "opening" | "building" | "loading";
+  readonly doneBytes: number;
+  readonly ofBytes: number;
+}
+
+export interface WireChunk {
+  readonly requestId: string;
+  readonly chunk: GenerateChunk;
+}
+
+export interface WireFailure {
+  readonly requestId: string;
+  readonly error: WireError;
+}
+
+export type WireEvent = {
+  [Name in keyof ReadMeEvents]: { readonly name: Name; readonly payload: Parameters<ReadMeEvents[Name]>[0] };
+}[keyof ReadMeEvents];
+
+export type FromWorker =
+  | { readonly type: "progress"; readonly progress: LoadProgress }
+  | { readonly type: "opened"; readonly info: EngineInfo; readonly cacheFailure: string | undefined }
+  | { readonly type: "failed"; readonly error: WireError }
+  | {
+      readonly type: "step";
+      readonly chunks: readonly WireChunk[];
+      readonly failures: readonly WireFailure[];
+      readonly events: readonly WireEvent[];
+    }
+  | { readonly type: "result"; readonly callId: number; readonly value: unknown }
+  | { readonly type: "error"; readonly callId: number; readonly error: WireError }
+  | { readonly type: "closed" };
+
+/** An error as it travels: classes do not survive, so their names do. */
+export interface WireError {
+  readonly kind: "ReadMeError" | "TypeError" | "RangeError" | "Error";
+  readonly code: ReadMeErrorCode | undefined;
+  readonly message: string;
+  readonly stack: string | undefined;
+}
+
+export function toWire(error: unknown): WireError {
+  if (!(error instanceof Error)) return { kind: "Error", code: undefined, message: String(error), stack: undefined };
+  const { message, stack } = error;
+  if (error instanceof ReadMeError) return { kind: "ReadMeError", code: error.code, message, stack };
+  if (error instanceof TypeError) return { kind: "TypeError", code: undefined, message, stack };
+  if (error instanceof RangeError) return { kind: "RangeError", code: undefined, message, stack };
+  return { kind: "Error", code: undefined, message, stack };
+}
+
+/** The error on this side. Its `cause` has the stack of the other side. */
+export function fromWire({ kind, code, message, stack }: WireError): Error {
+  const cause = new Error(message);
+  if (stack !== undefined) cause.stack = stack;
+  switch (kind) {
+    case "ReadMeError":
+      return new ReadMeError(code ?? "ERR_ENGINE_FAILED", message, { cause });
+    case "TypeError":
+      return new TypeError(message, { cause });
+    case "RangeError":
+      return new RangeError(message, { cause });
+    case "Error":
+      return new ReadMeError("ERR_ENGINE_FAILED", message, { cause });
+    default:
+      throw new TypeError(`Unknown kind of error: ${String(kind satisfies never)}`);
+  }
+}

@@ -1,0 +1,95 @@
+import {
+  StopMatcher,
+  type StopAutomaton,
+  TokenCounts,
+  type FinishReason,
+  type ResolvedSamplingParams,
+  type RouterState,
+  type SchedulableSequence,
+} from "@readme-moe/core";
+import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
+import type { KvSlot } from "./kv/kv-slot.ts";
+
+/** What a sequence starts from. */
+export interface SequenceStart {
+  /** Of the request and the choice; unique. */
+  readonly id: string;
+  readonly requestId: string;
+  readonly choice: number;
+  readonly arrival: number;
+  readonly arrivalMs: number;
+  readonly priority: number;
+  readonly promptIds: ArrayLike<number>;
+  readonly params: ResolvedSamplingParams;
+  readonly seed: number;
+  /** Of `params.stop`; the choices of a request share it. */
+  readonly stops: StopAutomaton;
+}
+
+/** One completion on its way: its tokens, their experts, and what decides on the next one. */
+export class Sequence implements SchedulableSequence {
+  readonly id: string;
+  readonly requestId: string;
+  readonly choice: number;
+  readonly arrival: number;
+  readonly arrivalMs: number;
+  readonly priority: number;
+  readonly params: ResolvedSamplingParams;
+  readonly seed: number;
+  readonly promptTokens: number;
+  /** Prompt, then completion. */
+  readonly tokenIds: number[];
+  /** Of each of `tokenIds` that was routed. */
+  readonly experts: number[] = [];
+  readonly counts: TokenCounts;
+  readonly decoder: StreamingDecoder;
+  readonly stops: StopMatcher;
+  readonly routerState: RouterState;
+  /** `undefined` while it waits. */
+  slot: KvSlot | undefined;
+  /** Prompt tokens that came from the prefix cache when it was first admitted. */
+  cachedTokens = 0;
+  /** `undefined` until it first runs. */
+  startedMs: number | undefined;
+  lastTokenMs: number;
+  finishReason: FinishReason | undefined;
+
+  constructor(start: SequenceStart, tokenizer: Tokenizer, routerState: RouterState) {
+    this.id = start.id;
+    this.requestId = start.requestId;
+    this.choice = start.choice;
+    this.arrival = start.arrival;
+    this.arrivalMs = start.arrivalMs;
+    this.lastTokenMs = start.arrivalMs;
+    this.priority = start.priority;
+    this.params = start.params;
+    this.seed = start.seed;
+    this.tokenIds = Array.from(start.promptIds);
+    this.promptTokens = this.tokenIds.length;
+    this.counts = new TokenCounts(this.tokenIds);
+    this.decoder = new StreamingDecoder(tokenizer, { skipSpecialTokens: true });
+    this.stops = new StopMatcher(start.stops);
+    this.routerState = routerState;
+  }
+
+  get numTokens(): number {
+    return this.tokenIds.length;
+  }
+
+  get numComputedTokens(): number {
+    return this.slot?.numTokens ?? 0;
+  }
+
+  get completionTokens(): number {
+    return this.tokenIds.length - this.promptTokens;
+  }
+
+  get nextExperts(): ArrayLike<number> {
+    return this.experts.slice(this.numComputedTokens);
+  }
+
+  /** Tokens that were not routed yet: the prompt on arrival, then one at a time. */
+  get unroutedIds(): readonly number[] {
+    return this.tokenIds.slice(this.experts.length);
+  }
+}

@@ -1,0 +1,153 @@
+// The worker's side of an engine: receives messages, runs steps while there is work, sends what came of them.
+
+import { ReadMeError, type EngineInfo, type GenerateChunk } from "@readme-moe/core";
+import {
+  toWire,
+  type CallName,
+  type FromWorker,
+  type ToWorker,
+  type WireChunk,
+  type WireEvent,
+  type WireFailure,
+} from "../protocol.ts";
+import { answerCall } from "./calls.ts";
+import { openParts, type OpenedEngine } from "./open-parts.ts";
+import { RequestBook } from "./request-book.ts";
+
+export class EngineServer {
+  readonly #send: (message: FromWorker) => void;
+  #opened: OpenedEngine | undefined;
+  #requests: RequestBook | undefined;
+  #isRunning = false;
+  #isClosing = false;
+  #onClosed: () => void = () => undefined;
+  #chunks: WireChunk[] = [];
+  #failures: WireFailure[] = [];
+  #events: WireEvent[] = [];
+
+  constructor(send: (message: FromWorker) => void) {
+    this.#send = send;
+  }
+
+  onClosed(listener: () => void): void {
+    this.#onClosed = listener;
+  }
+
+  /** Messages are handled in order; work that they start goes on after it returns. */
+  receive(message: ToWorker): void {
+    switch (message.type) {
+      case "open":
+        void this.#open(message);
+        return;
+      case "generate":
+        void this.#requests?.begin(message).then(() => this.#run());
+        return;
+      case "abort":
+        this.#requests?.abort(message.requestId);
+        this.#flush();
+        return;
+      case "call":
+        void this.#call(message.callId, message.name, message.args);
+        return;
+      case "close":
+        this.#isClosing = true;
+        if (!this.#isRunning) void this.#close();
+        return;
+      default:
+        throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
+    }
+  }
+
+  async #open({ path, options }: ToWorker & { type: "open" }): Promise<void> {
+    try {
+      const output = {
+        chunk: (sequence: { requestId: string }, chunk: GenerateChunk) => {
+          const whole = this.#requests?.complete(sequence.requestId, chunk) ?? chunk;
+          this.#chunks.push({ requestId: sequence.requestId, chunk: whole });
+        },
+        failed: (sequence: { requestId: string }, error: unknown) => this.#fail(sequence.requestId, error),
+        event: (name: WireEvent["name"], payload: WireEvent["payload"]) => {
+          this.#events.push({ name, payload } as WireEvent);
+        },
+      };
+      const opened = await openParts(path, options, output, (progress) => this.#send({ type: "progress", progress }));
+      this.#opened = opened;
+      this.#requests = new RequestBook(opened, (id, error) => this.#fail(id, error));
+      this.#send({ type: "opened", info: infoOf(opened), cacheFailure: opened.cacheFailure });
+    } catch (error) {
+      this.#send({ type: "failed", error: toWire(error) });
+      this.#onClosed();
+    }
+  }
+
+  /** Steps until nobody waits. Messages are received between steps. */
+  async #run(): Promise<void> {
+    const core = this.#opened?.core;
+    if (this.#isRunning || !core) return;
+    this.#isRunning = true;
+    try {
+      while (core.hasWork && !this.#isClosing) {
+        await core.step();
+        this.#flush();
+        await nextTurn();
+      }
+    } catch (error) {
+      // Steps contain what a sequence can do wrong, so this is a defect; going on could give wrong answers.
+      this.#send({ type: "failed", error: toWire(error) });
+      this.#isClosing = true;
+    }
+    this.#flush();
+    this.#isRunning = false;
+    if (this.#isClosing) await this.#close();
+  }
+
+  async #call(callId: number, name: CallName, args: unknown): Promise<void> {
+    try {
+      if (!this.#opened) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
+      this.#send({ type: "result", callId, value: await answerCall(this.#opened, name, args) });
+    } catch (error) {
+      this.#send({ type: "error", callId, error: toWire(error) });
+    }
+  }
+
+  #fail(requestId: string, error: unknown): void {
+    this.#requests?.abort(requestId);
+    this.#failures.push({ requestId, error: toWire(error) });
+  }
+
+  #flush(): void {
+    if (this.#chunks.length + this.#failures.length + this.#events.length === 0) return;
+    this.#send({ type: "step", chunks: this.#chunks, failures: this.#failures, events: this.#events });
+    [this.#chunks, this.#failures, this.#events] = [[], [], []];
+  }
+
+  async #close(): Promise<void> {
+    const opened = this.#opened;
+    this.#opened = undefined;
+    await opened?.close();
+    this.#send({ type: "closed" });
+    this.#onClosed();
+  }
+}
+
+function infoOf({ model, text, options, sizes }: OpenedEngine): EngineInfo {
+  const { config } = model;
+  return {
+    path: model.path,
+    modelType: config.modelType,
+    precision: options.precision,
+    vocabSize: config.vocabSize,
+    contextTokens: sizes.maxTokens,
+    experts: model.experts.names,
+    hasRouter: model.router !== undefined,
+    hasChatTemplate: text.chatTemplate !== undefined,
+    eosTokenIds: config.eosTokenIds,
+    maxNumSeqs: options.maxNumSeqs,
+    kvCapacityTokens: sizes.capacityTokens,
+  };
+}
+
+/** Lets messages that have come be received. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,75 @@
+import { fcfs, type PreGatingRouter } from "@readme-moe/core";
+import { openModel, type Model, type ModelText } from "@readme-moe/model";
+import { openRouter, type ExpertChoice } from "@readme-moe/router";
+import { EngineCore, type EngineOutput } from "../engine-core.ts";
+import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
+import { KvAdmission } from "../kv-admission.ts";
+import { KvPool } from "../kv/kv-pool.ts";
+import { ModelRunner } from "../model-runner.ts";
+import { PrefixCache } from "../prefix-cache.ts";
+import type { LoadProgress } from "../protocol.ts";
+
+export interface OpenedEngine {
+  readonly model: Model;
+  readonly text: ModelText;
+  readonly options: ResolvedEngineOptions;
+  readonly sizes: KvSizes;
+  readonly core: EngineCore;
+  /** Why the graph is not cached, where it is not. */
+  readonly cacheFailure: string | undefined;
+  /** The router of a choice; the same object for the same choice, so that its sequences are routed together. */
+  routerFor(expert: ExpertChoice | undefined): Promise<PreGatingRouter>;
+  close(): Promise<void>;
+}
+
+/** Opens everything that runs a model; closes what was opened when a part fails. */
+export async function openParts(
+  path: string,
+  options: ResolvedEngineOptions,
+  output: EngineOutput,
+  onProgress: (progress: LoadProgress) => void,
+): Promise<OpenedEngine> {
+  const closers: (() => Promise<void>)[] = [];
+  const close = async (): Promise<void> => {
+    for (const closer of closers.splice(0).toReversed()) await closer();
+  };
+  try {
+    onProgress({ stage: "opening", doneBytes: 0, ofBytes: 0 });
+    const model = await openModel(path);
+    closers.push(() => model.close());
+    const text = await model.loadText();
+    const sizes = kvSizes(options, model.config);
+    const { threads, cacheFolder } = options;
+    const routers = new Map<ExpertChoice | undefined, Promise<PreGatingRouter>>();
+    const routerFor = (choice: ExpertChoice | undefined): Promise<PreGatingRouter> => {
+      const expert = choice ?? options.expert;
+      const router = routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder });
+      routers.set(expert, router);
+      return router;
+    };
+    // What a request gets that names no expert has to be there; the others are rules, and cost nothing.
+    const usual = await routerFor(undefined);
+    closers.push(() => usual.dispose());
+    const runner = await ModelRunner.open(model, { threads, cacheFolder, onProgress });
+    closers.push(() => runner.dispose());
+    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: sizes.capacityTokens });
+    const prefixes = new PrefixCache(options.chunkTokens, sizes.prefixCacheBytes);
+    const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
+    const core = new EngineCore({
+      runner,
+      tokenizer: text.tokenizer,
+      admission: new KvAdmission(pool, prefixes, limits),
+      scheduler: { fcfs }[options.scheduler],
+      limits: options,
+      maxTokens: sizes.maxTokens,
+      output,
+      now: () => performance.now(),
+    });
+    const { graph } = runner;
+    const cacheFailure = graph.kind === "memory" ? String(graph.reason) : undefined;
+    return { model, text, options, sizes, core, cacheFailure, routerFor, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

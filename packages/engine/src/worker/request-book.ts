@@ -1,0 +1,59 @@
+import { StopAutomaton, type GenerateChunk } from "@readme-moe/core";
+import type { WireRequest } from "../protocol.ts";
+import type { Sequence } from "../sequence.ts";
+import { promptIds } from "./calls.ts";
+import type { OpenedEngine } from "./open-parts.ts";
+
+/** Requests that are under way: which sequences belong to each, and what all of them used. */
+export class RequestBook {
+  readonly #opened: OpenedEngine;
+  readonly #onFailed: (requestId: string, error: unknown) => void;
+  readonly #requests = new Map<string, { sequences: readonly Sequence[]; numFinished: number }>();
+  #arrivals = 0;
+
+  constructor(opened: OpenedEngine, onFailed: (requestId: string, error: unknown) => void) {
+    this.#opened = opened;
+    this.#onFailed = onFailed;
+  }
+
+  /** Makes a request's sequences. What is wrong with it is told to `onFailed`. */
+  async begin(request: WireRequest): Promise<void> {
+    const { requestId, params } = request;
+    const entry = { sequences: [] as readonly Sequence[], numFinished: 0 };
+    this.#requests.set(requestId, entry);
+    try {
+      const tokenIds = promptIds(this.#opened, request.prompt);
+      const router = await this.#opened.routerFor(request.expert);
+      const stops = new StopAutomaton(params.stop);
+      if (!this.#requests.has(requestId)) return; // aborted meanwhile
+      entry.sequences = Array.from({ length: params.n }, (_, choice) => {
+        const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
+        const arrival = this.#arrivals++;
+        const { priority, seed } = request;
+        const start = { id, requestId, choice, arrival, arrivalMs: performance.now(), priority, params, seed, stops };
+        return this.#opened.core.add({ ...start, promptIds: tokenIds }, router);
+      });
+    } catch (error) {
+      this.#onFailed(requestId, error);
+    }
+  }
+
+  abort(requestId: string): void {
+    if (this.#requests.delete(requestId)) this.#opened.core.abort(requestId);
+  }
+
+  /** Adds the usage to the last chunk of a request, and forgets it then. */
+  complete(requestId: string, chunk: GenerateChunk): GenerateChunk {
+    const entry = this.#requests.get(requestId);
+    if (!entry || !chunk.finishReason) return chunk;
+    entry.numFinished++;
+    const { sequences, numFinished } = entry;
+    if (numFinished < sequences.length) return chunk;
+    this.#requests.delete(requestId);
+    const sum = (count: (sequence: Sequence) => number): number =>
+      sequences.reduce((total, sequence) => total + count(sequence), 0);
+    const promptTokens = sequences[0]?.promptTokens ?? 0;
+    const completionTokens = sum((sequence) => sequence.completionTokens);
+    return { ...chunk, usage: { promptTokens, completionTokens, cachedTokens: sum((one) => one.cachedTokens) } };
+  }
+}

@@ -1,0 +1,100 @@
+// A sequence's numbers do not depend on its neighbours: SmolLM2, through the engine, log-probabilities compared bit for
+// bit. (The same for Read-ME models, with every order of operations, in engine-core.test.ts.)
+
+import type { GenerateRequest } from "@readme-moe/core";
+import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { describe, expect, test } from "vitest";
+import { complete, type Completed } from "../support/complete.ts";
+import { golden } from "../support/fixtures.ts";
+import { sharedModel } from "../support/shared.ts";
+
+interface Golden {
+  readonly cases: readonly { readonly text: string; readonly input_ids: readonly number[] }[];
+}
+
+const path = sharedModel("smollm2-135m-instruct");
+const { cases } = golden("smollm2-135m-instruct") as Golden;
+// Sixteen prompts of 5 to 330 tokens; the long ones run in three chunks, and four of them begin alike.
+const LONG = cases.flatMap((one) => one.input_ids);
+const PROMPTS = [
+  ...cases.map((one) => one.input_ids),
+  ...[10, 90, 150, 200].map((extra, index) => [...LONG.slice(0, 140), ...LONG.slice(index, index + extra)]),
+];
+const REQUESTS: readonly GenerateRequest[] = PROMPTS.map((prompt, index) => ({
+  prompt,
+  params: {
+    maxTokens: 6 + (index % 5),
+    logprobs: 4,
+    ignoreEos: true,
+    ...(index % 2 === 0 ? { temperature: 0 } : { temperature: 0.9, topP: 0.95, topK: 50, seed: index }),
+  },
+}));
+
+async function withEngine<Result>(
+  options: OpenOptions,
+  use: (engine: ReadMeEngine) => Promise<Result>,
+): Promise<Result> {
+  const engine = await ReadMeEngine.open(path as string, { threads: 2, prefixCacheBytes: 0, ...options });
+  try {
+    return await use(engine);
+  } finally {
+    await engine.dispose();
+  }
+}
+
+function together(engine: ReadMeEngine, order: readonly GenerateRequest[]): Promise<readonly Completed[]> {
+  return Promise.all(order.map((request) => complete(engine, request)));
+}
+
+describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is absent)", { timeout: 300_000 }, () => {
+  let alone: readonly Completed[] = [];
+
+  test("sixteen alone, one after the other", async () => {
+    alone = await withEngine({}, async (engine) => {
+      const completed: Completed[] = [];
+      for (const request of REQUESTS) completed.push(await complete(engine, request));
+      return completed;
+    });
+    expect(alone.every(({ tokens }) => tokens.every(({ topLogprobs }) => topLogprobs?.length === 4))).toBe(true);
+  });
+
+  test("with fifteen strangers, in two orders: the same bits", async () => {
+    await withEngine({}, async (engine) => {
+      expect(await together(engine, REQUESTS)).toEqual(alone);
+      expect((await together(engine, REQUESTS.toReversed())).toReversed()).toEqual(alone);
+    });
+  });
+
+  test("with few of the admitted in each step: the same bits", async () => {
+    await withEngine({ maxNumBatchedSeqs: 5, maxNumBatchedTokens: 128 }, async (engine) => {
+      expect(await together(engine, REQUESTS)).toEqual(alone);
+    });
+  });
+
+  test("with beginnings from the prefix cache: the same bits", async () => {
+    await withEngine({ prefixCacheBytes: 200e6 }, async (engine) => {
+      expect(await together(engine, REQUESTS)).toEqual(alone);
+      expect(await together(engine, REQUESTS)).toEqual(alone);
+      expect((await engine.stats()).cachedTokens).toBeGreaterThan(4 * 128);
+    });
+  });
+
+  test("preempted and computed again: the same tokens, log-probabilities within 1e-3", async () => {
+    // Room for one of the long prompts and some short ones.
+    await withEngine({ kvCacheBytes: 640 * 46_080 }, async (engine) => {
+      const longer = REQUESTS.map((request) => ({ ...request, params: { ...request.params, maxTokens: 100 } }));
+      const expected: Completed[] = [];
+      for (const request of longer.slice(8)) expected.push(await complete(engine, request));
+      const actual = await together(engine, longer.slice(8));
+      expect((await engine.stats()).preemptions).toBeGreaterThan(0);
+      expect(actual.map(({ ids }) => ids)).toEqual(expected.map(({ ids }) => ids));
+      logprobs(actual).forEach((value, index) => {
+        expect(Math.abs(value - (logprobs(expected)[index] as number))).toBeLessThan(1e-3);
+      });
+    });
+  });
+});
+
+function logprobs(all: readonly Completed[]): readonly number[] {
+  return all.flatMap(({ tokens }) => tokens.map(({ logprob = 1 }) => logprob));
+}
