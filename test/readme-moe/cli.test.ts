@@ -5,6 +5,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { fixture, golden } from "../support/fixtures.ts";
+import { sharedModel } from "../support/shared.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -19,11 +20,17 @@ interface Outcome {
 }
 
 function readmeMoe(...args: readonly string[]): Promise<Outcome> {
+  return readmeMoeWith("", ...args);
+}
+
+/** With lines on standard input. */
+function readmeMoeWith(input: string, ...args: readonly string[]): Promise<Outcome> {
   const node = ["--conditions=@readme-moe/source", "--import", "tsx", MAIN, ...args];
   return new Promise((resolve) => {
-    execFile(process.execPath, node, { cwd: ROOT, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
+    const child = execFile(process.execPath, node, { cwd: ROOT, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
       resolve({ code: typeof error?.code === "number" ? error.code : error ? -1 : 0, stdout, stderr });
     });
+    child.stdin?.end(input);
   });
 }
 
@@ -49,6 +56,61 @@ describe("generate", () => {
       usage: { prompt_tokens: 3, completion_tokens: 32, total_tokens: 35 },
     });
   });
+});
+
+describe("generate, further", () => {
+  test("runs several prompts at once, and prints them in their order", async () => {
+    const args = ["generate", POCKET, "--prompt", "The ship was", "In the", "--max-new-tokens", "6"];
+    const json = await readmeMoe(...args, "--json");
+    const completions = JSON.parse(json.stdout) as { tokens: number[]; text: string }[];
+    expect(completions.map(({ tokens }) => tokens.length)).toEqual([6, 6]);
+    const plain = await readmeMoe(...args);
+    expect(plain.stdout).toBe(`The ship was${completions[0]?.text}\n\nIn the${completions[1]?.text}\n`);
+  });
+
+  test("samples as told, the same for the same seed", async () => {
+    const sampling = ["--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--repetition-penalty", "1.1"];
+    const args = ["generate", POCKET, "--prompt", "Once", "--max-new-tokens", "12", "--json", ...sampling];
+    const [a, b, c] = await Promise.all([
+      readmeMoe(...args, "--seed", "3"),
+      readmeMoe(...args, "--seed", "3", "--isolation", "thread"),
+      readmeMoe(...args, "--seed", "4"),
+    ]);
+    expect(a.code).toBe(0);
+    expect(b?.stdout).toBe(a.stdout);
+    expect(c?.stdout).not.toBe(a.stdout);
+  });
+
+  test("ends before a stop text, and says why", async () => {
+    const args = ["generate", POCKET, "--prompt", "The ship was", "--json"];
+    const { text } = JSON.parse((await readmeMoe(...args, "--max-new-tokens", "12")).stdout) as { text: string };
+    const stop = text.slice(6, 9);
+    const outcome = JSON.parse((await readmeMoe(...args, "--stop", stop)).stdout) as { text: string };
+    expect(outcome).toMatchObject({ text: text.slice(0, text.indexOf(stop)), finish_reason: "stop" });
+  });
+});
+
+const smollm2 = sharedModel("smollm2-135m-instruct");
+
+describe("chat", () => {
+  test("needs a model with a chat template", async () => {
+    const outcome = await readmeMoeWith("Hi\n", "chat", POCKET);
+    expect(outcome).toMatchObject({ code: 1 });
+    expect(outcome.stderr).toMatch(/no chat template.*ERR_CHAT_TEMPLATE/);
+  });
+
+  test.skipIf(smollm2 === undefined)(
+    "answers, remembers, and forgets (skipped where shared/models is absent)",
+    async () => {
+      const question = "What is the capital of France?";
+      const lines = [question, "And of Italy?", "/clear", "", question, "/exit", "never read"];
+      const args = ["chat", smollm2 as string, "--temperature", "0", "--max-new-tokens", "30"];
+      const outcome = await readmeMoeWith(`${lines.join("\n")}\n`, ...args);
+      const answer = "The capital of France is Paris.";
+      expect(outcome).toMatchObject({ code: 0, stderr: "" });
+      expect(outcome.stdout).toBe(`${answer}\nThe capital of Italy is Rome.\n${answer}\n`);
+    },
+  );
 });
 
 describe("inspect", () => {
@@ -146,6 +208,10 @@ describe("wrong calls", () => {
     [["generate", POCKET], /required option '--prompt/],
     [["generate", POCKET, "--prompt", ""], /at least one token/],
     [["generate", POCKET, "extra", "--prompt", "x"], /too many arguments/],
+    [["generate", POCKET, "--prompt", "x", "--temperature", "warm"], /--temperature.*number/],
+    [["generate", POCKET, "--prompt", "x", "--top-p", "2"], /`topP`/],
+    [["generate", POCKET, "--prompt", "x", "--logit-bias", "x=1"], /--logit-bias.*id=bias/],
+    [["generate", POCKET, "--prompt", "x", "--expert", "github"], /`expert`.*dense/],
     [["generate", POCKET, "--prompt", "x", "--max-new-tokens", "-3"], /--max-new-tokens.*integer from 1/],
     [["generate", POCKET, "--prompt", "x", "--precision", "fp31"], /--precision.*fp32/],
     [["inspect", POCKET, "--ids", "1,x"], /--ids.*separated by commas/],

@@ -3,6 +3,7 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
+import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
@@ -35,6 +36,7 @@ function program(signal: AbortSignal): Command {
     .description("Language models refactored into mixtures of experts, on ordinary CPUs.")
     .showSuggestionAfterError()
     .exitOverride()
+    .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand());

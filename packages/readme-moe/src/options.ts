@@ -33,6 +33,11 @@ export function expertOption(): Option {
   );
 }
 
+export function isolationOption(): Option {
+  const explanation = "run the model in a process of its own (default) or in a thread of this one";
+  return new Option("--isolation <where>", explanation).choices(["thread", "process"]);
+}
+
 /**
  * Refuses a call without this option. Commander's own required options are checked before unknown ones, so that a
  * misspelt option would be reported as a missing one.

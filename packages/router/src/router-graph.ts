@@ -39,7 +39,10 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
   const inputs: AttentionInputs = {
     rope: ropeConstants(g, { type: "default", theta: config.ropeTheta }, headSize, config.contextTokens),
     positions: Unsqueeze(g, positions, [1]),
-    groups: [attentionGroup(g, "decode", true, kvShape), attentionGroup(g, "prefill", false, kvShape)],
+    groups: [
+      attentionGroup(g, "decode", { isDecode: true, hasPast: true }, kvShape),
+      attentionGroup(g, "prefill", { isDecode: false, hasPast: true }, kvShape),
+    ],
     isPlainDecode: g.input("is_plain_decode", "bool", [1]),
     groupRows: g.input("group_rows", "int64", ["tokens"]),
   };

@@ -1,67 +1,75 @@
-import { generateGreedy, type FinishReason } from "@readme-moe/engine";
-import { StreamingDecoder } from "@readme-moe/model";
-import { Command, InvalidArgumentError } from "commander";
-import { withModel } from "../open.ts";
-import { expertOption, jsonOption, requireOption, runtimeOptions, wholeNumber, type RuntimeFlags } from "../options.ts";
+import type { GenerateChunk, FinishReason, Usage } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Command } from "commander";
+import { withEngine, type EngineFlags } from "../engine.ts";
+import { expertOption, isolationOption, jsonOption, requireOption, runtimeOptions } from "../options.ts";
+import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
 
-interface GenerateFlags extends RuntimeFlags {
-  readonly prompt: string;
-  readonly maxNewTokens: number;
-  readonly temperature: number;
-  readonly expert?: string;
+interface GenerateFlags extends EngineFlags, SamplingFlags {
+  readonly prompt: readonly string[];
   readonly json: boolean;
+}
+
+interface Completion {
+  readonly text: string;
+  readonly tokens: readonly number[];
+  readonly finish_reason: FinishReason | null;
+  readonly usage: { readonly prompt_tokens: number; readonly completion_tokens: number; readonly total_tokens: number };
 }
 
 export function generateCommand(signal: AbortSignal): Command {
   const command = new Command("generate")
     .summary("continue a text")
-    .description("Continues a prompt. Prints prompt and continuation as they come, or JSON of the continuation.")
+    .description(
+      "Continues prompts. Prints prompt and continuation as it comes, or JSON of the continuation; with several prompts,\n" +
+        "all run at once, and are printed in their order (JSON: a list).",
+    )
     .argument("<model>", "model folder or GGUF file")
-    .option("--prompt <text>", "the text to continue")
-    .option("--max-new-tokens <n>", "tokens to add at most", wholeNumber(1), 128)
-    .option("--temperature <t>", "0 takes the most likely token each time", zero, 0)
-    .addOption(expertOption());
-  for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
+    .option("--prompt <text...>", "the text to continue; several run at once");
+  for (const option of samplingOptions(0, 128)) command.addOption(option);
+  for (const option of [expertOption(), ...runtimeOptions(), isolationOption(), jsonOption()])
+    command.addOption(option);
   return command.action((path: string, flags: GenerateFlags) => {
     requireOption(command, "prompt");
-    return runGenerate(path, flags, signal);
+    return withEngine(path, flags, signal, (engine) => runGenerate(engine, flags, signal));
   });
 }
 
-async function runGenerate(path: string, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
-  await withModel(path, flags, async ({ model, runner, router }) => {
-    const { tokenizer } = await model.loadText();
-    const promptIds = tokenizer.encode(flags.prompt);
-    if (promptIds.length === 0) throw new RangeError("Expected `--prompt` to hold at least one token, got none");
-    const decoder = new StreamingDecoder(tokenizer, { skipSpecialTokens: true });
-    const write = (piece: string): void => void (flags.json || process.stdout.write(piece));
-    const tokens: number[] = [];
-    let text = "";
-    write(flags.prompt);
-    const completion = generateGreedy(runner, router, promptIds, { maxNewTokens: flags.maxNewTokens, signal });
-    let next = await completion.next();
-    for (; next.done !== true; next = await completion.next()) {
-      tokens.push(next.value);
-      const piece = decoder.push(next.value);
-      text += piece;
-      write(piece);
-    }
-    const rest = decoder.flush();
-    write(`${rest}\n`);
-    if (flags.json) console.log(JSON.stringify(result(text + rest, tokens, next.value, promptIds.length)));
-  });
+async function runGenerate(engine: ReadMeEngine, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
+  const params = samplingParams(flags);
+  const streams = flags.prompt.map((prompt) => engine.generate({ prompt, params, signal }));
+  const completions: Completion[] = [];
+  // All run at once; the first is shown as it comes, the others wait for their turn to be read.
+  for (const [index, stream] of streams.entries()) {
+    const write = (text: string): void => void (flags.json || process.stdout.write(text));
+    write((index > 0 ? "\n" : "") + (flags.prompt[index] ?? ""));
+    completions.push(await complete(stream, write));
+    write("\n");
+  }
+  if (flags.json) console.log(JSON.stringify(completions.length === 1 ? completions[0] : completions));
 }
 
-function result(text: string, tokens: readonly number[], finishReason: FinishReason, promptTokens: number): object {
-  const usage = {
-    prompt_tokens: promptTokens,
-    completion_tokens: tokens.length,
-    total_tokens: promptTokens + tokens.length,
+async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: string) => void): Promise<Completion> {
+  const tokens: number[] = [];
+  let text = "";
+  let finishReason: FinishReason | null = null;
+  let usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
+  for await (const chunk of stream) {
+    text += chunk.text;
+    write(chunk.text);
+    tokens.push(...chunk.tokens.map((token) => token.id));
+    finishReason = chunk.finishReason ?? finishReason;
+    usage = chunk.usage ?? usage;
+  }
+  const { promptTokens, completionTokens } = usage;
+  return {
+    text,
+    tokens,
+    finish_reason: finishReason,
+    usage: {
+      prompt_tokens: promptTokens,
+      completion_tokens: completionTokens,
+      total_tokens: promptTokens + completionTokens,
+    },
   };
-  return { text, tokens, finish_reason: finishReason, usage };
-}
-
-function zero(text: string): number {
-  if (Number(text) === 0 && text.trim() !== "") return 0;
-  throw new InvalidArgumentError("Expected 0: so far, tokens are not sampled.");
 }

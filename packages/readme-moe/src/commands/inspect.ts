@@ -1,4 +1,5 @@
-import { KvCache, openModel, type Model } from "@readme-moe/model";
+import { KvPool, type KvSlot } from "@readme-moe/engine";
+import { openModel, type Model } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { withModel } from "../open.ts";
@@ -36,8 +37,9 @@ async function runInspect(path: string, flags: InspectFlags): Promise<void> {
     const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
     const experts = route?.experts ?? [];
     const logitsOf = [ids.length - 1];
-    const cache = new KvCache(runner.kvShape);
-    const [result] = await runner.forward([{ cache, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
+    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: Math.ceil(ids.length / 64) * 64 });
+    const slot = pool.admit(ids.length) as KvSlot;
+    const [result] = await runner.forward(pool, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
     const numExperts = model.experts.names.length;
     const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
     print(

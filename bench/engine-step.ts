@@ -1,0 +1,117 @@
+// What the engine adds to the bare graph: decode steps of 1, 16 and 32 sequences, beside the same graph run again and
+// again with feeds that were made once. Interleaved; medians.
+//
+//   pnpm bench:step <model> [--threads 2] [--past 128]
+
+import { parseArgs } from "node:util";
+import { fcfs, resolveSamplingParams, StopAutomaton } from "@readme-moe/core";
+import { KvPool, ModelRunner, type KvSlot } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
+import { fixedRouter } from "@readme-moe/router";
+import { EngineCore } from "../packages/engine/src/engine-core.ts";
+import { KvAdmission } from "../packages/engine/src/kv-admission.ts";
+import { PrefixCache } from "../packages/engine/src/prefix-cache.ts";
+import { planRun } from "../packages/engine/src/step-feeds.ts";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { threads: { type: "string", default: "2" }, past: { type: "string", default: "120" } },
+});
+const threads = Number(values.threads);
+const past = Number(values.past);
+const ROUNDS = 40;
+
+const model = await openModel(positionals[0] ?? "models/pocket");
+const { tokenizer } = await model.loadText();
+const runner = await ModelRunner.open(model, { threads });
+
+console.log(`${model.path}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`);
+for (const numSeqs of [1, 16, 32]) {
+  const engine = await decodingCore(numSeqs);
+  const graph = await decodingFeeds(numSeqs);
+  const times = { engine: [] as number[], forward: engine.forwardMs, graph: [] as number[] };
+  for (let round = 0; round < ROUNDS; round++) {
+    times.engine.push(await timeMs(() => engine.core.step()));
+    times.graph.push(await timeMs(() => runner.session.run(graph)));
+  }
+  const [step, alone, forward] = [median(times.engine), median(times.graph), median(times.forward.slice(-ROUNDS))];
+  const share = `${(((step - alone) / alone) * 100).toFixed(1)} %`;
+  console.log(
+    `${String(numSeqs).padStart(2)} sequences: engine ${step.toFixed(2)} (graph with feeds and appending ${forward.toFixed(2)}), ` +
+      `bare graph ${alone.toFixed(2)}, more by ${share}`,
+  );
+}
+await runner.dispose();
+await model.close();
+
+/** A core whose sequences have all come to decoding, with a past of about `past` tokens. */
+async function decodingCore(numSeqs: number): Promise<{ readonly core: EngineCore; readonly forwardMs: number[] }> {
+  const forwardMs: number[] = [];
+  const capacityTokens = numSeqs * (Math.ceil((past + ROUNDS + 64) / 64) * 64 + 64);
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens });
+  const { contextTokens: maxTokens } = model.config;
+  const core = new EngineCore({
+    runner,
+    tokenizer,
+    admission: new KvAdmission(pool, new PrefixCache(128, 0), { maxNumSeqs: numSeqs, maxTokens }),
+    scheduler: fcfs,
+    limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
+    maxTokens,
+    output: {
+      chunk: () => undefined,
+      failed: (_, error) => {
+        throw error;
+      },
+      event: (name, payload) => {
+        if (name === "batch:completed" && "forwardMs" in payload) forwardMs.push(payload.forwardMs);
+      },
+    },
+    now: () => performance.now(),
+  });
+  const params = resolveSamplingParams({ temperature: 0, maxTokens: 1000, ignoreEos: true }, model.config);
+  const router = fixedRouter(model.experts.names.length, 0);
+  for (let index = 0; index < numSeqs; index++) {
+    const promptIds = Array.from({ length: past }, (_, position) => 100 + ((index * 31 + position * 7) % 900));
+    const id = `${index}`;
+    const start = {
+      id,
+      requestId: id,
+      choice: 0,
+      arrival: index,
+      arrivalMs: 0,
+      priority: 0,
+      promptIds,
+      params,
+      seed: 1,
+    };
+    core.add({ ...start, stops: new StopAutomaton([]) }, router);
+  }
+  do await core.step();
+  while (pool.usedTokens === 0 || core.stats().completionTokens < 3 * numSeqs);
+  return { core, forwardMs };
+}
+
+/** The feeds of one decode step of as many sequences with as long a past as the engine's have on average. */
+async function decodingFeeds(numSeqs: number) {
+  const filled = past + 3 + ROUNDS / 2;
+  const rows = Math.ceil((past + 64) / 64) * 64;
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: numSeqs * rows });
+  const sequences = Array.from({ length: numSeqs }, () => {
+    const slot = pool.admit(rows) as KvSlot;
+    const { numLayers, numKvHeads, headSize } = runner.kvShape;
+    pool.writeBlock(slot, 0, new Float32Array(2 * numLayers * numKvHeads * headSize * filled).fill(0.01));
+    return { slot, tokenIds: [100], experts: [0], logitsOf: [0] };
+  });
+  const run = { decode: sequences.map((_, index) => index), continued: [], fresh: [] };
+  return planRun(run, sequences, pool, model.experts.names.length, 1).feeds;
+}
+
+async function timeMs(work: () => Promise<unknown>): Promise<number> {
+  const start = performance.now();
+  await work();
+  return performance.now() - start;
+}
+
+function median(samples: readonly number[]): number {
+  return samples.toSorted((a, b) => a - b)[Math.floor(samples.length / 2)] ?? 0;
+}

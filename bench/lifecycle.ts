@@ -1,0 +1,29 @@
+// Whether an engine gives its memory back: it is opened, used and disposed again and again, and the memory of this
+// process is read after each time. Counts from the second on: the first brings in the runtime's own code.
+//
+//   pnpm bench:lifecycle [model] [--cycles 20] [--isolation thread|process]
+
+import { parseArgs } from "node:util";
+import { ReadMeEngine } from "@readme-moe/engine";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { cycles: { type: "string", default: "20" }, isolation: { type: "string", default: "thread" } },
+});
+const isolation = values.isolation === "process" ? "process" : "thread";
+const megabytes: number[] = [];
+for (let cycle = 1; cycle <= Number(values.cycles); cycle++) {
+  const engine = await ReadMeEngine.open(positionals[0] ?? "models/pocket", { isolation, threads: 2 });
+  const params = { temperature: 0, maxTokens: 8, ignoreEos: true };
+  const streams = Array.from({ length: 4 }, (_, index) => engine.generate({ prompt: [10 + index, 20, 30], params }));
+  for (const stream of streams) for await (const _ of stream);
+  const loaded = process.memoryUsage.rss() / 1e6;
+  await engine.dispose();
+  globalThis.gc?.();
+  megabytes.push(process.memoryUsage.rss() / 1e6);
+  console.log(`cycle ${cycle}: ${loaded.toFixed(0)} MB loaded, ${megabytes.at(-1)?.toFixed(0)} MB after`);
+}
+const [first = 1, last = 1] = [megabytes[0], megabytes.at(-1)];
+console.log(
+  `in a ${isolation}: after the last ${(((last - first) / first) * 100).toFixed(1)} % more than after the first`,
+);

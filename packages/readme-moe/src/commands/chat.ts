@@ -1,0 +1,105 @@
+import { createInterface, type Interface } from "node:readline";
+import { ReadMeError, type ChatMessage } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Command } from "commander";
+import { withEngine, type EngineFlags } from "../engine.ts";
+import { expertOption, isolationOption, runtimeOptions } from "../options.ts";
+import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
+
+interface ChatFlags extends EngineFlags, SamplingFlags {
+  readonly system?: string;
+}
+
+const HELP = "/clear forgets the chat, /exit leaves (or Ctrl-D); Ctrl-C stops an answer.";
+
+export function chatCommand(signal: AbortSignal): Command {
+  const command = new Command("chat")
+    .summary("talk to a model in the terminal")
+    .description(`Talks to a model that has a chat template. ${HELP}\nReads lines from a pipe as well.`)
+    .argument("<model>", "model folder or GGUF file")
+    .option("--system <text>", "what the model is told first");
+  for (const option of samplingOptions(0.7, 1024)) command.addOption(option);
+  for (const option of [expertOption(), ...runtimeOptions(), isolationOption()]) command.addOption(option);
+  return command.action((path: string, flags: ChatFlags) =>
+    withEngine(path, flags, signal, async (engine) => {
+      if (!engine.info.hasChatTemplate) {
+        throw new ReadMeError("ERR_CHAT_TEMPLATE", `${path}: has no chat template; use generate`);
+      }
+      await new Chat(engine, flags).run();
+    }),
+  );
+}
+
+class Chat {
+  readonly #engine: ReadMeEngine;
+  readonly #flags: ChatFlags;
+  readonly #lines: Interface;
+  #history: ChatMessage[] = [];
+  #answer: AbortController | undefined;
+
+  constructor(engine: ReadMeEngine, flags: ChatFlags) {
+    this.#engine = engine;
+    this.#flags = flags;
+    const { isTTY } = process.stdin;
+    // Lines from a pipe are not asked for, nor echoed.
+    const output = isTTY ? process.stdout : undefined;
+    this.#lines = createInterface({ input: process.stdin, output, prompt: isTTY ? "> " : "" });
+    // On a terminal readline takes Ctrl-C as a key; elsewhere it comes as a signal.
+    this.#lines.on("SIGINT", () => this.#interrupt());
+  }
+
+  async run(): Promise<void> {
+    const onSignal = (): void => this.#interrupt();
+    process.on("SIGINT", onSignal);
+    this.#clear();
+    if (process.stdin.isTTY) console.error(HELP);
+    try {
+      this.#lines.prompt();
+      for await (const line of this.#lines) {
+        if (line.trim() === "/exit") break;
+        if (line.trim() === "/clear") this.#clear();
+        else if (line.trim() === "/help") console.error(HELP);
+        else if (line.trim() !== "") await this.#reply(line);
+        this.#lines.prompt();
+      }
+    } finally {
+      process.off("SIGINT", onSignal);
+      this.#lines.close();
+    }
+  }
+
+  async #reply(content: string): Promise<void> {
+    this.#answer = new AbortController();
+    const messages = [...this.#history, { role: "user", content }];
+    let text = "";
+    try {
+      const { signal } = this.#answer;
+      const params = samplingParams(this.#flags);
+      for await (const chunk of this.#engine.generate({ prompt: { messages }, params, signal })) {
+        text += chunk.text;
+        process.stdout.write(chunk.text);
+      }
+    } catch (error) {
+      if (!this.#answer.signal.aborted) {
+        if (!(error instanceof ReadMeError) || error.code === "ERR_ENGINE_FAILED") throw error;
+        // This message cannot be answered, such as one that outgrows the context; the next one may.
+        console.error(`error: ${error.message} (${error.code})`);
+        return;
+      }
+    } finally {
+      this.#answer = undefined;
+      process.stdout.write("\n");
+    }
+    this.#history = [...messages, { role: "assistant", content: text }];
+  }
+
+  #interrupt(): void {
+    if (this.#answer) this.#answer.abort();
+    else this.#lines.close();
+  }
+
+  #clear(): void {
+    const { system } = this.#flags;
+    this.#history = system === undefined ? [] : [{ role: "system", content: system }];
+  }
+}

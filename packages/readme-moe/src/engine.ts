@@ -1,0 +1,27 @@
+import { ReadMeEngine } from "@readme-moe/engine";
+import { loadingProgress } from "./loading-progress.ts";
+import type { RuntimeFlags } from "./options.ts";
+
+export interface EngineFlags extends RuntimeFlags {
+  readonly expert?: string;
+  readonly isolation?: "thread" | "process";
+}
+
+/** Opens an engine, with progress on a terminal, and ends it after `use`, whatever happens in it. */
+export async function withEngine<Result>(
+  path: string,
+  flags: EngineFlags,
+  signal: AbortSignal,
+  use: (engine: ReadMeEngine) => Promise<Result>,
+): Promise<Result> {
+  const { precision, threads, cacheFolder, expert, isolation } = flags;
+  const showProgress = loadingProgress();
+  const options = { precision, threads, cacheFolder, expert, isolation };
+  const engine = await ReadMeEngine.open(path, { ...options, signal, onProgress: showProgress }).finally(showProgress);
+  try {
+    if (engine.cacheFailure !== undefined) console.error(`note: the graph is not cached: ${engine.cacheFailure}`);
+    return await use(engine);
+  } finally {
+    await engine.dispose();
+  }
+}
