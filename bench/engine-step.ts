@@ -5,8 +5,8 @@
 
 import { parseArgs } from "node:util";
 import { fcfs, resolveSamplingParams, StopAutomaton } from "@readme-moe/core";
-import { KvPool, ModelRunner, type KvSlot } from "@readme-moe/engine";
-import { openModel } from "@readme-moe/model";
+import { ModelRunner } from "@readme-moe/engine";
+import { KvPool, type KvSlot, openModel } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { EngineCore } from "../packages/engine/src/engine-core.ts";
 import { KvAdmission } from "../packages/engine/src/kv-admission.ts";

@@ -1,10 +1,10 @@
+import { KvPool, type KvSlot } from "@readme-moe/model";
 // What it costs to have the past of a batch in one array per layer, the way attention takes it: copied together at each
 // step out of one array per sequence, or in slots side by side, which are widened now and then.
 //
 //   pnpm bench:kv [--tokens 128] [--sequences 16]      (SmolLM2's shape: 30 layers, 3 KV heads of 64)
 
 import { parseArgs } from "node:util";
-import { KvPool, type KvSlot } from "@readme-moe/engine";
 
 const { values } = parseArgs({
   options: { tokens: { type: "string", default: "128" }, sequences: { type: "string", default: "16" } },

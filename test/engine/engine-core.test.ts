@@ -5,14 +5,13 @@ import { fcfs, resolveSamplingParams, StopAutomaton, type GenerateChunk, type Sa
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EngineCore, type EngineOutput } from "../../packages/engine/src/engine-core.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
-import { KvPool } from "../../packages/engine/src/kv/kv-pool.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
-import type { Tokenizer } from "@readme-moe/model";
+import { KvPool, type Tokenizer } from "@readme-moe/model";
 
 const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
 const CHUNK = 64;

@@ -1,6 +1,6 @@
 import { join } from "node:path";
-import { KvPool, ModelRunner, type KvSlot, type StepSequence } from "@readme-moe/engine";
-import { openModel } from "@readme-moe/model";
+import { ModelRunner, type StepSequence } from "@readme-moe/engine";
+import { KvPool, type KvSlot, openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import { fixture } from "../support/fixtures.ts";

@@ -85,6 +85,25 @@ describe("the graph router", () => {
     }
   });
 
+  test("knows as many sequences as come, and gives back what they held", async () => {
+    await using router = await officialRouter();
+    const prompts = randomPrompts(80, 5);
+    const alone = await router.route(prompts.map((tokenIds) => ({ state: router.start(), tokenIds })));
+    const states = prompts.map(() => router.start());
+    for (const from of [0, 20, 40, 60]) {
+      const some = states.slice(from, from + 20);
+      const inputs = some.map((state, index) => ({ state, tokenIds: prompts[from + index]?.slice(0, -1) ?? [] }));
+      await router.route(inputs.filter(({ tokenIds }) => tokenIds.length > 0));
+    }
+    states.slice(0, 40).forEach((state) => router.release(state));
+    const inputs = states.slice(40).map((state, index) => ({ state, tokenIds: prompts[40 + index]?.slice(-1) ?? [] }));
+    const last = await router.route(inputs);
+    last.forEach(({ logits }, index) => {
+      expect(largestDifference(logits, alone[40 + index]?.logits.slice(-7) ?? [])).toBeLessThan(ROUNDING);
+    });
+    expect(states[0]?.numTokens).toBe(0);
+  });
+
   test("is causal: a later token never changes an earlier one's route", async () => {
     await using router = await officialRouter();
     const [first, second] = [

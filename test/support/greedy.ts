@@ -1,5 +1,6 @@
 import type { PreGatingRouter } from "@readme-moe/core";
-import { KvPool, type KvSlot, type ModelRunner } from "@readme-moe/engine";
+import { type ModelRunner } from "@readme-moe/engine";
+import { KvPool, type KvSlot } from "@readme-moe/model";
 
 /** A pool that one sequence of up to `numTokens` fits in. */
 export function poolFor(runner: ModelRunner, numTokens: number): KvPool {

@@ -1,8 +1,8 @@
 // A model with its runner and router, opened for one test or one file of tests.
 
 import type { PreGatingRouter } from "@readme-moe/core";
-import { ModelRunner, type KvSlot, type StepLogits } from "@readme-moe/engine";
-import { openModel, type Model } from "@readme-moe/model";
+import { ModelRunner, type StepLogits } from "@readme-moe/engine";
+import { type KvSlot, openModel, type Model } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { poolFor } from "./greedy.ts";
 

@@ -37,5 +37,7 @@ export interface PreGatingRouter {
    * @returns one route per input, in their order
    */
   route(inputs: readonly RouteInput[]): Promise<readonly Route[]>;
+  /** The sequence is over: its state is of no more use, and what it held may be used again. */
+  release(state: RouterState): void;
   dispose(): Promise<void>;
 }

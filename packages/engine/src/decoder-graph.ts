@@ -22,9 +22,9 @@ const { Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormali
  *
  * Inputs:
  * - `token_ids`, `positions` int64 `[tokens]`
- * - of the groups `decode` and `prefill`: see `attentionGroup`
+ * - of the groups `decode`, `continued` and `fresh`: see `attentionGroup`
  * - `is_plain_decode` bool `[1]`: see `AttentionInputs`
- * - `group_rows` int64 `[tokens]`: row of each token in decode's rows followed by prefill's rows
+ * - `group_rows` int64 `[tokens]`: row of each token in the groups' rows, laid end to end
  * - with several experts, `permutation`, `inverse` int64 `[tokens]` and `expert_counts` int64 `[numExperts]`
  * - `logit_rows` int64 `[rows]`: the tokens whose logits are wanted, at least one; and see `logitOutputs`
  *

@@ -278,7 +278,10 @@ export class EngineCore {
 
   #leave(sequence: Sequence, reason: "stop" | "length" | "abort" | "error"): void {
     const { admission, now, output } = this.#parts;
-    if (!this.#routers.delete(sequence)) return;
+    const router = this.#routers.get(sequence);
+    if (!router) return;
+    this.#routers.delete(sequence);
+    router.release(sequence.routerState);
     admission.remove(sequence);
     output.event("sequence:finished", {
       sequenceId: sequence.id,

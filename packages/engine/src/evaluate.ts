@@ -1,7 +1,7 @@
 import { integerOption, type PreGatingRouter } from "@readme-moe/core";
 import { upFrom, type Tokenizer } from "@readme-moe/model";
-import { KvPool } from "./kv/kv-pool.ts";
-import type { KvSlot } from "./kv/kv-slot.ts";
+import { KvPool } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/model";
 import { wholeBlocks } from "./engine-options.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
@@ -51,7 +51,9 @@ export async function evaluate(
   let tokens = 0;
   for (const [index, tokenIds] of sequences.entries()) {
     options.signal?.throwIfAborted();
-    const [route] = await router.route([{ state: router.start(), tokenIds }]);
+    const state = router.start();
+    const [route] = await router.route([{ state, tokenIds }]);
+    router.release(state);
     const logitsOf = upFrom(0, tokenIds.length - 1);
     const experts = route?.experts ?? [];
     const slot = pool.admit(tokenIds.length) as KvSlot;

@@ -3,7 +3,7 @@
 
 import { byPriorityThenArrival } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
-import type { KvPool } from "./kv/kv-pool.ts";
+import type { KvPool } from "@readme-moe/model";
 import type { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
 

@@ -1,5 +1,6 @@
 import { integerOption, ReadMeError } from "@readme-moe/core";
 import {
+  attentionRuns,
   cachedGraph,
   GraphSession,
   resolveCacheFolder,
@@ -9,10 +10,9 @@ import {
   type Model,
 } from "@readme-moe/model";
 import { decoderGraph } from "./decoder-graph.ts";
-import type { KvPool } from "./kv/kv-pool.ts";
+import type { KvPool } from "@readme-moe/model";
 import type { LoadProgress } from "./protocol.ts";
 import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
-import { stepRuns } from "./step-groups.ts";
 
 export interface RunnerOptions {
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
@@ -82,7 +82,7 @@ export class ModelRunner {
     if (sequences.length === 0) return [];
     for (const sequence of sequences) this.#check(sequence);
     const results: StepLogits[] = [];
-    for (const run of stepRuns(sequences)) {
+    for (const run of attentionRuns(sequences)) {
       const plan = planRun(run, sequences, pool, experts.names.length, numCandidates);
       const outputs = await this.session.run(plan.feeds);
       const newKeysValues = floats(outputs, "new_keys_values");

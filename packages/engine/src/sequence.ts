@@ -8,7 +8,7 @@ import {
   type SchedulableSequence,
 } from "@readme-moe/core";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
-import type { KvSlot } from "./kv/kv-slot.ts";
+import type { KvSlot } from "@readme-moe/model";
 
 /** What a sequence starts from. */
 export interface SequenceStart {

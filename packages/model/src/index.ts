@@ -25,10 +25,21 @@ export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
 export { encodeGraph } from "./onnx/encode.ts";
 export { GraphBuilder, type Graph, type Value } from "./onnx/graph-builder.ts";
 export * as operators from "./onnx/operators.ts";
-export { attentionFeeds, int64, runningSums, upFrom, type Feeds, type StepTokens } from "./runtime/attention-feeds.ts";
+export { KvPool, type KvPoolOptions, type KvRange } from "./kv/kv-pool.ts";
+export { KV_BLOCK_TOKENS, type KvShape } from "./kv/kv-shape.ts";
+export type { KvSlot } from "./kv/kv-slot.ts";
+export {
+  int64,
+  planAttention,
+  runningSums,
+  upFrom,
+  type AttentionPlan,
+  type Feeds,
+  type StepTokens,
+} from "./runtime/attention-feeds.ts";
+export { attentionRuns, type AttentionRun } from "./runtime/attention-runs.ts";
 export { resolveCacheFolder } from "./runtime/cache-folder.ts";
 export { cachedGraph, type CachedGraph } from "./runtime/graph-cache.ts";
-export { KV_BLOCK_TOKENS, KvCache, type KvShape } from "./runtime/kv-cache.ts";
 export { GraphSession, type GraphTensor, type SessionOptions } from "./runtime/session.ts";
 export { SafetensorsFile } from "./safetensors/safetensors-file.ts";
 export { ShardedSafetensors } from "./safetensors/sharded-safetensors.ts";

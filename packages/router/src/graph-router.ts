@@ -7,18 +7,18 @@ import {
   type RouterState,
 } from "@readme-moe/core";
 import {
-  attentionFeeds,
+  attentionRuns,
   cachedGraph,
   GraphSession,
-  KvCache,
+  planAttention,
   resolveCacheFolder,
   type KvShape,
   type Model,
   type RouterConfig,
-  type StepTokens,
 } from "@readme-moe/model";
 import { argmaxRoute } from "./choose.ts";
 import { routerGraph } from "./router-graph.ts";
+import { GraphRouterState, RouterMemory } from "./router-memory.ts";
 
 export interface RouterOptions {
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
@@ -27,30 +27,18 @@ export interface RouterOptions {
   readonly threads?: number | undefined;
 }
 
-/** The router's own keys and values of one sequence, so that a new token costs one token. */
-class GraphRouterState implements RouterState {
-  readonly cache: KvCache;
-
-  constructor(shape: KvShape) {
-    this.cache = new KvCache(shape);
-  }
-
-  get numTokens(): number {
-    return this.cache.numTokens;
-  }
-}
-
 /** A model's own pre-gating router. Usable without the model: it reads token ids and nothing else. */
 export class GraphRouter implements PreGatingRouter {
   readonly config: RouterConfig;
   readonly #session: GraphSession;
-  readonly #kvShape: KvShape;
+  readonly #memory: RouterMemory;
 
   private constructor(config: RouterConfig, session: GraphSession) {
     this.config = config;
     this.#session = session;
     const headSize = config.innerSize / config.numHeads;
-    this.#kvShape = { numLayers: config.numLayers, numKvHeads: config.numHeads, headSize };
+    const shape: KvShape = { numLayers: config.numLayers, numKvHeads: config.numHeads, headSize };
+    this.#memory = new RouterMemory(shape);
   }
 
   /** @throws {ReadMeError} `ERR_MODEL_INVALID` when the model has no router */
@@ -70,8 +58,8 @@ export class GraphRouter implements PreGatingRouter {
     return this.config.numExperts;
   }
 
-  start(): GraphRouterState {
-    return new GraphRouterState(this.#kvShape);
+  start(): RouterState {
+    return new GraphRouterState();
   }
 
   /**
@@ -79,26 +67,34 @@ export class GraphRouter implements PreGatingRouter {
    * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence outgrows the context; nothing is routed then
    */
   async route(inputs: readonly RouteInput[]): Promise<readonly Route[]> {
-    if (inputs.length === 0) return [];
-    const sequences = this.#check(inputs);
-    const outputs = await this.#session.run(attentionFeeds(sequences, this.#kvShape));
-    const logits = outputs["logits"]?.data as Float32Array;
-    const newKeysValues = outputs["new_keys_values"]?.data as Float32Array;
-    let first = 0;
-    return sequences.map(({ cache, tokenIds }) => {
-      const end = first + tokenIds.length;
-      cache.append(newKeysValues, first, end);
-      const own = logits.slice(first * this.numExperts, end * this.numExperts);
-      first = end;
-      return { experts: argmaxRoute(own, this.numExperts), logits: own };
-    });
+    const states = this.#check(inputs);
+    const sequences = this.#memory.reserve(states, inputs);
+    const routes: Route[] = [];
+    for (const run of inputs.length > 0 ? attentionRuns(sequences) : []) {
+      const { pool } = this.#memory;
+      const plan = planAttention(run, sequences, pool);
+      const outputs = await this.#session.run(plan.feeds);
+      const logits = outputs["logits"]?.data as Float32Array;
+      plan.order.forEach((place, index) => {
+        const [first, end] = [plan.firstTokens[index] as number, plan.firstTokens[index + 1] as number];
+        const { slot } = sequences[place] as (typeof sequences)[number];
+        pool.append(slot, outputs["new_keys_values"]?.data as Float32Array, first, end);
+        const own = logits.slice(first * this.numExperts, end * this.numExperts);
+        routes[place] = { experts: argmaxRoute(own, this.numExperts), logits: own };
+      });
+    }
+    return routes;
+  }
+
+  release(state: RouterState): void {
+    if (state instanceof GraphRouterState) this.#memory.release(state);
   }
 
   async dispose(): Promise<void> {
     await this.#session.dispose();
   }
 
-  #check(inputs: readonly RouteInput[]): readonly StepTokens[] {
+  #check(inputs: readonly RouteInput[]): readonly GraphRouterState[] {
     const { vocabSize, contextTokens } = this.config;
     if (new Set(inputs.map((input) => input.state)).size !== inputs.length) {
       throw new TypeError("Expected each state in `inputs` once, got one twice");
@@ -111,7 +107,7 @@ export class GraphRouter implements PreGatingRouter {
         integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
       }
       const asked = state.numTokens + tokenIds.length;
-      if (asked <= contextTokens) return { cache: state.cache, tokenIds };
+      if (asked <= contextTokens) return state;
       const message = `${asked} tokens do not fit the router's context of ${contextTokens}`;
       throw new ReadMeError("ERR_CONTEXT_LENGTH", message);
     });

@@ -43,6 +43,7 @@ export function withHysteresis(router: PreGatingRouter, margin: number): PreGati
         return { experts, logits };
       });
     },
+    release: (state) => router.release(ownState(state).inner),
     dispose: () => router.dispose(),
   };
 }

@@ -19,7 +19,8 @@ const { Add, Concat, Gather, QuickGelu, SimplifiedLayerNormalization, Unsqueeze 
  * The official router (class `cluster_predictor`, autoregressive): RMS norm, attention with unscaled scores and
  * biases, RMS norm, `contract(silu(expand(x)))`, and one linear layer to the experts' logits.
  *
- * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, `is_plain_decode` bool `[1]`, and of the groups `decode` and `prefill`: see `attentionGroup`.
+ * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, `is_plain_decode` bool `[1]`, and of the groups
+ * `decode`, `continued` and `fresh`: see `attentionGroup`.
  * Outputs: `logits` float32 `[tokens, numExperts]`, `new_keys_values` `[tokens, 2 * numLayers * innerSize]`.
  */
 export function routerGraph({ config, embedding, layers, finalNorm, head }: RouterWeights): Graph {
@@ -41,7 +42,8 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
     positions: Unsqueeze(g, positions, [1]),
     groups: [
       attentionGroup(g, "decode", { isDecode: true, hasPast: true }, kvShape),
-      attentionGroup(g, "prefill", { isDecode: false, hasPast: true }, kvShape),
+      attentionGroup(g, "continued", { isDecode: false, hasPast: true }, kvShape),
+      attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, kvShape),
     ],
     isPlainDecode: g.input("is_plain_decode", "bool", [1]),
     groupRows: g.input("group_rows", "int64", ["tokens"]),

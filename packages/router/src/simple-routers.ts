@@ -32,6 +32,7 @@ export function ruleRouter(numExperts: number, rule: (tokenId: number, position:
         state.numTokens += tokenIds.length;
         return { experts, logits: new Float32Array(0) };
       }),
+    release: () => undefined,
     dispose: async () => undefined,
   };
 }

@@ -22,7 +22,9 @@ const ANSWERS: Answers = {
   route: async (opened, { prompt, expert }) => {
     const tokenIds = promptIds(opened, prompt);
     const router = await opened.routerFor(expert);
-    const [route] = await router.route([{ state: router.start(), tokenIds }]);
+    const state = router.start();
+    const [route] = await router.route([{ state, tokenIds }]);
+    router.release(state);
     return { tokenIds, experts: route?.experts ?? new Uint16Array() };
   },
   stats: ({ core }) => ({ ...core.stats(), residentBytes: process.memoryUsage.rss() }),

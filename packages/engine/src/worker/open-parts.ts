@@ -4,7 +4,7 @@ import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore, type EngineOutput } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
 import { KvAdmission } from "../kv-admission.ts";
-import { KvPool } from "../kv/kv-pool.ts";
+import { KvPool } from "@readme-moe/model";
 import { ModelRunner } from "../model-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";

@@ -1,99 +1,143 @@
-// What a step's sequences look like to `attentionGroup`: one flat list of tokens, and two groups of sequences that
+// What a step's sequences look like to the graph's attention: one flat list of tokens, and groups of sequences that
 // attend together.
 
+import type { KvPool } from "../kv/kv-pool.ts";
+import type { KvSlot } from "../kv/kv-slot.ts";
+import type { AttentionRun } from "./attention-runs.ts";
 import type { GraphTensor } from "./session.ts";
-import type { KvCache, KvShape } from "./kv-cache.ts";
 
 export type Feeds = Readonly<Record<string, GraphTensor>>;
 
-/** A sequence's next tokens, at least one, after the past in its cache. */
+/** A sequence's next tokens, at least one, after the past in its slot. */
 export interface StepTokens {
-  readonly cache: KvCache;
+  readonly slot: KvSlot;
   readonly tokenIds: ArrayLike<number>;
 }
 
-/**
- * Feeds `token_ids`, `positions`, `group_rows` and the groups `decode` (sequences with one token) and `prefill`
- * (all others). Tokens are in the order of `sequences`.
- */
-export function attentionFeeds(sequences: readonly StepTokens[], kvShape: KvShape): Feeds {
-  const firstTokens = runningSums(sequences.map((sequence) => sequence.tokenIds.length));
-  const numTokens = firstTokens.at(-1) as number;
-  const groups = { decode: [] as number[], prefill: [] as number[] };
-  sequences.forEach((sequence, index) => groups[sequence.tokenIds.length === 1 ? "decode" : "prefill"].push(index));
-  const groupRows = new BigInt64Array(numTokens);
-  const place = { sequences, firstTokens, groupRows };
-  return {
-    token_ids: int64(sequences.flatMap(({ tokenIds }) => Array.from(tokenIds))),
-    positions: int64(sequences.flatMap(({ cache, tokenIds }) => upFrom(cache.numTokens, tokenIds.length))),
-    ...groupFeeds("decode", groups.decode, 0, place, kvShape),
-    ...groupFeeds("prefill", groups.prefill, groups.decode.length, place, kvShape),
-    group_rows: { data: groupRows, dims: [numTokens] },
-    is_plain_decode: { data: Uint8Array.of(groups.decode.length === numTokens ? 1 : 0), dims: [1] },
-  };
-}
-
-interface Place {
-  readonly sequences: readonly StepTokens[];
+export interface AttentionPlan {
+  /** `token_ids`, `positions`, `group_rows`, `is_plain_decode`, and what the three groups take. */
+  readonly feeds: Feeds;
+  /** The run's sequences, in the order of their tokens: places in the step's list. */
+  readonly order: readonly number[];
+  /** By place in `order`: the first token in the flat list; the last entry is their number. */
   readonly firstTokens: readonly number[];
-  /** Filled in by each group: its row of each token. */
-  readonly groupRows: BigInt64Array;
 }
 
-function groupFeeds(
-  name: string,
-  members: readonly number[],
-  firstGroupRow: number,
-  { sequences, firstTokens, groupRows }: Place,
-  kvShape: KvShape,
-): Feeds {
-  const group = members.map((index) => sequences[index] as StepTokens);
-  const numQueries = Math.max(1, ...group.map((sequence) => sequence.tokenIds.length));
-  const tokens = new BigInt64Array(members.length * numQueries);
-  group.forEach(({ tokenIds }, member) => {
-    const first = firstTokens[members[member] as number] as number;
-    for (let query = 0; query < numQueries; query++) {
-      const row = member * numQueries + query;
-      // A padded query repeats the sequence's last token; its result is never read.
-      const token = first + Math.min(query, tokenIds.length - 1);
-      tokens[row] = BigInt(token);
-      if (query < tokenIds.length) groupRows[token] = BigInt(firstGroupRow + row);
-    }
-  });
-  const caches = group.map((sequence) => sequence.cache);
+export function planAttention(run: AttentionRun, all: readonly StepTokens[], pool: KvPool): AttentionPlan {
+  const at = (index: number): StepTokens => all[index] as StepTokens;
+  // A decoding sequence's token stands where its slot does, so that a step which only decodes needs no rows.
+  const bySlot = (indices: readonly number[]): readonly number[] =>
+    pool.inMemoryOrder(indices, (index) => at(index).slot);
+  const order = [...bySlot(run.decode), ...bySlot(run.continued), ...run.fresh];
+  const sequences = order.map(at);
+  const firstTokens = runningSums(sequences.map(({ tokenIds }) => tokenIds.length));
+
+  const groups = new GroupRows(firstTokens.at(-1) as number);
+  const decodeEnd = run.decode.length;
+  const continuedEnd = decodeEnd + run.continued.length;
+  const decode = slotGroup("decode", sequences.slice(0, decodeEnd), 0, pool, groups);
+  const decodeRows = groups.numRows;
+  const firstContinued = firstTokens[decodeEnd] as number;
+  const continued = slotGroup("continued", sequences.slice(decodeEnd, continuedEnd), firstContinued, pool, groups);
+  const fresh = freshGroup(sequences.slice(continuedEnd), firstTokens[continuedEnd] as number, groups);
+  const isPlain = decodeRows === decodeEnd && order.length === decodeEnd;
   return {
-    [`${name}.tokens`]: { data: tokens, dims: name === "decode" ? [members.length] : [members.length, numQueries] },
-    [`${name}.past_lengths`]: int64(caches.map((cache) => cache.numTokens)),
-    ...pastFeeds(name, caches, kvShape),
+    order,
+    firstTokens,
+    feeds: {
+      token_ids: int64(sequences.flatMap(({ tokenIds }) => Array.from(tokenIds))),
+      positions: int64(sequences.flatMap(({ slot, tokenIds }) => upFrom(slot.numTokens, tokenIds.length))),
+      ...decode,
+      ...continued,
+      ...fresh,
+      group_rows: { data: groups.rowOfToken, dims: [groups.rowOfToken.length] },
+      is_plain_decode: { data: Uint8Array.of(isPlain ? 1 : 0), dims: [1] },
+    },
   };
 }
 
-function pastFeeds(name: string, caches: readonly KvCache[], { numLayers, numKvHeads, headSize }: KvShape): Feeds {
-  const past = Math.max(0, ...caches.map((cache) => cache.capacityTokens));
-  const dims = [caches.length, numKvHeads, 1, past, headSize];
-  const feeds: Record<string, GraphTensor> = {};
-  for (let layer = 0; layer < numLayers; layer++) {
-    const keys = caches.map((cache) => cache.keys(layer));
-    const values = caches.map((cache) => cache.values(layer));
-    feeds[`${name}.past_keys.${layer}`] = { data: sideBySide(keys, past, numKvHeads, headSize), dims };
-    feeds[`${name}.past_values.${layer}`] = { data: sideBySide(values, past, numKvHeads, headSize), dims };
+/** Rows of all groups, laid end to end, and which of them each token has. */
+class GroupRows {
+  readonly rowOfToken: BigInt64Array;
+  numRows = 0;
+
+  constructor(numTokens: number) {
+    this.rowOfToken = new BigInt64Array(numTokens);
+  }
+}
+
+/** Sequences in a range of slots of one arena; slots of the range that do not run repeat a token, for nothing. */
+function slotGroup(
+  name: "decode" | "continued",
+  sequences: readonly StepTokens[],
+  firstToken: number,
+  pool: KvPool,
+  groups: GroupRows,
+): Feeds {
+  const range = pool.range(sequences.map(({ slot }) => slot));
+  if (range.numRows === 0 && name === "continued") return idleGroup(pool, groups);
+  const numQueries = Math.max(1, ...sequences.map(({ tokenIds }) => tokenIds.length));
+  const tokens = new BigInt64Array(range.numRows * numQueries).fill(BigInt(Math.max(0, firstToken)));
+  const pastLengths = new BigInt64Array(range.numRows);
+  let token = firstToken;
+  for (const [index, { slot, tokenIds }] of sequences.entries()) {
+    const row = range.rows[index] as number;
+    pastLengths[row] = BigInt(slot.numTokens);
+    for (let query = 0; query < tokenIds.length; query++, token++) {
+      tokens[row * numQueries + query] = BigInt(token);
+      groups.rowOfToken[token] = BigInt(groups.numRows + row * numQueries + query);
+    }
+  }
+  groups.numRows += range.numRows * numQueries;
+  const feeds: Record<string, GraphTensor> = {
+    [`${name}.tokens`]: { data: tokens, dims: name === "decode" ? [range.numRows] : [range.numRows, numQueries] },
+    [`${name}.past_lengths`]: { data: pastLengths, dims: [range.numRows] },
+  };
+  for (let layer = 0; layer < pool.shape.numLayers; layer++) {
+    const { keys, values } = pool.view(range, layer);
+    feeds[`${name}.past_keys.${layer}`] = { data: keys, dims: range.dims };
+    feeds[`${name}.past_values.${layer}`] = { data: values, dims: range.dims };
   }
   return feeds;
 }
 
-/** Several sequences' `[numKvHeads, capacity, headSize]` in one array; a lone one is passed on as it is. */
-function sideBySide(parts: readonly Float32Array[], past: number, numKvHeads: number, headSize: number): Float32Array {
-  const [first] = parts;
-  if (parts.length === 1 && first) return first;
-  const together = new Float32Array(parts.length * numKvHeads * past * headSize);
-  parts.forEach((part, member) => {
-    const stride = part.length / numKvHeads;
-    for (let head = 0; head < numKvHeads; head++) {
-      const target = (member * numKvHeads + head) * past * headSize;
-      together.set(part.subarray(head * stride, (head + 1) * stride), target);
+// A group has to have a row, see `attention`: one that nobody needs repeats the step's first token.
+const IDLE_TOKENS: GraphTensor = { data: BigInt64Array.of(0n), dims: [1, 1] };
+
+function idleGroup(pool: KvPool, groups: GroupRows): Feeds {
+  groups.numRows += 1;
+  const { numLayers, numKvHeads, headSize } = pool.shape;
+  const nothing = { data: new Float32Array(0), dims: [1, numKvHeads, 1, 0, headSize] };
+  const feeds: Record<string, GraphTensor> = {
+    "continued.tokens": IDLE_TOKENS,
+    "continued.past_lengths": int64([0]),
+  };
+  for (let layer = 0; layer < numLayers; layer++) {
+    feeds[`continued.past_keys.${layer}`] = nothing;
+    feeds[`continued.past_values.${layer}`] = nothing;
+  }
+  return feeds;
+}
+
+/** Prompts from their first token on; shorter ones repeat their last token, for nothing. */
+function freshGroup(sequences: readonly StepTokens[], firstToken: number, groups: GroupRows): Feeds {
+  if (sequences.length === 0) {
+    groups.numRows += 1;
+    return { "fresh.tokens": IDLE_TOKENS };
+  }
+  const numQueries = Math.max(1, ...sequences.map(({ tokenIds }) => tokenIds.length));
+  const tokens = new BigInt64Array(sequences.length * numQueries);
+  let token = firstToken;
+  for (const [row, { tokenIds }] of sequences.entries()) {
+    for (let query = 0; query < numQueries; query++) {
+      const place = row * numQueries + query;
+      tokens[place] = BigInt(token + Math.min(query, tokenIds.length - 1));
+      if (query < tokenIds.length) groups.rowOfToken[token + query] = BigInt(groups.numRows + place);
     }
-  });
-  return together;
+    token += tokenIds.length;
+  }
+  groups.numRows += tokens.length;
+  return { "fresh.tokens": { data: tokens, dims: [sequences.length, numQueries] } };
 }
 
 export function int64(values: readonly number[]): GraphTensor {

@@ -1,5 +1,4 @@
-import { KvPool, type KvSlot } from "@readme-moe/engine";
-import { openModel, type Model } from "@readme-moe/model";
+import { KvPool, type KvSlot, openModel, type Model } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { withModel } from "../open.ts";

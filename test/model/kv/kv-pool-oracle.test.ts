@@ -2,8 +2,8 @@
 
 import type { KvShape } from "@readme-moe/model";
 import { expect, test } from "vitest";
-import { KvPool } from "../../../packages/engine/src/kv/kv-pool.ts";
-import type { KvSlot } from "../../../packages/engine/src/kv/kv-slot.ts";
+import { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
+import type { KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { expectSameContents, plainBlock, PlainKvPool, type PlainSequence } from "./plain-kv-pool.ts";
 

@@ -1,7 +1,6 @@
 // Where every sequence is, and where it should go so that there is room. Pure: nothing here touches the memory.
 
-import { KV_BLOCK_TOKENS } from "@readme-moe/model";
-
+import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
 import {
   closeGaps,
   emptyArena,

@@ -2,8 +2,8 @@
 
 import type { KvShape } from "@readme-moe/model";
 import { expect } from "vitest";
-import type { KvPool } from "../../../packages/engine/src/kv/kv-pool.ts";
-import type { KvArenaName, KvSlot } from "../../../packages/engine/src/kv/kv-slot.ts";
+import type { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
+import type { KvArenaName, KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
 
 export interface PlainSequence {
   readonly slot: KvSlot;

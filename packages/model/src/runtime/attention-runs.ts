@@ -1,10 +1,10 @@
 // How the sequences of a step are put into the graph's attention groups: `decode` and `continued` are each a range of
 // slots of one arena, `fresh` are prompts without a past. What does not fit into one run of the graph takes another.
 
-import type { KvSlot } from "./kv/kv-slot.ts";
+import type { KvSlot } from "../kv/kv-slot.ts";
 
 /** Places of sequences in the step's list. */
-export interface StepRun {
+export interface AttentionRun {
   /** One token each, of one arena. */
   readonly decode: readonly number[];
   /** With a past: one chunk of prefill, or decoding sequences of the other arena. */
@@ -19,7 +19,7 @@ interface Placed {
 }
 
 /** Nearly always one run; more when several prompts continue, or one does beside decoding sequences of both arenas. */
-export function stepRuns(sequences: readonly Placed[]): readonly StepRun[] {
+export function attentionRuns(sequences: readonly Placed[]): readonly AttentionRun[] {
   const short: number[] = [];
   const long: number[] = [];
   const chunks: number[] = [];

@@ -1,7 +1,6 @@
 // How to get from one layout to another within the same memory, without a second copy of it.
 
-import type { KvShape } from "@readme-moe/model";
-
+import type { KvShape } from "./kv-shape.ts";
 import { slotStart, type KvLayout } from "./kv-layout.ts";
 
 /** `length` floats from `source` to `target`, all offsets within one layer's keys or values. */

@@ -1,8 +1,7 @@
 // Bookkeeping of one arena: slots of equal size, side by side. Values, not objects that change: a plan that turns out
 // not to fit is simply dropped.
 
-import { KV_BLOCK_TOKENS } from "@readme-moe/model";
-
+import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
 import type { KvArenaName, PooledSlot } from "./kv-slot.ts";
 
 export interface KvArena {

@@ -1,7 +1,7 @@
 import type { KvShape } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { KvPool } from "../../../packages/engine/src/kv/kv-pool.ts";
-import type { KvSlot } from "../../../packages/engine/src/kv/kv-slot.ts";
+import { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
+import type { KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
 
 const SHAPE: KvShape = { numLayers: 2, numKvHeads: 2, headSize: 3 };
 const TOKEN_SIZE = 2 * SHAPE.numLayers * SHAPE.numKvHeads * SHAPE.headSize;

@@ -1,7 +1,7 @@
 // Keys and values of all running sequences, in memory that is allocated once.
 
 import { integerOption, ReadMeError } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, type KvShape } from "@readme-moe/model";
+import { KV_BLOCK_TOKENS, type KvShape } from "./kv-shape.ts";
 import { closeGaps, holdsSlot, withoutSlot } from "./kv-arena.ts";
 import { checkLayout, emptyLayout, planRoom, slotStart, usedTokens, type KvLayout } from "./kv-layout.ts";
 import { isNothing, planRelocation } from "./kv-relocation.ts";
