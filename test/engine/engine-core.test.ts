@@ -99,15 +99,20 @@ class Bench {
 
 const folder = persistentFolder();
 let running: RunningModel;
+let int8: RunningModel;
 let tokenizer: Tokenizer;
 beforeAll(async () => {
   const path = join(await folder, "model");
   const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
   await writeTinyReadMe(path, { vocabSize: 4096, copies });
   running = await runningModel(path);
+  int8 = await runningModel(path, undefined, "int8");
   ({ tokenizer } = await running.model.loadText());
 });
-afterAll(() => running[Symbol.asyncDispose]());
+afterAll(async () => {
+  await running[Symbol.asyncDispose]();
+  await int8[Symbol.asyncDispose]();
+});
 
 interface Job {
   readonly id: string;
@@ -127,10 +132,10 @@ function randomJobs(count: number, seed: number, longest = 150): readonly Job[] 
 }
 
 /** What each job gives alone, in a core of its own. */
-async function aloneOutcomes(jobs: readonly Job[]): Promise<Bench["outcomes"]> {
+async function aloneOutcomes(jobs: readonly Job[], model = running): Promise<Bench["outcomes"]> {
   const outcomes: Bench["outcomes"] = new Map();
   for (const { id, promptIds, params } of jobs) {
-    const bench = new Bench(running, tokenizer, { capacityTokens: 256 });
+    const bench = new Bench(model, tokenizer, { capacityTokens: 256 });
     bench.add(id, promptIds, params);
     await bench.finish();
     outcomes.set(id, bench.outcomes.get(id) as never);
@@ -160,6 +165,17 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
       expect(bench.count("sequence:preempted")).toBe(0);
       expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(alone));
     }
+  });
+
+  test("in int8, in two orders, and otherwise than in float32", async () => {
+    const expected = await aloneOutcomes(jobs, int8);
+    for (const order of [jobs, jobs.toReversed()]) {
+      const bench = new Bench(int8, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedSeqs: 7 });
+      for (const { id, promptIds, params } of order) bench.add(id, promptIds, params);
+      await bench.finish();
+      expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(expected));
+    }
+    expect(Object.fromEntries(expected)).not.toEqual(Object.fromEntries(alone));
   });
 
   test("that come while others run", async () => {

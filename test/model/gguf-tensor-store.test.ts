@@ -225,18 +225,18 @@ describe("GgufTensorStore", () => {
 
   test("says so when a tensor's type is not supported, but opens the others", async () => {
     const tensors = [
-      { name: "output.weight", dimensions: [256], type: 14, data: new Uint8Array(210) },
+      { name: "output.weight", dimensions: [256], type: 23, data: new Uint8Array(136) },
       f32Tensor("x", [1], [3]),
     ];
     const store = await storeOf([textEntry("general.architecture", "llama")], tensors);
     expect(store.has("lm_head.weight")).toBe(true);
-    expect(() => store.info("lm_head.weight")).toThrow(/Q6_K/);
+    expect(() => store.info("lm_head.weight")).toThrow(/IQ4_XS/);
     await expectReadMeError(
       store.readFloats("lm_head.weight"),
       "ERR_MODEL_UNSUPPORTED",
       store.path,
       "output.weight",
-      "Q6_K",
+      "IQ4_XS",
     );
     expect(await store.readFloats("x")).toEqual(Float32Array.of(3));
     await store.close();

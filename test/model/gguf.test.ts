@@ -205,15 +205,15 @@ describe("GgufFile tensors", () => {
   test("lists tensors of a type it cannot read, and names tensor and type when asked to", async () => {
     const path = await fileOf({
       tensors: [
-        { name: "k", dimensions: [256, 2], type: 12, data: new Uint8Array(288) },
+        { name: "iq", dimensions: [256, 2], type: 23, data: new Uint8Array(272) },
         { name: "new", dimensions: [3, 5], type: 99, data: new Uint8Array(7) },
         { name: "f", dimensions: [1], type: F32, data: new Uint8Array(4) },
       ],
     });
     const file = await GgufFile.open(path);
-    expect(file.tensors.get("k")).toMatchObject({ shape: [2, 256], byteLength: 288, type: { name: "Q4_K" } });
+    expect(file.tensors.get("iq")).toMatchObject({ shape: [2, 256], byteLength: 272, type: { name: "IQ4_XS" } });
     expect(file.tensors.get("new")).toMatchObject({ shape: [5, 3], ggmlType: 99, byteLength: undefined });
-    await expectReadMeError(file.readFloats("k"), "ERR_MODEL_UNSUPPORTED", path, '"k"', "Q4_K");
+    await expectReadMeError(file.readFloats("iq"), "ERR_MODEL_UNSUPPORTED", path, '"iq"', "IQ4_XS");
     await expectReadMeError(file.readBytes("new"), "ERR_MODEL_UNSUPPORTED", path, '"new"', "99");
     expect(await file.readFloats("f")).toEqual(Float32Array.of(0));
     await file.close();

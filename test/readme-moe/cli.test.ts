@@ -213,7 +213,7 @@ describe("wrong calls", () => {
     [["generate", POCKET, "--prompt", "x", "--logit-bias", "x=1"], /--logit-bias.*id=bias/],
     [["generate", POCKET, "--prompt", "x", "--expert", "github"], /`expert`.*dense/],
     [["generate", POCKET, "--prompt", "x", "--max-new-tokens", "-3"], /--max-new-tokens.*integer from 1/],
-    [["generate", POCKET, "--prompt", "x", "--precision", "fp31"], /--precision.*fp32/],
+    [["generate", POCKET, "--prompt", "x", "--precision", "fp31"], /--precision.*fp32, int8/],
     [["inspect", POCKET, "--ids", "1,x"], /--ids.*separated by commas/],
     [["inspect", POCKET, "--ids", "1,4096"], /tokenIds\[1\].*from 0 to 4095/],
     [["eval", POCKET], /required option '--data/],

@@ -2,7 +2,7 @@
 
 import type { PreGatingRouter } from "@readme-moe/core";
 import { ModelRunner, type StepLogits } from "@readme-moe/engine";
-import { type KvSlot, openModel, type Model } from "@readme-moe/model";
+import { type KvSlot, openModel, type Model, type Precision } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { poolFor } from "./greedy.ts";
 
@@ -12,10 +12,14 @@ export interface RunningModel extends AsyncDisposable {
   readonly router: PreGatingRouter;
 }
 
-export async function runningModel(path: string, expert?: ExpertChoice): Promise<RunningModel> {
+export async function runningModel(
+  path: string,
+  expert?: ExpertChoice,
+  precision: Precision = "fp32",
+): Promise<RunningModel> {
   const model = await openModel(path);
   const router = await openRouter(model, expert, { threads: 2 });
-  const runner = await ModelRunner.open(model, { threads: 2 });
+  const runner = await ModelRunner.open(model, { threads: 2, precision });
   return {
     model,
     runner,

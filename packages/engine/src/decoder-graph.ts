@@ -1,8 +1,11 @@
 import {
+  activation,
   attention,
   attentionGroup,
+  encodeF16,
   expertFeedForward,
   floatWeight,
+  linear,
   logitOutputs,
   ropeConstants,
   type AttentionInputs,
@@ -11,10 +14,12 @@ import {
   operators,
   type Graph,
   type Model,
+  type Precision,
+  type TensorRef,
   type Value,
 } from "@readme-moe/model";
 
-const { Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, Unsqueeze } = operators;
+const { Cast, Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, Unsqueeze } = operators;
 
 /**
  * The whole model as one graph: one run is one step over a flat list of tokens, of sequences that decode and of
@@ -31,7 +36,10 @@ const { Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormali
  * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
  * the values of layer 0, the keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
  */
-export function decoderGraph({ config, experts, weights }: Pick<Model, "config" | "experts" | "weights">): Graph {
+export function decoderGraph(
+  { config, experts, weights }: Pick<Model, "config" | "experts" | "weights">,
+  precision: Precision = "fp32",
+): Graph {
   const g = new GraphBuilder("decoder");
   const { numLayers, numHeads, numKvHeads, headSize, rmsNormEpsilon: epsilon } = config;
   const tokenIds = g.input("token_ids", "int64", ["tokens"]);
@@ -56,8 +64,9 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
           counts: g.input("expert_counts", "int64", [experts.names.length]),
         };
 
-  const embedding = floatWeight(g, "embedding", [weights.embedding]);
-  let residual = Gather(g, embedding, tokenIds);
+  // In float32 a tied head is the embedding table itself; products of integers need another layout.
+  const table = precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
+  let residual = table ? Gather(g, table, tokenIds) : embedFromHalves(g, tokenIds, weights.embedding);
   let update: Value | undefined;
   /** The norm of `residual + update`; the sum becomes the residual stream. */
   const norm = (name: string, scale: (typeof weights)["finalNorm"]): Value => {
@@ -80,11 +89,19 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
       normEpsilon: epsilon,
     };
     const x = norm(`${name}.input_norm`, layer.inputNorm);
-    const attended = attention(g, `${name}.attention`, index, x, layer.attention, shape, inputs);
+    const attended = attention(
+      g,
+      `${name}.attention`,
+      index,
+      activation(g, x, precision),
+      layer.attention,
+      shape,
+      inputs,
+    );
     newKeysValues.push(attended.newKeys, attended.newValues);
     update = attended.output;
     const y = norm(`${name}.post_attention_norm`, layer.postAttentionNorm);
-    update = expertFeedForward(g, `${name}.ffn`, y, layer, deal);
+    update = expertFeedForward(g, `${name}.ffn`, activation(g, y, precision), layer, deal);
   });
 
   // Norms work row by row, so the rows that nobody asks for are dropped before the last one.
@@ -92,11 +109,22 @@ export function decoderGraph({ config, experts, weights }: Pick<Model, "config" 
   residual = Gather(g, residual, logitRows);
   if (update !== undefined) update = Gather(g, update, logitRows);
   const hidden = norm("final_norm", weights.finalNorm);
-  const head = weights.head === weights.embedding ? embedding : floatWeight(g, "head", [weights.head]);
-  logitOutputs(g, operators.Gemm(g, hidden, head, undefined), config.vocabSize);
+  const logits =
+    table && weights.head === weights.embedding
+      ? operators.Gemm(g, hidden, table, undefined)
+      : linear(g, "head", activation(g, hidden, precision), [{ weight: weights.head, bias: undefined }]);
+  logitOutputs(g, logits, config.vocabSize);
   g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",
     2 * numLayers * numKvHeads * headSize,
   ]);
   return g.build();
+}
+
+/** Rows of an embedding table that is kept in half precision, as float32. */
+function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Value {
+  const halves = g.weight("embedding", "float16", table.shape, async () =>
+    encodeF16(await table.store.readFloats(table.name)),
+  );
+  return Cast(g, Gather(g, halves, tokenIds), "float32");
 }

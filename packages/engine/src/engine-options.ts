@@ -1,5 +1,5 @@
 import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, type ModelConfig } from "@readme-moe/model";
+import { KV_BLOCK_TOKENS, type ModelConfig, type Precision } from "@readme-moe/model";
 
 /** How an engine runs. Sizes that are not given follow from the model. */
 export interface EngineOptions {
@@ -10,8 +10,8 @@ export interface EngineOptions {
    * @default "process"
    */
   readonly isolation?: "thread" | "process" | undefined;
-  /** @default "fp32" */
-  readonly precision?: "fp32" | undefined;
+  /** What products are computed in; int8 takes a quarter of the memory, and is faster. @default "fp32" */
+  readonly precision?: Precision | undefined;
   /** Threads of the inference runtime. @default all cores */
   readonly threads?: number | undefined;
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
@@ -78,7 +78,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
   }
   return {
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
-    precision: choiceOption("precision", options.precision ?? "fp32", ["fp32"] as const),
+    precision: choiceOption("precision", options.precision ?? "fp32", ["fp32", "int8"] as const),
     scheduler: choiceOption("scheduler", options.scheduler ?? "fcfs", ["fcfs"] as const),
     threads: optional("threads", 1, 1024),
     cacheFolder,

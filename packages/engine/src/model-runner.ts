@@ -8,6 +8,7 @@ import {
   type GraphTensor,
   type KvShape,
   type Model,
+  type Precision,
 } from "@readme-moe/model";
 import { decoderGraph } from "./decoder-graph.ts";
 import type { KvPool } from "@readme-moe/model";
@@ -19,6 +20,8 @@ export interface RunnerOptions {
   readonly cacheFolder?: string | undefined;
   /** @default all cores */
   readonly threads?: number | undefined;
+  /** @default "fp32" */
+  readonly precision?: Precision | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
@@ -55,7 +58,7 @@ export class ModelRunner {
     const threads = options.threads === undefined ? undefined : integerOption("threads", options.threads, 1, 1024);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const graph = await cachedGraph(
-      decoderGraph(model),
+      decoderGraph(model, options.precision),
       await model.fingerprint(cacheFolder),
       cacheFolder,
       (progress) => onProgress({ stage: "building", ...progress }),

@@ -1,3 +1,4 @@
+export { activation, type Activation, type Precision } from "./blocks/activation.ts";
 export { attentionGroup, type AttentionGroup } from "./blocks/attention-group.ts";
 export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
 export { expertFeedForward, type ExpertDeal } from "./blocks/feed-forward.ts";
@@ -50,6 +51,6 @@ export { applyChatTemplate, ChatTemplate, type ChatOptions } from "./text/chat-t
 export type { ModelText } from "./text/model-text.ts";
 export { StreamingDecoder } from "./text/streaming-decoder.ts";
 export { Tokenizer } from "./text/tokenizer.ts";
-export type { ExpertLayout, FeedForwardRefs, ModelWeights } from "./weights/model-weights.ts";
+export type { ExpertLayout, FeedForwardRefs, LinearRefs, ModelWeights } from "./weights/model-weights.ts";
 export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/router-weights.ts";
 export type { TensorRef } from "./weights/tensor-ref.ts";

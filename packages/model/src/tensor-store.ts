@@ -1,4 +1,4 @@
-/** How a checkpoint stores a tensor's elements. The `Q` types are GGUF's blocks of 32 values. */
+/** How a checkpoint stores a tensor's elements. The `Q` types are GGUF's blocks of 32 values, or of 256 if their names end in `_K`. */
 export type StoredType =
   | "F64"
   | "F32"
@@ -12,7 +12,14 @@ export type StoredType =
   | "BOOL"
   | "Q8_0"
   | "Q4_0"
-  | "Q4_1";
+  | "Q4_1"
+  | "Q5_0"
+  | "Q5_1"
+  | "Q2_K"
+  | "Q3_K"
+  | "Q4_K"
+  | "Q5_K"
+  | "Q6_K";
 
 export interface TensorInfo {
   readonly name: string;

@@ -16,14 +16,14 @@ export async function withModel<Result>(
   flags: RuntimeFlags & { readonly expert?: string },
   use: (opened: OpenedModel) => Promise<Result>,
 ): Promise<Result> {
-  const { threads, cacheFolder } = flags;
+  const { precision, threads, cacheFolder } = flags;
   const closers: (() => Promise<void>)[] = [];
   try {
     const model = await openModel(path);
     closers.unshift(() => model.close());
     const router = await openRouter(model, flags.expert, { threads, cacheFolder });
     closers.unshift(() => router.dispose());
-    const runner = await ModelRunner.open(model, { threads, cacheFolder });
+    const runner = await ModelRunner.open(model, { precision, threads, cacheFolder });
     closers.unshift(() => runner.dispose());
     if (runner.graph.kind === "memory") {
       const { reason } = runner.graph;

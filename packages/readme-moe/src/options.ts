@@ -1,9 +1,10 @@
 // Options that several commands have, spelled and checked alike.
 
+import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
 
 export interface RuntimeFlags {
-  readonly precision: "fp32";
+  readonly precision: Precision;
   readonly threads?: number;
   readonly cacheFolder?: string;
 }
@@ -12,7 +13,7 @@ export interface RuntimeFlags {
 export function runtimeOptions(): readonly Option[] {
   return [
     new Option("--precision <precision>", "numbers that weights and products are held in")
-      .choices(["fp32"])
+      .choices(["fp32", "int8"])
       .default("fp32"),
     new Option("--threads <n>", "threads of the inference runtime (default: all cores)").argParser(wholeNumber(1)),
     new Option(

@@ -1,4 +1,5 @@
 import {
+  activation,
   attention,
   attentionGroup,
   floatWeight,
@@ -7,6 +8,7 @@ import {
   operators,
   ropeConstants,
   ROUTER_RMS_NORM_EPSILON,
+  type Activation,
   type AttentionInputs,
   type Graph,
   type RouterWeights,
@@ -51,20 +53,22 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
   const norm = (name: string, x: Value, scale: typeof finalNorm): Value =>
     SimplifiedLayerNormalization(g, x, floatWeight(g, name, [scale]), ROUTER_RMS_NORM_EPSILON);
 
+  const float = (rows: Value): Activation => activation(g, rows, "fp32");
+
   let x = Gather(g, floatWeight(g, "embedding", [embedding]), tokenIds);
   const newKeysValues: Value[] = [];
   layers.forEach((layer, index) => {
     const name = `layers.${index}`;
     const normed = norm(`${name}.input_norm`, x, layer.inputNorm);
     const refs = { ...layer, queryNorm: undefined, keyNorm: undefined };
-    const attended = attention(g, `${name}.attention`, index, normed, refs, shape, inputs);
+    const attended = attention(g, `${name}.attention`, index, float(normed), refs, shape, inputs);
     newKeysValues.push(attended.newKeys, attended.newValues);
     x = Add(g, x, attended.output);
     const y = norm(`${name}.post_attention_norm`, x, layer.postAttentionNorm);
-    const expanded = QuickGelu(g, linear(g, `${name}.expand`, y, [layer.expand]), 1);
-    x = Add(g, x, linear(g, `${name}.contract`, expanded, [layer.contract]));
+    const expanded = QuickGelu(g, linear(g, `${name}.expand`, float(y), [layer.expand]), 1);
+    x = Add(g, x, linear(g, `${name}.contract`, float(expanded), [layer.contract]));
   });
-  const logits = linear(g, "head", norm("final_norm", x, finalNorm), [head]);
+  const logits = linear(g, "head", float(norm("final_norm", x, finalNorm)), [head]);
   g.output("logits", logits, "float32", ["tokens", config.numExperts]);
   g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",

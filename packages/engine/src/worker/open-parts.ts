@@ -50,7 +50,7 @@ export async function openParts(
     // What a request gets that names no expert has to be there; the others are rules, and cost nothing.
     const usual = await routerFor(undefined);
     closers.push(() => usual.dispose());
-    const runner = await ModelRunner.open(model, { threads, cacheFolder, onProgress });
+    const runner = await ModelRunner.open(model, { precision: options.precision, threads, cacheFolder, onProgress });
     closers.push(() => runner.dispose());
     const pool = new KvPool({ shape: runner.kvShape, capacityTokens: sizes.capacityTokens });
     const prefixes = new PrefixCache(options.chunkTokens, sizes.prefixCacheBytes);

@@ -19,6 +19,7 @@ import {
   Unsqueeze,
 } from "../onnx/operators.ts";
 import type { AttentionRefs } from "../weights/model-weights.ts";
+import { activation, type Activation } from "./activation.ts";
 import type { AttentionGroup } from "./attention-group.ts";
 import { floatWeight, linear } from "./linear.ts";
 import type { RopeValues } from "./rope-tables.ts";
@@ -61,7 +62,7 @@ export function attention(
   g: GraphBuilder,
   name: string,
   layer: number,
-  x: Value,
+  x: Activation,
   refs: AttentionRefs,
   shape: AttentionShape,
   inputs: AttentionInputs,
@@ -82,7 +83,8 @@ export function attention(
       return Gather(g, Concat(g, rows, 0), inputs.groupRows);
     },
   );
-  return { output: linear(g, `${name}.output`, attended, [refs.output]), newKeys, newValues };
+  const output = linear(g, `${name}.output`, activation(g, attended, x.precision), [refs.output]);
+  return { output, newKeys, newValues };
 }
 
 /** RMS norm of each query and key head, `[tokens, heads · headSize]` in and out. */

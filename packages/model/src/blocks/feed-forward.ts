@@ -1,13 +1,15 @@
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import { Add, Concat, Gather, Mul, QuickGelu, Split } from "../onnx/operators.ts";
 import type { FeedForwardRefs, LayerRefs } from "../weights/model-weights.ts";
+import { activation, gatherRows, splitRows, type Activation } from "./activation.ts";
 import { linear } from "./linear.ts";
 
 /** `down(silu(gate(x)) · up(x))`, `x` and result `[tokens, hiddenSize]`. */
-function feedForward(g: GraphBuilder, name: string, x: Value, refs: FeedForwardRefs): Value {
+function feedForward(g: GraphBuilder, name: string, x: Activation, refs: FeedForwardRefs): Value {
   const width = refs.gate.weight.shape[0] ?? 0;
   const [gate, up] = Split(g, linear(g, `${name}.gate_up`, x, [refs.gate, refs.up]), [width, width], 1);
-  return linear(g, `${name}.down`, Mul(g, QuickGelu(g, gate as Value, 1), up as Value), [refs.down]);
+  const inner = Mul(g, QuickGelu(g, gate as Value, 1), up as Value);
+  return linear(g, `${name}.down`, activation(g, inner, x.precision), [refs.down]);
 }
 
 /**
@@ -30,7 +32,7 @@ export interface ExpertDeal {
 export function expertFeedForward(
   g: GraphBuilder,
   name: string,
-  x: Value,
+  x: Activation,
   refs: Pick<LayerRefs, "shared" | "experts">,
   deal: ExpertDeal | undefined,
 ): Value {
@@ -38,7 +40,7 @@ export function expertFeedForward(
   return refs.shared ? Add(g, feedForward(g, `${name}.shared`, x, refs.shared), routed) : routed;
 }
 
-function singleExpert(g: GraphBuilder, name: string, x: Value, experts: readonly FeedForwardRefs[]): Value {
+function singleExpert(g: GraphBuilder, name: string, x: Activation, experts: readonly FeedForwardRefs[]): Value {
   const [only] = experts;
   if (experts.length !== 1 || !only) throw new TypeError(`Expected a deal of tokens to ${experts.length} experts`);
   return feedForward(g, name, x, only);
@@ -47,12 +49,13 @@ function singleExpert(g: GraphBuilder, name: string, x: Value, experts: readonly
 function dealtExperts(
   g: GraphBuilder,
   name: string,
-  x: Value,
+  x: Activation,
   experts: readonly FeedForwardRefs[],
   deal: ExpertDeal,
 ): Value {
-  const sorted = Gather(g, x, deal.permutation);
-  const shares = Split(g, sorted, { sizes: deal.counts, count: experts.length }, 0);
-  const outputs = experts.map((refs, expert) => feedForward(g, `${name}.${expert}`, shares[expert] as Value, refs));
+  const shares = splitRows(g, gatherRows(g, x, deal.permutation), deal.counts, experts.length);
+  const outputs = experts.map((refs, expert) =>
+    feedForward(g, `${name}.${expert}`, shares[expert] as Activation, refs),
+  );
   return Gather(g, Concat(g, outputs, 0), deal.inverse);
 }

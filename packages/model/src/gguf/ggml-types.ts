@@ -1,7 +1,31 @@
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
 import type { StoredType } from "../tensor-store.ts";
-import { BLOCK_VALUES, dequantizeQ4Affine, dequantizeQ4Symmetric, dequantizeQ8 } from "./dequantize.ts";
-import { Q4_0_BLOCK_BYTES, Q4_1_BLOCK_BYTES, Q8_0_BLOCK_BYTES } from "./dequantize.ts";
+import {
+  BLOCK_VALUES,
+  dequantizeQ4Affine,
+  dequantizeQ4Symmetric,
+  dequantizeQ5Affine,
+  dequantizeQ5Symmetric,
+  dequantizeQ8,
+  Q4_0_BLOCK_BYTES,
+  Q4_1_BLOCK_BYTES,
+  Q5_0_BLOCK_BYTES,
+  Q5_1_BLOCK_BYTES,
+  Q8_0_BLOCK_BYTES,
+} from "./dequantize.ts";
+import {
+  dequantizeQ2K,
+  dequantizeQ3K,
+  dequantizeQ4K,
+  dequantizeQ5K,
+  dequantizeQ6K,
+  K_BLOCK_VALUES,
+  Q2_K_BLOCK_BYTES,
+  Q3_K_BLOCK_BYTES,
+  Q4_K_BLOCK_BYTES,
+  Q5_K_BLOCK_BYTES,
+  Q6_K_BLOCK_BYTES,
+} from "./k-blocks.ts";
 
 /** How a ggml type lays out values: rows are whole blocks. Plain types are blocks of one value. */
 export interface GgmlType {
@@ -42,17 +66,80 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
       dequantize: dequantizeQ4Affine,
     },
   ],
-  [6, { name: "Q5_0", blockValues: 32, blockBytes: 22 }],
-  [7, { name: "Q5_1", blockValues: 32, blockBytes: 24 }],
+  [
+    6,
+    {
+      name: "Q5_0",
+      blockValues: BLOCK_VALUES,
+      blockBytes: Q5_0_BLOCK_BYTES,
+      stored: "Q5_0",
+      dequantize: dequantizeQ5Symmetric,
+    },
+  ],
+  [
+    7,
+    {
+      name: "Q5_1",
+      blockValues: BLOCK_VALUES,
+      blockBytes: Q5_1_BLOCK_BYTES,
+      stored: "Q5_1",
+      dequantize: dequantizeQ5Affine,
+    },
+  ],
   [
     8,
     { name: "Q8_0", blockValues: BLOCK_VALUES, blockBytes: Q8_0_BLOCK_BYTES, stored: "Q8_0", dequantize: dequantizeQ8 },
   ],
-  [10, { name: "Q2_K", blockValues: 256, blockBytes: 84 }],
-  [11, { name: "Q3_K", blockValues: 256, blockBytes: 110 }],
-  [12, { name: "Q4_K", blockValues: 256, blockBytes: 144 }],
-  [13, { name: "Q5_K", blockValues: 256, blockBytes: 176 }],
-  [14, { name: "Q6_K", blockValues: 256, blockBytes: 210 }],
+  [
+    10,
+    {
+      name: "Q2_K",
+      blockValues: K_BLOCK_VALUES,
+      blockBytes: Q2_K_BLOCK_BYTES,
+      stored: "Q2_K",
+      dequantize: dequantizeQ2K,
+    },
+  ],
+  [
+    11,
+    {
+      name: "Q3_K",
+      blockValues: K_BLOCK_VALUES,
+      blockBytes: Q3_K_BLOCK_BYTES,
+      stored: "Q3_K",
+      dequantize: dequantizeQ3K,
+    },
+  ],
+  [
+    12,
+    {
+      name: "Q4_K",
+      blockValues: K_BLOCK_VALUES,
+      blockBytes: Q4_K_BLOCK_BYTES,
+      stored: "Q4_K",
+      dequantize: dequantizeQ4K,
+    },
+  ],
+  [
+    13,
+    {
+      name: "Q5_K",
+      blockValues: K_BLOCK_VALUES,
+      blockBytes: Q5_K_BLOCK_BYTES,
+      stored: "Q5_K",
+      dequantize: dequantizeQ5K,
+    },
+  ],
+  [
+    14,
+    {
+      name: "Q6_K",
+      blockValues: K_BLOCK_VALUES,
+      blockBytes: Q6_K_BLOCK_BYTES,
+      stored: "Q6_K",
+      dequantize: dequantizeQ6K,
+    },
+  ],
   [16, { name: "IQ2_XXS", blockValues: 256, blockBytes: 66 }],
   [17, { name: "IQ2_XS", blockValues: 256, blockBytes: 74 }],
   [18, { name: "IQ3_XXS", blockValues: 256, blockBytes: 98 }],

@@ -109,6 +109,11 @@ export class GraphBuilder {
     return this.#constant("int64", [], BigInt64Array.of(BigInt(value)));
   }
 
+  /** A scalar byte. */
+  byte(value: number): Value {
+    return this.#constant("uint8", [], Uint8Array.of(value));
+  }
+
   /** A small vector of floats; equal ones are one constant. */
   floats(values: readonly number[]): Value {
     return this.#constant("float32", [values.length], Float32Array.from(values));
@@ -172,11 +177,11 @@ export class GraphBuilder {
     }
   }
 
-  #constant(type: ElementType, shape: readonly number[], data: BigInt64Array | Float32Array): Value {
+  #constant(type: ElementType, shape: readonly number[], data: BigInt64Array | Float32Array | Uint8Array): Value {
     const name = `${type}[${shape.join()}]:${data.join()}`;
     const known = this.#shared.get(name);
     if (known) return known;
-    const value = this.weight(name, type, shape, () => new Uint8Array(data.buffer));
+    const value = this.weight(name, type, shape, () => new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     this.#shared.set(name, value);
     return value;
   }

@@ -95,6 +95,41 @@ export function Gemm(g: GraphBuilder, x: Value, w: Value, bias: Value | undefine
   return g.node("Gemm", bias ? [x, w, bias] : [x, w], { transB: 1 });
 }
 
+export function Abs(g: GraphBuilder, x: Value): Value {
+  return g.node("Abs", [x]);
+}
+
+export function Cast(g: GraphBuilder, x: Value, to: "float32"): Value {
+  return g.node("Cast", [x], { to: { float32: 1 }[to] });
+}
+
+export function Div(g: GraphBuilder, a: Value, b: Value): Value {
+  return g.node("Div", [a, b]);
+}
+
+/** The largest of `axis`, which must be positive: see `ReduceLogSumExp`. Keeps the axis, with size 1. */
+export function ReduceMax(g: GraphBuilder, x: Value, axis: number): Value {
+  return g.node("ReduceMax", [x, g.integers([axis])], { keepdims: 1 });
+}
+
+/** `round(x / scale) + zeroPoint`, saturated; half goes to even. */
+export function QuantizeLinear(g: GraphBuilder, x: Value, scale: Value, zeroPoint: Value): Value {
+  return g.node("QuantizeLinear", [x, scale, zeroPoint]);
+}
+
+/**
+ * `aScale · bScale · (a - aZeroPoint) · b` with exact integer sums; `a` uint8 `[rows, in]`, `b` int8 `[in, out]`, `bScale` `[out]`.
+ */
+export function MatMulIntegerToFloat(
+  g: GraphBuilder,
+  a: Value,
+  b: Value,
+  scales: { readonly a: Value; readonly b: Value },
+  aZeroPoint: Value,
+): Value {
+  return g.node("MatMulIntegerToFloat", [a, b, scales.a, scales.b, aZeroPoint], {}, MICROSOFT);
+}
+
 /** `alpha · a · b`, or `alpha · a · bᵀ`; batched over the leading axes. */
 export function FusedMatMul(
   g: GraphBuilder,

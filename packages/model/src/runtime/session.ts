@@ -37,6 +37,8 @@ export class GraphSession {
       // Shapes differ from step to step, so a pattern of one would be kept for nothing.
       enableMemPattern: false,
       logSeverityLevel: 3,
+      // Without VNNI the integer kernels add pairs of products in 16 bits, which saturate; this takes others there.
+      extra: { session: { x64quantprecision: "1" } },
       ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads, interOpNumThreads: 1 }),
     };
     try {

@@ -1,7 +1,7 @@
 import type { StoredType, TensorInfo } from "../tensor-store.ts";
 
 /** The element types of safetensors files that this project reads and writes. */
-export type SafetensorsType = Exclude<StoredType, "Q8_0" | "Q4_0" | "Q4_1">;
+export type SafetensorsType = Exclude<StoredType, `Q${string}`>;
 
 /** Bytes per element. */
 export const SAFETENSORS_TYPE_BYTES: ReadonlyMap<string, number> = new Map<SafetensorsType, number>([

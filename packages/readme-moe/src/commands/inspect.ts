@@ -30,7 +30,7 @@ async function runInspect(path: string, flags: InspectFlags): Promise<void> {
   if (ids === undefined) {
     const model = await openModel(path);
     await model.close();
-    return print(describe(model), flags.json);
+    return print(describe(model, flags), flags.json);
   }
   await withModel(path, flags, async ({ model, runner, router }) => {
     const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
@@ -43,7 +43,7 @@ async function runInspect(path: string, flags: InspectFlags): Promise<void> {
     const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
     print(
       {
-        ...describe(model),
+        ...describe(model, flags),
         logits: Array.from(result?.fullLogits ?? []),
         router_logits: routerLogits,
         route: Array.from(experts),
@@ -53,7 +53,7 @@ async function runInspect(path: string, flags: InspectFlags): Promise<void> {
   });
 }
 
-function describe(model: Model): Readonly<Record<string, unknown>> {
+function describe(model: Model, { precision }: InspectFlags): Readonly<Record<string, unknown>> {
   const { config, experts, router } = model;
   return {
     path: model.path,
@@ -67,7 +67,7 @@ function describe(model: Model): Readonly<Record<string, unknown>> {
       shared_size: uniform(experts.sharedSizes),
     },
     router: router?.config ?? null,
-    precision: "fp32",
+    precision,
   };
 }
 
