@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { fcfs, resolveSamplingParams, StopAutomaton, type GenerateChunk, type SamplingParams } from "@readme-moe/core";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { EngineCore, type EngineOutput } from "../../packages/engine/src/engine-core.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
@@ -268,6 +268,19 @@ test("random operations in any order keep the books right, and nobody is forgott
     }
     expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
   }
+});
+
+test("a row whose best candidates do not decide runs again, and gives the token that all logits give", async () => {
+  const flat = { temperature: 4, minP: 0.05, maxTokens: 12, seed: 3 };
+  const bench = new Bench(running, tokenizer, { capacityTokens: 1024 });
+  const forward = vi.spyOn(running.runner, "forward");
+  bench.add("from candidates", [1, 2, 3], flat);
+  // A penalty that changes nothing, but asks for all logits.
+  bench.add("from all logits", [1, 2, 3], { ...flat, presencePenalty: 1e-30 });
+  await bench.finish();
+  expect(forward.mock.calls.length).toBeGreaterThan(bench.count("batch:completed"));
+  forward.mockRestore();
+  expect(bench.outcomes.get("from candidates")).toEqual(bench.outcomes.get("from all logits"));
 });
 
 test("an abort frees the slot before the next step", async () => {

@@ -17,7 +17,7 @@ import { batchItems, expertsOf, type BatchItem } from "./batch.ts";
 import type { KvAdmission } from "./kv-admission.ts";
 import type { ModelRunner } from "./model-runner.ts";
 import { chooseToken } from "./choose-token.ts";
-import { forwardBatch, type ItemLogits } from "./forward-batch.ts";
+import { forwardBatch, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
 import { routeSequences } from "./route-sequences.ts";
 import { Sequence, type SequenceStart } from "./sequence.ts";
 
@@ -93,6 +93,7 @@ export class EngineCore {
   async step(): Promise<void> {
     this.#isStepping = true;
     const startMs = this.#parts.now();
+    this.#forwardMs = 0;
     await this.#routeArrivals();
     const batch = this.#schedule();
     await this.#residency.prepare(expertsOf(batch));
@@ -166,12 +167,13 @@ export class EngineCore {
     return batch;
   }
 
-  async #forward(batch: readonly BatchItem[]): Promise<readonly ItemLogits[]> {
+  /** Runs the batch's tokens. Sequences that the runtime fails on are told and leave. */
+  async #forward(batch: readonly BatchRequest[]): Promise<readonly ItemLogits[]> {
     const { runner, admission, now } = this.#parts;
     const startMs = now();
     try {
       const logits = await forwardBatch(runner, admission.pool, batch);
-      this.#forwardMs = now() - startMs;
+      this.#forwardMs += now() - startMs;
       for (const item of batch) admission.remember(item);
       return logits;
     } catch (error) {
@@ -191,13 +193,13 @@ export class EngineCore {
     }
     if (undecided.length === 0) return chosen;
     // Rare: the best candidates did not decide. The same tokens run again, and give all logits.
-    const { runner, admission } = this.#parts;
     const again = undecided.map((item) => {
       const { sequence, numTokens } = item;
-      if (sequence.slot) admission.pool.truncate(sequence.slot, sequence.numComputedTokens - numTokens);
+      const { pool } = this.#parts.admission;
+      if (sequence.slot) pool.truncate(sequence.slot, sequence.numComputedTokens - numTokens);
       return { ...item, wantsFullLogits: true };
     });
-    for (const row of await forwardBatch(runner, admission.pool, again)) {
+    for (const row of await this.#forward(again)) {
       const token = this.#choose(row);
       if (token) chosen.push({ item: row.item, token });
     }

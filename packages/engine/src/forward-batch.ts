@@ -10,11 +10,14 @@ export interface ItemLogits {
   readonly row: LogitsRow;
 }
 
+/** A part of a step, perhaps with all logits, where the sequence's parameters do not ask for them already. */
+export type BatchRequest = BatchItem & { readonly wantsFullLogits?: boolean };
+
 /** One step of the graph for a batch; the logits of those whose known tokens have all run. */
 export async function forwardBatch(
   runner: ModelRunner,
   pool: KvPool,
-  batch: readonly (BatchItem & { readonly wantsFullLogits?: boolean })[],
+  batch: readonly BatchRequest[],
 ): Promise<readonly ItemLogits[]> {
   const numCandidates = Math.max(
     1,
