@@ -1,7 +1,5 @@
 import { integerOption, type PreGatingRouter } from "@readme-moe/core";
-import { upFrom, type Tokenizer } from "@readme-moe/model";
-import { KvPool } from "@readme-moe/model";
-import type { KvSlot } from "@readme-moe/model";
+import { KvPool, type KvSlot, type Tokenizer, upFrom } from "@readme-moe/model";
 import { wholeBlocks } from "./engine-options.ts";
 import type { ModelRunner } from "./model-runner.ts";
 

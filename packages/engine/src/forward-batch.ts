@@ -1,7 +1,6 @@
 import { candidatesNeeded, needsFullLogits, type LogitsRow } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
-import type { KvPool } from "@readme-moe/model";
-import type { KvSlot } from "@readme-moe/model";
+import type { KvPool, KvSlot } from "@readme-moe/model";
 import type { ModelRunner } from "./model-runner.ts";
 
 /** What the next token of a sequence is chosen from. */

@@ -1,17 +1,17 @@
 import { integerOption, ReadMeError } from "@readme-moe/core";
 import {
   attentionRuns,
+  type CachedGraph,
   cachedGraph,
   GraphSession,
-  resolveCacheFolder,
-  type CachedGraph,
   type GraphTensor,
+  type KvPool,
   type KvShape,
   type Model,
   type Precision,
+  resolveCacheFolder,
 } from "@readme-moe/model";
 import { decoderGraph } from "./decoder-graph.ts";
-import type { KvPool } from "@readme-moe/model";
 import type { LoadProgress } from "./protocol.ts";
 import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
 

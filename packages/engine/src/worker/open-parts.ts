@@ -1,10 +1,9 @@
 import { fcfs, type PreGatingRouter } from "@readme-moe/core";
-import { openModel, type Model, type ModelText } from "@readme-moe/model";
+import { KvPool, type Model, type ModelText, openModel } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore, type EngineOutput } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
 import { KvAdmission } from "../kv-admission.ts";
-import { KvPool } from "@readme-moe/model";
 import { ModelRunner } from "../model-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";

@@ -3,8 +3,15 @@ import type { ByteSource } from "../files/byte-source.ts";
 import { quoted } from "../files/quoted.ts";
 import { countValues } from "../tensor-shape.ts";
 import { JsonReader } from "./json-reader.ts";
-import { isSafetensorsType, MAX_HEADER_BYTES, METADATA_KEY, SAFETENSORS_TYPE_BYTES } from "./types.ts";
-import { type SafetensorsEntry, type SafetensorsMetadata, UNREAD_SAFETENSORS_TYPES } from "./types.ts";
+import {
+  isSafetensorsType,
+  MAX_HEADER_BYTES,
+  METADATA_KEY,
+  SAFETENSORS_TYPE_BYTES,
+  type SafetensorsEntry,
+  type SafetensorsMetadata,
+  UNREAD_SAFETENSORS_TYPES,
+} from "./types.ts";
 
 export interface SafetensorsHeader {
   /** In the header's order. */
