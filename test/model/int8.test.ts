@@ -2,12 +2,14 @@
 
 import {
   activation,
+  blockwiseLinear,
   cachedGraph,
   GraphBuilder,
   GraphSession,
   linear,
   type LinearRefs,
   type TensorStore,
+  type Value,
 } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { quantizeRows } from "../../packages/model/src/blocks/quantize-rows.ts";
@@ -103,6 +105,45 @@ describe("an int8 product", () => {
     expect((await session.run({ x: { data: new Float32Array(0), dims: [0, numIn] } }))["y"]?.dims).toEqual([0, 70]);
     const { y } = await session.run({ x: { data: new Float32Array(numIn), dims: [1, numIn] } });
     expect(Array.from(y?.data as Float32Array).every((value) => value === 0)).toBe(true);
+    await session.dispose();
+  });
+});
+
+describe("an 8-bit product in blocks", () => {
+  const [numOut, numIn] = [50, 128];
+  const random = seededRandom(5);
+  const weights = Float32Array.from({ length: numOut * numIn }, () => randomNormal(random));
+
+  async function blockwiseSession(): Promise<GraphSession> {
+    const g = new GraphBuilder("blockwise");
+    const x = g.input("x", "float32", ["rows", numIn]);
+    const y = blockwiseLinear(g, "head", x, looseLinear(weights, numOut, numIn).weight);
+    g.output("y", y as Value, "float32", ["rows", numOut]);
+    return GraphSession.load(await cachedGraph(g.build(), "test", await temporaryFolder()), { threads: 2 });
+  }
+
+  test("is near the float product, however large one channel is", async () => {
+    const session = await blockwiseSession();
+    const x = Float32Array.from({ length: numIn }, (_, index) => (index === 3 ? 100 : randomNormal(random)));
+    const { y } = await session.run({ x: { data: x, dims: [1, numIn] } });
+    for (let out = 0; out < numOut; out++) {
+      const exact = x.reduce((sum, value, i) => sum + value * (weights[out * numIn + i] as number), 0);
+      // The block with the large channel has steps of 100 / 127; the other 64 channels keep their own.
+      expect(Math.abs((y?.data[out] as number) - exact)).toBeLessThan(6);
+    }
+    await session.dispose();
+  });
+
+  test("gives a row the same bits alone and in any batch", async () => {
+    const session = await blockwiseSession();
+    for (const count of [2, 3, 16, 33]) {
+      const x = Float32Array.from({ length: count * numIn }, () => randomNormal(random));
+      const together = await session.run({ x: { data: x, dims: [count, numIn] } });
+      for (let row = 0; row < count; row++) {
+        const { y } = await session.run({ x: { data: x.slice(row * numIn, (row + 1) * numIn), dims: [1, numIn] } });
+        expect(y?.data).toEqual(together["y"]?.data.slice(row * numOut, (row + 1) * numOut));
+      }
+    }
     await session.dispose();
   });
 });

@@ -2,6 +2,7 @@ import {
   activation,
   attention,
   attentionGroup,
+  blockwiseLinear,
   encodeF16,
   expertFeedForward,
   floatWeight,
@@ -109,11 +110,7 @@ export function decoderGraph(
   residual = Gather(g, residual, logitRows);
   if (update !== undefined) update = Gather(g, update, logitRows);
   const hidden = norm("final_norm", weights.finalNorm);
-  const logits =
-    table && weights.head === weights.embedding
-      ? operators.Gemm(g, hidden, table, undefined)
-      : linear(g, "head", activation(g, hidden, precision), [{ weight: weights.head, bias: undefined }]);
-  logitOutputs(g, logits, config.vocabSize);
+  logitOutputs(g, headLogits(g, hidden, weights, table), config.vocabSize);
   g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",
     2 * numLayers * numKvHeads * headSize,
@@ -127,4 +124,18 @@ function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Va
     encodeF16(await table.store.readFloats(table.name)),
   );
   return Cast(g, Gather(g, halves, tokenIds), "float32");
+}
+
+/** Logits `[rows, vocabSize]`. @param table - the embedding table in float32, where the graph has it */
+function headLogits(
+  g: GraphBuilder,
+  hidden: Value,
+  { head, embedding }: Model["weights"],
+  table: Value | undefined,
+): Value {
+  if (table && head === embedding) return operators.Gemm(g, hidden, table, undefined);
+  const inBlocks = table ? undefined : blockwiseLinear(g, "head", hidden, head);
+  return (
+    inBlocks ?? linear(g, "head", activation(g, hidden, table ? "fp32" : "int8"), [{ weight: head, bias: undefined }])
+  );
 }

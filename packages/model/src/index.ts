@@ -1,6 +1,7 @@
 export { activation, type Activation, type Precision } from "./blocks/activation.ts";
 export { attentionGroup, type AttentionGroup } from "./blocks/attention-group.ts";
 export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
+export { blockwiseLinear } from "./blocks/blockwise-linear.ts";
 export { expertFeedForward, type ExpertDeal } from "./blocks/feed-forward.ts";
 export { logitOutputs } from "./blocks/head.ts";
 export { floatWeight, linear } from "./blocks/linear.ts";

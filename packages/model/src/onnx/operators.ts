@@ -130,6 +130,22 @@ export function MatMulIntegerToFloat(
   return g.node("MatMulIntegerToFloat", [a, b, scales.a, scales.b, aZeroPoint], {}, MICROSOFT);
 }
 
+/**
+ * `x · weightᵀ`, weights in blocks with one scale each and the middle for zero; activations are quantised to 8 bits per
+ * block, too. `weight` uint8 `[numOut, blocks, blockSize · bits / 8]`, `scale` `[numOut · blocks]`.
+ */
+export function MatMulNBits(
+  g: GraphBuilder,
+  x: Value,
+  weight: Value,
+  scale: Value,
+  shape: { readonly numIn: number; readonly numOut: number; readonly bits: number; readonly blockSize: number },
+): Value {
+  const { numIn: K, numOut: N, bits, blockSize } = shape;
+  const attributes = { K, N, bits, block_size: blockSize, accuracy_level: 4 };
+  return g.node("MatMulNBits", [x, weight, scale], attributes, MICROSOFT);
+}
+
 /** `alpha · a · b`, or `alpha · a · bᵀ`; batched over the leading axes. */
 export function FusedMatMul(
   g: GraphBuilder,
