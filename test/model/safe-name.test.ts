@@ -65,7 +65,7 @@ describe("resolveInside", () => {
     expect(await resolveInside(join(outer, "model"), "a", NAMED_BY)).toBe(join(outer, "model", "a"));
   });
 
-  test("follows the links of a Hugging Face cache to the repository's own blobs, and to nothing else", async () => {
+  test("follows the links of a Hugging Face cache to the repository's blobs or the cache's, and to nothing else", async () => {
     const cache = await temporaryFolder();
     const repository = join(cache, "models--some--model");
     const snapshot = join(repository, "snapshots", "0123abc");
@@ -76,9 +76,14 @@ describe("resolveInside", () => {
     }
     await writeFile(join(repository, "refs"), "");
     await symlink("../../blobs/f00d", join(snapshot, "good"));
+    await mkdir(join(cache, "blobs", "be"), { recursive: true });
+    await writeFile(join(cache, "blobs", "be", "beef"), "");
+    await symlink("../../blobs/be/beef", join(repository, "blobs", "shared"));
+    await symlink("../../blobs/shared", join(snapshot, "shared"));
     await symlink("../../refs", join(snapshot, "refs"));
     await symlink("../../../models--other--model/blobs/f00d", join(snapshot, "other"));
     expect(await resolveInside(snapshot, "good", NAMED_BY)).toBe(join(snapshot, "good"));
+    expect(await resolveInside(snapshot, "shared", NAMED_BY)).toBe(join(snapshot, "shared"));
     await expectReadMeError(resolveInside(snapshot, "refs", NAMED_BY), "ERR_FILE_CORRUPT", "refs");
     await expectReadMeError(resolveInside(snapshot, "other", NAMED_BY), "ERR_FILE_CORRUPT", "other");
   });

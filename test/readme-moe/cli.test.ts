@@ -3,8 +3,9 @@
 import { execFile } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { fixture, golden } from "../support/fixtures.ts";
+import { NAME, setUp } from "../support/hub-setup.ts";
 import { sharedModel } from "../support/shared.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -145,6 +146,32 @@ describe("inspect", () => {
     expect(result.route).toEqual(one.route);
     expect(largestDifference(result.logits, one.last_logits)).toBeLessThan(1e-3);
     expect(largestDifference(result.router_logits.flat(), one.router_logits.flat())).toBeLessThan(1e-3);
+  });
+});
+
+async function withHub(endpoint: string, ...args: readonly string[]): Promise<Outcome> {
+  vi.stubEnv("HF_ENDPOINT", endpoint);
+  vi.stubEnv("HF_HOME", await temporaryFolder());
+  try {
+    return await readmeMoe(...args);
+  } finally {
+    vi.unstubAllEnvs();
+  }
+}
+
+describe("a model of the hub", () => {
+  test("is downloaded, once, and opened", async () => {
+    const { server } = await setUp();
+    const outcome = await withHub(server.endpoint, "inspect", NAME, "--ids", "5,6,7", "--json");
+    expect(outcome).toMatchObject({ code: 0, stderr: "" });
+    expect((JSON.parse(outcome.stdout) as { logits: number[] }).logits).toHaveLength(128);
+  });
+
+  test("that is not there is neither a file: both are said", async () => {
+    const { server } = await setUp();
+    const outcome = await withHub(server.endpoint, "inspect", "tiny-org/other");
+    expect(outcome).toMatchObject({ code: 1, stdout: "" });
+    expect(outcome.stderr).toMatch(/tiny-org\/other: no such file or folder; as a model of the hub: .*ERR_HUB_/s);
   });
 });
 

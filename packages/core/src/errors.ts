@@ -14,6 +14,16 @@ export type ReadMeErrorCode =
   | "ERR_MODEL_UNSUPPORTED"
   /** A file could not be written; nothing was left half-written. */
   | "ERR_WRITE_FAILED"
+  /** The model hub has no such model, revision or file, or does not show it to this caller. */
+  | "ERR_HUB_NOT_FOUND"
+  /** The model hub wants an access token, or refuses the one it got. */
+  | "ERR_HUB_UNAUTHORIZED"
+  /** The model hub cannot be reached, keeps failing, or what answers is no hub. */
+  | "ERR_HUB_UNREACHABLE"
+  /** The model hub keeps asking for fewer requests, or for a longer wait than is reasonable. */
+  | "ERR_HUB_RATE_LIMITED"
+  /** Offline mode is on, and the cache does not hold the whole model. */
+  | "ERR_OFFLINE"
   /** The inference runtime refused a graph, or failed while running it. */
   | "ERR_RUNTIME"
   /** More tokens than the model's context holds. */

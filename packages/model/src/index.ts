@@ -27,6 +27,8 @@ export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
 export { encodeGraph } from "./onnx/encode.ts";
 export { GraphBuilder, type Graph, type Value } from "./onnx/graph-builder.ts";
 export * as operators from "./onnx/operators.ts";
+export { downloadModel } from "./hub/download-model.ts";
+export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 export { KvPool, type KvPoolOptions, type KvRange } from "./kv/kv-pool.ts";
 export { KV_BLOCK_TOKENS, type KvShape } from "./kv/kv-shape.ts";
 export type { KvSlot } from "./kv/kv-slot.ts";

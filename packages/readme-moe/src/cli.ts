@@ -39,7 +39,7 @@ function program(signal: AbortSignal): Command {
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(generateCommand(signal))
-    .addCommand(inspectCommand());
+    .addCommand(inspectCommand(signal));
   // Commander does not hand these down to commands that were made apart.
   for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
   return command;

@@ -1,5 +1,6 @@
 import { ReadMeEngine } from "@readme-moe/engine";
 import { loadingProgress } from "./loading-progress.ts";
+import { modelPath } from "./model-path.ts";
 import type { RuntimeFlags } from "./options.ts";
 
 export interface EngineFlags extends RuntimeFlags {
@@ -17,7 +18,10 @@ export async function withEngine<Result>(
   const { precision, threads, cacheFolder, expert, isolation } = flags;
   const showProgress = loadingProgress();
   const options = { precision, threads, cacheFolder, expert, isolation };
-  const engine = await ReadMeEngine.open(path, { ...options, signal, onProgress: showProgress }).finally(showProgress);
+  const opened = await modelPath(path, signal);
+  const engine = await ReadMeEngine.open(opened, { ...options, signal, onProgress: showProgress }).finally(
+    showProgress,
+  );
   try {
     if (engine.cacheFailure !== undefined) console.error(`note: the graph is not cached: ${engine.cacheFailure}`);
     return await use(engine);

@@ -2,6 +2,7 @@ import { ModelRunner } from "@readme-moe/engine";
 import { openModel, type Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import type { PreGatingRouter } from "@readme-moe/core";
+import { modelPath } from "./model-path.ts";
 import type { RuntimeFlags } from "./options.ts";
 
 export interface OpenedModel {
@@ -14,12 +15,13 @@ export interface OpenedModel {
 export async function withModel<Result>(
   path: string,
   flags: RuntimeFlags & { readonly expert?: string },
+  signal: AbortSignal,
   use: (opened: OpenedModel) => Promise<Result>,
 ): Promise<Result> {
   const { precision, threads, cacheFolder } = flags;
   const closers: (() => Promise<void>)[] = [];
   try {
-    const model = await openModel(path);
+    const model = await openModel(await modelPath(path, signal));
     closers.unshift(() => model.close());
     const router = await openRouter(model, flags.expert, { threads, cacheFolder });
     closers.unshift(() => router.dispose());

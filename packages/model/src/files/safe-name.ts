@@ -1,19 +1,20 @@
 // A downloaded model names other files of its folder. Such a name is a stranger's input.
 
 import { realpath } from "node:fs/promises";
-import { join, posix, relative, sep, win32 } from "node:path";
+import { dirname, join, posix, relative, sep, win32 } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { fileError } from "./file-error.ts";
 import { quoted } from "./quoted.ts";
 
-// `<cache>/models--org--name/snapshots/<revision>/…`: files there are links into `<cache>/models--org--name/blobs`.
+// `<cache>/models--org--name/snapshots/<revision>/…`: files there are links into `<cache>/models--org--name/blobs`, and
+// those may be links into `<cache>/blobs`, which all repositories share.
 const HUGGING_FACE_SNAPSHOT = /^(?<repository>.*[/\\]models--[^/\\]+)[/\\]snapshots[/\\][^/\\]+(?:[/\\]|$)/;
 
 /**
  * Resolves a file name that a model gives against the model's folder.
  *
  * The file has to lie in the folder, also after following symbolic links; in a snapshot of the Hugging
- * Face cache it may lie in that repository's blobs.
+ * Face cache it may lie in that repository's blobs, or in the cache's.
  *
  * @param namedBy - the file that contains `name`, for messages
  * @returns the path within `folder`, links not resolved
@@ -29,8 +30,8 @@ export async function resolveInside(folder: string, name: string, namedBy: strin
     realPathOf(path, `${namedBy} names ${quoted(name)}`),
   ]);
   const repository = HUGGING_FACE_SNAPSHOT.exec(realFolder)?.groups?.["repository"];
-  if (isWithin(realFolder, target) || (repository !== undefined && isWithin(join(repository, "blobs"), target)))
-    return path;
+  const blobs = repository === undefined ? [] : [join(repository, "blobs"), join(dirname(repository), "blobs")];
+  if ([realFolder, ...blobs].some((allowed) => isWithin(allowed, target))) return path;
   throw new ReadMeError(
     "ERR_FILE_CORRUPT",
     `${namedBy}: the file name ${quoted(name)} is a link that leads out of ${folder}`,

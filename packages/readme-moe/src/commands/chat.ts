@@ -16,7 +16,7 @@ export function chatCommand(signal: AbortSignal): Command {
   const command = new Command("chat")
     .summary("talk to a model in the terminal")
     .description(`Talks to a model that has a chat template. ${HELP}\nReads lines from a pipe as well.`)
-    .argument("<model>", "model folder or GGUF file")
+    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
     .option("--system <text>", "what the model is told first");
   for (const option of samplingOptions(0.7, 1024)) command.addOption(option);
   for (const option of [expertOption(), ...runtimeOptions(), isolationOption()]) command.addOption(option);

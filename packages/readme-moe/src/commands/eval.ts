@@ -21,7 +21,7 @@ export function evalCommand(signal: AbortSignal): Command {
         "Documents (the `text` of each line of a .jsonl file, or a whole text file) are each ended by the end-of-text\n" +
         "token, joined, and cut into sequences; tokens are predicted from those before them in their sequence.",
     )
-    .argument("<model>", "model folder or GGUF file")
+    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
     .option("--data <file...>", '.jsonl files of {"text": …}, or text files')
     .option("--sequence-length <tokens>", "tokens per sequence", wholeNumber(2), 512)
     .option("--max-sequences <n>", "sequences per file", wholeNumber(1), 8)
@@ -38,7 +38,7 @@ async function runEval(path: string, flags: EvalFlags, signal: AbortSignal): Pro
   const documents = new Map<string, readonly string[]>();
   for (const [name, file] of named) documents.set(name, await readDocuments(file));
   const results = new Map<string, Evaluation>();
-  await withModel(path, flags, async ({ model, runner, router }) => {
+  await withModel(path, flags, signal, async ({ model, runner, router }) => {
     const { tokenizer } = await model.loadText();
     for (const [name, texts] of documents) {
       const { sequenceLength, maxSequences } = flags;

@@ -24,7 +24,7 @@ export function generateCommand(signal: AbortSignal): Command {
       "Continues prompts. Prints prompt and continuation as it comes, or JSON of the continuation; with several prompts,\n" +
         "all run at once, and are printed in their order (JSON: a list).",
     )
-    .argument("<model>", "model folder or GGUF file")
+    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
     .option("--prompt <text...>", "the text to continue; several run at once");
   for (const option of samplingOptions(0, 128)) command.addOption(option);
   for (const option of [expertOption(), ...runtimeOptions(), isolationOption(), jsonOption()])

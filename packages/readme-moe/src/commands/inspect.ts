@@ -1,6 +1,7 @@
 import { KvPool, type KvSlot, openModel, type Model } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
+import { modelPath } from "../model-path.ts";
 import { withModel } from "../open.ts";
 import { expertOption, jsonOption, runtimeOptions, tokenIdList, type RuntimeFlags } from "../options.ts";
 import { parameterCounts } from "../parameters.ts";
@@ -11,28 +12,28 @@ interface InspectFlags extends RuntimeFlags {
   readonly json: boolean;
 }
 
-export function inspectCommand(): Command {
+export function inspectCommand(signal: AbortSignal): Command {
   const command = new Command("inspect")
     .summary("what a model is, and what it computes")
     .description(
       "A model's config, sizes and experts. With token ids also the logits of the last position, and the router's\n" +
         "logits and the expert of every position.",
     )
-    .argument("<model>", "model folder or GGUF file")
+    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
     .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIdList)
     .addOption(expertOption());
   for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
-  return command.action((path: string, flags: InspectFlags) => runInspect(path, flags));
+  return command.action((path: string, flags: InspectFlags) => runInspect(path, flags, signal));
 }
 
-async function runInspect(path: string, flags: InspectFlags): Promise<void> {
+async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal): Promise<void> {
   const { ids } = flags;
   if (ids === undefined) {
-    const model = await openModel(path);
+    const model = await openModel(await modelPath(path, signal));
     await model.close();
     return print(describe(model, flags), flags.json);
   }
-  await withModel(path, flags, async ({ model, runner, router }) => {
+  await withModel(path, flags, signal, async ({ model, runner, router }) => {
     const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
     const experts = route?.experts ?? [];
     const logitsOf = [ids.length - 1];

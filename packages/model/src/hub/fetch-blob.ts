@@ -1,0 +1,106 @@
+// Downloads one file. @huggingface/hub can do that, too, but starts over after every cut, checks no hash and leaves a
+// file that is not whole under its final name when the connection ends without an error.
+
+import { dirname } from "node:path";
+import { ReadMeError } from "@readme-moe/core";
+import { exclusively } from "./exclusive.ts";
+import { fileSize, makeFolder } from "./hub-cache.ts";
+import { type HubClient, type HubResponse, reasonOf } from "./hub-client.ts";
+import type { RemoteFile } from "./hub-repository.ts";
+import type { DownloadRequest } from "./options.ts";
+import { PartialFile } from "./partial-file.ts";
+import { retrying, TransientFailure } from "./retry.ts";
+
+// An attempt that brings this much counts as a success: large files over bad lines take many.
+const WORTHWHILE_BYTES = 1 << 20;
+
+type Context = Pick<DownloadRequest, "onProgress" | "signal" | "delay"> & { readonly client: HubClient };
+
+/**
+ * Downloads a file to `blobPath`, unless it is there. Goes on where an earlier download was cut.
+ *
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the content has the wrong hash or size twice, `ERR_WRITE_FAILED`, or
+ *   what the hub's refusal means; `blobPath` is then as it was
+ */
+export async function fetchBlob(file: RemoteFile, blobPath: string, context: Context): Promise<void> {
+  await makeFolder(dirname(blobPath));
+  await exclusively(blobPath, context.signal, async () => {
+    if ((await fileSize(blobPath)) === file.size) return;
+    const partial = await PartialFile.open(blobPath, file, context.signal);
+    try {
+      await receiveRight(partial, file, context);
+      await partial.finish();
+    } catch (error) {
+      // What went wrong first is what the caller has to know; a failing clean-up must not hide it.
+      const isDiskAtFault = error instanceof ReadMeError && error.code === "ERR_WRITE_FAILED";
+      await (isDiskAtFault ? partial.discard() : partial.leave()).catch(() => undefined);
+      throw error;
+    }
+  });
+}
+
+async function receiveRight(partial: PartialFile, file: RemoteFile, context: Context): Promise<void> {
+  for (let isSecond = false; ; isSecond = true) {
+    await retrying(() => receiveRest(partial, file, context), context);
+    const problem = partial.problem();
+    if (problem === undefined) return;
+    await partial.restart();
+    if (isSecond) {
+      throw new ReadMeError("ERR_FILE_CORRUPT", `${file.url}: what was downloaded ${problem}; it was tried twice`);
+    }
+  }
+}
+
+async function receiveRest(partial: PartialFile, file: RemoteFile, context: Context): Promise<void> {
+  const from = partial.doneBytes;
+  context.onProgress({ file: file.name, doneBytes: from, ofBytes: file.size });
+  if (from >= file.size) return;
+  // Compressed content could be neither counted nor continued.
+  const headers = { "accept-encoding": "identity", ...(from > 0 ? { range: `bytes=${from}-` } : {}) };
+  const answer = await context.client.get(file.url, headers);
+  if (from > 0 && !isContinuation(answer, from, file)) {
+    await partial.restart();
+    if (answer.response.status !== 200) {
+      await answer.response.body?.cancel();
+      return receiveRest(partial, file, context);
+    }
+  }
+  await receiveBody(partial, answer.response, file, context);
+}
+
+async function receiveBody(
+  partial: PartialFile,
+  response: Response,
+  file: RemoteFile,
+  { onProgress }: Context,
+): Promise<void> {
+  const from = partial.doneBytes;
+  const cut = (reason: string, cause?: unknown): TransientFailure => {
+    const message = `${file.url}: the connection was cut at byte ${partial.doneBytes} of ${file.size} (${reason})`;
+    return new TransientFailure(new ReadMeError("ERR_HUB_UNREACHABLE", message, { cause }), {
+      isWorthwhile: partial.doneBytes - from >= WORTHWHILE_BYTES,
+    });
+  };
+  if (response.body === null) throw cut("the answer has no content");
+  const reader = response.body.getReader();
+  try {
+    while (partial.doneBytes <= file.size) {
+      const { value, done } = await reader.read().catch((cause: unknown) => {
+        throw cut(reasonOf(cause), cause);
+      });
+      if (done) break;
+      await partial.append(value);
+      onProgress({ file: file.name, doneBytes: partial.doneBytes, ofBytes: file.size });
+    }
+  } finally {
+    // Ends the connection when the loop was left early. A body that failed already fails again.
+    await reader.cancel().catch(() => undefined);
+  }
+  if (partial.doneBytes < file.size) throw cut("the answer ended");
+}
+
+/** Whether the answer is the rest, from byte `from` on, of the very content that the beginning is of. */
+function isContinuation({ response, etag }: HubResponse, from: number, { size, oid }: RemoteFile): boolean {
+  if (response.status !== 206 || (etag !== undefined && etag !== oid)) return false;
+  return response.headers.get("content-range") === `bytes ${from}-${size - 1}/${size}`;
+}

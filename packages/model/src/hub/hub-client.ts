@@ -1,0 +1,151 @@
+import { ReadMeError } from "@readme-moe/core";
+import { quoted } from "../files/quoted.ts";
+import { TransientFailure } from "./retry.ts";
+
+const MAX_REDIRECTS = 10;
+const REDIRECTS: readonly number[] = [301, 302, 303, 307, 308];
+const TRANSIENT: readonly number[] = [408, 425, 500, 502, 503, 504];
+
+export interface HubClientOptions {
+  readonly endpoint: string;
+  readonly token: string | undefined;
+  readonly fetch: typeof fetch;
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface HubResponse {
+  readonly response: Response;
+  /** What the hub said the content's hash is; undefined when only a storage server behind it spoke. */
+  readonly etag: string | undefined;
+}
+
+/**
+ * GET requests to the hub. Follows redirects itself: the hub's headers about a file are on the redirect to its
+ * storage, and the token must go to the hub's own origin only, whatever the `fetch` that was handed in does.
+ *
+ * Throws a `ReadMeError` for an answer that is final, a `TransientFailure` for one that may change.
+ */
+export class HubClient {
+  readonly endpoint: string;
+  readonly #token: string | undefined;
+  readonly #fetch: typeof fetch;
+  readonly #signal: AbortSignal | undefined;
+
+  constructor({ endpoint, token, fetch: ownFetch, signal }: HubClientOptions) {
+    this.endpoint = endpoint;
+    this.#token = token;
+    this.#fetch = ownFetch;
+    this.#signal = signal;
+  }
+
+  /** For @huggingface/hub. The token is not given to that library, since it takes none that lacks the prefix `hf_`. */
+  readonly fetch: typeof fetch = async (input, init) => {
+    const url = input instanceof Request ? input.url : String(input);
+    return (await this.get(url, Object.fromEntries(new Headers(init?.headers)))).response;
+  };
+
+  /** @param headers - with `range`, the answer may also be 416 */
+  async get(url: string, headers: Readonly<Record<string, string>> = {}): Promise<HubResponse> {
+    let [at, linkedEtag] = [url, undefined as string | undefined];
+    for (let numRedirects = 0; numRedirects <= MAX_REDIRECTS; numRedirects++) {
+      const response = await this.#ask(at, headers);
+      linkedEtag = etagOf(response, "x-linked-etag") ?? linkedEtag;
+      const target = REDIRECTS.includes(response.status) ? response.headers.get("location") : null;
+      if (target === null) {
+        if (!response.ok && !(response.status === 416 && "range" in headers)) throw await this.#refusal(at, response);
+        return { response, etag: linkedEtag ?? (this.#isHub(at) ? etagOf(response, "etag") : undefined) };
+      }
+      await response.body?.cancel();
+      at = this.#redirected(at, target);
+    }
+    throw this.#unreachable(url, `redirects more than ${MAX_REDIRECTS} times`);
+  }
+
+  async #ask(url: string, headers: Readonly<Record<string, string>>): Promise<Response> {
+    const authorization = this.#token && this.#isHub(url) ? { authorization: `Bearer ${this.#token}` } : {};
+    try {
+      return await this.#fetch(url, {
+        headers: { "user-agent": "readme-moe", ...headers, ...authorization },
+        redirect: "manual",
+        signal: this.#signal ?? null,
+      });
+    } catch (cause) {
+      this.#signal?.throwIfAborted();
+      throw new TransientFailure(this.#unreachable(url, `cannot be reached (${reasonOf(cause)})`, { cause }));
+    }
+  }
+
+  #isHub(url: string): boolean {
+    return new URL(url).origin === new URL(this.endpoint).origin;
+  }
+
+  #redirected(from: string, target: string): string {
+    const url = URL.canParse(target, from) ? new URL(target, from) : undefined;
+    if (url?.protocol === "https:" || url?.protocol === "http:") return url.href;
+    throw this.#unreachable(from, `redirects to ${quoted(target)}`);
+  }
+
+  async #refusal(url: string, response: Response): Promise<Error> {
+    await response.body?.cancel();
+    const { status } = response;
+    const said = response.headers.get("x-error-message") ?? response.headers.get("x-error-code");
+    const answer = said === null ? `${status}` : `${status}: ${quoted(said)}`;
+    if (status === 429) {
+      const failure = new ReadMeError(
+        "ERR_HUB_RATE_LIMITED",
+        `${shown(url)}: the hub asks for fewer requests (${answer})`,
+      );
+      return new TransientFailure(failure, { retryAfterMs: retryAfterMs(response) });
+    }
+    // A link to a storage server expires; the next attempt asks the hub for another.
+    if (TRANSIENT.includes(status) || !this.#isHub(url)) {
+      return new TransientFailure(this.#unreachable(url, `answers ${answer}`), {
+        retryAfterMs: retryAfterMs(response),
+      });
+    }
+    if (status === 401 || status === 403) {
+      // The hub says 401, not 404, to strangers who ask for what does not exist.
+      const advice = this.#token
+        ? "the token may not read it, its terms may not be accepted yet, or it does not exist"
+        : "it needs a token (HF_TOKEN or `token`), or it does not exist";
+      return new ReadMeError("ERR_HUB_UNAUTHORIZED", `${shown(url)}: the hub refuses access (${answer}); ${advice}`);
+    }
+    if (status === 404 || status === 410) {
+      const message = `${shown(url)}: the hub has no such model, revision or file (${answer})`;
+      return new ReadMeError("ERR_HUB_NOT_FOUND", message);
+    }
+    return this.#unreachable(url, `answers ${answer}`);
+  }
+
+  #unreachable(url: string, problem: string, options?: ErrorOptions): ReadMeError {
+    return new ReadMeError("ERR_HUB_UNREACHABLE", `${shown(url)}: ${problem}`, options);
+  }
+}
+
+/** Without the query, which on storage servers is a key to the file. */
+function shown(url: string): string {
+  const { origin, pathname } = new URL(url);
+  return origin + pathname;
+}
+
+function etagOf(response: Response, header: string): string | undefined {
+  return response.headers.get(header)?.replace(/^W\//, "").replaceAll('"', "");
+}
+
+/** Seconds, or a date. */
+function retryAfterMs(response: Response): number | undefined {
+  const value = response.headers.get("retry-after");
+  if (value === null) return undefined;
+  if (/^\d+$/.test(value)) return Number(value) * 1000;
+  const atMs = Date.parse(value);
+  return Number.isNaN(atMs) ? undefined : Math.max(0, atMs - Date.now());
+}
+
+/** `fetch` only says "fetch failed"; why is in its cause. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { cause, message } = error;
+  if (!(cause instanceof Error)) return message;
+  // Several addresses that all refuse are an error without a message.
+  return cause.message === "" && "code" in cause ? String(cause.code) : cause.message;
+}
