@@ -12,7 +12,7 @@ const NUM_SEQS = 16;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { isolation: { type: "string", default: "thread" }, tokens: { type: "string", default: "100" } },
+  options: { isolation: { type: "string", default: "process" }, tokens: { type: "string", default: "100" } },
 });
 const isolation = values.isolation === "process" ? "process" : "thread";
 const engine = await ReadMeEngine.open(positionals[0] ?? "models/pocket", { isolation, threads: 2 });

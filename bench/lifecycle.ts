@@ -8,7 +8,7 @@ import { ReadMeEngine } from "@readme-moe/engine";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { cycles: { type: "string", default: "20" }, isolation: { type: "string", default: "thread" } },
+  options: { cycles: { type: "string", default: "20" }, isolation: { type: "string", default: "process" } },
 });
 const isolation = values.isolation === "process" ? "process" : "thread";
 const megabytes: number[] = [];
