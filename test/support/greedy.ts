@@ -1,10 +1,10 @@
 import type { PreGatingRouter } from "@readme-moe/core";
 import { type ModelRunner } from "@readme-moe/engine";
-import { KvPool, type KvSlot } from "@readme-moe/model";
+import { KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
 
 /** A pool that one sequence of up to `numTokens` fits in. */
 export function poolFor(runner: ModelRunner, numTokens: number): KvPool {
-  return new KvPool({ shape: runner.kvShape, capacityTokens: Math.ceil(numTokens / 64) * 64 });
+  return new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(numTokens) });
 }
 
 /**

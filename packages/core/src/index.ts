@@ -13,6 +13,7 @@ export type {
   Usage,
 } from "./engine.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
+export { expertIndex } from "./expert-choice.ts";
 export { ReadMeEmitter, type ReadMeEvents } from "./events.ts";
 export { choiceOption, describeValue, integerOption, nearestName, rejectUnknownKeys } from "./options.ts";
 export { everythingResident, type Residency } from "./residency.ts";

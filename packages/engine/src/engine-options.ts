@@ -1,5 +1,5 @@
 import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, type ModelConfig, type Precision } from "@readme-moe/model";
+import { KV_BLOCK_TOKENS, kvBytesPerToken, type ModelConfig, type Precision, wholeBlocks } from "@readme-moe/model";
 
 /** How an engine runs. Sizes that are not given follow from the model. */
 export interface EngineOptions {
@@ -103,7 +103,7 @@ export interface KvSizes {
 
 /** @throws {RangeError} when `kvCacheBytes` does not hold 64 tokens */
 export function kvSizes(options: ResolvedEngineOptions, config: ModelConfig): KvSizes {
-  const bytesPerToken = 2 * config.numLayers * config.numKvHeads * config.headSize * Float32Array.BYTES_PER_ELEMENT;
+  const bytesPerToken = kvBytesPerToken(config);
   const most = options.maxNumSeqs * wholeBlocks(config.contextTokens);
   const fallback = Math.min(most, Math.max((512 << 20) / bytesPerToken, Math.min(config.contextTokens, 4096)));
   const wanted = options.kvCacheBytes === undefined ? fallback : Math.min(most, options.kvCacheBytes / bytesPerToken);
@@ -117,9 +117,4 @@ export function kvSizes(options: ResolvedEngineOptions, config: ModelConfig): Kv
     prefixCacheBytes: options.prefixCacheBytes ?? Math.floor((capacityTokens * bytesPerToken) / 4),
     maxTokens: Math.min(config.contextTokens, capacityTokens),
   };
-}
-
-/** KV memory comes in blocks; the tokens of those that hold so many. */
-export function wholeBlocks(tokens: number): number {
-  return Math.ceil(tokens / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
 }

@@ -1,6 +1,5 @@
 import { integerOption, type PreGatingRouter } from "@readme-moe/core";
-import { KvPool, type KvSlot, type Tokenizer, upFrom } from "@readme-moe/model";
-import { wholeBlocks } from "./engine-options.ts";
+import { KvPool, type KvSlot, type Tokenizer, upFrom, wholeBlocks } from "@readme-moe/model";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface EvaluateOptions {

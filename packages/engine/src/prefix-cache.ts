@@ -41,6 +41,7 @@ export class PrefixCache {
    * @param read - copies its keys and values; called only when they are kept
    */
   add(tokenIds: readonly number[], experts: readonly number[], index: number, read: () => Float32Array): void {
+    if (this.#maxBytes === 0) return;
     const before: PrefixChunk[] = [];
     let parent = ROOT;
     for (let earlier = 0; earlier < index; earlier++) {
@@ -50,7 +51,7 @@ export class PrefixCache {
       parent = chunk.id;
     }
     const key = this.#key(parent, index, tokenIds, experts);
-    if (this.#maxBytes === 0 || this.#chunks.has(key)) return;
+    if (this.#chunks.has(key)) return;
     const chunk = { id: this.#nextId++, key, keysValues: read() };
     this.#chunks.set(key, chunk);
     this.#numBytes += chunk.keysValues.byteLength;

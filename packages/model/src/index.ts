@@ -30,7 +30,7 @@ export * as operators from "./onnx/operators.ts";
 export { downloadModel } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 export { KvPool, type KvPoolOptions, type KvRange } from "./kv/kv-pool.ts";
-export { KV_BLOCK_TOKENS, type KvShape } from "./kv/kv-shape.ts";
+export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvShape } from "./kv/kv-shape.ts";
 export type { KvSlot } from "./kv/kv-slot.ts";
 export {
   int64,

@@ -1,5 +1,5 @@
 import { ReadMeEngine } from "@readme-moe/engine";
-import { loadingProgress } from "./loading-progress.ts";
+import { showLoading } from "./loading-progress.ts";
 import { modelPath } from "./model-path.ts";
 import type { RuntimeFlags } from "./options.ts";
 
@@ -16,11 +16,10 @@ export async function withEngine<Result>(
   use: (engine: ReadMeEngine) => Promise<Result>,
 ): Promise<Result> {
   const { precision, threads, cacheFolder, expert, isolation } = flags;
-  const showProgress = loadingProgress();
   const options = { precision, threads, cacheFolder, expert, isolation };
   const opened = await modelPath(path, signal);
-  const engine = await ReadMeEngine.open(opened, { ...options, signal, onProgress: showProgress }).finally(
-    showProgress,
+  const engine = await ReadMeEngine.open(opened, { ...options, signal, onProgress: showLoading }).finally(() =>
+    showLoading(),
   );
   try {
     if (engine.cacheFailure !== undefined) console.error(`note: the graph is not cached: ${engine.cacheFailure}`);

@@ -1,18 +1,11 @@
 import type { LoadProgress } from "@readme-moe/engine";
+import { showStatus } from "./status-line.ts";
 
 const BAR_WIDTH = 24;
 
-/**
- * Shows on a terminal how far opening a model is; silent elsewhere.
- * @returns what to call with each piece of news, and with nothing once it is over
- */
-export function loadingProgress(stream: NodeJS.WriteStream = process.stderr): (progress?: LoadProgress) => void {
-  if (!stream.isTTY) return () => undefined;
-  return (progress) => {
-    // Back to the line's start, and clear it.
-    stream.write("\r\u001B[K");
-    if (progress) stream.write(describe(progress));
-  };
+/** Shows how far opening a model is; nothing once it is over. */
+export function showLoading(progress?: LoadProgress): void {
+  showStatus(progress && describe(progress));
 }
 
 function describe({ stage, doneBytes, ofBytes }: LoadProgress): string {

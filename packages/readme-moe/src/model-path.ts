@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { ReadMeError } from "@readme-moe/core";
 import { downloadModel, type DownloadProgress } from "@readme-moe/model";
+import { showStatus } from "./status-line.ts";
 
 // `organisation/name`, and perhaps `@revision`.
 const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
@@ -19,11 +20,8 @@ export async function modelPath(name: string, signal: AbortSignal): Promise<stri
   }
 }
 
-/** One line on a terminal, cleared when there is nothing to show; silent elsewhere. */
 function showDownload(progress?: DownloadProgress): void {
-  if (!process.stderr.isTTY) return;
-  process.stderr.write("\r\u001B[K");
-  if (!progress) return;
+  if (!progress) return showStatus();
   const { file, doneBytes, ofBytes } = progress;
-  process.stderr.write(`downloading ${file} ${(doneBytes / 1e6).toFixed(1)} of ${(ofBytes / 1e6).toFixed(1)} MB`);
+  showStatus(`downloading ${file} ${(doneBytes / 1e6).toFixed(1)} of ${(ofBytes / 1e6).toFixed(1)} MB`);
 }

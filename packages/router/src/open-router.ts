@@ -1,4 +1,4 @@
-import { nearestName, ReadMeError, type PreGatingRouter } from "@readme-moe/core";
+import { expertIndex, ReadMeError, type PreGatingRouter } from "@readme-moe/core";
 import type { Model } from "@readme-moe/model";
 import { GraphRouter, type RouterOptions } from "./graph-router.ts";
 import { fixedRouter } from "./simple-routers.ts";
@@ -17,22 +17,9 @@ export async function openRouter(
   options: RouterOptions = {},
 ): Promise<PreGatingRouter> {
   const { names } = model.experts;
-  // An expert's name goes before its index, so that experts may be called 0, 1, 2.
   if (choice !== undefined && choice !== "router") return fixedRouter(names.length, expertIndex(names, choice));
   if (model.router) return GraphRouter.open(model, options);
   if (choice === undefined && names.length === 1) return fixedRouter(1, 0);
   const message = `${model.path}: has no router; choose one of its experts (${names.join(", ")})`;
   throw new ReadMeError("ERR_MODEL_INVALID", message);
-}
-
-function expertIndex(names: readonly string[], choice: string | number): number {
-  const named = names.indexOf(String(choice));
-  if (named >= 0) return named;
-  const index = typeof choice === "number" || /^\d+$/.test(choice) ? Number(choice) : -1;
-  if (Number.isInteger(index) && index >= 0 && index < names.length) return index;
-  const near = nearestName(String(choice), names);
-  throw new RangeError(
-    `Expected \`expert\` to be one of ${names.join(", ")}, or an index below ${names.length}, got \`${choice}\`` +
-      (near ? `; did you mean ${near}?` : ""),
-  );
 }

@@ -2,8 +2,8 @@
 
 import {
   describeValue,
+  expertIndex,
   integerOption,
-  nearestName,
   rejectUnknownKeys,
   resolveSamplingParams,
   type EngineInfo,
@@ -67,12 +67,6 @@ export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "voca
 
 /** @throws {RangeError} when there is no such expert; names those that there are */
 export function checkExpert(expert: string | number | undefined, { experts, hasRouter }: EngineInfo): void {
-  if (expert === undefined || (expert === "router" && hasRouter) || experts.includes(String(expert))) return;
-  const index = typeof expert === "number" || /^\d+$/.test(expert) ? Number(expert) : -1;
-  if (Number.isInteger(index) && index >= 0 && index < experts.length) return;
-  const near = nearestName(String(expert), experts);
-  throw new RangeError(
-    `Expected \`expert\` to be one of ${experts.join(", ")}, or an index below ${experts.length}, ` +
-      `got ${describeValue(expert)}${near ? `; did you mean ${near}?` : ""}`,
-  );
+  if (expert === undefined || (expert === "router" && hasRouter)) return;
+  expertIndex(experts, expert);
 }

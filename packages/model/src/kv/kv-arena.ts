@@ -1,7 +1,7 @@
 // Bookkeeping of one arena: slots of equal size, side by side. Values, not objects that change: a plan that turns out
 // not to fit is simply dropped.
 
-import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
+import { wholeBlocks } from "./kv-shape.ts";
 import type { KvArenaName, PooledSlot } from "./kv-slot.ts";
 
 export interface KvArena {
@@ -49,7 +49,7 @@ export function withoutSlot(arena: KvArena, slot: PooledSlot): KvArena {
 export function tightSlotTokens({ slots }: KvArena, need: SlotNeed): number {
   let most = 0;
   for (const slot of slots) if (slot) most = Math.max(most, need(slot));
-  return Math.ceil(most / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
+  return wholeBlocks(most);
 }
 
 export function withSlotTokens(arena: KvArena, slotTokens: number): KvArena {

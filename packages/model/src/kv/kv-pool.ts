@@ -1,7 +1,7 @@
 // Keys and values of all running sequences, in memory that is allocated once.
 
 import { integerOption, ReadMeError } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, type KvShape } from "./kv-shape.ts";
+import { KV_BLOCK_TOKENS, kvBytesPerToken, type KvShape } from "./kv-shape.ts";
 import { closeGaps, holdsSlot, withoutSlot } from "./kv-arena.ts";
 import { checkLayout, emptyLayout, planRoom, slotStart, usedTokens, type KvLayout } from "./kv-layout.ts";
 import { isNothing, planRelocation } from "./kv-relocation.ts";
@@ -73,8 +73,7 @@ export class KvPool {
   }
 
   get bytesPerToken(): number {
-    const { numLayers, numKvHeads, headSize } = this.shape;
-    return 2 * numLayers * numKvHeads * headSize * Float32Array.BYTES_PER_ELEMENT;
+    return kvBytesPerToken(this.shape);
   }
 
   /** A slot with room for `numTokens` positions, or `undefined` when there is none. */

@@ -1,4 +1,4 @@
-import { KvPool, type KvSlot, openModel, type Model } from "@readme-moe/model";
+import { KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { modelPath } from "../model-path.ts";
@@ -37,7 +37,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
     const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
     const experts = route?.experts ?? [];
     const logitsOf = [ids.length - 1];
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: Math.ceil(ids.length / 64) * 64 });
+    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(ids.length) });
     const slot = pool.admit(ids.length) as KvSlot;
     const [result] = await runner.forward(pool, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
     const numExperts = model.experts.names.length;

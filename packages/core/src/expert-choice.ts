@@ -1,0 +1,18 @@
+import { describeValue, nearestName } from "./options.ts";
+
+/**
+ * The expert that a caller names: by its name, which goes first so that experts may be called 0, 1, 2, or by its index.
+ *
+ * @throws {RangeError} when there is no such expert; names those that there are
+ */
+export function expertIndex(names: readonly string[], choice: string | number): number {
+  const named = names.indexOf(String(choice));
+  if (named >= 0) return named;
+  const index = typeof choice === "number" || /^\d+$/.test(choice) ? Number(choice) : -1;
+  if (Number.isInteger(index) && index >= 0 && index < names.length) return index;
+  const near = nearestName(String(choice), names);
+  throw new RangeError(
+    `Expected \`expert\` to be one of ${names.join(", ")}, or an index below ${names.length}, ` +
+      `got ${describeValue(choice)}${near ? `; did you mean ${near}?` : ""}`,
+  );
+}
