@@ -54,7 +54,9 @@ export type ToWorker =
   | ({ readonly type: "generate" } & WireRequest)
   | { readonly type: "abort"; readonly requestId: string }
   | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: unknown }
-  | { readonly type: "close" };
+  | { readonly type: "close" }
+  /** Ends the worker between two steps, with nothing said or put away. */
+  | { readonly type: "end" };
 
 /** How far opening a model is. `of` is 0 where the end is not known. */
 export interface LoadProgress {

@@ -43,6 +43,7 @@ export {
 } from "./runtime/attention-feeds.ts";
 export { attentionRuns, type AttentionRun } from "./runtime/attention-runs.ts";
 export { resolveCacheFolder } from "./runtime/cache-folder.ts";
+export { newGate, shutGate, useGate, type GateMemory } from "./runtime/exit-gate.ts";
 export { cachedGraph, type CachedGraph } from "./runtime/graph-cache.ts";
 export { GraphSession, type GraphTensor, type SessionOptions } from "./runtime/session.ts";
 export { SafetensorsFile } from "./safetensors/safetensors-file.ts";

@@ -3,13 +3,15 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
+import { newGate, shutGate, type GateMemory } from "@readme-moe/model";
 import type { FromWorker, ToWorker } from "../protocol.ts";
+import { workerFlags } from "./worker-flags.ts";
 
 export interface Channel {
   post(message: ToWorker): void;
-  /** Ends the worker at once, whatever it does. */
+  /** Nothing comes from the worker after this. A process ends at once, a thread as soon as it comes back from the graph. */
   kill(): void;
-  /** Resolves when the worker has ended, with why. */
+  /** Resolves when the worker has ended or was killed, with why. */
   readonly exited: Promise<string>;
 }
 
@@ -19,34 +21,56 @@ type OnMessage = (message: FromWorker) => void;
 const IS_SOURCE = import.meta.url.endsWith(".ts");
 const ENTRY = new URL(`../worker/worker-main${IS_SOURCE ? ".ts" : ".js"}`, import.meta.url);
 
+// Of threads that live. A step takes tens of milliseconds, opening a large model seconds.
+const openGates = new Set<GateMemory>();
+const EXIT_WAIT_MS = 10_000;
+const waitAtExit = (): void => openGates.forEach((gate) => shutGate(gate, EXIT_WAIT_MS));
+
 export function openChannel(isolation: "thread" | "process", onMessage: OnMessage): Channel {
   return isolation === "thread" ? openThread(onMessage) : openProcess(onMessage);
 }
 
 function openThread(onMessage: OnMessage): Channel {
-  const worker = IS_SOURCE ? sourceThread() : new Worker(ENTRY, { name: "readme-moe" });
+  const gate = newGate();
+  const worker = IS_SOURCE ? sourceThread(gate) : new Worker(ENTRY, { name: "readme-moe", workerData: gate });
+  if (openGates.size === 0) process.on("exit", waitAtExit);
+  openGates.add(gate);
+  worker.on("exit", () => {
+    openGates.delete(gate);
+    if (openGates.size === 0) process.off("exit", waitAtExit);
+  });
   worker.on("message", onMessage);
+  const killed = new AbortController();
   const exited = new Promise<string>((resolve) => {
     worker.on("error", (error: Error) => resolve(error.message));
     worker.on("exit", (code) => resolve(`its thread ended with code ${code}`));
+    killed.signal.addEventListener("abort", () => resolve("its thread was ended"));
   });
   return {
     post: (message) => worker.postMessage(message, []),
-    kill: () => void worker.terminate(),
+    // Not `terminate`: in the middle of a run of the graph it aborts the whole process (Napi::Error). A thread that
+    // never comes back cannot be ended, only left behind.
+    kill: () => {
+      worker.off("message", onMessage);
+      worker.postMessage({ type: "end" } satisfies ToWorker, []);
+      worker.unref();
+      killed.abort();
+    },
     exited,
   };
 }
 
 /** Node 20 does not hand a loader of TypeScript down to threads, so the thread asks for it itself. */
-function sourceThread(): Worker {
+function sourceThread(gate: GateMemory): Worker {
   const entry = JSON.stringify(ENTRY.href);
   const code = `import("tsx/esm/api").then(({ register }) => { register(); return import(${entry}); });`;
-  return new Worker(code, { eval: true, name: "readme-moe" });
+  return new Worker(code, { eval: true, name: "readme-moe", workerData: gate });
 }
 
 function openProcess(onMessage: OnMessage): Channel {
   // "advanced" keeps typed arrays, maps and sets, as messages between threads do.
-  const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced" });
+  const execArgv = workerFlags(process.execArgv);
+  const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced", execArgv });
   child.on("message", (message) => onMessage(message as FromWorker));
   const exited = new Promise<string>((resolve) => {
     child.on("error", (error) => resolve(error.message));

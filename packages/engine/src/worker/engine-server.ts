@@ -53,6 +53,9 @@ export class EngineServer {
         this.#isClosing = true;
         if (!this.#isRunning) void this.#close();
         return;
+      case "end":
+        process.exit();
+        return;
       default:
         throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
     }

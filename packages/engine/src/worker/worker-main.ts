@@ -1,6 +1,7 @@
 // Where a thread or a process that runs a model begins.
 
-import { isMainThread, parentPort } from "node:worker_threads";
+import { isMainThread, parentPort, workerData } from "node:worker_threads";
+import { useGate, type GateMemory } from "@readme-moe/model";
 import type { FromWorker, ToWorker } from "../protocol.ts";
 import { EngineServer } from "./engine-server.ts";
 
@@ -10,6 +11,7 @@ else serveThread();
 function serveThread(): void {
   const port = parentPort;
   if (!port) throw new Error("Expected a parent to serve");
+  useGate(workerData as GateMemory);
   const server = new EngineServer((message: FromWorker) => port.postMessage(message));
   port.on("message", (message: ToWorker) => server.receive(message));
   server.onClosed(() => port.close());
@@ -17,7 +19,8 @@ function serveThread(): void {
 
 function serveProcess(): void {
   const server = new EngineServer((message: FromWorker) => {
-    if (process.connected) process.send?.(message);
+    // Sending fails when the parent has just gone; "disconnect" comes next.
+    if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
   });
   process.on("message", (message: ToWorker) => server.receive(message));
   // The parent is gone, so nobody waits for anything.

@@ -4,6 +4,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ElementType } from "../onnx/graph-builder.ts";
+import { throughGate } from "./exit-gate.ts";
 import type { CachedGraph } from "./graph-cache.ts";
 
 /** A tensor passed into or got out of a graph: typed memory and its shape. */
@@ -42,9 +43,7 @@ export class GraphSession {
       ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads, interOpNumThreads: 1 }),
     };
     try {
-      if (graph.kind === "file") return new GraphSession(await InferenceSession.create(graph.path, sessionOptions));
-      const externalData = [{ path: graph.dataName, data: graph.data }];
-      return new GraphSession(await InferenceSession.create(graph.model, { ...sessionOptions, externalData }));
+      return new GraphSession(await throughGate(() => createSession(graph, sessionOptions)));
     } catch (cause) {
       throw new ReadMeError("ERR_RUNTIME", `The inference runtime refused the graph ${graph.name}: ${message(cause)}`, {
         cause,
@@ -62,7 +61,7 @@ export class GraphSession {
       tensors[name] = new Tensor((this.#types.get(name) ?? "float32") as "float32", data as Float32Array, dims);
     }
     try {
-      return (await this.#session.run(tensors)) as unknown as Readonly<Record<string, GraphTensor>>;
+      return (await throughGate(() => this.#session.run(tensors))) as unknown as Readonly<Record<string, GraphTensor>>;
     } catch (cause) {
       throw new ReadMeError("ERR_RUNTIME", `The inference runtime failed: ${message(cause)}`, { cause });
     }
@@ -71,6 +70,12 @@ export class GraphSession {
   async dispose(): Promise<void> {
     await this.#session.release();
   }
+}
+
+function createSession(graph: CachedGraph, options: InferenceSession.SessionOptions): Promise<InferenceSession> {
+  if (graph.kind === "file") return InferenceSession.create(graph.path, options);
+  const externalData = [{ path: graph.dataName, data: graph.data }];
+  return InferenceSession.create(graph.model, { ...options, externalData });
 }
 
 function message(cause: unknown): string {
