@@ -1,12 +1,12 @@
 // What the engine adds to the bare graph: decode steps of 1, 16 and 32 sequences, each followed by the graph alone on the
 // same sequences, with feeds made beforehand. Medians.
 //
-//   pnpm bench:step <model> [--threads 2] [--past 128]
+//   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120]
 
 import { parseArgs } from "node:util";
 import { fcfs, resolveSamplingParams, StopAutomaton } from "@readme-moe/core";
 import { ModelRunner } from "@readme-moe/engine";
-import { type Feeds, KvPool, type KvSlot, openModel } from "@readme-moe/model";
+import { type Feeds, KvPool, type KvSlot, openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { EngineCore } from "../packages/engine/src/engine-core.ts";
 import { KvAdmission } from "../packages/engine/src/kv-admission.ts";
@@ -15,17 +15,24 @@ import { planRun } from "../packages/engine/src/step-feeds.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { threads: { type: "string", default: "2" }, past: { type: "string", default: "120" } },
+  options: {
+    precision: { type: "string", default: "fp32" },
+    threads: { type: "string", default: "2" },
+    past: { type: "string", default: "120" },
+  },
 });
 const threads = Number(values.threads);
 const past = Number(values.past);
+const precision = values.precision as Precision;
 const ROUNDS = 40;
 
 const model = await openModel(positionals[0] ?? "models/pocket");
 const { tokenizer } = await model.loadText();
-const runner = await ModelRunner.open(model, { threads });
+const runner = await ModelRunner.open(model, { threads, precision });
 
-console.log(`${model.path}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`);
+console.log(
+  `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`,
+);
 for (const numSeqs of [1, 16, 32]) {
   const engine = await decodingCore(numSeqs);
   const times = { engine: [] as number[], forward: engine.forwardMs, graph: [] as number[] };
@@ -114,7 +121,7 @@ function nextFeeds({ admission }: DecodingCore): Feeds {
     experts: experts.slice(-1),
     logitsOf: [0],
   }));
-  const run = { decode: sequences.map((_, index) => index), continued: [], fresh: [] };
+  const run = { decode: sequences.map((_, index) => index), decodeOther: [], continued: [], fresh: [] };
   return planRun(run, sequences, admission.pool, model.experts.names.length, 1).feeds;
 }
 

@@ -1,7 +1,9 @@
-import { chmod, mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { cachedGraph, GraphBuilder, GraphSession, operators, type Graph } from "@readme-moe/model";
+import { cachedGraph, GraphBuilder, GraphSession, operators, type CachedGraph, type Graph } from "@readme-moe/model";
 import { expect, test } from "vitest";
+import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
+import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const SIZE = 64;
@@ -21,7 +23,7 @@ function sampleGraph(scale = 1): { readonly graph: Graph; readonly reads: () => 
   return { graph: g.build(), reads: () => reads };
 }
 
-async function firstOutput(cached: Awaited<ReturnType<typeof cachedGraph>>): Promise<number> {
+async function firstOutput(cached: CachedGraph): Promise<number> {
   const session = await GraphSession.load(cached, { threads: 1 });
   const { y } = await session.run({ x: { data: new Float32Array(SIZE).fill(1), dims: [1, SIZE] } });
   await session.dispose();
@@ -29,12 +31,6 @@ async function firstOutput(cached: Awaited<ReturnType<typeof cachedGraph>>): Pro
 }
 
 const EXPECTED = Array.from({ length: SIZE }, (_, index) => (SIZE + index) % 7).reduce((sum, value) => sum + value, 0);
-
-async function entryFolder(cache: string): Promise<string> {
-  const names = await readdir(join(cache, "graphs"));
-  expect(names).toHaveLength(1);
-  return join(cache, "graphs", names[0] as string);
-}
 
 test("a graph is built once and then comes from the cache", async () => {
   const cache = await temporaryFolder();
@@ -56,21 +52,17 @@ test("another model, and another graph, are other entries", async () => {
   expect(await readdir(join(cache, "graphs"))).toHaveLength(2);
 });
 
-const DAMAGES: Readonly<Record<string, (entry: string) => Promise<void>>> = {
-  "weights cut short": (entry) => truncate(join(entry, "weights.bin"), 100),
-  "a byte of the weights changed": async (entry) => {
-    const bytes = await readFile(join(entry, "weights.bin"));
-    bytes[1000] = (bytes[1000] as number) ^ 1;
-    await writeFile(join(entry, "weights.bin"), bytes);
-  },
-  "a byte of the graph changed": async (entry) => {
-    const bytes = await readFile(join(entry, "graph.onnx"));
-    bytes[20] = (bytes[20] as number) ^ 1;
-    await writeFile(join(entry, "graph.onnx"), bytes);
-  },
+const DAMAGES: typeof ENTRY_DAMAGES = {
+  ...ENTRY_DAMAGES,
   "the weights missing": (entry) => rm(join(entry, "weights.bin")),
-  "the entry's description empty": (entry) => writeFile(join(entry, "entry.json"), ""),
-  "the entry's description without a file": (entry) => writeFile(join(entry, "entry.json"), "{}"),
+  "the weights empty": (entry) => truncate(join(entry, "weights.bin"), 0),
+  "the description empty": (entry) => writeFile(join(entry, "entry.json"), ""),
+  "the description without a file": (entry) => writeFile(join(entry, "entry.json"), "{}"),
+  "the description null": (entry) => writeFile(join(entry, "entry.json"), "null"),
+  "a folder in place of the weights": async (entry) => {
+    await rm(join(entry, "weights.bin"));
+    await mkdir(join(entry, "weights.bin"));
+  },
   "an empty folder": async (entry) => {
     await rm(entry, { recursive: true });
     await mkdir(entry);
@@ -80,21 +72,21 @@ const DAMAGES: Readonly<Record<string, (entry: string) => Promise<void>>> = {
 test.each(Object.entries(DAMAGES))("a damaged entry is built again: %s", async (_, damage) => {
   const cache = await temporaryFolder();
   await cachedGraph(sampleGraph().graph, "model", cache);
-  await damage(await entryFolder(cache));
+  await damage(await onlyEntry(cache));
   const rebuilt = sampleGraph();
   expect(await firstOutput(await cachedGraph(rebuilt.graph, "model", cache))).toBe(EXPECTED);
   expect(rebuilt.reads()).toBe(1);
   const again = sampleGraph();
   await cachedGraph(again.graph, "model", cache);
   expect(again.reads()).toBe(0);
-  await entryFolder(cache); // and nothing else was left behind
+  await onlyEntry(cache); // and nothing else was left behind
 });
 
 test("several builders of one entry all get it", async () => {
   const cache = await temporaryFolder();
   const graphs = await Promise.all(Array.from({ length: 5 }, () => cachedGraph(sampleGraph().graph, "model", cache)));
   for (const cached of graphs) expect(await firstOutput(cached)).toBe(EXPECTED);
-  await entryFolder(cache);
+  await onlyEntry(cache);
 });
 
 test("a cache that cannot be written is done without", async () => {
@@ -104,12 +96,6 @@ test("a cache that cannot be written is done without", async () => {
   const cached = await cachedGraph(sampleGraph().graph, "model", file);
   expect(cached).toMatchObject({ kind: "memory", reason: expect.any(Error) });
   expect(await firstOutput(cached)).toBe(EXPECTED);
-});
-
-test.skipIf(process.getuid?.() === 0)("a cache without permission is done without (skipped for root)", async () => {
-  const cache = await temporaryFolder();
-  await chmod(cache, 0o500);
-  expect((await cachedGraph(sampleGraph().graph, "model", cache)).kind).toBe("memory");
 });
 
 test("a constant that fails to be read leaves nothing behind, and its error is told", async () => {
@@ -126,17 +112,47 @@ test("a constant that fails to be read leaves nothing behind, and its error is t
   expect(await readdir(join(cache, "graphs"))).toEqual([]);
 });
 
-test("what a crashed builder left is removed once it is old", async () => {
+test("several builders that find a damaged entry all get a whole one", async () => {
   const cache = await temporaryFolder();
-  const [old, fresh] = ["old", "fresh"].map((name) => join(cache, "graphs", `.building-${name}`));
-  await mkdir(old as string, { recursive: true });
-  await mkdir(fresh as string);
+  await cachedGraph(sampleGraph().graph, "model", cache);
+  await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
+  const graphs = await Promise.all(Array.from({ length: 5 }, () => cachedGraph(sampleGraph().graph, "model", cache)));
+  for (const cached of graphs) expect(cached.kind).toBe("file");
+  expect(await firstOutput(graphs[0] as CachedGraph)).toBe(EXPECTED);
+  await onlyEntry(cache);
+});
+
+test("weights that fit neither the cache nor memory are refused, with both reasons", async () => {
+  const file = join(await temporaryFolder(), "file");
+  await writeFile(file, "");
+  const g = new GraphBuilder("huge");
+  g.output(
+    "y",
+    g.weight("w", "float32", [2 ** 24, 2 ** 24], () => new Uint8Array()),
+    "float32",
+    [2 ** 24, 2 ** 24],
+  );
+  const refused = cachedGraph(g.build(), "model", file);
+  await expectReadMeError(refused, "ERR_WRITE_FAILED", "huge", "ENOTDIR", `${2 ** 50} bytes`);
+});
+
+test("what a killed builder left is removed once it is old, while a slow builder's is not", async () => {
+  const cache = await temporaryFolder();
+  const [killed, slow] = ["killed", "slow"].map((name) => join(cache, "graphs", `.building-${name}`)) as [
+    string,
+    string,
+  ];
   const longAgo = new Date(Date.now() - 48 * 3_600_000);
-  await utimes(old as string, longAgo, longAgo);
+  for (const folder of [killed, slow]) {
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, "weights"), "half");
+    await utimes(folder, longAgo, longAgo);
+  }
+  await utimes(join(killed, "weights"), longAgo, longAgo);
   await cachedGraph(sampleGraph().graph, "model", cache);
   const names = await readdir(join(cache, "graphs"));
-  expect(names).toContain(".building-fresh");
-  expect(names).not.toContain(".building-old");
+  expect(names).toContain(".building-slow");
+  expect(names).not.toContain(".building-killed");
 });
 
 test("the runtime's refusal of a graph names it", async () => {

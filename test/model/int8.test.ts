@@ -2,14 +2,15 @@
 
 import {
   activation,
-  blockwiseLinear,
+  blockLinear,
   cachedGraph,
+  eightBitBlocks,
   GraphBuilder,
   GraphSession,
   linear,
   type LinearRefs,
+  type BlockSource,
   type TensorStore,
-  type Value,
 } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { quantizeRows } from "../../packages/model/src/blocks/quantize-rows.ts";
@@ -27,7 +28,7 @@ async function int8Session(refs: readonly LinearRefs[], numIn: number): Promise<
   const g = new GraphBuilder("int8");
   const x = g.input("x", "float32", ["rows", numIn]);
   const numOut = refs.reduce((sum, ref) => sum + (ref.weight.shape[0] ?? 0), 0);
-  g.output("y", linear(g, "product", activation(g, x, "int8"), refs), "float32", ["rows", numOut]);
+  g.output("y", linear(g, "product", activation(g, x, { precision: "int8" }), refs), "float32", ["rows", numOut]);
   return GraphSession.load(await cachedGraph(g.build(), "test", await temporaryFolder()), { threads: 2 });
 }
 
@@ -117,8 +118,8 @@ describe("an 8-bit product in blocks", () => {
   async function blockwiseSession(): Promise<GraphSession> {
     const g = new GraphBuilder("blockwise");
     const x = g.input("x", "float32", ["rows", numIn]);
-    const y = blockwiseLinear(g, "head", x, looseLinear(weights, numOut, numIn).weight);
-    g.output("y", y as Value, "float32", ["rows", numOut]);
+    const blocks = eightBitBlocks(looseLinear(weights, numOut, numIn).weight) as BlockSource;
+    g.output("y", blockLinear(g, "head", x, [blocks]), "float32", ["rows", numOut]);
     return GraphSession.load(await cachedGraph(g.build(), "test", await temporaryFolder()), { threads: 2 });
   }
 

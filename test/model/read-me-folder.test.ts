@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   openModel,
@@ -48,8 +48,23 @@ describe("a written folder", () => {
     expect(await b.fingerprint(cache)).toBe(fingerprint);
     expect(await a.fingerprint(cache)).toBe(fingerprint); // now remembered
     await writeTinyExpert(join(second, "experts", "1.safetensors"));
-    expect(await b.fingerprint(cache)).not.toBe(fingerprint);
-    await Promise.all([a.close(), b.close()]);
+    // What is open may be the old file or the new one, so no name would be right.
+    await expectReadMeError(b.fingerprint(cache), "ERR_FILE_CORRUPT", "1.safetensors: has changed since");
+    const again = await openModel(second);
+    expect(await again.fingerprint(cache)).not.toBe(fingerprint);
+    await Promise.all([a.close(), b.close(), again.close()]);
+  });
+
+  test("has its fingerprint without what a killed process left of one", async () => {
+    const [cache, folder] = [await temporaryFolder(), await tinyFolder()];
+    const left = join(cache, "fingerprints", ".readme-moe-left.tmp");
+    await mkdir(join(cache, "fingerprints"));
+    await writeFile(left, "ha");
+    await utimes(left, 0, 0);
+    const model = await openModel(folder);
+    expect(await model.fingerprint(cache)).toMatch(/^[0-9a-f]{64}$/);
+    expect(await readdir(join(cache, "fingerprints"))).not.toContain(".readme-moe-left.tmp");
+    await model.close();
   });
 
   test("is refused where something is already, which stays as it was", async () => {

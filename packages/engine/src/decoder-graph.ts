@@ -1,26 +1,31 @@
 import {
   activation,
-  attention,
   attentionGroup,
-  blockwiseLinear,
+  blockLinear,
+  decoderLayer,
+  eightBitBlocks,
   encodeF16,
-  expertFeedForward,
   floatWeight,
   linear,
   logitOutputs,
+  normStream,
   ropeConstants,
+  upFrom,
   type AttentionInputs,
+  type Calibration,
   type ExpertDeal,
   GraphBuilder,
   operators,
+  storedBlocks,
   type Graph,
   type Model,
   type Precision,
+  type Stream,
   type TensorRef,
   type Value,
 } from "@readme-moe/model";
 
-const { Cast, Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, Unsqueeze } = operators;
+const { Cast, Concat, Gather, Unsqueeze } = operators;
 
 /**
  * The whole model as one graph: one run is one step over a flat list of tokens, of sequences that decode and of
@@ -28,10 +33,11 @@ const { Cast, Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerN
  *
  * Inputs:
  * - `token_ids`, `positions` int64 `[tokens]`
- * - of the groups `decode`, `continued` and `fresh`: see `attentionGroup`
+ * - of the groups `decode`, `decode_other`, `continued` and `fresh`: see `attentionGroup`
  * - `is_plain_decode` bool `[1]`: see `AttentionInputs`
  * - `group_rows` int64 `[tokens]`: row of each token in the groups' rows, laid end to end
- * - with several experts, `permutation`, `inverse` int64 `[tokens]` and `expert_counts` int64 `[numExperts]`
+ * - with several experts, of each `expert_tokens.<i>` int64 `[its tokens]` and `is_active.<i>` bool `[1]`, and `inverse`
+ *   int64 `[tokens]`: see `ExpertDeal`
  * - `logit_rows` int64 `[rows]`: the tokens whose logits are wanted, at least one; and see `logitOutputs`
  *
  * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
@@ -40,9 +46,10 @@ const { Cast, Concat, Gather, SimplifiedLayerNormalization, SkipSimplifiedLayerN
 export function decoderGraph(
   { config, experts, weights }: Pick<Model, "config" | "experts" | "weights">,
   precision: Precision = "fp32",
+  calibration?: Calibration,
 ): Graph {
   const g = new GraphBuilder("decoder");
-  const { numLayers, numHeads, numKvHeads, headSize, rmsNormEpsilon: epsilon } = config;
+  const { numLayers, numKvHeads, headSize } = config;
   const tokenIds = g.input("token_ids", "int64", ["tokens"]);
   const positions = g.input("positions", "int64", ["tokens"]);
   const inputs: AttentionInputs = {
@@ -50,72 +57,49 @@ export function decoderGraph(
     positions: Unsqueeze(g, positions, [1]),
     groups: [
       attentionGroup(g, "decode", { isDecode: true, hasPast: true }, config),
+      attentionGroup(g, "decode_other", { isDecode: true, hasPast: true }, config),
       attentionGroup(g, "continued", { isDecode: false, hasPast: true }, config),
       attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, config),
     ],
     isPlainDecode: g.input("is_plain_decode", "bool", [1]),
     groupRows: g.input("group_rows", "int64", ["tokens"]),
   };
-  const deal: ExpertDeal | undefined =
-    experts.names.length === 1
-      ? undefined
-      : {
-          permutation: g.input("permutation", "int64", ["tokens"]),
-          inverse: g.input("inverse", "int64", ["tokens"]),
-          counts: g.input("expert_counts", "int64", [experts.names.length]),
-        };
+  const deal = experts.names.length === 1 ? undefined : dealInputs(g, experts.names.length);
 
   // In float32 a tied head is the embedding table itself; products of integers need another layout.
   const table = precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
-  let residual = table ? Gather(g, table, tokenIds) : embedFromHalves(g, tokenIds, weights.embedding);
-  let update: Value | undefined;
-  /** The norm of `residual + update`; the sum becomes the residual stream. */
-  const norm = (name: string, scale: (typeof weights)["finalNorm"]): Value => {
-    const scales = floatWeight(g, name, [scale]);
-    if (update === undefined) return SimplifiedLayerNormalization(g, residual, scales, epsilon);
-    const [normed, sum] = SkipSimplifiedLayerNormalization(g, residual, update, scales, epsilon);
-    residual = sum;
-    return normed;
-  };
-
+  const embedded = table ? Gather(g, table, tokenIds) : embedFromHalves(g, tokenIds, weights.embedding);
+  let stream: Stream = { residual: embedded, update: undefined };
   const newKeysValues: Value[] = [];
   weights.layers.forEach((layer, index) => {
-    const name = `layers.${index}`;
-    const shape = {
-      numHeads,
-      numKvHeads,
-      headSize,
-      scale: 1 / Math.sqrt(headSize),
-      slidingWindow: config.slidingWindows[index],
-      normEpsilon: epsilon,
-    };
-    const x = norm(`${name}.input_norm`, layer.inputNorm);
-    const attended = attention(
-      g,
-      `${name}.attention`,
-      index,
-      activation(g, x, precision),
-      layer.attention,
-      shape,
-      inputs,
-    );
-    newKeysValues.push(attended.newKeys, attended.newValues);
-    update = attended.output;
-    const y = norm(`${name}.post_attention_norm`, layer.postAttentionNorm);
-    update = expertFeedForward(g, `${name}.ffn`, activation(g, y, precision), layer, deal);
+    const context = { config, arithmetic: { precision, calibration }, inputs, deal };
+    const output = decoderLayer(g, `layers.${index}`, index, layer, stream, context);
+    newKeysValues.push(output.newKeys, output.newValues);
+    stream = output.stream;
   });
 
   // Norms work row by row, so the rows that nobody asks for are dropped before the last one.
   const logitRows = g.input("logit_rows", "int64", ["rows"]);
-  residual = Gather(g, residual, logitRows);
-  if (update !== undefined) update = Gather(g, update, logitRows);
-  const hidden = norm("final_norm", weights.finalNorm);
-  logitOutputs(g, headLogits(g, hidden, weights, table), config.vocabSize);
+  const wanted: Stream = {
+    residual: Gather(g, stream.residual, logitRows),
+    update: stream.update && Gather(g, stream.update, logitRows),
+  };
+  const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon);
+  logitOutputs(g, headLogits(g, normed, weights, table), config.vocabSize);
   g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",
     2 * numLayers * numKvHeads * headSize,
   ]);
   return g.build();
+}
+
+function dealInputs(g: GraphBuilder, numExperts: number): ExpertDeal {
+  const experts = upFrom(0, numExperts);
+  return {
+    tokens: experts.map((expert) => g.input(`expert_tokens.${expert}`, "int64", [`expert_tokens_${expert}`])),
+    isActive: experts.map((expert) => g.input(`is_active.${expert}`, "bool", [1])),
+    inverse: g.input("inverse", "int64", ["tokens"]),
+  };
 }
 
 /** Rows of an embedding table that is kept in half precision, as float32. */
@@ -134,8 +118,9 @@ function headLogits(
   table: Value | undefined,
 ): Value {
   if (table && head === embedding) return operators.Gemm(g, hidden, table, undefined);
-  const inBlocks = table ? undefined : blockwiseLinear(g, "head", hidden, head);
-  return (
-    inBlocks ?? linear(g, "head", activation(g, hidden, table ? "fp32" : "int8"), [{ weight: head, bias: undefined }])
-  );
+  const blocks = table ? undefined : (storedBlocks(head) ?? eightBitBlocks(head));
+  if (blocks) return blockLinear(g, "head", hidden, [blocks]);
+  return linear(g, "head", activation(g, hidden, { precision: table ? "fp32" : "int8" }), [
+    { weight: head, bias: undefined },
+  ]);
 }

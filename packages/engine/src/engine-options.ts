@@ -78,7 +78,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
   }
   return {
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
-    precision: choiceOption("precision", options.precision ?? "fp32", ["fp32", "int8"] as const),
+    precision: choiceOption("precision", options.precision ?? "fp32", ["fp32", "int8", "int4"] as const),
     scheduler: choiceOption("scheduler", options.scheduler ?? "fcfs", ["fcfs"] as const),
     threads: optional("threads", 1, 1024),
     cacheFolder,

@@ -1,5 +1,5 @@
 import { integerOption, type PreGatingRouter } from "@readme-moe/core";
-import { KvPool, type KvSlot, type Tokenizer, upFrom, wholeBlocks } from "@readme-moe/model";
+import { KvPool, type KvSlot, type Model, type Tokenizer, upFrom, wholeBlocks } from "@readme-moe/model";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface EvaluateOptions {
@@ -36,14 +36,33 @@ export async function evaluate(
   documents: Iterable<string>,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  const { contextTokens } = runner.model.config;
-  const sequenceLength = integerOption("sequenceLength", options.sequenceLength ?? 512, 2, contextTokens);
+  return evaluateSequences(runner, router, tokenSequences(runner.model, tokenizer, documents, options), options);
+}
+
+/** The sequences that `evaluate` predicts; throws alike. */
+export function tokenSequences(
+  { config }: Pick<Model, "config">,
+  tokenizer: Tokenizer,
+  documents: Iterable<string>,
+  options: Pick<EvaluateOptions, "sequenceLength" | "maxSequences"> = {},
+): readonly Int32Array[] {
+  const sequenceLength = integerOption("sequenceLength", options.sequenceLength ?? 512, 2, config.contextTokens);
   const maxSequences = integerOption("maxSequences", options.maxSequences ?? 8, 1);
-  const endOfText = endOfTextId(tokenizer, runner.model.config.eosTokenIds);
+  const endOfText = endOfTextId(tokenizer, config.eosTokenIds);
   const sequences = cutSequences(documents, tokenizer, endOfText, sequenceLength, maxSequences);
   if (sequences.length === 0) throw new RangeError("Expected `documents` to hold at least two tokens");
+  return sequences;
+}
 
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(sequenceLength) });
+/** `evaluate`, with the sequences made already. @param sequences - at least one, each of at least two tokens */
+export async function evaluateSequences(
+  runner: ModelRunner,
+  router: PreGatingRouter,
+  sequences: readonly Int32Array[],
+  options: Pick<EvaluateOptions, "signal" | "onProgress"> = {},
+): Promise<Evaluation> {
+  const longest = Math.max(...sequences.map((sequence) => sequence.length));
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(longest) });
   let sum = 0;
   let tokens = 0;
   for (const [index, tokenIds] of sequences.entries()) {

@@ -1,17 +1,18 @@
 import { integerOption, ReadMeError } from "@readme-moe/core";
 import {
   attentionRuns,
-  type CachedGraph,
-  cachedGraph,
-  GraphSession,
+  type GraphSession,
   type GraphTensor,
   type KvPool,
   type KvShape,
   type Model,
+  openGraph,
   type Precision,
   resolveCacheFolder,
 } from "@readme-moe/model";
+import { calibrationOf } from "./calibration-sequences.ts";
 import { decoderGraph } from "./decoder-graph.ts";
+import { checkInt8Products } from "./int8-check.ts";
 import type { LoadProgress } from "./protocol.ts";
 import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
 
@@ -23,6 +24,8 @@ export interface RunnerOptions {
   /** @default "fp32" */
   readonly precision?: Precision | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Told once, with the reason, when the graph cannot be cached and stays in memory. */
+  readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
 /** What one sequence gets back of a step; a row for each of its `logitsOf`. */
@@ -41,14 +44,11 @@ export interface StepLogits {
 /** Runs steps of one model: tokens and caches in, logits out. Blocks its thread while a step runs. */
 export class ModelRunner {
   readonly model: Model;
-  /** How the graph was opened; kind `memory` says that the cache could not be written. */
-  readonly graph: CachedGraph;
   /** The graph itself, for measuring it alone. */
   readonly session: GraphSession;
 
-  private constructor(model: Model, graph: CachedGraph, session: GraphSession) {
+  private constructor(model: Model, session: GraphSession) {
     this.model = model;
-    this.graph = graph;
     this.session = session;
   }
 
@@ -57,14 +57,19 @@ export class ModelRunner {
     const { onProgress = () => undefined } = options;
     const threads = options.threads === undefined ? undefined : integerOption("threads", options.threads, 1, 1024);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
-    const graph = await cachedGraph(
-      decoderGraph(model, options.precision),
-      await model.fingerprint(cacheFolder),
+    const { precision = "fp32" } = options;
+    const fitted = precision === "fp32" ? undefined : await calibrationOf(model, precision, { threads, cacheFolder });
+    if (precision === "int8") await checkInt8Products();
+    const graph = decoderGraph(model, precision, fitted?.calibration);
+    const fingerprint = [await model.fingerprint(cacheFolder), fitted?.fingerprint].join(" ").trim();
+    const session = await openGraph(graph, fingerprint, {
       cacheFolder,
-      (progress) => onProgress({ stage: "building", ...progress }),
-    );
-    onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
-    return new ModelRunner(model, graph, await GraphSession.load(graph, { threads }));
+      threads,
+      onProgress: (progress) => onProgress({ stage: "building", ...progress }),
+      onLoading: () => onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 }),
+      onCacheFailure: options.onCacheFailure,
+    });
+    return new ModelRunner(model, session);
   }
 
   get kvShape(): KvShape {

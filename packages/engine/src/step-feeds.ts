@@ -1,6 +1,7 @@
 // A step's sequences as the decoder graph takes them, and where each one's results are.
 
 import {
+  dealFeeds,
   int64,
   planAttention,
   runningSums,
@@ -48,27 +49,6 @@ export function planRun(
     ...logitFeeds(sequences, firstTokens, firstRows, numCandidates),
   };
   return { feeds, order, firstTokens, firstRows, firstFullRows };
-}
-
-/** Sorts the step's tokens by expert (stable), and how to undo it. */
-function dealFeeds(sequences: readonly StepSequence[], numExperts: number): Feeds {
-  const experts = sequences.flatMap((sequence) => Array.from(sequence.experts));
-  const counts = Array.from({ length: numExperts }, () => 0);
-  for (const expert of experts) counts[expert] = (counts[expert] as number) + 1;
-  const next = runningSums(counts);
-  const permutation = new BigInt64Array(experts.length);
-  const inverse = new BigInt64Array(experts.length);
-  experts.forEach((expert, token) => {
-    const place = next[expert] as number;
-    next[expert] = place + 1;
-    permutation[place] = BigInt(token);
-    inverse[token] = BigInt(place);
-  });
-  return {
-    permutation: { data: permutation, dims: [experts.length] },
-    inverse: { data: inverse, dims: [experts.length] },
-    expert_counts: int64(counts),
-  };
 }
 
 function logitFeeds(

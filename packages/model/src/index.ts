@@ -1,7 +1,10 @@
-export { activation, type Activation, type Precision } from "./blocks/activation.ts";
+export { activation, type Activation, type Arithmetic, type Precision } from "./blocks/activation.ts";
 export { attentionGroup, type AttentionGroup } from "./blocks/attention-group.ts";
 export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
-export { blockwiseLinear } from "./blocks/blockwise-linear.ts";
+export { decoderLayer, normStream, type LayerContext, type Stream } from "./blocks/decoder-layer.ts";
+export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";
+export type { Calibration } from "./calibration/calibration.ts";
+export { blockLinear } from "./blocks/block-linear.ts";
 export { expertFeedForward, type ExpertDeal } from "./blocks/feed-forward.ts";
 export { logitOutputs } from "./blocks/head.ts";
 export { floatWeight, linear } from "./blocks/linear.ts";
@@ -9,6 +12,15 @@ export { ropeConstants, type RopeValues } from "./blocks/rope-tables.ts";
 export type { ModelConfig, ModelType } from "./config/model-config.ts";
 export { parseConfig } from "./config/parse-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
+export { exportGraph } from "./export/export-graph.ts";
+export type { ExportDtype } from "./export/export-linear.ts";
+export {
+  EXPORT_DTYPES,
+  exportTransformersJs,
+  type ExportedFile,
+  type ExportOptions,
+  type ExportProgress,
+} from "./export/export-transformersjs.ts";
 export { writeFileAtomically } from "./files/atomic-write.ts";
 export { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "./files/floats.ts";
 export { readTextFile } from "./files/text-file.ts";
@@ -42,13 +54,18 @@ export {
   type StepTokens,
 } from "./runtime/attention-feeds.ts";
 export { attentionRuns, type AttentionRun } from "./runtime/attention-runs.ts";
+export { dealFeeds } from "./runtime/deal-feeds.ts";
 export { resolveCacheFolder } from "./runtime/cache-folder.ts";
 export { newGate, shutGate, useGate, type GateMemory } from "./runtime/exit-gate.ts";
 export { cachedGraph, type CachedGraph } from "./runtime/graph-cache.ts";
+export { openGraph, type OpenGraphOptions } from "./runtime/open-graph.ts";
+export { disableTelemetry } from "./runtime/telemetry.ts";
+export { memoryGraph } from "./runtime/memory-graph.ts";
 export { GraphSession, type GraphTensor, type SessionOptions } from "./runtime/session.ts";
 export { SafetensorsFile } from "./safetensors/safetensors-file.ts";
 export { ShardedSafetensors } from "./safetensors/sharded-safetensors.ts";
 export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
+export { eightBitBlocks, storedBlocks, type BlockSource } from "./quantize/block-source.ts";
 export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
 export type { RowRange } from "./tensor-store.ts";
 export { applyChatTemplate, ChatTemplate, type ChatOptions } from "./text/chat-template.ts";

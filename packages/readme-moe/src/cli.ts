@@ -5,6 +5,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
 import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
+import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 
@@ -38,6 +39,7 @@ function program(signal: AbortSignal): Command {
     .exitOverride()
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
+    .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal));
   // Commander does not hand these down to commands that were made apart.

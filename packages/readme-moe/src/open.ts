@@ -20,17 +20,17 @@ export async function withModel<Result>(
 ): Promise<Result> {
   const { precision, threads, cacheFolder } = flags;
   const closers: (() => Promise<void>)[] = [];
+  let cacheFailure: string | undefined;
+  // Router and decoder fail for one and the same reason.
+  const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
   try {
     const model = await openModel(await modelPath(path, signal));
     closers.unshift(() => model.close());
-    const router = await openRouter(model, flags.expert, { threads, cacheFolder });
+    const router = await openRouter(model, flags.expert, { threads, cacheFolder, onCacheFailure });
     closers.unshift(() => router.dispose());
-    const runner = await ModelRunner.open(model, { precision, threads, cacheFolder });
+    const runner = await ModelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
     closers.unshift(() => runner.dispose());
-    if (runner.graph.kind === "memory") {
-      const { reason } = runner.graph;
-      console.error(`note: the graph is not cached: ${reason instanceof Error ? reason.message : String(reason)}`);
-    }
+    if (cacheFailure !== undefined) console.error(`note: the graph is not cached: ${cacheFailure}`);
     return await use({ model, runner, router });
   } finally {
     for (const close of closers) await close();

@@ -13,7 +13,7 @@ export interface RuntimeFlags {
 export function runtimeOptions(): readonly Option[] {
   return [
     new Option("--precision <precision>", "numbers that weights and products are held in")
-      .choices(["fp32", "int8"])
+      .choices(["fp32", "int8", "int4"])
       .default("fp32"),
     new Option("--threads <n>", "threads of the inference runtime (default: all cores)").argParser(wholeNumber(1)),
     new Option(

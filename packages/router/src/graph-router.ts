@@ -8,10 +8,10 @@ import {
 } from "@readme-moe/core";
 import {
   attentionRuns,
-  cachedGraph,
-  GraphSession,
+  openGraph,
   planAttention,
   resolveCacheFolder,
+  type GraphSession,
   type KvShape,
   type Model,
   type RouterConfig,
@@ -25,6 +25,8 @@ export interface RouterOptions {
   readonly cacheFolder?: string | undefined;
   /** @default all cores */
   readonly threads?: number | undefined;
+  /** Told once, with the reason, when the router's graph cannot be cached and stays in memory. */
+  readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
 /** A model's own pre-gating router. Usable without the model: it reads token ids and nothing else. */
@@ -50,8 +52,12 @@ export class GraphRouter implements PreGatingRouter {
       throw new ReadMeError("ERR_MODEL_INVALID", `${model.path}: has no router; name an expert instead`);
     const threads = options.threads === undefined ? undefined : integerOption("threads", options.threads, 1, 1024);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
-    const graph = await cachedGraph(routerGraph(model.router), await model.fingerprint(cacheFolder), cacheFolder);
-    return new GraphRouter(model.router.config, await GraphSession.load(graph, { threads }));
+    const session = await openGraph(routerGraph(model.router), await model.fingerprint(cacheFolder), {
+      cacheFolder,
+      threads,
+      onCacheFailure: options.onCacheFailure,
+    });
+    return new GraphRouter(model.router.config, session);
   }
 
   get numExperts(): number {

@@ -22,7 +22,7 @@ const { Add, Concat, Gather, QuickGelu, SimplifiedLayerNormalization, Unsqueeze 
  * biases, RMS norm, `contract(silu(expand(x)))`, and one linear layer to the experts' logits.
  *
  * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, `is_plain_decode` bool `[1]`, and of the groups
- * `decode`, `continued` and `fresh`: see `attentionGroup`.
+ * `decode`, `decode_other`, `continued` and `fresh`: see `attentionGroup`.
  * Outputs: `logits` float32 `[tokens, numExperts]`, `new_keys_values` `[tokens, 2 * numLayers * innerSize]`.
  */
 export function routerGraph({ config, embedding, layers, finalNorm, head }: RouterWeights): Graph {
@@ -44,6 +44,7 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
     positions: Unsqueeze(g, positions, [1]),
     groups: [
       attentionGroup(g, "decode", { isDecode: true, hasPast: true }, kvShape),
+      attentionGroup(g, "decode_other", { isDecode: true, hasPast: true }, kvShape),
       attentionGroup(g, "continued", { isDecode: false, hasPast: true }, kvShape),
       attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, kvShape),
     ],
@@ -53,7 +54,7 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
   const norm = (name: string, x: Value, scale: typeof finalNorm): Value =>
     SimplifiedLayerNormalization(g, x, floatWeight(g, name, [scale]), ROUTER_RMS_NORM_EPSILON);
 
-  const float = (rows: Value): Activation => activation(g, rows, "fp32");
+  const float = (rows: Value): Activation => activation(g, rows, { precision: "fp32" });
 
   let x = Gather(g, floatWeight(g, "embedding", [embedding]), tokenIds);
   const newKeysValues: Value[] = [];

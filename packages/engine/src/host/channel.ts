@@ -3,7 +3,7 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { newGate, shutGate, type GateMemory } from "@readme-moe/model";
+import { disableTelemetry, newGate, shutGate, type GateMemory } from "@readme-moe/model";
 import type { FromWorker, ToWorker } from "../protocol.ts";
 import { workerFlags } from "./worker-flags.ts";
 
@@ -31,6 +31,7 @@ export function openChannel(isolation: "thread" | "process", onMessage: OnMessag
 }
 
 function openThread(onMessage: OnMessage): Channel {
+  disableTelemetry();
   const gate = newGate();
   const worker = IS_SOURCE ? sourceThread(gate) : new Worker(ENTRY, { name: "readme-moe", workerData: gate });
   if (openGates.size === 0) process.on("exit", waitAtExit);

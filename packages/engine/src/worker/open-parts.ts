@@ -39,17 +39,28 @@ export async function openParts(
     const text = await model.loadText();
     const sizes = kvSizes(options, model.config);
     const { threads, cacheFolder } = options;
+    let cacheFailure: string | undefined;
+    // Router and decoder fail for one and the same reason.
+    const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
     const routers = new Map<ExpertChoice | undefined, Promise<PreGatingRouter>>();
+    closers.push(() => disposeAll(routers.values()));
     const routerFor = (choice: ExpertChoice | undefined): Promise<PreGatingRouter> => {
       const expert = choice ?? options.expert;
-      const router = routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder });
+      const router = routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
       routers.set(expert, router);
+      // One that could not be opened may be tried again.
+      router.catch(() => routers.delete(expert));
       return router;
     };
-    // What a request gets that names no expert has to be there; the others are rules, and cost nothing.
-    const usual = await routerFor(undefined);
-    closers.push(() => usual.dispose());
-    const runner = await ModelRunner.open(model, { precision: options.precision, threads, cacheFolder, onProgress });
+    // What a request gets that names no expert has to be there; the others are opened when they are asked for.
+    await routerFor(undefined);
+    const runner = await ModelRunner.open(model, {
+      precision: options.precision,
+      threads,
+      cacheFolder,
+      onProgress,
+      onCacheFailure,
+    });
     closers.push(() => runner.dispose());
     const pool = new KvPool({ shape: runner.kvShape, capacityTokens: sizes.capacityTokens });
     const prefixes = new PrefixCache(options.chunkTokens, sizes.prefixCacheBytes);
@@ -64,11 +75,16 @@ export async function openParts(
       output,
       now: () => performance.now(),
     });
-    const { graph } = runner;
-    const cacheFailure = graph.kind === "memory" ? String(graph.reason) : undefined;
     return { model, text, options, sizes, core, cacheFailure, routerFor, close };
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+async function disposeAll(routers: Iterable<Promise<PreGatingRouter>>): Promise<void> {
+  for (const opening of routers) {
+    const router = await opening.catch(() => undefined);
+    await router?.dispose();
   }
 }

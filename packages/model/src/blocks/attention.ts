@@ -83,7 +83,7 @@ export function attention(
       return Gather(g, Concat(g, rows, 0), inputs.groupRows);
     },
   );
-  const output = linear(g, `${name}.output`, activation(g, attended, x.precision), [refs.output]);
+  const output = linear(g, `${name}.output`, activation(g, attended, x), [refs.output]);
   return { output, newKeys, newValues };
 }
 
@@ -145,16 +145,19 @@ function attend(
 ): Value {
   const { numHeads, numKvHeads, headSize, scale } = shape;
   const perKvHead = numHeads / numKvHeads;
-  // The heads that share keys are rows of one product, [.., 1, perKvHead * queries, ..]; masks are per query, so they
-  // meet scores as [.., perKvHead, queries, ..]. A decoding sequence has one query, which is both at once.
+  // In prefill the heads that share keys are rows of one product, [.., 1, perKvHead * queries, ..]; masks are per query,
+  // so they meet scores as [.., perKvHead, queries, ..]. A decoding sequence has one query per head: each is a product
+  // of its own, [.., perKvHead, 1, ..], since products of one row read the keys as they are, and those of three copy
+  // them first, which takes twice as long. Only products without a factor do, so there the queries are scaled; in
+  // prefill a product of one row or one key must not differ from those of many, so there the product has the factor.
   const asHeads = (x: Value): Value => (group.isDecode ? x : Reshape(g, x, [0, 0, perKvHead, -1, 0]));
   const asRows = (x: Value): Value => (group.isDecode ? x : Reshape(g, x, [0, 0, 1, -1, 0]));
   const queries = group.isDecode
-    ? Reshape(g, rows.queries, [0, numKvHeads, 1, perKvHead, headSize])
+    ? Reshape(g, Mul(g, rows.queries, g.float(scale)), [0, numKvHeads, perKvHead, 1, headSize])
     : asRows(Transpose(g, Reshape(g, rows.queries, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]));
   const newKeys = keyHeads(g, rows.newKeys, group, shape);
   const newValues = keyHeads(g, rows.newValues, group, shape);
-  const newScores = FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale });
+  const newScores = FusedMatMul(g, queries, newKeys, { transB: true, alpha: group.isDecode ? 1 : scale });
   const weigh = (scores: Value): Value =>
     asRows(Softmax(g, Add(g, asHeads(scores), group.mask(shape.slidingWindow)), -1));
 
@@ -162,7 +165,7 @@ function attend(
   let attended: Value;
   if (past) {
     const [pastKeys, pastValues] = [past.keys[layer] as Value, past.values[layer] as Value];
-    const pastScores = FusedMatMul(g, queries, pastKeys, { transB: true, alpha: scale });
+    const pastScores = FusedMatMul(g, queries, pastKeys, { transB: true, alpha: group.isDecode ? 1 : scale });
     const weights = weigh(Concat(g, [pastScores, newScores], 4));
     const [pastWeights, newWeights] = Split(g, weights, { sizes: past.keySizes, count: 2 }, 4) as [Value, Value];
     attended = Add(g, FusedMatMul(g, pastWeights, pastValues), FusedMatMul(g, newWeights, newValues));

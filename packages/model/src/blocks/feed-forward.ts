@@ -1,7 +1,7 @@
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import { Add, Concat, Gather, Mul, QuickGelu, Split } from "../onnx/operators.ts";
 import type { FeedForwardRefs, LayerRefs } from "../weights/model-weights.ts";
-import { activation, gatherRows, splitRows, type Activation } from "./activation.ts";
+import { activation, gatherRows, type Activation } from "./activation.ts";
 import { linear } from "./linear.ts";
 
 /** `down(silu(gate(x)) · up(x))`, `x` and result `[tokens, hiddenSize]`. */
@@ -9,25 +9,26 @@ function feedForward(g: GraphBuilder, name: string, x: Activation, refs: FeedFor
   const width = refs.gate.weight.shape[0] ?? 0;
   const [gate, up] = Split(g, linear(g, `${name}.gate_up`, x, [refs.gate, refs.up]), [width, width], 1);
   const inner = Mul(g, QuickGelu(g, gate as Value, 1), up as Value);
-  return linear(g, `${name}.down`, activation(g, inner, x.precision), [refs.down]);
+  return linear(g, `${name}.down`, activation(g, inner, x), [refs.down]);
 }
 
 /**
- * How the tokens of a step are dealt to experts. The route of a token is the same in every layer, so one
- * permutation serves the whole forward pass.
+ * How the tokens of a step are dealt to experts. The route of a token is the same in every layer, so one deal serves
+ * the whole forward pass.
  */
 export interface ExpertDeal {
-  /** int64 `[tokens]`: the step's tokens in the order of their experts. */
-  readonly permutation: Value;
-  /** int64 `[tokens]`: undoes `permutation`. */
+  /** Per expert, int64 `[its tokens]`: which tokens of the step are its own. */
+  readonly tokens: readonly Value[];
+  /** Per expert, bool `[1]`: whether it has any. `undefined` where all experts run. */
+  readonly isActive: readonly Value[] | undefined;
+  /** int64 `[tokens]`: where each token's row is in all experts' results, laid end to end. */
   readonly inverse: Value;
-  /** int64 `[numExperts]`: tokens of each expert; they add up to `tokens`. */
-  readonly counts: Value;
 }
 
 /**
  * A layer's FFN: the shared rows over all tokens, plus each expert's rows over its own tokens. An expert without
- * tokens gets zero rows, which cost almost nothing. A single expert needs no `deal`.
+ * tokens is skipped: its nodes alone, over no rows, would cost a single sequence a third of its step. A single expert
+ * needs no `deal`.
  */
 export function expertFeedForward(
   g: GraphBuilder,
@@ -36,6 +37,7 @@ export function expertFeedForward(
   refs: Pick<LayerRefs, "shared" | "experts">,
   deal: ExpertDeal | undefined,
 ): Value {
+  x.observe?.(name, x.rows);
   const routed = deal ? dealtExperts(g, name, x, refs.experts, deal) : singleExpert(g, name, x, refs.experts);
   return refs.shared ? Add(g, feedForward(g, `${name}.shared`, x, refs.shared), routed) : routed;
 }
@@ -53,9 +55,14 @@ function dealtExperts(
   experts: readonly FeedForwardRefs[],
   deal: ExpertDeal,
 ): Value {
-  const shares = splitRows(g, gatherRows(g, x, deal.permutation), deal.counts, experts.length);
-  const outputs = experts.map((refs, expert) =>
-    feedForward(g, `${name}.${expert}`, shares[expert] as Activation, refs),
-  );
+  const nothing = g.weight(`${name}.nothing`, "float32", [0, hiddenSizeOf(experts)], () => new Uint8Array(0));
+  const outputs = experts.map((refs, expert) => {
+    const run = (): Value => feedForward(g, `${name}.${expert}`, gatherRows(g, x, deal.tokens[expert] as Value), refs);
+    return deal.isActive ? g.ifElse(deal.isActive[expert] as Value, run, () => nothing) : run();
+  });
   return Gather(g, Concat(g, outputs, 0), deal.inverse);
+}
+
+function hiddenSizeOf(experts: readonly FeedForwardRefs[]): number {
+  return experts[0]?.down.weight.shape[0] ?? 0;
 }

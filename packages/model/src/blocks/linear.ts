@@ -1,8 +1,12 @@
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import { Add, Gemm, MatMulIntegerToFloat, Mul } from "../onnx/operators.ts";
+import { eightBitBlocks, stackSources, storedBlocks, type BlockSource } from "../quantize/block-source.ts";
+import { scaleChannels, type ChannelScales } from "../quantize/channel-scales.ts";
+import { fittedBlocks } from "../quantize/fitted-blocks.ts";
 import type { LinearRefs } from "../weights/model-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import type { Activation } from "./activation.ts";
+import { blockLinear } from "./block-linear.ts";
 import { quantizeRows } from "./quantize-rows.ts";
 
 /**
@@ -15,27 +19,50 @@ export function linear(g: GraphBuilder, name: string, x: Activation, refs: reado
   if (biases.length !== 0 && biases.length !== refs.length) {
     throw new TypeError(`Expected all or none of the products stacked in ${name} to have a bias`);
   }
+  x.observe?.(name, x.rows);
   const bias = biases.length > 0 ? floatWeight(g, `${name}.bias`, biases) : undefined;
-  if (x.precision === "fp32") return Gemm(g, x.rows, floatWeight(g, `${name}.weight`, weights), bias);
-  const scaled = Mul(g, integerProduct(g, name, x.rows, weights), x.rowMax);
-  return bias ? Add(g, scaled, bias) : scaled;
+  const sources = x.precision === "int4" ? blockSources(name, x, weights) : undefined;
+  if (!x.rowMax && !sources) return Gemm(g, x.rows, floatWeight(g, `${name}.weight`, weights), bias);
+  const product = sources ? blockLinear(g, name, x.rows, sources) : rowwiseLinear(g, name, x, weights);
+  return bias ? Add(g, product, bias) : product;
 }
 
-/** One float32 constant out of tensors stacked along their outermost axis. */
-export function floatWeight(g: GraphBuilder, name: string, refs: readonly TensorRef[]): Value {
+/** One float32 constant out of tensors stacked along their outermost axis; `divisors` are for each one's last axis. */
+export function floatWeight(
+  g: GraphBuilder,
+  name: string,
+  refs: readonly TensorRef[],
+  divisors?: ChannelScales,
+): Value {
   return g.weight(name, "float32", stackedShape(refs), async () => {
     const stacked = await readStacked(refs);
+    if (divisors) scaleChannels(stacked, await divisors.read(), "divide");
     return new Uint8Array(stacked.buffer);
   });
 }
 
-/** The product of quantised rows, and of weights with one scale per output. Rows are still to be scaled. */
-function integerProduct(g: GraphBuilder, name: string, rows: Value, refs: readonly TensorRef[]): Value {
+/** The file's own blocks where it has such, else blocks fitted to what the product takes in. */
+function blockSources(
+  product: string,
+  { calibration }: Activation,
+  refs: readonly TensorRef[],
+): readonly BlockSource[] | undefined {
+  const sources = refs.flatMap(
+    (ref) => storedBlocks(ref) ?? (calibration && fittedBlocks(ref, calibration, product)) ?? eightBitBlocks(ref) ?? [],
+  );
+  return sources.length === refs.length ? stackSources(sources) : undefined;
+}
+
+/** Rows in int8 with one scale each, weights with one scale per output. */
+function rowwiseLinear(g: GraphBuilder, name: string, x: Activation, refs: readonly TensorRef[]): Value {
   const [numOut, numIn] = stackedShape(refs) as [number, number];
   // The weights are read once; their scales are small and wait for their turn.
   let scales: Promise<Float32Array> | undefined;
   const quantize = async (): Promise<Int8Array> => {
-    const quantized = readStacked(refs).then((weights) => quantizeRows(weights, numOut, numIn));
+    const quantized = readStacked(refs).then(async (weights) => {
+      if (x.channelScales) scaleChannels(weights, await x.channelScales.read(), "multiply");
+      return quantizeRows(weights, numOut, numIn);
+    });
     scales = quantized.then((both) => both.scales);
     return (await quantized).transposed;
   };
@@ -47,7 +74,8 @@ function integerProduct(g: GraphBuilder, name: string, rows: Value, refs: readon
     if (!scales) await quantize();
     return new Uint8Array(((await scales) as Float32Array).buffer);
   });
-  return MatMulIntegerToFloat(g, rows, weight, { a: g.float(1 / 127), b: scale }, g.byte(128));
+  const product = MatMulIntegerToFloat(g, x.rows, weight, { a: g.float(1 / 127), b: scale }, g.byte(128));
+  return Mul(g, product, x.rowMax as Value);
 }
 
 function stackedShape(refs: readonly TensorRef[]): readonly number[] {

@@ -6,6 +6,9 @@ import { ReadMeError } from "@readme-moe/core";
 // One write of the system takes at most 2 GiB - 4 KiB, and libuv refuses more than an int32.
 const MAX_PIECE_BYTES = 2 ** 30;
 
+/** Names of files that are being written, or were when their writer was killed, begin with it. */
+export const TEMPORARY_PREFIX = ".readme-moe-";
+
 /**
  * Writes a file whole or not at all: into a temporary file of the same folder, which then takes the
  * place of `path`. Until then a file already at `path` stays as it was.
@@ -19,7 +22,7 @@ export async function writeFileAtomically(
   content: string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
 ): Promise<void> {
   // In the same folder, since a rename across file systems is a copy. Independent of the target's name, which may already be as long as names can be.
-  const temporary = join(dirname(path), `.readme-moe-${randomUUID()}.tmp`);
+  const temporary = join(dirname(path), `${TEMPORARY_PREFIX}${randomUUID()}.tmp`);
   let handle: FileHandle | undefined;
   try {
     handle = await open(temporary, "wx");

@@ -4,7 +4,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { Fields } from "../config/fields.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
-import { fingerprint } from "../runtime/fingerprint.ts";
+import { fingerprintOf } from "../runtime/fingerprint.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { ShardedSafetensors } from "../safetensors/sharded-safetensors.ts";
 import { loadFolderText } from "../text/load-text.ts";
@@ -40,7 +40,7 @@ export async function openFolder(path: string): Promise<Model> {
     weights: located.weights,
     router: located.router,
     files,
-    fingerprint: (cacheFolder) => fingerprint(files, cacheFolder),
+    fingerprint: await fingerprintOf(files),
     loadText: () => loadFolderText(path),
     close: async () => {
       await Promise.all(located.stores.map((store) => store.close()));

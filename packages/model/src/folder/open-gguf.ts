@@ -1,6 +1,6 @@
 import { ggufConfig } from "../config/gguf-config.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { fingerprint } from "../runtime/fingerprint.ts";
+import { fingerprintOf } from "../runtime/fingerprint.ts";
 import { loadGgufText } from "../text/load-text.ts";
 import { locateDense } from "../weights/dense.ts";
 import type { Model } from "./model.ts";
@@ -17,7 +17,7 @@ export async function openGguf(path: string): Promise<Model> {
       ...locateDense(store, config),
       router: undefined,
       files: [path],
-      fingerprint: (cacheFolder) => fingerprint([path], cacheFolder),
+      fingerprint: await fingerprintOf([path]),
       loadText: async () => loadGgufText(path, store.file.metadata),
       close: () => store.close(),
     };

@@ -1,7 +1,6 @@
-import { randomUUID } from "node:crypto";
-import { copyFile, mkdir, readdir, rename, rm } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
+import { copyFile, mkdir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { writeFolderAtomically } from "../files/atomic-folder.ts";
 import { writeFileAtomically } from "../files/atomic-write.ts";
 import { writeSafetensors } from "../safetensors/write-safetensors.ts";
 import type { ReadMeTensors } from "./model-tensors.ts";
@@ -27,23 +26,11 @@ export interface ReadMeContent {
  * @throws {ReadMeError} `ERR_WRITE_FAILED` when it is neither, or when anything fails underway
  */
 export async function writeReadMeFolder(path: string, content: ReadMeContent): Promise<void> {
-  const target = resolve(path);
-  await refuseOccupied(target);
-  const temporary = join(dirname(target), `.${basename(target)}-${randomUUID()}.tmp`);
-  try {
-    await mkdir(join(temporary, "experts"), { recursive: true });
-    await writeAll(temporary, content);
-    await rm(target, { recursive: true, force: true }); // an empty folder, see above
-    await rename(temporary, target);
-  } catch (cause) {
-    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
-    if (cause instanceof ReadMeError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ReadMeError("ERR_WRITE_FAILED", `${target}: cannot be written (${reason})`, { cause });
-  }
+  await writeFolderAtomically(path, (folder) => writeAll(folder, content));
 }
 
 async function writeAll(folder: string, { config, readme, tensors, copies, documents }: ReadMeContent): Promise<void> {
+  await mkdir(join(folder, "experts"));
   await writeSafetensors(join(folder, BACKBONE_FILE), tensors.backbone);
   for (const [expert, inputs] of tensors.experts.entries()) {
     await writeSafetensors(join(folder, expertFile(expert)), inputs);
@@ -52,13 +39,4 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
   for (const source of copies ?? []) await copyFile(source, join(folder, basename(source)));
   const texts = { ...documents, "config.json": `${JSON.stringify({ ...config, readme }, undefined, 2)}\n` };
   for (const [name, text] of Object.entries(texts)) await writeFileAtomically(join(folder, name), text);
-}
-
-async function refuseOccupied(target: string): Promise<void> {
-  const names = await readdir(target).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === "ENOENT") return [];
-    throw new ReadMeError("ERR_WRITE_FAILED", `${target}: is no folder that a model could be written to`, { cause });
-  });
-  if (names.length === 0) return;
-  throw new ReadMeError("ERR_WRITE_FAILED", `${target}: is not empty; name a folder that does not exist yet`);
 }

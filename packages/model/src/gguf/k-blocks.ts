@@ -123,19 +123,19 @@ export function dequantizeQ6K(bytes: Uint8Array): Float32Array {
     for (let group = 0; group < K_BLOCK_VALUES / SMALL_GROUP; group++) {
       const factor = ((bytes[start + 192 + group] ?? 0) << 24) >> 24;
       const groupScale = scale * factor;
-      // In each half of the block the low halves of 64 bytes come first, then their high halves.
-      const low = start + 64 * (group >>> 3) + SMALL_GROUP * (group & 3);
-      const lowShift = group & 4;
-      const high = start + 128 + twoBitOffset(group);
-      const highShift = twoBitShift(group);
-      for (let i = 0; i < SMALL_GROUP; i++) {
-        const lower = ((bytes[low + i] ?? 0) >>> lowShift) & 15;
-        const upper = ((bytes[high + i] ?? 0) >>> highShift) & 3;
-        values[at++] = groupScale * ((lower | (upper << 4)) - 32);
-      }
+      for (let i = 0; i < SMALL_GROUP; i++) values[at++] = groupScale * (q6KQuant(bytes, start, group, i) - 32);
     }
   }
   return values;
+}
+
+/** Value `i` of a group of a Q6_K block, in `[0, 64)`. */
+export function q6KQuant(bytes: Uint8Array, start: number, group: number, i: number): number {
+  // In each half of the block the low halves of 64 bytes come first, then their high halves.
+  const low = start + 64 * (group >>> 3) + SMALL_GROUP * (group & 3);
+  const lower = ((bytes[low + i] ?? 0) >>> (group & 4)) & 15;
+  const upper = ((bytes[start + 128 + twoBitOffset(group) + i] ?? 0) >>> twoBitShift(group)) & 3;
+  return lower | (upper << 4);
 }
 
 function valuesFor(bytes: Uint8Array, blockBytes: number): Float32Array {
@@ -155,11 +155,11 @@ function twoBitShift(group: number): number {
 
 // Nibbles of Q4_K and Q5_K: each 32 bytes are a group of 32 in their low halves and the next in their high ones.
 
-function nibbleOffset(group: number): number {
+export function nibbleOffset(group: number): number {
   return LARGE_GROUP * (group >>> 1);
 }
 
-function nibbleShift(group: number): number {
+export function nibbleShift(group: number): number {
   return 4 * (group & 1);
 }
 
@@ -167,12 +167,12 @@ function nibbleShift(group: number): number {
 // in the low bits of bytes 0 to 3, the first four minimums' in those of bytes 4 to 7; of the last four, the lower
 // 4 bits are the halves of bytes 8 to 11, and the upper 2 are the upper bits of bytes 0 to 7.
 
-function scaleFactor(bytes: Uint8Array, factors: number, group: number): number {
+export function scaleFactor(bytes: Uint8Array, factors: number, group: number): number {
   if (group < 4) return (bytes[factors + group] ?? 0) & 63;
   return ((bytes[factors + group + 4] ?? 0) & 15) | (((bytes[factors + group - 4] ?? 0) >>> 6) << 4);
 }
 
-function minimumFactor(bytes: Uint8Array, factors: number, group: number): number {
+export function minimumFactor(bytes: Uint8Array, factors: number, group: number): number {
   if (group < 4) return (bytes[factors + group + 4] ?? 0) & 63;
   return ((bytes[factors + group + 4] ?? 0) >>> 4) | (((bytes[factors + group] ?? 0) >>> 6) << 4);
 }

@@ -90,9 +90,20 @@ export function Softmax(g: GraphBuilder, x: Value, axis: number): Value {
   return g.node("Softmax", [x], { axis });
 }
 
-/** `x · wᵀ + bias`, `x` `[rows, in]`, `w` `[out, in]` as checkpoints have it, `bias` `[out]`. */
-export function Gemm(g: GraphBuilder, x: Value, w: Value, bias: Value | undefined): Value {
-  return g.node("Gemm", bias ? [x, w, bias] : [x, w], { transB: 1 });
+/** `x · wᵀ + bias`, `x` `[rows, in]`, `w` `[out, in]` as checkpoints have it, `bias` `[out]` or `[rows, out]`. */
+export function Gemm(
+  g: GraphBuilder,
+  x: Value,
+  w: Value,
+  bias: Value | undefined,
+  { transB = true }: { readonly transB?: boolean } = {},
+): Value {
+  return g.node("Gemm", bias ? [x, w, bias] : [x, w], { transB: transB ? 1 : 0 });
+}
+
+/** The sums over `axis`, which must be positive: see `ReduceLogSumExp`. */
+export function ReduceSum(g: GraphBuilder, x: Value, axis: number): Value {
+  return g.node("ReduceSum", [x, g.integers([axis])], { keepdims: 0 });
 }
 
 export function Abs(g: GraphBuilder, x: Value): Value {

@@ -15,7 +15,7 @@ export interface StepTokens {
 }
 
 export interface AttentionPlan {
-  /** `token_ids`, `positions`, `group_rows`, `is_plain_decode`, and what the three groups take. */
+  /** `token_ids`, `positions`, `group_rows`, `is_plain_decode`, and what the four groups take. */
   readonly feeds: Feeds;
   /** The run's sequences, in the order of their tokens: places in the step's list. */
   readonly order: readonly number[];
@@ -28,17 +28,20 @@ export function planAttention(run: AttentionRun, all: readonly StepTokens[], poo
   // A decoding sequence's token stands where its slot does, so that a step which only decodes needs no rows.
   const bySlot = (indices: readonly number[]): readonly number[] =>
     pool.inMemoryOrder(indices, (index) => at(index).slot);
-  const order = [...bySlot(run.decode), ...bySlot(run.continued), ...run.fresh];
+  const order = [...bySlot(run.decode), ...bySlot(run.decodeOther), ...run.continued, ...run.fresh];
   const sequences = order.map(at);
   const firstTokens = runningSums(sequences.map(({ tokenIds }) => tokenIds.length));
 
   const groups = new GroupRows(firstTokens.at(-1) as number);
   const decodeEnd = run.decode.length;
-  const continuedEnd = decodeEnd + run.continued.length;
+  const decodeOtherEnd = decodeEnd + run.decodeOther.length;
+  const continuedEnd = decodeOtherEnd + run.continued.length;
   const decode = slotGroup("decode", sequences.slice(0, decodeEnd), 0, pool, groups);
   const decodeRows = groups.numRows;
-  const firstContinued = firstTokens[decodeEnd] as number;
-  const continued = slotGroup("continued", sequences.slice(decodeEnd, continuedEnd), firstContinued, pool, groups);
+  const others = sequences.slice(decodeEnd, decodeOtherEnd);
+  const decodeOther = slotGroup("decode_other", others, firstTokens[decodeEnd] as number, pool, groups);
+  const chunks = sequences.slice(decodeOtherEnd, continuedEnd);
+  const continued = slotGroup("continued", chunks, firstTokens[decodeOtherEnd] as number, pool, groups);
   const fresh = freshGroup(sequences.slice(continuedEnd), firstTokens[continuedEnd] as number, groups);
   const isPlain = decodeRows === decodeEnd && order.length === decodeEnd;
   return {
@@ -48,6 +51,7 @@ export function planAttention(run: AttentionRun, all: readonly StepTokens[], poo
       token_ids: int64(sequences.flatMap(({ tokenIds }) => Array.from(tokenIds))),
       positions: int64(sequences.flatMap(({ slot, tokenIds }) => upFrom(slot.numTokens, tokenIds.length))),
       ...decode,
+      ...decodeOther,
       ...continued,
       ...fresh,
       group_rows: { data: groups.rowOfToken, dims: [groups.rowOfToken.length] },
@@ -68,7 +72,7 @@ class GroupRows {
 
 /** Sequences in a range of slots of one arena; slots of the range that do not run repeat a token, for nothing. */
 function slotGroup(
-  name: "decode" | "continued",
+  name: "decode" | "decode_other" | "continued",
   sequences: readonly StepTokens[],
   firstToken: number,
   pool: KvPool,
@@ -90,7 +94,7 @@ function slotGroup(
   }
   groups.numRows += range.numRows * numQueries;
   const feeds: Record<string, GraphTensor> = {
-    [`${name}.tokens`]: { data: tokens, dims: name === "decode" ? [range.numRows] : [range.numRows, numQueries] },
+    [`${name}.tokens`]: { data: tokens, dims: name === "continued" ? [range.numRows, numQueries] : [range.numRows] },
     [`${name}.past_lengths`]: { data: pastLengths, dims: [range.numRows] },
   };
   for (let layer = 0; layer < pool.shape.numLayers; layer++) {

@@ -1,5 +1,6 @@
-// How the sequences of a step are put into the graph's attention groups: `decode` and `continued` are each a range of
-// slots of one arena, `fresh` are prompts without a past. What does not fit into one run of the graph takes another.
+// How the sequences of a step are put into the graph's attention groups: `decode`, `decodeOther` and `continued` are each
+// a range of slots of one arena, `fresh` are prompts without a past. What does not fit into one run of the graph takes
+// another. A sequence with one token always decodes: products of one row are computed otherwise than those of many.
 
 import type { KvSlot } from "../kv/kv-slot.ts";
 
@@ -7,7 +8,9 @@ import type { KvSlot } from "../kv/kv-slot.ts";
 export interface AttentionRun {
   /** One token each, of one arena. */
   readonly decode: readonly number[];
-  /** With a past: one chunk of prefill, or decoding sequences of the other arena. */
+  /** One token each, of the other arena. */
+  readonly decodeOther: readonly number[];
+  /** One chunk of prefill with a past. */
   readonly continued: readonly number[];
   /** Without a past. */
   readonly fresh: readonly number[];
@@ -18,7 +21,7 @@ interface Placed {
   readonly tokenIds: ArrayLike<number>;
 }
 
-/** Nearly always one run; more when several prompts continue, or one does beside decoding sequences of both arenas. */
+/** Nearly always one run; more when several prompts continue. */
 export function attentionRuns(sequences: readonly Placed[]): readonly AttentionRun[] {
   const short: number[] = [];
   const long: number[] = [];
@@ -29,8 +32,7 @@ export function attentionRuns(sequences: readonly Placed[]): readonly AttentionR
     else if (slot.numTokens > 0) chunks.push(index);
     else fresh.push(index);
   });
-  const [decode, ...others] = [short, long].filter((group) => group.length > 0);
-  const continued = [...others, ...chunks.map((index) => [index])];
-  const first = { decode: decode ?? [], continued: continued[0] ?? [], fresh };
-  return [first, ...continued.slice(1).map((group) => ({ decode: [], continued: group, fresh: [] }))];
+  const [decode = [], decodeOther = []] = [short, long].filter((group) => group.length > 0);
+  const first = { decode, decodeOther, continued: chunks.slice(0, 1), fresh };
+  return [first, ...chunks.slice(1).map((index) => ({ decode: [], decodeOther: [], continued: [index], fresh: [] }))];
 }

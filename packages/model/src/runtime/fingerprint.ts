@@ -4,19 +4,41 @@
 import { createHash } from "node:crypto";
 import { mkdir, readFile, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { writeFileAtomically } from "../files/atomic-write.ts";
+import { ReadMeError } from "@readme-moe/core";
+import { TEMPORARY_PREFIX, writeFileAtomically } from "../files/atomic-write.ts";
+import { removeAbandoned } from "./abandoned.ts";
 import { fileSha256 } from "./checksum.ts";
 
-/** Hex SHA-256 over the contents of `paths`, in their order. `cacheFolder` keeps each file's own hash. */
-export async function fingerprint(paths: readonly string[], cacheFolder: string): Promise<string> {
-  const hash = createHash("sha256");
-  for (const path of paths) hash.update(await rememberedHash(resolve(path), cacheFolder));
-  return hash.digest("hex");
+/** Gives the hex SHA-256 over the contents of some files. `cacheFolder` keeps each file's own hash. */
+export type Fingerprint = (cacheFolder: string) => Promise<string>;
+
+/**
+ * The fingerprint of files that were just opened, in their order. It is refused when one of them has been replaced or
+ * changed since: what is read from the files that are open would be kept under the name of others.
+ *
+ * @throws {ReadMeError} when called: `ERR_FILE_CORRUPT`, naming the file
+ */
+export async function fingerprintOf(paths: readonly string[]): Promise<Fingerprint> {
+  const files = await Promise.all(paths.map(async (path) => ({ path: resolve(path), opened: await stateOf(path) })));
+  return async (cacheFolder) => {
+    const hash = createHash("sha256");
+    for (const { path, opened } of files) hash.update(await rememberedHash(path, opened, cacheFolder));
+    return hash.digest("hex");
+  };
 }
 
-async function rememberedHash(path: string, cacheFolder: string): Promise<string> {
+async function stateOf(path: string): Promise<string> {
   const { size, mtimeNs, ino, dev } = await stat(path, { bigint: true });
-  const state = `${size} ${mtimeNs} ${dev} ${ino}`;
+  return `${size} ${mtimeNs} ${dev} ${ino}`;
+}
+
+async function checkUnchanged(path: string, opened: string): Promise<void> {
+  if ((await stateOf(path)) === opened) return;
+  throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: has changed since it was opened; open the model again`);
+}
+
+async function rememberedHash(path: string, state: string, cacheFolder: string): Promise<string> {
+  await checkUnchanged(path, state);
   const folder = join(cacheFolder, "fingerprints");
   const memo = join(folder, createHash("sha256").update(path).digest("hex").slice(0, 32));
   const known = await readFile(memo, "utf8").catch(() => "");
@@ -24,7 +46,9 @@ async function rememberedHash(path: string, cacheFolder: string): Promise<string
   if (knownState === state && knownHash && /^[0-9a-f]{64}$/.test(knownHash)) return knownHash;
 
   const hash = await fileSha256(path);
+  await checkUnchanged(path, state);
   // Only a convenience: where the cache cannot be written, the file is hashed again next time.
+  await removeAbandoned(folder, TEMPORARY_PREFIX);
   await mkdir(folder, { recursive: true })
     .then(() => writeFileAtomically(memo, `${state}\n${hash}\n`))
     .catch(() => undefined);

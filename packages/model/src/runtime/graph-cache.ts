@@ -8,13 +8,15 @@
 // builds graphs, is another entry. An entry appears whole, by a rename; one that is damaged later is built again.
 
 import { createHash, randomUUID } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { crc32 } from "node:zlib";
-import { writeFileAtomically } from "../files/atomic-write.ts";
+import { ReadMeError } from "@readme-moe/core";
+import { makeFolder } from "../files/make-folder.ts";
 import { encodeGraph, type EncodedGraph } from "../onnx/encode.ts";
+import { type BuildProgress, dataChunks, readConstant } from "../onnx/data-file.ts";
 import type { Graph } from "../onnx/graph-builder.ts";
-import { fileCrc32 } from "./checksum.ts";
+import { removeAbandoned } from "./abandoned.ts";
+import { DATA_FILE, GRAPH_FILE, installEntry, isWholeEntry, writeEntry } from "./cache-entry.ts";
 
 /** A graph that a session can be made of: files of the cache, or memory where the cache cannot be written. */
 export type CachedGraph =
@@ -29,21 +31,15 @@ export type CachedGraph =
       readonly reason: unknown;
     };
 
-/** How much of an entry's weights is written. */
-export interface BuildProgress {
-  readonly doneBytes: number;
-  readonly ofBytes: number;
-}
-
 // Changes when constants are computed differently while the graph's nodes stay the same.
 const WEIGHTS_VERSION = 1;
-const [GRAPH_FILE, DATA_FILE, ENTRY_FILE] = ["graph.onnx", "weights.bin", "entry.json"] as const;
-const ABANDONED_AFTER_MS = 3_600_000;
+const BUILDING = ".building-";
 
 /**
  * The graph from the cache, built into it when it is not there, or not whole.
  *
  * @param sourceFingerprint - of everything that the constants' bytes are made from
+ * @throws {ReadMeError} `ERR_WRITE_FAILED` when the cache cannot be written and memory does not hold the weights
  */
 export async function cachedGraph(
   graph: Graph,
@@ -60,32 +56,17 @@ export async function cachedGraph(
   const folder = join(cacheFolder, "graphs");
   const entry = join(folder, key);
   const cached = { kind: "file", name: graph.name, path: join(entry, GRAPH_FILE) } as const;
-  if (await isWhole(entry)) return cached;
+  // Also where nothing is built: what a killed builder left may be as large as the model.
+  await removeAbandoned(folder, BUILDING);
+  if (await isWholeEntry(entry)) return cached;
   try {
     await build(encoded, folder, entry, onProgress);
     return cached;
   } catch (reason) {
-    const data = await dataInMemory(encoded);
+    // A disk that is full for two builders may have had room for the other one's.
+    if (await isWholeEntry(entry)) return cached;
+    const data = await dataInMemory(encoded, graph.name, reason);
     return { kind: "memory", name: graph.name, model: encoded.model, data, dataName: DATA_FILE, reason };
-  }
-}
-
-interface FileState {
-  readonly bytes: number;
-  readonly crc32: number;
-}
-
-async function isWhole(entry: string): Promise<boolean> {
-  try {
-    const states = JSON.parse(await readFile(join(entry, ENTRY_FILE), "utf8")) as Record<string, FileState>;
-    for (const name of [GRAPH_FILE, DATA_FILE]) {
-      const path = join(entry, name);
-      if ((await stat(path)).size !== states[name]?.bytes) return false;
-      if ((await fileCrc32(path)) !== states[name].crc32) return false;
-    }
-    return true;
-  } catch {
-    return false;
   }
 }
 
@@ -95,85 +76,29 @@ async function build(
   entry: string,
   onProgress: (progress: BuildProgress) => void,
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  await removeAbandoned(folder);
-  const temporary = join(folder, `.building-${randomUUID()}`);
+  await makeFolder(folder);
+  const temporary = join(folder, `${BUILDING}${randomUUID()}`);
   try {
-    await mkdir(temporary);
-    const states = {
-      [DATA_FILE]: await writeSummed(join(temporary, DATA_FILE), dataChunks(encoded, onProgress)),
-      [GRAPH_FILE]: await writeSummed(join(temporary, GRAPH_FILE), [encoded.model]),
-    };
-    await writeFileAtomically(join(temporary, ENTRY_FILE), JSON.stringify(states));
-    await moveInto(temporary, entry);
+    await writeEntry(temporary, encoded.model, dataChunks(encoded, onProgress));
+    await installEntry(temporary, entry);
   } finally {
-    await rm(temporary, { recursive: true, force: true });
+    // Failing here must not hide what went wrong, nor waste what went well.
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
-/** Another process may have built the same entry meanwhile; whoever comes second uses the first one's. */
-async function moveInto(temporary: string, entry: string): Promise<void> {
-  try {
-    await rename(temporary, entry);
-  } catch (error) {
-    if (await isWhole(entry)) return;
-    // Under another name first: removing takes time, in which a third process could see half an entry.
-    const damaged = `${temporary}-damaged`;
-    await rename(entry, damaged).catch(() => {
-      throw error;
-    });
-    await rm(damaged, { recursive: true, force: true });
-    await rename(temporary, entry);
-  }
-}
-
-async function removeAbandoned(folder: string): Promise<void> {
-  for (const name of await readdir(folder)) {
-    if (!name.startsWith(".building-")) continue;
-    const path = join(folder, name);
-    const state = await stat(path).catch(() => undefined); // its builder may just have finished
-    if (state && Date.now() - state.mtimeMs > ABANDONED_AFTER_MS) await rm(path, { recursive: true, force: true });
-  }
-}
-
-async function writeSummed(path: string, chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<FileState> {
-  let bytes = 0;
-  let sum = 0;
-  async function* summed(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of chunks) {
-      bytes += chunk.byteLength;
-      sum = crc32(chunk, sum);
-      yield chunk;
-    }
-  }
-  await writeFileAtomically(path, summed());
-  return { bytes, crc32: sum };
-}
-
-/** The data file's contents, one constant at a time, with zeros up to each one's offset. */
-async function* dataChunks(
-  encoded: EncodedGraph,
-  onProgress: (progress: BuildProgress) => void,
-): AsyncGenerator<Uint8Array> {
-  let end = 0;
-  for (const constant of encoded.external) {
-    if (constant.offset > end) yield new Uint8Array(constant.offset - end);
-    yield await readConstant(constant);
-    end = constant.offset + constant.byteLength;
-    onProgress({ doneBytes: end, ofBytes: encoded.dataBytes });
-  }
-}
-
-async function dataInMemory(encoded: EncodedGraph): Promise<Uint8Array> {
-  const data = new Uint8Array(encoded.dataBytes);
+async function dataInMemory(encoded: EncodedGraph, name: string, reason: unknown): Promise<Uint8Array> {
+  const data = allocate(encoded.dataBytes, name, reason);
   for (const constant of encoded.external) data.set(await readConstant(constant), constant.offset);
   return data;
 }
 
-async function readConstant(constant: EncodedGraph["external"][number]): Promise<Uint8Array> {
-  const bytes = await constant.bytes();
-  if (bytes.byteLength !== constant.byteLength) {
-    throw new RangeError(`The constant ${constant.name} has ${bytes.byteLength} bytes, not ${constant.byteLength}`);
+function allocate(byteLength: number, name: string, reason: unknown): Uint8Array {
+  try {
+    return new Uint8Array(byteLength);
+  } catch (cause) {
+    const why = reason instanceof Error ? reason.message : String(reason);
+    const message = `The graph ${name} cannot be cached (${why}), and memory does not hold its ${byteLength} bytes`;
+    throw new ReadMeError("ERR_WRITE_FAILED", message, { cause });
   }
-  return bytes;
 }

@@ -5,7 +5,10 @@ import { ReadMeError } from "@readme-moe/core";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ElementType } from "../onnx/graph-builder.ts";
 import { throughGate } from "./exit-gate.ts";
+import { disableTelemetry } from "./telemetry.ts";
 import type { CachedGraph } from "./graph-cache.ts";
+
+disableTelemetry();
 
 /** A tensor passed into or got out of a graph: typed memory and its shape. */
 export interface GraphTensor {

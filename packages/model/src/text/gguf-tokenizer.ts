@@ -7,7 +7,7 @@ import { GgufVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.ts";
 import { corrupt, type JsonObject, unsupported } from "../files/json-object.ts";
 import { isolate } from "./reference-parity.ts";
 import { mergesByScore } from "./score-merges.ts";
-import { Tokenizer } from "./tokenizer.ts";
+import { Tokenizer, type TokenizerSource } from "./tokenizer.ts";
 
 // Deriving merges compares all splits of a token, so a hostile one must not be long. Real ones have tens.
 const MAX_SCORED_TOKEN_LENGTH = 1024;
@@ -26,6 +26,11 @@ const ROLES = [
  *   tokenizer, or of pre-tokenizer, that this project does not have
  */
 export function ggufTokenizer(metadata: GgufMetadata, path: string): Tokenizer {
+  return new Tokenizer(ggufTokenizerSource(metadata, path));
+}
+
+/** The same as the contents of tokenizer.json and tokenizer_config.json; throws alike. */
+export function ggufTokenizerSource(metadata: GgufMetadata, path: string): TokenizerSource {
   const model = metadata.get("tokenizer.ggml.model");
   if (model !== "gpt2" && model !== "llama") {
     const value = describeValue(model);
@@ -36,7 +41,7 @@ export function ggufTokenizer(metadata: GgufMetadata, path: string): Tokenizer {
   const vocabulary = new GgufVocabulary(metadata, path);
   const config = Object.fromEntries(ROLES.map(([role, key]) => [role, vocabulary.tokenOf(key)]));
   const tokenizer = model === "gpt2" ? byteLevelBpe(vocabulary, config) : sentencePieceBpe(vocabulary, config);
-  return new Tokenizer({ path, tokenizer, config });
+  return { path, tokenizer, config };
 }
 
 type Roles = Readonly<Record<string, string | undefined>>;

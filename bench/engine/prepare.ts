@@ -1,0 +1,55 @@
+// What the peers read, made of the same weights on first use and kept in the cache folder.
+
+import { access, mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { exportTransformersJs, GgufFile, type Model } from "@readme-moe/model";
+import type { Paths } from "./contender.ts";
+import { writeQ8Gguf } from "./q8-gguf.ts";
+
+// Changes when what is made of a model changes.
+const VERSION = 1;
+
+/** @param say - told what takes a while */
+export async function preparePeerFiles(
+  model: Model,
+  cacheFolder: string,
+  say: (what: string) => void,
+): Promise<Pick<Paths, "onnx" | "gguf">> {
+  const fingerprint = await model.fingerprint(cacheFolder);
+  const folder = join(cacheFolder, "bench", `${fingerprint.slice(0, 40)}-${VERSION}`);
+  await mkdir(folder, { recursive: true });
+  const onnx = join(folder, "onnx");
+  if (!(await exists(onnx))) {
+    say("exporting for transformers.js, once");
+    await exportTransformersJs(model, onnx);
+  }
+  const own = await ownGguf(model);
+  if (own["Q8_0"] !== undefined) return { onnx, gguf: own };
+  const q8 = join(folder, "model.Q8_0.gguf");
+  if (!(await exists(q8))) {
+    say("writing Q8_0 for node-llama-cpp, once");
+    await writeQ8Gguf(model, q8);
+  }
+  return { onnx, gguf: { Q8_0: q8, ...own } };
+}
+
+/** A model that is a GGUF file already, under the type that most of its tensors have. */
+async function ownGguf({ path }: Model): Promise<Readonly<Record<string, string>>> {
+  if (!path.toLowerCase().endsWith(".gguf")) return {};
+  const file = await GgufFile.open(path);
+  await file.close();
+  const counts = new Map<string, number>();
+  for (const { type, shape } of file.tensors.values()) {
+    if (shape.length === 2 && type !== undefined) counts.set(type.name, (counts.get(type.name) ?? 0) + 1);
+  }
+  const [most] = Array.from(counts).toSorted(([, a], [, b]) => b - a);
+  return most ? { [most[0]]: path } : {};
+}
+
+/** Files are written whole or not at all, so what is there is whole. */
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}

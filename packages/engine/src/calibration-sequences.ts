@@ -1,0 +1,75 @@
+import { createHash } from "node:crypto";
+import { calibrate, type Calibration, type CalibrationSequence, type Model, type Precision } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import { CALIBRATION_TEXTS } from "./calibration-texts.ts";
+
+const SEQUENCE_TOKENS = 256;
+// Changes when other numbers come out of the same tokens.
+const VERSION = 1;
+
+interface Options {
+  readonly threads?: number | undefined;
+  readonly cacheFolder?: string | undefined;
+}
+
+/**
+ * What the model's products take in on typical text, computed when it is first asked for: not where the graph comes
+ * from the cache.
+ *
+ * @returns with a fingerprint that changes when anything does that weights fitted to it depend on, besides the model
+ */
+export async function calibrationOf(
+  model: Model,
+  precision: Exclude<Precision, "fp32">,
+  options: Options,
+): Promise<{ readonly calibration: Calibration; readonly fingerprint: string }> {
+  const tokens = await calibrationTokens(model);
+  const fingerprint = createHash("sha256")
+    .update(`${VERSION} ${JSON.stringify(tokens)}`)
+    .digest("hex")
+    .slice(0, 16);
+  const calibration = calibrate(model, () => routed(model, tokens, options), {
+    threads: options.threads,
+    statistic: precision === "int8" ? "maxima" : "squares",
+  });
+  return { calibration, fingerprint };
+}
+
+/** Of a model without a tokenizer, tokens of no meaning, which show its large channels as well. */
+async function calibrationTokens(model: Model): Promise<readonly (readonly number[])[]> {
+  const ids = await typicalTokens(model);
+  const limit = Math.min(SEQUENCE_TOKENS, model.config.contextTokens);
+  const sequences: number[][] = [];
+  for (let start = 0; start < ids.length; start += limit) sequences.push(ids.slice(start, start + limit));
+  return sequences;
+}
+
+/** With the experts that the model's own router chooses; without a router, all experts in turn. */
+async function routed(
+  model: Model,
+  sequences: readonly (readonly number[])[],
+  options: Options,
+): Promise<readonly CalibrationSequence[]> {
+  const numExperts = model.experts.names.length;
+  if (numExperts === 1 || !model.router) {
+    return sequences.map((tokenIds) => ({ tokenIds, experts: tokenIds.map((_, index) => index % numExperts) }));
+  }
+  const router = await openRouter(model, "router", options);
+  try {
+    const withExperts: CalibrationSequence[] = [];
+    for (const tokenIds of sequences) {
+      const [route] = await router.route([{ state: router.start(), tokenIds }]);
+      withExperts.push({ tokenIds, experts: route?.experts ?? [] });
+    }
+    return withExperts;
+  } finally {
+    await router.dispose();
+  }
+}
+
+async function typicalTokens(model: Model): Promise<number[]> {
+  const { vocabSize } = model.config;
+  const text = await model.loadText().catch(() => undefined);
+  if (!text) return Array.from({ length: SEQUENCE_TOKENS }, (_, index) => (index * 7919) % vocabSize);
+  return CALIBRATION_TEXTS.flatMap((document) => Array.from(text.tokenizer.encode(document)));
+}

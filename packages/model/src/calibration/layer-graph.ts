@@ -1,0 +1,80 @@
+import { attentionGroup } from "../blocks/attention-group.ts";
+import { decoderLayer } from "../blocks/decoder-layer.ts";
+import type { ExpertDeal } from "../blocks/feed-forward.ts";
+import { ropeConstants } from "../blocks/rope-tables.ts";
+import type { ModelConfig } from "../config/model-config.ts";
+import type { Model } from "../folder/model.ts";
+import { GraphBuilder, type Graph, type Value } from "../onnx/graph-builder.ts";
+import { Abs, Add, Mul, ReduceMax, ReduceSum, Unsqueeze } from "../onnx/operators.ts";
+import type { LayerRefs } from "../weights/model-weights.ts";
+
+/** What is taken down of a product's input. */
+export type Statistic = "maxima" | "squares";
+
+/** A model's config with layer `index` for its only one. */
+export function configOfLayer(config: ModelConfig, index: number): ModelConfig {
+  const slidingWindows = config.slidingWindows.slice(index, index + 1);
+  return { ...config, numLayers: 1, slidingWindows };
+}
+
+/**
+ * One layer in float32, with statistics of what its products take in.
+ *
+ * Inputs: `hidden` float32 `[tokens, hiddenSize]`, and what attention and experts take in the decoder graph. Outputs:
+ * `next_hidden` like `hidden`; per product `max.<product>` or `squares.<product>` `[in]`.
+ *
+ * @param config - see `configOfLayer`
+ */
+export function layerGraph(
+  name: string,
+  layer: LayerRefs,
+  config: ModelConfig,
+  { names }: Model["experts"],
+  statistic: Statistic,
+): Graph {
+  const g = new GraphBuilder(name);
+  const hidden = g.input("hidden", "float32", ["tokens", config.hiddenSize]);
+  const inputs = {
+    rope: ropeConstants(g, config.rope, config.headSize, config.contextTokens),
+    positions: Unsqueeze(g, g.input("positions", "int64", ["tokens"]), [1]),
+    groups: [
+      attentionGroup(g, "decode", { isDecode: true, hasPast: true }, config),
+      attentionGroup(g, "decode_other", { isDecode: true, hasPast: true }, config),
+      attentionGroup(g, "continued", { isDecode: false, hasPast: true }, config),
+      attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, config),
+    ],
+    isPlainDecode: g.input("is_plain_decode", "bool", [1]),
+    groupRows: g.input("group_rows", "int64", ["tokens"]),
+  } as const;
+  const observed = new Map<string, Value>();
+  const observe = (product: string, rows: Value): void => void observed.set(product, rows);
+  const deal = names.length === 1 ? undefined : dealInputs(g, names.length);
+  const context = { config, arithmetic: { precision: "fp32", observe }, inputs, deal } as const;
+  const stream = { residual: hidden, update: undefined };
+  const output = decoderLayer(g, name, 0, layer, stream, context).stream;
+  g.output("next_hidden", Add(g, output.residual, output.update as Value), "float32", ["tokens", config.hiddenSize]);
+  for (const [product, rows] of observed) {
+    const size = `${product}.in`;
+    if (statistic === "squares") {
+      g.output(`squares.${product}`, ReduceSum(g, Mul(g, rows, rows), 0), "float32", [size]);
+    } else if (isBehindNorm(product)) {
+      g.output(`max.${product}`, ReduceMax(g, Abs(g, rows), 0), "float32", [1, size]);
+    }
+  }
+  return g.build();
+}
+
+/** Maxima are wanted only where a norm can change them. */
+function isBehindNorm(product: string): boolean {
+  return product.endsWith(".qkv") || product.endsWith(".ffn");
+}
+
+/** All experts run: what one takes in can only be taken down outside of branches. */
+function dealInputs(g: GraphBuilder, numExperts: number): ExpertDeal {
+  const experts = Array.from({ length: numExperts }, (_, expert) => expert);
+  return {
+    tokens: experts.map((expert) => g.input(`expert_tokens.${expert}`, "int64", [`expert_tokens_${expert}`])),
+    isActive: undefined,
+    inverse: g.input("inverse", "int64", ["tokens"]),
+  };
+}

@@ -1,0 +1,99 @@
+// config.json and generation_config.json of an exported folder.
+
+import type { ModelConfig, ModelType } from "../config/model-config.ts";
+import type { RopeConfig } from "../config/rope.ts";
+import type { JsonObject } from "../files/json-object.ts";
+import type { ExportDtype } from "./export-linear.ts";
+
+const ARCHITECTURES: Readonly<Record<ModelType, string>> = {
+  llama: "LlamaForCausalLM",
+  mistral: "MistralForCausalLM",
+  qwen2: "Qwen2ForCausalLM",
+  qwen3: "Qwen3ForCausalLM",
+};
+
+/** What config.json has to say of the graphs beside it. */
+export interface ExportedFiles {
+  readonly dtypes: readonly ExportDtype[];
+  /** Graphs whose weights are in a file of their own. */
+  readonly withDataFile: readonly string[];
+}
+
+/**
+ * The checkpoint's own config where it has one, with every field that readers of the graphs need, defaults included.
+ * RoPE is spelled both ways: readers of the older fields fall back to a theta of 10,000 without them.
+ */
+export function exportedConfig(
+  config: ModelConfig,
+  original: JsonObject | undefined,
+  { dtypes, withDataFile }: ExportedFiles,
+): JsonObject {
+  const rope = ropeFields(config.rope, config.contextTokens);
+  const isScaled = rope["rope_type"] !== "default";
+  // Without an own dtype, readers ask for float32.
+  const ownDtype = dtypes.includes("fp32") ? {} : { dtype: dtypes[0] };
+  const dataFiles = Object.fromEntries(withDataFile.map((name) => [name, 1]));
+  const forReader = { ...ownDtype, ...(withDataFile.length > 0 ? { use_external_data_format: dataFiles } : {}) };
+  return {
+    ...original,
+    architectures: [ARCHITECTURES[config.modelType]],
+    model_type: config.modelType,
+    vocab_size: config.vocabSize,
+    hidden_size: config.hiddenSize,
+    intermediate_size: config.intermediateSize,
+    num_hidden_layers: config.numLayers,
+    num_attention_heads: config.numHeads,
+    num_key_value_heads: config.numKvHeads,
+    head_dim: config.headSize,
+    hidden_act: "silu",
+    rms_norm_eps: config.rmsNormEpsilon,
+    max_position_embeddings: config.contextTokens,
+    attention_bias: config.hasOutputBias,
+    mlp_bias: config.hasMlpBias,
+    tie_word_embeddings: config.hasTiedEmbeddings,
+    rope_theta: config.rope.theta,
+    rope_scaling: isScaled ? rope : null,
+    rope_parameters: { rope_theta: config.rope.theta, ...rope },
+    use_cache: true,
+    ...(original ? {} : tokenIds(config)),
+    ...(Object.keys(forReader).length > 0 ? { "transformers.js_config": forReader } : {}),
+  };
+}
+
+/** @param original - the checkpoint's own, unchanged where it has one */
+export function exportedGenerationConfig(config: ModelConfig, original: JsonObject | undefined): JsonObject {
+  return original ?? tokenIds(config);
+}
+
+function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {
+  const eosTokenId = eosTokenIds.length > 1 ? eosTokenIds : eosTokenIds[0];
+  return { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: eosTokenIds[0] };
+}
+
+function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
+  switch (rope.type) {
+    case "default":
+      return { rope_type: "default" };
+    case "linear":
+      return { rope_type: "linear", factor: rope.factor };
+    case "llama3":
+      return {
+        rope_type: "llama3",
+        factor: rope.factor,
+        low_freq_factor: rope.lowFreqFactor,
+        high_freq_factor: rope.highFreqFactor,
+        original_max_position_embeddings: rope.originalContextTokens,
+      };
+    case "factors":
+      // The one spelling that lists a factor for each frequency.
+      return {
+        rope_type: "longrope",
+        long_factor: rope.factors,
+        short_factor: rope.factors,
+        original_max_position_embeddings: contextTokens,
+        attention_factor: 1,
+      };
+    default:
+      throw new TypeError(`Unknown RoPE type: ${String(rope satisfies never)}`);
+  }
+}

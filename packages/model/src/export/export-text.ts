@@ -1,0 +1,123 @@
+// The text side of an exported folder, spelled so that old and new versions of transformers.js read it.
+
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { isJsonObject, type JsonObject } from "../files/json-object.ts";
+import { readJsonFile, readTextFile } from "../files/text-file.ts";
+import type { Model } from "../folder/model.ts";
+import { GgufFile } from "../gguf/gguf-file.ts";
+import type { GgufMetadata } from "../gguf/value.ts";
+import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
+
+const MAX_BYTES = 256 << 20;
+const ROLES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
+
+/** What a model's text side is made from: the contents of its files, or what a GGUF file has instead. */
+interface TextSource {
+  readonly tokenizer: JsonObject;
+  readonly config: JsonObject;
+  /** A template, or a list of `{ name, template }`; `undefined` for a model that was not made for chat. */
+  readonly chatTemplate: unknown;
+}
+
+/**
+ * The text files of an exported folder, by name.
+ * @throws {ReadMeError} as `model.loadText`: a tokenizer that we cannot read is not handed on
+ */
+export async function exportedText(model: Model): Promise<ReadonlyMap<string, string>> {
+  await model.loadText();
+  const isFolder = (await stat(model.path)).isDirectory();
+  const { tokenizer, config, chatTemplate } = isFolder
+    ? await folderText(model.path)
+    : ggufText(await ggufMetadata(model.path), model.path, model.config.contextTokens);
+  const files = new Map([
+    ["tokenizer.json", toJson(withPlainMerges(tokenizer))],
+    // Only newer versions look for chat_template.jinja, only older ones need the config to be plain strings.
+    ["tokenizer_config.json", toJson({ ...withPlainRoles(config), chat_template: chatTemplate })],
+  ]);
+  const source = defaultTemplate(chatTemplate);
+  if (source !== undefined) files.set("chat_template.jinja", source);
+  return files;
+}
+
+export function toJson(value: unknown): string {
+  return `${JSON.stringify(value, undefined, 2)}\n`;
+}
+
+async function folderText(folder: string): Promise<TextSource> {
+  const read = async (name: string): Promise<JsonObject> => (await readJsonFile(join(folder, name), MAX_BYTES)) ?? {};
+  const config = await read("tokenizer_config.json");
+  const chatTemplate = await readTextFile(join(folder, "chat_template.jinja"), MAX_BYTES);
+  return {
+    tokenizer: await read("tokenizer.json"),
+    // Roles that the config leaves open are in the other file.
+    config: { ...(await read("special_tokens_map.json")), ...withoutNulls(config) },
+    chatTemplate: chatTemplate ?? config["chat_template"],
+  };
+}
+
+async function ggufMetadata(path: string): Promise<GgufMetadata> {
+  const file = await GgufFile.open(path);
+  await file.close();
+  return file.metadata;
+}
+
+function ggufText(metadata: GgufMetadata, path: string, contextTokens: number): TextSource {
+  const { tokenizer, config } = ggufTokenizerSource(metadata, path);
+  const [source, toolUse] = ["tokenizer.chat_template", "tokenizer.chat_template.tool_use"].map((key) =>
+    metadata.get(key),
+  );
+  const named = [
+    { name: "default", template: source },
+    { name: "tool_use", template: toolUse },
+  ];
+  return {
+    tokenizer: { version: "1.0", truncation: null, padding: null, ...tokenizer },
+    config: {
+      ...config,
+      tokenizer_class: "PreTrainedTokenizerFast",
+      clean_up_tokenization_spaces: false,
+      model_max_length: contextTokens,
+      add_bos_token: beginsWithToken(tokenizer["post_processor"]),
+    },
+    chatTemplate: source === undefined || toolUse === undefined ? source : named,
+  };
+}
+
+function beginsWithToken(postProcessor: unknown): boolean {
+  const single = isJsonObject(postProcessor) ? postProcessor["single"] : undefined;
+  const first: unknown = Array.isArray(single) ? single[0] : undefined;
+  return isJsonObject(first) && "SpecialToken" in first;
+}
+
+function defaultTemplate(chatTemplate: unknown): string | undefined {
+  if (typeof chatTemplate === "string") return chatTemplate;
+  const named: readonly unknown[] = Array.isArray(chatTemplate) ? chatTemplate : [];
+  const found = named.filter(isJsonObject).find((entry) => entry["name"] === "default");
+  return typeof found?.["template"] === "string" ? found["template"] : undefined;
+}
+
+/** Merges as `"a b"`, the older of two spellings; both are read by newer versions. Not where a token has a space. */
+function withPlainMerges(tokenizer: JsonObject): JsonObject {
+  const model = tokenizer["model"];
+  const merges: readonly unknown[] = isJsonObject(model) && Array.isArray(model["merges"]) ? model["merges"] : [];
+  if (!merges.every((merge) => Array.isArray(merge) && merge.every(hasNoSpace))) return tokenizer;
+  return { ...tokenizer, model: { ...(model as JsonObject), merges: merges.map((m) => (m as string[]).join(" ")) } };
+}
+
+function hasNoSpace(part: unknown): boolean {
+  return typeof part === "string" && !part.includes(" ");
+}
+
+/** Tokens that have a role, as their texts: older versions do not read the objects that may stand for them. */
+function withPlainRoles(config: JsonObject): JsonObject {
+  const roles = ROLES.flatMap((role) => {
+    const value = config[role];
+    return isJsonObject(value) ? [[role, value["content"]]] : [];
+  });
+  return { ...config, ...(Object.fromEntries(roles) as JsonObject) };
+}
+
+function withoutNulls(object: JsonObject): JsonObject {
+  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
+}

@@ -1,0 +1,63 @@
+// Where the blocks of a weight come from.
+
+import { blockFormat, readBlocks } from "../gguf/block-quants.ts";
+import type { TensorRef } from "../weights/tensor-ref.ts";
+import { stackBlocks, type BlockFormat, type BlockWeights } from "./block-weights.ts";
+import { roundToBlocks } from "./round-to-blocks.ts";
+
+/** Weights `[numOut, numIn]` in blocks, read when they are wanted. */
+export interface BlockSource {
+  readonly format: BlockFormat;
+  readonly numOut: number;
+  readonly numIn: number;
+  read(): Promise<BlockWeights>;
+}
+
+/** The file's own blocks, untouched; `undefined` when its type has none that a product can take. */
+export function storedBlocks(ref: TensorRef): BlockSource | undefined {
+  const { store, name } = ref;
+  const { type } = store.info(name);
+  const format = blockFormat(type);
+  if (!format) return undefined;
+  return { ...sizes(ref), format, read: async () => readBlocks(type, await store.readBytes(name)) };
+}
+
+// Larger blocks are faster, smaller ones finer; kernels take powers of two from 16 up.
+const EIGHT_BIT_SIZES = [64, 32, 16] as const;
+
+/** Rounded to 8 bits; `undefined` when rows are no whole number of blocks. */
+export function eightBitBlocks(ref: TensorRef): BlockSource | undefined {
+  const { numOut, numIn } = sizes(ref);
+  const blockSize = EIGHT_BIT_SIZES.find((size) => numIn % size === 0);
+  if (blockSize === undefined) return undefined;
+  const format: BlockFormat = { bits: 8, blockSize, hasOffsets: false };
+  return { numOut, numIn, format, read: async () => roundToBlocks(await ref.store.readFloats(ref.name), blockSize) };
+}
+
+/** Neighbours of one format as one source, so that they become one product. */
+export function stackSources(sources: readonly BlockSource[]): readonly BlockSource[] {
+  const runs: BlockSource[][] = [];
+  for (const source of sources) {
+    const last = runs.at(-1);
+    if (last?.[0] && isSameFormat(last[0].format, source.format)) last.push(source);
+    else runs.push([source]);
+  }
+  return runs.map((run) => ({
+    format: (run[0] as BlockSource).format,
+    numOut: run.reduce((sum, { numOut }) => sum + numOut, 0),
+    numIn: (run[0] as BlockSource).numIn,
+    read: async () => {
+      const parts: BlockWeights[] = [];
+      for (const source of run) parts.push(await source.read());
+      return stackBlocks(parts);
+    },
+  }));
+}
+
+function isSameFormat(a: BlockFormat, b: BlockFormat): boolean {
+  return a.bits === b.bits && a.blockSize === b.blockSize && a.hasOffsets === b.hasOffsets;
+}
+
+function sizes({ shape }: TensorRef): { readonly numOut: number; readonly numIn: number } {
+  return { numOut: shape[0] ?? 0, numIn: shape[1] ?? 0 };
+}

@@ -1,0 +1,82 @@
+// One entry of the graph cache: a folder with the graph, its weights, and the length and checksum of both.
+
+import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import { writeFileAtomically } from "../files/atomic-write.ts";
+import { fileCrc32 } from "./checksum.ts";
+
+export const GRAPH_FILE = "graph.onnx";
+export const DATA_FILE = "weights.bin";
+const STATES_FILE = "entry.json";
+const MAX_INSTALLS = 3;
+
+interface FileState {
+  readonly bytes: number;
+  readonly crc32: number;
+}
+
+type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
+/** Whether both files are what was written once. Reads them whole: a damaged weight would be a wrong answer. */
+export async function isWholeEntry(entry: string): Promise<boolean> {
+  try {
+    const states = JSON.parse(await readFile(join(entry, STATES_FILE), "utf8")) as Record<string, FileState>;
+    for (const name of [GRAPH_FILE, DATA_FILE]) {
+      const path = join(entry, name);
+      if ((await stat(path)).size !== states[name]?.bytes) return false;
+      if ((await fileCrc32(path)) !== states[name].crc32) return false;
+    }
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Makes the folder `entry`. */
+export async function writeEntry(entry: string, model: Uint8Array, data: Chunks): Promise<void> {
+  await mkdir(entry);
+  const states = {
+    [DATA_FILE]: await writeSummed(join(entry, DATA_FILE), data),
+    [GRAPH_FILE]: await writeSummed(join(entry, GRAPH_FILE), [model]),
+  };
+  await writeFileAtomically(join(entry, STATES_FILE), JSON.stringify(states));
+}
+
+/**
+ * Gives a finished entry its place. Another process may have built the same one meanwhile; whoever comes second uses
+ * the first one's, so `finished` may be left.
+ */
+export async function installEntry(finished: string, entry: string): Promise<void> {
+  for (let count = 1; ; count++) {
+    try {
+      await rename(finished, entry);
+      return;
+    } catch (error) {
+      if (await isWholeEntry(entry)) return;
+      // Others may move the damaged entry away and put theirs in its place between any two of these lines.
+      if (count === MAX_INSTALLS) throw error;
+      await removeWhole(entry, `${finished}-damaged-${count}`);
+    }
+  }
+}
+
+/** Under another name first: removing takes time, in which another process could see half an entry. */
+async function removeWhole(entry: string, aside: string): Promise<void> {
+  await rename(entry, aside).catch(() => undefined); // the caller's next try says what is wrong
+  await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+}
+
+async function writeSummed(path: string, chunks: Chunks): Promise<FileState> {
+  let bytes = 0;
+  let sum = 0;
+  async function* summed(): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      bytes += chunk.byteLength;
+      sum = crc32(chunk, sum);
+      yield chunk;
+    }
+  }
+  await writeFileAtomically(path, summed());
+  return { bytes, crc32: sum };
+}

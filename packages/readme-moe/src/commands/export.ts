@@ -1,0 +1,65 @@
+import {
+  EXPORT_DTYPES,
+  type ExportDtype,
+  exportTransformersJs,
+  type ExportProgress,
+  openModel,
+} from "@readme-moe/model";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { modelPath } from "../model-path.ts";
+import { jsonOption, requireOption } from "../options.ts";
+import { showStatus } from "../status-line.ts";
+
+interface ExportFlags {
+  readonly out: string;
+  readonly dtype: readonly ExportDtype[];
+  readonly json: boolean;
+}
+
+export function exportCommand(signal: AbortSignal): Command {
+  const command = new Command("export")
+    .summary("write a model in another program's format")
+    .description(
+      "Writes a dense model as a folder that transformers.js loads: ONNX graphs, configs and tokenizer.\n" +
+        "q8 and q4 are quantised as its own conversion scripts do it.",
+    )
+    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
+    .addOption(new Option("--format <format>", "whose format").choices(["transformers.js"]).default("transformers.js"))
+    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .addOption(
+      new Option("--dtype <list>", `any of ${EXPORT_DTYPES.join(",")}`)
+        .argParser(dtypeList)
+        .default(EXPORT_DTYPES, "all"),
+    )
+    .addOption(jsonOption());
+  return command.action((path: string, flags: ExportFlags) => {
+    requireOption(command, "out");
+    return runExport(path, flags, signal);
+  });
+}
+
+async function runExport(path: string, { out, dtype, json }: ExportFlags, signal: AbortSignal): Promise<void> {
+  const model = await openModel(await modelPath(path, signal));
+  try {
+    const options = { dtypes: dtype, signal, onProgress: showProgress };
+    const files = await exportTransformersJs(model, out, options).finally(() => showStatus());
+    if (json) return console.log(JSON.stringify({ out, files }));
+    for (const { name, bytes } of files) console.log(`${name}  ${(bytes / 1e6).toFixed(1)} MB`);
+  } finally {
+    await model.close();
+  }
+}
+
+function showProgress({ file, doneBytes, ofBytes }: ExportProgress): void {
+  showStatus(`writing ${file} ${(doneBytes / 1e6).toFixed(0)} of ${(ofBytes / 1e6).toFixed(0)} MB`);
+}
+
+function dtypeList(text: string): readonly ExportDtype[] {
+  const names = text.split(",").map((part) => part.trim());
+  if (names.every(isDtype)) return names;
+  throw new InvalidArgumentError(`Expected a list of ${EXPORT_DTYPES.join(", ")}, separated by commas.`);
+}
+
+function isDtype(name: string): name is ExportDtype {
+  return (EXPORT_DTYPES as readonly string[]).includes(name);
+}

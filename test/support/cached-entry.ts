@@ -1,0 +1,32 @@
+import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect } from "vitest";
+
+/** The folder of the only entry in a cache of graphs; fails when there is anything else, such as what a builder left. */
+export async function onlyEntry(cache: string): Promise<string> {
+  const names = await readdir(join(cache, "graphs"));
+  expect(names).toEqual([expect.stringMatching(/^[0-9a-f]{40}$/)]);
+  const entry = join(cache, "graphs", names[0] as string);
+  expect((await readdir(entry)).toSorted()).toEqual(["entry.json", "graph.onnx", "weights.bin"]);
+  return entry;
+}
+
+/** What is most likely to have happened to an entry, by name. */
+export const ENTRY_DAMAGES: Readonly<Record<string, (entry: string) => Promise<void>>> = {
+  "the weights cut short": (entry) => truncate(join(entry, "weights.bin"), 100),
+  "a byte of the weights changed": (entry) => flipByte(join(entry, "weights.bin"), 1000),
+  "the graph cut short": (entry) => truncate(join(entry, "graph.onnx"), 100),
+  "a byte of the graph changed": (entry) => flipByte(join(entry, "graph.onnx"), 20),
+  "the description missing": (entry) => rm(join(entry, "entry.json")),
+  "the description garbled": (entry) => flipByte(join(entry, "entry.json"), 30),
+  "a file in place of the folder": async (entry) => {
+    await rm(entry, { recursive: true });
+    await writeFile(entry, "not a folder");
+  },
+};
+
+async function flipByte(path: string, at: number): Promise<void> {
+  const bytes = await readFile(path);
+  bytes[at] = (bytes[at] as number) ^ 1;
+  await writeFile(path, bytes);
+}

@@ -1,0 +1,15 @@
+// A process that is killed while it builds the pocket model's graph: nothing of it runs after that.
+//
+//   killed-builder.ts <cache folder> <share of the weights that is written by then>
+
+import { ModelRunner } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
+import { POCKET } from "../pocket.ts";
+
+const [cacheFolder = "", share] = process.argv.slice(2);
+await ModelRunner.open(await openModel(POCKET), {
+  cacheFolder,
+  onProgress: ({ stage, doneBytes, ofBytes }) => {
+    if (stage === "building" && doneBytes >= Number(share) * ofBytes) process.kill(process.pid, "SIGKILL");
+  },
+});
