@@ -1,6 +1,7 @@
 import { integerOption, ReadMeError } from "@readme-moe/core";
 import {
   attentionRuns,
+  exactInt8Kernels,
   type GraphSession,
   type GraphTensor,
   type KvPool,
@@ -12,7 +13,6 @@ import {
 } from "@readme-moe/model";
 import { calibrationOf } from "./calibration-sequences.ts";
 import { decoderGraph } from "./decoder-graph.ts";
-import { checkInt8Products } from "./int8-check.ts";
 import type { LoadProgress } from "./protocol.ts";
 import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
 
@@ -59,12 +59,13 @@ export class ModelRunner {
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const { precision = "fp32" } = options;
     const fitted = precision === "fp32" ? undefined : await calibrationOf(model, precision, { threads, cacheFolder });
-    if (precision === "int8") await checkInt8Products();
+    const int8Kernels = precision === "int8" ? await exactInt8Kernels() : undefined;
     const graph = decoderGraph(model, precision, fitted?.calibration);
     const fingerprint = [await model.fingerprint(cacheFolder), fitted?.fingerprint].join(" ").trim();
     const session = await openGraph(graph, fingerprint, {
       cacheFolder,
       threads,
+      int8Kernels,
       onProgress: (progress) => onProgress({ stage: "building", ...progress }),
       onLoading: () => onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 }),
       onCacheFailure: options.onCacheFailure,

@@ -60,6 +60,7 @@ export { newGate, shutGate, useGate, type GateMemory } from "./runtime/exit-gate
 export { cachedGraph, type CachedGraph } from "./runtime/graph-cache.ts";
 export { openGraph, type OpenGraphOptions } from "./runtime/open-graph.ts";
 export { disableTelemetry } from "./runtime/telemetry.ts";
+export { exactInt8Kernels, type Int8Kernels } from "./runtime/int8-kernels.ts";
 export { memoryGraph } from "./runtime/memory-graph.ts";
 export { GraphSession, type GraphTensor, type SessionOptions } from "./runtime/session.ts";
 export { SafetensorsFile } from "./safetensors/safetensors-file.ts";

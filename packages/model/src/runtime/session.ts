@@ -5,6 +5,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ElementType } from "../onnx/graph-builder.ts";
 import { throughGate } from "./exit-gate.ts";
+import type { Int8Kernels } from "./int8-kernels.ts";
 import { disableTelemetry } from "./telemetry.ts";
 import type { CachedGraph } from "./graph-cache.ts";
 
@@ -19,6 +20,8 @@ export interface GraphTensor {
 export interface SessionOptions {
   /** Threads that one product is spread over, the calling one included. @default all cores */
   readonly threads?: number | undefined;
+  /** See `exactInt8Kernels`. @default "careful" */
+  readonly int8Kernels?: Int8Kernels | undefined;
 }
 
 /** A graph ready to run. `run` blocks the calling thread until the graph is done. */
@@ -41,8 +44,7 @@ export class GraphSession {
       // Shapes differ from step to step, so a pattern of one would be kept for nothing.
       enableMemPattern: false,
       logSeverityLevel: 3,
-      // Without VNNI the integer kernels add pairs of products in 16 bits, which saturate; this takes others there.
-      extra: { session: { x64quantprecision: "1" } },
+      extra: { session: { x64quantprecision: options.int8Kernels === "fast" ? "0" : "1" } },
       ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads, interOpNumThreads: 1 }),
     };
     try {
