@@ -1,6 +1,6 @@
 import type { Calibration } from "../calibration/calibration.ts";
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
-import { Abs, Add, Div, Gather, QuantizeLinear, ReduceMax } from "../onnx/operators.ts";
+import { Abs, Div, Gather, QuantizeLinear, ReduceMax } from "../onnx/operators.ts";
 import type { ChannelScales } from "../quantize/channel-scales.ts";
 
 /** What products are computed in. Everything between them is float32. */
@@ -25,9 +25,6 @@ export interface Activation extends Arithmetic {
   readonly channelScales: ChannelScales | undefined;
 }
 
-// What a row of zeros is divided by.
-const LEAST_MAX = 1e-9;
-
 /**
  * Rows ready for products. int8 has one scale per row: one for all rows would leave most of them few bits, since some
  * tokens are huge, and would make a row's result depend on its neighbours.
@@ -40,7 +37,8 @@ export function activation(
 ): Activation {
   const shared = { precision, calibration, observe, channelScales };
   if (precision !== "int8") return { ...shared, rows: x, rowMax: undefined };
-  const rowMax = Add(g, ReduceMax(g, Abs(g, x), 1), g.float(LEAST_MAX));
+  // A row of zeros is divided by zero; whatever integers come of it, its product is multiplied by this zero again.
+  const rowMax = ReduceMax(g, Abs(g, x), 1);
   return { ...shared, rows: QuantizeLinear(g, Div(g, x, rowMax), g.float(1 / 127), g.byte(128)), rowMax };
 }
 

@@ -169,8 +169,10 @@ export class GraphBuilder {
     const outer = this.#nodes;
     this.#nodes = [];
     try {
+      const made = make();
       // A branch's result has to be made inside it.
-      const output = this.node("Identity", [make()]);
+      const isOwn = this.#nodes.some(({ outputs }) => outputs.includes(made));
+      const output = isOwn ? made : this.node("Identity", [made]);
       return { name: `${name}_${this.#numNodes}`, nodes: this.#nodes, output };
     } finally {
       this.#nodes = outer;
