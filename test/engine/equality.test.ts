@@ -48,7 +48,7 @@ function together(engine: ReadMeEngine, order: readonly GenerateRequest[]): Prom
 
 const suite = path === undefined ? describe.skip : describe;
 
-suite.each(["fp32", "int8"] as const)("SmolLM2 in %s (skipped where shared/models is absent)", (precision) => {
+suite.each(["fp32", "int8", "int4"] as const)("SmolLM2 in %s (skipped where shared/models is absent)", (precision) => {
   const withEngine = <Result>(options: OpenOptions, use: (engine: ReadMeEngine) => Promise<Result>): Promise<Result> =>
     withSmolLm2({ precision, ...options }, use);
   let alone: readonly Completed[] = [];
@@ -83,7 +83,7 @@ suite.each(["fp32", "int8"] as const)("SmolLM2 in %s (skipped where shared/model
     });
   });
 
-  test.skipIf(precision === "int8")(
+  test.skipIf(precision !== "fp32")(
     "preempted and computed again: the same tokens, log-probabilities within 1e-3",
     { timeout: 300_000 },
     async () => {

@@ -64,3 +64,35 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
     expect(Math.abs(mean - expected.mean_loss)).toBeLessThan(0.002);
   });
 });
+
+describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared/models is absent)", () => {
+  test.each(["int8", "int4"] as const)("answers in %s", { timeout: 120_000 }, async (precision) => {
+    await using running = await runningModel(path as string, undefined, precision);
+    const { tokenizer, chatTemplate } = await running.model.loadText();
+    const messages = [{ role: "user", content: "What is the capital of France?" }] as const;
+    const ids = applyChatTemplate(tokenizer, chatTemplate, messages);
+    expect(tokenizer.decode(await greedyTokens(running, ids, 7))).toBe("The capital of France is Paris.");
+  });
+
+  // All documents take minutes: `npm run readme-moe -- eval` does that. Two sequences a domain tell as much.
+  test.each([
+    ["int8", 0.02],
+    ["int4", 0.02],
+  ] as const)("loses in %s at most %f nats", { timeout: 600_000 }, async (precision, most) => {
+    await using floats = await runningModel(path as string);
+    await using fewer = await runningModel(path as string, undefined, precision);
+    const { tokenizer } = await floats.model.loadText();
+    let lost = 0;
+    const domains = ["book", "github", "wikipedia"];
+    for (const domain of domains) {
+      const documents = evaluationDocuments(domain) ?? ["Once upon a time. ".repeat(300)];
+      const options = { maxSequences: 2 };
+      const [expectedLoss, actual] = [
+        await evaluate(floats.runner, floats.router, tokenizer, documents, options),
+        await evaluate(fewer.runner, fewer.router, tokenizer, documents, options),
+      ];
+      lost += (actual.loss - expectedLoss.loss) / domains.length;
+    }
+    expect(lost).toBeLessThan(most);
+  });
+});

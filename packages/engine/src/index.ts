@@ -5,3 +5,4 @@ export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
 export { ModelRunner, type RunnerOptions, type StepLogits } from "./model-runner.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { StepSequence } from "./step-feeds.ts";
+export { productKinds } from "./product-kinds.ts";

@@ -1,4 +1,5 @@
-import { KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { productKinds } from "@readme-moe/engine";
+import { exactInt8Kernels, KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { modelPath } from "../model-path.ts";
@@ -30,8 +31,9 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   const { ids } = flags;
   if (ids === undefined) {
     const model = await openModel(await modelPath(path, signal));
+    const description = await describe(model, flags);
     await model.close();
-    return print(describe(model, flags), flags.json);
+    return print(description, flags.json);
   }
   await withModel(path, flags, signal, async ({ model, runner, router }) => {
     const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
@@ -44,7 +46,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
     const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
     print(
       {
-        ...describe(model, flags),
+        ...(await describe(model, flags)),
         logits: Array.from(result?.fullLogits ?? []),
         router_logits: routerLogits,
         route: Array.from(experts),
@@ -54,7 +56,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   });
 }
 
-function describe(model: Model, { precision }: InspectFlags): Readonly<Record<string, unknown>> {
+async function describe(model: Model, { precision }: InspectFlags): Promise<Readonly<Record<string, unknown>>> {
   const { config, experts, router } = model;
   return {
     path: model.path,
@@ -69,6 +71,8 @@ function describe(model: Model, { precision }: InspectFlags): Readonly<Record<st
     },
     router: router?.config ?? null,
     precision,
+    products: productKinds(model, precision),
+    ...(precision === "int8" ? { int8_kernels: await exactInt8Kernels() } : {}),
   };
 }
 
