@@ -5,7 +5,7 @@ import { CALIBRATION_TEXTS } from "./calibration-texts.ts";
 
 const SEQUENCE_TOKENS = 256;
 // Changes when other numbers come out of the same tokens.
-const VERSION = 1;
+const VERSION = 2;
 
 interface Options {
   readonly threads?: number | undefined;
