@@ -6,8 +6,8 @@ import {
   quantizeBlocks4,
   symmetricGrid,
   toGrid,
-  transpose,
 } from "../../packages/model/src/export/export-quantize.ts";
+import { transpose } from "../../packages/model/src/quantize/transpose.ts";
 
 const [ROWS, COLUMNS] = [2, 40];
 const weights = Float32Array.from({ length: ROWS * COLUMNS }, (_, index) => {

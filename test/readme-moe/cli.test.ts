@@ -1,38 +1,25 @@
 // The command line as a user calls it: another process, its output, its exit code.
 
-import { execFile } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { fixture, golden } from "../support/fixtures.ts";
 import { NAME, setUp } from "../support/hub-setup.ts";
+import { runCli, type Outcome } from "../support/run-cli.ts";
 import { sharedModel } from "../support/shared.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const POCKET = join(ROOT, "models", "pocket");
-const MAIN = join(ROOT, "packages", "readme-moe", "src", "main.ts");
-
-interface Outcome {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
 
 function readmeMoe(...args: readonly string[]): Promise<Outcome> {
-  return readmeMoeWith("", ...args);
+  return runCli(args);
 }
 
 /** With lines on standard input. */
 function readmeMoeWith(input: string, ...args: readonly string[]): Promise<Outcome> {
-  const node = ["--conditions=@readme-moe/source", "--import", "tsx", MAIN, ...args];
-  return new Promise((resolve) => {
-    const child = execFile(process.execPath, node, { cwd: ROOT, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
-      resolve({ code: typeof error?.code === "number" ? error.code : error ? -1 : 0, stdout, stderr });
-    });
-    child.stdin?.end(input);
-  });
+  return runCli(args, input);
 }
 
 describe("generate", () => {

@@ -1,29 +1,16 @@
 // `readme-moe export` as a user calls it.
 
-import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
+import { runCli, type Outcome } from "../support/run-cli.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-const ROOT = join(import.meta.dirname, "..", "..");
-const POCKET = join(ROOT, "models", "pocket");
-const MAIN = join(ROOT, "packages", "readme-moe", "src", "main.ts");
-
-interface Outcome {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
+const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
 
 function exportModel(...args: readonly string[]): Promise<Outcome> {
-  const node = ["--conditions=@readme-moe/source", "--import", "tsx", MAIN, "export", ...args];
-  return new Promise((resolve) => {
-    execFile(process.execPath, node, { cwd: ROOT }, (error, stdout, stderr) => {
-      resolve({ code: typeof error?.code === "number" ? error.code : error ? -1 : 0, stdout, stderr });
-    });
-  });
+  return runCli(["export", ...args]);
 }
 
 test("writes the graphs that were asked for, and says what it wrote", async () => {

@@ -1,19 +1,16 @@
 import {
   activation,
-  attentionGroup,
+  attentionInputs,
   blockLinear,
   decoderLayer,
   eightBitBlocks,
   encodeF16,
+  expertDealInputs,
   floatWeight,
   linear,
   logitOutputs,
   normStream,
-  ropeConstants,
-  upFrom,
-  type AttentionInputs,
   type Calibration,
-  type ExpertDeal,
   GraphBuilder,
   operators,
   storedBlocks,
@@ -25,19 +22,14 @@ import {
   type Value,
 } from "@readme-moe/model";
 
-const { Cast, Concat, Gather, Unsqueeze } = operators;
+const { Cast, Concat, Gather } = operators;
 
 /**
  * The whole model as one graph: one run is one step over a flat list of tokens, of sequences that decode and of
  * chunks of prefill together. All experts are in it ("resident").
  *
  * Inputs:
- * - `token_ids`, `positions` int64 `[tokens]`
- * - of the groups `decode`, `decode_other`, `continued` and `fresh`: see `attentionGroup`
- * - `is_plain_decode` bool `[1]`: see `AttentionInputs`
- * - `group_rows` int64 `[tokens]`: row of each token in the groups' rows, laid end to end
- * - with several experts, of each `expert_tokens.<i>` int64 `[its tokens]` and `is_active.<i>` bool `[1]`, and `inverse`
- *   int64 `[tokens]`: see `ExpertDeal`
+ * - `token_ids` int64 `[tokens]`; see `attentionInputs` and, with several experts, `expertDealInputs`
  * - `logit_rows` int64 `[rows]`: the tokens whose logits are wanted, at least one; and see `logitOutputs`
  *
  * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
@@ -51,20 +43,8 @@ export function decoderGraph(
   const g = new GraphBuilder("decoder");
   const { numLayers, numKvHeads, headSize } = config;
   const tokenIds = g.input("token_ids", "int64", ["tokens"]);
-  const positions = g.input("positions", "int64", ["tokens"]);
-  const inputs: AttentionInputs = {
-    rope: ropeConstants(g, config.rope, headSize, config.contextTokens),
-    positions: Unsqueeze(g, positions, [1]),
-    groups: [
-      attentionGroup(g, "decode", { isDecode: true, hasPast: true }, config),
-      attentionGroup(g, "decode_other", { isDecode: true, hasPast: true }, config),
-      attentionGroup(g, "continued", { isDecode: false, hasPast: true }, config),
-      attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, config),
-    ],
-    isPlainDecode: g.input("is_plain_decode", "bool", [1]),
-    groupRows: g.input("group_rows", "int64", ["tokens"]),
-  };
-  const deal = experts.names.length === 1 ? undefined : dealInputs(g, experts.names.length);
+  const inputs = attentionInputs(g, config.rope, config);
+  const deal = expertDealInputs(g, experts.names.length, { skipsIdle: true });
 
   // In float32 a tied head is the embedding table itself; products of integers need another layout.
   const table = precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
@@ -91,15 +71,6 @@ export function decoderGraph(
     2 * numLayers * numKvHeads * headSize,
   ]);
   return g.build();
-}
-
-function dealInputs(g: GraphBuilder, numExperts: number): ExpertDeal {
-  const experts = upFrom(0, numExperts);
-  return {
-    tokens: experts.map((expert) => g.input(`expert_tokens.${expert}`, "int64", [`expert_tokens_${expert}`])),
-    isActive: experts.map((expert) => g.input(`is_active.${expert}`, "bool", [1])),
-    inverse: g.input("inverse", "int64", ["tokens"]),
-  };
 }
 
 /** Rows of an embedding table that is kept in half precision, as float32. */

@@ -1,14 +1,14 @@
 export { activation, type Activation, type Arithmetic, type Precision } from "./blocks/activation.ts";
-export { attentionGroup, type AttentionGroup } from "./blocks/attention-group.ts";
+export { attentionInputs } from "./blocks/attention-inputs.ts";
 export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
 export { decoderLayer, normStream, type LayerContext, type Stream } from "./blocks/decoder-layer.ts";
 export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";
 export type { Calibration } from "./calibration/calibration.ts";
 export { blockLinear } from "./blocks/block-linear.ts";
-export { expertFeedForward, type ExpertDeal } from "./blocks/feed-forward.ts";
+
+export { expertDealInputs } from "./blocks/expert-deal.ts";
 export { logitOutputs } from "./blocks/head.ts";
 export { floatWeight, linear } from "./blocks/linear.ts";
-export { ropeConstants, type RopeValues } from "./blocks/rope-tables.ts";
 export type { ModelConfig, ModelType } from "./config/model-config.ts";
 export { parseConfig } from "./config/parse-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";

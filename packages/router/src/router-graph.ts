@@ -1,28 +1,25 @@
 import {
   activation,
   attention,
-  attentionGroup,
+  attentionInputs,
   floatWeight,
   GraphBuilder,
   linear,
   operators,
-  ropeConstants,
   ROUTER_RMS_NORM_EPSILON,
   type Activation,
-  type AttentionInputs,
   type Graph,
   type RouterWeights,
   type Value,
 } from "@readme-moe/model";
 
-const { Add, Concat, Gather, QuickGelu, SimplifiedLayerNormalization, Unsqueeze } = operators;
+const { Add, Concat, Gather, QuickGelu, SimplifiedLayerNormalization } = operators;
 
 /**
  * The official router (class `cluster_predictor`, autoregressive): RMS norm, attention with unscaled scores and
  * biases, RMS norm, `contract(silu(expand(x)))`, and one linear layer to the experts' logits.
  *
- * Inputs: `token_ids`, `positions`, `group_rows` int64 `[tokens]`, `is_plain_decode` bool `[1]`, and of the groups
- * `decode`, `decode_other`, `continued` and `fresh`: see `attentionGroup`.
+ * Inputs: `token_ids` int64 `[tokens]`, and see `attentionInputs`.
  * Outputs: `logits` float32 `[tokens, numExperts]`, `new_keys_values` `[tokens, 2 * numLayers * innerSize]`.
  */
 export function routerGraph({ config, embedding, layers, finalNorm, head }: RouterWeights): Graph {
@@ -37,20 +34,9 @@ export function routerGraph({ config, embedding, layers, finalNorm, head }: Rout
     normEpsilon: ROUTER_RMS_NORM_EPSILON,
   };
   const tokenIds = g.input("token_ids", "int64", ["tokens"]);
-  const positions = g.input("positions", "int64", ["tokens"]);
   const kvShape = { numLayers: config.numLayers, numKvHeads: config.numHeads, headSize };
-  const inputs: AttentionInputs = {
-    rope: ropeConstants(g, { type: "default", theta: config.ropeTheta }, headSize, config.contextTokens),
-    positions: Unsqueeze(g, positions, [1]),
-    groups: [
-      attentionGroup(g, "decode", { isDecode: true, hasPast: true }, kvShape),
-      attentionGroup(g, "decode_other", { isDecode: true, hasPast: true }, kvShape),
-      attentionGroup(g, "continued", { isDecode: false, hasPast: true }, kvShape),
-      attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, kvShape),
-    ],
-    isPlainDecode: g.input("is_plain_decode", "bool", [1]),
-    groupRows: g.input("group_rows", "int64", ["tokens"]),
-  };
+  const rope = { type: "default", theta: config.ropeTheta } as const;
+  const inputs = attentionInputs(g, rope, { ...kvShape, contextTokens: config.contextTokens });
   const norm = (name: string, x: Value, scale: typeof finalNorm): Value =>
     SimplifiedLayerNormalization(g, x, floatWeight(g, name, [scale]), ROUTER_RMS_NORM_EPSILON);
 

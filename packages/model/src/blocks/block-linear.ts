@@ -1,7 +1,9 @@
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import { Concat, Gemm, MatMulNBits, ReduceSum, Reshape } from "../onnx/operators.ts";
 import type { BlockSource } from "../quantize/block-source.ts";
-import { packQuants, transposeBlocks, type BlockWeights } from "../quantize/block-weights.ts";
+import { packQuants } from "../quantize/block-weights.ts";
+import { transpose } from "../quantize/transpose.ts";
+import { onceFor } from "./once-for.ts";
 
 /**
  * `x · weightᵀ` of weights in blocks, `x` float32 `[rows, in]`; outputs of several sources stand side by side. The
@@ -34,7 +36,7 @@ function blockProduct(g: GraphBuilder, name: string, x: Value, source: BlockSour
   const product = MatMulNBits(g, x, weight, scale, { numIn, numOut, bits, blockSize });
   if (!sums || !hasOffsets) return product;
   const offset = g.weight(`${name}.offset`, "float32", [numBlocks, numOut], async () =>
-    bytesOf(transposeBlocks((await read()).offsets, numOut, numBlocks)),
+    bytesOf(transpose((await read()).offsets, numOut, numBlocks)),
   );
   return Gemm(g, sums, offset, product, { transB: false });
 }
@@ -42,19 +44,6 @@ function blockProduct(g: GraphBuilder, name: string, x: Value, source: BlockSour
 /** `[rows, blocks]` */
 function blockSums(g: GraphBuilder, x: Value, { numIn, format }: BlockSource): Value {
   return ReduceSum(g, Reshape(g, x, [-1, numIn / format.blockSize, format.blockSize]), 2);
-}
-
-/** Several constants are made of one weight: it is read once, and let go after the last of them. */
-function onceFor(uses: number, read: () => Promise<BlockWeights>): () => Promise<BlockWeights> {
-  let left = 0;
-  let reading: Promise<BlockWeights> | undefined;
-  return () => {
-    if (left === 0) [left, reading] = [uses, read()];
-    const current = reading as Promise<BlockWeights>;
-    left -= 1;
-    if (left === 0) reading = undefined;
-    return current;
-  };
 }
 
 function bytesOf({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): Uint8Array {

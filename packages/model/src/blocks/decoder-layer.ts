@@ -6,7 +6,8 @@ import type { FeedForwardRefs, LayerRefs } from "../weights/model-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import { activation, type Arithmetic } from "./activation.ts";
 import { attention, type AttentionInputs } from "./attention.ts";
-import { expertFeedForward, type ExpertDeal } from "./feed-forward.ts";
+import type { ExpertDeal } from "./expert-deal.ts";
+import { expertFeedForward } from "./feed-forward.ts";
 import { floatWeight } from "./linear.ts";
 
 /** The residual stream; what the last block adds to it is added together with the next norm. */

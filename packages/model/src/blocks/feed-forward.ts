@@ -2,6 +2,7 @@ import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import { Add, Concat, Gather, Mul, QuickGelu, Split } from "../onnx/operators.ts";
 import type { FeedForwardRefs, LayerRefs } from "../weights/model-weights.ts";
 import { activation, gatherRows, type Activation } from "./activation.ts";
+import type { ExpertDeal } from "./expert-deal.ts";
 import { linear } from "./linear.ts";
 
 /** `down(silu(gate(x)) · up(x))`, `x` and result `[tokens, hiddenSize]`. */
@@ -10,19 +11,6 @@ function feedForward(g: GraphBuilder, name: string, x: Activation, refs: FeedFor
   const [gate, up] = Split(g, linear(g, `${name}.gate_up`, x, [refs.gate, refs.up]), [width, width], 1);
   const inner = Mul(g, QuickGelu(g, gate as Value, 1), up as Value);
   return linear(g, `${name}.down`, activation(g, inner, x), [refs.down]);
-}
-
-/**
- * How the tokens of a step are dealt to experts. The route of a token is the same in every layer, so one deal serves
- * the whole forward pass.
- */
-export interface ExpertDeal {
-  /** Per expert, int64 `[its tokens]`: which tokens of the step are its own. */
-  readonly tokens: readonly Value[];
-  /** Per expert, bool `[1]`: whether it has any. `undefined` where all experts run. */
-  readonly isActive: readonly Value[] | undefined;
-  /** int64 `[tokens]`: where each token's row is in all experts' results, laid end to end. */
-  readonly inverse: Value;
 }
 
 /**

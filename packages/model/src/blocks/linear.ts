@@ -7,6 +7,7 @@ import type { LinearRefs } from "../weights/model-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import type { Activation } from "./activation.ts";
 import { blockLinear } from "./block-linear.ts";
+import { onceFor } from "./once-for.ts";
 import { quantizeRows } from "./quantize-rows.ts";
 
 /**
@@ -56,23 +57,18 @@ function blockSources(
 /** Rows in int8 with one scale each, weights with one scale per output. */
 function rowwiseLinear(g: GraphBuilder, name: string, x: Activation, refs: readonly TensorRef[]): Value {
   const [numOut, numIn] = stackedShape(refs) as [number, number];
-  // The weights are read once; their scales are small and wait for their turn.
-  let scales: Promise<Float32Array> | undefined;
-  const quantize = async (): Promise<Int8Array> => {
-    const quantized = readStacked(refs).then(async (weights) => {
-      if (x.channelScales) scaleChannels(weights, await x.channelScales.read(), "multiply");
-      return quantizeRows(weights, numOut, numIn);
-    });
-    scales = quantized.then((both) => both.scales);
-    return (await quantized).transposed;
-  };
+  const quantize = onceFor(2, async () => {
+    const weights = await readStacked(refs);
+    if (x.channelScales) scaleChannels(weights, await x.channelScales.read(), "multiply");
+    return quantizeRows(weights, numOut, numIn);
+  });
   const weight = g.weight(`${name}.weight`, "int8", [numIn, numOut], async () => {
-    const transposed = await quantize();
+    const { transposed } = await quantize();
     return new Uint8Array(transposed.buffer);
   });
   const scale = g.weight(`${name}.scale`, "float32", [numOut], async () => {
-    if (!scales) await quantize();
-    return new Uint8Array(((await scales) as Float32Array).buffer);
+    const { scales } = await quantize();
+    return new Uint8Array(scales.buffer);
   });
   const product = MatMulIntegerToFloat(g, x.rows, weight, { a: g.float(1 / 127), b: scale }, g.byte(128));
   return Mul(g, product, x.rowMax as Value);

@@ -1,11 +1,10 @@
-import { attentionGroup } from "../blocks/attention-group.ts";
+import { attentionInputs } from "../blocks/attention-inputs.ts";
 import { decoderLayer } from "../blocks/decoder-layer.ts";
-import type { ExpertDeal } from "../blocks/feed-forward.ts";
-import { ropeConstants } from "../blocks/rope-tables.ts";
+import { expertDealInputs } from "../blocks/expert-deal.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { Model } from "../folder/model.ts";
 import { GraphBuilder, type Graph, type Value } from "../onnx/graph-builder.ts";
-import { Abs, Add, Mul, ReduceMax, ReduceSum, Unsqueeze } from "../onnx/operators.ts";
+import { Abs, Add, Mul, ReduceMax, ReduceSum } from "../onnx/operators.ts";
 import type { LayerRefs } from "../weights/model-weights.ts";
 
 /** What is taken down of a product's input. */
@@ -34,21 +33,11 @@ export function layerGraph(
 ): Graph {
   const g = new GraphBuilder(name);
   const hidden = g.input("hidden", "float32", ["tokens", config.hiddenSize]);
-  const inputs = {
-    rope: ropeConstants(g, config.rope, config.headSize, config.contextTokens),
-    positions: Unsqueeze(g, g.input("positions", "int64", ["tokens"]), [1]),
-    groups: [
-      attentionGroup(g, "decode", { isDecode: true, hasPast: true }, config),
-      attentionGroup(g, "decode_other", { isDecode: true, hasPast: true }, config),
-      attentionGroup(g, "continued", { isDecode: false, hasPast: true }, config),
-      attentionGroup(g, "fresh", { isDecode: false, hasPast: false }, config),
-    ],
-    isPlainDecode: g.input("is_plain_decode", "bool", [1]),
-    groupRows: g.input("group_rows", "int64", ["tokens"]),
-  } as const;
+  const inputs = attentionInputs(g, config.rope, config);
   const observed = new Map<string, Value>();
   const observe = (product: string, rows: Value): void => void observed.set(product, rows);
-  const deal = names.length === 1 ? undefined : dealInputs(g, names.length);
+  // What an expert takes in can only be taken down outside of branches.
+  const deal = expertDealInputs(g, names.length, { skipsIdle: false });
   const context = { config, arithmetic: { precision: "fp32", observe }, inputs, deal } as const;
   const stream = { residual: hidden, update: undefined };
   const output = decoderLayer(g, name, 0, layer, stream, context).stream;
@@ -67,14 +56,4 @@ export function layerGraph(
 /** Maxima are wanted only where a norm can change them. */
 function isBehindNorm(product: string): boolean {
   return product.endsWith(".qkv") || product.endsWith(".ffn");
-}
-
-/** All experts run: what one takes in can only be taken down outside of branches. */
-function dealInputs(g: GraphBuilder, numExperts: number): ExpertDeal {
-  const experts = Array.from({ length: numExperts }, (_, expert) => expert);
-  return {
-    tokens: experts.map((expert) => g.input(`expert_tokens.${expert}`, "int64", [`expert_tokens_${expert}`])),
-    isActive: undefined,
-    inverse: g.input("inverse", "int64", ["tokens"]),
-  };
 }

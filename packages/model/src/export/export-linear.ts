@@ -11,17 +11,10 @@ import {
   MatMulInteger,
   type QuantizedTensor,
 } from "../onnx/standard-operators.ts";
+import { transpose } from "../quantize/transpose.ts";
 import type { LinearRefs } from "../weights/model-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
-import {
-  asymmetricGrid,
-  BLOCK_SIZE,
-  type Grid,
-  quantizeBlocks4,
-  symmetricGrid,
-  toGrid,
-  transpose,
-} from "./export-quantize.ts";
+import { asymmetricGrid, BLOCK_SIZE, type Grid, quantizeBlocks4, symmetricGrid, toGrid } from "./export-quantize.ts";
 
 /**
  * What the weights of an exported graph are held in, named as transformers.js names it.

@@ -84,21 +84,3 @@ function roundToEven(value: number): number {
   const rounded = Math.round(value);
   return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
-
-/** `[numRows, numColumns]` -> `[numColumns, numRows]`. In squares, so that both sides stay in the processor's cache. */
-export function transpose(values: Float32Array, numRows: number, numColumns: number): Float32Array<ArrayBuffer> {
-  const side = 32;
-  const transposed = new Float32Array(values.length);
-  for (let top = 0; top < numRows; top += side) {
-    for (let left = 0; left < numColumns; left += side) {
-      const bottom = Math.min(numRows, top + side);
-      const right = Math.min(numColumns, left + side);
-      for (let row = top; row < bottom; row++) {
-        for (let column = left; column < right; column++) {
-          transposed[column * numRows + row] = values[row * numColumns + column] as number;
-        }
-      }
-    }
-  }
-  return transposed;
-}

@@ -27,7 +27,7 @@ export interface Model {
   readonly files: readonly string[];
   /** Hex hash of the contents of `files`; `cacheFolder` remembers it. */
   fingerprint(cacheFolder: string): Promise<string>;
-  /** Tokenizer and chat template. @throws {ReadMeError} when the model has no usable tokenizer */
+  /** Tokenizer and chat template, read once. @throws {ReadMeError} when the model has no usable tokenizer */
   loadText(): Promise<ModelText>;
   close(): Promise<void>;
 }

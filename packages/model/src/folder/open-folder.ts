@@ -8,6 +8,7 @@ import { fingerprintOf } from "../runtime/fingerprint.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { ShardedSafetensors } from "../safetensors/sharded-safetensors.ts";
 import { loadFolderText } from "../text/load-text.ts";
+import { once } from "../text/once.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import { locateDense } from "../weights/dense.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
@@ -41,7 +42,7 @@ export async function openFolder(path: string): Promise<Model> {
     router: located.router,
     files,
     fingerprint: await fingerprintOf(files),
-    loadText: () => loadFolderText(path),
+    loadText: once(() => loadFolderText(path)),
     close: async () => {
       await Promise.all(located.stores.map((store) => store.close()));
     },

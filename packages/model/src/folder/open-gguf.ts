@@ -2,6 +2,7 @@ import { ggufConfig } from "../config/gguf-config.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { fingerprintOf } from "../runtime/fingerprint.ts";
 import { loadGgufText } from "../text/load-text.ts";
+import { once } from "../text/once.ts";
 import { locateDense } from "../weights/dense.ts";
 import type { Model } from "./model.ts";
 
@@ -18,7 +19,7 @@ export async function openGguf(path: string): Promise<Model> {
       router: undefined,
       files: [path],
       fingerprint: await fingerprintOf([path]),
-      loadText: async () => loadGgufText(path, store.file.metadata),
+      loadText: once(async () => loadGgufText(path, store.file.metadata)),
       close: () => store.close(),
     };
   } catch (error) {

@@ -23,6 +23,11 @@ export async function* dataChunks(
   }
 }
 
+/** Writes all of the data file's constants into `data`, which has its length. */
+export async function fillData(encoded: EncodedGraph, data: Uint8Array): Promise<void> {
+  for (const constant of encoded.external) data.set(await readConstant(constant), constant.offset);
+}
+
 /** @throws {RangeError} when a constant's bytes are more or fewer than its shape says */
 export async function readConstant(constant: Constant): Promise<Uint8Array> {
   const bytes = await constant.bytes();

@@ -34,32 +34,25 @@ export function packQuants({ bits, quants }: Pick<BlockWeights, "bits" | "quants
   return packed;
 }
 
-/** Blocks of rows `[numRows, numBlocks]` -> `[numBlocks, numRows]`. */
-export function transposeBlocks(values: Float32Array, numRows: number, numBlocks: number): Float32Array<ArrayBuffer> {
-  const transposed = new Float32Array(values.length);
-  for (let row = 0; row < numRows; row++) {
-    for (let block = 0; block < numBlocks; block++) {
-      transposed[block * numRows + row] = values[row * numBlocks + block] as number;
-    }
-  }
-  return transposed;
-}
-
 /** Rows of several weights of one format, one below the other. */
 export function stackBlocks(parts: readonly BlockWeights[]): BlockWeights {
   const [first] = parts;
   if (!first) throw new TypeError("Expected at least one weight");
   if (parts.length === 1) return first;
+  const [quants, scales, offsets] = [
+    parts.map((part) => part.quants),
+    parts.map((part) => part.scales),
+    parts.map((part) => part.offsets),
+  ];
   return {
     ...first,
-    quants: joinBytes(parts.map((part) => part.quants)),
-    scales: joinFloats(parts.map((part) => part.scales)),
-    offsets: joinFloats(parts.map((part) => part.offsets)),
+    quants: join(quants, new Uint8Array(lengthOf(quants))),
+    scales: join(scales, new Float32Array(lengthOf(scales))),
+    offsets: join(offsets, new Float32Array(lengthOf(offsets))),
   };
 }
 
-function joinBytes(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+function join<Part extends Uint8Array | Float32Array>(parts: readonly Part[], joined: Part): Part {
   let end = 0;
   for (const part of parts) {
     joined.set(part, end);
@@ -68,12 +61,6 @@ function joinBytes(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   return joined;
 }
 
-function joinFloats(parts: readonly Float32Array[]): Float32Array<ArrayBuffer> {
-  const joined = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let end = 0;
-  for (const part of parts) {
-    joined.set(part, end);
-    end += part.length;
-  }
-  return joined;
+function lengthOf(parts: readonly { readonly length: number }[]): number {
+  return parts.reduce((sum, { length }) => sum + length, 0);
 }

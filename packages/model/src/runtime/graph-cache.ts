@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { makeFolder } from "../files/make-folder.ts";
 import { encodeGraph, type EncodedGraph } from "../onnx/encode.ts";
-import { type BuildProgress, dataChunks, readConstant } from "../onnx/data-file.ts";
+import { type BuildProgress, dataChunks, fillData } from "../onnx/data-file.ts";
 import type { Graph } from "../onnx/graph-builder.ts";
 import { removeAbandoned } from "./abandoned.ts";
 import { DATA_FILE, GRAPH_FILE, installEntry, isWholeEntry, writeEntry } from "./cache-entry.ts";
@@ -89,7 +89,7 @@ async function build(
 
 async function dataInMemory(encoded: EncodedGraph, name: string, reason: unknown): Promise<Uint8Array> {
   const data = allocate(encoded.dataBytes, name, reason);
-  for (const constant of encoded.external) data.set(await readConstant(constant), constant.offset);
+  await fillData(encoded, data);
   return data;
 }
 
