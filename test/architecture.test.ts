@@ -12,7 +12,8 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   model: ["core"],
   router: ["core", "model"],
   engine: ["core", "model", "router"],
-  "readme-moe": ["core", "model", "router", "engine"],
+  refactor: ["core", "model", "router"],
+  "readme-moe": ["core", "model", "router", "engine", "refactor"],
 };
 
 const sourcesOf = (folder: string): readonly string[] =>

@@ -34,6 +34,23 @@ export async function plainLogits(
   return product(rmsNorm(hidden, await vector(weights.finalNorm), config.rmsNormEpsilon), head);
 }
 
+/** One dense layer, from hidden states `[tokens][hiddenSize]`: behind attention, each neuron's activation, behind the FFN. */
+export async function plainLayer(
+  model: Model,
+  index: number,
+  hidden: Rows,
+): Promise<{ readonly attended: Rows; readonly neurons: Rows; readonly next: Rows }> {
+  const { rmsNormEpsilon } = model.config;
+  const layer = model.weights.layers[index] as Model["weights"]["layers"][number];
+  const normed = rmsNorm(hidden, await vector(layer.inputNorm), rmsNormEpsilon);
+  const attended = add(hidden, await attention(model, index, normed));
+  const y = rmsNorm(attended, await vector(layer.postAttentionNorm), rmsNormEpsilon);
+  const [refs] = layer.experts;
+  if (!refs) throw new TypeError("Expected a dense layer");
+  const neurons = await activations(y, refs);
+  return { attended, neurons, next: add(attended, product(neurons, await linear(refs.down))) };
+}
+
 async function attention({ config, weights }: Model, layer: number, x: Rows): Promise<Rows> {
   const refs = (weights.layers[layer] as (typeof weights.layers)[number]).attention;
   const { numHeads, numKvHeads, headSize } = config;
@@ -75,11 +92,16 @@ async function attention({ config, weights }: Model, layer: number, x: Rows): Pr
   return product(attended, await linear(refs.output));
 }
 
-async function feedForward(x: Rows, refs: Model["weights"]["layers"][number]["experts"][number]): Promise<Rows> {
+type FeedForward = Model["weights"]["layers"][number]["experts"][number];
+
+async function feedForward(x: Rows, refs: FeedForward): Promise<Rows> {
+  return product(await activations(x, refs), await linear(refs.down));
+}
+
+async function activations(x: Rows, refs: FeedForward): Promise<Rows> {
   const gate = product(x, await linear(refs.gate));
   const up = product(x, await linear(refs.up));
-  const inner = gate.map((row, token) => row.map((g, i) => (g / (1 + Math.exp(-g))) * (up[token]?.[i] as number)));
-  return product(inner, await linear(refs.down));
+  return gate.map((row, token) => row.map((g, i) => (g / (1 + Math.exp(-g))) * (up[token]?.[i] as number)));
 }
 
 function rotate(part: Float64Array, position: number, frequencies: Float32Array): Float64Array {

@@ -1,6 +1,25 @@
 export { decoderGraph } from "./decoder-graph.ts";
 export { resolveEngineOptions, type EngineOptions } from "./engine-options.ts";
-export { evaluate, evaluateSequences, type EvaluateOptions, type Evaluation, tokenSequences } from "./evaluate.ts";
+export type { Choice } from "./evaluation/choice-passage.ts";
+export {
+  evaluate,
+  evaluatePassages,
+  evaluateSequences,
+  type EvaluateOptions,
+  type Evaluation,
+} from "./evaluation/evaluate.ts";
+export {
+  type Accuracy,
+  evaluateMultipleChoice,
+  type MultipleChoiceEvaluation,
+  type MultipleChoiceOptions,
+  type Question,
+  type QuestionScores,
+} from "./evaluation/multiple-choice.ts";
+export type { Passage } from "./evaluation/passage.ts";
+export { type PassageOptions, passagesOf, tokenSequences } from "./evaluation/passages.ts";
+export { evaluatePerExpert, type ExpertEvaluation, type RoutedEvaluation } from "./evaluation/per-expert.ts";
+export type { ScoreOptions } from "./evaluation/score-passages.ts";
 export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
 export { ModelRunner, type RunnerOptions, type StepLogits } from "./model-runner.ts";
 export type { LoadProgress } from "./protocol.ts";

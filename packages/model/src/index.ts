@@ -2,6 +2,7 @@ export { activation, type Activation, type Arithmetic, type Precision } from "./
 export { attentionInputs } from "./blocks/attention-inputs.ts";
 export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
 export { decoderLayer, normStream, type LayerContext, type Stream } from "./blocks/decoder-layer.ts";
+export { configOfLayer } from "./calibration/layer-graph.ts";
 export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";
 export type { Calibration } from "./calibration/calibration.ts";
 export { blockLinear } from "./blocks/block-linear.ts";
@@ -26,6 +27,7 @@ export { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "./files/floats.ts"
 export { readTextFile } from "./files/text-file.ts";
 export { readMeTensors, type ReadMeTensors } from "./folder/model-tensors.ts";
 export type { Model, ModelKind } from "./folder/model.ts";
+export { baseFiles, type BaseFiles } from "./folder/base-files.ts";
 export { openModel } from "./folder/open-model.ts";
 export type { ReadMeSection } from "./folder/read-me-config.ts";
 export { verifyModel } from "./folder/verify-model.ts";
@@ -54,6 +56,7 @@ export {
   type StepTokens,
 } from "./runtime/attention-feeds.ts";
 export { attentionRuns, type AttentionRun } from "./runtime/attention-runs.ts";
+export { freshFeeds } from "./runtime/fresh-feeds.ts";
 export { dealFeeds } from "./runtime/deal-feeds.ts";
 export { resolveCacheFolder } from "./runtime/cache-folder.ts";
 export { newGate, shutGate, useGate, type GateMemory } from "./runtime/exit-gate.ts";
@@ -70,6 +73,7 @@ export { eightBitBlocks, storedBlocks, type BlockSource } from "./quantize/block
 export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
 export type { RowRange } from "./tensor-store.ts";
 export { applyChatTemplate, ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
+export { endOfTextId } from "./text/end-of-text.ts";
 export type { ModelText } from "./text/model-text.ts";
 export { StreamingDecoder } from "./text/streaming-decoder.ts";
 export { Tokenizer } from "./text/tokenizer.ts";

@@ -8,6 +8,7 @@ import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
+import { refactorCommand } from "./commands/refactor.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
 
@@ -41,7 +42,8 @@ function program(signal: AbortSignal): Command {
     .addCommand(evalCommand(signal))
     .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
-    .addCommand(inspectCommand(signal));
+    .addCommand(inspectCommand(signal))
+    .addCommand(refactorCommand(signal));
   // Commander does not hand these down to commands that were made apart.
   for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
   return command;

@@ -17,7 +17,7 @@ export async function withEngine<Result>(
 ): Promise<Result> {
   const { precision, threads, cacheFolder, expert, isolation } = flags;
   const options = { precision, threads, cacheFolder, expert, isolation };
-  const opened = await modelPath(path, signal);
+  const opened = await modelPath(path, signal, cacheFolder);
   const engine = await ReadMeEngine.open(opened, { ...options, signal, onProgress: showLoading }).finally(() =>
     showLoading(),
   );

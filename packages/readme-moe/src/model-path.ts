@@ -1,14 +1,27 @@
 import { existsSync } from "node:fs";
 import { ReadMeError } from "@readme-moe/core";
-import { downloadModel, type DownloadProgress } from "@readme-moe/model";
-import { showStatus } from "./status-line.ts";
+import { downloadModel } from "@readme-moe/model";
+import { showDownload } from "./download-progress.ts";
+import { presetPath } from "./presets/preset-path.ts";
+import { presetNamed } from "./presets/preset.ts";
+
+/** What `<model>` may be, for help. */
+export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
 
 // `organisation/name`, and perhaps `@revision`.
 const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
 
-/** What `<model>` names: a folder or file as it is, else a model of the hub, which is downloaded into the shared cache. */
-export async function modelPath(name: string, signal: AbortSignal): Promise<string> {
-  if (existsSync(name) || !HUB_ID.test(name)) return name;
+/**
+ * What `<model>` names: a folder or file as it is, else a preset, else a model of the hub, which is downloaded into the
+ * shared cache.
+ *
+ * @param cacheFolder - where presets are kept. @default `README_MOE_CACHE`, else the platform's cache folder
+ */
+export async function modelPath(name: string, signal: AbortSignal, cacheFolder?: string): Promise<string> {
+  if (existsSync(name)) return name;
+  const preset = presetNamed(name);
+  if (preset) return presetPath(preset, { cacheFolder, signal });
+  if (!HUB_ID.test(name)) return name;
   try {
     return await downloadModel(name, { signal, onProgress: showDownload });
   } catch (error) {
@@ -18,10 +31,4 @@ export async function modelPath(name: string, signal: AbortSignal): Promise<stri
   } finally {
     showDownload();
   }
-}
-
-function showDownload(progress?: DownloadProgress): void {
-  if (!progress) return showStatus();
-  const { file, doneBytes, ofBytes } = progress;
-  showStatus(`downloading ${file} ${(doneBytes / 1e6).toFixed(1)} of ${(ofBytes / 1e6).toFixed(1)} MB`);
 }

@@ -14,7 +14,7 @@ export interface OpenedModel {
 /** Opens model, router and graph, and closes all three after `use`, whatever happens in it. */
 export async function withModel<Result>(
   path: string,
-  flags: RuntimeFlags & { readonly expert?: string },
+  flags: RuntimeFlags & { readonly expert?: string; readonly perExpert?: boolean },
   signal: AbortSignal,
   use: (opened: OpenedModel) => Promise<Result>,
 ): Promise<Result> {
@@ -24,9 +24,11 @@ export async function withModel<Result>(
   // Router and decoder fail for one and the same reason.
   const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
   try {
-    const model = await openModel(await modelPath(path, signal));
+    const model = await openModel(await modelPath(path, signal, cacheFolder));
     closers.unshift(() => model.close());
-    const router = await openRouter(model, flags.expert, { threads, cacheFolder, onCacheFailure });
+    // Who compares experts needs no router.
+    const expert = flags.perExpert && !model.router ? 0 : flags.expert;
+    const router = await openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
     closers.unshift(() => router.dispose());
     const runner = await ModelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
     closers.unshift(() => runner.dispose());

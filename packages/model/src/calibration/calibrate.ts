@@ -1,11 +1,9 @@
 // Typical text runs through a model layer by layer, in float32, so that memory holds one layer at a time.
 
 import type { Model } from "../folder/model.ts";
-import { KvPool } from "../kv/kv-pool.ts";
-import { wholeBlocks } from "../kv/kv-shape.ts";
-import type { KvSlot } from "../kv/kv-slot.ts";
-import { planAttention, type Feeds } from "../runtime/attention-feeds.ts";
+import type { Feeds } from "../runtime/attention-feeds.ts";
 import { dealToAllFeeds } from "../runtime/deal-feeds.ts";
+import { freshFeeds } from "../runtime/fresh-feeds.ts";
 import { memoryGraph } from "../runtime/memory-graph.ts";
 import { GraphSession } from "../runtime/session.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
@@ -106,14 +104,9 @@ class LayerWalk {
   #feeds({ sequence, hidden }: { sequence: CalibrationSequence; hidden: Float32Array }): Feeds {
     const { config, experts } = this.#model;
     const numTokens = sequence.tokenIds.length;
-    const pool = new KvPool({ shape: configOfLayer(config, 0), capacityTokens: wholeBlocks(numTokens) });
-    const slot = pool.admit(numTokens) as KvSlot;
-    const run = { decode: [], decodeOther: [], continued: [], fresh: [0] };
     const numExperts = experts.names.length;
-    // The layer takes hidden states, not ids.
-    const { token_ids: _, ...attention } = planAttention(run, [{ slot, tokenIds: sequence.tokenIds }], pool).feeds;
     return {
-      ...attention,
+      ...freshFeeds(configOfLayer(config, 0), [numTokens]),
       ...(numExperts > 1 ? dealToAllFeeds([sequence], numExperts) : {}),
       hidden: { data: hidden, dims: [numTokens, config.hiddenSize] },
     };

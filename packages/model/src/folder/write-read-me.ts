@@ -1,5 +1,5 @@
 import { copyFile, mkdir } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { writeFolderAtomically } from "../files/atomic-folder.ts";
 import { writeFileAtomically } from "../files/atomic-write.ts";
 import { writeSafetensors } from "../safetensors/write-safetensors.ts";
@@ -15,7 +15,7 @@ export interface ReadMeContent {
   readonly tensors: ReadMeTensors;
   /** Files to copy beside them, such as the base model's tokenizer.json; their names are kept. */
   readonly copies?: readonly string[] | undefined;
-  /** Further text files by name, such as report.json and README.md. */
+  /** Further text files by name, such as report.json, README.md and pictures/losses.svg. */
   readonly documents?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -38,5 +38,9 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
   if (tensors.router) await writeSafetensors(join(folder, ROUTER_FILE), tensors.router);
   for (const source of copies ?? []) await copyFile(source, join(folder, basename(source)));
   const texts = { ...documents, "config.json": `${JSON.stringify({ ...config, readme }, undefined, 2)}\n` };
-  for (const [name, text] of Object.entries(texts)) await writeFileAtomically(join(folder, name), text);
+  for (const [name, text] of Object.entries(texts)) {
+    const path = join(folder, name);
+    await mkdir(dirname(path), { recursive: true });
+    await writeFileAtomically(path, text);
+  }
 }

@@ -2,7 +2,7 @@
 // trainer append nodes, encode.ts turns the result into bytes.
 
 /** Element types that our graphs use; named as onnxruntime's JavaScript API names them. */
-export type ElementType = "float32" | "float16" | "int64" | "int32" | "int8" | "uint8" | "bool";
+export type ElementType = "float64" | "float32" | "float16" | "int64" | "int32" | "int8" | "uint8" | "bool";
 
 /** A tensor in the graph: the output of a node, an input or a constant. Its name is unique in the graph. */
 export type Value = string & { readonly value: unique symbol };
@@ -53,6 +53,7 @@ export interface Graph {
 }
 
 const BYTES_PER_ELEMENT: Readonly<Record<ElementType, number>> = {
+  float64: 8,
   float32: 4,
   float16: 2,
   int64: 8,

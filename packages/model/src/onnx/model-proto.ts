@@ -10,6 +10,7 @@ export interface OnnxVersion {
 }
 
 const DATA_TYPES: Readonly<Record<ElementType, number>> = {
+  float64: 11,
   float32: 1,
   uint8: 2,
   int8: 3,

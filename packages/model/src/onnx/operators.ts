@@ -39,9 +39,9 @@ export function Expand(g: GraphBuilder, x: Value, shape: Value): Value {
   return g.node("Expand", [x, shape]);
 }
 
-/** Rows of `x` (`axis` 0) by int64 indices of any shape. */
-export function Gather(g: GraphBuilder, x: Value, indices: Value): Value {
-  return g.node("Gather", [x, indices], { axis: 0 });
+/** Rows of `x` (or of another `axis`) by int64 indices of any shape. */
+export function Gather(g: GraphBuilder, x: Value, indices: Value, axis = 0): Value {
+  return g.node("Gather", [x, indices], { axis });
 }
 
 export function GatherElements(g: GraphBuilder, x: Value, indices: Value, axis: number): Value {
@@ -90,15 +90,23 @@ export function Softmax(g: GraphBuilder, x: Value, axis: number): Value {
   return g.node("Softmax", [x], { axis });
 }
 
+interface GemmOptions {
+  readonly transA?: boolean;
+  readonly transB?: boolean;
+  /** Of the product alone. */
+  readonly alpha?: number;
+}
+
 /** `x · wᵀ + bias`, `x` `[rows, in]`, `w` `[out, in]` as checkpoints have it, `bias` `[out]` or `[rows, out]`. */
 export function Gemm(
   g: GraphBuilder,
   x: Value,
   w: Value,
   bias: Value | undefined,
-  { transB = true }: { readonly transB?: boolean } = {},
+  { transA = false, transB = true, alpha = 1 }: GemmOptions = {},
 ): Value {
-  return g.node("Gemm", bias ? [x, w, bias] : [x, w], { transB: transB ? 1 : 0 });
+  const attributes = { transA: transA ? 1 : 0, transB: transB ? 1 : 0, alpha: { float: alpha } };
+  return g.node("Gemm", bias ? [x, w, bias] : [x, w], attributes);
 }
 
 /** The sums over `axis`, which must be positive: see `ReduceLogSumExp`. */
@@ -116,6 +124,11 @@ export function Cast(g: GraphBuilder, x: Value, to: "float32"): Value {
 
 export function Div(g: GraphBuilder, a: Value, b: Value): Value {
   return g.node("Div", [a, b]);
+}
+
+/** The means over `axis`, which must be positive: see `ReduceLogSumExp`. Keeps the axis, with size 1. */
+export function ReduceMean(g: GraphBuilder, x: Value, axis: number): Value {
+  return g.node("ReduceMean", [x, g.integers([axis])], { keepdims: 1 });
 }
 
 /** The largest of `axis`, which must be positive: see `ReduceLogSumExp`. Keeps the axis, with size 1. */
@@ -157,14 +170,15 @@ export function MatMulNBits(
   return g.node("MatMulNBits", [x, weight, scale], attributes, MICROSOFT);
 }
 
-/** `alpha · a · b`, or `alpha · a · bᵀ`; batched over the leading axes. */
+/** `alpha · a · b`, either factor transposed in its last two axes if wanted; batched over the leading axes. */
 export function FusedMatMul(
   g: GraphBuilder,
   a: Value,
   b: Value,
-  { transB = false, alpha = 1 }: { readonly transB?: boolean; readonly alpha?: number } = {},
+  { transA = false, transB = false, alpha = 1 }: GemmOptions = {},
 ): Value {
-  return g.node("FusedMatMul", [a, b], { transB: transB ? 1 : 0, alpha: { float: alpha } }, MICROSOFT);
+  const attributes = { ...(transA ? { transA: 1 } : {}), transB: transB ? 1 : 0, alpha: { float: alpha } };
+  return g.node("FusedMatMul", [a, b], attributes, MICROSOFT);
 }
 
 /** RMS norm over the last axis: `x / rms(x) · scale`. */
@@ -207,4 +221,30 @@ export function TopK(g: GraphBuilder, x: Value, k: Value): readonly [values: Val
 /** `log(sum(exp(x)))` over `axis`, which must be positive: with a negative one, no rows are reduced when there are none. */
 export function ReduceLogSumExp(g: GraphBuilder, x: Value, axis: number): Value {
   return g.node("ReduceLogSumExp", [x, g.integers([axis])], { keepdims: 0 });
+}
+
+export function Sqrt(g: GraphBuilder, x: Value): Value {
+  return g.node("Sqrt", [x]);
+}
+
+export function Reciprocal(g: GraphBuilder, x: Value): Value {
+  return g.node("Reciprocal", [x]);
+}
+
+export function Sigmoid(g: GraphBuilder, x: Value): Value {
+  return g.node("Sigmoid", [x]);
+}
+
+export function Neg(g: GraphBuilder, x: Value): Value {
+  return g.node("Neg", [x]);
+}
+
+/** `data` with `updates` `[n, …]` added to its rows `indices` `[n, 1]`; a row that is named twice gets both. */
+export function ScatterRowsAdd(g: GraphBuilder, data: Value, indices: Value, updates: Value): Value {
+  return g.node("ScatterND", [data, indices, updates], { reduction: "add" });
+}
+
+/** Columns `[start, end)` of `x` `[rows, columns]`. */
+export function SliceColumns(g: GraphBuilder, x: Value, start: number, end: number): Value {
+  return g.node("Slice", [x, g.integers([start]), g.integers([end]), g.integers([1])]);
 }

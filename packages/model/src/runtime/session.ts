@@ -13,7 +13,7 @@ disableTelemetry();
 
 /** A tensor passed into or got out of a graph: typed memory and its shape. */
 export interface GraphTensor {
-  readonly data: Float32Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
+  readonly data: Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
   readonly dims: readonly number[];
 }
 

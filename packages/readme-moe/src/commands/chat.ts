@@ -3,6 +3,7 @@ import { ReadMeError, type ChatMessage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { withEngine, type EngineFlags } from "../engine.ts";
+import { MODEL_ARGUMENT } from "../model-path.ts";
 import { expertOption, isolationOption, runtimeOptions } from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
 
@@ -16,7 +17,7 @@ export function chatCommand(signal: AbortSignal): Command {
   const command = new Command("chat")
     .summary("talk to a model in the terminal")
     .description(`Talks to a model that has a chat template. ${HELP}\nReads lines from a pipe as well.`)
-    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
+    .argument("<model>", MODEL_ARGUMENT)
     .option("--system <text>", "what the model is told first");
   for (const option of samplingOptions(0.7, 1024)) command.addOption(option);
   for (const option of [expertOption(), ...runtimeOptions(), isolationOption()]) command.addOption(option);

@@ -1,73 +1,92 @@
-import { basename, extname } from "node:path";
-import { evaluate, type Evaluation } from "@readme-moe/engine";
-import { Command } from "commander";
-import { readDocuments } from "../documents.ts";
+import type { Question } from "@readme-moe/engine";
+import { Command, Option } from "commander";
+import { readQuestions } from "../evaluation/choice-requests.ts";
+import { readDocuments } from "../evaluation/documents.ts";
+import type { EvalFlags } from "../evaluation/eval-flags.ts";
+import { evaluateRequests } from "../evaluation/evaluate-requests.ts";
+import { evaluateText } from "../evaluation/evaluate-text.ts";
+import { nameFiles } from "../evaluation/named-files.ts";
 import { withModel } from "../open.ts";
-import { expertOption, jsonOption, requireOption, runtimeOptions, wholeNumber, type RuntimeFlags } from "../options.ts";
-
-interface EvalFlags extends RuntimeFlags {
-  readonly data: readonly string[];
-  readonly sequenceLength: number;
-  readonly maxSequences: number;
-  readonly expert?: string;
-  readonly json: boolean;
-}
+import { MODEL_ARGUMENT } from "../model-path.ts";
+import { expertOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
+import { showStatus } from "../status-line.ts";
 
 export function evalCommand(signal: AbortSignal): Command {
   const command = new Command("eval")
-    .summary("loss and perplexity on text")
+    .summary("loss and perplexity on text, and accuracy on multiple-choice questions")
     .description(
-      "Mean loss in nats and perplexity of a model on each data file.\n\n" +
+      "Mean loss in nats and perplexity of a model on each data file, and its accuracy on each file of requests.\n\n" +
         "Documents (the `text` of each line of a .jsonl file, or a whole text file) are each ended by the end-of-text\n" +
-        "token, joined, and cut into sequences; tokens are predicted from those before them in their sequence.",
+        "token, joined, and cut into sequences; tokens are predicted from those before them in their sequence.\n" +
+        'Requests are lines of {"request": {"context", "continuation"}, "doc_id", "idx", "label"}, one for each choice.\n' +
+        "Files may be compressed with gzip.",
     )
-    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
+    .argument("<model>", MODEL_ARGUMENT)
     .option("--data <file...>", '.jsonl files of {"text": …}, or text files')
-    .option("--sequence-length <tokens>", "tokens per sequence", wholeNumber(2), 512)
-    .option("--max-sequences <n>", "sequences per file", wholeNumber(1), 8)
-    .addOption(expertOption());
+    .option(
+      "--sequence-length <tokens>",
+      "tokens per sequence (default: 512; of requests: the model's context)",
+      wholeNumber(2),
+    )
+    .option("--max-sequences <n>", "sequences per data file", wholeNumber(1), 8)
+    .option("--stride <tokens>", "windows that advance by so many tokens, instead of sequences", wholeNumber(1))
+    .option("--requests <file...>", "files of multiple-choice requests")
+    .option("--limit <n>", "documents per file of requests (default: all)", wholeNumber(1))
+    .addOption(expertOption())
+    .addOption(
+      new Option("--per-expert", "losses on each data file with the router and with each expert alone")
+        .default(false)
+        .conflicts("expert"),
+    );
   for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
   return command.action((path: string, flags: EvalFlags) => {
-    requireOption(command, "data");
+    checkUsage(command, flags);
     return runEval(path, flags, signal);
   });
 }
 
+function checkUsage(command: Command, flags: EvalFlags): void {
+  if (!flags.data && !flags.requests) {
+    command.error("error: required option '--data <file...>' or '--requests <file...>' not specified");
+  }
+  for (const name of ["perExpert", "stride"] as const) {
+    if (flags[name] && !flags.data)
+      command.error(`error: option '${name === "stride" ? "--stride" : "--per-expert"}' needs '--data <file...>'`);
+  }
+  if (flags.limit !== undefined && !flags.requests) {
+    command.error("error: option '--limit' needs '--requests <file...>'");
+  }
+}
+
 async function runEval(path: string, flags: EvalFlags, signal: AbortSignal): Promise<void> {
-  const named = nameFiles(flags.data);
-  const documents = new Map<string, readonly string[]>();
-  for (const [name, file] of named) documents.set(name, await readDocuments(file));
-  const results = new Map<string, Evaluation>();
-  await withModel(path, flags, signal, async ({ model, runner, router }) => {
-    const { tokenizer } = await model.loadText();
-    for (const [name, texts] of documents) {
-      const { sequenceLength, maxSequences } = flags;
-      const result = await evaluate(runner, router, tokenizer, texts, { sequenceLength, maxSequences, signal });
-      results.set(name, result);
-      if (!flags.json) console.log(row(name, result.loss, result.perplexity, result.tokens));
+  // All files before the model: a mistake in one of them should not come up after minutes.
+  const documents = await readAll(flags.data, readDocuments);
+  const questions: ReadonlyMap<string, readonly Question[]> = await readAll(flags.requests, (file) =>
+    readQuestions(file, flags.limit),
+  );
+  const print = (line: string): void => {
+    if (flags.json) return;
+    showStatus();
+    console.log(line);
+  };
+  const result = await withModel(path, flags, signal, async (opened) => {
+    const { tokenizer } = await opened.model.loadText();
+    const job = { ...opened, tokenizer, flags, signal, print };
+    try {
+      const texts = documents.size > 0 ? await evaluateText(job, documents) : {};
+      return { ...texts, ...(questions.size > 0 ? await evaluateRequests(job, questions) : {}) };
+    } finally {
+      showStatus();
     }
   });
-  const losses = Array.from(results.values(), (result) => result.loss);
-  const meanLoss = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
-  if (!flags.json) return console.log(row("mean", meanLoss, Math.exp(meanLoss)));
-  const files = Object.fromEntries(
-    Array.from(results, ([name, { loss, perplexity, tokens }]) => [name, { loss, perplexity, tokens }]),
-  );
-  console.log(JSON.stringify({ files, mean_loss: meanLoss }));
+  if (flags.json) console.log(JSON.stringify(result));
 }
 
-/** Files by their name without folder and extension; whole paths where two would be called the same. */
-function nameFiles(files: readonly string[]): ReadonlyMap<string, string> {
-  const named = new Map<string, string>();
-  for (const file of files) {
-    const name = basename(file, extname(file));
-    const isAmbiguous = files.some((other) => other !== file && basename(other, extname(other)) === name);
-    named.set(isAmbiguous ? file : name, file);
-  }
-  return named;
-}
-
-function row(name: string, loss: number, perplexity: number, tokens?: number): string {
-  const columns = [name.padEnd(20), `loss ${loss.toFixed(4)}`, `perplexity ${perplexity.toFixed(2)}`];
-  return [...columns, ...(tokens === undefined ? [] : [`${tokens} tokens`])].join("  ");
+async function readAll<Content>(
+  files: readonly string[] = [],
+  read: (file: string) => Promise<Content>,
+): Promise<ReadonlyMap<string, Content>> {
+  const contents = new Map<string, Content>();
+  for (const [name, file] of nameFiles(files)) contents.set(name, await read(file));
+  return contents;
 }

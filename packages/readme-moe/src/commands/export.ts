@@ -6,7 +6,7 @@ import {
   openModel,
 } from "@readme-moe/model";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { modelPath } from "../model-path.ts";
+import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption } from "../options.ts";
 import { showStatus } from "../status-line.ts";
 
@@ -23,7 +23,7 @@ export function exportCommand(signal: AbortSignal): Command {
       "Writes a dense model as a folder that transformers.js loads: ONNX graphs, configs and tokenizer.\n" +
         "q8 and q4 are quantised as its own conversion scripts do it.",
     )
-    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
+    .argument("<model>", MODEL_ARGUMENT)
     .addOption(new Option("--format <format>", "whose format").choices(["transformers.js"]).default("transformers.js"))
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
     .addOption(

@@ -2,6 +2,7 @@ import type { GenerateChunk, FinishReason, Usage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { withEngine, type EngineFlags } from "../engine.ts";
+import { MODEL_ARGUMENT } from "../model-path.ts";
 import { expertOption, isolationOption, jsonOption, requireOption, runtimeOptions } from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
 
@@ -24,7 +25,7 @@ export function generateCommand(signal: AbortSignal): Command {
       "Continues prompts. Prints prompt and continuation as it comes, or JSON of the continuation; with several prompts,\n" +
         "all run at once, and are printed in their order (JSON: a list).",
     )
-    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
+    .argument("<model>", MODEL_ARGUMENT)
     .option("--prompt <text...>", "the text to continue; several run at once");
   for (const option of samplingOptions(0, 128)) command.addOption(option);
   for (const option of [expertOption(), ...runtimeOptions(), isolationOption(), jsonOption()])

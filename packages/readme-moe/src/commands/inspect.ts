@@ -2,7 +2,7 @@ import { productKinds } from "@readme-moe/engine";
 import { exactInt8Kernels, KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
-import { modelPath } from "../model-path.ts";
+import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { withModel } from "../open.ts";
 import { expertOption, jsonOption, runtimeOptions, tokenIdList, type RuntimeFlags } from "../options.ts";
 import { parameterCounts } from "../parameters.ts";
@@ -20,7 +20,7 @@ export function inspectCommand(signal: AbortSignal): Command {
       "A model's config, sizes and experts. With token ids also the logits of the last position, and the router's\n" +
         "logits and the expert of every position.",
     )
-    .argument("<model>", "model folder, GGUF file, or hub id (organisation/name)")
+    .argument("<model>", MODEL_ARGUMENT)
     .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIdList)
     .addOption(expertOption());
   for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
@@ -30,7 +30,7 @@ export function inspectCommand(signal: AbortSignal): Command {
 async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal): Promise<void> {
   const { ids } = flags;
   if (ids === undefined) {
-    const model = await openModel(await modelPath(path, signal));
+    const model = await openModel(await modelPath(path, signal, flags.cacheFolder));
     const description = await describe(model, flags);
     await model.close();
     return print(description, flags.json);

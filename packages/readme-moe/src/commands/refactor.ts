@@ -1,0 +1,101 @@
+import { openModel } from "@readme-moe/model";
+import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
+import { jsonOption, requireOption, wholeNumber } from "../options.ts";
+import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
+import { showStatus } from "../status-line.ts";
+
+interface RefactorFlags {
+  readonly out: string;
+  readonly data: readonly DataArgument[];
+  readonly method: Method;
+  readonly experts?: number;
+  readonly expertsFrom: "domains" | "clusters";
+  readonly expertSize: number;
+  readonly sharedSize: number;
+  readonly calibrationTokens: number;
+  readonly routerTokens: number;
+  readonly routerSteps: number;
+  readonly localityTokens: number;
+  readonly evaluationSequences: number;
+  readonly baselines: boolean;
+  readonly seed: number;
+  readonly threads?: number;
+  readonly resume: boolean;
+  readonly json: boolean;
+}
+
+export function refactorCommand(signal: AbortSignal): Command {
+  const command = new Command("refactor")
+    .summary("turn a dense model into a mixture of experts")
+    .description(
+      "Cuts a dense model's feed-forward layers into one expert per kind of text, trains the small router that chooses\n" +
+        "among them from token ids, and writes a Read-ME model folder with a report of what it costs.",
+    )
+    .argument("<model>", MODEL_ARGUMENT)
+    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .addOption(
+      new Option(
+        "--data <name=file...>",
+        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for the report',
+      ).argParser(dataArgument),
+    )
+    .addOption(new Option("--method <method>", "how experts are made").choices(METHODS).default("sequential"))
+    .option("--experts <n>", "how many (default: one for each kind of text, else clusters)", wholeNumber(1))
+    .addOption(
+      new Option("--experts-from <what>", "each kind of text, or clusters of texts that need the same neurons")
+        .choices(EXPERTS_FROM)
+        .default("domains"),
+    )
+    .option("--expert-size <size>", "neurons that a token uses: a share of the dense ones, or a number", size, 0.5)
+    .option("--shared-size <size>", "of these, neurons that all experts share", size, 0)
+    .option("--calibration-tokens <n>", "of each kind of text", wholeNumber(1), 16_384)
+    .option("--router-tokens <n>", "more text of each kind for the router, at most", wholeNumber(0), 131_072)
+    .option("--router-steps <n>", "of the router's training", wholeNumber(1), 600)
+    .option("--locality-tokens <n>", "routes are learned from costs over so many tokens", wholeNumber(1), 64)
+    .option("--evaluation-sequences <n>", "of 512 tokens, held out, of each kind", wholeNumber(1), 2)
+    .option("--no-baselines", "without what the result is compared with")
+    .option("--seed <n>", "of everything that is drawn", wholeNumber(0), 1)
+    .option("--threads <n>", "threads of the inference runtime (default: all cores)", wholeNumber(1))
+    .option("--resume", "go on with unfinished work for this folder", false)
+    .addOption(jsonOption());
+  return command.action((path: string, flags: RefactorFlags) => {
+    requireOption(command, "out");
+    requireOption(command, "data");
+    return runRefactor(path, flags, signal);
+  });
+}
+
+async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSignal): Promise<void> {
+  const { out, data, json, resume, threads, ...options } = flags;
+  const domains = await readDomains(data);
+  const model = await openModel(await modelPath(path, signal));
+  try {
+    const run = { source: path, resume, threads, signal, onProgress: json ? undefined : showProgress };
+    const report = await refactor(model, domains, out, options, run).finally(() => showStatus());
+    console.log(json ? JSON.stringify(report) : summaryOf(report, out));
+  } finally {
+    await model.close();
+  }
+}
+
+function showProgress({ stage, done, of }: RefactorProgress): void {
+  showStatus(`${stage} ${done} of ${of}`);
+}
+
+function summaryOf(report: Report, out: string): string {
+  const width = Math.max(...report.losses.map(({ label }) => label.length));
+  const rows = report.losses.map(
+    ({ label, mean, above_dense: above }) =>
+      `${label.padEnd(width)}  loss ${mean.toFixed(4)}  ${above < 0 ? "-" : "+"}${Math.abs(above).toFixed(4)}`,
+  );
+  return [...rows, "", ...report.verdict, "", `Written to ${out}: try \`readme-moe chat ${out}\`.`].join("\n");
+}
+
+/** A parser of shares and numbers, for commander. */
+function size(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && Number.isFinite(value) && value >= 0) return value;
+  throw new InvalidArgumentError("Expected a share of the dense size, such as 0.5, or a number of neurons.");
+}

@@ -1,0 +1,48 @@
+import { operators, type GraphBuilder, type Value } from "@readme-moe/model";
+import { countOf, type Tape, type Tensor } from "./tape.ts";
+
+const { Add, Expand, Mul, QuickGelu, ReduceMean, ReduceSum, Reshape, Sigmoid, Sub } = operators;
+
+/** `a + b`, where `b` has the shape of `a` or of its last axes. */
+export function add(tape: Tape, a: Tensor, b: Tensor): Tensor {
+  const g = tape.graph;
+  return tape.record(Add(g, a.value, b.value), a.shape, [
+    [a, (gradient) => gradient],
+    [b, (gradient) => sumToShape(g, gradient, a, b)],
+  ]);
+}
+
+/** `a · b`, element by element, where `b` has the shape of `a` or of its last axes. */
+export function multiply(tape: Tape, a: Tensor, b: Tensor): Tensor {
+  const g = tape.graph;
+  return tape.record(Mul(g, a.value, b.value), a.shape, [
+    [a, (gradient) => Mul(g, gradient, b.value)],
+    [b, (gradient) => sumToShape(g, Mul(g, gradient, a.value), a, b)],
+  ]);
+}
+
+/** `x · sigmoid(x)` */
+export function silu(tape: Tape, x: Tensor): Tensor {
+  const g = tape.graph;
+  const derivative = (): Value => {
+    const gate = Sigmoid(g, x.value);
+    const rest = Sub(g, g.floats([1]), gate);
+    return Mul(g, gate, Add(g, g.floats([1]), Mul(g, x.value, rest)));
+  };
+  return tape.record(QuickGelu(g, x.value, 1), x.shape, [[x, (gradient) => Mul(g, gradient, derivative())]]);
+}
+
+/** The mean of all elements, `[1]`. */
+export function mean(tape: Tape, x: Tensor): Tensor {
+  const g = tape.graph;
+  const value = ReduceMean(g, Reshape(g, x.value, [-1]), 0);
+  const share = g.floats([1 / countOf(x.shape)]);
+  return tape.record(value, [1], [[x, (gradient) => Expand(g, Mul(g, gradient, share), g.integers(x.shape))]]);
+}
+
+/** Sums over the leading axes of `a` that `b` was repeated over. */
+function sumToShape(g: GraphBuilder, gradient: Value, a: Tensor, b: Tensor): Value {
+  if (a.shape.length === b.shape.length) return gradient;
+  const rows = Reshape(g, gradient, [-1, countOf(b.shape)]);
+  return Reshape(g, ReduceSum(g, rows, 0), b.shape);
+}

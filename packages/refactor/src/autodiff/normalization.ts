@@ -1,0 +1,42 @@
+import { operators } from "@readme-moe/model";
+import { causalMask } from "./causal-mask.ts";
+import type { Tape, Tensor } from "./tape.ts";
+
+const { Add, Mul, Reciprocal, ReduceMean, ReduceSum, Reshape, Softmax, Sqrt, Sub, Unsqueeze } = operators;
+
+/** `x / rms(x) · scale` over the last axis; `x` `[rows, size]`, `scale` `[size]`. */
+export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): Tensor {
+  const g = tape.graph;
+  const square = ReduceMean(g, Mul(g, x.value, x.value), 1);
+  // Composed: the runtime's own norm gives its inverse deviation away only as an optional output, wrong on some devices.
+  const inverse = Reciprocal(g, Sqrt(g, Add(g, square, g.floats([epsilon]))));
+  const normed = Mul(g, x.value, inverse);
+  return tape.record(Mul(g, normed, scale.value), x.shape, [
+    [
+      x,
+      (gradient) => {
+        const scaled = Mul(g, gradient, scale.value);
+        const along = ReduceMean(g, Mul(g, scaled, normed), 1);
+        return Mul(g, inverse, Sub(g, scaled, Mul(g, normed, along)));
+      },
+    ],
+    [scale, (gradient) => Reshape(g, ReduceSum(g, Mul(g, gradient, normed), 0), scale.shape)],
+  ]);
+}
+
+/** Softmax over the last axis of `[…, tokens, tokens]`, in which a row sees columns up to its own index. */
+export function causalSoftmax(tape: Tape, scores: Tensor): Tensor {
+  const g = tape.graph;
+  const mask = causalMask(g, scores.shape.at(-1) as number);
+  const last = scores.shape.length - 1;
+  const weights = Softmax(g, Add(g, scores.value, mask), -1);
+  return tape.record(weights, scores.shape, [
+    [
+      scores,
+      (gradient) => {
+        const along = Unsqueeze(g, ReduceSum(g, Mul(g, gradient, weights), last), [last]);
+        return Mul(g, weights, Sub(g, gradient, along));
+      },
+    ],
+  ]);
+}

@@ -1,0 +1,174 @@
+import { availableParallelism } from "node:os";
+import { basename, extname } from "node:path";
+import type { Model } from "@readme-moe/model";
+import type { Measurement } from "../evaluation/measure-model.ts";
+import type { DomainLosses } from "../evaluation/evaluate-variants.ts";
+import type { RefactorJob } from "../refactor.ts";
+import { expertOverlap } from "../report/expert-overlap.ts";
+import { LOSS_LABELS, lossRow, type LossId } from "../report/loss-row.ts";
+import { REPORT_VERSION, type LossRow, type Report, type RouterReport } from "../report/report.ts";
+import { routedText } from "../report/routed-text.ts";
+import { verdictOf } from "../report/verdict.ts";
+import { evaluateRoutes } from "../router-training/route-figures.ts";
+import type { FittedModel } from "./fit-model.ts";
+import { readFamily } from "./layer-file.ts";
+
+interface Results {
+  readonly fitted: FittedModel;
+  readonly routerParameters: number;
+  readonly measured: Measurement;
+  readonly fingerprint: string;
+  /** Of each domain, the expert that it stands for. */
+  readonly expertOf: readonly number[];
+}
+
+const SAMPLE_TOKENS = 96;
+
+export async function makeReport(job: RefactorJob, results: Results): Promise<Report> {
+  const { model, data, texts, grouping, options, sizes, run, stages } = job;
+  const { fitted, measured, fingerprint, routerParameters } = results;
+  const { config } = model;
+  const experts = grouping.names;
+  const tokensOf = (sequences: readonly Int32Array[]): number => sequences.reduce((sum, { length }) => sum + length, 0);
+  const losses = lossRows(job, measured);
+  const measurement = {
+    losses,
+    data: data.map((domain, index) => ({
+      name: domain.name,
+      files: (texts[index]?.files ?? []).map((file) => basename(file)),
+      calibration_documents: domain.calibrationDocuments,
+      held_out_documents: domain.heldOutDocuments,
+      calibration_tokens: tokensOf(domain.calibration),
+      router_tokens: tokensOf(domain.routerText),
+      evaluation_tokens: tokensOf(domain.evaluation),
+    })),
+    settings: {
+      method: options.method,
+      experts,
+      expert_size: sizes.expertSize,
+      shared_size: sizes.sharedSize,
+      calibration_tokens: options.calibrationTokens,
+      seed: options.seed,
+      options: givenOf(options),
+    },
+    expert_losses: measured.expertLosses,
+    router: routerReport(job, results, losses),
+  };
+  const neurons: Int32Array[][] = [];
+  for (let index = 0; index < config.numLayers; index++) {
+    const layer = await readFamily(job.work.layerFile(index), "ours");
+    neurons.push(layer.experts.map((part) => part.neurons));
+  }
+  return {
+    version: REPORT_VERSION,
+    base: {
+      name: basename(model.path, extname(model.path)),
+      source: run.source ?? model.path,
+      fingerprint,
+      model_type: config.modelType,
+      num_layers: config.numLayers,
+      hidden_size: config.hiddenSize,
+      ffn_size: config.intermediateSize,
+      parameters: parametersOf(model, config.intermediateSize),
+    },
+    size: {
+      parameters: parametersOf(model, sizes.sharedSize + experts.length * sizes.expertSize) + routerParameters,
+      active_parameters: parametersOf(model, sizes.sharedSize + sizes.expertSize) + routerParameters,
+      router_parameters: routerParameters,
+    },
+    ...measurement,
+    overlap: expertOverlap(neurons),
+    layers: fitted.figures.map((relative) => ({
+      expert_size: sizes.expertSize,
+      shared_size: sizes.sharedSize,
+      relative_errors: relative,
+    })),
+    verdict: verdictOf(measurement),
+    time: {
+      total_ms: stages.times.reduce((sum, { ms }) => sum + ms, 0),
+      stages: stages.times,
+      peak_memory_bytes: process.resourceUsage().maxRSS * 1024,
+      machine: {
+        cores: availableParallelism(),
+        threads: run.threads ?? availableParallelism(),
+        node: process.version,
+        platform: `${process.platform} ${process.arch}`,
+      },
+    },
+  };
+}
+
+function givenOf(options: RefactorJob["options"]): Record<string, string | number | boolean> {
+  return Object.fromEntries(Object.entries(options).filter((entry) => entry[1] !== undefined)) as Record<
+    string,
+    string | number | boolean
+  >;
+}
+
+function lossRows({ data, model, sizes }: RefactorJob, { losses }: Measurement): readonly LossRow[] {
+  const named = (values: DomainLosses): Record<string, number> =>
+    Object.fromEntries(data.map(({ name }, domain) => [name, values[domain] as number]));
+  const dense = named(losses.get("dense") as DomainLosses);
+  const share = (sizes.expertSize + sizes.sharedSize) / model.config.intermediateSize;
+  return (Object.keys(LOSS_LABELS) as LossId[]).flatMap((id) => {
+    const values = losses.get(id);
+    return values ? [lossRow(id, id === "dense" ? 1 : share, named(values), dense)] : [];
+  });
+}
+
+function routerReport(
+  { data, grouping, tokenizer }: RefactorJob,
+  { measured: { stream, routes, costs }, expertOf }: Results,
+  losses: readonly LossRow[],
+): RouterReport {
+  const { sequenceTokens, sequences, domains } = stream;
+  const numExperts = grouping.names.length;
+  const ofSequence = (index: number): Uint16Array =>
+    routes.subarray(index * sequenceTokens, (index + 1) * sequenceTokens);
+  const size = sequenceTokens * numExperts;
+  const figures = evaluateRoutes(
+    sequences.map((_, index) => ({
+      experts: ofSequence(index),
+      costs: costs.subarray(index * size, (index + 1) * size),
+    })),
+    numExperts,
+  );
+  const mean = (id: LossId): number => losses.find((row) => row.id === id)?.mean ?? NaN;
+  const sharesOf = (domain: number): number[] => {
+    const own = sequences.flatMap((_, index) => (domains[index] === domain ? Array.from(ofSequence(index)) : []));
+    return grouping.names.map((_, expert) => own.filter((chosen) => chosen === expert).length / own.length);
+  };
+  const domainShares = data.map((_, domain) => sharesOf(domain));
+  const agreeing = routes.filter(
+    (expert, token) => expert === expertOf[domains[Math.floor(token / sequenceTokens)] as number],
+  ).length;
+  return {
+    above_oracle_domain: mean("ours") - mean("oracle_domain"),
+    regret: figures.regret,
+    domain_agreement: agreeing / routes.length,
+    locality: figures.locality,
+    expert_shares: figures.shares,
+    domain_shares: domainShares,
+    samples: data.map(({ name }, domain) => {
+      const index = domains.indexOf(domain);
+      const [ids, experts] = [sequences[index] as Int32Array, ofSequence(index)];
+      const pieces = routedText(tokenizer, ids.subarray(0, SAMPLE_TOKENS), experts.subarray(0, SAMPLE_TOKENS));
+      return { domain: name, pieces };
+    }),
+  };
+}
+
+/** With so many neurons in each layer. */
+function parametersOf({ weights, config }: Model, neurons: number): number {
+  const sizeOf = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
+  const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
+  const attention = weights.layers.flatMap(({ attention: refs, inputNorm, postAttentionNorm }) => [
+    inputNorm,
+    postAttentionNorm,
+    ...[refs.query, refs.key, refs.value, refs.output].flatMap(({ weight, bias }) =>
+      bias ? [weight, bias] : [weight],
+    ),
+  ]);
+  const backbone = [...tables, ...attention, weights.finalNorm].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  return backbone + config.numLayers * neurons * 3 * config.hiddenSize;
+}

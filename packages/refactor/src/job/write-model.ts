@@ -1,0 +1,126 @@
+// The fitted layers as a Read-ME model folder.
+
+import {
+  baseFiles,
+  encodeBf16,
+  encodeF16,
+  readMeTensors,
+  writeReadMeFolder,
+  type Model,
+  type ReadMeContent,
+  type SafetensorsInput,
+  type TensorRef,
+} from "@readme-moe/model";
+import type { Part } from "../experts/layer-experts.ts";
+import { layerSource, type LayerSource } from "../layers/layer-source.ts";
+
+export interface ModelContent {
+  readonly model: Model;
+  readonly expertNames: readonly string[];
+  /** Per layer. */
+  readonly expertSizes: readonly number[];
+  readonly sharedSizes: readonly number[];
+  /** One at a time is in memory. */
+  readonly part: (layer: number, which: number | "shared") => Promise<Part>;
+  readonly router: {
+    readonly section: ReadMeContent["readme"]["router"];
+    readonly tensors: readonly SafetensorsInput[];
+  };
+  readonly provenance: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * Writes the folder, whole or not at all. Weights keep the checkpoint's own type; what comes from a file of blocks is
+ * written in half precision.
+ *
+ * @throws {ReadMeError} `ERR_WRITE_FAILED`
+ */
+export async function writeModel(path: string, content: ModelContent): Promise<void> {
+  const { model, expertNames, expertSizes, sharedSizes, router, provenance } = content;
+  const { config, texts } = await baseFiles(model);
+  const parts = new PartReader(content.part);
+  const tensorsOf = (sizes: readonly number[], which: number | "shared"): readonly SafetensorsInput[] =>
+    sizes.flatMap((size, layer) => (size === 0 ? [] : partTensors(model, layer, size, () => parts.read(layer, which))));
+  const tensors = {
+    backbone: [...readMeTensors(model.weights, undefined).backbone, ...tensorsOf(sharedSizes, "shared")],
+    experts: expertNames.map((_, expert) => tensorsOf(expertSizes, expert)),
+    router: router.tensors,
+  };
+  const readme: ReadMeContent["readme"] = {
+    version: 1,
+    num_experts: expertNames.length,
+    expert_names: expertNames,
+    expert_size: oneOrMany(expertSizes),
+    shared_size: oneOrMany(sharedSizes),
+    ...(router.section ? { router: router.section } : {}),
+    provenance,
+  };
+  await writeReadMeFolder(path, { config, readme, tensors, documents: texts });
+}
+
+/** A part's tensors are asked for one after the other. */
+class PartReader {
+  readonly #read: ModelContent["part"];
+  #last: { readonly key: string; readonly part: Promise<Part> } | undefined;
+
+  constructor(read: ModelContent["part"]) {
+    this.#read = read;
+  }
+
+  read(layer: number, which: number | "shared"): Promise<Part> {
+    const key = `${layer} ${which}`;
+    if (this.#last?.key !== key) this.#last = { key, part: this.#read(layer, which) };
+    return this.#last.part;
+  }
+}
+
+function partTensors(
+  model: Model,
+  index: number,
+  size: number,
+  read: () => Promise<Part>,
+): readonly SafetensorsInput[] {
+  const source = layerSource(model, index);
+  const { hiddenSize } = source.config;
+  const type = floatTypeOf(source);
+  const prefix = `model.layers.${index}.mlp`;
+  const tensor = (name: string, shape: readonly number[], values: () => Promise<Float32Array>): SafetensorsInput => ({
+    name: `${prefix}.${name}`,
+    type,
+    shape,
+    bytes: async () => encode(await values(), type),
+  });
+  const rows = (name: string, ref: TensorRef, width: number, shape: readonly number[]): SafetensorsInput =>
+    tensor(name, shape, async () => pick(await ref.store.readFloats(ref.name), (await read()).neurons, width));
+  const { gate, up } = source.ffn;
+  return [
+    rows("gate_proj.weight", gate.weight, hiddenSize, [size, hiddenSize]),
+    ...(gate.bias ? [rows("gate_proj.bias", gate.bias, 1, [size])] : []),
+    rows("up_proj.weight", up.weight, hiddenSize, [size, hiddenSize]),
+    ...(up.bias ? [rows("up_proj.bias", up.bias, 1, [size])] : []),
+    tensor("down_proj.weight", [hiddenSize, size], async () => (await read()).down),
+    tensor("down_proj.bias", [hiddenSize], async () => (await read()).bias),
+  ];
+}
+
+type FloatType = "F32" | "F16" | "BF16";
+
+function floatTypeOf({ ffn }: LayerSource): FloatType {
+  const { type } = ffn.gate.weight.store.info(ffn.gate.weight.name);
+  return type === "F32" || type === "BF16" ? type : "F16";
+}
+
+function encode(values: Float32Array, type: FloatType): Uint8Array {
+  if (type === "F16") return encodeF16(values);
+  return type === "BF16" ? encodeBf16(values) : new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+function pick(table: Float32Array, rows: Int32Array, width: number): Float32Array {
+  const picked = new Float32Array(rows.length * width);
+  rows.forEach((row, index) => picked.set(table.subarray(row * width, (row + 1) * width), index * width));
+  return picked;
+}
+
+function oneOrMany(sizes: readonly number[]): number | readonly number[] {
+  return sizes.every((size) => size === sizes[0]) ? (sizes[0] as number) : sizes;
+}

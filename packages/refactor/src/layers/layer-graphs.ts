@@ -1,0 +1,215 @@
+// A layer's graphs, in float32, each over a flat list of tokens.
+
+import {
+  activation,
+  attention,
+  attentionInputs,
+  GraphBuilder,
+  linear,
+  normStream,
+  operators,
+  type Graph,
+  type Value,
+} from "@readme-moe/model";
+import type { LayerExperts, Part } from "../experts/layer-experts.ts";
+import type { LayerSource } from "./layer-source.ts";
+
+const { Abs, Add, Concat, Div, Gather, Gemm, Mul, QuickGelu, ReduceMean, ReduceSum, SliceColumns, Sub, Unsqueeze } =
+  operators;
+
+/**
+ * The whole dense layer. Inputs: `hidden` `[tokens, hiddenSize]`, and see `freshFeeds`. Outputs like it: `next`, the residual
+ * stream behind the layer, and `goal`, what the FFN adds plus `share` of the stream that it adds it to, so that
+ * `goal - share · (another stream there)` is that addition plus a share of the other stream's error. `weights` `[tokens, 1]`: what
+ * a squared error counts, see `tokenWeights`. `magnitudes` and `squares` `[intermediateSize]`: sums over tokens of each neuron's |activation|, and of its square.
+ */
+export function denseLayerGraph(source: LayerSource, share: number): Graph {
+  const g = new GraphBuilder("dense layer");
+  const attended = attendedStream(g, source, g.input("hidden", "float32", ["tokens", source.config.hiddenSize]));
+  const neurons = activations(g, source, attended);
+  const update = linear(g, "down", float(g, neurons), [source.ffn.down]);
+  const next = Add(g, attended, update);
+  hiddenOutput(g, source, "next", next);
+  g.output("weights", tokenWeights(g, next), "float32", ["tokens", 1]);
+  hiddenOutput(g, source, "goal", Add(g, update, Mul(g, attended, g.float(share))));
+  const size = [source.config.intermediateSize];
+  g.output("magnitudes", ReduceSum(g, Abs(g, neurons), 0), "float32", size);
+  g.output("squares", ReduceSum(g, Mul(g, neurons, neurons), 0), "float32", size);
+  return g.build();
+}
+
+/**
+ * One over the mean square of a token's residual stream: the next norm divides by its root. Without this, the first
+ * tokens of texts, whose streams are hundreds of times as large as others', would be nearly all that fitting sees.
+ */
+function tokenWeights(g: GraphBuilder, stream: Value): Value {
+  return Div(g, g.float(1), Add(g, ReduceMean(g, Mul(g, stream, stream), 1), g.float(1e-6)));
+}
+
+/**
+ * What a compressed model's FFN would have to do with its own inputs, and what it has to do it with. Inputs: `hidden`, see
+ * `freshFeeds`; `goal` like `hidden`, `weights` `[tokens, 1]`. The target is `goal - share · attended`. Outputs: `attended`; weighted sums over tokens of neurons
+ * times neurons, `gram.<i>` (see `gramStripes`), and neurons times targets, `cross`
+ * `[intermediateSize, hiddenSize]`; `neuron_sums`, `target_sums`, `target_squares` (of each of `hiddenSize` channels).
+ */
+export function momentsGraph(source: LayerSource, share: number): Graph {
+  const { hiddenSize, intermediateSize } = source.config;
+  const g = new GraphBuilder("moments");
+  const attended = attendedStream(g, source, g.input("hidden", "float32", ["tokens", hiddenSize]));
+  const neurons = activations(g, source, attended);
+  const target = targetOf(g, attended, hiddenSize, share);
+  const weights = g.input("weights", "float32", ["tokens", 1]);
+  const [heavy, heavyTarget] = [Mul(g, neurons, weights), Mul(g, target, weights)];
+  const product = (b: Value): Value => Gemm(g, heavy, b, undefined, { transA: true, transB: false });
+  hiddenOutput(g, source, "attended", attended);
+  gramStripes(intermediateSize).forEach(({ from, to }, index) => {
+    const [rows, columns] = [SliceColumns(g, heavy, from, to), SliceColumns(g, neurons, from, intermediateSize)];
+    const stripe = Gemm(g, rows, columns, undefined, { transA: true, transB: false });
+    g.output(`gram.${index}`, stripe, "float32", [to - from, intermediateSize - from]);
+  });
+  g.output("cross", product(target), "float32", [intermediateSize, hiddenSize]);
+  g.output("neuron_sums", ReduceSum(g, heavy, 0), "float32", [intermediateSize]);
+  g.output("target_sums", ReduceSum(g, heavyTarget, 0), "float32", [hiddenSize]);
+  g.output("target_squares", ReduceSum(g, Mul(g, heavyTarget, target), 0), "float32", [hiddenSize]);
+  return g.build();
+}
+
+/** A layer's attention. Inputs: `hidden`, see `freshFeeds`. Output: `attended`, the residual stream behind it. */
+export function attentionGraph(source: LayerSource): Graph {
+  const g = new GraphBuilder("attention");
+  const hidden = g.input("hidden", "float32", ["tokens", source.config.hiddenSize]);
+  hiddenOutput(g, source, "attended", attendedStream(g, source, hidden));
+  return g.build();
+}
+
+/**
+ * A Gram matrix is symmetric: of its rows `[from, to)` only columns from `from` on are computed, which saves nearly half
+ * of the largest product.
+ */
+export function gramStripes(numNeurons: number): readonly { readonly from: number; readonly to: number }[] {
+  const height = Math.max(64, Math.ceil(numNeurons / 6));
+  const count = Math.ceil(numNeurons / height);
+  return Array.from({ length: count }, (_, i) => ({ from: i * height, to: Math.min(numNeurons, (i + 1) * height) }));
+}
+
+/**
+ * The FFN of one expert. Input: `attended`. Output: `hidden`, the residual stream behind the layer.
+ */
+export function expertGraph(source: LayerSource, { shared, experts }: LayerExperts, expert: number): Graph {
+  const g = new GraphBuilder("expert");
+  const attended = g.input("attended", "float32", ["tokens", source.config.hiddenSize]);
+  const normed = normedStream(g, source, attended);
+  const parts = [shared, experts[expert]].filter((part): part is Part => part !== undefined);
+  const updates = parts.map((part, index) => partOutput(g, source, `part.${index}`, normed, part));
+  hiddenOutput(
+    g,
+    source,
+    "hidden",
+    updates.reduce((sum, update) => Add(g, sum, update), attended),
+  );
+  return g.build();
+}
+
+/**
+ * How far each expert is from the target. Inputs: `attended`, `goal`, `weights`. Output: `errors` `[tokens, experts]`, weighted squared
+ * distances.
+ */
+export function errorsGraph(source: LayerSource, { shared, experts }: LayerExperts, share: number): Graph {
+  const { hiddenSize } = source.config;
+  const g = new GraphBuilder("errors");
+  const attended = g.input("attended", "float32", ["tokens", hiddenSize]);
+  const neurons = activations(g, source, attended);
+  const pick = (name: string, { neurons: own, down, bias }: Part): Value =>
+    Gemm(
+      g,
+      Gather(g, neurons, g.integers(Array.from(own)), 1),
+      floats(g, `${name}.down`, down, [hiddenSize, own.length]),
+      floats(g, `${name}.bias`, bias, [hiddenSize]),
+    );
+  const target = targetOf(g, attended, hiddenSize, share);
+  const rest = shared ? Sub(g, target, pick("shared", shared)) : target;
+  const weights = g.input("weights", "float32", ["tokens", 1]);
+  const errors = experts.map((part, expert) => {
+    const missing = Sub(g, rest, pick(`${expert}`, part));
+    return Unsqueeze(g, ReduceSum(g, Mul(g, missing, missing), 1), [1]);
+  });
+  g.output("errors", Mul(g, Concat(g, errors, 1), weights), "float32", ["tokens", experts.length]);
+  return g.build();
+}
+
+function targetOf(g: GraphBuilder, attended: Value, hiddenSize: number, share: number): Value {
+  return Sub(g, g.input("goal", "float32", ["tokens", hiddenSize]), Mul(g, attended, g.float(share)));
+}
+
+function attendedStream(g: GraphBuilder, { config, refs }: LayerSource, hidden: Value): Value {
+  const { numHeads, numKvHeads, headSize, rmsNormEpsilon } = config;
+  const inputs = attentionInputs(g, config.rope, config);
+  const stream = { residual: hidden, update: undefined };
+  const { normed } = normStream(g, "input_norm", stream, refs.inputNorm, rmsNormEpsilon);
+  const shape = {
+    numHeads,
+    numKvHeads,
+    headSize,
+    scale: 1 / Math.sqrt(headSize),
+    slidingWindow: config.slidingWindows[0],
+    normEpsilon: rmsNormEpsilon,
+  };
+  return Add(g, hidden, attention(g, "attention", 0, float(g, normed), refs.attention, shape, inputs).output);
+}
+
+function normedStream(g: GraphBuilder, { config, refs }: LayerSource, attended: Value): Value {
+  const stream = { residual: attended, update: undefined };
+  return normStream(g, "post_attention_norm", stream, refs.postAttentionNorm, config.rmsNormEpsilon).normed;
+}
+
+/** `silu(gate(x)) · up(x)` of all neurons, `[tokens, intermediateSize]`. */
+function activations(g: GraphBuilder, source: LayerSource, attended: Value): Value {
+  const normed = float(g, normedStream(g, source, attended));
+  const gate = linear(g, "gate", normed, [source.ffn.gate]);
+  return Mul(g, QuickGelu(g, gate, 1), linear(g, "up", normed, [source.ffn.up]));
+}
+
+/** `down(silu(gate(x)) · up(x))` of some neurons with their own `down`. */
+function partOutput(
+  g: GraphBuilder,
+  { config, ffn }: LayerSource,
+  name: string,
+  normed: Value,
+  { neurons, down, bias }: Part,
+): Value {
+  const { hiddenSize } = config;
+  const size = neurons.length;
+  const rows = (part: string, { weight, bias: own }: typeof ffn.gate): Value => {
+    const picked = g.weight(`${name}.${part}`, "float32", [size, hiddenSize], async () =>
+      pickRows(await weight.store.readFloats(weight.name), neurons, hiddenSize),
+    );
+    const offset =
+      own &&
+      g.weight(`${name}.${part}.bias`, "float32", [size], async () =>
+        pickRows(await own.store.readFloats(own.name), neurons, 1),
+      );
+    return Gemm(g, normed, picked, offset);
+  };
+  const inner = Mul(g, QuickGelu(g, rows("gate", ffn.gate), 1), rows("up", ffn.up));
+  const weight = floats(g, `${name}.down`, down, [hiddenSize, size]);
+  return Gemm(g, inner, weight, floats(g, `${name}.down.bias`, bias, [hiddenSize]));
+}
+
+function pickRows(table: Float32Array, rows: Int32Array, width: number): Uint8Array {
+  const picked = new Float32Array(rows.length * width);
+  rows.forEach((row, index) => picked.set(table.subarray(row * width, (row + 1) * width), index * width));
+  return new Uint8Array(picked.buffer);
+}
+
+function floats(g: GraphBuilder, name: string, values: Float32Array, shape: readonly number[]): Value {
+  const bytes = (): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  return g.weight(name, "float32", shape, bytes);
+}
+
+function float(g: GraphBuilder, rows: Value): ReturnType<typeof activation> {
+  return activation(g, rows, { precision: "fp32" });
+}
+
+function hiddenOutput(g: GraphBuilder, { config }: LayerSource, name: string, value: Value): void {
+  g.output(name, value, "float32", ["tokens", config.hiddenSize]);
+}

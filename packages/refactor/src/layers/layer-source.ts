@@ -1,0 +1,31 @@
+import { configOfLayer, type Model, type ModelConfig, type ModelWeights } from "@readme-moe/model";
+import { matrix, type Matrix } from "../linear-algebra/matrix.ts";
+
+export type LayerRefs = ModelWeights["layers"][number];
+
+/** One layer of a dense model. */
+export interface LayerSource {
+  readonly index: number;
+  /** With this layer for its only one. */
+  readonly config: ModelConfig;
+  readonly refs: LayerRefs;
+  readonly ffn: LayerRefs["experts"][number];
+}
+
+export function layerSource({ config, weights }: Pick<Model, "config" | "weights">, index: number): LayerSource {
+  const refs = weights.layers[index] as LayerRefs;
+  return { index, config: configOfLayer(config, index), refs, ffn: refs.experts[0] as LayerSource["ffn"] };
+}
+
+/** The dense down-projection, `[hiddenSize, intermediateSize]`, and its bias where it has one. */
+export interface DenseDown {
+  readonly weight: Matrix;
+  readonly bias: Float32Array | undefined;
+}
+
+export async function readDense({ ffn: { down } }: LayerSource): Promise<DenseDown> {
+  const { store, name, shape } = down.weight;
+  const [rows = 0, columns = 0] = shape;
+  const bias = down.bias && (await down.bias.store.readFloats(down.bias.name));
+  return { weight: matrix(rows, columns, await store.readFloats(name)), bias };
+}

@@ -1,0 +1,208 @@
+// Streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
+
+import { GraphSession, memoryGraph, type Feeds, type Graph, type GraphTensor } from "@readme-moe/model";
+import type { LayerExperts } from "../experts/layer-experts.ts";
+import { addMoments, emptyMoments, type Moments } from "../experts/moments.ts";
+import { denseLayerGraph, errorsGraph, expertGraph, gramStripes, momentsGraph } from "./layer-graphs.ts";
+import { columnSquares } from "../experts/select.ts";
+import { readDense, type LayerSource } from "./layer-source.ts";
+import type { Batch, TokenStream } from "./token-stream.ts";
+
+export interface PassOptions {
+  readonly threads?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+type Outputs = Readonly<Record<string, GraphTensor>>;
+
+/** What a layer should put out on a stream, see `denseLayerGraph`. */
+export interface Goal {
+  readonly rows: Float32Array; // [tokens, hiddenSize]
+  readonly weights: Float32Array; // [tokens]
+}
+
+/** Takes the dense model one layer on. @returns also each neuron's summed magnitude, by domain */
+export async function runDense(
+  source: LayerSource,
+  stream: TokenStream,
+  hidden: Float32Array,
+  share: number,
+  options: PassOptions,
+): Promise<{ readonly goal: Goal; readonly magnitudes: readonly Float64Array[] }> {
+  const { hiddenSize } = stream;
+  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(stream.numTokens) };
+  const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
+  await pass(denseLayerGraph(source, share), stream, options, async (batch, run) => {
+    const own = stream.view(hidden, batch, hiddenSize);
+    const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
+    own.set(floats(outputs, "next"));
+    stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
+    stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
+    const sums = magnitudes[batch.domain] as Float64Array;
+    floats(outputs, "magnitudes").forEach((value, neuron) => (sums[neuron] = (sums[neuron] as number) + value));
+  });
+  return { goal, magnitudes };
+}
+
+/**
+ * Takes the dense model one layer on. @returns what each neuron puts out over each sequence: sums of squared activations times
+ * the square of its column's norm; batches are to be single sequences
+ */
+export async function runEnergies(
+  source: LayerSource,
+  stream: TokenStream,
+  hidden: Float32Array,
+  options: PassOptions,
+): Promise<readonly Float32Array[]> {
+  const { hiddenSize } = stream;
+  const norms = columnSquares((await readDense(source)).weight);
+  const energies: Float32Array[] = [];
+  await pass(denseLayerGraph(source, 0), stream, options, async (batch, run) => {
+    const own = stream.view(hidden, batch, hiddenSize);
+    const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
+    own.set(floats(outputs, "next"));
+    energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] as number)));
+  });
+  return energies;
+}
+
+/** Takes a stream through a layer's attention, in place, and gives the moments of its FFN by domain. */
+export async function runMoments(
+  source: LayerSource,
+  stream: TokenStream,
+  hidden: Float32Array,
+  goal: Goal,
+  share: number,
+  options: PassOptions,
+): Promise<readonly Moments[]> {
+  const { hiddenSize } = stream;
+  const moments = byDomain(stream, () => emptyMoments(source.config.intermediateSize, hiddenSize));
+  await pass(momentsGraph(source, share), stream, options, async (batch, run) => {
+    const own = stream.view(hidden, batch, hiddenSize);
+    const outputs = await run({
+      ...stream.attentionFeeds(source.config, batch),
+      hidden: rowsFeed(own, hiddenSize),
+      ...goalFeeds(stream, batch, goal),
+    });
+    own.set(floats(outputs, "attended"));
+    addMoments(moments[batch.domain] as Moments, {
+      count: sumOf(stream.view(goal.weights, batch, 1)),
+      gram: gramOf(outputs, source.config.intermediateSize),
+      cross: floats(outputs, "cross"),
+      neuronSums: floats(outputs, "neuron_sums"),
+      targetSums: floats(outputs, "target_sums"),
+      targetSquares: sumOf(floats(outputs, "target_squares")),
+    });
+  });
+  for (const { gram } of moments) fillBelow(gram, source.config.intermediateSize);
+  return moments;
+}
+
+/** Takes a stream from behind attention through each domain's own expert, in place. */
+export async function runExperts(
+  source: LayerSource,
+  stream: TokenStream,
+  attended: Float32Array,
+  layer: LayerExperts,
+  expertOf: (domain: number) => number,
+  options: PassOptions,
+): Promise<void> {
+  const { hiddenSize } = stream;
+  const experts = new Set(stream.domains.map(expertOf));
+  for (const expert of experts) {
+    const isOwn = (batch: Batch): boolean => expertOf(batch.domain) === expert;
+    const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
+      const own = stream.view(attended, batch, hiddenSize);
+      own.set(floats(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
+    };
+    await pass(expertGraph(source, layer, expert), stream, options, run, isOwn);
+  }
+}
+
+/**
+ * Adds to `costs` `[tokens, experts]` each expert's squared distance from the target times `factor`.
+ * @param wants - which batches
+ */
+export async function addErrors(
+  source: LayerSource,
+  stream: TokenStream,
+  states: { readonly attended: Float32Array; readonly goal: Goal },
+  layer: LayerExperts,
+  { share, factor, costs }: { readonly share: number; readonly factor: number; readonly costs: Float32Array },
+  options: PassOptions,
+  wants: (batch: Batch) => boolean,
+): Promise<void> {
+  const { hiddenSize } = stream;
+  const numExperts = layer.experts.length;
+  const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
+    const attended = rowsFeed(stream.view(states.attended, batch, hiddenSize), hiddenSize);
+    const feeds = { attended, ...goalFeeds(stream, batch, states.goal) };
+    const own = stream.view(costs, batch, numExperts);
+    floats(await runGraph(feeds), "errors").forEach((error, at) => (own[at] = (own[at] as number) + error * factor));
+  };
+  await pass(errorsGraph(source, layer, share), stream, options, run, wants);
+}
+
+async function pass(
+  graph: Graph,
+  stream: TokenStream,
+  { threads, signal }: PassOptions,
+  each: (batch: Batch, run: (feeds: Feeds) => Promise<Outputs>) => Promise<void>,
+  wants: (batch: Batch) => boolean = () => true,
+): Promise<void> {
+  const session = await GraphSession.load(await memoryGraph(graph), { threads });
+  try {
+    for (const batch of stream.batches.filter(wants)) {
+      signal?.throwIfAborted();
+      await each(batch, (feeds) => session.run(feeds));
+      // Runs block their thread: without a break, neither signals nor timers would be heard.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  } finally {
+    await session.dispose();
+  }
+}
+
+function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
+  return Array.from({ length: Math.max(...stream.domains) + 1 }, make);
+}
+
+function goalFeeds(stream: TokenStream, batch: Batch, { rows, weights }: Goal): Feeds {
+  return {
+    goal: rowsFeed(stream.view(rows, batch, stream.hiddenSize), stream.hiddenSize),
+    weights: rowsFeed(stream.view(weights, batch, 1), 1),
+  };
+}
+
+/** What is in its stripes of the matrix; the rest is zero. */
+function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
+  const gram = new Float32Array(numNeurons * numNeurons);
+  gramStripes(numNeurons).forEach(({ from, to }, index) => {
+    const stripe = floats(outputs, `gram.${index}`);
+    const width = numNeurons - from;
+    for (let row = from; row < to; row++) {
+      const own = stripe.subarray((row - from) * width, (row - from + 1) * width);
+      gram.set(own, row * numNeurons + from);
+    }
+  });
+  return gram;
+}
+
+/** Mirrors what is above the diagonal. */
+function fillBelow(gram: Float32Array, size: number): void {
+  for (let row = 1; row < size; row++) {
+    for (let column = 0; column < row; column++) gram[row * size + column] = gram[column * size + row] as number;
+  }
+}
+
+function sumOf(values: Float32Array): number {
+  return values.reduce((sum, value) => sum + value, 0);
+}
+
+function rowsFeed(data: Float32Array, width: number): GraphTensor {
+  return { data, dims: [data.length / width, width] };
+}
+
+function floats(outputs: Outputs, name: string): Float32Array {
+  return outputs[name]?.data as Float32Array;
+}

@@ -1,0 +1,81 @@
+// Texts on their way through a model, layer by layer: hidden states of many sequences of equal length, laid end to end.
+
+import { freshFeeds, type Feeds, type Model, type ModelConfig } from "@readme-moe/model";
+
+/** A range of sequences that run together, all of one domain. */
+export interface Batch {
+  readonly domain: number;
+  readonly firstSequence: number;
+  readonly numSequences: number;
+}
+
+export class TokenStream {
+  readonly sequenceTokens: number;
+  /** All of equal length; those of a domain follow each other. */
+  readonly sequences: readonly Int32Array[];
+  /** Of each sequence. */
+  readonly domains: readonly number[];
+  readonly hiddenSize: number;
+  readonly batches: readonly Batch[];
+  readonly #feeds = new Map<number, Feeds>();
+
+  constructor(config: ModelConfig, domains: readonly (readonly Int32Array[])[], batchTokens: number) {
+    this.sequences = domains.flat();
+    this.domains = domains.flatMap((sequences, domain) => sequences.map(() => domain));
+    this.sequenceTokens = this.sequences[0]?.length ?? 0;
+    this.hiddenSize = config.hiddenSize;
+    this.batches = cutBatches(this.domains, Math.max(1, Math.floor(batchTokens / this.sequenceTokens)));
+  }
+
+  get numTokens(): number {
+    return this.sequences.length * this.sequenceTokens;
+  }
+
+  /** The tokens `[from, to)` of a batch in the whole stream. */
+  tokenRange({ firstSequence, numSequences }: Batch): readonly [from: number, to: number] {
+    return [firstSequence * this.sequenceTokens, (firstSequence + numSequences) * this.sequenceTokens];
+  }
+
+  /** A batch's part of states `[tokens, size]`: a view. */
+  view(states: Float32Array, batch: Batch, size: number): Float32Array {
+    const [from, to] = this.tokenRange(batch);
+    return states.subarray(from * size, to * size);
+  }
+
+  /** Of one-layer graphs, the same for all layers. */
+  attentionFeeds(config: ModelConfig, { numSequences }: Batch): Feeds {
+    const known = this.#feeds.get(numSequences);
+    if (known) return known;
+    const lengths = Array.from({ length: numSequences }, () => this.sequenceTokens);
+    const feeds = freshFeeds(config, lengths);
+    this.#feeds.set(numSequences, feeds);
+    return feeds;
+  }
+
+  /** The embeddings of all tokens, `[tokens, hiddenSize]`. */
+  async embed({ weights }: Pick<Model, "weights">): Promise<Float32Array> {
+    const { store, name } = weights.embedding;
+    const { hiddenSize } = this;
+    const states = new Float32Array(this.numTokens * hiddenSize);
+    const table = await store.readFloats(name);
+    this.sequences.forEach((sequence, index) =>
+      sequence.forEach((id, position) => {
+        const row = table.subarray(id * hiddenSize, (id + 1) * hiddenSize);
+        states.set(row, (index * this.sequenceTokens + position) * hiddenSize);
+      }),
+    );
+    return states;
+  }
+}
+
+function cutBatches(domains: readonly number[], perBatch: number): readonly Batch[] {
+  const batches: Batch[] = [];
+  for (let start = 0; start < domains.length;) {
+    const domain = domains[start] as number;
+    let end = start + 1;
+    while (end < domains.length && end - start < perBatch && domains[end] === domain) end++;
+    batches.push({ domain, firstSequence: start, numSequences: end - start });
+    start = end;
+  }
+  return batches;
+}

@@ -1,0 +1,31 @@
+/** A matrix of float64, row by row. */
+export interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  readonly data: Float64Array;
+}
+
+export function matrix(rows: number, columns: number, data?: ArrayLike<number>): Matrix {
+  return { rows, columns, data: data ? Float64Array.from(data) : new Float64Array(rows * columns) };
+}
+
+/** The rows `rows` and columns `columns` of `source`, in that order. */
+export function submatrix(source: Matrix, rows: ArrayLike<number>, columns: ArrayLike<number>): Matrix {
+  const result = matrix(rows.length, columns.length);
+  for (let i = 0, at = 0; i < rows.length; i++) {
+    const start = (rows[i] as number) * source.columns;
+    for (let j = 0; j < columns.length; j++) result.data[at++] = source.data[start + (columns[j] as number)] as number;
+  }
+  return result;
+}
+
+/** The rows `rows` of `source`, in that order. */
+export function rowsOf(source: Matrix, rows: ArrayLike<number>): Matrix {
+  const { columns } = source;
+  const result = matrix(rows.length, columns);
+  for (let i = 0; i < rows.length; i++) {
+    const start = (rows[i] as number) * columns;
+    result.data.set(source.data.subarray(start, start + columns), i * columns);
+  }
+  return result;
+}

@@ -1,0 +1,50 @@
+import { GraphBuilder, GraphSession, memoryGraph, operators } from "@readme-moe/model";
+import type { Matrix } from "./matrix.ts";
+
+const { Gemm } = operators;
+
+/** Products of float64 matrices, in the inference runtime: tens of times as fast as loops here. */
+export class Products {
+  readonly #multiply: GraphSession;
+  readonly #subtract: GraphSession;
+
+  private constructor(multiply: GraphSession, subtract: GraphSession) {
+    this.#multiply = multiply;
+    this.#subtract = subtract;
+  }
+
+  static async open(threads?: number): Promise<Products> {
+    const g = new GraphBuilder("multiply");
+    const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
+    g.output("y", Gemm(g, a, b, undefined, { transB: false }), "float64", ["m", "n"]);
+    const h = new GraphBuilder("subtract");
+    const [c, d] = [h.input("a", "float64", ["m", "k"]), h.input("b", "float64", ["k", "n"])];
+    const from = h.input("c", "float64", ["m", "n"]);
+    h.output("y", Gemm(h, c, d, from, { transB: false, alpha: -1 }), "float64", ["m", "n"]);
+    return new Products(
+      await GraphSession.load(await memoryGraph(g.build()), { threads }),
+      await GraphSession.load(await memoryGraph(h.build()), { threads }),
+    );
+  }
+
+  /** `a · b` */
+  async multiply(a: Matrix, b: Matrix): Promise<Matrix> {
+    const { y } = await this.#multiply.run({ a: feed(a), b: feed(b) });
+    return { rows: a.rows, columns: b.columns, data: y?.data as Float64Array };
+  }
+
+  /** `c - a · b` */
+  async subtract(c: Matrix, a: Matrix, b: Matrix): Promise<Matrix> {
+    const { y } = await this.#subtract.run({ a: feed(a), b: feed(b), c: feed(c) });
+    return { rows: a.rows, columns: b.columns, data: y?.data as Float64Array };
+  }
+
+  async dispose(): Promise<void> {
+    await this.#multiply.dispose();
+    await this.#subtract.dispose();
+  }
+}
+
+function feed({ rows, columns, data }: Matrix): { readonly data: Float64Array; readonly dims: readonly number[] } {
+  return { data, dims: [rows, columns] };
+}

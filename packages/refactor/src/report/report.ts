@@ -1,0 +1,165 @@
+// What a refactoring reports: the type of report.json, spelled as in the `readme` section of config.json.
+
+/** The version of report.json that this code writes. */
+export const REPORT_VERSION = 1;
+
+/**
+ * Plain JSON. Losses are means in nats per predicted token, on documents that neither the experts nor the router were
+ * made from. Lists by expert are in the order of `settings.experts`, lists by domain in the order of `data`.
+ */
+export interface Report {
+  readonly version: typeof REPORT_VERSION;
+  readonly base: BaseReport;
+  readonly size: SizeReport;
+  readonly settings: SettingsReport;
+  readonly data: readonly DomainReport[];
+  /** Starts with the dense model; rows that were not measured are absent. `lossRow` makes them. */
+  readonly losses: readonly LossRow[];
+  /** Loss of each expert on each domain, `[expert][domain]`. */
+  readonly expert_losses?: readonly (readonly number[])[] | undefined;
+  readonly overlap?: OverlapReport | undefined;
+  /** One entry per layer. */
+  readonly layers: readonly LayerReport[];
+  /** Absent where nothing is routed. */
+  readonly router?: RouterReport | undefined;
+  /** What the figures mean, in whole sentences. `verdictOf` makes them. */
+  readonly verdict: readonly string[];
+  readonly time: TimeReport;
+}
+
+/** The dense model. */
+export interface BaseReport {
+  readonly name: string;
+  /** File, folder or hub id, as given. */
+  readonly source: string;
+  /** Where the source is one of the Hugging Face hub. */
+  readonly hub_id?: string | undefined;
+  /** Names its content. */
+  readonly fingerprint: string;
+  readonly model_type: string;
+  readonly num_layers: number;
+  readonly hidden_size: number;
+  /** Neurons of a dense FFN. */
+  readonly ffn_size: number;
+  readonly parameters: number;
+  /** SPDX id, where it is known. */
+  readonly license?: string | undefined;
+}
+
+/** Numbers of parameters of the result. */
+export interface SizeReport {
+  /** Of everything: what all tokens use, all experts, the router. */
+  readonly parameters: number;
+  /** That one token uses, with the router's. */
+  readonly active_parameters: number;
+  readonly router_parameters: number;
+}
+
+export interface SettingsReport {
+  /** How experts are made, such as `"sequential"`. */
+  readonly method: string;
+  /** Names, in the order of `experts/<i>.safetensors`. */
+  readonly experts: readonly string[];
+  /** Neurons of each expert; one number for all layers, or one per layer. */
+  readonly expert_size: number | readonly number[];
+  /** Neurons that every token uses besides; one number or one per layer, 0 for none. */
+  readonly shared_size: number | readonly number[];
+  /** Of each domain at most; `data` says how many there were. */
+  readonly calibration_tokens: number;
+  readonly seed: number;
+  /** All other options, by name. */
+  readonly options: Readonly<Record<string, string | number | boolean>>;
+}
+
+/** One kind of text. */
+export interface DomainReport {
+  readonly name: string;
+  readonly files: readonly string[];
+  readonly calibration_documents: number;
+  /** Documents that were used for evaluation only. */
+  readonly held_out_documents: number;
+  readonly calibration_tokens: number;
+  /** Further tokens that only the router was made from. */
+  readonly router_tokens: number;
+  readonly evaluation_tokens: number;
+  /** Licences of the documents, as the files give them. */
+  readonly licenses?: readonly string[] | undefined;
+}
+
+/** One way to choose neurons or experts, and what it costs. */
+export interface LossRow {
+  /** One of `LOSS_LABELS`, or another that `label` explains. */
+  readonly id: string;
+  readonly label: string;
+  /** Neurons that a token uses, as a share of the dense FFN's, in (0, 1]. */
+  readonly ffn_share: number;
+  /** By domain; domains that were not measured are absent. */
+  readonly losses: Readonly<Record<string, number>>;
+  /** Mean over domains, each counted once. */
+  readonly mean: number;
+  /** `mean` less the dense model's mean over the same domains. */
+  readonly above_dense: number;
+}
+
+/** Shares of neurons that two experts have in common, `[expert][expert]`, 1 on the diagonal. */
+export interface OverlapReport {
+  /** Over all layers. */
+  readonly mean: readonly (readonly number[])[];
+  /** One matrix per layer. */
+  readonly layers: readonly (readonly (readonly number[])[])[];
+}
+
+export interface LayerReport {
+  readonly expert_size: number;
+  readonly shared_size: number;
+  /**
+   * Squared distance from what the layer is to put out, relative to its square: by id of the method, for each expert on
+   * its own domain; of a static expert, one number.
+   */
+  readonly relative_errors: Readonly<Record<string, readonly number[]>>;
+}
+
+export interface RouterReport {
+  /** Mean loss with the router's routes less that with each document's own domain; negative where the router is better. */
+  readonly above_oracle_domain: number;
+  /** `(router - best expert) / (random expert - best expert)` in reconstruction error: 0 is perfect, 1 is chance. */
+  readonly regret: number;
+  /** Share of tokens that go to their own domain's expert. */
+  readonly domain_agreement: number;
+  /** Share of tokens that keep the previous token's expert. */
+  readonly locality: number;
+  /** Share of tokens that each expert gets, `[expert]`. */
+  readonly expert_shares: readonly number[];
+  /** The same of each domain's tokens, `[domain][expert]`. */
+  readonly domain_shares: readonly (readonly number[])[];
+  /** How beginnings of held-out documents are routed. `routedText` makes `pieces`. */
+  readonly samples: readonly RoutedSample[];
+}
+
+export interface RoutedSample {
+  readonly domain: string;
+  readonly pieces: readonly RoutedPiece[];
+}
+
+/** One token. */
+export interface RoutedPiece {
+  /** The characters that are complete with it, often none where characters take several tokens. */
+  readonly text: string;
+  readonly expert: number;
+}
+
+export interface TimeReport {
+  readonly total_ms: number;
+  /** In the order in which they ran. */
+  readonly stages: readonly { readonly name: string; readonly ms: number }[];
+  /** Of the whole process. */
+  readonly peak_memory_bytes: number;
+  readonly machine: {
+    readonly cores: number;
+    readonly threads: number;
+    /** Such as `"v22.1.0"`. */
+    readonly node: string;
+    /** Such as `"linux x64"`. */
+    readonly platform: string;
+  };
+}

@@ -1,0 +1,164 @@
+import { GraphSession, memoryGraph, operators, ropeTables, type GraphTensor, type Value } from "@readme-moe/model";
+import { afterAll, describe, expect, test } from "vitest";
+import { add, mean, multiply, silu } from "../../packages/refactor/src/autodiff/arithmetic.ts";
+import { crossEntropy } from "../../packages/refactor/src/autodiff/cross-entropy.ts";
+import { causalSoftmax, rmsNorm } from "../../packages/refactor/src/autodiff/normalization.ts";
+import { linear, matmul, matmulTransposed } from "../../packages/refactor/src/autodiff/products.ts";
+import { rotary } from "../../packages/refactor/src/autodiff/rotary.ts";
+import { gatherRows, reshape, transpose } from "../../packages/refactor/src/autodiff/shapes.ts";
+import { countOf, gradientName, Tape, type Tensor } from "../../packages/refactor/src/autodiff/tape.ts";
+import { randomNormal, seededRandom } from "../support/random.ts";
+
+// Float32 sums of a few dozen terms: differences of fourth order are off by far less than this.
+const BOUND = 2e-3;
+
+interface Operation {
+  /** Of the parameters, which are what the gradients of are checked. */
+  readonly shapes: readonly (readonly number[])[];
+  readonly apply: (tape: Tape, parameters: readonly Tensor[]) => Tensor;
+}
+
+const OPERATIONS: Readonly<Record<string, Operation>> = {
+  add: { shapes: [[3, 4], [3, 4]], apply: (tape, [a, b]) => add(tape, a!, b!) },
+  "add, repeated": { shapes: [[2, 3, 4], [3, 4]], apply: (tape, [a, b]) => add(tape, a!, b!) },
+  multiply: { shapes: [[3, 4], [3, 4]], apply: (tape, [a, b]) => multiply(tape, a!, b!) },
+  "multiply, repeated": { shapes: [[5, 4], [4]], apply: (tape, [a, b]) => multiply(tape, a!, b!) },
+  "used twice": { shapes: [[3, 4]], apply: (tape, [a]) => multiply(tape, a!, silu(tape, a!)) },
+  silu: { shapes: [[3, 5]], apply: (tape, [x]) => silu(tape, x!) },
+  mean: { shapes: [[3, 5]], apply: (tape, [x]) => mean(tape, x!) },
+  linear: { shapes: [[5, 3], [4, 3], [4]], apply: (tape, [x, w, bias]) => linear(tape, x!, w!, bias!) },
+  matmul: { shapes: [[2, 3, 4], [2, 4, 5]], apply: (tape, [a, b]) => matmul(tape, a!, b!, 0.7) },
+  matmulTransposed: { shapes: [[2, 3, 4], [2, 5, 4]], apply: (tape, [a, b]) => matmulTransposed(tape, a!, b!, 0.7) },
+  reshape: { shapes: [[3, 4]], apply: (tape, [x]) => reshape(tape, x!, [2, 6]) },
+  transpose: { shapes: [[2, 3, 4]], apply: (tape, [x]) => transpose(tape, x!, [2, 0, 1]) },
+  rmsNorm: { shapes: [[4, 6], [6]], apply: (tape, [x, scale]) => rmsNorm(tape, x!, scale!, 1e-6) },
+  causalSoftmax: { shapes: [[2, 4, 4]], apply: (tape, [scores]) => causalSoftmax(tape, scores!) },
+  rotary: {
+    shapes: [[2, 3, 8]],
+    apply: (tape, [x]) => {
+      const { cos, sin } = ropeTables({ type: "default", theta: 100 }, 4, 3);
+      const tables = { cos: constant(tape, "cos", [3, 2], cos), sin: constant(tape, "sin", [3, 2], sin) };
+      return rotary(tape, x!, { ...tables, positions: constant(tape, "positions", [2, 3], ints([0, 1, 2, 0, 1, 2])) });
+    },
+  },
+  gatherRows: {
+    shapes: [[5, 3]],
+    apply: (tape, [table]) => gatherRows(tape, table!, constant(tape, "ids", [6], ints([4, 0, 4, 2, 4, 0]))),
+  },
+  crossEntropy: {
+    shapes: [[4, 3]],
+    apply: (tape, [logits]) => {
+      const targets = Float32Array.of(0.2, 0.5, 0.3, 1, 0, 0, 0, 0, 0, 0.1, 0.2, 0.1);
+      return crossEntropy(tape, logits!, constant(tape, "targets", [4, 3], targets));
+    },
+  },
+};
+
+const sessions: GraphSession[] = [];
+afterAll(async () => {
+  for (const session of sessions) await session.dispose();
+});
+
+describe("gradients agree with differences", () => {
+  test.each(Object.entries(OPERATIONS))("%s", async (_, operation) => {
+    for (const seed of [1, 2, 3]) expect(await gradientError(operation, seed)).toBeLessThan(BOUND);
+  });
+
+  test.each(Object.entries(OPERATIONS))("a wrong sign in any rule of %s is seen", async (_, operation) => {
+    for (let input = 0; input < operation.shapes.length; input++) {
+      expect(await gradientError(operation, 1, input)).toBeGreaterThan(10 * BOUND);
+    }
+  });
+});
+
+test("softmax of a row does not see later columns, however large their scores", async () => {
+  const tape = new Tape("softmax");
+  const scores = tape.data("scores", "float32", [3, 3]);
+  const weights = causalSoftmax(tape, scores);
+  tape.graph.output("weights", weights.value, "float32", [3, 3]);
+  const session = await open(tape);
+  const outputs = await session.run({ scores: { data: Float32Array.of(0, 99, 99, 0, 0, 99, 0, 0, 0), dims: [3, 3] } });
+  const expected = [1, 0, 0, 0.5, 0.5, 0, 1 / 3, 1 / 3, 1 / 3];
+  [...(outputs["weights"]?.data as Float32Array)].forEach((weight, i) => expect(weight).toBeCloseTo(expected[i]!, 6));
+});
+
+test("a parameter that the loss does not depend on is refused by name", () => {
+  const tape = new Tape("unused");
+  tape.parameter("idle", [2]);
+  const loss = mean(tape, tape.parameter("used", [2]));
+  expect(() => tape.build(loss)).toThrow(/`idle`/);
+});
+
+/**
+ * How far the derivative along a random direction, by the graph's gradients, is from that by differences; relative.
+ * @param flipped - the parameter that gets a wrong sign from the operation under test
+ */
+async function gradientError({ shapes, apply }: Operation, seed: number, flipped?: number): Promise<number> {
+  const random = seededRandom(seed);
+  const normals = (count: number): Float32Array => Float32Array.from({ length: count }, () => randomNormal(random));
+  const tape = flipped === undefined ? new Tape("check") : new FlippingTape("check", `p${flipped}`);
+  const parameters = shapes.map((shape, index) => tape.parameter(`p${index}`, shape));
+  const output = apply(tape, parameters);
+  const shares = constant(tape, "shares", output.shape, normals(countOf(output.shape)));
+  const session = await open(tape, mean(tape, multiply(tape, output, shares)));
+
+  const values = shapes.map((shape) => normals(countOf(shape)));
+  const directions = shapes.map((shape) => normals(countOf(shape)));
+  const run = async (step: number): Promise<Readonly<Record<string, GraphTensor>>> => {
+    const feeds: Record<string, GraphTensor> = {};
+    shapes.forEach((dims, index) => {
+      const data = values[index]!.map((value, i) => value + step * directions[index]![i]!);
+      feeds[`p${index}`] = { data, dims };
+    });
+    return session.run(feeds);
+  };
+  const lossAt = async (step: number): Promise<number> => Number((await run(step))["loss"]!.data[0]);
+  const h = 0.03;
+  const near = (await lossAt(h)) - (await lossAt(-h));
+  const far = (await lossAt(2 * h)) - (await lossAt(-2 * h));
+  const expected = (8 * near - far) / (12 * h);
+
+  const outputs = await run(0);
+  let [found, size] = [0, 0];
+  directions.forEach((direction, index) => {
+    const gradient = outputs[gradientName(`p${index}`)]!.data as Float32Array;
+    direction.forEach((value, i) => {
+      found += value * gradient[i]!;
+      size += (value * gradient[i]!) ** 2;
+    });
+  });
+  return Math.abs(found - expected) / Math.sqrt(size);
+}
+
+/** Turns the sign of every share of the gradient that one input gets. */
+class FlippingTape extends Tape {
+  readonly #name: string;
+
+  constructor(name: string, input: string) {
+    super(name);
+    this.#name = input;
+  }
+
+  override record(...[value, shape, inputs]: Parameters<Tape["record"]>): Tensor {
+    const flip = (rule: (gradient: Value) => Value) => (gradient: Value) => operators.Neg(this.graph, rule(gradient));
+    const flipped = inputs.map(([input, rule]) => [input, input.value === this.#name ? flip(rule) : rule] as const);
+    return super.record(value, shape, flipped);
+  }
+}
+
+async function open(tape: Tape, loss?: Tensor): Promise<GraphSession> {
+  const graph = loss ? tape.build(loss) : tape.graph.build();
+  const session = await GraphSession.load(await memoryGraph(graph), { threads: 1 });
+  sessions.push(session);
+  return session;
+}
+
+function constant(tape: Tape, name: string, shape: readonly number[], data: Float32Array | BigInt64Array): Tensor {
+  const type = data instanceof Float32Array ? "float32" : "int64";
+  const bytes = (): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return { value: tape.graph.weight(name, type, shape, bytes), shape, needsGradient: false };
+}
+
+function ints(values: readonly number[]): BigInt64Array {
+  return BigInt64Array.from(values, BigInt);
+}

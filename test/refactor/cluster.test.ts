@@ -1,0 +1,63 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { clusterTexts } from "../../packages/refactor/src/experts/cluster.ts";
+import { seededRandom } from "../support/random.ts";
+
+/** Texts of `kinds` kinds, each with neurons of its own in every layer, and noise. */
+function texts(count: number, kinds: number, noise: number, seed: number): Float32Array[][] {
+  const random = seededRandom(seed);
+  return Array.from({ length: count }, (_, text) =>
+    Array.from({ length: 3 }, (_layer, layer) =>
+      Float32Array.from(
+        { length: 12 },
+        (_neuron, neuron) => ((neuron + layer) % kinds === text % kinds ? 1 : 0) + noise * random(),
+      ),
+    ),
+  );
+}
+
+describe("clusters of texts", () => {
+  test("find the kinds when told nothing", () => {
+    const { assignment } = clusterTexts(
+      texts(30, 3, 0.1, 1),
+      Array.from({ length: 30 }, () => 0),
+      3,
+      4,
+    );
+    for (let text = 3; text < 30; text++) expect(assignment[text]).toBe(assignment[text % 3]);
+    expect(new Set(assignment).size).toBe(3);
+  });
+
+  test("put right what a wrong start has mixed up", () => {
+    const initial = Array.from({ length: 30 }, (_, text) => (text < 6 ? (text + 1) % 3 : text % 3));
+    const { assignment, kept } = clusterTexts(texts(30, 3, 0.1, 2), initial, 3, 4);
+    expect(assignment).toEqual(Array.from({ length: 30 }, (_, text) => text % 3));
+    expect(kept.at(-1)).toBeGreaterThan(kept[0] as number);
+  });
+
+  test("are never worse than they began, and are the same for the same texts", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 2, max: 20 }),
+        fc.integer({ min: 1, max: 5 }),
+        fc.integer({ min: 1, max: 12 }),
+        fc.nat(1000),
+        (count, clusters, size, seed) => {
+          const random = seededRandom(seed);
+          const all = texts(count, 1 + (seed % 4), 2, seed);
+          const initial = all.map(() => Math.floor(random() * clusters));
+          const { assignment, kept } = clusterTexts(all, initial, clusters, size);
+          expect(assignment).toHaveLength(count);
+          for (let round = 1; round < kept.length; round++)
+            expect(kept[round]).toBeGreaterThanOrEqual((kept[round - 1] as number) - 1e-6);
+          expect(clusterTexts(all, initial, clusters, size)).toEqual({ assignment, kept });
+        },
+      ),
+    );
+  });
+
+  test("keep a good start as it is", () => {
+    const initial = Array.from({ length: 12 }, (_, text) => text % 3);
+    expect(clusterTexts(texts(12, 3, 0.05, 3), initial, 3, 4).assignment).toEqual(initial);
+  });
+});

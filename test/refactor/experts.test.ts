@@ -1,0 +1,260 @@
+// Choosing and fitting neurons against plain loops, on made-up statistics.
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { eliminate } from "../../packages/refactor/src/experts/eliminate.ts";
+import { fitLayer, pooled } from "../../packages/refactor/src/experts/fit-layer.ts";
+import { densePart, fitPart, relativeErrorOf } from "../../packages/refactor/src/experts/fit-part.ts";
+import type { Part } from "../../packages/refactor/src/experts/layer-experts.ts";
+import { addMoments, emptyMoments, fitProblem, type Moments } from "../../packages/refactor/src/experts/moments.ts";
+import { contributions, paperNeurons, topNeurons } from "../../packages/refactor/src/experts/select.ts";
+import { matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
+import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
+import { plainSolve } from "../oracles/plain-solve.ts";
+import { randomNormal, seededRandom } from "../support/random.ts";
+
+const NEURONS = 10;
+const HIDDEN = 4;
+
+let products: Products;
+beforeAll(async () => {
+  products = await Products.open(1);
+});
+afterAll(() => products.dispose());
+
+interface Sample {
+  readonly h: number[][]; // [tokens][NEURONS]
+  readonly t: number[][]; // [tokens][HIDDEN]
+  readonly w: number[]; // [tokens]
+}
+
+/** Tokens whose neurons depend on each other, and whose targets are the dense layer's output and some more. */
+function sample(seed: number, tokens = 60): Sample {
+  const random = seededRandom(seed);
+  const mix = Array.from({ length: NEURONS }, () => Array.from({ length: NEURONS }, () => randomNormal(random) / 2));
+  const h = Array.from({ length: tokens }, () => {
+    const free = Array.from({ length: NEURONS }, () => randomNormal(random) + 0.3);
+    return mix.map((row, j) => (free[j] as number) + row.reduce((sum, m, k) => sum + m * (free[k] as number), 0));
+  });
+  const t = h.map((row) => denseOf(row).map((value) => value + 0.1 * randomNormal(random) + 0.2));
+  return { h, t, w: h.map(() => 0.5 + random()) };
+}
+
+const DOWN = matrix(
+  HIDDEN,
+  NEURONS,
+  Array.from({ length: HIDDEN * NEURONS }, (_, i) => Math.sin(i * 1.7)),
+);
+const DENSE = { weight: DOWN, bias: undefined };
+
+function denseOf(row: readonly number[]): number[] {
+  return Array.from({ length: HIDDEN }, (_, j) =>
+    row.reduce((sum, h, i) => sum + h * (DOWN.data[j * NEURONS + i] as number), 0),
+  );
+}
+
+function momentsOf({ h, t, w }: Sample): Moments {
+  const moments = emptyMoments(NEURONS, HIDDEN);
+  h.forEach((row, token) => {
+    const weight = w[token] as number;
+    const target = t[token] as number[];
+    addMoments(moments, {
+      count: weight,
+      gram: Float32Array.from(row.flatMap((a) => row.map((b) => weight * a * b))),
+      cross: Float32Array.from(row.flatMap((a) => target.map((b) => weight * a * b))),
+      neuronSums: Float32Array.from(row, (a) => weight * a),
+      targetSums: Float32Array.from(target, (b) => weight * b),
+      targetSquares: target.reduce((sum, b) => sum + weight * b * b, 0),
+    });
+  });
+  return moments;
+}
+
+/** Weighted mean squared distance of a part's output from the targets. */
+function plainError({ h, t, w }: Sample, { neurons, down, bias }: Part): number {
+  let [sum, all] = [0, 0];
+  h.forEach((row, token) => {
+    for (let j = 0; j < HIDDEN; j++) {
+      let output = bias[j] as number;
+      neurons.forEach((neuron, i) => (output += (down[j * neurons.length + i] as number) * (row[neuron] as number)));
+      sum += (w[token] as number) * (output - (t[token]?.[j] as number)) ** 2;
+    }
+    all += w[token] as number;
+  });
+  return sum / all;
+}
+
+/** Ridge regression with a bias, written out: `[neurons][HIDDEN]` and the bias. */
+function plainFit(
+  { h, t, w }: Sample,
+  neurons: readonly number[],
+  ridge: number,
+): { down: number[][]; bias: number[] } {
+  const all = w.reduce((sum, weight) => sum + weight, 0);
+  const mean = (rows: readonly (readonly number[])[], j: number): number =>
+    rows.reduce((sum, row, token) => sum + (w[token] as number) * (row[j] as number), 0) / all;
+  const covariance = (
+    a: readonly (readonly number[])[],
+    i: number,
+    b: readonly (readonly number[])[],
+    j: number,
+  ): number =>
+    a.reduce(
+      (sum, row, token) =>
+        sum + (w[token] as number) * ((row[i] as number) - mean(a, i)) * ((b[token]?.[j] as number) - mean(b, j)),
+      0,
+    ) / all;
+  const trace = Array.from({ length: NEURONS }, (_, i) => covariance(h, i, h, i)).reduce((sum, v) => sum + v, 0);
+  const lambda = (ridge * trace) / NEURONS;
+  const gram = neurons.map((i) => neurons.map((j) => covariance(h, i, h, j) + (i === j ? lambda : 0)));
+  const side = neurons.map((i) =>
+    Array.from({ length: HIDDEN }, (_, j) => covariance(h, i, t, j) + lambda * (DOWN.data[j * NEURONS + i] as number)),
+  );
+  const down = plainSolve(gram, side);
+  const bias = Array.from({ length: HIDDEN }, (_, j) =>
+    neurons.reduce((sum, neuron, i) => sum - mean(h, neuron) * (down[i]?.[j] as number), mean(t, j)),
+  );
+  return { down, bias };
+}
+
+test("fits as a plain ridge regression does", async () => {
+  const data = sample(1);
+  const neurons = [0, 2, 3, 7, 9];
+  const own = momentsOf(data);
+  const part = await fitPart(fitProblem(own, own, 1), Int32Array.from(neurons), DOWN, 1e-2, products);
+  const { down, bias } = plainFit(data, neurons, 1e-2);
+  neurons.forEach((_, i) => {
+    for (let j = 0; j < HIDDEN; j++) expect(part.down[j * 5 + i]).toBeCloseTo(down[i]?.[j] as number, 4);
+  });
+  bias.forEach((value, j) => expect(part.bias[j]).toBeCloseTo(value, 4));
+  const problem = fitProblem(own, own, 1);
+  expect(part.relativeError).toBeCloseTo(plainError(data, part) / problem.wholeVariance, 4);
+});
+
+test("fitting never makes the error larger than the dense weights' with the best bias", async () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    const own = momentsOf(sample(seed));
+    const all = pooled([own, momentsOf(sample(seed + 100))]);
+    const problem = fitProblem(own, all, 0.7);
+    const neurons = topNeurons(contributions(problem, DOWN), 1 + (seed % NEURONS));
+    const fitted = await fitPart(problem, neurons, DOWN, 1e-3, products);
+    expect(fitted.relativeError).toBeLessThanOrEqual(
+      (await relativeErrorOf(problem, densePart(neurons, DENSE), products)) + 1e-6,
+    );
+  }
+});
+
+test("with all neurons and the dense output for target, the dense weights come out", async () => {
+  const data = sample(3);
+  const exact = momentsOf({ ...data, t: data.h.map(denseOf) });
+  const neurons = Int32Array.from({ length: NEURONS }, (_, i) => i);
+  const part = await fitPart(fitProblem(exact, exact, 1), neurons, DOWN, 1e-3, products);
+  // As far as sums in float32 allow.
+  part.down.forEach((value, i) => expect(value).toBeCloseTo(DOWN.data[i] as number, 3));
+  part.bias.forEach((value) => expect(value).toBeCloseTo(0, 3));
+});
+
+describe("leaving out neurons", () => {
+  const everything = Int32Array.from({ length: NEURONS }, (_, i) => i);
+
+  test.each([1, 2, 3, 4, 5])("one at a time is what plain backward elimination does (%i)", async (seed) => {
+    const data = sample(seed);
+    const own = momentsOf(data);
+    const part = await eliminate(fitProblem(own, own, 1), everything, 4, DOWN, 1e-2, products);
+    let left = Array.from(everything);
+    while (left.length > 4) {
+      const errors = left.map((neuron) => {
+        const rest = left.filter((other) => other !== neuron);
+        return penalised(data, rest, 1e-2);
+      });
+      left = left.filter((_, i) => i !== errors.indexOf(Math.min(...errors)));
+    }
+    expect(Array.from(part.neurons)).toEqual(left);
+    const { down } = plainFit(data, left, 1e-2);
+    left.forEach((_, i) => {
+      for (let j = 0; j < HIDDEN; j++) expect(part.down[j * 4 + i]).toBeCloseTo(down[i]?.[j] as number, 3);
+    });
+  });
+
+  test("is mostly better than taking those that put out most, and never much worse", async () => {
+    let [better, worse] = [0, 0];
+    for (let seed = 1; seed <= 30; seed++) {
+      const own = momentsOf(sample(seed));
+      const problem = fitProblem(own, own, 1);
+      const kept = await eliminate(problem, everything, 5, DOWN, 1e-3, products);
+      const top = await fitPart(problem, topNeurons(contributions(problem, DOWN), 5), DOWN, 1e-3, products);
+      if (kept.relativeError < top.relativeError - 1e-9) better++;
+      if (kept.relativeError > top.relativeError + 1e-9) worse++;
+    }
+    expect(better).toBeGreaterThan(3 * worse);
+  });
+
+  /** What is minimised when neurons are left out: error, and the ridge towards the dense weights of all that were there. */
+  function penalised(data: Sample, neurons: readonly number[], ridge: number): number {
+    const own = momentsOf(data);
+    const { gram } = fitProblem(own, own, 1);
+    const trace = Array.from({ length: NEURONS }, (_, i) => gram.data[i * NEURONS + i] as number).reduce(
+      (a, b) => a + b,
+    );
+    const lambda = (ridge * trace) / NEURONS;
+    const { down, bias } = plainFit(data, neurons, ridge);
+    const flat = Float32Array.from(
+      { length: HIDDEN * neurons.length },
+      (_, at) => down[at % neurons.length]?.[Math.floor(at / neurons.length)] as number,
+    );
+    let sum = plainError(data, { neurons: Int32Array.from(neurons), down: flat, bias: Float32Array.from(bias) });
+    for (let neuron = 0; neuron < NEURONS; neuron++) {
+      const place = neurons.indexOf(neuron);
+      for (let j = 0; j < HIDDEN; j++) {
+        const weight = place < 0 ? 0 : (down[place]?.[j] as number);
+        sum += lambda * (weight - (DOWN.data[j * NEURONS + neuron] as number)) ** 2;
+      }
+    }
+    return sum;
+  }
+});
+
+test("a shared part and experts together do what their moments promise", async () => {
+  const domains = [sample(11), sample(12)];
+  const moments = domains.map(momentsOf);
+  const settings = {
+    expertSize: 3,
+    sharedSize: 4,
+    selection: "elimination",
+    refits: true,
+    ownShare: 1,
+    ridge: 1e-3,
+  } as const;
+  const { shared, experts, relativeErrors } = await fitLayer(moments, DENSE, settings, products);
+  expect(shared?.neurons).toHaveLength(4);
+  domains.forEach((data, domain) => {
+    const expert = experts[domain] as Part;
+    const neurons = Int32Array.from([...(shared?.neurons ?? []), ...expert.neurons]);
+    expect(new Set(neurons).size).toBe(7);
+    const width = neurons.length;
+    const down = new Float32Array(HIDDEN * width);
+    for (let j = 0; j < HIDDEN; j++) {
+      for (let i = 0; i < 4; i++) down[j * width + i] = shared?.down[j * 4 + i] as number;
+      for (let i = 0; i < 3; i++) down[j * width + 4 + i] = expert.down[j * 3 + i] as number;
+    }
+    const bias = expert.bias.map((value, j) => value + (shared?.bias[j] as number));
+    const { wholeVariance } = fitProblem(moments[domain] as Moments, pooled(moments), 1);
+    expect(relativeErrors[domain]).toBeCloseTo(plainError(data, { neurons, down, bias }) / wholeVariance, 4);
+  });
+});
+
+test("choices are exact, and equals go by index", () => {
+  expect(Array.from(topNeurons([3, 1, 3, 2, 3], 2))).toEqual([0, 2]);
+  expect(Array.from(topNeurons([0, 0, 0], 3))).toEqual([0, 1, 2]);
+  expect(Array.from(paperNeurons([0.1, 0.9, 0.5, 0.7], 3))).toEqual([1, 2, 3]);
+  expect(Array.from(paperNeurons([0.1, 0.9, 0.5, 0.7], 3, true))).toEqual([1, 3]);
+  const own = momentsOf(sample(8));
+  const scores = contributions(fitProblem(own, own, 1), DOWN);
+  const { h, w } = sample(8);
+  const all = w.reduce((sum, weight) => sum + weight, 0);
+  scores.forEach((score, j) => {
+    const square = h.reduce((sum, row, token) => sum + (w[token] as number) * (row[j] as number) ** 2, 0) / all;
+    let norm = 0;
+    for (let i = 0; i < HIDDEN; i++) norm += (DOWN.data[i * NEURONS + j] as number) ** 2;
+    expect(score).toBeCloseTo(Math.sqrt(square * norm), 4);
+  });
+});

@@ -1,0 +1,227 @@
+// Statistics, experts and errors of a layer's graphs against plain loops.
+
+import { openModel, type Model } from "@readme-moe/model";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { LayerExperts, Part } from "../../packages/refactor/src/experts/layer-experts.ts";
+import { densePart } from "../../packages/refactor/src/experts/fit-part.ts";
+import { layerSource, readDense } from "../../packages/refactor/src/layers/layer-source.ts";
+import { addErrors, runDense, runExperts, runMoments } from "../../packages/refactor/src/layers/run-layer.ts";
+import { TokenStream } from "../../packages/refactor/src/layers/token-stream.ts";
+import { plainLayer } from "../oracles/plain-decoder.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { largestDifference } from "../support/running-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const SHARE = 0.5;
+const LENGTH = 9;
+const SIZE = 160;
+
+let model: Model;
+let stream: TokenStream;
+beforeAll(async () => {
+  const folder = `${await persistentFolder()}/dense`;
+  await writeTinyReadMe(folder, {
+    numExperts: 1,
+    expertSizes: [SIZE, SIZE],
+    sharedSizes: [0, 0],
+    hasRouter: false,
+    hasBias: true,
+    config: { intermediate_size: SIZE },
+  });
+  model = await openModel(folder);
+  const random = seededRandom(3);
+  const text = (): Int32Array => Int32Array.from({ length: LENGTH }, () => randomInteger(random, 96));
+  // Batches of two sequences, and a single one at the end of each domain.
+  stream = new TokenStream(model.config, [[text(), text(), text()], [text()]], 2 * LENGTH);
+});
+afterAll(() => model.close());
+
+interface Plain {
+  readonly attended: Float64Array[];
+  readonly neurons: Float64Array[];
+  readonly next: Float64Array[];
+}
+
+async function plainStream(hidden: Float32Array): Promise<Plain> {
+  const width = stream.hiddenSize;
+  const all: Plain = { attended: [], neurons: [], next: [] };
+  for (let first = 0; first < stream.numTokens; first += LENGTH) {
+    const rows = Array.from({ length: LENGTH }, (_, i) =>
+      Float64Array.from(hidden.subarray((first + i) * width, (first + i + 1) * width)),
+    );
+    const one = await plainLayer(model, 0, rows);
+    for (const key of ["attended", "neurons", "next"] as const) all[key].push(...one[key]);
+  }
+  return all;
+}
+
+function flat(rows: readonly Float64Array[]): number[] {
+  return rows.flatMap((row) => Array.from(row));
+}
+
+/** The dense stream, and another beside it, both before layer 0. */
+async function streams(): Promise<{ dense: Float32Array; other: Float32Array }> {
+  const dense = await stream.embed(model);
+  const random = seededRandom(4);
+  return { dense, other: dense.map((value) => value + 0.3 * (random() - 0.5)) };
+}
+
+test("cuts batches at domains", () => {
+  expect(stream.batches).toEqual([
+    { domain: 0, firstSequence: 0, numSequences: 2 },
+    { domain: 0, firstSequence: 2, numSequences: 1 },
+    { domain: 1, firstSequence: 3, numSequences: 1 },
+  ]);
+});
+
+test("the dense pass gives the next states, goals, weights and magnitudes", async () => {
+  const { dense } = await streams();
+  const plain = await plainStream(dense);
+  const { goal, magnitudes } = await runDense(layerSource(model, 0), stream, dense, SHARE, {});
+  expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
+  const goals = plain.next.map((row, token) =>
+    row.map((value, i) => value - (1 - SHARE) * (plain.attended[token]?.[i] as number)),
+  );
+  expect(largestDifference(goal.rows, flat(goals))).toBeLessThan(1e-4);
+  const weights = plain.next.map((row) => row.length / row.reduce((sum, value) => sum + value * value, 0));
+  expect(largestDifference(goal.weights, weights)).toBeLessThan(1e-4);
+  for (const [domain, sums] of magnitudes.entries()) {
+    const own = plain.neurons.filter((_, token) => stream.domains[Math.floor(token / LENGTH)] === domain);
+    const expected = Array.from({ length: SIZE }, (_, j) =>
+      own.reduce((sum, row) => sum + Math.abs(row[j] as number), 0),
+    );
+    expect(largestDifference(sums, expected)).toBeLessThan(1e-3);
+  }
+});
+
+test("moments are weighted sums over a domain's tokens", async () => {
+  const { dense, other } = await streams();
+  const source = layerSource(model, 0);
+  const { goal } = await runDense(source, stream, dense, SHARE, {});
+  const plain = await plainStream(other);
+  const moments = await runMoments(source, stream, other, goal, SHARE, {});
+  expect(largestDifference(other, flat(plain.attended))).toBeLessThan(1e-4);
+  const width = stream.hiddenSize;
+  for (const [domain, own] of moments.entries()) {
+    const [gram, cross] = [new Float64Array(SIZE * SIZE), new Float64Array(SIZE * width)];
+    const [neurons, targets] = [new Float64Array(SIZE), new Float64Array(width)];
+    let [count, squares] = [0, 0];
+    plain.neurons.forEach((h, token) => {
+      if (stream.domains[Math.floor(token / LENGTH)] !== domain) return;
+      const weight = goal.weights[token] as number;
+      const t = Array.from(
+        { length: width },
+        (_, i) => (goal.rows[token * width + i] as number) - SHARE * (plain.attended[token]?.[i] as number),
+      );
+      count += weight;
+      squares += weight * t.reduce((sum, value) => sum + value * value, 0);
+      t.forEach((value, i) => (targets[i] = (targets[i] as number) + weight * value));
+      h.forEach((value, j) => {
+        neurons[j] = (neurons[j] as number) + weight * value;
+        for (let k = 0; k < SIZE; k++)
+          gram[j * SIZE + k] = (gram[j * SIZE + k] as number) + weight * value * (h[k] as number);
+        for (let i = 0; i < width; i++)
+          cross[j * width + i] = (cross[j * width + i] as number) + weight * value * (t[i] as number);
+      });
+    });
+    expect(own.count).toBeCloseTo(count, 3);
+    expect(own.targetSquares).toBeCloseTo(squares, 2);
+    expect(largestDifference(own.gram, gram)).toBeLessThan(1e-3);
+    expect(largestDifference(own.cross, cross)).toBeLessThan(1e-3);
+    expect(largestDifference(own.neuronSums, neurons)).toBeLessThan(1e-3);
+    expect(largestDifference(own.targetSums, targets)).toBeLessThan(1e-3);
+  }
+});
+
+async function twoExperts(withShared: boolean): Promise<LayerExperts> {
+  const down = await readDense(layerSource(model, 0));
+  const without = { ...down, bias: undefined };
+  const shared = withShared ? densePart(Int32Array.of(0, 9, 30), without) : undefined;
+  return {
+    shared,
+    experts: [densePart(Int32Array.of(1, 4, 5, 20), down), densePart(Int32Array.of(2, 3, 4, 47), down)],
+  };
+}
+
+/** A part's output on a token's neurons. */
+function outputOf({ neurons, down, bias }: Part, h: Float64Array): number[] {
+  return Array.from(bias, (offset, i) =>
+    neurons.reduce((sum, neuron, j) => sum + (down[i * neurons.length + j] as number) * (h[neuron] as number), offset),
+  );
+}
+
+test.each([false, true])(
+  "experts take the stream on, and their errors are what they say (shared part: %s)",
+  async (withShared) => {
+    const { dense, other } = await streams();
+    const source = layerSource(model, 0);
+    const { goal } = await runDense(source, stream, dense, SHARE, {});
+    const plain = await plainStream(other);
+    await runMoments(source, stream, other, goal, SHARE, {});
+    const layer = await twoExperts(withShared);
+    const width = stream.hiddenSize;
+    const outputs = plain.neurons.map((h) =>
+      layer.experts.map((part) =>
+        outputOf(part, h).map((value, i) => value + (layer.shared ? (outputOf(layer.shared, h)[i] as number) : 0)),
+      ),
+    );
+    const costs = new Float32Array(stream.numTokens * 2).fill(1);
+    await addErrors(
+      source,
+      stream,
+      { attended: other, goal },
+      layer,
+      { share: SHARE, factor: 2, costs },
+      {},
+      ({ domain }) => domain === 0,
+    );
+    const expected = plain.attended.flatMap((row, token) =>
+      [0, 1].map((expert) => {
+        if (token >= 3 * LENGTH) return 1;
+        let sum = 0;
+        row.forEach(
+          (value, i) =>
+            (sum +=
+              ((goal.rows[token * width + i] as number) - SHARE * value - (outputs[token]?.[expert]?.[i] as number)) **
+              2),
+        );
+        return 1 + 2 * sum * (goal.weights[token] as number);
+      }),
+    );
+    expect(largestDifference(costs, expected)).toBeLessThan(1e-3);
+    await runExperts(source, stream, other, layer, (domain) => 1 - domain, {});
+    const next = plain.attended.flatMap((row, token) => {
+      const expert = token < 3 * LENGTH ? 1 : 0;
+      return Array.from(row, (value, i) => value + (outputs[token]?.[expert]?.[i] as number));
+    });
+    expect(largestDifference(other, next)).toBeLessThan(1e-4);
+  },
+);
+
+test("all neurons in every expert are the dense layer", async () => {
+  const { dense } = await streams();
+  const other = dense.slice();
+  const source = layerSource(model, 0);
+  const { goal } = await runDense(source, stream, dense, SHARE, {});
+  await runMoments(source, stream, other, goal, SHARE, {});
+  const everything = densePart(
+    Int32Array.from({ length: SIZE }, (_, i) => i),
+    await readDense(source),
+  );
+  await runExperts(
+    source,
+    stream,
+    other,
+    { shared: undefined, experts: [everything, everything] },
+    (domain) => domain,
+    {},
+  );
+  expect(largestDifference(other, dense)).toBeLessThan(1e-5);
+});
+
+test("a signal ends a pass", async () => {
+  const { dense } = await streams();
+  const signal = AbortSignal.abort(new Error("enough"));
+  await expect(runDense(layerSource(model, 0), stream, dense, SHARE, { signal })).rejects.toThrow("enough");
+});

@@ -1,0 +1,175 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { openModel, writeReadMeFolder, type Tokenizer } from "@readme-moe/model";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { expertOverlap } from "../../packages/refactor/src/report/expert-overlap.ts";
+import { lossRow } from "../../packages/refactor/src/report/loss-row.ts";
+import { reportDocuments } from "../../packages/refactor/src/report/report-documents.ts";
+import { reportJson } from "../../packages/refactor/src/report/report-json.ts";
+import type { LossRow, Report } from "../../packages/refactor/src/report/report.ts";
+import { routedText } from "../../packages/refactor/src/report/routed-text.ts";
+import { verdictOf } from "../../packages/refactor/src/report/verdict.ts";
+import { madeUpReport } from "../support/made-up-report.ts";
+import { POCKET } from "../support/pocket.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { tinyContent } from "../support/tiny-read-me.ts";
+
+describe("a row of losses", () => {
+  const dense = { arxiv: 2.5, book: 3, github: 1.5 };
+
+  test("has the mean over domains, and what it is above the dense model's", () => {
+    const row = lossRow("static", 0.5, { arxiv: 3, book: 3.5, github: 2.5 }, dense);
+    expect(row).toMatchObject({ id: "static", label: "One static expert, refitted", ffn_share: 0.5 });
+    expect(row.mean).toBeCloseTo(3, 12);
+    expect(row.above_dense).toBeCloseTo(2 / 3, 12);
+  });
+
+  test("leaves domains out that were not measured, of the dense mean as well", () => {
+    const row = lossRow("free", 0.5, { arxiv: 3, book: NaN }, dense);
+    expect(row.losses).toEqual({ arxiv: 3 });
+    expect(row.above_dense).toBeCloseTo(0.5, 12);
+  });
+
+  test("refuses a row without any loss, or without the dense model's", () => {
+    expect(() => lossRow("free", 0.5, { arxiv: NaN }, dense)).toThrow(/`losses` of free to have a number/);
+    expect(() => lossRow("free", 0.5, { c4: 3 }, dense)).toThrow(/`dense` to have the loss of "c4", got `undefined`/);
+  });
+});
+
+describe("the verdict", () => {
+  const denseLosses = { arxiv: 2.5, book: 3.5 };
+  const dense = lossRow("dense", 1, denseLosses, denseLosses);
+  const row = (id: "ours" | "static" | "oracle_domain" | "paper", arxiv: number, book: number): LossRow =>
+    lossRow(id, 0.5, { arxiv, book }, denseLosses);
+  const verdict = (rows: readonly LossRow[], change: Partial<Report> = {}): readonly string[] =>
+    verdictOf({
+      ...madeUpReport({ domains: 2 }),
+      losses: [dense, ...rows],
+      expert_losses: undefined,
+      router: undefined,
+      ...change,
+    });
+
+  const against = (arxiv: number): readonly string[] => verdict([row("ours", 3, 4), row("oracle_domain", arxiv, 4)]);
+
+  test("says by how much routing beats one static expert, and where it does not", () => {
+    const sentences = verdict([row("ours", 2.6, 4.0), row("static", 2.9, 3.9)]);
+    expect(sentences).toContain(
+      "Ours is 0.10 nats better than one static expert of the same size (3.300 against 3.400). It is worse on book.",
+    );
+    expect(sentences).toContain(
+      "Ours loses 0.30 nats per token against the dense model (perplexity times 1.35), with 50 % of the FFN's neurons per token.",
+    );
+  });
+
+  test("says plainly when routing does not pay", () => {
+    expect(verdict([row("ours", 3, 4), row("static", 2.9, 4)])).toContain(
+      "Ours is 0.05 nats worse than one static expert of the same size (3.500 against 3.450): routing does not pay here.",
+    );
+    expect(verdict([row("ours", 3, 4), row("static", 3.002, 4)])).toContain(
+      "Ours is no better than one static expert of the same size (3.500 against 3.501): routing gains nothing here.",
+    );
+  });
+
+  test("says what the router costs or gains against the document's domain", () => {
+    expect(against(2.8)).toContain("The router costs 0.10 nats against choosing the expert by each document's domain.");
+    expect(against(3.2)).toContain(
+      "The router is 0.10 nats better than choosing the expert by each document's domain.",
+    );
+    expect(against(3)).toContain("The router does as well as choosing the expert by each document's domain.");
+  });
+
+  test("says nothing of what was not measured, nor compares rows of different domains", () => {
+    const fewTokens = expect.stringContaining("8,192 tokens only");
+    expect(verdict([])).toEqual([fewTokens]);
+    const partial = lossRow("static", 0.5, { arxiv: 2.6 }, denseLosses);
+    expect(verdict([row("ours", 3, 4), partial])).toEqual([
+      expect.stringContaining("against the dense model"),
+      fewTokens,
+    ]);
+  });
+
+  test("names domains that another expert serves better", () => {
+    const better = [
+      [2.6, 3.6],
+      [2.7, 3.8],
+    ];
+    expect(verdict([], { expert_losses: better })).toContain("Another expert is better than the domain's own on book.");
+  });
+});
+
+describe("report.json", () => {
+  test("is the report", () => {
+    const report = madeUpReport();
+    expect(JSON.parse(reportJson(report))).toEqual(report);
+  });
+
+  test.each([
+    ["expert_losses[1][0]", { expert_losses: [[1], [NaN]] }],
+    ["losses[0].losses.book", { losses: [{ ...madeUpReport().losses[0], losses: { book: Infinity } } as LossRow] }],
+    ["time.total_ms", { time: { ...madeUpReport().time, total_ms: NaN } }],
+  ])("names %s when it is no number", (path, change) => {
+    const report = { ...madeUpReport(), ...change };
+    const message = `Expected \`report.${path}\` to be a finite number`;
+    expect(() => reportJson(report)).toThrow(message);
+    expect(() => reportDocuments(report)).toThrow(RangeError);
+  });
+});
+
+test("documents are the same bytes for the same report, and lie in a model folder with their pictures", async () => {
+  const documents = reportDocuments(madeUpReport());
+  expect(reportDocuments(madeUpReport())).toEqual(documents);
+  const folder = join(await temporaryFolder(), "model");
+  await writeReadMeFolder(folder, { ...tinyContent(), documents });
+  for (const [name, text] of Object.entries(documents)) expect(await readFile(join(folder, name), "utf8")).toBe(text);
+  expect(Object.keys(documents)).toContain("pictures/losses.svg");
+});
+
+function inCommon(a: Int32Array, b: Int32Array): number {
+  return a.filter((neuron) => b.includes(neuron)).length / a.length;
+}
+
+test("overlap is the share of neurons in common", () => {
+  const random = seededRandom(5);
+  const draw = (): Int32Array => {
+    const drawn = new Set<number>();
+    while (drawn.size < 20) drawn.add(randomInteger(random, 50));
+    return Int32Array.from(drawn).sort();
+  };
+  const layers = Array.from({ length: 3 }, () => [draw(), draw(), draw(), draw()]);
+  const { mean, layers: matrices } = expertOverlap(layers);
+  expect(matrices).toEqual(layers.map((experts) => experts.map((a) => experts.map((b) => inCommon(a, b)))));
+  for (const [a, row] of mean.entries()) {
+    expect(row[a]).toBe(1);
+    for (const [b, share] of row.entries()) {
+      expect(share).toBeCloseTo(matrices.reduce((sum, matrix) => sum + (matrix[a]?.[b] ?? NaN), 0) / 3, 12);
+    }
+  }
+});
+
+async function pocketTokenizer(): Promise<Tokenizer> {
+  const model = await openModel(POCKET);
+  onTestFinished(() => model.close());
+  return (await model.loadText()).tokenizer;
+}
+
+describe("routed text", () => {
+  test("gives a character of several tokens to the last of them", async () => {
+    const tokenizer = await pocketTokenizer();
+    const ids = tokenizer.encode("The 🌍 turns", { addSpecialTokens: false });
+    const experts = Array.from(ids, (_, index) => index % 3);
+    const pieces = routedText(tokenizer, ids, experts);
+    expect(pieces.map(({ expert }) => expert)).toEqual(experts);
+    expect(pieces.map(({ text }) => text).join("")).toBe("The 🌍 turns");
+    expect(pieces.some(({ text }) => text === "")).toBe(true);
+  });
+
+  test("marks a character that its end cuts", async () => {
+    const tokenizer = await pocketTokenizer();
+    const ids = tokenizer.encode("🌍", { addSpecialTokens: false });
+    expect(ids.length).toBeGreaterThan(1);
+    expect(routedText(tokenizer, ids.slice(0, -1), ids).at(-1)?.text).toBe("\uFFFD");
+    expect(routedText(tokenizer, [], [])).toEqual([]);
+  });
+});

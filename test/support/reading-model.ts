@@ -1,0 +1,20 @@
+// A tiny Read-ME model that reads text: random weights, and the pocket model's tokenizer.
+
+import { join } from "node:path";
+import { POCKET } from "./pocket.ts";
+import type { RunningModel } from "./running-model.ts";
+import { writeTinyReadMe, type TinyOptions } from "./tiny-read-me.ts";
+
+export async function writeReadingModel(path: string, options: TinyOptions = {}): Promise<void> {
+  const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
+  await writeTinyReadMe(path, { vocabSize: 4096, copies, ...options });
+}
+
+/** The expert of each token, by the model's router. */
+export async function routeOf(
+  { router }: Pick<RunningModel, "router">,
+  tokenIds: readonly number[],
+): Promise<ArrayLike<number>> {
+  const [route] = await router.route([{ state: router.start(), tokenIds }]);
+  return route?.experts ?? [];
+}
