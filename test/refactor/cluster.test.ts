@@ -1,4 +1,4 @@
-import fc from "fast-check";
+import { assert, integer, nat, property } from "fast-check";
 import { describe, expect, test } from "vitest";
 import { clusterTexts } from "../../packages/refactor/src/experts/cluster.ts";
 import { seededRandom } from "../support/random.ts";
@@ -36,12 +36,12 @@ describe("clusters of texts", () => {
   });
 
   test("are never worse than they began, and are the same for the same texts", () => {
-    fc.assert(
-      fc.property(
-        fc.integer({ min: 2, max: 20 }),
-        fc.integer({ min: 1, max: 5 }),
-        fc.integer({ min: 1, max: 12 }),
-        fc.nat(1000),
+    assert(
+      property(
+        integer({ min: 2, max: 20 }),
+        integer({ min: 1, max: 5 }),
+        integer({ min: 1, max: 12 }),
+        nat(1000),
         (count, clusters, size, seed) => {
           const random = seededRandom(seed);
           const all = texts(count, 1 + (seed % 4), 2, seed);

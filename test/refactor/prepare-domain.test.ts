@@ -43,11 +43,12 @@ test("gives as many tokens as asked for, the rest to the router", () => {
   expect(data.evaluation).toHaveLength(2);
 });
 
+function draw(seed: number): string {
+  const options = { ...OPTIONS, seed };
+  return textOf(prepareDomain({ name: "a", files: [], documents: documents(30) }, tokenizer, options).calibration);
+}
+
 test("draws the same documents for the same seed, others for another", () => {
-  const draw = (seed: number): string =>
-    textOf(
-      prepareDomain({ name: "a", files: [], documents: documents(30) }, tokenizer, { ...OPTIONS, seed }).calibration,
-    );
   expect(draw(1)).toBe(draw(1));
   expect(draw(1)).not.toBe(draw(2));
 });
@@ -68,7 +69,7 @@ test.each([2, 5])("of %i documents, the last is held out", (count) => {
 });
 
 test("of a single document, the end is held out", () => {
-  const [only = ""] = [Array.from({ length: 400 }, (_, index) => ` word ${index}.`).join("")];
+  const only = Array.from({ length: 400 }, (_, index) => ` word ${index}.`).join("");
   const data = prepareDomain({ name: "a", files: [], documents: [only] }, tokenizer, OPTIONS);
   expect(textOf(data.evaluation)).toContain("word 37");
   expect(textOf(data.calibration)).not.toContain("word 37");

@@ -39,7 +39,6 @@ export async function writeRescaledModel(path: string, folder: string, seed = 1)
     const prefix = `model.layers.${layer}`;
     const [attentionIn, ffnIn, ups] = [factors(hiddenSize), factors(hiddenSize), factors(intermediateSize)];
     const values = factors(numKvHeads * headSize);
-    const over = (all: Float32Array, index: number): number => 1 / (all[index] as number);
     const valueOf = (column: number): number =>
       Math.floor(column / headSize / (numHeads / numKvHeads)) * headSize + (column % headSize);
     add(`${prefix}.input_layernorm.weight`, (_, column) => attentionIn[column] as number);
@@ -56,4 +55,8 @@ export async function writeRescaledModel(path: string, folder: string, seed = 1)
   await writeSafetensors(join(folder, "model.safetensors"), tensors);
   for (const file of COPIED) await copyFile(join(path, file), join(folder, file));
   await model.close();
+}
+
+function over(all: Float32Array, index: number): number {
+  return 1 / (all[index] as number);
 }

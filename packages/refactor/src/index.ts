@@ -2,4 +2,17 @@ export { EXPERTS_FROM, METHODS, type Method, type RefactorOptions } from "./opti
 export { refactor, type RefactorRun } from "./refactor.ts";
 export type { RefactorProgress } from "./job/stages.ts";
 export type { DomainText } from "./data/prepare-domain.ts";
-export type { Report } from "./report/report.ts";
+export type {
+  BaseReport,
+  DomainReport,
+  LayerReport,
+  LossRow,
+  OverlapReport,
+  Report,
+  RoutedPiece,
+  RoutedSample,
+  RouterReport,
+  SettingsReport,
+  SizeReport,
+  TimeReport,
+} from "./report/report.ts";

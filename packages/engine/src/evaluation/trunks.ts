@@ -4,7 +4,7 @@
 import { checkPassage, type Passage } from "./passage.ts";
 
 /** A row of logits that is wanted. */
-export interface WantedRow {
+interface WantedRow {
   /** Of the token whose logits they are, in its passage. */
   readonly position: number;
   /** The token that is to be predicted. */

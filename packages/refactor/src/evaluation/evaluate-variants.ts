@@ -200,7 +200,8 @@ async function lossesOf(
         num_candidates: int64([1]),
         full_rows: int64([]),
       });
-      for (const logProb of outputs["target_log_probs"]?.data as Float32Array) sum.nats -= logProb;
+      const logProbs = outputs["target_log_probs"]?.data as Float32Array;
+      for (const logProb of logProbs) sum.nats -= logProb;
       sum.tokens += end - from;
     }
     await breathe();

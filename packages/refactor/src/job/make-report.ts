@@ -29,7 +29,6 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
   const { fitted, measured, fingerprint, routerParameters } = results;
   const { config } = model;
   const experts = grouping.names;
-  const tokensOf = (sequences: readonly Int32Array[]): number => sequences.reduce((sum, { length }) => sum + length, 0);
   const losses = lossRows(job, measured);
   const measurement = {
     losses,
@@ -158,9 +157,16 @@ function routerReport(
   };
 }
 
+function tokensOf(sequences: readonly Int32Array[]): number {
+  return sequences.reduce((sum, { length }) => sum + length, 0);
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
 /** With so many neurons in each layer. */
 function parametersOf({ weights, config }: Model, neurons: number): number {
-  const sizeOf = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
   const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
   const attention = weights.layers.flatMap(({ attention: refs, inputNorm, postAttentionNorm }) => [
     inputNorm,

@@ -103,9 +103,12 @@ function repeated(row: Float64Array, scale: number, times: number): Float32Array
   return Float32Array.from({ length: times * row.length }, (_, at) => (row[at % row.length] as number) * scale);
 }
 
+function isKept(index: number): boolean {
+  return index % VALIDATION_EVERY === VALIDATION_EVERY - 1;
+}
+
 function splitExamples(
   examples: readonly RouterExample[],
 ): readonly [validation: readonly RouterExample[], rest: readonly RouterExample[]] {
-  const isKept = (index: number): boolean => index % VALIDATION_EVERY === VALIDATION_EVERY - 1;
   return [examples.filter((_, index) => isKept(index)), examples.filter((_, index) => !isKept(index))];
 }

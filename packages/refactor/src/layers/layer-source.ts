@@ -1,7 +1,7 @@
 import { configOfLayer, type Model, type ModelConfig, type ModelWeights } from "@readme-moe/model";
 import { matrix, type Matrix } from "../linear-algebra/matrix.ts";
 
-export type LayerRefs = ModelWeights["layers"][number];
+type LayerRefs = ModelWeights["layers"][number];
 
 /** One layer of a dense model. */
 export interface LayerSource {

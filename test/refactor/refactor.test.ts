@@ -1,0 +1,150 @@
+// Whole refactorings of the pocket model, with little of everything.
+
+import { existsSync } from "node:fs";
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { evaluateSequences } from "@readme-moe/engine";
+import { endOfTextId, openModel, verifyModel, type Model } from "@readme-moe/model";
+import { refactor, type RefactorOptions, type Report } from "@readme-moe/refactor";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { prepareDomain } from "../../packages/refactor/src/data/prepare-domain.ts";
+import { modelHashes } from "../support/model-hashes.ts";
+import { POCKET } from "../support/pocket.ts";
+import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
+import { runningModel } from "../support/running-model.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+
+let pocket: Model;
+let out: string;
+let report: Report;
+const texts = await pocketTexts();
+
+beforeAll(async () => {
+  pocket = await openModel(POCKET);
+  out = join(await persistentFolder(), "model");
+  report = await refactor(pocket, texts, out, LITTLE, { threads: 1, source: "pocket" });
+});
+afterAll(() => pocket.close());
+
+function meanOf(id: string): number {
+  return report.losses.find((row) => row.id === id)?.mean ?? NaN;
+}
+
+describe("what is written", () => {
+  test("is a whole Read-ME model with a report, a card and pictures, and nothing else is left", async () => {
+    const model = await openModel(out);
+    await verifyModel(model);
+    expect(model.kind).toBe("read-me");
+    expect(model.experts).toMatchObject({ names: ["arxiv", "book", "github"], sharedSizes: [0, 0, 0, 0, 0, 0] });
+    expect(model.experts.expertSizes).toEqual([512, 512, 512, 512, 512, 512]);
+    expect(model.router?.config.numExperts).toBe(3);
+    await model.close();
+    expect(JSON.parse(await readFile(join(out, "report.json"), "utf8"))).toEqual(JSON.parse(JSON.stringify(report)));
+    expect(await readFile(join(out, "README.md"), "utf8")).toContain("github");
+    expect((await readdir(join(out, "pictures"))).length).toBeGreaterThan(3);
+    expect(existsSync(`${out}.unfinished`)).toBe(false);
+  });
+
+  test("has the loss that its report says, when it is served", async () => {
+    await using running = await runningModel(out);
+    const { tokenizer } = await running.model.loadText();
+    const endOfText = endOfTextId(tokenizer, pocket.config.eosTokenIds);
+    const shared = { calibrationTokens: 512, routerTokens: 512, evaluationSequences: 1, sequenceTokens: 128, seed: 1 };
+    const ours = report.losses.find((row) => row.id === "ours");
+    for (const text of texts) {
+      const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
+      const { loss } = await evaluateSequences(running.runner, running.router, evaluation);
+      expect(loss).toBeCloseTo(ours?.losses[text.name] as number, 3);
+    }
+  });
+
+  test("is better than what it is compared with, and not as good as what it cannot reach", () => {
+    expect(report.losses.map(({ id }) => id)).toEqual([
+      "dense",
+      "paper",
+      "random",
+      "static",
+      "oracle_domain",
+      "oracle_token",
+      "free",
+      "ours",
+    ]);
+    expect(meanOf("oracle_domain")).toBeLessThan(meanOf("random"));
+    expect(meanOf("dense")).toBeLessThan(meanOf("ours"));
+    for (const row of report.losses) expect(row.mean - meanOf("dense")).toBeCloseTo(row.above_dense, 6);
+  });
+});
+
+async function refactorTo(folder: string, options: RefactorOptions): Promise<Report> {
+  return refactor(pocket, texts, folder, { ...LITTLE, baselines: false, ...options }, { threads: 1 });
+}
+
+test("all neurons in every expert are the dense model", async () => {
+  const full = await refactorTo(join(await temporaryFolder(), "model"), { expertSize: 1 });
+  const [dense, ours] = ["dense", "ours"].map((id) => full.losses.find((row) => row.id === id)?.mean as number);
+  expect(Math.abs((ours as number) - (dense as number))).toBeLessThan(2e-3);
+});
+
+test.each([
+  { method: "paper" },
+  { method: "select" },
+  { method: "refit" },
+  { sharedSize: 0.25 },
+  { experts: 4 },
+  { experts: 2, expertsFrom: "clusters" },
+] as const)("%j gives a model that opens", async (options) => {
+  const folder = join(await temporaryFolder(), "model");
+  const { losses } = await refactorTo(folder, options);
+  expect(losses.find((row) => row.id === "ours")?.above_dense).toBeLessThan(2);
+  const model = await openModel(folder);
+  await verifyModel(model);
+  expect(model.experts.names).toHaveLength("experts" in options ? options.experts : 3);
+  await model.close();
+});
+
+test("the same options give the same model", async () => {
+  const folder = join(await temporaryFolder(), "model");
+  await refactor(pocket, texts, folder, LITTLE, { threads: 1, source: "pocket" });
+  expect(await modelHashes(folder)).toEqual(await modelHashes(out));
+});
+
+describe("refusals, before any long work", () => {
+  test.each([
+    [{ expertSize: 0 }, "expertSize"],
+    [{ expertSize: 2000 }, "expertSize"],
+    [{ expertSize: 0.5, sharedSize: 0.5 }, "sharedSize"],
+    [{ method: "best" }, "method"],
+    [{ calibrationTokens: 1.5 }, "calibrationTokens"],
+    [{ expretSize: 0.5 }, "expertSize"],
+  ])("%j", async (options, named) => {
+    const folder = join(await temporaryFolder(), "model");
+    const run = refactor(pocket, texts, folder, options as RefactorOptions);
+    await expect(run).rejects.toThrow(named);
+    expect(existsSync(`${folder}.unfinished`)).toBe(false);
+  });
+
+  test("no text, too little text, the same name twice", async () => {
+    const folder = join(await temporaryFolder(), "model");
+    await expect(refactor(pocket, [], folder)).rejects.toThrow(RangeError);
+    const tiny = { name: "tiny", files: [], documents: ["too little"] };
+    await expect(refactor(pocket, [...texts, tiny], folder)).rejects.toThrow(/"tiny"/);
+    await expect(refactor(pocket, [texts[0]!, texts[0]!], folder)).rejects.toThrow(/different/);
+  });
+
+  test("a mixture, and a folder with something in it", async () => {
+    const mixture = await openModel(out);
+    await expect(refactor(mixture, texts, join(await temporaryFolder(), "model"))).rejects.toThrow(/mixture/);
+    await mixture.close();
+    await expect(refactor(pocket, texts, out)).rejects.toThrow(/not empty/);
+  });
+
+  test("unfinished work that is not to be resumed, or of other options", async () => {
+    const folder = join(await temporaryFolder(), "model");
+    const signal = AbortSignal.abort(new Error("enough"));
+    await expect(refactor(pocket, texts, folder, LITTLE, { signal })).rejects.toThrow("enough");
+    await expect(refactor(pocket, texts, folder, LITTLE)).rejects.toThrow(/resume/);
+    await expect(refactor(pocket, texts, folder, { ...LITTLE, seed: 2 }, { resume: true })).rejects.toThrow(/other/);
+    await writeFile(join(folder + ".unfinished", "job.json"), "damaged");
+    await expect(refactor(pocket, texts, folder, LITTLE, { resume: true })).rejects.toThrow(/unfinished/);
+  });
+});

@@ -1,0 +1,48 @@
+// A refactoring whose process is killed, again and again, ends as if it had not been. `KILLS=10` for more of it.
+
+import { fork, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { expect, test } from "vitest";
+import { modelHashes } from "../support/model-hashes.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "refactor-pocket.ts");
+const KILLS = Number(process.env["KILLS"] ?? 2);
+const folder = await persistentFolder();
+
+function start(out: string, resume: boolean): ChildProcess {
+  const execArgv = ["--conditions=@readme-moe/source", "--import", "tsx"];
+  return fork(PROGRAM, [out, ...(resume ? ["resume"] : [])], { execArgv });
+}
+
+/** Runs to the end, or up to the news numbered `killAt`. @returns how many there were */
+async function run(out: string, resume: boolean, killAt: number): Promise<number> {
+  const child = start(out, resume);
+  let news = 0;
+  child.on("message", () => {
+    news++;
+    if (news === killAt) child.kill("SIGKILL");
+  });
+  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
+  if (signal === null) expect(code).toBe(0);
+  return news;
+}
+
+test("is the same model as without", { timeout: 60_000 * (3 + KILLS) }, async () => {
+  const whole = join(folder, "whole");
+  const numNews = await run(whole, false, Infinity);
+  const out = join(folder, "killed");
+  const random = seededRandom(Number(process.env["SEED"] ?? 7));
+  for (let kill = 0; kill < KILLS; kill++) {
+    // What is done already makes no news again, so later kills come early or not at all.
+    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numNews));
+    if (existsSync(out)) break;
+  }
+  if (!existsSync(out)) await run(out, existsSync(`${out}.unfinished`), Infinity);
+  expect(await modelHashes(out)).toEqual(await modelHashes(whole));
+  expect((await readdir(dirname(out))).toSorted()).toEqual(["killed", "whole"]);
+});

@@ -1,0 +1,269 @@
+import { describe, expect, test } from "vitest";
+import { adamRows, adamStep, type AdamMoments } from "../../packages/refactor/src/autodiff/adam.ts";
+import { clipGradients, learningRateShare } from "../../packages/refactor/src/autodiff/schedule.ts";
+import { evaluateRoutes } from "../../packages/refactor/src/router-training/route-figures.ts";
+import { RouterBatches } from "../../packages/refactor/src/router-training/router-batches.ts";
+import { routerTargets, windowMeans } from "../../packages/refactor/src/router-training/router-targets.ts";
+import { addEvidence, projectEmbedding } from "../../packages/refactor/src/router-training/start-embedding.ts";
+import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
+
+const ADAM = { learningRate: 0.01, beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0.1 };
+const SOFT = { target: "soft", temperature: 0.5, localityTokens: 1, classBalance: 0 } as const;
+
+describe("AdamW", () => {
+  test("moves by the learning rate at first, against the gradient, and decays", () => {
+    const values = Float32Array.of(1, -2, 3);
+    adamStep(values, Float32Array.of(5, -0.01, 0), zeroMoments(3), 1, ADAM);
+    const expected = [0.999 - 0.01, -2 * 0.999 + 0.01, 3 * 0.999];
+    values.forEach((value, i) => expect(value).toBeCloseTo(expected[i]!, 5));
+  });
+
+  test("agrees with the formulas of the paper over many steps", () => {
+    const random = seededRandom(1);
+    const [values, moments] = [Float32Array.of(0.5), zeroMoments(1)];
+    let [value, first, second] = [0.5, 0, 0];
+    for (let step = 1; step <= 50; step++) {
+      const gradient = Math.fround(randomNormal(random));
+      adamStep(values, Float32Array.of(gradient), moments, step, ADAM);
+      first = 0.9 * first + 0.1 * gradient;
+      second = 0.98 * second + 0.02 * gradient ** 2;
+      const update = first / (1 - 0.9 ** step) / (Math.sqrt(second / (1 - 0.98 ** step)) + 1e-8);
+      value -= 0.01 * (update + 0.1 * value);
+    }
+    expect(values[0]).toBeCloseTo(value, 5);
+  });
+
+  test("rows that a batch does not touch stay; those it does go as if each were trained alone", () => {
+    const random = seededRandom(2);
+    const normals = (count: number): Float32Array => Float32Array.from({ length: count }, () => randomNormal(random));
+    const table = normals(5 * 2);
+    const [alone, aloneMoments] = [table.slice(6, 8), zeroMoments(2)];
+    const [untouched, moments, steps] = [table.slice(0, 2), zeroMoments(10), new Float32Array(5)];
+    for (let round = 1; round <= 6; round++) {
+      const ids = round % 2 ? Int32Array.of(3, 1) : Int32Array.of(2, 3);
+      const gradient = normals(4);
+      adamRows(table, ids, gradient, moments, steps, ADAM);
+      adamStep(alone, gradient.slice(2 * ids.indexOf(3), 2 * ids.indexOf(3) + 2), aloneMoments, round, ADAM);
+    }
+    expect(table.slice(0, 2)).toEqual(untouched);
+    expect(table.slice(6, 8)).toEqual(alone);
+    expect([...steps]).toEqual([0, 3, 3, 6, 0]);
+  });
+});
+
+test("the learning rate warms up in a line and ends at its floor", () => {
+  const shares = Array.from({ length: 100 }, (_, step) => learningRateShare(step, 100, 10, 0.1));
+  expect(shares[0]).toBeCloseTo(0.1);
+  expect(shares[9]).toBe(1);
+  expect(Math.max(...shares)).toBe(1);
+  expect(shares[99]).toBeLessThan(0.11);
+  for (let step = 11; step < 100; step++) expect(shares[step]).toBeLessThan(shares[step - 1]!);
+});
+
+test("gradients are shortened together, and only when they are too long", () => {
+  const gradients = [Float32Array.of(3), Float32Array.of(0, 4)];
+  expect(clipGradients(gradients, 10)).toBe(5);
+  expect(gradients).toEqual([Float32Array.of(3), Float32Array.of(0, 4)]);
+  expect(clipGradients(gradients, 2.5)).toBe(5);
+  expect(gradients).toEqual([Float32Array.of(1.5), Float32Array.of(0, 2)]);
+});
+
+describe("figures of routes", () => {
+  test("of a small case, counted by hand", () => {
+    const costs = Float32Array.of(0, 1, 2, 1, 0, 2, 4, 2, 0);
+    const figures = evaluateRoutes([{ experts: [0, 0, 2], costs }, { experts: [1], costs: Float32Array.of(1, 3, 2) }], 3);
+    expect(figures.tokens).toBe(4);
+    expect(figures.cost).toBe((0 + 1 + 0 + 3) / 4);
+    expect(figures.oracleCost).toBe((0 + 0 + 0 + 1) / 4);
+    expect(figures.textOracleCost).toBe((3 + 1) / 4); // the second expert for the first text, the first for the other
+    expect(figures.singleCost).toBe(6 / 4);
+    expect(figures.randomCost).toBe((12 + 6) / 3 / 4);
+    expect(figures.regret).toBeCloseTo((1 - 0.25) / (1.5 - 0.25), 12);
+    expect(figures.accuracy).toBe(2 / 4);
+    expect(figures.locality).toBe(1 / 2);
+    expect(figures.shares).toEqual([0.5, 0.25, 0.25]);
+  });
+
+  test("order the ways to choose as they must be, whatever the costs", () => {
+    const random = seededRandom(3);
+    for (let round = 0; round < 50; round++) {
+      const texts = Array.from({ length: 3 }, () => {
+        const experts = Array.from({ length: 1 + randomInteger(random, 9) }, () => randomInteger(random, 4));
+        return { experts, costs: Float32Array.from({ length: experts.length * 4 }, () => randomNormal(random)) };
+      });
+      const { oracleCost, textOracleCost, singleCost, randomCost, cost, shares, locality } = evaluateRoutes(texts, 4);
+      expect(oracleCost).toBeLessThanOrEqual(textOracleCost);
+      expect(textOracleCost).toBeLessThanOrEqual(singleCost);
+      expect(singleCost).toBeLessThanOrEqual(randomCost + 1e-12);
+      expect(cost).toBeGreaterThanOrEqual(oracleCost);
+      expect(shares.reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 12);
+      expect(locality).toBeGreaterThanOrEqual(0);
+      const best = texts.map(({ costs }) => ({ costs, experts: bestExperts(costs) }));
+      expect(evaluateRoutes(best, 4)).toMatchObject({ regret: 0, accuracy: 1 });
+    }
+  });
+
+  test("need tokens, and costs of all of them", () => {
+    expect(() => evaluateRoutes([], 2)).toThrow(/at least one token/);
+    expect(() => evaluateRoutes([{ experts: [0], costs: new Float32Array(3) }], 2)).toThrow(/1 x 2 values, got 3/);
+  });
+});
+
+describe("targets", () => {
+  const example = { tokenIds: Int32Array.of(0, 1), costs: Float32Array.of(0, 1, 2, 3, 0, 0) };
+
+  test("are soft minima of costs, times the example's weight", () => {
+    const [rows] = routerTargets([{ ...example, weight: 2 }], 3, SOFT);
+    const first = [0, 1, 2].map((cost) => Math.exp(-cost / 0.5));
+    const sum = first.reduce((a, b) => a + b, 0);
+    first.forEach((value, i) => expect(rows![i]).toBeCloseTo((2 * value) / sum, 6));
+    expect(rows![3]! + rows![4]! + rows![5]!).toBeCloseTo(2, 6);
+  });
+
+  test("of the paper have the official loss's gradient: labels smoothed by half, and a quarter of the soft ones", () => {
+    const [rows] = routerTargets([example], 3, { ...SOFT, target: "paper" });
+    const soft = [0, 1, 2].map((cost) => Math.exp(-10 * cost));
+    const sum = soft.reduce((a, b) => a + b, 0);
+    const expected = soft.map((value, i) => 0.75 * (0.5 / 3 + (i === 0 ? 0.5 : 0)) + (0.25 * value) / sum);
+    expected.forEach((value, i) => expect(rows![i]).toBeCloseTo(value, 6));
+    expect(rows![3]! + rows![4]! + rows![5]!).toBeCloseTo(1, 6);
+  });
+
+  test("give experts equal shares when they are balanced", () => {
+    const random = seededRandom(4);
+    const rare = { tokenIds: new Int32Array(40), costs: new Float32Array(80) };
+    rare.costs.forEach((_, i) => (rare.costs[i] = (i % 2) * 5 + 0.1 * randomNormal(random)));
+    rare.costs.set([5, 0], 0); // the second expert is better for one token only
+    const shareOf = (classBalance: number): number => {
+      const [rows] = routerTargets([rare], 2, { ...SOFT, temperature: 0.1, classBalance });
+      const sums = [0, 0];
+      rows!.forEach((value, i) => (sums[i % 2]! += value));
+      return sums[1]! / (sums[0]! + sums[1]!);
+    };
+    expect(shareOf(0)).toBeCloseTo(1 / 40, 3);
+    expect(shareOf(1)).toBeCloseTo(1 / 2, 3);
+  });
+
+  test("windows are as wide as they are said to be, and cut off at the ends", () => {
+    const random = seededRandom(5);
+    const rows = Float32Array.from({ length: 7 * 2 }, () => randomNormal(random));
+    for (const size of [1, 2, 3, 20]) {
+      const found = windowMeans(rows, 2, size);
+      for (let row = 0; row < 7; row++) {
+        const inside = [0, 1, 2, 3, 4, 5, 6].filter((at) => at >= row - Math.floor((size - 1) / 2) && at <= row + Math.floor(size / 2));
+        const mean = inside.reduce((sum, at) => sum + rows[at * 2 + 1]!, 0) / inside.length;
+        expect(found[row * 2 + 1]).toBeCloseTo(mean, 5);
+      }
+    }
+  });
+});
+
+describe("batches", () => {
+  const lengths = [100, 7, 33, 250];
+  // Ids tell where a token is from; a token's target is its id.
+  const examples = lengths.map((length, index) => ({
+    tokenIds: Int32Array.from({ length }, (_, at) => index * 1000 + at),
+    costs: new Float32Array(length),
+  }));
+  const targets = examples.map(({ tokenIds }) => Float32Array.from(tokenIds, (id) => id + 1));
+  const options = { shape: { sequences: 4, tokens: 32 }, numExperts: 1, replacedShare: 0, seed: 1 };
+
+  test("are runs of examples with their own targets, in the order of no call but of the step", () => {
+    const [forward, backward] = [new RouterBatches(examples, targets, options), new RouterBatches(examples, targets, options)];
+    const steps = [0, 1, 2, 3, 4, 5, 6, 7];
+    const made = steps.map((step) => forward.batch(step));
+    expect(steps.toReversed().map((step) => backward.batch(step)).toReversed()).toEqual(made);
+    for (const { tokenIds, targets: rows } of made) {
+      for (let start = 0; start < tokenIds.length; start += 32) {
+        const ids = tokenIds.subarray(start, start + 32);
+        const length = Math.min(32, lengths[Math.floor(ids[0]! / 1000)]!);
+        for (let at = 0; at < 32; at++) {
+          expect(ids[at]).toBe(at < length ? ids[0]! + at : 0);
+          expect(rows[start + at]).toBe(at < length ? ids[0]! + at + 1 : 0);
+        }
+      }
+    }
+  });
+
+  test("read everything before long, ends included, longer texts more often", () => {
+    const batches = new RouterBatches(examples, targets, options);
+    const seen = new Set<number>();
+    const starts = new Map<number, number>();
+    for (let step = 0; step < 300; step++) {
+      const { tokenIds, targets: rows } = batches.batch(step);
+      tokenIds.forEach((id, i) => rows[i]! > 0 && seen.add(id));
+      for (let start = 0; start < tokenIds.length; start += 32) {
+        const example = Math.floor(tokenIds[start]! / 1000);
+        starts.set(example, (starts.get(example) ?? 0) + 1);
+      }
+    }
+    expect(seen.size).toBe(100 + 7 + 33 + 250);
+    expect(starts.get(3)! / starts.get(1)!).toBeCloseTo(8, 0);
+  });
+
+  test("replace the share of tokens that they are to, and no targets", () => {
+    const replaced = new RouterBatches(examples, targets, { ...options, replacedShare: 0.25 });
+    let [changed, count] = [0, 0];
+    for (let step = 0; step < 100; step++) {
+      const { tokenIds, targets: rows } = replaced.batch(step);
+      rows.forEach((target, i) => {
+        if (target === 0) return;
+        count++;
+        if (tokenIds[i] !== target - 1) changed++;
+      });
+    }
+    expect(changed / count).toBeGreaterThan(0.22);
+    expect(changed / count).toBeLessThan(0.27);
+  });
+});
+
+describe("the embedding before training", () => {
+  const shape = { vocabSize: 60, numExperts: 2, embeddingSize: 8 };
+
+  test.each([16, 8, 4])("keeps the geometry of an embedding of size %i as far as it can", async (size) => {
+    const random = seededRandom(6);
+    const values = Float32Array.from({ length: 60 * size }, () => 3 + randomNormal(random));
+    const table = await projectEmbedding({ values, size }, shape, 1, 1);
+    expect(table.length).toBe(60 * 8);
+    expect(table.reduce((sum, value) => sum + value ** 2, 0) / table.length).toBeCloseTo(1, 3);
+    for (let column = 0; column < 8; column++) {
+      const mean = table.filter((_, i) => i % 8 === column).reduce((sum, value) => sum + value, 0) / 60;
+      expect(Math.abs(mean)).toBeLessThan(1e-5);
+    }
+    if (size > 8) return;
+    // Turned, not squeezed: distances are all scaled by the same factor.
+    const ratios = [1, 2, 3, 4].map((id) => distance(table, 8, 0, id) / distance(values, size, 0, id));
+    for (const ratio of ratios) expect(ratio).toBeCloseTo(ratios[0]!, 4);
+  });
+
+  test("says of a token what its costs say, less where it is rare, and leaves the other dimensions", () => {
+    const table = new Float32Array(60 * 8).fill(7);
+    const tokenIds = Int32Array.of(1, 1, 1, 1, 2, 3, 3, 3, 3, 3);
+    const targets = Float32Array.from(tokenIds, (id) => (id < 3 ? 1 : 0)).reduce<number[]>((all, p) => [...all, p, 1 - p], []);
+    addEvidence(table, [{ tokenIds, costs: new Float32Array(20) }], [Float32Array.from(targets)], shape);
+    const evidence = (id: number): readonly number[] => [...table.slice(id * 8 + 6, id * 8 + 8)];
+    expect(evidence(1)[0]).toBeGreaterThan(evidence(2)[0]!);
+    expect(evidence(2)[0]).toBeGreaterThan(0.1);
+    expect(evidence(3)[1]).toBeGreaterThan(evidence(2)[0]!);
+    expect(evidence(1)[0]! + evidence(1)[1]!).toBeCloseTo(0, 5);
+    evidence(50).forEach((value) => expect(value).toBeCloseTo(0, 6));
+    expect([...table.slice(0, 6)]).toEqual([7, 7, 7, 7, 7, 7]);
+  });
+});
+
+function zeroMoments(length: number): AdamMoments {
+  return { first: new Float32Array(length), second: new Float32Array(length) };
+}
+
+function bestExperts(costs: Float32Array): number[] {
+  return Array.from({ length: costs.length / 4 }, (_, token) => {
+    const own = [...costs.subarray(token * 4, token * 4 + 4)];
+    return own.indexOf(Math.min(...own));
+  });
+}
+
+function distance(rows: Float32Array, width: number, a: number, b: number): number {
+  let sum = 0;
+  for (let i = 0; i < width; i++) sum += (rows[a * width + i]! - rows[b * width + i]!) ** 2;
+  return Math.sqrt(sum);
+}

@@ -1,0 +1,24 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { DomainText, RefactorOptions } from "@readme-moe/refactor";
+import { POCKET } from "./pocket.ts";
+
+/** Enough to see that everything works, and done in seconds. */
+export const LITTLE: RefactorOptions = {
+  calibrationTokens: 512,
+  routerTokens: 512,
+  routerSteps: 6,
+  evaluationSequences: 1,
+  sequenceTokens: 128,
+};
+
+/** Three kinds of text that lie beside the pocket model. */
+export async function pocketTexts(names: readonly string[] = ["arxiv", "book", "github"]): Promise<DomainText[]> {
+  const texts: DomainText[] = [];
+  for (const name of names) {
+    const file = join(POCKET, "calibration", `${name}.jsonl`);
+    const lines = (await readFile(file, "utf8")).split("\n").filter((line) => line !== "");
+    texts.push({ name, files: [file], documents: lines.map((line) => (JSON.parse(line) as { text: string }).text) });
+  }
+  return texts;
+}

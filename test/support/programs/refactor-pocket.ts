@@ -1,0 +1,18 @@
+// Refactors the pocket model with little of everything. Arguments: the folder to write, and `resume` to go on.
+
+import { refactor } from "@readme-moe/refactor";
+import { openModel } from "@readme-moe/model";
+import { POCKET } from "../pocket.ts";
+import { LITTLE, pocketTexts } from "../pocket-texts.ts";
+
+const [out = "", resume] = process.argv.slice(2);
+const model = await openModel(POCKET);
+await refactor(model, await pocketTexts(), out, LITTLE, {
+  source: "pocket",
+  threads: 1,
+  checkpointMs: 0,
+  resume: resume === "resume",
+  onProgress: ({ stage, done, of }) => process.send?.(`${stage} ${done}/${of}`),
+});
+await model.close();
+process.disconnect();
