@@ -19,16 +19,46 @@ interface Operation {
 }
 
 const OPERATIONS: Readonly<Record<string, Operation>> = {
-  add: { shapes: [[3, 4], [3, 4]], apply: (tape, [a, b]) => add(tape, a!, b!) },
-  "add, repeated": { shapes: [[2, 3, 4], [3, 4]], apply: (tape, [a, b]) => add(tape, a!, b!) },
-  multiply: { shapes: [[3, 4], [3, 4]], apply: (tape, [a, b]) => multiply(tape, a!, b!) },
+  add: {
+    shapes: [
+      [3, 4],
+      [3, 4],
+    ],
+    apply: (tape, [a, b]) => add(tape, a!, b!),
+  },
+  "add, repeated": {
+    shapes: [
+      [2, 3, 4],
+      [3, 4],
+    ],
+    apply: (tape, [a, b]) => add(tape, a!, b!),
+  },
+  multiply: {
+    shapes: [
+      [3, 4],
+      [3, 4],
+    ],
+    apply: (tape, [a, b]) => multiply(tape, a!, b!),
+  },
   "multiply, repeated": { shapes: [[5, 4], [4]], apply: (tape, [a, b]) => multiply(tape, a!, b!) },
   "used twice": { shapes: [[3, 4]], apply: (tape, [a]) => multiply(tape, a!, silu(tape, a!)) },
   silu: { shapes: [[3, 5]], apply: (tape, [x]) => silu(tape, x!) },
   mean: { shapes: [[3, 5]], apply: (tape, [x]) => mean(tape, x!) },
-  linear: { shapes: [[5, 3], [4, 3], [4]], apply: (tape, [x, w, bias]) => linear(tape, x!, w!, bias!) },
-  matmul: { shapes: [[2, 3, 4], [2, 4, 5]], apply: (tape, [a, b]) => matmul(tape, a!, b!, 0.7) },
-  matmulTransposed: { shapes: [[2, 3, 4], [2, 5, 4]], apply: (tape, [a, b]) => matmulTransposed(tape, a!, b!, 0.7) },
+  linear: { shapes: [[5, 3], [4, 3], [4]], apply: (tape, [x, w, bias]) => linear(tape, x!, w!, bias) },
+  matmul: {
+    shapes: [
+      [2, 3, 4],
+      [2, 4, 5],
+    ],
+    apply: (tape, [a, b]) => matmul(tape, a!, b!, 0.7),
+  },
+  matmulTransposed: {
+    shapes: [
+      [2, 3, 4],
+      [2, 5, 4],
+    ],
+    apply: (tape, [a, b]) => matmulTransposed(tape, a!, b!, 0.7),
+  },
   reshape: { shapes: [[3, 4]], apply: (tape, [x]) => reshape(tape, x!, [2, 6]) },
   transpose: { shapes: [[2, 3, 4]], apply: (tape, [x]) => transpose(tape, x!, [2, 0, 1]) },
   rmsNorm: { shapes: [[4, 6], [6]], apply: (tape, [x, scale]) => rmsNorm(tape, x!, scale!, 1e-6) },
@@ -79,7 +109,8 @@ test("softmax of a row does not see later columns, however large their scores", 
   const session = await open(tape);
   const outputs = await session.run({ scores: { data: Float32Array.of(0, 99, 99, 0, 0, 99, 0, 0, 0), dims: [3, 3] } });
   const expected = [1, 0, 0, 0.5, 0.5, 0, 1 / 3, 1 / 3, 1 / 3];
-  [...(outputs["weights"]?.data as Float32Array)].forEach((weight, i) => expect(weight).toBeCloseTo(expected[i]!, 6));
+  const found = outputs["weights"]!.data as Float32Array;
+  found.forEach((weight, i) => expect(weight).toBeCloseTo(expected[i]!, 6));
 });
 
 test("a parameter that the loss does not depend on is refused by name", () => {

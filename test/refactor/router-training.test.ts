@@ -184,8 +184,14 @@ test.each([
   [{ architecture: { ...SMALL, numHeads: 3 } }, /`architecture.innerSize`.*32 over 3/],
   [{ architecture: { ...SMALL, embeddingSize: 6 } }, /`startsFromEvidence`.*4 experts/],
   [{ numExperts: 3 }, /`examples\[0\].costs` to have 40 x 3 values, got 160/],
-  [{ vocabSize: 20, embedding: { values: new Float32Array(480), size: 24 } }, /`examples\[0\].tokenIds` to be below 20/],
-  [{ validation: [{ tokenIds: Int32Array.of(1), costs: Float32Array.of(1, NaN, 1, 1) }] }, /`validation\[0\].costs` to be finite/],
+  [
+    { vocabSize: 20, embedding: { values: new Float32Array(480), size: 24 } },
+    /`examples\[0\].tokenIds` to be below 20/,
+  ],
+  [
+    { validation: [{ tokenIds: Int32Array.of(1), costs: Float32Array.of(1, NaN, 1, 1) }] },
+    /`validation\[0\].costs` to be finite/,
+  ],
 ])("options that cannot be are refused: %o", async (wrong, message) => {
   await expect(trainRouter(ruleExamples(2, 1), settings(wrong))).rejects.toThrow(message);
 });

@@ -39,9 +39,9 @@ export function Expand(g: GraphBuilder, x: Value, shape: Value): Value {
   return g.node("Expand", [x, shape]);
 }
 
-/** Rows of `x` (or of another `axis`) by int64 indices of any shape. */
-export function Gather(g: GraphBuilder, x: Value, indices: Value, axis = 0): Value {
-  return g.node("Gather", [x, indices], { axis });
+/** Rows of `x` (`axis` 0) by int64 indices of any shape. */
+export function Gather(g: GraphBuilder, x: Value, indices: Value): Value {
+  return g.node("Gather", [x, indices], { axis: 0 });
 }
 
 export function GatherElements(g: GraphBuilder, x: Value, indices: Value, axis: number): Value {
@@ -244,7 +244,7 @@ export function ScatterRowsAdd(g: GraphBuilder, data: Value, indices: Value, upd
   return g.node("ScatterND", [data, indices, updates], { reduction: "add" });
 }
 
-/** Columns `[start, end)` of `x` `[rows, columns]`. */
-export function SliceColumns(g: GraphBuilder, x: Value, start: number, end: number): Value {
-  return g.node("Slice", [x, g.integers([start]), g.integers([end]), g.integers([1])]);
+/** Rows `[start, end)` of `x`. */
+export function SliceRows(g: GraphBuilder, x: Value, start: number, end: number): Value {
+  return g.node("Slice", [x, g.integers([start]), g.integers([end]), g.integers([0])]);
 }

@@ -55,7 +55,8 @@ export function adamRows(
     const [from, to] = [id * width, (id + 1) * width];
     const own = { first: moments.first.subarray(from, to), second: moments.second.subarray(from, to) };
     const slope = gradient.subarray(index * width, (index + 1) * width);
-    steps[id] = (steps[id] as number) + 1;
-    adamStep(table.subarray(from, to), slope, own, steps[id] as number, options);
+    const step = (steps[id] as number) + 1;
+    steps[id] = step;
+    adamStep(table.subarray(from, to), slope, own, step, options);
   });
 }

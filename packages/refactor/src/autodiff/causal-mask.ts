@@ -9,7 +9,8 @@ const masks = new WeakMap<GraphBuilder, Map<number, Value>>();
 export function causalMask(g: GraphBuilder, tokens: number): Value {
   const known = masks.get(g) ?? new Map<number, Value>();
   masks.set(g, known);
-  const value = known.get(tokens) ?? g.weight(`causal_mask:${tokens}`, "float32", [tokens, tokens], () => bytes(tokens));
+  const value =
+    known.get(tokens) ?? g.weight(`causal_mask:${tokens}`, "float32", [tokens, tokens], () => bytes(tokens));
   known.set(tokens, value);
   return value;
 }

@@ -14,8 +14,22 @@ import {
 import type { LayerExperts, Part } from "../experts/layer-experts.ts";
 import type { LayerSource } from "./layer-source.ts";
 
-const { Abs, Add, Concat, Div, Gather, Gemm, Mul, QuickGelu, ReduceMean, ReduceSum, SliceColumns, Sub, Unsqueeze } =
-  operators;
+const {
+  Abs,
+  Add,
+  Concat,
+  Div,
+  Gather,
+  Gemm,
+  Mul,
+  QuickGelu,
+  ReduceMean,
+  ReduceSum,
+  SliceRows,
+  Sub,
+  Transpose,
+  Unsqueeze,
+} = operators;
 
 /**
  * The whole dense layer. Inputs: `hidden` `[tokens, hiddenSize]`, and see `freshFeeds`. Outputs like it: `next`, the residual
@@ -58,17 +72,18 @@ export function momentsGraph(source: LayerSource, share: number): Graph {
   const attended = attendedStream(g, source, g.input("hidden", "float32", ["tokens", hiddenSize]));
   const neurons = activations(g, source, attended);
   const target = targetOf(g, attended, hiddenSize, share);
+  // Products along tokens read rows of neurons, and stripes of rows are copied as they lie; columns would not be.
+  const turned = Transpose(g, neurons, [1, 0]);
   const weights = g.input("weights", "float32", ["tokens", 1]);
-  const [heavy, heavyTarget] = [Mul(g, neurons, weights), Mul(g, target, weights)];
-  const product = (b: Value): Value => Gemm(g, heavy, b, undefined, { transA: true, transB: false });
+  const heavy = Mul(g, turned, Transpose(g, weights, [1, 0]));
+  const heavyTarget = Mul(g, target, weights);
   hiddenOutput(g, source, "attended", attended);
   gramStripes(intermediateSize).forEach(({ from, to }, index) => {
-    const [rows, columns] = [SliceColumns(g, heavy, from, to), SliceColumns(g, neurons, from, intermediateSize)];
-    const stripe = Gemm(g, rows, columns, undefined, { transA: true, transB: false });
+    const stripe = Gemm(g, SliceRows(g, heavy, from, to), SliceRows(g, turned, from, intermediateSize), undefined);
     g.output(`gram.${index}`, stripe, "float32", [to - from, intermediateSize - from]);
   });
-  g.output("cross", product(target), "float32", [intermediateSize, hiddenSize]);
-  g.output("neuron_sums", ReduceSum(g, heavy, 0), "float32", [intermediateSize]);
+  g.output("cross", Gemm(g, heavy, target, undefined, { transB: false }), "float32", [intermediateSize, hiddenSize]);
+  g.output("neuron_sums", ReduceSum(g, heavy, 1), "float32", [intermediateSize]);
   g.output("target_sums", ReduceSum(g, heavyTarget, 0), "float32", [hiddenSize]);
   g.output("target_squares", ReduceSum(g, Mul(g, heavyTarget, target), 0), "float32", [hiddenSize]);
   return g.build();
@@ -118,13 +133,14 @@ export function errorsGraph(source: LayerSource, { shared, experts }: LayerExper
   const { hiddenSize } = source.config;
   const g = new GraphBuilder("errors");
   const attended = g.input("attended", "float32", ["tokens", hiddenSize]);
-  const neurons = activations(g, source, attended);
+  const turned = Transpose(g, activations(g, source, attended), [1, 0]);
   const pick = (name: string, { neurons: own, down, bias }: Part): Value =>
     Gemm(
       g,
-      Gather(g, neurons, g.integers(Array.from(own)), 1),
+      Gather(g, turned, g.integers(Array.from(own))),
       floats(g, `${name}.down`, down, [hiddenSize, own.length]),
       floats(g, `${name}.bias`, bias, [hiddenSize]),
+      { transA: true },
     );
   const target = targetOf(g, attended, hiddenSize, share);
   const rest = shared ? Sub(g, target, pick("shared", shared)) : target;

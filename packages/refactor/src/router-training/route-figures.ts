@@ -59,7 +59,9 @@ export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number)
     tokens += experts.length;
     followers += Math.max(0, experts.length - 1);
     textOracle += Math.min(...ofText);
-    for (let expert = 0; expert < numExperts; expert++) totals[expert] = (totals[expert] as number) + ofText[expert]!;
+    for (let expert = 0; expert < numExperts; expert++) {
+      totals[expert] = (totals[expert] as number) + (ofText[expert] as number);
+    }
   }
   if (tokens === 0) throw new RangeError("Expected `texts` to hold at least one token, got none");
   const random = totals.reduce((sum, value) => sum + value, 0) / numExperts;

@@ -96,7 +96,12 @@ function rotaryTables(tape: Tape, config: RouterConfig, { sequences, tokens }: B
   const half = config.innerSize / config.numHeads / 2;
   const { cos, sin } = ropeTables({ type: "default", theta: config.ropeTheta }, half * 2, tokens);
   const positions = BigInt64Array.from({ length: sequences * tokens }, (_, row) => BigInt(row % tokens));
-  const constant = (name: string, type: "float32" | "int64", shape: readonly number[], data: ArrayBufferView): Tensor => {
+  const constant = (
+    name: string,
+    type: "float32" | "int64",
+    shape: readonly number[],
+    data: ArrayBufferView,
+  ): Tensor => {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     return { value: tape.graph.weight(name, type, shape, () => bytes), shape, needsGradient: false };
   };

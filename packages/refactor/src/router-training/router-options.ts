@@ -28,7 +28,7 @@ export interface RouterTrainingOptions {
   readonly architecture?: "default" | "paper" | RouterArchitecture | undefined;
   /** @default "soft" */
   readonly target?: TargetKind | undefined;
-  /** See `TargetOptions`, in units of costs. @default 0.1 */
+  /** See `TargetOptions`. @default 0.25 */
   readonly temperature?: number | undefined;
   /** See `TargetOptions`. @default 1 */
   readonly localityTokens?: number | undefined;
@@ -67,7 +67,15 @@ export interface RouterTrainingOptions {
 
 type Settled<Options> = { readonly [Name in keyof Options]-?: Exclude<Options[Name], undefined> };
 
-type Hooks = "embedding" | "architecture" | "threads" | "validation" | "onProgress" | "signal" | "onCheckpoint" | "resumeFrom";
+type Hooks =
+  | "embedding"
+  | "architecture"
+  | "threads"
+  | "validation"
+  | "onProgress"
+  | "signal"
+  | "onCheckpoint"
+  | "resumeFrom";
 
 type Settings = Omit<RouterTrainingOptions, Hooks>;
 
@@ -99,7 +107,9 @@ export function planRouterTraining(options: RouterTrainingOptions): RouterTraini
   const startsFromEvidence = options.startsFromEvidence ?? architecture !== "paper";
   if (startsFromEvidence && numExperts > shape.embeddingSize / 2) {
     const found = `${numExperts} experts in an embedding of ${shape.embeddingSize}`;
-    throw new RangeError(`Expected at most half as many experts as dimensions with \`startsFromEvidence\`, got ${found}`);
+    throw new RangeError(
+      `Expected at most half as many experts as dimensions with \`startsFromEvidence\`, got ${found}`,
+    );
   }
   return {
     numExperts,
@@ -110,7 +120,7 @@ export function planRouterTraining(options: RouterTrainingOptions): RouterTraini
     steps,
     config: { vocabSize, numExperts, contextTokens, ...shape },
     target: choiceOption("target", options.target ?? "soft", ["soft", "paper"] as const),
-    temperature: numberOption("temperature", options.temperature ?? 0.1, Number.MIN_VALUE),
+    temperature: numberOption("temperature", options.temperature ?? 0.25, Number.MIN_VALUE),
     localityTokens: integerOption("localityTokens", options.localityTokens ?? 1, 1),
     classBalance: numberOption("classBalance", options.classBalance ?? 0, 0, 1),
     batchCrops: integerOption("batchCrops", options.batchCrops ?? 16, 1),

@@ -7,7 +7,10 @@ export type TargetKind = "soft" | "paper";
 
 export interface TargetOptions {
   readonly target: TargetKind;
-  /** Costs that differ by this much make an expert e times as likely; `soft` only. */
+  /**
+   * An expert that costs this much less is e times as likely; `soft` only. In units of what the best expert of a token
+   * saves against the mean expert, on average, so that it does not depend on the scale of costs.
+   */
   readonly temperature: number;
   /** A token's costs are means over this many tokens around it: routes that keep their expert are cheaper to serve. */
   readonly localityTokens: number;
@@ -24,10 +27,11 @@ export function routerTargets(
   numExperts: number,
   options: TargetOptions,
 ): readonly Float32Array[] {
-  const targets = examples.map(({ costs }) => {
-    const smooth = windowMeans(costs, numExperts, options.localityTokens);
-    return options.target === "paper" ? paperTargets(smooth, numExperts) : softmin(smooth, numExperts, options.temperature);
-  });
+  const smooth = examples.map(({ costs }) => windowMeans(costs, numExperts, options.localityTokens));
+  const temperature = options.temperature * meanSaving(smooth, numExperts);
+  const targets = smooth.map((costs) =>
+    options.target === "paper" ? paperTargets(costs, numExperts) : softmin(costs, numExperts, temperature),
+  );
   const factors = classFactors(examples, targets, numExperts, options.classBalance);
   examples.forEach(({ weight = 1 }, index) => weigh(targets[index] as Float32Array, factors, weight));
   return targets;
@@ -50,6 +54,22 @@ export function windowMeans(rows: Float32Array, columns: number, size: number): 
     }
   }
   return result;
+}
+
+/** What the best expert saves against the mean expert; 1 where all are alike. */
+function meanSaving(examples: readonly Float32Array[], columns: number): number {
+  let [saved, tokens] = [0, 0];
+  for (const costs of examples) {
+    for (let start = 0; start < costs.length; start += columns, tokens++) {
+      let [sum, least] = [0, Infinity];
+      for (let i = start; i < start + columns; i++) {
+        sum += costs[i] as number;
+        least = Math.min(least, costs[i] as number);
+      }
+      saved += sum / columns - least;
+    }
+  }
+  return saved > 0 ? saved / tokens : 1;
 }
 
 /** `softmax(-costs / temperature)` of each row. */
@@ -94,7 +114,10 @@ function classFactors(
   const mass = new Float64Array(numExperts);
   targets.forEach((rows, index) => {
     const { weight = 1 } = examples[index] as RouterExample;
-    for (let i = 0; i < rows.length; i++) mass[i % numExperts] = (mass[i % numExperts] as number) + weight * rows[i]!;
+    for (let i = 0; i < rows.length; i++) {
+      const expert = i % numExperts;
+      mass[expert] = (mass[expert] as number) + weight * (rows[i] as number);
+    }
   });
   const mean = mass.reduce((sum, value) => sum + value, 0) / numExperts;
   return mass.map((value) => (value > 0 && mean > 0 ? (mean / value) ** balance : 1));

@@ -59,7 +59,8 @@ export class RouterTrainer {
   get state(): ReadonlyMap<string, Float32Array> {
     const state = new Map<string, Float32Array>([["row_steps", this.#rowSteps]]);
     for (const [name, values] of this.parameters) state.set(`parameter:${name}`, values);
-    for (const [name, { first, second }] of this.#moments) state.set(`first:${name}`, first).set(`second:${name}`, second);
+    for (const [name, { first, second }] of this.#moments)
+      state.set(`first:${name}`, first).set(`second:${name}`, second);
     return state;
   }
 
@@ -110,8 +111,9 @@ export class RouterTrainer {
     }
     const padded = new Int32Array(length);
     padded.set(tokenIds);
-    const outputs = await session.run(this.#feeds(padded));
-    return (outputs["logits"]?.data as Float32Array).slice(0, tokenIds.length * this.#config.numExperts);
+    const { logits } = await session.run(this.#feeds(padded));
+    const all = logits?.data as Float32Array;
+    return all.slice(0, tokenIds.length * this.#config.numExperts);
   }
 
   async dispose(): Promise<void> {
@@ -125,7 +127,9 @@ export class RouterTrainer {
     tokenIds.forEach((id, row) => {
       embedded.set(table.subarray(id * embeddingSize, (id + 1) * embeddingSize), row * embeddingSize);
     });
-    const feeds: Record<string, GraphTensor> = { [EMBEDDED]: { data: embedded, dims: [tokenIds.length, embeddingSize] } };
+    const feeds: Record<string, GraphTensor> = {
+      [EMBEDDED]: { data: embedded, dims: [tokenIds.length, embeddingSize] },
+    };
     for (const [name, dims] of this.#shapes) feeds[name] = { data: this.#parameter(name), dims };
     return feeds;
   }

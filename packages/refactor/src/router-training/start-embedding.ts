@@ -28,7 +28,8 @@ export async function projectEmbedding(
   const { vocabSize, embeddingSize } = config;
   const rotation = orthogonal(embeddingSize, size, seededRandom(seed));
   const means = new Float32Array(size);
-  for (let i = 0; i < values.length; i++) means[i % size] = (means[i % size] as number) + (values[i] as number) / vocabSize;
+  for (let i = 0; i < values.length; i++)
+    means[i % size] = (means[i % size] as number) + (values[i] as number) / vocabSize;
   const offset = new Float32Array(embeddingSize);
   for (let i = 0; i < rotation.length; i++) {
     const row = Math.floor(i / size);

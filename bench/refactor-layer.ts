@@ -1,0 +1,161 @@
+// How long a larger model's refactoring would take, and how much memory: one layer of its shape with random weights is run for
+// real, on fewer tokens and with fewer experts, and what it took is multiplied out.
+//
+//   pnpm bench:refactor [--shape smollm2|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
+
+import { parseArgs } from "node:util";
+import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import { fitLayer } from "../packages/refactor/src/experts/fit-layer.ts";
+import { layerSource, readDense } from "../packages/refactor/src/layers/layer-source.ts";
+import { addErrors, runDense, runExperts, runMoments } from "../packages/refactor/src/layers/run-layer.ts";
+import { TokenStream } from "../packages/refactor/src/layers/token-stream.ts";
+import { Products } from "../packages/refactor/src/linear-algebra/products.ts";
+
+const SHAPES = {
+  smollm2: { hidden: 576, ffn: 1536, layers: 30, heads: 9, kvHeads: 3, headSize: 64 },
+  "1b": { hidden: 2048, ffn: 8192, layers: 16, heads: 32, kvHeads: 8, headSize: 64 }, // Llama 3.2
+  "7b": { hidden: 4096, ffn: 11_008, layers: 32, heads: 32, kvHeads: 32, headSize: 128 }, // Llama 2
+} as const;
+
+// What is projected to.
+const FULL = { domains: 7, tokens: 16_384, costShare: 0.5, staticShare: 0.5 };
+const SEQUENCE_TOKENS = 512;
+
+const { values } = parseArgs({
+  options: {
+    shape: { type: "string", default: "smollm2" },
+    domains: { type: "string", default: "2" },
+    tokens: { type: "string", default: "2048" },
+    threads: { type: "string", default: "2" },
+  },
+});
+const shape = SHAPES[values.shape as keyof typeof SHAPES];
+if (shape === undefined) throw new TypeError(`Expected --shape to be one of ${Object.keys(SHAPES).join(", ")}`);
+const [numDomains, tokens, threads] = [Number(values.domains), Number(values.tokens), Number(values.threads)];
+const options = { threads };
+
+const model = randomModel();
+const texts = Array.from({ length: numDomains }, (_, domain) =>
+  Array.from({ length: tokens / SEQUENCE_TOKENS }, (_sequence, sequence) =>
+    Int32Array.from({ length: SEQUENCE_TOKENS }, (_token, token) => (token * 31 + sequence * 7 + domain * 101) % 500),
+  ),
+);
+const stream = new TokenStream(model.config, texts, 2048);
+const products = await Products.open(threads);
+const source = layerSource(model, 0);
+const dense = await stream.embed(model);
+const fitted = dense.slice();
+const costs = new Float32Array(stream.numTokens * numDomains);
+
+const times: Record<string, number> = {};
+const { goal } = await timed("dense pass", () => runDense(source, stream, dense, 0.5, options));
+const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal, 0.5, options));
+const down = await readDense(source);
+const settings = {
+  expertSize: shape.ffn / 2,
+  sharedSize: 0,
+  selection: "elimination",
+  refits: true,
+  ownShare: 0.7,
+  ridge: 1e-3,
+} as const;
+const layer = await timed("fit", () => fitLayer(moments, down, settings, products));
+const errors = { share: 0.5, factor: 1, costs };
+await timed("errors", () => addErrors(source, stream, { attended: fitted, goal }, layer, errors, options, () => true));
+await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) => domain, options));
+await products.dispose();
+report();
+
+function report(): void {
+  const of = (name: string): number => (times[name] ?? NaN) / 1000;
+  for (const name of Object.keys(times)) console.log(`${name.padEnd(12)} ${of(name).toFixed(2)} s`);
+  const { domains, costShare, staticShare } = FULL;
+  const share = (domains * FULL.tokens) / stream.numTokens;
+  // Errors of an expert cost alike for each expert; the single expert's stream takes part of the tokens.
+  const passes = of("dense pass") + (1 + staticShare) * (of("statistics") + of("experts"));
+  const compared = costShare * of("errors") * (domains / numDomains);
+  const fits = (of("fit") * (domains + 1)) / numDomains;
+  const seconds = shape.layers * (share * (passes + compared) + fits);
+  console.log(
+    `this run: ${stream.numTokens} tokens, ${numDomains} experts, ${gigabytes(peakBytes())} of memory at its peak`,
+  );
+  console.log(
+    `all ${shape.layers} layers with ${domains} experts of ${FULL.tokens} tokens each: ` +
+      `${(seconds / 60).toFixed(0)} minutes, about ${gigabytes(projectedBytes())} of memory`,
+  );
+}
+
+/** What grew with tokens and experts, for all of them, and the rest as it was. */
+function projectedBytes(): number {
+  const streams = 4 * stream.hiddenSize * 4; // dense, fitted, goal, and what is copied of them
+  const ofDomain = 4 * shape.ffn * (shape.ffn + shape.hidden);
+  const more = (FULL.domains * FULL.tokens - stream.numTokens) * streams + (FULL.domains - numDomains) * ofDomain;
+  return peakBytes() + more;
+}
+
+function peakBytes(): number {
+  return process.resourceUsage().maxRSS * 1024;
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+/** Weights come out of a list of random numbers, again and again. */
+function randomModel(): Pick<Model, "config" | "weights"> {
+  const noise = Float32Array.from({ length: 65_521 }, (_, i) => Math.sin(i * i * 12.9898));
+  const { hidden, ffn, heads, kvHeads, headSize } = shape;
+  const shapes = new Map<string, readonly number[]>();
+  const store = {
+    path: "random",
+    info: (name: string) => ({ name, type: "F32", shape: shapes.get(name) ?? [] }),
+    readFloats: async (name: string) => {
+      const [rows = 1, columns = 1] = shapes.get(name) ?? [];
+      const scale = name.endsWith("norm") ? 0 : 1 / Math.sqrt(columns);
+      const offset = name.length * 7919;
+      return Float32Array.from({ length: rows * columns }, (_, i) =>
+        scale === 0 ? 1 : scale * (noise[(i + offset + (i >> 9)) % noise.length] as number),
+      );
+    },
+  } as unknown as TensorStore;
+  const ref = (name: string, ...size: readonly number[]) => {
+    shapes.set(name, size);
+    return { store, name, shape: size };
+  };
+  const linear = (name: string, out: number, size: number) => ({ weight: ref(name, out, size), bias: undefined });
+  const embedding = ref("embedding", 512, hidden);
+  const config = {
+    hiddenSize: hidden,
+    intermediateSize: ffn,
+    numLayers: 1,
+    numHeads: heads,
+    numKvHeads: kvHeads,
+    headSize,
+    rmsNormEpsilon: 1e-5,
+    rope: { type: "default", theta: 10_000 },
+    contextTokens: SEQUENCE_TOKENS,
+    slidingWindows: [undefined],
+  } as unknown as ModelConfig;
+  const layerRefs = {
+    inputNorm: ref("input_norm", hidden),
+    attention: {
+      query: linear("query", heads * headSize, hidden),
+      key: linear("key", kvHeads * headSize, hidden),
+      value: linear("value", kvHeads * headSize, hidden),
+      output: linear("output", hidden, heads * headSize),
+      queryNorm: undefined,
+      keyNorm: undefined,
+    },
+    postAttentionNorm: ref("post_norm", hidden),
+    shared: undefined,
+    experts: [{ gate: linear("gate", ffn, hidden), up: linear("up", ffn, hidden), down: linear("down", hidden, ffn) }],
+  };
+  return { config, weights: { embedding, head: embedding, finalNorm: ref("final_norm", hidden), layers: [layerRefs] } };
+}
+
+async function timed<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
+  const start = performance.now();
+  const result = await work();
+  times[name] = performance.now() - start;
+  return result;
+}

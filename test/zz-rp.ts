@@ -1,0 +1,25 @@
+import { openModel, endOfTextId, SafetensorsFile } from "@readme-moe/model";
+import { readFileSync } from "node:fs";
+import { prepareDomain } from "../packages/refactor/src/data/prepare-domain.ts";
+import { trainRouter } from "../packages/refactor/src/router-training/train-router.ts";
+import { labelledExamples } from "../packages/refactor/src/router-training/labelled-examples.ts";
+import { evaluateRoutes } from "../packages/refactor/src/router-training/route-figures.ts";
+import { windowMeans } from "../packages/refactor/src/router-training/router-targets.ts";
+const model = await openModel("models/pocket"); const { tokenizer } = await model.loadText();
+const names = ["arxiv","book","c4","common_crawl","github","stackexchange","wikipedia"];
+const data = names.map((name) => prepareDomain({ name, files: [], documents: readFileSync(`/work/shared/data/domains/${name}.jsonl`,"utf8").split("\n").filter(Boolean).map(l=>JSON.parse(l).text)}, tokenizer, { calibrationTokens: 8192, routerTokens: 120000, evaluationSequences: 2, sequenceTokens: 512, endOfText: endOfTextId(tokenizer, model.config.eosTokenIds), seed: 1 } as any));
+const f = await SafetensorsFile.open("/tmp/rt/pocket-state.safetensors"); const costs = await f.readFloats("costs"); await f.close();
+const N=7; const seqs = data.flatMap((d,k)=>d.calibration.map(ids=>({ids,k}))); console.log(seqs.length, costs.length/N/512, data.map(d=>d.routerText.length).join(" "));
+const costed = seqs.map((s,i)=>({ tokenIds: s.ids, domain: s.k, costs: costs.slice(i*512*N,(i+1)*512*N)})).filter(e=>e.costs.some(v=>v!==0));
+console.log("costed", costed.length);
+const train = costed.filter((_,i)=>i%4!==3), val = costed.filter((_,i)=>i%4===3);
+const M = names.map((_,d)=>{ const r=new Float64Array(N); let n=0; for(const e of costed) if(e.domain===d){ e.costs.forEach((v,i)=>r[i%N]+=v); n+=512; } return [...r].map(v=>(v/n).toFixed(3)).join(" "); }); console.log(M.join("\n"));
+const dom = evaluateRoutes(val.map(e=>({experts:new Uint16Array(512).fill(e.domain),costs:e.costs})),N); const sh=(r:any)=>`cost ${r.cost.toFixed(4)} regret ${r.regret.toFixed(4)} loc ${r.locality.toFixed(3)} shares ${r.shares.map((x:number)=>x.toFixed(2)).join(" ")}`;
+console.log("domain", sh(dom), "oracle", dom.oracleCost.toFixed(4), "text", dom.textOracleCost.toFixed(4), "single", dom.singleCost.toFixed(4), "random", dom.randomCost.toFixed(4));
+for (const w of [4,16,64]) console.log("window oracle", w, sh(evaluateRoutes(val.map(e=>{ const s=windowMeans(e.costs,N,w); return {costs:e.costs, experts:Uint16Array.from({length:512},(_,t)=>{let b=0; for(let k=1;k<N;k++) if(s[t*N+k]<s[t*N+b]) b=k; return b;})}; }),N)));
+const { store, name } = model.weights.embedding; const values = await store.readFloats(name);
+const lab = labelledExamples(names.map((_,d)=>train.filter(e=>e.domain===d)), data.map(d=>d.routerText), N, 1);
+for (const line of (process.argv[2] ?? "").split(";").filter(Boolean)) { const o = JSON.parse(line); const w = o.lab; delete o.lab; const t0=performance.now();
+ const r = await trainRouter(w ? [...train, ...lab.map(e=>({...e, weight: w}))] : train, { numExperts: N, vocabSize: model.config.vocabSize, contextTokens: 2048, embedding: { values, size: model.config.hiddenSize }, seed: 1, threads: 1, validation: val, steps: 300, ...o });
+ console.log(line, "best", r.history.bestStep, sh(r.validation), "| last", r.history.validations.at(-1)!.figures.cost.toFixed(4), "loss", r.history.losses.slice(-20).reduce((a,b)=>a+b,0)/20, ((performance.now()-t0)/1000).toFixed(0)+"s"); }
+await model.close();
