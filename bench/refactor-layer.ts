@@ -40,7 +40,7 @@ const texts = Array.from({ length: numDomains }, (_, domain) =>
     Int32Array.from({ length: SEQUENCE_TOKENS }, (_token, token) => (token * 31 + sequence * 7 + domain * 101) % 500),
   ),
 );
-const stream = new TokenStream(model.config, texts, 2048);
+const stream = new TokenStream(model.config, texts, 1024);
 const products = await Products.open(threads);
 const source = layerSource(model, 0);
 const dense = await stream.embed(model);
@@ -49,7 +49,7 @@ const costs = new Float32Array(stream.numTokens * numDomains);
 
 const times: Record<string, number> = {};
 const { goal } = await timed("dense pass", () => runDense(source, stream, dense, 0.5, options));
-const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal, 0.5, options));
+const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal.rows, 0.5, options));
 const down = await readDense(source);
 const settings = {
   expertSize: shape.ffn / 2,
@@ -60,7 +60,7 @@ const settings = {
   ridge: 1e-3,
 } as const;
 const layer = await timed("fit", () => fitLayer(moments, down, settings, products));
-const errors = { share: 0.5, factor: 1, costs };
+const errors = { share: 0.5, costs };
 await timed("errors", () => addErrors(source, stream, { attended: fitted, goal }, layer, errors, options, () => true));
 await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) => domain, options));
 await products.dispose();

@@ -95,12 +95,12 @@ test("the dense pass gives the next states, goals, weights and magnitudes", asyn
   }
 });
 
-test("moments are weighted sums over a domain's tokens", async () => {
+test("moments are sums over a domain's tokens", async () => {
   const { dense, other } = await streams();
   const source = layerSource(model, 0);
   const { goal } = await runDense(source, stream, dense, SHARE, {});
   const plain = await plainStream(other);
-  const moments = await runMoments(source, stream, other, goal, SHARE, {});
+  const moments = await runMoments(source, stream, other, goal.rows, SHARE, {});
   expect(largestDifference(other, flat(plain.attended))).toBeLessThan(1e-4);
   const width = stream.hiddenSize;
   for (const [domain, own] of moments.entries()) {
@@ -109,7 +109,7 @@ test("moments are weighted sums over a domain's tokens", async () => {
     let [count, squares] = [0, 0];
     plain.neurons.forEach((h, token) => {
       if (stream.domains[Math.floor(token / LENGTH)] !== domain) return;
-      const weight = goal.weights[token] as number;
+      const weight = 1;
       const t = Array.from(
         { length: width },
         (_, i) => (goal.rows[token * width + i] as number) - SHARE * (plain.attended[token]?.[i] as number),
@@ -158,7 +158,7 @@ test.each([false, true])(
     const source = layerSource(model, 0);
     const { goal } = await runDense(source, stream, dense, SHARE, {});
     const plain = await plainStream(other);
-    await runMoments(source, stream, other, goal, SHARE, {});
+    await runMoments(source, stream, other, goal.rows, SHARE, {});
     const layer = await twoExperts(withShared);
     const width = stream.hiddenSize;
     const outputs = plain.neurons.map((h) =>
@@ -172,7 +172,7 @@ test.each([false, true])(
       stream,
       { attended: other, goal },
       layer,
-      { share: SHARE, factor: 2, costs },
+      { share: SHARE, costs },
       {},
       ({ domain }) => domain === 0,
     );
@@ -186,7 +186,7 @@ test.each([false, true])(
               ((goal.rows[token * width + i] as number) - SHARE * value - (outputs[token]?.[expert]?.[i] as number)) **
               2),
         );
-        return 1 + 2 * sum * (goal.weights[token] as number);
+        return 1 + sum * (goal.weights[token] as number);
       }),
     );
     expect(largestDifference(costs, expected)).toBeLessThan(1e-3);
@@ -204,7 +204,7 @@ test("all neurons in every expert are the dense layer", async () => {
   const other = dense.slice();
   const source = layerSource(model, 0);
   const { goal } = await runDense(source, stream, dense, SHARE, {});
-  await runMoments(source, stream, other, goal, SHARE, {});
+  await runMoments(source, stream, other, goal.rows, SHARE, {});
   const everything = densePart(
     Int32Array.from({ length: SIZE }, (_, i) => i),
     await readDense(source),

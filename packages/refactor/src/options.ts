@@ -123,7 +123,7 @@ export function planOf(options: ResolvedOptions, sizes: Sizes, { numLayers }: Mo
     ...sizes,
     selection: method === "select" ? "contribution" : "elimination",
     refits: method === "refit" || method === "sequential",
-    ownShare: 0.7,
+    ownShare: 0.6,
     ridge: 1e-3,
   } as const;
   return {
@@ -131,8 +131,8 @@ export function planOf(options: ResolvedOptions, sizes: Sizes, { numLayers }: Mo
     isPaper: method === "paper",
     isSequential: method === "sequential",
     errorShare: 0.5,
-    costEvery: 2,
-    staticEvery: 2,
+    costEvery: 3,
+    staticEvery: 4,
     baselines,
     seed,
   };

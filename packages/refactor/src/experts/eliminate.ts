@@ -10,7 +10,7 @@ import type { FitProblem } from "./moments.ts";
 import { topNeurons } from "./select.ts";
 
 /** Neurons go in so many rounds, each of which reckons with those before it. */
-const ROUNDS = 16;
+const ROUNDS = 6;
 
 /**
  * The `size` neurons that are left, fitted. @param ridge - see `fitPart`

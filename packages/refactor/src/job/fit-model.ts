@@ -7,7 +7,7 @@ import type { LayerExperts } from "../experts/layer-experts.ts";
 import { fitProblem, type Moments } from "../experts/moments.ts";
 import { paperNeurons } from "../experts/select.ts";
 import { layerSource, readDense, type DenseDown, type LayerSource } from "../layers/layer-source.ts";
-import { addErrors, runDense, runExperts, runMoments, type Goal, type PassOptions } from "../layers/run-layer.ts";
+import { addErrors, runDense, runExperts, runMoments, type PassOptions } from "../layers/run-layer.ts";
 import { TokenStream, type Batch } from "../layers/token-stream.ts";
 import type { Products } from "../linear-algebra/products.ts";
 import { seededRandom, shuffled } from "../random.ts";
@@ -44,7 +44,7 @@ export interface FitOptions extends PassOptions {
 
 export interface FittedModel {
   readonly stream: TokenStream;
-  /** `[tokens, experts]`, summed over layers and relative to what a layer puts out; zeros but for `costSequences`. */
+  /** `[tokens, experts]`, squared errors relative to the stream's size, summed over layers; zeros but for `costSequences`. */
   readonly costs: Float32Array;
   readonly costSequences: readonly number[];
   /** Of each layer. */
@@ -52,7 +52,7 @@ export interface FittedModel {
 }
 
 // Tokens that run together: more make larger products, and larger arrays.
-const BATCH_TOKENS = 2048;
+const BATCH_TOKENS = 1024;
 
 /** @param calibration - by domain, sequences of equal length; one expert is made of each domain */
 export async function fitModel(
@@ -113,27 +113,21 @@ async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigu
   const settings = plan.layers[source.index] as FitSettings;
   const fitted = plan.isSequential ? state.fitted : state.dense.slice();
   const { goal, magnitudes } = await runDense(source, stream, state.dense, share, options);
-  const moments = await runMoments(source, stream, fitted, goal, share, options);
+  const moments = await runMoments(source, stream, fitted, goal.rows, share, options);
   const down = await readDense(source);
   const paper = paperLayer(magnitudes, settings.expertSize + settings.sharedSize, down);
   const layer = plan.isPaper
     ? { ...paper, relativeErrors: await errorsOnOwnText(paper, moments, products) }
     : await fitLayer(moments, down, settings, products);
   const all = pooled(moments);
-  await addErrors(
-    source,
-    stream,
-    { attended: fitted, goal },
-    layer,
-    { share, factor: all.count / Math.max(all.targetSquares, Number.MIN_VALUE), costs: state.costs },
-    options,
-    (batch) => context.costBatches.has(batch),
+  await addErrors(source, stream, { attended: fitted, goal }, layer, { share, costs: state.costs }, options, (batch) =>
+    context.costBatches.has(batch),
   );
   if (plan.isSequential) await runExperts(source, stream, fitted, layer, (domain) => domain, options);
   const families: Record<string, LayerExperts> = { ours: layer };
   const figures: Record<string, readonly number[]> = { ours: layer.relativeErrors };
   if (plan.baselines) {
-    const single = await fitStatic(context, state, goal, share, down);
+    const single = await fitStatic(context, state, goal.rows, share, down);
     families["static"] = single;
     figures["static"] = single.relativeErrors;
     families["paper"] = paper;
@@ -147,14 +141,11 @@ async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigu
 async function fitStatic(
   { source, stream, staticStream, plan, options }: LayerContext,
   state: FitState,
-  goal: Goal,
+  goal: Float32Array,
   share: number,
   down: DenseDown,
 ): ReturnType<typeof fitLayer> {
-  const own = {
-    rows: thin(stream, goal.rows, plan.staticEvery),
-    weights: thin(stream, goal.weights, plan.staticEvery),
-  };
+  const own = thin(stream, goal, plan.staticEvery);
   const settings = plan.layers[source.index] as FitSettings;
   const size = settings.expertSize + settings.sharedSize;
   const moments = await runMoments(source, staticStream, state.static, own, share, options);

@@ -53,8 +53,9 @@ export function denseLayerGraph(source: LayerSource, share: number): Graph {
 }
 
 /**
- * One over the mean square of a token's residual stream: the next norm divides by its root. Without this, the first
- * tokens of texts, whose streams are hundreds of times as large as others', would be nearly all that fitting sees.
+ * One over the mean square of a token's residual stream, which the next norm divides by: the first tokens of texts have streams
+ * hundreds of times as large as others', and errors that are as large. (Fitting is better off without: to the rest
+ * of the model, those tokens are what much attention goes to.)
  */
 function tokenWeights(g: GraphBuilder, stream: Value): Value {
   return Div(g, g.float(1), Add(g, ReduceMean(g, Mul(g, stream, stream), 1), g.float(1e-6)));
@@ -62,7 +63,7 @@ function tokenWeights(g: GraphBuilder, stream: Value): Value {
 
 /**
  * What a compressed model's FFN would have to do with its own inputs, and what it has to do it with. Inputs: `hidden`, see
- * `freshFeeds`; `goal` like `hidden`, `weights` `[tokens, 1]`. The target is `goal - share · attended`. Outputs: `attended`; weighted sums over tokens of neurons
+ * `freshFeeds`; `goal` like `hidden`. The target is `goal - share · attended`. Outputs: `attended`; sums over tokens of neurons
  * times neurons, `gram.<i>` (see `gramStripes`), and neurons times targets, `cross`
  * `[intermediateSize, hiddenSize]`; `neuron_sums`, `target_sums`, `target_squares` (of each of `hiddenSize` channels).
  */
@@ -74,18 +75,15 @@ export function momentsGraph(source: LayerSource, share: number): Graph {
   const target = targetOf(g, attended, hiddenSize, share);
   // Products along tokens read rows of neurons, and stripes of rows are copied as they lie; columns would not be.
   const turned = Transpose(g, neurons, [1, 0]);
-  const weights = g.input("weights", "float32", ["tokens", 1]);
-  const heavy = Mul(g, turned, Transpose(g, weights, [1, 0]));
-  const heavyTarget = Mul(g, target, weights);
   hiddenOutput(g, source, "attended", attended);
   gramStripes(intermediateSize).forEach(({ from, to }, index) => {
-    const stripe = Gemm(g, SliceRows(g, heavy, from, to), SliceRows(g, turned, from, intermediateSize), undefined);
+    const stripe = Gemm(g, SliceRows(g, turned, from, to), SliceRows(g, turned, from, intermediateSize), undefined);
     g.output(`gram.${index}`, stripe, "float32", [to - from, intermediateSize - from]);
   });
-  g.output("cross", Gemm(g, heavy, target, undefined, { transB: false }), "float32", [intermediateSize, hiddenSize]);
-  g.output("neuron_sums", ReduceSum(g, heavy, 1), "float32", [intermediateSize]);
-  g.output("target_sums", ReduceSum(g, heavyTarget, 0), "float32", [hiddenSize]);
-  g.output("target_squares", ReduceSum(g, Mul(g, heavyTarget, target), 0), "float32", [hiddenSize]);
+  g.output("cross", Gemm(g, turned, target, undefined, { transB: false }), "float32", [intermediateSize, hiddenSize]);
+  g.output("neuron_sums", ReduceSum(g, turned, 1), "float32", [intermediateSize]);
+  g.output("target_sums", ReduceSum(g, target, 0), "float32", [hiddenSize]);
+  g.output("target_squares", ReduceSum(g, Mul(g, target, target), 0), "float32", [hiddenSize]);
   return g.build();
 }
 

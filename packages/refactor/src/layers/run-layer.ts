@@ -71,7 +71,7 @@ export async function runMoments(
   source: LayerSource,
   stream: TokenStream,
   hidden: Float32Array,
-  goal: Goal,
+  goal: Float32Array,
   share: number,
   options: PassOptions,
 ): Promise<readonly Moments[]> {
@@ -82,11 +82,11 @@ export async function runMoments(
     const outputs = await run({
       ...stream.attentionFeeds(source.config, batch),
       hidden: rowsFeed(own, hiddenSize),
-      ...goalFeeds(stream, batch, goal),
+      goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });
     own.set(floats(outputs, "attended"));
     addMoments(moments[batch.domain] as Moments, {
-      count: sumOf(stream.view(goal.weights, batch, 1)),
+      count: own.length / hiddenSize,
       gram: gramOf(outputs, source.config.intermediateSize),
       cross: floats(outputs, "cross"),
       neuronSums: floats(outputs, "neuron_sums"),
@@ -120,7 +120,7 @@ export async function runExperts(
 }
 
 /**
- * Adds to `costs` `[tokens, experts]` each expert's squared distance from the target times `factor`.
+ * Adds to `costs` `[tokens, experts]` each expert's weighted squared distance from the target.
  * @param wants - which batches
  */
 export async function addErrors(
@@ -128,7 +128,7 @@ export async function addErrors(
   stream: TokenStream,
   states: { readonly attended: Float32Array; readonly goal: Goal },
   layer: LayerExperts,
-  { share, factor, costs }: { readonly share: number; readonly factor: number; readonly costs: Float32Array },
+  { share, costs }: { readonly share: number; readonly costs: Float32Array },
   options: PassOptions,
   wants: (batch: Batch) => boolean,
 ): Promise<void> {
@@ -138,7 +138,7 @@ export async function addErrors(
     const attended = rowsFeed(stream.view(states.attended, batch, hiddenSize), hiddenSize);
     const feeds = { attended, ...goalFeeds(stream, batch, states.goal) };
     const own = stream.view(costs, batch, numExperts);
-    floats(await runGraph(feeds), "errors").forEach((error, at) => (own[at] = (own[at] as number) + error * factor));
+    floats(await runGraph(feeds), "errors").forEach((error, at) => (own[at] = (own[at] as number) + error));
   };
   await pass(errorsGraph(source, layer, share), stream, options, run, wants);
 }

@@ -6,7 +6,7 @@ export interface Matrix {
 }
 
 export function matrix(rows: number, columns: number, data?: ArrayLike<number>): Matrix {
-  return { rows, columns, data: data ? Float64Array.from(data) : new Float64Array(rows * columns) };
+  return { rows, columns, data: data ? new Float64Array(data) : new Float64Array(rows * columns) };
 }
 
 /** The rows `rows` and columns `columns` of `source`, in that order. */

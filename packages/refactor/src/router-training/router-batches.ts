@@ -97,7 +97,7 @@ function permutation(count: number, random: () => number): readonly number[] {
 }
 
 /** A seed for each step that neighbours do not share. */
-export function mix(seed: number, step: number): number {
+function mix(seed: number, step: number): number {
   let mixed = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(step + 1, 0xc2b2ae35);
   mixed = Math.imul(mixed ^ (mixed >>> 15), 0x27d4eb2f);
   return (mixed ^ (mixed >>> 13)) >>> 0;

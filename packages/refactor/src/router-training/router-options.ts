@@ -7,7 +7,7 @@ import type { RouterExample } from "./router-example.ts";
 import type { TargetKind } from "./router-targets.ts";
 import type { SourceEmbedding } from "./start-embedding.ts";
 
-export interface RouterTrainingProgress {
+interface RouterTrainingProgress {
   /** Steps done. */
   readonly step: number;
   readonly steps: number;
@@ -36,7 +36,7 @@ export interface RouterTrainingOptions {
   readonly classBalance?: number | undefined;
   /** Starts from what each token's costs say of it: see `addEvidence`. @default true but for the paper's architecture */
   readonly startsFromEvidence?: boolean | undefined;
-  /** @default 1000 */
+  /** @default 1500 */
   readonly steps?: number | undefined;
   /** Crops per step. @default 16 */
   readonly batchCrops?: number | undefined;
@@ -102,7 +102,7 @@ export function planRouterTraining(options: RouterTrainingOptions): RouterTraini
     const expected = `${vocabSize} x ${embedding.size} values`;
     throw new RangeError(`Expected \`embedding.values\` to have ${expected}, got ${embedding.values.length}`);
   }
-  const steps = integerOption("steps", options.steps ?? 1000, 1);
+  const steps = integerOption("steps", options.steps ?? 1500, 1);
   const tenth = Math.ceil(steps / 10);
   const startsFromEvidence = options.startsFromEvidence ?? architecture !== "paper";
   if (startsFromEvidence && numExperts > shape.embeddingSize / 2) {
