@@ -52,7 +52,7 @@ const { goal } = await timed("dense pass", () => runDense(source, stream, dense,
 const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal.rows, 0.5, options));
 const down = await readDense(source);
 const settings = {
-  expertSize: shape.ffn / 2,
+  usedSize: shape.ffn / 2,
   sharedSize: 0,
   selection: "elimination",
   refits: true,

@@ -50,7 +50,7 @@ test.each(DOMAINS)("%s: small, attributed documents that the command line reads"
   expect(bytes).toBeLessThan(150_000);
   const readme = readFileSync(join(FOLDER, "README.md"), "utf8");
   const documents = documentsOf(pathOf(domain));
-  expect(await readDocuments(pathOf(domain))).toEqual(documents.map(({ text }) => text));
+  expect(await readDocuments(pathOf(domain))).toEqual(documents.map(({ text, license }) => ({ text, license })));
   expect(new Set(documents.map(({ text }) => text)).size).toBe(documents.length);
   expect(documents.length).toBeGreaterThanOrEqual(20);
   for (const { text, source, license } of documents) {

@@ -6,6 +6,7 @@ import { fitLayer, pooled } from "../../packages/refactor/src/experts/fit-layer.
 import { densePart, fitPart, relativeErrorOf } from "../../packages/refactor/src/experts/fit-part.ts";
 import type { Part } from "../../packages/refactor/src/experts/layer-experts.ts";
 import { addMoments, emptyMoments, fitProblem, type Moments } from "../../packages/refactor/src/experts/moments.ts";
+import { paperLayer } from "../../packages/refactor/src/experts/paper-layer.ts";
 import { contributions, paperNeurons, topNeurons } from "../../packages/refactor/src/experts/select.ts";
 import { matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
@@ -217,7 +218,7 @@ test("a shared part and experts together do what their moments promise", async (
   const domains = [sample(11), sample(12)];
   const moments = domains.map(momentsOf);
   const settings = {
-    expertSize: 3,
+    usedSize: 7,
     sharedSize: 4,
     selection: "elimination",
     refits: true,
@@ -239,6 +240,56 @@ test("a shared part and experts together do what their moments promise", async (
     const bias = expert.bias.map((value, j) => value + (shared?.bias[j] as number));
     const { wholeVariance } = fitProblem(moments[domain] as Moments, pooled(moments), 1);
     expect(relativeErrors[domain]).toBeCloseTo(plainError(data, { neurons, down, bias }) / wholeVariance, 4);
+  });
+});
+
+describe("the paper's experts", () => {
+  const magnitudes = [
+    [9, 8, 7, 6, 1, 1, 1, 1, 1, 0],
+    [9, 1, 8, 1, 7, 6, 1, 1, 1, 0],
+    [1, 1, 9, 1, 1, 8, 9, 7, 6, 8.5],
+  ];
+  const biased = { weight: DOWN, bias: Float32Array.from([1, 2, 3, 4]) };
+
+  test("share what all domains choose, and are each the dense layer with the other neurons masked", () => {
+    const { shared, experts } = paperLayer(magnitudes, 4, biased);
+    expect(shared?.neurons).toEqual(Int32Array.from([2]));
+    expect(experts.map(({ neurons }) => Array.from(neurons))).toEqual([
+      [0, 1, 3],
+      [0, 4, 5],
+      [5, 6, 9],
+    ]);
+    const random = seededRandom(31);
+    const h = Array.from({ length: NEURONS }, () => randomNormal(random));
+    for (const expert of experts) {
+      const parts = [shared as Part, expert];
+      const kept = new Set(parts.flatMap(({ neurons }) => Array.from(neurons)));
+      const masked = denseOf(h.map((value, neuron) => (kept.has(neuron) ? value : 0)));
+      masked.forEach((value, j) => {
+        const sum = parts.reduce((all, { neurons, down, bias }) => {
+          const own = neurons.reduce(
+            (s, neuron, i) => s + (down[j * neurons.length + i] as number) * (h[neuron] as number),
+            0,
+          );
+          return all + own + (bias[j] as number);
+        }, 0);
+        expect(sum).toBeCloseTo(value + (biased.bias[j] as number), 5);
+      });
+    }
+  });
+
+  test("are one neuron smaller with the official count", () => {
+    const { shared, experts } = paperLayer(magnitudes, 4, DENSE, true);
+    expect(shared?.neurons).toEqual(Int32Array.from([2]));
+    for (const { neurons } of experts) expect(neurons).toHaveLength(2);
+  });
+
+  test("share nothing where nothing is common, and keep a neuron each where everything is", () => {
+    expect(paperLayer([magnitudes[0]!, [...magnitudes[0]!].reverse()], 4, DENSE).shared).toBeUndefined();
+    expect(paperLayer([magnitudes[0]!], 4, DENSE).shared).toBeUndefined();
+    const same = paperLayer([magnitudes[0]!, magnitudes[0]!], 4, DENSE);
+    expect(Array.from(same.shared?.neurons ?? [])).toEqual([0, 1, 2]);
+    expect(same.experts.map(({ neurons }) => Array.from(neurons))).toEqual([[3], [3]]);
   });
 });
 

@@ -1,12 +1,19 @@
 // Statistics, experts and errors of a layer's graphs against plain loops.
 
 import { openModel, type Model } from "@readme-moe/model";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { LayerExperts, Part } from "../../packages/refactor/src/experts/layer-experts.ts";
 import { densePart } from "../../packages/refactor/src/experts/fit-part.ts";
 import { layerSource, readDense } from "../../packages/refactor/src/layers/layer-source.ts";
-import { addErrors, runDense, runExperts, runMoments } from "../../packages/refactor/src/layers/run-layer.ts";
-import { TokenStream } from "../../packages/refactor/src/layers/token-stream.ts";
+import { heldBackBatches, ownErrors } from "../../packages/refactor/src/job/choose-sharing.ts";
+import {
+  addErrors,
+  runDense,
+  runExperts,
+  runMoments,
+  runOverlaps,
+} from "../../packages/refactor/src/layers/run-layer.ts";
+import { TokenStream, type Batch } from "../../packages/refactor/src/layers/token-stream.ts";
 import { plainLayer } from "../oracles/plain-decoder.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -224,4 +231,62 @@ test("a signal ends a pass", async () => {
   const { dense } = await streams();
   const signal = AbortSignal.abort(new Error("enough"));
   await expect(runDense(layerSource(model, 0), stream, dense, SHARE, { signal })).rejects.toThrow("enough");
+});
+
+test("overlaps are graded shares of a token's most active neurons, with their sign", async () => {
+  const { dense } = await streams();
+  const source = layerSource(model, 0);
+  const plain = await plainStream(dense);
+  const layer = await twoExperts(true);
+  const attended = Float32Array.from(flat(plain.attended));
+  const found = new Float32Array(stream.numTokens * 2);
+  const keep = (batch: Batch, scores: Float32Array): void => stream.view(found, batch, 2).set(scores);
+  await runOverlaps(source, stream, attended, layer, {}, ({ domain }) => domain === 0, keep);
+  const size = 4;
+  const expected = plain.neurons.flatMap((h, token) => {
+    const sorted = Array.from(h).sort((a, b) => b - a);
+    const thresholds = [3, 3, 2, 1, 0].map((rank) => sorted[rank] as number);
+    return layer.experts.map(({ neurons }) => {
+      if (token >= 3 * LENGTH) return 0;
+      return neurons.reduce(
+        (sum, neuron) => sum + thresholds.filter((threshold) => (h[neuron] as number) > threshold).length / (3 * size),
+        0,
+      );
+    });
+  });
+  expect(Math.max(...expected)).toBeGreaterThan(0.2);
+  expect(largestDifference(found, expected)).toBeLessThan(1e-5);
+});
+
+describe("text held back", () => {
+  const batchesOf = (counts: readonly number[]): Batch[] =>
+    counts.flatMap((count, domain) =>
+      Array.from({ length: count }, (_, index) => ({ domain, firstSequence: index, numSequences: 1 })),
+    );
+
+  test("is the last of every eight batches, and the last one of fewer; never all", () => {
+    const held = [...heldBackBatches({ batches: batchesOf([16, 3, 1]) })];
+    expect(held.map(({ domain, firstSequence }) => [domain, firstSequence])).toEqual([
+      [0, 7],
+      [0, 15],
+      [1, 2],
+    ]);
+  });
+
+  test("tells how far each domain's own expert is from the target", async () => {
+    const { dense, other } = await streams();
+    const source = layerSource(model, 0);
+    const { goal } = await runDense(source, stream, dense, SHARE, {});
+    await runMoments(source, stream, other, goal.rows, SHARE, {});
+    const layer = { ...(await twoExperts(false)), relativeErrors: [] };
+    const costs = new Float32Array(stream.numTokens * 2);
+    const states = { attended: other, goal };
+    await addErrors(source, stream, states, layer, { share: SHARE, costs }, {}, () => true);
+    const held = new Set([stream.batches[1]!, stream.batches[2]!]);
+    const own = [2 * LENGTH, 3 * LENGTH].flatMap((first, domain) =>
+      Array.from({ length: LENGTH }, (_, i) => costs[(first + i) * 2 + domain] as number),
+    );
+    const mean = own.reduce((sum, cost) => sum + cost, 0) / own.length;
+    expect(await ownErrors(source, stream, states, layer, SHARE, held, {})).toBeCloseTo(mean, 5);
+  });
 });

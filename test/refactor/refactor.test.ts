@@ -90,6 +90,7 @@ test.each([
   { method: "select" },
   { method: "refit" },
   { sharedSize: 0.25 },
+  { experts: 1 },
   { experts: 4 },
   { experts: 2, expertsFrom: "clusters" },
 ] as const)("%j gives a model that opens", async (options) => {
@@ -108,12 +109,34 @@ test("the same options give the same model", async () => {
   expect(await modelHashes(folder)).toEqual(await modelHashes(out));
 });
 
+test("where sharing is a choice, each layer makes its own", async () => {
+  const folder = join(await temporaryFolder(), "model");
+  const { layers, losses } = await refactorTo(folder, { sharedSize: "auto" });
+  expect(layers).toHaveLength(6);
+  for (const { expert_size: expert, shared_size: shared } of layers) {
+    expect([0, 128, 256]).toContain(shared);
+    expect(expert + shared).toBe(512);
+  }
+  expect(losses.find((row) => row.id === "ours")?.above_dense).toBeLessThan(0.5);
+});
+
+test("the paper's shares what all domains choose", async () => {
+  const folder = join(await temporaryFolder(), "model");
+  const { layers } = await refactorTo(folder, { method: "paper", officialCount: true });
+  for (const { expert_size: expert, shared_size: shared } of layers) {
+    expect(shared).toBeGreaterThan(0);
+    expect(expert + shared).toBe(511);
+  }
+});
+
 describe("refusals, before any long work", () => {
   test.each([
     [{ expertSize: 0 }, "expertSize"],
     [{ expertSize: 2000 }, "expertSize"],
     [{ expertSize: 0.5, sharedSize: 0.5 }, "sharedSize"],
     [{ method: "best" }, "method"],
+    [{ method: "paper", sharedSize: 0.25 }, "sharedSize"],
+    [{ officialCount: true }, "officialCount"],
     [{ calibrationTokens: 1.5 }, "calibrationTokens"],
     [{ expretSize: 0.5 }, "expertSize"],
   ])("%j", async (options, named) => {

@@ -1,7 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { evaluateRoutes } from "../../packages/refactor/src/router-training/route-figures.ts";
 import { RouterBatches } from "../../packages/refactor/src/router-training/router-batches.ts";
-import { routerTargets, windowMeans } from "../../packages/refactor/src/router-training/router-targets.ts";
+import {
+  paperTargets,
+  routerTargets,
+  windowMeans,
+} from "../../packages/refactor/src/router-training/router-targets.ts";
 import { addEvidence, projectEmbedding } from "../../packages/refactor/src/router-training/start-embedding.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 
@@ -76,8 +80,10 @@ describe("targets", () => {
   });
 
   test("of the paper have the official loss's gradient: labels smoothed by half, and a quarter of the soft ones", () => {
-    const [rows] = routerTargets([example], 3, { ...SOFT, target: "paper" });
-    const soft = [0, 1, 2].map((cost) => Math.exp(-10 * cost));
+    const scores = Float32Array.of(0.5, 0.4, 0.1, 0.2, 0.2, 0.2);
+    const costs = paperTargets(scores, 3).map((share) => -share);
+    const [rows] = routerTargets([{ ...example, costs }], 3, { ...SOFT, target: "given" });
+    const soft = [0.5, 0.4, 0.1].map((score) => Math.exp(10 * score));
     const sum = soft.reduce((a, b) => a + b, 0);
     const expected = soft.map((value, i) => 0.75 * (0.5 / 3 + (i === 0 ? 0.5 : 0)) + (0.25 * value) / sum);
     expected.forEach((value, i) => expect(rows![i]).toBeCloseTo(value, 6));

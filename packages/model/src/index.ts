@@ -28,6 +28,7 @@ export { readTextFile } from "./files/text-file.ts";
 export { readMeTensors, type ReadMeTensors } from "./folder/model-tensors.ts";
 export type { Model, ModelKind } from "./folder/model.ts";
 export { baseFiles, type BaseFiles } from "./folder/base-files.ts";
+export { modelLicense } from "./folder/model-license.ts";
 export { openModel } from "./folder/open-model.ts";
 export type { ReadMeSection } from "./folder/read-me-config.ts";
 export { verifyModel } from "./folder/verify-model.ts";

@@ -11,6 +11,12 @@ export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/nam
 // `organisation/name`, and perhaps `@revision`.
 const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
 
+/** The hub's id in what `<model>` names, where it names no file, folder or preset. */
+export function hubIdOf(name: string): string | undefined {
+  if (existsSync(name) || presetNamed(name) || !HUB_ID.test(name)) return undefined;
+  return name.replace(/@.*$/, "");
+}
+
 /**
  * What `<model>` names: a folder or file as it is, else a preset, else a model of the hub, which is downloaded into the
  * shared cache.
@@ -21,7 +27,7 @@ export async function modelPath(name: string, signal: AbortSignal, cacheFolder?:
   if (existsSync(name)) return name;
   const preset = presetNamed(name);
   if (preset) return presetPath(preset, { cacheFolder, signal });
-  if (!HUB_ID.test(name)) return name;
+  if (hubIdOf(name) === undefined) return name;
   try {
     return await downloadModel(name, { signal, onProgress: showDownload });
   } catch (error) {

@@ -30,8 +30,14 @@ export interface RefactorOptions {
   readonly expertsFrom?: (typeof EXPERTS_FROM)[number] | undefined;
   /** Neurons that a token uses in each layer, shared ones included: a share of the dense FFN's in (0, 1], or a number. @default 0.5 */
   readonly expertSize?: number | undefined;
-  /** Neurons of these that all experts share: a share of the dense FFN's in [0, 1), or a number. @default 0 */
-  readonly sharedSize?: number | undefined;
+  /**
+   * Neurons of these that all experts share: a share of the dense FFN's in [0, 1), or a number; or `"auto"`: in each layer, none,
+   * a quarter or a half of `expertSize`, whichever errs least on text held back from the fit. The paper's method shares what all
+   * domains choose. @default 0
+   */
+  readonly sharedSize?: number | "auto" | undefined;
+  /** With the paper's method, keep one neuron less than `expertSize`, as its official code does. @default false */
+  readonly officialCount?: boolean | undefined;
   /** Of each domain. @default 16384 */
   readonly calibrationTokens?: number | undefined;
   /** Further text of each domain for the router at most. @default 131072 */
@@ -60,6 +66,7 @@ const DEFAULTS: ResolvedOptions = {
   expertsFrom: "domains",
   expertSize: 0.5,
   sharedSize: 0,
+  officialCount: false,
   calibrationTokens: 16_384,
   routerTokens: 131_072,
   routerSteps: 600,
@@ -85,29 +92,50 @@ export function resolveOptions(options: RefactorOptions): ResolvedOptions {
   integerOption("localityTokens", resolved.localityTokens, 1);
   integerOption("evaluationSequences", resolved.evaluationSequences, 1);
   integerOption("seed", resolved.seed, 0, 2 ** 32 - 1);
+  refuseOptionsOfOthers(resolved);
   return resolved;
 }
 
-/** Neurons of each expert and shared ones, the same in all layers. */
+/** What another method would not heed. */
+function refuseOptionsOfOthers({ method, sharedSize, officialCount, expertSize }: ResolvedOptions): void {
+  if (method === "paper" && sharedSize !== 0) {
+    const expectation = "0 with the method `paper`, which shares what all domains choose";
+    throw new RangeError(`Expected \`sharedSize\` to be ${expectation}, got \`${sharedSize}\``);
+  }
+  if (officialCount && method !== "paper") {
+    throw new RangeError(`Expected \`officialCount\` with the method \`paper\` only, got \`${method}\``);
+  }
+  if (officialCount && expertSize === 1) {
+    throw new RangeError("Expected `expertSize` to be below 1 with `officialCount`, got `1`");
+  }
+}
+
+/** Neurons, the same in all layers. */
 export interface Sizes {
-  readonly expertSize: number;
-  readonly sharedSize: number;
+  /** That a token uses, shared ones included. */
+  readonly usedSize: number;
+  /** That all tokens use: each layer takes one of these. */
+  readonly sharedSizes: readonly number[];
 }
 
 /** @throws {RangeError} when the sizes do not fit the model's FFN */
 export function resolveSizes({ expertSize, sharedSize }: ResolvedOptions, { intermediateSize }: ModelConfig): Sizes {
-  const used = neurons("expertSize", expertSize, intermediateSize);
-  const shared = neurons("sharedSize", sharedSize, intermediateSize);
-  if (used < 1 || used > intermediateSize) {
+  const usedSize = neurons("expertSize", expertSize, intermediateSize);
+  if (usedSize < 1 || usedSize > intermediateSize) {
     const expectation = `a share in (0, 1] or a number of neurons up to ${intermediateSize}`;
     throw new RangeError(`Expected \`expertSize\` to be ${expectation}, got \`${expertSize}\``);
   }
-  if (shared < 0 || shared >= used) {
+  if (sharedSize === "auto") {
+    const sizes = [0, 1 / 4, 1 / 2].map((share) => Math.floor(share * usedSize));
+    return { usedSize, sharedSizes: [...new Set(sizes)] };
+  }
+  const shared = neurons("sharedSize", sharedSize, intermediateSize);
+  if (shared < 0 || shared >= usedSize) {
     throw new RangeError(
-      `Expected \`sharedSize\` to be below the ${used} neurons of \`expertSize\`, got \`${sharedSize}\``,
+      `Expected \`sharedSize\` to be below the ${usedSize} neurons of \`expertSize\`, got \`${sharedSize}\``,
     );
   }
-  return { expertSize: used - shared, sharedSize: shared };
+  return { usedSize, sharedSizes: [shared] };
 }
 
 function neurons(name: string, value: number, intermediateSize: number): number {
@@ -116,19 +144,22 @@ function neurons(name: string, value: number, intermediateSize: number): number 
   throw new TypeError(`Expected \`${name}\` to be a number, got \`${value}\``);
 }
 
-/** What `method` means layer by layer. */
-export function planOf(options: ResolvedOptions, sizes: Sizes, { numLayers }: ModelConfig): FitPlan {
-  const { method, baselines, seed } = options;
-  const layer = {
-    ...sizes,
+/** What `method` means. */
+export function planOf(options: ResolvedOptions, { usedSize, sharedSizes }: Sizes): FitPlan {
+  const { method, officialCount, baselines, seed } = options;
+  const settings = {
+    usedSize,
+    sharedSize: sharedSizes[0] as number,
     selection: method === "select" ? "contribution" : "elimination",
     refits: method === "refit" || method === "sequential",
     ownShare: 0.6,
     ridge: 1e-3,
   } as const;
   return {
-    layers: Array.from({ length: numLayers }, () => layer),
+    settings,
+    sharedSizes,
     isPaper: method === "paper",
+    isOfficialCount: officialCount,
     isSequential: method === "sequential",
     errorShare: 0.5,
     costEvery: 3,

@@ -8,7 +8,7 @@ import { prepareDomain, type DomainData, type DomainText } from "./data/prepare-
 import { fitModel, type FittedModel } from "./job/fit-model.ts";
 import { domainCosts, expertsOfDomains } from "./job/domain-costs.ts";
 import { groupTexts, type Grouping } from "./job/group-texts.ts";
-import { readOnePart } from "./job/layer-file.ts";
+import { readOnePart, type LayerSizes } from "./job/layer-file.ts";
 import { finishFolder, refuseOccupied } from "./job/finish-folder.ts";
 import { trainModelRouter } from "./job/train-model-router.ts";
 import { WorkFolder } from "./job/work-folder.ts";
@@ -31,6 +31,8 @@ import { Stages, type RefactorProgress } from "./job/stages.ts";
 export interface RefactorRun {
   /** What the model was called by its user, for the report. @default the model's path */
   readonly source?: string | undefined;
+  /** Where the model is one of the Hugging Face hub, for the report's model card. */
+  readonly hubId?: string | undefined;
   /** Goes on with unfinished work for the same folder. @default false */
   readonly resume?: boolean | undefined;
   /** Of the inference runtime. @default all cores */
@@ -90,7 +92,7 @@ export async function refactor(
   const costs = domainCosts(fitted, job.grouping, data.length);
   const router = await stages.run("router", () => trainModelRouter(job, fitted, costs));
   const folder = work.file("model");
-  await stages.run("model", () => writeAll(job, folder, router));
+  await stages.run("model", () => writeAll(job, folder, router, fitted.sizes));
   const expertOf = expertsOfDomains(job.grouping, costs);
   const measured = await stages.run("losses", () => measureModel(job, folder, expertOf));
   const report = await makeReport(job, {
@@ -108,7 +110,7 @@ export async function refactor(
 async function fitAll({ model, grouping, options, sizes, work, stages, run }: RefactorJob): Promise<FittedModel> {
   const products = await Products.open(run.threads);
   try {
-    return await fitModel(model, grouping.groups, planOf(options, sizes, model.config), {
+    return await fitModel(model, grouping.groups, planOf(options, sizes), {
       work,
       products,
       threads: run.threads,
@@ -126,15 +128,15 @@ async function writeAll(
   job: RefactorJob,
   folder: string,
   router: Awaited<ReturnType<typeof trainModelRouter>>,
+  sizes: readonly LayerSizes[],
 ): Promise<void> {
-  const { model, grouping, options, sizes, work, run } = job;
-  const perLayer = (size: number): readonly number[] => Array.from({ length: model.config.numLayers }, () => size);
+  const { model, grouping, options, work, run } = job;
   await work.clear("model");
   await writeModel(folder, {
     model,
     expertNames: grouping.names,
-    expertSizes: perLayer(sizes.expertSize),
-    sharedSizes: perLayer(sizes.sharedSize),
+    expertSizes: sizes.map(({ expertSize }) => expertSize),
+    sharedSizes: sizes.map(({ sharedSize }) => sharedSize),
     part: (layer, which) => readOnePart(work.layerFile(layer), "ours", which),
     router,
     provenance: { base: run.source ?? model.path, options },

@@ -60,7 +60,7 @@ function checkUsage(command: Command, flags: EvalFlags): void {
 
 async function runEval(path: string, flags: EvalFlags, signal: AbortSignal): Promise<void> {
   // All files before the model: a mistake in one of them should not come up after minutes.
-  const documents = await readAll(flags.data, readDocuments);
+  const documents = await readAll(flags.data, async (file) => (await readDocuments(file)).map(({ text }) => text));
   const questions: ReadonlyMap<string, readonly Question[]> = await readAll(flags.requests, (file) =>
     readQuestions(file, flags.limit),
   );

@@ -1,7 +1,7 @@
 import { openModel } from "@readme-moe/model";
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
+import { hubIdOf, MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption, wholeNumber } from "../options.ts";
 import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
 import { showStatus } from "../status-line.ts";
@@ -13,7 +13,8 @@ interface RefactorFlags {
   readonly experts?: number;
   readonly expertsFrom: "domains" | "clusters";
   readonly expertSize: number;
-  readonly sharedSize: number;
+  readonly sharedSize: number | "auto";
+  readonly officialCount: boolean;
   readonly calibrationTokens: number;
   readonly routerTokens: number;
   readonly routerSteps: number;
@@ -49,7 +50,8 @@ export function refactorCommand(signal: AbortSignal): Command {
         .default("domains"),
     )
     .option("--expert-size <size>", "neurons that a token uses: a share of the dense ones, or a number", size, 0.5)
-    .option("--shared-size <size>", "of these, neurons that all experts share", size, 0)
+    .option("--shared-size <size>", "of these, neurons that all experts share; auto: what errs least", sharedSize, 0)
+    .option("--official-count", "with --method paper: one neuron less, as the official code keeps", false)
     .option("--calibration-tokens <n>", "of each kind of text", wholeNumber(1), 16_384)
     .option("--router-tokens <n>", "more text of each kind for the router, at most", wholeNumber(0), 131_072)
     .option("--router-steps <n>", "of the router's training", wholeNumber(1), 600)
@@ -72,7 +74,14 @@ async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSign
   const domains = await readDomains(data);
   const model = await openModel(await modelPath(path, signal));
   try {
-    const run = { source: path, resume, threads, signal, onProgress: json ? undefined : showProgress };
+    const run = {
+      source: path,
+      hubId: hubIdOf(path),
+      resume,
+      threads,
+      signal,
+      onProgress: json ? undefined : showProgress,
+    };
     const report = await refactor(model, domains, out, options, run).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : summaryOf(report, out));
   } finally {
@@ -91,6 +100,10 @@ function summaryOf(report: Report, out: string): string {
       `${label.padEnd(width)}  loss ${mean.toFixed(4)}  ${above < 0 ? "-" : "+"}${Math.abs(above).toFixed(4)}`,
   );
   return [...rows, "", ...report.verdict, "", `Written to ${out}: try \`readme-moe chat ${out}\`.`].join("\n");
+}
+
+function sharedSize(text: string): number | "auto" {
+  return text === "auto" ? text : size(text);
 }
 
 /** A parser of shares and numbers, for commander. */

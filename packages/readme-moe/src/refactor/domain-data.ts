@@ -25,12 +25,22 @@ function shortName(file: string): string {
 
 /** Files with the same name are one domain. @throws {ReadMeError} naming the file that is not what it should be */
 export async function readDomains(data: readonly DataArgument[]): Promise<readonly DomainText[]> {
-  const domains = new Map<string, { readonly files: string[]; readonly documents: string[] }>();
+  const domains = new Map<
+    string,
+    { readonly files: string[]; readonly documents: string[]; readonly licenses: Set<string> }
+  >();
   for (const { name, file } of data) {
-    const domain = domains.get(name) ?? { files: [], documents: [] };
+    const domain = domains.get(name) ?? { files: [], documents: [], licenses: new Set<string>() };
     domains.set(name, domain);
     domain.files.push(file);
-    for (const document of await readDocuments(file)) domain.documents.push(document);
+    for (const { text, license } of await readDocuments(file)) {
+      domain.documents.push(text);
+      if (license !== undefined) domain.licenses.add(license);
+    }
   }
-  return Array.from(domains, ([name, { files, documents }]) => ({ name, files, documents }));
+  return Array.from(domains, ([name, { licenses, ...domain }]) => ({
+    name,
+    ...domain,
+    licenses: [...licenses].sort(),
+  }));
 }

@@ -12,6 +12,8 @@ export interface DomainText {
   readonly name: string;
   readonly files: readonly string[];
   readonly documents: readonly string[];
+  /** Of the documents, for the report; none where they are not known. */
+  readonly licenses?: readonly string[] | undefined;
 }
 
 export interface DomainOptions {

@@ -72,7 +72,7 @@ export async function measureModel(
       family("random", [{ id: "random", routes: byDomain }]),
     );
   }
-  const { errorShare, isSequential } = planOf(options, sizes, model.config);
+  const { errorShare, isSequential } = planOf(options, sizes);
   const numLayers = model.config.numLayers;
   const shared = { threads: run.threads, signal: run.signal, errorShare: isSequential ? errorShare : 0 };
   const losses = new Map(

@@ -15,9 +15,9 @@ import { contributions, topNeurons } from "./select.ts";
 const CANDIDATES = 1.5;
 
 export interface FitSettings {
-  /** Neurons of each expert, those that all share not counted. */
-  readonly expertSize: number;
-  /** Neurons that every token uses, 0 for none. */
+  /** Neurons that a token uses, shared ones included. */
+  readonly usedSize: number;
+  /** Neurons of these that all tokens use, 0 for none. */
   readonly sharedSize: number;
   /** How neurons are chosen: by what each adds alone, or by what the others cannot make up for. */
   readonly selection: "contribution" | "elimination";
@@ -51,7 +51,7 @@ export async function fitLayer(
 ): Promise<FittedLayer> {
   const all = pooled(moments);
   const everything = Int32Array.from({ length: dense.weight.columns }, (_, neuron) => neuron);
-  const { sharedSize } = settings;
+  const { usedSize, sharedSize } = settings;
   const common = sharedSize > 0 ? fitProblem(all, all, 1) : undefined;
   const shared = common && (await chooseAndFit(common, everything, sharedSize, dense, settings, products));
   const isShared = new Set(shared?.neurons);
@@ -60,7 +60,7 @@ export async function fitLayer(
   for (const own of moments) {
     const problem = fitProblem(own, all, settings.ownShare);
     const rest = shared ? await remainder(problem, shared, products) : problem;
-    experts.push(await chooseAndFit(rest, candidates, settings.expertSize, dense, settings, products));
+    experts.push(await chooseAndFit(rest, candidates, usedSize - sharedSize, dense, settings, products));
   }
   return { shared, experts, relativeErrors: experts.map(({ relativeError }) => relativeError) };
 }

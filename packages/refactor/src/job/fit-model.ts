@@ -1,25 +1,38 @@
 // All layers, one after the other: the dense model runs on one stream, what becomes of it on others beside it.
 
 import type { Model } from "@readme-moe/model";
-import { densePart, fitPart, relativeErrorOf } from "../experts/fit-part.ts";
-import { fitLayer, pooled, type FitSettings } from "../experts/fit-layer.ts";
+import { relativeErrorOf, remainder } from "../experts/fit-part.ts";
+import { fitLayer, type FitSettings, type FittedLayer } from "../experts/fit-layer.ts";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { fitProblem, type Moments } from "../experts/moments.ts";
-import { paperNeurons } from "../experts/select.ts";
+import { paperLayer } from "../experts/paper-layer.ts";
 import { layerSource, readDense, type DenseDown, type LayerSource } from "../layers/layer-source.ts";
-import { addErrors, runDense, runExperts, runMoments, type PassOptions } from "../layers/run-layer.ts";
+import {
+  addErrors,
+  runDense,
+  runExperts,
+  runMoments,
+  runOverlaps,
+  type Goal,
+  type PassOptions,
+} from "../layers/run-layer.ts";
 import { TokenStream, type Batch } from "../layers/token-stream.ts";
 import type { Products } from "../linear-algebra/products.ts";
-import { seededRandom, shuffled } from "../random.ts";
-import { readFigures, writeLayerFile, type LayerFigures } from "./layer-file.ts";
+import { paperTargets } from "../router-training/router-targets.ts";
+import { randomLayer, staticLayer } from "./baseline-experts.ts";
+import { heldBackBatches, ownErrors } from "./choose-sharing.ts";
+import { readFigures, readSizes, writeLayerFile, type LayerFigures, type LayerSizes } from "./layer-file.ts";
 import type { WorkFolder } from "./work-folder.ts";
 
 /** How a model is taken apart. */
 export interface FitPlan {
-  /** Per layer. */
-  readonly layers: readonly FitSettings[];
+  readonly settings: FitSettings;
+  /** Neurons that all experts share: of several, each layer takes what errs least on batches held back. */
+  readonly sharedSizes: readonly number[];
   /** Takes the paper's experts instead of fitted ones. */
   readonly isPaper: boolean;
+  /** One neuron less of the paper's, see `paperNeurons`. */
+  readonly isOfficialCount: boolean;
   /** Fits each layer to what comes out of the fitted layers before it; else to what comes out of the dense ones. */
   readonly isSequential: boolean;
   /** Sequential only: the share of the error so far that a layer is to make good. */
@@ -44,11 +57,15 @@ export interface FitOptions extends PassOptions {
 
 export interface FittedModel {
   readonly stream: TokenStream;
-  /** `[tokens, experts]`, squared errors relative to the stream's size, summed over layers; zeros but for `costSequences`. */
+  /**
+   * `[tokens, experts]`, zeros but for `costSequences`: squared errors relative to the stream's size, summed over layers. Of the
+   * paper's experts, what its router's loss compares with, negated: the mean of distributions over experts.
+   */
   readonly costs: Float32Array;
   readonly costSequences: readonly number[];
   /** Of each layer. */
   readonly figures: readonly LayerFigures[];
+  readonly sizes: readonly LayerSizes[];
 }
 
 // Tokens that run together: more make larger products, and larger arrays.
@@ -62,6 +79,7 @@ export async function fitModel(
   options: FitOptions,
 ): Promise<FittedModel> {
   const { config } = model;
+  const { numLayers } = config;
   const { work, nowMs, checkpointMs } = options;
   const stream = new TokenStream(config, calibration, BATCH_TOKENS);
   const thinned = calibration.map((sequences) => sequences.filter((_, index) => index % plan.staticEvery === 0));
@@ -74,26 +92,33 @@ export async function fitModel(
     costs: new Float32Array(stream.numTokens * calibration.length),
   };
   const costBatches = new Set(stream.batches.filter((_, index) => index % plan.costEvery === 0));
+  const heldBack: ReadonlySet<Batch> = plan.sharedSizes.length > 1 ? heldBackBatches(stream) : new Set();
   const figures: LayerFigures[] = [];
   const firstLayer = await work.loadStreams(state);
   for (let index = 0; index < firstLayer; index++) figures.push(await readFigures(work.layerFile(index)));
   let savedMs = nowMs();
   for (let index = firstLayer; index < config.numLayers; index++) {
-    const context = { source: layerSource(model, index), stream, staticStream, costBatches, plan, options };
+    const source = layerSource(model, index);
+    const context = { source, numLayers, stream, staticStream, costBatches, heldBack, plan, options };
     figures.push(await fitOne(context, state));
     options.onLayer(index + 1, config.numLayers);
     if (nowMs() - savedMs < checkpointMs && index + 1 < config.numLayers) continue;
     await work.saveStreams(index + 1, state);
     savedMs = nowMs();
   }
-  return { stream, costs: state.costs, costSequences: [...costBatches].flatMap(sequencesOf), figures };
+  const sizes: LayerSizes[] = [];
+  for (let index = 0; index < config.numLayers; index++) sizes.push(await readSizes(work.layerFile(index), "ours"));
+  return { stream, costs: state.costs, costSequences: [...costBatches].flatMap(sequencesOf), figures, sizes };
 }
 
 interface LayerContext {
   readonly source: LayerSource;
+  readonly numLayers: number;
   readonly stream: TokenStream;
   readonly staticStream: TokenStream;
   readonly costBatches: ReadonlySet<Batch>;
+  /** Where experts are chosen among, text that is not fitted to. */
+  readonly heldBack: ReadonlySet<Batch>;
   readonly plan: FitPlan;
   readonly options: FitOptions;
 }
@@ -109,20 +134,19 @@ interface FitState {
 async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigures> {
   const { source, stream, plan, options } = context;
   const { products, work } = options;
+  const { settings } = plan;
   const share = plan.isSequential ? plan.errorShare : 0;
-  const settings = plan.layers[source.index] as FitSettings;
   const fitted = plan.isSequential ? state.fitted : state.dense.slice();
   const { goal, magnitudes } = await runDense(source, stream, state.dense, share, options);
-  const moments = await runMoments(source, stream, fitted, goal.rows, share, options);
+  const isHeldBack = (batch: Batch): boolean => context.heldBack.has(batch);
+  const counts = (batch: Batch): boolean => !isHeldBack(batch);
+  const moments = await runMoments(source, stream, fitted, goal.rows, share, options, counts);
   const down = await readDense(source);
-  const paper = paperLayer(magnitudes, settings.expertSize + settings.sharedSize, down);
+  const paper = paperLayer(magnitudes, settings.usedSize, down, plan.isOfficialCount);
   const layer = plan.isPaper
     ? { ...paper, relativeErrors: await errorsOnOwnText(paper, moments, products) }
-    : await fitLayer(moments, down, settings, products);
-  const all = pooled(moments);
-  await addErrors(source, stream, { attended: fitted, goal }, layer, { share, costs: state.costs }, options, (batch) =>
-    context.costBatches.has(batch),
-  );
+    : await fitBest(context, { attended: fitted, goal }, moments, down);
+  await addCosts(context, { attended: fitted, goal }, layer, state.costs);
   if (plan.isSequential) await runExperts(source, stream, fitted, layer, (domain) => domain, options);
   const families: Record<string, LayerExperts> = { ours: layer };
   const figures: Record<string, readonly number[]> = { ours: layer.relativeErrors };
@@ -131,66 +155,77 @@ async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigu
     families["static"] = single;
     figures["static"] = single.relativeErrors;
     families["paper"] = paper;
-    families["random"] = await randomLayer(context, moments, all, down);
+    families["random"] = await randomLayer(moments, down, settings, products, plan.seed + source.index);
   }
   await writeLayerFile(work.layerFile(source.index), families, figures);
   return figures;
 }
 
-/** One expert for everything, fitted like ours on its own stream. */
+/** For the router to learn from: see `FittedModel`. */
+async function addCosts(
+  { source, stream, costBatches, numLayers, plan, options }: LayerContext,
+  states: { readonly attended: Float32Array; readonly goal: Goal },
+  layer: LayerExperts,
+  costs: Float32Array,
+): Promise<void> {
+  const wants = (batch: Batch): boolean => costBatches.has(batch);
+  if (!plan.isPaper) {
+    const share = plan.isSequential ? plan.errorShare : 0;
+    return addErrors(source, stream, states, layer, { share, costs }, options, wants);
+  }
+  const numExperts = layer.experts.length;
+  await runOverlaps(source, stream, states.attended, layer, options, wants, (batch, scores) => {
+    const own = stream.view(costs, batch, numExperts);
+    paperTargets(scores, numExperts).forEach((value, at) => (own[at] = (own[at] as number) - value / numLayers));
+  });
+}
+
+/** With the shared part that errs least, where there is a choice. */
+async function fitBest(
+  { source, stream, heldBack, plan, options }: LayerContext,
+  states: { readonly attended: Float32Array; readonly goal: Goal },
+  moments: readonly Moments[],
+  down: DenseDown,
+): Promise<FittedLayer> {
+  const share = plan.isSequential ? plan.errorShare : 0;
+  let best: { readonly layer: FittedLayer; readonly error: number } | undefined;
+  for (const sharedSize of plan.sharedSizes) {
+    const layer = await fitLayer(moments, down, { ...plan.settings, sharedSize }, options.products);
+    if (heldBack.size === 0) return layer;
+    const error = await ownErrors(source, stream, states, layer, share, heldBack, options);
+    if (best === undefined || error < best.error) best = { layer, error };
+  }
+  if (best === undefined) throw new RangeError("Expected `sharedSizes` to have an entry, got none");
+  return best.layer;
+}
+
+/** On its own stream. */
 async function fitStatic(
   { source, stream, staticStream, plan, options }: LayerContext,
   state: FitState,
   goal: Float32Array,
   share: number,
   down: DenseDown,
-): ReturnType<typeof fitLayer> {
+): Promise<FittedLayer> {
   const own = thin(stream, goal, plan.staticEvery);
-  const settings = plan.layers[source.index] as FitSettings;
-  const size = settings.expertSize + settings.sharedSize;
   const moments = await runMoments(source, staticStream, state.static, own, share, options);
-  const single = { ...settings, expertSize: size, sharedSize: 0, refits: true };
-  const layer = await fitLayer([pooled(moments)], down, single, options.products);
+  const layer = await staticLayer(moments, down, plan.settings, options.products);
   await runExperts(source, staticStream, state.static, layer, () => 0, options);
   return layer;
 }
 
-/** The paper's: neurons that all domains choose are shared, and nothing is fitted. */
-function paperLayer(magnitudes: readonly Float64Array[], size: number, down: DenseDown): LayerExperts {
-  const chosen = magnitudes.map((sums) => paperNeurons(sums, size));
-  return { shared: undefined, experts: chosen.map((neurons) => densePart(neurons, down)) };
-}
-
 async function errorsOnOwnText(
-  { experts }: LayerExperts,
+  { shared, experts }: LayerExperts,
   moments: readonly Moments[],
   products: Products,
 ): Promise<readonly number[]> {
   const errors: number[] = [];
   for (const [index, part] of experts.entries()) {
     const own = moments[index] as Moments;
-    errors.push(await relativeErrorOf(fitProblem(own, own, 1), part, products));
+    const problem = fitProblem(own, own, 1);
+    errors.push(await relativeErrorOf(shared ? await remainder(problem, shared, products) : problem, part, products));
   }
   return errors;
-}
-
-/** Neurons drawn by lot, fitted. */
-async function randomLayer(
-  { source, plan, options }: LayerContext,
-  moments: readonly Moments[],
-  all: Moments,
-  down: DenseDown,
-): Promise<LayerExperts> {
-  const { expertSize, sharedSize, ownShare, ridge } = plan.layers[source.index] as FitSettings;
-  const everything = Array.from({ length: source.config.intermediateSize }, (_, neuron) => neuron);
-  const random = seededRandom(plan.seed + source.index);
-  const experts = [];
-  for (const own of moments) {
-    const drawn = shuffled(everything, random() * 2 ** 32).slice(0, expertSize + sharedSize);
-    const neurons = Int32Array.from(drawn).sort();
-    experts.push(await fitPart(fitProblem(own, all, ownShare), neurons, down.weight, ridge, options.products));
-  }
-  return { shared: undefined, experts };
 }
 
 function sequencesOf({ firstSequence, numSequences }: Batch): readonly number[] {

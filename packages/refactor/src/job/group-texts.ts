@@ -67,7 +67,7 @@ async function clustersOf(job: Setting, numExperts: number): Promise<readonly nu
     1,
   );
   const energies = await energiesOf(job, stream);
-  const { assignment } = clusterTexts(energies, stream.domains, numExperts, sizes.expertSize + sizes.sharedSize);
+  const { assignment } = clusterTexts(energies, stream.domains, numExperts, sizes.usedSize);
   await writeFileAtomically(path, JSON.stringify(assignment));
   return assignment;
 }

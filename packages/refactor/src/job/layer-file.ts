@@ -41,6 +41,23 @@ export async function readOnePart(path: string, family: string, which: number | 
   }
 }
 
+/** Neurons of the parts of a layer. */
+export interface LayerSizes {
+  readonly expertSize: number;
+  /** 0 for none. */
+  readonly sharedSize: number;
+}
+
+export async function readSizes(path: string, family: string): Promise<LayerSizes> {
+  const file = await SafetensorsFile.open(path);
+  await file.close();
+  const sizeOf = (part: string): number => {
+    const name = `${family}.${part}.neurons`;
+    return file.has(name) ? (file.info(name).shape[0] as number) : 0;
+  };
+  return { expertSize: sizeOf("0"), sharedSize: sizeOf("shared") };
+}
+
 export async function readFigures(path: string): Promise<LayerFigures> {
   const file = await SafetensorsFile.open(path);
   await file.close();

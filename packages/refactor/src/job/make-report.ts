@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { basename, extname } from "node:path";
-import type { Model } from "@readme-moe/model";
+import { modelLicense, type Model } from "@readme-moe/model";
 import type { Measurement } from "../evaluation/measure-model.ts";
 import type { DomainLosses } from "../evaluation/evaluate-variants.ts";
 import type { RefactorJob } from "../refactor.ts";
@@ -12,6 +12,7 @@ import { verdictOf } from "../report/verdict.ts";
 import { evaluateRoutes } from "../router-training/route-figures.ts";
 import type { FittedModel } from "./fit-model.ts";
 import { readFamily } from "./layer-file.ts";
+import { oneOrMany } from "./one-or-many.ts";
 
 interface Results {
   readonly fitted: FittedModel;
@@ -25,7 +26,7 @@ interface Results {
 const SAMPLE_TOKENS = 96;
 
 export async function makeReport(job: RefactorJob, results: Results): Promise<Report> {
-  const { model, data, texts, grouping, options, sizes, run, stages } = job;
+  const { model, data, texts, grouping, options, run, stages } = job;
   const { fitted, measured, fingerprint, routerParameters } = results;
   const { config } = model;
   const experts = grouping.names;
@@ -40,12 +41,13 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
       calibration_tokens: tokensOf(domain.calibration),
       router_tokens: tokensOf(domain.routerText),
       evaluation_tokens: tokensOf(domain.evaluation),
+      ...(texts[index]?.licenses?.length ? { licenses: texts[index].licenses } : {}),
     })),
     settings: {
       method: options.method,
       experts,
-      expert_size: sizes.expertSize,
-      shared_size: sizes.sharedSize,
+      expert_size: oneOrMany(fitted.sizes.map(({ expertSize }) => expertSize)),
+      shared_size: oneOrMany(fitted.sizes.map(({ sharedSize }) => sharedSize)),
       calibration_tokens: options.calibrationTokens,
       seed: options.seed,
       options: givenOf(options),
@@ -53,6 +55,12 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
     expert_losses: measured.expertLosses,
     router: routerReport(job, results, losses),
   };
+  const parametersWith = (numExperts: number): number =>
+    parametersOf(
+      model,
+      fitted.sizes.map(({ expertSize, sharedSize }) => sharedSize + numExperts * expertSize),
+    );
+  const license = await modelLicense(model);
   const neurons: Int32Array[][] = [];
   for (let index = 0; index < config.numLayers; index++) {
     const layer = await readFamily(job.work.layerFile(index), "ours");
@@ -63,23 +71,28 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
     base: {
       name: basename(model.path, extname(model.path)),
       source: run.source ?? model.path,
+      ...(run.hubId === undefined ? {} : { hub_id: run.hubId }),
+      ...(license === undefined ? {} : { license }),
       fingerprint,
       model_type: config.modelType,
       num_layers: config.numLayers,
       hidden_size: config.hiddenSize,
       ffn_size: config.intermediateSize,
-      parameters: parametersOf(model, config.intermediateSize),
+      parameters: parametersOf(
+        model,
+        fitted.sizes.map(() => config.intermediateSize),
+      ),
     },
     size: {
-      parameters: parametersOf(model, sizes.sharedSize + experts.length * sizes.expertSize) + routerParameters,
-      active_parameters: parametersOf(model, sizes.sharedSize + sizes.expertSize) + routerParameters,
+      parameters: parametersWith(experts.length) + routerParameters,
+      active_parameters: parametersWith(1) + routerParameters,
       router_parameters: routerParameters,
     },
     ...measurement,
     overlap: expertOverlap(neurons),
-    layers: fitted.figures.map((relative) => ({
-      expert_size: sizes.expertSize,
-      shared_size: sizes.sharedSize,
+    layers: fitted.figures.map((relative, index) => ({
+      expert_size: fitted.sizes[index]?.expertSize as number,
+      shared_size: fitted.sizes[index]?.sharedSize as number,
       relative_errors: relative,
     })),
     verdict: verdictOf(measurement),
@@ -108,7 +121,7 @@ function lossRows({ data, model, sizes }: RefactorJob, { losses }: Measurement):
   const named = (values: DomainLosses): Record<string, number> =>
     Object.fromEntries(data.map(({ name }, domain) => [name, values[domain] as number]));
   const dense = named(losses.get("dense") as DomainLosses);
-  const share = (sizes.expertSize + sizes.sharedSize) / model.config.intermediateSize;
+  const share = sizes.usedSize / model.config.intermediateSize;
   return (Object.keys(LOSS_LABELS) as LossId[]).flatMap((id) => {
     const values = losses.get(id);
     return values ? [lossRow(id, id === "dense" ? 1 : share, named(values), dense)] : [];
@@ -165,8 +178,8 @@ function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-/** With so many neurons in each layer. */
-function parametersOf({ weights, config }: Model, neurons: number): number {
+/** @param neurons - of each layer */
+function parametersOf({ weights, config }: Model, neurons: readonly number[]): number {
   const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
   const attention = weights.layers.flatMap(({ attention: refs, inputNorm, postAttentionNorm }) => [
     inputNorm,
@@ -176,5 +189,5 @@ function parametersOf({ weights, config }: Model, neurons: number): number {
     ),
   ]);
   const backbone = [...tables, ...attention, weights.finalNorm].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
-  return backbone + config.numLayers * neurons * 3 * config.hiddenSize;
+  return backbone + neurons.reduce((sum, size) => sum + size, 0) * 3 * config.hiddenSize;
 }

@@ -44,7 +44,7 @@ export async function trainModelRouter(
       size: config.hiddenSize,
     },
     architecture: isPaper ? "paper" : "default",
-    target: isPaper ? "paper" : "soft",
+    target: isPaper ? "given" : "soft",
     localityTokens: isPaper ? 1 : options.localityTokens,
     steps: options.routerSteps,
     validation,
@@ -74,17 +74,21 @@ export async function trainModelRouter(
 
 /** Costs are scaled so that, on the mean, the wrong expert costs 1 more than the best one for a kind of text. */
 function routerExamples(
-  { data, grouping }: RefactorJob,
+  { data, grouping, options }: RefactorJob,
   { stream, costs, costSequences }: FittedModel,
   meanCosts: readonly Float64Array[],
 ): readonly RouterExample[] {
   const numExperts = grouping.names.length;
-  const scale = 1 / Math.max(Number.MIN_VALUE * 2 ** 60, meanSpread(meanCosts));
+  const isPaper = options.method === "paper";
+  const spread = isPaper ? 1 : meanSpread(meanCosts);
+  const scale = spread > 0 ? 1 / spread : 1;
   const size = stream.sequenceTokens * numExperts;
   const measured = costSequences.map((sequence) => ({
     tokenIds: stream.sequences[sequence] as Int32Array,
     costs: costs.slice(sequence * size, (sequence + 1) * size).map((cost) => cost * scale),
   }));
+  // The paper's router learns from what tokens do with neurons, and that is known of calibration text only.
+  if (isPaper) return measured;
   const others = data.flatMap(({ routerText }, domain) =>
     routerText.map((tokenIds) => ({
       tokenIds,

@@ -11,6 +11,7 @@ import {
   type SafetensorsInput,
   type TensorRef,
 } from "@readme-moe/model";
+import { oneOrMany } from "./one-or-many.ts";
 import type { Part } from "../experts/layer-experts.ts";
 import { layerSource, type LayerSource } from "../layers/layer-source.ts";
 
@@ -119,8 +120,4 @@ function pick(table: Float32Array, rows: Int32Array, width: number): Float32Arra
   const picked = new Float32Array(rows.length * width);
   rows.forEach((row, index) => picked.set(table.subarray(row * width, (row + 1) * width), index * width));
   return picked;
-}
-
-function oneOrMany(sizes: readonly number[]): number | readonly number[] {
-  return sizes.every((size) => size === sizes[0]) ? (sizes[0] as number) : sizes;
 }

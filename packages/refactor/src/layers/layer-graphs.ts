@@ -177,7 +177,7 @@ function normedStream(g: GraphBuilder, { config, refs }: LayerSource, attended: 
 }
 
 /** `silu(gate(x)) · up(x)` of all neurons, `[tokens, intermediateSize]`. */
-function activations(g: GraphBuilder, source: LayerSource, attended: Value): Value {
+export function activations(g: GraphBuilder, source: LayerSource, attended: Value): Value {
   const normed = float(g, normedStream(g, source, attended));
   const gate = linear(g, "gate", normed, [source.ffn.gate]);
   return Mul(g, QuickGelu(g, gate, 1), linear(g, "up", normed, [source.ffn.up]));

@@ -4,6 +4,7 @@ import { GraphSession, memoryGraph, type Feeds, type Graph, type GraphTensor } f
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addMoments, emptyMoments, type Moments } from "../experts/moments.ts";
 import { denseLayerGraph, errorsGraph, expertGraph, gramStripes, momentsGraph } from "./layer-graphs.ts";
+import { overlapGraph } from "./overlap-graph.ts";
 import { columnSquares } from "../experts/select.ts";
 import { readDense, type LayerSource } from "./layer-source.ts";
 import type { Batch, TokenStream } from "./token-stream.ts";
@@ -66,7 +67,10 @@ export async function runEnergies(
   return energies;
 }
 
-/** Takes a stream through a layer's attention, in place, and gives the moments of its FFN by domain. */
+/**
+ * Takes a stream through a layer's attention, in place, and gives the moments of its FFN by domain.
+ * @param counts - which batches are among them. @default all
+ */
 export async function runMoments(
   source: LayerSource,
   stream: TokenStream,
@@ -74,6 +78,7 @@ export async function runMoments(
   goal: Float32Array,
   share: number,
   options: PassOptions,
+  counts: (batch: Batch) => boolean = () => true,
 ): Promise<readonly Moments[]> {
   const { hiddenSize } = stream;
   const moments = byDomain(stream, () => emptyMoments(source.config.intermediateSize, hiddenSize));
@@ -85,6 +90,7 @@ export async function runMoments(
       goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });
     own.set(floats(outputs, "attended"));
+    if (!counts(batch)) return;
     addMoments(moments[batch.domain] as Moments, {
       count: own.length / hiddenSize,
       gram: gramOf(outputs, source.config.intermediateSize),
@@ -141,6 +147,24 @@ export async function addErrors(
     floats(await runGraph(feeds), "errors").forEach((error, at) => (own[at] = (own[at] as number) + error));
   };
   await pass(errorsGraph(source, layer, share), stream, options, run, wants);
+}
+
+/** Hands over each token's share of active neurons in each expert, see `overlapGraph`; `[tokens, experts]`. */
+export async function runOverlaps(
+  source: LayerSource,
+  stream: TokenStream,
+  attended: Float32Array,
+  layer: LayerExperts,
+  options: PassOptions,
+  wants: (batch: Batch) => boolean,
+  onScores: (batch: Batch, scores: Float32Array) => void,
+): Promise<void> {
+  const { hiddenSize } = stream;
+  const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
+    const feeds = { attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize) };
+    onScores(batch, floats(await runGraph(feeds), "scores"));
+  };
+  await pass(overlapGraph(source, layer), stream, options, run, wants);
 }
 
 async function pass(

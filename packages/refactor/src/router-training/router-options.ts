@@ -119,7 +119,7 @@ export function planRouterTraining(options: RouterTrainingOptions): RouterTraini
     startsFromEvidence,
     steps,
     config: { vocabSize, numExperts, contextTokens, ...shape },
-    target: choiceOption("target", options.target ?? "soft", ["soft", "paper"] as const),
+    target: choiceOption("target", options.target ?? "soft", ["soft", "given"] as const),
     temperature: numberOption("temperature", options.temperature ?? 0.25, Number.MIN_VALUE),
     localityTokens: integerOption("localityTokens", options.localityTokens ?? 1, 1),
     classBalance: numberOption("classBalance", options.classBalance ?? 0, 0, 1),

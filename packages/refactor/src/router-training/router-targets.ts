@@ -2,8 +2,8 @@
 
 import type { RouterExample } from "./router-example.ts";
 
-/** `soft` is ours; `paper` is the loss of the official code, with smoothed labels. */
-export type TargetKind = "soft" | "paper";
+/** `soft` prefers experts that cost less; with `given`, costs are the distributions themselves, negated. */
+export type TargetKind = "soft" | "given";
 
 export interface TargetOptions {
   readonly target: TargetKind;
@@ -30,7 +30,7 @@ export function routerTargets(
   const smooth = examples.map(({ costs }) => windowMeans(costs, numExperts, options.localityTokens));
   const temperature = options.temperature * meanSaving(smooth, numExperts);
   const targets = smooth.map((costs) =>
-    options.target === "paper" ? paperTargets(costs, numExperts) : softmin(costs, numExperts, temperature),
+    options.target === "given" ? costs.map((cost) => -cost) : softmin(costs, numExperts, temperature),
   );
   const factors = classFactors(examples, targets, numExperts, options.classBalance);
   examples.forEach(({ weight = 1 }, index) => weigh(targets[index] as Float32Array, factors, weight));
@@ -89,13 +89,21 @@ function softmin(costs: Float32Array, columns: number, temperature: number): Flo
   return result;
 }
 
-/** The official loss, `0.75 · CE(best, label smoothing 0.5) + 0.25 · CE(softmax(10 · score))`, is one cross-entropy. */
-function paperTargets(costs: Float32Array, columns: number): Float32Array {
+/**
+ * The official loss, `0.75 · CE(best, label smoothing 0.5) + 0.25 · CE(softmax(10 · score))`, is one cross-entropy against these.
+ *
+ * @param scores - `[tokens, columns]`, see `overlapGraph`
+ */
+export function paperTargets(scores: Float32Array, columns: number): Float32Array {
   const { labelShare, smoothing, sharpness } = PAPER;
-  const result = softmin(costs, columns, 1 / sharpness);
-  for (let start = 0; start < costs.length; start += columns) {
+  const result = softmin(
+    scores.map((score) => -score),
+    columns,
+    1 / sharpness,
+  );
+  for (let start = 0; start < scores.length; start += columns) {
     let best = start;
-    for (let i = start; i < start + columns; i++) if ((costs[i] as number) < (costs[best] as number)) best = i;
+    for (let i = start; i < start + columns; i++) if ((scores[i] as number) > (scores[best] as number)) best = i;
     for (let i = start; i < start + columns; i++) {
       const label = smoothing / columns + (i === best ? 1 - smoothing : 0);
       result[i] = labelShare * label + (1 - labelShare) * (result[i] as number);
