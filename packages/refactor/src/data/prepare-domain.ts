@@ -51,7 +51,8 @@ export function prepareDomain(
     cutSequences(tokenizer, texts, endOfText, sequenceTokens, tokens);
   const drawn = cut(shuffled(kept.flatMap(pieces), seed), calibrationTokens + routerTokens);
   const numCalibration = Math.floor(calibrationTokens / sequenceTokens);
-  const evaluation = cut(heldOut, evaluationSequences * sequenceTokens);
+  // Of few sequences, too, as many documents as may be.
+  const evaluation = cut(shuffled(heldOut.flatMap(pieces), seed), evaluationSequences * sequenceTokens);
   const expectation = `at least ${sequenceTokens} tokens to calibrate with and as many held out (every twelfth document)`;
   if (drawn.length === 0 || evaluation.length === 0) {
     const found = `${documents.length} document(s), ${drawn.length + evaluation.length} sequence(s)`;
