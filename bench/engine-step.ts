@@ -74,6 +74,7 @@ async function decodingCore(numSeqs: number): Promise<DecodingCore> {
     maxTokens,
     output: {
       chunk: () => undefined,
+      logits: () => undefined,
       failed: (_, error) => {
         throw error;
       },
@@ -97,6 +98,7 @@ async function decodingCore(numSeqs: number): Promise<DecodingCore> {
       priority: 0,
       promptIds,
       params,
+      processesLogits: false,
       seed: 1,
     };
     core.add({ ...start, stops: new StopAutomaton([]) }, router);

@@ -13,6 +13,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   router: ["core", "model"],
   engine: ["core", "model", "router"],
   refactor: ["core", "model", "router"],
+  adapter: ["core", "model", "engine"],
   "readme-moe": ["core", "model", "router", "engine", "refactor"],
 };
 

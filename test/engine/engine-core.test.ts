@@ -1,101 +1,15 @@
 // The engine's core in this thread, with a tiny Read-ME model: random operations, and every decision checked.
 
 import { join } from "node:path";
-import { fcfs, resolveSamplingParams, StopAutomaton, type GenerateChunk, type SamplingParams } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { EngineCore, type EngineOutput } from "../../packages/engine/src/engine-core.ts";
-import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
-import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
-import type { Sequence } from "../../packages/engine/src/sequence.ts";
+import { CoreBench, outcomesAlone, randomJobs, type Job, type Limits } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
-import { KvPool, type Tokenizer } from "@readme-moe/model";
+import type { Tokenizer } from "@readme-moe/model";
 
 const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
-const CHUNK = 64;
-
-interface Limits {
-  readonly capacityTokens: number;
-  readonly maxNumSeqs?: number;
-  readonly maxNumBatchedSeqs?: number;
-  readonly maxNumBatchedTokens?: number;
-  readonly prefixCacheBytes?: number;
-  readonly longFromTokens?: number;
-}
-
-/** A core with its outcomes: tokens and log-probabilities of each sequence, by id. */
-class Bench {
-  readonly core: EngineCore;
-  readonly admission: KvAdmission;
-  readonly outcomes = new Map<
-    string,
-    { tokens: number[]; logprobs: number[]; finishReason?: string; error?: unknown }
-  >();
-  readonly events: { readonly name: string; readonly payload: unknown }[] = [];
-  readonly #running: RunningModel;
-  #arrivals = 0;
-
-  constructor(running: RunningModel, tokenizer: Tokenizer, limits: Limits) {
-    this.#running = running;
-    const { runner } = running;
-    const { maxNumSeqs = 8, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens = 256 } = limits;
-    const output: EngineOutput = {
-      chunk: ({ id }: Sequence, { tokens, finishReason }: GenerateChunk) => {
-        const outcome = this.#outcome(id);
-        outcome.tokens.push(...tokens.map((token) => token.id));
-        outcome.logprobs.push(...tokens.flatMap(({ topLogprobs = [] }) => topLogprobs.map(({ logprob }) => logprob)));
-        if (finishReason) outcome.finishReason = finishReason;
-      },
-      failed: ({ id }, error) => {
-        this.#outcome(id).error = error;
-      },
-      event: (name, payload) => this.events.push({ name, payload }),
-    };
-    const { longFromTokens = 128, capacityTokens } = limits;
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens, longFromTokens });
-    const prefixes = new PrefixCache(CHUNK, limits.prefixCacheBytes ?? 0);
-    this.admission = new KvAdmission(pool, prefixes, { maxNumSeqs, maxTokens: Math.min(256, capacityTokens) });
-    this.core = new EngineCore({
-      runner,
-      tokenizer,
-      admission: this.admission,
-      scheduler: fcfs,
-      limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
-      maxTokens: Math.min(256, capacityTokens),
-      output,
-      now: () => 0,
-    });
-  }
-
-  add(id: string, promptIds: readonly number[], params: SamplingParams, priority = 0): void {
-    const resolved = resolveSamplingParams(
-      { logprobs: 3, ignoreEos: true, ...params },
-      { vocabSize: 4096, eosTokenIds: [0] },
-    );
-    const arrival = this.#arrivals++;
-    const start = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, priority, promptIds, params: resolved };
-    this.core.add({ ...start, seed: resolved.seed ?? 1, stops: new StopAutomaton([]) }, this.#running.router);
-  }
-
-  async finish(): Promise<void> {
-    while (this.core.hasWork) {
-      await this.core.step();
-      this.core.checkIntegrity();
-    }
-  }
-
-  count(name: string): number {
-    return this.events.filter((event) => event.name === name).length;
-  }
-
-  #outcome(id: string) {
-    const outcome = this.outcomes.get(id) ?? { tokens: [], logprobs: [] };
-    this.outcomes.set(id, outcome);
-    return outcome;
-  }
-}
 
 const folder = persistentFolder();
 let running: RunningModel;
@@ -114,38 +28,12 @@ afterAll(async () => {
   await int8[Symbol.asyncDispose]();
 });
 
-interface Job {
-  readonly id: string;
-  readonly promptIds: readonly number[];
-  readonly params: SamplingParams;
-}
-
-function randomJobs(count: number, seed: number, longest = 150): readonly Job[] {
-  const random = seededRandom(seed);
-  return Array.from({ length: count }, (_, index) => {
-    const length = 1 + randomInteger(random, longest);
-    const promptIds = Array.from({ length }, () => randomInteger(random, 4096));
-    const temperature = index % 2 === 0 ? 0 : 0.8;
-    const params = { maxTokens: 1 + randomInteger(random, 30), temperature, topK: 40, seed: index };
-    return { id: `job-${index}`, promptIds, params };
-  });
-}
-
-/** What each job gives alone, in a core of its own. */
-async function aloneOutcomes(jobs: readonly Job[], model = running): Promise<Bench["outcomes"]> {
-  const outcomes: Bench["outcomes"] = new Map();
-  for (const { id, promptIds, params } of jobs) {
-    const bench = new Bench(model, tokenizer, { capacityTokens: 256 });
-    bench.add(id, promptIds, params);
-    await bench.finish();
-    outcomes.set(id, bench.outcomes.get(id) as never);
-  }
-  return outcomes;
-}
+const aloneOutcomes = (jobs: readonly Job[], model = running): Promise<CoreBench["outcomes"]> =>
+  outcomesAlone(jobs, model, tokenizer);
 
 describe("a sequence's tokens and log-probabilities are the same bits", () => {
   const jobs = randomJobs(12, 1);
-  let alone: Bench["outcomes"];
+  let alone: CoreBench["outcomes"];
   beforeAll(async () => {
     alone = await aloneOutcomes(jobs);
   });
@@ -159,7 +47,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
   };
   test.each(Object.entries(limits))("%s", async (_, limit) => {
     for (const order of [jobs, jobs.toReversed()]) {
-      const bench = new Bench(running, tokenizer, limit);
+      const bench = new CoreBench(running, tokenizer, limit);
       for (const { id, promptIds, params } of order) bench.add(id, promptIds, params);
       await bench.finish();
       expect(bench.count("sequence:preempted")).toBe(0);
@@ -170,7 +58,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
   test("in int8, in two orders, and otherwise than in float32", async () => {
     const expected = await aloneOutcomes(jobs, int8);
     for (const order of [jobs, jobs.toReversed()]) {
-      const bench = new Bench(int8, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedSeqs: 7 });
+      const bench = new CoreBench(int8, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedSeqs: 7 });
       for (const { id, promptIds, params } of order) bench.add(id, promptIds, params);
       await bench.finish();
       expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(expected));
@@ -179,7 +67,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
   });
 
   test("that come while others run", async () => {
-    const bench = new Bench(running, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12 });
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12 });
     for (const { id, promptIds, params } of jobs) {
       bench.add(id, promptIds, params);
       await bench.core.step();
@@ -194,7 +82,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
     const system = Array.from({ length: 130 }, () => randomInteger(random, 4096));
     const alike = jobs.slice(0, 6).map((job) => ({ ...job, promptIds: [...system, ...job.promptIds.slice(0, 60)] }));
     const expected = await aloneOutcomes(alike);
-    const bench = new Bench(running, tokenizer, { capacityTokens: 8192, prefixCacheBytes: 1 << 20 });
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 8192, prefixCacheBytes: 1 << 20 });
     for (const { id, promptIds, params } of alike) {
       bench.add(id, promptIds, params);
       await bench.finish();
@@ -208,7 +96,7 @@ describe("when memory is short", () => {
   test("later sequences give way, are computed again, and give the tokens that they give alone", async () => {
     const jobs = randomJobs(10, 2, 60).map((job) => ({ ...job, params: { ...job.params, maxTokens: 150 } }));
     const alone = await aloneOutcomes(jobs);
-    const bench = new Bench(running, tokenizer, { capacityTokens: 640, maxNumSeqs: 10 });
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 640, maxNumSeqs: 10 });
     for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
     await bench.finish();
     expect(bench.count("sequence:preempted")).toBeGreaterThan(2);
@@ -221,7 +109,7 @@ describe("when memory is short", () => {
   });
 
   test("those with a higher priority keep theirs", async () => {
-    const bench = new Bench(running, tokenizer, { capacityTokens: 256, maxNumSeqs: 4 });
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 256, maxNumSeqs: 4 });
     const params = { maxTokens: 40, temperature: 0 };
     for (const [index, priority] of [0, 0, 5, 0].entries()) bench.add(`${index}`, Array(50).fill(7), params, priority);
     await bench.finish();
@@ -235,7 +123,7 @@ describe("when memory is short", () => {
 test("random operations in any order keep the books right, and nobody is forgotten", { timeout: 120_000 }, async () => {
   for (const seed of [1, 2, 3]) {
     const random = seededRandom(seed);
-    const bench = new Bench(running, tokenizer, {
+    const bench = new CoreBench(running, tokenizer, {
       capacityTokens: 1024,
       maxNumSeqs: 6,
       maxNumBatchedSeqs: 4,
@@ -272,7 +160,7 @@ test("random operations in any order keep the books right, and nobody is forgott
 
 test("a row whose best candidates do not decide runs again, and gives the token that all logits give", async () => {
   const flat = { temperature: 4, minP: 0.05, maxTokens: 12, seed: 3 };
-  const bench = new Bench(running, tokenizer, { capacityTokens: 1024 });
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
   const forward = vi.spyOn(running.runner, "forward");
   bench.add("from candidates", [1, 2, 3], flat);
   // A penalty that changes nothing, but asks for all logits.
@@ -284,7 +172,7 @@ test("a row whose best candidates do not decide runs again, and gives the token 
 });
 
 test("an abort frees the slot before the next step", async () => {
-  const bench = new Bench(running, tokenizer, { capacityTokens: 1024 });
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
   bench.add("a", [1, 2, 3], { maxTokens: 100, temperature: 0 });
   bench.add("b", [4, 5, 6], { maxTokens: 3, temperature: 0 });
   await bench.core.step();

@@ -12,9 +12,39 @@ export type Prompt =
       readonly template?: Readonly<Record<string, unknown>> | undefined;
     };
 
+/** Which token a row of logits is for. */
+export interface LogitsContext {
+  /** Prompt, then what was generated so far; the token that comes next is not there yet. */
+  readonly tokenIds: Int32Array;
+  readonly promptTokens: number;
+  /** Which of the `n` completions. */
+  readonly choice: number;
+}
+
+/**
+ * @param logits - `[vocabSize]`, in nats; may be changed in place, and is no longer the function's once it has answered
+ * @returns nothing where `logits` itself is to count, else what counts instead of it, of the same length
+ */
+export type ProcessLogits = (
+  logits: Float32Array,
+  context: LogitsContext,
+) => Float32Array | void | Promise<Float32Array | void>;
+
 export interface GenerateRequest {
   readonly prompt: Prompt;
   readonly params?: SamplingParams | undefined;
+  /**
+   * Changes logits before a token is chosen. Called where `generate` was, once for each new token of each choice, with
+   * the model's own logits: bias, penalties, temperature and the rest of `params` apply to what it makes of them, while
+   * log-probabilities are of the model's own. `-Infinity` forbids a token.
+   *
+   * A choice waits for the answer, with its place and its KV memory, and others go on; the choices of a request do not
+   * wait for each other. What the function throws ends the request and is thrown while iterating, as are a `TypeError`
+   * on what is no `Float32Array`, and a `RangeError` on another length, NaN, `Infinity`, or when no token is left.
+   *
+   * @default none
+   */
+  readonly processLogits?: ProcessLogits | undefined;
   /** One expert for every token, by name or index, instead of the engine's router. */
   readonly expert?: string | number | undefined;
   /** Of sequences that wait, those with the larger number go first. @default 0 */

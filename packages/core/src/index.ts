@@ -7,6 +7,8 @@ export type {
   GenerateChunk,
   GeneratedToken,
   GenerateRequest,
+  LogitsContext,
+  ProcessLogits,
   Prompt,
   RoutedPrompt,
   TokenLogprob,
@@ -28,8 +30,9 @@ export {
   type SchedulerLimits,
   type SchedulerState,
 } from "./scheduler.ts";
-export type { LogitsRow } from "./sampling/logits-row.ts";
+export { checkRow, type LogitsRow } from "./sampling/logits-row.ts";
 export { tokenLogprobs, type TokenLogprobs } from "./sampling/logprobs.ts";
+export { sampleProcessed } from "./sampling/processed-logits.ts";
 export { candidatesNeeded, needsFullLogits } from "./sampling/row-needs.ts";
 export { sampleToken, type SampledToken } from "./sampling/sample.ts";
 export {

@@ -17,7 +17,7 @@ export interface SchedulableSequence {
 }
 
 export interface SchedulerState {
-  /** Sequences that hold KV memory, in no particular order. */
+  /** Sequences that hold KV memory and can run, in no particular order. */
   readonly sequences: readonly SchedulableSequence[];
   readonly nowMs: number;
   readonly limits: SchedulerLimits;

@@ -4,9 +4,7 @@ import {
   everythingResident,
   type EngineStats,
   type GenerateChunk,
-  type GeneratedToken,
   type PreGatingRouter,
-  type ReadMeEvents,
   type Residency,
   type Scheduler,
   type SchedulerLimits,
@@ -14,22 +12,13 @@ import {
 import type { Tokenizer } from "@readme-moe/model";
 import { acceptToken } from "./accept-token.ts";
 import { batchItems, expertsOf, type BatchItem } from "./batch.ts";
+import type { EngineOutput } from "./engine-output.ts";
 import type { KvAdmission } from "./kv-admission.ts";
 import type { ModelRunner } from "./model-runner.ts";
-import { chooseToken } from "./choose-token.ts";
 import { forwardBatch, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
 import { routeSequences } from "./route-sequences.ts";
+import { RowSampler, type Chosen } from "./row-sampler.ts";
 import { Sequence, type SequenceStart } from "./sequence.ts";
-
-type EventName = keyof ReadMeEvents;
-
-/** What the engine tells the outside; nothing of it may throw. */
-export interface EngineOutput {
-  chunk(sequence: Sequence, chunk: GenerateChunk): void;
-  /** The sequence ended without being finished. */
-  failed(sequence: Sequence, error: unknown): void;
-  event<Name extends EventName>(name: Name, payload: Parameters<ReadMeEvents[Name]>[0]): void;
-}
 
 export interface EngineParts {
   readonly runner: ModelRunner;
@@ -44,11 +33,6 @@ export interface EngineParts {
   readonly now: () => number;
 }
 
-interface Chosen {
-  readonly item: BatchItem;
-  readonly token: GeneratedToken;
-}
-
 /** A token that is part of its sequence now. */
 interface Accepted {
   readonly sequence: Sequence;
@@ -59,8 +43,11 @@ export class EngineCore {
   readonly #parts: EngineParts;
   readonly #routers = new Map<Sequence, PreGatingRouter>();
   readonly #residency: Residency;
-  readonly #aborted = new Set<string>();
+  readonly #sampler: RowSampler;
+  readonly #aborted = new Map<string, "abort" | "error">();
   #isStepping = false;
+  /** Whether the next step has something to go on with. */
+  #hasNews = false;
   #forwardMs = 0;
   #steps = 0;
   #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
@@ -68,10 +55,15 @@ export class EngineCore {
   constructor(parts: EngineParts) {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
+    this.#sampler = new RowSampler(parts.tokenizer, {
+      onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
+      onFailed: (sequence, error) => this.#fail(sequence, error),
+    });
   }
 
+  /** Whether a step is of use. While all logits are with callers it is not, before `add`, `answer` or `abort`. */
   get hasWork(): boolean {
-    return this.#routers.size > 0;
+    return this.#routers.size > 0 && this.#hasNews;
   }
 
   /** Takes a sequence in; `router` chooses its experts. */
@@ -79,12 +71,19 @@ export class EngineCore {
     const sequence = new Sequence(start, this.#parts.tokenizer, router.start());
     this.#routers.set(sequence, router);
     this.#totals.promptTokens += sequence.promptTokens;
+    this.#hasNews = true;
     return sequence;
   }
 
+  /** What a caller made of its sequence's logits, `[vocabSize]`; the next step goes on with it. */
+  answer(rowId: number, logits: Float32Array): void {
+    this.#sampler.answer(rowId, logits);
+    this.#hasNews = true;
+  }
+
   /** Ends a request's sequences; their memory is free for the next step. */
-  abort(requestId: string): void {
-    this.#aborted.add(requestId);
+  abort(requestId: string, reason: "abort" | "error" = "abort"): void {
+    this.#aborted.set(requestId, reason);
     // A step that is under way counts on its sequences until it ends.
     if (!this.#isStepping) this.#leaveAborted();
   }
@@ -92,16 +91,16 @@ export class EngineCore {
   /** One step of everybody who can run. Sequences that fail are told and leave; the others go on. */
   async step(): Promise<void> {
     this.#isStepping = true;
+    this.#hasNews = false;
     const startMs = this.#parts.now();
     this.#forwardMs = 0;
+    await this.#append(this.#sampler.sampleAnswers());
     await this.#routeArrivals();
     const batch = this.#schedule();
     await this.#residency.prepare(expertsOf(batch));
     const logits = await this.#forward(batch);
-    const chosen = await this.#sample(logits);
-    const accepted = this.#accept(chosen);
-    await this.#route(accepted.filter(({ chunk }) => !chunk.finishReason).map(({ sequence }) => sequence));
-    this.#publish(batch, accepted, startMs);
+    await this.#append(await this.#sample(logits));
+    this.#complete(batch, startMs);
     this.#isStepping = false;
     this.#leaveAborted();
   }
@@ -151,8 +150,9 @@ export class EngineCore {
       if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
       sequence.startedMs ??= now();
     });
-    const sequences = Array.from(admission.running.values());
+    const sequences = Array.from(admission.running.values()).filter((sequence) => !this.#sampler.isAway(sequence));
     if (sequences.length === 0) return [];
+    this.#hasNews = true;
     const scheduled = batchItems(scheduler({ sequences, nowMs: now(), limits }), admission.running);
     const batch = admission.reserve(scheduled, ({ id: sequenceId, numTokens: tokens }) =>
       output.event("sequence:preempted", { sequenceId, tokens }),
@@ -182,15 +182,9 @@ export class EngineCore {
     }
   }
 
-  /** The next token of each sequence whose known tokens have all run. */
+  /** The next token of each sequence whose known tokens have all run, and whose logits do not go to its caller. */
   async #sample(logits: readonly ItemLogits[]): Promise<readonly Chosen[]> {
-    const chosen: Chosen[] = [];
-    const undecided: BatchItem[] = [];
-    for (const row of logits) {
-      const token = this.#choose(row);
-      if (token) chosen.push({ item: row.item, token });
-      else if (this.#routers.has(row.item.sequence)) undecided.push(row.item);
-    }
+    const { chosen, undecided } = this.#sampler.sample(logits);
     if (undecided.length === 0) return chosen;
     // Rare: the best candidates did not decide. The same tokens run again, and give all logits.
     const again = undecided.map((item) => {
@@ -199,26 +193,20 @@ export class EngineCore {
       if (sequence.slot) pool.truncate(sequence.slot, sequence.numComputedTokens - numTokens);
       return { ...item, wantsFullLogits: true };
     });
-    for (const row of await this.#forward(again)) {
-      const token = this.#choose(row);
-      if (token) chosen.push({ item: row.item, token });
-    }
-    return chosen;
+    return [...chosen, ...this.#sampler.sample(await this.#forward(again)).chosen];
   }
 
-  #choose({ item: { sequence }, row }: ItemLogits): GeneratedToken | undefined {
-    try {
-      return chooseToken(row, sequence, this.#parts.tokenizer);
-    } catch (error) {
-      this.#fail(sequence, error);
-      return undefined;
-    }
+  /** Makes chosen tokens part of their sequences, routes them, and shows them. */
+  async #append(chosen: readonly Chosen[]): Promise<void> {
+    const accepted = this.#accept(chosen);
+    await this.#route(accepted.filter(({ chunk }) => !chunk.finishReason).map(({ sequence }) => sequence));
+    this.#publish(accepted);
   }
 
   #accept(chosen: readonly Chosen[]): readonly Accepted[] {
     const { runner, maxTokens } = this.#parts;
     const { eosTokenIds } = runner.model.config;
-    return chosen.map(({ item: { sequence }, token }) => {
+    return chosen.map(({ sequence, token }) => {
       this.#totals.completionTokens++;
       return { sequence, chunk: acceptToken(sequence, token, { eosTokenIds, maxTokens }) };
     });
@@ -234,9 +222,9 @@ export class EngineCore {
     });
   }
 
-  /** Shows the step's tokens, lets those who are finished leave, and tells what the step was. */
-  #publish(batch: readonly BatchItem[], accepted: readonly Accepted[], startMs: number): void {
-    const { admission, now, output } = this.#parts;
+  /** Shows new tokens, and lets those who are finished leave. */
+  #publish(accepted: readonly Accepted[]): void {
+    const { now, output } = this.#parts;
     for (const { sequence, chunk } of accepted) {
       const [token] = chunk.tokens;
       if (!token || !this.#routers.has(sequence)) continue;
@@ -253,6 +241,11 @@ export class EngineCore {
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
       if (chunk.finishReason) this.#leave(sequence, chunk.finishReason);
     }
+  }
+
+  /** Tells what the step was. */
+  #complete(batch: readonly BatchItem[], startMs: number): void {
+    const { admission, now, output } = this.#parts;
     if (batch.length === 0) return;
     output.event("batch:completed", {
       step: this.#steps++,
@@ -268,7 +261,8 @@ export class EngineCore {
   #leaveAborted(): void {
     if (this.#aborted.size === 0) return;
     for (const sequence of this.#routers.keys()) {
-      if (this.#aborted.has(sequence.requestId)) this.#leave(sequence, "abort");
+      const reason = this.#aborted.get(sequence.requestId);
+      if (reason) this.#leave(sequence, reason);
     }
     this.#aborted.clear();
   }
@@ -283,6 +277,9 @@ export class EngineCore {
     const router = this.#routers.get(sequence);
     if (!router) return;
     this.#routers.delete(sequence);
+    this.#sampler.forget(sequence);
+    // Others may have the memory.
+    this.#hasNews = true;
     router.release(sequence.routerState);
     admission.remove(sequence);
     output.event("sequence:finished", {

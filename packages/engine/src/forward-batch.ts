@@ -31,7 +31,8 @@ export async function forwardBatch(
         tokenIds: sequence.tokenIds.slice(from, to),
         experts: sequence.experts.slice(from, to),
         logitsOf: isLast ? [numTokens - 1] : [],
-        wantsFullLogits: isLast && (wantsFullLogits === true || needsFullLogits(sequence.params)),
+        wantsFullLogits:
+          isLast && (wantsFullLogits === true || sequence.processesLogits || needsFullLogits(sequence.params)),
       };
     }),
     numCandidates,

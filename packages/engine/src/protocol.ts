@@ -7,6 +7,7 @@ import {
   type EngineInfo,
   type EngineStats,
   type GenerateChunk,
+  type LogitsContext,
   type ReadMeErrorCode,
   type ReadMeEvents,
   type ResolvedSamplingParams,
@@ -47,12 +48,25 @@ export interface WireRequest {
   readonly expert: string | number | undefined;
   readonly priority: number;
   readonly seed: number;
+  /** Whether each row of logits goes to the caller first, and its sequence waits for what becomes of it. */
+  readonly processesLogits: boolean;
+}
+
+/** A row on its way to the caller. */
+export interface WireLogits {
+  readonly requestId: string;
+  /** What the answer names: of one row alone. */
+  readonly rowId: number;
+  readonly logits: Float32Array<ArrayBuffer>;
+  readonly context: LogitsContext;
 }
 
 export type ToWorker =
   | { readonly type: "open"; readonly path: string; readonly options: ResolvedEngineOptions }
   | ({ readonly type: "generate" } & WireRequest)
-  | { readonly type: "abort"; readonly requestId: string }
+  /** `reason` is what `sequence:finished` tells. */
+  | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
+  | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
   | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: unknown }
   | { readonly type: "close" }
   /** Ends the worker between two steps, with nothing said or put away. */
@@ -89,9 +103,15 @@ export type FromWorker =
       readonly failures: readonly WireFailure[];
       readonly events: readonly WireEvent[];
     }
+  | ({ readonly type: "logits" } & WireLogits)
   | { readonly type: "result"; readonly callId: number; readonly value: unknown }
   | { readonly type: "error"; readonly callId: number; readonly error: WireError }
   | { readonly type: "closed" };
+
+/** Memory that a message may take along instead of a copy, where both sides are in one process. */
+export function movable(message: ToWorker | FromWorker): ArrayBuffer[] {
+  return message.type === "logits" || message.type === "processed" ? [message.logits.buffer] : [];
+}
 
 /** An error as it travels: classes do not survive, so their names do. */
 export interface WireError {

@@ -20,6 +20,8 @@ export interface SequenceStart {
   readonly priority: number;
   readonly promptIds: ArrayLike<number>;
   readonly params: ResolvedSamplingParams;
+  /** Whether its caller changes logits before a token is chosen. */
+  readonly processesLogits: boolean;
   readonly seed: number;
   /** Of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
@@ -34,6 +36,7 @@ export class Sequence implements SchedulableSequence {
   readonly arrivalMs: number;
   readonly priority: number;
   readonly params: ResolvedSamplingParams;
+  readonly processesLogits: boolean;
   readonly seed: number;
   readonly promptTokens: number;
   /** Prompt, then completion. */
@@ -62,6 +65,7 @@ export class Sequence implements SchedulableSequence {
     this.lastTokenMs = start.arrivalMs;
     this.priority = start.priority;
     this.params = start.params;
+    this.processesLogits = start.processesLogits;
     this.seed = start.seed;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;

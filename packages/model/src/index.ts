@@ -14,6 +14,7 @@ export type { ModelConfig, ModelType } from "./config/model-config.ts";
 export { parseConfig } from "./config/parse-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export { exportGraph } from "./export/export-graph.ts";
+export { exportedText } from "./export/export-text.ts";
 export type { ExportDtype } from "./export/export-linear.ts";
 export {
   EXPORT_DTYPES,
@@ -42,6 +43,7 @@ export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
 export { encodeGraph } from "./onnx/encode.ts";
 export { GraphBuilder, type Graph, type Value } from "./onnx/graph-builder.ts";
 export * as operators from "./onnx/operators.ts";
+export { hubFileNames } from "./hub/hub-file-names.ts";
 export { downloadModel } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 export { KvPool, type KvPoolOptions, type KvRange } from "./kv/kv-pool.ts";

@@ -100,7 +100,8 @@ function chooseCheaply(
   return index === undefined ? undefined : ranked.ids[index];
 }
 
-function chooseExactly(logits: Float32Array, params: ResolvedSamplingParams, u: number): number | undefined {
+/** @throws {ReadMeError} `ERR_RUNTIME` when no token is left */
+export function chooseExactly(logits: Float32Array, params: ResolvedSamplingParams, u: number): number | undefined {
   const { temperature, topK, topP } = params;
   if (temperature > 0 && isLimited(params)) {
     return chooseRanked(logits, [topK > 0 ? topK : FEW, MANY, logits.length], params, u);

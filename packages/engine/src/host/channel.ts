@@ -4,7 +4,7 @@ import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { disableTelemetry, newGate, shutGate, type GateMemory } from "@readme-moe/model";
-import type { FromWorker, ToWorker } from "../protocol.ts";
+import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
 import { workerFlags } from "./worker-flags.ts";
 
 export interface Channel {
@@ -48,7 +48,7 @@ function openThread(onMessage: OnMessage): Channel {
     killed.signal.addEventListener("abort", () => resolve("its thread was ended"));
   });
   return {
-    post: (message) => worker.postMessage(message, []),
+    post: (message) => worker.postMessage(message, movable(message)),
     // Not `terminate`: in the middle of a run of the graph it aborts the whole process (Napi::Error). A thread that
     // never comes back cannot be ended, only left behind.
     kill: () => {

@@ -37,9 +37,10 @@ export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
       const chunk = this.#chunks.shift();
       if (chunk) return { done: false, value: chunk };
       if (this.#end) {
-        const { error } = this.#end;
+        const end = this.#end;
         this.#end = {};
-        if (error !== undefined) throw error;
+        // What a caller's function throws may be `undefined`.
+        if ("error" in end) throw end.error;
         return { done: true, value: undefined };
       }
       await new Promise<void>((resolve) => {

@@ -11,12 +11,21 @@ import {
   type EngineStats,
   type GenerateChunk,
   type GenerateRequest,
+  type ProcessLogits,
   type Prompt,
   type RoutedPrompt,
 } from "@readme-moe/core";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
-import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
+import {
+  fromWire,
+  type CallName,
+  type Calls,
+  type FromWorker,
+  type LoadProgress,
+  type WireLogits,
+} from "../protocol.ts";
 import { ChunkStream } from "./chunk-stream.ts";
+import { processRow } from "./process-row.ts";
 import { checkExpert, wirePrompt, wireRequest } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
@@ -29,6 +38,7 @@ export interface OpenOptions extends EngineOptions {
 /** A request that is under way. */
 interface Underway {
   readonly stream: ChunkStream;
+  readonly processLogits: ProcessLogits | undefined;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
 }
@@ -102,7 +112,7 @@ export class ReadMeEngine implements Engine {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
     const wire = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
-    const { signal } = request;
+    const { signal, processLogits } = request;
     const stream = new ChunkStream(() => this.#abandon(requestId));
     const refusal = this.#refusal(signal);
     if (refusal !== undefined) {
@@ -114,7 +124,8 @@ export class ReadMeEngine implements Engine {
       this.#abandon(requestId);
     };
     signal?.addEventListener("abort", onAbort, { once: true });
-    this.#requests.set(requestId, { stream, detach: () => signal?.removeEventListener("abort", onAbort) });
+    const detach = (): void => signal?.removeEventListener("abort", onAbort);
+    this.#requests.set(requestId, { stream, processLogits, detach });
     this.#link?.post({ type: "generate", ...wire });
     return stream;
   }
@@ -156,6 +167,7 @@ export class ReadMeEngine implements Engine {
     signal?.throwIfAborted();
     const link = new WorkerLink(this.#options.isolation, {
       onStep: (step) => this.#receive(step),
+      onLogits: (row) => void this.#process(row),
       onFailed: (error) => this.#fail(error),
     });
     const onAbort = (): void => link.kill();
@@ -183,6 +195,22 @@ export class ReadMeEngine implements Engine {
     for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
   }
 
+  /** Sends back what a request's function makes of a row; when it fails, the request does. */
+  async #process({ requestId, rowId, logits, context }: WireLogits): Promise<void> {
+    const request = this.#requests.get(requestId);
+    if (!request?.processLogits) return;
+    // It may have left while the function was at work.
+    const isUnderway = (): boolean => this.#requests.get(requestId) === request;
+    try {
+      const processed = await processRow(request.processLogits, logits, context);
+      if (isUnderway()) this.#link?.post({ type: "processed", rowId, logits: processed });
+    } catch (error) {
+      if (!isUnderway()) return;
+      request.stream.fail(error);
+      this.#abandon(requestId, "error");
+    }
+  }
+
   #fail(error: ReadMeError): void {
     this.#failure = error;
     this.#endAll(error);
@@ -193,8 +221,8 @@ export class ReadMeEngine implements Engine {
     for (const requestId of this.#requests.keys()) this.#forget(requestId)?.stream.fail(error);
   }
 
-  #abandon(requestId: string): void {
-    if (this.#forget(requestId)) this.#link?.post({ type: "abort", requestId });
+  #abandon(requestId: string, reason: "abort" | "error" = "abort"): void {
+    if (this.#forget(requestId)) this.#link?.post({ type: "abort", requestId, reason });
   }
 
   #forget(requestId: string): Underway | undefined {

@@ -15,6 +15,7 @@ import type { WirePrompt, WireRequest } from "../protocol.ts";
 const NAMES = [
   "prompt",
   "params",
+  "processLogits",
   "expert",
   "priority",
   "id",
@@ -36,11 +37,14 @@ export function wireRequest(
   }
   rejectUnknownKeys("a request", request, NAMES);
   const params = resolveSamplingParams(request.params ?? {}, info);
-  const { priority = 0, expert } = request;
+  const { priority = 0, expert, processLogits } = request;
   if (typeof priority !== "number" || !Number.isFinite(priority)) {
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
   }
   checkExpert(expert, info);
+  if (processLogits !== undefined && typeof processLogits !== "function") {
+    throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
+  }
   return {
     requestId,
     prompt: wirePrompt(request.prompt, info),
@@ -48,6 +52,7 @@ export function wireRequest(
     expert,
     priority,
     seed: params.seed ?? drawSeed(),
+    processesLogits: processLogits !== undefined,
   };
 }
 

@@ -1,10 +1,19 @@
 import { ReadMeError, type EngineInfo } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
-import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
+import {
+  fromWire,
+  type CallName,
+  type Calls,
+  type FromWorker,
+  type LoadProgress,
+  type ToWorker,
+  type WireLogits,
+} from "../protocol.ts";
 import { openChannel, type Channel } from "./channel.ts";
 
 export interface LinkListeners {
   readonly onStep: (step: FromWorker & { type: "step" }) => void;
+  readonly onLogits: (row: WireLogits) => void;
   /** The worker ended, or could not go on, without having been asked to; called once. */
   readonly onFailed: (error: ReadMeError) => void;
 }
@@ -93,6 +102,9 @@ export class WorkerLink {
         return;
       case "step":
         this.#listeners.onStep(message);
+        return;
+      case "logits":
+        this.#listeners.onLogits(message);
         return;
       case "result":
         this.#take(message.callId)?.resolve(message.value);

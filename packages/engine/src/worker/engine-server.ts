@@ -10,6 +10,7 @@ import {
   type WireEvent,
   type WireFailure,
 } from "../protocol.ts";
+import type { Sequence } from "../sequence.ts";
 import { answerCall } from "./calls.ts";
 import { openParts, type OpenedEngine } from "./open-parts.ts";
 import { RequestBook } from "./request-book.ts";
@@ -43,8 +44,14 @@ export class EngineServer {
         void this.#requests?.begin(message).then(() => this.#run());
         return;
       case "abort":
-        this.#requests?.abort(message.requestId);
+        this.#requests?.abort(message.requestId, message.reason);
         this.#flush();
+        // While logits are with their callers nothing runs, and others may have the memory now.
+        void this.#run();
+        return;
+      case "processed":
+        this.#opened?.core.answer(message.rowId, message.logits);
+        void this.#run();
         return;
       case "call":
         void this.#call(message.callId, message.name, message.args);
@@ -68,6 +75,13 @@ export class EngineServer {
           const whole = this.#requests?.complete(sequence.requestId, chunk) ?? chunk;
           this.#chunks.push({ requestId: sequence.requestId, chunk: whole });
         },
+        logits: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => {
+          // Tokens of before come to the caller first.
+          this.#flush();
+          const { requestId, promptTokens, choice } = sequence;
+          const tokenIds = Int32Array.from(sequence.tokenIds);
+          this.#send({ type: "logits", requestId, rowId, logits, context: { tokenIds, promptTokens, choice } });
+        },
         failed: (sequence: { requestId: string }, error: unknown) => this.#fail(sequence.requestId, error),
         event: (name: WireEvent["name"], payload: WireEvent["payload"]) => {
           this.#events.push({ name, payload } as WireEvent);
@@ -83,7 +97,7 @@ export class EngineServer {
     }
   }
 
-  /** Steps until nobody waits. Messages are received between steps. */
+  /** Steps while it is of use. Messages are received between steps. */
   async #run(): Promise<void> {
     const core = this.#opened?.core;
     if (this.#isRunning || !core) return;

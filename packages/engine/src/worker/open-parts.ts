@@ -1,8 +1,9 @@
 import { fcfs, type PreGatingRouter } from "@readme-moe/core";
 import { KvPool, type Model, type ModelText, openModel } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
-import { EngineCore, type EngineOutput } from "../engine-core.ts";
+import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
+import type { EngineOutput } from "../engine-output.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { ModelRunner } from "../model-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";

@@ -29,17 +29,17 @@ export class RequestBook {
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
-        const { priority, seed } = request;
+        const { priority, seed, processesLogits } = request;
         const start = { id, requestId, choice, arrival, arrivalMs: performance.now(), priority, params, seed, stops };
-        return this.#opened.core.add({ ...start, promptIds: tokenIds }, router);
+        return this.#opened.core.add({ ...start, promptIds: tokenIds, processesLogits }, router);
       });
     } catch (error) {
       this.#onFailed(requestId, error);
     }
   }
 
-  abort(requestId: string): void {
-    if (this.#requests.delete(requestId)) this.#opened.core.abort(requestId);
+  abort(requestId: string, reason?: "abort" | "error"): void {
+    if (this.#requests.delete(requestId)) this.#opened.core.abort(requestId, reason);
   }
 
   /** Adds the usage to the last chunk of a request, and forgets it then. */

@@ -2,7 +2,7 @@
 
 import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { useGate, type GateMemory } from "@readme-moe/model";
-import type { FromWorker, ToWorker } from "../protocol.ts";
+import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
 import { EngineServer } from "./engine-server.ts";
 
 if (isMainThread) serveProcess();
@@ -12,7 +12,7 @@ function serveThread(): void {
   const port = parentPort;
   if (!port) throw new Error("Expected a parent to serve");
   useGate(workerData as GateMemory);
-  const server = new EngineServer((message: FromWorker) => port.postMessage(message));
+  const server = new EngineServer((message: FromWorker) => port.postMessage(message, movable(message)));
   port.on("message", (message: ToWorker) => server.receive(message));
   server.onClosed(() => port.close());
 }

@@ -36,11 +36,8 @@ export async function downloadModel(id: string, options: DownloadModelOptions = 
 }
 
 async function download(request: DownloadRequest, cache: HubCache): Promise<string> {
-  const { name, revision, endpoint, signal } = request;
-  const token = request.token ?? (await hubToken());
-  if (token !== undefined) checkToken("HF_TOKEN", token);
-  const client = new HubClient({ endpoint, token, fetch: request.fetch, signal });
-  const repository = new HubRepository(name, client, request);
+  const { revision } = request;
+  const { client, repository } = await repositoryOf(request);
   let commit: string;
   let remote: ReadonlyMap<string, RemoteFile> | undefined;
   try {
@@ -56,6 +53,17 @@ async function download(request: DownloadRequest, cache: HubCache): Promise<stri
   // Last, so that the revision never stands for files that are not there.
   await cache.setCommitOf(revision, commit);
   return path;
+}
+
+/** With the token of the request or of the environment. */
+export async function repositoryOf(
+  request: DownloadRequest,
+): Promise<{ readonly client: HubClient; readonly repository: HubRepository }> {
+  const { name, endpoint, signal } = request;
+  const token = request.token ?? (await hubToken());
+  if (token !== undefined) checkToken("HF_TOKEN", token);
+  const client = new HubClient({ endpoint, token, fetch: request.fetch, signal });
+  return { client, repository: new HubRepository(name, client, request) };
 }
 
 async function downloadFiles(
@@ -100,6 +108,6 @@ function refuseBadNames(title: string, names: readonly string[]): void {
   }
 }
 
-function isOutage(error: unknown): boolean {
+export function isOutage(error: unknown): boolean {
   return error instanceof ReadMeError && ["ERR_HUB_UNREACHABLE", "ERR_HUB_RATE_LIMITED"].includes(error.code);
 }

@@ -2,7 +2,7 @@
 // weights and KV caches passed as inputs rely on.
 
 import { ReadMeError } from "@readme-moe/core";
-import { InferenceSession, Tensor } from "onnxruntime-node";
+import type { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ElementType } from "../onnx/graph-builder.ts";
 import { throughGate } from "./exit-gate.ts";
 import type { Int8Kernels } from "./int8-kernels.ts";
@@ -27,10 +27,12 @@ export interface SessionOptions {
 /** A graph ready to run. `run` blocks the calling thread until the graph is done. */
 export class GraphSession {
   readonly #session: InferenceSession;
+  readonly #Tensor: typeof Tensor;
   readonly #types: ReadonlyMap<string, ElementType>;
 
-  private constructor(session: InferenceSession) {
+  private constructor(session: InferenceSession, ort: Runtime) {
     this.#session = session;
+    this.#Tensor = ort.Tensor;
     this.#types = new Map(
       session.inputMetadata.flatMap((input) => (input.isTensor ? [[input.name, input.type as ElementType]] : [])),
     );
@@ -49,8 +51,9 @@ export class GraphSession {
       extra: { session: { x64quantprecision: options.int8Kernels === "fast" ? "0" : "1" } },
       ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads, interOpNumThreads: 1 }),
     };
+    const ort = await loadRuntime();
     try {
-      return new GraphSession(await throughGate(() => createSession(graph, sessionOptions)));
+      return new GraphSession(await throughGate(() => createSession(ort, graph, sessionOptions)), ort);
     } catch (cause) {
       throw new ReadMeError("ERR_RUNTIME", `The inference runtime refused the graph ${graph.name}: ${message(cause)}`, {
         cause,
@@ -65,7 +68,7 @@ export class GraphSession {
   async run(feeds: Readonly<Record<string, GraphTensor>>): Promise<Readonly<Record<string, GraphTensor>>> {
     const tensors: Record<string, Tensor> = {};
     for (const [name, { data, dims }] of Object.entries(feeds)) {
-      tensors[name] = new Tensor((this.#types.get(name) ?? "float32") as "float32", data as Float32Array, dims);
+      tensors[name] = new this.#Tensor((this.#types.get(name) ?? "float32") as "float32", data as Float32Array, dims);
     }
     try {
       return (await throughGate(() => this.#session.run(tensors))) as unknown as Readonly<Record<string, GraphTensor>>;
@@ -79,10 +82,32 @@ export class GraphSession {
   }
 }
 
-function createSession(graph: CachedGraph, options: InferenceSession.SessionOptions): Promise<InferenceSession> {
-  if (graph.kind === "file") return InferenceSession.create(graph.path, options);
+type Runtime = typeof import("onnxruntime-node");
+
+/**
+ * Only when there is a graph to run: whoever serves models from another process needs no runtime in this one, and some
+ * versions of it do not get along in one process.
+ */
+async function loadRuntime(): Promise<Runtime> {
+  try {
+    return await import("onnxruntime-node");
+  } catch (cause) {
+    const isTwin = /version `VERS_/.test(message(cause));
+    const why = isTwin
+      ? "another version of onnxruntime-node is in this process; engines with the isolation `process` need none here"
+      : message(cause);
+    throw new ReadMeError("ERR_RUNTIME", `The inference runtime cannot be loaded: ${why}`, { cause });
+  }
+}
+
+function createSession(
+  { InferenceSession: Session }: Runtime,
+  graph: CachedGraph,
+  options: InferenceSession.SessionOptions,
+): Promise<InferenceSession> {
+  if (graph.kind === "file") return Session.create(graph.path, options);
   const externalData = [{ path: graph.dataName, data: graph.data }];
-  return InferenceSession.create(graph.model, { ...options, externalData });
+  return Session.create(graph.model, { ...options, externalData });
 }
 
 function message(cause: unknown): string {

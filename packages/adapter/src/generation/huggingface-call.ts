@@ -1,0 +1,121 @@
+// `generate` as @huggingface/transformers calls it.
+
+import type { Engine } from "@readme-moe/core";
+import {
+  insideOf,
+  type HostCriteria,
+  type HostGenerationConfig,
+  type HostLike,
+  type HostModel,
+  type HostTensor,
+} from "../host/host.ts";
+import { rowsOf, runCall, type GeneratedRow } from "./call.ts";
+import { paddedPrompts, type PaddedPrompt } from "./padded-prompt.ts";
+import type { RowHooks } from "./run-rows.ts";
+import { endTokensOf, type ExtraOptions } from "./sampling.ts";
+
+interface Streamer {
+  put(tokens: readonly (readonly bigint[])[]): void;
+  end(): void;
+}
+
+export interface HuggingfaceOptions extends ExtraOptions {
+  readonly inputs?: HostTensor | null;
+  readonly input_ids?: HostTensor;
+  readonly attention_mask?: HostTensor;
+  readonly generation_config?: object | null;
+  readonly logits_processor?: unknown;
+  readonly stopping_criteria?: unknown;
+  readonly streamer?: Streamer | null;
+  readonly [option: string]: unknown;
+}
+
+export interface Serving {
+  readonly host: HostLike;
+  readonly model: HostModel;
+  readonly engine: Engine;
+  /** Ids that decoding leaves out. */
+  readonly isSpecial: (tokenId: number) => boolean;
+}
+
+/** @returns ids `[rows, tokens]`, prompts and padding included; rows that ended before others are filled up */
+export async function generateForHuggingface(serving: Serving, options: HuggingfaceOptions): Promise<unknown> {
+  const { host, model, engine } = serving;
+  const {
+    inputs,
+    input_ids: ids = inputs,
+    attention_mask: mask,
+    generation_config: own = null,
+    logits_processor: processors = null,
+    stopping_criteria: criteria = null,
+    streamer = null,
+    ...rest
+  } = options;
+  const config = model._prepare_generation_config(own, rest);
+  if (!ids) throw new TypeError("Expected `input_ids` or `inputs` to be a Tensor of token ids, got none");
+  const promptTokens = ids.dims.at(-1) ?? 0;
+  // There the host fails in its runtime, each model in words of its own.
+  if (promptTokens === 0) throw new RangeError("Expected a prompt of at least one token, got an empty one");
+  // As the host does, before processors look at it.
+  if (config.max_new_tokens !== null) config.max_length = promptTokens + config.max_new_tokens;
+  const shared = { host, generation: "huggingface", model, engine, config, extra: extraOf(rest), processors } as const;
+  const call = { ...shared, prompts: paddedPrompts(ids, mask) };
+  const stopping = criteriaOf(host, criteria);
+  const pad = paddingOf(config);
+  const hooks = hooksOf(rowsOf(call), streamer, stopping, pad);
+  const rows = await runCall(call, hooks);
+  streamer?.end();
+  const sequences = sequencesOf(serving, rows, pad);
+  return config.return_dict_in_generate ? { sequences } : sequences;
+}
+
+function extraOf(options: HuggingfaceOptions): ExtraOptions {
+  return { ...options, stop_strings: options.stop_strings ?? (options["stop"] as ExtraOptions["stop_strings"]) };
+}
+
+function criteriaOf(host: HostLike, criteria: unknown): HostCriteria | undefined {
+  const { StoppingCriteriaList } = insideOf(host);
+  if (!criteria || !StoppingCriteriaList) return undefined;
+  const list = new StoppingCriteriaList();
+  list.extend(criteria);
+  return list;
+}
+
+function paddingOf(config: HostGenerationConfig): bigint {
+  return BigInt(config.pad_token_id ?? endTokensOf(config)[0] ?? 0);
+}
+
+function hooksOf(
+  rows: readonly PaddedPrompt[],
+  streamer: Streamer | null,
+  criteria: HostCriteria | undefined,
+  pad: bigint,
+): RowHooks {
+  if (!streamer && !criteria) return {};
+  const all = rows.map(({ padded }) => [...padded]);
+  streamer?.put(all.map((row) => [...row]));
+  return {
+    onStep: (tokens) => {
+      const step = tokens.map((token) => (token === undefined ? pad : BigInt(token)));
+      step.forEach((token, row) => all[row]?.push(token));
+      streamer?.put(step.map((token) => [token]));
+      return criteria ? criteria(all) : rows.map(() => false);
+    },
+    isInterrupted:
+      criteria && (() => criteria.criteria.some((one) => "interrupted" in one && one.interrupted === true)),
+  };
+}
+
+/**
+ * A Tensor where the padding is not shown; else rows as they are, with the `dims` that the host's pipeline reads: a
+ * token that is no special one would be in the text.
+ */
+function sequencesOf({ host, isSpecial }: Serving, rows: readonly GeneratedRow[], pad: bigint): unknown {
+  const sequences = rows.map(({ padded, generated }) => [...padded, ...generated.map(BigInt)]);
+  const length = Math.max(0, ...sequences.map((row) => row.length));
+  const isEven = sequences.every((row) => row.length === length);
+  if (!isEven && !isSpecial(Number(pad))) return Object.assign(sequences, { dims: [sequences.length] });
+  const data = new BigInt64Array(sequences.length * length).fill(pad);
+  sequences.forEach((row, index) => data.set(row, index * length));
+  return new (insideOf(host).Tensor)("int64", data, [sequences.length, length]);
+}

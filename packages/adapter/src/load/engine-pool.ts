@@ -1,0 +1,46 @@
+// Pipelines that load the same model share an engine, and so each step of it: that is what a host cannot do.
+
+import { resolve } from "node:path";
+import { ReadMeEngine, type EngineOptions } from "@readme-moe/engine";
+
+interface Shared {
+  readonly opening: Promise<ReadMeEngine>;
+  numUsers: number;
+}
+
+export interface EngineLease {
+  readonly engine: ReadMeEngine;
+  /** The engine is disposed with its last lease. Twice is once. */
+  release(): Promise<void>;
+}
+
+const pool = new Map<string, Shared>();
+
+/** @throws as `ReadMeEngine.open` */
+export async function leaseEngine(path: string, options: EngineOptions): Promise<EngineLease> {
+  const key = JSON.stringify([resolve(path), Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1))]);
+  const shared = pool.get(key) ?? { opening: ReadMeEngine.open(path, options), numUsers: 0 };
+  pool.set(key, shared);
+  const forget = (): void => {
+    if (pool.get(key) === shared) pool.delete(key);
+  };
+  shared.numUsers++;
+  let isReleased = false;
+  const release = async (): Promise<void> => {
+    if (isReleased) return;
+    isReleased = true;
+    if (--shared.numUsers > 0) return;
+    forget();
+    const engine = await shared.opening.catch(() => undefined);
+    await engine?.dispose();
+  };
+  try {
+    const engine = await shared.opening;
+    // Whoever has it is told; whoever loads the model next gets one that works.
+    engine.events.once("engine:failed", forget);
+    return { engine, release };
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}

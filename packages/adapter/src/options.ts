@@ -1,0 +1,61 @@
+import { describeValue, rejectUnknownKeys } from "@readme-moe/core";
+import type { EngineOptions } from "@readme-moe/engine";
+import type { Generation, HostLoadOptions } from "./host/host.ts";
+
+/** Of `register`, and of this package's `pipeline` beside the host's own. */
+export interface AdapterOptions {
+  /**
+   * `"readme-moe"` takes models that the host could run, too: those with an `onnx` folder. They need weights in
+   * safetensors or GGUF beside it. @default what the host cannot run only
+   */
+  readonly engine?: "readme-moe" | undefined;
+  /**
+   * Of the engine; pipelines with the same model and the same options share one. `precision` and `threads` follow from
+   * the host's `dtype` (or `quantized`) and `session_options.intraOpNumThreads` where they are not given.
+   */
+  readonly engineOptions?: EngineOptions | undefined;
+}
+
+/** @throws {TypeError} naming the option, what was expected and what came */
+export function checkAdapterOptions(options: AdapterOptions): AdapterOptions {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`Expected options to be an object, got ${describeValue(options)}`);
+  }
+  rejectUnknownKeys("the adapter", options, ["engine", "engineOptions"]);
+  const { engine } = options;
+  if (engine === undefined || engine === "readme-moe") return options;
+  throw new TypeError(`Expected \`engine\` to be "readme-moe", got ${describeValue(engine)}`);
+}
+
+const PRECISIONS: Readonly<Record<string, EngineOptions["precision"]>> = {
+  auto: "fp32",
+  fp32: "fp32",
+  fp16: "fp32",
+  q8: "int8",
+  int8: "int8",
+  uint8: "int8",
+  q4: "int4",
+  q4f16: "int4",
+  bnb4: "int4",
+};
+
+/** What the host's options mean for the engine. @throws {TypeError} on a `dtype` that stands for no precision */
+export function engineOptionsOf(
+  generation: Generation,
+  { dtype, quantized = true, session_options: session }: HostLoadOptions,
+  { engineOptions }: AdapterOptions,
+): EngineOptions {
+  const threads = session?.intraOpNumThreads;
+  const precision = generation === "xenova" ? (quantized ? "int8" : "fp32") : precisionOf(dtype);
+  return { precision, ...(threads ? { threads } : {}), ...engineOptions };
+}
+
+function precisionOf(dtype: HostLoadOptions["dtype"]): EngineOptions["precision"] {
+  const name = typeof dtype === "object" && dtype !== null ? (dtype["model"] ?? Object.values(dtype)[0]) : dtype;
+  if (name === undefined || name === null) return "fp32";
+  const precision = PRECISIONS[name];
+  if (precision !== undefined) return precision;
+  throw new TypeError(
+    `Expected \`dtype\` to be one of ${Object.keys(PRECISIONS).join(", ")}, got ${describeValue(name)}`,
+  );
+}

@@ -1,0 +1,9 @@
+/** `@xenova/transformers`, with a `pipeline` that runs Read-ME models and what has no ONNX files. */
+
+import * as transformers from "@xenova/transformers";
+import { createPipeline, type ReadMePipeline } from "./pipeline.ts";
+
+export * from "@xenova/transformers";
+
+/** See `createPipeline`. */
+export const pipeline: ReadMePipeline<typeof transformers> = createPipeline(transformers);

@@ -1,0 +1,130 @@
+// The engine's core in the thread of a test, without a worker around it.
+
+import { fcfs, resolveSamplingParams, StopAutomaton, type GenerateChunk, type SamplingParams } from "@readme-moe/core";
+import { KvPool, type Tokenizer } from "@readme-moe/model";
+import { EngineCore } from "../../packages/engine/src/engine-core.ts";
+import type { EngineOutput } from "../../packages/engine/src/engine-output.ts";
+import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
+import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
+import type { Sequence } from "../../packages/engine/src/sequence.ts";
+import { randomInteger, seededRandom } from "./random.ts";
+import type { RunningModel } from "./running-model.ts";
+
+const CHUNK = 64;
+
+export interface Limits {
+  readonly capacityTokens: number;
+  readonly maxNumSeqs?: number;
+  readonly maxNumBatchedSeqs?: number;
+  readonly maxNumBatchedTokens?: number;
+  readonly prefixCacheBytes?: number;
+  readonly longFromTokens?: number;
+}
+
+/** A core with its outcomes: tokens and log-probabilities of each sequence, by id; and the rows that it gave away. */
+export class CoreBench {
+  readonly core: EngineCore;
+  readonly admission: KvAdmission;
+  readonly outcomes = new Map<
+    string,
+    { tokens: number[]; logprobs: number[]; finishReason?: string; error?: unknown }
+  >();
+  readonly rows: { readonly id: string; readonly rowId: number; readonly logits: Float32Array }[] = [];
+  readonly events: { readonly name: string; readonly payload: unknown }[] = [];
+  readonly #running: RunningModel;
+  #arrivals = 0;
+
+  constructor(running: RunningModel, tokenizer: Tokenizer, limits: Limits) {
+    this.#running = running;
+    const { runner } = running;
+    const { maxNumSeqs = 8, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens = 256 } = limits;
+    const output: EngineOutput = {
+      chunk: ({ id }: Sequence, { tokens, finishReason }: GenerateChunk) => {
+        const outcome = this.#outcome(id);
+        outcome.tokens.push(...tokens.map((token) => token.id));
+        outcome.logprobs.push(...tokens.flatMap(({ topLogprobs = [] }) => topLogprobs.map(({ logprob }) => logprob)));
+        if (finishReason) outcome.finishReason = finishReason;
+      },
+      logits: ({ id }, rowId, logits) => this.rows.push({ id, rowId, logits }),
+      failed: ({ id }, error) => {
+        this.#outcome(id).error = error;
+      },
+      event: (name, payload) => this.events.push({ name, payload }),
+    };
+    const { longFromTokens = 128, capacityTokens } = limits;
+    const pool = new KvPool({ shape: runner.kvShape, capacityTokens, longFromTokens });
+    const prefixes = new PrefixCache(CHUNK, limits.prefixCacheBytes ?? 0);
+    this.admission = new KvAdmission(pool, prefixes, { maxNumSeqs, maxTokens: Math.min(256, capacityTokens) });
+    this.core = new EngineCore({
+      runner,
+      tokenizer,
+      admission: this.admission,
+      scheduler: fcfs,
+      limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
+      maxTokens: Math.min(256, capacityTokens),
+      output,
+      now: () => 0,
+    });
+  }
+
+  add(id: string, promptIds: readonly number[], params: SamplingParams, priority = 0, processesLogits = false): void {
+    const resolved = resolveSamplingParams(
+      { logprobs: 3, ignoreEos: true, ...params },
+      { vocabSize: 4096, eosTokenIds: [0] },
+    );
+    const arrival = this.#arrivals++;
+    const start = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, priority, promptIds, params: resolved };
+    const rest = { seed: resolved.seed ?? 1, stops: new StopAutomaton([]), processesLogits };
+    this.core.add({ ...start, ...rest }, this.#running.router);
+  }
+
+  async finish(): Promise<void> {
+    while (this.core.hasWork) {
+      await this.core.step();
+      this.core.checkIntegrity();
+    }
+  }
+
+  count(name: string): number {
+    return this.events.filter((event) => event.name === name).length;
+  }
+
+  #outcome(id: string) {
+    const outcome = this.outcomes.get(id) ?? { tokens: [], logprobs: [] };
+    this.outcomes.set(id, outcome);
+    return outcome;
+  }
+}
+
+export interface Job {
+  readonly id: string;
+  readonly promptIds: readonly number[];
+  readonly params: SamplingParams;
+}
+
+export function randomJobs(count: number, seed: number, longest = 150): readonly Job[] {
+  const random = seededRandom(seed);
+  return Array.from({ length: count }, (_, index) => {
+    const length = 1 + randomInteger(random, longest);
+    const promptIds = Array.from({ length }, () => randomInteger(random, 4096));
+    const temperature = index % 2 === 0 ? 0 : 0.8;
+    const params = { maxTokens: 1 + randomInteger(random, 30), temperature, topK: 40, seed: index };
+    return { id: `job-${index}`, promptIds, params };
+  });
+}
+
+/** What each job gives alone, in a core of its own. */
+export async function outcomesAlone(
+  jobs: readonly Job[],
+  model: RunningModel,
+  tokenizer: Tokenizer,
+): Promise<CoreBench["outcomes"]> {
+  const outcomes: CoreBench["outcomes"] = new Map();
+  for (const { id, promptIds, params } of jobs) {
+    const bench = new CoreBench(model, tokenizer, { capacityTokens: 256 });
+    bench.add(id, promptIds, params);
+    await bench.finish();
+    outcomes.set(id, bench.outcomes.get(id) as never);
+  }
+  return outcomes;
+}
