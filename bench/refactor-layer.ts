@@ -66,15 +66,18 @@ await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) 
 await products.dispose();
 report();
 
+function secondsOf(name: string): number {
+  return (times[name] ?? NaN) / 1000;
+}
+
 function report(): void {
-  const of = (name: string): number => (times[name] ?? NaN) / 1000;
-  for (const name of Object.keys(times)) console.log(`${name.padEnd(12)} ${of(name).toFixed(2)} s`);
+  for (const name of Object.keys(times)) console.log(`${name.padEnd(12)} ${secondsOf(name).toFixed(2)} s`);
   const { domains, costShare, staticShare } = FULL;
   const share = (domains * FULL.tokens) / stream.numTokens;
   // Errors of an expert cost alike for each expert; the single expert's stream takes part of the tokens.
-  const passes = of("dense pass") + (1 + staticShare) * (of("statistics") + of("experts"));
-  const compared = costShare * of("errors") * (domains / numDomains);
-  const fits = (of("fit") * (domains + 1)) / numDomains;
+  const passes = secondsOf("dense pass") + (1 + staticShare) * (secondsOf("statistics") + secondsOf("experts"));
+  const compared = costShare * secondsOf("errors") * (domains / numDomains);
+  const fits = (secondsOf("fit") * (domains + 1)) / numDomains;
   const seconds = shape.layers * (share * (passes + compared) + fits);
   console.log(
     `this run: ${stream.numTokens} tokens, ${numDomains} experts, ${gigabytes(peakBytes())} of memory at its peak`,

@@ -285,7 +285,7 @@ describe("the paper's experts", () => {
   });
 
   test("share nothing where nothing is common, and keep a neuron each where everything is", () => {
-    expect(paperLayer([magnitudes[0]!, [...magnitudes[0]!].reverse()], 4, DENSE).shared).toBeUndefined();
+    expect(paperLayer([magnitudes[0]!, magnitudes[0]!.toReversed()], 4, DENSE).shared).toBeUndefined();
     expect(paperLayer([magnitudes[0]!], 4, DENSE).shared).toBeUndefined();
     const same = paperLayer([magnitudes[0]!, magnitudes[0]!], 4, DENSE);
     expect(Array.from(same.shared?.neurons ?? [])).toEqual([0, 1, 2]);

@@ -258,12 +258,13 @@ test("overlaps are graded shares of a token's most active neurons, with their si
   expect(largestDifference(found, expected)).toBeLessThan(1e-5);
 });
 
-describe("text held back", () => {
-  const batchesOf = (counts: readonly number[]): Batch[] =>
-    counts.flatMap((count, domain) =>
-      Array.from({ length: count }, (_, index) => ({ domain, firstSequence: index, numSequences: 1 })),
-    );
+function batchesOf(counts: readonly number[]): Batch[] {
+  return counts.flatMap((count, domain) =>
+    Array.from({ length: count }, (_, index) => ({ domain, firstSequence: index, numSequences: 1 })),
+  );
+}
 
+describe("text held back", () => {
   test("is the last of every eight batches, and the last one of fewer; never all", () => {
     const held = [...heldBackBatches({ batches: batchesOf([16, 3, 1]) })];
     expect(held.map(({ domain, firstSequence }) => [domain, firstSequence])).toEqual([

@@ -42,7 +42,8 @@ export async function hostGenerator(name: HostName, path: string): Promise<Gener
 /** The adapter's, on a dense folder. */
 export async function ourGenerator(name: HostName, path: string, options: AdapterOptions = {}): Promise<Generator> {
   const pipeline = createPipeline(HOSTS[name] as unknown as HostLike);
-  return (await pipeline("text-generation", path, { ...FP32, ...options })) as unknown as Generator;
+  const generate: unknown = await pipeline("text-generation", path, { ...FP32, ...options });
+  return generate as Generator;
 }
 
 /** The pocket model with a chat template: dense, and exported for the hosts. */

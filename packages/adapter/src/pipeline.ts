@@ -5,8 +5,8 @@ import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
 
 /** The host's own function, which takes this package's options, too. */
 export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
-  <Task extends "text-generation">(
-    task: Task,
+  (
+    task: "text-generation",
     model?: string | null,
     options?: HostLoadOptions & AdapterOptions,
   ): Promise<InstanceType<Host["TextGenerationPipeline"]>>;

@@ -3,6 +3,7 @@
 import type { GenerateRequest } from "@readme-moe/core";
 import {
   insideOf,
+  logitsProcessors,
   type Generation,
   type HostGenerationConfig,
   type HostLike,
@@ -22,11 +23,11 @@ export function processorsOf(
   own: unknown,
 ): HostProcessors | undefined {
   // Also for what it does beside: the newer generation takes temperature 0 for greedy search, and says so.
-  const all = model._get_logits_processor(config, promptTokens, own);
+  const all = logitsProcessors(model, config, promptTokens, own);
   const without = { ...config, do_sample: false, min_new_tokens: null };
   // The older generation's penalty counts a token once for each time that it is there; the engine's does not.
   if (generation === "huggingface") without.repetition_penalty = null;
-  const rest = model._get_logits_processor(without, promptTokens, own);
+  const rest = logitsProcessors(model, without, promptTokens, own);
   return rest.processors.length > 0 ? all : undefined;
 }
 

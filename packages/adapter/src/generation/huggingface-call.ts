@@ -2,6 +2,7 @@
 
 import type { Engine } from "@readme-moe/core";
 import {
+  generationConfig,
   insideOf,
   type HostCriteria,
   type HostGenerationConfig,
@@ -51,7 +52,7 @@ export async function generateForHuggingface(serving: Serving, options: Huggingf
     streamer = null,
     ...rest
   } = options;
-  const config = model._prepare_generation_config(own, rest);
+  const config = generationConfig(model, own, rest);
   if (!ids) throw new TypeError("Expected `input_ids` or `inputs` to be a Tensor of token ids, got none");
   const promptTokens = ids.dims.at(-1) ?? 0;
   // There the host fails in its runtime, each model in words of its own.

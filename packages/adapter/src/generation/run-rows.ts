@@ -9,19 +9,13 @@ export interface RowHooks {
    * @returns which rows end here; what it throws ends the call
    */
   readonly onStep?: ((tokens: readonly (number | undefined)[]) => readonly boolean[]) | undefined;
-  /** Asked for while nothing has come yet. */
+  /** Asked again and again, also while nothing has come yet. */
   readonly isInterrupted?: (() => boolean) | undefined;
 }
 
-const INTERRUPT_POLL_MS = 20;
+export type RowRequest = Omit<GenerateRequest, "signal">;
 
-interface Row {
-  readonly tokens: number[];
-  readonly abort: AbortController;
-  /** The engine has no more for it, or nobody wants more. */
-  isEnded: boolean;
-  isStopped: boolean;
-}
+const INTERRUPT_POLL_MS = 20;
 
 /**
  * @param requests - one for each row; `undefined` for rows that get nothing
@@ -30,73 +24,105 @@ interface Row {
  */
 export async function runRows(
   engine: Pick<Engine, "generate">,
-  requests: readonly (Omit<GenerateRequest, "signal"> | undefined)[],
+  requests: readonly (RowRequest | undefined)[],
   { onStep, isInterrupted }: RowHooks,
   signal?: AbortSignal,
 ): Promise<readonly (readonly number[])[]> {
   signal?.throwIfAborted();
-  const rows = requests.map((request): Row => ({
-    tokens: [],
-    abort: new AbortController(),
-    isEnded: request === undefined,
-    isStopped: false,
-  }));
-  let failure: { readonly error: unknown } | undefined;
-  let numSteps = 0;
-  const stop = (row: Row): void => {
-    row.isStopped = true;
-    row.abort.abort();
-  };
-  const fail = (error: unknown): void => {
-    failure ??= { error };
-    rows.forEach(stop);
-  };
-  const isLive = (row: Row): boolean => !row.isStopped && !(row.isEnded && row.tokens.length <= numSteps);
-  const handOn = (): void => {
-    while (onStep && !failure) {
-      const live = rows.filter(isLive);
-      if (live.length === 0 || live.some(({ tokens }) => tokens.length <= numSteps)) return;
-      const tokens = rows.map((row) => (isLive(row) ? row.tokens[numSteps] : undefined));
-      numSteps++;
-      const done = onStep(tokens);
-      rows.forEach((row, index) => {
-        if (!done[index] || row.isStopped) return;
-        row.tokens.length = Math.min(row.tokens.length, numSteps);
-        stop(row);
-      });
-    }
-  };
-  const pump = async (row: Row, request: Omit<GenerateRequest, "signal">): Promise<void> => {
-    try {
-      for await (const chunk of engine.generate({ ...request, signal: row.abort.signal })) {
-        if (row.isStopped) break;
-        for (const { id } of chunk.tokens) row.tokens.push(id);
-        handOn();
-      }
-    } catch (error) {
-      if (!row.isStopped) fail(error);
-    } finally {
-      row.isEnded = true;
-      if (!failure) attempt(handOn, fail);
-    }
-  };
-  const onAbort = (): void => fail(signal?.reason);
+  const group = new RowGroup(requests.length, onStep);
+  const onAbort = (): void => group.fail(signal?.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
-  const poll = isInterrupted && setInterval(() => isInterrupted() && rows.forEach(stop), INTERRUPT_POLL_MS);
+  const poll = isInterrupted && setInterval(() => isInterrupted() && group.stop(), INTERRUPT_POLL_MS);
   try {
-    await Promise.all(rows.map((row, index) => requests[index] && pump(row, requests[index])));
+    await Promise.all(requests.map((request, index) => group.run(index, engine, request)));
   } finally {
     clearInterval(poll);
     signal?.removeEventListener("abort", onAbort);
   }
-  if (failure) throw failure.error;
-  return rows.map(({ tokens }) => tokens);
+  return group.tokens();
 }
 
-function attempt(work: () => void, onError: (error: unknown) => void): void {
-  try {
-    work();
-  } catch (error) {
-    onError(error);
+interface Row {
+  readonly tokens: number[];
+  readonly abort: AbortController;
+  /** The engine has no more for it. */
+  isEnded: boolean;
+  /** Nobody wants more. */
+  isStopped: boolean;
+}
+
+class RowGroup {
+  readonly #rows: readonly Row[];
+  readonly #onStep: RowHooks["onStep"];
+  /** Handed on. */
+  #numSteps = 0;
+  #failure: { readonly error: unknown } | undefined;
+
+  constructor(size: number, onStep: RowHooks["onStep"]) {
+    this.#rows = Array.from({ length: size }, () => ({
+      tokens: [],
+      abort: new AbortController(),
+      isEnded: false,
+      isStopped: false,
+    }));
+    this.#onStep = onStep;
   }
+
+  async run(index: number, engine: Pick<Engine, "generate">, request: RowRequest | undefined): Promise<void> {
+    const row = this.#rows[index] as Row;
+    try {
+      if (request) {
+        for await (const chunk of engine.generate({ ...request, signal: row.abort.signal })) {
+          if (row.isStopped) break;
+          for (const { id } of chunk.tokens) row.tokens.push(id);
+          this.#handOn();
+        }
+      }
+      row.isEnded = true;
+      this.#handOn();
+    } catch (error) {
+      if (!row.isStopped) this.fail(error);
+    } finally {
+      row.isEnded = true;
+    }
+  }
+
+  stop(): void {
+    this.#rows.forEach(stopRow);
+  }
+
+  fail(error: unknown): void {
+    this.#failure ??= { error };
+    this.stop();
+  }
+
+  /** @throws what the group failed of */
+  tokens(): readonly (readonly number[])[] {
+    if (this.#failure) throw this.#failure.error;
+    return this.#rows.map(({ tokens }) => tokens);
+  }
+
+  #handOn(): void {
+    while (this.#onStep) {
+      const live = this.#rows.filter((row) => this.#isLive(row));
+      if (live.length === 0 || live.some(({ tokens }) => tokens.length <= this.#numSteps)) return;
+      const tokens = this.#rows.map((row) => (this.#isLive(row) ? row.tokens[this.#numSteps] : undefined));
+      this.#numSteps++;
+      const done = this.#onStep(tokens);
+      for (const [index, row] of this.#rows.entries()) {
+        if (!done[index] || row.isStopped) continue;
+        row.tokens.length = Math.min(row.tokens.length, this.#numSteps);
+        stopRow(row);
+      }
+    }
+  }
+
+  #isLive(row: Row): boolean {
+    return !row.isStopped && !(row.isEnded && row.tokens.length <= this.#numSteps);
+  }
+}
+
+function stopRow(row: Row): void {
+  row.isStopped = true;
+  row.abort.abort();
 }

@@ -1,6 +1,6 @@
 // `generate` as @xenova/transformers calls it.
 
-import type { HostGenerationConfig, HostTensor } from "../host/host.ts";
+import { generationConfig, type HostGenerationConfig, type HostTensor } from "../host/host.ts";
 import { rowsOf, runCall } from "./call.ts";
 import type { Serving } from "./huggingface-call.ts";
 import { paddedPrompts, type PaddedPrompt } from "./padded-prompt.ts";
@@ -21,7 +21,7 @@ export async function generateForXenova(
   const ids = asTensor(inputs);
   // The host's words.
   if (ids.dims.at(-1) === 0) throw new Error("Must supply a non-empty array of input token ids.");
-  const config = model._get_generation_config(options);
+  const config = generationConfig(model, null, options ?? {});
   const extra = { ...options, stop_strings: options?.stop_strings ?? options?.stop };
   const prompts = paddedPrompts(ids, mask ?? undefined);
   const call = { host, generation: "xenova", model, engine, config, extra, processors, prompts } as const;

@@ -92,12 +92,30 @@ export interface HostInside {
 export interface HostModel {
   readonly config: object;
   can_generate: boolean;
-  _get_logits_processor(config: object, numTokens: number, own: unknown): HostProcessors;
-  /** Of the newer generation. */
-  _prepare_generation_config(config: object | null, options: object): HostGenerationConfig;
-  /** Of the older one. */
-  _get_generation_config(config: object | null): HostGenerationConfig;
 }
+
+/** Methods that both generations' models have for themselves, and that their subclasses may use. */
+interface HostModelInside {
+  _get_logits_processor(config: object, numTokens: number, own: unknown): HostProcessors;
+  _prepare_generation_config?(config: object | null, options: object): HostGenerationConfig;
+  _get_generation_config?(config: object | null): HostGenerationConfig;
+}
+
+/* oxlint-disable no-underscore-dangle -- the host's names */
+
+export function logitsProcessors(model: HostModel, config: object, numTokens: number, own: unknown): HostProcessors {
+  return (model as unknown as HostModelInside)._get_logits_processor(config, numTokens, own);
+}
+
+/** The host's defaults, the model's generation_config.json, `config` and `options`, the later before the earlier. */
+export function generationConfig(model: HostModel, config: object | null, options: object): HostGenerationConfig {
+  const inside = model as unknown as HostModelInside;
+  const resolved =
+    inside._prepare_generation_config?.(config, options) ?? inside._get_generation_config?.({ ...config, ...options });
+  return resolved as HostGenerationConfig;
+}
+
+/* oxlint-enable no-underscore-dangle */
 
 export interface HostCriteria {
   (ids: readonly (readonly bigint[])[]): readonly boolean[];

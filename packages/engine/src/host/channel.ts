@@ -26,6 +26,9 @@ const openGates = new Set<GateMemory>();
 const EXIT_WAIT_MS = 10_000;
 const waitAtExit = (): void => openGates.forEach((gate) => shutGate(gate, EXIT_WAIT_MS));
 
+// Threads get the program's flags; this one stops them, since it is about the text of a program that is no file.
+const THREAD_FLAGS = process.execArgv.some((flag) => flag.startsWith("--input-type")) ? { execArgv: [] } : {};
+
 export function openChannel(isolation: "thread" | "process", onMessage: OnMessage): Channel {
   return isolation === "thread" ? openThread(onMessage) : openProcess(onMessage);
 }
@@ -33,7 +36,9 @@ export function openChannel(isolation: "thread" | "process", onMessage: OnMessag
 function openThread(onMessage: OnMessage): Channel {
   disableTelemetry();
   const gate = newGate();
-  const worker = IS_SOURCE ? sourceThread(gate) : new Worker(ENTRY, { name: "readme-moe", workerData: gate });
+  const worker = IS_SOURCE
+    ? sourceThread(gate)
+    : new Worker(ENTRY, { ...THREAD_FLAGS, name: "readme-moe", workerData: gate });
   if (openGates.size === 0) process.on("exit", waitAtExit);
   openGates.add(gate);
   worker.on("exit", () => {
