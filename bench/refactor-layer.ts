@@ -18,7 +18,7 @@ const SHAPES = {
 } as const;
 
 // What is projected to.
-const FULL = { domains: 7, tokens: 16_384, costShare: 0.5, staticShare: 0.5 };
+const FULL = { domains: 7, tokens: 16_384, costShare: 1 / 3, staticShare: 1 / 4 };
 const SEQUENCE_TOKENS = 512;
 
 const { values } = parseArgs({
@@ -90,9 +90,9 @@ function report(): void {
 
 /** What grew with tokens and experts, for all of them, and the rest as it was. */
 function projectedBytes(): number {
-  const streams = 4 * stream.hiddenSize * 4; // dense, fitted, goal, and what is copied of them
-  const ofDomain = 4 * shape.ffn * (shape.ffn + shape.hidden);
-  const more = (FULL.domains * FULL.tokens - stream.numTokens) * streams + (FULL.domains - numDomains) * ofDomain;
+  const streams = (3 + FULL.staticShare) * stream.hiddenSize * 4; // dense, fitted, goal; the single expert's
+  const ofDomain = 4 * shape.ffn * (shape.ffn / 2 + shape.hidden);
+  const more = (FULL.domains * FULL.tokens - stream.numTokens) * streams + (FULL.domains + 1 - numDomains) * ofDomain;
   return peakBytes() + more;
 }
 

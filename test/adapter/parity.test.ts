@@ -1,6 +1,8 @@
 // Calls as users of transformers.js make them: through the host with ONNX files of its own, and through the adapter
-// with the same weights. Shapes, fields, texts and refusals are to be the same.
+// with the same weights. Shapes, fields, texts and refusals are to be the same. `PARITY_MODEL=<folder>` takes another model
+// than the pocket one.
 
+import { resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { HOSTS, findAnywhere, hostGenerator, ourGenerator, writeTwins, type Generator } from "../support/hosts.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -61,7 +63,8 @@ const NEWER_CALLS: typeof CALLS = {
 let folders: { readonly dense: string; readonly exported: string };
 beforeAll(async () => {
   findAnywhere();
-  folders = await writeTwins(await persistentFolder());
+  const model = process.env["PARITY_MODEL"];
+  folders = await writeTwins(await persistentFolder(), model === undefined ? undefined : resolve(model));
 });
 
 async function outcome(generate: Generator, [texts, options]: readonly [unknown, object?]): Promise<unknown> {

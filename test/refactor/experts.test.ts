@@ -60,7 +60,7 @@ function momentsOf({ h, t, w }: Sample): Moments {
     const target = t[token] as number[];
     addMoments(moments, {
       count: weight,
-      gram: Float32Array.from(row.flatMap((a) => row.map((b) => weight * a * b))),
+      gram: Float32Array.from(row.flatMap((a, i) => row.slice(i).map((b) => weight * a * b))),
       cross: Float32Array.from(row.flatMap((a) => target.map((b) => weight * a * b))),
       neuronSums: Float32Array.from(row, (a) => weight * a),
       targetSums: Float32Array.from(target, (b) => weight * b),

@@ -46,13 +46,18 @@ export async function ourGenerator(name: HostName, path: string, options: Adapte
   return generate as Generator;
 }
 
-/** The pocket model with a chat template: dense, and exported for the hosts. */
-export async function writeTwins(folder: string): Promise<{ readonly dense: string; readonly exported: string }> {
-  const [dense, exported] = [join(folder, "dense"), join(folder, "exported")];
-  await cp(POCKET, dense, { recursive: true, filter: (path) => !path.includes("calibration") });
-  await writeFile(join(dense, "chat_template.jinja"), TEMPLATE);
-  const model = await openModel(dense);
-  await exportTransformersJs(model, exported, { dtypes: ["fp32"] });
-  await model.close();
+/** The pocket model with a chat template, or `model` as it is: dense, and exported for the hosts. */
+export async function writeTwins(
+  folder: string,
+  model?: string,
+): Promise<{ readonly dense: string; readonly exported: string }> {
+  const [dense, exported] = [model ?? join(folder, "dense"), join(folder, "exported")];
+  if (model === undefined) {
+    await cp(POCKET, dense, { recursive: true, filter: (path) => !path.includes("calibration") });
+    await writeFile(join(dense, "chat_template.jinja"), TEMPLATE);
+  }
+  const opened = await openModel(dense);
+  await exportTransformersJs(opened, exported, { dtypes: ["fp32"] });
+  await opened.close();
   return { dense, exported };
 }

@@ -35,6 +35,8 @@ export interface FittedLayer extends LayerExperts {
 }
 
 export function pooled(moments: readonly Moments[]): Moments {
+  const [only] = moments;
+  if (only && moments.length === 1) return only;
   const all = emptyMoments(moments[0]?.neuronSums.length ?? 0, moments[0]?.targetSums.length ?? 0);
   for (const one of moments) addMoments(all, one);
   return all;

@@ -6,7 +6,8 @@ import type { Matrix } from "../linear-algebra/matrix.ts";
  */
 export interface Moments {
   count: number;
-  readonly gram: Float32Array; // h hᵀ
+  /** h hᵀ on the diagonal and right of it, row after row: `[neurons · (neurons + 1) / 2]`, see `rowStart`. */
+  readonly gram: Float32Array;
   readonly cross: Float32Array; // h tᵀ, `[intermediateSize, hiddenSize]`
   readonly neuronSums: Float64Array;
   readonly targetSums: Float64Array;
@@ -14,10 +15,15 @@ export interface Moments {
   targetSquares: number;
 }
 
+/** Where a row of a matrix without what is left of its diagonal begins. */
+export function rowStart(row: number, size: number): number {
+  return (row * (2 * size - row + 1)) / 2;
+}
+
 export function emptyMoments(numNeurons: number, hiddenSize: number): Moments {
   return {
     count: 0,
-    gram: new Float32Array(numNeurons * numNeurons),
+    gram: new Float32Array(rowStart(numNeurons, numNeurons)),
     cross: new Float32Array(numNeurons * hiddenSize),
     neuronSums: new Float64Array(numNeurons),
     targetSums: new Float64Array(hiddenSize),
@@ -82,7 +88,10 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
   const hiddenSize = own.targetSums.length;
   const neuronMeans = mix(({ neuronSums }) => neuronSums, numNeurons);
   const targetMeans = mix(({ targetSums }) => targetSums, hiddenSize);
-  const gram = mix((moments) => moments.gram, numNeurons * numNeurons);
+  const gram = wholeGram(
+    mix((moments) => moments.gram, own.gram.length),
+    numNeurons,
+  );
   const cross = mix((moments) => moments.cross, numNeurons * hiddenSize);
   subtractOuter(gram, neuronMeans, neuronMeans);
   subtractOuter(cross, neuronMeans, targetMeans);
@@ -96,6 +105,20 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
     targetVariance,
     wholeVariance: targetVariance,
   };
+}
+
+/** Also what is left of the diagonal. */
+function wholeGram(half: Float64Array, size: number): Float64Array {
+  const whole = new Float64Array(size * size);
+  for (let row = 0; row < size; row++) {
+    const start = rowStart(row, size) - row;
+    for (let column = row; column < size; column++) {
+      const value = half[start + column] as number;
+      whole[row * size + column] = value;
+      whole[column * size + row] = value;
+    }
+  }
+  return whole;
 }
 
 function subtractOuter(from: Float64Array, a: Float64Array, b: Float64Array): void {

@@ -10,12 +10,12 @@ import { seededRandom, shuffled } from "../random.ts";
 
 /** One expert for everything, as wide as what a token uses, fitted like ours. */
 export function staticLayer(
-  moments: readonly Moments[],
+  moments: Moments,
   down: DenseDown,
   settings: FitSettings,
   products: Products,
 ): Promise<FittedLayer> {
-  return fitLayer([pooled(moments)], down, { ...settings, sharedSize: 0, refits: true }, products);
+  return fitLayer([moments], down, { ...settings, sharedSize: 0, refits: true }, products);
 }
 
 /** Neurons drawn by lot, fitted. */

@@ -140,7 +140,7 @@ async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigu
   const { goal, magnitudes } = await runDense(source, stream, state.dense, share, options);
   const isHeldBack = (batch: Batch): boolean => context.heldBack.has(batch);
   const counts = (batch: Batch): boolean => !isHeldBack(batch);
-  const moments = await runMoments(source, stream, fitted, goal.rows, share, options, counts);
+  const moments = await runMoments(source, stream, fitted, goal.rows, share, options, { counts });
   const down = await readDense(source);
   const paper = paperLayer(magnitudes, settings.usedSize, down, plan.isOfficialCount);
   const layer = plan.isPaper
@@ -208,8 +208,8 @@ async function fitStatic(
   down: DenseDown,
 ): Promise<FittedLayer> {
   const own = thin(stream, goal, plan.staticEvery);
-  const moments = await runMoments(source, staticStream, state.static, own, share, options);
-  const layer = await staticLayer(moments, down, plan.settings, options.products);
+  const [moments] = await runMoments(source, staticStream, state.static, own, share, options, { isPooled: true });
+  const layer = await staticLayer(moments as Moments, down, plan.settings, options.products);
   await runExperts(source, staticStream, state.static, layer, () => 0, options);
   return layer;
 }

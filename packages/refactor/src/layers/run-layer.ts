@@ -2,7 +2,7 @@
 
 import { GraphSession, memoryGraph, type Feeds, type Graph, type GraphTensor } from "@readme-moe/model";
 import type { LayerExperts } from "../experts/layer-experts.ts";
-import { addMoments, emptyMoments, type Moments } from "../experts/moments.ts";
+import { addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import { denseLayerGraph, errorsGraph, expertGraph, gramStripes, momentsGraph } from "./layer-graphs.ts";
 import { overlapGraph } from "./overlap-graph.ts";
 import { columnSquares } from "../experts/select.ts";
@@ -69,7 +69,7 @@ export async function runEnergies(
 
 /**
  * Takes a stream through a layer's attention, in place, and gives the moments of its FFN by domain.
- * @param counts - which batches are among them. @default all
+ * @param of - which batches count, all by default, and whether all domains are taken for one
  */
 export async function runMoments(
   source: LayerSource,
@@ -78,10 +78,11 @@ export async function runMoments(
   goal: Float32Array,
   share: number,
   options: PassOptions,
-  counts: (batch: Batch) => boolean = () => true,
+  of: { readonly counts?: (batch: Batch) => boolean; readonly isPooled?: boolean } = {},
 ): Promise<readonly Moments[]> {
   const { hiddenSize } = stream;
-  const moments = byDomain(stream, () => emptyMoments(source.config.intermediateSize, hiddenSize));
+  const empty = (): Moments => emptyMoments(source.config.intermediateSize, hiddenSize);
+  const moments = of.isPooled ? [empty()] : byDomain(stream, empty);
   await pass(momentsGraph(source, share), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
     const outputs = await run({
@@ -90,8 +91,8 @@ export async function runMoments(
       goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });
     own.set(floats(outputs, "attended"));
-    if (!counts(batch)) return;
-    addMoments(moments[batch.domain] as Moments, {
+    if (of.counts && !of.counts(batch)) return;
+    addMoments(moments[of.isPooled ? 0 : batch.domain] as Moments, {
       count: own.length / hiddenSize,
       gram: gramOf(outputs, source.config.intermediateSize),
       cross: floats(outputs, "cross"),
@@ -100,7 +101,6 @@ export async function runMoments(
       targetSquares: sumOf(floats(outputs, "target_squares")),
     });
   });
-  for (const { gram } of moments) fillBelow(gram, source.config.intermediateSize);
   return moments;
 }
 
@@ -198,25 +198,18 @@ function goalFeeds(stream: TokenStream, batch: Batch, { rows, weights }: Goal): 
   };
 }
 
-/** What is in its stripes of the matrix; the rest is zero. */
+/** On the diagonal and right of it, see `Moments`. */
 function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
-  const gram = new Float32Array(numNeurons * numNeurons);
+  const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {
     const stripe = floats(outputs, `gram.${index}`);
     const width = numNeurons - from;
     for (let row = from; row < to; row++) {
-      const own = stripe.subarray((row - from) * width, (row - from + 1) * width);
-      gram.set(own, row * numNeurons + from);
+      const own = stripe.subarray((row - from) * (width + 1), (row - from + 1) * width);
+      gram.set(own, rowStart(row, numNeurons));
     }
   });
   return gram;
-}
-
-/** Mirrors what is above the diagonal. */
-function fillBelow(gram: Float32Array, size: number): void {
-  for (let row = 1; row < size; row++) {
-    for (let column = 0; column < row; column++) gram[row * size + column] = gram[column * size + row] as number;
-  }
 }
 
 function sumOf(values: Float32Array): number {
