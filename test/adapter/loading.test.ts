@@ -111,6 +111,9 @@ describe.each(ALL)("%s, by %s", (name, way) => {
         expect.arrayContaining(["initiate", "download", "progress", "done"]),
       );
       expect(weights.findLast(({ status }) => status === "progress")?.progress).toBe(100);
+      const total = events.findLast(({ status }) => status === "progress_total");
+      if (name === "huggingface") expect(total?.progress).toBe(100);
+      else expect(total).toBeUndefined();
       expect(events.at(-1)).toMatchObject({ status: "ready", task: "text-generation", model: NAME });
       expect(await readdir(cacheDir)).toContain("models--some-org--some-model");
       const numRequests = server.requests.length;

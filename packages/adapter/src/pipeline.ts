@@ -1,6 +1,7 @@
-import { checkHost, insideOf, type HostLike, type HostLoadOptions } from "./host/host.ts";
+import { checkHost, generationOf, insideOf, type HostLike, type HostLoadOptions } from "./host/host.ts";
 import { loadModel, loadTokenizer } from "./load/load-model.ts";
 import { locate } from "./load/locate.ts";
+import { withTotals } from "./load/progress-total.ts";
 import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
 
 /** The host's own function, which takes this package's options, too. */
@@ -21,20 +22,23 @@ export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
 export function createPipeline<Host extends HostLike>(transformers: Host): ReadMePipeline<Host> {
   checkHost(transformers);
   const { env, TextGenerationPipeline } = insideOf(transformers);
+  const isNewer = generationOf(transformers) === "huggingface";
   const pipeline = async (
     task: string,
     id: string | null = null,
     { engine, engineOptions, ...options }: HostLoadOptions & AdapterOptions = {},
   ): Promise<unknown> => {
     const adapter = checkAdapterOptions({ engine, engineOptions });
+    const { progress_callback: onEvent } = options;
+    const watched = isNewer && onEvent ? { ...options, progress_callback: withTotals(onEvent) } : options;
     const path =
-      task === "text-generation" && typeof id === "string" ? await locate(id, env, options, adapter) : undefined;
+      task === "text-generation" && typeof id === "string" ? await locate(id, env, watched, adapter) : undefined;
     if (path === undefined) return transformers.pipeline(task as never, id as never, options as never);
     const [tokenizer, model] = await Promise.all([
       loadTokenizer(transformers, path),
       loadModel(transformers, path, options, adapter),
     ]);
-    options.progress_callback?.({ status: "ready", task, model: id });
+    onEvent?.({ status: "ready", task, model: id });
     return new TextGenerationPipeline({ task, model, tokenizer });
   };
   return pipeline as unknown as ReadMePipeline<Host>;
