@@ -69,7 +69,7 @@ async function decodingCore(numSeqs: number): Promise<DecodingCore> {
     runner,
     tokenizer,
     admission,
-    scheduler: fcfs,
+    scheduler: fcfs(),
     limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
     maxTokens,
     output: {

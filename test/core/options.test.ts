@@ -1,4 +1,11 @@
-import { choiceOption, describeValue, integerOption, nearestName, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  choiceOption,
+  describeValue,
+  integerOption,
+  nearestName,
+  numberOption,
+  rejectUnknownKeys,
+} from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 
 describe("a rejected value is shown", () => {
@@ -32,6 +39,16 @@ test("integers are checked for type and range", () => {
     new RangeError("Expected `threads` to be at least 1, got `0` (number)"),
   );
   expect(() => integerOption("threads", 9, 1, 8)).toThrow(/from 1 to 8/);
+});
+
+test("numbers are checked for type and range", () => {
+  expect(numberOption("prefillShare", 0.5, 0, 1)).toBe(0.5);
+  expect(() => numberOption("prefillShare", "0.5", 0, 1)).toThrow(
+    new TypeError('Expected `prefillShare` to be a number, got `"0.5"` (string)'),
+  );
+  expect(() => numberOption("prefillShare", Number.NaN, 0, 1)).toThrow(TypeError);
+  expect(() => numberOption("prefillShare", 1.5, 0, 1)).toThrow(/from 0 to 1/);
+  expect(() => numberOption("maxDelayMs", -1, 0)).toThrow(/at least 0/);
 });
 
 test("choices are checked, and the near one is named", () => {

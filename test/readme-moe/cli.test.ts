@@ -22,6 +22,16 @@ function readmeMoeWith(input: string, ...args: readonly string[]): Promise<Outco
   return runCli(args, input);
 }
 
+test.each([
+  [["--expert-cache", "much"], /Expected a size, such as 150MB/],
+  [["--expert-cache", "4MB", "--precision", "fp32"], /`precision` to be "int8"/],
+  [["--expert-cache", "4MB"], /several experts/],
+])("generate %j of a dense model is a wrong call", async (args, message) => {
+  const outcome = await readmeMoe("generate", POCKET, "--prompt", "x", ...args);
+  expect(outcome.code).toBe(2);
+  expect(outcome.stderr).toMatch(message);
+});
+
 describe("generate", () => {
   const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[] }[] };
   const [first] = cases;

@@ -1,6 +1,13 @@
 // The engine's core in the thread of a test, without a worker around it.
 
-import { fcfs, resolveSamplingParams, StopAutomaton, type GenerateChunk, type SamplingParams } from "@readme-moe/core";
+import {
+  fcfs,
+  resolveSamplingParams,
+  StopAutomaton,
+  type GenerateChunk,
+  type SamplingParams,
+  type Scheduler,
+} from "@readme-moe/core";
 import { KvPool, type Tokenizer } from "@readme-moe/model";
 import { EngineCore } from "../../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-output.ts";
@@ -19,6 +26,10 @@ export interface Limits {
   readonly maxNumBatchedTokens?: number;
   readonly prefixCacheBytes?: number;
   readonly longFromTokens?: number;
+  /** @default `fcfs()` */
+  readonly scheduler?: Scheduler;
+  /** @default a clock that stands still */
+  readonly now?: () => number;
 }
 
 /** A core with its outcomes: tokens and log-probabilities of each sequence, by id; and the rows that it gave away. */
@@ -59,11 +70,11 @@ export class CoreBench {
       runner,
       tokenizer,
       admission: this.admission,
-      scheduler: fcfs,
+      scheduler: limits.scheduler ?? fcfs(),
       limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
       maxTokens: Math.min(256, capacityTokens),
       output,
-      now: () => 0,
+      now: limits.now ?? (() => 0),
     });
   }
 

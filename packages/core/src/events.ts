@@ -32,6 +32,8 @@ export interface ReadMeEvents {
     readonly tokens: number;
     readonly prefillTokens: number;
     readonly durationMs: number;
+    /** What `durationMs` was expected to be when the step was planned; learnt from the steps before. */
+    readonly predictedMs: number;
     /** Of `durationMs`, the graph. */
     readonly forwardMs: number;
     readonly kvUsedTokens: number;

@@ -17,19 +17,47 @@ export type {
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
 export { expertIndex } from "./expert-choice.ts";
 export { ReadMeEmitter, type ReadMeEvents } from "./events.ts";
-export { choiceOption, describeValue, integerOption, nearestName, rejectUnknownKeys } from "./options.ts";
+export { usedBytes, type CachedUnit, type ExpertCacheState } from "./expert-cache/cache-state.ts";
+export {
+  EVICTION_POLICIES,
+  resolveEvictionPolicy,
+  type EvictionCandidate,
+  type EvictionContext,
+  type EvictionPolicy,
+  type EvictionPolicyName,
+} from "./expert-cache/eviction-policy.ts";
+export { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "./expert-cache/expert-cache.ts";
+export type { KnownUses, StepUses } from "./expert-cache/known-uses.ts";
+export { planBudget, type BudgetPlan } from "./expert-cache/plan-budget.ts";
+export { planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./expert-cache/plan-reads.ts";
+export { expertBytes, unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./expert-cache/unit.ts";
+export { upcomingUses, type UpcomingQueue, type UpcomingUses } from "./expert-cache/upcoming-uses.ts";
+export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { everythingResident, type Residency } from "./residency.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
+export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
+export { DEFAULT_COST_MODEL, predictStepMs, type CostModel, type StepWork } from "./scheduling/cost-model.ts";
+export { fcfs, type FcfsOptions } from "./scheduling/fcfs.ts";
+export { readMe, type ReadMeSchedulerOptions } from "./scheduling/read-me.ts";
+export { refineCostModel, type RefinedCostModel, type StepObservation } from "./scheduling/refine-cost-model.ts";
 export {
   byPriorityThenArrival,
-  fcfs,
   nextChunkTokens,
   type SchedulableSequence,
   type ScheduledSequence,
   type Scheduler,
   type SchedulerLimits,
   type SchedulerState,
-} from "./scheduler.ts";
+} from "./scheduling/scheduler.ts";
+export { hitRatio, unitRequests, type CacheBounds } from "./simulation/cache-bounds.ts";
+export { generateTrace, type GeneratedTraceOptions } from "./simulation/generate-trace.ts";
+export { replayLayer } from "./simulation/replay-layer.ts";
+export { replaySteps } from "./simulation/replay-steps.ts";
+export { replayUnits, type UnitReplay } from "./simulation/replay-units.ts";
+export { simulate, type SimulationOptions, type SimulationResult } from "./simulation/simulate.ts";
+export type { Spread } from "./simulation/statistics.ts";
+export { readTrace, writeTrace } from "./simulation/trace-lines.ts";
+export type { ExpertTrace, TraceSequence, TraceStep } from "./simulation/trace.ts";
 export { checkRow, type LogitsRow } from "./sampling/logits-row.ts";
 export { tokenLogprobs, type TokenLogprobs } from "./sampling/logprobs.ts";
 export { sampleProcessed } from "./sampling/processed-logits.ts";

@@ -51,6 +51,21 @@ export function integerOption(
 }
 
 /**
+ * @returns `value`, a number in `[min, max]`
+ * @throws {TypeError} when it is no number, {RangeError} when it is out of range
+ */
+export function numberOption(name: string, value: unknown, min: number, max: number = Infinity): number {
+  if (typeof value !== "number" || Number.isNaN(value)) {
+    throw new TypeError(`Expected \`${name}\` to be a number, got ${describeValue(value)}`);
+  }
+  if (value < min || value > max) {
+    const range = max === Infinity ? `at least ${min}` : `from ${min} to ${max}`;
+    throw new RangeError(`Expected \`${name}\` to be ${range}, got ${describeValue(value)}`);
+  }
+  return value;
+}
+
+/**
  * @returns `value`, one of `allowed`
  * @throws {TypeError} otherwise
  */

@@ -2,6 +2,8 @@
  * Which experts' weights are in memory. Asked once per step, after the step was scheduled and before it runs.
  */
 export interface Residency {
+  /** Bytes of each expert that are not in memory, by expert; those past its end are all there. */
+  readonly missingBytes: ArrayLike<number>;
   /**
    * Sees to it that the step can run. Resolves when the weights it needs first are there.
    * @param experts - the distinct experts of the step's tokens
@@ -10,4 +12,4 @@ export interface Residency {
 }
 
 /** All experts are in the graph, so there is nothing to do. */
-export const everythingResident: Residency = { prepare: async () => undefined };
+export const everythingResident: Residency = { missingBytes: [], prepare: async () => undefined };

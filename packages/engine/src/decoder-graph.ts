@@ -74,7 +74,7 @@ export function decoderGraph(
 }
 
 /** Rows of an embedding table that is kept in half precision, as float32. */
-function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Value {
+export function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Value {
   const halves = g.weight("embedding", "float16", table.shape, async () =>
     encodeF16(await table.store.readFloats(table.name)),
   );
@@ -82,7 +82,7 @@ function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Va
 }
 
 /** Logits `[rows, vocabSize]`. @param table - the embedding table in float32, where the graph has it */
-function headLogits(
+export function headLogits(
   g: GraphBuilder,
   hidden: Value,
   { head, embedding }: Model["weights"],

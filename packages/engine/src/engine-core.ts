@@ -11,17 +11,18 @@ import {
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { acceptToken } from "./accept-token.ts";
-import { batchItems, expertsOf, type BatchItem } from "./batch.ts";
+import { expertsOf, type BatchItem } from "./batch.ts";
 import type { EngineOutput } from "./engine-output.ts";
 import type { KvAdmission } from "./kv-admission.ts";
-import type { ModelRunner } from "./model-runner.ts";
+import type { StepRunner } from "./step-runner.ts";
 import { forwardBatch, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
 import { routeSequences } from "./route-sequences.ts";
 import { RowSampler, type Chosen } from "./row-sampler.ts";
 import { Sequence, type SequenceStart } from "./sequence.ts";
+import { StepPlanner } from "./step-planner.ts";
 
 export interface EngineParts {
-  readonly runner: ModelRunner;
+  readonly runner: StepRunner;
   readonly tokenizer: Tokenizer;
   readonly admission: KvAdmission;
   readonly scheduler: Scheduler;
@@ -43,6 +44,7 @@ export class EngineCore {
   readonly #parts: EngineParts;
   readonly #routers = new Map<Sequence, PreGatingRouter>();
   readonly #residency: Residency;
+  readonly #planner: StepPlanner;
   readonly #sampler: RowSampler;
   readonly #aborted = new Map<string, "abort" | "error">();
   #isStepping = false;
@@ -55,6 +57,7 @@ export class EngineCore {
   constructor(parts: EngineParts) {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
+    this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency);
     this.#sampler = new RowSampler(parts.tokenizer, {
       onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
       onFailed: (sequence, error) => this.#fail(sequence, error),
@@ -144,19 +147,21 @@ export class EngineCore {
 
   /** Which sequences run now, with how many tokens; their KV memory is reserved when this returns. */
   #schedule(): readonly BatchItem[] {
-    const { admission, scheduler, limits, now, output } = this.#parts;
+    const { admission, now, output } = this.#parts;
     admission.pool.compact();
     admission.admit((sequence) => {
       if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
-      sequence.startedMs ??= now();
+      sequence.waitingSinceMs = now();
+      sequence.startedMs ??= sequence.waitingSinceMs;
     });
     const sequences = Array.from(admission.running.values()).filter((sequence) => !this.#sampler.isAway(sequence));
     if (sequences.length === 0) return [];
     this.#hasNews = true;
-    const scheduled = batchItems(scheduler({ sequences, nowMs: now(), limits }), admission.running);
+    const scheduled = this.#planner.plan(admission.running, sequences, now());
     const batch = admission.reserve(scheduled, ({ id: sequenceId, numTokens: tokens }) =>
       output.event("sequence:preempted", { sequenceId, tokens }),
     );
+    this.#planner.begin(batch);
     output.event("batch:scheduled", {
       step: this.#steps,
       sequenceIds: batch.map(({ sequence }) => sequence.id),
@@ -171,15 +176,12 @@ export class EngineCore {
   async #forward(batch: readonly BatchRequest[]): Promise<readonly ItemLogits[]> {
     const { runner, admission, now } = this.#parts;
     const startMs = now();
-    try {
-      const logits = await forwardBatch(runner, admission.pool, batch);
-      this.#forwardMs += now() - startMs;
-      for (const item of batch) admission.remember(item);
-      return logits;
-    } catch (error) {
-      for (const { sequence } of batch) this.#fail(sequence, error);
-      return [];
-    }
+    const { logits, ran } = await forwardBatch(runner, admission.pool, batch, ({ sequence }, error) =>
+      this.#fail(sequence, error),
+    );
+    this.#forwardMs += now() - startMs;
+    for (const item of ran) admission.remember(item);
+    return logits;
   }
 
   /** The next token of each sequence whose known tokens have all run, and whose logits do not go to its caller. */
@@ -204,10 +206,11 @@ export class EngineCore {
   }
 
   #accept(chosen: readonly Chosen[]): readonly Accepted[] {
-    const { runner, maxTokens } = this.#parts;
+    const { runner, maxTokens, now } = this.#parts;
     const { eosTokenIds } = runner.model.config;
     return chosen.map(({ sequence, token }) => {
       this.#totals.completionTokens++;
+      sequence.waitingSinceMs = now();
       return { sequence, chunk: acceptToken(sequence, token, { eosTokenIds, maxTokens }) };
     });
   }
@@ -249,9 +252,7 @@ export class EngineCore {
     if (batch.length === 0) return;
     output.event("batch:completed", {
       step: this.#steps++,
-      tokens: batch.reduce((sum, item) => sum + item.numTokens, 0),
-      prefillTokens: batch.reduce((sum, item) => sum + (item.numTokens > 1 ? item.numTokens : 0), 0),
-      durationMs: now() - startMs,
+      ...this.#planner.complete(startMs, now()),
       forwardMs: this.#forwardMs,
       kvUsedTokens: admission.pool.usedTokens,
       kvCapacityTokens: admission.pool.capacityTokens,

@@ -1,8 +1,19 @@
-import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  choiceOption,
+  EVICTION_POLICIES,
+  type EvictionPolicyName,
+  integerOption,
+  rejectUnknownKeys,
+} from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, kvBytesPerToken, type ModelConfig, type Precision, wholeBlocks } from "@readme-moe/model";
+import {
+  resolveSchedulingOptions,
+  type ResolvedSchedulingOptions,
+  type SchedulingOptions,
+} from "./scheduling-options.ts";
 
 /** How an engine runs. Sizes that are not given follow from the model. */
-export interface EngineOptions {
+export interface EngineOptions extends SchedulingOptions {
   /**
    * Where the model runs: in a process of its own, or in a thread of this one. A crash of the native runtime ends the
    * process that it is in, and memory goes back to the system for certain only when that process ends: after twenty
@@ -10,7 +21,10 @@ export interface EngineOptions {
    * @default "process"
    */
   readonly isolation?: "thread" | "process" | undefined;
-  /** What products are computed in; int8 takes a quarter of the memory, and is faster. @default "fp32" */
+  /**
+   * What products are computed in; int8 takes a quarter of the memory, and is faster. @default "fp32", or "int8" with
+   * `expertCacheBytes`
+   */
   readonly precision?: Precision | undefined;
   /** Threads of the inference runtime. @default all cores */
   readonly threads?: number | undefined;
@@ -30,18 +44,27 @@ export interface EngineOptions {
   readonly kvCacheBytes?: number | undefined;
   /** Memory for keys and values of prompts' beginnings, to be used again. @default a quarter of `kvCacheBytes` */
   readonly prefixCacheBytes?: number | undefined;
+  /**
+   * Experts' weights in memory at most, reads under way included: the others are read when they are needed. For models with
+   * several experts in int8. @default all experts are in memory
+   */
+  readonly expertCacheBytes?: number | undefined;
+  /** Which expert's weights leave memory first. @default "belady" */
+  readonly expertCachePolicy?: EvictionPolicyName | undefined;
   /** Requests that may be under way; more are refused with `ERR_QUEUE_FULL`. @default 1,024 */
   readonly maxNumRequests?: number | undefined;
-  /** Who runs next. @default "fcfs" */
-  readonly scheduler?: "fcfs" | undefined;
 }
 
-type Unresolved = "threads" | "cacheFolder" | "expert" | "kvCacheBytes" | "prefixCacheBytes";
+type Unresolved = "threads" | "cacheFolder" | "expert" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes";
 
 /** Options with every default filled in that does not depend on the model. */
-export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> & {
-  readonly [Name in Exclude<keyof EngineOptions, Unresolved>]-?: Exclude<EngineOptions[Name], undefined>;
-};
+export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
+  ResolvedSchedulingOptions & {
+    readonly [Name in Exclude<keyof EngineOptions, Unresolved | keyof SchedulingOptions>]-?: Exclude<
+      EngineOptions[Name],
+      undefined
+    >;
+  };
 
 const NAMES = [
   "isolation",
@@ -55,8 +78,13 @@ const NAMES = [
   "chunkTokens",
   "kvCacheBytes",
   "prefixCacheBytes",
+  "expertCacheBytes",
+  "expertCachePolicy",
   "maxNumRequests",
   "scheduler",
+  "prefillShare",
+  "maxDelayMs",
+  "maxStepMs",
 ] as const satisfies readonly (keyof EngineOptions)[];
 
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
@@ -68,7 +96,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     throw new RangeError(`Expected \`chunkTokens\` to be a multiple of ${KV_BLOCK_TOKENS}, got \`${chunkTokens}\``);
   }
   const optional = (
-    name: "threads" | "kvCacheBytes" | "prefixCacheBytes",
+    name: "threads" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes",
     min: number,
     max?: number,
   ): number | undefined => (options[name] === undefined ? undefined : integerOption(name, options[name], min, max));
@@ -77,9 +105,9 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     throw new TypeError("Expected `cacheFolder` to be a string");
   }
   return {
+    ...resolveSchedulingOptions(options),
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
-    precision: choiceOption("precision", options.precision ?? "fp32", ["fp32", "int8", "int4"] as const),
-    scheduler: choiceOption("scheduler", options.scheduler ?? "fcfs", ["fcfs"] as const),
+    precision: precisionOf(options),
     threads: optional("threads", 1, 1024),
     cacheFolder,
     expert,
@@ -89,8 +117,18 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     chunkTokens,
     kvCacheBytes: optional("kvCacheBytes", 1),
     prefixCacheBytes: optional("prefixCacheBytes", 0),
+    expertCacheBytes: optional("expertCacheBytes", 1),
+    expertCachePolicy: choiceOption("expertCachePolicy", options.expertCachePolicy ?? "belady", EVICTION_POLICIES),
     maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
   };
+}
+
+/** Experts that come and go are kept in int8. */
+function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision {
+  const fallback = expertCacheBytes === undefined ? "fp32" : "int8";
+  const chosen = choiceOption("precision", precision ?? fallback, ["fp32", "int8", "int4"] as const);
+  if (expertCacheBytes === undefined || chosen === "int8") return chosen;
+  throw new TypeError(`Expected \`precision\` to be "int8" with \`expertCacheBytes\`, got "${chosen}"`);
 }
 
 /** KV memory in tokens and bytes, for a model's shape. */

@@ -1,7 +1,7 @@
-import { candidatesNeeded, needsFullLogits, type LogitsRow } from "@readme-moe/core";
+import { candidatesNeeded, needsFullLogits, ReadMeError, type LogitsRow } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
 import type { KvPool, KvSlot } from "@readme-moe/model";
-import type { ModelRunner } from "./model-runner.ts";
+import type { StepRunner } from "./step-runner.ts";
 
 /** What the next token of a sequence is chosen from. */
 export interface ItemLogits {
@@ -12,9 +12,43 @@ export interface ItemLogits {
 /** A part of a step, perhaps with all logits, where the sequence's parameters do not ask for them already. */
 export type BatchRequest = BatchItem & { readonly wantsFullLogits?: boolean };
 
-/** One step of the graph for a batch; the logits of those whose known tokens have all run. */
+export interface ForwardResult {
+  readonly logits: readonly ItemLogits[];
+  /** Those of the batch whose tokens have run. */
+  readonly ran: readonly BatchRequest[];
+}
+
+/**
+ * One step of the graph for a batch. When weights of an expert cannot be read, its sequences run one by one: only those
+ * that need the expert fail.
+ */
 export async function forwardBatch(
-  runner: ModelRunner,
+  runner: StepRunner,
+  pool: KvPool,
+  batch: readonly BatchRequest[],
+  onFailed: (item: BatchRequest, error: unknown) => void,
+): Promise<ForwardResult> {
+  const before = batch.map(({ sequence }) => sequence.numComputedTokens);
+  try {
+    return { logits: await forwardTogether(runner, pool, batch), ran: batch };
+  } catch (error) {
+    const isOfOneExpert = error instanceof ReadMeError && error.code === "ERR_FILE_UNREADABLE";
+    if (batch.length === 1 || !isOfOneExpert) {
+      for (const item of batch) onFailed(item, error);
+      return { logits: [], ran: [] };
+    }
+  }
+  batch.forEach(({ sequence }, index) => {
+    if (sequence.slot) pool.truncate(sequence.slot, before[index] as number);
+  });
+  const results: ForwardResult[] = [];
+  for (const item of batch) results.push(await forwardBatch(runner, pool, [item], onFailed));
+  return { logits: results.flatMap(({ logits }) => logits), ran: results.flatMap(({ ran }) => ran) };
+}
+
+/** The logits of those whose known tokens have all run. */
+async function forwardTogether(
+  runner: StepRunner,
   pool: KvPool,
   batch: readonly BatchRequest[],
 ): Promise<readonly ItemLogits[]> {

@@ -21,7 +21,8 @@ export { type PassageOptions, passagesOf, tokenSequences } from "./evaluation/pa
 export { evaluatePerExpert, type ExpertEvaluation, type RoutedEvaluation } from "./evaluation/per-expert.ts";
 export type { ScoreOptions } from "./evaluation/score-passages.ts";
 export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
-export { ModelRunner, type RunnerOptions, type StepLogits } from "./model-runner.ts";
+export { ModelRunner, type RunnerOptions } from "./model-runner.ts";
+export type { StepLogits } from "./step-logits.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { StepSequence } from "./step-feeds.ts";
 export { productKinds } from "./product-kinds.ts";

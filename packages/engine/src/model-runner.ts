@@ -1,9 +1,8 @@
-import { integerOption, ReadMeError } from "@readme-moe/core";
+import { integerOption } from "@readme-moe/core";
 import {
   attentionRuns,
   exactInt8Kernels,
   type GraphSession,
-  type GraphTensor,
   type KvPool,
   type KvShape,
   type Model,
@@ -14,7 +13,9 @@ import {
 import { calibrationOf } from "./calibration-sequences.ts";
 import { decoderGraph } from "./decoder-graph.ts";
 import type { LoadProgress } from "./protocol.ts";
-import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
+import { checkSequence, stepLogits, type StepLogits } from "./step-logits.ts";
+import { planRun, type StepSequence } from "./step-feeds.ts";
+import type { StepRunner } from "./step-runner.ts";
 
 export interface RunnerOptions {
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
@@ -28,21 +29,8 @@ export interface RunnerOptions {
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
-/** What one sequence gets back of a step; a row for each of its `logitsOf`. */
-export interface StepLogits {
-  /** The best tokens of each row, best first, `[rows, numCandidates]`. */
-  readonly candidateIds: Int32Array;
-  readonly candidateLogits: Float32Array;
-  /** `[rows]`; a candidate's log-probability is its logit minus this. */
-  readonly logSumExp: Float32Array;
-  /** Log-probability of each row's target, `[rows]`. */
-  readonly targetLogProbs: Float32Array;
-  /** `[rows, vocabSize]` when asked for, else empty. */
-  readonly fullLogits: Float32Array;
-}
-
 /** Runs steps of one model: tokens and caches in, logits out. Blocks its thread while a step runs. */
-export class ModelRunner {
+export class ModelRunner implements StepRunner {
   readonly model: Model;
   /** The graph itself, for measuring it alone. */
   readonly session: GraphSession;
@@ -89,12 +77,12 @@ export class ModelRunner {
     const { config, experts } = this.model;
     integerOption("numCandidates", numCandidates, 1, config.vocabSize);
     if (sequences.length === 0) return [];
-    for (const sequence of sequences) this.#check(sequence);
+    for (const sequence of sequences) checkSequence(sequence, this.model);
     const results: StepLogits[] = [];
     for (const run of attentionRuns(sequences)) {
       const plan = planRun(run, sequences, pool, experts.names.length, numCandidates);
       const outputs = await this.session.run(plan.feeds);
-      const newKeysValues = floats(outputs, "new_keys_values");
+      const newKeysValues = outputs["new_keys_values"]?.data as Float32Array;
       plan.order.forEach((place, index) => {
         const sequence = sequences[place] as StepSequence;
         const first = plan.firstTokens[index] as number;
@@ -108,54 +96,4 @@ export class ModelRunner {
   async dispose(): Promise<void> {
     await this.session.dispose();
   }
-
-  #check({ tokenIds, experts, slot, logitsOf, targets }: StepSequence): void {
-    const { vocabSize, contextTokens } = this.model.config;
-    if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
-    if (slot.numTokens + tokenIds.length > contextTokens) {
-      const asked = slot.numTokens + tokenIds.length;
-      throw new ReadMeError("ERR_CONTEXT_LENGTH", `${asked} tokens do not fit the model's context of ${contextTokens}`);
-    }
-    if (experts.length !== tokenIds.length) {
-      throw new RangeError(`Expected \`experts\` to have one entry for each of ${tokenIds.length} tokens`);
-    }
-    if (targets && targets.length !== logitsOf.length) {
-      throw new RangeError(`Expected \`targets\` to have one entry for each of ${logitsOf.length} rows of logits`);
-    }
-    const numExperts = this.model.experts.names.length;
-    for (let index = 0; index < tokenIds.length; index++) {
-      integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
-      integerOption(`experts[${index}]`, experts[index], 0, numExperts - 1);
-    }
-    for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
-    for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
-  }
-}
-
-function stepLogits(
-  outputs: Readonly<Record<string, GraphTensor>>,
-  plan: RunPlan,
-  index: number,
-  { logitsOf, wantsFullLogits }: StepSequence,
-  numCandidates: number,
-  vocabSize: number,
-): StepLogits {
-  const first = plan.firstRows[index] as number;
-  const end = first + logitsOf.length;
-  const firstFull = (plan.firstFullRows[index] as number) * vocabSize;
-  const ids = outputs["candidate_ids"]?.data as BigInt64Array;
-  return {
-    candidateIds: Int32Array.from(ids.subarray(first * numCandidates, end * numCandidates), Number),
-    candidateLogits: floats(outputs, "candidate_logits").subarray(first * numCandidates, end * numCandidates),
-    logSumExp: floats(outputs, "log_sum_exp").subarray(first, end),
-    targetLogProbs: floats(outputs, "target_log_probs").subarray(first, end),
-    fullLogits: floats(outputs, "full_logits").subarray(
-      firstFull,
-      firstFull + (wantsFullLogits ? logitsOf.length * vocabSize : 0),
-    ),
-  };
-}
-
-function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
-  return outputs[name]?.data as Float32Array;
 }

@@ -54,6 +54,7 @@ export class Sequence implements SchedulableSequence {
   /** `undefined` until it first runs. */
   startedMs: number | undefined;
   lastTokenMs: number;
+  waitingSinceMs: number;
   finishReason: FinishReason | undefined;
 
   constructor(start: SequenceStart, tokenizer: Tokenizer, routerState: RouterState) {
@@ -63,6 +64,7 @@ export class Sequence implements SchedulableSequence {
     this.arrival = start.arrival;
     this.arrivalMs = start.arrivalMs;
     this.lastTokenMs = start.arrivalMs;
+    this.waitingSinceMs = start.arrivalMs;
     this.priority = start.priority;
     this.params = start.params;
     this.processesLogits = start.processesLogits;

@@ -9,6 +9,7 @@ import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { refactorCommand } from "./commands/refactor.ts";
+import { simulateCommand } from "./commands/simulate.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
 
@@ -43,7 +44,8 @@ function program(signal: AbortSignal): Command {
     .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal))
-    .addCommand(refactorCommand(signal));
+    .addCommand(refactorCommand(signal))
+    .addCommand(simulateCommand());
   // Commander does not hand these down to commands that were made apart.
   for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
   return command;

@@ -6,6 +6,8 @@ import type { RuntimeFlags } from "./options.ts";
 export interface EngineFlags extends RuntimeFlags {
   readonly expert?: string;
   readonly isolation?: "thread" | "process";
+  /** In bytes. */
+  readonly expertCache?: number;
 }
 
 /** Opens an engine, with progress on a terminal, and ends it after `use`, whatever happens in it. */
@@ -15,8 +17,8 @@ export async function withEngine<Result>(
   signal: AbortSignal,
   use: (engine: ReadMeEngine) => Promise<Result>,
 ): Promise<Result> {
-  const { precision, threads, cacheFolder, expert, isolation } = flags;
-  const options = { precision, threads, cacheFolder, expert, isolation };
+  const { precision, threads, cacheFolder, expert, isolation, expertCache: expertCacheBytes } = flags;
+  const options = { precision, threads, cacheFolder, expert, isolation, expertCacheBytes };
   const opened = await modelPath(path, signal, cacheFolder);
   const engine = await ReadMeEngine.open(opened, { ...options, signal, onProgress: showLoading }).finally(() =>
     showLoading(),

@@ -34,6 +34,32 @@ export function expertOption(): Option {
   );
 }
 
+export function expertCacheOption(): Option {
+  const explanation = "memory for experts' weights, such as 150MB; the others are read when needed (int8)";
+  return new Option("--expert-cache <size>", explanation).argParser(byteSize).implies({ precision: "int8" });
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+};
+
+/** A parser of `150MB`, for commander. */
+function byteSize(text: string): number {
+  const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim()) ?? [];
+  const factor = UNITS[unit.toUpperCase()];
+  if (number === "" || factor === undefined) {
+    throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
+  }
+  return Math.round(Number(number) * factor);
+}
+
 export function isolationOption(): Option {
   const explanation = "run the model in a process of its own (default) or in a thread of this one";
   return new Option("--isolation <where>", explanation).choices(["thread", "process"]);

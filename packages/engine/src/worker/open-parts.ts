@@ -1,13 +1,14 @@
-import { fcfs, type PreGatingRouter } from "@readme-moe/core";
+import type { PreGatingRouter } from "@readme-moe/core";
 import { KvPool, type Model, type ModelText, openModel } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-output.ts";
 import { KvAdmission } from "../kv-admission.ts";
-import { ModelRunner } from "../model-runner.ts";
+import { openRunner } from "./open-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
+import { schedulerOf } from "../scheduling-options.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -55,13 +56,7 @@ export async function openParts(
     };
     // What a request gets that names no expert has to be there; the others are opened when they are asked for.
     await routerFor(undefined);
-    const runner = await ModelRunner.open(model, {
-      precision: options.precision,
-      threads,
-      cacheFolder,
-      onProgress,
-      onCacheFailure,
-    });
+    const { runner, residency } = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
     const pool = new KvPool({ shape: runner.kvShape, capacityTokens: sizes.capacityTokens });
     const prefixes = new PrefixCache(options.chunkTokens, sizes.prefixCacheBytes);
@@ -70,7 +65,8 @@ export async function openParts(
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(pool, prefixes, limits),
-      scheduler: { fcfs }[options.scheduler],
+      scheduler: schedulerOf(options),
+      residency,
       limits: options,
       maxTokens: sizes.maxTokens,
       output,

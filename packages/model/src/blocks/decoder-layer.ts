@@ -4,7 +4,7 @@ import { SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization } from "
 import { channelScales, type ChannelScales } from "../quantize/channel-scales.ts";
 import type { FeedForwardRefs, LayerRefs } from "../weights/model-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
-import { activation, type Arithmetic } from "./activation.ts";
+import { activation, type Activation, type Arithmetic } from "./activation.ts";
 import { attention, type AttentionInputs } from "./attention.ts";
 import type { ExpertDeal } from "./expert-deal.ts";
 import { expertFeedForward } from "./feed-forward.ts";
@@ -39,6 +39,15 @@ export interface LayerContext {
   readonly deal: ExpertDeal | undefined;
 }
 
+/** A layer up to its FFN. */
+export interface AttendedLayer {
+  readonly residual: Value; // [tokens, hiddenSize], attention's update included
+  /** What the FFN takes in. */
+  readonly ffnInput: Activation;
+  readonly newKeys: Value;
+  readonly newValues: Value;
+}
+
 /** One layer: attention and FFN, each behind its norm. `index` counts the layers of the graph. */
 export function decoderLayer(
   g: GraphBuilder,
@@ -46,8 +55,22 @@ export function decoderLayer(
   index: number,
   layer: LayerRefs,
   stream: Stream,
-  { config, arithmetic, inputs, deal }: LayerContext,
+  context: LayerContext,
 ): { readonly stream: Stream; readonly newKeys: Value; readonly newValues: Value } {
+  const { residual, ffnInput, newKeys, newValues } = attendedLayer(g, name, index, layer, stream, context);
+  const update = expertFeedForward(g, `${name}.ffn`, ffnInput, layer, context.deal);
+  return { stream: { residual, update }, newKeys, newValues };
+}
+
+/** A layer's attention, and the norm behind it. */
+export function attendedLayer(
+  g: GraphBuilder,
+  name: string,
+  index: number,
+  layer: LayerRefs,
+  stream: Stream,
+  { config, arithmetic, inputs }: Omit<LayerContext, "deal">,
+): AttendedLayer {
   const { numHeads, numKvHeads, headSize, rmsNormEpsilon: epsilon } = config;
   const shape = {
     numHeads,
@@ -70,10 +93,15 @@ export function decoderLayer(
     inputs,
   );
   const afterAttention = { residual: x.residual, update: attended.output };
-  const ffnScales = scalesOf(arithmetic, `${name}.ffn`, gatesAndUps(layer));
+  const ffnScales = ffnChannelScales(arithmetic, name, layer);
   const y = normStream(g, `${name}.post_attention_norm`, afterAttention, layer.postAttentionNorm, epsilon, ffnScales);
-  const update = expertFeedForward(g, `${name}.ffn`, activation(g, y.normed, arithmetic, ffnScales), layer, deal);
-  return { stream: { residual: y.residual, update }, newKeys: attended.newKeys, newValues: attended.newValues };
+  const ffnInput = activation(g, y.normed, arithmetic, ffnScales);
+  return { residual: y.residual, ffnInput, newKeys: attended.newKeys, newValues: attended.newValues };
+}
+
+/** What a layer's FFN input is divided by, the same for all its experts. */
+export function ffnChannelScales(arithmetic: Arithmetic, name: string, layer: LayerRefs): ChannelScales | undefined {
+  return scalesOf(arithmetic, `${name}.ffn`, gatesAndUps(layer));
 }
 
 function scalesOf(

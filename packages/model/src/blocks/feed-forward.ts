@@ -6,7 +6,7 @@ import type { ExpertDeal } from "./expert-deal.ts";
 import { linear } from "./linear.ts";
 
 /** `down(silu(gate(x)) · up(x))`, `x` and result `[tokens, hiddenSize]`. */
-function feedForward(g: GraphBuilder, name: string, x: Activation, refs: FeedForwardRefs): Value {
+export function feedForward(g: GraphBuilder, name: string, x: Activation, refs: FeedForwardRefs): Value {
   const width = refs.gate.weight.shape[0] ?? 0;
   const [gate, up] = Split(g, linear(g, `${name}.gate_up`, x, [refs.gate, refs.up]), [width, width], 1);
   const inner = Mul(g, QuickGelu(g, gate as Value, 1), up as Value);

@@ -22,6 +22,11 @@ export interface SessionOptions {
   readonly threads?: number | undefined;
   /** See `exactInt8Kernels`. @default "careful" */
   readonly int8Kernels?: Int8Kernels | undefined;
+  /**
+   * Whether threads spin a while for more work: faster, but for several sessions that take turns, whose threads then take the
+   * cores from each other. @default true
+   */
+  readonly spins?: boolean | undefined;
 }
 
 /** A graph ready to run. `run` blocks the calling thread until the graph is done. */
@@ -48,7 +53,12 @@ export class GraphSession {
       // An arena keeps what the largest step took, 60 MB for a small model, and makes no step faster.
       enableCpuMemArena: false,
       logSeverityLevel: 3,
-      extra: { session: { x64quantprecision: options.int8Kernels === "fast" ? "0" : "1" } },
+      extra: {
+        session: {
+          x64quantprecision: options.int8Kernels === "fast" ? "0" : "1",
+          ...(options.spins === false ? { intra_op: { allow_spinning: "0" } } : {}),
+        },
+      },
       ...(options.threads === undefined ? {} : { intraOpNumThreads: options.threads, interOpNumThreads: 1 }),
     };
     const ort = await loadRuntime();

@@ -3,7 +3,14 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { withEngine, type EngineFlags } from "../engine.ts";
 import { MODEL_ARGUMENT } from "../model-path.ts";
-import { expertOption, isolationOption, jsonOption, requireOption, runtimeOptions } from "../options.ts";
+import {
+  expertCacheOption,
+  expertOption,
+  isolationOption,
+  jsonOption,
+  requireOption,
+  runtimeOptions,
+} from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
 
 interface GenerateFlags extends EngineFlags, SamplingFlags {
@@ -28,7 +35,7 @@ export function generateCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompt <text...>", "the text to continue; several run at once");
   for (const option of samplingOptions(0, 128)) command.addOption(option);
-  for (const option of [expertOption(), ...runtimeOptions(), isolationOption(), jsonOption()])
+  for (const option of [expertOption(), ...runtimeOptions(), expertCacheOption(), isolationOption(), jsonOption()])
     command.addOption(option);
   return command.action((path: string, flags: GenerateFlags) => {
     requireOption(command, "prompt");

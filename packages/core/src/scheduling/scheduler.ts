@@ -1,6 +1,8 @@
 // Which sequences run in a step, with how many tokens. A scheduler is a pure function over plain data; what it
 // decides on is known before anything is computed: lengths, arrival, and the experts of the next tokens.
 
+import type { CostModel } from "./cost-model.ts";
+
 /** A sequence as a scheduler sees it. */
 export interface SchedulableSequence {
   readonly id: string;
@@ -14,6 +16,8 @@ export interface SchedulableSequence {
   readonly numComputedTokens: number;
   /** Experts of the tokens that are not computed yet, `[numTokens - numComputedTokens]`. */
   readonly nextExperts: ArrayLike<number>;
+  /** Since when it can run and does not: since the end of its last step, or since it came to hold KV memory. */
+  readonly waitingSinceMs: number;
 }
 
 export interface SchedulerState {
@@ -21,6 +25,10 @@ export interface SchedulerState {
   readonly sequences: readonly SchedulableSequence[];
   readonly nowMs: number;
   readonly limits: SchedulerLimits;
+  /** What a step is predicted to take. */
+  readonly cost: CostModel;
+  /** Bytes of each expert that are not in memory, by expert; those past its end are all there. */
+  readonly missingBytes: ArrayLike<number>;
 }
 
 export interface SchedulerLimits {
@@ -59,23 +67,6 @@ export function nextChunkTokens(
   const chunkEnd = (Math.floor(numComputedTokens / chunkTokens) + 1) * chunkTokens;
   return Math.min(numTokens, chunkEnd) - numComputedTokens;
 }
-
-/**
- * First come, first served: sequences in order of priority, then of arrival, as many as fit; decoding and prefill
- * share the step. A chunk that does not fit any more is left for the next step, and those behind it may go ahead.
- */
-export const fcfs: Scheduler = ({ sequences, limits }) => {
-  const scheduled: ScheduledSequence[] = [];
-  let tokensLeft = limits.maxNumBatchedTokens;
-  for (const sequence of sequences.toSorted(byPriorityThenArrival)) {
-    if (scheduled.length === limits.maxNumBatchedSeqs) break;
-    const numTokens = nextChunkTokens(sequence, limits.chunkTokens);
-    if (numTokens > tokensLeft) continue;
-    tokensLeft -= numTokens;
-    scheduled.push({ id: sequence.id, numTokens });
-  }
-  return scheduled;
-};
 
 /** Compares sequences: who goes first is smaller. */
 export function byPriorityThenArrival(

@@ -1,0 +1,70 @@
+// What it costs that experts come and go: decode steps of a Read-ME model in int8 with all experts in memory, and with budgets of
+// 100, 75, 50 and 25 % of their bytes, over one and over several distinct experts. Medians.
+//
+//   pnpm bench:streamed <model> [--threads 2] [--rounds 20]
+
+import { parseArgs } from "node:util";
+import { ModelRunner } from "@readme-moe/engine";
+import { KvPool, type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
+import type { StepRunner } from "../packages/engine/src/step-runner.ts";
+import { StreamedRunner } from "../packages/engine/src/streamed/streamed-runner.ts";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { threads: { type: "string", default: "2" }, rounds: { type: "string", default: "20" } },
+});
+const [threads, rounds] = [Number(values.threads), Number(values.rounds)];
+const model = await openModel(positionals[0] ?? "models/pocket-experts");
+const numExperts = model.experts.names.length;
+const cases = [
+  { numSeqs: 1, distinct: 1 },
+  { numSeqs: 16, distinct: 1 },
+  { numSeqs: 16, distinct: Math.min(4, numExperts) },
+  { numSeqs: 16, distinct: numExperts },
+];
+
+const resident = await ModelRunner.open(model, { precision: "int8", threads });
+await report("all in memory", resident);
+await resident.dispose();
+for (const share of [1, 0.75, 0.5, 0.25]) {
+  const runner = await StreamedRunner.open(model, { threads, expertCacheBytes: Math.floor(share * expertBytes()) });
+  await report(`${share * 100} %`, runner);
+  console.log(`  room for ${runner.memory.capacity} units; ${JSON.stringify(runner.memory.cache.counters)}`);
+  await runner.dispose();
+}
+await model.close();
+
+async function report(name: string, runner: StepRunner): Promise<void> {
+  const times: string[] = [];
+  for (const { numSeqs, distinct } of cases) {
+    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: numSeqs * wholeBlocks(256) });
+    const slots = Array.from({ length: numSeqs }, () => pool.admit(256) as KvSlot);
+    const step = (length: number) =>
+      runner.forward(
+        pool,
+        slots.map((slot, index) => ({
+          slot,
+          tokenIds: Array.from({ length }, (_, i) => 100 + index * 7 + i),
+          experts: Array.from({ length }, () => index % distinct),
+          logitsOf: [length - 1],
+        })),
+      );
+    await step(100);
+    const own: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const startMs = performance.now();
+      await step(1);
+      own.push(performance.now() - startMs);
+    }
+    const median = own.toSorted((a, b) => a - b)[Math.floor(own.length / 2)] ?? NaN;
+    times.push(`${numSeqs} on ${distinct}: ${median.toFixed(1)} ms`);
+  }
+  console.log(`${name.padEnd(14)} ${times.join(", ")}`);
+}
+
+/** About what they take in int8: the scales are left out. */
+function expertBytes(): number {
+  const { hiddenSize } = model.config;
+  const perExpert = model.weights.layers.map(({ experts }) => 3 * hiddenSize * (experts[0]?.gate.weight.shape[0] ?? 0));
+  return numExperts * perExpert.reduce((sum, bytes) => sum + bytes, 0) * 1.02;
+}

@@ -1,0 +1,84 @@
+// What comes after the running step, as far as queue and scheduler tell before it has run.
+
+import {
+  nextChunkTokens,
+  type SchedulableSequence,
+  type Scheduler,
+  type SchedulerState,
+} from "../scheduling/scheduler.ts";
+
+export interface UpcomingQueue {
+  /** What the running step was scheduled from. */
+  readonly state: SchedulerState;
+  /** Of these sequences, how many tokens run in the running step, by `id`. */
+  readonly runningTokens: ReadonlyMap<string, number>;
+  readonly scheduler: Scheduler;
+  /** Sequences that cannot run yet, as they have no KV memory; in the order in which they will. */
+  readonly waiting: readonly SchedulableSequence[];
+  readonly numExperts: number;
+}
+
+export interface UpcomingUses {
+  /** Experts of the next step's tokens that exist already, ascending. */
+  readonly planned: readonly number[];
+  /** See `KnownUses.laterSteps`, `[numExperts]`. */
+  readonly laterSteps: Float64Array;
+}
+
+/**
+ * Plans the next step from what the running one will leave.
+ *
+ * A sequence that samples a token at the end of the running step has an expert that nobody knows yet: it is expected to
+ * keep its last one, as most tokens do, and is an estimate. So is everything behind the next step.
+ */
+export function upcomingUses({ state, runningTokens, scheduler, waiting, numExperts }: UpcomingQueue): UpcomingUses {
+  const { chunkTokens } = state.limits;
+  const left = state.sequences.map((sequence) => afterStep(sequence, runningTokens.get(sequence.id) ?? 0, state.nowMs));
+  const chosen = scheduler({ ...state, sequences: left });
+  const nextTokens = new Map(chosen.map(({ id, numTokens }) => [id, numTokens]));
+  const laterSteps = new Float64Array(numExperts).fill(Infinity);
+  const planned = new Set<number>();
+  for (const sequence of left) {
+    const numTokens = nextTokens.get(sequence.id) ?? 0;
+    const experts = Array.from(sequence.nextExperts).slice(0, numTokens);
+    if (!sequence.isGuess) for (const expert of experts) planned.add(expert);
+    for (const expert of experts) laterSteps[expert] = 1;
+    addChunks(laterSteps, sequence, numTokens, 2, chunkTokens);
+  }
+  for (const [place, sequence] of waiting.entries()) addChunks(laterSteps, sequence, 0, 2 + place, chunkTokens);
+  return { planned: Array.from(planned).sort((a, b) => a - b), laterSteps };
+}
+
+interface LeftSequence extends SchedulableSequence {
+  /** Its next token is not known. */
+  readonly isGuess: boolean;
+}
+
+function afterStep(sequence: SchedulableSequence, numTokens: number, nowMs: number): LeftSequence {
+  const numComputedTokens = sequence.numComputedTokens + numTokens;
+  const nextExperts = Array.from(sequence.nextExperts).slice(numTokens);
+  const waitingSinceMs = numTokens > 0 ? nowMs : sequence.waitingSinceMs;
+  const { id, arrival, arrivalMs, priority, numTokens: known } = sequence;
+  const left = { id, arrival, arrivalMs, priority, numComputedTokens, waitingSinceMs };
+  if (nextExperts.length > 0) return { ...left, numTokens: known, nextExperts, isGuess: false };
+  const kept = [sequence.nextExperts[numTokens - 1] as number];
+  return { ...left, numTokens: known + 1, nextExperts: kept, isGuess: true };
+}
+
+/** A sequence's tokens behind the first `skipped`, a chunk in each step from `firstStep` on. */
+function addChunks(
+  laterSteps: Float64Array,
+  { numTokens, numComputedTokens, nextExperts }: SchedulableSequence,
+  skipped: number,
+  firstStep: number,
+  chunkTokens: number,
+): void {
+  let done = skipped;
+  for (let step = firstStep; done < nextExperts.length; step++) {
+    const end = done + nextChunkTokens({ numTokens, numComputedTokens: numComputedTokens + done }, chunkTokens);
+    for (; done < end; done++) {
+      const expert = nextExperts[done] as number;
+      laterSteps[expert] = Math.min(laterSteps[expert] as number, step);
+    }
+  }
+}

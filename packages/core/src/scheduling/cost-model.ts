@@ -1,0 +1,46 @@
+// How long a step takes, as far as a scheduler can know before it runs.
+
+/** Coefficients of a step's time; none is negative. Plain data. */
+export interface CostModel {
+  /** Of every step, whatever is in it. */
+  readonly fixedMs: number;
+  readonly msPerToken: number;
+  /** Of each distinct expert that the step's tokens need. */
+  readonly msPerExpert: number;
+  /** Of each token whose keys and values the step reads. */
+  readonly msPerCachedToken: number;
+  /** Of each byte of expert weights that is not in memory. */
+  readonly loadMsPerByte: number;
+}
+
+/** What a step's time depends on. */
+export interface StepWork {
+  readonly tokens: number;
+  readonly distinctExperts: number;
+  /** Computed tokens of the step's sequences, together. */
+  readonly cachedTokens: number;
+  readonly missingBytes: number;
+}
+
+/**
+ * Where nothing was measured yet: about SmolLM2 as seven experts in int8 on two cores, weights read at 1 GB/s. Other
+ * models and machines are learnt within some tens of steps (`refineCostModel`).
+ */
+export const DEFAULT_COST_MODEL: CostModel = {
+  fixedMs: 8,
+  msPerToken: 1,
+  msPerExpert: 0.8,
+  msPerCachedToken: 0.002,
+  loadMsPerByte: 1e-6,
+};
+
+/** Milliseconds that a step is expected to take. */
+export function predictStepMs(model: CostModel, work: StepWork): number {
+  return (
+    model.fixedMs +
+    model.msPerToken * work.tokens +
+    model.msPerExpert * work.distinctExperts +
+    model.msPerCachedToken * work.cachedTokens +
+    model.loadMsPerByte * work.missingBytes
+  );
+}

@@ -1,0 +1,72 @@
+// A sequence's part of a step: what must hold of it, and what it gets back.
+
+import { integerOption, ReadMeError } from "@readme-moe/core";
+import type { GraphTensor, Model } from "@readme-moe/model";
+import type { RunPlan, StepSequence } from "./step-feeds.ts";
+
+/** What one sequence gets back of a step; a row for each of its `logitsOf`. */
+export interface StepLogits {
+  /** The best tokens of each row, best first, `[rows, numCandidates]`. */
+  readonly candidateIds: Int32Array;
+  readonly candidateLogits: Float32Array;
+  /** `[rows]`; a candidate's log-probability is its logit minus this. */
+  readonly logSumExp: Float32Array;
+  /** Log-probability of each row's target, `[rows]`. */
+  readonly targetLogProbs: Float32Array;
+  /** `[rows, vocabSize]` when asked for, else empty. */
+  readonly fullLogits: Float32Array;
+}
+
+/** @throws {RangeError | TypeError} on what makes no step; {ReadMeError} `ERR_CONTEXT_LENGTH` */
+export function checkSequence(
+  { tokenIds, experts, slot, logitsOf, targets }: StepSequence,
+  { config, experts: { names } }: Pick<Model, "config" | "experts">,
+): void {
+  const { vocabSize, contextTokens } = config;
+  if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
+  if (slot.numTokens + tokenIds.length > contextTokens) {
+    const asked = slot.numTokens + tokenIds.length;
+    throw new ReadMeError("ERR_CONTEXT_LENGTH", `${asked} tokens do not fit the model's context of ${contextTokens}`);
+  }
+  if (experts.length !== tokenIds.length) {
+    throw new RangeError(`Expected \`experts\` to have one entry for each of ${tokenIds.length} tokens`);
+  }
+  if (targets && targets.length !== logitsOf.length) {
+    throw new RangeError(`Expected \`targets\` to have one entry for each of ${logitsOf.length} rows of logits`);
+  }
+  const numExperts = names.length;
+  for (let index = 0; index < tokenIds.length; index++) {
+    integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
+    integerOption(`experts[${index}]`, experts[index], 0, numExperts - 1);
+  }
+  for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
+  for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
+}
+
+export function stepLogits(
+  outputs: Readonly<Record<string, GraphTensor>>,
+  plan: RunPlan,
+  index: number,
+  { logitsOf, wantsFullLogits }: StepSequence,
+  numCandidates: number,
+  vocabSize: number,
+): StepLogits {
+  const first = plan.firstRows[index] as number;
+  const end = first + logitsOf.length;
+  const firstFull = (plan.firstFullRows[index] as number) * vocabSize;
+  const ids = outputs["candidate_ids"]?.data as BigInt64Array;
+  return {
+    candidateIds: Int32Array.from(ids.subarray(first * numCandidates, end * numCandidates), Number),
+    candidateLogits: floats(outputs, "candidate_logits").subarray(first * numCandidates, end * numCandidates),
+    logSumExp: floats(outputs, "log_sum_exp").subarray(first, end),
+    targetLogProbs: floats(outputs, "target_log_probs").subarray(first, end),
+    fullLogits: floats(outputs, "full_logits").subarray(
+      firstFull,
+      firstFull + (wantsFullLogits ? logitsOf.length * vocabSize : 0),
+    ),
+  };
+}
+
+function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
+  return outputs[name]?.data as Float32Array;
+}

@@ -1,0 +1,66 @@
+// Parsers of the arguments of `simulate`, for commander.
+
+import { EVICTION_POLICIES, nearestName, type EvictionPolicyName } from "@readme-moe/core";
+import { InvalidArgumentError } from "commander";
+
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+};
+
+/** `belady,lru` */
+export function policyList(text: string): readonly EvictionPolicyName[] {
+  return parts(text).map((name) => {
+    const policy = EVICTION_POLICIES.find((known) => known === name);
+    if (policy) return policy;
+    const near = nearestName(name, EVICTION_POLICIES);
+    const hint = near ? ` Did you mean ${near}?` : "";
+    throw new InvalidArgumentError(`Expected names of ${EVICTION_POLICIES.join(", ")}.${hint}`);
+  });
+}
+
+/** `2,3,4,5` */
+export function capacityList(text: string): readonly number[] {
+  return parts(text).map((part) => {
+    if (/^\d+$/.test(part) && Number(part) >= 1 && Number.isSafeInteger(Number(part))) return Number(part);
+    throw new InvalidArgumentError("Expected numbers of experts, such as 2,3,4,5.");
+  });
+}
+
+/** `300MB,1.5GiB`, in bytes */
+export function memoryList(text: string): readonly number[] {
+  return parts(text).map((part) => {
+    const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(part) ?? [];
+    const bytes = Math.floor(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
+    if (number !== "" && Number.isSafeInteger(bytes)) return bytes;
+    throw new InvalidArgumentError("Expected sizes in memory, such as 300MB or 1.5GiB.");
+  });
+}
+
+/** A number above 0. */
+export function positive(text: string): number {
+  if (text.trim() !== "" && Number.isFinite(Number(text)) && Number(text) > 0) return Number(text);
+  throw new InvalidArgumentError("Expected a number above 0.");
+}
+
+/** A number from 1 up. */
+export function fromOne(text: string): number {
+  if (text.trim() !== "" && Number.isFinite(Number(text)) && Number(text) >= 1) return Number(text);
+  throw new InvalidArgumentError("Expected a number from 1 up.");
+}
+
+/** A number from 0 to 1. */
+export function share(text: string): number {
+  if (text.trim() !== "" && Number(text) >= 0 && Number(text) <= 1) return Number(text);
+  throw new InvalidArgumentError("Expected a number from 0 to 1.");
+}
+
+function parts(text: string): readonly string[] {
+  return text.split(",").map((part) => part.trim());
+}

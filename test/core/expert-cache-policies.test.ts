@@ -1,0 +1,123 @@
+// Policies against plain references, and against what they are known for.
+
+import {
+  EVICTION_POLICIES,
+  ExpertCache,
+  replaySteps,
+  replayUnits,
+  resolveEvictionPolicy,
+  type EvictionCandidate,
+} from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { randomInteger, seededRandom } from "../support/random.ts";
+
+const LAYOUT = { numExperts: 7, layerBytes: [1] };
+
+function randomExperts(seed: number, length: number): readonly number[] {
+  const random = seededRandom(seed);
+  let expert = 0;
+  return Array.from({ length }, () => (expert = random() < 0.5 ? expert : randomInteger(random, 7)));
+}
+
+/** Hits of a cache that looks at the whole past each time. */
+function plainHits(experts: readonly number[], capacity: number, policy: "lru" | "lfu"): number {
+  let cached: readonly number[] = [];
+  let hits = 0;
+  for (const [at, expert] of experts.entries()) {
+    const past = experts.slice(0, at);
+    const order = (a: number, b: number): number =>
+      (policy === "lfu" ? countOf(past, a) - countOf(past, b) : 0) || past.lastIndexOf(a) - past.lastIndexOf(b);
+    if (cached.includes(expert)) hits++;
+    else cached = [...cached.toSorted(order).slice(cached.length === capacity ? 1 : 0), expert];
+  }
+  return hits;
+}
+
+function countOf(values: readonly number[], value: number): number {
+  return values.filter((one) => one === value).length;
+}
+
+describe.each(["lru", "lfu"] as const)("%s", (name) => {
+  test("hits as often as a plain reference does, unit by unit and in a cache of one layer", () => {
+    for (let seed = 0; seed < 10; seed++) {
+      const experts = randomExperts(seed, 300);
+      for (let capacity = 1; capacity <= 7; capacity++) {
+        const expected = plainHits(experts, capacity, name);
+        const requests = experts.map((expert) => ({ layer: 0, expert }));
+        expect(replayUnits(requests, LAYOUT, capacity, resolveEvictionPolicy(name)).hits).toBe(expected);
+        const steps = experts.map((expert) => ({
+          tokensPerExpert: Array.from({ length: 7 }, (_, other) => Number(other === expert)),
+        }));
+        const options = { layout: LAYOUT, budgetBytes: capacity, policy: name, lookaheadLayers: 0 };
+        expect(replaySteps(steps, options).hits).toBe(expected);
+      }
+    }
+  });
+});
+
+describe("random", () => {
+  const candidates = Array.from({ length: 5 }, (_, expert) => ({ layer: 0, expert }) as EvictionCandidate);
+
+  test("takes each candidate as often, and the same one for the same seed and decision", () => {
+    const policy = resolveEvictionPolicy("random", 4);
+    const chosen = Array.from(
+      { length: 5000 },
+      (_, decision) => policy(candidates, { missingBytes: 1, decision }).expert,
+    );
+    const again = Array.from(
+      { length: 5000 },
+      (_, decision) => policy(candidates, { missingBytes: 1, decision }).expert,
+    );
+    expect(again).toEqual(chosen);
+    for (let expert = 0; expert < 5; expert++) {
+      const share = chosen.filter((one) => one === expert).length / chosen.length;
+      expect(Math.abs(share - 0.2)).toBeLessThan(0.03);
+    }
+    const other = resolveEvictionPolicy("random", 5);
+    expect(chosen.map((_, decision) => other(candidates, { missingBytes: 1, decision }).expert)).not.toEqual(chosen);
+  });
+});
+
+describe("with less memory than one step needs", () => {
+  const layout = { numExperts: 3, layerBytes: [1, 1, 1, 1] };
+  const steps = Array.from({ length: 20 }, () => ({ tokensPerExpert: [1, 1, 1] }));
+
+  test("lru hits nothing at all, and belady what fits", () => {
+    const budgetBytes = 9;
+    const lru = replaySteps(steps, { layout, budgetBytes, policy: "lru", lookaheadLayers: 0 });
+    const belady = replaySteps(steps, { layout, budgetBytes, policy: "belady", lookaheadLayers: 0 });
+    expect(lru.hits).toBe(0);
+    expect(belady.hits / belady.uses).toBeGreaterThan(0.6);
+  });
+});
+
+test.each(EVICTION_POLICIES)("%s does the same each time, and leaves its candidates alone", (policy) => {
+  const random = seededRandom(2);
+  const layout = { numExperts: 5, layerBytes: [3, 2, 1] };
+  const steps = Array.from({ length: 40 }, () =>
+    layout.layerBytes.map(() => [0, 1, 2, 3, 4].filter(() => random() < 0.4)),
+  );
+  const run = (): unknown => {
+    const resolved = resolveEvictionPolicy(policy, 9);
+    const cache = new ExpertCache({
+      layout,
+      budgetBytes: 17,
+      policy: (candidates, context) => {
+        const before = structuredClone(candidates);
+        const victim = resolved(candidates, context);
+        expect(candidates).toEqual(before);
+        return victim;
+      },
+    });
+    return steps.flatMap((running, at) =>
+      running.map((experts, layer) => {
+        const plan = cache.plan({ layer, running, planned: steps[at + 1] });
+        for (const { layer: of, expert, isLoading } of cache.state.units)
+          if (isLoading) cache.loaded({ layer: of, expert });
+        cache.ran(layer, experts);
+        return plan;
+      }),
+    );
+  };
+  expect(run()).toEqual(run());
+});

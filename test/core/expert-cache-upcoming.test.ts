@@ -1,0 +1,52 @@
+import {
+  DEFAULT_COST_MODEL,
+  fcfs,
+  upcomingUses,
+  type SchedulableSequence,
+  type SchedulerState,
+} from "@readme-moe/core";
+import { expect, test } from "vitest";
+
+const LIMITS = { maxNumBatchedSeqs: 8, maxNumBatchedTokens: 64, chunkTokens: 4 };
+
+function sequence(arrival: number, numComputedTokens: number, ...nextExperts: number[]): SchedulableSequence {
+  const numTokens = numComputedTokens + nextExperts.length;
+  const times = { arrivalMs: arrival, waitingSinceMs: 0, priority: 0 };
+  return { id: `s${arrival}`, arrival, numTokens, numComputedTokens, nextExperts, ...times };
+}
+
+function upcoming(
+  sequences: readonly SchedulableSequence[],
+  running: Readonly<Record<string, number>>,
+  waiting: readonly SchedulableSequence[] = [],
+  limits = LIMITS,
+) {
+  const state: SchedulerState = { sequences, nowMs: 0, limits, cost: DEFAULT_COST_MODEL, missingBytes: [] };
+  const runningTokens = new Map(Object.entries(running));
+  const { planned, laterSteps } = upcomingUses({ state, runningTokens, scheduler: fcfs(), waiting, numExperts: 6 });
+  return { planned, laterSteps: Array.from(laterSteps) };
+}
+
+test("the next chunk of a prompt is sure, and the chunks behind it are expected one step after the other", () => {
+  const prompt = sequence(0, 0, 0, 0, 0, 0, 1, 2, 1, 1, 3, 3, 3, 3, 4);
+  expect(upcoming([prompt], { s0: 4 })).toEqual({ planned: [1, 2], laterSteps: [Infinity, 1, 1, 2, 3, Infinity] });
+});
+
+test("a token that is not sampled yet is expected to keep its sequence's expert, and is not sure", () => {
+  const decoding = sequence(0, 9, 5);
+  expect(upcoming([decoding], { s0: 1 })).toEqual({
+    planned: [],
+    laterSteps: [Infinity, Infinity, Infinity, Infinity, Infinity, 1],
+  });
+});
+
+test("a sequence that does not run now and does next is sure", () => {
+  const limits = { ...LIMITS, maxNumBatchedSeqs: 2 };
+  const sequences = [sequence(0, 9, 5), sequence(1, 3, 2)];
+  expect(upcoming(sequences, { s0: 1 }, [], limits).planned).toEqual([2]);
+});
+
+test("one that nobody has room for is expected later, in the order of the queue", () => {
+  const waiting = [sequence(2, 0, 1, 1), sequence(3, 0, 3, 1)];
+  expect(upcoming([sequence(0, 9, 5)], { s0: 1 }, waiting).laterSteps).toEqual([Infinity, 2, Infinity, 3, Infinity, 1]);
+});

@@ -1,0 +1,245 @@
+import {
+  costAware,
+  DEFAULT_COST_MODEL,
+  fcfs,
+  nextChunkTokens,
+  readMe,
+  type SchedulableSequence,
+  type Scheduler,
+  type SchedulerState,
+} from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import {
+  decoding,
+  idsOf,
+  predictedMs,
+  prefilling,
+  randomCost,
+  randomRequests,
+  schedulable,
+  serve,
+  stateOf,
+} from "../support/scheduling.ts";
+
+const LIMITS = { maxNumBatchedSeqs: 16, maxNumBatchedTokens: 512, chunkTokens: 128 };
+const MB = 1e6;
+
+interface Kind {
+  readonly isDecoding: boolean;
+  readonly hasRoom: boolean;
+  /** Whether reading the cache costs anything: who shares an expert comes along with any context. */
+  readonly readsCache: boolean;
+}
+
+/** Up to eight sequences of one kind that came together, with steps and experts of any cost. */
+function smallState(random: () => number, { isDecoding, hasRoom, readsCache }: Kind): SchedulerState {
+  const numExperts = 1 + randomInteger(random, 5);
+  const sequences = Array.from({ length: 1 + randomInteger(random, 8) }, (_, arrival) => {
+    const home = randomInteger(random, numExperts);
+    const past = 1 + randomInteger(random, 800);
+    if (isDecoding) return decoding(arrival, home, { numTokens: past + 1, numComputedTokens: past });
+    const length = 2 + randomInteger(random, 127);
+    const other = (): number => (random() < 0.02 ? randomInteger(random, numExperts) : home);
+    return prefilling(arrival, Array.from({ length }, other));
+  });
+  const limits = hasRoom
+    ? { maxNumBatchedSeqs: 8, maxNumBatchedTokens: 1024, chunkTokens: 128 }
+    : {
+        ...LIMITS,
+        maxNumBatchedSeqs: 1 + randomInteger(random, 6),
+        maxNumBatchedTokens: 128 + randomInteger(random, 300),
+      };
+  const missingBytes = Array.from({ length: 6 }, () => (random() < 0.5 ? 0 : randomInteger(random, 100 * MB)));
+  const cost = { ...randomCost(random), ...(readsCache ? {} : { msPerCachedToken: 0 }) };
+  return stateOf(sequences, { limits, cost, missingBytes });
+}
+
+function rateOf(state: SchedulerState, scheduled: ReturnType<ReturnType<typeof costAware>>): number {
+  return scheduled.reduce((sum, { numTokens }) => sum + numTokens, 0) / predictedMs(state, scheduled);
+}
+
+/** The most tokens per millisecond of all steps that the limits allow. */
+function bestRate(state: SchedulerState): number {
+  const { sequences, limits } = state;
+  let best = 0;
+  for (let subset = 1; subset < 1 << sequences.length; subset++) {
+    const step = sequences
+      .filter((_, index) => (subset >> index) & 1)
+      .map((sequence) => ({ id: sequence.id, numTokens: nextChunkTokens(sequence, limits.chunkTokens) }));
+    const numTokens = step.reduce((sum, one) => sum + one.numTokens, 0);
+    if (step.length > limits.maxNumBatchedSeqs || numTokens > limits.maxNumBatchedTokens) continue;
+    best = Math.max(best, rateOf(state, step));
+  }
+  return best;
+}
+
+describe("among those that came together, tokens per predicted millisecond fall short of the best step of all by", () => {
+  // Within an expert, arrival decides, not the length of context or chunk: it shows where there is no room for all.
+  test.each<[string, Kind, number, number]>([
+    ["nothing: decodes", { isDecoding: true, hasRoom: true, readsCache: false }, 1e-9, 1e-9],
+    ["0.1 % on the mean: decodes, few places", { isDecoding: true, hasRoom: false, readsCache: false }, 1e-3, 0.2],
+    ["0.5 %: decodes of any context", { isDecoding: true, hasRoom: true, readsCache: true }, 0.006, 0.4],
+    ["2 %: decodes of any context, few places", { isDecoding: true, hasRoom: false, readsCache: true }, 0.02, 0.5],
+    ["0.02 %: prefill", { isDecoding: false, hasRoom: true, readsCache: true }, 3e-4, 0.15],
+    ["3 %: prefill of any length, little room", { isDecoding: false, hasRoom: false, readsCache: true }, 0.035, 1],
+  ])("%s", (_, kind, most, worst) => {
+    const random = seededRandom(5);
+    const gaps = Array.from({ length: 1000 }, () => {
+      const state = smallState(random, kind);
+      return 1 - rateOf(state, costAware()(state)) / bestRate(state);
+    });
+    expect(Math.max(...gaps)).toBeLessThanOrEqual(worst);
+    expect(mean(gaps)).toBeLessThanOrEqual(most);
+  });
+});
+
+describe("runs everybody there is room for", () => {
+  test("with one expert", () => {
+    const random = seededRandom(8);
+    for (let round = 0; round < 200; round++) {
+      const sequences = Array.from({ length: 1 + randomInteger(random, 16) }, (_, arrival) =>
+        decoding(arrival, 0, { numTokens: 1000, numComputedTokens: 999, waitingSinceMs: -randomInteger(random, 1000) }),
+      );
+      const state = stateOf(sequences, { limits: LIMITS, cost: randomCost(random), missingBytes: [50 * MB] });
+      expect(costAware()(state)).toHaveLength(sequences.length);
+    }
+  });
+
+  test("with everything in memory and few sequences, decoding and prefill, on as many experts as there are", () => {
+    const sequences = [0, 1, 2, 3, 4].map((arrival) => decoding(arrival, arrival));
+    const long = [
+      prefilling(
+        5,
+        Array.from({ length: 60 }, (_, index) => index % 7),
+      ),
+      prefilling(6, [3, 3, 6]),
+    ];
+    const scheduled = costAware()(stateOf([...sequences, ...long], { limits: LIMITS }));
+    expect(scheduled).toHaveLength(7);
+  });
+});
+
+test("where every expert has to be loaded, begins with the longest queue, as Algorithm 1 does", () => {
+  const random = seededRandom(6);
+  for (let round = 0; round < 300; round++) {
+    const sequences = Array.from({ length: 12 }, (_, arrival) => decoding(arrival, randomInteger(random, 4)));
+    const state = stateOf(sequences, { limits: LIMITS, missingBytes: Array.from({ length: 4 }, () => 80 * MB) });
+    const [first] = costAware()(state);
+    expect(first?.id).toBe(readMe()(state)[0]?.id);
+  }
+});
+
+test("goes on with the expert that is in memory, until those of another have waited for long", () => {
+  const sequences = [1, 2, 3, 4].map((arrival) => decoding(arrival, 0));
+  const step = (waitingSinceMs: number): readonly string[] =>
+    idsOf(
+      costAware()(
+        stateOf([...sequences, decoding(0, 1, { waitingSinceMs })], { missingBytes: [0, 100 * MB], limits: LIMITS }),
+      ),
+    );
+  expect(step(0)).toEqual(["s1", "s2", "s3", "s4"]);
+  expect(step(-500)).toEqual(["s1", "s2", "s3", "s4"]);
+  expect(step(-501)).toEqual(["s0", "s1", "s2", "s3", "s4"]);
+});
+
+test("an expert that costs little more than its tokens is left out for a step or two, not for the whole bound", () => {
+  const many = Array.from({ length: 40 }, (_, arrival) => decoding(arrival + 1, 0));
+  const limits = { ...LIMITS, maxNumBatchedSeqs: 64 };
+  const step = (waitingSinceMs: number) =>
+    costAware()(stateOf([...many, decoding(0, 1, { waitingSinceMs })], { limits }));
+  expect(step(0)).toHaveLength(40);
+  expect(step(-60)).toHaveLength(41);
+});
+
+/** Prompts of these lengths, all of their tokens for expert 0. */
+function prompts(...lengths: readonly number[]): readonly SchedulableSequence[] {
+  return lengths.map((numTokens, index) => schedulable(index + 1, { numTokens }));
+}
+
+describe("prefill beside decodes", () => {
+  test("fills the step up to `maxStepMs`", () => {
+    const state = stateOf([decoding(0, 0), ...prompts(60, 70, 20, 10)], { limits: LIMITS });
+    const scheduled = costAware({ maxStepMs: 100 })(state);
+    expect(idsOf(scheduled)).toEqual(["s0", "s1", "s3", "s4"]);
+    expect(predictedMs(state, scheduled)).toBeLessThanOrEqual(100);
+  });
+
+  test("never goes beyond it, while nobody has waited", () => {
+    const random = seededRandom(2);
+    for (let round = 0; round < 300; round++) {
+      const state = smallState(random, { isDecoding: false, hasRoom: true, readsCache: true });
+      const mixed = { ...state, sequences: [...state.sequences, decoding(20, 0)] };
+      const scheduled = costAware({ maxStepMs: 60 })(mixed);
+      if (scheduled.length > 1) expect(predictedMs(mixed, scheduled)).toBeLessThanOrEqual(60);
+    }
+  });
+
+  test("comes alone when a chunk is too large, after as long as it takes beyond", () => {
+    const step = (nowMs: number) =>
+      idsOf(costAware({ maxStepMs: 100 })(stateOf([decoding(0, 0), ...prompts(128, 128)], { limits: LIMITS, nowMs })));
+    const beyondMs = predictedMs(stateOf([decoding(0, 0), ...prompts(128)]), [
+      { id: "s0", numTokens: 1 },
+      { id: "s1", numTokens: 128 },
+    ]);
+    expect(step(beyondMs - 101)).toEqual(["s0"]);
+    expect(step(beyondMs - 100)).toEqual(["s0", "s1"]);
+  });
+
+  test("has the whole step where nobody decodes", () => {
+    expect(costAware({ maxStepMs: 1 })(stateOf(prompts(128, 128, 128), { limits: LIMITS }))).toHaveLength(3);
+  });
+});
+
+test("equal groups go by the earlier arrival, and a higher priority chooses first", () => {
+  const limits = { ...LIMITS, maxNumBatchedSeqs: 2 };
+  const sequences = [decoding(3, 0), decoding(1, 1), decoding(2, 0), decoding(4, 1)];
+  expect(idsOf(costAware()(stateOf(sequences, { limits })))).toEqual(["s1", "s4"]);
+  const urgent = decoding(5, 2, { priority: 1 });
+  const missingBytes = [0, 0, 100 * MB];
+  expect(idsOf(costAware()(stateOf([...sequences, urgent], { limits, missingBytes })))[0]).toBe("s5");
+});
+
+test("a prompt that others' tokens keep out of the step goes first in the end", () => {
+  const decodes = [1, 2, 3, 4].map((arrival) => decoding(arrival, 0));
+  const prompt = schedulable(0, { numTokens: 20, waitingSinceMs: -501 });
+  const limits = { ...LIMITS, maxNumBatchedSeqs: 4 };
+  expect(idsOf(costAware()(stateOf([...decodes, prompt], { limits, cost: DEFAULT_COST_MODEL })))).toEqual([
+    "s0",
+    "s1",
+    "s2",
+    "s3",
+  ]);
+});
+
+describe("latency over tokens, served on a made-up clock", () => {
+  const limits = { maxNumBatchedSeqs: 32, maxNumBatchedTokens: 512, chunkTokens: 128 };
+  const served = (scheduler: Scheduler, maxResident: number, gapMs: number) => {
+    const server = { limits, maxNumSeqs: 32, cost: DEFAULT_COST_MODEL, expertBytes: 50 * MB, maxResident };
+    const runs = [1, 2, 3].map((seed) => serve(scheduler, randomRequests(seededRandom(seed), 100, gapMs), server));
+    return {
+      mean: mean(runs.map(({ normalisedMs }) => mean(normalisedMs))),
+      p95: mean(runs.map(({ normalisedMs }) => normalisedMs.toSorted((a, b) => a - b)[95] as number)),
+    };
+  };
+
+  test.each([
+    [3, 1000, 0.6],
+    [2, 1500, 0.5],
+  ])("with %d of six experts in memory, a request each %d ms: at most %d of the others'", (few, gapMs, share) => {
+    const costAwares = served(costAware(), few, gapMs);
+    for (const other of [served(fcfs(), few, gapMs), served(readMe(), few, gapMs)]) {
+      expect(costAwares.mean).toBeLessThan(share * other.mean);
+      expect(costAwares.p95).toBeLessThan(share * other.p95);
+    }
+  });
+
+  test.each([1000, 300])("with everything in memory, a request each %d ms: within 1 % of fcfs'", (gapMs) => {
+    expect(served(costAware(), 6, gapMs).mean).toBeLessThan(1.01 * served(fcfs(), 6, gapMs).mean);
+    expect(served(costAware(), 6, gapMs).p95).toBeLessThan(1.01 * served(fcfs(), 6, gapMs).p95);
+  });
+});
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}

@@ -1,0 +1,213 @@
+// Experts that come and go give the same bits as experts that are all in memory, whatever the budget; and memory, reads and
+// evictions are as promised.
+
+import { open, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { ModelRunner, ReadMeEngine } from "@readme-moe/engine";
+import { KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { StreamedRunner, type StreamedOptions } from "../../packages/engine/src/streamed/streamed-runner.ts";
+import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
+import { POCKET } from "../support/pocket.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const UNIT_BYTES = 8192; // of the larger layer, aligned
+
+let folder: string;
+let model: Model;
+let resident: ModelRunner;
+let bits: readonly number[];
+beforeAll(async () => {
+  folder = join(await persistentFolder(), "model");
+  await writeTinyReadMe(folder, { numExperts: 3, hasBias: true });
+  model = await openModel(folder);
+  resident = await ModelRunner.open(model, { precision: "int8", threads: 1 });
+  bits = await someSteps(resident);
+});
+afterAll(async () => {
+  await resident.dispose();
+  await model.close();
+});
+
+/** Prompts of several experts in chunks and at once, then tokens one by one, then both together: all logits. */
+async function someSteps(runner: StepRunner): Promise<readonly number[]> {
+  const random = seededRandom(5);
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(4 * 64) });
+  const sequences = Array.from({ length: 3 }, () => ({ slot: pool.admit(64) as KvSlot }));
+  const logits: number[] = [];
+  const lengths = [
+    [9, 5, 0],
+    [1, 1, 12],
+    [1, 4, 1],
+    [1, 1, 1],
+    [0, 1, 1],
+    [1, 1, 1],
+  ];
+  for (const step of lengths) {
+    const parts = sequences.flatMap(({ slot }, index) => {
+      const length = step[index] as number;
+      if (length === 0) return [];
+      const tokenIds = Array.from({ length }, () => randomInteger(random, 96));
+      const experts = Array.from({ length }, () => randomInteger(random, 3));
+      return [{ slot, tokenIds, experts, logitsOf: [length - 1], wantsFullLogits: true }];
+    });
+    for (const result of await runner.forward(pool, parts, 3)) {
+      logits.push(...result.fullLogits, ...result.candidateIds, ...result.logSumExp);
+    }
+  }
+  return logits;
+}
+
+async function streamed(options: Partial<StreamedOptions> = {}): Promise<StreamedRunner> {
+  return StreamedRunner.open(model, { expertCacheBytes: 6 * UNIT_BYTES, threads: 1, ...options });
+}
+
+describe("numbers", () => {
+  test.each([3, 4, 5, 6, 100])("are the same bits with room for %i units", async (capacity) => {
+    const runner = await streamed({ expertCacheBytes: capacity * UNIT_BYTES });
+    expect(await someSteps(runner)).toEqual(bits);
+    expect(runner.memory.capacity).toBe(Math.min(capacity, 6));
+    await runner.dispose();
+  });
+});
+
+describe("memory", () => {
+  test("with room for everything, each unit is read once; with less, again and again, but what stays is used", async () => {
+    const counts: { hits: number; loads: number }[] = [];
+    for (const capacity of [3, 5, 6]) {
+      const runner = await streamed({ expertCacheBytes: capacity * UNIT_BYTES });
+      await someSteps(runner);
+      counts.push(runner.memory.cache.counters);
+      runner.memory.cache.checkIntegrity();
+      expect(runner.memory.cache.counters.wastedLoads).toBe(0);
+      await runner.dispose();
+    }
+    expect(counts[2]).toMatchObject({ loads: 6 });
+    expect(counts[1]?.loads).toBeLessThan(counts[0]?.loads ?? 0);
+    expect(counts[1]?.hits).toBeGreaterThan(0);
+  });
+
+  test("never holds more units than fit, and loads and evictions are told", async () => {
+    const here = new Set<string>();
+    let most = 0;
+    const runner = await streamed({
+      expertCacheBytes: 3 * UNIT_BYTES,
+      onLoaded: ({ layer, expert }, bytes, durationMs) => {
+        here.add(`${layer} ${expert}`);
+        most = Math.max(most, here.size);
+        expect(bytes).toBeGreaterThan(0);
+        expect(durationMs).toBeGreaterThanOrEqual(0);
+      },
+      onEvicted: ({ layer, expert }, nextUse) => {
+        expect(here.delete(`${layer} ${expert}`)).toBe(true);
+        expect(nextUse).toBeGreaterThanOrEqual(0);
+      },
+    });
+    await someSteps(runner);
+    expect(most).toBeLessThanOrEqual(3);
+    await runner.dispose();
+  });
+
+  test("too little for a layer, dense models and other precisions are refused", async () => {
+    await expect(streamed({ expertCacheBytes: 2 * UNIT_BYTES })).rejects.toThrow(/`expertCacheBytes`.*at least 24576/);
+    await expect(streamed({ precision: "fp32" })).rejects.toThrow(/int8/);
+    const path = join(await temporaryFolder(), "dense");
+    await writeTinyReadMe(path, { numExperts: 1, hasRouter: false });
+    const dense = await openModel(path);
+    await expect(StreamedRunner.open(dense, { expertCacheBytes: 1e6 })).rejects.toThrow(/several experts/);
+    await dense.close();
+  });
+});
+
+test("a file that was cut fails the step that needs it, naming the unit, and the rest goes on", async () => {
+  const cacheFolder = await temporaryFolder();
+  const runner = await streamed({ cacheFolder, expertCacheBytes: 3 * UNIT_BYTES });
+  const [entry = ""] = await readdir(join(cacheFolder, "experts"));
+  const file = await open(join(cacheFolder, "experts", entry, "weights.bin"), "r+");
+  const { size } = await file.stat();
+  await file.truncate(size - UNIT_BYTES); // the last expert of the last layer
+  await file.close();
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(64) });
+  const slot = pool.admit(32) as KvSlot;
+  const step = (expert: number) =>
+    runner.forward(pool, [{ slot, tokenIds: [5, 6], experts: [expert, expert], logitsOf: [1] }]);
+  expect(await step(1)).toHaveLength(1);
+  await expect(step(2)).rejects.toThrow(/layer 1 of expert 2 cannot be read/);
+  expect(await step(1)).toHaveLength(1);
+  await runner.dispose();
+});
+
+describe("an engine", () => {
+  const PROMPTS = [
+    [5, 6, 7, 8],
+    [900, 901],
+    [40, 41, 42, 43, 44, 45, 46],
+    [3000, 17, 3000, 17],
+  ];
+  let path: string;
+  beforeAll(async () => {
+    path = join(await persistentFolder(), "texts");
+    const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
+    await writeTinyReadMe(path, { numExperts: 3, vocabSize: 4096, copies });
+  });
+
+  async function generated(engine: ReadMeEngine, expert?: number): Promise<readonly (readonly number[])[]> {
+    const params = { maxTokens: 12, temperature: 0, ignoreEos: true };
+    return Promise.all(
+      PROMPTS.map(async (prompt) => {
+        const tokens: number[] = [];
+        const request = { prompt, params, ...(expert === undefined ? {} : { expert }) };
+        for await (const chunk of engine.generate(request)) tokens.push(...chunk.tokens.map(({ id }) => id));
+        return tokens;
+      }),
+    );
+  }
+
+  test.each(["fcfs", "read-me", "cost-aware"] as const)(
+    "with room for some says what one with room for all says, %s",
+    async (scheduler) => {
+      const whole = await ReadMeEngine.open(path, { precision: "int8", threads: 1, isolation: "thread" });
+      const expected = await generated(whole);
+      await whole.dispose();
+      for (const expertCachePolicy of ["belady", "lru", "lfu", "random"] as const) {
+        const engine = await ReadMeEngine.open(path, {
+          threads: 1,
+          isolation: "thread",
+          expertCacheBytes: 4 * UNIT_BYTES,
+          expertCachePolicy,
+          scheduler,
+        });
+        const events = { loaded: 0, evicted: 0 };
+        engine.events.on("expert:loaded", () => events.loaded++);
+        engine.events.on("expert:evicted", () => events.evicted++);
+        expect(await generated(engine)).toEqual(expected);
+        expect(events.loaded).toBeGreaterThan(0);
+        expect(events.loaded - events.evicted).toBeLessThanOrEqual(4);
+        await engine.dispose();
+      }
+    },
+  );
+
+  test("whose file loses an expert fails those that need it, and goes on with the others", async () => {
+    const cacheFolder = await temporaryFolder();
+    const options = { threads: 1, isolation: "thread", expertCacheBytes: 3 * UNIT_BYTES, cacheFolder } as const;
+    const engine = await ReadMeEngine.open(path, options);
+    const expected = await generated(engine, 0);
+    const [entry = ""] = await readdir(join(cacheFolder, "experts"));
+    const file = await open(join(cacheFolder, "experts", entry, "weights.bin"), "r+");
+    await file.truncate((await file.stat()).size - UNIT_BYTES);
+    await file.close();
+    const [broken, whole] = await Promise.allSettled([generated(engine, 2), generated(engine, 0)]);
+    expect(broken).toMatchObject({ status: "rejected", reason: { code: "ERR_FILE_UNREADABLE" } });
+    expect(whole).toEqual({ status: "fulfilled", value: expected });
+    expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0 });
+    await engine.dispose();
+  });
+
+  test("refuses another precision at once", async () => {
+    const options = { precision: "fp32", expertCacheBytes: 1e6 } as const;
+    await expect(ReadMeEngine.open(path, options)).rejects.toThrow(/`precision` to be "int8"/);
+  });
+});
