@@ -6,10 +6,9 @@ import { createPipeline, readMeModel, register, type AdapterOptions, type HostLi
 import { beforeAll, describe, expect, test } from "vitest";
 import { FP32, HOSTS, findAnywhere, writeTwins, type Generator, type HostName } from "../support/hosts.ts";
 import { HubServer } from "../support/hub-server.ts";
-import { POCKET } from "../support/pocket.ts";
 import { sharedModel } from "../support/shared.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
-import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 const NAME = "some-org/some-model";
 const ONE = "The ship was";
@@ -26,8 +25,7 @@ beforeAll(async () => {
   await cp(exported, both, { recursive: true });
   await cp(join(dense, "model.safetensors"), join(both, "model.safetensors"));
   readMe = join(folder, "read-me");
-  const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
-  await writeTinyReadMe(readMe, { vocabSize: 4096, copies });
+  await writeTinyReadMe(readMe, { ...WITH_TOKENIZER });
 });
 
 /** Loads in each of the ways that a host has. */

@@ -6,10 +6,8 @@ import { CoreBench, outcomesAlone, randomJobs, type Job, type Limits } from "../
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
-import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 import type { Tokenizer } from "@readme-moe/model";
-
-const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
 
 const folder = persistentFolder();
 let running: RunningModel;
@@ -17,8 +15,7 @@ let int8: RunningModel;
 let tokenizer: Tokenizer;
 beforeAll(async () => {
   const path = join(await folder, "model");
-  const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
-  await writeTinyReadMe(path, { vocabSize: 4096, copies });
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
   running = await runningModel(path);
   int8 = await runningModel(path, undefined, "int8");
   ({ tokenizer } = await running.model.loadText());

@@ -10,10 +10,9 @@ import {
   tokenSequences,
 } from "@readme-moe/engine";
 import type { Tokenizer } from "@readme-moe/model";
-import { fixedRouter, ruleRouter } from "@readme-moe/router";
+import { fixedRouter, routeStatistics, ruleRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { slidingWindows } from "../../packages/engine/src/evaluation/passages.ts";
-import { routeStatistics } from "../../packages/engine/src/evaluation/per-expert.ts";
 import { scorePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { plainLogProbs } from "../oracles/plain-log-probs.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

@@ -5,19 +5,17 @@ import { join } from "node:path";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { CoreBench, outcomesAlone, randomJobs } from "../support/core-bench.ts";
-import { POCKET } from "../support/pocket.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
-import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 const folder = persistentFolder();
 let running: RunningModel;
 let tokenizer: Tokenizer;
 beforeAll(async () => {
   const path = join(await folder, "model");
-  const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
-  await writeTinyReadMe(path, { vocabSize: 4096, copies });
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
   running = await runningModel(path);
   ({ tokenizer } = await running.model.loadText());
 });

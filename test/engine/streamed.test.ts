@@ -8,10 +8,9 @@ import { KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { StreamedRunner, type StreamedOptions } from "../../packages/engine/src/streamed/streamed-runner.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
-import { POCKET } from "../support/pocket.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
-import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 const UNIT_BYTES = 8192; // of the larger layer, aligned
 
@@ -149,8 +148,7 @@ describe("an engine", () => {
   let path: string;
   beforeAll(async () => {
     path = join(await persistentFolder(), "texts");
-    const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
-    await writeTinyReadMe(path, { numExperts: 3, vocabSize: 4096, copies });
+    await writeTinyReadMe(path, { numExperts: 3, ...WITH_TOKENIZER });
   });
 
   async function generated(engine: ReadMeEngine, expert?: number): Promise<readonly (readonly number[])[]> {

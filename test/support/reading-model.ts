@@ -1,13 +1,10 @@
 // A tiny Read-ME model that reads text: random weights, and the pocket model's tokenizer.
 
-import { join } from "node:path";
-import { POCKET } from "./pocket.ts";
 import type { RunningModel } from "./running-model.ts";
-import { writeTinyReadMe, type TinyOptions } from "./tiny-read-me.ts";
+import { WITH_TOKENIZER, writeTinyReadMe, type TinyOptions } from "./tiny-read-me.ts";
 
 export async function writeReadingModel(path: string, options: TinyOptions = {}): Promise<void> {
-  const copies = ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET, name));
-  await writeTinyReadMe(path, { vocabSize: 4096, copies, ...options });
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER, ...options });
 }
 
 /** The expert of each token, by the model's router. */

@@ -1,7 +1,10 @@
 // Small Read-ME models with random weights, written as folders.
 
+import { join } from "node:path";
 import { writeReadMeFolder, type ReadMeContent, type SafetensorsInput } from "@readme-moe/model";
 import { randomNormal, seededRandom } from "./random.ts";
+
+const POCKET_FOLDER = join(import.meta.dirname, "..", "..", "models", "pocket");
 
 export interface TinyOptions {
   readonly seed?: number;
@@ -17,6 +20,12 @@ export interface TinyOptions {
   readonly copies?: readonly string[];
   readonly config?: Readonly<Record<string, unknown>>;
 }
+
+/** The pocket model's tokenizer, for tiny models that are to read texts. */
+export const WITH_TOKENIZER: Pick<Required<TinyOptions>, "vocabSize" | "copies"> = {
+  vocabSize: 4096,
+  copies: ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET_FOLDER, name)),
+};
 
 const HIDDEN = 32;
 const ROUTER_SIZE = 16;

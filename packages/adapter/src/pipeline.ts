@@ -1,5 +1,5 @@
 import { checkHost, generationOf, insideOf, type HostLike, type HostLoadOptions } from "./host/host.ts";
-import { loadModel, loadTokenizer } from "./load/load-model.ts";
+import { loadModel } from "./load/load-model.ts";
 import { locate } from "./load/locate.ts";
 import { withTotals } from "./load/progress-total.ts";
 import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
@@ -34,10 +34,7 @@ export function createPipeline<Host extends HostLike>(transformers: Host): ReadM
     const path =
       task === "text-generation" && typeof id === "string" ? await locate(id, env, watched, adapter) : undefined;
     if (path === undefined) return transformers.pipeline(task as never, id as never, options as never);
-    const [tokenizer, model] = await Promise.all([
-      loadTokenizer(transformers, path),
-      loadModel(transformers, path, options, adapter),
-    ]);
+    const { model, tokenizer } = await loadModel(transformers, path, options, adapter);
     onEvent?.({ status: "ready", task, model: id });
     return new TextGenerationPipeline({ task, model, tokenizer });
   };

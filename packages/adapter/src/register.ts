@@ -35,10 +35,7 @@ export function register(transformers: HostLike, options: AdapterOptions = {}): 
     ),
     wrap(host.AutoTokenizer, located, (path) => loadTokenizer(host, path)),
     wrap(host.AutoModelForCausalLM, located, async (path, loadOptions) => {
-      const [model, tokenizer] = await Promise.all([
-        loadModel(host, path, loadOptions, adapter),
-        loadTokenizer(host, path),
-      ]);
+      const { model, tokenizer } = await loadModel(host, path, loadOptions, adapter);
       return Object.assign(model, { tokenizer });
     }),
     fillTokenizer(host, (model) => (model as { readonly tokenizer?: HostTokenizer }).tokenizer),

@@ -1,6 +1,5 @@
 import { integerOption } from "@readme-moe/core";
 import {
-  attentionRuns,
   exactInt8Kernels,
   type GraphSession,
   type KvPool,
@@ -13,8 +12,9 @@ import {
 import { calibrationOf } from "./calibration-sequences.ts";
 import { decoderGraph } from "./decoder-graph.ts";
 import type { LoadProgress } from "./protocol.ts";
-import { checkSequence, stepLogits, type StepLogits } from "./step-logits.ts";
-import { planRun, type StepSequence } from "./step-feeds.ts";
+import { runSteps } from "./run-steps.ts";
+import type { StepLogits } from "./step-logits.ts";
+import type { StepSequence } from "./step-feeds.ts";
 import type { StepRunner } from "./step-runner.ts";
 
 export interface RunnerOptions {
@@ -74,23 +74,10 @@ export class ModelRunner implements StepRunner {
    * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
    */
   async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    const { config, experts } = this.model;
-    integerOption("numCandidates", numCandidates, 1, config.vocabSize);
-    if (sequences.length === 0) return [];
-    for (const sequence of sequences) checkSequence(sequence, this.model);
-    const results: StepLogits[] = [];
-    for (const run of attentionRuns(sequences)) {
-      const plan = planRun(run, sequences, pool, experts.names.length, numCandidates);
-      const outputs = await this.session.run(plan.feeds);
-      const newKeysValues = outputs["new_keys_values"]?.data as Float32Array;
-      plan.order.forEach((place, index) => {
-        const sequence = sequences[place] as StepSequence;
-        const first = plan.firstTokens[index] as number;
-        pool.append(sequence.slot, newKeysValues, first, first + sequence.tokenIds.length);
-        results[place] = stepLogits(outputs, plan, index, sequence, numCandidates, config.vocabSize);
-      });
-    }
-    return results;
+    return runSteps(this.model, pool, sequences, numCandidates, async ({ feeds }) => {
+      const outputs = await this.session.run(feeds);
+      return { outputs, newKeysValues: outputs["new_keys_values"]?.data as Float32Array };
+    });
   }
 
   async dispose(): Promise<void> {

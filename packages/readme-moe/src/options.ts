@@ -2,6 +2,7 @@
 
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { parseBytes } from "./byte-size.ts";
 
 export interface RuntimeFlags {
   readonly precision: Precision;
@@ -39,25 +40,11 @@ export function expertCacheOption(): Option {
   return new Option("--expert-cache <size>", explanation).argParser(byteSize).implies({ precision: "int8" });
 }
 
-const UNITS: Readonly<Record<string, number>> = {
-  "": 1,
-  B: 1,
-  KB: 1e3,
-  MB: 1e6,
-  GB: 1e9,
-  KIB: 2 ** 10,
-  MIB: 2 ** 20,
-  GIB: 2 ** 30,
-};
-
 /** A parser of `150MB`, for commander. */
 function byteSize(text: string): number {
-  const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim()) ?? [];
-  const factor = UNITS[unit.toUpperCase()];
-  if (number === "" || factor === undefined) {
-    throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
-  }
-  return Math.round(Number(number) * factor);
+  const bytes = parseBytes(text.trim());
+  if (bytes !== undefined) return bytes;
+  throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
 }
 
 export function isolationOption(): Option {

@@ -1,4 +1,4 @@
-import { baseFiles, exportedText, openModel } from "@readme-moe/model";
+import { baseFiles, exportedText, openModel, type Model } from "@readme-moe/model";
 import { generationOf, type HostLike, type HostLoadOptions, type HostTokenizer } from "../host/host.ts";
 import { hostModel } from "../model-class.ts";
 import { engineOptionsOf, type AdapterOptions } from "../options.ts";
@@ -19,11 +19,16 @@ export async function loadConfig(path: string): Promise<object> {
 export async function loadTokenizer(host: HostLike, path: string): Promise<HostTokenizer> {
   const model = await openModel(path);
   try {
-    const { chatTemplate } = await model.loadText();
-    return hostTokenizer(host, { files: await exportedText(model), chatTemplate });
+    return await tokenizerOf(host, model);
   } finally {
     await model.close();
   }
+}
+
+export interface LoadedModel {
+  /** Of the host's own kind. */
+  readonly model: object;
+  readonly tokenizer: HostTokenizer;
 }
 
 /** @throws {ReadMeError} as `ReadMeEngine.open` */
@@ -32,19 +37,26 @@ export async function loadModel(
   path: string,
   options: HostLoadOptions,
   adapter: AdapterOptions,
-): Promise<object> {
-  const model = await openModel(path);
+): Promise<LoadedModel> {
+  const opened = await openModel(path);
   try {
-    const { config, texts } = await baseFiles(model);
-    const { tokenizer } = await model.loadText();
+    const { config, texts } = await baseFiles(opened);
+    const tokenizer = await tokenizerOf(host, opened);
+    const { tokenizer: own } = await opened.loadText();
     const lease = await leaseEngine(path, engineOptionsOf(generationOf(host), options, adapter));
-    return hostModel(host, {
+    const model = hostModel(host, {
       lease,
       config,
       generationConfig: JSON.parse(texts["generation_config.json"] ?? "{}") as object,
-      isSpecial: (tokenId) => tokenizer.decode([tokenId], { skipSpecialTokens: true }) === "",
+      isSpecial: (tokenId) => own.decode([tokenId], { skipSpecialTokens: true }) === "",
     });
+    return { model, tokenizer };
   } finally {
-    await model.close();
+    await opened.close();
   }
+}
+
+async function tokenizerOf(host: HostLike, model: Model): Promise<HostTokenizer> {
+  const { chatTemplate } = await model.loadText();
+  return hostTokenizer(host, { files: await exportedText(model), chatTemplate });
 }

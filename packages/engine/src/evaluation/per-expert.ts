@@ -1,5 +1,5 @@
 import type { PreGatingRouter } from "@readme-moe/core";
-import { fixedRouter } from "@readme-moe/router";
+import { fixedRouter, routeStatistics, type RouteStatistics } from "@readme-moe/router";
 import type { ModelRunner } from "../model-runner.ts";
 import { type Evaluation, evaluationOf } from "./evaluate.ts";
 import type { Passage } from "./passage.ts";
@@ -15,13 +15,9 @@ export interface ExpertEvaluation {
   readonly bestExpert: number;
 }
 
-export interface RoutedEvaluation extends Evaluation {
+export interface RoutedEvaluation extends Evaluation, RouteStatistics {
   /** The router's loss less that of the best fixed expert, in nats; below 0 where choosing by token pays. */
   readonly cost: number;
-  /** Of the tokens, by expert; they sum to 1. */
-  readonly shares: readonly number[];
-  /** Share of tokens whose expert is that of the token before, of those with one before; 1 where there are none. */
-  readonly locality: number;
 }
 
 /** A model's loss on passages with its router, and with each of its experts. @param passages - at least one */
@@ -54,27 +50,5 @@ export async function evaluatePerExpert(
     routed: { ...routed, cost: routed.loss - leastLoss, ...routeStatistics(routes, numExperts) },
     fixed,
     bestExpert,
-  };
-}
-
-/** @param routes - experts of each sequence's tokens */
-export function routeStatistics(
-  routes: readonly ArrayLike<number>[],
-  numExperts: number,
-): Pick<RoutedEvaluation, "shares" | "locality"> {
-  const counts = new Float64Array(numExperts);
-  let [numTokens, numFollowing, numKept] = [0, 0, 0];
-  for (const experts of routes) {
-    for (let token = 0; token < experts.length; token++) {
-      const expert = experts[token] as number;
-      counts[expert] = (counts[expert] as number) + 1;
-      if (token > 0 && expert === experts[token - 1]) numKept++;
-    }
-    numTokens += experts.length;
-    numFollowing += Math.max(0, experts.length - 1);
-  }
-  return {
-    shares: Array.from(counts, (count) => count / numTokens),
-    locality: numFollowing > 0 ? numKept / numFollowing : 1,
   };
 }

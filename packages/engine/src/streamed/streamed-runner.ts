@@ -2,7 +2,6 @@
 
 import { integerOption, type Residency } from "@readme-moe/core";
 import {
-  attentionRuns,
   exactInt8Kernels,
   type Feeds,
   type GraphSession,
@@ -15,13 +14,14 @@ import {
 } from "@readme-moe/model";
 import { calibrationOf } from "../calibration-sequences.ts";
 import type { RunnerOptions } from "../model-runner.ts";
-import { planRun, type RunPlan, type StepSequence } from "../step-feeds.ts";
-import { checkSequence, stepLogits, type StepLogits } from "../step-logits.ts";
+import { runSteps, type RunOutputs } from "../run-steps.ts";
+import type { RunPlan, StepSequence } from "../step-feeds.ts";
+import type { StepLogits } from "../step-logits.ts";
 import type { StepRunner } from "../step-runner.ts";
 import { attentionSegment, headSegment } from "./segment-graphs.ts";
 import { openUnitSessions } from "./unit-sessions.ts";
 import { UnitFile } from "./unit-file.ts";
-import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
+import { UnitMemory, type UnitMemoryOptions } from "./unit-memory.ts";
 
 export interface StreamedOptions extends RunnerOptions, Omit<UnitMemoryOptions, "budgetBytes"> {
   /** Experts' weights in memory at most, reads under way included. */
@@ -75,7 +75,7 @@ export class StreamedRunner implements StepRunner {
     );
     const opened: GraphSession[] = [];
     try {
-      const memory = new UnitMemory(unitReader(file, model), { ...options, budgetBytes: expertCacheBytes });
+      const memory = new UnitMemory(file, { ...options, budgetBytes: expertCacheBytes });
       const session = async (graph: Parameters<typeof openGraph>[0]): Promise<GraphSession> => {
         const one = await openGraph(graph, fingerprint, {
           ...options,
@@ -123,21 +123,7 @@ export class StreamedRunner implements StepRunner {
   }
 
   async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    const { config, experts } = this.model;
-    integerOption("numCandidates", numCandidates, 1, config.vocabSize);
-    for (const sequence of sequences) checkSequence(sequence, this.model);
-    const results: StepLogits[] = [];
-    for (const run of attentionRuns(sequences)) {
-      const plan = planRun(run, sequences, pool, experts.names.length, numCandidates);
-      const { outputs, newKeysValues } = await this.#run(plan);
-      plan.order.forEach((place, index) => {
-        const sequence = sequences[place] as StepSequence;
-        const first = plan.firstTokens[index] as number;
-        pool.append(sequence.slot, newKeysValues, first, first + sequence.tokenIds.length);
-        results[place] = stepLogits(outputs, plan, index, sequence, numCandidates, config.vocabSize);
-      });
-    }
-    return results;
+    return runSteps(this.model, pool, sequences, numCandidates, (plan) => this.#run(plan));
   }
 
   async dispose(): Promise<void> {
@@ -147,19 +133,17 @@ export class StreamedRunner implements StepRunner {
   }
 
   /** One step through all layers, segment by segment. */
-  async #run({ feeds }: RunPlan): Promise<{
-    readonly outputs: Readonly<Record<string, GraphTensor>>;
-    readonly newKeysValues: Float32Array;
-  }> {
+  async #run({ feeds }: RunPlan): Promise<RunOutputs> {
     const { numLayers, hiddenSize, numKvHeads, headSize } = this.model.config;
     const numTokens = feeds["token_ids"]?.data.length ?? 0;
     const active = activeExperts(feeds, this.model.experts.names.length);
     const perLayer = 2 * numKvHeads * headSize;
     const newKeysValues = new Float32Array(numTokens * numLayers * perLayer);
+    const attentionFeeds = feedsByLayer(feeds, numLayers);
     let stream: Feeds = { token_ids: feeds["token_ids"] as GraphTensor };
     for (let layer = 0; layer < numLayers; layer++) {
       const session = this.#sessions.attention[layer] as GraphSession;
-      const attended = await session.run({ ...attentionFeeds(feeds, layer), ...stream });
+      const attended = await session.run({ ...attentionFeeds[layer], ...stream });
       interleave(newKeysValues, attended["new_keys_values"]?.data as Float32Array, layer, numLayers, perLayer);
       const expertRows = new Float32Array(numTokens * hiddenSize);
       let row = 0;
@@ -183,15 +167,6 @@ export class StreamedRunner implements StepRunner {
   }
 }
 
-function unitReader(file: UnitFile, { experts, config }: Model): UnitReader {
-  return {
-    numExperts: experts.names.length,
-    numLayers: config.numLayers,
-    unitBytes: (layer) => file.unitBytes(layer),
-    read: (layer, expert, into) => file.read(layer, expert, into),
-  };
-}
-
 function activeExperts(feeds: Feeds, numExperts: number): readonly number[] {
   const all = Array.from({ length: numExperts }, (_, expert) => expert);
   return all.filter((expert) => (feeds[`expert_tokens.${expert}`]?.data.length ?? 0) > 0);
@@ -200,16 +175,17 @@ function activeExperts(feeds: Feeds, numExperts: number): readonly number[] {
 const ATTENTION_INPUTS = /^(?:positions|is_plain_decode|group_rows|(?:decode|decode_other|continued|fresh)\..*)$/;
 const PAST_INPUTS = /^(.*\.past_(?:keys|values))\.(\d+)$/;
 
-/** What one layer's attention takes, which is the only one to its own graph. */
-function attentionFeeds(feeds: Feeds, layer: number): Feeds {
-  const own: Record<string, GraphTensor> = {};
+/** What each layer's attention takes, which is the only one to its own graph. */
+function feedsByLayer(feeds: Feeds, numLayers: number): readonly Feeds[] {
+  const shared: Record<string, GraphTensor> = {};
+  const own = Array.from({ length: numLayers }, (): Record<string, GraphTensor> => ({}));
   for (const [name, tensor] of Object.entries(feeds)) {
     if (!ATTENTION_INPUTS.test(name)) continue;
-    const [, past, index] = PAST_INPUTS.exec(name) ?? [];
-    if (past === undefined) own[name] = tensor;
-    else if (Number(index) === layer) own[`${past}.0`] = tensor;
+    const [, past, layer] = PAST_INPUTS.exec(name) ?? [];
+    if (past === undefined) shared[name] = tensor;
+    else (own[Number(layer)] as Record<string, GraphTensor>)[`${past}.0`] = tensor;
   }
-  return own;
+  return own.map((layer) => ({ ...shared, ...layer }));
 }
 
 function logitFeeds(feeds: Feeds): Feeds {

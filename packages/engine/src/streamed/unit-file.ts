@@ -13,6 +13,7 @@ import {
   readConstant,
 } from "@readme-moe/model";
 import { unitOf, type Unit } from "./unit-graph.ts";
+import type { UnitReader } from "./unit-memory.ts";
 
 const [PART_ALIGNMENT, UNIT_ALIGNMENT] = [64, 4096];
 
@@ -33,7 +34,8 @@ interface LayerUnits {
 }
 
 /** Reads units. */
-export class UnitFile {
+export class UnitFile implements UnitReader {
+  readonly numExperts: number;
   /** One per size of units; sessions of the same graph serve them all. */
   readonly graphs: readonly Unit["graph"][];
   /** Which of `graphs` a layer's units take. */
@@ -42,7 +44,8 @@ export class UnitFile {
   readonly #handle: FileHandle;
   readonly #layers: readonly LayerUnits[];
 
-  private constructor(path: string, handle: FileHandle, plan: FilePlan) {
+  private constructor(path: string, handle: FileHandle, plan: FilePlan, numExperts: number) {
+    this.numExperts = numExperts;
     this.#path = path;
     this.#handle = handle;
     this.#layers = plan.layers;
@@ -66,7 +69,11 @@ export class UnitFile {
     const path = await cachedData(cacheFolder, "experts", fingerprint, note, () =>
       contents(model, arithmetic, plan, onProgress),
     );
-    return new UnitFile(path, await open(path), plan);
+    return new UnitFile(path, await open(path), plan, model.experts.names.length);
+  }
+
+  get numLayers(): number {
+    return this.#layers.length;
   }
 
   /** Of one unit of a layer, in memory and in the file. */

@@ -1,9 +1,11 @@
 // One entry of the graph cache: a folder with the graph, its weights, and the length and checksum of both.
 
+import { randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { writeFileAtomically } from "../files/atomic-write.ts";
+import { makeFolder } from "../files/make-folder.ts";
 import { fileCrc32 } from "./checksum.ts";
 
 export const GRAPH_FILE = "graph.onnx";
@@ -33,8 +35,27 @@ export async function isWholeEntry(entry: string): Promise<boolean> {
   }
 }
 
+/** What unfinished entries' names begin with. */
+export const BUILDING = ".building-";
+
+/**
+ * Makes an entry of `folder` under a name of its own, and gives it its place when it is whole.
+ * @throws {ReadMeError} `ERR_WRITE_FAILED`
+ */
+export async function buildEntry(folder: string, entry: string, model: Uint8Array, data: Chunks): Promise<void> {
+  await makeFolder(folder);
+  const temporary = join(folder, `${BUILDING}${randomUUID()}`);
+  try {
+    await writeEntry(temporary, model, data);
+    await installEntry(temporary, entry);
+  } finally {
+    // Failing here must not hide what went wrong, nor waste what went well.
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
 /** Makes the folder `entry`. */
-export async function writeEntry(entry: string, model: Uint8Array, data: Chunks): Promise<void> {
+async function writeEntry(entry: string, model: Uint8Array, data: Chunks): Promise<void> {
   await mkdir(entry);
   const states = {
     [DATA_FILE]: await writeSummed(join(entry, DATA_FILE), data),
@@ -47,7 +68,7 @@ export async function writeEntry(entry: string, model: Uint8Array, data: Chunks)
  * Gives a finished entry its place. Another process may have built the same one meanwhile; whoever comes second uses
  * the first one's, so `finished` may be left.
  */
-export async function installEntry(finished: string, entry: string): Promise<void> {
+async function installEntry(finished: string, entry: string): Promise<void> {
   for (let count = 1; ; count++) {
     try {
       await rename(finished, entry);

@@ -1,13 +1,9 @@
 // Files that are made once from a model and read piece by piece while it runs, kept beside the built graphs.
 
-import { createHash, randomUUID } from "node:crypto";
-import { rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { makeFolder } from "../files/make-folder.ts";
 import { removeAbandoned } from "./abandoned.ts";
-import { DATA_FILE, installEntry, isWholeEntry, writeEntry } from "./cache-entry.ts";
-
-const BUILDING = ".building-";
+import { BUILDING, buildEntry, DATA_FILE, isWholeEntry } from "./cache-entry.ts";
 
 /**
  * The file's path, made when it is not there, or not whole.
@@ -27,15 +23,6 @@ export async function cachedData(
   const folder = join(cacheFolder, kind);
   const entry = join(folder, createHash("sha256").update(`${key}\n${note}`).digest("hex").slice(0, 40));
   await removeAbandoned(folder, BUILDING);
-  if (!(await isWholeEntry(entry))) {
-    await makeFolder(folder);
-    const temporary = join(folder, `${BUILDING}${randomUUID()}`);
-    try {
-      await writeEntry(temporary, new TextEncoder().encode(note), chunks());
-      await installEntry(temporary, entry);
-    } finally {
-      await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
-    }
-  }
+  if (!(await isWholeEntry(entry))) await buildEntry(folder, entry, new TextEncoder().encode(note), chunks());
   return join(entry, DATA_FILE);
 }

@@ -7,16 +7,14 @@
 // The key is a hash of the encoded graph and of the checkpoint's contents: a change of either, or of the code that
 // builds graphs, is another entry. An entry appears whole, by a rename; one that is damaged later is built again.
 
-import { createHash, randomUUID } from "node:crypto";
-import { rm } from "node:fs/promises";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { makeFolder } from "../files/make-folder.ts";
 import { encodeGraph, type EncodedGraph } from "../onnx/encode.ts";
 import { type BuildProgress, dataChunks, fillData } from "../onnx/data-file.ts";
 import type { Graph } from "../onnx/graph-builder.ts";
 import { removeAbandoned } from "./abandoned.ts";
-import { DATA_FILE, GRAPH_FILE, installEntry, isWholeEntry, writeEntry } from "./cache-entry.ts";
+import { BUILDING, buildEntry, DATA_FILE, GRAPH_FILE, isWholeEntry } from "./cache-entry.ts";
 
 /** A graph that a session can be made of: files of the cache, or memory where the cache cannot be written. */
 export type CachedGraph =
@@ -33,7 +31,6 @@ export type CachedGraph =
 
 // Changes when constants are computed differently while the graph's nodes stay the same.
 const WEIGHTS_VERSION = 1;
-const BUILDING = ".building-";
 
 /**
  * The graph from the cache, built into it when it is not there, or not whole.
@@ -60,30 +57,13 @@ export async function cachedGraph(
   await removeAbandoned(folder, BUILDING);
   if (await isWholeEntry(entry)) return cached;
   try {
-    await build(encoded, folder, entry, onProgress);
+    await buildEntry(folder, entry, encoded.model, dataChunks(encoded, onProgress));
     return cached;
   } catch (reason) {
     // A disk that is full for two builders may have had room for the other one's.
     if (await isWholeEntry(entry)) return cached;
     const data = await dataInMemory(encoded, graph.name, reason);
     return { kind: "memory", name: graph.name, model: encoded.model, data, dataName: DATA_FILE, reason };
-  }
-}
-
-async function build(
-  encoded: EncodedGraph,
-  folder: string,
-  entry: string,
-  onProgress: (progress: BuildProgress) => void,
-): Promise<void> {
-  await makeFolder(folder);
-  const temporary = join(folder, `${BUILDING}${randomUUID()}`);
-  try {
-    await writeEntry(temporary, encoded.model, dataChunks(encoded, onProgress));
-    await installEntry(temporary, entry);
-  } finally {
-    // Failing here must not hide what went wrong, nor waste what went well.
-    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 

@@ -2,17 +2,7 @@
 
 import { EVICTION_POLICIES, nearestName, type EvictionPolicyName } from "@readme-moe/core";
 import { InvalidArgumentError } from "commander";
-
-const UNITS: Readonly<Record<string, number>> = {
-  "": 1,
-  B: 1,
-  KB: 1e3,
-  MB: 1e6,
-  GB: 1e9,
-  KIB: 2 ** 10,
-  MIB: 2 ** 20,
-  GIB: 2 ** 30,
-};
+import { parseBytes } from "../byte-size.ts";
 
 /** `belady,lru` */
 export function policyList(text: string): readonly EvictionPolicyName[] {
@@ -36,9 +26,8 @@ export function capacityList(text: string): readonly number[] {
 /** `300MB,1.5GiB`, in bytes */
 export function memoryList(text: string): readonly number[] {
   return parts(text).map((part) => {
-    const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(part) ?? [];
-    const bytes = Math.floor(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
-    if (number !== "" && Number.isSafeInteger(bytes)) return bytes;
+    const bytes = parseBytes(part);
+    if (bytes !== undefined) return bytes;
     throw new InvalidArgumentError("Expected sizes in memory, such as 300MB or 1.5GiB.");
   });
 }

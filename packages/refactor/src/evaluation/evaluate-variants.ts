@@ -66,7 +66,7 @@ export async function evaluateVariants(
   for (const family of families) {
     for (const variant of family.variants) {
       const sequences = variant.sequences ?? everything;
-      walkers.push({ id: variant.id, family, variant, sequences, hidden: rowsOf(stream, embedded, sequences) });
+      walkers.push({ id: variant.id, family, variant, sequences, hidden: stream.pick(embedded, sequences) });
     }
   }
   for (let index = 0; index < model.config.numLayers; index++) {
@@ -140,7 +140,7 @@ async function walkFamily(
   if (curious.length > 0) {
     await withSession(errorsGraph(source, layer, options.errorShare), options, async (session) => {
       for (const walker of curious) {
-        const [goals, weights] = [goal.rows, goal.weights].map((all) => rowsOf(stream, all, walker.sequences));
+        const [goals, weights] = [goal.rows, goal.weights].map((all) => stream.pick(all, walker.sequences));
         const numTokens = walker.sequences.length * stream.sequenceTokens;
         const outputs = await session.run({
           attended: { data: walker.hidden, dims: [numTokens, hiddenSize] },
@@ -211,14 +211,6 @@ async function lossesOf(
     const sum = sums.get(domain);
     return sum ? sum.nats / sum.tokens : NaN;
   });
-}
-
-/** Of some sequences, from rows `[tokens, …]` of all. */
-function rowsOf({ sequences: all }: TokenStream, rows: Float32Array, sequences: readonly number[]): Float32Array {
-  const size = rows.length / all.length;
-  const picked = new Float32Array(sequences.length * size);
-  sequences.forEach((index, place) => picked.set(rows.subarray(index * size, (index + 1) * size), place * size));
-  return picked;
 }
 
 function routesOf({ sequenceTokens }: TokenStream, { variant, sequences }: Walker): Uint16Array {

@@ -239,9 +239,6 @@ function firstOf({ domains }: TokenStream, sequence: number): number {
 
 /** States of every so-many-th sequence of each domain. */
 function thin(stream: TokenStream, states: Float32Array, every: number): Float32Array {
-  const size = states.length / stream.sequences.length;
   const kept = stream.sequences.flatMap((_, index) => ((index - firstOf(stream, index)) % every === 0 ? [index] : []));
-  const result = new Float32Array(kept.length * size);
-  kept.forEach((index, place) => result.set(states.subarray(index * size, (index + 1) * size), place * size));
-  return result;
+  return stream.pick(states, kept);
 }

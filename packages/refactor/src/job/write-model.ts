@@ -14,6 +14,7 @@ import {
 import { oneOrMany } from "./one-or-many.ts";
 import type { Part } from "../experts/layer-experts.ts";
 import { layerSource, type LayerSource } from "../layers/layer-source.ts";
+import { pickRows } from "../layers/pick-rows.ts";
 
 export interface ModelContent {
   readonly model: Model;
@@ -92,7 +93,7 @@ function partTensors(
     bytes: async () => encode(await values(), type),
   });
   const rows = (name: string, ref: TensorRef, width: number, shape: readonly number[]): SafetensorsInput =>
-    tensor(name, shape, async () => pick(await ref.store.readFloats(ref.name), (await read()).neurons, width));
+    tensor(name, shape, async () => pickRows(await ref.store.readFloats(ref.name), (await read()).neurons, width));
   const { gate, up } = source.ffn;
   return [
     rows("gate_proj.weight", gate.weight, hiddenSize, [size, hiddenSize]),
@@ -114,10 +115,4 @@ function floatTypeOf({ ffn }: LayerSource): FloatType {
 function encode(values: Float32Array, type: FloatType): Uint8Array {
   if (type === "F16") return encodeF16(values);
   return type === "BF16" ? encodeBf16(values) : new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-}
-
-function pick(table: Float32Array, rows: Int32Array, width: number): Float32Array {
-  const picked = new Float32Array(rows.length * width);
-  rows.forEach((row, index) => picked.set(table.subarray(row * width, (row + 1) * width), index * width));
-  return picked;
 }

@@ -13,6 +13,7 @@ import {
 } from "@readme-moe/model";
 import type { LayerExperts, Part } from "../experts/layer-experts.ts";
 import type { LayerSource } from "./layer-source.ts";
+import { pickRows } from "./pick-rows.ts";
 
 const {
   Abs,
@@ -195,12 +196,12 @@ function partOutput(
   const size = neurons.length;
   const rows = (part: string, { weight, bias: own }: typeof ffn.gate): Value => {
     const picked = g.weight(`${name}.${part}`, "float32", [size, hiddenSize], async () =>
-      pickRows(await weight.store.readFloats(weight.name), neurons, hiddenSize),
+      bytesOf(pickRows(await weight.store.readFloats(weight.name), neurons, hiddenSize)),
     );
     const offset =
       own &&
       g.weight(`${name}.${part}.bias`, "float32", [size], async () =>
-        pickRows(await own.store.readFloats(own.name), neurons, 1),
+        bytesOf(pickRows(await own.store.readFloats(own.name), neurons, 1)),
       );
     return Gemm(g, normed, picked, offset);
   };
@@ -209,15 +210,12 @@ function partOutput(
   return Gemm(g, inner, weight, floats(g, `${name}.down.bias`, bias, [hiddenSize]));
 }
 
-function pickRows(table: Float32Array, rows: Int32Array, width: number): Uint8Array {
-  const picked = new Float32Array(rows.length * width);
-  rows.forEach((row, index) => picked.set(table.subarray(row * width, (row + 1) * width), index * width));
-  return new Uint8Array(picked.buffer);
+function floats(g: GraphBuilder, name: string, values: Float32Array, shape: readonly number[]): Value {
+  return g.weight(name, "float32", shape, () => bytesOf(values));
 }
 
-function floats(g: GraphBuilder, name: string, values: Float32Array, shape: readonly number[]): Value {
-  const bytes = (): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  return g.weight(name, "float32", shape, bytes);
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
 function float(g: GraphBuilder, rows: Value): ReturnType<typeof activation> {

@@ -1,6 +1,7 @@
 // Texts on their way through a model, layer by layer: hidden states of many sequences of equal length, laid end to end.
 
 import { freshFeeds, type Feeds, type Model, type ModelConfig } from "@readme-moe/model";
+import { pickRows } from "./pick-rows.ts";
 
 /** A range of sequences that run together, all of one domain. */
 export interface Batch {
@@ -40,6 +41,11 @@ export class TokenStream {
   view(states: Float32Array, batch: Batch, size: number): Float32Array {
     const [from, to] = this.tokenRange(batch);
     return states.subarray(from * size, to * size);
+  }
+
+  /** States `[tokens, …]` of some sequences, in their order: a copy. */
+  pick(states: Float32Array, sequences: readonly number[]): Float32Array {
+    return pickRows(states, sequences, states.length / this.sequences.length);
   }
 
   /** Of one-layer graphs, the same for all layers. */

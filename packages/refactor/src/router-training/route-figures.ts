@@ -1,5 +1,7 @@
 // What a choice of experts costs, against the best and the worst that could be done.
 
+import { routeStatistics, type RouteStatistics } from "@readme-moe/router";
+
 /** The experts chosen for a text's tokens, and what each expert would have cost. */
 export interface RoutedText {
   readonly experts: ArrayLike<number>;
@@ -8,7 +10,7 @@ export interface RoutedText {
 }
 
 /** Means over tokens. */
-export interface RouteFigures {
+export interface RouteFigures extends RouteStatistics {
   readonly tokens: number;
   /** Of the chosen experts. */
   readonly cost: number;
@@ -24,17 +26,12 @@ export interface RouteFigures {
   readonly regret: number;
   /** Share of the tokens whose best expert was chosen. */
   readonly accuracy: number;
-  /** Share of the tokens behind another one that keep its expert; 1 where there are none. */
-  readonly locality: number;
-  /** Share of the tokens that each expert gets. */
-  readonly shares: readonly number[];
 }
 
 /** @throws {RangeError} when there are no tokens, or numbers of tokens and costs disagree */
 export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number): RouteFigures {
   const totals = new Float64Array(numExperts);
-  const counts = new Float64Array(numExperts);
-  let [tokens, cost, oracle, textOracle, hits, kept, followers] = [0, 0, 0, 0, 0, 0, 0];
+  let [tokens, cost, oracle, textOracle, hits] = [0, 0, 0, 0, 0];
   for (const { experts, costs } of texts) {
     if (costs.length !== experts.length * numExperts) {
       const expected = `${experts.length} x ${numExperts} values`;
@@ -50,14 +47,11 @@ export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number)
         ofText[other] = (ofText[other] as number) + value;
         if (value < least) least = value;
       }
-      counts[expert] = (counts[expert] as number) + 1;
       cost += own;
       oracle += least;
       if (own === least) hits++;
-      if (token > 0 && experts[token - 1] === expert) kept++;
     }
     tokens += experts.length;
-    followers += Math.max(0, experts.length - 1);
     textOracle += Math.min(...ofText);
     for (let expert = 0; expert < numExperts; expert++) {
       totals[expert] = (totals[expert] as number) + (ofText[expert] as number);
@@ -74,7 +68,9 @@ export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number)
     randomCost: random / tokens,
     regret: random > oracle ? (cost - oracle) / (random - oracle) : 0,
     accuracy: hits / tokens,
-    locality: followers > 0 ? kept / followers : 1,
-    shares: Array.from(counts, (count) => count / tokens),
+    ...routeStatistics(
+      texts.map(({ experts }) => experts),
+      numExperts,
+    ),
   };
 }
