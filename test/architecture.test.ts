@@ -14,7 +14,9 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   engine: ["core", "model", "router"],
   refactor: ["core", "model", "router"],
   adapter: ["core", "model", "engine"],
-  "readme-moe": ["core", "model", "router", "engine", "refactor"],
+  grammar: ["core"],
+  express: ["core", "grammar"],
+  "readme-moe": ["core", "model", "router", "engine", "refactor", "express"],
 };
 
 const sourcesOf = (folder: string): readonly string[] =>
