@@ -29,7 +29,7 @@ await resident.dispose();
 for (const share of [1, 0.75, 0.5, 0.25]) {
   const runner = await StreamedRunner.open(model, { threads, expertCacheBytes: Math.floor(share * expertBytes()) });
   await report(`${share * 100} %`, runner);
-  console.log(`  room for ${runner.memory.capacity} units; ${JSON.stringify(runner.memory.cache.counters)}`);
+  console.log(`  ${JSON.stringify(runner.memory.stats)}`);
   await runner.dispose();
 }
 await model.close();

@@ -1,7 +1,11 @@
 import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
 import { expect, expectTypeOf, test } from "vitest";
 
-const FINISHED: Parameters<ReadMeEvents["model:swapped"]>[0] = { path: "model" };
+const FINISHED: Parameters<ReadMeEvents["model:swapped"]>[0] = {
+  name: "name",
+  path: "model",
+  previousPath: undefined,
+};
 
 test("listeners get the event's payload, and can be removed", () => {
   const emitter = new ReadMeEmitter();

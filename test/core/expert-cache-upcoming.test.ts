@@ -11,7 +11,7 @@ const LIMITS = { maxNumBatchedSeqs: 8, maxNumBatchedTokens: 64, chunkTokens: 4 }
 
 function sequence(arrival: number, numComputedTokens: number, ...nextExperts: number[]): SchedulableSequence {
   const numTokens = numComputedTokens + nextExperts.length;
-  const times = { arrivalMs: arrival, waitingSinceMs: 0, priority: 0 };
+  const times = { arrivalMs: arrival, waitingSinceMs: 0, priority: 0, completionTokens: 0 };
   return { id: `s${arrival}`, arrival, numTokens, numComputedTokens, nextExperts, ...times };
 }
 

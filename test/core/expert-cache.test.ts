@@ -202,6 +202,28 @@ describe("the books", () => {
     cache.checkIntegrity();
   });
 
+  test("take reads of before as complete when a layer is entered, whenever they are", () => {
+    const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 8 });
+    const running = everyLayer(0, 1);
+    expect(cache.enterLayer({ layer: 0, running }).load).toHaveLength(4);
+    expect(() => cache.ran(0, [0, 1])).toThrow("Layer 0 of expert 0 ran and is not in memory");
+    cache.allLoaded();
+    cache.ran(0, [0, 1]);
+    // Layer 1 is there, as far as the books know, and layer 0 makes room for layer 2.
+    const next = cache.enterLayer({ layer: 1, running });
+    expect(next.isReady).toBe(true);
+    expect(next.evict.map(({ layer }) => layer)).toEqual([0, 0]);
+    expect(next.load.map(({ layer }) => layer)).toEqual([2, 2]);
+    cache.checkIntegrity();
+    // A read of before turns out to have failed, and counts as wasted; one that a layer ran with cannot.
+    cache.failed({ layer: 1, expert: 1 });
+    expect(cache.counters).toMatchObject({ wastedLoads: 1, wastedBytes: 2 });
+    expect(() => cache.failed({ layer: 1, expert: 1 })).toThrow("No read of layer 1 of expert 1 can have failed");
+    cache.ran(1, [0]);
+    expect(() => cache.failed({ layer: 1, expert: 0 })).toThrow("No read of layer 1 of expert 0 can have failed");
+    cache.checkIntegrity();
+  });
+
   test("refuse what cannot have happened", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 4 });
     expect(() => cache.loaded({ layer: 0, expert: 0 })).toThrow("No read of layer 0 of expert 0 is under way");

@@ -71,6 +71,13 @@ describe("a written trace", () => {
     expect(readTrace(text.replaceAll("\n", "\r\n\n"), "a.jsonl")).toEqual(trace);
   });
 
+  test("has sequences in any order, and they are read by arrival", () => {
+    const { sequences } = trace;
+    const text = writeTrace({ ...trace, sequences: sequences.toReversed() });
+    const arrivals = readTrace(text, "a.jsonl").sequences.map(({ arrivalStep }) => arrivalStep);
+    expect(arrivals).toEqual(sequences.map(({ arrivalStep }) => arrivalStep));
+  });
+
   const MODEL = '{"type":"model","num_experts":2,"layer_bytes":[5]}';
   const SEQUENCE = '{"type":"sequence","id":"a","arrival_step":3,"prompt_tokens":2,"experts":[0,1]}';
   const STEP = '{"type":"step","step":2,"tokens_per_expert":[1,0]}';
@@ -80,20 +87,23 @@ describe("a written trace", () => {
     [SEQUENCE, 1, "expected the first line to be of the type `model`"],
     [MODEL.replace("2", "0"), 1, "expected `num_experts` to be an integer from 1 up, got `0` (number)"],
     [MODEL.replace("5", ""), 1, "expected `layer_bytes` to be an array of at least 1 integers, got `[…]` (array)"],
-    [`${MODEL}\n{`, 2, "is not JSON"],
+    [`${MODEL}\n{\n`, 2, "is not JSON"],
+    [`${MODEL}\n{}}\n${STEP}`, 2, "is not JSON"],
     [`${MODEL}\n[]`, 2, "expected an object"],
     [`${MODEL}\n${MODEL}`, 2, 'expected `type` to be `sequence` or `step`, got `"model"` (string)'],
     [`${MODEL}\n\n${SEQUENCE.replace("[0,1]", "[0,2]")}`, 3, "expected `experts[1]` to be an integer from 0 to 1"],
     [`${MODEL}\n${SEQUENCE.replace("[0,1]", "[0]")}`, 2, "expected `experts` to be an array of at least 2 integers"],
     [`${MODEL}\n${SEQUENCE}\n${SEQUENCE}`, 3, "there is a sequence `a` already"],
-    [
-      `${MODEL}\n${SEQUENCE}\n${SEQUENCE.replace("3", "1").replace('"a"', '"b"')}`,
-      3,
-      "the sequence before arrives later, in step 3",
-    ],
     [`${MODEL}\n${STEP}\n${STEP}`, 3, "expected a step above 2, got 2"],
     [`${MODEL}\n${STEP.replace("1,0", "1,0,1")}`, 2, "`tokens_per_expert` has more than 2 numbers"],
     [`${MODEL}\n${STEP.replace("1,0", "0,0")}`, 2, "expected a step to have tokens"],
+    [
+      `${MODEL}\n${STEP.replace("}", ',"later_steps":[1]}')}`,
+      2,
+      "expected `later_steps` to be 2 integers from 1 up, or null",
+    ],
+    [`${MODEL}\n${STEP.replace("}", ',"runs":[{"experts":[0]}]}')}`, 2, "`runs[0]`: expected `planned` to be an array"],
+    [`${MODEL}\n${STEP.replace("}", ',"runs":[3]}')}`, 2, "`runs[0]`: expected an object"],
   ])("that is wrong is refused with file and line (%#)", (text, line, problem) => {
     let error: unknown;
     try {

@@ -1,8 +1,10 @@
 import {
   EVICTION_POLICIES,
+  ExpertCache,
   expertBytes,
   fcfs,
   generateTrace,
+  replayRecorded,
   replaySteps,
   simulate,
   type CostModel,
@@ -112,6 +114,30 @@ test("the steps that ran give the same counters again", () => {
     evictions,
     bytesRead,
   });
+});
+
+test("the same runs with the same knowledge give the same counters again", () => {
+  const trace = drawn(2);
+  const { layout } = trace;
+  const everyLayer = (experts: readonly number[]) => layout.layerBytes.map(() => experts);
+  const runs = [[0, 3], [1], [0, 2, 5], [5, 6], [1, 2, 3]].map((experts, at) => ({
+    experts,
+    planned: at % 2 ? [2] : [],
+  }));
+  for (const policy of EVICTION_POLICIES) {
+    const cacheOptions = { layout, budgetBytes: 900, policy };
+    const cache = new ExpertCache(cacheOptions);
+    const laterSteps = [2, 1, 3, 2, Infinity, 1, 1];
+    for (const { experts, planned } of runs) {
+      const uses = { running: everyLayer(experts), planned: everyLayer(planned), laterSteps };
+      for (const layer of layout.layerBytes.keys()) {
+        for (const unit of cache.plan({ ...uses, layer }).load) cache.loaded(unit);
+        cache.ran(layer, experts);
+      }
+    }
+    expect(replayRecorded([{ runs, laterSteps }], cacheOptions)).toEqual(cache.counters);
+    expect(cache.counters.evictions).toBeGreaterThan(0);
+  }
 });
 
 test("sequences without KV memory wait in order of arrival", () => {

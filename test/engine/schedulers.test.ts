@@ -96,6 +96,8 @@ test.each<EngineOptions>([
 describe("options", () => {
   test.each<[string, object, RegExp]>([
     ["an unknown scheduler", { scheduler: "fifo" }, /`scheduler`.*"fcfs", "read-me", "cost-aware", got `"fifo"`/],
+    ["a share of another scheduler", { scheduler: "read-me", prefillShare: 0.5 }, /`prefillShare`.*"fcfs".*"read-me"/],
+    ["a step's time of another scheduler", { scheduler: "fcfs", maxStepMs: 50 }, /`maxStepMs`.*"cost-aware".*"fcfs"/],
     ["a share above 1", { prefillShare: 1.5 }, /`prefillShare` to be from 0 to 1, got `1.5`/],
     ["a share in words", { prefillShare: "half" }, /`prefillShare` to be a number or "by-arrival", got `"half"`/],
     ["a negative delay", { maxDelayMs: -1 }, /`maxDelayMs` to be at least 0, got `-1`/],
@@ -106,7 +108,8 @@ describe("options", () => {
   });
 
   test("are the schedulers' own where they are not given", () => {
-    expect(resolveEngineOptions({})).toMatchObject({ scheduler: "fcfs", prefillShare: undefined });
+    expect(resolveEngineOptions({})).toMatchObject({ scheduler: "cost-aware", prefillShare: undefined });
+    expect(resolveEngineOptions({ prefillShare: 0 })).toMatchObject({ scheduler: "fcfs", prefillShare: 0 });
     expect(resolveEngineOptions({ prefillShare: "by-arrival", maxDelayMs: 0.5 })).toMatchObject({
       prefillShare: "by-arrival",
       maxDelayMs: 0.5,

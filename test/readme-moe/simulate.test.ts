@@ -95,6 +95,99 @@ test.each(["cost-aware", "read-me", "fcfs", "decode-first", "prefill-first"])(
   },
 );
 
+test("compares schedulers in one table, each as it is alone", async () => {
+  const args = [...SMALL, "--policy", "lru", "--capacity", "3", "--max-num-batched-seqs", "2"];
+  const [both, alone] = await Promise.all([
+    simulate(...args, "--scheduler", "fcfs, read-me"),
+    simulate(...args, "--scheduler", "read-me"),
+  ]);
+  const lines = both.stdout.trimEnd().split("\n");
+  expect(lines[0]).toMatch(/; fcfs, read-me$/);
+  const rows = lines.slice(1).map((line) => line.trim().split(/\s{2,}/));
+  expect(rows.map(([scheduler]) => scheduler)).toEqual(["scheduler", "fcfs", "read-me"]);
+  expect(rows[2]?.slice(1)).toEqual(
+    alone.stdout
+      .trimEnd()
+      .split("\n")[2]
+      ?.trim()
+      .split(/\s{2,}/),
+  );
+});
+
+describe("--svg", () => {
+  test("draws a panel of hits and one of latency for each scheduler", async () => {
+    const file = join(await temporaryFolder(), "curves.svg");
+    const args = ["--policy", "belady,lru", "--capacity", "2,4", "--scheduler", "fcfs,read-me", "--svg", file];
+    const { code, stdout } = await simulate(...SMALL, ...args);
+    expect(code).toBe(0);
+    expect(stdout).toContain("policy");
+    const svg = await readFile(file, "utf8");
+    const times = (text: string): number => svg.split(text).length - 1;
+    expect(times(">hits, % of uses<")).toBe(2);
+    expect(times(">mean latency, ms by output token<")).toBe(2);
+    // In the legend once.
+    for (const name of ["belady", "lru", "horizon (bound)", "Belady knowing all (bound)"])
+      expect(times(`>${name}<`)).toBe(1);
+    // Two policies and two bounds in one panel, two policies in the other.
+    expect(times("<path ")).toBe(2 * (4 + 2));
+  });
+
+  test("draws a replay", async () => {
+    const folder = await temporaryFolder();
+    const [trace, file] = [join(folder, "trace.jsonl"), join(folder, "curves.svg")];
+    await simulate(...SMALL, "--capacity", "3", "--policy", "lru", "--write-trace", trace);
+    const { code } = await simulate("--trace", trace, "--replay", "--memory", "12MB,24MB", "--svg", file);
+    expect(code).toBe(0);
+    expect(await readFile(file, "utf8")).toContain(">memory for experts, MB<");
+  });
+});
+
+describe("--replay", () => {
+  test("has steps as they ran: LRU on demand is what it was when they were scheduled", async () => {
+    const file = join(await temporaryFolder(), "trace.jsonl");
+    const args = ["--policy", "lru", "--capacity", "4", "--lookahead-layers", "0", "--json"];
+    const [run] = runsOf(await simulate(...SMALL, ...args, "--write-trace", file));
+    const { code, stdout } = await simulate("--trace", file, "--replay", ...args);
+    expect(code).toBe(0);
+    const { replays, steps } = JSON.parse(stdout) as { steps: number; replays: readonly (Run & { runs: number })[] };
+    expect(replays[0]).toMatchObject({ capacity: 4, policy: "lru", hit_ratio: run?.hit_ratio, loads: run?.loads });
+    expect(replays[0]?.belady_hit_ratio).toBe(run?.belady_hit_ratio);
+    expect(replays[0]?.runs).toBe(steps);
+  });
+
+  test("replays what the cache was told, run by run", async () => {
+    const file = join(await temporaryFolder(), "trace.jsonl");
+    const lines = [
+      { type: "model", num_experts: 3, layer_bytes: [10] },
+      stepLine(
+        0,
+        [0, 1],
+        [
+          { experts: [0], planned: [1] },
+          { experts: [1], planned: [0] },
+        ],
+      ),
+      stepLine(1, [0], [{ experts: [0], planned: [] }]),
+    ];
+    await writeFile(file, lines.map((line) => JSON.stringify(line)).join("\n"));
+    const args = ["--policy", "belady", "--memory", "20,10", "--json"];
+    const { stdout } = await simulate("--trace", file, "--replay", ...args);
+    const { replays } = JSON.parse(stdout) as { replays: readonly object[] };
+    expect(replays).toMatchObject([
+      { uses: 3, hits: 1, loads: 2, bytes_read: 20, runs: 3, mean_distinct_experts: 1 },
+      { uses: 3, hits: 0, loads: 3, bytes_read: 30 },
+    ]);
+  });
+
+  test("refuses a trace without steps", async () => {
+    const file = join(await temporaryFolder(), "trace.jsonl");
+    await writeFile(file, '{"type":"model","num_experts":2,"layer_bytes":[5]}\n');
+    const { code, stderr } = await simulate("--trace", file, "--replay");
+    expect(code).toBe(1);
+    expect(stderr).toContain("trace.jsonl: has no steps to replay");
+  });
+});
+
 describe("a wrong call", () => {
   test.each([
     [["--policy", "beladi"], "Did you mean belady?"],
@@ -103,7 +196,10 @@ describe("a wrong call", () => {
     [["--memory", "3 parsecs"], "Expected sizes in memory"],
     [["--memory", "3MB", "--capacity", "2"], "cannot be used with option"],
     [["--memory", "3MB"], "Expected `budgetBytes` to be at least"],
-    [["--scheduler", "fifo"], "Allowed choices are cost-aware"],
+    [["--scheduler", "fifo"], "Expected names of cost-aware, read-me"],
+    [["--scheduler", "fcfs,read-mee"], "Did you mean read-me?"],
+    [["--replay"], "option '--replay' needs '--trace <file>'"],
+    [["--replay", "--trace", "a", "--scheduler", "fcfs"], "option '--scheduler' cannot be used with '--replay'"],
     [["--locality", "1.5"], "Expected a number from 0 to 1."],
     [["--chunk-tokens", "600"], "must not exceed"],
     [["--trace", "a.jsonl", "--experts", "3"], "option '--experts' is of a drawn trace"],
@@ -123,3 +219,9 @@ describe("a wrong call", () => {
     expect((await simulate("--trace", "nowhere.jsonl")).stderr).toContain("nowhere.jsonl: no such file");
   });
 });
+
+/** Of three experts. */
+function stepLine(step: number, experts: readonly number[], runs: readonly object[]): object {
+  const tokens = [0, 1, 2].map((expert) => (experts.includes(expert) ? 1 : 0));
+  return { type: "step", step, tokens_per_expert: tokens, runs, later_steps: [1, null, null] };
+}

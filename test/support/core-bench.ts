@@ -5,6 +5,8 @@ import {
   resolveSamplingParams,
   StopAutomaton,
   type GenerateChunk,
+  type PreGatingRouter,
+  type Residency,
   type SamplingParams,
   type Scheduler,
 } from "@readme-moe/core";
@@ -14,8 +16,8 @@ import type { EngineOutput } from "../../packages/engine/src/engine-output.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
+import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { randomInteger, seededRandom } from "./random.ts";
-import type { RunningModel } from "./running-model.ts";
 
 const CHUNK = 64;
 
@@ -28,8 +30,16 @@ export interface Limits {
   readonly longFromTokens?: number;
   /** @default `fcfs()` */
   readonly scheduler?: Scheduler;
+  /** @default all experts are in memory */
+  readonly residency?: Residency;
   /** @default a clock that stands still */
   readonly now?: () => number;
+}
+
+/** What runs steps, and what routes. */
+export interface BenchModel {
+  readonly runner: StepRunner;
+  readonly router: PreGatingRouter;
 }
 
 /** A core with its outcomes: tokens and log-probabilities of each sequence, by id; and the rows that it gave away. */
@@ -42,10 +52,10 @@ export class CoreBench {
   >();
   readonly rows: { readonly id: string; readonly rowId: number; readonly logits: Float32Array }[] = [];
   readonly events: { readonly name: string; readonly payload: unknown }[] = [];
-  readonly #running: RunningModel;
+  readonly #running: BenchModel;
   #arrivals = 0;
 
-  constructor(running: RunningModel, tokenizer: Tokenizer, limits: Limits) {
+  constructor(running: BenchModel, tokenizer: Tokenizer, limits: Limits) {
     this.#running = running;
     const { runner } = running;
     const { maxNumSeqs = 8, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens = 256 } = limits;
@@ -71,6 +81,7 @@ export class CoreBench {
       tokenizer,
       admission: this.admission,
       scheduler: limits.scheduler ?? fcfs(),
+      ...(limits.residency && { residency: limits.residency }),
       limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
       maxTokens: Math.min(256, capacityTokens),
       output,
@@ -127,7 +138,7 @@ export function randomJobs(count: number, seed: number, longest = 150): readonly
 /** What each job gives alone, in a core of its own. */
 export async function outcomesAlone(
   jobs: readonly Job[],
-  model: RunningModel,
+  model: BenchModel,
   tokenizer: Tokenizer,
 ): Promise<CoreBench["outcomes"]> {
   const outcomes: CoreBench["outcomes"] = new Map();

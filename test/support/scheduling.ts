@@ -19,8 +19,8 @@ export const LIMITS: SchedulerLimits = { maxNumBatchedSeqs: 4, maxNumBatchedToke
 export function schedulable(arrival: number, rest: Partial<SchedulableSequence> = {}): SchedulableSequence {
   const { numTokens = 1, numComputedTokens = 0 } = rest;
   const nextExperts = Array.from({ length: numTokens - numComputedTokens }, () => 0);
-  const defaults = { arrivalMs: 0, priority: 0, numTokens, numComputedTokens, nextExperts, waitingSinceMs: 0 };
-  return { id: `s${arrival}`, arrival, ...defaults, ...rest };
+  const defaults = { arrivalMs: 0, priority: 0, numTokens, numComputedTokens, completionTokens: 0, nextExperts };
+  return { id: `s${arrival}`, arrival, waitingSinceMs: 0, ...defaults, ...rest };
 }
 
 /** One that decodes a token of `expert`. */
@@ -152,7 +152,8 @@ export function serve(scheduler: Scheduler, requests: readonly ServedRequest[], 
     const sequences = Array.from(running, ([id, { numTokens, numComputedTokens, expertOf, ...rest }]) => {
       const length = numTokens - numComputedTokens;
       const nextExperts = Array.from({ length }, (_, index) => expertOf(numComputedTokens + index));
-      return { id, numTokens, numComputedTokens, nextExperts, ...rest };
+      const completionTokens = Math.max(0, numTokens - rest.promptTokens);
+      return { id, numTokens, numComputedTokens, nextExperts, ...rest, completionTokens };
     });
     const missingBytes = Array.from({ length: 6 }, (_, expert) => (resident.includes(expert) ? 0 : expertBytes));
     const state = { sequences, nowMs, limits, cost, missingBytes };

@@ -1,5 +1,6 @@
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./events.ts";
+import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 /** What to continue: a text, token ids, or a chat that the model's template turns into a text. */
@@ -107,9 +108,26 @@ export interface EngineInfo {
   readonly experts: readonly string[];
   readonly hasRouter: boolean;
   readonly hasChatTemplate: boolean;
+  /** Its chat template has a place for `tools`. */
+  readonly chatTemplateKnowsTools: boolean;
   readonly eosTokenIds: readonly number[];
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;
+}
+
+/** What binds an answer to a grammar has to know of a model's tokens. */
+export interface EngineVocabulary {
+  /** As many as logits. */
+  readonly vocabSize: number;
+  /** The bytes of all tokens, one after the other; often parts of UTF-8 characters. */
+  readonly bytes: Uint8Array;
+  /**
+   * `[vocabSize + 1]`: token `id` has the bytes from `offsets[id]` up to `offsets[id + 1]`. Tokens that steer the model,
+   * and ids without a token, add nothing to a text and have none.
+   */
+  readonly offsets: Uint32Array;
+  /** Tokens that end a completion. */
+  readonly eosTokenIds: readonly number[];
 }
 
 export interface EngineStats {
@@ -128,6 +146,21 @@ export interface EngineStats {
   readonly kvBytesMoved: number;
   /** Memory of the process or thread that runs the model. */
   readonly residentBytes: number;
+  /** Absent when all experts are in memory. */
+  readonly expertCache?: ExpertCacheStats;
+}
+
+/** Of experts that come and go. A unit is a segment of one expert: one layer, or some where memory is ample. */
+export interface ExpertCacheStats extends ExpertCacheCounters {
+  /** Bytes of one expert in each segment, in the order in which they run. */
+  readonly layerBytes: readonly number[];
+  readonly budgetBytes: number;
+  /** Units in memory, reads under way included. */
+  readonly usedBytes: number;
+  /** Of reads, those that failed, also when tried again. */
+  readonly failedReads: number;
+  /** Time in which a step waited for reads. */
+  readonly stallMs: number;
 }
 
 export interface RoutedPrompt {
@@ -147,6 +180,8 @@ export interface Engine extends AsyncDisposable {
   detokenize(tokenIds: ArrayLike<number>): Promise<string>;
   /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` */
   applyTemplate(messages: readonly ChatMessage[], template?: Readonly<Record<string, unknown>>): Promise<string>;
+  /** The same object at every call: do not write to it. */
+  vocabulary(): Promise<EngineVocabulary>;
   /** The experts that a prompt's tokens would go to. */
   route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt>;
   /**

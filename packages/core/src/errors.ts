@@ -24,12 +24,16 @@ export type ReadMeErrorCode =
   | "ERR_HUB_RATE_LIMITED"
   /** Offline mode is on, and the cache does not hold the whole model. */
   | "ERR_OFFLINE"
+  /** A model does not fit into the memory that it may have. */
+  | "ERR_MEMORY"
   /** The inference runtime refused a graph, or failed while running it. */
   | "ERR_RUNTIME"
   /** More tokens than the model's context holds. */
   | "ERR_CONTEXT_LENGTH"
   /** A chat template is missing, or failed on these messages. */
   | "ERR_CHAT_TEMPLATE"
+  /** A module that an option names cannot be imported, or does not export a function by that name. */
+  | "ERR_MODULE"
   /** The thread or process that runs the model ended, or could not go on; `cause` says why where it is known. */
   | "ERR_ENGINE_FAILED"
   /** Too many requests wait already. */

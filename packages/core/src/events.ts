@@ -1,5 +1,13 @@
 import { EventEmitter } from "eventemitter3";
 
+/** One run through all layers, as the expert cache saw it. */
+export interface ExpertRun {
+  /** Of its tokens, distinct, ascending. */
+  readonly experts: readonly number[];
+  /** Those that were known to be needed after it. */
+  readonly planned: readonly number[];
+}
+
 /** Every event of the system: its name, its payload, and the units of each field. All payloads are plain data. */
 export interface ReadMeEvents {
   /** A sequence was taken in; it runs when there is room. */
@@ -23,8 +31,14 @@ export interface ReadMeEvents {
     readonly sequenceIds: readonly string[];
     /** Of each sequence: 1 when it decodes, more when it is a chunk of prefill. */
     readonly numTokens: readonly number[];
+    /** Of each sequence: the position of the first of these tokens. */
+    readonly positions: readonly number[];
     readonly distinctExperts: number;
     readonly numWaiting: number;
+    /** Experts of the next step that are sure already, ascending. Only where experts come and go. */
+    readonly plannedExperts?: readonly number[];
+    /** In how many steps each expert is expected, `[numExperts]`; `Infinity` is never. Only where experts come and go. */
+    readonly laterSteps?: readonly number[];
   }) => void;
   /** A step has run. */
   "batch:completed": (event: {
@@ -38,16 +52,24 @@ export interface ReadMeEvents {
     readonly forwardMs: number;
     readonly kvUsedTokens: number;
     readonly kvCapacityTokens: number;
+    /** The runs through all layers that the step took, nearly always one. Only where experts come and go. */
+    readonly expertRuns?: readonly ExpertRun[];
   }) => void;
-  /** One layer of one expert came into memory. */
+  /** Layers `[layer, layer + numLayers)` of one expert came into memory. */
   "expert:loaded": (event: {
     readonly layer: number;
+    readonly numLayers: number;
     readonly expert: number;
     readonly bytes: number;
     readonly durationMs: number;
   }) => void;
-  /** One layer of one expert left memory. `nextUse` is in steps; `Infinity` when no known token needs it. */
-  "expert:evicted": (event: { readonly layer: number; readonly expert: number; readonly nextUse: number }) => void;
+  /** Layers of one expert left memory. `nextUse` is in steps; `Infinity` when no known token needs it. */
+  "expert:evicted": (event: {
+    readonly layer: number;
+    readonly numLayers: number;
+    readonly expert: number;
+    readonly nextUse: number;
+  }) => void;
   /** A sequence got its next token. */
   "token:generated": (event: {
     readonly sequenceId: string;
@@ -72,8 +94,53 @@ export interface ReadMeEvents {
     /** From queued to finished. */
     readonly durationMs: number;
   }) => void;
-  /** The engine serves another model from now on. */
-  "model:swapped": (event: { readonly path: string }) => void;
+  /** New requests for the name `name` go to another engine from now on; those under way stay with theirs. */
+  "model:swapped": (event: {
+    readonly name: string;
+    readonly path: string;
+    /** Of the model before, where there was one. */
+    readonly previousPath: string | undefined;
+  }) => void;
+  /** An engine that had failed works again. */
+  "engine:restarted": (event: { readonly name: string; readonly attempts: number }) => void;
+  /** A server took a request in, and keeps a place for it. */
+  "request:admitted": (event: {
+    /** Name of the model, where it is known. */
+    readonly model: string | undefined;
+    readonly key: string | undefined;
+    readonly bytes: number;
+    readonly choices: number;
+    readonly maxCompletionTokens: number;
+  }) => void;
+  /** A server turned a request away: no place, its key has too many, others went first, or it waited too long. */
+  "request:rejected": (event: {
+    readonly model: string | undefined;
+    readonly key: string | undefined;
+    readonly reason: "requests" | "tokens" | "bytes" | "key" | "displaced" | "queue-deadline";
+    /** When the client was told to come back. */
+    readonly retryAfterMs: number;
+  }) => void;
+  /** The first token of a request's answer is there; `sinceMs` is since the request was admitted. */
+  "request:started": (event: { readonly model: string | undefined; readonly sinceMs: number }) => void;
+  /** A request gave its place back. */
+  "request:released": (event: {
+    readonly model: string | undefined;
+    /** Whether it got a first token. */
+    readonly isStarted: boolean;
+    /** Since it was admitted. */
+    readonly durationMs: number;
+  }) => void;
+  /** An answer is out, or its client has gone (status 499). */
+  "request:answered": (event: {
+    readonly requestId: string;
+    readonly traceparent: string | undefined;
+    readonly key: string | undefined;
+    readonly method: string;
+    /** The route's pattern, such as `/v1/chat/completions`. */
+    readonly handler: string;
+    readonly status: number;
+    readonly durationMs: number;
+  }) => void;
   /** The engine stopped working; everybody who waited was told. */
   "engine:failed": (event: { readonly code: string; readonly message: string }) => void;
   /** A listener of another event threw, or its promise was rejected. */

@@ -3,6 +3,8 @@ export type {
   Engine,
   EngineInfo,
   EngineStats,
+  ExpertCacheStats,
+  EngineVocabulary,
   FinishReason,
   GenerateChunk,
   GeneratedToken,
@@ -16,7 +18,7 @@ export type {
 } from "./engine.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
 export { expertIndex } from "./expert-choice.ts";
-export { ReadMeEmitter, type ReadMeEvents } from "./events.ts";
+export { ReadMeEmitter, type ExpertRun, type ReadMeEvents } from "./events.ts";
 export { usedBytes, type CachedUnit, type ExpertCacheState } from "./expert-cache/cache-state.ts";
 export {
   EVICTION_POLICIES,
@@ -33,7 +35,7 @@ export { planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./
 export { expertBytes, unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./expert-cache/unit.ts";
 export { upcomingUses, type UpcomingQueue, type UpcomingUses } from "./expert-cache/upcoming-uses.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
-export { everythingResident, type Residency } from "./residency.ts";
+export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export { DEFAULT_COST_MODEL, predictStepMs, type CostModel, type StepWork } from "./scheduling/cost-model.ts";
@@ -49,9 +51,11 @@ export {
   type SchedulerLimits,
   type SchedulerState,
 } from "./scheduling/scheduler.ts";
-export { hitRatio, unitRequests, type CacheBounds } from "./simulation/cache-bounds.ts";
+export { cacheBounds, hitRatio, unitRequests, type CacheBounds } from "./simulation/cache-bounds.ts";
 export { generateTrace, type GeneratedTraceOptions } from "./simulation/generate-trace.ts";
+export { recordTrace, recordTraceLines } from "./simulation/record-trace.ts";
 export { replayLayer } from "./simulation/replay-layer.ts";
+export { replayRecorded, type RecordedStep } from "./simulation/replay-recorded.ts";
 export { replaySteps } from "./simulation/replay-steps.ts";
 export { replayUnits, type UnitReplay } from "./simulation/replay-units.ts";
 export { simulate, type SimulationOptions, type SimulationResult } from "./simulation/simulate.ts";

@@ -2,6 +2,7 @@ import {
   activation,
   attentionInputs,
   blockLinear,
+  configOfLayers,
   decoderLayer,
   eightBitBlocks,
   encodeF16,
@@ -35,46 +36,83 @@ const { Cast, Concat, Gather } = operators;
  * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
  * the values of layer 0, the keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
  */
-export function decoderGraph(
-  { config, experts, weights }: Pick<Model, "config" | "experts" | "weights">,
-  precision: Precision = "fp32",
-  calibration?: Calibration,
+export function decoderGraph(model: DecoderSource, precision: Precision = "fp32", calibration?: Calibration): Graph {
+  return decoderSegment(model, { from: 0, to: model.config.numLayers }, precision, calibration);
+}
+
+export type DecoderSource = Pick<Model, "config" | "experts" | "weights">;
+
+/** Layers `[from, to)`. */
+export interface LayerRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/**
+ * Some layers of `decoderGraph`, the same operators on the same values, so that segments run one after the other give
+ * every bit of the whole. The first one takes `token_ids`; others the stream so far, `residual` and `update` float32
+ * `[tokens, hiddenSize]`. The last one gives logits; others `next_residual` and `next_update`. Inputs and outputs of the cache are
+ * of the segment's own layers, counted from 0.
+ */
+export function decoderSegment(
+  { config, experts, weights }: DecoderSource,
+  { from, to }: LayerRange,
+  precision: Precision,
+  calibration: Calibration | undefined,
 ): Graph {
   const g = new GraphBuilder("decoder");
-  const { numLayers, numKvHeads, headSize } = config;
-  const tokenIds = g.input("token_ids", "int64", ["tokens"]);
-  const inputs = attentionInputs(g, config.rope, config);
+  const own = configOfLayers(config, from, to);
+  const inputs = attentionInputs(g, config.rope, own);
   const deal = expertDealInputs(g, experts.names.length, { skipsIdle: true });
-
   // In float32 a tied head is the embedding table itself; products of integers need another layout.
   const table = precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
-  const embedded = table ? Gather(g, table, tokenIds) : embedFromHalves(g, tokenIds, weights.embedding);
-  let stream: Stream = { residual: embedded, update: undefined };
+  let stream = from === 0 ? embedded(g, weights, table) : streamInputs(g, config.hiddenSize);
   const newKeysValues: Value[] = [];
-  weights.layers.forEach((layer, index) => {
-    const context = { config, arithmetic: { precision, calibration }, inputs, deal };
-    const output = decoderLayer(g, `layers.${index}`, index, layer, stream, context);
+  for (let index = from; index < to; index++) {
+    const layer = weights.layers[index] as Model["weights"]["layers"][number];
+    const context = { config: own, arithmetic: { precision, calibration }, inputs, deal };
+    const output = decoderLayer(g, `layers.${index}`, index - from, layer, stream, context);
     newKeysValues.push(output.newKeys, output.newValues);
     stream = output.stream;
-  });
-
-  // Norms work row by row, so the rows that nobody asks for are dropped before the last one.
-  const logitRows = g.input("logit_rows", "int64", ["rows"]);
-  const wanted: Stream = {
-    residual: Gather(g, stream.residual, logitRows),
-    update: stream.update && Gather(g, stream.update, logitRows),
-  };
-  const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon);
-  logitOutputs(g, headLogits(g, normed, weights, table), config.vocabSize);
+  }
+  if (to === config.numLayers) logitsOf(g, stream, { config, weights }, table);
+  else {
+    g.output("next_residual", stream.residual, "float32", ["tokens", config.hiddenSize]);
+    g.output("next_update", stream.update as Value, "float32", ["tokens", config.hiddenSize]);
+  }
   g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",
-    2 * numLayers * numKvHeads * headSize,
+    2 * own.numLayers * own.numKvHeads * own.headSize,
   ]);
   return g.build();
 }
 
+function embedded(g: GraphBuilder, weights: Model["weights"], table: Value | undefined): Stream {
+  const tokenIds = g.input("token_ids", "int64", ["tokens"]);
+  const rows = table ? Gather(g, table, tokenIds) : embedFromHalves(g, tokenIds, weights.embedding);
+  return { residual: rows, update: undefined };
+}
+
+function streamInputs(g: GraphBuilder, hiddenSize: number): Stream {
+  const [residual, update] = ["residual", "update"].map((name) => g.input(name, "float32", ["tokens", hiddenSize]));
+  return { residual: residual as Value, update };
+}
+
+/** Norms work row by row, so the rows that nobody asks for are dropped before the last one. */
+function logitsOf(
+  g: GraphBuilder,
+  { residual, update }: Stream,
+  { config, weights }: Pick<Model, "config" | "weights">,
+  table: Value | undefined,
+): void {
+  const logitRows = g.input("logit_rows", "int64", ["rows"]);
+  const wanted = { residual: Gather(g, residual, logitRows), update: update && Gather(g, update, logitRows) };
+  const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon);
+  logitOutputs(g, headLogits(g, normed, weights, table), config.vocabSize);
+}
+
 /** Rows of an embedding table that is kept in half precision, as float32. */
-export function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Value {
+function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorRef): Value {
   const halves = g.weight("embedding", "float16", table.shape, async () =>
     encodeF16(await table.store.readFloats(table.name)),
   );
@@ -82,7 +120,7 @@ export function embedFromHalves(g: GraphBuilder, tokenIds: Value, table: TensorR
 }
 
 /** Logits `[rows, vocabSize]`. @param table - the embedding table in float32, where the graph has it */
-export function headLogits(
+function headLogits(
   g: GraphBuilder,
   hidden: Value,
   { head, embedding }: Model["weights"],

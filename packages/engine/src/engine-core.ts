@@ -7,32 +7,15 @@ import {
   type PreGatingRouter,
   type Residency,
   type Scheduler,
-  type SchedulerLimits,
 } from "@readme-moe/core";
-import type { Tokenizer } from "@readme-moe/model";
 import { acceptToken } from "./accept-token.ts";
 import { expertsOf, type BatchItem } from "./batch.ts";
-import type { EngineOutput } from "./engine-output.ts";
-import type { KvAdmission } from "./kv-admission.ts";
-import type { StepRunner } from "./step-runner.ts";
+import type { EngineParts } from "./engine-parts.ts";
 import { forwardBatch, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
 import { routeSequences } from "./route-sequences.ts";
 import { RowSampler, type Chosen } from "./row-sampler.ts";
 import { Sequence, type SequenceStart } from "./sequence.ts";
 import { StepPlanner } from "./step-planner.ts";
-
-export interface EngineParts {
-  readonly runner: StepRunner;
-  readonly tokenizer: Tokenizer;
-  readonly admission: KvAdmission;
-  readonly scheduler: Scheduler;
-  readonly limits: SchedulerLimits;
-  readonly residency?: Residency;
-  /** That one sequence can have, prompt included. */
-  readonly maxTokens: number;
-  readonly output: EngineOutput;
-  readonly now: () => number;
-}
 
 /** A token that is part of its sequence now. */
 interface Accepted {
@@ -57,7 +40,7 @@ export class EngineCore {
   constructor(parts: EngineParts) {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
-    this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency);
+    this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
     this.#sampler = new RowSampler(parts.tokenizer, {
       onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
       onFailed: (sequence, error) => this.#fail(sequence, error),
@@ -67,6 +50,11 @@ export class EngineCore {
   /** Whether a step is of use. While all logits are with callers it is not, before `add`, `answer` or `abort`. */
   get hasWork(): boolean {
     return this.#routers.size > 0 && this.#hasNews;
+  }
+
+  /** From the next step on. */
+  set scheduler(scheduler: Scheduler) {
+    this.#planner.scheduler = scheduler;
   }
 
   /** Takes a sequence in; `router` chooses its experts. */
@@ -100,7 +88,6 @@ export class EngineCore {
     await this.#append(this.#sampler.sampleAnswers());
     await this.#routeArrivals();
     const batch = this.#schedule();
-    await this.#residency.prepare(expertsOf(batch));
     const logits = await this.#forward(batch);
     await this.#append(await this.#sample(logits));
     this.#complete(batch, startMs);
@@ -119,6 +106,7 @@ export class EngineCore {
       ...this.#totals,
       preemptions: admission.preemptions,
       kvBytesMoved: admission.pool.bytesMoved,
+      ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
   }
 
@@ -161,13 +149,15 @@ export class EngineCore {
     const batch = admission.reserve(scheduled, ({ id: sequenceId, numTokens: tokens }) =>
       output.event("sequence:preempted", { sequenceId, tokens }),
     );
-    this.#planner.begin(batch);
+    const told = this.#planner.begin(batch, admission.waiting);
     output.event("batch:scheduled", {
       step: this.#steps,
       sequenceIds: batch.map(({ sequence }) => sequence.id),
       numTokens: batch.map(({ numTokens }) => numTokens),
+      positions: batch.map(({ sequence }) => sequence.numComputedTokens),
       distinctExperts: expertsOf(batch).size,
       numWaiting: admission.waiting.length,
+      ...told,
     });
     return batch;
   }

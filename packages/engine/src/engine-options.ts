@@ -6,6 +6,7 @@ import {
   rejectUnknownKeys,
 } from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, kvBytesPerToken, type ModelConfig, type Precision, wholeBlocks } from "@readme-moe/model";
+import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
   resolveSchedulingOptions,
   type ResolvedSchedulingOptions,
@@ -49,8 +50,11 @@ export interface EngineOptions extends SchedulingOptions {
    * several experts in int8. @default all experts are in memory
    */
   readonly expertCacheBytes?: number | undefined;
-  /** Which expert's weights leave memory first. @default "belady" */
-  readonly expertCachePolicy?: EvictionPolicyName | undefined;
+  /**
+   * Which expert's weights leave memory first, or a function of your own, core's `EvictionPolicy`, exported by a module.
+   * @default "belady"
+   */
+  readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
   /** Requests that may be under way; more are refused with `ERR_QUEUE_FULL`. @default 1,024 */
   readonly maxNumRequests?: number | undefined;
 }
@@ -60,10 +64,11 @@ type Unresolved = "threads" | "cacheFolder" | "expert" | "kvCacheBytes" | "prefi
 /** Options with every default filled in that does not depend on the model. */
 export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
   ResolvedSchedulingOptions & {
-    readonly [Name in Exclude<keyof EngineOptions, Unresolved | keyof SchedulingOptions>]-?: Exclude<
-      EngineOptions[Name],
-      undefined
-    >;
+    readonly expertCachePolicy: EvictionPolicyName | ResolvedFunctionModule;
+  } & {
+    readonly [
+      Name in Exclude<keyof EngineOptions, Unresolved | "expertCachePolicy" | keyof SchedulingOptions>
+    ]-?: Exclude<EngineOptions[Name], undefined>;
   };
 
 const NAMES = [
@@ -118,9 +123,14 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     kvCacheBytes: optional("kvCacheBytes", 1),
     prefixCacheBytes: optional("prefixCacheBytes", 0),
     expertCacheBytes: optional("expertCacheBytes", 1),
-    expertCachePolicy: choiceOption("expertCachePolicy", options.expertCachePolicy ?? "belady", EVICTION_POLICIES),
+    expertCachePolicy: policyOf(options.expertCachePolicy ?? "belady"),
     maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
   };
+}
+
+function policyOf(policy: EvictionPolicyName | FunctionModule): EvictionPolicyName | ResolvedFunctionModule {
+  const module = functionModuleOption("expertCachePolicy", policy);
+  return module ?? choiceOption("expertCachePolicy", policy as EvictionPolicyName, EVICTION_POLICIES);
 }
 
 /** Experts that come and go are kept in int8. */

@@ -1,5 +1,5 @@
 export { decoderGraph } from "./decoder-graph.ts";
-export { resolveEngineOptions, type EngineOptions } from "./engine-options.ts";
+export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from "./engine-options.ts";
 export type { Choice } from "./evaluation/choice-passage.ts";
 export {
   evaluate,
@@ -20,9 +20,12 @@ export type { Passage } from "./evaluation/passage.ts";
 export { type PassageOptions, passagesOf, tokenSequences } from "./evaluation/passages.ts";
 export { evaluatePerExpert, type ExpertEvaluation, type RoutedEvaluation } from "./evaluation/per-expert.ts";
 export type { ScoreOptions } from "./evaluation/score-passages.ts";
+export type { FunctionModule } from "./function-module.ts";
+export type { SchedulingOptions } from "./scheduling-options.ts";
 export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
 export { ModelRunner, type RunnerOptions } from "./model-runner.ts";
 export type { StepLogits } from "./step-logits.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { StepSequence } from "./step-feeds.ts";
 export { productKinds } from "./product-kinds.ts";
+export { expertLayout, weightSizes, type WeightSizes } from "./weight-sizes.ts";

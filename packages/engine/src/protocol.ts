@@ -6,6 +6,7 @@ import {
   type ChatMessage,
   type EngineInfo,
   type EngineStats,
+  type EngineVocabulary,
   type GenerateChunk,
   type LogitsContext,
   type ReadMeErrorCode,
@@ -14,6 +15,7 @@ import {
   type RoutedPrompt,
 } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
+import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
 /** A prompt as it travels: a text, ids, or a chat. */
 export type WirePrompt =
@@ -36,6 +38,9 @@ export interface Calls {
     readonly args: { readonly prompt: WirePrompt; readonly expert: string | number | undefined };
     readonly result: RoutedPrompt;
   };
+  vocabulary: { readonly args: Readonly<Record<string, never>>; readonly result: EngineVocabulary };
+  setScheduling: { readonly args: ResolvedSchedulingOptions; readonly result: void };
+  setExpertCacheBytes: { readonly args: { readonly bytes: number }; readonly result: void };
   stats: { readonly args: Readonly<Record<string, never>>; readonly result: EngineStats };
 }
 

@@ -1,13 +1,19 @@
 import { choiceOption, costAware, describeValue, fcfs, numberOption, readMe, type Scheduler } from "@readme-moe/core";
+import {
+  functionModuleOption,
+  importFunction,
+  type FunctionModule,
+  type ResolvedFunctionModule,
+} from "./function-module.ts";
 
 /** Who runs next in an engine. */
 export interface SchedulingOptions {
   /**
-   * Who came first; whole expert queues, the longest first (Read-ME, Algorithm 1); or whoever makes most tokens of the
-   * time that a step is predicted to take.
-   * @default "fcfs"
+   * Whoever makes most of the time that a step is predicted to take; whole expert queues, the longest first (Read-ME,
+   * Algorithm 1); who came first; or a function of your own, core's `Scheduler`, exported by a module.
+   * @default "cost-aware", or "fcfs" with `prefillShare`
    */
-  readonly scheduler?: "fcfs" | "read-me" | "cost-aware" | undefined;
+  readonly scheduler?: "cost-aware" | "read-me" | "fcfs" | FunctionModule | undefined;
   /**
    * Of `"fcfs"`: the share of a step that prefill may take while others decode, from 0, decode first, to 1, prefill
    * first; or neither before the other. @default "by-arrival"
@@ -22,34 +28,47 @@ export interface SchedulingOptions {
   readonly maxStepMs?: number | undefined;
 }
 
+type SchedulerName = Extract<SchedulingOptions["scheduler"], string>;
+
 /** Defaults that are not filled in are the schedulers' own. */
-export type ResolvedSchedulingOptions = SchedulingOptions & {
-  readonly scheduler: Exclude<SchedulingOptions["scheduler"], undefined>;
+export type ResolvedSchedulingOptions = Omit<SchedulingOptions, "scheduler"> & {
+  readonly scheduler: SchedulerName | ResolvedFunctionModule;
+};
+
+/** Of which scheduler an option is. */
+const SCHEDULERS_OF: Readonly<Record<"prefillShare" | "maxDelayMs" | "maxStepMs", readonly SchedulerName[]>> = {
+  prefillShare: ["fcfs"],
+  maxDelayMs: ["cost-aware", "read-me", "fcfs"],
+  maxStepMs: ["cost-aware"],
 };
 
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
 export function resolveSchedulingOptions(options: SchedulingOptions): ResolvedSchedulingOptions {
-  const { scheduler = "fcfs", prefillShare, maxDelayMs, maxStepMs } = options;
-  return {
-    scheduler: choiceOption("scheduler", scheduler, ["fcfs", "read-me", "cost-aware"] as const),
+  const { prefillShare, maxDelayMs, maxStepMs } = options;
+  const { scheduler = prefillShare === undefined ? "cost-aware" : "fcfs" } = options;
+  const resolved = {
+    scheduler:
+      functionModuleOption("scheduler", scheduler) ??
+      choiceOption("scheduler", scheduler as SchedulerName, ["fcfs", "read-me", "cost-aware"] as const),
     prefillShare: prefillShare === undefined ? undefined : shareOption(prefillShare),
     maxDelayMs: maxDelayMs === undefined ? undefined : numberOption("maxDelayMs", maxDelayMs, 0),
     maxStepMs: maxStepMs === undefined ? undefined : numberOption("maxStepMs", maxStepMs, 1),
   };
+  for (const [name, schedulers] of Object.entries(SCHEDULERS_OF)) {
+    const value = resolved[name as keyof typeof SCHEDULERS_OF];
+    if (value === undefined || schedulers.some((one) => one === resolved.scheduler)) continue;
+    const known = schedulers.map((one) => `"${one}"`).join(", ");
+    const came = typeof resolved.scheduler === "string" ? `"${resolved.scheduler}"` : "a function of your own";
+    throw new TypeError(`Expected \`${name}\` with the scheduler ${known} only, got it with ${came}`);
+  }
+  return resolved;
 }
 
-/** The scheduler that options name. */
-export function schedulerOf(options: ResolvedSchedulingOptions): Scheduler {
-  switch (options.scheduler) {
-    case "fcfs":
-      return fcfs(options);
-    case "read-me":
-      return readMe(options);
-    case "cost-aware":
-      return costAware(options);
-    default:
-      throw new TypeError(`Unknown scheduler: ${String(options.scheduler satisfies never)}`);
-  }
+/** The scheduler that options name. @throws {ReadMeError} `ERR_MODULE` when it is a module's, and cannot be had */
+export async function schedulerOf(options: ResolvedSchedulingOptions): Promise<Scheduler> {
+  const { scheduler } = options;
+  if (typeof scheduler !== "string") return importFunction<Scheduler>(scheduler);
+  return { fcfs, "read-me": readMe, "cost-aware": costAware }[scheduler](options);
 }
 
 function shareOption(value: unknown): number | "by-arrival" {

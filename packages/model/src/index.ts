@@ -1,10 +1,9 @@
 export { activation, type Activation, type Arithmetic, type Precision } from "./blocks/activation.ts";
 export { attentionInputs } from "./blocks/attention-inputs.ts";
 export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
-export { attendedLayer, decoderLayer, ffnChannelScales, normStream, type Stream } from "./blocks/decoder-layer.ts";
+export { decoderLayer, normStream, type Stream } from "./blocks/decoder-layer.ts";
 export { feedForward } from "./blocks/feed-forward.ts";
-export { gatherRows } from "./blocks/activation.ts";
-export { configOfLayer } from "./calibration/layer-graph.ts";
+export { configOfLayer, configOfLayers } from "./calibration/layer-graph.ts";
 export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";
 export type { Calibration } from "./calibration/calibration.ts";
 export type { ChannelScales } from "./quantize/channel-scales.ts";

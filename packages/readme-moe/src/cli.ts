@@ -8,6 +8,7 @@ import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
+import { planCommand } from "./commands/plan.ts";
 import { refactorCommand } from "./commands/refactor.ts";
 import { simulateCommand } from "./commands/simulate.ts";
 
@@ -44,6 +45,7 @@ function program(signal: AbortSignal): Command {
     .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal))
+    .addCommand(planCommand(signal))
     .addCommand(refactorCommand(signal))
     .addCommand(simulateCommand());
   // Commander does not hand these down to commands that were made apart.

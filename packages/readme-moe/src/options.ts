@@ -41,7 +41,7 @@ export function expertCacheOption(): Option {
 }
 
 /** A parser of `150MB`, for commander. */
-function byteSize(text: string): number {
+export function byteSize(text: string): number {
   const bytes = parseBytes(text.trim());
   if (bytes !== undefined) return bytes;
   throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");

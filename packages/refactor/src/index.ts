@@ -16,3 +16,4 @@ export type {
   SizeReport,
   TimeReport,
 } from "./report/report.ts";
+export { linePicture, type Curve, type LinePanel, type LinePicture } from "./report/pictures/line-picture.ts";

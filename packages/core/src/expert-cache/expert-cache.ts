@@ -39,6 +39,9 @@ export interface ExpertCacheCounters {
  *
  * For each layer of a step: `plan` until it `isReady`, evicting and reading what it says and telling `loaded` of each
  * complete read; then run the layer, and tell `ran`.
+ *
+ * Or, so that the books never depend on how fast reads are: `enterLayer` once, evict and read what it says; when the
+ * layer's own reads are complete, tell `allLoaded`, run the layer, and tell `ran`.
  */
 export class ExpertCache {
   readonly #plan: PlanOptions;
@@ -106,15 +109,31 @@ export class ExpertCache {
     return plan;
   }
 
+  /**
+   * `plan`, with all reads that were begun before as complete. Who evicts one that is not has to wait until it is.
+   * @throws {RangeError} when a layer of the running step alone exceeds the budget
+   */
+  enterLayer(uses: KnownUses): ReadPlan {
+    this.allLoaded();
+    return this.plan(uses);
+  }
+
+  /** All reads under way count as complete, also those that nothing has waited for yet. */
+  allLoaded(): void {
+    for (const [index, unit] of this.#units) if (unit.isLoading) this.#units.set(index, { ...unit, isLoading: false });
+  }
+
   /** A read is complete. @throws {RangeError} when none of this unit was under way */
   loaded({ layer, expert }: ExpertUnit): void {
     this.#inFlight({ layer, expert });
     this.#units.set(this.#indexOf({ layer, expert }), { layer, expert, isLoading: false, wasUsed: false });
   }
 
-  /** A read failed; its place is free. @throws {RangeError} when none of this unit was under way */
+  /** A read failed; its place is free. @throws {RangeError} when no unit is there that no layer has run with */
   failed(unit: ExpertUnit): void {
-    this.#inFlight(unit);
+    if (this.#units.get(this.#indexOf(unit))?.wasUsed !== false) {
+      throw new RangeError(`No read of layer ${unit.layer} of expert ${unit.expert} can have failed`);
+    }
     this.#remove(unit);
     this.#settle();
   }

@@ -49,9 +49,13 @@ export function planReads(state: ExpertCacheState, uses: KnownUses, options: Pla
   const evict: EvictedUnit[] = [];
   const load: ExpertUnit[] = [];
   let freeBytes = state.budgetBytes - usedBytes(state, layout);
+  let left: readonly EvictionCandidate[] | undefined;
+  // Nothing that this plan reads is complete, so that there are only fewer from read to read.
+  const candidates = (): readonly EvictionCandidate[] => (left ??= candidatesOf(cached, state, uses, next, layout));
 
-  const makeRoom = (missingBytes: number, candidates: readonly EvictionCandidate[]): boolean => {
-    const victims = chooseVictims(candidates, missingBytes, policy, state.numEvictions + evict.length);
+  const makeRoom = (missingBytes: number, among: readonly EvictionCandidate[]): boolean => {
+    const victims = chooseVictims(among, missingBytes, policy, state.numEvictions + evict.length);
+    if (victims) left = candidates().filter((candidate) => !victims.includes(candidate));
     for (const { layer, expert, bytes, nextUse } of victims ?? []) {
       cached.delete(unitIndex({ layer, expert }, layout));
       evict.push({ layer, expert, nextUse: stepsAhead(nextUse, uses) });
@@ -62,7 +66,7 @@ export function planReads(state: ExpertCacheState, uses: KnownUses, options: Pla
 
   if (freeBytes < 0) {
     // The budget has shrunk, and what could not go then may go now.
-    const idle = candidatesOf(cached, state, uses, next, layout).filter(({ nextUse }) => nextUse > 0);
+    const idle = candidates().filter(({ nextUse }) => nextUse > 0);
     const idleBytes = idle.reduce((sum, { bytes }) => sum + bytes, 0);
     makeRoom(Math.min(-freeBytes, idleBytes), idle);
   }
@@ -73,9 +77,8 @@ export function planReads(state: ExpertCacheState, uses: KnownUses, options: Pla
     const bytes = unitBytes({ layer }, layout);
     if (bytes > freeBytes) {
       if (slot > lookaheadLayers) break;
-      const all = candidatesOf(cached, state, uses, next, layout);
       // A unit that is wanted within the lookahead would only be read again at once.
-      const mayGo = all.filter(({ nextUse }) => nextUse > (slot === 0 ? 0 : lookaheadLayers));
+      const mayGo = candidates().filter(({ nextUse }) => nextUse > (slot === 0 ? 0 : lookaheadLayers));
       const unwanted = mayGo.filter((unit) => !isAwaited(unit, cached, next, layout));
       const hasRoom = makeRoom(bytes - freeBytes, unwanted) || (slot === 0 && makeRoom(bytes - freeBytes, mayGo));
       // What is needed later must not take the room that this one waits for.
@@ -121,20 +124,22 @@ export function candidatesOf(
   layout: ExpertLayout,
 ): readonly EvictionCandidate[] {
   const numLayers = layout.layerBytes.length;
-  const complete = Array.from(cached).filter(([, { isLoading }]) => !isLoading);
-  return complete
-    .toSorted(([a], [b]) => a - b)
-    .map(([index, { layer, expert }]) => {
-      const lastUse = lastUses[index] as number;
-      return {
-        layer,
-        expert,
-        bytes: unitBytes({ layer }, layout),
-        nextUse: slots[index] as number,
-        layersAway: ((layer - uses.layer + 2 * numLayers - 1) % numLayers) + 1,
-        lastUse,
-        idleSteps: lastUse < 0 ? Infinity : Math.floor((clock - lastUse - 1) / numLayers),
-        numUses: numUses[index] as number,
-      };
+  const candidates: EvictionCandidate[] = [];
+  for (let index = 0; index < slots.length; index++) {
+    const unit = cached.get(index);
+    if (!unit || unit.isLoading) continue;
+    const { layer, expert } = unit;
+    const lastUse = lastUses[index] as number;
+    candidates.push({
+      layer,
+      expert,
+      bytes: unitBytes({ layer }, layout),
+      nextUse: slots[index] as number,
+      layersAway: ((layer - uses.layer + 2 * numLayers - 1) % numLayers) + 1,
+      lastUse,
+      idleSteps: lastUse < 0 ? Infinity : Math.floor((clock - lastUse - 1) / numLayers),
+      numUses: numUses[index] as number,
     });
+  }
+  return candidates;
 }

@@ -40,9 +40,11 @@ export function upcomingUses({ state, runningTokens, scheduler, waiting, numExpe
   const planned = new Set<number>();
   for (const sequence of left) {
     const numTokens = nextTokens.get(sequence.id) ?? 0;
-    const experts = Array.from(sequence.nextExperts).slice(0, numTokens);
-    if (!sequence.isGuess) for (const expert of experts) planned.add(expert);
-    for (const expert of experts) laterSteps[expert] = 1;
+    for (let token = 0; token < numTokens; token++) {
+      const expert = sequence.nextExperts[token] as number;
+      if (!sequence.isGuess) planned.add(expert);
+      laterSteps[expert] = 1;
+    }
     addChunks(laterSteps, sequence, numTokens, 2, chunkTokens);
   }
   for (const [place, sequence] of waiting.entries()) addChunks(laterSteps, sequence, 0, 2 + place, chunkTokens);
@@ -55,14 +57,23 @@ interface LeftSequence extends SchedulableSequence {
 }
 
 function afterStep(sequence: SchedulableSequence, numTokens: number, nowMs: number): LeftSequence {
+  const { id, arrival, arrivalMs, priority, completionTokens } = sequence;
+  const { nextExperts: all } = sequence;
+  const known: readonly number[] = Array.isArray(all) ? all : Array.from(all);
   const numComputedTokens = sequence.numComputedTokens + numTokens;
-  const nextExperts = Array.from(sequence.nextExperts).slice(numTokens);
   const waitingSinceMs = numTokens > 0 ? nowMs : sequence.waitingSinceMs;
-  const { id, arrival, arrivalMs, priority, numTokens: known } = sequence;
   const left = { id, arrival, arrivalMs, priority, numComputedTokens, waitingSinceMs };
-  if (nextExperts.length > 0) return { ...left, numTokens: known, nextExperts, isGuess: false };
-  const kept = [sequence.nextExperts[numTokens - 1] as number];
-  return { ...left, numTokens: known + 1, nextExperts: kept, isGuess: true };
+  const nextExperts = known.slice(numTokens);
+  if (nextExperts.length > 0) {
+    return { ...left, numTokens: sequence.numTokens, completionTokens, nextExperts, isGuess: false };
+  }
+  return {
+    ...left,
+    numTokens: sequence.numTokens + 1,
+    completionTokens: completionTokens + 1,
+    nextExperts: [known[numTokens - 1] as number],
+    isGuess: true,
+  };
 }
 
 /** A sequence's tokens behind the first `skipped`, a chunk in each step from `firstStep` on. */
@@ -75,10 +86,12 @@ function addChunks(
 ): void {
   let done = skipped;
   for (let step = firstStep; done < nextExperts.length; step++) {
+    // Nobody is needed sooner because of this one any more.
+    if (laterSteps.every((steps) => steps <= step)) return;
     const end = done + nextChunkTokens({ numTokens, numComputedTokens: numComputedTokens + done }, chunkTokens);
     for (; done < end; done++) {
       const expert = nextExperts[done] as number;
-      laterSteps[expert] = Math.min(laterSteps[expert] as number, step);
+      if ((laterSteps[expert] as number) > step) laterSteps[expert] = step;
     }
   }
 }

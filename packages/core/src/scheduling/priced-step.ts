@@ -13,6 +13,14 @@ export interface Group {
   readonly addedMs: number;
 }
 
+/** What a step has for a group. */
+export interface Room {
+  /** That the step may take with it. */
+  readonly maxMs: number;
+  /** Places for sequences that others are to have. */
+  readonly placesKept: number;
+}
+
 const NOTHING: StepWork = { tokens: 0, distinctExperts: 0, cachedTokens: 0, missingBytes: 0 };
 
 export class PricedStep {
@@ -38,6 +46,25 @@ export class PricedStep {
     return this.#ms;
   }
 
+  /** Of them, what every step takes. */
+  get fixedMs(): number {
+    return this.#state.cost.fixedMs;
+  }
+
+  /** That reading what is missing of these experts takes. */
+  loadMs(experts: ReadonlySet<number>): number {
+    const { cost, missingBytes } = this.#state;
+    let bytes = 0;
+    for (const expert of experts) bytes += missingBytes[expert] ?? 0;
+    return cost.loadMsPerByte * bytes;
+  }
+
+  /** Whether these fit together into what is left of the step, whatever time it takes. */
+  hasRoomFor(candidates: readonly Candidate[]): boolean {
+    const numTokens = candidates.reduce((sum, candidate) => sum + candidate.numTokens, 0);
+    return candidates.length <= this.#draft.seqsLeft && numTokens <= this.#draft.tokensLeft;
+  }
+
   has(candidate: Candidate): boolean {
     return this.#draft.has(candidate);
   }
@@ -57,16 +84,19 @@ export class PricedStep {
   /**
    * Of `candidates`, in their order, those that the step has room for together and that need none but its experts and
    * some of `newExperts`; `undefined` when there are none.
-   * @param maxMs - that the step may take with them
    */
-  group(candidates: readonly Candidate[], newExperts: ReadonlySet<number>, maxMs: number): Group | undefined {
+  group(
+    candidates: readonly Candidate[],
+    newExperts: ReadonlySet<number>,
+    { maxMs, placesKept }: Room,
+  ): Group | undefined {
     const mostMs = maxMs - this.#ms - this.#expertsMs(newExperts);
-    let [seqsLeft, tokensLeft] = [this.#draft.seqsLeft, this.#draft.tokensLeft];
+    let [seqsLeft, tokensLeft] = [this.#draft.seqsLeft - placesKept, this.#draft.tokensLeft];
     let [numTokens, ownMs] = [0, 0];
     const members: Candidate[] = [];
     const needed = new Set<number>();
     for (const candidate of candidates) {
-      if (seqsLeft === 0) break;
+      if (seqsLeft <= 0) break;
       const experts = this.newExpertsOf(candidate);
       if (candidate.numTokens > tokensLeft || !isWithin(experts, newExperts)) continue;
       const ms = this.#ownMs(candidate);
@@ -89,10 +119,7 @@ export class PricedStep {
   }
 
   #expertsMs(experts: ReadonlySet<number>): number {
-    const { cost, missingBytes } = this.#state;
-    let sum = 0;
-    for (const expert of experts) sum += cost.msPerExpert + cost.loadMsPerByte * (missingBytes[expert] ?? 0);
-    return sum;
+    return this.#state.cost.msPerExpert * experts.size + this.loadMs(experts);
   }
 
   /** Without its experts. */

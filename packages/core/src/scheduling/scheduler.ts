@@ -14,6 +14,8 @@ export interface SchedulableSequence {
   readonly numTokens: number;
   /** Of them, those whose keys and values are in the KV cache; at least one is not. */
   readonly numComputedTokens: number;
+  /** Tokens that were generated so far. */
+  readonly completionTokens: number;
   /** Experts of the tokens that are not computed yet, `[numTokens - numComputedTokens]`. */
   readonly nextExperts: ArrayLike<number>;
   /** Since when it can run and does not: since the end of its last step, or since it came to hold KV memory. */

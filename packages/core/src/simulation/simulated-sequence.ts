@@ -31,6 +31,10 @@ export class SimulatedSequence implements SchedulableSequence {
     return this.#numComputedTokens;
   }
 
+  get completionTokens(): number {
+    return this.#numOutputs;
+  }
+
   get nextExperts(): readonly number[] {
     return this.#experts.slice(this.#numComputedTokens, this.numTokens);
   }

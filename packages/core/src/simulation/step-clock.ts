@@ -52,18 +52,14 @@ export class StepClock {
     }
   }
 
+  /** As an engine does: one plan for each layer, then only its own reads are waited for. */
   #awaitLayer(uses: KnownUses): void {
-    for (;;) {
-      this.#completeReads();
-      const { load, isReady } = this.#cache.plan(uses);
-      this.#begin(load);
-      if (isReady) return;
-      const [first] = this.#reads;
-      // Without overlap they are complete as soon as they begin.
-      if (!first && load.length > 0) continue;
-      if (!first) throw new Error(`Layer ${uses.layer} lacks units, and none is being read`);
-      this.#waitUntil(first.endMs);
-    }
+    const { evict, load } = this.#cache.enterLayer(uses);
+    // The place of a read that is still under way is free when it is over.
+    for (const unit of evict) this.#awaitReads(({ layer, expert }) => layer === unit.layer && expert === unit.expert);
+    this.#begin(load);
+    this.#awaitReads(({ layer }) => layer === uses.layer);
+    this.#cache.allLoaded();
   }
 
   #begin(units: readonly ExpertUnit[]): void {
@@ -72,18 +68,13 @@ export class StepClock {
       const startMs = Math.max(this.#nowMs, this.#reads.at(-1)?.endMs ?? 0);
       this.#reads.push({ unit, endMs: startMs + unitBytes(unit, this.#layout) * cost.loadMsPerByte });
     }
-    if (overlapsReads) return;
-    this.#waitUntil(this.#reads.at(-1)?.endMs ?? this.#nowMs);
-    this.#completeReads();
+    if (!overlapsReads) this.#awaitReads(() => true);
   }
 
-  #waitUntil(ms: number): void {
-    this.#stallMs += Math.max(0, ms - this.#nowMs);
-    this.#nowMs = Math.max(this.#nowMs, ms);
-  }
-
-  #completeReads(): void {
-    while (this.#reads[0] && this.#reads[0].endMs <= this.#nowMs)
-      this.#cache.loaded((this.#reads.shift() as { unit: ExpertUnit }).unit);
+  #awaitReads(isWanted: (unit: ExpertUnit) => boolean): void {
+    const endMs = this.#reads.findLast(({ unit }) => isWanted(unit))?.endMs ?? this.#nowMs;
+    this.#stallMs += Math.max(0, endMs - this.#nowMs);
+    this.#nowMs = Math.max(this.#nowMs, endMs);
+    while (this.#reads[0] && this.#reads[0].endMs <= this.#nowMs) this.#reads.shift();
   }
 }

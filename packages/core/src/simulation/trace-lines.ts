@@ -3,30 +3,45 @@
 //   {"type":"model","num_experts":7,"layer_bytes":[1000000,1000000]}
 //   {"type":"sequence","id":"s0","arrival_step":0,"prompt_tokens":3,"experts":[2,2,2,5]}
 //   {"type":"step","step":0,"tokens_per_expert":[0,0,3,0,0,0,0]}
+//
+// A step of an engine with an expert cache has besides what the cache was told, null being never:
+//
+//   "runs":[{"experts":[2],"planned":[2,5]}],"later_steps":[null,null,1,null,null,2,null]
 
 import { ReadMeError } from "../errors.ts";
+import type { ExpertRun } from "../events.ts";
 import type { ExpertLayout } from "../expert-cache/unit.ts";
 import { describeValue } from "../options.ts";
+import { Fields } from "./trace-fields.ts";
 import type { ExpertTrace, TraceSequence, TraceStep } from "./trace.ts";
 
 /** @returns lines, each ended by a line feed */
 export function writeTrace({ layout, sequences, steps }: ExpertTrace): string {
-  const lines = [
-    { type: "model", num_experts: layout.numExperts, layer_bytes: layout.layerBytes },
-    ...sequences.map(({ id, arrivalStep, promptTokens, experts }) => ({
-      type: "sequence",
-      id,
-      arrival_step: arrivalStep,
-      prompt_tokens: promptTokens,
-      experts,
-    })),
-    ...steps.map(({ step, tokensPerExpert }) => ({ type: "step", step, tokens_per_expert: tokensPerExpert })),
-  ];
-  return lines.map((line) => `${JSON.stringify(line)}\n`).join("");
+  return [layoutLine(layout), ...sequences.map(sequenceLine), ...steps.map(stepLine)].join("");
+}
+
+/** The first line of a trace. */
+export function layoutLine({ numExperts, layerBytes }: ExpertLayout): string {
+  return lineOf({ type: "model", num_experts: numExperts, layer_bytes: layerBytes });
+}
+
+export function sequenceLine({ id, arrivalStep, promptTokens, experts }: TraceSequence): string {
+  return lineOf({ type: "sequence", id, arrival_step: arrivalStep, prompt_tokens: promptTokens, experts });
+}
+
+export function stepLine({ step, tokensPerExpert, runs, laterSteps }: TraceStep): string {
+  // JSON has no infinity.
+  const laterOrNever = laterSteps?.map((steps) => (steps === Infinity ? null : steps));
+  return lineOf({ type: "step", step, tokens_per_expert: tokensPerExpert, runs, later_steps: laterOrNever });
+}
+
+function lineOf(fields: object): string {
+  return `${JSON.stringify(fields)}\n`;
 }
 
 /**
- * Reads what `writeTrace` writes. Sequences and steps may be mixed, each in its order; blank lines are ignored.
+ * Reads what `writeTrace` writes. Sequences and steps may be mixed, steps in their order, and sequences in any: a recorded
+ * one is written when it ends. Blank lines are ignored, and so is half a line at the end, of a server that was stopped.
  *
  * @param name - of the file, for messages
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, naming file and line
@@ -36,9 +51,9 @@ export function readTrace(text: string, name: string): ExpertTrace {
   const sequences: TraceSequence[] = [];
   const steps: TraceStep[] = [];
   const ids = new Set<string>();
-  for (const [index, line] of text.split("\n").entries()) {
+  for (const [index, line] of wholeLines(text).entries()) {
     if (line.trim() === "") continue;
-    const fields = new Fields(line, `${name}:${index + 1}`);
+    const fields = Fields.parse(line, `${name}:${index + 1}`);
     const type = fields.text("type");
     if (!layout) {
       if (type !== "model") throw fields.bad("expected the first line to be of the type `model`");
@@ -46,8 +61,6 @@ export function readTrace(text: string, name: string): ExpertTrace {
     } else if (type === "sequence") {
       const sequence = sequenceOf(fields, layout);
       if (ids.has(sequence.id)) throw fields.bad(`there is a sequence \`${sequence.id}\` already`);
-      const before = sequences.at(-1)?.arrivalStep ?? 0;
-      if (sequence.arrivalStep < before) throw fields.bad(`the sequence before arrives later, in step ${before}`);
       ids.add(sequence.id);
       sequences.push(sequence);
     } else if (type === "step") {
@@ -60,7 +73,22 @@ export function readTrace(text: string, name: string): ExpertTrace {
     }
   }
   if (!layout) throw new ReadMeError("ERR_FILE_CORRUPT", `${name}:1: expected a line of the type \`model\``);
-  return { layout, sequences, steps };
+  return { layout, sequences: sequences.toSorted((a, b) => a.arrivalStep - b.arrivalStep), steps };
+}
+
+/** Without what follows the last line feed, where that is no line yet. */
+function wholeLines(text: string): readonly string[] {
+  const lines = text.split("\n");
+  return isJson(lines.at(-1) as string) ? lines : lines.slice(0, -1);
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function sequenceOf(fields: Fields, { numExperts }: ExpertLayout): TraceSequence {
@@ -78,59 +106,17 @@ function stepOf(fields: Fields, { numExperts }: ExpertLayout): TraceStep {
   if (tokensPerExpert.length > numExperts)
     throw fields.bad(`\`tokens_per_expert\` has more than ${numExperts} numbers`);
   if (tokensPerExpert.every((tokens) => tokens === 0)) throw fields.bad("expected a step to have tokens");
-  return { step: fields.integer("step", 0), tokensPerExpert };
+  const step = { step: fields.integer("step", 0), tokensPerExpert };
+  const runs = fields.has("runs") ? fields.objects("runs").map((run) => runOf(run, numExperts)) : undefined;
+  const laterSteps = fields.has("later_steps") ? fields.integersOrNull("later_steps", numExperts, 1) : undefined;
+  return {
+    ...step,
+    ...(runs && { runs }),
+    ...(laterSteps && { laterSteps: laterSteps.map((steps) => steps ?? Infinity) }),
+  };
 }
 
-/** The fields of one line, each checked when it is asked for. */
-class Fields {
-  readonly #fields: Readonly<Record<string, unknown>>;
-  readonly #where: string;
-
-  constructor(line: string, where: string) {
-    this.#where = where;
-    let value: unknown;
-    try {
-      value = JSON.parse(line);
-    } catch (cause) {
-      throw this.bad("is not JSON", { cause });
-    }
-    if (typeof value !== "object" || value === null || Array.isArray(value)) throw this.bad("expected an object");
-    this.#fields = value as Readonly<Record<string, unknown>>;
-  }
-
-  text(name: string): string {
-    const value = this.#fields[name];
-    if (typeof value === "string" && value !== "") return value;
-    throw this.#unexpected(name, "a string that is not empty", value);
-  }
-
-  integer(name: string, least: number): number {
-    const value = this.#fields[name];
-    if (isInteger(value, least, Infinity)) return value;
-    throw this.#unexpected(name, `an integer from ${least} up`, value);
-  }
-
-  integers(name: string, leastLength: number, least: number, most: number = Infinity): readonly number[] {
-    const values = this.#fields[name];
-    if (!Array.isArray(values) || values.length < leastLength) {
-      throw this.#unexpected(name, `an array of at least ${leastLength} integers`, values);
-    }
-    const range = most === Infinity ? `from ${least} up` : `from ${least} to ${most}`;
-    for (const [index, value] of values.entries()) {
-      if (!isInteger(value, least, most)) throw this.#unexpected(`${name}[${index}]`, `an integer ${range}`, value);
-    }
-    return values as readonly number[];
-  }
-
-  bad(problem: string, options?: ErrorOptions): ReadMeError {
-    return new ReadMeError("ERR_FILE_CORRUPT", `${this.#where}: ${problem}`, options);
-  }
-
-  #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
-    return this.bad(`expected \`${name}\` to be ${expectation}, got ${describeValue(value)}`);
-  }
-}
-
-function isInteger(value: unknown, least: number, most: number): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
+function runOf(fields: Fields, numExperts: number): ExpertRun {
+  const experts = fields.integers("experts", 0, 0, numExperts - 1);
+  return { experts, planned: fields.integers("planned", 0, 0, numExperts - 1) };
 }

@@ -1,5 +1,6 @@
 // What a server did or might do, as plain data: who came when, with which experts, and which experts each step had.
 
+import type { ExpertRun } from "../events.ts";
 import type { ExpertLayout } from "../expert-cache/unit.ts";
 
 export interface TraceSequence {
@@ -18,6 +19,10 @@ export interface TraceStep {
   readonly step: number;
   /** Tokens of each expert, `[numExperts]`. */
   readonly tokensPerExpert: readonly number[];
+  /** The runs through all layers that it took, where an engine with an expert cache ran it. */
+  readonly runs?: readonly ExpertRun[] | undefined;
+  /** In how many steps each expert was expected then, `[numExperts]`; `Infinity` is never. */
+  readonly laterSteps?: readonly number[] | undefined;
 }
 
 export interface ExpertTrace {

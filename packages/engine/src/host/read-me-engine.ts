@@ -3,18 +3,21 @@
 import { randomInt } from "node:crypto";
 import {
   integerOption,
+  rejectUnknownKeys,
   ReadMeEmitter,
   ReadMeError,
   type ChatMessage,
   type Engine,
   type EngineInfo,
   type EngineStats,
+  type EngineVocabulary,
   type GenerateChunk,
   type GenerateRequest,
   type ProcessLogits,
   type Prompt,
   type RoutedPrompt,
 } from "@readme-moe/core";
+import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
 import {
   fromWire,
@@ -47,11 +50,12 @@ interface Underway {
 export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #path: string;
-  readonly #options: ResolvedEngineOptions;
+  #options: ResolvedEngineOptions;
   readonly #requests = new Map<string, Underway>();
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
   #cacheFailure: string | undefined;
+  #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
   /** Why the engine does not work: it failed, or was disposed. */
   #failure: ReadMeError | undefined;
@@ -103,6 +107,17 @@ export class ReadMeEngine implements Engine {
     return this.#call("applyTemplate", { messages, template });
   }
 
+  async vocabulary(): Promise<EngineVocabulary> {
+    const asked = (this.#vocabulary ??= this.#call("vocabulary", {}));
+    try {
+      return await asked;
+    } catch (error) {
+      // One that failed may be asked again.
+      if (this.#vocabulary === asked) this.#vocabulary = undefined;
+      throw error;
+    }
+  }
+
   async route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt> {
     checkExpert(expert, this.info);
     return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
@@ -132,6 +147,32 @@ export class ReadMeEngine implements Engine {
 
   async stats(): Promise<EngineStats> {
     return this.#call("stats", {});
+  }
+
+  /**
+   * Changes who runs next, while the engine works: from the next step on. What is not given has its default.
+   *
+   * @throws {TypeError | RangeError} on wrong options
+   * @throws {ReadMeError} `ERR_MODULE`; the scheduler of before goes on then
+   */
+  async setScheduling(options: SchedulingOptions): Promise<void> {
+    rejectUnknownKeys("scheduling", options, ["scheduler", "prefillShare", "maxDelayMs", "maxStepMs"]);
+    const resolved = resolveSchedulingOptions(options);
+    await this.#call("setScheduling", resolved);
+    this.#options = { ...this.#options, ...resolved };
+  }
+
+  /**
+   * Changes how much memory experts may take, while the engine works: `expertCacheBytes`. What a smaller limit has no room for
+   * leaves at once, and its memory goes back to the system; a larger one is filled as experts are needed.
+   *
+   * @throws {RangeError} when one layer of all experts does not fit; names the least
+   * @throws {TypeError} when all experts are in memory
+   */
+  async setExpertCacheBytes(bytes: number): Promise<void> {
+    integerOption("bytes", bytes, 1);
+    await this.#call("setExpertCacheBytes", { bytes });
+    this.#options = { ...this.#options, expertCacheBytes: bytes };
   }
 
   /**

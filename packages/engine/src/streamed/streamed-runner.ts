@@ -1,8 +1,10 @@
-// Steps of a model whose experts come and go: attention, embeddings and head stay in memory, and of experts what fits.
+// Steps of a model whose experts come and go: attention, embeddings and head stay in memory, and of experts what fits. A step is
+// cut into segments of a few layers, one graph each; a unit is one segment of one expert.
 
 import { integerOption, type Residency } from "@readme-moe/core";
 import {
   exactInt8Kernels,
+  type Constant,
   type Feeds,
   type GraphSession,
   type GraphTensor,
@@ -10,44 +12,62 @@ import {
   type KvShape,
   type Model,
   openGraph,
+  readConstant,
   resolveCacheFolder,
 } from "@readme-moe/model";
 import { calibrationOf } from "../calibration-sequences.ts";
+import type { LayerRange } from "../decoder-graph.ts";
 import type { RunnerOptions } from "../model-runner.ts";
 import { runSteps, type RunOutputs } from "../run-steps.ts";
 import type { RunPlan, StepSequence } from "../step-feeds.ts";
 import type { StepLogits } from "../step-logits.ts";
 import type { StepRunner } from "../step-runner.ts";
-import { attentionSegment, headSegment } from "./segment-graphs.ts";
-import { openUnitSessions } from "./unit-sessions.ts";
-import { UnitFile } from "./unit-file.ts";
-import { UnitMemory, type UnitMemoryOptions } from "./unit-memory.ts";
+import { ExpertFeeds } from "./expert-feeds.ts";
+import { ExpertFile } from "./expert-file.ts";
+import { expertsByRun } from "./experts-by-run.ts";
+import { streamedSegment } from "./segment-graph.ts";
+import { segmentsOf } from "./segments.ts";
+import { dealSegmentFeeds, streamOf } from "./segment-feeds.ts";
+import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
 
-export interface StreamedOptions extends RunnerOptions, Omit<UnitMemoryOptions, "budgetBytes"> {
+export interface StreamedOptions extends RunnerOptions, Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now"> {
   /** Experts' weights in memory at most, reads under way included. */
   readonly expertCacheBytes: number;
+  readonly onLoaded?: ((unit: ExpertLayers, bytes: number, durationMs: number) => void) | undefined;
+  /** @param nextUse - in steps, sure or estimated; `Infinity` where nobody is known to need it */
+  readonly onEvicted?: ((unit: ExpertLayers, nextUse: number) => void) | undefined;
 }
 
-interface Sessions {
-  /** Of each layer. */
-  readonly attention: readonly GraphSession[];
-  readonly head: GraphSession;
-  /** Of each size of units. */
-  readonly units: readonly GraphSession[];
+/** A unit: layers `[layer, layer + numLayers)` of one expert. */
+interface ExpertLayers {
+  readonly layer: number;
+  readonly numLayers: number;
+  readonly expert: number;
+}
+
+/** Layers that run as one graph. */
+interface Segment {
+  readonly range: LayerRange;
+  readonly session: GraphSession;
 }
 
 /** The same numbers as a `ModelRunner` of the same precision, bit for bit. */
 export class StreamedRunner implements StepRunner {
   readonly model: Model;
   readonly memory: UnitMemory;
-  readonly #sessions: Sessions;
-  readonly #file: UnitFile;
+  readonly #segments: readonly Segment[];
+  /** Constants that all segments share. */
+  readonly #tables: Feeds;
+  readonly #file: ExpertFile;
+  readonly #feeds: ExpertFeeds;
 
-  private constructor(model: Model, sessions: Sessions, file: UnitFile, memory: UnitMemory) {
+  private constructor(model: Model, segments: readonly Segment[], tables: Feeds, file: ExpertFile, memory: UnitMemory) {
     this.model = model;
     this.memory = memory;
-    this.#sessions = sessions;
+    this.#segments = segments;
+    this.#tables = tables;
     this.#file = file;
+    this.#feeds = new ExpertFeeds(file.layers, file.numExperts);
   }
 
   /**
@@ -69,52 +89,60 @@ export class StreamedRunner implements StepRunner {
     const fitted = await calibrationOf(model, precision, { threads, cacheFolder });
     const int8Kernels = await exactInt8Kernels();
     const fingerprint = `${await model.fingerprint(cacheFolder)} ${fitted.fingerprint}`;
-    const arithmetic = { precision, calibration: fitted.calibration } as const;
-    const file = await UnitFile.open(model, arithmetic, fingerprint, cacheFolder, (doneBytes, ofBytes) =>
+    const file = await ExpertFile.open(model, fitted.calibration, fingerprint, cacheFolder, (doneBytes, ofBytes) =>
       onProgress({ stage: "building", doneBytes, ofBytes }),
     );
-    const opened: GraphSession[] = [];
+    const segments: Segment[] = [];
+    const tables: Record<string, GraphTensor> = {};
     try {
-      const memory = new UnitMemory(file, { ...options, budgetBytes: expertCacheBytes });
-      const session = async (graph: Parameters<typeof openGraph>[0]): Promise<GraphSession> => {
-        const one = await openGraph(graph, fingerprint, {
-          ...options,
+      const ranges = segmentsOf(
+        file.layers.map(({ bytes }) => bytes),
+        file.numExperts,
+        expertCacheBytes,
+      );
+      const memory = new UnitMemory(unitsOf(file, ranges), {
+        ...options,
+        budgetBytes: expertCacheBytes,
+        onLoaded: ({ layer, expert }, ...rest) => options.onLoaded?.({ ...layersOf(ranges[layer]), expert }, ...rest),
+        onEvicted: ({ layer, expert }, nextUse) => options.onEvicted?.({ ...layersOf(ranges[layer]), expert }, nextUse),
+      });
+      for (const range of ranges) {
+        onProgress({ stage: "loading", doneBytes: range.from, ofBytes: model.config.numLayers });
+        const { graph, shared } = streamedSegment(model, range, fitted.calibration);
+        for (const constant of shared) tables[constant.name] ??= await readTable(constant);
+        const session = await openGraph(graph, fingerprint, {
           cacheFolder,
           threads,
           int8Kernels,
           spins: false,
-          onProgress: undefined,
+          onCacheFailure: options.onCacheFailure,
         });
-        opened.push(one);
-        return one;
-      };
-      const attention: GraphSession[] = [];
-      for (let layer = 0; layer < model.config.numLayers; layer++) {
-        onProgress({ stage: "loading", doneBytes: layer, ofBytes: model.config.numLayers });
-        attention.push(await session(attentionSegment(model, layer, fitted.calibration)));
+        segments.push({ range, session });
       }
-      const head = await session(headSegment(model));
-      const units = await openUnitSessions(file.graphs, { threads, int8Kernels, spins: false });
-      return new StreamedRunner(model, { attention, head, units }, file, memory);
+      return new StreamedRunner(model, segments, tables, file, memory);
     } catch (error) {
-      for (const one of opened) await one.dispose();
+      for (const { session } of segments) await session.dispose();
       await file.close();
       throw error;
     }
   }
 
-  /** For the scheduler: what is missing; and, once a step is planned, its first reads begin. */
   get residency(): Residency {
-    const { memory } = this;
+    const { memory, model } = this;
     return {
       get missingBytes() {
         return memory.cache.missingBytes();
       },
-      prepare: async (experts) =>
-        void memory.readAhead(
-          0,
-          [...experts].toSorted((a, b) => a - b),
-        ),
+      streamed: {
+        numExperts: model.experts.names.length,
+        get stats() {
+          return memory.stats;
+        },
+        prepare: (upcoming) => memory.prepare(upcoming),
+        rehearse: (work) => memory.rehearse(work),
+        takeRuns: () => memory.takeRuns(),
+        setBudget: (bytes) => memory.setBudget(bytes),
+      },
     };
   }
 
@@ -123,48 +151,60 @@ export class StreamedRunner implements StepRunner {
   }
 
   async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
+    this.memory.expectRuns(expertsByRun(sequences));
     return runSteps(this.model, pool, sequences, numCandidates, (plan) => this.#run(plan));
   }
 
   async dispose(): Promise<void> {
-    const { attention, head, units } = this.#sessions;
-    for (const session of [...attention, head, ...units]) await session.dispose();
+    for (const { session } of this.#segments) await session.dispose();
     await this.#file.close();
   }
 
   /** One step through all layers, segment by segment. */
   async #run({ feeds }: RunPlan): Promise<RunOutputs> {
-    const { numLayers, hiddenSize, numKvHeads, headSize } = this.model.config;
+    const { numLayers, numKvHeads, headSize } = this.model.config;
     const numTokens = feeds["token_ids"]?.data.length ?? 0;
-    const active = activeExperts(feeds, this.model.experts.names.length);
     const perLayer = 2 * numKvHeads * headSize;
     const newKeysValues = new Float32Array(numTokens * numLayers * perLayer);
-    const attentionFeeds = feedsByLayer(feeds, numLayers);
-    let stream: Feeds = { token_ids: feeds["token_ids"] as GraphTensor };
-    for (let layer = 0; layer < numLayers; layer++) {
-      const session = this.#sessions.attention[layer] as GraphSession;
-      const attended = await session.run({ ...attentionFeeds[layer], ...stream });
-      interleave(newKeysValues, attended["new_keys_values"]?.data as Float32Array, layer, numLayers, perLayer);
-      const expertRows = new Float32Array(numTokens * hiddenSize);
-      let row = 0;
-      await this.memory.runLayer(layer, active, async (expert, memory) => {
-        const tokens = feeds[`expert_tokens.${expert}`] as GraphTensor;
-        const { rows, row_max: rowMax } = attended as { readonly rows: GraphTensor; readonly row_max: GraphTensor };
-        const unit = this.#sessions.units[this.#file.graphOf[layer] as number] as GraphSession;
-        const { out } = await unit.run({ rows, row_max: rowMax, tokens, ...this.#file.feeds(layer, memory) });
-        expertRows.set(out?.data as Float32Array, row * hiddenSize);
-        row += tokens.data.length;
+    const dealt = dealSegmentFeeds(
+      feeds,
+      this.#segments.map(({ range }) => range),
+    );
+    const active = activeExperts(feeds, this.#file.numExperts);
+    let outputs: Feeds = {};
+    for (const [index, { range, session }] of this.#segments.entries()) {
+      this.memory.enterLayer(index, active);
+      const stream = streamOf(outputs);
+      await this.memory.runLayer(async (units) => {
+        outputs = await session.run({ ...dealt[index], ...stream, ...this.#tables, ...this.#feeds.of(range, units) });
       });
-      stream = {
-        residual: attended["next_residual"] as GraphTensor,
-        expert_rows: { data: expertRows, dims: [numTokens, hiddenSize] },
-        inverse: feeds["inverse"] as GraphTensor,
-        ...(attended["next_shared"] ? { shared: attended["next_shared"] } : {}),
-      };
+      const own = outputs["new_keys_values"]?.data as Float32Array;
+      interleave(newKeysValues, own, range.from * perLayer, numLayers * perLayer, (range.to - range.from) * perLayer);
     }
-    const outputs = await this.#sessions.head.run({ ...logitFeeds(feeds), ...stream });
     return { outputs, newKeysValues };
   }
+}
+
+/** A table of floats as an input. */
+async function readTable(constant: Constant): Promise<GraphTensor> {
+  const bytes = await readConstant(constant);
+  const data = new Float32Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength / 4);
+  return { data, dims: constant.shape };
+}
+
+/** Units as their memory knows them: its layers are segments. */
+function unitsOf(file: ExpertFile, ranges: readonly LayerRange[]): UnitReader {
+  const rangeOf = (segment: number): LayerRange => ranges[segment] as LayerRange;
+  return {
+    numExperts: file.numExperts,
+    numLayers: ranges.length,
+    unitBytes: (segment) => file.bytesOf(rangeOf(segment)),
+    read: (segment, expert, into) => file.read(rangeOf(segment), expert, into),
+  };
+}
+
+function layersOf({ from, to }: LayerRange = { from: 0, to: 0 }): Omit<ExpertLayers, "expert"> {
+  return { layer: from, numLayers: to - from };
 }
 
 function activeExperts(feeds: Feeds, numExperts: number): readonly number[] {
@@ -172,30 +212,9 @@ function activeExperts(feeds: Feeds, numExperts: number): readonly number[] {
   return all.filter((expert) => (feeds[`expert_tokens.${expert}`]?.data.length ?? 0) > 0);
 }
 
-const ATTENTION_INPUTS = /^(?:positions|is_plain_decode|group_rows|(?:decode|decode_other|continued|fresh)\..*)$/;
-const PAST_INPUTS = /^(.*\.past_(?:keys|values))\.(\d+)$/;
-
-/** What each layer's attention takes, which is the only one to its own graph. */
-function feedsByLayer(feeds: Feeds, numLayers: number): readonly Feeds[] {
-  const shared: Record<string, GraphTensor> = {};
-  const own = Array.from({ length: numLayers }, (): Record<string, GraphTensor> => ({}));
-  for (const [name, tensor] of Object.entries(feeds)) {
-    if (!ATTENTION_INPUTS.test(name)) continue;
-    const [, past, layer] = PAST_INPUTS.exec(name) ?? [];
-    if (past === undefined) shared[name] = tensor;
-    else (own[Number(layer)] as Record<string, GraphTensor>)[`${past}.0`] = tensor;
-  }
-  return own.map((layer) => ({ ...shared, ...layer }));
-}
-
-function logitFeeds(feeds: Feeds): Feeds {
-  const names = ["logit_rows", "targets", "full_rows", "num_candidates"];
-  return Object.fromEntries(names.map((name) => [name, feeds[name] as GraphTensor]));
-}
-
-/** Puts a layer's `[tokens, perLayer]` into `[tokens, numLayers, perLayer]`. */
-function interleave(into: Float32Array, own: Float32Array, layer: number, numLayers: number, perLayer: number): void {
-  for (let token = 0; token * perLayer < own.length; token++) {
-    into.set(own.subarray(token * perLayer, (token + 1) * perLayer), (token * numLayers + layer) * perLayer);
+/** Puts rows `[tokens, width]` into rows of `stride`, `offset` from each one's beginning. */
+function interleave(into: Float32Array, rows: Float32Array, offset: number, stride: number, width: number): void {
+  for (let token = 0; token * width < rows.length; token++) {
+    into.set(rows.subarray(token * width, (token + 1) * width), token * stride + offset);
   }
 }

@@ -3,6 +3,8 @@
 import type { Calls, CallName, WirePrompt } from "../protocol.ts";
 import { applyChatTemplate } from "@readme-moe/model";
 import { ReadMeError } from "@readme-moe/core";
+import { engineVocabulary } from "./engine-vocabulary.ts";
+import { schedulerOf } from "../scheduling-options.ts";
 import type { OpenedEngine } from "./open-parts.ts";
 
 type Answers = {
@@ -19,6 +21,7 @@ const ANSWERS: Answers = {
     if (text.chatTemplate) return text.chatTemplate.render(messages, template);
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${model.path}: has no chat template; give it a plain prompt`);
   },
+  vocabulary: ({ text, model }) => engineVocabulary(text.tokenizer, model.config),
   route: async (opened, { prompt, expert }) => {
     const tokenIds = promptIds(opened, prompt);
     const router = await opened.routerFor(expert);
@@ -26,6 +29,15 @@ const ANSWERS: Answers = {
     const [route] = await router.route([{ state, tokenIds }]);
     router.release(state);
     return { tokenIds, experts: route?.experts ?? new Uint16Array() };
+  },
+  setScheduling: async ({ core }, options) => {
+    core.scheduler = await schedulerOf(options);
+  },
+  setExpertCacheBytes: async ({ residency }, { bytes }) => {
+    if (!residency.streamed) {
+      throw new TypeError("Expected an engine that was opened with `expertCacheBytes`; all its experts are in memory");
+    }
+    await residency.streamed.setBudget(bytes);
   },
   stats: ({ core }) => ({ ...core.stats(), residentBytes: process.memoryUsage.rss() }),
 };

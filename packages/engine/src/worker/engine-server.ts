@@ -158,6 +158,7 @@ function infoOf({ model, text, options, sizes }: OpenedEngine): EngineInfo {
     experts: model.experts.names,
     hasRouter: model.router !== undefined,
     hasChatTemplate: text.chatTemplate !== undefined,
+    chatTemplateKnowsTools: text.chatTemplate?.knowsTools ?? false,
     eosTokenIds: config.eosTokenIds,
     maxNumSeqs: options.maxNumSeqs,
     kvCapacityTokens: sizes.capacityTokens,

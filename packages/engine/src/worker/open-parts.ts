@@ -1,5 +1,5 @@
-import type { PreGatingRouter } from "@readme-moe/core";
-import { KvPool, type Model, type ModelText, openModel } from "@readme-moe/model";
+import type { PreGatingRouter, Residency } from "@readme-moe/core";
+import { KvPool, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
@@ -8,6 +8,7 @@ import { KvAdmission } from "../kv-admission.ts";
 import { openRunner } from "./open-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
+import { cachedCost, measureCost } from "../measure-cost.ts";
 import { schedulerOf } from "../scheduling-options.ts";
 
 export interface OpenedEngine {
@@ -16,6 +17,7 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
+  readonly residency: Residency;
   /** Why the graph is not cached, where it is not. */
   readonly cacheFailure: string | undefined;
   /** The router of a choice; the same object for the same choice, so that its sequences are routed together. */
@@ -38,6 +40,7 @@ export async function openParts(
     onProgress({ stage: "opening", doneBytes: 0, ofBytes: 0 });
     const model = await openModel(path);
     closers.push(() => model.close());
+    const scheduler = await schedulerOf(options);
     const text = await model.loadText();
     const sizes = kvSizes(options, model.config);
     const { threads, cacheFolder } = options;
@@ -61,22 +64,34 @@ export async function openParts(
     const pool = new KvPool({ shape: runner.kvShape, capacityTokens: sizes.capacityTokens });
     const prefixes = new PrefixCache(options.chunkTokens, sizes.prefixCacheBytes);
     const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
+    const measured = {
+      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision}`,
+      threads,
+      isStreamed: options.expertCacheBytes !== undefined,
+    };
+    const measure = () => measureCost(runner, { residency, now });
+    const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(pool, prefixes, limits),
-      scheduler: schedulerOf(options),
+      scheduler,
+      cost,
       residency,
       limits: options,
       maxTokens: sizes.maxTokens,
       output,
-      now: () => performance.now(),
+      now,
     });
-    return { model, text, options, sizes, core, cacheFailure, routerFor, close };
+    return { model, text, options, sizes, core, residency, cacheFailure, routerFor, close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+function now(): number {
+  return performance.now();
 }
 
 async function disposeAll(routers: Iterable<Promise<PreGatingRouter>>): Promise<void> {

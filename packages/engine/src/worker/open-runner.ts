@@ -1,7 +1,8 @@
-import { everythingResident, type Residency } from "@readme-moe/core";
+import { everythingResident, type EvictionPolicy, type Residency } from "@readme-moe/core";
 import type { Model } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-output.ts";
+import { importFunction } from "../function-module.ts";
 import { ModelRunner, type RunnerOptions } from "../model-runner.ts";
 import type { StepRunner } from "../step-runner.ts";
 import { StreamedRunner } from "../streamed/streamed-runner.ts";
@@ -13,11 +14,13 @@ export async function openRunner(
   output: EngineOutput,
   hooks: Pick<RunnerOptions, "onProgress" | "onCacheFailure">,
 ): Promise<{ readonly runner: StepRunner; readonly residency: Residency }> {
-  const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy: policy } = options;
+  const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy } = options;
   const shared = { precision, threads, cacheFolder, ...hooks };
   if (expertCacheBytes === undefined) {
     return { runner: await ModelRunner.open(model, shared), residency: everythingResident };
   }
+  const policy =
+    typeof expertCachePolicy === "string" ? expertCachePolicy : await importFunction<EvictionPolicy>(expertCachePolicy);
   const runner = await StreamedRunner.open(model, {
     ...shared,
     expertCacheBytes,

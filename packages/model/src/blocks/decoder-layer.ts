@@ -40,7 +40,7 @@ export interface LayerContext {
 }
 
 /** A layer up to its FFN. */
-export interface AttendedLayer {
+interface AttendedLayer {
   readonly residual: Value; // [tokens, hiddenSize], attention's update included
   /** What the FFN takes in. */
   readonly ffnInput: Activation;
@@ -63,7 +63,7 @@ export function decoderLayer(
 }
 
 /** A layer's attention, and the norm behind it. */
-export function attendedLayer(
+function attendedLayer(
   g: GraphBuilder,
   name: string,
   index: number,
@@ -100,7 +100,7 @@ export function attendedLayer(
 }
 
 /** What a layer's FFN input is divided by, the same for all its experts. */
-export function ffnChannelScales(arithmetic: Arithmetic, name: string, layer: LayerRefs): ChannelScales | undefined {
+function ffnChannelScales(arithmetic: Arithmetic, name: string, layer: LayerRefs): ChannelScales | undefined {
   return scalesOf(arithmetic, `${name}.ffn`, gatesAndUps(layer));
 }
 

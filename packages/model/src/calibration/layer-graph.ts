@@ -12,8 +12,12 @@ export type Statistic = "maxima" | "squares";
 
 /** A model's config with layer `index` for its only one. */
 export function configOfLayer(config: ModelConfig, index: number): ModelConfig {
-  const slidingWindows = config.slidingWindows.slice(index, index + 1);
-  return { ...config, numLayers: 1, slidingWindows };
+  return configOfLayers(config, index, index + 1);
+}
+
+/** A model's config with layers `[from, to)` for its only ones. */
+export function configOfLayers(config: ModelConfig, from: number, to: number): ModelConfig {
+  return { ...config, numLayers: to - from, slidingWindows: config.slidingWindows.slice(from, to) };
 }
 
 /**

@@ -223,6 +223,10 @@ export function ReduceLogSumExp(g: GraphBuilder, x: Value, axis: number): Value 
   return g.node("ReduceLogSumExp", [x, g.integers([axis])], { keepdims: 0 });
 }
 
+export function Log(g: GraphBuilder, x: Value): Value {
+  return g.node("Log", [x]);
+}
+
 export function Sqrt(g: GraphBuilder, x: Value): Value {
   return g.node("Sqrt", [x]);
 }

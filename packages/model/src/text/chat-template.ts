@@ -54,6 +54,12 @@ export class ChatTemplate {
     this.#now = options.now ?? (() => new Date());
   }
 
+  /** Has a place for `tools`, and so tells the model itself what it may call and how. */
+  get knowsTools(): boolean {
+    // Read, not run: a template that knows none still renders, and leaves them out.
+    return this.#sources.toolUse !== undefined || /\{[{%][^{}]*\btools\b/.test(this.#sources.default);
+  }
+
   /**
    * @throws {TypeError} when `messages` are malformed, naming the first wrong one
    * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` when the template is no Jinja, or refuses these messages

@@ -6,6 +6,7 @@ import { withEngine, type EngineFlags } from "../engine.ts";
 import { MODEL_ARGUMENT } from "../model-path.ts";
 import { expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
+import { recordTraceOption } from "../simulation/record-trace-file.ts";
 
 interface ChatFlags extends EngineFlags, SamplingFlags {
   readonly system?: string;
@@ -22,6 +23,7 @@ export function chatCommand(signal: AbortSignal): Command {
   for (const option of samplingOptions(0.7, 1024)) command.addOption(option);
   for (const option of [expertOption(), ...runtimeOptions(), expertCacheOption(), isolationOption()])
     command.addOption(option);
+  command.addOption(recordTraceOption());
   return command.action((path: string, flags: ChatFlags) =>
     withEngine(path, flags, signal, async (engine) => {
       if (!engine.info.hasChatTemplate) {

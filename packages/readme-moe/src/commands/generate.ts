@@ -12,6 +12,7 @@ import {
   runtimeOptions,
 } from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
+import { recordTraceOption } from "../simulation/record-trace-file.ts";
 
 interface GenerateFlags extends EngineFlags, SamplingFlags {
   readonly prompt: readonly string[];
@@ -35,8 +36,9 @@ export function generateCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompt <text...>", "the text to continue; several run at once");
   for (const option of samplingOptions(0, 128)) command.addOption(option);
-  for (const option of [expertOption(), ...runtimeOptions(), expertCacheOption(), isolationOption(), jsonOption()])
+  for (const option of [expertOption(), ...runtimeOptions(), expertCacheOption(), isolationOption()])
     command.addOption(option);
+  command.addOption(recordTraceOption()).addOption(jsonOption());
   return command.action((path: string, flags: GenerateFlags) => {
     requireOption(command, "prompt");
     return withEngine(path, flags, signal, (engine) => runGenerate(engine, flags, signal));

@@ -1,13 +1,23 @@
-import { expertBytes, generateTrace, readTrace, writeTrace, type ExpertTrace } from "@readme-moe/core";
+import { expertBytes, generateTrace, ReadMeError, readTrace, writeTrace, type ExpertTrace } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { readTextData } from "../evaluation/text-data.ts";
 import { jsonOption, wholeNumber } from "../options.ts";
-import { capacityList, fromOne, memoryList, policyList, positive, share } from "../simulation/arguments.ts";
+import {
+  capacityList,
+  fromOne,
+  memoryList,
+  policyList,
+  positive,
+  schedulerList,
+  share,
+} from "../simulation/arguments.ts";
+import { runReplays } from "../simulation/run-replays.ts";
 import { runSimulations } from "../simulation/run-simulations.ts";
-import { SCHEDULER_NAMES, type SchedulerName } from "../simulation/schedulers.ts";
+import { SCHEDULER_NAMES } from "../simulation/schedulers.ts";
 import type { SimulateFlags } from "../simulation/simulate-flags.ts";
-import { simulationJson, simulationTable } from "../simulation/simulation-rows.ts";
+import { replayPicture, simulationPicture } from "../simulation/simulation-picture.ts";
+import { replayJson, replayTable, simulationJson, simulationTable } from "../simulation/simulation-rows.ts";
 
 /** Options that describe a trace that is drawn, and contradict one that is read. */
 const DRAWN = [
@@ -19,6 +29,18 @@ const DRAWN = [
   "promptTokens",
   "outputTokens",
   "locality",
+];
+
+/** Options that describe how sequences are scheduled, which a replay does not. */
+const SCHEDULED = [
+  "scheduler",
+  "maxNumSeqs",
+  "maxNumBatchedSeqs",
+  "maxNumBatchedTokens",
+  "chunkTokens",
+  "readMbPerS",
+  "overlap",
+  "writeTrace",
 ];
 
 export function simulateCommand(): Command {
@@ -40,11 +62,10 @@ export function simulateCommand(): Command {
     .addOption(drawn("--output-tokens <n>", "mean", fromOne, 32))
     .addOption(drawn("--locality <share>", "of the tokens that keep the expert of the token before", share, 0.9))
     .option("--seed <n>", "of everything that is drawn", wholeNumber(0), 1)
-    .addOption(
-      new Option("--scheduler <name>", "who chooses what runs")
-        .choices(SCHEDULER_NAMES)
-        .default("cost-aware" satisfies SchedulerName),
-    )
+    .option("--replay", "the steps that were recorded, as they ran, instead of scheduling the sequences anew", false)
+    .option("--scheduler <names>", `who chooses what runs, of ${SCHEDULER_NAMES.join(", ")}`, schedulerList, [
+      "cost-aware",
+    ])
     .option("--policy <names>", "of eviction, such as belady,lru,lfu,random", policyList, ["belady", "lru", "random"])
     .addOption(new Option("--capacity <list>", "sizes in experts (default: 2,3,4,5)").argParser(capacityList))
     .addOption(
@@ -52,7 +73,7 @@ export function simulateCommand(): Command {
     )
     .option(
       "--lookahead-layers <n>",
-      "that reads evict for (default: 1 with belady, else 0: on demand)",
+      "that reads evict for (default: 1 with belady or --replay, else 0: on demand)",
       wholeNumber(0),
     )
     .option("--max-num-seqs <n>", "sequences that hold KV memory", wholeNumber(1), 32)
@@ -62,6 +83,7 @@ export function simulateCommand(): Command {
     .option("--read-mb-per-s <n>", "how fast units are read", positive, 1000)
     .option("--no-overlap", "nothing is computed while units are read")
     .option("--write-trace <file>", "the trace, with the steps of the first run")
+    .option("--svg <file>", "a picture: hits and latency by the cache's size")
     .addOption(jsonOption());
   return command.action(async (flags: SimulateFlags) => {
     checkUsage(command, flags);
@@ -73,29 +95,59 @@ function checkUsage(command: Command, flags: SimulateFlags): void {
   if (flags.chunkTokens > flags.maxNumBatchedTokens) {
     command.error("error: option '--chunk-tokens' must not exceed '--max-num-batched-tokens'");
   }
+  const scheduled = flags.replay && SCHEDULED.find((name) => command.getOptionValueSource(name) === "cli");
+  if (scheduled) command.error(`error: option '${longOf(command, scheduled)}' cannot be used with '--replay'`);
+  if (flags.replay && flags.trace === undefined) command.error("error: option '--replay' needs '--trace <file>'");
   const given = DRAWN.find((name) => command.getOptionValueSource(name) === "cli");
   if (flags.trace === undefined || given === undefined) return;
-  const option = command.options.find((one) => one.attributeName() === given);
-  command.error(`error: option '${option?.long}' is of a drawn trace, and cannot be used with '--trace <file>'`);
+  command.error(
+    `error: option '${longOf(command, given)}' is of a drawn trace, and cannot be used with '--trace <file>'`,
+  );
+}
+
+function longOf(command: Command, name: string): string | undefined {
+  return command.options.find((one) => one.attributeName() === name)?.long;
 }
 
 async function runSimulate(flags: SimulateFlags): Promise<void> {
   const trace = await traceOf(flags);
+  if (flags.replay) return runReplay(trace, flags);
   const runs = runSimulations(trace, flags);
   if (flags.writeTrace !== undefined) {
     const text = writeTrace({ ...trace, steps: runs[0]?.result.steps ?? [] });
     await writeFileAtomically(flags.writeTrace, text);
   }
-  const { numExperts, layerBytes } = trace.layout;
-  if (flags.json) {
-    const of = { sequences: trace.sequences.length, num_experts: numExperts, layer_bytes: layerBytes };
-    return console.log(JSON.stringify({ ...of, scheduler: flags.scheduler, runs: runs.map(simulationJson) }));
-  }
-  const megabytes = ((numExperts * expertBytes(trace.layout)) / 1e6).toFixed(1);
-  console.log(
-    `${trace.sequences.length} sequences, ${numExperts} experts in ${layerBytes.length} layers, ${megabytes} MB; ${flags.scheduler}`,
-  );
-  for (const line of simulationTable(runs)) console.log(line);
+  const summary = `${trace.sequences.length} sequences, ${modelOf(trace)}; ${flags.scheduler.join(", ")}`;
+  await writePicture(flags, simulationPicture(runs, summary));
+  const of = { sequences: trace.sequences.length, ...modelJson(trace) };
+  print(flags, summary, simulationTable(runs), { ...of, runs: runs.map(simulationJson) });
+}
+
+async function runReplay(trace: ExpertTrace, flags: SimulateFlags): Promise<void> {
+  if (trace.steps.length === 0) throw new ReadMeError("ERR_FILE_CORRUPT", `${flags.trace}: has no steps to replay`);
+  const replays = runReplays(trace, flags);
+  const summary = `${trace.steps.length} recorded steps, ${modelOf(trace)}`;
+  await writePicture(flags, replayPicture(replays, summary));
+  const of = { steps: trace.steps.length, ...modelJson(trace) };
+  print(flags, summary, replayTable(replays), { ...of, replays: replays.map(replayJson) });
+}
+
+function print({ json }: SimulateFlags, summary: string, table: readonly string[], result: object): void {
+  if (json) return console.log(JSON.stringify(result));
+  for (const line of [summary, ...table]) console.log(line);
+}
+
+async function writePicture({ svg }: SimulateFlags, picture: string | undefined): Promise<void> {
+  if (svg !== undefined && picture !== undefined) await writeFileAtomically(svg, picture);
+}
+
+function modelOf({ layout }: ExpertTrace): string {
+  const megabytes = ((layout.numExperts * expertBytes(layout)) / 1e6).toFixed(1);
+  return `${layout.numExperts} experts in ${layout.layerBytes.length} layers, ${megabytes} MB`;
+}
+
+function modelJson({ layout }: ExpertTrace): object {
+  return { num_experts: layout.numExperts, layer_bytes: layout.layerBytes };
 }
 
 async function traceOf(flags: SimulateFlags): Promise<ExpertTrace> {

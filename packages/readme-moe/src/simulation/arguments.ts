@@ -3,16 +3,27 @@
 import { EVICTION_POLICIES, nearestName, type EvictionPolicyName } from "@readme-moe/core";
 import { InvalidArgumentError } from "commander";
 import { parseBytes } from "../byte-size.ts";
+import { SCHEDULER_NAMES, type SchedulerName } from "./schedulers.ts";
 
 /** `belady,lru` */
 export function policyList(text: string): readonly EvictionPolicyName[] {
-  return parts(text).map((name) => {
-    const policy = EVICTION_POLICIES.find((known) => known === name);
-    if (policy) return policy;
-    const near = nearestName(name, EVICTION_POLICIES);
+  return nameList(text, EVICTION_POLICIES);
+}
+
+/** `cost-aware,fcfs` */
+export function schedulerList(text: string): readonly SchedulerName[] {
+  return nameList(text, SCHEDULER_NAMES);
+}
+
+function nameList<Name extends string>(text: string, known: readonly Name[]): readonly Name[] {
+  const names = parts(text).map((name) => {
+    const found = known.find((one) => one === name);
+    if (found) return found;
+    const near = nearestName(name, known);
     const hint = near ? ` Did you mean ${near}?` : "";
-    throw new InvalidArgumentError(`Expected names of ${EVICTION_POLICIES.join(", ")}.${hint}`);
+    throw new InvalidArgumentError(`Expected names of ${known.join(", ")}.${hint}`);
   });
+  return [...new Set(names)];
 }
 
 /** `2,3,4,5` */

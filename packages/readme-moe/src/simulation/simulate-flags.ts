@@ -13,7 +13,9 @@ export interface SimulateFlags {
   readonly outputTokens: number;
   readonly locality: number;
   readonly seed: number;
-  readonly scheduler: SchedulerName;
+  /** The recorded steps as they ran, instead of the sequences anew. */
+  readonly replay: boolean;
+  readonly scheduler: readonly SchedulerName[];
   readonly policy: readonly EvictionPolicyName[];
   /** In experts. */
   readonly capacity?: readonly number[];
@@ -27,5 +29,6 @@ export interface SimulateFlags {
   readonly readMbPerS: number;
   readonly overlap: boolean;
   readonly writeTrace?: string;
+  readonly svg?: string;
   readonly json: boolean;
 }

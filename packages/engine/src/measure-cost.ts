@@ -1,0 +1,116 @@
+// What steps cost on this machine, measured before the first request, so that the first decisions are no guesses.
+
+import { readFile } from "node:fs/promises";
+import { cpus } from "node:os";
+import { DEFAULT_COST_MODEL, refineCostModel, type CostModel, type Residency } from "@readme-moe/core";
+import { cachedData, KvPool, resolveCacheFolder, type KvSlot } from "@readme-moe/model";
+import type { StepRunner } from "./step-runner.ts";
+
+const MOST_MS = 1000;
+const PAST_TOKENS = 64;
+const SEQUENCES = 8;
+
+export interface MeasureOptions {
+  readonly residency: Residency;
+  /** In milliseconds. */
+  readonly now: () => number;
+  /** No step begins later than this after the first. @default 1000 */
+  readonly mostMs?: number | undefined;
+}
+
+/** One step to measure: so many new tokens of each of so many sequences, over so many experts in turn. */
+interface Probe {
+  readonly sequences: number;
+  readonly tokensEach: number;
+  readonly experts: number;
+}
+
+/** Steps of few and many tokens, of one and of several experts; those first that tell most. */
+function probes(numExperts: number): readonly Probe[] {
+  const several = Math.min(numExperts, SEQUENCES);
+  const decodes = [1, several].flatMap((experts) => [
+    { sequences: SEQUENCES, tokensEach: 1, experts },
+    { sequences: 1, tokensEach: 1, experts: 1 },
+  ]);
+  return [...decodes, { sequences: 1, tokensEach: PAST_TOKENS, experts: 1 }, ...decodes];
+}
+
+/**
+ * Coefficients for steps of `runner`, from steps of made-up tokens. The first one is not counted: it takes memory from the
+ * system, and reads the model's pages for the first time.
+ */
+export async function measureCost(
+  runner: StepRunner,
+  { residency, now, mostMs = MOST_MS }: MeasureOptions,
+): Promise<CostModel> {
+  const { numLayers, contextTokens, vocabSize } = runner.model.config;
+  const perSequence = Math.min(3 * PAST_TOKENS, contextTokens);
+  if (perSequence < 2 * PAST_TOKENS || numLayers === 0) return DEFAULT_COST_MODEL;
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: SEQUENCES * 3 * PAST_TOKENS });
+  const slots = Array.from({ length: SEQUENCES }, () => pool.admit(perSequence) as KvSlot);
+  const startMs = now();
+  let cost: CostModel = DEFAULT_COST_MODEL;
+  for (const [index, probe] of [...probes(1).slice(0, 1), ...probes(runner.model.experts.names.length)].entries()) {
+    if (index > 1 && now() - startMs > mostMs) break;
+    const members = slots.slice(0, probe.sequences);
+    const experts = Array.from({ length: probe.experts }, (_, expert) => expert);
+    const work = {
+      tokens: probe.sequences * probe.tokensEach,
+      distinctExperts: probe.experts,
+      cachedTokens: members.reduce((sum, { numTokens }) => sum + numTokens, 0),
+      missingBytes: experts.reduce((sum, expert) => sum + (residency.missingBytes[expert] ?? 0), 0),
+    };
+    const stepMs = now();
+    await runner.forward(
+      pool,
+      members.map((slot, place) => ({
+        slot,
+        tokenIds: Int32Array.from({ length: probe.tokensEach }, (_, token) => (token + place) % vocabSize),
+        experts: new Uint16Array(probe.tokensEach).fill(place % probe.experts),
+        logitsOf: [probe.tokensEach - 1],
+      })),
+    );
+    const durationMs = now() - stepMs;
+    if (index > 0) cost = refineCostModel(cost, { work, durationMs });
+  }
+  return cost;
+}
+
+/** What coefficients hold for. */
+export interface CostCacheKey {
+  /** Of the model and its precision. */
+  readonly fingerprint: string;
+  readonly threads: number | undefined;
+  readonly isStreamed: boolean;
+}
+
+/** `measure`'s result, kept in the cache beside the graph; measured anew where the cache cannot be used. */
+export async function cachedCost(
+  key: CostCacheKey,
+  cacheFolder: string | undefined,
+  measure: () => Promise<CostModel>,
+): Promise<CostModel> {
+  let measured: CostModel | undefined;
+  let failure: unknown;
+  const machine = `${cpus()[0]?.model ?? ""} x ${cpus().length}`;
+  try {
+    const path = await cachedData(
+      resolveCacheFolder(cacheFolder),
+      "costs",
+      JSON.stringify({ ...key, machine }),
+      "coefficients of a step's time, JSON",
+      async function* () {
+        measured = await measure().catch((error: unknown) => {
+          failure = error;
+          throw error;
+        });
+        yield new TextEncoder().encode(JSON.stringify(measured));
+      },
+    );
+    return measured ?? (JSON.parse(await readFile(path, "utf8")) as CostModel);
+  } catch (error) {
+    // Whatever is wrong with the cache, the engine can do without.
+    if (failure !== undefined) throw error;
+    return measured ?? measure();
+  }
+}

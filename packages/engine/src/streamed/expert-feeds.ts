@@ -1,0 +1,56 @@
+import type { GraphTensor } from "@readme-moe/model";
+import type { LayerRange } from "../decoder-graph.ts";
+import type { ExpertLayer } from "./expert-file.ts";
+
+/** Weights of experts as inputs of a segment's graph: views of the memory that they were read to. */
+export class ExpertFeeds {
+  readonly #layers: readonly ExpertLayer[];
+  /** By layer, part and expert: what the graph calls it. */
+  readonly #names: readonly (readonly (readonly string[])[])[];
+  /** Made once for each unit that is read. */
+  readonly #views = new WeakMap<Uint8Array, readonly GraphTensor[]>();
+
+  constructor(layers: readonly ExpertLayer[], numExperts: number) {
+    this.#layers = layers;
+    const experts = Array.from({ length: numExperts }, (_, expert) => expert);
+    this.#names = layers.map(({ parts }) =>
+      parts.map(({ name }) => experts.map((expert) => name.replace(".ffn.0.", `.ffn.${expert}.`))),
+    );
+  }
+
+  /**
+   * @param units - of each expert that has tokens, the layers' weights
+   * @returns inputs of all experts: those without tokens get the memory of another one, which nobody reads
+   */
+  of({ from, to }: LayerRange, units: ReadonlyMap<number, Uint8Array>): Readonly<Record<string, GraphTensor>> {
+    const feeds: Record<string, GraphTensor> = {};
+    const views = new Map(Array.from(units, ([expert, memory]) => [expert, this.#viewsOf({ from, to }, memory)]));
+    const [anyViews = []] = views.values();
+    let place = 0;
+    for (const parts of this.#names.slice(from, to)) {
+      for (const names of parts) {
+        for (const [expert, name] of names.entries()) {
+          feeds[name] = (views.get(expert) ?? anyViews)[place] as GraphTensor;
+        }
+        place++;
+      }
+    }
+    return feeds;
+  }
+
+  #viewsOf({ from, to }: LayerRange, memory: Uint8Array): readonly GraphTensor[] {
+    const known = this.#views.get(memory);
+    if (known) return known;
+    const first = this.#layers[from]?.start ?? 0;
+    const views = this.#layers.slice(from, to).flatMap(({ parts, start }) =>
+      parts.map(({ type, shape, byteLength, offset }) => {
+        const [buffer, at] = [memory.buffer as ArrayBuffer, memory.byteOffset + start - first + offset];
+        const data =
+          type === "float32" ? new Float32Array(buffer, at, byteLength / 4) : new Int8Array(buffer, at, byteLength);
+        return { data, dims: shape };
+      }),
+    );
+    this.#views.set(memory, views);
+    return views;
+  }
+}

@@ -1,0 +1,112 @@
+// What a model needs in memory, by the ways to have it there.
+
+import { expertLayout, kvSizes, resolveEngineOptions, weightSizes, type WeightSizes } from "@readme-moe/engine";
+import { kvBytesPerToken, type Model, type Precision, wholeBlocks } from "@readme-moe/model";
+import { denseBase } from "./dense-base.ts";
+import type { Placement } from "./plan-memory.ts";
+
+/** What is to run at once. */
+export interface Load {
+  readonly sequences: number;
+  /** Of each, prompt and completion. */
+  readonly contextTokens: number;
+}
+
+/** Bytes besides weights. */
+interface OtherBytes {
+  /** Node and the inference runtime, without a model. */
+  readonly process: number;
+  readonly tokenizer: number;
+  /** Of the largest step. */
+  readonly step: number;
+  readonly keysAndValues: number;
+  readonly prefixCache: number;
+}
+
+/** A placement with what it is made of. */
+export interface DescribedPlacement extends Placement {
+  readonly weights: WeightSizes;
+  readonly other: OtherBytes;
+}
+
+/*
+ * Measured as the resident memory of an engine's process, Linux x64, Node 20, two threads, opened from the cache, less
+ * the weights by `weightSizes`: the pocket model in int8, 113 MB. SmolLM2 has 45,000 tokens more and takes 20 MB (a
+ * tokenizer.json) or 44 MB (a GGUF file) more than that.
+ */
+const PROCESS_BYTES = 113e6;
+const TOKEN_BYTES = { folder: 430, gguf: 960 } as const;
+
+/** Of a dense model, or of one with experts and the dense one that it was made from. */
+export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
+  const own = model.experts.names.length > 1 ? "read-me" : "dense";
+  const all = PRECISIONS.map((precision) => placement(own, model, precision, load));
+  if (own === "dense") return all;
+  const dense = denseBase(model);
+  return [
+    ...all,
+    placement(own, model, "int8", load, true),
+    ...PRECISIONS.map((precision) => placement("dense", dense, precision, load)),
+  ];
+}
+
+/** For keys and values of all sequences; the engine takes a quarter more to keep prompts' beginnings. */
+export function kvBytesOf({ config }: Pick<Model, "config">, { sequences, contextTokens }: Load): number {
+  return sequences * wholeBlocks(Math.min(contextTokens, config.contextTokens)) * kvBytesPerToken(config);
+}
+
+const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
+
+function placement(
+  name: Placement["model"],
+  model: Model,
+  precision: Precision,
+  load: Load,
+  isStreamed = false,
+): DescribedPlacement {
+  const weights = weightSizes(model, precision, isStreamed);
+  const other = otherBytes(model, load, isStreamed);
+  const inMemory = sum(weights) - (isStreamed ? weights.experts : 0) + packedHeadBytes(model, precision, weights);
+  return {
+    model: name,
+    precision,
+    weights,
+    other,
+    weightBytes: inMemory,
+    otherBytes: sum(other),
+    streamed: isStreamed ? expertLayout(model) : undefined,
+  };
+}
+
+/** In float32 a table that is both embedding and head is there twice: as it is, and packed for products. */
+function packedHeadBytes({ config }: Model, precision: Precision, { embeddings }: WeightSizes): number {
+  return precision === "fp32" && config.hasTiedEmbeddings ? embeddings : 0;
+}
+
+function otherBytes(model: Model, load: Load, isStreamed: boolean): OtherBytes {
+  const { config, path } = model;
+  const kvCacheBytes = kvBytesOf(model, load);
+  const options = resolveEngineOptions({ kvCacheBytes, maxNumSeqs: load.sequences });
+  const { capacityTokens, prefixCacheBytes } = kvSizes(options, config);
+  const perToken = path.endsWith(".gguf") ? TOKEN_BYTES.gguf : TOKEN_BYTES.folder;
+  return {
+    process: PROCESS_BYTES,
+    tokenizer: config.vocabSize * perToken,
+    step: options.maxNumBatchedTokens * stepBytesPerToken(model, isStreamed),
+    keysAndValues: capacityTokens * kvBytesPerToken(config),
+    prefixCache: prefixCacheBytes,
+  };
+}
+
+/**
+ * New keys and values leave a whole graph as a copy; gate, up and their product are the widest values in it. Float32.
+ */
+function stepBytesPerToken({ config, experts }: Model, isStreamed: boolean): number {
+  const widths = experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0));
+  const copies = isStreamed ? 1 : 2;
+  return copies * kvBytesPerToken(config) + 4 * (3 * Math.max(...widths) + 4 * config.hiddenSize);
+}
+
+function sum(sizes: WeightSizes | OtherBytes): number {
+  return Object.values(sizes).reduce((total: number, bytes: number) => total + bytes, 0);
+}

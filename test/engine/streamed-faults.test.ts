@@ -1,0 +1,209 @@
+// Experts that come and go, while their file is damaged, removed or replaced, and while their memory is changed.
+
+import { copyFile, open, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { ProcessLogits } from "@readme-moe/core";
+import { ModelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import { beforeAll, describe, expect, test } from "vitest";
+import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
+import { complete } from "../support/complete.ts";
+import { CoreBench, outcomesAlone, randomJobs } from "../support/core-bench.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const LEAST = 3 * 8192;
+const ALL = 3 * (4096 + 8192);
+const PARAMS = { maxTokens: 40, temperature: 0, ignoreEos: true };
+const PROMPT = [5, 6, 7, 8, 900, 901];
+
+const folder = persistentFolder();
+let path: string;
+/** What each expert alone says after `PROMPT`. */
+let expected: readonly (readonly number[])[];
+beforeAll(async () => {
+  path = join(await folder, "model");
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER, numExperts: 3 });
+  const engine = await ReadMeEngine.open(path, { precision: "int8", threads: 1, isolation: "thread" });
+  expected = await Promise.all([0, 1, 2].map((expert) => said(engine, expert)));
+  await engine.dispose();
+});
+
+async function said(engine: ReadMeEngine, expert: number): Promise<readonly number[]> {
+  return (await complete(engine, { prompt: PROMPT, params: PARAMS, expert })).ids;
+}
+
+/** An engine with little memory, and the file that its experts come from. */
+async function opened(options: OpenOptions = {}): Promise<{ readonly engine: ReadMeEngine; readonly file: string }> {
+  const cacheFolder = await temporaryFolder();
+  const defaults = { threads: 1, isolation: "thread", expertCacheBytes: LEAST } as const;
+  const engine = await ReadMeEngine.open(path, { ...defaults, cacheFolder, ...options });
+  const [entry = ""] = await readdir(join(cacheFolder, "experts"));
+  return { engine, file: join(cacheFolder, "experts", entry, "weights.bin") };
+}
+
+function once<Result>(work: () => Promise<Result>): () => Promise<Result> {
+  let result: Promise<Result> | undefined;
+  return () => (result ??= work());
+}
+
+/** Resolves when so many tokens have come. */
+function tokensOf(engine: ReadMeEngine, count: number): Promise<void> {
+  return new Promise((resolve) => {
+    let left = count;
+    engine.events.on("token:generated", () => {
+      if (--left === 0) resolve();
+    });
+  });
+}
+
+async function truncate(file: string, bytes: number): Promise<void> {
+  const handle = await open(file, "r+");
+  await handle.truncate((await handle.stat()).size - bytes);
+  await handle.close();
+}
+
+describe("a file of experts", () => {
+  test.each(["thread", "process"] as const)(
+    "that is cut while it serves, in a %s, fails who needs what is gone, now and later, and nobody else",
+    async (isolation) => {
+      const { engine, file } = await opened({ isolation });
+      const copy = join(await temporaryFolder(), "weights.bin");
+      await copyFile(file, copy);
+      // The second one waits while the others take all the memory, and comes back to a file without two experts' last layer.
+      const cutFile = once(() => truncate(file, 2 * 8192));
+      const processLogits: ProcessLogits = (_, { tokenIds }) =>
+        tokenIds.length < PROMPT.length + 5 ? undefined : cutFile();
+      const answers = Promise.allSettled([
+        said(engine, 0),
+        complete(engine, { prompt: PROMPT, params: PARAMS, expert: 1, processLogits }),
+        said(engine, 2),
+      ]);
+      const [first, second, third] = await answers;
+      expect(first).toEqual({ status: "fulfilled", value: expected[0] });
+      expect(second).toMatchObject({ status: "rejected", reason: { code: "ERR_FILE_UNREADABLE" } });
+      // What is in memory may serve on.
+      if (third.status === "fulfilled") expect(third.value).toEqual(expected[2]);
+
+      await expectReadMeError(said(engine, 1), "ERR_FILE_UNREADABLE", "layer 1 of expert 1 cannot be read");
+      expect(await said(engine, 0)).toEqual(expected[0]);
+      const { expertCache, numRunning } = await engine.stats();
+      expect(numRunning).toBe(0);
+      expect(expertCache?.failedReads).toBeGreaterThan(0);
+      // As soon as the file is whole again, so is the engine.
+      await copyFile(copy, file);
+      expect(await Promise.all([0, 1, 2].map((expert) => said(engine, expert)))).toEqual(expected);
+      await engine.dispose();
+    },
+  );
+
+  test("that is removed, or replaced by another one, serves on: it is open", async () => {
+    const { engine, file } = await opened();
+    const some = tokensOf(engine, 6);
+    const answers = Promise.all([0, 1, 2].map((expert) => said(engine, expert)));
+    await some;
+    await rm(file);
+    expect(await answers).toEqual(expected);
+    await writeFile(`${file}.new`, "something else");
+    await rename(`${file}.new`, file);
+    expect(await Promise.all([2, 1, 0].map((expert) => said(engine, expert)))).toEqual(expected.toReversed());
+    expect((await engine.stats()).expertCache).toMatchObject({ failedReads: 0, wastedLoads: 0 });
+    await engine.dispose();
+  });
+});
+
+describe("memory for experts that is changed while they serve", () => {
+  test("changes no token, in an engine", async () => {
+    const { engine } = await opened({ isolation: "process" });
+    const random = seededRandom(1);
+    const over = new AbortController();
+    const changing = (async () => {
+      for (let count = 0; !over.signal.aborted; count++) {
+        const bytes = count % 2 === 0 ? LEAST : LEAST + randomInteger(random, ALL);
+        await engine.setExpertCacheBytes(bytes);
+        const { expertCache } = await engine.stats();
+        expect(expertCache?.budgetBytes).toBe(bytes);
+        expect(expertCache?.usedBytes).toBeLessThanOrEqual(bytes);
+      }
+    })();
+    const answers = await Promise.all([0, 1, 2, 1, 0].map((expert) => said(engine, expert)));
+    over.abort();
+    await changing;
+    expect(answers).toEqual([0, 1, 2, 1, 0].map((expert) => expected[expert]));
+    await engine.setExpertCacheBytes(ALL);
+    const before = (await engine.stats()).expertCache;
+    await Promise.all([0, 1, 2].map((expert) => said(engine, expert)));
+    const after = (await engine.stats()).expertCache;
+    expect(after?.usedBytes).toBe(ALL);
+    expect((after?.loads ?? 0) - (before?.loads ?? 0)).toBeLessThanOrEqual(6);
+
+    // What was set last is what the engine begins with when it is opened again.
+    engine.kill();
+    await expectReadMeError(said(engine, 0), "ERR_ENGINE_FAILED");
+    await engine.restart();
+    expect((await engine.stats()).expertCache).toMatchObject({ budgetBytes: ALL, loads: 0 });
+    expect(await said(engine, 2)).toEqual(expected[2]);
+    await engine.dispose();
+  });
+
+  test("changes no bit, between steps and in the middle of them, and the books are right after each", async () => {
+    const model = await openModel(path);
+    const { tokenizer } = await model.loadText();
+    const router = await openRouter(model, undefined, { threads: 1 });
+    const resident = await ModelRunner.open(model, { precision: "int8", threads: 1 });
+    const jobs = randomJobs(6, 4);
+    const alone = await outcomesAlone(jobs, { runner: resident, router }, tokenizer);
+    for (let seed = 0; seed < 6; seed++) {
+      const random = seededRandom(seed);
+      const policy = (["belady", "lru", "lfu", "random"] as const)[seed % 4];
+      const runner = await StreamedRunner.open(model, { expertCacheBytes: LEAST, policy, threads: 1 });
+      const { memory, residency } = runner;
+      const bench = new CoreBench({ runner, router }, tokenizer, { capacityTokens: 4096, residency });
+      for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
+      while (bench.core.hasWork) {
+        const step = bench.core.step();
+        const changes: Promise<void>[] = [];
+        for (let left = randomInteger(random, 3); left > 0; left--) {
+          for (let turns = randomInteger(random, 12); turns > 0; turns--) {
+            await new Promise((resolve) => setImmediate(resolve));
+          }
+          changes.push(memory.setBudget(LEAST + randomInteger(random, ALL - LEAST)));
+          memory.cache.checkIntegrity();
+        }
+        await step;
+        await Promise.all(changes);
+        bench.core.checkIntegrity();
+        memory.cache.checkIntegrity();
+        expect(memory.takenBytes).toBeLessThanOrEqual(memory.stats.budgetBytes);
+      }
+      expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(alone));
+      await runner.dispose();
+    }
+    await resident.dispose();
+    await router.dispose();
+    await model.close();
+  });
+
+  test("is refused where it cannot work, naming what can", async () => {
+    const { engine } = await opened();
+    const least =
+      /`expertCacheBytes` to be at least 24576 bytes, which a step of all experts needs at once, got `24575`/;
+    await expect(engine.setExpertCacheBytes(LEAST - 1)).rejects.toThrow(RangeError);
+    await expect(engine.setExpertCacheBytes(LEAST - 1)).rejects.toThrow(least);
+    await expect(engine.setExpertCacheBytes(Number.NaN)).rejects.toThrow(/`bytes` to be an integer/);
+    expect((await engine.stats()).expertCache?.budgetBytes).toBe(LEAST);
+    expect(await said(engine, 1)).toEqual(expected[1]);
+    await engine.dispose();
+
+    const resident = await ReadMeEngine.open(path, { precision: "int8", threads: 1, isolation: "thread" });
+    await expect(resident.setExpertCacheBytes(LEAST)).rejects.toThrow(TypeError);
+    await expect(resident.setExpertCacheBytes(LEAST)).rejects.toThrow(
+      /`expertCacheBytes`; all its experts are in memory/,
+    );
+    expect((await resident.stats()).expertCache).toBeUndefined();
+    await resident.dispose();
+  });
+});

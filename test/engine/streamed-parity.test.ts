@@ -1,0 +1,241 @@
+// What the engine's expert cache does is what core's simulation says: counter by counter, on what the engine recorded.
+
+import { join } from "node:path";
+import {
+  costAware,
+  EVICTION_POLICIES,
+  fcfs,
+  readMe,
+  replayRecorded,
+  replaySteps,
+  replayUnits,
+  resolveEvictionPolicy,
+  simulate,
+  unitRequests,
+  type ExpertCacheCounters,
+  type ExpertCacheStats,
+  type ExpertRun,
+  type ReadMeEvents,
+  type RecordedStep,
+  type Scheduler,
+  type TraceSequence,
+} from "@readme-moe/core";
+import { ReadMeEngine } from "@readme-moe/engine";
+import { openModel, type Model, type Tokenizer } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { StreamedRunner, type StreamedOptions } from "../../packages/engine/src/streamed/streamed-runner.ts";
+import { complete } from "../support/complete.ts";
+import { CoreBench, randomJobs, type BenchModel } from "../support/core-bench.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+type Queued = Parameters<ReadMeEvents["sequence:queued"]>[0];
+type Routed = Parameters<ReadMeEvents["router:routed"]>[0];
+
+const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
+  fcfs: fcfs(),
+  "read-me": readMe(),
+  "cost-aware": costAware({ maxStepMs: 1, maxDelayMs: 20 }),
+};
+const NUM_EXPERTS = 4;
+/** Of units of 4,096 and 8,192 bytes: the least, some, and more than all. */
+const BUDGETS = [32_768, 40_960, 60_000];
+
+const folder = persistentFolder();
+let path: string;
+let model: Model;
+let tokenizer: Tokenizer;
+let router: BenchModel["router"];
+beforeAll(async () => {
+  path = join(await folder, "model");
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER, numExperts: NUM_EXPERTS });
+  model = await openModel(path);
+  ({ tokenizer } = await model.loadText());
+  router = await openRouter(model, undefined, { threads: 1 });
+});
+afterAll(async () => {
+  await router.dispose();
+  await model.close();
+});
+
+/** What the events of an engine tell of its expert cache. */
+function recorded(events: CoreBench["events"]): readonly RecordedStep[] {
+  const scheduled = payloads(events, "batch:scheduled");
+  return payloads(events, "batch:completed").map(({ expertRuns: runs = [] }, step) => {
+    return { runs, laterSteps: scheduled[step]?.laterSteps };
+  });
+}
+
+function payloads<Name extends keyof ReadMeEvents>(
+  events: CoreBench["events"],
+  wanted: Name,
+): readonly Parameters<ReadMeEvents[Name]>[0][] {
+  return events.flatMap(({ name, payload }) => (name === wanted ? [payload as Parameters<ReadMeEvents[Name]>[0]] : []));
+}
+
+function countersOf({ uses, hits, loads, evictions, bytesRead, wastedLoads, wastedBytes }: ExpertCacheCounters) {
+  return { uses, hits, loads, evictions, bytesRead, wastedLoads, wastedBytes };
+}
+
+function tokensPerExpert(experts: readonly number[]): readonly number[] {
+  return Array.from({ length: NUM_EXPERTS }, (_, expert) => (experts.includes(expert) ? 1 : 0));
+}
+
+/** Whether each run had all that was known to be needed in it. */
+function plansHeld(runs: readonly ExpertRun[]): boolean {
+  return runs.every(({ planned }, at) => planned.every((expert) => runs[at + 1]?.experts.includes(expert) ?? false));
+}
+
+interface Served {
+  readonly events: CoreBench["events"];
+  readonly outcomes: CoreBench["outcomes"];
+  readonly stats: ExpertCacheStats;
+}
+
+/** Jobs that come while others run, with chunks of prompts, several of them in one step. */
+async function serve(
+  served: Model,
+  seed: number,
+  scheduler: Scheduler,
+  options: Omit<StreamedOptions, "threads">,
+): Promise<Served> {
+  const runner = await StreamedRunner.open(served, { ...options, threads: 1 });
+  let nowMs = 0;
+  const limits = { capacityTokens: 4096, maxNumSeqs: 6, maxNumBatchedSeqs: 4, maxNumBatchedTokens: 256 };
+  const now = () => (nowMs += 2);
+  const bench = new CoreBench({ runner, router }, tokenizer, {
+    ...limits,
+    scheduler,
+    residency: runner.residency,
+    now,
+  });
+  for (const [index, { id, promptIds, params }] of randomJobs(8, seed).entries()) {
+    bench.add(id, promptIds, params);
+    if (index % 3 === 2) await bench.core.step();
+  }
+  await bench.finish();
+  runner.memory.cache.checkIntegrity();
+  const { expertCache } = bench.core.stats();
+  await runner.dispose();
+  return { events: bench.events, outcomes: bench.outcomes, stats: expertCache as ExpertCacheStats };
+}
+
+describe.each(Object.entries(SCHEDULERS))("under %s", (_, scheduler) => {
+  test.each(EVICTION_POLICIES)("the engine's counters are those of the replay, %s", async (policy) => {
+    for (const [seed, budgetBytes] of BUDGETS.entries()) {
+      const { events, stats } = await serve(model, seed, scheduler, { expertCacheBytes: budgetBytes, policy });
+      const layout = { numExperts: NUM_EXPERTS, layerBytes: stats.layerBytes };
+      const steps = recorded(events);
+      expect(countersOf(replayRecorded(steps, { layout, budgetBytes, policy }))).toEqual(countersOf(stats));
+      expect(stats.uses).toBeGreaterThan(0);
+      expect(steps.map(({ runs }) => new Set(runs.flatMap(({ experts }) => experts)).size)).toEqual(
+        payloads(events, "batch:scheduled").map(({ distinctExperts }) => distinctExperts),
+      );
+      // Nothing that was read for a plan that held leaves unused.
+      if (plansHeld(steps.flatMap(({ runs }) => runs))) expect(stats.wastedLoads).toBe(0);
+    }
+  });
+});
+
+test("steps with several runs, and plans that reach over steps, are among them", async () => {
+  const { events } = await serve(model, 0, fcfs(), { expertCacheBytes: BUDGETS[0] as number });
+  const steps = recorded(events);
+  expect(steps.some(({ runs }) => runs.length > 1)).toBe(true);
+  expect(steps.some(({ runs }) => (runs.at(-1)?.planned.length ?? 0) > 0)).toBe(true);
+});
+
+test("nothing is read in vain where everybody is there from the start and prompts come first", async () => {
+  for (const budgetBytes of BUDGETS) {
+    const engine = await ReadMeEngine.open(path, {
+      threads: 1,
+      isolation: "thread",
+      expertCacheBytes: budgetBytes,
+      prefixCacheBytes: 0,
+      scheduler: "fcfs",
+    });
+    const events: CoreBench["events"] = [];
+    const names = ["sequence:queued", "router:routed", "batch:scheduled", "batch:completed"] as const;
+    for (const name of names) engine.events.on(name, (payload: unknown) => events.push({ name, payload }));
+    const prompts = randomJobs(6, 3, 100).map(({ promptIds }) => promptIds);
+    const params = { maxTokens: 20, temperature: 0, ignoreEos: true };
+    await Promise.all(prompts.map((prompt) => complete(engine, { prompt, params })));
+    const stats = (await engine.stats()).expertCache as ExpertCacheStats;
+    await engine.dispose();
+    expect(stats.wastedLoads).toBe(0);
+    const { layerBytes } = stats;
+    const trace = { layout: { numExperts: NUM_EXPERTS, layerBytes }, sequences: sequencesOf(events, 20), steps: [] };
+    // The same scheduler on the same sequences: the simulator decides, batches and counts as the engine did.
+    const limits = { maxNumBatchedSeqs: 32, maxNumBatchedTokens: 512, chunkTokens: 128 };
+    const simulated = simulate(trace, { scheduler: fcfs(), limits, maxNumSeqs: 32, cache: { budgetBytes } });
+    expect(countersOf(simulated)).toEqual(countersOf(stats));
+    const scheduled = payloads(events, "batch:scheduled");
+    expect(simulated.steps).toHaveLength(scheduled.length);
+    expect(simulated.meanDistinctExperts).toBeCloseTo(
+      scheduled.reduce((sum, { distinctExperts }) => sum + distinctExperts, 0) / scheduled.length,
+      9,
+    );
+  }
+});
+
+/** What events tell of who came when, with which experts. */
+function sequencesOf(events: CoreBench["events"], outputTokens: number): readonly TraceSequence[] {
+  const experts = new Map<string, number[]>();
+  const sequences: { id: string; arrivalStep: number; promptTokens: number; experts: number[] }[] = [];
+  let numSteps = 0;
+  for (const { name, payload } of events) {
+    if (name === "batch:scheduled") numSteps++;
+    if (name === "router:routed") {
+      const { sequenceId, experts: routed } = payload as Routed;
+      experts.set(sequenceId, [...(experts.get(sequenceId) ?? []), ...routed]);
+    }
+    if (name !== "sequence:queued") continue;
+    const { sequenceId: id, promptTokens } = payload as Queued;
+    sequences.push({ id, arrivalStep: numSteps, promptTokens, experts: [] });
+  }
+  return sequences.map((sequence) => ({
+    ...sequence,
+    experts: (experts.get(sequence.id) ?? []).slice(0, sequence.promptTokens + outputTokens - 1),
+  }));
+}
+
+describe("hits, with units of one size,", () => {
+  let even: Model;
+  beforeAll(async () => {
+    const evenPath = join(await folder, "even");
+    const sizes = { expertSizes: [40, 40, 40, 40], sharedSizes: [0, 0, 0, 0] };
+    await writeTinyReadMe(evenPath, {
+      ...WITH_TOKENIZER,
+      ...sizes,
+      numExperts: NUM_EXPERTS,
+      config: { num_hidden_layers: 4 },
+    });
+    even = await openModel(evenPath);
+  });
+  afterAll(() => even.close());
+
+  test.each(EVICTION_POLICIES)("are at most those of Belady who knows everything, %s", async (policy) => {
+    for (const lookaheadLayers of [0, 1]) {
+      for (const capacity of [4, 7, 11]) {
+        const budgetBytes = capacity * 8192;
+        const { events, stats } = await serve(even, capacity, fcfs(), {
+          expertCacheBytes: budgetBytes,
+          policy,
+          lookaheadLayers,
+        });
+        expect(stats.layerBytes).toEqual([8192, 8192, 8192, 8192]);
+        const layout = { numExperts: NUM_EXPERTS, layerBytes: stats.layerBytes };
+        const runs = recorded(events).flatMap((step) => step.runs);
+        const steps = runs.map(({ experts }, step) => ({ step, tokensPerExpert: tokensPerExpert(experts) }));
+        const requests = unitRequests(steps, layout);
+        const all = replayUnits(requests, layout, budgetBytes, resolveEvictionPolicy("belady"));
+        expect(stats.uses).toBe(all.uses);
+        expect(stats.hits).toBeLessThanOrEqual(all.hits);
+        if (policy !== "belady" || lookaheadLayers > 0) continue;
+        // What the next step samples is an estimate to the engine; whoever knows the whole next step is little better.
+        const horizon = replaySteps(steps, { layout, budgetBytes, lookaheadLayers });
+        expect(horizon.hits - stats.hits).toBeLessThanOrEqual(0.03 * stats.uses);
+      }
+    }
+  });
+});

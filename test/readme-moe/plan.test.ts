@@ -1,0 +1,130 @@
+// `readme-moe plan` as a user calls it.
+
+import { join } from "node:path";
+import { writeFile } from "node:fs/promises";
+import { describe, expect, test } from "vitest";
+import { runCli, type Outcome } from "../support/run-cli.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
+const SPEED = ["--read-mb-per-s", "500"];
+
+interface PlanJson {
+  readonly fits: boolean;
+  readonly least_memory_bytes: number;
+  readonly least_expert_cache_bytes: number | null;
+  readonly token_cycle_bytes: number | null;
+  readonly kv_cache_bytes: number;
+  readonly recommended: object | null;
+  readonly placements: readonly {
+    readonly model: string;
+    readonly precision: string;
+    readonly expert_cache_bytes: number | null;
+    readonly fits: boolean;
+    readonly total_bytes: number;
+    readonly weights: Readonly<Record<string, number>>;
+    readonly hit_ratio: number | null;
+    readonly bytes_read_per_token: number;
+  }[];
+}
+
+async function tinyModel(): Promise<string> {
+  const path = join(await temporaryFolder(), "model");
+  await writeTinyReadMe(path);
+  return path;
+}
+
+function plan(...args: readonly string[]): Promise<Outcome> {
+  return runCli(["plan", ...args, ...SPEED]);
+}
+
+const jsonOf = ({ stdout }: Outcome): PlanJson => JSON.parse(stdout) as PlanJson;
+
+test("says of a dense model what fits in each precision", async () => {
+  const { code, stdout, stderr } = await plan(POCKET, "--memory", "150MB");
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  const lines = stdout.trimEnd().split("\n");
+  expect(lines[0]).toMatch(/: 1 sequence of 1024 tokens in 150 MB$/);
+  const rows = lines.slice(2, 5).map((line) => line.trim().split(/\s{2,}/));
+  expect(rows.map(([model, precision]) => `${model} ${precision}`)).toEqual(["dense int8", "dense int4", "dense fp32"]);
+  expect(rows.map((row) => row[6])).toEqual(["yes", "yes", "no"]);
+  expect(stdout).toContain("recommended: this model in int8\n");
+  expect(stdout).toContain("options: --precision int8;");
+});
+
+test("has experts that come and go and the dense model beside them, with sums that agree", async () => {
+  const outcome = await plan(await tinyModel(), "--memory", "130MB", "--context", "64", "--json");
+  expect(outcome).toMatchObject({ code: 0, stderr: "" });
+  const result = jsonOf(outcome);
+  const names = result.placements.map(({ model, precision, expert_cache_bytes: cache }) =>
+    [model, precision, ...(cache === null ? [] : ["streamed"])].join(" "),
+  );
+  expect(names).toEqual([
+    "read-me int8",
+    "read-me int4",
+    "read-me fp32",
+    "read-me int8 streamed",
+    "dense int8",
+    "dense int4",
+    "dense fp32",
+  ]);
+  // Units are whole pages: one for 24 rows of 32 in int8, two for 40 rows and their scales.
+  expect(result.least_expert_cache_bytes).toBe(3 * 8192);
+  expect(result.token_cycle_bytes).toBe(4096 + 8192);
+  // 64 tokens of 2 layers, keys and values of 2 heads of 8, float32.
+  expect(result.kv_cache_bytes).toBe(64 * 2 * 2 * 2 * 8 * 4);
+  const streamed = result.placements[3];
+  expect(streamed?.expert_cache_bytes).toBe(3 * (4096 + 8192));
+  expect(streamed?.hit_ratio).toBeGreaterThan(0.9);
+  // Everything is read once.
+  expect(streamed?.bytes_read_per_token).toBeGreaterThan(0);
+  const dense = result.placements[6];
+  const [hidden, width] = [32, 64];
+  expect(dense?.weights["shared"]).toBe(2 * 3 * hidden * width * 4);
+  expect(dense?.weights["experts"]).toBe(0);
+  expect(result.placements[2]?.weights["experts"]).toBe(3 * 3 * hidden * (24 + 40) * 4);
+});
+
+test("gives experts what the memory leaves, refuses below that, and takes what it says is the least", async () => {
+  const path = await tinyModel();
+  const run = (memory: string): Promise<Outcome> => plan(path, "--memory", memory, "--context", "64", "--json");
+  const { least_memory_bytes: least } = jsonOf(await run("1GB"));
+  const [enough, short] = await Promise.all([run(`${Math.ceil(least)}`), run(`${Math.ceil(least) - 1}`)]);
+  expect(enough.code).toBe(0);
+  expect(short.code).toBe(1);
+  expect(short.stderr).toMatch(/are too little; the least that works is --memory \d+MB, with .* \(ERR_MEMORY\)\n$/);
+  expect(jsonOf(short)).toMatchObject({ fits: false, recommended: null });
+});
+
+test("expects a recorded trace, and refuses that of another model", async () => {
+  const path = await tinyModel();
+  const file = join(await temporaryFolder(), "trace.jsonl");
+  const write = (numExperts: number): Promise<void> =>
+    writeFile(
+      file,
+      `{"type":"model","num_experts":${numExperts},"layer_bytes":[5,5]}\n` +
+        '{"type":"sequence","id":"a","arrival_step":0,"prompt_tokens":1,"experts":[0,0,0,0]}\n',
+    );
+  await write(3);
+  const outcome = await plan(path, "--memory", "200MB", "--trace", file, "--json");
+  // Four tokens of one expert in two layers: read once, hit three times.
+  expect(jsonOf(outcome).placements[3]).toMatchObject({ hit_ratio: 0.75, bytes_read_per_token: (4096 + 8192) / 4 });
+  await write(4);
+  const refused = await plan(path, "--memory", "200MB", "--trace", file);
+  expect(refused).toMatchObject({ code: 1, stdout: "" });
+  expect(refused.stderr).toContain("is of a model with 4 experts, this one has 3 (ERR_MODEL_INVALID)");
+});
+
+describe("a wrong call", () => {
+  test.each([
+    [[], "required option '--memory' not specified"],
+    [["--memory", "much"], "Expected a size, such as 150MB"],
+    [["--memory", "1GB", "--context", "99999"], "Expected `--context` to be at most 1024, the model's"],
+    [["--memory", "1GB", "--sequences", "0"], "Expected an integer from 1 up."],
+  ])("%j ends with exit code 2", async (args, message) => {
+    const { code, stdout, stderr } = await plan(POCKET, ...args);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(stderr).toContain(message);
+  });
+});
