@@ -1,1 +1,23 @@
-export {};
+export { ApiError, type ApiErrorDetails } from "./api-error.ts";
+export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
+export type { ChatBody } from "./api/schemas/chat-body.ts";
+export type { CompletionBody } from "./api/schemas/completion-body.ts";
+export { Admission, type AdmissionStats, type Entrant, type Ticket } from "./edge/admission.ts";
+export type { AdmissionOptions } from "./edge/admission/options.ts";
+export type { Authorize } from "./edge/guard/authenticate.ts";
+export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
+export {
+  ServedModels,
+  type DrainOptions,
+  type Lease,
+  type ServedModel,
+  type SwapOptions,
+} from "./edge/served-models.ts";
+export { openApiDocument } from "./openapi/document.ts";
+export {
+  readMe,
+  type ReadMeApiOptions,
+  type ReadMeOperationsOptions,
+  type ReadMeOptions,
+  type ServingOptions,
+} from "./read-me.ts";

@@ -10,6 +10,7 @@ import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { planCommand } from "./commands/plan.ts";
 import { refactorCommand } from "./commands/refactor.ts";
+import { serveCommand } from "./commands/serve.ts";
 import { simulateCommand } from "./commands/simulate.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
@@ -47,6 +48,7 @@ function program(signal: AbortSignal): Command {
     .addCommand(inspectCommand(signal))
     .addCommand(planCommand(signal))
     .addCommand(refactorCommand(signal))
+    .addCommand(serveCommand(signal))
     .addCommand(simulateCommand());
   // Commander does not hand these down to commands that were made apart.
   for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);

@@ -1,0 +1,71 @@
+// The routes of the API: methods, bodies, and what is answered where there is nothing.
+
+import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
+import { ApiError } from "../api-error.ts";
+import { openApiDocument } from "../openapi/document.ts";
+import { chatApi } from "./chat/chat-api.ts";
+import { completionApi } from "./completions/completion-api.ts";
+import { answerErrors } from "./errors.ts";
+import { identify } from "./locals.ts";
+import { listModels, showModel } from "./model-routes.ts";
+import { readJson } from "./read-json.ts";
+import { serveGeneration, type Serving } from "./serve-generation.ts";
+import { detokenize, tokenize } from "./token-routes.ts";
+
+type Handler = (request: Request, response: Response) => void | Promise<void>;
+
+/** @param before - middleware for every route of the API: keys, request ids, rate limits */
+export function apiRouter(serving: Serving, before: readonly RequestHandler[] = []): Router {
+  const router = express.Router();
+  const { models } = serving;
+  // Not for every request: what the API does not serve is somebody else's.
+  const front: readonly RequestHandler[] = [...before, identify];
+  const post = (path: string, handler: Handler): void => {
+    router
+      .route(path)
+      .all(...front)
+      .post(readJson(serving), handle(handler))
+      .all(allowOnly("POST"));
+  };
+  const get = (path: string, handler: Handler): void => {
+    router
+      .route(path)
+      .all(...front)
+      .get(handle(handler))
+      .all(allowOnly("GET, HEAD"));
+  };
+  post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response));
+  post("/v1/completions", (request, response) => serveGeneration(completionApi, serving, request, response));
+  get("/v1/models", (_, response) => listModels(models, response));
+  get("/v1/models/*id", (request, response) => showModel(models, request, response));
+  post("/tokenize", (request, response) => tokenize(models, request, response));
+  post("/detokenize", (request, response) => detokenize(models, request, response));
+  const document = openApiDocument();
+  get("/openapi.json", (_, response) => void response.json(document));
+  router.use("/v1", ...front, nothingHere);
+  router.use(answerErrors);
+  return router;
+}
+
+function handle(handler: Handler): RequestHandler {
+  return async (request, response) => {
+    await handler(request, response);
+  };
+}
+
+function allowOnly(methods: string): RequestHandler {
+  return (request, response) => {
+    response.setHeader("Allow", methods);
+    if (request.method === "OPTIONS") {
+      response.status(204).end();
+      return;
+    }
+    const message = `Expected ${methods}, got ${request.method}`;
+    throw new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message });
+  };
+}
+
+function nothingHere(request: Request, _response: Response, _next: NextFunction): never {
+  const message = `There is no ${request.method} ${request.baseUrl}${request.path}`.slice(0, 300);
+  throw new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message });
+}

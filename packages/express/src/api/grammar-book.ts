@@ -1,0 +1,61 @@
+// Grammars of the engines that serve: made when an answer is first to be bound, ended when their engine serves no more.
+
+import type { Engine } from "@readme-moe/core";
+import { Grammars, type GrammarsOptions } from "@readme-moe/grammar";
+import type { ServedModels } from "../edge/served-models.ts";
+
+/** One request's use of an engine's grammars. */
+export interface GrammarUse {
+  /** @throws {TypeError} when the model has no end token */
+  grammars(): Promise<Grammars>;
+  release(): void;
+}
+
+interface Entry {
+  grammars: Promise<Grammars> | undefined;
+  numUses: number;
+}
+
+export class GrammarBook {
+  readonly #models: Pick<ServedModels, "list">;
+  readonly #options: GrammarsOptions;
+  readonly #entries = new Map<Engine, Entry>();
+
+  constructor(models: Pick<ServedModels, "list">, options: GrammarsOptions = {}) {
+    this.#models = models;
+    this.#options = options;
+  }
+
+  use(engine: Engine): GrammarUse {
+    const entry = this.#entries.get(engine) ?? { grammars: undefined, numUses: 0 };
+    this.#entries.set(engine, entry);
+    entry.numUses++;
+    return {
+      grammars: () => (entry.grammars ??= this.#open(engine, entry)),
+      release: () => {
+        entry.numUses--;
+        this.#sweep();
+      },
+    };
+  }
+
+  async #open(engine: Engine, entry: Entry): Promise<Grammars> {
+    try {
+      return await Grammars.open(engine, this.#options);
+    } catch (error) {
+      // The next one may have more luck.
+      entry.grammars = undefined;
+      throw error;
+    }
+  }
+
+  /** Engines are exchanged while they serve; what was made for those that went away goes, too. */
+  #sweep(): void {
+    const served = new Set(this.#models.list().map(({ engine }) => engine));
+    for (const [engine, { numUses, grammars }] of this.#entries) {
+      if (numUses > 0 || served.has(engine)) continue;
+      this.#entries.delete(engine);
+      grammars?.then((one) => one.dispose()).catch(() => undefined);
+    }
+  }
+}

@@ -1,0 +1,51 @@
+// Reads bodies: JSON in UTF-8, up to a size and within a time.
+
+import { isUtf8 } from "node:buffer";
+import express, { type RequestHandler } from "express";
+import { ApiError } from "../api-error.ts";
+import { localsOf, type RequestLocals } from "./locals.ts";
+import { asApiError, sendError } from "./errors.ts";
+import type { Timers } from "./timers.ts";
+
+export interface BodyOptions {
+  readonly maxBodyBytes: number;
+  /** A body that is not whole after this long is given up. */
+  readonly bodyTimeoutMs: number;
+  readonly timers: Timers;
+}
+
+export function readJson({ maxBodyBytes, bodyTimeoutMs, timers }: BodyOptions): RequestHandler {
+  const parse = express.json({
+    limit: maxBodyBytes,
+    type: () => true,
+    verify: (_request, response, bytes, encoding) => {
+      (response as unknown as { locals: { readMe: RequestLocals } }).locals.readMe.bodyBytes = bytes.length;
+      if (encoding === "utf-8" && !isUtf8(bytes)) throw new TypeError("Expected UTF-8");
+    },
+  });
+  return (request, response, next) => {
+    // Something in front of this has read it.
+    if (request.body !== undefined) return next();
+    if (request.is("application/json") === false) {
+      const message = "Expected the content type application/json";
+      const error = { status: 415, type: "invalid_request_error", code: "unsupported_media_type", message };
+      return next(new ApiError(error));
+    }
+    let isOver = false;
+    const stop = timers.after(bodyTimeoutMs, () => {
+      isOver = true;
+      const message = "The body took too long";
+      response.setHeader("Connection", "close");
+      response.once("finish", () => request.destroy());
+      sendError(response, new ApiError({ status: 408, type: "invalid_request_error", code: "body_timeout", message }));
+    });
+    parse(request, response, (error?: unknown) => {
+      stop();
+      if (isOver) return;
+      localsOf(response).bodyBytes ??= 0;
+      // What is left of a refused body is not waited for.
+      if (error !== undefined && !request.complete) response.setHeader("Connection", "close");
+      next(error === undefined ? undefined : asApiError(error));
+    });
+  };
+}

@@ -1,0 +1,79 @@
+import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import type { Load } from "./load.ts";
+
+export interface AdmissionOptions {
+  /** Requests that may be in, those that wait included. @default 256 */
+  readonly maxRequests?: number | undefined;
+  /** Tokens that those requests may come to, prompts and completions together. @default 1,048,576 */
+  readonly maxTokens?: number | undefined;
+  /** Bytes of their bodies. @default 64 MiB */
+  readonly maxBytes?: number | undefined;
+  /** Requests that one key may have in. @default `maxRequests` */
+  readonly maxRequestsPerKey?: number | undefined;
+  /** How long a request may wait for its first token. @default 30,000 */
+  readonly maxQueueMs?: number | undefined;
+  /** How long a request may take from its arrival to the end of its answer. @default no limit */
+  readonly maxRequestMs?: number | undefined;
+  /** What a full server answers with: 503, or 429 for gateways that know no other. @default 503 */
+  readonly overloadStatus?: 503 | 429 | undefined;
+  /**
+   * Lets a request of more priority take the places of waiting ones of less, which are told to come back. Only where
+   * clients cannot choose their priority themselves.
+   * @default false
+   */
+  readonly displaceWaiting?: boolean | undefined;
+  /** Where `request:admitted` and the like are told. @default a bus of its own */
+  readonly events?: ReadMeEmitter | undefined;
+}
+
+export interface ResolvedAdmissionOptions {
+  readonly limits: Load;
+  readonly maxRequestsPerKey: number;
+  readonly maxQueueMs: number;
+  /** `Infinity` where there is no limit. */
+  readonly maxRequestMs: number;
+  readonly overloadStatus: 503 | 429;
+  readonly displaceWaiting: boolean;
+  readonly events: ReadMeEmitter;
+}
+
+const NAMES = [
+  "maxRequests",
+  "maxTokens",
+  "maxBytes",
+  "maxRequestsPerKey",
+  "maxQueueMs",
+  "maxRequestMs",
+  "overloadStatus",
+  "displaceWaiting",
+  "events",
+] as const satisfies readonly (keyof AdmissionOptions)[];
+
+/** The longest time that timers know. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmissionOptions {
+  rejectUnknownKeys("admission", options, NAMES);
+  const requests = integerOption("maxRequests", options.maxRequests ?? 256, 1);
+  const { overloadStatus = 503 } = options;
+  if (overloadStatus !== 503 && overloadStatus !== 429) {
+    throw new RangeError(`Expected \`overloadStatus\` to be 503 or 429, got \`${String(overloadStatus)}\``);
+  }
+  return {
+    limits: {
+      requests,
+      tokens: integerOption("maxTokens", options.maxTokens ?? 2 ** 20, 1),
+      bytes: integerOption("maxBytes", options.maxBytes ?? 64 << 20, 1),
+    },
+    maxRequestsPerKey: integerOption("maxRequestsPerKey", options.maxRequestsPerKey ?? requests, 1),
+    maxQueueMs: integerOption("maxQueueMs", options.maxQueueMs ?? 30_000, 1, MAX_TIMER_MS),
+    maxRequestMs:
+      options.maxRequestMs === undefined
+        ? Infinity
+        : integerOption("maxRequestMs", options.maxRequestMs, 1, MAX_TIMER_MS),
+    overloadStatus,
+    displaceWaiting: options.displaceWaiting ?? false,
+    events: options.events ?? new ReadMeEmitter(),
+  };
+}

@@ -1,0 +1,103 @@
+// What a client may use in a minute: requests, and tokens. Counts are in a store of `rate-limiter-flexible`: this
+// process's memory, or one that several servers share.
+
+import { integerOption } from "@readme-moe/core";
+import type { Request, RequestHandler, Response } from "express";
+import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
+import { ApiError } from "../../api-error.ts";
+import { sendError } from "../../api/errors.ts";
+import { retryHeaders } from "../retry-headers.ts";
+import { durationText } from "./duration-text.ts";
+import { guardedLocals } from "./locals.ts";
+
+type Unit = "requests" | "tokens";
+
+interface Usage {
+  readonly remaining: number;
+  readonly resetMs: number;
+  readonly isExceeded: boolean;
+}
+
+/** @param limit - per minute, or a limiter with a store of its own */
+export function limiterOf(name: string, limit: number | RateLimiterAbstract): RateLimiterAbstract {
+  if (typeof limit === "object") return limit;
+  const points = integerOption(name, limit, 1);
+  return new RateLimiterMemory({ points, duration: 60, keyPrefix: name });
+}
+
+/** Counts a request, and refuses those beyond the limit with 429. Requests that only read are not counted. */
+export function limitRequests(limiter: RateLimiterAbstract): RequestHandler {
+  return limiting(limiter, "requests", async (client) => {
+    try {
+      return usageOf(limiter, await limiter.consume(client), false);
+    } catch (refusal) {
+      if (refusal instanceof RateLimiterRes) return usageOf(limiter, refusal, true);
+      throw refusal;
+    }
+  });
+}
+
+/**
+ * Refuses with 429 while a client has used up its tokens. How many a request takes is known in the end, and counted then
+ * by `spendTokens`: those that are under way together may pass the limit.
+ */
+export function limitTokens(limiter: RateLimiterAbstract): RequestHandler {
+  return limiting(limiter, "tokens", async (client, response) => {
+    guardedLocals(response).spendTokens = (tokens) => {
+      integerOption("tokens", tokens, 0);
+      // A store that fails now has nobody to tell; it fails for the next request, too.
+      limiter.penalty(client, tokens).catch(() => undefined);
+    };
+    const known = await limiter.get(client);
+    const usage = known && usageOf(limiter, known, known.consumedPoints >= limiter.points);
+    return usage ?? { remaining: limiter.points, resetMs: 0, isExceeded: false };
+  });
+}
+
+function limiting(
+  limiter: RateLimiterAbstract,
+  unit: Unit,
+  look: (client: string, response: Response) => Promise<Usage>,
+): RequestHandler {
+  return async (request, response, next) => {
+    if (["GET", "HEAD", "OPTIONS"].includes(request.method)) return next();
+    let usage: Usage;
+    try {
+      usage = await look(clientOf(request, response), response);
+    } catch (cause) {
+      sendError(response, unavailable(cause));
+      return;
+    }
+    response.setHeader(`x-ratelimit-limit-${unit}`, `${limiter.points}`);
+    response.setHeader(`x-ratelimit-remaining-${unit}`, `${usage.remaining}`);
+    response.setHeader(`x-ratelimit-reset-${unit}`, durationText(usage.resetMs));
+    if (usage.isExceeded) sendError(response, exceeded(unit, limiter.points, usage.resetMs));
+    else next();
+  };
+}
+
+/** Names and addresses do not meet. */
+function clientOf(request: Request, response: Response): string {
+  const { key } = guardedLocals(response);
+  return key === undefined ? `address:${request.ip ?? ""}` : `key:${key}`;
+}
+
+function usageOf(
+  limiter: RateLimiterAbstract,
+  { consumedPoints, msBeforeNext }: RateLimiterRes,
+  isExceeded: boolean,
+): Usage {
+  return { remaining: Math.max(0, limiter.points - consumedPoints), resetMs: Math.max(0, msBeforeNext), isExceeded };
+}
+
+function exceeded(unit: Unit, limit: number, resetMs: number): ApiError {
+  const message = `Rate limit reached: ${limit} ${unit} per minute. Try again in ${durationText(resetMs)}.`;
+  const headers = retryHeaders(resetMs);
+  return new ApiError({ status: 429, type: unit, code: "rate_limit_exceeded", message, headers });
+}
+
+function unavailable(cause: unknown): ApiError {
+  const message = "Limits cannot be looked up at the moment; try again later.";
+  const details = { status: 503, type: "server_error", code: "rate_limiter_unavailable", message } as const;
+  return new ApiError({ ...details, headers: retryHeaders(1000), cause });
+}

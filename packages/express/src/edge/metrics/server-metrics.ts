@@ -1,0 +1,54 @@
+// What the server's own events say, counted: who was let in, who was not, what was answered.
+
+import type { ReadMeEmitter } from "@readme-moe/core";
+import type { Admission } from "../admission.ts";
+import { FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SMALL_COUNTS, TOKEN_COUNTS } from "./buckets.ts";
+import type { Instruments, Sample } from "./instruments.ts";
+
+/** @param defaultName - of the model, for requests that do not say */
+export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, defaultName: string): void {
+  const labelsOf = (model: string | undefined) => ({ model_name: model ?? defaultName });
+  const histogram = (name: string, help: string, buckets: readonly number[]) =>
+    instruments.histogram({ name, help, isVllm: true }, buckets);
+
+  const firstToken = histogram("time_to_first_token_seconds", "From a request's arrival", FIRST_TOKEN_SECONDS);
+  const wholeRequest = histogram("e2e_request_latency_seconds", "From a request's arrival to its end", REQUEST_SECONDS);
+  const choicesOf = histogram("request_params_n", "Completions that a request asks for", SMALL_COUNTS);
+  const maxTokensOf = histogram("request_params_max_tokens", "Tokens that a request may generate", TOKEN_COUNTS);
+  const rejected = instruments.counter({
+    name: "admission_rejected_total",
+    help: "Requests that were turned away, by reason",
+    labelNames: ["model_name", "reason"],
+  });
+  const restarts = instruments.counter({ name: "engine_restarts_total", help: "Engines that were opened again" });
+  const answers = instruments.counter({
+    name: "http_requests_total",
+    help: "Answers, by route, method and status; 499 where the client had gone",
+    labelNames: ["handler", "method", "status"],
+  });
+
+  events
+    .on("request:admitted", ({ model, choices, maxCompletionTokens }) => {
+      choicesOf.observe(labelsOf(model), choices);
+      maxTokensOf.observe(labelsOf(model), maxCompletionTokens);
+    })
+    .on("request:started", ({ model, sinceMs }) => firstToken.observe(labelsOf(model), sinceMs / 1000))
+    .on("request:released", ({ model, isStarted, durationMs }) => {
+      if (isStarted) wholeRequest.observe(labelsOf(model), durationMs / 1000);
+    })
+    .on("request:rejected", ({ model, reason }) => rejected.inc({ ...labelsOf(model), reason }))
+    .on("engine:restarted", ({ name }) => restarts.inc({ model_name: name }))
+    .on("request:answered", ({ handler, method, status }) => answers.inc({ handler, method, status: `${status}` }));
+}
+
+export function admissionMetrics(instruments: Instruments, admission: Admission): void {
+  const gauge = (name: string, help: string, value: () => number): void =>
+    instruments.gauge({ name, help, labelNames: [] }, (): readonly Sample[] => [{ labels: {}, value: value() }]);
+  gauge("admission_requests", "Requests that were let in", () => admission.stats.requests);
+  gauge("admission_waiting_requests", "Of those, without a first token", () => admission.stats.waiting);
+  gauge("admission_tokens", "Tokens that these may come to", () => admission.stats.tokens);
+  gauge("admission_bytes", "Bytes of these requests", () => admission.stats.bytes);
+  gauge("admission_max_requests", "Requests that may be in", () => admission.stats.limits.requests);
+  gauge("admission_max_tokens", "Tokens that may be in", () => admission.stats.limits.tokens);
+  gauge("admission_max_bytes", "Bytes that may be in", () => admission.stats.limits.bytes);
+}

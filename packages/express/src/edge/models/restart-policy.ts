@@ -1,0 +1,51 @@
+import { integerOption, rejectUnknownKeys } from "@readme-moe/core";
+
+/** How an engine that has failed is opened again. */
+export interface RestartOptions {
+  /** Before the first attempt; each further one waits twice as long. @default 1,000 */
+  readonly firstDelayMs?: number | undefined;
+  /** Longest wait before an attempt. @default 60,000 */
+  readonly maxDelayMs?: number | undefined;
+  /** Attempts without success until the engine counts as failed for good. @default 10 */
+  readonly maxAttempts?: number | undefined;
+  /** An engine that fails sooner than this after a restart has not recovered: the waits go on growing. @default 60,000 */
+  readonly settledMs?: number | undefined;
+}
+
+export type RestartPolicy = { readonly [Name in keyof RestartOptions]-?: number };
+
+const NAMES = ["firstDelayMs", "maxDelayMs", "maxAttempts", "settledMs"] as const;
+
+/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+export function resolveRestartOptions(options: RestartOptions): RestartPolicy {
+  rejectUnknownKeys("`restart`", options, NAMES);
+  const firstDelayMs = integerOption("firstDelayMs", options.firstDelayMs ?? 1000, 0, 2 ** 31 - 1);
+  return {
+    firstDelayMs,
+    maxDelayMs: integerOption("maxDelayMs", options.maxDelayMs ?? 60_000, firstDelayMs, 2 ** 31 - 1),
+    maxAttempts: integerOption("maxAttempts", options.maxAttempts ?? 10, 1),
+    settledMs: integerOption("settledMs", options.settledMs ?? 60_000, 0),
+  };
+}
+
+/** What came of the attempts so far. */
+export interface Attempts {
+  /** Since the engine last worked for long. */
+  readonly count: number;
+  /** When the last one succeeded. */
+  readonly succeededMs: number | undefined;
+}
+
+export const NO_ATTEMPTS: Attempts = { count: 0, succeededMs: undefined };
+
+/** What to do about a failure: wait this long and try again, or give up (`undefined`). */
+export function nextAttempt(
+  policy: RestartPolicy,
+  { count, succeededMs }: Attempts,
+  nowMs: number,
+): { readonly count: number; readonly delayMs: number } | undefined {
+  const hasSettled = succeededMs !== undefined && nowMs - succeededMs >= policy.settledMs;
+  const before = hasSettled ? 0 : count;
+  if (before >= policy.maxAttempts) return undefined;
+  return { count: before + 1, delayMs: Math.min(policy.maxDelayMs, policy.firstDelayMs * 2 ** before) };
+}

@@ -1,0 +1,217 @@
+// Which engine answers a request. Engines are exchanged while they serve: new requests go to the new one, and the old
+// one is disposed when its last request has ended.
+
+import { integerOption, type Engine, type ReadMeEmitter } from "@readme-moe/core";
+import { ModelEntry, type ModelState } from "./models/model-entry.ts";
+import {
+  resolveServedModelsOptions,
+  type Asking,
+  type ResolvedServedModelsOptions,
+  type ServedModelsOptions,
+} from "./models/options.ts";
+import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./models/refusals.ts";
+import type { Lease, ServedEngine } from "./models/served-engine.ts";
+
+export type { Lease } from "./models/served-engine.ts";
+
+/** A model that requests can name. */
+export interface ServedModel {
+  readonly name: string;
+  readonly engine: Engine;
+  /** When this engine took over the name, in ms since 1970. */
+  readonly createdMs: number;
+  readonly aliases: readonly string[];
+}
+
+export interface SwapOptions {
+  /** Requests of the old engine that take longer are ended. @default they take as long as they need */
+  readonly drainMs?: number | undefined;
+  /** Whether to dispose the old engine when its last request has ended; else it stays the caller's. @default true */
+  readonly dispose?: boolean | undefined;
+}
+
+export interface DrainOptions {
+  /** How long requests are still taken while `/readyz` says no already, for balancers to notice. @default 0 */
+  readonly noticeMs?: number | undefined;
+  /** Requests that take longer are ended. @default 30,000 */
+  readonly deadlineMs?: number | undefined;
+}
+
+/** While it restarts or loads: nobody knows how long that takes. */
+const LOADING_RETRY_MS = 5000;
+
+export class ServedModels {
+  readonly #options: ResolvedServedModelsOptions;
+  readonly #entries = new Map<string, ModelEntry>();
+  /** Engines that get no more requests, and have some. */
+  readonly #retired = new Set<ServedEngine>();
+  readonly #watchers: ((name: string, engine: Engine) => void)[] = [];
+  #drained: Promise<number> | undefined;
+  #isClosed = false;
+
+  /**
+   * @param models - engines by the names that clients use; a promise of one counts as loading until then
+   * @throws {TypeError | RangeError} on wrong options
+   */
+  constructor(models: Readonly<Record<string, Engine | PromiseLike<Engine>>>, options: ServedModelsOptions = {}) {
+    this.#options = resolveServedModelsOptions(options, Object.keys(models));
+    for (const [name, source] of Object.entries(models)) {
+      const entry = new ModelEntry(name, this.#options);
+      this.#entries.set(name, entry);
+      if (isEngine(source)) this.#serve(entry, source);
+      else void this.#load(entry, source);
+    }
+  }
+
+  /** Tells `model:swapped` and `engine:restarted`. */
+  get events(): ReadMeEmitter {
+    return this.#options.events;
+  }
+
+  /** Whether `drain` was called. */
+  get isDraining(): boolean {
+    return this.#drained !== undefined;
+  }
+
+  /** Requests that use an engine now. */
+  get numLeases(): number {
+    return this.#served().reduce((sum, { numLeases }) => sum + numLeases, 0);
+  }
+
+  /** How every name is. */
+  states(): readonly { readonly name: string; readonly state: ModelState }[] {
+    return [...this.#entries.values()].map(({ name, state }) => ({ name, state }));
+  }
+
+  /** Models that are open. */
+  list(): readonly ServedModel[] {
+    return [...this.#entries.values()].flatMap(({ name, current, createdMs }) => {
+      const aliases = [...this.#options.aliases].filter(([, of]) => of === name).map(([alias]) => alias);
+      return current ? [{ name, engine: current.engine, createdMs, aliases }] : [];
+    });
+  }
+
+  /** Calls `listener` for every engine that serves now, and for every one that will. */
+  watch(listener: (name: string, engine: Engine) => void): void {
+    this.#watchers.push(listener);
+    for (const { name, engine } of this.list()) listener(name, engine);
+  }
+
+  /**
+   * The engine for a request, which has to give it back.
+   * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503 `model_loading`,
+   * `model_failed`, `shutting_down`; 500 when `share` fails or names no model
+   */
+  lease(name: string | undefined, about: Asking): Lease {
+    if (this.#isClosed) throw shuttingDown();
+    const entry = this.#entryFor(name, about);
+    if (entry.state === "failed") throw modelFailed(entry.name);
+    if (entry.state !== "ready" || !entry.current) throw modelLoading(entry.name, LOADING_RETRY_MS);
+    return entry.current.lease();
+  }
+
+  /**
+   * Lets an engine answer to a name, new or known, from now on.
+   * @returns when the last request of the engine before has ended, and that engine is disposed
+   * @throws {ApiError} 503 when the server is shutting down
+   */
+  async set(name: string, engine: Engine, { drainMs, dispose = true }: SwapOptions = {}): Promise<void> {
+    if (drainMs !== undefined) integerOption("drainMs", drainMs, 0, 2 ** 31 - 1);
+    if (!isEngine(engine)) throw new TypeError("Expected `engine` to be an engine");
+    if (this.#options.aliases.has(name)) throw new TypeError(`Expected \`name\` to be no alias, got \`${name}\``);
+    if (this.isDraining) throw shuttingDown();
+    const entry = this.#entries.get(name) ?? new ModelEntry(name, this.#options);
+    if (entry.current?.engine === engine) return;
+    this.#entries.set(name, entry);
+    const before = this.#serve(entry, engine);
+    if (!before) return;
+    this.#retired.add(before);
+    await (drainMs === undefined ? before.whenIdle() : within(drainMs, before.whenIdle()));
+    // It may answer to another name, or to this one again.
+    const isUsed = (): boolean => this.#served().some((one) => one !== before && one.engine === before.engine);
+    try {
+      if (dispose && !isUsed()) await before.engine.dispose();
+    } finally {
+      this.#retired.delete(before);
+    }
+  }
+
+  /**
+   * Takes no more requests, waits for those under way, ends what is left at the deadline, and disposes all engines. Further
+   * calls get the same promise.
+   * @returns how many requests were ended
+   */
+  drain({ noticeMs = 0, deadlineMs = 30_000 }: DrainOptions = {}): Promise<number> {
+    integerOption("noticeMs", noticeMs, 0, 2 ** 31 - 1);
+    integerOption("deadlineMs", deadlineMs, 0, 2 ** 31 - 1);
+    return (this.#drained ??= this.#drain(noticeMs, deadlineMs));
+  }
+
+  async #drain(noticeMs: number, deadlineMs: number): Promise<number> {
+    if (noticeMs > 0) await within(noticeMs, new Promise(() => undefined));
+    this.#isClosed = true;
+    for (const entry of this.#entries.values()) entry.retire();
+    const served = this.#served();
+    await within(deadlineMs, Promise.all(served.map((one) => one.whenIdle())));
+    const numEnded = this.numLeases;
+    await Promise.all([...new Set(served.map(({ engine }) => engine))].map((engine) => engine.dispose()));
+    return numEnded;
+  }
+
+  async #load(entry: ModelEntry, source: PromiseLike<Engine>): Promise<void> {
+    try {
+      const engine = await source;
+      // Somebody set another one, or nobody wants it any more.
+      if (this.#isClosed || entry.current) await engine.dispose();
+      else this.#serve(entry, engine);
+    } catch {
+      // Whoever made the promise knows why.
+      if (!entry.current) entry.fail();
+    }
+  }
+
+  #serve(entry: ModelEntry, engine: Engine): ServedEngine | undefined {
+    const before = entry.replace(engine);
+    for (const watcher of this.#watchers) watcher(entry.name, engine);
+    if (before) {
+      const { name } = entry;
+      const [path, previousPath] = [engine.info.path, before.engine.info.path];
+      this.events.emit("model:swapped", { name, path, previousPath });
+    }
+    return before;
+  }
+
+  #served(): readonly ServedEngine[] {
+    return [...[...this.#entries.values()].flatMap(({ current }) => current ?? []), ...this.#retired];
+  }
+
+  #entryFor(asked: string | undefined, about: Asking): ModelEntry {
+    const { aliases, defaultModel } = this.#options;
+    const shared = this.#share(asked, about);
+    const name = shared ?? asked ?? defaultModel;
+    if (name === undefined) throw noModelNamed([...this.#entries.keys()]);
+    const entry = this.#entries.get(aliases.get(name) ?? name);
+    if (entry) return entry;
+    if (shared !== undefined) throw badShare(new Error(`\`share\` named \`${shared}\`, which is not served`));
+    throw unknownModel(name);
+  }
+
+  #share(asked: string | undefined, about: Asking): string | undefined {
+    try {
+      return this.#options.share?.(asked, about);
+    } catch (cause) {
+      throw badShare(cause);
+    }
+  }
+}
+
+function isEngine(source: Engine | PromiseLike<Engine>): source is Engine {
+  return typeof source === "object" && source !== null && "generate" in source;
+}
+
+/** Waits for a promise, but no longer than this. */
+async function within(ms: number, promise: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+  await Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
+}

@@ -1,0 +1,204 @@
+import { complement, union, type CodePoints } from "./code-points.ts";
+
+const DIGITS: CodePoints = [[0x30, 0x39]];
+const WORD: CodePoints = [...DIGITS, [0x41, 0x5a], [0x5f, 0x5f], [0x61, 0x7a]];
+const SPACE: CodePoints = [
+  [0x09, 0x0d],
+  [0x20, 0x20],
+  [0xa0, 0xa0],
+  [0x2028, 0x2029],
+  [0x3000, 0x3000],
+];
+const ANY: CodePoints = complement([
+  [0x0a, 0x0a],
+  [0x0d, 0x0d],
+  [0x2028, 0x2029],
+]);
+const CONTROL: Readonly<Record<string, number>> = { t: 9, n: 10, v: 11, f: 12, r: 13 };
+const MAX_REPEATS = 512;
+const MAX_NESTING = 32;
+
+/** What a pattern uses that is not supported. */
+export class PatternError extends Error {
+  override readonly name = "PatternError";
+}
+
+/** The grammar of one character of a set; `undefined` when none can be written. */
+type WriteCharacter = (set: CodePoints) => string | undefined;
+
+/**
+ * The grammar of the texts that a regular expression matches as a whole. Of classes that leave out something outside
+ * ASCII, such as `.`, only ASCII remains.
+ * @throws {PatternError} naming what is not supported
+ */
+export function patternGrammar(pattern: string, writeCharacter: WriteCharacter): string {
+  return new PatternParser(pattern, writeCharacter).parse();
+}
+
+class PatternParser {
+  readonly #characters: readonly string[];
+  readonly #writeCharacter: WriteCharacter;
+  #at = 0;
+  #nesting = 0;
+
+  constructor(pattern: string, writeCharacter: WriteCharacter) {
+    this.#writeCharacter = writeCharacter;
+    this.#characters = Array.from(pattern);
+  }
+
+  parse(): string {
+    const body = this.#alternatives();
+    if (this.#at < this.#characters.length) throw new PatternError("a `)` too many");
+    return body;
+  }
+
+  #alternatives(): string {
+    const choices = [this.#sequence()];
+    while (this.#take("|")) choices.push(this.#sequence());
+    return `(${choices.join(" | ")})`;
+  }
+
+  #sequence(): string {
+    const parts: string[] = [];
+    // Of the whole pattern's alternatives only: everything is matched from its beginning to its end.
+    if (this.#nesting === 0) this.#take("^");
+    while (this.#peek() !== undefined && this.#peek() !== "|" && this.#peek() !== ")") {
+      if (this.#nesting === 0 && this.#peek() === "$" && [undefined, "|"].includes(this.#peek(1))) this.#at++;
+      else parts.push(this.#repeated(this.#atom()));
+    }
+    return parts.length === 0 ? '""' : parts.join(" ");
+  }
+
+  #atom(): string {
+    const character = this.#next();
+    if (character === "(") return this.#group();
+    if (character === "[") return this.#written(this.#set());
+    if (character === ".") return this.#written(ANY);
+    if (character === "\\") return this.#written(this.#escape());
+    if ("^$*+?{".includes(character)) throw new PatternError(`\`${character}\` here`);
+    return this.#written(one(character));
+  }
+
+  #group(): string {
+    if (this.#take("?") && !this.#take(":")) throw new PatternError(`a group with \`?${this.#peek() ?? ""}\``);
+    if (++this.#nesting > MAX_NESTING) throw new PatternError(`more than ${MAX_NESTING} groups in each other`);
+    const body = this.#alternatives();
+    this.#nesting--;
+    if (!this.#take(")")) throw new PatternError("a group without an end");
+    return body;
+  }
+
+  #repeated(atom: string): string {
+    let suffix = "";
+    const sign = ["*", "+", "?"].find((mark) => this.#take(mark));
+    if (sign !== undefined) suffix = sign;
+    else if (this.#take("{")) {
+      let range = "";
+      while (this.#peek() !== undefined && this.#peek() !== "}") range += this.#next();
+      const [, least, comma, most] = /^(\d+)(,?)(\d*)$/.exec(range) ?? [];
+      if (least === undefined || !this.#take("}")) throw new PatternError(`\`{${range}\` here`);
+      if (Number(most || least) > MAX_REPEATS || Number(least) > Number(most || least)) {
+        throw new PatternError(`\`{${range}}\`; at most ${MAX_REPEATS} times are`);
+      }
+      suffix = `{${Number(least)}${comma ?? ""}${most ? Number(most) : ""}}`;
+    }
+    // Which of several matches is found first does not matter here.
+    if (suffix !== "") this.#take("?");
+    return `${atom}${suffix}`;
+  }
+
+  #set(): CodePoints {
+    const isNegated = this.#take("^");
+    const sets: CodePoints[] = [];
+    while (!this.#take("]")) {
+      const from = this.#member();
+      const isRange = this.#peek() === "-" && this.#peek(1) !== "]" && this.#peek(1) !== undefined;
+      if (!isRange) {
+        sets.push(from);
+        continue;
+      }
+      this.#at++;
+      const to = this.#member();
+      const [first, last] = [single(from), single(to)];
+      if (first > last) throw new PatternError("a range that runs backwards");
+      sets.push([[first, last]]);
+    }
+    return isNegated ? complement(union(...sets)) : union(...sets);
+  }
+
+  #member(): CodePoints {
+    const character = this.#next();
+    if (character !== "\\") return one(character);
+    if (this.#take("b")) return [[8, 8]];
+    return this.#escape();
+  }
+
+  #escape(): CodePoints {
+    const character = this.#next();
+    switch (character) {
+      case "d":
+        return DIGITS;
+      case "D":
+        return complement(DIGITS);
+      case "w":
+        return WORD;
+      case "W":
+        return complement(WORD);
+      case "s":
+        return SPACE;
+      case "S":
+        return complement(SPACE);
+      case "x":
+        return this.#hexadecimal(2);
+      case "u":
+        return this.#hexadecimal(4);
+      default:
+        break;
+    }
+    const control = CONTROL[character];
+    if (control !== undefined) return [[control, control]];
+    if (/[A-Za-z0-9]/.test(character)) throw new PatternError(`\`\\${character}\``);
+    return one(character);
+  }
+
+  #hexadecimal(length: number): CodePoints {
+    const digits = this.#characters.slice(this.#at, this.#at + length).join("");
+    if (!new RegExp(`^[0-9A-Fa-f]{${length}}$`).test(digits)) throw new PatternError("`\\u` or `\\x` without a number");
+    this.#at += length;
+    const code = Number.parseInt(digits, 16);
+    return [[code, code]];
+  }
+
+  #written(set: CodePoints): string {
+    const character = this.#writeCharacter(set);
+    if (character !== undefined) return character;
+    throw new PatternError("a class without a character that can be written");
+  }
+
+  #peek(ahead = 0): string | undefined {
+    return this.#characters[this.#at + ahead];
+  }
+
+  #next(): string {
+    const character = this.#characters[this.#at++];
+    if (character === undefined) throw new PatternError("an end that comes too early");
+    return character;
+  }
+
+  #take(character: string): boolean {
+    if (this.#peek() !== character) return false;
+    this.#at++;
+    return true;
+  }
+}
+
+function one(character: string): CodePoints {
+  const code = character.codePointAt(0) as number;
+  return [[code, code]];
+}
+
+function single(set: CodePoints): number {
+  const [[from, to] = [0, 1], ...rest] = set;
+  if (from !== to || rest.length > 0) throw new PatternError("a range between classes");
+  return from;
+}

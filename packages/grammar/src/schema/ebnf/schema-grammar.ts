@@ -1,0 +1,118 @@
+// The grammar of a schema's answers. The library has a way of its own from schemas to grammars, but it lets through
+// numbers outside their bounds, quotes that end a string with a pattern, and fails on names outside ASCII.
+
+import { isObject, type SchemaObject } from "../schema-error.ts";
+import { literal } from "./code-points.ts";
+import { FORMATS } from "./formats.ts";
+import { decimalRange, integerRange } from "./number-range.ts";
+
+const JSON_RULES = `
+string ::= "\\"" char* "\\""
+char ::= [^"\\\\\\x00-\\x1f] | "\\\\" (["\\\\/bfnrt] | "u" ([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}))
+integer ::= "-"? ("0" | [1-9] [0-9]{0,14})
+number ::= integer ("." [0-9]{1,15})? ([eE] [+-]? [0-9]{1,2})?
+value ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ws "}" | "{" ws member (ws "," ws member)* ws "}"
+member ::= string ws ":" ws value
+array ::= "[" ws "]" | "[" ws value (ws "," ws value)* ws "]"
+`;
+
+/**
+ * @param schema - as `honouredSchema` gives it
+ * @param maxWhitespace - blanks, tabs and line ends in a row between two parts
+ */
+export function schemaGrammar(schema: SchemaObject, maxWhitespace: number): string {
+  const rules: string[] = [];
+  let numRules = 0;
+
+  const rule = (body: string): string => {
+    const name = `r${numRules++}`;
+    rules.push(`${name} ::= ${body}`);
+    return name;
+  };
+
+  const write = (part: SchemaObject): string => {
+    const { $ref, anyOf, enum: values, type } = part;
+    if (typeof $ref === "string") return `def_${$ref.slice("#/$defs/".length)}`;
+    if (Array.isArray(anyOf)) return `(${anyOf.map((one: SchemaObject) => write(one)).join(" | ")})`;
+    if (Array.isArray(values)) return `(${values.map((value) => literal(JSON.stringify(value))).join(" | ")})`;
+    switch (type) {
+      case "object":
+        return writeObject(part);
+      case "array":
+        return writeArray(part);
+      case "string":
+        return writeString(part);
+      case "integer":
+      case "number":
+        return writeNumber(part);
+      case "boolean":
+        return '("true" | "false")';
+      case "null":
+        return '"null"';
+      default:
+        return "value";
+    }
+  };
+
+  const writeObject = ({ properties, required, additionalProperties: additional }: SchemaObject): string => {
+    if (!isObject(properties)) {
+      if (additional === true) return "object";
+      if (!isObject(additional)) return '("{" ws "}")';
+      const member = rule(`string ws ":" ws ${write(additional)}`);
+      return rule(`"{" ws "}" | "{" ws ${member} (ws "," ws ${member})* ws "}"`);
+    }
+    const needed = new Set(required as readonly string[]);
+    const members = Object.entries(properties).map(([name, value]) => ({
+      body: rule(`${literal(JSON.stringify(name))} ws ":" ws ${write(value as SchemaObject)}`),
+      isNeeded: needed.has(name),
+    }));
+    // In their order; from the last to the first, what may follow when there was one before, and when there was none.
+    let [after, first] = ['""', '""'];
+    for (const { body, isNeeded } of members.toReversed()) {
+      const begin = `${body} ${after}`;
+      first = isNeeded ? rule(begin) : rule(`${begin} | ${first}`);
+      after = rule(isNeeded ? `ws "," ws ${begin}` : `ws "," ws ${begin} | ${after}`);
+    }
+    return rule(`"{" ws ${first} ws "}"`);
+  };
+
+  const writeArray = ({ items, prefixItems, minItems = 0, maxItems }: SchemaObject): string => {
+    if (Array.isArray(prefixItems)) {
+      const parts = prefixItems.map((one: SchemaObject) => write(one)).join(' ws "," ws ');
+      return rule(parts === "" ? '"[" ws "]"' : `"[" ws ${parts} ws "]"`);
+    }
+    const none = '"[" ws "]"';
+    if (maxItems === 0) return `(${none})`;
+    const item = rule(write(items as SchemaObject));
+    const least = Math.max(0, Number(minItems) - 1);
+    const range = maxItems === undefined ? `{${least},}` : `{${least},${Number(maxItems) - 1}}`;
+    const some = `"[" ws ${item} (ws "," ws ${item})${range} ws "]"`;
+    return rule(minItems === 0 ? `${none} | ${some}` : some);
+  };
+
+  const writeString = ({ minLength = 0, maxLength = "", pattern, format }: SchemaObject): string => {
+    if (typeof pattern === "string") return rule(`"\\"" ${pattern} "\\""`);
+    if (typeof format === "string") return rule(`"\\"" ${FORMATS[format]} "\\""`);
+    if (minLength === 0 && maxLength === "") return "string";
+    return rule(maxLength === 0 ? '"\\"" "\\""' : `"\\"" char{${String(minLength)},${String(maxLength)}} "\\""`);
+  };
+
+  const writeNumber = ({ type, minimum, maximum, exclusiveMinimum, exclusiveMaximum }: SchemaObject): string => {
+    const bounds = [minimum, maximum, exclusiveMinimum, exclusiveMaximum];
+    if (bounds.every((bound) => bound === undefined)) return String(type);
+    const most = type === "integer" ? Number.MAX_SAFE_INTEGER : 999_999_999_999_999;
+    const [low, lowOpen] = [Number(minimum ?? -most), Number(exclusiveMinimum ?? -Infinity)];
+    const [high, highOpen] = [Number(maximum ?? most), Number(exclusiveMaximum ?? Infinity)];
+    if (type === "integer") return rule(integerRange(low, high));
+    const range = { from: Math.max(low, lowOpen), to: Math.min(high, highOpen) };
+    return rule(decimalRange({ ...range, isFromOpen: lowOpen >= low, isToOpen: highOpen <= high }) as string);
+  };
+
+  const root = write(schema);
+  const definitions = Object.entries((schema["$defs"] ?? {}) as Readonly<Record<string, SchemaObject>>).map(
+    ([name, part]) => `def_${name} ::= ${write(part)}`,
+  );
+  const whitespace = maxWhitespace === 0 ? '""' : `[ \\n\\t]{0,${maxWhitespace}}`;
+  return [`root ::= ${root}`, ...definitions, ...rules, `ws ::= ${whitespace}`].join("\n") + JSON_RULES;
+}

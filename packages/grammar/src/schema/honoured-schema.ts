@@ -1,0 +1,117 @@
+// Schemas come from anywhere, and the library passes over what it does not know. So each keyword is either known to
+// hold, in the words that the library understands, or refused by name.
+
+import { describeValue } from "@readme-moe/core";
+import { checkFinite } from "./finite.ts";
+import { isDisjoint, type Known } from "./disjoint.ts";
+import { Definitions } from "./definitions.ts";
+import { CONTAINERS, SCALARS, type Visit } from "./types.ts";
+import { ANNOTATIONS, onlyKeywords, typesOf, TYPE_KEYWORDS } from "./keywords.ts";
+import { below, isObject, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
+
+/** A JSON Schema, as a plain object; `true` allows everything. */
+export type JsonSchema = boolean | Readonly<Record<string, unknown>>;
+
+const MAX_DEPTH = 32;
+const MAX_PARTS = 2_000;
+
+/**
+ * @returns a schema that allows nothing that `schema` does not, in keywords that the library honours
+ * @throws {TypeError} naming the keyword that is wrong or cannot be honoured
+ * @throws {RangeError} when it is too deep or too large
+ */
+export function honouredSchema(schema: JsonSchema): SchemaObject {
+  let numParts = 0;
+  const definitions = new Definitions(schema);
+  const narrowed = new WeakSet<SchemaObject>();
+  const known: Known = {
+    resolve: (part) => definitions.resolve(part),
+    isNarrowed: (part) => narrowed.has(part),
+  };
+
+  const visit: Visit = (part, place) => {
+    if (place.depth > MAX_DEPTH) throw new RangeError(`Expected a schema at most ${MAX_DEPTH} levels deep`);
+    if (++numParts > MAX_PARTS) throw new RangeError(`Expected a schema of at most ${MAX_PARTS} parts`);
+    if (part === true) return {};
+    if (!isObject(part)) throw refused(place.path, `is ${describeValue(part)}; expected an object, or \`true\``);
+    const keywords = Object.keys(part).filter((name) => !ANNOTATIONS.has(name) && !name.startsWith("x-"));
+    if (keywords.length === 0) return {};
+    if ("$ref" in part) {
+      onlyKeywords(keywords, ["$ref"], place.path);
+      return definitions.refer(part["$ref"], place, visit);
+    }
+    for (const name of ["anyOf", "oneOf", "allOf"] as const) {
+      if (!(name in part)) continue;
+      onlyKeywords(keywords, [name], place.path);
+      return combined(
+        name,
+        part[name],
+        (one, index) => visit(one, { ...place, path: below(place.path, name, index), depth: place.depth + 1 }),
+        place.path,
+        known,
+      );
+    }
+    if ("enum" in part || "const" in part) return listed(part, keywords, place.path);
+    const honoured = alternatives(
+      typesOf(part, keywords, place.path).map((type) => {
+        const own = Object.fromEntries(
+          keywords.filter((name) => TYPE_KEYWORDS[type].has(name)).map((n) => [n, part[n]]),
+        );
+        const container = CONTAINERS[type];
+        return container ? container(own, place, visit) : (SCALARS[type]?.(own, place.path) ?? { type });
+      }),
+    );
+    if (!("type" in part)) narrowed.add(honoured);
+    return honoured;
+  };
+
+  const honoured = visit(schema, { path: "#", depth: 0, entered: new Set() });
+  const whole = { ...honoured, ...definitions.toSchema() };
+  checkFinite(honoured, definitions.all);
+  return whole;
+}
+
+function combined(
+  name: "anyOf" | "oneOf" | "allOf",
+  value: unknown,
+  visit: (part: unknown, index: number) => SchemaObject,
+  path: SchemaPath,
+  known: Known,
+): SchemaObject {
+  if (!Array.isArray(value) || value.length === 0) {
+    throw refused(path, `has \`${name}\` ${describeValue(value)}; expected a list of schemas`);
+  }
+  const parts = value.map(visit);
+  if (name === "allOf" && parts.length > 1)
+    throw refused(path, "has `allOf` of several schemas, which is not supported");
+  if (name === "oneOf" && !isDisjoint(parts, known)) {
+    throw refused(path, "has `oneOf` whose schemas may hold at once, which is not supported; use `anyOf`");
+  }
+  return alternatives(parts);
+}
+
+function alternatives(parts: readonly SchemaObject[]): SchemaObject {
+  return parts.length === 1 ? (parts[0] as SchemaObject) : { anyOf: parts };
+}
+
+function listed(part: SchemaObject, keywords: readonly string[], path: SchemaPath): SchemaObject {
+  onlyKeywords(keywords, ["enum", "const", "type"], path);
+  const list = "enum" in part ? part["enum"] : [part["const"]];
+  if (!Array.isArray(list)) throw refused(path, `has \`enum\` ${describeValue(list)}; expected a list`);
+  if ("enum" in part && "const" in part) throw refused(path, "has both `enum` and `const`, which is not supported");
+  const types = "type" in part ? new Set(typesOf(part, ["type"], path)) : undefined;
+  const isAllowed = (value: unknown): boolean =>
+    !types || [...types].some((type) => (type === "integer" ? Number.isInteger(value) : type === typeName(value)));
+  const values = list.filter(isAllowed);
+  if (values.length === 0) throw refused(path, "allows no value");
+  for (const value of values) {
+    if (value !== null && typeof value === "object") {
+      throw refused(path, "lists an object or an array, which is not supported");
+    }
+  }
+  return { enum: values };
+}
+
+function typeName(value: unknown): string {
+  return value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+}

@@ -1,0 +1,36 @@
+import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
+import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
+
+const MAX_WHITESPACE = 16;
+
+/** A fixed text, JSON that is valid under a schema, and a fixed text. */
+export interface TaggedJson {
+  readonly begin: string;
+  readonly schema: JsonSchema;
+  readonly end: string;
+}
+
+export interface TaggedAnswers {
+  readonly tags: readonly TaggedJson[];
+  /** Text may come before, between and after: once `trigger` appears in it, one of the tags has to go on from there. */
+  readonly trigger?: string | undefined;
+  /** Stands between two tags where there is no free text. @default "\n" */
+  readonly separator?: string | undefined;
+  /** The answer ends after the first tag. @default false */
+  readonly isSingle?: boolean | undefined;
+}
+
+/** The same in the terms of the library. @throws as `honouredSchema` */
+export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }: TaggedAnswers): object {
+  const formats = tags.map(({ begin, schema, end }) => ({
+    type: "tag",
+    begin,
+    content: { type: "grammar", grammar: schemaGrammar(honouredSchema(schema), MAX_WHITESPACE) },
+    end,
+  }));
+  const format =
+    trigger === undefined
+      ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
+      : { type: "triggered_tags", triggers: [trigger], tags: formats, stop_after_first: isSingle };
+  return { type: "structural_tag", format };
+}

@@ -1,0 +1,42 @@
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { ReadMeError } from "@readme-moe/core";
+import type { Express } from "express";
+
+/** Clients that send slowly must not hold connections for ever. Answers may take as long as they need. */
+const TIMEOUTS = {
+  headersTimeout: 15_000,
+  requestTimeout: 60_000,
+  // Longer than balancers keep theirs (60 s), so that they never use one that is just being closed.
+  keepAliveTimeout: 75_000,
+} as const;
+
+/** @throws {ReadMeError} when the address cannot be had */
+export async function listen(app: Express, port: number, host: string): Promise<Server> {
+  const server = createServer(TIMEOUTS, app);
+  try {
+    server.listen(port, host);
+    await once(server, "listening");
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${port}: ${why}`, { cause });
+  }
+  return server;
+}
+
+export function urlOf(server: Server): string {
+  const { address, port, family } = server.address() as AddressInfo;
+  return `http://${family === "IPv6" ? `[${address}]` : address}:${port}`;
+}
+
+/** What is left to send when all requests have ended takes no longer. */
+const LAST_BYTES_MS = 2000;
+
+/** Closes once the last answers are out. */
+export async function closeServer(server: Server): Promise<void> {
+  const closed = once(server, "close");
+  server.close();
+  const timer = setTimeout(() => server.closeAllConnections(), LAST_BYTES_MS);
+  await closed.finally(() => clearTimeout(timer));
+}

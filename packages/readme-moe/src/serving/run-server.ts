@@ -1,0 +1,78 @@
+// `readme-moe serve`, from its first line to its last.
+
+import { once } from "node:events";
+import { basename, resolve } from "node:path";
+import { ReadMeEmitter } from "@readme-moe/core";
+import { readMe, ServedModels } from "@readme-moe/express";
+import express, { type Express } from "express";
+import type { ServeFlags } from "../commands/serve.ts";
+import { openEngine, type OpenedEngine } from "../engine.ts";
+import { EventLog } from "./event-log.ts";
+import { closeServer, listen, urlOf } from "./http-server.ts";
+import { stopSignals } from "./stop-signals.ts";
+
+/** Serves until it is told to leave, or the model cannot be opened. */
+export async function runServer(path: string, flags: ServeFlags, interrupted: AbortSignal): Promise<void> {
+  using stop = stopSignals(interrupted);
+  const giveUp = new AbortController();
+  const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
+  const opening = openEngine(path, flags, isUnwanted, { maxNumSeqs: flags.maxNumSeqs });
+  try {
+    await serve(flags.name ?? basename(resolve(path)).replace(/\.gguf$/i, ""), opening, flags, stop.signal);
+  } finally {
+    giveUp.abort();
+    await opening.then(
+      ({ close }) => close(),
+      () => undefined,
+    );
+  }
+}
+
+async function serve(
+  name: string,
+  opening: Promise<OpenedEngine>,
+  flags: ServeFlags,
+  stop: AbortSignal,
+): Promise<void> {
+  const events = new ReadMeEmitter();
+  const log = new EventLog(flags.json ?? false);
+  const aliases = Object.fromEntries((flags.alias ?? []).map((alias) => [alias, name]));
+  // Whoever asks before it is open is told that it loads.
+  const engine = opening.then((opened) => opened.engine);
+  engine.catch(() => undefined);
+  const models = new ServedModels({ [name]: engine }, { aliases, restart: flags.restart, events });
+  log.listen(events);
+  models.watch((model, served) => log.watch(model, served));
+  const server = await listen(appOver(models, events, flags), flags.port, flags.host);
+  try {
+    log.tellAddress(urlOf(server), name);
+    await Promise.race([aborted(stop), engine.then(() => aborted(stop))]);
+    log.tell("server:draining", `leaving; requests under way: ${models.numLeases}`, { numRequests: models.numLeases });
+  } finally {
+    const { drainMs: deadlineMs, noticeMs } = flags;
+    const numEnded = await models.drain({ deadlineMs, noticeMs: stop.aborted ? noticeMs : 0 });
+    await closeServer(server);
+    if (numEnded > 0) log.tell("server:ended", `requests that were ended: ${numEnded}`, { numRequests: numEnded });
+  }
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await once(signal, "abort");
+}
+
+function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags): Express {
+  const { maxRequests, maxTokens, maxQueueMs, maxRequestMs, requestsPerMinute, tokensPerMinute } = flags;
+  const app = express().disable("x-powered-by");
+  if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
+  return app.use(
+    readMe({
+      models,
+      events,
+      keys: flags.apiKey,
+      requestsPerMinute,
+      tokensPerMinute,
+      admission: { maxRequests, maxTokens, maxQueueMs, maxRequestMs },
+      vllmAliases: flags.vllmMetrics,
+    }),
+  );
+}

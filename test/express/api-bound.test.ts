@@ -1,0 +1,177 @@
+// Answers that are bound, through the API and by clients that know nothing of this server: formats, and calls of tools.
+
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { readMe } from "@readme-moe/express";
+import { generateText, jsonSchema, Output, tool } from "ai";
+import { Ajv2020 } from "ajv/dist/2020.js";
+import express from "express";
+import OpenAI from "openai";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { GrammarBook } from "../../packages/express/src/api/grammar-book.ts";
+import { postJson } from "../support/post-json.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const folder = await persistentFolder();
+let engine: ReadMeEngine;
+let server: RunningServer;
+let openai: OpenAI;
+
+beforeAll(async () => {
+  engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 2048 } });
+  const app = express();
+  app.use(readMe.api({ models: { tiny: engine } }));
+  server = await listen(app);
+  openai = new OpenAI({ apiKey: "x", baseURL: `${server.url}/v1`, maxRetries: 0 });
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  await engine.dispose();
+});
+
+const model = "tiny";
+const messages = [{ role: "user" as const, content: "Where to?" }];
+/** All answers are short, so that a model of random weights comes to an end. */
+const schema = {
+  type: "object",
+  properties: { city: { enum: ["Rome", "Oslo"] }, nights: { type: "array", items: { type: "boolean" }, maxItems: 2 } },
+  required: ["city", "nights"],
+  additionalProperties: false,
+};
+const isValid = new Ajv2020({ strict: false }).compile(schema);
+const travel = { type: "function" as const, function: { name: "travel", description: "Go there", parameters: schema } };
+
+function expectAnswer(text: string | null | undefined): void {
+  expect(isValid(JSON.parse(text ?? "")), text ?? "nothing").toBe(true);
+}
+
+describe("a format", () => {
+  const response_format = { type: "json_schema" as const, json_schema: { name: "trip", schema, strict: true } };
+
+  test("is kept by every choice, also of random draws", async () => {
+    const request = { model, messages, response_format, n: 4, temperature: 2, seed: 1, max_tokens: 300 };
+    const { choices } = await openai.chat.completions.create(request);
+    for (const { message, finish_reason } of choices) {
+      expectAnswer(message.content);
+      expect(finish_reason).toBe("stop");
+    }
+    expect(choices).toHaveLength(4);
+  });
+
+  test("is kept by streams", async () => {
+    const request = { model, messages, response_format, temperature: 1, seed: 2, max_tokens: 300 };
+    const whole = await openai.chat.completions.stream(request).finalChatCompletion();
+    expectAnswer(whole.choices[0]?.message.content);
+  });
+
+  test("may be any JSON object, which is one as far as it goes", async () => {
+    const request = { model, messages, response_format: { type: "json_object" as const }, max_tokens: 8 };
+    const { choices } = await openai.chat.completions.create(request);
+    expect(choices[0]?.message.content).toMatch(/^\s*\{/);
+  });
+});
+
+describe("tools", () => {
+  const request = { model, messages, tools: [travel], temperature: 1, seed: 3, max_tokens: 400 };
+
+  test("that have to be called are called, at once and in a stream", async () => {
+    const { choices } = await openai.chat.completions.create({ ...request, tool_choice: "required" });
+    const streamed = openai.chat.completions.stream({ ...request, tool_choice: "required" });
+    for (const choice of [choices[0], (await streamed.finalChatCompletion()).choices[0]]) {
+      expect(choice?.finish_reason).toBe("tool_calls");
+      const [call] = choice?.message.tool_calls ?? [];
+      if (call?.type !== "function") throw new Error(`Expected a call, got ${JSON.stringify(choice)}`);
+      expect(call.function.name).toBe("travel");
+      expect(call.id).toMatch(/^call_\w+$/);
+      expectAnswer(call.function.arguments);
+    }
+  });
+
+  test("give results that the model reads", async () => {
+    const call = {
+      id: "call_1",
+      type: "function" as const,
+      function: { name: "travel", arguments: '{"city":"Rome","nights":[]}' },
+    };
+    const turns = [
+      ...messages,
+      { role: "assistant" as const, content: null, tool_calls: [call] },
+      { role: "tool" as const, tool_call_id: "call_1", content: "Arrived in Rome" },
+    ];
+    const { choices, usage } = await openai.chat.completions.create({
+      ...request,
+      messages: turns,
+      max_tokens: 3,
+      tool_choice: "none",
+    });
+    expect(choices[0]?.message.role).toBe("assistant");
+    const { body } = await postJson(`${server.url}/tokenize`, { messages: turns });
+    const { prompt } = (await postJson(`${server.url}/detokenize`, { tokens: body["tokens"] })).body;
+    expect(prompt).toContain("Arrived in Rome");
+    expect(usage?.prompt_tokens).toBeGreaterThanOrEqual(Number(body["count"]));
+  });
+});
+
+test("the AI SDK gets objects and calls", async () => {
+  const provider = createOpenAICompatible({
+    name: "readme",
+    baseURL: `${server.url}/v1`,
+    supportsStructuredOutputs: true,
+  });
+  const settings = {
+    model: provider.chatModel("tiny"),
+    prompt: "Where to?",
+    maxRetries: 0,
+    maxOutputTokens: 400,
+    seed: 5,
+  };
+  const { output } = await generateText({
+    ...settings,
+    output: Output.object({ schema: jsonSchema(schema as never) }),
+  });
+  expect(isValid(output)).toBe(true);
+  const { toolCalls, finishReason } = await generateText({
+    ...settings,
+    tools: { travel: tool({ description: "Go there", inputSchema: jsonSchema(schema as never) }) },
+    toolChoice: "required",
+  });
+  expect(finishReason).toBe("tool-calls");
+  expect(toolCalls[0]?.toolName).toBe("travel");
+  expect(isValid(toolCalls[0]?.input)).toBe(true);
+});
+
+const bound = { response_format: { type: "json_object" } } as const;
+const refused: Readonly<Record<string, readonly [body: object, param: string]>> = {
+  "a schema that cannot be honoured": [
+    { response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "object", not: {} } } } },
+    "response_format.json_schema.schema",
+  ],
+  "a format beside tools": [{ ...bound, tools: [travel] }, "response_format"],
+  "going on after the end": [{ ...bound, ignore_eos: true }, "ignore_eos"],
+  "an end that may not come yet": [{ ...bound, min_tokens: 2 }, "min_tokens"],
+  "a choice without tools": [{ tool_choice: "required" }, "tool_choice"],
+  "the same tool twice": [{ tools: [travel, travel] }, "tools"],
+  "an unknown format": [{ response_format: { type: "yaml" } }, "response_format.type"],
+  "a name that is none": [{ tools: [{ type: "function", function: { name: "go there" } }] }, "tools[0].function.name"],
+};
+
+test.each(Object.entries(refused))("%s is refused by name", async (_, [more, param]) => {
+  const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 3, ...more });
+  expect([answer.status, answer.body]).toMatchObject([400, { error: { type: "invalid_request_error", param } }]);
+});
+
+test("grammars end when their engine no longer serves, and nobody uses them", async () => {
+  const served = [{ name: "tiny", engine, createdMs: 0, aliases: [] }];
+  const book = new GrammarBook({ list: () => served });
+  const [first, second] = [book.use(engine), book.use(engine)];
+  const grammars = await first.grammars();
+  expect(await second.grammars()).toBe(grammars);
+  served.length = 0;
+  first.release();
+  await grammars.jsonObject();
+  second.release();
+  await new Promise((resolve) => setImmediate(resolve));
+  await expectReadMeError(grammars.jsonObject(), "ERR_DISPOSED");
+});

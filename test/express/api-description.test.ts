@@ -1,0 +1,157 @@
+// Random requests against the OpenAPI description: what it allows is answered as it says, what it forbids is refused.
+
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { openApiDocument, readMe } from "@readme-moe/express";
+import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
+import express from "express";
+import * as fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { valueOf, type JsonSchema } from "../support/schema-arbitrary.ts";
+import { parseEvents } from "../support/sse.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? 80);
+
+const folder = await persistentFolder();
+let engine: ReadMeEngine;
+let server: RunningServer;
+
+beforeAll(async () => {
+  engine = await openTinyEngine(folder);
+  const app = express();
+  app.use(readMe.api({ models: { tiny: engine } }));
+  server = await listen(app);
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  await engine.dispose();
+});
+
+const { schemas } = openApiDocument().components;
+const ajv = new Ajv2020({ strict: false });
+const validators = new Map(Object.entries(schemas).map(([name, schema]) => [name, ajv.compile(schema)]));
+
+function validator(name: string): ValidateFunction {
+  const found = validators.get(name);
+  if (!found) throw new Error(`Expected the description to have ${name}`);
+  return found;
+}
+
+function expectValid(name: string, value: unknown): void {
+  const validate = validator(name);
+  if (!validate(value)) throw new Error(`${name}: ${ajv.errorsText(validate.errors)} in ${JSON.stringify(value)}`);
+}
+
+const endpoints = [
+  { path: "/v1/chat/completions", request: "ChatCompletionRequest", answer: "ChatCompletion" },
+  { path: "/v1/completions", request: "CompletionRequest", answer: "Completion" },
+  { path: "/tokenize", request: "TokenizeRequest", answer: "TokenizeAnswer" },
+  { path: "/detokenize", request: "DetokenizeRequest", answer: "DetokenizeAnswer" },
+] as const;
+
+type Body = Record<string, unknown>;
+
+async function post(path: string, body: unknown): Promise<{ status: number; type: string; text: string }> {
+  const response = await fetch(`${server.url}${path}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  return { status: response.status, type: response.headers.get("content-type") ?? "", text: await response.text() };
+}
+
+/** Little work, and, where it is `tame`, nothing that only this model cannot do. */
+function adjusted(body: Body, isTame: boolean): Body {
+  const few = { ...body };
+  const generates = "messages" in body || "prompt" in body;
+  for (const name of ["max_tokens", "max_completion_tokens"]) {
+    if (typeof few[name] === "number") few[name] = (few[name] % 3) + 1;
+  }
+  if (typeof few["n"] === "number") few["n"] = (few["n"] % 2) + 1;
+  if (!isTame) return few;
+  const inVocabulary = (value: unknown): unknown => {
+    if (typeof value === "number") return value % 4096;
+    return Array.isArray(value) ? value.map(inVocabulary) : value;
+  };
+  for (const name of ["prompt", "tokens", "stop_token_ids"]) if (name in few) few[name] = inVocabulary(few[name]);
+  if (generates) delete few["model"];
+  for (const name of [
+    "min_tokens",
+    "top_logprobs",
+    "logit_bias",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "read_me",
+  ]) {
+    delete few[name];
+  }
+  return few;
+}
+
+describe.each(endpoints)("$path", ({ path, request, answer }) => {
+  const requests = fc
+    .tuple(valueOf(schemas[request] as JsonSchema), fc.boolean())
+    .map(([body, isTame]) => adjusted(body as Body, isTame));
+
+  test("answers what the description allows as it says, or refuses it by name, and never fails", async () => {
+    const statuses = new Map<number, number>();
+    await fc.assert(
+      fc.asyncProperty(requests, async (body) => {
+        expectValid(request, body);
+        const { status, type, text } = await post(path, limited(path, body));
+        statuses.set(status, (statuses.get(status) ?? 0) + 1);
+        if (status === 200 && type.startsWith("text/event-stream")) {
+          const { data } = parseEvents(text);
+          expect(data.at(-1)).toBe("[DONE]");
+          for (const one of data.slice(0, -1)) expectValid(`${answer}Chunk`, JSON.parse(one));
+          return;
+        }
+        expectValid(status === 200 ? answer : "Error", JSON.parse(text));
+        expect([200, 400, ...(typeof body["model"] === "string" ? [404] : [])]).toContain(status);
+      }),
+      { numRuns: NUM_RUNS, endOnFailure: true },
+    );
+    expect(statuses.get(200)).toBeGreaterThan(NUM_RUNS / 10);
+  });
+
+  test("refuses what it forbids, and names the parameter", async () => {
+    const validate = validator(request);
+    const names = fc.constantFrom(...propertyNames(schemas[request] as JsonSchema), "unheard_of");
+    const wrong = fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.constantFrom(-1e18, 0.5, "", [], {}, [[]], true, "\0"));
+    await fc.assert(
+      fc.asyncProperty(requests, names, wrong, async (body, name, value) => {
+        const spoilt = { ...body, [name]: value };
+        if (!validate(body) || validate(JSON.parse(JSON.stringify(spoilt)))) fc.pre(false);
+        const { status, text } = await post(path, spoilt);
+        const { error } = JSON.parse(text) as { error: { type: string; param: string; code: string } };
+        expectValid("Error", JSON.parse(text));
+        expect([status, error.type]).toEqual([400, "invalid_request_error"]);
+        expect(["invalid_value", "unsupported_parameter", "missing_required_parameter"]).toContain(error.code);
+        // Of alternatives, none may fit: then it is about the whole.
+        if (!("anyOf" in (schemas[request] as JsonSchema))) expect(error.param.split(/[.[]/)[0]).toBe(name);
+      }),
+      { numRuns: NUM_RUNS, endOnFailure: true },
+    );
+  });
+});
+
+/** A completion that says no length has 16 tokens, a chat as many as there is room for. */
+function limited(path: string, body: Body): Body {
+  return path === "/v1/chat/completions" ? { ...body, max_tokens: body["max_tokens"] ?? 2 } : body;
+}
+
+function propertyNames({ properties, anyOf = [] }: JsonSchema): readonly string[] {
+  return properties ? Object.keys(properties) : anyOf.flatMap(propertyNames);
+}
+
+test("the description is served, and names every route", async () => {
+  const served: unknown = await (await fetch(`${server.url}/openapi.json`)).json();
+  expect(served).toEqual(openApiDocument());
+  expect(served).toMatchObject({ openapi: "3.1.0" });
+  for (const path of Object.keys(openApiDocument().paths)) {
+    const { status } = await fetch(`${server.url}${path.replace("{id}", "tiny")}`);
+    expect([200, 405]).toContain(status);
+  }
+});

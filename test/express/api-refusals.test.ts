@@ -1,0 +1,175 @@
+// What the API refuses, and how it says so; and what it tells when something of its own goes wrong.
+
+import { mkdir } from "node:fs/promises";
+import { ApiError, readMe } from "@readme-moe/express";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import express from "express";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { postJson, type JsonAnswer } from "../support/post-json.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const folder = await persistentFolder();
+let engine: ReadMeEngine;
+let server: RunningServer;
+
+beforeAll(async () => {
+  engine = await openTinyEngine(folder);
+  const app = express();
+  app.use(readMe.api({ engine }));
+  server = await listen(app);
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  await engine.dispose();
+});
+
+const post = (path: string, body: unknown): Promise<JsonAnswer> => postJson(`${server.url}${path}`, body);
+const messages = [{ role: "user", content: "Hello there" }] as const;
+
+const chat = (more: object): [string, object] => ["/v1/chat/completions", { messages, max_tokens: 2, ...more }];
+const completion = (more: object): [string, object] => ["/v1/completions", { prompt: "x", max_tokens: 2, ...more }];
+const image = { type: "image_url", image_url: { url: "data:" } };
+
+const refused: readonly (readonly [string, [string, object], string, string])[] = [
+  ["an unknown parameter", chat({ temprature: 1 }), "temprature", "unsupported_parameter"],
+  ["audio", chat({ audio: { voice: "x" } }), "audio", "unsupported_parameter"],
+  ["stored answers", chat({ store: true }), "store", "unsupported_parameter"],
+  ["several drafts", completion({ best_of: 3 }), "best_of", "unsupported_parameter"],
+  ["a suffix", completion({ suffix: "end" }), "suffix", "unsupported_parameter"],
+  ["echoes with log-probabilities", completion({ echo: true, logprobs: 1 }), "echo", "unsupported_parameter"],
+  [
+    "an option of streams",
+    chat({ stream_options: { continuous_usage_stats: true } }),
+    "stream_options.continuous_usage_stats",
+    "unsupported_parameter",
+  ],
+  [
+    "pictures",
+    chat({ messages: [{ role: "user", content: [image] }] }),
+    "messages[0].content[0].type",
+    "unsupported_parameter",
+  ],
+  ["an unknown role", chat({ messages: [{ role: "usr", content: "x" }] }), "messages[0].role", "invalid_value"],
+  ["no content", chat({ messages: [{ role: "assistant" }] }), "messages[0].content", "invalid_value"],
+  ["no messages", chat({ messages: [] }), "messages", "invalid_value"],
+  ["a missing prompt", ["/v1/completions", {}], "prompt", "missing_required_parameter"],
+  ["a temperature that is no number", chat({ temperature: "hot" }), "temperature", "invalid_value"],
+  ["a temperature out of range", chat({ temperature: 3 }), "temperature", "invalid_value"],
+  ["a fraction of a token", completion({ max_tokens: 1.5 }), "max_tokens", "invalid_value"],
+  ["no token", completion({ max_tokens: 0 }), "max_tokens", "invalid_value"],
+  ["an empty stop", chat({ stop: [""] }), "stop[0]", "invalid_value"],
+  ["half a character as a stop", chat({ stop: "\ud83d" }), "stop", "invalid_value"],
+  ["a bias of no token", chat({ logit_bias: { word: 1 } }), "logit_bias.word", "invalid_value"],
+  ["a bias outside the vocabulary", chat({ logit_bias: { 4096: 1 } }), "logit_bias", "invalid_value"],
+  ["a token outside the vocabulary", completion({ prompt: [5, 4096] }), "prompt", "invalid_value"],
+  ["an empty text", completion({ prompt: "" }), "prompt", "invalid_value"],
+  [
+    "a prompt that fills the context",
+    completion({ prompt: Array.from({ length: 256 }, () => 3) }),
+    "prompt",
+    "context_length_exceeded",
+  ],
+  ["an expert that there is not", chat({ read_me: { expert: "github" } }), "read_me.expert", "invalid_value"],
+  ["top tokens without log-probabilities", chat({ top_logprobs: 2 }), "top_logprobs", "invalid_value"],
+  ["more tokens at least than at most", chat({ min_tokens: 3 }), "min_tokens", "invalid_value"],
+  ["too many choices of all prompts", completion({ prompt: ["a", "b"], n: 100 }), "n", "invalid_value"],
+];
+
+test.each(refused)("%s is refused by name", async (_, [path, body], param, code) => {
+  const answer = await post(path, body);
+  expect(answer.body).toEqual({
+    error: { message: expect.any(String) as unknown, type: "invalid_request_error", param, code },
+  });
+  expect(answer.status).toBe(400);
+  // The same before a stream begins.
+  expect(await post(path, { ...body, stream: true })).toMatchObject({ status: 400, body: answer.body });
+});
+
+test("null says nothing", async () => {
+  const nothing = { temperature: null, stop: null, tools: null, audio: null, store: null, seed: null, read_me: null };
+  expect(await post(...chat(nothing))).toMatchObject({ status: 200 });
+});
+
+test("a model without a chat template says so, and shows no path", async () => {
+  await using plain = await openTinyEngine(await persistentFolderIn("plain"), { template: "" });
+  const app = express();
+  app.use(readMe.api({ models: { plain } }));
+  await using other = await listen(app);
+  const { status, body } = await postJson(`${other.url}/v1/chat/completions`, { messages });
+  expect([status, body]).toMatchObject([400, { error: { param: "messages" } }]);
+  expect(JSON.stringify(body)).not.toContain(plain.info.path);
+});
+
+test("a template that refuses messages says why", async () => {
+  const template = "{{ raise_exception('roles must alternate') }}";
+  await using strict = await openTinyEngine(await persistentFolderIn("strict"), { template });
+  const app = express();
+  app.use(readMe.api({ models: { strict } }));
+  await using other = await listen(app);
+  const { status, body } = await postJson(`${other.url}/v1/chat/completions`, { messages });
+  expect([status, body]).toMatchObject([400, { error: { param: "messages", code: "invalid_value" } }]);
+  expect(JSON.stringify(body)).toContain("roles must alternate");
+});
+
+test("a hook changes and refuses requests, and its own errors tell nothing", async () => {
+  const app = express();
+  const seen: unknown[] = [];
+  app.use(
+    readMe.api({
+      engine,
+      onRequest: (body, { endpoint, requestId }) => {
+        seen.push([endpoint, requestId]);
+        if (body.user === "eve") throw new ApiError({ status: 403, type: "permission_error", message: "Not you" });
+        if (body.user === "bug") throw new Error("/secret/path");
+        return { ...body, max_tokens: 2 };
+      },
+    }),
+  );
+  await using other = await listen(app);
+  const ask = (user: string): Promise<JsonAnswer> =>
+    postJson(`${other.url}/v1/completions`, { prompt: "x", user, ignore_eos: true }, { "x-request-id": user });
+  expect(await ask("ann")).toMatchObject({ status: 200, body: { usage: { completion_tokens: 2 } } });
+  expect(await ask("eve")).toMatchObject({ status: 403, body: { error: { message: "Not you" } } });
+  const broken = await ask("bug");
+  expect(broken).toMatchObject({ status: 500, body: { error: { type: "server_error" } } });
+  expect(JSON.stringify(broken.body)).not.toContain("secret");
+  expect(seen).toEqual(["ann", "eve", "bug"].map((user) => ["/v1/completions", user]));
+});
+
+test("engines that fail, or are gone, are a matter of the server", async () => {
+  const doomed = await openTinyEngine(await persistentFolderIn("doomed"));
+  const app = express();
+  app.use(readMe.api({ models: { doomed } }));
+  await using other = await listen(app);
+  const ask = (): Promise<JsonAnswer> => postJson(`${other.url}/v1/completions`, { prompt: "x" });
+  doomed.kill();
+  await expect.poll(ask).toMatchObject({ status: 503, body: { error: { type: "server_error" } } });
+  const failed = await ask();
+  expect(JSON.stringify(failed.body)).not.toContain(doomed.info.path);
+  await doomed.dispose();
+  expect(await ask()).toMatchObject({ status: 503 });
+});
+
+test.each([
+  [{}, /`engine` or `models`/],
+  [{ engin: 1 }, /`engin`.*did you mean `engine`/],
+  [{ engine: "x" }, /`engine`/],
+  [{ models: {} }, /`models`/],
+])("options %j are refused", (options, message) => {
+  expect(() => readMe.api(options as never)).toThrow(message);
+});
+
+test("a prompt that is refused takes those beside it along", async () => {
+  const prompt = [Array.from({ length: 10 }, () => 3), Array.from({ length: 256 }, () => 3)];
+  const answer = await post(...completion({ prompt, max_tokens: 200, ignore_eos: true }));
+  expect([answer.status, answer.body]).toMatchObject([400, { error: { code: "context_length_exceeded" } }]);
+  // Aborts take effect within a step.
+  await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+});
+
+async function persistentFolderIn(name: string): Promise<string> {
+  const path = `${folder}/${name}`;
+  await mkdir(path, { recursive: true });
+  return path;
+}

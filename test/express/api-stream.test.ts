@@ -1,0 +1,307 @@
+// Streams: their bytes, their ends, and what happens when one side does not keep up or goes away.
+
+import { once } from "node:events";
+import { mkdir } from "node:fs/promises";
+import { readMe } from "@readme-moe/express";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import express, { type Response } from "express";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
+import { systemTimers } from "../../packages/express/src/api/timers.ts";
+import { identify } from "../../packages/express/src/api/locals.ts";
+import { complete, completeAll } from "../support/complete.ts";
+import { manualTimers } from "../support/manual-timers.ts";
+import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { chunksOf, httpChunks, parseEvents, type Chunk } from "../support/sse.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const folder = await persistentFolder();
+const KEEP_ALIVE_MS = 1234;
+let engine: ReadMeEngine;
+let server: RunningServer;
+
+beforeAll(async () => {
+  // One sequence at a time, so that a second request waits.
+  engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, { config: { max_position_embeddings: 4096 } });
+  const app = express();
+  app.use(readMe.api({ engine, keepAliveMs: KEEP_ALIVE_MS, timers }));
+  server = await listen(app);
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  await engine.dispose();
+});
+
+const timers = manualTimers();
+const messages = [{ role: "user", content: "Hello there" }] as const;
+const greedy = { temperature: 0, ignore_eos: true } as const;
+
+async function stream(path: string, body: object, signal?: AbortSignal): Promise<globalThis.Response> {
+  return fetch(`${server.url}${path}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ ...body, stream: true }),
+    ...(signal ? { signal } : {}),
+  });
+}
+
+describe("a stream", () => {
+  test("has the headers that nothing in between holds up", async () => {
+    const response = await stream("/v1/chat/completions", { messages, max_tokens: 1 });
+    await response.text();
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      "content-type": "text/event-stream; charset=utf-8",
+      "cache-control": "no-cache, no-transform",
+      "x-accel-buffering": "no",
+      connection: "keep-alive",
+      "openai-processing-ms": expect.stringMatching(/^\d+$/) as unknown,
+    });
+  });
+
+  test("says the role, the text piece by piece, why it ended, what it used, and that it is over", async () => {
+    const params = { temperature: 0, maxTokens: 6, ignoreEos: true };
+    const { choices, usage } = await completeAll(engine, { prompt: { messages }, params });
+    const request = { messages, max_tokens: 6, ...greedy, stream_options: { include_usage: true } };
+    const chunks = chunksOf(await (await stream("/v1/chat/completions", request)).text());
+    const first = chunks[0];
+    expect(chunks.every((one) => one.id === first?.id && one.created === first.created)).toBe(true);
+    expect(chunks.every((one) => one.object === "chat.completion.chunk")).toBe(true);
+    const deltas = chunks.flatMap((one) => one.choices);
+    expect(deltas[0]).toEqual({
+      index: 0,
+      delta: { role: "assistant", content: "" },
+      logprobs: null,
+      finish_reason: null,
+    });
+    expect(deltas.at(-1)).toEqual({ index: 0, delta: {}, logprobs: null, finish_reason: "length" });
+    expect(deltas.map(({ delta }) => delta?.content ?? "").join("")).toBe(choices[0]?.text);
+    expect(deltas.length).toBeGreaterThan(5);
+    const [last, ...before] = chunks.toReversed();
+    expect(before.every((one) => one.usage === null)).toBe(true);
+    expect(last).toMatchObject({
+      choices: [],
+      usage: { prompt_tokens: usage?.promptTokens, completion_tokens: 6, total_tokens: (usage?.promptTokens ?? 0) + 6 },
+    });
+  });
+
+  test("says nothing of usage unless asked", async () => {
+    const chunks = chunksOf(await (await stream("/v1/chat/completions", { messages, max_tokens: 2 })).text());
+    expect(chunks.some((one) => "usage" in one || one.choices.length === 0)).toBe(false);
+  });
+
+  test("sends the role with the first token and the reason with the last, each pair in one write", async () => {
+    const body = JSON.stringify({ messages, max_tokens: 4, ...greedy, stream: true });
+    const writes = httpChunks(await postRaw(server.port, "/v1/chat/completions", body)).map(
+      (written) => parseEvents(written).data,
+    );
+    const [first = [], ...others] = writes;
+    expect(first).toHaveLength(2);
+    expect(first.map((data) => (JSON.parse(data) as Chunk).choices[0]?.delta)).toEqual([
+      { role: "assistant", content: "" },
+      { content: expect.stringMatching(/./) as unknown },
+    ]);
+    const last = others.at(-2) ?? [];
+    expect(last.map((data) => (JSON.parse(data) as Chunk).choices[0]?.finish_reason)).toEqual([null, "length"]);
+    expect(others.at(-1)).toEqual(["[DONE]"]);
+  });
+
+  test("of completions numbers the choices of all prompts", async () => {
+    const params = { n: 2, seed: 3, maxTokens: 4, ignoreEos: true };
+    const expected = await Promise.all(["One", "Two"].map((prompt) => completeAll(engine, { prompt, params })));
+    const request = { prompt: ["One", "Two"], n: 2, seed: 3, max_tokens: 4, ignore_eos: true };
+    const chunks = chunksOf(await (await stream("/v1/completions", request)).text());
+    const texts = ["", "", "", ""];
+    for (const { index, text } of chunks.flatMap((one) => one.choices)) texts[index] += text ?? "";
+    expect(texts).toEqual(expected.flatMap(({ choices }) => choices.map(({ text }) => text)));
+    expect(chunks.every((one) => one.object === "text_completion")).toBe(true);
+  });
+
+  test("never splits a character, and shows no part of a stop string", async () => {
+    // Emoji take several tokens each; a bias makes sure that they come.
+    const ids = Array.from(await engine.tokenize("🙂", { addSpecialTokens: false }));
+    const logit_bias = Object.fromEntries(ids.map((id) => [id, 100]));
+    const request = { prompt: "🙂🙂", max_tokens: 40, seed: 1, temperature: 1, logit_bias };
+    const text = chunksOf(await (await stream("/v1/completions", request)).text())
+      .flatMap((one) => one.choices)
+      .map((choice) => choice.text);
+    const { text: whole } = await complete(engine, {
+      prompt: "🙂🙂",
+      params: { maxTokens: 40, seed: 1, temperature: 1, logitBias: logit_bias },
+    });
+    expect(text.join("")).toBe(whole);
+    const stop = whole.slice(Math.floor(whole.length / 2)).slice(0, 3);
+    const stopped = await (await stream("/v1/completions", { ...request, stop })).text();
+    const shown = chunksOf(stopped).flatMap((one) => one.choices.map((choice) => choice.text));
+    expect(shown.join("")).toBe(whole.slice(0, whole.indexOf(stop)));
+  });
+
+  test("that has nothing to say yet keeps the connection alive", async () => {
+    // Someone else has the engine, so that the next one waits.
+    const controller = new AbortController();
+    const busy = await stream(
+      "/v1/completions",
+      { prompt: "x", max_tokens: 4000, ignore_eos: true },
+      controller.signal,
+    );
+    const waiting = stream("/v1/completions", { prompt: "y", max_tokens: 1 });
+    await new Promise((resolve) => engine.events.once("sequence:queued", resolve));
+    timers.fire(KEEP_ALIVE_MS);
+    const response = await waiting;
+    expect(response.status).toBe(200);
+    controller.abort();
+    await busy.text().catch(() => undefined);
+    const { comments, data } = parseEvents(await response.text());
+    expect(comments).toEqual(["ping"]);
+    expect(data.at(-1)).toBe("[DONE]");
+  });
+});
+
+describe("an engine that fails in the middle of a stream", () => {
+  test("ends it with an error, without saying that it is whole", async () => {
+    const doomed = await openTinyEngine(
+      await persistentFolderOf("doomed"),
+      {},
+      { config: { max_position_embeddings: 4096 } },
+    );
+    const app = express();
+    app.use(readMe.api({ models: { doomed } }));
+    await using other = await listen(app);
+    const response = await fetch(`${other.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ prompt: "x", max_tokens: 4000, ignore_eos: true, stream: true }),
+    });
+    doomed.kill();
+    const { data } = parseEvents(await response.text());
+    expect(JSON.parse(data.at(-1) ?? "")).toEqual({
+      error: { message: expect.any(String) as unknown, type: "server_error", param: null, code: "engine_failed" },
+    });
+    await doomed.dispose();
+  });
+});
+
+describe("a client that goes away", () => {
+  const long = { prompt: "x", max_tokens: 4000, ignore_eos: true } as const;
+  const idle = { numRunning: 0, numWaiting: 0, kvUsedTokens: 0 } as const;
+  test("in the middle of a stream frees the engine", async () => {
+    const controller = new AbortController();
+    const finished = aborted();
+    const response = await stream("/v1/completions", long, controller.signal);
+    await response.body?.getReader().read();
+    controller.abort();
+    await finished;
+    expect(await engine.stats()).toMatchObject(idle);
+  });
+
+  test("while its answer is made frees the engine", async () => {
+    const socket = await openSocket(server.port);
+    const body = JSON.stringify(long);
+    const generated = new Promise((resolve) => engine.events.once("token:generated", resolve));
+    const finished = aborted();
+    socket.write(postHead("/v1/completions", body.length) + body);
+    await generated;
+    socket.destroy();
+    await finished;
+    expect(await engine.stats()).toMatchObject(idle);
+  });
+
+  test("while it waits for its turn is forgotten, and others go on", async () => {
+    const controller = new AbortController();
+    const first = await stream("/v1/completions", { ...long, max_tokens: 300, seed: 1 });
+    const queued = new Promise((resolve) => engine.events.once("sequence:queued", resolve));
+    const second = stream("/v1/completions", long, controller.signal);
+    await queued;
+    const finished = aborted();
+    controller.abort();
+    await expect(second).rejects.toThrow(/abort/);
+    await finished;
+    const chunks = chunksOf(await first.text());
+    expect(chunks.at(-1)?.choices[0]?.finish_reason).toBe("length");
+    expect(await engine.stats()).toMatchObject(idle);
+  });
+});
+
+describe("a writer", () => {
+  const big = { text: "x".repeat(1 << 20) };
+
+  test("drops a reader that lets too much pile up", async () => {
+    const { server: running, socket, response } = await unread();
+    const writer = new SseWriter(response, {
+      keepAliveMs: 1e6,
+      maxBufferedBytes: 1 << 20,
+      slowReaderMs: 1e6,
+      timers: systemTimers,
+    });
+    const closed = once(response, "close");
+    for (let sent = 0; sent < 64 && !response.destroyed; sent++) {
+      writer.send(big);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await closed;
+    expect(response.writableFinished).toBe(false);
+    writer.send(big);
+    socket.destroy();
+    await running[Symbol.asyncDispose]();
+  });
+
+  test("drops a reader that takes nothing for too long, and none that does", async () => {
+    const manual = manualTimers();
+    const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };
+    for (const reads of [true, false]) {
+      const { server: running, socket, response } = await unread();
+      const writer = new SseWriter(response, options);
+      for (let sent = 0; sent < 16; sent++) writer.send(big);
+      await manual.waiting(2);
+      if (reads) {
+        const drained = once(response, "drain");
+        const all = readAll(socket);
+        socket.resume();
+        await drained;
+        expect(manual.fire(2)).toBe(0);
+        writer.end();
+        expect((await all).includes("data: [DONE]\n\n")).toBe(true);
+      } else {
+        expect(manual.fire(2)).toBe(1);
+        expect(response.destroyed).toBe(true);
+        socket.destroy();
+      }
+      await running[Symbol.asyncDispose]();
+    }
+    expect(manual.fire(1)).toBe(0);
+  });
+});
+
+/** Resolves when a request of the engine was given up. */
+function aborted(): Promise<void> {
+  return new Promise((resolve) => {
+    const onFinished = ({ reason }: { readonly reason: string }): void => {
+      if (reason !== "abort") return;
+      engine.events.off("sequence:finished", onFinished);
+      resolve();
+    };
+    engine.events.on("sequence:finished", onFinished);
+  });
+}
+
+/** A server that hands out its answers, and a connection to it that reads nothing. */
+async function unread(): Promise<{
+  server: RunningServer;
+  socket: Awaited<ReturnType<typeof openSocket>>;
+  response: Response;
+}> {
+  const app = express();
+  const answered = new Promise<Response>((resolve) => {
+    app.use(identify, (_, response) => resolve(response));
+  });
+  const running = await listen(app);
+  const socket = await openSocket(running.port);
+  socket.pause();
+  socket.write("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  return { server: running, socket, response: await answered };
+}
+
+async function persistentFolderOf(name: string): Promise<string> {
+  await mkdir(`${folder}/${name}`, { recursive: true });
+  return `${folder}/${name}`;
+}

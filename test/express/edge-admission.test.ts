@@ -1,0 +1,197 @@
+// Who is let in: the books of places, tokens and bytes, and what those are told who are turned away.
+
+import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
+import { Admission, ApiError, type Entrant, type Ticket } from "@readme-moe/express";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { books, entrant, NOTHING } from "../support/admission.ts";
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+function refusal(admission: Admission, options: Partial<Entrant> = {}): ApiError {
+  try {
+    admission.enter(entrant(options));
+  } catch (error) {
+    if (error instanceof ApiError) return error;
+    throw error;
+  }
+  throw new Error("Expected a refusal");
+}
+
+test("a request takes its bytes as tokens, and every choice's completion, until its prompt's length is known", () => {
+  const admission = new Admission();
+  const ticket = admission.enter(entrant({ bytes: 100, maxCompletionTokens: 7, choices: 3 }));
+  expect(books(admission)).toEqual({ requests: 1, waiting: 1, tokens: 121, bytes: 100 });
+  ticket.correct(30);
+  expect(books(admission)).toEqual({ requests: 1, waiting: 1, tokens: 51, bytes: 100 });
+  ticket.started();
+  expect(books(admission)).toEqual({ requests: 1, waiting: 0, tokens: 51, bytes: 100 });
+  ticket.release();
+  ticket.release();
+  ticket.correct(1000);
+  ticket.started();
+  expect(books(admission)).toEqual(NOTHING);
+});
+
+test.each([
+  ["requests", { maxRequests: 2 }],
+  ["tokens", { maxTokens: 40 }],
+  ["bytes", { maxBytes: 25 }],
+] as const)("two fit and a third is told to come back, by the limit of %s", (measure, options) => {
+  const events = new ReadMeEmitter();
+  const reasons: unknown[] = [];
+  events.on("request:rejected", ({ reason, retryAfterMs }) => reasons.push([reason, retryAfterMs]));
+  const admission = new Admission({ ...options, events });
+  const [first] = [admission.enter(entrant()), admission.enter(entrant())];
+  const before = admission.stats;
+  const error = refusal(admission);
+  expect(error).toMatchObject({ status: 503, code: "server_overloaded" });
+  expect(error.headers).toEqual({ "retry-after": "1", "retry-after-ms": "1000", "x-should-retry": "true" });
+  expect(reasons).toEqual([[measure, 1000]]);
+  expect(admission.stats).toEqual(before);
+  first?.release();
+  admission.enter(entrant());
+});
+
+test("gateways that know no 503 can have 429", () => {
+  const admission = new Admission({ maxRequests: 1, overloadStatus: 429 });
+  admission.enter(entrant());
+  expect(refusal(admission)).toMatchObject({ status: 429, code: "server_overloaded" });
+});
+
+test("a request that could come to more tokens than the limit gets in when it is alone, as it never could otherwise", () => {
+  const admission = new Admission({ maxTokens: 100 });
+  const ticket = admission.enter(entrant({ bytes: 500 }));
+  expect(refusal(admission, { bytes: 1 }).code).toBe("server_overloaded");
+  ticket.correct(80);
+  admission.enter(entrant({ bytes: 1 }));
+});
+
+test("a request with more bytes than fit at all is not told to come back", () => {
+  const error = refusal(new Admission({ maxBytes: 100 }), { bytes: 101 });
+  expect(error).toMatchObject({ status: 413, code: "request_too_large", headers: {} });
+});
+
+test("one key's requests do not take the places of others", () => {
+  const admission = new Admission({ maxRequestsPerKey: 2 });
+  const [first] = [admission.enter(entrant({ key: "a" })), admission.enter(entrant({ key: "a" }))];
+  expect(refusal(admission, { key: "a" })).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+  admission.enter(entrant({ key: "b" }));
+  admission.enter(entrant());
+  first?.release();
+  admission.enter(entrant({ key: "a" }));
+});
+
+describe("deadlines", () => {
+  test("a request without a first token in time is told so, and keeps its place until it gives it back", () => {
+    const admission = new Admission({ maxQueueMs: 1000 });
+    const [late, early] = [admission.enter(entrant()), admission.enter(entrant())];
+    vi.advanceTimersByTime(999);
+    early.started();
+    expect(late.signal.aborted).toBe(false);
+    vi.advanceTimersByTime(1);
+    expect(late.signal.reason).toMatchObject({ status: 408, code: "queue_timeout" });
+    expect((late.signal.reason as ApiError).headers["retry-after"]).toMatch(/^\d+$/);
+    expect(early.signal.aborted).toBe(false);
+    expect(admission.stats.requests).toBe(2);
+    late.release();
+    expect(admission.stats.requests).toBe(1);
+  });
+
+  test("a request that takes too long is ended, however far it is", () => {
+    const admission = new Admission({ maxRequestMs: 5000 });
+    const ticket = admission.enter(entrant());
+    ticket.started();
+    vi.advanceTimersByTime(5000);
+    expect(ticket.signal.reason).toMatchObject({ status: 408, code: "request_timeout" });
+  });
+
+  test("a client that goes ends its request with its own reason, and no timer is left", () => {
+    const admission = new Admission({ maxRequestMs: 5000 });
+    const client = new AbortController();
+    const ticket = admission.enter(entrant({ signal: client.signal }));
+    client.abort("gone");
+    expect(ticket.signal.reason).toBe("gone");
+    ticket.release();
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+function enterAll(admission: Admission, priorities: readonly number[]): readonly Ticket[] {
+  return priorities.map((priority) => admission.enter(entrant({ priority })));
+}
+
+describe("priority", () => {
+  test("the newest waiting one of the least priority makes room, and is told to come back", () => {
+    const admission = new Admission({ maxRequests: 3, displaceWaiting: true });
+    const tickets = enterAll(admission, [0, 1, 0]);
+    admission.enter(entrant({ priority: 5 }));
+    expect(tickets.map(({ signal }) => signal.aborted)).toEqual([false, false, true]);
+    expect(tickets[2]?.signal.reason).toMatchObject({ status: 503, code: "server_overloaded" });
+    for (const ticket of tickets) ticket.release();
+    expect(admission.stats.requests).toBe(1);
+  });
+
+  test("one that runs, one of equal priority, and those whose going would not help stay", () => {
+    const admission = new Admission({ maxTokens: 45, displaceWaiting: true });
+    const tickets = enterAll(admission, [0, 0, 2]);
+    tickets[0]?.started();
+    expect(refusal(admission, { priority: 0 }).status).toBe(503);
+    expect(refusal(admission, { priority: 1, bytes: 30 }).status).toBe(503);
+    expect(tickets.map(({ signal }) => signal.aborted)).toEqual([false, false, false]);
+  });
+
+  test("nobody makes room unless the server says so", () => {
+    const admission = new Admission({ maxRequests: 1 });
+    admission.enter(entrant({ priority: -1 }));
+    expect(refusal(admission, { priority: 9 }).status).toBe(503);
+  });
+});
+
+test("ten thousand requests that queue and are cancelled leave nothing behind", () => {
+  vi.useRealTimers();
+  const events = new ReadMeEmitter();
+  const rejected: Parameters<ReadMeEvents["request:rejected"]>[0][] = [];
+  events.on("request:rejected", (event) => rejected.push(event));
+  const admission = new Admission({ maxRequests: 5000, events });
+  const entered: [Ticket, AbortController][] = [];
+  for (let i = 0; i < 10_000; i++) {
+    const client = new AbortController();
+    try {
+      entered.push([admission.enter(entrant({ signal: client.signal, key: `k${i % 7}` })), client]);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 503) throw error;
+    }
+  }
+  expect([entered.length, rejected.length, admission.stats.waiting]).toEqual([5000, 5000, 5000]);
+  for (const [ticket, client] of entered) {
+    client.abort();
+    ticket.release();
+  }
+  expect(books(admission)).toEqual(NOTHING);
+});
+
+test.each([
+  ["maxRequests", 0],
+  ["maxTokens", 1.5],
+  ["maxQueueMs", Infinity],
+  ["overloadStatus", 500],
+  ["maxRequest", 1],
+])("a wrong option is refused: %s %s", (name, value) => {
+  expect(() => new Admission({ [name]: value })).toThrow(name);
+});
+
+test.each([
+  ["bytes", -1],
+  ["choices", 0],
+  ["maxCompletionTokens", NaN],
+  ["priority", NaN],
+])("numbers that are none are refused: %s %s", (name, value) => {
+  const admission = new Admission();
+  expect(() => admission.enter(entrant({ [name]: value }))).toThrow(name);
+  expect(books(admission)).toEqual(NOTHING);
+});

@@ -1,0 +1,194 @@
+import type { EngineVocabulary } from "@readme-moe/core";
+import { Grammars, type Constraint } from "@readme-moe/grammar";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { allowedAfter, smallVocabulary, textOf, writeBound } from "../support/bound-text.ts";
+import { seededRandom } from "../support/random.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+
+const vocabulary = smallVocabulary(["yes", "no", "</"]);
+const ascii = (text: string): number[] => Array.from(Buffer.from(text));
+let grammars: Grammars;
+beforeAll(async () => {
+  grammars = await Grammars.open(vocabulary);
+});
+afterAll(() => grammars.dispose());
+
+async function texts(constraint: Constraint, count = 25): Promise<readonly string[]> {
+  const random = seededRandom(4);
+  const written: string[] = [];
+  for (let patience = 0; patience < count; patience++) {
+    const { text, isWhole } = await writeBound(constraint, vocabulary, random, { patience, maxTokens: 200 });
+    if (isWhole) written.push(text);
+  }
+  expect(written.length).toBeGreaterThan(count / 2);
+  return written;
+}
+
+test.each(["[a-f]+\\d{2}", "(foo|ba[rz])*", "^[a-f]{1,3}@\\w{1,3}\\.(com|org)$", 'x?"[^"]*"', "é{1,3}|\\D"])(
+  "a text is what the regular expression %s matches as a whole",
+  async (pattern) => {
+    const whole = new RegExp(`^(?:${pattern})$`, "u");
+    for (const text of await texts(await grammars.regex(pattern))) expect(text).toMatch(whole);
+  },
+);
+
+test("a text is one of those to choose from", async () => {
+  const choices = ["yes", "no", 'a "quoted" one', "café \\ 中", "no way"];
+  for (const text of await texts(await grammars.choice(choices), 60)) expect(choices).toContain(text);
+});
+
+test("a text is in the language of its grammar", async () => {
+  const sums = await grammars.grammar('root ::= term ("+" term)*\nterm ::= [0-9] | "(" root ")"');
+  for (const text of await texts(sums)) expect(text).toMatch(/^[0-9+()]+$/);
+  expect((await allowedAfter(sums, vocabulary, ascii("(1+"))).filter((id) => id < 256)).toEqual(ascii("(0123456789"));
+});
+
+const tag = (name: string) => ({ begin: `<t>${name}:`, schema: { type: "integer", minimum: 1 }, end: "</t>" });
+
+test("tags stand alone, or amid free text once it begins one", async () => {
+  const tags = [tag("a"), tag("b")];
+  const bound = await grammars.tagged({ tags, isSingle: true });
+  for (const text of await texts(bound)) expect(text).toMatch(/^<t>[ab]:[1-9]\d*<\/t>$/);
+  const many = await grammars.tagged({ tags });
+  for (const text of await texts(many)) expect(text).toMatch(/^<t>[ab]:[1-9]\d*<\/t>(\n<t>[ab]:[1-9]\d*<\/t>)*$/);
+  const free = await grammars.tagged({ tags, trigger: "<t>" });
+  const [end] = vocabulary.eosTokenIds;
+  expect(await allowedAfter(free, vocabulary, ascii("some text <"))).toContain(end);
+  expect((await allowedAfter(free, vocabulary, ascii("text <t>"))).map((id) => textOf(vocabulary, [id])[0])).toEqual(
+    ["a", "b", " a"].map((text) => text[0]).filter((text) => text !== " "),
+  );
+  expect(await allowedAfter(free, vocabulary, ascii("text <t>b:12</t> more"))).toContain(end);
+});
+
+test("forbidden tokens get -Infinity, and all others keep their logits", async () => {
+  const process = (await grammars.choice(["yes", "no"])).processor();
+  const logits = Float32Array.from({ length: vocabulary.vocabSize }, (_, id) => id);
+  await process(logits, { tokenIds: new Int32Array(), promptTokens: 0, choice: 0 });
+  const kept = Array.from(logits.keys()).filter((id) => logits[id] !== -Infinity);
+  expect(kept.map((id) => textOf(vocabulary, [id])).toSorted()).toEqual(["n", "no", "y", "yes"]);
+  for (const id of kept) expect(logits[id]).toBe(id);
+});
+
+test("choices do not know of each other, and a row can be asked for again or from before", async () => {
+  const process = (await grammars.regex("(ab)*")).processor();
+  const allowed = async (text: string, choice: number): Promise<readonly string[]> => {
+    const logits = new Float32Array(vocabulary.vocabSize);
+    await process(logits, { tokenIds: Int32Array.from([9, ...ascii(text)]), promptTokens: 1, choice });
+    return ["a", "b"].filter((letter) => logits[letter.charCodeAt(0)] !== -Infinity);
+  };
+  for (const [text, choice] of [
+    ["a", 0],
+    ["", 1],
+    ["a", 0],
+    ["ab", 0],
+    ["a", 1],
+    ["aba", 0],
+    ["a", 0],
+    ["", 0],
+  ] as const) {
+    expect(await allowed(text, choice)).toEqual([text.length % 2 === 0 ? "a" : "b"]);
+  }
+  const together = await Promise.all(
+    Array.from({ length: 100 }, (_, choice) => allowed("ab".repeat(choice % 3), choice)),
+  );
+  expect(together).toEqual(Array.from({ length: 100 }, () => ["a"]));
+});
+
+describe("what is wrong", () => {
+  test("grammars are refused with what is wrong about them", async () => {
+    await expect(grammars.grammar("root ::= (")).rejects.toThrow(/^The grammar cannot be compiled: EBNF/);
+    await expect(grammars.grammar('other ::= "a"')).rejects.toThrow(TypeError);
+    await expect(grammars.grammar("root ::= [é-ü]")).rejects.toThrow("ASCII");
+    await expect(grammars.grammar("root ::= [\\u00e9]")).rejects.toThrow("ASCII");
+    await expect(grammars.regex("(?<=a)b")).rejects.toThrow(TypeError);
+    await expect(grammars.choice([])).rejects.toThrow("`texts`");
+    await expect(grammars.choice(["a", 1 as never])).rejects.toThrow("`texts`");
+    await expect(grammars.grammar("x".repeat(300_000))).rejects.toThrow(RangeError);
+  });
+
+  test("tokens that are not in the grammar are told", async () => {
+    const process = (await grammars.choice(["yes"])).processor();
+    const row = new Float32Array(vocabulary.vocabSize);
+    const context = { tokenIds: Int32Array.from(ascii("no")), promptTokens: 0, choice: 0 };
+    await expect(process(row, context)).rejects.toThrow("a token is not in the grammar");
+    await expect(process(row, { ...context, tokenIds: Int32Array.from(ascii("y")) })).resolves.toBeUndefined();
+  });
+
+  test("options are checked, and a model without an end is refused", async () => {
+    await expect(Grammars.open(vocabulary, { maxGrammars: 0 })).rejects.toThrow("`maxGrammars`");
+    await expect(Grammars.open(vocabulary, { maxGramars: 2 } as never)).rejects.toThrow("maxGrammars");
+    await expect(Grammars.open({ ...vocabulary, eosTokenIds: [] })).rejects.toThrow("end token");
+  });
+});
+
+describe("what is hostile", () => {
+  const slow = 'root ::= (a a a a a a a a)*\na ::= ("x" | "x" a | a "x")? [a-z]{0,400} [a-y]{0,400}';
+
+  test("a grammar that takes too long is refused, also the second time, and harms no other", async () => {
+    const hasty = await Grammars.open(vocabulary, { maxCompileMs: 1 });
+    await expect(hasty.grammar(slow)).rejects.toThrow("within 1 ms");
+    await expect(hasty.grammar(slow)).rejects.toThrow("within 1 ms");
+    await hasty.dispose();
+    const kept = await grammars.choice(["yes"]);
+    expect(await texts(kept)).toContain("yes");
+  });
+
+  test("a grammar that takes too much memory is refused", async () => {
+    const vocabSize = 100_000;
+    const large: EngineVocabulary = {
+      vocabSize,
+      bytes: Uint8Array.from({ length: 40 * vocabSize }, (_, index) => 97 + ((index * 7919 + (index >> 5)) % 26)),
+      offsets: Uint32Array.from({ length: vocabSize + 1 }, (_, id) => 40 * Math.min(id, vocabSize - 1)),
+      eosTokenIds: [vocabSize - 1],
+    };
+    // Little more than the library begins with.
+    const poor = await Grammars.open(large, { maxBytes: 17_000_000 });
+    await expect(poor.choice(["no"])).rejects.toThrow(RangeError);
+    await expect(poor.choice(["no"])).rejects.toThrow("memory");
+    await poor.dispose();
+    const rich = await Grammars.open(large);
+    await expect(rich.choice(["no"])).resolves.toBeDefined();
+    await rich.dispose();
+  });
+
+  test("an answer that takes too long to match fails alone, and others go on", async () => {
+    const hasty = await Grammars.open(vocabulary, { maxMaskMs: 1 });
+    const [constraint, other] = [await hasty.regex("(x|xx|y)*"), await grammars.regex("(x|xx|y)*")];
+    const long = Array<number>(300_000).fill("x".charCodeAt(0));
+    await expect(allowedAfter(constraint, vocabulary, long)).rejects.toThrow("within 1 ms");
+    expect(await allowedAfter(other, vocabulary, ascii("x"))).toContain("y".charCodeAt(0));
+    await hasty.dispose();
+  });
+});
+
+describe("how many there are", () => {
+  test("grammars make room for others and are compiled again when they are needed", async () => {
+    const few = await Grammars.open(vocabulary, { maxGrammars: 2 });
+    const words = ["yes", "no", "a", "bb", "ccc"];
+    const constraints = await Promise.all(words.map((word) => few.choice([word])));
+    const written = await Promise.all(
+      [...constraints, ...constraints].map((one) => writeBound(one, vocabulary, seededRandom(1))),
+    );
+    expect(written.map(({ text }) => text)).toEqual([...words, ...words]);
+    await few.dispose();
+  });
+
+  test("more than may wait are turned away", async () => {
+    const busy = await Grammars.open(vocabulary, { maxWaiting: 1 });
+    const first = busy.choice(["a"]);
+    await expectReadMeError(busy.choice(["b"]), "ERR_QUEUE_FULL");
+    await expect(busy.choice(["a"])).resolves.toBeDefined();
+    await first;
+    await busy.dispose();
+  });
+
+  test("after it was disposed those who wait are told", async () => {
+    const gone = await Grammars.open(vocabulary);
+    const constraint = await gone.choice(["a"]);
+    const waiting = gone.choice(["b"]);
+    await gone.dispose();
+    await expectReadMeError(waiting, "ERR_DISPOSED");
+    await expectReadMeError(allowedAfter(constraint, vocabulary, []), "ERR_DISPOSED");
+    await gone.dispose();
+  });
+});

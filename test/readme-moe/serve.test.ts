@@ -1,0 +1,170 @@
+// `readme-moe serve` as a user runs it: another process, its address, its answers, its end.
+
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import express from "express";
+import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { outcomeOf, startNode, type Outcome } from "../support/node-process.ts";
+import { Scrape } from "../support/prometheus.ts";
+import { writeReadingModel } from "../support/reading-model.ts";
+import { runCli } from "../support/run-cli.ts";
+import { listen } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const MAIN = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "src", "main.ts");
+
+let model: string;
+beforeAll(async () => {
+  model = join(await persistentFolder(), "tiny");
+  await writeReadingModel(model);
+});
+
+interface Serving {
+  readonly url: string;
+  readonly child: ChildProcess;
+  readonly outcome: Promise<Outcome>;
+}
+
+/** Starts a server on a free port and waits until it listens. */
+async function serve(args: readonly string[] = [], env: Readonly<Record<string, string>> = {}): Promise<Serving> {
+  const child = startNode([MAIN, "serve", model, "--port", "0", "--threads", "1", ...args], { env });
+  const outcome = outcomeOf(child);
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await outcome;
+  });
+  if (!child.stdout) throw new Error("Expected standard output");
+  const lines = createInterface({ input: child.stdout });
+  const [line] = (await once(lines, "line")) as [string];
+  const [url] = /http:\/\/[\d.:]+/.exec(line) ?? [];
+  if (url === undefined) throw new Error(`Expected an address, got ${line}`);
+  return { url, child, outcome };
+}
+
+async function serveReady(args?: readonly string[], env?: Readonly<Record<string, string>>): Promise<Serving> {
+  const serving = await serve(args, env);
+  // It listens before the model is open.
+  while ((await fetch(`${serving.url}/health`)).status !== 200);
+  return serving;
+}
+
+function complete(url: string, body: object = {}, headers: Readonly<Record<string, string>> = {}): Promise<Response> {
+  return fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json", ...headers },
+    body: JSON.stringify({ prompt: "one two", max_tokens: 3, ignore_eos: true, ...body }),
+  });
+}
+
+describe("a server", () => {
+  test("prints its address, serves the model by its folder's name, and leaves in order when it is told to", async () => {
+    const { url, child, outcome } = await serveReady(["--alias", "gpt-4"]);
+    const models = (await (await fetch(`${url}/v1/models`)).json()) as {
+      readonly data: readonly { readonly id: string }[];
+    };
+    expect(models.data.map(({ id }) => id)).toContain("tiny");
+    for (const name of ["tiny", "gpt-4", undefined]) expect((await complete(url, { model: name })).status).toBe(200);
+    const streamed = await complete(url, { max_tokens: 200, stream: true });
+    child.kill("SIGTERM");
+    expect(await streamed.text()).toMatch(/data: \[DONE\]\n\n$/);
+    const { code, stdout, stderr } = await outcome;
+    expect(code).toBe(0);
+    expect(stdout).toBe(`tiny at ${url}/v1\n`);
+    expect(stderr).toMatch(/^leaving; requests under way: \d+\n$/);
+  });
+
+  test("ends what takes longer than it may, on Ctrl-C as well", async () => {
+    const { url, child, outcome } = await serveReady(["--drain-ms", "0"]);
+    const streamed = await complete(url, { max_tokens: 240, stream: true });
+    child.kill("SIGINT");
+    const text = await streamed.text().catch(() => "cut");
+    expect(text).not.toContain("[DONE]");
+    expect((await outcome).code).toBe(0);
+  });
+
+  test("leaves at once at the second signal", async () => {
+    const { url, child, outcome } = await serveReady(["--notice-ms", "100000"]);
+    child.kill("SIGTERM");
+    while ((await fetch(`${url}/readyz`)).status !== 503);
+    expect((await complete(url)).status).toBe(200);
+    child.kill("SIGTERM");
+    expect((await outcome).code).toBe(143);
+  });
+
+  test("logs answers as lines of JSON, and knows keys from the environment", async () => {
+    const env = { README_MOE_API_KEYS: "sk-one,sk-two" };
+    const flags = ["--json", "--name", "mine", "--requests-per-minute", "2", "--vllm-metrics", "--trust-proxy", "1"];
+    const { url, child, outcome } = await serveReady(flags, env);
+    expect((await complete(url)).status).toBe(401);
+    const headers = { authorization: "Bearer sk-two", "x-request-id": "r-1" };
+    const answered = await complete(url, {}, headers);
+    expect([answered.status, answered.headers.get("x-request-id")]).toEqual([200, "r-1"]);
+    expect(answered.headers.get("x-ratelimit-remaining-requests")).toBe("1");
+    const metrics = new Scrape(await (await fetch(`${url}/metrics`)).text());
+    expect(metrics.value("vllm:time_to_first_token_seconds_count", { model_name: "mine" })).toBe(1);
+    child.kill("SIGTERM");
+    const { code, stdout, stderr } = await outcome;
+    expect([code, stderr]).toEqual([0, ""]);
+    const entries = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as { readonly event: string });
+    expect(entries[0]).toMatchObject({ event: "server:listening", url, model: "mine" });
+    const answers = entries.filter(({ event }) => event === "request:answered");
+    expect(answers).toMatchObject([
+      { status: 401 },
+      { status: 200, requestId: "r-1", key: "key-2", handler: "/v1/completions" },
+    ]);
+    expect(entries.at(-1)).toMatchObject({ event: "server:draining" });
+    expect(stdout).not.toContain("sk-");
+  });
+
+  test("opens its engine again when that dies", async () => {
+    const { url, child } = await serveReady(["--json", "--isolation", "process"]);
+    if (!child.stdout) throw new Error("Expected standard output");
+    const events = createInterface({ input: child.stdout });
+    const restarted = new Promise<string>((resolve) => {
+      events.on("line", (line) => line.includes("engine:restarted") && resolve(line));
+    });
+    const { stdout } = await outcomeOf(
+      startNode([
+        "-e",
+        `process.stdout.write(require("node:child_process").execFileSync("ps", ["-o", "pid=", "--ppid", "${child.pid}"]))`,
+      ]),
+    );
+    for (const pid of stdout.trim().split(/\s+/)) process.kill(Number(pid), "SIGKILL");
+    expect(JSON.parse(await restarted)).toMatchObject({ name: "tiny", attempts: 1 });
+    expect((await fetch(`${url}/health`)).status).toBe(200);
+    expect((await complete(url)).status).toBe(200);
+    const metrics = new Scrape(await (await fetch(`${url}/metrics`)).text());
+    expect(metrics.value("readme_engine_restarts_total", { model_name: "tiny" })).toBe(1);
+  });
+});
+
+describe("a call that cannot work", () => {
+  test("a model that is not there ends the server, and says why", async () => {
+    const { code, stderr } = await runCli(["serve", "/nowhere/at-all", "--port", "0"]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("/nowhere/at-all");
+    expect(stderr).toContain("ERR_FILE_NOT_FOUND");
+  });
+
+  test("an address that is taken ends it, too", async () => {
+    await using taken = await listen(express());
+    const { code, stderr } = await runCli(["serve", model, "--port", `${taken.port}`, "--threads", "1"]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("EADDRINUSE");
+  });
+
+  test.each([
+    [["--api-key", "two words"], "`key-1`"],
+    [["--alias", "tiny"], "tiny"],
+  ])("wrong flags are named: %j", async (flags, named) => {
+    const { code, stderr } = await runCli(["serve", model, ...flags]);
+    expect(code).toBe(2);
+    expect(stderr).toContain(named);
+    expect(stderr).not.toContain("two words");
+  });
+});
