@@ -1,6 +1,8 @@
 // Answers that are bound, through the API and by clients that know nothing of this server: formats, and calls of tools.
+// `EXPRESS_MODEL=<folder>` takes another model than the tiny one.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { ReadMeError } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
 import { generateText, jsonSchema, Output, tool } from "ai";
@@ -8,10 +10,12 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { planChat } from "../../packages/express/src/api/chat/plan-chat.ts";
+import { generateAll } from "../../packages/express/src/api/generation/generate-all.ts";
 import { GrammarBook } from "../../packages/express/src/api/grammar-book.ts";
 import { postJson } from "../support/post-json.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -20,7 +24,7 @@ let server: RunningServer;
 let openai: OpenAI;
 
 beforeAll(async () => {
-  engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 2048 } });
+  engine = await openClientsEngine(folder, { config: { max_position_embeddings: 2048 } });
   const app = express();
   app.use(readMe.api({ models: { tiny: engine } }));
   server = await listen(app);
@@ -74,7 +78,9 @@ describe("a format", () => {
 });
 
 describe("tools", () => {
-  const request = { model, messages, tools: [travel], temperature: 1, seed: 3, max_tokens: 400 };
+  // Some models would go on calling.
+  const single = { parallel_tool_calls: false } as const;
+  const request = { model, messages, tools: [travel], temperature: 1, seed: 3, max_tokens: 400, ...single };
 
   test("that have to be called are called, at once and in a stream", async () => {
     const { choices } = await openai.chat.completions.create({ ...request, tool_choice: "required" });
@@ -135,7 +141,7 @@ test("the AI SDK gets objects and calls", async () => {
   const { toolCalls, finishReason } = await generateText({
     ...settings,
     tools: { travel: tool({ description: "Go there", inputSchema: jsonSchema(schema as never) }) },
-    toolChoice: "required",
+    toolChoice: { type: "tool", toolName: "travel" },
   });
   expect(finishReason).toBe("tool-calls");
   expect(toolCalls[0]?.toolName).toBe("travel");
@@ -160,6 +166,22 @@ const refused: Readonly<Record<string, readonly [body: object, param: string]>> 
 test.each(Object.entries(refused))("%s is refused by name", async (_, [more, param]) => {
   const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 3, ...more });
   expect([answer.status, answer.body]).toMatchObject([400, { error: { type: "invalid_request_error", param } }]);
+});
+
+test.each([
+  ["cannot go on", new ReadMeError("ERR_GRAMMAR_FAILED", "its thread ended"), 503],
+  ["takes too long", new RangeError("Expected the grammar to match a token within 5 ms"), 500],
+])("a grammar that %s is told as that, and the engine goes on", async (_, failure, status) => {
+  const processLogits = (): never => {
+    throw failure;
+  };
+  const lease = { name: model, engine };
+  const plan = { ...planChat({ messages, max_tokens: 3 }, lease), processLogits };
+  const listeners = { onQueuedMs: () => undefined, onPromptTokens: () => undefined };
+  const first = generateAll(plan, new AbortController().signal, listeners).next();
+  await expect(first).rejects.toMatchObject({ status, code: "grammar_failed", cause: failure });
+  const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 1 });
+  expect(answer.status).toBe(200);
 });
 
 test("grammars end when their engine no longer serves, and nobody uses them", async () => {

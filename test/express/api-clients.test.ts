@@ -1,4 +1,5 @@
-// Clients that know nothing of this server: the OpenAI SDK and the AI SDK, as they come from npm.
+// Clients that know nothing of this server: the OpenAI SDK and the AI SDK, as they come from npm. `EXPRESS_MODEL=<folder>`
+// takes another model than the tiny one.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -8,7 +9,7 @@ import express from "express";
 import OpenAI, { APIError, APIUserAbortError, BadRequestError, InternalServerError, NotFoundError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete, completeAll } from "../support/complete.ts";
-import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -17,7 +18,7 @@ let server: RunningServer;
 let openai: OpenAI;
 
 beforeAll(async () => {
-  engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 4096 } });
+  engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
   const app = express();
   app.use(readMe({ models: { tiny: engine }, keys: { ann: "secret" } }));
   server = await listen(app);
@@ -47,12 +48,16 @@ describe("the OpenAI SDK", () => {
   });
 
   test("streams, and puts the pieces together", async () => {
-    const request = { model, messages, max_tokens: 20, seed: 4, temperature: 1 } as const;
+    // An answer that is over at once has no pieces.
+    const bias = Object.fromEntries((await engine.vocabulary()).eosTokenIds.map((id) => [id, -100]));
+    const request = { model, messages, max_tokens: 20, seed: 4, temperature: 1, logit_bias: bias } as const;
     const runner = openai.chat.completions.stream({ ...request, stream_options: { include_usage: true } });
     const pieces: string[] = [];
     runner.on("content", (piece) => pieces.push(piece));
     const whole = await runner.finalChatCompletion();
-    expect(whole.choices[0]?.message.content).toBe(await right({ maxTokens: 20, seed: 4, temperature: 1 }));
+    expect(whole.choices[0]?.message.content).toBe(
+      await right({ maxTokens: 20, seed: 4, temperature: 1, logitBias: bias }),
+    );
     expect(pieces.join("")).toBe(whole.choices[0]?.message.content);
     expect(whole.usage?.completion_tokens).toBeGreaterThan(1);
   });

@@ -1,7 +1,7 @@
 // Random requests against the OpenAPI description: what it allows is answered as it says, what it forbids is refused.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { openApiDocument, readMe } from "@readme-moe/express";
+import { openApiDocument, readMe, ServedModels } from "@readme-moe/express";
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
 import express from "express";
 import * as fc from "fast-check";
@@ -20,7 +20,7 @@ let server: RunningServer;
 beforeAll(async () => {
   engine = await openTinyEngine(folder);
   const app = express();
-  app.use(readMe.api({ models: { tiny: engine } }));
+  app.use(readMe({ models: { tiny: engine } }));
   server = await listen(app);
 });
 afterAll(async () => {
@@ -154,4 +154,24 @@ test("the description is served, and names every route", async () => {
     const { status } = await fetch(`${server.url}${path.replace("{id}", "tiny")}`);
     expect([200, 405]).toContain(status);
   }
+});
+
+test("the routes of operations answer as it says, also when they say no", async () => {
+  const models = new ServedModels({ tiny: engine, other: new Promise<never>(() => undefined) });
+  await using waiting = await listen(express().use(readMe({ models })));
+  const probes = { "/health": "Health", "/readyz": "Readiness", "/livez": "Liveness", "/version": "Version" };
+  const statuses = new Map<string, number[]>();
+  for (const [path, name] of Object.entries(probes)) {
+    for (const { url } of [server, waiting]) {
+      const response = await fetch(`${url}${path}`);
+      expectValid(response.status === 200 ? name : "Unavailable", await response.json());
+      statuses.set(path, [...(statuses.get(path) ?? []), response.status]);
+    }
+  }
+  expect(Object.fromEntries(statuses)).toEqual({
+    "/health": [200, 503],
+    "/readyz": [200, 200],
+    "/livez": [200, 200],
+    "/version": [200, 200],
+  });
 });

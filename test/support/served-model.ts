@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import type { Express } from "express";
 import { writeReadingModel } from "./reading-model.ts";
@@ -26,6 +26,12 @@ export async function openTinyEngine(
   await writeReadingModel(path, tiny);
   if (template !== "") await writeFile(join(path, "chat_template.jinja"), template);
   return ReadMeEngine.open(path, { isolation: "thread", threads: 1, ...options });
+}
+
+/** What clients' tests ask: the model `EXPRESS_MODEL=<folder>`, as users serve it, or a tiny one. */
+export async function openClientsEngine(folder: string, tiny: TinyOptions): Promise<ReadMeEngine> {
+  const path = process.env["EXPRESS_MODEL"];
+  return path === undefined ? openTinyEngine(folder, {}, tiny) : ReadMeEngine.open(resolve(path));
 }
 
 export interface RunningServer extends AsyncDisposable {

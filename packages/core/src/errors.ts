@@ -36,6 +36,8 @@ export type ReadMeErrorCode =
   | "ERR_MODULE"
   /** The thread or process that runs the model ended, or could not go on; `cause` says why where it is known. */
   | "ERR_ENGINE_FAILED"
+  /** The thread that holds answers to a grammar ended, or could not go on; the engine works. */
+  | "ERR_GRAMMAR_FAILED"
   /** Too many requests wait already. */
   | "ERR_QUEUE_FULL"
   /** The object was disposed. */

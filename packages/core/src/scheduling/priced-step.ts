@@ -71,14 +71,7 @@ export class PricedStep {
 
   /** The experts that a candidate needs and the step does not have yet. */
   newExpertsOf(candidate: Candidate): ReadonlySet<number> {
-    const { sequence, numTokens } = candidate;
-    let experts = this.#expertsOf.get(candidate);
-    if (!experts) {
-      const { nextExperts } = sequence;
-      experts = new Set(Array.from({ length: numTokens }, (_, index) => nextExperts[index] ?? 0));
-      this.#expertsOf.set(candidate, experts);
-    }
-    return new Set(Array.from(experts).filter((expert) => !this.#experts.has(expert)));
+    return new Set(Array.from(this.#allExpertsOf(candidate)).filter((expert) => !this.#experts.has(expert)));
   }
 
   /**
@@ -97,12 +90,11 @@ export class PricedStep {
     const needed = new Set<number>();
     for (const candidate of candidates) {
       if (seqsLeft <= 0) break;
-      const experts = this.newExpertsOf(candidate);
-      if (candidate.numTokens > tokensLeft || !isWithin(experts, newExperts)) continue;
+      if (candidate.numTokens > tokensLeft || !this.#needsOnly(candidate, newExperts)) continue;
       const ms = this.#ownMs(candidate);
       if (ownMs + ms > mostMs) continue;
       members.push(candidate);
-      for (const expert of experts) needed.add(expert);
+      for (const expert of this.#allExpertsOf(candidate)) if (!this.#experts.has(expert)) needed.add(expert);
       seqsLeft--;
       tokensLeft -= candidate.numTokens;
       numTokens += candidate.numTokens;
@@ -118,6 +110,25 @@ export class PricedStep {
     this.#ms += addedMs;
   }
 
+  /** Of its chunk. */
+  #allExpertsOf(candidate: Candidate): ReadonlySet<number> {
+    let experts = this.#expertsOf.get(candidate);
+    if (!experts) {
+      const { nextExperts } = candidate.sequence;
+      experts = new Set(Array.from({ length: candidate.numTokens }, (_, index) => nextExperts[index] ?? 0));
+      this.#expertsOf.set(candidate, experts);
+    }
+    return experts;
+  }
+
+  /** Whether a candidate needs no experts but the step's own and some of `allowed`. */
+  #needsOnly(candidate: Candidate, allowed: ReadonlySet<number>): boolean {
+    for (const expert of this.#allExpertsOf(candidate)) {
+      if (!this.#experts.has(expert) && !allowed.has(expert)) return false;
+    }
+    return true;
+  }
+
   #expertsMs(experts: ReadonlySet<number>): number {
     return this.#state.cost.msPerExpert * experts.size + this.loadMs(experts);
   }
@@ -127,9 +138,4 @@ export class PricedStep {
     const { msPerToken, msPerCachedToken } = this.#state.cost;
     return msPerToken * numTokens + msPerCachedToken * sequence.numComputedTokens;
   }
-}
-
-function isWithin(experts: ReadonlySet<number>, allowed: ReadonlySet<number>): boolean {
-  for (const expert of experts) if (!allowed.has(expert)) return false;
-  return true;
 }

@@ -12,6 +12,7 @@ import {
 } from "../api/schemas/answers.ts";
 import { chatBody } from "../api/schemas/chat-body.ts";
 import { completionBody } from "../api/schemas/completion-body.ts";
+import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations/answers.ts";
 import { detokenizeAnswer, detokenizeBody, tokenizeAnswer, tokenizeBody } from "../api/schemas/token-bodies.ts";
 
 /** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */
@@ -36,6 +37,11 @@ const SCHEMAS = {
   DetokenizeRequest: detokenizeBody,
   DetokenizeAnswer: detokenizeAnswer,
   Error: errorAnswer,
+  Health: healthAnswer,
+  Readiness: readyAnswer,
+  Liveness: liveAnswer,
+  Unavailable: unavailableAnswer,
+  Version: versionAnswer,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 
 type SchemaName = keyof typeof SCHEMAS;
@@ -54,6 +60,12 @@ export function openApiDocument(): OpenApiDocument {
       },
       "/tokenize": post("TokenizeRequest", "TokenizeAnswer"),
       "/detokenize": post("DetokenizeRequest", "DetokenizeAnswer"),
+      // Where `readMe.operations` is mounted.
+      "/health": probe("Health"),
+      "/readyz": probe("Readiness"),
+      "/livez": probe("Liveness"),
+      "/version": { get: { responses: { "200": { description: "The answer", content: json("Version") } } } },
+      "/metrics": { get: { responses: { "200": { description: "Prometheus's text", content: text } } } },
     },
     components: {
       schemas: Object.fromEntries(Object.entries(SCHEMAS).map(([name, schema]) => [name, jsonSchema(schema)])),
@@ -68,6 +80,17 @@ function jsonSchema(schema: z.ZodType): object {
 
 const json = (name: SchemaName): object => ({
   "application/json": { schema: { $ref: `#/components/schemas/${name}` } },
+});
+
+const text: object = { "text/plain": { schema: { type: "string" } } };
+
+const probe = (answer: SchemaName): object => ({
+  get: {
+    responses: {
+      "200": { description: "Yes", content: json(answer) },
+      "503": { description: "No", content: json("Unavailable") },
+    },
+  },
 });
 
 const answers = (answer: SchemaName, chunk?: SchemaName): object => ({

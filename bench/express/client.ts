@@ -1,0 +1,93 @@
+// One request over HTTP, with the times that its sender sees.
+
+import { once } from "node:events";
+import { Agent, request, type IncomingMessage } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
+
+export interface Answer {
+  /** 0 where there was none: the connection ended, by us or by the server. */
+  readonly status: number;
+  readonly id: string;
+  readonly completionTokens: number;
+  readonly finishReason: string;
+  /** From asking to the first byte of the body. */
+  readonly firstMs: number;
+  readonly totalMs: number;
+  /** A stream that ended as it should, or a body that is JSON. */
+  readonly isWhole: boolean;
+  /** Code of the error that it said, in its body or at the end of its stream. */
+  readonly errorCode: string | undefined;
+}
+
+export interface Asking {
+  readonly signal?: AbortSignal;
+  /** Waits this long before each piece of the answer is read. */
+  readonly slownessMs?: number;
+}
+
+// A connection for each request under way, used again by the next.
+const agent = new Agent({ keepAlive: true, maxSockets: Infinity });
+
+/** Sends a body as it is, or a value as JSON. Never rejects. */
+export async function post(url: string, body: object | string, { signal, slownessMs }: Asking = {}): Promise<Answer> {
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
+  const startMs = performance.now();
+  let [firstMs, received, status] = [NaN, "", 0];
+  try {
+    const sent = request(url, { method: "POST", agent, headers, ...(signal ? { signal } : {}) });
+    // Also those that come after the answer.
+    sent.on("error", () => undefined);
+    sent.end(text);
+    const [response] = (await once(sent, "response")) as [IncomingMessage];
+    status = response.statusCode ?? 0;
+    response.setEncoding("utf8");
+    for await (const piece of response) {
+      if (Number.isNaN(firstMs)) firstMs = performance.now() - startMs;
+      if (slownessMs !== undefined) await sleep(slownessMs);
+      received += piece as string;
+    }
+  } catch {
+    status = 0;
+  }
+  return { status, firstMs, totalMs: performance.now() - startMs, ...contentOf(received) };
+}
+
+export async function healthMs(url: string): Promise<number> {
+  const startMs = performance.now();
+  const asked = request(`${url}/health`, { agent });
+  asked.end();
+  const [response] = (await once(asked, "response")) as [IncomingMessage];
+  for await (const _ of response);
+  if (response.statusCode !== 200) throw new Error(`Expected a healthy server, got ${response.statusCode}`);
+  return performance.now() - startMs;
+}
+
+interface Content {
+  readonly id?: string;
+  readonly choices?: readonly { readonly finish_reason?: string | null }[];
+  readonly usage?: { readonly completion_tokens: number } | null;
+  readonly error?: { readonly code: string | null; readonly type: string };
+}
+
+function contentOf(text: string): Pick<Answer, "id" | "completionTokens" | "finishReason" | "isWhole" | "errorCode"> {
+  const isStream = text.startsWith("data: ");
+  const payloads = isStream ? text.split("\n\n").flatMap((event) => event.split("data: ")[1] ?? []) : [text];
+  const contents = payloads.filter((payload) => payload !== "[DONE]").flatMap(parse);
+  const error = contents.find((content) => content.error)?.error;
+  return {
+    id: contents[0]?.id ?? "",
+    completionTokens: contents.find(({ usage }) => usage)?.usage?.completion_tokens ?? 0,
+    finishReason: contents.flatMap(({ choices = [] }) => choices[0]?.finish_reason ?? [])[0] ?? "",
+    isWhole: isStream ? payloads.includes("[DONE]") : contents.length > 0,
+    errorCode: error && (error.code ?? error.type),
+  };
+}
+
+function parse(text: string): readonly Content[] {
+  try {
+    return [JSON.parse(text) as Content];
+  } catch {
+    return [];
+  }
+}

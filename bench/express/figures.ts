@@ -1,0 +1,49 @@
+// Percentiles, and how results are printed.
+
+/** The nearest rank. @param percent - in `(0, 100]` */
+export function percentile(values: readonly number[], percent: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil((sorted.length * percent) / 100) - 1)] ?? NaN;
+}
+
+export function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** The least-squares slope of equally distant values, from one to the next. */
+export function slope(values: readonly number[]): number {
+  const [middle, average] = [(values.length - 1) / 2, mean(values)];
+  const above = values.reduce((sum, value, index) => sum + (index - middle) * (value - average), 0);
+  return above / values.reduce((sum, _, index) => sum + (index - middle) ** 2, 0);
+}
+
+/** How many there are of each, such as `200: 31, 503: 4`. */
+export function countsOf(values: readonly (string | number)[]): string {
+  const counts = new Map<string | number, number>();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return [...counts].map(([value, count]) => `${value}: ${count}`).join(", ");
+}
+
+/** A figure beside what it has to keep to. @returns whether it does */
+export function verdict(what: string, figure: number, unit: string, target: number): boolean {
+  const isMet = figure < target;
+  console.log(`${isMet ? "met   " : "MISSED"} ${what}: ${figure.toFixed(2)} ${unit} (target: under ${target} ${unit})`);
+  return isMet;
+}
+
+export function verdictOf(what: string, isMet: boolean): boolean {
+  console.log(`${isMet ? "met   " : "MISSED"} ${what}`);
+  return isMet;
+}
+
+/** Lines of cells in columns as wide as their widest; numbers to the right. */
+export function printTable(rows: readonly (readonly (string | number)[])[]): void {
+  const texts = rows.map((row) => row.map((cell) => (typeof cell === "number" ? cell.toFixed(1) : cell)));
+  const widths = (texts[0] ?? []).map((_, column) => Math.max(...texts.map((row) => row[column]?.length ?? 0)));
+  for (const row of texts) {
+    const cells = row.map((cell, column) =>
+      column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0),
+    );
+    console.log(cells.join("  "));
+  }
+}
