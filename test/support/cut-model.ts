@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { encodeF16, writeReadMeFolder, writeSafetensors, type SafetensorsInput } from "@readme-moe/model";
 import { randomNormal, seededRandom } from "./random.ts";
 
-export const HIDDEN = 64;
+const HIDDEN = 64;
 const FFN = 160;
 const VOCABULARY = 96;
 const LAYERS = 2;
@@ -44,7 +44,12 @@ function denseMatrices(seed: number): Matrices {
   for (let layer = 0; layer < LAYERS; layer++) {
     const prefix = `model.layers.${layer}`;
     add(`${prefix}.input_layernorm`, [HIDDEN], 0.1, 1);
-    for (const [name, size] of [["q", HIDDEN], ["k", HIDDEN / 2], ["v", HIDDEN / 2], ["o", HIDDEN]] as const) {
+    for (const [name, size] of [
+      ["q", HIDDEN],
+      ["k", HIDDEN / 2],
+      ["v", HIDDEN / 2],
+      ["o", HIDDEN],
+    ] as const) {
       add(`${prefix}.self_attn.${name}_proj`, [size, HIDDEN], 0.1);
     }
     add(`${prefix}.post_attention_layernorm`, [HIDDEN], 0.1, 1);
@@ -61,7 +66,10 @@ function input(name: string, shape: readonly number[], values: Float32Array, typ
 }
 
 /** Writes a dense checkpoint; the same weights for the same seed, rounded to `type`. */
-export async function writeDense(path: string, { seed = 1, type = "F32" as "F32" | "F16" } = {}): Promise<void> {
+export async function writeDense(
+  path: string,
+  { seed = 1, type = "F32" }: { readonly seed?: number; readonly type?: "F32" | "F16" } = {},
+): Promise<void> {
   await mkdir(path, { recursive: true });
   await writeFile(join(path, "config.json"), JSON.stringify(CONFIG));
   const tensors = [...denseMatrices(seed)].map(([name, { shape, values }]) => input(name, shape, values, type));
@@ -88,9 +96,9 @@ export async function writeCut(path: string, options: CutOptions = {}): Promise<
   const { seed = 1, sharedSize = 0, refit = 0.03, tuned = 0, rank, isShuffled = false, hasRouter = true } = options;
   const dense = denseMatrices(seed);
   const random = seededRandom(seed + 100);
+  const noise = (count: number): Float32Array => Float32Array.from({ length: count }, () => randomNormal(random));
   const changed = (rows: number, columns: number, values: Float32Array, scale: number): Float32Array => {
     if (scale === 0) return values;
-    const noise = (count: number): Float32Array => Float32Array.from({ length: count }, () => randomNormal(random));
     if (rank === undefined) return values.map((value) => value + scale * randomNormal(random));
     const [left, right] = [noise(rows * rank), noise(rank * columns)];
     return values.map((value, at) => {
@@ -111,7 +119,9 @@ export async function writeCut(path: string, options: CutOptions = {}): Promise<
         return all[(neurons[Math.floor(at / HIDDEN)] as number) * HIDDEN + (at % HIDDEN)] as number;
       });
       const made = changed(size, HIDDEN, own, tuned);
-      const ordered = made.map((_, at) => made[(order[Math.floor(at / HIDDEN)] as number) * HIDDEN + (at % HIDDEN)] as number);
+      const ordered = made.map(
+        (_, at) => made[(order[Math.floor(at / HIDDEN)] as number) * HIDDEN + (at % HIDDEN)] as number,
+      );
       return input(`${prefix}.${kind}_proj.weight`, [size, HIDDEN], ordered, "F16");
     });
     const all = valuesOf(`${prefix}.down_proj.weight`);

@@ -3,15 +3,19 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
+import { applyCommand } from "./commands/apply.ts";
+import { answerCommand } from "./commands/answer.ts";
 import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
+import { packCommand } from "./commands/pack.ts";
 import { planCommand } from "./commands/plan.ts";
 import { refactorCommand } from "./commands/refactor.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { simulateCommand } from "./commands/simulate.ts";
+import { tuneCommand } from "./commands/tune.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
 
@@ -41,15 +45,19 @@ function program(signal: AbortSignal): Command {
     .description("Language models refactored into mixtures of experts, on ordinary CPUs.")
     .showSuggestionAfterError()
     .exitOverride()
+    .addCommand(applyCommand(signal))
+    .addCommand(answerCommand(signal))
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal))
+    .addCommand(packCommand(signal))
     .addCommand(planCommand(signal))
     .addCommand(refactorCommand(signal))
     .addCommand(serveCommand(signal))
-    .addCommand(simulateCommand());
+    .addCommand(simulateCommand())
+    .addCommand(tuneCommand(signal));
   // Commander does not hand these down to commands that were made apart.
   for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
   return command;

@@ -32,6 +32,23 @@ export function silu(tape: Tape, x: Tensor): Tensor {
   return tape.record(QuickGelu(g, x.value, 1), x.shape, [[x, (gradient) => Mul(g, gradient, derivative())]]);
 }
 
+/** `silu(gate) · up`, element by element. */
+export function swiglu(tape: Tape, gate: Tensor, up: Tensor): Tensor {
+  const g = tape.graph;
+  const sigmoid = Sigmoid(g, gate.value);
+  const silued = Mul(g, gate.value, sigmoid);
+  return tape.record(Mul(g, silued, up.value), gate.shape, [
+    [
+      gate,
+      (gradient) => {
+        const slope = Add(g, sigmoid, Mul(g, silued, Sub(g, g.floats([1]), sigmoid)));
+        return Mul(g, Mul(g, gradient, up.value), slope);
+      },
+    ],
+    [up, (gradient) => Mul(g, gradient, silued)],
+  ]);
+}
+
 /** The mean of all elements, `[1]`. */
 export function mean(tape: Tape, x: Tensor): Tensor {
   const g = tape.graph;

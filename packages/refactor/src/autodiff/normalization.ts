@@ -24,10 +24,13 @@ export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): 
   ]);
 }
 
-/** Softmax over the last axis of `[…, tokens, tokens]`, in which a row sees columns up to its own index. */
-export function causalSoftmax(tape: Tape, scores: Tensor): Tensor {
+/**
+ * Softmax over the last axis of `[…, tokens, tokens]`, in which a row sees columns up to its own index.
+ * @param window - how many of them, the last one's own included; all by default
+ */
+export function causalSoftmax(tape: Tape, scores: Tensor, window?: number): Tensor {
   const g = tape.graph;
-  const mask = causalMask(g, scores.shape.at(-1) as number);
+  const mask = causalMask(g, scores.shape.at(-1) as number, window);
   const last = scores.shape.length - 1;
   const weights = Softmax(g, Add(g, scores.value, mask), -1);
   return tape.record(weights, scores.shape, [

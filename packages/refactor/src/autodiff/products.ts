@@ -14,6 +14,24 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor 
   ]);
 }
 
+/** A product of low rank, `right · left`: `left` `[rank, in]`, `right` `[out, rank]`. */
+export interface LowRank {
+  readonly left: Tensor;
+  readonly right: Tensor;
+}
+
+/** `x · (w + right · left)ᵀ + bias`, without ever making the sum; shapes as in `linear`. */
+export function linearWithLowRank(tape: Tape, x: Tensor, w: Tensor, { left, right }: LowRank, bias?: Tensor): Tensor {
+  const g = tape.graph;
+  const base = linear(tape, x, w, bias);
+  const inner = linear(tape, x, left);
+  return tape.record(Gemm(g, inner.value, right.value, base.value), base.shape, [
+    [base, (gradient) => gradient],
+    [inner, (gradient) => Gemm(g, gradient, right.value, undefined, { transB: false })],
+    [right, (gradient) => Gemm(g, gradient, inner.value, undefined, { transA: true, transB: false })],
+  ]);
+}
+
 /** `alpha · a · b`, `a` `[…, m, k]`, `b` `[…, k, n]` with the same leading axes. */
 export function matmul(tape: Tape, a: Tensor, b: Tensor, alpha = 1): Tensor {
   const g = tape.graph;

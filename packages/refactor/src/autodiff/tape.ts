@@ -1,8 +1,12 @@
 // Reverse-mode differentiation that appends to an ONNX graph: one graph computes a loss and its gradients.
 
 import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/model";
+import { withoutIdleNodes } from "./idle-nodes.ts";
 
-/** A tensor of a graph whose shape is known when the graph is built. */
+/** The size of a first axis that differs from run to run. Operations that look at sizes refuse it. */
+export const ANY_ROWS = -1;
+
+/** A tensor of a graph whose shape is known when the graph is built, but for `ANY_ROWS`. */
 export interface Tensor {
   readonly value: Value;
   readonly shape: readonly number[];
@@ -35,14 +39,25 @@ export class Tape {
 
   /** A float32 input of the graph whose gradient `build` gives back. */
   parameter(name: string, shape: readonly number[]): Tensor {
-    const tensor = { value: this.graph.input(name, "float32", shape), shape, needsGradient: true };
+    const tensor = { value: this.graph.input(name, "float32", dimensions(shape)), shape, needsGradient: true };
     this.#parameters.push({ name, tensor });
     return tensor;
   }
 
   /** An input of the graph that has no gradient. */
   data(name: string, type: "float32" | "int64", shape: readonly number[]): Tensor {
-    return { value: this.graph.input(name, type, shape), shape, needsGradient: false };
+    return { value: this.graph.input(name, type, dimensions(shape)), shape, needsGradient: false };
+  }
+
+  /** A tensor that is the same in all runs. */
+  constant(
+    name: string,
+    type: "float32" | "int64",
+    shape: readonly number[],
+    { buffer, byteOffset, byteLength }: Float32Array | BigInt64Array,
+  ): Tensor {
+    const value = this.graph.weight(name, type, shape, () => new Uint8Array(buffer, byteOffset, byteLength));
+    return { value, shape, needsGradient: false };
   }
 
   /** The output of an operation, given each input with its rule. */
@@ -58,20 +73,28 @@ export class Tape {
    * @param loss - of shape `[1]`
    */
   build(loss: Tensor): Graph {
-    const gradients = this.#gradients(loss);
     this.graph.output("loss", loss.value, "float32", [1]);
+    return this.pullback(loss, this.graph.floats([1]));
+  }
+
+  /**
+   * The graph with an output `gradientName` of each parameter: what `seed`, the gradient of something by `output`, is by the
+   * parameter. What is not needed for that is not computed.
+   */
+  pullback(output: Tensor, seed: Value): Graph {
+    const gradients = this.#gradients(output, seed);
     for (const { name, tensor } of this.#parameters) {
       const gradient = gradients.get(tensor.value);
       if (!gradient) throw new TypeError(`Expected the loss to depend on parameter \`${name}\`, it does not`);
-      this.graph.output(gradientName(name), gradient, "float32", tensor.shape);
+      this.graph.output(gradientName(name), gradient, "float32", dimensions(tensor.shape));
     }
-    return this.graph.build();
+    return withoutIdleNodes(this.graph.build());
   }
 
-  #gradients(loss: Tensor): ReadonlyMap<Value, Value> {
-    const gradients = new Map<Value, Value>([[loss.value, this.graph.floats([1])]]);
-    for (const { output, inputs } of this.#operations.toReversed()) {
-      const gradient = gradients.get(output.value);
+  #gradients(output: Tensor, seed: Value): ReadonlyMap<Value, Value> {
+    const gradients = new Map<Value, Value>([[output.value, seed]]);
+    for (const { output: result, inputs } of this.#operations.toReversed()) {
+      const gradient = gradients.get(result.value);
       if (!gradient) continue;
       for (const [{ value }, rule] of inputs) {
         const share = rule(gradient);
@@ -88,6 +111,12 @@ export function gradientName(parameter: string): string {
   return `gradient:${parameter}`;
 }
 
+/** @throws {TypeError} for tensors of any number of rows */
 export function countOf(shape: readonly number[]): number {
+  if (shape.includes(ANY_ROWS)) throw new TypeError("Expected a tensor of a known size, got one of any number of rows");
   return shape.reduce((product, size) => product * size, 1);
+}
+
+function dimensions(shape: readonly number[]): readonly (number | string)[] {
+  return shape.map((size) => (size === ANY_ROWS ? "rows" : size));
 }

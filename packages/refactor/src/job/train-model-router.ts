@@ -6,6 +6,7 @@ import type { ReadMeContent, SafetensorsInput } from "@readme-moe/model";
 import type { RefactorJob } from "../refactor.ts";
 import { readRouterCheckpoint, writeRouterCheckpoint } from "../router-training/router-checkpoint.ts";
 import type { RouterExample } from "../router-training/router-example.ts";
+import { routerSection } from "../router-training/router-tensors.ts";
 import { trainRouter } from "../router-training/train-router.ts";
 import type { FittedModel } from "./fit-model.ts";
 
@@ -57,16 +58,7 @@ export async function trainModelRouter(
   });
   const { config: shape, tensors } = trained;
   return {
-    section: {
-      embedding_size: shape.embeddingSize,
-      inner_size: shape.innerSize,
-      num_heads: shape.numHeads,
-      num_layers: shape.numLayers,
-      normalizer: shape.normalizer,
-      rope_theta: shape.ropeTheta,
-      context_tokens: shape.contextTokens,
-      activation: "silu",
-    },
+    section: routerSection(shape),
     tensors,
     parameters: tensors.reduce((sum, tensor) => sum + tensor.shape.reduce((product, size) => product * size, 1), 0),
   };

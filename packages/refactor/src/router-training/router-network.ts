@@ -96,18 +96,9 @@ function rotaryTables(tape: Tape, config: RouterConfig, { sequences, tokens }: B
   const half = config.innerSize / config.numHeads / 2;
   const { cos, sin } = ropeTables({ type: "default", theta: config.ropeTheta }, half * 2, tokens);
   const positions = BigInt64Array.from({ length: sequences * tokens }, (_, row) => BigInt(row % tokens));
-  const constant = (
-    name: string,
-    type: "float32" | "int64",
-    shape: readonly number[],
-    data: ArrayBufferView,
-  ): Tensor => {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    return { value: tape.graph.weight(name, type, shape, () => bytes), shape, needsGradient: false };
-  };
   return {
-    positions: constant("positions", "int64", [sequences, tokens], positions),
-    cos: constant("cos", "float32", [tokens, half], cos),
-    sin: constant("sin", "float32", [tokens, half], sin),
+    positions: tape.constant("positions", "int64", [sequences, tokens], positions),
+    cos: tape.constant("cos", "float32", [tokens, half], cos),
+    sin: tape.constant("sin", "float32", [tokens, half], sin),
   };
 }

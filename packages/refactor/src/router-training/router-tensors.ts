@@ -1,4 +1,4 @@
-import type { RouterConfig, SafetensorsInput } from "@readme-moe/model";
+import type { ReadMeContent, RouterConfig, SafetensorsInput } from "@readme-moe/model";
 import { routerShapes } from "./router-network.ts";
 import { EMBEDDING } from "./router-trainer.ts";
 
@@ -13,4 +13,18 @@ export function routerTensors(
     const bytes = async (): Promise<Uint8Array> => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
     return { name, type: "F32", shape, bytes };
   });
+}
+
+/** What a Read-ME folder's config.json says of a trained router. */
+export function routerSection(shape: RouterConfig): NonNullable<ReadMeContent["readme"]["router"]> {
+  return {
+    embedding_size: shape.embeddingSize,
+    inner_size: shape.innerSize,
+    num_heads: shape.numHeads,
+    num_layers: shape.numLayers,
+    normalizer: shape.normalizer,
+    rope_theta: shape.ropeTheta,
+    context_tokens: shape.contextTokens,
+    activation: "silu",
+  };
 }

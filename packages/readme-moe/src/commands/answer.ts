@@ -1,0 +1,87 @@
+import { access } from "node:fs/promises";
+import { ReadMeError } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { writeFileAtomically } from "@readme-moe/model";
+import { Command } from "commander";
+import { withEngine, type EngineFlags } from "../engine.ts";
+import { badLine, linesOf, parseLine, readTextData } from "../evaluation/text-data.ts";
+import { MODEL_ARGUMENT } from "../model-path.ts";
+import { isolationOption, requireOption, runtimeOptions } from "../options.ts";
+import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
+import { showStatus } from "../status-line.ts";
+
+interface AnswerFlags extends EngineFlags, SamplingFlags {
+  readonly prompts: string;
+  readonly out: string;
+}
+
+/** Prompts that run at once. */
+const TOGETHER = 16;
+
+export function answerCommand(signal: AbortSignal): Command {
+  const command = new Command("answer")
+    .summary("let a model answer prompts, as text to tune with")
+    .description(
+      "Answers each prompt of a file, and writes the chats as text in the model's own format: data for `tune`. Each answer\n" +
+        "has a seed of its own, so the same call gives the same file.",
+    )
+    .argument("<model>", MODEL_ARGUMENT)
+    .option("--prompts <file>", 'a .jsonl file of {"prompt": …}, or a text file of one prompt a line')
+    .option("--out <file>", "a .jsonl file that does not exist yet");
+  for (const option of samplingOptions(0.8, 256)) command.addOption(option);
+  for (const option of [...runtimeOptions(), isolationOption()]) command.addOption(option);
+  return command.action(async (path: string, flags: AnswerFlags) => {
+    for (const name of ["prompts", "out"]) requireOption(command, name);
+    await refuseFile(flags.out);
+    const prompts = await readPrompts(flags.prompts);
+    await withEngine(path, flags, signal, (engine) => runAnswer(engine, prompts, flags, signal));
+  });
+}
+
+async function runAnswer(
+  engine: ReadMeEngine,
+  prompts: readonly string[],
+  flags: AnswerFlags,
+  signal: AbortSignal,
+): Promise<void> {
+  const params = samplingParams(flags);
+  const { seed = 1 } = flags;
+  const lines: string[] = [];
+  for (let from = 0; from < prompts.length; from += TOGETHER) {
+    const some = prompts.slice(from, from + TOGETHER);
+    const texts = some.map(async (prompt, place) => {
+      const messages = [{ role: "user", content: prompt }];
+      const own = { ...params, seed: seed + from + place };
+      let content = "";
+      for await (const chunk of engine.generate({ prompt: { messages }, params: own, signal })) content += chunk.text;
+      const chat = [...messages, { role: "assistant", content }];
+      return engine.applyTemplate(chat, { addGenerationPrompt: false });
+    });
+    for (const text of await Promise.all(texts)) lines.push(`${JSON.stringify({ text })}\n`);
+    showStatus(`${lines.length} of ${prompts.length} prompts`);
+  }
+  showStatus();
+  await writeFileAtomically(flags.out, lines.join(""));
+}
+
+async function readPrompts(path: string): Promise<readonly string[]> {
+  const lines = linesOf(await readTextData(path));
+  if (lines.length === 0) throw badLine(path, 1, "expected at least one prompt, the file has none");
+  if (!/\.jsonl(\.gz)?$/.test(path)) return lines.map(({ line }) => line.trim());
+  return lines.map(({ line, number }) => {
+    const value = parseLine(path, line, number);
+    const isPrompt =
+      typeof value === "object" && value !== null && "prompt" in value && typeof value.prompt === "string";
+    if (!isPrompt) throw badLine(path, number, "expected an object with a string `prompt`");
+    return value.prompt as string;
+  });
+}
+
+async function refuseFile(path: string): Promise<void> {
+  const isThere = await access(path).then(
+    () => true,
+    () => false,
+  );
+  if (isThere)
+    throw new ReadMeError("ERR_WRITE_FAILED", `${path}: is there already; name a file that does not exist yet`);
+}

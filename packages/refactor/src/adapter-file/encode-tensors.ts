@@ -1,0 +1,100 @@
+// Chosen tensors as the payloads of an adapter file.
+
+import type { SafetensorsInput } from "@readme-moe/model";
+import type { BaseWeights } from "./base-weights.ts";
+import { factorsOf, scaledFactors, squareOf } from "./choices.ts";
+import type { Chosen } from "./choose.ts";
+import { quantize } from "./coded-values.ts";
+import { payloadName, sizesName, type Entry, type PackFigures } from "./content.ts";
+import { decodeDifference } from "./difference.ts";
+import { encodeValues } from "./entropy-coder.ts";
+import { difference, type TensorPlan } from "./plan-tensors.ts";
+import { kindOf, readTarget, readTargetBytes, type Target } from "./targets.ts";
+
+export interface EncodedTensors {
+  /** By file. */
+  readonly entries: ReadonlyMap<string, readonly Entry[]>;
+  readonly payloads: readonly Payload[];
+  readonly figures: PackFigures;
+}
+
+export type Payload = Pick<SafetensorsInput, "name" | "type" | "shape"> & { readonly bytes: Uint8Array };
+
+/** All payloads are in memory at the end: they are no larger than the file. */
+export async function encodeTensors(
+  plans: readonly TensorPlan[],
+  chosen: Chosen,
+  base: BaseWeights,
+  onTensor: (done: number) => void,
+): Promise<EncodedTensors> {
+  const entries = new Map<string, Entry[]>();
+  const payloads: Payload[] = [];
+  const squares = new Map<string, { change: number; error: number }>();
+  const codings: Record<string, number> = {};
+  let changedValues = 0;
+  for (const [index, { target }] of plans.entries()) {
+    onTensor(index);
+    const { how } = chosen.choices[index] as Chosen["choices"][number];
+    const { name, type, shape } = target.input;
+    const encoded = await encodeOne(target, how, chosen, base);
+    payloads.push(...encoded.payloads);
+    const own = entries.get(target.file);
+    const entry: Entry = { name, type, shape, ...how };
+    if (own) own.push(entry);
+    else entries.set(target.file, [entry]);
+    codings[how.coding] = (codings[how.coding] ?? 0) + 1;
+    if (encoded.change > 0) {
+      changedValues += shape.reduce((product, size) => product * size, 1);
+      const sums = squares.get(kindOf(target)) ?? { change: 0, error: 0 };
+      squares.set(kindOf(target), { change: sums.change + encoded.change, error: sums.error + encoded.error });
+    }
+  }
+  const relativeErrors = [...squares].map(([kind, { change, error }]) => [kind, Math.sqrt(error / change)] as const);
+  return {
+    entries,
+    payloads,
+    figures: { changed_values: changedValues, relative_errors: Object.fromEntries(relativeErrors), codings },
+  };
+}
+
+/** Squares of what differs from the base model, and of what is lost of it. */
+interface Encoded {
+  readonly payloads: readonly Payload[];
+  readonly change: number;
+  readonly error: number;
+}
+
+async function encodeOne(
+  target: Target,
+  how: Chosen["choices"][number]["how"],
+  { tables }: Chosen,
+  base: BaseWeights,
+): Promise<Encoded> {
+  const { file, input } = target;
+  const { name, type, shape } = input;
+  if (how.coding === "whole") {
+    const bytes = await readTargetBytes(target);
+    return { payloads: [{ name: payloadName(file, name), type, shape, bytes }], change: 0, error: 0 };
+  }
+  const inBase = file === "router" ? undefined : await base.inPlaceOf(name, target.part?.neurons);
+  const change = difference(await readTarget(target), inBase);
+  const square = squareOf(change);
+  if (how.coding === "base") return { payloads: [], change: isRounding(square, inBase) ? 0 : square, error: square };
+  const [rows = 1, columns = 1] = shape;
+  const factors = how.coding === "low-rank" ? factorsOf(change, rows, columns) : undefined;
+  const sizes = factors?.sizes.slice(0, how.coding === "low-rank" ? how.rank : 0);
+  const coded = factors && sizes ? scaledFactors(factors, sizes.length) : change;
+  const bytes = encodeValues(quantize(coded, how.step), tables);
+  const decoded = decodeDifference(shape, how, bytes, sizes, tables) as Float32Array;
+  const payloads: Payload[] = [{ name: payloadName(file, name), type: "U8", shape: [bytes.length], bytes }];
+  if (sizes) {
+    const sizeBytes = new Uint8Array(sizes.buffer);
+    payloads.push({ name: sizesName(file, name), type: "F32", shape: [sizes.length], bytes: sizeBytes });
+  }
+  return { payloads, change: square, error: squareOf(difference(change, decoded)) };
+}
+
+/** Half precision is off by less than a thousandth of each number. */
+function isRounding(square: number, inBase: Float32Array | undefined): boolean {
+  return inBase !== undefined && square <= 1e-6 * squareOf(inBase);
+}

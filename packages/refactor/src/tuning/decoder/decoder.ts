@@ -1,0 +1,149 @@
+// A whole model, forwards and backwards, layer by layer: only the layers' inputs are kept in between, and what is inside of a
+// layer is computed again on the way back.
+
+import { gradientName } from "../../autodiff/tape.ts";
+import { HIDDEN, OUTPUT_GRADIENT } from "../graphs/attention-graph.ts";
+import type { WeightShapes } from "../graphs/graph-weights.ts";
+import { dealRows, putRows, takeRows, type Share } from "./deal.ts";
+import { weightFeeds, type DecoderWeights, type LayerWeights, type WeightGroup } from "./decoder-weights.ts";
+import type { GraphPool } from "./graph-pool.ts";
+
+/** Sequences that go through a decoder together, laid end to end. */
+export interface Batch {
+  readonly tokenIds: Int32Array;
+  /** Of each token. */
+  readonly experts: Uint16Array;
+}
+
+/** What a layer was given, for the way back. */
+interface LayerInputs {
+  readonly hidden: Float32Array;
+  /** Of the feed-forward half. */
+  readonly shares: readonly { readonly share: Share; readonly rows: Float32Array }[];
+}
+
+export interface Pass {
+  /** Behind the last layer, before the last norm; `[tokens, hiddenSize]`. */
+  readonly hidden: Float32Array;
+  /** Empty unless asked for. */
+  readonly layers: readonly LayerInputs[];
+}
+
+/** Takes a gradient of the weight `key`; the array is the taker's own. */
+export type OnGradient = (key: string, gradient: Float32Array) => void;
+
+export class Decoder {
+  readonly weights: DecoderWeights;
+  readonly #pool: GraphPool;
+  readonly #hiddenSize: number;
+  /** Keys of weights. */
+  readonly #trained: ReadonlySet<string>;
+
+  constructor(weights: DecoderWeights, pool: GraphPool, trained: ReadonlySet<string> = new Set()) {
+    this.weights = weights;
+    this.#pool = pool;
+    this.#hiddenSize = weights.finalNorm.values.length;
+    this.#trained = trained;
+  }
+
+  /** @param keeps - what `backward` needs */
+  async forward({ tokenIds, experts }: Batch, keeps: boolean): Promise<Pass> {
+    const shares = dealRows(experts);
+    const layers: LayerInputs[] = [];
+    let hidden = this.#embed(tokenIds);
+    for (const [index, layer] of this.weights.layers.entries()) {
+      const attended = await this.#attend(index, layer, hidden);
+      const inputs = shares.map((share) => ({ share, rows: takeRows(attended, share, this.#hiddenSize) }));
+      if (keeps) layers.push({ hidden, shares: inputs });
+      let next = shares.length > 1 ? attended : hidden;
+      for (const { share, rows } of inputs) {
+        next = putRows(next, await this.#feedForward(layer, share.expert, rows), share, this.#hiddenSize);
+      }
+      hidden = next;
+      await breathe();
+    }
+    return { hidden, layers };
+  }
+
+  /** @param gradient - of `pass.hidden` */
+  async backward({ layers }: Pass, gradient: Float32Array, onGradient: OnGradient): Promise<void> {
+    let slope = gradient;
+    for (const [index, inputs] of [...layers.entries()].toReversed()) {
+      const layer = this.weights.layers[index] as LayerWeights;
+      let before = inputs.shares.length > 1 ? new Float32Array(slope.length) : slope;
+      for (const { share, rows } of inputs.shares) {
+        const groups = [layer.common, layer.experts[share.expert] as WeightGroup];
+        const session = await this.#pool.feedForward(this.#shapes(groups), true);
+        const own = takeRows(slope, share, this.#hiddenSize);
+        const outputs = await session.run({
+          ...this.#rows(HIDDEN, rows),
+          ...this.#rows(OUTPUT_GRADIENT, own),
+          ...weightFeeds(groups),
+        });
+        this.#hand(groups, outputs, onGradient);
+        before = putRows(before, outputs[gradientName(HIDDEN)]?.data as Float32Array, share, this.#hiddenSize);
+      }
+      const groups = [layer.attention];
+      const session = await this.#pool.attention(index, this.#shapes(groups), true);
+      const outputs = await session.run({
+        ...this.#rows(HIDDEN, inputs.hidden),
+        ...this.#rows(OUTPUT_GRADIENT, before),
+        ...weightFeeds(groups),
+      });
+      this.#hand(groups, outputs, onGradient);
+      slope = outputs[gradientName(HIDDEN)]?.data as Float32Array;
+      await breathe();
+    }
+  }
+
+  async #attend(index: number, { attention }: LayerWeights, hidden: Float32Array): Promise<Float32Array> {
+    const session = await this.#pool.attention(index, this.#shapes([attention]), false);
+    const outputs = await session.run({ ...this.#rows(HIDDEN, hidden), ...weightFeeds([attention]) });
+    return outputs["next"]?.data as Float32Array;
+  }
+
+  async #feedForward({ common, experts }: LayerWeights, expert: number, rows: Float32Array): Promise<Float32Array> {
+    const groups = [common, experts[expert] as WeightGroup];
+    const session = await this.#pool.feedForward(this.#shapes(groups), false);
+    const outputs = await session.run({ ...this.#rows(HIDDEN, rows), ...weightFeeds(groups) });
+    return outputs["next"]?.data as Float32Array;
+  }
+
+  #embed(tokenIds: Int32Array): Float32Array {
+    const { embedding } = this.weights;
+    const size = this.#hiddenSize;
+    const hidden = new Float32Array(tokenIds.length * size);
+    tokenIds.forEach((id, row) => hidden.set(embedding.subarray(id * size, (id + 1) * size), row * size));
+    return hidden;
+  }
+
+  #rows(name: string, data: Float32Array): Record<string, { data: Float32Array; dims: readonly number[] }> {
+    return { [name]: { data, dims: [data.length / this.#hiddenSize, this.#hiddenSize] } };
+  }
+
+  #shapes(groups: readonly WeightGroup[]): WeightShapes {
+    const entries = groups.flatMap((group) => [...group]);
+    return {
+      shapes: new Map(entries.map(([name, { shape }]) => [name, shape])),
+      trained: new Set(entries.flatMap(([name, { key }]) => (this.#trained.has(key) ? [name] : []))),
+    };
+  }
+
+  #hand(
+    groups: readonly WeightGroup[],
+    outputs: Readonly<Record<string, { readonly data: unknown }>>,
+    onGradient: OnGradient,
+  ): void {
+    for (const group of groups) {
+      for (const [name, { key }] of group) {
+        const gradient = outputs[gradientName(name)];
+        if (gradient) onGradient(key, gradient.data as Float32Array);
+      }
+    }
+  }
+}
+
+/** Runs block their thread: without a break, neither signals nor timers would be heard. */
+function breathe(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,112 @@
+// From a decoder's last states to losses and their gradient, some rows at a time.
+
+import type { GraphTensor } from "@readme-moe/model";
+import { gradientName } from "../../autodiff/tape.ts";
+import { HIDDEN } from "../graphs/attention-graph.ts";
+import type { DecoderWeights } from "./decoder-weights.ts";
+import type { GraphPool } from "./graph-pool.ts";
+
+/** Rows of logits that are in memory together: larger arrays would be given back to the system after each use. */
+const HEAD_ROWS = 128;
+
+/** The tokens that are to follow. */
+export interface Labels {
+  readonly ids: Int32Array;
+  /** What each row counts; 0 where nothing is to follow. */
+  readonly weights: Float32Array;
+}
+
+export interface DistilledRows {
+  /** Weighted sums over rows. */
+  readonly divergence: number;
+  readonly crossEntropy: number;
+  /** Of `divergence + labelShare · crossEntropy` by the student's states. */
+  readonly gradient: Float32Array;
+  readonly normGradient: Float32Array;
+  /** Of each row, in nats. */
+  readonly divergences: Float32Array;
+}
+
+/** @param states - of the last layer, `[rows, hiddenSize]` */
+export async function distillRows(
+  pool: GraphPool,
+  states: { readonly student: Float32Array; readonly teacher: Float32Array },
+  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
+  { ids, weights: rowWeights }: Labels,
+  labelShare: number,
+): Promise<DistilledRows> {
+  const session = await pool.distillation(labelShare);
+  const size = weights.student.finalNorm.values.length;
+  const gradient = new Float32Array(states.student.length);
+  const normGradient = new Float32Array(size);
+  const divergences = new Float32Array(ids.length);
+  const teacherHead = headFeeds(weights.teacher);
+  const fixed = {
+    ...headFeeds(weights.student),
+    teacher_norm: teacherHead.norm,
+    teacher_head: teacherHead.head,
+  };
+  let [divergence, crossEntropy] = [0, 0];
+  for (const [from, to] of chunks(ids.length)) {
+    const rows = (data: Float32Array): GraphTensor => ({
+      data: data.subarray(from * size, to * size),
+      dims: [to - from, size],
+    });
+    const outputs = await session.run({
+      ...fixed,
+      [HIDDEN]: rows(states.student),
+      taught: rows(states.teacher),
+      ids: idsFeed(ids.subarray(from, to)),
+      weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
+    });
+    gradient.set(outputs[gradientName(HIDDEN)]?.data as Float32Array, from * size);
+    const slopes = outputs[gradientName("norm")]?.data as Float32Array;
+    slopes.forEach((slope, i) => (normGradient[i] = (normGradient[i] as number) + slope));
+    divergences.set(outputs["divergences"]?.data as Float32Array, from);
+    divergence += weighted(outputs["divergences"], rowWeights, from);
+    crossEntropy += weighted(outputs["losses"], rowWeights, from);
+  }
+  return { divergence, crossEntropy, gradient, normGradient, divergences };
+}
+
+/** Each row's cross-entropy, in nats. */
+export async function crossEntropies(
+  pool: GraphPool,
+  hidden: Float32Array,
+  weights: DecoderWeights,
+  ids: Int32Array,
+): Promise<Float32Array> {
+  const session = await pool.crossEntropy();
+  const size = weights.finalNorm.values.length;
+  const losses = new Float32Array(ids.length);
+  for (const [from, to] of chunks(ids.length)) {
+    const outputs = await session.run({
+      ...headFeeds(weights),
+      [HIDDEN]: { data: hidden.subarray(from * size, to * size), dims: [to - from, size] },
+      ids: idsFeed(ids.subarray(from, to)),
+    });
+    losses.set(outputs["losses"]?.data as Float32Array, from);
+  }
+  return losses;
+}
+
+function headFeeds({ finalNorm, head }: DecoderWeights): { readonly norm: GraphTensor; readonly head: GraphTensor } {
+  const size = finalNorm.values.length;
+  return {
+    norm: { data: finalNorm.values, dims: [size] },
+    head: { data: head, dims: [head.length / size, size] },
+  };
+}
+
+function* chunks(rows: number): Generator<readonly [from: number, to: number]> {
+  for (let from = 0; from < rows; from += HEAD_ROWS) yield [from, Math.min(rows, from + HEAD_ROWS)];
+}
+
+function idsFeed(ids: Int32Array): GraphTensor {
+  return { data: BigInt64Array.from(ids, BigInt), dims: [ids.length] };
+}
+
+function weighted(rows: GraphTensor | undefined, weights: Float32Array, from: number): number {
+  const values = rows?.data as Float32Array;
+  return values.reduce((sum, value, i) => sum + value * (weights[from + i] as number), 0);
+}

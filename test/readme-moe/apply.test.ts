@@ -1,0 +1,119 @@
+// The commands `pack` and `apply`, as a user calls them.
+
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { beforeAll, expect, test } from "vitest";
+import { writeCut, writeDense } from "../support/cut-model.ts";
+import { modelHashes } from "../support/model-hashes.ts";
+import { startNode } from "../support/node-process.ts";
+import { runCli } from "../support/run-cli.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const MAIN = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "src", "main.ts");
+const folder = await persistentFolder();
+const at = (name: string): string => join(folder, name);
+
+/** Whether `apply` has begun to write. */
+const staged = async (): Promise<boolean> => (await readdir(folder)).some((name) => name.startsWith(".killed-"));
+
+beforeAll(async () => {
+  await writeDense(at("dense"));
+  await writeDense(at("half"), { type: "F16" });
+  await writeDense(at("stranger"), { seed: 2 });
+  await writeCut(at("cut"));
+  expect((await runCli(["pack", at("cut"), "--base", at("dense"), "--out", at("cut.adapter")])).code).toBe(0);
+}, 60_000);
+
+test("a packed model is applied and runs as it did", { timeout: 60_000 }, async () => {
+  const applied = await runCli(["apply", at("cut.adapter"), "--base", at("dense"), "--out", at("applied")]);
+  expect(applied).toMatchObject({ code: 0, stderr: "" });
+  expect(applied.stdout).toMatch(/^Written to .*applied in \d+\.\d s/);
+  const ids = ["--ids", "3,17,9", "--json"];
+  const [before, after] = await Promise.all(
+    [at("cut"), at("applied")].map((path) => runCli(["inspect", path, ...ids])),
+  );
+  const [{ logits, route }, other] = [JSON.parse(before!.stdout), JSON.parse(after!.stdout)];
+  expect(logits).toHaveLength(96);
+  expect({ logits: other.logits, route: other.route }).toEqual({ logits, route });
+});
+
+test("pack keeps to the size that it is given, and says what that costs", { timeout: 60_000 }, async () => {
+  const args = ["pack", at("cut"), "--base", at("dense"), "--out", at("small.adapter")];
+  const result = await runCli([...args, "--max-size", "100KB"]);
+  expect(result.code).toBe(0);
+  expect(result.stdout).toMatch(
+    /0\.1 MB, \d+\.\d\d bits.*down: changes are off by \d+\.\d %.*Base: dense, sha256 [0-9a-f]{64}/s,
+  );
+  expect((await stat(at("small.adapter"))).size).toBeLessThanOrEqual(100_000);
+  const json = JSON.parse((await runCli([...args, "--max-size", "100KB", "--json"])).stdout);
+  expect(json).toMatchObject({ out: at("small.adapter"), base: { name: "dense" } });
+  expect(json.relative_errors.down).toBeGreaterThan(0);
+});
+
+test("another precision of the base is a warning", { timeout: 60_000 }, async () => {
+  const result = await runCli(["apply", at("cut.adapter"), "--base", at("half"), "--out", at("from-half"), "--json"]);
+  expect(result.code).toBe(0);
+  expect(result.stderr).toMatch(/^warning: .*half is not dense \(sha256 .*readme-moe eval/);
+  expect(JSON.parse(result.stdout)).toMatchObject({ match: "near", out: at("from-half") });
+});
+
+test.each<[string, readonly string[], number, RegExp]>([
+  [
+    "another base",
+    ["apply", at("cut.adapter"), "--base", at("stranger")],
+    1,
+    /stranger: is another model.*ERR_MODEL_UNSUPPORTED/,
+  ],
+  [
+    "a file that is none",
+    ["apply", join(at("dense"), "model.safetensors"), "--base", at("dense")],
+    1,
+    /is no adapter file/,
+  ],
+  ["a missing file", ["apply", at("nothing.adapter"), "--base", at("dense")], 1, /nothing\.adapter: no such file/],
+  ["no base", ["apply", at("cut.adapter")], 2, /--base/],
+  ["no base to pack against", ["pack", at("cut")], 2, /--base/],
+  ["too small a size", ["pack", at("cut"), "--base", at("dense"), "--max-size", "1KB"], 2, /at least about \d+/],
+  ["a size that is none", ["pack", at("cut"), "--base", at("dense"), "--max-size", "small"], 2, /--max-size/],
+  ["a dense model to pack", ["pack", at("dense"), "--base", at("dense")], 1, /is no Read-ME model/],
+])("%s is refused", async (_, args, code, message) => {
+  const result = await runCli([...args, "--out", at("refused")]);
+  expect(result.stderr).toMatch(message);
+  expect(result.code).toBe(code);
+  expect(existsSync(at("refused"))).toBe(false);
+});
+
+test("without --out, either is a wrong call", async () => {
+  for (const args of [
+    ["apply", at("cut.adapter")],
+    ["pack", at("cut")],
+  ]) {
+    const result = await runCli([...args, "--base", at("dense")]);
+    expect(result).toMatchObject({ code: 2, stdout: "" });
+    expect(result.stderr).toMatch(/--out/);
+  }
+});
+
+test("killed at any moment, apply leaves no folder or a whole one", { timeout: 120_000 }, async () => {
+  const out = at("killed");
+  const expected = await modelHashes(at("cut"));
+  for (const moment of ["staged", "config", "experts"]) {
+    const child = startNode([MAIN, "apply", at("cut.adapter"), "--base", at("dense"), "--out", out]);
+    const ended = once(child, "exit");
+    // Until its work folder is there, then a little further each time.
+    while (child.exitCode === null && !(await staged())) await sleep(1);
+    if (moment !== "staged") await sleep(moment === "config" ? 2 : 6);
+    child.kill("SIGKILL");
+    await ended;
+    if (existsSync(out)) break;
+  }
+  if (!existsSync(out)) {
+    expect((await runCli(["apply", at("cut.adapter"), "--base", at("dense"), "--out", out])).code).toBe(0);
+  }
+  const hashes = await modelHashes(out);
+  for (const [name, hash] of Object.entries(hashes)) if (name !== "config.json") expect(hash).toBe(expected[name]);
+  expect(Object.keys(hashes)).toEqual(Object.keys(expected));
+});

@@ -1,0 +1,128 @@
+// The command `tune`: what it refuses, a tuning from end to end, and one that is interrupted.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { TuningReport } from "@readme-moe/refactor";
+import { beforeAll, expect, test } from "vitest";
+import { POCKET } from "../support/pocket.ts";
+import { MAIN, NODE_ARGUMENTS, runCli } from "../support/run-cli.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { writeTinyDense } from "../support/tiny-dense.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const BOOK = join(POCKET, "calibration", "book.jsonl");
+const folder = await persistentFolder();
+const [student, teacher] = [join(folder, "student"), join(folder, "teacher")];
+const call = (out: string, ...more: readonly string[]): readonly string[] => [
+  "tune",
+  student,
+  "--teacher",
+  teacher,
+  "--out",
+  out,
+  "--data",
+  BOOK,
+  ...SMALL,
+  ...more,
+];
+const SMALL = "--sequence-tokens 32 --batch-sequences 4 --evaluation-sequences 1 --threads 1 --rank 4".split(" ");
+
+beforeAll(async () => {
+  await writeTinyReadMe(student, { ...WITH_TOKENIZER, seed: 1 });
+  await writeTinyDense(teacher, 2);
+});
+
+test.each([
+  [["--data", BOOK, "--out", "x"], 2, /--teacher/],
+  [["--teacher", "TEACHER", "--out", "x"], 2, /--data/],
+  [["--teacher", "TEACHER", "--data", BOOK], 2, /--out/],
+  [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--method", "magic"], 2, /method/],
+  [
+    ["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--micro-sequences", "3"],
+    2,
+    /`microSequences` to divide the 16/,
+  ],
+  [["--teacher", POCKET, "--data", BOOK, "--out", "x"], 1, /cannot be the teacher: it has hiddenSize/],
+  [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is no dense model/],
+])("%j: exit code %i", async (args, code, message) => {
+  const paths: Record<string, string> = { TEACHER: teacher, STUDENT: student, x: join(folder, "refused") };
+  const result = await runCli(["tune", student, ...args.map((arg) => paths[arg] ?? arg)]);
+  expect(result.stderr).toMatch(message);
+  expect(result.code).toBe(code);
+  expect(existsSync(join(folder, "refused"))).toBe(false);
+});
+
+test.each(["lora", "full"])("%s writes a model that is nearer to its teacher", { timeout: 120_000 }, async (method) => {
+  const out = join(folder, method);
+  const result = await runCli(
+    call(out, "--method", method, "--tokens", "5120", "--learning-rate", "0.01", "--attention", "--json"),
+  );
+  expect(result.code, result.stderr).toBe(0);
+  const report = JSON.parse(result.stdout) as TuningReport;
+  expect(report.steps).toBe(40);
+  const divergences = report.training.map(({ divergence }) => divergence);
+  expect(mean(divergences.slice(-5))).toBeLessThan(0.95 * mean(divergences.slice(0, 5)));
+  const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as { tuning: TuningReport };
+  expect(saved.tuning).toEqual(report);
+  expect(await readFile(join(out, "README.md"), "utf8")).toContain("pictures/tuning.svg");
+  expect(existsSync(join(out, "pictures", "tuning.svg"))).toBe(true);
+  // The folder holds what was measured: it is where another tuning of it begins.
+  const next = await runCli(call(join(folder, `${method}-next`), "--tokens", "128", "--json").with(1, out));
+  expect(next.code, next.stderr).toBe(0);
+  const { before } = JSON.parse(next.stdout) as TuningReport;
+  expect(before.mean).toBeCloseTo(report.after.mean, 4);
+  expect(report.after.mean).toBeLessThan(report.before.mean);
+});
+
+test("an interrupted one keeps its work, and goes on with --resume only", { timeout: 180_000 }, async () => {
+  const out = join(folder, "interrupted");
+  const args = call(out, "--tokens", "25600");
+  const child = spawn(process.execPath, [...NODE_ARGUMENTS, MAIN, ...args], { stdio: ["ignore", "ignore", "pipe"] });
+  let [text, isInterrupted] = ["", false];
+  child.stderr.on("data", (data: Buffer) => {
+    text += data.toString();
+    // A second signal would end it at once.
+    if (text.includes("step 3 of") && !isInterrupted) isInterrupted = child.kill("SIGINT");
+  });
+  const [code] = (await once(child, "exit")) as [number];
+  expect(code).toBe(130);
+  expect(existsSync(join(`${out}.unfinished`, "tuning.safetensors"))).toBe(true);
+  const refused = await runCli(args);
+  expect(refused.stderr).toMatch(/holds unfinished work/);
+  const resumed = await runCli([...args, "--resume"]);
+  expect(resumed.code, resumed.stderr).toBe(0);
+  expect(resumed.stderr).not.toMatch(/step 1 of/);
+  expect(resumed.stderr).toMatch(/step 200 of 200/);
+});
+
+test("`answer` writes chats that are data: the same ones for the same seed", { timeout: 120_000 }, async () => {
+  const prompts = join(folder, "prompts.txt");
+  await writeFile(prompts, "Who are you?\n\nWhat is rain?\n");
+  const template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}";
+  const chatty = join(folder, "chatty");
+  await writeTinyDense(chatty, 3);
+  await writeFile(join(chatty, "chat_template.jinja"), template);
+  const [first, second] = ["a.jsonl", "b.jsonl"].map((name) => join(folder, name)) as [string, string];
+  for (const out of [first, second]) {
+    const result = await runCli(["answer", chatty, "--prompts", prompts, "--out", out, "--max-new-tokens", "8"]);
+    expect(result.code, result.stderr).toBe(0);
+  }
+  const text = await readFile(first, "utf8");
+  expect(await readFile(second, "utf8")).toBe(text);
+  const chats = text
+    .trim()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { text: string }).text);
+  expect(chats).toHaveLength(2);
+  expect(chats[1]).toMatch(/^<user>What is rain\?<\/user><assistant>.+<\/assistant>$/s);
+  const again = await runCli(["answer", chatty, "--prompts", prompts, "--out", first]);
+  expect(again.code).toBe(1);
+  expect(again.stderr).toMatch(/is there already/);
+});
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}

@@ -1,0 +1,170 @@
+// Gradients of all that a tuning trains, through a whole small model: against differences, and against an independent
+// implementation with numbers in double precision.
+
+import { join } from "node:path";
+import { openModel, type Model } from "@readme-moe/model";
+import { afterAll, describe, expect, test } from "vitest";
+import { readDecoderWeights, type LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
+import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/training/trainable.ts";
+import { Trainer } from "../../packages/refactor/src/tuning/training/trainer.ts";
+import { plainLoss } from "../support/plain-decoder.ts";
+import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { writeTinyReadMe, type TinyOptions } from "../support/tiny-read-me.ts";
+
+const folder = await persistentFolder();
+const TOKENS = 7;
+const SEQUENCES = 3;
+const LABEL_SHARE = 0.3;
+// Of losses in float32 over two layers; a wrong sign is off by 1 or more.
+const BOUND = 5e-3;
+
+interface Variant extends TinyOptions {
+  /** Attention has biases, and norms of each head's queries and keys. */
+  readonly hasMoreAttention?: boolean;
+}
+
+const VARIANTS: Readonly<Record<string, Variant>> = {
+  "shared rows, other widths in each layer": {},
+  biases: { hasBias: true, config: { mlp_bias: true } },
+  "biases and head norms in attention": { hasMoreAttention: true },
+  "a sliding window": {
+    config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
+  },
+};
+
+const trainers: Trainer[] = [];
+const models: Model[] = [];
+afterAll(async () => {
+  for (const trainer of trainers) await trainer.dispose();
+  for (const model of models) await model.close();
+});
+
+describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
+  test.each(["lora", "full"] as const)("gradients of %s agree with differences of the plain loss", async (method) => {
+    const { trainer, parameters, loss, sequences } = await setUp(options, method);
+    const figures = await trainer.gradients(sequences);
+    const gradients = takeGradients(trainer, parameters);
+    expect(figures.divergence + LABEL_SHARE * figures.crossEntropy).toBeCloseTo(loss(), 4);
+    // Every kind of parameter by itself, so that large gradients do not hide small ones.
+    for (const kind of new Set(parameters.map(kindOf))) {
+      const some = parameters.filter((parameter) => kindOf(parameter) === kind && gradients.has(parameter.key));
+      if (some.length > 0) expect(directionalError(some, gradients, loss), kind).toBeLessThan(BOUND);
+    }
+  });
+});
+
+test("a gradient with a wrong sign is seen", async () => {
+  const { trainer, parameters, loss, sequences } = await setUp({}, "full");
+  await trainer.gradients(sequences);
+  const gradients = takeGradients(trainer, parameters);
+  for (const kind of new Set(parameters.map(kindOf))) {
+    const some = parameters.filter((parameter) => kindOf(parameter) === kind && gradients.has(parameter.key));
+    const flipped = new Map(some.map(({ key }) => [key, gradients.get(key)!.map((slope) => -slope)]));
+    expect(directionalError(some, flipped, loss), kind).toBeGreaterThan(20 * BOUND);
+  }
+});
+
+test("steps make the student say what its teacher says", async () => {
+  const { trainer, sequences } = await setUp({}, "full");
+  const rates = { matrices: 3e-3, vectors: 3e-3, weightDecay: 0 };
+  const first = await trainer.step(sequences, rates);
+  let last = first;
+  for (let step = 1; step < 60; step++) last = await trainer.step(sequences, rates);
+  expect(last.divergence).toBeLessThan(0.2 * first.divergence);
+});
+
+test("the same gradients whether sequences run together or one after the other", async () => {
+  const [together, apart] = [await setUp({}, "full", SEQUENCES), await setUp({}, "full", 1)];
+  await together.trainer.gradients(together.sequences);
+  await apart.trainer.gradients(apart.sequences);
+  const [a, b] = [together, apart].map(({ trainer, parameters }) => takeGradients(trainer, parameters));
+  expect([...a!.keys()].toSorted()).toEqual([...b!.keys()].toSorted());
+  for (const [key, gradient] of a!) {
+    gradient.forEach((slope, i) => expect(Math.abs(slope - b!.get(key)![i]!)).toBeLessThan(1e-4));
+  }
+});
+
+async function setUp(options: Variant, method: "lora" | "full", microSequences = SEQUENCES) {
+  const name = join(folder, `${models.length}`);
+  await writeTinyReadMe(name, { ...options, seed: 3 });
+  await writeTinyReadMe(`${name}-teacher`, { ...options, seed: 4, numExperts: 1 });
+  const [student, teacher] = [await openModel(name), await openModel(`${name}-teacher`)];
+  models.push(student, teacher);
+  const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
+  if (options.hasMoreAttention) for (const { layers } of Object.values(weights)) layers.forEach(addMoreAttention);
+  const parameters = chooseParameters(weights.student, { method, rank: 3, attention: true, seed: 5 });
+  const random = seededRandom(6);
+  // A change of zero has no gradient on its left side.
+  for (const { key, values } of parameters) {
+    if (key.endsWith(".right")) values.forEach((_, i) => (values[i] = 0.3 * randomNormal(random)));
+  }
+  const settings = { sequenceTokens: TOKENS, microSequences, labelShare: LABEL_SHARE, threads: 1, signal: undefined };
+  const trainer = new Trainer(student.config, weights, parameters, settings);
+  trainers.push(trainer);
+  const sequences = Array.from({ length: SEQUENCES }, () => ({
+    tokenIds: Int32Array.from({ length: TOKENS }, () => randomInteger(random, student.config.vocabSize)),
+    experts: Uint16Array.from({ length: TOKENS }, () => randomInteger(random, 2)),
+    domain: 0,
+  }));
+  const loss = (): number => plainLoss(student.config, weights, sequences, LABEL_SHARE);
+  return { trainer, parameters, loss, sequences, weights };
+}
+
+function addMoreAttention({ attention }: LayerWeights, layer: number): void {
+  const random = seededRandom(layer + 8);
+  const vector = (name: string, size: number, middle: number): void => {
+    const values = Float32Array.from({ length: size }, () => middle + 0.3 * randomNormal(random));
+    attention.set(name, { key: `backbone/model.layers.${layer}.self_attn.${name}`, shape: [size], values });
+  };
+  for (const name of ["query", "key", "value", "output"]) {
+    vector(`${name}.bias`, attention.get(`${name}.weight`)!.shape[0]!, 0);
+  }
+  for (const name of ["query_norm", "key_norm"]) vector(name, 8, 1);
+}
+
+function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<string, Float32Array> {
+  const gradients = new Map<string, Float32Array>();
+  for (const { key } of parameters) {
+    const gradient = trainer.optimizer.gradient(key);
+    if (gradient) gradients.set(key, gradient);
+  }
+  return gradients;
+}
+
+/** `self_attn.q_proj.weight.left` of `backbone/model.layers.1.self_attn.q_proj.weight.left`. */
+function kindOf({ key }: Parameter): string {
+  return key.replace(/^\w+\/model\.(layers\.\d+\.)?/, "");
+}
+
+/** How far the derivative of the plain loss along a random direction is from that of the gradients, relatively. */
+function directionalError(
+  parameters: readonly Parameter[],
+  gradients: ReadonlyMap<string, Float32Array>,
+  loss: () => number,
+): number {
+  const random = seededRandom(7);
+  const starts = parameters.map(({ values }) => values.slice());
+  // Along the gradient for the most part: across it, next to nothing would be compared.
+  const directions = parameters.map(({ key }) => {
+    const gradient = gradients.get(key)!;
+    const size = Math.hypot(...gradient) / Math.sqrt(gradient.length);
+    return gradient.map((slope) => Math.abs(slope) * (1 + 0.5 * randomNormal(random)) * Math.sign(slope) + 0.3 * size);
+  });
+  const length = Math.hypot(...directions.map((direction) => Math.hypot(...direction)));
+  const at = (step: number): number => {
+    parameters.forEach(({ values }, p) => {
+      values.forEach((__, i) => (values[i] = starts[p]![i]! + (step / length) * directions[p]![i]!));
+    });
+    return loss();
+  };
+  const h = 0.01;
+  const expected = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+  at(0);
+  let found = 0;
+  directions.forEach((direction, p) => {
+    const gradient = gradients.get(parameters[p]!.key)!;
+    direction.forEach((value, i) => (found += (value / length) * gradient[i]!));
+  });
+  return Math.abs(found - expected) / Math.abs(expected);
+}

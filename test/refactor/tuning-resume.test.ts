@@ -1,0 +1,64 @@
+// A tuning whose process is killed, again and again, ends as if it had not been. `KILLS=10` for more of it.
+
+import { fork, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { TuningReport } from "@readme-moe/refactor";
+import { beforeAll, expect, test } from "vitest";
+import { modelHashes } from "../support/model-hashes.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { writeTinyDense } from "../support/tiny-dense.ts";
+
+const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "tune-tiny.ts");
+const KILLS = Number(process.env["KILLS"] ?? 2);
+const folder = await persistentFolder();
+const [student, teacher] = [join(folder, "student"), join(folder, "teacher")];
+
+beforeAll(async () => {
+  await writeTinyReadMe(student, { ...WITH_TOKENIZER, seed: 1 });
+  await writeTinyDense(teacher, 2);
+});
+
+function start(out: string, resume: boolean): ChildProcess {
+  const execArgv = ["--conditions=@readme-moe/source", "--import", "tsx"];
+  return fork(PROGRAM, [student, teacher, out, ...(resume ? ["resume"] : [])], { execArgv });
+}
+
+/** Runs to the end, or up to the news numbered `killAt`. @returns how many there were */
+async function run(out: string, resume: boolean, killAt: number): Promise<number> {
+  const child = start(out, resume);
+  let news = 0;
+  child.on("message", () => {
+    news++;
+    if (news === killAt) child.kill("SIGKILL");
+  });
+  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
+  if (signal === null) expect(code).toBe(0);
+  return news;
+}
+
+test("is the same model and the same curve as without", { timeout: 120_000 * (3 + KILLS) }, async () => {
+  const whole = join(folder, "whole");
+  const numNews = await run(whole, false, Infinity);
+  const out = join(folder, "killed");
+  const random = seededRandom(Number(process.env["SEED"] ?? 5));
+  for (let kill = 0; kill < KILLS; kill++) {
+    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numNews - 1));
+    if (existsSync(out)) break;
+  }
+  if (!existsSync(out)) await run(out, existsSync(`${out}.unfinished`), Infinity);
+  expect(await modelHashes(out)).toEqual(await modelHashes(whole));
+  expect(await reportOf(out)).toEqual(await reportOf(whole));
+  expect((await readdir(folder)).toSorted()).toEqual(["killed", "student", "teacher", "whole"]);
+});
+
+/** Without how long it took. */
+async function reportOf(path: string): Promise<Omit<TuningReport, "seconds">> {
+  const { tuning } = JSON.parse(await readFile(join(path, "report.json"), "utf8")) as { tuning: TuningReport };
+  const { seconds: _, ...rest } = tuning;
+  return rest;
+}

@@ -1,0 +1,139 @@
+// A Read-ME model and its distillation loss in plain loops and double precision, written from the architecture alone.
+
+import { ropeFrequencies, type ModelConfig } from "@readme-moe/model";
+import type {
+  DecoderWeights,
+  LayerWeights,
+  WeightGroup,
+} from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
+
+type Row = number[];
+
+interface PlainSequence {
+  readonly tokenIds: Int32Array;
+  readonly experts: Uint16Array;
+}
+
+/** The mean over all predicted tokens of `KL(teacher ‖ student) + labelShare · cross-entropy`; the teacher's only expert is 0. */
+export function plainLoss(
+  config: ModelConfig,
+  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
+  sequences: readonly PlainSequence[],
+  labelShare: number,
+): number {
+  let [sum, tokens] = [0, 0];
+  for (const sequence of sequences) {
+    const student = plainLogProbs(config, weights.student, sequence);
+    const experts = new Uint16Array(sequence.experts.length);
+    const teacher = plainLogProbs(config, weights.teacher, { ...sequence, experts });
+    for (let t = 0; t + 1 < sequence.tokenIds.length; t++, tokens++) {
+      teacher[t]!.forEach((logProb, id) => (sum += Math.exp(logProb) * (logProb - student[t]![id]!)));
+      sum -= labelShare * student[t]![sequence.tokenIds[t + 1]!]!;
+    }
+  }
+  return sum / tokens;
+}
+
+/** `[tokens][vocabulary]` */
+function plainLogProbs(
+  config: ModelConfig,
+  { embedding, head, layers, finalNorm }: DecoderWeights,
+  { tokenIds, experts }: PlainSequence,
+): Row[] {
+  const { hiddenSize, rmsNormEpsilon } = config;
+  let hidden = [...tokenIds].map((id) => [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)]);
+  for (const [index, layer] of layers.entries()) {
+    hidden = attend(config, layer, hidden, config.slidingWindows[index] ?? Infinity);
+    hidden = hidden.map((row, t) => {
+      const normed = norm(row, layer.common.get("norm")!.values, rmsNormEpsilon);
+      const routed = plus(row, feedForward(layer.experts[experts[t]!]!, "expert", normed));
+      return layer.common.has("shared.gate.weight")
+        ? plus(routed, feedForward(layer.common, "shared", normed))
+        : routed;
+    });
+  }
+  return hidden.map((row) => {
+    const normed = norm(row, finalNorm.values, rmsNormEpsilon);
+    const logits = times(head, head.length / hiddenSize, normed);
+    const most = Math.max(...logits);
+    const logSum = most + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0));
+    return logits.map((logit) => logit - logSum);
+  });
+}
+
+function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], window: number): Row[] {
+  const { headSize, numHeads, numKvHeads, rmsNormEpsilon } = config;
+  const normed = hidden.map((row) => norm(row, attention.get("norm")!.values, rmsNormEpsilon));
+  const heads = (name: string): Row[][] =>
+    normed.map((row, position) => {
+      const all = linear(attention, name, row);
+      const scale = attention.get(`${name}_norm`)?.values;
+      return Array.from({ length: all.length / headSize }, (_, head) => {
+        const own = all.slice(head * headSize, (head + 1) * headSize);
+        const scaled = scale ? norm(own, scale, rmsNormEpsilon) : own;
+        return name === "value" ? scaled : turn(config, scaled, position);
+      });
+    });
+  const [queries, keys, values] = [heads("query"), heads("key"), heads("value")];
+  return hidden.map((row, t) => {
+    const joined = queries[t]!.flatMap((query, head) => {
+      const group = Math.floor(head / (numHeads / numKvHeads));
+      const first = Math.max(0, t + 1 - window);
+      const seen = keys.slice(first, t + 1).map((key) => Math.exp(dot(query, key[group]!) / Math.sqrt(headSize)));
+      const total = seen.reduce((sum, share) => sum + share, 0);
+      const mixed: Row = Array.from({ length: headSize }, () => 0);
+      seen.forEach((share, s) =>
+        values[first + s]![group]!.forEach((value, i) => (mixed[i]! += (share / total) * value)),
+      );
+      return mixed;
+    });
+    return plus(row, linear(attention, "output", joined));
+  });
+}
+
+function turn({ rope, headSize }: ModelConfig, head: Row, position: number): Row {
+  const half = headSize / 2;
+  const frequencies = ropeFrequencies(rope, headSize);
+  return head.map((value, i) => {
+    const angle = position * frequencies[i % half]!;
+    const other = i < half ? -head[i + half]! : head[i - half]!;
+    return value * Math.cos(angle) + other * Math.sin(angle);
+  });
+}
+
+function feedForward(group: WeightGroup, name: string, x: Row): Row {
+  const up = linear(group, `${name}.up`, x);
+  const inner = linear(group, `${name}.gate`, x).map((gate, i) => (gate / (1 + Math.exp(-gate))) * up[i]!);
+  return linear(group, `${name}.down`, inner);
+}
+
+function linear(group: WeightGroup, name: string, x: Row): Row {
+  const weight = group.get(`${name}.weight`)!;
+  const result = times(weight.values, weight.shape[0]!, x);
+  const bias = group.get(`${name}.bias`)?.values;
+  const [left, right] = [group.get(`${name}.left`), group.get(`${name}.right`)];
+  const change =
+    left && right ? times(right.values, right.shape[0]!, times(left.values, left.shape[0]!, x)) : undefined;
+  return result.map((value, i) => value + (bias?.[i] ?? 0) + (change?.[i] ?? 0));
+}
+
+function times(matrix: Float32Array, rows: number, x: Row): Row {
+  return Array.from({ length: rows }, (_, row) => {
+    let sum = 0;
+    for (let i = 0; i < x.length; i++) sum += matrix[row * x.length + i]! * x[i]!;
+    return sum;
+  });
+}
+
+function norm(x: Row, scale: Float32Array, epsilon: number): Row {
+  const rms = Math.sqrt(dot(x, x) / x.length + epsilon);
+  return x.map((value, i) => (value / rms) * scale[i]!);
+}
+
+function dot(a: Row, b: Row): number {
+  return a.reduce((sum, value, i) => sum + value * b[i]!, 0);
+}
+
+function plus(a: Row, b: Row): Row {
+  return a.map((value, i) => value + b[i]!);
+}

@@ -1,0 +1,18 @@
+import type { TuneOptions } from "@readme-moe/refactor";
+
+/** Enough to see that everything works, two rounds and their routers included. */
+export const TINY_TUNING: TuneOptions = {
+  tokens: 1536,
+  method: "lora",
+  rank: 4,
+  attention: true,
+  learningRate: 0.01,
+  sequenceTokens: 32,
+  batchSequences: 6,
+  microSequences: 3,
+  evaluationSequences: 1,
+  evaluations: 4,
+  rounds: 2,
+  routerSteps: 3,
+  routerTokens: 64,
+};
