@@ -1,0 +1,41 @@
+import { signal, type Signal } from "@preact/signals";
+import type { JSX } from "preact";
+import { showsNumbers } from "../state/settings.ts";
+import { ExpertMark } from "./expert-mark.tsx";
+
+/** The expert whose tokens stand out; -1 is none. */
+export const highlighted: Signal<number> = signal(-1);
+
+/** What the colours mean. An expert's button lets its tokens stand out. */
+export function Legend({ experts }: { readonly experts: readonly string[] }): JSX.Element {
+  return (
+    <section class="legend" aria-label="Experts by colour">
+      <ul>
+        {experts.map((name, expert) => (
+          <li key={name}>
+            <button
+              type="button"
+              aria-pressed={highlighted.value === expert}
+              title={`Show where ${name} was chosen`}
+              onClick={() => toggle(expert)}
+            >
+              <ExpertMark expert={expert} /> {name}
+            </button>
+          </li>
+        ))}
+      </ul>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={showsNumbers.value}
+          onChange={({ currentTarget }) => (showsNumbers.value = currentTarget.checked)}
+        />{" "}
+        Numbers
+      </label>
+    </section>
+  );
+}
+
+function toggle(expert: number): void {
+  highlighted.value = highlighted.value === expert ? -1 : expert;
+}

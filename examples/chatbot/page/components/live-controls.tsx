@@ -1,0 +1,87 @@
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import { MAX_SIMULATED_CHATS, type LiveMemory, type LiveSnapshot, type SchedulerName } from "../../shared/live.ts";
+import { change } from "../state/live-connection.ts";
+import { Choices } from "./choices.tsx";
+import { bytesInWords } from "./numbers.ts";
+
+const SCHEDULERS: readonly (readonly [SchedulerName, string])[] = [
+  ["cost-aware", "Cost"],
+  ["read-me", "Read-ME"],
+  ["fcfs", "First come"],
+];
+const MEANING: Readonly<Record<SchedulerName, string>> = {
+  "cost-aware": "Who makes the most of a step's predicted time goes first.",
+  "read-me": "The longest queue of one expert goes first.",
+  fcfs: "Who came first goes first, whatever the expert.",
+};
+const LOADS = [4, 8, MAX_SIMULATED_CHATS];
+
+export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }): JSX.Element {
+  const { scheduler, simulatedChats, memory } = snapshot;
+  const wanted = useSignal(8);
+  return (
+    <div class="controls">
+      <Choices
+        label="Scheduler"
+        name="scheduler"
+        options={SCHEDULERS}
+        value={scheduler}
+        onChoose={(name) => void change("scheduling", { scheduler: name })}
+      />
+      <p class="small">{MEANING[scheduler]}</p>
+      {memory && <MemorySlider memory={memory} />}
+      <div class="load">
+        <label>
+          <span class="hidden">Number of simulated chats</span>
+          <select
+            value={String(wanted.value)}
+            disabled={simulatedChats > 0}
+            onChange={({ currentTarget }) => (wanted.value = Number(currentTarget.value))}
+          >
+            {LOADS.map((count) => (
+              <option key={count} value={String(count)}>
+                {count} chats
+              </option>
+            ))}
+          </select>
+        </label>
+        <button
+          type="button"
+          title="Simulated chats, so that a step has several to choose from"
+          onClick={() => void change("load", { chats: simulatedChats > 0 ? 0 : wanted.value })}
+        >
+          {simulatedChats > 0 ? `Stop the load (${simulatedChats})` : "Load"}
+        </button>
+      </div>
+    </div>
+  );
+}
+
+/** Asks the server when it is let go; while it is dragged it only shows. */
+function MemorySlider({ memory }: { readonly memory: LiveMemory }): JSX.Element {
+  const { budgetBytes, leastBytes, allBytes } = memory;
+  const dragged = useSignal<number | undefined>(undefined);
+  const shown = dragged.value ?? budgetBytes;
+  const words = `${bytesInWords(shown)} of ${bytesInWords(allBytes)}`;
+  return (
+    <label class="slider">
+      <span>
+        Memory for experts <output>{words}</output>
+      </span>
+      <input
+        type="range"
+        min={leastBytes}
+        max={Math.max(allBytes, budgetBytes)}
+        step={Math.max(1, Math.round((allBytes - leastBytes) / 40))}
+        value={shown}
+        aria-valuetext={words}
+        onInput={({ currentTarget }) => (dragged.value = currentTarget.valueAsNumber)}
+        onChange={({ currentTarget }) => {
+          const bytes = currentTarget.valueAsNumber;
+          void change("memory", { bytes }).then(() => (dragged.value = undefined));
+        }}
+      />
+    </label>
+  );
+}

@@ -1,0 +1,30 @@
+import type { JSX } from "preact";
+import type { LiveSnapshot } from "../../shared/live.ts";
+import { mean, bytesInWords, percent } from "./numbers.ts";
+
+export function LiveFigures({ snapshot }: { readonly snapshot: LiveSnapshot }): JSX.Element {
+  const { tokensPerSecond, numWaiting, pastSteps, memory } = snapshot;
+  const stepMs = mean(pastSteps.slice(-16).map(({ durationMs }) => durationMs));
+  const figures: readonly (readonly [name: string, value: string])[] = [
+    ["Tokens / s", tokensPerSecond.toFixed(0)],
+    ["Step", stepMs === 0 ? "–" : `${stepMs.toFixed(1)} ms`],
+    ["Waiting", String(numWaiting)],
+    ...(memory
+      ? ([
+          ["Hits", percent(memory.hits, memory.uses)],
+          ["Evictions", memory.evictions.toLocaleString("en")],
+          ["Read", bytesInWords(memory.bytesRead)],
+        ] as const)
+      : []),
+  ];
+  return (
+    <dl class="figures">
+      {figures.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}

@@ -1,0 +1,60 @@
+// Markdown of a model, which nobody trusts: HTML in it is cleaned of all that could run, load or look like the page's own.
+
+import DOMPurify from "dompurify";
+import { Marked } from "marked";
+import type { JSX } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
+
+/** Longer texts are shown as they are. */
+const MAX_CHARACTERS = 60_000;
+
+const ALLOWED_TAGS =
+  "p br hr h1 h2 h3 h4 h5 h6 blockquote pre code em strong del ul ol li table thead tbody tr th td a".split(" ");
+
+// Tags are to be seen, not taken away; and pictures would tell their servers who reads.
+const markdown = new Marked({
+  gfm: true,
+  breaks: true,
+  renderer: { html: ({ text }) => escaped(text), image: ({ raw }) => escaped(raw) },
+});
+
+export function Markdown({ text }: { readonly text: string }): JSX.Element {
+  const place = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => {
+    place.current?.replaceChildren(rendered(text));
+  }, [text]);
+  return <div class="markdown" ref={place} />;
+}
+
+function rendered(text: string): Node {
+  if (text.length > MAX_CHARACTERS) return plain(text);
+  const html = markdown.parse(text, { async: false });
+  const fragment = DOMPurify.sanitize(html, {
+    ALLOWED_TAGS,
+    ALLOWED_ATTR: ["href", "start"],
+    ALLOWED_URI_REGEXP: /^https?:/i,
+    RETURN_DOM_FRAGMENT: true,
+  });
+  for (const link of fragment.querySelectorAll("a")) {
+    link.rel = "noopener noreferrer nofollow";
+    link.target = "_blank";
+  }
+  for (const block of fragment.querySelectorAll("pre")) {
+    // What scrolls can be scrolled with keys.
+    block.tabIndex = 0;
+    block.setAttribute("role", "region");
+    block.setAttribute("aria-label", "Code");
+  }
+  return fragment;
+}
+
+function plain(text: string): Node {
+  const block = document.createElement("p");
+  block.className = "plain";
+  block.textContent = text;
+  return block;
+}
+
+function escaped(text: string): string {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}

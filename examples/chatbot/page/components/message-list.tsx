@@ -1,0 +1,79 @@
+// The conversation. Only a window of it is on the page, so that a long one is as quick as a short one.
+
+import { useSignal } from "@preact/signals";
+import type { JSX } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
+import { conversation, draft } from "../state/chat.ts";
+import { model } from "../state/live-connection.ts";
+import { MessageView } from "./message-view.tsx";
+
+const WINDOW = 30;
+const STEP = 20;
+/** Nearer to the end than this, the list follows what is written. */
+const NEAR_PX = 80;
+
+export function MessageList(): JSX.Element {
+  const { id, messages } = conversation.value;
+  const writing = draft.value;
+  /** Messages after the window; 0 follows the end. */
+  const after = useSignal(0);
+  const scroller = useRef<HTMLDivElement>(null);
+  const isAtEnd = useRef(true);
+  const last = useRef(id);
+  if (last.current !== id) {
+    last.current = id;
+    after.value = 0;
+    isAtEnd.current = true;
+  }
+  const end = Math.max(Math.min(WINDOW, messages.length), messages.length - after.value);
+  const start = Math.max(0, end - WINDOW);
+  useLayoutEffect(() => {
+    const box = scroller.current;
+    if (box && isAtEnd.current && after.value === 0) box.scrollTop = box.scrollHeight;
+  });
+  const onScroll = ({ currentTarget: box }: { readonly currentTarget: HTMLDivElement }): void => {
+    isAtEnd.current = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_PX;
+  };
+  return (
+    <div class="messages" ref={scroller} onScroll={onScroll} tabIndex={0} role="region" aria-label="Messages">
+      {messages.length === 0 && !writing && <Welcome />}
+      {start > 0 && (
+        <button type="button" class="wide" onClick={() => (after.value = messages.length - end + STEP)}>
+          {`Earlier messages (${start})`}
+        </button>
+      )}
+      <ol>
+        {messages.slice(start, end).map((message, index) => (
+          <MessageView key={message.id} message={message} isLast={start + index === messages.length - 1} />
+        ))}
+        {writing && after.value === 0 && (
+          <MessageView key={writing.id} message={writing} isLast={true} isDraft={true} />
+        )}
+      </ol>
+      {end < messages.length && (
+        <button type="button" class="wide" onClick={() => (after.value = Math.max(0, messages.length - end - STEP))}>
+          {`Later messages (${messages.length - end})`}
+        </button>
+      )}
+    </div>
+  );
+}
+
+function Welcome(): JSX.Element {
+  const chosen = model.value;
+  return (
+    <div class="welcome">
+      <h2>Ask something</h2>
+      <p>
+        Before a token runs, a router chooses the one expert that it goes to. Each token of an answer has the colour of
+        its expert; the pane “Live” shows what the server makes of that.
+      </p>
+      {chosen && !chosen.hasChatTemplate && (
+        <p>
+          <strong>{chosen.title}</strong> is a base model without a chat template: it continues texts. In a chat, turns
+          are sent to it as plain text.
+        </p>
+      )}
+    </div>
+  );
+}

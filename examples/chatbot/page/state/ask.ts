@@ -1,0 +1,126 @@
+// One answer of the API, as it comes.
+
+import type { ModelChoice } from "../../shared/live.ts";
+import { eventsOf } from "./events-of.ts";
+import type { Message, Mode } from "./messages.ts";
+import { fittingMessages, transcriptOf, TURNS } from "./prompt.ts";
+
+export interface AskOptions {
+  readonly model: ModelChoice;
+  readonly mode: Mode;
+  /** What came before, the newest last. */
+  readonly messages: readonly Message[];
+  readonly temperature: number;
+  readonly maxTokens: number;
+  readonly signal: AbortSignal;
+  /** @param id - which names the answer's sequence in events */
+  readonly onStarted: (id: string) => void;
+  /** @param expert - of the piece's last token; -1 is none */
+  readonly onPiece: (text: string, tokens: number, expert: number) => void;
+}
+
+/** The server answered that it will not. */
+class Refused extends Error {}
+
+/** The connection broke, or the server is not there. */
+export class ConnectionLost extends Error {}
+
+interface Chunk {
+  readonly id?: string;
+  readonly error?: { readonly message?: string };
+  readonly choices?: readonly {
+    readonly text?: string;
+    readonly delta?: { readonly content?: string };
+    readonly read_me?: { readonly routes: readonly (number | null)[] };
+  }[];
+}
+
+/**
+ * @returns messages that had no room
+ * @throws {Refused | ConnectionLost}; the reason of `signal`
+ */
+export async function ask(options: AskOptions): Promise<number> {
+  const { model, mode, messages, maxTokens, signal } = options;
+  const room = Math.max(16, model.contextTokens - Math.min(maxTokens, Math.floor(model.contextTokens / 2)));
+  const asked = mode === "chat" ? messages : messages.slice(-1);
+  const kept = await fittingMessages(asked, room, (some) => countTokens(options, some));
+  const { path, body } = requestFor(options, kept);
+  const response = await post(path, body, signal);
+  if (!response.ok || !response.body) throw new Refused(await messageOf(response));
+  for await (const data of guarded(response.body, signal)) {
+    if (data === "[DONE]") return asked.length - kept.length;
+    const chunk = JSON.parse(data) as Chunk;
+    if (chunk.error) throw new Refused(chunk.error.message ?? "The server gave up");
+    if (chunk.id !== undefined) options.onStarted(chunk.id);
+    for (const { text, delta, read_me: readMe } of chunk.choices ?? []) {
+      const routes = readMe?.routes ?? [];
+      const piece = text ?? delta?.content ?? "";
+      if (piece !== "" || routes.length > 0) options.onPiece(piece, routes.length, routes.at(-1) ?? -1);
+    }
+  }
+  throw new ConnectionLost("The answer broke off");
+}
+
+function requestFor(
+  { model, mode, temperature, maxTokens }: AskOptions,
+  kept: readonly Message[],
+): { readonly path: string; readonly body: object } {
+  const params = {
+    model: model.name,
+    stream: true,
+    max_tokens: Math.min(maxTokens, Math.floor(model.contextTokens / 2)),
+    temperature,
+    read_me: { include: ["routes"] },
+  };
+  if (mode === "continue") return { path: "/v1/completions", body: { ...params, prompt: kept.at(-1)?.text ?? "" } };
+  if (!model.hasChatTemplate) return { path: "/v1/completions", body: { ...params, prompt: transcriptOf(kept) } };
+  return { path: "/v1/chat/completions", body: { ...params, messages: plain(kept) } };
+}
+
+async function countTokens({ model, signal }: AskOptions, messages: readonly Message[]): Promise<number> {
+  const prompt = model.hasChatTemplate ? { messages: plain(messages) } : { prompt: transcriptOf(messages) };
+  const response = await post("/tokenize", { model: model.name, ...prompt }, signal);
+  if (!response.ok) throw new Refused(await messageOf(response));
+  return ((await response.json()) as { readonly count: number }).count;
+}
+
+function plain(messages: readonly Message[]): readonly { readonly role: string; readonly content: string }[] {
+  return messages.map(({ role, text }) => ({ role, content: text }));
+}
+
+/** @returns where a turn of the user begins that the model made up, or -1 */
+export function madeUpTurn(text: string): number {
+  return text.indexOf(TURNS.user.trimEnd());
+}
+
+async function post(path: string, body: object, signal: AbortSignal): Promise<Response> {
+  const headers = { "content-type": "application/json" };
+  try {
+    return await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  } catch (error) {
+    if (signal.aborted) throw signal.reason;
+    throw new ConnectionLost("The server does not answer", { cause: error });
+  }
+}
+
+async function* guarded(
+  body: ReadableStream<Uint8Array>,
+  signal: AbortSignal,
+): AsyncGenerator<string, void, undefined> {
+  try {
+    yield* eventsOf(body);
+  } catch (error) {
+    if (signal.aborted) throw signal.reason;
+    throw new ConnectionLost("The answer broke off", { cause: error });
+  }
+}
+
+async function messageOf(response: Response): Promise<string> {
+  const fallback = `The server answered ${response.status}`;
+  try {
+    const { error } = (await response.json()) as { readonly error?: { readonly message?: string } };
+    return error?.message ?? fallback;
+  } catch {
+    return fallback;
+  }
+}

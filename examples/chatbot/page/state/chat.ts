@@ -1,0 +1,180 @@
+// The conversation on the screen, and what can be done with it.
+
+import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
+import { announce } from "./announcer.ts";
+import { ask, ConnectionLost, madeUpTurn } from "./ask.ts";
+import {
+  listConversations,
+  loadConversation,
+  removeConversation,
+  saveConversation,
+  type ConversationEntry,
+} from "./conversation-store.ts";
+import { model } from "./live-connection.ts";
+import {
+  newConversation,
+  newId,
+  titleOf,
+  type Conversation,
+  type Ending,
+  type Message,
+  type Span,
+} from "./messages.ts";
+import { maxTokens, mode, temperature } from "./settings.ts";
+
+/** Text comes faster than it can be read; the page follows this often. */
+const FLUSH_MS = 50;
+/** A conversation keeps so many; older ones are forgotten. */
+const MAX_MESSAGES = 500;
+
+export const entries: Signal<readonly ConversationEntry[]> = signal(listConversations(localStorage));
+export const conversation: Signal<Conversation> = signal(
+  loadConversation(localStorage, entries.value[0]?.id ?? "") ?? newConversation(mode.value),
+);
+/** The answer that is being written. */
+export const draft: Signal<Message | undefined> = signal<Message | undefined>(undefined);
+/** Which names the answer's sequence in events. */
+export const ownRequestId: Signal<string> = signal("");
+/** A message that is being edited. */
+export const editing: Signal<Message | undefined> = signal<Message | undefined>(undefined);
+export const isAnswering: ReadonlySignal<boolean> = computed(() => draft.value !== undefined);
+
+let stopping: AbortController | undefined;
+
+/** Says something; while a message is being edited, in its place. */
+export function send(text: string): void {
+  if (text.trim() === "" || isAnswering.value || !model.value) return;
+  const { messages } = conversation.value;
+  const edited = messages.findIndex(({ id }) => id === editing.value?.id);
+  editing.value = undefined;
+  const before = edited < 0 ? messages : messages.slice(0, edited);
+  void answer([...before, { id: newId(), role: "user", text }]);
+}
+
+export function stop(): void {
+  stopping?.abort();
+}
+
+/** Another answer to what was said last. */
+export function regenerate(): void {
+  const { messages } = conversation.value;
+  const asked = messages.findLastIndex(({ role }) => role === "user");
+  if (asked >= 0 && !isAnswering.value) void answer(messages.slice(0, asked + 1));
+}
+
+export function startConversation(): void {
+  stop();
+  editing.value = undefined;
+  if (conversation.value.messages.length > 0) conversation.value = newConversation(mode.value);
+}
+
+export function openConversation(id: string): void {
+  const found = loadConversation(localStorage, id);
+  if (!found || found.id === conversation.value.id) return;
+  stop();
+  editing.value = undefined;
+  conversation.value = found;
+  mode.value = found.mode;
+}
+
+export function deleteConversation(id: string): void {
+  removeConversation(localStorage, id);
+  entries.value = listConversations(localStorage);
+  if (conversation.value.id !== id) return;
+  stop();
+  conversation.value = newConversation(mode.value);
+}
+
+async function answer(messages: readonly Message[]): Promise<void> {
+  const chosen = model.value;
+  if (!chosen) return;
+  const own = (stopping = new AbortController());
+  const { id } = conversation.value;
+  keep({ ...conversation.value, mode: mode.value, messages });
+  const startMs = performance.now();
+  const base: Message = {
+    id: newId(),
+    role: "assistant",
+    text: "",
+    spans: [],
+    experts: chosen.experts,
+    model: `${chosen.title} · ${chosen.precision}`,
+  };
+  let [text, tokens, timer] = ["", 0, undefined as ReturnType<typeof setTimeout> | undefined];
+  const spans: Span[] = [];
+  const written = (): Message => ({
+    ...base,
+    text,
+    spans: [...spans],
+    tokens,
+    durationMs: performance.now() - startMs,
+  });
+  draft.value = base;
+  announce("Answering");
+  const finish = (ending: Ending, note?: string): void => {
+    clearTimeout(timer);
+    if (draft.value?.id === base.id) draft.value = undefined;
+    ownRequestId.value = "";
+    const message = { ...written(), ending, ...(note === undefined ? {} : { note }) };
+    const current = conversation.value.id === id ? conversation.value : loadConversation(localStorage, id);
+    // It may have been deleted meanwhile.
+    if (current) keep({ ...current, messages: [...current.messages, message].slice(-MAX_MESSAGES) });
+    announce(ENDINGS[ending](text, note));
+  };
+  try {
+    const leftOut = await ask({
+      model: chosen,
+      mode: mode.value,
+      messages,
+      temperature: temperature.value,
+      maxTokens: maxTokens.value,
+      signal: own.signal,
+      onStarted: (requestId) => (ownRequestId.value = requestId),
+      onPiece: (piece, numTokens, expert) => {
+        text += piece;
+        tokens += numTokens;
+        if (piece !== "") spans.push([piece.length, expert]);
+        const end = mode.value === "chat" && !chosen.hasChatTemplate ? madeUpTurn(text) : -1;
+        if (end >= 0) {
+          cutSpans(spans, text.length - end);
+          text = text.slice(0, end);
+          own.abort("turn");
+        }
+        timer ??= setTimeout(() => {
+          timer = undefined;
+          if (draft.value?.id === base.id) draft.value = written();
+        }, FLUSH_MS);
+      },
+    });
+    finish("done", leftOut > 0 ? `${leftOut} older messages had no room in the model's context.` : undefined);
+  } catch (error) {
+    if (own.signal.reason === "turn") finish("done");
+    else if (own.signal.aborted) finish("stopped");
+    else if (error instanceof ConnectionLost) finish("cut", "The connection to the server was lost.");
+    else finish("failed", error instanceof Error ? error.message : String(error));
+  }
+}
+
+const ENDINGS: Readonly<Record<Ending, (text: string, note?: string) => string>> = {
+  done: (text) => `Answer: ${text.slice(0, 2000)}`,
+  stopped: () => "Stopped",
+  cut: () => "The connection to the server was lost; the answer is not whole",
+  failed: (_, note) => `No answer: ${note}`,
+};
+
+function keep(changed: Conversation): void {
+  const titled = { ...changed, title: titleOf(changed.messages), updatedMs: Date.now() };
+  if (conversation.value.id === titled.id) conversation.value = titled;
+  if (!saveConversation(localStorage, titled)) announce("There is no room to keep this conversation");
+  entries.value = listConversations(localStorage);
+}
+
+/** Takes characters off the end. */
+function cutSpans(spans: Span[], characters: number): void {
+  let rest = characters;
+  while (rest > 0) {
+    const [length, expert] = spans.pop() ?? [rest, -1];
+    if (length > rest) spans.push([length - rest, expert]);
+    rest -= length;
+  }
+}

@@ -1,0 +1,82 @@
+// What the server tells of itself; it is asked again and again when it is gone.
+
+import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
+import type { LiveSnapshot, ModelChoice } from "../../shared/live.ts";
+import { modelName } from "./settings.ts";
+
+export type Connection = "connecting" | "open" | "lost";
+
+const RETRY_MS = 1000;
+
+export const models: Signal<readonly ModelChoice[]> = signal<readonly ModelChoice[]>([]);
+export const live: Signal<LiveSnapshot | undefined> = signal<LiveSnapshot | undefined>(undefined);
+export const connection: Signal<Connection> = signal<Connection>("connecting");
+/** Why a change was refused. */
+export const refusal: Signal<string> = signal("");
+
+export const model: ReadonlySignal<ModelChoice | undefined> = computed(
+  () => models.value.find(({ name }) => name === modelName.value) ?? models.value[0],
+);
+
+let source: EventSource | undefined;
+/** Of calls of `connect`. */
+let numCalls = 0;
+let retry: ReturnType<typeof setTimeout> | undefined;
+
+/** Listens to the chosen model; of several calls the last one counts. */
+export async function connect(): Promise<void> {
+  source?.close();
+  clearTimeout(retry);
+  source = undefined;
+  const call = ++numCalls;
+  try {
+    const response = await fetch("/live/models");
+    if (!response.ok) throw new Error(`The server answered ${response.status}`);
+    models.value = (await response.json()) as readonly ModelChoice[];
+  } catch {
+    if (call === numCalls) lost();
+    return;
+  }
+  if (call !== numCalls || !model.value) return;
+  const opened = new EventSource(`/live?model=${encodeURIComponent(model.value.name)}`);
+  source = opened;
+  opened.addEventListener("message", ({ data }) => {
+    connection.value = "open";
+    live.value = JSON.parse(data as string) as LiveSnapshot;
+  });
+  opened.addEventListener("error", () => {
+    if (source === opened) lost();
+  });
+}
+
+function lost(): void {
+  source?.close();
+  source = undefined;
+  connection.value = "lost";
+  clearTimeout(retry);
+  retry = setTimeout(() => void connect(), RETRY_MS);
+}
+
+/** Listens to another model from now on. */
+export function chooseModel(name: string): void {
+  modelName.value = name;
+  live.value = undefined;
+  void connect();
+}
+
+/** @param path - such as `scheduling` */
+export async function change(path: string, values: object): Promise<void> {
+  refusal.value = "";
+  try {
+    const response = await fetch(`/live/${path}`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: model.value?.name, ...values }),
+    });
+    const answer = (await response.json()) as LiveSnapshot & { readonly error?: { readonly message: string } };
+    if (response.ok) live.value = answer;
+    else refusal.value = answer.error?.message ?? `The server answered ${response.status}`;
+  } catch {
+    refusal.value = "The server does not answer.";
+  }
+}

@@ -1,0 +1,74 @@
+// What a conversation is, as plain data.
+
+export type Mode = "chat" | "continue";
+
+/** How an answer came to its end. */
+export type Ending =
+  | "done"
+  /** By the reader. */
+  | "stopped"
+  /** The connection was lost. */
+  | "cut"
+  /** The server refused. */
+  | "failed";
+
+/** A piece of an answer: characters of its text, and the expert of its last token; -1 is none. */
+export type Span = readonly [length: number, expert: number];
+
+export interface Message {
+  readonly id: string;
+  readonly role: "user" | "assistant";
+  readonly text: string;
+  /** Of an answer; together as long as `text`. */
+  readonly spans?: readonly Span[];
+  readonly ending?: Ending;
+  /** What the server said, or what was left out. */
+  readonly note?: string;
+  /** Names of the experts of the model that answered. */
+  readonly experts?: readonly string[];
+  readonly model?: string;
+  readonly tokens?: number;
+  readonly durationMs?: number;
+}
+
+export interface Conversation {
+  readonly id: string;
+  readonly title: string;
+  readonly mode: Mode;
+  readonly messages: readonly Message[];
+  readonly updatedMs: number;
+}
+
+export function newId(): string {
+  return Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
+}
+
+export function newConversation(mode: Mode): Conversation {
+  return { id: newId(), title: "New conversation", mode, messages: [], updatedMs: Date.now() };
+}
+
+/** The first words of the first message. */
+export function titleOf(messages: readonly Message[]): string {
+  const words = messages[0]?.text.trim().replaceAll(/\s+/g, " ") ?? "";
+  if (words === "") return "New conversation";
+  return words.length > 42 ? `${words.slice(0, 40)}…` : words;
+}
+
+/** Neighbours of the same expert as one, once there are more than this many: a page shows so many well. */
+export function mergeSpans(spans: readonly Span[], most = 400): readonly Span[] {
+  if (spans.length <= most) return spans;
+  const merged: [number, number][] = [];
+  for (const [length, expert] of spans) {
+    const last = merged.at(-1);
+    if (last?.[1] === expert) last[0] += length;
+    else merged.push([length, expert]);
+  }
+  return merged;
+}
+
+/** Tokens of an answer by expert, the most first. */
+export function expertShares(spans: readonly Span[]): readonly (readonly [expert: number, tokens: number])[] {
+  const counts = new Map<number, number>();
+  for (const [, expert] of spans) if (expert >= 0) counts.set(expert, (counts.get(expert) ?? 0) + 1);
+  return [...counts].toSorted((a, b) => b[1] - a[1] || a[0] - b[0]);
+}

@@ -1,0 +1,43 @@
+// What a person chose, kept for the next visit.
+
+import { effect, signal, type Signal } from "@preact/signals";
+import type { Mode } from "./messages.ts";
+
+export type Theme = "auto" | "light" | "dark";
+/** How answers are shown: by expert, token for token, or as the text that they are. */
+export type View = "experts" | "text";
+
+function kept<Value extends string | number | boolean>(name: string, fallback: Value): Signal<Value> {
+  const key = `readme-moe.setting.${name}`;
+  const found = signal(read(key, fallback));
+  effect(() => {
+    try {
+      localStorage.setItem(key, JSON.stringify(found.value));
+    } catch {
+      // Without storage a choice lasts as long as the page.
+    }
+  });
+  return found;
+}
+
+function read<Value>(key: string, fallback: Value): Value {
+  try {
+    const value = JSON.parse(localStorage.getItem(key) ?? "null") as Value | null;
+    return typeof value === typeof fallback ? (value as Value) : fallback;
+  } catch {
+    return fallback;
+  }
+}
+
+export const theme: Signal<Theme> = kept<Theme>("theme", "auto");
+export const view: Signal<View> = kept<View>("view", "experts");
+/** Whether each change of expert has the expert's number before it. */
+export const showsNumbers: Signal<boolean> = kept<boolean>("numbers", false);
+export const mode: Signal<Mode> = kept<Mode>("mode", "chat");
+export const modelName: Signal<string> = kept<string>("model", "");
+export const temperature: Signal<number> = kept<number>("temperature", 0.7);
+export const maxTokens: Signal<number> = kept<number>("maxTokens", 160);
+
+effect(() => {
+  document.documentElement.dataset["theme"] = theme.value;
+});

@@ -1,0 +1,52 @@
+// The whole app: the OpenAI API as it is, the page that uses it, and what the page shows beside answers.
+
+import { join } from "node:path";
+import { readMe, ServedModels } from "@readme-moe/express";
+import express, { type Express } from "express";
+import { LiveModel, type OpenedModel } from "./live-model.ts";
+import type { ReaderOptions } from "./live-readers.ts";
+import { liveRoutes } from "./live-routes.ts";
+
+// Scripts and styles are the page's own files, so nothing that a model writes could run even if it got into the page.
+const CONTENT_SECURITY_POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "connect-src 'self'",
+  "img-src 'self' data:",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join("; ");
+
+export interface ChatbotOptions {
+  /** The first one answers who names none. */
+  readonly models: readonly OpenedModel[];
+  /** The built page. */
+  readonly pageFolder: string;
+  readonly readers?: ReaderOptions | undefined;
+}
+
+export interface Chatbot {
+  readonly app: Express;
+  readonly served: ServedModels;
+}
+
+export function chatbot({ models, pageFolder, readers }: ChatbotOptions): Chatbot {
+  const engines = Object.fromEntries(models.map(({ name, engine }) => [name, engine]));
+  const served = new ServedModels(engines, { defaultModel: models[0]?.name, restart: true });
+  const app = express().disable("x-powered-by");
+  app.use((_, response, next) => {
+    response.set({
+      "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+      "X-Content-Type-Options": "nosniff",
+      "Referrer-Policy": "no-referrer",
+    });
+    next();
+  });
+  app.use("/assets", express.static(join(pageFolder, "assets"), { immutable: true, maxAge: "1y" }));
+  app.use(express.static(pageFolder));
+  app.use("/live", liveRoutes(models.map((model) => new LiveModel(model, readers))));
+  app.use(readMe({ models: served }));
+  return { app, served };
+}

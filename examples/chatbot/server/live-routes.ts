@@ -1,0 +1,89 @@
+// `/live`: what models do now, as server-sent events, and what can be changed while they do it.
+
+import { ReadMeError } from "@readme-moe/core";
+import express, { Router, type NextFunction, type Request, type Response } from "express";
+import { MAX_SIMULATED_CHATS, SCHEDULERS } from "../shared/live.ts";
+import type { LiveModel } from "./live-model.ts";
+
+/** What a client got wrong, with its status. */
+class Refusal extends Error {
+  readonly status: number;
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export function liveRoutes(models: readonly LiveModel[]): Router {
+  const router = Router();
+  const named = (name: unknown): LiveModel => {
+    const found = models.find(({ choice }) => choice.name === name);
+    if (!found) throw new Refusal(404, `Expected \`model\` to be one that is served, got ${JSON.stringify(name)}`);
+    return found;
+  };
+
+  router.get("/models", (_, response) => {
+    response.json(models.map(({ choice }) => choice));
+  });
+
+  router.get("/", async (request, response) => {
+    const model = named(request.query["model"]);
+    if (model.readers.isFull) throw new Refusal(503, "Too many look on already");
+    if (request.method === "HEAD") {
+      response.type("text/event-stream").end();
+      return;
+    }
+    const first = await model.snapshot();
+    if (response.destroyed) return;
+    model.readers.add(response);
+    response.write(`data: ${JSON.stringify(first)}\n\n`);
+  });
+
+  // Only JSON: a form of another site cannot send it.
+  router.use(express.json({ limit: "4kb" }));
+  const change = (path: string, apply: (model: LiveModel, body: Record<string, unknown>) => unknown): void => {
+    router.post(path, async (request, response) => {
+      const body = request.body as Record<string, unknown> | undefined;
+      if (typeof body !== "object" || body === null) throw new Refusal(415, "Expected a body of JSON");
+      const model = named(body["model"]);
+      await apply(model, body);
+      response.json(await model.snapshot());
+    });
+  };
+  change("/scheduling", (model, { scheduler }) => {
+    const known = SCHEDULERS.find((name) => name === scheduler);
+    if (!known) throw new Refusal(400, `Expected \`scheduler\` to be one of ${SCHEDULERS.join(", ")}`);
+    return model.setScheduler(known);
+  });
+  change("/memory", (model, { bytes }) => {
+    if (!Number.isSafeInteger(bytes)) throw new Refusal(400, "Expected `bytes` to be an integer");
+    return model.setMemory(bytes as number);
+  });
+  change("/load", (model, { chats }) => {
+    const isCount = Number.isInteger(chats) && Number(chats) >= 0 && Number(chats) <= MAX_SIMULATED_CHATS;
+    if (!isCount) throw new Refusal(400, `Expected \`chats\` to be from 0 to ${MAX_SIMULATED_CHATS}`);
+    model.setSimulatedChats(Number(chats));
+  });
+
+  router.use(tellError);
+  return router;
+}
+
+// Express knows such middleware by its four parameters.
+function tellError(error: unknown, _request: Request, response: Response, next: NextFunction): void {
+  if (response.headersSent) {
+    next(error);
+    return;
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  response.status(statusOf(error)).json({ error: { message } });
+}
+
+function statusOf(error: unknown): number {
+  if (error instanceof Refusal) return error.status;
+  if (error instanceof ReadMeError) return 503;
+  if (error instanceof RangeError || error instanceof TypeError) return 400;
+  // Of Express's own parser.
+  const { status } = error as { status?: unknown };
+  return typeof status === "number" ? status : 500;
+}

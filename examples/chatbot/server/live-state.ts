@@ -1,0 +1,129 @@
+// What the event bus tells, kept as the little that a person can look at. Decides nothing, and forgets what is over.
+
+import type { ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
+import type { LivePastStep, LiveSequence, LiveSnapshot } from "../shared/live.ts";
+
+type Payload<Name extends keyof ReadMeEvents> = Parameters<ReadMeEvents[Name]>[0];
+
+const MAX_SEQUENCES = 24;
+const MAX_PAST_STEPS = 48;
+const RATE_WINDOW_MS = 2000;
+
+/** What the bus knows; the rest of a snapshot is the engine's settings and counters. */
+export type ObservedState = Pick<LiveSnapshot, "step" | "numWaiting" | "tokensPerSecond" | "pastSteps"> & {
+  /** For each expert and layer whether it is in memory, `[numExperts][numLayers]`. */
+  readonly resident: readonly string[];
+};
+
+export class LiveState {
+  readonly #numExperts: number;
+  readonly #numLayers: number;
+  readonly #now: () => number;
+  readonly #routes = new Map<string, number[]>();
+  #resident: Uint8Array;
+  #step: LiveSnapshot["step"];
+  #distinctExperts = 0;
+  #numWaiting = 0;
+  #pastSteps: LivePastStep[] = [];
+  /** Times of the last tokens, oldest first. */
+  #tokenTimes: number[] = [];
+
+  /** @param numLayers - 0 when all experts are in memory for good */
+  constructor(numExperts: number, numLayers: number, now: () => number = () => performance.now()) {
+    this.#numExperts = numExperts;
+    this.#numLayers = numLayers;
+    this.#now = now;
+    this.#resident = new Uint8Array(numExperts * numLayers);
+  }
+
+  /** @param onChange - called after each event that changed something */
+  listen(events: ReadMeEmitter, onChange: () => void): void {
+    const on = <Name extends keyof ReadMeEvents>(name: Name, take: (event: Payload<Name>) => void): void => {
+      const listener = (event: Payload<Name>): void => {
+        take(event);
+        onChange();
+      };
+      events.on(name, listener);
+    };
+    on("sequence:queued", ({ sequenceId, numWaiting }) => {
+      this.#routes.set(sequenceId, []);
+      this.#numWaiting = numWaiting;
+    });
+    on("router:routed", (event) => this.#routed(event));
+    on("batch:scheduled", (event) => this.#scheduled(event));
+    on("batch:completed", (event) => this.#completed(event));
+    on("token:generated", () => this.#tokenTimes.push(this.#now()));
+    on("sequence:finished", ({ sequenceId }) => this.#finished(sequenceId));
+    on("expert:loaded", (event) => this.#setResident(event, 1));
+    on("expert:evicted", (event) => this.#setResident(event, 0));
+    on("engine:failed", () => this.#forget());
+  }
+
+  observed(): ObservedState {
+    const since = this.#now() - RATE_WINDOW_MS;
+    const first = this.#tokenTimes.findIndex((time) => time >= since);
+    this.#tokenTimes = first < 0 ? [] : this.#tokenTimes.slice(first);
+    return {
+      ...(this.#step ? { step: this.#step } : {}),
+      numWaiting: this.#numWaiting,
+      tokensPerSecond: (this.#tokenTimes.length * 1000) / RATE_WINDOW_MS,
+      pastSteps: this.#pastSteps,
+      resident: Array.from({ length: this.#numExperts }, (_, expert) =>
+        this.#resident.subarray(expert * this.#numLayers, (expert + 1) * this.#numLayers).join(""),
+      ),
+    };
+  }
+
+  /** Whether somebody runs or did within the last seconds. */
+  get isBusy(): boolean {
+    return this.#step !== undefined || this.#tokenTimes.length > 0;
+  }
+
+  #routed({ sequenceId, position, experts }: Payload<"router:routed">): void {
+    const route = this.#routes.get(sequenceId);
+    if (!route) return;
+    for (const [index, expert] of experts.entries()) route[position + index] = expert;
+  }
+
+  #scheduled(event: Payload<"batch:scheduled">): void {
+    const sequences = event.sequenceIds.slice(0, MAX_SEQUENCES).map((id, index): LiveSequence => {
+      const [start, tokens] = [event.positions[index] ?? 0, event.numTokens[index] ?? 0];
+      return { id, tokens, experts: countExperts(this.#routes.get(id)?.slice(start, start + tokens) ?? []) };
+    });
+    this.#step = { number: event.step, sequences, more: event.sequenceIds.length - sequences.length };
+    this.#distinctExperts = event.distinctExperts;
+    this.#numWaiting = event.numWaiting;
+  }
+
+  #completed({ tokens, durationMs }: Payload<"batch:completed">): void {
+    const step = { tokens, distinctExperts: this.#distinctExperts, durationMs };
+    this.#pastSteps = [...this.#pastSteps, step].slice(-MAX_PAST_STEPS);
+  }
+
+  #finished(sequenceId: string): void {
+    this.#routes.delete(sequenceId);
+    if (this.#routes.size > 0) return;
+    this.#step = undefined;
+    this.#numWaiting = 0;
+  }
+
+  #setResident(unit: { readonly layer: number; readonly numLayers: number; readonly expert: number }, to: 0 | 1): void {
+    const start = unit.expert * this.#numLayers;
+    this.#resident.fill(to, start + unit.layer, start + unit.layer + unit.numLayers);
+  }
+
+  /** Everybody who ran is gone, and so is what was in memory. */
+  #forget(): void {
+    this.#routes.clear();
+    this.#resident = new Uint8Array(this.#resident.length);
+    this.#step = undefined;
+    this.#numWaiting = 0;
+    this.#tokenTimes = [];
+  }
+}
+
+function countExperts(experts: readonly number[]): LiveSequence["experts"] {
+  const counts = new Map<number, number>();
+  for (const expert of experts) counts.set(expert, (counts.get(expert) ?? 0) + 1);
+  return [...counts].toSorted(([a], [b]) => a - b);
+}

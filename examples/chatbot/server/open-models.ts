@@ -1,0 +1,61 @@
+// Opens every model in every precision that is asked for.
+
+import { basename, resolve } from "node:path";
+import type { ExpertLayout } from "@readme-moe/core";
+import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
+import type { OpenedModel } from "./live-model.ts";
+
+export type PrecisionName = "fp32" | "int8" | "int4";
+
+export interface OpenModelsOptions {
+  readonly paths: readonly string[];
+  readonly precisions: readonly PrecisionName[];
+  /** For experts of each model in int8. @default a third of them, so that something is to be seen */
+  readonly memoryBytes?: number | undefined;
+  /** Sequences in one step at most. Others wait meanwhile: only then has a scheduler something to choose. */
+  readonly maxNumBatchedSeqs: number;
+}
+
+/** @throws {ReadMeError | RangeError} when a model cannot be opened, or the budget is too small; others are closed then */
+export async function openModels({
+  paths,
+  precisions,
+  memoryBytes,
+  maxNumBatchedSeqs,
+}: OpenModelsOptions): Promise<OpenedModel[]> {
+  const opened: OpenedModel[] = [];
+  try {
+    for (const path of paths) {
+      const title = basename(resolve(path)).replace(/\.gguf$/i, "");
+      const layout = await layoutOf(path);
+      for (const precision of precisions) {
+        const name = precisions.length > 1 ? `${title}-${precision}` : title;
+        // Only int8 experts come and go.
+        const { layerBytes, expertCacheBytes } = precision === "int8" && layout ? budget(layout, memoryBytes) : {};
+        const engine = await ReadMeEngine.open(path, { precision, expertCacheBytes, maxNumBatchedSeqs });
+        opened.push({ name, title, engine, layerBytes });
+      }
+    }
+    return opened;
+  } catch (error) {
+    await Promise.all(opened.map(({ engine }) => engine.dispose()));
+    throw error;
+  }
+}
+
+function budget({ numExperts, layerBytes }: ExpertLayout, memoryBytes: number | undefined) {
+  const allBytes = numExperts * layerBytes.reduce((sum, bytes) => sum + bytes, 0);
+  const leastBytes = numExperts * Math.max(...layerBytes);
+  return { layerBytes, expertCacheBytes: memoryBytes ?? Math.max(leastBytes, Math.ceil(allBytes / 3)) };
+}
+
+/** @returns nothing for dense models */
+async function layoutOf(path: string): Promise<ExpertLayout | undefined> {
+  const model = await openModel(path);
+  try {
+    return model.experts.names.length > 1 ? expertLayout(model) : undefined;
+  } finally {
+    await model.close();
+  }
+}

@@ -1,0 +1,197 @@
+// `/live` over real HTTP: what it tells of an engine at work, what it changes, and what it does not put up with.
+
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
+import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
+import { LiveReaders } from "../../examples/chatbot/server/live-readers.ts";
+import { LiveState } from "../../examples/chatbot/server/live-state.ts";
+import type { LiveSnapshot } from "../../examples/chatbot/shared/live.ts";
+import express from "express";
+import { ReadMeEmitter } from "@readme-moe/core";
+import { NUM_EXPERTS, openStreamedModel } from "../support/chatbot.ts";
+import { postJson } from "../support/post-json.ts";
+import { listen, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+let [model, server] = [] as unknown as [OpenedModel, RunningServer];
+beforeAll(async () => {
+  const folder = await persistentFolder();
+  model = await openStreamedModel(folder);
+  server = await listen(chatbot({ models: [model], pageFolder: folder, readers: { maxReaders: 2 } }).app);
+});
+afterAll(async () => {
+  await server?.[Symbol.asyncDispose]();
+  await model?.engine.dispose();
+});
+
+async function* snapshots(signal: AbortSignal): AsyncGenerator<LiveSnapshot, void, undefined> {
+  const { body } = await fetch(`${server.url}/live?model=tiny`, { signal });
+  if (!body) throw new Error("Expected a stream");
+  let text = "";
+  for await (const piece of body.pipeThrough(new TextDecoderStream())) {
+    const events = (text + piece).split("\n\n");
+    text = events.pop() ?? "";
+    for (const event of events) if (event.startsWith("data: ")) yield JSON.parse(event.slice(6)) as LiveSnapshot;
+  }
+}
+
+/** Snapshots until one is as wanted. */
+async function seen(isWanted: (snapshot: LiveSnapshot) => boolean): Promise<LiveSnapshot> {
+  const leave = new AbortController();
+  try {
+    for await (const snapshot of snapshots(leave.signal)) if (isWanted(snapshot)) return snapshot;
+  } finally {
+    leave.abort();
+  }
+  throw new Error("The stream has ended");
+}
+
+const change = (path: string, values: object) => postJson(`${server.url}/live/${path}`, { model: "tiny", ...values });
+
+describe("a running engine", () => {
+  test("is shown step by step, with the experts that the engine itself says are in memory", async () => {
+    await change("load", { chats: 8 });
+    const busy = await seen(({ step, pastSteps }) => step !== undefined && pastSteps.length > 20);
+    expect(busy).toMatchObject({ simulatedChats: 8, scheduler: "cost-aware" });
+    expect(busy.step?.sequences.length).toBeGreaterThan(0);
+    for (const { id, tokens, experts } of busy.step?.sequences ?? []) {
+      expect(id).toMatch(/^simulated-\d+-\d+/);
+      expect(experts.reduce((sum, [, count]) => sum + count, 0)).toBe(tokens);
+    }
+    for (const { distinctExperts } of busy.pastSteps) expect(distinctExperts).toBeLessThanOrEqual(NUM_EXPERTS);
+    expect(busy.tokensPerSecond).toBeGreaterThan(0);
+    await change("load", { chats: 0 });
+    const idle = await seen(({ step, tokensPerSecond }) => step === undefined && tokensPerSecond === 0);
+    const { expertCache } = await model.engine.stats();
+    const [bytes = 0] = expertCache?.layerBytes ?? [];
+    const numResident = idle.memory?.resident.join("").replaceAll("0", "").length ?? 0;
+    expect(idle.memory).toMatchObject({ usedBytes: expertCache?.usedBytes, evictions: expertCache?.evictions });
+    expect(numResident * bytes).toBe(expertCache?.usedBytes);
+  });
+
+  test("is changed while it works, and says so", async () => {
+    await change("load", { chats: 2 });
+    expect(await change("scheduling", { scheduler: "read-me" })).toMatchObject({ body: { scheduler: "read-me" } });
+    const { memory } = await seen(({ step }) => step !== undefined);
+    const bytes = memory?.leastBytes ?? 0;
+    expect(await change("memory", { bytes })).toMatchObject({ status: 200, body: { memory: { budgetBytes: bytes } } });
+    expect((await model.engine.stats()).expertCache?.budgetBytes).toBe(bytes);
+    const refused = await change("memory", { bytes: bytes - 1 });
+    expect([refused.status, refused.body]).toMatchObject([
+      400,
+      { error: { message: expect.stringContaining("Expected") as unknown } },
+    ]);
+    await change("load", { chats: 0 });
+    await seen(({ step }) => step === undefined);
+  });
+});
+
+test.each([
+  ["scheduling", { scheduler: "best" }, 400],
+  ["scheduling", { model: "other", scheduler: "fcfs" }, 404],
+  ["memory", { bytes: "many" }, 400],
+  ["memory", { bytes: 1.5 }, 400],
+  ["load", { chats: 17 }, 400],
+  ["load", { chats: -1 }, 400],
+  ["load", { chats: 1, rest: "x".repeat(5000) }, 413],
+])("%s with %j is refused with %i", async (path, values, status) => {
+  const answer = await change(path, values);
+  expect([answer.status, answer.body]).toMatchObject([status, { error: { message: expect.any(String) as unknown } }]);
+});
+
+test("forms of other sites change nothing", async () => {
+  const body = new URLSearchParams({ model: "tiny", chats: "4" });
+  const answer = await fetch(`${server.url}/live/load`, { method: "POST", body });
+  expect(answer.status).toBe(415);
+  expect((await seen(() => true)).simulatedChats).toBe(0);
+});
+
+test("no more look on than there are places for", async () => {
+  const leave = new AbortController();
+  const watch = () => fetch(`${server.url}/live?model=tiny`, { signal: leave.signal });
+  const opened = [await watch(), await watch()];
+  expect(opened.map(({ status }) => status)).toEqual([200, 200]);
+  expect((await watch()).status).toBe(503);
+  leave.abort();
+  await expect.poll(async () => (await fetch(`${server.url}/live?model=tiny`, { method: "HEAD" })).status).toBe(200);
+});
+
+test("a reader that takes nothing misses what it does not take, and is dropped; others are not held up", async () => {
+  const readers = new LiveReaders({ slowReaderMs: 300 });
+  const app = express().get("/", (_, response) => readers.add(response));
+  const own = await listen(app);
+  onTestFinished(() => own[Symbol.asyncDispose]());
+  const open = async (): Promise<Socket> => {
+    const socket = connect(own.port, "127.0.0.1");
+    onTestFinished(() => void socket.destroy());
+    await once(socket, "connect");
+    const before = readers.size;
+    socket.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    await expect.poll(() => readers.size).toBe(before + 1);
+    return socket;
+  };
+  const slow = await open();
+  slow.pause();
+  const quick = await open();
+  let bytes = 0;
+  quick.on("data", (data: Buffer) => (bytes += data.length));
+  const large = { text: "x".repeat(1 << 20) };
+  for (let count = 0; readers.size === 2 && count < 200; count++) {
+    const wanted = bytes + (1 << 20);
+    readers.send(large);
+    await expect.poll(() => bytes, { interval: 5 }).toBeGreaterThanOrEqual(wanted);
+  }
+  await expect.poll(() => readers.size).toBe(1);
+  const wanted = bytes + (1 << 20);
+  readers.send(large);
+  await expect.poll(() => bytes).toBeGreaterThanOrEqual(wanted);
+});
+
+test("what is known of sequences goes with them, and everything with an engine that fails", () => {
+  let now = 0;
+  const [events, state] = [new ReadMeEmitter(), new LiveState(3, 2, () => now)];
+  state.listen(events, () => undefined);
+  events.emit("sequence:queued", { sequenceId: "a", promptTokens: 3, numWaiting: 1 });
+  events.emit("router:routed", { sequenceId: "a", position: 0, experts: Uint16Array.of(2, 0, 2), durationMs: 1 });
+  const batch = { step: 1, sequenceIds: ["a", "late"], numTokens: [3, 1], positions: [0, 7] };
+  events.emit("batch:scheduled", { ...batch, distinctExperts: 2, numWaiting: 4 });
+  events.emit("expert:loaded", { layer: 0, numLayers: 2, expert: 1, bytes: 9, durationMs: 1 });
+  events.emit("expert:evicted", { layer: 0, numLayers: 1, expert: 1, nextUse: 3 });
+  events.emit("token:generated", { sequenceId: "a", tokenId: 1, position: 3, sinceMs: 1, isFirst: true });
+  expect(state.observed()).toMatchObject({
+    step: {
+      number: 1,
+      more: 0,
+      sequences: [
+        {
+          id: "a",
+          tokens: 3,
+          experts: [
+            [0, 1],
+            [2, 2],
+          ],
+        },
+        { id: "late", experts: [] },
+      ],
+    },
+    numWaiting: 4,
+    tokensPerSecond: 0.5,
+    resident: ["00", "01", "00"],
+  });
+  now = 2001;
+  const finished = {
+    reason: "stop",
+    promptTokens: 3,
+    completionTokens: 1,
+    cachedTokens: 0,
+    queuedMs: 0,
+    durationMs: 1,
+  } as const;
+  events.emit("sequence:finished", { sequenceId: "a", ...finished });
+  expect(state.observed()).toMatchObject({ tokensPerSecond: 0, numWaiting: 0 });
+  expect(state.observed().step).toBeUndefined();
+  events.emit("engine:failed", { code: "ERR_ENGINE_FAILED", message: "" });
+  expect(state.observed().resident).toEqual(["00", "00", "00"]);
+});

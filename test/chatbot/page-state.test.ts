@@ -1,0 +1,144 @@
+// What the page keeps and asks, without a browser.
+
+import { array, assert, asyncProperty, integer, property, tuple } from "fast-check";
+import { describe, expect, test } from "vitest";
+import {
+  listConversations,
+  loadConversation,
+  saveConversation,
+  type TextStorage,
+} from "../../examples/chatbot/page/state/conversation-store.ts";
+import {
+  expertShares,
+  mergeSpans,
+  type Conversation,
+  type Message,
+  type Span,
+} from "../../examples/chatbot/page/state/messages.ts";
+import { fittingMessages, transcriptOf } from "../../examples/chatbot/page/state/prompt.ts";
+
+/** A browser's storage of so many characters. */
+function storageOf(maxCharacters: number): TextStorage & { readonly texts: ReadonlyMap<string, string> } {
+  const texts = new Map<string, string>();
+  return {
+    texts,
+    get length() {
+      return texts.size;
+    },
+    key: (index) => [...texts.keys()][index] ?? null,
+    getItem: (key) => texts.get(key) ?? null,
+    removeItem: (key) => void texts.delete(key),
+    setItem(key, text) {
+      const others = [...texts].filter(([other]) => other !== key).reduce((sum, [, value]) => sum + value.length, 0);
+      if (others + text.length > maxCharacters) throw new Error("QuotaExceededError");
+      texts.set(key, text);
+    },
+  };
+}
+
+const message = (text: string, role: Message["role"] = "user"): Message => ({ id: text, role, text });
+const conversation = (id: string, updatedMs: number, text: string): Conversation => ({
+  id,
+  title: id,
+  mode: "chat",
+  messages: [message(text)],
+  updatedMs,
+});
+
+describe("conversations in the browser", () => {
+  test("come back as they were, newest first; damaged ones are left out", () => {
+    const storage = storageOf(5e6);
+    const [a, b] = [conversation("a", 1, "line\nline"), conversation("b", 2, "other")];
+    for (const one of [a, b]) expect(saveConversation(storage, one)).toBe(true);
+    storage.setItem("readme-moe.conversation.c", "{broken");
+    storage.setItem("somebody else", "x");
+    expect(listConversations(storage).map(({ id }) => id)).toEqual(["b", "a"]);
+    expect(loadConversation(storage, "a")).toEqual(a);
+    expect(loadConversation(storage, "c")).toBeUndefined();
+    expect(storage.getItem("somebody else")).toBe("x");
+  });
+
+  test("never take more than their room, and the newest is there", () => {
+    const sizes = array(integer({ min: 0, max: 900_000 }), { minLength: 1, maxLength: 60 });
+    assert(
+      property(sizes, (lengths) => {
+        const storage = storageOf(5e6);
+        for (const [index, length] of lengths.entries()) {
+          expect(saveConversation(storage, conversation(`id-${index}`, index, "x".repeat(length)))).toBe(true);
+          expect(listConversations(storage)[0]?.id).toBe(`id-${index}`);
+          expect(storage.length).toBeLessThanOrEqual(40);
+        }
+        expect([...storage.texts.values()].reduce((sum, text) => sum + text.length, 0)).toBeLessThanOrEqual(3_000_000);
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  test("make room for the newest where others have taken it, and say when there is none", () => {
+    const storage = storageOf(2000);
+    expect(saveConversation(storage, conversation("old", 1, "x".repeat(400)))).toBe(true);
+    expect(saveConversation(storage, conversation("new", 2, "x".repeat(700)))).toBe(true);
+    expect(listConversations(storage).map(({ id }) => id)).toEqual(["new"]);
+    expect(saveConversation(storage, conversation("huge", 3, "x".repeat(3000)))).toBe(false);
+  });
+});
+
+describe("spans of an answer", () => {
+  const spans = array(tuple(integer({ min: 1, max: 9 }), integer({ min: -1, max: 3 })), { maxLength: 80 });
+
+  test("give each character the same expert when neighbours are merged", () => {
+    assert(
+      property(spans, (all) => {
+        const merged = mergeSpans(all, 10);
+        expect(byCharacter(merged)).toEqual(byCharacter(all));
+        if (all.length > 10) expect(merged.every(([, expert], index) => expert !== merged[index + 1]?.[1])).toBe(true);
+      }),
+    );
+  });
+
+  test("are counted by expert, the most first, and those of none are not", () => {
+    expect(
+      expertShares([
+        [2, 1],
+        [3, 0],
+        [1, 1],
+        [4, -1],
+      ]),
+    ).toEqual([
+      [1, 2],
+      [0, 1],
+    ]);
+  });
+});
+
+describe("the prompt", () => {
+  test("is the end of the conversation that has room, and begins with the user", async () => {
+    const lengths = array(integer({ min: 1, max: 60 }), { minLength: 1, maxLength: 40 });
+    await assert(
+      asyncProperty(lengths, integer({ min: 20, max: 600 }), async (all, room) => {
+        const messages = all.map((length, index) =>
+          message("x".repeat(length), index % 2 === 0 ? "user" : "assistant"),
+        );
+        if (messages.length % 2 === 0) messages.pop();
+        const kept = await fittingMessages(messages, room, async (some) => characters(some));
+        expect(kept).toEqual(messages.slice(messages.length - kept.length));
+        expect(kept[0]?.role).toBe("user");
+        if (kept.length > 1) expect(characters(kept)).toBeLessThanOrEqual(room);
+      }),
+    );
+  });
+
+  test("is plain turns for a model without a chat template", () => {
+    const messages = [message("Hello"), message("Good day", "assistant"), message("Who?")];
+    expect(transcriptOf(messages)).toBe("User: Hello\nAssistant: Good day\nUser: Who?\nAssistant:");
+  });
+});
+
+/** The expert of each character. */
+function byCharacter(spans: readonly Span[]): readonly number[] {
+  return spans.flatMap(([length, expert]) => Array.from({ length }, () => expert));
+}
+
+function characters(messages: readonly Message[]): number {
+  return messages.reduce((sum, { text }) => sum + text.length, 0);
+}

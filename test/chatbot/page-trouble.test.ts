@@ -1,0 +1,231 @@
+// What a model must not be able to do to the page, and what the page does when things go wrong. Engines write what a
+// script says here, so that a test knows when.
+
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Browser, CDPSession, Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
+import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
+import {
+  builtPage,
+  lastAnswer,
+  openStreamedModel,
+  say,
+  scripted,
+  watchedPage,
+  type Script,
+} from "../support/chatbot.ts";
+import { findChromium, launchChromium } from "../support/chromium.ts";
+import { listen } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const HOSTILE = [
+  "<script>window.ran = 1; alert(1)</script>",
+  '<img src="x" onerror="window.ran = 2">',
+  '<svg onload="window.ran = 3"></svg><iframe srcdoc="<script>parent.ran = 4</script>"></iframe>',
+  '<style>body { display: none }</style><form action="/"><input name="password"></form>',
+  "[a link](javascript:window.ran=5) ![a picture](http://127.0.0.1:9/track.png)",
+  "```html\n<script>window.ran = 6</script>\n```",
+  "<a href=\"data:text/html,<script>window.ran=7</script>\" onclick='window.ran=8'>click</a>",
+];
+const executablePath = await findChromium();
+
+describe.skipIf(executablePath === undefined)("the page in trouble", () => {
+  let [browser, model, pageFolder] = [] as unknown as [Browser, OpenedModel, string];
+
+  beforeAll(async () => {
+    const folder = await persistentFolder();
+    [model, pageFolder] = await Promise.all([openStreamedModel(folder), builtPage(await persistentFolder())]);
+    browser = await launchChromium(executablePath ?? "");
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await model?.engine.dispose();
+  });
+
+  const appOf = (script: Script) =>
+    chatbot({ models: [{ ...model, engine: scripted(model.engine, script) }], pageFolder }).app;
+  const serve = async (script: Script): Promise<string> => {
+    const server = await listen(appOf(script));
+    onTestFinished(() => server[Symbol.asyncDispose]());
+    return server.url;
+  };
+
+  test("shows text while it is written, and stops when it is told to", async () => {
+    const [goOn, wasAborted] = [gate(), gate()];
+    const url = await serve(async function* (_, signal) {
+      signal.addEventListener("abort", wasAborted.open);
+      yield "first";
+      await goOn.opened;
+      yield " second";
+      if (!signal.aborted) await once(signal, "abort");
+      signal.throwIfAborted();
+    });
+    const { page, complaints } = await watchedPage(browser, url);
+    await say(page, "Hello");
+    await page.locator(".tokens", { hasText: "first" }).waitFor();
+    expect(await page.locator(".tokens").innerText()).toBe("first");
+    goOn.open();
+    await page.locator(".tokens", { hasText: " second" }).waitFor();
+    await page.locator("#composer").press("Escape");
+    await wasAborted.opened;
+    await page.getByText("Stopped.").waitFor();
+    expect(await lastAnswer(page)).toBe("first second");
+    // The button does the same.
+    await page.getByRole("button", { name: "Regenerate" }).click();
+    await page.getByRole("button", { name: "Stop", exact: true }).click();
+    await page.getByText("Stopped.").waitFor();
+    expect(complaints).toEqual([]);
+  });
+
+  test("shows HTML and scripts of a model, and runs none", async () => {
+    const url = await serve(async function* () {
+      for (const line of HOSTILE) yield `${line}\n\n`;
+    });
+    const { page, complaints } = await watchedPage(browser, url);
+    await say(page, "<b onclick='window.ran = 9'>bold</b>");
+    expect((await lastAnswer(page)).trim()).toBe(HOSTILE.join("\n\n"));
+    await page.getByRole("radio", { name: "Text", exact: true }).check();
+    const shown = await lastAnswer(page);
+    for (const seen of ["<script>window.ran = 1", "<svg onload=", "<style>body", "track.png", "window.ran = 6"]) {
+      expect(shown).toContain(seen);
+    }
+    const made = page
+      .locator(".messages")
+      .locator("script, img, svg, iframe, style, form, input, b, [onclick], [style]");
+    expect(await made.count()).toBe(0);
+    const links = await page
+      .locator(".markdown a")
+      .evaluateAll((all) => all.map((one) => String(one.getAttribute("href"))));
+    expect(links.filter((href) => href !== "null" && !/^https?:/.test(href))).toEqual([]);
+    for (const link of await page.locator(".markdown a").all()) await link.click({ noWaitAfter: true });
+    expect(await page.evaluate("window.ran")).toBeUndefined();
+    // And nothing of it comes alive when the page is loaded again.
+    await page.reload();
+    await lastAnswer(page);
+    expect(await page.evaluate("window.ran")).toBeUndefined();
+    expect(complaints).toEqual([]);
+  });
+
+  test("shows huge lines within its width", async () => {
+    const url = await serve(async function* () {
+      yield "x".repeat(200_000);
+      yield `\n\n\`\`\`\n${"y".repeat(20_000)}\n\`\`\``;
+    });
+    const { page, complaints } = await watchedPage(browser, url, { viewport: { width: 360, height: 640 } });
+    await say(page, "z".repeat(150));
+    expect((await lastAnswer(page)).length).toBeGreaterThan(220_000);
+    await page.getByRole("radio", { name: "Text", exact: true }).check();
+    expect(await page.evaluate("document.documentElement.scrollWidth <= 360")).toBe(true);
+    await say(page, "and on");
+    await lastAnswer(page);
+    expect(complaints).toEqual([]);
+  });
+
+  test("is no larger after two hundred messages than after fifty", { timeout: 120_000 }, async () => {
+    const url = await serve(async function* (prompt) {
+      for (let word = 0; word < 40; word++) yield ` ${prompt}-${word}`;
+    });
+    const { page, complaints } = await watchedPage(browser, url);
+    const cdp = await page.context().newCDPSession(page);
+    const talk = async (from: number, to: number): Promise<void> => {
+      for (let turn = from; turn < to; turn++) {
+        await say(page, `q${turn}`);
+        await page.locator(".message.assistant .tokens", { hasText: `q${turn}-39` }).waitFor();
+        await page.getByRole("button", { name: "Regenerate" }).waitFor();
+      }
+    };
+    await talk(0, 25);
+    const before = await sizeOf(page, cdp);
+    await talk(25, 100);
+    const after = await sizeOf(page, cdp);
+    expect(
+      await page.evaluate(
+        "JSON.parse(Object.values(localStorage).find((text) => text.includes('q99')).split('\\n')[1]).messages.length",
+      ),
+    ).toBe(200);
+    expect(after.elements).toBeLessThan(before.elements * 1.05);
+    expect(after.nodes).toBeLessThan(before.nodes * 1.2);
+    expect(after.listeners).toBeLessThan(before.listeners * 1.2);
+    // The texts themselves are kept: 75 questions and answers.
+    expect(after.heapBytes - before.heapBytes).toBeLessThan(2_000_000);
+    // Earlier ones can be read again, and do not stay on the page.
+    for (let click = 0; click < 6; click++) await page.getByRole("button", { name: /^Earlier messages/ }).click();
+    expect((await sizeOf(page, cdp)).elements).toBeLessThan(before.elements * 1.1);
+    expect(complaints).toEqual([]);
+  });
+
+  test("says that the server is gone while it answers, and goes on when it is back", async () => {
+    let port = 0;
+    const start = async (script: Script) => {
+      const server = createServer(appOf(script)).listen(port, "127.0.0.1");
+      await once(server, "listening");
+      port = (server.address() as AddressInfo).port;
+      return async (): Promise<void> => {
+        const closed = once(server, "close");
+        server.close();
+        server.closeAllConnections();
+        await closed;
+      };
+    };
+    const kill = await start(async function* (_, signal) {
+      yield "a beginning";
+      await once(signal, "abort");
+    });
+    const { page, complaints } = await watchedPage(browser, `http://127.0.0.1:${port}`);
+    await say(page, "Hello");
+    await page.locator(".tokens", { hasText: "a beginning" }).waitFor();
+    await kill();
+    await page.getByRole("alert").getByText("The server is not reachable").waitFor();
+    await page.getByText("The connection to the server was lost.").first().waitFor();
+    expect(await lastAnswer(page)).toBe("a beginning");
+    await say(page, "Is anybody there?");
+    await expect.poll(() => page.locator(".note.cut").count()).toBe(2);
+    const killAgain = await start(async function* () {
+      yield "here again";
+    });
+    onTestFinished(killAgain);
+    await page.getByRole("alert").getByText("Connected again.").waitFor();
+    await page.getByRole("button", { name: "Regenerate" }).click();
+    await page.locator(".tokens", { hasText: "here again" }).waitFor();
+    expect(await page.locator(".message.assistant .tokens").allInnerTexts()).toEqual(["a beginning", "here again"]);
+    // The browser tells of each connection that fails; there is nothing else.
+    expect(complaints.filter((text) => !/Failed to load resource|net::ERR_/.test(text))).toEqual([]);
+  });
+
+  test("tells what the server refuses", async () => {
+    const url = await serve(async function* () {
+      yield* refuse();
+    });
+    const { page } = await watchedPage(browser, url);
+    await say(page, "Hello");
+    await page.locator(".note.failed").waitFor();
+    expect(await page.locator(".note.failed").innerText()).not.toBe("");
+    await page.locator("#composer").fill("still there");
+  });
+});
+
+interface Gate {
+  readonly opened: Promise<void>;
+  readonly open: () => void;
+}
+
+function gate(): Gate {
+  const target = new EventTarget();
+  const opened = once(target, "open").then(() => undefined);
+  return { opened, open: () => void target.dispatchEvent(new Event("open")) };
+}
+
+async function sizeOf(page: Page, cdp: CDPSession) {
+  await cdp.send("HeapProfiler.collectGarbage");
+  const { nodes, jsEventListeners: listeners } = await cdp.send("Memory.getDOMCounters");
+  const { usedSize: heapBytes } = await cdp.send("Runtime.getHeapUsage");
+  return { nodes, listeners, heapBytes, elements: await page.locator("*").count() };
+}
+
+// oxlint-disable-next-line require-yield -- it fails before it says anything
+async function* refuse(): AsyncGenerator<string, void, undefined> {
+  throw new RangeError("Expected something else");
+}

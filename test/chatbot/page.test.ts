@@ -1,0 +1,243 @@
+// The page in a real browser, over a real engine.
+
+import axe from "axe-core";
+import type { Browser, Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
+import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
+import { builtPage, lastAnswer, openStreamedModel, say, watchedPage } from "../support/chatbot.ts";
+import { findChromium, launchChromium } from "../support/chromium.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { postJson } from "../support/post-json.ts";
+
+const executablePath = await findChromium();
+
+describe.skipIf(executablePath === undefined)("the page", () => {
+  let [browser, server] = [] as unknown as [Browser, RunningServer];
+  let models: readonly OpenedModel[] = [];
+
+  beforeAll(async () => {
+    const folder = await persistentFolder();
+    const dense = await openTinyEngine(await persistentFolder(), {}, { numExperts: 1, hasRouter: false });
+    models = [await openStreamedModel(folder), { name: "dense", title: "dense", engine: dense }];
+    server = await listen(chatbot({ models, pageFolder: await builtPage(folder) }).app);
+    browser = await launchChromium(executablePath ?? "");
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await server?.[Symbol.asyncDispose]();
+    await Promise.all(models.map(({ engine }) => engine.dispose()));
+  });
+
+  test("colours each token by the expert that the server's routes say", async () => {
+    const { page, complaints } = await watchedPage(browser, server.url);
+    await page.getByLabel("Temperature").fill("0");
+    await page.getByLabel("Tokens at most").fill("40");
+    await say(page, "The ship was");
+    const answer = await lastAnswer(page);
+    const colours = await page
+      .locator(".message.assistant .tokens span")
+      .evaluateAll((spans) =>
+        spans.map((span) => [span.textContent, Number((span as { dataset?: { expert?: string } }).dataset?.expert)]),
+      );
+    const request = { messages: [{ role: "user", content: "The ship was" }], temperature: 0, max_tokens: 40 };
+    const { body } = await postJson(`${server.url}/v1/chat/completions`, {
+      model: "tiny",
+      ...request,
+      read_me: { include: ["routes"] },
+    });
+    const [choice] = (body as { choices: { message: { content: string }; read_me: { routes: (number | null)[] } }[] })
+      .choices;
+    expect(colours.map(([text]) => text).join("")).toBe(choice?.message.content);
+    expect(answer.trim()).toBe(choice?.message.content.trim());
+    const routes = choice?.read_me.routes.map((expert) => expert ?? -1) ?? [];
+    // Tokens whose text is only known with the next one have no span of their own.
+    expect(
+      isWithin(
+        colours.map(([, expert]) => Number(expert)),
+        routes,
+      ),
+    ).toBe(true);
+    expect(new Set(colours.map(([, expert]) => expert)).size).toBeGreaterThan(1);
+    // The same in words.
+    const figures = await page.locator(".message.assistant .figures").innerText();
+    expect(figures).toContain("40 tokens");
+    expect(figures).toMatch(/domain-\d \d+/);
+    expect(complaints).toEqual([]);
+  });
+
+  test("lets the tokens of one expert stand out, and numbers them for those who see no colours", async () => {
+    const { page } = await watchedPage(browser, server.url);
+    await say(page, "import os");
+    await lastAnswer(page);
+    const used = Number(await page.locator(".tokens [data-number]").first().getAttribute("data-number")) - 1;
+    await page
+      .getByRole("button", { name: `domain-${used}` })
+      .first()
+      .click();
+    expect(await page.locator(`.tokens [data-expert="${used}"].dim`).count()).toBe(0);
+    expect(await page.locator(`.tokens span:not([data-expert="${used}"]):not(.dim)`).count()).toBe(0);
+    await page.getByLabel("Numbers").check();
+    expect(await page.locator(".tokens[data-numbers] [data-number]").count()).toBeGreaterThan(0);
+  });
+
+  test("regenerates an answer, edits a question, and finds conversations again after a reload", async () => {
+    const { page, complaints } = await watchedPage(browser, server.url);
+    await page.getByLabel("Tokens at most").fill("12");
+    await say(page, "First question");
+    await lastAnswer(page);
+    await page.getByRole("button", { name: "Regenerate" }).click();
+    await lastAnswer(page);
+    expect(await page.locator(".message").count()).toBe(2);
+    await page.getByRole("button", { name: "Edit" }).click();
+    expect(await page.locator("#composer").inputValue()).toBe("First question");
+    await say(page, "Better question");
+    const answer = await lastAnswer(page);
+    expect(await page.locator(".message.user .plain").allInnerTexts()).toEqual(["Better question"]);
+    await page.reload();
+    expect(await lastAnswer(page)).toBe(answer);
+    await page.getByRole("button", { name: "New conversation" }).first().click();
+    expect(await page.locator(".message").count()).toBe(0);
+    await say(page, "Another one");
+    await lastAnswer(page);
+    await page.getByRole("button", { name: "Better question", exact: true }).click();
+    expect(await lastAnswer(page)).toBe(answer);
+    await page.getByRole("button", { name: "Delete Better question" }).click();
+    expect(await page.locator(".conversations .open").allInnerTexts()).toEqual(["Another one"]);
+    expect(complaints).toEqual([]);
+  });
+
+  test("continues a text, and lets another model behind the same mount answer", async () => {
+    const { page, complaints } = await watchedPage(browser, server.url);
+    await page.getByRole("radio", { name: "Continue a text" }).check();
+    await page.getByLabel("Tokens at most").fill("8");
+    await say(page, "Once upon a time");
+    await lastAnswer(page);
+    await page.getByRole("combobox", { name: "Model" }).selectOption("dense");
+    await page.getByText("A dense model: one expert for everything.").waitFor();
+    await say(page, "Once upon a time");
+    await lastAnswer(page);
+    expect(await page.locator(".message.assistant .who").allInnerTexts()).toEqual(["tiny · int8", "dense · fp32"]);
+    expect(complaints).toEqual([]);
+  });
+
+  test("shows what a scheduler does while it runs, and what memory is worth", async () => {
+    const { page, complaints } = await watchedPage(browser, server.url);
+    const live = page.getByRole("region", { name: "Live view" });
+    onTestFinished(() => void postJson(`${server.url}/live/load`, { model: "tiny", chats: 0 }));
+    await live.getByLabel("Number of simulated chats").selectOption("16");
+    await live.getByRole("button", { name: "Load" }).click();
+    await live.getByText("simulated 1", { exact: true }).waitFor();
+    const experts = async (scheduler: string, words: string): Promise<number> => {
+      await live.getByRole("radio", { name: scheduler }).check();
+      await live.getByText(words).waitFor();
+      const stepNow = async (): Promise<number> => Number((await live.locator(".step h3").innerText()).slice(5));
+      const start = await stepNow();
+      // All bars are of this scheduler's steps then.
+      await expect.poll(stepNow, { timeout: 20_000 }).toBeGreaterThan(start + 60);
+      return Number.parseFloat(await live.locator(".bars .small").innerText());
+    };
+    const byArrival = await experts("First come", "Who came first");
+    const byQueue = await experts("Read-ME", "The longest queue");
+    expect(byQueue).toBeLessThan(byArrival);
+    expect((await counted(models[0]))?.evictions).toBeGreaterThan(0);
+    await live.getByRole("slider").press("End");
+    const allBytes = Number(await live.getByRole("slider").getAttribute("max"));
+    await expect.poll(async () => (await counted(models[0]))?.budgetBytes).toBe(allBytes);
+    // Nothing has to leave any more, and the page shows what the engine counts.
+    const last = (await counted(models[0]))?.evictions ?? 0;
+    await expect.poll(() => live.locator('.memory [aria-label="4 of 4 layers"]').count()).toBeGreaterThan(1);
+    await expect
+      .poll(() => live.locator("dl > div", { hasText: "Evictions" }).locator("dd").innerText())
+      .toBe(last.toLocaleString("en"));
+    expect((await counted(models[0]))?.evictions).toBe(last);
+    await live.getByRole("button", { name: "Stop the load (16)" }).click();
+    await live.getByText("No step").waitFor();
+    expect(complaints).toEqual([]);
+  });
+
+  test("works by keyboard alone", async () => {
+    const { page, complaints } = await watchedPage(browser, server.url);
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Enter");
+    await page.keyboard.type("Hello");
+    await page.keyboard.press("Enter");
+    await lastAnswer(page);
+    const reached: string[] = [];
+    for (let step = 0; step < 40; step++) {
+      await page.keyboard.press("Tab");
+      reached.push(
+        await page.evaluate<string>(
+          "`${document.activeElement.getAttribute('aria-label') ?? ''} ${document.activeElement.labels?.[0]?.innerText ?? ''} ${document.activeElement.innerText ?? ''}`",
+        ),
+      );
+    }
+    const names = ["Regenerate", "Edit", "Copy", "Temperature", "Cost", "Memory for experts", "Load", "Numbers"];
+    expect(names.filter((name) => !reached.some((one) => one.includes(name)))).toEqual([]);
+    // What is chosen with arrows is told to the server.
+    await page.getByRole("radio", { name: "Cost" }).focus();
+    await page.keyboard.press("ArrowRight");
+    await page.getByText("The longest queue").waitFor();
+    await page.getByRole("button", { name: "Regenerate" }).focus();
+    await page.keyboard.press("Enter");
+    expect(await page.evaluate("document.activeElement.id")).toBe("composer");
+    await lastAnswer(page);
+    await page.keyboard.press("Shift+Tab");
+    expect(complaints).toEqual([]);
+  });
+
+  test("works on a phone of 360 pixels", async () => {
+    const viewport = { width: 360, height: 640 };
+    const { page, complaints } = await watchedPage(browser, server.url, { viewport, hasTouch: true, isMobile: true });
+    const fits = () => page.evaluate<boolean>("document.documentElement.scrollWidth <= 360");
+    await say(page, `A word of ${"l".repeat(400)}ength`);
+    await lastAnswer(page);
+    expect(await fits()).toBe(true);
+    for (const pane of ["Live", "Conversations", "Chat"]) {
+      await page.getByRole("navigation", { name: "Panes" }).getByRole("button", { name: pane }).tap();
+      expect(await fits()).toBe(true);
+      expect(await serious(page)).toEqual([]);
+    }
+    expect(await page.locator("#composer").isVisible()).toBe(true);
+    expect(await page.getByRole("region", { name: "Live view" }).isVisible()).toBe(false);
+    expect(complaints).toEqual([]);
+  });
+
+  test.each(["light", "dark"] as const)("has nothing that hinders people, in %s", async (colorScheme) => {
+    const { page, complaints } = await watchedPage(browser, server.url, { colorScheme });
+    expect(await serious(page)).toEqual([]);
+    await say(page, "Hello there");
+    await lastAnswer(page);
+    expect(await serious(page)).toEqual([]);
+    await page.getByRole("radio", { name: "Text", exact: true }).check();
+    expect(await serious(page)).toEqual([]);
+    // The same by hand as by the system.
+    const paper = () => page.evaluate<string>("getComputedStyle(document.body).backgroundColor");
+    const before = await paper();
+    const other = colorScheme === "light" ? 2 : 1;
+    for (let click = 0; click < other; click++) await page.getByRole("button", { name: /^Theme/ }).click();
+    expect(await paper()).not.toBe(before);
+    expect(await serious(page)).toEqual([]);
+    expect(complaints).toEqual([]);
+  });
+});
+
+/** Whether all of `some` come in `all`, in this order. */
+function isWithin(some: readonly number[], all: readonly number[]): boolean {
+  let at = 0;
+  for (const one of all) if (one === some[at]) at++;
+  return at === some.length;
+}
+
+/** What axe finds. */
+async function serious(page: Page): Promise<readonly string[]> {
+  await page.evaluate(axe.source);
+  const found = await page.evaluate<axe.AxeResults>("axe.run()");
+  return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+}
+
+/** What the engine itself counts. */
+async function counted(model: OpenedModel | undefined) {
+  return (await model?.engine.stats())?.expertCache;
+}

@@ -1,0 +1,99 @@
+// The chatbot over tiny models, and pages of it that are watched.
+
+import { join } from "node:path";
+import type { Engine, GenerateChunk } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import type { Browser, Page } from "playwright-core";
+import { onTestFinished } from "vitest";
+import { buildPage } from "../../examples/chatbot/server/build-page.ts";
+import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
+import { openTinyEngine } from "./served-model.ts";
+
+const LAYERS = [24, 24, 24, 24];
+export const NUM_EXPERTS = 5;
+/** Its router sends about as much to each expert. */
+const BALANCED_SEED = 5;
+/** Of one expert's layer of such a model in int8; what is asked of the engine is told by `stats`. */
+const LEAST_BYTES = 64 << 10;
+
+/** Built once for each file of tests. @param folder - a new one */
+export async function builtPage(folder: string): Promise<string> {
+  const page = join(folder, "page");
+  await buildPage(page);
+  return page;
+}
+
+/** A model with five experts of which few layers are in memory, four sequences in a step. @param folder - a new one */
+export async function openStreamedModel(folder: string, name = "tiny"): Promise<OpenedModel> {
+  const engine = await openTinyEngine(
+    folder,
+    { expertCacheBytes: LEAST_BYTES, maxNumSeqs: 16, maxNumBatchedSeqs: 4 },
+    { seed: BALANCED_SEED, numExperts: NUM_EXPERTS, expertSizes: LAYERS, sharedSizes: LAYERS.map(() => 16) },
+  );
+  const stats = await engine.stats();
+  return { name, title: name, engine, layerBytes: stats.expertCache?.layerBytes };
+}
+
+/** What an engine is to write, in the place of what its model would. */
+export type Script = (prompt: string, signal: AbortSignal) => AsyncIterable<string>;
+
+/** The engine, but for what it writes: texts of a script, the tokens of each on the next expert. */
+export function scripted(engine: ReadMeEngine, script: Script): ReadMeEngine {
+  const generate: Engine["generate"] = ({ prompt, signal = new AbortController().signal }) => {
+    const asked = typeof prompt === "object" && "messages" in prompt ? prompt.messages.at(-1)?.content : prompt;
+    return chunks(script(typeof asked === "string" ? asked : "", signal));
+  };
+  return new Proxy(engine, {
+    get(target, name) {
+      if (name === "generate") return generate;
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
+async function* chunks(texts: AsyncIterable<string>): AsyncGenerator<GenerateChunk, void, undefined> {
+  let count = 0;
+  for await (const text of texts) yield { choice: 0, text, tokens: [{ id: 5, expert: count++ % NUM_EXPERTS }] };
+  const usage = { promptTokens: 1, completionTokens: count + 1, cachedTokens: 0 };
+  yield { choice: 0, text: "", tokens: [{ id: 0 }], finishReason: "stop", usage };
+}
+
+export interface WatchedPage {
+  readonly page: Page;
+  /** Errors and warnings of its console, and errors that nobody caught. */
+  readonly complaints: string[];
+}
+
+/** A page of its own, with an empty storage; closed when the test ends. */
+export async function watchedPage(
+  browser: Browser,
+  url: string,
+  options: Parameters<Browser["newContext"]>[0] = {},
+): Promise<WatchedPage> {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  onTestFinished(() => context.close());
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  const complaints: string[] = [];
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
+  });
+  page.on("pageerror", (error) => complaints.push(error.message));
+  page.on("dialog", (dialog) => complaints.push(`dialog: ${dialog.message()}`));
+  await page.goto(url);
+  await page.locator(".controls").waitFor({ state: "attached" });
+  return { page, complaints };
+}
+
+/** Sends a message with the keyboard. */
+export async function say(page: Page, text: string): Promise<void> {
+  await page.locator("#composer").fill(text);
+  await page.locator("#composer").press("Enter");
+}
+
+/** The answer that came last, when it is whole. */
+export async function lastAnswer(page: Page): Promise<string> {
+  await page.getByRole("button", { name: "Regenerate" }).waitFor();
+  return page.locator(".message.assistant").last().locator(".tokens, .markdown").innerText();
+}
