@@ -5,6 +5,7 @@ import type { Calibration, Constant, Graph } from "@readme-moe/model";
 import { decoderSegment, type DecoderSource, type LayerRange } from "../decoder-graph.ts";
 
 const EXPERT_WEIGHT = /^layers\.\d+\.ffn\.(\d+)\./;
+const FFN_WEIGHT = /^layers\.\d+\.ffn\./;
 // Tables that all segments have in common, megabytes where contexts are long.
 const SHARED = /^rope\./;
 
@@ -43,6 +44,8 @@ export function expertWeights(
   calibration: Calibration,
 ): readonly (readonly Constant[])[] {
   const { constants } = decoderSegment(model, { from: layer, to: layer + 1 }, "int8", calibration);
+  // The FFN of a dense model has no numbers.
+  if (model.experts.names.length === 1) return [constants.filter(({ name }) => FFN_WEIGHT.test(name))];
   return model.experts.names.map((_, expert) =>
     constants.filter(({ name }) => EXPERT_WEIGHT.exec(name)?.[1] === String(expert)),
   );

@@ -57,8 +57,10 @@ function summaryOf({ bytes, base, changed_values: changed, relative_errors: erro
   const kinds = Object.entries(errors).map(
     ([kind, error]) => `  ${kind}: changes are off by ${(100 * error).toFixed(1)} %`,
   );
+  // What is kept as it is is not counted as changed.
+  const cost = changed === 0 ? "nothing is lost" : `${((8 * bytes) / changed).toFixed(2)} bits for each changed weight`;
   return [
-    `${out}  ${(bytes / 1e6).toFixed(1)} MB, ${((8 * bytes) / changed).toFixed(2)} bits for each changed weight`,
+    `${out}  ${(bytes / 1e6).toFixed(1)} MB, ${cost}`,
     ...kinds,
     `Base: ${base.name}, sha256 ${base.sha256}`,
   ].join("\n");
