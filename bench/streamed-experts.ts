@@ -4,7 +4,8 @@
 //   pnpm bench:streamed <model> [--threads 2] [--rounds 20]
 
 import { parseArgs } from "node:util";
-import { ModelRunner } from "@readme-moe/engine";
+import { expertBytes } from "@readme-moe/core";
+import { expertLayout, ModelRunner } from "@readme-moe/engine";
 import { KvPool, type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 import { StreamedRunner } from "../packages/engine/src/streamed/streamed-runner.ts";
@@ -15,6 +16,8 @@ const { values, positionals } = parseArgs({
 });
 const [threads, rounds] = [Number(values.threads), Number(values.rounds)];
 const model = await openModel(positionals[0] ?? "models/pocket-experts");
+const layout = expertLayout(model);
+const allBytes = layout.numExperts * expertBytes(layout);
 const numExperts = model.experts.names.length;
 const cases = [
   { numSeqs: 1, distinct: 1 },
@@ -27,7 +30,7 @@ const resident = await ModelRunner.open(model, { precision: "int8", threads });
 await report("all in memory", resident);
 await resident.dispose();
 for (const share of [1, 0.75, 0.5, 0.25]) {
-  const runner = await StreamedRunner.open(model, { threads, expertCacheBytes: Math.floor(share * expertBytes()) });
+  const runner = await StreamedRunner.open(model, { threads, expertCacheBytes: Math.floor(share * allBytes) });
   await report(`${share * 100} %`, runner);
   console.log(`  ${JSON.stringify(runner.memory.stats)}`);
   await runner.dispose();
@@ -60,11 +63,4 @@ async function report(name: string, runner: StepRunner): Promise<void> {
     times.push(`${numSeqs} on ${distinct}: ${median.toFixed(1)} ms`);
   }
   console.log(`${name.padEnd(14)} ${times.join(", ")}`);
-}
-
-/** About what they take in int8: the scales are left out. */
-function expertBytes(): number {
-  const { hiddenSize } = model.config;
-  const perExpert = model.weights.layers.map(({ experts }) => 3 * hiddenSize * (experts[0]?.gate.weight.shape[0] ?? 0));
-  return numExperts * perExpert.reduce((sum, bytes) => sum + bytes, 0) * 1.02;
 }

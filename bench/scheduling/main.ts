@@ -8,6 +8,7 @@ import { appendFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { ReadMeEngine, type SchedulingOptions } from "@readme-moe/engine";
 import { mean, measure, type Measured } from "./measure.ts";
+import { allExpertBytes } from "./expert-bytes.ts";
 import { requestsOf } from "./workload.ts";
 
 const { values, positionals } = parseArgs({
@@ -48,16 +49,8 @@ console.log(`${path}: ${resident.info.experts.length} experts, ${numRequests} re
 await series("all in memory", resident, Object.entries(SCHEDULERS));
 await resident.dispose();
 
-const least = await ReadMeEngine.open(path, { ...shared, expertCacheBytes: 1 }).catch((error: unknown) =>
-  String(error),
-);
-const probe = await ReadMeEngine.open(path, { ...shared, expertCacheBytes: Number.MAX_SAFE_INTEGER });
-const { layerBytes = [] } = (await probe.stats()).expertCache ?? {};
-const allBytes = probe.info.experts.length * layerBytes.reduce((sum, bytes) => sum + bytes, 0);
-console.log(
-  `experts take ${(allBytes / 1e6).toFixed(0)} MB; with 1 byte: ${typeof least === "string" ? least : "opened"}`,
-);
-await probe.dispose();
+const allBytes = await allExpertBytes(path);
+console.log(`experts take ${(allBytes / 1e6).toFixed(0)} MB`);
 for (const share of budgets) {
   const engine = await ReadMeEngine.open(path, { ...shared, expertCacheBytes: Math.ceil(share * allBytes) });
   await series(`${100 * share} %`, engine, Object.entries(SCHEDULERS));

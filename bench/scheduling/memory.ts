@@ -5,6 +5,7 @@
 
 import { parseArgs } from "node:util";
 import { ReadMeEngine } from "@readme-moe/engine";
+import { allExpertBytes } from "./expert-bytes.ts";
 import { requestsOf, type Request } from "./workload.ts";
 
 const { values, positionals } = parseArgs({
@@ -17,11 +18,7 @@ const { values, positionals } = parseArgs({
 });
 const [path = "models/pocket-experts"] = positionals;
 const shared = { precision: "int8", threads: 2, maxNumSeqs: 32, kvCacheBytes: 256 << 20, prefixCacheBytes: 0 } as const;
-const probe = await ReadMeEngine.open(path, { ...shared, expertCacheBytes: Number.MAX_SAFE_INTEGER });
-const { layerBytes = [] } = (await probe.stats()).expertCache ?? {};
-const allBytes = probe.info.experts.length * layerBytes.reduce((sum, bytes) => sum + bytes, 0);
-await probe.dispose();
-
+const allBytes = await allExpertBytes(path);
 const expertCacheBytes = Math.ceil(Number(values.budget) * allBytes);
 const engine = await ReadMeEngine.open(path, { ...shared, expertCacheBytes });
 const requests = await requestsOf(engine, values.data, 512, 3);

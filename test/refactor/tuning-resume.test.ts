@@ -1,12 +1,11 @@
 // A tuning whose process is killed, again and again, ends as if it had not been. `KILLS=10` for more of it.
 
-import { fork, type ChildProcess } from "node:child_process";
-import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TuningReport } from "@readme-moe/refactor";
 import { beforeAll, expect, test } from "vitest";
+import { runUpTo } from "../support/killed-run.ts";
 import { modelHashes } from "../support/model-hashes.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -23,22 +22,9 @@ beforeAll(async () => {
   await writeTinyDense(teacher, 2);
 });
 
-function start(out: string, resume: boolean): ChildProcess {
-  const execArgv = ["--conditions=@readme-moe/source", "--import", "tsx"];
-  return fork(PROGRAM, [student, teacher, out, ...(resume ? ["resume"] : [])], { execArgv });
-}
-
 /** Runs to the end, or up to the news numbered `killAt`. @returns how many there were */
-async function run(out: string, resume: boolean, killAt: number): Promise<number> {
-  const child = start(out, resume);
-  let news = 0;
-  child.on("message", () => {
-    news++;
-    if (news === killAt) child.kill("SIGKILL");
-  });
-  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
-  if (signal === null) expect(code).toBe(0);
-  return news;
+function run(out: string, resume: boolean, killAt: number): Promise<number> {
+  return runUpTo(PROGRAM, [student, teacher, out, ...(resume ? ["resume"] : [])], killAt);
 }
 
 test("is the same model and the same curve as without", { timeout: 120_000 * (3 + KILLS) }, async () => {

@@ -4,6 +4,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { encodeF16, writeReadMeFolder, writeSafetensors, type SafetensorsInput } from "@readme-moe/model";
 import { randomNormal, seededRandom } from "./random.ts";
+import { ROUTER_SECTION } from "./tiny-read-me.ts";
 
 const HIDDEN = 64;
 const FFN = 160;
@@ -166,7 +167,7 @@ export async function writeCut(path: string, options: CutOptions = {}): Promise<
       expert_names: ["a", "b", "c"],
       expert_size: 72,
       shared_size: sharedSize,
-      ...(hasRouter ? { router: ROUTER } : {}),
+      ...(hasRouter ? { router: ROUTER_SECTION } : {}),
       provenance: { base: "random" },
     },
     tensors: {
@@ -201,14 +202,3 @@ function routerTensors(random: () => number, numExperts: number): readonly Safet
     ...linear("proj_out", numExperts, ROUTER_SIZE),
   ];
 }
-
-const ROUTER = {
-  embedding_size: ROUTER_SIZE,
-  inner_size: ROUTER_SIZE,
-  num_heads: 2,
-  num_layers: 1,
-  normalizer: 1,
-  rope_theta: 10000,
-  context_tokens: 256,
-  activation: "silu",
-} as const;

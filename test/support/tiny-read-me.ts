@@ -119,7 +119,8 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
   };
 }
 
-const ROUTER_SECTION = {
+/** Of routers of size 16. */
+export const ROUTER_SECTION = {
   embedding_size: ROUTER_SIZE,
   inner_size: ROUTER_SIZE,
   num_heads: 2,

@@ -26,7 +26,7 @@ export {
   type ExportProgress,
 } from "./export/export-transformersjs.ts";
 export { writeFileAtomically } from "./files/atomic-write.ts";
-export { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "./files/floats.ts";
+export { decodeFloats, encodeF16, encodeFloats, isStoredFloat, type StoredFloat } from "./files/floats.ts";
 export { readTextFile } from "./files/text-file.ts";
 export { readMeTensors, type ReadMeTensors } from "./folder/model-tensors.ts";
 export type { Model, ModelKind } from "./folder/model.ts";

@@ -5,6 +5,7 @@ import type { CompletionBody } from "./schemas/completion-body.ts";
 import type { SseOptions } from "./sse-writer.ts";
 import type { BodyOptions } from "./read-json.ts";
 import { systemTimers, type Timers } from "./timers.ts";
+import { MAX_TIMER_MS } from "../max-timer-ms.ts";
 
 /** What a hook may want to know beside the body. */
 export interface RequestContext {
@@ -58,9 +59,6 @@ export const API_OPTION_NAMES = [
   "slowReaderMs",
   "timers",
 ] as const satisfies readonly (keyof ApiOptions)[];
-
-/** The longest time that timers know. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
 export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {

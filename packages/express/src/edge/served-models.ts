@@ -11,6 +11,7 @@ import {
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./models/refusals.ts";
 import type { Lease, ServedEngine } from "./models/served-engine.ts";
+import { MAX_TIMER_MS } from "../max-timer-ms.ts";
 
 export type { Lease } from "./models/served-engine.ts";
 
@@ -116,7 +117,7 @@ export class ServedModels {
    * @throws {ApiError} 503 when the server is shutting down
    */
   async set(name: string, engine: Engine, { drainMs, dispose = true }: SwapOptions = {}): Promise<void> {
-    if (drainMs !== undefined) integerOption("drainMs", drainMs, 0, 2 ** 31 - 1);
+    if (drainMs !== undefined) integerOption("drainMs", drainMs, 0, MAX_TIMER_MS);
     if (!isEngine(engine)) throw new TypeError("Expected `engine` to be an engine");
     if (this.#options.aliases.has(name)) throw new TypeError(`Expected \`name\` to be no alias, got \`${name}\``);
     if (this.isDraining) throw shuttingDown();
@@ -142,8 +143,8 @@ export class ServedModels {
    * @returns how many requests were ended
    */
   drain({ noticeMs = 0, deadlineMs = 30_000 }: DrainOptions = {}): Promise<number> {
-    integerOption("noticeMs", noticeMs, 0, 2 ** 31 - 1);
-    integerOption("deadlineMs", deadlineMs, 0, 2 ** 31 - 1);
+    integerOption("noticeMs", noticeMs, 0, MAX_TIMER_MS);
+    integerOption("deadlineMs", deadlineMs, 0, MAX_TIMER_MS);
     return (this.#drained ??= this.#drain(noticeMs, deadlineMs));
   }
 

@@ -98,3 +98,25 @@ function aligned(bytes: Uint8Array, alignment: number): ArrayBufferLike {
 function alignedOffset(bytes: Uint8Array, alignment: number): number {
   return bytes.byteOffset % alignment === 0 ? bytes.byteOffset : 0;
 }
+
+/** Types of floats that checkpoints are written in. */
+export type StoredFloat = "F32" | "F16" | "BF16";
+
+export function isStoredFloat(type: string): type is StoredFloat {
+  return type === "F32" || type === "F16" || type === "BF16";
+}
+
+/** The bytes of `values` in a type; of F32, those that they lie in. */
+export function encodeFloats(values: Float32Array, type: StoredFloat): Uint8Array {
+  if (type === "F16") return encodeF16(values);
+  if (type === "BF16") return encodeBf16(values);
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+/** Of F32, a view where that is possible. */
+export function decodeFloats(bytes: Uint8Array, type: StoredFloat): Float32Array {
+  if (type === "F16") return decodeF16(bytes);
+  if (type === "BF16") return decodeBf16(bytes);
+  const whole = bytes.byteOffset % 4 === 0 ? bytes : Uint8Array.from(bytes);
+  return new Float32Array(whole.buffer, whole.byteOffset, whole.byteLength / 4);
+}

@@ -24,7 +24,7 @@ export function recordTraceOption(): Option {
 export async function openTraceFile(
   path: string,
   model: string,
-  engine: Pick<Engine, "events" | "stats">,
+  engine: Pick<Engine, "events" | "info" | "stats">,
 ): Promise<TraceFile> {
   const layout = await layoutOf(model, engine);
   const handle = await open(path, "w").catch((cause: Error) => {
@@ -48,12 +48,12 @@ export async function openTraceFile(
 }
 
 /** As an engine keeps its experts where they come and go, else by layer. */
-async function layoutOf(model: string, engine: Pick<Engine, "stats">): Promise<ExpertLayout> {
+async function layoutOf(model: string, engine: Pick<Engine, "info" | "stats">): Promise<ExpertLayout> {
   const { expertCache } = await engine.stats();
+  if (expertCache) return { numExperts: engine.info.experts.length, layerBytes: expertCache.layerBytes };
   const opened = await openModel(model);
   try {
-    const layout = expertLayout(opened);
-    return expertCache ? { ...layout, layerBytes: expertCache.layerBytes } : layout;
+    return expertLayout(opened);
   } finally {
     await opened.close();
   }

@@ -1,12 +1,11 @@
 // One tensor of the Read-ME folder, from the adapter file and the base model.
 
-import type { SafetensorsInput } from "@readme-moe/model";
+import { encodeFloats, isStoredFloat, type SafetensorsInput } from "@readme-moe/model";
 import type { BaseWeights } from "./base-weights.ts";
 import { payloadName, sizesName, type Entry } from "./content.ts";
 import { decodeDifference } from "./difference.ts";
 import type { AdapterFile } from "./open-adapter.ts";
 import type { SymbolTables } from "./symbols.ts";
-import { bytesOf, isStoredFloat } from "./tensor-bytes.ts";
 
 // No router's table is larger, and a file of a few bytes could ask for any size.
 const MAX_VALUES = 2 ** 28;
@@ -30,7 +29,7 @@ export async function decodeTensor(
   if (inBase && inBase.length !== count) throw adapter.problem(payload, "has another size in the base model");
   if (entry.coding === "base") {
     if (!inBase) throw adapter.problem(payload, "is not in the base model");
-    return bytesOf(inBase, type);
+    return encodeFloats(inBase, type);
   }
   const bytes = await adapter.read(payload);
   const sizes = entry.coding === "low-rank" ? await adapter.floats(sizesName(file, name)) : undefined;
@@ -40,7 +39,7 @@ export async function decodeTensor(
   const change = decodeDifference(shape, entry, bytes, sizes, tables);
   if (!change) throw adapter.problem(payload, "does not decode");
   if (inBase) for (let i = 0; i < count; i++) change[i] = (change[i] as number) + (inBase[i] as number);
-  return bytesOf(change, type);
+  return encodeFloats(change, type);
 }
 
 /** The type and shape that the container gives a tensor that is stored as it is have to be the entry's. */

@@ -1,11 +1,11 @@
 // What can be done about each tensor of a Read-ME model, before sizes are shared out.
 
+import { encodeFloats, isStoredFloat } from "@readme-moe/model";
 import type { BaseWeights } from "./base-weights.ts";
 import { codeCost } from "./coded-values.ts";
 import { asInBase, codingChoices, squareOf, whole, type CodingChoice } from "./choices.ts";
 import { weighKinds } from "./weigh-kinds.ts";
 import { readTarget, readTargetBytes, type Target } from "./targets.ts";
-import { bytesOf, isStoredFloat } from "./tensor-bytes.ts";
 
 /** A target with the ways to store it. */
 export interface TensorPlan {
@@ -44,7 +44,7 @@ async function weightChoices(target: Target, base: BaseWeights): Promise<readonl
   const asItIs = [whole(bytes.byteLength)];
   if (!isStoredFloat(type)) return asItIs;
   const inBase = await base.inPlaceOf(name, target.part?.neurons);
-  if (inBase && Buffer.compare(bytes, bytesOf(inBase, type)) === 0) {
+  if (inBase && Buffer.compare(bytes, encodeFloats(inBase, type)) === 0) {
     return [asInBase(0)];
   }
   const change = difference(await readTarget(target), inBase);

@@ -1,10 +1,10 @@
 // The tensors of a Read-ME model, as an adapter file has to make them again.
 
-import { readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
+import { encodeFloats, isStoredFloat, readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
 import { pickRows } from "../layers/pick-rows.ts";
 import { ffnLayerOf, pickColumns } from "./base-weights.ts";
 import type { LayerParts, PartId, PartNeurons } from "./part-neurons.ts";
-import { bytesOf, floatsOf, isStoredFloat } from "./tensor-bytes.ts";
+import { floatsOf } from "./tensor-bytes.ts";
 
 export interface Target {
   /** `backbone`, `experts/<i>` or `router`. */
@@ -42,7 +42,7 @@ export async function readTarget({ input, part }: Target): Promise<Float32Array>
 /** The same as bytes, of any type. */
 export async function readTargetBytes(target: Target): Promise<Uint8Array> {
   const { type, bytes } = target.input;
-  return isStoredFloat(type) ? bytesOf(await readTarget(target), type) : bytes();
+  return isStoredFloat(type) ? encodeFloats(await readTarget(target), type) : bytes();
 }
 
 /** What a tensor does, for figures. */

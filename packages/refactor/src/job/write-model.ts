@@ -2,13 +2,14 @@
 
 import {
   baseFiles,
-  encodeBf16,
-  encodeF16,
+  encodeFloats,
+  isStoredFloat,
   readMeTensors,
   writeReadMeFolder,
   type Model,
   type ReadMeContent,
   type SafetensorsInput,
+  type StoredFloat,
   type TensorRef,
 } from "@readme-moe/model";
 import { oneOrMany } from "./one-or-many.ts";
@@ -90,7 +91,7 @@ function partTensors(
     name: `${prefix}.${name}`,
     type,
     shape,
-    bytes: async () => encode(await values(), type),
+    bytes: async () => encodeFloats(await values(), type),
   });
   const rows = (name: string, ref: TensorRef, width: number, shape: readonly number[]): SafetensorsInput =>
     tensor(name, shape, async () => pickRows(await ref.store.readFloats(ref.name), (await read()).neurons, width));
@@ -105,14 +106,7 @@ function partTensors(
   ];
 }
 
-type FloatType = "F32" | "F16" | "BF16";
-
-function floatTypeOf({ ffn }: LayerSource): FloatType {
+function floatTypeOf({ ffn }: LayerSource): StoredFloat {
   const { type } = ffn.gate.weight.store.info(ffn.gate.weight.name);
-  return type === "F32" || type === "BF16" ? type : "F16";
-}
-
-function encode(values: Float32Array, type: FloatType): Uint8Array {
-  if (type === "F16") return encodeF16(values);
-  return type === "BF16" ? encodeBf16(values) : new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  return isStoredFloat(type) ? type : "F16";
 }

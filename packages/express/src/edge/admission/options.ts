@@ -1,5 +1,6 @@
 import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Load } from "./load.ts";
+import { MAX_TIMER_MS } from "../../max-timer-ms.ts";
 
 export interface AdmissionOptions {
   /** Requests that may be in, those that wait included. @default 256 */
@@ -48,9 +49,6 @@ const NAMES = [
   "displaceWaiting",
   "events",
 ] as const satisfies readonly (keyof AdmissionOptions)[];
-
-/** The longest time that timers know. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
 export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmissionOptions {

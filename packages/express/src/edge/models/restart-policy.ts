@@ -1,4 +1,5 @@
 import { integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { MAX_TIMER_MS } from "../../max-timer-ms.ts";
 
 /** How an engine that has failed is opened again. */
 export interface RestartOptions {
@@ -19,10 +20,10 @@ const NAMES = ["firstDelayMs", "maxDelayMs", "maxAttempts", "settledMs"] as cons
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
 export function resolveRestartOptions(options: RestartOptions): RestartPolicy {
   rejectUnknownKeys("`restart`", options, NAMES);
-  const firstDelayMs = integerOption("firstDelayMs", options.firstDelayMs ?? 1000, 0, 2 ** 31 - 1);
+  const firstDelayMs = integerOption("firstDelayMs", options.firstDelayMs ?? 1000, 0, MAX_TIMER_MS);
   return {
     firstDelayMs,
-    maxDelayMs: integerOption("maxDelayMs", options.maxDelayMs ?? 60_000, firstDelayMs, 2 ** 31 - 1),
+    maxDelayMs: integerOption("maxDelayMs", options.maxDelayMs ?? 60_000, firstDelayMs, MAX_TIMER_MS),
     maxAttempts: integerOption("maxAttempts", options.maxAttempts ?? 10, 1),
     settledMs: integerOption("settledMs", options.settledMs ?? 60_000, 0),
   };

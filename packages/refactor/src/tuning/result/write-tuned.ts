@@ -2,8 +2,8 @@
 
 import {
   baseFiles,
-  encodeBf16,
-  encodeF16,
+  encodeFloats,
+  isStoredFloat,
   readMeTensors,
   writeReadMeFolder,
   type Model,
@@ -84,8 +84,6 @@ function withChange(group: WeightGroup, name: string, { values, shape }: Weight)
 }
 
 function encoded(values: Float32Array, { type, name }: SafetensorsInput): Uint8Array {
-  if (type === "F16") return encodeF16(values);
-  if (type === "BF16") return encodeBf16(values);
-  if (type === "F32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  if (isStoredFloat(type)) return encodeFloats(values, type);
   throw new TypeError(`Expected ${name} to be of floats, it is of ${type}`);
 }

@@ -1,0 +1,20 @@
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { expect } from "vitest";
+
+/**
+ * Runs a program that sends news, to the end, or up to the news numbered `killAt`.
+ * @returns how many there were
+ */
+export async function runUpTo(program: string, args: readonly string[], killAt: number): Promise<number> {
+  const execArgv = ["--conditions=@readme-moe/source", "--import", "tsx"];
+  const child = fork(program, args, { execArgv });
+  let news = 0;
+  child.on("message", () => {
+    news++;
+    if (news === killAt) child.kill("SIGKILL");
+  });
+  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
+  if (signal === null) expect(code).toBe(0);
+  return news;
+}
