@@ -46,20 +46,23 @@ async function runAnswer(
 ): Promise<void> {
   const params = samplingParams(flags);
   const { seed = 1 } = flags;
-  const lines: string[] = [];
-  for (let from = 0; from < prompts.length; from += TOGETHER) {
-    const some = prompts.slice(from, from + TOGETHER);
-    const texts = some.map(async (prompt, place) => {
+  const lines = prompts.map(() => "");
+  const left = prompts.entries();
+  let answered = 0;
+  // Whoever is done takes the next prompt, so that a long answer keeps no places empty.
+  const answerNext = async (): Promise<void> => {
+    for (const [place, prompt] of left) {
       const messages = [{ role: "user", content: prompt }];
-      const own = { ...params, seed: seed + from + place };
+      const own = { ...params, seed: seed + place };
       let content = "";
       for await (const chunk of engine.generate({ prompt: { messages }, params: own, signal })) content += chunk.text;
       const chat = [...messages, { role: "assistant", content }];
-      return engine.applyTemplate(chat, { addGenerationPrompt: false });
-    });
-    for (const text of await Promise.all(texts)) lines.push(`${JSON.stringify({ text })}\n`);
-    showStatus(`${lines.length} of ${prompts.length} prompts`);
-  }
+      const text = await engine.applyTemplate(chat, { addGenerationPrompt: false });
+      lines[place] = `${JSON.stringify({ text })}\n`;
+      showStatus(`${++answered} of ${prompts.length} prompts`);
+    }
+  };
+  await Promise.all(Array.from({ length: TOGETHER }, answerNext));
   showStatus();
   await writeFileAtomically(flags.out, lines.join(""));
 }

@@ -12,11 +12,14 @@ export interface ReportFigures {
 /** Nothing where there is no report, or none that can be read: a plan goes without. */
 export async function reportFigures(folder: string): Promise<ReportFigures> {
   try {
-    const { router, losses } = JSON.parse(await readFile(join(folder, "report.json"), "utf8")) as {
+    const { router, losses, tuning } = JSON.parse(await readFile(join(folder, "report.json"), "utf8")) as {
       readonly router?: { readonly locality?: unknown };
       readonly losses?: readonly { readonly id?: unknown; readonly above_dense?: unknown }[];
+      readonly tuning?: { readonly after?: { readonly above_dense?: unknown } };
     };
-    const ours = losses?.find(({ id }) => id === "ours")?.above_dense;
+    // What a tuning wrote is of the model as it is now; the table of losses, of what it was made from.
+    const cut = losses?.find(({ id }) => id === "ours")?.above_dense;
+    const ours = tuning?.after?.above_dense ?? cut;
     return { locality: shareOr(router?.locality), aboveDense: typeof ours === "number" ? ours : undefined };
   } catch {
     return {};
