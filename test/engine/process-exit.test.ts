@@ -1,4 +1,5 @@
-// A process that exits while its engine works: with the code it said, not with a crash of the runtime.
+// A process that exits while its engine works: with the code it said, not with a crash of the runtime. And one that has nothing
+// more to do: its engine does not keep it.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -24,9 +25,45 @@ test.for([
   ["process", "5", "running"],
 ] as const)("in a %s, after %s chunks, its engine %s", async (args) => {
   const node = ["--conditions=@readme-moe/source", "--import", "tsx", "--input-type=module", "-e", PROGRAM, ...args];
-  const child = spawn(process.execPath, node, { cwd: ROOT, stdio: ["ignore", "ignore", "pipe"] });
-  let complaints = "";
-  child.stderr.on("data", (text: Buffer) => (complaints += text.toString()));
-  const [code, signal] = (await once(child, "close")) as [number | null, string | null];
-  expect({ code, signal, complaints }).toEqual({ code: 3, signal: null, complaints: "" });
+  expect(await endOf(node)).toEqual({ code: 3, signal: null, complaints: "", words: "" });
 });
+
+// One answer is read to its end, and one is still wanted when the program has come to its own end.
+const FORGETFUL = `
+  import { ReadMeEngine } from "@readme-moe/engine";
+  const engine = await ReadMeEngine.open("models/pocket", { isolation: process.argv[1] });
+  const answer = async (maxTokens) => {
+    let tokens = 0;
+    for await (const chunk of engine.generate({ prompt: "a", params: { maxTokens, ignoreEos: true } })) tokens += chunk.tokens.length;
+    return tokens;
+  };
+  process.stdout.write(String(await answer(3)) + " ");
+  const ids = await engine.tokenize("The ship was");
+  process.stdout.write((await engine.detokenize(ids)).trim() + " ");
+  void answer(40).then((tokens) => process.stdout.write(String(tokens)));
+`;
+
+test.for(["thread", "process"] as const)(
+  "an engine in a %s that is not disposed lets the program end once its answers are there",
+  async (isolation) => {
+    const node = ["--conditions=@readme-moe/source", "--import", "tsx", "--input-type=module", "-e", FORGETFUL];
+    // Its output closes only when the engine's process, which writes to the same, has ended, too.
+    expect(await endOf([...node, isolation])).toEqual({
+      code: 0,
+      signal: null,
+      complaints: "",
+      words: "3 The ship was 40",
+    });
+  },
+);
+
+async function endOf(
+  args: readonly string[],
+): Promise<{ code: number | null; signal: string | null; complaints: string; words: string }> {
+  const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"] });
+  let [complaints, words] = ["", ""];
+  child.stderr.on("data", (text: Buffer) => (complaints += text.toString()));
+  child.stdout.on("data", (text: Buffer) => (words += text.toString()));
+  const [code, signal] = (await once(child, "close")) as [number | null, string | null];
+  return { code, signal, complaints, words };
+}

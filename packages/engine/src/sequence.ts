@@ -57,6 +57,8 @@ export class Sequence implements SchedulableSequence {
   waitingSinceMs: number;
   finishReason: FinishReason | undefined;
 
+  #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
+
   constructor(start: SequenceStart, tokenizer: Tokenizer, routerState: RouterState) {
     this.id = start.id;
     this.requestId = start.requestId;
@@ -90,7 +92,12 @@ export class Sequence implements SchedulableSequence {
   }
 
   get nextExperts(): ArrayLike<number> {
-    return this.experts.slice(this.numComputedTokens);
+    const [from, end] = [this.numComputedTokens, this.experts.length];
+    // Schedulers ask many times a step, and of a long prompt it is much.
+    if (this.#next.from !== from || this.#next.end !== end) {
+      this.#next = { from, end, experts: this.experts.slice(from) };
+    }
+    return this.#next.experts;
   }
 
   /** Tokens that were not routed yet: the prompt on arrival, then one at a time. */

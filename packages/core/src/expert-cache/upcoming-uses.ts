@@ -7,6 +7,7 @@ import {
   type SchedulerState,
 } from "../scheduling/scheduler.ts";
 
+/** What `upcomingUses` looks at: the running step, and who waits for the next. */
 export interface UpcomingQueue {
   /** What the running step was scheduled from. */
   readonly state: SchedulerState;
@@ -18,6 +19,7 @@ export interface UpcomingQueue {
   readonly numExperts: number;
 }
 
+/** What the next steps need: what is sure of the next, and estimates beyond. */
 export interface UpcomingUses {
   /** Experts of the next step's tokens that exist already, ascending. */
   readonly planned: readonly number[];
@@ -42,7 +44,7 @@ export function upcomingUses({ state, runningTokens, scheduler, waiting, numExpe
     const numTokens = nextTokens.get(sequence.id) ?? 0;
     for (let token = 0; token < numTokens; token++) {
       const expert = sequence.nextExperts[token] as number;
-      if (!sequence.isGuess) planned.add(expert);
+      if (!("isGuess" in sequence)) planned.add(expert);
       laterSteps[expert] = 1;
     }
     addChunks(laterSteps, sequence, numTokens, 2, chunkTokens);
@@ -51,21 +53,26 @@ export function upcomingUses({ state, runningTokens, scheduler, waiting, numExpe
   return { planned: Array.from(planned).sort((a, b) => a - b), laterSteps };
 }
 
-interface LeftSequence extends SchedulableSequence {
-  /** Its next token is not known. */
-  readonly isGuess: boolean;
+/** A sequence whose next token is not known. */
+interface GuessedSequence extends SchedulableSequence {
+  readonly isGuess: true;
 }
 
-function afterStep(sequence: SchedulableSequence, numTokens: number, nowMs: number): LeftSequence {
+function afterStep(
+  sequence: SchedulableSequence,
+  numTokens: number,
+  nowMs: number,
+): SchedulableSequence | GuessedSequence {
+  // Most of those that hold memory where many do.
+  if (numTokens === 0) return sequence;
   const { id, arrival, arrivalMs, priority, completionTokens } = sequence;
   const { nextExperts: all } = sequence;
   const known: readonly number[] = Array.isArray(all) ? all : Array.from(all);
   const numComputedTokens = sequence.numComputedTokens + numTokens;
-  const waitingSinceMs = numTokens > 0 ? nowMs : sequence.waitingSinceMs;
-  const left = { id, arrival, arrivalMs, priority, numComputedTokens, waitingSinceMs };
+  const left = { id, arrival, arrivalMs, priority, numComputedTokens, waitingSinceMs: nowMs };
   const nextExperts = known.slice(numTokens);
   if (nextExperts.length > 0) {
-    return { ...left, numTokens: sequence.numTokens, completionTokens, nextExperts, isGuess: false };
+    return { ...left, numTokens: sequence.numTokens, completionTokens, nextExperts };
   }
   return {
     ...left,

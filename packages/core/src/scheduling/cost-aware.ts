@@ -4,6 +4,7 @@ import { candidatesOf, DEFAULT_MAX_DELAY_MS, longestOverdue, priorityClasses, ty
 import { PricedStep, type Group, type Room } from "./priced-step.ts";
 import type { Scheduler } from "./scheduler.ts";
 
+/** Of `costAware`. Times in ms. */
 export interface CostAwareOptions {
   /** A sequence that waited longer goes first. @default 500 */
   readonly maxDelayMs?: number | undefined;
@@ -65,9 +66,11 @@ export function costAware({ maxDelayMs = DEFAULT_MAX_DELAY_MS, maxStepMs = 250 }
     if (overdue) take(step, overdue.isDecoding ? decodes : prefill, groupOf(step, overdue), nowMs);
     for (const equals of priorityClasses(candidates)) {
       const chunks = equals.filter(({ isDecoding }) => !isDecoding).slice(0, MAX_COMPARED);
-      const worthiest = equals
-        .filter(({ isDecoding }) => isDecoding)
-        .toSorted((a, b) => worthOf(b, nowMs, step.ms) - worthOf(a, nowMs, step.ms));
+      const worthiest = byWorth(
+        equals.filter(({ isDecoding }) => isDecoding),
+        nowMs,
+        step.ms,
+      );
       const placesKept = Math.min(chunks.length, Math.ceil(PREFILL_SHARE * state.limits.maxNumBatchedSeqs));
       const isRoomy = step.hasRoomFor([...worthiest, ...chunks]);
       grow(step, decodes, worthiest, nowMs, { ...ANY_ROOM, placesKept }, isRoomy);
@@ -98,7 +101,7 @@ function grow(
     newExperts.size === 0 || (isRoomy && step.loadMs(newExperts) <= step.fixedMs);
   while (left.length > 0) {
     let best: Group | undefined;
-    for (const newExperts of expertSets(step, left)) {
+    for (const newExperts of step.newExpertSets(left)) {
       const group = step.group(left, newExperts, room);
       if (!group) continue;
       if (!best || isFree(group) || rateOf(group) > rateOf(best) * (1 + ROUNDING)) best = group;
@@ -149,15 +152,8 @@ function worthOfAll(members: readonly Candidate[], nowMs: number, stepMs: number
   return members.reduce((sum, member) => sum + worthOf(member, nowMs, stepMs), 0);
 }
 
-/** The distinct sets of experts that candidates would bring; none first, then in order of who would bring them. */
-function expertSets(step: PricedStep, candidates: readonly Candidate[]): Iterable<ReadonlySet<number>> {
-  const sets = new Map<string, ReadonlySet<number>>([["", new Set()]]);
-  for (const candidate of candidates) {
-    const experts = step.newExpertsOf(candidate);
-    const key = Array.from(experts)
-      .toSorted((a, b) => a - b)
-      .join();
-    if (!sets.has(key)) sets.set(key, experts);
-  }
-  return sets.values();
+/** The most first; equals in their order. */
+function byWorth(candidates: readonly Candidate[], nowMs: number, stepMs: number): readonly Candidate[] {
+  const rated = candidates.map((candidate) => ({ candidate, worth: worthOf(candidate, nowMs, stepMs) }));
+  return rated.toSorted((a, b) => b.worth - a.worth).map(({ candidate }) => candidate);
 }

@@ -2,6 +2,7 @@ import { candidatesOf, longestOverdue, type Candidate } from "./candidates.ts";
 import type { Scheduler } from "./scheduler.ts";
 import { StepDraft } from "./step-draft.ts";
 
+/** Of `fcfs`: how prefill and decoding share a step, and how long anybody waits at most. */
 export interface FcfsOptions {
   /**
    * The share of a step, of its tokens and of its places for sequences, that prefill may take while others decode, in

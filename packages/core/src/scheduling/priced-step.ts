@@ -27,8 +27,9 @@ export class PricedStep {
   readonly #state: SchedulerState;
   readonly #draft: StepDraft;
   readonly #experts = new Set<number>();
-  /** Of each candidate's chunk; asked for again and again. */
+  /** Of each candidate's chunk; asked for again and again. Equal sets are one object, of which there are few. */
   readonly #expertsOf = new Map<Candidate, ReadonlySet<number>>();
+  readonly #setsByKey = new Map<string, ReadonlySet<number>>();
   #ms: number;
 
   constructor(state: SchedulerState) {
@@ -71,7 +72,19 @@ export class PricedStep {
 
   /** The experts that a candidate needs and the step does not have yet. */
   newExpertsOf(candidate: Candidate): ReadonlySet<number> {
-    return new Set(Array.from(this.#allExpertsOf(candidate)).filter((expert) => !this.#experts.has(expert)));
+    return this.#newOf(this.#allExpertsOf(candidate));
+  }
+
+  /** The distinct sets of experts that candidates would bring; none first, then in order of who would bring them. */
+  newExpertSets(candidates: readonly Candidate[]): Iterable<ReadonlySet<number>> {
+    const needed = new Set(candidates.map((candidate) => this.#allExpertsOf(candidate)));
+    const brought = new Map<string, ReadonlySet<number>>([["", new Set()]]);
+    for (const all of needed) {
+      const experts = this.#newOf(all);
+      const key = keyOf(experts);
+      if (!brought.has(key)) brought.set(key, experts);
+    }
+    return brought.values();
   }
 
   /**
@@ -88,13 +101,18 @@ export class PricedStep {
     let [numTokens, ownMs] = [0, 0];
     const members: Candidate[] = [];
     const needed = new Set<number>();
+    const suits = new Map<ReadonlySet<number>, boolean>();
     for (const candidate of candidates) {
       if (seqsLeft <= 0) break;
-      if (candidate.numTokens > tokensLeft || !this.#needsOnly(candidate, newExperts)) continue;
+      if (candidate.numTokens > tokensLeft) continue;
+      const all = this.#allExpertsOf(candidate);
+      let isSuited = suits.get(all);
+      if (isSuited === undefined) suits.set(all, (isSuited = this.#hasOnly(all, newExperts)));
+      if (!isSuited) continue;
       const ms = this.#ownMs(candidate);
       if (ownMs + ms > mostMs) continue;
       members.push(candidate);
-      for (const expert of this.#allExpertsOf(candidate)) if (!this.#experts.has(expert)) needed.add(expert);
+      for (const expert of all) if (!this.#experts.has(expert)) needed.add(expert);
       seqsLeft--;
       tokensLeft -= candidate.numTokens;
       numTokens += candidate.numTokens;
@@ -112,18 +130,25 @@ export class PricedStep {
 
   /** Of its chunk. */
   #allExpertsOf(candidate: Candidate): ReadonlySet<number> {
-    let experts = this.#expertsOf.get(candidate);
-    if (!experts) {
-      const { nextExperts } = candidate.sequence;
-      experts = new Set(Array.from({ length: candidate.numTokens }, (_, index) => nextExperts[index] ?? 0));
-      this.#expertsOf.set(candidate, experts);
-    }
-    return experts;
+    const known = this.#expertsOf.get(candidate);
+    if (known) return known;
+    const { nextExperts } = candidate.sequence;
+    const experts = new Set<number>();
+    for (let index = 0; index < candidate.numTokens; index++) experts.add(nextExperts[index] ?? 0);
+    const key = keyOf(experts);
+    const shared = this.#setsByKey.get(key) ?? experts;
+    this.#setsByKey.set(key, shared);
+    this.#expertsOf.set(candidate, shared);
+    return shared;
   }
 
-  /** Whether a candidate needs no experts but the step's own and some of `allowed`. */
-  #needsOnly(candidate: Candidate, allowed: ReadonlySet<number>): boolean {
-    for (const expert of this.#allExpertsOf(candidate)) {
+  #newOf(experts: ReadonlySet<number>): ReadonlySet<number> {
+    return new Set(Array.from(experts).filter((expert) => !this.#experts.has(expert)));
+  }
+
+  /** Whether these are all experts of the step, or some of `allowed`. */
+  #hasOnly(experts: ReadonlySet<number>, allowed: ReadonlySet<number>): boolean {
+    for (const expert of experts) {
       if (!this.#experts.has(expert) && !allowed.has(expert)) return false;
     }
     return true;
@@ -138,4 +163,11 @@ export class PricedStep {
     const { msPerToken, msPerCachedToken } = this.#state.cost;
     return msPerToken * numTokens + msPerCachedToken * sequence.numComputedTokens;
   }
+}
+
+function keyOf(experts: ReadonlySet<number>): string {
+  if (experts.size <= 1) return Array.from(experts).join("");
+  return Array.from(experts)
+    .toSorted((a, b) => a - b)
+    .join();
 }

@@ -4,6 +4,7 @@ import { candidatesOf, DEFAULT_MAX_DELAY_MS, longestOverdue, priorityClasses, ty
 import type { Scheduler } from "./scheduler.ts";
 import { StepDraft } from "./step-draft.ts";
 
+/** Of `readMe`. The paper's algorithm has no bound on waiting; this one has. */
 export interface ReadMeSchedulerOptions {
   /** A sequence that waited longer goes first, and its expert's queue after it. @default 500 */
   readonly maxDelayMs?: number | undefined;

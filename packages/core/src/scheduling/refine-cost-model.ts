@@ -9,6 +9,7 @@ export interface RefinedCostModel extends CostModel {
   readonly covariance: readonly number[];
 }
 
+/** A step that ran: what was in it, and what it took. */
 export interface StepObservation {
   readonly work: StepWork;
   /** That the step took, above 0. */

@@ -22,6 +22,7 @@ export interface SchedulableSequence {
   readonly waitingSinceMs: number;
 }
 
+/** What a scheduler decides from. Plain data; a scheduler leaves it unchanged. */
 export interface SchedulerState {
   /** Sequences that hold KV memory and can run, in no particular order. */
   readonly sequences: readonly SchedulableSequence[];
@@ -33,6 +34,7 @@ export interface SchedulerState {
   readonly missingBytes: ArrayLike<number>;
 }
 
+/** What a step may hold at most. */
 export interface SchedulerLimits {
   /** Sequences in one step. */
   readonly maxNumBatchedSeqs: number;
@@ -42,6 +44,7 @@ export interface SchedulerLimits {
   readonly chunkTokens: number;
 }
 
+/** A sequence's part in a step. */
 export interface ScheduledSequence {
   readonly id: string;
   /** Tokens to run now: `nextChunkTokens` of the sequence. */

@@ -11,6 +11,8 @@ export interface Channel {
   post(message: ToWorker): void;
   /** Nothing comes from the worker after this. A process ends at once, a thread as soon as it comes back from the graph. */
   kill(): void;
+  /** Whether the worker keeps the program running when nothing else does. It does at first. */
+  hold(isHeld: boolean): void;
   /** Resolves when the worker has ended or was killed, with why. */
   readonly exited: Promise<string>;
 }
@@ -62,6 +64,10 @@ function openThread(onMessage: OnMessage): Channel {
       worker.unref();
       killed.abort();
     },
+    hold: (isHeld) => {
+      if (isHeld) worker.ref();
+      else worker.unref();
+    },
     exited,
   };
 }
@@ -90,6 +96,12 @@ function openProcess(onMessage: OnMessage): Channel {
       if (child.connected) child.send(message, () => undefined);
     },
     kill: () => void child.kill("SIGKILL"),
+    hold: (isHeld) => {
+      for (const handle of [child, child.channel]) {
+        if (isHeld) handle?.ref();
+        else handle?.unref();
+      }
+    },
     exited,
   };
 }

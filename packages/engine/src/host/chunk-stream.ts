@@ -5,7 +5,7 @@ export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
   readonly #onLeft: () => void;
   readonly #chunks: GenerateChunk[] = [];
   #end: { readonly error?: unknown } | undefined;
-  #wake: () => void = () => undefined;
+  readonly #waiting: (() => void)[] = [];
 
   /** @param onLeft - called when the reader leaves before the end */
   constructor(onLeft: () => void) {
@@ -43,13 +43,7 @@ export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
         if ("error" in end) throw end.error;
         return { done: true, value: undefined };
       }
-      await new Promise<void>((resolve) => {
-        const others = this.#wake;
-        this.#wake = () => {
-          others();
-          resolve();
-        };
-      });
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
     }
   }
 
@@ -59,6 +53,10 @@ export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
     this.#chunks.length = 0;
     this.#wake();
     return { done: true, value: undefined };
+  }
+
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve();
   }
 
   [Symbol.asyncIterator](): this {

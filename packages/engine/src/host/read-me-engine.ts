@@ -27,11 +27,13 @@ import {
   type LoadProgress,
   type WireLogits,
 } from "../protocol.ts";
+import { onceAborted } from "./abort-listeners.ts";
 import { ChunkStream } from "./chunk-stream.ts";
 import { processRow } from "./process-row.ts";
 import { checkExpert, wirePrompt, wireRequest } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
+/** Of `ReadMeEngine.open`: the engine's options, and what concerns opening alone. */
 export interface OpenOptions extends EngineOptions {
   /** Called while the model is opened. */
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
@@ -138,9 +140,9 @@ export class ReadMeEngine implements Engine {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     };
-    signal?.addEventListener("abort", onAbort, { once: true });
-    const detach = (): void => signal?.removeEventListener("abort", onAbort);
+    const detach = onceAborted(signal, onAbort);
     this.#requests.set(requestId, { stream, processLogits, detach });
+    this.#link?.hold();
     this.#link?.post({ type: "generate", ...wire });
     return stream;
   }
@@ -211,8 +213,7 @@ export class ReadMeEngine implements Engine {
       onLogits: (row) => void this.#process(row),
       onFailed: (error) => this.#fail(error),
     });
-    const onAbort = (): void => link.kill();
-    signal?.addEventListener("abort", onAbort, { once: true });
+    const stopListening = onceAborted(signal, () => link.kill());
     try {
       const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
@@ -221,7 +222,7 @@ export class ReadMeEngine implements Engine {
       signal?.throwIfAborted();
       throw error;
     } finally {
-      signal?.removeEventListener("abort", onAbort);
+      stopListening();
     }
   }
 
@@ -268,7 +269,7 @@ export class ReadMeEngine implements Engine {
 
   #forget(requestId: string): Underway | undefined {
     const request = this.#requests.get(requestId);
-    this.#requests.delete(requestId);
+    if (this.#requests.delete(requestId)) this.#link?.release();
     request?.detach();
     return request;
   }

@@ -31,6 +31,7 @@ export class WorkerLink {
   readonly #exited: Promise<void>;
   #opening: (Pending & { readonly onProgress: ((progress: LoadProgress) => void) | undefined }) | undefined;
   #numCalls = 0;
+  #numHolds = 0;
   #state: "alive" | "closing" | "ended" = "alive";
 
   constructor(isolation: "thread" | "process", listeners: LinkListeners) {
@@ -45,6 +46,7 @@ export class WorkerLink {
     options: ResolvedEngineOptions,
     onProgress?: (progress: LoadProgress) => void,
   ): Promise<{ readonly info: EngineInfo; readonly cacheFailure: string | undefined }> {
+    this.hold();
     return new Promise((resolve, reject) => {
       this.#opening = { resolve: resolve as (value: unknown) => void, reject, onProgress };
       this.post({ type: "open", path, options });
@@ -52,11 +54,24 @@ export class WorkerLink {
   }
 
   async call<Name extends CallName>(name: Name, args: Calls[Name]["args"]): Promise<Calls[Name]["result"]> {
+    this.hold();
     return new Promise((resolve, reject) => {
       const callId = ++this.#numCalls;
       this.#calls.set(callId, { resolve: resolve as (value: unknown) => void, reject });
       this.post({ type: "call", callId, name, args });
     });
+  }
+
+  /**
+   * Somebody waits for the worker: the program goes on until `release`. One whose engine has nothing to do ends when the rest
+   * of it has, as with any library that only computes.
+   */
+  hold(): void {
+    if (this.#numHolds++ === 0) this.#channel.hold(true);
+  }
+
+  release(): void {
+    if (--this.#numHolds === 0 && this.#state === "alive") this.#channel.hold(false);
   }
 
   post(message: ToWorker): void {
@@ -67,6 +82,7 @@ export class WorkerLink {
   async close(): Promise<void> {
     if (this.#state === "alive") {
       this.#state = "closing";
+      this.hold();
       this.#channel.post({ type: "close" });
       const timer = setTimeout(() => this.#channel.kill(), CLOSE_TIMEOUT_MS);
       await this.#exited;
@@ -88,6 +104,8 @@ export class WorkerLink {
   }
 
   #receive(message: FromWorker): void {
+    // A process may be known to have ended before all that it said is here; those it was for were told otherwise.
+    if (this.#state === "ended") return;
     switch (message.type) {
       case "progress":
         this.#opening?.onProgress?.(message.progress);
@@ -95,6 +113,7 @@ export class WorkerLink {
       case "opened":
         this.#opening?.resolve(message);
         this.#opening = undefined;
+        this.release();
         return;
       case "failed":
         this.#end(fromWire(message.error), false);
@@ -121,7 +140,7 @@ export class WorkerLink {
 
   #take(callId: number): Pending | undefined {
     const pending = this.#calls.get(callId);
-    this.#calls.delete(callId);
+    if (this.#calls.delete(callId)) this.release();
     return pending;
   }
 
