@@ -13,10 +13,12 @@ export interface Answer {
   /** From asking to the first byte of the body. */
   readonly firstMs: number;
   readonly totalMs: number;
-  /** A stream that ended as it should, or a body that is JSON. */
+  /** A stream that said why its answer ended and that it is over, or a body that is JSON. */
   readonly isWhole: boolean;
   /** Code of the error that it said, in its body or at the end of its stream. */
   readonly errorCode: string | undefined;
+  /** The last characters of the body, for whoever wonders about it. */
+  readonly tail: string;
 }
 
 export interface Asking {
@@ -24,6 +26,8 @@ export interface Asking {
   /** Waits this long before each piece of the answer is read. */
   readonly slownessMs?: number;
 }
+
+const TAIL_CHARS = 100;
 
 // A connection for each request under way, used again by the next.
 const agent = new Agent({ keepAlive: true, maxSockets: Infinity });
@@ -33,7 +37,7 @@ export async function post(url: string, body: object | string, { signal, slownes
   const text = typeof body === "string" ? body : JSON.stringify(body);
   const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
   const startMs = performance.now();
-  let [firstMs, received, status] = [NaN, "", 0];
+  let [firstMs, received, status, isStream] = [NaN, "", 0, false];
   try {
     const sent = request(url, { method: "POST", agent, headers, ...(signal ? { signal } : {}) });
     // Also those that come after the answer.
@@ -41,6 +45,7 @@ export async function post(url: string, body: object | string, { signal, slownes
     sent.end(text);
     const [response] = (await once(sent, "response")) as [IncomingMessage];
     status = response.statusCode ?? 0;
+    isStream = response.headers["content-type"]?.startsWith("text/event-stream") ?? false;
     response.setEncoding("utf8");
     for await (const piece of response) {
       if (Number.isNaN(firstMs)) firstMs = performance.now() - startMs;
@@ -50,7 +55,7 @@ export async function post(url: string, body: object | string, { signal, slownes
   } catch {
     status = 0;
   }
-  return { status, firstMs, totalMs: performance.now() - startMs, ...contentOf(received) };
+  return { status, firstMs, totalMs: performance.now() - startMs, ...contentOf(received, isStream) };
 }
 
 export async function healthMs(url: string): Promise<number> {
@@ -70,18 +75,28 @@ interface Content {
   readonly error?: { readonly code: string | null; readonly type: string };
 }
 
-function contentOf(text: string): Pick<Answer, "id" | "completionTokens" | "finishReason" | "isWhole" | "errorCode"> {
-  const isStream = text.startsWith("data: ");
-  const payloads = isStream ? text.split("\n\n").flatMap((event) => event.split("data: ")[1] ?? []) : [text];
+function contentOf(
+  text: string,
+  isStream: boolean,
+): Pick<Answer, "id" | "completionTokens" | "finishReason" | "isWhole" | "errorCode" | "tail"> {
+  const payloads = isStream ? payloadsOf(text) : [text];
   const contents = payloads.filter((payload) => payload !== "[DONE]").flatMap(parse);
   const error = contents.find((content) => content.error)?.error;
+  const finishReason = contents.flatMap(({ choices = [] }) => choices[0]?.finish_reason ?? [])[0] ?? "";
   return {
     id: contents[0]?.id ?? "",
     completionTokens: contents.find(({ usage }) => usage)?.usage?.completion_tokens ?? 0,
-    finishReason: contents.flatMap(({ choices = [] }) => choices[0]?.finish_reason ?? [])[0] ?? "",
-    isWhole: isStream ? payloads.includes("[DONE]") : contents.length > 0,
+    finishReason,
+    isWhole: isStream ? payloads.at(-1) === "[DONE]" && finishReason !== "" : contents.length > 0,
     errorCode: error && (error.code ?? error.type),
+    tail: text.slice(-TAIL_CHARS),
   };
+}
+
+/** The `data` of events that are whole. Comments come at any time, before the first event as well. */
+function payloadsOf(text: string): readonly string[] {
+  const events = text.split("\n\n").slice(0, -1);
+  return events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));
 }
 
 function parse(text: string): readonly Content[] {

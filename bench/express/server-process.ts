@@ -12,10 +12,25 @@ export interface ServerSetup {
   readonly path: string;
   readonly engine?: OpenOptions;
   readonly admission?: AdmissionOptions;
+  /** What a server around another library serves; without it, transformers.js has the model in float32. */
+  readonly peer?: PeerSetup;
   /** Opens an engine again that has failed. */
   readonly restarts?: boolean;
   /** Remembers which engine finished which sequence. */
   readonly records?: boolean;
+}
+
+interface PeerSetup {
+  /** The library's entry, where it is none of this repository's dependencies. */
+  readonly library: string;
+  /** The model as that library reads it. */
+  readonly model: string;
+  readonly variant: string;
+  readonly threads: number;
+  /** Answers at once. */
+  readonly places: number;
+  /** Of one answer and its prompt, at most. */
+  readonly contextTokens: number;
 }
 
 /** How late the event loop is, milliseconds; the monitor's own period of 1 ms is in it. */
@@ -65,7 +80,10 @@ export interface ServerProcess extends AsyncDisposable {
 const COLLECTS = ["--expose-gc", "--import=data:text/javascript,process.on('SIGURG',()=>globalThis.gc())"];
 const COLLECTING_MS = 500;
 
-export async function startServer(entry: "server.ts" | "peer-server.ts", setup: ServerSetup): Promise<ServerProcess> {
+export async function startServer(
+  entry: "server.ts" | "peer-server.ts" | "llama-server.ts",
+  setup: ServerSetup,
+): Promise<ServerProcess> {
   const execArgv = [...process.execArgv.filter((flag) => flag !== "--expose-gc"), ...COLLECTS];
   const child = fork(join(import.meta.dirname, entry), [JSON.stringify(setup)], { execArgv });
   const { port } = await firstMessage(child);

@@ -102,8 +102,8 @@ export function mixedTraffic(url: string, signal: AbortSignal): Traffic {
   };
 }
 
-function fateOf({ status, isWhole, errorCode }: Answer): string {
+function fateOf({ status, isWhole, errorCode, tail }: Answer): string {
   if (status === 0) return "left";
   if (errorCode !== undefined) return `${status} ${errorCode}`;
-  return isWhole ? `${status}` : `${status} cut`;
+  return isWhole ? `${status}` : `${status} cut after ${JSON.stringify(tail)}`;
 }

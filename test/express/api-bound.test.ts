@@ -177,7 +177,7 @@ test.each([
   };
   const lease = { name: model, engine };
   const plan = { ...planChat({ messages, max_tokens: 3 }, lease), processLogits };
-  const listeners = { onQueuedMs: () => undefined, onPromptTokens: () => undefined };
+  const listeners = { onQueuedMs: () => undefined, onRouted: () => undefined, onPromptTokens: () => undefined };
   const first = generateAll(plan, new AbortController().signal, listeners).next();
   await expect(first).rejects.toMatchObject({ status, code: "grammar_failed", cause: failure });
   const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 1 });

@@ -39,6 +39,7 @@ export interface ReadMeOperationsOptions
     Pick<OperationsOptions, "hungMs" | "version">,
     Pick<MetricsOptions, "registry" | "vllmAliases"> {}
 
+/** Of `readMe`: everything that the API and operations take. */
 export interface ReadMeOptions extends ReadMeApiOptions, ReadMeOperationsOptions {}
 
 interface Serving {
@@ -91,6 +92,7 @@ readMe.operations = (options: ReadMeOperationsOptions): Router => {
 
 function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
   const front = guard({ ...pick(options, GUARD_NAMES), events: serving.events });
+  serving.models.watch((name, engine) => serving.admission.watch(name, engine));
   const grammarBook = new GrammarBook(serving.models, options.grammars);
   return apiRouter({ ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) }, front);
 }

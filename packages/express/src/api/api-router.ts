@@ -8,6 +8,7 @@ import { completionApi } from "./completions/completion-api.ts";
 import { answerErrors } from "./errors.ts";
 import { identify } from "./locals.ts";
 import { listModels, showModel } from "./model-routes.ts";
+import { refuseEarly } from "./refuse-early.ts";
 import { readJson } from "./read-json.ts";
 import { serveGeneration, type Serving } from "./serve-generation.ts";
 import { detokenize, tokenize } from "./token-routes.ts";
@@ -20,11 +21,11 @@ export function apiRouter(serving: Serving, before: readonly RequestHandler[] = 
   const { models } = serving;
   // Not for every request: what the API does not serve is somebody else's.
   const front: readonly RequestHandler[] = [...before, identify];
-  const post = (path: string, handler: Handler): void => {
+  const post = (path: string, handler: Handler, ...doors: readonly RequestHandler[]): void => {
     router
       .route(path)
       .all(...front)
-      .post(readJson(serving), handle(handler))
+      .post(...doors, readJson(serving), handle(handler))
       .all(allowOnly("POST"));
   };
   const get = (path: string, handler: Handler): void => {
@@ -34,8 +35,9 @@ export function apiRouter(serving: Serving, before: readonly RequestHandler[] = 
       .get(handle(handler))
       .all(allowOnly("GET, HEAD"));
   };
-  post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response));
-  post("/v1/completions", (request, response) => serveGeneration(completionApi, serving, request, response));
+  const door = refuseEarly(serving);
+  post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response), door);
+  post("/v1/completions", (request, response) => serveGeneration(completionApi, serving, request, response), door);
   get("/v1/models", (_, response) => listModels(models, response));
   get("/v1/models/*id", (request, response) => showModel(models, request, response));
   post("/tokenize", (request, response) => tokenize(models, request, response));

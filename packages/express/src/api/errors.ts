@@ -108,7 +108,12 @@ export function sendError(response: Response, error: unknown): void {
   }
   const answer = asApiError(error);
   if (locals) stampProcessingTime(response);
-  response.status(answer.status).set(answer.headers).json(answer.toJSON());
+  const body = JSON.stringify(answer);
+  // Not `json`, which hashes what no cache will ever be asked for: refusing has to be cheap.
+  response.status(answer.status).set(answer.headers);
+  response.setHeader("Content-Type", "application/json; charset=utf-8");
+  response.setHeader("Content-Length", Buffer.byteLength(body));
+  response.end(body);
 }
 
 /** The last middleware. Express knows it by its four parameters. */

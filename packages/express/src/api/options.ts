@@ -30,6 +30,7 @@ export type OnRequest = <Body extends ChatBody | CompletionBody>(
   context: RequestContext,
 ) => Body | void | Promise<Body | void>;
 
+/** How the API reads requests and writes answers. Times in ms, sizes in bytes. */
 export interface ApiOptions {
   readonly onRequest?: OnRequest | undefined;
   /** Of a body; larger ones get 413. @default 4 MiB */

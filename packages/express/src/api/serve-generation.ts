@@ -6,6 +6,7 @@ import type { z } from "zod";
 import { answerStream, answerWhole } from "./answer/answer.ts";
 import type { AnswerShape } from "./answer/answer-shape.ts";
 import { clientSignal } from "./client-signal.ts";
+import { consultPolicy } from "./generation/consult-policy.ts";
 import { numChoices, type GenerationPlan } from "./generation/plan.ts";
 import type { GrammarBook } from "./grammar-book.ts";
 import { localsOf } from "./locals.ts";
@@ -62,7 +63,9 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
       model: lease.name,
     });
     try {
-      const { plan, shape } = await api.prepare(planned, body, () => use.grammars());
+      const { plan: prepared, shape } = await api.prepare(planned, body, () => use.grammars());
+      ticket.signal.throwIfAborted();
+      const plan = await consultPolicy(prepared, ticket);
       ticket.signal.throwIfAborted();
       if (body.stream) await answerStream({ plan, shape, ticket }, response, serving);
       else await answerWhole({ plan, shape, ticket }, response);

@@ -76,8 +76,8 @@ export class SseWriter {
     response.setHeader("Cache-Control", "no-cache, no-transform");
     response.setHeader("X-Accel-Buffering", "no");
     // `Connection: keep-alive` is Node's to say: it knows who asked for `close`, and that HTTP/2 has no such header.
+    // They go out with what is written next, which is at once.
     stampProcessingTime(response);
-    response.flushHeaders();
   }
 
   #keepAlive(): void {

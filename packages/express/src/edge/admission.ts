@@ -1,44 +1,19 @@
 // Who is let in. A request's place is kept from the moment it is known, before anything is done for it, and by the most
 // that it can come to; so what is admitted fits, and what does not fit is told so before it has cost anything.
 
-import { integerOption, numberOption, type ReadMeEvents } from "@readme-moe/core";
-import { addLoad, displacedBy, NO_LOAD, overflowOf, subtractLoad, type Load } from "./admission/load.ts";
+import { integerOption, numberOption, type Engine, type ReadMeEvents } from "@readme-moe/core";
+import type { ApiError } from "../api-error.ts";
+import { addLoad, displacedBy, NO_LOAD, overflowOf, subtractLoad, type Load, type Overflow } from "./admission/load.ts";
 import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";
+import type { Entrant, Ticket } from "./admission/ticket.ts";
 import { overloaded, tooLarge, tookTooLong, tooManyOfKey, waitedTooLong } from "./admission/refusals.ts";
+import { decidedPriority, type AdmissionPolicy } from "./admission/policy.ts";
+import { Outlook, type Progress } from "./admission/outlook.ts";
 import { NO_RETURN_TIMES, promiseReturn, recordRelease, type ReturnTimes } from "./admission/return-times.ts";
 
-/** A request that wants to be let in. */
-export interface Entrant {
-  /** Of the prompt or the whole body: no text has more tokens than bytes. */
-  readonly bytes: number;
-  /** Of each choice. */
-  readonly maxCompletionTokens: number;
-  readonly choices: number;
-  /** Whose request it is. */
-  readonly key: string | undefined;
-  /** Larger numbers go first. */
-  readonly priority: number;
-  /** Aborted when the client has gone. */
-  readonly signal: AbortSignal;
-  /** Name of the model, for events. */
-  readonly model?: string | undefined;
-}
+export type { Entrant, Ticket } from "./admission/ticket.ts";
 
-/** The place of a request that was let in. */
-export interface Ticket {
-  /** States how long the prompt really is, once that is known. Says nothing after `release`. */
-  correct(promptTokens: number): void;
-  /**
-   * Aborted with the reason of the request's own signal, or with an `ApiError`: 408 when no first token came in time, or
-   * the whole answer did not; 503 when its place was given to a request of more priority.
-   */
-  readonly signal: AbortSignal;
-  /** The first token is there: from now on the request runs, and does not wait. */
-  started(): void;
-  /** Gives the place back; once is enough, more do no harm. */
-  release(): void;
-}
-
+/** What is in now, and how much may be. */
 export interface AdmissionStats extends Load {
   /** Of `requests`, those without a first token. */
   readonly waiting: number;
@@ -47,20 +22,29 @@ export interface AdmissionStats extends Load {
 
 type Reason = Parameters<ReadMeEvents["request:rejected"]>[0]["reason"];
 
-interface Place extends Entrant {
+type Applicant = Pick<Entrant, "key" | "model">;
+
+interface Place extends Entrant, Progress {
+  priority: number;
   readonly controller: AbortController;
   readonly enteredMs: number;
   /** Stops its deadlines, and stops listening to the client. */
   readonly detach: () => void;
   load: Load;
-  isStarted: boolean;
   /** Its load is no longer counted. */
   hasLeft: boolean;
 }
 
+/**
+ * Decides at once which requests are let in, within limits of requests, tokens and bytes. Who does not fit is told
+ * when to come back.
+ */
 export class Admission {
   readonly #options: ResolvedAdmissionOptions;
+  /** In the order in which they came. */
+  readonly #places = new Set<Place>();
   readonly #waiting = new Set<Place>();
+  readonly #outlook = new Outlook();
   readonly #requestsOfKey = new Map<string, number>();
   #load: Load = NO_LOAD;
   #times: ReturnTimes = NO_RETURN_TIMES;
@@ -74,6 +58,26 @@ export class Admission {
     return { ...this.#load, waiting: this.#waiting.size, limits: this.#options.limits };
   }
 
+  /** Learns from an engine's events what its steps cost, so that those who are turned away are told when to come back. */
+  watch(model: string, engine: Pick<Engine, "events" | "info">): void {
+    this.#outlook.watch(model, engine);
+  }
+
+  /**
+   * Refuses, as `enter` will, a request of which no more is known than whose it is and how long its body is; so that
+   * nothing has to be read of it. Keeps no place.
+   * @param bytes - 0 where it does not say
+   * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
+   */
+  refuseIfFull(about: { readonly key: string | undefined; readonly bytes: number }): void {
+    const { limits, displaceWaiting } = this.#options;
+    this.#refuseKey(about);
+    // It may be of more priority than others.
+    if (displaceWaiting) return;
+    const overflow = overflowOf(this.#load, { requests: 1, tokens: about.bytes, bytes: about.bytes }, limits);
+    if (overflow) throw this.#overloaded(about, overflow);
+  }
+
   /**
    * Keeps a place, or refuses, at once.
    * @throws {TypeError | RangeError} on numbers that are none
@@ -82,26 +86,32 @@ export class Admission {
    */
   enter(entrant: Entrant): Ticket {
     const load = loadOf(entrant);
-    const { limits, maxRequestsPerKey, overloadStatus, displaceWaiting } = this.#options;
+    const { limits, displaceWaiting } = this.#options;
     if (load.bytes > limits.bytes) {
       this.#tellRejected(entrant, "bytes", 0);
       throw tooLarge(load.bytes, limits.bytes);
     }
-    if (this.#ofKey(entrant.key) >= maxRequestsPerKey) {
-      throw tooManyOfKey(maxRequestsPerKey, this.#reject(entrant, "key", 1));
-    }
+    this.#refuseKey(entrant);
     const overflow = overflowOf(this.#load, load, limits);
     if (overflow) {
       const wanted = { load, priority: entrant.priority };
       const displaced = displaceWaiting ? displacedBy(wanted, this.#waiting, this.#load, limits) : [];
-      if (displaced.length === 0) {
-        const meanLoad = this.#load[overflow.measure] / this.#load.requests;
-        const waitMs = this.#reject(entrant, overflow.measure, Math.ceil(overflow.excess / Math.max(1, meanLoad)));
-        throw overloaded(overloadStatus, waitMs);
-      }
+      if (displaced.length === 0) throw this.#overloaded(entrant, overflow);
       for (const place of displaced) this.#displace(place);
     }
     return this.#admit(entrant, load);
+  }
+
+  #refuseKey(about: Applicant): void {
+    const { maxRequestsPerKey } = this.#options;
+    if (this.#ofKey(about.key) < maxRequestsPerKey) return;
+    throw tooManyOfKey(maxRequestsPerKey, this.#reject(about, "key", 1));
+  }
+
+  #overloaded(about: Applicant, { measure, excess }: Overflow): ApiError {
+    const meanLoad = this.#load[measure] / this.#load.requests;
+    const waitMs = this.#reject(about, measure, Math.ceil(excess / Math.max(1, meanLoad)));
+    return overloaded(this.#options.overloadStatus, waitMs);
   }
 
   #admit(entrant: Entrant, load: Load): Ticket {
@@ -109,7 +119,7 @@ export class Admission {
     const onGone = (): void => controller.abort(entrant.signal.reason);
     if (entrant.signal.aborted) onGone();
     entrant.signal.addEventListener("abort", onGone, { once: true });
-    const { maxQueueMs, maxRequestMs } = this.#options;
+    const { maxQueueMs, maxRequestMs, policy } = this.#options;
     const queueTimer = setTimeout(() => this.#expire(place), maxQueueMs);
     const onLate = (): void => controller.abort(tookTooLong(maxRequestMs));
     const requestTimer = maxRequestMs === Infinity ? undefined : setTimeout(onLate, maxRequestMs);
@@ -119,7 +129,9 @@ export class Admission {
       entrant.signal.removeEventListener("abort", onGone);
     };
     const enteredMs = performance.now();
-    const place: Place = { ...entrant, controller, enteredMs, detach, load, isStarted: false, hasLeft: false };
+    const progress = { promptTokens: undefined, expertTokens: [], completionTokens: 0, isStarted: false };
+    const place: Place = { ...entrant, ...progress, controller, enteredMs, detach, load, hasLeft: false };
+    this.#places.add(place);
     this.#waiting.add(place);
     this.#load = addLoad(this.#load, load);
     if (place.key !== undefined) this.#requestsOfKey.set(place.key, this.#ofKey(place.key) + 1);
@@ -128,6 +140,9 @@ export class Admission {
     return {
       signal: controller.signal,
       correct: (promptTokens) => this.#correct(place, promptTokens),
+      routed: (experts) => countExperts(place.expertTokens, experts),
+      ...(policy && { consult: (experts) => this.#consult(policy, place, experts) }),
+      progressed: (count) => void (place.completionTokens += count),
       started: () => this.#start(place, queueTimer),
       release: () => this.#leave(place),
     };
@@ -140,6 +155,19 @@ export class Admission {
     const load = { ...place.load, tokens };
     this.#load = addLoad(subtractLoad(this.#load, place.load), load);
     place.load = load;
+    place.promptTokens = promptTokens;
+  }
+
+  async #consult(policy: AdmissionPolicy, place: Place, experts: readonly string[]): Promise<number> {
+    const { model, key, priority, choices, maxCompletionTokens, promptTokens = 0 } = place;
+    const others = [...this.#places].filter((other) => other !== place && other.model === model);
+    const byExpert = (of: readonly Place[]): readonly number[] =>
+      experts.map((_, expert) => of.reduce((sum, { expertTokens }) => sum + (expertTokens[expert] ?? 0), 0));
+    const [expertTokens, othersTokens] = [byExpert([place]), byExpert(others)];
+    const about = { model, key, priority, choices, maxCompletionTokens, promptTokens, experts, expertTokens };
+    const turnMs = this.#outlook.turnMs(others);
+    place.priority = await decidedPriority(policy, { ...about, othersTokens, turnMs });
+    return place.priority;
   }
 
   #start(place: Place, queueTimer: NodeJS.Timeout): void {
@@ -168,7 +196,9 @@ export class Admission {
     const { model, key, isStarted, enteredMs } = place;
     place.hasLeft = true;
     place.detach();
+    this.#places.delete(place);
     this.#waiting.delete(place);
+    this.#outlook.ended(place);
     this.#load = subtractLoad(this.#load, place.load);
     if (key !== undefined) {
       const left = this.#ofKey(key) - 1;
@@ -181,20 +211,30 @@ export class Admission {
   }
 
   /** @returns when to come back, in ms */
-  #reject(entrant: Entrant, reason: Reason, places: number): number {
-    const turned = { places, numWaiting: this.#waiting.size, maxQueueMs: this.#options.maxQueueMs };
-    const { times, waitMs } = promiseReturn(this.#times, turned, performance.now());
+  #reject(about: Applicant, reason: Reason, places: number): number {
+    const nowMs = performance.now();
+    const forecast = this.#outlook.forecast(this.#places, nowMs);
+    const turned = { places, numWaiting: this.#waiting.size, maxQueueMs: this.#options.maxQueueMs, forecast };
+    const { times, waitMs } = promiseReturn(this.#times, turned, nowMs);
     this.#times = times;
-    this.#tellRejected(entrant, reason, waitMs);
+    this.#tellRejected(about, reason, waitMs);
     return waitMs;
   }
 
-  #tellRejected({ model, key }: Entrant, reason: Reason, retryAfterMs: number): void {
+  #tellRejected({ model, key }: Applicant, reason: Reason, retryAfterMs: number): void {
     this.#options.events.emit("request:rejected", { model, key, reason, retryAfterMs });
   }
 
   #ofKey(key: string | undefined): number {
     return key === undefined ? 0 : (this.#requestsOfKey.get(key) ?? 0);
+  }
+}
+
+function countExperts(counts: number[], experts: ArrayLike<number>): void {
+  for (let index = 0; index < experts.length; index++) {
+    const expert = experts[index] as number;
+    while (counts.length <= expert) counts.push(0);
+    counts[expert] = (counts[expert] as number) + 1;
   }
 }
 

@@ -24,6 +24,7 @@ export interface ServedModel {
   readonly aliases: readonly string[];
 }
 
+/** Of `ServedModels.swap`: what becomes of the engine that is replaced. */
 export interface SwapOptions {
   /** Requests of the old engine that take longer are ended. @default they take as long as they need */
   readonly drainMs?: number | undefined;
@@ -31,6 +32,7 @@ export interface SwapOptions {
   readonly dispose?: boolean | undefined;
 }
 
+/** Of `ServedModels.drain`: how a server leaves. Times in ms. */
 export interface DrainOptions {
   /** How long requests are still taken while `/readyz` says no already, for balancers to notice. @default 0 */
   readonly noticeMs?: number | undefined;
@@ -41,6 +43,11 @@ export interface DrainOptions {
 /** While it restarts or loads: nobody knows how long that takes. */
 const LOADING_RETRY_MS = 5000;
 
+/**
+ * The engines behind the names that requests use. Engines can be exchanged, share traffic, and be opened again when
+ * they
+ * fail, all while requests run; a request keeps the engine that it began with.
+ */
 export class ServedModels {
   readonly #options: ResolvedServedModelsOptions;
   readonly #entries = new Map<string, ModelEntry>();

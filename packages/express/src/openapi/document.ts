@@ -46,6 +46,7 @@ const SCHEMAS = {
 
 type SchemaName = keyof typeof SCHEMAS;
 
+/** Describes every route of the API and of operations, by the schemas that requests are checked with. */
 export function openApiDocument(): OpenApiDocument {
   return {
     openapi: "3.1.0",

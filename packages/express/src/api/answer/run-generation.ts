@@ -1,4 +1,5 @@
 import type { Usage } from "@readme-moe/core";
+import { engineError } from "../errors.ts";
 import { generateAll, type Piece } from "../generation/generate-all.ts";
 import type { GenerationPlan } from "../generation/plan.ts";
 import { timingsOf } from "../generation/timings.ts";
@@ -32,6 +33,8 @@ export async function runGeneration(
   const usages: Usage[] = [];
   const listeners = {
     onQueuedMs: (ms: number) => void (queuedMs = Math.max(queuedMs, ms)),
+    // Those who were to be consulted about their routes have told them.
+    onRouted: (experts: ArrayLike<number>) => void (ticket.consult ?? ticket.routed(experts)),
     onPromptTokens: (count: number) => ticket.correct((promptTokens += count)),
   };
   try {
@@ -40,9 +43,13 @@ export async function runGeneration(
       firstTokenMs ??= performance.now();
       if (isFirst) ticket.started();
       completionTokens += piece.tokens.length;
+      ticket.progressed(piece.tokens.length);
       if (piece.usage) usages.push(piece.usage);
       await onPiece(piece, isFirst ? await prompts : undefined);
     }
+  } catch (error) {
+    // The engine is asked for texts and routes as well, and may have failed by then.
+    throw engineError(error, plan.promptParam, plan.engine.info);
   } finally {
     // Also of a request that was given up.
     spendTokens?.(promptTokens + completionTokens);

@@ -5,6 +5,8 @@ import type { Engine } from "@readme-moe/core";
 export interface WatchedRequest {
   /** The number of its prompt's tokens is known. */
   readonly onPromptTokens: (promptTokens: number) => void;
+  /** The experts of its prompt's tokens are known; told of each choice. */
+  readonly onRouted: (experts: ArrayLike<number>) => void;
   /** A sequence of it waited this long for room. */
   readonly onQueuedMs: (queuedMs: number) => void;
 }
@@ -26,6 +28,10 @@ function listen(engine: Engine): Map<string, WatchedRequest> {
   engine.events.on("sequence:queued", ({ sequenceId, promptTokens }) =>
     requestOf(sequenceId)?.onPromptTokens(promptTokens),
   );
+  engine.events.on("router:routed", ({ sequenceId, position, experts }) => {
+    // The others are of tokens of the answer.
+    if (position === 0) requestOf(sequenceId)?.onRouted(experts);
+  });
   engine.events.on("sequence:finished", ({ sequenceId, queuedMs }) => requestOf(sequenceId)?.onQueuedMs(queuedMs));
   return watch;
 }

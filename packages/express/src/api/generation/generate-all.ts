@@ -17,6 +17,8 @@ export interface GenerationListeners {
   readonly onQueuedMs: (queuedMs: number) => void;
   /** Of one of the prompts, once each. */
   readonly onPromptTokens: (promptTokens: number) => void;
+  /** The experts of a prompt's tokens, of each of its choices. */
+  readonly onRouted: (experts: ArrayLike<number>) => void;
 }
 
 /**
@@ -26,13 +28,13 @@ export interface GenerationListeners {
 export async function* generateAll(
   plan: GenerationPlan,
   signal: AbortSignal,
-  { onQueuedMs, onPromptTokens }: GenerationListeners,
+  { onQueuedMs, onPromptTokens, onRouted }: GenerationListeners,
 ): AsyncGenerator<Piece, void, undefined> {
   const { engine, prompts, promptParam, params, expert, priority, processLogits } = plan;
   const onKnown = oncePerPrompt(onPromptTokens);
   const ids = prompts.map((_, index) => (prompts.length === 1 ? plan.id : `${plan.id}.${index}`));
   const unwatch = ids.map((id, index) =>
-    watchRequest(engine, id, { onQueuedMs, onPromptTokens: (count) => onKnown(index, count) }),
+    watchRequest(engine, id, { onQueuedMs, onRouted, onPromptTokens: (count) => onKnown(index, count) }),
   );
   const sources: AsyncIterator<GenerateChunk>[] = [];
   try {

@@ -1,3 +1,7 @@
+type Arrival<Item> =
+  | { readonly source: number; readonly result: IteratorResult<Item> }
+  | { readonly source: number; readonly error: unknown };
+
 /**
  * The items of several sources, as they come. Ends all sources when one fails or the reader leaves.
  *
@@ -6,24 +10,33 @@
 export async function* merge<Item>(
   sources: readonly AsyncIterator<Item>[],
 ): AsyncGenerator<readonly [source: number, item: Item], void, undefined> {
-  const next = async (source: number): Promise<readonly [number, IteratorResult<Item>]> => [
-    source,
-    await (sources[source] as AsyncIterator<Item>).next(),
-  ];
-  const waiting = new Map(sources.map((_, source) => [source, next(source)]));
-  // A source that fails after the reader has left fails for nobody.
-  for (const promise of waiting.values()) promise.catch(() => undefined);
+  // No race of promises: a source that is silent for long would keep a note of every item of the others.
+  const arrived: Arrival<Item>[] = [];
+  let wake: (() => void) | undefined;
+  const ask = async (source: number): Promise<void> => {
+    try {
+      arrived.push({ source, result: await (sources[source] as AsyncIterator<Item>).next() });
+    } catch (error) {
+      arrived.push({ source, error });
+    }
+    wake?.();
+  };
+  for (const source of sources.keys()) void ask(source);
   try {
-    while (waiting.size > 0) {
-      const [source, { done, value }] = await Promise.race(waiting.values());
-      if (done) {
-        waiting.delete(source);
+    for (let numOpen = sources.length; numOpen > 0;) {
+      const arrival = arrived.shift();
+      if (!arrival) {
+        await new Promise<void>((resolve) => (wake = resolve));
         continue;
       }
-      const following = next(source);
-      following.catch(() => undefined);
-      waiting.set(source, following);
-      yield [source, value];
+      if ("error" in arrival) throw arrival.error;
+      const { source, result } = arrival;
+      if (result.done) {
+        numOpen--;
+        continue;
+      }
+      void ask(source);
+      yield [source, result.value];
     }
   } finally {
     await Promise.allSettled(sources.map(async (source) => source.return?.()));

@@ -11,7 +11,7 @@ export interface Load {
 type Measure = keyof Load;
 
 /** A limit that a request would pass. */
-interface Overflow {
+export interface Overflow {
   readonly measure: Measure;
   /** By how much. */
   readonly excess: number;

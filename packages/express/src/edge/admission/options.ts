@@ -1,7 +1,9 @@
 import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Load } from "./load.ts";
+import type { AdmissionPolicy } from "./policy.ts";
 import { MAX_TIMER_MS } from "../../max-timer-ms.ts";
 
+/** Limits of what a server takes in at once. */
 export interface AdmissionOptions {
   /** Requests that may be in, those that wait included. @default 256 */
   readonly maxRequests?: number | undefined;
@@ -23,6 +25,11 @@ export interface AdmissionOptions {
    * @default false
    */
   readonly displaceWaiting?: boolean | undefined;
+  /**
+   * Sees a request's routes before the engine gets it; see `AdmissionPolicy`. Prompts are routed apart for it.
+   * @default none
+   */
+  readonly policy?: AdmissionPolicy | undefined;
   /** Where `request:admitted` and the like are told. @default a bus of its own */
   readonly events?: ReadMeEmitter | undefined;
 }
@@ -35,6 +42,7 @@ export interface ResolvedAdmissionOptions {
   readonly maxRequestMs: number;
   readonly overloadStatus: 503 | 429;
   readonly displaceWaiting: boolean;
+  readonly policy: AdmissionPolicy | undefined;
   readonly events: ReadMeEmitter;
 }
 
@@ -47,6 +55,7 @@ const NAMES = [
   "maxRequestMs",
   "overloadStatus",
   "displaceWaiting",
+  "policy",
   "events",
 ] as const satisfies readonly (keyof AdmissionOptions)[];
 
@@ -54,7 +63,8 @@ const NAMES = [
 export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmissionOptions {
   rejectUnknownKeys("admission", options, NAMES);
   const requests = integerOption("maxRequests", options.maxRequests ?? 256, 1);
-  const { overloadStatus = 503 } = options;
+  const { overloadStatus = 503, policy } = options;
+  if (policy !== undefined && typeof policy !== "function") throw new TypeError("Expected `policy` to be a function");
   if (overloadStatus !== 503 && overloadStatus !== 429) {
     throw new RangeError(`Expected \`overloadStatus\` to be 503 or 429, got \`${String(overloadStatus)}\``);
   }
@@ -72,6 +82,7 @@ export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmi
         : integerOption("maxRequestMs", options.maxRequestMs, 1, MAX_TIMER_MS),
     overloadStatus,
     displaceWaiting: options.displaceWaiting ?? false,
+    policy,
     events: options.events ?? new ReadMeEmitter(),
   };
 }

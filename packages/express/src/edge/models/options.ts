@@ -16,6 +16,7 @@ export interface Asking {
  */
 export type ShareTraffic = (name: string | undefined, about: Asking) => string | undefined;
 
+/** Of `ServedModels`: names, which engine answers them, and what happens when one fails. */
 export interface ServedModelsOptions {
   /** Other names of models, `{ alias: name }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;

@@ -1,0 +1,45 @@
+// Requests by the clock, whatever the server does: what waits for a slow server comes all the same, as it would.
+
+import { type Figure, seededRandom } from "readme-moe/bench";
+import { type Answer, post } from "../express/client.ts";
+import { openLoop, promptOf } from "../express/load.ts";
+import type { ServerProcess } from "../express/server-process.ts";
+import { goodputFigures, type Limits } from "./goodput.ts";
+
+export interface OpenLoop {
+  /** Called for each rate: a server that was overloaded may still work on what nobody waits for. */
+  readonly start: () => Promise<ServerProcess>;
+  readonly warmUp: (url: string) => Promise<void>;
+  /** Of a Poisson process, requests a second; one after the other. */
+  readonly rates: readonly number[];
+  readonly seconds: number;
+  readonly tokens: number;
+  readonly limits: Limits;
+  readonly seed: number;
+}
+
+/** After the last request came; who has no answer then never gets one. */
+const PATIENCE_MS = 5000;
+const SEED_STEP = 1000;
+
+/** The same arrivals for every server with the same seed. */
+export async function measureOpenLoop(load: OpenLoop): Promise<readonly Figure[]> {
+  const { start, warmUp, rates, seconds, tokens, limits, seed } = load;
+  const figures: Figure[] = [];
+  let numAsked = SEED_STEP * seed;
+  for (const [index, rate] of rates.entries()) {
+    await using server = await start();
+    await warmUp(server.url);
+    const signal = AbortSignal.timeout(seconds * 1000 + PATIENCE_MS);
+    const ask = (): Promise<Answer> => askOne(server.url, numAsked++, tokens, signal);
+    const answers = await openLoop(rate, seconds, ask, seededRandom(SEED_STEP * seed + index));
+    figures.push(...goodputFigures(rate, answers, seconds, limits));
+  }
+  return figures;
+}
+
+function askOne(url: string, index: number, tokens: number, signal: AbortSignal): Promise<Answer> {
+  const sampling = { temperature: 0, ignore_eos: true, max_tokens: tokens };
+  const streamed = { stream: true, stream_options: { include_usage: true } };
+  return post(`${url}/v1/completions`, { prompt: promptOf(index), ...sampling, ...streamed }, { signal });
+}

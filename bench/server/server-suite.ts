@@ -1,0 +1,149 @@
+// Servers under a load that does not wait for them, and what a server costs around its engine.
+
+import {
+  curvesPanel,
+  interleave,
+  type Interleaved,
+  median,
+  numbersOf,
+  type Suite,
+  type SuiteReport,
+  summaryTable,
+  type Target,
+  valuesOf,
+} from "readme-moe/bench";
+import { closedLoop, completions } from "../express/load.ts";
+import { PLACES, serverContenders, type ServerContender } from "./contenders.ts";
+import { type Limits, SERVER_METRICS } from "./goodput.ts";
+import { measureOpenLoop } from "./open-loop.ts";
+import { measureEngine, measureServer, WHOLE } from "./whole-server.ts";
+
+/** Of what our server can answer. */
+const SHARES = { quick: [50], whole: [30, 60, 90] } as const;
+/** Rounds of a difference of a few percent. */
+const LEAST_PAIRS = 7;
+const WHOLE_SERVER_WANTED = 0.9;
+
+export const serverSuite: Suite = {
+  name: "server",
+  summary: "goodput and latency over HTTP under Poisson arrivals; what HTTP costs around the engine",
+  async run(context) {
+    const { settings, keep, say } = context;
+    const { quick, seed } = settings;
+    const [tokens = 32] = numbersOf(settings, "tokens", [quick ? 8 : 32]);
+    const [seconds = 12] = numbersOf(settings, "seconds", [quick ? 3 : 12]);
+    const [firstMs = 1000] = numbersOf(settings, "first-ms", [1000]);
+    const [perTokenMs = 100] = numbersOf(settings, "per-token-ms", [100]);
+    const limits = { firstMs, perTokenMs };
+    const contenders = await serverContenders(context);
+    const [ours] = contenders;
+    if (!ours) throw new Error("There is no server to measure");
+    say("how much our server can answer");
+    const capacity = await keep("capacity", () => capacityOf(ours, quick ? 1 : 3, tokens));
+    const shares = numbersOf(settings, "shares", quick ? SHARES.quick : SHARES.whole);
+    const rates = shares.map((share) => Math.round(share * capacity) / 100);
+    const loaded = await interleave(
+      context,
+      "open loop",
+      contenders.map(({ name, start }) => ({
+        name,
+        measure: (roundSeed) =>
+          measureOpenLoop({
+            start,
+            warmUp: (url) => warmUp(url, tokens),
+            rates,
+            seconds,
+            tokens,
+            limits,
+            seed: roundSeed,
+          }),
+      })),
+    );
+    const path = settings.dense ?? settings.model;
+    const pair = [
+      { name: "the engine, called", measure: () => measureEngine(context, path, 2 * tokens) },
+      { name: "the server, over HTTP", measure: () => measureServer(context, path, 2 * tokens) },
+    ];
+    const around = await interleave(context, "whole server", pair, quick ? 1 : Math.max(LEAST_PAIRS, settings.rounds));
+    const notes = [
+      `Our server answers ${capacity.toFixed(2)} requests a second of ${tokens} tokens when ${PLACES} are always under way; arrivals are shares of that.`,
+      `Limits: the first token within ${firstMs} ms, the others ${perTokenMs} ms each. Who has no answer 5 s after the last arrival has none.`,
+      "The client has its share of the same cores.",
+    ];
+    return report(seed, limits, rates, loaded, around, notes);
+  },
+};
+
+async function capacityOf({ start }: ServerContender, rounds: number, tokens: number): Promise<number> {
+  await using server = await start();
+  await warmUp(server.url, tokens);
+  const numRequests = rounds * PLACES;
+  const startMs = performance.now();
+  await closedLoop(PLACES, completions(server.url, tokens, true), (asked) => asked >= numRequests);
+  return (numRequests * 1000) / (performance.now() - startMs);
+}
+
+/** Memory is taken, and code compiled, before anything counts. */
+async function warmUp(url: string, tokens: number): Promise<void> {
+  await closedLoop(4, completions(url, tokens, true), (asked) => asked >= 4);
+}
+
+function report(
+  seed: number,
+  limits: Limits,
+  rates: readonly number[],
+  loaded: Interleaved,
+  around: Interleaved,
+  notes: readonly string[],
+): SuiteReport {
+  const table = (title: string, metrics: readonly (keyof typeof SERVER_METRICS)[]) =>
+    summaryTable(loaded.samples, {
+      title,
+      seed,
+      columns: metrics.flatMap((key) =>
+        rates.map((at) => ({ title: `${SERVER_METRICS[key]} at ${at}/s`, metric: SERVER_METRICS[key], at })),
+      ),
+    });
+  return {
+    tables: [
+      table(
+        `Goodput by arrivals a second (first token within ${limits.firstMs} ms, others ${limits.perTokenMs} ms each)`,
+        ["goodput", "kept", "unanswered"],
+      ),
+      table("First token", ["firstP50", "firstP95", "firstP99"]),
+      table("Tokens after the first", ["tokenP50", "tokenP95", "tokenP99"]),
+      summaryTable(around.samples, { title: `${PLACES} requests at once, with and without the server`, seed }),
+    ],
+    targets: wholeServerTarget(around),
+    pictures: [
+      {
+        name: "goodput",
+        picture: {
+          title: "Goodput by arrivals",
+          description: "requests a second that kept to the limits, and the 95th percentile of the first token",
+          xTitle: "arrivals a second",
+          rows: [
+            {
+              panels: [
+                curvesPanel(loaded.samples, SERVER_METRICS.goodput),
+                curvesPanel(loaded.samples, SERVER_METRICS.firstP95),
+              ],
+            },
+          ],
+        },
+      },
+    ],
+    samples: [...loaded.samples, ...around.samples],
+    notes: [
+      ...notes,
+      ...Array.from([...loaded.failures, ...around.failures], ([name, why]) => `${name}: not measured: ${why}`),
+    ],
+  };
+}
+
+function wholeServerTarget({ samples }: Interleaved): readonly Target[] {
+  const speedOf = (variant: string): number => median(valuesOf(samples, { variant, metric: WHOLE.speed }));
+  const value = speedOf("the server, over HTTP") / speedOf("the engine, called");
+  const what = "speed of the whole server by the engine's alone";
+  return [{ what, value, unit: "", wanted: "over", limit: WHOLE_SERVER_WANTED }];
+}

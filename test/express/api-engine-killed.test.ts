@@ -1,0 +1,186 @@
+// An engine's process ends at any moment: every client learns how its answer ended. A stream says why it is over and
+// `[DONE]`, or tells an error and ends.
+
+import { once } from "node:events";
+import { Agent, request, type IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
+import { join } from "node:path";
+import { ReadMeError, type Engine } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { readMe, ServedModels } from "@readme-moe/express";
+import express, { type RequestHandler } from "express";
+import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { manualTimers } from "../support/manual-timers.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { parseEvents, type Chunk } from "../support/sse.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const KEEP_ALIVE_MS = 1234;
+const SLOW_READER_MS = 4321;
+const PATH = "/v1/completions";
+const long = { prompt: "x", max_tokens: 4000, ignore_eos: true, stream: true } as const;
+const timers = manualTimers();
+let folder: string;
+let numOpened = 0;
+beforeAll(async () => {
+  folder = await persistentFolder();
+});
+
+async function open(): Promise<ReadMeEngine> {
+  const config = { max_position_embeddings: 4096 };
+  const options = { isolation: "process", maxNumSeqs: 2 } as const;
+  const engine = await openTinyEngine(join(folder, `${++numOpened}`), options, { config });
+  onTestFinished(() => engine.dispose());
+  return engine;
+}
+
+async function serve(
+  engine: Engine,
+  before: RequestHandler = (_request, _response, next) => next(),
+): Promise<{ readonly models: ServedModels; readonly server: RunningServer }> {
+  const models = new ServedModels({ model: engine }, { restart: { firstDelayMs: 0, settledMs: 0 } });
+  const api = readMe({
+    models,
+    keepAliveMs: KEEP_ALIVE_MS,
+    slowReaderMs: SLOW_READER_MS,
+    maxBufferedBytes: 1 << 28,
+    timers,
+  });
+  const server = await listen(express().use(before, api));
+  onTestFinished(() => server[Symbol.asyncDispose]());
+  return { models, server };
+}
+
+/** "done", or the code of the error; whatever else an answer may look like fails the test. */
+function endOf(status: number, body: string): string {
+  if (status !== 200) return (JSON.parse(body) as { error: { code: string } }).error.code;
+  const { data } = parseEvents(body);
+  const reasons = data
+    .filter((payload) => payload.startsWith('{"id"'))
+    .flatMap((payload) => (JSON.parse(payload) as Chunk).choices.flatMap((choice) => choice.finish_reason ?? []));
+  const last = data.at(-1) ?? "";
+  if (last === "[DONE]") {
+    expect(reasons).toEqual(["length"]);
+    return "done";
+  }
+  expect(data).not.toContain("[DONE]");
+  return (JSON.parse(last) as { error: { code: string } }).error.code;
+}
+
+/** Connections are kept, and used again by those who ask later. */
+function client(port: number): (body: object) => Promise<string> {
+  const agent = new Agent({ keepAlive: true });
+  onTestFinished(() => agent.destroy());
+  return async (body) => {
+    const text = JSON.stringify(body);
+    const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
+    const sent = request({ port, host: "127.0.0.1", path: PATH, method: "POST", agent, headers });
+    sent.end(text);
+    const [response] = (await once(sent, "response")) as [IncomingMessage];
+    let received = "";
+    for await (const piece of response.setEncoding("utf8")) received += piece as string;
+    return endOf(response.statusCode ?? 0, received);
+  };
+}
+
+/** Resolves after so many tokens; at once after none. */
+async function tokens(engine: ReadMeEngine, count: number): Promise<void> {
+  for (let seen = 0; seen < count; seen++) await told(engine, "token:generated");
+}
+
+function told(engine: ReadMeEngine, name: "sequence:queued" | "token:generated" | "engine:failed"): Promise<void> {
+  return new Promise((resolve) => engine.events.once(name, () => resolve()));
+}
+
+describe("clients of an engine whose process is killed", () => {
+  test("all learn how their answers ended, whenever it is, and the next are answered on the same connections", async () => {
+    const engine = await open();
+    const { models, server } = await serve(engine);
+    const ask = client(server.port);
+    const random = seededRandom(3);
+    const ends = new Set<string>();
+    for (const afterTokens of [0, 1 + randomInteger(random, 9), 20 + randomInteger(random, 60)]) {
+      // Some of them are over by then, some wait for their turn.
+      const asked = Array.from({ length: 8 }, (_, index) =>
+        ask({ ...long, prompt: `${index}`, max_tokens: 1 + randomInteger(random, 60) }),
+      );
+      await told(engine, "sequence:queued");
+      await tokens(engine, afterTokens);
+      const restarted = new Promise((resolve) => models.events.once("engine:restarted", resolve));
+      engine.kill();
+      for (const end of await Promise.all(asked)) ends.add(end);
+      await restarted;
+      expect(await ask({ ...long, max_tokens: 3 })).toBe("done");
+    }
+    expect([...ends].filter((end) => end !== "model_loading").toSorted()).toEqual(["done", "engine_failed"]);
+  });
+
+  test("learn it after headers that a keep-alive sent before the first token, and after none", async () => {
+    const engine = await open();
+    const { server } = await serve(engine);
+    const ask = client(server.port);
+    const running = [ask(long), ask(long)];
+    await tokens(engine, 4);
+    const waiting = ask({ ...long, prompt: "y" });
+    await told(engine, "sequence:queued");
+    timers.fire(KEEP_ALIVE_MS);
+    engine.kill();
+    expect(await Promise.all([...running, waiting])).toEqual(["engine_failed", "engine_failed", "engine_failed"]);
+  });
+
+  test("learn it when they have not read what came before", async () => {
+    const engine = await open();
+    let connection: Socket | null = null;
+    const { server } = await serve(engine, (_, response, next) => {
+      ({ socket: connection } = response);
+      // As if the reader took nothing.
+      connection?.cork();
+      next();
+    });
+    const asked = client(server.port)({ ...long, logprobs: 20 });
+    await timers.waiting(SLOW_READER_MS);
+    engine.kill();
+    await told(engine, "engine:failed");
+    (connection as Socket | null)?.uncork();
+    expect(await asked).toBe("engine_failed");
+  });
+
+  test("learn it when the engine had just been asked for a token's text", async () => {
+    const engine = await open();
+    const failing: Engine = {
+      info: engine.info,
+      events: engine.events,
+      generate: (asked) => engine.generate(asked),
+      tokenize: (text, options) => engine.tokenize(text, options),
+      detokenize: async () => {
+        throw new ReadMeError("ERR_ENGINE_FAILED", "The engine's worker is gone");
+      },
+      applyTemplate: (messages) => engine.applyTemplate(messages),
+      vocabulary: () => engine.vocabulary(),
+      route: (prompt, expert) => engine.route(prompt, expert),
+      stats: () => engine.stats(),
+      dispose: () => engine.dispose(),
+      [Symbol.asyncDispose]: () => engine.dispose(),
+    };
+    const { server } = await serve(failing);
+    // Of tokens that are not the likeliest.
+    const unlikely = { ...long, max_tokens: 50, logprobs: 0, temperature: 2, seed: 1 };
+    expect(await client(server.port)(unlikely)).toBe("engine_failed");
+  });
+
+  test("learn it while the engine is exchanged, and those of the other engine do not", async () => {
+    const [before, after] = [await open(), await open()];
+    const { models, server } = await serve(before);
+    const ask = client(server.port);
+    const old = [ask(long), ask(long), ask(long)];
+    await tokens(before, 3);
+    const exchanged = models.set("model", after);
+    const young = [ask({ ...long, max_tokens: 40 }), ask({ ...long, max_tokens: 40 })];
+    await tokens(after, 3);
+    before.kill();
+    expect(await Promise.all(old)).toEqual(["engine_failed", "engine_failed", "engine_failed"]);
+    await exchanged;
+    expect(await Promise.all(young)).toEqual(["done", "done"]);
+  });
+});
