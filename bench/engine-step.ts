@@ -4,14 +4,11 @@
 //   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120]
 
 import { parseArgs } from "node:util";
-import { fcfs, resolveSamplingParams, StopAutomaton } from "@readme-moe/core";
 import { ModelRunner } from "@readme-moe/engine";
-import { type Feeds, KvPool, type KvSlot, openModel, type Precision } from "@readme-moe/model";
+import { type Feeds, type KvSlot, openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
-import { EngineCore } from "../packages/engine/src/engine-core.ts";
-import { KvAdmission } from "../packages/engine/src/kv-admission.ts";
-import { PrefixCache } from "../packages/engine/src/prefix-cache.ts";
 import { planRun } from "../packages/engine/src/step-feeds.ts";
+import { decodingCore, type DecodingCore } from "./decoding-core.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -34,8 +31,19 @@ console.log(
   `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`,
 );
 for (const numSeqs of [1, 16, 32]) {
-  const engine = await decodingCore(numSeqs);
-  const times = { engine: [] as number[], forward: engine.forwardMs, graph: [] as number[] };
+  const times = { engine: [] as number[], forward: [] as number[], graph: [] as number[] };
+  const router = fixedRouter(model.experts.names.length, 0);
+  const engine = await decodingCore({
+    runner,
+    tokenizer,
+    router,
+    numSeqs,
+    past,
+    rounds: ROUNDS,
+    onEvent: (name, payload) => {
+      if (name === "batch:completed" && "forwardMs" in payload) times.forward.push(payload.forwardMs);
+    },
+  });
   for (let round = 0; round < ROUNDS; round++) {
     times.engine.push(await timeMs(() => engine.core.step()));
     const feeds = nextFeeds(engine);
@@ -50,70 +58,6 @@ for (const numSeqs of [1, 16, 32]) {
 }
 await runner.dispose();
 await model.close();
-
-interface DecodingCore {
-  readonly core: EngineCore;
-  readonly admission: KvAdmission;
-  readonly forwardMs: number[];
-}
-
-/** A core whose sequences have all come to decoding, with a past of about `past` tokens. */
-async function decodingCore(numSeqs: number): Promise<DecodingCore> {
-  const forwardMs: number[] = [];
-  const capacityTokens = numSeqs * (Math.ceil((past + ROUNDS + 64) / 64) * 64 + 64);
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens });
-  touch(pool);
-  const { contextTokens: maxTokens } = model.config;
-  const admission = new KvAdmission(pool, new PrefixCache(128, 0), { maxNumSeqs: numSeqs, maxTokens });
-  const core = new EngineCore({
-    runner,
-    tokenizer,
-    admission,
-    scheduler: fcfs(),
-    limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
-    maxTokens,
-    output: {
-      chunk: () => undefined,
-      logits: () => undefined,
-      failed: (_, error) => {
-        throw error;
-      },
-      event: (name, payload) => {
-        if (name === "batch:completed" && "forwardMs" in payload) forwardMs.push(payload.forwardMs);
-      },
-    },
-    now: () => performance.now(),
-  });
-  const params = resolveSamplingParams({ temperature: 0, maxTokens: 1000, ignoreEos: true }, model.config);
-  const router = fixedRouter(model.experts.names.length, 0);
-  for (let index = 0; index < numSeqs; index++) {
-    const promptIds = Array.from({ length: past }, (_, position) => 100 + ((index * 31 + position * 7) % 900));
-    const id = `${index}`;
-    const start = {
-      id,
-      requestId: id,
-      choice: 0,
-      arrival: index,
-      arrivalMs: 0,
-      priority: 0,
-      promptIds,
-      params,
-      processesLogits: false,
-      seed: 1,
-    };
-    core.add({ ...start, stops: new StopAutomaton([]) }, router);
-  }
-  do await core.step();
-  while (pool.usedTokens === 0 || core.stats().completionTokens < 8 * numSeqs);
-  return { core, admission, forwardMs };
-}
-
-/** Memory costs a page fault where it is touched first, once in the life of an engine; that is not what is measured here. */
-function touch(pool: KvPool): void {
-  const slot = pool.admit(pool.capacityTokens) as KvSlot;
-  pool.writeBlock(slot, 0, new Float32Array((pool.bytesPerToken / 4) * pool.capacityTokens).fill(0.01));
-  pool.release(slot);
-}
 
 /** What the engine's next step will feed. */
 function nextFeeds({ admission }: DecodingCore): Feeds {

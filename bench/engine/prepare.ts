@@ -3,7 +3,7 @@
 import { access, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { exportTransformersJs, GgufFile, type Model } from "@readme-moe/model";
-import type { Paths } from "./contender.ts";
+import type { PeerFiles } from "./peers.ts";
 import { writeQ8Gguf } from "./q8-gguf.ts";
 
 // Changes when what is made of a model changes.
@@ -14,7 +14,7 @@ export async function preparePeerFiles(
   model: Model,
   cacheFolder: string,
   say: (what: string) => void,
-): Promise<Pick<Paths, "onnx" | "gguf">> {
+): Promise<PeerFiles> {
   const fingerprint = await model.fingerprint(cacheFolder);
   const folder = join(cacheFolder, "bench", `${fingerprint.slice(0, 40)}-${VERSION}`);
   await mkdir(folder, { recursive: true });

@@ -1,77 +1,82 @@
-// The parts of `npm run bench:engine` that can be wrong without anybody seeing it: what is measured, and how it is summed up.
+// The parts of the engine's suite that can be wrong without anybody seeing it: what is measured, and how it is summed up.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { exportTransformersJs, openModel, Tokenizer } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import type { ContenderSpec } from "../../bench/engine/contender.ts";
-import { treePeakBytes } from "../../bench/engine/memory.ts";
-import { measure, type Measurements } from "../../bench/engine/measure.ts";
+import { peakMemoryBytes, type Sample } from "readme-moe/bench";
 import { writeQ8Gguf } from "../../bench/engine/q8-gguf.ts";
-import { columnsOf, compare, medianOf, type Result } from "../../bench/engine/results.ts";
-import { formatTable } from "../../bench/engine/table.ts";
-import { drawPrompts, type Workload } from "../../bench/engine/workload.ts";
+import {
+  bestPeerTable,
+  type ComparedColumn,
+  toBestPeer,
+} from "../../packages/readme-moe/src/bench/engine/best-peer.ts";
+import { measure } from "../../packages/readme-moe/src/bench/engine/measure.ts";
+import { drawPrompts, type Workload } from "../../packages/readme-moe/src/bench/engine/workload.ts";
 import { golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
 
-function measured(tokensPerSecond: number, peakBytes: number, loss?: number): Measurements {
-  const decodeTokensPerSecond = { 1: tokensPerSecond };
-  const rest = { loadMs: 1, prefillTokensPerSecond: 1, peakBytes };
-  return { decodeTokensPerSecond, ...rest, ...(loss === undefined ? {} : { loss }) };
+function sample(variant: string, metric: string, value: number, turn = 0): Sample {
+  return { variant, metric, value, turn, at: metric === "speed" ? 8 : "", round: turn };
 }
 
-function result(engine: ContenderSpec["engine"], ...repetitions: readonly Measurements[]): Result {
-  return { spec: { engine, variant: "x" }, repetitions, failure: undefined };
+function isOurs(variant: string): boolean {
+  return variant.startsWith("readme-moe");
 }
 
-describe("results", () => {
-  const columns = columnsOf([1]);
-  const ours = result("readme-moe", measured(30, 4e6, 2.5), measured(10, 4e6), measured(20, 4e6));
-  const fast = result("transformers.js", measured(10, 8e6, 2.6));
-  const small = result("node-llama-cpp", measured(5, 2e6, 2.4), measured(7, 2e6));
+/** A library that computes on the thread that asked. */
+function block(ms: number): readonly number[] {
+  for (const endMs = performance.now() + ms; performance.now() < endMs;);
+  return [1];
+}
 
-  test("are medians over the repetitions that have a number", () => {
-    const [decode, , , , , , , loss] = columns;
-    expect([ours, small].map((one) => medianOf(one, decode as (typeof columns)[0]))).toEqual([20, 6]);
-    expect(medianOf(ours, loss as (typeof columns)[0])).toBe(2.5);
-    expect(medianOf(result("readme-moe"), decode as (typeof columns)[0])).toBeUndefined();
+describe("ours beside the best peer", () => {
+  const samples = [
+    ...[30, 10, 20].map((value, turn) => sample("readme-moe x", "speed", value, turn)),
+    sample("readme-moe x", "loss", 2.5),
+    sample("readme-moe x", "load", 2),
+    sample("transformers.js x", "speed", 10),
+    sample("transformers.js x", "loss", 2.6),
+    ...[5, 7].map((value, turn) => sample("node-llama-cpp x", "speed", value, turn)),
+    sample("node-llama-cpp x", "loss", 2.4),
+  ];
+  const speed: ComparedColumn = { title: "8", metric: "speed", at: 8, better: "higher" };
+  const loss: ComparedColumn = { title: "loss", metric: "loss", better: "lower", compare: "difference" };
+  const load: ComparedColumn = { title: "load", metric: "load", better: "lower" };
+
+  test("is medians compared with whichever peer is best in a column", () => {
+    expect(toBestPeer(samples, "readme-moe x", speed, isOurs)).toBe(2);
+    expect(toBestPeer(samples, "readme-moe x", { ...speed, better: "lower" }, isOurs)).toBe(20 / 6);
+    expect(toBestPeer(samples, "readme-moe x", loss, isOurs)).toBeCloseTo(0.1);
+    expect(toBestPeer(samples, "readme-moe x", load, isOurs)).toBeUndefined();
   });
 
-  test("are compared with whichever peer is best in a column", () => {
-    const [{ values } = { values: [] }] = compare([ours, fast, small], columns);
-    expect(values.slice(0, 3)).toEqual([2, 1, 2]);
-    expect(values[7]).toBeCloseTo(0.1);
-    expect(values[4]).toBeUndefined();
-  });
-
-  test("are shown with a dash where there is no number, and with why", () => {
-    const failed = { ...result("node-llama-cpp"), failure: "its process ended with SIGKILL" };
-    const lines = formatTable([ours, fast, failed], columns).split("\n");
-    expect(lines).toHaveLength(6);
-    expect(lines[3]).toMatch(/^node-llama-cpp x +–/);
-    expect(lines[4]).toMatch(/^readme-moe x : best peer +× 2\.00.*-0\.100$/);
-    expect(lines[5]).toBe("node-llama-cpp x: its process ended with SIGKILL");
+  test("is shown with a dash where there is no number, and not at all where there is none", () => {
+    expect(bestPeerTable(samples, [speed, loss, load], isOurs)?.rows).toEqual([
+      ["readme-moe x", "× 2.00", "+0.100", "–"],
+    ]);
+    expect(bestPeerTable(samples, [load], isOurs)).toBeUndefined();
   });
 });
 
 describe("the workload", () => {
   const text = Array.from({ length: 400 }, (_, index) => index);
-  const sizes = { concurrency: [1, 8], promptTokens: 6, newTokens: 4, prefillTokens: 50 };
+  const sizes = { concurrency: [1, 8], promptTokens: 6, newTokens: 4, contexts: [20, 50], contextTokens: 3 };
 
   test("is the same for the same seed, and no two prompts begin alike", () => {
     const a = drawPrompts(text, sizes, 3);
     expect(drawPrompts(text, sizes, 3)).toEqual(a);
     expect(drawPrompts(text, sizes, 4)).not.toEqual(a);
-    const prompts = [a.warmUp, ...a.batches.flat(), a.longPrompt];
-    expect(prompts.map((prompt) => prompt.length)).toEqual([...Array<number>(10).fill(6), 50]);
-    expect(new Set(prompts.map(([first]) => first)).size).toBe(11);
+    const prompts = [a.warmUp, ...a.batches.flat(), ...a.longPrompts];
+    expect(prompts.map((prompt) => prompt.length)).toEqual([...Array<number>(10).fill(6), 20, 50]);
+    expect(new Set(prompts.map(([first]) => first)).size).toBe(12);
   });
 
   test("wants enough text", () => {
-    expect(() => drawPrompts(text.slice(0, 60), sizes, 1)).toThrow(/at least 61 tokens, got 60/);
+    expect(() => drawPrompts(text.slice(0, 60), sizes, 1)).toThrow(/at least 62 tokens, got 60/);
   });
 
   test("is measured whole: every batch, the long prompt, and the mean over files of their losses", async () => {
@@ -79,7 +84,7 @@ describe("the workload", () => {
     const contender = {
       generate: (prompts: readonly unknown[], newTokens: number) => {
         calls.push(`${prompts.length}×${newTokens}`);
-        return Promise.resolve();
+        return Promise.resolve(prompts.map((_, index) => index + 1));
       },
       logProbabilities: (sequences: readonly (readonly number[])[]) =>
         Promise.resolve(sequences.map((sequence) => -2 * (sequence.length - 1) - (sequence[0] ?? 0))),
@@ -93,18 +98,33 @@ describe("the workload", () => {
       [[0, 1, 2, 3]],
     ]; // losses 3 and 2
     const workload: Workload = { ...drawPrompts(text, sizes, 1), texts };
-    const measurements = await measure(() => Promise.resolve(contender), workload);
-    expect(calls).toEqual(["1×8", "1×4", "8×4", "1×1"]);
-    expect(measurements.loss).toBeCloseTo(2.5);
-    expect(Object.keys(measurements.decodeTokensPerSecond)).toEqual(["1", "8"]);
-    expect(measurements.loopDelayMs).toBeDefined();
+    const figures = await measure(() => Promise.resolve(contender), workload);
+    expect(calls).toEqual(["1×8", "1×4", "8×4", "1×3", "1×3"]);
+    const valueOf = (metric: string, at?: number) =>
+      figures.find((one) => one.metric === metric && one.at === at)?.value;
+    expect(valueOf("loss, nats")).toBeCloseTo(2.5);
+    expect(figures.flatMap(({ metric, at }) => (metric === "new tokens, tok/s" ? [at] : []))).toEqual([1, 8]);
+    expect(valueOf("first token, ms", 8)).toBe(4.5);
+    expect(valueOf("prefill, tok/s", 50)).toBe(50_000);
+    expect(valueOf("event loop max, ms")).toBeGreaterThan(0);
+  });
+
+  test("sees how long a contender holds up the event loop, also where it never lets go", async () => {
+    const contender = {
+      generate: async () => block(60),
+      logProbabilities: () => Promise.resolve([]),
+      dispose: () => Promise.resolve(),
+    };
+    const workload: Workload = { ...drawPrompts(text, { ...sizes, concurrency: [8], contexts: [] }, 1), texts: [] };
+    const figures = await measure(() => Promise.resolve(contender), workload);
+    expect(figures.find(({ metric }) => metric === "event loop max, ms")?.value).toBeGreaterThan(50);
   });
 });
 
 test.skipIf(process.platform !== "linux")("peak memory is that of the process and of those below it", () => {
-  const peakBytes = treePeakBytes(process.pid);
+  const peakBytes = peakMemoryBytes(process.pid);
   expect(peakBytes).toBeGreaterThan(0.9 * process.memoryUsage.rss());
-  expect(treePeakBytes(process.ppid)).toBeGreaterThan(peakBytes);
+  expect(peakMemoryBytes(process.ppid)).toBeGreaterThan(peakBytes);
 });
 
 test("the GGUF file for node-llama-cpp is the same model, and exports like one", async () => {

@@ -3,6 +3,8 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
+import { benchCommand, BenchFailure } from "./bench/bench-command.ts";
+import { engineSuite } from "./bench/engine/engine-suite.ts";
 import { applyCommand } from "./commands/apply.ts";
 import { answerCommand } from "./commands/answer.ts";
 import { chatCommand } from "./commands/chat.ts";
@@ -30,7 +32,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
     throw error;
   });
   try {
-    await program(interrupt.signal).parseAsync(args, { from: "user" });
+    await commandLine(interrupt.signal).parseAsync(args, { from: "user" });
     return EXIT.done;
   } catch (error) {
     if (interrupt.signal.aborted) return EXIT.interrupted;
@@ -40,13 +42,15 @@ export async function runCli(args: readonly string[]): Promise<number> {
   }
 }
 
-function program(signal: AbortSignal): Command {
+/** The parser of all commands. @param signal - ends what they do */
+export function commandLine(signal: AbortSignal): Command {
   const command = new Command("readme-moe")
     .description("Language models refactored into mixtures of experts, on ordinary CPUs.")
     .showSuggestionAfterError()
     .exitOverride()
     .addCommand(applyCommand(signal))
     .addCommand(answerCommand(signal))
+    .addCommand(benchCommand({ suites: [engineSuite()], signal }))
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(exportCommand(signal))
@@ -74,6 +78,6 @@ function report(error: unknown): number {
     console.error(`error: ${error.message}`);
     return EXIT.wrongUsage;
   }
-  console.error(error);
+  console.error(error instanceof BenchFailure ? `error: ${error.message}` : error);
   return EXIT.failed;
 }

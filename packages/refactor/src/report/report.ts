@@ -55,6 +55,7 @@ export interface SizeReport {
   readonly router_parameters: number;
 }
 
+/** What the result was made with. */
 export interface SettingsReport {
   /** How experts are made, such as `"sequential"`. */
   readonly method: string;
@@ -109,6 +110,7 @@ export interface OverlapReport {
   readonly layers: readonly (readonly (readonly number[])[])[];
 }
 
+/** One layer: sizes in neurons, and how well its experts stand in for the dense FFN. */
 export interface LayerReport {
   readonly expert_size: number;
   readonly shared_size: number;
@@ -119,6 +121,7 @@ export interface LayerReport {
   readonly relative_errors: Readonly<Record<string, readonly number[]>>;
 }
 
+/** What the router is worth, on documents that are held out. Losses in nats per token. */
 export interface RouterReport {
   /** Mean loss with the router's routes less that with each document's own domain; negative where the router is better. */
   readonly above_oracle_domain: number;
@@ -136,6 +139,7 @@ export interface RouterReport {
   readonly samples: readonly RoutedSample[];
 }
 
+/** The beginning of a document, token by token. */
 export interface RoutedSample {
   readonly domain: string;
   readonly pieces: readonly RoutedPiece[];
@@ -148,6 +152,7 @@ export interface RoutedPiece {
   readonly expert: number;
 }
 
+/** What it took, and on which machine. */
 export interface TimeReport {
   readonly total_ms: number;
   /** In the order in which they ran. */

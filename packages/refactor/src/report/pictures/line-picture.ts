@@ -1,11 +1,12 @@
 // Curves over a common axis, in panels that share their legend.
 
-import { scaleLinear } from "d3-scale";
+import { scaleLinear, scaleLog } from "d3-scale";
 import { line } from "d3-shape";
 import { FAINT_INK, GROUND, LINE } from "./colours.ts";
 import { label, MARGIN, picture, textWidth, TOP, type PictureText } from "./picture.ts";
 import { element, together, type Attributes, type Svg } from "./svg.ts";
 
+/** One line of a panel. */
 export interface Curve {
   /** Curves of one name have one entry in the legend. */
   readonly name: string;
@@ -16,6 +17,7 @@ export interface Curve {
   readonly points: readonly (readonly [x: number, y: number])[];
 }
 
+/** Curves over one pair of axes. */
 export interface LinePanel {
   /** What is measured, and its unit. */
   readonly title: string;
@@ -24,8 +26,11 @@ export interface LinePanel {
   readonly most?: number | undefined;
 }
 
+/** What `linePicture` draws: panels in rows, with one title for their x axes. */
 export interface LinePicture extends PictureText {
   readonly xTitle: string;
+  /** Axes on which equal steps are equal factors; all their values are positive. @default none */
+  readonly isLogarithmic?: "x" | "both" | undefined;
   /** Panels of a row stand side by side, rows below each other. */
   readonly rows: readonly { readonly title?: string | undefined; readonly panels: readonly LinePanel[] }[];
 }
@@ -39,7 +44,7 @@ const ROW_HEAD = 30;
 const NUMBERS = { "font-size": 11, fill: FAINT_INK } as const;
 
 /** An SVG document. At least one panel, and a point in each. */
-export function linePicture({ rows, xTitle, ...text }: LinePicture): string {
+export function linePicture({ rows, xTitle, isLogarithmic, ...text }: LinePicture): string {
   const curves = rows.flatMap(({ panels }) => panels.flatMap((panel) => panel.curves));
   const xs = [...new Set(curves.flatMap(({ points }) => points.map(([x]) => x)))].toSorted((a, b) => a - b);
   const key = lineKey(curves);
@@ -55,12 +60,17 @@ export function linePicture({ rows, xTitle, ...text }: LinePicture): string {
     drawn.push(
       ...panels.map((panel, index) => {
         const left = MARGIN + index * (room + PANEL_GAP) + NUMBERS_WIDTH;
-        return drawPanel(panel, xs, xTitle, {
-          left,
-          right: left + room - NUMBERS_WIDTH,
-          top,
-          bottom: top + PLOT_HEIGHT,
-        });
+        return drawPanel(
+          panel,
+          xs,
+          { xTitle, isLogarithmic },
+          {
+            left,
+            right: left + room - NUMBERS_WIDTH,
+            top,
+            bottom: top + PLOT_HEIGHT,
+          },
+        );
       }),
     );
     y = top + PLOT_HEIGHT + PANEL_FOOT;
@@ -75,18 +85,29 @@ interface Box {
   readonly bottom: number;
 }
 
-function drawPanel({ title, curves, most }: LinePanel, xs: readonly number[], xTitle: string, box: Box): Svg {
+type Axes = Pick<LinePicture, "xTitle" | "isLogarithmic">;
+
+function drawPanel(
+  { title, curves, most }: LinePanel,
+  xs: readonly number[],
+  { xTitle, isLogarithmic }: Axes,
+  box: Box,
+): Svg {
   const { left, right, top, bottom } = box;
   const [first = 0, last = 0] = [xs[0], xs.at(-1)];
-  const x = scaleLinear()
-    .domain(first === last ? [first - 1, last + 1] : [first, last])
+  const x = (isLogarithmic ? scaleLog() : scaleLinear())
+    .domain(first === last ? (isLogarithmic ? [first / 2, last * 2] : [first - 1, last + 1]) : [first, last])
     .range([left + 12, right - 12]);
-  const largest = most ?? Math.max(...curves.flatMap(({ points }) => points.map(([, y]) => y)));
-  const y = scaleLinear()
-    .domain([0, largest > 0 ? largest : 1])
+  const ys = curves.flatMap(({ points }) => points.map(([, value]) => value));
+  const largest = most ?? Math.max(...ys);
+  const isLogY = isLogarithmic === "both";
+  const y = (
+    isLogY ? scaleLog().domain([Math.min(...ys), largest]) : scaleLinear().domain([0, largest > 0 ? largest : 1])
+  )
     .nice(5)
     .range([bottom, top]);
-  const format = y.tickFormat(5);
+  // Of a logarithmic axis some numbers are left out, where they would touch.
+  const format = isLogY ? y.tickFormat(5, "~g") : y.tickFormat(5);
   return together(
     label(title, left - NUMBERS_WIDTH, top - 14, { "font-size": 12, fill: FAINT_INK }, right - left + NUMBERS_WIDTH),
     ...y
@@ -167,5 +188,6 @@ function lineKey(curves: readonly Curve[]): { readonly svg: Svg; readonly height
 }
 
 function short(value: number): string {
+  if (value >= 1e7) return `${Number((value / 1e6).toPrecision(3)).toLocaleString("en-US")}M`;
   return `${Math.round(value * 100) / 100}`;
 }

@@ -1,0 +1,39 @@
+// Steps in which every sequence gets one token, without an engine around them.
+
+import type { StepSequence } from "@readme-moe/engine";
+import { KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import type { StepRunner } from "../packages/engine/src/step-runner.ts";
+
+export interface DecodeCase {
+  readonly numSeqs: number;
+  /** Tokens before the first step, of each sequence. */
+  readonly past: number;
+  /** Experts that the sequences are dealt to in turn. */
+  readonly distinct: number;
+}
+
+/** Milliseconds of each step, but of those that take memory from the system first. */
+export async function decodeSteps(
+  runner: StepRunner,
+  { numSeqs, past, distinct }: DecodeCase,
+  rounds: number,
+  warmUp = 5,
+): Promise<readonly number[]> {
+  const room = past + rounds + warmUp + 1;
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: numSeqs * wholeBlocks(room) });
+  const slots = Array.from({ length: numSeqs }, () => pool.admit(room) as KvSlot);
+  const keysValues = new Float32Array((past * pool.bytesPerToken) / 4).fill(0.01);
+  for (const slot of slots) pool.append(slot, keysValues, 0, past);
+  const { vocabSize } = runner.model.config;
+  const samples: number[] = [];
+  for (let round = 0; round < rounds + warmUp; round++) {
+    const sequences = slots.map((slot, index): StepSequence => {
+      const tokenId = 100 + ((index * 31 + round * 7) % Math.min(900, vocabSize - 100));
+      return { slot, tokenIds: [tokenId], experts: [index % distinct], logitsOf: [0] };
+    });
+    const startMs = performance.now();
+    await runner.forward(pool, sequences);
+    samples.push(performance.now() - startMs);
+  }
+  return samples.slice(warmUp);
+}

@@ -1,0 +1,89 @@
+// The engine as it is on the thread that runs the model, with sequences that all decode.
+
+import {
+  fcfs,
+  resolveSamplingParams,
+  type PreGatingRouter,
+  type SamplingParams,
+  StopAutomaton,
+} from "@readme-moe/core";
+import { KvPool, type KvSlot, type Tokenizer } from "@readme-moe/model";
+import { EngineCore } from "../packages/engine/src/engine-core.ts";
+import type { EngineOutput } from "../packages/engine/src/engine-output.ts";
+import { KvAdmission } from "../packages/engine/src/kv-admission.ts";
+import { PrefixCache } from "../packages/engine/src/prefix-cache.ts";
+import type { StepRunner } from "../packages/engine/src/step-runner.ts";
+
+export interface DecodingCore {
+  readonly core: EngineCore;
+  readonly admission: KvAdmission;
+}
+
+export interface DecodingCoreOptions {
+  readonly runner: StepRunner;
+  readonly tokenizer: Tokenizer;
+  readonly router: PreGatingRouter;
+  readonly numSeqs: number;
+  /** Tokens of each sequence's prompt. */
+  readonly past: number;
+  /** Steps that there has to be room for. */
+  readonly rounds: number;
+  /** @default greedy */
+  readonly params?: SamplingParams;
+  readonly onEvent: EngineOutput["event"];
+}
+
+/** A core whose sequences have all come to decoding, with a past of about `past` tokens. */
+export async function decodingCore(options: DecodingCoreOptions): Promise<DecodingCore> {
+  const { runner, tokenizer, router, numSeqs, past, rounds, params = { temperature: 0 }, onEvent } = options;
+  const { contextTokens: maxTokens } = runner.model.config;
+  const capacityTokens = numSeqs * (Math.ceil((past + rounds + 64) / 64) * 64 + 64);
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens });
+  touch(pool);
+  const admission = new KvAdmission(pool, new PrefixCache(128, 0), { maxNumSeqs: numSeqs, maxTokens });
+  const core = new EngineCore({
+    runner,
+    tokenizer,
+    admission,
+    scheduler: fcfs(),
+    limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
+    maxTokens,
+    output: {
+      chunk: () => undefined,
+      logits: () => undefined,
+      failed: (_, error) => {
+        throw error;
+      },
+      event: onEvent,
+    },
+    now: () => performance.now(),
+  });
+  const resolved = resolveSamplingParams({ ...params, maxTokens: 1000, ignoreEos: true }, runner.model.config);
+  for (let index = 0; index < numSeqs; index++) {
+    const promptIds = Array.from({ length: past }, (_, position) => 100 + ((index * 31 + position * 7) % 900));
+    const id = `${index}`;
+    const start = {
+      id,
+      requestId: id,
+      choice: 0,
+      arrival: index,
+      arrivalMs: 0,
+      priority: 0,
+      promptIds,
+      params: resolved,
+      processesLogits: false,
+      seed: 1,
+    };
+    core.add({ ...start, stops: new StopAutomaton([]) }, router);
+  }
+  do await core.step();
+  while (pool.usedTokens === 0 || core.stats().completionTokens < 8 * numSeqs);
+  return { core, admission };
+}
+
+/** Memory costs a page fault where it is touched first, once in the life of an engine; that is not what is measured here. */
+function touch(pool: KvPool): void {
+  const slot = pool.admit(pool.capacityTokens) as KvSlot;
+  pool.writeBlock(slot, 0, new Float32Array((pool.bytesPerToken / 4) * pool.capacityTokens).fill(0.01));
+  pool.release(slot);
+}

@@ -1,0 +1,68 @@
+// transformers.js on the exported graphs: a batch is one call with all prompts.
+
+import { pathToFileURL } from "node:url";
+import type { Contender, OpenContender } from "readme-moe/bench";
+import { sumLogProbabilities } from "./log-probabilities.ts";
+
+/** What is used of the library; it is no dependency of this repository. */
+interface Library {
+  readonly env: { allowRemoteModels: boolean };
+  readonly Tensor: new (type: "int64", data: BigInt64Array, dims: readonly number[]) => Tensor;
+  readonly pipeline: (task: string, folder: string, options: object) => Promise<Pipeline>;
+}
+
+interface Tensor {
+  readonly data: Float32Array | BigInt64Array;
+  readonly dims: readonly number[];
+}
+
+interface Pipeline {
+  readonly model: {
+    (inputs: Readonly<Record<string, Tensor>>): Promise<{ readonly logits: Tensor }>;
+    generate(options: object): Promise<Tensor>;
+  };
+  dispose(): Promise<void>;
+}
+
+export async function open({ spec, threads }: OpenContender): Promise<Contender> {
+  const { library = "", model: folder = "" } = spec.files;
+  const { env, Tensor, pipeline } = (await import(pathToFileURL(library).href)) as Library;
+  env.allowRemoteModels = false;
+  // With more than one thread between operators it would use more cores than it is given.
+  const session = { intraOpNumThreads: threads, interOpNumThreads: 1 };
+  const options = { dtype: spec.variant, session_options: session };
+  const { model, dispose } = await pipeline("text-generation", folder, options).then((generator) => ({
+    model: generator.model,
+    dispose: () => generator.dispose(),
+  }));
+
+  function inputs(prompts: readonly (readonly number[])[]): Record<"input_ids" | "attention_mask", Tensor> {
+    const dims = [prompts.length, prompts[0]?.length ?? 0];
+    const ids = BigInt64Array.from(prompts.flat(), BigInt);
+    const mask = new BigInt64Array(ids.length).fill(1n);
+    return { input_ids: new Tensor("int64", ids, dims), attention_mask: new Tensor("int64", mask, dims) };
+  }
+
+  return {
+    async generate(prompts, newTokens) {
+      const startMs = performance.now();
+      const arrivalsMs: number[] = [];
+      // Called with the prompts, and then with each step's tokens, those of all prompts together.
+      const streamer = { put: () => void arrivalsMs.push(performance.now() - startMs), end: () => undefined };
+      const forced = { min_new_tokens: newTokens, max_new_tokens: newTokens, do_sample: false, streamer };
+      const { dims } = await model.generate({ ...inputs(prompts), ...forced });
+      const expected = (prompts[0]?.length ?? 0) + newTokens;
+      if (dims[1] !== expected) throw new Error(`Expected ${expected} tokens a row, got ${dims[1]}`);
+      return prompts.map(() => arrivalsMs[1] ?? NaN);
+    },
+    async logProbabilities(sequences) {
+      const sums: number[] = [];
+      for (const tokenIds of sequences) {
+        const { logits } = await model(inputs([tokenIds]));
+        sums.push(sumLogProbabilities(logits.data as Float32Array, tokenIds));
+      }
+      return sums;
+    },
+    dispose,
+  };
+}

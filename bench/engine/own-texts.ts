@@ -1,0 +1,10 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+
+/** This repository's own texts: enough English for prompts, and for a loss that is comparable within one run. */
+export async function ownTexts(): Promise<readonly string[]> {
+  const root = join(import.meta.dirname, "..", "..");
+  const docs = await readdir(join(root, "docs"));
+  const pages = docs.filter((name) => name.endsWith(".md")).toSorted();
+  return [join(root, "LICENSE"), join(root, "README.md"), ...pages.map((name) => join(root, "docs", name))];
+}

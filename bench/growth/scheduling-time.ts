@@ -1,0 +1,113 @@
+// What deciding on a step takes: who is admitted, who runs, and what experts are told of what follows. Without the step itself.
+
+import {
+  costAware,
+  everythingResident,
+  fcfs,
+  readMe,
+  type Residency,
+  resolveSamplingParams,
+  type Scheduler,
+  StopAutomaton,
+} from "@readme-moe/core";
+import { KvPool, type KvSlot, type Model, type Tokenizer, wholeBlocks } from "@readme-moe/model";
+import { fixedRouter } from "@readme-moe/router";
+import { median, seededRandom } from "readme-moe/bench";
+import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
+import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
+import { Sequence } from "../../packages/engine/src/sequence.ts";
+import { StepPlanner } from "../../packages/engine/src/step-planner.ts";
+
+export const SCHEDULERS: Readonly<Record<string, () => Scheduler>> = {
+  "cost-aware": () => costAware(),
+  "read-me": () => readMe(),
+  fcfs: () => fcfs(),
+};
+
+export interface Queue {
+  /** That hold KV memory. */
+  readonly numRunning: number;
+  /** Of those, in one step. */
+  readonly numBatched: number;
+  /** For KV memory. */
+  readonly numWaiting: number;
+  readonly numExperts: number;
+  /** Half of the experts are in memory, and the others come when they are needed. */
+  readonly isStreamed: boolean;
+}
+
+const PROMPT_TOKENS = 64;
+const SHAPE = { numLayers: 1, numKvHeads: 1, headSize: 8 };
+const UNIT_BYTES = 1 << 20;
+const WARM_UP = 50;
+
+/**
+ * The median over `rounds` decisions on the same queue. Of those that run, a quarter still reads its prompt; each token's expert is
+ * drawn, and is that of the token before in nine of ten cases.
+ */
+export function schedulingMs(
+  scheduler: Scheduler,
+  { config }: Model,
+  tokenizer: Tokenizer,
+  queue: Queue,
+  rounds: number,
+  seed: number,
+): number {
+  const { numRunning, numBatched, numWaiting, numExperts } = queue;
+  const random = seededRandom(seed);
+  const router = fixedRouter(numExperts, 0);
+  const params = resolveSamplingParams({ maxTokens: 1000, ignoreEos: true }, config);
+  const limits = { maxNumBatchedSeqs: numBatched, maxNumBatchedTokens: 512, chunkTokens: 128 };
+  const room = wholeBlocks(2 * PROMPT_TOKENS + 64);
+  const pool = new KvPool({ shape: SHAPE, capacityTokens: numRunning * room });
+  const maxTokens = config.contextTokens;
+  const admission = new KvAdmission(pool, new PrefixCache(128, 0), { maxNumSeqs: numRunning, maxTokens });
+  const planner = new StepPlanner(scheduler, limits, queue.isStreamed ? streamed(numExperts) : everythingResident);
+  const noKeysValues = new Float32Array((pool.bytesPerToken / 4) * PROMPT_TOKENS);
+  for (let index = 0; index < numRunning + numWaiting; index++) {
+    const promptIds = Array.from({ length: PROMPT_TOKENS }, (_, position) => position + 1);
+    const id = `${index}`;
+    const start = { id, requestId: id, choice: 0, arrival: index, arrivalMs: 0, priority: 0, promptIds, params };
+    const rest = { processesLogits: false, seed, stops: new StopAutomaton([]) };
+    const sequence = new Sequence({ ...start, ...rest }, tokenizer, router.start());
+    const decodes = index < numRunning && index % 4 !== 0;
+    if (decodes) sequence.tokenIds.push(1);
+    let expert = Math.floor(random() * numExperts);
+    for (let token = 0; token < sequence.numTokens; token++) {
+      if (random() < 0.1) expert = Math.floor(random() * numExperts);
+      sequence.experts.push(expert);
+    }
+    admission.enqueue(sequence);
+    admission.admit(() => undefined);
+    if (decodes) pool.append(sequence.slot as KvSlot, noKeysValues, 0, PROMPT_TOKENS);
+  }
+  const times: number[] = [];
+  for (let round = 0; round < WARM_UP + rounds; round++) {
+    const startMs = performance.now();
+    pool.compact();
+    admission.admit(() => undefined);
+    const batch = planner.plan(admission.running, Array.from(admission.running.values()), 1);
+    planner.begin(
+      admission.reserve(batch, () => undefined),
+      admission.waiting,
+    );
+    times.push(performance.now() - startMs);
+  }
+  return median(times.slice(WARM_UP));
+}
+
+/** As the planner sees them; nothing is read. */
+function streamed(numExperts: number): Residency {
+  const stats = { policy: "belady", budgetBytes: 0, residentBytes: 0, usedBytes: 0, hits: 0, uses: 0 };
+  return {
+    missingBytes: Array.from({ length: numExperts }, (_, expert) => (expert % 2 === 0 ? 0 : UNIT_BYTES)),
+    streamed: {
+      numExperts,
+      stats: stats as never,
+      prepare: () => undefined,
+      rehearse: (work) => work(),
+      takeRuns: () => [],
+      setBudget: () => Promise.resolve(),
+    },
+  };
+}

@@ -1,0 +1,60 @@
+// Shapes of models that step times are compared over. Weights are random: time does not depend on them.
+
+import { type Shape, SMOLLM2_135M } from "../random-model.ts";
+
+/** By name, from the smallest to the largest. */
+export const SHAPES: Readonly<Record<string, Shape>> = {
+  "20m": {
+    hiddenSize: 256,
+    ffnSize: 1024,
+    numLayers: 8,
+    numHeads: 4,
+    numKvHeads: 2,
+    headSize: 64,
+    vocabSize: 32_768,
+  },
+  "135m": SMOLLM2_135M,
+  /** SmolLM2-360M. */
+  "360m": {
+    hiddenSize: 960,
+    ffnSize: 2560,
+    numLayers: 32,
+    numHeads: 15,
+    numKvHeads: 5,
+    headSize: 64,
+    vocabSize: 49_152,
+  },
+  /** Llama 3.2 1B. */
+  "1b": {
+    hiddenSize: 2048,
+    ffnSize: 8192,
+    numLayers: 16,
+    numHeads: 32,
+    numKvHeads: 8,
+    headSize: 64,
+    vocabSize: 128_256,
+  },
+  /** Llama 3.2 3B. */
+  "3b": {
+    hiddenSize: 3072,
+    ffnSize: 8192,
+    numLayers: 28,
+    numHeads: 24,
+    numKvHeads: 8,
+    headSize: 128,
+    vocabSize: 128_256,
+  },
+};
+
+/** A few layers of SmolLM2's, so that 64 experts fit into memory. */
+export const FEW_LAYERS: Shape = { ...SMOLLM2_135M, numLayers: 6, vocabSize: 8192 };
+
+/** The smallest, for short versions. */
+export const TINY: Shape = { ...FEW_LAYERS, hiddenSize: 128, ffnSize: 256, numLayers: 2, numHeads: 2, numKvHeads: 1 };
+
+/** Of a dense model with a tied head, all weights; norms do not count. */
+export function parametersOf(shape: Shape): number {
+  const { hiddenSize, ffnSize, numLayers, numHeads, numKvHeads, headSize, vocabSize } = shape;
+  const attention = 2 * hiddenSize * headSize * (numHeads + numKvHeads);
+  return vocabSize * hiddenSize + numLayers * (attention + 3 * hiddenSize * ffnSize);
+}

@@ -1,0 +1,33 @@
+// See `steps-job.ts`.
+
+import { ModelRunner } from "@readme-moe/engine";
+import { median, peakMemoryBytes } from "readme-moe/bench";
+import { decodeSteps } from "../decode-steps.ts";
+import { randomModel } from "../random-model.ts";
+import type { StepsAnswer, StepsJob, StepsMessage } from "./steps-job.ts";
+
+const ROOM_TOKENS = 256;
+
+async function answer(job: StepsJob): Promise<StepsAnswer> {
+  const { shape, numExperts, expertSize, precision, threads, cacheFolder, rounds } = job;
+  const made = randomModel(shape, numExperts, expertSize);
+  const contextTokens = Math.max(...job.cases.map(({ past }) => past)) + ROOM_TOKENS;
+  const model = { ...made, config: { ...made.config, contextTokens } };
+  const startMs = performance.now();
+  const runner = await ModelRunner.open(model, { precision, threads, cacheFolder });
+  const openMs = performance.now() - startMs;
+  const cases = [];
+  for (const one of job.onlyBuilds ? [] : job.cases) {
+    const times = await decodeSteps(runner, one, rounds);
+    cases.push({ medianMs: median(times), peakBytes: peakMemoryBytes(process.pid) });
+  }
+  await runner.dispose();
+  return { openMs, cases };
+}
+
+// Whoever asked is gone, and nobody else would end this process.
+process.once("disconnect", () => process.exit());
+const message: StepsMessage = await answer(JSON.parse(process.argv[2] ?? "{}") as StepsJob).catch((error: unknown) => ({
+  failure: error instanceof Error ? error.message : String(error),
+}));
+process.send?.(message, () => process.exit());

@@ -1,0 +1,144 @@
+// What the engine does around the graph's runs, timed from outside: its parts are called through objects that look at the clock.
+
+import type { PreGatingRouter, RouterState } from "@readme-moe/core";
+import { ModelRunner } from "@readme-moe/engine";
+import type { Model } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import { median } from "readme-moe/bench";
+import type { DecodeCase } from "../decode-steps.ts";
+import { decodingCore } from "../decoding-core.ts";
+import { ENGINE_PARTS, type EngineFigures, type EnginePart, type Job } from "./jobs.ts";
+
+/** As users sample; the tail that top-p leaves out has to be found in each step. */
+const SAMPLING = { temperature: 1, topP: 0.95 } as const;
+
+export async function engineFigures(
+  model: Model,
+  job: Extract<Job, { readonly kind: "engine" }>,
+): Promise<readonly EngineFigures[]> {
+  const runner = await ModelRunner.open(model, job);
+  const choice = model.experts.names.length > 1 && !model.router ? 0 : undefined;
+  const router = await openRouter(model, choice, job);
+  const { tokenizer } = await model.loadText();
+  const figures: EngineFigures[] = [];
+  for (const one of job.cases) {
+    const watch = new Watch();
+    const engine = await decodingCore({
+      runner: {
+        model,
+        kvShape: runner.kvShape,
+        forward: watch.timed("forward", runner.forward.bind(runner)),
+        dispose: async () => undefined,
+      },
+      tokenizer,
+      router: dealing({ ...methodsOf(router), route: watch.timed("router", router.route.bind(router)) }, one),
+      numSeqs: one.numSeqs,
+      past: one.past,
+      rounds: job.rounds,
+      params: SAMPLING,
+      onEvent: () => undefined,
+    });
+    const { pool } = engine.admission;
+    replaced(runner.session, "run", watch.timed("run", runner.session.run.bind(runner.session)));
+    replaced(pool, "append", watch.timedNow("append", pool.append.bind(pool)));
+    const steps: Step[] = [];
+    for (let round = 0; round < job.rounds; round++) steps.push(await watch.step(() => engine.core.step()));
+    Reflect.deleteProperty(runner.session, "run");
+    figures.push(summed(steps));
+  }
+  await router.dispose();
+  await runner.dispose();
+  return figures;
+}
+
+type Watched = "forward" | "run" | "append" | "router";
+
+/** One step: how long each part of it took, and when the forward pass began and ended. */
+interface Step {
+  readonly ms: number;
+  readonly took: Readonly<Record<Watched, number>>;
+  readonly beforeForwardMs: number;
+}
+
+class Watch {
+  #took = { forward: 0, run: 0, append: 0, router: 0 };
+  #forwardAtMs = 0;
+
+  timed<Args extends readonly unknown[], Result>(part: Watched, work: (...args: Args) => Promise<Result>) {
+    return async (...args: Args): Promise<Result> => {
+      const startMs = performance.now();
+      if (part === "forward") this.#forwardAtMs = startMs;
+      const result = await work(...args);
+      this.#took[part] += performance.now() - startMs;
+      return result;
+    };
+  }
+
+  timedNow<Args extends readonly unknown[], Result>(part: Watched, work: (...args: Args) => Result) {
+    return (...args: Args): Result => {
+      const startMs = performance.now();
+      const result = work(...args);
+      this.#took[part] += performance.now() - startMs;
+      return result;
+    };
+  }
+
+  async step(work: () => Promise<void>): Promise<Step> {
+    this.#took = { forward: 0, run: 0, append: 0, router: 0 };
+    const startMs = performance.now();
+    await work();
+    return { ms: performance.now() - startMs, took: this.#took, beforeForwardMs: this.#forwardAtMs - startMs };
+  }
+}
+
+function summed(steps: readonly Step[]): EngineFigures {
+  const of = (part: EnginePart): number => median(steps.map((step) => partsOf(step)[part]));
+  const parts = Object.fromEntries(ENGINE_PARTS.map((part) => [part, of(part)])) as EngineFigures["parts"];
+  return { step: median(steps.map(({ ms }) => ms)), parts };
+}
+
+/** In a step that only decodes, tokens are routed behind the forward pass. */
+export function partsOf({ ms, took, beforeForwardMs }: Step): Readonly<Record<EnginePart, number>> {
+  return {
+    graph: took.run,
+    "feeds and results": took.forward - took.run - took.append,
+    "appending keys and values": took.append,
+    router: took.router,
+    scheduling: beforeForwardMs,
+    "sampling, events": ms - beforeForwardMs - took.forward - took.router,
+  };
+}
+
+/** Routes as `router` does, and then deals sequences to so many experts in turn. */
+function dealing(router: PreGatingRouter, { distinct }: DecodeCase): PreGatingRouter {
+  const places = new Map<RouterState, number>();
+  return {
+    ...router,
+    start: () => {
+      const state = router.start();
+      places.set(state, places.size);
+      return state;
+    },
+    route: async (inputs) => {
+      const routes = await router.route(inputs);
+      return routes.map((route, index) => {
+        const place = places.get((inputs[index] as (typeof inputs)[number]).state) ?? 0;
+        return { ...route, experts: new Uint16Array(route.experts.length).fill(place % distinct) };
+      });
+    },
+  };
+}
+
+function methodsOf(router: PreGatingRouter): PreGatingRouter {
+  return {
+    numExperts: router.numExperts,
+    start: () => router.start(),
+    route: (inputs) => router.route(inputs),
+    release: (state) => router.release(state),
+    dispose: () => router.dispose(),
+  };
+}
+
+function replaced<Owner extends object, Name extends keyof Owner>(owner: Owner, name: Name, value: Owner[Name]): void {
+  Object.defineProperty(owner, name, { value, configurable: true });
+}

@@ -1,0 +1,52 @@
+// Larger models than there are here, by their shapes: a few of their layers with random weights, and the rest by arithmetic.
+
+import { SMOLLM2_135M, type Shape } from "../random-model.ts";
+
+/** Of well-known models, all of whose experts have half the width. */
+export const SHAPES: Readonly<Record<string, Shape>> = {
+  tiny: { hiddenSize: 128, ffnSize: 512, numLayers: 6, numHeads: 2, numKvHeads: 1, headSize: 64, vocabSize: 1024 },
+  "135m": SMOLLM2_135M,
+  // SmolLM2-360M
+  "360m": {
+    hiddenSize: 960,
+    ffnSize: 2560,
+    numLayers: 32,
+    numHeads: 15,
+    numKvHeads: 5,
+    headSize: 64,
+    vocabSize: 49_152,
+  },
+  // TinyLlama-1.1B
+  "1b": {
+    hiddenSize: 2048,
+    ffnSize: 5632,
+    numLayers: 22,
+    numHeads: 32,
+    numKvHeads: 4,
+    headSize: 64,
+    vocabSize: 32_000,
+  },
+  // Llama-3.2-3B
+  "3b": {
+    hiddenSize: 3072,
+    ffnSize: 8192,
+    numLayers: 28,
+    numHeads: 24,
+    numKvHeads: 8,
+    headSize: 128,
+    vocabSize: 128_256,
+  },
+};
+
+/** How many layers are measured: the difference is what a layer takes. */
+export const MEASURED_LAYERS = [1, 3] as const;
+
+/**
+ * A step of all layers from steps of some: each layer takes the same, and the rest is there once. NaN where more layers took no
+ * longer, which a busy machine can do.
+ */
+export function allLayersMs(measuredMs: readonly [fewMs: number, manyMs: number], numLayers: number): number {
+  const [few, many] = MEASURED_LAYERS;
+  const layerMs = (measuredMs[1] - measuredMs[0]) / (many - few);
+  return layerMs > 0 ? measuredMs[0] + (numLayers - few) * layerMs : NaN;
+}

@@ -1,0 +1,154 @@
+// How far decoding is from what the machine can do, and where the rest goes.
+
+import { expertLayout } from "@readme-moe/engine";
+import { openModel, type Model } from "@readme-moe/model";
+import {
+  interleave,
+  type Sample,
+  type Suite,
+  type SuiteContext,
+  type SuiteReport,
+  type Variant,
+} from "readme-moe/bench";
+import type { DecodeCase } from "../decode-steps.ts";
+import { caseName, casesOf, type Cases } from "./cases.ts";
+import type { ModelSpec } from "./jobs.ts";
+import { DENSE, medianMs, MIXTURE, ratioTable, STEP_MS } from "./ratio-table.ts";
+import { runJob } from "./run-job.ts";
+import { shapeReports } from "./shape-reports.ts";
+import { stepCost } from "./step-cost.ts";
+import { limitsTable, machineTable, partsPicture, partsTable, typesTable, type StepParts } from "./tables.ts";
+
+const PRECISION = "int8";
+
+export const limitsSuite: Suite = {
+  name: "limits",
+  summary: "how far decoding is from what memory and processor can do, and where the rest goes",
+  async run(context) {
+    const { settings, keep } = context;
+    const machine = await keep("machine", () =>
+      runJob({ kind: "machine", threads: settings.threads, isQuick: settings.quick }),
+    );
+    const models = await openModels(context);
+    try {
+      const cases = casesOf(settings, numExpertsOf(models.mixture), models.dense.config.contextTokens);
+      const { samples, failures } = await interleave(context, "steps", [
+        stepsVariant(context, DENSE, models.dense, cases.dense),
+        ...(models.mixture === models.dense ? [] : [stepsVariant(context, MIXTURE, models.mixture, cases.mixture)]),
+      ]);
+      const measured = (variant: string, model: Model, list: readonly DecodeCase[]) =>
+        list
+          .map((one) => ({ name: caseName(one, numExpertsOf(model)), cost: stepCost(model, PRECISION, one) }))
+          .map((one) => ({ ...one, ms: medianMs(samples, variant, one.name) }))
+          .filter(({ ms }) => !Number.isNaN(ms));
+      const parts = await partsOf(context, models, cases);
+      const shapes = await shapeReports(context);
+      return {
+        tables: [
+          machineTable(machine),
+          limitsTable("The dense model's steps, int8", measured(DENSE, models.dense, cases.dense), machine),
+          limitsTable("The mixture's steps, int8", measured(MIXTURE, models.mixture, cases.mixture), machine),
+          ratioTable("Dense against mixture, int8", samples, cases, numExpertsOf(models.mixture)),
+          ...shapes.tables,
+          partsTable("Where a step's time goes, ms", parts),
+          ...parts.map((one) => typesTable(`By operator: ${one.name}`, one.profile)),
+        ],
+        pictures: [{ name: "step-parts", picture: partsPicture(parts) }],
+        samples: [...samples, ...shapes.samples, ...partSamples(parts)],
+        notes: [...notesOf(parts), ...shapes.notes, ...Array.from(failures, ([name, why]) => `${name}: ${why}`)],
+      } satisfies SuiteReport;
+    } finally {
+      await models.close();
+    }
+  },
+};
+
+interface Models {
+  readonly dense: Model;
+  /** The dense one where there is no other. */
+  readonly mixture: Model;
+  readonly close: () => Promise<void>;
+}
+
+async function openModels({ settings }: SuiteContext): Promise<Models> {
+  const mixture = await openModel(settings.model);
+  const dense = settings.dense === undefined ? mixture : await openModel(settings.dense);
+  const close = async (): Promise<void> => {
+    await mixture.close();
+    if (dense !== mixture) await dense.close();
+  };
+  return { dense, mixture, close };
+}
+
+function numExpertsOf(model: Model): number {
+  return expertLayout(model).numExperts;
+}
+
+function stepsVariant(context: SuiteContext, name: string, model: Model, cases: readonly DecodeCase[]): Variant {
+  return {
+    name,
+    measure: async () => {
+      const figures = await runJob({ kind: "steps", ...jobOf(context, { path: model.path }), cases });
+      return figures.map(({ medianMs: value }, index) => ({
+        metric: STEP_MS,
+        at: caseName(cases[index] as DecodeCase, numExpertsOf(model)),
+        value,
+      }));
+    },
+  };
+}
+
+function jobOf({ settings }: SuiteContext, model: ModelSpec) {
+  const { threads, cacheFolder, quick } = settings;
+  return { model, precision: PRECISION, threads, cacheFolder, rounds: quick ? 10 : 40 } as const;
+}
+
+/** Few and many sequences, with short and long pasts, taken apart. */
+async function partsOf(context: SuiteContext, { dense, mixture }: Models, cases: Cases): Promise<readonly StepParts[]> {
+  const chosen = [
+    ...extremes(cases.dense).map((one) => ({ model: dense, one })),
+    ...(mixture === dense ? [] : extremes(cases.mixture).map((one) => ({ model: mixture, one }))),
+  ];
+  const parts: StepParts[] = [];
+  for (const { model, one } of chosen) {
+    const name = `${model === dense ? DENSE : MIXTURE} ${caseName(one, numExpertsOf(model))}`;
+    const job = { ...jobOf(context, { path: model.path }), cases: [one] };
+    context.say(`taking apart: ${name}`);
+    const [engine] = await context.keep(`engine | ${name}`, () => runJob({ kind: "engine", ...job }));
+    const [profile] = await context.keep(`profile | ${name}`, () => runJob({ kind: "profile", ...job }));
+    if (engine && profile) parts.push({ name, engine, profile });
+  }
+  return parts;
+}
+
+/** Of one sequence and of sixteen at most, with the shortest and the longest past and as many experts as there are up to four. */
+function extremes(cases: readonly DecodeCase[]): readonly DecodeCase[] {
+  const counts = cases.map(({ numSeqs }) => numSeqs).filter((count) => count <= 16);
+  const pasts = cases.map(({ past }) => past);
+  const few = Math.min(...counts);
+  const many = Math.max(...counts);
+  return [...new Set([Math.min(...pasts), Math.max(...pasts)])].flatMap((past) =>
+    [...new Set([few, many])].flatMap((numSeqs) => {
+      const own = cases.filter((one) => one.numSeqs === numSeqs && one.past === past && one.distinct <= 4);
+      return own.toSorted((a, b) => b.distinct - a.distinct).slice(0, 1);
+    }),
+  );
+}
+
+function partSamples(parts: readonly StepParts[]): readonly Sample[] {
+  return parts.flatMap(({ name, engine, profile }, turn) =>
+    [...Object.entries(engine.parts), ...Object.entries(profile.parts)].map(([metric, value]) => ({
+      metric: `${metric}, ms`,
+      at: name,
+      value,
+      variant: name.startsWith(MIXTURE) ? MIXTURE : DENSE,
+      round: 0,
+      turn,
+    })),
+  );
+}
+
+function notesOf(parts: readonly StepParts[]): readonly string[] {
+  const unknown = parts.reduce((sum, { profile }) => sum + profile.numUnknown, 0);
+  return unknown === 0 ? [] : [`${unknown} nodes that the runtime made by fusing are among inputs, masks, outputs.`];
+}

@@ -1,0 +1,34 @@
+// All suites. See README.md for how one is written, and `npm run bench -- --help` for what can be said.
+
+import { ReadMeError } from "@readme-moe/core";
+import { benchCommand, BenchFailure, engineSuite, type Suite } from "readme-moe/bench";
+import { ownTexts } from "./engine/own-texts.ts";
+import { enginePeers, peerVersions } from "./engine/peers.ts";
+import { limitsSuite } from "./limits/suite.ts";
+import { growthSuite } from "./growth/growth-suite.ts";
+import { paperSuite } from "./paper/suite.ts";
+import { qualitySuite } from "./quality/suite.ts";
+import { serverSuite } from "./server/server-suite.ts";
+
+const SUITES: readonly Suite[] = [
+  engineSuite({ peers: enginePeers, data: ownTexts }),
+  serverSuite,
+  growthSuite,
+  paperSuite,
+  qualitySuite,
+  limitsSuite,
+];
+
+const interrupt = new AbortController();
+process.once("SIGINT", () => interrupt.abort());
+const options = { suites: SUITES, peers: peerVersions(), signal: interrupt.signal };
+const defaults = { model: "models/pocket-experts", dense: "models/pocket" }; // `npm start` makes the first of the second
+await benchCommand({ ...options, defaults })
+  .parseAsync()
+  .catch((error: unknown) => {
+    process.exitCode = interrupt.signal.aborted ? 130 : 1;
+    if (interrupt.signal.aborted) return;
+    const said = [TypeError, RangeError, ReadMeError, BenchFailure];
+    const isSaid = said.some((kind) => error instanceof kind);
+    console.error(isSaid && error instanceof Error ? `error: ${error.message}` : error);
+  });

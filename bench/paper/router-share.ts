@@ -1,0 +1,147 @@
+// What the router takes of a step and of the parameters (tables 8 and 9), and one request beside the dense model (figure 5, left).
+
+import { formatNumber, type ReportTable, type SuiteContext } from "readme-moe/bench";
+import type { EngineFigures, ProfileFigures, StepFigures } from "../limits/jobs.ts";
+import { runJob } from "../limits/run-job.ts";
+import type { Part } from "../limits/graph-parts.ts";
+import { ONE_REQUEST, PARAMETERS, STEP_PARTS } from "./paper-numbers.ts";
+
+const PAST = 128;
+const ATTENTION: readonly Part[] = ["attention products", "attention over the cache", "rotary, splits, shapes"];
+const FFN: readonly Part[] = ["FFN products", "gate and activation", "dealing to experts"];
+
+export interface BatchFigures {
+  readonly numSeqs: number;
+  readonly engine: EngineFigures;
+  readonly profile: ProfileFigures;
+}
+
+export async function measureBatches(context: SuiteContext, numExperts: number): Promise<readonly BatchFigures[]> {
+  const figures: BatchFigures[] = [];
+  for (const numSeqs of context.settings.quick ? [1, 5] : [1, 5, 10, 20, 30]) {
+    const one = { numSeqs, past: PAST, distinct: Math.min(4, numSeqs, numExperts) };
+    const job = { ...jobOf(context, context.settings.model), cases: [one] };
+    const [engine] = await context.keep(`engine | ${numSeqs}`, () => runJob({ kind: "engine", ...job }));
+    const [profile] = await context.keep(`profile | ${numSeqs}`, () => runJob({ kind: "profile", ...job }));
+    if (engine && profile) figures.push({ numSeqs, engine, profile });
+  }
+  return figures;
+}
+
+function jobOf({ settings }: SuiteContext, path: string) {
+  const { threads, cacheFolder, quick } = settings;
+  return { model: { path }, precision: "int8", threads, cacheFolder, rounds: quick ? 10 : 40 } as const;
+}
+
+export function routerTable(batches: readonly BatchFigures[]): ReportTable {
+  return {
+    title: "Tables 8 and 9: router, attention and FFN of a decode step, ms",
+    columns: [
+      "batch",
+      "router, paper",
+      "attention, paper",
+      "FFN, paper",
+      "router's share, paper",
+      "router",
+      "attention",
+      "FFN",
+      "router's share",
+      "of the whole step",
+    ],
+    rows: batches.map(({ numSeqs, engine, profile }) => {
+      const paper = STEP_PARTS[numSeqs];
+      const sumOf = (parts: readonly Part[]): number =>
+        parts.reduce((sum, part) => sum + (profile.parts[part] ?? 0), 0);
+      const [router, attention, ffn] = [engine.parts.router, sumOf(ATTENTION), sumOf(FFN)];
+      const own = [router, attention, ffn].map((ms) => formatNumber(ms));
+      const shares = [router / (router + attention + ffn), router / engine.step].map(percent);
+      const theirs = paper
+        ? [...[paper.router, paper.attention, paper.ffn].map((ms) => ms.toFixed(2)), `${paper.share} %`]
+        : ["–", "–", "–", "–"];
+      return [`${numSeqs}`, ...theirs, ...own, ...shares];
+    }),
+    notes: [
+      "Why they differ: the paper's model has 4.7 billion active parameters on a GPU, so that its router is small beside it; ours is a graph of its own, and a call to the runtime has a price. Attention and FFN are sums of nodes, without norms and rounding to int8.",
+    ],
+  };
+}
+
+/** What a refactoring report says of sizes. */
+export interface Sizes {
+  readonly active_parameters: number;
+  readonly router_parameters: number;
+}
+
+export function parametersTable(sizes: Sizes | undefined): ReportTable {
+  return {
+    title: "The router's share of the parameters that a token uses",
+    columns: ["", "router", "active", "share"],
+    rows: [
+      [
+        "paper",
+        formatNumber(PARAMETERS.router),
+        formatNumber(PARAMETERS.active),
+        shareOf(PARAMETERS.router, PARAMETERS.active),
+      ],
+      ...(sizes
+        ? [
+            [
+              "ours",
+              formatNumber(sizes.router_parameters),
+              formatNumber(sizes.active_parameters),
+              shareOf(sizes.router_parameters, sizes.active_parameters),
+            ],
+          ]
+        : []),
+    ],
+    notes: ["Most of a router's parameters are an embedding table, of which a token reads one row."],
+  };
+}
+
+export interface OneRequest {
+  readonly mixture: StepFigures;
+  readonly dense: StepFigures;
+}
+
+/** `undefined` where no dense model is given. */
+export async function measureOneRequest(context: SuiteContext): Promise<OneRequest | undefined> {
+  const { model, dense } = context.settings;
+  if (dense === undefined) return undefined;
+  const cases = [{ numSeqs: 1, past: PAST, distinct: 1 }];
+  const step = (path: string) => runJob({ kind: "steps", ...jobOf(context, path), cases });
+  const [own] = await context.keep("one request | mixture", () => step(model));
+  const [other] = await context.keep("one request | dense", () => step(dense));
+  return own && other ? { mixture: own, dense: other } : undefined;
+}
+
+export function oneRequestTable(measured: OneRequest | undefined, batches: readonly BatchFigures[]): ReportTable {
+  const single = batches.find(({ numSeqs }) => numSeqs === 1);
+  const less = measured && 1 - measured.mixture.medianMs / measured.dense.medianMs;
+  return {
+    title: "Figure 5, left: one request",
+    columns: ["", "paper", "ours"],
+    rows: [
+      [
+        "latency, less than the dense model's",
+        `${ONE_REQUEST.lessThanDense} %`,
+        less === undefined ? "–" : percent(less),
+      ],
+      [
+        "router's share of the time",
+        `${ONE_REQUEST.routerShare} %`,
+        single ? percent(single.engine.parts.router / single.engine.step) : "–",
+      ],
+    ],
+    notes: [
+      "Why they differ: see the suite `limits`, which takes steps apart and says from which shape on experts pay.",
+    ],
+  };
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(2)} %`;
+}
+
+function shareOf(router: number, active: number): string {
+  return percent(router / active);
+}

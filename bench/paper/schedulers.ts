@@ -1,0 +1,149 @@
+// Distinct experts and latency by the order in which requests run (figure 5), and the trace that hit ratios come from.
+
+import { expertBytes, readTrace, recordTraceLines } from "@readme-moe/core";
+import { expertLayout, ReadMeEngine, type SchedulingOptions } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
+import { routeStatistics } from "@readme-moe/router";
+import {
+  formatNumber,
+  interleave,
+  median,
+  type ReportTable,
+  type Sample,
+  type SuiteContext,
+  valuesOf,
+} from "readme-moe/bench";
+import { measure } from "../scheduling/measure.ts";
+import { requestsOf } from "../scheduling/workload.ts";
+import { DISTINCT_EXPERTS, LESS_LATENCY, LOCALITY } from "./paper-numbers.ts";
+
+const SCHEDULERS: Readonly<Record<string, SchedulingOptions>> = {
+  "decode-first": { scheduler: "fcfs", prefillShare: 0 },
+  "prefill-first": { scheduler: "fcfs", prefillShare: 1 },
+  "read-me": { scheduler: "read-me" },
+  "cost-aware": { scheduler: "cost-aware" },
+};
+/** Of all experts' bytes, while the trace is recorded: what a cache was told is in the trace then. */
+const RECORDED_BUDGET = 4 / 7;
+const METRICS = { experts: "distinct experts", mean: "ms/token, mean", p95: "ms/token, p95" } as const;
+
+export interface Load {
+  readonly folder: string;
+  readonly numRequests: number;
+  /** In a step, and as many times as that at once. */
+  readonly batch: number;
+  readonly times: number;
+}
+
+export function loadOf({ settings }: SuiteContext): Load {
+  const [folder = "models/pocket/calibration"] = settings.data;
+  return settings.quick
+    ? { folder, numRequests: 12, batch: 4, times: 2 }
+    : { folder, numRequests: 48, batch: 12, times: 2 };
+}
+
+function sharedOf({ settings }: SuiteContext, { batch, times }: Load) {
+  const { threads, cacheFolder } = settings;
+  const limits = { maxNumSeqs: batch * times, maxNumBatchedSeqs: batch, prefixCacheBytes: 0 };
+  return { precision: "int8", threads, cacheFolder, ...limits } as const;
+}
+
+export async function measureSchedulers(context: SuiteContext, load: Load): Promise<readonly Sample[]> {
+  const { folder, numRequests, batch, times } = load;
+  const engine = await ReadMeEngine.open(context.settings.model, sharedOf(context, load));
+  try {
+    const requests = await requestsOf(engine, folder, numRequests, context.settings.seed);
+    // Memory is taken, and coefficients are learnt, before anything counts.
+    await measure(engine, requests.slice(0, batch), batch);
+    const variants = Object.entries(SCHEDULERS).map(([name, options]) => ({
+      name,
+      measure: async () => {
+        await engine.setScheduling(options);
+        const measured = await measure(engine, requests, times * batch);
+        return [
+          { metric: METRICS.experts, value: measured.distinctExperts },
+          { metric: METRICS.mean, value: measured.meanMsPerToken },
+          { metric: METRICS.p95, value: measured.p95MsPerToken },
+        ];
+      },
+    }));
+    return (await interleave(context, "schedulers", variants)).samples;
+  } finally {
+    await engine.dispose();
+  }
+}
+
+export function schedulersTable(samples: readonly Sample[]): ReportTable {
+  const of = (variant: string, metric: string): number => median(valuesOf(samples, { variant, metric }));
+  const less = (variant: string, other: string, metric: string): string =>
+    variant === other ? "–" : `${formatNumber(100 * (1 - of(variant, metric) / of(other, metric)), 1)} %`;
+  return {
+    title: "Figure 5: distinct experts in a step, and latency by token",
+    columns: [
+      "order",
+      "experts, paper",
+      "experts",
+      "mean, ms",
+      "p95, ms",
+      "mean, less than decode first",
+      "less than prefill first",
+      "p95, less than decode first",
+      "less than prefill first",
+    ],
+    rows: Object.keys(SCHEDULERS).map((name) => [
+      name,
+      (DISTINCT_EXPERTS as Readonly<Record<string, number>>)[name]?.toFixed(2) ?? "–",
+      of(name, METRICS.experts).toFixed(2),
+      formatNumber(of(name, METRICS.mean)),
+      formatNumber(of(name, METRICS.p95)),
+      ...[METRICS.mean, METRICS.p95].flatMap((metric) =>
+        ["decode-first", "prefill-first"].map((other) => less(name, other, metric)),
+      ),
+    ]),
+    notes: [
+      `The paper: ${LESS_LATENCY.mean} % less on the mean, ${LESS_LATENCY.p95} % less at p95; no milliseconds in its text.`,
+      "Why they differ: here requests come all at once and each that ends is followed by the next; a step costs by its distinct experts more than on a GPU, where a batch is bound by memory; prefill is chunked in all orders.",
+    ],
+  };
+}
+
+/** Requests through an engine whose experts come and go, by the paper's algorithm. @returns the trace's lines */
+export async function recordedTrace(context: SuiteContext, load: Load): Promise<string> {
+  const { model: path, seed } = context.settings;
+  const model = await openModel(path);
+  const layout = expertLayout(model);
+  await model.close();
+  const expertCacheBytes = Math.ceil(RECORDED_BUDGET * layout.numExperts * expertBytes(layout));
+  const options = { ...sharedOf(context, load), scheduler: "read-me", expertCacheBytes } as const;
+  const engine = await ReadMeEngine.open(path, options);
+  try {
+    const requests = await requestsOf(engine, load.folder, load.numRequests, seed);
+    const lines: string[] = [];
+    const stop = recordTraceLines(engine.events, layout, (line) => lines.push(line));
+    await measure(engine, requests, load.times * load.batch);
+    stop();
+    return lines.join("");
+  } finally {
+    await engine.dispose();
+  }
+}
+
+export function localityTable(lines: string): ReportTable {
+  const { sequences, layout } = readTrace(lines, "the recorded trace");
+  const { locality } = routeStatistics(
+    sequences.map(({ experts }) => experts),
+    layout.numExperts,
+  );
+  return {
+    title: "Locality: tokens that keep the expert of the token before",
+    columns: ["", "paper", "Mixtral, by the paper", "ours"],
+    rows: [["of all tokens", percent(LOCALITY.readMe), percent(LOCALITY.mixtral), percent(locality)]],
+    notes: [
+      "Why they differ: our router learns from costs that are averaged over 64 tokens (`--locality-tokens`), the paper's from each token alone.",
+    ],
+  };
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}

@@ -1,0 +1,120 @@
+// A model of a given shape with random weights, for speed alone.
+
+import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+
+export interface Shape {
+  readonly hiddenSize: number;
+  /** Width of the dense FFN. */
+  readonly ffnSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headSize: number;
+  readonly vocabSize: number;
+}
+
+export const SMOLLM2_135M: Shape = {
+  hiddenSize: 576,
+  ffnSize: 1536,
+  numLayers: 30,
+  numHeads: 9,
+  numKvHeads: 3,
+  headSize: 64,
+  vocabSize: 49_152,
+};
+
+/** Weights come out of a short list of random numbers, again and again. @param expertSize - width of each expert's FFN */
+export function randomModel(shape: Shape, numExperts: number, expertSize: number): Model {
+  const noise = Float32Array.from({ length: 65_521 }, (_, i) => 0.05 * Math.sin(i * i * 12.9898));
+  const shapes = new Map<string, readonly number[]>();
+  const store: TensorStore = {
+    path: "random",
+    names: [],
+    has: () => true,
+    info: (name) => ({ name, type: "F32", shape: shapes.get(name) ?? [], byteLength: 0 }),
+    readBytes: () => Promise.reject(new Error("Random weights are no bytes")),
+    readFloats: async (name, rows) => {
+      const [numRows = 1, ...rest] = shapes.get(name) ?? [];
+      const size = rest.reduce((product, length) => product * length, 1);
+      const { from, to } = rows ?? { from: 0, to: numRows };
+      return filled(noise, from * size, (to - from) * size);
+    },
+    close: async () => undefined,
+  };
+  const tensor = (name: string, ...sizes: readonly number[]) => {
+    shapes.set(name, sizes);
+    return { store, name, shape: sizes };
+  };
+  const linear = (name: string, numOut: number, numIn: number) => ({
+    weight: tensor(name, numOut, numIn),
+    bias: undefined,
+  });
+  const { hiddenSize, numHeads, numKvHeads, headSize, vocabSize, numLayers } = shape;
+  const embedding = tensor("embedding", vocabSize, hiddenSize);
+  const layers = Array.from({ length: numLayers }, (_, layer) => ({
+    inputNorm: tensor(`${layer}.norm1`, hiddenSize),
+    attention: {
+      query: linear(`${layer}.q`, numHeads * headSize, hiddenSize),
+      key: linear(`${layer}.k`, numKvHeads * headSize, hiddenSize),
+      value: linear(`${layer}.v`, numKvHeads * headSize, hiddenSize),
+      output: linear(`${layer}.o`, hiddenSize, numHeads * headSize),
+      queryNorm: undefined,
+      keyNorm: undefined,
+    },
+    postAttentionNorm: tensor(`${layer}.norm2`, hiddenSize),
+    shared: undefined,
+    experts: Array.from({ length: numExperts }, (__, expert) => ({
+      gate: linear(`${layer}.${expert}.gate`, expertSize, hiddenSize),
+      up: linear(`${layer}.${expert}.up`, expertSize, hiddenSize),
+      down: linear(`${layer}.${expert}.down`, hiddenSize, expertSize),
+    })),
+  }));
+  const sizes = (size: number): readonly number[] => Array.from({ length: numLayers }, () => size);
+  return {
+    path: "random",
+    kind: "read-me",
+    config: configOf(shape),
+    experts: {
+      names: Array.from({ length: numExperts }, (_, expert) => `expert-${expert}`),
+      expertSizes: sizes(expertSize),
+      sharedSizes: sizes(0),
+    },
+    weights: { embedding, layers, finalNorm: tensor("norm", hiddenSize), head: embedding },
+    router: undefined,
+    files: [],
+    fingerprint: async () => "random",
+    loadText: () => Promise.reject(new Error("Random weights have no text")),
+    close: async () => undefined,
+  };
+}
+
+function configOf({ ffnSize, ...shape }: Shape): ModelConfig {
+  return {
+    ...shape,
+    modelType: "llama",
+    intermediateSize: ffnSize,
+    rmsNormEpsilon: 1e-5,
+    rope: { type: "default", theta: 100_000 },
+    contextTokens: 2048,
+    slidingWindows: Array.from({ length: shape.numLayers }, () => undefined),
+    hasQkvBias: false,
+    hasOutputBias: false,
+    hasMlpBias: false,
+    hasQkNorm: false,
+    hasTiedEmbeddings: true,
+    bosTokenId: 0,
+    eosTokenIds: [0],
+  };
+}
+
+/** `length` numbers of a list without an end, which repeats `noise`, from `start` on. */
+function filled(noise: Float32Array, start: number, length: number): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(length);
+  for (let end = 0; end < length;) {
+    const offset = (start + end) % noise.length;
+    const piece = noise.subarray(offset, offset + length - end);
+    values.set(piece, end);
+    end += piece.length;
+  }
+  return values;
+}

@@ -1,0 +1,93 @@
+// Decode steps over all experts in turn within a budget, from the system's cache or from a disk of a given speed: reads wait for
+// as long as such a disk would take, one after the other.
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { expertBytes } from "@readme-moe/core";
+import { expertLayout } from "@readme-moe/engine";
+import { KvPool, type KvSlot, type Model, wholeBlocks } from "@readme-moe/model";
+import { ExpertFile } from "../../packages/engine/src/streamed/expert-file.ts";
+import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
+
+const NUM_SEQS = 16;
+
+export interface PrefetchedOptions {
+  readonly threads: number;
+  /** Of all experts' bytes. */
+  readonly budget: number;
+  /** 0 reads on demand, 1 reads the next layer while one runs. */
+  readonly lookaheadLayers: number;
+  readonly rounds: number;
+  /** `Infinity` is as fast as the system's cache. */
+  readonly diskMbPerS: number;
+  readonly cacheFolder?: string | undefined;
+}
+
+/** Means of a step. */
+export interface Decoded {
+  readonly meanMs: number;
+  readonly stallMs: number;
+  readonly megabytes: number;
+}
+
+export async function prefetchedDecode(model: Model, options: PrefetchedOptions): Promise<Decoded> {
+  const { budget, diskMbPerS, rounds, ...own } = options;
+  const layout = expertLayout(model);
+  const expertCacheBytes = Math.ceil(budget * layout.numExperts * expertBytes(layout));
+  const runner = await StreamedRunner.open(model, { ...own, expertCacheBytes });
+  const restore = slowReads(diskMbPerS);
+  try {
+    return await decode(runner, layout.numExperts, rounds);
+  } finally {
+    restore();
+    await runner.dispose();
+  }
+}
+
+/** @returns ends it */
+function slowReads(diskMbPerS: number): () => void {
+  const read = Object.getOwnPropertyDescriptor(ExpertFile.prototype, "read")?.value as ExpertFile["read"];
+  let freeAtMs = 0;
+  ExpertFile.prototype.read = async function slowRead(range, expert, into) {
+    const startMs = performance.now();
+    freeAtMs = Math.max(freeAtMs, startMs) + this.bytesOf(range) / (diskMbPerS * 1e3);
+    const endMs = freeAtMs;
+    await read.call(this, range, expert, into);
+    if (endMs > performance.now()) await sleep(endMs - performance.now());
+  };
+  return () => {
+    ExpertFile.prototype.read = read;
+  };
+}
+
+/** Steps of 16 sequences; which experts they need changes every few steps. */
+async function decode(runner: StreamedRunner, numExperts: number, rounds: number): Promise<Decoded> {
+  const room = wholeBlocks(33 + rounds);
+  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: NUM_SEQS * room });
+  const slots = Array.from({ length: NUM_SEQS }, () => pool.admit(room) as KvSlot);
+  const step = async (round: number, length: number): Promise<void> => {
+    const first = Math.floor(round / 3) % numExperts;
+    await runner.forward(
+      pool,
+      slots.map((slot, index) => ({
+        slot,
+        tokenIds: Array.from({ length }, (_, i) => 100 + index * 7 + i),
+        experts: Array.from({ length }, () => (first + (index % 4)) % numExperts),
+        logitsOf: [length - 1],
+      })),
+    );
+  };
+  await step(0, 32);
+  const before = runner.memory.stats;
+  const times: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const startMs = performance.now();
+    await step(round, 1);
+    times.push(performance.now() - startMs);
+  }
+  const after = runner.memory.stats;
+  return {
+    meanMs: times.reduce((sum, ms) => sum + ms, 0) / rounds,
+    stallMs: (after.stallMs - before.stallMs) / rounds,
+    megabytes: (after.bytesRead - before.bytesRead) / 1e6 / rounds,
+  };
+}
