@@ -31,6 +31,7 @@ export type ProcessLogits = (
   context: LogitsContext,
 ) => Float32Array | void | Promise<Float32Array | void>;
 
+/** What `Engine.generate` takes: one prompt, and how it is to be continued. */
 export interface GenerateRequest {
   readonly prompt: Prompt;
   readonly params?: SamplingParams | undefined;
@@ -58,6 +59,7 @@ export interface GenerateRequest {
 /** Why a completion ended: an end token or a stop string, or no room for more. */
 export type FinishReason = "stop" | "length";
 
+/** A token that could have come, and how likely the model thought it. */
 export interface TokenLogprob {
   readonly id: number;
   readonly text: string;
@@ -65,6 +67,10 @@ export interface TokenLogprob {
   readonly logprob: number;
 }
 
+/**
+ * One token of a completion: its id, in `[0, vocabSize)`, and what was asked for about it. Log-probabilities are in
+ * nats.
+ */
 export interface GeneratedToken {
   readonly id: number;
   /** Expert that this token goes to; a completion's last token goes to none. */
@@ -73,6 +79,7 @@ export interface GeneratedToken {
   readonly topLogprobs?: readonly TokenLogprob[];
 }
 
+/** Tokens that a request took. */
 export interface Usage {
   readonly promptTokens: number;
   /** Of all choices, end tokens included. */
@@ -97,6 +104,7 @@ export interface GenerateChunk {
   readonly usage?: Usage;
 }
 
+/** What an engine serves. The same for as long as it is open. */
 export interface EngineInfo {
   /** Folder or file of the model. */
   readonly path: string;
@@ -130,6 +138,10 @@ export interface EngineVocabulary {
   readonly eosTokenIds: readonly number[];
 }
 
+/**
+ * Counters since the engine was opened, and what it holds now. Counts are of sequences, steps, tokens and bytes, as
+ * named.
+ */
 export interface EngineStats {
   /** Sequences that wait for room. */
   readonly numWaiting: number;
@@ -163,6 +175,7 @@ export interface ExpertCacheStats extends ExpertCacheCounters {
   readonly stallMs: number;
 }
 
+/** A prompt's tokens and the expert that each goes to, before the model has run. */
 export interface RoutedPrompt {
   readonly tokenIds: Int32Array;
   /** `[tokens]` */

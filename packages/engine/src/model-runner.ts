@@ -17,6 +17,7 @@ import type { StepLogits } from "./step-logits.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import type { StepRunner } from "./step-runner.ts";
 
+/** Of `ModelRunner.open`: threads, precision, and where its graph is kept. */
 export interface RunnerOptions {
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;

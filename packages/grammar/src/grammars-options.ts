@@ -1,6 +1,7 @@
 import { integerOption, rejectUnknownKeys } from "@readme-moe/core";
 import type { HomeCacheLimits } from "./matching/home-cache.ts";
 
+/** Of `Grammars.open`: how much compiling grammars may take, in number, time and memory. */
 export interface GrammarsOptions {
   /**
    * Grammars that are kept compiled, each in a thread with its own memory (some 20 to 100 MB with 49,152 tokens). At

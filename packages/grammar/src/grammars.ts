@@ -10,6 +10,7 @@ import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 import { tagsFormat, type TaggedAnswers } from "./tagged-answers.ts";
 
+/** Of answers in JSON. */
 export interface JsonOptions {
   /** Blanks, tabs and line ends in a row between two parts of the JSON; strings may hold any. @default 16 */
   readonly maxWhitespace?: number | undefined;

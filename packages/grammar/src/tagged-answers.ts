@@ -10,6 +10,7 @@ export interface TaggedJson {
   readonly end: string;
 }
 
+/** An answer with parts in JSON between fixed texts, such as calls of tools, with or without free text around them. */
 export interface TaggedAnswers {
   readonly tags: readonly TaggedJson[];
   /** Text may come before, between and after: once `trigger` appears in it, one of the tags has to go on from there. */

@@ -21,6 +21,7 @@ export type StoredType =
   | "Q5_K"
   | "Q6_K";
 
+/** What a checkpoint says of one tensor before it is read. */
 export interface TensorInfo {
   readonly name: string;
   readonly type: StoredType;

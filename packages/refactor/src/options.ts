@@ -2,8 +2,10 @@ import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core
 import type { ModelConfig } from "@readme-moe/model";
 import type { FitPlan } from "./job/fit-model.ts";
 
+/** All methods, from the paper's own to the one that loses least; see `Method`. */
 export const METHODS = ["paper", "select", "refit", "sequential"] as const;
 
+/** What experts can be made of; see `RefactorOptions.expertsFrom`. */
 export const EXPERTS_FROM = ["domains", "clusters"] as const;
 
 /**
@@ -15,6 +17,7 @@ export const EXPERTS_FROM = ["domains", "clusters"] as const;
  */
 export type Method = (typeof METHODS)[number];
 
+/** Of `refactor`: everything that decides what the result is, besides the model and its texts. */
 export interface RefactorOptions {
   /** @default "sequential" */
   readonly method?: Method | undefined;

@@ -28,6 +28,7 @@ import { reportDocuments } from "./report/report-documents.ts";
 import type { Report } from "./report/report.ts";
 import { Stages, type RefactorProgress } from "./job/stages.ts";
 
+/** How a refactoring runs, and what its report calls the model. */
 export interface RefactorRun {
   /** What the model was called by its user, for the report. @default the model's path */
   readonly source?: string | undefined;

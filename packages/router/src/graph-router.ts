@@ -20,6 +20,7 @@ import { argmaxRoute } from "./choose.ts";
 import { routerGraph } from "./router-graph.ts";
 import { GraphRouterState, RouterMemory } from "./router-memory.ts";
 
+/** Of `GraphRouter.open`: threads, and where its graph is kept. */
 export interface RouterOptions {
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;

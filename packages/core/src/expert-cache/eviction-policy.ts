@@ -22,6 +22,7 @@ export interface EvictionCandidate extends ExpertUnit {
   readonly numUses: number;
 }
 
+/** What a policy is told besides its candidates. */
 export interface EvictionContext {
   /** That the next read still lacks. */
   readonly missingBytes: number;
@@ -35,8 +36,13 @@ export interface EvictionContext {
  */
 export type EvictionPolicy = (candidates: readonly EvictionCandidate[], context: EvictionContext) => EvictionCandidate;
 
+/**
+ * The policies that are known by name. `belady` evicts what is needed last, as far as that is known (Read-ME, section
+ * 4.1).
+ */
 export const EVICTION_POLICIES = ["belady", "lru", "lfu", "random"] as const;
 
+/** The name of a policy that comes with the package. */
 export type EvictionPolicyName = (typeof EVICTION_POLICIES)[number];
 
 /**

@@ -6,6 +6,7 @@ import { planBudget, type BudgetPlan } from "./plan-budget.ts";
 import { planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./plan-reads.ts";
 import { expertBytes, unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./unit.ts";
 
+/** Of an `ExpertCache`: what the units are, and how many bytes of them may be in memory. */
 export interface ExpertCacheOptions {
   readonly layout: ExpertLayout;
   /** Limit on bytes of units in memory, reads in flight included. */

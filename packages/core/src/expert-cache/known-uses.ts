@@ -7,6 +7,7 @@ import { unitIndex } from "./unit.ts";
 /** The distinct experts of one step by layer, `[numLayers][experts]`, each list in the order in which they run. */
 export type StepUses = readonly (readonly number[])[];
 
+/** Which units are needed when, as far as routes and queue tell. What reads and evictions are decided by. */
 export interface KnownUses {
   /** The layer that runs now, or as soon as its units are there; `numLayers` between two steps. */
   readonly layer: number;

@@ -6,6 +6,7 @@ import { nextUses, stepsAhead, sureUses, type KnownUses } from "./known-uses.ts"
 import { candidatesOf, checkBudget, type EvictedUnit, type PlanOptions } from "./plan-reads.ts";
 import { unitIndex } from "./unit.ts";
 
+/** How a cache gets from one budget to another. */
 export interface BudgetPlan {
   /** What goes at once. */
   readonly evict: readonly EvictedUnit[];

@@ -6,6 +6,7 @@ import type { EvictionCandidate, EvictionPolicy } from "./eviction-policy.ts";
 import { nextUses, stepsAhead, sureUses, type KnownUses, type NextUses } from "./known-uses.ts";
 import { unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./unit.ts";
 
+/** Of `planReads`: the units, who leaves, and how far ahead reads go. */
 export interface PlanOptions {
   readonly layout: ExpertLayout;
   readonly policy: EvictionPolicy;
@@ -17,11 +18,13 @@ export interface PlanOptions {
   readonly lookaheadLayers: number;
 }
 
+/** A unit that leaves memory, and when it would have been used next. */
 export interface EvictedUnit extends ExpertUnit {
   /** In steps, sure or estimated; 0 is the running one, `Infinity` when nobody is known to need it. */
   readonly nextUse: number;
 }
 
+/** What is to be done before the layer runs. Evictions make room for the loads. */
 export interface ReadPlan {
   /** First. */
   readonly evict: readonly EvictedUnit[];

@@ -20,6 +20,7 @@ export function unitIndex({ layer, expert }: ExpertUnit, { numExperts }: Pick<Ex
   return layer * numExperts + expert;
 }
 
+/** Bytes of a unit: those of its layer, whose experts are equally large. */
 export function unitBytes({ layer }: Pick<ExpertUnit, "layer">, { layerBytes }: ExpertLayout): number {
   return layerBytes[layer] as number;
 }

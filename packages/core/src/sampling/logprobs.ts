@@ -2,6 +2,7 @@ import type { LogitsRow } from "./logits-row.ts";
 import { bestLogits, type RankedLogits } from "./ranked-logits.ts";
 import { logprobOf, type SampledToken } from "./sample.ts";
 
+/** A chosen token, and what could have come in its place. */
 export interface TokenLogprobs extends SampledToken {
   /** The most likely tokens, best first; the chosen one may be among them. Those that cannot occur are left out. */
   readonly top: readonly SampledToken[];

@@ -11,6 +11,7 @@ import { WeightBuckets } from "./weight-buckets.ts";
 const FEW = 128;
 const MANY = 2048;
 
+/** A token's id, in `[0, vocabSize)`, and its log-probability in nats. */
 export interface SampledToken {
   readonly id: number;
   /** Under the model's own distribution, before any sampling parameter; at most 0. */

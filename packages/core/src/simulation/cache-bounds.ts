@@ -15,6 +15,11 @@ export interface CacheBounds {
   readonly beladyHitRatio: number;
 }
 
+/**
+ * The hit ratios that two caches with more knowledge would have had on `steps`, within `budgetBytes`. Pure.
+ *
+ * @throws {RangeError} when what one layer of a step needs exceeds the budget
+ */
 export function cacheBounds(steps: readonly TraceStep[], layout: ExpertLayout, budgetBytes: number): CacheBounds {
   const horizon = replaySteps(steps, { layout, budgetBytes, policy: "belady", lookaheadLayers: 0 });
   const full = replayUnits(unitRequests(steps, layout), layout, budgetBytes, belady);

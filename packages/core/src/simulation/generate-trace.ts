@@ -2,6 +2,7 @@ import { integerOption, describeValue, rejectUnknownKeys } from "../options.ts";
 import { uniformAt } from "../sampling/uniform.ts";
 import type { ExpertTrace, TraceSequence } from "./trace.ts";
 
+/** Of `generateTrace`: the model's experts, and what the made-up sequences are like. */
 export interface GeneratedTraceOptions {
   readonly numExperts: number;
   /** Bytes of one expert in each layer, `[numLayers]`. */

@@ -2,6 +2,7 @@ import type { EvictionPolicy } from "../expert-cache/eviction-policy.ts";
 import { chooseVictims } from "../expert-cache/choose-victims.ts";
 import { unitIndex, type ExpertLayout, type ExpertUnit } from "../expert-cache/unit.ts";
 
+/** What a replay came to: units wanted, those of them that were in memory, and bytes read for the others. */
 export interface UnitReplay {
   readonly uses: number;
   readonly hits: number;

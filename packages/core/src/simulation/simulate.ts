@@ -12,6 +12,7 @@ import { meanOf, spreadOf, sumOf, type Spread } from "./statistics.ts";
 import { StepClock } from "./step-clock.ts";
 import { distinctExperts, type ExpertTrace, type TraceStep } from "./trace.ts";
 
+/** Of `simulate`: the scheduler and the cache under test, their limits, and what steps cost. */
 export interface SimulationOptions {
   readonly scheduler: Scheduler;
   readonly limits: SchedulerLimits;
@@ -24,6 +25,7 @@ export interface SimulationOptions {
   readonly overlapsReads?: boolean | undefined;
 }
 
+/** What scheduler and cache made of a trace. Ratios from 0 to 1, times in ms by the cost model. */
 export interface SimulationResult extends ExpertCacheCounters {
   readonly hitRatio: number;
   readonly bounds: CacheBounds;

@@ -3,6 +3,7 @@
 import type { ExpertRun } from "../events.ts";
 import type { ExpertLayout } from "../expert-cache/unit.ts";
 
+/** A sequence as the simulator knows it: when it comes, and where its tokens go. */
 export interface TraceSequence {
   readonly id: string;
   /** It can be in this step, and in later ones. Steps are numbered from 0 up. */
@@ -15,6 +16,7 @@ export interface TraceSequence {
   readonly experts: readonly number[];
 }
 
+/** A step that ran, by experts. */
 export interface TraceStep {
   readonly step: number;
   /** Tokens of each expert, `[numExperts]`. */
@@ -25,6 +27,7 @@ export interface TraceStep {
   readonly laterSteps?: readonly number[] | undefined;
 }
 
+/** Routes and arrivals, apart from any model: what `simulate` runs. Files of it: `readTrace`, `writeTrace`. */
 export interface ExpertTrace {
   readonly layout: ExpertLayout;
   /** In order of arrival. */

@@ -5,8 +5,10 @@ import type { Passage, PassageScores } from "./passage.ts";
 import { type PassageOptions, passagesOf, wholeSequences } from "./passages.ts";
 import { type ScoreOptions, scorePassages } from "./score-passages.ts";
 
+/** Of `evaluate`: how the text is cut into passages, and how they are scored. */
 export type EvaluateOptions = PassageOptions & ScoreOptions;
 
+/** How well a model predicts a text. */
 export interface Evaluation {
   /** Mean loss in nats over all predicted tokens. */
   readonly loss: number;

@@ -12,11 +12,13 @@ export interface Question {
   readonly answer: number;
 }
 
+/** Of `evaluateMultipleChoice`. */
 export interface MultipleChoiceOptions extends ScoreOptions {
   /** Tokens that the model sees of context and continuation, the last ones. @default the model's context */
   readonly maxTokens?: number | undefined;
 }
 
+/** How likely the model finds one question's choices. `chosen` and `chosenByLength` are indices of them. */
 export interface QuestionScores {
   /** Log-likelihood of each continuation given its context, in nats. */
   readonly logLikelihoods: readonly number[];
@@ -32,6 +34,7 @@ export interface Accuracy {
   readonly standardError: number | undefined;
 }
 
+/** How often the likeliest choice is the right one. */
 export interface MultipleChoiceEvaluation {
   readonly accuracy: Accuracy;
   /** With log-likelihoods divided by the continuations' lengths; known as `acc_norm`. */

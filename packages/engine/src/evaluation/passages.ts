@@ -4,6 +4,7 @@ import { integerOption } from "@readme-moe/core";
 import { endOfTextId, upFrom, type Model, type Tokenizer } from "@readme-moe/model";
 import type { Passage } from "./passage.ts";
 
+/** How a text becomes passages that a model sees one at a time. Lengths in tokens. */
 export interface PassageOptions {
   /** Tokens of each sequence or window. @default 512, or the model's context where that is less */
   readonly sequenceLength?: number | undefined;

@@ -15,6 +15,7 @@ export interface ExpertEvaluation {
   readonly bestExpert: number;
 }
 
+/** The loss with the model's own router, where its tokens went, and whether that paid. */
 export interface RoutedEvaluation extends Evaluation, RouteStatistics {
   /** The router's loss less that of the best fixed expert, in nats; below 0 where choosing by token pays. */
   readonly cost: number;

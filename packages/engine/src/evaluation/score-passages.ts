@@ -5,6 +5,7 @@ import type { Passage, PassageScores } from "./passage.ts";
 import { routePassages } from "./route-passages.ts";
 import { type Piece, type Tree, treesOf } from "./trunks.ts";
 
+/** Of what runs over many passages: how to end it early, and who hears how far it is. */
 export interface ScoreOptions {
   readonly signal?: AbortSignal | undefined;
   /** Called now and then. */

@@ -24,6 +24,10 @@ import type { AttentionGroup } from "./attention-group.ts";
 import { floatWeight, linear } from "./linear.ts";
 import type { RopeValues } from "./rope-tables.ts";
 
+/**
+ * Sizes of one attention layer. Query heads are a multiple of key and value heads; sizes in floats, the window in
+ * tokens.
+ */
 export interface AttentionShape {
   readonly numHeads: number;
   readonly numKvHeads: number;
@@ -51,6 +55,9 @@ export interface AttentionInputs {
   readonly groupRows: Value;
 }
 
+/**
+ * What one attention layer puts out. The cache stays outside of the graph: only this step's keys and values leave it.
+ */
 export interface AttentionOutput {
   readonly output: Value; // [tokens, hiddenSize]
   readonly newKeys: Value; // [tokens, numKvHeads * headSize], after RoPE

@@ -10,6 +10,7 @@ import type { TensorRef } from "../weights/tensor-ref.ts";
 import type { Calibration } from "./calibration.ts";
 import { configOfLayer, layerGraph, type Statistic } from "./layer-graph.ts";
 
+/** One text to calibrate with, `[tokens]` each. */
 export interface CalibrationSequence {
   readonly tokenIds: readonly number[];
   /** Expert of each token. */

@@ -17,8 +17,10 @@ import { exportGraph } from "./export-graph.ts";
 import type { ExportDtype } from "./export-linear.ts";
 import { exportedText, toJson } from "./export-text.ts";
 
+/** The precisions that models are exported in, by their names in transformers.js. */
 export const EXPORT_DTYPES: readonly ExportDtype[] = ["fp32", "q8", "q4"];
 
+/** Of `exportTransformersJs`. */
 export interface ExportOptions {
   /** Which graphs are written, at least one. @default all */
   readonly dtypes?: readonly ExportDtype[] | undefined;
@@ -28,6 +30,7 @@ export interface ExportOptions {
   readonly onProgress?: ((progress: ExportProgress) => void) | undefined;
 }
 
+/** How far an export is with one file. */
 export interface ExportProgress {
   /** The file being written, relative to the folder. */
   readonly file: string;

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
+import { renamePatiently } from "./rename.ts";
 
 /**
  * Makes a folder whole or not at all: beside `path` under a temporary name, then renamed.
@@ -19,7 +20,7 @@ export async function writeFolderAtomically(path: string, fill: (folder: string)
     await mkdir(temporary, { recursive: true });
     await fill(temporary);
     await rm(target, { recursive: true, force: true }); // an empty folder, see above
-    await rename(temporary, target);
+    await renamePatiently(temporary, target);
   } catch (cause) {
     await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     if (cause instanceof ReadMeError) throw cause;

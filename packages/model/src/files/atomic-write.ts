@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
+import { renamePatiently } from "./rename.ts";
 
 // One write of the system takes at most 2 GiB - 4 KiB, and libuv refuses more than an int32.
 const MAX_PIECE_BYTES = 2 ** 30;
@@ -31,7 +32,7 @@ export async function writeFileAtomically(
     await handle.sync();
     await handle.close();
     handle = undefined;
-    await rename(temporary, path);
+    await renamePatiently(temporary, path);
   } catch (cause) {
     // What went wrong first is what the caller has to know; a failing clean-up must not hide it.
     await handle?.close().catch(() => undefined);

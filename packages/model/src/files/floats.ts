@@ -102,6 +102,7 @@ function alignedOffset(bytes: Uint8Array, alignment: number): number {
 /** Types of floats that checkpoints are written in. */
 export type StoredFloat = "F32" | "F16" | "BF16";
 
+/** Whether elements of a type are floats of their own, which `decodeFloats` reads. */
 export function isStoredFloat(type: string): type is StoredFloat {
   return type === "F32" || type === "F16" || type === "BF16";
 }

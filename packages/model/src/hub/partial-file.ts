@@ -1,5 +1,6 @@
 import { createHash, type Hash } from "node:crypto";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { renamePatiently } from "../files/rename.ts";
 import { claimPartial, leftoverOf } from "./claim-partial.ts";
 import { writeError } from "./hub-cache.ts";
 import type { RemoteFile } from "./hub-repository.ts";
@@ -80,7 +81,7 @@ export class PartialFile {
       // Otherwise a crash of the machine can leave the final name on an empty file.
       await this.#handle.sync();
       await this.#handle.close();
-      await rename(this.#path, this.#blobPath);
+      await renamePatiently(this.#path, this.#blobPath);
     } catch (cause) {
       throw writeError(this.#blobPath, cause);
     }

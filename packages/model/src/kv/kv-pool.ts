@@ -7,6 +7,7 @@ import { checkLayout, emptyLayout, planRoom, slotStart, usedTokens, type KvLayou
 import { isNothing, planRelocation } from "./kv-relocation.ts";
 import { describeSlot, unplacedSlot, type KvArenaName, type KvSlot, type PooledSlot } from "./kv-slot.ts";
 
+/** Of a `KvPool`: whose keys and values it holds, and how many positions of them. */
 export interface KvPoolOptions {
   readonly shape: KvShape;
   /** Positions that there is memory for, a multiple of 64. */

@@ -1,6 +1,7 @@
 /** KV memory comes in blocks of this many positions; those that are not filled yet are masked. */
 export const KV_BLOCK_TOKENS = 64;
 
+/** What a model's keys and values are, for each position: `[numLayers, numKvHeads, headSize]` floats each. */
 export interface KvShape {
   readonly numLayers: number;
   readonly numKvHeads: number;

@@ -44,6 +44,7 @@ export interface Constant {
   readonly bytes: () => Promise<Uint8Array> | Uint8Array;
 }
 
+/** A whole ONNX graph as plain data, in memory but for its constants' bytes. `encodeGraph` makes a file of it. */
 export interface Graph {
   readonly name: string;
   readonly nodes: readonly Node[];

@@ -6,6 +6,7 @@ import type { KvSlot } from "../kv/kv-slot.ts";
 import type { AttentionRun } from "./attention-runs.ts";
 import type { GraphTensor } from "./session.ts";
 
+/** Inputs of a graph, by name. */
 export type Feeds = Readonly<Record<string, GraphTensor>>;
 
 /** A sequence's next tokens, at least one, after the past in its slot. */
@@ -14,6 +15,7 @@ export interface StepTokens {
   readonly tokenIds: ArrayLike<number>;
 }
 
+/** One run of a step, as its attention takes it. */
 export interface AttentionPlan {
   /** `token_ids`, `positions`, `group_rows`, `is_plain_decode`, and what the four groups take. */
   readonly feeds: Feeds;
@@ -23,6 +25,13 @@ export interface AttentionPlan {
   readonly firstTokens: readonly number[];
 }
 
+/**
+ * Lays out the tokens of one run: decoding sequences first, in the order of their slots' memory, then chunks of
+ * prefill with
+ * a past, then those without. Reads `pool`, and changes nothing.
+ *
+ * @param all - the step's sequences; `run` has places in it
+ */
 export function planAttention(run: AttentionRun, all: readonly StepTokens[], pool: KvPool): AttentionPlan {
   const at = (index: number): StepTokens => all[index] as StepTokens;
   // A decoding sequence's token stands where its slot does, so that a step which only decodes needs no rows.
@@ -144,6 +153,7 @@ function freshGroup(sequences: readonly StepTokens[], firstToken: number, groups
   return { "fresh.tokens": { data: tokens, dims: [sequences.length, numQueries] } };
 }
 
+/** Whole numbers as a tensor of int64, `[values.length]`. */
 export function int64(values: readonly number[]): GraphTensor {
   return { data: BigInt64Array.from(values, BigInt), dims: [values.length] };
 }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { writeFileAtomically } from "../files/atomic-write.ts";
 import { makeFolder } from "../files/make-folder.ts";
+import { renamePatiently } from "../files/rename.ts";
 import { fileCrc32 } from "./checksum.ts";
 
 export const GRAPH_FILE = "graph.onnx";
@@ -71,7 +72,8 @@ async function writeEntry(entry: string, model: Uint8Array, data: Chunks): Promi
 async function installEntry(finished: string, entry: string): Promise<void> {
   for (let count = 1; ; count++) {
     try {
-      await rename(finished, entry);
+      // The first time it is most likely that the same entry is there.
+      await (count === 1 ? rename : renamePatiently)(finished, entry);
       return;
     } catch (error) {
       if (await isWholeEntry(entry)) return;

@@ -9,6 +9,7 @@ export type GateMemory = SharedArrayBuffer;
 
 let gate: Int32Array | undefined;
 
+/** The memory of a gate that is open, with nobody inside. One for each thread that runs graphs. */
 export function newGate(): GateMemory {
   return new SharedArrayBuffer(2 * Int32Array.BYTES_PER_ELEMENT);
 }

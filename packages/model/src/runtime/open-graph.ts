@@ -4,6 +4,7 @@ import { cachedGraph } from "./graph-cache.ts";
 import type { Int8Kernels } from "./int8-kernels.ts";
 import { GraphSession } from "./session.ts";
 
+/** Of `openGraph`: where the graph is kept, how it runs, and who hears about it. */
 export interface OpenGraphOptions {
   readonly cacheFolder: string;
   readonly threads?: number | undefined;

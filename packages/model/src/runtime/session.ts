@@ -6,6 +6,7 @@ import type { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ElementType } from "../onnx/graph-builder.ts";
 import { throughGate } from "./exit-gate.ts";
 import type { Int8Kernels } from "./int8-kernels.ts";
+import { explainLoadFailure, runtimeHost } from "./load-failure.ts";
 import { disableTelemetry } from "./telemetry.ts";
 import type { CachedGraph } from "./graph-cache.ts";
 
@@ -17,6 +18,7 @@ export interface GraphTensor {
   readonly dims: readonly number[];
 }
 
+/** How the runtime runs a graph. */
 export interface SessionOptions {
   /** Threads that one product is spread over, the calling one included. @default all cores */
   readonly threads?: number | undefined;
@@ -102,10 +104,7 @@ async function loadRuntime(): Promise<Runtime> {
   try {
     return await import("onnxruntime-node");
   } catch (cause) {
-    const isTwin = /version `VERS_/.test(message(cause));
-    const why = isTwin
-      ? "another version of onnxruntime-node is in this process; engines with the isolation `process` need none here"
-      : message(cause);
+    const why = explainLoadFailure(message(cause), runtimeHost());
     throw new ReadMeError("ERR_RUNTIME", `The inference runtime cannot be loaded: ${why}`, { cause });
   }
 }

@@ -35,6 +35,7 @@ interface RouterLayerRefs {
   readonly contract: LinearRefs; // [embeddingSize, innerSize]
 }
 
+/** Where a pre-gating router's tensors are. Shapes as in the checkpoint: rows are outputs. */
 export interface RouterWeights {
   readonly config: RouterConfig;
   readonly embedding: TensorRef; // [vocabSize, embeddingSize]

@@ -9,6 +9,8 @@ const COMMANDS: readonly (readonly [string, ...string[]])[] = [
   ["python", "-m", "pip"],
   ["pip"],
 ];
+/** Of Windows' stand-ins for a Python that is not installed. */
+const NOT_INSTALLED = 9009;
 const MAX_ERROR_CHARACTERS = 4000;
 
 interface Outcome {
@@ -30,7 +32,7 @@ export async function pipDownload(requirement: string, folder: string, signal?: 
   for (const [program, ...args] of COMMANDS) {
     const { code, errors } = await run(program, [...args, "download", ...options, requirement], folder, signal);
     signal?.throwIfAborted();
-    if (code === undefined || /No module named '?pip\b/.test(errors)) continue;
+    if (code === undefined || code === NOT_INSTALLED || /No module named '?pip\b/.test(errors)) continue;
     if (code !== 0) throw failed(`${[program, ...args].join(" ")} failed${lastLine(errors)}`);
     const wheel = (await readdir(folder)).find((name) => name.endsWith(".whl"));
     if (wheel === undefined) throw failed("pip succeeded, but left no wheel");

@@ -14,6 +14,7 @@ import { checkWhole, decodeTensor, type TensorType } from "./decode-tensor.ts";
 import { AdapterFile } from "./open-adapter.ts";
 import type { PartId } from "./part-neurons.ts";
 
+/** Of `applyAdapter`. */
 export interface ApplyOptions {
   /** Hears of a base model in another precision than the adapter was made for. */
   readonly onWarning?: ((message: string) => void) | undefined;
@@ -21,6 +22,7 @@ export interface ApplyOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What the file was applied to, and how well that fits. */
 export interface ApplyReport {
   readonly base: BaseNote;
   /** The base's weights are those that the adapter was made for, or the same in another precision. */

@@ -28,6 +28,7 @@ import { targetsOf } from "./targets.ts";
 /** 40 MB. */
 const DEFAULT_MAX_BYTES = 40e6;
 
+/** Of `packAdapter`. */
 export interface PackOptions {
   /** The file is not larger. @default 40 MB */
   readonly maxBytes?: number | undefined;
@@ -35,12 +36,14 @@ export interface PackOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** How far a packing is in one of its stages. */
 export interface PackProgress {
   readonly stage: "reading" | "comparing" | "packing";
   readonly done: number;
   readonly of: number;
 }
 
+/** What a packed file holds and loses. `bytes` is its size. */
 export interface PackReport extends content.PackFigures {
   readonly bytes: number;
   readonly base: content.BaseNote;

@@ -8,6 +8,7 @@ const HELD_OUT = { every: 12, index: 11 } as const;
 // Long documents would fill a budget of tokens alone: they are cut, and their pieces are drawn like others.
 const PIECE_CHARACTERS = 6000;
 
+/** Texts of one kind. `files` says in the report where they came from. */
 export interface DomainText {
   readonly name: string;
   readonly files: readonly string[];

@@ -1,7 +1,9 @@
 import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
 
+/** What can be learned; see `TuneOptions.method`. */
 export const TUNE_METHODS = ["lora", "full"] as const;
 
+/** Of `tune`: everything that decides what the result is, besides the models and their texts. */
 export interface TuneOptions {
   /** Of text that is learned from, all kinds together; read more than once where there is less of it. @default 500000 */
   readonly tokens?: number | undefined;

@@ -22,6 +22,7 @@ import { chooseParameters } from "./training/trainable.ts";
 import { stepsOfRound, train, type TuneProgress, type TuningData } from "./training/train.ts";
 import { Trainer } from "./training/trainer.ts";
 
+/** How a tuning runs, and what its report calls the models. */
 export interface TuneRun {
   /** What the models were called by their user, for the report. @default their paths */
   readonly source?: string | undefined;

@@ -4,6 +4,7 @@ import { bestOf, type Evaluation, type TuningHistory } from "../training/history
 import type { DomainCounts } from "../job/tuning-data.ts";
 import { stepsOf, type ResolvedTuneOptions } from "../options.ts";
 
+/** What a tuning did: the field `tuning` of the result's report.json. */
 export interface TuningReport {
   readonly version: 1;
   /** As their user called them. */
@@ -31,6 +32,7 @@ export interface TuningReport {
   }[];
 }
 
+/** Losses on held-out text, in nats per token. `above_dense` is `mean` less the dense teacher's. */
 export interface TuningLosses {
   readonly mean: number;
   readonly above_dense: number;
@@ -38,6 +40,7 @@ export interface TuningLosses {
   readonly losses: Readonly<Record<string, number>>;
 }
 
+/** Losses that were measured on the way: behind which step, and after how many tokens. */
 export interface TuningPoint extends TuningLosses {
   readonly step: number;
   readonly tokens: number;

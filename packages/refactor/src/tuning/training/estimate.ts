@@ -5,6 +5,7 @@ import type { RoutedSequence } from "./sequences.ts";
 import type { Parameter } from "./trainable.ts";
 import type { Trainer } from "./trainer.ts";
 
+/** What a tuning will take, measured on one batch before its first step. */
 export interface TuneEstimate {
   readonly trainedParameters: number;
   readonly steps: number;

@@ -13,6 +13,7 @@ import type { StepFigures, Trainer } from "./trainer.ts";
 const VECTOR_SHARE = 0.2;
 const LAST_RATE_SHARE = 0.05;
 
+/** How far a tuning is, told after each step. */
 export interface TuneProgress extends StepFigures {
   /** Steps done. */
   readonly step: number;

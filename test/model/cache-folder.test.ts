@@ -1,0 +1,40 @@
+// Where graphs are kept, by the custom of each system.
+
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import { resolveCacheFolder } from "@readme-moe/model";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { platformCacheFolder } from "../../packages/model/src/runtime/cache-folder.ts";
+
+afterEach(() => void vi.unstubAllEnvs());
+
+describe("the platform's cache folder", () => {
+  test.each([
+    ["linux", {}, "/home/ada", "/home/ada/.cache/readme-moe"],
+    ["linux", { XDG_CACHE_HOME: "/fast/cache" }, "/home/ada", "/fast/cache/readme-moe"],
+    ["linux", { XDG_CACHE_HOME: "" }, "/home/ada", "/home/ada/.cache/readme-moe"],
+    ["linux", { XDG_CACHE_HOME: "relative" }, "/home/ada", "/home/ada/.cache/readme-moe"],
+    ["freebsd", {}, "/home/ada", "/home/ada/.cache/readme-moe"],
+    ["darwin", { XDG_CACHE_HOME: "/fast/cache" }, "/Users/ada", "/Users/ada/Library/Caches/readme-moe"],
+    ["win32", { LOCALAPPDATA: "D:\\Users\\ada\\Local" }, "C:\\Users\\ada", "D:\\Users\\ada\\Local\\readme-moe\\Cache"],
+    ["win32", {}, "C:\\Users\\ada", "C:\\Users\\ada\\AppData\\Local\\readme-moe\\Cache"],
+  ])("on %s with %o is below the user's own", (platform, env, home, expected) => {
+    expect(platformCacheFolder({ platform, env, home })).toBe(expected);
+  });
+});
+
+test("an option comes before the variable, and the variable before the platform", () => {
+  vi.stubEnv("README_MOE_CACHE", "/from/variable");
+  expect(resolveCacheFolder("/from/option")).toBe(resolve("/from/option"));
+  expect(resolveCacheFolder()).toBe(resolve("/from/variable"));
+  vi.stubEnv("README_MOE_CACHE", "");
+  expect(resolveCacheFolder()).toBe(
+    platformCacheFolder({ platform: process.platform, env: process.env, home: homedir() }),
+  );
+});
+
+test("~ is the user's folder, and relative paths become absolute", () => {
+  expect(resolveCacheFolder("~/models")).toBe(join(homedir(), "models"));
+  expect(resolveCacheFolder("~")).toBe(homedir());
+  expect(resolveCacheFolder("cache")).toBe(resolve("cache"));
+});

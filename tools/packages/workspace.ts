@@ -1,0 +1,46 @@
+// What the workspace publishes.
+
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+
+export const ROOT: string = join(import.meta.dirname, "..", "..");
+
+export interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly license?: string;
+  readonly bin?: Readonly<Record<string, string>>;
+  readonly exports: Readonly<Record<string, Readonly<Record<string, string>>>>;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly peerDependencies?: Readonly<Record<string, string>>;
+}
+
+export interface WorkspacePackage {
+  readonly folder: string;
+  readonly manifest: Manifest;
+}
+
+/** Packages that are published: all below packages/, in the order of their folders. */
+export function workspacePackages(): readonly WorkspacePackage[] {
+  const parent = join(ROOT, "packages");
+  return readdirSync(parent)
+    .toSorted()
+    .map((name) => ({ folder: join(parent, name), manifest: readManifest(join(parent, name)) }));
+}
+
+export function readManifest(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Manifest;
+}
+
+/** A package and all packages of the workspace that it needs, those that it needs first. */
+export function closureOf(name: string, packages: readonly WorkspacePackage[]): readonly string[] {
+  const found = new Set<string>();
+  const visit = (wanted: string): void => {
+    const own = packages.find(({ manifest }) => manifest.name === wanted);
+    if (!own || found.has(wanted)) return;
+    for (const dependency of Object.keys(own.manifest.dependencies ?? {})) visit(dependency);
+    found.add(wanted);
+  };
+  visit(name);
+  return [...found];
+}
