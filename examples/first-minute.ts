@@ -1,9 +1,45 @@
-// What `npm start` does: refactors the embedded pocket model, and lets the result continue a few texts.
+// What `npm start` does: refactors the embedded pocket model, lets the result continue a few texts, and opens a chat.
 
-import { pocketExperts, run } from "./pocket-experts.ts";
+import { parseArgs } from "node:util";
+import { serveChatbot, stopSignal } from "./chatbot/server/serve-chatbot.ts";
+import { openBrowser } from "./open-browser.ts";
+import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
 
-const PROMPTS = ["The ship was", "import os\n\ndef main(", "In this paper, we"];
+const HELP = `Usage: npm start -- [options]
 
-const experts = await pocketExperts();
-console.log("\nThe pocket model babbles, but each text goes to its own expert:\n");
-await run("generate", experts, "--max-new-tokens", "32", "--prompt", ...PROMPTS);
+  --exit           end when the chat is there, instead of serving it until Ctrl-C (also: README_MOE_START_EXIT=1)
+  --port <number>  of the chat (default: 8484, or any other when that one is taken)`;
+const PROMPTS = ["The ship was", "import os\n\ndef main("];
+
+/** @param options - of the experts that are made first */
+export async function firstMinute(args: readonly string[], options: PocketExpertsOptions = {}): Promise<void> {
+  const { exit, help, port } = readFlags(args);
+  if (help) {
+    console.log(HELP);
+    return;
+  }
+  const experts = await pocketExperts(options);
+  console.log("\nThe pocket model babbles, but each text goes to its own expert:\n");
+  await run("generate", experts, "--max-new-tokens", "32", "--prompt", ...PROMPTS);
+  console.log("\nOpening a chat with it, and with the model that it was made of …");
+  const paths = [experts, POCKET];
+  const chatbot = await serveChatbot({ paths, precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1", port });
+  console.log(`Chat at ${chatbot.url}${exit ? "" : " (Ctrl-C ends)"}`);
+  if (!exit) {
+    openBrowser(chatbot.url);
+    await stopSignal();
+  }
+  await chatbot.close();
+}
+
+function readFlags(args: readonly string[]) {
+  const options = { exit: { type: "boolean" }, help: { type: "boolean" }, port: { type: "string" } } as const;
+  const {
+    exit = process.env["README_MOE_START_EXIT"] === "1",
+    help,
+    port,
+  } = parseArgs({ args: [...args], options }).values;
+  if (port === undefined) return { exit, help, port };
+  if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535) throw new RangeError("Expected --port to be a port");
+  return { exit, help, port: Number(port) };
+}

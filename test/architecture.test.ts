@@ -48,6 +48,23 @@ test.each(packages)("%s imports only packages below it, and through their public
   );
 });
 
+test("examples use packages as their users do, by their public names", () => {
+  const files = readdirSync(join(ROOT, "examples"), { recursive: true, encoding: "utf8" })
+    .filter((name) => /\.(m?ts|tsx|mjs)$/.test(name) && !/node_modules|dist/.test(name))
+    .map((name) => join(ROOT, "examples", name));
+  expect(files.length).toBeGreaterThan(50);
+  for (const path of files) {
+    for (const [, specifier = ""] of readFileSync(path, "utf8").matchAll(/from\s+"([^"]+)"/g)) {
+      const where = `${relative(ROOT, path)} imports ${specifier}`;
+      if (specifier.startsWith(".")) {
+        expect(join(path, "..", specifier), where).toContain(join(ROOT, "examples"));
+      } else if (specifier.startsWith("@readme-moe/")) {
+        expect(specifier, where).toMatch(/^@readme-moe\/(\w+|adapter\/(huggingface|xenova))$/);
+      }
+    }
+  }
+});
+
 test("only one file touches the inference runtime", () => {
   const users = packages
     .flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src")))

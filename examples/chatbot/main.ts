@@ -1,14 +1,9 @@
 // `npm run chatbot`: opens models, builds the page, and serves both until it is told to stop.
 
-import { once } from "node:events";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { pocketExperts, POCKET } from "../pocket-experts.ts";
-import { buildPage } from "./server/build-page.ts";
-import { chatbot } from "./server/chatbot.ts";
-import { openModels, type PrecisionName } from "./server/open-models.ts";
+import type { PrecisionName } from "./server/open-models.ts";
+import { serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
 
 const HELP = `Usage: npm run chatbot -- [options]
 
@@ -16,7 +11,7 @@ const HELP = `Usage: npm run chatbot -- [options]
   --precision <name>   fp32, int8 or int4; may be given several times (default: int8)
   --memory-mb <number> for experts of each model in int8 (default: a third of them)
   --batch <number>     sequences in one step at most; a scheduler chooses which (default: 4)
-  --port <number>      (default: 8484)
+  --port <number>      (default: 8484, or any other when that one is taken)
   --host <address>     (default: 127.0.0.1)`;
 
 async function main(): Promise<void> {
@@ -26,17 +21,10 @@ async function main(): Promise<void> {
     return;
   }
   const paths = flags.model ?? [await pocketExperts(), POCKET];
-  const models = await openModels({ ...flags, paths, precisions: flags.precision });
-  const pageFolder = join(import.meta.dirname, "dist");
-  await buildPage(pageFolder);
-  const { app, served } = chatbot({ models, pageFolder });
-  const server = createServer(app).listen(flags.port, flags.host);
-  await once(server, "listening");
-  console.log(`Chat at http://${flags.host}:${(server.address() as AddressInfo).port} (Ctrl-C ends)`);
-  await Promise.race([once(process, "SIGINT"), once(process, "SIGTERM")]);
-  await served.drain({ deadlineMs: 2000 });
-  server.close();
-  server.closeAllConnections();
+  const chatbot = await serveChatbot({ ...flags, paths, precisions: flags.precision });
+  console.log(`Chat at ${chatbot.url} (Ctrl-C ends)`);
+  await stopSignal();
+  await chatbot.close();
 }
 
 function readFlags() {
@@ -46,7 +34,7 @@ function readFlags() {
       precision: { type: "string", multiple: true, default: ["int8"] },
       "memory-mb": { type: "string" },
       batch: { type: "string", default: "4" },
-      port: { type: "string", default: "8484" },
+      port: { type: "string" },
       host: { type: "string", default: "127.0.0.1" },
       help: { type: "boolean", default: false },
     },
@@ -55,8 +43,10 @@ function readFlags() {
     if (name === "fp32" || name === "int8" || name === "int4") return name;
     throw new TypeError(`Expected --precision to be fp32, int8 or int4, got "${name}"`);
   });
-  const port = Number(values.port);
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new RangeError("Expected --port to be a port");
+  const port = values.port === undefined ? undefined : Number(values.port);
+  if (port !== undefined && (!Number.isInteger(port) || port < 0 || port > 65_535)) {
+    throw new RangeError("Expected --port to be a port");
+  }
   const memoryMb = values["memory-mb"] === undefined ? undefined : Number(values["memory-mb"]);
   if (memoryMb !== undefined && !(memoryMb > 0)) throw new RangeError("Expected --memory-mb to be more than 0");
   const memoryBytes = memoryMb === undefined ? undefined : Math.floor(memoryMb * 1e6);
@@ -67,4 +57,10 @@ function readFlags() {
   return { ...values, precision, port, memoryBytes, maxNumBatchedSeqs };
 }
 
-await main();
+try {
+  await main();
+} catch (error) {
+  // A wrong option, no such model, a port that is taken: the message says it all.
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}

@@ -26,8 +26,8 @@ afterAll(async () => {
   await model?.engine.dispose();
 });
 
-async function* snapshots(signal: AbortSignal): AsyncGenerator<LiveSnapshot, void, undefined> {
-  const { body } = await fetch(`${server.url}/live?model=tiny`, { signal });
+async function* snapshots(signal: AbortSignal, url = server.url): AsyncGenerator<LiveSnapshot, void, undefined> {
+  const { body } = await fetch(`${url}/live?model=tiny`, { signal });
   if (!body) throw new Error("Expected a stream");
   let text = "";
   for await (const piece of body.pipeThrough(new TextDecoderStream())) {
@@ -106,6 +106,44 @@ test("forms of other sites change nothing", async () => {
   const answer = await fetch(`${server.url}/live/load`, { method: "POST", body });
   expect(answer.status).toBe(415);
   expect((await seen(() => true)).simulatedChats).toBe(0);
+});
+
+test("what changes while a snapshot is taken is told, too", async () => {
+  const { engine } = model;
+  // Asking for counters takes as long as a test wants: what has been seen of the bus is in the snapshot by then.
+  const gate = new EventTarget();
+  let mayAnswer: Promise<unknown> = Promise.resolve();
+  const slow = new Proxy(engine, {
+    get(target, name) {
+      const value: unknown = Reflect.get(target, name, target);
+      if (name !== "stats") return typeof value === "function" ? value.bind(target) : value;
+      return async () => {
+        gate.dispatchEvent(new Event("asked"));
+        await mayAnswer;
+        return target.stats();
+      };
+    },
+  });
+  const app = chatbot({ models: [{ ...model, engine: slow }], pageFolder: await persistentFolder() }).app;
+  const own = await listen(app);
+  onTestFinished(() => own[Symbol.asyncDispose]());
+  const leave = new AbortController();
+  onTestFinished(() => leave.abort());
+  const stream = snapshots(leave.signal, own.url);
+  await stream.next();
+
+  mayAnswer = once(gate, "answer");
+  const asked = once(gate, "asked");
+  engine.events.emit("sequence:queued", { sequenceId: "a", promptTokens: 3, numWaiting: 1 });
+  const batch = { step: 1, sequenceIds: ["a"], numTokens: [3], positions: [0], distinctExperts: 1, numWaiting: 0 };
+  engine.events.emit("batch:scheduled", batch);
+  await asked;
+  const counts = { promptTokens: 3, completionTokens: 0, cachedTokens: 0, queuedMs: 1, durationMs: 1 };
+  engine.events.emit("sequence:finished", { sequenceId: "a", reason: "abort", ...counts });
+  gate.dispatchEvent(new Event("answer"));
+  const isBusy = async (): Promise<boolean> => (await stream.next()).value?.step !== undefined;
+  while (!(await isBusy()));
+  while (await isBusy());
 });
 
 test("no more look on than there are places for", async () => {

@@ -26,6 +26,8 @@ export class LiveModel {
   readonly #chats: SimulatedChats;
   #scheduler: SchedulerName = "cost-aware";
   #timer: NodeJS.Timeout | undefined;
+  /** Whether something has changed since the snapshot that is on its way was taken. */
+  #hasChanged = false;
 
   constructor(model: OpenedModel, options: ReaderOptions = {}) {
     const { info, events } = model.engine;
@@ -35,8 +37,8 @@ export class LiveModel {
     this.#model = model;
     this.readers = new LiveReaders(options);
     this.#state = new LiveState(experts.length, model.layerBytes?.length ?? 0);
-    this.#chats = new SimulatedChats(model.engine, () => this.#changed());
-    this.#state.listen(events, () => this.#changed());
+    this.#chats = new SimulatedChats(model.engine, () => this.tellSoon());
+    this.#state.listen(events, () => this.tellSoon());
   }
 
   async snapshot(): Promise<LiveSnapshot> {
@@ -54,13 +56,13 @@ export class LiveModel {
   async setScheduler(scheduler: SchedulerName): Promise<void> {
     await this.#model.engine.setScheduling({ scheduler });
     this.#scheduler = scheduler;
-    this.#changed();
+    this.tellSoon();
   }
 
   /** @throws {RangeError | TypeError | ReadMeError} */
   async setMemory(bytes: number): Promise<void> {
     await this.#model.engine.setExpertCacheBytes(bytes);
-    this.#changed();
+    this.tellSoon();
   }
 
   setSimulatedChats(count: number): void {
@@ -68,12 +70,14 @@ export class LiveModel {
   }
 
   /** Tells readers soon, and not more often than a person can follow. */
-  #changed(): void {
+  tellSoon(): void {
+    this.#hasChanged = true;
     if (this.readers.size === 0 || this.#timer) return;
     this.#timer = setTimeout(() => void this.#tell(), INTERVAL_MS).unref();
   }
 
   async #tell(): Promise<void> {
+    this.#hasChanged = false;
     try {
       this.readers.send(await this.snapshot());
     } catch {
@@ -81,7 +85,7 @@ export class LiveModel {
     }
     this.#timer = undefined;
     // Rates fall to nothing without any event.
-    if (this.#state.isBusy) this.#changed();
+    if (this.#hasChanged || this.#state.isBusy) this.tellSoon();
   }
 
   async #memory(resident: readonly string[]): Promise<LiveMemory | undefined> {

@@ -37,6 +37,8 @@ export function liveRoutes(models: readonly LiveModel[]): Router {
     if (response.destroyed) return;
     model.readers.add(response);
     response.write(`data: ${JSON.stringify(first)}\n\n`);
+    // What changed since it was taken was told to others only.
+    model.tellSoon();
   });
 
   // Only JSON: a form of another site cannot send it.

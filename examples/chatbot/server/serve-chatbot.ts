@@ -1,0 +1,68 @@
+// Opens models, builds the page, and serves both.
+
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buildPage } from "./build-page.ts";
+import { chatbot } from "./chatbot.ts";
+import { openModels, type OpenModelsOptions } from "./open-models.ts";
+
+const DEFAULT_PORT = 8484;
+
+export interface ServeChatbotOptions extends OpenModelsOptions {
+  /** @default 8484, or any other when that one is taken */
+  readonly port?: number | undefined;
+  readonly host: string;
+}
+
+export interface RunningChatbot {
+  readonly url: string;
+  /** Ends answers that take longer than two seconds, and closes the models. */
+  close(): Promise<void>;
+}
+
+/** @throws {ReadMeError | RangeError} as `openModels`; what `listen` throws when the port is taken */
+export async function serveChatbot({ port, host, ...options }: ServeChatbotOptions): Promise<RunningChatbot> {
+  const models = await openModels(options);
+  // Of its own, as others may run at the same time.
+  const pageFolder = await mkdtemp(join(tmpdir(), "readme-moe-chatbot-"));
+  const removePage = () => rm(pageFolder, { recursive: true, force: true });
+  try {
+    await buildPage(pageFolder);
+    const { app, served } = chatbot({ models, pageFolder });
+    const server = createServer(app);
+    await listen(server, host, port);
+    const { address, port: taken, family } = server.address() as AddressInfo;
+    const name = family === "IPv6" ? `[${address}]` : address;
+    return {
+      url: `http://${name}:${taken}`,
+      async close() {
+        await served.drain({ deadlineMs: 2000 });
+        server.close();
+        server.closeAllConnections();
+        await removePage();
+      },
+    };
+  } catch (error) {
+    await Promise.all([removePage(), ...models.map(({ engine }) => engine.dispose())]);
+    throw error;
+  }
+}
+
+async function listen(server: Server, host: string, port: number | undefined): Promise<void> {
+  try {
+    await once(server.listen(port ?? DEFAULT_PORT, host), "listening");
+  } catch (error) {
+    const isTaken = (error as NodeJS.ErrnoException).code === "EADDRINUSE";
+    if (!isTaken || port !== undefined) throw error;
+    await once(server.listen(0, host), "listening");
+  }
+}
+
+/** Resolves when Ctrl-C or SIGTERM asks to end. */
+export async function stopSignal(): Promise<void> {
+  await Promise.race([once(process, "SIGINT"), once(process, "SIGTERM")]);
+}

@@ -1,0 +1,17 @@
+// A metric of one's own beside those of the middleware: where the router sends tokens.
+
+import type { Engine } from "@readme-moe/core";
+import { Counter, type Registry } from "prom-client";
+
+export function countRoutes({ events, info }: Engine, registry: Registry): void {
+  const tokens = new Counter({
+    name: "example_routed_tokens_total",
+    help: "Tokens by the expert that they go to",
+    labelNames: ["expert"],
+    registers: [registry],
+  });
+  for (const expert of info.experts) tokens.inc({ expert }, 0);
+  events.on("router:routed", ({ experts }) => {
+    for (const expert of experts) tokens.inc({ expert: info.experts[expert] ?? "unknown" });
+  });
+}

@@ -1,0 +1,22 @@
+// `npm run example <name>`: runs one of the folders beside this file.
+
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+
+const EXPERTS = "models/pocket-experts";
+
+const names = readdirSync(import.meta.dirname).filter((name) => existsSync(join(import.meta.dirname, name, "main.ts")));
+const [, , name = "", ...args] = process.argv;
+
+if (!names.includes(name)) fail(`Usage: npm run example <name> [-- arguments]\nThere are: ${names.join(", ")}`);
+// The first needs the dense model only, the second makes experts itself.
+if (args.length === 0 && !["drop-in", "chatbot"].includes(name) && !existsSync(EXPERTS)) {
+  fail(`${EXPERTS} is not there yet: \`npm start\` makes it, in about a minute. Or name a model of your own.`);
+}
+process.argv.splice(2, 1);
+await import(`./${name}/main.ts`);
+
+function fail(message: string): never {
+  console.error(message);
+  process.exit(2);
+}

@@ -1,0 +1,3 @@
+import { firstMinute } from "./first-minute.ts";
+
+await firstMinute(process.argv.slice(2));

@@ -1,0 +1,51 @@
+// The chatbot's real process, killed in the middle of an answer, and another one in its place.
+
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { lastAnswer, say, watchedPage } from "../support/chatbot.ts";
+import { findChromium, launchChromium } from "../support/chromium.ts";
+import { EXAMPLES, startProgram, type RunningProgram } from "../support/examples.ts";
+import { POCKET } from "../support/pocket.ts";
+
+const executablePath = await findChromium();
+const browser = executablePath === undefined ? undefined : await launchChromium(executablePath);
+afterAll(() => browser?.close());
+
+describe.skipIf(browser === undefined)("a server that is killed while it answers", () => {
+  test(
+    "is told on the page, which keeps what was written and goes on with the next server",
+    { timeout: 120_000 },
+    async () => {
+      if (!browser) return;
+      const first = serve(0);
+      const [, url = "", port] = await first.printed(/Chat at (http:\S+:(\d+))/);
+      const { page, complaints } = await watchedPage(browser, url);
+      await page.getByLabel("Tokens at most").fill("1000");
+      await say(page, "The ship was three days out of port when the captain");
+      const answers = page.locator(".message.assistant").locator(".tokens, .markdown");
+      await answers.filter({ hasText: /\S{3}/ }).waitFor();
+      expect(await first.stop("SIGKILL")).toBe("SIGKILL");
+      await page.getByRole("alert").getByText("The server is not reachable").waitFor();
+      await page.getByText("The connection to the server was lost.").first().waitFor();
+      const beginning = await lastAnswer(page);
+      expect(beginning).toMatch(/\S{3}/);
+      const second = serve(Number(port));
+      await second.printed(/Chat at/);
+      await page.getByRole("alert").getByText("Connected again.").waitFor();
+      expect(await lastAnswer(page)).toBe(beginning);
+      await page.getByLabel("Tokens at most").fill("12");
+      await say(page, "And then?");
+      await answers.nth(1).filter({ hasText: /\S{3}/ }).waitFor();
+      await lastAnswer(page);
+      expect(await page.locator(".note.failed").count()).toBe(0);
+      // The browser tells of each connection that fails; there is nothing else.
+      expect(complaints.filter((text) => !/Failed to load resource|net::ERR_/.test(text))).toEqual([]);
+      expect(await second.stop("SIGTERM")).toBe(0);
+    },
+  );
+});
+
+function serve(port: number): RunningProgram {
+  const args = ["--model", POCKET, "--port", String(port)];
+  return startProgram([join(EXAMPLES, "chatbot", "main.ts"), ...args]);
+}

@@ -1,0 +1,56 @@
+// What a newcomer does first: `npm start`, which makes experts and opens a chat; later `npm run chatbot`.
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { lastAnswer, say, watchedPage } from "../support/chatbot.ts";
+import { findChromium, launchChromium } from "../support/chromium.ts";
+import { EXAMPLES, startProgram } from "../support/examples.ts";
+import { POCKET } from "../support/pocket.ts";
+import { PROGRAMS } from "../support/pocket-engine.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const executablePath = await findChromium();
+const experts = join(await persistentFolder(), "experts");
+const start = (...args: readonly string[]) => startProgram([join(PROGRAMS, "first-minute.ts"), experts, ...args]);
+
+// What takes its time is to make experts, however few.
+test("npm start makes experts, continues texts, and serves a chat until Ctrl-C", { timeout: 240_000 }, async () => {
+  const { printed, output, stop } = start("--port", "0");
+  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C ends\)/);
+  expect(output()).toMatch(/Making one expert of each of 2 kinds of text/);
+  expect(existsSync(join(experts, "config.json"))).toBe(true);
+  expect(output()).toMatch(/The ship was.*\S/);
+  const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly { readonly id: string }[] };
+  expect(data.map(({ id }) => id)).toEqual(["experts", "pocket"]);
+  expect(await (await fetch(url)).text()).toContain("<title>Read-ME chat</title>");
+  expect(await stop("SIGINT")).toBe(0);
+});
+
+test("npm start -- --exit ends by itself, and makes nothing a second time", { timeout: 120_000 }, async () => {
+  const { child, printed, output } = start("--exit", "--port", "0");
+  await printed(/Chat at (http:\S+)$/m);
+  if (child.exitCode === null) await new Promise((resolve) => child.once("close", resolve));
+  expect(child.exitCode).toBe(0);
+  expect(output()).not.toContain("Making");
+});
+
+test.skipIf(executablePath === undefined)(
+  "npm run chatbot then opens a page that chats",
+  { timeout: 120_000 },
+  async () => {
+    const args = ["--model", experts, "--model", POCKET, "--port", "0"];
+    const { printed, stop } = startProgram([join(EXAMPLES, "chatbot", "main.ts"), ...args]);
+    const [, url = ""] = await printed(/Chat at (http:\S+)/);
+    const browser = await launchChromium(executablePath ?? "");
+    onTestFinished(() => browser.close());
+    const { page, complaints } = await watchedPage(browser, url);
+    await page.getByLabel("Tokens at most").fill("12");
+    await say(page, "The ship was");
+    expect((await lastAnswer(page)).length).toBeGreaterThan(5);
+    // Tokens have the colours of experts.
+    expect(await page.locator(".message.assistant .expert").count()).toBeGreaterThan(0);
+    expect(complaints).toEqual([]);
+    expect(await stop("SIGTERM")).toBe(0);
+  },
+);
