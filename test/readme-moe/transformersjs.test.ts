@@ -1,5 +1,5 @@
 // An exported folder in the library that it is made for. The library is no dependency of this repository: the test runs
-// where `npm run bench:engine` has installed it.
+// where `npm run bench` has installed it.
 
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";

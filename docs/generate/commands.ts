@@ -1,0 +1,42 @@
+// The command line, from the program that parses it.
+
+import { commandLine } from "readme-moe";
+import { code, prose, table } from "./markdown.ts";
+
+type Command = ReturnType<typeof commandLine>;
+type Option = Command["options"][number];
+
+export function commandSections(): string {
+  const { commands } = commandLine(new AbortController().signal);
+  return commands
+    .toSorted((a, b) => (a.name() < b.name() ? -1 : 1))
+    .map(section)
+    .join("\n\n");
+}
+
+function section(command: Command): string {
+  // Lines are broken for terminals.
+  const description = command
+    .description()
+    .split("\n\n")
+    .map((paragraph) => paragraph.replaceAll(/\s+/g, " ").trim());
+  return [
+    `## ${command.name()}`,
+    code(`readme-moe ${command.name()} ${command.usage()}`),
+    ...description.map(prose),
+    table(["option", "is", "default"], command.options.map(row)),
+  ].join("\n\n");
+}
+
+function row({ flags, description, argChoices, defaultValue, envVar }: Option): readonly string[] {
+  // Defaults that depend on something else are told in words, at the end of the description.
+  const [, text = "", words] = /^([\s\S]*?)(?: \(default: ([\s\S]+)\))?$/.exec(description) ?? [];
+  const choices = argChoices ? `: ${argChoices.map(code).join(", ")}` : "";
+  const environment = envVar === undefined ? "" : `; also ${code(envVar)}`;
+  return [code(flags), text + choices + environment, words ?? fallbackOf(defaultValue)];
+}
+
+function fallbackOf(value: unknown): string {
+  if (value === undefined || typeof value === "boolean") return "";
+  return code(Array.isArray(value) ? value.join(",") : JSON.stringify(value).replaceAll('"', ""));
+}

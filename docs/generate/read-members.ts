@@ -1,0 +1,92 @@
+// Members of interfaces with their comments, read from TypeScript sources. Sources are formatted alike, so brackets, strings
+// and comments are all that has to be understood.
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+export const ROOT: string = join(import.meta.dirname, "..", "..");
+
+/** A member of an interface, or of an object type. */
+export interface Member {
+  readonly name: string;
+  /** As it is written, without `| undefined`. */
+  readonly type: string;
+  readonly isOptional: boolean;
+  /** Its comment, on one line, without tags. */
+  readonly text: string;
+  /** What its comment has after `@default`. */
+  readonly fallback: string | undefined;
+}
+
+/** @throws {Error} where the file has no such interface, or one without members */
+export async function membersOf(file: string, name: string): Promise<readonly Member[]> {
+  const source = await readFile(join(ROOT, file), "utf8");
+  const start = new RegExp(`(interface|type) ${name}\\b[^{]*\\{`).exec(source);
+  if (!start) throw new Error(`${file}: has no interface ${name}`);
+  const members = membersIn(source.slice(start.index + start[0].length));
+  if (members.length === 0) throw new Error(`${file}: nothing was found in ${name}`);
+  return members;
+}
+
+/** @param body - of an object type, from behind its brace; it ends at the brace that closes it */
+export function membersIn(body: string): readonly Member[] {
+  const members: Member[] = [];
+  let depth = 0;
+  let comment = "";
+  let from = 0;
+  for (let at = 0; at < body.length; at++) {
+    const rest = body.slice(at);
+    const skipped = /^\/\*[\s\S]*?\*\/|^\/\/.*|^"(?:[^"\\]|\\.)*"/.exec(rest)?.[0];
+    if (skipped !== undefined) {
+      if (depth === 0 && skipped.startsWith("/")) {
+        comment = skipped.startsWith("/*") ? skipped : comment;
+        from = at + skipped.length;
+      }
+      at += skipped.length - 1;
+    } else if ("{([".includes(body.charAt(at))) depth++;
+    else if ("})]".includes(body.charAt(at))) {
+      if (--depth < 0) break;
+    } else if (body[at] === ";" && depth === 0) {
+      const member = memberOf(body.slice(from, at), comment);
+      if (member) members.push(member);
+      comment = "";
+      from = at + 1;
+    }
+  }
+  return members;
+}
+
+/** @returns nothing for what is no property, such as a method */
+function memberOf(text: string, comment: string): Member | undefined {
+  const match = /^\s*(?:readonly\s+)?"?([\w:]+)"?(\??)\s*:\s*([\s\S]+)$/.exec(text);
+  if (!match) return undefined;
+  const [, name = "", optional, type = ""] = match;
+  return {
+    name,
+    // Comments within it stay, for those who read its own members.
+    type: type
+      .replaceAll(/\n\s*\* /g, " ")
+      .replaceAll(/\s+/g, " ")
+      .replace(/^\| /, "")
+      .replace(/ \| undefined$/, "")
+      .trim(),
+    isOptional: optional === "?",
+    ...readComment(comment),
+  };
+}
+
+/** A comment's words, and its default. */
+export function readComment(comment: string): Pick<Member, "text" | "fallback"> {
+  const words = comment
+    .replace(/^\/\*\*/, "")
+    .replace(/\*\/$/, "")
+    .replaceAll(/^\s*\* ?/gm, "")
+    .replaceAll(/\s+/g, " ")
+    .trim();
+  const [text = "", ...tags] = words.split(/(?:^| )(?=@(?:default|throws|param|returns|see)\b)/);
+  const fallback = tags
+    .find((tag) => tag.startsWith("@default"))
+    ?.replace("@default", "")
+    .trim();
+  return { text: text.trim(), fallback };
+}

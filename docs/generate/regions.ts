@@ -1,0 +1,101 @@
+// Which regions of which pages are made from code.
+
+import { commandSections } from "./commands.ts";
+import { errorTable } from "./errors.ts";
+import { eventSections } from "./events.ts";
+import { metricTable } from "./metrics.ts";
+import { fieldTable, optionTable } from "./option-tables.ts";
+
+export interface Region {
+  /** In `docs/reference`. */
+  readonly page: string;
+  readonly name: string;
+  readonly make: () => Promise<string> | string;
+}
+
+const ENGINE = "packages/engine/src";
+const CORE = "packages/core/src";
+const EDGE = "packages/express/src/edge";
+const PARAMS = `${CORE}/sampling/sampling-params.ts`;
+const API = "packages/express/src/read-me.ts";
+
+export const REGIONS: readonly Region[] = [
+  {
+    page: "engine.md",
+    name: "engine options",
+    make: () =>
+      optionTable(
+        [`${ENGINE}/engine-options.ts`, "EngineOptions"],
+        [`${ENGINE}/scheduling-options.ts`, "SchedulingOptions"],
+        [`${ENGINE}/host/read-me-engine.ts`, "OpenOptions"],
+      ),
+  },
+  { page: "engine.md", name: "requests", make: () => optionTable([`${CORE}/engine.ts`, "GenerateRequest"]) },
+  { page: "engine.md", name: "parameters", make: () => optionTable([PARAMS, "SamplingParams"]) },
+  { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/engine.ts`, "GenerateChunk"]) },
+  { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/engine.ts`, "GeneratedToken"]) },
+  { page: "engine.md", name: "info", make: () => fieldTable([`${CORE}/engine.ts`, "EngineInfo"]) },
+  { page: "engine.md", name: "stats", make: () => fieldTable([`${CORE}/engine.ts`, "EngineStats"]) },
+  {
+    page: "engine.md",
+    name: "expert cache",
+    make: () =>
+      fieldTable(
+        [`${CORE}/engine.ts`, "ExpertCacheStats"],
+        [`${CORE}/expert-cache/expert-cache.ts`, "ExpertCacheCounters"],
+      ),
+  },
+  {
+    page: "express.md",
+    name: "serving",
+    make: () => optionTable([API, "ServingOptions"]),
+  },
+  {
+    page: "express.md",
+    name: "api",
+    make: () => optionTable([API, "ReadMeApiOptions"], ["packages/express/src/api/options.ts", "ApiOptions"]),
+  },
+  { page: "express.md", name: "guard", make: () => optionTable([`${EDGE}/guard.ts`, "GuardOptions"]) },
+  {
+    page: "express.md",
+    name: "admission",
+    make: () => optionTable([`${EDGE}/admission/options.ts`, "AdmissionOptions"]),
+  },
+  { page: "express.md", name: "operations", make: () => optionTable([`${EDGE}/operations.ts`, "OperationsOptions"]) },
+  { page: "express.md", name: "metrics", make: () => optionTable([`${EDGE}/metrics.ts`, "MetricsOptions"]) },
+  { page: "express.md", name: "models", make: () => optionTable([`${EDGE}/models/options.ts`, "ServedModelsOptions"]) },
+  {
+    page: "express.md",
+    name: "restart",
+    make: () => optionTable([`${EDGE}/models/restart-policy.ts`, "RestartOptions"]),
+  },
+  {
+    page: "express.md",
+    name: "swap",
+    make: () => optionTable([`${EDGE}/served-models.ts`, "SwapOptions"], [`${EDGE}/served-models.ts`, "DrainOptions"]),
+  },
+  {
+    page: "express.md",
+    name: "grammars",
+    make: () => optionTable(["packages/grammar/src/grammars-options.ts", "GrammarsOptions"]),
+  },
+  {
+    page: "adapter.md",
+    name: "adapter",
+    make: () => optionTable(["packages/adapter/src/options.ts", "AdapterOptions"]),
+  },
+  {
+    page: "refactor.md",
+    name: "refactor",
+    make: () => optionTable(["packages/refactor/src/options.ts", "RefactorOptions"]),
+  },
+  {
+    page: "refactor.md",
+    name: "tune",
+    make: () => optionTable(["packages/refactor/src/tuning/options.ts", "TuneOptions"]),
+  },
+  { page: "command-line.md", name: "commands", make: commandSections },
+  { page: "events.md", name: "events", make: eventSections },
+  { page: "errors.md", name: "errors", make: errorTable },
+  { page: "metrics.md", name: "metrics", make: metricTable },
+];

@@ -1,0 +1,38 @@
+// Links in Markdown files lead somewhere.
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { anchorsOf, linksOf, markdownFiles, resolveLink, ROOT } from "../support/docs/markdown.ts";
+
+const files = markdownFiles();
+
+test("there are pages to look at", () => {
+  expect(files).toEqual(expect.arrayContaining(["README.md", join("docs", "README.md")]));
+});
+
+test.each(files)("%s: files and places that are linked to exist", (page) => {
+  const broken = linksOf(page).flatMap(({ target, line }) => {
+    const [file = "", anchor] = target.split("#");
+    if (/^(https?|mailto):/.test(file)) return URL.canParse(target) ? [] : [`${page}:${line}: ${target}`];
+    const path = file === "" ? page : resolveLink(page, file);
+    const isThere = existsSync(join(ROOT, path));
+    const isPlace = anchor === undefined || (isThere && anchorsOf(path).has(decodeURIComponent(anchor)));
+    return isThere && isPlace ? [] : [`${page}:${line}: ${target}`];
+  });
+  expect(broken).toEqual([]);
+});
+
+test("every page of docs can be reached from its index", () => {
+  const reached = new Set<string>();
+  const visit = (page: string): void => {
+    if (reached.has(page) || !existsSync(join(ROOT, page))) return;
+    reached.add(page);
+    for (const { target } of linksOf(page)) {
+      const file = target.split("#")[0] ?? "";
+      if (file.endsWith(".md") && !file.startsWith("http")) visit(resolveLink(page, file));
+    }
+  };
+  visit(join("docs", "README.md"));
+  expect(files.filter((page) => page.startsWith("docs/") && !reached.has(page))).toEqual([]);
+});
