@@ -1,7 +1,7 @@
 // The shape of the code: which package may know which, and how long a file may grow.
 
 import { readdirSync, readFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join, relative, sep } from "node:path";
 import { expect, test } from "vitest";
 
 const ROOT = join(import.meta.dirname, "..");
@@ -60,6 +60,22 @@ test("examples use packages as their users do, by their public names", () => {
         expect(join(path, "..", specifier), where).toContain(join(ROOT, "examples"));
       } else if (specifier.startsWith("@readme-moe/")) {
         expect(specifier, where).toMatch(/^@readme-moe\/(\w+|adapter\/(huggingface|xenova))$/);
+      }
+    }
+  }
+});
+
+// Of the middleware, from what everything stands on to what stands on everything.
+const EXPRESS_FOLDERS = ["http", "tools", "edge", "api", "openapi"];
+
+test("the middleware's folders import from those below them only", () => {
+  const root = join(ROOT, "packages", "express", "src");
+  for (const [height, folder] of EXPRESS_FOLDERS.entries()) {
+    for (const path of sourcesOf(join(root, folder))) {
+      for (const [, specifier = ""] of readFileSync(path, "utf8").matchAll(/from\s+"(\.[^"]+)"/g)) {
+        const [target = ""] = relative(root, join(path, "..", specifier)).split(sep);
+        const isAbove = EXPRESS_FOLDERS.slice(height + 1).includes(target);
+        expect(isAbove, `${relative(ROOT, path)} imports ${specifier}`).toBe(false);
       }
     }
   }

@@ -21,14 +21,16 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       const [, url = "", port] = await first.printed(/Chat at (http:\S+:(\d+))/);
       const { page, complaints } = await watchedPage(browser, url);
       await page.getByLabel("Tokens at most").fill("1000");
-      await say(page, "The ship was three days out of port when the captain");
       const answers = page.locator(".message.assistant").locator(".tokens, .markdown");
-      await answers.filter({ hasText: /\S{3}/ }).waitFor();
+      // The answer's head comes with its first token; what follows takes seconds, unless it ends by itself.
+      const head = page.waitForResponse(/completions/);
+      await say(page, "The ship was three days out of port when the captain");
+      await head;
       expect(await first.stop("SIGKILL")).toBe("SIGKILL");
       await page.getByRole("alert").getByText("The server is not reachable").waitFor();
       await page.getByText("The connection to the server was lost.").first().waitFor();
       const beginning = await lastAnswer(page);
-      expect(beginning).toMatch(/\S{3}/);
+      expect(beginning).toMatch(/\S/);
       const second = serve(Number(port));
       await second.printed(/Chat at/);
       await page.getByRole("alert").getByText("Connected again.").waitFor();

@@ -8,7 +8,7 @@ import express, { type Response } from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
 import { systemTimers } from "../../packages/express/src/api/timers.ts";
-import { identify } from "../../packages/express/src/api/locals.ts";
+import { identify } from "../../packages/express/src/http/locals.ts";
 import { complete, completeAll } from "../support/complete.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";

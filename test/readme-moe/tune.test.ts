@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { TuningReport } from "@readme-moe/refactor";
 import { beforeAll, expect, test } from "vitest";
 import { POCKET } from "../support/pocket.ts";
-import { MAIN, NODE_ARGUMENTS, runCli } from "../support/run-cli.ts";
+import { COMMAND_LINE, runCli } from "../support/run-cli.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyDense } from "../support/tiny-dense.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
@@ -80,7 +80,7 @@ test.each(["lora", "full"])("%s writes a model that is nearer to its teacher", {
 test("an interrupted one keeps its work, and goes on with --resume only", { timeout: 180_000 }, async () => {
   const out = join(folder, "interrupted");
   const args = call(out, "--tokens", "25600");
-  const child = spawn(process.execPath, [...NODE_ARGUMENTS, MAIN, ...args], { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(process.execPath, [...COMMAND_LINE, ...args], { stdio: ["ignore", "ignore", "pipe"] });
   let [text, isInterrupted] = ["", false];
   child.stderr.on("data", (data: Buffer) => {
     text += data.toString();

@@ -1,5 +1,5 @@
 import type { Constraint, Grammars, JsonSchema } from "@readme-moe/grammar";
-import { ApiError } from "./api-error.ts";
+import { ApiError } from "./http/api-error.ts";
 
 /** What an answer has to be, in the shape of the OpenAI API. */
 export type ResponseFormat =

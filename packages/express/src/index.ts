@@ -1,4 +1,4 @@
-export { ApiError, type ApiErrorDetails } from "./api-error.ts";
+export { ApiError, type ApiErrorDetails } from "./http/api-error.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
 export type { ChatBody } from "./api/schemas/chat-body.ts";
 export type { CompletionBody } from "./api/schemas/completion-body.ts";

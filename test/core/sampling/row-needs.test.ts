@@ -24,12 +24,15 @@ describe("what a sequence needs of a row", () => {
     expect(needs({ topK: 50, ignoreEos: true })).toEqual([50, false]);
   });
 
-  it("is all logits for whatever candidates cannot decide", () => {
+  it("is all logits where candidates cannot always decide, and candidates that mostly do", () => {
+    for (const params of [{}, { topP: 0.9 }, { temperature: 0.7 }, { minP: 0.01 }]) {
+      expect(needs({ ...params, logprobs: 3 })).toEqual([128, true]);
+      expect(needs(params, 32)).toEqual([32, true]);
+    }
+  });
+
+  it("is all logits alone where any of them may change", () => {
     for (const params of [
-      {},
-      { topP: 0.9 },
-      { temperature: 0.7 },
-      { minP: 0.01 },
       { temperature: 0, repetitionPenalty: 1.1 },
       { topK: 50, presencePenalty: 1 },
       { topK: 50, frequencyPenalty: -1 },

@@ -1,6 +1,6 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
-import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/api/chat/output-parser.ts";
+import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/output-parser.ts";
 import { callText } from "../../../packages/express/src/tools/call-format.ts";
 import { ToolCallParser } from "../../../packages/express/src/tools/tool-call-parser.ts";
 

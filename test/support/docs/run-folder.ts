@@ -3,7 +3,7 @@
 import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { MAIN, NODE_ARGUMENTS } from "../run-cli.ts";
+import { COMMAND_LINE } from "../run-cli.ts";
 import { POCKET } from "../pocket.ts";
 import { writeReadingModel } from "../reading-model.ts";
 import { ROOT } from "./markdown.ts";
@@ -59,7 +59,7 @@ async function writeChattingPocket(path: string): Promise<void> {
 /** `readme-moe` as a command, and the cache folder of tests for it. */
 async function command(folder: string): Promise<NodeJS.ProcessEnv> {
   await mkdir(folder);
-  const node = [process.execPath, ...NODE_ARGUMENTS, MAIN].map((word) => JSON.stringify(word)).join(" ");
+  const node = [process.execPath, ...COMMAND_LINE].map((word) => JSON.stringify(word)).join(" ");
   await writeFile(join(folder, "readme-moe"), `#!/bin/sh\nexec ${node} "$@"\n`, { mode: 0o755 });
   const cache = join(ROOT, process.env["README_MOE_CACHE"] ?? "node_modules/.cache/readme-moe-test");
   return { PATH: `${folder}:${process.env["PATH"] ?? ""}`, README_MOE_CACHE: cache, HF_HUB_OFFLINE: "1" };

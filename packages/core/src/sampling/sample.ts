@@ -94,7 +94,8 @@ function chooseCheaply(
   params: ResolvedSamplingParams,
   u: number,
 ): number | undefined {
-  if (params.temperature === 0 || isLimited(params)) return undefined;
+  // The graph's own ranking has failed where it was as long.
+  if (params.temperature === 0 || isLimited(params) || row.candidateIds.length >= FEW) return undefined;
   const ranked = bestLogits(fullLogits, FEW);
   const candidates = { ...row, candidateIds: ranked.ids, candidateLogits: ranked.logits };
   const index = decide(ranked, params, boundTotal(candidates, ranked, params, 0), u);

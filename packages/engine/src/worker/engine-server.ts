@@ -121,7 +121,10 @@ export class EngineServer {
   async #call(callId: number, name: CallName, args: unknown): Promise<void> {
     try {
       if (!this.#opened) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
-      this.#send({ type: "result", callId, value: await answerCall(this.#opened, name, args) });
+      const value = await answerCall(this.#opened, name, args);
+      // What happened before the answer is told before it, and no later than it when no step follows.
+      this.#flush();
+      this.#send({ type: "result", callId, value });
     } catch (error) {
       this.#send({ type: "error", callId, error: toWire(error) });
     }

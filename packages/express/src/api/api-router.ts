@@ -1,12 +1,12 @@
 // The routes of the API: methods, bodies, and what is answered where there is nothing.
 
 import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
-import { ApiError } from "../api-error.ts";
+import { ApiError } from "../http/api-error.ts";
 import { openApiDocument } from "../openapi/document.ts";
 import { chatApi } from "./chat/chat-api.ts";
 import { completionApi } from "./completions/completion-api.ts";
-import { answerErrors } from "./errors.ts";
-import { identify } from "./locals.ts";
+import { answerErrors } from "../http/errors.ts";
+import { identify } from "../http/locals.ts";
 import { listModels, showModel } from "./model-routes.ts";
 import { refuseEarly } from "./refuse-early.ts";
 import { readJson } from "./read-json.ts";

@@ -1,5 +1,5 @@
 import type { Request, Response } from "express";
-import { ApiError } from "../api-error.ts";
+import { ApiError } from "../http/api-error.ts";
 import type { ModelAnswer } from "./schemas/answers.ts";
 import type { ServedModel, ServedModels } from "../edge/served-models.ts";
 

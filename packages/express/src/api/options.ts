@@ -5,7 +5,7 @@ import type { CompletionBody } from "./schemas/completion-body.ts";
 import type { SseOptions } from "./sse-writer.ts";
 import type { BodyOptions } from "./read-json.ts";
 import { systemTimers, type Timers } from "./timers.ts";
-import { MAX_TIMER_MS } from "../max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
 
 /** What a hook may want to know beside the body. */
 export interface RequestContext {

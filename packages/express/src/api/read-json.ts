@@ -2,9 +2,9 @@
 
 import { isUtf8 } from "node:buffer";
 import express, { type RequestHandler } from "express";
-import { ApiError } from "../api-error.ts";
-import { localsOf, type RequestLocals } from "./locals.ts";
-import { asApiError, sendError } from "./errors.ts";
+import { ApiError } from "../http/api-error.ts";
+import { localsOf, type RequestLocals } from "../http/locals.ts";
+import { asApiError, sendError } from "../http/errors.ts";
 import type { Timers } from "./timers.ts";
 
 export interface BodyOptions {

@@ -3,7 +3,7 @@
 import type { RequestHandler } from "express";
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import { localsOf } from "./locals.ts";
+import { localsOf } from "../http/locals.ts";
 
 interface Doors {
   readonly models: Pick<ServedModels, "isDraining">;

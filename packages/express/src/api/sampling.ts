@@ -1,5 +1,5 @@
+import { badRequest } from "../http/api-error.ts";
 import { describeValue, type EngineInfo, type SamplingParams } from "@readme-moe/core";
-import { badRequest } from "./schemas/read-body.ts";
 import type { ChatBody } from "./schemas/chat-body.ts";
 import type { samplingFields } from "./schemas/fields.ts";
 

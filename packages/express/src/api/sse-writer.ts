@@ -1,8 +1,8 @@
 // Server-sent events, to a client that may read slowly or not at all.
 
 import type { Response } from "express";
-import type { ApiError } from "../api-error.ts";
-import { stampProcessingTime } from "./locals.ts";
+import type { ApiError } from "../http/api-error.ts";
+import { stampProcessingTime } from "../http/locals.ts";
 import type { Timers } from "./timers.ts";
 
 export interface SseOptions {

@@ -4,7 +4,7 @@ import type { Engine } from "@readme-moe/core";
 import type { Request, Response } from "express";
 import { planTools } from "../tools/plan-tools.ts";
 import { templateMessages } from "./chat/plan-chat.ts";
-import { callerError, engineError } from "./errors.ts";
+import { callerError, engineError } from "../http/errors.ts";
 import { checkIds } from "./sampling.ts";
 import { readBody } from "./schemas/read-body.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./schemas/token-bodies.ts";

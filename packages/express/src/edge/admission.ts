@@ -2,7 +2,7 @@
 // that it can come to; so what is admitted fits, and what does not fit is told so before it has cost anything.
 
 import { integerOption, numberOption, type Engine, type ReadMeEvents } from "@readme-moe/core";
-import type { ApiError } from "../api-error.ts";
+import type { ApiError } from "../http/api-error.ts";
 import { addLoad, displacedBy, NO_LOAD, overflowOf, subtractLoad, type Load, type Overflow } from "./admission/load.ts";
 import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";
 import type { Entrant, Ticket } from "./admission/ticket.ts";

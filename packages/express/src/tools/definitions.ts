@@ -1,4 +1,4 @@
-import { ApiError } from "../api-error.ts";
+import { ApiError } from "../http/api-error.ts";
 
 /** A function that the model may call, in the shape of the OpenAI API. */
 export interface ToolDefinition {

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { ChatMessage, EngineInfo } from "@readme-moe/core";
 import type { Constraint, Grammars } from "@readme-moe/grammar";
-import type { OutputParser } from "../api/chat/output-parser.ts";
+import type { OutputParser } from "./output-parser.ts";
 import { callAnswers } from "./call-format.ts";
 import { invalidTools, usableTools, type ToolFields, type UsableTools } from "./definitions.ts";
 import { ToolCallParser } from "./tool-call-parser.ts";

@@ -1,6 +1,6 @@
 // Takes calls of tools out of a model's text as it comes. How the text is split makes no difference to what comes of it.
 
-import type { OutputParser, ParsedOutput, ToolCallDelta } from "../api/chat/output-parser.ts";
+import type { OutputParser, ParsedOutput, ToolCallDelta } from "./output-parser.ts";
 import { ArgumentScanner } from "./argument-scanner.ts";
 import { CALL_BEGIN, CALL_END } from "./call-format.ts";
 

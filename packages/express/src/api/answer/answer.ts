@@ -1,10 +1,10 @@
 // From a plan to an answer: whole, or as a stream of chunks.
 
 import type { Response } from "express";
-import { asApiError } from "../errors.ts";
-import { ClientGone } from "../client-signal.ts";
+import { asApiError } from "../../http/errors.ts";
+import { ClientGone } from "../../http/client-signal.ts";
 import type { GenerationPlan } from "../generation/plan.ts";
-import { localsOf, stampProcessingTime } from "../locals.ts";
+import { localsOf, stampProcessingTime } from "../../http/locals.ts";
 import type { ReadMeAnswer } from "../schemas/answers.ts";
 import type { Ticket } from "../../edge/admission.ts";
 import { SseWriter, type SseOptions } from "../sse-writer.ts";

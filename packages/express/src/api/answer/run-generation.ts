@@ -1,10 +1,10 @@
 import type { Usage } from "@readme-moe/core";
-import { engineError } from "../errors.ts";
+import { engineError } from "../../http/errors.ts";
 import { generateAll, type Piece } from "../generation/generate-all.ts";
 import type { GenerationPlan } from "../generation/plan.ts";
 import { timingsOf } from "../generation/timings.ts";
 import { usageAnswer } from "../generation/usage.ts";
-import type { RequestLocals } from "../locals.ts";
+import type { RequestLocals } from "../../http/locals.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "../schemas/answers.ts";
 import type { Ticket } from "../../edge/admission.ts";
 

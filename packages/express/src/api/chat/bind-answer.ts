@@ -8,7 +8,7 @@ import { planTools } from "../../tools/plan-tools.ts";
 import { invalid } from "../sampling.ts";
 import type { ChatBody } from "../schemas/chat-body.ts";
 import { unsupported } from "../schemas/read-body.ts";
-import type { OutputParser } from "./output-parser.ts";
+import type { OutputParser } from "../../tools/output-parser.ts";
 
 export interface BoundAnswer {
   readonly messages: readonly ChatMessage[];

@@ -1,4 +1,4 @@
-import { engineError } from "../errors.ts";
+import { engineError } from "../../http/errors.ts";
 import { chatBody, type ChatBody } from "../schemas/chat-body.ts";
 import type { GenerationApi } from "../serve-generation.ts";
 import { bindAnswer, checkBinding } from "./bind-answer.ts";

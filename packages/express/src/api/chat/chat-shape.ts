@@ -6,7 +6,7 @@ import { joinRoutes, routesOf, shownTokens, type ChoiceReadMe } from "../answer/
 import type { Piece } from "../generation/generate-all.ts";
 import type { ChatLogprobs } from "../schemas/answers.ts";
 import { chatLogprobs } from "./chat-logprobs.ts";
-import { joinToolCalls, plainText, type OutputParser, type ToolCallDelta } from "./output-parser.ts";
+import { joinToolCalls, plainText, type OutputParser, type ToolCallDelta } from "../../tools/output-parser.ts";
 
 interface ChatDelta {
   readonly role?: "assistant";

@@ -1,5 +1,5 @@
 import type { Ticket } from "../../edge/admission.ts";
-import { callerError, engineError } from "../errors.ts";
+import { callerError, engineError } from "../../http/errors.ts";
 import type { GenerationPlan } from "./plan.ts";
 
 /**

@@ -1,7 +1,7 @@
 // One request of a client: several prompts with several choices each, as one stream of pieces.
 
 import type { GenerateChunk } from "@readme-moe/core";
-import { callerError, engineError, grammarError } from "../errors.ts";
+import { callerError, engineError, grammarError } from "../../http/errors.ts";
 import { watchRequest } from "./engine-watch.ts";
 import { merge } from "./merge.ts";
 import type { GenerationPlan } from "./plan.ts";

@@ -2,7 +2,7 @@
 
 import { describeValue, nearestName } from "@readme-moe/core";
 import type { z } from "zod";
-import { ApiError } from "../../api-error.ts";
+import { badRequest, type ApiError } from "../../http/api-error.ts";
 import { NEUTRAL_NAMES } from "./fields.ts";
 
 type Issue = z.core.$ZodIssue;
@@ -16,15 +16,6 @@ export function readBody<Schema extends z.ZodType>(schema: Schema, body: unknown
   const result = schema.safeParse(body, { reportInput: true });
   if (result.success) return result.data;
   throw errorOf(result.error.issues, shapeOf(schema));
-}
-
-export function badRequest(details: {
-  readonly message: string;
-  readonly code: string;
-  readonly param?: string | undefined;
-  readonly cause?: unknown;
-}): ApiError {
-  return new ApiError({ status: 400, type: "invalid_request_error", ...details });
 }
 
 export function unsupported(param: string, message = `'${param}' is not supported`): ApiError {

@@ -1,7 +1,7 @@
 import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Load } from "./load.ts";
 import type { AdmissionPolicy } from "./policy.ts";
-import { MAX_TIMER_MS } from "../../max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
 
 /** Limits of what a server takes in at once. */
 export interface AdmissionOptions {

@@ -4,9 +4,9 @@
 import { integerOption } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
 import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { ApiError } from "../../api-error.ts";
-import { sendError } from "../../api/errors.ts";
-import { retryHeaders } from "../retry-headers.ts";
+import { ApiError } from "../../http/api-error.ts";
+import { sendError } from "../../http/errors.ts";
+import { retryHeaders } from "../../http/retry-headers.ts";
 import { durationText } from "./duration-text.ts";
 import { guardedLocals } from "./locals.ts";
 

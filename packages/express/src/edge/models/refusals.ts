@@ -1,5 +1,5 @@
-import { ApiError } from "../../api-error.ts";
-import { retryHeaders } from "../retry-headers.ts";
+import { ApiError } from "../../http/api-error.ts";
+import { retryHeaders } from "../../http/retry-headers.ts";
 
 export function unknownModel(name: string): ApiError {
   // It comes from outside and may be of any length.

@@ -2,11 +2,10 @@
 
 import { ReadMeError, type EngineInfo, type ReadMeErrorCode } from "@readme-moe/core";
 import type { ErrorRequestHandler, Response } from "express";
-import { ApiError } from "../api-error.ts";
-import { retryHeaders } from "../edge/retry-headers.ts";
+import { ApiError, badRequest } from "./api-error.ts";
+import { retryHeaders } from "./retry-headers.ts";
 import { ClientGone } from "./client-signal.ts";
 import { stampProcessingTime, type RequestLocals } from "./locals.ts";
-import { badRequest } from "./schemas/read-body.ts";
 
 /** @param where - the parameter that holds the prompt */
 export function engineError(error: unknown, where: string, info: Pick<EngineInfo, "path">): unknown {

@@ -38,3 +38,13 @@ export class ApiError extends Error {
     return { error: { message, type, param, code } };
   }
 }
+
+/** A mistake of whoever asks: status 400. */
+export function badRequest(details: {
+  readonly message: string;
+  readonly code: string;
+  readonly param?: string | undefined;
+  readonly cause?: unknown;
+}): ApiError {
+  return new ApiError({ status: 400, type: "invalid_request_error", ...details });
+}
