@@ -13,6 +13,7 @@ import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
 import { ServedModels } from "./edge/served-models.ts";
+import { openApiDocument } from "./openapi/document.ts";
 
 /** What is served, and who may come in. Parts that are mounted apart are to get the same objects here. */
 export interface ServingOptions {
@@ -94,7 +95,8 @@ function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
   const front = guard({ ...pick(options, GUARD_NAMES), events: serving.events });
   serving.models.watch((name, engine) => serving.admission.watch(name, engine));
   const grammarBook = new GrammarBook(serving.models, options.grammars);
-  return apiRouter({ ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) }, front);
+  const api = { ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
+  return apiRouter(api, openApiDocument(), front);
 }
 
 function operationsOver(serving: Serving, options: ReadMeOperationsOptions): ReturnType<typeof operations> {

@@ -2,7 +2,6 @@
 
 import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
 import { ApiError } from "../http/api-error.ts";
-import { openApiDocument } from "../openapi/document.ts";
 import { chatApi } from "./chat/chat-api.ts";
 import { completionApi } from "./completions/completion-api.ts";
 import { answerErrors } from "../http/errors.ts";
@@ -15,8 +14,11 @@ import { detokenize, tokenize } from "./token-routes.ts";
 
 type Handler = (request: Request, response: Response) => void | Promise<void>;
 
-/** @param before - middleware for every route of the API: keys, request ids, rate limits */
-export function apiRouter(serving: Serving, before: readonly RequestHandler[] = []): Router {
+/**
+ * @param document - what describes the API
+ * @param before - middleware for every route of the API: keys, request ids, rate limits
+ */
+export function apiRouter(serving: Serving, document: object, before: readonly RequestHandler[]): Router {
   const router = express.Router();
   const { models } = serving;
   // Not for every request: what the API does not serve is somebody else's.
@@ -42,7 +44,6 @@ export function apiRouter(serving: Serving, before: readonly RequestHandler[] = 
   get("/v1/models/*id", (request, response) => showModel(models, request, response));
   post("/tokenize", (request, response) => tokenize(models, request, response));
   post("/detokenize", (request, response) => detokenize(models, request, response));
-  const document = openApiDocument();
   get("/openapi.json", (_, response) => void response.json(document));
   router.use("/v1", ...front, nothingHere);
   router.use(answerErrors);
