@@ -114,7 +114,6 @@ export class StreamedRunner implements StepRunner {
           cacheFolder,
           threads,
           int8Kernels,
-          spins: false,
           onCacheFailure: options.onCacheFailure,
         });
         segments.push({ range, session });

@@ -10,8 +10,6 @@ export interface OpenGraphOptions {
   readonly threads?: number | undefined;
   /** See `exactInt8Kernels`. @default "careful" */
   readonly int8Kernels?: Int8Kernels | undefined;
-  /** See `SessionOptions`. @default true */
-  readonly spins?: boolean | undefined;
   readonly onProgress?: ((progress: BuildProgress) => void) | undefined;
   /** The graph is there, the runtime reads it next. */
   readonly onLoading?: (() => void) | undefined;
@@ -30,13 +28,13 @@ export async function openGraph(
   sourceFingerprint: string,
   options: OpenGraphOptions,
 ): Promise<GraphSession> {
-  const { cacheFolder, threads, int8Kernels, spins, onProgress, onLoading, onCacheFailure } = options;
+  const { cacheFolder, threads, int8Kernels, onProgress, onLoading, onCacheFailure } = options;
   for (let mayRetry = true; ; mayRetry = false) {
     const cached = await cachedGraph(graph, sourceFingerprint, cacheFolder, onProgress);
     if (cached.kind === "memory") onCacheFailure?.(message(cached.reason));
     onLoading?.();
     try {
-      return await GraphSession.load(cached, { threads, int8Kernels, spins });
+      return await GraphSession.load(cached, { threads, int8Kernels });
     } catch (error) {
       // An entry may be removed, or replaced, after it was checked and before the runtime has opened it.
       if (cached.kind === "memory" || !mayRetry) throw error;

@@ -46,10 +46,7 @@ export class GraphPool {
   #session(key: string, make: () => Graph): Promise<GraphSession> {
     const known = this.#sessions.get(key);
     if (known) return known;
-    // Threads that spin on for one session would take the cores from the next one.
-    const made = memoryGraph(make()).then((graph) =>
-      GraphSession.load(graph, { threads: this.#threads, spins: false }),
-    );
+    const made = memoryGraph(make()).then((graph) => GraphSession.load(graph, { threads: this.#threads }));
     this.#sessions.set(key, made);
     return made;
   }
