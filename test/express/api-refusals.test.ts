@@ -74,6 +74,7 @@ const refused: readonly (readonly [string, [string, object], string, string])[] 
   ["top tokens without log-probabilities", chat({ top_logprobs: 2 }), "top_logprobs", "invalid_value"],
   ["more tokens at least than at most", chat({ min_tokens: 3 }), "min_tokens", "invalid_value"],
   ["too many choices of all prompts", completion({ prompt: ["a", "b"], n: 100 }), "n", "invalid_value"],
+  ["an empty prompt among several", completion({ prompt: ["a", ""], stream: true }), "prompt[1]", "invalid_value"],
 ];
 
 test.each(refused)("%s is refused by name", async (_, [path, body], param, code) => {
