@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import * as huggingface from "@huggingface/transformers";
 import { createPipeline } from "@readme-moe/adapter";
 import { exportTransformersJs, openModel, resolveCacheFolder } from "@readme-moe/model";
+import { median } from "readme-moe/bench";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -86,11 +87,4 @@ async function measure(name: Name): Promise<Measured> {
   loop.disable();
   const texts = results.map(([one]) => one?.generated_text ?? "");
   return { tokensPerSecond: (numCalls * tokens) / seconds, loopP99Ms: loop.percentile(99) / 1e6, texts };
-}
-
-function median(numbers: readonly number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  return (
-    ((sorted[Math.floor((sorted.length - 1) / 2)] ?? NaN) + (sorted[Math.ceil((sorted.length - 1) / 2)] ?? NaN)) / 2
-  );
 }

@@ -23,6 +23,26 @@ export const SMOLLM2_135M: Shape = {
   vocabSize: 49_152,
 };
 
+export const SMOLLM2_360M: Shape = {
+  hiddenSize: 960,
+  ffnSize: 2560,
+  numLayers: 32,
+  numHeads: 15,
+  numKvHeads: 5,
+  headSize: 64,
+  vocabSize: 49_152,
+};
+
+export const LLAMA_3B: Shape = {
+  hiddenSize: 3072,
+  ffnSize: 8192,
+  numLayers: 28,
+  numHeads: 24,
+  numKvHeads: 8,
+  headSize: 128,
+  vocabSize: 128_256,
+};
+
 /** Weights come out of a short list of random numbers, again and again. @param expertSize - width of each expert's FFN */
 export function randomModel(shape: Shape, numExperts: number, expertSize: number): Model {
   const noise = Float32Array.from({ length: 65_521 }, (_, i) => 0.05 * Math.sin(i * i * 12.9898));

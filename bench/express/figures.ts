@@ -1,14 +1,6 @@
-// Percentiles, and how results are printed.
+// How results are printed, and what they keep to.
 
-/** The nearest rank. @param percent - in `(0, 100]` */
-export function percentile(values: readonly number[], percent: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.max(0, Math.ceil((sorted.length * percent) / 100) - 1)] ?? NaN;
-}
-
-export function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
+import { mean } from "readme-moe/bench";
 
 /** The least-squares slope of equally distant values, from one to the next. */
 export function slope(values: readonly number[]): number {

@@ -8,11 +8,12 @@ import {
   type Residency,
   resolveSamplingParams,
   type Scheduler,
+  seededRandom,
   StopAutomaton,
 } from "@readme-moe/core";
 import { KvPool, type KvSlot, type Model, type Tokenizer, wholeBlocks } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
-import { median, seededRandom } from "readme-moe/bench";
+import { median } from "readme-moe/bench";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import { Sequence } from "../../packages/engine/src/sequence.ts";

@@ -1,6 +1,6 @@
 // Shapes of models that step times are compared over. Weights are random: time does not depend on them.
 
-import { type Shape, SMOLLM2_135M } from "../random-model.ts";
+import { LLAMA_3B, SMOLLM2_135M, SMOLLM2_360M, type Shape } from "../random-model.ts";
 
 /** By name, from the smallest to the largest. */
 export const SHAPES: Readonly<Record<string, Shape>> = {
@@ -14,16 +14,7 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
     vocabSize: 32_768,
   },
   "135m": SMOLLM2_135M,
-  /** SmolLM2-360M. */
-  "360m": {
-    hiddenSize: 960,
-    ffnSize: 2560,
-    numLayers: 32,
-    numHeads: 15,
-    numKvHeads: 5,
-    headSize: 64,
-    vocabSize: 49_152,
-  },
+  "360m": SMOLLM2_360M,
   /** Llama 3.2 1B. */
   "1b": {
     hiddenSize: 2048,
@@ -34,16 +25,7 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
     headSize: 64,
     vocabSize: 128_256,
   },
-  /** Llama 3.2 3B. */
-  "3b": {
-    hiddenSize: 3072,
-    ffnSize: 8192,
-    numLayers: 28,
-    numHeads: 24,
-    numKvHeads: 8,
-    headSize: 128,
-    vocabSize: 128_256,
-  },
+  "3b": LLAMA_3B,
 };
 
 /** A few layers of SmolLM2's, so that 64 experts fit into memory. */

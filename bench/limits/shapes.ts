@@ -1,21 +1,12 @@
 // Larger models than there are here, by their shapes: a few of their layers with random weights, and the rest by arithmetic.
 
-import { SMOLLM2_135M, type Shape } from "../random-model.ts";
+import { LLAMA_3B, SMOLLM2_135M, SMOLLM2_360M, type Shape } from "../random-model.ts";
 
 /** Of well-known models, all of whose experts have half the width. */
 export const SHAPES: Readonly<Record<string, Shape>> = {
   tiny: { hiddenSize: 128, ffnSize: 512, numLayers: 6, numHeads: 2, numKvHeads: 1, headSize: 64, vocabSize: 1024 },
   "135m": SMOLLM2_135M,
-  // SmolLM2-360M
-  "360m": {
-    hiddenSize: 960,
-    ffnSize: 2560,
-    numLayers: 32,
-    numHeads: 15,
-    numKvHeads: 5,
-    headSize: 64,
-    vocabSize: 49_152,
-  },
+  "360m": SMOLLM2_360M,
   // TinyLlama-1.1B
   "1b": {
     hiddenSize: 2048,
@@ -26,16 +17,7 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
     headSize: 64,
     vocabSize: 32_000,
   },
-  // Llama-3.2-3B
-  "3b": {
-    hiddenSize: 3072,
-    ffnSize: 8192,
-    numLayers: 28,
-    numHeads: 24,
-    numKvHeads: 8,
-    headSize: 128,
-    vocabSize: 128_256,
-  },
+  "3b": LLAMA_3B,
 };
 
 /** How many layers are measured: the difference is what a layer takes. */

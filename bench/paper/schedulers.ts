@@ -1,7 +1,7 @@
 // Distinct experts and latency by the order in which requests run (figure 5), and the trace that hit ratios come from.
 
 import { expertBytes, readTrace, recordTraceLines } from "@readme-moe/core";
-import { expertLayout, ReadMeEngine, type SchedulingOptions } from "@readme-moe/engine";
+import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { routeStatistics } from "@readme-moe/router";
 import {
@@ -14,15 +14,10 @@ import {
   valuesOf,
 } from "readme-moe/bench";
 import { measure } from "../scheduling/measure.ts";
+import { SCHEDULERS } from "../scheduling/schedulers.ts";
 import { requestsOf } from "../scheduling/workload.ts";
 import { DISTINCT_EXPERTS, LESS_LATENCY, LOCALITY } from "./paper-numbers.ts";
 
-const SCHEDULERS: Readonly<Record<string, SchedulingOptions>> = {
-  "decode-first": { scheduler: "fcfs", prefillShare: 0 },
-  "prefill-first": { scheduler: "fcfs", prefillShare: 1 },
-  "read-me": { scheduler: "read-me" },
-  "cost-aware": { scheduler: "cost-aware" },
-};
 /** Of all experts' bytes, while the trace is recorded: what a cache was told is in the trace then. */
 const RECORDED_BUDGET = 4 / 7;
 const METRICS = { experts: "distinct experts", mean: "ms/token, mean", p95: "ms/token, p95" } as const;

@@ -7,8 +7,10 @@
 import { appendFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { ReadMeEngine, type SchedulingOptions } from "@readme-moe/engine";
-import { mean, measure, type Measured } from "./measure.ts";
+import { median } from "readme-moe/bench";
+import { measure, type Measured } from "./measure.ts";
 import { allExpertBytes } from "./expert-bytes.ts";
+import { SCHEDULERS } from "./schedulers.ts";
 import { requestsOf } from "./workload.ts";
 
 const { values, positionals } = parseArgs({
@@ -29,12 +31,6 @@ const data = values.data ?? "";
 const [batch, numRequests, rounds] = [Number(values.batch), Number(values.requests), Number(values.rounds)];
 const loads = values.loads.split(",").map(Number);
 const budgets = values.budgets.split(",").map(Number);
-const SCHEDULERS: Readonly<Record<string, SchedulingOptions>> = {
-  "decode-first": { scheduler: "fcfs", prefillShare: 0 },
-  "prefill-first": { scheduler: "fcfs", prefillShare: 1 },
-  "read-me": { scheduler: "read-me" },
-  "cost-aware": { scheduler: "cost-aware" },
-};
 const shared = {
   precision: "int8",
   threads: 2,
@@ -103,10 +99,4 @@ function line(name: string, load: number, scheduler: string, all: readonly Measu
     of((one) => one.residentMegabytes).toFixed(0),
   ];
   return `${name.padEnd(14)} ${load}x ${scheduler.padEnd(14)} ${cells.map((cell) => cell.padStart(7)).join("")}`;
-}
-
-function median(figures: readonly number[]): number {
-  const sorted = figures.toSorted((a, b) => a - b);
-  const middle = sorted.length / 2;
-  return mean([sorted[Math.ceil(middle - 1)] as number, sorted[Math.floor(middle)] as number]);
 }

@@ -1,6 +1,7 @@
 // One workload through one engine as it is set now.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
+import { mean } from "readme-moe/bench";
 import type { Request } from "./workload.ts";
 
 export interface Measured {
@@ -75,8 +76,4 @@ export async function measure(
     megabytesRead: expertCache && (expertCache.bytesRead - (before.expertCache?.bytesRead ?? 0)) / 1e6,
     residentMegabytes: residentBytes / 1e6,
   };
-}
-
-export function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

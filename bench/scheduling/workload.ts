@@ -2,6 +2,7 @@
 
 import { readdir, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { seededRandom } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 
 export interface Request {
@@ -27,7 +28,7 @@ export async function requestsOf(
       return { domain: basename(name, ".jsonl"), lines };
     }),
   );
-  const random = generator(seed);
+  const random = seededRandom(seed);
   const between = (least: number, most: number): number => least + Math.floor(random() * (most - least + 1));
   const requests: Request[] = [];
   while (requests.length < count) {
@@ -39,15 +40,4 @@ export async function requestsOf(
     requests.push({ domain, prompt: ids.slice(0, promptTokens), outputTokens: between(LEAST_OUTPUT, MOST_OUTPUT) });
   }
   return requests;
-}
-
-/** mulberry32 */
-function generator(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

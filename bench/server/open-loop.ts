@@ -1,6 +1,7 @@
 // Requests by the clock, whatever the server does: what waits for a slow server comes all the same, as it would.
 
-import { type Figure, seededRandom } from "readme-moe/bench";
+import { seededRandom } from "@readme-moe/core";
+import type { Figure } from "readme-moe/bench";
 import { type Answer, post } from "../express/client.ts";
 import { openLoop, promptOf } from "../express/load.ts";
 import type { ServerProcess } from "../express/server-process.ts";

@@ -75,6 +75,12 @@ const refused: readonly (readonly [string, [string, object], string, string])[] 
   ["more tokens at least than at most", chat({ min_tokens: 3 }), "min_tokens", "invalid_value"],
   ["too many choices of all prompts", completion({ prompt: ["a", "b"], n: 100 }), "n", "invalid_value"],
   ["an empty prompt among several", completion({ prompt: ["a", ""], stream: true }), "prompt[1]", "invalid_value"],
+  [
+    "an empty prompt behind many",
+    completion({ prompt: [...Array.from({ length: 60 }, () => "a b c"), ""], stream: true, max_tokens: 2 }),
+    "prompt[60]",
+    "invalid_value",
+  ],
 ];
 
 test.each(refused)("%s is refused by name", async (_, [path, body], param, code) => {

@@ -1,4 +1,4 @@
-export { seededRandom } from "../../packages/refactor/src/random.ts";
+export { seededRandom } from "@readme-moe/core";
 
 /** An integer in `[0, limit)`. */
 export function randomInteger(random: () => number, limit: number): number {

@@ -3,6 +3,7 @@
 import { pathToFileURL } from "node:url";
 import type { Contender, OpenContender } from "readme-moe/bench";
 import { sumLogProbabilities } from "./log-probabilities.ts";
+import { tokenInputs } from "./token-inputs.ts";
 
 /** What is used of the library; it is no dependency of this repository. */
 interface Library {
@@ -36,13 +37,6 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
     dispose: () => generator.dispose(),
   }));
 
-  function inputs(prompts: readonly (readonly number[])[]): Record<"input_ids" | "attention_mask", Tensor> {
-    const dims = [prompts.length, prompts[0]?.length ?? 0];
-    const ids = BigInt64Array.from(prompts.flat(), BigInt);
-    const mask = new BigInt64Array(ids.length).fill(1n);
-    return { input_ids: new Tensor("int64", ids, dims), attention_mask: new Tensor("int64", mask, dims) };
-  }
-
   return {
     async generate(prompts, newTokens) {
       const startMs = performance.now();
@@ -50,7 +44,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
       // Called with the prompts, and then with each step's tokens, those of all prompts together.
       const streamer = { put: () => void arrivalsMs.push(performance.now() - startMs), end: () => undefined };
       const forced = { min_new_tokens: newTokens, max_new_tokens: newTokens, do_sample: false, streamer };
-      const { dims } = await model.generate({ ...inputs(prompts), ...forced });
+      const { dims } = await model.generate({ ...tokenInputs(Tensor, prompts), ...forced });
       const expected = (prompts[0]?.length ?? 0) + newTokens;
       if (dims[1] !== expected) throw new Error(`Expected ${expected} tokens a row, got ${dims[1]}`);
       return prompts.map(() => arrivalsMs[1] ?? NaN);
@@ -58,7 +52,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
     async logProbabilities(sequences) {
       const sums: number[] = [];
       for (const tokenIds of sequences) {
-        const { logits } = await model(inputs([tokenIds]));
+        const { logits } = await model(tokenInputs(Tensor, [tokenIds]));
         sums.push(sumLogProbabilities(logits.data as Float32Array, tokenIds));
       }
       return sums;

@@ -3,6 +3,7 @@
 import { pathToFileURL } from "node:url";
 import type { Contender, OpenContender } from "readme-moe/bench";
 import { sumLogProbabilities } from "./log-probabilities.ts";
+import { tokenInputs } from "./token-inputs.ts";
 
 /** What is used of the library. */
 interface Library {
@@ -30,13 +31,6 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
   const options = { quantized: spec.variant === "q8", session_options: session };
   const model = await AutoModelForCausalLM.from_pretrained(folder, options);
 
-  function inputs(prompts: readonly (readonly number[])[]): Record<"input_ids" | "attention_mask", Tensor> {
-    const dims = [prompts.length, prompts[0]?.length ?? 0];
-    const ids = BigInt64Array.from(prompts.flat(), BigInt);
-    const mask = new BigInt64Array(ids.length).fill(1n);
-    return { input_ids: new Tensor("int64", ids, dims), attention_mask: new Tensor("int64", mask, dims) };
-  }
-
   return {
     async generate(prompts, newTokens) {
       const startMs = performance.now();
@@ -45,7 +39,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
         if (Number.isNaN(firstMs)) firstMs = performance.now() - startMs;
       };
       const forced = { min_new_tokens: newTokens, max_new_tokens: newTokens, do_sample: false, callback_function };
-      const { input_ids: ids, attention_mask } = inputs(prompts);
+      const { input_ids: ids, attention_mask } = tokenInputs(Tensor, prompts);
       const answers = await model.generate(ids, forced, null, { inputs_attention_mask: attention_mask });
       const expected = (prompts[0]?.length ?? 0) + newTokens;
       const other = answers.find((answer) => answer.length !== expected);
@@ -55,7 +49,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
     async logProbabilities(sequences) {
       const sums: number[] = [];
       for (const tokenIds of sequences) {
-        const { logits } = await model(inputs([tokenIds]));
+        const { logits } = await model(tokenInputs(Tensor, [tokenIds]));
         sums.push(sumLogProbabilities(logits.data, tokenIds));
       }
       return sums;

@@ -3,7 +3,8 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { healthMs } from "../client.ts";
-import { percentile, printTable, verdict } from "../figures.ts";
+import { percentile } from "readme-moe/bench";
+import { printTable, verdict } from "../figures.ts";
 import { closedLoop, completions } from "../load.ts";
 import { startServer, type LoopDelay, type ServerProcess } from "../server-process.ts";
 import type { Settings } from "../settings.ts";

@@ -4,7 +4,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "../../../test/support/random.ts";
 import type { Answer } from "../client.ts";
-import { countsOf, mean, percentile, printTable, verdict } from "../figures.ts";
+import { mean, percentile } from "readme-moe/bench";
+import { countsOf, printTable, verdict } from "../figures.ts";
 import { generatedTokens } from "../gauges.ts";
 import { after, closedLoop, completions, openLoop } from "../load.ts";
 import { startServer } from "../server-process.ts";

@@ -77,3 +77,4 @@ export { StopAutomaton } from "./sampling/stop-automaton.ts";
 export { StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
 export { TokenCounts } from "./sampling/token-counts.ts";
 export { uniformAt } from "./sampling/uniform.ts";
+export { seededRandom } from "./seeded-random.ts";

@@ -1,6 +1,6 @@
 // The few directions in which a matrix is largest, by a randomised singular value decomposition.
 
-import { seededRandom } from "../random.ts";
+import { seededRandom } from "@readme-moe/core";
 
 /** Sum of `sizes[k] · left[k] ⊗ right[k]`. */
 export interface LowRank {

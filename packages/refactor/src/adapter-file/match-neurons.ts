@@ -1,6 +1,6 @@
 // Which of the dense model's neurons an expert's are: those whose rows are the same or, after tuning, nearest.
 
-import { seededRandom } from "../random.ts";
+import { seededRandom } from "@readme-moe/core";
 
 const PROJECTED = 24;
 const CANDIDATES = 4;

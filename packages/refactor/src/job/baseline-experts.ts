@@ -1,12 +1,13 @@
 // Experts that results are compared with.
 
+import { seededRandom } from "@readme-moe/core";
 import { fitLayer, pooled, type FittedLayer, type FitSettings } from "../experts/fit-layer.ts";
 import { fitPart } from "../experts/fit-part.ts";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { fitProblem, type Moments } from "../experts/moments.ts";
 import type { DenseDown } from "../layers/layer-source.ts";
 import type { Products } from "../linear-algebra/products.ts";
-import { seededRandom, shuffled } from "../random.ts";
+import { shuffled } from "../random.ts";
 
 /** One expert for everything, as wide as what a token uses, fitted like ours. */
 export function staticLayer(

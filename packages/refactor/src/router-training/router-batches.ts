@@ -1,6 +1,6 @@
 // What each step of the training reads: crops of examples, the same for the same seed and step.
 
-import { seededRandom } from "../random.ts";
+import { seededRandom } from "@readme-moe/core";
 import type { RouterExample } from "./router-example.ts";
 import type { BatchShape } from "./router-network.ts";
 

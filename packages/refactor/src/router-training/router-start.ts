@@ -1,7 +1,7 @@
 // Where a router's training starts.
 
 import type { RouterConfig } from "@readme-moe/model";
-import { seededRandom } from "../random.ts";
+import { seededRandom } from "@readme-moe/core";
 import { routerShapes } from "./router-network.ts";
 
 /** Of residual branches and of the head, so that their outputs are small beside what they are added to. */

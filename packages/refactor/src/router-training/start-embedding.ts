@@ -1,7 +1,7 @@
 // The router's embedding before training: what the language model knows of its tokens, and what costs say of them.
 
 import { GraphBuilder, GraphSession, memoryGraph, operators, type RouterConfig } from "@readme-moe/model";
-import { seededRandom } from "../random.ts";
+import { seededRandom } from "@readme-moe/core";
 import type { RouterExample } from "./router-example.ts";
 import { normals } from "./router-start.ts";
 

@@ -1,5 +1,4 @@
 import type { Usage } from "@readme-moe/core";
-import { badRequest } from "../../http/api-error.ts";
 import { engineError } from "../../http/errors.ts";
 import { generateAll, type Piece } from "../generation/generate-all.ts";
 import type { GenerationPlan } from "../generation/plan.ts";
@@ -39,7 +38,6 @@ export async function runGeneration(
     onPromptTokens: (count: number) => ticket.correct((promptTokens += count)),
   };
   try {
-    await refuseEmpty(plan);
     for await (const piece of generateAll(plan, ticket.signal, listeners)) {
       const isFirst = firstTokenMs === undefined;
       firstTokenMs ??= performance.now();
@@ -60,16 +58,6 @@ export async function runGeneration(
   if (!plan.includes.timings) return { usage };
   const endMs = performance.now();
   return { usage, ...timingsOf({ arrivalMs, firstTokenMs: firstTokenMs ?? endMs, endMs, queuedMs }, usage) };
-}
-
-/** One of several prompts that has no tokens is refused before the others' answers begin; one alone, by the engine. */
-async function refuseEmpty({ engine, prompts, promptParam }: GenerationPlan): Promise<void> {
-  if (prompts.length === 1) return;
-  for (const [index, prompt] of prompts.entries()) {
-    if (typeof prompt !== "string" || prompt.trim() !== "" || (await engine.tokenize(prompt)).length > 0) continue;
-    const message = "Expected every prompt to hold at least one token, got none";
-    throw badRequest({ message, code: "invalid_value", param: `${promptParam}[${index}]` });
-  }
 }
 
 /** Where the prompts' tokens go, where that is asked for. */

@@ -22,6 +22,8 @@ export interface GenerationListeners {
 }
 
 /**
+ * Pieces come once the engine has taken every prompt, so that an answer of which it refuses a prompt does not begin.
+ *
  * @throws {ApiError} when the engine refuses or fails
  * @throws the reason of `signal`
  */
@@ -31,38 +33,41 @@ export async function* generateAll(
   { onQueuedMs, onPromptTokens, onRouted }: GenerationListeners,
 ): AsyncGenerator<Piece, void, undefined> {
   const { engine, prompts, promptParam, params, expert, priority, processLogits } = plan;
-  const onKnown = oncePerPrompt(onPromptTokens);
   const ids = prompts.map((_, index) => (prompts.length === 1 ? plan.id : `${plan.id}.${index}`));
+  const taken = new Set<number>();
   const unwatch = ids.map((id, index) =>
-    watchRequest(engine, id, { onQueuedMs, onRouted, onPromptTokens: (count) => onKnown(index, count) }),
+    watchRequest(engine, id, {
+      onQueuedMs,
+      onRouted,
+      // Choices of one prompt tell the same number: each prompt's counts once.
+      onPromptTokens: (count) => {
+        if (!taken.has(index)) onPromptTokens(count);
+        taken.add(index);
+      },
+    }),
   );
+  const held: Piece[] = [];
   const sources: AsyncIterator<GenerateChunk>[] = [];
+  let failed: number | undefined;
   try {
     for (const [index, prompt] of prompts.entries()) {
       const id = ids[index] as string;
       sources.push(engine.generate({ prompt, params, processLogits, expert, priority, id, signal }));
     }
-    for await (const [prompt, chunk] of merge(sources)) {
-      yield { ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice };
+    for await (const [prompt, chunk] of merge(sources, (source) => (failed = source))) {
+      taken.add(prompt);
+      held.push({ ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice });
+      if (taken.size === prompts.length) yield* held.splice(0);
     }
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     // With a grammar at work such an error may be its own, and no caller's mistake.
     const isRefused = processLogits === undefined || sources.length < prompts.length;
-    throw engineError(isRefused ? callerError(error, promptParam) : grammarError(error), promptParam, engine.info);
+    const where = prompts.length === 1 ? promptParam : `${promptParam}[${failed ?? sources.length}]`;
+    throw engineError(isRefused ? callerError(error, where) : grammarError(error), where, engine.info);
   } finally {
     for (const stop of unwatch) stop();
     // What began before another prompt was refused.
     await Promise.allSettled(sources.map(async (source) => source.return?.()));
   }
-}
-
-/** Choices of one prompt tell the same number: each prompt's counts once. */
-function oncePerPrompt(onCount: (count: number) => void): (prompt: number, count: number) => void {
-  const known = new Set<number>();
-  return (prompt, count) => {
-    if (known.has(prompt)) return;
-    known.add(prompt);
-    onCount(count);
-  };
 }

@@ -5,10 +5,12 @@ type Arrival<Item> =
 /**
  * The items of several sources, as they come. Ends all sources when one fails or the reader leaves.
  *
+ * @param onFailed - told which source failed, before its error is thrown
  * @returns pairs of an item and its source's index
  */
 export async function* merge<Item>(
   sources: readonly AsyncIterator<Item>[],
+  onFailed: (source: number) => void,
 ): AsyncGenerator<readonly [source: number, item: Item], void, undefined> {
   // No race of promises: a source that is silent for long would keep a note of every item of the others.
   const arrived: Arrival<Item>[] = [];
@@ -29,7 +31,10 @@ export async function* merge<Item>(
         await new Promise<void>((resolve) => (wake = resolve));
         continue;
       }
-      if ("error" in arrival) throw arrival.error;
+      if ("error" in arrival) {
+        onFailed(arrival.source);
+        throw arrival.error;
+      }
       const { source, result } = arrival;
       if (result.done) {
         numOpen--;

@@ -41,5 +41,3 @@ export interface Ticket {
   /** Gives the place back; once is enough, more do no harm. */
   release(): void;
 }
-
-/** What is in now, and how much may be. */

@@ -2,7 +2,7 @@
 
 import { tokenSequences } from "@readme-moe/engine";
 import type { Model, Tokenizer } from "@readme-moe/model";
-import { seededRandom } from "../kit/random.ts";
+import { seededRandom } from "@readme-moe/core";
 
 /** What one process measures. */
 export interface Workload {

@@ -1,6 +1,6 @@
 // Medians, intervals and growth. No clocks, no unseeded chance.
 
-import { seededRandom } from "./random.ts";
+import { seededRandom } from "@readme-moe/core";
 
 /** NaN of no values. */
 export function mean(values: readonly number[]): number {

@@ -1,6 +1,7 @@
 // What each step learns from, the same for the same seed and step.
 
-import { seededRandom, shuffled } from "../../random.ts";
+import { seededRandom } from "@readme-moe/core";
+import { shuffled } from "../../random.ts";
 import type { Batch } from "../decoder/decoder.ts";
 import type { Labels } from "../decoder/head.ts";
 

@@ -1,7 +1,7 @@
 // What a tuning changes of a model.
 
 import { normals } from "../../router-training/router-start.ts";
-import { seededRandom } from "../../random.ts";
+import { seededRandom } from "@readme-moe/core";
 import type { DecoderWeights, Weight, WeightGroup } from "../decoder/decoder-weights.ts";
 
 export interface TrainableOptions {
