@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { ModelRunner } from "@readme-moe/engine";
 import { type Feeds, type KvSlot, openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
+import { median } from "readme-moe/bench";
 import { planRun } from "../packages/engine/src/step-feeds.ts";
 import { decodingCore, type DecodingCore } from "./decoding-core.ts";
 
@@ -75,8 +76,4 @@ async function timeMs(work: () => Promise<unknown>): Promise<number> {
   const start = performance.now();
   await work();
   return performance.now() - start;
-}
-
-function median(samples: readonly number[]): number {
-  return samples.toSorted((a, b) => a - b)[Math.floor(samples.length / 2)] ?? 0;
 }

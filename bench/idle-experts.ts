@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { ModelRunner } from "@readme-moe/engine";
 import type { Precision } from "@readme-moe/model";
+import { median } from "readme-moe/bench";
 import { decodeSteps } from "./decode-steps.ts";
 import { randomModel, SMOLLM2_135M } from "./random-model.ts";
 
@@ -69,8 +70,4 @@ async function measure(numExperts: number): Promise<Record<string, number>> {
   }
   await runner.dispose();
   return times;
-}
-
-function median(samples: readonly number[]): number {
-  return samples.toSorted((a, b) => a - b)[Math.floor(samples.length / 2)] ?? 0;
 }

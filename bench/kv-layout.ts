@@ -5,6 +5,7 @@ import { KvPool, type KvSlot } from "@readme-moe/model";
 //   pnpm bench:kv [--tokens 128] [--sequences 16]      (SmolLM2's shape: 30 layers, 3 KV heads of 64)
 
 import { parseArgs } from "node:util";
+import { median } from "readme-moe/bench";
 
 const { values } = parseArgs({
   options: { tokens: { type: "string", default: "128" }, sequences: { type: "string", default: "16" } },
@@ -58,8 +59,7 @@ console.log(
 console.log(`                        ${moveMs.toFixed(2)} ms to move one slot into a gap`);
 
 function medianMs(work: () => void): number {
-  const times = Array.from({ length: 15 }, () => timeMs(work));
-  return times.toSorted((a, b) => a - b)[7] as number;
+  return median(Array.from({ length: 15 }, () => timeMs(work)));
 }
 
 function timeMs(work: () => unknown): number {

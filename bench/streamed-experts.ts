@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { expertBytes } from "@readme-moe/core";
 import { expertLayout, ModelRunner } from "@readme-moe/engine";
 import { KvPool, type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
+import { median } from "readme-moe/bench";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 import { StreamedRunner } from "../packages/engine/src/streamed/streamed-runner.ts";
 
@@ -59,8 +60,7 @@ async function report(name: string, runner: StepRunner): Promise<void> {
       await step(1);
       own.push(performance.now() - startMs);
     }
-    const median = own.toSorted((a, b) => a - b)[Math.floor(own.length / 2)] ?? NaN;
-    times.push(`${numSeqs} on ${distinct}: ${median.toFixed(1)} ms`);
+    times.push(`${numSeqs} on ${distinct}: ${median(own).toFixed(1)} ms`);
   }
   console.log(`${name.padEnd(14)} ${times.join(", ")}`);
 }

@@ -5,6 +5,7 @@
 
 import { parseArgs } from "node:util";
 import { GraphBuilder, GraphSession, memoryGraph, operators, type ModelConfig } from "@readme-moe/model";
+import { median } from "readme-moe/bench";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters } from "../packages/refactor/src/tuning/training/trainable.ts";
 import { Trainer } from "../packages/refactor/src/tuning/training/trainer.ts";
@@ -193,8 +194,4 @@ function random(shape: readonly number[], scale: number): Float32Array {
 
 function ones(length: number): Float32Array {
   return new Float32Array(length).fill(1);
-}
-
-function median(all: readonly number[]): number {
-  return all.toSorted((a, b) => a - b)[Math.floor(all.length / 2)]!;
 }

@@ -1,11 +1,13 @@
 // How requests come: each client after its answer, or by the clock whatever the server does.
 
 import { setTimeout as sleep } from "node:timers/promises";
+import { seededRandom } from "../../test/support/random.ts";
 import { post, type Answer } from "./client.ts";
 
 /** Asks for one completion; `index` makes its prompt unlike the others'. */
 export type Ask = (index: number) => Promise<Answer>;
 
+const NUM_LENGTHS = 1000;
 const SUBJECTS = ["sea", "mountain", "engine", "garden", "letter", "city", "number", "river"];
 
 /** A prompt that shares no beginning with another index's, so that no cache of beginnings helps. */
@@ -14,10 +16,26 @@ export function promptOf(index: number): string {
   return `${index} was the number of the chapter on the ${subject}, which was larger than anybody had thought, and so`;
 }
 
-export function completions(url: string, maxTokens: number, stream: boolean): Ask {
-  const sampling = { temperature: 0, ignore_eos: true, max_tokens: maxTokens };
+/**
+ * @param maxTokens - of each answer; or of the answer to a prompt, by its index
+ */
+export function completions(url: string, maxTokens: number | ((index: number) => number), stream: boolean): Ask {
+  const sampling = { temperature: 0, ignore_eos: true };
   const streamed = stream ? { stream, stream_options: { include_usage: true } } : {};
-  return (index) => post(`${url}/v1/completions`, { prompt: promptOf(index), ...sampling, ...streamed });
+  return (index) => {
+    const max_tokens = typeof maxTokens === "number" ? maxTokens : maxTokens(index);
+    return post(`${url}/v1/completions`, { prompt: promptOf(index), max_tokens, ...sampling, ...streamed });
+  };
+}
+
+/**
+ * From half of `meanTokens` to half more, by the index alone. Answers of one length that begin together end together: their
+ * prompts are computed in one step, again and again, which no real traffic does and which is faster.
+ */
+export function unequalTokens(meanTokens: number): (index: number) => number {
+  const random = seededRandom(meanTokens);
+  const lengths = Array.from({ length: NUM_LENGTHS }, () => Math.round(meanTokens * (0.5 + random())));
+  return (index) => lengths[index % NUM_LENGTHS] ?? meanTokens;
 }
 
 /** Clients that each ask again as soon as they have an answer, until `isOver`. */

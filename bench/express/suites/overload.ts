@@ -7,7 +7,7 @@ import type { Answer } from "../client.ts";
 import { mean, percentile } from "readme-moe/bench";
 import { countsOf, printTable, verdict } from "../figures.ts";
 import { generatedTokens } from "../gauges.ts";
-import { after, closedLoop, completions, openLoop } from "../load.ts";
+import { after, closedLoop, completions, openLoop, unequalTokens } from "../load.ts";
 import { startServer } from "../server-process.ts";
 import type { Settings } from "../settings.ts";
 
@@ -25,7 +25,7 @@ export async function overload({ path, seconds, rounds, batch, tokens, threads }
   await using server = await startServer("server.ts", { path, engine, admission: { maxRequests: places } });
   const { url } = server;
   const random = seededRandom(1);
-  const ask = completions(url, tokens, true);
+  const ask = completions(url, unequalTokens(tokens), true);
 
   const measured = async (load: () => Promise<readonly Answer[]>): Promise<Measured> => {
     const answering = load();
@@ -46,7 +46,9 @@ export async function overload({ path, seconds, rounds, batch, tokens, threads }
     calm.push(await closed());
   }
 
-  console.log(`capacity: ${perSecond.toFixed(2)} requests/s of ${tokens} tokens, ${places} places, ${batch} in a step`);
+  console.log(
+    `capacity: ${perSecond.toFixed(2)} requests/s of ${tokens} tokens on average, ${places} places, ${batch} in a step`,
+  );
   printTable([
     ["", "tokens/s", "first token p50", "p95", "p99", "refused", "in ms p50", "p99", "answers"],
     ...calm.flatMap((each, index) => {
