@@ -1,7 +1,7 @@
 // What adapter files are made of: the coder of small integers, shares of bytes, factors, sets of neurons.
 
 import * as fc from "fast-check";
-import { expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import { allocate, type Choice } from "../../packages/refactor/src/adapter-file/allocate.ts";
 import { codeCost, quantize } from "../../packages/refactor/src/adapter-file/coded-values.ts";
 import { decodeValues, encodeValues } from "../../packages/refactor/src/adapter-file/entropy-coder.ts";
@@ -9,7 +9,11 @@ import { lowRank } from "../../packages/refactor/src/adapter-file/low-rank.ts";
 import { maskOf, neuronsOf } from "../../packages/refactor/src/adapter-file/masks.ts";
 import { matchNeurons, neuronIndex } from "../../packages/refactor/src/adapter-file/match-neurons.ts";
 import { tablesFromCounts, tablesOf, type SymbolTables } from "../../packages/refactor/src/adapter-file/symbols.ts";
+import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
+
+const products = await Products.open();
+afterAll(() => products.dispose());
 
 function tablesFor(values: Int16Array): SymbolTables {
   return tablesFromCounts(Float64Array.from(codeCost(Float32Array.from(values), 1).counts));
@@ -166,10 +170,10 @@ function plainProduct(rows: number, columns: number, rank: number, seed: number)
   });
 }
 
-test("a product of thin factors is found whole, its directions at right angles and by size", () => {
+test("a product of thin factors is found whole, its directions at right angles and by size", async () => {
   const [rows, columns] = [60, 45];
   const values = plainProduct(rows, columns, 5, 1);
-  const { rank, sizes, left, right } = lowRank(values, rows, columns, 8, 0.5)!;
+  const { rank, sizes, left, right } = (await lowRank(products, values, rows, columns, 8, 0.5))!;
   expect(rank).toBe(5);
   expect([...sizes]).toEqual([...sizes].toSorted((a, b) => b - a));
   for (let a = 0; a < rank; a++) {
@@ -193,10 +197,10 @@ test("a product of thin factors is found whole, its directions at right angles a
   });
 });
 
-test("of noise, a few directions are not worth while", () => {
+test("of noise, a few directions are not worth while", async () => {
   const random = seededRandom(1);
   const noise = Float32Array.from({ length: 200 * 150 }, () => randomNormal(random));
-  expect(lowRank(noise, 200, 150, 8, 0.5)).toBeUndefined();
+  expect(await lowRank(products, noise, 200, 150, 8, 0.5)).toBeUndefined();
 });
 
 test("a set of neurons is what its bits say", () => {

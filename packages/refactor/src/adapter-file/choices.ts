@@ -1,6 +1,7 @@
 // The ways in which one tensor's difference from the base model can be stored, with what each costs.
 
 import type { Choice } from "./allocate.ts";
+import type { Products } from "../linear-algebra/products.ts";
 import { codeCost, type CodeCost } from "./coded-values.ts";
 import type { Coding } from "./content.ts";
 import { lowRank, type LowRank } from "./low-rank.ts";
@@ -39,16 +40,17 @@ const SIZE_BYTES = 4;
  * @param difference - `[rows, columns]`, not all zero
  * @param wholeBytes - of the tensor as it is
  */
-export function codingChoices(
+export async function codingChoices(
+  products: Products,
   difference: Float32Array,
   [rows, columns]: readonly [number, number],
   wholeBytes: number,
-): readonly CodingChoice[] {
+): Promise<readonly CodingChoice[]> {
   const square = squareOf(difference);
   const { values, times } = sampled(difference, rows, columns);
   const rms = Math.sqrt(square / difference.length);
   const steps = Array.from({ length: NUM_STEPS }, (_, index) => rms * COARSEST_STEP * 2 ** (-index / 2));
-  const factors = lowRank(difference, rows, columns, MAX_RANK, WORTHWHILE_SHARE);
+  const factors = await lowRank(products, difference, rows, columns, MAX_RANK, WORTHWHILE_SHARE);
   return [
     asInBase(square),
     ...steps.map((step): CodingChoice => {
@@ -96,8 +98,13 @@ export function scaledFactors({ sizes, left, right, rank: all }: LowRank, rank: 
 }
 
 /** The same factors as when choices were made. */
-export function factorsOf(difference: Float32Array, rows: number, columns: number): LowRank {
-  return lowRank(difference, rows, columns, MAX_RANK, 0) as LowRank;
+export async function factorsOf(
+  products: Products,
+  difference: Float32Array,
+  rows: number,
+  columns: number,
+): Promise<LowRank> {
+  return (await lowRank(products, difference, rows, columns, MAX_RANK, 0)) as LowRank;
 }
 
 function priced(cost: CodeCost, times: number): Omit<CodingChoice, "how"> {

@@ -2,6 +2,7 @@
 
 import type { SafetensorsInput } from "@readme-moe/model";
 import type { BaseWeights } from "./base-weights.ts";
+import type { Products } from "../linear-algebra/products.ts";
 import { factorsOf, scaledFactors, squareOf } from "./choices.ts";
 import type { Chosen } from "./choose.ts";
 import { quantize } from "./coded-values.ts";
@@ -25,6 +26,7 @@ export async function encodeTensors(
   plans: readonly TensorPlan[],
   chosen: Chosen,
   base: BaseWeights,
+  products: Products,
   onTensor: (done: number) => void,
 ): Promise<EncodedTensors> {
   const entries = new Map<string, Entry[]>();
@@ -36,7 +38,7 @@ export async function encodeTensors(
     onTensor(index);
     const { how } = chosen.choices[index] as Chosen["choices"][number];
     const { name, type, shape } = target.input;
-    const encoded = await encodeOne(target, how, chosen, base);
+    const encoded = await encodeOne(target, how, chosen, base, products);
     payloads.push(...encoded.payloads);
     const own = entries.get(target.file);
     const entry: Entry = { name, type, shape, ...how };
@@ -69,6 +71,7 @@ async function encodeOne(
   how: Chosen["choices"][number]["how"],
   { tables }: Chosen,
   base: BaseWeights,
+  products: Products,
 ): Promise<Encoded> {
   const { file, input } = target;
   const { name, type, shape } = input;
@@ -81,7 +84,7 @@ async function encodeOne(
   const square = squareOf(change);
   if (how.coding === "base") return { payloads: [], change: isRounding(square, inBase) ? 0 : square, error: square };
   const [rows = 1, columns = 1] = shape;
-  const factors = how.coding === "low-rank" ? factorsOf(change, rows, columns) : undefined;
+  const factors = how.coding === "low-rank" ? await factorsOf(products, change, rows, columns) : undefined;
   const sizes = factors?.sizes.slice(0, how.coding === "low-rank" ? how.rank : 0);
   const coded = factors && sizes ? scaledFactors(factors, sizes.length) : change;
   const bytes = encodeValues(quantize(coded, how.step), tables);

@@ -1,6 +1,8 @@
 // The few directions in which a matrix is largest, by a randomised singular value decomposition.
 
 import { seededRandom } from "@readme-moe/core";
+import { matrix, rowsOf, type Matrix } from "../linear-algebra/matrix.ts";
+import type { Products } from "../linear-algebra/products.ts";
 
 /** Sum of `sizes[k] · left[k] ⊗ right[k]`. */
 export interface LowRank {
@@ -20,84 +22,73 @@ const SEED = 1;
  * @param worthwhile - the least share of all squares that the directions are to hold
  * @returns `undefined` where they hold less
  */
-export function lowRank(
+export async function lowRank(
+  products: Products,
   values: Float32Array,
   rows: number,
   columns: number,
   maxRank: number,
   worthwhile: number,
-): LowRank | undefined {
+): Promise<LowRank | undefined> {
   const width = Math.min(rows, columns, maxRank + MORE_DIRECTIONS);
+  const whole = matrix(rows, columns, values);
+  const across = transposed(whole);
   const random = seededRandom(SEED);
-  let right: readonly Float64Array[] = Array.from({ length: width }, () =>
-    Float64Array.from({ length: columns }, () => random() - 0.5),
-  );
-  let left = orthonormal(right.map((one) => timesColumn(values, rows, columns, one)));
-  const all = values.reduce((sum, value) => sum + value * value, 0);
-  right = left.map((one) => timesRow(values, rows, columns, one));
-  if (right.reduce((sum, one) => sum + dot(one, one), 0) < worthwhile * all) return undefined;
-  left = orthonormal(orthonormal(right).map((one) => timesColumn(values, rows, columns, one)));
-  right = left.map((one) => timesRow(values, rows, columns, one));
+  const start = matrix(width, columns);
+  start.data.forEach((_, at) => (start.data[at] = random() - 0.5));
+  let left = orthonormal(await products.multiply(start, across));
+  const all = squareOf(whole);
+  let right = await products.multiply(left, whole);
+  if (squareOf(right) < worthwhile * all) return undefined;
+  left = orthonormal(await products.multiply(orthonormal(right), across));
+  right = await products.multiply(left, whole);
   // What is left is small: `B = right` has few rows, and the eigenvectors of `B Bᵀ` turn it into singular directions.
-  const { values: squares, vectors } = symmetricEigen(right.map((one) => right.map((other) => dot(one, other))));
-  const order = squares.map((_, index) => index).toSorted((a, b) => (squares[b] as number) - (squares[a] as number));
+  const { values: squares, vectors } = symmetricEigen(await products.multiply(right, transposed(right)));
+  const order = Array.from(squares.keys()).toSorted((a, b) => (squares[b] as number) - (squares[a] as number));
   const kept = order.slice(0, maxRank).filter((index) => (squares[index] as number) > 1e-12 * (all || 1));
   const sizes = Float32Array.from(kept, (index) => Math.sqrt(squares[index] as number));
-  const turned = (of: readonly Float64Array[], index: number): Float64Array =>
-    combined(
-      of,
-      vectors.map((row) => row[index] as number),
-    );
+  if (kept.length === 0) return { rank: 0, sizes, left: new Float32Array(0), right: new Float32Array(0) };
+  const turn = rowsOf(vectors, kept);
+  const [turnedLeft, turnedRight] = [await products.multiply(turn, left), await products.multiply(turn, right)];
   return {
     rank: kept.length,
     sizes,
-    left: flat(
-      kept.map((index) => turned(left, index)),
-      rows,
-    ),
-    right: flat(
-      kept.map((index, at) => turned(right, index).map((value) => value / (sizes[at] as number))),
-      columns,
-    ),
+    left: Float32Array.from(turnedLeft.data),
+    right: dividedRows(turnedRight, sizes),
   };
 }
 
-function timesColumn(values: Float32Array, rows: number, columns: number, vector: Float64Array): Float64Array {
-  const result = new Float64Array(rows);
+function dividedRows({ rows, columns, data }: Matrix, by: Float32Array): Float32Array {
+  const result = new Float32Array(data.length);
   for (let row = 0, at = 0; row < rows; row++) {
-    let sum = 0;
-    for (let column = 0; column < columns; column++) sum += (values[at++] as number) * (vector[column] as number);
-    result[row] = sum;
+    for (let column = 0; column < columns; column++, at++) result[at] = (data[at] as number) / (by[row] as number);
   }
   return result;
 }
 
-function timesRow(values: Float32Array, rows: number, columns: number, vector: Float64Array): Float64Array {
-  const result = new Float64Array(columns);
+function transposed({ rows, columns, data }: Matrix): Matrix {
+  const result = matrix(columns, rows);
   for (let row = 0, at = 0; row < rows; row++) {
-    const factor = vector[row] as number;
-    for (let column = 0; column < columns; column++) {
-      result[column] = (result[column] as number) + factor * (values[at++] as number);
-    }
+    for (let column = 0; column < columns; column++, at++) result.data[column * rows + row] = data[at] as number;
   }
   return result;
 }
 
-/** By Gram and Schmidt, twice; what depends on others becomes zero. */
-function orthonormal(vectors: readonly Float64Array[]): readonly Float64Array[] {
-  const result: Float64Array[] = [];
-  for (const vector of vectors) {
-    const own = Float64Array.from(vector);
+/** Rows by Gram and Schmidt, twice; what depends on others becomes zero. */
+function orthonormal({ rows, columns, data }: Matrix): Matrix {
+  const result = matrix(rows, columns, data);
+  const vectors = Array.from({ length: rows }, (_, row) => result.data.subarray(row * columns, (row + 1) * columns));
+  for (const [row, own] of vectors.entries()) {
     const before = Math.sqrt(dot(own, own));
     for (let round = 0; round < 2; round++) {
-      for (const other of result) {
+      for (const other of vectors.slice(0, row)) {
         const share = dot(own, other);
-        for (let i = 0; i < own.length; i++) own[i] = (own[i] as number) - share * (other[i] as number);
+        for (let i = 0; i < columns; i++) own[i] = (own[i] as number) - share * (other[i] as number);
       }
     }
     const length = Math.sqrt(dot(own, own));
     const scale = length > 1e-9 * before ? 1 / length : 0;
-    result.push(own.map((value) => value * scale));
+    for (let i = 0; i < columns; i++) own[i] = (own[i] as number) * scale;
   }
   return result;
 }
@@ -108,57 +99,39 @@ function dot(a: Float64Array, b: Float64Array): number {
   return sum;
 }
 
-function combined(vectors: readonly Float64Array[], weights: readonly number[]): Float64Array {
-  const result = new Float64Array((vectors[0] as Float64Array).length);
-  vectors.forEach((vector, index) => {
-    const weight = weights[index] as number;
-    for (let i = 0; i < result.length; i++) result[i] = (result[i] as number) + weight * (vector[i] as number);
-  });
-  return result;
+function squareOf({ data }: Matrix): number {
+  return dot(data, data);
 }
 
-function flat(vectors: readonly Float64Array[], length: number): Float32Array {
-  const result = new Float32Array(vectors.length * length);
-  vectors.forEach((vector, index) => result.set(vector, index * length));
-  return result;
-}
-
-/** Jacobi's rotations. @returns vectors by column */
-function symmetricEigen(matrix: readonly (readonly number[])[]): {
-  readonly values: readonly number[];
-  readonly vectors: readonly (readonly number[])[];
-} {
-  const n = matrix.length;
-  const a = matrix.map((row) => Float64Array.from(row));
-  const v = matrix.map((_, row) => Float64Array.from({ length: n }, (__, column) => (row === column ? 1 : 0)));
-  const total = a.reduce((sum, row) => sum + dot(row, row), 0);
+/** Jacobi's rotations. @returns vectors by row */
+function symmetricEigen(symmetric: Matrix): { readonly values: readonly number[]; readonly vectors: Matrix } {
+  const n = symmetric.rows;
+  const { data: a } = matrix(n, n, symmetric.data);
+  const vectors = matrix(n, n);
+  for (let i = 0; i < n; i++) vectors.data[i * n + i] = 1;
+  const total = dot(a, a);
   for (let sweep = 0; sweep < 30; sweep++) {
     let off = 0;
-    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) off += (a[p]?.[q] as number) ** 2;
+    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) off += (a[p * n + q] as number) ** 2;
     if (off <= 1e-22 * total) break;
-    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, v, p, q);
+    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, vectors.data, n, p, q);
   }
-  return { values: a.map((row, index) => row[index] as number), vectors: v.map((row) => Array.from(row)) };
+  return { values: Array.from({ length: n }, (_, i) => a[i * n + i] as number), vectors };
 }
 
-function rotate(a: readonly Float64Array[], v: readonly Float64Array[], p: number, q: number): void {
-  const [rowP, rowQ] = [a[p] as Float64Array, a[q] as Float64Array];
-  const apq = rowP[q] as number;
+function rotate(a: Float64Array, vectors: Float64Array, n: number, p: number, q: number): void {
+  const apq = a[p * n + q] as number;
   if (apq === 0) return;
-  const theta = ((rowQ[q] as number) - (rowP[p] as number)) / (2 * apq);
+  const theta = ((a[q * n + q] as number) - (a[p * n + p] as number)) / (2 * apq);
   const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.sqrt(theta * theta + 1));
   const c = 1 / Math.sqrt(t * t + 1);
   const s = t * c;
-  const turn = (row: Float64Array): void => {
-    const [x, y] = [row[p] as number, row[q] as number];
-    row[p] = c * x - s * y;
-    row[q] = s * x + c * y;
+  const turn = (of: Float64Array, x: number, y: number): void => {
+    const [atX, atY] = [of[x] as number, of[y] as number];
+    of[x] = c * atX - s * atY;
+    of[y] = s * atX + c * atY;
   };
-  a.forEach(turn);
-  v.forEach(turn);
-  for (let i = 0; i < rowP.length; i++) {
-    const [x, y] = [rowP[i] as number, rowQ[i] as number];
-    rowP[i] = c * x - s * y;
-    rowQ[i] = s * x + c * y;
-  }
+  for (let i = 0; i < n; i++) turn(a, i * n + p, i * n + q);
+  for (let i = 0; i < n; i++) turn(a, p * n + i, q * n + i);
+  for (let i = 0; i < n; i++) turn(vectors, p * n + i, q * n + i);
 }

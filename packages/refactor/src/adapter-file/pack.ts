@@ -12,6 +12,7 @@ import {
   type SafetensorsInput,
 } from "@readme-moe/model";
 import { basePrint, type BasePrint } from "./base-print.ts";
+import { Products } from "../linear-algebra/products.ts";
 import { BaseWeights } from "./base-weights.ts";
 import { choose, leastBytes } from "./choose.ts";
 import * as content from "./content.ts";
@@ -71,6 +72,21 @@ export async function packAdapter(
   { maxBytes = DEFAULT_MAX_BYTES, onProgress, signal }: PackOptions = {},
 ): Promise<PackReport> {
   checkModels(model, base);
+  const products = await Products.open();
+  try {
+    return await packWith(products, model, base, path, { maxBytes, onProgress, signal });
+  } finally {
+    await products.dispose();
+  }
+}
+
+async function packWith(
+  products: Products,
+  model: Model,
+  base: Model,
+  path: string,
+  { maxBytes, onProgress, signal }: PackOptions & { readonly maxBytes: number },
+): Promise<PackReport> {
   const weights = new BaseWeights(base);
   const note = (stage: PackProgress["stage"], of: number) => (done: number) => {
     signal?.throwIfAborted();
@@ -79,7 +95,7 @@ export async function packAdapter(
   note("reading", 1)(0);
   const [print, parts] = [await basePrint(weights), await findNeurons(model, weights)];
   const targets = targetsOf(model, parts);
-  const plans = await planTensors(targets, weights, maxBytes, note("comparing", targets.length));
+  const plans = await planTensors(targets, weights, products, maxBytes, note("comparing", targets.length));
   const about = {
     base: { name: baseName(base), license: (await modelLicense(base)) ?? null, sha256: print.sha256 },
     readme: await readSection(model),
@@ -90,7 +106,7 @@ export async function packAdapter(
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const chosen = choose(plans, budget);
     if (!chosen) break;
-    const encoded = await encodeTensors(plans, chosen, weights, note("packing", targets.length));
+    const encoded = await encodeTensors(plans, chosen, weights, products, note("packing", targets.length));
     const packed = packedOf(about, encoded, [...fixed, frequencies(chosen.tables), ...encoded.payloads]);
     const isMore = packed.bytes <= maxBytes && packed.bytes > (best?.bytes ?? 0);
     if (isMore) best = packed;

@@ -2,6 +2,7 @@
 
 import { encodeFloats, isStoredFloat } from "@readme-moe/model";
 import type { BaseWeights } from "./base-weights.ts";
+import type { Products } from "../linear-algebra/products.ts";
 import { codeCost } from "./coded-values.ts";
 import { asInBase, codingChoices, squareOf, whole, type CodingChoice } from "./choices.ts";
 import { weighKinds } from "./weigh-kinds.ts";
@@ -25,6 +26,7 @@ const LEAST_CODED_OF_ROUTER = 1 << 14;
 export async function planTensors(
   targets: readonly Target[],
   base: BaseWeights,
+  products: Products,
   maxBytes: number,
   onTensor: (done: number) => void,
 ): Promise<readonly TensorPlan[]> {
@@ -32,13 +34,13 @@ export async function planTensors(
   for (const target of targets) {
     onTensor(plans.length);
     const choices =
-      target.file === "router" ? await routerChoices(target, maxBytes) : await weightChoices(target, base);
+      target.file === "router" ? await routerChoices(target, maxBytes) : await weightChoices(target, base, products);
     plans.push({ target, choices });
   }
   return weighKinds(plans);
 }
 
-async function weightChoices(target: Target, base: BaseWeights): Promise<readonly CodingChoice[]> {
+async function weightChoices(target: Target, base: BaseWeights, products: Products): Promise<readonly CodingChoice[]> {
   const { name, type, shape } = target.input;
   const bytes = await readTargetBytes(target);
   const asItIs = [whole(bytes.byteLength)];
@@ -51,7 +53,7 @@ async function weightChoices(target: Target, base: BaseWeights): Promise<readonl
   const [rows, columns] = shape;
   const square = squareOf(change);
   const isCoded = columns !== undefined && change.length >= LEAST_CODED && square > 0 && Number.isFinite(square);
-  return isCoded ? codingChoices(change, [rows as number, columns], bytes.byteLength) : asItIs;
+  return isCoded ? codingChoices(products, change, [rows as number, columns], bytes.byteLength) : asItIs;
 }
 
 async function routerChoices(target: Target, maxBytes: number): Promise<readonly CodingChoice[]> {
