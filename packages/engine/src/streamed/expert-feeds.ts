@@ -10,6 +10,9 @@ export class ExpertFeeds {
   /** Made once for each unit that is read. */
   readonly #views = new WeakMap<Uint8Array, readonly GraphTensor[]>();
 
+  /** By the range's first layer. */
+  readonly #feeds = new Map<number, Record<string, GraphTensor>>();
+
   constructor(layers: readonly ExpertLayer[], numExperts: number) {
     this.#layers = layers;
     const experts = Array.from({ length: numExperts }, (_, expert) => expert);
@@ -20,10 +23,11 @@ export class ExpertFeeds {
 
   /**
    * @param units - of each expert that has tokens, the layers' weights
-   * @returns inputs of all experts: those without tokens get the memory of another one, which nobody reads
+   * @returns inputs of all experts, the same object until the next call: those without tokens get the memory of another one,
+   *   which nobody reads
    */
   of({ from, to }: LayerRange, units: ReadonlyMap<number, Uint8Array>): Readonly<Record<string, GraphTensor>> {
-    const feeds: Record<string, GraphTensor> = {};
+    const feeds = this.#feedsFrom(from);
     const views = new Map(Array.from(units, ([expert, memory]) => [expert, this.#viewsOf({ from, to }, memory)]));
     const [anyViews = []] = views.values();
     let place = 0;
@@ -38,6 +42,13 @@ export class ExpertFeeds {
     return feeds;
   }
 
+  /** One for each range, whose names are always the same. */
+  #feedsFrom(layer: number): Record<string, GraphTensor> {
+    const feeds = this.#feeds.get(layer) ?? {};
+    this.#feeds.set(layer, feeds);
+    return feeds;
+  }
+
   #viewsOf({ from, to }: LayerRange, memory: Uint8Array): readonly GraphTensor[] {
     const known = this.#views.get(memory);
     if (known) return known;
@@ -47,7 +58,7 @@ export class ExpertFeeds {
         const [buffer, at] = [memory.buffer as ArrayBuffer, memory.byteOffset + start - first + offset];
         const data =
           type === "float32" ? new Float32Array(buffer, at, byteLength / 4) : new Int8Array(buffer, at, byteLength);
-        return { data, dims: shape };
+        return { data, dims: shape, isLasting: true };
       }),
     );
     this.#views.set(memory, views);

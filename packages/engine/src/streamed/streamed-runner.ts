@@ -175,7 +175,7 @@ export class StreamedRunner implements StepRunner {
       this.memory.enterLayer(index, active);
       const stream = streamOf(outputs);
       await this.memory.runLayer(async (units) => {
-        outputs = await session.run({ ...dealt[index], ...stream, ...this.#tables, ...this.#feeds.of(range, units) });
+        outputs = await session.run(dealt[index] as Feeds, stream, this.#tables, this.#feeds.of(range, units));
       });
       const own = outputs["new_keys_values"]?.data as Float32Array;
       interleave(newKeysValues, own, range.from * perLayer, numLayers * perLayer, (range.to - range.from) * perLayer);
@@ -188,7 +188,7 @@ export class StreamedRunner implements StepRunner {
 async function readTable(constant: Constant): Promise<GraphTensor> {
   const bytes = await readConstant(constant);
   const data = new Float32Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength / 4);
-  return { data, dims: constant.shape };
+  return { data, dims: constant.shape, isLasting: true };
 }
 
 /** Units as their memory knows them: its layers are segments. */

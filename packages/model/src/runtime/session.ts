@@ -14,6 +14,8 @@ disableTelemetry();
 
 /** A tensor passed into or got out of a graph: typed memory and its shape. */
 export interface GraphTensor {
+  /** It is fed again and again, so that what the runtime makes of it is kept as long as it lives. */
+  readonly isLasting?: boolean | undefined;
   readonly data: Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
   readonly dims: readonly number[];
 }
@@ -31,6 +33,9 @@ export class GraphSession {
   readonly #session: InferenceSession;
   readonly #Tensor: typeof Tensor;
   readonly #types: ReadonlyMap<string, ElementType>;
+  /** Of no run just now; with hundreds of inputs, a new object for each run was most of what a step left to collect. */
+  #inputs: Record<string, Tensor | undefined> | undefined = {};
+  readonly #lasting = new WeakMap<GraphTensor, Tensor>();
 
   private constructor(session: InferenceSession, ort: Runtime) {
     this.#session = session;
@@ -71,25 +76,42 @@ export class GraphSession {
   }
 
   /**
-   * Runs the graph once. Inputs are read in place; outputs are fresh copies.
+   * Runs the graph once, on all `feeds` together. Inputs are read in place; outputs are fresh copies.
    * @throws {ReadMeError} `ERR_RUNTIME` when an operator fails
    */
-  async run(feeds: Readonly<Record<string, GraphTensor>>): Promise<Readonly<Record<string, GraphTensor>>> {
-    const tensors: Record<string, Tensor> = {};
-    for (const [name, { data, dims }] of Object.entries(feeds)) {
-      tensors[name] = new this.#Tensor((this.#types.get(name) ?? "float32") as "float32", data as Float32Array, dims);
+  async run(...feeds: readonly Readonly<Record<string, GraphTensor>>[]): Promise<Outputs> {
+    // The runtime looks at its inputs later than now: calls at once have an object each.
+    const inputs = this.#inputs ?? {};
+    this.#inputs = undefined;
+    for (const some of feeds) {
+      for (const name in some) inputs[name] = this.#tensorOf(name, some[name] as GraphTensor);
     }
     try {
-      return (await throughGate(() => this.#session.run(tensors))) as unknown as Readonly<Record<string, GraphTensor>>;
+      return (await throughGate(() => this.#session.run(inputs as Record<string, Tensor>))) as unknown as Outputs;
     } catch (cause) {
       throw new ReadMeError("ERR_RUNTIME", `The inference runtime failed: ${message(cause)}`, { cause });
+    } finally {
+      // What was fed is not kept, and what the next run does not feed is missing.
+      for (const name in inputs) inputs[name] = undefined;
+      this.#inputs = inputs;
     }
+  }
+
+  #tensorOf(name: string, feed: GraphTensor): Tensor {
+    const known = feed.isLasting ? this.#lasting.get(feed) : undefined;
+    if (known) return known;
+    const type = (this.#types.get(name) ?? "float32") as "float32";
+    const tensor = new this.#Tensor(type, feed.data as Float32Array, feed.dims);
+    if (feed.isLasting) this.#lasting.set(feed, tensor);
+    return tensor;
   }
 
   async dispose(): Promise<void> {
     await this.#session.release();
   }
 }
+
+type Outputs = Readonly<Record<string, GraphTensor>>;
 
 type Runtime = typeof import("onnxruntime-node");
 
