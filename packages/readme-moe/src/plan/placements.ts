@@ -19,6 +19,8 @@ interface OtherBytes {
   readonly tokenizer: number;
   /** Of the largest step. */
   readonly step: number;
+  /** What is not collected yet or lies between pieces in use, with many sequences. */
+  readonly slack: number;
   readonly keysAndValues: number;
   readonly prefixCache: number;
 }
@@ -36,6 +38,9 @@ export interface DescribedPlacement extends Placement {
  */
 const PROCESS_BYTES = 113e6;
 const TOKEN_BYTES = { folder: 430, gguf: 960 } as const;
+// SmolLM2 under load for ten minutes, 32 sequences, experts within a quarter, half and three quarters of their bytes: 40 to 120 MB
+// more than what can be counted.
+const SLACK_BYTES_PER_SEQUENCE = 2.5e6;
 
 /** Of a dense model, or of one with experts and the dense one that it was made from. */
 export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
@@ -92,7 +97,8 @@ function otherBytes(model: Model, load: Load, isStreamed: boolean): OtherBytes {
   return {
     process: PROCESS_BYTES,
     tokenizer: config.vocabSize * perToken,
-    step: options.maxNumBatchedTokens * stepBytesPerToken(model, isStreamed),
+    step: options.maxNumBatchedTokens * stepBytesPerToken(model, isStreamed) + logitBytes(model, load),
+    slack: (load.sequences - 1) * SLACK_BYTES_PER_SEQUENCE,
     keysAndValues: capacityTokens * kvBytesPerToken(config),
     prefixCache: prefixCacheBytes,
   };
@@ -105,6 +111,11 @@ function stepBytesPerToken({ config, experts }: Model, isStreamed: boolean): num
   const widths = experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0));
   const copies = isStreamed ? 1 : 2;
   return copies * kvBytesPerToken(config) + 4 * (3 * Math.max(...widths) + 4 * config.hiddenSize);
+}
+
+/** Of a row for each sequence, and of what ranking makes of it. Float32. */
+function logitBytes({ config }: Model, { sequences }: Load): number {
+  return 2 * 4 * sequences * config.vocabSize;
 }
 
 function sum(sizes: WeightSizes | OtherBytes): number {
