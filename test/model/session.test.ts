@@ -35,6 +35,29 @@ test("inputs are read in place: passing 512 MB costs nothing like copying them",
   await session.dispose();
 });
 
+test("a run takes what it is given, in parts or at once, and nothing of other runs", async () => {
+  const g = new GraphBuilder("sum");
+  const [a, b] = [g.input("a", "float32", ["n"]), g.input("b", "float32", ["n"])];
+  g.output("y", operators.Add(g, a, b), "float32", ["n"]);
+  const session = await GraphSession.load(await cachedGraph(g.build(), "", await temporaryFolder()), { threads: 1 });
+  const tensor = (value: number, isLasting?: true) => ({ data: Float32Array.of(value), dims: [1], isLasting });
+  const sums = (feeds: readonly (readonly [number, number])[]): Promise<readonly unknown[]> =>
+    Promise.all(
+      feeds.map(async ([left, right]) => (await session.run({ a: tensor(left) }, { b: tensor(right) }))["y"]?.data[0]),
+    );
+  // The first of them begin before any has ended.
+  const pairs = Array.from({ length: 8 }, (_, index) => [index, 10 * index] as const);
+  expect(await sums(pairs)).toEqual(pairs.map(([left, right]) => left + right));
+  await expect(session.run({ a: tensor(1) })).rejects.toThrow("input 'b' is missing");
+  // What lasts is read anew each time.
+  const lasting = tensor(1, true);
+  for (const value of [1, 2, 3]) {
+    lasting.data[0] = value;
+    expect((await session.run({ a: lasting, b: tensor(0.5) }))["y"]?.data[0]).toBe(value + 0.5);
+  }
+  await session.dispose();
+});
+
 test("zero rows pass through the operators that idle experts and empty groups meet", async () => {
   const g = new GraphBuilder("empty");
   const x = g.input("x", "float32", ["rows", 8]);
