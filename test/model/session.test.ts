@@ -2,7 +2,7 @@
 // some shapes, changes how engine and graphs are best built.
 
 import { createRequire } from "node:module";
-import { cachedGraph, GraphBuilder, GraphSession, operators } from "@readme-moe/model";
+import { cachedGraph, GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/model";
 import { expect, test } from "vitest";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -40,7 +40,6 @@ test("a run takes what it is given, in parts or at once, and nothing of other ru
   const [a, b] = [g.input("a", "float32", ["n"]), g.input("b", "float32", ["n"])];
   g.output("y", operators.Add(g, a, b), "float32", ["n"]);
   const session = await GraphSession.load(await cachedGraph(g.build(), "", await temporaryFolder()), { threads: 1 });
-  const tensor = (value: number, isLasting?: true) => ({ data: Float32Array.of(value), dims: [1], isLasting });
   const sums = (feeds: readonly (readonly [number, number])[]): Promise<readonly unknown[]> =>
     Promise.all(
       feeds.map(async ([left, right]) => (await session.run({ a: tensor(left) }, { b: tensor(right) }))["y"]?.data[0]),
@@ -70,6 +69,10 @@ test("zero rows pass through the operators that idle experts and empty groups me
   expect(y?.dims).toEqual([0, 16]);
   await session.dispose();
 });
+
+function tensor(value: number, isLasting?: true): GraphTensor & { readonly data: Float32Array } {
+  return { data: Float32Array.of(value), dims: [1], isLasting };
+}
 
 function timeMs(work: () => unknown): number {
   const start = performance.now();

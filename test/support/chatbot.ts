@@ -7,6 +7,7 @@ import type { Browser, Page } from "playwright-core";
 import { onTestFinished } from "vitest";
 import { buildPage } from "../../examples/chatbot/server/build-page.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
+import { postJson } from "./post-json.ts";
 import { openTinyEngine } from "./served-model.ts";
 
 const LAYERS = [24, 24, 24, 24];
@@ -84,6 +85,21 @@ export async function watchedPage(
   await page.goto(url);
   await page.locator(".controls").waitFor({ state: "attached" });
   return { page, complaints };
+}
+
+/**
+ * Makes every answer one word again and again, up to its limit: what a small model says of its own may be no word, or end at once.
+ *
+ * @param word - one token, such as ` the`
+ */
+export async function sayOnly(page: Page, url: string, word: string): Promise<void> {
+  const { body: tokenized } = await postJson(`${url}/tokenize`, { prompt: word, add_special_tokens: false });
+  const [token, ...others] = tokenized["tokens"] as readonly number[];
+  if (token === undefined || others.length > 0) throw new Error(`Expected ${JSON.stringify(word)} to be one token`);
+  await page.route(/completions/, (route) => {
+    const body = route.request().postDataJSON() as Record<string, unknown>;
+    return route.continue({ postData: JSON.stringify({ ...body, logit_bias: { [token]: 100 } }) });
+  });
 }
 
 /** Sends a message with the keyboard. */
