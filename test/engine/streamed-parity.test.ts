@@ -14,7 +14,6 @@ import {
   unitRequests,
   type ExpertCacheCounters,
   type ExpertCacheStats,
-  type ExpertRun,
   type ReadMeEvents,
   type RecordedStep,
   type Scheduler,
@@ -27,6 +26,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { StreamedRunner, type StreamedOptions } from "../../packages/engine/src/streamed/streamed-runner.ts";
 import { complete } from "../support/complete.ts";
 import { CoreBench, randomJobs, type BenchModel } from "../support/core-bench.ts";
+import { plansHeld } from "../support/plans-held.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
@@ -80,11 +80,6 @@ function countersOf({ uses, hits, loads, evictions, bytesRead, wastedLoads, wast
 
 function tokensPerExpert(experts: readonly number[]): readonly number[] {
   return Array.from({ length: NUM_EXPERTS }, (_, expert) => (experts.includes(expert) ? 1 : 0));
-}
-
-/** Whether each run had all that was known to be needed in it. */
-function plansHeld(runs: readonly ExpertRun[]): boolean {
-  return runs.every(({ planned }, at) => planned.every((expert) => runs[at + 1]?.experts.includes(expert) ?? false));
 }
 
 interface Served {
