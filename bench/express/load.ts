@@ -1,7 +1,7 @@
 // How requests come: each client after its answer, or by the clock whatever the server does.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { seededRandom } from "../../test/support/random.ts";
+import { seededRandom } from "@readme-moe/core";
 import { post, type Answer } from "./client.ts";
 
 /** Asks for one completion; `index` makes its prompt unlike the others'. */

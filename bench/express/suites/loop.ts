@@ -2,8 +2,8 @@
 // transformers.js in an Express handler. One after the other in each round, each in a process of its own.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { healthMs } from "../client.ts";
 import { percentile } from "readme-moe/bench";
+import { healthMs } from "../client.ts";
 import { printTable, verdict } from "../figures.ts";
 import { closedLoop, completions } from "../load.ts";
 import { startServer, type LoopDelay, type ServerProcess } from "../server-process.ts";

@@ -2,9 +2,9 @@
 // long the others wait, and what refusing costs the others. The two take turns: closed loop, overload, closed loop, …
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { seededRandom } from "../../../test/support/random.ts";
-import type { Answer } from "../client.ts";
+import { seededRandom } from "@readme-moe/core";
 import { mean, percentile } from "readme-moe/bench";
+import type { Answer } from "../client.ts";
 import { countsOf, printTable, verdict } from "../figures.ts";
 import { generatedTokens } from "../gauges.ts";
 import { after, closedLoop, completions, openLoop, unequalTokens } from "../load.ts";

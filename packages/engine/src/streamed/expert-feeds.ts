@@ -9,7 +9,6 @@ export class ExpertFeeds {
   readonly #names: readonly (readonly (readonly string[])[])[];
   /** Made once for each unit that is read. */
   readonly #views = new WeakMap<Uint8Array, readonly GraphTensor[]>();
-
   /** By the range's first layer. */
   readonly #feeds = new Map<number, Record<string, GraphTensor>>();
 

@@ -1,7 +1,7 @@
 // The few directions in which a matrix is largest, by a randomised singular value decomposition.
 
 import { seededRandom } from "@readme-moe/core";
-import { matrix, rowsOf, type Matrix } from "../linear-algebra/matrix.ts";
+import { matrix, rowsOf, transposed, type Matrix } from "../linear-algebra/matrix.ts";
 import type { Products } from "../linear-algebra/products.ts";
 
 /** Sum of `sizes[k] · left[k] ⊗ right[k]`. */
@@ -34,12 +34,15 @@ export async function lowRank(
   const whole = matrix(rows, columns, values);
   const across = transposed(whole);
   const random = seededRandom(SEED);
-  const start = matrix(width, columns);
-  start.data.forEach((_, at) => (start.data[at] = random() - 0.5));
+  const start = matrix(
+    width,
+    columns,
+    Float64Array.from({ length: width * columns }, () => random() - 0.5),
+  );
   let left = orthonormal(await products.multiply(start, across));
-  const all = squareOf(whole);
+  const all = dot(whole.data, whole.data);
   let right = await products.multiply(left, whole);
-  if (squareOf(right) < worthwhile * all) return undefined;
+  if (dot(right.data, right.data) < worthwhile * all) return undefined;
   left = orthonormal(await products.multiply(orthonormal(right), across));
   right = await products.multiply(left, whole);
   // What is left is small: `B = right` has few rows, and the eigenvectors of `B Bᵀ` turn it into singular directions.
@@ -62,14 +65,6 @@ function dividedRows({ rows, columns, data }: Matrix, by: Float32Array): Float32
   const result = new Float32Array(data.length);
   for (let row = 0, at = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++, at++) result[at] = (data[at] as number) / (by[row] as number);
-  }
-  return result;
-}
-
-function transposed({ rows, columns, data }: Matrix): Matrix {
-  const result = matrix(columns, rows);
-  for (let row = 0, at = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++, at++) result.data[column * rows + row] = data[at] as number;
   }
   return result;
 }
@@ -97,10 +92,6 @@ function dot(a: Float64Array, b: Float64Array): number {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
   return sum;
-}
-
-function squareOf({ data }: Matrix): number {
-  return dot(data, data);
 }
 
 /** Jacobi's rotations. @returns vectors by row */

@@ -11,8 +11,8 @@ import {
   type ReadMeSection,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import { basePrint, type BasePrint } from "./base-print.ts";
 import { Products } from "../linear-algebra/products.ts";
+import { basePrint, type BasePrint } from "./base-print.ts";
 import { BaseWeights } from "./base-weights.ts";
 import { choose, leastBytes } from "./choose.ts";
 import * as content from "./content.ts";

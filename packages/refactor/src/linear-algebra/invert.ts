@@ -1,4 +1,4 @@
-import { matrix, type Matrix } from "./matrix.ts";
+import { matrix, transposed, type Matrix } from "./matrix.ts";
 import type { Products } from "./products.ts";
 
 // Below this size, loops are faster than calls of the runtime.
@@ -53,13 +53,6 @@ function block(a: Matrix, firstRow: number, endRow: number, firstColumn: number,
     const from = i * a.columns;
     result.data.set(a.data.subarray(from + firstColumn, from + endColumn), (i - firstRow) * columns);
   }
-  return result;
-}
-
-function transposed(a: Matrix): Matrix {
-  const result = matrix(a.columns, a.rows);
-  for (let i = 0; i < a.rows; i++)
-    for (let j = 0; j < a.columns; j++) result.data[j * a.rows + i] = a.data[i * a.columns + j] as number;
   return result;
 }
 

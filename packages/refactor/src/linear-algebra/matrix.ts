@@ -9,6 +9,14 @@ export function matrix(rows: number, columns: number, data?: ArrayLike<number>):
   return { rows, columns, data: data ? new Float64Array(data) : new Float64Array(rows * columns) };
 }
 
+export function transposed({ rows, columns, data }: Matrix): Matrix {
+  const result = matrix(columns, rows);
+  for (let row = 0, at = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++, at++) result.data[column * rows + row] = data[at] as number;
+  }
+  return result;
+}
+
 /** The rows `rows` and columns `columns` of `source`, in that order. */
 export function submatrix(source: Matrix, rows: ArrayLike<number>, columns: ArrayLike<number>): Matrix {
   const result = matrix(rows.length, columns.length);
