@@ -105,6 +105,7 @@ function streamed(numExperts: number): Residency {
     streamed: {
       numExperts,
       stats: stats as never,
+      awaitedExperts: Array.from({ length: numExperts }, (_, expert) => expert),
       prepare: () => undefined,
       rehearse: (work) => work(),
       takeRuns: () => [],

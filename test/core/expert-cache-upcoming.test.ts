@@ -20,22 +20,29 @@ function upcoming(
   running: Readonly<Record<string, number>>,
   waiting: readonly SchedulableSequence[] = [],
   limits = LIMITS,
+  stepMs = 0,
+  scheduler = fcfs(),
 ) {
   const state: SchedulerState = { sequences, nowMs: 0, limits, cost: DEFAULT_COST_MODEL, missingBytes: [] };
   const runningTokens = new Map(Object.entries(running));
-  const { planned, laterSteps } = upcomingUses({ state, runningTokens, scheduler: fcfs(), waiting, numExperts: 6 });
-  return { planned, laterSteps: Array.from(laterSteps) };
+  const next = upcomingUses({ state, runningTokens, stepMs, scheduler, waiting, numExperts: 6 });
+  return { ...next, laterSteps: Array.from(next.laterSteps) };
 }
 
 test("the next chunk of a prompt is sure, and the chunks behind it are expected one step after the other", () => {
   const prompt = sequence(0, 0, 0, 0, 0, 0, 1, 2, 1, 1, 3, 3, 3, 3, 4);
-  expect(upcoming([prompt], { s0: 4 })).toEqual({ planned: [1, 2], laterSteps: [Infinity, 1, 1, 2, 3, Infinity] });
+  expect(upcoming([prompt], { s0: 4 })).toEqual({
+    planned: [1, 2],
+    sequences: ["s0"],
+    laterSteps: [Infinity, 1, 1, 2, 3, Infinity],
+  });
 });
 
 test("a token that is not sampled yet is expected to keep its sequence's expert, and is not sure", () => {
   const decoding = sequence(0, 9, 5);
   expect(upcoming([decoding], { s0: 1 })).toEqual({
     planned: [],
+    sequences: [],
     laterSteps: [Infinity, Infinity, Infinity, Infinity, Infinity, 1],
   });
 });
@@ -43,7 +50,17 @@ test("a token that is not sampled yet is expected to keep its sequence's expert,
 test("a sequence that does not run now and does next is sure", () => {
   const limits = { ...LIMITS, maxNumBatchedSeqs: 2 };
   const sequences = [sequence(0, 9, 5), sequence(1, 3, 2)];
-  expect(upcoming(sequences, { s0: 1 }, [], limits).planned).toEqual([2]);
+  expect(upcoming(sequences, { s0: 1 }, [], limits)).toMatchObject({ planned: [2], sequences: ["s1"] });
+});
+
+test("who will be overdue when the running step has ended goes first in the next", () => {
+  const limits = { ...LIMITS, maxNumBatchedSeqs: 1 };
+  const sequences = [sequence(0, 9, 5), sequence(1, 3, 1), sequence(2, 3, 2)];
+  sequences[1] = { ...(sequences[1] as SchedulableSequence), waitingSinceMs: 5 };
+  const at = (stepMs: number) =>
+    upcoming(sequences, { s0: 1 }, [], limits, stepMs, fcfs({ maxDelayMs: 10, prefillShare: 1 })).sequences;
+  expect(at(12)).toEqual(["s2"]);
+  expect(at(1)).toEqual([]);
 });
 
 test("one that nobody has room for is expected later, in the order of the queue", () => {

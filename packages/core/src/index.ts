@@ -29,11 +29,17 @@ export {
   type EvictionPolicyName,
 } from "./expert-cache/eviction-policy.ts";
 export { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "./expert-cache/expert-cache.ts";
+export { keepAwaited, type AwaitedReads } from "./expert-cache/keep-awaited.ts";
 export type { KnownUses, StepUses } from "./expert-cache/known-uses.ts";
 export { planBudget, type BudgetPlan } from "./expert-cache/plan-budget.ts";
 export { planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./expert-cache/plan-reads.ts";
 export { expertBytes, unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./expert-cache/unit.ts";
-export { upcomingUses, type UpcomingQueue, type UpcomingUses } from "./expert-cache/upcoming-uses.ts";
+export {
+  upcomingUses,
+  type UpcomingQueue,
+  type UpcomingStep,
+  type UpcomingUses,
+} from "./expert-cache/upcoming-uses.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";

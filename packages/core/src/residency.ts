@@ -17,6 +17,8 @@ export interface StreamedResidency {
   readonly numExperts: number;
   /** Since it began. */
   readonly stats: ExpertCacheStats;
+  /** Of which units were read ahead and have not run yet. */
+  readonly awaitedExperts: Iterable<number>;
   /** Tells what comes after the step that runs now. */
   prepare(upcoming: UpcomingUses): void;
   /** Runs steps that do not count: nobody is told of their reads, and nothing of them is left. Between other steps. */

@@ -1,5 +1,6 @@
 import {
   DEFAULT_COST_MODEL,
+  keepAwaited,
   predictStepMs,
   refineCostModel,
   type CostModel,
@@ -42,6 +43,8 @@ export class StepPlanner {
   #cost: CostModel;
   #state: SchedulerState | undefined;
   #batch: readonly BatchItem[] = [];
+  /** Sequences that the next step was planned with, before it could be chosen. */
+  #plannedIds: readonly string[] = [];
   #work: StepWork = { tokens: 0, distinctExperts: 0, cachedTokens: 0, missingBytes: 0 };
 
   constructor(
@@ -62,13 +65,18 @@ export class StepPlanner {
   }
 
   /**
-   * Whom of `running` the next step should have.
+   * Whom of `running` the next step should have. Where experts come and go, what was read ahead for it is used.
    * @throws {RangeError} when the scheduler breaks its contract
    */
   plan(running: ReadonlyMap<string, Sequence>, canRun: readonly Sequence[], nowMs: number): readonly BatchItem[] {
-    const { missingBytes } = this.#residency;
+    const { missingBytes, streamed } = this.#residency;
     this.#state = { sequences: canRun, nowMs, limits: this.#limits, cost: this.#cost, missingBytes };
-    return batchItems(this.#scheduler(this.#state), running);
+    const chosen = this.#scheduler(this.#state);
+    const batch = batchItems(chosen, running);
+    if (!streamed) return batch;
+    const awaited = { experts: streamed.awaitedExperts, sequences: this.#plannedIds };
+    const kept = keepAwaited(chosen, this.#state, awaited);
+    return kept === chosen ? batch : batchItems(kept, running);
   }
 
   /**
@@ -107,10 +115,12 @@ export class StepPlanner {
       // Who was preempted waits.
       state: { ...this.#state, sequences: this.#state.sequences.filter(isRunning) },
       runningTokens: new Map(batch.map(({ sequence, numTokens }) => [sequence.id, numTokens])),
+      stepMs: predictStepMs(this.#cost, this.#work),
       scheduler: this.#scheduler,
       waiting: waiting.slice(0, MAX_WAITING),
       numExperts: streamed.numExperts,
     });
+    this.#plannedIds = upcoming.sequences;
     streamed.prepare(upcoming);
     return { plannedExperts: upcoming.planned, laterSteps: Array.from(upcoming.laterSteps) };
   }

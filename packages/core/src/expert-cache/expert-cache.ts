@@ -93,6 +93,13 @@ export class ExpertCache {
     return missing;
   }
 
+  /** Experts of which units were read, or are on their way, and no layer has run with them yet. */
+  awaitedExperts(): ReadonlySet<number> {
+    const awaited = new Set<number>();
+    for (const { expert, wasUsed } of this.#units.values()) if (!wasUsed) awaited.add(expert);
+    return awaited;
+  }
+
   /**
    * What to evict and then to read now. When this returns, the books say that it was done: what was evicted is gone,
    * and what is read is in flight.

@@ -13,6 +13,8 @@ export interface UpcomingQueue {
   readonly state: SchedulerState;
   /** Of these sequences, how many tokens run in the running step, by `id`. */
   readonly runningTokens: ReadonlyMap<string, number>;
+  /** That the running step is predicted to take, in ms. */
+  readonly stepMs: number;
   readonly scheduler: Scheduler;
   /** Sequences that cannot run yet, as they have no KV memory; in the order in which they will. */
   readonly waiting: readonly SchedulableSequence[];
@@ -27,21 +29,31 @@ export interface UpcomingUses {
   readonly laterSteps: Float64Array;
 }
 
+/** The next step, as far as it is known. */
+export interface UpcomingStep extends UpcomingUses {
+  /** By `id`, the sequences that `planned` is of. */
+  readonly sequences: readonly string[];
+}
+
 /**
  * Plans the next step from what the running one will leave.
  *
  * A sequence that samples a token at the end of the running step has an expert that nobody knows yet: it is expected to
  * keep its last one, as most tokens do, and is an estimate. So is everything behind the next step.
  */
-export function upcomingUses({ state, runningTokens, scheduler, waiting, numExperts }: UpcomingQueue): UpcomingUses {
+export function upcomingUses(queue: UpcomingQueue): UpcomingStep {
+  const { state, runningTokens, stepMs, scheduler, waiting, numExperts } = queue;
   const { chunkTokens } = state.limits;
-  const left = state.sequences.map((sequence) => afterStep(sequence, runningTokens.get(sequence.id) ?? 0, state.nowMs));
-  const chosen = scheduler({ ...state, sequences: left });
+  const nowMs = state.nowMs + stepMs;
+  const left = state.sequences.map((sequence) => afterStep(sequence, runningTokens.get(sequence.id) ?? 0, nowMs));
+  const chosen = scheduler({ ...state, sequences: left, nowMs });
   const nextTokens = new Map(chosen.map(({ id, numTokens }) => [id, numTokens]));
   const laterSteps = new Float64Array(numExperts).fill(Infinity);
   const planned = new Set<number>();
+  const sequences: string[] = [];
   for (const sequence of left) {
     const numTokens = nextTokens.get(sequence.id) ?? 0;
+    if (numTokens > 0 && !("isGuess" in sequence)) sequences.push(sequence.id);
     for (let token = 0; token < numTokens; token++) {
       const expert = sequence.nextExperts[token] as number;
       if (!("isGuess" in sequence)) planned.add(expert);
@@ -50,7 +62,7 @@ export function upcomingUses({ state, runningTokens, scheduler, waiting, numExpe
     addChunks(laterSteps, sequence, numTokens, 2, chunkTokens);
   }
   for (const [place, sequence] of waiting.entries()) addChunks(laterSteps, sequence, 0, 2 + place, chunkTokens);
-  return { planned: Array.from(planned).sort((a, b) => a - b), laterSteps };
+  return { planned: Array.from(planned).sort((a, b) => a - b), laterSteps, sequences };
 }
 
 /** A sequence whose next token is not known. */

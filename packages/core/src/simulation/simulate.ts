@@ -2,9 +2,10 @@
 
 import type { ExpertCacheCounters, ExpertCacheOptions } from "../expert-cache/expert-cache.ts";
 import { ExpertCache } from "../expert-cache/expert-cache.ts";
+import { keepAwaited } from "../expert-cache/keep-awaited.ts";
 import { upcomingUses } from "../expert-cache/upcoming-uses.ts";
 import { integerOption } from "../options.ts";
-import { DEFAULT_COST_MODEL, type CostModel } from "../scheduling/cost-model.ts";
+import { DEFAULT_COST_MODEL, predictStepMs, type CostModel } from "../scheduling/cost-model.ts";
 import type { ScheduledSequence, Scheduler, SchedulerLimits, SchedulerState } from "../scheduling/scheduler.ts";
 import { cacheBounds, hitRatio, type CacheBounds } from "./cache-bounds.ts";
 import { SimulatedSequence } from "./simulated-sequence.ts";
@@ -63,6 +64,7 @@ export function simulate(trace: ExpertTrace, options: SimulationOptions): Simula
   const steps: TraceStep[] = [];
   const latencies: number[] = [];
   const normalized: number[] = [];
+  let plannedIds: readonly string[] = [];
 
   for (let step = 0; arrivals.length + waiting.length + running.size > 0; step++) {
     if (waiting.length + running.size === 0) step = Math.max(step, arrivals[0]?.arrivalStep ?? 0);
@@ -77,19 +79,23 @@ export function simulate(trace: ExpertTrace, options: SimulationOptions): Simula
     const { nowMs } = clock;
     const missingBytes = cache.missingBytes();
     const state = { sequences: Array.from(running.values()), nowMs, limits, cost, missingBytes };
-    const scheduled = checkScheduled(scheduler(state), state);
+    const awaited = { experts: cache.awaitedExperts(), sequences: plannedIds };
+    const scheduled = keepAwaited(checkScheduled(scheduler(state), state), state, awaited);
     const tokensPerExpert = countTokens(scheduled, running, layout.numExperts);
     const experts = distinctExperts({ tokensPerExpert });
-    const runningTokens = new Map(scheduled.map(({ id, numTokens }) => [id, numTokens]));
-    const { numExperts } = layout;
-    const { planned, laterSteps } = upcomingUses({ state, runningTokens, scheduler, waiting, numExperts });
-    const everyLayer = (ids: readonly number[]) => layout.layerBytes.map(() => ids);
     const work = {
       tokens: sumOf(tokensPerExpert),
       distinctExperts: experts.length,
       cachedTokens: sumOf(scheduled.map(({ id }) => running.get(id)?.numComputedTokens ?? 0)),
     };
-    clock.runStep(everyLayer(experts), work, { planned: everyLayer(planned), laterSteps });
+    const runningTokens = new Map(scheduled.map(({ id, numTokens }) => [id, numTokens]));
+    const missing = sumOf(experts.map((expert) => missingBytes[expert] ?? 0));
+    const stepMs = predictStepMs(cost, { ...work, missingBytes: missing });
+    const { numExperts } = layout;
+    const upcoming = upcomingUses({ state, runningTokens, stepMs, scheduler, waiting, numExperts });
+    plannedIds = upcoming.sequences;
+    const everyLayer = (ids: readonly number[]) => layout.layerBytes.map(() => ids);
+    clock.runStep(everyLayer(experts), work, { ...upcoming, planned: everyLayer(upcoming.planned) });
     steps.push({ step, tokensPerExpert });
 
     for (const { id, numTokens: ran } of scheduled) {

@@ -137,6 +137,9 @@ export class StreamedRunner implements StepRunner {
         get stats() {
           return memory.stats;
         },
+        get awaitedExperts() {
+          return memory.cache.awaitedExperts();
+        },
         prepare: (upcoming) => memory.prepare(upcoming),
         rehearse: (work) => memory.rehearse(work),
         takeRuns: () => memory.takeRuns(),
