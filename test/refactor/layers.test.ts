@@ -10,6 +10,7 @@ import {
   addErrors,
   runDense,
   runExperts,
+  runInputSquares,
   runMoments,
   runOverlaps,
 } from "../../packages/refactor/src/layers/run-layer.ts";
@@ -100,6 +101,32 @@ test("the dense pass gives the next states, goals, weights and magnitudes", asyn
     );
     expect(largestDifference(sums, expected)).toBeLessThan(1e-3);
   }
+});
+
+test("what comes to products is summed up over all tokens", async () => {
+  const { dense } = await streams();
+  const before = dense.slice();
+  const plain = await plainStream(dense);
+  const { attention, ffn, neurons } = await runInputSquares(layerSource(model, 0), stream, dense, {});
+  expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
+  const squares = (rows: readonly ArrayLike<number>[], size: number): number[] =>
+    Array.from({ length: size }, (_, i) => rows.reduce((sum, row) => sum + (row[i] as number) ** 2, 0));
+  const { inputNorm, postAttentionNorm } = model.weights.layers[0]!;
+  const normed = async (rows: readonly ArrayLike<number>[], { store, name }: typeof inputNorm) => {
+    const scale = await store.readFloats(name);
+    return rows.map((row) => {
+      const size = Math.hypot(...Array.from(row)) / Math.sqrt(row.length);
+      return Array.from(
+        row,
+        (value, i) => (value / Math.hypot(size, Math.sqrt(model.config.rmsNormEpsilon))) * scale[i]!,
+      );
+    });
+  };
+  const width = stream.hiddenSize;
+  const streamRows = Array.from({ length: stream.numTokens }, (_, i) => before.subarray(i * width, (i + 1) * width));
+  expect(largestDifference(attention, squares(await normed(streamRows, inputNorm), width))).toBeLessThan(1e-3);
+  expect(largestDifference(ffn, squares(await normed(plain.attended, postAttentionNorm), width))).toBeLessThan(1e-3);
+  expect(largestDifference(neurons, squares(plain.neurons, SIZE))).toBeLessThan(1e-3);
 });
 
 test("moments are sums over a domain's tokens", async () => {

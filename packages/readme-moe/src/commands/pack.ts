@@ -3,11 +3,13 @@ import { packAdapter, type PackProgress, type PackReport } from "@readme-moe/ref
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { byteSize, jsonOption, requireOption } from "../options.ts";
+import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
 import { showStatus } from "../status-line.ts";
 
 interface PackFlags {
   readonly base: string;
   readonly out: string;
+  readonly data?: readonly DataArgument[];
   /** In bytes. */
   readonly maxSize: number;
   readonly json: boolean;
@@ -23,6 +25,12 @@ export function packCommand(signal: AbortSignal): Command {
     .argument("<model>", "Read-ME model folder, tuned or not")
     .option("--base <model>", `the dense model that it was made from: ${MODEL_ARGUMENT}`)
     .option("--out <file>", "the adapter file; one that is there is replaced")
+    .addOption(
+      new Option(
+        "--data <name=file...>",
+        "text of each kind, by which changes are rounded where they matter least: less is lost in the same bytes",
+      ).argParser(dataArgument),
+    )
     .addOption(new Option("--max-size <size>", "of the file").argParser(byteSize).default(40e6, "40MB"))
     .addOption(jsonOption());
   return command.action((path: string, flags: PackFlags) => {
@@ -33,12 +41,13 @@ export function packCommand(signal: AbortSignal): Command {
 }
 
 async function runPack(path: string, flags: PackFlags, signal: AbortSignal): Promise<void> {
-  const { base: basePath, out, maxSize, json } = flags;
+  const { base: basePath, out, data, maxSize, json } = flags;
+  const texts = data && (await readDomains(data));
   const model = await openModel(path);
   try {
     const base = await openModel(await modelPath(basePath, signal));
     try {
-      const options = { maxBytes: maxSize, signal, onProgress: json ? undefined : showProgress };
+      const options = { maxBytes: maxSize, texts, signal, onProgress: json ? undefined : showProgress };
       const report = await packAdapter(model, base, out, options).finally(() => showStatus());
       console.log(json ? JSON.stringify({ out, ...report }) : summaryOf(report, out));
     } finally {

@@ -162,7 +162,7 @@ async function tensorsOf(
     const sizes = { expert: sizeIn(readme.expert_size, layer), shared: sizeIn(readme.shared_size, layer) };
     neurons.push(await adapter.neurons(layer, numLayers, intermediateSize, sizes));
   }
-  const tables = await adapter.tables();
+  const [tables, scales] = [await adapter.tables(), await adapter.scales(base.model.config)];
   const of = backbone.length + experts.flat().length + (router?.length ?? 0);
   let done = 0;
   const inputs = (file: string, part: PartId, entries: readonly Entry[]): readonly SafetensorsInput[] =>
@@ -172,7 +172,7 @@ async function tensorsOf(
       const bytes = async (): Promise<Uint8Array> => {
         onTensor(done++, of);
         const own = layer === undefined ? undefined : neurons[layer]?.get(part);
-        return decodeTensor(adapter, tables, base, file, entry, own);
+        return decodeTensor(adapter, tables, scales, base, file, entry, own);
       };
       return { name: entry.name, type: entry.type as TensorType, shape: entry.shape, bytes };
     });

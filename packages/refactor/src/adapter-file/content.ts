@@ -11,6 +11,7 @@ export const FORMAT_VERSION = 1;
 export const MASKS = "masks"; // U8 [layers, parts, bytes]; parts are the experts, then what they share
 export const FREQUENCIES = "frequencies"; // I16 [contexts, symbols]
 export const SAMPLES = "base.samples"; // F32 [tensors, samples]
+export const SCALES = "scales"; // U8, see `InputScales`; absent where all columns count alike
 export const DOCUMENTS = "documents"; // U8: a JSON object of texts by name, compressed by gzip
 
 /** How a tensor of the Read-ME folder is made. */

@@ -4,6 +4,7 @@ import { encodeFloats, isStoredFloat, type SafetensorsInput } from "@readme-moe/
 import type { BaseWeights } from "./base-weights.ts";
 import { payloadName, sizesName, type Entry } from "./content.ts";
 import { decodeDifference } from "./difference.ts";
+import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
 import type { AdapterFile } from "./open-adapter.ts";
 import type { SymbolTables } from "./symbols.ts";
 
@@ -14,6 +15,7 @@ const MAX_VALUES = 2 ** 28;
 export async function decodeTensor(
   adapter: AdapterFile,
   tables: SymbolTables,
+  scales: InputScales | undefined,
   base: BaseWeights,
   file: string,
   entry: Entry,
@@ -36,8 +38,11 @@ export async function decodeTensor(
   if (entry.coding === "low-rank" && sizes?.length !== entry.rank) {
     throw adapter.problem(sizesName(file, name), `does not hold ${entry.rank} sizes`);
   }
-  const change = decodeDifference(shape, entry, bytes, sizes, tables);
-  if (!change) throw adapter.problem(payload, "does not decode");
+  const coded = decodeDifference(shape, entry, bytes, sizes, tables);
+  if (!coded) throw adapter.problem(payload, "does not decode");
+  const own = scales && file !== "router" ? scalesOf(scales, name, neurons) : undefined;
+  if (own && own.length !== shape.at(-1)) throw adapter.problem(payload, "has another size than its scales");
+  const change = scaledColumns(coded, own, "over");
   if (inBase) for (let i = 0; i < count; i++) change[i] = (change[i] as number) + (inBase[i] as number);
   return encodeFloats(change, type);
 }

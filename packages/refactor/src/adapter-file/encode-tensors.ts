@@ -9,6 +9,7 @@ import { quantize } from "./coded-values.ts";
 import { payloadName, sizesName, type Entry, type PackFigures } from "./content.ts";
 import { decodeDifference } from "./difference.ts";
 import { encodeValues } from "./entropy-coder.ts";
+import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
 import { difference, type TensorPlan } from "./plan-tensors.ts";
 import { kindOf, readTarget, readTargetBytes, type Target } from "./targets.ts";
 
@@ -27,6 +28,7 @@ export async function encodeTensors(
   chosen: Chosen,
   base: BaseWeights,
   products: Products,
+  scales: InputScales | undefined,
   onTensor: (done: number) => void,
 ): Promise<EncodedTensors> {
   const entries = new Map<string, Entry[]>();
@@ -38,7 +40,7 @@ export async function encodeTensors(
     onTensor(index);
     const { how } = chosen.choices[index] as Chosen["choices"][number];
     const { name, type, shape } = target.input;
-    const encoded = await encodeOne(target, how, chosen, base, products);
+    const encoded = await encodeOne(target, how, chosen, base, products, scales);
     payloads.push(...encoded.payloads);
     const own = entries.get(target.file);
     const entry: Entry = { name, type, shape, ...how };
@@ -72,6 +74,7 @@ async function encodeOne(
   { tables }: Chosen,
   base: BaseWeights,
   products: Products,
+  scales: InputScales | undefined,
 ): Promise<Encoded> {
   const { file, input } = target;
   const { name, type, shape } = input;
@@ -84,11 +87,13 @@ async function encodeOne(
   const square = squareOf(change);
   if (how.coding === "base") return { payloads: [], change: isRounding(square, inBase) ? 0 : square, error: square };
   const [rows = 1, columns = 1] = shape;
-  const factors = how.coding === "low-rank" ? await factorsOf(products, change, rows, columns) : undefined;
+  const own = scales && scalesOf(scales, name, target.part?.neurons);
+  const scaled = scaledColumns(change, own, "times");
+  const factors = how.coding === "low-rank" ? await factorsOf(products, scaled, rows, columns) : undefined;
   const sizes = factors?.sizes.slice(0, how.coding === "low-rank" ? how.rank : 0);
-  const coded = factors && sizes ? scaledFactors(factors, sizes.length) : change;
+  const coded = factors && sizes ? scaledFactors(factors, sizes.length) : scaled;
   const bytes = encodeValues(quantize(coded, how.step), tables);
-  const decoded = decodeDifference(shape, how, bytes, sizes, tables) as Float32Array;
+  const decoded = scaledColumns(decodeDifference(shape, how, bytes, sizes, tables) as Float32Array, own, "over");
   const payloads: Payload[] = [{ name: payloadName(file, name), type: "U8", shape: [bytes.length], bytes }];
   if (sizes) {
     const sizeBytes = new Uint8Array(sizes.buffer);

@@ -8,6 +8,7 @@ import * as content from "./content.ts";
 import { NUM_CONTEXTS } from "./contexts.ts";
 import { contentDigest } from "./digest.ts";
 import { unpackDocuments, type Documents } from "./documents.ts";
+import { scaleShape, type InputScales, type ScaleSizes } from "./input-scales.ts";
 import { maskBytes, neuronsOf } from "./masks.ts";
 import type { PartId } from "./part-neurons.ts";
 import { NUM_SYMBOLS, tablesOf, type SymbolTables } from "./symbols.ts";
@@ -84,6 +85,17 @@ export class AdapterFile {
         : undefined;
     if (!tables) throw this.problem(content.FREQUENCIES, "holds no table of symbols");
     return tables;
+  }
+
+  /** @returns `undefined` where the file has none */
+  async scales(sizes: ScaleSizes): Promise<InputScales | undefined> {
+    if (!this.#file.names.includes(content.SCALES)) return undefined;
+    const { type, shape } = this.info(content.SCALES);
+    const expected = scaleShape(sizes);
+    if (type !== "U8" || shape.join() !== expected.join()) {
+      throw this.problem(content.SCALES, `has shape [${shape.join(", ")}], not [${expected.join(", ")}]`);
+    }
+    return { codes: await this.read(content.SCALES), sizes };
   }
 
   /**

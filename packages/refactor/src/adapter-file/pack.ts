@@ -11,6 +11,7 @@ import {
   type ReadMeSection,
   type SafetensorsInput,
 } from "@readme-moe/model";
+import type { DomainText } from "../data/prepare-domain.ts";
 import { Products } from "../linear-algebra/products.ts";
 import { basePrint, type BasePrint } from "./base-print.ts";
 import { BaseWeights } from "./base-weights.ts";
@@ -20,7 +21,9 @@ import { NUM_CONTEXTS } from "./contexts.ts";
 import { contentDigest } from "./digest.ts";
 import { packDocuments, readDocuments } from "./documents.ts";
 import { encodeTensors, type EncodedTensors, type Payload } from "./encode-tensors.ts";
+import { scaleShape, type InputScales } from "./input-scales.ts";
 import { maskBytes, maskOf } from "./masks.ts";
+import { measureScales } from "./measure-scales.ts";
 import { findNeurons, type LayerParts } from "./part-neurons.ts";
 import { planTensors, type TensorPlan } from "./plan-tensors.ts";
 import { NUM_SYMBOLS, type SymbolTables } from "./symbols.ts";
@@ -33,13 +36,18 @@ const DEFAULT_MAX_BYTES = 40e6;
 export interface PackOptions {
   /** The file is not larger. @default 40 MB */
   readonly maxBytes?: number | undefined;
+  /**
+   * Texts of the kinds that the model is for: changes are rounded by how much comes to each column of a product on them.
+   * Without any, all columns count alike, and the same bytes lose more.
+   */
+  readonly texts?: readonly DomainText[] | undefined;
   readonly onProgress?: ((progress: PackProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 /** How far a packing is in one of its stages. */
 export interface PackProgress {
-  readonly stage: "reading" | "comparing" | "packing";
+  readonly stage: "reading" | "measuring" | "comparing" | "packing";
   readonly done: number;
   readonly of: number;
 }
@@ -62,19 +70,19 @@ const MARGIN = 0.002;
  * @param model - of the kind `read-me`
  * @param base - of the kind `dense`
  * @param path - a file; one that is there is replaced
- * @throws {RangeError} when `maxBytes` is too few, saying how many it takes
+ * @throws {RangeError} when `maxBytes` is too few, saying how many it takes; when a text is too short
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for models of other kinds or that do not belong together; `ERR_WRITE_FAILED`
  */
 export async function packAdapter(
   model: Model,
   base: Model,
   path: string,
-  { maxBytes = DEFAULT_MAX_BYTES, onProgress, signal }: PackOptions = {},
+  options: PackOptions = {},
 ): Promise<PackReport> {
   checkModels(model, base);
   const products = await Products.open();
   try {
-    return await packWith(products, model, base, path, { maxBytes, onProgress, signal });
+    return await packWith(products, model, base, path, options);
   } finally {
     await products.dispose();
   }
@@ -85,28 +93,29 @@ async function packWith(
   model: Model,
   base: Model,
   path: string,
-  { maxBytes, onProgress, signal }: PackOptions & { readonly maxBytes: number },
+  { maxBytes = DEFAULT_MAX_BYTES, texts, onProgress, signal }: PackOptions,
 ): Promise<PackReport> {
   const weights = new BaseWeights(base);
   const note = (stage: PackProgress["stage"], of: number) => (done: number) => {
     signal?.throwIfAborted();
     onProgress?.({ stage, done, of });
   };
+  const scales = texts && (await measureScales(base, texts, note("measuring", base.config.numLayers)));
   note("reading", 1)(0);
   const [print, parts] = [await basePrint(weights), await findNeurons(model, weights)];
   const targets = targetsOf(model, parts);
-  const plans = await planTensors(targets, weights, products, maxBytes, note("comparing", targets.length));
+  const plans = await planTensors(targets, weights, products, scales, maxBytes, note("comparing", targets.length));
   const about = {
     base: { name: baseName(base), license: (await modelLicense(base)) ?? null, sha256: print.sha256 },
     readme: await readSection(model),
   };
-  const fixed = await fixedPayloads(model, base, parts, print);
+  const fixed = [...(await fixedPayloads(model, base, parts, print)), ...(scales ? [scalePayload(scales)] : [])];
   let budget = maxBytes - fixed.reduce((sum, { bytes }) => sum + bytes.byteLength, 0) - headerBytes(plans);
   let best: Packed | undefined;
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const chosen = choose(plans, budget);
     if (!chosen) break;
-    const encoded = await encodeTensors(plans, chosen, weights, products, note("packing", targets.length));
+    const encoded = await encodeTensors(plans, chosen, weights, products, scales, note("packing", targets.length));
     const packed = packedOf(about, encoded, [...fixed, frequencies(chosen.tables), ...encoded.payloads]);
     const isMore = packed.bytes <= maxBytes && packed.bytes > (best?.bytes ?? 0);
     if (isMore) best = packed;
@@ -196,6 +205,10 @@ async function fixedPayloads(
     { name: content.SAMPLES, type: "F32", shape: [samples.length], bytes: new Uint8Array(samples.buffer) },
     { name: content.DOCUMENTS, type: "U8", shape: [documents.length], bytes: documents },
   ];
+}
+
+function scalePayload({ codes, sizes }: InputScales): Payload {
+  return { name: content.SCALES, type: "U8", shape: scaleShape(sizes), bytes: codes };
 }
 
 function frequencies({ frequencies: values }: SymbolTables): Payload {

@@ -6,6 +6,7 @@ import type { Products } from "../linear-algebra/products.ts";
 import { codeCost } from "./coded-values.ts";
 import { asInBase, codingChoices, squareOf, whole, type CodingChoice } from "./choices.ts";
 import { weighKinds } from "./weigh-kinds.ts";
+import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
 import { readTarget, readTargetBytes, type Target } from "./targets.ts";
 
 /** A target with the ways to store it. */
@@ -27,6 +28,7 @@ export async function planTensors(
   targets: readonly Target[],
   base: BaseWeights,
   products: Products,
+  scales: InputScales | undefined,
   maxBytes: number,
   onTensor: (done: number) => void,
 ): Promise<readonly TensorPlan[]> {
@@ -34,13 +36,20 @@ export async function planTensors(
   for (const target of targets) {
     onTensor(plans.length);
     const choices =
-      target.file === "router" ? await routerChoices(target, maxBytes) : await weightChoices(target, base, products);
+      target.file === "router"
+        ? await routerChoices(target, maxBytes)
+        : await weightChoices(target, base, products, scales);
     plans.push({ target, choices });
   }
   return weighKinds(plans);
 }
 
-async function weightChoices(target: Target, base: BaseWeights, products: Products): Promise<readonly CodingChoice[]> {
+async function weightChoices(
+  target: Target,
+  base: BaseWeights,
+  products: Products,
+  scales: InputScales | undefined,
+): Promise<readonly CodingChoice[]> {
   const { name, type, shape } = target.input;
   const bytes = await readTargetBytes(target);
   const asItIs = [whole(bytes.byteLength)];
@@ -49,7 +58,8 @@ async function weightChoices(target: Target, base: BaseWeights, products: Produc
   if (inBase && Buffer.compare(bytes, encodeFloats(inBase, type)) === 0) {
     return [asInBase(0)];
   }
-  const change = difference(await readTarget(target), inBase);
+  const own = scales && scalesOf(scales, name, target.part?.neurons);
+  const change = scaledColumns(difference(await readTarget(target), inBase), own, "times");
   const [rows, columns] = shape;
   const square = squareOf(change);
   const isCoded = columns !== undefined && change.length >= LEAST_CODED && square > 0 && Number.isFinite(square);

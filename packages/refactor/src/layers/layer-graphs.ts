@@ -54,6 +54,29 @@ export function denseLayerGraph(source: LayerSource, share: number): Graph {
 }
 
 /**
+ * The whole dense layer, and how much comes to its products. Input: `hidden`, see `freshFeeds`. Outputs: `next`, the residual stream
+ * behind the layer; sums over tokens of squares, of what attention's first products and the FFN's are given (`attention_squares`,
+ * `ffn_squares`, both `[hiddenSize]`), and of neurons' activations (`neuron_squares`, `[intermediateSize]`).
+ */
+export function inputSquaresGraph(source: LayerSource): Graph {
+  const { hiddenSize, intermediateSize, rmsNormEpsilon } = source.config;
+  const g = new GraphBuilder("input squares");
+  const hidden = g.input("hidden", "float32", ["tokens", hiddenSize]);
+  const stream = { residual: hidden, update: undefined };
+  const { normed } = normStream(g, "first_norm", stream, source.refs.inputNorm, rmsNormEpsilon);
+  const attended = attendedStream(g, source, hidden);
+  const ffnInput = normedStream(g, source, attended);
+  const neurons = activationsOf(g, source, ffnInput);
+  hiddenOutput(g, source, "next", Add(g, attended, linear(g, "down", float(g, neurons), [source.ffn.down])));
+  const squares = (name: string, rows: Value, size: number): void =>
+    g.output(name, ReduceSum(g, Mul(g, rows, rows), 0), "float32", [size]);
+  squares("attention_squares", normed, hiddenSize);
+  squares("ffn_squares", ffnInput, hiddenSize);
+  squares("neuron_squares", neurons, intermediateSize);
+  return g.build();
+}
+
+/**
  * One over the mean square of a token's residual stream, which the next norm divides by: the first tokens of texts have streams
  * hundreds of times as large as others', and errors that are as large. (Fitting is better off without: to the rest
  * of the model, those tokens are what much attention goes to.)
@@ -179,9 +202,12 @@ function normedStream(g: GraphBuilder, { config, refs }: LayerSource, attended: 
 
 /** `silu(gate(x)) · up(x)` of all neurons, `[tokens, intermediateSize]`. */
 export function activations(g: GraphBuilder, source: LayerSource, attended: Value): Value {
-  const normed = float(g, normedStream(g, source, attended));
-  const gate = linear(g, "gate", normed, [source.ffn.gate]);
-  return Mul(g, QuickGelu(g, gate, 1), linear(g, "up", normed, [source.ffn.up]));
+  return activationsOf(g, source, normedStream(g, source, attended));
+}
+
+function activationsOf(g: GraphBuilder, { ffn }: LayerSource, normed: Value): Value {
+  const rows = float(g, normed);
+  return Mul(g, QuickGelu(g, linear(g, "gate", rows, [ffn.gate]), 1), linear(g, "up", rows, [ffn.up]));
 }
 
 /** `down(silu(gate(x)) · up(x))` of some neurons with their own `down`. */

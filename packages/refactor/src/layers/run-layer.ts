@@ -3,7 +3,14 @@
 import { GraphSession, memoryGraph, type Feeds, type Graph, type GraphTensor } from "@readme-moe/model";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
-import { denseLayerGraph, errorsGraph, expertGraph, gramStripes, momentsGraph } from "./layer-graphs.ts";
+import {
+  denseLayerGraph,
+  errorsGraph,
+  expertGraph,
+  gramStripes,
+  inputSquaresGraph,
+  momentsGraph,
+} from "./layer-graphs.ts";
 import { overlapGraph } from "./overlap-graph.ts";
 import { columnSquares } from "../experts/select.ts";
 import { readDense, type LayerSource } from "./layer-source.ts";
@@ -65,6 +72,34 @@ export async function runEnergies(
     energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] as number)));
   });
   return energies;
+}
+
+/** What comes to a layer's products, see `inputSquaresGraph`: sums over tokens. */
+export interface InputSquares {
+  readonly attention: Float64Array; // [hiddenSize]
+  readonly ffn: Float64Array; // [hiddenSize]
+  readonly neurons: Float64Array; // [intermediateSize]
+}
+
+/** Takes the dense model one layer on. */
+export async function runInputSquares(
+  source: LayerSource,
+  stream: TokenStream,
+  hidden: Float32Array,
+  options: PassOptions,
+): Promise<InputSquares> {
+  const { hiddenSize, intermediateSize } = source.config;
+  const [attention, ffn] = [new Float64Array(hiddenSize), new Float64Array(hiddenSize)];
+  const neurons = new Float64Array(intermediateSize);
+  await pass(inputSquaresGraph(source), stream, options, async (batch, run) => {
+    const own = stream.view(hidden, batch, hiddenSize);
+    const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
+    own.set(floats(outputs, "next"));
+    for (const [name, sums] of Object.entries({ attention, ffn, neuron: neurons })) {
+      floats(outputs, `${name}_squares`).forEach((value, index) => (sums[index] = (sums[index] as number) + value));
+    }
+  });
+  return { attention, ffn, neurons };
 }
 
 /**
