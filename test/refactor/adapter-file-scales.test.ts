@@ -73,42 +73,42 @@ describe("scales", () => {
   });
 });
 
+/** Logits of the last tokens of some held-out texts, by the expert of their kind. */
+async function logitsOf(path: string): Promise<Float32Array[]> {
+  const { tokenizer } = await pocket.loadText();
+  const logits: Float32Array[] = [];
+  for (const [expert, { documents }] of texts.entries()) {
+    await using running = await runningModel(path, expert);
+    for (const text of documents.filter((_, index) => index % 12 === 11).slice(0, 8)) {
+      const ids = Array.from(tokenizer.encode(text)).slice(0, 100);
+      logits.push((await promptLogits(running, ids)).fullLogits);
+    }
+  }
+  return logits;
+}
+
+async function distance(path: string, from: readonly Float32Array[]): Promise<number> {
+  const squares = (await logitsOf(path)).flatMap((logits, text) =>
+    Array.from(logits, (logit, id) => (logit - from[text]![id]!) ** 2),
+  );
+  return Math.sqrt(squares.reduce((sum, square) => sum + square, 0) / squares.length);
+}
+
+async function packed(name: string, maxBytes: number, withTexts: boolean): Promise<string> {
+  const model = await openModel(at("refitted"));
+  const options = withTexts ? { maxBytes, texts } : { maxBytes };
+  const report = await packAdapter(model, pocket, at(`${name}.adapter`), options);
+  await model.close();
+  expect(report.bytes).toBeLessThanOrEqual(maxBytes);
+  await applyAdapter(at(`${name}.adapter`), pocket, at(name));
+  return at(name);
+}
+
 describe("of a refitted pocket model", () => {
   beforeAll(async () => {
     const options = { ...LITTLE, calibrationTokens: 4096, baselines: false } as const;
     await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
   }, 300_000);
-
-  /** Logits of the last tokens of some held-out texts, by the expert of their kind. */
-  async function logitsOf(path: string): Promise<Float32Array[]> {
-    const { tokenizer } = await pocket.loadText();
-    const logits: Float32Array[] = [];
-    for (const [expert, { documents }] of texts.entries()) {
-      await using running = await runningModel(path, expert);
-      for (const text of documents.filter((_, index) => index % 12 === 11).slice(0, 8)) {
-        const ids = Array.from(tokenizer.encode(text)).slice(0, 100);
-        logits.push((await promptLogits(running, ids)).fullLogits);
-      }
-    }
-    return logits;
-  }
-
-  async function distance(path: string, from: readonly Float32Array[]): Promise<number> {
-    const squares = (await logitsOf(path)).flatMap((logits, text) =>
-      Array.from(logits, (logit, id) => (logit - from[text]![id]!) ** 2),
-    );
-    return Math.sqrt(squares.reduce((sum, square) => sum + square, 0) / squares.length);
-  }
-
-  async function packed(name: string, maxBytes: number, withTexts: boolean): Promise<string> {
-    const model = await openModel(at("refitted"));
-    const options = withTexts ? { maxBytes, texts } : { maxBytes };
-    const report = await packAdapter(model, pocket, at(`${name}.adapter`), options);
-    await model.close();
-    expect(report.bytes).toBeLessThanOrEqual(maxBytes);
-    await applyAdapter(at(`${name}.adapter`), pocket, at(name));
-    return at(name);
-  }
 
   test("with texts, the same bytes leave logits nearer to what they were", { timeout: 300_000 }, async () => {
     const whole = await logitsOf(at("refitted"));
