@@ -68,6 +68,11 @@ function flat(rows: readonly Float64Array[]): number[] {
   return rows.flatMap((row) => Array.from(row));
 }
 
+/** Of each column, its squares summed up over rows. */
+function columnSquares(rows: readonly ArrayLike<number>[], size: number): number[] {
+  return Array.from({ length: size }, (_, i) => rows.reduce((sum, row) => sum + (row[i] as number) ** 2, 0));
+}
+
 /** The dense stream, and another beside it, both before layer 0. */
 async function streams(): Promise<{ dense: Float32Array; other: Float32Array }> {
   const dense = await stream.embed(model);
@@ -109,8 +114,6 @@ test("what comes to products is summed up over all tokens", async () => {
   const plain = await plainStream(dense);
   const { attention, ffn, neurons } = await runInputSquares(layerSource(model, 0), stream, dense, {});
   expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
-  const squares = (rows: readonly ArrayLike<number>[], size: number): number[] =>
-    Array.from({ length: size }, (_, i) => rows.reduce((sum, row) => sum + (row[i] as number) ** 2, 0));
   const { inputNorm, postAttentionNorm } = model.weights.layers[0]!;
   const normed = async (rows: readonly ArrayLike<number>[], { store, name }: typeof inputNorm) => {
     const scale = await store.readFloats(name);
@@ -124,9 +127,11 @@ test("what comes to products is summed up over all tokens", async () => {
   };
   const width = stream.hiddenSize;
   const streamRows = Array.from({ length: stream.numTokens }, (_, i) => before.subarray(i * width, (i + 1) * width));
-  expect(largestDifference(attention, squares(await normed(streamRows, inputNorm), width))).toBeLessThan(1e-3);
-  expect(largestDifference(ffn, squares(await normed(plain.attended, postAttentionNorm), width))).toBeLessThan(1e-3);
-  expect(largestDifference(neurons, squares(plain.neurons, SIZE))).toBeLessThan(1e-3);
+  expect(largestDifference(attention, columnSquares(await normed(streamRows, inputNorm), width))).toBeLessThan(1e-3);
+  expect(largestDifference(ffn, columnSquares(await normed(plain.attended, postAttentionNorm), width))).toBeLessThan(
+    1e-3,
+  );
+  expect(largestDifference(neurons, columnSquares(plain.neurons, SIZE))).toBeLessThan(1e-3);
 });
 
 test("moments are sums over a domain's tokens", async () => {
