@@ -21,9 +21,7 @@ import { largestDifference } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
 
-const SHARE = 0.5;
-const LENGTH = 9;
-const SIZE = 160;
+const [SHARE, LENGTH, SIZE] = [0.5, 9, 160];
 
 let model: Model;
 let stream: TokenStream;
@@ -118,19 +116,16 @@ test("what comes to products is summed up over all tokens", async () => {
   const normed = async (rows: readonly ArrayLike<number>[], { store, name }: typeof inputNorm) => {
     const scale = await store.readFloats(name);
     return rows.map((row) => {
-      const size = Math.hypot(...Array.from(row)) / Math.sqrt(row.length);
-      return Array.from(
-        row,
-        (value, i) => (value / Math.hypot(size, Math.sqrt(model.config.rmsNormEpsilon))) * scale[i]!,
-      );
+      const meanSquare = Array.from(row).reduce((sum, value) => sum + value * value, 0) / row.length;
+      const size = Math.sqrt(meanSquare + model.config.rmsNormEpsilon);
+      return Array.from(row, (value, i) => (value / size) * scale[i]!);
     });
   };
   const width = stream.hiddenSize;
   const streamRows = Array.from({ length: stream.numTokens }, (_, i) => before.subarray(i * width, (i + 1) * width));
   expect(largestDifference(attention, columnSquares(await normed(streamRows, inputNorm), width))).toBeLessThan(1e-3);
-  expect(largestDifference(ffn, columnSquares(await normed(plain.attended, postAttentionNorm), width))).toBeLessThan(
-    1e-3,
-  );
+  const attendedRows = await normed(plain.attended, postAttentionNorm);
+  expect(largestDifference(ffn, columnSquares(attendedRows, width))).toBeLessThan(1e-3);
   expect(largestDifference(neurons, columnSquares(plain.neurons, SIZE))).toBeLessThan(1e-3);
 });
 
