@@ -106,7 +106,7 @@ async function packed(name: string, maxBytes: number, withTexts: boolean): Promi
 
 describe("of a refitted pocket model", () => {
   beforeAll(async () => {
-    const options = { ...LITTLE, calibrationTokens: 4096, baselines: false } as const;
+    const options = { ...LITTLE, baselines: false } as const;
     await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
   }, 300_000);
 
