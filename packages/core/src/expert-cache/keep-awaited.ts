@@ -2,7 +2,7 @@
 // times have passed, sequences have come. What was read meanwhile is to be used all the same.
 
 import { candidatesOf, type Candidate } from "../scheduling/candidates.ts";
-import type { ScheduledSequence, SchedulerState } from "../scheduling/scheduler.ts";
+import type { SchedulableSequence, ScheduledSequence, SchedulerState } from "../scheduling/scheduler.ts";
 import { StepDraft } from "../scheduling/step-draft.ts";
 
 /** What `keepAwaited` goes by. */
@@ -28,30 +28,37 @@ export function keepAwaited(
   awaited: AwaitedReads,
 ): readonly ScheduledSequence[] {
   const experts = new Set(awaited.experts);
-  if (experts.size === 0) return chosen;
-  const readFor = new Set(awaited.sequences);
-  const candidates = new Map(candidatesOf(state).map((candidate) => [candidate.sequence.id, candidate]));
-  const waiting = Array.from(candidates.values()).filter(({ sequence }) => readFor.has(sequence.id));
-  const chosenExperts = new Set(chosen.flatMap((one) => expertsOf(candidates.get(one.id), one.numTokens)));
-  const isKept = (expert: number): boolean =>
-    chosenExperts.has(expert) || !waiting.some((candidate) => expertsOf(candidate).includes(expert));
-  if (Array.from(experts).every(isKept)) return chosen;
+  const lacking = new Set(experts);
+  const byId = new Map(state.sequences.map((sequence) => [sequence.id, sequence]));
+  for (const { id, numTokens } of chosen) {
+    const { nextExperts } = byId.get(id) as SchedulableSequence;
+    for (let token = 0; token < numTokens; token++) lacking.delete(nextExperts[token] as number);
+  }
+  // As nearly always.
+  if (lacking.size === 0) return chosen;
+  const candidatesAmong = (ids: ReadonlySet<string>): readonly Candidate[] =>
+    candidatesOf({ ...state, sequences: state.sequences.filter(({ id }) => ids.has(id)) });
+  const readFor = candidatesAmong(new Set(awaited.sequences));
+  if (!readFor.some((candidate) => expertsOf(candidate).some((expert) => lacking.has(expert)))) return chosen;
 
   const draft = new StepDraft(state.limits);
   const inStep = new Set<number>();
+  const ids = new Set<string>();
   const take = (candidate: Candidate | undefined): void => {
-    if (!candidate || draft.has(candidate) || !draft.take(candidate)) return;
+    if (!candidate || ids.has(candidate.sequence.id) || !draft.take(candidate)) return;
+    ids.add(candidate.sequence.id);
     for (const expert of expertsOf(candidate)) inStep.add(expert);
   };
   // They were in one step together when it was rehearsed, so there is room for them.
   for (const expert of experts) {
-    if (!inStep.has(expert)) take(waiting.find((candidate) => expertsOf(candidate).includes(expert)));
+    if (!inStep.has(expert)) take(readFor.find((candidate) => expertsOf(candidate).includes(expert)));
   }
-  for (const { id } of chosen) take(candidates.get(id));
-  for (const candidate of waiting) if (expertsOf(candidate).every((expert) => inStep.has(expert))) take(candidate);
+  const chosenById = new Map(candidatesAmong(new Set(chosen.map(({ id }) => id))).map((one) => [one.sequence.id, one]));
+  for (const { id } of chosen) take(chosenById.get(id));
+  for (const candidate of readFor) if (expertsOf(candidate).every((expert) => inStep.has(expert))) take(candidate);
   return draft.scheduled;
 }
 
-function expertsOf(candidate: Candidate | undefined, numTokens = candidate?.numTokens ?? 0): readonly number[] {
-  return candidate ? Array.from(candidate.sequence.nextExperts).slice(0, numTokens) : [];
+function expertsOf({ sequence, numTokens }: Candidate): readonly number[] {
+  return Array.from(sequence.nextExperts).slice(0, numTokens);
 }
