@@ -31,7 +31,7 @@ describe("scales", () => {
   }));
   const scales = inputScales(squares, sizes);
   const of = (name: string, neurons?: number[]) => {
-    const found = scalesOf(scales, `model.layers.${name}.weight`, neurons && Int32Array.from(neurons));
+    const found = scalesOf(scales, "backbone", `model.layers.${name}.weight`, neurons && Int32Array.from(neurons));
     return found && Array.from(found);
   };
 
@@ -57,7 +57,9 @@ describe("scales", () => {
     for (const name of ["0.self_attn.o_proj", "0.input_layernorm", "2.mlp.gate_proj", "0.mlp.router"]) {
       expect(of(name)).toBeUndefined();
     }
-    expect(scalesOf(scales, "model.embed_tokens.weight", undefined)).toBeUndefined();
+    expect(scalesOf(scales, "backbone", "model.embed_tokens.weight", undefined)).toBeUndefined();
+    expect(scalesOf(scales, "router", "model.layers.0.self_attn.q_proj.weight", undefined)).toBeUndefined();
+    expect(scalesOf(undefined, "backbone", "model.layers.0.self_attn.q_proj.weight", undefined)).toBeUndefined();
   });
 
   test("times and over cancel", () => {

@@ -1,4 +1,4 @@
-// A step is rehearsed while the one before it runs, so that reads begin early; chosen it is later, when more is known:
+// A step is planned while the one before it runs, so that reads begin early; chosen it is later, when more is known:
 // times have passed, sequences have come. What was read meanwhile is to be used all the same.
 
 import { candidatesOf, type Candidate } from "../scheduling/candidates.ts";
@@ -36,25 +36,22 @@ export function keepAwaited(
   }
   // As nearly always.
   if (lacking.size === 0) return chosen;
-  const candidatesAmong = (ids: ReadonlySet<string>): readonly Candidate[] =>
-    candidatesOf({ ...state, sequences: state.sequences.filter(({ id }) => ids.has(id)) });
-  const readFor = candidatesAmong(new Set(awaited.sequences));
+  const candidates = new Map(candidatesOf(state).map((candidate) => [candidate.sequence.id, candidate]));
+  const ids = new Set(awaited.sequences);
+  const readFor = Array.from(candidates.values()).filter(({ sequence }) => ids.has(sequence.id));
   if (!readFor.some((candidate) => expertsOf(candidate).some((expert) => lacking.has(expert)))) return chosen;
 
   const draft = new StepDraft(state.limits);
   const inStep = new Set<number>();
-  const ids = new Set<string>();
   const take = (candidate: Candidate | undefined): void => {
-    if (!candidate || ids.has(candidate.sequence.id) || !draft.take(candidate)) return;
-    ids.add(candidate.sequence.id);
+    if (!candidate || draft.has(candidate) || !draft.take(candidate)) return;
     for (const expert of expertsOf(candidate)) inStep.add(expert);
   };
-  // They were in one step together when it was rehearsed, so there is room for them.
+  // They were in one step together when it was planned, so there is room for them.
   for (const expert of experts) {
     if (!inStep.has(expert)) take(readFor.find((candidate) => expertsOf(candidate).includes(expert)));
   }
-  const chosenById = new Map(candidatesAmong(new Set(chosen.map(({ id }) => id))).map((one) => [one.sequence.id, one]));
-  for (const { id } of chosen) take(chosenById.get(id));
+  for (const { id } of chosen) take(candidates.get(id));
   for (const candidate of readFor) if (expertsOf(candidate).every((expert) => inStep.has(expert))) take(candidate);
   return draft.scheduled;
 }

@@ -87,10 +87,10 @@ export function simulate(trace: ExpertTrace, options: SimulationOptions): Simula
       tokens: sumOf(tokensPerExpert),
       distinctExperts: experts.length,
       cachedTokens: sumOf(scheduled.map(({ id }) => running.get(id)?.numComputedTokens ?? 0)),
+      missingBytes: sumOf(experts.map((expert) => missingBytes[expert] ?? 0)),
     };
     const runningTokens = new Map(scheduled.map(({ id, numTokens }) => [id, numTokens]));
-    const missing = sumOf(experts.map((expert) => missingBytes[expert] ?? 0));
-    const stepMs = predictStepMs(cost, { ...work, missingBytes: missing });
+    const stepMs = predictStepMs(cost, work);
     const { numExperts } = layout;
     const upcoming = upcomingUses({ state, runningTokens, stepMs, scheduler, waiting, numExperts });
     plannedIds = upcoming.sequences;

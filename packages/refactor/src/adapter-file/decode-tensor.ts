@@ -40,7 +40,7 @@ export async function decodeTensor(
   }
   const coded = decodeDifference(shape, entry, bytes, sizes, tables);
   if (!coded) throw adapter.problem(payload, "does not decode");
-  const own = scales && file !== "router" ? scalesOf(scales, name, neurons) : undefined;
+  const own = scalesOf(scales, file, name, neurons);
   if (own && own.length !== shape.at(-1)) throw adapter.problem(payload, "has another size than its scales");
   const change = scaledColumns(coded, own, "over");
   if (inBase) for (let i = 0; i < count; i++) change[i] = (change[i] as number) + (inBase[i] as number);

@@ -87,7 +87,7 @@ async function encodeOne(
   const square = squareOf(change);
   if (how.coding === "base") return { payloads: [], change: isRounding(square, inBase) ? 0 : square, error: square };
   const [rows = 1, columns = 1] = shape;
-  const own = scales && scalesOf(scales, name, target.part?.neurons);
+  const own = scalesOf(scales, file, name, target.part?.neurons);
   const scaled = scaledColumns(change, own, "times");
   const factors = how.coding === "low-rank" ? await factorsOf(products, scaled, rows, columns) : undefined;
   const sizes = factors?.sizes.slice(0, how.coding === "low-rank" ? how.rank : 0);

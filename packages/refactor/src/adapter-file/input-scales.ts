@@ -51,23 +51,27 @@ function codesOf(squares: Float64Array): readonly number[] {
 }
 
 /**
- * @param name - of any tensor
+ * @param file - of the folder's, without its extension
+ * @param name - of any tensor in it
  * @param neurons - of the part that it belongs to, where it is one of an FFN
  * @returns one for each column; `undefined` for tensors that have none
  */
 export function scalesOf(
-  { codes, sizes }: InputScales,
+  scales: InputScales | undefined,
+  file: string,
   name: string,
   neurons: Int32Array | undefined,
 ): Float32Array | undefined {
   const [, layer, kind = ""] = NAME.exec(name) ?? [];
   const place = PLACES[kind];
-  if (place === undefined || Number(layer) >= sizes.numLayers) return undefined;
+  if (!scales || file === "router" || place === undefined) return undefined;
+  const { codes, sizes } = scales;
+  if (Number(layer) >= sizes.numLayers) return undefined;
   const from = Number(layer) * scaleShape(sizes)[1] + place * sizes.hiddenSize;
-  const columns = kind === "down" ? (neurons ?? { length: sizes.intermediateSize }) : { length: sizes.hiddenSize };
-  return Float32Array.from(columns as ArrayLike<number>, (column: number | undefined, index) => {
-    return 2 ** (((codes[from + (column ?? index)] as number) - MIDDLE) / STEPS_PER_OCTAVE);
-  });
+  const scaleAt = (column: number): number => 2 ** (((codes[from + column] as number) - MIDDLE) / STEPS_PER_OCTAVE);
+  if (kind === "down" && neurons) return Float32Array.from(neurons, scaleAt);
+  const length = kind === "down" ? sizes.intermediateSize : sizes.hiddenSize;
+  return Float32Array.from({ length }, (_, column) => scaleAt(column));
 }
 
 /** Columns of `values` `[rows, columns]` times their scales, or divided by them. */

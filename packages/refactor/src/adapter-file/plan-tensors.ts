@@ -58,7 +58,7 @@ async function weightChoices(
   if (inBase && Buffer.compare(bytes, encodeFloats(inBase, type)) === 0) {
     return [asInBase(0)];
   }
-  const own = scales && scalesOf(scales, name, target.part?.neurons);
+  const own = scalesOf(scales, target.file, name, target.part?.neurons);
   const change = scaledColumns(difference(await readTarget(target), inBase), own, "times");
   const [rows, columns] = shape;
   const square = squareOf(change);

@@ -50,7 +50,8 @@ export function addMoments(to: Moments, sums: MomentSums | Moments): void {
   to.targetSquares += sums.targetSquares;
 }
 
-function addInto(to: Float32Array | Float64Array, values: Float32Array | Float64Array): void {
+/** Number by number, to sums of the same length. */
+export function addInto(to: Float32Array | Float64Array, values: Float32Array | Float64Array): void {
   for (let i = 0; i < to.length; i++) to[i] = (to[i] as number) + (values[i] as number);
 }
 

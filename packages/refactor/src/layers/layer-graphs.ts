@@ -55,24 +55,23 @@ export function denseLayerGraph(source: LayerSource, share: number): Graph {
 
 /**
  * The whole dense layer, and how much comes to its products. Input: `hidden`, see `freshFeeds`. Outputs: `next`, the residual stream
- * behind the layer; sums over tokens of squares, of what attention's first products and the FFN's are given (`attention_squares`,
- * `ffn_squares`, both `[hiddenSize]`), and of neurons' activations (`neuron_squares`, `[intermediateSize]`).
+ * behind the layer; sums over tokens of squares, of what attention's first products and the FFN's are given (`attention`, `ffn`,
+ * both `[hiddenSize]`), and of neurons' activations (`neurons`, `[intermediateSize]`).
  */
 export function inputSquaresGraph(source: LayerSource): Graph {
-  const { hiddenSize, intermediateSize, rmsNormEpsilon } = source.config;
+  const { hiddenSize, intermediateSize } = source.config;
   const g = new GraphBuilder("input squares");
   const hidden = g.input("hidden", "float32", ["tokens", hiddenSize]);
-  const stream = { residual: hidden, update: undefined };
-  const { normed } = normStream(g, "first_norm", stream, source.refs.inputNorm, rmsNormEpsilon);
-  const attended = attendedStream(g, source, hidden);
+  const attentionInput = attentionNorm(g, source, hidden);
+  const attended = attendedFrom(g, source, hidden, attentionInput);
   const ffnInput = normedStream(g, source, attended);
   const neurons = activationsOf(g, source, ffnInput);
   hiddenOutput(g, source, "next", Add(g, attended, linear(g, "down", float(g, neurons), [source.ffn.down])));
   const squares = (name: string, rows: Value, size: number): void =>
     g.output(name, ReduceSum(g, Mul(g, rows, rows), 0), "float32", [size]);
-  squares("attention_squares", normed, hiddenSize);
-  squares("ffn_squares", ffnInput, hiddenSize);
-  squares("neuron_squares", neurons, intermediateSize);
+  squares("attention", attentionInput, hiddenSize);
+  squares("ffn", ffnInput, hiddenSize);
+  squares("neurons", neurons, intermediateSize);
   return g.build();
 }
 
@@ -179,11 +178,18 @@ function targetOf(g: GraphBuilder, attended: Value, hiddenSize: number, share: n
   return Sub(g, g.input("goal", "float32", ["tokens", hiddenSize]), Mul(g, attended, g.float(share)));
 }
 
-function attendedStream(g: GraphBuilder, { config, refs }: LayerSource, hidden: Value): Value {
+function attendedStream(g: GraphBuilder, source: LayerSource, hidden: Value): Value {
+  return attendedFrom(g, source, hidden, attentionNorm(g, source, hidden));
+}
+
+function attentionNorm(g: GraphBuilder, { config, refs }: LayerSource, hidden: Value): Value {
+  const stream = { residual: hidden, update: undefined };
+  return normStream(g, "input_norm", stream, refs.inputNorm, config.rmsNormEpsilon).normed;
+}
+
+function attendedFrom(g: GraphBuilder, { config, refs }: LayerSource, hidden: Value, normed: Value): Value {
   const { numHeads, numKvHeads, headSize, rmsNormEpsilon } = config;
   const inputs = attentionInputs(g, config.rope, config);
-  const stream = { residual: hidden, update: undefined };
-  const { normed } = normStream(g, "input_norm", stream, refs.inputNorm, rmsNormEpsilon);
   const shape = {
     numHeads,
     numKvHeads,

@@ -2,7 +2,7 @@
 
 import { GraphSession, memoryGraph, type Feeds, type Graph, type GraphTensor } from "@readme-moe/model";
 import type { LayerExperts } from "../experts/layer-experts.ts";
-import { addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
+import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import {
   denseLayerGraph,
   errorsGraph,
@@ -46,8 +46,7 @@ export async function runDense(
     own.set(floats(outputs, "next"));
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
-    const sums = magnitudes[batch.domain] as Float64Array;
-    floats(outputs, "magnitudes").forEach((value, neuron) => (sums[neuron] = (sums[neuron] as number) + value));
+    addInto(magnitudes[batch.domain] as Float64Array, floats(outputs, "magnitudes"));
   });
   return { goal, magnitudes };
 }
@@ -89,17 +88,18 @@ export async function runInputSquares(
   options: PassOptions,
 ): Promise<InputSquares> {
   const { hiddenSize, intermediateSize } = source.config;
-  const [attention, ffn] = [new Float64Array(hiddenSize), new Float64Array(hiddenSize)];
-  const neurons = new Float64Array(intermediateSize);
+  const squares: InputSquares = {
+    attention: new Float64Array(hiddenSize),
+    ffn: new Float64Array(hiddenSize),
+    neurons: new Float64Array(intermediateSize),
+  };
   await pass(inputSquaresGraph(source), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
     const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
-    for (const [name, sums] of Object.entries({ attention, ffn, neuron: neurons })) {
-      floats(outputs, `${name}_squares`).forEach((value, index) => (sums[index] = (sums[index] as number) + value));
-    }
+    for (const name of ["attention", "ffn", "neurons"] as const) addInto(squares[name], floats(outputs, name));
   });
-  return { attention, ffn, neurons };
+  return squares;
 }
 
 /**
