@@ -1,7 +1,7 @@
 // Clients of all kinds, good and bad, that ask one after the other until they are told to stop.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { randomInteger, seededRandom } from "../../test/support/random.ts";
+import { seededRandom } from "@readme-moe/core";
 import { post, type Answer } from "./client.ts";
 import { promptOf } from "./load.ts";
 
@@ -37,7 +37,7 @@ const isUnavailable = ({ status, errorCode }: Answer): boolean =>
   (status === 503 || status === 200) && UNAVAILABLE.has(errorCode ?? "");
 
 function body(index: number, random: () => number, more: object = {}): object {
-  return { prompt: promptOf(index), max_tokens: 8 + randomInteger(random, 40), ignore_eos: true, ...more };
+  return { prompt: promptOf(index), max_tokens: 8 + Math.floor(random() * 40), ignore_eos: true, ...more };
 }
 
 const KINDS: Readonly<Record<string, Kind>> = {
@@ -55,7 +55,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
     clients: 4,
     ask: (url, index, random) =>
       post(`${url}/v1/completions`, body(index, random, { stream: index % 2 === 0 }), {
-        signal: AbortSignal.timeout(1 + randomInteger(random, 300)),
+        signal: AbortSignal.timeout(1 + Math.floor(random() * 300)),
       }),
     expects: (answer) => answer.status === 0 || isComplete(answer) || isUnavailable(answer),
   },

@@ -51,10 +51,15 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
     expect(await greedyTokens(running, ids, one.greedy_48.length)).toEqual(one.greedy_48);
   });
 
-  test("has PyTorch's loss on unseen documents of every domain", { timeout: 600_000 }, async ({ skip }) => {
+  // All seven take two minutes: README_MOE_ALL_DOMAINS=1.
+  const all = Object.keys(expected.domains);
+  const domains = process.env["README_MOE_ALL_DOMAINS"] ? all : ["book", "github", "wikipedia"];
+
+  test("has PyTorch's loss on unseen documents", { timeout: 600_000 }, async ({ skip }) => {
     const { tokenizer } = await running.model.loadText();
     const losses: number[] = [];
-    for (const [domain, { loss, tokens }] of Object.entries(expected.domains)) {
+    for (const domain of domains) {
+      const { loss, tokens } = expected.domains[domain] as Golden["domains"][string];
       const documents = evaluationDocuments(domain);
       if (documents === undefined) skip("shared/data is not beside the repository");
       const result = await evaluate(running.runner, running.router, tokenizer, documents ?? []);
@@ -62,6 +67,7 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
       expect(Math.abs(result.loss - loss), domain).toBeLessThan(0.002);
       losses.push(result.loss);
     }
+    if (domains !== all) return;
     const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
     expect(Math.abs(mean - expected.mean_loss)).toBeLessThan(0.002);
   });

@@ -1,6 +1,6 @@
 // Requests whose clients go while they wait, run or stream: nothing is left of them, neither in a gauge nor in memory.
 
-import { randomInteger, seededRandom } from "../../../test/support/random.ts";
+import { seededRandom } from "@readme-moe/core";
 import { post, type Answer } from "../client.ts";
 import { countsOf, verdict, verdictOf } from "../figures.ts";
 import { cancelledSequences, stuckGauges } from "../gauges.ts";
@@ -50,7 +50,7 @@ export async function cancelled({ path, batch, threads, count = 10_000 }: Settin
 function impatient(url: string): Ask {
   const random = seededRandom(1);
   return (index) => {
-    const signal = AbortSignal.timeout(1 + randomInteger(random, MAX_PATIENCE_MS));
+    const signal = AbortSignal.timeout(1 + Math.floor(random() * MAX_PATIENCE_MS));
     const body = { prompt: promptOf(index), max_tokens: 200, ignore_eos: true, stream: index % 2 === 0 };
     return post(`${url}/v1/completions`, body, { signal });
   };
