@@ -1,7 +1,9 @@
 // What the engine adds to the bare graph: decode steps of 1, 16 and 32 sequences, each followed by the graph alone on the
 // same sequences, with feeds made beforehand. Medians.
 //
-//   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120]
+//   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120] [--sequences 1,16,32] [--sampled]
+//
+// Greedy; `--sampled` at temperature 1, top-p 0.95.
 
 import { parseArgs } from "node:util";
 import { ModelRunner } from "@readme-moe/engine";
@@ -17,6 +19,8 @@ const { values, positionals } = parseArgs({
     precision: { type: "string", default: "fp32" },
     threads: { type: "string", default: "2" },
     past: { type: "string", default: "120" },
+    sequences: { type: "string", default: "1,16,32" },
+    sampled: { type: "boolean", default: false },
   },
 });
 const threads = Number(values.threads);
@@ -31,7 +35,7 @@ const runner = await ModelRunner.open(model, { threads, precision });
 console.log(
   `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`,
 );
-for (const numSeqs of [1, 16, 32]) {
+for (const numSeqs of values.sequences.split(",").map(Number)) {
   const times = { engine: [] as number[], forward: [] as number[], graph: [] as number[] };
   const router = fixedRouter(model.experts.names.length, 0);
   const engine = await decodingCore({
@@ -41,6 +45,7 @@ for (const numSeqs of [1, 16, 32]) {
     numSeqs,
     past,
     rounds: ROUNDS,
+    params: values.sampled ? { temperature: 1, topP: 0.95 } : { temperature: 0 },
     onEvent: (name, payload) => {
       if (name === "batch:completed" && "forwardMs" in payload) times.forward.push(payload.forwardMs);
     },

@@ -24,7 +24,7 @@ export type Part = (typeof PARTS)[number];
 const PRODUCTS = new Set(["MatMulIntegerToFloat", "MatMulNBits", "Gemm"]);
 const ROUNDING = new Set(["Abs", "ReduceMax", "Div", "QuantizeLinear"]);
 const NORMS = new Set(["SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"]);
-const CHOOSING = new Set(["TopK", "ReduceLogSumExp", "GatherElements"]);
+const CHOOSING = new Set(["TopK", "Softmax", "Log", "Sub", "ReduceLogSumExp", "GatherElements"]);
 const MASKING = new Set(["Range", "Less", "Where", "Expand", "And", "Shape", "Sub"]);
 
 /** Where in the model a node stands. Weights tell it: nodes are in the order in which they were built. */
@@ -71,11 +71,11 @@ function partOf(node: Node, section: Section, madeBy: ReadonlyMap<string, Node>)
   const { type, inputs } = node;
   const isOutside = section === "inputs" || type === "Identity" || inputs.some((input) => input === "logit_rows");
   if (isOutside) return "inputs, masks, outputs";
-  if (section === "head") return headPart(type);
+  const [first] = inputs.map((input) => input && madeBy.get(input)?.type);
+  if (section === "head") return headPart(type, first);
   if (NORMS.has(type)) return isOfHeads(inputs) ? "rotary, splits, shapes" : "norms";
   if (PRODUCTS.has(type)) return section === "ffn" ? "FFN products" : "attention products";
   if (ROUNDING.has(type)) return "rows to int8 and back";
-  const [first] = inputs.map((input) => input && madeBy.get(input)?.type);
   if (type === "Mul" && first === "MatMulIntegerToFloat") return "rows to int8 and back";
   // Block sums, which stand for the offsets of blocks.
   if (type === "ReduceSum" || (section === "ffn" && type === "Reshape")) return partOfSums(section);
@@ -90,14 +90,13 @@ function partOfSums(section: Section): Part {
   return section === "ffn" ? "FFN products" : "attention products";
 }
 
-function headPart(type: string): Part {
+/** @param first - what makes the node's first input */
+function headPart(type: string, first: string | undefined): Part {
   if (NORMS.has(type)) return "norms";
   if (PRODUCTS.has(type)) return "head";
-  return CHOOSING.has(type)
-    ? "choosing candidates"
-    : ROUNDING.has(type)
-      ? "rows to int8 and back"
-      : "inputs, masks, outputs";
+  // Rows are rounded by their largest magnitude; other maxima are of logits.
+  if (CHOOSING.has(type) || (type === "ReduceMax" && first !== "Abs")) return "choosing candidates";
+  return ROUNDING.has(type) ? "rows to int8 and back" : "inputs, masks, outputs";
 }
 
 /** The norm of queries and keys has ones for its scales, which are no weight of the model. */

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { ModelRunner, type StepSequence } from "@readme-moe/engine";
+import { ModelRunner, type StepLogits, type StepSequence } from "@readme-moe/engine";
 import { KvPool, type KvSlot, openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
@@ -72,7 +72,8 @@ describe("a step", () => {
         return { slot: newSlot(pool, length), tokenIds, experts, logitsOf: [length - 1], wantsFullLogits: true };
       });
     const prompts = makeSequences();
-    const together = await runner.forward(pool, prompts, 5);
+    // Full logits are as they are until the next call, so what is compared later is copied.
+    const together = structuredClone(await runner.forward(pool, prompts, 5));
     // Each alone in a pool of its own.
     const alone = prompts.map((prompt) => {
       const own = poolFor(runner, 256);
@@ -91,11 +92,9 @@ describe("a step", () => {
     }));
     const newcomers = makeSequences().slice(1, 3);
     const running2 = next.filter((_, index) => index !== 4 && index !== 9);
-    const mixed = await runner.forward(pool, [...running2, ...newcomers].toReversed());
-    const plain = await runner.forward(
-      pool,
-      next.filter((_, index) => index === 4 || index === 9),
-    );
+    const mixed = structuredClone(await runner.forward(pool, [...running2, ...newcomers].toReversed()));
+    const others = next.filter((_, index) => index === 4 || index === 9);
+    const plain = structuredClone(await runner.forward(pool, others));
     for (const [index, step] of next.entries()) {
       const { pool: own, sequence } = alone[index] as (typeof alone)[number];
       const expected = await runner.forward(own, [{ ...step, slot: sequence.slot }]);
@@ -128,10 +127,11 @@ describe("a step", () => {
         chosen.map((index) => part(index, 0, lengths[index] as number)),
       );
       // Two decode in the short arena, two in the long one, two continue their prompts.
-      return runner.forward(
-        pool,
-        chosen.map((index) => part(index, lengths[index] as number, (lengths[index] as number) + (index < 4 ? 1 : 7))),
-      ) as Promise<unknown[]>;
+      const second = chosen.map((index) => {
+        const length = lengths[index] as number;
+        return part(index, length, length + (index < 4 ? 1 : 7));
+      });
+      return structuredClone(await runner.forward(pool, second)) as unknown[];
     };
     const pool = () => new KvPool({ shape: runner.kvShape, capacityTokens: 4096, longFromTokens: 90 });
     const together = await steps(pool(), [0, 1, 2, 3, 4, 5]);
@@ -147,7 +147,7 @@ describe("a step", () => {
       const experts = randomIds(random, 150, 3);
       const pool = largePool(running);
       const whole = { slot: newSlot(pool, 150), tokenIds, experts, logitsOf: [149], wantsFullLogits: true };
-      const [expected] = await runner.forward(pool, [whole]);
+      const expected = (await runner.forward(pool, [whole]))[0]?.fullLogits.slice() ?? [];
       const slot = newSlot(pool, 150);
       let last;
       for (let from = 0; from < 150;) {
@@ -156,7 +156,7 @@ describe("a step", () => {
         [last] = await runner.forward(pool, [{ ...chunk, logitsOf: [to - from - 1], wantsFullLogits: true }]);
         from = to;
       }
-      expect(largestDifference(last?.fullLogits ?? [], expected?.fullLogits ?? [])).toBeLessThan(1e-4);
+      expect(largestDifference(last?.fullLogits ?? [], expected)).toBeLessThan(1e-4);
     }
   });
 
@@ -189,11 +189,36 @@ describe("a step", () => {
     const [nothing] = await runner.forward(pool, [first]);
     expect(nothing?.candidateIds).toHaveLength(0);
     expect(first.slot.numTokens).toBe(2);
-    const [alone] = await runner.forward(pool, [loud()]);
+    const alone = structuredClone((await runner.forward(pool, [loud()]))[0]);
     const [silent, heard] = await runner.forward(pool, [quiet(), loud()]);
     expect(silent?.fullLogits).toHaveLength(0);
     expect(heard).toEqual(alone);
     expect(await runner.forward(pool, [])).toEqual([]);
+  });
+
+  test("gives each sequence its own full logits where one step is several runs", async () => {
+    await using running = await tinyModel();
+    const { runner } = running;
+    const pool = largePool(running);
+    // Prompts that go on take a run each.
+    const prompts = [3, 5, 8].map((first) => ({
+      slot: newSlot(pool, 6),
+      tokenIds: [first, first + 1, first + 2],
+      experts: [0, 1, 2],
+      logitsOf: [1, 2],
+      wantsFullLogits: true,
+    }));
+    await runner.forward(pool, prompts);
+    const next = prompts.map((prompt, index) => ({ ...prompt, wantsFullLogits: index !== 1 }));
+    const results = await runner.forward(pool, next, 1);
+    expect(results.map(({ fullLogits }) => fullLogits.length)).toEqual([192, 0, 192]);
+    for (const { fullLogits, candidateIds, candidateLogits } of [results[0], results[2]] as StepLogits[]) {
+      for (const row of [0, 1]) {
+        const logits = fullLogits.subarray(row * 96, (row + 1) * 96);
+        expect(Math.max(...logits)).toBe(candidateLogits[row]);
+        expect(logits.indexOf(candidateLogits[row] as number)).toBe(candidateIds[row]);
+      }
+    }
   });
 
   test("refuses bad input before anything runs", async () => {

@@ -57,6 +57,28 @@ test("a run takes what it is given, in parts or at once, and nothing of other ru
   await session.dispose();
 });
 
+test("outputs are written to the memory that is given for them, and to no other", async () => {
+  const g = new GraphBuilder("sum");
+  const [a, b] = [g.input("a", "float32", ["n"]), g.input("b", "float32", ["n"])];
+  g.output("sum", operators.Add(g, a, b), "float32", ["n"]);
+  g.output("product", operators.Mul(g, a, b), "float32", ["n"]);
+  const session = await GraphSession.load(await cachedGraph(g.build(), "", await temporaryFolder()), { threads: 1 });
+  const memory = new Float32Array(4).fill(-1);
+  const feeds = { a: tensor(2), b: tensor(5) };
+  const place = { data: memory.subarray(1, 2), dims: [1] };
+  const { sum, product } = await session.runInto({ sum: place }, feeds);
+  expect(sum).toBe(place);
+  expect(Array.from(memory)).toEqual([-1, 7, -1, -1]);
+  expect(product?.data[0]).toBe(10);
+  // Nothing is written there later, and nothing past its end.
+  expect((await session.run({ ...feeds, a: tensor(3) }))["sum"]?.data[0]).toBe(8);
+  const tooSmall = { sum: { data: memory.subarray(1, 2), dims: [1] } };
+  const two = { data: Float32Array.of(1, 2), dims: [2] };
+  await expect(session.runInto(tooSmall, { a: two, b: two })).rejects.toMatchObject({ code: "ERR_RUNTIME" });
+  expect(Array.from(memory)).toEqual([-1, 7, -1, -1]);
+  await session.dispose();
+});
+
 test("zero rows pass through the operators that idle experts and empty groups meet", async () => {
   const g = new GraphBuilder("empty");
   const x = g.input("x", "float32", ["rows", 8]);

@@ -43,7 +43,8 @@ export async function promptLogits(
   const pool = poolFor(runner, tokenIds.length);
   const slot = pool.admit(tokenIds.length) as KvSlot;
   const [result] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
-  return result as StepLogits;
+  const logits = result as StepLogits;
+  return { ...logits, fullLogits: logits.fullLogits.slice() };
 }
 
 /** The largest difference between two lists of equal length. */

@@ -68,7 +68,7 @@ export { simulate, type SimulationOptions, type SimulationResult } from "./simul
 export type { Spread } from "./simulation/statistics.ts";
 export { readTrace, writeTrace } from "./simulation/trace-lines.ts";
 export type { ExpertTrace, TraceSequence, TraceStep } from "./simulation/trace.ts";
-export { checkRow, type LogitsRow } from "./sampling/logits-row.ts";
+export { checkRow, logSumExpBlock, type LogitsRow } from "./sampling/logits-row.ts";
 export { tokenLogprobs, type TokenLogprobs } from "./sampling/logprobs.ts";
 export { sampleProcessed } from "./sampling/processed-logits.ts";
 export { candidatesNeeded, needsFullLogits } from "./sampling/row-needs.ts";

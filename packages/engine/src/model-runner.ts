@@ -11,6 +11,7 @@ import {
 } from "@readme-moe/model";
 import { calibrationOf } from "./calibration-sequences.ts";
 import { decoderGraph } from "./decoder-graph.ts";
+import { FullLogits } from "./full-logits.ts";
 import type { LoadProgress } from "./protocol.ts";
 import { runSteps } from "./run-steps.ts";
 import type { StepLogits } from "./step-logits.ts";
@@ -35,10 +36,12 @@ export class ModelRunner implements StepRunner {
   readonly model: Model;
   /** The graph itself, for measuring it alone. */
   readonly session: GraphSession;
+  readonly #fullLogits: FullLogits;
 
   private constructor(model: Model, session: GraphSession) {
     this.model = model;
     this.session = session;
+    this.#fullLogits = new FullLogits(model.config.vocabSize);
   }
 
   /** Builds the model's graph, or takes it from the cache. @throws {ReadMeError} */
@@ -71,12 +74,12 @@ export class ModelRunner implements StepRunner {
    * reserved for them.
    *
    * @param numCandidates - best tokens wanted per row of logits
-   * @returns one per sequence, in their order
+   * @returns one per sequence, in their order; full logits are as they are until the next call
    * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
    */
   async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    return runSteps(this.model, pool, sequences, numCandidates, async ({ feeds }) => {
-      const outputs = await this.session.run(feeds);
+    return runSteps(this.model, pool, sequences, numCandidates, this.#fullLogits, async ({ feeds }, memory) => {
+      const outputs = await this.session.runInto(memory, feeds);
       return { outputs, newKeysValues: outputs["new_keys_values"]?.data as Float32Array };
     });
   }

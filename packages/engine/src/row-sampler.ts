@@ -89,9 +89,10 @@ export class RowSampler {
   #ask(sequence: Sequence, row: LogitsRow): void {
     checkRow(row);
     const rowId = ++this.#numAsked;
-    this.#away.set(sequence, { rowId, row, processed: undefined });
-    // The caller may change it, and the row is one of many in the step's memory.
-    this.#listeners.onAsked(sequence, rowId, (row.fullLogits as Float32Array).slice());
+    // The next step writes over the row, and the caller may change it.
+    const [own, theirs] = [row.fullLogits?.slice(), (row.fullLogits as Float32Array).slice()];
+    this.#away.set(sequence, { rowId, row: { ...row, fullLogits: own }, processed: undefined });
+    this.#listeners.onAsked(sequence, rowId, theirs);
   }
 
   #contain(sequence: Sequence, action: () => void): void {

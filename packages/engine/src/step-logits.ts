@@ -13,7 +13,7 @@ export interface StepLogits {
   readonly logSumExp: Float32Array;
   /** Log-probability of each row's target, `[rows]`. */
   readonly targetLogProbs: Float32Array;
-  /** `[rows, vocabSize]` when asked for, else empty. */
+  /** `[rows, vocabSize]` when asked for, else empty. The next step writes over it. */
   readonly fullLogits: Float32Array;
 }
 

@@ -1,6 +1,7 @@
-// The oracle: vLLM's sampler as its definition reads, with a full sort and nothing shared with the code under test.
+// The oracle: vLLM's sampler as its definition reads, with a full sort and nothing shared with the code under test but how a
+// graph cuts its sums.
 
-import type { LogitsRow, SamplingParams } from "./public.ts";
+import { logSumExpBlock, type LogitsRow, type SamplingParams } from "./public.ts";
 
 export interface PlainCase {
   readonly logits: Float32Array;
@@ -77,9 +78,17 @@ export function rowOf(logits: Float32Array, numCandidates: number, hasFullLogits
   };
 }
 
-/** Summed one by one in float32, the roughest way that a runtime may take. */
+/** Blocks are summed one by one in float32, and so are their sums: the roughest way that a runtime may take. */
 function roughLogSumExp(logits: Float32Array): number {
+  const block = logSumExpBlock(logits.length);
+  const sums: number[] = [];
+  for (let from = 0; from < logits.length; from += block) sums.push(oneByOne(logits.subarray(from, from + block)));
+  return oneByOne(Float32Array.from(sums));
+}
+
+function oneByOne(logits: Float32Array): number {
   const best = logits.reduce((most, logit) => Math.max(most, logit), -Infinity);
+  if (best === -Infinity) return best;
   const sum = logits.reduce((rough, logit) => Math.fround(rough + Math.fround(Math.exp(logit - best))), 0);
   return Math.fround(best + Math.fround(Math.log(sum)));
 }

@@ -83,7 +83,10 @@ function chooseAmongAll(
   const { fullLogits } = row;
   if (fullLogits === undefined) return undefined;
   const isUnchanged = !changesLogits(params, counts) && maskedTokens(params, counts).size === 0;
-  if (isUnchanged) return chooseCheaply(row, fullLogits, params, u) ?? chooseExactly(fullLogits, params, u);
+  if (isUnchanged) {
+    const best = row.candidateLogits[0];
+    return chooseCheaply(row, fullLogits, params, u) ?? chooseExactly(fullLogits, params, u, best);
+  }
   return withPenalties(fullLogits, params, counts, () => chooseExactly(fullLogits, params, u));
 }
 
@@ -102,12 +105,21 @@ function chooseCheaply(
   return index === undefined ? undefined : ranked.ids[index];
 }
 
-/** @throws {ReadMeError} `ERR_RUNTIME` when no token is left */
-export function chooseExactly(logits: Float32Array, params: ResolvedSamplingParams, u: number): number | undefined {
+/**
+ * @param largest - of the logits, where it is known, and finite
+ * @throws {ReadMeError} `ERR_RUNTIME` when no token is left
+ */
+export function chooseExactly(
+  logits: Float32Array,
+  params: ResolvedSamplingParams,
+  u: number,
+  largest?: number,
+): number | undefined {
   const { temperature, topK, topP } = params;
   if (temperature > 0 && isLimited(params)) {
     return chooseRanked(logits, [topK > 0 ? topK : FEW, MANY, logits.length], params, u);
   }
+  if (temperature > 0 && largest !== undefined) return new WeightBuckets(logits, largest, temperature).choose(topP, u);
   const best = bestId(logits);
   if (best === undefined) throw noTokenLeft();
   if (temperature === 0) return best;

@@ -1,8 +1,8 @@
 import { bestLogits } from "./ranked-logits.ts";
 import { weightOf } from "./total-weight.ts";
 
-const BUCKETS_PER_NAT = 16;
-const NUM_BUCKETS = 1024;
+const BUCKETS_PER_NAT = 64;
+const NUM_BUCKETS = 64 * BUCKETS_PER_NAT;
 /** Takes everything more than 64 nats below the best token: together less than one part in 1e22. */
 const LAST_BUCKET = NUM_BUCKETS - 1;
 const LARGEST_WEIGHTS = Float64Array.from({ length: NUM_BUCKETS }, (_, bucket) => Math.exp(-bucket / BUCKETS_PER_NAT));
@@ -13,6 +13,11 @@ interface Reached {
   readonly sum: number;
 }
 
+type Reaches = (sum: number, least: number) => boolean;
+
+const isAtLeast: Reaches = (sum, least) => sum >= least;
+const isAbove: Reaches = (sum, least) => sum > least;
+
 /**
  * All tokens in falling order without sorting them: in buckets of nearly equal weight, of which only those are sorted
  * that a sum ends in.
@@ -21,8 +26,8 @@ export class WeightBuckets {
   readonly #logits: Float32Array;
   readonly #best: number;
   readonly #temperature: number;
-  readonly #bucketOf: Uint16Array; // [vocabSize]
-  readonly #weights = new Float64Array(NUM_BUCKETS);
+  /** Sums of each bucket. */
+  readonly #weights: Float64Array;
   readonly #total: number;
 
   /** @param best - the largest of `logits`, finite */
@@ -30,33 +35,34 @@ export class WeightBuckets {
     this.#logits = logits;
     this.#best = best;
     this.#temperature = temperature;
-    this.#bucketOf = new Uint16Array(logits.length);
-    fill(this.#bucketOf, this.#weights, logits, best, temperature);
-    this.#total = this.#weights.reduce((sum, weight) => sum + weight);
+    this.#weights = bucketWeights(logits, best, temperature);
+    let total = 0;
+    for (let bucket = 0; bucket < NUM_BUCKETS; bucket++) total += this.#weights[bucket] as number;
+    this.#total = total;
   }
 
   /** The token that `u`, in [0, 1), falls on among the fewest heaviest that reach `topP` of the total. */
   choose(topP: number, u: number): number {
-    const kept = topP === 1 ? this.#total : this.#firstWhere((sum) => sum >= topP * this.#total).sum;
-    return this.#firstWhere((sum) => sum > u * kept).id;
+    const kept = topP === 1 ? this.#total : this.#first(topP * this.#total, isAtLeast).sum;
+    return this.#first(u * kept, isAbove).id;
   }
 
-  /** The first token whose sum makes `isReached` true; the last one of any weight when rounding lets none. */
-  #firstWhere(isReached: (sum: number) => boolean): Reached {
+  /** The first token whose sum reaches `least`; the last one of any weight when rounding lets none. */
+  #first(least: number, reaches: Reaches): Reached {
     let [before, last, beforeLast] = [0, 0, 0];
     for (let bucket = 0; bucket < NUM_BUCKETS; bucket++) {
       const weight = this.#weights[bucket] as number;
       if (weight === 0) continue;
-      if (isReached(before + weight)) return this.#firstInBucket(bucket, before, isReached);
-      [last, beforeLast] = [bucket, before];
+      if (reaches(before + weight, least)) return this.#firstInBucket(bucket, before, least, reaches);
+      last = bucket;
+      beforeLast = before;
       before += weight;
     }
-    return this.#firstInBucket(last, beforeLast, isReached);
+    return this.#firstInBucket(last, beforeLast, least, reaches);
   }
 
-  #firstInBucket(bucket: number, before: number, isReached: (sum: number) => boolean): Reached {
-    const ids: number[] = [];
-    for (let id = 0; id < this.#bucketOf.length; id++) if (this.#bucketOf[id] === bucket) ids.push(id);
+  #firstInBucket(bucket: number, before: number, least: number, reaches: Reaches): Reached {
+    const ids = idsInBucket(this.#logits, this.#best, this.#temperature, bucket);
     const logits = Float32Array.from(ids, (id) => this.#logits[id] as number);
     // Adding one by one must not lead past the bucket's end, or top-p could let in a token of the next.
     const end = before + (this.#weights[bucket] as number);
@@ -65,34 +71,42 @@ export class WeightBuckets {
       const weight = weightOf(logits[index] as number, this.#best, this.#temperature);
       if (weight === 0) break;
       reached = { id: ids[index] as number, sum: Math.min(reached.sum + weight, end) };
-      if (isReached(reached.sum)) break;
+      if (reaches(reached.sum, least)) break;
     }
     return reached;
   }
 }
 
 /**
- * Puts every token into its bucket. A weight is its bucket's largest times a polynomial, within 1e-14 of `weightOf`:
- * an exponential each took twice as long as all of this.
+ * Adds every token's weight to its bucket's. It is the bucket's largest times a polynomial, within 1e-11 of `weightOf`: an
+ * exponential each took twice as long as all of this.
  */
-function fill(
-  bucketOf: Uint16Array,
-  weights: Float64Array,
-  logits: Float32Array,
-  best: number,
-  temperature: number,
-): void {
+function bucketWeights(logits: Float32Array, best: number, temperature: number): Float64Array {
+  const weights = new Float64Array(NUM_BUCKETS);
+  const scale = BUCKETS_PER_NAT / temperature;
   for (let id = 0; id < logits.length; id++) {
-    const nats = (best - (logits[id] as number)) / temperature;
-    // The minimum first: `| 0` makes `Infinity` 0.
-    const bucket = Math.min(nats * BUCKETS_PER_NAT, LAST_BUCKET) | 0;
-    const x = bucket / BUCKETS_PER_NAT - nats; // in (-1/16, 0], but in the last bucket
-    const weight = bucket === LAST_BUCKET ? Math.exp(-nats) : (LARGEST_WEIGHTS[bucket] as number) * taylorExp(x);
-    bucketOf[id] = bucket;
+    const depth = (best - (logits[id] as number)) * scale;
+    if (depth >= LAST_BUCKET) continue;
+    const bucket = depth | 0;
+    const x = (bucket - depth) * (1 / BUCKETS_PER_NAT); // in (-1/64, 0]
+    const weight = (LARGEST_WEIGHTS[bucket] as number) * (1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24)))));
     weights[bucket] = (weights[bucket] as number) + weight;
   }
+  // In the last one tokens are further apart than the polynomial reaches.
+  for (const id of idsInBucket(logits, best, temperature, LAST_BUCKET)) {
+    const weight = weightOf(logits[id] as number, best, temperature);
+    weights[LAST_BUCKET] = (weights[LAST_BUCKET] as number) + weight;
+  }
+  return weights;
 }
 
-function taylorExp(x: number): number {
-  return 1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040))))));
+/** Tokens of one bucket, the lowest id first. */
+function idsInBucket(logits: Float32Array, best: number, temperature: number, bucket: number): number[] {
+  const ids: number[] = [];
+  const scale = BUCKETS_PER_NAT / temperature;
+  for (let id = 0; id < logits.length; id++) {
+    // The minimum first: `| 0` makes `Infinity` 0.
+    if ((Math.min((best - (logits[id] as number)) * scale, LAST_BUCKET) | 0) === bucket) ids.push(id);
+  }
+  return ids;
 }

@@ -17,9 +17,10 @@ import {
 } from "@readme-moe/model";
 import { calibrationOf } from "../calibration-sequences.ts";
 import type { LayerRange } from "../decoder-graph.ts";
+import { FullLogits } from "../full-logits.ts";
 import type { RunnerOptions } from "../model-runner.ts";
-import { runSteps, type RunOutputs } from "../run-steps.ts";
-import type { RunPlan, StepSequence } from "../step-feeds.ts";
+import { runSteps, type Run } from "../run-steps.ts";
+import type { StepSequence } from "../step-feeds.ts";
 import type { StepLogits } from "../step-logits.ts";
 import type { StepRunner } from "../step-runner.ts";
 import { ExpertFeeds } from "./expert-feeds.ts";
@@ -60,6 +61,7 @@ export class StreamedRunner implements StepRunner {
   readonly #tables: Feeds;
   readonly #file: ExpertFile;
   readonly #feeds: ExpertFeeds;
+  readonly #fullLogits: FullLogits;
 
   private constructor(model: Model, segments: readonly Segment[], tables: Feeds, file: ExpertFile, memory: UnitMemory) {
     this.model = model;
@@ -68,6 +70,7 @@ export class StreamedRunner implements StepRunner {
     this.#tables = tables;
     this.#file = file;
     this.#feeds = new ExpertFeeds(file.layers, file.numExperts);
+    this.#fullLogits = new FullLogits(model.config.vocabSize);
   }
 
   /**
@@ -154,7 +157,7 @@ export class StreamedRunner implements StepRunner {
 
   async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
     this.memory.expectRuns(expertsByRun(sequences));
-    return runSteps(this.model, pool, sequences, numCandidates, (plan) => this.#run(plan));
+    return runSteps(this.model, pool, sequences, numCandidates, this.#fullLogits, this.#run);
   }
 
   async dispose(): Promise<void> {
@@ -163,7 +166,7 @@ export class StreamedRunner implements StepRunner {
   }
 
   /** One step through all layers, segment by segment. */
-  async #run({ feeds }: RunPlan): Promise<RunOutputs> {
+  readonly #run: Run = async ({ feeds }, memory) => {
     const { numLayers, numKvHeads, headSize } = this.model.config;
     const numTokens = feeds["token_ids"]?.data.length ?? 0;
     const perLayer = 2 * numKvHeads * headSize;
@@ -178,13 +181,15 @@ export class StreamedRunner implements StepRunner {
       this.memory.enterLayer(index, active);
       const stream = streamOf(outputs);
       await this.memory.runLayer(async (units) => {
-        outputs = await session.run(dealt[index] as Feeds, stream, this.#tables, this.#feeds.of(range, units));
+        const isLast = range.to === numLayers;
+        const weights = this.#feeds.of(range, units);
+        outputs = await session.runInto(isLast ? memory : {}, dealt[index] as Feeds, stream, this.#tables, weights);
       });
       const own = outputs["new_keys_values"]?.data as Float32Array;
       interleave(newKeysValues, own, range.from * perLayer, numLayers * perLayer, (range.to - range.from) * perLayer);
     }
     return { outputs, newKeysValues };
-  }
+  };
 }
 
 /** A table of floats as an input. */

@@ -1,5 +1,18 @@
+import { logSumExpBlock } from "@readme-moe/core";
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
-import { Gather, GatherElements, ReduceLogSumExp, Reshape, Squeeze, Sub, TopK, Unsqueeze } from "../onnx/operators.ts";
+import {
+  Gather,
+  GatherElements,
+  Log,
+  ReduceLogSumExp,
+  ReduceMax,
+  Reshape,
+  Softmax,
+  Squeeze,
+  Sub,
+  TopK,
+  Unsqueeze,
+} from "../onnx/operators.ts";
 
 /**
  * What a step gives back about the next token, from logits `[rows, vocabSize]`. Full logits of a step of 16 would
@@ -24,15 +37,13 @@ export function logitOutputs(g: GraphBuilder, logits: Value, vocabSize: number):
   g.output("full_logits", full, "float32", ["full_rows", vocabSize]);
 }
 
-const MAX_BLOCK = 512;
-
 /**
- * The runtime sums a row one by one in float32, which is off by 1e-4 and more for a vocabulary of 49,152; sums of
- * blocks, and then the sum of those, are off by a few roundings. `[rows, vocabSize]` -> `[rows]`
+ * `[rows, vocabSize]` -> `[rows]`, as exact as `logSumExpError` says. The largest share of a block is one over the sum of its
+ * exponentials, relative to the largest; the runtime's softmax takes a quarter of the time of its sums of exponentials.
  */
 function blockwiseLogSumExp(g: GraphBuilder, logits: Value, vocabSize: number): Value {
-  let block = Math.min(MAX_BLOCK, Math.ceil(Math.sqrt(vocabSize)));
-  while (vocabSize % block !== 0) block--;
-  const blocks = Reshape(g, logits, [-1, vocabSize / block, block]);
-  return ReduceLogSumExp(g, ReduceLogSumExp(g, blocks, 2), 1);
+  const block = logSumExpBlock(vocabSize);
+  const blocks = Reshape(g, logits, [-1, block]);
+  const ofBlocks = Sub(g, ReduceMax(g, blocks, 1), Log(g, ReduceMax(g, Softmax(g, blocks, -1), 1)));
+  return ReduceLogSumExp(g, Reshape(g, ofBlocks, [-1, vocabSize / block]), 1);
 }

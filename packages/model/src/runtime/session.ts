@@ -79,7 +79,18 @@ export class GraphSession {
    * Runs the graph once, on all `feeds` together. Inputs are read in place; outputs are fresh copies.
    * @throws {ReadMeError} `ERR_RUNTIME` when an operator fails
    */
-  async run(...feeds: readonly Readonly<Record<string, GraphTensor>>[]): Promise<Outputs> {
+  run(...feeds: readonly Readonly<Record<string, GraphTensor>>[]): Promise<Outputs> {
+    return this.runInto({}, ...feeds);
+  }
+
+  /**
+   * The same; the outputs named in `memory` are written there, and are not copied. Its shapes must be theirs.
+   * @throws {ReadMeError} `ERR_RUNTIME` when an operator fails, or a shape is another
+   */
+  async runInto(
+    memory: Readonly<Record<string, GraphTensor>>,
+    ...feeds: readonly Readonly<Record<string, GraphTensor>>[]
+  ): Promise<Outputs> {
     // The runtime looks at its inputs later than now: calls at once have an object each.
     const inputs = this.#inputs ?? {};
     this.#inputs = undefined;
@@ -87,7 +98,10 @@ export class GraphSession {
       for (const name in some) inputs[name] = this.#tensorOf(name, some[name] as GraphTensor);
     }
     try {
-      return (await throughGate(() => this.#session.run(inputs as Record<string, Tensor>))) as unknown as Outputs;
+      const outputs = await throughGate(() =>
+        this.#session.run(inputs as Record<string, Tensor>, this.#fetches(memory)),
+      );
+      return { ...(outputs as unknown as Outputs), ...memory };
     } catch (cause) {
       throw new ReadMeError("ERR_RUNTIME", `The inference runtime failed: ${message(cause)}`, { cause });
     } finally {
@@ -95,6 +109,16 @@ export class GraphSession {
       for (const name in inputs) inputs[name] = undefined;
       this.#inputs = inputs;
     }
+  }
+
+  /** Each output by name, with the memory that it is to be written to, or `null`. */
+  #fetches(memory: Readonly<Record<string, GraphTensor>>): Record<string, Tensor | null> {
+    const fetches: Record<string, Tensor | null> = {};
+    for (const name of this.#session.outputNames) {
+      const place = memory[name];
+      fetches[name] = place ? new this.#Tensor("float32", place.data as Float32Array, place.dims) : null;
+    }
+    return fetches;
   }
 
   #tensorOf(name: string, feed: GraphTensor): Tensor {
