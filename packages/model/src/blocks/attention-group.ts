@@ -3,7 +3,20 @@
 // many decoding sequences share one run without padding each other.
 
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
-import { Add, And, Concat, Expand, Less, Range, Shape, Squeeze, Sub, Unsqueeze, Where } from "../onnx/operators.ts";
+import {
+  Add,
+  And,
+  Concat,
+  Expand,
+  Less,
+  Range,
+  Shape,
+  SliceTo,
+  Squeeze,
+  Sub,
+  Unsqueeze,
+  Where,
+} from "../onnx/operators.ts";
 
 // Far below any score, and still finite after one is added.
 const MASKED = -1e30;
@@ -21,9 +34,9 @@ export interface AttentionGroup {
 }
 
 interface AttentionPast {
-  /** Of each layer. */
-  readonly keys: readonly Value[];
-  readonly values: readonly Value[];
+  /** Of a layer, `[sequences, numKvHeads, 1, past, headSize]`. */
+  keys(layer: number): Value;
+  values(layer: number): Value;
   /** int64 `[2]`: past keys and new keys, the sizes that scores are split at. */
   readonly keySizes: Value;
 }
@@ -31,7 +44,7 @@ interface AttentionPast {
 export interface GroupKind {
   /** Every sequence has exactly one query. */
   readonly isDecode: boolean;
-  /** Sequences may have a past. */
+  /** Sequences may have a past; those that do not decode are one then. */
   readonly hasPast: boolean;
 }
 
@@ -44,6 +57,9 @@ export interface GroupKind {
  *   read in place; memory beyond `past_lengths` must be finite
  *
  * New tokens of a sequence follow its past without a gap, so the mask needs no positions.
+ *
+ * Where many queries attend, to what is real of one slot, that is copied out of it first: the copy takes little beside the
+ * products that a half-filled slot would take for nothing.
  */
 export function attentionGroup(
   g: GraphBuilder,
@@ -61,13 +77,18 @@ export function attentionGroup(
       g.input(`${name}.past_${part}.${layer}`, "float32", cacheShape),
     );
   const [keys, values] = [pastInputs("keys"), pastInputs("values")];
-  const pastSize = keys[0] && Shape(g, keys[0], 3, 4);
+  const pastSize = isDecode ? keys[0] && Shape(g, keys[0], 3, 4) : pastLengths;
+  const filled = (slots: Value): Value => (isDecode || !pastLengths ? slots : SliceTo(g, slots, pastLengths, 3));
   const masks = new Map<number | undefined, Value>();
   return {
     name,
     isDecode,
     tokens,
-    past: pastSize && { keys, values, keySizes: Concat(g, [pastSize, querySize], 0) },
+    past: pastSize && {
+      keys: (layer) => filled(keys[layer] as Value),
+      values: (layer) => filled(values[layer] as Value),
+      keySizes: Concat(g, [pastSize, querySize], 0),
+    },
     mask(slidingWindow) {
       const known = masks.get(slidingWindow);
       if (known) return known;

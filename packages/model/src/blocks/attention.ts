@@ -9,6 +9,7 @@ import {
   FusedMatMul,
   Gather,
   Mul,
+  ReduceSum,
   Reshape,
   RotaryEmbedding,
   SimplifiedLayerNormalization,
@@ -164,18 +165,23 @@ function attend(
     : asRows(Transpose(g, Reshape(g, rows.queries, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]));
   const newKeys = keyHeads(g, rows.newKeys, group, shape);
   const newValues = keyHeads(g, rows.newValues, group, shape);
-  const newScores = FusedMatMul(g, queries, newKeys, { transB: true, alpha: group.isDecode ? 1 : scale });
+  // A decoding sequence has one new key and one new value: products of single numbers, for which a matrix product each would
+  // take as long as for the past.
+  const newScores = group.isDecode
+    ? Unsqueeze(g, ReduceSum(g, Mul(g, queries, newKeys), 4), [4])
+    : FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale });
   const weigh = (scores: Value): Value =>
     asRows(Softmax(g, Add(g, asHeads(scores), group.mask(shape.slidingWindow)), -1));
 
   const { past } = group;
   let attended: Value;
   if (past) {
-    const [pastKeys, pastValues] = [past.keys[layer] as Value, past.values[layer] as Value];
+    const [pastKeys, pastValues] = [past.keys(layer), past.values(layer)];
     const pastScores = FusedMatMul(g, queries, pastKeys, { transB: true, alpha: group.isDecode ? 1 : scale });
     const weights = weigh(Concat(g, [pastScores, newScores], 4));
     const [pastWeights, newWeights] = Split(g, weights, { sizes: past.keySizes, count: 2 }, 4) as [Value, Value];
-    attended = Add(g, FusedMatMul(g, pastWeights, pastValues), FusedMatMul(g, newWeights, newValues));
+    const ofNew = group.isDecode ? Mul(g, newWeights, newValues) : FusedMatMul(g, newWeights, newValues);
+    attended = Add(g, FusedMatMul(g, pastWeights, pastValues), ofNew);
   } else {
     attended = FusedMatMul(g, weigh(newScores), newValues);
   }

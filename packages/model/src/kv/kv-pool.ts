@@ -166,7 +166,10 @@ export class KvPool {
   }
 
   /** A range's keys and values of one layer, in place; valid until the pool makes room or closes gaps. */
-  view({ start, end }: KvRange, layer: number): { readonly keys: Float32Array; readonly values: Float32Array } {
+  view(
+    { start, end }: Pick<KvRange, "start" | "end">,
+    layer: number,
+  ): { readonly keys: Float32Array; readonly values: Float32Array } {
     const [keys, values] = [this.#keys[layer], this.#values[layer]];
     if (!keys || !values) throw new RangeError(`Expected \`layer\` to be below ${this.#keys.length}, got \`${layer}\``);
     return { keys: keys.subarray(start, end), values: values.subarray(start, end) };

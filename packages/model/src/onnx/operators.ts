@@ -252,3 +252,8 @@ export function ScatterRowsAdd(g: GraphBuilder, data: Value, indices: Value, upd
 export function SliceRows(g: GraphBuilder, x: Value, start: number, end: number): Value {
   return g.node("Slice", [x, g.integers([start]), g.integers([end]), g.integers([0])]);
 }
+
+/** Elements `[0, end)` of `axis`, copied. @param end - int64 `[1]` */
+export function SliceTo(g: GraphBuilder, x: Value, end: Value, axis: number): Value {
+  return g.node("Slice", [x, g.integers([0]), end, g.integers([axis])]);
+}

@@ -4,6 +4,7 @@
 import type { KvPool } from "../kv/kv-pool.ts";
 import type { KvSlot } from "../kv/kv-slot.ts";
 import type { AttentionRun } from "./attention-runs.ts";
+import { pastFeeds } from "./past-feeds.ts";
 import type { GraphTensor } from "./session.ts";
 
 /** Inputs of a graph, by name. */
@@ -102,16 +103,11 @@ function slotGroup(
     }
   }
   groups.numRows += range.numRows * numQueries;
-  const feeds: Record<string, GraphTensor> = {
+  return {
     [`${name}.tokens`]: { data: tokens, dims: name === "continued" ? [range.numRows, numQueries] : [range.numRows] },
     [`${name}.past_lengths`]: { data: pastLengths, dims: [range.numRows] },
+    ...pastFeeds(name, pool, range),
   };
-  for (let layer = 0; layer < pool.shape.numLayers; layer++) {
-    const { keys, values } = pool.view(range, layer);
-    feeds[`${name}.past_keys.${layer}`] = { data: keys, dims: range.dims };
-    feeds[`${name}.past_values.${layer}`] = { data: values, dims: range.dims };
-  }
-  return feeds;
 }
 
 // A group has to have a row, see `attention`: one that nobody needs repeats the step's first token.
@@ -119,17 +115,12 @@ const IDLE_TOKENS: GraphTensor = { data: BigInt64Array.of(0n), dims: [1, 1] };
 
 function idleGroup(pool: KvPool, groups: GroupRows): Feeds {
   groups.numRows += 1;
-  const { numLayers, numKvHeads, headSize } = pool.shape;
-  const nothing = { data: new Float32Array(0), dims: [1, numKvHeads, 1, 0, headSize] };
-  const feeds: Record<string, GraphTensor> = {
+  const { numKvHeads, headSize } = pool.shape;
+  return {
     "continued.tokens": IDLE_TOKENS,
     "continued.past_lengths": int64([0]),
+    ...pastFeeds("continued", pool, { start: 0, end: 0, dims: [1, numKvHeads, 1, 0, headSize] }),
   };
-  for (let layer = 0; layer < numLayers; layer++) {
-    feeds[`continued.past_keys.${layer}`] = nothing;
-    feeds[`continued.past_values.${layer}`] = nothing;
-  }
-  return feeds;
 }
 
 /** Prompts from their first token on; shorter ones repeat their last token, for nothing. */
