@@ -5,7 +5,7 @@ import { planRun, type RunPlan, type StepSequence } from "./step-feeds.ts";
 import { checkSequence, stepLogits, type StepLogits } from "./step-logits.ts";
 
 /** What running a plan gives: outputs of logits by name, and `[tokens, 2 * numLayers * numKvHeads * headSize]`. */
-export interface RunOutputs {
+interface RunOutputs {
   readonly outputs: Readonly<Record<string, GraphTensor>>;
   readonly newKeysValues: Float32Array;
 }

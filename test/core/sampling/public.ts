@@ -1,6 +1,6 @@
 // Everything that these tests use of the sampling folder.
 
-export { logSumExpBlock, logSumExpError, type LogitsRow } from "../../../packages/core/src/sampling/logits-row.ts";
+export { logSumExpBlock, type LogitsRow } from "../../../packages/core/src/sampling/logits-row.ts";
 export { tokenLogprobs } from "../../../packages/core/src/sampling/logprobs.ts";
 export { applyPenalties } from "../../../packages/core/src/sampling/penalties.ts";
 export { candidatesNeeded, needsFullLogits } from "../../../packages/core/src/sampling/row-needs.ts";
