@@ -31,7 +31,8 @@ const NUM_STEPS = 14;
 // Beyond so many numbers, every fourth row speaks for all.
 const SAMPLED_FROM = 1 << 16;
 const SAMPLED_ROWS = 4;
-const MAX_RANK = 72;
+// Three times the rank that `tune` gives by default: changes of several tunings add up.
+const MAX_RANK = 96;
 // Below, the product of factors is hardly ever the cheaper one, and finding them takes time.
 const WORTHWHILE_SHARE = 0.5;
 const SIZE_BYTES = 4;
