@@ -96,7 +96,8 @@ function headPart(type: string, first: string | undefined): Part {
   if (PRODUCTS.has(type)) return "head";
   // Rows are rounded by their largest magnitude; other maxima are of logits.
   if (CHOOSING.has(type) || (type === "ReduceMax" && first !== "Abs")) return "choosing candidates";
-  return ROUNDING.has(type) ? "rows to int8 and back" : "inputs, masks, outputs";
+  const isScaling = type === "Mul" && first === "MatMulIntegerToFloat";
+  return ROUNDING.has(type) || isScaling ? "rows to int8 and back" : "inputs, masks, outputs";
 }
 
 /** The norm of queries and keys has ones for its scales, which are no weight of the model. */

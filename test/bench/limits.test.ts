@@ -52,9 +52,10 @@ describe("parts of the graph", () => {
 
   test("counts rounding to int8 with each input of a product, and scaling with each product", () => {
     // A layer has inputs of attention, its output, the FFN and its down-projection: four operators each, and one behind each product.
-    expect(countsOf(1)["rows to int8 and back"]).toBe(2 * (4 * 4 + 4));
+    // The head has both, too.
+    expect(countsOf(1)["rows to int8 and back"]).toBe(2 * (4 * 4 + 4) + 4 + 1);
     // The FFN's input is rounded once for all experts.
-    expect(countsOf(3)["rows to int8 and back"]).toBe(2 * (3 * 4 + 3 * 4 + 2 + 3 * 2));
+    expect(countsOf(3)["rows to int8 and back"]).toBe(2 * (3 * 4 + 3 * 4 + 2 + 3 * 2) + 4 + 1);
   });
 
   test("deals to experts only where there are several", () => {
@@ -120,8 +121,8 @@ describe("the runtime's profile", () => {
     });
     expect(figures?.numUnknown).toBe(0);
     expect(Object.keys(figures?.parts ?? {}).toSorted()).toEqual([...PARTS].toSorted());
-    // Two of three experts, two layers, two products each; and attention's.
-    expect(figures?.types.find(({ type }) => type === "MatMulIntegerToFloat")?.count).toBe(2 * (2 + 2 * 2));
+    // Two of three experts, two layers, two products each; and attention's, and the head.
+    expect(figures?.types.find(({ type }) => type === "MatMulIntegerToFloat")?.count).toBe(2 * (2 + 2 * 2) + 1);
   });
 });
 

@@ -2,6 +2,7 @@ import {
   activation,
   attentionInputs,
   blockLinear,
+  channelScales,
   configOfLayers,
   decoderLayer,
   eightBitBlocks,
@@ -11,7 +12,9 @@ import {
   linear,
   logitOutputs,
   normStream,
+  type Arithmetic,
   type Calibration,
+  type ChannelScales,
   GraphBuilder,
   operators,
   storedBlocks,
@@ -75,7 +78,7 @@ export function decoderSegment(
     newKeysValues.push(output.newKeys, output.newValues);
     stream = output.stream;
   }
-  if (to === config.numLayers) logitsOf(g, stream, { config, weights }, table);
+  if (to === config.numLayers) logitsOf(g, stream, { config, weights }, { precision, calibration }, table);
   else {
     g.output("next_residual", stream.residual, "float32", ["tokens", config.hiddenSize]);
     g.output("next_update", stream.update as Value, "float32", ["tokens", config.hiddenSize]);
@@ -103,12 +106,16 @@ function logitsOf(
   g: GraphBuilder,
   { residual, update }: Stream,
   { config, weights }: Pick<Model, "config" | "weights">,
+  arithmetic: Arithmetic,
   table: Value | undefined,
 ): void {
   const logitRows = g.input("logit_rows", "int64", ["rows"]);
   const wanted = { residual: Gather(g, residual, logitRows), update: update && Gather(g, update, logitRows) };
-  const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon);
-  logitOutputs(g, headLogits(g, normed, weights, table), config.vocabSize);
+  const { calibration } = arithmetic;
+  const scales =
+    arithmetic.precision === "int8" && calibration ? channelScales(calibration, "head", [weights.head]) : undefined;
+  const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon, scales);
+  logitOutputs(g, headLogits(g, normed, weights, arithmetic, scales, table), config.vocabSize);
 }
 
 /** Rows of an embedding table that is kept in half precision, as float32. */
@@ -124,12 +131,13 @@ function headLogits(
   g: GraphBuilder,
   hidden: Value,
   { head, embedding }: Model["weights"],
+  arithmetic: Arithmetic,
+  scales: ChannelScales | undefined,
   table: Value | undefined,
 ): Value {
   if (table && head === embedding) return operators.Gemm(g, hidden, table, undefined);
-  const blocks = table ? undefined : (storedBlocks(head) ?? eightBitBlocks(head));
+  const blocks = arithmetic.precision === "int4" ? (storedBlocks(head) ?? eightBitBlocks(head)) : undefined;
   if (blocks) return blockLinear(g, "head", hidden, [blocks]);
-  return linear(g, "head", activation(g, hidden, { precision: table ? "fp32" : "int8" }), [
-    { weight: head, bias: undefined },
-  ]);
+  const own = { ...arithmetic, precision: arithmetic.precision === "fp32" ? "fp32" : "int8" } as const;
+  return linear(g, "head", activation(g, hidden, own, scales), [{ weight: head, bias: undefined }]);
 }

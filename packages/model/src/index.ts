@@ -6,7 +6,7 @@ export { feedForward } from "./blocks/feed-forward.ts";
 export { configOfLayer, configOfLayers } from "./calibration/layer-graph.ts";
 export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";
 export type { Calibration } from "./calibration/calibration.ts";
-export type { ChannelScales } from "./quantize/channel-scales.ts";
+export { channelScales, type ChannelScales } from "./quantize/channel-scales.ts";
 export { blockLinear } from "./blocks/block-linear.ts";
 
 export { expertDealInputs } from "./blocks/expert-deal.ts";

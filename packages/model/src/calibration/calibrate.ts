@@ -64,6 +64,7 @@ class LayerWalk {
   }
 
   async #find(name: string): Promise<Float32Array> {
+    if (name === "max.head") return this.#headMax();
     const layer = Number(/\blayers\.(\d+)\./.exec(name)?.[1]);
     for (;;) {
       const found = this.#statistics.get(name);
@@ -91,6 +92,25 @@ class LayerWalk {
       await session.dispose();
     }
     this.#nextLayer = index + 1;
+  }
+
+  /** The largest magnitudes behind the last norm. */
+  async #headMax(): Promise<Float32Array> {
+    const { config, weights } = this.#model;
+    while (this.#nextLayer < config.numLayers) await this.#advance();
+    const scales = await weights.finalNorm.store.readFloats(weights.finalNorm.name);
+    const largest = new Float32Array(config.hiddenSize);
+    for (const { hidden } of this.#parts) {
+      for (let start = 0; start < hidden.length; start += config.hiddenSize) {
+        const row = hidden.subarray(start, start + config.hiddenSize);
+        const meanSquare = row.reduce((total, value) => total + value * value, 0) / row.length;
+        const rms = Math.sqrt(meanSquare + config.rmsNormEpsilon);
+        for (const [i, scale] of scales.entries()) {
+          largest[i] = Math.max(largest[i] as number, Math.abs(((row[i] as number) / rms) * scale));
+        }
+      }
+    }
+    return largest;
   }
 
   async #openLayer(index: number): Promise<GraphSession> {
