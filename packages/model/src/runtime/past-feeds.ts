@@ -1,13 +1,14 @@
 import type { KvPool, KvRange } from "../kv/kv-pool.ts";
-import type { Feeds } from "./attention-feeds.ts";
 import type { GraphTensor } from "./session.ts";
 
 /** A range of slots as `KvPool.range` gives it. */
 type PastRange = Pick<KvRange, "start" | "end" | "dims">;
 
+type PastFeeds = Readonly<Record<string, GraphTensor>>;
+
 interface Past {
   readonly range: PastRange;
-  readonly feeds: Feeds;
+  readonly feeds: PastFeeds;
 }
 
 /** Of each pool and group, the last one. */
@@ -17,7 +18,7 @@ const known = new WeakMap<KvPool, Map<string, Past>>();
  * `<group>.past_keys.<layer>` and `<group>.past_values.<layer>` of all layers. The same tensors as at the last call as long as
  * the range is the same: it nearly always is, and making hundreds of tensors took a twentieth of a small model's step.
  */
-export function pastFeeds(group: string, pool: KvPool, range: PastRange): Feeds {
+export function pastFeeds(group: string, pool: KvPool, range: PastRange): PastFeeds {
   const ofPool = known.get(pool) ?? new Map<string, Past>();
   known.set(pool, ofPool);
   const last = ofPool.get(group);
