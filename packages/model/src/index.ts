@@ -1,6 +1,7 @@
 export { activation, type Activation, type Arithmetic, type Precision } from "./blocks/activation.ts";
 export { attentionInputs } from "./blocks/attention-inputs.ts";
-export { attention, type AttentionInputs, type AttentionOutput, type AttentionShape } from "./blocks/attention.ts";
+export type { AttentionShape } from "./blocks/attend.ts";
+export { attention, type AttentionInputs, type AttentionOutput } from "./blocks/attention.ts";
 export { decoderLayer, normStream, type Stream } from "./blocks/decoder-layer.ts";
 export { feedForward } from "./blocks/feed-forward.ts";
 export { configOfLayer, configOfLayers } from "./calibration/layer-graph.ts";

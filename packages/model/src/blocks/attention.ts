@@ -3,42 +3,23 @@
 
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import {
-  Add,
   Concat,
   Expand,
-  FusedMatMul,
   Gather,
   Mul,
-  ReduceSum,
   Reshape,
   RotaryEmbedding,
   SimplifiedLayerNormalization,
-  Softmax,
   Split,
   Squeeze,
-  Transpose,
   Unsqueeze,
 } from "../onnx/operators.ts";
 import type { AttentionRefs } from "../weights/model-weights.ts";
 import { activation, type Activation } from "./activation.ts";
+import { attend, type AttentionRows, type AttentionShape } from "./attend.ts";
 import type { AttentionGroup } from "./attention-group.ts";
 import { floatWeight, linear } from "./linear.ts";
 import type { RopeValues } from "./rope-tables.ts";
-
-/**
- * Sizes of one attention layer. Query heads are a multiple of key and value heads; sizes in floats, the window in
- * tokens.
- */
-export interface AttentionShape {
-  readonly numHeads: number;
-  readonly numKvHeads: number;
-  readonly headSize: number;
-  /** Scores are multiplied by this before the softmax; `1 / sqrt(headSize)` in Llama. */
-  readonly scale: number;
-  readonly slidingWindow: number | undefined;
-  /** Of the norm of queries and keys, where there is one. */
-  readonly normEpsilon: number;
-}
 
 /** What the step's tokens need besides their activations. */
 export interface AttentionInputs {
@@ -121,77 +102,10 @@ function rotate(g: GraphBuilder, x: Value, { positions, rope }: AttentionInputs)
   return Squeeze(g, turned, [1]);
 }
 
-/**
- * Queries, new keys and new values of one group's sequences: `[sequences, heads · headSize]` when decoding, else
- * `[sequences, queries, heads · headSize]`.
- */
-interface AttentionRows {
-  readonly queries: Value;
-  readonly newKeys: Value;
-  readonly newValues: Value;
-}
-
 function gatherRows(g: GraphBuilder, flat: AttentionRows, { tokens }: AttentionGroup): AttentionRows {
   return {
     queries: Gather(g, flat.queries, tokens),
     newKeys: Gather(g, flat.newKeys, tokens),
     newValues: Gather(g, flat.newValues, tokens),
   };
-}
-
-/**
- * One group's attention: `softmax(scale · q · [past keys, new keys]ᵀ + mask) · [past values, new values]`, `[rows, numHeads · headSize]`.
- *
- * A group that does not only decode must have at least one sequence: the runtime cannot fold axes of nothing.
- */
-function attend(
-  g: GraphBuilder,
-  layer: number,
-  group: AttentionGroup,
-  rows: AttentionRows,
-  shape: AttentionShape,
-): Value {
-  const { numHeads, numKvHeads, headSize, scale } = shape;
-  const perKvHead = numHeads / numKvHeads;
-  // In prefill the heads that share keys are rows of one product, [.., 1, perKvHead * queries, ..]; masks are per query,
-  // so they meet scores as [.., perKvHead, queries, ..]. A decoding sequence has one query per head: each is a product
-  // of its own, [.., perKvHead, 1, ..], since products of one row read the keys as they are, and those of three copy
-  // them first, which takes twice as long. Only products without a factor do, so there the queries are scaled; in
-  // prefill a product of one row or one key must not differ from those of many, so there the product has the factor.
-  const asHeads = (x: Value): Value => (group.isDecode ? x : Reshape(g, x, [0, 0, perKvHead, -1, 0]));
-  const asRows = (x: Value): Value => (group.isDecode ? x : Reshape(g, x, [0, 0, 1, -1, 0]));
-  const queries = group.isDecode
-    ? Reshape(g, Mul(g, rows.queries, g.float(scale)), [0, numKvHeads, perKvHead, 1, headSize])
-    : asRows(Transpose(g, Reshape(g, rows.queries, [0, 0, numKvHeads, perKvHead, headSize]), [0, 2, 3, 1, 4]));
-  const newKeys = keyHeads(g, rows.newKeys, group, shape);
-  const newValues = keyHeads(g, rows.newValues, group, shape);
-  // A decoding sequence has one new key and one new value: products of single numbers, for which a matrix product each would
-  // take as long as for the past.
-  const newScores = group.isDecode
-    ? Unsqueeze(g, ReduceSum(g, Mul(g, queries, newKeys), 4), [4])
-    : FusedMatMul(g, queries, newKeys, { transB: true, alpha: scale });
-  const weigh = (scores: Value): Value =>
-    asRows(Softmax(g, Add(g, asHeads(scores), group.mask(shape.slidingWindow)), -1));
-
-  const { past } = group;
-  let attended: Value;
-  if (past) {
-    const [pastKeys, pastValues] = [past.keys(layer), past.values(layer)];
-    const pastScores = FusedMatMul(g, queries, pastKeys, { transB: true, alpha: group.isDecode ? 1 : scale });
-    const weights = weigh(Concat(g, [pastScores, newScores], 4));
-    const [pastWeights, newWeights] = Split(g, weights, { sizes: past.keySizes, count: 2 }, 4) as [Value, Value];
-    const ofNew = group.isDecode ? Mul(g, newWeights, newValues) : FusedMatMul(g, newWeights, newValues);
-    attended = Add(g, FusedMatMul(g, pastWeights, pastValues), ofNew);
-  } else {
-    attended = FusedMatMul(g, weigh(newScores), newValues);
-  }
-  const byQuery = group.isDecode ? attended : Transpose(g, asHeads(attended), [0, 3, 1, 2, 4]);
-  return Reshape(g, byQuery, [-1, numHeads * headSize]);
-}
-
-/** Keys or values of `AttentionRows` -> `[sequences, numKvHeads, 1, queries, headSize]`. */
-function keyHeads(g: GraphBuilder, rows: Value, group: AttentionGroup, shape: AttentionShape): Value {
-  const { numKvHeads, headSize } = shape;
-  if (group.isDecode) return Reshape(g, rows, [0, numKvHeads, 1, 1, headSize]);
-  return Unsqueeze(g, Transpose(g, Reshape(g, rows, [0, 0, numKvHeads, headSize]), [0, 2, 1, 3]), [2]);
 }
