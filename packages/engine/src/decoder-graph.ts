@@ -2,7 +2,6 @@ import {
   activation,
   attentionInputs,
   blockLinear,
-  channelScales,
   configOfLayers,
   decoderLayer,
   eightBitBlocks,
@@ -12,6 +11,7 @@ import {
   linear,
   logitOutputs,
   normStream,
+  scalesOf,
   type Arithmetic,
   type Calibration,
   type ChannelScales,
@@ -111,9 +111,7 @@ function logitsOf(
 ): void {
   const logitRows = g.input("logit_rows", "int64", ["rows"]);
   const wanted = { residual: Gather(g, residual, logitRows), update: update && Gather(g, update, logitRows) };
-  const { calibration } = arithmetic;
-  const scales =
-    arithmetic.precision === "int8" && calibration ? channelScales(calibration, "head", [weights.head]) : undefined;
+  const scales = scalesOf(arithmetic, "head", [weights.head]);
   const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon, scales);
   logitOutputs(g, headLogits(g, normed, weights, arithmetic, scales, table), config.vocabSize);
 }

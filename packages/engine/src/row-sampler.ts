@@ -90,9 +90,9 @@ export class RowSampler {
     checkRow(row);
     const rowId = ++this.#numAsked;
     // The next step writes over the row, and the caller may change it.
-    const [own, theirs] = [row.fullLogits?.slice(), (row.fullLogits as Float32Array).slice()];
-    this.#away.set(sequence, { rowId, row: { ...row, fullLogits: own }, processed: undefined });
-    this.#listeners.onAsked(sequence, rowId, theirs);
+    const fullLogits = (row.fullLogits as Float32Array).slice();
+    this.#away.set(sequence, { rowId, row: { ...row, fullLogits }, processed: undefined });
+    this.#listeners.onAsked(sequence, rowId, fullLogits.slice());
   }
 
   #contain(sequence: Sequence, action: () => void): void {

@@ -2,12 +2,12 @@ export { activation, type Activation, type Arithmetic, type Precision } from "./
 export { attentionInputs } from "./blocks/attention-inputs.ts";
 export type { AttentionShape } from "./blocks/attend.ts";
 export { attention, type AttentionInputs, type AttentionOutput } from "./blocks/attention.ts";
-export { decoderLayer, normStream, type Stream } from "./blocks/decoder-layer.ts";
+export { decoderLayer, normStream, scalesOf, type Stream } from "./blocks/decoder-layer.ts";
 export { feedForward } from "./blocks/feed-forward.ts";
 export { configOfLayer, configOfLayers } from "./calibration/layer-graph.ts";
 export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";
 export type { Calibration } from "./calibration/calibration.ts";
-export { channelScales, type ChannelScales } from "./quantize/channel-scales.ts";
+export type { ChannelScales } from "./quantize/channel-scales.ts";
 export { blockLinear } from "./blocks/block-linear.ts";
 
 export { expertDealInputs } from "./blocks/expert-deal.ts";

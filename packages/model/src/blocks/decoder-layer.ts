@@ -104,7 +104,8 @@ function ffnChannelScales(arithmetic: Arithmetic, name: string, layer: LayerRefs
   return scalesOf(arithmetic, `${name}.ffn`, gatesAndUps(layer));
 }
 
-function scalesOf(
+/** What a product's input is divided by, channel by channel, where that is worth it. @param refs - all weights that take it */
+export function scalesOf(
   { precision, calibration }: Arithmetic,
   product: string,
   refs: readonly TensorRef[],
