@@ -16,6 +16,7 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
 const BYTES = 1_300_000;
+const SCALED = `scaled-${BYTES}.adapter`;
 const at = (name: string): string => join(folder, name);
 const texts = await pocketTexts();
 const pocket = await openModel(POCKET);
@@ -112,11 +113,16 @@ describe("of a refitted pocket model", () => {
     await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
   }, 300_000);
 
-  test("with texts, the same bytes leave logits nearer to what they were", { timeout: 300_000 }, async () => {
+  test("with texts, the same bytes leave logits nearer to what they were", { timeout: 600_000 }, async () => {
     const whole = await logitsOf(at("refitted"));
-    const [plain, scaled] = [await packed("plain", BYTES, false), await packed("scaled", BYTES, true)];
-    const [without, by] = [await distance(plain, whole), await distance(scaled, whole)];
-    console.log(`logits are off by ${without.toFixed(4)} without texts, by ${by.toFixed(4)} with them`);
+    let [without, by] = [0, 0];
+    // Steps are half octaves apart: of a single size, it is chance which of the two comes to the finer ones.
+    for (const maxBytes of [0.8 * BYTES, 0.9 * BYTES, BYTES]) {
+      const [plain, scaled] = [`plain-${maxBytes}`, `scaled-${maxBytes}`];
+      without += await distance(await packed(plain, maxBytes, false), whole);
+      by += await distance(await packed(scaled, maxBytes, true), whole);
+    }
+    console.log(`logits are off by ${(without / 3).toFixed(4)} without texts, by ${(by / 3).toFixed(4)} with them`);
     expect(by).toBeLessThan(without);
   });
 
@@ -124,7 +130,7 @@ describe("of a refitted pocket model", () => {
     const data = texts.map(({ name, files }) => `${name}=${files[0]}`);
     const args = ["pack", at("refitted"), "--base", POCKET, "--out", at("cli.adapter"), "--max-size", `${BYTES}`];
     expect((await runCli([...args, "--data", ...data])).code).toBe(0);
-    expect(Buffer.compare(await readFile(at("cli.adapter")), await readFile(at("scaled.adapter")))).toBe(0);
+    expect(Buffer.compare(await readFile(at("cli.adapter")), await readFile(at(SCALED)))).toBe(0);
     const missing = await runCli([...args, "--data", at("nothing.jsonl")]);
     expect(missing).toMatchObject({ code: 1, stdout: "" });
   });
@@ -137,7 +143,7 @@ describe("of a refitted pocket model", () => {
   });
 
   test("scales of another model's size are refused", async () => {
-    const source = await SafetensorsFile.open(at("scaled.adapter"));
+    const source = await SafetensorsFile.open(at(SCALED));
     const inputs = source.names.map((name) => {
       const info = source.info(name);
       const shape = name === "scales" ? [info.shape[1]!, info.shape[0]!] : info.shape;

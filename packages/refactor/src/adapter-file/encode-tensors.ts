@@ -1,16 +1,18 @@
 // Chosen tensors as the payloads of an adapter file.
 
 import type { SafetensorsInput } from "@readme-moe/model";
-import type { BaseWeights } from "./base-weights.ts";
+import type { Matrix } from "../linear-algebra/matrix.ts";
 import type { Products } from "../linear-algebra/products.ts";
+import { ffnLayerOf, type BaseWeights } from "./base-weights.ts";
 import { factorsOf, scaledFactors, squareOf } from "./choices.ts";
 import type { Chosen } from "./choose.ts";
-import { quantize } from "./coded-values.ts";
 import { payloadName, sizesName, type Entry, type PackFigures } from "./content.ts";
 import { decodeDifference } from "./difference.ts";
 import { encodeValues } from "./entropy-coder.ts";
-import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
+import { scaledColumns, scalesOf } from "./input-scales.ts";
+import type { MeasuredInputs } from "./measure-inputs.ts";
 import { difference, type TensorPlan } from "./plan-tensors.ts";
+import { errorFactor, roundTogether } from "./rounding.ts";
 import { kindOf, readTarget, readTargetBytes, type Target } from "./targets.ts";
 
 export interface EncodedTensors {
@@ -28,7 +30,7 @@ export async function encodeTensors(
   chosen: Chosen,
   base: BaseWeights,
   products: Products,
-  scales: InputScales | undefined,
+  inputs: MeasuredInputs | undefined,
   onTensor: (done: number) => void,
 ): Promise<EncodedTensors> {
   const entries = new Map<string, Entry[]>();
@@ -40,7 +42,7 @@ export async function encodeTensors(
     onTensor(index);
     const { how } = chosen.choices[index] as Chosen["choices"][number];
     const { name, type, shape } = target.input;
-    const encoded = await encodeOne(target, how, chosen, base, products, scales);
+    const encoded = await encodeOne(target, how, chosen, base, products, inputs);
     payloads.push(...encoded.payloads);
     const own = entries.get(target.file);
     const entry: Entry = { name, type, shape, ...how };
@@ -74,7 +76,7 @@ async function encodeOne(
   { tables }: Chosen,
   base: BaseWeights,
   products: Products,
-  scales: InputScales | undefined,
+  inputs: MeasuredInputs | undefined,
 ): Promise<Encoded> {
   const { file, input } = target;
   const { name, type, shape } = input;
@@ -87,12 +89,13 @@ async function encodeOne(
   const square = squareOf(change);
   if (how.coding === "base") return { payloads: [], change: isRounding(square, inBase) ? 0 : square, error: square };
   const [rows = 1, columns = 1] = shape;
-  const own = scalesOf(scales, file, name, target.part?.neurons);
+  const own = scalesOf(inputs?.scales, file, name, target.part?.neurons);
   const scaled = scaledColumns(change, own, "times");
   const factors = how.coding === "low-rank" ? await factorsOf(products, scaled, rows, columns) : undefined;
   const sizes = factors?.sizes.slice(0, how.coding === "low-rank" ? how.rank : 0);
   const coded = factors && sizes ? scaledFactors(factors, sizes.length) : scaled;
-  const bytes = encodeValues(quantize(coded, how.step), tables);
+  const factor = how.coding === "steps" ? factorOf(target, own, base, inputs) : undefined;
+  const bytes = encodeValues(roundTogether(coded, how.step, factor), tables);
   const decoded = scaledColumns(decodeDifference(shape, how, bytes, sizes, tables) as Float32Array, own, "over");
   const payloads: Payload[] = [{ name: payloadName(file, name), type: "U8", shape: [bytes.length], bytes }];
   if (sizes) {
@@ -100,6 +103,18 @@ async function encodeOne(
     payloads.push({ name: sizesName(file, name), type: "F32", shape: [sizes.length], bytes: sizeBytes });
   }
   return { payloads, change: square, error: squareOf(difference(change, decoded)) };
+}
+
+/** Of weights that neurons are multiplied by, where it is known what comes of them together. */
+function factorOf(
+  { input: { name }, part }: Target,
+  scales: Float32Array | undefined,
+  { model: { config } }: BaseWeights,
+  inputs: MeasuredInputs | undefined,
+): Matrix | undefined {
+  const gram = inputs?.grams[ffnLayerOf(name) ?? -1];
+  if (!gram || !part || !scales || !name.endsWith("down_proj.weight")) return undefined;
+  return errorFactor(gram, config.intermediateSize, part.neurons, scales);
 }
 
 /** Half precision is off by less than a thousandth of each number. */

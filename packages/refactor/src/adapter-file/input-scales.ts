@@ -1,7 +1,12 @@
 // How much each column of a product counts: an error in it costs as much as what it is multiplied with. Changes are rounded
 // times these scales, so that columns which much comes to are rounded finer.
 
-import type { InputSquares } from "../layers/run-layer.ts";
+/** What comes to a layer's products: sums of squares over tokens. */
+export interface InputSquares {
+  readonly attention: Float64Array; // [hiddenSize]
+  readonly ffn: Float64Array; // [hiddenSize]
+  readonly neurons: Float64Array; // [intermediateSize]
+}
 
 /** Sizes of the model that scales are of. */
 export interface ScaleSizes {

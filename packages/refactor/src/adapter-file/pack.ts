@@ -23,7 +23,7 @@ import { packDocuments, readDocuments } from "./documents.ts";
 import { encodeTensors, type EncodedTensors, type Payload } from "./encode-tensors.ts";
 import { scaleShape, type InputScales } from "./input-scales.ts";
 import { maskBytes, maskOf } from "./masks.ts";
-import { measureScales } from "./measure-scales.ts";
+import { measureInputs } from "./measure-inputs.ts";
 import { findNeurons, type LayerParts } from "./part-neurons.ts";
 import { planTensors, type TensorPlan } from "./plan-tensors.ts";
 import { NUM_SYMBOLS, type SymbolTables } from "./symbols.ts";
@@ -100,22 +100,22 @@ async function packWith(
     signal?.throwIfAborted();
     onProgress?.({ stage, done, of });
   };
-  const scales = texts && (await measureScales(base, texts, note("measuring", base.config.numLayers)));
+  const inputs = texts && (await measureInputs(base, texts, note("measuring", base.config.numLayers)));
   note("reading", 1)(0);
   const [print, parts] = [await basePrint(weights), await findNeurons(model, weights)];
   const targets = targetsOf(model, parts);
-  const plans = await planTensors(targets, weights, products, scales, maxBytes, note("comparing", targets.length));
+  const plans = await planTensors(targets, weights, products, inputs?.scales, note("comparing", targets.length));
   const about = {
     base: { name: baseName(base), license: (await modelLicense(base)) ?? null, sha256: print.sha256 },
     readme: await readSection(model),
   };
-  const fixed = [...(await fixedPayloads(model, base, parts, print)), ...(scales ? [scalePayload(scales)] : [])];
+  const fixed = [...(await fixedPayloads(model, base, parts, print)), ...(inputs ? [scalePayload(inputs.scales)] : [])];
   let budget = maxBytes - fixed.reduce((sum, { bytes }) => sum + bytes.byteLength, 0) - headerBytes(plans);
   let best: Packed | undefined;
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const chosen = choose(plans, budget);
     if (!chosen) break;
-    const encoded = await encodeTensors(plans, chosen, weights, products, scales, note("packing", targets.length));
+    const encoded = await encodeTensors(plans, chosen, weights, products, inputs, note("packing", targets.length));
     const packed = packedOf(about, encoded, [...fixed, frequencies(chosen.tables), ...encoded.payloads]);
     const isMore = packed.bytes <= maxBytes && packed.bytes > (best?.bytes ?? 0);
     if (isMore) best = packed;

@@ -1,34 +1,22 @@
-// How errors of unlike tensors compare. A tensor that a refit or tuning moved little is not one whose change matters little:
-// by plain squares, all bytes would go to the large changes, and the small ones, of many more weights, would be lost whole.
+// How errors of unlike tensors compare. By plain squares, all bytes would go to the large changes, and small ones, of many
+// more weights, would be lost whole.
 
-import type { CodingChoice } from "./choices.ts";
 import type { TensorPlan } from "./plan-tensors.ts";
 import { kindOf } from "./targets.ts";
 
-/**
- * Divides squared errors by the root mean square change of tensors of the same kind: halfway between counting errors as they
- * are and counting them relative to the change. Within a kind nothing changes.
- */
+// What losing a share of all change of a kind costs. A tuned SmolLM2 was packed in 40 MB, and each kind's tensors put into the
+// unpacked model alone: nats over unpacked by what was lost of the kind's change, in squares, were 0.046 (attention), 0.031
+// (gate), 0.029 (up) and 0.159 (down); of the router's table, too few to measure.
+const WORTH: Readonly<Record<string, number>> = { attention: 3, gate: 2, up: 2, down: 10, router: 3 };
+const WORTH_OF_OTHERS = 3;
+
+/** Squared errors as shares of all change of tensors of the same kind, times what that is worth. */
 export function weighKinds(plans: readonly TensorPlan[]): readonly TensorPlan[] {
-  const sums = new Map<string, { readonly square: number; readonly count: number }>();
-  for (const { target, choices } of plans.filter(isChoice)) {
-    const before = sums.get(kindOf(target)) ?? { square: 0, count: 0 };
-    const count = target.input.shape.reduce((product, size) => product * size, 1);
-    sums.set(kindOf(target), { square: before.square + changeOf(choices), count: before.count + count });
-  }
+  const changes = new Map<string, number>();
+  for (const { target, change } of plans) changes.set(kindOf(target), (changes.get(kindOf(target)) ?? 0) + change);
   return plans.map((plan) => {
-    const sum = isChoice(plan) ? sums.get(kindOf(plan.target)) : undefined;
-    if (!sum) return plan;
-    const rms = Math.sqrt(sum.square / sum.count);
-    return { ...plan, choices: plan.choices.map((choice) => ({ ...choice, error: choice.error / rms })) };
+    const kind = kindOf(plan.target);
+    const weight = (WORTH[kind] ?? WORTH_OF_OTHERS) / (changes.get(kind) || 1);
+    return { ...plan, choices: plan.choices.map((choice) => ({ ...choice, error: choice.error * weight })) };
   });
-}
-
-function isChoice({ choices }: TensorPlan): boolean {
-  return choices.length > 1;
-}
-
-/** The square of what is lost where a tensor stays as it is in the base model. */
-function changeOf(choices: readonly CodingChoice[]): number {
-  return choices.find(({ how }) => how.coding === "base")?.error ?? 0;
 }

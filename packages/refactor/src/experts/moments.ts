@@ -109,7 +109,7 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
 }
 
 /** Also what is left of the diagonal. */
-function wholeGram(half: Float64Array, size: number): Float64Array {
+export function wholeGram(half: Float32Array | Float64Array, size: number): Float64Array {
   const whole = new Float64Array(size * size);
   for (let row = 0; row < size; row++) {
     const start = rowStart(row, size) - row;
@@ -120,6 +120,11 @@ function wholeGram(half: Float64Array, size: number): Float64Array {
     }
   }
   return whole;
+}
+
+/** Of a Gram matrix as in `Moments`. */
+export function diagonalOf(half: Float32Array, size: number): Float64Array {
+  return Float64Array.from({ length: size }, (_, row) => half[rowStart(row, size)] as number);
 }
 
 function subtractOuter(from: Float64Array, a: Float64Array, b: Float64Array): void {

@@ -56,11 +56,11 @@ export function denseLayerGraph(source: LayerSource, share: number): Graph {
 /**
  * The whole dense layer, and how much comes to its products. Input: `hidden`, see `freshFeeds`. Outputs: `next`, the residual stream
  * behind the layer; sums over tokens of squares, of what attention's first products and the FFN's are given (`attention`, `ffn`,
- * both `[hiddenSize]`), and of neurons' activations (`neurons`, `[intermediateSize]`).
+ * both `[hiddenSize]`), and of neurons' activations times each other, `gram.<i>` (see `gramStripes`).
  */
-export function inputSquaresGraph(source: LayerSource): Graph {
-  const { hiddenSize, intermediateSize } = source.config;
-  const g = new GraphBuilder("input squares");
+export function productInputsGraph(source: LayerSource): Graph {
+  const { hiddenSize } = source.config;
+  const g = new GraphBuilder("product inputs");
   const hidden = g.input("hidden", "float32", ["tokens", hiddenSize]);
   const attentionInput = attentionNorm(g, source, hidden);
   const attended = attendedFrom(g, source, hidden, attentionInput);
@@ -71,7 +71,7 @@ export function inputSquaresGraph(source: LayerSource): Graph {
     g.output(name, ReduceSum(g, Mul(g, rows, rows), 0), "float32", [size]);
   squares("attention", attentionInput, hiddenSize);
   squares("ffn", ffnInput, hiddenSize);
-  squares("neurons", neurons, intermediateSize);
+  gramOutputs(g, source, Transpose(g, neurons, [1, 0]));
   return g.build();
 }
 
@@ -99,15 +99,20 @@ export function momentsGraph(source: LayerSource, share: number): Graph {
   // Products along tokens read rows of neurons, and stripes of rows are copied as they lie; columns would not be.
   const turned = Transpose(g, neurons, [1, 0]);
   hiddenOutput(g, source, "attended", attended);
-  gramStripes(intermediateSize).forEach(({ from, to }, index) => {
-    const stripe = Gemm(g, SliceRows(g, turned, from, to), SliceRows(g, turned, from, intermediateSize), undefined);
-    g.output(`gram.${index}`, stripe, "float32", [to - from, intermediateSize - from]);
-  });
+  gramOutputs(g, source, turned);
   g.output("cross", Gemm(g, turned, target, undefined, { transB: false }), "float32", [intermediateSize, hiddenSize]);
   g.output("neuron_sums", ReduceSum(g, turned, 1), "float32", [intermediateSize]);
   g.output("target_sums", ReduceSum(g, target, 0), "float32", [hiddenSize]);
   g.output("target_squares", ReduceSum(g, Mul(g, target, target), 0), "float32", [hiddenSize]);
   return g.build();
+}
+
+/** @param turned - neurons' activations, `[intermediateSize, tokens]` */
+function gramOutputs(g: GraphBuilder, { config: { intermediateSize } }: LayerSource, turned: Value): void {
+  gramStripes(intermediateSize).forEach(({ from, to }, index) => {
+    const stripe = Gemm(g, SliceRows(g, turned, from, to), SliceRows(g, turned, from, intermediateSize), undefined);
+    g.output(`gram.${index}`, stripe, "float32", [to - from, intermediateSize - from]);
+  });
 }
 
 /** A layer's attention. Inputs: `hidden`, see `freshFeeds`. Output: `attended`, the residual stream behind it. */

@@ -8,8 +8,8 @@ import {
   errorsGraph,
   expertGraph,
   gramStripes,
-  inputSquaresGraph,
   momentsGraph,
+  productInputsGraph,
 } from "./layer-graphs.ts";
 import { overlapGraph } from "./overlap-graph.ts";
 import { columnSquares } from "../experts/select.ts";
@@ -73,33 +73,36 @@ export async function runEnergies(
   return energies;
 }
 
-/** What comes to a layer's products, see `inputSquaresGraph`: sums over tokens. */
-export interface InputSquares {
+/** What comes to a layer's products, see `productInputsGraph`: sums over tokens. */
+export interface ProductInputs {
+  /** Squares. */
   readonly attention: Float64Array; // [hiddenSize]
   readonly ffn: Float64Array; // [hiddenSize]
-  readonly neurons: Float64Array; // [intermediateSize]
+  /** Neurons' activations times each other, as in `Moments`. */
+  readonly gram: Float32Array;
 }
 
 /** Takes the dense model one layer on. */
-export async function runInputSquares(
+export async function runProductInputs(
   source: LayerSource,
   stream: TokenStream,
   hidden: Float32Array,
   options: PassOptions,
-): Promise<InputSquares> {
+): Promise<ProductInputs> {
   const { hiddenSize, intermediateSize } = source.config;
-  const squares: InputSquares = {
+  const inputs: ProductInputs = {
     attention: new Float64Array(hiddenSize),
     ffn: new Float64Array(hiddenSize),
-    neurons: new Float64Array(intermediateSize),
+    gram: new Float32Array(rowStart(intermediateSize, intermediateSize)),
   };
-  await pass(inputSquaresGraph(source), stream, options, async (batch, run) => {
+  await pass(productInputsGraph(source), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
     const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
-    for (const name of ["attention", "ffn", "neurons"] as const) addInto(squares[name], floats(outputs, name));
+    for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
+    addInto(inputs.gram, gramOf(outputs, intermediateSize));
   });
-  return squares;
+  return inputs;
 }
 
 /**

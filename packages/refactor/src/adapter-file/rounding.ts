@@ -1,0 +1,65 @@
+// Rounding that counts what comes of it. Columns of a product's weights are rounded one after the other, and the next ones
+// take over what can be made up for of the error so far: LDLQ of QuIP (arXiv 2307.13304, section 3), which is GPTQ's rule.
+
+import { wholeGram } from "../experts/moments.ts";
+import { submatrix, type Matrix } from "../linear-algebra/matrix.ts";
+import { upperFactor } from "../linear-algebra/upper-factor.ts";
+import { quantize, quantized } from "./coded-values.ts";
+
+// Of the mean of squares, on all of them: what few tokens say of two neurons is not all that comes of them.
+const RIDGE = 0.1;
+
+/**
+ * How errors in one column of weights are made up for in later ones, `U` of `upperFactor`.
+ *
+ * @param gram - of all the layer's neurons, as in `Moments`
+ * @param neurons - those that the columns belong to
+ * @param scales - of these columns: weights are rounded times them
+ * @returns `undefined` where nothing came to the neurons
+ */
+export function errorFactor(
+  gram: Float32Array,
+  numNeurons: number,
+  neurons: Int32Array,
+  scales: Float32Array,
+): Matrix | undefined {
+  const whole = { rows: numNeurons, columns: numNeurons, data: wholeGram(gram, numNeurons) };
+  const own = submatrix(whole, neurons, neurons);
+  const n = neurons.length;
+  let ridge = 0;
+  for (let i = 0; i < n; i++) ridge += (RIDGE * (own.data[i * n + i] as number)) / n;
+  if (!(ridge > 0) || !Number.isFinite(ridge)) return undefined;
+  for (let i = 0; i < n; i++) {
+    own.data[i * n + i] = (own.data[i * n + i] as number) + ridge;
+    for (let j = 0; j < n; j++) {
+      const scale = (scales[i] as number) * (scales[j] as number);
+      own.data[i * n + j] = (own.data[i * n + j] as number) / scale;
+    }
+  }
+  return upperFactor(own);
+}
+
+/**
+ * Multiples of `step` that are near `values` `[rows, columns]`, so that errors do little together.
+ *
+ * @param factor - see `errorFactor`; without one, each value is rounded for itself
+ */
+export function roundTogether(values: Float32Array, step: number, factor: Matrix | undefined): Int16Array {
+  if (!factor) return quantize(values, step);
+  const { columns, data: u } = factor;
+  const codes = new Int16Array(values.length);
+  const left = new Float64Array(columns);
+  for (let from = 0; from < values.length; from += columns) {
+    left.set(values.subarray(from, from + columns));
+    for (let column = 0; column < columns; column++) {
+      const code = quantized(left[column] as number, step);
+      codes[from + column] = code;
+      // The error of the value itself, not of what was rounded: that one includes what it made up for.
+      const error = (values[from + column] as number) - code * step;
+      for (let at = column * columns + column + 1, to = column + 1; to < columns; to++, at++) {
+        left[to] = (left[to] as number) + error * (u[at] as number);
+      }
+    }
+  }
+  return codes;
+}
