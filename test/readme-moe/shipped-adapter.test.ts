@@ -1,0 +1,78 @@
+// The adapter file of this repository: whole, small, and what its page says of it.
+
+import { existsSync } from "node:fs";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { AdapterFile } from "../../packages/refactor/src/adapter-file/open-adapter.ts";
+import { runCli } from "../support/run-cli.ts";
+import { sharedModel } from "../support/shared.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+
+const FOLDER = join(import.meta.dirname, "..", "..", "models", "smollm2-135m");
+const ADAPTER = join(FOLDER, "smollm2-135m.adapter");
+/** Text of the seven kinds, beside the repository. */
+const DATA = join(import.meta.dirname, "..", "..", "..", "shared", "data", "domains");
+const smollm2 = sharedModel("smollm2-135m-instruct");
+
+test("is one whole file of at most 40 MB, whose description names no place of whoever made it", async () => {
+  expect((await stat(ADAPTER)).size).toBeLessThanOrEqual(40e6);
+  const adapter = await AdapterFile.open(ADAPTER);
+  await adapter.check();
+  const { content } = adapter;
+  const documents = await adapter.documents();
+  await adapter.close();
+  expect(content.base).toMatchObject({ name: "SmolLM2-135M-Instruct.Q4_1", license: "apache-2.0" });
+  expect(content.readme).toMatchObject({ num_experts: 7, expert_size: 768 });
+  const page = await readFile(join(FOLDER, "README.md"), "utf8");
+  expect(page).toContain(content.base.sha256);
+  for (const text of [JSON.stringify(content.readme), ...Object.values(documents)]) {
+    expect(text).not.toMatch(/\/(work|tmp|home|root|Users)\//);
+  }
+});
+
+describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
+  let experts: string;
+  beforeAll(async () => {
+    experts = join(await persistentFolder(), "experts");
+    const applied = await runCli(["apply", ADAPTER, "--base", smollm2!, "--out", experts, "--json"]);
+    expect(applied).toMatchObject({ code: 0, stderr: "" });
+    expect(JSON.parse(applied.stdout)).toMatchObject({ match: "same" });
+  }, 300_000);
+
+  test("it answers", { timeout: 120_000 }, async () => {
+    const options = ["--precision", "fp32", "--temperature", "0", "--max-new-tokens", "12"];
+    const { stdout } = await runCli(["chat", experts, ...options], "What is the capital of France?\n");
+    expect(stdout).toContain("Paris");
+  });
+
+  test("it is as far from the dense model as its page says", { timeout: 600_000 }, async () => {
+    const page = await readFile(join(FOLDER, "README.md"), "utf8");
+    const [, said] = /^\| as shipped.*\+(\d\.\d+)/m.exec(page) ?? [];
+    const [dense, shipped] = [await meanLoss(smollm2!), await meanLoss(experts)];
+    expect(shipped - dense).toBeCloseTo(Number(said), 2);
+  });
+});
+
+/** Over the held-out documents of all kinds, as the page's. */
+async function meanLoss(model: string): Promise<number> {
+  const folder = await temporaryFolder();
+  const files: string[] = [];
+  for (const name of (await readdir(DATA)).filter((one) => one.endsWith(".jsonl"))) {
+    const lines = (await readFile(join(DATA, name), "utf8")).trimEnd().split("\n");
+    files.push(join(folder, name));
+    await writeFile(join(folder, name), lines.filter((_, index) => index % 12 === 11).join("\n"));
+  }
+  const { stdout } = await runCli([
+    "eval",
+    model,
+    "--precision",
+    "fp32",
+    "--data",
+    ...files,
+    "--max-sequences",
+    "4",
+    "--json",
+  ]);
+  return (JSON.parse(stdout) as { mean_loss: number }).mean_loss;
+}
