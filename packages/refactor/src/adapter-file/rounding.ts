@@ -1,8 +1,8 @@
 // Rounding that counts what comes of it. Columns of a product's weights are rounded one after the other, and the next ones
 // take over what can be made up for of the error so far: LDLQ of QuIP (arXiv 2307.13304, section 3), which is GPTQ's rule.
 
-import { wholeGram } from "../experts/moments.ts";
-import { submatrix, type Matrix } from "../linear-algebra/matrix.ts";
+import { rowStart } from "../experts/moments.ts";
+import { matrix, type Matrix } from "../linear-algebra/matrix.ts";
 import { upperFactor } from "../linear-algebra/upper-factor.ts";
 import { quantize, quantized } from "./coded-values.ts";
 
@@ -13,7 +13,7 @@ const RIDGE = 0.1;
  * How errors in one column of weights are made up for in later ones, `U` of `upperFactor`.
  *
  * @param gram - of all the layer's neurons, as in `Moments`
- * @param neurons - those that the columns belong to
+ * @param neurons - those that the columns belong to, in rising order
  * @param scales - of these columns: weights are rounded times them
  * @returns `undefined` where nothing came to the neurons
  */
@@ -23,19 +23,17 @@ export function errorFactor(
   neurons: Int32Array,
   scales: Float32Array,
 ): Matrix | undefined {
-  const whole = { rows: numNeurons, columns: numNeurons, data: wholeGram(gram, numNeurons) };
-  const own = submatrix(whole, neurons, neurons);
-  const n = neurons.length;
-  let ridge = 0;
-  for (let i = 0; i < n; i++) ridge += (RIDGE * (own.data[i * n + i] as number)) / n;
+  const together = (a: number, b: number): number => gram[rowStart(a, numNeurons) + b - a] as number;
+  const ridge = (RIDGE * neurons.reduce((sum, neuron) => sum + together(neuron, neuron), 0)) / neurons.length;
   if (!(ridge > 0) || !Number.isFinite(ridge)) return undefined;
-  for (let i = 0; i < n; i++) {
-    own.data[i * n + i] = (own.data[i * n + i] as number) + ridge;
-    for (let j = 0; j < n; j++) {
-      const scale = (scales[i] as number) * (scales[j] as number);
-      own.data[i * n + j] = (own.data[i * n + j] as number) / scale;
+  const own = matrix(neurons.length, neurons.length);
+  // Of a symmetric matrix, the factor takes what is on the diagonal and right of it.
+  neurons.forEach((a, i) => {
+    for (let j = i; j < neurons.length; j++) {
+      const sum = together(a, neurons[j] as number) + (i === j ? ridge : 0);
+      own.data[i * neurons.length + j] = sum / ((scales[i] as number) * (scales[j] as number));
     }
-  }
+  });
   return upperFactor(own);
 }
 

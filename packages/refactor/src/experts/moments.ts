@@ -109,7 +109,7 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
 }
 
 /** Also what is left of the diagonal. */
-export function wholeGram(half: Float32Array | Float64Array, size: number): Float64Array {
+function wholeGram(half: Float64Array, size: number): Float64Array {
   const whole = new Float64Array(size * size);
   for (let row = 0; row < size; row++) {
     const start = rowStart(row, size) - row;
