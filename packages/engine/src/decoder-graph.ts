@@ -11,7 +11,7 @@ import {
   linear,
   logitOutputs,
   normStream,
-  scalesOf,
+  channelScalesOf,
   type Arithmetic,
   type Calibration,
   type ChannelScales,
@@ -111,7 +111,7 @@ function logitsOf(
 ): void {
   const logitRows = g.input("logit_rows", "int64", ["rows"]);
   const wanted = { residual: Gather(g, residual, logitRows), update: update && Gather(g, update, logitRows) };
-  const scales = scalesOf(arithmetic, "head", [weights.head]);
+  const scales = channelScalesOf(arithmetic, "head", [weights.head]);
   const { normed } = normStream(g, "final_norm", wanted, weights.finalNorm, config.rmsNormEpsilon, scales);
   logitOutputs(g, headLogits(g, normed, weights, arithmetic, scales, table), config.vocabSize);
 }

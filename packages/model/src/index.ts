@@ -2,7 +2,7 @@ export { activation, type Activation, type Arithmetic, type Precision } from "./
 export { attentionInputs } from "./blocks/attention-inputs.ts";
 export type { AttentionShape } from "./blocks/attend.ts";
 export { attention, type AttentionInputs, type AttentionOutput } from "./blocks/attention.ts";
-export { decoderLayer, normStream, scalesOf, type Stream } from "./blocks/decoder-layer.ts";
+export { decoderLayer, normStream, channelScalesOf, type Stream } from "./blocks/decoder-layer.ts";
 export { feedForward } from "./blocks/feed-forward.ts";
 export { configOfLayer, configOfLayers } from "./calibration/layer-graph.ts";
 export { calibrate, type CalibrationSequence } from "./calibration/calibrate.ts";

@@ -81,7 +81,11 @@ function attendedLayer(
     normEpsilon: epsilon,
   };
   const { query, key, value } = layer.attention;
-  const attentionScales = scalesOf(arithmetic, `${name}.attention.qkv`, [query.weight, key.weight, value.weight]);
+  const attentionScales = channelScalesOf(arithmetic, `${name}.attention.qkv`, [
+    query.weight,
+    key.weight,
+    value.weight,
+  ]);
   const x = normStream(g, `${name}.input_norm`, stream, layer.inputNorm, epsilon, attentionScales);
   const attended = attention(
     g,
@@ -101,11 +105,11 @@ function attendedLayer(
 
 /** What a layer's FFN input is divided by, the same for all its experts. */
 function ffnChannelScales(arithmetic: Arithmetic, name: string, layer: LayerRefs): ChannelScales | undefined {
-  return scalesOf(arithmetic, `${name}.ffn`, gatesAndUps(layer));
+  return channelScalesOf(arithmetic, `${name}.ffn`, gatesAndUps(layer));
 }
 
 /** What a product's input is divided by, channel by channel, where that is worth it. @param refs - all weights that take it */
-export function scalesOf(
+export function channelScalesOf(
   { precision, calibration }: Arithmetic,
   product: string,
   refs: readonly TensorRef[],

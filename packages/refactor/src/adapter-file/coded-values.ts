@@ -14,6 +14,7 @@ export function quantize(values: Float32Array, step: number): Int16Array {
   return result;
 }
 
+/** The same of one value. */
 export function quantized(value: number, step: number): number {
   const scaled = value / step;
   const magnitude = Math.min(MAX_VALUE, Math.floor((scaled < 0 ? -scaled : scaled) + 1 - ROUND_UP_FROM));
