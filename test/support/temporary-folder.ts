@@ -3,16 +3,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, onTestFinished } from "vitest";
 
+const persistent: string[] = [];
+// Registered when a file of tests imports this: vitest drops an `afterAll` that a running hook asks for.
+afterAll(async () => {
+  for (const folder of persistent) await rm(folder, { recursive: true, force: true });
+});
+
 /** A new empty folder that is removed when the running test ends. */
 export async function temporaryFolder(): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "readme-moe-test-"));
+  const folder = await newFolder();
   onTestFinished(() => rm(folder, { recursive: true, force: true }));
   return folder;
 }
 
 /** A new empty folder that is removed when the running file of tests ends. */
 export async function persistentFolder(): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "readme-moe-test-"));
-  afterAll(() => rm(folder, { recursive: true, force: true }));
+  const folder = await newFolder();
+  persistent.push(folder);
   return folder;
+}
+
+function newFolder(): Promise<string> {
+  return mkdtemp(join(tmpdir(), "readme-moe-test-"));
 }
