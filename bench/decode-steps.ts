@@ -12,28 +12,54 @@ export interface DecodeCase {
   readonly distinct: number;
 }
 
-/** Milliseconds of each step, but of those that take memory from the system first. */
-export async function decodeSteps(
-  runner: StepRunner,
-  { numSeqs, past, distinct }: DecodeCase,
-  rounds: number,
-  warmUp = 5,
-): Promise<readonly number[]> {
-  const room = past + rounds + warmUp + 1;
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: numSeqs * wholeBlocks(room) });
+/** Sequences with tokens behind them. */
+export interface DecodePast {
+  readonly pool: KvPool;
+  readonly slots: readonly KvSlot[];
+}
+
+/** @param moreTokens - that there is room for behind the past of each sequence */
+export function decodePast(
+  shape: StepRunner["kvShape"],
+  { numSeqs, past }: Pick<DecodeCase, "numSeqs" | "past">,
+  moreTokens: number,
+): DecodePast {
+  const room = past + moreTokens;
+  const pool = new KvPool({ shape, capacityTokens: numSeqs * wholeBlocks(room) });
   const slots = Array.from({ length: numSeqs }, () => pool.admit(room) as KvSlot);
   const keysValues = new Float32Array((past * pool.bytesPerToken) / 4).fill(0.01);
   for (const slot of slots) pool.append(slot, keysValues, 0, past);
+  return { pool, slots };
+}
+
+/** One token for each sequence. @param round - steps of several rounds have different tokens @returns milliseconds */
+export async function decodeStep(
+  runner: StepRunner,
+  { pool, slots }: DecodePast,
+  distinct: number,
+  round: number,
+): Promise<number> {
   const { vocabSize } = runner.model.config;
+  const sequences = slots.map((slot, index): StepSequence => {
+    const tokenId = 100 + ((index * 31 + round * 7) % Math.min(900, vocabSize - 100));
+    return { slot, tokenIds: [tokenId], experts: [index % distinct], logitsOf: [0] };
+  });
+  const startMs = performance.now();
+  await runner.forward(pool, sequences);
+  return performance.now() - startMs;
+}
+
+/** Milliseconds of each step, but of those that take memory from the system first. */
+export async function decodeSteps(
+  runner: StepRunner,
+  { distinct, ...sequences }: DecodeCase,
+  rounds: number,
+  warmUp = 5,
+): Promise<readonly number[]> {
+  const past = decodePast(runner.kvShape, sequences, rounds + warmUp + 1);
   const samples: number[] = [];
   for (let round = 0; round < rounds + warmUp; round++) {
-    const sequences = slots.map((slot, index): StepSequence => {
-      const tokenId = 100 + ((index * 31 + round * 7) % Math.min(900, vocabSize - 100));
-      return { slot, tokenIds: [tokenId], experts: [index % distinct], logitsOf: [0] };
-    });
-    const startMs = performance.now();
-    await runner.forward(pool, sequences);
-    samples.push(performance.now() - startMs);
+    samples.push(await decodeStep(runner, past, distinct, round));
   }
   return samples.slice(warmUp);
 }

@@ -39,11 +39,11 @@ export async function engineFigures(
       onEvent: () => undefined,
     });
     const { pool } = engine.admission;
-    replaced(runner.session, "run", watch.timed("run", runner.session.run.bind(runner.session)));
+    replaced(runner.session, "runInto", watch.timed("run", runner.session.runInto.bind(runner.session)));
     replaced(pool, "append", watch.timedNow("append", pool.append.bind(pool)));
     const steps: Step[] = [];
     for (let round = 0; round < job.rounds; round++) steps.push(await watch.step(() => engine.core.step()));
-    Reflect.deleteProperty(runner.session, "run");
+    Reflect.deleteProperty(runner.session, "runInto");
     figures.push(summed(steps));
   }
   await router.dispose();

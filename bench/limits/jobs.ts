@@ -20,17 +20,26 @@ interface DecodeJob {
   readonly rounds: number;
 }
 
+/** Models whose steps take turns. */
+interface TurnsJob {
+  readonly kind: "turns";
+  readonly models: readonly ModelSpec[];
+  readonly precision: Precision;
+  readonly threads: number;
+  readonly cacheFolder: string | undefined;
+  readonly numSeqs: number;
+  /** Tokens before each step, of each sequence. */
+  readonly past: number;
+  /** What takes turns. `model` counts in `models`. */
+  readonly entries: readonly { readonly model: number; readonly distinct: number }[];
+  readonly rounds: number;
+}
+
 export type Job =
   | { readonly kind: "machine"; readonly threads: number; readonly isQuick: boolean }
-  | (DecodeJob & { readonly kind: "steps" })
+  | TurnsJob
   | (DecodeJob & { readonly kind: "engine" })
   | (DecodeJob & { readonly kind: "profile" });
-
-/** Of each case. */
-export interface StepFigures {
-  readonly medianMs: number;
-  readonly leastMs: number;
-}
 
 /** Medians over steps, in milliseconds; they add up to a step, but for what medians do. */
 export interface EngineFigures {
@@ -58,7 +67,8 @@ export interface ProfileFigures {
 
 export interface Answers {
   readonly machine: MachineFigures;
-  readonly steps: readonly StepFigures[];
+  /** Milliseconds of each entry's steps, by round. */
+  readonly turns: readonly (readonly number[])[];
   readonly engine: readonly EngineFigures[];
   readonly profile: readonly ProfileFigures[];
 }

@@ -1,29 +1,41 @@
 // A mixture's steps beside the dense model's.
 
-import { formatNumber, median, type ReportTable, type Sample, valuesOf } from "readme-moe/bench";
-import type { DecodeCase } from "../decode-steps.ts";
+import { bootstrapInterval, formatNumber, type ReportTable } from "readme-moe/bench";
 import { caseName, type Cases } from "./cases.ts";
+import { DENSE, MIXTURE, type PairedSteps } from "./paired-steps.ts";
 
-export const STEP_MS = "step, ms";
-export const DENSE = "dense";
-export const MIXTURE = "mixture";
-
-/** Median over rounds; NaN where there is none. */
-export function medianMs(samples: readonly Sample[], variant: string, at: string): number {
-  return median(valuesOf(samples, { variant, at, metric: STEP_MS }));
+export interface RatioOptions {
+  readonly numExperts: number;
+  /** Of the intervals. */
+  readonly seed: number;
 }
 
 /** How many times as fast as the dense model's step the mixture's is: below 1, routing costs more than it saves. */
-export function ratioTable(title: string, samples: readonly Sample[], cases: Cases, numExperts: number): ReportTable {
+export function ratioTable(
+  title: string,
+  { stepMs, numRounds }: PairedSteps,
+  cases: Cases,
+  { numExperts, seed }: RatioOptions,
+): ReportTable {
+  const rounds = Array.from({ length: numRounds }, (_, round) => round);
   const distincts = [...new Set(cases.mixture.map(({ distinct }) => distinct))];
-  const ratio = (dense: DecodeCase, distinct: number): number =>
-    medianMs(samples, DENSE, caseName(dense, 1)) /
-    medianMs(samples, MIXTURE, caseName({ ...dense, distinct }, numExperts));
-  const slower = cases.dense.flatMap((one) =>
-    distincts
-      .filter((distinct) => ratio(one, distinct) < 1)
-      .map((distinct) => caseName({ ...one, distinct }, numExperts)),
-  );
+  const slower: string[] = [];
+  const cell = (one: Cases["dense"][number], distinct: number): string => {
+    const own = caseName({ ...one, distinct }, numExperts);
+    const ratio = (chosen: readonly number[]): number =>
+      stepMs(DENSE, caseName(one, 1), chosen) / stepMs(MIXTURE, own, chosen);
+    const whole = ratio(rounds);
+    if (Number.isNaN(whole)) return "–";
+    if (whole < 1) slower.push(own);
+    const interval = bootstrapInterval(rounds, { seed, statistic: ratio });
+    const [low, high] = [interval?.low, interval?.high].map((value) => formatNumber(value ?? NaN, 2));
+    return `${formatNumber(whole, 2)}${interval ? ` (${low} to ${high})` : ""}`;
+  };
+  const rows = cases.dense.map((one) => [
+    caseName(one, 1),
+    formatNumber(stepMs(DENSE, caseName(one, 1))),
+    ...distincts.map((distinct) => cell(one, distinct)),
+  ]);
   return {
     title,
     columns: [
@@ -31,15 +43,12 @@ export function ratioTable(title: string, samples: readonly Sample[], cases: Cas
       "dense, ms",
       ...distincts.map((distinct) => `dense / mixture, ${distinct} of ${numExperts}`),
     ],
-    rows: cases.dense.map((one) => [
-      caseName(one, 1),
-      formatNumber(medianMs(samples, DENSE, caseName(one, 1))),
-      ...distincts.map((distinct) => formatNumber(ratio(one, distinct), 2)),
-    ]),
+    rows,
     notes: [
       slower.length === 0
         ? "The mixture is slower nowhere that was measured."
         : `The mixture is slower with ${slower.join("; ")}.`,
+      "Ratios of medians over rounds in which all took turns, with the interval in which 95 % of resampled rounds have it.",
     ],
   };
 }

@@ -3,12 +3,11 @@
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { interleave, namesOf, type ReportTable, type Sample, type SuiteContext, type Variant } from "readme-moe/bench";
+import { namesOf, type ReportTable, type Sample, type SuiteContext } from "readme-moe/bench";
 import type { Shape } from "../random-model.ts";
-import { caseName, type Cases } from "./cases.ts";
-import type { ModelSpec } from "./jobs.ts";
-import { DENSE, MIXTURE, ratioTable, STEP_MS } from "./ratio-table.ts";
-import { runJob } from "./run-job.ts";
+import type { Cases } from "./cases.ts";
+import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel } from "./paired-steps.ts";
+import { ratioTable } from "./ratio-table.ts";
 import { allLayersMs, MEASURED_LAYERS, SHAPES } from "./shapes.ts";
 
 const NUM_EXPERTS = 7;
@@ -30,16 +29,18 @@ export async function shapeReports(context: SuiteContext): Promise<ShapeReports>
     const shape = SHAPES[name];
     if (!shape)
       throw new RangeError(`Expected \`--set shapes\` to be of ${Object.keys(SHAPES).join(", ")}, got \`${name}\``);
-    const { samples, failures } = await interleave(
-      context,
-      `shape ${name}`,
-      shapeVariants(context, shape, cases, cacheFolder),
-    );
+    const paired = await measurePairs(context, {
+      group: `shape ${name}`,
+      models: shapeModels(shape),
+      cases,
+      cacheFolder,
+      combine: ([few = NaN, many = NaN]) => allLayersMs([few, many], shape.numLayers),
+    });
     await rm(cacheFolder, { recursive: true, force: true });
-    const table = ratioTable(titleOf(name, shape), samples, cases, NUM_EXPERTS);
-    const notes = Array.from(failures, ([variant, why]) => `${name}, ${variant}: ${why}`);
-    const own = samples.map((sample) => ({ ...sample, variant: `${name} ${sample.variant}` }));
-    reports.push({ tables: [table], samples: own, notes });
+    const options = { numExperts: NUM_EXPERTS, seed: context.settings.seed };
+    const table = ratioTable(titleOf(name, shape), paired, cases, options);
+    const own = pairedSamples(paired).map((sample) => ({ ...sample, variant: `${name} ${sample.variant}` }));
+    reports.push({ tables: [table], samples: own, notes: paired.failures });
   }
   return {
     tables: reports.flatMap(({ tables }) => tables),
@@ -62,26 +63,11 @@ function shapeCases(sequences: readonly number[]): Cases {
   return { dense, mixture };
 }
 
-function shapeVariants(context: SuiteContext, shape: Shape, cases: Cases, cacheFolder: string): readonly Variant[] {
-  const { threads, quick } = context.settings;
-  const variant = (name: string, numExperts: number, expertSize: number, list: Cases["dense"]): Variant => ({
+function shapeModels(shape: Shape): readonly PairedModel[] {
+  const one = (name: PairedModel["name"], numExperts: number, expertSize: number): PairedModel => ({
     name,
-    measure: async () => {
-      const measured: (readonly number[])[] = [];
-      for (const numLayers of MEASURED_LAYERS) {
-        const model: ModelSpec = { shape: { ...shape, numLayers }, numExperts, expertSize };
-        const job = { model, precision: "int8", threads, cacheFolder, cases: list, rounds: quick ? 10 : 30 } as const;
-        measured.push((await runJob({ kind: "steps", ...job })).map(({ medianMs }) => medianMs));
-      }
-      return list.flatMap((one, index) => {
-        const [few, many] = measured.map((times) => times[index] as number) as [number, number];
-        const value = allLayersMs([few, many], shape.numLayers);
-        return Number.isNaN(value) ? [] : [{ metric: STEP_MS, at: caseName(one, numExperts), value }];
-      });
-    },
+    numExperts,
+    measured: MEASURED_LAYERS.map((numLayers) => ({ shape: { ...shape, numLayers }, numExperts, expertSize })),
   });
-  return [
-    variant(DENSE, 1, shape.ffnSize, cases.dense),
-    variant(MIXTURE, NUM_EXPERTS, shape.ffnSize / 2, cases.mixture),
-  ];
+  return [one(DENSE, 1, shape.ffnSize), one(MIXTURE, NUM_EXPERTS, shape.ffnSize / 2)];
 }

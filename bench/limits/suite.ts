@@ -2,18 +2,12 @@
 
 import { expertLayout } from "@readme-moe/engine";
 import { openModel, type Model } from "@readme-moe/model";
-import {
-  interleave,
-  type Sample,
-  type Suite,
-  type SuiteContext,
-  type SuiteReport,
-  type Variant,
-} from "readme-moe/bench";
+import type { Sample, Suite, SuiteContext, SuiteReport } from "readme-moe/bench";
 import type { DecodeCase } from "../decode-steps.ts";
 import { caseName, casesOf, type Cases } from "./cases.ts";
 import type { ModelSpec } from "./jobs.ts";
-import { DENSE, medianMs, MIXTURE, ratioTable, STEP_MS } from "./ratio-table.ts";
+import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel } from "./paired-steps.ts";
+import { ratioTable } from "./ratio-table.ts";
 import { runJob } from "./run-job.ts";
 import { shapeReports } from "./shape-reports.ts";
 import { stepCost } from "./step-cost.ts";
@@ -32,14 +26,17 @@ export const limitsSuite: Suite = {
     const models = await openModels(context);
     try {
       const cases = casesOf(settings, numExpertsOf(models.mixture), models.dense.config.contextTokens);
-      const { samples, failures } = await interleave(context, "steps", [
-        stepsVariant(context, DENSE, models.dense, cases.dense),
-        ...(models.mixture === models.dense ? [] : [stepsVariant(context, MIXTURE, models.mixture, cases.mixture)]),
-      ]);
+      const paired = await measurePairs(context, {
+        group: "steps",
+        models: pairedModels(models),
+        cases,
+        cacheFolder: settings.cacheFolder,
+        combine: ([ms = NaN]) => ms,
+      });
       const measured = (variant: string, model: Model, list: readonly DecodeCase[]) =>
         list
           .map((one) => ({ name: caseName(one, numExpertsOf(model)), cost: stepCost(model, PRECISION, one) }))
-          .map((one) => ({ ...one, ms: medianMs(samples, variant, one.name) }))
+          .map((one) => ({ ...one, ms: paired.stepMs(variant, one.name) }))
           .filter(({ ms }) => !Number.isNaN(ms));
       const parts = await partsOf(context, models, cases);
       const shapes = await shapeReports(context);
@@ -48,14 +45,17 @@ export const limitsSuite: Suite = {
           machineTable(machine),
           limitsTable("The dense model's steps, int8", measured(DENSE, models.dense, cases.dense), machine),
           limitsTable("The mixture's steps, int8", measured(MIXTURE, models.mixture, cases.mixture), machine),
-          ratioTable("Dense against mixture, int8", samples, cases, numExpertsOf(models.mixture)),
+          ratioTable("Dense against mixture, int8", paired, cases, {
+            numExperts: numExpertsOf(models.mixture),
+            seed: settings.seed,
+          }),
           ...shapes.tables,
           partsTable("Where a step's time goes, ms", parts),
           ...parts.map((one) => typesTable(`By operator: ${one.name}`, one.profile)),
         ],
         pictures: [{ name: "step-parts", picture: partsPicture(parts) }],
-        samples: [...samples, ...shapes.samples, ...partSamples(parts)],
-        notes: [...notesOf(parts), ...shapes.notes, ...Array.from(failures, ([name, why]) => `${name}: ${why}`)],
+        samples: [...pairedSamples(paired), ...shapes.samples, ...partSamples(parts)],
+        notes: [...notesOf(parts), ...shapes.notes, ...paired.failures],
       } satisfies SuiteReport;
     } finally {
       await models.close();
@@ -84,18 +84,13 @@ function numExpertsOf(model: Model): number {
   return expertLayout(model).numExperts;
 }
 
-function stepsVariant(context: SuiteContext, name: string, model: Model, cases: readonly DecodeCase[]): Variant {
-  return {
+function pairedModels({ dense, mixture }: Models): readonly PairedModel[] {
+  const one = (name: PairedModel["name"], model: Model): PairedModel => ({
     name,
-    measure: async () => {
-      const figures = await runJob({ kind: "steps", ...jobOf(context, { path: model.path }), cases });
-      return figures.map(({ medianMs: value }, index) => ({
-        metric: STEP_MS,
-        at: caseName(cases[index] as DecodeCase, numExpertsOf(model)),
-        value,
-      }));
-    },
-  };
+    numExperts: numExpertsOf(model),
+    measured: [{ path: model.path }],
+  });
+  return [one(DENSE, dense), ...(mixture === dense ? [] : [one(MIXTURE, mixture)])];
 }
 
 function jobOf({ settings }: SuiteContext, model: ModelSpec) {

@@ -1,7 +1,7 @@
 // What the router takes of a step and of the parameters (tables 8 and 9), and one request beside the dense model (figure 5, left).
 
-import { formatNumber, type ReportTable, type SuiteContext } from "readme-moe/bench";
-import type { EngineFigures, ProfileFigures, StepFigures } from "../limits/jobs.ts";
+import { formatNumber, median, type ReportTable, type SuiteContext } from "readme-moe/bench";
+import type { EngineFigures, ProfileFigures } from "../limits/jobs.ts";
 import { runJob } from "../limits/run-job.ts";
 import type { Part } from "../limits/graph-parts.ts";
 import { ONE_REQUEST, PARAMETERS, STEP_PARTS } from "./paper-numbers.ts";
@@ -98,25 +98,39 @@ export function parametersTable(sizes: Sizes | undefined): ReportTable {
   };
 }
 
+/** Medians over rounds in which both took turns. */
 export interface OneRequest {
-  readonly mixture: StepFigures;
-  readonly dense: StepFigures;
+  readonly mixtureMs: number;
+  readonly denseMs: number;
 }
 
 /** `undefined` where no dense model is given. */
 export async function measureOneRequest(context: SuiteContext): Promise<OneRequest | undefined> {
-  const { model, dense } = context.settings;
+  const { model, dense, threads, cacheFolder, quick, rounds } = context.settings;
   if (dense === undefined) return undefined;
-  const cases = [{ numSeqs: 1, past: PAST, distinct: 1 }];
-  const step = (path: string) => runJob({ kind: "steps", ...jobOf(context, path), cases });
-  const [own] = await context.keep("one request | mixture", () => step(model));
-  const [other] = await context.keep("one request | dense", () => step(dense));
-  return own && other ? { mixture: own, dense: other } : undefined;
+  const [mixtureMs = NaN, denseMs = NaN] = await context.keep("one request", async () => {
+    const times = await runJob({
+      kind: "turns",
+      models: [{ path: model }, { path: dense }],
+      precision: "int8",
+      threads,
+      cacheFolder,
+      numSeqs: 1,
+      past: PAST,
+      entries: [
+        { model: 0, distinct: 1 },
+        { model: 1, distinct: 1 },
+      ],
+      rounds: quick ? 3 : 8 * rounds,
+    });
+    return times.map(median);
+  });
+  return { mixtureMs, denseMs };
 }
 
 export function oneRequestTable(measured: OneRequest | undefined, batches: readonly BatchFigures[]): ReportTable {
   const single = batches.find(({ numSeqs }) => numSeqs === 1);
-  const less = measured && 1 - measured.mixture.medianMs / measured.dense.medianMs;
+  const less = measured && 1 - measured.mixtureMs / measured.denseMs;
   return {
     title: "Figure 5, left: one request",
     columns: ["", "paper", "ours"],

@@ -1,5 +1,6 @@
 // Requests by the clock, whatever the server does: what waits for a slow server comes all the same, as it would.
 
+import { setMaxListeners } from "node:events";
 import { seededRandom } from "@readme-moe/core";
 import type { Figure } from "readme-moe/bench";
 import { type Answer, post } from "../express/client.ts";
@@ -32,6 +33,7 @@ export async function measureOpenLoop(load: OpenLoop): Promise<readonly Figure[]
     await using server = await start();
     await warmUp(server.url);
     const signal = AbortSignal.timeout(seconds * 1000 + PATIENCE_MS);
+    setMaxListeners(0, signal); // a listener for each request under way
     const ask = (): Promise<Answer> => askOne(server.url, numAsked++, tokens, signal);
     const answers = await openLoop(rate, seconds, ask, seededRandom(SEED_STEP * seed + index));
     figures.push(...goodputFigures(rate, answers, seconds, limits));

@@ -1,4 +1,4 @@
-// `npm run docs`: writes what pages of docs/reference say about the code, and the pictures that are simulated. With
+// `npm run docs`: writes what pages of docs/reference say about the code, and the pictures that are made from files. With
 // `--pictures`, also those of the pocket model's experts, which `npm start` makes.
 
 import { copyFile, readFile, writeFile } from "node:fs/promises";
@@ -7,12 +7,14 @@ import { replaceRegion } from "./markdown.ts";
 import { drawSimulation, POCKET_PICTURES, SIMULATION } from "./pictures.ts";
 import { ROOT } from "./read-members.ts";
 import { REGIONS } from "./regions.ts";
+import { drawTuningCurves, TUNING_CURVES, TUNING_PICTURE } from "./tuning-curves.ts";
 
 for (const { page, name, make } of REGIONS) {
   const path = join(ROOT, "docs", "reference", page);
   await writeFile(path, replaceRegion(await readFile(path, "utf8"), name, await make()));
 }
 await drawSimulation(join(ROOT, SIMULATION));
+await drawTuningCurves(join(ROOT, TUNING_CURVES), join(ROOT, TUNING_PICTURE));
 if (process.argv.includes("--pictures")) {
   for (const [name, picture] of Object.entries(POCKET_PICTURES)) {
     await copyFile(join(ROOT, "models", "pocket-experts", "pictures", name), join(ROOT, picture));

@@ -12,7 +12,6 @@ import { ENGINE_PARTS } from "../../bench/limits/jobs.ts";
 import { roundRates } from "../../bench/limits/machine.ts";
 import { profileSums } from "../../bench/limits/profile-figures.ts";
 import { readProfile } from "../../bench/limits/profile.ts";
-import { DENSE, MIXTURE, ratioTable, STEP_MS } from "../../bench/limits/ratio-table.ts";
 import { runJob } from "../../bench/limits/run-job.ts";
 import { allLayersMs, MEASURED_LAYERS } from "../../bench/limits/shapes.ts";
 import { leastMs, stepCost } from "../../bench/limits/step-cost.ts";
@@ -183,19 +182,6 @@ describe("figures", () => {
     expect(Object.values(parts).reduce((sum, ms) => sum + ms, 0)).toBe(20);
     expect(parts["sampling, events"]).toBe(3);
   });
-
-  test("of a mixture are compared with the dense model's, and said where they are worse", () => {
-    const one = { numSeqs: 4, past: 64, distinct: 1 };
-    const cases = { dense: [one], mixture: [one, { ...one, distinct: 2 }] };
-    const samples = [
-      stepSample(DENSE, "4 × 64", 10),
-      stepSample(MIXTURE, "4 × 64, 1 expert", 8),
-      stepSample(MIXTURE, "4 × 64, 2 experts", 12.5),
-    ];
-    const table = ratioTable("", samples, cases, 7);
-    expect(table.rows).toEqual([["4 × 64", "10.0", "1.25", "0.80"]]);
-    expect(table.notes).toEqual(["The mixture is slower with 4 × 64, 2 experts."]);
-  });
 });
 
 describe("cases", () => {
@@ -263,17 +249,6 @@ function nodeEvent(name: string, type: string, ts: number, dur: number) {
 
 function runEvent(ts: number, dur: number) {
   return { cat: "Session", name: "model_run", ts, dur, args: {} };
-}
-
-function stepSample(variant: string, at: string, value: number) {
-  return {
-    variant,
-    at,
-    value,
-    metric: STEP_MS,
-    round: 0,
-    turn: 0,
-  };
 }
 
 function stepOf(layers: number): number {

@@ -9,6 +9,7 @@ import { regionOf, replaceRegion, withoutPadding } from "../../docs/generate/mar
 import { drawSimulation, POCKET_PICTURES, SIMULATION } from "../../docs/generate/pictures.ts";
 import { membersIn, membersOf } from "../../docs/generate/read-members.ts";
 import { REGIONS } from "../../docs/generate/regions.ts";
+import { drawTuningCurves, TUNING_CURVES, TUNING_PICTURE } from "../../docs/generate/tuning-curves.ts";
 import { anchorsOf, pages, proseOf, readPage, ROOT } from "../support/docs/markdown.ts";
 import { sourcesOf } from "../support/docs/sources.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -130,6 +131,12 @@ test("the simulated picture is what the command draws", async () => {
   const file = join(await temporaryFolder(), "picture.svg");
   await drawSimulation(file);
   expect(await readFile(file, "utf8")).toBe(await readFile(join(ROOT, SIMULATION), "utf8"));
+});
+
+test("the picture of tuning shows the curves that were measured", async () => {
+  const file = join(await temporaryFolder(), "curves.svg");
+  await drawTuningCurves(join(ROOT, TUNING_CURVES), file);
+  expect(await readFile(file, "utf8")).toBe(await readFile(join(ROOT, TUNING_PICTURE), "utf8"));
 });
 
 test.each(Object.values(POCKET_PICTURES))("%s is a picture", async (picture) => {

@@ -1,0 +1,110 @@
+// A dense model's steps and a mixture's, measured by turns: what one is as a ratio of the other, and how sure that is.
+
+import { median, type Sample, type SuiteContext } from "readme-moe/bench";
+import { caseName, type Cases } from "./cases.ts";
+import type { ModelSpec } from "./jobs.ts";
+import { runJob } from "./run-job.ts";
+
+export const STEP_MS = "step, ms";
+export const DENSE = "dense";
+export const MIXTURE = "mixture";
+
+/** One of those that take turns. */
+export interface PairedModel {
+  readonly name: typeof DENSE | typeof MIXTURE;
+  readonly numExperts: number;
+  /** Usually itself; of a model that is too large, smaller ones from whose steps its own follow. */
+  readonly measured: readonly ModelSpec[];
+}
+
+/** Milliseconds that one case took: of each measured model, by round. */
+export interface CaseTimes {
+  readonly variant: string;
+  readonly at: string;
+  readonly measuredMs: readonly (readonly number[])[];
+}
+
+export interface PairedSteps {
+  readonly times: readonly CaseTimes[];
+  readonly numRounds: number;
+  readonly failures: readonly string[];
+  /** Of medians over these rounds, all if none are given; NaN of what was not measured. */
+  readonly stepMs: (variant: string, at: string, rounds?: readonly number[]) => number;
+}
+
+/** @param combine - makes a step's time of the measured models' */
+export function pairedSteps(
+  times: readonly CaseTimes[],
+  combine: (measuredMs: readonly number[]) => number,
+  failures: readonly string[] = [],
+): PairedSteps {
+  const stepMs: PairedSteps["stepMs"] = (variant, at, rounds) => {
+    const own = times.find((one) => one.variant === variant && one.at === at)?.measuredMs;
+    const chosen = (all: readonly number[]) => rounds?.map((round) => all[round] as number) ?? all;
+    return own ? combine(own.map((all) => median(chosen(all)))) : NaN;
+  };
+  return { times, numRounds: times[0]?.measuredMs[0]?.length ?? 0, failures, stepMs };
+}
+
+interface Measurement {
+  /** Of what is measured, in the results. */
+  readonly group: string;
+  readonly models: readonly PairedModel[];
+  readonly cases: Cases;
+  readonly cacheFolder: string | undefined;
+  readonly combine: (measuredMs: readonly number[]) => number;
+}
+
+/** The cases of one number of sequences and one past together, in a process of their own. */
+export async function measurePairs(
+  { settings, keep, say, signal }: SuiteContext,
+  { group, models, cases, cacheFolder, combine }: Measurement,
+): Promise<PairedSteps> {
+  const { threads, quick, rounds } = settings;
+  const times: CaseTimes[] = [];
+  const failures: string[] = [];
+  for (const { numSeqs, past } of cases.dense) {
+    const rows = models.flatMap((model) =>
+      cases[model.name]
+        .filter((one) => one.numSeqs === numSeqs && one.past === past)
+        .map((one) => ({ model, one, at: caseName(one, model.numExperts) })),
+    );
+    const specs = models.flatMap(({ measured }) => measured);
+    const entries = rows.flatMap(({ model, one }) =>
+      model.measured.map((spec) => ({ model: specs.indexOf(spec), distinct: one.distinct })),
+    );
+    const name = `${group} | ${numSeqs} × ${past}`;
+    const decoding = { numSeqs, past, entries, rounds: quick ? 3 : 8 * rounds };
+    try {
+      const measured = await keep(name, () => {
+        say(`${name}: ${entries.length} by turns`);
+        return runJob({ kind: "turns", models: specs, precision: "int8", threads, cacheFolder, ...decoding });
+      });
+      let place = 0;
+      for (const { model, at } of rows) {
+        const measuredMs = measured.slice(place, (place += model.measured.length));
+        times.push({ variant: model.name, at, measuredMs });
+      }
+    } catch (error) {
+      signal?.throwIfAborted();
+      failures.push(`${name}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  return pairedSteps(times, combine, failures);
+}
+
+/** Every time that was measured. */
+export function pairedSamples({ times }: PairedSteps): readonly Sample[] {
+  return times.flatMap(({ variant, at, measuredMs }) =>
+    measuredMs.flatMap((all, part) =>
+      all.map((value, round) => ({
+        metric: measuredMs.length > 1 ? `${STEP_MS}, of measured model ${part + 1}` : STEP_MS,
+        variant,
+        at,
+        value,
+        round,
+        turn: round,
+      })),
+    ),
+  );
+}
