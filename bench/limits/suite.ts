@@ -85,12 +85,11 @@ function numExpertsOf(model: Model): number {
 }
 
 function pairedModels({ dense, mixture }: Models): readonly PairedModel[] {
-  const one = (name: PairedModel["name"], model: Model): PairedModel => ({
-    name,
-    numExperts: numExpertsOf(model),
-    measured: [{ path: model.path }],
-  });
-  return [one(DENSE, dense), ...(mixture === dense ? [] : [one(MIXTURE, mixture)])];
+  return [pairedModel(DENSE, dense), ...(mixture === dense ? [] : [pairedModel(MIXTURE, mixture)])];
+}
+
+function pairedModel(name: PairedModel["name"], model: Model): PairedModel {
+  return { name, numExperts: numExpertsOf(model), measured: [{ path: model.path }] };
 }
 
 function jobOf({ settings }: SuiteContext, model: ModelSpec) {

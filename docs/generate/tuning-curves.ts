@@ -14,11 +14,13 @@ export async function drawTuningCurves(from: string, to: string): Promise<void> 
   const points = new Map<string, [x: number, y: number][]>();
   for (const line of lines) {
     const [name = "", tokens, overDense] = line.split(",");
-    points.set(name, [...(points.get(name) ?? []), [Number(tokens) / 1000, Number(overDense)]]);
+    points.set(name, [...(points.get(name) ?? []), [Math.round(Number(tokens) / 1000), Number(overDense)]]);
   }
-  const curves = [...points].map(
-    ([name, own], place): Curve => ({ name, colour: COLOURS[place % COLOURS.length] as string, points: own }),
-  );
+  const curves = [...points].map(([name, own], place): Curve => ({
+    name,
+    colour: COLOURS[place % COLOURS.length] as string,
+    points: own,
+  }));
   const svg = linePicture({
     title: "What tuning wins back",
     description: "Loss on held-out text above the dense model's, by tokens learned from: lower is better.",

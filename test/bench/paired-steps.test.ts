@@ -21,6 +21,7 @@ const SHAPE: Shape = {
 const one = { numSeqs: 4, past: 64, distinct: 1 };
 const cases = { dense: [one], mixture: [one, { ...one, distinct: 2 }] };
 const alone = ([ms = NaN]: readonly number[]): number => ms;
+const ofFiveLayers = ([few = NaN, many = NaN]: readonly number[]): number => allLayersMs([few, many], 5);
 
 test("a mixture is compared with the dense model, and said where it is worse", () => {
   const paired = pairedSteps(
@@ -56,8 +57,7 @@ test("a large model's steps follow from those of few layers, median by median", 
     [3, 5, 4],
     [8, 10, 9],
   ];
-  const combine = ([few = NaN, many = NaN]: readonly number[]) => allLayersMs([few, many], 5);
-  const paired = pairedSteps([{ variant: DENSE, at: "4 × 64", measuredMs }], combine);
+  const paired = pairedSteps([{ variant: DENSE, at: "4 × 64", measuredMs }], ofFiveLayers);
   expect(paired.numRounds).toBe(3);
   expect(paired.stepMs(DENSE, "4 × 64")).toBe(4 + 4 * ((9 - 4) / 2));
   expect(paired.stepMs(DENSE, "4 × 64", [0, 0, 1])).toBe(3 + 4 * ((8 - 3) / 2));
@@ -87,7 +87,6 @@ test("real models take turns, each round once with every case", async () => {
       return work();
     },
   };
-  const spec = (numExperts: number, expertSize: number) => ({ shape: SHAPE, numExperts, expertSize });
   const paired = await measurePairs(context, {
     group: "steps",
     models: [
@@ -108,3 +107,7 @@ test("real models take turns, each round once with every case", async () => {
     expect(Math.min(...(measuredMs[0] ?? []))).toBeGreaterThan(0);
   }
 });
+
+function spec(numExperts: number, expertSize: number) {
+  return { shape: SHAPE, numExperts, expertSize };
+}
