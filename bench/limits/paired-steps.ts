@@ -5,7 +5,7 @@ import { caseName, type Cases } from "./cases.ts";
 import type { ModelSpec } from "./jobs.ts";
 import { runJob } from "./run-job.ts";
 
-export const STEP_MS = "step, ms";
+const STEP_MS = "step, ms";
 export const DENSE = "dense";
 export const MIXTURE = "mixture";
 

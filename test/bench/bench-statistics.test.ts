@@ -59,6 +59,7 @@ describe("statistics", () => {
       }),
     );
     expect(bootstrapInterval([3], { seed: 1 })).toBeUndefined();
+    expect(bootstrapInterval([1, 2], { seed: 1, statistic: ([first]) => (first === 1 ? 1 : NaN) })).toBeUndefined();
   });
 
   test("growth is the exponent of a power law, and says how well it fits", () => {

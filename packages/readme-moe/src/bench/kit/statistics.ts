@@ -39,7 +39,8 @@ export interface BootstrapOptions {
 
 /**
  * Where a statistic of the values lies: the middle share of what it is on samples drawn from them with replacement
- * (Efron's percentile bootstrap). `undefined` of fewer than two values, which say nothing about their spread.
+ * (Efron's percentile bootstrap). `undefined` of fewer than two values, which say nothing about their spread, and where the statistic of
+ * some sample is NaN.
  */
 export function bootstrapInterval(
   values: readonly number[],
@@ -50,6 +51,7 @@ export function bootstrapInterval(
   const drawn = Array.from({ length: resamples }, () =>
     statistic(values.map(() => values[Math.floor(random() * values.length)] as number)),
   );
+  if (drawn.some(Number.isNaN)) return undefined;
   const tail = (100 * (1 - confidence)) / 2;
   return { low: percentile(drawn, tail), high: percentile(drawn, 100 - tail) };
 }
