@@ -48,6 +48,7 @@ export function ratioTable(
       slower.length === 0
         ? "The mixture is slower nowhere that was measured."
         : `The mixture is slower with ${slower.join("; ")}.`,
+      "Steps of the models alone: what the router takes of an engine's step comes on top (where a step's time goes).",
       "Ratios of medians over rounds in which all took turns, with the interval in which 95 % of resampled rounds have it.",
     ],
   };

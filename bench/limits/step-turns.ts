@@ -16,15 +16,14 @@ export async function stepTurns(
   const runners: ModelRunner[] = [];
   try {
     for (const model of models) runners.push(await ModelRunner.open(model, job));
-    const pasts = new Map<string, DecodePast>();
+    const pasts = pastsOf(runners, job);
     const times: number[][] = job.entries.map(() => []);
     const places = job.entries.map((_, place) => place);
     // The first round takes memory from the system.
     for (let round = -1; round < job.rounds; round++) {
       for (const place of round % 2 === 0 ? places : places.toReversed()) {
         const { model, distinct } = job.entries[place] as (typeof job.entries)[number];
-        const runner = runners[model] as ModelRunner;
-        const ms = await visit(runner, pastOf(runner, job, pasts), distinct);
+        const ms = await visit(runners[model] as ModelRunner, pasts[model] as DecodePast, job.past, distinct);
         if (round >= 0) times[place]?.push(ms);
       }
     }
@@ -35,23 +34,25 @@ export async function stepTurns(
 }
 
 /** Every step of a visit has the same past. */
-async function visit(runner: ModelRunner, past: DecodePast & { readonly tokens: number }, distinct: number) {
+async function visit(runner: ModelRunner, past: DecodePast, pastTokens: number, distinct: number): Promise<number> {
   const samples: number[] = [];
   for (let step = 0; step < UNCOUNTED_STEPS + COUNTED_STEPS; step++) {
     samples.push(await decodeStep(runner, past, distinct, step));
-    for (const slot of past.slots) past.pool.truncate(slot, past.tokens);
+    for (const slot of past.slots) past.pool.truncate(slot, pastTokens);
   }
   return median(samples.slice(UNCOUNTED_STEPS));
 }
 
-/** Models whose keys and values look alike share them. */
-function pastOf(
-  { kvShape }: ModelRunner,
-  { numSeqs, past }: { readonly numSeqs: number; readonly past: number },
-  known: Map<string, DecodePast>,
-): DecodePast & { readonly tokens: number } {
-  const key = JSON.stringify(kvShape);
-  const own = known.get(key) ?? decodePast(kvShape, { numSeqs, past }, 1);
-  known.set(key, own);
-  return { ...own, tokens: past };
+/** Of each model; those whose keys and values look alike share one. */
+function pastsOf(
+  runners: readonly ModelRunner[],
+  sequences: { readonly numSeqs: number; readonly past: number },
+): readonly DecodePast[] {
+  const pasts = new Map<string, DecodePast>();
+  return runners.map(({ kvShape }) => {
+    const key = JSON.stringify(kvShape);
+    const own = pasts.get(key) ?? decodePast(kvShape, sequences, 1);
+    pasts.set(key, own);
+    return own;
+  });
 }

@@ -1,7 +1,9 @@
 // What the router takes of a step and of the parameters (tables 8 and 9), and one request beside the dense model (figure 5, left).
 
-import { formatNumber, median, type ReportTable, type SuiteContext } from "readme-moe/bench";
+import { formatNumber, type ReportTable, type SuiteContext } from "readme-moe/bench";
 import type { EngineFigures, ProfileFigures } from "../limits/jobs.ts";
+import { caseName } from "../limits/cases.ts";
+import { DENSE, measurePairs, MIXTURE } from "../limits/paired-steps.ts";
 import { runJob } from "../limits/run-job.ts";
 import type { Part } from "../limits/graph-parts.ts";
 import { ONE_REQUEST, PARAMETERS, STEP_PARTS } from "./paper-numbers.ts";
@@ -105,27 +107,22 @@ export interface OneRequest {
 }
 
 /** `undefined` where no dense model is given. */
-export async function measureOneRequest(context: SuiteContext): Promise<OneRequest | undefined> {
-  const { model, dense, threads, cacheFolder, quick, rounds } = context.settings;
+export async function measureOneRequest(context: SuiteContext, numExperts: number): Promise<OneRequest | undefined> {
+  const { model, dense, cacheFolder } = context.settings;
   if (dense === undefined) return undefined;
-  const [mixtureMs = NaN, denseMs = NaN] = await context.keep("one request", async () => {
-    const times = await runJob({
-      kind: "turns",
-      models: [{ path: model }, { path: dense }],
-      precision: "int8",
-      threads,
-      cacheFolder,
-      numSeqs: 1,
-      past: PAST,
-      entries: [
-        { model: 0, distinct: 1 },
-        { model: 1, distinct: 1 },
-      ],
-      rounds: quick ? 3 : 8 * rounds,
-    });
-    return times.map(median);
+  const one = { numSeqs: 1, past: PAST, distinct: 1 };
+  const { stepMs, failures } = await measurePairs(context, {
+    group: "one request",
+    models: [
+      { name: MIXTURE, numExperts, measured: [{ path: model }] },
+      { name: DENSE, numExperts: 1, measured: [{ path: dense }] },
+    ],
+    cases: { dense: [one], mixture: [one] },
+    cacheFolder,
+    combine: ([ms = NaN]) => ms,
   });
-  return { mixtureMs, denseMs };
+  if (failures.length > 0) throw new Error(failures.join("; "));
+  return { mixtureMs: stepMs(MIXTURE, caseName(one, numExperts)), denseMs: stepMs(DENSE, caseName(one, 1)) };
 }
 
 export function oneRequestTable(measured: OneRequest | undefined, batches: readonly BatchFigures[]): ReportTable {

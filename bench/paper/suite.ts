@@ -27,7 +27,7 @@ export const paperSuite: Suite = {
     const hits = await keep("hit ratios", () => simulateHits(trace, numExperts));
     const prefetch = await measurePrefetch(context, numExperts);
     const batches = await measureBatches(context, numExperts);
-    const oneRequest = await measureOneRequest(context);
+    const oneRequest = await measureOneRequest(context, numExperts);
     const report = await reportOf(settings.model);
     return {
       tables: [

@@ -1,9 +1,7 @@
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { ENGINE_PARTS } from "../../bench/limits/jobs.ts";
 import { runJob } from "../../bench/limits/run-job.ts";
-
-const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
+import { POCKET } from "../support/pocket.ts";
 
 test("a step of a real engine is told apart: all parts are there, and the graph has its share", async () => {
   const [figures] = await runJob({

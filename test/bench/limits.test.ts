@@ -4,7 +4,7 @@ import { decoderGraph } from "@readme-moe/engine";
 import { stackedPicture } from "@readme-moe/refactor";
 import { DOMParser } from "@xmldom/xmldom";
 import { describe, expect, test } from "vitest";
-import { randomModel, type Shape } from "../../bench/random-model.ts";
+import { randomModel } from "../../bench/random-model.ts";
 import { caseName, casesOf } from "../../bench/limits/cases.ts";
 import { partsOf } from "../../bench/limits/engine-figures.ts";
 import { graphParts, PARTS } from "../../bench/limits/graph-parts.ts";
@@ -17,16 +17,8 @@ import { allLayersMs, MEASURED_LAYERS } from "../../bench/limits/shapes.ts";
 import { leastMs, stepCost } from "../../bench/limits/step-cost.ts";
 import { BETWEEN, partsOfStep, partsPicture } from "../../bench/limits/tables.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { TINY_SHAPE } from "../support/tiny-shape.ts";
 
-const SHAPE: Shape = {
-  hiddenSize: 64,
-  ffnSize: 96,
-  numLayers: 2,
-  numHeads: 2,
-  numKvHeads: 1,
-  headSize: 32,
-  vocabSize: 256,
-};
 const NOT_READ = {
   inputMax: () => Promise.reject(new Error("not read")),
   inputSquares: () => Promise.reject(new Error("not read")),
@@ -107,7 +99,7 @@ describe("the runtime's profile", () => {
 
   test("of a session that runs has every node in a part", async () => {
     const cacheFolder = await temporaryFolder();
-    const model = { shape: SHAPE, numExperts: 3, expertSize: 48 };
+    const model = { shape: TINY_SHAPE, numExperts: 3, expertSize: 48 };
     const cases = [{ numSeqs: 2, past: 8, distinct: 2 }];
     const [figures] = await runJob({
       kind: "profile",
@@ -126,8 +118,8 @@ describe("the runtime's profile", () => {
 });
 
 describe("what a step costs at least", () => {
-  const dense = randomModel(SHAPE, 1, 96);
-  const mixture = randomModel(SHAPE, 3, 48);
+  const dense = randomModel(TINY_SHAPE, 1, 96);
+  const mixture = randomModel(TINY_SHAPE, 3, 48);
 
   test("is every weight but the embedding's, and the past of each sequence", () => {
     const constants = decoderGraph(dense, "int8", NOT_READ).constants.filter(
@@ -231,7 +223,7 @@ describe("the picture", () => {
 
 /** Nodes of each part, of a mixture of so many experts. */
 function countsOf(numExperts: number): Record<string, number> {
-  const graph = decoderGraph(randomModel(SHAPE, numExperts, 48), "int8", NOT_READ);
+  const graph = decoderGraph(randomModel(TINY_SHAPE, numExperts, 48), "int8", NOT_READ);
   const counts: Record<string, number> = {};
   for (const part of graphParts(graph).values()) counts[part] = (counts[part] ?? 0) + 1;
   return counts;

@@ -6,18 +6,9 @@ import { caseName } from "../../bench/limits/cases.ts";
 import { DENSE, measurePairs, MIXTURE, pairedSamples, pairedSteps } from "../../bench/limits/paired-steps.ts";
 import { ratioTable } from "../../bench/limits/ratio-table.ts";
 import { allLayersMs } from "../../bench/limits/shapes.ts";
-import type { Shape } from "../../bench/random-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { TINY_SHAPE } from "../support/tiny-shape.ts";
 
-const SHAPE: Shape = {
-  hiddenSize: 64,
-  ffnSize: 96,
-  numLayers: 2,
-  numHeads: 2,
-  numKvHeads: 1,
-  headSize: 32,
-  vocabSize: 256,
-};
 const one = { numSeqs: 4, past: 64, distinct: 1 };
 const cases = { dense: [one], mixture: [one, { ...one, distinct: 2 }] };
 const alone = ([ms = NaN]: readonly number[]): number => ms;
@@ -109,5 +100,5 @@ test("real models take turns, each round once with every case", async () => {
 });
 
 function spec(numExperts: number, expertSize: number) {
-  return { shape: SHAPE, numExperts, expertSize };
+  return { shape: TINY_SHAPE, numExperts, expertSize };
 }

@@ -1,9 +1,10 @@
 // The adapter file of this repository: whole, small, and what its page says of it.
 
 import { existsSync } from "node:fs";
-import { readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { heldOutFiles } from "../../bench/quality/held-out.ts";
 import { AdapterFile } from "../../packages/refactor/src/adapter-file/open-adapter.ts";
 import { runCli } from "../support/run-cli.ts";
 import { sharedModel } from "../support/shared.ts";
@@ -61,23 +62,7 @@ describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
 
 /** Over the held-out documents of all kinds, as the page's. */
 async function meanLoss(model: string): Promise<number> {
-  const folder = await persistentFolder();
-  const files: string[] = [];
-  for (const name of (await readdir(DATA)).filter((one) => one.endsWith(".jsonl"))) {
-    const lines = (await readFile(join(DATA, name), "utf8")).trimEnd().split("\n");
-    files.push(join(folder, name));
-    await writeFile(join(folder, name), lines.filter((_, index) => index % 12 === 11).join("\n"));
-  }
-  const { stdout } = await runCli([
-    "eval",
-    model,
-    "--precision",
-    "fp32",
-    "--data",
-    ...files,
-    "--max-sequences",
-    "4",
-    "--json",
-  ]);
-  return (JSON.parse(stdout) as { mean_loss: number }).mean_loss;
+  const data = await heldOutFiles([DATA], await persistentFolder());
+  const args = ["eval", model, "--precision", "fp32", "--data", ...data, "--max-sequences", "4", "--json"];
+  return (JSON.parse((await runCli(args)).stdout) as { mean_loss: number }).mean_loss;
 }
