@@ -23,7 +23,8 @@ const RECORDED_BUDGET = 4 / 7;
 const METRICS = { experts: "distinct experts", mean: "ms/token, mean", p95: "ms/token, p95" } as const;
 
 export interface Load {
-  readonly folder: string;
+  /** Of texts. */
+  readonly paths: readonly string[];
   readonly numRequests: number;
   /** In a step, and as many times as that at once. */
   readonly batch: number;
@@ -31,10 +32,10 @@ export interface Load {
 }
 
 export function loadOf({ settings }: SuiteContext): Load {
-  const [folder = "models/pocket/calibration"] = settings.data;
+  const paths = settings.data.length > 0 ? settings.data : ["models/pocket/calibration"];
   return settings.quick
-    ? { folder, numRequests: 12, batch: 4, times: 2 }
-    : { folder, numRequests: 48, batch: 12, times: 2 };
+    ? { paths, numRequests: 12, batch: 4, times: 2 }
+    : { paths, numRequests: 48, batch: 12, times: 2 };
 }
 
 function sharedOf({ settings }: SuiteContext, { batch, times }: Load) {
@@ -44,10 +45,10 @@ function sharedOf({ settings }: SuiteContext, { batch, times }: Load) {
 }
 
 export async function measureSchedulers(context: SuiteContext, load: Load): Promise<readonly Sample[]> {
-  const { folder, numRequests, batch, times } = load;
+  const { paths, numRequests, batch, times } = load;
   const engine = await ReadMeEngine.open(context.settings.model, sharedOf(context, load));
   try {
-    const requests = await requestsOf(engine, folder, numRequests, context.settings.seed);
+    const requests = await requestsOf(engine, paths, numRequests, context.settings.seed);
     // Memory is taken, and coefficients are learnt, before anything counts.
     await measure(engine, requests.slice(0, batch), batch);
     const variants = Object.entries(SCHEDULERS).map(([name, options]) => ({
@@ -112,7 +113,7 @@ export async function recordedTrace(context: SuiteContext, load: Load): Promise<
   const options = { ...sharedOf(context, load), scheduler: "read-me", expertCacheBytes } as const;
   const engine = await ReadMeEngine.open(path, options);
   try {
-    const requests = await requestsOf(engine, load.folder, load.numRequests, seed);
+    const requests = await requestsOf(engine, load.paths, load.numRequests, seed);
     const lines: string[] = [];
     const stop = recordTraceLines(engine.events, layout, (line) => lines.push(line));
     await measure(engine, requests, load.times * load.batch);

@@ -42,7 +42,7 @@ export const paperSuite: Suite = {
       ],
       samples: [...schedulers, ...prefetch],
       notes: [
-        `Requests: ${load.numRequests} of ${load.folder}, ${load.batch} in a step, ${load.batch * load.times} at once; the trace is in trace.jsonl.`,
+        `Requests: ${load.numRequests} of ${load.paths.join(", ")}, ${load.batch} in a step, ${load.batch * load.times} at once; the trace is in trace.jsonl.`,
         ...(report ? [] : [`${settings.model} has no report.json: no sizes, and nothing for table 5.`]),
         "Not redone: tables 3 and 6 and figure 4 (benchmarks of 7B models), figure 2 and 3 (Mixtral), table 7 (not credible: fewer operations than the router has parameters).",
       ],

@@ -16,7 +16,7 @@ import { requestsOf } from "./workload.ts";
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    data: { type: "string" },
+    data: { type: "string", default: "models/pocket/calibration" },
     dense: { type: "string" },
     batch: { type: "string", default: "12" },
     requests: { type: "string", default: "48" },
@@ -27,7 +27,6 @@ const { values, positionals } = parseArgs({
   },
 });
 const [path = "models/pocket-experts"] = positionals;
-const data = values.data ?? "";
 const [batch, numRequests, rounds] = [Number(values.batch), Number(values.requests), Number(values.rounds)];
 const loads = values.loads.split(",").map(Number);
 const budgets = values.budgets.split(",").map(Number);
@@ -40,7 +39,7 @@ const shared = {
 } as const;
 
 const resident = await ReadMeEngine.open(path, shared);
-const requests = await requestsOf(resident, data, numRequests, 1);
+const requests = await requestsOf(resident, [values.data], numRequests, 1);
 console.log(`${path}: ${resident.info.experts.length} experts, ${numRequests} requests, ${batch} sequences in a step`);
 await series("all in memory", resident, Object.entries(SCHEDULERS));
 await resident.dispose();

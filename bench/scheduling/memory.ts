@@ -21,7 +21,7 @@ const shared = { precision: "int8", threads: 2, maxNumSeqs: 32, kvCacheBytes: 25
 const allBytes = await allExpertBytes(path);
 const expertCacheBytes = Math.ceil(Number(values.budget) * allBytes);
 const engine = await ReadMeEngine.open(path, { ...shared, expertCacheBytes });
-const requests = await requestsOf(engine, values.data, 512, 3);
+const requests = await requestsOf(engine, [values.data], 512, 3);
 const atOpen = (await engine.stats()).residentBytes;
 console.log(`budget ${megabytes(expertCacheBytes)} of ${megabytes(allBytes)}; just opened: ${megabytes(atOpen)}`);
 for (const concurrency of [1, 8, 32]) await report(`${concurrency} sequences`, concurrency, 0.5);

@@ -1,9 +1,9 @@
 // Requests of all domains: beginnings of documents, to be continued for a drawn number of tokens.
 
-import { readdir, readFile } from "node:fs/promises";
-import { basename, join } from "node:path";
 import { seededRandom } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
+import { dataFiles } from "readme-moe/bench";
+import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
 
 export interface Request {
   readonly domain: string;
@@ -14,26 +14,35 @@ export interface Request {
 const [LEAST_PROMPT, MOST_PROMPT] = [16, 96];
 const [LEAST_OUTPUT, MOST_OUTPUT] = [8, 56];
 
-/** Requests in turn from each `<domain>.jsonl` of a folder, the same for the same seed. */
+// Of so many documents drawn for each request, one is long enough.
+const MOST_DRAWS = 100;
+
+/**
+ * Requests of all domains, the same for the same seed.
+ *
+ * @param paths - files by domain, or folders of them
+ * @throws {RangeError} when hardly any document is as long as prompts are
+ */
 export async function requestsOf(
   engine: ReadMeEngine,
-  folder: string,
+  paths: readonly string[],
   count: number,
   seed: number,
 ): Promise<readonly Request[]> {
-  const files = (await readdir(folder)).filter((name) => name.endsWith(".jsonl")).toSorted();
   const texts = await Promise.all(
-    files.map(async (name) => {
-      const lines = (await readFile(join(folder, name), "utf8")).trimEnd().split("\n");
-      return { domain: basename(name, ".jsonl"), lines };
-    }),
+    (await dataFiles(paths)).map(async ({ name, path }) => ({ domain: name, documents: await readDocuments(path) })),
   );
   const random = seededRandom(seed);
   const between = (least: number, most: number): number => least + Math.floor(random() * (most - least + 1));
   const requests: Request[] = [];
-  while (requests.length < count) {
-    const { domain, lines } = texts[Math.floor(random() * texts.length)] as (typeof texts)[number];
-    const { text } = JSON.parse(lines[Math.floor(random() * lines.length)] as string) as { text: string };
+  for (let draw = 0; requests.length < count; draw++) {
+    if (draw === MOST_DRAWS * count) {
+      throw new RangeError(
+        `Expected texts to have ${LEAST_PROMPT} tokens and more, those of ${paths.join(", ")} do not`,
+      );
+    }
+    const { domain, documents } = texts[Math.floor(random() * texts.length)] as (typeof texts)[number];
+    const { text } = documents[Math.floor(random() * documents.length)] as (typeof documents)[number];
     const ids = Array.from(await engine.tokenize(text.slice(0, 2000)));
     const promptTokens = between(LEAST_PROMPT, MOST_PROMPT);
     if (ids.length < promptTokens) continue;

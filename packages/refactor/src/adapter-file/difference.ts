@@ -9,7 +9,7 @@ type Coded =
   | { readonly coding: "low-rank"; readonly step: number; readonly rank: number };
 
 /** How many integers a tensor is coded by. */
-function codedCount(shape: readonly number[], coded: Coded): number {
+export function codedCount(shape: readonly number[], coded: Coded): number {
   const [rows = 1, columns = 1] = shape;
   return coded.coding === "steps" ? rows * columns : coded.rank * (rows + columns);
 }

@@ -6,16 +6,20 @@ import type { Products } from "../linear-algebra/products.ts";
 import { ffnLayerOf, type BaseWeights } from "./base-weights.ts";
 import { factorsOf, scaledFactors, squareOf } from "./choices.ts";
 import type { Chosen } from "./choose.ts";
-import { payloadName, sizesName, type Entry, type PackFigures } from "./content.ts";
-import { decodeDifference } from "./difference.ts";
-import { encodeValues } from "./entropy-coder.ts";
+import { payloadName, sizesName, type Coding, type Entry, type PackFigures } from "./content.ts";
+import { codedCount, decodeDifference } from "./difference.ts";
+import { decodeValues, encodeValues } from "./entropy-coder.ts";
 import { scaledColumns, scalesOf } from "./input-scales.ts";
 import type { MeasuredInputs } from "./measure-inputs.ts";
 import { difference, type TensorPlan } from "./plan-tensors.ts";
 import { errorFactor, roundTogether } from "./rounding.ts";
+import type { SymbolTables } from "./symbols.ts";
 import { kindOf, readTarget, readTargetBytes, type Target } from "./targets.ts";
 
 export interface EncodedTensors {
+  /** One for each plan. */
+  readonly tensors: readonly Encoded[];
+  readonly tables: SymbolTables;
   /** By file. */
   readonly entries: ReadonlyMap<string, readonly Entry[]>;
   readonly payloads: readonly Payload[];
@@ -24,17 +28,23 @@ export interface EncodedTensors {
 
 export type Payload = Pick<SafetensorsInput, "name" | "type" | "shape"> & { readonly bytes: Uint8Array };
 
-/** All payloads are in memory at the end: they are no larger than the file. */
+/**
+ * All payloads are in memory at the end: they are no larger than the file.
+ *
+ * @param before - of the same plans with other choices: what is coded as it was there is not rounded again
+ */
 export async function encodeTensors(
   plans: readonly TensorPlan[],
   chosen: Chosen,
   base: BaseWeights,
   products: Products,
   inputs: MeasuredInputs | undefined,
+  before: EncodedTensors | undefined,
   onTensor: (done: number) => void,
 ): Promise<EncodedTensors> {
+  const { tables } = chosen;
+  const tensors: Encoded[] = [];
   const entries = new Map<string, Entry[]>();
-  const payloads: Payload[] = [];
   const squares = new Map<string, { change: number; error: number }>();
   const codings: Record<string, number> = {};
   let changedValues = 0;
@@ -42,8 +52,12 @@ export async function encodeTensors(
     onTensor(index);
     const { how } = chosen.choices[index] as Chosen["choices"][number];
     const { name, type, shape } = target.input;
-    const encoded = await encodeOne(target, how, chosen, base, products, inputs);
-    payloads.push(...encoded.payloads);
+    const same = before?.tensors[index];
+    const encoded =
+      before && same?.how === how
+        ? withTables(same, shape, before.tables, tables)
+        : { how, ...(await encodeOne(target, how, tables, base, products, inputs)) };
+    tensors.push(encoded);
     const own = entries.get(target.file);
     const entry: Entry = { name, type, shape, ...how };
     if (own) own.push(entry);
@@ -57,14 +71,17 @@ export async function encodeTensors(
   }
   const relativeErrors = [...squares].map(([kind, { change, error }]) => [kind, Math.sqrt(error / change)] as const);
   return {
+    tensors,
+    tables,
     entries,
-    payloads,
+    payloads: tensors.flatMap(({ payloads }) => payloads),
     figures: { changed_values: changedValues, relative_errors: Object.fromEntries(relativeErrors), codings },
   };
 }
 
 /** Squares of what differs from the base model, and of what is lost of it. */
 interface Encoded {
+  readonly how: Coding;
   readonly payloads: readonly Payload[];
   readonly change: number;
   readonly error: number;
@@ -72,12 +89,12 @@ interface Encoded {
 
 async function encodeOne(
   target: Target,
-  how: Chosen["choices"][number]["how"],
-  { tables }: Chosen,
+  how: Coding,
+  tables: SymbolTables,
   base: BaseWeights,
   products: Products,
   inputs: MeasuredInputs | undefined,
-): Promise<Encoded> {
+): Promise<Omit<Encoded, "how">> {
   const { file, input } = target;
   const { name, type, shape } = input;
   if (how.coding === "whole") {
@@ -103,6 +120,15 @@ async function encodeOne(
     payloads.push({ name: sizesName(file, name), type: "F32", shape: [sizes.length], bytes: sizeBytes });
   }
   return { payloads, change: square, error: squareOf(difference(change, decoded)) };
+}
+
+/** The same integers by other tables: it takes long to find them, and hardly any time to read them. */
+function withTables(encoded: Encoded, shape: readonly number[], from: SymbolTables, to: SymbolTables): Encoded {
+  const { how, payloads } = encoded;
+  const [coded, ...sizes] = payloads;
+  if (how.coding === "base" || how.coding === "whole" || !coded) return encoded;
+  const bytes = encodeValues(decodeValues(coded.bytes, codedCount(shape, how), from) as Int16Array, to);
+  return { ...encoded, payloads: [{ ...coded, shape: [bytes.length], bytes }, ...sizes] };
 }
 
 /** Of weights that neurons are multiplied by, where it is known what comes of them together. */

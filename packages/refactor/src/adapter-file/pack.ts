@@ -112,10 +112,12 @@ async function packWith(
   const fixed = [...(await fixedPayloads(model, base, parts, print)), ...(inputs ? [scalePayload(inputs.scales)] : [])];
   let budget = maxBytes - fixed.reduce((sum, { bytes }) => sum + bytes.byteLength, 0) - headerBytes(plans);
   let best: Packed | undefined;
+  let encoded: EncodedTensors | undefined;
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const chosen = choose(plans, budget);
     if (!chosen) break;
-    const encoded = await encodeTensors(plans, chosen, weights, products, inputs, note("packing", targets.length));
+    const onTensor = note("packing", targets.length);
+    encoded = await encodeTensors(plans, chosen, weights, products, inputs, encoded, onTensor);
     const packed = packedOf(about, encoded, [...fixed, frequencies(chosen.tables), ...encoded.payloads]);
     const isMore = packed.bytes <= maxBytes && packed.bytes > (best?.bytes ?? 0);
     if (isMore) best = packed;
