@@ -6,6 +6,7 @@ import { engineFigures } from "./engine-figures.ts";
 import type { Answers, Job, ModelSpec } from "./jobs.ts";
 import { measureMachine } from "./machine.ts";
 import { profileFigures } from "./profile-figures.ts";
+import { readTurns } from "./read-turns.ts";
 import { stepTurns } from "./step-turns.ts";
 
 process.stdout.write(JSON.stringify(await answer(JSON.parse(process.argv[2] as string) as Job)));
@@ -17,6 +18,7 @@ async function answer(job: Job): Promise<Answers[Job["kind"]]> {
     for (const spec of job.kind === "turns" ? job.models : [job.model]) models.push(await modelOf(spec));
     if (job.kind === "turns") return await stepTurns(models, job);
     const [model] = models as [Model];
+    if (job.kind === "reading") return await readTurns(model, job);
     return await (job.kind === "engine" ? engineFigures(model, job) : profileFigures(model, job));
   } finally {
     for (const model of models) await model.close();

@@ -35,9 +35,29 @@ interface TurnsJob {
   readonly rounds: number;
 }
 
+/** One sequence's steps, and reading memory, by turns. */
+interface ReadingJob {
+  readonly kind: "reading";
+  readonly model: ModelSpec;
+  readonly precision: Precision;
+  readonly threads: number;
+  readonly cacheFolder: string | undefined;
+  /** Tokens before each step. */
+  readonly past: number;
+  readonly rounds: number;
+}
+
+/** Of one round: what a step reads over the time that it takes, and how fast memory was read just before and after. */
+export interface ReadingRound {
+  readonly stepMs: number;
+  readonly stepGBPerS: number;
+  readonly readGBPerS: number;
+}
+
 export type Job =
   | { readonly kind: "machine"; readonly threads: number; readonly isQuick: boolean }
   | TurnsJob
+  | ReadingJob
   | (DecodeJob & { readonly kind: "engine" })
   | (DecodeJob & { readonly kind: "profile" });
 
@@ -69,6 +89,7 @@ export interface Answers {
   readonly machine: MachineFigures;
   /** Milliseconds of each entry's steps, by round. */
   readonly turns: readonly (readonly number[])[];
+  readonly reading: readonly ReadingRound[];
   readonly engine: readonly EngineFigures[];
   readonly profile: readonly ProfileFigures[];
 }

@@ -1,8 +1,7 @@
 // What this machine can do at best: how fast memory can be read, and how fast bytes can be multiplied.
 
-import { Worker } from "node:worker_threads";
 import { GraphBuilder, GraphSession, memoryGraph, operators, type Int8Kernels } from "@readme-moe/model";
-import type { ReadingTask, ReadingTimes } from "./read-memory.ts";
+import { MemoryReaders } from "./memory-readers.ts";
 
 export interface MachineFigures {
   /** The fastest round of the fastest way to read, of all threads together. */
@@ -45,32 +44,11 @@ export async function measureMachine({ threads, kernels, isQuick }: MachineOptio
 async function readGBPerS(threads: number, bytes: number, rounds: number): Promise<number> {
   const rates: number[] = [];
   for (const how of ["search", "compare"] as const) {
-    const arrived = new Int32Array(new SharedArrayBuffer(4 * rounds));
-    const task: ReadingTask = { bytes, rounds, arrived, threads, how };
-    const all = await Promise.all(Array.from({ length: threads }, () => reading(task)));
-    rates.push(...roundRates(all, bytes));
+    const readers = new MemoryReaders(threads, bytes, how);
+    for (let round = 0; round < rounds; round++) rates.push(await readers.read());
+    await readers.dispose();
   }
   return Math.max(...rates);
-}
-
-/** Bytes of all threads over the time from the first one's start to the last one's end; GB/s of each round. */
-export function roundRates(threads: readonly ReadingTimes[], bytes: number): readonly number[] {
-  return (threads[0] ?? []).map((_, round) => {
-    const own = threads.map((times) => times[round] as ReadingTimes[number]);
-    const ms = Math.max(...own.map(([, end]) => end)) - Math.min(...own.map(([start]) => start));
-    return (threads.length * bytes) / ms / 1e6;
-  });
-}
-
-function reading(workerData: ReadingTask): Promise<ReadingTimes> {
-  return new Promise((resolve, reject) => {
-    // Threads do not have the loader of TypeScript that the process has.
-    const entry = JSON.stringify(new URL("./read-memory.ts", import.meta.url).href);
-    const code = `import("tsx/esm/api").then(({ register }) => { register(); return import(${entry}); });`;
-    const worker = new Worker(code, { eval: true, workerData });
-    worker.once("message", resolve);
-    worker.once("error", reject);
-  });
 }
 
 interface Product {

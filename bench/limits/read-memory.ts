@@ -1,36 +1,38 @@
-// A thread that reads memory as fast as it can, in turn with others: told how much, it answers when it began and ended.
+// A thread that reads memory as fast as it can, together with others, as often as it is asked to; it answers when it began and
+// ended.
 
 import { parentPort, workerData } from "node:worker_threads";
 
 export interface ReadingTask {
   readonly bytes: number;
-  readonly rounds: number;
-  /** Threads that are at a round's start, int32 `[rounds]`, and how many there are. */
-  readonly arrived: Int32Array;
   readonly threads: number;
   readonly how: "search" | "compare";
+  /** int32 `[1]`: how many rounds were asked for. Threads sleep until there is one more. */
+  readonly asked: Int32Array;
+  /** int32 `[1]`: how many times any thread was at a round's start. */
+  readonly arrived: Int32Array;
 }
 
-/** Of each round, in milliseconds that all threads agree on. */
-export type ReadingTimes = readonly (readonly [startMs: number, endMs: number])[];
+/** Of one round, in milliseconds that all threads agree on. */
+export type ReadingTime = readonly [startMs: number, endMs: number];
 
-const { bytes, rounds, arrived, threads, how } = workerData as ReadingTask;
+const { bytes, threads, how, asked, arrived } = workerData as ReadingTask;
 const half = bytes / 2;
 // Not zeros: pages that nobody wrote are all the same page.
 const memory = Buffer.alloc(bytes, 7);
 const [one, other] = [memory.subarray(0, half), memory.subarray(half)];
-const times: [number, number][] = [];
-for (let round = 0; round < rounds; round++) {
-  Atomics.add(arrived, round, 1);
-  while (Atomics.load(arrived, round) < threads);
+for (let round = 1; ; round++) {
+  while (Atomics.load(asked, 0) < round) Atomics.wait(asked, 0, round - 1);
+  Atomics.add(arrived, 0, 1);
+  while (Atomics.load(arrived, 0) < threads * round);
   const startMs = nowMs();
   // The C library's: the widest loads that the processor has, and next to nothing besides.
   const found = how === "search" ? memory.includes(9) : !one.equals(other);
-  times.push([startMs, nowMs()]);
+  const time: ReadingTime = [startMs, nowMs()];
   if (found) throw new Error("Memory is not as it was written");
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
+  parentPort?.postMessage(time);
 }
-// oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
-parentPort?.postMessage(times);
 
 function nowMs(): number {
   return performance.timeOrigin + performance.now();

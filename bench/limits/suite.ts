@@ -8,6 +8,7 @@ import { caseName, casesOf, type Cases } from "./cases.ts";
 import type { ModelSpec } from "./jobs.ts";
 import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel } from "./paired-steps.ts";
 import { ratioTable } from "./ratio-table.ts";
+import { measureReading, readingTable, readingTarget } from "./reading-share.ts";
 import { runJob } from "./run-job.ts";
 import { shapeReports } from "./shape-reports.ts";
 import { stepCost } from "./step-cost.ts";
@@ -38,11 +39,13 @@ export const limitsSuite: Suite = {
           .map((one) => ({ name: caseName(one, numExpertsOf(model)), cost: stepCost(model, PRECISION, one) }))
           .map((one) => ({ ...one, ms: paired.stepMs(variant, one.name) }))
           .filter(({ ms }) => !Number.isNaN(ms));
+      const reading = await measureReading(context, models.dense.path, cases);
       const parts = await partsOf(context, models, cases);
       const shapes = await shapeReports(context);
       return {
         tables: [
           machineTable(machine),
+          readingTable(reading, settings.seed),
           limitsTable("The dense model's steps, int8", measured(DENSE, models.dense, cases.dense), machine),
           limitsTable("The mixture's steps, int8", measured(MIXTURE, models.mixture, cases.mixture), machine),
           ratioTable("Dense against mixture, int8", paired, cases, {
@@ -53,6 +56,7 @@ export const limitsSuite: Suite = {
           partsTable("Where a step's time goes, ms", parts),
           ...parts.map((one) => typesTable(`By operator: ${one.name}`, one.profile)),
         ],
+        targets: readingTarget(reading),
         pictures: [{ name: "step-parts", picture: partsPicture(parts) }],
         samples: [...pairedSamples(paired), ...shapes.samples, ...partSamples(parts)],
         notes: [...notesOf(parts), ...shapes.notes, ...paired.failures],

@@ -12,6 +12,8 @@ import {
   toBestPeer,
 } from "../../packages/readme-moe/src/bench/engine/best-peer.ts";
 import { measure } from "../../packages/readme-moe/src/bench/engine/measure.ts";
+import { OpenProcess } from "../../packages/readme-moe/src/bench/engine/open-process.ts";
+import { turnsTable } from "../../packages/readme-moe/src/bench/engine/turns-table.ts";
 import { drawPrompts, type Workload } from "../../packages/readme-moe/src/bench/engine/workload.ts";
 import { golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
@@ -59,6 +61,54 @@ describe("ours beside the best peer", () => {
       ["readme-moe x", "× 2.00", "+0.100", "–"],
     ]);
     expect(bestPeerTable(samples, [load], isOurs)).toBeUndefined();
+  });
+});
+
+/** A contender of this code. */
+function opening(code: string) {
+  const module = `data:text/javascript,${encodeURIComponent(code)}`;
+  const spec = { engine: "made", variant: "up", module, files: {} };
+  return { spec, threads: 1, maxSequences: 1, seed: 1, cacheFolder: undefined };
+}
+
+function ofRound(variant: string, round: number, value: number, at = 1): Sample {
+  return { variant, metric: "speed", at, value, round, turn: round };
+}
+
+describe("those that took turns", () => {
+  const options = { title: "", seed: 1, isOurs };
+
+  test("are compared over rounds that both were in: ratios of medians", () => {
+    const samples = [
+      // A machine that becomes twice as slow: in each round ours is twice as fast.
+      ...[40, 40, 20, 20].map((value, round) => ofRound("readme-moe x", round, value)),
+      ...[20, 20, 10, 10].map((value, round) => ofRound("peer x", round, value)),
+      ofRound("readme-moe x", 4, 1000),
+      ofRound("readme-moe x", 0, 3, 8),
+    ];
+    const table = turnsTable(samples, options);
+    expect(table?.columns).toEqual(["", "1 at once", "8 at once"]);
+    expect(table?.rows).toEqual([
+      ["readme-moe x", "40.0", "3.00"],
+      ["peer x", "15.0", "–"],
+      ["readme-moe x / peer x", "2.00 (2.00 to 2.00)", "–"],
+    ]);
+    expect(turnsTable([], options)).toBeUndefined();
+  });
+
+  test("stay open and answer one after the other, and say why where they can not", async () => {
+    const sizes = { promptTokens: 1, newTokens: 1 };
+    const waiting = `export const open = async () => ({
+      generate: (prompts, tokens) => tokens === 13
+        ? Promise.reject(new Error("13 is too many"))
+        : tokens === 7 ? process.exit(3) : new Promise((resolve) => setTimeout(resolve, tokens)),
+    })`;
+    const one = await OpenProcess.start(opening(waiting), sizes);
+    for (const tokens of [5, 50]) expect(await one.generate([[1]], tokens)).toBeGreaterThan(tokens - 2);
+    await expect(one.generate([[1]], 13)).rejects.toThrow("13 is too many");
+    await expect(one.generate([[1]], 7)).rejects.toThrow("its process ended with code 3");
+    await one.close();
+    await expect(OpenProcess.start(opening("export {}"), sizes)).rejects.toThrow(/open/);
   });
 });
 

@@ -9,9 +9,10 @@ import { caseName, casesOf } from "../../bench/limits/cases.ts";
 import { partsOf } from "../../bench/limits/engine-figures.ts";
 import { graphParts, PARTS } from "../../bench/limits/graph-parts.ts";
 import { ENGINE_PARTS } from "../../bench/limits/jobs.ts";
-import { roundRates } from "../../bench/limits/machine.ts";
+import { readingRate } from "../../bench/limits/memory-readers.ts";
 import { profileSums } from "../../bench/limits/profile-figures.ts";
 import { readProfile } from "../../bench/limits/profile.ts";
+import { readingTable, readingTarget, shareOf } from "../../bench/limits/reading-share.ts";
 import { runJob } from "../../bench/limits/run-job.ts";
 import { allLayersMs, MEASURED_LAYERS } from "../../bench/limits/shapes.ts";
 import { leastMs, stepCost } from "../../bench/limits/step-cost.ts";
@@ -149,17 +150,52 @@ describe("what a step costs at least", () => {
   });
 });
 
+function round(stepMs: number, readGBPerS: number) {
+  return { stepMs, stepGBPerS: 30 / stepMs, readGBPerS };
+}
+
 describe("figures", () => {
   test("of reading are all threads' bytes over the time in which any of them read", () => {
-    const first = [
-      [0, 10],
-      [20, 30],
-    ] as const;
-    const second = [
-      [5, 20],
-      [20, 25],
-    ] as const;
-    expect(roundRates([first, second], 1e7)).toEqual([1, 2]);
+    expect(readingRate([[0, 10]], 1e7)).toBe(1);
+    expect(
+      readingRate(
+        [
+          [20, 30],
+          [25, 40],
+        ],
+        1e7,
+      ),
+    ).toBe(1);
+  });
+
+  test("of a step beside reading are ratios of medians, whatever one round was", () => {
+    const rounds = [round(2, 20), round(3, 25), round(30, 2)];
+    expect(shareOf(rounds)).toBe(10 / 20);
+    expect(readingTable([{ past: 1024, rounds }], 1).rows).toEqual([
+      ["1,024", "3.00", "10.0", "20.0", "50 % (40 % to 75 %)"],
+    ]);
+    expect(readingTarget([{ past: 1024, rounds }])).toMatchObject([{ value: 0.5, wanted: "over", limit: 0.7 }]);
+  });
+
+  test("of reading take turns with steps of a real model", async () => {
+    const cacheFolder = await temporaryFolder();
+    const model = { shape: TINY_SHAPE, numExperts: 1, expertSize: 96 };
+    const rounds = await runJob({
+      kind: "reading",
+      model,
+      precision: "int8",
+      threads: 2,
+      cacheFolder,
+      past: 8,
+      rounds: 2,
+    });
+    const cost = stepCost(randomModel(TINY_SHAPE, 1, 96), "int8", { numSeqs: 1, past: 8, distinct: 1 });
+    expect(rounds.length).toBe(2);
+    for (const { stepMs, stepGBPerS, readGBPerS } of rounds) {
+      expect(stepGBPerS * stepMs * 1e6).toBeCloseTo(cost.weightBytes + cost.kvBytes, 3);
+      expect(readGBPerS).toBeGreaterThan(0.1);
+      expect(readGBPerS).toBeLessThan(1000);
+    }
   });
 
   test("of all layers follow from those of some", () => {

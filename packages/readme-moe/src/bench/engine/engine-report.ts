@@ -4,6 +4,7 @@ import { summaryTable } from "../kit/summary-table.ts";
 import type { BenchSettings, SuiteReport, Target } from "../kit/suite.ts";
 import { bestPeerTable, type ComparedColumn, toBestPeer } from "./best-peer.ts";
 import { METRICS } from "./metrics.ts";
+import { turnsTable } from "./turns-table.ts";
 import type { WorkloadSizes } from "./workload.ts";
 
 const PREFILL_TOKENS = 512;
@@ -27,6 +28,7 @@ export function engineReport(
   { seed, quick }: BenchSettings,
   { concurrency, promptTokens, newTokens, contexts, contextTokens }: WorkloadSizes,
   { samples, failures }: Interleaved,
+  turns: Interleaved,
 ): SuiteReport {
   const decode = by(METRICS.decode, concurrency, "higher");
   const first = by(METRICS.first, concurrency, "lower");
@@ -48,19 +50,26 @@ export function engineReport(
     ...rest,
   ];
   const best = bestPeerTable(samples, compared, isOurs);
+  const newTokensTitle = `New tokens a second by requests at once (${promptTokens} tokens of prompt, ${newTokens} new ones)`;
+  const byTurns = turnsTable(turns.samples, { title: `${newTokensTitle}, by turns within seconds`, seed, isOurs });
   return {
     tables: [
-      table(`New tokens a second by requests at once (${promptTokens} tokens of prompt, ${newTokens} new ones)`, [
-        ...decode,
-        ...loss,
-      ]),
+      ...(byTurns ? [byTurns] : []),
+      table(newTokensTitle, [...decode, ...loss]),
       table("First token by requests at once, ms (median of the requests)", first),
       table("Prefill by the prompt's length, tokens a second", prefill),
       table(`Decode behind a prompt by its length, tokens a second (${contextTokens} tokens)`, behind),
       table("Memory, load, event loop, loss", rest),
       ...(best ? [best] : []),
     ],
-    targets: quick ? [] : targetsOf(samples, decode, prefill),
+    // What took turns within seconds says more of ratios than what had a process and a minute of its own.
+    targets: quick
+      ? []
+      : targetsOf(
+          [...samples, ...turns.samples],
+          byTurns ? by(METRICS.byTurns, concurrency, "higher") : decode,
+          prefill,
+        ),
     pictures: [
       {
         name: "speed",
@@ -83,11 +92,11 @@ export function engineReport(
         },
       },
     ],
-    samples,
+    samples: [...samples, ...turns.samples],
     notes: [
       "Each measurement has a process of its own; contenders take turns. Prompts are the same for all, and no two begin alike.",
       "The event loop is measured while 8 requests run; its monitor's period of 5 ms is in it.",
-      ...Array.from(failures, ([name, why]) => `${name}: not measured: ${why}`),
+      ...Array.from([...failures, ...turns.failures], ([name, why]) => `${name}: not measured: ${why}`),
     ],
   };
 }

@@ -5,6 +5,7 @@ import { readDocuments } from "../../evaluation/documents.ts";
 import { dataFiles } from "../kit/data-files.ts";
 import { interleave } from "../kit/interleave.ts";
 import { type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
+import { measureTurns } from "./by-turns.ts";
 import { type ContenderSpec, nameOf } from "./contender.ts";
 import { engineReport } from "./engine-report.ts";
 import { packaged, runJob } from "./run-job.ts";
@@ -53,7 +54,8 @@ export function engineSuite({ peers, data }: EngineSuiteOptions = {}): Suite {
         name: nameOf(spec),
         measure: (seed: number) => job(spec, seed, sizes, seed === settings.seed ? texts : []),
       }));
-      return engineReport(settings, sizes, await interleave(context, "engine", variants));
+      const turns = await measureTurns(context, { specs, tokens, sizes });
+      return engineReport(settings, sizes, await interleave(context, "engine", variants), turns);
     },
   };
 }

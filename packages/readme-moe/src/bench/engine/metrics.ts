@@ -4,6 +4,8 @@ export const METRICS = {
   load: "load, ms",
   /** By requests at once. */
   decode: "new tokens, tok/s",
+  /** The same, of contenders that are all open and take turns within seconds. */
+  byTurns: "new tokens by turns, tok/s",
   /** By requests at once: their median. */
   first: "first token, ms",
   /** How late the main thread's event loop is while 8 requests run; the monitor's period of 5 ms is in it. */

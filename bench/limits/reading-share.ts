@@ -1,0 +1,81 @@
+// How close one sequence's decode is to reading memory.
+
+import {
+  bootstrapInterval,
+  formatNumber,
+  median,
+  type ReportTable,
+  type SuiteContext,
+  type Target,
+} from "readme-moe/bench";
+import type { Cases } from "./cases.ts";
+import type { ReadingRound } from "./jobs.ts";
+import { runJob } from "./run-job.ts";
+
+const WANTED_SHARE = 0.7;
+
+export interface Reading {
+  readonly past: number;
+  readonly rounds: readonly ReadingRound[];
+}
+
+export async function measureReading(
+  { settings, keep, say }: SuiteContext,
+  path: string,
+  { dense }: Cases,
+): Promise<readonly Reading[]> {
+  const { threads, cacheFolder, quick, rounds } = settings;
+  const readings: Reading[] = [];
+  for (const past of new Set(dense.map((one) => one.past))) {
+    const job = {
+      model: { path },
+      precision: "int8",
+      threads,
+      cacheFolder,
+      past,
+      rounds: quick ? 3 : 10 * rounds,
+    } as const;
+    say(`steps and reading by turns: ${past}`);
+    readings.push({ past, rounds: await keep(`reading | ${past}`, () => runJob({ kind: "reading", ...job })) });
+  }
+  return readings;
+}
+
+/** What a step reads by the second over what memory gives: medians of each. */
+export function shareOf(rounds: readonly ReadingRound[]): number {
+  return median(rounds.map(({ stepGBPerS }) => stepGBPerS)) / median(rounds.map(({ readGBPerS }) => readGBPerS));
+}
+
+export function readingTable(readings: readonly Reading[], seed: number): ReportTable {
+  return {
+    title: "One sequence's decode beside reading memory, int8, by turns",
+    columns: ["context", "step, ms", "read by the step, GB/s", "read at once, GB/s", "share"],
+    rows: readings.map(({ past, rounds }) => {
+      const indexes = Array.from(rounds.keys());
+      const interval = bootstrapInterval(indexes, {
+        seed,
+        statistic: (chosen) => shareOf(chosen.map((index) => rounds[index] as ReadingRound)),
+      });
+      return [
+        past.toLocaleString("en-US"),
+        ...(["stepMs", "stepGBPerS", "readGBPerS"] as const).map((key) =>
+          formatNumber(median(rounds.map((one) => one[key]))),
+        ),
+        `${percent(shareOf(rounds))}${interval ? ` (${percent(interval.low)} to ${percent(interval.high)})` : ""}`,
+      ];
+    }),
+    notes: [
+      "A step reads all weights once and the keys and values of its past. Memory is read by as many threads as the step has, just before and after: on a shared machine what it gives changes within seconds.",
+    ],
+  };
+}
+
+export function readingTarget([first]: readonly Reading[]): readonly Target[] {
+  if (!first) return [];
+  const what = `one sequence's decode, behind ${first.past} tokens`;
+  return [{ what, value: shareOf(first.rounds), unit: "of what memory gives", wanted: "over", limit: WANTED_SHARE }];
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(0)} %`;
+}

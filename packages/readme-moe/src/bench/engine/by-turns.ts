@@ -1,0 +1,92 @@
+// Contenders that are all open at once and take turns within seconds. A machine that others share changes its speed by the minute,
+// and a measurement with a process of its own takes longer than that.
+
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Interleaved } from "../kit/interleave.ts";
+import type { Sample } from "../kit/sample.ts";
+import { namesOf, type SuiteContext } from "../kit/suite.ts";
+import { turnsOf } from "../kit/turns.ts";
+import { type ContenderSpec, nameOf } from "./contender.ts";
+import { METRICS } from "./metrics.ts";
+import { OpenProcess } from "./open-process.ts";
+import { drawPrompts, type WorkloadSizes } from "./workload.ts";
+
+/** Of eight bits, as each engine calls it: what `--set turns=` says otherwise. */
+const VARIANTS = ["int8", "q8", "Q8_0"];
+/** More take long, and all that is open is in memory. */
+const MOST_AT_ONCE = 32;
+/** Threads of some engines go on spinning behind a batch, for half a second and more. */
+const REST_MS = 1500;
+
+export interface TurnsOptions {
+  readonly specs: readonly ContenderSpec[];
+  /** That prompts are drawn from. */
+  readonly tokens: readonly number[];
+  readonly sizes: WorkloadSizes;
+}
+
+/** Nothing where there is only one to measure. */
+export async function measureTurns(
+  context: SuiteContext,
+  { specs, tokens, sizes }: TurnsOptions,
+): Promise<Interleaved> {
+  const { settings, keep, say, signal } = context;
+  const wanted = namesOf(settings, "turns", VARIANTS);
+  const chosen = specs.filter(
+    ({ variant, maxConcurrency }) => wanted.includes(variant) && maxConcurrency === undefined,
+  );
+  const samples: Sample[] = [];
+  const failures = new Map<string, string>();
+  if (chosen.length < 2) return { samples, failures };
+  for (const at of sizes.concurrency.filter((count) => count <= MOST_AT_ONCE)) {
+    try {
+      samples.push(
+        ...(await keep(`turns | ${at}`, () => {
+          say(`by turns: ${chosen.map(nameOf).join(", ")}: ${at} at once`);
+          return turnsAt(context, at, { specs: chosen, tokens, sizes });
+        })),
+      );
+    } catch (error) {
+      signal?.throwIfAborted();
+      failures.set(`by turns, ${at} at once`, error instanceof Error ? error.message : String(error));
+    }
+  }
+  return { samples, failures };
+}
+
+async function turnsAt(
+  { settings, signal }: SuiteContext,
+  at: number,
+  { specs, tokens, sizes }: TurnsOptions,
+): Promise<readonly Sample[]> {
+  const { seed, threads, cacheFolder, quick, rounds } = settings;
+  const { newTokens } = sizes;
+  const open: OpenProcess[] = [];
+  const samples: Sample[] = [];
+  try {
+    for (const spec of specs) {
+      open.push(await OpenProcess.start({ spec, threads, maxSequences: at, seed, cacheFolder }, sizes));
+    }
+    // The first round of all warms up, and is not counted.
+    const turns = turnsOf(specs.length, 1 + (quick ? 1 : 4 * rounds));
+    for (const [turn, { variant, round }] of turns.entries()) {
+      signal?.throwIfAborted();
+      const { batches } = drawPrompts(tokens, { ...sizes, concurrency: [at], contexts: [] }, seed + round);
+      const elapsedMs = await (open[variant] as OpenProcess).generate(batches[0] ?? [], newTokens);
+      if (!quick) await sleep(REST_MS);
+      if (round === 0) continue;
+      const value = (at * newTokens * 1000) / elapsedMs;
+      samples.push({
+        metric: METRICS.byTurns,
+        at,
+        value,
+        variant: nameOf(specs[variant] as ContenderSpec),
+        round,
+        turn,
+      });
+    }
+    return samples;
+  } finally {
+    for (const one of open) await one.close();
+  }
+}

@@ -1,0 +1,72 @@
+import { fork, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { packaged } from "./run-job.ts";
+import type { OpenContender } from "./contender.ts";
+import type { TurnAnswer, TurnRequest } from "./turn-child.ts";
+
+/** A contender that is open in a process of its own until it is closed. */
+export class OpenProcess {
+  readonly #child: ChildProcess;
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+  }
+
+  /**
+   * @param sizes - of the batches to come
+   * @throws {Error} with what the process says, where it can not be opened
+   */
+  static async start(
+    open: OpenContender,
+    sizes: { readonly promptTokens: number; readonly newTokens: number },
+  ): Promise<OpenProcess> {
+    const child = fork(fileURLToPath(packaged("turn-child")), [], {
+      execArgv: [],
+      stdio: ["ignore", "ignore", "inherit", "ipc"],
+    });
+    const started = new OpenProcess(child);
+    try {
+      await started.#ask({ kind: "open", open, ...sizes });
+      return started;
+    } catch (error) {
+      await started.close();
+      throw error;
+    }
+  }
+
+  /** @returns how long it took, in milliseconds */
+  generate(prompts: readonly (readonly number[])[], newTokens: number): Promise<number> {
+    return this.#ask({ kind: "generate", prompts, newTokens });
+  }
+
+  async close(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const ended = once(this.#child, "exit");
+    this.#child.kill("SIGKILL");
+    await ended;
+  }
+
+  async #ask(request: TurnRequest): Promise<number> {
+    const settled = new AbortController();
+    const { signal } = settled;
+    try {
+      const answered = once(this.#child, "message", { signal }) as Promise<[TurnAnswer]>;
+      const ended = once(this.#child, "exit", { signal }) as Promise<[number | null, string | null]>;
+      const first = Promise.race([
+        answered,
+        ended.then(([code, name]) => [{ failure: endedWith(code, name) }] as const),
+      ]);
+      this.#child.send(request);
+      const [answer] = await first;
+      if ("failure" in answer) throw new Error(answer.failure);
+      return answer.elapsedMs;
+    } finally {
+      settled.abort();
+    }
+  }
+}
+
+function endedWith(code: number | null, signal: string | null): string {
+  return `its process ended with ${signal ?? `code ${String(code)}`}`;
+}
