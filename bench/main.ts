@@ -1,6 +1,7 @@
 // All suites. See README.md for how one is written, and `npm run bench -- --help` for what can be said.
 
 import { ReadMeError } from "@readme-moe/core";
+import { pocketExperts } from "../examples/pocket-experts.ts";
 import { benchCommand, BenchFailure, engineSuite, type Suite } from "readme-moe/bench";
 import { ownTexts } from "./engine/own-texts.ts";
 import { enginePeers, peerVersions } from "./engine/peers.ts";
@@ -22,7 +23,7 @@ const SUITES: readonly Suite[] = [
 const interrupt = new AbortController();
 process.once("SIGINT", () => interrupt.abort());
 const options = { suites: SUITES, peers: peerVersions(), signal: interrupt.signal };
-const defaults = { model: "models/pocket-experts", dense: "models/pocket" }; // `npm start` makes the first of the second
+const defaults = { model: "models/pocket-experts", dense: "models/pocket", prepare: () => pocketExperts() };
 await benchCommand({ ...options, defaults })
   .parseAsync()
   .catch((error: unknown) => {

@@ -10,7 +10,12 @@ import type { BenchSettings, Suite } from "./kit/suite.ts";
 export interface BenchCommandOptions {
   readonly suites: readonly Suite[];
   /** What is measured where the command names nothing. @default the command has to name a model */
-  readonly defaults?: { readonly model: string; readonly dense: string };
+  readonly defaults?: {
+    readonly model: string;
+    readonly dense: string;
+    /** Makes them where they are not there yet. */
+    readonly prepare?: () => Promise<unknown>;
+  };
   /** Versions of those that suites measure beside ours, by their names. */
   readonly peers?: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
@@ -59,6 +64,7 @@ export function benchCommand({ suites, defaults, peers = {}, signal }: BenchComm
     const chosen = chosenSuites(command, suites, names);
     const [model, dense] =
       named === undefined && defaults ? [defaults.model, defaults.dense] : [named ?? "", undefined];
+    if (named === undefined) await defaults?.prepare?.();
     const pathOf = (name: string): Promise<string> => modelPath(name, signal, flags.cacheFolder);
     const settings = {
       model: await pathOf(model),
