@@ -36,15 +36,10 @@ interface TurnsJob {
 }
 
 /** One sequence's steps, and reading memory, by turns. */
-interface ReadingJob {
+interface ReadingJob extends Omit<DecodeJob, "cases"> {
   readonly kind: "reading";
-  readonly model: ModelSpec;
-  readonly precision: Precision;
-  readonly threads: number;
-  readonly cacheFolder: string | undefined;
   /** Tokens before each step. */
   readonly past: number;
-  readonly rounds: number;
 }
 
 /** Of one round: what a step reads over the time that it takes, and how fast memory was read just before and after. */

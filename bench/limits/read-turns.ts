@@ -2,14 +2,14 @@
 
 import { ModelRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
-import { median } from "readme-moe/bench";
-import { decodePast, decodeStep } from "../decode-steps.ts";
+import { decodePast } from "../decode-steps.ts";
 import type { Answers, Job, ReadingRound } from "./jobs.ts";
 import { MemoryReaders } from "./memory-readers.ts";
 import { stepCost } from "./step-cost.ts";
+import { visit } from "./step-turns.ts";
 
 /** Of a visit: the first steps bring the model's weights back to where reading has put them out of. */
-const [UNCOUNTED_STEPS, COUNTED_STEPS] = [2, 3] as const;
+const UNCOUNTED_STEPS = 2;
 /** Of each thread and turn; caches that a machine's guests share are as large as 300 MB. */
 const READ_BYTES = 256 << 20;
 
@@ -26,12 +26,7 @@ export async function readTurns(
     // The first round takes memory from the system.
     for (let round = -1; round < job.rounds; round++) {
       const before = await readers.read();
-      const samples: number[] = [];
-      for (let step = 0; step < UNCOUNTED_STEPS + COUNTED_STEPS; step++) {
-        samples.push(await decodeStep(runner, past, 1, step));
-        for (const slot of past.slots) past.pool.truncate(slot, job.past);
-      }
-      const stepMs = median(samples.slice(UNCOUNTED_STEPS));
+      const stepMs = await visit(runner, past, job.past, 1, UNCOUNTED_STEPS);
       const readGBPerS = (before + (await readers.read())) / 2;
       if (round >= 0) rounds.push({ stepMs, readGBPerS, stepGBPerS: (weightBytes + kvBytes) / stepMs / 1e6 });
     }

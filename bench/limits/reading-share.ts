@@ -1,9 +1,11 @@
 // How close one sequence's decode is to reading memory.
 
 import {
-  bootstrapInterval,
   formatNumber,
   median,
+  type Pair,
+  ratioInterval,
+  ratioOfMedians,
   type ReportTable,
   type SuiteContext,
   type Target,
@@ -43,7 +45,11 @@ export async function measureReading(
 
 /** What a step reads by the second over what memory gives: medians of each. */
 export function shareOf(rounds: readonly ReadingRound[]): number {
-  return median(rounds.map(({ stepGBPerS }) => stepGBPerS)) / median(rounds.map(({ readGBPerS }) => readGBPerS));
+  return ratioOfMedians(pairsOf(rounds));
+}
+
+function pairsOf(rounds: readonly ReadingRound[]): readonly Pair[] {
+  return rounds.map(({ stepGBPerS, readGBPerS }) => [stepGBPerS, readGBPerS]);
 }
 
 export function readingTable(readings: readonly Reading[], seed: number): ReportTable {
@@ -51,11 +57,7 @@ export function readingTable(readings: readonly Reading[], seed: number): Report
     title: "One sequence's decode beside reading memory, int8, by turns",
     columns: ["context", "step, ms", "read by the step, GB/s", "read at once, GB/s", "share"],
     rows: readings.map(({ past, rounds }) => {
-      const indexes = Array.from(rounds.keys());
-      const interval = bootstrapInterval(indexes, {
-        seed,
-        statistic: (chosen) => shareOf(chosen.map((index) => rounds[index] as ReadingRound)),
-      });
+      const interval = ratioInterval(pairsOf(rounds), seed);
       return [
         past.toLocaleString("en-US"),
         ...(["stepMs", "stepGBPerS", "readGBPerS"] as const).map((key) =>

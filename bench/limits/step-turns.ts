@@ -33,14 +33,20 @@ export async function stepTurns(
   }
 }
 
-/** Every step of a visit has the same past. */
-async function visit(runner: ModelRunner, past: DecodePast, pastTokens: number, distinct: number): Promise<number> {
+/** Some steps, each with the same past. @returns the median's milliseconds */
+export async function visit(
+  runner: ModelRunner,
+  past: DecodePast,
+  pastTokens: number,
+  distinct: number,
+  uncountedSteps: number = UNCOUNTED_STEPS,
+): Promise<number> {
   const samples: number[] = [];
-  for (let step = 0; step < UNCOUNTED_STEPS + COUNTED_STEPS; step++) {
+  for (let step = 0; step < uncountedSteps + COUNTED_STEPS; step++) {
     samples.push(await decodeStep(runner, past, distinct, step));
     for (const slot of past.slots) past.pool.truncate(slot, pastTokens);
   }
-  return median(samples.slice(UNCOUNTED_STEPS));
+  return median(samples.slice(uncountedSteps));
 }
 
 /** Of each model; those whose keys and values look alike share one. */

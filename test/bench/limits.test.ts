@@ -156,16 +156,17 @@ function round(stepMs: number, readGBPerS: number) {
 
 describe("figures", () => {
   test("of reading are all threads' bytes over the time in which any of them read", () => {
-    expect(readingRate([[0, 10]], 1e7)).toBe(1);
-    expect(
-      readingRate(
-        [
-          [20, 30],
-          [25, 40],
-        ],
-        1e7,
-      ),
-    ).toBe(1);
+    const rounds = [
+      [
+        [0, 10],
+        [5, 20],
+      ],
+      [
+        [20, 30],
+        [20, 25],
+      ],
+    ] as const;
+    expect(rounds.map((threads) => readingRate(threads, 1e7))).toEqual([1, 2]);
   });
 
   test("of a step beside reading are ratios of medians, whatever one round was", () => {

@@ -5,13 +5,8 @@ import { expect, test } from "vitest";
 import { randomModel } from "../../bench/random-model.ts";
 import { TINY_SHAPE } from "../support/tiny-shape.ts";
 
-const NOT_READ = {
-  inputMax: () => Promise.reject(new Error("not read")),
-  inputSquares: () => Promise.reject(new Error("not read")),
-};
-
 test("no two weights of a graph are alike: the runtime would keep and read them once", async () => {
-  const { constants } = decoderGraph(randomModel(TINY_SHAPE, 3, 48), "fp32", NOT_READ);
+  const { constants } = decoderGraph(randomModel(TINY_SHAPE, 3, 48));
   const weights = constants.filter(({ name }) => name.endsWith(".weight"));
   const byContent = new Map<string, string[]>();
   for (const { name, bytes } of weights) {

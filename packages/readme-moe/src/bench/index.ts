@@ -7,6 +7,7 @@ export { treePeakBytes as peakMemoryBytes } from "./engine/process-memory.ts";
 export { curvesPanel } from "./kit/curves.ts";
 export { type DataFile, dataFiles } from "./kit/data-files.ts";
 export { interleave, type Interleaved, type Variant } from "./kit/interleave.ts";
+export { type Pair, ratioInterval, ratioOfMedians } from "./kit/ratio.ts";
 export { runSuites, type RunSuitesOptions } from "./kit/run-suites.ts";
 export { distinct, type Figure, type Sample, valuesOf } from "./kit/sample.ts";
 export {

@@ -1,7 +1,7 @@
 // One contender, once: gets its job as a message, answers with measurements or with why there are none.
 
 import type { Figure } from "../kit/sample.ts";
-import type { OpenContender, OpenFunction } from "./contender.ts";
+import { type OpenContender, openContender } from "./contender.ts";
 import { measure } from "./measure.ts";
 import type { Workload } from "./workload.ts";
 
@@ -10,17 +10,11 @@ export interface Job {
   readonly workload: Workload;
 }
 
-export type Answer = { readonly figures: readonly Figure[] } | { readonly failure: string };
-
-/** Each library is imported where it is used: its time counts, and its memory only for itself. */
-async function opened(open: OpenContender): ReturnType<OpenFunction> {
-  const module = (await import(open.spec.module)) as { readonly open: OpenFunction };
-  return module.open(open);
-}
+type Answer = { readonly figures: readonly Figure[] } | { readonly failure: string };
 
 async function answer({ open, workload }: Job): Promise<Answer> {
   try {
-    return { figures: await measure(() => opened(open), workload) };
+    return { figures: await measure(() => openContender(open), workload) };
   } catch (error) {
     return { failure: error instanceof Error ? error.message : String(error) };
   }

@@ -23,7 +23,7 @@ export interface OpenContender {
   readonly cacheFolder: string | undefined;
 }
 
-export type OpenFunction = (open: OpenContender) => Promise<Contender>;
+type OpenFunction = (open: OpenContender) => Promise<Contender>;
 
 /** An engine that is open, whoever made it. */
 export interface Contender {
@@ -37,6 +37,12 @@ export interface Contender {
   /** Of each sequence the sum of its tokens' log-probabilities given those before them, without the first token. */
   logProbabilities(sequences: readonly (readonly number[])[]): Promise<readonly number[]>;
   dispose(): Promise<void>;
+}
+
+/** Each library is imported where it is used: its time counts, and its memory only for itself. */
+export async function openContender(open: OpenContender): Promise<Contender> {
+  const module = (await import(open.spec.module)) as { readonly open: OpenFunction };
+  return module.open(open);
 }
 
 export function nameOf({ engine, variant }: Pick<ContenderSpec, "engine" | "variant">): string {

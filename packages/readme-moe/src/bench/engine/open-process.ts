@@ -1,9 +1,8 @@
-import { fork, type ChildProcess } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
-import { packaged } from "./run-job.ts";
+import { ask, startChild } from "./run-job.ts";
 import type { OpenContender } from "./contender.ts";
-import type { TurnAnswer, TurnRequest } from "./turn-child.ts";
+import type { TurnRequest } from "./turn-child.ts";
 
 /** A contender that is open in a process of its own until it is closed. */
 export class OpenProcess {
@@ -21,10 +20,7 @@ export class OpenProcess {
     open: OpenContender,
     sizes: { readonly promptTokens: number; readonly newTokens: number },
   ): Promise<OpenProcess> {
-    const child = fork(fileURLToPath(packaged("turn-child")), [], {
-      execArgv: [],
-      stdio: ["ignore", "ignore", "inherit", "ipc"],
-    });
+    const child = startChild("turn-child");
     const started = new OpenProcess(child);
     try {
       await started.#ask({ kind: "open", open, ...sizes });
@@ -48,25 +44,6 @@ export class OpenProcess {
   }
 
   async #ask(request: TurnRequest): Promise<number> {
-    const settled = new AbortController();
-    const { signal } = settled;
-    try {
-      const answered = once(this.#child, "message", { signal }) as Promise<[TurnAnswer]>;
-      const ended = once(this.#child, "exit", { signal }) as Promise<[number | null, string | null]>;
-      const first = Promise.race([
-        answered,
-        ended.then(([code, name]) => [{ failure: endedWith(code, name) }] as const),
-      ]);
-      this.#child.send(request);
-      const [answer] = await first;
-      if ("failure" in answer) throw new Error(answer.failure);
-      return answer.elapsedMs;
-    } finally {
-      settled.abort();
-    }
+    return (await ask<{ readonly elapsedMs: number }>(this.#child, request)).elapsedMs;
   }
-}
-
-function endedWith(code: number | null, signal: string | null): string {
-  return `its process ended with ${signal ?? `code ${String(code)}`}`;
 }

@@ -1,6 +1,6 @@
 // A contender that stays open: it is asked for one batch after another, while others that stay open have their turns.
 
-import type { OpenContender, OpenFunction } from "./contender.ts";
+import { type Contender, type OpenContender, openContender } from "./contender.ts";
 
 /** What it is asked for; the first thing is to open. */
 export type TurnRequest =
@@ -8,9 +8,9 @@ export type TurnRequest =
   | { readonly kind: "generate"; readonly prompts: readonly (readonly number[])[]; readonly newTokens: number };
 
 /** How long it took, in milliseconds. */
-export type TurnAnswer = { readonly elapsedMs: number } | { readonly failure: string };
+type TurnAnswer = { readonly elapsedMs: number } | { readonly failure: string };
 
-let contender: Awaited<ReturnType<OpenFunction>> | undefined;
+let contender: Contender | undefined;
 
 async function work(request: TurnRequest): Promise<void> {
   if (request.kind === "generate") {
@@ -18,8 +18,7 @@ async function work(request: TurnRequest): Promise<void> {
     return;
   }
   const { open, promptTokens, newTokens } = request;
-  const module = (await import(open.spec.module)) as { readonly open: OpenFunction };
-  contender = await module.open(open);
+  contender = await openContender(open);
   await contender.reserve?.(open.maxSequences, promptTokens + newTokens);
 }
 

@@ -1,7 +1,8 @@
 // Contenders that took turns: how fast each was, and how many times as fast as each peer ours were.
 
 import { distinct, type Sample } from "../kit/sample.ts";
-import { bootstrapInterval, median } from "../kit/statistics.ts";
+import { type Pair, ratioInterval, ratioOfMedians } from "../kit/ratio.ts";
+import { median } from "../kit/statistics.ts";
 import type { ReportTable } from "../kit/suite.ts";
 import { formatNumber } from "../kit/summary-table.ts";
 
@@ -47,17 +48,12 @@ function medianOf(samples: readonly Sample[], variant: string, at: number | stri
 }
 
 function ratioCell(samples: readonly Sample[], ours: string, peer: string, seed: number): string {
-  const rounds = distinct(samples.map(({ round }) => round)).flatMap((round) => {
+  const rounds: readonly Pair[] = distinct(samples.map(({ round }) => round)).flatMap((round) => {
     const valueOf = (variant: string) => samples.find((one) => one.round === round && one.variant === variant)?.value;
     const [own, other] = [valueOf(ours), valueOf(peer)];
-    return own === undefined || other === undefined ? [] : [{ own, other }];
+    return own === undefined || other === undefined ? [] : [[own, other] as const];
   });
-  const ratio = (indexes: readonly number[]): number => {
-    const chosen = indexes.map((index) => rounds[index] as (typeof rounds)[number]);
-    return median(chosen.map(({ own }) => own)) / median(chosen.map(({ other }) => other));
-  };
-  const indexes = Array.from(rounds.keys());
-  const interval = bootstrapInterval(indexes, { seed, statistic: ratio });
-  const text = formatNumber(ratio(indexes), 2);
+  const interval = ratioInterval(rounds, seed);
+  const text = formatNumber(ratioOfMedians(rounds), 2);
   return interval ? `${text} (${formatNumber(interval.low, 2)} to ${formatNumber(interval.high, 2)})` : text;
 }
