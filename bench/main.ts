@@ -3,17 +3,23 @@
 import { ReadMeError } from "@readme-moe/core";
 import { pocketExperts } from "../examples/pocket-experts.ts";
 import { benchCommand, BenchFailure, engineSuite, type Suite } from "readme-moe/bench";
+import { adapterSuite } from "./adapter/adapter-suite.ts";
 import { ownTexts } from "./engine/own-texts.ts";
 import { enginePeers, peerVersions } from "./engine/peers.ts";
+import { expressSuite } from "./express/express-suite.ts";
 import { limitsSuite } from "./limits/suite.ts";
 import { growthSuite } from "./growth/growth-suite.ts";
 import { paperSuite } from "./paper/suite.ts";
 import { qualitySuite } from "./quality/suite.ts";
+import { schedulingSuite } from "./scheduling/scheduling-suite.ts";
 import { serverSuite } from "./server/server-suite.ts";
 
 const SUITES: readonly Suite[] = [
   engineSuite({ peers: enginePeers, data: ownTexts }),
+  adapterSuite,
   serverSuite,
+  expressSuite,
+  schedulingSuite,
   growthSuite,
   paperSuite,
   qualitySuite,

@@ -27,15 +27,3 @@ export function verdictOf(what: string, isMet: boolean): boolean {
   console.log(`${isMet ? "met   " : "MISSED"} ${what}`);
   return isMet;
 }
-
-/** Lines of cells in columns as wide as their widest; numbers to the right. */
-export function printTable(rows: readonly (readonly (string | number)[])[]): void {
-  const texts = rows.map((row) => row.map((cell) => (typeof cell === "number" ? cell.toFixed(1) : cell)));
-  const widths = (texts[0] ?? []).map((_, column) => Math.max(...texts.map((row) => row[column]?.length ?? 0)));
-  for (const row of texts) {
-    const cells = row.map((cell, column) =>
-      column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0),
-    );
-    console.log(cells.join("  "));
-  }
-}

@@ -1,30 +1,18 @@
 // transformers.js in an Express handler, as one writes it: the same model, exported for it, and the same answers.
 
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { env, pipeline, TextStreamer } from "@huggingface/transformers";
-import { exportTransformersJs, openModel, resolveCacheFolder } from "@readme-moe/model";
 import express from "express";
 import { serveBench } from "./answer-calls.ts";
 import { type CompletionRequest, completionStream } from "./completion-stream.ts";
 import type { ServerSetup } from "./server-process.ts";
 
-const { path, peer } = JSON.parse(process.argv[2] ?? "{}") as ServerSetup;
-
-async function exported(): Promise<string> {
-  const folder = join(resolveCacheFolder(), "bench-express", path.replaceAll(/[^\w.-]/g, "_"));
-  if (existsSync(join(folder, "onnx"))) return folder;
-  const model = await openModel(path);
-  await exportTransformersJs(model, folder, { dtypes: ["fp32"] });
-  await model.close();
-  return folder;
-}
+const { peer } = JSON.parse(process.argv[2] ?? "{}") as ServerSetup;
+if (!peer) throw new TypeError("Expected `peer` to say what transformers.js has to read");
 
 env.allowRemoteModels = false;
-const session = peer && { intraOpNumThreads: peer.threads, interOpNumThreads: 1 };
-const generate = await pipeline("text-generation", peer?.model ?? (await exported()), {
-  dtype: peer?.variant === "q8" ? "q8" : "fp32",
-  ...(session ? { session_options: session } : {}),
+const generate = await pipeline("text-generation", peer.model, {
+  dtype: peer.variant === "q8" ? "q8" : "fp32",
+  session_options: { intraOpNumThreads: peer.threads, interOpNumThreads: 1 },
 });
 
 const app = express().use(express.json());

@@ -12,7 +12,7 @@ export interface ServerSetup {
   readonly path: string;
   readonly engine?: OpenOptions;
   readonly admission?: AdmissionOptions;
-  /** What a server around another library serves; without it, transformers.js has the model in float32. */
+  /** What a server around another library serves. */
   readonly peer?: PeerSetup;
   /** Opens an engine again that has failed. */
   readonly restarts?: boolean;

@@ -1,13 +1,28 @@
 // A mixture's steps beside the dense model's.
 
-import { bootstrapInterval, formatNumber, type ReportTable } from "readme-moe/bench";
+import { bootstrapInterval, formatNumber, type ReportTable, type Target } from "readme-moe/bench";
 import { caseName, type Cases } from "./cases.ts";
 import { DENSE, MIXTURE, type PairedSteps } from "./paired-steps.ts";
+
+/** What was wanted of steps that use one expert, behind the shortest past, by sequences. */
+const WANTED: Readonly<Record<number, number>> = { 1: 1.2, 16: 1.05 };
 
 export interface RatioOptions {
   readonly numExperts: number;
   /** Of the intervals. */
   readonly seed: number;
+}
+
+export function ratioTargets({ stepMs }: PairedSteps, cases: Cases, numExperts: number): readonly Target[] {
+  const shortest = Math.min(...cases.dense.map(({ past }) => past));
+  return cases.dense.flatMap((one) => {
+    const limit = WANTED[one.numSeqs];
+    if (limit === undefined || one.past !== shortest || numExperts < 2) return [];
+    const value = stepMs(DENSE, caseName(one, 1)) / stepMs(MIXTURE, caseName({ ...one, distinct: 1 }, numExperts));
+    return [
+      { what: `${caseName(one, 1)}, one expert`, value, unit: "× as fast as the dense model", wanted: "over", limit },
+    ];
+  });
 }
 
 /** How many times as fast as the dense model's step the mixture's is: below 1, routing costs more than it saves. */

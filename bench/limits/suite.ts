@@ -5,9 +5,10 @@ import { openModel, type Model } from "@readme-moe/model";
 import type { Sample, Suite, SuiteContext, SuiteReport } from "readme-moe/bench";
 import type { DecodeCase } from "../decode-steps.ts";
 import { caseName, casesOf, type Cases } from "./cases.ts";
+import { idleReport } from "./idle-experts.ts";
 import type { ModelSpec } from "./jobs.ts";
 import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel } from "./paired-steps.ts";
-import { ratioTable } from "./ratio-table.ts";
+import { ratioTable, ratioTargets } from "./ratio-table.ts";
 import { measureReading, readingTable, readingTarget } from "./reading-share.ts";
 import { runJob } from "./run-job.ts";
 import { shapeReports } from "./shape-reports.ts";
@@ -41,6 +42,7 @@ export const limitsSuite: Suite = {
           .filter(({ ms }) => !Number.isNaN(ms));
       const reading = await measureReading(context, models.dense.path, cases);
       const parts = await partsOf(context, models, cases);
+      const idle = await idleReport(context);
       const shapes = await shapeReports(context);
       return {
         tables: [
@@ -52,14 +54,17 @@ export const limitsSuite: Suite = {
             numExperts: numExpertsOf(models.mixture),
             seed: settings.seed,
           }),
+          ...idle.tables,
           ...shapes.tables,
           partsTable("Where a step's time goes, ms", parts),
           ...parts.map((one) => typesTable(`By operator: ${one.name}`, one.profile)),
         ],
-        targets: readingTarget(reading),
+        targets: settings.quick
+          ? []
+          : [...readingTarget(reading), ...ratioTargets(paired, cases, numExpertsOf(models.mixture)), ...idle.targets],
         pictures: [{ name: "step-parts", picture: partsPicture(parts) }],
-        samples: [...pairedSamples(paired), ...shapes.samples, ...partSamples(parts)],
-        notes: [...notesOf(parts), ...shapes.notes, ...paired.failures],
+        samples: [...pairedSamples(paired), ...idle.samples, ...shapes.samples, ...partSamples(parts)],
+        notes: [...notesOf(parts), ...idle.notes, ...shapes.notes, ...paired.failures],
       } satisfies SuiteReport;
     } finally {
       await models.close();

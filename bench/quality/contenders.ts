@@ -2,7 +2,7 @@
 
 import { openModel, type Precision } from "@readme-moe/model";
 import { weightSizes } from "@readme-moe/engine";
-import type { BenchSettings } from "readme-moe/bench";
+import { type BenchSettings, namesOf } from "readme-moe/bench";
 
 export interface QualityContender {
   readonly name: string;
@@ -14,14 +14,17 @@ export interface QualityContender {
 const OTHERS = {
   paper: "paper's selection",
   static: "static half",
+  closed: "ours, closed form",
   tuned: "ours, tuned",
 } as const;
 
-export function contendersOf({ model, dense, set, quick }: BenchSettings): readonly QualityContender[] {
-  const precisions: readonly Precision[] = quick ? ["int8"] : ["fp32", "int8"];
+/** `--set precisions=int8` leaves the others out, of the dense model all but 4 bits. */
+export function contendersOf(settings: BenchSettings): readonly QualityContender[] {
+  const { model, dense, set, quick } = settings;
+  const precisions = namesOf(settings, "precisions", quick ? ["int8"] : ["fp32", "int8"]) as readonly Precision[];
   const mixture = (name: string, path: string): readonly QualityContender[] =>
     precisions.map((precision) => ({ name: `${name}, ${precision}`, path, precision }));
-  const baseline: readonly Precision[] = quick ? ["int8", "int4"] : ["fp32", "int8", "int4"];
+  const baseline: readonly Precision[] = [...new Set<Precision>([...precisions, "int4"])];
   return [
     ...(dense === undefined
       ? []

@@ -24,7 +24,7 @@ const MOST_DRAWS = 100;
  * @throws {RangeError} when hardly any document is as long as prompts are
  */
 export async function requestsOf(
-  engine: ReadMeEngine,
+  engine: Pick<ReadMeEngine, "tokenize">,
   paths: readonly string[],
   count: number,
   seed: number,

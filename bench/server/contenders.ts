@@ -1,8 +1,8 @@
 // Servers of the same model: our middleware, and what one writes around the peers.
 
-import type { Precision } from "@readme-moe/model";
 import { namesOf, type SuiteContext } from "readme-moe/bench";
 import { LIBRARIES, readyPeers } from "../engine/peers.ts";
+import { ourEngine, PLACES } from "../express/our-engine.ts";
 import { type ServerProcess, startServer } from "../express/server-process.ts";
 
 export interface ServerContender {
@@ -10,15 +10,7 @@ export interface ServerContender {
   readonly start: () => Promise<ServerProcess>;
 }
 
-/** Answers at once, where a server wants to know. */
-export const PLACES = 16;
 const CONTEXT_TOKENS = 256;
-
-export function ourEngine({ settings }: SuiteContext) {
-  const { threads, cacheFolder, set } = settings;
-  const precision = (set["precision"] ?? "int8") as Precision; // the engine refuses what it does not know
-  return { threads, cacheFolder, precision, maxNumSeqs: PLACES, prefixCacheBytes: 0 };
-}
 
 /** Ours first. */
 export async function serverContenders(context: SuiteContext): Promise<readonly ServerContender[]> {

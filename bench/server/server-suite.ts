@@ -13,7 +13,8 @@ import {
   valuesOf,
 } from "readme-moe/bench";
 import { closedLoop, completions } from "../express/load.ts";
-import { PLACES, serverContenders, type ServerContender } from "./contenders.ts";
+import { PLACES } from "../express/our-engine.ts";
+import { serverContenders, type ServerContender } from "./contenders.ts";
 import { type Limits, SERVER_METRICS } from "./goodput.ts";
 import { measureOpenLoop } from "./open-loop.ts";
 import { measureEngine, measureServer, WHOLE } from "./whole-server.ts";

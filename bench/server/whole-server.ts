@@ -3,8 +3,8 @@
 import { ReadMeEngine } from "@readme-moe/engine";
 import type { Figure, SuiteContext } from "readme-moe/bench";
 import { completions, promptOf } from "../express/load.ts";
+import { ourEngine, PLACES } from "../express/our-engine.ts";
 import { startServer } from "../express/server-process.ts";
-import { ourEngine, PLACES } from "./contenders.ts";
 import { tokensPerSecond } from "./goodput.ts";
 
 export const WHOLE = {

@@ -93,6 +93,7 @@ describe("a run", () => {
     expect(failed).toEqual([]);
     expect(summary).toContain("- b: b is broken");
     expect(summary).toMatch(/\| w +\| 1\.00 ms \| under 2 ms \| met \|/);
+    expect(summary).toMatch(/Wanted: 1 of 1 met[^#]*\| one +\| +w \| 1\.00 ms \| under 2 ms \| met \|[^#]*## one/);
     expect(summary).toContain("![P](one/p.svg)");
     expect(await readFile(join(folder, "summary.md"), "utf8")).toBe(summary);
     expect(await readFile(join(folder, "one", "report.md"), "utf8")).toContain("![P](p.svg)");

@@ -46,7 +46,7 @@ export function benchCommand({ suites, defaults, peers = {}, signal }: BenchComm
     .summary("measures a model on this machine")
     .description(
       `Measures, and leaves samples, pictures and a summary in a folder. Suites:\n\n${suites
-        .map(({ name, summary }) => `  ${name.padEnd(8)} ${summary}`)
+        .map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`)
         .join("\n")}`,
     )
     .argument(defaults ? "[suites]" : "<suites>", "their names, with commas between them, or `all`", defaults && "all")

@@ -1,16 +1,12 @@
 import { curvesPanel } from "../kit/curves.ts";
 import type { Interleaved } from "../kit/interleave.ts";
 import { summaryTable } from "../kit/summary-table.ts";
-import type { BenchSettings, SuiteReport, Target } from "../kit/suite.ts";
-import { bestPeerTable, type ComparedColumn, toBestPeer } from "./best-peer.ts";
+import type { BenchSettings, SuiteReport } from "../kit/suite.ts";
+import { bestPeerTable, type ComparedColumn } from "./best-peer.ts";
+import { engineTargets } from "./engine-targets.ts";
 import { METRICS } from "./metrics.ts";
 import { turnsTable } from "./turns-table.ts";
 import type { WorkloadSizes } from "./workload.ts";
-
-const PREFILL_TOKENS = 512;
-/** What was wanted of int8 against the best peer, by requests at once. */
-const WANTED: Readonly<Record<number, number>> = { 1: 1.5, 8: 2.7, 16: 3, 32: 3.2 };
-const WANTED_PREFILL = 1.3;
 
 function isOurs(variant: string): boolean {
   return variant.startsWith("readme-moe");
@@ -62,14 +58,7 @@ export function engineReport(
       table("Memory, load, event loop, loss", rest),
       ...(best ? [best] : []),
     ],
-    // What took turns within seconds says more of ratios than what had a process and a minute of its own.
-    targets: quick
-      ? []
-      : targetsOf(
-          [...samples, ...turns.samples],
-          byTurns ? by(METRICS.byTurns, concurrency, "higher") : decode,
-          prefill,
-        ),
+    targets: quick ? [] : engineTargets({ samples: [...samples, ...turns.samples], concurrency, isOurs }),
     pictures: [
       {
         name: "speed",
@@ -99,28 +88,4 @@ export function engineReport(
       ...Array.from([...failures, ...turns.failures], ([name, why]) => `${name}: not measured: ${why}`),
     ],
   };
-}
-
-function targetsOf(
-  samples: Interleaved["samples"],
-  decode: readonly ComparedColumn[],
-  prefill: readonly ComparedColumn[],
-): readonly Target[] {
-  const variant = ["readme-moe int8", "readme-moe dense int8"].find((name) =>
-    samples.some((one) => one.variant === name),
-  );
-  if (variant === undefined) return [];
-  const target = (what: string, column: ComparedColumn | undefined, limit: number | undefined): readonly Target[] => {
-    const value = column && toBestPeer(samples, variant, column, isOurs);
-    if (value === undefined || limit === undefined) return [];
-    return [{ what: `${variant}, ${what}`, value, unit: "× the best peer", wanted: "over", limit }];
-  };
-  return [
-    ...decode.flatMap((column) => target(`${column.at} at once`, column, WANTED[Number(column.at)])),
-    ...target(
-      `prefill of ${PREFILL_TOKENS}`,
-      prefill.find(({ at }) => at === PREFILL_TOKENS),
-      WANTED_PREFILL,
-    ),
-  ];
 }

@@ -21,17 +21,28 @@ export function isMet({ value, wanted, limit }: Target): boolean {
   return wanted === "under" ? value < limit : value > limit;
 }
 
+/** What was wanted in all suites of a run, in one table; nothing where nothing was. @param bySuite - by their names */
+export function wantedMarkdown(bySuite: ReadonlyMap<string, readonly Target[]>): readonly string[] {
+  const all = [...bySuite.values()].flat();
+  if (all.length === 0) return [];
+  const numMet = all.filter(isMet).length;
+  const title = `Wanted: ${numMet} of ${all.length} met`;
+  const rows = Array.from(bySuite, ([suite, targets]) => targets.map((target) => [suite, ...targetCells(target)]));
+  return [markdownTable({ title, columns: ["suite", "", "is", "wanted", ""], rows: rows.flat() })];
+}
+
 function targetTable(targets: readonly Target[]): ReportTable {
-  return {
-    title: "Wanted",
-    columns: ["", "is", "wanted", ""],
-    rows: targets.map((target) => [
-      target.what,
-      `${formatNumber(target.value)} ${target.unit}`.trim(),
-      `${target.wanted} ${target.limit} ${target.unit}`.trim(),
-      Number.isNaN(target.value) ? "not measured" : isMet(target) ? "met" : "**missed**",
-    ]),
-  };
+  return { title: "Wanted", columns: ["", "is", "wanted", ""], rows: targets.map(targetCells) };
+}
+
+function targetCells(target: Target): readonly string[] {
+  const { what, value, unit, wanted, limit } = target;
+  return [
+    what,
+    `${formatNumber(value)} ${unit}`.trim(),
+    `${wanted} ${limit} ${unit}`.trim(),
+    Number.isNaN(value) ? "not measured" : isMet(target) ? "met" : "**missed**",
+  ];
 }
 
 export function markdownTable({ title, columns, rows, notes = [] }: ReportTable): string {

@@ -5,9 +5,9 @@ import { ReadMeError } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
 import { samplesCsv } from "./csv.ts";
 import { describeMachine, machineMarkdown } from "./machine.ts";
-import { reportMarkdown } from "./markdown.ts";
+import { reportMarkdown, wantedMarkdown } from "./markdown.ts";
 import { openKept, openResultsFolder } from "./results-folder.ts";
-import type { BenchSettings, Suite, SuiteReport } from "./suite.ts";
+import type { BenchSettings, Suite, SuiteReport, Target } from "./suite.ts";
 
 /** Where results go, and what suites are told. */
 export interface RunSuitesOptions {
@@ -32,9 +32,11 @@ export async function runSuites(
   await writeFileAtomically(join(folder, "machine.json"), `${JSON.stringify(machine, undefined, 2)}\n`);
   const failed: string[] = [];
   const sections: string[] = [];
+  const wanted = new Map<string, readonly Target[]>();
   const write = async (): Promise<string> => {
     const what = `${settings.model}${settings.quick ? ", the short version" : ""}, ${settings.threads} threads, seed ${settings.seed}`;
-    const summary = ["# Benchmark", machineMarkdown(machine), `Model: ${what}.`, ...sections].join("\n\n");
+    const head = ["# Benchmark", machineMarkdown(machine), `Model: ${what}.`, ...wantedMarkdown(wanted)];
+    const summary = [...head, ...sections].join("\n\n");
     await writeFileAtomically(join(folder, "summary.md"), summary);
     return summary;
   };
@@ -57,6 +59,7 @@ export async function runSuites(
         say,
       });
       await writeReport(suiteFolder, suite, report);
+      wanted.set(suite.name, report.targets ?? []);
       sections.push(reportMarkdown(suite, report, `${suite.name}/`));
       say(`${suite.name}: done in ${((performance.now() - startMs) / 1000).toFixed(0)} s`);
     } catch (error) {

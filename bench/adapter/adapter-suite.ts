@@ -1,0 +1,152 @@
+// Calls at once through transformers.js' own pipeline, and through the adapter's: the same callers, options and process, by turns.
+
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { openModel, resolveCacheFolder } from "@readme-moe/model";
+import {
+  askChild,
+  interleave,
+  type Interleaved,
+  median,
+  numbersOf,
+  type Suite,
+  type SuiteContext,
+  summaryTable,
+  type Target,
+  valuesOf,
+} from "readme-moe/bench";
+import { preparePeerFiles } from "../engine/prepare.ts";
+import { promptOf } from "../express/load.ts";
+import { lazily } from "../lazily.ts";
+import type { CallsAnswer, CallsRequest, PipelineSpec } from "./calls-child.ts";
+
+const HOST = "transformers.js";
+const OURS = "transformers.js with readme-moe";
+const METRICS = {
+  speed: "new tokens, tok/s",
+  loopP99: "event loop p99, ms",
+  same: "texts as its own, of all",
+} as const;
+const WANTED = { timesTheHost: 5, loopP99Ms: 10 } as const;
+/** At which the texts of both are to be the same. */
+const EXACT = "fp32";
+
+export const adapterSuite: Suite = {
+  name: "adapter",
+  summary: "calls at once through transformers.js' own pipeline, and through the same with the adapter",
+  async run(context) {
+    const { settings } = context;
+    const { quick, seed } = settings;
+    const [numCalls = 16] = numbersOf(settings, "calls", [16]);
+    const [newTokens = 48] = numbersOf(settings, "call-tokens", [quick ? 8 : 48]);
+    const pipelines = await pipelinesOf(context);
+    const prompts = Array.from({ length: numCalls }, (_, index) => promptOf(index));
+    const measured = await measureCalls(context, pipelines, { prompts, newTokens });
+    const { samples, failures } = measured;
+    return {
+      tables: [
+        summaryTable(samples, { title: `${numCalls} calls at once, ${newTokens} new tokens each, greedy`, seed }),
+      ],
+      targets: quick ? [] : adapterTargets(measured, settings.set["dtype"] ?? EXACT),
+      samples,
+      notes: [
+        "Both have as many threads as they take by themselves, in one process; a first measurement of each is not counted.",
+        "The event loop is that of the program that calls; its monitor's period of 1 ms is in it.",
+        ...Array.from(failures, ([name, why]) => `${name}: not measured: ${why}`),
+      ],
+    };
+  },
+};
+
+/** The dense model in both, and the experts where there are some, which only ours runs. */
+async function pipelinesOf({ settings, say }: SuiteContext): Promise<ReadonlyMap<string, PipelineSpec>> {
+  const { model: path, dense, cacheFolder, set } = settings;
+  const dtype = (set["dtype"] ?? EXACT) as PipelineSpec["dtype"]; // the host refuses what it does not know
+  const model = await openModel(dense ?? path);
+  try {
+    const { onnx } = await preparePeerFiles(model, resolveCacheFolder(cacheFolder), say);
+    return new Map<string, PipelineSpec>([
+      [HOST, { path: onnx, isOurs: false, dtype }],
+      [OURS, { path: dense ?? path, isOurs: true, dtype }],
+      ...(dense === undefined || dense === path
+        ? []
+        : ([[`${OURS}, experts`, { path, isOurs: true, dtype }]] as const)),
+    ]);
+  } finally {
+    await model.close();
+  }
+}
+
+async function measureCalls(
+  context: SuiteContext,
+  pipelines: ReadonlyMap<string, PipelineSpec>,
+  calls: Omit<CallsRequest, "pipeline">,
+): Promise<Interleaved> {
+  await using child = lazily(startChild);
+  const warm = new Set<string>();
+  const texts = new Map<string, readonly string[]>();
+  const variants = Array.from(pipelines, ([name, pipeline]) => ({
+    name,
+    measure: async () => {
+      const { ask } = await child.value();
+      // Memory is taken, and code compiled, before anything counts.
+      if (!warm.has(name)) await ask({ ...calls, pipeline });
+      warm.add(name);
+      const answer = await ask({ ...calls, pipeline });
+      texts.set(name, answer.texts);
+      const hosts = texts.get(HOST);
+      const isCompared = name === OURS && hosts !== undefined;
+      return [
+        { metric: METRICS.speed, value: (calls.prompts.length * calls.newTokens * 1000) / answer.elapsedMs },
+        { metric: METRICS.loopP99, value: answer.loopP99Ms },
+        ...(isCompared ? [{ metric: METRICS.same, value: numSame(answer.texts, hosts) }] : []),
+      ];
+    },
+  }));
+  // Awaited here: the process ends with this function.
+  return await interleave(context, "calls", variants);
+}
+
+async function startChild() {
+  // Standard output is for results; libraries write to theirs as they like.
+  const child = fork(join(import.meta.dirname, "calls-child.ts"), [], {
+    execArgv: process.execArgv,
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+  });
+  await once(child, "spawn");
+  return {
+    ask: (request: CallsRequest) => askChild<CallsAnswer>(child, request),
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const ended = once(child, "exit");
+      child.kill();
+      await ended;
+    },
+  };
+}
+
+function numSame(texts: readonly string[], others: readonly string[]): number {
+  return texts.filter((text, index) => text === others[index]).length;
+}
+
+export function adapterTargets({ samples }: Pick<Interleaved, "samples">, dtype: string): readonly Target[] {
+  const of = (variant: string, metric: string): number => median(valuesOf(samples, { variant, metric }));
+  const { speed, loopP99 } = METRICS;
+  return [
+    {
+      what: `calls at once, ${dtype}`,
+      value: of(OURS, speed) / of(HOST, speed),
+      unit: "× the host's own",
+      wanted: "over",
+      limit: WANTED.timesTheHost,
+    },
+    {
+      what: "event loop meanwhile, p99",
+      value: of(OURS, loopP99),
+      unit: "ms",
+      wanted: "under",
+      limit: WANTED.loopP99Ms,
+    },
+  ];
+}

@@ -1,0 +1,71 @@
+// A process with both pipelines in it, which are asked for the same calls at once.
+
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import * as huggingface from "@huggingface/transformers";
+import { createPipeline } from "@readme-moe/adapter";
+
+/** A pipeline: the host's own, or the host's with the adapter. */
+export interface PipelineSpec {
+  readonly path: string;
+  readonly isOurs: boolean;
+  readonly dtype: "fp32" | "q8" | "q4";
+}
+
+export interface CallsRequest {
+  /** Opened when it is first asked for. */
+  readonly pipeline: PipelineSpec;
+  readonly prompts: readonly string[];
+  /** Of each answer; none ends early. */
+  readonly newTokens: number;
+}
+
+export interface CallsAnswer {
+  readonly elapsedMs: number;
+  /** Of the event loop, as late as it was; the monitor's own period of 1 ms is in it. */
+  readonly loopP99Ms: number;
+  readonly texts: readonly string[];
+}
+
+huggingface.env.allowRemoteModels = false;
+const ours = createPipeline(huggingface);
+
+type Generate = (prompt: string, options: object) => Promise<readonly { readonly generated_text: string }[]>;
+const opened = new Map<string, Promise<Generate>>();
+
+function open({ path, isOurs, dtype }: PipelineSpec): Promise<Generate> {
+  const name = `${isOurs} ${path}`;
+  const opening =
+    opened.get(name) ??
+    ((isOurs
+      ? ours("text-generation", path, { dtype, engine: "readme-moe" })
+      : huggingface.pipeline("text-generation", path, { dtype })) as Promise<unknown> as Promise<Generate>);
+  opened.set(name, opening);
+  return opening;
+}
+
+async function answer({ pipeline, prompts, newTokens }: CallsRequest): Promise<CallsAnswer> {
+  const generate = await open(pipeline);
+  const options = {
+    max_new_tokens: newTokens,
+    min_new_tokens: newTokens,
+    return_full_text: false,
+    do_sample: false,
+  };
+  const loop = monitorEventLoopDelay({ resolution: 1 });
+  loop.enable();
+  const startMs = performance.now();
+  const results = await Promise.all(prompts.map((prompt) => generate(prompt, options)));
+  const elapsedMs = performance.now() - startMs;
+  loop.disable();
+  const texts = results.map(([one]) => one?.generated_text ?? "");
+  return { elapsedMs, loopP99Ms: loop.percentile(99) / 1e6, texts };
+}
+
+// Whoever asked is gone, and nobody else would end this process.
+process.once("disconnect", () => process.exit());
+process.on("message", (request: CallsRequest) => {
+  void answer(request).then(
+    (result) => process.send?.(result),
+    (error: unknown) => process.send?.({ failure: error instanceof Error ? error.message : String(error) }),
+  );
+});

@@ -1,0 +1,10 @@
+import type { Target } from "readme-moe/bench";
+
+export function targetUnder(what: string, value: number, unit: string, limit: number): Target {
+  return { what, value, unit, wanted: "under", limit };
+}
+
+/** Of what there must be none. */
+export function noneOf(what: string, count: number): Target {
+  return targetUnder(what, count, "", 1);
+}

@@ -1,0 +1,19 @@
+// What all parts of the suite serve, and how much they ask of it.
+
+import { numbersOf, type SuiteContext } from "readme-moe/bench";
+
+/** Answers that run at once. */
+const BATCH = 8;
+
+export interface Served {
+  readonly path: string;
+  readonly batch: number;
+  /** Of an answer, on the mean. */
+  readonly tokens: number;
+}
+
+export function servedOf({ settings }: SuiteContext): Served {
+  const [batch = BATCH] = numbersOf(settings, "at-once", [BATCH]);
+  const [tokens = 32] = numbersOf(settings, "tokens", [settings.quick ? 8 : 32]);
+  return { path: settings.dense ?? settings.model, batch, tokens };
+}

@@ -1,0 +1,76 @@
+// What experts cost that a step does not use: seven experts of half the width beside one of them alone, random weights.
+
+import { rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { formatNumber, type ReportTable, type Sample, type SuiteContext, type Target } from "readme-moe/bench";
+import { caseName, type Cases } from "./cases.ts";
+import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel, type PairedSteps } from "./paired-steps.ts";
+import { SHAPES } from "./shapes.ts";
+
+const NUM_EXPERTS = 7;
+const PAST = 128;
+const MAX_MORE_PERCENT = 10;
+/** Of one sequence, and of sixteen that all use the same expert. */
+const ALONE: Cases["dense"] = [1, 16].map((numSeqs) => ({ numSeqs, past: PAST, distinct: 1 }));
+const CASES: Cases = { dense: ALONE, mixture: ALONE };
+
+export interface IdleReport {
+  readonly tables: readonly ReportTable[];
+  readonly targets: readonly Target[];
+  readonly samples: readonly Sample[];
+  readonly notes: readonly string[];
+}
+
+export async function idleReport(context: SuiteContext): Promise<IdleReport> {
+  const name = context.settings.quick ? "tiny" : "135m";
+  const cacheFolder = join(tmpdir(), "readme-moe-bench-idle");
+  const paired = await measurePairs(context, {
+    group: "idle experts",
+    models: modelsOf(name),
+    cases: CASES,
+    cacheFolder,
+    combine: ([ms = NaN]) => ms,
+  });
+  await rm(cacheFolder, { recursive: true, force: true });
+  const own = pairedSamples(paired).map((sample) => ({
+    ...sample,
+    variant: sample.variant === DENSE ? "the expert alone" : `one of ${NUM_EXPERTS} experts`,
+  }));
+  return { tables: [idleTable(name, paired)], targets: idleTargets(paired), samples: own, notes: paired.failures };
+}
+
+/** The expert alone is a dense model of its width. */
+function modelsOf(name: string): readonly PairedModel[] {
+  const shape = SHAPES[name];
+  if (!shape) throw new RangeError(`Expected a shape's name, got ${name}`);
+  const one = (kind: PairedModel["name"], numExperts: number): PairedModel => ({
+    name: kind,
+    numExperts,
+    measured: [{ shape, numExperts, expertSize: shape.ffnSize / 2 }],
+  });
+  return [one(DENSE, 1), one(MIXTURE, NUM_EXPERTS)];
+}
+
+function morePercent({ stepMs }: PairedSteps, one: Cases["dense"][number]): number {
+  return 100 * (stepMs(MIXTURE, caseName(one, NUM_EXPERTS)) / stepMs(DENSE, caseName(one, 1)) - 1);
+}
+
+function idleTable(name: string, paired: PairedSteps): ReportTable {
+  return {
+    title: `Idle experts: ${NUM_EXPERTS} of half the width, one of them used, beside that one alone (shape of ${name}, int8)`,
+    columns: ["sequences × context", "alone, ms", `of ${NUM_EXPERTS}, ms`, "more, %"],
+    rows: CASES.dense.map((one) => [
+      caseName(one, 1),
+      formatNumber(paired.stepMs(DENSE, caseName(one, 1))),
+      formatNumber(paired.stepMs(MIXTURE, caseName(one, NUM_EXPERTS))),
+      formatNumber(morePercent(paired, one)),
+    ]),
+  };
+}
+
+function idleTargets(paired: PairedSteps): readonly Target[] {
+  const what = "idle experts: one sequence's step takes more than with the expert alone";
+  const value = morePercent(paired, ALONE[0] as Cases["dense"][number]);
+  return [{ what, value, unit: "%", wanted: "under", limit: MAX_MORE_PERCENT }];
+}
