@@ -13,7 +13,7 @@ export interface Served {
 }
 
 export function servedOf({ settings }: SuiteContext): Served {
-  const [batch = BATCH] = numbersOf(settings, "at-once", [BATCH]);
+  const [batch = BATCH] = numbersOf(settings, "batch", [BATCH]);
   const [tokens = 32] = numbersOf(settings, "tokens", [settings.quick ? 8 : 32]);
   return { path: settings.dense ?? settings.model, batch, tokens };
 }

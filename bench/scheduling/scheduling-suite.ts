@@ -51,7 +51,7 @@ export const schedulingSuite: Suite = {
     const { settings } = context;
     const { model, quick, seed } = settings;
     const [batch = 12] = numbersOf(settings, "batch", [quick ? 4 : 12]);
-    const [count = 40] = numbersOf(settings, "requests", [quick ? 8 : 40]);
+    const [count = 40] = numbersOf(settings, "count", [quick ? 8 : 40]);
     const times = numbersOf(settings, "loads", quick ? [2] : [1, 2, 4]);
     const load = { requests: await drawn(context, count), batch, times };
     const all = await seriesOf(context, { maxNumSeqs: batch * Math.max(...times), maxNumBatchedSeqs: batch });

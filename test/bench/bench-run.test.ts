@@ -103,6 +103,24 @@ describe("a run", () => {
     expect(machine).toMatchObject({ node: process.version, onnxRuntime: "1.30.0" });
   });
 
+  test("gives a suite what is said for all, and what is said of it alone instead", async () => {
+    const given: unknown[] = [];
+    const telling = (name: string): Suite => ({
+      name,
+      summary: "",
+      run: ({ settings: { set } }) => {
+        given.push(set);
+        return Promise.resolve({ tables: [], samples: [] });
+      },
+    });
+    const set = { "two.n": "3", n: "1", m: "2", "one.k": "4" };
+    await run(await temporaryFolder(), [telling("one"), telling("two")], { ...SETTINGS, set });
+    expect(given).toEqual([
+      { n: "1", m: "2", k: "4" },
+      { n: "3", m: "2" },
+    ]);
+  });
+
   test("goes on in its folder with what is missing, also behind half a line", async () => {
     const folder = await temporaryFolder();
     const [first, second]: [string[], string[]] = [[], []];

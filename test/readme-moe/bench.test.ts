@@ -32,13 +32,15 @@ describe("bench", () => {
       runCli(["bench", "speed", POCKET]),
       runCli(["bench", "engine"]),
       runCli(["bench", "engine", POCKET, "--set", "concurrency"]),
+      runCli(["bench", "engine", POCKET, "--set", "engines.concurrency=1"]),
       runCli(["bench", "engine", POCKET, "--rounds", "0"]),
     ]);
-    expect(outcomes.map(({ code }) => code)).toEqual([2, 2, 2, 2]);
+    expect(outcomes.map(({ code }) => code)).toEqual([2, 2, 2, 2, 2]);
     const messages = [
       /no suite 'speed'; there are engine/,
       /missing required argument 'model'/,
       /Expected `--set`/,
+      /no suite 'engines'; there are engine/,
       /from 1 up/,
     ];
     for (const [index, message] of messages.entries()) expect(outcomes[index]?.stderr).toMatch(message);

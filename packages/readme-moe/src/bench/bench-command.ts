@@ -4,7 +4,7 @@ import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { wholeNumber } from "../options.ts";
 import { runSuites } from "./kit/run-suites.ts";
-import type { BenchSettings, Suite } from "./kit/suite.ts";
+import { type BenchSettings, type Suite, suiteOfSetting } from "./kit/suite.ts";
 
 /** What a program makes a `bench` command of. */
 export interface BenchCommandOptions {
@@ -57,11 +57,19 @@ export function benchCommand({ suites, defaults, peers = {}, signal }: BenchComm
     .option("--rounds <n>", "measurements of each variant (default: 3; quick: 1)", wholeNumber(1))
     .option("--seed <n>", "of prompts, arrivals, sampling and intervals", wholeNumber(0), 1)
     .option("--threads <n>", "of every engine (default: all cores)", wholeNumber(1))
-    .option("--set <name=value...>", "what a suite asks for by name, such as concurrency=1,8", setting)
+    .option(
+      "--set <name=value...>",
+      "what suites ask for by name, such as concurrency=1,8 or limits.contexts=128",
+      setting,
+    )
     .option("--out <dir>", `where results go; one of before goes on where it was (default: ${RESULTS}/<time>)`)
     .option("--cache-folder <dir>", "as of all commands");
   return command.action(async (names: string, named: string | undefined, flags: Flags) => {
     const chosen = chosenSuites(command, suites, names);
+    for (const name of Object.keys(flags.set ?? {})) {
+      const suite = suiteOfSetting(name);
+      if (suite !== undefined) suiteNamed(command, suites, suite);
+    }
     const [model, dense] =
       named === undefined && defaults ? [defaults.model, defaults.dense] : [named ?? "", undefined];
     if (named === undefined) await defaults?.prepare?.();
@@ -90,11 +98,13 @@ function settingsOf(flags: Flags): Omit<BenchSettings, "model" | "dense"> {
 
 function chosenSuites(command: Command, suites: readonly Suite[], names: string): readonly Suite[] {
   if (names === "all") return suites;
-  return names.split(",").map((name) => {
-    const suite = suites.find((one) => one.name === name.trim());
-    if (suite) return suite;
-    return command.error(`error: there is no suite '${name}'; there are ${suites.map((one) => one.name).join(", ")}`);
-  });
+  return names.split(",").map((name) => suiteNamed(command, suites, name));
+}
+
+function suiteNamed(command: Command, suites: readonly Suite[], name: string): Suite {
+  const suite = suites.find((one) => one.name === name.trim());
+  if (suite) return suite;
+  return command.error(`error: there is no suite '${name}'; there are ${suites.map((one) => one.name).join(", ")}`);
 }
 
 function setting(text: string, before: Readonly<Record<string, string>> = {}): Readonly<Record<string, string>> {

@@ -7,7 +7,7 @@ import { samplesCsv } from "./csv.ts";
 import { describeMachine, machineMarkdown } from "./machine.ts";
 import { reportMarkdown, wantedMarkdown } from "./markdown.ts";
 import { openKept, openResultsFolder } from "./results-folder.ts";
-import type { BenchSettings, Suite, SuiteReport, Target } from "./suite.ts";
+import { type BenchSettings, settingsOfSuite, type Suite, type SuiteReport, type Target } from "./suite.ts";
 
 /** Where results go, and what suites are told. */
 export interface RunSuitesOptions {
@@ -49,7 +49,7 @@ export async function runSuites(
     try {
       const keep = await openKept(suiteFolder);
       const report = await suite.run({
-        settings,
+        settings: settingsOfSuite(settings, suite.name),
         folder: suiteFolder,
         keep: (key, work) => {
           signal?.throwIfAborted();

@@ -25,7 +25,7 @@ export interface BenchSettings {
   readonly threads: number;
   /** As of all commands; `undefined` is the user's. */
   readonly cacheFolder: string | undefined;
-  /** What suites ask for by name: `--set concurrency=1,8`. */
+  /** What suites ask for by name: `--set concurrency=1,8`; of one suite alone, `--set limits.contexts=128`. */
   readonly set: Readonly<Record<string, string>>;
 }
 
@@ -74,6 +74,23 @@ export interface SuiteReport {
   readonly samples: readonly Sample[];
   /** What a reader has to know: what was measured how, what failed. */
   readonly notes?: readonly string[];
+}
+
+/** As one suite has them: what is said of it alone comes before what is said of all. */
+export function settingsOfSuite(settings: BenchSettings, suite: string): BenchSettings {
+  const entries = Object.entries(settings.set);
+  const own = entries.filter(([name]) => suiteOfSetting(name) === suite);
+  const set = [
+    ...entries.filter(([name]) => suiteOfSetting(name) === undefined),
+    ...own.map(([name, value]) => [name.slice(suite.length + 1), value] as const),
+  ];
+  return { ...settings, set: Object.fromEntries(set) };
+}
+
+/** The suite that a setting such as `limits.contexts` is for; `undefined` of one for all. */
+export function suiteOfSetting(name: string): string | undefined {
+  const end = name.indexOf(".");
+  return end < 0 ? undefined : name.slice(0, end);
 }
 
 /** Whole numbers of a setting, such as `1,8,64`. @throws {RangeError} naming the setting */
