@@ -1,18 +1,39 @@
+import { join } from "node:path";
+import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
 
 // Tests read the packages' TypeScript sources, so that nothing has to be built before them.
 const conditions = ["@readme-moe/source"];
 
-// `--mode built`: commands run as they were just built.
+/** What starts a worker, whose code it finds beside its own. */
+const STARTERS = ["packages/engine/src/host/channel.ts", "packages/grammar/src/matching/open-thread.ts"];
+
+/** Starts workers as they are published: a compiler in each of them takes longer than opening a small model. */
+const builtWorkers: Plugin = {
+  name: "built-workers",
+  enforce: "pre",
+  // Vitest hands these on to its processes as Node's flags, and they to the workers, which would look for sources.
+  configResolved({ ssr }) {
+    if (ssr.resolve) ssr.resolve.conditions = [];
+  },
+  load(id) {
+    const starter = STARTERS.find((name) => id === join(import.meta.dirname, name));
+    const built = starter?.replace("/src/", "/dist/").replace(/\.ts$/, ".js");
+    return built && `export * from ${JSON.stringify(join(import.meta.dirname, built))};`;
+  },
+};
+
+// `--mode built`: commands, programs and workers run as they were just built.
 export default defineConfig(({ mode }) => ({
+  plugins: mode === "built" ? [builtWorkers] : [],
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
     include: ["test/**/*.test.ts"],
     reporters: ["default", "./test/support/summary-reporter.ts"],
     pool: "forks",
-    // Workers that tests start run from the sources, too.
-    execArgv: ["--conditions=@readme-moe/source", "--import", "tsx"],
+    // Workers that tests start run from the sources, too, where they are not built.
+    execArgv: mode === "built" ? [] : ["--conditions=@readme-moe/source", "--import", "tsx"],
     // Graphs that tests build; keyed by content, so a stale one is never used.
     env: {
       README_MOE_CACHE: "node_modules/.cache/readme-moe-test",

@@ -2,12 +2,15 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import type { Answers, Job } from "./jobs.ts";
 
+/** As the bench itself is run; a test's process may be run otherwise. */
+const SOURCES = ["--conditions=@readme-moe/source", "--import", "tsx"];
+
 /** Does a job in a process of its own, so that sessions of others neither spin nor hold memory beside it. */
 export async function runJob<Kind extends Job["kind"]>(
   job: Extract<Job, { readonly kind: Kind }>,
 ): Promise<Answers[Kind]> {
   const child = fileURLToPath(new URL("./child.ts", import.meta.url));
-  const args = [...process.execArgv, child, JSON.stringify(job)];
+  const args = [...SOURCES, child, JSON.stringify(job)];
   const running = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
   const texts = { out: "", error: "" };
   running.stdout.on("data", (text: Buffer) => (texts.out += text.toString()));

@@ -5,7 +5,14 @@ import { chmod, cp, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
-import { canMount, ordinaryUser, outcomeOf, startNode, type Surroundings } from "../support/node-process.ts";
+import {
+  canMount,
+  ordinaryUser,
+  outcomeOf,
+  startCommand,
+  startNode,
+  type Surroundings,
+} from "../support/node-process.ts";
 import {
   answers,
   expectRightAnswers,
@@ -17,7 +24,6 @@ import {
 import { cases, POCKET, rightAnswers, type Report } from "../support/pocket.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
-const MAIN = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "src", "main.ts");
 const PAGE_BYTES = 4096;
 const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
 
@@ -111,10 +117,10 @@ test.skipIf(!canMount)(
 describe("the command line says in one line that a graph is not cached, and answers:", () => {
   const [first] = cases;
   const greedyFlags = ["--max-new-tokens", "32", "--temperature", "0", "--json"];
-  const args = [MAIN, "generate", POCKET, "--prompt", first?.text ?? "", ...greedyFlags];
+  const args = ["generate", POCKET, "--prompt", first?.text ?? "", ...greedyFlags];
 
   async function expectNote(cache: string, reason: RegExp, disk?: Surroundings["disk"]): Promise<void> {
-    const outcome = await outcomeOf(startNode(args, { disk, env: { README_MOE_CACHE: cache } }));
+    const outcome = await outcomeOf(startCommand(args, { disk, env: { README_MOE_CACHE: cache } }));
     expect(outcome).toMatchObject({ code: 0, stderr: expect.stringMatching(/^note: the graph is not cached: .*\n$/) });
     expect(outcome.stderr).toMatch(reason);
     expect(JSON.parse(outcome.stdout)).toMatchObject({ tokens: first?.greedy_32 });

@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { NODE_FLAGS } from "../support/run-cli.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 
@@ -24,7 +25,7 @@ test.for([
   ["thread", "5", "killed"],
   ["process", "5", "running"],
 ] as const)("in a %s, after %s chunks, its engine %s", async (args) => {
-  const node = ["--conditions=@readme-moe/source", "--import", "tsx", "--input-type=module", "-e", PROGRAM, ...args];
+  const node = [...NODE_FLAGS, "--input-type=module", "-e", PROGRAM, ...args];
   expect(await endOf(node)).toEqual({ code: 3, signal: null, complaints: "", words: "" });
 });
 
@@ -46,7 +47,7 @@ const FORGETFUL = `
 test.for(["thread", "process"] as const)(
   "an engine in a %s that is not disposed lets the program end once its answers are there",
   async (isolation) => {
-    const node = ["--conditions=@readme-moe/source", "--import", "tsx", "--input-type=module", "-e", FORGETFUL];
+    const node = [...NODE_FLAGS, "--input-type=module", "-e", FORGETFUL];
     // Its output closes only when the engine's process, which writes to the same, has ended, too.
     expect(await endOf([...node, isolation])).toEqual({
       code: 0,

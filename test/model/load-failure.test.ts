@@ -2,9 +2,8 @@
 
 import { describe, expect, test } from "vitest";
 import { explainLoadFailure, runtimeHost } from "../../packages/model/src/runtime/load-failure.ts";
-import { outcomeOf, startNode } from "../support/node-process.ts";
+import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { POCKET } from "../support/pocket.ts";
-import { MAIN } from "../support/run-cli.ts";
 
 const LINUX = { platform: "linux", arch: "x64", glibc: "2.36" } as const;
 
@@ -67,8 +66,8 @@ describe.runIf(process.platform === "linux")("a program on a machine without the
     ["that has no build", NO_BUILD, "onnxruntime-node has no build for linux ia32"],
     ["with musl", MUSL, "take an image with glibc, such as node:20-slim"],
   ])("%s ends with what to do, not with a stack", async (_, preload, expected) => {
-    const args = [MAIN, "generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2"];
-    const { code, stdout, stderr } = await outcomeOf(startNode(args, { env: { NODE_OPTIONS: preload } }));
+    const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2"];
+    const { code, stdout, stderr } = await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: preload } }));
     expect(stderr).toContain(expected);
     expect(stderr).toContain("ERR_RUNTIME");
     expect(stderr).not.toContain("    at ");
@@ -78,7 +77,7 @@ describe.runIf(process.platform === "linux")("a program on a machine without the
 
   test("still reads models", async () => {
     const { code, stdout } = await outcomeOf(
-      startNode([MAIN, "inspect", POCKET, "--json"], { env: { NODE_OPTIONS: NO_BUILD } }),
+      startCommand(["inspect", POCKET, "--json"], { env: { NODE_OPTIONS: NO_BUILD } }),
     );
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ kind: "dense" });

@@ -8,11 +8,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { beforeAll, expect, test } from "vitest";
 import { writeCut, writeDense } from "../support/cut-model.ts";
 import { modelHashes } from "../support/model-hashes.ts";
-import { startNode } from "../support/node-process.ts";
+import { startCommand } from "../support/node-process.ts";
 import { runCli } from "../support/run-cli.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
-const MAIN = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "src", "main.ts");
 const folder = await persistentFolder();
 const at = (name: string): string => join(folder, name);
 
@@ -102,7 +101,7 @@ test("killed at any moment, apply leaves no folder or a whole one", { timeout: 1
   const out = at("killed");
   const expected = await modelHashes(at("cut"));
   for (const moment of ["staged", "config", "experts"]) {
-    const child = startNode([MAIN, "apply", at("cut.adapter"), "--base", at("dense"), "--out", out]);
+    const child = startCommand(["apply", at("cut.adapter"), "--base", at("dense"), "--out", out]);
     const ended = once(child, "exit");
     // Until its work folder is there, then a little further each time.
     while (child.exitCode === null && !(await staged())) await sleep(1);

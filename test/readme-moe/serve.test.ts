@@ -1,19 +1,18 @@
 // `readme-moe serve` as a user runs it: another process, its address, its answers, its end.
 
-import type { ChildProcess } from "node:child_process";
+import { execFile, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 import express from "express";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { outcomeOf, startNode, type Outcome } from "../support/node-process.ts";
+import { outcomeOf, startCommand, type Outcome } from "../support/node-process.ts";
 import { Scrape } from "../support/prometheus.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
 import { runCli } from "../support/run-cli.ts";
 import { listen } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
-
-const MAIN = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "src", "main.ts");
 
 let model: string;
 beforeAll(async () => {
@@ -29,7 +28,7 @@ interface Serving {
 
 /** Starts a server on a free port and waits until it listens. */
 async function serve(args: readonly string[] = [], env: Readonly<Record<string, string>> = {}): Promise<Serving> {
-  const child = startNode([MAIN, "serve", model, "--port", "0", "--threads", "1", ...args], { env });
+  const child = startCommand(["serve", model, "--port", "0", "--threads", "1", ...args], { env });
   const outcome = outcomeOf(child);
   onTestFinished(async () => {
     child.kill("SIGKILL");
@@ -128,12 +127,7 @@ describe("a server", () => {
     const restarted = new Promise<string>((resolve) => {
       events.on("line", (line) => line.includes("engine:restarted") && resolve(line));
     });
-    const { stdout } = await outcomeOf(
-      startNode([
-        "-e",
-        `process.stdout.write(require("node:child_process").execFileSync("ps", ["-o", "pid=", "--ppid", "${child.pid}"]))`,
-      ]),
-    );
+    const { stdout } = await promisify(execFile)("ps", ["-o", "pid=", "--ppid", `${child.pid}`]);
     for (const pid of stdout.trim().split(/\s+/)) process.kill(Number(pid), "SIGKILL");
     expect(JSON.parse(await restarted)).toMatchObject({ name: "tiny", attempts: 1 });
     expect((await fetch(`${url}/health`)).status).toBe(200);

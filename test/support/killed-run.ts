@@ -1,14 +1,14 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { expect } from "vitest";
+import { NODE_ARGUMENTS } from "./run-cli.ts";
 
 /**
  * Runs a program that sends news, to the end, or up to the news numbered `killAt`.
  * @returns how many there were
  */
 export async function runUpTo(program: string, args: readonly string[], killAt: number): Promise<number> {
-  const execArgv = ["--conditions=@readme-moe/source", "--import", "tsx"];
-  const child = fork(program, args, { execArgv });
+  const child = fork(program, args, { execArgv: [...NODE_ARGUMENTS] });
   let news = 0;
   child.on("message", () => {
     news++;

@@ -1,11 +1,11 @@
-// Another Node process with this repository's sources, where wanted with another view of the system than ours.
+// Another Node process with this repository's packages, where wanted with another view of the system than ours.
 
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
+import { COMMAND_LINE, NODE_ARGUMENTS } from "./run-cli.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
-const FLAGS = ["--conditions=@readme-moe/source", "--import", "tsx"] as const;
 
 export interface Surroundings {
   /** A disk in memory, mounted on `folder` for this process and its children alone; it goes away with them. */
@@ -34,12 +34,21 @@ export const ordinaryUser: number | undefined =
   process.getuid?.() !== 0 ? process.getuid?.() : canReadSources(NOBODY) ? NOBODY : undefined;
 
 function canReadSources(uid: number): boolean {
-  return spawnSync(process.execPath, [...FLAGS, "-e", ""], { cwd: ROOT, uid }).status === 0;
+  return spawnSync(process.execPath, ["--import", "tsx", "-e", ""], { cwd: ROOT, uid }).status === 0;
 }
 
-/** Runs a file of the repository. */
-export function startNode(args: readonly string[], { disk, uid, env }: Surroundings = {}): ChildProcess {
-  const node = [process.execPath, ...FLAGS, ...args];
+/** Runs a program of the repository. */
+export function startNode(args: readonly string[], around?: Surroundings): ChildProcess {
+  return start([...NODE_ARGUMENTS, ...args], around);
+}
+
+/** Runs the command line. */
+export function startCommand(args: readonly string[], around?: Surroundings): ChildProcess {
+  return start([...COMMAND_LINE, ...args], around);
+}
+
+function start(args: readonly string[], { disk, uid, env }: Surroundings = {}): ChildProcess {
+  const node = [process.execPath, ...args];
   const mount = `mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"`;
   const [command = "", ...rest] = disk ? ["unshare", ...IN_NAMESPACE, mount, disk.folder, disk.options, ...node] : node;
   return spawn(command, rest, { cwd: ROOT, env: { ...process.env, ...env }, ...(uid === undefined ? {} : { uid }) });

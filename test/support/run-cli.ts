@@ -6,18 +6,21 @@ import { join } from "node:path";
 const ROOT = join(import.meta.dirname, "..", "..");
 const PACKAGE = join(ROOT, "packages", "readme-moe");
 
-/** The command line's program as a source, for processes with a view of the system of their own. */
-export const MAIN = join(PACKAGE, "src", "main.ts");
+/** Whether processes take the packages as they were just built (`npm test`): they start in half the time, and run what is published. */
+const IS_BUILT = process.env["README_MOE_TEST_BUILT"] === "1";
 
-/** What Node needs to run programs from their sources. */
-export const NODE_ARGUMENTS: readonly string[] = ["--conditions=@readme-moe/source", "--import", "tsx"];
+/** What Node needs for packages to be found: nothing for those that are built, else their sources. */
+export const NODE_FLAGS: readonly string[] = IS_BUILT ? [] : ["--conditions=@readme-moe/source", "--import", "tsx"];
 
-/**
- * What Node needs to run the command line: as it was just built (`npm test`, which takes half as long for each command and runs what
- * is published), else from its sources.
- */
-export const COMMAND_LINE: readonly string[] =
-  process.env["README_MOE_TEST_BUILT"] === "1" ? [join(PACKAGE, "dist", "main.js")] : [...NODE_ARGUMENTS, MAIN];
+/** What comes before a program of TypeScript. */
+export const NODE_ARGUMENTS: readonly string[] = IS_BUILT
+  ? [join(import.meta.dirname, "programs", "launch.js")]
+  : NODE_FLAGS;
+
+/** What comes before the command line's arguments. */
+export const COMMAND_LINE: readonly string[] = IS_BUILT
+  ? [join(PACKAGE, "dist", "main.js")]
+  : [...NODE_FLAGS, join(PACKAGE, "src", "main.ts")];
 
 export interface Outcome {
   readonly code: number;
