@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Precision } from "@readme-moe/model";
 import type { DecodeCase } from "../decode-steps.ts";
 import type { Shape } from "../random-model.ts";
+import { SOURCES } from "../sources.ts";
 
 export interface StepsJob {
   readonly shape: Shape;
@@ -36,6 +37,7 @@ export async function runSteps(job: StepsJob): Promise<StepsAnswer> {
   const message = await new Promise<StepsMessage>((resolve) => {
     const child = fork(join(import.meta.dirname, "steps-child.ts"), [JSON.stringify(job)], {
       stdio: ["ignore", "ignore", "inherit", "ipc"],
+      execArgv: [...SOURCES],
     });
     child.once("message", (answer) => resolve(answer as StepsMessage));
     child.once("error", (error) => resolve({ failure: error.message }));

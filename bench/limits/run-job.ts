@@ -1,9 +1,7 @@
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { SOURCES } from "../sources.ts";
 import type { Answers, Job } from "./jobs.ts";
-
-/** As the bench itself is run; a test's process may be run otherwise. */
-const SOURCES = ["--conditions=@readme-moe/source", "--import", "tsx"];
 
 /** Does a job in a process of its own, so that sessions of others neither spin nor hold memory beside it. */
 export async function runJob<Kind extends Job["kind"]>(
