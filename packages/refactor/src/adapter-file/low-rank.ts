@@ -16,6 +16,8 @@ export interface LowRank {
 
 const MORE_DIRECTIONS = 8;
 const SEED = 1;
+// Few enough that what they have of each other is little work, many enough for a product.
+const ROWS_TOGETHER = 16;
 
 /**
  * @param values - `[rows, columns]`
@@ -39,11 +41,11 @@ export async function lowRank(
     columns,
     Float64Array.from({ length: width * columns }, () => random() - 0.5),
   );
-  let left = orthonormal(await products.multiply(start, across));
+  let left = await orthonormal(products, await products.multiply(start, across));
   const all = dot(whole.data, whole.data);
   let right = await products.multiply(left, whole);
   if (dot(right.data, right.data) < worthwhile * all) return undefined;
-  left = orthonormal(await products.multiply(orthonormal(right), across));
+  left = await orthonormal(products, await products.multiply(await orthonormal(products, right), across));
   right = await products.multiply(left, whole);
   // What is left is small: `B = right` has few rows, and the eigenvectors of `B Bᵀ` turn it into singular directions.
   const { values: squares, vectors } = symmetricEigen(await products.multiply(right, transposed(right)));
@@ -69,23 +71,51 @@ function dividedRows({ rows, columns, data }: Matrix, by: Float32Array): Float32
   return result;
 }
 
-/** Rows by Gram and Schmidt, twice; what depends on others becomes zero. */
-function orthonormal({ rows, columns, data }: Matrix): Matrix {
+/**
+ * Rows by Gram and Schmidt, twice; what depends on others becomes zero. Some rows at a time, whose shares of those before them are
+ * products of matrices.
+ */
+async function orthonormal(products: Products, { rows, columns, data }: Matrix): Promise<Matrix> {
   const result = matrix(rows, columns, data);
-  const vectors = Array.from({ length: rows }, (_, row) => result.data.subarray(row * columns, (row + 1) * columns));
-  for (const [row, own] of vectors.entries()) {
-    const before = Math.sqrt(dot(own, own));
+  for (let from = 0; from < rows; from += ROWS_TOGETHER) {
+    const to = Math.min(rows, from + ROWS_TOGETHER);
+    const own = result.data.subarray(from * columns, to * columns);
+    const before: Matrix = { rows: from, columns, data: result.data.subarray(0, from * columns) };
+    const across = transposed(before);
+    const lengths = lengthsOf(own, columns);
     for (let round = 0; round < 2; round++) {
-      for (const other of vectors.slice(0, row)) {
-        const share = dot(own, other);
-        for (let i = 0; i < columns; i++) own[i] = (own[i] as number) - share * (other[i] as number);
+      if (from > 0) {
+        const block = { rows: to - from, columns, data: own };
+        const shares = await products.multiply(block, across);
+        own.set((await products.subtract(block, shares, before)).data);
       }
+      // Of unit vectors from the second round on.
+      orthonormalizeAlone(own, columns, round === 0 ? lengths : lengths.fill(1));
     }
-    const length = Math.sqrt(dot(own, own));
-    const scale = length > 1e-9 * before ? 1 / length : 0;
-    for (let i = 0; i < columns; i++) own[i] = (own[i] as number) * scale;
   }
   return result;
+}
+
+/** @param lengths - what rows were as long as, before those of others were taken from them */
+function orthonormalizeAlone(rows: Float64Array, columns: number, lengths: Float64Array): void {
+  for (let start = 0, row = 0; start < rows.length; start += columns, row++) {
+    const own = rows.subarray(start, start + columns);
+    for (let other = 0; other < start; other += columns) {
+      let share = 0;
+      for (let i = 0; i < columns; i++) share += (own[i] as number) * (rows[other + i] as number);
+      for (let i = 0; i < columns; i++) own[i] = (own[i] as number) - share * (rows[other + i] as number);
+    }
+    const length = Math.sqrt(dot(own, own));
+    const scale = length > 1e-9 * (lengths[row] as number) ? 1 / length : 0;
+    for (let i = 0; i < columns; i++) own[i] = (own[i] as number) * scale;
+  }
+}
+
+function lengthsOf(rows: Float64Array, columns: number): Float64Array {
+  return Float64Array.from({ length: rows.length / columns }, (_, row) => {
+    const own = rows.subarray(row * columns, (row + 1) * columns);
+    return Math.sqrt(dot(own, own));
+  });
 }
 
 function dot(a: Float64Array, b: Float64Array): number {
@@ -94,10 +124,11 @@ function dot(a: Float64Array, b: Float64Array): number {
   return sum;
 }
 
-/** Jacobi's rotations. @returns vectors by row */
+/** Jacobi's rotations. @param symmetric - what is left of its diagonal is not read @returns vectors by row */
 function symmetricEigen(symmetric: Matrix): { readonly values: readonly number[]; readonly vectors: Matrix } {
   const n = symmetric.rows;
   const { data: a } = matrix(n, n, symmetric.data);
+  for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) a[q * n + p] = a[p * n + q] as number;
   const vectors = matrix(n, n);
   for (let i = 0; i < n; i++) vectors.data[i * n + i] = 1;
   const total = dot(a, a);
@@ -105,24 +136,35 @@ function symmetricEigen(symmetric: Matrix): { readonly values: readonly number[]
     let off = 0;
     for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) off += (a[p * n + q] as number) ** 2;
     if (off <= 1e-22 * total) break;
-    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, vectors.data, n, p, q);
+    // So small that all such together are not what goes on for: most of the last sweep are.
+    const least = Math.sqrt((1e-23 * total) / (n * n));
+    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, vectors.data, n, p, q, least);
   }
   return { values: Array.from({ length: n }, (_, i) => a[i * n + i] as number), vectors };
 }
 
-function rotate(a: Float64Array, vectors: Float64Array, n: number, p: number, q: number): void {
-  const apq = a[p * n + q] as number;
-  if (apq === 0) return;
-  const theta = ((a[q * n + q] as number) - (a[p * n + p] as number)) / (2 * apq);
+/** Makes `a[p][q]` zero, where it is larger than `least`. */
+function rotate(a: Float64Array, vectors: Float64Array, n: number, p: number, q: number, least: number): void {
+  const [rowP, rowQ] = [p * n, q * n];
+  const apq = a[rowP + q] as number;
+  if (Math.abs(apq) <= least) return;
+  const [app, aqq] = [a[rowP + p] as number, a[rowQ + q] as number];
+  const theta = (aqq - app) / (2 * apq);
   const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.sqrt(theta * theta + 1));
   const c = 1 / Math.sqrt(t * t + 1);
   const s = t * c;
-  const turn = (of: Float64Array, x: number, y: number): void => {
-    const [atX, atY] = [of[x] as number, of[y] as number];
-    of[x] = c * atX - s * atY;
-    of[y] = s * atX + c * atY;
-  };
-  for (let i = 0; i < n; i++) turn(a, i * n + p, i * n + q);
-  for (let i = 0; i < n; i++) turn(a, p * n + i, q * n + i);
-  for (let i = 0; i < n; i++) turn(vectors, p * n + i, q * n + i);
+  // Rows are turned, and columns, which hold the same, are copied.
+  for (let i = 0; i < n; i++) {
+    const [x, y] = [a[rowP + i] as number, a[rowQ + i] as number];
+    a[rowP + i] = a[i * n + p] = c * x - s * y;
+    a[rowQ + i] = a[i * n + q] = s * x + c * y;
+  }
+  a[rowP + p] = app - t * apq;
+  a[rowQ + q] = aqq + t * apq;
+  a[rowP + q] = a[rowQ + p] = 0;
+  for (let i = 0; i < n; i++) {
+    const [x, y] = [vectors[rowP + i] as number, vectors[rowQ + i] as number];
+    vectors[rowP + i] = c * x - s * y;
+    vectors[rowQ + i] = s * x + c * y;
+  }
 }

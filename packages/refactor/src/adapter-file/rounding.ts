@@ -8,6 +8,8 @@ import { quantize, quantized } from "./coded-values.ts";
 
 // Of the mean of squares, on all of them: what few tokens say of two neurons is not all that comes of them.
 const RIDGE = 0.1;
+// What is left for later columns is read and written once for so many errors, which is most of the time.
+const COLUMNS_TOGETHER = 4;
 
 /**
  * How errors in one column of weights are made up for in later ones, `U` of `upperFactor`.
@@ -47,15 +49,29 @@ export function roundTogether(values: Float32Array, step: number, factor: Matrix
   const { columns, data: u } = factor;
   const codes = new Int16Array(values.length);
   const left = new Float64Array(columns);
+  const errors = new Float64Array(COLUMNS_TOGETHER);
   for (let from = 0; from < values.length; from += columns) {
     left.set(values.subarray(from, from + columns));
-    for (let column = 0; column < columns; column++) {
-      const code = quantized(left[column] as number, step);
-      codes[from + column] = code;
-      // The error of the value itself, not of what was rounded: that one includes what it made up for.
-      const error = (values[from + column] as number) - code * step;
-      for (let at = column * columns + column + 1, to = column + 1; to < columns; to++, at++) {
-        left[to] = (left[to] as number) + error * (u[at] as number);
+    for (let start = 0; start < columns; start += COLUMNS_TOGETHER) {
+      const end = Math.min(columns, start + COLUMNS_TOGETHER);
+      for (let column = start; column < end; column++) {
+        const code = quantized(left[column] as number, step);
+        codes[from + column] = code;
+        // The error of the value itself, not of what was rounded: that one includes what it made up for.
+        const error = (values[from + column] as number) - code * step;
+        errors[column - start] = error;
+        for (let to = column + 1; to < end; to++) {
+          left[to] = (left[to] as number) + error * (u[column * columns + to] as number);
+        }
+      }
+      const [first, second, third, fourth] = errors as unknown as [number, number, number, number];
+      for (let to = end, at = start * columns + end; to < columns; to++, at++) {
+        left[to] =
+          (left[to] as number) +
+          first * (u[at] as number) +
+          second * (u[at + columns] as number) +
+          third * (u[at + 2 * columns] as number) +
+          fourth * (u[at + 3 * columns] as number);
       }
     }
   }
