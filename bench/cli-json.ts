@@ -1,11 +1,12 @@
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { SOURCES } from "./sources.ts";
 
 /** What a command of `readme-moe` prints with `--json`, run in a process of its own as anybody would. */
 export async function cliJson<Result>(args: readonly string[]): Promise<Result> {
   const main = fileURLToPath(new URL("../packages/readme-moe/src/main.ts", import.meta.url));
-  const all = [...process.execArgv, main, ...args, "--json"];
+  const all = [...SOURCES, main, ...args, "--json"];
   const { stdout } = await promisify(execFile)(process.execPath, all, { maxBuffer: 64 << 20 });
   return JSON.parse(stdout) as Result;
 }

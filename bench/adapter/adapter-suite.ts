@@ -19,6 +19,7 @@ import {
 import { preparePeerFiles } from "../engine/prepare.ts";
 import { promptOf } from "../express/load.ts";
 import { lazily } from "../lazily.ts";
+import { SOURCES } from "../sources.ts";
 import type { CallsAnswer, CallsRequest, PipelineSpec } from "./calls-child.ts";
 
 const HOST = "transformers.js";
@@ -110,7 +111,7 @@ async function measureCalls(
 async function startChild() {
   // Standard output is for results; libraries write to theirs as they like.
   const child = fork(join(import.meta.dirname, "calls-child.ts"), [], {
-    execArgv: process.execArgv,
+    execArgv: [...SOURCES],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
   });
   await once(child, "spawn");

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { OpenOptions } from "@readme-moe/engine";
 import type { AdmissionOptions } from "@readme-moe/express";
+import { SOURCES } from "../sources.ts";
 import { enginesOf, residentBytes } from "./memory.ts";
 
 export interface ServerSetup {
@@ -84,7 +85,7 @@ export async function startServer(
   entry: "server.ts" | "peer-server.ts" | "llama-server.ts",
   setup: ServerSetup,
 ): Promise<ServerProcess> {
-  const execArgv = [...process.execArgv.filter((flag) => flag !== "--expose-gc"), ...COLLECTS];
+  const execArgv = [...SOURCES, ...COLLECTS];
   const child = fork(join(import.meta.dirname, entry), [JSON.stringify(setup)], { execArgv });
   const { port } = await firstMessage(child);
   const calls = new Map<number, (answer: Answered) => void>();
