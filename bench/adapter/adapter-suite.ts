@@ -1,11 +1,10 @@
 // Calls at once through transformers.js' own pipeline, and through the adapter's: the same callers, options and process, by turns.
 
-import { fork } from "node:child_process";
-import { once } from "node:events";
 import { join } from "node:path";
 import { openModel, resolveCacheFolder } from "@readme-moe/model";
 import {
   askChild,
+  endChild,
   interleave,
   type Interleaved,
   median,
@@ -19,7 +18,7 @@ import {
 import { preparePeerFiles } from "../engine/prepare.ts";
 import { promptOf } from "../express/load.ts";
 import { lazily } from "../lazily.ts";
-import { SOURCES } from "../sources.ts";
+import { forkSource } from "../sources.ts";
 import type { CallsAnswer, CallsRequest, PipelineSpec } from "./calls-child.ts";
 
 const HOST = "transformers.js";
@@ -108,22 +107,12 @@ async function measureCalls(
   return await interleave(context, "calls", variants);
 }
 
-async function startChild() {
-  // Standard output is for results; libraries write to theirs as they like.
-  const child = fork(join(import.meta.dirname, "calls-child.ts"), [], {
-    execArgv: [...SOURCES],
-    stdio: ["ignore", "ignore", "inherit", "ipc"],
-  });
-  await once(child, "spawn");
-  return {
+function startChild() {
+  const child = forkSource(join(import.meta.dirname, "calls-child.ts"));
+  return Promise.resolve({
     ask: (request: CallsRequest) => askChild<CallsAnswer>(child, request),
-    async [Symbol.asyncDispose]() {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      const ended = once(child, "exit");
-      child.kill();
-      await ended;
-    },
-  };
+    [Symbol.asyncDispose]: () => endChild(child),
+  });
 }
 
 function numSame(texts: readonly string[], others: readonly string[]): number {

@@ -32,6 +32,11 @@ export async function stuckGauges(url: string): Promise<readonly string[]> {
   }
 }
 
+/** For a note: nothing where none is stuck. */
+export function stuckNote(stuck: readonly string[]): string {
+  return stuck.length > 0 ? ` Not 0: ${stuck.join(", ")}.` : "";
+}
+
 /** Tokens that the server has generated so far, of requests that are under way as well. */
 export async function generatedTokens(url: string): Promise<number> {
   return (await scrape(url)).value("readme_generation_tokens_total") ?? 0;

@@ -1,11 +1,10 @@
 // Steps of one model, measured in a process of its own, whose memory is the model's and theirs.
 
-import { fork } from "node:child_process";
 import { join } from "node:path";
 import type { Precision } from "@readme-moe/model";
 import type { DecodeCase } from "../decode-steps.ts";
 import type { Shape } from "../random-model.ts";
-import { SOURCES } from "../sources.ts";
+import { forkSource } from "../sources.ts";
 
 export interface StepsJob {
   readonly shape: Shape;
@@ -35,10 +34,7 @@ export type StepsMessage = StepsAnswer | { readonly failure: string };
 /** @throws {Error} with what the process says */
 export async function runSteps(job: StepsJob): Promise<StepsAnswer> {
   const message = await new Promise<StepsMessage>((resolve) => {
-    const child = fork(join(import.meta.dirname, "steps-child.ts"), [JSON.stringify(job)], {
-      stdio: ["ignore", "ignore", "inherit", "ipc"],
-      execArgv: [...SOURCES],
-    });
+    const child = forkSource(join(import.meta.dirname, "steps-child.ts"), [JSON.stringify(job)]);
     child.once("message", (answer) => resolve(answer as StepsMessage));
     child.once("error", (error) => resolve({ failure: error.message }));
     child.once("exit", (code, signal) => resolve({ failure: `its process ended with ${signal ?? `code ${code}`}` }));

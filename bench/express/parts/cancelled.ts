@@ -4,7 +4,7 @@ import { seededRandom } from "@readme-moe/core";
 import { numbersOf, type SuiteContext, type SuiteReport } from "readme-moe/bench";
 import { post, type Answer } from "../client.ts";
 import { countsOf } from "../figures.ts";
-import { cancelledSequences, stuckGauges } from "../gauges.ts";
+import { cancelledSequences, stuckGauges, stuckNote } from "../gauges.ts";
 import { closedLoop, promptOf, type Ask } from "../load.ts";
 import { ourEngine } from "../our-engine.ts";
 import { servedOf } from "../served.ts";
@@ -69,9 +69,7 @@ export async function cancelled(context: SuiteContext): Promise<SuiteReport> {
       round: 0,
       turn: 0,
     })),
-    notes: [
-      `Cancelled: ${fates}; ${numComeToEngine} had come to the engine.${stuck.length > 0 ? ` Not 0: ${stuck.join(", ")}.` : ""}`,
-    ],
+    notes: [`Cancelled: ${fates}; ${numComeToEngine} had come to the engine.${stuckNote(stuck)}`],
   };
 }
 

@@ -4,7 +4,7 @@
 import { numbersOf, type SuiteContext, type SuiteReport } from "readme-moe/bench";
 import type { Answer } from "../client.ts";
 import { countsOf } from "../figures.ts";
-import { stuckGauges } from "../gauges.ts";
+import { stuckGauges, stuckNote } from "../gauges.ts";
 import { closedLoop, completions } from "../load.ts";
 import { ourEngine } from "../our-engine.ts";
 import { servedOf } from "../served.ts";
@@ -46,7 +46,7 @@ export async function swap(context: SuiteContext): Promise<SuiteReport> {
     ],
     samples: [],
     notes: [
-      `Swap: the model was exchanged ${count} times under load; ${numRequests} requests (${statuses}) were answered by ${numEngines} engines.${stuck.length > 0 ? ` Not 0: ${stuck.join(", ")}.` : ""}`,
+      `Swap: the model was exchanged ${count} times under load; ${numRequests} requests (${statuses}) were answered by ${numEngines} engines.${stuckNote(stuck)}`,
     ],
   };
 }

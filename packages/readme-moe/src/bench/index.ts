@@ -3,7 +3,7 @@
 export { benchCommand, type BenchCommandOptions, BenchFailure } from "./bench-command.ts";
 export type { Contender, ContenderSpec, OpenContender } from "./engine/contender.ts";
 export { engineSuite, type EngineSuiteOptions } from "./engine/engine-suite.ts";
-export { ask as askChild } from "./engine/run-job.ts";
+export { ask as askChild, end as endChild } from "./engine/run-job.ts";
 export { treePeakBytes as peakMemoryBytes } from "./engine/process-memory.ts";
 export { curvesPanel } from "./kit/curves.ts";
 export { type DataFile, dataFiles } from "./kit/data-files.ts";

@@ -1,6 +1,5 @@
 import type { ChildProcess } from "node:child_process";
-import { once } from "node:events";
-import { ask, startChild } from "./run-job.ts";
+import { ask, end, startChild } from "./run-job.ts";
 import type { OpenContender } from "./contender.ts";
 import type { TurnRequest } from "./turn-child.ts";
 
@@ -36,11 +35,8 @@ export class OpenProcess {
     return this.#ask({ kind: "generate", prompts, newTokens });
   }
 
-  async close(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    const ended = once(this.#child, "exit");
-    this.#child.kill("SIGKILL");
-    await ended;
+  close(): Promise<void> {
+    return end(this.#child);
   }
 
   async #ask(request: TurnRequest): Promise<number> {

@@ -21,6 +21,14 @@ export function startChild(name: string): ChildProcess {
   return fork(fileURLToPath(packaged(name)), [], { execArgv: [], stdio: ["ignore", "ignore", "inherit", "ipc"] });
 }
 
+/** At once, and awaited. */
+export async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = once(child, "exit");
+  child.kill("SIGKILL");
+  await ended;
+}
+
 interface Failure {
   readonly failure: string;
 }
