@@ -5,6 +5,7 @@ import { openModel, resolveCacheFolder } from "@readme-moe/model";
 import {
   askChild,
   endChild,
+  type Figure,
   interleave,
   type Interleaved,
   median,
@@ -15,6 +16,7 @@ import {
   type Target,
   valuesOf,
 } from "readme-moe/bench";
+import { afterWarmUp } from "../after-warm-up.ts";
 import { preparePeerFiles } from "../engine/prepare.ts";
 import { promptOf } from "../express/load.ts";
 import { lazily } from "../lazily.ts";
@@ -83,26 +85,22 @@ async function measureCalls(
   calls: Omit<CallsRequest, "pipeline">,
 ): Promise<Interleaved> {
   await using child = lazily(startChild);
-  const warm = new Set<string>();
   const texts = new Map<string, readonly string[]>();
-  const variants = Array.from(pipelines, ([name, pipeline]) => ({
-    name,
-    measure: async () => {
-      const { ask } = await child.value();
-      // Memory is taken, and code compiled, before anything counts.
-      if (!warm.has(name)) await ask({ ...calls, pipeline });
-      warm.add(name);
-      const answer = await ask({ ...calls, pipeline });
-      texts.set(name, answer.texts);
+  const variants = Array.from(pipelines, ([name, pipeline]) => {
+    const answer = async (): Promise<CallsAnswer> => (await child.value()).ask({ ...calls, pipeline });
+    const measure = async (): Promise<readonly Figure[]> => {
+      const { texts: own, elapsedMs, loopP99Ms } = await answer();
+      texts.set(name, own);
       const hosts = texts.get(HOST);
       const isCompared = name === OURS && hosts !== undefined;
       return [
-        { metric: METRICS.speed, value: (calls.prompts.length * calls.newTokens * 1000) / answer.elapsedMs },
-        { metric: METRICS.loopP99, value: answer.loopP99Ms },
-        ...(isCompared ? [{ metric: METRICS.same, value: numSame(answer.texts, hosts) }] : []),
+        { metric: METRICS.speed, value: (calls.prompts.length * calls.newTokens * 1000) / elapsedMs },
+        { metric: METRICS.loopP99, value: loopP99Ms },
+        ...(isCompared ? [{ metric: METRICS.same, value: numSame(own, hosts) }] : []),
       ];
-    },
-  }));
+    };
+    return { name, measure: afterWarmUp(answer, measure) };
+  });
   // Awaited here: the process ends with this function.
   return await interleave(context, "calls", variants);
 }

@@ -4,8 +4,9 @@ import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { formatNumber, type ReportTable, type Sample, type SuiteContext, type Target } from "readme-moe/bench";
+import type { Shape } from "../random-model.ts";
 import { caseName, type Cases } from "./cases.ts";
-import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel, type PairedSteps } from "./paired-steps.ts";
+import { DENSE, measurePairs, MIXTURE, pairedSamples, pairOf, type PairedSteps } from "./paired-steps.ts";
 import { SHAPES } from "./shapes.ts";
 
 const NUM_EXPERTS = 7;
@@ -24,10 +25,12 @@ export interface IdleReport {
 
 export async function idleReport(context: SuiteContext): Promise<IdleReport> {
   const name = context.settings.quick ? "tiny" : "135m";
+  const shape = SHAPES[name] as Shape;
   const cacheFolder = join(tmpdir(), "readme-moe-bench-idle");
   const paired = await measurePairs(context, {
     group: "idle experts",
-    models: modelsOf(name),
+    // The expert alone is a dense model of its width.
+    models: pairOf([shape], NUM_EXPERTS, 0.5),
     cases: CASES,
     cacheFolder,
     combine: ([ms = NaN]) => ms,
@@ -38,18 +41,6 @@ export async function idleReport(context: SuiteContext): Promise<IdleReport> {
     variant: sample.variant === DENSE ? "the expert alone" : `one of ${NUM_EXPERTS} experts`,
   }));
   return { tables: [idleTable(name, paired)], targets: idleTargets(paired), samples: own, notes: paired.failures };
-}
-
-/** The expert alone is a dense model of its width. */
-function modelsOf(name: string): readonly PairedModel[] {
-  const shape = SHAPES[name];
-  if (!shape) throw new RangeError(`Expected a shape's name, got ${name}`);
-  const one = (kind: PairedModel["name"], numExperts: number): PairedModel => ({
-    name: kind,
-    numExperts,
-    measured: [{ shape, numExperts, expertSize: shape.ffnSize / 2 }],
-  });
-  return [one(DENSE, 1), one(MIXTURE, NUM_EXPERTS)];
 }
 
 function morePercent({ stepMs }: PairedSteps, one: Cases["dense"][number]): number {

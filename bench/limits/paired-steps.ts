@@ -1,6 +1,7 @@
 // A dense model's steps and a mixture's, measured by turns: what one is as a ratio of the other, and how sure that is.
 
 import { median, type Sample, type SuiteContext } from "readme-moe/bench";
+import type { Shape } from "../random-model.ts";
 import { caseName, type Cases } from "./cases.ts";
 import type { ModelSpec } from "./jobs.ts";
 import { runJob } from "./run-job.ts";
@@ -15,6 +16,16 @@ export interface PairedModel {
   readonly numExperts: number;
   /** Usually itself; of a model that is too large, smaller ones from whose steps its own follow. */
   readonly measured: readonly ModelSpec[];
+}
+
+/** A dense model of each shape, with so many neurons of it, and experts of half the width. */
+export function pairOf(shapes: readonly Shape[], numExperts: number, denseShare: number): readonly PairedModel[] {
+  const one = (name: PairedModel["name"], experts: number, share: number): PairedModel => ({
+    name,
+    numExperts: experts,
+    measured: shapes.map((shape) => ({ shape, numExperts: experts, expertSize: shape.ffnSize * share })),
+  });
+  return [one(DENSE, 1, denseShare), one(MIXTURE, numExperts, 0.5)];
 }
 
 /** Milliseconds that one case took: of each measured model, by round. */

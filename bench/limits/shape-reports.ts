@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { namesOf, type ReportTable, type Sample, type SuiteContext } from "readme-moe/bench";
 import type { Shape } from "../random-model.ts";
 import type { Cases } from "./cases.ts";
-import { DENSE, measurePairs, MIXTURE, pairedSamples, type PairedModel } from "./paired-steps.ts";
+import { measurePairs, pairedSamples, pairOf } from "./paired-steps.ts";
 import { ratioTable } from "./ratio-table.ts";
 import { allLayersMs, MEASURED_LAYERS, SHAPES } from "./shapes.ts";
 
@@ -31,7 +31,11 @@ export async function shapeReports(context: SuiteContext): Promise<ShapeReports>
       throw new RangeError(`Expected \`--set shapes\` to be of ${Object.keys(SHAPES).join(", ")}, got \`${name}\``);
     const paired = await measurePairs(context, {
       group: `shape ${name}`,
-      models: shapeModels(shape),
+      models: pairOf(
+        MEASURED_LAYERS.map((numLayers) => ({ ...shape, numLayers })),
+        NUM_EXPERTS,
+        1,
+      ),
       cases,
       cacheFolder,
       combine: ([few = NaN, many = NaN]) => allLayersMs([few, many], shape.numLayers),
@@ -61,13 +65,4 @@ function shapeCases(sequences: readonly number[]): Cases {
     [1, 2, 4, NUM_EXPERTS].filter((distinct) => distinct <= one.numSeqs).map((distinct) => ({ ...one, distinct })),
   );
   return { dense, mixture };
-}
-
-function shapeModels(shape: Shape): readonly PairedModel[] {
-  const one = (name: PairedModel["name"], numExperts: number, expertSize: number): PairedModel => ({
-    name,
-    numExperts,
-    measured: MEASURED_LAYERS.map((numLayers) => ({ shape: { ...shape, numLayers }, numExperts, expertSize })),
-  });
-  return [one(DENSE, 1, shape.ffnSize), one(MIXTURE, NUM_EXPERTS, shape.ffnSize / 2)];
 }

@@ -14,6 +14,7 @@ import {
   type Target,
   valuesOf,
 } from "readme-moe/bench";
+import { afterWarmUp } from "../../after-warm-up.ts";
 import { LIBRARIES, readyPeers } from "../../engine/peers.ts";
 import { lazily, type Lazy } from "../../lazily.ts";
 import { healthMs } from "../client.ts";
@@ -60,14 +61,12 @@ async function startPeer(context: SuiteContext, { path, batch, tokens }: Served)
 
 function measurer(server: Lazy<ServerProcess>, stream: boolean, served: Served): () => Promise<readonly Figure[]> {
   const { batch } = served;
-  let isWarm = false;
-  return async () => {
-    const started = await server.value();
-    // Memory is taken, and code compiled, before anything counts.
-    if (!isWarm) await measure(started, stream, batch, served);
-    isWarm = true;
-    return measure(started, stream, REQUESTS_PER_CLIENT * batch, served);
-  };
+  const ask = async (numRequests: number): Promise<readonly Figure[]> =>
+    measure(await server.value(), stream, numRequests, served);
+  return afterWarmUp(
+    () => ask(batch),
+    () => ask(REQUESTS_PER_CLIENT * batch),
+  );
 }
 
 async function measure(
