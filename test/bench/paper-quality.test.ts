@@ -97,7 +97,13 @@ test("the dense model comes first, and other refactorings where their folders ar
     cacheFolder: undefined,
   };
   const names = contendersOf({ ...settings, set: { tuned: "better" } }).map(({ name, path }) => `${name}: ${path}`);
-  expect(names).toEqual(["dense, int8: base", "dense, int4: base", "ours, tuned, int8: better", "ours, int8: ours"]);
+  expect(names).toEqual([
+    "dense, fp32: base",
+    "dense, int8: base",
+    "dense, int4: base",
+    "ours, tuned, int8: better",
+    "ours, int8: ours",
+  ]);
 });
 
 test("losses are compared with the first one, and it is said who is better in no more memory", () => {
