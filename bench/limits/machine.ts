@@ -1,6 +1,14 @@
 // What this machine can do at best: how fast memory can be read, and how fast bytes can be multiplied.
 
-import { GraphBuilder, GraphSession, memoryGraph, operators, type Int8Kernels } from "@readme-moe/model";
+import {
+  GraphBuilder,
+  GraphSession,
+  int8Product,
+  int8WeightType,
+  memoryGraph,
+  operators,
+  type Int8Kernels,
+} from "@readme-moe/model";
 import { MemoryReaders } from "./memory-readers.ts";
 
 export interface MachineFigures {
@@ -76,14 +84,14 @@ async function productMs({ numRows, numIn, numOut, isInBlocks, threads, kernels,
     output = operators.MatMulNBits(g, x, weight, scale, { numIn, numOut, bits: 8, blockSize: BLOCK });
   } else {
     const x = g.input("x", "uint8", ["rows", numIn]);
-    const weight = g.weight("weight", "int8", [numIn, numOut], () => someBytes(bytes));
+    const weight = g.weight("weight", int8WeightType(kernels), [numIn, numOut], () => someBytes(bytes));
     const scale = g.weight("scale", "float32", [numOut], () => someScales(numOut));
-    output = operators.MatMulIntegerToFloat(g, x, weight, { a: g.float(1 / 127), b: scale }, g.byte(128));
+    output = int8Product(g, x, weight, scale, kernels);
   }
   // One number leaves the graph; a copy of all would be measured, too.
   const picked = operators.Gather(g, output, g.integers([0]));
   g.output("y", operators.ReduceMax(g, picked, 1), "float32", [1, 1]);
-  const session = await GraphSession.load(await memoryGraph(g.build()), { threads, int8Kernels: kernels });
+  const session = await GraphSession.load(await memoryGraph(g.build()), { threads });
   const dims = [numRows, numIn];
   const data = isInBlocks ? new Float32Array(numRows * numIn).fill(0.5) : new Uint8Array(numRows * numIn).fill(150);
   const times: number[] = [];

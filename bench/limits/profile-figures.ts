@@ -17,7 +17,7 @@ export async function profileFigures(
   model: Model,
   job: Extract<Job, { readonly kind: "profile" }>,
 ): Promise<readonly ProfileFigures[]> {
-  const parts = graphParts(decoderGraph(model, job.precision, NOT_READ));
+  const parts = graphParts(decoderGraph(model, { precision: job.precision, calibration: NOT_READ }));
   const figures: ProfileFigures[] = [];
   for (const one of job.cases) {
     const folder = await mkdtemp(join(tmpdir(), "readme-moe-profile-"));

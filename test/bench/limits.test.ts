@@ -123,7 +123,7 @@ describe("what a step costs at least", () => {
   const mixture = randomModel(TINY_SHAPE, 3, 48);
 
   test("is every weight but the embedding's, and the past of each sequence", () => {
-    const constants = decoderGraph(dense, "int8", NOT_READ).constants.filter(
+    const constants = decoderGraph(dense, { precision: "int8", calibration: NOT_READ }).constants.filter(
       ({ name }) => !name.startsWith("embedding"),
     );
     const cost = stepCost(dense, "int8", { numSeqs: 4, past: 10, distinct: 1 });
@@ -260,7 +260,7 @@ describe("the picture", () => {
 
 /** Nodes of each part, of a mixture of so many experts. */
 function countsOf(numExperts: number): Record<string, number> {
-  const graph = decoderGraph(randomModel(TINY_SHAPE, numExperts, 48), "int8", NOT_READ);
+  const graph = decoderGraph(randomModel(TINY_SHAPE, numExperts, 48), { precision: "int8", calibration: NOT_READ });
   const counts: Record<string, number> = {};
   for (const part of graphParts(graph).values()) counts[part] = (counts[part] ?? 0) + 1;
   return counts;

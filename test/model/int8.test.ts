@@ -5,8 +5,10 @@ import {
   blockLinear,
   cachedGraph,
   eightBitBlocks,
+  exactInt8Kernels,
   GraphBuilder,
   GraphSession,
+  type Int8Kernels,
   linear,
   type LinearRefs,
   type BlockSource,
@@ -24,11 +26,18 @@ function looseLinear(values: Float32Array, numOut: number, numIn: number): Linea
   return { weight: { store, name: "w", shape }, bias: undefined };
 }
 
-async function int8Session(refs: readonly LinearRefs[], numIn: number): Promise<GraphSession> {
+async function int8Session(
+  refs: readonly LinearRefs[],
+  numIn: number,
+  int8Kernels?: Int8Kernels,
+): Promise<GraphSession> {
   const g = new GraphBuilder("int8");
   const x = g.input("x", "float32", ["rows", numIn]);
   const numOut = refs.reduce((sum, ref) => sum + (ref.weight.shape[0] ?? 0), 0);
-  g.output("y", linear(g, "product", activation(g, x, { precision: "int8" }), refs), "float32", ["rows", numOut]);
+  g.output("y", linear(g, "product", activation(g, x, { precision: "int8", int8Kernels }), refs), "float32", [
+    "rows",
+    numOut,
+  ]);
   return GraphSession.load(await cachedGraph(g.build(), "test", await temporaryFolder()), { threads: 2 });
 }
 
@@ -59,16 +68,23 @@ function roundHalfEven(value: number): number {
   return isHalf ? floor + (floor % 2 === 0 ? 0 : 1) : Math.round(value);
 }
 
+const ownKernels = await exactInt8Kernels();
+
 describe("an int8 product", () => {
   const [numOut, numIn] = [70, 96];
 
-  test.each(["random", "extreme"])("is exact integer arithmetic on %s values: nothing saturates", async (kind) => {
+  test.each([
+    { kind: "random", kernels: "careful" },
+    { kind: "extreme", kernels: "careful" },
+    { kind: "random", kernels: ownKernels },
+    { kind: "extreme", kernels: ownKernels },
+  ] as const)("is exact integer arithmetic on $kind values, $kernels: nothing saturates", async ({ kind, kernels }) => {
     const random = seededRandom(1);
     // Extreme ones make every product 127 · 127: where pairs are added in 16 bits, that overflows.
     const value = kind === "extreme" ? () => 3 : () => randomNormal(random);
     const weights = Float32Array.from({ length: numOut * numIn }, value);
     const x = Float32Array.from({ length: 5 * numIn }, value);
-    const session = await int8Session([looseLinear(weights, numOut, numIn)], numIn);
+    const session = await int8Session([looseLinear(weights, numOut, numIn)], numIn, kernels);
     const { y } = await session.run({ x: { data: x, dims: [5, numIn] } });
     const expected = plainInt8(x, weights, numOut, numIn);
     const actual = y?.data as Float32Array;

@@ -13,6 +13,8 @@ export interface TinyOptions {
   readonly expertSizes?: readonly number[];
   readonly sharedSizes?: readonly number[];
   readonly hasBias?: boolean;
+  /** Weights of experts are all of one size, so that integer products of them are as large as they get. @default false */
+  readonly isExtreme?: boolean;
   readonly hasRouter?: boolean;
   /** @default 96 */
   readonly vocabSize?: number;
@@ -37,7 +39,7 @@ export async function writeTinyReadMe(path: string, options: TinyOptions = {}): 
 
 export function tinyContent(options: TinyOptions = {}): ReadMeContent {
   const { seed = 1, numExperts = 3, expertSizes = [24, 40], sharedSizes = [16, 0] } = options;
-  const { hasBias = false, hasRouter = true, vocabSize = 96 } = options;
+  const { hasBias = false, hasRouter = true, isExtreme = false, vocabSize = 96 } = options;
   const random = seededRandom(seed);
   const tensor = (name: string, shape: readonly number[], scale = 0.2): SafetensorsInput => {
     const values = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => scale * randomNormal(random));
@@ -51,11 +53,17 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
     tensor(`${prefix}.weight`, [out, input]),
     ...(withBias ? [tensor(`${prefix}.bias`, [out])] : []),
   ];
-  const feedForward = (layer: number, size: number): SafetensorsInput[] => [
-    ...linear(`model.layers.${layer}.mlp.gate_proj`, size, HIDDEN, hasBias),
-    ...linear(`model.layers.${layer}.mlp.up_proj`, size, HIDDEN, hasBias),
-    ...linear(`model.layers.${layer}.mlp.down_proj`, HIDDEN, size, hasBias),
-  ];
+  const expertWeight = (name: string, shape: readonly number[]): SafetensorsInput =>
+    isExtreme ? signs(name, shape, 0.2, random) : tensor(name, shape);
+  const feedForward = (layer: number, size: number): SafetensorsInput[] =>
+    [
+      { prefix: `model.layers.${layer}.mlp.gate_proj`, shape: [size, HIDDEN] },
+      { prefix: `model.layers.${layer}.mlp.up_proj`, shape: [size, HIDDEN] },
+      { prefix: `model.layers.${layer}.mlp.down_proj`, shape: [HIDDEN, size] },
+    ].flatMap(({ prefix, shape }) => [
+      expertWeight(`${prefix}.weight`, shape),
+      ...(hasBias ? [tensor(`${prefix}.bias`, shape.slice(0, 1))] : []),
+    ]);
   const layers = expertSizes.map((_, layer) => layer);
   return {
     config: {
@@ -130,3 +138,10 @@ export const ROUTER_SECTION = {
   context_tokens: 256,
   activation: "silu",
 } as const;
+
+/** Each value `scale` or, in one of eight, `-scale`: neighbours mostly add up. */
+function signs(name: string, shape: readonly number[], scale: number, random: () => number): SafetensorsInput {
+  const size = shape.reduce((a, b) => a * b, 1);
+  const values = Float32Array.from({ length: size }, () => (random() < 0.125 ? -scale : scale));
+  return { name, type: "F32", shape, bytes: async () => new Uint8Array(values.buffer) };
+}

@@ -13,14 +13,12 @@ import {
   normStream,
   channelScalesOf,
   type Arithmetic,
-  type Calibration,
   type ChannelScales,
   GraphBuilder,
   operators,
   storedBlocks,
   type Graph,
   type Model,
-  type Precision,
   type Stream,
   type TensorRef,
   type Value,
@@ -39,8 +37,8 @@ const { Cast, Concat, Gather } = operators;
  * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
  * the values of layer 0, the keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
  */
-export function decoderGraph(model: DecoderSource, precision: Precision = "fp32", calibration?: Calibration): Graph {
-  return decoderSegment(model, { from: 0, to: model.config.numLayers }, precision, calibration);
+export function decoderGraph(model: DecoderSource, arithmetic: Arithmetic = { precision: "fp32" }): Graph {
+  return decoderSegment(model, { from: 0, to: model.config.numLayers }, arithmetic);
 }
 
 export type DecoderSource = Pick<Model, "config" | "experts" | "weights">;
@@ -60,25 +58,24 @@ export interface LayerRange {
 export function decoderSegment(
   { config, experts, weights }: DecoderSource,
   { from, to }: LayerRange,
-  precision: Precision,
-  calibration: Calibration | undefined,
+  arithmetic: Arithmetic,
 ): Graph {
   const g = new GraphBuilder("decoder");
   const own = configOfLayers(config, from, to);
   const inputs = attentionInputs(g, config.rope, own);
   const deal = expertDealInputs(g, experts.names.length, { skipsIdle: true });
   // In float32 a tied head is the embedding table itself; products of integers need another layout.
-  const table = precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
+  const table = arithmetic.precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
   let stream = from === 0 ? embedded(g, weights, table) : streamInputs(g, config.hiddenSize);
   const newKeysValues: Value[] = [];
   for (let index = from; index < to; index++) {
     const layer = weights.layers[index] as Model["weights"]["layers"][number];
-    const context = { config: own, arithmetic: { precision, calibration }, inputs, deal };
+    const context = { config: own, arithmetic, inputs, deal };
     const output = decoderLayer(g, `layers.${index}`, index - from, layer, stream, context);
     newKeysValues.push(output.newKeys, output.newValues);
     stream = output.stream;
   }
-  if (to === config.numLayers) logitsOf(g, stream, { config, weights }, { precision, calibration }, table);
+  if (to === config.numLayers) logitsOf(g, stream, { config, weights }, arithmetic, table);
   else {
     g.output("next_residual", stream.residual, "float32", ["tokens", config.hiddenSize]);
     g.output("next_update", stream.update as Value, "float32", ["tokens", config.hiddenSize]);

@@ -51,13 +51,13 @@ export class ModelRunner implements StepRunner {
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const { precision = "fp32" } = options;
     const fitted = precision === "fp32" ? undefined : await calibrationOf(model, precision, { threads, cacheFolder });
-    const int8Kernels = precision === "int8" ? await exactInt8Kernels() : undefined;
-    const graph = decoderGraph(model, precision, fitted?.calibration);
+    // The head may have integer products in 4 bits, too.
+    const int8Kernels = precision === "fp32" ? undefined : await exactInt8Kernels();
+    const graph = decoderGraph(model, { precision, calibration: fitted?.calibration, int8Kernels });
     const fingerprint = [await model.fingerprint(cacheFolder), fitted?.fingerprint].join(" ").trim();
     const session = await openGraph(graph, fingerprint, {
       cacheFolder,
       threads,
-      int8Kernels,
       onProgress: (progress) => onProgress({ stage: "building", ...progress }),
       onLoading: () => onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 }),
       onCacheFailure: options.onCacheFailure,

@@ -9,7 +9,7 @@ export function productKinds(
   precision: Precision,
 ): Readonly<Record<string, number>> {
   const counts: Record<string, number> = {};
-  for (const node of allNodes(decoderGraph(model, precision, NOT_READ).nodes)) {
+  for (const node of allNodes(decoderGraph(model, { precision, calibration: NOT_READ }).nodes)) {
     const kind = kindOf(node);
     if (kind !== undefined) counts[kind] = (counts[kind] ?? 0) + 1;
   }

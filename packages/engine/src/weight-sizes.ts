@@ -28,7 +28,7 @@ export interface WeightSizes {
 export function weightSizes(model: Source, precision: Precision, isStreamed = false): WeightSizes {
   const isDense = model.experts.names.length === 1;
   const sizes = { embeddings: 0, head: 0, attention: 0, small: 0, shared: 0, experts: 0, router: 0 };
-  for (const { name, byteLength } of decoderGraph(model, precision, NOT_READ).constants) {
+  for (const { name, byteLength } of decoderGraph(model, { precision, calibration: NOT_READ }).constants) {
     sizes[partOf(name, isDense)] += byteLength;
   }
   if (isStreamed) sizes.experts = expertBytes(expertLayout(model)) * model.experts.names.length;
@@ -38,7 +38,7 @@ export function weightSizes(model: Source, precision: Precision, isStreamed = fa
 
 /** Layers of experts in int8: the smallest units that an expert cache keeps, reads and evicts. */
 export function expertLayout(model: Source): ExpertLayout {
-  const layerBytes = planExpert(model, NOT_READ).map(({ bytes }) => bytes);
+  const layerBytes = planExpert(model, { precision: "int8", calibration: NOT_READ }).map(({ bytes }) => bytes);
   return { numExperts: model.experts.names.length, layerBytes };
 }
 

@@ -12,6 +12,7 @@ export { blockLinear } from "./blocks/block-linear.ts";
 
 export { expertDealInputs } from "./blocks/expert-deal.ts";
 export { logitOutputs } from "./blocks/head.ts";
+export { int8Product, int8WeightBytes, int8WeightType, type Int8Kernels } from "./blocks/int8-product.ts";
 export { floatWeight, linear } from "./blocks/linear.ts";
 export type { ModelConfig, ModelType } from "./config/model-config.ts";
 export { parseConfig } from "./config/parse-config.ts";
@@ -71,7 +72,7 @@ export { cachedData } from "./runtime/data-cache.ts";
 export { cachedGraph, type CachedGraph } from "./runtime/graph-cache.ts";
 export { openGraph, type OpenGraphOptions } from "./runtime/open-graph.ts";
 export { disableTelemetry } from "./runtime/telemetry.ts";
-export { exactInt8Kernels, type Int8Kernels } from "./runtime/int8-kernels.ts";
+export { exactInt8Kernels } from "./runtime/int8-kernels.ts";
 export { memoryGraph } from "./runtime/memory-graph.ts";
 export { GraphSession, type GraphTensor, type SessionOptions } from "./runtime/session.ts";
 export { SafetensorsFile } from "./safetensors/safetensors-file.ts";

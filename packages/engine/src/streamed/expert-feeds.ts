@@ -1,6 +1,6 @@
 import type { GraphTensor } from "@readme-moe/model";
 import type { LayerRange } from "../decoder-graph.ts";
-import type { ExpertLayer } from "./expert-file.ts";
+import type { ExpertLayer, ExpertPart } from "./expert-file.ts";
 
 /** Weights of experts as inputs of a segment's graph: views of the memory that they were read to. */
 export class ExpertFeeds {
@@ -55,12 +55,15 @@ export class ExpertFeeds {
     const views = this.#layers.slice(from, to).flatMap(({ parts, start }) =>
       parts.map(({ type, shape, byteLength, offset }) => {
         const [buffer, at] = [memory.buffer as ArrayBuffer, memory.byteOffset + start - first + offset];
-        const data =
-          type === "float32" ? new Float32Array(buffer, at, byteLength / 4) : new Int8Array(buffer, at, byteLength);
-        return { data, dims: shape, isLasting: true };
+        return { data: viewOf(type, buffer, at, byteLength), dims: shape, isLasting: true };
       }),
     );
     this.#views.set(memory, views);
     return views;
   }
+}
+
+function viewOf(type: ExpertPart["type"], buffer: ArrayBuffer, at: number, byteLength: number): GraphTensor["data"] {
+  if (type === "float32") return new Float32Array(buffer, at, byteLength / 4);
+  return type === "int8" ? new Int8Array(buffer, at, byteLength) : new Uint8Array(buffer, at, byteLength);
 }

@@ -3,14 +3,14 @@
 
 import { open, type FileHandle } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
-import { cachedData, readConstant, type Calibration, type Constant, type Model } from "@readme-moe/model";
+import { cachedData, readConstant, type Arithmetic, type Constant, type Model } from "@readme-moe/model";
 import type { DecoderSource, LayerRange } from "../decoder-graph.ts";
 import { expertWeights } from "./segment-graph.ts";
 
 const [PART_ALIGNMENT, LAYER_ALIGNMENT] = [64, 4096];
 
 /** One weight of an expert's layer. */
-interface ExpertPart {
+export interface ExpertPart {
   readonly type: Constant["type"];
   readonly shape: readonly number[];
   readonly byteLength: number;
@@ -29,10 +29,10 @@ export interface ExpertLayer {
 }
 
 /** Where each layer of an expert lies; nothing is read. */
-export function planExpert(model: DecoderSource, calibration: Calibration): readonly ExpertLayer[] {
+export function planExpert(model: DecoderSource, arithmetic: Arithmetic): readonly ExpertLayer[] {
   let start = 0;
   return model.weights.layers.map((_, layer) => {
-    const [weights = []] = expertWeights(model, layer, calibration);
+    const [weights = []] = expertWeights(model, layer, arithmetic);
     let offset = 0;
     const parts = weights.map(({ name, type, shape, byteLength }) => {
       const part = { name, type, shape, byteLength, offset };
@@ -64,18 +64,18 @@ export class ExpertFile {
    */
   static async open(
     model: Model,
-    calibration: Calibration,
+    arithmetic: Arithmetic,
     fingerprint: string,
     cacheFolder: string,
     onProgress: (doneBytes: number, ofBytes: number) => void,
   ): Promise<ExpertFile> {
-    const layers = planExpert(model, calibration);
+    const layers = planExpert(model, arithmetic);
     const path = await cachedData(
       cacheFolder,
       "experts",
       fingerprint,
       JSON.stringify({ order: "experts", layers }),
-      () => contents(model, calibration, layers, onProgress),
+      () => contents(model, arithmetic, layers, onProgress),
     );
     return new ExpertFile(path, await open(path), layers, model.experts.names.length);
   }
@@ -115,14 +115,14 @@ export class ExpertFile {
 
 async function* contents(
   model: Model,
-  calibration: Calibration,
+  arithmetic: Arithmetic,
   layers: readonly ExpertLayer[],
   onProgress: (doneBytes: number, ofBytes: number) => void,
 ): AsyncGenerator<Uint8Array> {
   const numExperts = model.experts.names.length;
   const ofBytes = numExperts * layers.reduce((sum, { bytes }) => sum + bytes, 0);
   // What experts of a layer have in common, such as the scales of its channels, is read once.
-  const weights = layers.map((_, layer) => expertWeights(model, layer, calibration));
+  const weights = layers.map((_, layer) => expertWeights(model, layer, arithmetic));
   let doneBytes = 0;
   for (let expert = 0; expert < numExperts; expert++) {
     for (const [index, { parts, bytes }] of layers.entries()) {

@@ -1,7 +1,7 @@
 // Layers whose experts' weights come from outside. The same operators as in the whole graph, so that every bit is the
 // same; loading an expert is reading its bytes.
 
-import type { Calibration, Constant, Graph } from "@readme-moe/model";
+import type { Arithmetic, Constant, Graph } from "@readme-moe/model";
 import { decoderSegment, type DecoderSource, type LayerRange } from "../decoder-graph.ts";
 
 const EXPERT_WEIGHT = /^layers\.\d+\.ffn\.(\d+)\./;
@@ -16,11 +16,11 @@ export interface StreamedSegment {
 }
 
 /**
- * `decoderSegment` in int8, with the weights of experts as inputs, by their names. An expert that has no tokens in a run is
+ * `decoderSegment`, with the weights of experts as inputs, by their names. An expert that has no tokens in a run is
  * skipped, and may be fed any memory of the right shape.
  */
-export function streamedSegment(model: DecoderSource, range: LayerRange, calibration: Calibration): StreamedSegment {
-  const graph = decoderSegment(model, range, "int8", calibration);
+export function streamedSegment(model: DecoderSource, range: LayerRange, arithmetic: Arithmetic): StreamedSegment {
+  const graph = decoderSegment(model, range, arithmetic);
   const outside = graph.constants.filter(isOutside);
   return {
     graph: {
@@ -41,9 +41,9 @@ function isOutside({ name }: Constant): boolean {
 export function expertWeights(
   model: DecoderSource,
   layer: number,
-  calibration: Calibration,
+  arithmetic: Arithmetic,
 ): readonly (readonly Constant[])[] {
-  const { constants } = decoderSegment(model, { from: layer, to: layer + 1 }, "int8", calibration);
+  const { constants } = decoderSegment(model, { from: layer, to: layer + 1 }, arithmetic);
   // The FFN of a dense model has no numbers.
   if (model.experts.names.length === 1) return [constants.filter(({ name }) => FFN_WEIGHT.test(name))];
   return model.experts.names.map((_, expert) =>

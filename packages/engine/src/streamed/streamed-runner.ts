@@ -90,9 +90,9 @@ export class StreamedRunner implements StepRunner {
     const threads = options.threads === undefined ? undefined : integerOption("threads", options.threads, 1, 1024);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const fitted = await calibrationOf(model, precision, { threads, cacheFolder });
-    const int8Kernels = await exactInt8Kernels();
+    const arithmetic = { precision, calibration: fitted.calibration, int8Kernels: await exactInt8Kernels() };
     const fingerprint = `${await model.fingerprint(cacheFolder)} ${fitted.fingerprint}`;
-    const file = await ExpertFile.open(model, fitted.calibration, fingerprint, cacheFolder, (doneBytes, ofBytes) =>
+    const file = await ExpertFile.open(model, arithmetic, fingerprint, cacheFolder, (doneBytes, ofBytes) =>
       onProgress({ stage: "building", doneBytes, ofBytes }),
     );
     const segments: Segment[] = [];
@@ -111,12 +111,11 @@ export class StreamedRunner implements StepRunner {
       });
       for (const range of ranges) {
         onProgress({ stage: "loading", doneBytes: range.from, ofBytes: model.config.numLayers });
-        const { graph, shared } = streamedSegment(model, range, fitted.calibration);
+        const { graph, shared } = streamedSegment(model, range, arithmetic);
         for (const constant of shared) tables[constant.name] ??= await readTable(constant);
         const session = await openGraph(graph, fingerprint, {
           cacheFolder,
           threads,
-          int8Kernels,
           onCacheFailure: options.onCacheFailure,
         });
         segments.push({ range, session });

@@ -2,6 +2,7 @@ import type { Calibration } from "../calibration/calibration.ts";
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
 import { Abs, Div, Gather, QuantizeLinear, ReduceMax } from "../onnx/operators.ts";
 import type { ChannelScales } from "../quantize/channel-scales.ts";
+import type { Int8Kernels } from "./int8-product.ts";
 
 /** What products are computed in. Everything between them is float32. */
 export type Precision = "fp32" | "int8" | "int4";
@@ -11,6 +12,8 @@ export interface Arithmetic {
   readonly precision: Precision;
   /** What products take in on typical text, for weights that are fitted to it. */
   readonly calibration?: Calibration | undefined;
+  /** Which integer products are exact on this processor: see `exactInt8Kernels`. @default "careful" */
+  readonly int8Kernels?: Int8Kernels | undefined;
   /** Told of every product while the graph is built: its name, and its input, float32 `[tokens, in]`. */
   readonly observe?: ((product: string, rows: Value) => void) | undefined;
 }
@@ -32,10 +35,10 @@ export interface Activation extends Arithmetic {
 export function activation(
   g: GraphBuilder,
   x: Value,
-  { precision, calibration, observe }: Arithmetic,
+  { precision, calibration, int8Kernels, observe }: Arithmetic,
   channelScales?: ChannelScales,
 ): Activation {
-  const shared = { precision, calibration, observe, channelScales };
+  const shared = { precision, calibration, int8Kernels, observe, channelScales };
   if (precision !== "int8") return { ...shared, rows: x, rowMax: undefined };
   // A row of zeros is divided by zero; whatever integers come of it, its product is multiplied by this zero again.
   const rowMax = ReduceMax(g, Abs(g, x), 1);

@@ -1,5 +1,5 @@
 import type { GraphBuilder, Value } from "../onnx/graph-builder.ts";
-import { Add, Gemm, MatMulIntegerToFloat, Mul } from "../onnx/operators.ts";
+import { Add, Gemm, Mul } from "../onnx/operators.ts";
 import { eightBitBlocks, stackSources, storedBlocks, type BlockSource } from "../quantize/block-source.ts";
 import { scaleChannels, type ChannelScales } from "../quantize/channel-scales.ts";
 import { fittedBlocks } from "../quantize/fitted-blocks.ts";
@@ -7,6 +7,7 @@ import type { LinearRefs } from "../weights/model-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import type { Activation } from "./activation.ts";
 import { blockLinear } from "./block-linear.ts";
+import { int8Product, int8WeightBytes, int8WeightType } from "./int8-product.ts";
 import { onceFor } from "./once-for.ts";
 import { quantizeRows } from "./quantize-rows.ts";
 
@@ -62,16 +63,16 @@ function rowwiseLinear(g: GraphBuilder, name: string, x: Activation, refs: reado
     if (x.channelScales) scaleChannels(weights, await x.channelScales.read(), "multiply");
     return quantizeRows(weights, numOut, numIn);
   });
-  const weight = g.weight(`${name}.weight`, "int8", [numIn, numOut], async () => {
+  const { int8Kernels = "careful" } = x;
+  const weight = g.weight(`${name}.weight`, int8WeightType(int8Kernels), [numIn, numOut], async () => {
     const { transposed } = await quantize();
-    return new Uint8Array(transposed.buffer);
+    return int8WeightBytes(transposed, int8Kernels);
   });
   const scale = g.weight(`${name}.scale`, "float32", [numOut], async () => {
     const { scales } = await quantize();
     return new Uint8Array(scales.buffer);
   });
-  const product = MatMulIntegerToFloat(g, x.rows, weight, { a: g.float(1 / 127), b: scale }, g.byte(128));
-  return Mul(g, product, x.rowMax as Value);
+  return Mul(g, int8Product(g, x.rows, weight, scale, int8Kernels), x.rowMax as Value);
 }
 
 function stackedShape(refs: readonly TensorRef[]): readonly number[] {

@@ -142,16 +142,18 @@ export function QuantizeLinear(g: GraphBuilder, x: Value, scale: Value, zeroPoin
 }
 
 /**
- * `aScale · bScale · (a - aZeroPoint) · b` with exact integer sums; `a` uint8 `[rows, in]`, `b` int8 `[in, out]`, `bScale` `[out]`.
+ * `aScale · bScale · (a - aZeroPoint) · (b - bZeroPoint)` with integer sums; `a` uint8 `[rows, in]`, `b` int8 or uint8 `[in, out]`,
+ * `bScale` `[out]`.
  */
 export function MatMulIntegerToFloat(
   g: GraphBuilder,
   a: Value,
   b: Value,
   scales: { readonly a: Value; readonly b: Value },
-  aZeroPoint: Value,
+  zeroPoints: { readonly a: Value; readonly b?: Value | undefined },
 ): Value {
-  return g.node("MatMulIntegerToFloat", [a, b, scales.a, scales.b, aZeroPoint], {}, MICROSOFT);
+  const offsets = zeroPoints.b === undefined ? [zeroPoints.a] : [zeroPoints.a, zeroPoints.b];
+  return g.node("MatMulIntegerToFloat", [a, b, scales.a, scales.b, ...offsets], {}, MICROSOFT);
 }
 
 /**

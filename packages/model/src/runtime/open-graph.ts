@@ -1,15 +1,12 @@
 import type { BuildProgress } from "../onnx/data-file.ts";
 import type { Graph } from "../onnx/graph-builder.ts";
 import { cachedGraph } from "./graph-cache.ts";
-import type { Int8Kernels } from "./int8-kernels.ts";
 import { GraphSession } from "./session.ts";
 
 /** Of `openGraph`: where the graph is kept, how it runs, and who hears about it. */
 export interface OpenGraphOptions {
   readonly cacheFolder: string;
   readonly threads?: number | undefined;
-  /** See `exactInt8Kernels`. @default "careful" */
-  readonly int8Kernels?: Int8Kernels | undefined;
   readonly onProgress?: ((progress: BuildProgress) => void) | undefined;
   /** The graph is there, the runtime reads it next. */
   readonly onLoading?: (() => void) | undefined;
@@ -28,13 +25,13 @@ export async function openGraph(
   sourceFingerprint: string,
   options: OpenGraphOptions,
 ): Promise<GraphSession> {
-  const { cacheFolder, threads, int8Kernels, onProgress, onLoading, onCacheFailure } = options;
+  const { cacheFolder, threads, onProgress, onLoading, onCacheFailure } = options;
   for (let mayRetry = true; ; mayRetry = false) {
     const cached = await cachedGraph(graph, sourceFingerprint, cacheFolder, onProgress);
     if (cached.kind === "memory") onCacheFailure?.(message(cached.reason));
     onLoading?.();
     try {
-      return await GraphSession.load(cached, { threads, int8Kernels });
+      return await GraphSession.load(cached, { threads });
     } catch (error) {
       // An entry may be removed, or replaced, after it was checked and before the runtime has opened it.
       if (cached.kind === "memory" || !mayRetry) throw error;

@@ -5,7 +5,6 @@ import { ReadMeError } from "@readme-moe/core";
 import type { InferenceSession, Tensor } from "onnxruntime-node";
 import type { ElementType } from "../onnx/graph-builder.ts";
 import { throughGate } from "./exit-gate.ts";
-import type { Int8Kernels } from "./int8-kernels.ts";
 import { explainLoadFailure, runtimeHost } from "./load-failure.ts";
 import { disableTelemetry } from "./telemetry.ts";
 import type { CachedGraph } from "./graph-cache.ts";
@@ -24,8 +23,6 @@ export interface GraphTensor {
 export interface SessionOptions {
   /** Threads that one product is spread over, the calling one included. @default all cores */
   readonly threads?: number | undefined;
-  /** See `exactInt8Kernels`. @default "careful" */
-  readonly int8Kernels?: Int8Kernels | undefined;
 }
 
 /** A graph ready to run. `run` blocks the calling thread until the graph is done. */
@@ -57,7 +54,6 @@ export class GraphSession {
       logSeverityLevel: 3,
       extra: {
         session: {
-          x64quantprecision: options.int8Kernels === "fast" ? "0" : "1",
           // Threads spin for more work while a graph runs, which is a fifth faster, and stop with it: else they take the cores
           // from what comes next, another session or the program's own, for longer than a small step takes.
           force_spinning_stop: "1",
