@@ -17,6 +17,7 @@ import { stackSources } from "../../packages/model/src/quantize/block-source.ts"
 import { fitFourBits } from "../../packages/model/src/quantize/fit-four-bits.ts";
 import { handMadeGguf, textEntry } from "../support/gguf-bytes.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
+import { ADDS_FOUR_BITS_IN_ONE_ORDER } from "../support/processor.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -131,9 +132,12 @@ describe("a file's own blocks", () => {
     const session = await sessionOf([storedBlocks({ store, name: "w", shape: [NUM_OUT, NUM_IN] }) as BlockSource]);
     const x = normal(4, 40 * NUM_IN);
     const alone = (await session.run({ x: { data: x.subarray(0, NUM_IN), dims: [1, NUM_IN] } }))["y"]?.data;
+    const isSame = ADDS_FOUR_BITS_IN_ONE_ORDER || !type[0].startsWith("Q4");
     for (const rows of [2, 3, 16, 33, 40]) {
       const { y } = await session.run({ x: { data: x.subarray(0, rows * NUM_IN), dims: [rows, NUM_IN] } });
-      expect(y?.data.subarray(0, NUM_OUT)).toEqual(alone);
+      const first = y?.data.subarray(0, NUM_OUT) as Float32Array;
+      if (isSame) expect(first).toEqual(alone);
+      else expect(relativeError(first, Array.from(alone as Float32Array))).toBeLessThan(1e-6);
     }
     const none = await session.run({ x: { data: new Float32Array(0), dims: [0, NUM_IN] } });
     expect(none["y"]?.dims).toEqual([0, NUM_OUT]);
