@@ -49,21 +49,23 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
     const values = Float32Array.from({ length: size }, () => 1 + 0.1 * randomNormal(random));
     return { name, type: "F32", shape: [size], bytes: async () => new Uint8Array(values.buffer) };
   };
-  const linear = (prefix: string, out: number, input: number, withBias: boolean): SafetensorsInput[] => [
-    tensor(`${prefix}.weight`, [out, input]),
+  const linear = (
+    prefix: string,
+    out: number,
+    input: number,
+    withBias: boolean,
+    weight: (name: string, shape: readonly number[]) => SafetensorsInput = tensor,
+  ): SafetensorsInput[] => [
+    weight(`${prefix}.weight`, [out, input]),
     ...(withBias ? [tensor(`${prefix}.bias`, [out])] : []),
   ];
   const expertWeight = (name: string, shape: readonly number[]): SafetensorsInput =>
     isExtreme ? signs(name, shape, 0.2, random) : tensor(name, shape);
-  const feedForward = (layer: number, size: number): SafetensorsInput[] =>
-    [
-      { prefix: `model.layers.${layer}.mlp.gate_proj`, shape: [size, HIDDEN] },
-      { prefix: `model.layers.${layer}.mlp.up_proj`, shape: [size, HIDDEN] },
-      { prefix: `model.layers.${layer}.mlp.down_proj`, shape: [HIDDEN, size] },
-    ].flatMap(({ prefix, shape }) => [
-      expertWeight(`${prefix}.weight`, shape),
-      ...(hasBias ? [tensor(`${prefix}.bias`, shape.slice(0, 1))] : []),
-    ]);
+  const feedForward = (layer: number, size: number): SafetensorsInput[] => [
+    ...linear(`model.layers.${layer}.mlp.gate_proj`, size, HIDDEN, hasBias, expertWeight),
+    ...linear(`model.layers.${layer}.mlp.up_proj`, size, HIDDEN, hasBias, expertWeight),
+    ...linear(`model.layers.${layer}.mlp.down_proj`, HIDDEN, size, hasBias, expertWeight),
+  ];
   const layers = expertSizes.map((_, layer) => layer);
   return {
     config: {

@@ -51,8 +51,8 @@ export class ModelRunner implements StepRunner {
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const { precision = "fp32" } = options;
     const fitted = precision === "fp32" ? undefined : await calibrationOf(model, precision, { threads, cacheFolder });
-    // The head may have integer products in 4 bits, too.
-    const int8Kernels = precision === "fp32" ? undefined : await exactInt8Kernels();
+    // In 4 bits, a head may have integer products, too; not for that alone is found out which of them are exact.
+    const int8Kernels = precision === "int8" ? await exactInt8Kernels() : undefined;
     const graph = decoderGraph(model, { precision, calibration: fitted?.calibration, int8Kernels });
     const fingerprint = [await model.fingerprint(cacheFolder), fitted?.fingerprint].join(" ").trim();
     const session = await openGraph(graph, fingerprint, {

@@ -12,7 +12,7 @@ export { blockLinear } from "./blocks/block-linear.ts";
 
 export { expertDealInputs } from "./blocks/expert-deal.ts";
 export { logitOutputs } from "./blocks/head.ts";
-export { int8Product, int8WeightBytes, int8WeightType, type Int8Kernels } from "./blocks/int8-product.ts";
+export { int8Product, int8WeightType, type Int8Kernels } from "./blocks/int8-product.ts";
 export { floatWeight, linear } from "./blocks/linear.ts";
 export type { ModelConfig, ModelType } from "./config/model-config.ts";
 export { parseConfig } from "./config/parse-config.ts";
