@@ -3,64 +3,79 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { openModel, resolveCacheFolder } from "@readme-moe/model";
+import { type Model, openModel, resolveCacheFolder } from "@readme-moe/model";
 import { type ContenderSpec, namesOf, type SuiteContext } from "readme-moe/bench";
 import { installPeers } from "./install-peers.ts";
-import { preparePeerFiles } from "./prepare.ts";
+import { type OpenVinoFiles, readyOpenVino } from "./openvino.ts";
+import { type PeerFiles, preparePeerFiles } from "./prepare.ts";
+import { pinnedPackages } from "./python-environment.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const PEERS = join(ROOT, "bench", "peers");
+const OPENVINO_PACKAGES = join(PEERS, "openvino.txt");
 /** Compiled by `npm run bench`: see `contenders/tsconfig.json`. */
 const COMPILED = join(ROOT, "node_modules", ".cache", "bench-contenders");
+const NODE_PEERS: readonly string[] = ["transformers.js", "node-llama-cpp", "xenova"];
+const OPENVINO = "openvino";
 export const LIBRARIES = {
   transformersJs: join(PEERS, "node_modules/@huggingface/transformers/dist/transformers.node.mjs"),
   llamaCpp: join(PEERS, "node_modules/node-llama-cpp/dist/index.js"),
   xenova: join(ROOT, "node_modules/@xenova/transformers/src/transformers.js"),
 } as const;
 
-/** Files of one dense model, as the peers read them. */
-export interface PeerFiles {
-  /** The exported folder. */
-  readonly onnx: string;
-  /** GGUF files by their type, such as Q8_0. */
-  readonly gguf: Readonly<Record<string, string>>;
-}
-
 function compiled(name: string): string {
   return pathToFileURL(join(COMPILED, `${name}.js`)).href;
 }
 
-/** `undefined` where there is only a mixture, which peers do not run. */
-export async function readyPeers({ settings, say }: SuiteContext): Promise<PeerFiles | undefined> {
+/** Makes files for the peers and installs those that run in Node. @returns `undefined` where there is only a mixture */
+export async function readyPeers(context: SuiteContext): Promise<PeerFiles | undefined> {
+  return withDense(context, async (model) => {
+    await installPeers(PEERS, context.say);
+    return preparePeerFiles(model, resolveCacheFolder(context.settings.cacheFolder), context.say);
+  });
+}
+
+/** Runs `work` with the model that peers run; they run no mixtures. */
+async function withDense<Result>(
+  { settings, say }: SuiteContext,
+  work: (model: Model) => Promise<Result>,
+): Promise<Result | undefined> {
   const model = await openModel(settings.dense ?? settings.model);
   try {
-    if (model.kind !== "dense") {
-      say("peers run no mixtures; name the dense model with --dense to have them run that");
-      return undefined;
-    }
-    await installPeers(PEERS, say);
-    return await preparePeerFiles(model, resolveCacheFolder(settings.cacheFolder), say);
+    if (model.kind === "dense") return await work(model);
+    say("peers run no mixtures; name the dense model with --dense to have them run that");
+    return undefined;
   } finally {
     await model.close();
   }
 }
 
-/** `--set peers=` leaves them out; `--set dtypes=q8` takes some of the exported. */
+/** Makes the peers ready. `--set peers=` leaves them out; `--set dtypes=q8` takes some of the exported. */
 export async function enginePeers(context: SuiteContext): Promise<readonly ContenderSpec[]> {
-  const { settings } = context;
-  const engines = namesOf(settings, "peers", ["transformers.js", "node-llama-cpp", "xenova"]);
+  const engines = namesOf(context.settings, "peers", [...NODE_PEERS, OPENVINO]);
   if (engines.length === 0) return [];
-  const files = await readyPeers(context);
-  if (!files) return [];
-  const { onnx, gguf } = files;
+  const specs = await withDense(context, async (model) => {
+    const cacheFolder = resolveCacheFolder(context.settings.cacheFolder);
+    const files = await preparePeerFiles(model, cacheFolder, context.say);
+    const inNode = engines.some((name) => NODE_PEERS.includes(name)) ? await nodePeers(context, files) : [];
+    const environment = join(cacheFolder, "bench", "openvino");
+    const places = { requirements: OPENVINO_PACKAGES, environment, models: files.folder, exported: files.onnx };
+    const openVino = engines.includes(OPENVINO) ? await readyOpenVino(model, places, context) : undefined;
+    return [...inNode, ...(openVino ? [openVinoPeer(openVino)] : [])];
+  });
+  return (specs ?? []).filter(({ engine }) => engines.includes(engine));
+}
+
+async function nodePeers(context: SuiteContext, { onnx, gguf }: PeerFiles): Promise<readonly ContenderSpec[]> {
+  await installPeers(PEERS, context.say);
   const onnxSpec = (engine: string, module: string, library: string) => (variant: string) => ({
     engine,
     variant,
     module: compiled(module),
     files: { library, model: onnx },
   });
-  const dtypes = namesOf(settings, "dtypes", ["fp32", "q8", "q4"]);
-  const all: readonly ContenderSpec[] = [
+  const dtypes = namesOf(context.settings, "dtypes", ["fp32", "q8", "q4"]);
+  return [
     ...dtypes.map(onnxSpec("transformers.js", "transformersjs", LIBRARIES.transformersJs)),
     ...Object.entries(gguf).map(([variant, model]) => ({
       engine: "node-llama-cpp",
@@ -71,10 +86,14 @@ export async function enginePeers(context: SuiteContext): Promise<readonly Conte
     // It answers one after the other, so that more at once tell nothing more.
     ...["q8"].map(onnxSpec("xenova", "xenova", LIBRARIES.xenova)).map((spec) => ({ ...spec, maxConcurrency: 8 })),
   ];
-  return all.filter(({ engine }) => engines.includes(engine));
 }
 
-/** As the lockfiles pin them. */
+function openVinoPeer(files: OpenVinoFiles): ContenderSpec {
+  const script = join(import.meta.dirname, "contenders", "openvino-process.py");
+  return { engine: OPENVINO, variant: "int8", module: compiled("openvino"), files: { ...files, script } };
+}
+
+/** Lists versions as they are pinned. */
 export function peerVersions(): Readonly<Record<string, string>> {
   const peers = pinnedIn(join(PEERS, "package.json"));
   const own = pinnedIn(join(ROOT, "package.json"));
@@ -82,6 +101,7 @@ export function peerVersions(): Readonly<Record<string, string>> {
     "@huggingface/transformers": peers["@huggingface/transformers"],
     "node-llama-cpp": peers["node-llama-cpp"],
     "@xenova/transformers": own["@xenova/transformers"],
+    "openvino-genai": pinnedPackages(readFileSync(OPENVINO_PACKAGES, "utf8"))["openvino-genai"],
     express: own["express"],
   };
   return Object.fromEntries(Object.entries(versions).flatMap(([name, version]) => (version ? [[name, version]] : [])));

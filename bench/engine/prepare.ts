@@ -1,13 +1,23 @@
 // What the peers read, made of the same weights on first use and kept in the cache folder.
 
-import { access, mkdir } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { exportTransformersJs, GgufFile, type Model } from "@readme-moe/model";
-import type { PeerFiles } from "./peers.ts";
+import { exists } from "./exists.ts";
 import { writeQ8Gguf } from "./q8-gguf.ts";
 
 // Changes when what is made of a model changes.
 const VERSION = 1;
+
+/** Files of one dense model, as the peers read them. */
+export interface PeerFiles {
+  /** Folder of all that is made of the model. */
+  readonly folder: string;
+  /** Folder exported for transformers.js. */
+  readonly onnx: string;
+  /** GGUF files by their type, such as Q8_0. */
+  readonly gguf: Readonly<Record<string, string>>;
+}
 
 /** @param say - told what takes a while */
 export async function preparePeerFiles(
@@ -24,13 +34,13 @@ export async function preparePeerFiles(
     await exportTransformersJs(model, onnx);
   }
   const own = await ownGguf(model);
-  if (own["Q8_0"] !== undefined) return { onnx, gguf: own };
+  if (own["Q8_0"] !== undefined) return { folder, onnx, gguf: own };
   const q8 = join(folder, "model.Q8_0.gguf");
   if (!(await exists(q8))) {
     say("writing Q8_0 for node-llama-cpp, once");
     await writeQ8Gguf(model, q8);
   }
-  return { onnx, gguf: { Q8_0: q8, ...own } };
+  return { folder, onnx, gguf: { Q8_0: q8, ...own } };
 }
 
 /** A model that is a GGUF file already, under the type that most of its tensors have. */
@@ -44,12 +54,4 @@ async function ownGguf({ path }: Model): Promise<Readonly<Record<string, string>
   }
   const [most] = Array.from(counts).toSorted(([, a], [, b]) => b - a);
   return most ? { [most[0]]: path } : {};
-}
-
-/** Files are written whole or not at all, so what is there is whole. */
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }

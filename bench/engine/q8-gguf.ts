@@ -9,10 +9,10 @@ import {
   type GgufInput,
   type Model,
   ropeFrequencies,
-  type TensorRef,
   toGgufRowOrder,
   writeGguf,
 } from "@readme-moe/model";
+import { tensorRefs } from "./tensor-refs.ts";
 
 type Metadata = Parameters<typeof writeGguf>[2];
 type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
@@ -29,8 +29,7 @@ export async function writeQ8Gguf(model: Model, path: string): Promise<void> {
 
 function tensorsOf({ config, weights }: Model): readonly GgufInput[] {
   const isLlama = ARCHITECTURES[config.modelType] === "llama";
-  const refs = new Map(Array.from(tensorRefs(weights), (ref) => [ref.name, ref]));
-  const tensors = Array.from(refs.values(), ({ store, name, shape }): GgufInput => {
+  const tensors = tensorRefs(weights).map(({ store, name, shape }): GgufInput => {
     const heads = /q_proj/.test(name) ? config.numHeads : /k_proj/.test(name) ? config.numKvHeads : undefined;
     const floats = async (): Promise<Float32Array> => {
       const values = await store.readFloats(name);
@@ -44,12 +43,6 @@ function tensorsOf({ config, weights }: Model): readonly GgufInput[] {
   if (!factors) return tensors;
   const shape = [factors.length];
   return [...tensors, { name: "rope_freqs.weight", type: "F32", shape, floats: () => Promise.resolve(factors) }];
-}
-
-function* tensorRefs(refs: unknown): Generator<TensorRef> {
-  if (typeof refs !== "object" || refs === null) return;
-  if ("store" in refs && "shape" in refs) yield refs as TensorRef;
-  else for (const inner of Object.values(refs)) yield* tensorRefs(inner);
 }
 
 /** What each frequency is divided by, where it is not the same for all. */

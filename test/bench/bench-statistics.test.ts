@@ -13,7 +13,7 @@ import {
 } from "readme-moe/bench";
 import { describe, expect, test } from "vitest";
 import { samplesCsv } from "../../packages/readme-moe/src/bench/kit/csv.ts";
-import { isMet, markdownTable } from "../../packages/readme-moe/src/bench/kit/markdown.ts";
+import { isMet, wantedMarkdown, markdownTable } from "../../packages/readme-moe/src/bench/kit/markdown.ts";
 import { driftOf, turnsOf } from "../../packages/readme-moe/src/bench/kit/turns.ts";
 
 function samplesOf(variant: string, values: readonly number[], firstTurn = 0, at: number | string = 8): Sample[] {
@@ -156,6 +156,12 @@ describe("tables", () => {
     expect(isMet({ ...target, value: 1, wanted: "under" })).toBe(false);
     expect(isMet({ ...target, value: 1.1, wanted: "over" })).toBe(true);
     expect(isMet({ ...target, value: Number.NaN, wanted: "over" })).toBe(false);
+  });
+
+  test("an aim beyond the limit is shown and decides nothing", () => {
+    const target = { what: "x", unit: "× y", wanted: "over", value: 1.5, limit: 1, aim: 2 } as const;
+    const [table = ""] = wantedMarkdown(new Map([["s", [target]]]));
+    expect(table).toMatch(/\| over 1 × y \(aim: 2\) \|\s+met \|/);
   });
 
   test("raw samples keep names with commas, quotes and line ends apart", () => {

@@ -11,7 +11,9 @@ import {
   type ComparedColumn,
   toBestPeer,
 } from "../../packages/readme-moe/src/bench/engine/best-peer.ts";
+import { engineReport } from "../../packages/readme-moe/src/bench/engine/engine-report.ts";
 import { measure } from "../../packages/readme-moe/src/bench/engine/measure.ts";
+import { METRICS } from "../../packages/readme-moe/src/bench/engine/metrics.ts";
 import { OpenProcess } from "../../packages/readme-moe/src/bench/engine/open-process.ts";
 import { turnsTable } from "../../packages/readme-moe/src/bench/engine/turns-table.ts";
 import { drawPrompts, type Workload } from "../../packages/readme-moe/src/bench/engine/workload.ts";
@@ -22,7 +24,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 const POCKET = join(import.meta.dirname, "..", "..", "models", "pocket");
 
 function sample(variant: string, metric: string, value: number, turn = 0): Sample {
-  return { variant, metric, value, turn, at: metric === "speed" ? 8 : "", round: turn };
+  return { variant, metric, value, turn, at: [METRICS.decode, "speed"].includes(metric) ? 8 : "", round: turn };
 }
 
 function isOurs(variant: string): boolean {
@@ -48,6 +50,13 @@ describe("ours beside the best peer", () => {
   const speed: ComparedColumn = { title: "8", metric: "speed", at: 8, better: "higher" };
   const loss: ComparedColumn = { title: "loss", metric: "loss", better: "lower", compare: "difference" };
   const load: ComparedColumn = { title: "load", metric: "load", better: "lower" };
+  const metrics: Readonly<Record<string, string>> = { speed: METRICS.decode, loss: METRICS.loss };
+  const decoded = samples.flatMap((one) => {
+    const metric = metrics[one.metric];
+    return metric === undefined ? [] : [{ ...one, metric }];
+  });
+  const sizes = { concurrency: [8], promptTokens: 64, newTokens: 32, contexts: [], contextTokens: 16 };
+  const settings = { model: "", dense: undefined, data: [], quick: true, rounds: 1, seed: 1, threads: 1 };
 
   test("is medians compared with whichever peer is best in a column", () => {
     expect(toBestPeer(samples, "readme-moe x", speed, isOurs)).toBe(2);
@@ -61,6 +70,18 @@ describe("ours beside the best peer", () => {
       ["readme-moe x", "× 2.00", "+0.100", "–"],
     ]);
     expect(bestPeerTable(samples, [load], isOurs)).toBeUndefined();
+  });
+
+  test("is compared with OpenVINO in a table of its own, which hides no Node library", () => {
+    const openVino = [sample("openvino int8", METRICS.decode, 40), sample("openvino int8", METRICS.loss, 2.3)];
+    const measured = { samples: [...decoded, ...openVino], failures: new Map<string, string>() };
+    const { tables } = engineReport({ ...settings, cacheFolder: undefined, set: {} }, sizes, measured, {
+      samples: [],
+      failures: new Map(),
+    });
+    const cellsOf = (title: string) => tables.find((table) => table.title.startsWith(title))?.rows;
+    expect(cellsOf("Ours by the best peer in Node")).toEqual([["readme-moe x", "× 2.00", "+0.100"]]);
+    expect(cellsOf("Ours by OpenVINO")).toEqual([["readme-moe x", "× 0.50", "+0.200"]]);
   });
 });
 

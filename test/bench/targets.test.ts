@@ -38,33 +38,42 @@ function isOurs(variant: string): boolean {
   return variant.startsWith("readme-moe");
 }
 
-test("int8 is compared with the best peer of each column, and with those whose loss is near float32's", () => {
+const BETTER = "× the better of transformers.js q8 and node-llama-cpp Q8_0";
+
+test("int8 is compared with the better Node peer, with OpenVINO, and with those whose loss is near float32's", () => {
   const samples = [
     sample(DENSE_INT8, ENGINE.decode, 1, 8),
     sample(DENSE_INT8, ENGINE.byTurns, 30, 8),
     sample("transformers.js q8", ENGINE.byTurns, 20, 8),
     sample("node-llama-cpp Q8_0", ENGINE.byTurns, 10, 8),
+    sample("openvino int8", ENGINE.byTurns, 25, 8),
     ...[DENSE_INT8, "readme-moe dense int4"].map((name, index) => sample(name, ENGINE.byTurns, 40 + 20 * index, 1)),
     sample("node-llama-cpp Q8_0", ENGINE.byTurns, 40, 1),
+    // Faster than those of 8 bits, and none of them.
+    sample("node-llama-cpp Q4_1", ENGINE.byTurns, 400, 1),
     sample(DENSE_INT8, ENGINE.prefill, 600, 512),
     sample("transformers.js q8", ENGINE.prefill, 400, 512),
     sample("node-llama-cpp Q8_0", ENGINE.prefill, 200, 512),
+    sample("openvino int8", ENGINE.prefill, 800, 512),
     sample("readme-moe dense fp32", ENGINE.loss, 3),
     sample(DENSE_INT8, ENGINE.loss, 3.01),
     sample("readme-moe dense int4", ENGINE.loss, 3.5),
     sample("transformers.js q8", ENGINE.loss, 3.6),
     sample("node-llama-cpp Q8_0", ENGINE.loss, 3.04),
+    sample("openvino int8", ENGINE.loss, 3.004),
     sample(DENSE_INT8, ENGINE.load, 1500),
     sample(DENSE_INT8, ENGINE.peak, 650),
     sample("readme-moe int8", ENGINE.byTurns, 1000, 8),
   ];
   const values = valuesBy(engineTargets({ samples, concurrency: [1, 8, 32], isOurs }));
   expect(values).toEqual({
-    "readme-moe dense int8, 1 at once × the best peer": 1,
-    "readme-moe dense int8, 8 at once × the best peer": 1.5,
-    "the fastest of readme-moe dense that loses under 0.02 nats, 1 at once × the best peer": 1,
-    "readme-moe dense int8, prefill of 512 × the best peer": 1.5,
-    "readme-moe dense int8, prefill of 512 × the fastest that loses under 0.05 nats": 3,
+    "readme-moe dense int8, 8 at once × openvino int8": 1.2,
+    [`readme-moe dense int8, 1 at once ${BETTER}`]: 1,
+    [`readme-moe dense int8, 8 at once ${BETTER}`]: 1.5,
+    [`the fastest of readme-moe dense that loses under 0.02 nats, 1 at once ${BETTER}`]: 1,
+    "readme-moe dense int8, prefill of 512 × openvino int8": 0.75,
+    [`readme-moe dense int8, prefill of 512 ${BETTER}`]: 1.5,
+    "readme-moe dense int8, prefill of 512 × the fastest in Node that loses under 0.05 nats": 3,
     "readme-moe dense int8, loss over fp32 nats": expect.closeTo(0.01) as number,
     "readme-moe dense int8, loading ms": 1500,
     "readme-moe dense int8, peak memory, 32 at once MB": 650,
@@ -76,6 +85,27 @@ test("int8 is compared with the best peer of each column, and with those whose l
     "readme-moe dense int8, loading ms",
   ]);
   expect(engineTargets({ samples: samples.slice(2, 4), concurrency: [8], isOurs })).toEqual([]);
+});
+
+test("prefill counts by turns where there were turns, and what is wanted beside OpenVINO has an aim", () => {
+  const samples = [DENSE_INT8, "openvino int8", "transformers.js q8"].flatMap((name, index) => [
+    sample(name, ENGINE.prefill, 1, 512),
+    sample(name, ENGINE.prefillByTurns, 30 - 10 * index, 512),
+    ...[1, 8, 16, 32].map((at) => sample(name, ENGINE.byTurns, 12 / (index + 1), at)),
+  ]);
+  const targets = engineTargets({ samples, concurrency: [1, 8, 16, 32], isOurs });
+  expect(targets.map(({ unit, value, limit, aim }) => [unit.includes("openvino"), value, limit, aim])).toEqual([
+    [true, 2, 1.6, 1.9],
+    [true, 2, 1.25, 1.4],
+    [true, 2, 1.2, 1.3],
+    [true, 2, 1.1, 1.2],
+    [false, 3, 2.4, undefined],
+    [false, 3, 3.2, undefined],
+    [false, 3, 2.7, undefined],
+    [false, 3, 2.7, undefined],
+    [true, 1.5, 0.9, 1],
+    [false, 3, 1.3, undefined],
+  ]);
 });
 
 function scheduled(at: string, scheduler: string, mean: number, p95: number, speed: number, distinct: number) {

@@ -32,6 +32,7 @@ export function bestPeerTable(
   samples: readonly Sample[],
   columns: readonly ComparedColumn[],
   isOurs: (variant: string) => boolean,
+  title = "Ours by the best peer of each column",
 ): ReportTable | undefined {
   const ours = distinct(samples.map(({ variant }) => variant)).filter(isOurs);
   const rows = ours.map((variant) => [
@@ -39,7 +40,7 @@ export function bestPeerTable(
     ...columns.map((column) => relation(toBestPeer(samples, variant, column, isOurs), column)),
   ]);
   if (rows.every(([, ...cells]) => cells.every((cell) => cell === "–"))) return undefined;
-  return { title: "Ours by the best peer of each column", columns: ["", ...columns.map(({ title }) => title)], rows };
+  return { title, columns: ["", ...columns.map((column) => column.title)], rows };
 }
 
 function relation(value: number | undefined, { compare }: ComparedColumn): string {

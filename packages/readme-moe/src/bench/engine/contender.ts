@@ -27,6 +27,8 @@ type OpenFunction = (open: OpenContender) => Promise<Contender>;
 
 /** An engine that is open, whoever made it. */
 export interface Contender {
+  /** Process whose memory is the engine's. @default the one that opened it, and those below it */
+  readonly processId?: number | undefined;
   /** Makes room for this many sequences of this length, where an engine wants to know. Not timed. */
   reserve?(numSequences: number, tokensEach: number): Promise<void>;
   /**

@@ -5,6 +5,7 @@ import type { BenchSettings, SuiteReport } from "../kit/suite.ts";
 import { bestPeerTable, type ComparedColumn } from "./best-peer.ts";
 import { engineTargets } from "./engine-targets.ts";
 import { METRICS } from "./metrics.ts";
+import { isOpenVino } from "./rivals.ts";
 import { turnsTable } from "./turns-table.ts";
 import type { WorkloadSizes } from "./workload.ts";
 
@@ -45,19 +46,33 @@ export function engineReport(
     ...prefill.map((column) => ({ ...column, title: `prefill ${column.title}` })),
     ...rest,
   ];
-  const best = bestPeerTable(samples, compared, isOurs);
+  // OpenVINO is no Node library, and would hide the others.
+  const inNode = samples.filter(({ variant }) => !isOpenVino(variant));
+  const besideOpenVino = samples.filter(({ variant }) => isOurs(variant) || isOpenVino(variant));
+  const comparisons = [
+    bestPeerTable(inNode, compared, isOurs, "Ours by the best peer in Node of each column"),
+    bestPeerTable(besideOpenVino, compared, isOurs, "Ours by OpenVINO int8"),
+  ];
   const newTokensTitle = `New tokens a second by requests at once (${promptTokens} tokens of prompt, ${newTokens} new ones)`;
-  const byTurns = turnsTable(turns.samples, { title: `${newTokensTitle}, by turns within seconds`, seed, isOurs });
+  const turnsOf = (metric: string, title: string, columnOf?: (at: number | string) => string) =>
+    turnsTable(
+      turns.samples.filter((one) => one.metric === metric),
+      { title: `${title}, by turns within seconds`, seed, isOurs, ...(columnOf && { columnOf }) },
+    );
+  const byTurns = [
+    turnsOf(METRICS.byTurns, newTokensTitle),
+    turnsOf(METRICS.prefillByTurns, "Prefill, tokens a second", (length) => `prompt of ${length}`),
+  ];
   return {
     tables: [
-      ...(byTurns ? [byTurns] : []),
+      ...byTurns,
       table(newTokensTitle, [...decode, ...loss]),
       table("First token by requests at once, ms (median of the requests)", first),
       table("Prefill by the prompt's length, tokens a second", prefill),
       table(`Decode behind a prompt by its length, tokens a second (${contextTokens} tokens)`, behind),
       table("Memory, load, event loop, loss", rest),
-      ...(best ? [best] : []),
-    ],
+      ...comparisons,
+    ].filter((one) => one !== undefined),
     targets: quick ? [] : engineTargets({ samples: [...samples, ...turns.samples], concurrency, isOurs }),
     pictures: [
       {

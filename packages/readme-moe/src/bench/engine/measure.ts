@@ -18,16 +18,17 @@ export async function measure(open: () => Promise<Contender>, workload: Workload
   const [contender, loadMs] = await timed(open);
   const figures: Figure[] = [{ metric: METRICS.load, value: loadMs }];
   const { warmUp, texts } = workload;
+  const peakMegabytes = (): number => treePeakBytes(contender.processId ?? process.pid) / 1e6;
   try {
     await contender.reserve?.(1, warmUp.length + WARM_UP_TOKENS);
     await contender.generate([warmUp], WARM_UP_TOKENS);
     for (const prompts of workload.batches)
       figures.push(...(await measureBatch(contender, prompts, workload.newTokens)));
-    figures.push({ metric: METRICS.peak, value: treePeakBytes(process.pid) / 1e6 });
+    figures.push({ metric: METRICS.peak, value: peakMegabytes() });
     for (const prompt of workload.longPrompts)
       figures.push(...(await measureContext(contender, prompt, workload.contextTokens)));
     if (workload.longPrompts.length > 0) {
-      figures.push({ metric: METRICS.contextPeak, value: treePeakBytes(process.pid) / 1e6 });
+      figures.push({ metric: METRICS.contextPeak, value: peakMegabytes() });
     }
     if (texts.length > 0) figures.push({ metric: METRICS.loss, value: await meanLoss(contender, texts) });
     return figures;

@@ -15,6 +15,8 @@ export const METRICS = {
   peak: "peak memory, MB",
   /** By the prompt's length. */
   prefill: "prefill, tok/s",
+  /** The same, of contenders that take turns: a prompt and its first new token. */
+  prefillByTurns: "prefill by turns, tok/s",
   /** By the prompt's length. */
   contextDecode: "decode behind it, tok/s",
   /** The same as `peak`, after all prompts. */

@@ -13,7 +13,14 @@ export function turnsTable(
     title,
     seed,
     isOurs,
-  }: { readonly title: string; readonly seed: number; readonly isOurs: (name: string) => boolean },
+    columnOf = (at) => `${at} at once`,
+  }: {
+    readonly title: string;
+    readonly seed: number;
+    readonly isOurs: (name: string) => boolean;
+    /** Titles a column. @default "8 at once" */
+    readonly columnOf?: (at: number | string) => string;
+  },
 ): ReportTable | undefined {
   const variants = distinct(samples.map(({ variant }) => variant));
   const ats = distinct(samples.map(({ at }) => at));
@@ -22,7 +29,7 @@ export function turnsTable(
   const pairs = variants.filter(isOurs).flatMap((ours) => peers.map((peer) => ({ ours, peer })));
   return {
     title,
-    columns: ["", ...ats.map((at) => `${at} at once`)],
+    columns: ["", ...ats.map(columnOf)],
     rows: [
       ...variants.map((name) => [name, ...ats.map((at) => formatNumber(medianOf(samples, name, at)))]),
       ...pairs.map(({ ours, peer }) => [

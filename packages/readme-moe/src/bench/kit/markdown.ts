@@ -36,11 +36,12 @@ function targetTable(targets: readonly Target[]): ReportTable {
 }
 
 function targetCells(target: Target): readonly string[] {
-  const { what, value, unit, wanted, limit } = target;
+  const { what, value, unit, wanted, limit, aim } = target;
+  const aimed = aim === undefined ? "" : ` (aim: ${aim})`;
   return [
     what,
     `${formatNumber(value)} ${unit}`.trim(),
-    `${wanted} ${limit} ${unit}`.trim(),
+    `${wanted} ${limit} ${unit}`.trim() + aimed,
     Number.isNaN(value) ? "not measured" : isMet(target) ? "met" : "**missed**",
   ];
 }

@@ -63,6 +63,8 @@ export interface Target {
   readonly unit: string;
   readonly wanted: "under" | "over";
   readonly limit: number;
+  /** A better value that work goes on towards, where there is one. */
+  readonly aim?: number;
 }
 
 /** What a suite found. */

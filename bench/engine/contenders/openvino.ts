@@ -1,0 +1,60 @@
+// OpenVINO GenAI with continuous batching, in a Python process that runs openvino-process.py.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import type { Readable } from "node:stream";
+import type { Contender, OpenContender } from "readme-moe/bench";
+
+type Answer = { readonly result: unknown } | { readonly failure: string };
+
+/** Asks one thing at a time of a Python process that answers with lines of JSON. */
+class PythonProcess {
+  readonly pid: number | undefined;
+  readonly #child: ChildProcess;
+  readonly #answers: AsyncIterator<string>;
+  readonly #ended: Promise<string>;
+
+  constructor(python: string, script: string) {
+    // Libraries write to standard output as they like.
+    const child = spawn(python, [script], { stdio: ["pipe", "ignore", "inherit", "pipe"] });
+    this.pid = child.pid;
+    this.#child = child;
+    // Whoever writes to a process that has ended is told so by how it ended.
+    child.stdin?.on("error", () => undefined);
+    this.#answers = createInterface({ input: child.stdio[3] as Readable })[Symbol.asyncIterator]();
+    this.#ended = once(child, "exit").then(
+      ([code, signal]) => `Python ended with ${String(signal ?? `code ${String(code)}`)}`,
+      (error: unknown) => String(error),
+    );
+  }
+
+  /** @throws {Error} with what Python says, or how it ended */
+  async ask(request: { readonly kind: string; readonly [name: string]: unknown }): Promise<unknown> {
+    this.#child.stdin?.write(`${JSON.stringify(request)}\n`);
+    const { done, value } = await this.#answers.next();
+    if (done) throw new Error(await this.#ended);
+    const answer = JSON.parse(value) as Answer;
+    if ("failure" in answer) throw new Error(answer.failure);
+    return answer.result;
+  }
+
+  async end(): Promise<void> {
+    this.#child.stdin?.end();
+    await this.#ended;
+  }
+}
+
+export async function open({ spec, threads, maxSequences }: OpenContender): Promise<Contender> {
+  const { python = "", script = "", model = "" } = spec.files;
+  const child = new PythonProcess(python, script);
+  await child.ask({ kind: "open", model, threads, maxSequences });
+  return {
+    processId: child.pid,
+    generate: async (prompts, newTokens) =>
+      (await child.ask({ kind: "generate", prompts, newTokens })) as readonly number[],
+    logProbabilities: async (sequences) =>
+      (await child.ask({ kind: "logProbabilities", sequences })) as readonly number[],
+    dispose: () => child.end(),
+  };
+}

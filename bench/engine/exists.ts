@@ -1,0 +1,9 @@
+import { access } from "node:fs/promises";
+
+/** Whether a file or folder is there. Those of the cache are written whole or not at all. */
+export async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}

@@ -1,0 +1,76 @@
+// OpenVINO GenAI, made ready: its Python packages, and the model as its own exporter makes it.
+
+import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { Model } from "@readme-moe/model";
+import type { SuiteContext } from "readme-moe/bench";
+import { writeDenseFolder } from "./dense-folder.ts";
+import { exists } from "./exists.ts";
+import { pythonEnvironment } from "./python-environment.ts";
+import { runQuietly } from "./run-quietly.ts";
+
+export interface OpenVinoFiles {
+  /** Interpreter of the environment. */
+  readonly python: string;
+  /** Folder of the exported model, weights in 8 bits with a scale and a zero point a row. */
+  readonly model: string;
+}
+
+export interface OpenVinoPlaces {
+  readonly requirements: string;
+  /** Folder of the Python environment. */
+  readonly environment: string;
+  /** Folder of this model's exports. */
+  readonly models: string;
+  /** The model's configs, as exported for transformers.js. */
+  readonly exported: string;
+  /** @default "python3" */
+  readonly python?: string;
+}
+
+// There is no hub to ask, and no text to convert: prompts are token ids.
+const OFFLINE = { HF_HUB_OFFLINE: "1", TRANSFORMERS_OFFLINE: "1" };
+const EXPORT = ["export", "openvino", "--task", "text-generation-with-past", "--weight-format", "int8"];
+
+/** Says in one line why where it can not be had: the others are measured without it. */
+export async function readyOpenVino(
+  model: Model,
+  places: OpenVinoPlaces,
+  { say, signal }: Pick<SuiteContext, "say" | "signal">,
+): Promise<OpenVinoFiles | undefined> {
+  try {
+    const { requirements, environment: folder } = places;
+    const interpreter = places.python === undefined ? {} : { python: places.python };
+    const programs = await pythonEnvironment({ requirements, folder, say, signal, ...interpreter });
+    const int8 = join(places.models, "openvino-int8");
+    if (!(await exists(int8))) {
+      say("exporting for OpenVINO, once");
+      await exportOpenVino(model, join(programs, "optimum-cli"), int8, places, signal);
+    }
+    return { python: join(programs, "python"), model: int8 };
+  } catch (error) {
+    signal?.throwIfAborted();
+    say(`OpenVINO is left out: ${error instanceof Error ? error.message : String(error)}`);
+    return undefined;
+  }
+}
+
+/** Writes a folder whole or not at all. */
+async function exportOpenVino(
+  model: Model,
+  exporter: string,
+  folder: string,
+  { models, exported }: OpenVinoPlaces,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const work = await mkdtemp(join(models, "openvino-"));
+  try {
+    const [dense, made] = [join(work, "dense"), join(work, "made")];
+    await mkdir(dense);
+    await writeDenseFolder(model, exported, dense);
+    await runQuietly(exporter, [...EXPORT, "--model", dense, made], { env: OFFLINE, signal });
+    await rename(made, folder);
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
