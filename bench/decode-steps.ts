@@ -1,7 +1,7 @@
 // Steps in which every sequence gets one token, without an engine around them.
 
 import type { StepSequence } from "@readme-moe/engine";
-import { KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import { type KvMemory, KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 
 export interface DecodeCase {
@@ -14,28 +14,29 @@ export interface DecodeCase {
 
 /** Sequences with tokens behind them. */
 export interface DecodePast {
-  readonly pool: KvPool;
+  readonly kv: KvMemory;
   readonly slots: readonly KvSlot[];
 }
 
 /** @param moreTokens - that there is room for behind the past of each sequence */
 export function decodePast(
-  shape: StepRunner["kvShape"],
+  runner: Pick<StepRunner, "openKv">,
   { numSeqs, past }: Pick<DecodeCase, "numSeqs" | "past">,
   moreTokens: number,
 ): DecodePast {
   const room = past + moreTokens;
-  const pool = new KvPool({ shape, capacityTokens: numSeqs * wholeBlocks(room) });
-  const slots = Array.from({ length: numSeqs }, () => pool.admit(room) as KvSlot);
-  const keysValues = new Float32Array((past * pool.bytesPerToken) / 4).fill(0.01);
-  for (const slot of slots) pool.append(slot, keysValues, 0, past);
-  return { pool, slots };
+  const kv = runner.openKv({ capacityTokens: numSeqs * wholeBlocks(room) });
+  if (!(kv instanceof KvPool)) throw new TypeError("Expected a runner on arenas");
+  const slots = Array.from({ length: numSeqs }, () => kv.admit(room) as KvSlot);
+  const keysValues = new Float32Array((past * kv.bytesPerToken) / 4).fill(0.01);
+  for (const slot of slots) kv.append(slot, keysValues, 0, past);
+  return { kv, slots };
 }
 
 /** One token for each sequence. @param round - steps of several rounds have different tokens @returns milliseconds */
 export async function decodeStep(
   runner: StepRunner,
-  { pool, slots }: DecodePast,
+  { kv, slots }: DecodePast,
   distinct: number,
   round: number,
 ): Promise<number> {
@@ -45,7 +46,7 @@ export async function decodeStep(
     return { slot, tokenIds: [tokenId], experts: [index % distinct], logitsOf: [0] };
   });
   const startMs = performance.now();
-  await runner.forward(pool, sequences);
+  await runner.forward(kv, sequences);
   return performance.now() - startMs;
 }
 
@@ -56,7 +57,7 @@ export async function decodeSteps(
   rounds: number,
   warmUp = 5,
 ): Promise<readonly number[]> {
-  const past = decodePast(runner.kvShape, sequences, rounds + warmUp + 1);
+  const past = decodePast(runner, sequences, rounds + warmUp + 1);
   const samples: number[] = [];
   for (let round = 0; round < rounds + warmUp; round++) {
     samples.push(await decodeStep(runner, past, distinct, round));

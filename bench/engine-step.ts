@@ -7,7 +7,7 @@
 
 import { parseArgs } from "node:util";
 import { ModelRunner } from "@readme-moe/engine";
-import { type Feeds, type KvSlot, openModel, type Precision } from "@readme-moe/model";
+import { type ArenaSlot, type Feeds, openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { median } from "readme-moe/bench";
 import { planRun } from "../packages/engine/src/step-feeds.ts";
@@ -66,15 +66,15 @@ await runner.dispose();
 await model.close();
 
 /** What the engine's next step will feed. */
-function nextFeeds({ admission }: DecodingCore): Feeds {
+function nextFeeds({ admission, pool }: DecodingCore): Feeds {
   const sequences = Array.from(admission.running.values(), ({ slot, tokenIds, experts }) => ({
-    slot: slot as KvSlot,
+    slot: slot as ArenaSlot,
     tokenIds: tokenIds.slice(-1),
     experts: experts.slice(-1),
     logitsOf: [0],
   }));
   const run = { decode: sequences.map((_, index) => index), decodeOther: [], continued: [], fresh: [] };
-  return planRun(run, sequences, admission.pool, model.experts.names.length, 1).feeds;
+  return planRun(run, sequences, pool, model.experts.names.length, 1).feeds;
 }
 
 async function timeMs(work: () => Promise<unknown>): Promise<number> {

@@ -6,7 +6,7 @@
 import { parseArgs } from "node:util";
 import { expertBytes } from "@readme-moe/core";
 import { expertLayout, ModelRunner } from "@readme-moe/engine";
-import { KvPool, type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 import { StreamedRunner } from "../packages/engine/src/streamed/streamed-runner.ts";
@@ -41,11 +41,11 @@ await model.close();
 async function report(name: string, runner: StepRunner): Promise<void> {
   const times: string[] = [];
   for (const { numSeqs, distinct } of cases) {
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: numSeqs * wholeBlocks(256) });
-    const slots = Array.from({ length: numSeqs }, () => pool.admit(256) as KvSlot);
+    const kv = runner.openKv({ capacityTokens: numSeqs * wholeBlocks(256) });
+    const slots = Array.from({ length: numSeqs }, () => kv.admit(256) as KvSlot);
     const step = (length: number) =>
       runner.forward(
-        pool,
+        kv,
         slots.map((slot, index) => ({
           slot,
           tokenIds: Array.from({ length }, (_, i) => 100 + index * 7 + i),

@@ -10,8 +10,9 @@ const ROOT = join(import.meta.dirname, "..");
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   core: [],
   model: ["core"],
+  kernel: ["core", "model"],
   router: ["core", "model"],
-  engine: ["core", "model", "router"],
+  engine: ["core", "model", "kernel", "router"],
   refactor: ["core", "model", "router"],
   adapter: ["core", "model", "engine"],
   grammar: ["core"],

@@ -1,5 +1,5 @@
-import { ModelRunner } from "@readme-moe/engine";
-import { KvPool, openModel, upFrom, wholeBlocks } from "@readme-moe/model";
+import { openStepRunner } from "@readme-moe/engine";
+import { openModel, upFrom, wholeBlocks } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 
 export interface GivenAnswer {
@@ -25,19 +25,19 @@ export async function forcedScores(
 ): Promise<ForcedScores> {
   const model = await openModel(path);
   const router = await openRouter(model);
-  const runner = await ModelRunner.open(model, { precision });
+  const runner = await openStepRunner(model, { precision });
   let [numTokens, numSame, nats] = [0, 0, 0];
   for (const { promptIds, tokenIds } of answers) {
     const ids = Int32Array.from([...promptIds, ...tokenIds]).subarray(0, -1);
     const state = router.start();
     const [routed] = await router.route([{ state, tokenIds: ids }]);
     router.release(state);
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(ids.length) });
-    const slot = pool.admit(ids.length);
+    const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
+    const slot = kv.admit(ids.length);
     if (!slot || !routed) throw new Error("Expected room for one sequence, and its route");
     const logitsOf = upFrom(promptIds.length - 1, tokenIds.length);
     const targets = Int32Array.from(tokenIds);
-    const [logits] = await runner.forward(pool, [{ slot, tokenIds: ids, experts: routed.experts, logitsOf, targets }]);
+    const [logits] = await runner.forward(kv, [{ slot, tokenIds: ids, experts: routed.experts, logitsOf, targets }]);
     tokenIds.forEach((id, index) => {
       numTokens++;
       if (logits?.candidateIds[index] === id) numSame++;

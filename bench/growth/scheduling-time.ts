@@ -61,8 +61,9 @@ export function schedulingMs(
   const limits = { maxNumBatchedSeqs: numBatched, maxNumBatchedTokens: 512, chunkTokens: 128 };
   const room = wholeBlocks(2 * PROMPT_TOKENS + 64);
   const pool = new KvPool({ shape: SHAPE, capacityTokens: numRunning * room });
+  const prefixes = new PrefixCache(pool, { chunkTokens: 128, maxBytes: 0 });
   const maxTokens = config.contextTokens;
-  const admission = new KvAdmission(pool, new PrefixCache(128, 0), { maxNumSeqs: numRunning, maxTokens });
+  const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numRunning, maxTokens });
   const planner = new StepPlanner(scheduler, limits, queue.isStreamed ? streamed(numExperts) : everythingResident);
   const noKeysValues = new Float32Array((pool.bytesPerToken / 4) * PROMPT_TOKENS);
   for (let index = 0; index < numRunning + numWaiting; index++) {

@@ -26,7 +26,7 @@ export async function engineFigures(
     const engine = await decodingCore({
       runner: {
         model,
-        kvShape: runner.kvShape,
+        openKv: runner.openKv.bind(runner),
         forward: watch.timed("forward", runner.forward.bind(runner)),
         dispose: async () => undefined,
       },
@@ -38,9 +38,8 @@ export async function engineFigures(
       params: SAMPLING,
       onEvent: () => undefined,
     });
-    const { pool } = engine.admission;
     replaced(runner.session, "runInto", watch.timed("run", runner.session.runInto.bind(runner.session)));
-    replaced(pool, "append", watch.timedNow("append", pool.append.bind(pool)));
+    replaced(engine.pool, "append", watch.timedNow("append", engine.pool.append.bind(engine.pool)));
     const steps: Step[] = [];
     for (let round = 0; round < job.rounds; round++) steps.push(await watch.step(() => engine.core.step()));
     Reflect.deleteProperty(runner.session, "runInto");

@@ -1,6 +1,6 @@
 // One sequence's decode steps and reading memory, by turns: neighbours on a shared machine slow both down alike.
 
-import { ModelRunner } from "@readme-moe/engine";
+import { openStepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { decodePast } from "../decode-steps.ts";
 import type { Answers, Job, ReadingRound } from "./jobs.ts";
@@ -17,11 +17,11 @@ export async function readTurns(
   model: Model,
   job: Extract<Job, { readonly kind: "reading" }>,
 ): Promise<Answers["reading"]> {
-  const runner = await ModelRunner.open(model, job);
+  const runner = await openStepRunner(model, job);
   const readers = new MemoryReaders(job.threads, READ_BYTES, "search");
   const rounds: ReadingRound[] = [];
   try {
-    const past = decodePast(runner.kvShape, { numSeqs: 1, past: job.past }, 1);
+    const past = decodePast(runner, { numSeqs: 1, past: job.past }, 1);
     const { weightBytes, kvBytes } = stepCost(model, job.precision, { numSeqs: 1, past: job.past, distinct: 1 });
     // The first round takes memory from the system.
     for (let round = -1; round < job.rounds; round++) {

@@ -1,8 +1,9 @@
 // Steps of several models by turns in one process: what slows a machine down for seconds slows all of them.
 
-import { ModelRunner } from "@readme-moe/engine";
+import { openStepRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
+import { rewind } from "../../packages/engine/src/rewind.ts";
 import { type DecodePast, decodePast, decodeStep } from "../decode-steps.ts";
 import type { Answers, Job } from "./jobs.ts";
 
@@ -13,9 +14,9 @@ export async function stepTurns(
   models: readonly Model[],
   job: Extract<Job, { readonly kind: "turns" }>,
 ): Promise<Answers["turns"]> {
-  const runners: ModelRunner[] = [];
+  const runners: StepRunner[] = [];
   try {
-    for (const model of models) runners.push(await ModelRunner.open(model, job));
+    for (const model of models) runners.push(await openStepRunner(model, job));
     const pasts = pastsOf(runners, job);
     const times: number[][] = job.entries.map(() => []);
     const places = job.entries.map((_, place) => place);
@@ -23,7 +24,7 @@ export async function stepTurns(
     for (let round = -1; round < job.rounds; round++) {
       for (const place of round % 2 === 0 ? places : places.toReversed()) {
         const { model, distinct } = job.entries[place] as (typeof job.entries)[number];
-        const ms = await visit(runners[model] as ModelRunner, pasts[model] as DecodePast, job.past, distinct);
+        const ms = await visit(runners[model] as StepRunner, pasts[model] as DecodePast, job.past, distinct);
         if (round >= 0) times[place]?.push(ms);
       }
     }
@@ -35,7 +36,7 @@ export async function stepTurns(
 
 /** Some steps, each with the same past. @returns the median's milliseconds */
 export async function visit(
-  runner: ModelRunner,
+  runner: StepRunner,
   past: DecodePast,
   pastTokens: number,
   distinct: number,
@@ -44,20 +45,21 @@ export async function visit(
   const samples: number[] = [];
   for (let step = 0; step < uncountedSteps + COUNTED_STEPS; step++) {
     samples.push(await decodeStep(runner, past, distinct, step));
-    for (const slot of past.slots) past.pool.truncate(slot, pastTokens);
+    for (const slot of past.slots) rewind(past.kv, slot, pastTokens);
   }
   return median(samples.slice(uncountedSteps));
 }
 
 /** Of each model; those whose keys and values look alike share one. */
 function pastsOf(
-  runners: readonly ModelRunner[],
+  runners: readonly StepRunner[],
   sequences: { readonly numSeqs: number; readonly past: number },
 ): readonly DecodePast[] {
   const pasts = new Map<string, DecodePast>();
-  return runners.map(({ kvShape }) => {
-    const key = JSON.stringify(kvShape);
-    const own = pasts.get(key) ?? decodePast(kvShape, sequences, 1);
+  return runners.map((runner) => {
+    const { numLayers, numKvHeads, headSize } = runner.model.config;
+    const key = `${numLayers} ${numKvHeads} ${headSize}`;
+    const own = pasts.get(key) ?? decodePast(runner, sequences, 1);
     pasts.set(key, own);
     return own;
   });

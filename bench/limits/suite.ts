@@ -107,14 +107,13 @@ function jobOf({ settings }: SuiteContext, model: ModelSpec) {
 }
 
 /** Few and many sequences, with short and long pasts, taken apart. */
+/** Parts of a mixture's steps, which run as graphs; the kernel runs a dense step as a whole. */
 async function partsOf(context: SuiteContext, { dense, mixture }: Models, cases: Cases): Promise<readonly StepParts[]> {
-  const chosen = [
-    ...extremes(cases.dense).map((one) => ({ model: dense, one })),
-    ...(mixture === dense ? [] : extremes(cases.mixture).map((one) => ({ model: mixture, one }))),
-  ];
+  if (mixture === dense) return [];
+  const chosen = extremes(cases.mixture).map((one) => ({ model: mixture, one }));
   const parts: StepParts[] = [];
   for (const { model, one } of chosen) {
-    const name = `${model === dense ? DENSE : MIXTURE} ${caseName(one, numExpertsOf(model))}`;
+    const name = `${MIXTURE} ${caseName(one, numExpertsOf(model))}`;
     const job = { ...jobOf(context, { path: model.path }), cases: [one] };
     context.say(`taking apart: ${name}`);
     const [engine] = await context.keep(`engine | ${name}`, () => runJob({ kind: "engine", ...job }));

@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expertBytes } from "@readme-moe/core";
 import { expertLayout } from "@readme-moe/engine";
-import { KvPool, type KvSlot, type Model, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, type Model, wholeBlocks } from "@readme-moe/model";
 import { ExpertFile } from "../../packages/engine/src/streamed/expert-file.ts";
 import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
 
@@ -62,12 +62,12 @@ function slowReads(diskMbPerS: number): () => void {
 /** Steps of 16 sequences; which experts they need changes every few steps. */
 async function decode(runner: StreamedRunner, numExperts: number, rounds: number): Promise<Decoded> {
   const room = wholeBlocks(33 + rounds);
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: NUM_SEQS * room });
-  const slots = Array.from({ length: NUM_SEQS }, () => pool.admit(room) as KvSlot);
+  const kv = runner.openKv({ capacityTokens: NUM_SEQS * room });
+  const slots = Array.from({ length: NUM_SEQS }, () => kv.admit(room) as KvSlot);
   const step = async (round: number, length: number): Promise<void> => {
     const first = Math.floor(round / 3) % numExperts;
     await runner.forward(
-      pool,
+      kv,
       slots.map((slot, index) => ({
         slot,
         tokenIds: Array.from({ length }, (_, i) => 100 + index * 7 + i),

@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { ModelRunner } from "@readme-moe/engine";
-import { KvPool, type KvSlot, openModel, type Model } from "@readme-moe/model";
+import { type KvSlot, openModel, type Model } from "@readme-moe/model";
 import { expect, test } from "vitest";
 import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -34,12 +34,12 @@ test.each([{ isExtreme: false }, { isExtreme: true }])(
 /** Behind some tokens that go to all experts in turn. */
 async function logitsOf(opening: Promise<StepRunner & { dispose(): Promise<void> }>, model: Model) {
   const runner = await opening;
-  const pool = new KvPool({ shape: model.config, capacityTokens: 64 });
-  const slot = pool.admit(NUM_TOKENS) as KvSlot;
+  const kv = runner.openKv({ capacityTokens: 64 });
+  const slot = kv.admit(NUM_TOKENS) as KvSlot;
   const tokenIds = Array.from({ length: NUM_TOKENS }, (_, index) => (7 * index) % model.config.vocabSize);
   const experts = tokenIds.map((_, index) => index % model.experts.names.length);
   const part = { slot, tokenIds, experts, logitsOf: [NUM_TOKENS - 1], wantsFullLogits: true };
-  const [step] = await runner.forward(pool, [part], 1);
+  const [step] = await runner.forward(kv, [part], 1);
   const logits = Array.from(step?.fullLogits ?? []);
   await runner.dispose();
   return logits;

@@ -72,26 +72,26 @@ describe.each(ISOLATIONS)("in a %s, a cache that cannot be written is done witho
     const disk = { folder, options: "size=2m" };
     const { cacheFailure, files } = await expectRightReport(folder, isolation, { disk });
     expect(cacheFailure).toMatch(/weights\.bin: cannot be written \(ENOSPC: no space left/);
-    expect(files.filter(isOfGraphs)).toEqual(["graphs"]);
+    expect(files.filter(isOfGraphs)).toEqual(["kernels"]);
   });
 });
 
 /** What is small, or comes later, may find room. */
 function isOfGraphs(name: string): boolean {
-  return name.startsWith("graphs");
+  return name.startsWith("kernels");
 }
 
 test.skipIf(process.getuid?.() !== 0 || ordinaryUser === undefined)(
   "what another user left does not hinder (skipped for others than root)",
   async () => {
     const cache = await temporaryFolder();
-    const left = join(cache, "graphs", ".building-root");
+    const left = join(cache, "kernels", ".building-root");
     await mkdir(left, { recursive: true });
     await utimes(left, LONG_AGO, LONG_AGO);
-    for (const folder of [cache, join(cache, "graphs")]) await chmod(folder, 0o1777);
+    for (const folder of [cache, join(cache, "kernels")]) await chmod(folder, 0o1777);
     const { cacheFailure, files } = await expectRightReport(cache, "process", HOMELESS);
     expect(cacheFailure).toBeUndefined();
-    expect(files).toContain(join("graphs", ".building-root"));
+    expect(files).toContain(join("kernels", ".building-root"));
   },
 );
 
@@ -109,7 +109,7 @@ test.skipIf(!canMount)(
     const room = (numPages: number): Surroundings => ({ disk: { folder, options: `size=${numPages * PAGE_BYTES}` } });
     const full = await expectRightReport(folder, "thread", room(pages));
     expect(full.cacheFailure).toMatch(/entry\.json: cannot be written \(ENOSPC: no space left/);
-    expect(full.files.filter(isOfGraphs)).toEqual(["graphs"]);
+    expect(full.files.filter(isOfGraphs)).toEqual(["kernels"]);
     expect((await expectRightReport(folder, "thread", room(pages + 1))).cacheFailure).toBeUndefined();
   },
 );
@@ -121,7 +121,7 @@ describe("the command line says in one line that a graph is not cached, and answ
 
   async function expectNote(cache: string, reason: RegExp, disk?: Surroundings["disk"]): Promise<void> {
     const outcome = await outcomeOf(startCommand(args, { disk, env: { README_MOE_CACHE: cache } }));
-    expect(outcome).toMatchObject({ code: 0, stderr: expect.stringMatching(/^note: the graph is not cached: .*\n$/) });
+    expect(outcome).toMatchObject({ code: 0, stderr: expect.stringMatching(/^note: the model is not cached: .*\n$/) });
     expect(outcome.stderr).toMatch(reason);
     expect(JSON.parse(outcome.stdout)).toMatchObject({ tokens: first?.greedy_32 });
   }
@@ -189,7 +189,7 @@ test.each([0, 0.5, 1])(
     const cache = await temporaryFolder();
     const killed = await outcomeOf(startNode([join(PROGRAMS, "killed-builder.ts"), cache, String(share)]));
     expect(killed).toMatchObject({ signal: "SIGKILL", stderr: "" });
-    const graphs = join(cache, "graphs");
+    const graphs = join(cache, "kernels");
     const [left = "", ...others] = await readdir(graphs);
     expect([left, others]).toEqual([expect.stringMatching(/^\.building-/), []]);
     expect(await expectRightAnswers(cache)).toBeUndefined();

@@ -25,16 +25,16 @@ afterAll(() => running[Symbol.asyncDispose]());
 function timed(runner: StepRunner, firstStepMs = 0): { readonly runner: StepRunner; readonly now: () => number } {
   let nowMs = 0;
   let steps = 0;
-  const forward: StepRunner["forward"] = async (pool, sequences, ...rest) => {
+  const forward: StepRunner["forward"] = async (kv, sequences, ...rest) => {
     const tokens = sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     const experts = new Set(sequences.flatMap((sequence) => Array.from(sequence.experts)));
-    const results = await runner.forward(pool, sequences, ...rest);
+    const results = await runner.forward(kv, sequences, ...rest);
     nowMs += predictStepMs(TRUE_COST, { tokens, distinctExperts: experts.size, cachedTokens: 0, missingBytes: 0 });
     if (steps++ === 0) nowMs += firstStepMs;
     return results;
   };
   return {
-    runner: { model: runner.model, kvShape: runner.kvShape, forward, dispose: async () => undefined },
+    runner: { model: runner.model, openKv: runner.openKv.bind(runner), forward, dispose: async () => undefined },
     now: () => nowMs,
   };
 }

@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import { ModelRunner, type StepLogits, type StepSequence } from "@readme-moe/engine";
-import { KvPool, type KvSlot, openModel } from "@readme-moe/model";
+import { type KvMemory, KvPool, type KvSlot, openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import { fixture } from "../support/fixtures.ts";
-import { poolFor } from "../support/greedy.ts";
+import { kvFor } from "../support/greedy.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference, runningModel, type RunningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -16,13 +16,13 @@ async function tinyModel(options: TinyOptions = {}): Promise<RunningModel> {
   return runningModel(path);
 }
 
-/** A pool for everything that a test runs. */
-function largePool({ runner }: RunningModel): KvPool {
-  return poolFor(runner, 64 * 256);
+/** KV memory for everything that a test runs. */
+function largePool({ runner }: RunningModel): KvMemory {
+  return kvFor(runner, 64 * 256);
 }
 
 /** A slot with room for `numTokens` and for 64 more. */
-function newSlot(pool: KvPool, numTokens: number): KvSlot {
+function newSlot(pool: KvMemory, numTokens: number): KvSlot {
   return pool.admit(numTokens + 64) as KvSlot;
 }
 
@@ -48,7 +48,7 @@ describe("a mixture of experts, against a plain implementation", () => {
       const tokenIds = randomIds(random, length);
       const experts = randomIds(random, length, model.experts.names.length);
       const logitsOf = tokenIds.map((_id, index) => index);
-      const pool = poolFor(runner, length);
+      const pool = kvFor(runner, length);
       const slot = pool.admit(length) as KvSlot;
       const [result] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
       const plain = await plainLogits(model, tokenIds, experts);
@@ -76,7 +76,7 @@ describe("a step", () => {
     const together = structuredClone(await runner.forward(pool, prompts, 5));
     // Each alone in a pool of its own.
     const alone = prompts.map((prompt) => {
-      const own = poolFor(runner, 256);
+      const own = kvFor(runner, 256);
       return { pool: own, sequence: { ...prompt, slot: newSlot(own, prompt.tokenIds.length) } };
     });
     for (const [index, one] of alone.entries()) {
@@ -133,7 +133,7 @@ describe("a step", () => {
       });
       return structuredClone(await runner.forward(pool, second)) as unknown[];
     };
-    const pool = () => new KvPool({ shape: runner.kvShape, capacityTokens: 4096, longFromTokens: 90 });
+    const pool = () => new KvPool({ shape: runner.model.config, capacityTokens: 4096, longFromTokens: 90 });
     const together = await steps(pool(), [0, 1, 2, 3, 4, 5]);
     for (const index of lengths.keys()) expect(await steps(pool(), [index])).toEqual([together[index]]);
   });
@@ -165,7 +165,7 @@ describe("a step", () => {
     const { runner } = running;
     const tokenIds = [4, 8, 15, 16, 23, 42];
     const targets = [8, 15, 16, 23, 42, 1];
-    const pool = poolFor(runner, 64);
+    const pool = kvFor(runner, 64);
     const step = { slot: pool.admit(6) as KvSlot, tokenIds, experts: [0, 1, 2, 0, 1, 2], targets };
     const [result] = await runner.forward(pool, [{ ...step, logitsOf: [0, 1, 2, 3, 4, 5], wantsFullLogits: true }], 4);
     if (!result) throw new Error("no result");
@@ -224,7 +224,7 @@ describe("a step", () => {
   test("refuses bad input before anything runs", async () => {
     await using running = await tinyModel();
     const { runner } = running;
-    const pool = poolFor(runner, 320);
+    const pool = kvFor(runner, 320);
     const slot = pool.admit(257) as KvSlot;
     const step = { slot, tokenIds: [1], experts: [0], logitsOf: [0] };
     await expect(runner.forward(pool, [{ ...step, tokenIds: [] }])).rejects.toThrow(RangeError);

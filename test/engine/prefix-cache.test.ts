@@ -1,77 +1,146 @@
-import { expect, test } from "vitest";
+import type { KeptTokens, KvSlot } from "@readme-moe/model";
+import { PagePool } from "@readme-moe/kernel";
+import { describe, expect, test, vi } from "vitest";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
+import { BYTES_PER_TOKEN, filledArenas, filledPages, type FilledMemory } from "../support/filled-memory.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
-const CHUNK = 4;
-const CHUNK_BYTES = 40;
-const chunk = (value: number): Float32Array => new Float32Array(CHUNK_BYTES / 4).fill(value);
-const zeros = (tokens: readonly number[]): number[] => tokens.map(() => 0);
+const CHUNK = 16;
+const CHUNK_BYTES = CHUNK * BYTES_PER_TOKEN;
 
-/** Adds all whole chunks of a prompt. */
-function addAll(cache: PrefixCache, tokens: readonly number[], experts = zeros(tokens)): void {
-  for (let index = 0; (index + 1) * CHUNK <= tokens.length; index++) {
-    cache.add(tokens, experts, index, () => chunk(tokens[index * CHUNK] as number));
+interface Prompt {
+  readonly tokenIds: readonly number[];
+  readonly experts: readonly number[];
+}
+
+/** Each of `chunks` is repeated for a whole chunk; one more token follows. */
+function promptOf(chunks: readonly number[], experts: readonly number[] = []): Prompt {
+  const tokenIds = [...chunks.flatMap((token) => Array<number>(CHUNK).fill(token)), 9];
+  return { tokenIds, experts: tokenIds.map((_, index) => experts[index] ?? 0) };
+}
+
+/** What the positions of a prompt hold: depends on everything before them. */
+function valuesOf({ tokenIds, experts }: Prompt): readonly number[] {
+  let value = 1;
+  return tokenIds.map((token, at) => (value = (value * 7 + token * 2 + (experts[at] as number)) % 65_521));
+}
+
+/** A cache and the memory below it, with an engine's way to use them. */
+class Bench {
+  readonly memory: FilledMemory;
+  readonly cache: PrefixCache;
+
+  constructor(memory: FilledMemory, maxChunks: number) {
+    this.memory = memory;
+    this.cache = new PrefixCache(memory.kv, { chunkTokens: CHUNK, maxBytes: maxChunks * CHUNK_BYTES });
+  }
+
+  /** Runs a prompt from what is known of it, and remembers all of its chunks. @returns the positions that were known */
+  run(prompt: Prompt): number {
+    const { kv } = this.memory;
+    const slot = kv.admit(prompt.tokenIds.length, this.cache.match(prompt)) as KvSlot;
+    const numKnown = slot.numTokens;
+    const values = valuesOf(prompt);
+    expect(this.memory.values(slot)).toEqual(values.slice(0, numKnown));
+    this.memory.fill(slot, values.slice(numKnown));
+    for (let index = 0; (index + 1) * CHUNK <= values.length; index++) this.cache.add(prompt, index, slot);
+    expect(this.memory.values(slot)).toEqual(values);
+    kv.release(slot);
+    kv.checkIntegrity();
+    if (kv instanceof PagePool) expect(kv.keptTokens * BYTES_PER_TOKEN).toBe(this.cache.numBytes);
+    return numKnown;
   }
 }
 
-test("finds the longest known beginning, and leaves at least one token to be computed", () => {
-  const cache = new PrefixCache(CHUNK, 1000);
-  const prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9];
-  addAll(cache, prompt);
-  expect(cache.match(prompt, zeros(prompt))).toEqual([chunk(1), chunk(5)]);
-  expect(cache.match(prompt.slice(0, 8), zeros(prompt))).toEqual([chunk(1)]);
-  expect(cache.match([1, 2, 3, 4, 5, 6, 7, 0, 9], zeros(prompt))).toEqual([chunk(1)]);
-  expect(cache.match([5, 6, 7, 8, 9], zeros(prompt))).toEqual([]);
-  expect(cache.match(prompt, [0, 0, 0, 1, 0, 0, 0, 0, 0])).toEqual([]);
-});
+const fromOf = (kept: readonly KeptTokens[]): readonly number[] => kept.map(({ from }) => from);
 
-test("keeps within its bytes, drops what was used least recently, and a chunk's end before its beginning", () => {
-  const cache = new PrefixCache(CHUNK, 4 * CHUNK_BYTES);
-  const [a, b] = [
-    [1, 1, 1, 1, 2, 2, 2, 2, 9],
-    [3, 3, 3, 3, 4, 4, 4, 4, 9],
-  ];
-  addAll(cache, a);
-  addAll(cache, b);
-  expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
-  cache.match(a, zeros(a));
-  addAll(cache, [5, 5, 5, 5, 9]);
-  expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
-  expect(cache.match(a, zeros(a))).toHaveLength(2);
-  expect(cache.match(b, zeros(b))).toHaveLength(1);
-});
+describe.each([
+  { name: "arenas", newMemory: () => filledArenas(1024) },
+  { name: "pages", newMemory: (maxChunks: number) => filledPages(1024, maxChunks * CHUNK_BYTES) },
+])("on $name", ({ newMemory }) => {
+  const newBench = (maxChunks: number): Bench => new Bench(newMemory(maxChunks), maxChunks);
 
-test("copies nothing when it may keep nothing, and nothing that it has already", () => {
-  let copies = 0;
-  const counted = (): Float32Array => {
-    copies += 1;
-    return chunk(1);
-  };
-  const none = new PrefixCache(CHUNK, 0);
-  none.add([1, 1, 1, 1, 1], [0, 0, 0, 0, 0], 0, counted);
-  expect(copies).toBe(0);
-  const cache = new PrefixCache(CHUNK, 1000);
-  for (let round = 0; round < 3; round++) cache.add([1, 1, 1, 1, 1], [0, 0, 0, 0, 0], 0, counted);
-  expect(copies).toBe(1);
-  // Without the chunk before it, a chunk could never be found.
-  cache.add([2, 2, 2, 2, 3, 3, 3, 3], zeros([2, 2, 2, 2, 3, 3, 3, 3]), 1, counted);
-  expect(copies).toBe(1);
-});
+  test("finds the longest known beginning, and leaves at least one token to be computed", () => {
+    const bench = newBench(20);
+    const { cache } = bench;
+    const prompt = promptOf([1, 2]);
+    bench.run(prompt);
+    expect(fromOf(cache.match(prompt))).toEqual([0, CHUNK]);
+    expect(fromOf(cache.match({ ...prompt, tokenIds: prompt.tokenIds.slice(0, 2 * CHUNK) }))).toEqual([0]);
+    expect(fromOf(cache.match(promptOf([1, 3])))).toEqual([0]);
+    expect(cache.match(promptOf([2]))).toEqual([]);
+    expect(cache.match(promptOf([1, 2], [0, 0, 0, 1]))).toEqual([]);
+    expect(bench.run(promptOf([1, 2, 3]))).toBe(2 * CHUNK);
+  });
 
-test("what it gives is always what a prompt with the same beginning has put in", () => {
-  const random = seededRandom(6);
-  const cache = new PrefixCache(CHUNK, 20 * CHUNK_BYTES);
-  for (let round = 0; round < 2000; round++) {
-    const tokens = Array.from({ length: 1 + randomInteger(random, 20) }, () => randomInteger(random, 2));
-    const experts = tokens.map(() => randomInteger(random, 2));
-    const fingerprint = (index: number): number =>
-      tokens
-        .slice(0, (index + 1) * CHUNK)
-        .reduce((sum, token, at) => (sum * 7 + token * 2 + (experts[at] as number) + 1) % 65_521, 1);
-    cache.match(tokens, experts).forEach((found, index) => expect(found[0]).toBe(fingerprint(index)));
-    for (let index = 0; (index + 1) * CHUNK <= tokens.length; index++) {
-      cache.add(tokens, experts, index, () => chunk(fingerprint(index)));
+  test("keeps within its bytes, drops what was used least recently, and a chunk's end before its beginning", () => {
+    const bench = newBench(4);
+    const { cache } = bench;
+    const [a, b] = [promptOf([1, 2]), promptOf([3, 4])];
+    bench.run(a);
+    bench.run(b);
+    expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
+    cache.match(a);
+    bench.run(promptOf([5]));
+    expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
+    expect(cache.match(a)).toHaveLength(2);
+    expect(cache.match(b)).toHaveLength(1);
+  });
+
+  test("keeps the beginning of a prompt that is longer than its bytes", () => {
+    const bench = newBench(2);
+    bench.run(promptOf([1, 2, 3]));
+    expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(2);
+    bench.run(promptOf([4]));
+    expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(1);
+  });
+
+  test("makes room among others for what follows the least recently used chunk", () => {
+    const bench = newBench(3);
+    for (const token of [1, 2, 3]) bench.run(promptOf([token]));
+    const prompt = promptOf([1, 4]);
+    const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
+    bench.memory.fill(slot, valuesOf(prompt));
+    bench.cache.add(prompt, 1, slot);
+    expect(bench.cache.match(prompt)).toHaveLength(2);
+    expect([2, 3].map((token) => bench.cache.match(promptOf([token])).length)).toEqual([0, 1]);
+  });
+
+  test("keeps nothing when it may keep nothing, and nothing that it has already", () => {
+    const prompt = promptOf([1]);
+    for (const [maxChunks, numKept] of [
+      [0, 0],
+      [127 / 128, 0],
+      [10, 1],
+    ] as const) {
+      const bench = newBench(maxChunks);
+      const keep = vi.spyOn(bench.memory.kv, "keep");
+      for (let round = 0; round < 3; round++) bench.run(prompt);
+      expect(keep).toHaveBeenCalledTimes(numKept);
     }
-    expect(cache.numBytes).toBeLessThanOrEqual(20 * CHUNK_BYTES);
-  }
+  });
+
+  test("keeps no chunk without the chunk before it, which could never be found", () => {
+    const bench = newBench(10);
+    const prompt = promptOf([2, 3]);
+    const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
+    bench.memory.fill(slot, valuesOf(prompt));
+    bench.cache.add(prompt, 1, slot);
+    expect(bench.cache.numBytes).toBe(0);
+  });
+
+  test("gives what a prompt with the same beginning has put in (seed 6)", () => {
+    const random = seededRandom(6);
+    const bench = newBench(20);
+    let numKnown = 0;
+    for (let round = 0; round < 1000; round++) {
+      const chunks = Array.from({ length: 1 + randomInteger(random, 5) }, () => randomInteger(random, 3));
+      const expert = randomInteger(random, 2);
+      const prompt = promptOf(chunks, expert === 0 ? [] : Array<number>(CHUNK).fill(expert));
+      numKnown += bench.run(prompt);
+      expect(bench.cache.numBytes).toBeLessThanOrEqual(20 * CHUNK_BYTES);
+    }
+    expect(numKnown).toBeGreaterThan(1000);
+    expect(bench.memory.kv.usedTokens).toBe(0);
+  });
 });

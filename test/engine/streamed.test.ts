@@ -4,7 +4,7 @@
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { ModelRunner, ReadMeEngine } from "@readme-moe/engine";
-import { KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { StreamedRunner, type StreamedOptions } from "../../packages/engine/src/streamed/streamed-runner.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -33,8 +33,8 @@ afterAll(async () => {
 /** Prompts of several experts in chunks and at once, then tokens one by one, then both together: all logits. */
 async function someSteps(runner: StepRunner): Promise<readonly number[]> {
   const random = seededRandom(5);
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(4 * 64) });
-  const sequences = Array.from({ length: 3 }, () => ({ slot: pool.admit(64) as KvSlot }));
+  const kv = runner.openKv({ capacityTokens: wholeBlocks(4 * 64) });
+  const sequences = Array.from({ length: 3 }, () => ({ slot: kv.admit(64) as KvSlot }));
   const logits: number[] = [];
   const lengths = [
     [9, 5, 0],
@@ -52,7 +52,7 @@ async function someSteps(runner: StepRunner): Promise<readonly number[]> {
       const experts = Array.from({ length }, () => randomInteger(random, 3));
       return [{ slot, tokenIds, experts, logitsOf: [length - 1], wantsFullLogits: true }];
     });
-    for (const result of await runner.forward(pool, parts, 3)) {
+    for (const result of await runner.forward(kv, parts, 3)) {
       logits.push(...result.fullLogits, ...result.candidateIds, ...result.logSumExp);
     }
   }
@@ -131,10 +131,10 @@ test("a file that was cut fails the step that needs it, naming the unit, and the
   const { size } = await file.stat();
   await file.truncate(size - UNIT_BYTES); // the last expert of the last layer
   await file.close();
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(64) });
-  const slot = pool.admit(32) as KvSlot;
+  const kv = runner.openKv({ capacityTokens: wholeBlocks(64) });
+  const slot = kv.admit(32) as KvSlot;
   const step = (expert: number) =>
-    runner.forward(pool, [{ slot, tokenIds: [5, 6], experts: [expert, expert], logitsOf: [1] }]);
+    runner.forward(kv, [{ slot, tokenIds: [5, 6], experts: [expert, expert], logitsOf: [1] }]);
   expect(await step(1)).toHaveLength(1);
   await expect(step(2)).rejects.toThrow(/layer 1 of expert 2 cannot be read/);
   expect(await step(1)).toHaveLength(1);

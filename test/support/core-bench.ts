@@ -10,13 +10,14 @@ import {
   type SamplingParams,
   type Scheduler,
 } from "@readme-moe/core";
-import { KvPool, type Tokenizer } from "@readme-moe/model";
+import type { Tokenizer } from "@readme-moe/model";
 import { EngineCore } from "../../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-output.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
+import { openTestKv } from "./open-test-kv.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 
 const CHUNK = 64;
@@ -27,6 +28,7 @@ export interface Limits {
   readonly maxNumBatchedSeqs?: number;
   readonly maxNumBatchedTokens?: number;
   readonly prefixCacheBytes?: number;
+  /** Of arenas. @default 128 */
   readonly longFromTokens?: number;
   /** @default `fcfs()` */
   readonly scheduler?: Scheduler;
@@ -72,10 +74,10 @@ export class CoreBench {
       },
       event: (name, payload) => this.events.push({ name, payload }),
     };
-    const { longFromTokens = 128, capacityTokens } = limits;
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens, longFromTokens });
-    const prefixes = new PrefixCache(CHUNK, limits.prefixCacheBytes ?? 0);
-    this.admission = new KvAdmission(pool, prefixes, { maxNumSeqs, maxTokens: Math.min(256, capacityTokens) });
+    const { capacityTokens, prefixCacheBytes: maxBytes = 0 } = limits;
+    const kv = openTestKv(runner, { capacityTokens, prefixBytes: maxBytes, longFromTokens: limits.longFromTokens });
+    const prefixes = new PrefixCache(kv, { chunkTokens: CHUNK, maxBytes });
+    this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, maxTokens: Math.min(256, capacityTokens) });
     this.core = new EngineCore({
       runner,
       tokenizer,

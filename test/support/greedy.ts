@@ -1,10 +1,10 @@
 import type { PreGatingRouter } from "@readme-moe/core";
-import { type ModelRunner } from "@readme-moe/engine";
-import { KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import type { StepRunner } from "@readme-moe/engine";
+import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/model";
 
-/** A pool that one sequence of up to `numTokens` fits in. */
-export function poolFor(runner: ModelRunner, numTokens: number): KvPool {
-  return new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(numTokens) });
+/** KV memory that one sequence of up to `numTokens` fits in. */
+export function kvFor(runner: StepRunner, numTokens: number): KvMemory {
+  return runner.openKv({ capacityTokens: wholeBlocks(numTokens) });
 }
 
 /**
@@ -12,19 +12,19 @@ export function poolFor(runner: ModelRunner, numTokens: number): KvPool {
  * time, end tokens included.
  */
 export async function greedyTokens(
-  { runner, router }: { readonly runner: ModelRunner; readonly router: PreGatingRouter },
+  { runner, router }: { readonly runner: StepRunner; readonly router: PreGatingRouter },
   promptIds: ArrayLike<number>,
   numTokens: number,
 ): Promise<readonly number[]> {
-  const pool = poolFor(runner, promptIds.length + numTokens);
-  const slot = pool.admit(promptIds.length + numTokens) as KvSlot;
+  const kv = kvFor(runner, promptIds.length + numTokens);
+  const slot = kv.admit(promptIds.length + numTokens) as KvSlot;
   const state = router.start();
   const tokens: number[] = [];
   let tokenIds: ArrayLike<number> = promptIds;
   while (tokens.length < numTokens) {
     const [route] = await router.route([{ state, tokenIds }]);
     const experts = route?.experts ?? [];
-    const [logits] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf: [tokenIds.length - 1] }]);
+    const [logits] = await runner.forward(kv, [{ slot, tokenIds, experts, logitsOf: [tokenIds.length - 1] }]);
     tokenIds = [logits?.candidateIds[0] as number];
     tokens.push(tokenIds[0] as number);
   }

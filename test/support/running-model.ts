@@ -1,14 +1,14 @@
 // A model with its runner and router, opened for one test or one file of tests.
 
 import type { PreGatingRouter } from "@readme-moe/core";
-import { ModelRunner, type StepLogits } from "@readme-moe/engine";
+import { openStepRunner, type StepLogits, type StepRunner } from "@readme-moe/engine";
 import { type KvSlot, openModel, type Model, type Precision } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
-import { poolFor } from "./greedy.ts";
+import { kvFor } from "./greedy.ts";
 
 export interface RunningModel extends AsyncDisposable {
   readonly model: Model;
-  readonly runner: ModelRunner;
+  readonly runner: StepRunner;
   readonly router: PreGatingRouter;
 }
 
@@ -19,7 +19,7 @@ export async function runningModel(
 ): Promise<RunningModel> {
   const model = await openModel(path);
   const router = await openRouter(model, expert, { threads: 2 });
-  const runner = await ModelRunner.open(model, { threads: 2, precision });
+  const runner = await openStepRunner(model, { threads: 2, precision });
   return {
     model,
     runner,
@@ -40,9 +40,9 @@ export async function promptLogits(
 ): Promise<StepLogits> {
   const [route] = await router.route([{ state: router.start(), tokenIds }]);
   const experts = route?.experts ?? [];
-  const pool = poolFor(runner, tokenIds.length);
-  const slot = pool.admit(tokenIds.length) as KvSlot;
-  const [result] = await runner.forward(pool, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
+  const kv = kvFor(runner, tokenIds.length);
+  const slot = kv.admit(tokenIds.length) as KvSlot;
+  const [result] = await runner.forward(kv, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
   const logits = result as StepLogits;
   return { ...logits, fullLogits: logits.fullLogits.slice() };
 }

@@ -1,5 +1,6 @@
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./events.ts";
+import type { KernelInfo } from "./kernel-info.ts";
 import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
@@ -121,6 +122,8 @@ export interface EngineInfo {
   readonly eosTokenIds: readonly number[];
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;
+  /** What runs the steps of a dense model. */
+  readonly kernel?: KernelInfo | undefined;
 }
 
 /** What binds an answer to a grammar has to know of a model's tokens. */

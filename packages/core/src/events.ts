@@ -1,4 +1,5 @@
 import { EventEmitter } from "eventemitter3";
+import type { KernelInfo } from "./kernel-info.ts";
 
 /** One run through all layers, as the expert cache saw it. */
 export interface ExpertRun {
@@ -141,6 +142,8 @@ export interface ReadMeEvents {
     readonly status: number;
     readonly durationMs: number;
   }) => void;
+  /** A model was opened: which build of the kernel runs its steps, and on which instructions. */
+  "kernel:selected": (event: KernelInfo) => void;
   /** The engine stopped working; everybody who waited was told. */
   "engine:failed": (event: { readonly code: string; readonly message: string }) => void;
   /** A listener of another event threw, or its promise was rejected. */

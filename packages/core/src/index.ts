@@ -16,6 +16,7 @@ export type {
   TokenLogprob,
   Usage,
 } from "./engine.ts";
+export type { KernelInfo } from "./kernel-info.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
 export { expertIndex } from "./expert-choice.ts";
 export { ReadMeEmitter, type ExpertRun, type ReadMeEvents } from "./events.ts";

@@ -12,6 +12,7 @@ import { acceptToken } from "./accept-token.ts";
 import { expertsOf, type BatchItem } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { forwardBatch, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
+import { rewind } from "./rewind.ts";
 import { routeSequences } from "./route-sequences.ts";
 import { RowSampler, type Chosen } from "./row-sampler.ts";
 import { Sequence, type SequenceStart } from "./sequence.ts";
@@ -100,12 +101,12 @@ export class EngineCore {
     return {
       numWaiting: admission.waiting.length,
       numRunning: admission.running.size,
-      kvUsedTokens: admission.pool.usedTokens,
-      kvCapacityTokens: admission.pool.capacityTokens,
+      kvUsedTokens: admission.kv.usedTokens,
+      kvCapacityTokens: admission.kv.capacityTokens,
       steps: this.#steps,
       ...this.#totals,
       preemptions: admission.preemptions,
-      kvBytesMoved: admission.pool.bytesMoved,
+      kvBytesMoved: admission.kv.bytesMoved,
       ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
   }
@@ -136,7 +137,7 @@ export class EngineCore {
   /** Which sequences run now, with how many tokens; their KV memory is reserved when this returns. */
   #schedule(): readonly BatchItem[] {
     const { admission, now, output } = this.#parts;
-    admission.pool.compact();
+    admission.kv.compact();
     admission.admit((sequence) => {
       if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
       sequence.waitingSinceMs = now();
@@ -166,7 +167,7 @@ export class EngineCore {
   async #forward(batch: readonly BatchRequest[]): Promise<readonly ItemLogits[]> {
     const { runner, admission, now } = this.#parts;
     const startMs = now();
-    const { logits, ran } = await forwardBatch(runner, admission.pool, batch, ({ sequence }, error) =>
+    const { logits, ran } = await forwardBatch(runner, admission.kv, batch, ({ sequence }, error) =>
       this.#fail(sequence, error),
     );
     this.#forwardMs += now() - startMs;
@@ -181,8 +182,8 @@ export class EngineCore {
     // Rare: the best candidates did not decide. The same tokens run again, and give all logits.
     const again = undecided.map((item) => {
       const { sequence, numTokens } = item;
-      const { pool } = this.#parts.admission;
-      if (sequence.slot) pool.truncate(sequence.slot, sequence.numComputedTokens - numTokens);
+      const { kv } = this.#parts.admission;
+      if (sequence.slot) rewind(kv, sequence.slot, sequence.numComputedTokens - numTokens);
       return { ...item, wantsFullLogits: true };
     });
     return [...chosen, ...this.#sampler.sample(await this.#forward(again)).chosen];
@@ -244,8 +245,8 @@ export class EngineCore {
       step: this.#steps++,
       ...this.#planner.complete(startMs, now()),
       forwardMs: this.#forwardMs,
-      kvUsedTokens: admission.pool.usedTokens,
-      kvCapacityTokens: admission.pool.capacityTokens,
+      kvUsedTokens: admission.kv.usedTokens,
+      kvCapacityTokens: admission.kv.capacityTokens,
     });
   }
 

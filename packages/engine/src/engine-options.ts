@@ -5,7 +5,15 @@ import {
   integerOption,
   rejectUnknownKeys,
 } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, kvBytesPerToken, type ModelConfig, type Precision, wholeBlocks } from "@readme-moe/model";
+import {
+  KV_BLOCK_TOKENS,
+  kvBytesPerToken,
+  type KvPrecision,
+  type ModelConfig,
+  type Precision,
+  wholeBlocks,
+} from "@readme-moe/model";
+import type { KernelKind } from "@readme-moe/kernel";
 import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
   resolveSchedulingOptions,
@@ -27,8 +35,15 @@ export interface EngineOptions extends SchedulingOptions {
    * `expertCacheBytes`
    */
   readonly precision?: Precision | undefined;
-  /** Threads of the inference runtime. @default all cores */
+  /** Threads that compute. @default all cores, within the control group's share of time */
   readonly threads?: number | undefined;
+  /**
+   * Which build of the kernel runs a dense model: the addon of this platform, or WebAssembly.
+   * @default `README_MOE_KERNEL`, else the addon where there is one that loads
+   */
+  readonly kernel?: KernelKind | undefined;
+  /** How a dense model's keys and values are kept; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
+  readonly kvPrecision?: KvPrecision | undefined;
   /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
   /** Who chooses experts when a request does not say. @default the model's router, where it has one */
@@ -59,7 +74,15 @@ export interface EngineOptions extends SchedulingOptions {
   readonly maxNumRequests?: number | undefined;
 }
 
-type Unresolved = "threads" | "cacheFolder" | "expert" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes";
+type Unresolved =
+  | "threads"
+  | "kernel"
+  | "kvPrecision"
+  | "cacheFolder"
+  | "expert"
+  | "kvCacheBytes"
+  | "prefixCacheBytes"
+  | "expertCacheBytes";
 
 /** Options with every default filled in that does not depend on the model. */
 export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
@@ -75,6 +98,8 @@ const NAMES = [
   "isolation",
   "precision",
   "threads",
+  "kernel",
+  "kvPrecision",
   "cacheFolder",
   "expert",
   "maxNumSeqs",
@@ -114,6 +139,8 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
     precision: precisionOf(options),
     threads: optional("threads", 1, 1024),
+    kernel: options.kernel && choiceOption("kernel", options.kernel, ["native", "wasm"] as const),
+    kvPrecision: options.kvPrecision && choiceOption("kvPrecision", options.kvPrecision, ["fp16", "fp32"] as const),
     cacheFolder,
     expert,
     maxNumSeqs,
@@ -149,9 +176,19 @@ export interface KvSizes {
   readonly maxTokens: number;
 }
 
-/** @throws {RangeError} when `kvCacheBytes` does not hold 64 tokens */
-export function kvSizes(options: ResolvedEngineOptions, config: ModelConfig): KvSizes {
-  const bytesPerToken = kvBytesPerToken(config);
+/**
+ * Sizes of a model's KV memory. The system gives memory when it is first touched: a large capacity costs nothing until
+ * sequences fill it.
+ *
+ * @param kvPrecision - of the runner's memory; fp16 holds twice the tokens of fp32
+ * @throws {RangeError} when `kvCacheBytes` does not hold 64 tokens
+ */
+export function kvSizes(
+  options: ResolvedEngineOptions,
+  config: ModelConfig,
+  kvPrecision: KvPrecision = "fp32",
+): KvSizes {
+  const bytesPerToken = kvBytesPerToken(config, kvPrecision);
   const most = options.maxNumSeqs * wholeBlocks(config.contextTokens);
   const fallback = Math.min(most, Math.max((512 << 20) / bytesPerToken, Math.min(config.contextTokens, 4096)));
   const wanted = options.kvCacheBytes === undefined ? fallback : Math.min(most, options.kvCacheBytes / bytesPerToken);

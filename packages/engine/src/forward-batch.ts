@@ -1,6 +1,7 @@
 import { candidatesNeeded, needsFullLogits, ReadMeError, type LogitsRow } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
-import type { KvPool, KvSlot } from "@readme-moe/model";
+import type { KvMemory, KvSlot } from "@readme-moe/model";
+import { rewind } from "./rewind.ts";
 import type { StepRunner } from "./step-runner.ts";
 
 /** What the next token of a sequence is chosen from. */
@@ -24,13 +25,13 @@ export interface ForwardResult {
  */
 export async function forwardBatch(
   runner: StepRunner,
-  pool: KvPool,
+  kv: KvMemory,
   batch: readonly BatchRequest[],
   onFailed: (item: BatchRequest, error: unknown) => void,
 ): Promise<ForwardResult> {
   const before = batch.map(({ sequence }) => sequence.numComputedTokens);
   try {
-    return { logits: await forwardTogether(runner, pool, batch), ran: batch };
+    return { logits: await forwardTogether(runner, kv, batch), ran: batch };
   } catch (error) {
     const isOfOneExpert = error instanceof ReadMeError && error.code === "ERR_FILE_UNREADABLE";
     if (batch.length === 1 || !isOfOneExpert) {
@@ -39,17 +40,17 @@ export async function forwardBatch(
     }
   }
   batch.forEach(({ sequence }, index) => {
-    if (sequence.slot) pool.truncate(sequence.slot, before[index] as number);
+    if (sequence.slot) rewind(kv, sequence.slot, before[index] as number);
   });
   const results: ForwardResult[] = [];
-  for (const item of batch) results.push(await forwardBatch(runner, pool, [item], onFailed));
+  for (const item of batch) results.push(await forwardBatch(runner, kv, [item], onFailed));
   return { logits: results.flatMap(({ logits }) => logits), ran: results.flatMap(({ ran }) => ran) };
 }
 
 /** The logits of those whose known tokens have all run. */
 async function forwardTogether(
   runner: StepRunner,
-  pool: KvPool,
+  kv: KvMemory,
   batch: readonly BatchRequest[],
 ): Promise<readonly ItemLogits[]> {
   const numCandidates = Math.max(
@@ -57,7 +58,7 @@ async function forwardTogether(
     ...batch.map(({ sequence, isLast }) => (isLast ? candidatesNeeded(sequence.params) : 1)),
   );
   const results = await runner.forward(
-    pool,
+    kv,
     batch.map(({ sequence, numTokens, isLast, wantsFullLogits }) => {
       const [from, to] = [sequence.numComputedTokens, sequence.numComputedTokens + numTokens];
       return {

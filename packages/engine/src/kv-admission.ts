@@ -3,7 +3,7 @@
 
 import { byPriorityThenArrival } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
-import type { KvPool } from "@readme-moe/model";
+import type { KvMemory } from "@readme-moe/model";
 import type { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -11,7 +11,7 @@ import type { Sequence } from "./sequence.ts";
 const HEADROOM_TOKENS = 64;
 
 export class KvAdmission {
-  readonly pool: KvPool;
+  readonly kv: KvMemory;
   readonly #prefixes: PrefixCache;
   readonly #maxNumSeqs: number;
   readonly #maxTokens: number;
@@ -21,11 +21,11 @@ export class KvAdmission {
 
   /** @param maxTokens - that one sequence can have: the model's context, or less where the pool is smaller */
   constructor(
-    pool: KvPool,
+    kv: KvMemory,
     prefixes: PrefixCache,
     limits: { readonly maxNumSeqs: number; readonly maxTokens: number },
   ) {
-    this.pool = pool;
+    this.kv = kv;
     this.#prefixes = prefixes;
     this.#maxNumSeqs = limits.maxNumSeqs;
     this.#maxTokens = limits.maxTokens;
@@ -53,16 +53,14 @@ export class KvAdmission {
   admit(onAdmitted: (sequence: Sequence) => void): void {
     while (this.#waiting.length > 0 && this.#running.size < this.#maxNumSeqs) {
       const sequence = this.#waiting[0] as Sequence;
-      const slot = this.pool.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, this.#maxTokens));
+      // Before admission, so that memory which is shared is not taken twice.
+      const known = this.#prefixes.match(sequence);
+      const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, this.#maxTokens), known);
       if (!slot) return;
       this.#waiting.shift();
       sequence.slot = slot;
       this.#running.set(sequence.id, sequence);
-      const known = this.#prefixes.match(sequence.tokenIds, sequence.experts);
-      for (const [index, keysValues] of known.entries()) {
-        this.pool.writeBlock(slot, index * this.#prefixes.chunkTokens, keysValues);
-      }
-      if (sequence.startedMs === undefined) sequence.cachedTokens = known.length * this.#prefixes.chunkTokens;
+      if (sequence.startedMs === undefined) sequence.cachedTokens = slot.numTokens;
       onAdmitted(sequence);
     }
   }
@@ -76,7 +74,7 @@ export class KvAdmission {
     for (const item of batch.toSorted((a, b) => byPriorityThenArrival(a.sequence, b.sequence))) {
       while (item.sequence.slot) {
         const end = item.sequence.numComputedTokens + item.numTokens;
-        if (this.pool.reserve(item.sequence.slot, end)) {
+        if (this.kv.reserve(item.sequence.slot, end)) {
           ready.push(item);
           break;
         }
@@ -94,13 +92,12 @@ export class KvAdmission {
     const end = sequence.numComputedTokens;
     const { chunkTokens } = this.#prefixes;
     if (!slot || end % chunkTokens !== 0 || end > sequence.promptTokens || numTokens !== chunkTokens) return;
-    const [index, from] = [end / chunkTokens - 1, end - chunkTokens];
-    this.#prefixes.add(sequence.tokenIds, sequence.experts, index, () => this.pool.readBlock(slot, from, end));
+    this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
   }
 
   /** Takes a sequence out, wherever it is. */
   remove(sequence: Sequence): void {
-    if (sequence.slot) this.pool.release(sequence.slot);
+    if (sequence.slot) this.kv.release(sequence.slot);
     sequence.slot = undefined;
     this.#running.delete(sequence.id);
     const place = this.#waiting.indexOf(sequence);
@@ -109,7 +106,7 @@ export class KvAdmission {
 
   /** @throws {Error} with the numbers, when the books are wrong */
   checkIntegrity(): void {
-    this.pool.checkIntegrity();
+    this.kv.checkIntegrity();
     for (const sequence of this.#running.values()) {
       if (!sequence.slot) throw new Error(`The sequence ${sequence.id} runs without KV memory`);
       if (sequence.numComputedTokens > sequence.numTokens) {

@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { DEFAULT_COST_MODEL, refineCostModel, type CostModel, type Residency } from "@readme-moe/core";
-import { cachedData, KvPool, resolveCacheFolder, type KvSlot } from "@readme-moe/model";
+import { cachedData, resolveCacheFolder, type KvSlot } from "@readme-moe/model";
 import type { StepRunner } from "./step-runner.ts";
 
 const MOST_MS = 1000;
@@ -46,8 +46,8 @@ export async function measureCost(
   const { numLayers, contextTokens, vocabSize } = runner.model.config;
   const perSequence = Math.min(3 * PAST_TOKENS, contextTokens);
   if (perSequence < 2 * PAST_TOKENS || numLayers === 0) return DEFAULT_COST_MODEL;
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens: SEQUENCES * 3 * PAST_TOKENS });
-  const slots = Array.from({ length: SEQUENCES }, () => pool.admit(perSequence) as KvSlot);
+  const kv = runner.openKv({ capacityTokens: SEQUENCES * 3 * PAST_TOKENS });
+  const slots = Array.from({ length: SEQUENCES }, () => kv.admit(perSequence) as KvSlot);
   const startMs = now();
   let cost: CostModel = DEFAULT_COST_MODEL;
   for (const [index, probe] of [...probes(1).slice(0, 1), ...probes(runner.model.experts.names.length)].entries()) {
@@ -62,7 +62,7 @@ export async function measureCost(
     };
     const stepMs = now();
     await runner.forward(
-      pool,
+      kv,
       members.map((slot, place) => ({
         slot,
         tokenIds: Int32Array.from({ length: probe.tokensEach }, (_, token) => (token + place) % vocabSize),
@@ -73,6 +73,7 @@ export async function measureCost(
     const durationMs = now() - stepMs;
     if (index > 0) cost = refineCostModel(cost, { work, durationMs });
   }
+  kv.dispose();
   return cost;
 }
 

@@ -2,8 +2,9 @@ import { integerOption } from "@readme-moe/core";
 import {
   exactInt8Kernels,
   type GraphSession,
-  type KvPool,
-  type KvShape,
+  type KvMemory,
+  type KvMemoryOptions,
+  KvPool,
   type Model,
   openGraph,
   type Precision,
@@ -13,7 +14,7 @@ import { calibrationOf } from "./calibration-sequences.ts";
 import { decoderGraph } from "./decoder-graph.ts";
 import { FullLogits } from "./full-logits.ts";
 import type { LoadProgress } from "./protocol.ts";
-import { runSteps } from "./run-steps.ts";
+import { runSteps, type Run } from "./run-steps.ts";
 import type { StepLogits } from "./step-logits.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import type { StepRunner } from "./step-runner.ts";
@@ -65,26 +66,22 @@ export class ModelRunner implements StepRunner {
     return new ModelRunner(model, session);
   }
 
-  get kvShape(): KvShape {
-    return this.model.config;
+  openKv({ capacityTokens }: KvMemoryOptions): KvPool {
+    return new KvPool({ shape: this.model.config, capacityTokens });
   }
 
-  /**
-   * One step: runs every sequence's `tokenIds` through all layers and appends them to its slot, which must have room
-   * reserved for them.
-   *
-   * @param numCandidates - best tokens wanted per row of logits
-   * @returns one per sequence, in their order; full logits are as they are until the next call
-   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
-   */
-  async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    return runSteps(this.model, pool, sequences, numCandidates, this.#fullLogits, async ({ feeds }, memory) => {
-      const outputs = await this.session.runInto(memory, feeds);
-      return { outputs, newKeysValues: outputs["new_keys_values"]?.data as Float32Array };
-    });
+  /** See `StepRunner.forward`. */
+  async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
+    const { model } = this;
+    return runSteps({ model, fullLogits: this.#fullLogits, run: this.#run }, kv, sequences, numCandidates);
   }
 
   async dispose(): Promise<void> {
     await this.session.dispose();
   }
+
+  readonly #run: Run = async ({ feeds }, memory) => {
+    const outputs = await this.session.runInto(memory, feeds);
+    return { outputs, newKeysValues: outputs["new_keys_values"]?.data as Float32Array };
+  };
 }

@@ -6,15 +6,20 @@ import {
   planAttention,
   runningSums,
   upFrom,
+  type ArenaSlot,
   type AttentionPlan,
   type AttentionRun,
   type Feeds,
   type KvPool,
-  type StepTokens,
+  type KvSlot,
 } from "@readme-moe/model";
 
 /** One sequence's part in a step, which appends `tokenIds` to its slot. */
-export interface StepSequence extends StepTokens {
+export interface StepSequence {
+  /** Where its past is, in the KV memory that the step runs on. */
+  readonly slot: KvSlot;
+  /** Next tokens, at least one. */
+  readonly tokenIds: ArrayLike<number>;
   /** Expert of each of `tokenIds`, in `[0, numExperts)`. */
   readonly experts: ArrayLike<number>;
   /** Which of `tokenIds` logits are wanted of, as indices. */
@@ -25,6 +30,11 @@ export interface StepSequence extends StepTokens {
   readonly wantsFullLogits?: boolean | undefined;
 }
 
+/** A sequence's part in a step on arenas. */
+export interface ArenaSequence extends StepSequence {
+  readonly slot: ArenaSlot;
+}
+
 export interface RunPlan extends AttentionPlan {
   /** By place in `order`: the first row of logits, and of full logits. */
   readonly firstRows: readonly number[];
@@ -33,7 +43,7 @@ export interface RunPlan extends AttentionPlan {
 
 export function planRun(
   run: AttentionRun,
-  all: readonly StepSequence[],
+  all: readonly ArenaSequence[],
   pool: KvPool,
   numExperts: number,
   numCandidates: number,

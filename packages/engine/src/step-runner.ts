@@ -1,12 +1,25 @@
-import type { KvPool, KvShape, Model } from "@readme-moe/model";
-import type { StepLogits } from "./step-logits.ts";
+import type { KvMemory, KvMemoryOptions, Model } from "@readme-moe/model";
 import type { StepSequence } from "./step-feeds.ts";
+import type { StepLogits } from "./step-logits.ts";
 
-/** What runs the steps of one model: with all weights in memory, or with experts that come and go. */
+/** Runs the steps of one model, wherever its weights are and whatever computes. */
 export interface StepRunner {
   readonly model: Model;
-  readonly kvShape: KvShape;
-  /** See `ModelRunner.forward`. */
-  forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates?: number): Promise<readonly StepLogits[]>;
+
+  /** Opens memory for keys and values, for `forward` of this runner. */
+  openKv(options: KvMemoryOptions): KvMemory;
+
+  /**
+   * Runs one step: every sequence's `tokenIds` go through all layers and are appended to its slot, which must have room
+   * reserved for them. Blocks its thread while the step runs.
+   *
+   * @param kv - memory that this runner opened
+   * @param numCandidates - best tokens wanted per row of logits @default 1
+   * @returns one per sequence, in their order; full logits are as they are until the next call
+   * @throws {TypeError} when `kv` or a slot is of another kind of runner; {RangeError} on what makes no step
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
+   */
+  forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates?: number): Promise<readonly StepLogits[]>;
+
   dispose(): Promise<void>;
 }

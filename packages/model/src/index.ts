@@ -51,9 +51,11 @@ export * as operators from "./onnx/operators.ts";
 export { hubFileNames } from "./hub/hub-file-names.ts";
 export { downloadModel } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
+export type { KeptTokens, KvMemory, KvMemoryOptions, KvSlot } from "./kv/kv-memory.ts";
 export { KvPool, type KvPoolOptions, type KvRange } from "./kv/kv-pool.ts";
-export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvShape } from "./kv/kv-shape.ts";
-export type { KvSlot } from "./kv/kv-slot.ts";
+export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvPrecision, type KvShape } from "./kv/kv-shape.ts";
+export type { ArenaSlot } from "./kv/kv-slot.ts";
+export { prefixTokens } from "./kv/prefix-tokens.ts";
 export {
   int64,
   planAttention,
@@ -78,7 +80,9 @@ export { GraphSession, type GraphTensor, type SessionOptions } from "./runtime/s
 export { SafetensorsFile } from "./safetensors/safetensors-file.ts";
 export { ShardedSafetensors } from "./safetensors/sharded-safetensors.ts";
 export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
+export { fittedBlocks } from "./quantize/fitted-blocks.ts";
 export { eightBitBlocks, storedBlocks, type BlockSource } from "./quantize/block-source.ts";
+export type { BlockFormat, BlockWeights } from "./quantize/block-weights.ts";
 export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
 export type { RowRange } from "./tensor-store.ts";
 export { applyChatTemplate, ChatTemplate, type ChatOptions } from "./text/chat-template.ts";

@@ -47,7 +47,7 @@ export async function openEngine(
     await close();
     throw error;
   }
-  if (engine.cacheFailure !== undefined) console.error(`note: the graph is not cached: ${engine.cacheFailure}`);
+  if (engine.cacheFailure !== undefined) console.error(`note: the model is not cached: ${engine.cacheFailure}`);
   return { engine, close };
 }
 

@@ -1,4 +1,4 @@
-import { ModelRunner } from "@readme-moe/engine";
+import { openStepRunner, type StepRunner } from "@readme-moe/engine";
 import { openModel, type Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import type { PreGatingRouter } from "@readme-moe/core";
@@ -7,7 +7,7 @@ import type { RuntimeFlags } from "./options.ts";
 
 export interface OpenedModel {
   readonly model: Model;
-  readonly runner: ModelRunner;
+  readonly runner: StepRunner;
   readonly router: PreGatingRouter;
 }
 
@@ -30,9 +30,9 @@ export async function withModel<Result>(
     const expert = flags.perExpert && !model.router ? 0 : flags.expert;
     const router = await openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
     closers.unshift(() => router.dispose());
-    const runner = await ModelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
+    const runner = await openStepRunner(model, { precision, threads, cacheFolder, onCacheFailure });
     closers.unshift(() => runner.dispose());
-    if (cacheFailure !== undefined) console.error(`note: the graph is not cached: ${cacheFailure}`);
+    if (cacheFailure !== undefined) console.error(`note: the model is not cached: ${cacheFailure}`);
     return await use({ model, runner, router });
   } finally {
     for (const close of closers) await close();

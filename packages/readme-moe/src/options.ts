@@ -16,7 +16,7 @@ export function runtimeOptions(): readonly Option[] {
     new Option("--precision <precision>", "numbers that weights and products are held in")
       .choices(["fp32", "int8", "int4"])
       .default("fp32"),
-    new Option("--threads <n>", "threads of the inference runtime (default: all cores)").argParser(wholeNumber(1)),
+    new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
     new Option(
       "--cache-folder <dir>",
       "where built graphs are kept (default: $README_MOE_CACHE, else the user's cache)",

@@ -1,12 +1,12 @@
 import type { RouteInput, RouterState } from "@readme-moe/core";
-import { KvPool, type KvShape, type KvSlot, type StepTokens } from "@readme-moe/model";
+import { KvPool, type KvShape, type ArenaSlot, type StepTokens } from "@readme-moe/model";
 
 const FIRST_CAPACITY_TOKENS = 4096;
 
 /** The router's own keys and values of one sequence, so that a new token costs one token. */
 export class GraphRouterState implements RouterState {
   /** `undefined` before the first token, and after the last. */
-  slot: KvSlot | undefined;
+  slot: ArenaSlot | undefined;
 
   get numTokens(): number {
     return this.slot?.numTokens ?? 0;
@@ -40,7 +40,7 @@ export class RouterMemory {
       capacityTokens *= 2;
       this.#growTo(capacityTokens);
     }
-    return states.map(({ slot }, index) => ({ slot: slot as KvSlot, tokenIds: inputs[index]?.tokenIds ?? [] }));
+    return states.map(({ slot }, index) => ({ slot: slot as ArenaSlot, tokenIds: inputs[index]?.tokenIds ?? [] }));
   }
 
   release(state: GraphRouterState): void {
@@ -61,9 +61,9 @@ export class RouterMemory {
   /** Moves everybody into a larger pool; leaves the pool as it is when they do not fit there side by side. */
   #growTo(capacityTokens: number): void {
     const grown = new KvPool({ shape: this.#shape, capacityTokens });
-    const moved = new Map<GraphRouterState, KvSlot>();
+    const moved = new Map<GraphRouterState, ArenaSlot>();
     for (const state of this.#states) {
-      const old = state.slot as KvSlot;
+      const old = state.slot as ArenaSlot;
       const slot = grown.admit(old.reservedTokens);
       if (!slot) return;
       grown.writeBlock(slot, 0, this.#pool.readBlock(old, 0, old.numTokens));

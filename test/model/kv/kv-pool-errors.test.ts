@@ -3,7 +3,7 @@
 import type { KvShape } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
-import type { KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
+import type { ArenaSlot } from "../../../packages/model/src/kv/kv-slot.ts";
 
 const SHAPE: KvShape = { numLayers: 2, numKvHeads: 2, headSize: 3 };
 const TOKEN_SIZE = 2 * SHAPE.numLayers * SHAPE.numKvHeads * SHAPE.headSize;
@@ -13,14 +13,14 @@ function newPool(numBlocks: number, longFromTokens = 1024): KvPool {
 }
 
 /** A slot with room for `reservedTokens`, of which `numTokens` are filled with `value`. */
-function filled(pool: KvPool, reservedTokens: number, numTokens: number, value: number): KvSlot {
-  const slot = pool.admit(reservedTokens) as KvSlot;
+function filled(pool: KvPool, reservedTokens: number, numTokens: number, value: number): ArenaSlot {
+  const slot = pool.admit(reservedTokens) as ArenaSlot;
   pool.append(slot, new Float32Array(numTokens * TOKEN_SIZE).fill(value), 0, numTokens);
   return slot;
 }
 
 /** The value that all of a slot's floats have, when they are all the same. */
-function valueOf(pool: KvPool, slot: KvSlot): number | undefined {
+function valueOf(pool: KvPool, slot: ArenaSlot): number | undefined {
   const values = new Set(pool.readBlock(slot, 0, slot.numTokens));
   return values.size === 1 ? Array.from(values)[0] : undefined;
 }
@@ -85,11 +85,11 @@ describe("a caller's mistake is an error at once:", () => {
 
   test("slots of both arenas in one range", () => {
     const pool = newPool(16, 100);
-    const slots = [pool.admit(10) as KvSlot, pool.admit(100) as KvSlot];
+    const slots = [pool.admit(10) as ArenaSlot, pool.admit(100) as ArenaSlot];
     expect(() => pool.range(slots)).toThrow(/`slots` of one arena/);
   });
 
-  test.each<[string, (pool: KvPool, slot: KvSlot) => unknown]>([
+  test.each<[string, (pool: KvPool, slot: ArenaSlot) => unknown]>([
     ["reserve", (pool, slot) => pool.reserve(slot, 1)],
     ["release", (pool, slot) => pool.release(slot)],
     ["append", (pool, slot) => pool.append(slot, new Float32Array(TOKEN_SIZE), 0, 1)],
@@ -100,7 +100,7 @@ describe("a caller's mistake is an error at once:", () => {
     ["writeBlock", (pool, slot) => pool.writeBlock(slot, 0, new Float32Array(0))],
   ])("%s of a slot that was released, or that another pool holds", (_, use) => {
     const [pool, other] = [newPool(4), newPool(4)];
-    const slot = pool.admit(64) as KvSlot;
+    const slot = pool.admit(64) as ArenaSlot;
     other.admit(64);
     expect(() => use(other, slot)).toThrow(TypeError);
     pool.release(slot);
@@ -116,7 +116,7 @@ test.each<[string, RegExp]>([
   ["index", /at 0 of the short arena.*is slot 999/],
 ])("broken books are found, with the numbers (%s)", (field, message) => {
   const pool = newPool(4);
-  const slot = pool.admit(64) as KvSlot;
+  const slot = pool.admit(64) as ArenaSlot;
   pool.checkIntegrity();
   Object.assign(slot, { [field]: 999 });
   expect(() => pool.checkIntegrity()).toThrow(message);

@@ -3,7 +3,7 @@
 import type { KvShape } from "@readme-moe/model";
 import { expect, test } from "vitest";
 import { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
-import type { KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
+import type { ArenaSlot } from "../../../packages/model/src/kv/kv-slot.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { expectSameContents, plainBlock, PlainKvPool, type PlainSequence } from "./plain-kv-pool.ts";
 
@@ -168,7 +168,7 @@ class Life {
 }
 
 /** Every array of the pool's memory, whole. */
-function memoryOf(pool: KvPool, slot: KvSlot): readonly Float32Array[] {
+function memoryOf(pool: KvPool, slot: ArenaSlot): readonly Float32Array[] {
   return Array.from({ length: pool.shape.numLayers }, (_, layer) => pool.view(pool.range([slot]), layer)).flatMap(
     ({ keys, values }) => [new Float32Array(keys.buffer), new Float32Array(values.buffer)],
   );
@@ -204,7 +204,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])("a pool holds what a plain model holds, what
 test("the memory starts at zero, is allocated once and stays finite", () => {
   const shape = SHAPES[0];
   const life = new Life(shape, 64 * 16, 150, 42);
-  const first = life.pool.admit(64 * 16) as KvSlot;
+  const first = life.pool.admit(64 * 16) as ArenaSlot;
   const memory = memoryOf(life.pool, first);
   expect(memory.map(({ length }) => length)).toEqual(memory.map(() => 64 * 16 * shape.numKvHeads * shape.headSize));
   expect(memory.every((array) => array.every((value) => value === 0))).toBe(true);
@@ -216,7 +216,7 @@ test("the memory starts at zero, is allocated once and stays finite", () => {
     life.pool.release(sequence.slot);
     life.plain.remove(sequence);
   }
-  const again = memoryOf(life.pool, life.pool.admit(1) as KvSlot);
+  const again = memoryOf(life.pool, life.pool.admit(1) as ArenaSlot);
   expect(again.map(({ buffer }, index) => buffer === memory[index]?.buffer)).toEqual(memory.map(() => true));
   expect(memory.every((array) => array.every((value) => Number.isFinite(value)))).toBe(true);
   expect(memory.some((array) => array.some((value) => value !== 0))).toBe(true);

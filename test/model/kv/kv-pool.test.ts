@@ -1,7 +1,7 @@
 import type { KvShape } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
-import type { KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
+import type { ArenaSlot } from "../../../packages/model/src/kv/kv-slot.ts";
 
 const SHAPE: KvShape = { numLayers: 2, numKvHeads: 2, headSize: 3 };
 const TOKEN_SIZE = 2 * SHAPE.numLayers * SHAPE.numKvHeads * SHAPE.headSize;
@@ -12,20 +12,20 @@ function newPool(numBlocks: number, longFromTokens = 1024): KvPool {
 }
 
 /** A slot with room for `reservedTokens`, of which `numTokens` are filled with `value`. */
-function filled(pool: KvPool, reservedTokens: number, numTokens: number, value: number): KvSlot {
-  const slot = pool.admit(reservedTokens) as KvSlot;
+function filled(pool: KvPool, reservedTokens: number, numTokens: number, value: number): ArenaSlot {
+  const slot = pool.admit(reservedTokens) as ArenaSlot;
   pool.append(slot, new Float32Array(numTokens * TOKEN_SIZE).fill(value), 0, numTokens);
   return slot;
 }
 
 /** The value that all of a slot's floats have, when they are all the same. */
-function valueOf(pool: KvPool, slot: KvSlot): number | undefined {
+function valueOf(pool: KvPool, slot: ArenaSlot): number | undefined {
   const values = new Set(pool.readBlock(slot, 0, slot.numTokens));
   return values.size === 1 ? Array.from(values)[0] : undefined;
 }
 
 /** What must not change when something is refused. */
-function books(pool: KvPool, slots: readonly KvSlot[]): unknown {
+function books(pool: KvPool, slots: readonly ArenaSlot[]): unknown {
   const blocks = slots.map((slot) => pool.readBlock(slot, 0, slot.numTokens));
   return { used: pool.usedTokens, moved: pool.bytesMoved, slots: slots.map((slot) => ({ ...slot })), blocks };
 }
@@ -33,7 +33,7 @@ function books(pool: KvPool, slots: readonly KvSlot[]): unknown {
 describe("slots", () => {
   test("are as large as their arena's longest sequence, in blocks of 64", () => {
     const pool = newPool(16);
-    const [a, b] = [pool.admit(10) as KvSlot, pool.admit(65) as KvSlot];
+    const [a, b] = [pool.admit(10) as ArenaSlot, pool.admit(65) as ArenaSlot];
     expect(pool.usedTokens).toBe(2 * 128);
     expect(pool.range([a, b]).dims).toEqual([2, SHAPE.numKvHeads, 1, 128, SHAPE.headSize]);
     expect(a).toEqual({ arena: "short", index: 0, numTokens: 0, reservedTokens: 10 });
@@ -41,24 +41,24 @@ describe("slots", () => {
 
   test("are given out from the lowest free index on", () => {
     const pool = newPool(16);
-    const slots = Array.from({ length: 4 }, () => pool.admit(64) as KvSlot);
-    pool.release(slots[2] as KvSlot);
-    pool.release(slots[1] as KvSlot);
+    const slots = Array.from({ length: 4 }, () => pool.admit(64) as ArenaSlot);
+    pool.release(slots[2] as ArenaSlot);
+    pool.release(slots[1] as ArenaSlot);
     expect([pool.admit(1)?.index, pool.admit(1)?.index, pool.admit(1)?.index]).toEqual([1, 2, 4]);
   });
 
   test("count up to the highest one in use", () => {
     const pool = newPool(16);
-    const slots = Array.from({ length: 3 }, () => pool.admit(64) as KvSlot);
-    pool.release(slots[1] as KvSlot);
+    const slots = Array.from({ length: 3 }, () => pool.admit(64) as ArenaSlot);
+    pool.release(slots[1] as ArenaSlot);
     expect(pool.usedTokens).toBe(3 * 64);
-    pool.release(slots[2] as KvSlot);
+    pool.release(slots[2] as ArenaSlot);
     expect(pool.usedTokens).toBe(64);
   });
 
   test("of long sequences are apart, and do not widen the others", () => {
     const pool = newPool(16, 200);
-    const [short, long] = [pool.admit(199) as KvSlot, pool.admit(200) as KvSlot];
+    const [short, long] = [pool.admit(199) as ArenaSlot, pool.admit(200) as ArenaSlot];
     expect([short.arena, long.arena]).toEqual(["short", "long"]);
     expect(pool.reserve(long, 500)).toBe(true);
     expect(pool.usedTokens).toBe(256 + 512);
@@ -134,16 +134,16 @@ describe("what does not fit is refused, and changes nothing", () => {
     const pool = newPool(4);
     const slots = [filled(pool, 64, 50, 1), filled(pool, 128, 100, 2)];
     const before = books(pool, slots);
-    expect(pool.reserve(slots[1] as KvSlot, 129)).toBe(false);
+    expect(pool.reserve(slots[1] as ArenaSlot, 129)).toBe(false);
     expect(books(pool, slots)).toEqual(before);
-    expect(pool.reserve(slots[0] as KvSlot, 128)).toBe(true);
+    expect(pool.reserve(slots[0] as ArenaSlot, 128)).toBe(true);
   });
 
   test("room in the long arena", () => {
     const pool = newPool(6, 128);
     const slots = [filled(pool, 64, 50, 1), filled(pool, 100, 100, 2), filled(pool, 64, 10, 3)];
     const before = books(pool, slots);
-    expect(pool.reserve(slots[0] as KvSlot, 129)).toBe(false);
+    expect(pool.reserve(slots[0] as ArenaSlot, 129)).toBe(false);
     expect(books(pool, slots)).toEqual(before);
   });
 });
@@ -152,7 +152,7 @@ describe("a range", () => {
   test("is one array per layer in the pool's own memory, short slots ascending", () => {
     const pool = newPool(16);
     const slots = [1, 2, 3, 4].map((value) => filled(pool, 100, 100, value));
-    const range = pool.range([slots[3] as KvSlot, slots[1] as KvSlot]);
+    const range = pool.range([slots[3] as ArenaSlot, slots[1] as ArenaSlot]);
     expect(range).toMatchObject({ arena: "short", numRows: 3, rows: [2, 0] });
     const slotFloats = 128 * SHAPE.numKvHeads * SHAPE.headSize;
     for (let layer = 0; layer < SHAPE.numLayers; layer++) {
@@ -201,10 +201,10 @@ describe("compacting", () => {
   test("moves the last slots into gaps, and says what it copied", () => {
     const pool = newPool(16);
     const slots = [1, 2, 3, 4, 5].map((value) => filled(pool, 64, 10 * value, value));
-    pool.release(slots[1] as KvSlot);
-    pool.release(slots[2] as KvSlot);
+    pool.release(slots[1] as ArenaSlot);
+    pool.release(slots[2] as ArenaSlot);
     expect(pool.compact()).toBe((50 + 40) * TOKEN_BYTES);
-    const left = [slots[0], slots[4], slots[3]] as KvSlot[];
+    const left = [slots[0], slots[4], slots[3]] as ArenaSlot[];
     expect(left.map(({ index }) => index)).toEqual([0, 1, 2]);
     expect(left.map((slot) => valueOf(pool, slot))).toEqual([1, 5, 4]);
     expect(pool.usedTokens).toBe(3 * 64);
@@ -220,7 +220,7 @@ describe("compacting", () => {
   test("moves long slots too", () => {
     const pool = newPool(16, 100);
     const slots = [1, 2, 3].map((value) => filled(pool, 120, 110, value));
-    pool.release(slots[0] as KvSlot);
+    pool.release(slots[0] as ArenaSlot);
     expect(pool.compact()).toBe(110 * TOKEN_BYTES);
     expect(slots.slice(1).map((slot) => [slot.index, valueOf(pool, slot)])).toEqual([
       [1, 2],
@@ -232,10 +232,10 @@ describe("compacting", () => {
 describe("a block", () => {
   test("that was read can be written to another sequence, in parts", () => {
     const pool = newPool(16, 100);
-    const from = pool.admit(64) as KvSlot;
+    const from = pool.admit(64) as ArenaSlot;
     const step = Float32Array.from({ length: 30 * TOKEN_SIZE }, (_, index) => index);
     pool.append(from, step, 0, 30);
-    const to = pool.admit(150) as KvSlot;
+    const to = pool.admit(150) as ArenaSlot;
     pool.writeBlock(to, 0, pool.readBlock(from, 0, 12));
     pool.writeBlock(to, 12, pool.readBlock(from, 12, 30));
     expect(to.numTokens).toBe(30);

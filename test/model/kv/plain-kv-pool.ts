@@ -3,10 +3,10 @@
 import type { KvShape } from "@readme-moe/model";
 import { expect } from "vitest";
 import type { KvPool } from "../../../packages/model/src/kv/kv-pool.ts";
-import type { KvArenaName, KvSlot } from "../../../packages/model/src/kv/kv-slot.ts";
+import type { ArenaSlot, KvArenaName } from "../../../packages/model/src/kv/kv-slot.ts";
 
 export interface PlainSequence {
-  readonly slot: KvSlot;
+  readonly slot: ArenaSlot;
   isLong: boolean;
   reservedTokens: number;
   /** Of each position, `[2 * numLayers, numKvHeads, headSize]`. */
@@ -34,7 +34,7 @@ export class PlainKvPool {
     return (padded[0] as number) + (padded[1] as number) <= this.#capacityTokens;
   }
 
-  add(slot: KvSlot, numTokens: number): void {
+  add(slot: ArenaSlot, numTokens: number): void {
     const sequence = { slot, isLong: false, reservedTokens: 0, tokens: [] };
     this.sequences.push(sequence);
     this.reserve(sequence, numTokens);

@@ -1,9 +1,9 @@
 import type { PreGatingRouter } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import type { ModelRunner } from "../model-runner.ts";
 import type { Passage, PassageScores } from "./passage.ts";
 import { type PassageOptions, passagesOf, wholeSequences } from "./passages.ts";
 import { type ScoreOptions, scorePassages } from "./score-passages.ts";
+import type { StepRunner } from "../step-runner.ts";
 
 /** Of `evaluate`: how the text is cut into passages, and how they are scored. */
 export type EvaluateOptions = PassageOptions & ScoreOptions;
@@ -28,7 +28,7 @@ export interface Evaluation {
  * @throws {RangeError} when the documents have fewer than two tokens
  */
 export async function evaluate(
-  runner: ModelRunner,
+  runner: StepRunner,
   router: PreGatingRouter,
   tokenizer: Tokenizer,
   documents: Iterable<string>,
@@ -39,7 +39,7 @@ export async function evaluate(
 
 /** `evaluate`, with the sequences made already. @param sequences - at least one, each of at least two tokens */
 export async function evaluateSequences(
-  runner: ModelRunner,
+  runner: StepRunner,
   router: PreGatingRouter,
   sequences: readonly Int32Array[],
   options: ScoreOptions = {},
@@ -49,7 +49,7 @@ export async function evaluateSequences(
 
 /** `evaluate`, with the passages made already. @param passages - at least one */
 export async function evaluatePassages(
-  runner: ModelRunner,
+  runner: StepRunner,
   router: PreGatingRouter,
   passages: readonly Passage[],
   options: ScoreOptions = {},

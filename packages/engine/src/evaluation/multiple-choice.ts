@@ -1,8 +1,8 @@
 import { integerOption, type PreGatingRouter } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import type { ModelRunner } from "../model-runner.ts";
 import { type Choice, choicePassage } from "./choice-passage.ts";
 import { type ScoreOptions, scorePassages } from "./score-passages.ts";
+import type { StepRunner } from "../step-runner.ts";
 
 /** A question, its answers, and which of them is right. */
 export interface Question {
@@ -50,7 +50,7 @@ export interface MultipleChoiceEvaluation {
  * @throws {RangeError} when there is no question, or one without choices or with an `answer` that is none of them
  */
 export async function evaluateMultipleChoice(
-  runner: ModelRunner,
+  runner: StepRunner,
   router: PreGatingRouter,
   tokenizer: Tokenizer,
   questions: readonly Question[],

@@ -1,9 +1,9 @@
 import type { PreGatingRouter } from "@readme-moe/core";
 import { fixedRouter, routeStatistics, type RouteStatistics } from "@readme-moe/router";
-import type { ModelRunner } from "../model-runner.ts";
 import { type Evaluation, evaluationOf } from "./evaluate.ts";
 import type { Passage } from "./passage.ts";
 import { type ScoreOptions, scorePassages } from "./score-passages.ts";
+import type { StepRunner } from "../step-runner.ts";
 
 /** What routing is worth on one text. */
 export interface ExpertEvaluation {
@@ -23,7 +23,7 @@ export interface RoutedEvaluation extends Evaluation, RouteStatistics {
 
 /** A model's loss on passages with its router, and with each of its experts. @param passages - at least one */
 export async function evaluatePerExpert(
-  runner: ModelRunner,
+  runner: StepRunner,
   router: PreGatingRouter | undefined,
   passages: readonly Passage[],
   options: ScoreOptions = {},

@@ -1,9 +1,10 @@
 import type { PreGatingRouter } from "@readme-moe/core";
-import { KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
-import type { ModelRunner } from "../model-runner.ts";
+import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/model";
 import type { Passage, PassageScores } from "./passage.ts";
 import { routePassages } from "./route-passages.ts";
 import { type Piece, type Tree, treesOf } from "./trunks.ts";
+import { rewind } from "../rewind.ts";
+import type { StepRunner } from "../step-runner.ts";
 
 /** Of what runs over many passages: how to end it early, and who hears how far it is. */
 export interface ScoreOptions {
@@ -18,8 +19,8 @@ const RUN_TOKENS = 512;
 const SHARED_POOL_TOKENS = 2048;
 
 interface Scorer {
-  readonly runner: ModelRunner;
-  readonly pool: KvPool;
+  readonly runner: StepRunner;
+  readonly kv: KvMemory;
   readonly scores: readonly PassageScores[];
 }
 
@@ -32,7 +33,7 @@ interface Scorer {
  * @throws {RangeError} when a passage predicts nothing
  */
 export async function scorePassages(
-  runner: ModelRunner,
+  runner: StepRunner,
   router: PreGatingRouter,
   groups: readonly (readonly Passage[])[],
   options: ScoreOptions = {},
@@ -45,9 +46,16 @@ export async function scorePassages(
   });
   const waves = wavesOf(trees);
   const capacityTokens = waves.reduce((most, wave) => Math.max(most, poolTokens(wave)), wholeBlocks(1));
-  const pool = new KvPool({ shape: runner.kvShape, capacityTokens });
+  const kv = runner.openKv({ capacityTokens });
   const scores: PassageScores[] = [];
-  for (const wave of waves) {
+  try {
+    for (const wave of waves) await scoreWave(wave);
+  } finally {
+    kv.dispose();
+  }
+  return scores;
+
+  async function scoreWave(wave: readonly Tree[]): Promise<void> {
     options.signal?.throwIfAborted();
     const numPassages = wave.reduce((sum, tree) => sum + tree.numPassages, 0);
     const own = passages.slice(scores.length, scores.length + numPassages);
@@ -56,12 +64,11 @@ export async function scorePassages(
       const logProbs = new Float32Array(tokenIds.length - firstTarget);
       scores.push({ logProbs, experts: experts[index] ?? new Uint16Array() });
     });
-    await runWave({ runner, pool, scores }, wave);
+    await runWave({ runner, kv, scores }, wave);
     options.onProgress?.({ sequences: scores.length, of: passages.length });
     // Runs block their thread: without a break, neither signals nor timers would be heard.
     await new Promise((resolve) => setImmediate(resolve));
   }
-  return scores;
 }
 
 /** Neighbouring trees whose trunks fit into one run, and all of which fit into memory. */
@@ -81,7 +88,7 @@ function wavesOf(trees: readonly Tree[]): readonly (readonly Tree[])[] {
   return waves;
 }
 
-/** All slots are as wide as the widest. */
+/** Positions that arenas need, whose slots are all as wide as the widest. Pages need fewer. */
 function poolTokens(wave: readonly Tree[]): number {
   return wave.length * wholeBlocks(Math.max(...wave.map(treeTokens)));
 }
@@ -91,7 +98,7 @@ function treeTokens({ trunk, branches }: Tree): number {
 }
 
 async function runWave(scorer: Scorer, wave: readonly Tree[]): Promise<void> {
-  const placed = wave.map((tree) => ({ ...tree, slot: scorer.pool.admit(treeTokens(tree)) as KvSlot }));
+  const placed = wave.map((tree) => ({ ...tree, slot: scorer.kv.admit(treeTokens(tree)) as KvSlot }));
   await runPieces(
     scorer,
     placed.map(({ trunk, slot }) => ({ piece: trunk, slot })),
@@ -99,10 +106,10 @@ async function runWave(scorer: Scorer, wave: readonly Tree[]): Promise<void> {
   for (const { trunk, branches, slot } of placed) {
     for (const branch of branches) {
       await runPieces(scorer, [{ piece: branch, slot }]);
-      scorer.pool.truncate(slot, trunk.tokenIds.length);
+      rewind(scorer.kv, slot, trunk.tokenIds.length);
     }
   }
-  for (const { slot } of placed) scorer.pool.release(slot);
+  for (const { slot } of placed) scorer.kv.release(slot);
 }
 
 interface PlacedPiece {
@@ -121,9 +128,9 @@ async function runPieces(scorer: Scorer, pieces: readonly PlacedPiece[]): Promis
   }
 }
 
-async function runOnce({ runner, pool, scores }: Scorer, pieces: readonly PlacedPiece[]): Promise<void> {
+async function runOnce({ runner, kv, scores }: Scorer, pieces: readonly PlacedPiece[]): Promise<void> {
   const results = await runner.forward(
-    pool,
+    kv,
     pieces.map(({ piece: { start, tokenIds, rows, passage }, slot }) => ({
       slot,
       tokenIds,

@@ -1,8 +1,8 @@
 import { attentionRuns } from "@readme-moe/model";
-import type { StepSequence } from "../step-feeds.ts";
+import type { ArenaSequence } from "../step-feeds.ts";
 
 /** The distinct experts, ascending, of each run that a step takes. */
-export function expertsByRun(sequences: readonly StepSequence[]): readonly (readonly number[])[] {
+export function expertsByRun(sequences: readonly ArenaSequence[]): readonly (readonly number[])[] {
   return attentionRuns(sequences).map(({ decode, decodeOther, continued, fresh }) => {
     const places = [...decode, ...decodeOther, ...continued, ...fresh];
     const experts = new Set(places.flatMap((place) => Array.from(sequences[place]?.experts ?? [])));

@@ -8,13 +8,15 @@ import {
   type Feeds,
   type GraphSession,
   type GraphTensor,
-  type KvPool,
-  type KvShape,
+  type KvMemory,
+  type KvMemoryOptions,
+  KvPool,
   type Model,
   openGraph,
   readConstant,
   resolveCacheFolder,
 } from "@readme-moe/model";
+import { arenasOf, placedIn } from "../arenas-of.ts";
 import { calibrationOf } from "../calibration-sequences.ts";
 import type { LayerRange } from "../decoder-graph.ts";
 import { FullLogits } from "../full-logits.ts";
@@ -150,13 +152,14 @@ export class StreamedRunner implements StepRunner {
     };
   }
 
-  get kvShape(): KvShape {
-    return this.model.config;
+  openKv({ capacityTokens }: KvMemoryOptions): KvPool {
+    return new KvPool({ shape: this.model.config, capacityTokens });
   }
 
-  async forward(pool: KvPool, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    this.memory.expectRuns(expertsByRun(sequences));
-    return runSteps(this.model, pool, sequences, numCandidates, this.#fullLogits, this.#run);
+  async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
+    const { model } = this;
+    this.memory.expectRuns(expertsByRun(placedIn(arenasOf(kv, model.config), sequences)));
+    return runSteps({ model, fullLogits: this.#fullLogits, run: this.#run }, kv, sequences, numCandidates);
   }
 
   async dispose(): Promise<void> {

@@ -150,7 +150,7 @@ export class EngineServer {
   }
 }
 
-function infoOf({ model, text, options, sizes }: OpenedEngine): EngineInfo {
+function infoOf({ model, text, options, sizes, kernel }: OpenedEngine): EngineInfo {
   const { config } = model;
   return {
     path: model.path,
@@ -165,6 +165,7 @@ function infoOf({ model, text, options, sizes }: OpenedEngine): EngineInfo {
     eosTokenIds: config.eosTokenIds,
     maxNumSeqs: options.maxNumSeqs,
     kvCapacityTokens: sizes.capacityTokens,
+    kernel,
   };
 }
 

@@ -1,11 +1,13 @@
-import type { PreGatingRouter, Residency } from "@readme-moe/core";
-import { KvPool, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
+import type { KernelInfo, PreGatingRouter, Residency } from "@readme-moe/core";
+import { isKernelModel } from "@readme-moe/kernel";
+import { type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-output.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { openRunner } from "./open-runner.ts";
+import { kernelKvPrecision, KernelRunner } from "../kernel-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
@@ -18,6 +20,8 @@ export interface OpenedEngine {
   readonly sizes: KvSizes;
   readonly core: EngineCore;
   readonly residency: Residency;
+  /** What runs a dense model's steps. */
+  readonly kernel: KernelInfo | undefined;
   /** Why the graph is not cached, where it is not. */
   readonly cacheFailure: string | undefined;
   /** The router of a choice; the same object for the same choice, so that its sequences are routed together. */
@@ -42,7 +46,8 @@ export async function openParts(
     closers.push(() => model.close());
     const scheduler = await schedulerOf(options);
     const text = await model.loadText();
-    const sizes = kvSizes(options, model.config);
+    const kvPrecision = isKernelModel(model) ? kernelKvPrecision(options) : "fp32";
+    const sizes = kvSizes(options, model.config, kvPrecision);
     const { threads, cacheFolder } = options;
     let cacheFailure: string | undefined;
     // Router and decoder fail for one and the same reason.
@@ -61,12 +66,14 @@ export async function openParts(
     await routerFor(undefined);
     const { runner, residency } = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: sizes.capacityTokens });
-    const prefixes = new PrefixCache(options.chunkTokens, sizes.prefixCacheBytes);
+    const kernel = runner instanceof KernelRunner ? runner.info : undefined;
+    const { capacityTokens, prefixCacheBytes } = sizes;
+    const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
+    const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
     const measured = {
-      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision}`,
-      threads,
+      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel?.instructions ?? "graphs"}`,
+      threads: kernel?.threads ?? threads,
       isStreamed: options.expertCacheBytes !== undefined,
     };
     const measure = () => measureCost(runner, { residency, now });
@@ -74,7 +81,7 @@ export async function openParts(
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
-      admission: new KvAdmission(pool, prefixes, limits),
+      admission: new KvAdmission(kv, prefixes, limits),
       scheduler,
       cost,
       residency,
@@ -83,7 +90,7 @@ export async function openParts(
       output,
       now,
     });
-    return { model, text, options, sizes, core, residency, cacheFailure, routerFor, close };
+    return { model, text, options, sizes, core, residency, kernel, cacheFailure, routerFor, close };
   } catch (error) {
     await close();
     throw error;

@@ -3,7 +3,9 @@ import type { Model } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-output.ts";
 import { importFunction } from "../function-module.ts";
-import { ModelRunner, type RunnerOptions } from "../model-runner.ts";
+import { KernelRunner } from "../kernel-runner.ts";
+import { openStepRunner } from "../open-step-runner.ts";
+import type { RunnerOptions } from "../model-runner.ts";
 import type { StepRunner } from "../step-runner.ts";
 import { StreamedRunner } from "../streamed/streamed-runner.ts";
 
@@ -14,10 +16,12 @@ export async function openRunner(
   output: EngineOutput,
   hooks: Pick<RunnerOptions, "onProgress" | "onCacheFailure">,
 ): Promise<{ readonly runner: StepRunner; readonly residency: Residency }> {
-  const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy } = options;
+  const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy, kernel, kvPrecision } = options;
   const shared = { precision, threads, cacheFolder, ...hooks };
   if (expertCacheBytes === undefined) {
-    return { runner: await ModelRunner.open(model, shared), residency: everythingResident };
+    const runner = await openStepRunner(model, { ...shared, kernel, kvPrecision });
+    if (runner instanceof KernelRunner) output.event("kernel:selected", runner.info);
+    return { runner, residency: everythingResident };
   }
   const policy =
     typeof expertCachePolicy === "string" ? expertCachePolicy : await importFunction<EvictionPolicy>(expertCachePolicy);

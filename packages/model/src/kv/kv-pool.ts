@@ -1,13 +1,23 @@
 // Keys and values of all running sequences, in memory that is allocated once.
 
-import { integerOption, ReadMeError } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, kvBytesPerToken, type KvShape } from "./kv-shape.ts";
+import { integerOption } from "@readme-moe/core";
+import { ArenaMemory } from "./arena-memory.ts";
 import { closeGaps, holdsSlot, withoutSlot } from "./kv-arena.ts";
 import { checkLayout, emptyLayout, planRoom, slotStart, usedTokens, type KvLayout } from "./kv-layout.ts";
+import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
 import { isNothing, planRelocation } from "./kv-relocation.ts";
-import { describeSlot, unplacedSlot, type KvArenaName, type KvSlot, type PooledSlot } from "./kv-slot.ts";
+import { KV_BLOCK_TOKENS, kvBytesPerToken, type KvShape } from "./kv-shape.ts";
+import {
+  describeSlot,
+  isArenaSlot,
+  unplacedSlot,
+  type ArenaSlot,
+  type KvArenaName,
+  type PooledSlot,
+} from "./kv-slot.ts";
+import { prefixTokens } from "./prefix-tokens.ts";
 
-/** Of a `KvPool`: whose keys and values it holds, and how many positions of them. */
+/** Options of a `KvPool`: whose keys and values it holds, and how many positions of them. */
 export interface KvPoolOptions {
   readonly shape: KvShape;
   /** Positions that there is memory for, a multiple of 64. */
@@ -23,7 +33,7 @@ export interface KvRange {
   readonly numRows: number;
   /** Row of each asked slot. */
   readonly rows: readonly number[];
-  /** Of a layer's keys or values: `[numRows, numKvHeads, 1, slotTokens, headSize]`. */
+  /** Shape of a layer's keys or values: `[numRows, numKvHeads, 1, slotTokens, headSize]`. */
   readonly dims: readonly number[];
   /** Floats, within a layer's keys or values. */
   readonly start: number;
@@ -31,18 +41,18 @@ export interface KvRange {
 }
 
 /**
- * A pool of slots in two arenas. Attention takes a batch's past as one array per layer, and copying it together each
- * step would cost as much as the step; so all slots of an arena are equally long and side by side, and any range of
+ * A pool of slots in two arenas, float32. Attention takes a batch's past as one array per layer, and copying it together
+ * each step would cost as much as the step; so all slots of an arena are equally long and side by side, and any range of
  * them is such an array. When an arena's longest sequence outgrows its slots, all of them are widened in place, by 64
- * positions, which is about once in 64 steps. Memory starts at zero and stays finite.
+ * positions, which is about once in 64 steps. Memory starts at zero and stays finite. Room that is reserved stays so
+ * until `release`. What is kept is a copy, outside the pool's positions.
  */
-export class KvPool {
-  readonly shape: KvShape;
+export class KvPool implements KvMemory {
   readonly capacityTokens: number;
   readonly #longFromTokens: number;
-  /** Of each layer, `[capacityTokens · numKvHeads · headSize]`. */
-  readonly #keys: readonly Float32Array[];
-  readonly #values: readonly Float32Array[];
+  readonly #memory: ArenaMemory;
+  /** Blocks as `readBlock` gives them. */
+  readonly #kept = new Map<KeptTokens, Float32Array>();
   #layout: KvLayout;
   #bytesMoved = 0;
 
@@ -53,14 +63,14 @@ export class KvPool {
       const expectation = `a multiple of ${KV_BLOCK_TOKENS}`;
       throw new RangeError(`Expected \`capacityTokens\` to be ${expectation}, got \`${capacityTokens}\``);
     }
-    this.shape = shape;
     this.capacityTokens = capacityTokens;
     this.#longFromTokens = integerOption("longFromTokens", longFromTokens, 1);
-    const slab = (): readonly Float32Array[] =>
-      Array.from({ length: shape.numLayers }, () => allocate(capacityTokens * shape.numKvHeads * shape.headSize));
-    this.#keys = slab();
-    this.#values = slab();
+    this.#memory = new ArenaMemory(shape, capacityTokens);
     this.#layout = emptyLayout(capacityTokens);
+  }
+
+  get shape(): KvShape {
+    return this.#memory.shape;
   }
 
   /** Positions in use, those of free slots and of padding included. */
@@ -68,7 +78,6 @@ export class KvPool {
     return usedTokens(this.#layout);
   }
 
-  /** Copied so far to make room and to close gaps. */
   get bytesMoved(): number {
     return this.#bytesMoved;
   }
@@ -77,21 +86,21 @@ export class KvPool {
     return kvBytesPerToken(this.shape);
   }
 
-  /** A slot with room for `numTokens` positions, or `undefined` when there is none. */
-  admit(numTokens: number): KvSlot | undefined {
-    integerOption("numTokens", numTokens, 1);
+  admit(numTokens: number, prefix: readonly KeptTokens[] = []): ArenaSlot | undefined {
+    prefixTokens(numTokens, prefix);
+    const blocks = prefix.map((kept) => this.#blockOf(kept));
     const slot = unplacedSlot();
-    return this.#makeRoom(new Map([[slot, numTokens]])) ? slot : undefined;
+    if (!this.#makeRoom(new Map([[slot, numTokens]]))) return undefined;
+    for (const block of blocks) this.writeBlock(slot, slot.numTokens, block);
+    return slot;
   }
 
-  /** Makes room for positions `[0, numTokens)`. @returns whether there is; nothing has changed when there is not */
   reserve(slot: KvSlot, numTokens: number): boolean {
     const own = this.#own(slot);
     integerOption("numTokens", numTokens, 1);
     return numTokens <= own.reservedTokens || this.#makeRoom(new Map([[own, numTokens]]));
   }
 
-  /** Gives the memory back; the handle is of no use any more. */
   release(slot: KvSlot): void {
     const own = this.#own(slot);
     const arena = withoutSlot(this.#layout[own.arena], own);
@@ -99,7 +108,6 @@ export class KvPool {
     own.index = -1;
   }
 
-  /** Forgets the positions from `numTokens` on. */
   truncate(slot: KvSlot, numTokens: number): void {
     const own = this.#own(slot);
     own.numTokens = integerOption("numTokens", numTokens, 0, own.numTokens);
@@ -112,40 +120,27 @@ export class KvPool {
   append(slot: KvSlot, stepKeysValues: Float32Array, from: number, to: number): void {
     const own = this.#own(slot);
     // Beyond its end a step would give NaN, which from then on every sequence with this memory in its range would meet.
-    const stepTokens = Math.floor((stepKeysValues.length * Float32Array.BYTES_PER_ELEMENT) / this.bytesPerToken);
-    integerOption("to", to, integerOption("from", from, 0), stepTokens);
+    const tokenFloats = this.bytesPerToken / Float32Array.BYTES_PER_ELEMENT;
+    integerOption("to", to, integerOption("from", from, 0), Math.floor(stepKeysValues.length / tokenFloats));
     const end = own.numTokens + to - from;
     if (end > own.reservedTokens) {
       throw new RangeError(`Expected room for ${end} tokens, got ${describeSlot(own)}`);
     }
-    const { numLayers, numKvHeads, headSize } = this.shape;
-    const { slotTokens } = this.#layout[own.arena];
-    const base = this.#startOf(own);
-    let source = from * 2 * numLayers * numKvHeads * headSize;
-    for (let position = own.numTokens; position < end; position++) {
-      for (let layer = 0; layer < numLayers; layer++) {
-        for (const target of [this.#keys[layer] as Float32Array, this.#values[layer] as Float32Array]) {
-          for (let head = 0; head < numKvHeads; head++) {
-            const start = base + (head * slotTokens + position) * headSize;
-            // Shorter than the call that would copy it.
-            for (let i = 0; i < headSize; i++) target[start + i] = stepKeysValues[source + i] as number;
-            source += headSize;
-          }
-        }
-      }
-    }
+    const positions = { from: own.numTokens, to: end };
+    this.#memory.writeStep(this.#placeOf(own), positions, stepKeysValues, from * tokenFloats);
     own.numTokens = end;
   }
 
   /** The smallest range that holds these slots, which must be of one arena; rows are in memory order. */
   range(slots: readonly KvSlot[]): KvRange {
     const { numKvHeads, headSize } = this.shape;
-    const [first] = slots;
+    const owned = slots.map((slot) => this.#own(slot));
+    const [first] = owned;
     const arena = this.#layout[first?.arena ?? "short"];
-    const indices = slots.map((slot) => this.#own(slot).index);
-    if (slots.some((slot) => slot.arena !== arena.name)) throw new TypeError("Expected `slots` of one arena");
+    if (owned.some((slot) => slot.arena !== arena.name)) throw new TypeError("Expected `slots` of one arena");
     if (!first)
       return { arena: "short", numRows: 0, rows: [], dims: [0, numKvHeads, 1, 0, headSize], start: 0, end: 0 };
+    const indices = owned.map(({ index }) => index);
     const [low, high] = [Math.min(...indices), Math.max(...indices)];
     const numRows = high - low + 1;
     const slotFloats = arena.slotTokens * numKvHeads * headSize;
@@ -162,7 +157,9 @@ export class KvPool {
 
   /** Items by the place of their slots, all of one arena, in memory. */
   inMemoryOrder<Item>(items: readonly Item[], slotOf: (item: Item) => KvSlot): readonly Item[] {
-    return items.toSorted((a, b) => this.#startOf(this.#own(slotOf(a))) - this.#startOf(this.#own(slotOf(b))));
+    return items.toSorted(
+      (a, b) => this.#placeOf(this.#own(slotOf(a))).base - this.#placeOf(this.#own(slotOf(b))).base,
+    );
   }
 
   /** A range's keys and values of one layer, in place; valid until the pool makes room or closes gaps. */
@@ -170,38 +167,43 @@ export class KvPool {
     { start, end }: Pick<KvRange, "start" | "end">,
     layer: number,
   ): { readonly keys: Float32Array; readonly values: Float32Array } {
-    const [keys, values] = [this.#keys[layer], this.#values[layer]];
-    if (!keys || !values) throw new RangeError(`Expected \`layer\` to be below ${this.#keys.length}, got \`${layer}\``);
-    return { keys: keys.subarray(start, end), values: values.subarray(start, end) };
+    return this.#memory.view(layer, start, end);
+  }
+
+  /** Narrows a slot of this pool. @throws {TypeError} for any other */
+  arenaSlot(slot: KvSlot): ArenaSlot {
+    return this.#own(slot);
   }
 
   /** A copy of positions `[from, to)`, `[2 * numLayers, numKvHeads, to - from, headSize]`, keys before values. */
   readBlock(slot: KvSlot, from: number, to: number): Float32Array {
     const own = this.#own(slot);
     integerOption("to", to, integerOption("from", from, 0), own.numTokens);
-    const { numLayers, numKvHeads, headSize } = this.shape;
-    const block = new Float32Array(2 * numLayers * numKvHeads * (to - from) * headSize);
-    this.#eachRun(own, from, to, (memory, start, length, offset) => {
-      block.set(memory.subarray(start, start + length), offset);
-    });
-    return block;
+    return this.#memory.readBlock(this.#placeOf(own), { from, to });
   }
 
   /** Writes what `readBlock` gave to positions from `from` on, which must be where the sequence ends. */
   writeBlock(slot: KvSlot, from: number, block: Float32Array): void {
     const own = this.#own(slot);
-    const { numLayers, numKvHeads, headSize } = this.shape;
-    const numTokens = block.length / (2 * numLayers * numKvHeads * headSize);
-    integerOption("block tokens", numTokens, 0);
+    const numTokens = integerOption("block tokens", block.byteLength / this.bytesPerToken, 0);
     integerOption("from", from, own.numTokens, own.numTokens);
-    integerOption("end of the block", from + numTokens, from, own.reservedTokens);
-    this.#eachRun(own, from, from + numTokens, (memory, start, length, offset) => {
-      memory.set(block.subarray(offset, offset + length), start);
-    });
-    own.numTokens = from + numTokens;
+    const to = integerOption("end of the block", from + numTokens, from, own.reservedTokens);
+    this.#memory.writeBlock(this.#placeOf(own), { from, to }, block);
+    own.numTokens = to;
   }
 
-  /** Moves last slots into gaps, so that those who run stand side by side. @returns the bytes that it copied */
+  keep(slot: KvSlot, from: number, to: number): KeptTokens {
+    const block = this.readBlock(slot, from, to);
+    const kept = { from, numTokens: to - from, bytes: block.byteLength };
+    this.#kept.set(kept, block);
+    return kept;
+  }
+
+  drop(kept: KeptTokens): void {
+    this.#blockOf(kept);
+    this.#kept.delete(kept);
+  }
+
   compact(): number {
     const { short, long } = this.#layout;
     if (!short.slots.includes(undefined) && !long.slots.includes(undefined)) return 0;
@@ -210,7 +212,10 @@ export class KvPool {
     return this.#bytesMoved - before;
   }
 
-  /** @throws {Error} with the numbers, when the books are wrong */
+  dispose(): void {
+    // Arrays are collected.
+  }
+
   checkIntegrity(): void {
     checkLayout(this.#layout);
   }
@@ -225,17 +230,7 @@ export class KvPool {
 
   #moveTo(layout: KvLayout): void {
     const relocation = planRelocation(this.#layout, layout, this.shape);
-    if (!isNothing(relocation)) {
-      const { save, moves, restore, scratchLength } = relocation;
-      const scratch = new Float32Array(scratchLength);
-      for (const memory of [...this.#keys, ...this.#values]) {
-        for (const { source, target, length } of save) scratch.set(memory.subarray(source, source + length), target);
-        for (const { source, target, length } of moves) memory.copyWithin(target, source, source + length);
-        for (const { source, target, length } of restore) memory.set(scratch.subarray(source, source + length), target);
-      }
-      const floats = [...save, ...moves].reduce((sum, copy) => sum + copy.length, 0);
-      this.#bytesMoved += floats * Float32Array.BYTES_PER_ELEMENT * 2 * this.shape.numLayers;
-    }
+    if (!isNothing(relocation)) this.#bytesMoved += this.#memory.relocate(relocation);
     this.#layout = layout;
     for (const arena of [layout.short, layout.long]) {
       arena.slots.forEach((slot, index) => {
@@ -244,44 +239,22 @@ export class KvPool {
     }
   }
 
-  /** Calls `copy` with each contiguous run of floats of positions `[from, to)`, and its offset in a block. */
-  #eachRun(
-    slot: PooledSlot,
-    from: number,
-    to: number,
-    copy: (memory: Float32Array, start: number, length: number, offset: number) => void,
-  ): void {
-    const { numLayers, numKvHeads, headSize } = this.shape;
-    const { slotTokens } = this.#layout[slot.arena];
-    const base = this.#startOf(slot);
-    const length = (to - from) * headSize;
-    let offset = 0;
-    for (let layer = 0; layer < numLayers; layer++) {
-      for (const memory of [this.#keys[layer] as Float32Array, this.#values[layer] as Float32Array]) {
-        for (let head = 0; head < numKvHeads; head++, offset += length) {
-          copy(memory, base + (head * slotTokens + from) * headSize, length, offset);
-        }
-      }
-    }
-  }
-
-  /** First float of a slot, within a layer's keys or values. */
-  #startOf(slot: PooledSlot): number {
+  #placeOf(slot: PooledSlot): { readonly base: number; readonly slotTokens: number } {
     const { numKvHeads, headSize } = this.shape;
-    return slotStart(this.#layout, this.#layout[slot.arena], slot.index) * numKvHeads * headSize;
+    const arena = this.#layout[slot.arena];
+    return { base: slotStart(this.#layout, arena, slot.index) * numKvHeads * headSize, slotTokens: arena.slotTokens };
   }
 
   #own(slot: KvSlot): PooledSlot {
-    if (holdsSlot(this.#layout[slot.arena], slot)) return slot;
+    if (isArenaSlot(slot) && holdsSlot(this.#layout[slot.arena], slot)) return slot;
     throw new TypeError(`Expected \`slot\` to be held by this pool, got ${describeSlot(slot)}`);
   }
-}
 
-function allocate(length: number): Float32Array {
-  try {
-    return new Float32Array(length);
-  } catch (cause) {
-    const megabytes = Math.round((length * Float32Array.BYTES_PER_ELEMENT) / 1e6);
-    throw new ReadMeError("ERR_RUNTIME", `${megabytes} MB of KV memory per layer cannot be had`, { cause });
+  #blockOf(kept: KeptTokens): Float32Array {
+    const block = this.#kept.get(kept);
+    if (block) return block;
+    throw new TypeError(
+      `Expected \`kept\` to be kept by this pool, got ${kept.numTokens} tokens of another or dropped`,
+    );
   }
 }

@@ -13,7 +13,10 @@ export function wholeBlocks(tokens: number): number {
   return Math.ceil(tokens / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
 }
 
-/** Keys and values of one token in all layers, float32. */
-export function kvBytesPerToken({ numLayers, numKvHeads, headSize }: KvShape): number {
-  return 2 * numLayers * numKvHeads * headSize * Float32Array.BYTES_PER_ELEMENT;
+/** Number type that keys and values are stored in: arenas store float32, pages of the kernel float16. */
+export type KvPrecision = "fp16" | "fp32";
+
+/** Size of one token's keys and values in all layers, in bytes. */
+export function kvBytesPerToken({ numLayers, numKvHeads, headSize }: KvShape, precision: KvPrecision = "fp32"): number {
+  return 2 * numLayers * numKvHeads * headSize * (precision === "fp16" ? 2 : 4);
 }

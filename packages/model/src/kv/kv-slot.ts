@@ -1,18 +1,12 @@
+import type { KvSlot } from "./kv-memory.ts";
+
 export type KvArenaName = "short" | "long";
 
-/**
- * One sequence's place in a `KvPool`: a handle that stays the same object while the pool moves the sequence.
- *
- * Only the pool changes it. `arena` and `index` may change whenever the pool makes room or compacts.
- */
-export interface KvSlot {
+/** One sequence's place in a `KvPool`. `arena` and `index` may change whenever the pool makes room or compacts. */
+export interface ArenaSlot extends KvSlot {
   readonly arena: KvArenaName;
   /** Which slot of its arena; -1 once released. */
   readonly index: number;
-  /** Positions `[0, numTokens)` are filled. */
-  readonly numTokens: number;
-  /** Positions `[0, reservedTokens)` have room, whatever happens to other sequences. */
-  readonly reservedTokens: number;
 }
 
 /** The pool's side of a handle. */
@@ -23,12 +17,18 @@ export interface PooledSlot {
   reservedTokens: number;
 }
 
-/** A handle that no arena knows yet. */
+/** Creates a handle that no arena knows yet. */
 export function unplacedSlot(): PooledSlot {
   return { arena: "short", index: -1, numTokens: 0, reservedTokens: 0 };
 }
 
-/** What to show of a slot in a message. */
-export function describeSlot({ arena, index, numTokens, reservedTokens }: KvSlot): string {
-  return `slot ${index} of the ${arena} arena (${numTokens} tokens, room for ${reservedTokens})`;
+/** Whether some memory's slot is an arena's. */
+export function isArenaSlot(slot: KvSlot): slot is ArenaSlot {
+  return "arena" in slot && "index" in slot;
+}
+
+/** Describes a slot in a message. */
+export function describeSlot(slot: KvSlot): string {
+  const place = isArenaSlot(slot) ? `slot ${slot.index} of the ${slot.arena} arena` : "a slot of another memory";
+  return `${place} (${slot.numTokens} tokens, room for ${slot.reservedTokens})`;
 }

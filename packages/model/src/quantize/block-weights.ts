@@ -2,6 +2,7 @@
 
 export type BlockBits = 4 | 8;
 
+/** How weights in blocks are kept. */
 export interface BlockFormat {
   readonly bits: BlockBits;
   /** Values per block, a power of two from 16 to 256. */

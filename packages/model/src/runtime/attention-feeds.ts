@@ -2,7 +2,7 @@
 // attend together.
 
 import type { KvPool } from "../kv/kv-pool.ts";
-import type { KvSlot } from "../kv/kv-slot.ts";
+import type { ArenaSlot } from "../kv/kv-slot.ts";
 import type { AttentionRun } from "./attention-runs.ts";
 import { pastFeeds } from "./past-feeds.ts";
 import type { GraphTensor } from "./session.ts";
@@ -12,7 +12,7 @@ export type Feeds = Readonly<Record<string, GraphTensor>>;
 
 /** A sequence's next tokens, at least one, after the past in its slot. */
 export interface StepTokens {
-  readonly slot: KvSlot;
+  readonly slot: ArenaSlot;
   readonly tokenIds: ArrayLike<number>;
 }
 

@@ -2,7 +2,7 @@
 // a range of slots of one arena, `fresh` are prompts without a past. What does not fit into one run of the graph takes
 // another. A sequence with one token always decodes: products of one row are computed otherwise than those of many.
 
-import type { KvSlot } from "../kv/kv-slot.ts";
+import type { ArenaSlot } from "../kv/kv-slot.ts";
 
 /** Places of sequences in the step's list. */
 export interface AttentionRun {
@@ -17,7 +17,7 @@ export interface AttentionRun {
 }
 
 interface Placed {
-  readonly slot: KvSlot;
+  readonly slot: ArenaSlot;
   readonly tokenIds: ArrayLike<number>;
 }
 

@@ -1,6 +1,6 @@
 import { KvPool } from "../kv/kv-pool.ts";
 import { wholeBlocks, type KvShape } from "../kv/kv-shape.ts";
-import type { KvSlot } from "../kv/kv-slot.ts";
+import type { ArenaSlot } from "../kv/kv-slot.ts";
 import { planAttention, type Feeds } from "./attention-feeds.ts";
 
 /**
@@ -14,7 +14,7 @@ export function freshFeeds(shape: KvShape, lengths: readonly number[]): Feeds {
   const capacityTokens = lengths.reduce((sum, length) => sum + wholeBlocks(length), 0);
   const pool = new KvPool({ shape, capacityTokens });
   const sequences = lengths.map((length) => ({
-    slot: pool.admit(length) as KvSlot,
+    slot: pool.admit(length) as ArenaSlot,
     tokenIds: new Int32Array(length),
   }));
   const run = { decode: [], decodeOther: [], continued: [], fresh: sequences.map((_, index) => index) };

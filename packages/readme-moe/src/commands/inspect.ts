@@ -1,5 +1,5 @@
-import { productKinds } from "@readme-moe/engine";
-import { exactInt8Kernels, KvPool, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { defaultThreads, isKernelModel, kernelInfo, productKinds } from "@readme-moe/engine";
+import { exactInt8Kernels, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
@@ -39,9 +39,9 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
     const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
     const experts = route?.experts ?? [];
     const logitsOf = [ids.length - 1];
-    const pool = new KvPool({ shape: runner.kvShape, capacityTokens: wholeBlocks(ids.length) });
-    const slot = pool.admit(ids.length) as KvSlot;
-    const [result] = await runner.forward(pool, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
+    const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
+    const slot = kv.admit(ids.length) as KvSlot;
+    const [result] = await runner.forward(kv, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
     const numExperts = model.experts.names.length;
     const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
     print(
@@ -56,7 +56,10 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   });
 }
 
-async function describe(model: Model, { precision }: InspectFlags): Promise<Readonly<Record<string, unknown>>> {
+async function describe(
+  model: Model,
+  { precision, threads }: InspectFlags,
+): Promise<Readonly<Record<string, unknown>>> {
   const { config, experts, router } = model;
   return {
     path: model.path,
@@ -71,8 +74,12 @@ async function describe(model: Model, { precision }: InspectFlags): Promise<Read
     },
     router: router?.config ?? null,
     precision,
-    products: productKinds(model, precision),
-    ...(precision === "int8" ? { int8_kernels: await exactInt8Kernels() } : {}),
+    ...(isKernelModel(model)
+      ? { kernel: kernelInfo({}, threads ?? defaultThreads()) }
+      : {
+          products: productKinds(model, precision),
+          ...(precision === "int8" ? { int8_kernels: await exactInt8Kernels() } : {}),
+        }),
   };
 }
 

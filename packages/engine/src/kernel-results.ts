@@ -1,0 +1,98 @@
+// Results of a step's calls, put together by sequence.
+
+import type { StepResults } from "@readme-moe/kernel";
+import type { StepPiece } from "./kernel-pieces.ts";
+import type { StepSequence } from "./step-feeds.ts";
+import type { StepLogits } from "./step-logits.ts";
+
+export class KernelResults {
+  readonly #vocabSize: number;
+  #candidateIds = new Int32Array(0);
+  #logits = new Float32Array(0);
+  #sums = new Float64Array(0);
+  /** Rows of all logits; the next step writes over them. */
+  #fullLogits = new Float32Array(0);
+  #numFullRows = 0;
+  /** By sequence: its first row of all logits. */
+  #firstFullRows: number[] = [];
+  #numCandidates = 1;
+  #numWanted = 0;
+  #results: StepLogits[] = [];
+
+  constructor(vocabSize: number) {
+    this.#vocabSize = vocabSize;
+  }
+
+  /** Begins a step. */
+  begin(sequences: readonly StepSequence[], numCandidates: number): void {
+    this.#numCandidates = numCandidates;
+    this.#numFullRows = sequences.reduce((sum, s) => sum + (s.wantsFullLogits ? s.logitsOf.length : 0), 0);
+    if (this.#fullLogits.length < this.#numFullRows * this.#vocabSize) {
+      this.#fullLogits = new Float32Array(this.#numFullRows * this.#vocabSize);
+    }
+    let fullRow = 0;
+    this.#firstFullRows = [];
+    this.#results = sequences.map(({ logitsOf: { length }, wantsFullLogits }) => {
+      const firstFull = fullRow * this.#vocabSize;
+      this.#firstFullRows.push(fullRow);
+      if (wantsFullLogits) fullRow += length;
+      return {
+        candidateIds: new Int32Array(length * numCandidates),
+        candidateLogits: new Float32Array(length * numCandidates),
+        logSumExp: new Float32Array(length),
+        targetLogProbs: new Float32Array(length),
+        fullLogits: this.#fullLogits.subarray(firstFull, fullRow * this.#vocabSize),
+      };
+    });
+  }
+
+  /** Rows of all logits that the step gives. */
+  get numFullRows(): number {
+    return this.#numFullRows;
+  }
+
+  /** Which of them is that of a sequence's wanted row. */
+  fullRow(sequence: number, place: number): number {
+    return (this.#firstFullRows[sequence] as number) + place;
+  }
+
+  /** Room for one call's results. */
+  room(numWanted: number): StepResults {
+    const numLogits = numWanted * (this.#numCandidates + 1);
+    if (this.#logits.length < numLogits) {
+      this.#candidateIds = new Int32Array(numLogits);
+      this.#logits = new Float32Array(numLogits);
+    }
+    if (this.#sums.length < 2 * numWanted) this.#sums = new Float64Array(2 * numWanted);
+    this.#numWanted = numWanted;
+    return {
+      candidateIds: this.#candidateIds,
+      logits: this.#logits,
+      sums: this.#sums,
+      fullLogits: this.#fullLogits.subarray(0, this.#numFullRows * this.#vocabSize),
+    };
+  }
+
+  /** Takes the results of the call that room was made for. */
+  take(pieces: readonly StepPiece[]): void {
+    const numCandidates = this.#numCandidates;
+    const targets = this.#numWanted * numCandidates;
+    let row = 0;
+    for (const { sequence, wanted } of pieces) {
+      const result = this.#results[sequence] as StepLogits;
+      for (const { place } of wanted) {
+        const start = row * numCandidates;
+        result.candidateIds.set(this.#candidateIds.subarray(start, start + numCandidates), place * numCandidates);
+        result.candidateLogits.set(this.#logits.subarray(start, start + numCandidates), place * numCandidates);
+        const logSumExp = (this.#sums[2 * row] as number) + Math.log(this.#sums[2 * row + 1] as number);
+        result.logSumExp[place] = logSumExp;
+        result.targetLogProbs[place] = (this.#logits[targets + row] as number) - logSumExp;
+        row++;
+      }
+    }
+  }
+
+  end(): readonly StepLogits[] {
+    return this.#results;
+  }
+}

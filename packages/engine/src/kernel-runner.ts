@@ -1,0 +1,153 @@
+// Steps of a dense model in the kernel: everything of a step in one call.
+
+import { integerOption, type KernelInfo } from "@readme-moe/core";
+import {
+  anglesOf,
+  describeModel,
+  encodeStep,
+  openKernel,
+  type Kernel,
+  type KernelChoice,
+  type StepRows,
+} from "@readme-moe/kernel";
+import {
+  kvBytesPerToken,
+  type KvMemory,
+  type KvMemoryOptions,
+  type KvPrecision,
+  type Model,
+  resolveCacheFolder,
+} from "@readme-moe/model";
+import { calibrationOf } from "./calibration-sequences.ts";
+import { KernelKv } from "./kernel-kv.ts";
+import { KernelResults } from "./kernel-results.ts";
+import { packedWeights } from "./packed-weights.ts";
+import { piecesOf, type StepPiece } from "./kernel-pieces.ts";
+import type { RunnerOptions } from "./model-runner.ts";
+import type { StepSequence } from "./step-feeds.ts";
+import { checkSequence, type StepLogits } from "./step-logits.ts";
+import type { StepRunner } from "./step-runner.ts";
+import { defaultThreads } from "./default-threads.ts";
+
+/** Options of `KernelRunner.open`. */
+export interface KernelRunnerOptions extends RunnerOptions, KernelChoice {
+  /** How keys and values are kept. @default "fp32" where weights are, else "fp16" */
+  readonly kvPrecision?: KvPrecision | undefined;
+}
+
+// Changes when other weights are packed of the same model.
+const VERSION = 1;
+/** Rows of one call: those of a step that has more are split, which changes no bit. */
+const MAX_ROWS = 512;
+/** Positions whose angles are computed at a time. */
+const ANGLE_POSITIONS = 256;
+
+/** How the kernel keeps keys and values, where nothing else is asked for: as precise as weights of 32 bits, else in halves. */
+export function kernelKvPrecision(options: Pick<KernelRunnerOptions, "precision" | "kvPrecision">): KvPrecision {
+  return options.kvPrecision ?? ((options.precision ?? "fp32") === "fp32" ? "fp32" : "fp16");
+}
+
+/** Runs steps of a dense model in the kernel. */
+export class KernelRunner implements StepRunner {
+  readonly model: Model;
+  readonly kvPrecision: KvPrecision;
+  readonly #kernel: Kernel;
+  readonly #results: KernelResults;
+  /** Positions whose angles the kernel has. */
+  #anglePositions = 0;
+
+  private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision) {
+    this.model = model;
+    this.kvPrecision = kvPrecision;
+    this.#kernel = kernel;
+    this.#results = new KernelResults(model.config.vocabSize);
+  }
+
+  /**
+   * Opens a dense model: packs its weights, or maps the file that the cache has of them.
+   *
+   * @throws {TypeError} for models of several experts
+   * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
+   */
+  static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
+    const { precision = "fp32", onProgress = () => undefined, kernel: kind, instructions } = options;
+    const threads =
+      options.threads === undefined
+        ? defaultThreads()
+        : Math.min(64, integerOption("threads", options.threads, 1, 1024));
+    const cacheFolder = resolveCacheFolder(options.cacheFolder);
+    const fitted = precision === "int4" ? await calibrationOf(model, precision, { threads, cacheFolder }) : undefined;
+    const description = describeModel(model, precision, fitted?.calibration);
+    const fingerprint = await model.fingerprint(cacheFolder);
+    const key = [fingerprint, precision, VERSION, fitted?.fingerprint].join(" ");
+    const weights = await packedWeights(description, { ...options, key, cacheFolder });
+    onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
+    const sizes = { threads, maxRows: MAX_ROWS, maxPositions: model.config.contextTokens };
+    const kernel = openKernel(weights, sizes, { kernel: kind, instructions });
+    return new KernelRunner(model, kernel, kernelKvPrecision(options));
+  }
+
+  /** Which build of the kernel runs, on which instructions, with how many threads. */
+  get info(): KernelInfo {
+    return this.#kernel.info;
+  }
+
+  openKv(options: KvMemoryOptions): KernelKv {
+    const bytesPerToken = kvBytesPerToken(this.model.config, this.kvPrecision);
+    return new KernelKv(this.#kernel, { ...options, bytesPerToken }, this.kvPrecision);
+  }
+
+  /** See `StepRunner.forward`. */
+  async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
+    const { config } = this.model;
+    integerOption("numCandidates", numCandidates, 1, config.vocabSize);
+    if (!(kv instanceof KernelKv) || !kv.isOf(this.#kernel)) {
+      throw new TypeError("Expected `kv` to be memory that this runner opened");
+    }
+    if (sequences.length === 0) return [];
+    for (const sequence of sequences) checkSequence(sequence, this.model);
+    this.#fillAngles(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
+    this.#results.begin(sequences, numCandidates);
+    for (const pieces of piecesOf(sequences, MAX_ROWS)) this.#run(kv, pieces, sequences, numCandidates);
+    return this.#results.end();
+  }
+
+  async dispose(): Promise<void> {
+    await this.#kernel.close();
+  }
+
+  /** Runs one call's pieces of sequences, which are appended to their slots. */
+  #run(kv: KernelKv, pieces: readonly StepPiece[], sequences: readonly StepSequence[], numCandidates: number): void {
+    const rows = pieces.map((piece): StepRows => {
+      const { slot, tokenIds, wantsFullLogits } = sequences[piece.sequence] as StepSequence;
+      const { numTokens: position, pages } = kv.pageSlot(slot);
+      return {
+        tokenIds: Array.prototype.slice.call(tokenIds, piece.from, piece.to) as number[],
+        position,
+        pages,
+        logitsOf: piece.wanted.map(({ token }) => token - piece.from),
+        targets: piece.wanted.map(({ target }) => target),
+        fullPlaces: wantsFullLogits
+          ? piece.wanted.map(({ place }) => this.#results.fullRow(piece.sequence, place))
+          : undefined,
+      };
+    });
+    const { vocabSize, contextTokens: maxPositions } = this.model.config;
+    const { numFullRows } = this.#results;
+    const limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numPages: kv.numPages, numFullRows };
+    const numWanted = pieces.reduce((sum, { wanted }) => sum + wanted.length, 0);
+    this.#kernel.step(kv.pages, encodeStep(rows, numCandidates, limits), this.#results.room(numWanted));
+    for (const { sequence, from, to } of pieces) kv.advance((sequences[sequence] as StepSequence).slot, to - from);
+    this.#results.take(pieces);
+  }
+
+  #fillAngles(numPositions: number): void {
+    const { rope, headSize, contextTokens } = this.model.config;
+    while (this.#anglePositions < numPositions) {
+      const from = this.#anglePositions;
+      const to = Math.min(contextTokens, from + ANGLE_POSITIONS);
+      this.#kernel.setAngles(0, from, anglesOf(rope, headSize, from, to));
+      this.#anglePositions = to;
+    }
+  }
+}

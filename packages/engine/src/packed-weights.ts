@@ -1,0 +1,55 @@
+// Packed weights of a model, from the cache folder or in memory.
+
+import { ReadMeError } from "@readme-moe/core";
+import { layOut, packedFile, type DecoderDescription } from "@readme-moe/kernel";
+import { cachedData } from "@readme-moe/model";
+import type { RunnerOptions } from "./model-runner.ts";
+
+/** Options of `packedWeights`. */
+export interface PackOptions extends Pick<RunnerOptions, "onProgress" | "onCacheFailure"> {
+  /** Everything that the bytes are made from. */
+  readonly key: string;
+  readonly cacheFolder: string;
+}
+
+/**
+ * Gives the packed file's path, after writing it where the cache has none that is whole; its bytes where
+ * the cache cannot be written.
+ *
+ * @throws {ReadMeError} when a tensor cannot be read; `ERR_WRITE_FAILED` when neither cache nor memory holds the weights
+ */
+export async function packedWeights(
+  description: DecoderDescription,
+  options: PackOptions,
+): Promise<string | Uint8Array> {
+  const { key, cacheFolder, onProgress, onCacheFailure } = options;
+  const chunks = (): AsyncIterable<Uint8Array> =>
+    packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
+  try {
+    return await cachedData(cacheFolder, "kernels", key, "packed weights of the kernel", chunks);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    const weights = await inMemory(layOut(description).numBytes, chunks(), reason);
+    onCacheFailure?.(reason);
+    return weights;
+  }
+}
+
+async function inMemory(numBytes: number, chunks: AsyncIterable<Uint8Array>, reason: string): Promise<Uint8Array> {
+  const memory = allocate(numBytes, reason);
+  let end = 0;
+  for await (const chunk of chunks) {
+    memory.set(chunk, end);
+    end += chunk.byteLength;
+  }
+  return memory;
+}
+
+function allocate(numBytes: number, reason: string): Uint8Array {
+  try {
+    return new Uint8Array(numBytes);
+  } catch (cause) {
+    const message = `The packed model cannot be cached (${reason}), and memory does not hold its ${numBytes} bytes`;
+    throw new ReadMeError("ERR_WRITE_FAILED", message, { cause });
+  }
+}

@@ -1,0 +1,245 @@
+// The kernel as a Node-API addon. Arguments are checked here once more, so that no caller can make native code read what is not there.
+
+#define NAPI_VERSION 8
+#include <node_api.h>
+#include <stdlib.h>
+#include "map_file.h"
+#include "memory.h"
+#include "platform.h"
+#include "processor.h"
+#include "request.h"
+
+/** What a handle is of; every handle's memory begins with one. */
+typedef enum { KIND_KERNEL = 0x4b52, KIND_PAGES = 0x5047 } Kind;
+
+typedef struct {
+  Kind kind;
+  /** NULL when it is closed. */
+  Kernel *kernel;
+  MappedFile file;
+  /** A copy of the weights, where they are no file. */
+  void *bytes;
+} Opened;
+
+typedef struct {
+  Kind kind;
+  Pages pages;
+} OpenedPages;
+
+static void close_opened(Opened *opened) {
+  if (opened->kernel) kernel_close(opened->kernel);
+  unmap_file(&opened->file);
+  platform_free(opened->bytes);
+  *opened = (Opened){.kind = KIND_KERNEL};
+}
+
+static void finalize(napi_env env, void *data, void *hint) {
+  (void)env, (void)hint;
+  close_opened(data);
+  free(data);
+}
+
+static void finalize_pages(napi_env env, void *data, void *hint) {
+  (void)env, (void)hint;
+  kernel_close_pages(&((OpenedPages *)data)->pages);
+  free(data);
+}
+
+static napi_value fail(napi_env env, const char *what) {
+  napi_throw_range_error(env, NULL, what);
+  return NULL;
+}
+
+static int arguments(napi_env env, napi_callback_info info, size_t count, napi_value *values) {
+  size_t given = count;
+  return napi_get_cb_info(env, info, &given, values, NULL, NULL) == napi_ok && given == count;
+}
+
+/** The elements of a typed array of one type. */
+static int elements(napi_env env, napi_value value, napi_typedarray_type wanted, void **data, size_t *length) {
+  napi_typedarray_type type;
+  return napi_get_typedarray_info(env, value, &type, length, data, NULL, NULL) == napi_ok && type == wanted;
+}
+
+/** The memory of a handle of one kind, or NULL. */
+static void *handle_of(napi_env env, napi_value value, Kind kind) {
+  void *data = NULL;
+  return napi_get_value_external(env, value, &data) == napi_ok && data && *(Kind *)data == kind ? data : NULL;
+}
+
+static Opened *opened_of(napi_env env, napi_value value) {
+  Opened *opened = handle_of(env, value, KIND_KERNEL);
+  if (opened && opened->kernel) return opened;
+  napi_throw_type_error(env, NULL, "Expected a kernel that is open");
+  return NULL;
+}
+
+static Pages *pages_of(napi_env env, napi_value value) {
+  OpenedPages *opened = handle_of(env, value, KIND_PAGES);
+  if (opened && opened->pages.memory) return &opened->pages;
+  napi_throw_type_error(env, NULL, "Expected pages that are open");
+  return NULL;
+}
+
+/** instructionSets(): names of loops that the processor can run, the fastest first. */
+static napi_value instruction_sets(napi_env env, napi_callback_info info) {
+  (void)info;
+  const Loops *available[4];
+  int count = available_loops(available);
+  napi_value names, name;
+  napi_create_array(env, &names);
+  for (int i = 0; i < count; i++) {
+    napi_create_string_utf8(env, available[i]->name, NAPI_AUTO_LENGTH, &name);
+    napi_set_element(env, names, (uint32_t)i, name);
+  }
+  return names;
+}
+
+/** Maps a file by its path, or copies bytes, whose place in memory may be any. @returns NULL, or what is wrong */
+static const char *read_weights(napi_env env, napi_value value, Opened *opened, const void **bytes, size_t *size) {
+  enum { MOST_PATH = 32768 };
+  void *data;
+  if (elements(env, value, napi_uint8_array, &data, size)) {
+    opened->bytes = platform_allocate(*size);
+    if (!opened->bytes) return "memory";
+    memcpy(opened->bytes, data, *size);
+    *bytes = opened->bytes;
+    return NULL;
+  }
+  char *path = malloc(MOST_PATH);
+  size_t length;
+  const char *error = "the file cannot be mapped";
+  if (path && napi_get_value_string_utf8(env, value, path, MOST_PATH, &length) == napi_ok && length < MOST_PATH - 1 && strlen(path) == length &&
+      map_file(path, &opened->file) == 0)
+    error = NULL;
+  free(path);
+  *bytes = opened->file.bytes;
+  *size = opened->file.size;
+  return error;
+}
+
+static const Loops *loops_named(const char *name) {
+  const Loops *available[4];
+  int count = available_loops(available);
+  for (int i = 0; i < count; i++)
+    if (strcmp(available[i]->name, name) == 0) return available[i];
+  return NULL;
+}
+
+/** open(path or bytes, instructions, Int32Array of KernelOptions) */
+static napi_value open_kernel(napi_env env, napi_callback_info info) {
+  napi_value values[3], external;
+  char instructions[32];
+  size_t length, size = 0;
+  void *data;
+  KernelOptions options;
+  if (!arguments(env, info, 3, values) || napi_get_value_string_utf8(env, values[1], instructions, sizeof instructions, &length) != napi_ok ||
+      !elements(env, values[2], napi_int32_array, &data, &length) || length * sizeof(int32_t) != sizeof options)
+    return fail(env, "Expected weights, a name and options");
+  memcpy(&options, data, sizeof options);
+  const Loops *loops = loops_named(instructions);
+  if (!loops) return fail(env, "Expected instructions that this processor has");
+  Opened *opened = calloc(1, sizeof *opened);
+  if (!opened) return fail(env, "memory");
+  opened->kind = KIND_KERNEL;
+  const void *bytes = NULL;
+  const char *error = read_weights(env, values[0], opened, &bytes, &size);
+  if (!error) opened->kernel = kernel_open(bytes, size, &options, loops, &error);
+  if (opened->kernel && napi_create_external(env, opened, finalize, NULL, &external) == napi_ok) return external;
+  close_opened(opened);
+  free(opened);
+  return fail(env, error ? error : "memory");
+}
+
+/** openPages(kernel, numPages, isHalf) */
+static napi_value open_pages(napi_env env, napi_callback_info info) {
+  napi_value values[3], external;
+  int32_t numPages;
+  bool isHalf;
+  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &numPages) != napi_ok ||
+      napi_get_value_bool(env, values[2], &isHalf) != napi_ok)
+    return fail(env, "Expected a kernel, a number of pages and their precision");
+  Opened *opened = opened_of(env, values[0]);
+  if (!opened) return NULL;
+  OpenedPages *pages = calloc(1, sizeof *pages);
+  if (pages && kernel_open_pages(opened->kernel, numPages, isHalf, &pages->pages) == 0) {
+    pages->kind = KIND_PAGES;
+    if (napi_create_external(env, pages, finalize_pages, NULL, &external) == napi_ok) return external;
+    kernel_close_pages(&pages->pages);
+  }
+  free(pages);
+  return fail(env, "memory for pages");
+}
+
+/** closePages(pages): their memory goes back now. */
+static napi_value close_pages(napi_env env, napi_callback_info info) {
+  napi_value values[1];
+  if (!arguments(env, info, 1, values)) return fail(env, "Expected pages");
+  OpenedPages *opened = handle_of(env, values[0], KIND_PAGES);
+  if (!opened) return fail(env, "Expected pages");
+  kernel_close_pages(&opened->pages);
+  return NULL;
+}
+
+/** rotary(kernel, set, position, Float32Array): cosines, then sines, of one position after the other. */
+static napi_value set_rotary(napi_env env, napi_callback_info info) {
+  napi_value values[4];
+  int32_t set, position;
+  void *data;
+  size_t length;
+  if (!arguments(env, info, 4, values) || napi_get_value_int32(env, values[1], &set) != napi_ok ||
+      napi_get_value_int32(env, values[2], &position) != napi_ok || !elements(env, values[3], napi_float32_array, &data, &length))
+    return fail(env, "Expected a kernel, a set, a position and angles");
+  Opened *opened = opened_of(env, values[0]);
+  if (!opened) return NULL;
+  const char *error = kernel_set_rotary(opened->kernel, set, position, data, length);
+  return error ? fail(env, error) : NULL;
+}
+
+/** step(kernel, pages, request, candidateIds, logits, sums, fullLogits): see `kernel_run`. */
+static napi_value step(napi_env env, napi_callback_info info) {
+  napi_value values[7];
+  void *request, *ids, *logits, *sums, *full;
+  size_t length;
+  Results results;
+  if (!arguments(env, info, 7, values) || !elements(env, values[2], napi_int32_array, &request, &length) ||
+      !elements(env, values[3], napi_int32_array, &ids, &results.numCandidateIds) ||
+      !elements(env, values[4], napi_float32_array, &logits, &results.numLogits) ||
+      !elements(env, values[5], napi_float64_array, &sums, &results.numSums) ||
+      !elements(env, values[6], napi_float32_array, &full, &results.numFullLogits))
+    return fail(env, "Expected a kernel, pages, a request and room for its results");
+  Opened *opened = opened_of(env, values[0]);
+  const Pages *pages = opened ? pages_of(env, values[1]) : NULL;
+  if (!pages) return NULL;
+  results.candidateIds = ids;
+  results.logits = logits;
+  results.sums = sums;
+  results.fullLogits = full;
+  const char *error = kernel_run(opened->kernel, pages, request, length, &results);
+  return error ? fail(env, error) : NULL;
+}
+
+/** close(kernel): its threads end and its memory goes back. */
+static napi_value close_kernel(napi_env env, napi_callback_info info) {
+  napi_value values[1];
+  if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");
+  Opened *opened = opened_of(env, values[0]);
+  if (opened) close_opened(opened);
+  return NULL;
+}
+
+NAPI_MODULE_INIT() {
+  const struct {
+    const char *name;
+    napi_callback call;
+  } functions[] = {
+      {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
+      {"rotary", set_rotary}, {"step", step}, {"close", close_kernel},
+  };
+  for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+    napi_value function;
+    napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].call, NULL, &function);
+    napi_set_named_property(env, exports, functions[i].name, function);
+  }
+  return exports;
+}

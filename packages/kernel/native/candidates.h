@@ -1,0 +1,10 @@
+// The best logits of a row, without sorting all of them.
+
+#pragma once
+#include <stdint.h>
+
+/**
+ * @param largest - of each block of 64 logits
+ * @param ids, values - `[count]`: best first, lower ids first among equals; where a row has no numbers, id 0 and -infinity
+ */
+void best_candidates(const float *logits, int32_t numLogits, const float *largest, int32_t count, int32_t *ids, float *values);

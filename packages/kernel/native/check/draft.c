@@ -1,0 +1,72 @@
+#include "draft.h"
+#include <stdlib.h>
+#include <string.h>
+#include "request.h"
+
+void draft_rows(Draft *draft, const int32_t *tokens, int32_t numRows, int32_t position, const int32_t *pages) {
+  int32_t numPages = (position + numRows + PAGE_TOKENS - 1) / PAGE_TOKENS;
+  if (draft->numRows + numRows > DRAFT_ROWS || draft->numSequences == DRAFT_SEQUENCES || draft->numEntries + numPages > DRAFT_ENTRIES) abort();
+  memcpy(draft->tokens + draft->numRows, tokens, (size_t)numRows * 4);
+  int32_t *sequence = draft->sequences + SEQUENCE_FIELDS * draft->numSequences++;
+  sequence[0] = numRows, sequence[1] = position, sequence[2] = draft->numEntries;
+  memcpy(draft->pageTable + draft->numEntries, pages, (size_t)numPages * 4);
+  draft->numRows += numRows;
+  draft->numEntries += numPages;
+}
+
+void draft_wish(Draft *draft, int32_t row, Wish wish, int32_t fullPlace) {
+  int32_t i = draft->numWanted++;
+  if (i == DRAFT_WANTED) abort();
+  draft->wanted[i] = row, draft->targets[i] = wish.target, draft->fullPlaces[i] = fullPlace, draft->wishes[i] = wish;
+  if (fullPlace >= draft->numFullRows) draft->numFullRows = fullPlace + 1;
+}
+
+static int32_t *append(int32_t *to, const int32_t *from, int32_t count) {
+  memcpy(to, from, (size_t)count * 4);
+  return to + count;
+}
+
+void add_request(Scenario *scenario, const Draft *draft, int32_t vocabSize) {
+  if (scenario->numRequests == MOST_STEPS) abort();
+  size_t wanted = (size_t)draft->numWanted, candidates = wanted * (size_t)draft->numCandidates;
+  size_t length = REQUEST_HEADER + (size_t)(draft->numRows + draft->numSequences * SEQUENCE_FIELDS + draft->numEntries) + 3 * wanted;
+  Request request = {
+      .numbers = malloc(length * 4),
+      .length = length,
+      .numCandidateIds = candidates,
+      .numLogits = candidates + wanted,
+      .numSums = 2 * wanted,
+      .numFullLogits = (size_t)draft->numFullRows * (size_t)vocabSize,
+      .numWanted = draft->numWanted,
+      .numCandidates = draft->numCandidates,
+      .owners = malloc(wanted * 4 + 1),
+  };
+  if (!request.numbers || !request.owners) abort();
+  const int32_t header[REQUEST_HEADER] = {draft->numRows,       draft->numSequences, draft->numWanted,
+                                          draft->numCandidates, draft->numEntries,   draft->numFullRows};
+  int32_t *to = append(request.numbers, header, REQUEST_HEADER);
+  to = append(to, draft->tokens, draft->numRows);
+  to = append(to, draft->sequences, draft->numSequences * SEQUENCE_FIELDS);
+  to = append(to, draft->pageTable, draft->numEntries);
+  to = append(to, draft->wanted, draft->numWanted);
+  to = append(to, draft->targets, draft->numWanted);
+  append(to, draft->fullPlaces, draft->numWanted);
+  scenario->requests[scenario->numRequests++] = request;
+  if (scenario->numWishes + wanted > scenario->wishRoom) {
+    scenario->wishRoom = 2 * (scenario->numWishes + wanted);
+    scenario->wishes = realloc(scenario->wishes, scenario->wishRoom * sizeof(Wish));
+    if (!scenario->wishes) abort();
+  }
+  for (size_t i = 0; i < wanted; i++) {
+    request.owners[i] = draft->wishes[i].sequence;
+    scenario->wishes[scenario->numWishes++] = draft->wishes[i];
+  }
+}
+
+void free_scenario(Scenario *scenario) {
+  for (int32_t i = 0; i < scenario->numRequests; i++) {
+    free(scenario->requests[i].numbers);
+    free(scenario->requests[i].owners);
+  }
+  free(scenario->wishes);
+}

@@ -1,0 +1,87 @@
+// Damaged files: what is read or written beside its place is found by the sanitizers, so all memory has exact sizes.
+
+#include <stdlib.h>
+#include <string.h>
+#include "check.h"
+#include "hostile.h"
+#include "play.h"
+
+/** Opens a file that may be damaged, and runs requests that may not fit it. */
+static void try_file(Random *random, const TestModel *model, const Scenario *scenario) {
+  Opened opened;
+  if (open_model(model, any_loops(random), one_in(random, 8) ? 2 : 1, &opened)) return;
+  uint64_t digest;
+  for (int32_t i = 0; i < scenario->numRequests && i < 2; i++) play_request(&opened, &scenario->requests[i], &digest, NULL);
+  close_opened(&opened);
+}
+
+static void try_word(Random *random, const TestModel *model, const Scenario *scenario, size_t at, int32_t value) {
+  int32_t before;
+  memcpy(&before, model->file + at, 4);
+  memcpy(model->file + at, &value, 4);
+  try_file(random, model, scenario);
+  memcpy(model->file + at, &before, 4);
+}
+
+/** Every number of the descriptions becomes every edge. */
+static void damage_descriptions(Random *random, const TestModel *model, const Scenario *scenario) {
+  size_t bytes = sizeof(ModelDescription) + (size_t)model->model.numLayers * sizeof(LayerDescription) +
+                 (size_t)model->model.numTensors * sizeof(TensorDescription);
+  for (size_t at = 0; at < bytes; at += 4) {
+    int32_t value;
+    memcpy(&value, model->file + at, 4);
+    for (int e = 0; e < NUM_EDGES; e++) try_word(random, model, scenario, at, EDGES[e]);
+    for (int32_t near = -2; near <= 2; near++) try_word(random, model, scenario, at, (int32_t)((uint32_t)value + (uint32_t)near));
+  }
+}
+
+/** Some words at once, of descriptions or of weights. */
+static void damage_words(Random *random, const TestModel *model, const Scenario *scenario) {
+  TestModel damaged = *model;
+  damaged.file = aligned_copy(model->file, model->bytes);
+  int32_t count = random_in(random, 1, 6), most = one_in(random, 2) ? 200 : (int32_t)(model->bytes / 4) - 1;
+  for (int32_t i = 0; i < count; i++) {
+    size_t at = (size_t)random_in(random, 0, most) * 4;
+    if (at + 4 > model->bytes) continue;
+    int32_t value;
+    memcpy(&value, damaged.file + at, 4);
+    value = edge_near(random, value);
+    memcpy(damaged.file + at, &value, 4);
+  }
+  try_file(random, &damaged, scenario);
+  free(damaged.file);
+}
+
+static void cut(Random *random, const TestModel *model, const Scenario *scenario) {
+  TestModel shorter = *model;
+  shorter.bytes = (size_t)random_in(random, 0, one_in(random, 2) ? 2048 : (int32_t)model->bytes - 1) % model->bytes;
+  shorter.file = aligned_copy(model->file, shorter.bytes);
+  try_file(random, &shorter, scenario);
+  free(shorter.file);
+}
+
+static void change_options(Random *random, const TestModel *model, const Scenario *scenario) {
+  TestModel changed = *model;
+  int32_t *fields[] = {&changed.numPages, &changed.isHalf, &changed.options.maxRows, &changed.options.maxPositions};
+  int32_t *field = fields[random_in(random, 0, 3)];
+  *field = edge_near(random, *field);
+  // Angles were made for so many positions.
+  if (changed.options.maxPositions > model->options.maxPositions) return;
+  try_file(random, &changed, scenario);
+}
+
+void check_files(uint64_t seed, int32_t numModels) {
+  int isDone = 0;
+  for (int32_t m = 0; m < numModels; m++) {
+    Random random = {seed + (uint64_t)m * 0x100000001u};
+    TestModel model = make_model(&random);
+    Scenario scenario = make_scenario(&random, &model);
+    int isSmall = model.model.numLayers == 1 && model.options.maxRows <= 4;
+    if (isSmall && !isDone++) damage_descriptions(&random, &model, &scenario);
+    for (int i = 0; i < 100; i++) damage_words(&random, &model, &scenario);
+    for (int i = 0; i < 60; i++) cut(&random, &model, &scenario);
+    for (int i = 0; i < 40; i++) change_options(&random, &model, &scenario);
+    free_scenario(&scenario);
+    free_model(&model);
+  }
+}

@@ -1,0 +1,154 @@
+#include "model.h"
+#include <stdlib.h>
+#include <string.h>
+#include "tensors.h"
+
+/** What tensors of a model have in common. */
+typedef struct {
+  /** -1 for each tensor's own. */
+  int32_t format;
+  int32_t hiddenSize, headSize, numKvHeads;
+} Shape;
+
+static int32_t add(Pack *pack, Random *random, const Shape *shape, int32_t numOut, int32_t numIn) {
+  int32_t format = shape->format < 0 ? random_in(random, FORMAT_FLOAT, FORMAT_INT4_BLOCKS) : shape->format;
+  return add_weights(pack, random, (Format)format, numOut, numIn);
+}
+
+static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shape, int32_t perKey, int32_t rotary, int32_t rotarySize) {
+  int32_t hidden = shape->hiddenSize, numHeads = perKey * shape->numKvHeads, ffnSize = random_in(random, 1, 300);
+  int32_t querySize = numHeads * shape->headSize, keySize = shape->numKvHeads * shape->headSize, allHeads = one_in(random, 4);
+  LayerDescription layer = {
+      .attentionNorm = add_norm(pack, random, hidden, !one_in(random, 4)),
+      .query = add(pack, random, shape, querySize, hidden),
+      .key = add(pack, random, shape, keySize, hidden),
+      .value = add(pack, random, shape, keySize, hidden),
+      .queryNorm = add_norm(pack, random, allHeads ? querySize : shape->headSize, 0),
+      .keyNorm = add_norm(pack, random, allHeads ? keySize : shape->headSize, 0),
+      .attentionOutput = add(pack, random, shape, hidden, querySize),
+      .attentionOutputNorm = add_norm(pack, random, hidden, 0),
+      .ffnNorm = add_norm(pack, random, hidden, !one_in(random, 4)),
+      .gate = one_in(random, 3) ? -1 : add(pack, random, shape, ffnSize, hidden),
+      .up = add(pack, random, shape, ffnSize, hidden),
+      .down = add(pack, random, shape, hidden, ffnSize),
+      .ffnOutputNorm = add_norm(pack, random, hidden, 0),
+      .numHeads = numHeads,
+      .numKvHeads = shape->numKvHeads,
+      .headSize = shape->headSize,
+      .rotary = rotary,
+      .rotarySize = rotarySize,
+      .window = one_in(random, 2) ? 0 : random_in(random, 1, 40),
+      .activation = random_in(random, ACTIVATION_SILU, ACTIVATION_GELU_TANH),
+      .normsAllHeads = allHeads,
+      .attentionScale = 1.0f / __builtin_sqrtf((float)shape->headSize),
+      .residualScale = one_in(random, 2) ? 1.0f : 0.5f,
+  };
+  return layer;
+}
+
+/** Lays out the file: descriptions, then at the next multiple of 64 the tensors' bytes. */
+static void lay_out(TestModel *made, const LayerDescription *layers, Pack *pack) {
+  size_t layerBytes = (size_t)made->model.numLayers * sizeof *layers, tensorBytes = (size_t)pack->numTensors * sizeof *pack->tensors;
+  size_t start = (sizeof made->model + layerBytes + tensorBytes + 63) / 64 * 64;
+  for (int32_t i = 0; i < pack->numTensors; i++) {
+    TensorDescription *t = &pack->tensors[i];
+    t->weights += (int32_t)(start / 64);
+    if (t->scales >= 0) t->scales += (int32_t)(start / 64);
+    if (t->bias >= 0) t->bias += (int32_t)(start / 64);
+  }
+  made->model.numTensors = pack->numTensors;
+  uint8_t *whole = calloc(1, start + pack->size);
+  if (!whole) abort();
+  memcpy(whole, &made->model, sizeof made->model);
+  memcpy(whole + sizeof made->model, layers, layerBytes);
+  memcpy(whole + sizeof made->model + layerBytes, pack->tensors, tensorBytes);
+  memcpy(whole + start, pack->bytes, pack->size);
+  made->bytes = start + pack->size;
+  made->file = aligned_copy(whole, made->bytes);
+  free(whole);
+  free(pack->bytes);
+}
+
+TestModel make_model(Random *random) {
+  enum { MOST_LAYERS = 3 };
+  TestModel made = {.model = {.magic = KERNEL_MAGIC, .version = KERNEL_VERSION}};
+  ModelDescription *model = &made.model;
+  model->numLayers = random_in(random, 1, MOST_LAYERS);
+  model->vocabSize = random_in(random, 5, 300);
+  model->hiddenSize = random_in(random, 16, 200);
+  model->embeddingScale = one_in(random, 2) ? 1.0f : 3.5f;
+  model->logitScale = one_in(random, 2) ? 1.0f : 0.25f;
+  model->normEpsilon = 1e-5f;
+  model->numRotaries = random_in(random, 0, model->numLayers < 2 ? model->numLayers : 2);
+  Shape shape = {
+      .format = one_in(random, 3) ? -1 : random_in(random, FORMAT_FLOAT, FORMAT_INT4_BLOCKS),
+      .hiddenSize = model->hiddenSize,
+      .headSize = 2 * random_in(random, 1, 40),
+      .numKvHeads = random_in(random, 1, 3),
+  };
+  // At most 512 queries, so that a model stays small; now and then more heads to a key head than attend at once.
+  int32_t mostPerKey = 512 / (shape.headSize * shape.numKvHeads);
+  mostPerKey = mostPerKey < 1 ? 1 : mostPerKey > 16 ? 16 : mostPerKey;
+  Pack pack = {.numTensors = 0};
+  LayerDescription layers[MOST_LAYERS];
+  int32_t perKey = random_in(random, 1, mostPerKey);
+  for (int32_t i = 0; i < model->numRotaries; i++) made.rotarySizes[i] = 2 * random_in(random, 1, shape.headSize / 2);
+  for (int32_t l = 0; l < model->numLayers; l++) {
+    int32_t rotary = l < model->numRotaries ? l : random_in(random, -1, model->numRotaries - 1);
+    if (one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
+    layers[l] = make_layer(&pack, random, &shape, perKey, rotary, rotary < 0 ? 0 : made.rotarySizes[rotary]);
+  }
+  model->finalNorm = add_norm(&pack, random, model->hiddenSize, 1);
+  model->head = add(&pack, random, &shape, model->vocabSize, model->hiddenSize);
+  Format table = one_in(random, 2) ? FORMAT_FLOAT_TABLE : FORMAT_HALF_TABLE;
+  model->embedding = one_in(random, 2) ? model->head : add_weights(&pack, random, table, model->vocabSize, model->hiddenSize);
+  made.numPages = random_in(random, 6, 24);
+  made.isHalf = one_in(random, 2);
+  made.options = (KernelOptions){
+      .numThreads = 1,
+      .maxRows = one_in(random, 4) ? random_in(random, 1, 4) : random_in(random, 5, 80),
+      .maxPositions = random_in(random, 20, 150),
+  };
+  lay_out(&made, layers, &pack);
+  for (int32_t i = 0; i < model->numRotaries; i++) {
+    int32_t count = made.rotarySizes[i] * made.options.maxPositions;
+    made.angles[i] = malloc((size_t)count * 4);
+    if (!made.angles[i]) abort();
+    for (int32_t j = 0; j < count; j++) made.angles[i][j] = random_float(random, 1);
+  }
+  return made;
+}
+
+uint8_t *aligned_copy(const uint8_t *from, size_t bytes) {
+  void *copy = NULL;
+  // A size of 0 would not be an address of its own.
+  if (posix_memalign(&copy, 64, bytes > 0 ? bytes : 1) != 0) abort();
+  memcpy(copy, from, bytes);
+  return copy;
+}
+
+const char *open_model(const TestModel *model, const Loops *loops, int32_t numThreads, Opened *opened) {
+  const char *error = NULL;
+  KernelOptions options = model->options;
+  options.numThreads = numThreads;
+  opened->kernel = kernel_open(model->file, model->bytes, &options, loops, &error);
+  if (!opened->kernel) return error ? error : "no reason";
+  if (kernel_open_pages(opened->kernel, model->numPages, model->isHalf, &opened->pages) != 0) {
+    kernel_close(opened->kernel);
+    return "pages";
+  }
+  for (int32_t i = 0; i < model->model.numRotaries && !error; i++)
+    error = kernel_set_rotary(opened->kernel, i, 0, model->angles[i], (size_t)model->rotarySizes[i] * (size_t)options.maxPositions);
+  if (error) close_opened(opened);
+  return error;
+}
+
+void close_opened(Opened *opened) {
+  kernel_close_pages(&opened->pages);
+  kernel_close(opened->kernel);
+}
+
+void free_model(TestModel *model) {
+  free(model->file);
+  for (int i = 0; i < MOST_ROTARIES; i++) free(model->angles[i]);
+}

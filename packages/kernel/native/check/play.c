@@ -1,0 +1,46 @@
+#include "play.h"
+#include <stdlib.h>
+#include "request.h"
+
+uint64_t digest_bytes(uint64_t digest, const void *bytes, size_t count) {
+  for (size_t i = 0; i < count; i++) digest = (digest ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u;
+  return digest;
+}
+
+const char *play_request(const Opened *opened, const Request *request, uint64_t *digest, uint64_t *told) {
+  Results results = {
+      .candidateIds = calloc(request->numCandidateIds, 4),
+      .numCandidateIds = request->numCandidateIds,
+      .logits = calloc(request->numLogits, 4),
+      .numLogits = request->numLogits,
+      .sums = calloc(request->numSums, 8),
+      .numSums = request->numSums,
+      .fullLogits = calloc(request->numFullLogits, 4),
+      .numFullLogits = request->numFullLogits,
+  };
+  const char *error = kernel_run(opened->kernel, &opened->pages, request->numbers, request->length, &results);
+  *digest = digest_bytes(DIGEST_START, results.candidateIds, request->numCandidateIds * 4);
+  *digest = digest_bytes(*digest, results.logits, request->numLogits * 4);
+  *digest = digest_bytes(*digest, results.sums, request->numSums * 8);
+  *digest = digest_bytes(*digest, results.fullLogits, request->numFullLogits * 4);
+  for (int32_t i = 0; told && !error && i < request->numWanted; i++) {
+    told[i] = digest_bytes(DIGEST_START, results.sums + 2 * i, 16);
+    told[i] = digest_bytes(told[i], results.logits + (size_t)request->numWanted * (size_t)request->numCandidates + i, 4);
+  }
+  free(results.candidateIds);
+  free(results.logits);
+  free(results.sums);
+  free(results.fullLogits);
+  return error;
+}
+
+Played play(const Opened *opened, const Scenario *scenario) {
+  Played played = {.told = calloc(scenario->numWishes + 1, sizeof(uint64_t))};
+  if (!played.told) abort();
+  uint64_t *told = played.told;
+  for (int32_t i = 0; i < scenario->numRequests && !played.error; i++) {
+    played.error = play_request(opened, &scenario->requests[i], &played.digests[i], told);
+    told += scenario->requests[i].numWanted;
+  }
+  return played;
+}

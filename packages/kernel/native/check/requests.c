@@ -1,0 +1,66 @@
+// Requests that cannot be.
+
+#include <stdlib.h>
+#include <string.h>
+#include "check.h"
+#include "hostile.h"
+#include "play.h"
+
+/** A request of which something is changed: numbers, its length or the room for results. */
+static void try_request(Random *random, const Opened *opened, const Request *valid) {
+  Request request = *valid;
+  // Room that a request does not need all of is used for longer ones.
+  size_t room = valid->length + 8;
+  int32_t *numbers = calloc(room, 4);
+  if (!numbers) abort();
+  memcpy(numbers, valid->numbers, valid->length * 4);
+  int32_t count = random_in(random, 1, 3);
+  for (int32_t i = 0; i < count; i++) {
+    int32_t at = one_in(random, 3) ? random_in(random, 0, 5) : random_in(random, 0, (int32_t)valid->length - 1);
+    numbers[at] = edge_near(random, numbers[at]);
+  }
+  if (one_in(random, 4)) request.length = (size_t)random_in(random, 0, (int32_t)room);
+  size_t *rooms[] = {&request.numCandidateIds, &request.numLogits, &request.numSums, &request.numFullLogits};
+  size_t *changed = rooms[random_in(random, 0, 3)];
+  if (one_in(random, 4) && *changed > 0) *changed -= (size_t)random_in(random, 1, (int32_t)(*changed < 3 ? *changed : 3));
+  request.numbers = malloc(request.length * 4);
+  if (!request.numbers) abort();
+  memcpy(request.numbers, numbers, request.length * 4);
+  uint64_t digest;
+  play_request(opened, &request, &digest, NULL);
+  free(request.numbers);
+  free(numbers);
+}
+
+/** Angles that do not fit. */
+static void try_angles(Random *random, Kernel *kernel, const TestModel *model) {
+  size_t length = (size_t)random_in(random, 0, 300);
+  float *angles = calloc(length, 4);
+  int32_t set = edge_near(random, 0), position = edge_near(random, model->options.maxPositions);
+  kernel_set_rotary(kernel, set, position, angles, length);
+  free(angles);
+}
+
+void check_requests(uint64_t seed, int32_t numModels) {
+  for (int32_t m = 0; m < numModels; m++) {
+    Random random = {seed + (uint64_t)m * 0x100000001u};
+    TestModel model = make_model(&random);
+    Scenario scenario = make_scenario(&random, &model);
+    Opened opened;
+    const char *error = open_model(&model, any_loops(&random), random_in(&random, 1, 3), &opened);
+    if (error) wrong("seed %llu, model %d: %s", (unsigned long long)seed, m, error);
+    Played before = play(&opened, &scenario);
+    for (int32_t i = 0; i < scenario.numRequests; i++)
+      for (int j = 0; j < 60; j++) try_request(&random, &opened, &scenario.requests[i]);
+    // Pages hold other things now, but every position is written before it is read.
+    Played after = play(&opened, &scenario);
+    for (int32_t i = 0; i < scenario.numRequests; i++)
+      if (before.digests[i] != after.digests[i]) wrong("seed %llu, model %d: a request changed those after it", (unsigned long long)seed, m);
+    for (int j = 0; j < 100; j++) try_angles(&random, opened.kernel, &model);
+    free(before.told);
+    free(after.told);
+    close_opened(&opened);
+    free_scenario(&scenario);
+    free_model(&model);
+  }
+}

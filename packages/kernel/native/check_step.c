@@ -1,0 +1,39 @@
+// Numbers of a step, checked before anything is read through them.
+
+#include "phases.h"
+
+/** Whether pages are open and of a kernel with the same layers and heads. */
+static int are_pages_of(const Kernel *kernel, const Pages *pages) {
+  const Layer *layer = &kernel->layers[0];
+  size_t headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (pages->isHalf ? 2 : 4);
+  return pages->memory && pages->numLayers == kernel->model.numLayers && pages->headPageBytes == headPageBytes &&
+         pages->pageBytes == headPageBytes * (size_t)layer->description.numKvHeads;
+}
+
+const char *check_step(const Kernel *kernel, const Step *step) {
+  const KernelOptions *options = &kernel->options;
+  if (!are_pages_of(kernel, step->pages)) return "pages of this kernel that are open";
+  if (step->numRows < 1 || step->numRows > options->maxRows || step->numSequences < 1 || step->numSequences > step->numRows) return "rows";
+  if (step->numWanted < 0 || step->numWanted > MOST_WANTED) return "wanted rows";
+  if (step->numCandidates < 1 || step->numCandidates > kernel->model.vocabSize) return "candidates";
+  for (int i = 0; i < step->numRows; i++)
+    if (step->tokens[i] < 0 || step->tokens[i] >= kernel->model.vocabSize) return "a token";
+  int64_t rows = 0, entries = 0;
+  for (int s = 0; s < step->numSequences; s++) {
+    const int32_t *sequence = step->sequences + s * SEQUENCE_FIELDS;
+    if (sequence[0] < 1 || sequence[0] > step->numRows) return "a sequence's rows";
+    if (sequence[1] < 0 || (int64_t)sequence[1] + sequence[0] > options->maxPositions) return "a position";
+    if (sequence[2] != entries) return "a page table's place";
+    rows += sequence[0];
+    entries += ((int64_t)sequence[1] + sequence[0] + PAGE_TOKENS - 1) / PAGE_TOKENS;
+  }
+  if (rows != step->numRows || entries != step->numTableEntries) return "rows and pages of all sequences";
+  for (int i = 0; i < step->numTableEntries; i++)
+    if (step->pageTable[i] < 0 || step->pageTable[i] >= step->pages->numPages) return "a page";
+  for (int i = 0; i < step->numWanted; i++) {
+    if (step->wanted[i] < (i > 0 ? step->wanted[i - 1] : 0) || step->wanted[i] >= step->numRows) return "a wanted row";
+    if (step->targets[i] < 0 || step->targets[i] >= kernel->model.vocabSize) return "a target";
+    if (step->fullPlaces[i] < -1 || step->fullPlaces[i] >= step->numFullRows) return "a row of all logits";
+  }
+  return NULL;
+}

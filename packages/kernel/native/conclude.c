@@ -1,0 +1,56 @@
+// What is told of wanted rows: the best logits, the log-sum-exp's parts, targets' logits, and all logits where they are wanted.
+
+#include "candidates.h"
+#include "memory.h"
+#include "phases.h"
+
+/** What is told of one wanted row, from its logits and what blocks of them came to. */
+static void conclude(Kernel *kernel, int wanted, int place) {
+  const Step *step = kernel->step;
+  int numLogits = kernel->model.vocabSize, numBlocks = kernel->vocabWidth / LOGIT_BLOCK;
+  const float *logits = kernel->logits + (size_t)place * kernel->vocabWidth;
+  float *largest = kernel->largest + (size_t)place * numBlocks, *sums = kernel->sums + (size_t)place * numBlocks;
+  float top = -__builtin_inff();
+  // Where something is no number, all of it has to show.
+  for (int b = 0; b < numBlocks; b++) top = largest[b] > top || largest[b] != largest[b] ? largest[b] : top;
+  double sum = 0;
+  float shares[LOGIT_BLOCK];
+  for (int b = 0; b < numBlocks; b += 16) {
+    float padded[16];
+    int count = least(16, numBlocks - b);
+    for (int i = 0; i < 16; i++) padded[i] = i < count ? largest[b + i] : top;
+    kernel->loops->exponentials(padded, top, shares, 16);
+    for (int i = 0; i < count; i++) sum += (double)sums[b + i] * (double)shares[i];
+  }
+  // The caller takes the logarithm: sum and largest logit are left side by side.
+  step->logSumExp[2 * wanted] = (double)top;
+  step->logSumExp[2 * wanted + 1] = sum;
+  int32_t numCandidates = step->numCandidates;
+  best_candidates(logits, numLogits, largest, numCandidates, step->candidateIds + (size_t)wanted * numCandidates,
+                  step->candidateLogits + (size_t)wanted * numCandidates);
+  step->targetLogits[wanted] = logits[step->targets[wanted]];
+  if (step->fullPlaces[wanted] >= 0)
+    memcpy(step->fullLogits + (size_t)step->fullPlaces[wanted] * (size_t)numLogits, logits, (size_t)numLogits * 4);
+}
+
+void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
+  const Loops *loops = kernel->loops;
+  int numRows = to - from, numBlocks = kernel->vocabWidth / LOGIT_BLOCK, perTask = 4;
+  float scale = kernel->model.logitScale;
+  EACH_TASK(member, task, (numBlocks + perTask - 1) / perTask) {
+    for (int block = task * perTask; block < least(numBlocks, (task + 1) * perTask); block++) {
+      float *logits = kernel->logits + (size_t)block * LOGIT_BLOCK;
+      loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->vocabWidth);
+      for (int row = 0; row < numRows; row++) {
+        float *own = logits + (size_t)row * kernel->vocabWidth;
+        if (scale != 1.0f)
+          for (int i = 0; i < LOGIT_BLOCK; i++) own[i] *= scale;
+        for (int i = kernel->model.vocabSize - block * LOGIT_BLOCK; i < LOGIT_BLOCK; i++) own[i] = -3e38f;
+        loops->summarize(own, LOGIT_BLOCK, kernel->largest + (size_t)row * numBlocks + block, kernel->sums + (size_t)row * numBlocks + block);
+      }
+    }
+  }
+  team_next_phase(member);
+  EACH_TASK(member, row, numRows) conclude(kernel, from + row, row);
+  team_next_phase(member);
+}

@@ -1,0 +1,105 @@
+// What a model is to the kernel, and what one step is. Every model is a description in data; see `packages/kernel/src/description.ts`.
+
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include "loops.h"
+#include "team.h"
+#include "tensor.h"
+
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 1 };
+
+/** The packed file begins with this, then layers, then tensors. All fields have 32 bits. */
+typedef struct {
+  int32_t magic, version;
+  int32_t numLayers, numTensors;
+  int32_t vocabSize, hiddenSize;
+  /** Tensors: a table or, for a tied head, packed weights; `[1][hiddenSize]`; packed weights. */
+  int32_t embedding, finalNorm, head;
+  float embeddingScale, logitScale, normEpsilon;
+  /** Sets of rotary angles that layers choose from. */
+  int32_t numRotaries;
+  int32_t reserved[3];
+} ModelDescription;
+
+/** A layer; tensors are indices, -1 where there is none. */
+typedef struct {
+  int32_t attentionNorm, query, key, value, queryNorm, keyNorm, attentionOutput, attentionOutputNorm;
+  int32_t ffnNorm, gate, up, down, ffnOutputNorm;
+  int32_t numHeads, numKvHeads, headSize;
+  /** Set of angles, -1 for none; dimensions of a head that turn, from its first on, in halves. */
+  int32_t rotary, rotarySize;
+  /** Positions that a query sees; 0 is all. */
+  int32_t window;
+  int32_t activation;
+  /** Whether query and key norms are over all heads together. */
+  int32_t normsAllHeads;
+  float attentionScale, residualScale;
+  int32_t reserved;
+} LayerDescription;
+
+/** Offsets from the file's beginning, in units of 64 bytes; -1 where there is none. */
+typedef struct {
+  int32_t format, numOut, numIn, block, hasMinimums, weights, scales, bias;
+} TensorDescription;
+
+typedef struct {
+  int32_t numThreads;
+  /** Rows of a step. */
+  int32_t maxRows;
+  /** Positions of a sequence. */
+  int32_t maxPositions;
+} KernelOptions;
+
+enum { SEQUENCE_FIELDS = 3, MOST_WANTED = 1 << 20 };
+
+/** Memory for keys and values of `numPages` pages of 16 tokens, by layer, page, key head. */
+typedef struct {
+  int32_t numPages, numLayers;
+  /** Whether they are kept in halves; else in float32. */
+  int32_t isHalf;
+  uint8_t *memory;
+  /** Bytes of one page of one key head, and of all key heads of a layer. */
+  size_t headPageBytes, pageBytes;
+} Pages;
+
+/** One step: rows of sequences, side by side. Every row's token is appended at its position. */
+typedef struct {
+  const Pages *pages;
+  int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows;
+  const int32_t *tokens;
+  /** By sequence: rows, position of the first, first entry in `pageTable`. Rows and entries follow one another. */
+  const int32_t *sequences;
+  const int32_t *pageTable;
+  /** By wanted row of logits, in rising order, perhaps several times: the row, a token whose logit is wanted, place in `fullLogits` or -1. */
+  const int32_t *wanted, *targets, *fullPlaces;
+  /** `[numWanted][numCandidates]`, best first, lower ids first among equals. */
+  int32_t *candidateIds;
+  float *candidateLogits;
+  /** `[numWanted][2]`: the largest logit, and the sum of `exp(logit - largest)`. */
+  double *logSumExp;
+  /** `[numWanted]`. */
+  float *targetLogits;
+  /** `[numFullRows][vocabSize]`. */
+  float *fullLogits;
+} Step;
+
+typedef struct Kernel Kernel;
+
+/**
+ * @param file - packed weights, 64-byte aligned, which stay where they are until `kernel_close`
+ * @returns NULL with a reason in `error` where the file is not sound or there is no memory
+ */
+Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options, const Loops *loops, const char **error);
+/**
+ * Takes angles of positions from `position` on, in a row: of each the cosines, then the sines, `[rotarySize / 2]` each.
+ * @returns NULL, or what does not fit
+ */
+const char *kernel_set_rotary(Kernel *kernel, int32_t rotary, int32_t position, const float *angles, size_t length);
+/** @returns 0, or -1 where there is no memory */
+int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages);
+void kernel_close_pages(Pages *pages);
+Team *kernel_team(Kernel *kernel);
+/** @returns NULL, or why the step cannot run; nothing has run then */
+const char *kernel_step(Kernel *kernel, const Step *step);
+void kernel_close(Kernel *kernel);

@@ -1,0 +1,34 @@
+// Half precision by integer operations, for processors and builds without an instruction for it.
+
+#pragma once
+#include <stdint.h>
+#include "memory.h"
+
+/** Rounds to the nearest half, ties to even. Magnitudes must be at most 65504, which callers see to. */
+static inline uint16_t half_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  uint32_t sign = (bits >> 16) & 0x8000, size = bits & 0x7fffffff;
+  if (size < 0x38800000) {
+    // Below 2^-14 halves are multiples of 2^-24: adding 1/2 leaves them in the last bits of the sum.
+    float magnitude;
+    memcpy(&magnitude, &size, 4);
+    magnitude += 0.5f;
+    uint32_t sum;
+    memcpy(&sum, &magnitude, 4);
+    return (uint16_t)(sign | (sum - 0x3f000000));
+  }
+  uint32_t odd = (size >> 13) & 1;
+  return (uint16_t)(sign | ((size - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+static inline float float_of(uint16_t half) {
+  uint32_t bits = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  x *= 0x1p112f;
+  memcpy(&bits, &x, 4);
+  bits |= sign;
+  memcpy(&x, &bits, 4);
+  return x;
+}

@@ -1,0 +1,7 @@
+// Which loops this processor can run.
+
+#pragma once
+#include "loops.h"
+
+/** Fills `available`, the fastest first and the plain ones last. @returns how many */
+int available_loops(const Loops *available[4]);

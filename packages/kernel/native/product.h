@@ -1,0 +1,195 @@
+// Products of rows with packed weights, by tiles of TILE_ROWS x TILE_VECTORS sums in registers. A tile's shape changes no bit: each
+// output adds up its own groups, in their order.
+
+// Processors stop reading ahead where a page of 4 kB ends: weights are asked for this far before they are needed.
+enum { AHEAD_BYTES = 3072 };
+
+INLINE void read_ahead(const uint8_t *weights, const int V) {
+  for (int v = 0; v < V; v++) __builtin_prefetch(weights + AHEAD_BYTES + 64 * v);
+}
+
+/** Sums of one group of whole numbers, times the inputs' scale, are added to float sums. */
+INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][TILE_VECTORS]) {
+  for (int g = 0; g < t->numGroups; g++) {
+    Ints dots[TILE_ROWS][TILE_VECTORS];
+    for (int r = 0; r < R; r++) {
+      size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
+      for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * x->sums[group] : 0);
+    }
+    for (int k = 0; k < GROUP; k += 4) {
+      Quads quads[TILE_VECTORS];
+      const uint8_t *p = weights + (size_t)(g * GROUP + k) * PANEL;
+      read_ahead(p, V);
+      for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
+      for (int r = 0; r < R; r++) {
+        Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + k);
+        for (int v = 0; v < V; v++) dots[r][v] = dot(dots[r][v], quads[v], inputs);
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      Floats scale = splat(x->scales[(size_t)(row + r) * (x->width / GROUP) + g]);
+      for (int v = 0; v < V; v++) sums[r][v] = add(sums[r][v], mul(to_floats(dots[r][v]), scale));
+    }
+  }
+}
+
+/** As `tile_int8`, with the weights' own scale for each block of 16 or 32 inputs. */
+INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
+                             Floats sums[TILE_ROWS][TILE_VECTORS], const int vector) {
+  int numBlocks = GROUP / t->block;
+  for (int g = 0; g < t->numGroups; g++) {
+    const uint8_t *bytes = weights + (size_t)g * t->groupBytes;
+    const float *scales = (const float *)(bytes + GROUP * PANEL) + 16 * vector;
+    for (int b = 0; b < numBlocks; b++) {
+      Ints dots[TILE_ROWS][TILE_VECTORS];
+      for (int r = 0; r < R; r++) {
+        size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
+        int32_t sum = numBlocks == 1 ? x->sums[group] : b == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+        for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * sum : 0);
+      }
+      for (int k = b * t->block; k < (b + 1) * t->block; k += 4) {
+        Quads quads[TILE_VECTORS];
+        const uint8_t *p = bytes + (size_t)k * PANEL + 64 * vector;
+        read_ahead(p, V);
+        for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
+        for (int r = 0; r < R; r++) {
+          Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + k);
+          for (int v = 0; v < V; v++) dots[r][v] = dot(dots[r][v], quads[v], inputs);
+        }
+      }
+      for (int r = 0; r < R; r++) {
+        Floats scale = splat(x->scales[(size_t)(row + r) * (x->width / GROUP) + g]);
+        for (int v = 0; v < V; v++) {
+          Floats value = mul(to_floats(dots[r][v]), load(scales + b * PANEL + 16 * v));
+          sums[r][v] = add(sums[r][v], mul(value, scale));
+        }
+      }
+    }
+  }
+}
+
+/** Nibbles are products' unsigned operand as they are; what the minimums add is the sum of the inputs times each. */
+INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
+                             Floats sums[TILE_ROWS][TILE_VECTORS], const int vector) {
+  int numBlocks = GROUP / t->block;
+  for (int g = 0; g < t->numGroups; g++) {
+    const uint8_t *bytes = weights + (size_t)g * t->groupBytes;
+    const float *scales = (const float *)(bytes + GROUP / 2 * PANEL) + 16 * vector;
+    const float *minimums = scales + numBlocks * PANEL;
+    for (int b = 0; b < numBlocks; b++) {
+      Ints dots[TILE_ROWS][TILE_VECTORS];
+      int32_t blockSums[TILE_ROWS];
+      for (int r = 0; r < R; r++) {
+        size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
+        blockSums[r] = numBlocks == 1 ? x->sums[group] : b == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+        for (int v = 0; v < V; v++) dots[r][v] = splat_int(t->hasMinimums ? 0 : -8 * blockSums[r]);
+      }
+      for (int k = 0; k < 16; k += 4) {
+        for (int high = numBlocks == 1 ? 0 : b; high <= (numBlocks == 1 ? 1 : b); high++) {
+          Quads quads[TILE_VECTORS];
+          const uint8_t *p = bytes + (size_t)k * PANEL + 64 * vector;
+          if (!high) read_ahead(p, V);
+          for (int v = 0; v < V; v++) quads[v] = high ? high_nibbles(p + 64 * v) : low_nibbles(p + 64 * v);
+          for (int r = 0; r < R; r++) {
+            Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + 16 * high + k);
+            for (int v = 0; v < V; v++) dots[r][v] = dot_nibbles(dots[r][v], quads[v], inputs);
+          }
+        }
+      }
+      for (int r = 0; r < R; r++) {
+        float scale = x->scales[(size_t)(row + r) * (x->width / GROUP) + g];
+        Floats offset = splat(scale * (float)blockSums[r]);
+        for (int v = 0; v < V; v++) {
+          Floats value = mul(to_floats(dots[r][v]), load(scales + b * PANEL + 16 * v));
+          sums[r][v] = add(sums[r][v], mul(value, splat(scale)));
+          if (t->hasMinimums) sums[r][v] = add(sums[r][v], mul(load(minimums + b * PANEL + 16 * v), offset));
+        }
+      }
+    }
+  }
+}
+
+/** Inputs that are added up by themselves before they join the sum, which keeps the rounding of long sums small. */
+enum { FLOAT_RUN = 128 };
+
+INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][TILE_VECTORS]) {
+  for (int from = 0; from < t->numIn; from += FLOAT_RUN) {
+    int to = from + FLOAT_RUN < t->numIn ? from + FLOAT_RUN : t->numIn;
+    Floats parts[TILE_ROWS][TILE_VECTORS];
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < V; v++) parts[r][v] = splat(0);
+    for (int k = from; k < to; k++) {
+      Floats weight[TILE_VECTORS];
+      read_ahead((const uint8_t *)(weights + (size_t)k * PANEL), V);
+      for (int v = 0; v < V; v++) weight[v] = load(weights + (size_t)k * PANEL + 16 * v);
+      for (int r = 0; r < R; r++) {
+        Floats input = splat(x->floats[(size_t)(row + r) * x->width + k]);
+        for (int v = 0; v < V; v++) parts[r][v] = multiply_add(input, weight[v], parts[r][v]);
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < V; v++) sums[r][v] = add(sums[r][v], parts[r][v]);
+  }
+}
+
+/** Vectors `[vector, vector + V)` of a panel for rows `[row, row + R)`. */
+INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R, const int V, const int vector, const Format format,
+                 float *out, int32_t outStride) {
+  Floats sums[TILE_ROWS][TILE_VECTORS];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) sums[r][v] = splat(0);
+  const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
+  if (format == FORMAT_FLOAT) tile_float(t, (const float *)weights + 16 * vector, x, row, R, V, sums);
+  if (format == FORMAT_INT8) tile_int8(t, weights + 64 * vector, x, row, R, V, sums);
+  if (format == FORMAT_INT8_BLOCKS) tile_int8_blocks(t, weights, x, row, R, V, sums, vector);
+  if (format == FORMAT_INT4_BLOCKS) tile_int4_blocks(t, weights, x, row, R, V, sums, vector);
+  size_t column = (size_t)panel * PANEL + 16 * vector;
+  for (int v = 0; v < V; v++) {
+    Floats scale = format == FORMAT_INT8 ? load(t->scales + column + 16 * v) : splat(1);
+    for (int r = 0; r < R; r++) {
+      Floats value = format == FORMAT_INT8 ? mul(sums[r][v], scale) : sums[r][v];
+      if (t->bias) value = add(value, load(t->bias + column + 16 * v));
+      store(out + (size_t)r * outStride + 16 * v, value);
+    }
+  }
+}
+
+/** Vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. */
+INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom, int rowTo, const int V, const int vector,
+                         const Format format, float *out, int32_t outStride) {
+#define TILE(R) tile(t, panel, x, row, R, V, vector, format, out + (size_t)(row - rowFrom) * outStride, outStride)
+  int row = rowFrom;
+  for (; row + TILE_ROWS <= rowTo; row += TILE_ROWS) TILE(TILE_ROWS);
+#if TILE_ROWS > 4
+  for (; row + 4 <= rowTo; row += 4) TILE(4);
+#endif
+#if TILE_ROWS > 2
+  for (; row + 2 <= rowTo; row += 2) TILE(2);
+#endif
+#if TILE_ROWS > 1
+  for (; row < rowTo; row++) TILE(1);
+#endif
+#undef TILE
+}
+
+INLINE void product_of(const Tensor *t, int vectorFrom, int vectorTo, const Rows *x, int rowFrom, int rowTo, const Format format,
+                       float *out, int32_t outStride) {
+  for (int v = vectorFrom; v < vectorTo;) {
+    int panel = v / 4, vector = v % 4, count = vector % TILE_VECTORS == 0 && v + TILE_VECTORS <= vectorTo ? TILE_VECTORS : 1;
+    if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride);
+    else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride);
+    v += count;
+    out += 16 * count;
+  }
+}
+
+static void product(const Tensor *t, int32_t vectorFrom, int32_t vectorTo, const Rows *x, int32_t rowFrom, int32_t rowTo, float *out,
+                    int32_t outStride) {
+  switch (t->format) {
+    case FORMAT_FLOAT: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_FLOAT, out, outStride); break;
+    case FORMAT_INT8: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8, out, outStride); break;
+    case FORMAT_INT8_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8_BLOCKS, out, outStride); break;
+    case FORMAT_INT4_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT4_BLOCKS, out, outStride); break;
+    default: break;
+  }
+}

@@ -1,0 +1,28 @@
+// A step as one array of numbers, which is how both hosts hand it over.
+
+#pragma once
+#include "kernel.h"
+
+enum { REQUEST_HEADER = 6 };
+
+/** Where a step's results go, and how many elements there is room for. */
+typedef struct {
+  int32_t *candidateIds;
+  size_t numCandidateIds;
+  /** Candidates' logits, then targets' logits. */
+  float *logits;
+  size_t numLogits;
+  double *sums;
+  size_t numSums;
+  float *fullLogits;
+  size_t numFullLogits;
+} Results;
+
+/**
+ * Runs a step.
+ *
+ * @param request - rows, sequences, wanted rows, candidates, entries of page tables, rows of all logits; then tokens, sequences, page
+ *   tables, wanted rows, targets and places of all logits, one after the other: see `Step`
+ * @returns NULL, or what of the request cannot be
+ */
+const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);

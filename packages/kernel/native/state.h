@@ -1,0 +1,62 @@
+// A kernel's memory: what is read from the packed file, and buffers that every step uses again.
+
+#pragma once
+#include "kernel.h"
+
+/** Wanted rows of logits that are computed together: a panel of the head is read once for all of them. */
+enum { LOGIT_ROWS = 32 };
+
+typedef struct {
+  LayerDescription description;
+  const float *attentionNorm, *queryNorm, *keyNorm, *attentionOutputNorm, *ffnNorm, *ffnOutputNorm;
+  const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
+  int32_t paddedHead;
+  /** Whether a key head's outputs are whole groups, which the thread that attends rounds at once. */
+  int32_t roundsHeads;
+} Layer;
+
+typedef struct {
+  /** `[position][2][size / 2]`: cosines, then sines. */
+  float *angles;
+  int32_t size;
+} Rotary;
+
+enum { MOST_BLOCKS = 64, MOST_ROTARIES = 4 };
+
+struct Kernel {
+  ModelDescription model;
+  KernelOptions options;
+  const Loops *loops;
+  Team team;
+  Layer *layers;
+  Tensor *tensors;
+  const float *finalNorm;
+  const Tensor *embedding, *head;
+  Rotary rotaries[MOST_ROTARIES];
+  /** Widths up to whole panels. */
+  int32_t hiddenWidth, vocabWidth, projectedWidth;
+  /** Whether products read rounded rows; float32 products do not. */
+  int32_t rounds;
+  /** `[maxRows][hiddenWidth]`: the residual stream, and what a block adds to it. */
+  float *stream, *update;
+  /** `[maxRows][projectedWidth]`: queries, keys and values. */
+  float *projected;
+  /** `[maxRows][numHeads * paddedHead]`: queries after norm and rotation. */
+  float *queries;
+  /** Inputs of products: normed rows, attention's outputs, gated rows. */
+  Rows normed, attended, gated;
+  /** By thread: gates and values of a tile of an FFN; scores; a query's output. */
+  float *gates, *scores, *outputs;
+  int32_t scoresStride, maxPaddedHead;
+  /** `[LOGIT_ROWS][vocabWidth]`, `[LOGIT_ROWS][vocabWidth / 64]` twice. */
+  float *logits, *largest, *sums;
+  void *blocks[MOST_BLOCKS];
+  int32_t numBlocks;
+  /** Rows whose logits are wanted, each once: `[maxRows]`. */
+  int32_t *active, numActive;
+  /** The step under way. */
+  const Step *step;
+};
+
+/** Rows that go through a product together, and columns of an FFN that one task gates. */
+enum { TASK_ROWS = 48, GATE_COLUMNS = 64 };

@@ -1,0 +1,54 @@
+// Weights as they lie in the packed file, and rows of inputs as products read them.
+
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+/** Outputs come in panels of 64, inputs in groups of 32; what is missing to whole ones is zero. */
+enum { PANEL = 64, GROUP = 32 };
+
+typedef enum {
+  /** A plain table `[numOut][numIn]` of float32 or of halves: rows are looked up, not multiplied. */
+  FORMAT_FLOAT_TABLE = 0,
+  FORMAT_HALF_TABLE = 1,
+  /** float32 `[panel][numIn][64]`. */
+  FORMAT_FLOAT = 2,
+  /** Bytes `weight + 128`, `[panel][group][8][64][4]`, and one float32 scale per output. */
+  FORMAT_INT8 = 3,
+  /** A panel's group is 2,048 bytes as in FORMAT_INT8, then its scales `[32 / block][64]`. */
+  FORMAT_INT8_BLOCKS = 4,
+  /**
+   * A panel's group is 1,024 bytes of nibbles `[4][64][4]`, byte i of an output holding input i in its low half and input 16 + i in
+   * its high half, then scales `[32 / block][64]`, then minimums of the same shape where there are any.
+   * `value = scale * nibble + minimum`; without minimums `scale * (nibble - 8)`.
+   */
+  FORMAT_INT4_BLOCKS = 5,
+} Format;
+
+typedef struct {
+  Format format;
+  int32_t numOut, numIn;
+  int32_t numPanels, numGroups;
+  /** Inputs that share a scale, 16 or 32. */
+  int32_t block;
+  int32_t hasMinimums;
+  size_t panelBytes, groupBytes;
+  const uint8_t *weights;
+  /** One per output, of FORMAT_INT8. */
+  const float *scales;
+  /** One per output, whole panels; NULL where there is none. */
+  const float *bias;
+} Tensor;
+
+/** Rows of inputs: as floats, and rounded to `scale * value` in groups of 32 with the sums of their values. */
+typedef struct {
+  /** Inputs of a row, whole groups. */
+  int32_t width;
+  float *floats;
+  int8_t *values;
+  /** `[row][width / 32]`. */
+  float *scales;
+  int32_t *sums;
+  /** Sums of the first 16 values of each group. */
+  int32_t *halfSums;
+} Rows;

@@ -1,0 +1,101 @@
+// Sixteen lanes as two AVX2 registers; with AVX-VNNI where USE_AVX_VNNI is defined.
+
+#include <immintrin.h>
+
+typedef struct { __m256 v[2]; } Floats;
+typedef struct { __m256i v[2]; } Ints;
+typedef struct { __m256i v[2]; } Quads;
+typedef __m256i Quad;
+
+#define TILE_VECTORS 2
+#define TILE_ROWS 2
+#define ATTEND_QUERIES 4
+
+#define EACH for (int i = 0; i < 2; i++)
+INLINE Floats load(const float *p) { return (Floats){{_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}}; }
+INLINE void store(float *p, Floats x) { EACH _mm256_storeu_ps(p + 8 * i, x.v[i]); }
+INLINE Floats splat(float x) { return (Floats){{_mm256_set1_ps(x), _mm256_set1_ps(x)}}; }
+INLINE Floats add(Floats a, Floats b) { EACH a.v[i] = _mm256_add_ps(a.v[i], b.v[i]); return a; }
+INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] = _mm256_sub_ps(a.v[i], b.v[i]); return a; }
+INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] = _mm256_mul_ps(a.v[i], b.v[i]); return a; }
+INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] = _mm256_div_ps(a.v[i], b.v[i]); return a; }
+INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = _mm256_max_ps(a.v[i], b.v[i]); return a; }
+INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = _mm256_min_ps(a.v[i], b.v[i]); return a; }
+INLINE Floats magnitude(Floats a) { EACH a.v[i] = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v[i]); return a; }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { EACH c.v[i] = _mm256_fmadd_ps(a.v[i], b.v[i], c.v[i]); return c; }
+INLINE Floats keep_above(Floats a, float limit, Floats value) {
+  EACH value.v[i] = _mm256_and_ps(_mm256_cmp_ps(a.v[i], _mm256_set1_ps(limit), _CMP_GT_OQ), value.v[i]);
+  return value;
+}
+INLINE Floats keep_lanes(Floats a, int from, int to, float other) {
+  EACH {
+    __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(8 * i));
+    __m256i outside = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(from), lane), _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(to - 1)));
+    a.v[i] = _mm256_blendv_ps(a.v[i], _mm256_set1_ps(other), _mm256_castsi256_ps(outside));
+  }
+  return a;
+}
+INLINE Floats power_of_two(Floats n) {
+  EACH n.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v[i]), _mm256_set1_epi32(127)), 23));
+  return n;
+}
+INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = _mm256_cvtepi32_ps(a.v[i]); return x; }
+INLINE Ints splat_int(int32_t x) { return (Ints){{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}}; }
+INLINE void store_ints(int32_t *p, Ints a) { EACH _mm256_storeu_si256((__m256i *)(p + 8 * i), a.v[i]); }
+INLINE void store_rounded(int8_t *p, Floats x) {
+  __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1]));
+  words = _mm256_permute4x64_epi64(words, 0xd8);
+  _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+INLINE Floats load_halves(const uint16_t *p) {
+  return (Floats){{_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))}};
+}
+INLINE void store_halves(uint16_t *p, Floats x) {
+  EACH _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(x.v[i], _MM_FROUND_TO_NEAREST_INT));
+}
+
+INLINE __m256i load_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE Quads low_nibbles(const uint8_t *p) {
+  Quads q;
+  EACH q.v[i] = _mm256_and_si256(load_bytes(p + 32 * i), _mm256_set1_epi8(15));
+  return q;
+}
+INLINE Quads high_nibbles(const uint8_t *p) {
+  Quads q;
+  EACH q.v[i] = _mm256_and_si256(_mm256_srli_epi16(load_bytes(p + 32 * i), 4), _mm256_set1_epi8(15));
+  return q;
+}
+INLINE Quad load_quad(const int8_t *p) { int32_t four; memcpy(&four, p, 4); return _mm256_set1_epi32(four); }
+
+#ifdef USE_AVX_VNNI
+#define QUADS_ARE_UNSIGNED 1
+INLINE Quads load_quads(const uint8_t *p) { return (Quads){{load_bytes(p), load_bytes(p + 32)}}; }
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH sum.v[i] = _mm256_dpbusd_avx_epi32(sum.v[i], weights.v[i], inputs);
+  return sum;
+}
+#define dot_nibbles dot
+#else
+#define QUADS_ARE_UNSIGNED 0
+INLINE Quads load_quads(const uint8_t *p) {
+  Quads q;
+  EACH q.v[i] = _mm256_xor_si256(load_bytes(p + 32 * i), _mm256_set1_epi8(-128));
+  return q;
+}
+INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+/** Signs move to the inputs: two products of at most 128 x 127 fit 16 bits, so nothing saturates. */
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH {
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights.v[i]), _mm256_sign_epi8(inputs, weights.v[i]));
+    sum.v[i] = add_pairs(sum.v[i], pairs);
+  }
+  return sum;
+}
+INLINE Ints dot_nibbles(Ints sum, Quads weights, Quad inputs) {
+  EACH sum.v[i] = add_pairs(sum.v[i], _mm256_maddubs_epi16(weights.v[i], inputs));
+  return sum;
+}
+#endif
+#undef EACH

@@ -1,0 +1,54 @@
+// Sixteen lanes as one AVX-512 register, with VNNI.
+
+#include <immintrin.h>
+
+typedef __m512 Floats;
+typedef __m512i Ints;
+typedef __m512i Quads;
+typedef __m512i Quad;
+
+// Tile sizes: panels are 4 vectors wide, so 4 x 6 sums fill 24 of 32 registers.
+#define TILE_VECTORS 4
+#define TILE_ROWS 6
+#define ATTEND_QUERIES 12
+#define QUADS_ARE_UNSIGNED 1
+
+INLINE Floats load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void store(float *p, Floats x) { _mm512_storeu_ps(p, x); }
+INLINE Floats splat(float x) { return _mm512_set1_ps(x); }
+INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+INLINE Floats quotient(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+INLINE Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+INLINE Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+INLINE Floats magnitude(Floats a) { return _mm512_abs_ps(a); }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+/** `value` where `a > limit`, else 0. */
+INLINE Floats keep_above(Floats a, float limit, Floats value) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_GT_OQ), value);
+}
+/** `a` in lanes `[from, to)`, `other` elsewhere. */
+INLINE Floats keep_lanes(Floats a, int from, int to, float other) {
+  __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __mmask16 inside = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(from)) & _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(to));
+  return _mm512_mask_mov_ps(_mm512_set1_ps(other), inside, a);
+}
+/** `2^n` of whole numbers n in [-126, 127]. */
+INLINE Floats power_of_two(Floats n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+INLINE Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE void store_ints(int32_t *p, Ints a) { _mm512_storeu_si512(p, a); }
+/** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits. */
+INLINE void store_rounded(int8_t *p, Floats x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
+INLINE Floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+
+INLINE Quads load_quads(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE Quads low_nibbles(const uint8_t *p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
+INLINE Quads high_nibbles(const uint8_t *p) { return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15)); }
+INLINE Quad load_quad(const int8_t *p) { int32_t four; memcpy(&four, p, 4); return _mm512_set1_epi32(four); }
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) { return _mm512_dpbusd_epi32(sum, weights, inputs); }
+#define dot_nibbles dot

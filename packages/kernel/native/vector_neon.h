@@ -1,0 +1,92 @@
+// Sixteen lanes as four NEON registers; with the dot product instruction where USE_DOT_PRODUCT is defined.
+
+#include <arm_neon.h>
+
+typedef struct { float32x4_t v[4]; } Floats;
+typedef struct { int32x4_t v[4]; } Ints;
+typedef struct { int8x16_t v[4]; } Quads;
+typedef int8x16_t Quad;
+
+#define TILE_VECTORS 1
+#define TILE_ROWS 4
+#define ATTEND_QUERIES 4
+#define QUADS_ARE_UNSIGNED 0
+
+#define EACH for (int i = 0; i < 4; i++)
+INLINE Floats load(const float *p) { Floats x; EACH x.v[i] = vld1q_f32(p + 4 * i); return x; }
+INLINE void store(float *p, Floats x) { EACH vst1q_f32(p + 4 * i, x.v[i]); }
+INLINE Floats splat(float x) { Floats y; EACH y.v[i] = vdupq_n_f32(x); return y; }
+INLINE Floats add(Floats a, Floats b) { EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
+INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
+INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
+INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
+// As on x86: the second operand where one is no number.
+INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+INLINE Floats magnitude(Floats a) { EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]); return c; }
+INLINE Floats keep_above(Floats a, float limit, Floats value) {
+  EACH value.v[i] = vreinterpretq_f32_u32(vandq_u32(vcgtq_f32(a.v[i], vdupq_n_f32(limit)), vreinterpretq_u32_f32(value.v[i])));
+  return value;
+}
+INLINE Floats keep_lanes(Floats a, int from, int to, float other) {
+  static const int32_t FIRST[4] = {0, 1, 2, 3};
+  EACH {
+    int32x4_t lane = vaddq_s32(vld1q_s32(FIRST), vdupq_n_s32(4 * i));
+    uint32x4_t inside = vandq_u32(vcgeq_s32(lane, vdupq_n_s32(from)), vcltq_s32(lane, vdupq_n_s32(to)));
+    a.v[i] = vbslq_f32(inside, a.v[i], vdupq_n_f32(other));
+  }
+  return a;
+}
+INLINE Floats power_of_two(Floats n) {
+  EACH n.v[i] = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23));
+  return n;
+}
+INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = vcvtq_f32_s32(a.v[i]); return x; }
+INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = vdupq_n_s32(x); return y; }
+INLINE void store_ints(int32_t *p, Ints a) { EACH vst1q_s32(p + 4 * i, a.v[i]); }
+INLINE void store_rounded(int8_t *p, Floats x) {
+  int16x8_t low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.v[0])), vqmovn_s32(vcvtnq_s32_f32(x.v[1])));
+  int16x8_t high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.v[2])), vqmovn_s32(vcvtnq_s32_f32(x.v[3])));
+  vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+}
+INLINE Floats load_halves(const uint16_t *p) {
+  Floats x;
+  EACH x.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+  return x;
+}
+INLINE void store_halves(uint16_t *p, Floats x) { EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i]))); }
+
+INLINE Quads load_quads(const uint8_t *p) {
+  Quads q;
+  EACH q.v[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(128)));
+  return q;
+}
+INLINE Quads low_nibbles(const uint8_t *p) {
+  Quads q;
+  EACH q.v[i] = vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(15)));
+  return q;
+}
+INLINE Quads high_nibbles(const uint8_t *p) {
+  Quads q;
+  EACH q.v[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
+  return q;
+}
+INLINE Quad load_quad(const int8_t *p) { int32_t four; memcpy(&four, p, 4); return vreinterpretq_s8_s32(vdupq_n_s32(four)); }
+#ifdef USE_DOT_PRODUCT
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH sum.v[i] = vdotq_s32(sum.v[i], weights.v[i], inputs);
+  return sum;
+}
+#else
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH {
+    int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(weights.v[i]), vget_low_s8(inputs)));
+    int32x4_t high = vpaddlq_s16(vmull_high_s8(weights.v[i], inputs));
+    sum.v[i] = vaddq_s32(sum.v[i], vpaddq_s32(low, high));
+  }
+  return sum;
+}
+#endif
+#define dot_nibbles dot
+#undef EACH

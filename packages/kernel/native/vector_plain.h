@@ -1,0 +1,58 @@
+// Sixteen lanes one after the other: what every other vector has to agree with, bit by bit.
+
+// WebAssembly has no fused multiply-add: float32 products round twice there.
+#ifdef __wasm__
+#define FUSED(a, b, c) ((a) * (b) + (c))
+#else
+#include <math.h>
+#define FUSED fmaf
+#endif
+
+typedef struct { float v[16]; } Floats;
+typedef struct { int32_t v[16]; } Ints;
+typedef struct { int8_t v[64]; } Quads;
+typedef struct { int8_t v[4]; } Quad;
+
+#define TILE_VECTORS 1
+#define TILE_ROWS 1
+#define ATTEND_QUERIES 1
+#define QUADS_ARE_UNSIGNED 0
+
+#define EACH for (int i = 0; i < 16; i++)
+INLINE Floats load(const float *p) { Floats x; EACH x.v[i] = p[i]; return x; }
+INLINE void store(float *p, Floats x) { EACH p[i] = x.v[i]; }
+INLINE Floats splat(float x) { Floats y; EACH y.v[i] = x; return y; }
+INLINE Floats add(Floats a, Floats b) { EACH a.v[i] += b.v[i]; return a; }
+INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] -= b.v[i]; return a; }
+INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] *= b.v[i]; return a; }
+INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] /= b.v[i]; return a; }
+INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+INLINE Floats magnitude(Floats a) { EACH a.v[i] = __builtin_fabsf(a.v[i]); return a; }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { EACH c.v[i] = FUSED(a.v[i], b.v[i], c.v[i]); return c; }
+INLINE Floats keep_above(Floats a, float limit, Floats value) { EACH value.v[i] = a.v[i] > limit ? value.v[i] : 0; return value; }
+INLINE Floats keep_lanes(Floats a, int from, int to, float other) { EACH a.v[i] = i >= from && i < to ? a.v[i] : other; return a; }
+INLINE Floats power_of_two(Floats n) {
+  EACH { int32_t bits = ((int32_t)n.v[i] + 127) * (1 << 23); memcpy(&n.v[i], &bits, 4); }
+  return n;
+}
+INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = (float)a.v[i]; return x; }
+INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = x; return y; }
+INLINE void store_ints(int32_t *p, Ints a) { EACH p[i] = a.v[i]; }
+// Values out of range occur only beside NaN, where results mean nothing: they become 0.
+INLINE void store_rounded(int8_t *p, Floats x) {
+  EACH p[i] = x.v[i] > -128 && x.v[i] < 127.5f ? (int8_t)((x.v[i] + 0x1.8p23f) - 0x1.8p23f) : 0;
+}
+INLINE Floats load_halves(const uint16_t *p) { Floats x; EACH x.v[i] = float_of(p[i]); return x; }
+INLINE void store_halves(uint16_t *p, Floats x) { EACH p[i] = half_of(x.v[i]); }
+
+INLINE Quads load_quads(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = (int8_t)(p[i] ^ 128); return q; }
+INLINE Quads low_nibbles(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = p[i] & 15; return q; }
+INLINE Quads high_nibbles(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = p[i] >> 4; return q; }
+INLINE Quad load_quad(const int8_t *p) { Quad q; memcpy(q.v, p, 4); return q; }
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH for (int j = 0; j < 4; j++) sum.v[i] += weights.v[4 * i + j] * inputs.v[j];
+  return sum;
+}
+#define dot_nibbles dot
+#undef EACH

@@ -1,0 +1,154 @@
+// Sixteen lanes as four WebAssembly vectors; with the relaxed dot product where USE_RELAXED is defined.
+
+#include <wasm_simd128.h>
+
+typedef struct { v128_t v[4]; } Floats;
+typedef struct { v128_t v[4]; } Ints;
+
+#define TILE_VECTORS 1
+#define TILE_ROWS 2
+#define ATTEND_QUERIES 3
+
+#define EACH for (int i = 0; i < 4; i++)
+INLINE Floats load(const float *p) { Floats x; EACH x.v[i] = wasm_v128_load(p + 4 * i); return x; }
+INLINE void store(float *p, Floats x) { EACH wasm_v128_store(p + 4 * i, x.v[i]); }
+INLINE Floats splat(float x) { Floats y; EACH y.v[i] = wasm_f32x4_splat(x); return y; }
+INLINE Floats add(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_add(a.v[i], b.v[i]); return a; }
+INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_sub(a.v[i], b.v[i]); return a; }
+INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_mul(a.v[i], b.v[i]); return a; }
+INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_div(a.v[i], b.v[i]); return a; }
+// As on x86: the second operand where one is no number.
+INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_pmax(b.v[i], a.v[i]); return a; }
+INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_pmin(b.v[i], a.v[i]); return a; }
+INLINE Floats magnitude(Floats a) { EACH a.v[i] = wasm_f32x4_abs(a.v[i]); return a; }
+INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return add(mul(a, b), c); }
+INLINE Floats keep_above(Floats a, float limit, Floats value) {
+  EACH value.v[i] = wasm_v128_and(wasm_f32x4_gt(a.v[i], wasm_f32x4_splat(limit)), value.v[i]);
+  return value;
+}
+INLINE Floats keep_lanes(Floats a, int from, int to, float other) {
+  EACH {
+    v128_t lane = wasm_i32x4_add(wasm_i32x4_const(0, 1, 2, 3), wasm_i32x4_splat(4 * i));
+    v128_t inside = wasm_v128_and(wasm_i32x4_ge(lane, wasm_i32x4_splat(from)), wasm_i32x4_lt(lane, wasm_i32x4_splat(to)));
+    a.v[i] = wasm_v128_bitselect(a.v[i], wasm_f32x4_splat(other), inside);
+  }
+  return a;
+}
+INLINE Floats power_of_two(Floats n) {
+  EACH n.v[i] = wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n.v[i]), wasm_i32x4_splat(127)), 23);
+  return n;
+}
+INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = wasm_f32x4_convert_i32x4(a.v[i]); return x; }
+INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = wasm_i32x4_splat(x); return y; }
+INLINE void store_ints(int32_t *p, Ints a) { EACH wasm_v128_store(p + 4 * i, a.v[i]); }
+INLINE void store_rounded(int8_t *p, Floats x) {
+  v128_t whole[4];
+  EACH whole[i] = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(x.v[i]));
+  v128_t low = wasm_i16x8_narrow_i32x4(whole[0], whole[1]), high = wasm_i16x8_narrow_i32x4(whole[2], whole[3]);
+  wasm_v128_store(p, wasm_i8x16_narrow_i16x8(low, high));
+}
+/** Moves exponent and fraction to their places and mends the exponent by a product, exact for finite halves. */
+INLINE Floats load_halves(const uint16_t *p) {
+  Floats x;
+  EACH {
+    v128_t bits = wasm_u32x4_load16x4(p + 4 * i);
+    v128_t sign = wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x8000)), 16);
+    v128_t scaled = wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x7fff)), 13);
+    x.v[i] = wasm_v128_or(wasm_f32x4_mul(scaled, wasm_f32x4_splat(0x1p112f)), sign);
+  }
+  return x;
+}
+INLINE void store_halves(uint16_t *p, Floats x) {
+  float lanes[16];
+  store(lanes, x);
+  for (int i = 0; i < 16; i++) p[i] = half_of(lanes[i]);
+}
+
+#ifdef USE_RELAXED
+// The relaxed product is exact while one operand has 7 bits: weights come in two parts, `2 * (u >> 1) + (u & 1)`.
+typedef struct { v128_t high[4], low[4]; } Quads;
+typedef v128_t Quad;
+#define QUADS_ARE_UNSIGNED 1
+INLINE Quads load_quads(const uint8_t *p) {
+  Quads q;
+  EACH {
+    v128_t bytes = wasm_v128_load(p + 16 * i);
+    q.high[i] = wasm_u8x16_shr(bytes, 1);
+    q.low[i] = wasm_v128_and(bytes, wasm_i8x16_splat(1));
+  }
+  return q;
+}
+INLINE Quads low_nibbles(const uint8_t *p) {
+  Quads q;
+  EACH q.low[i] = wasm_v128_and(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(15));
+  return q;
+}
+INLINE Quads high_nibbles(const uint8_t *p) {
+  Quads q;
+  EACH q.low[i] = wasm_u8x16_shr(wasm_v128_load(p + 16 * i), 4);
+  return q;
+}
+INLINE Quad load_quad(const int8_t *p) { return wasm_v128_load32_splat(p); }
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH {
+    v128_t high = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights.high[i], wasm_i32x4_splat(0));
+    v128_t low = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights.low[i], sum.v[i]);
+    sum.v[i] = wasm_i32x4_add(low, wasm_i32x4_add(high, high));
+  }
+  return sum;
+}
+INLINE Ints dot_nibbles(Ints sum, Quads weights, Quad inputs) {
+  EACH sum.v[i] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights.low[i], sum.v[i]);
+  return sum;
+}
+#else
+/** Inputs 0 and 1 of four outputs in the low half of a vector, 2 and 3 in the high half, widened to 16 bits. */
+typedef struct { v128_t first[4], second[4]; } Quads;
+typedef struct { v128_t first, second; } Quad;
+#define QUADS_ARE_UNSIGNED 0
+INLINE v128_t by_pairs(v128_t x) {
+  return wasm_i8x16_shuffle(x, x, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+INLINE Quads load_quads(const uint8_t *p) {
+  Quads q;
+  EACH {
+    v128_t pairs = by_pairs(wasm_v128_xor(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(-128)));
+    q.first[i] = wasm_i16x8_extend_low_i8x16(pairs);
+    q.second[i] = wasm_i16x8_extend_high_i8x16(pairs);
+  }
+  return q;
+}
+INLINE Quads of_nibbles(v128_t nibbles[4]) {
+  Quads q;
+  EACH {
+    v128_t pairs = by_pairs(nibbles[i]);
+    q.first[i] = wasm_i16x8_extend_low_i8x16(pairs);
+    q.second[i] = wasm_i16x8_extend_high_i8x16(pairs);
+  }
+  return q;
+}
+INLINE Quads low_nibbles(const uint8_t *p) {
+  v128_t nibbles[4];
+  EACH nibbles[i] = wasm_v128_and(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(15));
+  return of_nibbles(nibbles);
+}
+INLINE Quads high_nibbles(const uint8_t *p) {
+  v128_t nibbles[4];
+  EACH nibbles[i] = wasm_u8x16_shr(wasm_v128_load(p + 16 * i), 4);
+  return of_nibbles(nibbles);
+}
+INLINE Quad load_quad(const int8_t *p) {
+  v128_t four = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(p));
+  return (Quad){wasm_i32x4_shuffle(four, four, 0, 0, 0, 0), wasm_i32x4_shuffle(four, four, 1, 1, 1, 1)};
+}
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH {
+    v128_t first = wasm_i32x4_dot_i16x8(weights.first[i], inputs.first);
+    v128_t second = wasm_i32x4_dot_i16x8(weights.second[i], inputs.second);
+    sum.v[i] = wasm_i32x4_add(sum.v[i], wasm_i32x4_add(first, second));
+  }
+  return sum;
+}
+#define dot_nibbles dot
+#endif
+#undef EACH

@@ -1,0 +1,59 @@
+// The kernel as a WebAssembly module: pointers are numbers, and the host's workers are the other threads.
+
+#include "memory.h"
+#include "platform.h"
+#include "processor.h"
+#include "request.h"
+
+#define EXPORT(name) __attribute__((export_name(#name)))
+
+static const char *error;
+
+/** Memory for the packed file and for requests. 0 where there is none. */
+EXPORT(allocate) void *allocate(size_t bytes) { return platform_allocate(bytes); }
+
+EXPORT(open) Kernel *open_kernel(const void *file, size_t bytes, const KernelOptions *options, int isPlain) {
+  const Loops *available[4];
+  int count = available_loops(available);
+  error = NULL;
+  return kernel_open(file, bytes, options, available[isPlain ? count - 1 : 0], &error);
+}
+
+EXPORT(rotary) const char *set_rotary(Kernel *kernel, int32_t set, int32_t position, const float *angles, size_t length) {
+  return kernel_set_rotary(kernel, set, position, angles, length);
+}
+
+EXPORT(open_pages) Pages *open_pages(const Kernel *kernel, int32_t numPages, int isHalf) {
+  Pages *pages = platform_allocate(sizeof *pages);
+  if (!pages || kernel_open_pages(kernel, numPages, isHalf, pages) == 0) return pages;
+  platform_free(pages);
+  return NULL;
+}
+
+EXPORT(close_pages) void close_pages(Pages *pages) {
+  kernel_close_pages(pages);
+  platform_free(pages);
+}
+
+EXPORT(step) const char *step(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results) {
+  return kernel_run(kernel, pages, request, length, results);
+}
+
+/** Why `open` gave nothing, as a text that ends in 0. */
+EXPORT(reason) const char *reason(void) { return error; }
+
+// All instances begin with the same stack: every worker takes one of its own first.
+__asm__(".globaltype __stack_pointer, i32\n"
+        ".globl use_stack\n"
+        ".type use_stack,@function\n"
+        "use_stack:\n"
+        ".functype use_stack (i32) -> ()\n"
+        "local.get 0\n"
+        "global.set __stack_pointer\n"
+        "end_function\n"
+        ".export_name use_stack, use_stack\n");
+
+/** What a worker calls: returns when the kernel is closed. */
+EXPORT(help) void help(Kernel *kernel, int thread) { team_help(kernel_team(kernel), thread); }
+
+EXPORT(close) void close_kernel(Kernel *kernel) { kernel_close(kernel); }

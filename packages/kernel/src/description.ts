@@ -1,0 +1,167 @@
+// What a model is to the kernel: plain data, from which the packed file is written. The same layout as `native/kernel.h`.
+
+import type { PackedTensor } from "./pack/packed-tensor.ts";
+
+/** What an FFN's gate goes through. */
+export type KernelActivation = "silu" | "gelu-tanh";
+
+/** One layer: attention, then an FFN. Norms that a family does not have are left out. */
+export interface LayerDescription {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headSize: number;
+  /** Which of the model's sets of angles queries and keys turn by; `undefined` for layers without positions. */
+  readonly rotary: number | undefined;
+  /** Dimensions of a head that turn, from its first on. */
+  readonly rotarySize: number;
+  /** Positions that a query sees, its own included; `undefined` sees all. */
+  readonly slidingWindow: number | undefined;
+  /** Factor of scores before the softmax. */
+  readonly attentionScale: number;
+  /** Factor of what attention and FFN add to the stream. */
+  readonly residualScale: number;
+  readonly activation: KernelActivation;
+  /** Whether the norms of queries and keys are over all heads together. @default false */
+  readonly normsAllHeads?: boolean | undefined;
+  readonly attentionNorm: PackedTensor | undefined;
+  readonly query: PackedTensor;
+  readonly key: PackedTensor;
+  readonly value: PackedTensor;
+  readonly queryNorm: PackedTensor | undefined;
+  readonly keyNorm: PackedTensor | undefined;
+  readonly attentionOutput: PackedTensor;
+  readonly attentionOutputNorm: PackedTensor | undefined;
+  readonly ffnNorm: PackedTensor | undefined;
+  /** `undefined` for FFNs without a gate. */
+  readonly gate: PackedTensor | undefined;
+  readonly up: PackedTensor;
+  readonly down: PackedTensor;
+  readonly ffnOutputNorm: PackedTensor | undefined;
+}
+
+/** A decoder: what a step of it computes, and from which weights. */
+export interface DecoderDescription {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly normEpsilon: number;
+  /** Factor of embeddings. */
+  readonly embeddingScale: number;
+  /** Factor of logits. */
+  readonly logitScale: number;
+  /** Sets of angles that layers turn by. */
+  readonly numRotaries: number;
+  /** A table, or the head's own weights where the two are tied. */
+  readonly embedding: PackedTensor;
+  readonly layers: readonly LayerDescription[];
+  readonly finalNorm: PackedTensor;
+  readonly head: PackedTensor;
+}
+
+// "RRMK", and the layout's number: it changes when a file of before is no longer read.
+const MAGIC = 0x4b4d5252;
+const VERSION = 1;
+const MODEL_WORDS = 16;
+const LAYER_WORDS = 24;
+const TENSOR_WORDS = 8;
+const FORMATS = ["float-table", "half-table", "float", "int8", "int8-blocks", "int4-blocks"] as const;
+const ACTIVATIONS: readonly KernelActivation[] = ["silu", "gelu-tanh"];
+
+/** Places of a tensor's parts, in units of 64 bytes from the file's beginning; -1 where there is none. */
+export interface TensorPlace {
+  readonly weights: number;
+  readonly scales: number;
+  readonly bias: number;
+}
+
+/** All tensors of a description, each once. */
+export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
+  const ofLayers = layers.flatMap((layer) => [
+    layer.attentionNorm,
+    layer.query,
+    layer.key,
+    layer.value,
+    layer.queryNorm,
+    layer.keyNorm,
+    layer.attentionOutput,
+    layer.attentionOutputNorm,
+    layer.ffnNorm,
+    layer.gate,
+    layer.up,
+    layer.down,
+    layer.ffnOutputNorm,
+  ]);
+  const all = [embedding, ...ofLayers, finalNorm, head].filter((tensor) => tensor !== undefined);
+  return Array.from(new Set(all));
+}
+
+/** Size of the part of the packed file that describes it, in bytes. */
+export function headerBytes(description: DecoderDescription, numTensors: number): number {
+  return 4 * (MODEL_WORDS + description.layers.length * LAYER_WORDS + numTensors * TENSOR_WORDS);
+}
+
+/** Encodes the beginning of the packed file. @param places - by tensor, in the order of `tensorsOf` */
+export function encodeHeader(
+  description: DecoderDescription,
+  places: ReadonlyMap<PackedTensor, TensorPlace>,
+): Uint8Array {
+  const tensors = Array.from(places.keys());
+  const words = new WordWriter(headerBytes(description, tensors.length));
+  const indices = new Map(tensors.map((tensor, index) => [tensor, index]));
+  const indexOf = (tensor: PackedTensor | undefined): number => (tensor ? (indices.get(tensor) ?? -1) : -1);
+  words.integers([MAGIC, VERSION, description.layers.length, tensors.length]);
+  words.integers([description.vocabSize, description.hiddenSize]);
+  words.integers([indexOf(description.embedding), indexOf(description.finalNorm), indexOf(description.head)]);
+  words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
+  words.integers([description.numRotaries, 0, 0, 0]);
+  for (const layer of description.layers) {
+    words.integers([
+      indexOf(layer.attentionNorm),
+      indexOf(layer.query),
+      indexOf(layer.key),
+      indexOf(layer.value),
+      indexOf(layer.queryNorm),
+      indexOf(layer.keyNorm),
+      indexOf(layer.attentionOutput),
+      indexOf(layer.attentionOutputNorm),
+      indexOf(layer.ffnNorm),
+      indexOf(layer.gate),
+      indexOf(layer.up),
+      indexOf(layer.down),
+      indexOf(layer.ffnOutputNorm),
+    ]);
+    words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.rotary ?? -1, layer.rotarySize]);
+    words.integers([layer.slidingWindow ?? 0, ACTIVATIONS.indexOf(layer.activation), layer.normsAllHeads ? 1 : 0]);
+    words.floats([layer.attentionScale, layer.residualScale]);
+    words.integers([0]);
+  }
+  for (const [{ format, numOut, numIn, block, hasMinimums }, place] of places) {
+    words.integers([FORMATS.indexOf(format), numOut, numIn, block, hasMinimums ? 1 : 0]);
+    words.integers([place.weights, place.scales, place.bias]);
+  }
+  return words.bytes;
+}
+
+/** Writes 32-bit words, little-endian. */
+class WordWriter {
+  readonly bytes: Uint8Array;
+  readonly #view: DataView;
+  #at = 0;
+
+  constructor(numBytes: number) {
+    this.bytes = new Uint8Array(numBytes);
+    this.#view = new DataView(this.bytes.buffer);
+  }
+
+  integers(values: readonly number[]): void {
+    for (const value of values) this.#view.setInt32(this.#next(), value, true);
+  }
+
+  floats(values: readonly number[]): void {
+    for (const value of values) this.#view.setFloat32(this.#next(), value, true);
+  }
+
+  #next(): number {
+    this.#at += 4;
+    return this.#at - 4;
+  }
+}

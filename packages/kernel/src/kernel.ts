@@ -1,0 +1,47 @@
+// A kernel that is open, whichever build runs it.
+
+import type { KernelInfo } from "@readme-moe/core";
+
+/** Which build runs: an addon of this platform, or WebAssembly. */
+export type KernelKind = KernelInfo["kind"];
+
+/** Memory of keys and values; a handle for `step`. */
+export interface KernelPages {
+  readonly numPages: number;
+  /** Gives the memory back. */
+  close(): void;
+}
+
+/** Where a step's results go. Arrays may be longer than the results. */
+export interface StepResults {
+  /** `[wanted, candidates]`, best first, lower ids first among equals. */
+  readonly candidateIds: Int32Array;
+  /** `[wanted, candidates]`, then the targets' logits, `[wanted]`. */
+  readonly logits: Float32Array;
+  /** `[wanted, 2]`: the largest logit, and the sum of `exp(logit - largest)`. */
+  readonly sums: Float64Array;
+  /** `[fullRows, vocabSize]`. */
+  readonly fullLogits: Float32Array;
+}
+
+/** Runs steps of one packed model. Calls block their thread. */
+export interface Kernel {
+  readonly info: KernelInfo;
+  /** @throws {RangeError} when there is no memory for them */
+  openPages(numPages: number, isHalf: boolean): KernelPages;
+  /** Takes angles of positions from `position` on: of each the cosines, then the sines. */
+  setAngles(rotary: number, position: number, angles: Float32Array): void;
+  /** @param request - see `encodeStep` @throws {RangeError} on what makes no step; nothing has run then */
+  step(pages: KernelPages, request: Int32Array, results: StepResults): void;
+  /** Ends its threads and gives its memory back. */
+  close(): Promise<void>;
+}
+
+/** Sizes of a kernel, beyond those of its model. */
+export interface KernelSizes {
+  readonly threads: number;
+  /** Rows of one step. */
+  readonly maxRows: number;
+  /** Positions of one sequence. */
+  readonly maxPositions: number;
+}

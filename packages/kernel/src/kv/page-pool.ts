@@ -1,0 +1,220 @@
+// Which pages of the kernel's memory hold the keys and values of which sequences. The floats themselves are the kernel's.
+
+import { integerOption } from "@readme-moe/core";
+import { KV_BLOCK_TOKENS, prefixTokens, type KeptTokens, type KvMemory, type KvSlot } from "@readme-moe/model";
+import { PageCounts } from "./page-counts.ts";
+import { OwnedPageSlot, type PageSlot } from "./page-slot.ts";
+import { KV_PAGE_TOKENS } from "./page-tokens.ts";
+
+/** Options of a `PagePool`. */
+export interface PagePoolOptions {
+  /** Positions that slots may have, each shared one counted once; a multiple of 64. */
+  readonly capacityTokens: number;
+  /** Size of what may be kept beyond slots, in bytes; the pool has that many whole pages more. @default 0 */
+  readonly prefixBytes?: number | undefined;
+  /** Size of one position's keys and values in all layers, in bytes. */
+  readonly bytesPerToken: number;
+}
+
+/**
+ * Bookkeeping of pages of 16 positions. A slot takes the pages that its positions need, wherever they are: nothing is
+ * copied and nothing moves. Slots that begin with the same kept tokens share their pages.
+ *
+ * A page that is shared is full, and nobody writes to it: slots only write behind their last position, and shared pages
+ * lie before it.
+ */
+export class PagePool implements KvMemory {
+  readonly capacityTokens: number;
+  readonly bytesPerToken: number;
+  readonly #capacityPages: number;
+  readonly #maxKeptPages: number;
+  readonly #counts: PageCounts;
+  readonly #slots = new Set<KvSlot>();
+  readonly #kept = new Map<KeptTokens, readonly number[]>();
+
+  /** @throws {RangeError} when `capacityTokens` is no multiple of 64 */
+  constructor({ capacityTokens, prefixBytes = 0, bytesPerToken }: PagePoolOptions) {
+    integerOption("capacityTokens", capacityTokens, KV_BLOCK_TOKENS);
+    if (capacityTokens % KV_BLOCK_TOKENS !== 0) {
+      const expectation = `a multiple of ${KV_BLOCK_TOKENS}`;
+      throw new RangeError(`Expected \`capacityTokens\` to be ${expectation}, got \`${capacityTokens}\``);
+    }
+    this.capacityTokens = capacityTokens;
+    this.bytesPerToken = integerOption("bytesPerToken", bytesPerToken, 1);
+    this.#capacityPages = capacityTokens / KV_PAGE_TOKENS;
+    this.#maxKeptPages = Math.floor(integerOption("prefixBytes", prefixBytes, 0) / (bytesPerToken * KV_PAGE_TOKENS));
+    // Slots never lack a page within their capacity, whatever is kept.
+    this.#counts = new PageCounts(this.#capacityPages + this.#maxKeptPages);
+  }
+
+  /** Pages that the kernel's memory must have: numbers are in `[0, numPages)`. */
+  get numPages(): number {
+    return this.#counts.numPages;
+  }
+
+  /** Positions of all pages that slots refer to, each counted once however many share it. */
+  get usedTokens(): number {
+    return this.#counts.usedPages * KV_PAGE_TOKENS;
+  }
+
+  /** Positions of all pages that are kept, each counted once. */
+  get keptTokens(): number {
+    return this.#counts.keptPages * KV_PAGE_TOKENS;
+  }
+
+  get bytesMoved(): number {
+    return 0;
+  }
+
+  admit(numTokens: number, prefix: readonly KeptTokens[] = []): PageSlot | undefined {
+    const filled = prefixTokens(numTokens, prefix);
+    const shared = prefix.flatMap((kept) => this.#pagesOf(kept));
+    const numFresh = pagesFor(numTokens) - shared.length;
+    const numNew = numFresh + shared.filter((page) => !this.#counts.isUsed(page)).length;
+    if (!this.#hasRoom(numNew)) return undefined;
+    const slot = new OwnedPageSlot();
+    for (const page of shared) this.#counts.addSlot(page);
+    slot.pages.push(...shared);
+    this.#extend(slot, numFresh);
+    slot.numTokens = filled;
+    this.#slots.add(slot);
+    return slot;
+  }
+
+  reserve(slot: KvSlot, numTokens: number): boolean {
+    const own = this.#own(slot);
+    const numFresh = pagesFor(integerOption("numTokens", numTokens, 1)) - own.pages.length;
+    if (numFresh <= 0) return true;
+    if (!this.#hasRoom(numFresh)) return false;
+    this.#extend(own, numFresh);
+    return true;
+  }
+
+  release(slot: KvSlot): void {
+    const own = this.#own(slot);
+    this.#shorten(own, 0);
+    own.numTokens = 0;
+    this.#slots.delete(own);
+  }
+
+  /**
+   * Forgets the positions from `numTokens` on, and gives back the pages that have none left.
+   * @throws {RangeError} when that would end inside a shared page, which the slot could not go on to fill
+   */
+  truncate(slot: KvSlot, numTokens: number): void {
+    const own = this.#own(slot);
+    integerOption("numTokens", numTokens, 0, own.numTokens);
+    const last = own.pages[Math.floor(numTokens / KV_PAGE_TOKENS)];
+    if (numTokens % KV_PAGE_TOKENS !== 0 && last !== undefined && this.#counts.isShared(last)) {
+      const expectation = `a multiple of ${KV_PAGE_TOKENS} within shared pages`;
+      throw new RangeError(`Expected \`numTokens\` to be ${expectation}, got \`${numTokens}\``);
+    }
+    this.#shorten(own, pagesFor(numTokens));
+    own.numTokens = numTokens;
+  }
+
+  /** Counts positions that a step has filled behind a slot's last one; there must be room reserved for them. */
+  advance(slot: KvSlot, numTokens: number): void {
+    const own = this.#own(slot);
+    const end = own.numTokens + integerOption("numTokens", numTokens, 0);
+    if (end > own.reservedTokens) {
+      throw new RangeError(`Expected room for ${end} tokens, got ${describeSlot(own)}`);
+    }
+    own.numTokens = end;
+  }
+
+  /** Narrows a slot of this pool. @throws {TypeError} for any other */
+  pageSlot(slot: KvSlot): PageSlot {
+    return this.#own(slot);
+  }
+
+  compact(): number {
+    return 0;
+  }
+
+  /**
+   * Keeps whole pages of filled positions; copies nothing.
+   * @throws {RangeError} when the range cuts pages, or when more would be kept than `prefixBytes`
+   */
+  keep(slot: KvSlot, from: number, to: number): KeptTokens {
+    const own = this.#own(slot);
+    integerOption("to", to, integerOption("from", from, 0), own.numTokens);
+    if (from % KV_PAGE_TOKENS !== 0 || to % KV_PAGE_TOKENS !== 0) {
+      const expectation = `multiples of ${KV_PAGE_TOKENS}`;
+      throw new RangeError(`Expected \`from\` and \`to\` to be ${expectation}, got \`${from}\` and \`${to}\``);
+    }
+    const pages = own.pages.slice(from / KV_PAGE_TOKENS, to / KV_PAGE_TOKENS);
+    const numKept = this.#counts.keptPages + pages.filter((page) => !this.#counts.isKept(page)).length;
+    if (numKept > this.#maxKeptPages) {
+      throw new RangeError(`Expected at most ${this.#maxKeptPages} kept pages, got ${numKept}`);
+    }
+    for (const page of pages) this.#counts.addKept(page);
+    const kept = { from, numTokens: to - from, bytes: (to - from) * this.bytesPerToken };
+    this.#kept.set(kept, pages);
+    return kept;
+  }
+
+  drop(kept: KeptTokens): void {
+    for (const page of this.#pagesOf(kept).toReversed()) this.#counts.removeKept(page);
+    this.#kept.delete(kept);
+  }
+
+  dispose(): void {
+    // Pages are the memory of who has them.
+  }
+
+  checkIntegrity(): void {
+    const slots = Array.from(this.#slots, (slot) => this.#own(slot));
+    this.#counts.check(
+      slots.map(({ pages }) => pages),
+      this.#kept.values(),
+    );
+    if (this.usedTokens > this.capacityTokens) fail(`${this.usedTokens} of ${this.capacityTokens} positions are used`);
+    const { keptPages } = this.#counts;
+    if (keptPages > this.#maxKeptPages) fail(`${keptPages} of ${this.#maxKeptPages} pages are kept`);
+    for (const slot of slots) {
+      const lastShared = slot.pages.findLastIndex((page) => this.#counts.isShared(page));
+      const leastTokens = (lastShared + 1) * KV_PAGE_TOKENS;
+      if (slot.numTokens >= leastTokens && slot.numTokens <= slot.reservedTokens) continue;
+      fail(`${describeSlot(slot)} shares its first ${leastTokens}`);
+    }
+  }
+
+  #hasRoom(numNewPages: number): boolean {
+    return this.#counts.usedPages + numNewPages <= this.#capacityPages;
+  }
+
+  #extend(slot: OwnedPageSlot, numPages: number): void {
+    for (let index = 0; index < numPages; index++) slot.pages.push(this.#counts.take());
+  }
+
+  /** Gives back the pages from `numPages` on, last ones first, so that the next slot takes them in order. */
+  #shorten(slot: OwnedPageSlot, numPages: number): void {
+    for (const page of slot.pages.splice(numPages).toReversed()) this.#counts.removeSlot(page);
+  }
+
+  #own(slot: KvSlot): OwnedPageSlot {
+    if (slot instanceof OwnedPageSlot && this.#slots.has(slot)) return slot;
+    throw new TypeError(`Expected \`slot\` to be held by this pool, got ${describeSlot(slot)}`);
+  }
+
+  #pagesOf(kept: KeptTokens): readonly number[] {
+    const pages = this.#kept.get(kept);
+    if (pages) return pages;
+    throw new TypeError(
+      `Expected \`kept\` to be kept by this pool, got ${kept.numTokens} tokens of another or dropped`,
+    );
+  }
+}
+
+function pagesFor(numTokens: number): number {
+  return Math.ceil(numTokens / KV_PAGE_TOKENS);
+}
+
+function describeSlot({ numTokens, reservedTokens }: KvSlot): string {
+  return `a slot of ${numTokens} tokens, room for ${reservedTokens}`;
+}
+
+function fail(what: string): never {
+  throw new Error(`The page pool is broken: ${what}`);
+}

@@ -1,0 +1,98 @@
+// The kernel as an addon of this platform.
+
+import { createRequire } from "node:module";
+import { arch, platform } from "node:process";
+import type { KernelInfo } from "@readme-moe/core";
+import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+
+/** What `native/addon.c` exports. */
+export interface Addon {
+  instructionSets(): string[];
+  open(weights: string | Uint8Array, instructions: string, options: Int32Array): unknown;
+  openPages(kernel: unknown, numPages: number, isHalf: boolean): unknown;
+  closePages(pages: unknown): void;
+  rotary(kernel: unknown, rotary: number, position: number, angles: Float32Array): void;
+  step(
+    kernel: unknown,
+    pages: unknown,
+    request: Int32Array,
+    candidateIds: Int32Array,
+    logits: Float32Array,
+    sums: Float64Array,
+    fullLogits: Float32Array,
+  ): void;
+  close(kernel: unknown): void;
+}
+
+/** Loads the addon of this platform. @throws {Error} where there is none, or it does not load */
+export function loadAddon(): Addon {
+  const require = createRequire(import.meta.url);
+  return require(`../prebuilt/${platform}-${arch}/kernel.node`) as Addon;
+}
+
+/**
+ * Opens a packed file in an addon.
+ *
+ * @param weights - the file's path, or its bytes
+ * @param instructions - one of the addon's `instructionSets`
+ * @throws {RangeError} when the file is not sound, or there is no memory
+ */
+export function openNative(
+  addon: Addon,
+  weights: string | Uint8Array,
+  instructions: string,
+  sizes: KernelSizes,
+): Kernel {
+  const options = Int32Array.of(sizes.threads, sizes.maxRows, sizes.maxPositions);
+  const handle = addon.open(weights, instructions, options);
+  return new NativeKernel(addon, handle, { kind: "native", instructions, threads: sizes.threads });
+}
+
+class NativePages implements KernelPages {
+  readonly handle: unknown;
+  readonly numPages: number;
+  readonly #addon: Addon;
+
+  constructor(addon: Addon, handle: unknown, numPages: number) {
+    this.#addon = addon;
+    this.handle = handle;
+    this.numPages = numPages;
+  }
+
+  close(): void {
+    this.#addon.closePages(this.handle);
+  }
+}
+
+class NativeKernel implements Kernel {
+  readonly info: KernelInfo;
+  readonly #addon: Addon;
+  readonly #handle: unknown;
+  #isClosed = false;
+
+  constructor(addon: Addon, handle: unknown, info: KernelInfo) {
+    this.#addon = addon;
+    this.#handle = handle;
+    this.info = info;
+  }
+
+  openPages(numPages: number, isHalf: boolean): KernelPages {
+    return new NativePages(this.#addon, this.#addon.openPages(this.#handle, numPages, isHalf), numPages);
+  }
+
+  setAngles(rotary: number, position: number, angles: Float32Array): void {
+    this.#addon.rotary(this.#handle, rotary, position, angles);
+  }
+
+  step(pages: KernelPages, request: Int32Array, results: StepResults): void {
+    const { candidateIds, logits, sums, fullLogits } = results;
+    const { handle } = pages as NativePages;
+    this.#addon.step(this.#handle, handle, request, candidateIds, logits, sums, fullLogits);
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#addon.close(this.#handle);
+  }
+}

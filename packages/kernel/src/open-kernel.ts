@@ -1,0 +1,86 @@
+// Chooses the build that runs here: an addon where there is one, else WebAssembly.
+
+import { choiceOption, describeValue, type KernelInfo, ReadMeError } from "@readme-moe/core";
+import type { Kernel, KernelKind, KernelSizes } from "./kernel.ts";
+import { loadAddon, openNative, type Addon } from "./native-kernel.ts";
+import { openWasm, wasmInstructions } from "./wasm-kernel.ts";
+
+/** Which build and which loops are wanted. */
+export interface KernelChoice {
+  /** @default `README_MOE_KERNEL`, else an addon where one loads, else WebAssembly */
+  readonly kernel?: KernelKind | undefined;
+  /** One of `availableInstructions`, for tests and measurements. @default the fastest */
+  readonly instructions?: string | undefined;
+}
+
+/** Instructions that kernels of a kind can use here, the fastest first. */
+export function availableInstructions(kind: KernelKind): readonly string[] {
+  if (kind === "native") return loadAddon().instructionSets();
+  const fastest = wasmInstructions();
+  return fastest === "wasm-simd" ? ["wasm-simd", "plain"] : [fastest, "wasm-simd", "plain"];
+}
+
+/** What a kernel would run on here; nothing is opened. */
+export function kernelInfo(choice: KernelChoice, threads: number): KernelInfo {
+  const { kind, addon, fallbackReason } = choose(choice);
+  const instructions = addon ? addon.instructionSets()[0] : wasmInstructions();
+  return { kind, instructions: instructionsOf(choice, kind, instructions ?? "plain"), threads, fallbackReason };
+}
+
+/**
+ * Opens a packed file.
+ *
+ * @param weights - the file's path, or its bytes
+ * @throws {TypeError} on an unknown kind or unknown instructions
+ * @throws {ReadMeError} `ERR_RUNTIME` when an addon is insisted on and does not load, or the file cannot be opened
+ */
+export function openKernel(weights: string | Uint8Array, sizes: KernelSizes, choice: KernelChoice = {}): Kernel {
+  const { addon, fallbackReason } = choose(choice);
+  try {
+    if (addon) return openNative(addon, weights, nativeInstructions(addon, choice), sizes);
+    const instructions = choice.instructions ?? wasmInstructions();
+    const known = choiceOption("instructions", instructions, ["wasm-relaxed-simd", "wasm-simd", "plain"] as const);
+    const kernel = openWasm(weights, known, sizes);
+    return fallbackReason === undefined ? kernel : Object.assign(kernel, { info: { ...kernel.info, fallbackReason } });
+  } catch (error) {
+    if (error instanceof TypeError) throw error;
+    const message = `The model cannot be opened in the kernel: ${error instanceof Error ? error.message : describeValue(error)}`;
+    throw new ReadMeError("ERR_RUNTIME", message, { cause: error });
+  }
+}
+
+interface Chosen {
+  readonly kind: KernelKind;
+  readonly addon: Addon | undefined;
+  readonly fallbackReason: string | undefined;
+}
+
+function choose({ kernel: kind = fromEnvironment() }: KernelChoice): Chosen {
+  if (kind !== undefined) choiceOption("kernel", kind, ["native", "wasm"] as const);
+  if (kind === "wasm") return { kind, addon: undefined, fallbackReason: undefined };
+  try {
+    return { kind: "native", addon: loadAddon(), fallbackReason: undefined };
+  } catch (error) {
+    const [reason = ""] = (error instanceof Error ? error.message : String(error)).split("\n");
+    if (kind === "native") throw new ReadMeError("ERR_RUNTIME", `The addon does not load: ${reason}`, { cause: error });
+    return { kind: "wasm", addon: undefined, fallbackReason: reason };
+  }
+}
+
+function fromEnvironment(): KernelKind | undefined {
+  const value = process.env["README_MOE_KERNEL"];
+  return value === undefined || value === ""
+    ? undefined
+    : choiceOption("README_MOE_KERNEL", value as KernelKind, ["native", "wasm"] as const);
+}
+
+function nativeInstructions(addon: Addon, { instructions }: KernelChoice): string {
+  const available = addon.instructionSets();
+  return choiceOption("instructions", instructions ?? available[0] ?? "plain", available);
+}
+
+function instructionsOf(choice: KernelChoice, kind: KernelKind, fastest: string): string {
+  return choice.instructions === undefined
+    ? fastest
+    : choiceOption("instructions", choice.instructions, availableInstructions(kind));
+}

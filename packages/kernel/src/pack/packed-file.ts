@@ -1,0 +1,64 @@
+// The packed file: a description, then tensors, each at a multiple of 64 bytes.
+
+import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
+import type { PackedTensor } from "./packed-tensor.ts";
+
+const UNIT = 64;
+
+/** Where everything is in the file, and how long it is. */
+export interface PackedLayout {
+  readonly places: ReadonlyMap<PackedTensor, TensorPlace>;
+  readonly numBytes: number;
+}
+
+/** Places everything of a packed file; nothing is read. */
+export function layOut(description: DecoderDescription): PackedLayout {
+  const tensors = tensorsOf(description);
+  let end = aligned(headerBytes(description, tensors.length));
+  const place = (bytes: number): number => {
+    if (bytes === 0) return -1;
+    const at = end / UNIT;
+    end += aligned(bytes);
+    return at;
+  };
+  const places = new Map<PackedTensor, TensorPlace>();
+  for (const tensor of tensors) {
+    const { weightBytes, scaleBytes, biasBytes } = tensor;
+    places.set(tensor, { weights: place(weightBytes), scales: place(scaleBytes), bias: place(biasBytes) });
+  }
+  return { places, numBytes: end };
+}
+
+/** Yields the file from its beginning to its end. @param onProgress - told how many bytes were made */
+export async function* packedFile(
+  description: DecoderDescription,
+  onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
+): AsyncGenerator<Uint8Array> {
+  const { places, numBytes } = layOut(description);
+  let done = 0;
+  const padding = (): Uint8Array => {
+    const bytes = new Uint8Array(aligned(done) - done);
+    done += bytes.byteLength;
+    return bytes;
+  };
+  const counted = (bytes: Uint8Array): Uint8Array => {
+    done += bytes.byteLength;
+    return bytes;
+  };
+  yield counted(encodeHeader(description, places));
+  yield padding();
+  for (const tensor of places.keys()) {
+    const parts = tensor.parts();
+    for await (const piece of parts.weights()) yield counted(piece);
+    yield padding();
+    yield counted(await parts.scales());
+    yield padding();
+    yield counted(await parts.bias());
+    yield padding();
+    onProgress(done, numBytes);
+  }
+}
+
+function aligned(bytes: number): number {
+  return Math.ceil(bytes / UNIT) * UNIT;
+}

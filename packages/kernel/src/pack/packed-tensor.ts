@@ -1,0 +1,51 @@
+// One tensor of the packed file. The formats are those of `native/tensor.h`.
+
+/** Outputs come in panels of 64, inputs in groups of 32; what is missing to whole ones is zero. */
+export const PANEL = 64;
+export const GROUP = 32;
+
+/** How a tensor lies in the packed file; `native/tensor.h` has the layouts. */
+export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | "int8-blocks" | "int4-blocks";
+
+/** A tensor as it will lie in the file; its bytes are made when the file is written. */
+export interface PackedTensor {
+  readonly format: TensorFormat;
+  readonly numOut: number;
+  readonly numIn: number;
+  /** Inputs that share a scale, 16 or 32. */
+  readonly block: number;
+  readonly hasMinimums: boolean;
+  /** Size of the weights. */
+  readonly weightBytes: number;
+  /** Size of one scale per output, 0 where there are none. */
+  readonly scaleBytes: number;
+  /** Size of one bias per output, 0 where there are none. */
+  readonly biasBytes: number;
+  /** Yields weights in pieces, together `weightBytes`; then scales; then the bias. */
+  parts(): PackedParts;
+}
+
+interface PackedParts {
+  weights(): AsyncIterable<Uint8Array>;
+  /** Reads one scale per output; called when all weights were taken. */
+  scales(): Promise<Uint8Array>;
+  bias(): Promise<Uint8Array>;
+}
+
+export function wholePanels(numOut: number): number {
+  return Math.ceil(numOut / PANEL);
+}
+
+export function wholeGroups(numIn: number): number {
+  return Math.ceil(numIn / GROUP);
+}
+
+/** Bytes of typed numbers, without a copy. */
+export function bytesOf(values: Float32Array | Uint16Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+/** Refuses to give what a tensor has none of. */
+export async function nothing(): Promise<Uint8Array> {
+  return new Uint8Array(0);
+}

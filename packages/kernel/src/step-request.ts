@@ -1,0 +1,98 @@
+// A step as the kernel reads it: one array of numbers, checked before native code sees it.
+
+import { integerOption } from "@readme-moe/core";
+import { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
+
+/** One sequence's rows of a step. */
+export interface StepRows {
+  /** Tokens that are appended, at least one. */
+  readonly tokenIds: ArrayLike<number>;
+  /** Position of the first of them. */
+  readonly position: number;
+  /** Pages of positions 0 and up; may be more than these rows need. */
+  readonly pages: ArrayLike<number>;
+  /** Which of `tokenIds` logits are wanted of, in rising order; one may occur several times. */
+  readonly logitsOf: readonly number[];
+  /** A token of each of `logitsOf` whose logit is wanted. @default id 0 */
+  readonly targets?: ArrayLike<number> | undefined;
+  /** Which row of the results' full logits each of `logitsOf` gets. @default none */
+  readonly fullPlaces?: ArrayLike<number> | undefined;
+}
+
+/** What the kernel and its memory allow a step. */
+export interface StepLimits {
+  readonly vocabSize: number;
+  readonly maxRows: number;
+  readonly maxPositions: number;
+  readonly numPages: number;
+  /** Rows that the results' full logits have room for. */
+  readonly numFullRows: number;
+}
+
+const HEADER = 6;
+
+/** @throws {RangeError} naming what is out of range */
+export function encodeStep(sequences: readonly StepRows[], numCandidates: number, limits: StepLimits): Int32Array {
+  integerOption("numCandidates", numCandidates, 1, limits.vocabSize);
+  let [numRows, numWanted, numPages] = [0, 0, 0];
+  for (const sequence of sequences) {
+    checkRows(sequence, limits);
+    numRows += sequence.tokenIds.length;
+    numWanted += sequence.logitsOf.length;
+    numPages += pagesOf(sequence);
+  }
+  integerOption("rows of a step", numRows, 1, limits.maxRows);
+  const length = HEADER + numRows + 3 * sequences.length + numPages + 3 * numWanted;
+  const request = new Int32Array(length);
+  request.set([numRows, sequences.length, numWanted, numCandidates, numPages, limits.numFullRows]);
+  let token = HEADER;
+  let sequenceAt = token + numRows;
+  const firstPage = sequenceAt + 3 * sequences.length;
+  let page = firstPage;
+  let wanted = page + numPages;
+  let firstRow = 0;
+  for (const sequence of sequences) {
+    const { tokenIds, position, pages, logitsOf, targets, fullPlaces } = sequence;
+    request[sequenceAt++] = tokenIds.length;
+    request[sequenceAt++] = position;
+    request[sequenceAt++] = page - firstPage;
+    for (let i = 0; i < tokenIds.length; i++) request[token++] = tokenIds[i] as number;
+    for (let i = 0; i < pagesOf(sequence); i++) request[page++] = pages[i] as number;
+    for (const [index, row] of logitsOf.entries()) {
+      request[wanted] = firstRow + row;
+      request[wanted + numWanted] = targets?.[index] ?? 0;
+      request[wanted + 2 * numWanted] = fullPlaces?.[index] ?? -1;
+      wanted++;
+    }
+    firstRow += tokenIds.length;
+  }
+  return request;
+}
+
+function pagesOf({ position, tokenIds }: StepRows): number {
+  return Math.ceil((position + tokenIds.length) / KV_PAGE_TOKENS);
+}
+
+function checkRows(sequence: StepRows, limits: StepLimits): void {
+  const { vocabSize, maxPositions, numPages, numFullRows } = limits;
+  const { tokenIds, position, pages, logitsOf, targets, fullPlaces } = sequence;
+  integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
+  integerOption("position", position, 0, maxPositions - tokenIds.length);
+  for (let i = 0; i < tokenIds.length; i++) integerOption(`tokenIds[${i}]`, tokenIds[i], 0, vocabSize - 1);
+  const needed = pagesOf(sequence);
+  if (pages.length < needed) throw new RangeError(`Expected \`pages\` to hold ${needed} pages, got ${pages.length}`);
+  for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
+  let least = 0;
+  for (const row of logitsOf) least = integerOption("logitsOf", row, least, tokenIds.length - 1);
+  checkEntries("targets", targets, logitsOf.length, vocabSize);
+  checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
+}
+
+/** Checks a list with one entry below `end` for each of `count` rows of logits. */
+function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
+  if (!entries) return;
+  if (entries.length !== count) {
+    throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows of logits`);
+  }
+  for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], 0, end - 1);
+}

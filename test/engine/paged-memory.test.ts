@@ -1,0 +1,179 @@
+// The engine on pages says what it says on arenas, shares what prompts begin with, and gives everything back.
+
+import { join } from "node:path";
+import { PagePool } from "@readme-moe/kernel";
+import { KvPool, type Tokenizer } from "@readme-moe/model";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { scorePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
+import { CoreBench, outcomesAlone, randomJobs, type BenchModel, type Limits } from "../support/core-bench.ts";
+import { PagedRunner } from "../support/paged-runner.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { runningModel, type RunningModel } from "../support/running-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const PREFIX_BYTES = 1 << 20;
+
+let running: RunningModel;
+let paged: BenchModel;
+let tokenizer: Tokenizer;
+beforeAll(async () => {
+  const path = join(await persistentFolder(), "model");
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
+  running = await runningModel(path);
+  paged = { router: running.router, runner: new PagedRunner(running.runner) };
+  ({ tokenizer } = await running.model.loadText());
+});
+afterAll(() => running[Symbol.asyncDispose]());
+
+function poolOf({ admission: { kv } }: CoreBench): PagePool {
+  if (!(kv instanceof PagePool)) throw new TypeError("Expected an engine on pages");
+  return kv;
+}
+
+/** Jobs with the same 130 tokens first. */
+function jobsAlike(count: number, ownTokens: number) {
+  const random = seededRandom(9);
+  const system = Array.from({ length: 130 }, () => randomInteger(random, 4096));
+  return randomJobs(count, 1).map((job) => ({ ...job, promptIds: [...system, ...job.promptIds.slice(0, ownTokens)] }));
+}
+
+const limits: Readonly<Record<string, Limits>> = {
+  "with room for all": { capacityTokens: 8192, maxNumSeqs: 12 },
+  "with few tokens in a step": { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedTokens: 64 },
+  "with a prefix cache": { capacityTokens: 8192, maxNumSeqs: 12, prefixCacheBytes: PREFIX_BYTES },
+};
+test.each(Object.entries(limits))("gives the same bits as on arenas, %s", async (_, limit) => {
+  const jobs = [...randomJobs(6, 1), ...jobsAlike(6, 60).map((job) => ({ ...job, id: `alike-${job.id}` }))];
+  const expected = await outcomesAlone(jobs, running, tokenizer);
+  const bench = new CoreBench(paged, tokenizer, limit);
+  for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
+  await bench.finish();
+  expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(expected));
+  expect(poolOf(bench).usedTokens).toBe(0);
+});
+
+test("sequences that begin alike share memory, and more of them fit", async () => {
+  const jobs = jobsAlike(7, 10);
+  const bench = new CoreBench(paged, tokenizer, { capacityTokens: 640, prefixCacheBytes: PREFIX_BYTES });
+  const [first, ...others] = jobs;
+  bench.add("first", first?.promptIds ?? [], { maxTokens: 1 });
+  await bench.finish();
+  expect(poolOf(bench)).toMatchObject({ usedTokens: 0, keptTokens: 128 });
+  // Each needs 13 pages, of which they share 8: one takes 13 of the 40 pages, each other one 5.
+  for (const { id, promptIds } of others) bench.add(id, promptIds, { maxTokens: 3, temperature: 0 });
+  await bench.core.step();
+  expect(bench.core.stats()).toMatchObject({ numRunning: 6, kvUsedTokens: 16 * (8 + 6 * 5) });
+  await bench.finish();
+  expect(bench.core.stats().cachedTokens).toBe(6 * 128);
+  expect(poolOf(bench)).toMatchObject({ usedTokens: 0, keptTokens: 128 });
+});
+
+test("what waits for room with a known beginning changes nothing until it is admitted", async () => {
+  const jobs = jobsAlike(2, 60);
+  const bench = new CoreBench(paged, tokenizer, { capacityTokens: 320, prefixCacheBytes: PREFIX_BYTES });
+  bench.add("first", jobs[0]?.promptIds ?? [], { maxTokens: 1 });
+  await bench.finish();
+  bench.add("other", Array<number>(180).fill(7), { maxTokens: 40, temperature: 0 });
+  await bench.core.step();
+  bench.add("waits", jobs[1]?.promptIds ?? [], { maxTokens: 1 });
+  for (let step = 0; step < 10; step++) await bench.core.step();
+  expect(bench.core.stats()).toMatchObject({ numRunning: 1, numWaiting: 1 });
+  bench.core.checkIntegrity();
+  bench.core.abort("other");
+  await bench.finish();
+  expect(bench.core.stats()).toMatchObject({ numRunning: 0, cachedTokens: 128, kvUsedTokens: 0 });
+});
+
+test("a prompt whose last chunk is kept already can run again", async () => {
+  // Best candidates do not decide on the first token of some of them, so the prompt runs again for all logits.
+  const jobs = Array.from({ length: 8 }, (_, seed) => ({
+    id: `${seed}`,
+    promptIds: Array.from({ length: 64 }, (_token, index) => index + 100 * seed),
+    params: { temperature: 8, minP: 0.05, maxTokens: 3, seed },
+  }));
+  const expected = await outcomesAlone(jobs, running, tokenizer);
+  const bench = new CoreBench(paged, tokenizer, { capacityTokens: 1024, prefixCacheBytes: PREFIX_BYTES });
+  for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
+  const truncate = vi.spyOn(poolOf(bench), "truncate");
+  await bench.finish();
+  expect(truncate).toHaveBeenCalledWith(expect.anything(), 0);
+  expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(expected));
+  expect(poolOf(bench).keptTokens).toBe(8 * 64);
+});
+
+test("those that give way are computed again from what is kept, and give the tokens that they give alone", async () => {
+  const jobs = jobsAlike(4, 10).map((job) => ({ ...job, params: { ...job.params, maxTokens: 90 } }));
+  const alone = await outcomesAlone(jobs, running, tokenizer);
+  const bench = new CoreBench(paged, tokenizer, { capacityTokens: 320, prefixCacheBytes: PREFIX_BYTES });
+  const [first, ...others] = jobs;
+  bench.add("job-0", first?.promptIds ?? [], first?.params ?? {});
+  for (let step = 0; step < 4; step++) await bench.core.step();
+  // They go before the first one, which has to give way.
+  for (const { id, promptIds, params } of others) bench.add(id, promptIds, params, 1);
+  await bench.finish();
+  expect(bench.count("sequence:preempted")).toBeGreaterThan(0);
+  // Counted where a sequence is admitted first, not where it comes back.
+  const cached = bench.events.flatMap(({ name, payload }) =>
+    name === "sequence:finished" ? [(payload as { cachedTokens: number }).cachedTokens] : [],
+  );
+  expect(cached).toContain(0);
+  expect(cached.reduce((sum, tokens) => sum + tokens, 0)).toBe(bench.core.stats().cachedTokens);
+  for (const { id } of jobs) expect(bench.outcomes.get(id)?.tokens).toEqual(alone.get(id)?.tokens);
+});
+
+test("random operations keep the books right, and everything is given back (seeds 1 to 3)", async () => {
+  for (const seed of [1, 2, 3]) {
+    const random = seededRandom(seed);
+    const limit = { capacityTokens: 1024, maxNumSeqs: 8, maxNumBatchedSeqs: 4, prefixCacheBytes: 60_000 };
+    const bench = new CoreBench(paged, tokenizer, limit);
+    const jobs = [...jobsAlike(15, 60), ...randomJobs(15, seed + 100, 200)].map((job, index) => ({
+      ...job,
+      id: `job-${index}`,
+    }));
+    let next = 0;
+    while (next < jobs.length || bench.core.hasWork) {
+      const choice = random();
+      const job = jobs[next];
+      if (choice < 0.3 && job) {
+        bench.add(job.id, job.promptIds, job.params, randomInteger(random, 3));
+        next++;
+      } else if (choice < 0.36 && next > 0) {
+        bench.core.abort(`job-${randomInteger(random, next)}`);
+      } else {
+        await bench.core.step();
+      }
+      bench.core.checkIntegrity();
+    }
+    expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+    expect(poolOf(bench).keptTokens).toBeGreaterThan(0);
+  }
+});
+
+test("passages that begin alike score the same", async () => {
+  const random = seededRandom(4);
+  const tokens = (length: number): number[] => Array.from({ length }, () => randomInteger(random, 4096));
+  const [trunk, other] = [tokens(100), tokens(40)];
+  const passages = [7, 20, 33].map((length) => ({
+    tokenIds: Int32Array.from([...trunk, ...tokens(length)]),
+    firstTarget: 100,
+  }));
+  const groups = [passages, [{ tokenIds: Int32Array.from(other), firstTarget: 1 }]];
+  const expected = await scorePassages(running.runner, running.router, groups);
+  expect(await scorePassages(paged.runner, paged.router, groups)).toEqual(expected);
+});
+
+test("a runner on arenas refuses pages, and arenas of another shape", async () => {
+  const { runner } = running;
+  const pages = paged.runner.openKv({ capacityTokens: 64 });
+  const slot = pages.admit(10);
+  if (!slot) throw new Error("Expected room");
+  const sequence = { slot, tokenIds: [1], experts: [0], logitsOf: [0] };
+  await expect(runner.forward(pages, [sequence])).rejects.toThrow(/`kv` to be a memory that this runner opened/);
+  await expect(runner.forward(runner.openKv({ capacityTokens: 64 }), [sequence])).rejects.toThrow(
+    /`slot` to be held by this pool, got a slot of another memory/,
+  );
+  const { numLayers, numKvHeads, headSize } = running.model.config;
+  const other = new KvPool({ shape: { numLayers, numKvHeads, headSize: 2 * headSize }, capacityTokens: 64 });
+  await expect(runner.forward(other, [sequence])).rejects.toThrow(/`kv` to have the model's shape \[2 layers, 2 heads/);
+});

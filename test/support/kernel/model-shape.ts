@@ -1,0 +1,41 @@
+// Sizes of random models.
+
+import * as fc from "fast-check";
+import { WEIGHT_FORMATS } from "./random-weights.ts";
+
+/** Sizes of a model; everything else follows from `seed`. */
+export interface ModelShape {
+  readonly seed: number;
+  readonly hiddenSize: number;
+  readonly headSize: number;
+  readonly numKvHeads: number;
+  readonly ffnSize: number;
+  readonly numLayers: number;
+  readonly vocabSize: number;
+  /** Formats that products choose from, by index; those that do not fit a product's inputs become int8. */
+  readonly formats: readonly number[];
+}
+
+const size = (min: number, max: number): fc.Arbitrary<number> =>
+  fc.oneof(
+    fc.integer({ min, max }),
+    fc.integer({ min: Math.ceil(min / 32), max: Math.floor(max / 32) }).map((groups) => 32 * groups),
+    fc.integer({ min: Math.ceil(min / 16), max: Math.floor(max / 16) }).map((halves) => 16 * halves),
+  );
+
+export const modelShape: fc.Arbitrary<ModelShape> = fc.record({
+  seed: fc.nat(2 ** 31 - 1),
+  hiddenSize: size(16, 96),
+  headSize: fc.oneof(
+    fc.integer({ min: 2, max: 20 }).map((half) => 2 * half),
+    fc.constantFrom(8, 16, 32, 64, 80),
+  ),
+  numKvHeads: fc.integer({ min: 1, max: 3 }),
+  ffnSize: size(10, 150),
+  numLayers: fc.integer({ min: 1, max: 3 }),
+  vocabSize: fc.oneof(
+    { weight: 9, arbitrary: fc.integer({ min: 5, max: 200 }) },
+    { weight: 1, arbitrary: fc.integer({ min: 1025, max: 1200 }) },
+  ),
+  formats: fc.uniqueArray(fc.nat(WEIGHT_FORMATS.length - 1), { minLength: 1, maxLength: WEIGHT_FORMATS.length }),
+});

@@ -1,0 +1,25 @@
+// What a kernel is opened from: bytes of a packed file, and angles.
+
+import { packedFile, type DecoderDescription, type Kernel } from "@readme-moe/kernel";
+import type { PlainModel } from "../../oracles/plain-kernel.ts";
+
+/** The packed file's bytes. */
+export async function packedBytes(description: DecoderDescription): Promise<Uint8Array> {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of packedFile(description)) pieces.push(piece);
+  return new Uint8Array(Buffer.concat(pieces));
+}
+
+/** Gives a kernel the angles of a model. */
+export function setAllAngles(kernel: Kernel, { angles }: PlainModel): void {
+  for (const [rotary, positions] of angles.entries()) {
+    // Two pieces, as a growing sequence sets them.
+    const split = Math.floor(positions.length / 3);
+    kernel.setAngles(rotary, 0, joined(positions.slice(0, split)));
+    kernel.setAngles(rotary, split, joined(positions.slice(split)));
+  }
+}
+
+function joined(positions: readonly Float32Array[]): Float32Array {
+  return Float32Array.from(positions.flatMap((position) => Array.from(position)));
+}

@@ -1,0 +1,169 @@
+// Random small decoders with every part that a family may have or not have.
+
+import type { DecoderDescription } from "@readme-moe/kernel";
+import { packTable } from "../../../packages/kernel/src/pack/pack-tables.ts";
+import type { PlainLayer, PlainModel } from "../../oracles/plain-kernel.ts";
+import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
+import { roundToHalf } from "../../oracles/plain-kernel-numbers.ts";
+import { randomInteger, seededRandom } from "../random.ts";
+import { memoryTensor } from "./memory-store.ts";
+import type { ModelShape } from "./model-shape.ts";
+import { fits, randomFloats, randomNorm, randomWeights, WEIGHT_FORMATS } from "./random-weights.ts";
+import type { TestTensor, WeightFormat, WeightsShape } from "./random-weights.ts";
+
+/** A model in memory, and as the kernel is told of it. */
+export interface TestModel {
+  readonly plain: PlainModel;
+  readonly description: DecoderDescription;
+  /** Whether any product is in float32. */
+  readonly hasFloats: boolean;
+}
+
+/** Positions that models have angles of. */
+export const MAX_POSITIONS = 128;
+
+const HEADS_PER_KEY = [1, 1, 2, 3, 4, 5, 8, 13] as const;
+
+/** Makes the model of a shape; always the same one. */
+export function randomModel(shape: ModelShape): TestModel {
+  const maker = new ModelMaker(shape);
+  return maker.model();
+}
+
+class ModelMaker {
+  readonly #shape: ModelShape;
+  readonly #random: () => number;
+  readonly #rotarySizes: readonly number[];
+  #hasFloats = false;
+
+  constructor(shape: ModelShape) {
+    this.#shape = shape;
+    this.#random = seededRandom(shape.seed);
+    const numRotaries = this.#integer(0, 2);
+    this.#rotarySizes = Array.from({ length: numRotaries }, () => 2 * this.#integer(1, shape.headSize / 2));
+  }
+
+  model(): TestModel {
+    const { hiddenSize, vocabSize, numLayers } = this.#shape;
+    const layers = Array.from({ length: numLayers }, (_, index) => this.#layer(index));
+    // Every set of angles is some layer's.
+    const numRotaries = Math.min(this.#rotarySizes.length, numLayers);
+    const finalNorm = randomNorm(this.#random, hiddenSize);
+    const head = this.#product(vocabSize, hiddenSize, { hasTwins: this.#chance(0.5) });
+    const embedding = this.#chance(0.4) ? head : this.#table(vocabSize, hiddenSize);
+    const scalars = {
+      vocabSize,
+      hiddenSize,
+      normEpsilon: 1e-5,
+      embeddingScale: this.#chance(0.5) ? 1 : 0.5 + 3 * this.#random(),
+      logitScale: this.#chance(0.5) ? 1 : 0.3 + this.#random(),
+      numRotaries,
+    };
+    const angles = this.#rotarySizes.slice(0, numRotaries).map((rotarySize) => this.#angles(rotarySize));
+    return {
+      plain: {
+        ...scalars,
+        embedding: embedding.plain,
+        layers: layers.map(({ plain }) => plain),
+        finalNorm: finalNorm.plain,
+        head: head.plain,
+        angles,
+      },
+      description: {
+        ...scalars,
+        embedding: embedding.packed,
+        layers: layers.map(({ packed }) => packed),
+        finalNorm: finalNorm.packed,
+        head: head.packed,
+      },
+      hasFloats: this.#hasFloats,
+    };
+  }
+
+  #layer(index: number) {
+    const { hiddenSize, headSize, numKvHeads, ffnSize } = this.#shape;
+    const numHeads = numKvHeads * (HEADS_PER_KEY[this.#integer(0, HEADS_PER_KEY.length - 1)] as number);
+    const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
+    const biasScale = this.#chance(0.4) ? 0.3 : 0;
+    // Some values are more than halves can hold.
+    const valueBiasScale = this.#chance(0.1) ? 1e5 : biasScale;
+    const normsAllHeads = this.#chance(0.4);
+    const headNorms = this.#chance(0.5);
+    const outputNorms = this.#chance(0.3);
+    const inputNorms = !outputNorms || this.#chance(0.5);
+    const rotary = index < this.#rotarySizes.length ? index : undefined;
+    const scalars = {
+      numHeads,
+      numKvHeads,
+      headSize,
+      rotary,
+      rotarySize: rotary === undefined ? headSize : (this.#rotarySizes[rotary] as number),
+      slidingWindow: this.#chance(0.4) ? this.#integer(1, 40) : undefined,
+      attentionScale: (0.5 + this.#random()) / Math.sqrt(headSize),
+      residualScale: this.#chance(0.6) ? 1 : 0.2 + this.#random(),
+      activation: this.#chance(0.5) ? "silu" : "gelu-tanh",
+      normsAllHeads,
+    } as const;
+    const tensors = {
+      attentionNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
+      query: this.#product(querySize, hiddenSize, { biasScale }),
+      key: this.#product(keySize, hiddenSize, { biasScale }),
+      value: this.#product(keySize, hiddenSize, { biasScale: valueBiasScale }),
+      queryNorm: headNorms ? randomNorm(this.#random, normsAllHeads ? querySize : headSize) : undefined,
+      keyNorm: headNorms ? randomNorm(this.#random, normsAllHeads ? keySize : headSize) : undefined,
+      attentionOutput: this.#product(hiddenSize, querySize, { biasScale }),
+      attentionOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
+      ffnNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
+      gate: this.#chance(0.7) ? this.#product(ffnSize, hiddenSize, { biasScale }) : undefined,
+      up: this.#product(ffnSize, hiddenSize, { biasScale }),
+      down: this.#product(hiddenSize, ffnSize, { biasScale }),
+      ffnOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
+    };
+    const parts = Object.entries(tensors);
+    return {
+      plain: { ...scalars, ...Object.fromEntries(parts.map(([name, tensor]) => [name, tensor?.plain])) } as PlainLayer,
+      packed: {
+        ...scalars,
+        ...Object.fromEntries(parts.map(([name, tensor]) => [name, tensor?.packed])),
+      } as DecoderDescription["layers"][number],
+    };
+  }
+
+  #product(
+    numOut: number,
+    numIn: number,
+    { biasScale = 0, hasTwins = false }: Partial<Pick<WeightsShape, "biasScale" | "hasTwins">> = {},
+  ): TestTensor<PlainWeights> {
+    const { formats } = this.#shape;
+    const chosen = WEIGHT_FORMATS[formats[this.#integer(0, formats.length - 1)] as number] as WeightFormat;
+    const format = fits(chosen, numIn) ? chosen : WEIGHT_FORMATS[1];
+    if (format.name === "float") this.#hasFloats = true;
+    return randomWeights(this.#random, { format, numOut, numIn, biasScale, hasTwins });
+  }
+
+  #table(numOut: number, numIn: number): TestTensor<PlainWeights> {
+    const isHalf = this.#chance(0.5);
+    const floats = randomFloats(this.#random, numOut * numIn, 1);
+    const values = isHalf ? floats.map(roundToHalf) : floats;
+    const ref = memoryTensor(floats, [numOut, numIn]);
+    return {
+      plain: { format: "float", numOut, numIn, values },
+      packed: packTable(ref, isHalf ? "half-table" : "float-table"),
+    };
+  }
+
+  #angles(rotarySize: number): readonly Float32Array[] {
+    return Array.from({ length: MAX_POSITIONS }, () => {
+      const turns = Array.from({ length: rotarySize / 2 }, () => 2 * Math.PI * this.#random());
+      return Float32Array.from([...turns.map(Math.cos), ...turns.map(Math.sin)]);
+    });
+  }
+
+  #chance(share: number): boolean {
+    return this.#random() < share;
+  }
+
+  #integer(min: number, max: number): number {
+    return min + randomInteger(this.#random, max - min + 1);
+  }
+}

@@ -1,0 +1,125 @@
+// Random ways to bring sequences through a kernel: chunks, batches, pages anywhere, prefixes shared by reference.
+
+import * as fc from "fast-check";
+import { KV_PAGE_TOKENS, type StepRows } from "@readme-moe/kernel";
+import { randomInteger, seededRandom } from "../random.ts";
+
+/** Sequences, and what is chosen anew in each replay. */
+export interface SequencesShape {
+  readonly seed: number;
+  readonly lengths: readonly number[];
+  /** Pages of the first sequence that the others begin with, at most; 0 shares none. */
+  readonly sharedPages: number;
+}
+
+export const sequencesShape: fc.Arbitrary<SequencesShape> = fc.record({
+  seed: fc.nat(2 ** 31 - 1),
+  lengths: fc.array(fc.oneof(fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 60 })), {
+    minLength: 1,
+    maxLength: 4,
+  }),
+  sharedPages: fc.nat(2),
+});
+
+/** A sequence of tokens, of which the first come from another one's pages. */
+export interface TestSequence {
+  readonly tokenIds: readonly number[];
+  readonly sharedPages: number;
+}
+
+/** The first sequence shares its pages with the others, each as many as both are long enough for. */
+export function randomSequences(
+  { seed, lengths, sharedPages }: SequencesShape,
+  vocabSize: number,
+): readonly TestSequence[] {
+  const random = seededRandom(seed);
+  const all = lengths.map((length) => Array.from({ length }, () => randomInteger(random, vocabSize)));
+  const [first = []] = all;
+  return all.map((tokenIds, index) => {
+    // A whole shared prefix leaves at least one token to compute.
+    const pages = index === 0 ? 0 : Math.min(sharedPages, pagesIn(first.length), pagesIn(tokenIds.length - 1));
+    const shared = first.slice(0, pages * KV_PAGE_TOKENS);
+    return { tokenIds: [...shared, ...tokenIds.slice(shared.length)], sharedPages: pages };
+  });
+}
+
+function pagesIn(numTokens: number): number {
+  return Math.floor(Math.max(0, numTokens) / KV_PAGE_TOKENS);
+}
+
+/** A position of a sequence whose logits a step gives. */
+export interface WantedPosition {
+  readonly sequence: number;
+  readonly position: number;
+  readonly target: number;
+}
+
+export interface TestStep {
+  readonly rows: readonly StepRows[];
+  /** In the order of the step's wanted rows. */
+  readonly wanted: readonly WantedPosition[];
+}
+
+/** Chooses steps that compute every token once. @param pages - free pages, which are taken from the end */
+export function randomSteps(
+  random: () => number,
+  sequences: readonly TestSequence[],
+  { pages, maxRows, vocabSize }: { readonly pages: number[]; readonly maxRows: number; readonly vocabSize: number },
+): readonly TestStep[] {
+  const done = sequences.map(({ sharedPages }) => sharedPages * KV_PAGE_TOKENS);
+  const tables: number[][] = sequences.map(() => []);
+  const steps: TestStep[] = [];
+  const isReady = (index: number): boolean =>
+    (done[index] as number) < (sequences[index]?.tokenIds.length ?? 0) &&
+    (index === 0 || (done[0] as number) >= (sequences[index]?.sharedPages ?? 0) * KV_PAGE_TOKENS);
+  for (;;) {
+    const ready = shuffled(random, Array.from(sequences.keys()).filter(isReady));
+    if (ready.length === 0) return steps;
+    const members = ready.slice(0, 1 + randomInteger(random, ready.length));
+    const style = random();
+    let room = maxRows - members.length;
+    const rows: StepRows[] = [];
+    const wanted: WantedPosition[] = [];
+    for (const sequence of members) {
+      const { tokenIds, sharedPages } = sequences[sequence] as TestSequence;
+      const position = done[sequence] as number;
+      const most = Math.min(tokenIds.length - position, room + 1);
+      // Some steps decode, some take all that there is, most are anything between.
+      const count = style < 0.3 ? 1 : style < 0.5 ? most : 1 + randomInteger(random, most);
+      room -= count - 1;
+      done[sequence] = position + count;
+      const table = tables[sequence] as number[];
+      if (table.length === 0) table.push(...(tables[0] as number[]).slice(0, sharedPages));
+      while (table.length * KV_PAGE_TOKENS < position + count) table.push(pages.pop() as number);
+      const logitsOf = randomRows(random, count);
+      const targets = logitsOf.map(() => randomInteger(random, vocabSize));
+      rows.push({
+        tokenIds: tokenIds.slice(position, position + count),
+        position,
+        pages: table.slice(),
+        logitsOf,
+        targets,
+      });
+      wanted.push(...logitsOf.map((row, i) => ({ sequence, position: position + row, target: targets[i] as number })));
+    }
+    steps.push({ rows, wanted });
+  }
+}
+
+/** Some rows of `count` in rising order, some of them twice; often the last one. */
+function randomRows(random: () => number, count: number): readonly number[] {
+  const all = Array.from({ length: count }, (_, row) => row);
+  return all.flatMap((row) => {
+    const times = random() < 0.7 || row === count - 1 ? (random() < 0.1 ? 2 : 1) : 0;
+    return Array.from({ length: times }, () => row);
+  });
+}
+
+export function shuffled<Item>(random: () => number, items: readonly Item[]): Item[] {
+  const result = items.slice();
+  for (let i = result.length - 1; i > 0; i--) {
+    const other = randomInteger(random, i + 1);
+    [result[i], result[other]] = [result[other] as Item, result[i] as Item];
+  }
+  return result;
+}

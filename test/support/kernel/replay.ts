@@ -1,0 +1,36 @@
+// Brings sequences through a kernel again and again, in other batches each time, and checks every row.
+
+import { randomInteger } from "../random.ts";
+import type { Kernel } from "@readme-moe/kernel";
+import { randomSteps, shuffled, type TestSequence } from "./random-steps.ts";
+import { checkStep, type Expected } from "./run-steps.ts";
+
+/** What is replayed. */
+export interface Replayed {
+  readonly sequences: readonly TestSequence[];
+  readonly expected: Expected;
+  readonly isHalf: boolean;
+}
+
+const NUM_PAGES = 24;
+
+/** Replays `times` times in the same pages, which hold what the replay before left there. */
+export async function replay(
+  kernel: Kernel,
+  { sequences, expected, isHalf }: Replayed,
+  random: () => number,
+  times: number,
+): Promise<void> {
+  const { vocabSize, maxRows } = expected;
+  const pages = kernel.openPages(NUM_PAGES, isHalf);
+  for (let time = 0; time < times; time++) {
+    const free = shuffled(
+      random,
+      Array.from({ length: NUM_PAGES }, (_, page) => page),
+    );
+    for (const step of randomSteps(random, sequences, { pages: free, vocabSize, maxRows })) {
+      checkStep({ kernel, pages }, step, expected, 1 + randomInteger(random, vocabSize));
+    }
+  }
+  pages.close();
+}

@@ -1,0 +1,71 @@
+// One small model of all parts, for tests of what surrounds a step.
+
+import { encodeStep, KV_PAGE_TOKENS, openKernel } from "@readme-moe/kernel";
+import type { Kernel, KernelChoice, StepLimits, StepResults, StepRows } from "@readme-moe/kernel";
+import { packedBytes, setAllAngles } from "./packed-bytes.ts";
+import type { ModelShape } from "./model-shape.ts";
+import { MAX_POSITIONS, randomModel, type TestModel } from "./random-model.ts";
+
+export const SMALL_SHAPE: ModelShape = {
+  seed: 5,
+  hiddenSize: 64,
+  headSize: 16,
+  numKvHeads: 2,
+  ffnSize: 96,
+  numLayers: 2,
+  vocabSize: 70,
+  formats: [1, 3, 8],
+};
+
+export const SMALL_SIZES = { threads: 2, maxRows: 32, maxPositions: MAX_POSITIONS } as const;
+
+export const SMALL_MODEL: TestModel = randomModel(SMALL_SHAPE);
+
+let packed: Promise<Uint8Array> | undefined;
+
+/** The model's packed file, which the caller owns. */
+export async function smallBytes(): Promise<Uint8Array> {
+  packed ??= packedBytes(SMALL_MODEL.description);
+  return (await packed).slice();
+}
+
+/** Opens the small model, ready for steps. */
+export async function openSmall(choice: KernelChoice, threads: number = SMALL_SIZES.threads): Promise<Kernel> {
+  const kernel = openKernel(await smallBytes(), { ...SMALL_SIZES, threads }, choice);
+  setAllAngles(kernel, SMALL_MODEL.plain);
+  return kernel;
+}
+
+export const NUM_SMALL_PAGES = 4;
+
+/** What steps of the small model keep to. */
+export const SMALL_LIMITS: StepLimits = {
+  ...SMALL_SIZES,
+  vocabSize: SMALL_SHAPE.vocabSize,
+  numPages: NUM_SMALL_PAGES,
+  numFullRows: 0,
+};
+
+/** One sequence of `count` tokens from its beginning, of whose last one logits are wanted. */
+function firstRows(count: number): StepRows {
+  const numPages = Math.ceil(count / KV_PAGE_TOKENS);
+  return {
+    tokenIds: Array.from({ length: count }, (_, i) => (7 * i) % SMALL_SHAPE.vocabSize),
+    position: 0,
+    pages: Array.from({ length: numPages }, (_, page) => page),
+    logitsOf: [count - 1],
+  };
+}
+
+/** Room for the results of `numWanted` rows with one candidate each. */
+export function resultsOf(numWanted: number): StepResults {
+  return {
+    candidateIds: new Int32Array(numWanted),
+    logits: new Float32Array(2 * numWanted),
+    sums: new Float64Array(2 * numWanted),
+    fullLogits: new Float32Array(0),
+  };
+}
+
+/** A step of 20 rows in two pages, of the last of which logits are wanted. */
+export const SMALL_REQUEST: Int32Array = encodeStep([firstRows(20)], 1, SMALL_LIMITS);
