@@ -142,9 +142,9 @@ describe("the command line says in one line that a graph is not cached, and answ
 describe("a damaged entry is built again", () => {
   test.each(Object.entries(ENTRY_DAMAGES))("with %s", async (_, damage) => {
     const cache = await filledCache();
-    await damage(await onlyEntry(cache));
+    await damage(await onlyEntry(cache, "kernels"));
     expect(await expectRightAnswers(cache)).toBeUndefined();
-    const [rebuilt, original] = [await onlyEntry(cache), await onlyEntry(template)];
+    const [rebuilt, original] = [await onlyEntry(cache, "kernels"), await onlyEntry(template, "kernels")];
     for (const name of await readdir(original)) {
       // One bit of a weight seldom changes a token.
       const same = (await readFile(join(rebuilt, name))).equals(await readFile(join(original, name)));
@@ -155,7 +155,7 @@ describe("a damaged entry is built again", () => {
 
 test.each([0, 1, 2, 3])("two processes that build one entry at once both answer: round %i", async (round) => {
   const cache = round % 2 === 0 ? await temporaryFolder() : await filledCache();
-  if (round % 2 === 1) await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
+  if (round % 2 === 1) await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache, "kernels"));
   const args = [join(PROGRAMS, "answer.ts"), cache, ISOLATIONS[round % 2] as string, "together"];
   const children = [startNode(args), startNode(args)];
   const outcomes = Promise.all(children.map(outcomeOf));
@@ -167,7 +167,7 @@ test.each([0, 1, 2, 3])("two processes that build one entry at once both answer:
     expect(report.cacheFailure).toBeUndefined();
     expect(report.ids).toEqual(rightAnswers);
   }
-  await onlyEntry(cache);
+  await onlyEntry(cache, "kernels");
 });
 
 test.each(ISOLATIONS)("in a %s, an engine whose entry is removed goes on", async (isolation) => {
@@ -178,7 +178,7 @@ test.each(ISOLATIONS)("in a %s, an engine whose entry is removed goes on", async
   expect(await answers(engine)).toEqual(rightAnswers);
   expect(await readdir(cache)).toEqual([]);
   expect(await expectRightAnswers(cache, isolation)).toBeUndefined();
-  await onlyEntry(cache);
+  await onlyEntry(cache, "kernels");
   expect(await answers(engine)).toEqual(rightAnswers);
   await engine.dispose();
 });
@@ -197,6 +197,6 @@ test.each([0, 0.5, 1])(
     for (const name of ["", ...(await readdir(join(graphs, left)))])
       await utimes(join(graphs, left, name), LONG_AGO, LONG_AGO);
     expect(await expectRightAnswers(cache)).toBeUndefined();
-    await onlyEntry(cache);
+    await onlyEntry(cache, "kernels");
   },
 );

@@ -2,11 +2,11 @@ import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "vitest";
 
-/** The folder of the only entry in a cache of packed models; fails when there is anything else, such as what a builder left. */
-export async function onlyEntry(cache: string): Promise<string> {
-  const names = await readdir(join(cache, "kernels"));
+/** Gives the folder of the only entry in a cache of graphs or of packed weights; fails when there is anything else, such as what a builder left. */
+export async function onlyEntry(cache: string, kind: "graphs" | "kernels" = "graphs"): Promise<string> {
+  const names = await readdir(join(cache, kind));
   expect(names).toEqual([expect.stringMatching(/^[0-9a-f]{40}$/)]);
-  const entry = join(cache, "kernels", names[0] as string);
+  const entry = join(cache, kind, names[0] as string);
   expect((await readdir(entry)).toSorted()).toEqual(["entry.json", "graph.onnx", "weights.bin"]);
   return entry;
 }

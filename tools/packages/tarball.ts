@@ -31,7 +31,9 @@ export function readTarball(packed: Uint8Array): ReadonlyMap<string, Buffer> {
 export function contentProblems(files: ReadonlyMap<string, Buffer>): readonly string[] {
   const manifest = JSON.parse(files.get("package.json")?.toString() ?? "{}") as Manifest;
   const missing = ["LICENSE", "README.md", ...entryFiles(manifest)].filter((path) => !files.has(path));
-  const surplus = [...files.keys()].filter((path) => !/^dist\/.*\.(?:js|d\.ts|js\.map)$|^[^/]+$/.test(path));
+  const surplus = [...files.keys()].filter(
+    (path) => !/^dist\/.*\.(?:js|d\.ts|js\.map)$|^prebuilt\/.*\.(?:node|wasm|sha256)$|^[^/]+$/.test(path),
+  );
   return [
     ...missing.map((path) => `${path}: is missing`),
     ...surplus.map((path) => `${path}: should not be there`),

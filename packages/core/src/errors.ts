@@ -26,7 +26,7 @@ export type ReadMeErrorCode =
   | "ERR_OFFLINE"
   /** A model does not fit into the memory that it may have. */
   | "ERR_MEMORY"
-  /** The inference runtime refused a graph, or failed while running it. */
+  /** The kernel or the inference runtime could not be loaded, refused a model, or failed while running it. */
   | "ERR_RUNTIME"
   /** More tokens than the model's context holds. */
   | "ERR_CONTEXT_LENGTH"

@@ -44,7 +44,7 @@ export interface EngineOptions extends SchedulingOptions {
   readonly kernel?: KernelKind | undefined;
   /** How a dense model's keys and values are kept; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
-  /** Where built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  /** Where packed weights and built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
   /** Who chooses experts when a request does not say. @default the model's router, where it has one */
   readonly expert?: string | number | undefined;

@@ -36,7 +36,7 @@ export interface KernelRunnerOptions extends RunnerOptions, KernelChoice {
 }
 
 // Changes when other weights are packed of the same model.
-const VERSION = 1;
+const VERSION = 2;
 /** Rows of one call: those of a step that has more are split, which changes no bit. */
 const MAX_ROWS = 512;
 /** Positions whose angles are computed at a time. */

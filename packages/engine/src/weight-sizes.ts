@@ -2,6 +2,7 @@
 
 import { expertBytes, type ExpertLayout } from "@readme-moe/core";
 import type { Calibration, Graph, Model, Precision } from "@readme-moe/model";
+import { describeModel, isKernelModel, type LayerDescription, type PackedTensor } from "@readme-moe/kernel";
 import { routerGraph } from "@readme-moe/router";
 import { decoderGraph } from "./decoder-graph.ts";
 import { planExpert } from "./streamed/expert-file.ts";
@@ -26,6 +27,7 @@ export interface WeightSizes {
 
 /** @param isStreamed - with experts that come and go (int8): `experts` are those in the file that they are read from */
 export function weightSizes(model: Source, precision: Precision, isStreamed = false): WeightSizes {
+  if (isKernelModel(model)) return kernelWeightSizes(model, precision);
   const isDense = model.experts.names.length === 1;
   const sizes = { embeddings: 0, head: 0, attention: 0, small: 0, shared: 0, experts: 0, router: 0 };
   for (const { name, byteLength } of decoderGraph(model, { precision, calibration: NOT_READ }).constants) {
@@ -34,6 +36,25 @@ export function weightSizes(model: Source, precision: Precision, isStreamed = fa
   if (isStreamed) sizes.experts = expertBytes(expertLayout(model)) * model.experts.names.length;
   if (model.router) sizes.router = totalOf(routerGraph(model.router));
   return sizes;
+}
+
+/** Sizes of the packed file's tensors, whole panels included. */
+function kernelWeightSizes(model: Source, precision: Precision): WeightSizes {
+  const { embedding, head, finalNorm, layers } = describeModel(model, precision, NOT_READ);
+  const sizeOf = (...tensors: readonly (PackedTensor | undefined)[]): number =>
+    tensors.reduce((sum, one) => sum + (one ? one.weightBytes + one.scaleBytes + one.biasBytes : 0), 0);
+  const sumOf = (size: (layer: LayerDescription) => number): number =>
+    layers.reduce((sum, layer) => sum + size(layer), 0);
+  return {
+    embeddings: sizeOf(embedding),
+    head: head === embedding ? 0 : sizeOf(head),
+    attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
+    small:
+      sizeOf(finalNorm) + sumOf((layer) => sizeOf(layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm)),
+    shared: sumOf(({ gate, up, down }) => sizeOf(gate, up, down)),
+    experts: 0,
+    router: model.router ? totalOf(routerGraph(model.router)) : 0,
+  };
 }
 
 /** Layers of experts in int8: the smallest units that an expert cache keeps, reads and evicts. */

@@ -1,4 +1,4 @@
-// Products of rows with packed weights, by tiles of TILE_ROWS x TILE_VECTORS sums in registers. A tile's shape changes no bit: each
+// Products of rows with packed weights, by tiles of TILE_ROWS x TILE_VECTORS vectors of sums in registers. A tile's shape changes no bit: each
 // output adds up its own groups, in their order.
 
 // Processors stop reading ahead where a page of 4 kB ends: weights are asked for this far before they are needed.
@@ -9,15 +9,15 @@ INLINE void read_ahead(const uint8_t *weights, const int V) {
 }
 
 /** Sums of one group of whole numbers, times the inputs' scale, are added to float sums. */
-INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][TILE_VECTORS]) {
+INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4]) {
   for (int g = 0; g < t->numGroups; g++) {
-    Ints dots[TILE_ROWS][TILE_VECTORS];
+    Ints dots[TILE_ROWS][4];
     for (int r = 0; r < R; r++) {
       size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
       for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * x->sums[group] : 0);
     }
     for (int k = 0; k < GROUP; k += 4) {
-      Quads quads[TILE_VECTORS];
+      Quads quads[4];
       const uint8_t *p = weights + (size_t)(g * GROUP + k) * PANEL;
       read_ahead(p, V);
       for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
@@ -35,20 +35,20 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
 
 /** As `tile_int8`, with the weights' own scale for each block of 16 or 32 inputs. */
 INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
-                             Floats sums[TILE_ROWS][TILE_VECTORS], const int vector) {
+                             Floats sums[TILE_ROWS][4], const int vector) {
   int numBlocks = GROUP / t->block;
   for (int g = 0; g < t->numGroups; g++) {
     const uint8_t *bytes = weights + (size_t)g * t->groupBytes;
     const float *scales = (const float *)(bytes + GROUP * PANEL) + 16 * vector;
     for (int b = 0; b < numBlocks; b++) {
-      Ints dots[TILE_ROWS][TILE_VECTORS];
+      Ints dots[TILE_ROWS][4];
       for (int r = 0; r < R; r++) {
         size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
         int32_t sum = numBlocks == 1 ? x->sums[group] : b == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
         for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * sum : 0);
       }
       for (int k = b * t->block; k < (b + 1) * t->block; k += 4) {
-        Quads quads[TILE_VECTORS];
+        Quads quads[4];
         const uint8_t *p = bytes + (size_t)k * PANEL + 64 * vector;
         read_ahead(p, V);
         for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
@@ -70,14 +70,14 @@ INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows
 
 /** Nibbles are products' unsigned operand as they are; what the minimums add is the sum of the inputs times each. */
 INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
-                             Floats sums[TILE_ROWS][TILE_VECTORS], const int vector) {
+                             Floats sums[TILE_ROWS][4], const int vector) {
   int numBlocks = GROUP / t->block;
   for (int g = 0; g < t->numGroups; g++) {
     const uint8_t *bytes = weights + (size_t)g * t->groupBytes;
     const float *scales = (const float *)(bytes + GROUP / 2 * PANEL) + 16 * vector;
     const float *minimums = scales + numBlocks * PANEL;
     for (int b = 0; b < numBlocks; b++) {
-      Ints dots[TILE_ROWS][TILE_VECTORS];
+      Ints dots[TILE_ROWS][4];
       int32_t blockSums[TILE_ROWS];
       for (int r = 0; r < R; r++) {
         size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
@@ -86,7 +86,7 @@ INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows
       }
       for (int k = 0; k < 16; k += 4) {
         for (int high = numBlocks == 1 ? 0 : b; high <= (numBlocks == 1 ? 1 : b); high++) {
-          Quads quads[TILE_VECTORS];
+          Quads quads[4];
           const uint8_t *p = bytes + (size_t)k * PANEL + 64 * vector;
           if (!high) read_ahead(p, V);
           for (int v = 0; v < V; v++) quads[v] = high ? high_nibbles(p + 64 * v) : low_nibbles(p + 64 * v);
@@ -112,14 +112,14 @@ INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows
 /** Inputs that are added up by themselves before they join the sum, which keeps the rounding of long sums small. */
 enum { FLOAT_RUN = 128 };
 
-INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][TILE_VECTORS]) {
+INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4]) {
   for (int from = 0; from < t->numIn; from += FLOAT_RUN) {
     int to = from + FLOAT_RUN < t->numIn ? from + FLOAT_RUN : t->numIn;
-    Floats parts[TILE_ROWS][TILE_VECTORS];
+    Floats parts[TILE_ROWS][4];
     for (int r = 0; r < R; r++)
       for (int v = 0; v < V; v++) parts[r][v] = splat(0);
     for (int k = from; k < to; k++) {
-      Floats weight[TILE_VECTORS];
+      Floats weight[4];
       read_ahead((const uint8_t *)(weights + (size_t)k * PANEL), V);
       for (int v = 0; v < V; v++) weight[v] = load(weights + (size_t)k * PANEL + 16 * v);
       for (int r = 0; r < R; r++) {
@@ -135,7 +135,7 @@ INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int
 /** Vectors `[vector, vector + V)` of a panel for rows `[row, row + R)`. */
 INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R, const int V, const int vector, const Format format,
                  float *out, int32_t outStride) {
-  Floats sums[TILE_ROWS][TILE_VECTORS];
+  Floats sums[TILE_ROWS][4];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = splat(0);
   const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
@@ -172,11 +172,14 @@ INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom,
 #undef TILE
 }
 
+/** A single row takes vectors by ROW_VECTORS, several rows by TILE_VECTORS; what is left takes one at a time. */
 INLINE void product_of(const Tensor *t, int vectorFrom, int vectorTo, const Rows *x, int rowFrom, int rowTo, const Format format,
                        float *out, int32_t outStride) {
+  int isRow = rowTo - rowFrom == 1, most = isRow ? ROW_VECTORS : TILE_VECTORS;
   for (int v = vectorFrom; v < vectorTo;) {
-    int panel = v / 4, vector = v % 4, count = vector % TILE_VECTORS == 0 && v + TILE_VECTORS <= vectorTo ? TILE_VECTORS : 1;
-    if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride);
+    int panel = v / 4, vector = v % 4, count = vector % most == 0 && v + most <= vectorTo ? most : 1;
+    if (isRow && count > 1) tile(t, panel, x, rowFrom, 1, ROW_VECTORS, vector, format, out, outStride);
+    else if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride);
     else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride);
     v += count;
     out += 16 * count;

@@ -7,8 +7,14 @@ typedef struct { __m256i v[2]; } Ints;
 typedef struct { __m256i v[2]; } Quads;
 typedef __m256i Quad;
 
-#define TILE_VECTORS 2
-#define TILE_ROWS 2
+// Of 16 registers a tile's sums fill 12, or 8 where products need more for themselves.
+#define TILE_VECTORS 1
+#ifdef USE_AVX_VNNI
+#define TILE_ROWS 6
+#else
+#define TILE_ROWS 4
+#endif
+#define ROW_VECTORS 4
 #define ATTEND_QUERIES 4
 
 #define EACH for (int i = 0; i < 2; i++)

@@ -7,9 +7,10 @@ typedef __m512i Ints;
 typedef __m512i Quads;
 typedef __m512i Quad;
 
-// Tile sizes: panels are 4 vectors wide, so 4 x 6 sums fill 24 of 32 registers.
+// 4 x 6 sums fill 24 of 32 registers.
 #define TILE_VECTORS 4
 #define TILE_ROWS 6
+#define ROW_VECTORS 4
 #define ATTEND_QUERIES 12
 #define QUADS_ARE_UNSIGNED 1
 

@@ -7,8 +7,10 @@ typedef struct { int32x4_t v[4]; } Ints;
 typedef struct { int8x16_t v[4]; } Quads;
 typedef int8x16_t Quad;
 
+// 6 vectors of sums fill 24 of 32 registers.
 #define TILE_VECTORS 1
-#define TILE_ROWS 4
+#define TILE_ROWS 6
+#define ROW_VECTORS 4
 #define ATTEND_QUERIES 4
 #define QUADS_ARE_UNSIGNED 0
 

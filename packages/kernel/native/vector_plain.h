@@ -15,6 +15,7 @@ typedef struct { int8_t v[4]; } Quad;
 
 #define TILE_VECTORS 1
 #define TILE_ROWS 1
+#define ROW_VECTORS 1
 #define ATTEND_QUERIES 1
 #define QUADS_ARE_UNSIGNED 0
 

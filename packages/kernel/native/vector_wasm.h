@@ -7,6 +7,7 @@ typedef struct { v128_t v[4]; } Ints;
 
 #define TILE_VECTORS 1
 #define TILE_ROWS 2
+#define ROW_VECTORS 2
 #define ATTEND_QUERIES 3
 
 #define EACH for (int i = 0; i < 4; i++)

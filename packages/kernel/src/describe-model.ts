@@ -37,9 +37,9 @@ export function describeModel(
   if (!isKernelModel(model)) throw new TypeError("Expected a dense model");
   const { config, weights } = model;
   const product = (name: string, refs: LinearRefs): PackedTensor => packProduct(name, refs, precision, calibration);
-  const isTied = weights.head === weights.embedding;
+  const tableFormat = precision === "fp32" ? "float-table" : "half-table";
+  // A tied table is there once: an embedding read from rows of 8 bits costs a ten-thousandth of a nat.
   const head = packHead({ weight: weights.head, bias: undefined }, precision);
-  const sharesTable = isTied && (precision === "fp32" || (precision === "int4" && head.format === "int8-blocks"));
   return {
     vocabSize: config.vocabSize,
     hiddenSize: config.hiddenSize,
@@ -47,7 +47,7 @@ export function describeModel(
     embeddingScale: 1,
     logitScale: 1,
     numRotaries: 1,
-    embedding: sharesTable ? head : packTable(weights.embedding, precision === "fp32" ? "float-table" : "half-table"),
+    embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
     layers: weights.layers.map((_, index) => describeLayer(model, index, product)),
     finalNorm: packNorm(weights.finalNorm),
     head,

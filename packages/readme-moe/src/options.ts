@@ -19,7 +19,7 @@ export function runtimeOptions(): readonly Option[] {
     new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
     new Option(
       "--cache-folder <dir>",
-      "where built graphs are kept (default: $README_MOE_CACHE, else the user's cache)",
+      "where packed weights and built graphs are kept (default: $README_MOE_CACHE, else the user's cache)",
     ),
   ];
 }

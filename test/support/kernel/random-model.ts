@@ -22,6 +22,9 @@ export interface TestModel {
 /** Positions that models have angles of. */
 export const MAX_POSITIONS = 128;
 
+// Values that are too large for halves, below the normal ones, and so small that inputs of a product count as zeros.
+const VALUE_EXPONENTS = [16, 15, 14, -14, -17, -20, -98, -100, -102] as const;
+
 const HEADS_PER_KEY = [1, 1, 2, 3, 4, 5, 8, 13] as const;
 
 /** Makes the model of a shape; always the same one. */
@@ -85,8 +88,9 @@ class ModelMaker {
     const numHeads = numKvHeads * (HEADS_PER_KEY[this.#integer(0, HEADS_PER_KEY.length - 1)] as number);
     const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
     const biasScale = this.#chance(0.4) ? 0.3 : 0;
-    // Some values are more than halves can hold.
-    const valueBiasScale = this.#chance(0.1) ? 1e5 : biasScale;
+    const valueScale = this.#chance(0.5)
+      ? 1
+      : 2 ** (VALUE_EXPONENTS[this.#integer(0, VALUE_EXPONENTS.length - 1)] as number);
     const normsAllHeads = this.#chance(0.4);
     const headNorms = this.#chance(0.5);
     const outputNorms = this.#chance(0.3);
@@ -108,10 +112,10 @@ class ModelMaker {
       attentionNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       query: this.#product(querySize, hiddenSize, { biasScale }),
       key: this.#product(keySize, hiddenSize, { biasScale }),
-      value: this.#product(keySize, hiddenSize, { biasScale: valueBiasScale }),
+      value: this.#product(keySize, hiddenSize, { biasScale: biasScale * valueScale, weightScale: valueScale }),
       queryNorm: headNorms ? randomNorm(this.#random, normsAllHeads ? querySize : headSize) : undefined,
       keyNorm: headNorms ? randomNorm(this.#random, normsAllHeads ? keySize : headSize) : undefined,
-      attentionOutput: this.#product(hiddenSize, querySize, { biasScale }),
+      attentionOutput: this.#product(hiddenSize, querySize, { biasScale, weightScale: 1 / valueScale }),
       attentionOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       ffnNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       gate: this.#chance(0.7) ? this.#product(ffnSize, hiddenSize, { biasScale }) : undefined,
@@ -132,13 +136,13 @@ class ModelMaker {
   #product(
     numOut: number,
     numIn: number,
-    { biasScale = 0, hasTwins = false }: Partial<Pick<WeightsShape, "biasScale" | "hasTwins">> = {},
+    more: Partial<Pick<WeightsShape, "biasScale" | "weightScale" | "hasTwins">> = {},
   ): TestTensor<PlainWeights> {
     const { formats } = this.#shape;
     const chosen = WEIGHT_FORMATS[formats[this.#integer(0, formats.length - 1)] as number] as WeightFormat;
     const format = fits(chosen, numIn) ? chosen : WEIGHT_FORMATS[1];
     if (format.name === "float") this.#hasFloats = true;
-    return randomWeights(this.#random, { format, numOut, numIn, biasScale, hasTwins });
+    return randomWeights(this.#random, { format, numOut, numIn, biasScale: 0, ...more });
   }
 
   #table(numOut: number, numIn: number): TestTensor<PlainWeights> {

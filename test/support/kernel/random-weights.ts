@@ -36,6 +36,8 @@ export interface WeightsShape {
   readonly numIn: number;
   /** Size of biases, 0 for none. */
   readonly biasScale: number;
+  /** Factor of all weights, a power of two. @default 1 */
+  readonly weightScale?: number;
   /** Whether some outputs have the weights of others. */
   readonly hasTwins?: boolean;
 }
@@ -55,7 +57,7 @@ export function randomNorm(random: () => number, size: number): TestTensor<Float
 }
 
 export function randomWeights(random: () => number, shape: WeightsShape): TestTensor<PlainWeights> {
-  const { format, numOut, numIn, biasScale, hasTwins = false } = shape;
+  const { format, numOut, numIn, biasScale, weightScale = 1, hasTwins = false } = shape;
   const bias = biasScale > 0 ? randomFloats(random, numOut, biasScale) : undefined;
   const sources = Array.from({ length: numOut }, (_, row) =>
     hasTwins && row > 0 && random() < 0.4 ? randomInteger(random, row) : row,
@@ -68,14 +70,18 @@ export function randomWeights(random: () => number, shape: WeightsShape): TestTe
     return numbers;
   };
   const sizes = { numOut, numIn, bias };
+  const size = weightScale / Math.sqrt(numIn);
   if (format.name === "float") {
-    const values = paired(randomFloats(random, numOut * numIn, 1 / Math.sqrt(numIn)));
+    const values = paired(randomFloats(random, numOut * numIn, size));
     return { plain: { ...sizes, format: "float", values }, packed: packFloat(memoryLinear(values, numIn, bias)) };
   }
   if (format.name === "int8") {
     // Scales of few bits, so that packing finds these very values again; some outputs are all zeros.
     const scales = paired(
-      Float32Array.from({ length: numOut }, () => Math.max(0, randomInteger(random, 1000) - 50) / 2 ** 16),
+      Float32Array.from(
+        { length: numOut },
+        () => (Math.max(0, randomInteger(random, 1000) - 50) * weightScale) / 2 ** 16,
+      ),
     );
     const values = paired(
       randomBytes(random, numOut, numIn).map((value, i) => (scales[Math.floor(i / numIn)] ? value : 0)),
@@ -85,8 +91,8 @@ export function randomWeights(random: () => number, shape: WeightsShape): TestTe
   }
   const { bits, blockSize, hasOffsets } = format;
   const numBlocks = (numOut * numIn) / blockSize;
-  const scales = paired(randomFloats(random, numBlocks, (bits === 4 ? 0.2 : 0.01) / Math.sqrt(numIn)));
-  const offsets = paired(randomFloats(random, hasOffsets ? numBlocks : 0, 0.3 / Math.sqrt(numIn)));
+  const scales = paired(randomFloats(random, numBlocks, (bits === 4 ? 0.2 : 0.01) * size));
+  const offsets = paired(randomFloats(random, hasOffsets ? numBlocks : 0, 0.3 * size));
   const quants = paired(Uint8Array.from({ length: numOut * numIn }, () => randomInteger(random, 2 ** bits)));
   const source: BlockSource = {
     format: { bits, blockSize, hasOffsets },

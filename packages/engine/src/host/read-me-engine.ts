@@ -84,7 +84,7 @@ export class ReadMeEngine implements Engine {
     return this.#info;
   }
 
-  /** Why the model's graph is not cached on disk, where it is not. */
+  /** Why the model's packed weights or graph are not cached on disk, where they are not. */
   get cacheFailure(): string | undefined {
     return this.#cacheFailure;
   }

@@ -7,7 +7,7 @@ import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { byteSize, jsonOption, requireOption, wholeNumber } from "../options.ts";
 import { drawnTrace, expectedCost } from "../plan/expected-cost.ts";
 import { planMemory } from "../plan/plan-memory.ts";
-import { kvBytesOf, placementsOf, type DescribedPlacement } from "../plan/placements.ts";
+import { placementsOf, type DescribedPlacement } from "../plan/placements.ts";
 import { planJson, planLines, refusal, type Plan } from "../plan/plan-rows.ts";
 import { readSpeed } from "../plan/read-speed.ts";
 import { recommend } from "../plan/recommend.ts";
@@ -79,9 +79,11 @@ async function planOf(name: string, model: Model, flags: PlanFlags): Promise<Pla
     const row = { ...(placements[index] as DescribedPlacement), ...planned };
     return { ...row, ...expectedCost(row, { trace, sequences, readMbPerS }) };
   });
-  const sizes = { path: name, memoryBytes, sequences, contextTokens, kvCacheBytes: kvBytesOf(model, load) };
+  const recommendation = recommend(rows);
+  const kvCacheBytes = (rows.find((row) => row === recommendation?.chosen) ?? rows[0])?.kvCacheBytes ?? 0;
+  const sizes = { path: name, memoryBytes, sequences, contextTokens, kvCacheBytes };
   const own = placements[0]?.model ?? "dense";
-  return { ...sizes, own, readMbPerS, locality, report, rows, recommendation: recommend(rows) };
+  return { ...sizes, own, readMbPerS, locality, report, rows, recommendation };
 }
 
 async function traceFor(model: Model, { trace: file, sequences }: PlanFlags, locality: number): Promise<ExpertTrace> {

@@ -1,7 +1,14 @@
 // What a model needs in memory, by the ways to have it there.
 
-import { expertLayout, kvSizes, resolveEngineOptions, weightSizes, type WeightSizes } from "@readme-moe/engine";
-import { kvBytesPerToken, type Model, type Precision, wholeBlocks } from "@readme-moe/model";
+import {
+  expertLayout,
+  isKernelModel,
+  kvSizes,
+  resolveEngineOptions,
+  weightSizes,
+  type WeightSizes,
+} from "@readme-moe/engine";
+import { kvBytesPerToken, type KvPrecision, type Model, type Precision, wholeBlocks } from "@readme-moe/model";
 import { denseBase } from "./dense-base.ts";
 import type { Placement } from "./plan-memory.ts";
 
@@ -29,6 +36,8 @@ interface OtherBytes {
 export interface DescribedPlacement extends Placement {
   readonly weights: WeightSizes;
   readonly other: OtherBytes;
+  /** The engine's option for as many sequences. */
+  readonly kvCacheBytes: number;
 }
 
 /*
@@ -56,8 +65,18 @@ export function placementsOf(model: Model, load: Load): readonly DescribedPlacem
 }
 
 /** For keys and values of all sequences; the engine takes a quarter more to keep prompts' beginnings. */
-export function kvBytesOf({ config }: Pick<Model, "config">, { sequences, contextTokens }: Load): number {
-  return sequences * wholeBlocks(Math.min(contextTokens, config.contextTokens)) * kvBytesPerToken(config);
+function kvBytesOf(model: Model, { sequences, contextTokens }: Load, precision: Precision): number {
+  const { config } = model;
+  return (
+    sequences *
+    wholeBlocks(Math.min(contextTokens, config.contextTokens)) *
+    kvBytesPerToken(config, kvPrecisionOf(model, precision))
+  );
+}
+
+/** The kernel keeps keys and values in halves where weights have fewer than 32 bits, graphs in float32. */
+function kvPrecisionOf(model: Model, precision: Precision): KvPrecision {
+  return isKernelModel(model) && precision !== "fp32" ? "fp16" : "fp32";
 }
 
 const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
@@ -70,36 +89,40 @@ function placement(
   isStreamed = false,
 ): DescribedPlacement {
   const weights = weightSizes(model, precision, isStreamed);
-  const other = otherBytes(model, load, isStreamed);
+  const other = otherBytes(model, precision, load, isStreamed);
   const inMemory = sum(weights) - (isStreamed ? weights.experts : 0) + packedHeadBytes(model, precision, weights);
   return {
     model: name,
     precision,
     weights,
     other,
+    kvCacheBytes: kvBytesOf(model, load, precision),
     weightBytes: inMemory,
     otherBytes: sum(other),
     streamed: isStreamed ? expertLayout(model) : undefined,
   };
 }
 
-/** In float32 a table that is both embedding and head is there twice: as it is, and packed for products. */
-function packedHeadBytes({ config }: Model, precision: Precision, { embeddings }: WeightSizes): number {
+/** In a float32 graph a table that is both embedding and head is there twice: as it is, and packed for products. */
+function packedHeadBytes(model: Model, precision: Precision, { embeddings }: WeightSizes): number {
+  const { config } = model;
+  if (isKernelModel(model)) return 0;
   return precision === "fp32" && config.hasTiedEmbeddings ? embeddings : 0;
 }
 
-function otherBytes(model: Model, load: Load, isStreamed: boolean): OtherBytes {
+function otherBytes(model: Model, precision: Precision, load: Load, isStreamed: boolean): OtherBytes {
   const { config, path } = model;
-  const kvCacheBytes = kvBytesOf(model, load);
+  const kvCacheBytes = kvBytesOf(model, load, precision);
   const options = resolveEngineOptions({ kvCacheBytes, maxNumSeqs: load.sequences });
-  const { capacityTokens, prefixCacheBytes } = kvSizes(options, config);
+  const kvPrecision = kvPrecisionOf(model, precision);
+  const { capacityTokens, prefixCacheBytes } = kvSizes(options, config, kvPrecision);
   const perToken = path.endsWith(".gguf") ? TOKEN_BYTES.gguf : TOKEN_BYTES.folder;
   return {
     process: PROCESS_BYTES,
     tokenizer: config.vocabSize * perToken,
     step: options.maxNumBatchedTokens * stepBytesPerToken(model, isStreamed) + logitBytes(model, load),
     slack: (load.sequences - 1) * SLACK_BYTES_PER_SEQUENCE,
-    keysAndValues: capacityTokens * kvBytesPerToken(config),
+    keysAndValues: capacityTokens * kvBytesPerToken(config, kvPrecision),
     prefixCache: prefixCacheBytes,
   };
 }

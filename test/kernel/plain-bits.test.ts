@@ -1,0 +1,97 @@
+// Every build of the kernel gives the bits of the plain implementation, however its rows are batched.
+
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import * as fc from "fast-check";
+import { availableInstructions, openKernel, type KernelKind } from "@readme-moe/kernel";
+import { expect, test } from "vitest";
+import { plainRows } from "../oracles/plain-kernel.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
+import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
+import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
+import { randomSequences, sequencesShape, type SequencesShape } from "../support/kernel/random-steps.ts";
+import { replay } from "../support/kernel/replay.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+
+const SEED = 20_261_127;
+const MAX_ROWS = 90;
+
+interface Case {
+  readonly model: ModelShape;
+  readonly sequences: SequencesShape;
+  readonly isHalf: boolean;
+}
+
+const anyCase: fc.Arbitrary<Case> = fc.record({ model: modelShape, sequences: sequencesShape, isHalf: fc.boolean() });
+
+/** Replays a case in all builds of a kind, with one thread and with several. */
+async function checkCase({ model, sequences: shape, isHalf }: Case, kernel: KernelKind): Promise<void> {
+  const { plain, description } = randomModel(model);
+  const sequences = randomSequences(shape, model.vocabSize);
+  const options = { isHalf, isFused: kernel === "native" };
+  const rows = sequences.map(({ tokenIds }) => plainRows(plain, tokenIds, options));
+  const random = seededRandom(model.seed ^ shape.seed);
+  const bytes = await packedBytes(description);
+  for (const instructions of availableInstructions(kernel)) {
+    const sizes = { threads: 1 + randomInteger(random, 4), maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
+    const opened = openKernel(bytes, sizes, { kernel, instructions });
+    try {
+      setAllAngles(opened, plain);
+      const expected = {
+        rows,
+        vocabSize: model.vocabSize,
+        build: `${instructions}, ${sizes.threads} threads`,
+        ...sizes,
+      };
+      await replay(opened, { sequences, expected, isHalf }, random, 2);
+    } finally {
+      await opened.close();
+    }
+  }
+}
+
+test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plain implementation", async (kind) => {
+  expect.hasAssertions();
+  await fc.assert(
+    fc.asyncProperty(anyCase, async (one) => checkCase(one, kind)),
+    { seed: SEED, numRuns: 12 },
+  );
+});
+
+const LARGER: ModelShape = {
+  seed: 11,
+  hiddenSize: 96,
+  headSize: 32,
+  numKvHeads: 2,
+  ffnSize: 160,
+  numLayers: 3,
+  vocabSize: 200,
+  formats: [0, 1, 2, 3, 5, 7, 8],
+};
+
+test.each(["native", "wasm"] as const)(
+  "all %s kernels give them from a file, with threads that have started",
+  async (kernel) => {
+    const { plain, description } = randomModel(LARGER);
+    const sequences = randomSequences({ seed: 3, lengths: [40, 50, 17], sharedPages: 1 }, LARGER.vocabSize);
+    const isHalf = true;
+    const rows = sequences.map(({ tokenIds }) => plainRows(plain, tokenIds, { isHalf, isFused: kernel === "native" }));
+    const path = join(await temporaryFolder(), "packed");
+    await writeFile(path, await packedBytes(description));
+    const random = seededRandom(SEED);
+    for (const instructions of availableInstructions(kernel)) {
+      const sizes = { threads: 4, maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
+      const opened = openKernel(path, sizes, { kernel, instructions });
+      setAllAngles(opened, plain);
+      const expected = { rows, vocabSize: LARGER.vocabSize, build: instructions, ...sizes };
+      for (let time = 0; time < 8; time++) {
+        await replay(opened, { sequences, expected, isHalf }, random, 1);
+        // Threads of WebAssembly take a while to come.
+        await setTimeout(10);
+      }
+      await opened.close();
+    }
+  },
+);

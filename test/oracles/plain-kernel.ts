@@ -1,0 +1,146 @@
+// An independent, plain implementation of the inference kernel: one sequence, no pages, no vectors, no threads. Slow on purpose; the
+// kernel has to give the same bits.
+
+import type { DecoderDescription, LayerDescription } from "@readme-moe/kernel";
+import { attend, rotate } from "./plain-kernel-attention.ts";
+import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
+import { add, divide, exponential, laneSum, multiply, roundToHalf, subtract } from "./plain-kernel-numbers.ts";
+import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
+
+type Norms = "attentionNorm" | "queryNorm" | "keyNorm" | "attentionOutputNorm" | "ffnNorm" | "ffnOutputNorm";
+type Products = "query" | "key" | "value" | "attentionOutput" | "up" | "down";
+
+/** A layer with its weights in memory. */
+export type PlainLayer = Omit<LayerDescription, Norms | Products | "gate"> &
+  Readonly<Record<Norms, Float32Array | undefined>> &
+  Readonly<Record<Products, PlainWeights>> & { readonly gate: PlainWeights | undefined };
+
+/** A model with its weights in memory. */
+export interface PlainModel extends Omit<DecoderDescription, "embedding" | "layers" | "finalNorm" | "head"> {
+  readonly embedding: PlainWeights;
+  readonly layers: readonly PlainLayer[];
+  readonly finalNorm: Float32Array;
+  readonly head: PlainWeights;
+  /** By set and position: cosines, then sines. */
+  readonly angles: readonly (readonly Float32Array[])[];
+}
+
+export interface PlainOptions {
+  /** Whether keys and values are kept in halves. */
+  readonly isHalf: boolean;
+  /** Whether float32 products have a fused multiply-add, which they have outside WebAssembly. */
+  readonly isFused: boolean;
+}
+
+/** Logits of every position of a sequence. */
+export function plainRows(model: PlainModel, tokenIds: readonly number[], options: PlainOptions): readonly PlainRow[] {
+  const run = new Run(model, options);
+  return tokenIds.map((id, position) => run.next(id, position));
+}
+
+/** Keys and values of one layer, by key head and position. */
+interface Cache {
+  readonly keys: Float32Array[][];
+  readonly values: Float32Array[][];
+}
+
+function noHeads({ numKvHeads }: PlainLayer): Float32Array[][] {
+  return Array.from({ length: numKvHeads }, () => []);
+}
+
+class Run {
+  readonly #model: PlainModel;
+  readonly #options: PlainOptions;
+  readonly #caches: readonly Cache[];
+
+  constructor(model: PlainModel, options: PlainOptions) {
+    this.#model = model;
+    this.#options = options;
+    this.#caches = model.layers.map((layer) => ({ keys: noHeads(layer), values: noHeads(layer) }));
+  }
+
+  next(id: number, position: number): PlainRow {
+    const { embedding, embeddingScale, layers, finalNorm, head, logitScale } = this.#model;
+    let stream: Float32Array = weightsOf(embedding, id).map((x) => multiply(x, Math.fround(embeddingScale)));
+    for (const [index, layer] of layers.entries()) {
+      const attended = this.#attend(index, this.#norm(stream, layer.attentionNorm), position);
+      stream = this.#updated(stream, attended, { norm: layer.attentionOutputNorm, scale: layer.residualScale });
+      const fed = this.#feedForward(layer, this.#norm(stream, layer.ffnNorm));
+      stream = this.#updated(stream, fed, { norm: layer.ffnOutputNorm, scale: layer.residualScale });
+    }
+    const logits = this.#product(head, this.#norm(stream, finalNorm));
+    return plainRow(logits.map((logit) => multiply(logit, Math.fround(logitScale))));
+  }
+
+  #attend(index: number, input: Float32Array, position: number): Float32Array {
+    const layer = this.#model.layers[index] as PlainLayer;
+    const { keys, values } = this.#caches[index] as Cache;
+    const angles = layer.rotary === undefined ? undefined : this.#model.angles[layer.rotary]?.[position];
+    const turned = (head: Float32Array): Float32Array => (angles ? rotate(head, angles) : head);
+    const kept = (head: Float32Array): Float32Array => (this.#options.isHalf ? head.map(roundToHalf) : head);
+    const queries = this.#normedHeads(this.#product(layer.query, input), layer.queryNorm, layer).map(turned);
+    const newKeys = this.#normedHeads(this.#product(layer.key, input), layer.keyNorm, layer).map(turned);
+    for (const [head, key] of newKeys.entries()) keys[head]?.push(kept(key));
+    for (const [head, value] of split(this.#product(layer.value, input), layer).entries())
+      values[head]?.push(kept(value));
+    const outputs = queries.map((query, head) => {
+      const kvHead = Math.floor(head / (layer.numHeads / layer.numKvHeads));
+      const sight = { position, window: layer.slidingWindow ?? Infinity, scale: Math.fround(layer.attentionScale) };
+      return attend(query, keys[kvHead] ?? [], values[kvHead] ?? [], sight);
+    });
+    return this.#product(layer.attentionOutput, Float32Array.from(outputs.flatMap((output) => Array.from(output))));
+  }
+
+  #normedHeads(projected: Float32Array, norm: Float32Array | undefined, layer: PlainLayer): readonly Float32Array[] {
+    if (layer.normsAllHeads) return split(this.#norm(projected, norm), layer);
+    return split(projected, layer).map((head) => this.#norm(head, norm));
+  }
+
+  #feedForward({ gate, up, down, activation }: PlainLayer, input: Float32Array): Float32Array {
+    const activate = activation === "silu" ? silu : gelu;
+    const values = this.#product(up, input);
+    const gates = gate && this.#product(gate, input);
+    return this.#product(
+      down,
+      values.map((value, i) => (gates ? multiply(activate(gates[i] as number), value) : activate(value))),
+    );
+  }
+
+  #updated(
+    stream: Float32Array,
+    update: Float32Array,
+    { norm, scale }: { readonly norm: Float32Array | undefined; readonly scale: number },
+  ): Float32Array {
+    const normed = this.#norm(update, norm);
+    return stream.map((x, i) => add(x, multiply(normed[i] as number, Math.fround(scale))));
+  }
+
+  #norm(x: Float32Array, weights: Float32Array | undefined): Float32Array {
+    if (!weights) return x;
+    const mean = divide(laneSum(x.map((value) => multiply(value, value))), x.length);
+    const root = Math.fround(Math.sqrt(add(mean, Math.fround(this.#model.normEpsilon))));
+    const factor = divide(1, root);
+    return x.map((value, i) => multiply(multiply(value, factor), weights[i] as number));
+  }
+
+  #product(weights: PlainWeights, input: Float32Array): Float32Array {
+    return product(weights, input, this.#options.isFused);
+  }
+}
+
+function split(row: Float32Array, { headSize }: PlainLayer): readonly Float32Array[] {
+  return Array.from({ length: row.length / headSize }, (_, head) => row.slice(head * headSize, (head + 1) * headSize));
+}
+
+function silu(x: number): number {
+  return divide(x, add(1, exponential(subtract(0, x))));
+}
+
+const ROOT_2_BY_PI = Math.fround(0.797_884_560_8);
+const CUBIC = Math.fround(0.044_715);
+
+/** `x (1 + tanh u) / 2`, which is `x - x / (1 + exp(2 u))`. */
+function gelu(x: number): number {
+  const u = multiply(ROOT_2_BY_PI, add(x, multiply(CUBIC, multiply(x, multiply(x, x)))));
+  return subtract(x, divide(x, add(1, exponential(add(u, u)))));
+}
