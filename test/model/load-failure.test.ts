@@ -3,7 +3,9 @@
 import { describe, expect, test } from "vitest";
 import { explainLoadFailure, runtimeHost } from "../../packages/model/src/runtime/load-failure.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
+import { writePocketExperts } from "../support/pocket-experts.ts";
 import { POCKET } from "../support/pocket.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const LINUX = { platform: "linux", arch: "x64", glibc: "2.36" } as const;
 
@@ -61,18 +63,41 @@ const MUSL = preloaded(`
     throw new Error("Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by " + path + ")");
   };`);
 
+const NO_ADDON = preloaded(`
+  const { dlopen } = process;
+  process.dlopen = (module, path, ...flags) => {
+    if (!path.includes("kernel.node")) return dlopen(module, path, ...flags);
+    throw new Error("libc.musl-x86_64.so.1: cannot open shared object file: No such file or directory");
+  };`);
+
 describe.runIf(process.platform === "linux")("a program on a machine without the native part", () => {
   test.each([
     ["that has no build", NO_BUILD, "onnxruntime-node has no build for linux ia32"],
     ["with musl", MUSL, "take an image with glibc, such as node:20-slim"],
   ])("%s ends with what to do, not with a stack", async (_, preload, expected) => {
-    const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2"];
+    const mixture = await temporaryFolder();
+    await writePocketExperts(mixture);
+    const args = ["generate", mixture, "--prompt", "The ship was", "--max-new-tokens", "2"];
     const { code, stdout, stderr } = await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: preload } }));
     expect(stderr).toContain(expected);
     expect(stderr).toContain("ERR_RUNTIME");
     expect(stderr).not.toContain("    at ");
     expect(stdout).toBe("");
     expect(code).toBe(1);
+  });
+
+  test("runs dense models, which do without the runtime", async () => {
+    const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2", "--temperature", "0"];
+    const expected = await outcomeOf(startCommand(args));
+    expect(expected.code).toBe(0);
+    expect(await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: NO_BUILD } }))).toEqual(expected);
+  });
+
+  test("runs dense models in WebAssembly where no addon loads, and says so", async () => {
+    const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2", "--precision", "int8"];
+    const { code, stdout } = await outcomeOf(startCommand(args));
+    const fallen = await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: NO_ADDON } }));
+    expect(fallen).toMatchObject({ code, stdout, stderr: expect.stringMatching(/^note: WebAssembly runs the model: .*musl/) });
   });
 
   test("still reads models", async () => {

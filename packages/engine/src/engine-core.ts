@@ -11,7 +11,7 @@ import {
 import { acceptToken } from "./accept-token.ts";
 import { expertsOf, type BatchItem } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
-import { forwardBatch, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
+import { forwardBatch, withAllLogits, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
 import { rewind } from "./rewind.ts";
 import { routeSequences } from "./route-sequences.ts";
 import { RowSampler, type Chosen } from "./row-sampler.ts";
@@ -179,7 +179,9 @@ export class EngineCore {
   async #sample(logits: readonly ItemLogits[]): Promise<readonly Chosen[]> {
     const { chosen, undecided } = this.#sampler.sample(logits);
     if (undecided.length === 0) return chosen;
-    // Rare: the best candidates did not decide. The same tokens run again, and give all logits.
+    // The best candidates did not decide: all logits do, which the runner has kept, or gives when the same tokens run again.
+    const kept = withAllLogits(logits.filter(({ item }) => undecided.includes(item)));
+    if (kept) return [...chosen, ...this.#sampler.sample(kept).chosen];
     const again = undecided.map((item) => {
       const { sequence, numTokens } = item;
       const { kv } = this.#parts.admission;

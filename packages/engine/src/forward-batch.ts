@@ -8,6 +8,8 @@ import type { StepRunner } from "./step-runner.ts";
 export interface ItemLogits {
   readonly item: BatchItem;
   readonly row: LogitsRow;
+  /** Reads all logits until the next step, where the runner has kept them. */
+  readonly readAll?: (() => Float32Array | undefined) | undefined;
 }
 
 /** A part of a step, perhaps with all logits, where the sequence's parameters do not ask for them already. */
@@ -17,6 +19,17 @@ export interface ForwardResult {
   readonly logits: readonly ItemLogits[];
   /** Those of the batch whose tokens have run. */
   readonly ran: readonly BatchRequest[];
+}
+
+/** Gives rows all their logits; `undefined` where those of one are not kept. */
+export function withAllLogits(rows: readonly ItemLogits[]): readonly ItemLogits[] | undefined {
+  const whole: ItemLogits[] = [];
+  for (const { item, row, readAll } of rows) {
+    const fullLogits = readAll?.();
+    if (!fullLogits) return undefined;
+    whole.push({ item, row: { ...row, fullLogits } });
+  }
+  return whole;
 }
 
 /**
@@ -75,11 +88,12 @@ async function forwardTogether(
   return batch.flatMap((item, index) => {
     const logits = results[index];
     if (!item.isLast || !logits) return [];
-    const { candidateIds, candidateLogits, fullLogits } = logits;
+    const { candidateIds, candidateLogits, fullLogits, readRow } = logits;
     const logSumExp = logits.logSumExp[0] as number;
     return {
       item,
       row: { candidateIds, candidateLogits, logSumExp, fullLogits: fullLogits.length > 0 ? fullLogits : undefined },
+      readAll: readRow && (() => readRow(0)),
     };
   });
 }

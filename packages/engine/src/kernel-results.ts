@@ -1,9 +1,12 @@
 // Results of a step's calls, put together by sequence.
 
-import type { StepResults } from "@readme-moe/kernel";
+import type { Kernel, StepResults } from "@readme-moe/kernel";
 import type { StepPiece } from "./kernel-pieces.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import type { StepLogits } from "./step-logits.ts";
+
+/** Wanted rows whose logits the kernel computes together, and keeps of its last call's end. */
+const LOGIT_ROWS = 32;
 
 export class KernelResults {
   readonly #vocabSize: number;
@@ -18,8 +21,12 @@ export class KernelResults {
   #numCandidates = 1;
   #numWanted = 0;
   #results: StepLogits[] = [];
+  /** Rows of the last call, whose logits the kernel keeps: by sequence and place, the call's wanted row. */
+  #lastRows: ReadonlyMap<number, readonly (number | undefined)[]> = new Map();
+  readonly #kernel: Kernel;
 
-  constructor(vocabSize: number) {
+  constructor(kernel: Kernel, vocabSize: number) {
+    this.#kernel = kernel;
     this.#vocabSize = vocabSize;
   }
 
@@ -32,7 +39,7 @@ export class KernelResults {
     }
     let fullRow = 0;
     this.#firstFullRows = [];
-    this.#results = sequences.map(({ logitsOf: { length }, wantsFullLogits }) => {
+    const results = sequences.map(({ logitsOf: { length }, wantsFullLogits }, sequence) => {
       const firstFull = fullRow * this.#vocabSize;
       this.#firstFullRows.push(fullRow);
       if (wantsFullLogits) fullRow += length;
@@ -42,8 +49,10 @@ export class KernelResults {
         logSumExp: new Float32Array(length),
         targetLogProbs: new Float32Array(length),
         fullLogits: this.#fullLogits.subarray(firstFull, fullRow * this.#vocabSize),
+        readRow: (place: number) => (this.#results === results ? this.#readRow(sequence, place) : undefined),
       };
     });
+    this.#results = results;
   }
 
   /** Rows of all logits that the step gives. */
@@ -77,11 +86,16 @@ export class KernelResults {
   take(pieces: readonly StepPiece[]): void {
     const numCandidates = this.#numCandidates;
     const targets = this.#numWanted * numCandidates;
+    const lastRows = new Map<number, (number | undefined)[]>();
+    this.#lastRows = lastRows;
     let row = 0;
     for (const { sequence, wanted } of pieces) {
+      const rows: (number | undefined)[] = [];
+      lastRows.set(sequence, rows);
       const result = this.#results[sequence] as StepLogits;
       for (const { place } of wanted) {
         const start = row * numCandidates;
+        rows[place] = row;
         result.candidateIds.set(this.#candidateIds.subarray(start, start + numCandidates), place * numCandidates);
         result.candidateLogits.set(this.#logits.subarray(start, start + numCandidates), place * numCandidates);
         const logSumExp = (this.#sums[2 * row] as number) + Math.log(this.#sums[2 * row + 1] as number);
@@ -94,5 +108,14 @@ export class KernelResults {
 
   end(): readonly StepLogits[] {
     return this.#results;
+  }
+
+  #readRow(sequence: number, place: number): Float32Array | undefined {
+    const row = this.#lastRows.get(sequence)?.[place];
+    const firstKept = Math.floor((this.#numWanted - 1) / LOGIT_ROWS) * LOGIT_ROWS;
+    if (row === undefined || row < firstKept) return undefined;
+    const logits = new Float32Array(this.#vocabSize);
+    this.#kernel.readLogits(row, logits);
+    return logits;
   }
 }

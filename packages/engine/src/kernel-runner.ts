@@ -60,7 +60,7 @@ export class KernelRunner implements StepRunner {
     this.model = model;
     this.kvPrecision = kvPrecision;
     this.#kernel = kernel;
-    this.#results = new KernelResults(model.config.vocabSize);
+    this.#results = new KernelResults(kernel, model.config.vocabSize);
   }
 
   /**

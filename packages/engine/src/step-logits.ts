@@ -15,6 +15,8 @@ export interface StepLogits {
   readonly targetLogProbs: Float32Array;
   /** `[rows, vocabSize]` when asked for, else empty. The next step writes over it. */
   readonly fullLogits: Float32Array;
+  /** Reads all logits of a row until the next step; absent, or `undefined`, where the runner has not kept them. */
+  readonly readRow?: ((row: number) => Float32Array | undefined) | undefined;
 }
 
 /** @throws {RangeError | TypeError} on what makes no step; {ReadMeError} `ERR_CONTEXT_LENGTH` */

@@ -219,6 +219,21 @@ static napi_value step(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
+/** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. */
+static napi_value read_logits(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int32_t wanted;
+  void *logits;
+  size_t length;
+  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &wanted) != napi_ok ||
+      !elements(env, values[2], napi_float32_array, &logits, &length))
+    return fail(env, "Expected a kernel, a row and room for its logits");
+  Opened *opened = opened_of(env, values[0]);
+  if (!opened) return NULL;
+  const char *error = kernel_read_logits(opened->kernel, wanted, logits, length);
+  return error ? fail(env, error) : NULL;
+}
+
 /** close(kernel): its threads end and its memory goes back. */
 static napi_value close_kernel(napi_env env, napi_callback_info info) {
   napi_value values[1];
@@ -234,7 +249,7 @@ NAPI_MODULE_INIT() {
     napi_callback call;
   } functions[] = {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
-      {"rotary", set_rotary}, {"step", step}, {"close", close_kernel},
+      {"rotary", set_rotary}, {"step", step}, {"readLogits", read_logits}, {"close", close_kernel},
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     napi_value function;

@@ -54,3 +54,10 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
   EACH_TASK(member, row, numRows) conclude(kernel, from + row, row);
   team_next_phase(member);
 }
+
+const char *kernel_read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length) {
+  if (wanted < kernel->firstKept || wanted >= kernel->endKept) return "a row that is not kept";
+  if (length != (size_t)kernel->model.vocabSize) return "room for the logits";
+  memcpy(logits, kernel->logits + (size_t)(wanted - kernel->firstKept) * kernel->vocabWidth, length * 4);
+  return NULL;
+}

@@ -54,6 +54,8 @@ struct Kernel {
   int32_t numBlocks;
   /** Rows whose logits are wanted, each once: `[maxRows]`. */
   int32_t *active, numActive;
+  /** Wanted rows of the last step whose logits are in `logits`. */
+  int32_t firstKept, endKept;
   /** The step under way. */
   const Step *step;
 };

@@ -62,6 +62,8 @@ const char *kernel_step(Kernel *kernel, const Step *step) {
   if (error) return error;
   kernel->step = step;
   kernel->numActive = 0;
+  kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
+  kernel->endKept = step->numWanted;
   for (int i = 0; i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   team_run(&kernel->team, run_step, kernel);

@@ -39,6 +39,10 @@ EXPORT(step) const char *step(Kernel *kernel, const Pages *pages, const int32_t 
   return kernel_run(kernel, pages, request, length, results);
 }
 
+EXPORT(read_logits) const char *read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length) {
+  return kernel_read_logits(kernel, wanted, logits, length);
+}
+
 /** Why `open` gave nothing, as a text that ends in 0. */
 EXPORT(reason) const char *reason(void) { return error; }
 

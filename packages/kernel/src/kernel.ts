@@ -33,6 +33,11 @@ export interface Kernel {
   setAngles(rotary: number, position: number, angles: Float32Array): void;
   /** @param request - see `encodeStep` @throws {RangeError} on what makes no step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
+  /**
+   * Copies all logits of a wanted row of the last step, which keeps those of its last 32.
+   * @throws {RangeError} when they are not kept
+   */
+  readLogits(wanted: number, logits: Float32Array): void;
   /** Ends its threads and gives its memory back. */
   close(): Promise<void>;
 }

@@ -21,6 +21,7 @@ export interface Addon {
     sums: Float64Array,
     fullLogits: Float32Array,
   ): void;
+  readLogits(kernel: unknown, wanted: number, logits: Float32Array): void;
   close(kernel: unknown): void;
 }
 
@@ -88,6 +89,10 @@ class NativeKernel implements Kernel {
     const { candidateIds, logits, sums, fullLogits } = results;
     const { handle } = pages as NativePages;
     this.#addon.step(this.#handle, handle, request, candidateIds, logits, sums, fullLogits);
+  }
+
+  readLogits(wanted: number, logits: Float32Array): void {
+    this.#addon.readLogits(this.#handle, wanted, logits);
   }
 
   async close(): Promise<void> {

@@ -15,6 +15,7 @@ interface Exports {
   close_pages(pages: number): void;
   rotary(kernel: number, rotary: number, position: number, angles: number, length: number): number;
   step(kernel: number, pages: number, request: number, length: number, results: number): number;
+  read_logits(kernel: number, wanted: number, logits: number, length: number): number;
   reason(): number;
   close(kernel: number): void;
 }
@@ -248,6 +249,13 @@ class WasmKernel implements Kernel {
     results.logits.set(new Float32Array(memory.buffer, logits, numLogits));
     results.sums.set(new Float64Array(memory.buffer, sums, 2 * numWanted));
     if (vocabRows > 0) results.fullLogits.set(new Float32Array(memory.buffer, full, vocabRows));
+  }
+
+  readLogits(wanted: number, logits: Float32Array): void {
+    this.#checkOpen();
+    const at = this.#rooms.full.of(logits.byteLength);
+    this.#calls.check(this.#calls.exports.read_logits(this.#handle, wanted, at, logits.length));
+    logits.set(new Float32Array(this.#calls.memory.buffer, at, logits.length));
   }
 
   async close(): Promise<void> {

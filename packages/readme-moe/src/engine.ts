@@ -48,6 +48,8 @@ export async function openEngine(
     throw error;
   }
   if (engine.cacheFailure !== undefined) console.error(`note: the model is not cached: ${engine.cacheFailure}`);
+  const fallbackReason = engine.info.kernel?.fallbackReason;
+  if (fallbackReason !== undefined) console.error(`note: WebAssembly runs the model: ${fallbackReason}`);
   return { engine, close };
 }
 

@@ -31,7 +31,8 @@ export class EventLog {
     }
   }
 
-  watch(model: string, { events }: Engine): void {
+  watch(model: string, { events, info: { kernel } }: Engine): void {
+    if (this.#isJson && kernel) this.#write("kernel:selected", { model, ...kernel });
     events.on("engine:failed", ({ code, message }) =>
       this.tell("engine:failed", `error: ${message} (${code})`, { model, code, message }),
     );
