@@ -7,6 +7,15 @@ uint64_t digest_bytes(uint64_t digest, const void *bytes, size_t count) {
   return digest;
 }
 
+/** Joins the logits of the last wanted row, which the kernel keeps. */
+static uint64_t digest_kept(const Opened *opened, int32_t wanted, uint64_t digest) {
+  size_t count = (size_t)opened->kernel->model.vocabSize;
+  float *logits = calloc(count, 4);
+  if (logits && !kernel_read_logits(opened->kernel, wanted, logits, count)) digest = digest_bytes(digest, logits, count * 4);
+  free(logits);
+  return digest;
+}
+
 const char *play_request(const Opened *opened, const Request *request, uint64_t *digest, uint64_t *told) {
   Results results = {
       .candidateIds = calloc(request->numCandidateIds, 4),
@@ -23,6 +32,7 @@ const char *play_request(const Opened *opened, const Request *request, uint64_t 
   *digest = digest_bytes(*digest, results.logits, request->numLogits * 4);
   *digest = digest_bytes(*digest, results.sums, request->numSums * 8);
   *digest = digest_bytes(*digest, results.fullLogits, request->numFullLogits * 4);
+  *digest = digest_kept(opened, request->numWanted - 1, *digest);
   for (int32_t i = 0; told && !error && i < request->numWanted; i++) {
     told[i] = digest_bytes(DIGEST_START, results.sums + 2 * i, 16);
     told[i] = digest_bytes(told[i], results.logits + (size_t)request->numWanted * (size_t)request->numCandidates + i, 4);

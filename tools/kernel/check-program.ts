@@ -1,0 +1,46 @@
+// The C program of `packages/kernel/native/check`, built with the kernel's sources by any compiler.
+
+import { mkdir, mkdtemp, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { inParallel } from "./compile.ts";
+import { CACHE, CHECK, NATIVE } from "./places.ts";
+import { C_FLAGS, SOURCES, type LoopsBuild } from "./recipe.ts";
+
+export interface CheckProgram {
+  /** Runs a C compiler in a folder. */
+  readonly compile: (args: readonly string[], cwd: string) => Promise<unknown>;
+  readonly flags: readonly string[];
+  readonly loops: readonly LoopsBuild[];
+}
+
+/** Builds the program and hands its path to `use`; it is gone afterwards. */
+export async function withCheckProgram<T>(program: CheckProgram, use: (path: string) => Promise<T>): Promise<T> {
+  await mkdir(CACHE, { recursive: true });
+  const folder = await mkdtemp(join(CACHE, "check-"));
+  try {
+    return await use(await build(program, folder));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function build({ compile, flags, loops }: CheckProgram, folder: string): Promise<string> {
+  const all = [...C_FLAGS, ...flags, "-I.", "-Icheck"];
+  const objects: string[] = [];
+  const job = (source: string, name: string, more: readonly string[]) => {
+    const object = join(folder, `${name}.o`);
+    objects.push(object);
+    return () => compile([...all, ...more, "-c", source, "-o", object], NATIVE);
+  };
+  // The program has memory of its own, whose blocks end where they are said to end.
+  const common = SOURCES.common.filter((name) => name !== "platform");
+  const checks = (await readdir(CHECK)).filter((name) => name.endsWith(".c")).toSorted();
+  await inParallel([
+    ...loops.map((loop) => job(`${SOURCES.loops}.c`, loop.name, loop.flags)),
+    ...common.map((name) => job(`${name}.c`, name, [])),
+    ...checks.map((name) => job(join("check", name), `check-${name}`, [])),
+  ]);
+  const path = join(folder, "check");
+  await compile([...flags, ...objects, "-o", path, "-lm", "-lpthread"], NATIVE);
+  return path;
+}

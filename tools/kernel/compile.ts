@@ -1,0 +1,83 @@
+// Compiles and links the binaries of the recipe, as many at a time as there are processors.
+
+import { copyFile, chmod, mkdir, mkdtemp, rm } from "node:fs/promises";
+import { availableParallelism, tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import type { Compiler } from "./compiler.ts";
+import { NATIVE } from "./places.ts";
+import { C_FLAGS, SOURCES, TARGETS, type Target } from "./recipe.ts";
+
+const NODE_API = dirname(fileURLToPath(import.meta.resolve("node-api-headers/package.json")));
+
+type Job = () => Promise<unknown>;
+
+/** Runs jobs to their end, `most` at a time; after a failure none is begun. */
+export async function inParallel(jobs: readonly Job[], most: number = availableParallelism()): Promise<void> {
+  const waiting = jobs.values();
+  const worker = async (): Promise<void> => {
+    for (const job of waiting) await job();
+  };
+  await Promise.all(Array.from({ length: most }, worker));
+}
+
+/** Builds everything into `folder`. */
+export async function buildAll(compiler: Compiler, folder: string): Promise<void> {
+  const work = await mkdtemp(join(tmpdir(), "readme-moe-kernel-"));
+  try {
+    const places = TARGETS.map((target, i) => ({ target, work: join(work, String(i)) }));
+    for (const place of places) await mkdir(place.work);
+    await inParallel(places.flatMap((place) => compilations(compiler, place.target, place.work)));
+    await inParallel(places.map((place) => () => link(compiler, place.target, place.work, folder)));
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+/** Names of a target's objects, in the order in which they are linked. */
+function objectsOf({ loops, sources }: Target): readonly string[] {
+  return [...loops.map(({ name }) => name), ...sources].map((name) => `${name}.o`);
+}
+
+// Sources are named without a folder and outputs carry no debug information, so no path gets into a binary.
+function compilations(compiler: Compiler, target: Target, work: string): readonly Job[] {
+  const flags = [
+    "cc",
+    "-O3",
+    ...C_FLAGS,
+    "-Werror",
+    ...target.machine,
+    ...target.compile,
+    "-I",
+    join(NODE_API, "include"),
+    "-c",
+  ];
+  const compile = (source: string, name: string, more: readonly string[]): Job => {
+    return () => compiler([...flags, ...more, `${source}.c`, "-o", join(work, `${name}.o`)], NATIVE);
+  };
+  return [
+    ...target.loops.map((loops) => compile(SOURCES.loops, loops.name, loops.flags)),
+    ...target.sources.map((name) => compile(name, name, [])),
+  ];
+}
+
+async function link(compiler: Compiler, target: Target, work: string, folder: string): Promise<void> {
+  const libraries = target.hasImportLibrary ? await importLibraries(compiler, work) : [];
+  const name = target.output.split("/").at(-1) as string;
+  const flags = [...target.machine, ...target.link, "-s"];
+  await compiler(["cc", ...flags, "-o", name, ...objectsOf(target), ...libraries], work);
+  const output = join(folder, target.output);
+  await mkdir(dirname(output), { recursive: true });
+  await copyFile(join(work, name), output);
+  await chmod(output, 0o644);
+}
+
+/** Libraries that say which functions Node's own program has. */
+async function importLibraries(compiler: Compiler, work: string): Promise<readonly string[]> {
+  const names = ["js_native_api", "node_api"];
+  for (const name of names) {
+    const definition = join(NODE_API, "def", `${name}.def`);
+    await compiler(["dlltool", "-m", "i386:x86-64", "-d", definition, "-l", `${name}.lib`], work);
+  }
+  return names.map((name) => `${name}.lib`);
+}

@@ -1,0 +1,39 @@
+// `prebuilt/SOURCES.sha256`: what the binaries were built from and what came out, as `sha256sum --check` reads it.
+
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join, relative, sep } from "node:path";
+import { NATIVE, PREBUILT, ROOT } from "./places.ts";
+import { TARGETS } from "./recipe.ts";
+
+export const DIGESTS: string = join(PREBUILT, "SOURCES.sha256");
+
+/** Names of the C files and headers that binaries are built from. */
+export function nativeFiles(): readonly string[] {
+  return readdirSync(NATIVE)
+    .filter((name) => /\.[ch]$/.test(name))
+    .toSorted();
+}
+
+/** The digests of the sources, of the recipe and of binaries in `folder`, which stands for the folder of those that are kept. */
+export function digestsOf(folder: string): string {
+  const inputs = [...nativeFiles().map((name) => join(NATIVE, name)), join(import.meta.dirname, "recipe.ts")];
+  const outputs = TARGETS.map(({ output }) => output);
+  const lines = [
+    ...inputs.map((path) => line(path, path)),
+    ...outputs.map((output) => line(join(folder, output), join(PREBUILT, output))),
+  ];
+  return lines.join("");
+}
+
+function line(path: string, called: string): string {
+  const digest = createHash("sha256").update(readFileSync(path)).digest("hex");
+  return `${digest}  ${relative(ROOT, called).split(sep).join("/")}\n`;
+}
+
+/** Paths whose lines differ between two lists of digests. */
+export function differences(first: string, second: string): readonly string[] {
+  const [a, b] = [first.split("\n"), second.split("\n")];
+  const changed = [...a.filter((text) => !b.includes(text)), ...b.filter((text) => !a.includes(text))];
+  return [...new Set(changed.map((text) => text.split("  ")[1] ?? text))].toSorted();
+}

@@ -1,0 +1,68 @@
+// `npm run test:kernel:sanitizers`: the kernel's C under sanitizers, which end a program that reads or writes beside its memory,
+// computes what C leaves undefined, or lets two threads touch the same at once.
+
+import { outcomeOf, run } from "../packages/run.ts";
+import { withCheckProgram } from "./check-program.ts";
+import { inParallel } from "./compile.ts";
+import { installPackages } from "./debian.ts";
+import { ROOT } from "./places.ts";
+import { ARM64_LOOPS, X64_LOOPS } from "./recipe.ts";
+
+const PACKAGES = ["clang-19", "libclang-rt-19-dev"];
+const COMPILERS = ["clang-19", "clang"];
+
+interface Sanitizer {
+  readonly name: string;
+  readonly flags: readonly string[];
+  /** What the program checks, from which seed on, with how many models and threads. */
+  readonly runs: readonly (readonly [what: string, seed: number, numModels: number, numThreads?: number])[];
+}
+
+const SANITIZERS: readonly Sanitizer[] = [
+  {
+    name: "addresses and undefined behaviour",
+    flags: ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
+    runs: [
+      ["bits", 1, 60, 4],
+      ["requests", 2, 40],
+      ["files", 3, 16],
+    ],
+  },
+  { name: "threads", flags: ["-fsanitize=thread"], runs: [["bits", 4, 20, 4]] },
+];
+
+/** A Clang that can link its sanitizers. */
+async function findCompiler(): Promise<string | undefined> {
+  for (const compiler of COMPILERS) {
+    const args = ["-fsanitize=address", "-x", "c", "-o", "/dev/null", "-"];
+    const outcome = await outcomeOf(
+      "sh",
+      ["-c", `echo 'int main(void) { return 0; }' | ${compiler} ${args.join(" ")}`],
+      {
+        cwd: ROOT,
+      },
+    );
+    if (outcome.code === 0) return compiler;
+  }
+  return undefined;
+}
+
+async function check(compiler: string, { name, flags, runs }: Sanitizer): Promise<void> {
+  const loops = process.arch === "arm64" ? ARM64_LOOPS : X64_LOOPS;
+  const compile = (args: readonly string[], cwd: string): Promise<string> => run(compiler, args, { cwd });
+  await withCheckProgram({ compile, flags: ["-O1", "-g", ...flags], loops }, async (path) => {
+    await inParallel(runs.map((args) => () => run(path, args.map(String), { cwd: ROOT })));
+  });
+  for (const [what, seed, numModels] of runs) {
+    console.log(`${name}: nothing found in ${what} of ${numModels} models from seed ${seed}`);
+  }
+}
+
+try {
+  const compiler = (await findCompiler()) ?? ((await installPackages(PACKAGES)) ? await findCompiler() : undefined);
+  if (compiler === undefined) console.log(`The kernel's sanitizers did not run: they need ${PACKAGES.join(" and ")}`);
+  else for (const sanitizer of SANITIZERS) await check(compiler, sanitizer);
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}
