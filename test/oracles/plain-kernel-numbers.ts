@@ -69,9 +69,9 @@ const POLYNOMIAL = [
   1.987_569_15e-4, 1.398_199_950_7e-3, 8.333_451_907_3e-3, 4.166_579_589_4e-2, 1.666_666_545_9e-1, 5.000_000_120_1e-1,
 ].map(Math.fround);
 
-/** `exp(x)` for x cut to [-87, 88]: `2^n * (1 + r + r^2 * polynomial(r))`. */
+/** `exp(x)` for x cut to [-64, 64]: `2^n * (1 + r + r^2 * polynomial(r))`. */
 export function exponential(x: number): number {
-  const cut = Math.min(88, Math.max(-87, x));
+  const cut = Math.min(64, Math.max(-64, x));
   const n = roundToEven(multiply(cut, LOG2_E));
   const r = subtract(subtract(cut, multiply(n, LN_2)), multiply(n, LN_2_REST));
   let value = POLYNOMIAL[0] as number;

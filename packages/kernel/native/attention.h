@@ -12,15 +12,24 @@ INLINE int first_position(const Attention *a, int query) {
   return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
 }
 
-/** Scores of N queries for P pages from `page` on. */
-INLINE void score_pages(const Attention *a, int query, int page, const int N, const int P, const int isHalf) {
+/** Scores of N queries for P pages from `page` on. Reads these pages' values ahead, and the next pages' keys. */
+INLINE void score_pages(const Attention *a, int query, int page, int endPage, const int N, const int P, const int isHalf) {
   Floats sums[ATTEND_QUERIES][4];
-  const uint8_t *keys[4];
-  for (int p = 0; p < P; p++) keys[p] = page_of(a, page + p);
+  const uint8_t *keys[4], *nextKeys[4];
+  const int rowBytes = PAGE_TOKENS * (isHalf ? 2 : 4);
+  for (int p = 0; p < P; p++) {
+    keys[p] = page_of(a, page + p);
+    nextKeys[p] = page_of(a, page + P + p < endPage ? page + P + p : endPage - 1);
+  }
   for (int n = 0; n < N; n++)
     for (int p = 0; p < P; p++) sums[n][p] = splat(0);
   for (int d = 0; d < a->pages.headSize; d++) {
     Floats key[4];
+    if (d * rowBytes % 64 == 0)
+      for (int p = 0; p < P; p++) {
+        __builtin_prefetch(nextKeys[p] + d * rowBytes);
+        __builtin_prefetch(keys[p] + (a->pages.paddedSize + d) * rowBytes);
+      }
     for (int p = 0; p < P; p++) key[p] = load_cached(keys[p], (size_t)d * PAGE_TOKENS, isHalf);
     for (int n = 0; n < N; n++) {
       Floats input = splat(a->queries[query + n][d]);
@@ -84,8 +93,8 @@ INLINE void add_values(const Attention *a, int query, int vector, int from, int 
 INLINE void score_queries(const Attention *a, int query, int firstPage, int endPage, const int N, const int isHalf) {
   int page = firstPage;
   if (N * 4 <= ATTEND_QUERIES)
-    for (; page + 4 <= endPage; page += 4) score_pages(a, query, page, N, 4, isHalf);
-  for (; page < endPage; page++) score_pages(a, query, page, N, 1, isHalf);
+    for (; page + 4 <= endPage; page += 4) score_pages(a, query, page, endPage, N, 4, isHalf);
+  for (; page < endPage; page++) score_pages(a, query, page, endPage, N, 1, isHalf);
 }
 
 INLINE void value_queries(const Attention *a, int query, int from, int to, const float *factors, const int N, const int isHalf) {

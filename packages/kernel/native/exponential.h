@@ -1,8 +1,8 @@
 // Vector functions that every loop shares: one exponential, one order of adding lanes.
 
-/** `exp(x)` within two units in the last place; 0 or infinity are never reached: x is cut to [-87, 88]. */
+/** `exp(x)` within two units in the last place. x is cut to [-64, 64]: what is smaller makes no difference, and could be subnormal. */
 INLINE Floats exponential(Floats x) {
-  x = larger(smaller(x, splat(88.0f)), splat(-87.0f));
+  x = larger(smaller(x, splat(64.0f)), splat(-64.0f));
   // Adding 1.5 * 2^23 rounds to a whole number, ties to even.
   Floats n = sub(add(mul(x, splat(1.44269504f)), splat(0x1.8p23f)), splat(0x1.8p23f));
   Floats r = sub(sub(x, mul(n, splat(0.693359375f))), mul(n, splat(-2.12194440e-4f)));
@@ -25,6 +25,7 @@ INLINE float sum_lanes(Floats x) {
   return lanes[0];
 }
 
+#ifndef HAS_LARGEST_LANE
 INLINE float largest_lane(Floats x) {
   float lanes[16];
   store(lanes, x);
@@ -32,3 +33,4 @@ INLINE float largest_lane(Floats x) {
     for (int i = 0; i < apart; i++) lanes[i] = lanes[i] > lanes[i + apart] ? lanes[i] : lanes[i + apart];
   return lanes[0];
 }
+#endif

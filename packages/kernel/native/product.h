@@ -8,9 +8,23 @@ INLINE void read_ahead(const uint8_t *weights, const int V) {
   for (int v = 0; v < V; v++) __builtin_prefetch(weights + AHEAD_BYTES + 64 * v);
 }
 
+/** Lines of 64 bytes of the next panel, of each group `[from, to)`, that a tile asks for while it computes with this one. */
+typedef struct {
+  const uint8_t *panel;
+  int from, to;
+} Next;
+
+INLINE void read_next(Next next, size_t groupBytes, int group) {
+  const uint8_t *bytes = next.panel + (size_t)group * groupBytes;
+  // The second level is enough: the first one holds the panel at work.
+  for (int line = next.from; line < next.to; line++) __builtin_prefetch(bytes + 64 * line, 0, 2);
+}
+
 /** Sums of one group of whole numbers, times the inputs' scale, are added to float sums. */
-INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4]) {
+INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4],
+                      Next next) {
   for (int g = 0; g < t->numGroups; g++) {
+    read_next(next, GROUP * PANEL, g);
     Ints dots[TILE_ROWS][4];
     for (int r = 0; r < R; r++) {
       size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
@@ -19,7 +33,7 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
     for (int k = 0; k < GROUP; k += 4) {
       Quads quads[4];
       const uint8_t *p = weights + (size_t)(g * GROUP + k) * PANEL;
-      read_ahead(p, V);
+      if (next.from == next.to) read_ahead(p, V);
       for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
       for (int r = 0; r < R; r++) {
         Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + k);
@@ -134,13 +148,13 @@ INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int
 
 /** Vectors `[vector, vector + V)` of a panel for rows `[row, row + R)`. */
 INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R, const int V, const int vector, const Format format,
-                 float *out, int32_t outStride) {
+                 Next next, float *out, int32_t outStride) {
   Floats sums[TILE_ROWS][4];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = splat(0);
   const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
   if (format == FORMAT_FLOAT) tile_float(t, (const float *)weights + 16 * vector, x, row, R, V, sums);
-  if (format == FORMAT_INT8) tile_int8(t, weights + 64 * vector, x, row, R, V, sums);
+  if (format == FORMAT_INT8) tile_int8(t, weights + 64 * vector, x, row, R, V, sums, next);
   if (format == FORMAT_INT8_BLOCKS) tile_int8_blocks(t, weights, x, row, R, V, sums, vector);
   if (format == FORMAT_INT4_BLOCKS) tile_int4_blocks(t, weights, x, row, R, V, sums, vector);
   size_t column = (size_t)panel * PANEL + 16 * vector;
@@ -154,12 +168,23 @@ INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R
   }
 }
 
-/** Vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. */
+/**
+ * Vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. The first tile reads this
+ * panel from memory; those that follow find it in the cache, and read the next one meanwhile.
+ */
 INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom, int rowTo, const int V, const int vector,
                          const Format format, float *out, int32_t outStride) {
-#define TILE(R) tile(t, panel, x, row, R, V, vector, format, out + (size_t)(row - rowFrom) * outStride, outStride)
+  int numOthers = (rowTo - rowFrom - 1) / TILE_ROWS, lines = numOthers > 0 && V == 4 ? (32 + numOthers - 1) / numOthers : 0;
+  Next next = {t->weights + (size_t)(panel + 1) * t->panelBytes, 0, 0};
+#define TILE(R) \
+  do { \
+    tile(t, panel, x, row, R, V, vector, format, next, out + (size_t)(row - rowFrom) * outStride, outStride); \
+    next.from = next.to; \
+    next.to = next.from + lines < 32 ? next.from + lines : 32; \
+  } while (0)
   int row = rowFrom;
-  for (; row + TILE_ROWS <= rowTo; row += TILE_ROWS) TILE(TILE_ROWS);
+  // Eight are two halves: a tile of two has little time to read the next panel in.
+  for (; row + TILE_ROWS <= rowTo && !(TILE_ROWS == 6 && rowTo - row == 8); row += TILE_ROWS) TILE(TILE_ROWS);
 #if TILE_ROWS > 4
   for (; row + 4 <= rowTo; row += 4) TILE(4);
 #endif
@@ -178,7 +203,7 @@ INLINE void product_of(const Tensor *t, int vectorFrom, int vectorTo, const Rows
   int isRow = rowTo - rowFrom == 1, most = isRow ? ROW_VECTORS : TILE_VECTORS;
   for (int v = vectorFrom; v < vectorTo;) {
     int panel = v / 4, vector = v % 4, count = vector % most == 0 && v + most <= vectorTo ? most : 1;
-    if (isRow && count > 1) tile(t, panel, x, rowFrom, 1, ROW_VECTORS, vector, format, out, outStride);
+    if (isRow && count > 1) tile(t, panel, x, rowFrom, 1, ROW_VECTORS, vector, format, (Next){t->weights, 0, 0}, out, outStride);
     else if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride);
     else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride);
     v += count;

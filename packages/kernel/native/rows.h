@@ -21,19 +21,18 @@ static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   size_t firstGroup = (size_t)row * (rows->width / GROUP);
   for (int i = from; i < to; i += GROUP) {
     Floats first = load(floats + i), second = load(floats + i + 16);
-    // The difference is 0, or NaN, which `larger` could lose.
-    Floats both = add(first, second), nothing = sub(both, both);
-    float largest = largest_lane(larger(magnitude(first), magnitude(second))) + sum_lanes(nothing);
+    // What is no number counts as infinite, which no maximum loses.
+    Floats most = larger(smaller(magnitude(first), splat(__builtin_inff())), smaller(magnitude(second), splat(__builtin_inff())));
+    float largest = largest_lane(most);
     // Below this a quotient would not be finite; such inputs count as 0.
     Floats factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
-    store_rounded(values + i, mul(first, factor));
-    store_rounded(values + i + 16, mul(second, factor));
-    int32_t halves[2] = {0, 0};
-    for (int j = 0; j < 16; j++) halves[0] += values[i + j], halves[1] += values[i + 16 + j];
+    int32_t firstSum = store_rounded(values + i, mul(first, factor));
+    int32_t secondSum = store_rounded(values + i + 16, mul(second, factor));
     size_t group = firstGroup + (size_t)(i / GROUP);
-    rows->scales[group] = largest / 127.0f;
-    rows->halfSums[group] = halves[0];
-    rows->sums[group] = halves[0] + halves[1];
+    // An infinite group becomes NaN, so that it shows in every output.
+    rows->scales[group] = largest / 127.0f + (largest - largest);
+    rows->halfSums[group] = firstSum;
+    rows->sums[group] = firstSum + secondSum;
   }
 }
 

@@ -48,10 +48,21 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = _mm256_cvtepi32_ps(a.v[i]); return x; }
 INLINE Ints splat_int(int32_t x) { return (Ints){{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}}; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH _mm256_storeu_si256((__m256i *)(p + 8 * i), a.v[i]); }
-INLINE void store_rounded(int8_t *p, Floats x) {
+INLINE int32_t store_rounded(int8_t *p, Floats x) {
   __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1]));
   words = _mm256_permute4x64_epi64(words, 0xd8);
   _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  __m256i pairs = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+}
+#define HAS_LARGEST_LANE
+INLINE float largest_lane(Floats x) {
+  __m256 eight = _mm256_max_ps(x.v[0], x.v[1]);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
 INLINE Floats load_halves(const uint16_t *p) {
   return (Floats){{_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))}};

@@ -42,8 +42,14 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE void store_ints(int32_t *p, Ints a) { _mm512_storeu_si512(p, a); }
-/** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits. */
-INLINE void store_rounded(int8_t *p, Floats x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
+/** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits. @returns their sum */
+INLINE int32_t store_rounded(int8_t *p, Floats x) {
+  __m512i whole = _mm512_cvtps_epi32(x);
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(whole));
+  return _mm512_reduce_add_epi32(whole);
+}
+#define HAS_LARGEST_LANE
+INLINE float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
 INLINE Floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 

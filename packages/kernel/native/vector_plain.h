@@ -41,8 +41,15 @@ INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = (float)a.v[i]; return 
 INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = x; return y; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH p[i] = a.v[i]; }
 // Values out of range occur only beside NaN, where results mean nothing: they become 0.
-INLINE void store_rounded(int8_t *p, Floats x) {
-  EACH p[i] = x.v[i] > -128 && x.v[i] < 127.5f ? (int8_t)((x.v[i] + 0x1.8p23f) - 0x1.8p23f) : 0;
+INLINE int32_t store_rounded(int8_t *p, Floats x) {
+  int32_t sum = 0;
+  EACH {
+    float whole = (x.v[i] + 0x1.8p23f) - 0x1.8p23f;
+    // What is no number, or out of range, has no place in a byte.
+    p[i] = whole >= -128 && whole <= 127 ? (int8_t)whole : 0;
+    sum += p[i];
+  }
+  return sum;
 }
 INLINE Floats load_halves(const uint16_t *p) { Floats x; EACH x.v[i] = float_of(p[i]); return x; }
 INLINE void store_halves(uint16_t *p, Floats x) { EACH p[i] = half_of(x.v[i]); }
