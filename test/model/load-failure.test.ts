@@ -97,7 +97,11 @@ describe.runIf(process.platform === "linux")("a program on a machine without the
     const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2", "--precision", "int8"];
     const { code, stdout } = await outcomeOf(startCommand(args));
     const fallen = await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: NO_ADDON } }));
-    expect(fallen).toMatchObject({ code, stdout, stderr: expect.stringMatching(/^note: WebAssembly runs the model: .*musl/) });
+    expect(fallen).toMatchObject({
+      code,
+      stdout,
+      stderr: expect.stringMatching(/^note: WebAssembly runs the model: .*musl/),
+    });
   });
 
   test("still reads models", async () => {

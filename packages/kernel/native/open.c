@@ -146,10 +146,11 @@ static int allocate_rows(Kernel *kernel, Rows *rows, int32_t width) {
   rows->width = whole(width, PANEL);
   rows->floats = allocate(kernel, count * (size_t)rows->width, 4);
   rows->values = allocate(kernel, count * (size_t)rows->width, 1);
+  rows->wide = allocate(kernel, count * (size_t)rows->width, 2);
   rows->scales = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
   rows->sums = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
   rows->halfSums = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
-  return rows->floats && rows->values && rows->scales && rows->sums && rows->halfSums;
+  return rows->floats && rows->values && rows->wide && rows->scales && rows->sums && rows->halfSums;
 }
 
 static int allocate_buffers(Kernel *kernel) {

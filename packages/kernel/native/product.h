@@ -20,6 +20,9 @@ INLINE void read_next(Next next, size_t groupBytes, int group) {
   for (int line = next.from; line < next.to; line++) __builtin_prefetch(bytes + 64 * line, 0, 2);
 }
 
+#ifdef HAS_OWN_TILE_INT8
+#include "product_wasm.h"
+#else
 /** Sums of one group of whole numbers, times the inputs' scale, are added to float sums. */
 INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4],
                       Next next) {
@@ -46,6 +49,8 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
     }
   }
 }
+
+#endif
 
 /** As `tile_int8`, with the weights' own scale for each block of 16 or 32 inputs. */
 INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,

@@ -18,6 +18,7 @@ static void norm(const float *x, const float *weight, float epsilon, int32_t siz
 static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   const float *floats = rows->floats + (size_t)row * rows->width;
   int8_t *values = rows->values + (size_t)row * rows->width;
+  int16_t *wide = rows->wide + (size_t)row * rows->width;
   size_t firstGroup = (size_t)row * (rows->width / GROUP);
   for (int i = from; i < to; i += GROUP) {
     Floats first = load(floats + i), second = load(floats + i + 16);
@@ -26,8 +27,8 @@ static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
     float largest = largest_lane(most);
     // Below this a quotient would not be finite; such inputs count as 0.
     Floats factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
-    int32_t firstSum = store_rounded(values + i, mul(first, factor));
-    int32_t secondSum = store_rounded(values + i + 16, mul(second, factor));
+    int32_t firstSum = store_rounded(values + i, wide + i, mul(first, factor));
+    int32_t secondSum = store_rounded(values + i + 16, wide + i + 16, mul(second, factor));
     size_t group = firstGroup + (size_t)(i / GROUP);
     // An infinite group becomes NaN, so that it shows in every output.
     rows->scales[group] = largest / 127.0f + (largest - largest);

@@ -46,6 +46,8 @@ typedef struct {
   int32_t width;
   float *floats;
   int8_t *values;
+  /** The values in 16 bits, where products take those: WebAssembly. */
+  int16_t *wide;
   /** `[row][width / 32]`. */
   float *scales;
   int32_t *sums;

@@ -48,7 +48,8 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = _mm256_cvtepi32_ps(a.v[i]); return x; }
 INLINE Ints splat_int(int32_t x) { return (Ints){{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}}; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH _mm256_storeu_si256((__m256i *)(p + 8 * i), a.v[i]); }
-INLINE int32_t store_rounded(int8_t *p, Floats x) {
+INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
+  (void)wide;
   __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1]));
   words = _mm256_permute4x64_epi64(words, 0xd8);
   _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));

@@ -42,8 +42,9 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE void store_ints(int32_t *p, Ints a) { _mm512_storeu_si512(p, a); }
-/** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits. @returns their sum */
-INLINE int32_t store_rounded(int8_t *p, Floats x) {
+/** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits; `wide` is for 16 bits each, where products take those. @returns their sum */
+INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
+  (void)wide;
   __m512i whole = _mm512_cvtps_epi32(x);
   _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(whole));
   return _mm512_reduce_add_epi32(whole);

@@ -47,7 +47,8 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = vcvtq_f32_s32(a.v[i]); return x; }
 INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = vdupq_n_s32(x); return y; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH vst1q_s32(p + 4 * i, a.v[i]); }
-INLINE int32_t store_rounded(int8_t *p, Floats x) {
+INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
+  (void)wide;
   int16x8_t low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.v[0])), vqmovn_s32(vcvtnq_s32_f32(x.v[1])));
   int16x8_t high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x.v[2])), vqmovn_s32(vcvtnq_s32_f32(x.v[3])));
   int8x16_t bytes = vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));

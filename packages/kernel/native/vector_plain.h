@@ -41,7 +41,8 @@ INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = (float)a.v[i]; return 
 INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = x; return y; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH p[i] = a.v[i]; }
 // Values out of range occur only beside NaN, where results mean nothing: they become 0.
-INLINE int32_t store_rounded(int8_t *p, Floats x) {
+INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
+  (void)wide;
   int32_t sum = 0;
   EACH {
     float whole = (x.v[i] + 0x1.8p23f) - 0x1.8p23f;

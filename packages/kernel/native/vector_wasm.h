@@ -5,9 +5,10 @@
 typedef struct { v128_t v[4]; } Floats;
 typedef struct { v128_t v[4]; } Ints;
 
-#define TILE_VECTORS 1
-#define TILE_ROWS 2
-#define ROW_VECTORS 2
+#define TILE_VECTORS 4
+#define TILE_ROWS 4
+#define ROW_VECTORS 4
+#define HAS_OWN_TILE_INT8
 #define ATTEND_QUERIES 3
 
 #define EACH for (int i = 0; i < 4; i++)
@@ -42,11 +43,13 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = wasm_f32x4_convert_i32x4(a.v[i]); return x; }
 INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = wasm_i32x4_splat(x); return y; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH wasm_v128_store(p + 4 * i, a.v[i]); }
-INLINE int32_t store_rounded(int8_t *p, Floats x) {
+INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   v128_t whole[4];
   EACH whole[i] = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(x.v[i]));
   v128_t low = wasm_i16x8_narrow_i32x4(whole[0], whole[1]), high = wasm_i16x8_narrow_i32x4(whole[2], whole[3]);
   wasm_v128_store(p, wasm_i8x16_narrow_i16x8(low, high));
+  wasm_v128_store(wide, low);
+  wasm_v128_store(wide + 8, high);
   v128_t sum = wasm_i32x4_dot_i16x8(wasm_i16x8_add(low, high), wasm_i16x8_splat(1));
   sum = wasm_i32x4_add(sum, wasm_i32x4_shuffle(sum, sum, 2, 3, 0, 1));
   return wasm_i32x4_extract_lane(sum, 0) + wasm_i32x4_extract_lane(sum, 1);
