@@ -160,13 +160,21 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
   readonly #contained = new WeakMap<Listener, Map<keyof ReadMeEvents, Listener>>();
   /** `once` removes what it was given, which is contained already. */
   readonly #wrappers = new WeakSet<Listener>();
+  #onInterest: (() => void) | undefined;
+
+  /** Calls `tell` after listeners were added or removed: whoever sends events from afar sends those alone that somebody hears. */
+  watchInterest(tell: () => void): void {
+    this.#onInterest = tell;
+  }
 
   override on<Name extends EventEmitter.EventNames<ReadMeEvents>>(
     name: Name,
     listener: EventEmitter.EventListener<ReadMeEvents, Name>,
     context?: unknown,
   ): this {
-    return super.on(name, this.#contain(name, listener), context);
+    super.on(name, this.#contain(name, listener), context);
+    this.#onInterest?.();
+    return this;
   }
 
   override once<Name extends EventEmitter.EventNames<ReadMeEvents>>(
@@ -174,7 +182,9 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
     listener: EventEmitter.EventListener<ReadMeEvents, Name>,
     context?: unknown,
   ): this {
-    return super.once(name, this.#contain(name, listener), context);
+    super.once(name, this.#contain(name, listener), context);
+    this.#onInterest?.();
+    return this;
   }
 
   override addListener<Name extends EventEmitter.EventNames<ReadMeEvents>>(
@@ -191,7 +201,15 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
     context?: unknown,
     once?: boolean,
   ): this {
-    return super.off(name, listener && this.#contain(name, listener), context, once);
+    super.off(name, listener && this.#contain(name, listener), context, once);
+    this.#onInterest?.();
+    return this;
+  }
+
+  override removeAllListeners(name?: EventEmitter.EventNames<ReadMeEvents>): this {
+    super.removeAllListeners(name);
+    this.#onInterest?.();
+    return this;
   }
 
   override removeListener<Name extends EventEmitter.EventNames<ReadMeEvents>>(

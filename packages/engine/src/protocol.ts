@@ -73,6 +73,8 @@ export type ToWorker =
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
   | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
   | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: unknown }
+  /** Events that somebody listens to; no others are sent. */
+  | { readonly type: "listen"; readonly names: readonly WireEvent["name"][] }
   | { readonly type: "close" }
   /** Ends the worker between two steps, with nothing said or put away. */
   | { readonly type: "end" };

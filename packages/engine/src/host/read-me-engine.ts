@@ -217,6 +217,8 @@ export class ReadMeEngine implements Engine {
     try {
       const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
+      this.#tellInterest();
+      this.events.watchInterest(() => this.#tellInterest());
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();
@@ -224,6 +226,11 @@ export class ReadMeEngine implements Engine {
     } finally {
       stopListening();
     }
+  }
+
+  /** Has the worker send those events that somebody listens to. */
+  #tellInterest(): void {
+    this.#link?.post({ type: "listen", names: this.events.eventNames() });
   }
 
   #receive({ chunks, failures, events }: FromWorker & { type: "step" }): void {

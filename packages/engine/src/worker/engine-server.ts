@@ -25,6 +25,7 @@ export class EngineServer {
   #chunks: WireChunk[] = [];
   #failures: WireFailure[] = [];
   #events: WireEvent[] = [];
+  #listened: ReadonlySet<WireEvent["name"]> = new Set();
 
   constructor(send: (message: FromWorker) => void) {
     this.#send = send;
@@ -55,6 +56,9 @@ export class EngineServer {
         return;
       case "call":
         void this.#call(message.callId, message.name, message.args);
+        return;
+      case "listen":
+        this.#listened = new Set(message.names);
         return;
       case "close":
         this.#isClosing = true;
@@ -136,8 +140,10 @@ export class EngineServer {
   }
 
   #flush(): void {
-    if (this.#chunks.length + this.#failures.length + this.#events.length === 0) return;
-    this.#send({ type: "step", chunks: this.#chunks, failures: this.#failures, events: this.#events });
+    const events = this.#events.filter(({ name }) => this.#listened.has(name));
+    if (this.#chunks.length + this.#failures.length + events.length > 0) {
+      this.#send({ type: "step", chunks: this.#chunks, failures: this.#failures, events });
+    }
     [this.#chunks, this.#failures, this.#events] = [[], [], []];
   }
 
