@@ -19,17 +19,24 @@ export interface DecodePast {
 }
 
 /** @param moreTokens - that there is room for behind the past of each sequence */
-export function decodePast(
-  runner: Pick<StepRunner, "openKv">,
+export async function decodePast(
+  runner: Pick<StepRunner, "openKv" | "forward">,
   { numSeqs, past }: Pick<DecodeCase, "numSeqs" | "past">,
   moreTokens: number,
-): DecodePast {
+): Promise<DecodePast> {
   const room = past + moreTokens;
   const kv = runner.openKv({ capacityTokens: numSeqs * wholeBlocks(room) });
-  if (!(kv instanceof KvPool)) throw new TypeError("Expected a runner on arenas");
   const slots = Array.from({ length: numSeqs }, () => kv.admit(room) as KvSlot);
-  const keysValues = new Float32Array((past * kv.bytesPerToken) / 4).fill(0.01);
-  for (const slot of slots) kv.append(slot, keysValues, 0, past);
+  if (kv instanceof KvPool) {
+    const keysValues = new Float32Array((past * kv.bytesPerToken) / 4).fill(0.01);
+    for (const slot of slots) kv.append(slot, keysValues, 0, past);
+    return { kv, slots };
+  }
+  // Pages are the kernel's: tokens have to run.
+  for (const slot of slots) {
+    const tokenIds = Array.from({ length: past }, (_, index) => 100 + (index % 800));
+    if (past > 0) await runner.forward(kv, [{ slot, tokenIds, experts: new Uint16Array(past), logitsOf: [] }]);
+  }
   return { kv, slots };
 }
 
@@ -57,7 +64,7 @@ export async function decodeSteps(
   rounds: number,
   warmUp = 5,
 ): Promise<readonly number[]> {
-  const past = decodePast(runner, sequences, rounds + warmUp + 1);
+  const past = await decodePast(runner, sequences, rounds + warmUp + 1);
   const samples: number[] = [];
   for (let round = 0; round < rounds + warmUp; round++) {
     samples.push(await decodeStep(runner, past, distinct, round));

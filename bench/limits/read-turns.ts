@@ -21,7 +21,7 @@ export async function readTurns(
   const readers = new MemoryReaders(job.threads, READ_BYTES, "search");
   const rounds: ReadingRound[] = [];
   try {
-    const past = decodePast(runner, { numSeqs: 1, past: job.past }, 1);
+    const past = await decodePast(runner, { numSeqs: 1, past: job.past }, 1);
     const { weightBytes, kvBytes } = stepCost(model, job.precision, { numSeqs: 1, past: job.past, distinct: 1 });
     // The first round takes memory from the system.
     for (let round = -1; round < job.rounds; round++) {

@@ -1,6 +1,6 @@
 // Steps of several models by turns in one process: what slows a machine down for seconds slows all of them.
 
-import { openStepRunner, type StepRunner } from "@readme-moe/engine";
+import { KernelRunner, openStepRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
 import { rewind } from "../../packages/engine/src/rewind.ts";
@@ -17,7 +17,7 @@ export async function stepTurns(
   const runners: StepRunner[] = [];
   try {
     for (const model of models) runners.push(await openStepRunner(model, job));
-    const pasts = pastsOf(runners, job);
+    const pasts = await pastsOf(runners, job);
     const times: number[][] = job.entries.map(() => []);
     const places = job.entries.map((_, place) => place);
     // The first round takes memory from the system.
@@ -50,17 +50,20 @@ export async function visit(
   return median(samples.slice(uncountedSteps));
 }
 
-/** Of each model; those whose keys and values look alike share one. */
-function pastsOf(
+/** Of each model; graphs whose keys and values look alike share one, each kernel has pages of its own. */
+async function pastsOf(
   runners: readonly StepRunner[],
   sequences: { readonly numSeqs: number; readonly past: number },
-): readonly DecodePast[] {
+): Promise<readonly DecodePast[]> {
   const pasts = new Map<string, DecodePast>();
-  return runners.map((runner) => {
+  const all: DecodePast[] = [];
+  for (const [place, runner] of runners.entries()) {
     const { numLayers, numKvHeads, headSize } = runner.model.config;
-    const key = `${numLayers} ${numKvHeads} ${headSize}`;
-    const own = pasts.get(key) ?? decodePast(runner, sequences, 1);
+    const owner = runner instanceof KernelRunner ? place : "graphs";
+    const key = `${numLayers} ${numKvHeads} ${headSize} ${owner}`;
+    const own = pasts.get(key) ?? (await decodePast(runner, sequences, 1));
     pasts.set(key, own);
-    return own;
-  });
+    all.push(own);
+  }
+  return all;
 }

@@ -122,6 +122,10 @@ describe("inspect", () => {
       router: { numExperts: 7 },
     });
     expect((await readmeMoe("inspect", POCKET)).stdout).toContain("numLayers: 6");
+    const kernel = await readmeMoe("inspect", POCKET, "--json", "--precision", "int8", "--threads", "3");
+    expect(JSON.parse(kernel.stdout)).toMatchObject({
+      kernel: { kind: expect.stringMatching(/^(native|wasm)$/), instructions: expect.any(String), threads: 3 },
+    });
   });
 
   test("runs token ids: logits of the last position, router logits and route of every one", async () => {

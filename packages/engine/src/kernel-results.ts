@@ -23,6 +23,9 @@ export class KernelResults {
   #results: StepLogits[] = [];
   /** Rows of the last call, whose logits the kernel keeps: by sequence and place, the call's wanted row. */
   #lastRows: ReadonlyMap<number, readonly (number | undefined)[]> = new Map();
+  /** Rows that were read of a step; the next one writes over them. */
+  readonly #readRows: Float32Array[] = [];
+  #numRead = 0;
   readonly #kernel: Kernel;
 
   constructor(kernel: Kernel, vocabSize: number) {
@@ -33,6 +36,7 @@ export class KernelResults {
   /** Begins a step. */
   begin(sequences: readonly StepSequence[], numCandidates: number): void {
     this.#numCandidates = numCandidates;
+    this.#numRead = 0;
     this.#numFullRows = sequences.reduce((sum, s) => sum + (s.wantsFullLogits ? s.logitsOf.length : 0), 0);
     if (this.#fullLogits.length < this.#numFullRows * this.#vocabSize) {
       this.#fullLogits = new Float32Array(this.#numFullRows * this.#vocabSize);
@@ -114,7 +118,7 @@ export class KernelResults {
     const row = this.#lastRows.get(sequence)?.[place];
     const firstKept = Math.floor((this.#numWanted - 1) / LOGIT_ROWS) * LOGIT_ROWS;
     if (row === undefined || row < firstKept) return undefined;
-    const logits = new Float32Array(this.#vocabSize);
+    const logits = (this.#readRows[this.#numRead++] ??= new Float32Array(this.#vocabSize));
     this.#kernel.readLogits(row, logits);
     return logits;
   }

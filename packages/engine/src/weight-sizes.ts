@@ -38,11 +38,13 @@ export function weightSizes(model: Source, precision: Precision, isStreamed = fa
   return sizes;
 }
 
+function sizeOf(...tensors: readonly (PackedTensor | undefined)[]): number {
+  return tensors.reduce((sum, one) => sum + (one ? one.weightBytes + one.scaleBytes + one.biasBytes : 0), 0);
+}
+
 /** Sizes of the packed file's tensors, whole panels included. */
 function kernelWeightSizes(model: Source, precision: Precision): WeightSizes {
   const { embedding, head, finalNorm, layers } = describeModel(model, precision, NOT_READ);
-  const sizeOf = (...tensors: readonly (PackedTensor | undefined)[]): number =>
-    tensors.reduce((sum, one) => sum + (one ? one.weightBytes + one.scaleBytes + one.biasBytes : 0), 0);
   const sumOf = (size: (layer: LayerDescription) => number): number =>
     layers.reduce((sum, layer) => sum + size(layer), 0);
   return {

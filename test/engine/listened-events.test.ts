@@ -1,0 +1,51 @@
+// What an engine's worker sends of events: those that somebody listens to.
+
+import { resolveSamplingParams } from "@readme-moe/core";
+import { expect, test } from "vitest";
+import { resolveEngineOptions } from "../../packages/engine/src/engine-options.ts";
+import type { FromWorker } from "../../packages/engine/src/protocol.ts";
+import { EngineServer } from "../../packages/engine/src/worker/engine-server.ts";
+import { POCKET } from "../support/pocket.ts";
+
+test("events that nobody listens to are not sent", async () => {
+  const messages: FromWorker[] = [];
+  let tell: (() => void) | undefined;
+  const server = new EngineServer((message) => {
+    messages.push(message);
+    tell?.();
+  });
+  const until = (isThere: () => boolean): Promise<void> =>
+    new Promise((resolve) => {
+      tell = () => isThere() && resolve();
+      tell();
+    });
+  const eventsOf = (): readonly string[] =>
+    messages.flatMap((message) => (message.type === "step" ? message.events.map(({ name }) => name) : []));
+  const finished = (): boolean =>
+    messages.some(({ type, ...rest }) => type === "step" && JSON.stringify(rest).includes('"usage"'));
+  const request = {
+    type: "generate",
+    prompt: "The ship was",
+    params: resolveSamplingParams({ maxTokens: 4, temperature: 0, ignoreEos: true }, { vocabSize: 4096 }),
+    expert: undefined,
+    priority: 0,
+    seed: 1,
+    processesLogits: false,
+  } as const;
+
+  server.receive({ type: "open", path: POCKET, options: resolveEngineOptions({ precision: "int8", threads: 1 }) });
+  await until(() => messages.some(({ type }) => type === "opened"));
+  server.receive({ ...request, requestId: "unheard" });
+  await until(finished);
+  expect(eventsOf()).toEqual([]);
+
+  messages.length = 0;
+  server.receive({ type: "listen", names: ["token:generated"] });
+  server.receive({ ...request, requestId: "heard" });
+  await until(finished);
+  expect(eventsOf()).toEqual(Array.from({ length: 4 }, () => "token:generated"));
+
+  const closed = new Promise<void>((resolve) => server.onClosed(resolve));
+  server.receive({ type: "close" });
+  await closed;
+});
