@@ -45,9 +45,10 @@ INLINE void store_ints(int32_t *p, Ints a) { _mm512_storeu_si512(p, a); }
 /** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits; `wide` is for 16 bits each, where products take those. @returns their sum */
 INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   (void)wide;
-  __m512i whole = _mm512_cvtps_epi32(x);
-  _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(whole));
-  return _mm512_reduce_add_epi32(whole);
+  __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+  _mm_storeu_si128((__m128i *)p, bytes);
+  // Of the bytes: what is no number is far out of their range before.
+  return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
 }
 #define HAS_LARGEST_LANE
 INLINE float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
