@@ -118,17 +118,20 @@ describe("the runtime's profile", () => {
   });
 });
 
+/** Bytes of packed int8 weights: outputs in panels of 64 with a scale each; inputs are whole groups of 32 here. */
+function packedBytes(numOut: number, numIn: number): number {
+  return Math.ceil(numOut / 64) * 64 * (numIn + 4);
+}
+
 describe("what a step costs at least", () => {
   const dense = randomModel(TINY_SHAPE, 1, 96);
   const mixture = randomModel(TINY_SHAPE, 3, 48);
 
   test("is every weight but the embedding's, and the past of each sequence", () => {
-    // Packed: outputs in panels of 64 with a scale each, inputs in groups of 32.
-    const product = (numOut: number, numIn: number): number => Math.ceil(numOut / 64) * 64 * (numIn + 4);
-    const attention = 2 * product(64, 64) + 2 * product(32, 64);
-    const layer = attention + 2 * product(96, 64) + product(64, 96) + 2 * 64 * 4;
+    const attention = 2 * packedBytes(64, 64) + 2 * packedBytes(32, 64);
+    const layer = attention + 2 * packedBytes(96, 64) + packedBytes(64, 96) + 2 * 64 * 4;
     const cost = stepCost(dense, "int8", { numSeqs: 4, past: 10, distinct: 1 });
-    expect(cost.weightBytes).toBe(2 * layer + 64 * 4 + product(256, 64));
+    expect(cost.weightBytes).toBe(2 * layer + 64 * 4 + packedBytes(256, 64));
     // Keys and values in halves.
     expect(cost.kvBytes).toBe(4 * 10 * 2 * 2 * 32 * 2);
   });
