@@ -1,6 +1,6 @@
 // What a decode step has to read and to compute, from a model's shapes: what no program can do without.
 
-import { isKernelModel, weightSizes } from "@readme-moe/engine";
+import { kvPrecisionOf, weightSizes } from "@readme-moe/engine";
 import { kvBytesPerToken, type FeedForwardRefs, type Model, type Precision, type TensorRef } from "@readme-moe/model";
 import type { DecodeCase } from "../decode-steps.ts";
 
@@ -33,7 +33,7 @@ export function stepCost(model: Source, precision: Precision, { numSeqs, past, d
   const { numLayers, numHeads, headSize } = config;
   return {
     weightBytes: sizes.attention + sizes.small + sizes.shared + head + active,
-    kvBytes: numSeqs * past * kvBytesPerToken(config, isKernelModel(model) && precision !== "fp32" ? "fp16" : "fp32"),
+    kvBytes: numSeqs * past * kvBytesPerToken(config, kvPrecisionOf(model, precision)),
     productOps: 2 * numSeqs * perToken,
     attentionOps: 2 * 2 * numSeqs * past * numLayers * numHeads * headSize,
   };

@@ -50,7 +50,7 @@ export async function visit(
   return median(samples.slice(uncountedSteps));
 }
 
-/** Of each model; graphs whose keys and values look alike share one, each kernel has pages of its own. */
+/** Opens a past for each model. Graphs whose keys and values look alike share one; each kernel has pages of its own. */
 async function pastsOf(
   runners: readonly StepRunner[],
   sequences: { readonly numSeqs: number; readonly past: number },

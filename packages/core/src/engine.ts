@@ -122,7 +122,7 @@ export interface EngineInfo {
   readonly eosTokenIds: readonly number[];
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;
-  /** What runs the steps of a dense model. */
+  /** Kernel that runs the steps of a dense model. */
   readonly kernel?: KernelInfo | undefined;
 }
 

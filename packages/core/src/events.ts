@@ -49,7 +49,7 @@ export interface ReadMeEvents {
     readonly durationMs: number;
     /** What `durationMs` was expected to be when the step was planned; learnt from the steps before. */
     readonly predictedMs: number;
-    /** Of `durationMs`, the run of the model. */
+    /** Part of `durationMs` that the model ran for. */
     readonly forwardMs: number;
     readonly kvUsedTokens: number;
     readonly kvCapacityTokens: number;

@@ -1,4 +1,4 @@
-/** What runs a model's steps, and how. */
+/** Build of the kernel that runs a model's steps. */
 export interface KernelInfo {
   /** An addon of this platform, or WebAssembly. */
   readonly kind: "native" | "wasm";

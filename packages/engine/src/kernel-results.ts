@@ -64,7 +64,7 @@ export class KernelResults {
     return this.#numFullRows;
   }
 
-  /** Which of them is that of a sequence's wanted row. */
+  /** Row of all logits that belongs to a sequence's wanted row. */
   fullRow(sequence: number, place: number): number {
     return (this.#firstFullRows[sequence] as number) + place;
   }

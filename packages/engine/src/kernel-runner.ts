@@ -27,7 +27,8 @@ import type { RunnerOptions } from "./model-runner.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import { checkSequence, type StepLogits } from "./step-logits.ts";
 import type { StepRunner } from "./step-runner.ts";
-import { defaultThreads } from "./default-threads.ts";
+import { kernelThreads } from "./kernel-threads.ts";
+import { kvPrecisionOf } from "./kv-precision.ts";
 
 /** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions extends RunnerOptions, KernelChoice {
@@ -41,11 +42,6 @@ const VERSION = 2;
 const MAX_ROWS = 512;
 /** Positions whose angles are computed at a time. */
 const ANGLE_POSITIONS = 256;
-
-/** How the kernel keeps keys and values, where nothing else is asked for: as precise as weights of 32 bits, else in halves. */
-export function kernelKvPrecision(options: Pick<KernelRunnerOptions, "precision" | "kvPrecision">): KvPrecision {
-  return options.kvPrecision ?? ((options.precision ?? "fp32") === "fp32" ? "fp32" : "fp16");
-}
 
 /** Runs steps of a dense model in the kernel. */
 export class KernelRunner implements StepRunner {
@@ -71,10 +67,7 @@ export class KernelRunner implements StepRunner {
    */
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
     const { precision = "fp32", onProgress = () => undefined, kernel: kind, instructions } = options;
-    const threads =
-      options.threads === undefined
-        ? defaultThreads()
-        : Math.min(64, integerOption("threads", options.threads, 1, 1024));
+    const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const fitted = precision === "int4" ? await calibrationOf(model, precision, { threads, cacheFolder }) : undefined;
     const description = describeModel(model, precision, fitted?.calibration);
@@ -84,10 +77,10 @@ export class KernelRunner implements StepRunner {
     onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions: model.config.contextTokens };
     const kernel = openKernel(weights, sizes, { kernel: kind, instructions });
-    return new KernelRunner(model, kernel, kernelKvPrecision(options));
+    return new KernelRunner(model, kernel, kvPrecisionOf(model, precision, options.kvPrecision));
   }
 
-  /** Which build of the kernel runs, on which instructions, with how many threads. */
+  /** Build of the kernel, its instructions and its number of threads. */
   get info(): KernelInfo {
     return this.#kernel.info;
   }

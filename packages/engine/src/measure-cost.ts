@@ -47,34 +47,37 @@ export async function measureCost(
   const perSequence = Math.min(3 * PAST_TOKENS, contextTokens);
   if (perSequence < 2 * PAST_TOKENS || numLayers === 0) return DEFAULT_COST_MODEL;
   const kv = runner.openKv({ capacityTokens: SEQUENCES * 3 * PAST_TOKENS });
-  const slots = Array.from({ length: SEQUENCES }, () => kv.admit(perSequence) as KvSlot);
-  const startMs = now();
-  let cost: CostModel = DEFAULT_COST_MODEL;
-  for (const [index, probe] of [...probes(1).slice(0, 1), ...probes(runner.model.experts.names.length)].entries()) {
-    if (index > 1 && now() - startMs > mostMs) break;
-    const members = slots.slice(0, probe.sequences);
-    const experts = Array.from({ length: probe.experts }, (_, expert) => expert);
-    const work = {
-      tokens: probe.sequences * probe.tokensEach,
-      distinctExperts: probe.experts,
-      cachedTokens: members.reduce((sum, { numTokens }) => sum + numTokens, 0),
-      missingBytes: experts.reduce((sum, expert) => sum + (residency.missingBytes[expert] ?? 0), 0),
-    };
-    const stepMs = now();
-    await runner.forward(
-      kv,
-      members.map((slot, place) => ({
-        slot,
-        tokenIds: Int32Array.from({ length: probe.tokensEach }, (_, token) => (token + place) % vocabSize),
-        experts: new Uint16Array(probe.tokensEach).fill(place % probe.experts),
-        logitsOf: [probe.tokensEach - 1],
-      })),
-    );
-    const durationMs = now() - stepMs;
-    if (index > 0) cost = refineCostModel(cost, { work, durationMs });
+  try {
+    const slots = Array.from({ length: SEQUENCES }, () => kv.admit(perSequence) as KvSlot);
+    const startMs = now();
+    let cost: CostModel = DEFAULT_COST_MODEL;
+    for (const [index, probe] of [...probes(1).slice(0, 1), ...probes(runner.model.experts.names.length)].entries()) {
+      if (index > 1 && now() - startMs > mostMs) break;
+      const members = slots.slice(0, probe.sequences);
+      const experts = Array.from({ length: probe.experts }, (_, expert) => expert);
+      const work = {
+        tokens: probe.sequences * probe.tokensEach,
+        distinctExperts: probe.experts,
+        cachedTokens: members.reduce((sum, { numTokens }) => sum + numTokens, 0),
+        missingBytes: experts.reduce((sum, expert) => sum + (residency.missingBytes[expert] ?? 0), 0),
+      };
+      const stepMs = now();
+      await runner.forward(
+        kv,
+        members.map((slot, place) => ({
+          slot,
+          tokenIds: Int32Array.from({ length: probe.tokensEach }, (_, token) => (token + place) % vocabSize),
+          experts: new Uint16Array(probe.tokensEach).fill(place % probe.experts),
+          logitsOf: [probe.tokensEach - 1],
+        })),
+      );
+      const durationMs = now() - stepMs;
+      if (index > 0) cost = refineCostModel(cost, { work, durationMs });
+    }
+    return cost;
+  } finally {
+    kv.dispose();
   }
-  kv.dispose();
-  return cost;
 }
 
 /** What coefficients hold for. */

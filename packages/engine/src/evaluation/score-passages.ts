@@ -49,25 +49,23 @@ export async function scorePassages(
   const kv = runner.openKv({ capacityTokens });
   const scores: PassageScores[] = [];
   try {
-    for (const wave of waves) await scoreWave(wave);
+    for (const wave of waves) {
+      options.signal?.throwIfAborted();
+      const numPassages = wave.reduce((sum, tree) => sum + tree.numPassages, 0);
+      const own = passages.slice(scores.length, scores.length + numPassages);
+      const experts = await routePassages(router, own, RUN_TOKENS);
+      own.forEach(({ tokenIds, firstTarget }, index) => {
+        const logProbs = new Float32Array(tokenIds.length - firstTarget);
+        scores.push({ logProbs, experts: experts[index] ?? new Uint16Array() });
+      });
+      await runWave({ runner, kv, scores }, wave);
+      options.onProgress?.({ sequences: scores.length, of: passages.length });
+      // Runs block their thread: without a break, neither signals nor timers would be heard.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return scores;
   } finally {
     kv.dispose();
-  }
-  return scores;
-
-  async function scoreWave(wave: readonly Tree[]): Promise<void> {
-    options.signal?.throwIfAborted();
-    const numPassages = wave.reduce((sum, tree) => sum + tree.numPassages, 0);
-    const own = passages.slice(scores.length, scores.length + numPassages);
-    const experts = await routePassages(router, own, RUN_TOKENS);
-    own.forEach(({ tokenIds, firstTarget }, index) => {
-      const logProbs = new Float32Array(tokenIds.length - firstTarget);
-      scores.push({ logProbs, experts: experts[index] ?? new Uint16Array() });
-    });
-    await runWave({ runner, kv, scores }, wave);
-    options.onProgress?.({ sequences: scores.length, of: passages.length });
-    // Runs block their thread: without a break, neither signals nor timers would be heard.
-    await new Promise((resolve) => setImmediate(resolve));
   }
 }
 

@@ -55,6 +55,8 @@ export class ReadMeEngine implements Engine {
   #options: ResolvedEngineOptions;
   readonly #requests = new Map<string, Underway>();
   #link: WorkerLink | undefined;
+  /** Names of events that a link was told last. */
+  #told: { readonly link: WorkerLink; readonly names: string } | undefined;
   #info: EngineInfo | undefined;
   #cacheFailure: string | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
@@ -228,9 +230,14 @@ export class ReadMeEngine implements Engine {
     }
   }
 
-  /** Has the worker send those events that somebody listens to. */
+  /** Has the worker send those events that somebody listens to; nothing is posted that it was told before. */
   #tellInterest(): void {
-    this.#link?.post({ type: "listen", names: this.events.eventNames() });
+    const link = this.#link;
+    const names = this.events.eventNames();
+    const told = names.join(" ");
+    if (!link || (link === this.#told?.link && told === this.#told.names)) return;
+    this.#told = { link, names: told };
+    link.post({ type: "listen", names });
   }
 
   #receive({ chunks, failures, events }: FromWorker & { type: "step" }): void {

@@ -1,5 +1,4 @@
 import type { KernelInfo, PreGatingRouter, Residency } from "@readme-moe/core";
-import { isKernelModel } from "@readme-moe/kernel";
 import { type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
@@ -7,7 +6,8 @@ import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-opt
 import type { EngineOutput } from "../engine-output.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { openRunner } from "./open-runner.ts";
-import { kernelKvPrecision, KernelRunner } from "../kernel-runner.ts";
+import { KernelRunner } from "../kernel-runner.ts";
+import { kvPrecisionOf } from "../kv-precision.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
@@ -20,7 +20,7 @@ export interface OpenedEngine {
   readonly sizes: KvSizes;
   readonly core: EngineCore;
   readonly residency: Residency;
-  /** What runs a dense model's steps. */
+  /** Kernel that runs the steps of a dense model. */
   readonly kernel: KernelInfo | undefined;
   /** Why the graph is not cached, where it is not. */
   readonly cacheFailure: string | undefined;
@@ -46,8 +46,7 @@ export async function openParts(
     closers.push(() => model.close());
     const scheduler = await schedulerOf(options);
     const text = await model.loadText();
-    const kvPrecision = isKernelModel(model) ? kernelKvPrecision(options) : "fp32";
-    const sizes = kvSizes(options, model.config, kvPrecision);
+    const sizes = kvSizes(options, model.config, kvPrecisionOf(model, options.precision, options.kvPrecision));
     const { threads, cacheFolder } = options;
     let cacheFailure: string | undefined;
     // Router and decoder fail for one and the same reason.
@@ -69,6 +68,7 @@ export async function openParts(
     const kernel = runner instanceof KernelRunner ? runner.info : undefined;
     const { capacityTokens, prefixCacheBytes } = sizes;
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
+    closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
     const measured = {

@@ -1,4 +1,4 @@
-import { defaultThreads, isKernelModel, kernelInfo, productKinds } from "@readme-moe/engine";
+import { isKernelModel, kernelInfo, kernelThreads, productKinds } from "@readme-moe/engine";
 import { exactInt8Kernels, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
@@ -42,6 +42,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
     const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
     const slot = kv.admit(ids.length) as KvSlot;
     const [result] = await runner.forward(kv, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
+    kv.dispose();
     const numExperts = model.experts.names.length;
     const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
     print(
@@ -75,7 +76,7 @@ async function describe(
     router: router?.config ?? null,
     precision,
     ...(isKernelModel(model)
-      ? { kernel: kernelInfo({}, threads ?? defaultThreads()) }
+      ? { kernel: kernelInfo({}, kernelThreads(threads)) }
       : {
           products: productKinds(model, precision),
           ...(precision === "int8" ? { int8_kernels: await exactInt8Kernels() } : {}),

@@ -3,12 +3,13 @@
 import {
   expertLayout,
   isKernelModel,
+  kvPrecisionOf,
   kvSizes,
   resolveEngineOptions,
   weightSizes,
   type WeightSizes,
 } from "@readme-moe/engine";
-import { kvBytesPerToken, type KvPrecision, type Model, type Precision, wholeBlocks } from "@readme-moe/model";
+import { kvBytesPerToken, type Model, type Precision, wholeBlocks } from "@readme-moe/model";
 import { denseBase } from "./dense-base.ts";
 import type { Placement } from "./plan-memory.ts";
 
@@ -72,11 +73,6 @@ function kvBytesOf(model: Model, { sequences, contextTokens }: Load, precision: 
     wholeBlocks(Math.min(contextTokens, config.contextTokens)) *
     kvBytesPerToken(config, kvPrecisionOf(model, precision))
   );
-}
-
-/** The kernel keeps keys and values in halves where weights have fewer than 32 bits, graphs in float32. */
-function kvPrecisionOf(model: Model, precision: Precision): KvPrecision {
-  return isKernelModel(model) && precision !== "fp32" ? "fp16" : "fp32";
 }
 
 const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];

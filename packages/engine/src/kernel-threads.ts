@@ -1,9 +1,21 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { integerOption } from "@readme-moe/core";
 
-/** Threads that the kernel has by default: the cores that this process may use, within its control group's share of time. */
-export function defaultThreads(): number {
-  return Math.max(1, Math.min(availableParallelism(), Math.ceil(controlGroupCores() ?? Infinity), 64));
+const MOST_THREADS = 64;
+
+/**
+ * Threads that the kernel runs on, at most 64.
+ *
+ * @param threads - by default the cores that this process may use, within its control group's share of time
+ * @throws {TypeError|RangeError} when `threads` is no integer from 1 to 1024
+ */
+export function kernelThreads(threads?: number): number {
+  return Math.min(MOST_THREADS, threads === undefined ? allowedCores() : integerOption("threads", threads, 1, 1024));
+}
+
+function allowedCores(): number {
+  return Math.max(1, Math.min(availableParallelism(), Math.ceil(controlGroupCores() ?? Infinity)));
 }
 
 /** Cores' worth of time that a control group allows (cgroup v2, or v1), where it has a limit. */
