@@ -15,7 +15,11 @@ export interface KernelChoice {
 
 /** Instructions that kernels of a kind can use here, the fastest first. */
 export function availableInstructions(kind: KernelKind): readonly string[] {
-  if (kind === "native") return loadAddon().instructionSets();
+  return instructionsOf(kind === "native" ? loadAddon() : undefined);
+}
+
+function instructionsOf(addon: Addon | undefined): readonly string[] {
+  if (addon) return addon.instructionSets();
   const fastest = wasmInstructions();
   return fastest === "wasm-simd" ? ["wasm-simd", "plain"] : [fastest, "wasm-simd", "plain"];
 }
@@ -23,8 +27,7 @@ export function availableInstructions(kind: KernelKind): readonly string[] {
 /** What a kernel would run on here; nothing is opened. */
 export function kernelInfo(choice: KernelChoice, threads: number): KernelInfo {
   const { kind, addon, fallbackReason } = choose(choice);
-  const instructions = addon ? addon.instructionSets()[0] : wasmInstructions();
-  return { kind, instructions: instructionsOf(choice, kind, instructions ?? "plain"), threads, fallbackReason };
+  return { kind, instructions: wantedInstructions(choice, instructionsOf(addon)), threads, fallbackReason };
 }
 
 /**
@@ -37,7 +40,7 @@ export function kernelInfo(choice: KernelChoice, threads: number): KernelInfo {
 export function openKernel(weights: string | Uint8Array, sizes: KernelSizes, choice: KernelChoice = {}): Kernel {
   const { addon, fallbackReason } = choose(choice);
   try {
-    if (addon) return openNative(addon, weights, nativeInstructions(addon, choice), sizes);
+    if (addon) return openNative(addon, weights, wantedInstructions(choice, addon.instructionSets()), sizes);
     const instructions = choice.instructions ?? wasmInstructions();
     const known = choiceOption("instructions", instructions, ["wasm-relaxed-simd", "wasm-simd", "plain"] as const);
     const kernel = openWasm(weights, known, sizes);
@@ -74,13 +77,7 @@ function fromEnvironment(): KernelKind | undefined {
     : choiceOption("README_MOE_KERNEL", value as KernelKind, ["native", "wasm"] as const);
 }
 
-function nativeInstructions(addon: Addon, { instructions }: KernelChoice): string {
-  const available = addon.instructionSets();
+/** Instructions of a choice, by default the first of those that are available. */
+function wantedInstructions({ instructions }: KernelChoice, available: readonly string[]): string {
   return choiceOption("instructions", instructions ?? available[0] ?? "plain", available);
-}
-
-function instructionsOf(choice: KernelChoice, kind: KernelKind, fastest: string): string {
-  return choice.instructions === undefined
-    ? fastest
-    : choiceOption("instructions", choice.instructions, availableInstructions(kind));
 }
