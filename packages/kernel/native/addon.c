@@ -9,7 +9,7 @@
 #include "processor.h"
 #include "request.h"
 
-/** What a handle is of; every handle's memory begins with one. */
+/** Kind of a handle; every handle's memory begins with one. */
 typedef enum { KIND_KERNEL = 0x4b52, KIND_PAGES = 0x5047 } Kind;
 
 typedef struct {

@@ -1,20 +1,20 @@
-// What is told of wanted rows: the best logits, the log-sum-exp's parts, targets' logits, and all logits where they are wanted.
+// Results of wanted rows: the best logits, the parts of the log-sum-exp, targets' logits, and all logits where they are wanted.
 
 #include "candidates.h"
 #include "memory.h"
 #include "phases.h"
 
-/** What is told of one wanted row, from its logits and what blocks of them came to. */
+/** Writes the results of one wanted row, from its logits and the largest and sum of each block of them. */
 static void conclude(Kernel *kernel, int wanted, int place) {
   const Step *step = kernel->step;
   int numLogits = kernel->model.vocabSize, numBlocks = kernel->vocabWidth / LOGIT_BLOCK;
   const float *logits = kernel->logits + (size_t)place * kernel->vocabWidth;
   float *largest = kernel->largest + (size_t)place * numBlocks, *sums = kernel->sums + (size_t)place * numBlocks;
   float top = -__builtin_inff();
-  // Where something is no number, all of it has to show.
+  // A NaN in any block makes the sum NaN.
   for (int b = 0; b < numBlocks; b++) top = largest[b] > top || largest[b] != largest[b] ? largest[b] : top;
   double sum = 0;
-  float shares[LOGIT_BLOCK];
+  float shares[16];
   for (int b = 0; b < numBlocks; b += 16) {
     float padded[16];
     int count = least(16, numBlocks - b);

@@ -1,4 +1,4 @@
-// What a model is to the kernel, and what one step is. Every model is a description in data; see `packages/kernel/src/description.ts`.
+// A model as the kernel sees it, and one step. Every model is a description in data; see `packages/kernel/src/description.ts`.
 
 #pragma once
 #include <stddef.h>

@@ -13,7 +13,7 @@ enum { LOGIT_BLOCK = 64 };
 
 typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1 } Activation;
 
-/** Where keys and values of one layer and one key head are. */
+/** Place of the keys and values of one layer and one key head. */
 typedef struct {
   /** A page's keys, `[headSize][16]`; its values, `[16][paddedSize]`, follow. */
   uint8_t *base;
@@ -64,7 +64,7 @@ typedef struct {
   /** Stores a token's key and value, `[headSize]` each, at `position`. */
   void (*store_token)(HeadPages pages, const int32_t *pageTable, int32_t position, const float *key, const float *value);
   void (*attend)(const Attention *attention);
-  /** Of each block of 64 logits the largest and the sum of `exp(logit - largest)`. */
+  /** Writes the largest logit of each block of 64, and the block's sum of `exp(logit - largest)`. */
   void (*summarize)(const float *logits, int32_t numLogits, float *largest, float *sums);
   /** `out = exp(x - from)`, whole vectors. */
   void (*exponentials)(const float *x, float from, float *out, int32_t size);

@@ -1,4 +1,4 @@
-// Which loops this processor can run.
+// Finds the loops that this processor can run.
 
 #pragma once
 #include "loops.h"

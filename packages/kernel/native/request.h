@@ -5,7 +5,7 @@
 
 enum { REQUEST_HEADER = 6 };
 
-/** Where a step's results go, and how many elements there is room for. */
+/** Room for a step's results, with the number of elements of each. */
 typedef struct {
   int32_t *candidateIds;
   size_t numCandidateIds;

@@ -1,4 +1,4 @@
-// What happens to each row by itself: residual sums, norms, rounding, and the gate of an FFN.
+// Work on each row by itself: residual sums, norms, rounding, and the gate of an FFN.
 
 static void add_scaled(float *x, const float *y, float scale, int32_t size) {
   for (int i = 0; i < size; i += 16) store(x + i, add(load(x + i), mul(load(y + i), splat(scale))));

@@ -42,7 +42,7 @@ typedef struct Team {
 int team_start(Team *team, int numThreads);
 /** Runs `work` on all threads, the calling one being thread 0, and returns when it is done and all have left it. */
 void team_run(Team *team, TeamWork work, void *context);
-/** What a thread other than 0 does until the team ends. */
+/** Runs a thread other than 0 until the team ends. */
 void team_help(Team *team, int thread);
 /** Ends and joins the threads; no work may be under way. */
 void team_end(Team *team);

@@ -7,7 +7,7 @@ typedef struct { __m256i v[2]; } Ints;
 typedef struct { __m256i v[2]; } Quads;
 typedef __m256i Quad;
 
-// Of 16 registers a tile's sums fill 12, or 8 where products need more for themselves.
+// A tile's sums fill 12 of the 16 registers, or 8 where products need more for themselves.
 #define TILE_VECTORS 1
 #ifdef USE_AVX_VNNI
 #define TILE_ROWS 6

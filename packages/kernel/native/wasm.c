@@ -57,7 +57,7 @@ __asm__(".globaltype __stack_pointer, i32\n"
         "end_function\n"
         ".export_name use_stack, use_stack\n");
 
-/** What a worker calls: returns when the kernel is closed. */
+/** Runs a worker's thread; returns when the kernel is closed. */
 EXPORT(help) void help(Kernel *kernel, int thread) { team_help(kernel_team(kernel), thread); }
 
 EXPORT(close) void close_kernel(Kernel *kernel) { kernel_close(kernel); }
