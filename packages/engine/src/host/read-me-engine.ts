@@ -30,6 +30,7 @@ import {
 import { onceAborted } from "./abort-listeners.ts";
 import { ChunkStream } from "./chunk-stream.ts";
 import { processRow } from "./process-row.ts";
+import { tellInterest } from "./tell-interest.ts";
 import { checkExpert, wirePrompt, wireRequest } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
@@ -55,8 +56,6 @@ export class ReadMeEngine implements Engine {
   #options: ResolvedEngineOptions;
   readonly #requests = new Map<string, Underway>();
   #link: WorkerLink | undefined;
-  /** Names of events that a link was told last. */
-  #told: { readonly link: WorkerLink; readonly names: string } | undefined;
   #info: EngineInfo | undefined;
   #cacheFailure: string | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
@@ -219,8 +218,7 @@ export class ReadMeEngine implements Engine {
     try {
       const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
-      this.#tellInterest();
-      this.events.watchInterest(() => this.#tellInterest());
+      tellInterest(this.events, link);
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();
@@ -228,16 +226,6 @@ export class ReadMeEngine implements Engine {
     } finally {
       stopListening();
     }
-  }
-
-  /** Has the worker send those events that somebody listens to; nothing is posted that it was told before. */
-  #tellInterest(): void {
-    const link = this.#link;
-    const names = this.events.eventNames();
-    const told = names.join(" ");
-    if (!link || (link === this.#told?.link && told === this.#told.names)) return;
-    this.#told = { link, names: told };
-    link.post({ type: "listen", names });
   }
 
   #receive({ chunks, failures, events }: FromWorker & { type: "step" }): void {

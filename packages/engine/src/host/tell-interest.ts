@@ -1,0 +1,16 @@
+import type { ReadMeEmitter } from "@readme-moe/core";
+import type { WorkerLink } from "./worker-link.ts";
+
+/** Has the worker send only the events that somebody listens to, now and whenever that changes; replaces the watcher of before. */
+export function tellInterest(events: ReadMeEmitter, link: Pick<WorkerLink, "post">): void {
+  let told = "";
+  const tell = (): void => {
+    const names = events.eventNames();
+    const key = names.join(" ");
+    if (key === told) return;
+    told = key;
+    link.post({ type: "listen", names });
+  };
+  events.watchInterest(tell);
+  tell();
+}
