@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { disableTelemetry, newGate, shutGate, type GateMemory } from "@readme-moe/model";
 import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
-import { workerFlags } from "./worker-flags.ts";
+import { MEMORY_FLAGS, workerFlags } from "./worker-flags.ts";
 
 export interface Channel {
   post(message: ToWorker): void;
@@ -81,7 +81,8 @@ function sourceThread(gate: GateMemory): Worker {
 
 function openProcess(onMessage: OnMessage): Channel {
   // "advanced" keeps typed arrays, maps and sets, as messages between threads do.
-  const execArgv = workerFlags(process.execArgv);
+  // Of a flag that is there twice the program's own counts.
+  const execArgv = [...MEMORY_FLAGS, ...workerFlags(process.execArgv)];
   const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced", execArgv });
   child.on("message", (message) => onMessage(message as FromWorker));
   const exited = new Promise<string>((resolve) => {

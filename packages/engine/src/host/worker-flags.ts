@@ -4,6 +4,9 @@ const PROGRAM_TEXT = new Set(["-e", "--eval", "-p", "--print", "-pe"]);
 // They say what the program is, watch it, or take a port or a file of their own.
 const OF_THE_PROGRAM = /^--(?:eval=|print=|input-type|inspect|watch|test|cpu-prof|heap-prof)/;
 
+/** Flags of a worker process: what is left of opening a model is given back, and steps leave little for the next collection. */
+export const MEMORY_FLAGS: readonly string[] = ["--expose-gc", "--max-semi-space-size=4"];
+
 /** All but those that belong to the program alone: loaders, conditions and memory limits go on. */
 export function workerFlags(execArgv: readonly string[]): string[] {
   return execArgv.filter(

@@ -58,9 +58,11 @@ export class Tokenizer {
   /** @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` naming what this project does not have */
   constructor(source: TokenizerSource) {
     const { path, tokenizer, config = {}, configPath = path } = source;
-    this.#vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
+    const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
+    this.#library = buildLibrary(path, tokenizer, vocabulary);
+    // The library has made a map of them.
+    this.#vocabulary = { ...vocabulary, merges: [] };
     this.#spelling = readSpelling(path, tokenizer["decoder"]);
-    this.#library = buildLibrary(path, tokenizer, this.#vocabulary);
     this.#addedIds = new Set(this.#vocabulary.added.map(({ id }) => id));
     this.#specialIds = new Set(this.#vocabulary.added.filter(({ special }) => special).map(({ id }) => id));
     this.vocabSize = this.#vocabulary.texts.length;
@@ -123,6 +125,7 @@ export class Tokenizer {
 
 function buildLibrary(path: string, tokenizer: JsonObject, vocabulary: Vocabulary): LibraryTokenizer {
   checkNormalizer(path, tokenizer["normalizer"]);
+  const model = { ...expectObject(path, "`model`", tokenizer["model"]), type: "BPE", merges: [...vocabulary.merges] };
   const definition = {
     added_tokens: vocabulary.added,
     normalizer: tokenizer["normalizer"] ?? null,
@@ -130,13 +133,16 @@ function buildLibrary(path: string, tokenizer: JsonObject, vocabulary: Vocabular
     post_processor: tokenizer["post_processor"] ?? null,
     // Decoding is ours (`tokenBytes`), so that streamed and whole texts are the same.
     decoder: null,
-    model: { ...expectObject(path, "`model`", tokenizer["model"]), type: "BPE", merges: vocabulary.merges },
+    model,
   };
   let library: LibraryTokenizer;
   let ids: readonly unknown[];
   try {
     library = new LibraryTokenizer(definition, {});
     ids = library.encode("").ids;
+    // It keeps its definition, of which it needs the two long parts no more: 11 MB of 49,000 tokens.
+    model.merges.length = 0;
+    Object.assign(model, { vocab: {} });
   } catch (cause) {
     if (cause instanceof ReadMeError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
