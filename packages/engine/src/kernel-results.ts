@@ -5,9 +5,6 @@ import type { StepPiece } from "./kernel-pieces.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import type { StepLogits } from "./step-logits.ts";
 
-/** Wanted rows whose logits the kernel computes together, and keeps of its last call's end. */
-const LOGIT_ROWS = 32;
-
 export class KernelResults {
   readonly #vocabSize: number;
   #candidateIds = new Int32Array(0);
@@ -116,10 +113,10 @@ export class KernelResults {
 
   #readRow(sequence: number, place: number): Float32Array | undefined {
     const row = this.#lastRows.get(sequence)?.[place];
-    const firstKept = Math.floor((this.#numWanted - 1) / LOGIT_ROWS) * LOGIT_ROWS;
-    if (row === undefined || row < firstKept) return undefined;
-    const logits = (this.#readRows[this.#numRead++] ??= new Float32Array(this.#vocabSize));
-    this.#kernel.readLogits(row, logits);
+    if (row === undefined) return undefined;
+    const logits = (this.#readRows[this.#numRead] ??= new Float32Array(this.#vocabSize));
+    if (!this.#kernel.readLogits(row, logits)) return undefined;
+    this.#numRead++;
     return logits;
   }
 }

@@ -73,11 +73,18 @@ export class KernelRunner implements StepRunner {
     const description = describeModel(model, precision, fitted?.calibration);
     const fingerprint = await model.fingerprint(cacheFolder);
     const key = [fingerprint, precision, VERSION, fitted?.fingerprint].join(" ");
-    const weights = await packedWeights(description, { ...options, key, cacheFolder });
-    onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions: model.config.contextTokens };
-    const kernel = openKernel(weights, sizes, { kernel: kind, instructions });
-    return new KernelRunner(model, kernel, kvPrecisionOf(model, precision, options.kvPrecision));
+    for (let mayRetry = true; ; mayRetry = false) {
+      const weights = await packedWeights(description, { ...options, key, cacheFolder });
+      onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
+      try {
+        const kernel = openKernel(weights, sizes, { kernel: kind, instructions });
+        return new KernelRunner(model, kernel, kvPrecisionOf(model, precision, options.kvPrecision));
+      } catch (error) {
+        // A file of the cache may be removed after it was checked and before it is mapped.
+        if (error instanceof TypeError || typeof weights !== "string" || !mayRetry) throw error;
+      }
+    }
   }
 
   /** Build of the kernel, its instructions and its number of threads. */

@@ -219,7 +219,7 @@ static napi_value step(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
-/** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. */
+/** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. @returns whether they are kept */
 static napi_value read_logits(napi_env env, napi_callback_info info) {
   napi_value values[3];
   int32_t wanted;
@@ -230,8 +230,12 @@ static napi_value read_logits(napi_env env, napi_callback_info info) {
     return fail(env, "Expected a kernel, a row and room for its logits");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
-  const char *error = kernel_read_logits(opened->kernel, wanted, logits, length);
-  return error ? fail(env, error) : NULL;
+  int isKept = kernel_keeps_logits(opened->kernel, wanted);
+  const char *error = isKept ? kernel_read_logits(opened->kernel, wanted, logits, length) : NULL;
+  if (error) return fail(env, error);
+  napi_value result;
+  napi_get_boolean(env, isKept, &result);
+  return result;
 }
 
 /** close(kernel): its threads end and its memory goes back. */

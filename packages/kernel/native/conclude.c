@@ -55,8 +55,10 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
   team_next_phase(member);
 }
 
+int kernel_keeps_logits(const Kernel *kernel, int32_t wanted) { return wanted >= kernel->firstKept && wanted < kernel->endKept; }
+
 const char *kernel_read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length) {
-  if (wanted < kernel->firstKept || wanted >= kernel->endKept) return "a row that is not kept";
+  if (!kernel_keeps_logits(kernel, wanted)) return "a row that is not kept";
   if (length != (size_t)kernel->model.vocabSize) return "room for the logits";
   memcpy(logits, kernel->logits + (size_t)(wanted - kernel->firstKept) * kernel->vocabWidth, length * 4);
   return NULL;

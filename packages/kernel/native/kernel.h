@@ -102,9 +102,8 @@ void kernel_close_pages(Pages *pages);
 Team *kernel_team(Kernel *kernel);
 /** @returns NULL, or why the step cannot run; nothing has run then */
 const char *kernel_step(Kernel *kernel, const Step *step);
-/**
- * Copies all logits of a wanted row of the last step, which are kept for up to LOGIT_ROWS of its last ones.
- * @returns NULL, or why they are not there
- */
+/** Whether all logits of a wanted row of the last step are still there: those of up to LOGIT_ROWS of its last rows are. */
+int kernel_keeps_logits(const Kernel *kernel, int32_t wanted);
+/** Copies all logits of a wanted row of the last step. @returns NULL, or why that cannot be */
 const char *kernel_read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length);
 void kernel_close(Kernel *kernel);

@@ -149,8 +149,9 @@ static int allocate_rows(Kernel *kernel, Rows *rows, int32_t width) {
   rows->wide = allocate(kernel, count * (size_t)rows->width, 2);
   rows->scales = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
   rows->sums = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
+  rows->offsets = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
   rows->halfSums = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
-  return rows->floats && rows->values && rows->wide && rows->scales && rows->sums && rows->halfSums;
+  return rows->floats && rows->values && rows->wide && rows->scales && rows->sums && rows->offsets && rows->halfSums;
 }
 
 static int allocate_buffers(Kernel *kernel) {

@@ -31,7 +31,7 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
     Ints dots[TILE_ROWS][4];
     for (int r = 0; r < R; r++) {
       size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
-      for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * x->sums[group] : 0);
+      for (int v = 0; v < V; v++) dots[r][v] = splat_int(x->offsets[group]);
     }
     for (int k = 0; k < GROUP; k += 4) {
       Quads quads[4];
@@ -39,7 +39,7 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
       if (next.from == next.to) read_ahead(p, V);
       for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
       for (int r = 0; r < R; r++) {
-        Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + k);
+        Quad inputs = load_quad(x, (size_t)(row + r) * x->width + g * GROUP + k);
         for (int v = 0; v < V; v++) dots[r][v] = dot(dots[r][v], quads[v], inputs);
       }
     }
@@ -49,8 +49,13 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
     }
   }
 }
-
 #endif
+
+/** Sum of the inputs of a group's block. */
+INLINE int32_t block_sum(const Rows *x, size_t group, int block, int numBlocks) {
+  if (numBlocks == 1) return x->sums[group];
+  return block == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+}
 
 /** As `tile_int8`, with the weights' own scale for each block of 16 or 32 inputs. */
 INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
@@ -63,7 +68,7 @@ INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows
       Ints dots[TILE_ROWS][4];
       for (int r = 0; r < R; r++) {
         size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
-        int32_t sum = numBlocks == 1 ? x->sums[group] : b == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+        int32_t sum = block_sum(x, group, b, numBlocks);
         for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * sum : 0);
       }
       for (int k = b * t->block; k < (b + 1) * t->block; k += 4) {
@@ -72,7 +77,7 @@ INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows
         read_ahead(p, V);
         for (int v = 0; v < V; v++) quads[v] = load_quads(p + 64 * v);
         for (int r = 0; r < R; r++) {
-          Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + k);
+          Quad inputs = load_quad(x, (size_t)(row + r) * x->width + g * GROUP + k);
           for (int v = 0; v < V; v++) dots[r][v] = dot(dots[r][v], quads[v], inputs);
         }
       }
@@ -100,7 +105,7 @@ INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows
       int32_t blockSums[TILE_ROWS];
       for (int r = 0; r < R; r++) {
         size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
-        blockSums[r] = numBlocks == 1 ? x->sums[group] : b == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+        blockSums[r] = block_sum(x, group, b, numBlocks);
         for (int v = 0; v < V; v++) dots[r][v] = splat_int(t->hasMinimums ? 0 : -8 * blockSums[r]);
       }
       for (int k = 0; k < 16; k += 4) {
@@ -110,7 +115,7 @@ INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows
           if (!high) read_ahead(p, V);
           for (int v = 0; v < V; v++) quads[v] = high ? high_nibbles(p + 64 * v) : low_nibbles(p + 64 * v);
           for (int r = 0; r < R; r++) {
-            Quad inputs = load_quad(x->values + (size_t)(row + r) * x->width + g * GROUP + 16 * high + k);
+            Quad inputs = load_quad(x, (size_t)(row + r) * x->width + g * GROUP + 16 * high + k);
             for (int v = 0; v < V; v++) dots[r][v] = dot_nibbles(dots[r][v], quads[v], inputs);
           }
         }

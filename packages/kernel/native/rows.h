@@ -34,6 +34,7 @@ static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
     rows->scales[group] = largest / 127.0f + (largest - largest);
     rows->halfSums[group] = firstSum;
     rows->sums[group] = firstSum + secondSum;
+    rows->offsets[group] = QUADS_ARE_UNSIGNED ? -128 * (firstSum + secondSum) : 0;
   }
 }
 

@@ -4,35 +4,35 @@
 #include "numbers.h"
 #include "phases.h"
 
-void look_up(const Kernel *kernel, int32_t token, float *out) {
-  const Tensor *t = kernel->embedding;
-  float scale = kernel->model.embeddingScale;
-  int panel = token / PANEL, column = token % PANEL;
-  const uint8_t *bytes = t->weights + (size_t)panel * t->panelBytes;
-  for (int i = 0; i < t->numIn; i++) {
-    float value = 0;
-    int group = i / GROUP, inGroup = i % GROUP;
-    const uint8_t *p = bytes + (size_t)group * t->groupBytes;
-    switch (t->format) {
-      case FORMAT_FLOAT_TABLE: value = ((const float *)t->weights)[(size_t)token * t->numIn + i]; break;
-      case FORMAT_HALF_TABLE: value = float_of(((const uint16_t *)t->weights)[(size_t)token * t->numIn + i]); break;
-      case FORMAT_FLOAT: value = ((const float *)bytes)[(size_t)i * PANEL + column]; break;
-      case FORMAT_INT8: value = (float)(p[inGroup / 4 * 256 + column * 4 + inGroup % 4] - 128) * t->scales[token]; break;
-      case FORMAT_INT8_BLOCKS: {
-        const float *scales = (const float *)(p + GROUP * PANEL) + inGroup / t->block * PANEL;
-        value = (float)(p[inGroup / 4 * 256 + column * 4 + inGroup % 4] - 128) * scales[column];
-        break;
-      }
-      case FORMAT_INT4_BLOCKS: {
-        const float *scales = (const float *)(p + GROUP / 2 * PANEL), *minimums = scales + GROUP / t->block * PANEL;
-        int byte = p[inGroup % 16 / 4 * 256 + column * 4 + inGroup % 4], nibble = inGroup < 16 ? byte & 15 : byte >> 4;
-        int at = inGroup / t->block * PANEL + column;
-        value = t->hasMinimums ? scales[at] * (float)nibble + minimums[at] : scales[at] * (float)(nibble - 8);
-        break;
-      }
-    }
-    out[i] = value * scale;
+/** A weight of FORMAT_INT8 or FORMAT_INT8_BLOCKS, from its panel's group. */
+static float byte_weight(const uint8_t *group, int column, int input) {
+  return (float)(group[input / 4 * 4 * PANEL + column * 4 + input % 4] - 128);
+}
+
+static float nibble_weight(const Tensor *t, const uint8_t *group, int column, int input) {
+  const float *scales = (const float *)(group + GROUP / 2 * PANEL), *minimums = scales + GROUP / t->block * PANEL;
+  int byte = group[input % 16 / 4 * 4 * PANEL + column * 4 + input % 4], nibble = input < 16 ? byte & 15 : byte >> 4;
+  int at = input / t->block * PANEL + column;
+  return t->hasMinimums ? scales[at] * (float)nibble + minimums[at] : scales[at] * (float)(nibble - 8);
+}
+
+/** Input `i` of an embedding. */
+static float embedded(const Tensor *t, int32_t token, int i) {
+  int column = token % PANEL, input = i % GROUP;
+  const uint8_t *panel = t->weights + (size_t)(token / PANEL) * t->panelBytes, *group = panel + (size_t)(i / GROUP) * t->groupBytes;
+  switch (t->format) {
+    case FORMAT_FLOAT_TABLE: return ((const float *)t->weights)[(size_t)token * t->numIn + i];
+    case FORMAT_HALF_TABLE: return float_of(((const uint16_t *)t->weights)[(size_t)token * t->numIn + i]);
+    case FORMAT_FLOAT: return ((const float *)panel)[(size_t)i * PANEL + column];
+    case FORMAT_INT8: return byte_weight(group, column, input) * t->scales[token];
+    case FORMAT_INT8_BLOCKS: return byte_weight(group, column, input) * ((const float *)(group + GROUP * PANEL))[input / t->block * PANEL + column];
+    case FORMAT_INT4_BLOCKS: return nibble_weight(t, group, column, input);
   }
+  return 0;
+}
+
+void look_up(const Kernel *kernel, int32_t token, float *out) {
+  for (int i = 0; i < kernel->embedding->numIn; i++) out[i] = embedded(kernel->embedding, token, i) * kernel->model.embeddingScale;
 }
 
 void add_update(Kernel *kernel, int streamRow, int row, const float *outputNorm, float scale) {

@@ -95,7 +95,11 @@ void team_help(Team *team, int thread) {
 
 int team_start(Team *team, int numThreads) {
   team->numThreads = numThreads;
-  return numThreads > 1 ? start_threads(team) : 0;
+  if (numThreads <= 1) return 0;
+  int numStarted = start_threads(team);
+  if (numStarted == numThreads - 1) return 0;
+  if (numStarted >= 0) team_end(team);
+  return -1;
 }
 
 void team_end(Team *team) {

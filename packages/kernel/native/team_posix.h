@@ -49,6 +49,7 @@ static void join_threads(Team *team) {
   team->threads = NULL;
 }
 
+/** @returns how many were started, -1 where there is no memory */
 static int start_threads(Team *team) {
   struct TeamThreads *threads = calloc(1, sizeof *threads);
   if (!threads) return -1;
@@ -59,14 +60,11 @@ static int start_threads(Team *team) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  int wanted = team->numThreads - 1;
-  for (int i = 1; i <= wanted; i++) {
+  for (int i = 1; i < team->numThreads; i++) {
     threads->helpers[i] = (struct Helper){.team = team, .index = i};
     if (pthread_create(&threads->helpers[i].thread, NULL, help, &threads->helpers[i]) != 0) break;
     threads->numStarted = i;
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (threads->numStarted == wanted) return 0;
-  team_end(team);
-  return -1;
+  return threads->numStarted;
 }

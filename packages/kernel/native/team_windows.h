@@ -50,20 +50,18 @@ static void join_threads(Team *team) {
   team->threads = NULL;
 }
 
+/** @returns how many were started, -1 where there is no memory */
 static int start_threads(Team *team) {
   struct TeamThreads *threads = calloc(1, sizeof *threads);
   if (!threads) return -1;
   team->threads = threads;
   InitializeSRWLock(&threads->lock);
   InitializeConditionVariable(&threads->changed);
-  int wanted = team->numThreads - 1;
-  for (int i = 1; i <= wanted; i++) {
+  for (int i = 1; i < team->numThreads; i++) {
     threads->helpers[i] = (struct Helper){.team = team, .index = i};
     threads->helpers[i].thread = CreateThread(NULL, 0, help, &threads->helpers[i], 0, NULL);
     if (!threads->helpers[i].thread) break;
     threads->numStarted = i;
   }
-  if (threads->numStarted == wanted) return 0;
-  team_end(team);
-  return -1;
+  return threads->numStarted;
 }

@@ -83,7 +83,7 @@ INLINE Quads high_nibbles(const uint8_t *p) {
   EACH q.v[i] = _mm256_and_si256(_mm256_srli_epi16(load_bytes(p + 32 * i), 4), _mm256_set1_epi8(15));
   return q;
 }
-INLINE Quad load_quad(const int8_t *p) { int32_t four; memcpy(&four, p, 4); return _mm256_set1_epi32(four); }
+INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm256_set1_epi32(four); }
 
 #ifdef USE_AVX_VNNI
 #define QUADS_ARE_UNSIGNED 1

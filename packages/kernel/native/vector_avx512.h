@@ -58,6 +58,6 @@ INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *
 INLINE Quads load_quads(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE Quads low_nibbles(const uint8_t *p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
 INLINE Quads high_nibbles(const uint8_t *p) { return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15)); }
-INLINE Quad load_quad(const int8_t *p) { int32_t four; memcpy(&four, p, 4); return _mm512_set1_epi32(four); }
+INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm512_set1_epi32(four); }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) { return _mm512_dpbusd_epi32(sum, weights, inputs); }
 #define dot_nibbles dot

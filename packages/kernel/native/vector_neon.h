@@ -77,7 +77,7 @@ INLINE Quads high_nibbles(const uint8_t *p) {
   EACH q.v[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
   return q;
 }
-INLINE Quad load_quad(const int8_t *p) { int32_t four; memcpy(&four, p, 4); return vreinterpretq_s8_s32(vdupq_n_s32(four)); }
+INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return vreinterpretq_s8_s32(vdupq_n_s32(four)); }
 #ifdef USE_DOT_PRODUCT
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH sum.v[i] = vdotq_s32(sum.v[i], weights.v[i], inputs);

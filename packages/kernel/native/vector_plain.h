@@ -58,7 +58,7 @@ INLINE void store_halves(uint16_t *p, Floats x) { EACH p[i] = half_of(x.v[i]); }
 INLINE Quads load_quads(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = (int8_t)(p[i] ^ 128); return q; }
 INLINE Quads low_nibbles(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = p[i] & 15; return q; }
 INLINE Quads high_nibbles(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = p[i] >> 4; return q; }
-INLINE Quad load_quad(const int8_t *p) { Quad q; memcpy(q.v, p, 4); return q; }
+INLINE Quad load_quad(const Rows *x, size_t at) { Quad q; memcpy(q.v, x->values + at, 4); return q; }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH for (int j = 0; j < 4; j++) sum.v[i] += weights.v[4 * i + j] * inputs.v[j];
   return sum;

@@ -1,4 +1,5 @@
-// Sixteen lanes as four WebAssembly vectors; with the relaxed dot product where USE_RELAXED is defined.
+// Sixteen lanes as four WebAssembly vectors. USE_RELAXED is for engines whose relaxed dot product multiplies unsigned and signed bytes
+// exactly, which `has_exact_product` in wasm.c finds out.
 
 #include <wasm_simd128.h>
 
@@ -54,14 +55,12 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   sum = wasm_i32x4_add(sum, wasm_i32x4_shuffle(sum, sum, 2, 3, 0, 1));
   return wasm_i32x4_extract_lane(sum, 0) + wasm_i32x4_extract_lane(sum, 1);
 }
-/** Moves exponent and fraction to their places and mends the exponent by a product, exact for finite halves. */
+/** Moves exponent and fraction to their places below the sign and mends the exponent by a product, exact for finite halves. */
 INLINE Floats load_halves(const uint16_t *p) {
   Floats x;
   EACH {
-    v128_t bits = wasm_u32x4_load16x4(p + 4 * i);
-    v128_t sign = wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x8000)), 16);
-    v128_t scaled = wasm_i32x4_shl(wasm_v128_and(bits, wasm_i32x4_splat(0x7fff)), 13);
-    x.v[i] = wasm_v128_or(wasm_f32x4_mul(scaled, wasm_f32x4_splat(0x1p112f)), sign);
+    v128_t bits = wasm_i32x4_shl(wasm_i32x4_load16x4((const int16_t *)p + 4 * i), 13);
+    x.v[i] = wasm_f32x4_mul(wasm_v128_and(bits, wasm_i32x4_splat((int32_t)0x8fffe000)), wasm_f32x4_splat(0x1p112f));
   }
   return x;
 }
@@ -71,91 +70,47 @@ INLINE void store_halves(uint16_t *p, Floats x) {
   for (int i = 0; i < 16; i++) p[i] = half_of(lanes[i]);
 }
 
-#ifdef USE_RELAXED
-// The relaxed product is exact while one operand has 7 bits: weights come in two parts, `2 * (u >> 1) + (u & 1)`.
-typedef struct { v128_t high[4], low[4]; } Quads;
-typedef v128_t Quad;
 #define QUADS_ARE_UNSIGNED 1
-INLINE Quads load_quads(const uint8_t *p) {
-  Quads q;
-  EACH {
-    v128_t bytes = wasm_v128_load(p + 16 * i);
-    q.high[i] = wasm_u8x16_shr(bytes, 1);
-    q.low[i] = wasm_v128_and(bytes, wasm_i8x16_splat(1));
-  }
-  return q;
-}
-INLINE Quads low_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.low[i] = wasm_v128_and(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(15));
-  return q;
-}
-INLINE Quads high_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.low[i] = wasm_u8x16_shr(wasm_v128_load(p + 16 * i), 4);
-  return q;
-}
-INLINE Quad load_quad(const int8_t *p) { return wasm_v128_load32_splat(p); }
-INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
-  EACH {
-    v128_t high = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights.high[i], wasm_i32x4_splat(0));
-    v128_t low = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights.low[i], sum.v[i]);
-    sum.v[i] = wasm_i32x4_add(low, wasm_i32x4_add(high, high));
-  }
-  return sum;
-}
-INLINE Ints dot_nibbles(Ints sum, Quads weights, Quad inputs) {
-  EACH sum.v[i] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights.low[i], sum.v[i]);
-  return sum;
+#ifdef USE_RELAXED
+/** Four inputs of each of four outputs. */
+typedef v128_t Quarter;
+typedef v128_t Quad;
+INLINE Quarter quarter_of(v128_t bytes) { return bytes; }
+INLINE Quad load_quad(const Rows *x, size_t at) { return wasm_v128_load32_splat(x->values + at); }
+INLINE v128_t add_quarter(v128_t sum, Quarter weights, Quad inputs) {
+  return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(inputs, weights, sum);
 }
 #else
-/** Inputs 0 and 1 of four outputs in the low half of a vector, 2 and 3 in the high half, widened to 16 bits. */
-typedef struct { v128_t first[4], second[4]; } Quads;
-typedef struct { v128_t first, second; } Quad;
-#define QUADS_ARE_UNSIGNED 0
-INLINE v128_t by_pairs(v128_t x) {
-  return wasm_i8x16_shuffle(x, x, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+/** Inputs 0 and 1 of four outputs, and inputs 2 and 3, in 16 bits. */
+typedef struct { v128_t first, second; } Quarter;
+typedef Quarter Quad;
+INLINE Quarter quarter_of(v128_t bytes) {
+  v128_t pairs = wasm_i8x16_shuffle(bytes, bytes, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  return (Quarter){wasm_u16x8_extend_low_u8x16(pairs), wasm_u16x8_extend_high_u8x16(pairs)};
 }
-INLINE Quads load_quads(const uint8_t *p) {
-  Quads q;
-  EACH {
-    v128_t pairs = by_pairs(wasm_v128_xor(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(-128)));
-    q.first[i] = wasm_i16x8_extend_low_i8x16(pairs);
-    q.second[i] = wasm_i16x8_extend_high_i8x16(pairs);
-  }
-  return q;
+INLINE Quad load_quad(const Rows *x, size_t at) {
+  return (Quad){wasm_v128_load32_splat(x->wide + at), wasm_v128_load32_splat(x->wide + at + 2)};
 }
-INLINE Quads of_nibbles(v128_t nibbles[4]) {
-  Quads q;
-  EACH {
-    v128_t pairs = by_pairs(nibbles[i]);
-    q.first[i] = wasm_i16x8_extend_low_i8x16(pairs);
-    q.second[i] = wasm_i16x8_extend_high_i8x16(pairs);
-  }
-  return q;
+INLINE v128_t add_quarter(v128_t sum, Quarter weights, Quad inputs) {
+  v128_t first = wasm_i32x4_dot_i16x8(weights.first, inputs.first);
+  return wasm_i32x4_add(sum, wasm_i32x4_add(first, wasm_i32x4_dot_i16x8(weights.second, inputs.second)));
 }
+#endif
+typedef struct { Quarter quarters[4]; } Quads;
+INLINE Quads load_quads(const uint8_t *p) { Quads q; EACH q.quarters[i] = quarter_of(wasm_v128_load(p + 16 * i)); return q; }
 INLINE Quads low_nibbles(const uint8_t *p) {
-  v128_t nibbles[4];
-  EACH nibbles[i] = wasm_v128_and(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(15));
-  return of_nibbles(nibbles);
+  Quads q;
+  EACH q.quarters[i] = quarter_of(wasm_v128_and(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(15)));
+  return q;
 }
 INLINE Quads high_nibbles(const uint8_t *p) {
-  v128_t nibbles[4];
-  EACH nibbles[i] = wasm_u8x16_shr(wasm_v128_load(p + 16 * i), 4);
-  return of_nibbles(nibbles);
-}
-INLINE Quad load_quad(const int8_t *p) {
-  v128_t four = wasm_i16x8_extend_low_i8x16(wasm_v128_load32_splat(p));
-  return (Quad){wasm_i32x4_shuffle(four, four, 0, 0, 0, 0), wasm_i32x4_shuffle(four, four, 1, 1, 1, 1)};
+  Quads q;
+  EACH q.quarters[i] = quarter_of(wasm_u8x16_shr(wasm_v128_load(p + 16 * i), 4));
+  return q;
 }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
-  EACH {
-    v128_t first = wasm_i32x4_dot_i16x8(weights.first[i], inputs.first);
-    v128_t second = wasm_i32x4_dot_i16x8(weights.second[i], inputs.second);
-    sum.v[i] = wasm_i32x4_add(sum.v[i], wasm_i32x4_add(first, second));
-  }
+  EACH sum.v[i] = add_quarter(sum.v[i], weights.quarters[i], inputs);
   return sum;
 }
 #define dot_nibbles dot
-#endif
 #undef EACH

@@ -39,6 +39,8 @@ EXPORT(step) const char *step(Kernel *kernel, const Pages *pages, const int32_t 
   return kernel_run(kernel, pages, request, length, results);
 }
 
+EXPORT(keeps_logits) int keeps_logits(const Kernel *kernel, int32_t wanted) { return kernel_keeps_logits(kernel, wanted); }
+
 EXPORT(read_logits) const char *read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length) {
   return kernel_read_logits(kernel, wanted, logits, length);
 }
@@ -56,6 +58,24 @@ __asm__(".globaltype __stack_pointer, i32\n"
         "global.set __stack_pointer\n"
         "end_function\n"
         ".export_name use_stack, use_stack\n");
+
+#ifdef USE_RELAXED
+#include <wasm_simd128.h>
+
+/**
+ * Whether this engine's relaxed product multiplies signed by unsigned bytes exactly, as processors with VNNI do. Others saturate pairs of
+ * products, or take both as signed.
+ */
+EXPORT(has_exact_product) int has_exact_product(void) {
+  // Not known to the compiler, which must not compute with them.
+  static volatile int largest = 255, sum = 1000;
+  for (int input = -127; input <= 127; input += 127) {
+    v128_t dots = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(wasm_i8x16_splat((int8_t)input), wasm_u8x16_splat((uint8_t)largest), wasm_i32x4_splat(sum));
+    if (!wasm_i32x4_all_true(wasm_i32x4_eq(dots, wasm_i32x4_splat(sum + 4 * 255 * input)))) return 0;
+  }
+  return 1;
+}
+#endif
 
 /** Runs a worker's thread; returns when the kernel is closed. */
 EXPORT(help) void help(Kernel *kernel, int thread) { team_help(kernel_team(kernel), thread); }

@@ -34,10 +34,12 @@ export interface Kernel {
   /** @param request - see `encodeStep` @throws {RangeError} on what makes no step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /**
-   * Copies all logits of a wanted row of the last step, which keeps those of its last 32.
-   * @throws {RangeError} when they are not kept
+   * Copies all logits of a wanted row of the last step, where they are kept: of its last rows they are.
+   *
+   * @param logits - room for `[vocabSize]`
+   * @returns whether they are kept
    */
-  readLogits(wanted: number, logits: Float32Array): void;
+  readLogits(wanted: number, logits: Float32Array): boolean;
   /** Ends its threads and gives its memory back. */
   close(): Promise<void>;
 }

@@ -21,7 +21,7 @@ export interface Addon {
     sums: Float64Array,
     fullLogits: Float32Array,
   ): void;
-  readLogits(kernel: unknown, wanted: number, logits: Float32Array): void;
+  readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
 }
 
@@ -91,8 +91,8 @@ class NativeKernel implements Kernel {
     this.#addon.step(this.#handle, handle, request, candidateIds, logits, sums, fullLogits);
   }
 
-  readLogits(wanted: number, logits: Float32Array): void {
-    this.#addon.readLogits(this.#handle, wanted, logits);
+  readLogits(wanted: number, logits: Float32Array): boolean {
+    return this.#addon.readLogits(this.#handle, wanted, logits);
   }
 
   async close(): Promise<void> {

@@ -41,9 +41,7 @@ export function openKernel(weights: string | Uint8Array, sizes: KernelSizes, cho
   const { addon, fallbackReason } = choose(choice);
   try {
     if (addon) return openNative(addon, weights, wantedInstructions(choice, addon.instructionSets()), sizes);
-    const instructions = choice.instructions ?? wasmInstructions();
-    const known = choiceOption("instructions", instructions, ["wasm-relaxed-simd", "wasm-simd", "plain"] as const);
-    const kernel = openWasm(weights, known, sizes);
+    const kernel = openWasm(weights, wantedInstructions(choice, instructionsOf(undefined)), sizes);
     return fallbackReason === undefined ? kernel : Object.assign(kernel, { info: { ...kernel.info, fallbackReason } });
   } catch (error) {
     if (error instanceof TypeError) throw error;

@@ -15,9 +15,14 @@ interface Exports {
   close_pages(pages: number): void;
   rotary(kernel: number, rotary: number, position: number, angles: number, length: number): number;
   step(kernel: number, pages: number, request: number, length: number, results: number): number;
+  keeps_logits(kernel: number, wanted: number): number;
   read_logits(kernel: number, wanted: number, logits: number, length: number): number;
   reason(): number;
   close(kernel: number): void;
+}
+
+interface RelaxedExports extends Exports {
+  has_exact_product(): number;
 }
 
 const PAGE_BYTES = 65_536;
@@ -38,29 +43,36 @@ exports.use_stack(stack);
 exports.help(kernel, thread);
 `;
 
-// Engines of before know the relaxed product, and take longer for it than for two products of 16 bits.
-const FIRST_RELAXED_NODE = 24;
+let relaxedIsExact: boolean | undefined;
 
-/** Which of the two modules is faster here: with relaxed SIMD where the engine has an instruction for its product. */
+/** Which of the two modules runs here: with relaxed SIMD where the engine's product is exact, one instruction instead of six. */
 export function wasmInstructions(): "wasm-relaxed-simd" | "wasm-simd" {
-  const isFast = Number.parseInt(process.versions.node, 10) >= FIRST_RELAXED_NODE;
-  return isFast && webAssembly.validate(readModule("wasm-relaxed-simd")) ? "wasm-relaxed-simd" : "wasm-simd";
+  relaxedIsExact ??= isRelaxedExact();
+  return relaxedIsExact ? "wasm-relaxed-simd" : "wasm-simd";
+}
+
+function isRelaxedExact(): boolean {
+  const bytes = readModule("wasm-relaxed-simd");
+  if (!webAssembly.validate(bytes)) return false;
+  const memory = newMemory();
+  const { exports } = new webAssembly.Instance(new webAssembly.Module(bytes), { env: { memory } });
+  return (exports as unknown as RelaxedExports).has_exact_product() === 1;
+}
+
+function newMemory(): WasmMemory {
+  return new webAssembly.Memory({ initial: 64, maximum: MAX_PAGES, shared: true });
 }
 
 /**
  * Opens a packed file in WebAssembly; reads it into memory.
  *
  * @param weights - the file's path, or its bytes
- * @param instructions - "plain" are the loops without vectors
+ * @param instructions - one of those that are available: "plain" are the loops without vectors
  * @throws {RangeError} when the file is not sound, or memory ends
  */
-export function openWasm(
-  weights: string | Uint8Array,
-  instructions: "wasm-relaxed-simd" | "wasm-simd" | "plain",
-  sizes: KernelSizes,
-): Kernel {
-  const module = new webAssembly.Module(readModule(instructions === "plain" ? "wasm-simd" : instructions));
-  const memory = new webAssembly.Memory({ initial: 64, maximum: MAX_PAGES, shared: true });
+export function openWasm(weights: string | Uint8Array, instructions: string, sizes: KernelSizes): Kernel {
+  const module = new webAssembly.Module(readModule(instructions));
+  const memory = newMemory();
   const { exports } = new webAssembly.Instance(module, { env: { memory } });
   const calls = new Calls(exports as unknown as Exports, memory);
   const numBytes = typeof weights === "string" ? sizeOf(weights) : weights.byteLength;
@@ -81,8 +93,8 @@ export function openWasm(
   return new WasmKernel(calls, handle, workers, { kind: "wasm", instructions, threads: sizes.threads });
 }
 
-function readModule(instructions: "wasm-relaxed-simd" | "wasm-simd"): Uint8Array<ArrayBuffer> {
-  const name = instructions === "wasm-simd" ? "kernel.wasm" : "kernel-relaxed.wasm";
+function readModule(instructions: string): Uint8Array<ArrayBuffer> {
+  const name = instructions === "wasm-relaxed-simd" ? "kernel-relaxed.wasm" : "kernel.wasm";
   return new Uint8Array(readFileSync(new URL(`../prebuilt/${name}`, import.meta.url)));
 }
 
@@ -255,11 +267,13 @@ class WasmKernel implements Kernel {
     if (vocabRows > 0) results.fullLogits.set(new Float32Array(memory.buffer, full, vocabRows));
   }
 
-  readLogits(wanted: number, logits: Float32Array): void {
+  readLogits(wanted: number, logits: Float32Array): boolean {
     this.#checkOpen();
+    if (this.#calls.exports.keeps_logits(this.#handle, wanted) === 0) return false;
     const at = this.#rooms.full.of(logits.byteLength);
     this.#calls.check(this.#calls.exports.read_logits(this.#handle, wanted, at, logits.length));
     logits.set(new Float32Array(this.#calls.memory.buffer, at, logits.length));
+    return true;
   }
 
   async close(): Promise<void> {
