@@ -180,11 +180,11 @@ INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R
 
 /**
  * Vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. The first tile reads this
- * panel from memory; those that follow find it in the cache, and read the next one meanwhile.
+ * panel from memory; those that follow find it in the cache, and read the next one meanwhile, where it is this thread's.
  */
 INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom, int rowTo, const int V, const int vector,
-                         const Format format, float *out, int32_t outStride) {
-  int numOthers = (rowTo - rowFrom - 1) / TILE_ROWS, lines = numOthers > 0 && V == 4 ? (32 + numOthers - 1) / numOthers : 0;
+                         const Format format, float *out, int32_t outStride, int hasNext) {
+  int numOthers = (rowTo - rowFrom - 1) / TILE_ROWS, lines = hasNext && numOthers > 0 && V == 4 ? (32 + numOthers - 1) / numOthers : 0;
   Next next = {t->weights + (size_t)(panel + 1) * t->panelBytes, 0, 0};
 #define TILE(R) \
   do { \
@@ -214,8 +214,8 @@ INLINE void product_of(const Tensor *t, int vectorFrom, int vectorTo, const Rows
   for (int v = vectorFrom; v < vectorTo;) {
     int panel = v / 4, vector = v % 4, count = vector % most == 0 && v + most <= vectorTo ? most : 1;
     if (isRow && count > 1) tile(t, panel, x, rowFrom, 1, ROW_VECTORS, vector, format, (Next){t->weights, 0, 0}, out, outStride);
-    else if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride);
-    else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride);
+    else if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride, v + count < vectorTo);
+    else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride, 0);
     v += count;
     out += 16 * count;
   }
