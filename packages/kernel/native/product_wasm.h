@@ -46,7 +46,7 @@ INLINE void pairs_int8(const Tensor *t, const uint8_t *weights, const Rows *x, i
       Pair dots[4][64 / PAIR_OUTPUTS];
       for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) dots[r][n] = first_sums(wasm_v128_load32_splat(x->offsets + group + (size_t)r * groups));
-      // Of a long body engines load everything first, for which there are no registers.
+      // Engines load all that a long body reads first, for which there are no registers.
 #pragma clang loop unroll(disable)
       for (int k = 0; k < GROUP; k += 4)
         for (int n = 0; n < N; n++) {
@@ -64,7 +64,7 @@ INLINE void pairs_int8(const Tensor *t, const uint8_t *weights, const Rows *x, i
   }
 }
 
-// In functions of their own: engines give the registers of a long function away before its loops.
+// Functions of their own, because engines spill the sums of loops within a long function.
 __attribute__((noinline)) static void four_rows(const Tensor *t, const uint8_t *weights, const Rows *x, int row, int V, float sums[4][PANEL]) {
   pairs_int8(t, weights, x, row, 4, 1, 16 * V / PAIR_OUTPUTS, sums);
 }

@@ -26,6 +26,8 @@ interface RelaxedExports extends Exports {
 }
 
 const PAGE_BYTES = 65_536;
+/** What a module's own data and stack need at least. */
+const FIRST_PAGES = 64;
 const STACK_BYTES = 1 << 20;
 // 4 GiB, all that 32-bit addresses reach; memory is taken as it grows.
 const MAX_PAGES = 65_535;
@@ -54,13 +56,13 @@ export function wasmInstructions(): "wasm-relaxed-simd" | "wasm-simd" {
 function isRelaxedExact(): boolean {
   const bytes = readModule("wasm-relaxed-simd");
   if (!webAssembly.validate(bytes)) return false;
-  const memory = newMemory();
+  const memory = newMemory(FIRST_PAGES);
   const { exports } = new webAssembly.Instance(new webAssembly.Module(bytes), { env: { memory } });
   return (exports as unknown as RelaxedExports).has_exact_product() === 1;
 }
 
-function newMemory(): WasmMemory {
-  return new webAssembly.Memory({ initial: 64, maximum: MAX_PAGES, shared: true });
+function newMemory(maximum: number): WasmMemory {
+  return new webAssembly.Memory({ initial: FIRST_PAGES, maximum, shared: true });
 }
 
 /**
@@ -72,7 +74,7 @@ function newMemory(): WasmMemory {
  */
 export function openWasm(weights: string | Uint8Array, instructions: string, sizes: KernelSizes): Kernel {
   const module = new webAssembly.Module(readModule(instructions));
-  const memory = newMemory();
+  const memory = newMemory(MAX_PAGES);
   const { exports } = new webAssembly.Instance(module, { env: { memory } });
   const calls = new Calls(exports as unknown as Exports, memory);
   const numBytes = typeof weights === "string" ? sizeOf(weights) : weights.byteLength;
