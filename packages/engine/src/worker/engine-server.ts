@@ -96,9 +96,9 @@ export class EngineServer {
       const opened = await openParts(path, options, output, (progress) => this.#send({ type: "progress", progress }));
       this.#opened = opened;
       this.#requests = new RequestBook(opened, (id, error) => this.#fail(id, error));
+      this.#send({ type: "opened", info: infoOf(opened), cacheFailure: opened.cacheFailure });
       // Files that were read and parsed are garbage now, tens of megabytes that nothing would collect before requests come.
       globalThis.gc?.();
-      this.#send({ type: "opened", info: infoOf(opened), cacheFailure: opened.cacheFailure });
     } catch (error) {
       this.#send({ type: "failed", error: toWire(error) });
       this.#onClosed();
