@@ -1,8 +1,9 @@
 // The engine's core in this thread, with a tiny Read-ME model: random operations, and every decision checked.
 
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { CoreBench, outcomesAlone, randomJobs, type Job, type Limits } from "../support/core-bench.ts";
+import { sampleFlat } from "../support/flat-sampling.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -156,16 +157,9 @@ test("random operations in any order keep the books right, and nobody is forgott
 });
 
 test("a row whose best candidates do not decide runs again, and gives the token that all logits give", async () => {
-  const flat = { temperature: 4, minP: 0.05, maxTokens: 12, seed: 3 };
-  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
-  const forward = vi.spyOn(running.runner, "forward");
-  bench.add("from candidates", [1, 2, 3], flat);
-  // A penalty that changes nothing, but asks for all logits.
-  bench.add("from all logits", [1, 2, 3], { ...flat, presencePenalty: 1e-30 });
-  await bench.finish();
-  expect(forward.mock.calls.length).toBeGreaterThan(bench.count("batch:completed"));
-  forward.mockRestore();
-  expect(bench.outcomes.get("from candidates")).toEqual(bench.outcomes.get("from all logits"));
+  const { numRuns, numSteps, fromCandidates, fromAllLogits } = await sampleFlat(running, tokenizer);
+  expect(numRuns).toBeGreaterThan(numSteps);
+  expect(fromCandidates).toEqual(fromAllLogits);
 });
 
 test("an abort frees the slot before the next step", async () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { KernelRunner, type LoadProgress, type StepLogits } from "@readme-moe/engine";
 import { openModel, type KvSlot } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { CoreBench } from "../support/core-bench.ts";
+import { sampleFlat } from "../support/flat-sampling.ts";
 import { POCKET } from "../support/pocket.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -67,16 +67,9 @@ test("memory of another runner is refused", async () => {
 
 test("a token that the best candidates do not decide is chosen without another step", async () => {
   const { tokenizer } = await running.model.loadText();
-  const flat = { temperature: 4, minP: 0.05, maxTokens: 12, seed: 3 };
-  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
-  const forward = vi.spyOn(running.runner, "forward");
-  bench.add("from candidates", [1, 2, 3], flat);
-  // A penalty that changes nothing, but asks for all logits.
-  bench.add("from all logits", [1, 2, 3], { ...flat, presencePenalty: 1e-30 });
-  await bench.finish();
-  expect(forward.mock.calls.length).toBe(bench.count("batch:completed"));
-  forward.mockRestore();
-  expect(bench.outcomes.get("from candidates")).toEqual(bench.outcomes.get("from all logits"));
+  const { numRuns, numSteps, fromCandidates, fromAllLogits } = await sampleFlat(running, tokenizer);
+  expect(numRuns).toBe(numSteps);
+  expect(fromCandidates).toEqual(fromAllLogits);
 });
 
 test("a cached file that is removed after its check is written again", async () => {

@@ -162,7 +162,7 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
   readonly #wrappers = new WeakSet<Listener>();
   #onInterest: (() => void) | undefined;
 
-  /** Calls `tell` after listeners were added or removed: whoever sends events from afar sends those alone that somebody hears. */
+  /** Calls `tell` after listeners were added or removed, in place of the watcher before it. A remote sender then sends only what is heard. */
   watchInterest(tell: () => void): void {
     this.#onInterest = tell;
   }

@@ -2,8 +2,8 @@ import { isKernelModel } from "@readme-moe/kernel";
 import type { KvPrecision, Precision } from "@readme-moe/model";
 
 /**
- * How a runner keeps keys and values: graphs in float32; the kernel as asked for, by default in float32 where weights are,
- * else in halves.
+ * Precision in which a model's runner keeps keys and values. Graphs keep float32. The kernel keeps what is asked for, by
+ * default float32 where weights are float32, else half precision.
  */
 export function kvPrecisionOf(
   model: Parameters<typeof isKernelModel>[0],

@@ -1,4 +1,4 @@
-// A model as the kernel sees it, and one step. Every model is a description in data; see `packages/kernel/src/description.ts`.
+// Model and step, as the kernel takes them. Every model is a description in data; see `packages/kernel/src/description.ts`.
 
 #pragma once
 #include <stddef.h>

@@ -68,8 +68,8 @@ INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows
       Ints dots[TILE_ROWS][4];
       for (int r = 0; r < R; r++) {
         size_t group = (size_t)(row + r) * (x->width / GROUP) + g;
-        int32_t sum = block_sum(x, group, b, numBlocks);
-        for (int v = 0; v < V; v++) dots[r][v] = splat_int(QUADS_ARE_UNSIGNED ? -128 * sum : 0);
+        int32_t offset = offset_of(block_sum(x, group, b, numBlocks));
+        for (int v = 0; v < V; v++) dots[r][v] = splat_int(offset);
       }
       for (int k = b * t->block; k < (b + 1) * t->block; k += 4) {
         Quads quads[4];

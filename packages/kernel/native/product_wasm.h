@@ -1,5 +1,5 @@
-// The int8 tile of WebAssembly, whose engines have 16 registers of four lanes on x64 and no prefetch: sums are pairs of vectors, eight
-// vectors for four rows.
+// The int8 tile of WebAssembly. Engines have 16 registers of four lanes on x64, so that four rows keep their sums in eight vectors,
+// and they have no prefetch, so that weights are read in the order in which they lie.
 
 typedef struct { v128_t first, second; } Pair;
 
@@ -15,7 +15,7 @@ INLINE void add_pair(float *sums, Pair pair, v128_t scale) {
   wasm_v128_store(sums + 4, wasm_f32x4_add(wasm_v128_load(sums + 4), wasm_f32x4_mul(wasm_f32x4_convert_i32x4(pair.second), scale)));
 }
 #else
-// A vector has four inputs of each of two outputs in 16 bits; its sums are of inputs 0 and 1 and of inputs 2 and 3, side by side.
+// A vector has four inputs of each of two outputs, in 16 bits. Products of inputs 0 and 1 share a sum, those of 2 and 3 the one beside it.
 enum { PAIR_OUTPUTS = 4 };
 INLINE Pair pair_of(const uint8_t *p) { return (Pair){wasm_u16x8_load8x8(p), wasm_u16x8_load8x8(p + 8)}; }
 INLINE v128_t pair_inputs(const Rows *x, size_t at) { return wasm_v128_load64_splat(x->wide + at); }
@@ -32,10 +32,7 @@ INLINE void add_pair(float *sums, Pair pair, v128_t scale) {
 }
 #endif
 
-/**
- * `[R][numPairs * PAIR_OUTPUTS]` outputs, N pairs at a time. Groups come one after the other, so that weights are read in the order in
- * which they lie.
- */
+/** Computes outputs `[R][numPairs * PAIR_OUTPUTS]`, N pairs at a time, one group after the other. */
 INLINE void pairs_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int N, int numPairs,
                        float sums[4][PANEL]) {
   const size_t width = (size_t)x->width, groups = width / GROUP;

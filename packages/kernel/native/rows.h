@@ -14,6 +14,9 @@ static void norm(const float *x, const float *weight, float epsilon, int32_t siz
   for (int i = 0; i < padded; i += 16) store(out + i, mul(mul(load(x + i), splat(factor)), load(weight + i)));
 }
 
+/** Takes back, for inputs with this sum, that weights are stored as `weight + 128`, where products multiply them so. */
+INLINE int32_t offset_of(int32_t sum) { return QUADS_ARE_UNSIGNED ? -128 * sum : 0; }
+
 /** A group's largest magnitude becomes 127; with an input that is not finite in it, its scale is NaN. */
 static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   const float *floats = rows->floats + (size_t)row * rows->width;
@@ -34,7 +37,7 @@ static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
     rows->scales[group] = largest / 127.0f + (largest - largest);
     rows->halfSums[group] = firstSum;
     rows->sums[group] = firstSum + secondSum;
-    rows->offsets[group] = QUADS_ARE_UNSIGNED ? -128 * (firstSum + secondSum) : 0;
+    rows->offsets[group] = offset_of(rows->sums[group]);
   }
 }
 

@@ -51,7 +51,7 @@ typedef struct {
   /** `[row][width / 32]`. */
   float *scales;
   int32_t *sums;
-  /** What takes back that weights are stored as `weight + 128`, where products multiply them so: -128 times each sum, else 0. */
+  /** Start values of the dot products of each group: see `offset_of`. */
   int32_t *offsets;
   /** Sums of the first 16 values of each group. */
   int32_t *halfSums;

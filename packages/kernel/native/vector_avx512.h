@@ -47,7 +47,7 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   (void)wide;
   __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
   _mm_storeu_si128((__m128i *)p, bytes);
-  // Of the bytes: what is no number is far out of their range before.
+  // The bytes are summed, because a NaN's whole number is out of their range.
   return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
 }
 #define HAS_LARGEST_LANE

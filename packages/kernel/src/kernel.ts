@@ -34,7 +34,7 @@ export interface Kernel {
   /** @param request - see `encodeStep` @throws {RangeError} on what makes no step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /**
-   * Copies all logits of a wanted row of the last step, where they are kept: of its last rows they are.
+   * Copies all logits of a wanted row of the last step. The kernel keeps those of a step's last rows.
    *
    * @param logits - room for `[vocabSize]`
    * @returns whether they are kept

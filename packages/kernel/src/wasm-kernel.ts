@@ -21,12 +21,13 @@ interface Exports {
   close(kernel: number): void;
 }
 
-interface RelaxedExports extends Exports {
+/** What the module with relaxed SIMD exports besides. */
+interface RelaxedExports {
   has_exact_product(): number;
 }
 
 const PAGE_BYTES = 65_536;
-/** What a module's own data and stack need at least. */
+/** Pages of a module's own data and stack. */
 const FIRST_PAGES = 64;
 const STACK_BYTES = 1 << 20;
 // 4 GiB, all that 32-bit addresses reach; memory is taken as it grows.
@@ -47,7 +48,7 @@ exports.help(kernel, thread);
 
 let relaxedIsExact: boolean | undefined;
 
-/** Which of the two modules runs here: with relaxed SIMD where the engine's product is exact, one instruction instead of six. */
+/** Names the module that runs here: the one with relaxed SIMD where the engine's product is exact. */
 export function wasmInstructions(): "wasm-relaxed-simd" | "wasm-simd" {
   relaxedIsExact ??= isRelaxedExact();
   return relaxedIsExact ? "wasm-relaxed-simd" : "wasm-simd";

@@ -81,7 +81,7 @@ function sourceThread(gate: GateMemory): Worker {
 
 function openProcess(onMessage: OnMessage): Channel {
   // "advanced" keeps typed arrays, maps and sets, as messages between threads do.
-  // Of a flag that is there twice the program's own counts.
+  // The program's own flags come last, so that they win.
   const execArgv = [...MEMORY_FLAGS, ...workerFlags(process.execArgv)];
   const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced", execArgv });
   child.on("message", (message) => onMessage(message as FromWorker));

@@ -1,7 +1,7 @@
 import type { ReadMeEmitter } from "@readme-moe/core";
 import type { WorkerLink } from "./worker-link.ts";
 
-/** Has the worker send only the events that somebody listens to, now and whenever that changes; replaces the watcher of before. */
+/** Tells a worker which events somebody listens to, now and whenever that changes. It sends no others. */
 export function tellInterest(events: ReadMeEmitter, link: Pick<WorkerLink, "post">): void {
   let told = "";
   const tell = (): void => {

@@ -4,7 +4,7 @@ const PROGRAM_TEXT = new Set(["-e", "--eval", "-p", "--print", "-pe"]);
 // They say what the program is, watch it, or take a port or a file of their own.
 const OF_THE_PROGRAM = /^--(?:eval=|print=|input-type|inspect|watch|test|cpu-prof|heap-prof)/;
 
-/** Flags of a worker process: what is left of opening a model is given back, and steps leave little for the next collection. */
+/** Flags that limit a worker process's memory: it can collect what opening a model left, and has a small young generation. */
 export const MEMORY_FLAGS: readonly string[] = ["--expose-gc", "--max-semi-space-size=4"];
 
 /** All but those that belong to the program alone: loaders, conditions and memory limits go on. */

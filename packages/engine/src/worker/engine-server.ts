@@ -97,7 +97,7 @@ export class EngineServer {
       this.#opened = opened;
       this.#requests = new RequestBook(opened, (id, error) => this.#fail(id, error));
       this.#send({ type: "opened", info: infoOf(opened), cacheFailure: opened.cacheFailure });
-      // Files that were read and parsed are garbage now, tens of megabytes that nothing would collect before requests come.
+      // Tens of megabytes of parsed files are garbage now, and nothing else would collect them before requests come.
       globalThis.gc?.();
     } catch (error) {
       this.#send({ type: "failed", error: toWire(error) });
@@ -127,7 +127,7 @@ export class EngineServer {
     if (this.#isClosing) await this.#close();
   }
 
-  /** Waits until nothing has come for a moment: requests that come together share the first step, one prefill instead of several. */
+  /** Waits until no message has come for a moment, so that requests that come together share the first step and its prefill. */
   async #settled(): Promise<void> {
     let nowMs = performance.now();
     const endMs = nowMs + MAX_SETTLING_MS;
@@ -174,7 +174,7 @@ export class EngineServer {
   }
 }
 
-// A program that sends several requests at once takes a tenth of a millisecond for each. Messages that do not end put no step off.
+// A program that sends several requests at once needs a tenth of a millisecond for each. Endless messages delay no step for longer.
 const [QUIET_MS, MAX_SETTLING_MS] = [0.3, 3];
 
 function infoOf({ model, text, options, sizes, kernel }: OpenedEngine): EngineInfo {

@@ -60,7 +60,7 @@ export class Tokenizer {
     const { path, tokenizer, config = {}, configPath = path } = source;
     const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
     this.#library = buildLibrary(path, tokenizer, vocabulary);
-    // The library has made a map of them.
+    // The library has made a map of the merges.
     this.#vocabulary = { ...vocabulary, merges: [] };
     this.#spelling = readSpelling(path, tokenizer["decoder"]);
     this.#addedIds = new Set(this.#vocabulary.added.map(({ id }) => id));
@@ -140,7 +140,7 @@ function buildLibrary(path: string, tokenizer: JsonObject, vocabulary: Vocabular
   try {
     library = new LibraryTokenizer(definition, {});
     ids = library.encode("").ids;
-    // It keeps its definition, of which it needs the two long parts no more: 11 MB of 49,000 tokens.
+    // The library keeps its definition, but no longer reads these two: 11 MB for 49,000 tokens.
     model.merges.length = 0;
     Object.assign(model, { vocab: {} });
   } catch (cause) {
