@@ -21,7 +21,8 @@ function call(name: keyof typeof addon, ...values: readonly unknown[]): unknown 
 }
 
 const step = (...changes: readonly (readonly [index: number, value: unknown])[]): unknown => {
-  const values: unknown[] = [kernel, pages, SMALL_REQUEST, ROOM.candidateIds, ROOM.logits, ROOM.sums, ROOM.fullLogits];
+  const { candidateIds, logits, sums, fullLogits } = ROOM;
+  const values: unknown[] = [kernel, pages, SMALL_REQUEST, candidateIds, logits, sums, fullLogits, new Float32Array(0)];
   for (const [index, value] of changes) values[index] = value;
   return call("step", ...values);
 };
@@ -51,7 +52,7 @@ test("what is no handle is refused in the place of one", () => {
 });
 
 test("other arrays are refused in the place of results and requests", () => {
-  for (const index of [2, 3, 4, 5, 6]) {
+  for (const index of [2, 3, 4, 5, 6, 7]) {
     for (const value of [
       ...junk().slice(0, -1),
       new Uint8Array(64),

@@ -82,6 +82,10 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     expect(() => kernel.step(pages, SMALL_REQUEST, { ...room, candidateIds: new Int32Array(0) })).toThrow(RangeError);
     expect(() => kernel.step(pages, SMALL_REQUEST, { ...room, logits: new Float32Array(1) })).toThrow(RangeError);
     expect(() => kernel.step(pages, SMALL_REQUEST, { ...room, sums: new Float64Array(1) })).toThrow(RangeError);
+    for (const length of [1, 10_000]) {
+      const inputSquares = new Float32Array(length);
+      expect(() => kernel.step(pages, SMALL_REQUEST, { ...room, inputSquares }), `${length}`).toThrow(RangeError);
+    }
   });
 
   test("refuse angles of sets and positions that are not there", () => {

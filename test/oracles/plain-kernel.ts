@@ -19,7 +19,7 @@ export type PlainLayer = Omit<LayerDescription, Norms | Products | "gate"> &
 export interface PlainModel extends Omit<DecoderDescription, "embedding" | "layers" | "finalNorm" | "head"> {
   readonly embedding: PlainWeights;
   readonly layers: readonly PlainLayer[];
-  readonly finalNorm: Float32Array;
+  readonly finalNorm: Float32Array | undefined;
   readonly head: PlainWeights;
   /** By set and position: cosines, then sines. */
   readonly angles: readonly (readonly Float32Array[])[];
@@ -38,6 +38,28 @@ export function plainRows(model: PlainModel, tokenIds: readonly number[], option
   return tokenIds.map((id, position) => run.next(id, position));
 }
 
+/** Sums of the squares of what each product takes in on all positions of some sequences, as `StepResults.inputSquares`. */
+export function plainInputSquares(
+  model: PlainModel,
+  sequences: readonly (readonly number[])[],
+  options: PlainOptions,
+): Float32Array {
+  const sums = new Map<PlainWeights, Float64Array>();
+  for (const tokenIds of sequences) {
+    const run = new Run(model, options, (weights, input) => {
+      const sum = sums.get(weights) ?? new Float64Array(input.length);
+      for (const [i, x] of input.entries()) sum[i] = (sum[i] as number) + x * x;
+      sums.set(weights, sum);
+    });
+    for (const [position, id] of tokenIds.entries()) run.next(id, position);
+  }
+  return Float32Array.from(
+    model.layers
+      .flatMap(({ query, attentionOutput, up, down }) => [query, attentionOutput, up, down])
+      .flatMap((weights) => Array.from(sums.get(weights) as Float64Array)),
+  );
+}
+
 /** Keys and values of one layer, by key head and position. */
 interface Cache {
   readonly keys: Float32Array[][];
@@ -52,8 +74,14 @@ class Run {
   readonly #model: PlainModel;
   readonly #options: PlainOptions;
   readonly #caches: readonly Cache[];
+  readonly #observe: (weights: PlainWeights, input: Float32Array) => void;
 
-  constructor(model: PlainModel, options: PlainOptions) {
+  constructor(
+    model: PlainModel,
+    options: PlainOptions,
+    observe: (weights: PlainWeights, input: Float32Array) => void = () => undefined,
+  ) {
+    this.#observe = observe;
     this.#model = model;
     this.#options = options;
     this.#caches = model.layers.map((layer) => ({ keys: noHeads(layer), values: noHeads(layer) }));
@@ -124,6 +152,7 @@ class Run {
   }
 
   #product(weights: PlainWeights, input: Float32Array): Float32Array {
+    this.#observe(weights, input);
     return product(weights, input, this.#options.isFused);
   }
 }

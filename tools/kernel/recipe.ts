@@ -21,6 +21,7 @@ export const SOURCES = {
     "check_step",
     "conclude",
     "multiply",
+    "observe",
     "open",
     "platform",
     "processor",

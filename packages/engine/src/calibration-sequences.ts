@@ -24,10 +24,7 @@ export async function calibrationOf(
   options: Options,
 ): Promise<{ readonly calibration: Calibration; readonly fingerprint: string }> {
   const tokens = await calibrationTokens(model);
-  const fingerprint = createHash("sha256")
-    .update(`${VERSION} ${JSON.stringify(tokens)}`)
-    .digest("hex")
-    .slice(0, 16);
+  const fingerprint = fingerprintOf(VERSION, tokens);
   const calibration = calibrate(model, () => routed(model, tokens, options), {
     threads: options.threads,
     statistic: precision === "int8" ? "maxima" : "squares",
@@ -35,8 +32,16 @@ export async function calibrationOf(
   return { calibration, fingerprint };
 }
 
-/** Of a model without a tokenizer, tokens of no meaning, which show its large channels as well. */
-async function calibrationTokens(model: Model): Promise<readonly (readonly number[])[]> {
+/** A number that changes with the tokens, or with what comes out of them. */
+export function fingerprintOf(version: number, tokens: readonly (readonly number[])[]): string {
+  return createHash("sha256")
+    .update(`${version} ${JSON.stringify(tokens)}`)
+    .digest("hex")
+    .slice(0, 16);
+}
+
+/** Tokens of typical text; for a model without a tokenizer tokens of no meaning, which show its large channels as well. */
+export async function calibrationTokens(model: Model): Promise<readonly (readonly number[])[]> {
   const ids = await typicalTokens(model);
   const limit = Math.min(SEQUENCE_TOKENS, model.config.contextTokens);
   const sequences: number[][] = [];
@@ -70,6 +75,11 @@ async function routed(
 async function typicalTokens(model: Model): Promise<number[]> {
   const { vocabSize } = model.config;
   const text = await model.loadText().catch(() => undefined);
-  if (!text) return Array.from({ length: SEQUENCE_TOKENS }, (_, index) => (index * 7919) % vocabSize);
+  if (!text) return meaninglessTokens(SEQUENCE_TOKENS, vocabSize);
   return CALIBRATION_TEXTS.flatMap((document) => Array.from(text.tokenizer.encode(document)));
+}
+
+/** Tokens from all over the vocabulary. */
+export function meaninglessTokens(count: number, vocabSize: number): number[] {
+  return Array.from({ length: count }, (_, index) => (index * 7919) % vocabSize);
 }

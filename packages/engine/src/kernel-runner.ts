@@ -18,7 +18,7 @@ import {
   type Model,
   resolveCacheFolder,
 } from "@readme-moe/model";
-import { calibrationOf } from "./calibration-sequences.ts";
+import { kernelCalibration } from "./kernel-calibration.ts";
 import { KernelKv } from "./kernel-kv.ts";
 import { KernelResults } from "./kernel-results.ts";
 import { packedWeights } from "./packed-weights.ts";
@@ -37,7 +37,7 @@ export interface KernelRunnerOptions extends RunnerOptions, KernelChoice {
 }
 
 // Changes when other weights are packed of the same model.
-const VERSION = 2;
+const VERSION = 3;
 /** Rows of one call: those of a step that has more are split, which changes no bit. */
 const MAX_ROWS = 512;
 /** Positions whose angles are computed at a time. */
@@ -69,16 +69,17 @@ export class KernelRunner implements StepRunner {
     const { precision = "fp32", onProgress = () => undefined, kernel: kind, instructions } = options;
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
-    const fitted = precision === "int4" ? await calibrationOf(model, precision, { threads, cacheFolder }) : undefined;
-    const description = describeModel(model, precision, fitted?.calibration);
+    const choice = { kernel: kind, instructions };
+    const calibration = await kernelCalibration(model, precision, { ...choice, threads });
+    const description = describeModel(model, precision, calibration?.statistics);
     const fingerprint = await model.fingerprint(cacheFolder);
-    const key = [fingerprint, precision, VERSION, fitted?.fingerprint].join(" ");
+    const key = [fingerprint, precision, VERSION, calibration?.fingerprint].join(" ");
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions: model.config.contextTokens };
     for (let mayRetry = true; ; mayRetry = false) {
       const weights = await packedWeights(description, { ...options, key, cacheFolder });
       onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
       try {
-        const kernel = openKernel(weights, sizes, { kernel: kind, instructions });
+        const kernel = openKernel(weights, sizes, choice);
         return new KernelRunner(model, kernel, kvPrecisionOf(model, precision, options.kvPrecision));
       } catch (error) {
         // A file of the cache may be removed after it was checked and before it is mapped.

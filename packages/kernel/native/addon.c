@@ -196,17 +196,18 @@ static napi_value set_rotary(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
-/** step(kernel, pages, request, candidateIds, logits, sums, fullLogits): see `kernel_run`. */
+/** step(kernel, pages, request, candidateIds, logits, sums, fullLogits, inputSquares): see `kernel_run`. */
 static napi_value step(napi_env env, napi_callback_info info) {
-  napi_value values[7];
-  void *request, *ids, *logits, *sums, *full;
+  napi_value values[8];
+  void *request, *ids, *logits, *sums, *full, *squares;
   size_t length;
   Results results;
-  if (!arguments(env, info, 7, values) || !elements(env, values[2], napi_int32_array, &request, &length) ||
+  if (!arguments(env, info, 8, values) || !elements(env, values[2], napi_int32_array, &request, &length) ||
       !elements(env, values[3], napi_int32_array, &ids, &results.numCandidateIds) ||
       !elements(env, values[4], napi_float32_array, &logits, &results.numLogits) ||
       !elements(env, values[5], napi_float64_array, &sums, &results.numSums) ||
-      !elements(env, values[6], napi_float32_array, &full, &results.numFullLogits))
+      !elements(env, values[6], napi_float32_array, &full, &results.numFullLogits) ||
+      !elements(env, values[7], napi_float32_array, &squares, &results.numInputSquares))
     return fail(env, "Expected a kernel, pages, a request and room for its results");
   Opened *opened = opened_of(env, values[0]);
   const Pages *pages = opened ? pages_of(env, values[1]) : NULL;
@@ -215,6 +216,7 @@ static napi_value step(napi_env env, napi_callback_info info) {
   results.logits = logits;
   results.sums = sums;
   results.fullLogits = full;
+  results.inputSquares = squares;
   const char *error = kernel_run(opened->kernel, pages, request, length, &results);
   return error ? fail(env, error) : NULL;
 }

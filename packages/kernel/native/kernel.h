@@ -82,6 +82,8 @@ typedef struct {
   float *targetLogits;
   /** `[numFullRows][vocabSize]`. */
   float *fullLogits;
+  /** NULL, or where sums over all rows of the squares of each input go: see `observe`. */
+  float *inputSquares;
 } Step;
 
 typedef struct Kernel Kernel;

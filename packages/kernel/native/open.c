@@ -1,8 +1,8 @@
 // Opens a packed file: every size and offset is checked before anything is read through it.
 
 #include "memory.h"
+#include "phases.h"
 #include "platform.h"
-#include "state.h"
 
 typedef struct {
   const uint8_t *file;
@@ -206,6 +206,7 @@ static int read_model(Reader *reader, Kernel *kernel) {
     memcpy(&layer, reader->file + layersAt + (size_t)i * sizeof layer, sizeof layer);
     if (!read_layer(reader, kernel, &layer, &kernel->layers[i])) return 0;
   }
+  place_inputs(kernel);
   kernel->finalNorm = norm_at(reader, kernel, model->finalNorm, model->hiddenSize);
   kernel->head = weights_at(reader, kernel, model->head, model->vocabSize, model->hiddenSize, 1);
   kernel->embedding = tensor_at(reader, kernel, model->embedding, 1);

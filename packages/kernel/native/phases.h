@@ -24,5 +24,13 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
 /** Phases: logits of wanted rows `[from, to)`, and what is told of them. */
 void conclude_rows(Kernel *kernel, Member *member, int from, int to);
 
+/** Gives the inputs of every layer's products their places in `Step.inputSquares`. */
+void place_inputs(Kernel *kernel);
+/**
+ * A phase of its own, in steps whose inputs' squares are wanted: sums them over rows of a product's inputs, `[numIn]` from `place` on.
+ * In the last layer behind attention only wanted rows count.
+ */
+void observe(Kernel *kernel, Member *member, const Rows *rows, int numRows, int numIn, size_t place);
+
 /** @returns NULL, or what of a step cannot be */
 const char *check_step(const Kernel *kernel, const Step *step);

@@ -17,6 +17,7 @@ const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *reques
       .candidateLogits = results->logits,
       .logSumExp = results->sums,
       .fullLogits = results->fullLogits,
+      .inputSquares = results->numInputSquares > 0 ? results->inputSquares : NULL,
   };
   size_t rows = (size_t)step.numRows, sequences = (size_t)step.numSequences * SEQUENCE_FIELDS, wanted = (size_t)step.numWanted;
   // In 64 bits also in WebAssembly, where such products could come round to what there is room for.
@@ -25,6 +26,7 @@ const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *reques
   if (candidates > results->numCandidateIds || candidates + wanted > results->numLogits || 2 * wanted > results->numSums ||
       (uint64_t)step.numFullRows * (uint64_t)kernel->model.vocabSize > results->numFullLogits)
     return "room for the results";
+  if (step.inputSquares && results->numInputSquares != kernel->numInputs) return "room for the inputs' squares";
   step.tokens = request + REQUEST_HEADER;
   step.sequences = step.tokens + rows;
   step.pageTable = step.sequences + sequences;

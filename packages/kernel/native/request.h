@@ -16,6 +16,9 @@ typedef struct {
   size_t numSums;
   float *fullLogits;
   size_t numFullLogits;
+  /** No elements where no squares are wanted. */
+  float *inputSquares;
+  size_t numInputSquares;
 } Results;
 
 /**

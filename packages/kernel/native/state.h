@@ -13,6 +13,8 @@ typedef struct {
   int32_t paddedHead;
   /** Whether a key head's outputs are whole groups, which the thread that attends rounds at once. */
   int32_t roundsHeads;
+  /** Places in `Step.inputSquares`: inputs of attention, of its output's product, of the FFN, of its last product. */
+  size_t attentionSquares, attendedSquares, ffnSquares, gatedSquares;
 } Layer;
 
 typedef struct {
@@ -37,6 +39,8 @@ struct Kernel {
   int32_t hiddenWidth, vocabWidth, projectedWidth;
   /** Whether products read rounded rows; float32 products do not. */
   int32_t rounds;
+  /** Length of `Step.inputSquares`. */
+  size_t numInputs;
   /** `[maxRows][hiddenWidth]`: the residual stream, and what a block adds to it. */
   float *stream, *update;
   /** `[maxRows][projectedWidth]`: queries, keys and values. */

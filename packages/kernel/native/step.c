@@ -17,6 +17,7 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
     norm_row(kernel, row, row, layer->attentionNorm);
   }
   team_next_phase(member);
+  observe(kernel, member, &kernel->normed, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
   multiply(kernel, member, kernel->step->numRows, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed,
            kernel->projected, kernel->projectedWidth);
   team_next_phase(member);
@@ -26,6 +27,7 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   }
   attend_rows(kernel, member, layer, numRows);
   team_next_phase(member);
+  observe(kernel, member, &kernel->attended, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
   multiply(kernel, member, numRows, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
   EACH_TASK(member, row, numRows) {
@@ -34,8 +36,10 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
     norm_row(kernel, streamRow, row, layer->ffnNorm);
   }
   team_next_phase(member);
+  observe(kernel, member, &kernel->normed, numRows, kernel->model.hiddenSize, layer->ffnSquares);
   gate_rows(kernel, member, numRows, layer);
   team_next_phase(member);
+  observe(kernel, member, &kernel->gated, numRows, layer->down->numIn, layer->gatedSquares);
   multiply(kernel, member, numRows, &layer->down, 1, &kernel->gated, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
 }

@@ -11,12 +11,18 @@ import {
 } from "@readme-moe/model";
 import type { DecoderDescription, LayerDescription } from "./description.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
-import { packFloat, packInt8 } from "./pack/pack-product.ts";
+import { inputFactors, type InputFactors } from "./pack/input-factors.ts";
+import { packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
 /** What a description is made from; a model of one expert without shared rows. */
 export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
+
+/** What the model's products take in. */
+export type InputStatistics = Pick<Calibration, "inputSquares">;
+
+type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
 /** Whether the kernel runs a model: a single expert, of all FFN rows. */
 export function isKernelModel({ experts, weights }: DescribedModel): boolean {
@@ -26,17 +32,20 @@ export function isKernelModel({ experts, weights }: DescribedModel): boolean {
 /**
  * Describes a dense model in one precision. Nothing is read before the packed file is written.
  *
- * @param calibration - for weights that are fitted to 4 bits; those that a GGUF file has in blocks need none
+ * @param calibration - for int8, which is rounded as it is without; for weights that are fitted to 4 bits, which have 8 without
  * @throws {TypeError} for models of several experts
  */
 export function describeModel(
   model: DescribedModel,
   precision: Precision,
-  calibration?: Calibration,
+  calibration?: InputStatistics,
 ): DecoderDescription {
   if (!isKernelModel(model)) throw new TypeError("Expected a dense model");
   const { config, weights } = model;
-  const product = (name: string, refs: LinearRefs): PackedTensor => packProduct(name, refs, precision, calibration);
+  const product: PackProduct = (name, refs, factors) =>
+    precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, calibration);
+  const factorsOf = (name: string): InputFactors | undefined =>
+    precision === "int8" && calibration ? inputFactors(calibration, name) : undefined;
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
   // A tied table is there once: an embedding read from rows of 8 bits costs a ten-thousandth of a nat.
   const head = packHead({ weight: weights.head, bias: undefined }, precision);
@@ -48,7 +57,7 @@ export function describeModel(
     logitScale: 1,
     numRotaries: 1,
     embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
-    layers: weights.layers.map((_, index) => describeLayer(model, index, product)),
+    layers: weights.layers.map((_, index) => describeLayer(model, index, product, factorsOf)),
     finalNorm: packNorm(weights.finalNorm),
     head,
   };
@@ -57,12 +66,16 @@ export function describeModel(
 function describeLayer(
   { config, weights }: DescribedModel,
   index: number,
-  product: (name: string, refs: LinearRefs) => PackedTensor,
+  product: PackProduct,
+  factorsOf: (product: string) => InputFactors | undefined,
 ): LayerDescription {
   const { inputNorm, attention, postAttentionNorm, experts } = weights.layers[index] as (typeof weights.layers)[number];
   const [{ gate, up, down }] = experts as [(typeof experts)[number]];
   const { numHeads, numKvHeads, headSize } = config;
   const name = `layers.${index}`;
+  const attends = factorsOf(`${name}.attention.qkv`);
+  const gates = factorsOf(`${name}.ffn.gate_up`);
+  const gated = factorsOf(`${name}.ffn.down`);
   return {
     numHeads,
     numKvHeads,
@@ -73,18 +86,18 @@ function describeLayer(
     attentionScale: 1 / Math.sqrt(headSize),
     residualScale: 1,
     activation: "silu",
-    attentionNorm: packNorm(inputNorm),
-    query: product(`${name}.attention.qkv`, attention.query),
-    key: product(`${name}.attention.qkv`, attention.key),
-    value: product(`${name}.attention.qkv`, attention.value),
+    attentionNorm: packNorm(inputNorm, 0, attends),
+    query: product(`${name}.attention.qkv`, attention.query, { inputs: attends }),
+    key: product(`${name}.attention.qkv`, attention.key, { inputs: attends }),
+    value: product(`${name}.attention.qkv`, attention.value, { inputs: attends }),
     queryNorm: attention.queryNorm && packNorm(attention.queryNorm),
     keyNorm: attention.keyNorm && packNorm(attention.keyNorm),
-    attentionOutput: product(`${name}.attention.output`, attention.output),
+    attentionOutput: product(`${name}.attention.output`, attention.output, {}),
     attentionOutputNorm: undefined,
-    ffnNorm: packNorm(postAttentionNorm),
-    gate: product(`${name}.ffn.gate_up`, gate),
-    up: product(`${name}.ffn.gate_up`, up),
-    down: product(`${name}.ffn.down`, down),
+    ffnNorm: packNorm(postAttentionNorm, 0, gates),
+    gate: product(`${name}.ffn.gate_up`, gate, { inputs: gates }),
+    up: product(`${name}.ffn.gate_up`, up, { inputs: gates, outputs: gated }),
+    down: product(`${name}.ffn.down`, down, { inputs: gated }),
     ffnOutputNorm: undefined,
   };
 }
@@ -92,11 +105,10 @@ function describeLayer(
 function packProduct(
   name: string,
   refs: LinearRefs,
-  precision: Precision,
-  calibration: Calibration | undefined,
+  precision: Exclude<Precision, "int8">,
+  calibration: InputStatistics | undefined,
 ): PackedTensor {
   if (precision === "fp32") return packFloat(refs);
-  if (precision === "int8") return packInt8(refs);
   const blocks =
     storedBlocks(refs.weight) ??
     (calibration && fittedBlocks(refs.weight, calibration, name)) ??

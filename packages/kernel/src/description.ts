@@ -53,7 +53,8 @@ export interface DecoderDescription {
   /** A table, or the head's own weights where the two are tied. */
   readonly embedding: PackedTensor;
   readonly layers: readonly LayerDescription[];
-  readonly finalNorm: PackedTensor;
+  /** The norm before the head. */
+  readonly finalNorm: PackedTensor | undefined;
   readonly head: PackedTensor;
 }
 

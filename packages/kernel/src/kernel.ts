@@ -22,6 +22,13 @@ export interface StepResults {
   readonly sums: Float64Array;
   /** `[fullRows, vocabSize]`. */
   readonly fullLogits: Float32Array;
+  /**
+   * Sums of the squares of each input of each layer's products, over all rows: of query, key and value, of attention's output, of gate
+   * and up, of down; one layer after the other. In the last layer the latter three are over rows whose logits are wanted.
+   *
+   * @default not computed
+   */
+  readonly inputSquares?: Float32Array | undefined;
 }
 
 /** Runs steps of one packed model. Calls block their thread. */

@@ -20,6 +20,7 @@ export interface Addon {
     logits: Float32Array,
     sums: Float64Array,
     fullLogits: Float32Array,
+    inputSquares: Float32Array,
   ): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
@@ -48,6 +49,8 @@ export function openNative(
   const handle = addon.open(weights, instructions, options);
   return new NativeKernel(addon, handle, { kind: "native", instructions, threads: sizes.threads });
 }
+
+const NO_FLOATS = new Float32Array(0);
 
 class NativePages implements KernelPages {
   readonly handle: unknown;
@@ -86,9 +89,9 @@ class NativeKernel implements Kernel {
   }
 
   step(pages: KernelPages, request: Int32Array, results: StepResults): void {
-    const { candidateIds, logits, sums, fullLogits } = results;
+    const { candidateIds, logits, sums, fullLogits, inputSquares = NO_FLOATS } = results;
     const { handle } = pages as NativePages;
-    this.#addon.step(this.#handle, handle, request, candidateIds, logits, sums, fullLogits);
+    this.#addon.step(this.#handle, handle, request, candidateIds, logits, sums, fullLogits, inputSquares);
   }
 
   readLogits(wanted: number, logits: Float32Array): boolean {

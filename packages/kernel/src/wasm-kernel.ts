@@ -243,8 +243,8 @@ class WasmKernel implements Kernel {
     if (!isHeader) throw new RangeError("the request's header");
     const numWanted = request[2] as number;
     const numLogits = numWanted * ((request[3] as number) + 1);
-    const vocabRows = results.fullLogits.length;
-    const { candidateIds, logits: someLogits, sums: someSums } = results;
+    const { candidateIds, logits: someLogits, sums: someSums, fullLogits, inputSquares } = results;
+    const [numFull, numSquares] = [fullLogits.length, inputSquares?.length ?? 0];
     if (
       candidateIds.length < numLogits - numWanted ||
       someLogits.length < numLogits ||
@@ -256,18 +256,20 @@ class WasmKernel implements Kernel {
     const at = this.#rooms.request.of(64 + 16 * numWanted + request.byteLength);
     const ids = this.#rooms.ids.of(4 * numLogits);
     const logits = this.#rooms.logits.of(4 * numLogits);
-    const full = this.#rooms.full.of(4 * vocabRows);
+    const full = this.#rooms.full.of(4 * (numFull + numSquares));
+    const squares = full + 4 * numFull;
     const sums = at + 64;
     const requestAt = sums + 16 * numWanted;
     new Int32Array(memory.buffer, requestAt, request.length).set(request);
-    const places = [ids, numLogits, logits, numLogits, sums, 2 * numWanted, full, vocabRows];
+    const places = [ids, numLogits, logits, numLogits, sums, 2 * numWanted, full, numFull, squares, numSquares];
     new Uint32Array(memory.buffer, at, places.length).set(places);
     const reason = exports.step(this.#handle, handle, requestAt, request.length, at);
     this.#calls.check(reason);
     results.candidateIds.set(new Int32Array(memory.buffer, ids, numLogits - numWanted));
     results.logits.set(new Float32Array(memory.buffer, logits, numLogits));
     results.sums.set(new Float64Array(memory.buffer, sums, 2 * numWanted));
-    if (vocabRows > 0) results.fullLogits.set(new Float32Array(memory.buffer, full, vocabRows));
+    if (numFull > 0) fullLogits.set(new Float32Array(memory.buffer, full, numFull));
+    inputSquares?.set(new Float32Array(memory.buffer, squares, numSquares));
   }
 
   readLogits(wanted: number, logits: Float32Array): boolean {

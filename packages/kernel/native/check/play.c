@@ -26,12 +26,15 @@ const char *play_request(const Opened *opened, const Request *request, uint64_t 
       .numSums = request->numSums,
       .fullLogits = calloc(request->numFullLogits, 4),
       .numFullLogits = request->numFullLogits,
+      .inputSquares = calloc(opened->kernel->numInputs, 4),
+      .numInputSquares = request->length % 2 == 0 ? opened->kernel->numInputs : 0,
   };
   const char *error = kernel_run(opened->kernel, &opened->pages, request->numbers, request->length, &results);
   *digest = digest_bytes(DIGEST_START, results.candidateIds, request->numCandidateIds * 4);
   *digest = digest_bytes(*digest, results.logits, request->numLogits * 4);
   *digest = digest_bytes(*digest, results.sums, request->numSums * 8);
   *digest = digest_bytes(*digest, results.fullLogits, request->numFullLogits * 4);
+  *digest = digest_bytes(*digest, results.inputSquares, opened->kernel->numInputs * 4);
   *digest = digest_kept(opened, request->numWanted - 1, *digest);
   for (int32_t i = 0; told && !error && i < request->numWanted; i++) {
     told[i] = digest_bytes(DIGEST_START, results.sums + 2 * i, 16);
@@ -41,6 +44,7 @@ const char *play_request(const Opened *opened, const Request *request, uint64_t 
   free(results.logits);
   free(results.sums);
   free(results.fullLogits);
+  free(results.inputSquares);
   return error;
 }
 

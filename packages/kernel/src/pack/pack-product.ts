@@ -1,9 +1,12 @@
 // Weights of products, packed panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
 
 import type { LinearRefs, TensorRef } from "@readme-moe/model";
+import type { InputFactors } from "./input-factors.ts";
 import { bytesOf, GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
 
 const LARGEST = 127;
+// Below this quotients are no longer exact enough to stay within a byte.
+const SMALLEST = 2 ** -126;
 /** Bytes of four inputs of a panel. */
 const QUAD_BYTES = 4 * PANEL;
 
@@ -30,8 +33,16 @@ export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
   };
 }
 
+/** Factors that move between a product and its neighbours; see `inputFactors`. */
+export interface ProductFactors {
+  /** Its inputs come multiplied by these: weights are divided by them. */
+  readonly inputs?: InputFactors | undefined;
+  /** Its outputs are wanted multiplied by these. */
+  readonly outputs?: InputFactors | undefined;
+}
+
 /** int8 weights with one scale per output: the largest magnitude of a row becomes 127. */
-export function packInt8({ weight, bias }: LinearRefs): PackedTensor {
+export function packInt8({ weight, bias }: LinearRefs, factors: ProductFactors = {}): PackedTensor {
   const [numOut = 0, numIn = 0] = weight.shape;
   const panelBytes = wholeGroups(numIn) * GROUP * PANEL;
   return {
@@ -42,34 +53,64 @@ export function packInt8({ weight, bias }: LinearRefs): PackedTensor {
       const scales = new Float32Array(wholePanels(numOut) * PANEL);
       return {
         async *weights() {
+          const [inputs, outputs] = [await factors.inputs?.(), await factors.outputs?.()];
           let firstRow = 0;
           for await (const { rows, numRows } of panelsOf(weight)) {
             const packed = new Uint8Array(panelBytes).fill(128);
+            const quads = new Uint32Array(packed.buffer);
             for (let row = 0; row < numRows; row++) {
               const values = rows.subarray(row * numIn, (row + 1) * numIn);
-              scales[firstRow + row] = roundRow(values, packed, row);
+              if (inputs) divideBy(values, inputs);
+              scales[firstRow + row] = roundRow(values, quads, row) * (outputs?.[firstRow + row] ?? 1);
             }
             firstRow += PANEL;
             yield packed;
           }
         },
         scales: async () => bytesOf(scales),
-        bias: () => paddedBias(bias, numOut),
+        bias: () => paddedBias(bias, numOut, factors.outputs),
       };
     },
   };
 }
 
-/** Rounds one output's weights into its places of a panel. @returns their scale */
-function roundRow(values: Float32Array, packed: Uint8Array, row: number): number {
-  let largest = 0;
-  for (let i = 0; i < values.length; i++) largest = Math.max(largest, Math.abs(values[i] as number));
-  const scale = Math.fround(largest / LARGEST);
-  if (scale === 0) return 0;
-  for (let i = 0; i < values.length; i++) {
-    packed[placeOf(i, row)] = 128 + Math.min(LARGEST, Math.max(-LARGEST, Math.round((values[i] as number) / scale)));
+/** Rounds one output's weights into its places of a panel, four at a time. @returns their scale, 0 for weights that are all 0 */
+function roundRow(values: Float32Array, packed: Uint32Array, row: number): number {
+  const scale = Math.fround(largestMagnitude(values) / LARGEST);
+  if (scale < SMALLEST) return 0;
+  const whole = values.length - (values.length % 4);
+  for (let i = 0; i < whole; i += 4) packed[i * (PANEL / 4) + row] = quadOf(values, i, scale);
+  if (whole < values.length) {
+    const rest = new Float32Array(4);
+    rest.set(values.subarray(whole));
+    packed[whole * (PANEL / 4) + row] = quadOf(rest, 0, scale);
   }
   return scale;
+}
+
+/** Compares bits, which are in the order of magnitudes; a NaN is the largest. */
+function largestMagnitude(values: Float32Array): number {
+  const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
+  const largest = new Int32Array(1);
+  let most = 0;
+  for (let i = 0; i < bits.length; i++) most = Math.max(most, (bits[i] as number) & 0x7fffffff);
+  largest[0] = most;
+  return new Float32Array(largest.buffer)[0] as number;
+}
+
+/** Four inputs of an output as they lie in memory, the first one lowest. */
+function quadOf(values: Float32Array, i: number, scale: number): number {
+  const low = byteOf(values[i] as number, scale) | (byteOf(values[i + 1] as number, scale) << 8);
+  return low | (byteOf(values[i + 2] as number, scale) << 16) | (byteOf(values[i + 3] as number, scale) << 24);
+}
+
+/** The nearest whole number and 128, which is above 0. */
+function byteOf(value: number, scale: number): number {
+  return (value / scale + 128.5) | 0;
+}
+
+function divideBy(values: Float32Array, factors: Float32Array): void {
+  for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) / (factors[i] as number);
 }
 
 /** Byte of input `i` of a panel's output `row`, where inputs come in fours. */
@@ -96,9 +137,14 @@ export function sizes<Format extends "float" | "int8" | "int8-blocks" | "int4-bl
   return { format, numOut, numIn, block: 32, hasMinimums: false, biasBytes };
 }
 
-export async function paddedBias(bias: TensorRef | undefined, numOut: number): Promise<Uint8Array> {
+export async function paddedBias(
+  bias: TensorRef | undefined,
+  numOut: number,
+  factors?: InputFactors,
+): Promise<Uint8Array> {
   if (!bias) return nothing();
   const padded = new Float32Array(wholePanels(numOut) * PANEL);
   padded.set(await bias.store.readFloats(bias.name));
+  for (const [i, factor] of (await factors?.())?.entries() ?? []) padded[i] = (padded[i] as number) * factor;
   return bytesOf(padded);
 }

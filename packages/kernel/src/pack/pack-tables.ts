@@ -1,6 +1,7 @@
 // Tables that are looked up, not multiplied: embeddings and the scales of norms.
 
 import { encodeF16, type TensorRef } from "@readme-moe/model";
+import type { InputFactors } from "./input-factors.ts";
 import { bytesOf, nothing, PANEL, type PackedTensor } from "./packed-tensor.ts";
 
 // Rows that are read at a time: some megabytes of a large embedding.
@@ -26,8 +27,13 @@ export function packTable(ref: TensorRef, format: "float-table" | "half-table"):
   };
 }
 
-/** The scales of a norm, one row up to a whole panel. @param offset - added to each: 1 where a family stores what it adds to 1 */
-export function packNorm(ref: TensorRef, offset = 0): PackedTensor {
+/**
+ * The scales of a norm, one row up to a whole panel.
+ *
+ * @param offset - added to each: 1 where a family stores what it adds to 1
+ * @param factors - what its outputs are wanted multiplied by
+ */
+export function packNorm(ref: TensorRef, offset = 0, factors?: InputFactors): PackedTensor {
   const [size = 0] = ref.shape;
   const width = Math.ceil(size / PANEL) * PANEL;
   return {
@@ -36,8 +42,9 @@ export function packNorm(ref: TensorRef, offset = 0): PackedTensor {
     parts: () => ({
       async *weights() {
         const values = await ref.store.readFloats(ref.name);
+        const multiply = await factors?.();
         const padded = new Float32Array(width);
-        padded.set(offset === 0 ? values : values.map((value) => value + offset));
+        padded.set(values.map((value, i) => (value + offset) * (multiply?.[i] ?? 1)));
         yield bytesOf(padded);
       },
       scales: nothing,

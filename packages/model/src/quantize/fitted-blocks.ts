@@ -6,7 +6,11 @@ import { fitFourBits } from "./fit-four-bits.ts";
 const BLOCK_SIZES = [32, 16] as const;
 
 /** 4 bits, fitted to what `product` takes in; `undefined` when rows are no whole number of blocks. */
-export function fittedBlocks(ref: TensorRef, calibration: Calibration, product: string): BlockSource | undefined {
+export function fittedBlocks(
+  ref: TensorRef,
+  calibration: Pick<Calibration, "inputSquares">,
+  product: string,
+): BlockSource | undefined {
   const [numOut = 0, numIn = 0] = ref.shape;
   const blockSize = BLOCK_SIZES.find((size) => numIn % size === 0);
   if (blockSize === undefined) return undefined;

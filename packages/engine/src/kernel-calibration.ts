@@ -1,0 +1,35 @@
+// What weights of the kernel are rounded by: measured in the kernel itself, when they are packed.
+
+import { calibrateModel, type CalibrateOptions, type InputStatistics } from "@readme-moe/kernel";
+import type { Model, Precision } from "@readme-moe/model";
+import { calibrationTokens, fingerprintOf, meaninglessTokens } from "./calibration-sequences.ts";
+
+export interface KernelCalibration {
+  /** Computed when they are asked for: not where the packed file is in the cache. */
+  readonly statistics: InputStatistics;
+  /** A name that changes when anything does that packed weights depend on, besides the model. */
+  readonly fingerprint: string;
+}
+
+const NUM_SEQUENCES = 4;
+const SEQUENCE_TOKENS = 64;
+// Changes when other numbers come out of the same tokens.
+const VERSION = 1;
+
+/** @returns `undefined` for float32, which rounds nothing */
+export async function kernelCalibration(
+  model: Model,
+  precision: Precision,
+  options: CalibrateOptions,
+): Promise<KernelCalibration | undefined> {
+  if (precision === "fp32") return undefined;
+  const sequences = precision === "int4" ? await calibrationTokens(model) : scatteredTokens(model);
+  return { statistics: calibrateModel(model, sequences, options), fingerprint: fingerprintOf(VERSION, sequences) };
+}
+
+/** 8 bits need to know which channels are large, which tokens of no meaning show as well as text does. */
+function scatteredTokens({ config: { vocabSize, contextTokens } }: Model): readonly (readonly number[])[] {
+  const length = Math.min(SEQUENCE_TOKENS, contextTokens);
+  const tokens = meaninglessTokens(NUM_SEQUENCES * length, vocabSize);
+  return Array.from({ length: NUM_SEQUENCES }, (_, index) => tokens.slice(index * length, (index + 1) * length));
+}

@@ -1,0 +1,66 @@
+// What a model's products take in, measured by the kernel and by the graphs of the inference runtime.
+
+import { calibrateModel, type InputStatistics } from "@readme-moe/kernel";
+import { calibrate, openModel, type Model } from "@readme-moe/model";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { fixture } from "../support/fixtures.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+
+let model: Model;
+let sequences: readonly (readonly number[])[];
+let products: readonly string[];
+
+beforeAll(async () => {
+  model = await openModel(fixture("families/llama-tied"));
+  const random = seededRandom(7);
+  const { vocabSize, numLayers } = model.config;
+  sequences = [40, 1, 33].map((length) => Array.from({ length }, () => randomInteger(random, vocabSize)));
+  products = Array.from({ length: numLayers }, (_, layer) =>
+    ["attention.qkv", "attention.output", "ffn.gate_up", "ffn.down"].map((product) => `layers.${layer}.${product}`),
+  ).flat();
+});
+
+afterAll(async () => model.close());
+
+async function squaresOf(statistics: InputStatistics): Promise<readonly Float32Array[]> {
+  const squares: Float32Array[] = [];
+  for (const product of products) squares.push(await statistics.inputSquares(product));
+  return squares;
+}
+
+test("agrees with float32 graphs to what 8 bits lose", async () => {
+  const measured = await squaresOf(calibrateModel(model, sequences, { threads: 2 }));
+  const withExperts = sequences.map((tokenIds) => ({ tokenIds, experts: tokenIds.map(() => 0) }));
+  const expected = await squaresOf(calibrate(model, async () => withExperts, { statistic: "squares" }));
+  for (const [index, squares] of expected.entries()) {
+    const errors = squares.map((square, i) => (measured[index]?.[i] as number) - square);
+    expect(lengthOf(errors), products[index]).toBeLessThan(0.03 * lengthOf(squares));
+  }
+});
+
+function lengthOf(values: Float32Array): number {
+  return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+}
+
+test("is the same in every build, with any threads, however few layers are in memory", async () => {
+  const first = await squaresOf(calibrateModel(model, sequences, { threads: 1, kernel: "native" }));
+  for (const options of [
+    { kernel: "native", threads: 3, pieceBytes: 1 },
+    { kernel: "native", instructions: "plain", threads: 1 },
+    { kernel: "wasm", threads: 2, pieceBytes: 1 },
+  ] as const) {
+    expect(await squaresOf(calibrateModel(model, sequences, options))).toEqual(first);
+  }
+});
+
+test("is asked for in any order, and refuses what no layer has", async () => {
+  const statistics = calibrateModel(model, sequences, { threads: 1, pieceBytes: 1 });
+  const last = products.at(-1) as string;
+  const [late, early] = await Promise.all([
+    statistics.inputSquares(last),
+    statistics.inputSquares(products[0] as string),
+  ]);
+  const all = await squaresOf(statistics);
+  expect([early, late]).toEqual([all[0], all.at(-1)]);
+  await expect(statistics.inputSquares("layers.99.ffn.down")).rejects.toThrow(RangeError);
+});

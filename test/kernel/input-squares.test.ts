@@ -1,0 +1,60 @@
+// Statistics of products' inputs: the same bits in every build, and those of the plain implementation.
+
+import * as fc from "fast-check";
+import { availableInstructions, encodeStep, KV_PAGE_TOKENS, openKernel, type KernelKind } from "@readme-moe/kernel";
+import { expect, test } from "vitest";
+import { plainInputSquares } from "../oracles/plain-kernel.ts";
+import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
+import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
+import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+
+const SEED = 20_261_127;
+const NUM_PAGES = 8;
+
+async function checkShape(shape: ModelShape, kernel: KernelKind): Promise<void> {
+  const { plain, description } = randomModel(shape);
+  const random = seededRandom(shape.seed);
+  const tokens = (length: number): number[] => Array.from({ length }, () => randomInteger(random, shape.vocabSize));
+  const sequences = [tokens(1 + randomInteger(random, 40)), tokens(1 + randomInteger(random, 20))];
+  const options = { isHalf: true, isFused: kernel === "native" };
+  const expected = plainInputSquares(plain, sequences, options);
+  let page = 0;
+  const rows = sequences.map((tokenIds) => ({
+    tokenIds,
+    position: 0,
+    pages: Array.from({ length: Math.ceil(tokenIds.length / KV_PAGE_TOKENS) }, () => page++),
+    logitsOf: Array.from(tokenIds.keys()),
+  }));
+  const numRows = sequences.flat().length;
+  const sizes = { maxRows: numRows, maxPositions: MAX_POSITIONS };
+  const limits = { ...sizes, vocabSize: shape.vocabSize, numPages: NUM_PAGES, numFullRows: 0 };
+  const bytes = await packedBytes(description);
+  for (const instructions of availableInstructions(kernel)) {
+    const threads = 1 + randomInteger(random, 4);
+    const opened = openKernel(bytes, { ...sizes, threads }, { kernel, instructions });
+    setAllAngles(opened, plain);
+    const pages = opened.openPages(NUM_PAGES, options.isHalf);
+    const results = {
+      candidateIds: new Int32Array(numRows),
+      logits: new Float32Array(2 * numRows),
+      sums: new Float64Array(2 * numRows),
+      fullLogits: new Float32Array(0),
+      inputSquares: new Float32Array(expected.length),
+    };
+    opened.step(pages, encodeStep(rows, 1, limits), results);
+    expect(results.inputSquares, `${instructions}, ${threads} threads`).toEqual(expected);
+    pages.close();
+    await opened.close();
+  }
+}
+
+test.each(["native", "wasm"] as const)(
+  "%s kernels sum the squares that the plain implementation does",
+  async (kind) => {
+    await fc.assert(
+      fc.asyncProperty(modelShape, async (shape) => checkShape(shape, kind)),
+      { seed: SEED, numRuns: 12 },
+    );
+  },
+);
