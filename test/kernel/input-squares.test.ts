@@ -18,17 +18,28 @@ async function checkShape(shape: ModelShape, kernel: KernelKind): Promise<void> 
   const tokens = (length: number): number[] => Array.from({ length }, () => randomInteger(random, shape.vocabSize));
   const sequences = [tokens(1 + randomInteger(random, 40)), tokens(1 + randomInteger(random, 20))];
   const options = { isHalf: true, isFused: kernel === "native" };
-  const expected = plainInputSquares(plain, sequences, options);
+  const experts = sequences.map((tokenIds) => tokenIds.map(() => randomInteger(random, shape.numExperts)));
+  const plainTokens = sequences.map((tokenIds, sequence) =>
+    tokenIds.map((id, index) => ({ id, expert: experts[sequence]?.[index] as number })),
+  );
+  const expected = plainInputSquares(plain, plainTokens, options);
   let page = 0;
-  const rows = sequences.map((tokenIds) => ({
+  const rows = sequences.map((tokenIds, index) => ({
     tokenIds,
+    experts: experts[index],
     position: 0,
     pages: Array.from({ length: Math.ceil(tokenIds.length / KV_PAGE_TOKENS) }, () => page++),
     logitsOf: Array.from(tokenIds.keys()),
   }));
   const numRows = sequences.flat().length;
   const sizes = { maxRows: numRows, maxPositions: MAX_POSITIONS };
-  const limits = { ...sizes, vocabSize: shape.vocabSize, numPages: NUM_PAGES, numFullRows: 0 };
+  const limits = {
+    ...sizes,
+    vocabSize: shape.vocabSize,
+    numExperts: shape.numExperts,
+    numPages: NUM_PAGES,
+    numFullRows: 0,
+  };
   const bytes = await packedBytes(description);
   for (const instructions of availableInstructions(kernel)) {
     const threads = 1 + randomInteger(random, 4);

@@ -6,12 +6,12 @@ import { setTimeout } from "node:timers/promises";
 import * as fc from "fast-check";
 import { availableInstructions, openKernel, type KernelKind } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { plainRows } from "../oracles/plain-kernel.ts";
+import { plainRows, type PlainToken } from "../oracles/plain-kernel.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
-import { randomSequences, sequencesShape, type SequencesShape } from "../support/kernel/random-steps.ts";
+import { expertsOf, randomSequences, sequencesShape, type SequencesShape } from "../support/kernel/random-steps.ts";
 import { replay } from "../support/kernel/replay.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -26,12 +26,17 @@ interface Case {
 
 const anyCase: fc.Arbitrary<Case> = fc.record({ model: modelShape, sequences: sequencesShape, isHalf: fc.boolean() });
 
+function plainTokens(tokenIds: readonly number[], numExperts: number): readonly PlainToken[] {
+  const experts = expertsOf(tokenIds, numExperts);
+  return tokenIds.map((id, index) => ({ id, expert: experts[index] as number }));
+}
+
 /** Replays a case in all builds of a kind, with one thread and with several. */
 async function checkCase({ model, sequences: shape, isHalf }: Case, kernel: KernelKind): Promise<void> {
   const { plain, description } = randomModel(model);
   const sequences = randomSequences(shape, model.vocabSize);
   const options = { isHalf, isFused: kernel === "native" };
-  const rows = sequences.map(({ tokenIds }) => plainRows(plain, tokenIds, options));
+  const rows = sequences.map(({ tokenIds }) => plainRows(plain, plainTokens(tokenIds, model.numExperts), options));
   const random = seededRandom(model.seed ^ shape.seed);
   const bytes = await packedBytes(description);
   for (const instructions of availableInstructions(kernel)) {
@@ -42,6 +47,7 @@ async function checkCase({ model, sequences: shape, isHalf }: Case, kernel: Kern
       const expected = {
         rows,
         vocabSize: model.vocabSize,
+        numExperts: model.numExperts,
         build: `${instructions}, ${sizes.threads} threads`,
         ...sizes,
       };
@@ -66,6 +72,7 @@ const LARGER: ModelShape = {
   headSize: 32,
   numKvHeads: 2,
   ffnSize: 160,
+  numExperts: 3,
   numLayers: 3,
   vocabSize: 200,
   formats: [0, 1, 2, 3, 5, 7, 8],
@@ -77,7 +84,9 @@ test.each(["native", "wasm"] as const)(
     const { plain, description } = randomModel(LARGER);
     const sequences = randomSequences({ seed: 3, lengths: [40, 50, 17], sharedPages: 1 }, LARGER.vocabSize);
     const isHalf = true;
-    const rows = sequences.map(({ tokenIds }) => plainRows(plain, tokenIds, { isHalf, isFused: kernel === "native" }));
+    const { vocabSize, numExperts } = LARGER;
+    const options = { isHalf, isFused: kernel === "native" };
+    const rows = sequences.map(({ tokenIds }) => plainRows(plain, plainTokens(tokenIds, numExperts), options));
     const path = join(await temporaryFolder(), "packed");
     await writeFile(path, await packedBytes(description));
     const random = seededRandom(SEED);
@@ -85,7 +94,7 @@ test.each(["native", "wasm"] as const)(
       const sizes = { threads: 4, maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
       const opened = openKernel(path, sizes, { kernel, instructions });
       setAllAngles(opened, plain);
-      const expected = { rows, vocabSize: LARGER.vocabSize, build: instructions, ...sizes };
+      const expected = { rows, vocabSize, numExperts, build: instructions, ...sizes };
       for (let time = 0; time < 8; time++) {
         await replay(opened, { sequences, expected, isHalf }, random, 1);
         // Threads of WebAssembly take a while to come.

@@ -1,14 +1,23 @@
 import { encodeStep, type StepLimits, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 
-const LIMITS: StepLimits = { vocabSize: 50, maxRows: 20, maxPositions: 64, numPages: 8, numFullRows: 2 };
+const LIMITS: StepLimits = { vocabSize: 50, maxRows: 20, maxPositions: 64, numPages: 8, numFullRows: 2, numExperts: 3 };
 const ROWS: StepRows = { tokenIds: [3, 49], position: 15, pages: [7, 0], logitsOf: [0, 1, 1] };
 
-test("a step is a header, tokens, sequences, pages, wanted rows, their targets and places", () => {
-  const second: StepRows = { tokenIds: [1], position: 0, pages: [2, 5], logitsOf: [0], targets: [9], fullPlaces: [1] };
+test("a step is a header, tokens, experts, sequences, pages, wanted rows, their targets and places", () => {
+  const second: StepRows = {
+    tokenIds: [1],
+    experts: [2],
+    position: 0,
+    pages: [2, 5],
+    logitsOf: [0],
+    targets: [9],
+    fullPlaces: [1],
+  };
   const parts = [
     [3, 2, 4, 4, 3, 2],
     [3, 49, 1],
+    [0, 0, 2],
     [2, 15, 0, 1, 0, 2],
     [7, 0, 2],
     [0, 1, 1, 2],
@@ -22,6 +31,9 @@ test.each<[string, Partial<StepRows>]>([
   ["no tokens", { tokenIds: [], logitsOf: [] }],
   ["a token that is not in the vocabulary", { tokenIds: [3, 50] }],
   ["a negative token", { tokenIds: [-1, 3] }],
+  ["an expert that is not there", { experts: [0, 3] }],
+  ["a negative expert", { experts: [0, -1] }],
+  ["fewer experts than tokens", { experts: [1] }],
   ["a negative position", { position: -1 }],
   ["a position behind the last", { position: 63, pages: [0, 1, 2, 3, 4] }],
   ["too few pages", { pages: [7] }],
@@ -41,6 +53,7 @@ test.each<[string, Partial<StepRows>]>([
 
 test.each<[string, Partial<StepRows>]>([
   ["a token", { tokenIds: [3, NaN] }],
+  ["an expert", { experts: [NaN, 0] }],
   ["a position", { position: NaN }],
   ["a position in halves", { position: 0.5 }],
   ["a page", { pages: [NaN, 0] }],

@@ -8,12 +8,28 @@ import { add, divide, exponential, laneSum, multiply, roundToHalf, subtract } fr
 import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
 
 type Norms = "attentionNorm" | "queryNorm" | "keyNorm" | "attentionOutputNorm" | "ffnNorm" | "ffnOutputNorm";
-type Products = "query" | "key" | "value" | "attentionOutput" | "up" | "down";
+type Products = "query" | "key" | "value" | "attentionOutput";
+
+/** An FFN with its weights in memory. */
+export interface PlainFeedForward {
+  readonly gate: PlainWeights | undefined;
+  readonly up: PlainWeights;
+  readonly down: PlainWeights;
+}
 
 /** A layer with its weights in memory. */
-export type PlainLayer = Omit<LayerDescription, Norms | Products | "gate"> &
+export type PlainLayer = Omit<LayerDescription, Norms | Products | "shared" | "experts"> &
   Readonly<Record<Norms, Float32Array | undefined>> &
-  Readonly<Record<Products, PlainWeights>> & { readonly gate: PlainWeights | undefined };
+  Readonly<Record<Products, PlainWeights>> & {
+    readonly shared: PlainFeedForward | undefined;
+    readonly experts: readonly PlainFeedForward[];
+  };
+
+/** One token of a sequence. */
+export interface PlainToken {
+  readonly id: number;
+  readonly expert: number;
+}
 
 /** A model with its weights in memory. */
 export interface PlainModel extends Omit<DecoderDescription, "embedding" | "layers" | "finalNorm" | "head"> {
@@ -33,31 +49,40 @@ export interface PlainOptions {
 }
 
 /** Logits of every position of a sequence. */
-export function plainRows(model: PlainModel, tokenIds: readonly number[], options: PlainOptions): readonly PlainRow[] {
+export function plainRows(
+  model: PlainModel,
+  tokens: readonly PlainToken[],
+  options: PlainOptions,
+): readonly PlainRow[] {
   const run = new Run(model, options);
-  return tokenIds.map((id, position) => run.next(id, position));
+  return tokens.map((token, position) => run.next(token, position));
 }
 
 /** Sums of the squares of what each product takes in on all positions of some sequences, as `StepResults.inputSquares`. */
 export function plainInputSquares(
   model: PlainModel,
-  sequences: readonly (readonly number[])[],
+  sequences: readonly (readonly PlainToken[])[],
   options: PlainOptions,
 ): Float32Array {
-  const sums = new Map<PlainWeights, Float64Array>();
-  for (const tokenIds of sequences) {
-    const run = new Run(model, options, (weights, input) => {
-      const sum = sums.get(weights) ?? new Float64Array(input.length);
+  const sums = new Map<PlainWeights | PlainLayer, Float64Array>();
+  for (const tokens of sequences) {
+    const run = new Run(model, options, (of, input) => {
+      const sum = sums.get(of) ?? new Float64Array(input.length);
       for (const [i, x] of input.entries()) sum[i] = (sum[i] as number) + x * x;
-      sums.set(weights, sum);
+      sums.set(of, sum);
     });
-    for (const [position, id] of tokenIds.entries()) run.next(id, position);
+    for (const [position, token] of tokens.entries()) run.next(token, position);
   }
-  return Float32Array.from(
-    model.layers
-      .flatMap(({ query, attentionOutput, up, down }) => [query, attentionOutput, up, down])
-      .flatMap((weights) => Array.from(sums.get(weights) as Float64Array)),
-  );
+  const products = model.layers.flatMap((layer) => [
+    layer.query,
+    layer.attentionOutput,
+    layer,
+    ...(layer.shared ? [layer.shared.down] : []),
+    ...layer.experts.flatMap(({ up, down }) => [up, down]),
+  ]);
+  const zeros = (of: PlainWeights | PlainLayer): Float64Array =>
+    new Float64Array("up" in of || !("numIn" in of) ? model.hiddenSize : of.numIn);
+  return Float32Array.from(products.flatMap((of) => Array.from(sums.get(of) ?? zeros(of))));
 }
 
 /** Keys and values of one layer, by key head and position. */
@@ -74,12 +99,12 @@ class Run {
   readonly #model: PlainModel;
   readonly #options: PlainOptions;
   readonly #caches: readonly Cache[];
-  readonly #observe: (weights: PlainWeights, input: Float32Array) => void;
+  readonly #observe: (of: PlainWeights | PlainLayer, input: Float32Array) => void;
 
   constructor(
     model: PlainModel,
     options: PlainOptions,
-    observe: (weights: PlainWeights, input: Float32Array) => void = () => undefined,
+    observe: (of: PlainWeights | PlainLayer, input: Float32Array) => void = () => undefined,
   ) {
     this.#observe = observe;
     this.#model = model;
@@ -87,13 +112,13 @@ class Run {
     this.#caches = model.layers.map((layer) => ({ keys: noHeads(layer), values: noHeads(layer) }));
   }
 
-  next(id: number, position: number): PlainRow {
+  next({ id, expert }: PlainToken, position: number): PlainRow {
     const { embedding, embeddingScale, layers, finalNorm, head, logitScale } = this.#model;
     let stream: Float32Array = weightsOf(embedding, id).map((x) => multiply(x, Math.fround(embeddingScale)));
     for (const [index, layer] of layers.entries()) {
       const attended = this.#attend(index, this.#norm(stream, layer.attentionNorm), position);
       stream = this.#updated(stream, attended, { norm: layer.attentionOutputNorm, scale: layer.residualScale });
-      const fed = this.#feedForward(layer, this.#norm(stream, layer.ffnNorm));
+      const fed = this.#feedForwards(layer, this.#norm(stream, layer.ffnNorm), expert);
       stream = this.#updated(stream, fed, { norm: layer.ffnOutputNorm, scale: layer.residualScale });
     }
     const logits = this.#product(head, this.#norm(stream, finalNorm));
@@ -124,7 +149,19 @@ class Run {
     return split(projected, layer).map((head) => this.#norm(head, norm));
   }
 
-  #feedForward({ gate, up, down, activation }: PlainLayer, input: Float32Array): Float32Array {
+  /** What all tokens use, and what the token's expert adds. */
+  #feedForwards(layer: PlainLayer, input: Float32Array, expert: number): Float32Array {
+    this.#observe(layer, input);
+    const parts = [layer.shared, layer.experts[expert]].filter((part) => part !== undefined);
+    const [first, second] = parts.map((part) => this.#feedForward(part, layer.activation, input));
+    return (first as Float32Array).map((value, i) => (second ? add(value, second[i] as number) : value));
+  }
+
+  #feedForward(
+    { gate, up, down }: PlainFeedForward,
+    activation: PlainLayer["activation"],
+    input: Float32Array,
+  ): Float32Array {
     const activate = activation === "silu" ? silu : gelu;
     const values = this.#product(up, input);
     const gates = gate && this.#product(gate, input);

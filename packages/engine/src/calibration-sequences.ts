@@ -50,15 +50,13 @@ export async function calibrationTokens(model: Model): Promise<readonly (readonl
 }
 
 /** With the experts that the model's own router chooses; without a router, all experts in turn. */
-async function routed(
+export async function routed(
   model: Model,
   sequences: readonly (readonly number[])[],
   options: Options,
 ): Promise<readonly CalibrationSequence[]> {
   const numExperts = model.experts.names.length;
-  if (numExperts === 1 || !model.router) {
-    return sequences.map((tokenIds) => ({ tokenIds, experts: tokenIds.map((_, index) => index % numExperts) }));
-  }
+  if (numExperts === 1 || !model.router) return inTurn(sequences, numExperts);
   const router = await openRouter(model, "router", options);
   try {
     const withExperts: CalibrationSequence[] = [];
@@ -70,6 +68,11 @@ async function routed(
   } finally {
     await router.dispose();
   }
+}
+
+/** Each token with another expert than the one before. */
+export function inTurn(sequences: readonly (readonly number[])[], numExperts: number): readonly CalibrationSequence[] {
+  return sequences.map((tokenIds) => ({ tokenIds, experts: tokenIds.map((_, index) => index % numExperts) }));
 }
 
 async function typicalTokens(model: Model): Promise<number[]> {

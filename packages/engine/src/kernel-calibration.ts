@@ -2,13 +2,17 @@
 
 import { calibrateModel, type CalibrateOptions, type InputStatistics } from "@readme-moe/kernel";
 import type { Model, Precision } from "@readme-moe/model";
-import { calibrationTokens, fingerprintOf, meaninglessTokens } from "./calibration-sequences.ts";
+import { calibrationTokens, fingerprintOf, inTurn, meaninglessTokens, routed } from "./calibration-sequences.ts";
 
 export interface KernelCalibration {
   /** Computed when they are asked for: not where the packed file is in the cache. */
   readonly statistics: InputStatistics;
   /** A name that changes when anything does that packed weights depend on, besides the model. */
   readonly fingerprint: string;
+}
+
+export interface KernelCalibrationOptions extends CalibrateOptions {
+  readonly cacheFolder?: string | undefined;
 }
 
 const NUM_SEQUENCES = 4;
@@ -20,11 +24,13 @@ const VERSION = 1;
 export async function kernelCalibration(
   model: Model,
   precision: Precision,
-  options: CalibrateOptions,
+  options: KernelCalibrationOptions,
 ): Promise<KernelCalibration | undefined> {
   if (precision === "fp32") return undefined;
-  const sequences = precision === "int4" ? await calibrationTokens(model) : scatteredTokens(model);
-  return { statistics: calibrateModel(model, sequences, options), fingerprint: fingerprintOf(VERSION, sequences) };
+  const isText = precision === "int4";
+  const tokens = isText ? await calibrationTokens(model) : scatteredTokens(model);
+  const sequences = async () => (isText ? routed(model, tokens, options) : inTurn(tokens, model.experts.names.length));
+  return { statistics: calibrateModel(model, sequences, options), fingerprint: fingerprintOf(VERSION, tokens) };
 }
 
 /** 8 bits need to know which channels are large, which tokens of no meaning show as well as text does. */

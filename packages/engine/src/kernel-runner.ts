@@ -1,4 +1,4 @@
-// Steps of a dense model in the kernel: everything of a step in one call.
+// Steps of a model in the kernel: everything of a step in one call.
 
 import { integerOption, type KernelInfo } from "@readme-moe/core";
 import {
@@ -37,18 +37,19 @@ export interface KernelRunnerOptions extends RunnerOptions, KernelChoice {
 }
 
 // Changes when other weights are packed of the same model.
-const VERSION = 3;
+const VERSION = 4;
 /** Rows of one call: those of a step that has more are split, which changes no bit. */
 const MAX_ROWS = 512;
 /** Positions whose angles are computed at a time. */
 const ANGLE_POSITIONS = 256;
 
-/** Runs steps of a dense model in the kernel. */
+/** Runs steps of a model in the kernel. */
 export class KernelRunner implements StepRunner {
   readonly model: Model;
   readonly kvPrecision: KvPrecision;
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
+  readonly #numExperts: number;
   /** Positions whose angles the kernel has. */
   #anglePositions = 0;
 
@@ -56,13 +57,13 @@ export class KernelRunner implements StepRunner {
     this.model = model;
     this.kvPrecision = kvPrecision;
     this.#kernel = kernel;
+    this.#numExperts = model.experts.names.length;
     this.#results = new KernelResults(kernel, model.config.vocabSize);
   }
 
   /**
-   * Opens a dense model: packs its weights, or maps the file that the cache has of them.
+   * Opens a model: packs its weights, or maps the file that the cache has of them.
    *
-   * @throws {TypeError} for models of several experts
    * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
    */
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
@@ -70,7 +71,7 @@ export class KernelRunner implements StepRunner {
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const choice = { kernel: kind, instructions };
-    const calibration = await kernelCalibration(model, precision, { ...choice, threads });
+    const calibration = await kernelCalibration(model, precision, { ...choice, threads, cacheFolder });
     const description = describeModel(model, precision, calibration?.statistics);
     const fingerprint = await model.fingerprint(cacheFolder);
     const key = [fingerprint, precision, VERSION, calibration?.fingerprint].join(" ");
@@ -120,10 +121,12 @@ export class KernelRunner implements StepRunner {
   /** Runs one call's pieces of sequences, which are appended to their slots. */
   #run(kv: KernelKv, pieces: readonly StepPiece[], sequences: readonly StepSequence[], numCandidates: number): void {
     const rows = pieces.map((piece): StepRows => {
-      const { slot, tokenIds, wantsFullLogits } = sequences[piece.sequence] as StepSequence;
+      const { slot, tokenIds, experts, wantsFullLogits } = sequences[piece.sequence] as StepSequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
       return {
         tokenIds: Array.prototype.slice.call(tokenIds, piece.from, piece.to) as number[],
+        experts:
+          this.#numExperts > 1 ? (Array.prototype.slice.call(experts, piece.from, piece.to) as number[]) : undefined,
         position,
         pages,
         logitsOf: piece.wanted.map(({ token }) => token - piece.from),
@@ -135,7 +138,8 @@ export class KernelRunner implements StepRunner {
     });
     const { vocabSize, contextTokens: maxPositions } = this.model.config;
     const { numFullRows } = this.#results;
-    const limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numPages: kv.numPages, numFullRows };
+    const sizes = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: this.#numExperts };
+    const limits = { ...sizes, numPages: kv.numPages, numFullRows };
     const numWanted = pieces.reduce((sum, { wanted }) => sum + wanted.length, 0);
     this.#kernel.step(kv.pages, encodeStep(rows, numCandidates, limits), this.#results.room(numWanted));
     for (const { sequence, from, to } of pieces) kv.advance((sequences[sequence] as StepSequence).slot, to - from);

@@ -53,8 +53,8 @@ function kernelWeightSizes(model: Source, precision: Precision): WeightSizes {
     attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
     small:
       sizeOf(finalNorm) + sumOf((layer) => sizeOf(layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm)),
-    shared: sumOf(({ gate, up, down }) => sizeOf(gate, up, down)),
-    experts: 0,
+    shared: sumOf(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
+    experts: sumOf(({ experts = [] }) => sizeOf(...experts.flatMap(({ gate, up, down }) => [gate, up, down]))),
     router: model.router ? totalOf(routerGraph(model.router)) : 0,
   };
 }

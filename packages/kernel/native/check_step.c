@@ -18,6 +18,8 @@ const char *check_step(const Kernel *kernel, const Step *step) {
   if (step->numCandidates < 1 || step->numCandidates > kernel->model.vocabSize) return "candidates";
   for (int i = 0; i < step->numRows; i++)
     if (step->tokens[i] < 0 || step->tokens[i] >= kernel->model.vocabSize) return "a token";
+  for (int i = 0; i < step->numRows; i++)
+    if (step->experts[i] < 0 || step->experts[i] >= kernel->model.numExperts) return "an expert";
   int64_t rows = 0, entries = 0;
   for (int s = 0; s < step->numSequences; s++) {
     const int32_t *sequence = step->sequences + s * SEQUENCE_FIELDS;

@@ -40,7 +40,7 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
   EACH_TASK(member, task, (numBlocks + perTask - 1) / perTask) {
     for (int block = task * perTask; block < least(numBlocks, (task + 1) * perTask); block++) {
       float *logits = kernel->logits + (size_t)block * LOGIT_BLOCK;
-      loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->vocabWidth);
+      loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->vocabWidth, NULL);
       for (int row = 0; row < numRows; row++) {
         float *own = logits + (size_t)row * kernel->vocabWidth;
         if (scale != 1.0f)

@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 1 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 2 };
 
 /** The packed file begins with this, then layers, then tensors. All fields have 32 bits. */
 typedef struct {
@@ -19,12 +19,15 @@ typedef struct {
   float embeddingScale, logitScale, normEpsilon;
   /** Sets of rotary angles that layers choose from. */
   int32_t numRotaries;
-  int32_t reserved[3];
+  /** Experts of layers that have any; 1 where none have. */
+  int32_t numExperts;
+  int32_t reserved[2];
 } ModelDescription;
 
 /** A layer; tensors are indices, -1 where there is none. */
 typedef struct {
   int32_t attentionNorm, query, key, value, queryNorm, keyNorm, attentionOutput, attentionOutputNorm;
+  /** `gate`, `up` and `down` are what all rows use. */
   int32_t ffnNorm, gate, up, down, ffnOutputNorm;
   int32_t numHeads, numKvHeads, headSize;
   /** Set of angles, -1 for none; dimensions of a head that turn, from its first on, in halves. */
@@ -35,7 +38,8 @@ typedef struct {
   /** Whether query and key norms are over all heads together. */
   int32_t normsAllHeads;
   float attentionScale, residualScale;
-  int32_t reserved;
+  /** First of `[numExperts][3]` tensors: gate, up and down of each expert. */
+  int32_t firstExpert;
 } LayerDescription;
 
 /** Offsets from the file's beginning, in units of 64 bytes; -1 where there is none. */
@@ -67,7 +71,8 @@ typedef struct {
 typedef struct {
   const Pages *pages;
   int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows;
-  const int32_t *tokens;
+  /** By row: its token, and its expert. */
+  const int32_t *tokens, *experts;
   /** By sequence: rows, position of the first, first entry in `pageTable`. Rows and entries follow one another. */
   const int32_t *sequences;
   const int32_t *pageTable;

@@ -58,9 +58,12 @@ typedef struct {
   void (*round_row)(const Rows *rows, int32_t row, int32_t from, int32_t to);
   /** `out = activation(gate) * up`; without a gate `activation(up)`. */
   void (*gate)(const float *gate, const float *up, float *out, int32_t size, Activation activation);
-  /** Outputs `[16 * vectorFrom, 16 * vectorTo)` of a product for rows `[rowFrom, rowTo)`; `out` is the first row's first output. */
+  /**
+   * Outputs `[16 * vectorFrom, 16 * vectorTo)` of a product for rows `[rowFrom, rowTo)`; `out` is the first row's first output. `ahead`
+   * is the panel that this thread multiplies with next, or NULL.
+   */
   void (*product)(const Tensor *tensor, int32_t vectorFrom, int32_t vectorTo, const Rows *rows, int32_t rowFrom, int32_t rowTo,
-                  float *out, int32_t outStride);
+                  float *out, int32_t outStride, const uint8_t *ahead);
   /** Stores a token's key and value, `[headSize]` each, at `position`. */
   void (*store_token)(HeadPages pages, const int32_t *pageTable, int32_t position, const float *key, const float *value);
   void (*attend)(const Attention *attention);

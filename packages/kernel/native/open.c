@@ -3,102 +3,30 @@
 #include "memory.h"
 #include "phases.h"
 #include "platform.h"
-
-typedef struct {
-  const uint8_t *file;
-  size_t bytes;
-  const char *error;
-} Reader;
-
-static int32_t whole(int32_t size, int32_t unit) { return (size + unit - 1) / unit * unit; }
-
-static int fail(Reader *reader, const char *error) {
-  if (!reader->error) reader->error = error;
-  return 0;
-}
-
-/** The bytes at an offset in units of 64, or NULL where they are not all in the file. */
-static const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
-  // Sizes are counted in 64 bits, which those of WebAssembly's 32 would leave.
-  uint64_t from = (uint64_t)(uint32_t)offset * 64;
-  if (offset < 0 || from > reader->bytes || bytes > reader->bytes - from) {
-    fail(reader, "a tensor leaves the file");
-    return NULL;
-  }
-  return reader->file + from;
-}
-
-static int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
-  enum { MOST_SIZE = 1 << 24 };
-  if (from->numOut < 1 || from->numOut > MOST_SIZE || from->numIn < 1 || from->numIn > MOST_SIZE) return fail(reader, "a tensor's shape");
-  if (from->format < FORMAT_FLOAT_TABLE || from->format > FORMAT_INT4_BLOCKS) return fail(reader, "a tensor's format");
-  int isBlocks = from->format == FORMAT_INT8_BLOCKS || from->format == FORMAT_INT4_BLOCKS;
-  if (isBlocks && from->block != 16 && from->block != 32) return fail(reader, "a tensor's block");
-  *tensor = (Tensor){
-      .format = (Format)from->format,
-      .numOut = from->numOut,
-      .numIn = from->numIn,
-      .numPanels = whole(from->numOut, PANEL) / PANEL,
-      .numGroups = whole(from->numIn, GROUP) / GROUP,
-      .block = isBlocks ? from->block : GROUP,
-      .hasMinimums = from->hasMinimums != 0,
-  };
-  size_t blockBytes = isBlocks ? (size_t)(GROUP / tensor->block) * PANEL * 4 : 0;
-  uint64_t panelBytes = 0, total = 0;
-  switch (tensor->format) {
-    case FORMAT_FLOAT_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 4; break;
-    case FORMAT_HALF_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 2; break;
-    case FORMAT_FLOAT: panelBytes = (uint64_t)from->numIn * PANEL * 4; break;
-    case FORMAT_INT8: tensor->groupBytes = GROUP * PANEL; break;
-    case FORMAT_INT8_BLOCKS: tensor->groupBytes = GROUP * PANEL + blockBytes; break;
-    case FORMAT_INT4_BLOCKS: tensor->groupBytes = GROUP / 2 * PANEL + blockBytes * (tensor->hasMinimums ? 2 : 1); break;
-  }
-  if (tensor->groupBytes > 0) panelBytes = (uint64_t)tensor->numGroups * tensor->groupBytes;
-  if (panelBytes > 0) total = (uint64_t)tensor->numPanels * panelBytes;
-  tensor->panelBytes = (size_t)panelBytes;
-  tensor->weights = bytes_at(reader, from->weights, total);
-  size_t outputBytes = (size_t)tensor->numPanels * PANEL * 4;
-  if (tensor->format == FORMAT_INT8) tensor->scales = (const float *)bytes_at(reader, from->scales, outputBytes);
-  if (from->bias >= 0) tensor->bias = (const float *)bytes_at(reader, from->bias, outputBytes);
-  return reader->error == NULL;
-}
-
-/** A tensor of the model; NULL for -1, where `isNeeded` does not forbid it. */
-static const Tensor *tensor_at(Reader *reader, const Kernel *kernel, int32_t index, int isNeeded) {
-  if (index == -1 && !isNeeded) return NULL;
-  if (index < 0 || index >= kernel->model.numTensors) {
-    fail(reader, "a tensor's index");
-    return NULL;
-  }
-  return &kernel->tensors[index];
-}
-
-static const Tensor *weights_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t numOut, int32_t numIn, int isNeeded) {
-  const Tensor *tensor = tensor_at(reader, kernel, index, isNeeded);
-  if (!tensor) return NULL;
-  if (tensor->format < FORMAT_FLOAT || tensor->numOut != numOut || tensor->numIn != numIn) {
-    fail(reader, "the shape of a product's weights");
-    return NULL;
-  }
-  return tensor;
-}
-
-/** Scales of a norm, padded to whole groups: a table of one row. */
-static const float *norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size) {
-  const Tensor *tensor = tensor_at(reader, kernel, index, 0);
-  if (!tensor) return NULL;
-  if (tensor->format != FORMAT_FLOAT_TABLE || tensor->numOut != 1 || tensor->numIn != whole(size, PANEL)) {
-    fail(reader, "the shape of a norm");
-    return NULL;
-  }
-  return (const float *)tensor->weights;
-}
+#include "reader.h"
 
 static void *allocate(Kernel *kernel, uint64_t count, size_t bytes) {
   if (kernel->numBlocks == MOST_BLOCKS || (bytes > 0 && count > SIZE_MAX / bytes)) return NULL;
   void *block = platform_allocate((size_t)count * bytes);
   if (block) kernel->blocks[kernel->numBlocks++] = block;
   return block;
+}
+
+/** Experts of equal sizes, whose tensors stand side by side; NULL for -1. */
+static const Expert *experts_at(Reader *reader, const Kernel *kernel, int32_t first) {
+  int32_t numExperts = kernel->model.numExperts, hidden = kernel->model.hiddenSize;
+  if (first == -1) return NULL;
+  if (first < 0 || (int64_t)first + 3 * (int64_t)numExperts > kernel->model.numTensors) {
+    fail(reader, "the place of a layer's experts");
+    return NULL;
+  }
+  int32_t size = kernel->tensors[first + 1].numOut;
+  for (int32_t i = first; i < first + 3 * numExperts; i += 3) {
+    weights_at(reader, kernel, i, size, hidden, 1);
+    weights_at(reader, kernel, i + 1, size, hidden, 1);
+    weights_at(reader, kernel, i + 2, hidden, size, 1);
+  }
+  return (const Expert *)&kernel->tensors[first];
 }
 
 static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
@@ -114,9 +42,9 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
     rotary->size = d->rotarySize;
   }
   if (d->activation != ACTIVATION_SILU && d->activation != ACTIVATION_GELU_TANH) return fail(reader, "a layer's activation");
-  const Tensor *up = tensor_at(reader, kernel, d->up, 1);
-  if (!up) return 0;
-  int32_t querySize = d->numHeads * d->headSize, keySize = d->numKvHeads * d->headSize, ffnSize = up->numOut;
+  const Tensor *up = tensor_at(reader, kernel, d->up, d->firstExpert == -1);
+  if (reader->error) return 0;
+  int32_t querySize = d->numHeads * d->headSize, keySize = d->numKvHeads * d->headSize, ffnSize = up ? up->numOut : 0;
   *layer = (Layer){
       .description = *d,
       .attentionNorm = norm_at(reader, kernel, d->attentionNorm, hidden),
@@ -129,9 +57,11 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .key = weights_at(reader, kernel, d->key, keySize, hidden, 1),
       .value = weights_at(reader, kernel, d->value, keySize, hidden, 1),
       .attentionOutput = weights_at(reader, kernel, d->attentionOutput, hidden, querySize, 1),
-      .gate = weights_at(reader, kernel, d->gate, ffnSize, hidden, 0),
-      .up = weights_at(reader, kernel, d->up, ffnSize, hidden, 1),
-      .down = weights_at(reader, kernel, d->down, hidden, ffnSize, 1),
+      .gate = up ? weights_at(reader, kernel, d->gate, ffnSize, hidden, 0) : NULL,
+      .up = up ? weights_at(reader, kernel, d->up, ffnSize, hidden, 1) : NULL,
+      .down = up ? weights_at(reader, kernel, d->down, hidden, ffnSize, 1) : NULL,
+      .experts = experts_at(reader, kernel, d->firstExpert),
+      .sharedWidth = up ? up->numPanels * PANEL : 0,
       .paddedHead = whole(d->headSize, 16),
       .roundsHeads = d->numHeads / d->numKvHeads * d->headSize % GROUP == 0,
   };
@@ -154,17 +84,25 @@ static int allocate_rows(Kernel *kernel, Rows *rows, int32_t width) {
   return rows->floats && rows->values && rows->wide && rows->scales && rows->sums && rows->offsets && rows->halfSums;
 }
 
+static int allocate_groups(Kernel *kernel, Groups *groups) {
+  uint64_t rows = (uint64_t)kernel->options.maxRows;
+  return (groups->rows = allocate(kernel, rows, sizeof(int32_t))) && (groups->experts = allocate(kernel, rows, sizeof(int32_t))) &&
+         (groups->starts = allocate(kernel, rows + 1, sizeof(int32_t)));
+}
+
 static int allocate_buffers(Kernel *kernel) {
   const KernelOptions *options = &kernel->options;
   uint64_t rows = (uint64_t)options->maxRows, threads = (uint64_t)options->numThreads;
-  int32_t attendedWidth = 0, gatedWidth = 0, queriesWidth = 0;
+  int32_t attendedWidth = 0, gatedWidth = 0, queriesWidth = 0, hasBoth = 0;
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     const LayerDescription *d = &layer->description;
     int32_t projected = (layer->query->numPanels + layer->key->numPanels + layer->value->numPanels) * PANEL;
     if (projected > kernel->projectedWidth) kernel->projectedWidth = projected;
     if (layer->attentionOutput->numIn > attendedWidth) attendedWidth = layer->attentionOutput->numIn;
-    if (layer->up->numOut > gatedWidth) gatedWidth = layer->up->numOut;
+    int32_t gated = layer->sharedWidth + (layer->experts ? layer->experts->up.numPanels * PANEL : 0);
+    if (gated > gatedWidth) gatedWidth = gated;
+    hasBoth |= layer->up && layer->experts;
     if (d->numHeads * layer->paddedHead > queriesWidth) queriesWidth = d->numHeads * layer->paddedHead;
     if (layer->paddedHead > kernel->maxPaddedHead) kernel->maxPaddedHead = layer->paddedHead;
   }
@@ -176,11 +114,14 @@ static int allocate_buffers(Kernel *kernel) {
   kernel->scoresStride = whole(options->maxPositions, PAGE_TOKENS);
   return (kernel->stream = allocate(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
          (kernel->update = allocate(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
+         (kernel->routed = allocate(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
          (kernel->projected = allocate(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
          (kernel->queries = allocate(kernel, rows * (size_t)queriesWidth, 4)) &&
          allocate_rows(kernel, &kernel->normed, kernel->model.hiddenSize) && allocate_rows(kernel, &kernel->attended, attendedWidth) &&
          allocate_rows(kernel, &kernel->gated, gatedWidth) &&
-         (kernel->active = allocate(kernel, rows, sizeof(int32_t))) &&
+         (kernel->active = allocate(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all) &&
+         allocate_groups(kernel, &kernel->wanted) &&
+         (kernel->counts = allocate(kernel, (uint64_t)kernel->model.numExperts, sizeof(int32_t))) &&
          (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
          (kernel->scores = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->scoresStride, 4)) &&
          (kernel->outputs = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->maxPaddedHead, 4)) &&
@@ -222,7 +163,8 @@ static int read_model(Reader *reader, Kernel *kernel) {
 static int check_sizes(Reader *reader, const ModelDescription *model, const KernelOptions *options) {
   if (model->magic != KERNEL_MAGIC || model->version != KERNEL_VERSION) return fail(reader, "the file's version");
   if (model->numLayers < 1 || model->numLayers > 4096 || model->numTensors < 1 || model->numTensors > 1 << 20 || model->vocabSize < 1 ||
-      model->hiddenSize < 1 || model->hiddenSize > 1 << 20 || model->numRotaries < 0 || model->numRotaries > MOST_ROTARIES)
+      model->hiddenSize < 1 || model->hiddenSize > 1 << 20 || model->numRotaries < 0 || model->numRotaries > MOST_ROTARIES ||
+      model->numExperts < 1 || model->numExperts > 1 << 20)
     return fail(reader, "the model's sizes");
   if (options->numThreads < 1 || options->numThreads > TEAM_MOST_THREADS || options->maxRows < 1 ||
       options->maxRows > 1 << 20 || options->maxPositions < 1 || options->maxPositions > 1 << 28)

@@ -180,12 +180,12 @@ INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R
 
 /**
  * Vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. The first tile reads this
- * panel from memory; those that follow find it in the cache, and read the next one meanwhile, where it is this thread's.
+ * panel from memory; those that follow find it in the cache, and read meanwhile what this thread multiplies next, where that is known.
  */
 INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom, int rowTo, const int V, const int vector,
-                         const Format format, float *out, int32_t outStride, int hasNext) {
-  int numOthers = (rowTo - rowFrom - 1) / TILE_ROWS, lines = hasNext && numOthers > 0 && V == 4 ? (32 + numOthers - 1) / numOthers : 0;
-  Next next = {t->weights + (size_t)(panel + 1) * t->panelBytes, 0, 0};
+                         const Format format, float *out, int32_t outStride, const uint8_t *ahead) {
+  int numOthers = (rowTo - rowFrom - 1) / TILE_ROWS, lines = ahead && numOthers > 0 && V == 4 ? (32 + numOthers - 1) / numOthers : 0;
+  Next next = {ahead ? ahead : t->weights, 0, 0};
 #define TILE(R) \
   do { \
     tile(t, panel, x, row, R, V, vector, format, next, out + (size_t)(row - rowFrom) * outStride, outStride); \
@@ -199,6 +199,8 @@ INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom,
   for (; row + 4 <= rowTo; row += 4) TILE(4);
 #endif
 #if TILE_ROWS > 2
+  // An expert often has three rows: one tile reads its weights once.
+  for (; row + 3 == rowTo; row += 3) TILE(3);
   for (; row + 2 <= rowTo; row += 2) TILE(2);
 #endif
 #if TILE_ROWS > 1
@@ -209,25 +211,26 @@ INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom,
 
 /** A single row takes vectors by ROW_VECTORS, several rows by TILE_VECTORS; what is left takes one at a time. */
 INLINE void product_of(const Tensor *t, int vectorFrom, int vectorTo, const Rows *x, int rowFrom, int rowTo, const Format format,
-                       float *out, int32_t outStride) {
+                       float *out, int32_t outStride, const uint8_t *ahead) {
   int isRow = rowTo - rowFrom == 1, most = isRow ? ROW_VECTORS : TILE_VECTORS;
   for (int v = vectorFrom; v < vectorTo;) {
     int panel = v / 4, vector = v % 4, count = vector % most == 0 && v + most <= vectorTo ? most : 1;
     if (isRow && count > 1) tile(t, panel, x, rowFrom, 1, ROW_VECTORS, vector, format, (Next){t->weights, 0, 0}, out, outStride);
-    else if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride, v + count < vectorTo);
-    else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride, 0);
+    else if (count > 1) vectors_rows(t, panel, x, rowFrom, rowTo, TILE_VECTORS, vector, format, out, outStride,
+                                v + count < vectorTo ? t->weights + (size_t)(panel + 1) * t->panelBytes : ahead);
+    else vectors_rows(t, panel, x, rowFrom, rowTo, 1, vector, format, out, outStride, NULL);
     v += count;
     out += 16 * count;
   }
 }
 
 static void product(const Tensor *t, int32_t vectorFrom, int32_t vectorTo, const Rows *x, int32_t rowFrom, int32_t rowTo, float *out,
-                    int32_t outStride) {
+                    int32_t outStride, const uint8_t *ahead) {
   switch (t->format) {
-    case FORMAT_FLOAT: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_FLOAT, out, outStride); break;
-    case FORMAT_INT8: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8, out, outStride); break;
-    case FORMAT_INT8_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8_BLOCKS, out, outStride); break;
-    case FORMAT_INT4_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT4_BLOCKS, out, outStride); break;
+    case FORMAT_FLOAT: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_FLOAT, out, outStride, ahead); break;
+    case FORMAT_INT8: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8, out, outStride, ahead); break;
+    case FORMAT_INT8_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8_BLOCKS, out, outStride, ahead); break;
+    case FORMAT_INT4_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT4_BLOCKS, out, outStride, ahead); break;
     default: break;
   }
 }

@@ -24,8 +24,8 @@ typedef struct {
 /**
  * Runs a step.
  *
- * @param request - rows, sequences, wanted rows, candidates, entries of page tables, rows of all logits; then tokens, sequences, page
- *   tables, wanted rows, targets and places of all logits, one after the other: see `Step`
+ * @param request - rows, sequences, wanted rows, candidates, entries of page tables, rows of all logits; then tokens, experts, sequences,
+ *   page tables, wanted rows, targets and places of all logits, one after the other: see `Step`
  * @returns NULL, or what of the request cannot be
  */
 const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);

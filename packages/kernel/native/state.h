@@ -6,15 +6,24 @@
 /** Wanted rows of logits that are computed together: a panel of the head is read once for all of them. */
 enum { LOGIT_ROWS = 32 };
 
+/** An expert's products, as they lie in the table of tensors. */
+typedef struct {
+  Tensor gate, up, down;
+} Expert;
+
 typedef struct {
   LayerDescription description;
   const float *attentionNorm, *queryNorm, *keyNorm, *attentionOutputNorm, *ffnNorm, *ffnOutputNorm;
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
+  /** `[numExperts]`, or NULL. */
+  const Expert *experts;
+  /** Columns of gated rows that `down` takes; an expert's follow. */
+  int32_t sharedWidth;
   int32_t paddedHead;
   /** Whether a key head's outputs are whole groups, which the thread that attends rounds at once. */
   int32_t roundsHeads;
-  /** Places in `Step.inputSquares`: inputs of attention, of its output's product, of the FFN, of its last product. */
-  size_t attentionSquares, attendedSquares, ffnSquares, gatedSquares;
+  /** Places in `Step.inputSquares`: inputs of attention, of its output's product, of the FFN, of `down`, of the experts. */
+  size_t attentionSquares, attendedSquares, ffnSquares, gatedSquares, expertSquares;
 } Layer;
 
 typedef struct {
@@ -22,6 +31,15 @@ typedef struct {
   float *angles;
   int32_t size;
 } Rotary;
+
+/** Rows in the order of their experts, and the experts that have any. */
+typedef struct {
+  int32_t numRows, numExperts;
+  /** `[numRows]`: the row at each place. */
+  int32_t *rows;
+  /** `[numExperts]`, rising; `[numExperts + 1]`: the first place of each, and the end. */
+  int32_t *experts, *starts;
+} Groups;
 
 enum { MOST_BLOCKS = 64, MOST_ROTARIES = 4 };
 
@@ -41,13 +59,13 @@ struct Kernel {
   int32_t rounds;
   /** Length of `Step.inputSquares`. */
   size_t numInputs;
-  /** `[maxRows][hiddenWidth]`: the residual stream, and what a block adds to it. */
-  float *stream, *update;
+  /** `[maxRows][hiddenWidth]`: the residual stream, what a block adds to it, and what experts add beside a shared part. */
+  float *stream, *update, *routed;
   /** `[maxRows][projectedWidth]`: queries, keys and values. */
   float *projected;
   /** `[maxRows][numHeads * paddedHead]`: queries after norm and rotation. */
   float *queries;
-  /** Inputs of products: normed rows, attention's outputs, gated rows. */
+  /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN lie in the order of their groups. */
   Rows normed, attended, gated;
   /** By thread: gates and values of a tile of an FFN; scores; a query's output. */
   float *gates, *scores, *outputs;
@@ -58,6 +76,9 @@ struct Kernel {
   int32_t numBlocks;
   /** Rows whose logits are wanted, each once: `[maxRows]`. */
   int32_t *active, numActive;
+  /** All rows by expert, and places in `active`; `[numExperts]` for counting. */
+  Groups all, wanted;
+  int32_t *counts;
   /** Wanted rows of the last step whose logits are in `logits`. */
   int32_t firstKept, endKept;
   /** The step under way. */

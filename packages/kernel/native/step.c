@@ -1,23 +1,27 @@
 // One step: all threads run the same phases, and take their tasks one by one. Tasks are split by rows and by outputs, never by what
-// is summed, so neither threads nor neighbours change a bit.
+// is summed, so neither threads nor neighbours change a bit. Attention has rows by sequence; FFNs have them by expert.
 
 #include "phases.h"
 
-/** Rows of a layer behind its keys and values: in the last one only those whose logits are wanted. */
-static int rows_of(const Kernel *kernel, int isLast) { return isLast ? kernel->numActive : kernel->step->numRows; }
-
-static int stream_row(const Kernel *kernel, int isLast, int row) { return isLast ? kernel->active[row] : row; }
+/** Adds to the stream what an FFN gave the row at a place of its groups. */
+static void end_layer(Kernel *kernel, const Layer *layer, int streamRow, int place) {
+  join_updates(kernel, layer, place);
+  add_update(kernel, streamRow, place, layer->ffnOutputNorm, layer->description.residualScale);
+}
 
 static void run_layer(Kernel *kernel, int index, Member *member) {
   const Layer *layer = &kernel->layers[index], *before = index > 0 ? layer - 1 : NULL;
-  int isLast = index == kernel->model.numLayers - 1, numRows = rows_of(kernel, isLast);
-  EACH_TASK(member, row, kernel->step->numRows) {
-    if (before) add_update(kernel, row, row, before->ffnOutputNorm, before->description.residualScale);
+  int isLast = index == kernel->model.numLayers - 1;
+  const Groups *groups = isLast ? &kernel->wanted : &kernel->all;
+  int numRows = groups->numRows;
+  EACH_TASK(member, place, kernel->step->numRows) {
+    int row = kernel->all.rows[place];
+    if (before) end_layer(kernel, before, row, place);
     else look_up(kernel, kernel->step->tokens[row], kernel->stream + (size_t)row * kernel->hiddenWidth);
     norm_row(kernel, row, row, layer->attentionNorm);
   }
   team_next_phase(member);
-  observe(kernel, member, &kernel->normed, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
+  observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
   multiply(kernel, member, kernel->step->numRows, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed,
            kernel->projected, kernel->projectedWidth);
   team_next_phase(member);
@@ -27,20 +31,21 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   }
   attend_rows(kernel, member, layer, numRows);
   team_next_phase(member);
-  observe(kernel, member, &kernel->attended, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
+  observe(kernel, member, &kernel->attended, 0, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
   multiply(kernel, member, numRows, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
-  EACH_TASK(member, row, numRows) {
-    int streamRow = stream_row(kernel, isLast, row);
+  EACH_TASK(member, place, numRows) {
+    int row = groups->rows[place], streamRow = isLast ? kernel->active[row] : row;
     add_update(kernel, streamRow, row, layer->attentionOutputNorm, layer->description.residualScale);
-    norm_row(kernel, streamRow, row, layer->ffnNorm);
+    norm_row(kernel, streamRow, place, layer->ffnNorm);
   }
   team_next_phase(member);
-  observe(kernel, member, &kernel->normed, numRows, kernel->model.hiddenSize, layer->ffnSquares);
-  gate_rows(kernel, member, numRows, layer);
+  observe(kernel, member, &kernel->normed, 0, numRows, kernel->model.hiddenSize, layer->ffnSquares);
+  gate_rows(kernel, member, layer, groups);
   team_next_phase(member);
-  observe(kernel, member, &kernel->gated, numRows, layer->down->numIn, layer->gatedSquares);
-  multiply(kernel, member, numRows, &layer->down, 1, &kernel->gated, kernel->update, kernel->hiddenWidth);
+  if (layer->down) observe(kernel, member, &kernel->gated, 0, numRows, layer->down->numIn, layer->gatedSquares);
+  observe_experts(kernel, member, layer, groups);
+  contract_rows(kernel, member, layer, groups);
   team_next_phase(member);
 }
 
@@ -50,8 +55,7 @@ static void run_step(void *context, Member *member) {
   for (int l = 0; l < kernel->model.numLayers; l++) run_layer(kernel, l, member);
   if (step->numWanted == 0) return;
   const Layer *last = &kernel->layers[kernel->model.numLayers - 1];
-  EACH_TASK(member, row, kernel->numActive)
-    add_update(kernel, kernel->active[row], row, last->ffnOutputNorm, last->description.residualScale);
+  EACH_TASK(member, place, kernel->numActive) end_layer(kernel, last, kernel->active[kernel->wanted.rows[place]], place);
   team_next_phase(member);
   for (int from = 0; from < step->numWanted; from += LOGIT_ROWS) {
     int to = least(from + LOGIT_ROWS, step->numWanted);
@@ -70,6 +74,7 @@ const char *kernel_step(Kernel *kernel, const Step *step) {
   kernel->endKept = step->numWanted;
   for (int i = 0; i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
+  group_rows(kernel);
   team_run(&kernel->team, run_step, kernel);
   kernel->step = NULL;
   return NULL;

@@ -42,6 +42,12 @@ void add_update(Kernel *kernel, int streamRow, int row, const float *outputNorm,
   kernel->loops->add_scaled(stream, update, scale, kernel->hiddenWidth);
 }
 
+void join_updates(Kernel *kernel, const Layer *layer, int row) {
+  if (!layer->up || !layer->experts) return;
+  size_t at = (size_t)row * kernel->hiddenWidth;
+  kernel->loops->add_scaled(kernel->update + at, kernel->routed + at, 1, kernel->hiddenWidth);
+}
+
 void norm_row(Kernel *kernel, int streamRow, int row, const float *scales) {
   const float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth;
   float *inputs = kernel->normed.floats + (size_t)row * kernel->normed.width;

@@ -5,47 +5,57 @@ import {
   fittedBlocks,
   storedBlocks,
   type Calibration,
+  type FeedForwardRefs,
   type LinearRefs,
   type Model,
   type Precision,
 } from "@readme-moe/model";
-import type { DecoderDescription, LayerDescription } from "./description.ts";
+import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
 import { inputFactors, type InputFactors } from "./pack/input-factors.ts";
 import { packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
-/** What a description is made from; a model of one expert without shared rows. */
+/** What a description is made from. */
 export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
 
-/** What the model's products take in. */
+/**
+ * What the model's products take in: `layers.3.attention.qkv`, `layers.3.attention.output`, `layers.3.ffn` and
+ * `layers.3.ffn.down` of all tokens, `layers.3.ffn.2` and `layers.3.ffn.2.down` of expert 2's.
+ */
 export type InputStatistics = Pick<Calibration, "inputSquares">;
 
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
-/** Whether the kernel runs a model: a single expert, of all FFN rows. */
-export function isKernelModel({ experts, weights }: DescribedModel): boolean {
+/** Whether a model is dense: a single expert, of all FFN rows. */
+export function isKernelModel({ experts, weights }: Pick<DescribedModel, "experts" | "weights">): boolean {
   return experts.names.length === 1 && weights.layers.every(({ shared }) => shared === undefined);
 }
 
+/** How a model's products are packed, and what their inputs are multiplied by before. */
+interface Packing {
+  readonly product: PackProduct;
+  /** @returns `undefined` where nothing is */
+  readonly factorsOf: (product: string) => InputFactors | undefined;
+}
+
 /**
- * Describes a dense model in one precision. Nothing is read before the packed file is written.
+ * Describes a model in one precision. Nothing is read before the packed file is written.
  *
  * @param calibration - for int8, which is rounded as it is without; for weights that are fitted to 4 bits, which have 8 without
- * @throws {TypeError} for models of several experts
  */
 export function describeModel(
   model: DescribedModel,
   precision: Precision,
   calibration?: InputStatistics,
 ): DecoderDescription {
-  if (!isKernelModel(model)) throw new TypeError("Expected a dense model");
   const { config, weights } = model;
-  const product: PackProduct = (name, refs, factors) =>
-    precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, calibration);
-  const factorsOf = (name: string): InputFactors | undefined =>
-    precision === "int8" && calibration ? inputFactors(calibration, name) : undefined;
+  const packing: Packing = {
+    product: (name, refs, factors) =>
+      precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, calibration),
+    factorsOf: (name) => (precision === "int8" && calibration ? inputFactors(calibration, name) : undefined),
+  };
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
   // A tied table is there once: an embedding read from rows of 8 bits costs a ten-thousandth of a nat.
   const head = packHead({ weight: weights.head, bias: undefined }, precision);
@@ -56,26 +66,38 @@ export function describeModel(
     embeddingScale: 1,
     logitScale: 1,
     numRotaries: 1,
+    numExperts: model.experts.names.length,
     embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
-    layers: weights.layers.map((_, index) => describeLayer(model, index, product, factorsOf)),
+    layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
     finalNorm: packNorm(weights.finalNorm),
     head,
   };
 }
 
 function describeLayer(
-  { config, weights }: DescribedModel,
+  { config, weights, experts: { names } }: DescribedModel,
   index: number,
-  product: PackProduct,
-  factorsOf: (product: string) => InputFactors | undefined,
+  packing: Packing,
 ): LayerDescription {
-  const { inputNorm, attention, postAttentionNorm, experts } = weights.layers[index] as (typeof weights.layers)[number];
-  const [{ gate, up, down }] = experts as [(typeof experts)[number]];
+  const { inputNorm, attention, postAttentionNorm, shared, experts } = weights.layers[
+    index
+  ] as (typeof weights.layers)[number];
+  const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
   const name = `layers.${index}`;
   const attends = factorsOf(`${name}.attention.qkv`);
-  const gates = factorsOf(`${name}.ffn.gate_up`);
-  const gated = factorsOf(`${name}.ffn.down`);
+  const feeds = factorsOf(`${name}.ffn`);
+  // A dense model's only expert is what all tokens use.
+  const isDense = names.length === 1 && shared === undefined;
+  const ofAll = isDense ? experts[0] : shared;
+  const feedForward = (part: string, refs: FeedForwardRefs): ExpertDescription => {
+    const gated = factorsOf(`${part}.down`);
+    return {
+      gate: product(part, refs.gate, { inputs: feeds }),
+      up: product(part, refs.up, { inputs: feeds, outputs: gated }),
+      down: product(`${part}.down`, refs.down, { inputs: gated }),
+    };
+  };
   return {
     numHeads,
     numKvHeads,
@@ -94,10 +116,9 @@ function describeLayer(
     keyNorm: attention.keyNorm && packNorm(attention.keyNorm),
     attentionOutput: product(`${name}.attention.output`, attention.output, {}),
     attentionOutputNorm: undefined,
-    ffnNorm: packNorm(postAttentionNorm, 0, gates),
-    gate: product(`${name}.ffn.gate_up`, gate, { inputs: gates }),
-    up: product(`${name}.ffn.gate_up`, up, { inputs: gates, outputs: gated }),
-    down: product(`${name}.ffn.down`, down, { inputs: gated }),
+    ffnNorm: packNorm(postAttentionNorm, 0, feeds),
+    shared: ofAll && feedForward(`${name}.ffn`, ofAll),
+    experts: isDense ? [] : experts.map((refs, expert) => feedForward(`${name}.ffn.${expert}`, refs)),
     ffnOutputNorm: undefined,
   };
 }

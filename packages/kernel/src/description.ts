@@ -32,11 +32,24 @@ export interface LayerDescription {
   readonly attentionOutput: PackedTensor;
   readonly attentionOutputNorm: PackedTensor | undefined;
   readonly ffnNorm: PackedTensor | undefined;
-  /** `undefined` for FFNs without a gate. */
+  /** The FFN that every token goes through: of a dense model all of it. */
+  readonly shared: FeedForwardDescription | undefined;
+  /** One per expert, of equal sizes; a token goes through its own. @default none */
+  readonly experts?: readonly ExpertDescription[] | undefined;
+  readonly ffnOutputNorm: PackedTensor | undefined;
+}
+
+/** `down(activation(gate(x)) * up(x))`. */
+export interface FeedForwardDescription {
+  /** `undefined` for FFNs without a gate: `down(activation(up(x)))`. */
   readonly gate: PackedTensor | undefined;
   readonly up: PackedTensor;
   readonly down: PackedTensor;
-  readonly ffnOutputNorm: PackedTensor | undefined;
+}
+
+/** An expert always has a gate. */
+export interface ExpertDescription extends FeedForwardDescription {
+  readonly gate: PackedTensor;
 }
 
 /** A decoder: what a step of it computes, and from which weights. */
@@ -50,6 +63,8 @@ export interface DecoderDescription {
   readonly logitScale: number;
   /** Sets of angles that layers turn by. */
   readonly numRotaries: number;
+  /** Experts of each layer that has any. @default 1 */
+  readonly numExperts?: number | undefined;
   /** A table, or the head's own weights where the two are tied. */
   readonly embedding: PackedTensor;
   readonly layers: readonly LayerDescription[];
@@ -60,7 +75,7 @@ export interface DecoderDescription {
 
 // "RRMK", and the layout's number: it changes when a file of before is no longer read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 1;
+const VERSION = 2;
 const MODEL_WORDS = 16;
 const LAYER_WORDS = 24;
 const TENSOR_WORDS = 8;
@@ -74,7 +89,7 @@ export interface TensorPlace {
   readonly bias: number;
 }
 
-/** All tensors of a description, each once. */
+/** All tensors of a description, each once; the three of an expert's layer stand side by side, behind all that is shared. */
 export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
   const ofLayers = layers.flatMap((layer) => [
     layer.attentionNorm,
@@ -86,12 +101,13 @@ export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescrip
     layer.attentionOutput,
     layer.attentionOutputNorm,
     layer.ffnNorm,
-    layer.gate,
-    layer.up,
-    layer.down,
+    layer.shared?.gate,
+    layer.shared?.up,
+    layer.shared?.down,
     layer.ffnOutputNorm,
   ]);
-  const all = [embedding, ...ofLayers, finalNorm, head].filter((tensor) => tensor !== undefined);
+  const ofExperts = layers.flatMap(({ experts = [] }) => experts.flatMap(({ gate, up, down }) => [gate, up, down]));
+  const all = [embedding, ...ofLayers, finalNorm, head, ...ofExperts].filter((tensor) => tensor !== undefined);
   return Array.from(new Set(all));
 }
 
@@ -113,7 +129,7 @@ export function encodeHeader(
   words.integers([description.vocabSize, description.hiddenSize]);
   words.integers([indexOf(description.embedding), indexOf(description.finalNorm), indexOf(description.head)]);
   words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
-  words.integers([description.numRotaries, 0, 0, 0]);
+  words.integers([description.numRotaries, description.numExperts ?? 1, 0, 0]);
   for (const layer of description.layers) {
     words.integers([
       indexOf(layer.attentionNorm),
@@ -125,15 +141,15 @@ export function encodeHeader(
       indexOf(layer.attentionOutput),
       indexOf(layer.attentionOutputNorm),
       indexOf(layer.ffnNorm),
-      indexOf(layer.gate),
-      indexOf(layer.up),
-      indexOf(layer.down),
+      indexOf(layer.shared?.gate),
+      indexOf(layer.shared?.up),
+      indexOf(layer.shared?.down),
       indexOf(layer.ffnOutputNorm),
     ]);
     words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.rotary ?? -1, layer.rotarySize]);
     words.integers([layer.slidingWindow ?? 0, ACTIVATIONS.indexOf(layer.activation), layer.normsAllHeads ? 1 : 0]);
     words.floats([layer.attentionScale, layer.residualScale]);
-    words.integers([0]);
+    words.integers([indexOf(layer.experts?.[0]?.gate)]);
   }
   for (const [{ format, numOut, numIn, block, hasMinimums }, place] of places) {
     words.integers([FORMATS.indexOf(format), numOut, numIn, block, hasMinimums ? 1 : 0]);

@@ -1,9 +1,15 @@
 export { PagePool, type PagePoolOptions } from "./kv/page-pool.ts";
 export type { PageSlot } from "./kv/page-slot.ts";
 export { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
-export { calibrateModel, type CalibrateOptions } from "./calibrate/calibrate-model.ts";
+export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
 export { anglesOf } from "./angles.ts";
-export type { DecoderDescription, KernelActivation, LayerDescription } from "./description.ts";
+export type {
+  DecoderDescription,
+  ExpertDescription,
+  FeedForwardDescription,
+  KernelActivation,
+  LayerDescription,
+} from "./description.ts";
 export { describeModel, isKernelModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
 export type { Kernel, KernelKind, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";

@@ -7,6 +7,8 @@ import { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
 export interface StepRows {
   /** Tokens that are appended, at least one. */
   readonly tokenIds: ArrayLike<number>;
+  /** Expert of each. @default 0, the only one of a dense model */
+  readonly experts?: ArrayLike<number> | undefined;
   /** Position of the first of them. */
   readonly position: number;
   /** Pages of positions 0 and up; may be more than these rows need. */
@@ -25,6 +27,8 @@ export interface StepLimits {
   readonly maxRows: number;
   readonly maxPositions: number;
   readonly numPages: number;
+  /** @default 1 */
+  readonly numExperts?: number | undefined;
   /** Rows that the results' full logits have room for. */
   readonly numFullRows: number;
 }
@@ -42,21 +46,24 @@ export function encodeStep(sequences: readonly StepRows[], numCandidates: number
     numPages += pagesOf(sequence);
   }
   integerOption("rows of a step", numRows, 1, limits.maxRows);
-  const length = HEADER + numRows + 3 * sequences.length + numPages + 3 * numWanted;
+  const length = HEADER + 2 * numRows + 3 * sequences.length + numPages + 3 * numWanted;
   const request = new Int32Array(length);
   request.set([numRows, sequences.length, numWanted, numCandidates, numPages, limits.numFullRows]);
   let token = HEADER;
-  let sequenceAt = token + numRows;
+  let sequenceAt = token + 2 * numRows;
   const firstPage = sequenceAt + 3 * sequences.length;
   let page = firstPage;
   let wanted = page + numPages;
   let firstRow = 0;
   for (const sequence of sequences) {
-    const { tokenIds, position, pages, logitsOf, targets, fullPlaces } = sequence;
+    const { tokenIds, experts, position, pages, logitsOf, targets, fullPlaces } = sequence;
     request[sequenceAt++] = tokenIds.length;
     request[sequenceAt++] = position;
     request[sequenceAt++] = page - firstPage;
-    for (let i = 0; i < tokenIds.length; i++) request[token++] = tokenIds[i] as number;
+    for (let i = 0; i < tokenIds.length; i++, token++) {
+      request[token] = tokenIds[i] as number;
+      request[token + numRows] = experts?.[i] ?? 0;
+    }
     for (let i = 0; i < pagesOf(sequence); i++) request[page++] = pages[i] as number;
     for (const [index, row] of logitsOf.entries()) {
       request[wanted] = firstRow + row;
@@ -74,11 +81,12 @@ function pagesOf({ position, tokenIds }: StepRows): number {
 }
 
 function checkRows(sequence: StepRows, limits: StepLimits): void {
-  const { vocabSize, maxPositions, numPages, numFullRows } = limits;
-  const { tokenIds, position, pages, logitsOf, targets, fullPlaces } = sequence;
+  const { vocabSize, maxPositions, numPages, numFullRows, numExperts = 1 } = limits;
+  const { tokenIds, experts, position, pages, logitsOf, targets, fullPlaces } = sequence;
   integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
   integerOption("position", position, 0, maxPositions - tokenIds.length);
   for (let i = 0; i < tokenIds.length; i++) integerOption(`tokenIds[${i}]`, tokenIds[i], 0, vocabSize - 1);
+  checkEntries("experts", experts, tokenIds.length, numExperts);
   const needed = pagesOf(sequence);
   if (pages.length < needed) throw new RangeError(`Expected \`pages\` to hold ${needed} pages, got ${pages.length}`);
   for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
@@ -88,11 +96,11 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 
-/** Checks a list with one entry below `end` for each of `count` rows of logits. */
+/** Checks a list with one entry below `end` for each of `count` rows. */
 function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
   if (!entries) return;
   if (entries.length !== count) {
-    throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows of logits`);
+    throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows`);
   }
   for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], 0, end - 1);
 }

@@ -10,6 +10,8 @@ export interface ModelShape {
   readonly headSize: number;
   readonly numKvHeads: number;
   readonly ffnSize: number;
+  /** 1 for dense models. */
+  readonly numExperts: number;
   readonly numLayers: number;
   readonly vocabSize: number;
   /** Formats that products choose from, by index; those that do not fit a product's inputs become int8. */
@@ -32,6 +34,7 @@ export const modelShape: fc.Arbitrary<ModelShape> = fc.record({
   ),
   numKvHeads: fc.integer({ min: 1, max: 3 }),
   ffnSize: size(10, 150),
+  numExperts: fc.constantFrom(1, 1, 2, 3, 7),
   numLayers: fc.integer({ min: 1, max: 3 }),
   vocabSize: fc.oneof(
     { weight: 9, arbitrary: fc.integer({ min: 5, max: 200 }) },

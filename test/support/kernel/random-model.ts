@@ -1,8 +1,8 @@
 // Random small decoders with every part that a family may have or not have.
 
-import type { DecoderDescription } from "@readme-moe/kernel";
+import type { DecoderDescription, ExpertDescription } from "@readme-moe/kernel";
 import { packTable } from "../../../packages/kernel/src/pack/pack-tables.ts";
-import type { PlainLayer, PlainModel } from "../../oracles/plain-kernel.ts";
+import type { PlainFeedForward, PlainLayer, PlainModel } from "../../oracles/plain-kernel.ts";
 import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
 import { roundToHalf } from "../../oracles/plain-kernel-numbers.ts";
 import { randomInteger, seededRandom } from "../random.ts";
@@ -61,6 +61,7 @@ class ModelMaker {
       embeddingScale: this.#chance(0.5) ? 1 : 0.5 + 3 * this.#random(),
       logitScale: this.#chance(0.5) ? 1 : 0.3 + this.#random(),
       numRotaries,
+      numExperts: this.#shape.numExperts,
     };
     const angles = this.#rotarySizes.slice(0, numRotaries).map((rotarySize) => this.#angles(rotarySize));
     return {
@@ -84,7 +85,7 @@ class ModelMaker {
   }
 
   #layer(index: number) {
-    const { hiddenSize, headSize, numKvHeads, ffnSize } = this.#shape;
+    const { hiddenSize, headSize, numKvHeads, ffnSize, numExperts } = this.#shape;
     const numHeads = numKvHeads * (HEADS_PER_KEY[this.#integer(0, HEADS_PER_KEY.length - 1)] as number);
     const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
     const biasScale = this.#chance(0.4) ? 0.3 : 0;
@@ -118,18 +119,43 @@ class ModelMaker {
       attentionOutput: this.#product(hiddenSize, querySize, { biasScale, weightScale: 1 / valueScale }),
       attentionOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       ffnNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
-      gate: this.#chance(0.7) ? this.#product(ffnSize, hiddenSize, { biasScale }) : undefined,
-      up: this.#product(ffnSize, hiddenSize, { biasScale }),
-      down: this.#product(hiddenSize, ffnSize, { biasScale }),
       ffnOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
     };
     const parts = Object.entries(tensors);
+    const hasExperts = numExperts > 1 && this.#chance(0.8);
+    const shared =
+      !hasExperts || this.#chance(0.5) ? this.#feedForward(ffnSize, { biasScale }, this.#chance(0.7)) : undefined;
+    const expertSize = this.#integer(8, 70);
+    const experts = Array.from({ length: hasExperts ? numExperts : 0 }, () =>
+      this.#feedForward(expertSize, { biasScale }, true),
+    );
     return {
-      plain: { ...scalars, ...Object.fromEntries(parts.map(([name, tensor]) => [name, tensor?.plain])) } as PlainLayer,
+      plain: {
+        ...scalars,
+        ...Object.fromEntries([
+          ...parts.map(([name, tensor]) => [name, tensor?.plain] as const),
+          ["shared", shared?.plain] as const,
+          ["experts", experts.map(({ plain }) => plain)] as const,
+        ]),
+      } as PlainLayer,
       packed: {
         ...scalars,
-        ...Object.fromEntries(parts.map(([name, tensor]) => [name, tensor?.packed])),
+        ...Object.fromEntries([
+          ...parts.map(([name, tensor]) => [name, tensor?.packed] as const),
+          ["shared", shared?.packed] as const,
+          ["experts", experts.map(({ packed }) => packed)] as const,
+        ]),
       } as DecoderDescription["layers"][number],
+    };
+  }
+
+  #feedForward(size: number, biases: { readonly biasScale: number }, hasGate: boolean) {
+    const { hiddenSize } = this.#shape;
+    const gate = hasGate ? this.#product(size, hiddenSize, biases) : undefined;
+    const [up, down] = [this.#product(size, hiddenSize, biases), this.#product(hiddenSize, size, biases)];
+    return {
+      plain: { gate: gate?.plain, up: up.plain, down: down.plain } satisfies PlainFeedForward,
+      packed: { gate: gate?.packed, up: up.packed, down: down.packed } as ExpertDescription,
     };
   }
 

@@ -47,6 +47,11 @@ function pagesIn(numTokens: number): number {
   return Math.floor(Math.max(0, numTokens) / KV_PAGE_TOKENS);
 }
 
+/** Experts that tokens and positions decide on, so that shared pages have the same. */
+export function expertsOf(tokenIds: readonly number[], numExperts: number, position = 0): readonly number[] {
+  return tokenIds.map((id, index) => Math.floor((7 * id + position + index) / 3) % numExperts);
+}
+
 /** A position of a sequence whose logits a step gives. */
 export interface WantedPosition {
   readonly sequence: number;
@@ -60,11 +65,19 @@ export interface TestStep {
   readonly wanted: readonly WantedPosition[];
 }
 
-/** Chooses steps that compute every token once. @param pages - free pages, which are taken from the end */
+interface StepSizes {
+  /** Free pages, which are taken from the end. */
+  readonly pages: number[];
+  readonly maxRows: number;
+  readonly vocabSize: number;
+  readonly numExperts: number;
+}
+
+/** Chooses steps that compute every token once. */
 export function randomSteps(
   random: () => number,
   sequences: readonly TestSequence[],
-  { pages, maxRows, vocabSize }: { readonly pages: number[]; readonly maxRows: number; readonly vocabSize: number },
+  { pages, maxRows, vocabSize, numExperts }: StepSizes,
 ): readonly TestStep[] {
   const done = sequences.map(({ sharedPages }) => sharedPages * KV_PAGE_TOKENS);
   const tables: number[][] = sequences.map(() => []);
@@ -93,8 +106,10 @@ export function randomSteps(
       while (table.length * KV_PAGE_TOKENS < position + count) table.push(pages.pop() as number);
       const logitsOf = randomRows(random, count);
       const targets = logitsOf.map(() => randomInteger(random, vocabSize));
+      const taken = tokenIds.slice(position, position + count);
       rows.push({
-        tokenIds: tokenIds.slice(position, position + count),
+        tokenIds: taken,
+        experts: expertsOf(taken, numExperts, position),
         position,
         pages: table.slice(),
         logitsOf,

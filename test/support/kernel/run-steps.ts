@@ -11,6 +11,7 @@ export interface Expected {
   /** By sequence and position. */
   readonly rows: readonly (readonly PlainRow[])[];
   readonly vocabSize: number;
+  readonly numExperts: number;
   readonly maxRows: number;
   readonly maxPositions: number;
   /** For messages. */

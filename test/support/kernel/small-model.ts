@@ -12,6 +12,7 @@ export const SMALL_SHAPE: ModelShape = {
   headSize: 16,
   numKvHeads: 2,
   ffnSize: 96,
+  numExperts: 3,
   numLayers: 2,
   vocabSize: 70,
   formats: [1, 3, 8],
@@ -42,6 +43,7 @@ export const NUM_SMALL_PAGES = 4;
 export const SMALL_LIMITS: StepLimits = {
   ...SMALL_SIZES,
   vocabSize: SMALL_SHAPE.vocabSize,
+  numExperts: SMALL_SHAPE.numExperts,
   numPages: NUM_SMALL_PAGES,
   numFullRows: 0,
 };
@@ -51,6 +53,7 @@ function firstRows(count: number): StepRows {
   const numPages = Math.ceil(count / KV_PAGE_TOKENS);
   return {
     tokenIds: Array.from({ length: count }, (_, i) => (7 * i) % SMALL_SHAPE.vocabSize),
+    experts: Array.from({ length: count }, (_, i) => i % SMALL_SHAPE.numExperts),
     position: 0,
     pages: Array.from({ length: numPages }, (_, page) => page),
     logitsOf: [count - 1],

@@ -7,7 +7,7 @@
 typedef struct {
   /** -1 for each tensor's own. */
   int32_t format;
-  int32_t hiddenSize, headSize, numKvHeads;
+  int32_t hiddenSize, headSize, numKvHeads, numExperts;
 } Shape;
 
 static int32_t add(Pack *pack, Random *random, const Shape *shape, int32_t numOut, int32_t numIn) {
@@ -18,6 +18,7 @@ static int32_t add(Pack *pack, Random *random, const Shape *shape, int32_t numOu
 static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shape, int32_t perKey, int32_t rotary, int32_t rotarySize) {
   int32_t hidden = shape->hiddenSize, numHeads = perKey * shape->numKvHeads, ffnSize = random_in(random, 1, 300);
   int32_t querySize = numHeads * shape->headSize, keySize = shape->numKvHeads * shape->headSize, allHeads = one_in(random, 4);
+  int32_t hasExperts = shape->numExperts > 1 && !one_in(random, 4), hasShared = !hasExperts || one_in(random, 2);
   LayerDescription layer = {
       .attentionNorm = add_norm(pack, random, hidden, !one_in(random, 4)),
       .query = add(pack, random, shape, querySize, hidden),
@@ -28,9 +29,9 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .attentionOutput = add(pack, random, shape, hidden, querySize),
       .attentionOutputNorm = add_norm(pack, random, hidden, 0),
       .ffnNorm = add_norm(pack, random, hidden, !one_in(random, 4)),
-      .gate = one_in(random, 3) ? -1 : add(pack, random, shape, ffnSize, hidden),
-      .up = add(pack, random, shape, ffnSize, hidden),
-      .down = add(pack, random, shape, hidden, ffnSize),
+      .gate = !hasShared || one_in(random, 3) ? -1 : add(pack, random, shape, ffnSize, hidden),
+      .up = hasShared ? add(pack, random, shape, ffnSize, hidden) : -1,
+      .down = hasShared ? add(pack, random, shape, hidden, ffnSize) : -1,
       .ffnOutputNorm = add_norm(pack, random, hidden, 0),
       .numHeads = numHeads,
       .numKvHeads = shape->numKvHeads,
@@ -42,7 +43,14 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .normsAllHeads = allHeads,
       .attentionScale = 1.0f / __builtin_sqrtf((float)shape->headSize),
       .residualScale = one_in(random, 2) ? 1.0f : 0.5f,
+      .firstExpert = hasExperts ? pack->numTensors : -1,
   };
+  int32_t expertSize = random_in(random, 1, 100);
+  for (int32_t e = 0; hasExperts && e < shape->numExperts; e++) {
+    add(pack, random, shape, expertSize, hidden);
+    add(pack, random, shape, expertSize, hidden);
+    add(pack, random, shape, hidden, expertSize);
+  }
   return layer;
 }
 
@@ -76,6 +84,7 @@ TestModel make_model(Random *random) {
   model->numLayers = random_in(random, 1, MOST_LAYERS);
   model->vocabSize = random_in(random, 5, 300);
   model->hiddenSize = random_in(random, 16, 200);
+  model->numExperts = one_in(random, 2) ? 1 : random_in(random, 2, 5);
   model->embeddingScale = one_in(random, 2) ? 1.0f : 3.5f;
   model->logitScale = one_in(random, 2) ? 1.0f : 0.25f;
   model->normEpsilon = 1e-5f;
@@ -85,6 +94,7 @@ TestModel make_model(Random *random) {
       .hiddenSize = model->hiddenSize,
       .headSize = 2 * random_in(random, 1, 40),
       .numKvHeads = random_in(random, 1, 3),
+      .numExperts = model->numExperts,
   };
   // At most 512 queries, so that a model stays small; now and then more heads to a key head than attend at once.
   int32_t mostPerKey = 512 / (shape.headSize * shape.numKvHeads);

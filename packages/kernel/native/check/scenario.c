@@ -80,7 +80,7 @@ static void grow(World *world, Draft *draft, Running *running, int32_t mostRows,
   int32_t firstRow = draft->numRows;
   history->numTokens += numRows;
   running->isInStep = 1;
-  draft_rows(draft, history->tokens + position, numRows, position, running->pages);
+  draft_rows(draft, world->model, history->tokens + position, numRows, position, running->pages);
   add_wishes(world, draft, running->sequence, firstRow, numRows, position, oneIn);
 }
 
@@ -128,7 +128,7 @@ Scenario make_alone(Random *random, const TestModel *model, const Scenario *from
     Draft *draft = calloc(1, sizeof *draft);
     if (!draft) abort();
     draft->numCandidates = 1;
-    draft_rows(draft, history->tokens + position, numRows, position, pages);
+    draft_rows(draft, model, history->tokens + position, numRows, position, pages);
     for (; at < from->numWishes; at++) {
       Wish wish = from->wishes[at];
       if (wish.sequence != sequence) continue;

@@ -7,7 +7,6 @@ import type { Kernel } from "../kernel.ts";
 import { KV_PAGE_TOKENS } from "../kv/page-tokens.ts";
 import { openKernel, type KernelChoice } from "../open-kernel.ts";
 import { layOut, packedFile } from "../pack/packed-file.ts";
-import type { PackedTensor } from "../pack/packed-tensor.ts";
 import { encodeStep, type StepRows } from "../step-request.ts";
 import { describePiece } from "./layer-piece.ts";
 
@@ -22,15 +21,23 @@ const PIECE_BYTES = 64 * 2 ** 20;
 /** Rows of one step; a longer sequence is a step of its own. */
 const STEP_ROWS = 512;
 
+/** A text to measure with. */
+export interface CalibrationTokens {
+  /** At most as many as the model's context. */
+  readonly tokenIds: readonly number[];
+  /** Expert of each token. @default 0 */
+  readonly experts?: ArrayLike<number> | undefined;
+}
+
 /**
- * Measures what a dense model's products take in on some tokens: in int8, which gives the same bits in every build, so that the weights
+ * Measures what a model's products take in on some tokens: in int8, which gives the same bits in every build, so that the weights
  * that are packed by it are the same everywhere. Computed when it is asked for, layer after layer, and kept.
  *
- * @param sequences - tokens, `[tokens]` each, at most as many as the model's context
+ * @param sequences - called when the first layer runs
  */
 export function calibrateModel(
   model: DescribedModel,
-  sequences: readonly (readonly number[])[],
+  sequences: () => Promise<readonly CalibrationTokens[]>,
   options: CalibrateOptions,
 ): InputStatistics {
   const walk = new LayerWalk(model, sequences, options);
@@ -40,19 +47,19 @@ export function calibrateModel(
 class LayerWalk {
   readonly #model: DescribedModel;
   readonly #whole: DecoderDescription;
-  readonly #sequences: readonly (readonly number[])[];
+  readonly #read: () => Promise<readonly CalibrationTokens[]>;
   readonly #options: CalibrateOptions;
   readonly #squares = new Map<string, Float32Array>();
-  /** Rows of all sequences behind the layers so far, `[tokens, hiddenSize]`. */
-  #stream: Float32Array | undefined;
+  /** Rows of all sequences behind the layers so far. */
+  #stream: Stream | undefined;
   #nextLayer = 0;
   /** Calls wait for each other. */
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor(model: DescribedModel, sequences: readonly (readonly number[])[], options: CalibrateOptions) {
+  constructor(model: DescribedModel, read: () => Promise<readonly CalibrationTokens[]>, options: CalibrateOptions) {
     this.#model = model;
     this.#whole = describeModel(model, "int8");
-    this.#sequences = sequences;
+    this.#read = read;
     this.#options = options;
   }
 
@@ -72,15 +79,15 @@ class LayerWalk {
   }
 
   async #advance(): Promise<void> {
-    this.#stream ??= await embed(this.#model, this.#sequences.flat());
+    this.#stream ??= await embed(this.#model, await this.#read());
     const { threads, pieceBytes = PIECE_BYTES } = this.#options;
     const layers = pieceOf(this.#whole.layers.slice(this.#nextLayer), pieceBytes);
-    const description = describePiece(this.#whole, layers, this.#stream);
-    const maxPositions = Math.max(...this.#sequences.map(({ length }) => length));
+    const description = describePiece(this.#whole, layers, this.#stream.rows);
+    const { maxPositions } = this.#stream;
     const sizes = { threads, maxRows: Math.max(STEP_ROWS, maxPositions), maxPositions };
     const kernel = openKernel(await inMemory(description), sizes, this.#options);
     try {
-      this.#run(kernel, layers, description.vocabSize);
+      this.#run(kernel, layers, description, this.#stream);
     } finally {
       await kernel.close();
     }
@@ -88,21 +95,27 @@ class LayerWalk {
   }
 
   /** Runs all sequences through the layers of an open piece. */
-  #run(kernel: Kernel, layers: readonly LayerDescription[], vocabSize: number): void {
+  #run(kernel: Kernel, layers: readonly LayerDescription[], description: DecoderDescription, stream: Stream): void {
     const { config } = this.#model;
-    const maxPositions = Math.max(...this.#sequences.map(({ length }) => length));
+    const { vocabSize } = description;
+    const { maxPositions } = stream;
     const numPages = STEP_ROWS + Math.ceil(maxPositions / KV_PAGE_TOKENS);
     kernel.setAngles(0, 0, anglesOf(config.rope, config.headSize, 0, maxPositions));
     const pages = kernel.openPages(numPages, true);
     try {
       let firstRow = 0;
-      for (const lengths of stepsOf(this.#sequences.map(({ length }) => length))) {
-        const rows = rowsOf(lengths, firstRow);
-        const numRows = lengths.reduce((sum, length) => sum + length, 0);
-        const limits = { vocabSize, maxRows: numRows, maxPositions, numPages, numFullRows: numRows };
+      for (const sequences of stepsOf(stream.sequences)) {
+        const numRows = numTokensOf(sequences);
+        const room = { vocabSize, maxRows: numRows, maxPositions, numPages, numFullRows: numRows };
+        const limits = { ...room, numExperts: description.numExperts };
         const results = roomOf(numRows, vocabSize, layers);
-        kernel.step(pages, encodeStep(rows, 1, limits), results);
-        this.#take(results, layers, firstRow, numRows, vocabSize);
+        kernel.step(pages, encodeStep(rowsOf(sequences, firstRow), 1, limits), results);
+        for (let row = 0; row < numRows; row++) {
+          const from = row * vocabSize;
+          const own = results.fullLogits.subarray(from, from + config.hiddenSize);
+          stream.rows.set(own, (firstRow + row) * config.hiddenSize);
+        }
+        this.#add(results.inputSquares, layers);
         firstRow += numRows;
       }
     } finally {
@@ -110,19 +123,8 @@ class LayerWalk {
     }
   }
 
-  /** Takes rows of the stream out of logits, and adds up the inputs' squares by product. */
-  #take(
-    { fullLogits, inputSquares }: Pick<ReturnType<typeof roomOf>, "fullLogits" | "inputSquares">,
-    layers: readonly LayerDescription[],
-    firstRow: number,
-    numRows: number,
-    vocabSize: number,
-  ): void {
-    const { hiddenSize } = this.#whole;
-    for (let row = 0; row < numRows; row++) {
-      const from = row * vocabSize;
-      this.#stream?.set(fullLogits.subarray(from, from + hiddenSize), (firstRow + row) * hiddenSize);
-    }
+  /** Adds up squares by product. */
+  #add(inputSquares: Float32Array, layers: readonly LayerDescription[]): void {
     let place = 0;
     for (const [index, layer] of layers.entries()) {
       for (const [product, numIn] of productsOf(`layers.${this.#nextLayer + index}`, layer)) {
@@ -135,13 +137,28 @@ class LayerWalk {
   }
 }
 
+/** The residual stream of all sequences, one after the other. */
+interface Stream {
+  readonly sequences: readonly CalibrationTokens[];
+  /** `[tokens, hiddenSize]` */
+  readonly rows: Float32Array;
+  /** Of the longest sequence. */
+  readonly maxPositions: number;
+}
+
 /** A layer's products with the length of what they take in, in the order of `StepResults.inputSquares`. */
-function productsOf(name: string, { query, attentionOutput, up, down }: LayerDescription) {
+function productsOf(name: string, { query, attentionOutput, shared, experts = [] }: LayerDescription) {
+  const hiddenSize = query.numIn;
+  const ofExperts = experts.flatMap(({ down }, expert) => [
+    [`${name}.ffn.${expert}`, hiddenSize] as const,
+    [`${name}.ffn.${expert}.down`, down.numIn] as const,
+  ]);
   return [
-    [`${name}.attention.qkv`, query.numIn],
+    [`${name}.attention.qkv`, hiddenSize],
     [`${name}.attention.output`, attentionOutput.numIn],
-    [`${name}.ffn.gate_up`, up.numIn],
-    [`${name}.ffn.down`, down.numIn],
+    [`${name}.ffn`, hiddenSize],
+    ...(shared ? [[`${name}.ffn.down`, shared.down.numIn] as const] : []),
+    ...ofExperts,
   ] as const;
 }
 
@@ -152,34 +169,41 @@ function pieceOf(layers: readonly LayerDescription[], pieceBytes: number): reado
   return end === -1 ? layers : layers.slice(0, Math.max(1, end));
 }
 
-function bytesOfLayer({ query, key, value, attentionOutput, gate, up, down }: LayerDescription): number {
-  const products: readonly (PackedTensor | undefined)[] = [query, key, value, attentionOutput, gate, up, down];
+function bytesOfLayer({ query, key, value, attentionOutput, shared, experts = [] }: LayerDescription): number {
+  const ffns = shared ? [shared, ...experts] : experts;
+  const products = [query, key, value, attentionOutput, ...ffns.flatMap(({ gate, up, down }) => [gate, up, down])];
   return products.reduce((sum, product) => sum + (product?.weightBytes ?? 0), 0);
 }
 
-/** Deals sequences into steps, by their lengths. */
-function stepsOf(lengths: readonly number[]): number[][] {
-  const steps: number[][] = [];
+function numTokensOf(sequences: readonly CalibrationTokens[]): number {
+  return sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+}
+
+/** Deals sequences into steps. */
+function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][] {
+  const steps: CalibrationTokens[][] = [];
   let numRows = Infinity;
-  for (const length of lengths) {
+  for (const sequence of sequences) {
+    const { length } = sequence.tokenIds;
     if (numRows + length > STEP_ROWS) {
       steps.push([]);
       numRows = 0;
     }
-    steps.at(-1)?.push(length);
+    steps.at(-1)?.push(sequence);
     numRows += length;
   }
   return steps;
 }
 
 /** Rows of sequences that lie one after the other, from row `firstRow` of the stream on, with all their logits. */
-function rowsOf(lengths: readonly number[], firstRow: number): StepRows[] {
+function rowsOf(sequences: readonly CalibrationTokens[], firstRow: number): StepRows[] {
   let [row, page, place] = [firstRow, 0, 0];
-  return lengths.map((length): StepRows => {
+  return sequences.map(({ tokenIds: { length }, experts }): StepRows => {
     const numPages = Math.ceil(length / KV_PAGE_TOKENS);
     const tokens = Array.from({ length }, (_, index) => index);
     const rows = {
       tokenIds: tokens.map((index) => row + index),
+      experts,
       position: 0,
       pages: Array.from({ length: numPages }, (_, index) => page + index),
       logitsOf: tokens,
@@ -203,13 +227,13 @@ function roomOf(numRows: number, vocabSize: number, layers: readonly LayerDescri
   };
 }
 
-async function embed({ weights, config }: DescribedModel, tokenIds: readonly number[]): Promise<Float32Array> {
+async function embed({ weights, config }: DescribedModel, sequences: readonly CalibrationTokens[]): Promise<Stream> {
   const { store, name } = weights.embedding;
-  const stream = new Float32Array(tokenIds.length * config.hiddenSize);
-  for (const [index, id] of tokenIds.entries()) {
-    stream.set(await store.readFloats(name, { from: id, to: id + 1 }), index * config.hiddenSize);
+  const rows = new Float32Array(numTokensOf(sequences) * config.hiddenSize);
+  for (const [index, id] of sequences.flatMap(({ tokenIds }) => tokenIds).entries()) {
+    rows.set(await store.readFloats(name, { from: id, to: id + 1 }), index * config.hiddenSize);
   }
-  return stream;
+  return { sequences, rows, maxPositions: Math.max(...sequences.map(({ tokenIds }) => tokenIds.length)) };
 }
 
 async function inMemory(description: DecoderDescription): Promise<Uint8Array> {

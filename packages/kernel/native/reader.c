@@ -1,0 +1,83 @@
+// Tensors of a packed file: every size and offset is checked before anything is read through it.
+
+#include "reader.h"
+
+int fail(Reader *reader, const char *error) {
+  if (!reader->error) reader->error = error;
+  return 0;
+}
+
+/** The bytes at an offset in units of 64, or NULL where they are not all in the file. */
+static const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
+  // Sizes are counted in 64 bits, which those of WebAssembly's 32 would leave.
+  uint64_t from = (uint64_t)(uint32_t)offset * 64;
+  if (offset < 0 || from > reader->bytes || bytes > reader->bytes - from) {
+    fail(reader, "a tensor leaves the file");
+    return NULL;
+  }
+  return reader->file + from;
+}
+
+int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
+  enum { MOST_SIZE = 1 << 24 };
+  if (from->numOut < 1 || from->numOut > MOST_SIZE || from->numIn < 1 || from->numIn > MOST_SIZE) return fail(reader, "a tensor's shape");
+  if (from->format < FORMAT_FLOAT_TABLE || from->format > FORMAT_INT4_BLOCKS) return fail(reader, "a tensor's format");
+  int isBlocks = from->format == FORMAT_INT8_BLOCKS || from->format == FORMAT_INT4_BLOCKS;
+  if (isBlocks && from->block != 16 && from->block != 32) return fail(reader, "a tensor's block");
+  *tensor = (Tensor){
+      .format = (Format)from->format,
+      .numOut = from->numOut,
+      .numIn = from->numIn,
+      .numPanels = whole(from->numOut, PANEL) / PANEL,
+      .numGroups = whole(from->numIn, GROUP) / GROUP,
+      .block = isBlocks ? from->block : GROUP,
+      .hasMinimums = from->hasMinimums != 0,
+  };
+  size_t blockBytes = isBlocks ? (size_t)(GROUP / tensor->block) * PANEL * 4 : 0;
+  uint64_t panelBytes = 0, total = 0;
+  switch (tensor->format) {
+    case FORMAT_FLOAT_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 4; break;
+    case FORMAT_HALF_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 2; break;
+    case FORMAT_FLOAT: panelBytes = (uint64_t)from->numIn * PANEL * 4; break;
+    case FORMAT_INT8: tensor->groupBytes = GROUP * PANEL; break;
+    case FORMAT_INT8_BLOCKS: tensor->groupBytes = GROUP * PANEL + blockBytes; break;
+    case FORMAT_INT4_BLOCKS: tensor->groupBytes = GROUP / 2 * PANEL + blockBytes * (tensor->hasMinimums ? 2 : 1); break;
+  }
+  if (tensor->groupBytes > 0) panelBytes = (uint64_t)tensor->numGroups * tensor->groupBytes;
+  if (panelBytes > 0) total = (uint64_t)tensor->numPanels * panelBytes;
+  tensor->panelBytes = (size_t)panelBytes;
+  tensor->weights = bytes_at(reader, from->weights, total);
+  size_t outputBytes = (size_t)tensor->numPanels * PANEL * 4;
+  if (tensor->format == FORMAT_INT8) tensor->scales = (const float *)bytes_at(reader, from->scales, outputBytes);
+  if (from->bias >= 0) tensor->bias = (const float *)bytes_at(reader, from->bias, outputBytes);
+  return reader->error == NULL;
+}
+
+const Tensor *tensor_at(Reader *reader, const Kernel *kernel, int32_t index, int isNeeded) {
+  if (index == -1 && !isNeeded) return NULL;
+  if (index < 0 || index >= kernel->model.numTensors) {
+    fail(reader, "a tensor's index");
+    return NULL;
+  }
+  return &kernel->tensors[index];
+}
+
+const Tensor *weights_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t numOut, int32_t numIn, int isNeeded) {
+  const Tensor *tensor = tensor_at(reader, kernel, index, isNeeded);
+  if (!tensor) return NULL;
+  if (tensor->format < FORMAT_FLOAT || tensor->numOut != numOut || tensor->numIn != numIn) {
+    fail(reader, "the shape of a product's weights");
+    return NULL;
+  }
+  return tensor;
+}
+
+const float *norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size) {
+  const Tensor *tensor = tensor_at(reader, kernel, index, 0);
+  if (!tensor) return NULL;
+  if (tensor->format != FORMAT_FLOAT_TABLE || tensor->numOut != 1 || tensor->numIn != whole(size, PANEL)) {
+    fail(reader, "the shape of a norm");
+    return NULL;
+  }
+  return (const float *)tensor->weights;
+}
