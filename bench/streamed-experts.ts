@@ -5,11 +5,10 @@
 
 import { parseArgs } from "node:util";
 import { expertBytes } from "@readme-moe/core";
-import { expertLayout, ModelRunner } from "@readme-moe/engine";
+import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
-import { StreamedRunner } from "../packages/engine/src/streamed/streamed-runner.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -27,13 +26,13 @@ const cases = [
   { numSeqs: 16, distinct: numExperts },
 ];
 
-const resident = await ModelRunner.open(model, { precision: "int8", threads });
+const resident = await KernelRunner.open(model, { precision: "int8", threads });
 await report("all in memory", resident);
 await resident.dispose();
 for (const share of [1, 0.75, 0.5, 0.25]) {
-  const runner = await StreamedRunner.open(model, { threads, expertCacheBytes: Math.floor(share * allBytes) });
+  const runner = await KernelRunner.open(model, { threads, expertCacheBytes: Math.floor(share * allBytes) });
   await report(`${share * 100} %`, runner);
-  console.log(`  ${JSON.stringify(runner.memory.stats)}`);
+  console.log(`  ${JSON.stringify(runner.memory?.stats)}`);
   await runner.dispose();
 }
 await model.close();

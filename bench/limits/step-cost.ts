@@ -33,7 +33,7 @@ export function stepCost(model: Source, precision: Precision, { numSeqs, past, d
   const { numLayers, numHeads, headSize } = config;
   return {
     weightBytes: sizes.attention + sizes.small + sizes.shared + head + active,
-    kvBytes: numSeqs * past * kvBytesPerToken(config, kvPrecisionOf(model, precision)),
+    kvBytes: numSeqs * past * kvBytesPerToken(config, kvPrecisionOf(precision)),
     productOps: 2 * numSeqs * perToken,
     attentionOps: 2 * 2 * numSeqs * past * numLayers * numHeads * headSize,
   };

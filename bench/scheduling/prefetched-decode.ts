@@ -3,10 +3,10 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { expertBytes } from "@readme-moe/core";
-import { expertLayout } from "@readme-moe/engine";
+import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, type Model, wholeBlocks } from "@readme-moe/model";
-import { ExpertFile } from "../../packages/engine/src/streamed/expert-file.ts";
-import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
+import { UnitFile } from "../../packages/engine/src/streamed/unit-file.ts";
+import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 
 const NUM_SEQS = 16;
 
@@ -33,7 +33,7 @@ export async function prefetchedDecode(model: Model, options: PrefetchedOptions)
   const { budget, diskMbPerS, rounds, ...own } = options;
   const layout = expertLayout(model);
   const expertCacheBytes = Math.ceil(budget * layout.numExperts * expertBytes(layout));
-  const runner = await StreamedRunner.open(model, { ...own, expertCacheBytes });
+  const runner = await KernelRunner.open(model, { ...own, expertCacheBytes });
   const restore = slowReads(diskMbPerS);
   try {
     return await decode(runner, layout.numExperts, rounds);
@@ -45,22 +45,22 @@ export async function prefetchedDecode(model: Model, options: PrefetchedOptions)
 
 /** @returns ends it */
 function slowReads(diskMbPerS: number): () => void {
-  const read = Object.getOwnPropertyDescriptor(ExpertFile.prototype, "read")?.value as ExpertFile["read"];
+  const read = Object.getOwnPropertyDescriptor(UnitFile.prototype, "read")?.value as UnitFile["read"];
   let freeAtMs = 0;
-  ExpertFile.prototype.read = async function slowRead(range, expert, into) {
+  UnitFile.prototype.read = async function slowRead(layer, expert, into) {
     const startMs = performance.now();
-    freeAtMs = Math.max(freeAtMs, startMs) + this.bytesOf(range) / (diskMbPerS * 1e3);
+    freeAtMs = Math.max(freeAtMs, startMs) + this.unitBytes(layer) / (diskMbPerS * 1e3);
     const endMs = freeAtMs;
-    await read.call(this, range, expert, into);
+    await read.call(this, layer, expert, into);
     if (endMs > performance.now()) await sleep(endMs - performance.now());
   };
   return () => {
-    ExpertFile.prototype.read = read;
+    UnitFile.prototype.read = read;
   };
 }
 
 /** Steps of 16 sequences; which experts they need changes every few steps. */
-async function decode(runner: StreamedRunner, numExperts: number, rounds: number): Promise<Decoded> {
+async function decode(runner: KernelRunner, numExperts: number, rounds: number): Promise<Decoded> {
   const room = wholeBlocks(33 + rounds);
   const kv = runner.openKv({ capacityTokens: NUM_SEQS * room });
   const slots = Array.from({ length: NUM_SEQS }, () => kv.admit(room) as KvSlot);
@@ -77,14 +77,15 @@ async function decode(runner: StreamedRunner, numExperts: number, rounds: number
     );
   };
   await step(0, 32);
-  const before = runner.memory.stats;
+  const memory = runner.memory as UnitMemory;
+  const before = memory.stats;
   const times: number[] = [];
   for (let round = 0; round < rounds; round++) {
     const startMs = performance.now();
     await step(round, 1);
     times.push(performance.now() - startMs);
   }
-  const after = runner.memory.stats;
+  const after = memory.stats;
   return {
     meanMs: times.reduce((sum, ms) => sum + ms, 0) / rounds,
     stallMs: (after.stallMs - before.stallMs) / rounds,

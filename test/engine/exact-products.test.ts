@@ -1,11 +1,9 @@
-// Integer products of experts do not saturate, as they do on processors without VNNI where weights are stored as on others: neither
-// of weights in the graph, whose experts are branches of it, nor of weights that are fed.
+// Integer products of experts do not saturate, whether their weights lie in the file's memory or are read when they are needed.
 
 import { join } from "node:path";
-import { ModelRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, openModel, type Model } from "@readme-moe/model";
 import { expect, test } from "vitest";
-import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
@@ -19,9 +17,9 @@ test.each([{ isExtreme: false }, { isExtreme: true }])(
     const path = join(await temporaryFolder(), "model");
     await writeTinyReadMe(path, { numExperts: 3, ...options });
     const model = await openModel(path);
-    const exact = await logitsOf(ModelRunner.open(model, { precision: "fp32", threads: THREADS }), model);
-    const resident = await logitsOf(ModelRunner.open(model, { precision: "int8", threads: THREADS }), model);
-    const streamed = await logitsOf(StreamedRunner.open(model, { expertCacheBytes: 1e5, threads: THREADS }), model);
+    const exact = await logitsOf(KernelRunner.open(model, { precision: "fp32", threads: THREADS }), model);
+    const resident = await logitsOf(KernelRunner.open(model, { precision: "int8", threads: THREADS }), model);
+    const streamed = await logitsOf(KernelRunner.open(model, { expertCacheBytes: 1e5, threads: THREADS }), model);
     await model.close();
     const largest = Math.max(...exact.map(Math.abs));
     const furthest = Math.max(...resident.map((value, place) => Math.abs(value - (exact[place] as number))));

@@ -3,11 +3,11 @@
 import { copyFile, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ProcessLogits } from "@readme-moe/core";
-import { ModelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { KernelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { beforeAll, describe, expect, test } from "vitest";
-import { StreamedRunner } from "../../packages/engine/src/streamed/streamed-runner.ts";
+import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 import { complete } from "../support/complete.ts";
 import { CoreBench, outcomesAlone, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -15,8 +15,9 @@ import { expectReadMeError } from "../support/rejection.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
-const LEAST = 3 * 8192;
-const ALL = 3 * (4096 + 8192);
+const [SMALL, LARGE] = [6912, 8960];
+const LEAST = 3 * LARGE;
+const ALL = 3 * (SMALL + LARGE);
 const PARAMS = { maxTokens: 40, temperature: 0, ignoreEos: true };
 const PROMPT = [5, 6, 7, 8, 900, 901];
 
@@ -41,8 +42,8 @@ async function opened(options: OpenOptions = {}): Promise<{ readonly engine: Rea
   const cacheFolder = await temporaryFolder();
   const defaults = { threads: 1, isolation: "thread", expertCacheBytes: LEAST } as const;
   const engine = await ReadMeEngine.open(path, { ...defaults, cacheFolder, ...options });
-  const [entry = ""] = await readdir(join(cacheFolder, "experts"));
-  return { engine, file: join(cacheFolder, "experts", entry, "weights.bin") };
+  const [entry = ""] = await readdir(join(cacheFolder, "kernels"));
+  return { engine, file: join(cacheFolder, "kernels", entry, "weights.bin") };
 }
 
 function once<Result>(work: () => Promise<Result>): () => Promise<Result> {
@@ -74,7 +75,7 @@ describe("a file of experts", () => {
       const copy = join(await temporaryFolder(), "weights.bin");
       await copyFile(file, copy);
       // The second one waits while the others take all the memory, and comes back to a file without two experts' last layer.
-      const cutFile = once(() => truncate(file, 2 * 8192));
+      const cutFile = once(() => truncate(file, 2 * LARGE));
       const processLogits: ProcessLogits = (_, { tokenIds }) =>
         tokenIds.length < PROMPT.length + 5 ? undefined : cutFile();
       const answers = Promise.allSettled([
@@ -155,14 +156,15 @@ describe("memory for experts that is changed while they serve", () => {
     const model = await openModel(path);
     const { tokenizer } = await model.loadText();
     const router = await openRouter(model, undefined, { threads: 1 });
-    const resident = await ModelRunner.open(model, { precision: "int8", threads: 1 });
+    const resident = await KernelRunner.open(model, { precision: "int8", threads: 1 });
     const jobs = randomJobs(6, 4);
     const alone = await outcomesAlone(jobs, { runner: resident, router }, tokenizer);
     for (let seed = 0; seed < 6; seed++) {
       const random = seededRandom(seed);
       const policy = (["belady", "lru", "lfu", "random"] as const)[seed % 4];
-      const runner = await StreamedRunner.open(model, { expertCacheBytes: LEAST, policy, threads: 1 });
-      const { memory, residency } = runner;
+      const runner = await KernelRunner.open(model, { expertCacheBytes: LEAST, policy, threads: 1 });
+      const { residency } = runner;
+      const memory = runner.memory as UnitMemory;
       const bench = new CoreBench({ runner, router }, tokenizer, { capacityTokens: 4096, residency });
       for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
       while (bench.core.hasWork) {
@@ -192,7 +194,7 @@ describe("memory for experts that is changed while they serve", () => {
   test("is refused where it cannot work, naming what can", async () => {
     const { engine } = await opened();
     const least =
-      /`expertCacheBytes` to be at least 24576 bytes, which a step of all experts needs at once, got `24575`/;
+      /`expertCacheBytes` to be at least 26880 bytes, which a step of all experts needs at once, got `26879`/;
     await expect(engine.setExpertCacheBytes(LEAST - 1)).rejects.toThrow(RangeError);
     await expect(engine.setExpertCacheBytes(LEAST - 1)).rejects.toThrow(least);
     await expect(engine.setExpertCacheBytes(Number.NaN)).rejects.toThrow(/`bytes` to be an integer/);

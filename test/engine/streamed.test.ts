@@ -3,26 +3,27 @@
 
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { ModelRunner, ReadMeEngine } from "@readme-moe/engine";
+import { KernelRunner, ReadMeEngine, type KernelRunnerOptions } from "@readme-moe/engine";
 import { type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { StreamedRunner, type StreamedOptions } from "../../packages/engine/src/streamed/streamed-runner.ts";
+import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
-const UNIT_BYTES = 8192; // of the larger layer, aligned
+/** Of the larger layer, with biases and without. */
+const [UNIT_BYTES, TEXT_UNIT_BYTES] = [9728, 8960];
 
 let folder: string;
 let model: Model;
-let resident: ModelRunner;
+let resident: KernelRunner;
 let bits: readonly number[];
 beforeAll(async () => {
   folder = join(await persistentFolder(), "model");
   await writeTinyReadMe(folder, { numExperts: 3, hasBias: true });
   model = await openModel(folder);
-  resident = await ModelRunner.open(model, { precision: "int8", threads: 1 });
+  resident = await KernelRunner.open(model, { precision: "int8", threads: 1 });
   bits = await someSteps(resident);
 });
 afterAll(async () => {
@@ -59,15 +60,31 @@ async function someSteps(runner: StepRunner): Promise<readonly number[]> {
   return logits;
 }
 
-async function streamed(options: Partial<StreamedOptions> = {}): Promise<StreamedRunner> {
-  return StreamedRunner.open(model, { expertCacheBytes: 6 * UNIT_BYTES, threads: 1, ...options });
+async function streamed(options: Partial<KernelRunnerOptions> = {}): Promise<KernelRunner> {
+  return KernelRunner.open(model, { expertCacheBytes: 6 * UNIT_BYTES, threads: 1, ...options });
 }
 
 describe("numbers", () => {
+  test.each(["fp32", "int4"] as const)("are the same bits in %s", async (precision) => {
+    const whole = await KernelRunner.open(model, { precision, threads: 2 });
+    const expected = await someSteps(whole);
+    await whole.dispose();
+    const runner = await streamed({ precision, expertCacheBytes: 120_000, threads: 2 });
+    expect(await someSteps(runner)).toEqual(expected);
+    await runner.dispose();
+  });
+
+  test("are the same bits in WebAssembly", async () => {
+    const runner = await streamed({ kernel: "wasm", expertCacheBytes: 4 * UNIT_BYTES });
+    expect(await someSteps(runner)).toEqual(bits);
+    expect(runner.info.kind).toBe("wasm");
+    await runner.dispose();
+  });
+
   test.each([3, 4, 5, 6, 100])("are the same bits with room for %i of the larger units", async (capacity) => {
     const runner = await streamed({ expertCacheBytes: capacity * UNIT_BYTES });
     expect(await someSteps(runner)).toEqual(bits);
-    expect(runner.memory.takenBytes).toBeLessThanOrEqual(capacity * UNIT_BYTES);
+    expect(runner.memory?.takenBytes).toBeLessThanOrEqual(capacity * UNIT_BYTES);
     await runner.dispose();
   });
 });
@@ -78,9 +95,9 @@ describe("memory", () => {
     for (const capacity of [3, 5, 6]) {
       const runner = await streamed({ expertCacheBytes: capacity * UNIT_BYTES });
       await someSteps(runner);
-      counts.push(runner.memory.cache.counters);
-      runner.memory.cache.checkIntegrity();
-      expect(runner.memory.cache.counters.wastedLoads).toBe(0);
+      counts.push((runner.memory as UnitMemory).cache.counters);
+      runner.memory?.cache.checkIntegrity();
+      expect(runner.memory?.cache.counters.wastedLoads).toBe(0);
       await runner.dispose();
     }
     expect(counts[2]).toMatchObject({ loads: 6 });
@@ -112,13 +129,12 @@ describe("memory", () => {
     await runner.dispose();
   });
 
-  test("too little for a layer, dense models and other precisions are refused", async () => {
-    await expect(streamed({ expertCacheBytes: 2 * UNIT_BYTES })).rejects.toThrow(/`expertCacheBytes`.*at least 24576/);
-    await expect(streamed({ precision: "fp32" })).rejects.toThrow(/int8/);
+  test("too little for a layer, and dense models are refused", async () => {
+    await expect(streamed({ expertCacheBytes: 2 * UNIT_BYTES })).rejects.toThrow(/`expertCacheBytes`.*at least 29184/);
     const path = join(await temporaryFolder(), "dense");
     await writeTinyReadMe(path, { numExperts: 1, hasRouter: false });
     const dense = await openModel(path);
-    await expect(StreamedRunner.open(dense, { expertCacheBytes: 1e6 })).rejects.toThrow(/several experts/);
+    await expect(KernelRunner.open(dense, { expertCacheBytes: 1e6 })).rejects.toThrow(/several experts/);
     await dense.close();
   });
 });
@@ -126,8 +142,8 @@ describe("memory", () => {
 test("a file that was cut fails the step that needs it, naming the unit, and the rest goes on", async () => {
   const cacheFolder = await temporaryFolder();
   const runner = await streamed({ cacheFolder, expertCacheBytes: 3 * UNIT_BYTES });
-  const [entry = ""] = await readdir(join(cacheFolder, "experts"));
-  const file = await open(join(cacheFolder, "experts", entry, "weights.bin"), "r+");
+  const [entry = ""] = await readdir(join(cacheFolder, "kernels"));
+  const file = await open(join(cacheFolder, "kernels", entry, "weights.bin"), "r+");
   const { size } = await file.stat();
   await file.truncate(size - UNIT_BYTES); // the last expert of the last layer
   await file.close();
@@ -176,7 +192,7 @@ describe("an engine", () => {
         const engine = await ReadMeEngine.open(path, {
           threads: 1,
           isolation: "thread",
-          expertCacheBytes: 4 * UNIT_BYTES,
+          expertCacheBytes: 4 * TEXT_UNIT_BYTES,
           expertCachePolicy,
           scheduler,
         });
@@ -187,7 +203,7 @@ describe("an engine", () => {
         expect(events.loaded).toBeGreaterThan(0);
         const { expertCache } = await engine.stats();
         expect(expertCache).toMatchObject({ loads: events.loaded, evictions: events.evicted, failedReads: 0 });
-        expect(expertCache?.usedBytes).toBeLessThanOrEqual(4 * UNIT_BYTES);
+        expect(expertCache?.usedBytes).toBeLessThanOrEqual(4 * TEXT_UNIT_BYTES);
         await engine.dispose();
       }
     },
@@ -195,22 +211,17 @@ describe("an engine", () => {
 
   test("whose file loses an expert fails those that need it, and goes on with the others", async () => {
     const cacheFolder = await temporaryFolder();
-    const options = { threads: 1, isolation: "thread", expertCacheBytes: 3 * UNIT_BYTES, cacheFolder } as const;
+    const options = { threads: 1, isolation: "thread", expertCacheBytes: 3 * TEXT_UNIT_BYTES, cacheFolder } as const;
     const engine = await ReadMeEngine.open(path, options);
     const expected = await generated(engine, 0);
-    const [entry = ""] = await readdir(join(cacheFolder, "experts"));
-    const file = await open(join(cacheFolder, "experts", entry, "weights.bin"), "r+");
-    await file.truncate((await file.stat()).size - UNIT_BYTES);
+    const [entry = ""] = await readdir(join(cacheFolder, "kernels"));
+    const file = await open(join(cacheFolder, "kernels", entry, "weights.bin"), "r+");
+    await file.truncate((await file.stat()).size - TEXT_UNIT_BYTES);
     await file.close();
     const [broken, whole] = await Promise.allSettled([generated(engine, 2), generated(engine, 0)]);
     expect(broken).toMatchObject({ status: "rejected", reason: { code: "ERR_FILE_UNREADABLE" } });
     expect(whole).toEqual({ status: "fulfilled", value: expected });
     expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0 });
     await engine.dispose();
-  });
-
-  test("refuses another precision at once", async () => {
-    const options = { precision: "fp32", expertCacheBytes: 1e6 } as const;
-    await expect(ReadMeEngine.open(path, options)).rejects.toThrow(/`precision` to be "int8"/);
   });
 });

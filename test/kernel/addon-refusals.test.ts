@@ -5,7 +5,7 @@ import { loadAddon } from "../../packages/kernel/src/native-kernel.ts";
 import { NUM_SMALL_PAGES, resultsOf, smallBytes, SMALL_REQUEST, SMALL_SIZES } from "../support/kernel/small-model.ts";
 
 const addon = loadAddon();
-const OPTIONS = Int32Array.of(1, SMALL_SIZES.maxRows, SMALL_SIZES.maxPositions);
+const OPTIONS = Int32Array.of(1, SMALL_SIZES.maxRows, SMALL_SIZES.maxPositions, 0);
 const ROOM = resultsOf(1);
 
 /** All that is no handle, and handles of the other kind. */

@@ -32,6 +32,7 @@ export const SOURCES = {
     "step",
     "stream",
     "team",
+    "units",
   ],
   addon: ["addon", "map_file"],
   wasm: ["wasm"],

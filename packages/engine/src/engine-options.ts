@@ -38,13 +38,13 @@ export interface EngineOptions extends SchedulingOptions {
   /** Threads that compute. @default all cores, within the control group's share of time */
   readonly threads?: number | undefined;
   /**
-   * Build of the kernel that runs a dense model: the addon of this platform, or WebAssembly.
+   * Build of the kernel that runs the model: the addon of this platform, or WebAssembly.
    * @default `README_MOE_KERNEL`, else the addon where there is one that loads
    */
   readonly kernel?: KernelKind | undefined;
-  /** How a dense model's keys and values are kept; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
+  /** How keys and values are kept; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
-  /** Where packed weights and built graphs are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  /** Where packed weights are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
   /** Who chooses experts when a request does not say. @default the model's router, where it has one */
   readonly expert?: string | number | undefined;
@@ -62,7 +62,7 @@ export interface EngineOptions extends SchedulingOptions {
   readonly prefixCacheBytes?: number | undefined;
   /**
    * Experts' weights in memory at most, reads under way included: the others are read when they are needed. For models with
-   * several experts in int8. @default all experts are in memory
+   * several experts. @default all experts are in memory
    */
   readonly expertCacheBytes?: number | undefined;
   /**
@@ -160,12 +160,9 @@ function policyOf(policy: EvictionPolicyName | FunctionModule): EvictionPolicyNa
   return module ?? choiceOption("expertCachePolicy", policy as EvictionPolicyName, EVICTION_POLICIES);
 }
 
-/** Experts that come and go are kept in int8. */
 function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision {
   const fallback = expertCacheBytes === undefined ? "fp32" : "int8";
-  const chosen = choiceOption("precision", precision ?? fallback, ["fp32", "int8", "int4"] as const);
-  if (expertCacheBytes === undefined || chosen === "int8") return chosen;
-  throw new TypeError(`Expected \`precision\` to be "int8" with \`expertCacheBytes\`, got "${chosen}"`);
+  return choiceOption("precision", precision ?? fallback, ["fp32", "int8", "int4"] as const);
 }
 
 /** KV memory in tokens and bytes, for a model's shape. */

@@ -1,11 +1,14 @@
 // Steps of a model in the kernel: everything of a step in one call.
 
-import { integerOption, type KernelInfo } from "@readme-moe/core";
+import { everythingResident, integerOption, ReadMeError, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
   anglesOf,
   describeModel,
   encodeStep,
+  expertUnits,
   openKernel,
+  type DecoderDescription,
+  type ExpertUnits,
   type Kernel,
   type KernelChoice,
   type StepRows,
@@ -24,6 +27,8 @@ import { KernelResults } from "./kernel-results.ts";
 import { packedWeights } from "./packed-weights.ts";
 import { piecesOf, type StepPiece } from "./kernel-pieces.ts";
 import type { RunnerOptions } from "./model-runner.ts";
+import { ExpertStream } from "./streamed/expert-stream.ts";
+import type { UnitMemory, UnitMemoryOptions } from "./streamed/unit-memory.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import { checkSequence, type StepLogits } from "./step-logits.ts";
 import type { StepRunner } from "./step-runner.ts";
@@ -31,7 +36,13 @@ import { kernelThreads } from "./kernel-threads.ts";
 import { kvPrecisionOf } from "./kv-precision.ts";
 
 /** Options of `KernelRunner.open`. */
-export interface KernelRunnerOptions extends RunnerOptions, KernelChoice {
+export interface KernelRunnerOptions
+  extends
+    RunnerOptions,
+    KernelChoice,
+    Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted"> {
+  /** Experts' weights in memory at most, reads under way included. @default all are in memory */
+  readonly expertCacheBytes?: number | undefined;
   /** How keys and values are kept. @default "fp32" where weights are, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
 }
@@ -50,13 +61,15 @@ export class KernelRunner implements StepRunner {
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
   readonly #numExperts: number;
+  readonly #stream: ExpertStream | undefined;
   /** Positions whose angles the kernel has. */
   #anglePositions = 0;
 
-  private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision) {
+  private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, stream: ExpertStream | undefined) {
     this.model = model;
     this.kvPrecision = kvPrecision;
     this.#kernel = kernel;
+    this.#stream = stream;
     this.#numExperts = model.experts.names.length;
     this.#results = new KernelResults(kernel, model.config.vocabSize);
   }
@@ -67,7 +80,8 @@ export class KernelRunner implements StepRunner {
    * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
    */
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
-    const { precision = "fp32", onProgress = () => undefined, kernel: kind, instructions } = options;
+    const { onProgress = () => undefined, kernel: kind, instructions, expertCacheBytes } = options;
+    const { precision = expertCacheBytes === undefined ? "fp32" : "int8" } = options;
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const choice = { kernel: kind, instructions };
@@ -75,16 +89,28 @@ export class KernelRunner implements StepRunner {
     const description = describeModel(model, precision, calibration?.statistics);
     const fingerprint = await model.fingerprint(cacheFolder);
     const key = [fingerprint, precision, VERSION, calibration?.fingerprint].join(" ");
-    const sizes = { threads, maxRows: MAX_ROWS, maxPositions: model.config.contextTokens };
+    const units = expertCacheBytes === undefined ? undefined : unitsOf(model, description);
+    const sizes = {
+      threads,
+      maxRows: MAX_ROWS,
+      maxPositions: model.config.contextTokens,
+      expertsFromByte: units?.fromByte,
+    };
+    const kvPrecision = kvPrecisionOf(precision, options.kvPrecision);
     for (let mayRetry = true; ; mayRetry = false) {
       const weights = await packedWeights(description, { ...options, key, cacheFolder });
       onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
+      let kernel: Kernel | undefined;
       try {
-        const kernel = openKernel(weights, sizes, choice);
-        return new KernelRunner(model, kernel, kvPrecisionOf(model, precision, options.kvPrecision));
+        kernel = openKernel(weights, sizes, choice);
+        const budgetBytes = expertCacheBytes ?? 0;
+        const stream = units && (await streamOf(kernel, weights, units, { ...options, budgetBytes }));
+        return new KernelRunner(model, kernel, kvPrecision, stream);
       } catch (error) {
+        await kernel?.close();
         // A file of the cache may be removed after it was checked and before it is mapped.
-        if (error instanceof TypeError || typeof weights !== "string" || !mayRetry) throw error;
+        const isGone = typeof weights === "string" && mayRetry;
+        if (error instanceof TypeError || error instanceof RangeError || !isGone) throw error;
       }
     }
   }
@@ -92,6 +118,16 @@ export class KernelRunner implements StepRunner {
   /** Build of the kernel, its instructions and its number of threads. */
   get info(): KernelInfo {
     return this.#kernel.info;
+  }
+
+  /** Which experts are in memory. */
+  get residency(): Residency {
+    return this.#stream?.residency ?? everythingResident;
+  }
+
+  /** Memory of experts that come and go; `undefined` where all are there. */
+  get memory(): UnitMemory | undefined {
+    return this.#stream?.memory;
   }
 
   openKv(options: KvMemoryOptions): KernelKv {
@@ -110,16 +146,24 @@ export class KernelRunner implements StepRunner {
     for (const sequence of sequences) checkSequence(sequence, this.model);
     this.#fillAngles(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
     this.#results.begin(sequences, numCandidates);
-    for (const pieces of piecesOf(sequences, MAX_ROWS)) this.#run(kv, pieces, sequences, numCandidates);
+    const calls = Array.from(piecesOf(sequences, MAX_ROWS));
+    this.#stream?.memory.expectRuns(calls.map((pieces) => expertsOf(pieces, sequences)));
+    for (const pieces of calls) await this.#run(kv, pieces, sequences, numCandidates);
     return this.#results.end();
   }
 
   async dispose(): Promise<void> {
+    await this.#stream?.close();
     await this.#kernel.close();
   }
 
   /** Runs one call's pieces of sequences, which are appended to their slots. */
-  #run(kv: KernelKv, pieces: readonly StepPiece[], sequences: readonly StepSequence[], numCandidates: number): void {
+  async #run(
+    kv: KernelKv,
+    pieces: readonly StepPiece[],
+    sequences: readonly StepSequence[],
+    numCandidates: number,
+  ): Promise<void> {
     const rows = pieces.map((piece): StepRows => {
       const { slot, tokenIds, experts, wantsFullLogits } = sequences[piece.sequence] as StepSequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
@@ -141,7 +185,10 @@ export class KernelRunner implements StepRunner {
     const sizes = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: this.#numExperts };
     const limits = { ...sizes, numPages: kv.numPages, numFullRows };
     const numWanted = pieces.reduce((sum, { wanted }) => sum + wanted.length, 0);
-    this.#kernel.step(kv.pages, encodeStep(rows, numCandidates, limits), this.#results.room(numWanted));
+    const request = encodeStep(rows, numCandidates, limits);
+    const room = this.#results.room(numWanted);
+    if (this.#stream) await this.#stream.step(kv.pages, request, room, expertsOf(pieces, sequences));
+    else this.#kernel.step(kv.pages, request, room);
     for (const { sequence, from, to } of pieces) kv.advance((sequences[sequence] as StepSequence).slot, to - from);
     this.#results.take(pieces);
   }
@@ -155,4 +202,31 @@ export class KernelRunner implements StepRunner {
       this.#anglePositions = to;
     }
   }
+}
+
+/** Distinct experts of pieces, ascending. */
+function expertsOf(pieces: readonly StepPiece[], sequences: readonly StepSequence[]): readonly number[] {
+  const all = pieces.flatMap(
+    ({ sequence, from, to }) => Array.prototype.slice.call(sequences[sequence]?.experts, from, to) as number[],
+  );
+  return Array.from(new Set(all)).sort((a, b) => a - b);
+}
+
+/** @throws {TypeError} for dense models */
+function unitsOf({ experts }: Model, description: DecoderDescription): ExpertUnits {
+  if (experts.names.length > 1) return expertUnits(description);
+  throw new TypeError("Expected a model with several experts for `expertCacheBytes`, got a dense one");
+}
+
+async function streamOf(
+  kernel: Kernel,
+  weights: string | Uint8Array,
+  units: ExpertUnits,
+  options: UnitMemoryOptions,
+): Promise<ExpertStream> {
+  if (typeof weights === "string") return ExpertStream.open(kernel, weights, units, options);
+  throw new ReadMeError(
+    "ERR_WRITE_FAILED",
+    "Experts that come and go are read from the cache folder, which cannot be written",
+  );
 }

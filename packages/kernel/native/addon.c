@@ -1,13 +1,12 @@
 // The kernel as a Node-API addon. Arguments are checked here once more, so that no caller can make native code read what is not there.
 
-#define NAPI_VERSION 8
-#include <node_api.h>
 #include <stdlib.h>
 #include "map_file.h"
 #include "memory.h"
 #include "platform.h"
 #include "processor.h"
 #include "request.h"
+#include "values.h"
 
 /** Kind of a handle; every handle's memory begins with one. */
 typedef enum { KIND_KERNEL = 0x4b52, KIND_PAGES = 0x5047 } Kind;
@@ -43,22 +42,6 @@ static void finalize_pages(napi_env env, void *data, void *hint) {
   (void)env, (void)hint;
   kernel_close_pages(&((OpenedPages *)data)->pages);
   free(data);
-}
-
-static napi_value fail(napi_env env, const char *what) {
-  napi_throw_range_error(env, NULL, what);
-  return NULL;
-}
-
-static int arguments(napi_env env, napi_callback_info info, size_t count, napi_value *values) {
-  size_t given = count;
-  return napi_get_cb_info(env, info, &given, values, NULL, NULL) == napi_ok && given == count;
-}
-
-/** The elements of a typed array of one type. */
-static int elements(napi_env env, napi_value value, napi_typedarray_type wanted, void **data, size_t *length) {
-  napi_typedarray_type type;
-  return napi_get_typedarray_info(env, value, &type, length, data, NULL, NULL) == napi_ok && type == wanted;
 }
 
 /** The memory of a handle of one kind, or NULL. */
@@ -196,8 +179,9 @@ static napi_value set_rotary(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
-/** step(kernel, pages, request, candidateIds, logits, sums, fullLogits, inputSquares): see `kernel_run`. */
-static napi_value step(napi_env env, napi_callback_info info) {
+typedef const char *(*RunStep)(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);
+
+static napi_value call_step(napi_env env, napi_callback_info info, RunStep run) {
   napi_value values[8];
   void *request, *ids, *logits, *sums, *full, *squares;
   size_t length;
@@ -217,7 +201,48 @@ static napi_value step(napi_env env, napi_callback_info info) {
   results.sums = sums;
   results.fullLogits = full;
   results.inputSquares = squares;
-  const char *error = kernel_run(opened->kernel, pages, request, length, &results);
+  const char *error = run(opened->kernel, pages, request, length, &results);
+  return error ? fail(env, error) : NULL;
+}
+
+/** step(kernel, pages, request, candidateIds, logits, sums, fullLogits, inputSquares): see `kernel_run`. */
+static napi_value step(napi_env env, napi_callback_info info) { return call_step(env, info, kernel_run); }
+
+/** begin(…): as `step`; the arrays are kept by the caller until `end`. */
+static napi_value begin(napi_env env, napi_callback_info info) { return call_step(env, info, kernel_begin_run); }
+
+/** runLayers(kernel, from, to): see `kernel_run_layers`. */
+static napi_value run_layers(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int32_t from, to;
+  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &from) != napi_ok ||
+      napi_get_value_int32(env, values[2], &to) != napi_ok)
+    return fail(env, "Expected a kernel and layers");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_run_layers(opened->kernel, from, to) : NULL;
+  return error ? fail(env, error) : NULL;
+}
+
+/** end(kernel): see `kernel_end`. */
+static napi_value end(napi_env env, napi_callback_info info) {
+  napi_value values[1];
+  if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_end(opened->kernel) : NULL;
+  return error ? fail(env, error) : NULL;
+}
+
+/** place(kernel, layer, expert, Uint8Array): see `kernel_place`; the array is kept by the caller; an empty one takes weights away. */
+static napi_value place(napi_env env, napi_callback_info info) {
+  napi_value values[4];
+  int32_t layer, expert;
+  void *unit;
+  size_t bytes;
+  if (!arguments(env, info, 4, values) || napi_get_value_int32(env, values[1], &layer) != napi_ok ||
+      napi_get_value_int32(env, values[2], &expert) != napi_ok || !elements(env, values[3], napi_uint8_array, &unit, &bytes))
+    return fail(env, "Expected a kernel, a layer, an expert and its bytes");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_place(opened->kernel, layer, expert, bytes > 0 ? unit : NULL, bytes) : NULL;
   return error ? fail(env, error) : NULL;
 }
 
@@ -255,7 +280,8 @@ NAPI_MODULE_INIT() {
     napi_callback call;
   } functions[] = {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
-      {"rotary", set_rotary}, {"step", step}, {"readLogits", read_logits}, {"close", close_kernel},
+      {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"end", end},
+      {"place", place}, {"readLogits", read_logits}, {"close", close_kernel},
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     napi_value function;

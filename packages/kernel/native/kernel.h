@@ -53,6 +53,8 @@ typedef struct {
   int32_t maxRows;
   /** Positions of a sequence. */
   int32_t maxPositions;
+  /** Whether experts are not in the file's memory: `kernel_place` puts each where it is. */
+  int32_t streamsExperts;
 } KernelOptions;
 
 enum { SEQUENCE_FIELDS = 3, MOST_WANTED = 1 << 20 };
@@ -109,6 +111,17 @@ void kernel_close_pages(Pages *pages);
 Team *kernel_team(Kernel *kernel);
 /** @returns NULL, or why the step cannot run; nothing has run then */
 const char *kernel_step(Kernel *kernel, const Step *step);
+/** Begins a step that runs some layers at a time. Its arrays stay where they are until it has ended. @returns as `kernel_step` */
+const char *kernel_begin(Kernel *kernel, const Step *step);
+/** Runs layers `[from, to)`, those that come next. @returns NULL, or what is missing; nothing has run then */
+const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to);
+/** Computes the results of a step whose layers have all run. @returns NULL, or what has not */
+const char *kernel_end(Kernel *kernel);
+/**
+ * Takes weights of one layer of one expert: its range of the file, anywhere in memory at a multiple of 64 bytes.
+ * @param unit - NULL takes them away @returns NULL, or what does not fit
+ */
+const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes);
 /** Whether all logits of a wanted row of the last step are still there: those of up to LOGIT_ROWS of its last rows are. */
 int kernel_keeps_logits(const Kernel *kernel, int32_t wanted);
 /** Copies all logits of a wanted row of the last step. @returns NULL, or why that cannot be */

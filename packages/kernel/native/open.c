@@ -121,6 +121,7 @@ static int allocate_buffers(Kernel *kernel) {
          allocate_rows(kernel, &kernel->gated, gatedWidth) &&
          (kernel->active = allocate(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all) &&
          allocate_groups(kernel, &kernel->wanted) &&
+         (!options->streamsExperts || (kernel->filed = allocate(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
          (kernel->counts = allocate(kernel, (uint64_t)kernel->model.numExperts, sizeof(int32_t))) &&
          (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
          (kernel->scores = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->scoresStride, 4)) &&
@@ -196,6 +197,7 @@ Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options
   else {
     for (int i = 0; i < model.numTensors; i++)
       if (kernel->tensors[i].format > FORMAT_FLOAT) kernel->rounds = 1;
+    if (options->streamsExperts) stream_experts(kernel);
     return kernel;
   }
   kernel->team.numThreads = 1;

@@ -1,7 +1,8 @@
 #include "request.h"
 #include "state.h"
 
-const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results) {
+/** Reads a step. @returns NULL, or what of the request cannot be */
+static const char *read_step(const Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results, Step *made) {
   if (length < REQUEST_HEADER) return "the request's length";
   for (int i = 0; i < REQUEST_HEADER; i++)
     if (request[i] < 0 || request[i] > 1 << 28) return "the request's header";
@@ -35,5 +36,18 @@ const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *reques
   step.targets = step.wanted + wanted;
   step.fullPlaces = step.targets + wanted;
   step.targetLogits = results->logits + candidates;
-  return kernel_step(kernel, &step);
+  *made = step;
+  return NULL;
+}
+
+const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results) {
+  Step step;
+  const char *error = read_step(kernel, pages, request, length, results, &step);
+  return error ? error : kernel_step(kernel, &step);
+}
+
+const char *kernel_begin_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results) {
+  Step step;
+  const char *error = read_step(kernel, pages, request, length, results, &step);
+  return error ? error : kernel_begin(kernel, &step);
 }

@@ -29,3 +29,5 @@ typedef struct {
  * @returns NULL, or what of the request cannot be
  */
 const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);
+/** Begins such a step: see `kernel_begin`. */
+const char *kernel_begin_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);

@@ -49,7 +49,8 @@ struct Kernel {
   const Loops *loops;
   Team team;
   Layer *layers;
-  Tensor *tensors;
+  /** As they are in memory, and, where experts are streamed, as they lie in the file. */
+  Tensor *tensors, *filed;
   const float *finalNorm;
   const Tensor *embedding, *head;
   Rotary rotaries[MOST_ROTARIES];
@@ -81,8 +82,12 @@ struct Kernel {
   int32_t *counts;
   /** Wanted rows of the last step whose logits are in `logits`. */
   int32_t firstKept, endKept;
-  /** The step under way. */
+  /** The step under way, and the layers of it that run now. */
   const Step *step;
+  Step begun;
+  int32_t fromLayer, toLayer;
+  /** Whether the step's results are computed behind them. */
+  int32_t concludes;
 };
 
 /** Rows that go through a product together, and columns of an FFN that one task gates. */

@@ -49,10 +49,9 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   team_next_phase(member);
 }
 
-static void run_step(void *context, Member *member) {
-  Kernel *kernel = context;
+/** Results of a step whose layers have run. */
+static void run_head(Kernel *kernel, Member *member) {
   const Step *step = kernel->step;
-  for (int l = 0; l < kernel->model.numLayers; l++) run_layer(kernel, l, member);
   if (step->numWanted == 0) return;
   const Layer *last = &kernel->layers[kernel->model.numLayers - 1];
   EACH_TASK(member, place, kernel->numActive) end_layer(kernel, last, kernel->active[kernel->wanted.rows[place]], place);
@@ -65,17 +64,64 @@ static void run_step(void *context, Member *member) {
   }
 }
 
-const char *kernel_step(Kernel *kernel, const Step *step) {
+static void run_part(void *context, Member *member) {
+  Kernel *kernel = context;
+  for (int l = kernel->fromLayer; l < kernel->toLayer; l++) run_layer(kernel, l, member);
+  if (kernel->concludes) run_head(kernel, member);
+}
+
+/** Whether all experts that rows need of layers `[from, to)` are in memory. */
+static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
+  for (int32_t l = from; l < to; l++) {
+    const Layer *layer = &kernel->layers[l];
+    const Groups *groups = l == kernel->model.numLayers - 1 ? &kernel->wanted : &kernel->all;
+    for (int32_t i = 0; layer->experts && i < groups->numExperts; i++)
+      if (!layer->experts[groups->experts[i]].gate.weights) return 0;
+  }
+  return 1;
+}
+
+static const char *run(Kernel *kernel, int32_t from, int32_t to, int32_t concludes) {
+  if (!are_experts_there(kernel, from, to)) return "an expert's weights";
+  kernel->fromLayer = from;
+  kernel->toLayer = to;
+  kernel->concludes = concludes;
+  team_run(&kernel->team, run_part, kernel);
+  return NULL;
+}
+
+const char *kernel_begin(Kernel *kernel, const Step *step) {
+  kernel->step = NULL;
   const char *error = check_step(kernel, step);
   if (error) return error;
-  kernel->step = step;
+  kernel->begun = *step;
+  kernel->step = &kernel->begun;
+  kernel->toLayer = 0;
   kernel->numActive = 0;
   kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
   kernel->endKept = step->numWanted;
   for (int i = 0; i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   group_rows(kernel);
-  team_run(&kernel->team, run_step, kernel);
-  kernel->step = NULL;
   return NULL;
+}
+
+const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to) {
+  if (!kernel->step) return "a step that has begun";
+  if (from != kernel->toLayer || to <= from || to > kernel->model.numLayers) return "the layers that come next";
+  return run(kernel, from, to, 0);
+}
+
+const char *kernel_end(Kernel *kernel) {
+  if (!kernel->step || kernel->toLayer != kernel->model.numLayers) return "a step whose layers have run";
+  const char *error = run(kernel, kernel->toLayer, kernel->toLayer, 1);
+  kernel->step = NULL;
+  return error;
+}
+
+const char *kernel_step(Kernel *kernel, const Step *step) {
+  const char *error = kernel_begin(kernel, step);
+  if (!error) error = run(kernel, 0, kernel->model.numLayers, 1);
+  kernel->step = NULL;
+  return error;
 }

@@ -39,6 +39,18 @@ EXPORT(step) const char *step(Kernel *kernel, const Pages *pages, const int32_t 
   return kernel_run(kernel, pages, request, length, results);
 }
 
+EXPORT(begin) const char *begin(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results) {
+  return kernel_begin_run(kernel, pages, request, length, results);
+}
+
+EXPORT(run_layers) const char *run_layers(Kernel *kernel, int32_t from, int32_t to) { return kernel_run_layers(kernel, from, to); }
+
+EXPORT(end) const char *end(Kernel *kernel) { return kernel_end(kernel); }
+
+EXPORT(place) const char *place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
+  return kernel_place(kernel, layer, expert, unit, bytes);
+}
+
 EXPORT(keeps_logits) int keeps_logits(const Kernel *kernel, int32_t wanted) { return kernel_keeps_logits(kernel, wanted); }
 
 EXPORT(read_logits) const char *read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length) {

@@ -13,6 +13,7 @@ export type {
 export { describeModel, isKernelModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
 export type { Kernel, KernelKind, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
+export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/packed-tensor.ts";
 export { encodeStep, type StepLimits, type StepRows } from "./step-request.ts";

@@ -40,6 +40,21 @@ export interface Kernel {
   setAngles(rotary: number, position: number, angles: Float32Array): void;
   /** @param request - see `encodeStep` @throws {RangeError} on what makes no step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
+  /** Begins a step that runs some layers at a time; the arrays are left alone until it has ended. @throws as `step` */
+  beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void;
+  /** Runs layers `[from, to)`, those that come next. @throws {RangeError} when an expert that they need was not placed */
+  runLayers(from: number, to: number): void;
+  /** Computes the results of a step whose layers have all run. */
+  endStep(): void;
+  /**
+   * Takes the weights of one layer of one expert, in a kernel whose experts are streamed: its range of the packed file. They
+   * stay where they are until others are placed.
+   *
+   * @param unit - memory that `newUnit` gave; `undefined` takes the weights away
+   */
+  placeUnit(layer: number, expert: number, unit: Uint8Array | undefined): void;
+  /** Memory that units of up to `bytes` can be read into and placed from. @default any, which begins at a multiple of 64 bytes */
+  newUnit?(bytes: number): Uint8Array;
   /**
    * Copies all logits of a wanted row of the last step. The kernel keeps those of a step's last rows.
    *
@@ -58,4 +73,6 @@ export interface KernelSizes {
   readonly maxRows: number;
   /** Positions of one sequence. */
   readonly maxPositions: number;
+  /** Where experts begin in the file, whose units are placed one by one. @default all weights are in memory */
+  readonly expertsFromByte?: number | undefined;
 }

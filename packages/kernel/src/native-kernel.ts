@@ -22,6 +22,10 @@ export interface Addon {
     fullLogits: Float32Array,
     inputSquares: Float32Array,
   ): void;
+  begin: Addon["step"];
+  runLayers(kernel: unknown, from: number, to: number): void;
+  end(kernel: unknown): void;
+  place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
 }
@@ -45,12 +49,14 @@ export function openNative(
   instructions: string,
   sizes: KernelSizes,
 ): Kernel {
-  const options = Int32Array.of(sizes.threads, sizes.maxRows, sizes.maxPositions);
+  const isStreamed = sizes.expertsFromByte === undefined ? 0 : 1;
+  const options = Int32Array.of(sizes.threads, sizes.maxRows, sizes.maxPositions, isStreamed);
   const handle = addon.open(weights, instructions, options);
   return new NativeKernel(addon, handle, { kind: "native", instructions, threads: sizes.threads });
 }
 
 const NO_FLOATS = new Float32Array(0);
+const NO_BYTES = new Uint8Array(0);
 
 class NativePages implements KernelPages {
   readonly handle: unknown;
@@ -73,6 +79,8 @@ class NativeKernel implements Kernel {
   readonly #addon: Addon;
   readonly #handle: unknown;
   #isClosed = false;
+  /** What native code points to until the step ends. */
+  #begun: { readonly request: Int32Array; readonly results: StepResults } | undefined;
 
   constructor(addon: Addon, handle: unknown, info: KernelInfo) {
     this.#addon = addon;
@@ -89,9 +97,32 @@ class NativeKernel implements Kernel {
   }
 
   step(pages: KernelPages, request: Int32Array, results: StepResults): void {
+    this.#call("step", pages, request, results);
+  }
+
+  beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void {
+    this.#call("begin", pages, request, results);
+    this.#begun = { request, results };
+  }
+
+  runLayers(from: number, to: number): void {
+    this.#addon.runLayers(this.#handle, from, to);
+  }
+
+  endStep(): void {
+    if (!this.#begun) throw new TypeError("Expected a step that has begun");
+    this.#addon.end(this.#handle);
+    this.#begun = undefined;
+  }
+
+  placeUnit(layer: number, expert: number, unit: Uint8Array = NO_BYTES): void {
+    this.#addon.place(this.#handle, layer, expert, unit);
+  }
+
+  #call(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {
     const { candidateIds, logits, sums, fullLogits, inputSquares = NO_FLOATS } = results;
     const { handle } = pages as NativePages;
-    this.#addon.step(this.#handle, handle, request, candidateIds, logits, sums, fullLogits, inputSquares);
+    this.#addon[name](this.#handle, handle, request, candidateIds, logits, sums, fullLogits, inputSquares);
   }
 
   readLogits(wanted: number, logits: Float32Array): boolean {

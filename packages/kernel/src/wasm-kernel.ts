@@ -4,38 +4,18 @@ import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs"
 import { Worker } from "node:worker_threads";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+import { MAX_WASM_PAGES, WasmCalls, type WasmExports } from "./wasm-calls.ts";
+import { StepRoom } from "./wasm-step.ts";
 import { webAssembly, type WasmMemory } from "./web-assembly.ts";
-
-/** What `native/wasm.c` exports; pointers and sizes are numbers. */
-interface Exports {
-  use_stack(stack: number): void;
-  allocate(bytes: number): number;
-  open(file: number, bytes: number, options: number, isPlain: number): number;
-  open_pages(kernel: number, numPages: number, isHalf: number): number;
-  close_pages(pages: number): void;
-  rotary(kernel: number, rotary: number, position: number, angles: number, length: number): number;
-  step(kernel: number, pages: number, request: number, length: number, results: number): number;
-  keeps_logits(kernel: number, wanted: number): number;
-  read_logits(kernel: number, wanted: number, logits: number, length: number): number;
-  reason(): number;
-  close(kernel: number): void;
-}
 
 /** What the module with relaxed SIMD exports besides. */
 interface RelaxedExports {
   has_exact_product(): number;
 }
 
-const PAGE_BYTES = 65_536;
 /** Pages of a module's own data and stack. */
 const FIRST_PAGES = 64;
 const STACK_BYTES = 1 << 20;
-// 4 GiB, all that 32-bit addresses reach; memory is taken as it grows.
-const MAX_PAGES = 65_535;
-const MAX_BYTES = MAX_PAGES * PAGE_BYTES;
-const REQUEST_HEADER = 6;
-/** What no number of a request's header is above. */
-const MAX_COUNT = 2 ** 28;
 const READ_BYTES = 1 << 24;
 
 // Runs as it stands, whatever compiles or bundles the packages: a thread takes part in steps until the kernel is closed.
@@ -75,14 +55,15 @@ function newMemory(maximum: number): WasmMemory {
  */
 export function openWasm(weights: string | Uint8Array, instructions: string, sizes: KernelSizes): Kernel {
   const module = new webAssembly.Module(readModule(instructions));
-  const memory = newMemory(MAX_PAGES);
+  const memory = newMemory(MAX_WASM_PAGES);
   const { exports } = new webAssembly.Instance(module, { env: { memory } });
-  const calls = new Calls(exports as unknown as Exports, memory);
+  const calls = new WasmCalls(exports as unknown as WasmExports, memory);
   const numBytes = typeof weights === "string" ? sizeOf(weights) : weights.byteLength;
-  const file = calls.allocate(numBytes);
-  readInto(memory, file, weights);
-  const options = calls.allocate(12);
-  new Int32Array(memory.buffer, options, 3).set([sizes.threads, sizes.maxRows, sizes.maxPositions]);
+  const { threads, maxRows, maxPositions, expertsFromByte: bytesInMemory = numBytes } = sizes;
+  const file = calls.allocate(bytesInMemory);
+  readInto(memory, file, weights, bytesInMemory);
+  const options = calls.allocate(16);
+  new Int32Array(memory.buffer, options, 4).set([threads, maxRows, maxPositions, bytesInMemory < numBytes ? 1 : 0]);
   const handle = calls.exports.open(file, numBytes, options, instructions === "plain" ? 1 : 0);
   if (handle === 0) throw new RangeError(calls.textAt(calls.exports.reason()));
   const workers = Array.from({ length: sizes.threads - 1 }, (_, index) => {
@@ -110,15 +91,14 @@ function sizeOf(path: string): number {
   }
 }
 
-function readInto(memory: WasmMemory, at: number, weights: string | Uint8Array): void {
+function readInto(memory: WasmMemory, at: number, weights: string | Uint8Array, bytes: number): void {
   if (typeof weights !== "string") {
-    new Uint8Array(memory.buffer, at, weights.byteLength).set(weights);
+    new Uint8Array(memory.buffer, at, bytes).set(weights.subarray(0, bytes));
     return;
   }
   const file = openSync(weights, "r");
   try {
-    const end = at + fstatSync(file).size;
-    for (let from = at; from < end;) {
+    for (let from = at, end = at + bytes; from < end;) {
       const into = new Uint8Array(memory.buffer, from, Math.min(READ_BYTES, end - from));
       const numRead = readSync(file, into);
       if (numRead === 0) throw new RangeError("the file's length");
@@ -129,49 +109,19 @@ function readInto(memory: WasmMemory, at: number, weights: string | Uint8Array):
   }
 }
 
-/** The module's functions, with memory for what they take and give. */
-class Calls {
-  readonly exports: Exports;
-  readonly memory: WasmMemory;
-
-  constructor(exports: Exports, memory: WasmMemory) {
-    this.exports = exports;
-    this.memory = memory;
-  }
-
-  /** @throws {RangeError} when memory ends */
-  allocate(bytes: number): number {
-    const at = bytes > MAX_BYTES ? 0 : this.exports.allocate(bytes) >>> 0;
-    if (at === 0) throw new RangeError(`Expected at most 4 GiB of memory in WebAssembly, got ${bytes} bytes more`);
-    return at;
-  }
-
-  textAt(pointer: number): string {
-    const bytes = new Uint8Array(this.memory.buffer);
-    let end = pointer;
-    while (bytes[end] !== 0) end++;
-    return Buffer.from(bytes.slice(pointer, end)).toString();
-  }
-
-  /** @throws {RangeError} with the reason, where there is one */
-  check(reason: number): void {
-    if (reason !== 0) throw new RangeError(this.textAt(reason));
-  }
-}
-
 class WasmPages implements KernelPages {
   readonly numPages: number;
-  readonly #calls: Calls;
+  readonly #calls: WasmCalls;
   #handle: number;
 
-  constructor(calls: Calls, handle: number, numPages: number) {
+  constructor(calls: WasmCalls, handle: number, numPages: number) {
     this.#calls = calls;
     this.#handle = handle;
     this.numPages = numPages;
   }
 
   /** @throws {TypeError} when they are closed, or in another kernel's memory */
-  handleIn(calls: Calls): number {
+  handleIn(calls: WasmCalls): number {
     if (this.#handle === 0 || this.#calls !== calls) throw new TypeError("Expected pages of this kernel that are open");
     return this.#handle;
   }
@@ -182,42 +132,22 @@ class WasmPages implements KernelPages {
   }
 }
 
-/** Memory that grows to the largest piece that was asked for. */
-class Room {
-  readonly #calls: Calls;
-  #at = 0;
-  #bytes = 0;
-
-  constructor(calls: Calls) {
-    this.#calls = calls;
-  }
-
-  of(bytes: number): number {
-    if (bytes > this.#bytes) {
-      // What it grows out of is lost, so it grows by half at least.
-      const wanted = Math.max(bytes, Math.ceil(this.#bytes * 1.5), PAGE_BYTES);
-      this.#at = this.#calls.allocate(wanted);
-      this.#bytes = wanted;
-    }
-    return this.#at;
-  }
-}
-
 class WasmKernel implements Kernel {
   readonly info: KernelInfo;
-  readonly #calls: Calls;
+  readonly #calls: WasmCalls;
   readonly #handle: number;
   readonly #workers: readonly Worker[];
   #isClosed = false;
-  readonly #rooms: { readonly request: Room; readonly ids: Room; readonly logits: Room; readonly full: Room };
+  readonly #room: StepRoom;
+  /** Results of the step that runs some layers at a time. */
+  #begun: StepResults | undefined;
 
-  constructor(calls: Calls, handle: number, workers: readonly Worker[], info: KernelInfo) {
+  constructor(calls: WasmCalls, handle: number, workers: readonly Worker[], info: KernelInfo) {
     this.#calls = calls;
     this.#handle = handle;
     this.#workers = workers;
     this.info = info;
-    const [request, ids, logits, full] = [new Room(calls), new Room(calls), new Room(calls), new Room(calls)];
-    this.#rooms = { request, ids, logits, full };
+    this.#room = new StepRoom(calls);
   }
 
   openPages(numPages: number, isHalf: boolean): KernelPages {
@@ -229,53 +159,59 @@ class WasmKernel implements Kernel {
 
   setAngles(rotary: number, position: number, angles: Float32Array): void {
     this.#checkOpen();
-    const at = this.#rooms.request.of(angles.byteLength);
+    const at = this.#room.request.of(angles.byteLength);
     new Float32Array(this.#calls.memory.buffer, at, angles.length).set(angles);
     this.#calls.check(this.#calls.exports.rotary(this.#handle, rotary, position, at, angles.length));
   }
 
   step(pages: KernelPages, request: Int32Array, results: StepResults): void {
+    this.#begin("step", pages, request, results);
+    this.#room.read(results);
+  }
+
+  beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void {
+    this.#begin("begin", pages, request, results);
+    this.#begun = results;
+  }
+
+  runLayers(from: number, to: number): void {
     this.#checkOpen();
-    const { memory, exports } = this.#calls;
-    const handle = (pages as WasmPages).handleIn(this.#calls);
-    const header = Array.from(request.subarray(0, REQUEST_HEADER));
-    const isHeader = header.length === REQUEST_HEADER && header.every((count) => count >= 0 && count <= MAX_COUNT);
-    if (!isHeader) throw new RangeError("the request's header");
-    const numWanted = request[2] as number;
-    const numLogits = numWanted * ((request[3] as number) + 1);
-    const { candidateIds, logits: someLogits, sums: someSums, fullLogits, inputSquares } = results;
-    const [numFull, numSquares] = [fullLogits.length, inputSquares?.length ?? 0];
-    if (
-      candidateIds.length < numLogits - numWanted ||
-      someLogits.length < numLogits ||
-      someSums.length < 2 * numWanted
-    ) {
-      throw new RangeError("room for the results");
+    this.#calls.check(this.#calls.exports.run_layers(this.#handle, from, to));
+  }
+
+  endStep(): void {
+    this.#checkOpen();
+    this.#calls.check(this.#calls.exports.end(this.#handle));
+    if (this.#begun) this.#room.read(this.#begun);
+  }
+
+  placeUnit(layer: number, expert: number, unit?: Uint8Array): void {
+    this.#checkOpen();
+    const { buffer } = this.#calls.memory;
+    // Memory that grew has another object over the same bytes.
+    if (unit && !(unit.buffer instanceof SharedArrayBuffer && unit.byteOffset + unit.byteLength <= buffer.byteLength)) {
+      throw new TypeError("Expected `unit` to be memory that `newUnit` gave");
     }
-    // Results' addresses and lengths, then the sums, then the request.
-    const at = this.#rooms.request.of(64 + 16 * numWanted + request.byteLength);
-    const ids = this.#rooms.ids.of(4 * numLogits);
-    const logits = this.#rooms.logits.of(4 * numLogits);
-    const full = this.#rooms.full.of(4 * (numFull + numSquares));
-    const squares = full + 4 * numFull;
-    const sums = at + 64;
-    const requestAt = sums + 16 * numWanted;
-    new Int32Array(memory.buffer, requestAt, request.length).set(request);
-    const places = [ids, numLogits, logits, numLogits, sums, 2 * numWanted, full, numFull, squares, numSquares];
-    new Uint32Array(memory.buffer, at, places.length).set(places);
-    const reason = exports.step(this.#handle, handle, requestAt, request.length, at);
-    this.#calls.check(reason);
-    results.candidateIds.set(new Int32Array(memory.buffer, ids, numLogits - numWanted));
-    results.logits.set(new Float32Array(memory.buffer, logits, numLogits));
-    results.sums.set(new Float64Array(memory.buffer, sums, 2 * numWanted));
-    if (numFull > 0) fullLogits.set(new Float32Array(memory.buffer, full, numFull));
-    inputSquares?.set(new Float32Array(memory.buffer, squares, numSquares));
+    const { byteOffset = 0, byteLength = 0 } = unit ?? {};
+    this.#calls.check(this.#calls.exports.place(this.#handle, layer, expert, byteOffset, byteLength));
+  }
+
+  newUnit(bytes: number): Uint8Array {
+    this.#checkOpen();
+    return new Uint8Array(this.#calls.memory.buffer, this.#calls.allocate(bytes), bytes);
+  }
+
+  #begin(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {
+    this.#checkOpen();
+    const handle = (pages as WasmPages).handleIn(this.#calls);
+    const { requestAt, resultsAt } = this.#room.write(request, results);
+    this.#calls.check(this.#calls.exports[name](this.#handle, handle, requestAt, request.length, resultsAt));
   }
 
   readLogits(wanted: number, logits: Float32Array): boolean {
     this.#checkOpen();
     if (this.#calls.exports.keeps_logits(this.#handle, wanted) === 0) return false;
-    const at = this.#rooms.full.of(logits.byteLength);
+    const at = this.#room.full.of(logits.byteLength);
     this.#calls.check(this.#calls.exports.read_logits(this.#handle, wanted, at, logits.length));
     logits.set(new Float32Array(this.#calls.memory.buffer, at, logits.length));
     return true;

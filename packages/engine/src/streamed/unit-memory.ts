@@ -15,7 +15,7 @@ import {
   unitIndex,
   usedBytes,
 } from "@readme-moe/core";
-import { UnitPlaces } from "./unit-places.ts";
+import { LastingPlaces, UnitPlaces, type Places } from "./unit-places.ts";
 
 export interface UnitReader {
   readonly numExperts: number;
@@ -36,6 +36,8 @@ export interface UnitMemoryOptions {
   readonly onLoaded?: ((unit: ExpertUnit, bytes: number, durationMs: number) => void) | undefined;
   /** @param nextUse - in steps, sure or estimated; `Infinity` where nobody is known to need it */
   readonly onEvicted?: ((unit: ExpertUnit, nextUse: number) => void) | undefined;
+  /** Memory that a unit can be read into. @default buffers that give their pages back */
+  readonly newMemory?: ((bytes: number) => Uint8Array) | undefined;
   /** @default performance.now */
   readonly now?: (() => number) | undefined;
 }
@@ -64,7 +66,7 @@ export class UnitMemory {
   readonly #reader: UnitReader;
   readonly #options: UnitMemoryOptions;
   readonly #now: () => number;
-  readonly #places: UnitPlaces;
+  readonly #places: Places;
   readonly #holdings = new Map<number, Holding>();
   /** Reads of units that have left the books: their memory is free when they are over. */
   readonly #leaving = new Set<Promise<void>>();
@@ -85,7 +87,9 @@ export class UnitMemory {
     this.#reader = reader;
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    this.#places = new UnitPlaces(budgetBytes, Math.max(...this.layout.layerBytes));
+    const largest = Math.max(...this.layout.layerBytes);
+    const { newMemory } = options;
+    this.#places = newMemory ? new LastingPlaces(largest, newMemory) : new UnitPlaces(budgetBytes, largest);
     this.#cache = this.#newCache(budgetBytes);
   }
 

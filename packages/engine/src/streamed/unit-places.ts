@@ -17,7 +17,60 @@ function newBuffer(maxByteLength: number): ResizableBuffer {
   return new (ArrayBuffer as unknown as ResizableBufferConstructor)(0, { maxByteLength });
 }
 
-export class UnitPlaces {
+/** Memory that units lie in, one after the other. */
+export interface Places {
+  /** Bytes that are taken from the system. */
+  readonly bytes: number;
+  /** @throws {ReadMeError} `ERR_RUNTIME` when the system has none */
+  take(bytes: number): Uint8Array;
+  /** Takes back what `take` gave; nobody reads or writes it any more. */
+  release(memory: Uint8Array): void;
+  setLimit(limitBytes: number): void;
+}
+
+/** Places of one size that are used again and never given back: memory of WebAssembly only grows. */
+export class LastingPlaces implements Places {
+  readonly #size: number;
+  readonly #newMemory: (bytes: number) => Uint8Array;
+  readonly #free: Uint8Array[] = [];
+  #count = 0;
+
+  /** @param size - bytes of the largest unit */
+  constructor(size: number, newMemory: (bytes: number) => Uint8Array) {
+    this.#size = size;
+    this.#newMemory = newMemory;
+  }
+
+  get bytes(): number {
+    return this.#count * this.#size;
+  }
+
+  take(bytes: number): Uint8Array {
+    const place = this.#free.pop() ?? this.#grow();
+    return place.subarray(0, bytes);
+  }
+
+  release(memory: Uint8Array): void {
+    this.#free.push(new Uint8Array(memory.buffer, memory.byteOffset, this.#size));
+  }
+
+  setLimit(): void {
+    // What is free serves the next units.
+  }
+
+  #grow(): Uint8Array {
+    try {
+      const memory = this.#newMemory(this.#size);
+      this.#count++;
+      return memory;
+    } catch (cause) {
+      throw new ReadMeError("ERR_RUNTIME", `There is no memory for ${this.#size} bytes of an expert`, { cause });
+    }
+  }
+}
+
+/** Places that give their memory back. */
+export class UnitPlaces implements Places {
   readonly #largest: number;
   #limitBytes: number;
   /** Of places in use and of free ones. */
@@ -35,12 +88,10 @@ export class UnitPlaces {
     this.#largest = largest;
   }
 
-  /** Bytes that are taken from the system. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** @throws {ReadMeError} `ERR_RUNTIME` when the system has none */
   take(bytes: number): Uint8Array {
     const fitting = this.#free.findIndex(({ byteLength }) => byteLength === bytes);
     if (fitting >= 0) return new Uint8Array(this.#free.splice(fitting, 1)[0] as ResizableBuffer, 0, bytes);
@@ -55,7 +106,6 @@ export class UnitPlaces {
     }
   }
 
-  /** What `take` gave; nobody reads or writes it any more. */
   release(memory: Uint8Array): void {
     this.#free.push(memory.buffer as ResizableBuffer);
     this.#giveUp(this.#limitBytes);

@@ -6,7 +6,6 @@ import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-opt
 import type { EngineOutput } from "../engine-output.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { openRunner } from "./open-runner.ts";
-import { KernelRunner } from "../kernel-runner.ts";
 import { kvPrecisionOf } from "../kv-precision.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
@@ -20,8 +19,7 @@ export interface OpenedEngine {
   readonly sizes: KvSizes;
   readonly core: EngineCore;
   readonly residency: Residency;
-  /** Kernel that runs the steps of a dense model. */
-  readonly kernel: KernelInfo | undefined;
+  readonly kernel: KernelInfo;
   /** Why the graph is not cached, where it is not. */
   readonly cacheFailure: string | undefined;
   /** The router of a choice; the same object for the same choice, so that its sequences are routed together. */
@@ -46,7 +44,7 @@ export async function openParts(
     closers.push(() => model.close());
     const scheduler = await schedulerOf(options);
     const text = await model.loadText();
-    const sizes = kvSizes(options, model.config, kvPrecisionOf(model, options.precision, options.kvPrecision));
+    const sizes = kvSizes(options, model.config, kvPrecisionOf(options.precision, options.kvPrecision));
     const { threads, cacheFolder } = options;
     let cacheFailure: string | undefined;
     // Router and decoder fail for one and the same reason.
@@ -63,17 +61,17 @@ export async function openParts(
     };
     // What a request gets that names no expert has to be there; the others are opened when they are asked for.
     await routerFor(undefined);
-    const { runner, residency } = await openRunner(model, options, output, { onProgress, onCacheFailure });
+    const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
-    const kernel = runner instanceof KernelRunner ? runner.info : undefined;
+    const { residency, info: kernel } = runner;
     const { capacityTokens, prefixCacheBytes } = sizes;
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
     const measured = {
-      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel?.instructions ?? "graphs"}`,
-      threads: kernel?.threads ?? threads,
+      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel.instructions}`,
+      threads: kernel.threads,
       isStreamed: options.expertCacheBytes !== undefined,
     };
     const measure = () => measureCost(runner, { residency, now });

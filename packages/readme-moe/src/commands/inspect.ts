@@ -1,5 +1,5 @@
-import { isKernelModel, kernelInfo, kernelThreads, productKinds } from "@readme-moe/engine";
-import { exactInt8Kernels, type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { kernelInfo, kernelThreads } from "@readme-moe/engine";
+import { type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
 import { GraphRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
@@ -75,12 +75,7 @@ async function describe(
     },
     router: router?.config ?? null,
     precision,
-    ...(isKernelModel(model)
-      ? { kernel: kernelInfo({}, kernelThreads(threads)) }
-      : {
-          products: productKinds(model, precision),
-          ...(precision === "int8" ? { int8_kernels: await exactInt8Kernels() } : {}),
-        }),
+    kernel: kernelInfo({}, kernelThreads(threads)),
   };
 }
 

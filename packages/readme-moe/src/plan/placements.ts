@@ -2,7 +2,6 @@
 
 import {
   expertLayout,
-  isKernelModel,
   kvPrecisionOf,
   kvSizes,
   resolveEngineOptions,
@@ -71,7 +70,7 @@ function kvBytesOf(model: Model, { sequences, contextTokens }: Load, precision: 
   return (
     sequences *
     wholeBlocks(Math.min(contextTokens, config.contextTokens)) *
-    kvBytesPerToken(config, kvPrecisionOf(model, precision))
+    kvBytesPerToken(config, kvPrecisionOf(precision))
   );
 }
 
@@ -84,9 +83,9 @@ function placement(
   load: Load,
   isStreamed = false,
 ): DescribedPlacement {
-  const weights = weightSizes(model, precision, isStreamed);
+  const weights = weightSizes(model, precision);
   const other = otherBytes(model, precision, load, isStreamed);
-  const inMemory = sum(weights) - (isStreamed ? weights.experts : 0) + packedHeadBytes(model, precision, weights);
+  const inMemory = sum(weights) - (isStreamed ? weights.experts : 0);
   return {
     model: name,
     precision,
@@ -95,22 +94,15 @@ function placement(
     kvCacheBytes: kvBytesOf(model, load, precision),
     weightBytes: inMemory,
     otherBytes: sum(other),
-    streamed: isStreamed ? expertLayout(model) : undefined,
+    streamed: isStreamed ? expertLayout(model, precision) : undefined,
   };
-}
-
-/** In a float32 graph a table that is both embedding and head is there twice: as it is, and packed for products. */
-function packedHeadBytes(model: Model, precision: Precision, { embeddings }: WeightSizes): number {
-  const { config } = model;
-  if (isKernelModel(model)) return 0;
-  return precision === "fp32" && config.hasTiedEmbeddings ? embeddings : 0;
 }
 
 function otherBytes(model: Model, precision: Precision, load: Load, isStreamed: boolean): OtherBytes {
   const { config, path } = model;
   const kvCacheBytes = kvBytesOf(model, load, precision);
   const options = resolveEngineOptions({ kvCacheBytes, maxNumSeqs: load.sequences });
-  const kvPrecision = kvPrecisionOf(model, precision);
+  const kvPrecision = kvPrecisionOf(precision);
   const { capacityTokens, prefixCacheBytes } = kvSizes(options, config, kvPrecision);
   const perToken = path.endsWith(".gguf") ? TOKEN_BYTES.gguf : TOKEN_BYTES.folder;
   return {

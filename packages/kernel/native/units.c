@@ -1,0 +1,51 @@
+// Units of experts, one layer of one expert each, which come and go in memory: their tensors point to where they are.
+
+#include "memory.h"
+#include "phases.h"
+
+/** Bytes from an expert's first part to the end of a tensor's, or 0 where it begins before that. */
+static size_t end_of(const Tensor *tensor, const uint8_t *start) {
+  size_t outputBytes = (size_t)tensor->numPanels * PANEL * 4, end = 0;
+  const struct { const uint8_t *at; size_t bytes; } parts[] = {
+      {tensor->weights, (size_t)tensor->numPanels * tensor->panelBytes},
+      {(const uint8_t *)tensor->scales, outputBytes},
+      {(const uint8_t *)tensor->bias, outputBytes},
+  };
+  for (int i = 0; i < 3; i++) {
+    if (!parts[i].at) continue;
+    if (parts[i].at < start) return 0;
+    size_t own = (size_t)(parts[i].at - start) + parts[i].bytes;
+    if (own > end) end = own;
+  }
+  return end;
+}
+
+static const uint8_t *moved(const void *part, const uint8_t *from, const uint8_t *to) {
+  return part && to ? to + ((const uint8_t *)part - from) : NULL;
+}
+
+const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
+  if (!kernel->filed) return "a kernel whose experts are streamed";
+  if (layer < 0 || layer >= kernel->model.numLayers || !kernel->layers[layer].experts) return "a layer with experts";
+  if (expert < 0 || expert >= kernel->model.numExperts) return "an expert";
+  if ((uintptr_t)unit % 64 != 0) return "weights at a multiple of 64 bytes";
+  size_t first = (size_t)kernel->layers[layer].description.firstExpert + 3 * (size_t)expert;
+  const uint8_t *start = kernel->filed[first].weights;
+  for (size_t i = first; unit && i < first + 3; i++) {
+    size_t end = end_of(&kernel->filed[i], start);
+    if (end == 0 || end > bytes) return "all bytes of an expert's layer";
+  }
+  for (size_t i = first; i < first + 3; i++) {
+    const Tensor *filed = &kernel->filed[i];
+    kernel->tensors[i].weights = moved(filed->weights, start, unit);
+    kernel->tensors[i].scales = (const float *)moved(filed->scales, start, unit);
+    kernel->tensors[i].bias = (const float *)moved(filed->bias, start, unit);
+  }
+  return NULL;
+}
+
+void stream_experts(Kernel *kernel) {
+  memcpy(kernel->filed, kernel->tensors, (size_t)kernel->model.numTensors * sizeof(Tensor));
+  for (int32_t l = 0; l < kernel->model.numLayers; l++)
+    for (int32_t e = 0; kernel->layers[l].experts && e < kernel->model.numExperts; e++) kernel_place(kernel, l, e, NULL, 0);
+}

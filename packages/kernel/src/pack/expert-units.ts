@@ -1,0 +1,48 @@
+// Where experts lie in the packed file: a unit is one layer of one expert, one range of bytes.
+
+import type { DecoderDescription, ExpertDescription } from "../description.ts";
+import { layOut } from "./packed-file.ts";
+import type { PackedTensor } from "./packed-tensor.ts";
+
+const UNIT = 64;
+
+/** A range of the packed file. */
+export interface ByteRange {
+  readonly start: number;
+  readonly bytes: number;
+}
+
+/** All experts of a packed file. */
+export interface ExpertUnits {
+  readonly numExperts: number;
+  /** Size of one unit, by layer: experts of a layer are of one size. */
+  readonly layerBytes: readonly number[];
+  /** Where they begin; all that tokens share lies before. */
+  readonly fromByte: number;
+  /** Where a unit lies. */
+  rangeOf(layer: number, expert: number): ByteRange;
+}
+
+/** Finds the units of a description whose layers all have experts. @throws {TypeError} for others */
+export function expertUnits(description: DecoderDescription): ExpertUnits {
+  const { numExperts = 1, layers } = description;
+  const { places } = layOut(description);
+  const layerBytes = layers.map(({ experts = [] }) => {
+    const [first] = experts;
+    if (!first) throw new TypeError("Expected a model with experts in every layer");
+    return bytesOf(first);
+  });
+  const rangeOf = (layer: number, expert: number): ByteRange => {
+    const { gate } = layers[layer]?.experts?.[expert] as ExpertDescription;
+    return { start: (places.get(gate)?.weights as number) * UNIT, bytes: layerBytes[layer] as number };
+  };
+  return { numExperts, layerBytes, fromByte: rangeOf(0, 0).start, rangeOf };
+}
+
+function bytesOf({ gate, up, down }: ExpertDescription): number {
+  return [gate, up, down].reduce((sum, tensor) => sum + wholeBytes(tensor), 0);
+}
+
+function wholeBytes({ weightBytes, scaleBytes, biasBytes }: PackedTensor): number {
+  return [weightBytes, scaleBytes, biasBytes].reduce((sum, bytes) => sum + Math.ceil(bytes / UNIT) * UNIT, 0);
+}

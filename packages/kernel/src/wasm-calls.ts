@@ -1,0 +1,57 @@
+// The functions of the WebAssembly module, and memory for what they take and give.
+
+import type { WasmMemory } from "./web-assembly.ts";
+
+/** What `native/wasm.c` exports; pointers and sizes are numbers. */
+export interface WasmExports {
+  use_stack(stack: number): void;
+  allocate(bytes: number): number;
+  open(file: number, bytes: number, options: number, isPlain: number): number;
+  open_pages(kernel: number, numPages: number, isHalf: number): number;
+  close_pages(pages: number): void;
+  rotary(kernel: number, rotary: number, position: number, angles: number, length: number): number;
+  step(kernel: number, pages: number, request: number, length: number, results: number): number;
+  begin: WasmExports["step"];
+  run_layers(kernel: number, from: number, to: number): number;
+  end(kernel: number): number;
+  place(kernel: number, layer: number, expert: number, unit: number, bytes: number): number;
+  keeps_logits(kernel: number, wanted: number): number;
+  read_logits(kernel: number, wanted: number, logits: number, length: number): number;
+  reason(): number;
+  close(kernel: number): void;
+}
+
+export const WASM_PAGE_BYTES = 65_536;
+// 4 GiB, all that 32-bit addresses reach; memory is taken as it grows.
+export const MAX_WASM_PAGES = 65_535;
+const MAX_BYTES = MAX_WASM_PAGES * WASM_PAGE_BYTES;
+
+/** The module's functions, with memory for what they take and give. */
+export class WasmCalls {
+  readonly exports: WasmExports;
+  readonly memory: WasmMemory;
+
+  constructor(exports: WasmExports, memory: WasmMemory) {
+    this.exports = exports;
+    this.memory = memory;
+  }
+
+  /** @throws {RangeError} when memory ends */
+  allocate(bytes: number): number {
+    const at = bytes > MAX_BYTES ? 0 : this.exports.allocate(bytes) >>> 0;
+    if (at === 0) throw new RangeError(`Expected at most 4 GiB of memory in WebAssembly, got ${bytes} bytes more`);
+    return at;
+  }
+
+  textAt(pointer: number): string {
+    const bytes = new Uint8Array(this.memory.buffer);
+    let end = pointer;
+    while (bytes[end] !== 0) end++;
+    return Buffer.from(bytes.slice(pointer, end)).toString();
+  }
+
+  /** @throws {RangeError} with the reason, where there is one */
+  check(reason: number): void {
+    if (reason !== 0) throw new RangeError(this.textAt(reason));
+  }
+}

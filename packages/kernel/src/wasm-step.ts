@@ -1,0 +1,87 @@
+// A step's request and results in the memory of WebAssembly.
+
+import type { StepResults } from "./kernel.ts";
+import { WASM_PAGE_BYTES, type WasmCalls } from "./wasm-calls.ts";
+
+const REQUEST_HEADER = 6;
+/** What no number of a request's header is above. */
+const MAX_COUNT = 2 ** 28;
+
+/** Memory that grows to the largest piece that was asked for. */
+class Room {
+  readonly #calls: WasmCalls;
+  #at = 0;
+  #bytes = 0;
+
+  constructor(calls: WasmCalls) {
+    this.#calls = calls;
+  }
+
+  of(bytes: number): number {
+    if (bytes > this.#bytes) {
+      // What it grows out of is lost, so it grows by half at least.
+      const wanted = Math.max(bytes, Math.ceil(this.#bytes * 1.5), WASM_PAGE_BYTES);
+      this.#at = this.#calls.allocate(wanted);
+      this.#bytes = wanted;
+    }
+    return this.#at;
+  }
+}
+
+/** Where one step's request and results lie; used again by the next one. */
+export class StepRoom {
+  readonly request: Room;
+  readonly full: Room;
+  readonly #ids: Room;
+  readonly #logits: Room;
+  readonly #calls: WasmCalls;
+  #places = { ids: 0, logits: 0, sums: 0, full: 0, squares: 0, numWanted: 0, numLogits: 0 };
+
+  constructor(calls: WasmCalls) {
+    this.#calls = calls;
+    [this.request, this.full] = [new Room(calls), new Room(calls)];
+    [this.#ids, this.#logits] = [new Room(calls), new Room(calls)];
+  }
+
+  /** Writes a request, and where its results go. @throws {RangeError} on what makes no step */
+  write(request: Int32Array, results: StepResults): { readonly requestAt: number; readonly resultsAt: number } {
+    const { memory } = this.#calls;
+    const header = Array.from(request.subarray(0, REQUEST_HEADER));
+    const isHeader = header.length === REQUEST_HEADER && header.every((count) => count >= 0 && count <= MAX_COUNT);
+    if (!isHeader) throw new RangeError("the request's header");
+    const numWanted = request[2] as number;
+    const numLogits = numWanted * ((request[3] as number) + 1);
+    const { candidateIds, logits: someLogits, sums: someSums, fullLogits, inputSquares } = results;
+    const [numFull, numSquares] = [fullLogits.length, inputSquares?.length ?? 0];
+    const isRoom =
+      candidateIds.length >= numLogits - numWanted &&
+      someLogits.length >= numLogits &&
+      someSums.length >= 2 * numWanted;
+    if (!isRoom) throw new RangeError("room for the results");
+    // Results' addresses and lengths, then the sums, then the request.
+    const resultsAt = this.request.of(64 + 16 * numWanted + request.byteLength);
+    const ids = this.#ids.of(4 * numLogits);
+    const logits = this.#logits.of(4 * numLogits);
+    const full = this.full.of(4 * (numFull + numSquares));
+    const squares = full + 4 * numFull;
+    const sums = resultsAt + 64;
+    const requestAt = sums + 16 * numWanted;
+    new Int32Array(memory.buffer, requestAt, request.length).set(request);
+    const places = [ids, numLogits, logits, numLogits, sums, 2 * numWanted, full, numFull, squares, numSquares];
+    new Uint32Array(memory.buffer, resultsAt, places.length).set(places);
+    this.#places = { ids, logits, sums, full, squares, numWanted, numLogits };
+    return { requestAt, resultsAt };
+  }
+
+  /** Copies the results of the request that was written last. */
+  read(results: StepResults): void {
+    const { buffer } = this.#calls.memory;
+    const { ids, logits, sums, full, squares, numWanted, numLogits } = this.#places;
+    const { fullLogits, inputSquares } = results;
+    results.candidateIds.set(new Int32Array(buffer, ids, numLogits - numWanted));
+    results.logits.set(new Float32Array(buffer, logits, numLogits));
+    results.sums.set(new Float64Array(buffer, sums, 2 * numWanted));
+    if (fullLogits.length > 0) fullLogits.set(new Float32Array(buffer, full, fullLogits.length));
+    inputSquares?.set(new Float32Array(buffer, squares, inputSquares.length));
+  }
+}
