@@ -47,6 +47,7 @@ async function checkCase({ model, sequences: shape, isHalf }: Case, kernel: Kern
       const expected = {
         rows,
         vocabSize: model.vocabSize,
+        numLogits: model.numLogits ?? model.vocabSize,
         numExperts: model.numExperts,
         build: `${instructions}, ${sizes.threads} threads`,
         ...sizes,
@@ -85,6 +86,7 @@ test.each(["native", "wasm"] as const)(
     const sequences = randomSequences({ seed: 3, lengths: [40, 50, 17], sharedPages: 1 }, LARGER.vocabSize);
     const isHalf = true;
     const { vocabSize, numExperts } = LARGER;
+    const numLogits = vocabSize;
     const options = { isHalf, isFused: kernel === "native" };
     const rows = sequences.map(({ tokenIds }) => plainRows(plain, plainTokens(tokenIds, numExperts), options));
     const path = join(await temporaryFolder(), "packed");
@@ -94,7 +96,7 @@ test.each(["native", "wasm"] as const)(
       const sizes = { threads: 4, maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
       const opened = openKernel(path, sizes, { kernel, instructions });
       setAllAngles(opened, plain);
-      const expected = { rows, vocabSize, numExperts, build: instructions, ...sizes };
+      const expected = { rows, vocabSize, numLogits, numExperts, build: instructions, ...sizes };
       for (let time = 0; time < 8; time++) {
         await replay(opened, { sequences, expected, isHalf }, random, 1);
         // Threads of WebAssembly take a while to come.

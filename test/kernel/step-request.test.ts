@@ -65,6 +65,14 @@ test.each<[string, Partial<StepRows>]>([
   expect(() => encodeStep([{ ...ROWS, ...change }], 1, LIMITS)).toThrow(TypeError);
 });
 
+test("targets and candidates are the head's outputs, where it has another number of them than there are tokens", () => {
+  const limits = { ...LIMITS, numLogits: 7 };
+  expect(() => encodeStep([{ ...ROWS, targets: [0, 6, 6] }], 7, limits)).not.toThrow();
+  expect(() => encodeStep([{ ...ROWS, targets: [0, 6, 7] }], 7, limits)).toThrow(RangeError);
+  expect(() => encodeStep([ROWS], 8, limits)).toThrow(RangeError);
+  expect(() => encodeStep([{ ...ROWS, targets: [0, 6, 51] }], 51, { ...LIMITS, numLogits: 52 })).not.toThrow();
+});
+
 test("a step needs sequences, fits the kernel's rows, and has at least one candidate and at most all tokens", () => {
   expect(() => encodeStep([], 1, LIMITS)).toThrow(RangeError);
   const many = Array.from({ length: 11 }, () => ROWS);

@@ -15,7 +15,7 @@ const char *check_step(const Kernel *kernel, const Step *step) {
   if (!are_pages_of(kernel, step->pages)) return "pages of this kernel that are open";
   if (step->numRows < 1 || step->numRows > options->maxRows || step->numSequences < 1 || step->numSequences > step->numRows) return "rows";
   if (step->numWanted < 0 || step->numWanted > MOST_WANTED) return "wanted rows";
-  if (step->numCandidates < 1 || step->numCandidates > kernel->model.vocabSize) return "candidates";
+  if (step->numCandidates < 1 || step->numCandidates > kernel->model.numLogits) return "candidates";
   for (int i = 0; i < step->numRows; i++)
     if (step->tokens[i] < 0 || step->tokens[i] >= kernel->model.vocabSize) return "a token";
   for (int i = 0; i < step->numRows; i++)
@@ -34,7 +34,7 @@ const char *check_step(const Kernel *kernel, const Step *step) {
     if (step->pageTable[i] < 0 || step->pageTable[i] >= step->pages->numPages) return "a page";
   for (int i = 0; i < step->numWanted; i++) {
     if (step->wanted[i] < (i > 0 ? step->wanted[i - 1] : 0) || step->wanted[i] >= step->numRows) return "a wanted row";
-    if (step->targets[i] < 0 || step->targets[i] >= kernel->model.vocabSize) return "a target";
+    if (step->targets[i] < 0 || step->targets[i] >= kernel->model.numLogits) return "a target";
     if (step->fullPlaces[i] < -1 || step->fullPlaces[i] >= step->numFullRows) return "a row of all logits";
   }
   return NULL;

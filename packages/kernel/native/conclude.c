@@ -7,8 +7,8 @@
 /** Writes the results of one wanted row, from its logits and the largest and sum of each block of them. */
 static void conclude(Kernel *kernel, int wanted, int place) {
   const Step *step = kernel->step;
-  int numLogits = kernel->model.vocabSize, numBlocks = kernel->vocabWidth / LOGIT_BLOCK;
-  const float *logits = kernel->logits + (size_t)place * kernel->vocabWidth;
+  int numLogits = kernel->model.numLogits, numBlocks = kernel->logitsWidth / LOGIT_BLOCK;
+  const float *logits = kernel->logits + (size_t)place * kernel->logitsWidth;
   float *largest = kernel->largest + (size_t)place * numBlocks, *sums = kernel->sums + (size_t)place * numBlocks;
   float top = -__builtin_inff();
   // A NaN in any block makes the sum NaN.
@@ -35,17 +35,17 @@ static void conclude(Kernel *kernel, int wanted, int place) {
 
 void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
   const Loops *loops = kernel->loops;
-  int numRows = to - from, numBlocks = kernel->vocabWidth / LOGIT_BLOCK, perTask = 4;
+  int numRows = to - from, numBlocks = kernel->logitsWidth / LOGIT_BLOCK, perTask = 4;
   float scale = kernel->model.logitScale;
   EACH_TASK(member, task, (numBlocks + perTask - 1) / perTask) {
     for (int block = task * perTask; block < least(numBlocks, (task + 1) * perTask); block++) {
       float *logits = kernel->logits + (size_t)block * LOGIT_BLOCK;
-      loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->vocabWidth, NULL);
+      loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->logitsWidth, NULL);
       for (int row = 0; row < numRows; row++) {
-        float *own = logits + (size_t)row * kernel->vocabWidth;
+        float *own = logits + (size_t)row * kernel->logitsWidth;
         if (scale != 1.0f)
           for (int i = 0; i < LOGIT_BLOCK; i++) own[i] *= scale;
-        for (int i = kernel->model.vocabSize - block * LOGIT_BLOCK; i < LOGIT_BLOCK; i++) own[i] = -3e38f;
+        for (int i = kernel->model.numLogits - block * LOGIT_BLOCK; i < LOGIT_BLOCK; i++) own[i] = -3e38f;
         loops->summarize(own, LOGIT_BLOCK, kernel->largest + (size_t)row * numBlocks + block, kernel->sums + (size_t)row * numBlocks + block);
       }
     }
@@ -59,7 +59,7 @@ int kernel_keeps_logits(const Kernel *kernel, int32_t wanted) { return wanted >=
 
 const char *kernel_read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length) {
   if (!kernel_keeps_logits(kernel, wanted)) return "a row that is not kept";
-  if (length != (size_t)kernel->model.vocabSize) return "room for the logits";
-  memcpy(logits, kernel->logits + (size_t)(wanted - kernel->firstKept) * kernel->vocabWidth, length * 4);
+  if (length != (size_t)kernel->model.numLogits) return "room for the logits";
+  memcpy(logits, kernel->logits + (size_t)(wanted - kernel->firstKept) * kernel->logitsWidth, length * 4);
   return NULL;
 }

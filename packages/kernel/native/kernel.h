@@ -21,7 +21,9 @@ typedef struct {
   int32_t numRotaries;
   /** Experts of layers that have any; 1 where none have. */
   int32_t numExperts;
-  int32_t reserved[2];
+  /** Outputs of the head: `vocabSize` of a language model, of a router its experts. */
+  int32_t numLogits;
+  int32_t reserved;
 } ModelDescription;
 
 /** A layer; tensors are indices, -1 where there is none. */
@@ -78,7 +80,7 @@ typedef struct {
   /** By sequence: rows, position of the first, first entry in `pageTable`. Rows and entries follow one another. */
   const int32_t *sequences;
   const int32_t *pageTable;
-  /** By wanted row of logits, in rising order, perhaps several times: the row, a token whose logit is wanted, place in `fullLogits` or -1. */
+  /** By wanted row of logits, in rising order, perhaps several times: the row, an output whose logit is wanted, place in `fullLogits` or -1. */
   const int32_t *wanted, *targets, *fullPlaces;
   /** `[numWanted][numCandidates]`, best first, lower ids first among equals. */
   int32_t *candidateIds;
@@ -87,7 +89,7 @@ typedef struct {
   double *logSumExp;
   /** `[numWanted]`. */
   float *targetLogits;
-  /** `[numFullRows][vocabSize]`. */
+  /** `[numFullRows][numLogits]`. */
   float *fullLogits;
   /** NULL, or where sums over all rows of the squares of each input go: see `observe`. */
   float *inputSquares;

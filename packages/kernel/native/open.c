@@ -126,9 +126,9 @@ static int allocate_buffers(Kernel *kernel) {
          (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
          (kernel->scores = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->scoresStride, 4)) &&
          (kernel->outputs = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->maxPaddedHead, 4)) &&
-         (kernel->logits = allocate(kernel, LOGIT_ROWS * (uint64_t)kernel->vocabWidth, 4)) &&
-         (kernel->largest = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->vocabWidth / LOGIT_BLOCK), 4)) &&
-         (kernel->sums = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->vocabWidth / LOGIT_BLOCK), 4));
+         (kernel->logits = allocate(kernel, LOGIT_ROWS * (uint64_t)kernel->logitsWidth, 4)) &&
+         (kernel->largest = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4)) &&
+         (kernel->sums = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4));
 }
 
 static int read_model(Reader *reader, Kernel *kernel) {
@@ -150,14 +150,14 @@ static int read_model(Reader *reader, Kernel *kernel) {
   }
   place_inputs(kernel);
   kernel->finalNorm = norm_at(reader, kernel, model->finalNorm, model->hiddenSize);
-  kernel->head = weights_at(reader, kernel, model->head, model->vocabSize, model->hiddenSize, 1);
+  kernel->head = weights_at(reader, kernel, model->head, model->numLogits, model->hiddenSize, 1);
   kernel->embedding = tensor_at(reader, kernel, model->embedding, 1);
-  if (!kernel->embedding || kernel->embedding->numOut != model->vocabSize || kernel->embedding->numIn != model->hiddenSize)
+  if (!kernel->head || !kernel->embedding || kernel->embedding->numOut != model->vocabSize || kernel->embedding->numIn != model->hiddenSize)
     return fail(reader, "the shape of the embedding");
   for (int i = 0; i < model->numRotaries; i++)
     if (kernel->rotaries[i].size == 0) return fail(reader, "a rotary set that no layer has");
   kernel->hiddenWidth = whole(model->hiddenSize, PANEL);
-  kernel->vocabWidth = whole(model->vocabSize, PANEL);
+  kernel->logitsWidth = whole(model->numLogits, PANEL);
   return reader->error == NULL;
 }
 
@@ -165,7 +165,7 @@ static int check_sizes(Reader *reader, const ModelDescription *model, const Kern
   if (model->magic != KERNEL_MAGIC || model->version != KERNEL_VERSION) return fail(reader, "the file's version");
   if (model->numLayers < 1 || model->numLayers > 4096 || model->numTensors < 1 || model->numTensors > 1 << 20 || model->vocabSize < 1 ||
       model->hiddenSize < 1 || model->hiddenSize > 1 << 20 || model->numRotaries < 0 || model->numRotaries > MOST_ROTARIES ||
-      model->numExperts < 1 || model->numExperts > 1 << 20)
+      model->numExperts < 1 || model->numExperts > 1 << 20 || model->numLogits < 1)
     return fail(reader, "the model's sizes");
   if (options->numThreads < 1 || options->numThreads > TEAM_MOST_THREADS || options->maxRows < 1 ||
       options->maxRows > 1 << 20 || options->maxPositions < 1 || options->maxPositions > 1 << 28)

@@ -25,7 +25,7 @@ static const char *read_step(const Kernel *kernel, const Pages *pages, const int
   uint64_t candidates = (uint64_t)wanted * (uint64_t)step.numCandidates;
   if (length != REQUEST_HEADER + 2 * rows + sequences + (size_t)step.numTableEntries + 3 * wanted) return "the request's length";
   if (candidates > results->numCandidateIds || candidates + wanted > results->numLogits || 2 * wanted > results->numSums ||
-      (uint64_t)step.numFullRows * (uint64_t)kernel->model.vocabSize > results->numFullLogits)
+      (uint64_t)step.numFullRows * (uint64_t)kernel->model.numLogits > results->numFullLogits)
     return "room for the results";
   if (step.inputSquares && results->numInputSquares != kernel->numInputs) return "room for the inputs' squares";
   step.tokens = request + REQUEST_HEADER;

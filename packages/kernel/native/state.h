@@ -55,7 +55,7 @@ struct Kernel {
   const Tensor *embedding, *head;
   Rotary rotaries[MOST_ROTARIES];
   /** Widths up to whole panels. */
-  int32_t hiddenWidth, vocabWidth, projectedWidth;
+  int32_t hiddenWidth, logitsWidth, projectedWidth;
   /** Whether products read rounded rows; float32 products do not. */
   int32_t rounds;
   /** Length of `Step.inputSquares`. */
@@ -71,7 +71,7 @@ struct Kernel {
   /** By thread: gates and values of a tile of an FFN; scores; a query's output. */
   float *gates, *scores, *outputs;
   int32_t scoresStride, maxPaddedHead;
-  /** `[LOGIT_ROWS][vocabWidth]`, `[LOGIT_ROWS][vocabWidth / 64]` twice. */
+  /** `[LOGIT_ROWS][logitsWidth]`, `[LOGIT_ROWS][logitsWidth / 64]` twice. */
   float *logits, *largest, *sums;
   void *blocks[MOST_BLOCKS];
   int32_t numBlocks;

@@ -54,7 +54,10 @@ export interface ExpertDescription extends FeedForwardDescription {
 
 /** A decoder: what a step of it computes, and from which weights. */
 export interface DecoderDescription {
+  /** Tokens, and rows of the embedding. */
   readonly vocabSize: number;
+  /** Outputs of the head. @default `vocabSize` */
+  readonly numLogits?: number | undefined;
   readonly hiddenSize: number;
   readonly normEpsilon: number;
   /** Factor of embeddings. */
@@ -129,7 +132,12 @@ export function encodeHeader(
   words.integers([description.vocabSize, description.hiddenSize]);
   words.integers([indexOf(description.embedding), indexOf(description.finalNorm), indexOf(description.head)]);
   words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
-  words.integers([description.numRotaries, description.numExperts ?? 1, 0, 0]);
+  words.integers([
+    description.numRotaries,
+    description.numExperts ?? 1,
+    description.numLogits ?? description.vocabSize,
+    0,
+  ]);
   for (const layer of description.layers) {
     words.integers([
       indexOf(layer.attentionNorm),

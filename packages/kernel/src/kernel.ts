@@ -20,7 +20,7 @@ export interface StepResults {
   readonly logits: Float32Array;
   /** `[wanted, 2]`: the largest logit, and the sum of `exp(logit - largest)`. */
   readonly sums: Float64Array;
-  /** `[fullRows, vocabSize]`. */
+  /** `[fullRows, numLogits]`. */
   readonly fullLogits: Float32Array;
   /**
    * Sums of the squares of each input of each layer's products, over all rows: of query, key and value, of attention's output, of gate
@@ -58,7 +58,7 @@ export interface Kernel {
   /**
    * Copies all logits of a wanted row of the last step. The kernel keeps those of a step's last rows.
    *
-   * @param logits - room for `[vocabSize]`
+   * @param logits - room for `[numLogits]`
    * @returns whether they are kept
    */
   readLogits(wanted: number, logits: Float32Array): boolean;

@@ -15,7 +15,7 @@ export interface StepRows {
   readonly pages: ArrayLike<number>;
   /** Which of `tokenIds` logits are wanted of, in rising order; one may occur several times. */
   readonly logitsOf: readonly number[];
-  /** A token of each of `logitsOf` whose logit is wanted. @default id 0 */
+  /** An output of the head for each of `logitsOf` whose logit is wanted: of language models a token. @default 0 */
   readonly targets?: ArrayLike<number> | undefined;
   /** Which row of the results' full logits each of `logitsOf` gets. @default none */
   readonly fullPlaces?: ArrayLike<number> | undefined;
@@ -24,6 +24,8 @@ export interface StepRows {
 /** What the kernel and its memory allow a step. */
 export interface StepLimits {
   readonly vocabSize: number;
+  /** What targets and candidates are chosen from. @default `vocabSize` */
+  readonly numLogits?: number | undefined;
   readonly maxRows: number;
   readonly maxPositions: number;
   readonly numPages: number;
@@ -37,7 +39,7 @@ const HEADER = 6;
 
 /** @throws {RangeError} naming what is out of range */
 export function encodeStep(sequences: readonly StepRows[], numCandidates: number, limits: StepLimits): Int32Array {
-  integerOption("numCandidates", numCandidates, 1, limits.vocabSize);
+  integerOption("numCandidates", numCandidates, 1, limits.numLogits ?? limits.vocabSize);
   let [numRows, numWanted, numPages] = [0, 0, 0];
   for (const sequence of sequences) {
     checkRows(sequence, limits);
@@ -81,7 +83,7 @@ function pagesOf({ position, tokenIds }: StepRows): number {
 }
 
 function checkRows(sequence: StepRows, limits: StepLimits): void {
-  const { vocabSize, maxPositions, numPages, numFullRows, numExperts = 1 } = limits;
+  const { vocabSize, numLogits = vocabSize, maxPositions, numPages, numFullRows, numExperts = 1 } = limits;
   const { tokenIds, experts, position, pages, logitsOf, targets, fullPlaces } = sequence;
   integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
   integerOption("position", position, 0, maxPositions - tokenIds.length);
@@ -92,7 +94,7 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
   let least = 0;
   for (const row of logitsOf) least = integerOption("logitsOf", row, least, tokenIds.length - 1);
-  checkEntries("targets", targets, logitsOf.length, vocabSize);
+  checkEntries("targets", targets, logitsOf.length, numLogits);
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 

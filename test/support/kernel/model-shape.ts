@@ -14,6 +14,8 @@ export interface ModelShape {
   readonly numExperts: number;
   readonly numLayers: number;
   readonly vocabSize: number;
+  /** Outputs of the head. @default `vocabSize` */
+  readonly numLogits?: number | undefined;
   /** Formats that products choose from, by index; those that do not fit a product's inputs become int8. */
   readonly formats: readonly number[];
 }
@@ -40,5 +42,6 @@ export const modelShape: fc.Arbitrary<ModelShape> = fc.record({
     { weight: 9, arbitrary: fc.integer({ min: 5, max: 200 }) },
     { weight: 1, arbitrary: fc.integer({ min: 1025, max: 1200 }) },
   ),
+  numLogits: fc.option(fc.integer({ min: 1, max: 200 }), { nil: undefined, freq: 2 }),
   formats: fc.uniqueArray(fc.nat(WEIGHT_FORMATS.length - 1), { minLength: 1, maxLength: WEIGHT_FORMATS.length }),
 });

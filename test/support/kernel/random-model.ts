@@ -47,15 +47,17 @@ class ModelMaker {
   }
 
   model(): TestModel {
-    const { hiddenSize, vocabSize, numLayers } = this.#shape;
+    const { hiddenSize, vocabSize, numLogits = vocabSize, numLayers } = this.#shape;
     const layers = Array.from({ length: numLayers }, (_, index) => this.#layer(index));
     // Every set of angles is some layer's.
     const numRotaries = Math.min(this.#rotarySizes.length, numLayers);
     const finalNorm = randomNorm(this.#random, hiddenSize);
-    const head = this.#product(vocabSize, hiddenSize, { hasTwins: this.#chance(0.5) });
-    const embedding = this.#chance(0.4) ? head : this.#table(vocabSize, hiddenSize);
+    const head = this.#product(numLogits, hiddenSize, { hasTwins: this.#chance(0.5) });
+    const isTied = numLogits === vocabSize && this.#chance(0.4);
+    const embedding = isTied ? head : this.#table(vocabSize, hiddenSize);
     const scalars = {
       vocabSize,
+      numLogits: this.#shape.numLogits,
       hiddenSize,
       normEpsilon: 1e-5,
       embeddingScale: this.#chance(0.5) ? 1 : 0.5 + 3 * this.#random(),

@@ -56,6 +56,7 @@ export function expertsOf(tokenIds: readonly number[], numExperts: number, posit
 export interface WantedPosition {
   readonly sequence: number;
   readonly position: number;
+  /** An output of the head. */
   readonly target: number;
 }
 
@@ -69,7 +70,7 @@ interface StepSizes {
   /** Free pages, which are taken from the end. */
   readonly pages: number[];
   readonly maxRows: number;
-  readonly vocabSize: number;
+  readonly numLogits: number;
   readonly numExperts: number;
 }
 
@@ -77,7 +78,7 @@ interface StepSizes {
 export function randomSteps(
   random: () => number,
   sequences: readonly TestSequence[],
-  { pages, maxRows, vocabSize, numExperts }: StepSizes,
+  { pages, maxRows, numLogits, numExperts }: StepSizes,
 ): readonly TestStep[] {
   const done = sequences.map(({ sharedPages }) => sharedPages * KV_PAGE_TOKENS);
   const tables: number[][] = sequences.map(() => []);
@@ -105,7 +106,7 @@ export function randomSteps(
       if (table.length === 0) table.push(...(tables[0] as number[]).slice(0, sharedPages));
       while (table.length * KV_PAGE_TOKENS < position + count) table.push(pages.pop() as number);
       const logitsOf = randomRows(random, count);
-      const targets = logitsOf.map(() => randomInteger(random, vocabSize));
+      const targets = logitsOf.map(() => randomInteger(random, numLogits));
       const taken = tokenIds.slice(position, position + count);
       rows.push({
         tokenIds: taken,

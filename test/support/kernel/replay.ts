@@ -21,15 +21,15 @@ export async function replay(
   random: () => number,
   times: number,
 ): Promise<void> {
-  const { vocabSize, maxRows, numExperts } = expected;
+  const { numLogits, maxRows, numExperts } = expected;
   const pages = kernel.openPages(NUM_PAGES, isHalf);
   for (let time = 0; time < times; time++) {
     const free = shuffled(
       random,
       Array.from({ length: NUM_PAGES }, (_, page) => page),
     );
-    for (const step of randomSteps(random, sequences, { pages: free, vocabSize, maxRows, numExperts })) {
-      checkStep({ kernel, pages }, step, expected, 1 + randomInteger(random, vocabSize));
+    for (const step of randomSteps(random, sequences, { pages: free, numLogits, maxRows, numExperts })) {
+      checkStep({ kernel, pages }, step, expected, 1 + randomInteger(random, numLogits));
     }
   }
   pages.close();

@@ -11,6 +11,7 @@ export interface Expected {
   /** By sequence and position. */
   readonly rows: readonly (readonly PlainRow[])[];
   readonly vocabSize: number;
+  readonly numLogits: number;
   readonly numExperts: number;
   readonly maxRows: number;
   readonly maxPositions: number;
@@ -25,7 +26,7 @@ export function checkStep(
   expected: Expected,
   numCandidates: number,
 ): void {
-  const { vocabSize } = expected;
+  const { numLogits } = expected;
   let place = wanted.length;
   // Rows of all logits come in another order than the rows that they are of.
   const sequences = rows.map((sequence) => ({ ...sequence, fullPlaces: sequence.logitsOf.map(() => --place) }));
@@ -35,11 +36,11 @@ export function checkStep(
     candidateIds: new Int32Array(wanted.length * numCandidates),
     logits: new Float32Array(wanted.length * (numCandidates + 1)),
     sums: new Float64Array(wanted.length * 2),
-    fullLogits: new Float32Array(wanted.length * vocabSize).fill(NaN),
+    fullLogits: new Float32Array(wanted.length * numLogits).fill(NaN),
   };
   kernel.step(pages, request, results);
   for (const [index, at] of wanted.entries()) {
-    const full = results.fullLogits.subarray((wanted.length - 1 - index) * vocabSize).subarray(0, vocabSize);
+    const full = results.fullLogits.subarray((wanted.length - 1 - index) * numLogits).subarray(0, numLogits);
     const ids = results.candidateIds.subarray(index * numCandidates).subarray(0, numCandidates);
     const logits = results.logits.subarray(index * numCandidates).subarray(0, numCandidates);
     const [largest = NaN, sum = NaN] = results.sums.subarray(2 * index);

@@ -27,7 +27,7 @@ static int32_t *append(int32_t *to, const int32_t *from, int32_t count) {
   return to + count;
 }
 
-void add_request(Scenario *scenario, const Draft *draft, int32_t vocabSize) {
+void add_request(Scenario *scenario, const Draft *draft, int32_t numLogits) {
   if (scenario->numRequests == MOST_STEPS) abort();
   size_t wanted = (size_t)draft->numWanted, candidates = wanted * (size_t)draft->numCandidates;
   size_t length = REQUEST_HEADER + (size_t)(2 * draft->numRows + draft->numSequences * SEQUENCE_FIELDS + draft->numEntries) + 3 * wanted;
@@ -37,7 +37,7 @@ void add_request(Scenario *scenario, const Draft *draft, int32_t vocabSize) {
       .numCandidateIds = candidates,
       .numLogits = candidates + wanted,
       .numSums = 2 * wanted,
-      .numFullLogits = (size_t)draft->numFullRows * (size_t)vocabSize,
+      .numFullLogits = (size_t)draft->numFullRows * (size_t)numLogits,
       .numWanted = draft->numWanted,
       .numCandidates = draft->numCandidates,
       .owners = malloc(wanted * 4 + 1),

@@ -17,4 +17,4 @@ void draft_rows(Draft *draft, const TestModel *model, const int32_t *tokens, int
 /** Adds a wanted row, the last one or a later one. */
 void draft_wish(Draft *draft, int32_t row, Wish wish, int32_t fullPlace);
 /** Appends the step to a scenario. */
-void add_request(Scenario *scenario, const Draft *draft, int32_t vocabSize);
+void add_request(Scenario *scenario, const Draft *draft, int32_t numLogits);

@@ -83,6 +83,8 @@ TestModel make_model(Random *random) {
   ModelDescription *model = &made.model;
   model->numLayers = random_in(random, 1, MOST_LAYERS);
   model->vocabSize = random_in(random, 5, 300);
+  // A router's head has as many outputs as there are experts, which is another number.
+  model->numLogits = one_in(random, 3) ? random_in(random, 1, 300) : model->vocabSize;
   model->hiddenSize = random_in(random, 16, 200);
   model->numExperts = one_in(random, 2) ? 1 : random_in(random, 2, 5);
   model->embeddingScale = one_in(random, 2) ? 1.0f : 3.5f;
@@ -109,9 +111,10 @@ TestModel make_model(Random *random) {
     layers[l] = make_layer(&pack, random, &shape, perKey, rotary, rotary < 0 ? 0 : made.rotarySizes[rotary]);
   }
   model->finalNorm = add_norm(&pack, random, model->hiddenSize, 1);
-  model->head = add(&pack, random, &shape, model->vocabSize, model->hiddenSize);
+  model->head = add(&pack, random, &shape, model->numLogits, model->hiddenSize);
   Format table = one_in(random, 2) ? FORMAT_FLOAT_TABLE : FORMAT_HALF_TABLE;
-  model->embedding = one_in(random, 2) ? model->head : add_weights(&pack, random, table, model->vocabSize, model->hiddenSize);
+  int32_t isTied = model->numLogits == model->vocabSize && one_in(random, 2);
+  model->embedding = isTied ? model->head : add_weights(&pack, random, table, model->vocabSize, model->hiddenSize);
   made.numPages = random_in(random, 6, 24);
   made.isHalf = one_in(random, 2);
   made.options = (KernelOptions){

@@ -9,7 +9,7 @@ uint64_t digest_bytes(uint64_t digest, const void *bytes, size_t count) {
 
 /** Joins the logits of the last wanted row, which the kernel keeps. */
 static uint64_t digest_kept(const Opened *opened, int32_t wanted, uint64_t digest) {
-  size_t count = (size_t)opened->kernel->model.vocabSize;
+  size_t count = (size_t)opened->kernel->model.numLogits;
   float *logits = calloc(count, 4);
   if (logits && !kernel_read_logits(opened->kernel, wanted, logits, count)) digest = digest_bytes(digest, logits, count * 4);
   free(logits);

@@ -43,7 +43,7 @@ static void try_angles(Random *random, Kernel *kernel, const TestModel *model) {
 
 /** Logits of rows that are not there, and room that does not fit. */
 static void try_logits(Random *random, const Opened *opened) {
-  size_t length = (size_t)(opened->kernel->model.vocabSize + random_in(random, -1, 1));
+  size_t length = (size_t)(opened->kernel->model.numLogits + random_in(random, -1, 1));
   float *logits = calloc(length, 4);
   if (!logits) abort();
   kernel_read_logits(opened->kernel, one_in(random, 2) ? random_in(random, -2, 40) : edge_near(random, 0), logits, length);

@@ -54,10 +54,10 @@ static void begin_sequence(World *world, Running *running) {
 
 /** Adds random wanted rows of one sequence, some of them several times. */
 static void add_wishes(World *world, Draft *draft, int32_t sequence, int32_t firstRow, int32_t numRows, int32_t position, int32_t oneIn) {
-  int32_t vocabSize = world->model->model.vocabSize;
+  int32_t numLogits = world->model->model.numLogits;
   for (int32_t r = 0; r < numRows; r++)
     while (one_in(world->random, oneIn) && draft->numWanted < DRAFT_WANTED) {
-      Wish wish = {sequence, position + r, random_in(world->random, 0, vocabSize - 1)};
+      Wish wish = {sequence, position + r, random_in(world->random, 0, numLogits - 1)};
       draft_wish(draft, firstRow + r, wish, one_in(world->random, 4) ? draft->numFullRows : -1);
     }
 }
@@ -84,8 +84,8 @@ static void grow(World *world, Draft *draft, Running *running, int32_t mostRows,
   add_wishes(world, draft, running->sequence, firstRow, numRows, position, oneIn);
 }
 
-static int32_t random_candidates(Random *random, int32_t vocabSize) {
-  return one_in(random, 4) ? vocabSize : random_in(random, 1, vocabSize < 40 ? vocabSize : 40);
+static int32_t random_candidates(Random *random, int32_t numLogits) {
+  return one_in(random, 4) ? numLogits : random_in(random, 1, numLogits < 40 ? numLogits : 40);
 }
 
 Scenario make_scenario(Random *random, const TestModel *model) {
@@ -96,7 +96,7 @@ Scenario make_scenario(Random *random, const TestModel *model) {
   for (int32_t s = 0; s < numSteps; s++) {
     Draft *draft = calloc(1, sizeof *draft);
     if (!draft) abort();
-    draft->numCandidates = random_candidates(random, model->model.vocabSize);
+    draft->numCandidates = random_candidates(random, model->model.numLogits);
     int32_t isDecode = one_in(random, 2), oneIn = one_in(random, 3) ? 1 << 20 : isDecode ? 2 : 4;
     for (int32_t i = 0; i < MOST_RUNNING && draft->numRows < model->options.maxRows; i++) {
       Running *running = &world.running[i];
@@ -108,7 +108,7 @@ Scenario make_scenario(Random *random, const TestModel *model) {
       grow(&world, draft, running, isDecode ? 1 : random_in(random, 1, most), oneIn);
     }
     for (int32_t i = 0; i < MOST_RUNNING; i++) world.running[i].isInStep = 0;
-    if (draft->numRows > 0) add_request(&scenario, draft, model->model.vocabSize);
+    if (draft->numRows > 0) add_request(&scenario, draft, model->model.numLogits);
     free(draft);
   }
   return scenario;
@@ -135,7 +135,7 @@ Scenario make_alone(Random *random, const TestModel *model, const Scenario *from
       if (wish.position >= position + numRows) break;
       draft_wish(draft, wish.position - position, (Wish){0, wish.position, wish.target}, -1);
     }
-    add_request(&scenario, draft, model->model.vocabSize);
+    add_request(&scenario, draft, model->model.numLogits);
     free(draft);
     position += numRows;
   }

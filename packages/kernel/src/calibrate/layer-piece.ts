@@ -20,6 +20,7 @@ export function describePiece(
   return {
     ...whole,
     vocabSize,
+    numLogits: undefined,
     embeddingScale: 1,
     logitScale: 1,
     embedding: streamTable(stream, vocabSize, hiddenSize),
