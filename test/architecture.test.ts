@@ -11,7 +11,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   core: [],
   model: ["core"],
   kernel: ["core", "model"],
-  router: ["core", "model"],
+  router: ["core", "model", "kernel"],
   engine: ["core", "model", "kernel", "router"],
   refactor: ["core", "model", "router"],
   adapter: ["core", "model", "engine"],

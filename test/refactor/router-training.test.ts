@@ -1,5 +1,5 @@
 import { openModel, writeReadMeFolder } from "@readme-moe/model";
-import { GraphRouter } from "@readme-moe/router";
+import { KernelRouter } from "@readme-moe/router";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import {
@@ -163,7 +163,7 @@ test.each([
   });
   const model = await openModel(folder);
   expect(model.router?.config).toEqual(config);
-  const router = await GraphRouter.open(model, { threads: 1 });
+  const router = await KernelRouter.open(model, { threads: 1 });
   const trainer = await reopened(trained);
   for (const { tokenIds } of ruleExamples(3, 3)) {
     const [route] = await router.route([{ state: router.start(), tokenIds: [...tokenIds] }]);

@@ -38,7 +38,7 @@ export interface EngineOptions extends SchedulingOptions {
   /** Threads that compute. @default all cores, within the control group's share of time */
   readonly threads?: number | undefined;
   /**
-   * Build of the kernel that runs the model: the addon of this platform, or WebAssembly.
+   * Build of the kernel that runs the model and its router: the addon of this platform, or WebAssembly.
    * @default `README_MOE_KERNEL`, else the addon where there is one that loads
    */
   readonly kernel?: KernelKind | undefined;

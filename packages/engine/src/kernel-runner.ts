@@ -6,7 +6,8 @@ import {
   describeModel,
   encodeStep,
   expertUnits,
-  openKernel,
+  kernelThreads,
+  openCachedKernel,
   type DecoderDescription,
   type ExpertUnits,
   type Kernel,
@@ -24,7 +25,6 @@ import {
 import { kernelCalibration } from "./kernel-calibration.ts";
 import { KernelKv } from "./kernel-kv.ts";
 import { KernelResults } from "./kernel-results.ts";
-import { packedWeights } from "./packed-weights.ts";
 import { piecesOf, type StepPiece } from "./kernel-pieces.ts";
 import type { RunnerOptions } from "./model-runner.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
@@ -32,7 +32,6 @@ import type { UnitMemory, UnitMemoryOptions } from "./streamed/unit-memory.ts";
 import type { StepSequence } from "./step-feeds.ts";
 import { checkSequence, type StepLogits } from "./step-logits.ts";
 import type { StepRunner } from "./step-runner.ts";
-import { kernelThreads } from "./kernel-threads.ts";
 import { kvPrecisionOf } from "./kv-precision.ts";
 
 /** Options of `KernelRunner.open`. */
@@ -80,7 +79,7 @@ export class KernelRunner implements StepRunner {
    * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
    */
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
-    const { onProgress = () => undefined, kernel: kind, instructions, expertCacheBytes } = options;
+    const { onProgress, onCacheFailure, kernel: kind, instructions, expertCacheBytes } = options;
     const { precision = expertCacheBytes === undefined ? "fp32" : "int8" } = options;
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
@@ -96,22 +95,20 @@ export class KernelRunner implements StepRunner {
       maxPositions: model.config.contextTokens,
       expertsFromByte: units?.fromByte,
     };
-    const kvPrecision = kvPrecisionOf(precision, options.kvPrecision);
-    for (let mayRetry = true; ; mayRetry = false) {
-      const weights = await packedWeights(description, { ...options, key, cacheFolder });
-      onProgress({ stage: "loading", doneBytes: 0, ofBytes: 0 });
-      let kernel: Kernel | undefined;
-      try {
-        kernel = openKernel(weights, sizes, choice);
-        const budgetBytes = expertCacheBytes ?? 0;
-        const stream = units && (await streamOf(kernel, weights, units, { ...options, budgetBytes }));
-        return new KernelRunner(model, kernel, kvPrecision, stream);
-      } catch (error) {
-        await kernel?.close();
-        // A file of the cache may be removed after it was checked and before it is mapped.
-        const isGone = typeof weights === "string" && mayRetry;
-        if (error instanceof TypeError || error instanceof RangeError || !isGone) throw error;
-      }
+    const { kernel, weights } = await openCachedKernel(description, sizes, {
+      ...choice,
+      key,
+      cacheFolder,
+      onProgress,
+      onCacheFailure,
+    });
+    try {
+      const budgetBytes = expertCacheBytes ?? 0;
+      const stream = units && (await streamOf(kernel, weights, units, { ...options, budgetBytes }));
+      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), stream);
+    } catch (error) {
+      await kernel.close();
+      throw error;
     }
   }
 

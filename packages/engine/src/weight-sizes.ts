@@ -1,15 +1,16 @@
 // What a model's weights take in memory, from the packed file that holds them; nothing is read.
 
 import type { ExpertLayout } from "@readme-moe/core";
-import type { Graph, Model, Precision } from "@readme-moe/model";
+import type { Model, Precision } from "@readme-moe/model";
 import {
   describeModel,
+  describeRouter,
   expertUnits,
+  layOut,
   type InputStatistics,
   type LayerDescription,
   type PackedTensor,
 } from "@readme-moe/kernel";
-import { routerGraph } from "@readme-moe/router";
 
 type Source = Pick<Model, "config" | "experts" | "weights" | "router">;
 
@@ -46,7 +47,7 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
       sizeOf(finalNorm) + sumOf((layer) => sizeOf(layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm)),
     shared: sumOf(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
     experts: sumOf(({ experts = [] }) => sizeOf(...experts.flatMap(({ gate, up, down }) => [gate, up, down]))),
-    router: model.router ? totalOf(routerGraph(model.router)) : 0,
+    router: routerSize(model),
   };
 }
 
@@ -56,8 +57,9 @@ export function expertLayout(model: Source, precision: Precision = "int8"): Expe
   return { numExperts, layerBytes };
 }
 
-function totalOf({ constants }: Graph): number {
-  return constants.reduce((sum, { byteLength }) => sum + byteLength, 0);
+/** Size of the router's packed tensors, whole panels included. */
+function routerSize({ router }: Source): number {
+  return router ? sizeOf(...layOut(describeRouter(router)).places.keys()) : 0;
 }
 
 // Weights are fitted when a file is written, which these are not.

@@ -10,10 +10,13 @@ export type {
   KernelActivation,
   LayerDescription,
 } from "./description.ts";
+export { describeRouter } from "./describe-router.ts";
 export { describeModel, isKernelModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
 export type { Kernel, KernelKind, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
 export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
+export { openCachedKernel, type CachedKernel, type CachedKernelOptions } from "./open-cached-kernel.ts";
+export { kernelThreads } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/packed-tensor.ts";
 export { encodeStep, type StepLimits, type StepRows } from "./step-request.ts";

@@ -1,6 +1,6 @@
 import { expertIndex, ReadMeError, type PreGatingRouter } from "@readme-moe/core";
 import type { Model } from "@readme-moe/model";
-import { GraphRouter, type RouterOptions } from "./graph-router.ts";
+import { KernelRouter, type RouterOptions } from "./kernel-router.ts";
 import { fixedRouter } from "./simple-routers.ts";
 
 /** Who chooses experts: the model's own router, or one expert for every token, by name or index. */
@@ -18,7 +18,7 @@ export async function openRouter(
 ): Promise<PreGatingRouter> {
   const { names } = model.experts;
   if (choice !== undefined && choice !== "router") return fixedRouter(names.length, expertIndex(names, choice));
-  if (model.router) return GraphRouter.open(model, options);
+  if (model.router) return KernelRouter.open(model, options);
   if (choice === undefined && names.length === 1) return fixedRouter(1, 0);
   const message = `${model.path}: has no router; choose one of its experts (${names.join(", ")})`;
   throw new ReadMeError("ERR_MODEL_INVALID", message);

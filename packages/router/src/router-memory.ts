@@ -1,75 +1,141 @@
-import type { RouteInput, RouterState } from "@readme-moe/core";
-import { KvPool, type KvShape, type ArenaSlot, type StepTokens } from "@readme-moe/model";
+import { ReadMeError, type RouterState } from "@readme-moe/core";
+import { KV_PAGE_TOKENS, PagePool, type Kernel, type KernelPages, type PageSlot } from "@readme-moe/kernel";
+import { KV_BLOCK_TOKENS, type RouterConfig } from "@readme-moe/model";
+import type { RouterSteps } from "./router-steps.ts";
 
-const FIRST_CAPACITY_TOKENS = 4096;
+const FIRST_BYTES = 2 ** 24;
 
-/** The router's own keys and values of one sequence, so that a new token costs one token. */
-export class GraphRouterState implements RouterState {
+/** A sequence that a router knows: its tokens, and the router's own keys and values of them. */
+export class KernelRouterState implements RouterState {
+  /** The memory that `slot` is in, or will be. */
+  readonly memory: RouterMemory;
+  readonly tokenIds: number[] = [];
   /** `undefined` before the first token, and after the last. */
-  slot: ArenaSlot | undefined;
+  slot: PageSlot | undefined;
+
+  constructor(memory: RouterMemory) {
+    this.memory = memory;
+  }
 
   get numTokens(): number {
-    return this.slot?.numTokens ?? 0;
+    return this.tokenIds.length;
+  }
+}
+
+/** Pages of a router's kernel, and who has which. */
+class RouterPages extends PagePool {
+  readonly pages: KernelPages;
+
+  constructor(kernel: Kernel, capacityTokens: number, bytesPerToken: number) {
+    super({ capacityTokens, bytesPerToken });
+    this.pages = kernel.openPages(this.numPages, false);
+  }
+
+  override dispose(): void {
+    this.pages.close();
   }
 }
 
 /**
- * Keys and values of all sequences that a router knows. A router's are small next to its model's (one layer, a few kB
- * a token), and it has to know every sequence that waits, so this memory grows as needed.
+ * Keys and values of all sequences that a router knows. A router has to know every sequence that waits, so this memory
+ * doubles as needed. Pages of the kernel do not grow: tokens are routed once more into larger ones, which gives the
+ * same bits, and of the last layer computes keys and values alone.
  */
 export class RouterMemory {
-  readonly #shape: KvShape;
-  readonly #states = new Set<GraphRouterState>();
-  #pool: KvPool;
+  readonly #kernel: Kernel;
+  readonly #steps: RouterSteps;
+  readonly #bytesPerToken: number;
+  readonly #states = new Set<KernelRouterState>();
+  #pages: RouterPages;
 
-  constructor(shape: KvShape) {
-    this.#shape = shape;
-    this.#pool = new KvPool({ shape, capacityTokens: FIRST_CAPACITY_TOKENS });
+  constructor(
+    kernel: Kernel,
+    steps: RouterSteps,
+    { numLayers, innerSize }: RouterConfig,
+    firstBytes: number = FIRST_BYTES,
+  ) {
+    this.#kernel = kernel;
+    this.#steps = steps;
+    this.#bytesPerToken = 2 * numLayers * innerSize * 4;
+    const firstTokens = Math.floor(firstBytes / this.#bytesPerToken / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
+    this.#pages = this.#open(Math.max(KV_BLOCK_TOKENS, firstTokens));
   }
 
-  /** Replaced when it has to grow. */
-  get pool(): KvPool {
-    return this.#pool;
+  /** Positions that there is room for before this memory grows again. */
+  get capacityTokens(): number {
+    return this.#pages.capacityTokens;
   }
 
-  /** Makes room for each input's tokens. @returns their slots, valid until the next call */
-  reserve(states: readonly GraphRouterState[], inputs: readonly RouteInput[]): readonly StepTokens[] {
-    const wanted = states.map((state, index) => state.numTokens + (inputs[index]?.tokenIds.length ?? 0));
-    let capacityTokens = this.#pool.capacityTokens;
-    while (!states.every((state, index) => this.#reserveOne(state, wanted[index] as number))) {
-      capacityTokens *= 2;
-      this.#growTo(capacityTokens);
+  /**
+   * Appends tokens to each of some sequences.
+   *
+   * @returns their logits, `[tokens, numExperts]` each
+   * @throws {ReadMeError} `ERR_MEMORY` when there is no memory for them; nothing has changed then
+   */
+  append(
+    sequences: readonly { readonly state: KernelRouterState; readonly tokenIds: ArrayLike<number> }[],
+    numExperts: number,
+  ): readonly Float32Array[] {
+    const ends = sequences.map(({ state, tokenIds }) => state.numTokens + tokenIds.length);
+    this.#makeRoom(sequences.map(({ state }, index) => pagesFor(ends[index] as number) - pagesFor(state.numTokens)));
+    const added = sequences.map(({ state, tokenIds }, index) => ({
+      slot: this.#reserve(state, ends[index] as number),
+      tokenIds,
+      logits: new Float32Array(tokenIds.length * numExperts),
+    }));
+    this.#steps.append(this.#pages, added);
+    for (const { state, tokenIds } of sequences) {
+      for (let index = 0; index < tokenIds.length; index++) state.tokenIds.push(tokenIds[index] as number);
     }
-    return states.map(({ slot }, index) => ({ slot: slot as ArenaSlot, tokenIds: inputs[index]?.tokenIds ?? [] }));
+    return added.map(({ logits }) => logits);
   }
 
-  release(state: GraphRouterState): void {
-    if (state.slot) this.#pool.release(state.slot);
+  release(state: KernelRouterState): void {
+    if (state.slot) this.#pages.release(state.slot);
     state.slot = undefined;
+    state.tokenIds.length = 0;
     this.#states.delete(state);
-    // Those that run should stand side by side, so that a step of theirs is a plain one.
-    this.#pool.compact();
   }
 
-  #reserveOne(state: GraphRouterState, numTokens: number): boolean {
-    if (state.slot) return this.#pool.reserve(state.slot, numTokens);
-    state.slot = this.#pool.admit(numTokens);
-    if (state.slot) this.#states.add(state);
-    return state.slot !== undefined;
+  dispose(): void {
+    this.#pages.dispose();
   }
 
-  /** Moves everybody into a larger pool; leaves the pool as it is when they do not fit there side by side. */
-  #growTo(capacityTokens: number): void {
-    const grown = new KvPool({ shape: this.#shape, capacityTokens });
-    const moved = new Map<GraphRouterState, ArenaSlot>();
-    for (const state of this.#states) {
-      const old = state.slot as ArenaSlot;
-      const slot = grown.admit(old.reservedTokens);
-      if (!slot) return;
-      grown.writeBlock(slot, 0, this.#pool.readBlock(old, 0, old.numTokens));
-      moved.set(state, slot);
+  #open(capacityTokens: number): RouterPages {
+    try {
+      return new RouterPages(this.#kernel, capacityTokens, this.#bytesPerToken);
+    } catch (cause) {
+      const message = `The router's keys and values of ${capacityTokens} tokens do not fit into memory`;
+      throw new ReadMeError("ERR_MEMORY", message, { cause });
     }
-    for (const [state, slot] of moved) state.slot = slot;
-    this.#pool = grown;
   }
+
+  #reserve(state: KernelRouterState, numTokens: number): PageSlot {
+    if (state.slot) this.#pages.reserve(state.slot, numTokens);
+    else state.slot = this.#pages.admit(numTokens);
+    this.#states.add(state);
+    return state.slot as PageSlot;
+  }
+
+  #makeRoom(numNewPages: readonly number[]): void {
+    const newTokens = numNewPages.reduce((sum, count) => sum + count * KV_PAGE_TOKENS, 0);
+    let { capacityTokens } = this.#pages;
+    while (this.#pages.usedTokens + newTokens > capacityTokens) capacityTokens *= 2;
+    if (capacityTokens > this.#pages.capacityTokens) this.#growTo(capacityTokens);
+  }
+
+  /** Moves everybody into larger pages; everything is as it was where there is no memory for them. */
+  #growTo(capacityTokens: number): void {
+    const grown = this.#open(capacityTokens);
+    const states = Array.from(this.#states);
+    const moved = states.map(({ tokenIds }) => ({ slot: grown.admit(tokenIds.length) as PageSlot, tokenIds }));
+    this.#steps.append(grown, moved);
+    for (const [index, state] of states.entries()) state.slot = moved[index]?.slot;
+    this.#pages.dispose();
+    this.#pages = grown;
+  }
+}
+
+function pagesFor(numTokens: number): number {
+  return Math.ceil(numTokens / KV_PAGE_TOKENS);
 }

@@ -45,7 +45,7 @@ export async function openParts(
     const scheduler = await schedulerOf(options);
     const text = await model.loadText();
     const sizes = kvSizes(options, model.config, kvPrecisionOf(options.precision, options.kvPrecision));
-    const { threads, cacheFolder } = options;
+    const { threads, cacheFolder, kernel: kind } = options;
     let cacheFailure: string | undefined;
     // Router and decoder fail for one and the same reason.
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
@@ -53,7 +53,8 @@ export async function openParts(
     closers.push(() => disposeAll(routers.values()));
     const routerFor = (choice: ExpertChoice | undefined): Promise<PreGatingRouter> => {
       const expert = choice ?? options.expert;
-      const router = routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
+      const router =
+        routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder, kernel: kind, onCacheFailure });
       routers.set(expert, router);
       // One that could not be opened may be tried again.
       router.catch(() => routers.delete(expert));

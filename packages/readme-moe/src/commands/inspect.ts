@@ -1,6 +1,6 @@
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
 import { type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
-import { GraphRouter } from "@readme-moe/router";
+import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { withModel } from "../open.ts";
@@ -44,7 +44,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
     const [result] = await runner.forward(kv, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
     kv.dispose();
     const numExperts = model.experts.names.length;
-    const routerLogits = router instanceof GraphRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
+    const routerLogits = router instanceof KernelRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
     print(
       {
         ...(await describe(model, flags)),

@@ -1,7 +1,7 @@
 // What a written model is worth, on held-out text: its own router's routes, and everything that it is compared with.
 
 import { openModel } from "@readme-moe/model";
-import { GraphRouter } from "@readme-moe/router";
+import { KernelRouter } from "@readme-moe/router";
 import { readFamily } from "../job/layer-file.ts";
 import { TokenStream } from "../layers/token-stream.ts";
 import { planOf } from "../options.ts";
@@ -99,7 +99,7 @@ async function routesOf({ work, run }: RefactorJob, folder: string, stream: Toke
   const written = await openModel(folder);
   try {
     const cacheFolder = work.file("cache");
-    const router = await GraphRouter.open(written, { cacheFolder, threads: run.threads });
+    const router = await KernelRouter.open(written, { cacheFolder, threads: run.threads });
     try {
       const routes = new Uint16Array(stream.numTokens);
       for (const [index, tokenIds] of stream.sequences.entries()) {

@@ -2,7 +2,7 @@
 
 import { stat } from "node:fs/promises";
 import { SafetensorsFile, writeSafetensors, type Model, type RouterConfig } from "@readme-moe/model";
-import { GraphRouter } from "@readme-moe/router";
+import { KernelRouter } from "@readme-moe/router";
 import { RouterTrainer } from "../../router-training/router-trainer.ts";
 import type { RouterExample } from "../../router-training/router-example.ts";
 import { trainRouter, type TrainedRouter } from "../../router-training/train-router.ts";
@@ -21,7 +21,7 @@ export async function withOwnRouter<Result>(
   use: (route: Route) => Promise<Result>,
 ): Promise<Result> {
   if (model.experts.names.length === 1) return use(async (tokenIds) => new Uint16Array(tokenIds.length));
-  const router = await GraphRouter.open(model, run);
+  const router = await KernelRouter.open(model, run);
   try {
     return await use(async (tokenIds) => {
       const state = router.start();

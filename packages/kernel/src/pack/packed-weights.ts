@@ -1,15 +1,25 @@
 // Packed weights of a model, from the cache folder or in memory.
 
 import { ReadMeError } from "@readme-moe/core";
-import { layOut, packedFile, type DecoderDescription } from "@readme-moe/kernel";
 import { cachedData } from "@readme-moe/model";
-import type { RunnerOptions } from "./model-runner.ts";
+import type { DecoderDescription } from "../description.ts";
+import { layOut, packedFile } from "./packed-file.ts";
+
+/** How far a packed file is. */
+interface PackProgress {
+  readonly stage: "building" | "loading";
+  readonly doneBytes: number;
+  readonly ofBytes: number;
+}
 
 /** Options of `packedWeights`. */
-export interface PackOptions extends Pick<RunnerOptions, "onProgress" | "onCacheFailure"> {
+export interface PackOptions {
   /** Everything that the bytes are made from. */
   readonly key: string;
   readonly cacheFolder: string;
+  readonly onProgress?: ((progress: PackProgress) => void) | undefined;
+  /** Told once, with the reason, when the weights cannot be cached and stay in memory. */
+  readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
 /**

@@ -1,0 +1,122 @@
+import {
+  integerOption,
+  ReadMeError,
+  type PreGatingRouter,
+  type Route,
+  type RouteInput,
+  type RouterState,
+} from "@readme-moe/core";
+import { describeRouter, kernelThreads, openCachedKernel, type Kernel, type KernelKind } from "@readme-moe/kernel";
+import { resolveCacheFolder, type Model, type RouterConfig } from "@readme-moe/model";
+import { argmaxRoute } from "./choose.ts";
+import { KernelRouterState, RouterMemory } from "./router-memory.ts";
+import { MAX_ROWS, RouterSteps } from "./router-steps.ts";
+
+/** Of `KernelRouter.open`: threads, the kernel's build, and where packed weights are kept. */
+export interface RouterOptions {
+  /** Where packed weights are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  readonly cacheFolder?: string | undefined;
+  /** A router uses two at most. @default all cores, within the control group's share of time */
+  readonly threads?: number | undefined;
+  /** @default `README_MOE_KERNEL`, else the addon where there is one that loads */
+  readonly kernel?: KernelKind | undefined;
+  /** Told once, with the reason, when the router's weights cannot be cached and stay in memory. */
+  readonly onCacheFailure?: ((reason: string) => void) | undefined;
+}
+
+// Changes when other weights are packed of the same router.
+const VERSION = 1;
+// Products are small, and threads look for work for a while after a step, on cores that the model's step is about to use.
+const MOST_THREADS = 2;
+
+/**
+ * A model's own pre-gating router, in the kernel. Usable without the model: it reads token ids and nothing else. A
+ * token's logits depend on the tokens before it alone: they are the same bits in any pieces and in any batch.
+ */
+export class KernelRouter implements PreGatingRouter {
+  readonly config: RouterConfig;
+  readonly #kernel: Kernel;
+  readonly #memory: RouterMemory;
+
+  private constructor(config: RouterConfig, kernel: Kernel) {
+    this.config = config;
+    this.#kernel = kernel;
+    this.#memory = new RouterMemory(kernel, new RouterSteps(config, kernel), config);
+  }
+
+  /**
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` when the model has no router; when its weights cannot be read, or the kernel
+   *   cannot be opened
+   */
+  static async open(
+    model: Pick<Model, "path" | "router" | "fingerprint">,
+    options: RouterOptions = {},
+  ): Promise<KernelRouter> {
+    if (!model.router)
+      throw new ReadMeError("ERR_MODEL_INVALID", `${model.path}: has no router; name an expert instead`);
+    const threads = Math.min(MOST_THREADS, kernelThreads(options.threads));
+    const cacheFolder = resolveCacheFolder(options.cacheFolder);
+    const { config } = model.router;
+    const key = ["router", await model.fingerprint(cacheFolder), VERSION].join(" ");
+    const sizes = { threads, maxRows: MAX_ROWS, maxPositions: config.contextTokens };
+    const { kernel: kind, onCacheFailure } = options;
+    const { kernel } = await openCachedKernel(describeRouter(model.router), sizes, {
+      kernel: kind,
+      key,
+      cacheFolder,
+      onCacheFailure,
+    });
+    return new KernelRouter(config, kernel);
+  }
+
+  get numExperts(): number {
+    return this.config.numExperts;
+  }
+
+  start(): RouterState {
+    return new KernelRouterState(this.#memory);
+  }
+
+  /**
+   * Routes tokens at once: blocks its thread.
+   *
+   * @throws {TypeError | RangeError} on an empty list of tokens, an id outside the vocabulary, or a state given twice
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence outgrows the context; nothing is routed then
+   */
+  async route(inputs: readonly RouteInput[]): Promise<readonly Route[]> {
+    const sequences = this.#check(inputs);
+    const logits = this.#memory.append(sequences, this.numExperts);
+    return logits.map((own) => ({ experts: argmaxRoute(own, this.numExperts), logits: own }));
+  }
+
+  release(state: RouterState): void {
+    if (this.#isOwn(state)) this.#memory.release(state);
+  }
+
+  async dispose(): Promise<void> {
+    this.#memory.dispose();
+    await this.#kernel.close();
+  }
+
+  #isOwn(state: RouterState): state is KernelRouterState {
+    return state instanceof KernelRouterState && state.memory === this.#memory;
+  }
+
+  #check(inputs: readonly RouteInput[]): readonly (RouteInput & { readonly state: KernelRouterState })[] {
+    const { vocabSize, contextTokens } = this.config;
+    if (new Set(inputs.map((input) => input.state)).size !== inputs.length) {
+      throw new TypeError("Expected each state in `inputs` once, got one twice");
+    }
+    return inputs.map(({ state, tokenIds }) => {
+      if (!this.#isOwn(state)) throw new TypeError("Expected `state` to be made by this router's start()");
+      if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
+      for (let index = 0; index < tokenIds.length; index++) {
+        integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
+      }
+      const asked = state.numTokens + tokenIds.length;
+      if (asked <= contextTokens) return { state, tokenIds };
+      const message = `${asked} tokens do not fit the router's context of ${contextTokens}`;
+      throw new ReadMeError("ERR_CONTEXT_LENGTH", message);
+    });
+  }
+}
