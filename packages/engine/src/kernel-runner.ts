@@ -47,7 +47,7 @@ export interface KernelRunnerOptions
 }
 
 // Changes when other weights are packed of the same model.
-const VERSION = 4;
+const VERSION = 5;
 /** Rows of one call: those of a step that has more are split, which changes no bit. */
 const MAX_ROWS = 512;
 /** Positions whose angles are computed at a time. */
