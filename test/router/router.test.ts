@@ -1,3 +1,5 @@
+import { readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { openModel } from "@readme-moe/model";
 import {
   argmaxRoute,
@@ -12,6 +14,7 @@ import { describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const OFFICIAL = fixture("official-fused-residual");
 
@@ -132,6 +135,42 @@ describe("the kernel router", () => {
     await expect(router.route([{ state: { numTokens: 0 }, tokenIds: [1] }])).rejects.toThrow(/start\(\)/);
     expect(await router.route([])).toEqual([]);
   });
+});
+
+test("a router is packed once, and held in memory where the cache cannot be written", async () => {
+  const folder = await temporaryFolder();
+  const file = join(folder, "file");
+  await writeFile(file, "no folder");
+  const model = await openModel(OFFICIAL);
+  const failures: string[] = [];
+  const logits = [];
+  for (const cacheFolder of [join(folder, "cache"), join(folder, "cache"), file]) {
+    const onCacheFailure = (reason: string): void => void failures.push(reason);
+    const router = await KernelRouter.open(model, { cacheFolder, threads: 1, onCacheFailure });
+    const [route] = await router.route([{ state: router.start(), tokenIds: [1, 2, 3] }]);
+    logits.push(route?.logits);
+    await router.dispose();
+    expect(await readdir(join(folder, "cache", "kernels"))).toHaveLength(1);
+    expect(failures).toHaveLength(cacheFolder === file ? 1 : 0);
+  }
+  expect(logits[1]).toEqual(logits[0]);
+  expect(logits[2]).toEqual(logits[0]);
+  await model.close();
+});
+
+test.each(["native", "wasm"] as const)("%s: a disposed router refuses, and may be disposed again", async (kernel) => {
+  const model = await openModel(OFFICIAL);
+  const router = await KernelRouter.open(model, { kernel, threads: 1 });
+  const other = await KernelRouter.open(model, { kernel, threads: 1 });
+  const state = router.start();
+  await router.route([{ state, tokenIds: [1, 2] }]);
+  await expect(other.route([{ state, tokenIds: [3] }])).rejects.toThrow(/start\(\)/);
+  other.release(state);
+  expect(state.numTokens).toBe(2);
+  for (const one of [router, other, router]) await one.dispose();
+  await expect(router.route([{ state, tokenIds: [3] }])).rejects.toThrow(TypeError);
+  router.release(state);
+  await model.close();
 });
 
 describe("choosing experts", () => {

@@ -3,6 +3,7 @@ import { KV_PAGE_TOKENS, PagePool, type Kernel, type KernelPages, type PageSlot 
 import { KV_BLOCK_TOKENS, type RouterConfig } from "@readme-moe/model";
 import type { RouterSteps } from "./router-steps.ts";
 
+// Nothing but address space until it is written on most systems, and little where a system gives memory at once.
 const FIRST_BYTES = 2 ** 24;
 
 /** A sequence that a router knows: its tokens, and the router's own keys and values of them. */
@@ -56,6 +57,7 @@ export class RouterMemory {
   ) {
     this.#kernel = kernel;
     this.#steps = steps;
+    // The kernel fills heads up to whole vectors, so that small ones take more.
     this.#bytesPerToken = 2 * numLayers * innerSize * 4;
     const firstTokens = Math.floor(firstBytes / this.#bytesPerToken / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
     this.#pages = this.#open(Math.max(KV_BLOCK_TOKENS, firstTokens));
