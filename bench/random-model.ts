@@ -108,7 +108,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
     weights: { embedding, layers, finalNorm: tensor("norm", hiddenSize), head: embedding },
     router: undefined,
     files: [],
-    fingerprint: async () => "random, each tensor its own",
+    fingerprint: async () => `random ${JSON.stringify({ ...shape, numExperts, expertSize })}`,
     loadText: () => Promise.reject(new Error("Random weights have no text")),
     close: async () => undefined,
   };

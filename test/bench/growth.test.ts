@@ -53,7 +53,7 @@ describe("sweeps", () => {
     expect(answer.cases.map(({ medianMs }) => medianMs > 0)).toEqual([true, true]);
     expect(answer.cases[0]?.peakBytes).toBeGreaterThan(20e6);
     expect(answer.openMs).toBeGreaterThan(0);
-    const broken = runSteps({ ...job, shape: { ...TINY, numKvHeads: 3 }, cases, rounds: 2 });
+    const broken = runSteps({ ...job, shape: { ...TINY, numKvHeads: 5 }, cases, rounds: 2 });
     await expect(broken).rejects.toThrow();
   });
 });

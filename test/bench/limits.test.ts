@@ -144,8 +144,7 @@ describe("what a step costs at least", () => {
 
   test("grows by an expert's weights with each distinct expert, up to one for each sequence", () => {
     const bytes = [1, 2, 3].map((distinct) => stepCost(mixture, "int8", { numSeqs: 2, past: 1, distinct }).weightBytes);
-    // Gate, up and down with a scale for each of their outputs.
-    const expert = 2 * (3 * 48 * 64 + 4 * (2 * 48 + 64));
+    const expert = 2 * (2 * packedBytes(48, 64) + packedBytes(64, 48));
     expect(bytes).toEqual([bytes[0], (bytes[0] ?? 0) + expert, bytes[1]]);
   });
 

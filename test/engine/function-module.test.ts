@@ -68,7 +68,7 @@ test.each(ISOLATIONS)("a scheduler of a module runs in a %s, by path and by URL"
 
 test("an eviction policy of a module decides what leaves", async () => {
   const evicted: number[] = [];
-  const expertCacheBytes = 3 * 8192;
+  const expertCacheBytes = 3 * 8960;
   const policy = { module: modules, export: "evictLast" };
   const answers = await answersOf({ expertCacheBytes, expertCachePolicy: policy }, (engine) => {
     engine.events.on("expert:evicted", ({ expert }) => evicted.push(expert));

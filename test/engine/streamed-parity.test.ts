@@ -131,7 +131,7 @@ describe.each(Object.entries(SCHEDULERS))("under %s", (_, scheduler) => {
 });
 
 test("a step is one run, and plans that reach over steps are among them", async () => {
-  const { events } = await serve(model, 0, fcfs(), { expertCacheBytes: BUDGETS[0] as number });
+  const { events } = await serve(model, 0, fcfs(), { expertCacheBytes: BUDGETS[0] });
   const steps = recorded(events);
   expect(steps.every(({ runs }) => runs.length === 1)).toBe(true);
   expect(steps.some(({ runs }) => (runs.at(-1)?.planned.length ?? 0) > 0)).toBe(true);

@@ -24,7 +24,6 @@ function readmeMoeWith(input: string, ...args: readonly string[]): Promise<Outco
 
 test.each([
   [["--expert-cache", "much"], /Expected a size, such as 150MB/],
-  [["--expert-cache", "4MB", "--precision", "fp32"], /`precision` to be "int8"/],
   [["--expert-cache", "4MB"], /several experts/],
 ])("generate %j of a dense model is a wrong call", async (args, message) => {
   const outcome = await readmeMoe("generate", POCKET, "--prompt", "x", ...args);

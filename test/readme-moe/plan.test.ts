@@ -69,13 +69,13 @@ test("has experts that come and go and the dense model beside them, with sums th
     "dense int4",
     "dense fp32",
   ]);
-  // Units are whole pages: one for 24 rows of 32 in int8, two for 40 rows and their scales.
-  expect(result.least_expert_cache_bytes).toBe(3 * 8192);
-  expect(result.token_cycle_bytes).toBe(4096 + 8192);
+  // Gate, up and down in whole panels of 64 outputs and groups of 32 inputs, each with 64 scales.
+  expect(result.least_expert_cache_bytes).toBe(3 * 8960);
+  expect(result.token_cycle_bytes).toBe(6912 + 8960);
   // 64 tokens of 2 layers, keys and values of 2 heads of 8, in halves: the dense model in int8 is recommended.
   expect(result.kv_cache_bytes).toBe(64 * 2 * 2 * 2 * 8 * 2);
   const streamed = result.placements[3];
-  expect(streamed?.expert_cache_bytes).toBe(3 * (4096 + 8192));
+  expect(streamed?.expert_cache_bytes).toBe(3 * (6912 + 8960));
   expect(streamed?.hit_ratio).toBeGreaterThan(0.9);
   // Everything is read once.
   expect(streamed?.bytes_read_per_token).toBeGreaterThan(0);
@@ -84,7 +84,7 @@ test("has experts that come and go and the dense model beside them, with sums th
   // Outputs come in panels of 64 in the kernel: those of the last product are padded to it.
   expect(dense?.weights["shared"]).toBe(2 * (2 * width * hidden + 64 * width) * 4);
   expect(dense?.weights["experts"]).toBe(0);
-  expect(result.placements[2]?.weights["experts"]).toBe(3 * 3 * hidden * (24 + 40) * 4);
+  expect(result.placements[2]?.weights["experts"]).toBe(3 * (2 * 2 * 64 * hidden + 64 * (24 + 40)) * 4);
 });
 
 test("gives experts what the memory leaves, refuses below that, and takes what it says is the least", async () => {
@@ -110,7 +110,7 @@ test("expects a recorded trace, and refuses that of another model", async () => 
   await write(3);
   const outcome = await plan(path, "--memory", "200MB", "--trace", file, "--json");
   // Four tokens of one expert in two layers: read once, hit three times.
-  expect(jsonOf(outcome).placements[3]).toMatchObject({ hit_ratio: 0.75, bytes_read_per_token: (4096 + 8192) / 4 });
+  expect(jsonOf(outcome).placements[3]).toMatchObject({ hit_ratio: 0.75, bytes_read_per_token: (6912 + 8960) / 4 });
   await write(4);
   const refused = await plan(path, "--memory", "200MB", "--trace", file);
   expect(refused).toMatchObject({ code: 1, stdout: "" });

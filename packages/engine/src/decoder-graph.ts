@@ -2,7 +2,6 @@ import {
   activation,
   attentionInputs,
   blockLinear,
-  configOfLayers,
   decoderLayer,
   eightBitBlocks,
   encodeF16,
@@ -37,65 +36,36 @@ const { Cast, Concat, Gather } = operators;
  * Outputs: `new_keys_values` float32 `[tokens, 2 * numLayers * numKvHeads * headSize]`, of each token the keys of layer 0,
  * the values of layer 0, the keys of layer 1 …: what the caller appends to its cache; and see `logitOutputs`.
  */
-export function decoderGraph(model: DecoderSource, arithmetic: Arithmetic = { precision: "fp32" }): Graph {
-  return decoderSegment(model, { from: 0, to: model.config.numLayers }, arithmetic);
-}
-
-export type DecoderSource = Pick<Model, "config" | "experts" | "weights">;
-
-/** Layers `[from, to)`. */
-export interface LayerRange {
-  readonly from: number;
-  readonly to: number;
-}
-
-/**
- * Some layers of `decoderGraph`, the same operators on the same values, so that segments run one after the other give
- * every bit of the whole. The first one takes `token_ids`; others the stream so far, `residual` and `update` float32
- * `[tokens, hiddenSize]`. The last one gives logits; others `next_residual` and `next_update`. Inputs and outputs of the cache are
- * of the segment's own layers, counted from 0.
- */
-export function decoderSegment(
+export function decoderGraph(
   { config, experts, weights }: DecoderSource,
-  { from, to }: LayerRange,
-  arithmetic: Arithmetic,
+  arithmetic: Arithmetic = { precision: "fp32" },
 ): Graph {
   const g = new GraphBuilder("decoder");
-  const own = configOfLayers(config, from, to);
-  const inputs = attentionInputs(g, config.rope, own);
+  const inputs = attentionInputs(g, config.rope, config);
   const deal = expertDealInputs(g, experts.names.length, { skipsIdle: true });
   // In float32 a tied head is the embedding table itself; products of integers need another layout.
   const table = arithmetic.precision === "fp32" ? floatWeight(g, "embedding", [weights.embedding]) : undefined;
-  let stream = from === 0 ? embedded(g, weights, table) : streamInputs(g, config.hiddenSize);
+  let stream = embedded(g, weights, table);
   const newKeysValues: Value[] = [];
-  for (let index = from; index < to; index++) {
-    const layer = weights.layers[index] as Model["weights"]["layers"][number];
-    const context = { config: own, arithmetic, inputs, deal };
-    const output = decoderLayer(g, `layers.${index}`, index - from, layer, stream, context);
+  for (const [index, layer] of weights.layers.entries()) {
+    const output = decoderLayer(g, `layers.${index}`, index, layer, stream, { config, arithmetic, inputs, deal });
     newKeysValues.push(output.newKeys, output.newValues);
     stream = output.stream;
   }
-  if (to === config.numLayers) logitsOf(g, stream, { config, weights }, arithmetic, table);
-  else {
-    g.output("next_residual", stream.residual, "float32", ["tokens", config.hiddenSize]);
-    g.output("next_update", stream.update as Value, "float32", ["tokens", config.hiddenSize]);
-  }
+  logitsOf(g, stream, { config, weights }, arithmetic, table);
   g.output("new_keys_values", Concat(g, newKeysValues, 1), "float32", [
     "tokens",
-    2 * own.numLayers * own.numKvHeads * own.headSize,
+    2 * config.numLayers * config.numKvHeads * config.headSize,
   ]);
   return g.build();
 }
+
+export type DecoderSource = Pick<Model, "config" | "experts" | "weights">;
 
 function embedded(g: GraphBuilder, weights: Model["weights"], table: Value | undefined): Stream {
   const tokenIds = g.input("token_ids", "int64", ["tokens"]);
   const rows = table ? Gather(g, table, tokenIds) : embedFromHalves(g, tokenIds, weights.embedding);
   return { residual: rows, update: undefined };
-}
-
-function streamInputs(g: GraphBuilder, hiddenSize: number): Stream {
-  const [residual, update] = ["residual", "update"].map((name) => g.input(name, "float32", ["tokens", hiddenSize]));
-  return { residual: residual as Value, update };
 }
 
 /** Norms work row by row, so the rows that nobody asks for are dropped before the last one. */

@@ -51,10 +51,17 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
   };
 }
 
-/** Layers of experts: the units that an expert cache keeps, reads and evicts. */
+/** Layers of experts: the units that an expert cache keeps, reads and evicts. A dense model is one expert. */
 export function expertLayout(model: Source, precision: Precision = "int8"): ExpertLayout {
-  const { numExperts, layerBytes } = expertUnits(describeModel(model, precision, NOT_READ));
-  return { numExperts, layerBytes };
+  const description = describeModel(model, precision, NOT_READ);
+  if (model.experts.names.length > 1) {
+    const { numExperts, layerBytes } = expertUnits(description);
+    return { numExperts, layerBytes };
+  }
+  return {
+    numExperts: 1,
+    layerBytes: description.layers.map(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
+  };
 }
 
 /** Size of the router's packed tensors, whole panels included. */

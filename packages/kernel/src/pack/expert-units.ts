@@ -33,8 +33,10 @@ export function expertUnits(description: DecoderDescription): ExpertUnits {
     return bytesOf(first);
   });
   const rangeOf = (layer: number, expert: number): ByteRange => {
-    const { gate } = layers[layer]?.experts?.[expert] as ExpertDescription;
-    return { start: (places.get(gate)?.weights as number) * UNIT, bytes: layerBytes[layer] as number };
+    const gate = layers[layer]?.experts?.[expert]?.gate;
+    const place = gate && places.get(gate);
+    if (!place) throw new RangeError(`Expected a layer and an expert that are there, got ${layer} and ${expert}`);
+    return { start: place.weights * UNIT, bytes: layerBytes[layer] as number };
   };
   return { numExperts, layerBytes, fromByte: rangeOf(0, 0).start, rangeOf };
 }
