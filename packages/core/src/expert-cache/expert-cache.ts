@@ -165,6 +165,24 @@ export class ExpertCache {
   }
 
   /**
+   * Counts a whole step as run, where no layer of it has anything to decide: all units that it and the next step need are in
+   * memory, within the budget.
+   *
+   * @param experts - the step's, distinct @param planned - those that are sure of the next one
+   * @returns whether that is so; else nothing has changed
+   */
+  ranWholeStep(experts: readonly number[], planned: readonly number[]): boolean {
+    const { layout } = this.#plan;
+    if (usedBytes(this.state, layout) > this.#budgetBytes) return false;
+    const needed = [...experts, ...planned];
+    for (const layer of layout.layerBytes.keys()) {
+      if (needed.some((expert) => this.#units.get(this.#indexOf({ layer, expert }))?.isLoading !== false)) return false;
+    }
+    for (const layer of layout.layerBytes.keys()) this.ran(layer, experts);
+    return true;
+  }
+
+  /**
    * Changes the limit, at once as far as it can be.
    * @param uses - of the step that runs; absent when none does
    * @returns what to evict now, and what follows; when this returns, the books say that it was done

@@ -60,15 +60,24 @@ export class ExpertStream {
   /** Runs one step. @param experts - all that its rows have, distinct, ascending */
   async step(pages: KernelPages, request: Int32Array, results: StepResults, experts: readonly number[]): Promise<void> {
     const kernel = this.#kernel;
+    const isWhole = this.memory.runWholeStep(experts, (layers) => {
+      for (const [layer, units] of layers.entries()) this.#place(layer, units);
+      kernel.step(pages, request, results);
+    });
+    if (isWhole) return;
     kernel.beginStep(pages, request, results);
     for (const layer of this.memory.layout.layerBytes.keys()) {
       this.memory.enterLayer(layer, experts);
       await this.memory.runLayer(async (units) => {
-        for (const [expert, unit] of units) kernel.placeUnit(layer, expert, unit);
+        this.#place(layer, units);
         kernel.runLayers(layer, layer + 1);
       });
     }
     kernel.endStep();
+  }
+
+  #place(layer: number, units: ReadonlyMap<number, Uint8Array>): void {
+    for (const [expert, unit] of units) this.#kernel.placeUnit(layer, expert, unit);
   }
 
   async close(): Promise<void> {

@@ -129,6 +129,29 @@ export class UnitMemory {
   }
 
   /**
+   * Runs all layers at once where there is nothing to decide or to wait for: all units that this run and the next one need are
+   * in memory.
+   *
+   * @param run - gets the weights of each expert, by layer
+   * @returns whether it ran; else nothing has changed
+   */
+  runWholeStep(experts: readonly number[], run: (layers: readonly ReadonlyMap<number, Uint8Array>[]) => void): boolean {
+    const nextRuns = this.#nextRuns.slice(1);
+    const planned = nextRuns[0] ?? this.#upcoming?.planned ?? [];
+    const layers = this.layout.layerBytes.map((_, layer) =>
+      experts.map((expert) => [expert, this.#holdings.get(this.#indexOf({ layer, expert }))] as const),
+    );
+    if (layers.flat().some(([, holding]) => !holding || holding.read)) return false;
+    this.cache.allLoaded();
+    if (!this.cache.ranWholeStep(experts, planned)) return false;
+    this.#nextRuns = nextRuns;
+    run(layers.map((units) => new Map(units.map(([expert, holding]) => [expert, holding?.memory as Uint8Array]))));
+    this.#position = { layer: this.#reader.numLayers, experts, planned, own: [] };
+    if (this.#upcoming) this.#runs.push({ experts, planned });
+    return true;
+  }
+
+  /**
    * Decides what leaves and what is read for this layer, and for later ones as far as there is room; the reads begin.
    * @param experts - the run's, distinct, ascending, the same in all layers
    */
