@@ -1,5 +1,6 @@
 // Machines on which the inference runtime does not load: what is said there.
 
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { explainLoadFailure, runtimeHost } from "../../packages/model/src/runtime/load-failure.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
@@ -7,6 +8,7 @@ import { writePocketExperts } from "../support/pocket-experts.ts";
 import { POCKET } from "../support/pocket.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
+const TEXTS = ["arxiv", "book"].map((domain) => join(POCKET, "calibration", `${domain}.jsonl`));
 const LINUX = { platform: "linux", arch: "x64", glibc: "2.36" } as const;
 
 test.each([
@@ -75,9 +77,8 @@ describe.runIf(process.platform === "linux")("a program on a machine without the
     ["that has no build", NO_BUILD, "onnxruntime-node has no build for linux ia32"],
     ["with musl", MUSL, "take an image with glibc, such as node:20-slim"],
   ])("%s ends with what to do, not with a stack", async (_, preload, expected) => {
-    const mixture = await temporaryFolder();
-    await writePocketExperts(mixture);
-    const args = ["generate", mixture, "--prompt", "The ship was", "--max-new-tokens", "2"];
+    const out = join(await temporaryFolder(), "experts");
+    const args = ["refactor", POCKET, "--out", out, "--data", ...TEXTS, "--calibration-tokens", "512"];
     const { code, stdout, stderr } = await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: preload } }));
     expect(stderr).toContain(expected);
     expect(stderr).toContain("ERR_RUNTIME");
@@ -86,8 +87,11 @@ describe.runIf(process.platform === "linux")("a program on a machine without the
     expect(code).toBe(1);
   });
 
-  test("runs dense models, which do without the runtime", async () => {
-    const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2", "--temperature", "0"];
+  test.each(["a dense model", "a mixture"])("runs %s, which does without the runtime", async (kind) => {
+    const mixture = join(await temporaryFolder(), "experts");
+    if (kind === "a mixture") await writePocketExperts(mixture);
+    const path = kind === "a mixture" ? mixture : POCKET;
+    const args = ["generate", path, "--prompt", "The ship was", "--max-new-tokens", "2", "--temperature", "0"];
     const expected = await outcomeOf(startCommand(args));
     expect(expected.code).toBe(0);
     expect(await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: NO_BUILD } }))).toEqual(expected);
