@@ -7,7 +7,7 @@ import {
   type SamplingParams,
   StopAutomaton,
 } from "@readme-moe/core";
-import { KvPool, type Tokenizer } from "@readme-moe/model";
+import type { Tokenizer } from "@readme-moe/model";
 import { EngineCore } from "../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../packages/engine/src/engine-output.ts";
 import { KvAdmission } from "../packages/engine/src/kv-admission.ts";
@@ -16,8 +16,6 @@ import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 
 export interface DecodingCore {
   readonly core: EngineCore;
-  readonly admission: KvAdmission;
-  readonly pool: KvPool;
 }
 
 export interface DecodingCoreOptions {
@@ -40,8 +38,6 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
   const { contextTokens: maxTokens } = runner.model.config;
   const capacityTokens = numSeqs * (Math.ceil((past + rounds + 64) / 64) * 64 + 64);
   const pool = runner.openKv({ capacityTokens });
-  if (!(pool instanceof KvPool)) throw new TypeError("Expected a runner on arenas");
-  touch(pool);
   const prefixes = new PrefixCache(pool, { chunkTokens: 128, maxBytes: 0 });
   const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numSeqs, maxTokens });
   const core = new EngineCore({
@@ -81,13 +77,5 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
   }
   do await core.step();
   while (pool.usedTokens === 0 || core.stats().completionTokens < 8 * numSeqs);
-  return { core, admission, pool };
-}
-
-/** Memory costs a page fault where it is touched first, once in the life of an engine; that is not what is measured here. */
-function touch(pool: KvPool): void {
-  const slot = pool.admit(pool.capacityTokens);
-  if (!slot) return;
-  pool.writeBlock(slot, 0, new Float32Array((pool.bytesPerToken / 4) * pool.capacityTokens).fill(0.01));
-  pool.release(slot);
+  return { core };
 }

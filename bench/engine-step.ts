@@ -1,17 +1,15 @@
-// What the engine adds to the bare graph: decode steps of 1, 16 and 32 sequences, each followed by the graph alone on the
-// same sequences, with feeds made beforehand. Medians.
+// What the engine adds to the kernel's steps: decode steps of 1, 16 and 32 sequences, with the time of their forward pass. Medians.
 //
 //   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120] [--sequences 1,16,32] [--sampled]
 //
 // Greedy; `--sampled` at temperature 1, top-p 0.95.
 
 import { parseArgs } from "node:util";
-import { ModelRunner } from "@readme-moe/engine";
-import { type ArenaSlot, type Feeds, openModel, type Precision } from "@readme-moe/model";
+import { openStepRunner } from "@readme-moe/engine";
+import { openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { median } from "readme-moe/bench";
-import { planRun } from "../packages/engine/src/step-feeds.ts";
-import { decodingCore, type DecodingCore } from "./decoding-core.ts";
+import { decodingCore } from "./decoding-core.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -30,13 +28,13 @@ const ROUNDS = 40;
 
 const model = await openModel(positionals[0] ?? "models/pocket");
 const { tokenizer } = await model.loadText();
-const runner = await ModelRunner.open(model, { threads, precision });
+const runner = await openStepRunner(model, { threads, precision });
 
 console.log(
   `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`,
 );
 for (const numSeqs of values.sequences.split(",").map(Number)) {
-  const times = { engine: [] as number[], forward: [] as number[], graph: [] as number[] };
+  const times = { engine: [] as number[], forward: [] as number[] };
   const router = fixedRouter(model.experts.names.length, 0);
   const engine = await decodingCore({
     runner,
@@ -50,32 +48,15 @@ for (const numSeqs of values.sequences.split(",").map(Number)) {
       if (name === "batch:completed" && "forwardMs" in payload) times.forward.push(payload.forwardMs);
     },
   });
-  for (let round = 0; round < ROUNDS; round++) {
-    times.engine.push(await timeMs(() => engine.core.step()));
-    const feeds = nextFeeds(engine);
-    times.graph.push(await timeMs(() => runner.session.run(feeds)));
-  }
-  const [step, alone, forward] = [median(times.engine), median(times.graph), median(times.forward.slice(-ROUNDS))];
-  const share = `${(((step - alone) / alone) * 100).toFixed(1)} %`;
+  for (let round = 0; round < ROUNDS; round++) times.engine.push(await timeMs(() => engine.core.step()));
+  const [step, forward] = [median(times.engine), median(times.forward.slice(-ROUNDS))];
+  const share = `${(((step - forward) / forward) * 100).toFixed(1)} %`;
   console.log(
-    `${String(numSeqs).padStart(2)} sequences: engine ${step.toFixed(2)} (graph with feeds and appending ${forward.toFixed(2)}), ` +
-      `bare graph ${alone.toFixed(2)}, more by ${share}`,
+    `${String(numSeqs).padStart(2)} sequences: engine ${step.toFixed(2)}, forward pass ${forward.toFixed(2)}, more by ${share}`,
   );
 }
 await runner.dispose();
 await model.close();
-
-/** What the engine's next step will feed. */
-function nextFeeds({ admission, pool }: DecodingCore): Feeds {
-  const sequences = Array.from(admission.running.values(), ({ slot, tokenIds, experts }) => ({
-    slot: slot as ArenaSlot,
-    tokenIds: tokenIds.slice(-1),
-    experts: experts.slice(-1),
-    logitsOf: [0],
-  }));
-  const run = { decode: sequences.map((_, index) => index), decodeOther: [], continued: [], fresh: [] };
-  return planRun(run, sequences, pool, model.experts.names.length, 1).feeds;
-}
 
 async function timeMs(work: () => Promise<unknown>): Promise<number> {
   const start = performance.now();

@@ -5,7 +5,6 @@ import { randomModel } from "../random-model.ts";
 import { engineFigures } from "./engine-figures.ts";
 import type { Answers, Job, ModelSpec } from "./jobs.ts";
 import { measureMachine } from "./machine.ts";
-import { profileFigures } from "./profile-figures.ts";
 import { readTurns } from "./read-turns.ts";
 import { stepTurns } from "./step-turns.ts";
 
@@ -19,7 +18,7 @@ async function answer(job: Job): Promise<Answers[Job["kind"]]> {
     if (job.kind === "turns") return await stepTurns(models, job);
     const [model] = models as [Model];
     if (job.kind === "reading") return await readTurns(model, job);
-    return await (job.kind === "engine" ? engineFigures(model, job) : profileFigures(model, job));
+    return await engineFigures(model, job);
   } finally {
     for (const model of models) await model.close();
   }

@@ -1,7 +1,7 @@
-// What the engine does around the graph's runs, timed from outside: its parts are called through objects that look at the clock.
+// What the engine does around the kernel's steps, timed from outside: its parts are called through objects that look at the clock.
 
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
-import { ModelRunner } from "@readme-moe/engine";
+import { openStepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { median } from "readme-moe/bench";
@@ -16,7 +16,7 @@ export async function engineFigures(
   model: Model,
   job: Extract<Job, { readonly kind: "engine" }>,
 ): Promise<readonly EngineFigures[]> {
-  const runner = await ModelRunner.open(model, job);
+  const runner = await openStepRunner(model, job);
   const choice = model.experts.names.length > 1 && !model.router ? 0 : undefined;
   const router = await openRouter(model, choice, job);
   const { tokenizer } = await model.loadText();
@@ -38,11 +38,8 @@ export async function engineFigures(
       params: SAMPLING,
       onEvent: () => undefined,
     });
-    replaced(runner.session, "runInto", watch.timed("run", runner.session.runInto.bind(runner.session)));
-    replaced(engine.pool, "append", watch.timedNow("append", engine.pool.append.bind(engine.pool)));
     const steps: Step[] = [];
     for (let round = 0; round < job.rounds; round++) steps.push(await watch.step(() => engine.core.step()));
-    Reflect.deleteProperty(runner.session, "runInto");
     figures.push(summed(steps));
   }
   await router.dispose();
@@ -50,7 +47,7 @@ export async function engineFigures(
   return figures;
 }
 
-type Watched = "forward" | "run" | "append" | "router";
+type Watched = "forward" | "router";
 
 /** One step: how long each part of it took, and when the forward pass began and ended. */
 interface Step {
@@ -60,7 +57,7 @@ interface Step {
 }
 
 class Watch {
-  #took = { forward: 0, run: 0, append: 0, router: 0 };
+  #took = { forward: 0, router: 0 };
   #forwardAtMs = 0;
 
   timed<Args extends readonly unknown[], Result>(part: Watched, work: (...args: Args) => Promise<Result>) {
@@ -73,17 +70,8 @@ class Watch {
     };
   }
 
-  timedNow<Args extends readonly unknown[], Result>(part: Watched, work: (...args: Args) => Result) {
-    return (...args: Args): Result => {
-      const startMs = performance.now();
-      const result = work(...args);
-      this.#took[part] += performance.now() - startMs;
-      return result;
-    };
-  }
-
   async step(work: () => Promise<void>): Promise<Step> {
-    this.#took = { forward: 0, run: 0, append: 0, router: 0 };
+    this.#took = { forward: 0, router: 0 };
     const startMs = performance.now();
     await work();
     return { ms: performance.now() - startMs, took: this.#took, beforeForwardMs: this.#forwardAtMs - startMs };
@@ -99,9 +87,7 @@ function summed(steps: readonly Step[]): EngineFigures {
 /** In a step that only decodes, tokens are routed behind the forward pass. */
 export function partsOf({ ms, took, beforeForwardMs }: Step): Readonly<Record<EnginePart, number>> {
   return {
-    graph: took.run,
-    "feeds and results": took.forward - took.run - took.append,
-    "appending keys and values": took.append,
+    "forward pass": took.forward,
     router: took.router,
     scheduling: beforeForwardMs,
     "sampling, events": ms - beforeForwardMs - took.forward - took.router,
@@ -136,8 +122,4 @@ function methodsOf(router: PreGatingRouter): PreGatingRouter {
     release: (state) => router.release(state),
     dispose: () => router.dispose(),
   };
-}
-
-function replaced<Owner extends object, Name extends keyof Owner>(owner: Owner, name: Name, value: Owner[Name]): void {
-  Object.defineProperty(owner, name, { value, configurable: true });
 }

@@ -3,7 +3,6 @@
 import type { Precision } from "@readme-moe/model";
 import type { DecodeCase } from "../decode-steps.ts";
 import type { Shape } from "../random-model.ts";
-import type { Part } from "./graph-parts.ts";
 import type { MachineFigures } from "./machine.ts";
 
 /** A model by its path, or one of random weights. */
@@ -53,8 +52,7 @@ export type Job =
   | { readonly kind: "machine"; readonly threads: number; readonly isQuick: boolean }
   | TurnsJob
   | ReadingJob
-  | (DecodeJob & { readonly kind: "engine" })
-  | (DecodeJob & { readonly kind: "profile" });
+  | (DecodeJob & { readonly kind: "engine" });
 
 /** Medians over steps, in milliseconds; they add up to a step, but for what medians do. */
 export interface EngineFigures {
@@ -62,23 +60,8 @@ export interface EngineFigures {
   readonly parts: Readonly<Record<EnginePart, number>>;
 }
 
-export const ENGINE_PARTS = [
-  "graph",
-  "feeds and results",
-  "appending keys and values",
-  "router",
-  "scheduling",
-  "sampling, events",
-] as const;
+export const ENGINE_PARTS = ["forward pass", "router", "scheduling", "sampling, events"] as const;
 export type EnginePart = (typeof ENGINE_PARTS)[number];
-
-export interface ProfileFigures {
-  /** Milliseconds of a run, of nodes that ran. */
-  readonly parts: Readonly<Partial<Record<Part, number>>>;
-  readonly types: readonly { readonly type: string; readonly count: number; readonly ms: number }[];
-  readonly numNodes: number;
-  readonly numUnknown: number;
-}
 
 export interface Answers {
   readonly machine: MachineFigures;
@@ -86,5 +69,4 @@ export interface Answers {
   readonly turns: readonly (readonly number[])[];
   readonly reading: readonly ReadingRound[];
   readonly engine: readonly EngineFigures[];
-  readonly profile: readonly ProfileFigures[];
 }

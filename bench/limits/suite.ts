@@ -13,7 +13,7 @@ import { measureReading, readingTable, readingTarget } from "./reading-share.ts"
 import { runJob } from "./run-job.ts";
 import { shapeReports } from "./shape-reports.ts";
 import { stepCost } from "./step-cost.ts";
-import { limitsTable, machineTable, partsPicture, partsTable, typesTable, type StepParts } from "./tables.ts";
+import { limitsTable, machineTable, partsPicture, partsTable, type StepParts } from "./tables.ts";
 
 const PRECISION = "int8";
 
@@ -57,14 +57,13 @@ export const limitsSuite: Suite = {
           ...idle.tables,
           ...shapes.tables,
           partsTable("Where a step's time goes, ms", parts),
-          ...parts.map((one) => typesTable(`By operator: ${one.name}`, one.profile)),
         ],
         targets: settings.quick
           ? []
           : [...readingTarget(reading), ...ratioTargets(paired, cases, numExpertsOf(models.mixture)), ...idle.targets],
         pictures: [{ name: "step-parts", picture: partsPicture(parts) }],
         samples: [...pairedSamples(paired), ...idle.samples, ...shapes.samples, ...partSamples(parts)],
-        notes: [...notesOf(parts), ...idle.notes, ...shapes.notes, ...paired.failures],
+        notes: [...idle.notes, ...shapes.notes, ...paired.failures],
       } satisfies SuiteReport;
     } finally {
       await models.close();
@@ -106,19 +105,15 @@ function jobOf({ settings }: SuiteContext, model: ModelSpec) {
   return { model, precision: PRECISION, threads, cacheFolder, rounds: quick ? 10 : 40 } as const;
 }
 
-/** Few and many sequences, with short and long pasts, taken apart. */
-/** Parts of a mixture's steps, which run as graphs; the kernel runs a dense step as a whole. */
-async function partsOf(context: SuiteContext, { dense, mixture }: Models, cases: Cases): Promise<readonly StepParts[]> {
-  if (mixture === dense) return [];
-  const chosen = extremes(cases.mixture).map((one) => ({ model: mixture, one }));
+/** Parts of steps with few and many sequences, with short and long pasts. */
+async function partsOf(context: SuiteContext, { mixture }: Models, cases: Cases): Promise<readonly StepParts[]> {
   const parts: StepParts[] = [];
-  for (const { model, one } of chosen) {
-    const name = `${MIXTURE} ${caseName(one, numExpertsOf(model))}`;
-    const job = { ...jobOf(context, { path: model.path }), cases: [one] };
+  for (const one of extremes(cases.mixture)) {
+    const name = `${MIXTURE} ${caseName(one, numExpertsOf(mixture))}`;
+    const job = { ...jobOf(context, { path: mixture.path }), cases: [one] };
     context.say(`taking apart: ${name}`);
     const [engine] = await context.keep(`engine | ${name}`, () => runJob({ kind: "engine", ...job }));
-    const [profile] = await context.keep(`profile | ${name}`, () => runJob({ kind: "profile", ...job }));
-    if (engine && profile) parts.push({ name, engine, profile });
+    if (engine) parts.push({ name, engine });
   }
   return parts;
 }
@@ -138,8 +133,8 @@ function extremes(cases: readonly DecodeCase[]): readonly DecodeCase[] {
 }
 
 function partSamples(parts: readonly StepParts[]): readonly Sample[] {
-  return parts.flatMap(({ name, engine, profile }, turn) =>
-    [...Object.entries(engine.parts), ...Object.entries(profile.parts)].map(([metric, value]) => ({
+  return parts.flatMap(({ name, engine }, turn) =>
+    Object.entries(engine.parts).map(([metric, value]) => ({
       metric: `${metric}, ms`,
       at: name,
       value,
@@ -148,9 +143,4 @@ function partSamples(parts: readonly StepParts[]): readonly Sample[] {
       turn,
     })),
   );
-}
-
-function notesOf(parts: readonly StepParts[]): readonly string[] {
-  const unknown = parts.reduce((sum, { profile }) => sum + profile.numUnknown, 0);
-  return unknown === 0 ? [] : [`${unknown} nodes that the runtime made by fusing are among inputs, masks, outputs.`];
 }

@@ -1,21 +1,16 @@
 // What the router takes of a step and of the parameters (tables 8 and 9), and one request beside the dense model (figure 5, left).
 
 import { formatNumber, type ReportTable, type SuiteContext } from "readme-moe/bench";
-import type { EngineFigures, ProfileFigures } from "../limits/jobs.ts";
+import type { EngineFigures } from "../limits/jobs.ts";
 import { caseName } from "../limits/cases.ts";
 import { DENSE, measurePairs, MIXTURE } from "../limits/paired-steps.ts";
 import { runJob } from "../limits/run-job.ts";
-import type { Part } from "../limits/graph-parts.ts";
 import { ONE_REQUEST, PARAMETERS, STEP_PARTS } from "./paper-numbers.ts";
 
 const PAST = 128;
-const ATTENTION: readonly Part[] = ["attention products", "attention over the cache", "rotary, splits, shapes"];
-const FFN: readonly Part[] = ["FFN products", "gate and activation", "dealing to experts"];
-
 export interface BatchFigures {
   readonly numSeqs: number;
   readonly engine: EngineFigures;
-  readonly profile: ProfileFigures;
 }
 
 export async function measureBatches(context: SuiteContext, numExperts: number): Promise<readonly BatchFigures[]> {
@@ -24,8 +19,7 @@ export async function measureBatches(context: SuiteContext, numExperts: number):
     const one = { numSeqs, past: PAST, distinct: Math.min(4, numSeqs, numExperts) };
     const job = { ...jobOf(context, context.settings.model), cases: [one] };
     const [engine] = await context.keep(`engine | ${numSeqs}`, () => runJob({ kind: "engine", ...job }));
-    const [profile] = await context.keep(`profile | ${numSeqs}`, () => runJob({ kind: "profile", ...job }));
-    if (engine && profile) figures.push({ numSeqs, engine, profile });
+    if (engine) figures.push({ numSeqs, engine });
   }
   return figures;
 }
@@ -45,25 +39,21 @@ export function routerTable(batches: readonly BatchFigures[]): ReportTable {
       "FFN, paper",
       "router's share, paper",
       "router",
-      "attention",
-      "FFN",
+      "forward pass",
       "router's share",
       "of the whole step",
     ],
-    rows: batches.map(({ numSeqs, engine, profile }) => {
+    rows: batches.map(({ numSeqs, engine }) => {
       const paper = STEP_PARTS[numSeqs];
-      const sumOf = (parts: readonly Part[]): number =>
-        parts.reduce((sum, part) => sum + (profile.parts[part] ?? 0), 0);
-      const [router, attention, ffn] = [engine.parts.router, sumOf(ATTENTION), sumOf(FFN)];
-      const own = [router, attention, ffn].map((ms) => formatNumber(ms));
-      const shares = [router / (router + attention + ffn), router / engine.step].map(percent);
+      const { router, "forward pass": forward } = engine.parts;
+      const shares = [router / (router + forward), router / engine.step].map(percent);
       const theirs = paper
         ? [...[paper.router, paper.attention, paper.ffn].map((ms) => ms.toFixed(2)), `${paper.share} %`]
         : ["–", "–", "–", "–"];
-      return [`${numSeqs}`, ...theirs, ...own, ...shares];
+      return [`${numSeqs}`, ...theirs, formatNumber(router), formatNumber(forward), ...shares];
     }),
     notes: [
-      "Why they differ: the paper's model has 4.7 billion active parameters on a GPU, so that its router is small beside it; ours is a graph of its own, and a call to the runtime has a price. Attention and FFN are sums of nodes, without norms and rounding to int8.",
+      "Why they differ: the paper's model has 4.7 billion active parameters on a GPU, so that its router is small beside it. The forward pass is all of a step in the kernel: attention, FFN, norms, head.",
     ],
   };
 }

@@ -1,10 +1,8 @@
 // What products take in on typical text, and what weights in fewer bits make of it.
 
 import { join } from "node:path";
-import { calibrate, GraphSession, memoryGraph, openModel, type Calibration } from "@readme-moe/model";
+import { calibrate, openModel, type Calibration } from "@readme-moe/model";
 import { expect, test } from "vitest";
-import { decoderGraph } from "../../packages/engine/src/decoder-graph.ts";
-import { productKinds } from "@readme-moe/engine";
 import { fixture } from "../support/fixtures.ts";
 import { promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -89,15 +87,3 @@ function relativeError(actual: Float32Array, expected: Float32Array): number {
   });
   return Math.sqrt(error / size);
 }
-
-test("names the kinds of products", async () => {
-  const model = await openModel(fixture("families/llama-tied"));
-  const { numLayers } = model.config;
-  expect(productKinds(model, "fp32")).toEqual({ "float32 (Gemm)": 4 * numLayers + 1 });
-  expect(productKinds(model, "int8")).toEqual({ "int8 by rows (MatMulIntegerToFloat)": 4 * numLayers + 1 });
-  expect(productKinds(model, "int4")).toMatchObject({ "4 bits in blocks of 32 (MatMulNBits)": 4 * numLayers });
-  // Looking at a graph reads no weight, and the graph can still be made.
-  const session = await GraphSession.load(await memoryGraph(decoderGraph(model)), { threads: 1 });
-  await session.dispose();
-  await model.close();
-});

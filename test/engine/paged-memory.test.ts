@@ -1,12 +1,12 @@
-// The engine on pages says what it says on arenas, shares what prompts begin with, and gives everything back.
+// The engine on pages says to many what it says to one, shares what prompts begin with, and gives everything back.
 
 import { join } from "node:path";
 import { PagePool } from "@readme-moe/kernel";
-import { KvPool, type Tokenizer } from "@readme-moe/model";
+import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { scorePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { CoreBench, outcomesAlone, randomJobs, type BenchModel, type Limits } from "../support/core-bench.ts";
-import { PagedRunner } from "../support/paged-runner.ts";
+import { keepingNoRows } from "../support/keeping-no-rows.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -21,7 +21,7 @@ beforeAll(async () => {
   const path = join(await persistentFolder(), "model");
   await writeTinyReadMe(path, { ...WITH_TOKENIZER });
   running = await runningModel(path);
-  paged = { router: running.router, runner: new PagedRunner(running.runner) };
+  paged = running;
   ({ tokenizer } = await running.model.loadText());
 });
 afterAll(() => running[Symbol.asyncDispose]());
@@ -43,7 +43,7 @@ const limits: Readonly<Record<string, Limits>> = {
   "with few tokens in a step": { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedTokens: 64 },
   "with a prefix cache": { capacityTokens: 8192, maxNumSeqs: 12, prefixCacheBytes: PREFIX_BYTES },
 };
-test.each(Object.entries(limits))("gives the same bits as on arenas, %s", async (_, limit) => {
+test.each(Object.entries(limits))("gives the same bits as alone, %s", async (_, limit) => {
   const jobs = [...randomJobs(6, 1), ...jobsAlike(6, 60).map((job) => ({ ...job, id: `alike-${job.id}` }))];
   const expected = await outcomesAlone(jobs, running, tokenizer);
   const bench = new CoreBench(paged, tokenizer, limit);
@@ -93,7 +93,10 @@ test("a prompt whose last chunk is kept already can run again", async () => {
     params: { temperature: 8, minP: 0.05, maxTokens: 3, seed },
   }));
   const expected = await outcomesAlone(jobs, running, tokenizer);
-  const bench = new CoreBench(paged, tokenizer, { capacityTokens: 1024, prefixCacheBytes: PREFIX_BYTES });
+  const bench = new CoreBench(keepingNoRows(paged), tokenizer, {
+    capacityTokens: 1024,
+    prefixCacheBytes: PREFIX_BYTES,
+  });
   for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
   const truncate = vi.spyOn(poolOf(bench), "truncate");
   await bench.finish();
@@ -161,19 +164,4 @@ test("passages that begin alike score the same", async () => {
   const groups = [passages, [{ tokenIds: Int32Array.from(other), firstTarget: 1 }]];
   const expected = await scorePassages(running.runner, running.router, groups);
   expect(await scorePassages(paged.runner, paged.router, groups)).toEqual(expected);
-});
-
-test("a runner on arenas refuses pages, and arenas of another shape", async () => {
-  const { runner } = running;
-  const pages = paged.runner.openKv({ capacityTokens: 64 });
-  const slot = pages.admit(10);
-  if (!slot) throw new Error("Expected room");
-  const sequence = { slot, tokenIds: [1], experts: [0], logitsOf: [0] };
-  await expect(runner.forward(pages, [sequence])).rejects.toThrow(/`kv` to be a memory that this runner opened/);
-  await expect(runner.forward(runner.openKv({ capacityTokens: 64 }), [sequence])).rejects.toThrow(
-    /`slot` to be held by this pool, got a slot of another memory/,
-  );
-  const { numLayers, numKvHeads, headSize } = running.model.config;
-  const other = new KvPool({ shape: { numLayers, numKvHeads, headSize: 2 * headSize }, capacityTokens: 64 });
-  await expect(runner.forward(other, [sequence])).rejects.toThrow(/`kv` to have the model's shape \[2 layers, 2 heads/);
 });

@@ -80,7 +80,7 @@ test("rows that come back late and in any order, to sequences that gave way mean
   const jobs = randomJobs(8, 2, 60).map((job) => ({ ...job, params: { ...job.params, maxTokens: 80 } }));
   const alone = await outcomesAlone(jobs, running, tokenizer);
   const random = seededRandom(4);
-  const bench = new CoreBench(running, tokenizer, { capacityTokens: 512, maxNumSeqs: 10, prefixCacheBytes: 1 << 20 });
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 320, maxNumSeqs: 10, prefixCacheBytes: 1 << 20 });
   for (const [index, { id, promptIds, params }] of jobs.entries()) bench.add(id, promptIds, params, 0, index % 3 > 0);
   let numAwayAndPreempted = 0;
   while (bench.core.hasWork || bench.rows.length > 0) {

@@ -13,7 +13,7 @@ import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 const NUM_EXPERTS = 4;
 /** One layer of all experts: units have 4,096 and 8,192 bytes. */
-const LEAST_BYTES = NUM_EXPERTS * 8192;
+const LEAST_BYTES = NUM_EXPERTS * 8960;
 
 const folder = persistentFolder();
 let model: string;
@@ -34,7 +34,7 @@ test("`generate --record-trace` writes who came with which experts, and what eac
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const answers = JSON.parse(stdout) as readonly { usage: { prompt_tokens: number; completion_tokens: number } }[];
   const { layout, sequences, steps } = readTrace(await readFile(file, "utf8"), file);
-  expect(layout).toEqual({ numExperts: NUM_EXPERTS, layerBytes: [4096, 8192] });
+  expect(layout).toEqual({ numExperts: NUM_EXPERTS, layerBytes: [6912, 8960] });
   const lengths = answers.map(({ usage }) => ({
     promptTokens: usage.prompt_tokens,
     tokens: usage.prompt_tokens + usage.completion_tokens - 1,

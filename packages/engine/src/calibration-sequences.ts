@@ -1,35 +1,14 @@
 import { createHash } from "node:crypto";
-import { calibrate, type Calibration, type CalibrationSequence, type Model, type Precision } from "@readme-moe/model";
+import type { CalibrationTokens } from "@readme-moe/kernel";
+import type { Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { CALIBRATION_TEXTS } from "./calibration-texts.ts";
 
 const SEQUENCE_TOKENS = 256;
-// Changes when other numbers come out of the same tokens.
-const VERSION = 2;
 
 interface Options {
   readonly threads?: number | undefined;
   readonly cacheFolder?: string | undefined;
-}
-
-/**
- * What the model's products take in on typical text, computed when it is first asked for: not where the graph comes
- * from the cache.
- *
- * @returns with a fingerprint that changes when anything does that weights fitted to it depend on, besides the model
- */
-export async function calibrationOf(
-  model: Model,
-  precision: Exclude<Precision, "fp32">,
-  options: Options,
-): Promise<{ readonly calibration: Calibration; readonly fingerprint: string }> {
-  const tokens = await calibrationTokens(model);
-  const fingerprint = fingerprintOf(VERSION, tokens);
-  const calibration = calibrate(model, () => routed(model, tokens, options), {
-    threads: options.threads,
-    statistic: precision === "int8" ? "maxima" : "squares",
-  });
-  return { calibration, fingerprint };
 }
 
 /** A number that changes with the tokens, or with what comes out of them. */
@@ -54,12 +33,12 @@ export async function routed(
   model: Model,
   sequences: readonly (readonly number[])[],
   options: Options,
-): Promise<readonly CalibrationSequence[]> {
+): Promise<readonly CalibrationTokens[]> {
   const numExperts = model.experts.names.length;
   if (numExperts === 1 || !model.router) return inTurn(sequences, numExperts);
   const router = await openRouter(model, "router", options);
   try {
-    const withExperts: CalibrationSequence[] = [];
+    const withExperts: CalibrationTokens[] = [];
     for (const tokenIds of sequences) {
       const [route] = await router.route([{ state: router.start(), tokenIds }]);
       withExperts.push({ tokenIds, experts: route?.experts ?? [] });
@@ -71,7 +50,7 @@ export async function routed(
 }
 
 /** Each token with another expert than the one before. */
-export function inTurn(sequences: readonly (readonly number[])[], numExperts: number): readonly CalibrationSequence[] {
+export function inTurn(sequences: readonly (readonly number[])[], numExperts: number): readonly CalibrationTokens[] {
   return sequences.map((tokenIds) => ({ tokenIds, experts: tokenIds.map((_, index) => index % numExperts) }));
 }
 

@@ -1,4 +1,3 @@
-export { decoderGraph } from "./decoder-graph.ts";
 export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from "./engine-options.ts";
 export type { Choice } from "./evaluation/choice-passage.ts";
 export {
@@ -23,14 +22,12 @@ export type { ScoreOptions } from "./evaluation/score-passages.ts";
 export type { FunctionModule } from "./function-module.ts";
 export type { SchedulingOptions } from "./scheduling-options.ts";
 export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
-export { ModelRunner, type RunnerOptions } from "./model-runner.ts";
+export type { RunnerOptions } from "./runner-options.ts";
 export { KernelRunner, type KernelRunnerOptions } from "./kernel-runner.ts";
 export { kvPrecisionOf } from "./kv-precision.ts";
 export { openStepRunner } from "./open-step-runner.ts";
 export type { StepLogits } from "./step-logits.ts";
-export type { StepRunner } from "./step-runner.ts";
 export type { LoadProgress } from "./protocol.ts";
-export type { StepSequence } from "./step-feeds.ts";
-export { productKinds } from "./product-kinds.ts";
+export type { StepRunner, StepSequence } from "./step-runner.ts";
 export { expertLayout, weightSizes, type WeightSizes } from "./weight-sizes.ts";
-export { isKernelModel, kernelInfo, kernelThreads } from "@readme-moe/kernel";
+export { kernelInfo, kernelThreads } from "@readme-moe/kernel";

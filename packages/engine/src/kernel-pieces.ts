@@ -1,4 +1,4 @@
-import type { StepSequence } from "./step-feeds.ts";
+import type { StepSequence } from "./step-runner.ts";
 
 /** A wanted row of logits. */
 interface WantedRow {

@@ -2,7 +2,7 @@
 
 import type { Kernel, StepResults } from "@readme-moe/kernel";
 import type { StepPiece } from "./kernel-pieces.ts";
-import type { StepSequence } from "./step-feeds.ts";
+import type { StepSequence } from "./step-runner.ts";
 import type { StepLogits } from "./step-logits.ts";
 
 export class KernelResults {

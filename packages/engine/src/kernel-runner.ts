@@ -26,12 +26,11 @@ import { kernelCalibration } from "./kernel-calibration.ts";
 import { KernelKv } from "./kernel-kv.ts";
 import { KernelResults } from "./kernel-results.ts";
 import { piecesOf, type StepPiece } from "./kernel-pieces.ts";
-import type { RunnerOptions } from "./model-runner.ts";
+import type { RunnerOptions } from "./runner-options.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
 import type { UnitMemory, UnitMemoryOptions } from "./streamed/unit-memory.ts";
-import type { StepSequence } from "./step-feeds.ts";
 import { checkSequence, type StepLogits } from "./step-logits.ts";
-import type { StepRunner } from "./step-runner.ts";
+import type { StepRunner, StepSequence } from "./step-runner.ts";
 import { kvPrecisionOf } from "./kv-precision.ts";
 
 /** Options of `KernelRunner.open`. */
@@ -63,6 +62,7 @@ export class KernelRunner implements StepRunner {
   readonly #stream: ExpertStream | undefined;
   /** Positions whose angles the kernel has. */
   #anglePositions = 0;
+  #lastStep: Promise<unknown> = Promise.resolve();
 
   private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, stream: ExpertStream | undefined) {
     this.model = model;
@@ -142,10 +142,17 @@ export class KernelRunner implements StepRunner {
     if (sequences.length === 0) return [];
     for (const sequence of sequences) checkSequence(sequence, this.model);
     this.#fillAngles(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
-    this.#results.begin(sequences, numCandidates);
     const calls = Array.from(piecesOf(sequences, MAX_ROWS));
-    this.#stream?.memory.expectRuns(calls.map((pieces) => expertsOf(pieces, sequences)));
-    for (const pieces of calls) await this.#run(kv, pieces, sequences, numCandidates);
+    const stream = this.#stream;
+    const step = { kv, calls, sequences, numCandidates };
+    if (stream) return this.#forwardStreamed(stream, step);
+    // Nothing is awaited in between, so that calls of several callers do not mix.
+    this.#results.begin(sequences, numCandidates);
+    for (const pieces of calls) {
+      const { request, room } = this.#requestOf(step, pieces);
+      this.#kernel.step(kv.pages, request, room);
+      this.#took(step, pieces);
+    }
     return this.#results.end();
   }
 
@@ -154,13 +161,27 @@ export class KernelRunner implements StepRunner {
     await this.#kernel.close();
   }
 
-  /** Runs one call's pieces of sequences, which are appended to their slots. */
-  async #run(
-    kv: KernelKv,
-    pieces: readonly StepPiece[],
-    sequences: readonly StepSequence[],
-    numCandidates: number,
-  ): Promise<void> {
+  /** Runs a step whose experts come and go; steps wait for each other. */
+  #forwardStreamed(stream: ExpertStream, step: RunnerStep): Promise<readonly StepLogits[]> {
+    const { kv, calls, sequences, numCandidates } = step;
+    const work = async (): Promise<readonly StepLogits[]> => {
+      this.#results.begin(sequences, numCandidates);
+      const runs = calls.map((pieces) => expertsOf(pieces, sequences));
+      stream.memory.expectRuns(runs);
+      for (const [index, pieces] of calls.entries()) {
+        const { request, room } = this.#requestOf(step, pieces);
+        await stream.step(kv.pages, request, room, runs[index] as readonly number[]);
+        this.#took(step, pieces);
+      }
+      return this.#results.end();
+    };
+    const result = this.#lastStep.then(work);
+    this.#lastStep = result.catch(() => undefined);
+    return result;
+  }
+
+  /** One call's pieces of sequences as the kernel takes them, and room for what it gives. */
+  #requestOf({ kv, sequences, numCandidates }: RunnerStep, pieces: readonly StepPiece[]) {
     const rows = pieces.map((piece): StepRows => {
       const { slot, tokenIds, experts, wantsFullLogits } = sequences[piece.sequence] as StepSequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
@@ -182,10 +203,11 @@ export class KernelRunner implements StepRunner {
     const sizes = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: this.#numExperts };
     const limits = { ...sizes, numPages: kv.numPages, numFullRows };
     const numWanted = pieces.reduce((sum, { wanted }) => sum + wanted.length, 0);
-    const request = encodeStep(rows, numCandidates, limits);
-    const room = this.#results.room(numWanted);
-    if (this.#stream) await this.#stream.step(kv.pages, request, room, expertsOf(pieces, sequences));
-    else this.#kernel.step(kv.pages, request, room);
+    return { request: encodeStep(rows, numCandidates, limits), room: this.#results.room(numWanted) };
+  }
+
+  /** Appends what a call has run to its slots, and takes its results. */
+  #took({ kv, sequences }: RunnerStep, pieces: readonly StepPiece[]): void {
     for (const { sequence, from, to } of pieces) kv.advance((sequences[sequence] as StepSequence).slot, to - from);
     this.#results.take(pieces);
   }
@@ -199,6 +221,14 @@ export class KernelRunner implements StepRunner {
       this.#anglePositions = to;
     }
   }
+}
+
+/** A step of the runner: several calls of the kernel where it has more rows than one takes. */
+interface RunnerStep {
+  readonly kv: KernelKv;
+  readonly calls: readonly (readonly StepPiece[])[];
+  readonly sequences: readonly StepSequence[];
+  readonly numCandidates: number;
 }
 
 /** Distinct experts of pieces, ascending. */

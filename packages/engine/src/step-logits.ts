@@ -1,8 +1,8 @@
 // A sequence's part of a step: what must hold of it, and what it gets back.
 
 import { integerOption, ReadMeError } from "@readme-moe/core";
-import type { GraphTensor, Model } from "@readme-moe/model";
-import type { RunPlan, StepSequence } from "./step-feeds.ts";
+import type { Model } from "@readme-moe/model";
+import type { StepSequence } from "./step-runner.ts";
 
 /** What one sequence gets back of a step; a row for each of its `logitsOf`. */
 export interface StepLogits {
@@ -43,32 +43,4 @@ export function checkSequence(
   }
   for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
   for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
-}
-
-export function stepLogits(
-  outputs: Readonly<Record<string, GraphTensor>>,
-  plan: RunPlan,
-  index: number,
-  { logitsOf, wantsFullLogits }: StepSequence,
-  numCandidates: number,
-  vocabSize: number,
-): StepLogits {
-  const first = plan.firstRows[index] as number;
-  const end = first + logitsOf.length;
-  const firstFull = (plan.firstFullRows[index] as number) * vocabSize;
-  const ids = outputs["candidate_ids"]?.data as BigInt64Array;
-  return {
-    candidateIds: Int32Array.from(ids.subarray(first * numCandidates, end * numCandidates), Number),
-    candidateLogits: floats(outputs, "candidate_logits").subarray(first * numCandidates, end * numCandidates),
-    logSumExp: floats(outputs, "log_sum_exp").subarray(first, end),
-    targetLogProbs: floats(outputs, "target_log_probs").subarray(first, end),
-    fullLogits: floats(outputs, "full_logits").subarray(
-      firstFull,
-      firstFull + (wantsFullLogits ? logitsOf.length * vocabSize : 0),
-    ),
-  };
-}
-
-function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
-  return outputs[name]?.data as Float32Array;
 }

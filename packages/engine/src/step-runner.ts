@@ -1,6 +1,21 @@
-import type { KvMemory, KvMemoryOptions, Model } from "@readme-moe/model";
-import type { StepSequence } from "./step-feeds.ts";
+import type { KvMemory, KvMemoryOptions, KvSlot, Model } from "@readme-moe/model";
 import type { StepLogits } from "./step-logits.ts";
+
+/** One sequence's part in a step, which appends `tokenIds` to its slot. */
+export interface StepSequence {
+  /** Where its past is, in the KV memory that the step runs on. */
+  readonly slot: KvSlot;
+  /** Next tokens, at least one. */
+  readonly tokenIds: ArrayLike<number>;
+  /** Expert of each of `tokenIds`, in `[0, numExperts)`. */
+  readonly experts: ArrayLike<number>;
+  /** Which of `tokenIds` logits are wanted of, as indices. */
+  readonly logitsOf: readonly number[];
+  /** Token ids whose log-probabilities are wanted, one for each of `logitsOf`. @default id 0 */
+  readonly targets?: ArrayLike<number> | undefined;
+  /** Whether whole rows of logits are wanted. @default false */
+  readonly wantsFullLogits?: boolean | undefined;
+}
 
 /** Runs the steps of one model, wherever its weights are and whatever computes. */
 export interface StepRunner {

@@ -28,11 +28,6 @@ export type InputStatistics = Pick<Calibration, "inputSquares">;
 
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
-/** Whether a model is dense: a single expert, of all FFN rows. */
-export function isKernelModel({ experts, weights }: Pick<DescribedModel, "experts" | "weights">): boolean {
-  return experts.names.length === 1 && weights.layers.every(({ shared }) => shared === undefined);
-}
-
 /** How a model's products are packed, and what their inputs are multiplied by before. */
 interface Packing {
   readonly product: PackProduct;

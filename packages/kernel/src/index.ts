@@ -11,7 +11,7 @@ export type {
   LayerDescription,
 } from "./description.ts";
 export { describeRouter } from "./describe-router.ts";
-export { describeModel, isKernelModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
+export { describeModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
 export type { Kernel, KernelKind, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
 export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";

@@ -4,7 +4,7 @@ import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-output.ts";
 import { importFunction } from "../function-module.ts";
 import { KernelRunner } from "../kernel-runner.ts";
-import type { RunnerOptions } from "../model-runner.ts";
+import type { RunnerOptions } from "../runner-options.ts";
 
 /** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */
 export async function openRunner(
