@@ -43,6 +43,9 @@ test("what is no handle is refused in the place of one", () => {
     expect(() => call("openPages", value, 1, true)).toThrow(/Expected/);
     expect(() => call("rotary", value, 0, 0, new Float32Array(16))).toThrow(/Expected/);
     expect(() => call("close", value)).toThrow(/Expected/);
+    expect(() => call("runLayers", value, 0, 1)).toThrow(/Expected/);
+    expect(() => call("end", value)).toThrow(/Expected/);
+    expect(() => call("place", value, 0, 0, new Uint8Array(64))).toThrow(/Expected/);
     expect(() => step([0, value])).toThrow(/Expected/);
   }
   for (const value of [...junk(), kernel]) {
@@ -76,7 +79,18 @@ test("arrays whose memory was given away are refused", () => {
 });
 
 test("calls with too few arguments are refused", () => {
-  for (const name of ["open", "openPages", "closePages", "rotary", "step", "close"] as const) {
+  for (const name of [
+    "open",
+    "openPages",
+    "closePages",
+    "rotary",
+    "step",
+    "begin",
+    "runLayers",
+    "end",
+    "place",
+    "close",
+  ] as const) {
     expect(() => call(name), name).toThrow(/Expected/);
     expect(() => call(name, kernel, 1, 2, 3, 4, 5, 6, 7, 8), name).toThrow(/Expected/);
   }

@@ -33,7 +33,7 @@ export function withAllLogits(rows: readonly ItemLogits[]): readonly ItemLogits[
 }
 
 /**
- * One step of the graph for a batch. When weights of an expert cannot be read, its sequences run one by one: only those
+ * One step of the model for a batch. When weights of an expert cannot be read, its sequences run one by one: only those
  * that need the expert fail.
  */
 export async function forwardBatch(

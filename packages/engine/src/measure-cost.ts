@@ -88,7 +88,7 @@ export interface CostCacheKey {
   readonly isStreamed: boolean;
 }
 
-/** `measure`'s result, kept in the cache beside the graph; measured anew where the cache cannot be used. */
+/** `measure`'s result, kept in the cache folder; measured anew where the cache cannot be used. */
 export async function cachedCost(
   key: CostCacheKey,
   cacheFolder: string | undefined,

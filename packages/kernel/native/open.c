@@ -193,11 +193,11 @@ Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options
   *kernel = (Kernel){.model = model, .options = *options, .loops = loops};
   if (!read_model(&reader, kernel)) *error = reader.error;
   else if (!allocate_buffers(kernel)) *error = "memory";
+  else if (options->streamsExperts && !stream_experts(kernel)) *error = "shared weights among those of experts";
   else if (team_start(&kernel->team, options->numThreads) != 0) *error = "threads";
   else {
     for (int i = 0; i < model.numTensors; i++)
       if (kernel->tensors[i].format > FORMAT_FLOAT) kernel->rounds = 1;
-    if (options->streamsExperts) stream_experts(kernel);
     return kernel;
   }
   kernel->team.numThreads = 1;

@@ -39,8 +39,8 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to);
 /** Inputs `[column, …)` of rows. */
 Rows rows_at(const Rows *rows, int column);
 
-/** Keeps where experts lie in the file, and forgets where they are in memory. */
-void stream_experts(Kernel *kernel);
+/** Keeps where experts lie in the file, and forgets where they are in memory. @returns 0 where that takes away what all rows use */
+int stream_experts(Kernel *kernel);
 
 /** Gives the inputs of every layer's products their places in `Step.inputSquares`. */
 void place_inputs(Kernel *kernel);

@@ -70,13 +70,15 @@ static void run_part(void *context, Member *member) {
   if (kernel->concludes) run_head(kernel, member);
 }
 
+static int is_expert_there(const Expert *expert) { return expert->gate.weights && expert->up.weights && expert->down.weights; }
+
 /** Whether all experts that rows need of layers `[from, to)` are in memory. */
 static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
   for (int32_t l = from; l < to; l++) {
     const Layer *layer = &kernel->layers[l];
     const Groups *groups = l == kernel->model.numLayers - 1 ? &kernel->wanted : &kernel->all;
     for (int32_t i = 0; layer->experts && i < groups->numExperts; i++)
-      if (!layer->experts[groups->experts[i]].gate.weights) return 0;
+      if (!is_expert_there(&layer->experts[groups->experts[i]])) return 0;
   }
   return 1;
 }

@@ -44,8 +44,21 @@ const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const ui
   return NULL;
 }
 
-void stream_experts(Kernel *kernel) {
+/** Whether all weights that every step needs are in memory. */
+static int is_shared_there(const Kernel *kernel) {
+  if (!kernel->head->weights || !kernel->embedding->weights) return 0;
+  for (int32_t l = 0; l < kernel->model.numLayers; l++) {
+    const Layer *layer = &kernel->layers[l];
+    const Tensor *const shared[] = {layer->query, layer->key, layer->value, layer->attentionOutput, layer->gate, layer->up, layer->down};
+    for (int i = 0; i < 7; i++)
+      if (shared[i] && !shared[i]->weights) return 0;
+  }
+  return 1;
+}
+
+int stream_experts(Kernel *kernel) {
   memcpy(kernel->filed, kernel->tensors, (size_t)kernel->model.numTensors * sizeof(Tensor));
   for (int32_t l = 0; l < kernel->model.numLayers; l++)
     for (int32_t e = 0; kernel->layers[l].experts && e < kernel->model.numExperts; e++) kernel_place(kernel, l, e, NULL, 0);
+  return is_shared_there(kernel);
 }

@@ -10,9 +10,9 @@ export function showLoading(progress?: LoadProgress): void {
 
 function describe({ stage, doneBytes, ofBytes }: LoadProgress): string {
   if (stage === "opening") return "opening the model …";
-  if (stage === "loading") return "loading the graph …";
+  if (stage === "loading") return "loading the weights …";
   const share = ofBytes > 0 ? doneBytes / ofBytes : 0;
   const filled = Math.round(share * BAR_WIDTH);
   const bar = "█".repeat(filled) + "░".repeat(BAR_WIDTH - filled);
-  return `building the graph, once ${bar} ${Math.round(share * 100)} %`;
+  return `packing the weights, once ${bar} ${Math.round(share * 100)} %`;
 }

@@ -11,7 +11,7 @@ export interface OpenedModel {
   readonly router: PreGatingRouter;
 }
 
-/** Opens model, router and graph, and closes all three after `use`, whatever happens in it. */
+/** Opens model, router and runner, and closes all three after `use`, whatever happens in it. */
 export async function withModel<Result>(
   path: string,
   flags: RuntimeFlags & { readonly expert?: string; readonly perExpert?: boolean },

@@ -19,7 +19,7 @@ export function runtimeOptions(): readonly Option[] {
     new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
     new Option(
       "--cache-folder <dir>",
-      "where packed weights and built graphs are kept (default: $README_MOE_CACHE, else the user's cache)",
+      "where packed weights are kept (default: $README_MOE_CACHE, else the user's cache)",
     ),
   ];
 }
@@ -36,7 +36,8 @@ export function expertOption(): Option {
 }
 
 export function expertCacheOption(): Option {
-  const explanation = "memory for experts' weights, such as 150MB; the others are read when needed (int8)";
+  const explanation =
+    "memory for experts' weights, such as 150MB; the others are read when needed (in int8 unless --precision is given)";
   return new Option("--expert-cache <size>", explanation).argParser(byteSize).implies({ precision: "int8" });
 }
 

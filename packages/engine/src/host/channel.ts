@@ -9,7 +9,7 @@ import { MEMORY_FLAGS, workerFlags } from "./worker-flags.ts";
 
 export interface Channel {
   post(message: ToWorker): void;
-  /** Nothing comes from the worker after this. A process ends at once, a thread as soon as it comes back from the graph. */
+  /** Nothing comes from the worker after this. A process ends at once, a thread as soon as it comes back from a step. */
   kill(): void;
   /** Whether the worker keeps the program running when nothing else does. It does at first. */
   hold(isHeld: boolean): void;
@@ -56,7 +56,7 @@ function openThread(onMessage: OnMessage): Channel {
   });
   return {
     post: (message) => worker.postMessage(message, movable(message)),
-    // Not `terminate`: in the middle of a run of the graph it aborts the whole process (Napi::Error). A thread that
+    // Not `terminate`: in the middle of a run of the inference runtime it aborts the whole process (Napi::Error). A thread that
     // never comes back cannot be ended, only left behind.
     kill: () => {
       worker.off("message", onMessage);

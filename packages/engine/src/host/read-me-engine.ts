@@ -85,7 +85,7 @@ export class ReadMeEngine implements Engine {
     return this.#info;
   }
 
-  /** Why the model's packed weights or graph are not cached on disk, where they are not. */
+  /** Why the model's packed weights are not cached on disk, where they are not. */
   get cacheFailure(): string | undefined {
     return this.#cacheFailure;
   }

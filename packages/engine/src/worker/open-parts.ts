@@ -20,7 +20,7 @@ export interface OpenedEngine {
   readonly core: EngineCore;
   readonly residency: Residency;
   readonly kernel: KernelInfo;
-  /** Why the graph is not cached, where it is not. */
+  /** Why packed weights are not cached, where they are not. */
   readonly cacheFailure: string | undefined;
   /** The router of a choice; the same object for the same choice, so that its sequences are routed together. */
   routerFor(expert: ExpertChoice | undefined): Promise<PreGatingRouter>;

@@ -55,6 +55,9 @@ uint64_t check_bits(uint64_t seed, int32_t numModels, int32_t mostThreads) {
     Played expected = play_on(&at, &loops_plain, 1, &scenario);
     digest = digest_bytes(digest, expected.digests, (size_t)scenario.numRequests * sizeof(uint64_t));
     for (int l = 0; l < count; l++) compare(&at, available[l], 1 + (m + l) % mostThreads, &scenario, &expected);
+    TestModel streamed = model;
+    streamed.options.streamsExperts = 1;
+    compare(&(Case){seed, m, &streamed}, available[m % count], 1 + m % mostThreads, &scenario, &expected);
     if (scenario.numSequences > 0) compare_alone(&at, &random, available[m % count], &scenario, &expected);
     free(expected.told);
     free_scenario(&scenario);

@@ -7,8 +7,10 @@
 #include "play.h"
 
 /** Opens a file that may be damaged, and runs requests that may not fit it. */
-static void try_file(Random *random, const TestModel *model, const Scenario *scenario) {
+static void try_file(Random *random, const TestModel *given, const Scenario *scenario) {
   Opened opened;
+  TestModel tried = *given, *model = &tried;
+  tried.options.streamsExperts = one_in(random, 3);
   if (open_model(model, any_loops(random), one_in(random, 8) ? 2 : 1, &opened)) return;
   uint64_t digest;
   for (int32_t i = 0; i < scenario->numRequests && i < 2; i++) play_request(&opened, &scenario->requests[i], &digest, NULL);

@@ -1,6 +1,7 @@
 #include "play.h"
 #include <stdlib.h>
 #include "request.h"
+#include "streamed.h"
 
 uint64_t digest_bytes(uint64_t digest, const void *bytes, size_t count) {
   for (size_t i = 0; i < count; i++) digest = (digest ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u;
@@ -29,7 +30,8 @@ const char *play_request(const Opened *opened, const Request *request, uint64_t 
       .inputSquares = calloc(opened->kernel->numInputs, 4),
       .numInputSquares = request->length % 2 == 0 ? opened->kernel->numInputs : 0,
   };
-  const char *error = kernel_run(opened->kernel, &opened->pages, request->numbers, request->length, &results);
+  const char *error = opened->kernel->filed ? run_streamed(opened, request->numbers, request->length, &results)
+                                            : kernel_run(opened->kernel, &opened->pages, request->numbers, request->length, &results);
   *digest = digest_bytes(DIGEST_START, results.candidateIds, request->numCandidateIds * 4);
   *digest = digest_bytes(*digest, results.logits, request->numLogits * 4);
   *digest = digest_bytes(*digest, results.sums, request->numSums * 8);

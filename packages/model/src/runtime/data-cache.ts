@@ -1,4 +1,4 @@
-// Files that are made once from a model and read piece by piece while it runs, kept beside the built graphs.
+// Files that are made once from a model and read piece by piece while it runs, kept in the cache folder.
 
 import { createHash } from "node:crypto";
 import { join } from "node:path";

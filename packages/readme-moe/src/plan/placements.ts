@@ -84,7 +84,7 @@ function placement(
   isStreamed = false,
 ): DescribedPlacement {
   const weights = weightSizes(model, precision);
-  const other = otherBytes(model, precision, load, isStreamed);
+  const other = otherBytes(model, precision, load);
   const inMemory = sum(weights) - (isStreamed ? weights.experts : 0);
   return {
     model: name,
@@ -98,7 +98,7 @@ function placement(
   };
 }
 
-function otherBytes(model: Model, precision: Precision, load: Load, isStreamed: boolean): OtherBytes {
+function otherBytes(model: Model, precision: Precision, load: Load): OtherBytes {
   const { config, path } = model;
   const kvCacheBytes = kvBytesOf(model, load, precision);
   const options = resolveEngineOptions({ kvCacheBytes, maxNumSeqs: load.sequences });
@@ -108,20 +108,19 @@ function otherBytes(model: Model, precision: Precision, load: Load, isStreamed: 
   return {
     process: PROCESS_BYTES,
     tokenizer: config.vocabSize * perToken,
-    step: options.maxNumBatchedTokens * stepBytesPerToken(model, isStreamed) + logitBytes(model, load),
+    step: options.maxNumBatchedTokens * stepBytesPerToken(model) + logitBytes(model, load),
     slack: (load.sequences - 1) * SLACK_BYTES_PER_SEQUENCE,
     keysAndValues: capacityTokens * kvBytesPerToken(config, kvPrecision),
     prefixCache: prefixCacheBytes,
   };
 }
 
-/**
- * New keys and values leave a whole graph as a copy; gate, up and their product are the widest values in it. Float32.
- */
-function stepBytesPerToken({ config, experts }: Model, isStreamed: boolean): number {
-  const widths = experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0));
-  const copies = isStreamed ? 1 : 2;
-  return copies * kvBytesPerToken(config) + 4 * (3 * Math.max(...widths) + 4 * config.hiddenSize);
+/** Of a row in the kernel: the stream and what is added to it, queries, keys and values in float32; inputs of products rounded, too. */
+function stepBytesPerToken({ config, experts }: Model): number {
+  const { hiddenSize, numHeads, numKvHeads, headSize } = config;
+  const ffnSize = Math.max(...experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0)));
+  const querySize = numHeads * headSize;
+  return 4 * (3 * hiddenSize + 2 * querySize + 2 * numKvHeads * headSize) + 7.5 * (hiddenSize + querySize + ffnSize);
 }
 
 /** Of a row for each sequence, and of what ranking makes of it. Float32. */

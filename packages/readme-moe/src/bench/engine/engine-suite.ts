@@ -44,7 +44,7 @@ export function engineSuite({ peers, data }: EngineSuiteOptions = {}): Suite {
           workload: { ...workload, texts: losses },
         });
       };
-      // Builds graphs, and brings files into the system's cache: nobody's first start is measured, unless it only has to run.
+      // Packs weights, and brings files into the system's cache: nobody's first start is measured, unless it only has to run.
       const small = { ...sizes, concurrency: [1], newTokens: 1, contexts: [] };
       for (const spec of settings.quick ? [] : specs) {
         say(`${nameOf(spec)}: warming up`);

@@ -35,7 +35,7 @@ export async function open({ spec, threads, maxSequences, seed, cacheFolder }: O
     generate: (prompts, newTokens) => Promise.all(prompts.map((prompt) => complete(prompt, newTokens))),
     async logProbabilities(sequences) {
       await closeEngine();
-      // The engine gives log-probabilities of what it generates; those of a text come from the same graph.
+      // The engine gives log-probabilities of what it generates; those of a text come from the same steps.
       const model = await openModel(path);
       const router = await openRouter(model, undefined, { threads, cacheFolder });
       const runner = await openStepRunner(model, { precision, threads, cacheFolder });
