@@ -228,7 +228,7 @@ describe("metrics", () => {
   test("experts that come and go are counted as the engine counts them", async () => {
     const folderOf = join(folder, `${++numOpened}`);
     // One layer of all experts, of two layers.
-    const streamed = await openTinyEngine(folderOf, { precision: "int8", expertCacheBytes: 24_576 });
+    const streamed = await openTinyEngine(folderOf, { precision: "int8", expertCacheBytes: 26_880 });
     onTestFinished(() => streamed.dispose());
     const { url, post } = await serve({}, new ServedModels({ tiny: streamed }));
     await (await post({ prompt: "one two three four five", max_tokens: 8 })).text();
