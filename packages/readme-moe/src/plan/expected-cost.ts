@@ -24,8 +24,8 @@ export interface CostOptions {
  * there. Steps of other models are taken to last in proportion: reading weights is most of a small step.
  */
 const REFERENCE_BYTES = 97e6;
-/** A step of one graph for each layer takes about twice as long as one of a whole graph, with everything in memory (docs/engine.md). */
-const STREAMED_FACTOR = 2;
+/** What steps take longer under a budget that has room for everything (docs/kernel.md). */
+const STREAMED_FACTOR = 1.05;
 /** Of time by byte. Four bits are fewer bytes and more arithmetic: SmolLM2 makes 76 tokens a second, in int8 81 (docs/benchmark.md). */
 const PACE = { int8: 1, int4: 1.33, fp32: 1 } as const;
 const LIMITS = { maxNumBatchedTokens: 512, chunkTokens: 128 };
