@@ -122,7 +122,7 @@ export interface EngineInfo {
   readonly eosTokenIds: readonly number[];
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;
-  /** Kernel that runs the steps of a dense model. */
+  /** Kernel that runs the steps. */
   readonly kernel?: KernelInfo | undefined;
 }
 
