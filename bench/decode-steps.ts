@@ -1,7 +1,7 @@
 // Steps in which every sequence gets one token, without an engine around them.
 
 import type { StepSequence } from "@readme-moe/engine";
-import { type KvMemory, KvPool, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/model";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 
 export interface DecodeCase {
@@ -27,11 +27,6 @@ export async function decodePast(
   const room = past + moreTokens;
   const kv = runner.openKv({ capacityTokens: numSeqs * wholeBlocks(room) });
   const slots = Array.from({ length: numSeqs }, () => kv.admit(room) as KvSlot);
-  if (kv instanceof KvPool) {
-    const keysValues = new Float32Array((past * kv.bytesPerToken) / 4).fill(0.01);
-    for (const slot of slots) kv.append(slot, keysValues, 0, past);
-    return { kv, slots };
-  }
   // Pages are the kernel's: tokens have to run.
   for (const slot of slots) {
     const tokenIds = Array.from({ length: past }, (_, index) => 100 + (index % 800));

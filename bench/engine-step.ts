@@ -1,4 +1,4 @@
-// What the engine adds to the kernel's steps: decode steps of 1, 16 and 32 sequences, with the time of their forward pass. Medians.
+// Times decode steps of the engine with 1, 16 and 32 sequences, and the forward pass within each. Prints medians.
 //
 //   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120] [--sequences 1,16,32] [--sampled]
 //

@@ -1,4 +1,4 @@
-// What the engine does around the kernel's steps, timed from outside: its parts are called through objects that look at the clock.
+// Times the parts of an engine's step from outside: they are called through objects that look at the clock.
 
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import { openStepRunner } from "@readme-moe/engine";

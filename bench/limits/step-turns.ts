@@ -1,6 +1,6 @@
 // Steps of several models by turns in one process: what slows a machine down for seconds slows all of them.
 
-import { KernelRunner, openStepRunner, type StepRunner } from "@readme-moe/engine";
+import { openStepRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
 import { rewind } from "../../packages/engine/src/rewind.ts";
@@ -17,7 +17,8 @@ export async function stepTurns(
   const runners: StepRunner[] = [];
   try {
     for (const model of models) runners.push(await openStepRunner(model, job));
-    const pasts = await pastsOf(runners, job);
+    const pasts: DecodePast[] = [];
+    for (const runner of runners) pasts.push(await decodePast(runner, job, 1));
     const times: number[][] = job.entries.map(() => []);
     const places = job.entries.map((_, place) => place);
     // The first round takes memory from the system.
@@ -48,22 +49,4 @@ export async function visit(
     for (const slot of past.slots) rewind(past.kv, slot, pastTokens);
   }
   return median(samples.slice(uncountedSteps));
-}
-
-/** Opens a past for each model. Graphs whose keys and values look alike share one; each kernel has pages of its own. */
-async function pastsOf(
-  runners: readonly StepRunner[],
-  sequences: { readonly numSeqs: number; readonly past: number },
-): Promise<readonly DecodePast[]> {
-  const pasts = new Map<string, DecodePast>();
-  const all: DecodePast[] = [];
-  for (const [place, runner] of runners.entries()) {
-    const { numLayers, numKvHeads, headSize } = runner.model.config;
-    const owner = runner instanceof KernelRunner ? place : "graphs";
-    const key = `${numLayers} ${numKvHeads} ${headSize} ${owner}`;
-    const own = pasts.get(key) ?? (await decodePast(runner, sequences, 1));
-    pasts.set(key, own);
-    all.push(own);
-  }
-  return all;
 }

@@ -1,12 +1,10 @@
-// Mixtures of experts in the kernel, against a plain implementation and in any mix.
+// Mixtures of experts in the kernel, in every precision and in any mix.
 
 import { join } from "node:path";
 import { KernelRunner, type StepLogits } from "@readme-moe/engine";
 import { type KvSlot, openModel, type Precision } from "@readme-moe/model";
-import { describe, expect, test } from "vitest";
-import { plainLogits } from "../oracles/plain-decoder.ts";
+import { expect, test } from "vitest";
 import { randomInteger, seededRandom } from "../support/random.ts";
-import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe, type TinyOptions } from "../support/tiny-read-me.ts";
 
@@ -67,29 +65,6 @@ async function logitsOf(
   kv.dispose();
   return rows.map((values) => Float32Array.from(values));
 }
-
-describe("a mixture in float32 has the logits of a plain implementation", () => {
-  const variants: Readonly<Record<string, TinyOptions>> = {
-    "with shared rows in some layers and sizes that differ per layer": {},
-    "without shared rows, one size": { expertSizes: [32, 32], sharedSizes: [0, 0] },
-    "with biases": { hasBias: true },
-    "of one expert": { numExperts: 1 },
-    "of nine experts": { numExperts: 9 },
-    "of Mistral's family with a window": { config: { model_type: "mistral", sliding_window: 5 } },
-  };
-  test.each(Object.entries(variants))("%s", async (_, options) => {
-    await using tiny = await openTiny(options, "fp32");
-    const { model, runner } = tiny;
-    const random = seededRandom(11);
-    for (const length of [1, 2, 13, 70]) {
-      const tokens = randomTokens(random, length, model.experts.names.length);
-      const [logits] = await logitsOf(runner, [tokens], 70);
-      const plain = await plainLogits(model, tokens.tokenIds, tokens.experts);
-      const expected = plain.flatMap((row) => Array.from(row));
-      expect(largestDifference(logits as Float32Array, expected)).toBeLessThan(2e-4);
-    }
-  });
-});
 
 test.each<Precision>(["fp32", "int8", "int4"])("%s: experts alone give the bits of any mix", async (precision) => {
   await using tiny = await openTiny({ numExperts: 5 }, precision);

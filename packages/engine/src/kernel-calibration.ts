@@ -1,4 +1,4 @@
-// What weights of the kernel are rounded by: measured in the kernel itself, when they are packed.
+// Statistics that weights are rounded by. The kernel measures them when weights are packed.
 
 import { calibrateModel, type CalibrateOptions, type InputStatistics } from "@readme-moe/kernel";
 import type { Model, Precision } from "@readme-moe/model";
@@ -20,7 +20,7 @@ const SEQUENCE_TOKENS = 64;
 // Changes when other numbers come out of the same tokens.
 const VERSION = 1;
 
-/** @returns `undefined` for float32, which rounds nothing */
+/** Chooses tokens to measure with. @returns `undefined` for float32, which rounds nothing */
 export async function kernelCalibration(
   model: Model,
   precision: Precision,
@@ -33,7 +33,7 @@ export async function kernelCalibration(
   return { statistics: calibrateModel(model, sequences, options), fingerprint: fingerprintOf(VERSION, tokens) };
 }
 
-/** 8 bits need to know which channels are large, which tokens of no meaning show as well as text does. */
+/** Takes tokens from all over the vocabulary: they show large channels as well as text does, which is all that 8 bits need. */
 function scatteredTokens({ config: { vocabSize, contextTokens } }: Model): readonly (readonly number[])[] {
   const length = Math.min(SEQUENCE_TOKENS, contextTokens);
   const tokens = meaninglessTokens(NUM_SEQUENCES * length, vocabSize);

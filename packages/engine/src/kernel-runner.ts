@@ -1,11 +1,12 @@
-// Steps of a model in the kernel: everything of a step in one call.
+// Steps of a model in the kernel: one call, or one a layer where experts come and go.
 
 import { everythingResident, integerOption, ReadMeError, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
-  anglesOf,
   describeModel,
   encodeStep,
   expertUnits,
+  GrowingAngles,
+  KernelKv,
   kernelThreads,
   openCachedKernel,
   type DecoderDescription,
@@ -23,7 +24,6 @@ import {
   resolveCacheFolder,
 } from "@readme-moe/model";
 import { kernelCalibration } from "./kernel-calibration.ts";
-import { KernelKv } from "./kernel-kv.ts";
 import { KernelResults } from "./kernel-results.ts";
 import { piecesOf, type StepPiece } from "./kernel-pieces.ts";
 import type { RunnerOptions } from "./runner-options.ts";
@@ -49,8 +49,6 @@ export interface KernelRunnerOptions
 const VERSION = 5;
 /** Rows of one call: those of a step that has more are split, which changes no bit. */
 const MAX_ROWS = 512;
-/** Positions whose angles are computed at a time. */
-const ANGLE_POSITIONS = 256;
 
 /** Runs steps of a model in the kernel. */
 export class KernelRunner implements StepRunner {
@@ -60,8 +58,7 @@ export class KernelRunner implements StepRunner {
   readonly #results: KernelResults;
   readonly #numExperts: number;
   readonly #stream: ExpertStream | undefined;
-  /** Positions whose angles the kernel has. */
-  #anglePositions = 0;
+  readonly #angles: GrowingAngles;
   #lastStep: Promise<unknown> = Promise.resolve();
 
   private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, stream: ExpertStream | undefined) {
@@ -70,6 +67,7 @@ export class KernelRunner implements StepRunner {
     this.#kernel = kernel;
     this.#stream = stream;
     this.#numExperts = model.experts.names.length;
+    this.#angles = new GrowingAngles(kernel, model.config);
     this.#results = new KernelResults(kernel, model.config.vocabSize);
   }
 
@@ -117,7 +115,7 @@ export class KernelRunner implements StepRunner {
     return this.#kernel.info;
   }
 
-  /** Which experts are in memory. */
+  /** Tells which experts are in memory. */
   get residency(): Residency {
     return this.#stream?.residency ?? everythingResident;
   }
@@ -129,7 +127,7 @@ export class KernelRunner implements StepRunner {
 
   openKv(options: KvMemoryOptions): KernelKv {
     const bytesPerToken = kvBytesPerToken(this.model.config, this.kvPrecision);
-    return new KernelKv(this.#kernel, { ...options, bytesPerToken }, this.kvPrecision);
+    return new KernelKv(this.#kernel, { ...options, bytesPerToken }, this.kvPrecision === "fp16");
   }
 
   /** See `StepRunner.forward`. */
@@ -141,7 +139,7 @@ export class KernelRunner implements StepRunner {
     }
     if (sequences.length === 0) return [];
     for (const sequence of sequences) checkSequence(sequence, this.model);
-    this.#fillAngles(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
+    this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
     const calls = Array.from(piecesOf(sequences, MAX_ROWS));
     const stream = this.#stream;
     const step = { kv, calls, sequences, numCandidates };
@@ -210,16 +208,6 @@ export class KernelRunner implements StepRunner {
   #took({ kv, sequences }: RunnerStep, pieces: readonly StepPiece[]): void {
     for (const { sequence, from, to } of pieces) kv.advance((sequences[sequence] as StepSequence).slot, to - from);
     this.#results.take(pieces);
-  }
-
-  #fillAngles(numPositions: number): void {
-    const { rope, headSize, contextTokens } = this.model.config;
-    while (this.#anglePositions < numPositions) {
-      const from = this.#anglePositions;
-      const to = Math.min(contextTokens, from + ANGLE_POSITIONS);
-      this.#kernel.setAngles(0, from, anglesOf(rope, headSize, from, to));
-      this.#anglePositions = to;
-    }
   }
 }
 

@@ -9,7 +9,7 @@ export interface StepSequence {
   readonly tokenIds: ArrayLike<number>;
   /** Expert of each of `tokenIds`, in `[0, numExperts)`. */
   readonly experts: ArrayLike<number>;
-  /** Which of `tokenIds` logits are wanted of, as indices. */
+  /** Indices into `tokenIds` of the tokens whose logits are wanted. */
   readonly logitsOf: readonly number[];
   /** Token ids whose log-probabilities are wanted, one for each of `logitsOf`. @default id 0 */
   readonly targets?: ArrayLike<number> | undefined;

@@ -1,4 +1,4 @@
-// What a model's weights take in memory, from the packed file that holds them; nothing is read.
+// Sizes of a model's weights, computed from the description of its packed file; nothing is read.
 
 import type { ExpertLayout } from "@readme-moe/core";
 import type { Model, Precision } from "@readme-moe/model";

@@ -1,5 +1,5 @@
 import { ReadMeError, type RouterState } from "@readme-moe/core";
-import { KV_PAGE_TOKENS, PagePool, type Kernel, type KernelPages, type PageSlot } from "@readme-moe/kernel";
+import { KernelKv, KV_PAGE_TOKENS, type Kernel, type PageSlot } from "@readme-moe/kernel";
 import { KV_BLOCK_TOKENS, type RouterConfig } from "@readme-moe/model";
 import type { RouterSteps } from "./router-steps.ts";
 
@@ -23,20 +23,6 @@ export class KernelRouterState implements RouterState {
   }
 }
 
-/** Pages of a router's kernel, and who has which. */
-class RouterPages extends PagePool {
-  readonly pages: KernelPages;
-
-  constructor(kernel: Kernel, capacityTokens: number, bytesPerToken: number) {
-    super({ capacityTokens, bytesPerToken });
-    this.pages = kernel.openPages(this.numPages, false);
-  }
-
-  override dispose(): void {
-    this.pages.close();
-  }
-}
-
 /**
  * Keys and values of all sequences that a router knows. A router has to know every sequence that waits, so this memory
  * doubles as needed. Pages of the kernel do not grow: tokens are routed once more into larger ones, which gives the
@@ -47,7 +33,7 @@ export class RouterMemory {
   readonly #steps: RouterSteps;
   readonly #bytesPerToken: number;
   readonly #states = new Set<KernelRouterState>();
-  #pages: RouterPages;
+  #pages: KernelKv;
 
   constructor(
     kernel: Kernel,
@@ -103,9 +89,9 @@ export class RouterMemory {
     this.#pages.dispose();
   }
 
-  #open(capacityTokens: number): RouterPages {
+  #open(capacityTokens: number): KernelKv {
     try {
-      return new RouterPages(this.#kernel, capacityTokens, this.#bytesPerToken);
+      return new KernelKv(this.#kernel, { capacityTokens, bytesPerToken: this.#bytesPerToken }, false);
     } catch (cause) {
       const message = `The router's keys and values of ${capacityTokens} tokens do not fit into memory`;
       throw new ReadMeError("ERR_MEMORY", message, { cause });

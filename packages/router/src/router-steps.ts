@@ -1,10 +1,8 @@
-import { anglesOf, encodeStep, type Kernel, type KernelPages, type PageSlot } from "@readme-moe/kernel";
+import { encodeStep, GrowingAngles, type Kernel, type KernelPages, type PageSlot } from "@readme-moe/kernel";
 import type { RouterConfig } from "@readme-moe/model";
 
 /** Rows of one call: those of more tokens are split, which changes no bit. */
 export const MAX_ROWS = 512;
-/** Positions whose angles are computed at a time. */
-const ANGLE_POSITIONS = 256;
 
 /** Tokens that follow those of a slot, which has room for them. */
 export interface SlotTokens {
@@ -35,18 +33,20 @@ export class RouterSteps {
   readonly #logits = new Float32Array(2 * MAX_ROWS);
   readonly #sums = new Float64Array(2 * MAX_ROWS);
   readonly #fullLogits: Float32Array;
-  /** Positions whose angles the kernel has. */
-  #anglePositions = 0;
+  readonly #angles: GrowingAngles;
 
   constructor(config: RouterConfig, kernel: Kernel) {
     this.#config = config;
     this.#kernel = kernel;
+    const { ropeTheta: theta, innerSize, numHeads, contextTokens } = config;
+    const rope = { type: "default", theta } as const;
+    this.#angles = new GrowingAngles(kernel, { rope, headSize: innerSize / numHeads, contextTokens });
     this.#fullLogits = new Float32Array(MAX_ROWS * config.numExperts);
   }
 
   /** Appends all tokens, several sequences in a call; blocks its thread. */
   append(memory: SlotPages, sequences: readonly SlotTokens[]): void {
-    for (const { slot, tokenIds } of sequences) this.#fillAngles(slot.numTokens + tokenIds.length);
+    for (const { slot, tokenIds } of sequences) this.#angles.reach(slot.numTokens + tokenIds.length);
     for (const pieces of callsOf(sequences)) this.#run(memory, pieces);
   }
 
@@ -78,16 +78,6 @@ export class RouterSteps {
       const count = (to - from) * numExperts;
       sequence.logits.set(this.#fullLogits.subarray(done, done + count), from * numExperts);
       done += count;
-    }
-  }
-
-  #fillAngles(numPositions: number): void {
-    const { ropeTheta: theta, innerSize, numHeads, contextTokens } = this.#config;
-    while (this.#anglePositions < numPositions) {
-      const from = this.#anglePositions;
-      const to = Math.min(contextTokens, from + ANGLE_POSITIONS);
-      this.#kernel.setAngles(0, from, anglesOf({ type: "default", theta }, innerSize / numHeads, from, to));
-      this.#anglePositions = to;
     }
   }
 }

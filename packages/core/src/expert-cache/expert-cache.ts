@@ -165,10 +165,11 @@ export class ExpertCache {
   }
 
   /**
-   * Counts a whole step as run, where no layer of it has anything to decide: all units that it and the next step need are in
-   * memory, within the budget.
+   * Counts a whole step as run, if all units that it and the next step need are in memory, within the budget. Its layers have
+   * nothing to decide then.
    *
-   * @param experts - the step's, distinct @param planned - those that are sure of the next one
+   * @param experts - the step's, distinct
+   * @param planned - those that are sure of the next step
    * @returns whether that is so; else nothing has changed
    */
   ranWholeStep(experts: readonly number[], planned: readonly number[]): boolean {

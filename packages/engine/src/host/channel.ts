@@ -56,8 +56,8 @@ function openThread(onMessage: OnMessage): Channel {
   });
   return {
     post: (message) => worker.postMessage(message, movable(message)),
-    // Not `terminate`: in the middle of a run of the inference runtime it aborts the whole process (Napi::Error). A thread that
-    // never comes back cannot be ended, only left behind.
+    // A thread is asked to end: `terminate` in the middle of native code can abort the whole process. One that never comes back is
+    // left behind.
     kill: () => {
       worker.off("message", onMessage);
       worker.postMessage({ type: "end" } satisfies ToWorker, []);

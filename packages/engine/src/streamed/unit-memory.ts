@@ -129,8 +129,7 @@ export class UnitMemory {
   }
 
   /**
-   * Runs all layers at once where there is nothing to decide or to wait for: all units that this run and the next one need are
-   * in memory.
+   * Runs all layers at once, if all units that this run and the next one need are in memory. Nothing has to be decided or read then.
    *
    * @param run - gets the weights of each expert, by layer
    * @returns whether it ran; else nothing has changed
@@ -146,8 +145,7 @@ export class UnitMemory {
     if (!this.cache.ranWholeStep(experts, planned)) return false;
     this.#nextRuns = nextRuns;
     run(layers.map((units) => new Map(units.map(([expert, holding]) => [expert, holding?.memory as Uint8Array]))));
-    this.#position = { layer: this.#reader.numLayers, experts, planned, own: [] };
-    if (this.#upcoming) this.#runs.push({ experts, planned });
+    this.#passed(this.#reader.numLayers, { experts, planned });
     return true;
   }
 
@@ -177,10 +175,14 @@ export class UnitMemory {
     await run(new Map(experts.map((expert, index) => [expert, own[index]?.memory as Uint8Array])));
     this.cache.allLoaded();
     this.cache.ran(layer, experts);
-    this.#position = { layer: layer + 1, experts, planned, own: [] };
-    // Without anybody who tells what comes, nobody takes them either.
-    const isLast = layer + 1 === this.#reader.numLayers;
-    if (isLast && this.#upcoming) this.#runs.push({ experts, planned });
+    this.#passed(layer + 1, { experts, planned });
+  }
+
+  /** Layers below `layer` have run; behind the last one the run is over. */
+  #passed(layer: number, run: ExpertRun): void {
+    this.#position = { layer, ...run, own: [] };
+    // Without anybody who tells what comes, nobody takes runs either.
+    if (layer === this.#reader.numLayers && this.#upcoming) this.#runs.push(run);
   }
 
   /**

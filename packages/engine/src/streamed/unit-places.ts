@@ -55,7 +55,7 @@ export class LastingPlaces implements Places {
   }
 
   setLimit(): void {
-    // What is free serves the next units.
+    // Free places are used again for the next units.
   }
 
   #grow(): Uint8Array {

@@ -6,7 +6,7 @@ import type { DecoderDescription, LayerDescription } from "../description.ts";
 import type { Kernel } from "../kernel.ts";
 import { KV_PAGE_TOKENS } from "../kv/page-tokens.ts";
 import { openKernel, type KernelChoice } from "../open-kernel.ts";
-import { layOut, packedFile } from "../pack/packed-file.ts";
+import { fill, layOut, packedFile } from "../pack/packed-file.ts";
 import { encodeStep, type StepRows } from "../step-request.ts";
 import { describePiece } from "./layer-piece.ts";
 
@@ -85,7 +85,8 @@ class LayerWalk {
     const description = describePiece(this.#whole, layers, this.#stream.rows);
     const { maxPositions } = this.#stream;
     const sizes = { threads, maxRows: Math.max(STEP_ROWS, maxPositions), maxPositions };
-    const kernel = openKernel(await inMemory(description), sizes, this.#options);
+    const bytes = await fill(new Uint8Array(layOut(description).numBytes), packedFile(description));
+    const kernel = openKernel(bytes, sizes, this.#options);
     try {
       this.#run(kernel, layers, description, this.#stream);
     } finally {
@@ -234,14 +235,4 @@ async function embed({ weights, config }: DescribedModel, sequences: readonly Ca
     rows.set(await store.readFloats(name, { from: id, to: id + 1 }), index * config.hiddenSize);
   }
   return { sequences, rows, maxPositions: Math.max(...sequences.map(({ tokenIds }) => tokenIds.length)) };
-}
-
-async function inMemory(description: DecoderDescription): Promise<Uint8Array> {
-  const bytes = new Uint8Array(layOut(description).numBytes);
-  let end = 0;
-  for await (const piece of packedFile(description)) {
-    bytes.set(piece, end);
-    end += piece.byteLength;
-  }
-  return bytes;
 }

@@ -1,10 +1,8 @@
 // Where experts lie in the packed file: a unit is one layer of one expert, one range of bytes.
 
 import type { DecoderDescription, ExpertDescription } from "../description.ts";
-import { layOut } from "./packed-file.ts";
+import { aligned, layOut, UNIT_BYTES } from "./packed-file.ts";
 import type { PackedTensor } from "./packed-tensor.ts";
-
-const UNIT = 64;
 
 /** A range of the packed file. */
 export interface ByteRange {
@@ -36,7 +34,7 @@ export function expertUnits(description: DecoderDescription): ExpertUnits {
     const gate = layers[layer]?.experts?.[expert]?.gate;
     const place = gate && places.get(gate);
     if (!place) throw new RangeError(`Expected a layer and an expert that are there, got ${layer} and ${expert}`);
-    return { start: place.weights * UNIT, bytes: layerBytes[layer] as number };
+    return { start: place.weights * UNIT_BYTES, bytes: layerBytes[layer] as number };
   };
   return { numExperts, layerBytes, fromByte: rangeOf(0, 0).start, rangeOf };
 }
@@ -46,5 +44,5 @@ function bytesOf({ gate, up, down }: ExpertDescription): number {
 }
 
 function wholeBytes({ weightBytes, scaleBytes, biasBytes }: PackedTensor): number {
-  return [weightBytes, scaleBytes, biasBytes].reduce((sum, bytes) => sum + Math.ceil(bytes / UNIT) * UNIT, 0);
+  return [weightBytes, scaleBytes, biasBytes].reduce((sum, bytes) => sum + aligned(bytes), 0);
 }

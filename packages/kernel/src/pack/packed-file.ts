@@ -3,7 +3,8 @@
 import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
 import type { PackedTensor } from "./packed-tensor.ts";
 
-const UNIT = 64;
+/** Bytes that every part of a tensor begins at a multiple of. */
+export const UNIT_BYTES = 64;
 
 /** Where everything is in the file, and how long it is. */
 export interface PackedLayout {
@@ -17,7 +18,7 @@ export function layOut(description: DecoderDescription): PackedLayout {
   let end = aligned(headerBytes(description, tensors.length));
   const place = (bytes: number): number => {
     if (bytes === 0) return -1;
-    const at = end / UNIT;
+    const at = end / UNIT_BYTES;
     end += aligned(bytes);
     return at;
   };
@@ -59,6 +60,17 @@ export async function* packedFile(
   }
 }
 
-function aligned(bytes: number): number {
-  return Math.ceil(bytes / UNIT) * UNIT;
+/** Writes all pieces into memory, one after the other. */
+export async function fill(memory: Uint8Array, pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
+  let end = 0;
+  for await (const piece of pieces) {
+    memory.set(piece, end);
+    end += piece.byteLength;
+  }
+  return memory;
+}
+
+/** Rounds up to whole units. */
+export function aligned(bytes: number): number {
+  return Math.ceil(bytes / UNIT_BYTES) * UNIT_BYTES;
 }

@@ -3,7 +3,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { cachedData } from "@readme-moe/model";
 import type { DecoderDescription } from "../description.ts";
-import { layOut, packedFile } from "./packed-file.ts";
+import { fill, layOut, packedFile } from "./packed-file.ts";
 
 /** How far a packed file is. */
 interface PackProgress {
@@ -39,20 +39,10 @@ export async function packedWeights(
     return await cachedData(cacheFolder, "kernels", key, "packed weights of the kernel", chunks);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    const weights = await inMemory(layOut(description).numBytes, chunks(), reason);
+    const weights = await fill(allocate(layOut(description).numBytes, reason), chunks());
     onCacheFailure?.(reason);
     return weights;
   }
-}
-
-async function inMemory(numBytes: number, chunks: AsyncIterable<Uint8Array>, reason: string): Promise<Uint8Array> {
-  const memory = allocate(numBytes, reason);
-  let end = 0;
-  for await (const chunk of chunks) {
-    memory.set(chunk, end);
-    end += chunk.byteLength;
-  }
-  return memory;
 }
 
 function allocate(numBytes: number, reason: string): Uint8Array {
