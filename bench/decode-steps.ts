@@ -1,7 +1,7 @@
 // Steps in which every sequence gets one token, without an engine around them.
 
 import type { StepSequence } from "@readme-moe/engine";
-import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 
 export interface DecodeCase {

@@ -6,7 +6,8 @@
 import { parseArgs } from "node:util";
 import { expertBytes } from "@readme-moe/core";
 import { expertLayout, KernelRunner } from "@readme-moe/engine";
-import { type KvSlot, openModel, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
+import { openModel } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 

@@ -4,7 +4,8 @@
 //   pnpm bench:tune [--layers 4] [--method lora|full] [--sequences 8] [--tokens 256] [--threads 2] [--rounds 4]
 
 import { parseArgs } from "node:util";
-import { GraphBuilder, GraphSession, memoryGraph, operators, type ModelConfig } from "@readme-moe/model";
+import type { ModelConfig } from "@readme-moe/model";
+import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { median } from "readme-moe/bench";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters } from "../packages/refactor/src/tuning/training/trainable.ts";
@@ -137,7 +138,7 @@ async function plainProduct(): Promise<{ readonly run: () => Promise<void>; read
   const g = new GraphBuilder("product");
   const [a, b] = ["a", "b"].map((name) => g.input(name, "float32", [SIDE, SIDE]));
   g.output("c", operators.FusedMatMul(g, a!, b!), "float32", [SIDE, SIDE]);
-  const session = await GraphSession.load(await memoryGraph(g.build()), { threads });
+  const session = await GraphSession.open(g.build(), { threads });
   const square = { data: random([SIDE, SIDE], 1), dims: [SIDE, SIDE] };
   return {
     run: async () => {

@@ -1,5 +1,6 @@
 import { openStepRunner } from "@readme-moe/engine";
-import { openModel, upFrom, wholeBlocks } from "@readme-moe/model";
+import { wholeBlocks } from "@readme-moe/kernel";
+import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 
 export interface GivenAnswer {
@@ -35,7 +36,7 @@ export async function forcedScores(
     const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
     const slot = kv.admit(ids.length);
     if (!slot || !routed) throw new Error("Expected room for one sequence, and its route");
-    const logitsOf = upFrom(promptIds.length - 1, tokenIds.length);
+    const logitsOf = tokenIds.map((_, index) => promptIds.length - 1 + index);
     const targets = Int32Array.from(tokenIds);
     const [logits] = await runner.forward(kv, [{ slot, tokenIds: ids, experts: routed.experts, logitsOf, targets }]);
     tokenIds.forEach((id, index) => {

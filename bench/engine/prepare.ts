@@ -2,7 +2,8 @@
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { exportTransformersJs, GgufFile, type Model } from "@readme-moe/model";
+import { GgufFile, type Model } from "@readme-moe/model";
+import { exportTransformersJs } from "@readme-moe/onnx";
 import { exists } from "./exists.ts";
 import { writeQ8Gguf } from "./q8-gguf.ts";
 

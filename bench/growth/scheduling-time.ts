@@ -11,7 +11,8 @@ import {
   seededRandom,
   StopAutomaton,
 } from "@readme-moe/core";
-import { KvPool, type KvSlot, type Model, type Tokenizer, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, PagePool, wholeBlocks } from "@readme-moe/kernel";
+import type { Model, Tokenizer } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { median } from "readme-moe/bench";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
@@ -38,7 +39,7 @@ export interface Queue {
 }
 
 const PROMPT_TOKENS = 64;
-const SHAPE = { numLayers: 1, numKvHeads: 1, headSize: 8 };
+const BYTES_PER_TOKEN = 64;
 const UNIT_BYTES = 1 << 20;
 const WARM_UP = 50;
 
@@ -60,12 +61,11 @@ export function schedulingMs(
   const params = resolveSamplingParams({ maxTokens: 1000, ignoreEos: true }, config);
   const limits = { maxNumBatchedSeqs: numBatched, maxNumBatchedTokens: 512, chunkTokens: 128 };
   const room = wholeBlocks(2 * PROMPT_TOKENS + 64);
-  const pool = new KvPool({ shape: SHAPE, capacityTokens: numRunning * room });
+  const pool = new PagePool({ capacityTokens: numRunning * room, bytesPerToken: BYTES_PER_TOKEN });
   const prefixes = new PrefixCache(pool, { chunkTokens: 128, maxBytes: 0 });
   const maxTokens = config.contextTokens;
   const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numRunning, maxTokens });
   const planner = new StepPlanner(scheduler, limits, queue.isStreamed ? streamed(numExperts) : everythingResident);
-  const noKeysValues = new Float32Array((pool.bytesPerToken / 4) * PROMPT_TOKENS);
   for (let index = 0; index < numRunning + numWaiting; index++) {
     const promptIds = Array.from({ length: PROMPT_TOKENS }, (_, position) => position + 1);
     const id = `${index}`;
@@ -81,12 +81,11 @@ export function schedulingMs(
     }
     admission.enqueue(sequence);
     admission.admit(() => undefined);
-    if (decodes) pool.append(sequence.slot as KvSlot, noKeysValues, 0, PROMPT_TOKENS);
+    if (decodes) pool.advance(sequence.slot as KvSlot, PROMPT_TOKENS);
   }
   const times: number[] = [];
   for (let round = 0; round < WARM_UP + rounds; round++) {
     const startMs = performance.now();
-    pool.compact();
     admission.admit(() => undefined);
     const batch = planner.plan(admission.running, Array.from(admission.running.values()), 1);
     planner.begin(

@@ -1,6 +1,6 @@
 // One job, in a process of its own.
 
-import { exactInt8Kernels, openModel, type Model } from "@readme-moe/model";
+import { openModel, type Model } from "@readme-moe/model";
 import { randomModel } from "../random-model.ts";
 import { engineFigures } from "./engine-figures.ts";
 import type { Answers, Job, ModelSpec } from "./jobs.ts";
@@ -11,7 +11,7 @@ import { stepTurns } from "./step-turns.ts";
 process.stdout.write(JSON.stringify(await answer(JSON.parse(process.argv[2] as string) as Job)));
 
 async function answer(job: Job): Promise<Answers[Job["kind"]]> {
-  if (job.kind === "machine") return measureMachine({ ...job, kernels: await exactInt8Kernels() });
+  if (job.kind === "machine") return measureMachine(job);
   const models: Model[] = [];
   try {
     for (const spec of job.kind === "turns" ? job.models : [job.model]) models.push(await modelOf(spec));

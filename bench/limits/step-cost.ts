@@ -1,7 +1,8 @@
 // What a decode step has to read and to compute, from a model's shapes: what no program can do without.
 
 import { kvPrecisionOf, weightSizes } from "@readme-moe/engine";
-import { kvBytesPerToken, type FeedForwardRefs, type Model, type Precision, type TensorRef } from "@readme-moe/model";
+import { kvBytesPerToken } from "@readme-moe/kernel";
+import type { FeedForwardRefs, Model, Precision, TensorRef } from "@readme-moe/model";
 import type { DecodeCase } from "../decode-steps.ts";
 
 type Source = Pick<Model, "config" | "experts" | "weights" | "router">;

@@ -13,12 +13,10 @@ export function machineTable(machine: MachineFigures): ReportTable {
     rows: [
       ["memory read by all threads, GB/s", formatNumber(machine.readGBPerS)],
       ["memory read by one thread, GB/s", formatNumber(machine.readGBPerSOfOne)],
-      ["int8 weights read by products of one row, GB/s", formatNumber(machine.oneRowGBPerS)],
-      ["the same, weights in blocks of 8 bits, GB/s", formatNumber(machine.oneRowBlocksGBPerS)],
       ["int8 products of 512 rows, GOP/s", formatNumber(machine.int8GOPerS)],
     ],
     notes: [
-      "Read by the C library's search and comparison over memory larger than any cache, the fastest round; products by the runtime's kernels.",
+      "Read by the C library's search and comparison over memory larger than any cache, the fastest round; products by onnxruntime.",
     ],
   };
 }

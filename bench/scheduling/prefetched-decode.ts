@@ -4,7 +4,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expertBytes } from "@readme-moe/core";
 import { expertLayout, KernelRunner } from "@readme-moe/engine";
-import { type KvSlot, type Model, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
+import type { Model } from "@readme-moe/model";
 import { UnitFile } from "../../packages/engine/src/streamed/unit-file.ts";
 import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 

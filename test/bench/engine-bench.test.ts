@@ -2,7 +2,8 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { exportTransformersJs, openModel, Tokenizer } from "@readme-moe/model";
+import { openModel, Tokenizer } from "@readme-moe/model";
+import { exportTransformersJs } from "@readme-moe/onnx";
 import { describe, expect, test } from "vitest";
 import { peakMemoryBytes, type Sample } from "readme-moe/bench";
 import { writeQ8Gguf } from "../../bench/engine/q8-gguf.ts";

@@ -2,7 +2,8 @@
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { exportTransformersJs, openModel } from "@readme-moe/model";
+import { openModel } from "@readme-moe/model";
+import { exportTransformersJs } from "@readme-moe/onnx";
 import type { Contender } from "readme-moe/bench";
 import { describe, expect, test } from "vitest";
 import { open } from "../../bench/engine/contenders/openvino.ts";

@@ -42,7 +42,6 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
     "with few in a step": { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedSeqs: 3 },
     "with few tokens in a step": { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedTokens: 64 },
     "with few admitted": { capacityTokens: 8192, maxNumSeqs: 2 },
-    "all in one arena": { capacityTokens: 8192, maxNumSeqs: 12, longFromTokens: 4096 },
   };
   test.each(Object.entries(limits))("%s", async (_, limit) => {
     for (const order of [jobs, jobs.toReversed()]) {

@@ -2,7 +2,8 @@
 
 import { join } from "node:path";
 import { KernelRunner } from "@readme-moe/engine";
-import { type KvSlot, openModel, type Model } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/kernel";
+import { openModel, type Model } from "@readme-moe/model";
 import { expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

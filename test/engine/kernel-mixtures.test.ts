@@ -2,7 +2,8 @@
 
 import { join } from "node:path";
 import { KernelRunner, type StepLogits } from "@readme-moe/engine";
-import { type KvSlot, openModel, type Precision } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/kernel";
+import { openModel, type Precision } from "@readme-moe/model";
 import { expect, test } from "vitest";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

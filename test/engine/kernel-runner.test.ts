@@ -3,7 +3,8 @@
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { KernelRunner, type LoadProgress, type StepLogits } from "@readme-moe/engine";
-import { openModel, type KvSlot } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/kernel";
+import { openModel } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { sampleFlat } from "../support/flat-sampling.ts";
 import { POCKET } from "../support/pocket.ts";

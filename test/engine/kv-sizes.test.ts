@@ -1,5 +1,6 @@
 import { kvSizes, resolveEngineOptions } from "@readme-moe/engine";
-import { kvBytesPerToken, openModel, type ModelConfig } from "@readme-moe/model";
+import { kvBytesPerToken } from "@readme-moe/kernel";
+import { openModel, type ModelConfig } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
 import { POCKET } from "../support/pocket.ts";
 

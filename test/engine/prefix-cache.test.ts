@@ -1,8 +1,7 @@
-import type { KeptTokens, KvSlot } from "@readme-moe/model";
-import { PagePool } from "@readme-moe/kernel";
-import { describe, expect, test, vi } from "vitest";
+import type { KeptTokens, KvSlot } from "@readme-moe/kernel";
+import { expect, test, vi } from "vitest";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
-import { BYTES_PER_TOKEN, filledArenas, filledPages, type FilledMemory } from "../support/filled-memory.ts";
+import { BYTES_PER_TOKEN, filledPages, type FilledMemory } from "../support/filled-memory.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const CHUNK = 16;
@@ -47,100 +46,95 @@ class Bench {
     expect(this.memory.values(slot)).toEqual(values);
     kv.release(slot);
     kv.checkIntegrity();
-    if (kv instanceof PagePool) expect(kv.keptTokens * BYTES_PER_TOKEN).toBe(this.cache.numBytes);
+    expect(kv.keptTokens * BYTES_PER_TOKEN).toBe(this.cache.numBytes);
     return numKnown;
   }
 }
 
 const fromOf = (kept: readonly KeptTokens[]): readonly number[] => kept.map(({ from }) => from);
 
-describe.each([
-  { name: "arenas", newMemory: () => filledArenas(1024) },
-  { name: "pages", newMemory: (maxChunks: number) => filledPages(1024, maxChunks * CHUNK_BYTES) },
-])("on $name", ({ newMemory }) => {
-  const newBench = (maxChunks: number): Bench => new Bench(newMemory(maxChunks), maxChunks);
+const newBench = (maxChunks: number): Bench => new Bench(filledPages(1024, maxChunks * CHUNK_BYTES), maxChunks);
 
-  test("finds the longest known beginning, and leaves at least one token to be computed", () => {
-    const bench = newBench(20);
-    const { cache } = bench;
-    const prompt = promptOf([1, 2]);
-    bench.run(prompt);
-    expect(fromOf(cache.match(prompt))).toEqual([0, CHUNK]);
-    expect(fromOf(cache.match({ ...prompt, tokenIds: prompt.tokenIds.slice(0, 2 * CHUNK) }))).toEqual([0]);
-    expect(fromOf(cache.match(promptOf([1, 3])))).toEqual([0]);
-    expect(cache.match(promptOf([2]))).toEqual([]);
-    expect(cache.match(promptOf([1, 2], [0, 0, 0, 1]))).toEqual([]);
-    expect(bench.run(promptOf([1, 2, 3]))).toBe(2 * CHUNK);
-  });
+test("finds the longest known beginning, and leaves at least one token to be computed", () => {
+  const bench = newBench(20);
+  const { cache } = bench;
+  const prompt = promptOf([1, 2]);
+  bench.run(prompt);
+  expect(fromOf(cache.match(prompt))).toEqual([0, CHUNK]);
+  expect(fromOf(cache.match({ ...prompt, tokenIds: prompt.tokenIds.slice(0, 2 * CHUNK) }))).toEqual([0]);
+  expect(fromOf(cache.match(promptOf([1, 3])))).toEqual([0]);
+  expect(cache.match(promptOf([2]))).toEqual([]);
+  expect(cache.match(promptOf([1, 2], [0, 0, 0, 1]))).toEqual([]);
+  expect(bench.run(promptOf([1, 2, 3]))).toBe(2 * CHUNK);
+});
 
-  test("keeps within its bytes, drops what was used least recently, and a chunk's end before its beginning", () => {
-    const bench = newBench(4);
-    const { cache } = bench;
-    const [a, b] = [promptOf([1, 2]), promptOf([3, 4])];
-    bench.run(a);
-    bench.run(b);
-    expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
-    cache.match(a);
-    bench.run(promptOf([5]));
-    expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
-    expect(cache.match(a)).toHaveLength(2);
-    expect(cache.match(b)).toHaveLength(1);
-  });
+test("keeps within its bytes, drops what was used least recently, and a chunk's end before its beginning", () => {
+  const bench = newBench(4);
+  const { cache } = bench;
+  const [a, b] = [promptOf([1, 2]), promptOf([3, 4])];
+  bench.run(a);
+  bench.run(b);
+  expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
+  cache.match(a);
+  bench.run(promptOf([5]));
+  expect(cache.numBytes).toBe(4 * CHUNK_BYTES);
+  expect(cache.match(a)).toHaveLength(2);
+  expect(cache.match(b)).toHaveLength(1);
+});
 
-  test("keeps the beginning of a prompt that is longer than its bytes", () => {
-    const bench = newBench(2);
-    bench.run(promptOf([1, 2, 3]));
-    expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(2);
-    bench.run(promptOf([4]));
-    expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(1);
-  });
+test("keeps the beginning of a prompt that is longer than its bytes", () => {
+  const bench = newBench(2);
+  bench.run(promptOf([1, 2, 3]));
+  expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(2);
+  bench.run(promptOf([4]));
+  expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(1);
+});
 
-  test("makes room among others for what follows the least recently used chunk", () => {
-    const bench = newBench(3);
-    for (const token of [1, 2, 3]) bench.run(promptOf([token]));
-    const prompt = promptOf([1, 4]);
-    const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
-    bench.memory.fill(slot, valuesOf(prompt));
-    bench.cache.add(prompt, 1, slot);
-    expect(bench.cache.match(prompt)).toHaveLength(2);
-    expect([2, 3].map((token) => bench.cache.match(promptOf([token])).length)).toEqual([0, 1]);
-  });
+test("makes room among others for what follows the least recently used chunk", () => {
+  const bench = newBench(3);
+  for (const token of [1, 2, 3]) bench.run(promptOf([token]));
+  const prompt = promptOf([1, 4]);
+  const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
+  bench.memory.fill(slot, valuesOf(prompt));
+  bench.cache.add(prompt, 1, slot);
+  expect(bench.cache.match(prompt)).toHaveLength(2);
+  expect([2, 3].map((token) => bench.cache.match(promptOf([token])).length)).toEqual([0, 1]);
+});
 
-  test("keeps nothing when it may keep nothing, and nothing that it has already", () => {
-    const prompt = promptOf([1]);
-    for (const [maxChunks, numKept] of [
-      [0, 0],
-      [127 / 128, 0],
-      [10, 1],
-    ] as const) {
-      const bench = newBench(maxChunks);
-      const keep = vi.spyOn(bench.memory.kv, "keep");
-      for (let round = 0; round < 3; round++) bench.run(prompt);
-      expect(keep).toHaveBeenCalledTimes(numKept);
-    }
-  });
+test("keeps nothing when it may keep nothing, and nothing that it has already", () => {
+  const prompt = promptOf([1]);
+  for (const [maxChunks, numKept] of [
+    [0, 0],
+    [127 / 128, 0],
+    [10, 1],
+  ] as const) {
+    const bench = newBench(maxChunks);
+    const keep = vi.spyOn(bench.memory.kv, "keep");
+    for (let round = 0; round < 3; round++) bench.run(prompt);
+    expect(keep).toHaveBeenCalledTimes(numKept);
+  }
+});
 
-  test("keeps no chunk without the chunk before it, which could never be found", () => {
-    const bench = newBench(10);
-    const prompt = promptOf([2, 3]);
-    const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
-    bench.memory.fill(slot, valuesOf(prompt));
-    bench.cache.add(prompt, 1, slot);
-    expect(bench.cache.numBytes).toBe(0);
-  });
+test("keeps no chunk without the chunk before it, which could never be found", () => {
+  const bench = newBench(10);
+  const prompt = promptOf([2, 3]);
+  const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
+  bench.memory.fill(slot, valuesOf(prompt));
+  bench.cache.add(prompt, 1, slot);
+  expect(bench.cache.numBytes).toBe(0);
+});
 
-  test("gives what a prompt with the same beginning has put in (seed 6)", () => {
-    const random = seededRandom(6);
-    const bench = newBench(20);
-    let numKnown = 0;
-    for (let round = 0; round < 1000; round++) {
-      const chunks = Array.from({ length: 1 + randomInteger(random, 5) }, () => randomInteger(random, 3));
-      const expert = randomInteger(random, 2);
-      const prompt = promptOf(chunks, expert === 0 ? [] : Array<number>(CHUNK).fill(expert));
-      numKnown += bench.run(prompt);
-      expect(bench.cache.numBytes).toBeLessThanOrEqual(20 * CHUNK_BYTES);
-    }
-    expect(numKnown).toBeGreaterThan(1000);
-    expect(bench.memory.kv.usedTokens).toBe(0);
-  });
+test("gives what a prompt with the same beginning has put in (seed 6)", () => {
+  const random = seededRandom(6);
+  const bench = newBench(20);
+  let numKnown = 0;
+  for (let round = 0; round < 1000; round++) {
+    const chunks = Array.from({ length: 1 + randomInteger(random, 5) }, () => randomInteger(random, 3));
+    const expert = randomInteger(random, 2);
+    const prompt = promptOf(chunks, expert === 0 ? [] : Array<number>(CHUNK).fill(expert));
+    numKnown += bench.run(prompt);
+    expect(bench.cache.numBytes).toBeLessThanOrEqual(20 * CHUNK_BYTES);
+  }
+  expect(numKnown).toBeGreaterThan(1000);
+  expect(bench.memory.kv.usedTokens).toBe(0);
 });

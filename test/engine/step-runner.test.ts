@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { KernelRunner, type StepLogits, type StepSequence } from "@readme-moe/engine";
-import { type KvMemory, type KvSlot, openModel } from "@readme-moe/model";
+import type { KvMemory, KvSlot } from "@readme-moe/kernel";
+import { openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import { fixture } from "../support/fixtures.ts";

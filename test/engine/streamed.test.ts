@@ -4,7 +4,8 @@
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { KernelRunner, ReadMeEngine, type KernelRunnerOptions } from "@readme-moe/engine";
-import { type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
+import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";

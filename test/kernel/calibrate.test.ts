@@ -1,8 +1,9 @@
-// What a model's products take in, measured by the kernel and by the graphs of the inference runtime.
+// What a model's products take in, measured by the kernel and by plain loops.
 
 import { calibrateModel, type CalibrationTokens, type InputStatistics } from "@readme-moe/kernel";
-import { calibrate, openModel, type Model } from "@readme-moe/model";
+import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { plainLayer } from "../oracles/plain-decoder.ts";
 import { fixture } from "../support/fixtures.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
@@ -29,18 +30,37 @@ async function squaresOf(statistics: InputStatistics): Promise<readonly Float32A
   return squares;
 }
 
-test("agrees with float32 graphs to what 8 bits lose", async () => {
+test("agrees with plain loops to what 8 bits lose", async () => {
   const measured = await squaresOf(calibrateModel(model, sequences, { threads: 2 }));
-  const withExperts = (await sequences()).map(({ tokenIds }) => ({ tokenIds, experts: tokenIds.map(() => 0) }));
-  const graphs = calibrate(model, async () => withExperts, { statistic: "squares" });
-  const expected = await squaresOf({
-    inputSquares: (product) => graphs.inputSquares(product.replace(/ffn$/, "ffn.gate_up")),
-  });
+  const expected = await plainSquares();
   for (const [index, squares] of expected.entries()) {
     const errors = squares.map((square, i) => (measured[index]?.[i] as number) - square);
     expect(lengthOf(errors), products[index]).toBeLessThan(0.03 * lengthOf(squares));
   }
 });
+
+/** The squares of all products' inputs, summed over all tokens. */
+async function plainSquares(): Promise<readonly Float32Array[]> {
+  const { embedding } = model.weights;
+  const { hiddenSize, numLayers } = model.config;
+  const table = await embedding.store.readFloats(embedding.name);
+  const squares: Float32Array[] = [];
+  for (const { tokenIds } of await sequences()) {
+    let rows: Float64Array[] = Array.from(tokenIds, (id) =>
+      Float64Array.from(table.subarray(id * hiddenSize, (id + 1) * hiddenSize)),
+    );
+    for (let layer = 0; layer < numLayers; layer++) {
+      const plain = await plainLayer(model, layer, rows);
+      const inputs = [plain.attentionInput, plain.heads, plain.ffnInput, plain.neurons];
+      for (const [place, input] of inputs.entries()) {
+        const sums = (squares[4 * layer + place] ??= new Float32Array(input[0]?.length ?? 0));
+        for (const row of input) row.forEach((value, i) => (sums[i] = (sums[i] as number) + value * value));
+      }
+      rows = plain.next;
+    }
+  }
+  return squares;
+}
 
 function lengthOf(values: Float32Array): number {
   return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));

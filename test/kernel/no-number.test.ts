@@ -1,7 +1,6 @@
 // Rows in which something is no number: they show it, and nobody else notices.
 
-import { availableInstructions, encodeStep, openKernel } from "@readme-moe/kernel";
-import type { KernelKind, StepRows } from "@readme-moe/kernel";
+import { availableInstructions, encodeStep, type KernelKind, openKernel, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { packTable } from "../../packages/kernel/src/pack/pack-tables.ts";
 import { memoryTensor } from "../support/kernel/memory-store.ts";

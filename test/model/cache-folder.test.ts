@@ -4,7 +4,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { resolveCacheFolder } from "@readme-moe/model";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { platformCacheFolder } from "../../packages/model/src/runtime/cache-folder.ts";
+import { platformCacheFolder } from "../../packages/model/src/cache/cache-folder.ts";
 
 afterEach(() => void vi.unstubAllEnvs());
 

@@ -1,5 +1,5 @@
-// An independent, plain implementation of the model: one sequence, no cache, no graph, loops in float64. Slow on
-// purpose; what the graphs compute is compared with it.
+// An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what the kernel
+// and graphs compute is compared with it.
 
 import { ropeFrequencies, type Model, type TensorRef } from "@readme-moe/model";
 
@@ -34,24 +34,48 @@ export async function plainLogits(
   return product(rmsNorm(hidden, await vector(weights.finalNorm), config.rmsNormEpsilon), head);
 }
 
-/** One dense layer, from hidden states `[tokens][hiddenSize]`: behind attention, each neuron's activation, behind the FFN. */
-export async function plainLayer(
-  model: Model,
-  index: number,
-  hidden: Rows,
-): Promise<{ readonly attended: Rows; readonly neurons: Rows; readonly next: Rows }> {
-  const { rmsNormEpsilon } = model.config;
-  const layer = model.weights.layers[index] as Model["weights"]["layers"][number];
-  const normed = rmsNorm(hidden, await vector(layer.inputNorm), rmsNormEpsilon);
-  const attended = add(hidden, await attention(model, index, normed));
-  const y = rmsNorm(attended, await vector(layer.postAttentionNorm), rmsNormEpsilon);
-  const [refs] = layer.experts;
-  if (!refs) throw new TypeError("Expected a dense layer");
-  const neurons = await activations(y, refs);
-  return { attended, neurons, next: add(attended, product(neurons, await linear(refs.down))) };
+/** What one dense layer's products take in, and what leaves it; each `[tokens][…]`. */
+export interface PlainLayer {
+  /** What queries, keys and values are made of. */
+  readonly attentionInput: Rows;
+  /** All heads' sums of values. */
+  readonly heads: Rows;
+  /** The residual stream behind attention. */
+  readonly attended: Rows;
+  readonly ffnInput: Rows;
+  /** Each neuron's activation. */
+  readonly neurons: Rows;
+  /** The residual stream behind the FFN. */
+  readonly next: Rows;
 }
 
-async function attention({ config, weights }: Model, layer: number, x: Rows): Promise<Rows> {
+/** Runs one dense layer on hidden states `[tokens][hiddenSize]`. */
+export async function plainLayer(model: Model, index: number, hidden: Rows): Promise<PlainLayer> {
+  const { rmsNormEpsilon } = model.config;
+  const layer = model.weights.layers[index] as Model["weights"]["layers"][number];
+  const attentionInput = rmsNorm(hidden, await vector(layer.inputNorm), rmsNormEpsilon);
+  const heads = await attendedHeads(model, index, attentionInput);
+  const attended = add(hidden, product(heads, await linear(layer.attention.output)));
+  const ffnInput = rmsNorm(attended, await vector(layer.postAttentionNorm), rmsNormEpsilon);
+  const [refs] = layer.experts;
+  if (!refs) throw new TypeError("Expected a dense layer");
+  const neurons = await activations(ffnInput, refs);
+  return {
+    attentionInput,
+    heads,
+    attended,
+    ffnInput,
+    neurons,
+    next: add(attended, product(neurons, await linear(refs.down))),
+  };
+}
+
+async function attention(model: Model, layer: number, x: Rows): Promise<Rows> {
+  const { output } = (model.weights.layers[layer] as (typeof model.weights.layers)[number]).attention;
+  return product(await attendedHeads(model, layer, x), await linear(output));
+}
+
+async function attendedHeads({ config, weights }: Model, layer: number, x: Rows): Promise<Rows> {
   const refs = (weights.layers[layer] as (typeof weights.layers)[number]).attention;
   const { numHeads, numKvHeads, headSize } = config;
   const window = config.slidingWindows[layer] ?? Infinity;
@@ -71,7 +95,7 @@ async function attention({ config, weights }: Model, layer: number, x: Rows): Pr
   const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
   const values = await heads(refs.value, undefined, numKvHeads);
-  const attended = queries.map((parts, position) => {
+  return queries.map((parts, position) => {
     const row = new Float64Array(numHeads * headSize);
     parts.forEach((query, head) => {
       const kvHead = Math.floor(head / (numHeads / numKvHeads));
@@ -89,7 +113,6 @@ async function attention({ config, weights }: Model, layer: number, x: Rows): Pr
     });
     return row;
   });
-  return product(attended, await linear(refs.output));
 }
 
 type FeedForward = Model["weights"]["layers"][number]["experts"][number];

@@ -1,4 +1,5 @@
-import { GraphSession, memoryGraph, operators, ropeTables, type GraphTensor, type Value } from "@readme-moe/model";
+import { ropeTables } from "@readme-moe/model";
+import { GraphSession, operators, type GraphTensor, type Value } from "@readme-moe/onnx";
 import { afterAll, describe, expect, test } from "vitest";
 import { add, mean, multiply, silu, swiglu } from "../../packages/refactor/src/autodiff/arithmetic.ts";
 import { causalAttention } from "../../packages/refactor/src/autodiff/attention.ts";
@@ -263,7 +264,7 @@ class FlippingTape extends Tape {
 
 async function open(tape: Tape, loss?: Tensor): Promise<GraphSession> {
   const graph = loss ? tape.build(loss) : tape.graph.build();
-  const session = await GraphSession.load(await memoryGraph(graph), { threads: 1 });
+  const session = await GraphSession.open(graph, { threads: 1 });
   sessions.push(session);
   return session;
 }

@@ -2,12 +2,12 @@ import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "vitest";
 
-/** Gives the folder of the only entry in a cache of graphs or of packed weights; fails when there is anything else, such as what a builder left. */
-export async function onlyEntry(cache: string, kind: "graphs" | "kernels" = "graphs"): Promise<string> {
-  const names = await readdir(join(cache, kind));
+/** Gives the folder of the only entry among packed weights; fails when there is anything else, such as what a builder left. */
+export async function onlyEntry(cache: string): Promise<string> {
+  const names = await readdir(join(cache, "kernels"));
   expect(names).toEqual([expect.stringMatching(/^[0-9a-f]{40}$/)]);
-  const entry = join(cache, kind, names[0] as string);
-  expect((await readdir(entry)).toSorted()).toEqual(["entry.json", "graph.onnx", "weights.bin"]);
+  const entry = join(cache, "kernels", names[0] as string);
+  expect((await readdir(entry)).toSorted()).toEqual(["entry.json", "note.txt", "weights.bin"]);
   return entry;
 }
 
@@ -15,8 +15,8 @@ export async function onlyEntry(cache: string, kind: "graphs" | "kernels" = "gra
 export const ENTRY_DAMAGES: Readonly<Record<string, (entry: string) => Promise<void>>> = {
   "the weights cut short": (entry) => truncate(join(entry, "weights.bin"), 100),
   "a byte of the weights changed": (entry) => flipByte(join(entry, "weights.bin"), 1000),
-  "the graph cut short": (entry) => truncate(join(entry, "graph.onnx"), 100),
-  "a byte of the graph changed": (entry) => flipByte(join(entry, "graph.onnx"), 20),
+  "the note cut short": (entry) => truncate(join(entry, "note.txt"), 4),
+  "a byte of the note changed": (entry) => flipByte(join(entry, "note.txt"), 3),
   "the description missing": (entry) => rm(join(entry, "entry.json")),
   "the description garbled": (entry) => flipByte(join(entry, "entry.json"), 30),
   "a file in place of the folder": async (entry) => {

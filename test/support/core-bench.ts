@@ -17,7 +17,6 @@ import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
-import { openTestKv } from "./open-test-kv.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 
 const CHUNK = 64;
@@ -28,8 +27,6 @@ export interface Limits {
   readonly maxNumBatchedSeqs?: number;
   readonly maxNumBatchedTokens?: number;
   readonly prefixCacheBytes?: number;
-  /** Of arenas. @default 128 */
-  readonly longFromTokens?: number;
   /** @default `fcfs()` */
   readonly scheduler?: Scheduler;
   /** @default all experts are in memory */
@@ -75,7 +72,7 @@ export class CoreBench {
       event: (name, payload) => this.events.push({ name, payload }),
     };
     const { capacityTokens, prefixCacheBytes: maxBytes = 0 } = limits;
-    const kv = openTestKv(runner, { capacityTokens, prefixBytes: maxBytes, longFromTokens: limits.longFromTokens });
+    const kv = runner.openKv({ capacityTokens, prefixBytes: maxBytes });
     const prefixes = new PrefixCache(kv, { chunkTokens: CHUNK, maxBytes });
     this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, maxTokens: Math.min(256, capacityTokens) });
     this.core = new EngineCore({

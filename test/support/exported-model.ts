@@ -1,6 +1,7 @@
 // Runs an exported graph as transformers.js does: prompts of unlike length padded on the left, the past fed back.
 
-import { GraphSession, type GraphTensor, type ModelConfig } from "@readme-moe/model";
+import type { ModelConfig } from "@readme-moe/model";
+import { GraphSession, type GraphTensor } from "@readme-moe/onnx";
 
 /** Logits of one row's last token, or of all of its tokens. */
 export type Rows = readonly Float32Array[];
@@ -17,7 +18,7 @@ export class ExportedModel implements AsyncDisposable {
   }
 
   static async load(path: string, config: ModelConfig): Promise<ExportedModel> {
-    return new ExportedModel(await GraphSession.load({ kind: "file", name: "exported", path }, { threads: 2 }), config);
+    return new ExportedModel(await GraphSession.openFile(path, { threads: 2 }), config);
   }
 
   /** Forgets the past, runs prompts as one batch, and gives the logits of every position, padding included. */

@@ -1,6 +1,6 @@
 import type { PreGatingRouter } from "@readme-moe/core";
 import type { StepRunner } from "@readme-moe/engine";
-import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 
 /** KV memory that one sequence of up to `numTokens` fits in. */
 export function kvFor(runner: StepRunner, numTokens: number): KvMemory {

@@ -4,7 +4,8 @@ import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as huggingface from "@huggingface/transformers";
 import { createPipeline, type AdapterOptions, type HostLike } from "@readme-moe/adapter";
-import { exportTransformersJs, openModel } from "@readme-moe/model";
+import { openModel } from "@readme-moe/model";
+import { exportTransformersJs } from "@readme-moe/onnx";
 import * as xenova from "@xenova/transformers";
 import { POCKET } from "./pocket.ts";
 

@@ -2,7 +2,8 @@
 
 import type { PreGatingRouter } from "@readme-moe/core";
 import { openStepRunner, type StepLogits, type StepRunner } from "@readme-moe/engine";
-import { type KvSlot, openModel, type Model, type Precision } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/kernel";
+import { openModel, type Model, type Precision } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { kvFor } from "./greedy.ts";
 

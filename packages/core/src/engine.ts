@@ -157,8 +157,6 @@ export interface EngineStats {
   readonly cachedTokens: number;
   readonly completionTokens: number;
   readonly preemptions: number;
-  /** Copied to keep the batch's KV together. */
-  readonly kvBytesMoved: number;
   /** Memory of the process or thread that runs the model. */
   readonly residentBytes: number;
   /** Absent when all experts are in memory. */

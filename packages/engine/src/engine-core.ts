@@ -106,7 +106,6 @@ export class EngineCore {
       steps: this.#steps,
       ...this.#totals,
       preemptions: admission.preemptions,
-      kvBytesMoved: admission.kv.bytesMoved,
       ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
   }
@@ -137,7 +136,6 @@ export class EngineCore {
   /** Which sequences run now, with how many tokens; their KV memory is reserved when this returns. */
   #schedule(): readonly BatchItem[] {
     const { admission, now, output } = this.#parts;
-    admission.kv.compact();
     admission.admit((sequence) => {
       if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
       sequence.waitingSinceMs = now();

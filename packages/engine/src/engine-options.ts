@@ -5,15 +5,8 @@ import {
   integerOption,
   rejectUnknownKeys,
 } from "@readme-moe/core";
-import {
-  KV_BLOCK_TOKENS,
-  kvBytesPerToken,
-  type KvPrecision,
-  type ModelConfig,
-  type Precision,
-  wholeBlocks,
-} from "@readme-moe/model";
-import type { KernelKind } from "@readme-moe/kernel";
+import { type KernelKind, KV_BLOCK_TOKENS, kvBytesPerToken, type KvPrecision, wholeBlocks } from "@readme-moe/kernel";
+import type { ModelConfig, Precision } from "@readme-moe/model";
 import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
   resolveSchedulingOptions,

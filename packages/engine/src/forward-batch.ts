@@ -1,6 +1,6 @@
 import { candidatesNeeded, needsFullLogits, ReadMeError, type LogitsRow } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
-import type { KvMemory, KvSlot } from "@readme-moe/model";
+import type { KvMemory, KvSlot } from "@readme-moe/kernel";
 import { rewind } from "./rewind.ts";
 import type { StepRunner } from "./step-runner.ts";
 

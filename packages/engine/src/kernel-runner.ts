@@ -2,27 +2,24 @@
 
 import { everythingResident, integerOption, ReadMeError, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
+  type DecoderDescription,
   describeModel,
   encodeStep,
   expertUnits,
-  GrowingAngles,
-  KernelKv,
-  kernelThreads,
-  openCachedKernel,
-  type DecoderDescription,
   type ExpertUnits,
+  GrowingAngles,
   type Kernel,
   type KernelChoice,
-  type StepRows,
-} from "@readme-moe/kernel";
-import {
+  KernelKv,
+  kernelThreads,
   kvBytesPerToken,
   type KvMemory,
   type KvMemoryOptions,
   type KvPrecision,
-  type Model,
-  resolveCacheFolder,
-} from "@readme-moe/model";
+  openCachedKernel,
+  type StepRows,
+} from "@readme-moe/kernel";
+import { type Model, resolveCacheFolder } from "@readme-moe/model";
 import { kernelCalibration } from "./kernel-calibration.ts";
 import { KernelResults } from "./kernel-results.ts";
 import { piecesOf, type StepPiece } from "./kernel-pieces.ts";

@@ -3,7 +3,7 @@
 
 import { byPriorityThenArrival } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
-import type { KvMemory } from "@readme-moe/model";
+import type { KvMemory } from "@readme-moe/kernel";
 import type { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
 

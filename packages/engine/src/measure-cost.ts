@@ -3,7 +3,8 @@
 import { readFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { DEFAULT_COST_MODEL, refineCostModel, type CostModel, type Residency } from "@readme-moe/core";
-import { cachedData, resolveCacheFolder, type KvSlot } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/kernel";
+import { cachedData, resolveCacheFolder } from "@readme-moe/model";
 import type { StepRunner } from "./step-runner.ts";
 
 const MOST_MS = 1000;

@@ -1,4 +1,4 @@
-import type { KeptTokens, KvMemory, KvSlot } from "@readme-moe/model";
+import type { KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel";
 
 /** A prompt: what the keys and values of its positions depend on. */
 interface RoutedTokens {

@@ -1,4 +1,4 @@
-import type { KvMemory, KvSlot } from "@readme-moe/model";
+import type { KvMemory, KvSlot } from "@readme-moe/kernel";
 
 /** Forgets a slot's positions from `numTokens` on and reserves their room again, so that other tokens can run there. */
 export function rewind(kv: KvMemory, slot: KvSlot, numTokens: number): void {

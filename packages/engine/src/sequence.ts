@@ -7,7 +7,8 @@ import {
   type RouterState,
   type SchedulableSequence,
 } from "@readme-moe/core";
-import { type KvSlot, StreamingDecoder, type Tokenizer } from "@readme-moe/model";
+import type { KvSlot } from "@readme-moe/kernel";
+import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
 
 /** What a sequence starts from. */
 export interface SequenceStart {

@@ -1,4 +1,5 @@
-import type { KvMemory, KvMemoryOptions, KvSlot, Model } from "@readme-moe/model";
+import type { KvMemory, KvMemoryOptions, KvSlot } from "@readme-moe/kernel";
+import type { Model } from "@readme-moe/model";
 import type { StepLogits } from "./step-logits.ts";
 
 /** One sequence's part in a step, which appends `tokenIds` to its slot. */

@@ -1,3 +1,5 @@
+export type { KeptTokens, KvMemory, KvMemoryOptions, KvSlot } from "./kv/kv-memory.ts";
+export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvPrecision, type KvShape } from "./kv/kv-shape.ts";
 export { KernelKv } from "./kv/kernel-kv.ts";
 export { PagePool, type PagePoolOptions } from "./kv/page-pool.ts";
 export type { PageSlot } from "./kv/page-slot.ts";

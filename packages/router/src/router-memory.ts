@@ -1,6 +1,6 @@
 import { ReadMeError, type RouterState } from "@readme-moe/core";
-import { KernelKv, KV_PAGE_TOKENS, type Kernel, type PageSlot } from "@readme-moe/kernel";
-import { KV_BLOCK_TOKENS, type RouterConfig } from "@readme-moe/model";
+import { type Kernel, KernelKv, KV_BLOCK_TOKENS, KV_PAGE_TOKENS, type PageSlot } from "@readme-moe/kernel";
+import type { RouterConfig } from "@readme-moe/model";
 import type { RouterSteps } from "./router-steps.ts";
 
 // Nothing but address space until it is written on most systems, and little where a system gives memory at once.

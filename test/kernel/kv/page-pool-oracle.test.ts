@@ -1,8 +1,7 @@
 // Long random lives of a page pool, compared after every operation with a plain model of what it should hold.
 
 import * as fc from "fast-check";
-import type { KeptTokens } from "@readme-moe/model";
-import type { PagePool, PageSlot } from "@readme-moe/kernel";
+import type { KeptTokens, PageSlot } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { BYTES_PER_TOKEN, filledPages, type FilledMemory } from "../../support/filled-memory.ts";
 import { PlainPagePool } from "./plain-page-pool.ts";
@@ -25,7 +24,7 @@ const operation: fc.Arbitrary<Operation> = fc.record({
 
 /** A pool, its plain model, and operations on both. */
 class Life {
-  readonly memory: FilledMemory<PagePool>;
+  readonly memory: FilledMemory;
   readonly plain: PlainPagePool;
   readonly seen: Set<string>;
   readonly #maxKeptPages: number;

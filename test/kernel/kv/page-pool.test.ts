@@ -1,15 +1,14 @@
 // What a page pool shares, what it has room for, and what it refuses.
 
-import type { KvSlot } from "@readme-moe/model";
-import { PagePool, type PageSlot } from "@readme-moe/kernel";
+import { PagePool, type KvSlot, type PageSlot } from "@readme-moe/kernel";
 import { describe, expect, test } from "vitest";
-import { BYTES_PER_TOKEN, filledArenas, filledPages, type FilledMemory } from "../../support/filled-memory.ts";
+import { BYTES_PER_TOKEN, filledPages, type FilledMemory } from "../../support/filled-memory.ts";
 
 /** Prefix memory of so many pages. */
 const prefixPages = (numPages: number): number => numPages * 16 * BYTES_PER_TOKEN;
 const numbers = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, index) => from + index);
 
-function admitted({ kv }: FilledMemory<PagePool>, numTokens: number): PageSlot {
+function admitted({ kv }: FilledMemory, numTokens: number): PageSlot {
   return kv.admit(numTokens) as PageSlot;
 }
 
@@ -106,7 +105,7 @@ describe("a prefix", () => {
     const second = memory.kv.admit(50, kept) as PageSlot;
     expect(second.pages.slice(0, 2)).toEqual(first.pages.slice(0, 2));
     expect(second.numTokens).toBe(32);
-    expect(memory.kv).toMatchObject({ usedTokens: 48 + 32, bytesMoved: 0 });
+    expect(memory.kv).toMatchObject({ usedTokens: 48 + 32 });
     memory.fill(second, numbers(100, 118));
     expect(memory.values(second)).toEqual([...numbers(0, 32), ...numbers(100, 118)]);
     expect(memory.values(first)).toEqual(numbers(0, 40));
@@ -203,7 +202,7 @@ describe("a caller's mistake is an error at once:", () => {
     const [{ kv }, { kv: other }] = [filledPages(64), filledPages(64)];
     const slot = kv.admit(16) as PageSlot;
     expect(() => use(other, slot)).toThrow(/`slot` to be held by this pool, got a slot of 0 tokens/);
-    expect(() => use(kv, filledArenas(64).kv.admit(1) as KvSlot)).toThrow(TypeError);
+    expect(() => use(kv, { numTokens: 0, reservedTokens: 16 })).toThrow(TypeError);
     kv.release(slot);
     expect(() => use(kv, slot)).toThrow(TypeError);
   });

@@ -1,7 +1,6 @@
 // What a page pool should do, kept the plainest way: sets of who has which page, and lists of what each slot holds.
 
-import type { KeptTokens } from "@readme-moe/model";
-import type { PageSlot } from "@readme-moe/kernel";
+import type { KeptTokens, PageSlot } from "@readme-moe/kernel";
 
 interface PlainSlot {
   /** What each filled position holds. */

@@ -1,7 +1,15 @@
 // One small model of all parts, for tests of what surrounds a step.
 
-import { encodeStep, KV_PAGE_TOKENS, openKernel } from "@readme-moe/kernel";
-import type { Kernel, KernelChoice, StepLimits, StepResults, StepRows } from "@readme-moe/kernel";
+import {
+  encodeStep,
+  type Kernel,
+  type KernelChoice,
+  KV_PAGE_TOKENS,
+  openKernel,
+  type StepLimits,
+  type StepResults,
+  type StepRows,
+} from "@readme-moe/kernel";
 import { packedBytes, setAllAngles } from "./packed-bytes.ts";
 import type { ModelShape } from "./model-shape.ts";
 import { MAX_POSITIONS, randomModel, type TestModel } from "./random-model.ts";

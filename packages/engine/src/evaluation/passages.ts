@@ -1,7 +1,7 @@
 // Documents as the passages that a model's loss on them is computed over.
 
 import { integerOption } from "@readme-moe/core";
-import { endOfTextId, upFrom, type Model, type Tokenizer } from "@readme-moe/model";
+import { endOfTextId, type Model, type Tokenizer } from "@readme-moe/model";
 import type { Passage } from "./passage.ts";
 
 /** How a text becomes passages that a model sees one at a time. Lengths in tokens. */
@@ -49,7 +49,7 @@ export function tokenSequences(
   const joined = joinDocuments(model, tokenizer, documents, length * most);
   const count = Math.floor(joined.length / length);
   if (count === 0) return [joined];
-  return upFrom(0, count).map((index) => joined.slice(index * length, (index + 1) * length));
+  return Array.from({ length: count }, (_, index) => joined.slice(index * length, (index + 1) * length));
 }
 
 /** Sequences of which every token but the first is predicted. */

@@ -1,5 +1,5 @@
 import type { PreGatingRouter } from "@readme-moe/core";
-import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/model";
+import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { Passage, PassageScores } from "./passage.ts";
 import { routePassages } from "./route-passages.ts";
 import { type Piece, type Tree, treesOf } from "./trunks.ts";

@@ -3,7 +3,6 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { disableTelemetry, newGate, shutGate, type GateMemory } from "@readme-moe/model";
 import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
 import { MEMORY_FLAGS, workerFlags } from "./worker-flags.ts";
 
@@ -23,11 +22,6 @@ type OnMessage = (message: FromWorker) => void;
 const IS_SOURCE = import.meta.url.endsWith(".ts");
 const ENTRY = new URL(`../worker/worker-main${IS_SOURCE ? ".ts" : ".js"}`, import.meta.url);
 
-// Of threads that live. A step takes tens of milliseconds, opening a large model seconds.
-const openGates = new Set<GateMemory>();
-const EXIT_WAIT_MS = 10_000;
-const waitAtExit = (): void => openGates.forEach((gate) => shutGate(gate, EXIT_WAIT_MS));
-
 // Threads get the program's flags; this one stops them, since it is about the text of a program that is no file.
 const THREAD_FLAGS = process.execArgv.some((flag) => flag.startsWith("--input-type")) ? { execArgv: [] } : {};
 
@@ -36,17 +30,7 @@ export function openChannel(isolation: "thread" | "process", onMessage: OnMessag
 }
 
 function openThread(onMessage: OnMessage): Channel {
-  disableTelemetry();
-  const gate = newGate();
-  const worker = IS_SOURCE
-    ? sourceThread(gate)
-    : new Worker(ENTRY, { ...THREAD_FLAGS, name: "readme-moe", workerData: gate });
-  if (openGates.size === 0) process.on("exit", waitAtExit);
-  openGates.add(gate);
-  worker.on("exit", () => {
-    openGates.delete(gate);
-    if (openGates.size === 0) process.off("exit", waitAtExit);
-  });
+  const worker = IS_SOURCE ? sourceThread() : new Worker(ENTRY, { ...THREAD_FLAGS, name: "readme-moe" });
   worker.on("message", onMessage);
   const killed = new AbortController();
   const exited = new Promise<string>((resolve) => {
@@ -73,10 +57,10 @@ function openThread(onMessage: OnMessage): Channel {
 }
 
 /** Node 20 does not hand a loader of TypeScript down to threads, so the thread asks for it itself. */
-function sourceThread(gate: GateMemory): Worker {
+function sourceThread(): Worker {
   const entry = JSON.stringify(ENTRY.href);
   const code = `import("tsx/esm/api").then(({ register }) => { register(); return import(${entry}); });`;
-  return new Worker(code, { eval: true, name: "readme-moe", workerData: gate });
+  return new Worker(code, { eval: true, name: "readme-moe" });
 }
 
 function openProcess(onMessage: OnMessage): Channel {

@@ -1,7 +1,6 @@
 // Where a thread or a process that runs a model begins.
 
-import { isMainThread, parentPort, workerData } from "node:worker_threads";
-import { useGate, type GateMemory } from "@readme-moe/model";
+import { isMainThread, parentPort } from "node:worker_threads";
 import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
 import { EngineServer } from "./engine-server.ts";
 
@@ -11,7 +10,6 @@ else serveThread();
 function serveThread(): void {
   const port = parentPort;
   if (!port) throw new Error("Expected a parent to serve");
-  useGate(workerData as GateMemory);
   const server = new EngineServer((message: FromWorker) => port.postMessage(message, movable(message)));
   port.on("message", (message: ToWorker) => server.receive(message));
   server.onClosed(() => port.close());

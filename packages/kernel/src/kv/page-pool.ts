@@ -1,10 +1,12 @@
 // Which pages of the kernel's memory hold the keys and values of which sequences. The floats themselves are the kernel's.
 
 import { integerOption } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, prefixTokens, type KeptTokens, type KvMemory, type KvSlot } from "@readme-moe/model";
+import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
+import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
 import { PageCounts } from "./page-counts.ts";
 import { OwnedPageSlot, type PageSlot } from "./page-slot.ts";
 import { KV_PAGE_TOKENS } from "./page-tokens.ts";
+import { prefixTokens } from "./prefix-tokens.ts";
 
 /** Options of a `PagePool`. */
 export interface PagePoolOptions {
@@ -60,10 +62,6 @@ export class PagePool implements KvMemory {
   /** Positions of all pages that are kept, each counted once. */
   get keptTokens(): number {
     return this.#counts.keptPages * KV_PAGE_TOKENS;
-  }
-
-  get bytesMoved(): number {
-    return 0;
   }
 
   admit(numTokens: number, prefix: readonly KeptTokens[] = []): PageSlot | undefined {
@@ -126,10 +124,6 @@ export class PagePool implements KvMemory {
   /** Narrows a slot of this pool. @throws {TypeError} for any other */
   pageSlot(slot: KvSlot): PageSlot {
     return this.#own(slot);
-  }
-
-  compact(): number {
-    return 0;
   }
 
   /**

@@ -1,4 +1,4 @@
-import type { KvSlot } from "@readme-moe/model";
+import type { KvSlot } from "./kv-memory.ts";
 import { KV_PAGE_TOKENS } from "./page-tokens.ts";
 
 /** One sequence's place in a `PagePool`. */

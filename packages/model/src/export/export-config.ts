@@ -3,7 +3,6 @@
 import type { ModelConfig, ModelType } from "../config/model-config.ts";
 import type { RopeConfig } from "../config/rope.ts";
 import type { JsonObject } from "../files/json-object.ts";
-import type { ExportDtype } from "./export-linear.ts";
 
 const ARCHITECTURES: Readonly<Record<ModelType, string>> = {
   llama: "LlamaForCausalLM",
@@ -14,7 +13,7 @@ const ARCHITECTURES: Readonly<Record<ModelType, string>> = {
 
 /** What config.json has to say of the graphs beside it. */
 export interface ExportedFiles {
-  readonly dtypes: readonly ExportDtype[];
+  readonly dtypes: readonly string[];
   /** Graphs whose weights are in a file of their own. */
   readonly withDataFile: readonly string[];
 }

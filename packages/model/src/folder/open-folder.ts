@@ -4,7 +4,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { Fields } from "../config/fields.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
-import { fingerprintOf } from "../runtime/fingerprint.ts";
+import { fingerprintOf } from "../cache/fingerprint.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { ShardedSafetensors } from "../safetensors/sharded-safetensors.ts";
 import { loadFolderText } from "../text/load-text.ts";

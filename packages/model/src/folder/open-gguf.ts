@@ -1,6 +1,6 @@
 import { ggufConfig } from "../config/gguf-config.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { fingerprintOf } from "../runtime/fingerprint.ts";
+import { fingerprintOf } from "../cache/fingerprint.ts";
 import { loadGgufText } from "../text/load-text.ts";
 import { once } from "../text/once.ts";
 import { locateDense } from "../weights/dense.ts";

@@ -2,7 +2,7 @@
 
 import { blockFormat, readBlocks } from "../gguf/block-quants.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
-import { stackBlocks, type BlockFormat, type BlockWeights } from "./block-weights.ts";
+import type { BlockFormat, BlockWeights } from "./block-weights.ts";
 import { roundToBlocks } from "./round-to-blocks.ts";
 
 /** Weights `[numOut, numIn]` in blocks, read when they are wanted. */
@@ -32,30 +32,6 @@ export function eightBitBlocks(ref: TensorRef): BlockSource | undefined {
   if (blockSize === undefined) return undefined;
   const format: BlockFormat = { bits: 8, blockSize, hasOffsets: false };
   return { numOut, numIn, format, read: async () => roundToBlocks(await ref.store.readFloats(ref.name), blockSize) };
-}
-
-/** Neighbours of one format as one source, so that they become one product. */
-export function stackSources(sources: readonly BlockSource[]): readonly BlockSource[] {
-  const runs: BlockSource[][] = [];
-  for (const source of sources) {
-    const last = runs.at(-1);
-    if (last?.[0] && isSameFormat(last[0].format, source.format)) last.push(source);
-    else runs.push([source]);
-  }
-  return runs.map((run) => ({
-    format: (run[0] as BlockSource).format,
-    numOut: run.reduce((sum, { numOut }) => sum + numOut, 0),
-    numIn: (run[0] as BlockSource).numIn,
-    read: async () => {
-      const parts: BlockWeights[] = [];
-      for (const source of run) parts.push(await source.read());
-      return stackBlocks(parts);
-    },
-  }));
-}
-
-function isSameFormat(a: BlockFormat, b: BlockFormat): boolean {
-  return a.bits === b.bits && a.blockSize === b.blockSize && a.hasOffsets === b.hasOffsets;
 }
 
 function sizes({ shape }: TensorRef): { readonly numOut: number; readonly numIn: number } {

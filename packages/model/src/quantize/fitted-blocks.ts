@@ -1,4 +1,4 @@
-import type { Calibration } from "../calibration/calibration.ts";
+import type { Calibration } from "./calibration.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import type { BlockSource } from "./block-source.ts";
 import { fitFourBits } from "./fit-four-bits.ts";

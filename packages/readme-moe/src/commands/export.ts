@@ -1,10 +1,5 @@
-import {
-  EXPORT_DTYPES,
-  type ExportDtype,
-  exportTransformersJs,
-  type ExportProgress,
-  openModel,
-} from "@readme-moe/model";
+import { openModel } from "@readme-moe/model";
+import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/onnx";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption } from "../options.ts";

@@ -1,5 +1,6 @@
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
-import { type KvSlot, openModel, type Model, wholeBlocks } from "@readme-moe/model";
+import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
+import { openModel, type Model } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";

@@ -8,7 +8,8 @@ import {
   weightSizes,
   type WeightSizes,
 } from "@readme-moe/engine";
-import { kvBytesPerToken, type Model, type Precision, wholeBlocks } from "@readme-moe/model";
+import { kvBytesPerToken, wholeBlocks } from "@readme-moe/kernel";
+import type { Model, Precision } from "@readme-moe/model";
 import { denseBase } from "./dense-base.ts";
 import type { Placement } from "./plan-memory.ts";
 

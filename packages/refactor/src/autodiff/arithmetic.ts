@@ -1,4 +1,4 @@
-import { operators, type GraphBuilder, type Value } from "@readme-moe/model";
+import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
 import { countOf, type Tape, type Tensor } from "./tape.ts";
 
 const { Add, Expand, Mul, QuickGelu, ReduceMean, ReduceSum, Reshape, Sigmoid, Sub } = operators;

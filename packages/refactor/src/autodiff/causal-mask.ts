@@ -1,4 +1,4 @@
-import type { GraphBuilder, Value } from "@readme-moe/model";
+import type { GraphBuilder, Value } from "@readme-moe/onnx";
 
 // Far below any score, and finite, so that its products with zero stay numbers.
 const HIDDEN = -1e30;

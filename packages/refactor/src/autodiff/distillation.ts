@@ -1,6 +1,6 @@
 // What a student is told by its teacher's logits and by the text, over a whole vocabulary.
 
-import { operators, type GraphBuilder, type Value } from "@readme-moe/model";
+import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { Add, Gather, Log, Mul, ReduceMax, ReduceSum, Reshape, Softmax, Sub, Unsqueeze } = operators;

@@ -1,4 +1,4 @@
-import type { Graph, Value } from "@readme-moe/model";
+import type { Graph, Value } from "@readme-moe/onnx";
 
 /**
  * The graph without nodes that no output depends on. The runtime would run them: a forward pass whose result only its

@@ -1,4 +1,4 @@
-import { operators } from "@readme-moe/model";
+import { operators } from "@readme-moe/onnx";
 import { causalMask } from "./causal-mask.ts";
 import type { Tape, Tensor } from "./tape.ts";
 

@@ -1,4 +1,4 @@
-import { operators, type Value } from "@readme-moe/model";
+import { operators, type Value } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { FusedMatMul, Gemm, ReduceSum } = operators;

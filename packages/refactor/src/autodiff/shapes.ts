@@ -1,4 +1,4 @@
-import { operators } from "@readme-moe/model";
+import { operators } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { Expand, Gather, Reshape, ScatterRowsAdd, Transpose, Unsqueeze } = operators;

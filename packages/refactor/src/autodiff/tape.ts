@@ -1,6 +1,6 @@
 // Reverse-mode differentiation that appends to an ONNX graph: one graph computes a loss and its gradients.
 
-import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/model";
+import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/onnx";
 import { withoutIdleNodes } from "./idle-nodes.ts";
 
 /** The size of a first axis that differs from run to run. Operations that look at sizes refuse it. */

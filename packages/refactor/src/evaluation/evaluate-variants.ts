@@ -1,7 +1,8 @@
 // Losses of several models that share a backbone: the dense model, and experts made and chosen in several ways, walk through the
 // layers together, so that one layer at a time is in memory.
 
-import { GraphSession, int64, memoryGraph, type Graph, type Model } from "@readme-moe/model";
+import type { Model } from "@readme-moe/model";
+import { GraphSession, type Graph } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { attentionGraph, denseLayerGraph, errorsGraph, expertGraph } from "../layers/layer-graphs.ts";
 import { layerSource, type LayerSource } from "../layers/layer-source.ts";
@@ -89,7 +90,7 @@ async function walkLayer(
   const { hiddenSize, sequenceTokens } = stream;
   const goal = { rows: new Float32Array(stream.numTokens * hiddenSize), weights: new Float32Array(stream.numTokens) };
   const perSequence = sequenceTokens * hiddenSize;
-  const attention = stream.attentionFeeds(source.config, { domain: 0, firstSequence: 0, numSequences: 1 });
+  const attention = stream.attentionFeeds({ numSequences: 1 });
   for (const graph of ["dense", "attention"] as const) {
     const built = graph === "dense" ? denseLayerGraph(source, options.errorShare) : attentionGraph(source);
     await withSession(built, options, async (session) => {
@@ -196,9 +197,7 @@ async function lossesOf(
       const rows = hidden.subarray(start, start + (end - from) * hiddenSize);
       const outputs = await session.run({
         hidden: { data: rows, dims: [end - from, hiddenSize] },
-        targets: int64(Array.from(ids.subarray(from + 1, end + 1))),
-        num_candidates: int64([1]),
-        full_rows: int64([]),
+        targets: { data: BigInt64Array.from(ids.subarray(from + 1, end + 1), BigInt), dims: [end - from, 1] },
       });
       const logProbs = outputs["target_log_probs"]?.data as Float32Array;
       for (const logProb of logProbs) sum.nats -= logProb;
@@ -243,7 +242,7 @@ async function withSession(
   { threads }: PassOptions,
   use: (session: GraphSession) => Promise<void>,
 ): Promise<void> {
-  const session = await GraphSession.load(await memoryGraph(graph), { threads });
+  const session = await GraphSession.open(graph, { threads });
   try {
     await use(session);
   } finally {

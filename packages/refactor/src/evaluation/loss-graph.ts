@@ -1,22 +1,20 @@
-import {
-  floatWeight,
-  GraphBuilder,
-  logitOutputs,
-  normStream,
-  operators,
-  type Graph,
-  type Model,
-} from "@readme-moe/model";
+import type { Model } from "@readme-moe/model";
+import { GraphBuilder, operators, type Graph } from "@readme-moe/onnx";
+import { floatWeight, rmsNorm } from "../layers/float-blocks.ts";
+
+const { Gemm, GatherElements, ReduceLogSumExp, Squeeze, Sub } = operators;
 
 /**
  * From hidden states behind the last layer to the next token's log-probability. Inputs: `hidden` float32 `[rows, hiddenSize]`,
- * and see `logitOutputs`; outputs: see there.
+ * `targets` int64 `[rows, 1]`. Output: `target_log_probs` `[rows]`.
  */
 export function lossGraph({ config, weights }: Pick<Model, "config" | "weights">): Graph {
   const g = new GraphBuilder("loss");
-  const stream = { residual: g.input("hidden", "float32", ["rows", config.hiddenSize]), update: undefined };
-  const { normed } = normStream(g, "final_norm", stream, weights.finalNorm, config.rmsNormEpsilon);
-  const logits = operators.Gemm(g, normed, floatWeight(g, "head", [weights.head]), undefined);
-  logitOutputs(g, logits, config.vocabSize);
+  const hidden = g.input("hidden", "float32", ["rows", config.hiddenSize]);
+  const normed = rmsNorm(g, "final_norm", hidden, weights.finalNorm, config.rmsNormEpsilon);
+  const logits = Gemm(g, normed, floatWeight(g, "head", [weights.head]), undefined);
+  const targetLogits = GatherElements(g, logits, g.input("targets", "int64", ["rows", 1]), 1);
+  const logProbs = Sub(g, Squeeze(g, targetLogits, [1]), ReduceLogSumExp(g, logits, 1));
+  g.output("target_log_probs", logProbs, "float32", ["rows"]);
   return g.build();
 }

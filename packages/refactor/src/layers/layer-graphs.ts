@@ -1,17 +1,9 @@
 // A layer's graphs, in float32, each over a flat list of tokens.
 
-import {
-  activation,
-  attention,
-  attentionInputs,
-  GraphBuilder,
-  linear,
-  normStream,
-  operators,
-  type Graph,
-  type Value,
-} from "@readme-moe/model";
+import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/onnx";
 import type { LayerExperts, Part } from "../experts/layer-experts.ts";
+import { attentionBlock } from "./attention-block.ts";
+import { linear, rmsNorm } from "./float-blocks.ts";
 import type { LayerSource } from "./layer-source.ts";
 import { pickRows } from "./pick-rows.ts";
 
@@ -33,7 +25,7 @@ const {
 } = operators;
 
 /**
- * The whole dense layer. Inputs: `hidden` `[tokens, hiddenSize]`, and see `freshFeeds`. Outputs like it: `next`, the residual
+ * The whole dense layer. Inputs: `hidden` `[tokens, hiddenSize]`, and see `attentionFeeds`. Outputs like it: `next`, the residual
  * stream behind the layer, and `goal`, what the FFN adds plus `share` of the stream that it adds it to, so that
  * `goal - share · (another stream there)` is that addition plus a share of the other stream's error. `weights` `[tokens, 1]`: what
  * a squared error counts, see `tokenWeights`. `magnitudes` and `squares` `[intermediateSize]`: sums over tokens of each neuron's |activation|, and of its square.
@@ -42,7 +34,7 @@ export function denseLayerGraph(source: LayerSource, share: number): Graph {
   const g = new GraphBuilder("dense layer");
   const attended = attendedStream(g, source, g.input("hidden", "float32", ["tokens", source.config.hiddenSize]));
   const neurons = activations(g, source, attended);
-  const update = linear(g, "down", float(g, neurons), [source.ffn.down]);
+  const update = linear(g, "down", neurons, [source.ffn.down]);
   const next = Add(g, attended, update);
   hiddenOutput(g, source, "next", next);
   g.output("weights", tokenWeights(g, next), "float32", ["tokens", 1]);
@@ -54,7 +46,7 @@ export function denseLayerGraph(source: LayerSource, share: number): Graph {
 }
 
 /**
- * The whole dense layer, and how much comes to its products. Input: `hidden`, see `freshFeeds`. Outputs: `next`, the residual stream
+ * The whole dense layer, and how much comes to its products. Input: `hidden`, see `attentionFeeds`. Outputs: `next`, the residual stream
  * behind the layer; sums over tokens of squares, of what attention's first products and the FFN's are given (`attention`, `ffn`,
  * both `[hiddenSize]`), and of neurons' activations times each other, `gram.<i>` (see `gramStripes`).
  */
@@ -66,7 +58,7 @@ export function productInputsGraph(source: LayerSource): Graph {
   const attended = attendedFrom(g, source, hidden, attentionInput);
   const ffnInput = normedStream(g, source, attended);
   const neurons = activationsOf(g, source, ffnInput);
-  hiddenOutput(g, source, "next", Add(g, attended, linear(g, "down", float(g, neurons), [source.ffn.down])));
+  hiddenOutput(g, source, "next", Add(g, attended, linear(g, "down", neurons, [source.ffn.down])));
   const squares = (name: string, rows: Value, size: number): void =>
     g.output(name, ReduceSum(g, Mul(g, rows, rows), 0), "float32", [size]);
   squares("attention", attentionInput, hiddenSize);
@@ -86,7 +78,7 @@ function tokenWeights(g: GraphBuilder, stream: Value): Value {
 
 /**
  * What a compressed model's FFN would have to do with its own inputs, and what it has to do it with. Inputs: `hidden`, see
- * `freshFeeds`; `goal` like `hidden`. The target is `goal - share · attended`. Outputs: `attended`; sums over tokens of neurons
+ * `attentionFeeds`; `goal` like `hidden`. The target is `goal - share · attended`. Outputs: `attended`; sums over tokens of neurons
  * times neurons, `gram.<i>` (see `gramStripes`), and neurons times targets, `cross`
  * `[intermediateSize, hiddenSize]`; `neuron_sums`, `target_sums`, `target_squares` (of each of `hiddenSize` channels).
  */
@@ -115,7 +107,7 @@ function gramOutputs(g: GraphBuilder, { config: { intermediateSize } }: LayerSou
   });
 }
 
-/** A layer's attention. Inputs: `hidden`, see `freshFeeds`. Output: `attended`, the residual stream behind it. */
+/** A layer's attention. Inputs: `hidden`, see `attentionFeeds`. Output: `attended`, the residual stream behind it. */
 export function attentionGraph(source: LayerSource): Graph {
   const g = new GraphBuilder("attention");
   const hidden = g.input("hidden", "float32", ["tokens", source.config.hiddenSize]);
@@ -188,27 +180,15 @@ function attendedStream(g: GraphBuilder, source: LayerSource, hidden: Value): Va
 }
 
 function attentionNorm(g: GraphBuilder, { config, refs }: LayerSource, hidden: Value): Value {
-  const stream = { residual: hidden, update: undefined };
-  return normStream(g, "input_norm", stream, refs.inputNorm, config.rmsNormEpsilon).normed;
+  return rmsNorm(g, "input_norm", hidden, refs.inputNorm, config.rmsNormEpsilon);
 }
 
 function attendedFrom(g: GraphBuilder, { config, refs }: LayerSource, hidden: Value, normed: Value): Value {
-  const { numHeads, numKvHeads, headSize, rmsNormEpsilon } = config;
-  const inputs = attentionInputs(g, config.rope, config);
-  const shape = {
-    numHeads,
-    numKvHeads,
-    headSize,
-    scale: 1 / Math.sqrt(headSize),
-    slidingWindow: config.slidingWindows[0],
-    normEpsilon: rmsNormEpsilon,
-  };
-  return Add(g, hidden, attention(g, "attention", 0, float(g, normed), refs.attention, shape, inputs).output);
+  return Add(g, hidden, attentionBlock(g, normed, refs.attention, config));
 }
 
 function normedStream(g: GraphBuilder, { config, refs }: LayerSource, attended: Value): Value {
-  const stream = { residual: attended, update: undefined };
-  return normStream(g, "post_attention_norm", stream, refs.postAttentionNorm, config.rmsNormEpsilon).normed;
+  return rmsNorm(g, "post_attention_norm", attended, refs.postAttentionNorm, config.rmsNormEpsilon);
 }
 
 /** `silu(gate(x)) · up(x)` of all neurons, `[tokens, intermediateSize]`. */
@@ -217,8 +197,7 @@ export function activations(g: GraphBuilder, source: LayerSource, attended: Valu
 }
 
 function activationsOf(g: GraphBuilder, { ffn }: LayerSource, normed: Value): Value {
-  const rows = float(g, normed);
-  return Mul(g, QuickGelu(g, linear(g, "gate", rows, [ffn.gate]), 1), linear(g, "up", rows, [ffn.up]));
+  return Mul(g, QuickGelu(g, linear(g, "gate", normed, [ffn.gate]), 1), linear(g, "up", normed, [ffn.up]));
 }
 
 /** `down(silu(gate(x)) · up(x))` of some neurons with their own `down`. */
@@ -253,10 +232,6 @@ function floats(g: GraphBuilder, name: string, values: Float32Array, shape: read
 
 function bytesOf(values: Float32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-}
-
-function float(g: GraphBuilder, rows: Value): ReturnType<typeof activation> {
-  return activation(g, rows, { precision: "fp32" });
 }
 
 function hiddenOutput(g: GraphBuilder, { config }: LayerSource, name: string, value: Value): void {

@@ -1,4 +1,4 @@
-import { configOfLayer, type Model, type ModelConfig, type ModelWeights } from "@readme-moe/model";
+import type { Model, ModelConfig, ModelWeights } from "@readme-moe/model";
 import { matrix, type Matrix } from "../linear-algebra/matrix.ts";
 
 type LayerRefs = ModelWeights["layers"][number];
@@ -15,6 +15,11 @@ export interface LayerSource {
 export function layerSource({ config, weights }: Pick<Model, "config" | "weights">, index: number): LayerSource {
   const refs = weights.layers[index] as LayerRefs;
   return { index, config: configOfLayer(config, index), refs, ffn: refs.experts[0] as LayerSource["ffn"] };
+}
+
+/** A model's config with layer `index` for its only one. */
+function configOfLayer(config: ModelConfig, index: number): ModelConfig {
+  return { ...config, numLayers: 1, slidingWindows: config.slidingWindows.slice(index, index + 1) };
 }
 
 /** The dense down-projection, `[hiddenSize, intermediateSize]`, and its bias where it has one. */

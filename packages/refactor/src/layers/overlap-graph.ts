@@ -1,4 +1,4 @@
-import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/model";
+import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { activations } from "./layer-graphs.ts";
 import type { LayerSource } from "./layer-source.ts";

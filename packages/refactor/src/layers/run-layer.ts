@@ -1,6 +1,6 @@
 // Streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
 
-import { GraphSession, memoryGraph, type Feeds, type Graph, type GraphTensor } from "@readme-moe/model";
+import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import {
@@ -42,7 +42,7 @@ export async function runDense(
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
   await pass(denseLayerGraph(source, share), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
+    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
@@ -66,7 +66,7 @@ export async function runEnergies(
   const energies: Float32Array[] = [];
   await pass(denseLayerGraph(source, 0), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
+    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
     energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] as number)));
   });
@@ -97,7 +97,7 @@ export async function runProductInputs(
   };
   await pass(productInputsGraph(source), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(source.config, batch), hidden: rowsFeed(own, hiddenSize) });
+    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
@@ -124,7 +124,7 @@ export async function runMoments(
   await pass(momentsGraph(source, share), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
     const outputs = await run({
-      ...stream.attentionFeeds(source.config, batch),
+      ...stream.attentionFeeds(batch),
       hidden: rowsFeed(own, hiddenSize),
       goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });
@@ -212,7 +212,7 @@ async function pass(
   each: (batch: Batch, run: (feeds: Feeds) => Promise<Outputs>) => Promise<void>,
   wants: (batch: Batch) => boolean = () => true,
 ): Promise<void> {
-  const session = await GraphSession.load(await memoryGraph(graph), { threads });
+  const session = await GraphSession.open(graph, { threads });
   try {
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();

@@ -1,6 +1,8 @@
 // Texts on their way through a model, layer by layer: hidden states of many sequences of equal length, laid end to end.
 
-import { freshFeeds, type Feeds, type Model, type ModelConfig } from "@readme-moe/model";
+import type { Model, ModelConfig } from "@readme-moe/model";
+import type { Feeds } from "@readme-moe/onnx";
+import { attentionFeeds } from "./attention-block.ts";
 import { pickRows } from "./pick-rows.ts";
 
 /** A range of sequences that run together, all of one domain. */
@@ -48,12 +50,9 @@ export class TokenStream {
     return pickRows(states, sequences, states.length / this.sequences.length);
   }
 
-  /** Of one-layer graphs, the same for all layers. */
-  attentionFeeds(config: ModelConfig, { numSequences }: Batch): Feeds {
-    const known = this.#feeds.get(numSequences);
-    if (known) return known;
-    const lengths = Array.from({ length: numSequences }, () => this.sequenceTokens);
-    const feeds = freshFeeds(config, lengths);
+  /** What attention takes of a batch, the same in all layers. */
+  attentionFeeds({ numSequences }: Pick<Batch, "numSequences">): Feeds {
+    const feeds = this.#feeds.get(numSequences) ?? attentionFeeds(numSequences, this.sequenceTokens);
     this.#feeds.set(numSequences, feeds);
     return feeds;
   }

@@ -1,4 +1,4 @@
-import { GraphBuilder, GraphSession, memoryGraph, operators } from "@readme-moe/model";
+import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import type { Matrix } from "./matrix.ts";
 
 const { Gemm } = operators;
@@ -22,8 +22,8 @@ export class Products {
     const from = h.input("c", "float64", ["m", "n"]);
     h.output("y", Gemm(h, c, d, from, { transB: false, alpha: -1 }), "float64", ["m", "n"]);
     return new Products(
-      await GraphSession.load(await memoryGraph(g.build()), { threads }),
-      await GraphSession.load(await memoryGraph(h.build()), { threads }),
+      await GraphSession.open(g.build(), { threads }),
+      await GraphSession.open(h.build(), { threads }),
     );
   }
 

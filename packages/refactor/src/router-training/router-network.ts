@@ -1,6 +1,7 @@
 // The router as it is served (see @readme-moe/router), over whole sequences of equal length, with gradients.
 
-import { ROUTER_RMS_NORM_EPSILON, ropeTables, type Graph, type RouterConfig } from "@readme-moe/model";
+import { ROUTER_RMS_NORM_EPSILON, ropeTables, type RouterConfig } from "@readme-moe/model";
+import type { Graph } from "@readme-moe/onnx";
 import { add, silu } from "../autodiff/arithmetic.ts";
 import { crossEntropy } from "../autodiff/cross-entropy.ts";
 import { causalSoftmax, rmsNorm } from "../autodiff/normalization.ts";

@@ -1,6 +1,7 @@
 // A router in training: its parameters, the optimizer's state, and the graphs that they go through.
 
-import { GraphSession, memoryGraph, type GraphTensor, type RouterConfig } from "@readme-moe/model";
+import type { RouterConfig } from "@readme-moe/model";
+import { GraphSession, type GraphTensor } from "@readme-moe/onnx";
 import { argmaxRoute } from "@readme-moe/router";
 import { adamRows, adamStep, type AdamMoments, type AdamOptions } from "../autodiff/adam.ts";
 import { clipGradients } from "../autodiff/schedule.ts";
@@ -51,8 +52,8 @@ export class RouterTrainer {
     shape: BatchShape,
     threads: number | undefined,
   ): Promise<RouterTrainer> {
-    const graph = await memoryGraph(trainingGraph(config, shape));
-    return new RouterTrainer(config, parameters, await GraphSession.load(graph, { threads }), threads);
+    const training = await GraphSession.open(trainingGraph(config, shape), { threads });
+    return new RouterTrainer(config, parameters, training, threads);
   }
 
   /** All that a step changes, by name: the arrays themselves. */
@@ -105,8 +106,8 @@ export class RouterTrainer {
     const length = Math.ceil(tokenIds.length / LENGTH_STEP) * LENGTH_STEP;
     let session = this.#predictions.get(length);
     if (!session) {
-      const graph = await memoryGraph(predictionGraph(this.#config, { sequences: 1, tokens: length }));
-      session = await GraphSession.load(graph, { threads: this.#threads });
+      const graph = predictionGraph(this.#config, { sequences: 1, tokens: length });
+      session = await GraphSession.open(graph, { threads: this.#threads });
       this.#predictions.set(length, session);
     }
     const padded = new Int32Array(length);

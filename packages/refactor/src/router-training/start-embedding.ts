@@ -1,6 +1,7 @@
 // The router's embedding before training: what the language model knows of its tokens, and what costs say of them.
 
-import { GraphBuilder, GraphSession, memoryGraph, operators, type RouterConfig } from "@readme-moe/model";
+import type { RouterConfig } from "@readme-moe/model";
+import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { seededRandom } from "@readme-moe/core";
 import type { RouterExample } from "./router-example.ts";
 import { normals } from "./router-start.ts";
@@ -40,7 +41,7 @@ export async function projectEmbedding(
   const w = g.input("w", "float32", [embeddingSize, size]);
   const bias = g.input("bias", "float32", [embeddingSize]);
   g.output("y", operators.Gemm(g, x, w, bias), "float32", [vocabSize, embeddingSize]);
-  const session = await GraphSession.load(await memoryGraph(g.build()), { threads });
+  const session = await GraphSession.open(g.build(), { threads });
   const { y } = await session.run({
     x: { data: values, dims: [vocabSize, size] },
     w: { data: rotation, dims: [embeddingSize, size] },

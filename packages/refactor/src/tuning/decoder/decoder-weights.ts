@@ -1,6 +1,7 @@
 // All weights of a model in memory as float32, by the names that graphs have for them.
 
-import type { GraphTensor, LinearRefs, Model, ModelWeights, TensorRef } from "@readme-moe/model";
+import type { LinearRefs, Model, ModelWeights, TensorRef } from "@readme-moe/model";
+import type { GraphTensor } from "@readme-moe/onnx";
 
 /** One weight of a model. */
 export interface Weight {

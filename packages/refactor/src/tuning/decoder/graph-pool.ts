@@ -1,6 +1,7 @@
 // Sessions of a decoder's graphs: layers whose weights look alike, and all their experts, run through the same ones.
 
-import { GraphSession, memoryGraph, type Graph, type ModelConfig } from "@readme-moe/model";
+import type { ModelConfig } from "@readme-moe/model";
+import { GraphSession, type Graph } from "@readme-moe/onnx";
 import { attentionGradientGraph, attentionGraph, type BatchShape } from "../graphs/attention-graph.ts";
 import { feedForwardGradientGraph, feedForwardGraph } from "../graphs/feed-forward-graph.ts";
 import { keyOf, type WeightShapes } from "../graphs/graph-weights.ts";
@@ -46,7 +47,7 @@ export class GraphPool {
   #session(key: string, make: () => Graph): Promise<GraphSession> {
     const known = this.#sessions.get(key);
     if (known) return known;
-    const made = memoryGraph(make()).then((graph) => GraphSession.load(graph, { threads: this.#threads }));
+    const made = GraphSession.open(make(), { threads: this.#threads });
     this.#sessions.set(key, made);
     return made;
   }

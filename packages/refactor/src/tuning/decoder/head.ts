@@ -1,6 +1,6 @@
 // From a decoder's last states to losses and their gradient, some rows at a time.
 
-import type { GraphTensor } from "@readme-moe/model";
+import type { GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
 import { HIDDEN } from "../graphs/attention-graph.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";

@@ -1,6 +1,7 @@
 // A layer's first half, over sequences of equal length: `hidden + output(attention(norm(hidden)))`.
 
-import { ropeTables, type Graph, type ModelConfig } from "@readme-moe/model";
+import { ropeTables, type ModelConfig } from "@readme-moe/model";
+import type { Graph } from "@readme-moe/onnx";
 import { add } from "../../autodiff/arithmetic.ts";
 import { causalAttention } from "../../autodiff/attention.ts";
 import { rmsNorm } from "../../autodiff/normalization.ts";

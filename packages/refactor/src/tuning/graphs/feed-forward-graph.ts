@@ -1,6 +1,6 @@
 // A layer's second half, over the rows of one expert's tokens: `hidden + shared(norm(hidden)) + expert(norm(hidden))`.
 
-import type { Graph } from "@readme-moe/model";
+import type { Graph } from "@readme-moe/onnx";
 import { add, swiglu } from "../../autodiff/arithmetic.ts";
 import { rmsNorm } from "../../autodiff/normalization.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";

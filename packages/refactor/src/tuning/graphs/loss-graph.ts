@@ -1,6 +1,6 @@
 // From behind the last layer to the loss, a few rows at a time: rows of logits are as long as the vocabulary.
 
-import { operators, type Graph } from "@readme-moe/model";
+import { operators, type Graph } from "@readme-moe/onnx";
 import { add } from "../../autodiff/arithmetic.ts";
 import { distill, pickedLogits, weightedSum } from "../../autodiff/distillation.ts";
 import { rmsNorm } from "../../autodiff/normalization.ts";

@@ -1,0 +1,202 @@
+// The graph cache and what can go wrong with it, through the engine and the command line: answers are always right, what
+// cannot be cached is said once, and nothing half-written stays.
+
+import { chmod, cp, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
+import {
+  canMount,
+  ordinaryUser,
+  outcomeOf,
+  startCommand,
+  startNode,
+  type Surroundings,
+} from "../support/node-process.ts";
+import {
+  answers,
+  expectRightAnswers,
+  expectRightReport,
+  ISOLATIONS,
+  openPocket,
+  PROGRAMS,
+} from "../support/pocket-engine.ts";
+import { cases, POCKET, rightAnswers, type Report } from "../support/pocket.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+
+const PAGE_BYTES = 4096;
+const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
+
+/** A user without a home, which the runtime's own telemetry would complain of. */
+const HOMELESS: Surroundings = { uid: ordinaryUser, env: { ORT_DISABLE_TELEMETRY: "1" } };
+
+const template = await persistentFolder();
+beforeAll(async () => {
+  expect(await expectRightAnswers(template)).toBeUndefined();
+});
+
+/** A cache with the pocket model's graph in it. */
+async function filledCache(): Promise<string> {
+  const cache = await temporaryFolder();
+  await cp(template, cache, { recursive: true });
+  return cache;
+}
+
+describe.each(ISOLATIONS)("in a %s, a cache that cannot be written is done without:", (isolation) => {
+  test("below a file", async () => {
+    const file = join(await temporaryFolder(), "file");
+    await writeFile(file, "");
+    expect(await expectRightAnswers(join(file, "cache"), isolation)).toMatch(/^ENOTDIR: .*cache/);
+  });
+
+  test.skipIf(ordinaryUser === undefined)(
+    "without permission (skipped where nobody may read the sources)",
+    async () => {
+      const cache = await temporaryFolder();
+      await chmod(cache, 0o555);
+      const { cacheFailure, files } = await expectRightReport(cache, isolation, HOMELESS);
+      expect(cacheFailure).toMatch(/^EACCES: permission denied/);
+      expect(files).toEqual([]);
+    },
+  );
+
+  test.skipIf(!canMount)("on a disk that is read-only (skipped where mounting is not permitted)", async () => {
+    const folder = await temporaryFolder();
+    const { cacheFailure, files } = await expectRightReport(folder, isolation, { disk: { folder, options: "ro" } });
+    expect(cacheFailure).toMatch(/^EROFS: read-only/);
+    expect(files).toEqual([]);
+  });
+
+  test.skipIf(!canMount)("on a disk that is full (skipped where mounting is not permitted)", async () => {
+    const folder = await temporaryFolder();
+    const disk = { folder, options: "size=2m" };
+    const { cacheFailure, files } = await expectRightReport(folder, isolation, { disk });
+    expect(cacheFailure).toMatch(/weights\.bin: cannot be written \(ENOSPC: no space left/);
+    expect(files.filter(isOfGraphs)).toEqual(["kernels"]);
+  });
+});
+
+/** What is small, or comes later, may find room. */
+function isOfGraphs(name: string): boolean {
+  return name.startsWith("kernels");
+}
+
+test.skipIf(process.getuid?.() !== 0 || ordinaryUser === undefined)(
+  "what another user left does not hinder (skipped for others than root)",
+  async () => {
+    const cache = await temporaryFolder();
+    const left = join(cache, "kernels", ".building-root");
+    await mkdir(left, { recursive: true });
+    await utimes(left, LONG_AGO, LONG_AGO);
+    for (const folder of [cache, join(cache)]) await chmod(folder, 0o1777);
+    const { cacheFailure, files } = await expectRightReport(cache, "process", HOMELESS);
+    expect(cacheFailure).toBeUndefined();
+    expect(files).toContain(join("kernels", ".building-root"));
+  },
+);
+
+test.skipIf(!canMount)(
+  "a disk that becomes full at an entry's last file (skipped where mounting is not permitted)",
+  async () => {
+    const filled = await filledCache();
+    let pages = 0;
+    for (const name of await readdir(filled, { recursive: true })) {
+      const state = await stat(join(filled, name));
+      const comesBefore = isOfGraphs(name) || name.startsWith("fingerprints");
+      if (state.isFile() && comesBefore && !name.endsWith("entry.json")) pages += Math.ceil(state.size / PAGE_BYTES);
+    }
+    const folder = await temporaryFolder();
+    const room = (numPages: number): Surroundings => ({ disk: { folder, options: `size=${numPages * PAGE_BYTES}` } });
+    const full = await expectRightReport(folder, "thread", room(pages));
+    expect(full.cacheFailure).toMatch(/entry\.json: cannot be written \(ENOSPC: no space left/);
+    expect(full.files.filter(isOfGraphs)).toEqual(["kernels"]);
+    expect((await expectRightReport(folder, "thread", room(pages + 1))).cacheFailure).toBeUndefined();
+  },
+);
+
+describe("the command line says in one line that a graph is not cached, and answers:", () => {
+  const [first] = cases;
+  const greedyFlags = ["--max-new-tokens", "32", "--temperature", "0", "--json"];
+  const args = ["generate", POCKET, "--prompt", first?.text ?? "", ...greedyFlags];
+
+  async function expectNote(cache: string, reason: RegExp, disk?: Surroundings["disk"]): Promise<void> {
+    const outcome = await outcomeOf(startCommand(args, { disk, env: { README_MOE_CACHE: cache } }));
+    expect(outcome).toMatchObject({ code: 0, stderr: expect.stringMatching(/^note: the model is not cached: .*\n$/) });
+    expect(outcome.stderr).toMatch(reason);
+    expect(JSON.parse(outcome.stdout)).toMatchObject({ tokens: first?.greedy_32 });
+  }
+
+  test("below a file", async () => {
+    const file = join(await temporaryFolder(), "file");
+    await writeFile(file, "");
+    await expectNote(file, /ENOTDIR/);
+  });
+
+  test.skipIf(!canMount)("on a full or a read-only disk (skipped where mounting is not permitted)", async () => {
+    const folder = await temporaryFolder();
+    await expectNote(folder, /ENOSPC/, { folder, options: "size=2m" });
+    await expectNote(folder, /EROFS/, { folder, options: "ro" });
+  });
+});
+
+describe("a damaged entry is built again", () => {
+  test.each(Object.entries(ENTRY_DAMAGES))("with %s", async (_, damage) => {
+    const cache = await filledCache();
+    await damage(await onlyEntry(cache));
+    expect(await expectRightAnswers(cache)).toBeUndefined();
+    const [rebuilt, original] = [await onlyEntry(cache), await onlyEntry(template)];
+    for (const name of await readdir(original)) {
+      // One bit of a weight seldom changes a token.
+      const same = (await readFile(join(rebuilt, name))).equals(await readFile(join(original, name)));
+      expect({ name, same }).toEqual({ name, same: true });
+    }
+  });
+});
+
+test.each([0, 1, 2, 3])("two processes that build one entry at once both answer: round %i", async (round) => {
+  const cache = round % 2 === 0 ? await temporaryFolder() : await filledCache();
+  if (round % 2 === 1) await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
+  const args = [join(PROGRAMS, "answer.ts"), cache, ISOLATIONS[round % 2] as string, "together"];
+  const children = [startNode(args), startNode(args)];
+  const outcomes = Promise.all(children.map(outcomeOf));
+  await Promise.all(children.map((child) => new Promise((resolve) => child.stdout?.once("data", resolve))));
+  for (const child of children) child.stdin?.end();
+  for (const { stdout, ...rest } of await outcomes) {
+    expect(rest).toEqual({ code: 0, signal: null, stderr: "" });
+    const report = JSON.parse(stdout.slice("ready\n".length)) as Report;
+    expect(report.cacheFailure).toBeUndefined();
+    expect(report.ids).toEqual(rightAnswers);
+  }
+  await onlyEntry(cache);
+});
+
+test.each(ISOLATIONS)("in a %s, an engine whose entry is removed goes on", async (isolation) => {
+  const cache = await temporaryFolder();
+  const engine = await openPocket(cache, isolation);
+  await rm(cache, { recursive: true });
+  await mkdir(cache);
+  expect(await answers(engine)).toEqual(rightAnswers);
+  expect(await readdir(cache)).toEqual([]);
+  expect(await expectRightAnswers(cache, isolation)).toBeUndefined();
+  await onlyEntry(cache);
+  expect(await answers(engine)).toEqual(rightAnswers);
+  await engine.dispose();
+});
+
+test.each([0, 0.5, 1])(
+  "a builder that is killed when %f of its weights are written leaves nothing for long",
+  async (share) => {
+    const cache = await temporaryFolder();
+    const killed = await outcomeOf(startNode([join(PROGRAMS, "killed-builder.ts"), cache, String(share)]));
+    expect(killed).toMatchObject({ signal: "SIGKILL", stderr: "" });
+    const graphs = join(cache);
+    const [left = "", ...others] = await readdir(graphs);
+    expect([left, others]).toEqual([expect.stringMatching(/^\.building-/), []]);
+    expect(await expectRightAnswers(cache)).toBeUndefined();
+    expect(await readdir(graphs)).toHaveLength(2); // its builder might be alive
+    for (const name of ["", ...(await readdir(join(graphs, left)))])
+      await utimes(join(graphs, left, name), LONG_AGO, LONG_AGO);
+    expect(await expectRightAnswers(cache)).toBeUndefined();
+    await onlyEntry(cache);
+  },
+);

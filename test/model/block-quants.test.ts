@@ -1,0 +1,126 @@
+// Weights in blocks: a file's own blocks exactly as they are, and blocks made here.
+
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { eightBitBlocks, GgufTensorStore, storedBlocks, type BlockSource, type TensorStore } from "@readme-moe/model";
+import { describe, expect, test } from "vitest";
+import { middleOf, type BlockWeights } from "../../packages/model/src/quantize/block-weights.ts";
+import { fitFourBits } from "../../packages/model/src/quantize/fit-four-bits.ts";
+import { handMadeGguf, textEntry } from "../support/gguf-bytes.ts";
+import { randomBlocks } from "../support/plain-blocks.ts";
+import { randomNormal, seededRandom } from "../support/random.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+
+/** Name, number and bytes of a block, where its F16 fields are, values per block. */
+const TYPES = [
+  ["Q8_0", 8, 34, [0], 32],
+  ["Q4_0", 2, 18, [0], 32],
+  ["Q4_1", 3, 20, [0, 2], 32],
+  ["Q4_K", 12, 144, [0, 2], 256],
+  ["Q6_K", 14, 210, [208], 256],
+] as const;
+const [NUM_OUT, NUM_IN] = [37, 512];
+
+type BlockType = readonly [name: string, type: number, bytes: number, fields: readonly number[], values: number];
+
+/** A file with one tensor of random blocks, whose scales are small numbers. */
+async function storeOf([name, type, bytes, fields, values]: BlockType): Promise<GgufTensorStore> {
+  const numBlocks = (NUM_OUT * NUM_IN) / values;
+  const data = randomBlocks(numBlocks, bytes, 0, 7);
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  for (let block = 0; block < numBlocks; block++) {
+    // 0.0078 to 0.0156 in F16, with a sign now and then.
+    fields.forEach((field, i) =>
+      view.setUint16(block * bytes + field, 0x2000 | ((block * 37 + i) % 1024) | ((block + i) % 3 ? 0 : 0x8000), true),
+    );
+  }
+  const path = join(await temporaryFolder(), `${name}.gguf`);
+  const tensors = [{ name: "w", dimensions: [NUM_IN, NUM_OUT], type, data }];
+  await writeFile(path, handMadeGguf({ entries: [textEntry("general.architecture", "llama")], tensors }).bytes);
+  return GgufTensorStore.open(path);
+}
+
+function valuesOf({ bits, blockSize, quants, scales, offsets }: BlockWeights): Float32Array {
+  return Float32Array.from(quants, (quant, i) => {
+    const block = Math.floor(i / blockSize);
+    return (scales[block] as number) * (quant - middleOf(bits)) + (offsets[block] ?? 0);
+  });
+}
+
+function normal(seed: number, length: number): Float32Array {
+  const random = seededRandom(seed);
+  return Float32Array.from({ length }, () => randomNormal(random));
+}
+
+function weightedError(weights: Float32Array, values: Float32Array, importance: Float32Array): number {
+  return weights.reduce((sum, w, i) => sum + (importance[i % 64] as number) * (w - (values[i] as number)) ** 2, 0);
+}
+
+function plainRounding(weights: Float32Array): Float32Array {
+  const values = new Float32Array(weights.length);
+  for (let start = 0; start < weights.length; start += 32) {
+    const block = weights.subarray(start, start + 32);
+    const least = Math.min(...block);
+    const scale = (Math.max(...block) - least) / 15;
+    block.forEach((weight, i) => (values[start + i] = least + scale * Math.round((weight - least) / scale)));
+  }
+  return values;
+}
+
+describe("a file's own blocks", () => {
+  test.each(TYPES)("of %s have the values that the file has", async (...type) => {
+    const store = await storeOf(type);
+    const source = storedBlocks({ store, name: "w", shape: [NUM_OUT, NUM_IN] }) as BlockSource;
+    const floats = await store.readFloats("w");
+    const values = valuesOf(await source.read());
+    // An offset is rounded once more than a minimum.
+    floats.forEach((value, i) => expect(Math.abs((values[i] as number) - value)).toBeLessThan(2e-6));
+    await store.close();
+  });
+});
+
+test("blocks of 8 bits keep weights within half a step, and a block of zeros stays zero", async () => {
+  const weights = normal(6, 13 * NUM_IN);
+  weights.fill(0, 0, NUM_IN);
+  const store = { path: "memory", names: ["w"], readFloats: async () => weights.slice() } as unknown as TensorStore;
+  const blocks = await (eightBitBlocks({ store, name: "w", shape: [13, NUM_IN] }) as BlockSource).read();
+  valuesOf(blocks).forEach((value, i) => {
+    const scale = blocks.scales[Math.floor(i / blocks.blockSize)] as number;
+    expect(Math.abs(value - (weights[i] as number))).toBeLessThanOrEqual(0.5001 * scale);
+  });
+});
+
+describe("blocks fitted to 4 bits", () => {
+  const even = new Float32Array(64).fill(1);
+
+  test("find the levels again that weights lie on", () => {
+    const random = seededRandom(8);
+    // Each block has the lowest and the highest level, as blocks have that were rounded to between the two.
+    const level = (i: number): number => (i % 32 < 2 ? 15 * (i % 32) : Math.floor(random() * 16));
+    const weights = Float32Array.from({ length: 32 * 64 }, (_, i) => 0.013 * level(i) - 0.087);
+    const values = valuesOf(fitFourBits(weights, even, 32));
+    weights.forEach((weight, i) => expect(values[i]).toBeCloseTo(weight, 6));
+  });
+
+  test("are no worse than rounding between the least and the largest, and better where few channels matter", () => {
+    const weights = normal(9, 50 * 64);
+    const importance = Float32Array.from({ length: 64 }, (_, i) => (i % 9 === 0 ? 100 : 1));
+    for (const h of [even, importance]) {
+      const fitted = weightedError(weights, valuesOf(fitFourBits(weights, h, 32)), h);
+      expect(fitted).toBeLessThan((h === even ? 0.95 : 0.6) * weightedError(weights, plainRounding(weights), h));
+    }
+  });
+
+  test("take blocks of one value, of zeros, and with a single large one", () => {
+    for (const block of [
+      new Float32Array(32),
+      new Float32Array(32).fill(-3.5),
+      Float32Array.from({ length: 32 }, (_, i) => (i === 5 ? 1e6 : 0)),
+    ]) {
+      const values = valuesOf(fitFourBits(block, even.subarray(0, 32), 32));
+      block.forEach((weight, i) =>
+        expect(Math.abs((values[i] as number) - weight)).toBeLessThanOrEqual(Math.abs(weight) * 1e-6 + 1e-1),
+      );
+    }
+  });
+});

@@ -1,0 +1,121 @@
+// Data in the cache folder: made once, found again, and made again when it is damaged.
+
+import { mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { cachedData } from "@readme-moe/model";
+import { expect, test } from "vitest";
+import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+
+const KIND = "kernels";
+const SIZE = 4096;
+
+interface Maker {
+  readonly path: (cache: string, key?: string) => Promise<string>;
+  readonly numMade: () => number;
+}
+
+/** Makes three chunks of 4 KiB; counts how often it has to. */
+function maker(): Maker {
+  let numMade = 0;
+  async function* chunks(): AsyncGenerator<Uint8Array> {
+    numMade += 1;
+    for (const value of [1, 2, 3]) yield new Uint8Array(SIZE).fill(value);
+  }
+  return {
+    path: (cache, key = "model") => cachedData(cache, KIND, key, "a note", chunks),
+    numMade: () => numMade,
+  };
+}
+
+async function expectContents(path: string): Promise<void> {
+  const bytes = await readFile(path);
+  expect(bytes.byteLength).toBe(3 * SIZE);
+  expect([0, SIZE, 3 * SIZE - 1].map((at) => bytes[at])).toEqual([1, 2, 3]);
+}
+
+test("is made once and then found", async () => {
+  const cache = await temporaryFolder();
+  const [first, second] = [maker(), maker()];
+  await expectContents(await first.path(cache));
+  await expectContents(await second.path(cache));
+  expect([first.numMade(), second.numMade()]).toEqual([1, 0]);
+  await onlyEntry(cache);
+});
+
+test("of another key is another entry", async () => {
+  const cache = await temporaryFolder();
+  const paths = [await maker().path(cache), await maker().path(cache, "other model")];
+  expect(new Set(paths).size).toBe(2);
+  expect(await readdir(join(cache, KIND))).toHaveLength(2);
+});
+
+const DAMAGES: typeof ENTRY_DAMAGES = {
+  ...ENTRY_DAMAGES,
+  "the data missing": (entry) => rm(join(entry, "weights.bin")),
+  "the data empty": (entry) => truncate(join(entry, "weights.bin"), 0),
+  "the description empty": (entry) => writeFile(join(entry, "entry.json"), ""),
+  "the description without a file": (entry) => writeFile(join(entry, "entry.json"), "{}"),
+  "the description null": (entry) => writeFile(join(entry, "entry.json"), "null"),
+  "a folder in place of the data": async (entry) => {
+    await rm(join(entry, "weights.bin"));
+    await mkdir(join(entry, "weights.bin"));
+  },
+  "an empty folder": async (entry) => {
+    await rm(entry, { recursive: true });
+    await mkdir(entry);
+  },
+};
+
+test.each(Object.entries(DAMAGES))("is made again when its entry is damaged: %s", async (_, damage) => {
+  const cache = await temporaryFolder();
+  await maker().path(cache);
+  await damage(await onlyEntry(cache));
+  const [rebuilt, again] = [maker(), maker()];
+  await expectContents(await rebuilt.path(cache));
+  await expectContents(await again.path(cache));
+  expect([rebuilt.numMade(), again.numMade()]).toEqual([1, 0]);
+  await onlyEntry(cache); // and nothing else was left behind
+});
+
+test("is whole for several makers at once, also where they find a damaged entry", async () => {
+  const cache = await temporaryFolder();
+  const all = (): Promise<readonly string[]> => Promise.all(Array.from({ length: 5 }, () => maker().path(cache)));
+  for (const path of await all()) await expectContents(path);
+  await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
+  for (const path of await all()) await expectContents(path);
+  await onlyEntry(cache);
+});
+
+test("is refused where the cache cannot be written", async () => {
+  const file = join(await temporaryFolder(), "not-a-folder");
+  await writeFile(file, "");
+  await expect(maker().path(file)).rejects.toMatchObject({ message: /ENOTDIR/ });
+});
+
+async function* failing(): AsyncGenerator<Uint8Array> {
+  yield new Uint8Array(SIZE);
+  throw new Error("the checkpoint is gone");
+}
+
+test("leaves nothing behind when it fails to be made, and its error is told", async () => {
+  const cache = await temporaryFolder();
+  await expect(cachedData(cache, KIND, "model", "a note", failing)).rejects.toThrow(/the checkpoint is gone/);
+  expect(await readdir(join(cache, KIND))).toEqual([]);
+});
+
+test("removes what a killed maker left once it is old, and leaves a slow one's", async () => {
+  const cache = await temporaryFolder();
+  const [killed, slow] = ["killed", "slow"].map((name) => join(cache, KIND, `.building-${name}`)) as [string, string];
+  const longAgo = new Date(Date.now() - 48 * 3_600_000);
+  for (const folder of [killed, slow]) {
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, "weights"), "half");
+    await utimes(folder, longAgo, longAgo);
+  }
+  await utimes(join(killed, "weights"), longAgo, longAgo);
+  await maker().path(cache);
+  const names = await readdir(join(cache, KIND));
+  expect(names).toContain(".building-slow");
+  expect(names).not.toContain(".building-killed");
+});
