@@ -1,4 +1,4 @@
-// The graph cache and what can go wrong with it, through the engine and the command line: answers are always right, what
+// The cache of packed weights and what can go wrong with it, through the engine and the command line: answers are always right, what
 // cannot be cached is said once, and nothing half-written stays.
 
 import { chmod, cp, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
@@ -35,7 +35,7 @@ beforeAll(async () => {
   expect(await expectRightAnswers(template)).toBeUndefined();
 });
 
-/** A cache with the pocket model's graph in it. */
+/** a cache with the pocket model in it. */
 async function filledCache(): Promise<string> {
   const cache = await temporaryFolder();
   await cp(template, cache, { recursive: true });
@@ -72,12 +72,12 @@ describe.each(ISOLATIONS)("in a %s, a cache that cannot be written is done witho
     const disk = { folder, options: "size=2m" };
     const { cacheFailure, files } = await expectRightReport(folder, isolation, { disk });
     expect(cacheFailure).toMatch(/weights\.bin: cannot be written \(ENOSPC: no space left/);
-    expect(files.filter(isOfGraphs)).toEqual(["kernels"]);
+    expect(files.filter(isOfWeights)).toEqual(["kernels"]);
   });
 });
 
 /** What is small, or comes later, may find room. */
-function isOfGraphs(name: string): boolean {
+function isOfWeights(name: string): boolean {
   return name.startsWith("kernels");
 }
 
@@ -88,7 +88,7 @@ test.skipIf(process.getuid?.() !== 0 || ordinaryUser === undefined)(
     const left = join(cache, "kernels", ".building-root");
     await mkdir(left, { recursive: true });
     await utimes(left, LONG_AGO, LONG_AGO);
-    for (const folder of [cache, join(cache)]) await chmod(folder, 0o1777);
+    for (const folder of [cache, join(cache, "kernels")]) await chmod(folder, 0o1777);
     const { cacheFailure, files } = await expectRightReport(cache, "process", HOMELESS);
     expect(cacheFailure).toBeUndefined();
     expect(files).toContain(join("kernels", ".building-root"));
@@ -102,19 +102,19 @@ test.skipIf(!canMount)(
     let pages = 0;
     for (const name of await readdir(filled, { recursive: true })) {
       const state = await stat(join(filled, name));
-      const comesBefore = isOfGraphs(name) || name.startsWith("fingerprints");
+      const comesBefore = isOfWeights(name) || name.startsWith("fingerprints");
       if (state.isFile() && comesBefore && !name.endsWith("entry.json")) pages += Math.ceil(state.size / PAGE_BYTES);
     }
     const folder = await temporaryFolder();
     const room = (numPages: number): Surroundings => ({ disk: { folder, options: `size=${numPages * PAGE_BYTES}` } });
     const full = await expectRightReport(folder, "thread", room(pages));
     expect(full.cacheFailure).toMatch(/entry\.json: cannot be written \(ENOSPC: no space left/);
-    expect(full.files.filter(isOfGraphs)).toEqual(["kernels"]);
+    expect(full.files.filter(isOfWeights)).toEqual(["kernels"]);
     expect((await expectRightReport(folder, "thread", room(pages + 1))).cacheFailure).toBeUndefined();
   },
 );
 
-describe("the command line says in one line that a graph is not cached, and answers:", () => {
+describe("the command line says in one line that a model is not cached, and answers:", () => {
   const [first] = cases;
   const greedyFlags = ["--max-new-tokens", "32", "--temperature", "0", "--json"];
   const args = ["generate", POCKET, "--prompt", first?.text ?? "", ...greedyFlags];
@@ -189,13 +189,13 @@ test.each([0, 0.5, 1])(
     const cache = await temporaryFolder();
     const killed = await outcomeOf(startNode([join(PROGRAMS, "killed-builder.ts"), cache, String(share)]));
     expect(killed).toMatchObject({ signal: "SIGKILL", stderr: "" });
-    const graphs = join(cache);
-    const [left = "", ...others] = await readdir(graphs);
+    const folder = join(cache, "kernels");
+    const [left = "", ...others] = await readdir(folder);
     expect([left, others]).toEqual([expect.stringMatching(/^\.building-/), []]);
     expect(await expectRightAnswers(cache)).toBeUndefined();
-    expect(await readdir(graphs)).toHaveLength(2); // its builder might be alive
-    for (const name of ["", ...(await readdir(join(graphs, left)))])
-      await utimes(join(graphs, left, name), LONG_AGO, LONG_AGO);
+    expect(await readdir(folder)).toHaveLength(2); // its builder might be alive
+    for (const name of ["", ...(await readdir(join(folder, left)))])
+      await utimes(join(folder, left, name), LONG_AGO, LONG_AGO);
     expect(await expectRightAnswers(cache)).toBeUndefined();
     await onlyEntry(cache);
   },

@@ -42,7 +42,7 @@ export function explainLoadFailure(message: string, { platform, arch, glibc }: R
     return `onnxruntime-node needs glibc ${LEAST_GLIBC} or newer, and this system has ${glibc}; take a newer system (${message})`;
   }
   if (/version `VERS_/.test(message)) {
-    return "another version of onnxruntime-node is in this process; engines with the isolation `process` need none here";
+    return "another version of onnxruntime-node is in this process; refactor, tune and export in a process of their own";
   }
   if (/onnxruntime_binding\.node/.test(message) && /Cannot find module/.test(message)) {
     return `onnxruntime-node's native part is not where its package has it; bundlers are to leave that package outside (${message})`;

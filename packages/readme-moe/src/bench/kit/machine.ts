@@ -68,11 +68,11 @@ function cpuFlags(): readonly string[] {
   }
 }
 
-/** Of the runtime that `@readme-moe/model` brings, which pins it. */
+/** The version of the inference runtime that `@readme-moe/onnx` pins. */
 function runtimeVersion(): string | undefined {
   try {
-    const model = createRequire(import.meta.url).resolve("@readme-moe/model");
-    const { dependencies = {} } = JSON.parse(readFileSync(join(dirname(model), "..", "package.json"), "utf8")) as {
+    const onnx = createRequire(import.meta.url).resolve("@readme-moe/onnx");
+    const { dependencies = {} } = JSON.parse(readFileSync(join(dirname(onnx), "..", "package.json"), "utf8")) as {
       readonly dependencies?: Readonly<Record<string, string>>;
     };
     return Object.entries(dependencies).find(([name]) => name.startsWith("onnxruntime"))?.[1];
