@@ -40,6 +40,7 @@ export async function exportedText(model: Model): Promise<ReadonlyMap<string, st
   return files;
 }
 
+/** Encodes a value as the JSON of a file that people read: indented, with a line end. */
 export function toJson(value: unknown): string {
   return `${JSON.stringify(value, undefined, 2)}\n`;
 }

@@ -1,5 +1,6 @@
 import { describeValue, ReadMeError } from "@readme-moe/core";
 
+/** An object of a JSON file, whose fields have not been looked at. */
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export function isJsonObject(value: unknown): value is JsonObject {

@@ -13,6 +13,7 @@ export interface FeedForwardRefs {
   readonly down: LinearRefs;
 }
 
+/** The tensors of a layer's attention. */
 export interface AttentionRefs {
   readonly query: LinearRefs;
   readonly key: LinearRefs;
