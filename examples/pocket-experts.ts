@@ -8,15 +8,15 @@ const MODELS = join(import.meta.dirname, "..", "models");
 /** The dense model that experts are made of. */
 export const POCKET: string = join(MODELS, "pocket");
 const DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"];
-// A minute's worth; without these options it takes two, and the result is a little better.
-const SHORT = ["--calibration-tokens", "6144", "--router-steps", "200"];
+// Half a minute's worth; without these options it takes two, and the result is a little better.
+const SHORT = ["--calibration-tokens", "3072", "--router-steps", "140"];
 
 export interface PocketExpertsOptions {
   /** @default `models/pocket-experts` */
   readonly folder?: string | undefined;
   /** Kinds of text; one expert is made for each. @default seven of them */
   readonly domains?: readonly string[] | undefined;
-  /** Of `readme-moe refactor`. @default a minute's worth of work */
+  /** Of `readme-moe refactor`. @default half a minute's worth of work */
   readonly effort?: readonly string[] | undefined;
 }
 
@@ -26,7 +26,7 @@ export async function run(...args: readonly string[]): Promise<void> {
   if (code !== 0) process.exit(code);
 }
 
-/** @returns the folder of the model, which is made in about a minute where it is not there */
+/** @returns the folder of the model, which is made in about half a minute where it is not there */
 export async function pocketExperts({
   folder = join(MODELS, "pocket-experts"),
   domains = DOMAINS,

@@ -11,7 +11,7 @@ const [, , name = "", ...args] = process.argv;
 if (!names.includes(name)) fail(`Usage: npm run example <name> [-- arguments]\nThere are: ${names.join(", ")}`);
 // The first needs the dense model only, the second makes experts itself.
 if (args.length === 0 && !["drop-in", "chatbot"].includes(name) && !existsSync(EXPERTS)) {
-  fail(`${EXPERTS} is not there yet: \`npm start\` makes it, in about a minute. Or name a model of your own.`);
+  fail(`${EXPERTS} is not there yet: \`npm start\` makes it, in half a minute. Or name a model of your own.`);
 }
 process.argv.splice(2, 1);
 await import(`./${name}/main.ts`);
