@@ -4,7 +4,7 @@ import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
-import { MEMORY_FLAGS, workerFlags } from "./worker-flags.ts";
+import { MEMORY_FLAGS, workerEnvironment, workerFlags } from "./worker-flags.ts";
 
 export interface Channel {
   post(message: ToWorker): void;
@@ -67,7 +67,8 @@ function openProcess(onMessage: OnMessage): Channel {
   // "advanced" keeps typed arrays, maps and sets, as messages between threads do.
   // The program's own flags come last, so that they win.
   const execArgv = [...MEMORY_FLAGS, ...workerFlags(process.execArgv)];
-  const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced", execArgv });
+  const env = workerEnvironment(process.env);
+  const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced", execArgv, env });
   child.on("message", (message) => onMessage(message as FromWorker));
   const exited = new Promise<string>((resolve) => {
     child.on("error", (error) => resolve(error.message));

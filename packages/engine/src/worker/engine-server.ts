@@ -14,6 +14,7 @@ import type { Sequence } from "../sequence.ts";
 import { answerCall } from "./calls.ts";
 import { openParts, type OpenedEngine } from "./open-parts.ts";
 import { RequestBook } from "./request-book.ts";
+import { shrinkHeap } from "./shrink-heap.ts";
 
 export class EngineServer {
   readonly #send: (message: FromWorker) => void;
@@ -97,8 +98,7 @@ export class EngineServer {
       this.#opened = opened;
       this.#requests = new RequestBook(opened, (id, error) => this.#fail(id, error));
       this.#send({ type: "opened", info: infoOf(opened), cacheFailure: opened.cacheFailure });
-      // Tens of megabytes of parsed files are garbage now, and nothing else would collect them before requests come.
-      globalThis.gc?.();
+      shrinkHeap();
     } catch (error) {
       this.#send({ type: "failed", error: toWire(error) });
       this.#onClosed();
