@@ -82,6 +82,15 @@ function hasRoomForAll({ sequences, limits }: SchedulerState): boolean {
   return sequences.length <= limits.maxNumBatchedSeqs && tokens <= limits.maxNumBatchedTokens;
 }
 
+/** What a step of everybody takes where all experts are in memory. */
+function wholeStepMs(state: SchedulerState): number {
+  const everybody = state.sequences.map((sequence) => ({
+    id: sequence.id,
+    numTokens: nextChunkTokens(sequence, state.limits.chunkTokens),
+  }));
+  return predictedMs({ ...state, missingBytes: [] }, everybody);
+}
+
 /** That reading `experts` takes. */
 function loadMs({ cost, missingBytes }: SchedulerState, experts: Iterable<number>): number {
   const bytes = Array.from(new Set(experts)).reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0);
@@ -101,9 +110,9 @@ describe("among those that came together, tokens per predicted millisecond fall 
     const gaps = Array.from({ length: 1000 }, () => {
       const state = smallState(random, kind);
       if (!kind.isDecoding && hasRoomForAll(state)) return 0;
-      // With room for all, whoever costs no more than a step does comes along.
+      // With room for all, whoever takes no longer to load than everybody's step takes without loads comes along.
       const mustHave = state.sequences.filter(
-        ({ nextExperts }) => hasRoomForAll(state) && loadMs(state, Array.from(nextExperts)) <= state.cost.fixedMs,
+        ({ nextExperts }) => hasRoomForAll(state) && loadMs(state, Array.from(nextExperts)) <= wholeStepMs(state),
       );
       return 1 - rateOf(state, costAware()(state)) / bestRate(state, mustHave);
     });
@@ -112,7 +121,7 @@ describe("among those that came together, tokens per predicted millisecond fall 
   });
 });
 
-test("with room for all, leaves out only who needs experts that take longer to load than a step's fixed time", () => {
+test("with room for all, leaves out only who needs experts that take longer to load than everybody's step without", () => {
   const random = seededRandom(9);
   let numLeftOut = 0;
   for (let round = 0; round < 1000; round++) {
@@ -122,7 +131,7 @@ test("with room for all, leaves out only who needs experts that take longer to l
     const present = new Set(state.sequences.filter(isIn).flatMap(({ nextExperts }) => Array.from(nextExperts)));
     for (const sequence of state.sequences.filter((one) => !isIn(one))) {
       const missing = Array.from(sequence.nextExperts).filter((expert) => !present.has(expert));
-      expect(loadMs(state, missing)).toBeGreaterThan(state.cost.fixedMs);
+      expect(loadMs(state, missing)).toBeGreaterThan(wholeStepMs(state));
       numLeftOut++;
     }
   }

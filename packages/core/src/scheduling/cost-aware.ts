@@ -32,6 +32,13 @@ const WAITING_POWER = 0.25;
 // Of a step's places, which decodes leave to prefill.
 const PREFILL_SHARE = 0.25;
 const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0 };
+const NO_LOAD_IS_FREE = -1;
+
+/** What a step has for groups that are chosen by their worth. */
+interface GrowingRoom extends Room {
+  /** Experts whose loading takes no longer than this come along, worth it or not. */
+  readonly freeLoadMs: number;
+}
 
 /**
  * Takes experts while their tokens' worth per predicted millisecond does not lower that of the step, prefill and decodes
@@ -40,7 +47,7 @@ const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0 };
  * is held up by being left out.
  *
  * Where there is room for everybody, nobody is left out to save time that has to be spent later: only experts whose
- * loading takes longer than what every step takes have to be worth it. Running them by turns, some steps each, saves
+ * loading takes longer than everybody's step without it have to be worth it. Running them by turns, some steps each, saves
  * loads and costs steps.
  *
  * Whoever needs no further experts comes along as far as there is room. Of equal groups the earlier arrival's goes first;
@@ -72,33 +79,30 @@ export function costAware({ maxDelayMs = DEFAULT_MAX_DELAY_MS, maxStepMs = 250 }
         step.ms,
       );
       const placesKept = Math.min(chunks.length, Math.ceil(PREFILL_SHARE * state.limits.maxNumBatchedSeqs));
-      const isRoomy = step.hasRoomFor([...worthiest, ...chunks]);
-      grow(step, decodes, worthiest, nowMs, { ...ANY_ROOM, placesKept }, isRoomy);
-      grow(step, prefill, chunks, nowMs, beside, isRoomy);
+      const everybody = [...worthiest, ...chunks];
+      const freeLoadMs = step.hasRoomFor(everybody) ? step.msWithoutLoads(everybody) : NO_LOAD_IS_FREE;
+      grow(step, decodes, worthiest, nowMs, { ...ANY_ROOM, placesKept, freeLoadMs });
+      grow(step, prefill, chunks, nowMs, { ...beside, freeLoadMs });
       if (prefill.worth === 0) takeLarge(step, prefill, chunks, nowMs, beside);
-      grow(step, decodes, worthiest, nowMs, prefill.worth > 0 ? beside : ANY_ROOM, isRoomy);
+      grow(step, decodes, worthiest, nowMs, { ...(prefill.worth > 0 ? beside : ANY_ROOM), freeLoadMs });
     }
     return step.scheduled;
   };
 }
 
-/**
- * Adds the best group again and again, while the kind's worth per millisecond is not lower with it.
- * @param isRoomy - whether there is room for everybody
- */
+/** Adds the best group again and again, while the kind's worth per millisecond is not lower with it. */
 function grow(
   step: PricedStep,
   share: KindShare,
   candidates: readonly Candidate[],
   nowMs: number,
-  room: Room,
-  isRoomy: boolean,
+  room: GrowingRoom,
 ): void {
   let left = candidates.filter((candidate) => !step.has(candidate));
   const rateOf = (group: Group): number => worthOfAll(group.members, nowMs, step.ms) / group.addedMs;
   // Sharing the step's experts costs others little, and is no choice of experts.
   const isFree = ({ newExperts }: Group): boolean =>
-    newExperts.size === 0 || (isRoomy && step.loadMs(newExperts) <= step.fixedMs);
+    newExperts.size === 0 || step.loadMs(newExperts) <= room.freeLoadMs;
   while (left.length > 0) {
     let best: Group | undefined;
     for (const newExperts of step.newExpertSets(left)) {

@@ -47,9 +47,11 @@ export class PricedStep {
     return this.#ms;
   }
 
-  /** Of them, what every step takes. */
-  get fixedMs(): number {
-    return this.#state.cost.fixedMs;
+  /** What a step of these candidates alone is predicted to take where all experts are in memory. */
+  msWithoutLoads(candidates: readonly Candidate[]): number {
+    const { fixedMs, msPerExpert } = this.#state.cost;
+    const experts = new Set(candidates.flatMap((candidate) => Array.from(this.#allExpertsOf(candidate))));
+    return candidates.reduce((sum, candidate) => sum + this.#ownMs(candidate), fixedMs + msPerExpert * experts.size);
   }
 
   /** That reading what is missing of these experts takes. */
