@@ -1,6 +1,5 @@
 import {
   costAware,
-  DEFAULT_COST_MODEL,
   fcfs,
   nextChunkTokens,
   readMe,
@@ -19,6 +18,7 @@ import {
   randomRequests,
   schedulable,
   serve,
+  SLOW_COST,
   stateOf,
 } from "../support/scheduling.ts";
 
@@ -247,7 +247,7 @@ test("a prompt that others' tokens keep out of the step goes first in the end", 
   const decodes = [1, 2, 3, 4].map((arrival) => decoding(arrival, 0));
   const prompt = schedulable(0, { numTokens: 20, waitingSinceMs: -501 });
   const limits = { ...LIMITS, maxNumBatchedSeqs: 4 };
-  expect(idsOf(costAware()(stateOf([...decodes, prompt], { limits, cost: DEFAULT_COST_MODEL })))).toEqual([
+  expect(idsOf(costAware()(stateOf([...decodes, prompt], { limits, cost: SLOW_COST })))).toEqual([
     "s0",
     "s1",
     "s2",
@@ -258,7 +258,7 @@ test("a prompt that others' tokens keep out of the step goes first in the end", 
 describe("latency over tokens, served on a made-up clock", () => {
   const limits = { maxNumBatchedSeqs: 32, maxNumBatchedTokens: 512, chunkTokens: 128 };
   const served = (scheduler: Scheduler, maxResident: number, gapMs: number) => {
-    const server = { limits, maxNumSeqs: 32, cost: DEFAULT_COST_MODEL, expertBytes: 50 * MB, maxResident };
+    const server = { limits, maxNumSeqs: 32, cost: SLOW_COST, expertBytes: 50 * MB, maxResident };
     const runs = [1, 2, 3].map((seed) => serve(scheduler, randomRequests(seededRandom(seed), 100, gapMs), server));
     return {
       mean: mean(runs.map(({ normalisedMs }) => mean(normalisedMs))),

@@ -87,12 +87,12 @@ describe("refinement", () => {
     for (let round = 0; round < 50; round++) {
       let model: CostModel = DEFAULT_COST_MODEL;
       for (let step = 0; step < 20; step++) {
-        model = refineCostModel(model, { work: randomWork(random), durationMs: 500 * random() ** 2 });
+        model = refineCostModel(model, { work: randomWork(random), durationMs: 100 * random() ** 2 });
       }
       const work = randomWork(random);
-      for (let step = 0; step < 40; step++) model = refineCostModel(model, { work, durationMs: 40 });
-      expect(predictStepMs(model, work)).toBeGreaterThan(30);
-      expect(predictStepMs(model, work)).toBeLessThan(50);
+      for (let step = 0; step < 40; step++) model = refineCostModel(model, { work, durationMs: 8 });
+      expect(predictStepMs(model, work)).toBeGreaterThan(6);
+      expect(predictStepMs(model, work)).toBeLessThan(10);
     }
   });
 

@@ -42,10 +42,10 @@ function plan(...args: readonly string[]): Promise<Outcome> {
 const jsonOf = ({ stdout }: Outcome): PlanJson => JSON.parse(stdout) as PlanJson;
 
 test("says of a dense model what fits in each precision", async () => {
-  const { code, stdout, stderr } = await plan(POCKET, "--memory", "150MB");
+  const { code, stdout, stderr } = await plan(POCKET, "--memory", "120MB");
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const lines = stdout.trimEnd().split("\n");
-  expect(lines[0]).toMatch(/: 1 sequence of 1024 tokens in 150 MB$/);
+  expect(lines[0]).toMatch(/: 1 sequence of 1024 tokens in 120 MB$/);
   const rows = lines.slice(2, 5).map((line) => line.trim().split(/\s{2,}/));
   expect(rows.map(([model, precision]) => `${model} ${precision}`)).toEqual(["dense int8", "dense int4", "dense fp32"]);
   expect(rows.map((row) => row[6])).toEqual(["yes", "yes", "no"]);

@@ -1,7 +1,6 @@
 // States for schedulers, and a server on a made-up clock that runs one to the end.
 
 import {
-  DEFAULT_COST_MODEL,
   nextChunkTokens,
   predictStepMs,
   type CostModel,
@@ -12,6 +11,15 @@ import {
   type SchedulerState,
 } from "@readme-moe/core";
 import { randomInteger } from "./random.ts";
+
+/** A machine whose steps take several times as long as the default model says. */
+export const SLOW_COST: CostModel = {
+  fixedMs: 8,
+  msPerToken: 1,
+  msPerExpert: 0.8,
+  msPerCachedToken: 0.002,
+  loadMsPerByte: 1e-6,
+};
 
 export const LIMITS: SchedulerLimits = { maxNumBatchedSeqs: 4, maxNumBatchedTokens: 256, chunkTokens: 128 };
 
@@ -43,7 +51,7 @@ export function prefilling(
 
 /** At time 0, with everything in memory. */
 export function stateOf(sequences: readonly SchedulableSequence[], rest: Partial<SchedulerState> = {}): SchedulerState {
-  return { sequences, nowMs: 0, limits: LIMITS, cost: DEFAULT_COST_MODEL, missingBytes: [], ...rest };
+  return { sequences, nowMs: 0, limits: LIMITS, cost: SLOW_COST, missingBytes: [], ...rest };
 }
 
 export function idsOf(scheduled: readonly ScheduledSequence[]): readonly string[] {

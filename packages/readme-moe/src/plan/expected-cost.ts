@@ -20,7 +20,7 @@ export interface CostOptions {
 }
 
 /*
- * `DEFAULT_COST_MODEL` is of SmolLM2 as seven experts of half width in int8 on two Zen 4 cores; a token of one sequence passes these bytes
+ * `DEFAULT_COST_MODEL` is of SmolLM2 as seven experts of half width in int8 on two Zen 5 cores; a token of one sequence passes these bytes
  * there. Steps of other models are taken to last in proportion: reading weights is most of a small step.
  */
 const REFERENCE_BYTES = 97e6;

@@ -43,14 +43,13 @@ export interface DescribedPlacement extends Placement {
 
 /*
  * Measured as the resident memory of an engine's process, Linux x64, Node 20, two threads, opened from the cache, less
- * the weights by `weightSizes`: the pocket model in int8, 113 MB. SmolLM2 has 45,000 tokens more and takes 20 MB (a
- * tokenizer.json) or 44 MB (a GGUF file) more than that.
+ * the weights by `weightSizes`: the pocket model in int8, 83 MB. SmolLM2 has 45,000 tokens more and takes 3 to 10 MB more than that.
  */
-const PROCESS_BYTES = 113e6;
-const TOKEN_BYTES = { folder: 430, gguf: 960 } as const;
-// SmolLM2 under load for ten minutes, 32 sequences, experts within a quarter, half and three quarters of their bytes: 40 to 120 MB
+const PROCESS_BYTES = 83e6;
+const TOKEN_BYTES = 220;
+// SmolLM2 under load, 32 and 48 sequences, experts within a quarter, half and three quarters of their bytes: 10 to 30 MB
 // more than what can be counted.
-const SLACK_BYTES_PER_SEQUENCE = 2.5e6;
+const SLACK_BYTES_PER_SEQUENCE = 1e6;
 
 /** Of a dense model, or of one with experts and the dense one that it was made from. */
 export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
@@ -100,15 +99,14 @@ function placement(
 }
 
 function otherBytes(model: Model, precision: Precision, load: Load): OtherBytes {
-  const { config, path } = model;
+  const { config } = model;
   const kvCacheBytes = kvBytesOf(model, load, precision);
   const options = resolveEngineOptions({ kvCacheBytes, maxNumSeqs: load.sequences });
   const kvPrecision = kvPrecisionOf(precision);
   const { capacityTokens, prefixCacheBytes } = kvSizes(options, config, kvPrecision);
-  const perToken = path.endsWith(".gguf") ? TOKEN_BYTES.gguf : TOKEN_BYTES.folder;
   return {
     process: PROCESS_BYTES,
-    tokenizer: config.vocabSize * perToken,
+    tokenizer: config.vocabSize * TOKEN_BYTES,
     step: options.maxNumBatchedTokens * stepBytesPerToken(model) + logitBytes(model, load),
     slack: (load.sequences - 1) * SLACK_BYTES_PER_SEQUENCE,
     keysAndValues: capacityTokens * kvBytesPerToken(config, kvPrecision),
