@@ -5,7 +5,7 @@
 // Greedy; `--sampled` at temperature 1, top-p 0.95.
 
 import { parseArgs } from "node:util";
-import { openStepRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import { openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { median } from "readme-moe/bench";
@@ -28,7 +28,7 @@ const ROUNDS = 40;
 
 const model = await openModel(positionals[0] ?? "models/pocket");
 const { tokenizer } = await model.loadText();
-const runner = await openStepRunner(model, { threads, precision });
+const runner = await KernelRunner.open(model, { threads, precision });
 
 console.log(
   `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`,

@@ -1,4 +1,4 @@
-import { openStepRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import { wholeBlocks } from "@readme-moe/kernel";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
@@ -26,7 +26,7 @@ export async function forcedScores(
 ): Promise<ForcedScores> {
   const model = await openModel(path);
   const router = await openRouter(model);
-  const runner = await openStepRunner(model, { precision });
+  const runner = await KernelRunner.open(model, { precision });
   let [numTokens, numSame, nats] = [0, 0, 0];
   for (const { promptIds, tokenIds } of answers) {
     const ids = Int32Array.from([...promptIds, ...tokenIds]).subarray(0, -1);

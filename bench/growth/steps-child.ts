@@ -1,6 +1,6 @@
 // See `steps-job.ts`.
 
-import { openStepRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import { median, peakMemoryBytes } from "readme-moe/bench";
 import { decodeSteps } from "../decode-steps.ts";
 import { randomModel } from "../random-model.ts";
@@ -14,7 +14,7 @@ async function answer(job: StepsJob): Promise<StepsAnswer> {
   const contextTokens = Math.max(...job.cases.map(({ past }) => past)) + ROOM_TOKENS;
   const model = { ...made, config: { ...made.config, contextTokens } };
   const startMs = performance.now();
-  const runner = await openStepRunner(model, { precision, threads, cacheFolder });
+  const runner = await KernelRunner.open(model, { precision, threads, cacheFolder });
   const openMs = performance.now() - startMs;
   const cases = [];
   for (const one of job.onlyBuilds ? [] : job.cases) {

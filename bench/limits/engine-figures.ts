@@ -1,7 +1,7 @@
 // Times the parts of an engine's step from outside: they are called through objects that look at the clock.
 
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
-import { openStepRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { median } from "readme-moe/bench";
@@ -16,7 +16,7 @@ export async function engineFigures(
   model: Model,
   job: Extract<Job, { readonly kind: "engine" }>,
 ): Promise<readonly EngineFigures[]> {
-  const runner = await openStepRunner(model, job);
+  const runner = await KernelRunner.open(model, job);
   const choice = model.experts.names.length > 1 && !model.router ? 0 : undefined;
   const router = await openRouter(model, choice, job);
   const { tokenizer } = await model.loadText();
@@ -28,6 +28,7 @@ export async function engineFigures(
         model,
         openKv: runner.openKv.bind(runner),
         forward: watch.timed("forward", runner.forward.bind(runner)),
+        keepsLogits: runner.keepsLogits.bind(runner),
         dispose: async () => undefined,
       },
       tokenizer,

@@ -11,7 +11,7 @@ import { SHAPES } from "./shapes.ts";
 
 const NUM_EXPERTS = 7;
 const PAST = 128;
-const MAX_MORE_PERCENT = 10;
+const MAX_MORE_PERCENT = 2;
 /** Of one sequence, and of sixteen that all use the same expert. */
 const ALONE: Cases["dense"] = [1, 16].map((numSeqs) => ({ numSeqs, past: PAST, distinct: 1 }));
 const CASES: Cases = { dense: ALONE, mixture: ALONE };

@@ -1,6 +1,6 @@
 // One sequence's decode steps and reading memory, by turns: neighbours on a shared machine slow both down alike.
 
-import { openStepRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { decodePast } from "../decode-steps.ts";
 import type { Answers, Job, ReadingRound } from "./jobs.ts";
@@ -17,7 +17,7 @@ export async function readTurns(
   model: Model,
   job: Extract<Job, { readonly kind: "reading" }>,
 ): Promise<Answers["reading"]> {
-  const runner = await openStepRunner(model, job);
+  const runner = await KernelRunner.open(model, job);
   const readers = new MemoryReaders(job.threads, READ_BYTES, "search");
   const rounds: ReadingRound[] = [];
   try {

@@ -1,6 +1,6 @@
 // Steps of several models by turns in one process: what slows a machine down for seconds slows all of them.
 
-import { openStepRunner, type StepRunner } from "@readme-moe/engine";
+import { KernelRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { median } from "readme-moe/bench";
 import { rewind } from "../../packages/engine/src/rewind.ts";
@@ -16,7 +16,7 @@ export async function stepTurns(
 ): Promise<Answers["turns"]> {
   const runners: StepRunner[] = [];
   try {
-    for (const model of models) runners.push(await openStepRunner(model, job));
+    for (const model of models) runners.push(await KernelRunner.open(model, job));
     const pasts: DecodePast[] = [];
     for (const runner of runners) pasts.push(await decodePast(runner, job, 1));
     const times: number[][] = job.entries.map(() => []);

@@ -34,7 +34,13 @@ function timed(runner: StepRunner, firstStepMs = 0): { readonly runner: StepRunn
     return results;
   };
   return {
-    runner: { model: runner.model, openKv: runner.openKv.bind(runner), forward, dispose: async () => undefined },
+    runner: {
+      model: runner.model,
+      openKv: runner.openKv.bind(runner),
+      forward,
+      keepsLogits: () => true,
+      dispose: async () => undefined,
+    },
     now: () => nowMs,
   };
 }

@@ -12,6 +12,7 @@ export function keepingNoRows({ router, runner }: BenchModel): BenchModel {
         const results = await runner.forward(...step);
         return results.map((result) => ({ ...result, readRow: undefined }));
       },
+      keepsLogits: () => true,
       dispose: () => runner.dispose(),
     },
   };

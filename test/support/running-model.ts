@@ -1,7 +1,7 @@
 // A model with its runner and router, opened for one test or one file of tests.
 
 import type { PreGatingRouter } from "@readme-moe/core";
-import { openStepRunner, type StepLogits, type StepRunner } from "@readme-moe/engine";
+import { KernelRunner, type StepLogits, type StepRunner } from "@readme-moe/engine";
 import type { KvSlot } from "@readme-moe/kernel";
 import { openModel, type Model, type Precision } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
@@ -20,7 +20,7 @@ export async function runningModel(
 ): Promise<RunningModel> {
   const model = await openModel(path);
   const router = await openRouter(model, expert, { threads: 2 });
-  const runner = await openStepRunner(model, { threads: 2, precision });
+  const runner = await KernelRunner.open(model, { threads: 2, precision });
   return {
     model,
     runner,

@@ -70,6 +70,8 @@ async function forwardTogether(
     1,
     ...batch.map(({ sequence, isLast }) => (isLast ? candidatesNeeded(sequence.params) : 1)),
   );
+  const stepTokens = batch.reduce((sum, { numTokens }) => sum + numTokens, 0);
+  const canReadLater = runner.keepsLogits(stepTokens, batch.filter(({ isLast }) => isLast).length);
   const results = await runner.forward(
     kv,
     batch.map(({ sequence, numTokens, isLast, wantsFullLogits }) => {
@@ -80,7 +82,8 @@ async function forwardTogether(
         experts: sequence.experts.slice(from, to),
         logitsOf: isLast ? [numTokens - 1] : [],
         wantsFullLogits:
-          isLast && (wantsFullLogits === true || sequence.processesLogits || needsFullLogits(sequence.params)),
+          isLast &&
+          (wantsFullLogits === true || sequence.processesLogits || needsFullLogits(sequence.params, canReadLater)),
       };
     }),
     numCandidates,

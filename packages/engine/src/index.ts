@@ -25,7 +25,6 @@ export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
 export type { RunnerOptions } from "./runner-options.ts";
 export { KernelRunner, type KernelRunnerOptions } from "./kernel-runner.ts";
 export { kvPrecisionOf } from "./kv-precision.ts";
-export { openStepRunner } from "./open-step-runner.ts";
 export type { StepLogits } from "./step-logits.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { StepRunner, StepSequence } from "./step-runner.ts";

@@ -18,6 +18,7 @@ import {
   type KvPrecision,
   openCachedKernel,
   type StepRows,
+  KEPT_LOGITS_ROWS,
 } from "@readme-moe/kernel";
 import { type Model, resolveCacheFolder } from "@readme-moe/model";
 import { kernelCalibration } from "./kernel-calibration.ts";
@@ -149,6 +150,11 @@ export class KernelRunner implements StepRunner {
       this.#took(step, pieces);
     }
     return this.#results.end();
+  }
+
+  /** The kernel keeps the logits of its last call's last rows. */
+  keepsLogits(numTokens: number, numRows: number): boolean {
+    return numTokens <= MAX_ROWS && numRows <= KEPT_LOGITS_ROWS;
   }
 
   async dispose(): Promise<void> {

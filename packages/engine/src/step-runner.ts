@@ -37,5 +37,8 @@ export interface StepRunner {
    */
   forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates?: number): Promise<readonly StepLogits[]>;
 
+  /** Whether all logits of a step with so many tokens and wanted rows can be read after it, by `StepLogits.readRow`. */
+  keepsLogits(numTokens: number, numRows: number): boolean;
+
   dispose(): Promise<void>;
 }

@@ -16,7 +16,14 @@ export type {
 } from "./description.ts";
 export { describeRouter } from "./describe-router.ts";
 export { describeModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
-export type { Kernel, KernelKind, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+export {
+  KEPT_LOGITS_ROWS,
+  type Kernel,
+  type KernelKind,
+  type KernelPages,
+  type KernelSizes,
+  type StepResults,
+} from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
 export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
 export { openCachedKernel, type CachedKernel, type CachedKernelOptions } from "./open-cached-kernel.ts";

@@ -66,6 +66,9 @@ export interface Kernel {
   close(): Promise<void>;
 }
 
+/** Wanted rows, a step's last ones, whose logits a kernel keeps until the next step; `LOGIT_ROWS` of `native/state.h`. */
+export const KEPT_LOGITS_ROWS = 32;
+
 /** Sizes of a kernel, beyond those of its model. */
 export interface KernelSizes {
   readonly threads: number;

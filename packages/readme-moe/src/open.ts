@@ -1,4 +1,4 @@
-import { openStepRunner, type StepRunner } from "@readme-moe/engine";
+import { KernelRunner, type StepRunner } from "@readme-moe/engine";
 import { openModel, type Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import type { PreGatingRouter } from "@readme-moe/core";
@@ -30,7 +30,7 @@ export async function withModel<Result>(
     const expert = flags.perExpert && !model.router ? 0 : flags.expert;
     const router = await openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
     closers.unshift(() => router.dispose());
-    const runner = await openStepRunner(model, { precision, threads, cacheFolder, onCacheFailure });
+    const runner = await KernelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
     closers.unshift(() => runner.dispose());
     if (cacheFailure !== undefined) console.error(`note: the model is not cached: ${cacheFailure}`);
     return await use({ model, runner, router });

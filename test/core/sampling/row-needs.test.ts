@@ -31,6 +31,17 @@ describe("what a sequence needs of a row", () => {
     }
   });
 
+  it("is no logits but candidates where all can be read later, unless any of them may change", () => {
+    for (const params of [{}, { topP: 0.9 }, { temperature: 0.7 }, { minP: 0.01 }]) {
+      const resolved = resolveSamplingParams(params, { vocabSize: 49_152, eosTokenIds: [2, 3] });
+      expect([candidatesNeeded(resolved), needsFullLogits(resolved, true)]).toEqual([128, false]);
+    }
+    for (const params of [{ repetitionPenalty: 1.1 }, { topK: 5000 }]) {
+      const resolved = resolveSamplingParams(params, { vocabSize: 49_152, eosTokenIds: [2, 3] });
+      expect(needsFullLogits(resolved, true)).toBe(true);
+    }
+  });
+
   it("is all logits alone where any of them may change", () => {
     for (const params of [
       { temperature: 0, repetitionPenalty: 1.1 },

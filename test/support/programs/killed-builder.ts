@@ -2,12 +2,12 @@
 //
 //   killed-builder.ts <cache folder> <share of the weights that is written by then>
 
-import { openStepRunner } from "@readme-moe/engine";
+import { KernelRunner } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { POCKET } from "../pocket.ts";
 
 const [cacheFolder = "", share] = process.argv.slice(2);
-await openStepRunner(await openModel(POCKET), {
+await KernelRunner.open(await openModel(POCKET), {
   cacheFolder,
   onProgress: ({ stage, doneBytes, ofBytes }) => {
     if (stage === "building" && doneBytes >= Number(share) * ofBytes) process.kill(process.pid, "SIGKILL");

@@ -26,6 +26,8 @@ export class WeightBuckets {
   readonly #logits: Float32Array;
   readonly #best: number;
   readonly #temperature: number;
+  /** Bucket of each token. */
+  readonly #buckets: Uint16Array;
   /** Sums of each bucket. */
   readonly #weights: Float64Array;
   readonly #total: number;
@@ -35,7 +37,9 @@ export class WeightBuckets {
     this.#logits = logits;
     this.#best = best;
     this.#temperature = temperature;
-    this.#weights = bucketWeights(logits, best, temperature);
+    this.#buckets = new Uint16Array(logits.length);
+    this.#weights = new Float64Array(NUM_BUCKETS);
+    fillBuckets(this.#buckets, this.#weights, { logits, best, temperature });
     let total = 0;
     for (let bucket = 0; bucket < NUM_BUCKETS; bucket++) total += this.#weights[bucket] as number;
     this.#total = total;
@@ -62,7 +66,7 @@ export class WeightBuckets {
   }
 
   #firstInBucket(bucket: number, before: number, least: number, reaches: Reaches): Reached {
-    const ids = idsInBucket(this.#logits, this.#best, this.#temperature, bucket);
+    const ids = idsInBucket(this.#buckets, bucket);
     const logits = Float32Array.from(ids, (id) => this.#logits[id] as number);
     // Adding one by one must not lead past the bucket's end, or top-p could let in a token of the next.
     const end = before + (this.#weights[bucket] as number);
@@ -77,36 +81,41 @@ export class WeightBuckets {
   }
 }
 
+interface Weighed {
+  readonly logits: Float32Array;
+  /** The largest of them. */
+  readonly best: number;
+  readonly temperature: number;
+}
+
 /**
- * Adds every token's weight to its bucket's. It is the bucket's largest times a polynomial, within 1e-11 of `weightOf`: an
- * exponential each took twice as long as all of this.
+ * Puts every token into its bucket, and adds its weight to the bucket's. It is the bucket's largest times a polynomial, within 1e-11 of
+ * `weightOf`: an exponential each took twice as long as all of this.
  */
-function bucketWeights(logits: Float32Array, best: number, temperature: number): Float64Array {
-  const weights = new Float64Array(NUM_BUCKETS);
+function fillBuckets(buckets: Uint16Array, weights: Float64Array, { logits, best, temperature }: Weighed): void {
   const scale = BUCKETS_PER_NAT / temperature;
   for (let id = 0; id < logits.length; id++) {
     const depth = (best - (logits[id] as number)) * scale;
-    if (depth >= LAST_BUCKET) continue;
+    if (depth >= LAST_BUCKET) {
+      buckets[id] = LAST_BUCKET;
+      continue;
+    }
     const bucket = depth | 0;
     const x = (bucket - depth) * (1 / BUCKETS_PER_NAT); // in (-1/64, 0]
     const weight = (LARGEST_WEIGHTS[bucket] as number) * (1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24)))));
+    buckets[id] = bucket;
     weights[bucket] = (weights[bucket] as number) + weight;
   }
   // In the last one tokens are further apart than the polynomial reaches.
-  for (const id of idsInBucket(logits, best, temperature, LAST_BUCKET)) {
+  for (const id of idsInBucket(buckets, LAST_BUCKET)) {
     const weight = weightOf(logits[id] as number, best, temperature);
     weights[LAST_BUCKET] = (weights[LAST_BUCKET] as number) + weight;
   }
-  return weights;
 }
 
 /** Tokens of one bucket, the lowest id first. */
-function idsInBucket(logits: Float32Array, best: number, temperature: number, bucket: number): number[] {
+function idsInBucket(buckets: Uint16Array, bucket: number): number[] {
   const ids: number[] = [];
-  const scale = BUCKETS_PER_NAT / temperature;
-  for (let id = 0; id < logits.length; id++) {
-    // The minimum first: `| 0` makes `Infinity` 0.
-    if ((Math.min((best - (logits[id] as number)) * scale, LAST_BUCKET) | 0) === bucket) ids.push(id);
-  }
+  for (let id = buckets.indexOf(bucket); id !== -1; id = buckets.indexOf(bucket, id + 1)) ids.push(id);
   return ids;
 }

@@ -1,6 +1,6 @@
 // Our engine as packaged: in a process of its own, sampling.
 
-import { type EngineOptions, evaluateSequences, openStepRunner, ReadMeEngine } from "@readme-moe/engine";
+import { type EngineOptions, evaluateSequences, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import type { Contender, OpenContender } from "./contender.ts";
@@ -38,7 +38,7 @@ export async function open({ spec, threads, maxSequences, seed, cacheFolder }: O
       // The engine gives log-probabilities of what it generates; those of a text come from the same steps.
       const model = await openModel(path);
       const router = await openRouter(model, undefined, { threads, cacheFolder });
-      const runner = await openStepRunner(model, { precision, threads, cacheFolder });
+      const runner = await KernelRunner.open(model, { precision, threads, cacheFolder });
       const sums: number[] = [];
       for (const tokenIds of sequences) {
         const { loss, tokens } = await evaluateSequences(runner, router, [Int32Array.from(tokenIds)]);
