@@ -120,13 +120,17 @@ export class EngineCore {
     }
   }
 
-  /** Routes the prompts that came since the last step, all at once, and queues them. */
+  /** Routes the prompts that came since the last step, as many tokens as their routers take in a call, and queues those that are through. */
   async #routeArrivals(): Promise<void> {
-    const arrivals = Array.from(this.#routers.keys()).filter((sequence) => sequence.experts.length === 0);
     const { admission, output } = this.#parts;
-    await this.#route(arrivals);
+    const arrivals = Array.from(this.#routers.keys()).filter(isArriving);
+    await this.#route(arrivals, true);
     for (const sequence of arrivals) {
       if (!this.#routers.has(sequence)) continue;
+      if (isArriving(sequence)) {
+        this.#hasNews = true;
+        continue;
+      }
       admission.enqueue(sequence);
       const { id: sequenceId, promptTokens } = sequence;
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
@@ -206,9 +210,10 @@ export class EngineCore {
     });
   }
 
-  async #route(sequences: readonly Sequence[]): Promise<void> {
+  async #route(sequences: readonly Sequence[], isInChunks = false): Promise<void> {
     const { now, output } = this.#parts;
     await routeSequences(sequences, this.#routers, {
+      isInChunks,
       now,
       onRouted: ({ id: sequenceId }, position, experts, durationMs) =>
         output.event("router:routed", { sequenceId, position, experts, durationMs }),
@@ -284,4 +289,9 @@ export class EngineCore {
       durationMs: now() - sequence.arrivalMs,
     });
   }
+}
+
+/** Whether some of a prompt is not routed yet. */
+function isArriving({ experts, promptTokens }: Sequence): boolean {
+  return experts.length < promptTokens;
 }

@@ -1,25 +1,33 @@
 import type { PreGatingRouter } from "@readme-moe/core";
 import type { Sequence } from "./sequence.ts";
 
-export interface RoutingListeners {
+/** How sequences are routed, and who hears of it. */
+export interface RoutingOptions {
+  /** Whether a router takes at most its `chunkTokens`; the first sequences come first, and what is left waits for the next time. */
+  readonly isInChunks: boolean;
   readonly now: () => number;
   readonly onRouted: (sequence: Sequence, position: number, experts: Uint16Array, durationMs: number) => void;
   readonly onFailed: (sequence: Sequence, error: unknown) => void;
 }
 
-/** Experts of the tokens that have none yet, in one call for all sequences of a router. */
+/** Routes tokens that have no expert yet, in one call for all sequences of a router. */
 export async function routeSequences(
   sequences: readonly Sequence[],
   routerOf: ReadonlyMap<Sequence, PreGatingRouter>,
-  { now, onRouted, onFailed }: RoutingListeners,
+  { isInChunks, now, onRouted, onFailed }: RoutingOptions,
 ): Promise<void> {
   for (const router of new Set(sequences.map((sequence) => routerOf.get(sequence)))) {
     if (!router) continue;
-    const members = sequences.filter((sequence) => routerOf.get(sequence) === router);
+    const parts = partsOf(
+      sequences.filter((sequence) => routerOf.get(sequence) === router),
+      isInChunks ? router.chunkTokens : undefined,
+    );
+    const members = parts.map(({ sequence }) => sequence);
     const startMs = now();
     try {
-      const inputs = members.map((sequence) => ({ state: sequence.routerState, tokenIds: sequence.unroutedIds }));
-      const routes = await router.route(inputs);
+      const routes = await router.route(
+        parts.map(({ sequence, tokenIds }) => ({ state: sequence.routerState, tokenIds })),
+      );
       const durationMs = now() - startMs;
       members.forEach((sequence, index) => {
         const experts = routes[index]?.experts ?? new Uint16Array();
@@ -31,4 +39,15 @@ export async function routeSequences(
       for (const sequence of members) onFailed(sequence, error);
     }
   }
+}
+
+/** The next tokens of sequences, `most` together. */
+function partsOf(sequences: readonly Sequence[], most = Infinity) {
+  let left = most;
+  return sequences.flatMap((sequence) => {
+    const { unroutedIds } = sequence;
+    const tokenIds = unroutedIds.slice(0, Math.min(left, unroutedIds.length));
+    left -= tokenIds.length;
+    return tokenIds.length > 0 ? [{ sequence, tokenIds }] : [];
+  });
 }

@@ -25,6 +25,7 @@ export function withHysteresis(router: PreGatingRouter, margin: number): PreGati
   if (!(margin >= 0)) throw new RangeError(`Expected \`margin\` to be a number from 0 up, got \`${margin}\``);
   return {
     numExperts: router.numExperts,
+    chunkTokens: router.chunkTokens,
     start: () => new HystereticState(router.start()),
     async route(inputs) {
       const states = inputs.map(({ state }) => ownState(state));

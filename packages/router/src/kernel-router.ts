@@ -73,6 +73,11 @@ export class KernelRouter implements PreGatingRouter {
     return this.config.numExperts;
   }
 
+  /** Tokens of one call of the kernel. */
+  get chunkTokens(): number {
+    return MAX_ROWS;
+  }
+
   start(): RouterState {
     return new KernelRouterState(this.#memory);
   }
