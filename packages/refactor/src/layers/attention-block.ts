@@ -1,6 +1,6 @@
 // A layer's attention over whole sequences of equal length, laid end to end.
 
-import { ropeTables, type ModelConfig, type ModelWeights } from "@readme-moe/model";
+import { ropeTables, type AttentionRefs, type ModelConfig } from "@readme-moe/model";
 import { operators, type Feeds, type GraphBuilder, type Value } from "@readme-moe/onnx";
 import { floatWeight, linear } from "./float-blocks.ts";
 
@@ -24,8 +24,6 @@ const {
   Unsqueeze,
   Where,
 } = operators;
-
-type AttentionRefs = ModelWeights["layers"][number]["attention"];
 
 // Far below any score, and still finite after one is added.
 const MASKED = -1e30;
@@ -84,9 +82,11 @@ function normHeads(g: GraphBuilder, x: Value, { queryNorm, keyNorm }: AttentionR
 function rotate(g: GraphBuilder, x: Value, positions: Value, config: ModelConfig): Value {
   const { rope, headSize, contextTokens } = config;
   const shape = [contextTokens, headSize / 2];
+  let tables: ReturnType<typeof ropeTables> | undefined;
   const table = (name: "cos" | "sin"): Value =>
     g.weight(`rope.${name}`, "float32", shape, () => {
-      const { buffer, byteOffset, byteLength } = ropeTables(rope, headSize, contextTokens)[name];
+      tables ??= ropeTables(rope, headSize, contextTokens);
+      const { buffer, byteOffset, byteLength } = tables[name];
       return new Uint8Array(buffer, byteOffset, byteLength);
     });
   return RotaryEmbedding(g, x, positions, table("cos"), table("sin"));
