@@ -1,8 +1,8 @@
 // Routes of long prompts in several calls of their router, with steps of others in between.
 
 import { openModel, type Model, type Tokenizer } from "@readme-moe/model";
-import type { PreGatingRouter } from "@readme-moe/core";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { inChunks } from "../support/in-chunks.ts";
 import { CoreBench, outcomesAlone, randomJobs, type BenchModel } from "../support/core-bench.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -22,21 +22,6 @@ afterAll(async () => {
   await running[Symbol.asyncDispose]();
   await model.close();
 });
-
-/** The same router, which takes few tokens in a call; it notes how many each call had. */
-function inChunks(router: PreGatingRouter, chunkTokens: number, calls: number[]): PreGatingRouter {
-  return {
-    numExperts: router.numExperts,
-    chunkTokens,
-    start: () => router.start(),
-    route: (inputs) => {
-      calls.push(inputs.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0));
-      return router.route(inputs);
-    },
-    release: (state) => router.release(state),
-    dispose: async () => undefined,
-  };
-}
 
 const LIMITS = { capacityTokens: 8192, maxNumSeqs: 12 };
 

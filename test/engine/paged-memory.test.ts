@@ -6,6 +6,7 @@ import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { scorePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { CoreBench, outcomesAlone, randomJobs, type BenchModel, type Limits } from "../support/core-bench.ts";
+import { inChunks } from "../support/in-chunks.ts";
 import { keepingNoRows } from "../support/keeping-no-rows.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningModel, type RunningModel } from "../support/running-model.ts";
@@ -55,7 +56,10 @@ test.each(Object.entries(limits))("gives the same bits as alone, %s", async (_, 
 
 test("sequences that begin alike share memory, and more of them fit", async () => {
   const jobs = jobsAlike(7, 10);
-  const bench = new CoreBench(paged, tokenizer, { capacityTokens: 640, prefixCacheBytes: PREFIX_BYTES });
+  // All prompts are routed in one call, so that all are admitted in one step.
+  const { runner, router } = paged;
+  const whole = { runner, router: inChunks(router, undefined) };
+  const bench = new CoreBench(whole, tokenizer, { capacityTokens: 640, prefixCacheBytes: PREFIX_BYTES });
   const [first, ...others] = jobs;
   bench.add("first", first?.promptIds ?? [], { maxTokens: 1 });
   await bench.finish();

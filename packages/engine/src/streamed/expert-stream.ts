@@ -10,6 +10,8 @@ export class ExpertStream {
   readonly memory: UnitMemory;
   readonly #file: UnitFile;
   readonly #kernel: Kernel;
+  /** What the kernel was last given of each unit, by layer and expert. */
+  readonly #placed: (Uint8Array | undefined)[] = [];
 
   private constructor(memory: UnitMemory, file: UnitFile, kernel: Kernel) {
     this.memory = memory;
@@ -77,7 +79,12 @@ export class ExpertStream {
   }
 
   #place(layer: number, units: ReadonlyMap<number, Uint8Array>): void {
-    for (const [expert, unit] of units) this.#kernel.placeUnit(layer, expert, unit);
+    for (const [expert, unit] of units) {
+      const index = layer * this.memory.layout.numExperts + expert;
+      if (this.#placed[index] === unit) continue;
+      this.#kernel.placeUnit(layer, expert, unit);
+      this.#placed[index] = unit;
+    }
   }
 
   async close(): Promise<void> {
