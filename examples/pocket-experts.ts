@@ -16,7 +16,7 @@ export interface PocketExpertsOptions {
   readonly folder?: string | undefined;
   /** Kinds of text; one expert is made for each. @default seven of them */
   readonly domains?: readonly string[] | undefined;
-  /** Of `readme-moe refactor`. @default half a minute's worth of work */
+  /** Options of `readme-moe refactor`. @default half a minute's worth of work */
   readonly effort?: readonly string[] | undefined;
 }
 

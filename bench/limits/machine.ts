@@ -10,7 +10,7 @@ export interface MachineFigures {
   readonly readGBPerS: number;
   /** The same with one thread. */
   readonly readGBPerSOfOne: number;
-  /** Of the inference runtime's products of many rows; a multiplication and an addition are two. */
+  /** Rate of the inference runtime's products of many rows; a multiplication and an addition are two operations. */
   readonly int8GOPerS: number;
 }
 

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { KernelRunner, type StepLogits, type StepSequence } from "@readme-moe/engine";
-import type { KvMemory, KvSlot } from "@readme-moe/kernel";
+import { KEPT_LOGITS_ROWS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import { openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
@@ -67,6 +67,21 @@ function copies(results: readonly StepLogits[]): readonly Omit<StepLogits, "read
 }
 
 describe("a step", () => {
+  test("keeps as many rows of logits as it says, and no more", async () => {
+    await using running = await tinyModel({ hasBias: true });
+    const { runner } = running;
+    for (const numRows of [KEPT_LOGITS_ROWS, KEPT_LOGITS_ROWS + 1]) {
+      const pool = kvFor(runner, numRows);
+      const slot = pool.admit(numRows) as KvSlot;
+      const logitsOf = Array.from({ length: numRows }, (_, index) => index);
+      const sequence = { slot, tokenIds: logitsOf, experts: logitsOf.map(() => 0), logitsOf };
+      const [result] = await runner.forward(pool, [sequence]);
+      const areKept = logitsOf.every((row) => result?.readRow?.(row) !== undefined);
+      expect([numRows, areKept]).toEqual([numRows, runner.keepsLogits(numRows, numRows)]);
+      expect(areKept).toBe(numRows === KEPT_LOGITS_ROWS);
+    }
+  });
+
   test("gives each sequence the numbers that it gets alone, bit for bit, whoever its neighbours are", async () => {
     await using running = await tinyModel({ hasBias: true });
     const { runner } = running;

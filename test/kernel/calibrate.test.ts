@@ -1,7 +1,7 @@
 // What a model's products take in, measured by the kernel and by plain loops.
 
-import { calibrateModel, type CalibrationTokens, type InputStatistics } from "@readme-moe/kernel";
-import { openModel, type Model } from "@readme-moe/model";
+import { calibrateModel, type CalibrationTokens } from "@readme-moe/kernel";
+import { type InputStatistics, openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { plainLayer } from "../oracles/plain-decoder.ts";
 import { fixture } from "../support/fixtures.ts";

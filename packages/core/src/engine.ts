@@ -163,9 +163,9 @@ export interface EngineStats {
   readonly expertCache?: ExpertCacheStats;
 }
 
-/** Of experts that come and go. A unit is a segment of one expert: one layer, or some where memory is ample. */
+/** Figures of experts that come and go. A unit is one layer of one expert. */
 export interface ExpertCacheStats extends ExpertCacheCounters {
-  /** Bytes of one expert in each segment, in the order in which they run. */
+  /** Bytes of one expert in each layer. */
   readonly layerBytes: readonly number[];
   readonly budgetBytes: number;
   /** Units in memory, reads under way included. */

@@ -32,5 +32,5 @@ export interface StreamedResidency {
   setBudget(budgetBytes: number): Promise<void>;
 }
 
-/** All experts are in the graph, so there is nothing to do. */
+/** All experts are in memory, so there is nothing to do. */
 export const everythingResident: Residency = { missingBytes: [] };

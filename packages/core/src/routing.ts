@@ -30,8 +30,8 @@ export interface Route {
 export interface PreGatingRouter {
   readonly numExperts: number;
   /**
-   * New tokens of one call, at most, where others wait for it: an engine routes what is longer in several calls, with steps in between.
-   * A route must not depend on where calls end. @default no limit
+   * Most new tokens of one call while others wait. An engine routes longer prompts in several calls, with steps in between. A route must
+   * not depend on where calls end. @default no limit
    */
   readonly chunkTokens?: number | undefined;
   /** State of a sequence that no token was seen of yet. */

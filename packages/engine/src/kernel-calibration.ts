@@ -1,7 +1,7 @@
 // Statistics that weights are rounded by. The kernel measures them when weights are packed.
 
-import { calibrateModel, type CalibrateOptions, type InputStatistics } from "@readme-moe/kernel";
-import type { Model, Precision } from "@readme-moe/model";
+import { calibrateModel, type CalibrateOptions } from "@readme-moe/kernel";
+import type { InputStatistics, Model, Precision } from "@readme-moe/model";
 import { calibrationTokens, fingerprintOf, inTurn, meaninglessTokens, routed } from "./calibration-sequences.ts";
 
 export interface KernelCalibration {

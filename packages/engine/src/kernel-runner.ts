@@ -8,6 +8,7 @@ import {
   expertUnits,
   type ExpertUnits,
   GrowingAngles,
+  KEPT_LOGITS_ROWS,
   type Kernel,
   type KernelChoice,
   KernelKv,
@@ -18,7 +19,6 @@ import {
   type KvPrecision,
   openCachedKernel,
   type StepRows,
-  KEPT_LOGITS_ROWS,
 } from "@readme-moe/kernel";
 import { type Model, resolveCacheFolder } from "@readme-moe/model";
 import { kernelCalibration } from "./kernel-calibration.ts";

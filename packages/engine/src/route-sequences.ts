@@ -41,13 +41,15 @@ export async function routeSequences(
   }
 }
 
-/** The next tokens of sequences, `most` together. */
+/** Takes the next tokens of sequences, `most` together; those that none are left for are not among them. */
 function partsOf(sequences: readonly Sequence[], most = Infinity) {
+  const parts: { readonly sequence: Sequence; readonly tokenIds: readonly number[] }[] = [];
   let left = most;
-  return sequences.flatMap((sequence) => {
-    const { unroutedIds } = sequence;
-    const tokenIds = unroutedIds.slice(0, Math.min(left, unroutedIds.length));
+  for (const sequence of sequences) {
+    if (left === 0) break;
+    const tokenIds = sequence.unroutedIds(left);
     left -= tokenIds.length;
-    return tokenIds.length > 0 ? [{ sequence, tokenIds }] : [];
-  });
+    parts.push({ sequence, tokenIds });
+  }
+  return parts;
 }

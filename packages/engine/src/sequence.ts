@@ -101,8 +101,8 @@ export class Sequence implements SchedulableSequence {
     return this.#next.experts;
   }
 
-  /** Tokens that were not routed yet: the prompt on arrival, then one at a time. */
-  get unroutedIds(): readonly number[] {
-    return this.tokenIds.slice(this.experts.length);
+  /** The next tokens that were not routed yet, `most` at most. */
+  unroutedIds(most: number): readonly number[] {
+    return this.tokenIds.slice(this.experts.length, this.experts.length + most);
   }
 }

@@ -1,13 +1,12 @@
 // Sizes of a model's weights, computed from the description of its packed file; nothing is read.
 
 import type { ExpertLayout } from "@readme-moe/core";
-import type { Model, Precision } from "@readme-moe/model";
+import type { InputStatistics, Model, Precision } from "@readme-moe/model";
 import {
   describeModel,
   describeRouter,
   expertUnits,
   layOut,
-  type InputStatistics,
   type LayerDescription,
   type PackedTensor,
 } from "@readme-moe/kernel";

@@ -4,8 +4,8 @@ import {
   eightBitBlocks,
   fittedBlocks,
   storedBlocks,
-  type Calibration,
   type FeedForwardRefs,
+  type InputStatistics,
   type LinearRefs,
   type Model,
   type Precision,
@@ -19,12 +19,6 @@ import type { PackedTensor } from "./pack/packed-tensor.ts";
 
 /** What a description is made from. */
 export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
-
-/**
- * What the model's products take in: `layers.3.attention.qkv`, `layers.3.attention.output`, `layers.3.ffn` and
- * `layers.3.ffn.down` of all tokens, `layers.3.ffn.2` and `layers.3.ffn.2.down` of expert 2's.
- */
-export type InputStatistics = Pick<Calibration, "inputSquares">;
 
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 

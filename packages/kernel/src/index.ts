@@ -15,7 +15,7 @@ export type {
   LayerDescription,
 } from "./description.ts";
 export { describeRouter } from "./describe-router.ts";
-export { describeModel, type DescribedModel, type InputStatistics } from "./describe-model.ts";
+export { describeModel, type DescribedModel } from "./describe-model.ts";
 export {
   KEPT_LOGITS_ROWS,
   type Kernel,

@@ -50,5 +50,5 @@ export type { JsonObject } from "./files/json-object.ts";
 export { readJsonFile } from "./files/text-file.ts";
 export { cachedData } from "./cache/data-cache.ts";
 export { resolveCacheFolder } from "./cache/cache-folder.ts";
-export type { Calibration } from "./quantize/calibration.ts";
+export type { InputStatistics } from "./quantize/input-statistics.ts";
 export type { Precision } from "./weights/precision.ts";

@@ -165,8 +165,8 @@ export class ExpertCache {
   }
 
   /**
-   * Counts a whole step as run, if all units that it and the next step need are in memory, within the budget. Its layers have
-   * nothing to decide then.
+   * Counts a whole step as run, where all units that it and the next step need are in memory and within the budget. Nothing has to be
+   * decided for its layers then.
    *
    * @param experts - the step's, distinct
    * @param planned - those that are sure of the next step

@@ -1,6 +1,6 @@
 import { ReadMeError } from "../errors.ts";
 
-/** What a model's graph says about the next token of one sequence, before any sampling parameter. */
+/** What a model says about the next token of one sequence, before any sampling parameter. */
 export interface LogitsRow {
   /** The tokens with the largest logits, largest first; the lower id first among equals. May be empty. */
   readonly candidateIds: Int32Array;
@@ -8,7 +8,7 @@ export interface LogitsRow {
   readonly candidateLogits: Float32Array;
   /** Of all logits, at temperature 1; at most `logSumExpError` from the exact value. */
   readonly logSumExp: number;
-  /** `[vocabSize]`, where the graph was asked for them. Changed while a token is chosen, and put back. */
+  /** `[vocabSize]`, where the step was asked for them, or they were read after it. Changed while a token is chosen, and put back. */
   readonly fullLogits: Float32Array | undefined;
 }
 

@@ -1,5 +1,5 @@
-// What a sequence wants of a step. Full logits cost a copy (0.2 MB) and, where the candidates do not decide, some passes over it. Where
-// a step's logits cannot be read later, candidates that do not decide cost a second run of the row's step.
+// Decides which logits a step gives for a row. A copy of all takes 0.2 MB, and some passes over it where the candidates do not decide.
+// Candidates that do not decide cost a second run of the row's step where logits cannot be read later.
 
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
 

@@ -97,7 +97,7 @@ function chooseCheaply(
   params: ResolvedSamplingParams,
   u: number,
 ): number | undefined {
-  // The graph's own ranking has failed where it was as long.
+  // The step's own ranking has failed where it was as long.
   if (params.temperature === 0 || isLimited(params) || row.candidateIds.length >= FEW) return undefined;
   const ranked = bestLogits(fullLogits, FEW);
   const candidates = { ...row, candidateIds: ranked.ids, candidateLogits: ranked.logits };

@@ -89,8 +89,8 @@ interface Weighed {
 }
 
 /**
- * Puts every token into its bucket, and adds its weight to the bucket's. It is the bucket's largest times a polynomial, within 1e-11 of
- * `weightOf`: an exponential each took twice as long as all of this.
+ * Puts every token into its bucket, and adds its weight to the bucket's. A weight is the bucket's largest one times a polynomial, within
+ * 1e-11 of `weightOf`. An exponential for each token took twice as long as the whole pass.
  */
 function fillBuckets(buckets: Uint16Array, weights: Float64Array, { logits, best, temperature }: Weighed): void {
   const scale = BUCKETS_PER_NAT / temperature;

@@ -34,7 +34,7 @@ const PREFILL_SHARE = 0.25;
 const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0 };
 const NO_LOAD_IS_FREE = -1;
 
-/** What a step has for groups that are chosen by their worth. */
+/** Room for groups that are chosen by their worth. */
 interface GrowingRoom extends Room {
   /** Experts whose loading takes no longer than this come along, worth it or not. */
   readonly freeLoadMs: number;
@@ -46,9 +46,9 @@ interface GrowingRoom extends Room {
  * `maxDelayMs` a sequence goes first. A group that lowers the rate would hold up the others, together, for longer than it
  * is held up by being left out.
  *
- * Where there is room for everybody, nobody is left out to save time that has to be spent later: only experts whose
- * loading takes longer than everybody's step without it have to be worth it. Running them by turns, some steps each, saves
- * loads and costs steps.
+ * Where there is room for everybody, nobody is left out to save time that has to be spent later. An expert has to be worth its
+ * load only where the load takes longer than a step of everybody without loads: running such experts by turns, some steps each,
+ * saves loads and costs steps.
  *
  * Whoever needs no further experts comes along as far as there is room. Of equal groups the earlier arrival's goes first;
  * a higher priority chooses as if there were no lower ones.

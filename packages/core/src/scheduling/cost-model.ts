@@ -23,9 +23,9 @@ export interface StepWork {
 }
 
 /**
- * Where nothing was measured yet: SmolLM2 as seven experts in int8 on two Zen 5 cores, weights read at 1 GB/s. Measured there, steps of
- * 1 to 32 sequences over 1 to 7 experts, and of a prompt of 512, take within 5 % of it. Other models and machines are learnt within
- * some tens of steps (`refineCostModel`).
+ * Where nothing was measured yet: SmolLM2 as seven experts in int8 on two Zen 5 cores, weights read at 1 GB/s. One sequence and
+ * a prompt of 512 tokens take what it says there; steps of 16 and 32 sequences behind 128 tokens take up to a quarter less. Other models
+ * and machines are learnt within some tens of steps (`refineCostModel`).
  */
 export const DEFAULT_COST_MODEL: CostModel = {
   fixedMs: 1.2,

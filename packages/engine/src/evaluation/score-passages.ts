@@ -86,9 +86,9 @@ function wavesOf(trees: readonly Tree[]): readonly (readonly Tree[])[] {
   return waves;
 }
 
-/** Positions that arenas need, whose slots are all as wide as the widest. Pages need fewer. */
+/** Positions that a wave's slots take together, in whole blocks. */
 function poolTokens(wave: readonly Tree[]): number {
-  return wave.length * wholeBlocks(Math.max(...wave.map(treeTokens)));
+  return wave.reduce((sum, tree) => sum + wholeBlocks(treeTokens(tree)), 0);
 }
 
 function treeTokens({ trunk, branches }: Tree): number {

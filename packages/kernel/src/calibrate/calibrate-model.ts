@@ -1,7 +1,8 @@
 // Some tokens run through a model's layers, a few layers at a time, so that memory holds those alone.
 
+import type { InputStatistics } from "@readme-moe/model";
 import { anglesOf } from "../angles.ts";
-import { describeModel, type DescribedModel, type InputStatistics } from "../describe-model.ts";
+import { describeModel, type DescribedModel } from "../describe-model.ts";
 import type { DecoderDescription, LayerDescription } from "../description.ts";
 import type { Kernel } from "../kernel.ts";
 import { KV_PAGE_TOKENS } from "../kv/page-tokens.ts";

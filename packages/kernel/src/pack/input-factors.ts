@@ -1,7 +1,7 @@
 // Rounding to 8 bits loses most where some inputs are far larger than others of their group. What comes before a product can make them
 // smaller, and the product's weights as much larger, with nothing else changed (SmoothQuant, arXiv 2211.10438, equation 3).
 
-import type { Calibration } from "@readme-moe/model";
+import type { InputStatistics } from "@readme-moe/model";
 
 /** What each input of a product is multiplied by, and its weights are divided by, `[in]`. */
 export type InputFactors = () => Promise<Float32Array>;
@@ -10,7 +10,7 @@ export type InputFactors = () => Promise<Float32Array>;
 const LEAST = 1e-4;
 
 /** Factors of `product`: the fourth root of each input's size beside the others', inverted. */
-export function inputFactors(calibration: Pick<Calibration, "inputSquares">, product: string): InputFactors {
+export function inputFactors(calibration: InputStatistics, product: string): InputFactors {
   return async () => {
     const squares = await calibration.inputSquares(product);
     const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length;

@@ -6,7 +6,7 @@ import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming an architecture or a scaling that the graphs do not have */
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming an architecture or a scaling that is not supported */
 export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const { metadata, path } = store.file;
   const architecture = metadata.get("general.architecture");

@@ -1,6 +1,6 @@
 import type { RopeConfig } from "./rope.ts";
 
-/** The families that the graphs are built for. All are Llama's shape with small differences, each a field below. */
+/** The families that are supported. All are Llama's shape with small differences, each a field below. */
 export type ModelType = "llama" | "mistral" | "qwen2" | "qwen3";
 
 /** What a checkpoint's config says, in our words, with every default filled in and every value checked. */

@@ -5,7 +5,7 @@ import type { RopeConfig } from "./rope.ts";
  * Both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (before).
  * Where a config has both, `rope_parameters` wins, as in transformers.
  *
- * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a scaling that the graphs do not have
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a scaling that is not supported
  */
 export function parseRope(fields: Fields): RopeConfig {
   const scaling = fields.object("rope_parameters") ?? fields.object("rope_scaling");

@@ -1,4 +1,4 @@
-import type { Calibration } from "./calibration.ts";
+import type { InputStatistics } from "./input-statistics.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import type { BlockSource } from "./block-source.ts";
 import { fitFourBits } from "./fit-four-bits.ts";
@@ -6,11 +6,7 @@ import { fitFourBits } from "./fit-four-bits.ts";
 const BLOCK_SIZES = [32, 16] as const;
 
 /** 4 bits, fitted to what `product` takes in; `undefined` when rows are no whole number of blocks. */
-export function fittedBlocks(
-  ref: TensorRef,
-  calibration: Pick<Calibration, "inputSquares">,
-  product: string,
-): BlockSource | undefined {
+export function fittedBlocks(ref: TensorRef, calibration: InputStatistics, product: string): BlockSource | undefined {
   const [numOut = 0, numIn = 0] = ref.shape;
   const blockSize = BLOCK_SIZES.find((size) => numIn % size === 0);
   if (blockSize === undefined) return undefined;

@@ -8,6 +8,7 @@ import {
   Concat,
   Expand,
   Mul,
+  Neg,
   Range,
   Reshape,
   Shape,
@@ -18,7 +19,7 @@ import {
   Unsqueeze,
   Where,
 } from "../graph/operators.ts";
-import { CastTo, Cos, LessOrEqual, MatMul, Neg, Sin, Slice } from "../graph/standard-operators.ts";
+import { CastTo, Cos, LessOrEqual, MatMul, Sin, Slice } from "../graph/standard-operators.ts";
 import { type ExportDtype, type ExportInput, exportInput, exportLinear } from "./export-linear.ts";
 import { exportNorm } from "./export-norm.ts";
 

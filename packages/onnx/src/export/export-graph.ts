@@ -1,8 +1,7 @@
 import type { FeedForwardRefs, Model } from "@readme-moe/model";
 import { type Graph, GraphBuilder, type Value } from "../graph/graph-builder.ts";
 import { nameOutputs } from "../graph/name-outputs.ts";
-import { Add, Mul } from "../graph/operators.ts";
-import { Sigmoid } from "../graph/standard-operators.ts";
+import { Add, Mul, Sigmoid } from "../graph/operators.ts";
 import { exportAttention, type ExportCache, exportPositions } from "./export-attention.ts";
 import { exportEmbedding, type ExportDtype, exportInput, exportLinear, exportProduct } from "./export-linear.ts";
 import { exportNorm } from "./export-norm.ts";

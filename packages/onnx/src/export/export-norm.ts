@@ -1,6 +1,6 @@
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
-import { Add, Div, Mul } from "../graph/operators.ts";
-import { Pow, ReduceMean, Sqrt } from "../graph/standard-operators.ts";
+import { Add, Div, Mul, ReduceMean, Sqrt } from "../graph/operators.ts";
+import { Pow } from "../graph/standard-operators.ts";
 import type { TensorRef } from "@readme-moe/model";
 import { exportVector } from "./export-linear.ts";
 

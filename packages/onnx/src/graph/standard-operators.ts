@@ -1,27 +1,10 @@
-// Operators of the ONNX specification that exported graphs use and our own do not, and the quantised products that the
+// Operators of the ONNX specification that exported graphs alone use, and the quantised products that the
 // usual quantisers write. Named as in the specification; as of operator set 18.
 
 import type { GraphBuilder, Value } from "./graph-builder.ts";
 
 export function Pow(g: GraphBuilder, x: Value, exponent: Value): Value {
   return g.node("Pow", [x, exponent]);
-}
-
-/** Keeps the axis, with size 1. */
-export function ReduceMean(g: GraphBuilder, x: Value, axis: number): Value {
-  return g.node("ReduceMean", [x, g.integers([axis])], { keepdims: 1 });
-}
-
-export function Sqrt(g: GraphBuilder, x: Value): Value {
-  return g.node("Sqrt", [x]);
-}
-
-export function Neg(g: GraphBuilder, x: Value): Value {
-  return g.node("Neg", [x]);
-}
-
-export function Sigmoid(g: GraphBuilder, x: Value): Value {
-  return g.node("Sigmoid", [x]);
 }
 
 export function Cos(g: GraphBuilder, x: Value): Value {
