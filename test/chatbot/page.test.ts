@@ -1,7 +1,7 @@
 // The page in a real browser, over a real engine.
 
 import axe from "axe-core";
-import type { Browser, Page } from "playwright-core";
+import type { Browser, Page, Route } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
@@ -155,6 +155,27 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     await live.getByRole("button", { name: "Stop the load (16)" }).click();
     await live.getByText("No step").waitFor();
     expect(complaints).toEqual([]);
+  });
+
+  test("shows a chosen scheduler at once, while older snapshots arrive before the server's answer", async () => {
+    const { page } = await watchedPage(browser, server.url);
+    onTestFinished(() => void postJson(`${server.url}/live/load`, { model: "tiny", chats: 0 }));
+    const live = page.getByRole("region", { name: "Live view" });
+    await live.getByRole("radio", { name: "Read-ME" }).check();
+    await live.getByText("The longest queue").waitFor();
+    await live.getByRole("button", { name: "Load" }).click();
+    const held: Route[] = [];
+    await page.route("**/live/scheduling", (route) => void held.push(route));
+    const step = live.locator(".step h3");
+    await expect.poll(() => step.count()).toBe(1);
+    await live.getByRole("radio", { name: "First come" }).click();
+    const shown = await step.innerText();
+    await expect.poll(() => step.innerText()).not.toBe(shown);
+    expect(await live.getByRole("radio", { name: "First come" }).isChecked()).toBe(true);
+    // What is in force is told in words, and that is still the older one.
+    expect(await live.getByText("The longest queue").count()).toBe(1);
+    await held[0]?.continue();
+    await live.getByText("Who came first").waitFor();
   });
 
   test("works by keyboard alone", async () => {

@@ -22,14 +22,7 @@ export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }):
   const wanted = useSignal(8);
   return (
     <div class="controls">
-      <Choices
-        label="Scheduler"
-        name="scheduler"
-        options={SCHEDULERS}
-        value={scheduler}
-        onChoose={(name) => void change("scheduling", { scheduler: name })}
-      />
-      <p class="small">{MEANING[scheduler]}</p>
+      <SchedulerChoice scheduler={scheduler} />
       {memory && <MemorySlider memory={memory} />}
       <div class="load">
         <label>
@@ -55,6 +48,29 @@ export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }):
         </button>
       </div>
     </div>
+  );
+}
+
+/** Shows the choice at once: snapshots that were taken before the server's answer do not undo it. */
+function SchedulerChoice({ scheduler }: { readonly scheduler: SchedulerName }): JSX.Element {
+  const chosen = useSignal<SchedulerName | undefined>(undefined);
+  const choose = async (name: SchedulerName): Promise<void> => {
+    chosen.value = name;
+    await change("scheduling", { scheduler: name });
+    // A later choice keeps its own value until its own answer.
+    if (chosen.value === name) chosen.value = undefined;
+  };
+  return (
+    <>
+      <Choices
+        label="Scheduler"
+        name="scheduler"
+        options={SCHEDULERS}
+        value={chosen.value ?? scheduler}
+        onChoose={(name) => void choose(name)}
+      />
+      <p class="small">{MEANING[scheduler]}</p>
+    </>
   );
 }
 
