@@ -24,10 +24,11 @@ export default async function install(project: TestProject): Promise<() => Promi
   const remove = (): Promise<void> => rm(folder, { recursive: true, force: true });
   try {
     const tarballs = (await packAll(folder)).map(({ tarball }) => tarball);
-    const { devDependencies } = JSON.parse(await readFile(join(ROOT, "package.json"), "utf8")) as {
+    const { dependencies, devDependencies } = JSON.parse(await readFile(join(ROOT, "package.json"), "utf8")) as {
+      readonly dependencies: Readonly<Record<string, string>>;
       readonly devDependencies: Readonly<Record<string, string>>;
     };
-    const beside = Object.fromEntries(BESIDE.map((name) => [name, devDependencies[name]]));
+    const beside = Object.fromEntries(BESIDE.map((name) => [name, dependencies[name] ?? devDependencies[name]]));
     await writeFile(join(folder, "package.json"), JSON.stringify({ private: true, devDependencies: beside }));
     // The runtime's GPU libraries, which it would fetch from elsewhere.
     const env = { ONNXRUNTIME_NODE_INSTALL: "skip" };
