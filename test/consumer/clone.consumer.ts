@@ -1,0 +1,47 @@
+// A fresh clone, whose `npm start` installs less than `npm test` needs.
+
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { outcomeOf, run } from "../../tools/packages/run.ts";
+import { ROOT } from "../../tools/packages/workspace.ts";
+
+let clone = "";
+
+beforeAll(async () => {
+  clone = join(await mkdtemp(join(tmpdir(), "readme-moe-clone-")), "clone");
+  await run("git", ["clone", "--quiet", "--no-hardlinks", ROOT, clone], { cwd: tmpdir() });
+});
+afterAll(() => rm(join(clone, ".."), { recursive: true, force: true }));
+
+const has = (name: string): boolean => existsSync(join(clone, "node_modules", name));
+
+test("npm start finds all that it imports without what only tests need", async () => {
+  const { code, output, everything } = await outcomeOf("npm", ["start", "--", "--help"], { cwd: clone });
+  expect(code, everything).toBe(0);
+  expect(output).toContain("Usage: npm start");
+  expect(has("tsx")).toBe(true);
+  expect(has("vitest")).toBe(false);
+});
+
+test("setup adds what is missing without asking, and npm start takes nothing away again", async () => {
+  await run("npm", ["run", "setup"], { cwd: clone });
+  expect(has("vitest")).toBe(true);
+  await run("npm", ["start", "--", "--help"], { cwd: clone });
+  expect(has("vitest")).toBe(true);
+});
+
+test("a registry that does not answer is named, and nothing runs", async () => {
+  const env = {
+    npm_config_registry: "http://127.0.0.1:9",
+    npm_config_cache: join(clone, "..", "empty"),
+    npm_config_fetch_retries: "0",
+    // This suite may itself run under `npm run --silent`.
+    npm_config_loglevel: "notice",
+  };
+  const { code, everything } = await outcomeOf("npm", ["start"], { cwd: clone, env });
+  expect(code).not.toBe(0);
+  expect(everything).toContain("127.0.0.1:9");
+});
