@@ -168,7 +168,7 @@ const hostile: Readonly<Record<string, readonly [path: string, body: string | Bu
   ],
   "an overlong slash": ["/v1/completions", Buffer.from([...Buffer.from('{"prompt":"'), 0xc0, 0xaf, 0x22, 0x7d]), 400],
   "a prototype": ["/v1/completions", '{"prompt":"x","max_tokens":1,"__proto__":{"n":5}}', 400],
-  "a prototype in a map": ["/v1/completions", '{"prompt":"x","max_tokens":1,"metadata":{"__proto__":"y"}}', 200],
+  "a prototype in a map": ["/v1/completions", '{"prompt":"x","max_tokens":1,"metadata":{"__proto__":"y"}}', 400],
   "a number beyond numbers": ["/v1/completions", '{"prompt":"x","temperature":1e999}', 400],
 };
 

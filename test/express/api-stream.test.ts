@@ -136,23 +136,26 @@ describe("a stream", () => {
     expect(shown.join("")).toBe(whole.slice(0, whole.indexOf(stop)));
   });
 
-  test("that has nothing to say yet keeps the connection alive", async () => {
-    // Someone else has the engine, so that the next one waits.
+  test("sends nothing before its first token, and keeps the connection alive after it", async () => {
     const controller = new AbortController();
     const busy = await stream(
       "/v1/completions",
       { prompt: "x", max_tokens: 4000, ignore_eos: true },
       controller.signal,
     );
+    // Someone else has the engine, so that the next one waits.
     const waiting = stream("/v1/completions", { prompt: "y", max_tokens: 1 });
     await new Promise((resolve) => engine.events.once("sequence:queued", resolve));
+    const reader = busy.body?.pipeThrough(new TextDecoderStream()).getReader();
+    await reader?.read();
+    // Streams that have begun say something; this one has not.
     timers.fire(KEEP_ALIVE_MS);
-    const response = await waiting;
-    expect(response.status).toBe(200);
+    let text = "";
+    while (!text.includes(": ping\n\n")) text += (await reader?.read())?.value ?? expect.fail("The stream ended");
     controller.abort();
-    await busy.text().catch(() => undefined);
-    const { comments, data } = parseEvents(await response.text());
-    expect(comments).toEqual(["ping"]);
+    await reader?.read().catch(() => undefined);
+    const { comments, data } = parseEvents(await (await waiting).text());
+    expect(comments).toEqual([]);
     expect(data.at(-1)).toBe("[DONE]");
   });
 });

@@ -117,7 +117,7 @@ export interface ReadMeEvents {
   "request:rejected": (event: {
     readonly model: string | undefined;
     readonly key: string | undefined;
-    readonly reason: "requests" | "tokens" | "bytes" | "key" | "displaced" | "queue-deadline";
+    readonly reason: "requests" | "tokens" | "bytes" | "key" | "share" | "displaced" | "queue-deadline";
     /** When the client was told to come back. */
     readonly retryAfterMs: number;
   }) => void;

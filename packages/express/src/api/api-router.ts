@@ -6,6 +6,7 @@ import { chatApi } from "./chat/chat-api.ts";
 import { completionApi } from "./completions/completion-api.ts";
 import { answerErrors } from "../http/errors.ts";
 import { identify } from "../http/locals.ts";
+import { oneAtATime } from "../http/one-at-a-time.ts";
 import { listModels, showModel } from "./model-routes.ts";
 import { refuseEarly } from "./refuse-early.ts";
 import { readJson } from "./read-json.ts";
@@ -22,12 +23,13 @@ export function apiRouter(serving: Serving, document: object, before: readonly R
   const router = express.Router();
   const { models } = serving;
   // Not for every request: what the API does not serve is somebody else's.
-  const front: readonly RequestHandler[] = [...before, identify];
-  const post = (path: string, handler: Handler, ...doors: readonly RequestHandler[]): void => {
+  const front: readonly RequestHandler[] = [oneAtATime, ...before, identify];
+  const door = refuseEarly(serving);
+  const post = (path: string, handler: Handler): void => {
     router
       .route(path)
       .all(...front)
-      .post(...doors, readJson(serving), handle(handler))
+      .post(door, readJson(serving), handle(handler))
       .all(allowOnly("POST"));
   };
   const get = (path: string, handler: Handler): void => {
@@ -37,13 +39,12 @@ export function apiRouter(serving: Serving, document: object, before: readonly R
       .get(handle(handler))
       .all(allowOnly("GET, HEAD"));
   };
-  const door = refuseEarly(serving);
-  post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response), door);
-  post("/v1/completions", (request, response) => serveGeneration(completionApi, serving, request, response), door);
+  post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response));
+  post("/v1/completions", (request, response) => serveGeneration(completionApi, serving, request, response));
   get("/v1/models", (_, response) => listModels(models, response));
   get("/v1/models/*id", (request, response) => showModel(models, request, response));
-  post("/tokenize", (request, response) => tokenize(models, request, response));
-  post("/detokenize", (request, response) => detokenize(models, request, response));
+  post("/tokenize", (request, response) => tokenize(serving, request, response));
+  post("/detokenize", (request, response) => detokenize(serving, request, response));
   get("/openapi.json", (_, response) => void response.json(document));
   router.use("/v1", ...front, nothingHere);
   router.use(answerErrors);

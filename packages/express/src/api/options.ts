@@ -1,10 +1,11 @@
-import { integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
 import type { ChatBody } from "./schemas/chat-body.ts";
 import type { CompletionBody } from "./schemas/completion-body.ts";
 import type { SseOptions } from "./sse-writer.ts";
 import type { BodyOptions } from "./read-json.ts";
 import { systemTimers, type Timers } from "./timers.ts";
+import { LIMITS } from "../limits.ts";
 import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
 
 /** What a hook may want to know beside the body. */
@@ -43,12 +44,18 @@ export interface ApiOptions {
   readonly maxBufferedBytes?: number | undefined;
   /** A reader that takes nothing for so long is dropped. @default 30,000 */
   readonly slowReaderMs?: number | undefined;
+  /**
+   * The largest `read_me.priority` that clients may send; larger ones get 400. `onRequest` and an admission policy may give
+   * any. @default 0
+   */
+  readonly maxPriority?: number | undefined;
   /** Where waiting comes from. @default Node's timers */
   readonly timers?: Timers | undefined;
 }
 
 export interface ResolvedApiOptions extends BodyOptions, SseOptions {
   readonly onRequest: OnRequest | undefined;
+  readonly maxPriority: number;
 }
 
 export const API_OPTION_NAMES = [
@@ -58,6 +65,7 @@ export const API_OPTION_NAMES = [
   "keepAliveMs",
   "maxBufferedBytes",
   "slowReaderMs",
+  "maxPriority",
   "timers",
 ] as const satisfies readonly (keyof ApiOptions)[];
 
@@ -72,10 +80,11 @@ export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
   return {
     onRequest,
     timers,
-    maxBodyBytes: integerOption("maxBodyBytes", options.maxBodyBytes ?? 4 << 20, 1),
-    bodyTimeoutMs: integerOption("bodyTimeoutMs", options.bodyTimeoutMs ?? 30_000, 1, MAX_TIMER_MS),
+    maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, -1e9, 1e9),
+    maxBodyBytes: integerOption("maxBodyBytes", options.maxBodyBytes ?? LIMITS.bodyBytes.value, 1),
+    bodyTimeoutMs: integerOption("bodyTimeoutMs", options.bodyTimeoutMs ?? LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
     keepAliveMs: integerOption("keepAliveMs", options.keepAliveMs ?? 15_000, 1, MAX_TIMER_MS),
-    maxBufferedBytes: integerOption("maxBufferedBytes", options.maxBufferedBytes ?? 1 << 20, 1),
-    slowReaderMs: integerOption("slowReaderMs", options.slowReaderMs ?? 30_000, 1, MAX_TIMER_MS),
+    maxBufferedBytes: integerOption("maxBufferedBytes", options.maxBufferedBytes ?? LIMITS.bufferedBytes.value, 1),
+    slowReaderMs: integerOption("slowReaderMs", options.slowReaderMs ?? LIMITS.slowReaderMs.value, 1, MAX_TIMER_MS),
   };
 }

@@ -2,9 +2,10 @@
 
 import { isUtf8 } from "node:buffer";
 import express, { type RequestHandler } from "express";
-import { ApiError } from "../http/api-error.ts";
+import { ApiError, badRequest } from "../http/api-error.ts";
 import { localsOf, type RequestLocals } from "../http/locals.ts";
 import { asApiError, sendError } from "../http/errors.ts";
+import { tooComplex } from "./schemas/scan-json.ts";
 import type { Timers } from "./timers.ts";
 
 export interface BodyOptions {
@@ -14,6 +15,10 @@ export interface BodyOptions {
   readonly timers: Timers;
 }
 
+class TooComplex extends Error {
+  override readonly name = "TooComplex";
+}
+
 export function readJson({ maxBodyBytes, bodyTimeoutMs, timers }: BodyOptions): RequestHandler {
   const parse = express.json({
     limit: maxBodyBytes,
@@ -21,6 +26,8 @@ export function readJson({ maxBodyBytes, bodyTimeoutMs, timers }: BodyOptions): 
     verify: (_request, response, bytes, encoding) => {
       (response as unknown as { locals: { readMe: RequestLocals } }).locals.readMe.bodyBytes = bytes.length;
       if (encoding === "utf-8" && !isUtf8(bytes)) throw new TypeError("Expected UTF-8");
+      const problem = tooComplex(bytes);
+      if (problem !== undefined) throw new TooComplex(problem);
     },
   });
   return (request, response, next) => {
@@ -45,7 +52,12 @@ export function readJson({ maxBodyBytes, bodyTimeoutMs, timers }: BodyOptions): 
       localsOf(response).bodyBytes ??= 0;
       // What is left of a refused body is not waited for.
       if (error !== undefined && !request.complete) response.setHeader("Connection", "close");
-      next(error === undefined ? undefined : asApiError(error));
+      next(error === undefined ? undefined : refusalOf(error));
     });
   };
+}
+
+function refusalOf(error: unknown): ApiError {
+  if (!(error instanceof TooComplex)) return asApiError(error);
+  return badRequest({ message: `Invalid body: ${error.message}`, code: "invalid_value" });
 }

@@ -9,9 +9,6 @@ type SamplingBody = Pick<ChatBody, keyof typeof samplingFields | "read_me">;
 export function samplingParams(body: SamplingBody, info: EngineInfo): Omit<SamplingParams, "maxTokens" | "logprobs"> {
   checkIds("stop_token_ids", body.stop_token_ids ?? [], info);
   const bias = Object.entries(body.logit_bias ?? {});
-  if (bias.length > MAX_BIASES) {
-    throw invalid("logit_bias", `expected at most ${MAX_BIASES} token ids, got ${bias.length}`);
-  }
   checkIds(
     "logit_bias",
     bias.map(([id]) => Number(id)),
@@ -74,5 +71,3 @@ export function checkExpert(body: SamplingBody, { experts, hasRouter }: EngineIn
 export function invalid(param: string, what: string): Error {
   return badRequest({ message: `Invalid '${param}': ${what}`, code: "invalid_value", param });
 }
-
-const MAX_BIASES = 1024;

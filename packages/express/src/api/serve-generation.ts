@@ -5,6 +5,7 @@ import type { Request, Response } from "express";
 import type { z } from "zod";
 import { answerStream, answerWhole } from "./answer/answer.ts";
 import type { AnswerShape } from "./answer/answer-shape.ts";
+import { clientName } from "../http/client-name.ts";
 import { clientSignal } from "../http/client-signal.ts";
 import { consultPolicy } from "./generation/consult-policy.ts";
 import { numChoices, type GenerationPlan } from "./generation/plan.ts";
@@ -13,6 +14,7 @@ import { localsOf } from "../http/locals.ts";
 import type { RequestContext, ResolvedApiOptions } from "./options.ts";
 import type { ChatBody } from "./schemas/chat-body.ts";
 import type { CompletionBody } from "./schemas/completion-body.ts";
+import { invalid } from "./sampling.ts";
 import { readBody } from "./schemas/read-body.ts";
 import type { Admission } from "../edge/admission.ts";
 import type { Lease, ServedModels } from "../edge/served-models.ts";
@@ -48,16 +50,20 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
   const signal = clientSignal(response);
   const { requestId, key } = locals;
   const context: RequestContext = { endpoint: api.endpoint, request, requestId, key, signal };
-  const body = await changed(api, readBody(api.schema, request.body), serving, context);
+  const sent = readBody(api.schema, request.body);
+  checkPriority(sent, serving.maxPriority);
+  const body = await changed(api, sent, serving, context);
   const lease = serving.models.lease(body.model ?? undefined, { request, body });
   const use = serving.grammarBook.use(lease.engine);
   try {
     const planned = api.plan(body, lease);
+    locals.endArrival?.();
     const ticket = serving.admission.enter({
       bytes: locals.bodyBytes ?? Number(request.get("content-length") ?? 0),
       maxCompletionTokens: planned.params.maxTokens,
       choices: numChoices(planned),
       key,
+      client: clientName(request, response),
       priority: planned.priority,
       signal,
       model: lease.name,
@@ -68,13 +74,21 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
       const plan = await consultPolicy(prepared, ticket);
       ticket.signal.throwIfAborted();
       if (body.stream) await answerStream({ plan, shape, ticket }, response, serving);
-      else await answerWhole({ plan, shape, ticket }, response);
+      else await answerWhole({ plan, shape, ticket }, response, serving);
     } finally {
       ticket.release();
     }
   } finally {
     lease.release();
     use.release();
+  }
+}
+
+/** What a client asks for itself; `onRequest` may give more. */
+function checkPriority({ read_me: fields }: ChatBody | CompletionBody, maxPriority: number): void {
+  const priority = fields?.priority ?? 0;
+  if (priority > maxPriority) {
+    throw invalid("read_me.priority", `expected at most ${maxPriority}, the limit of this server, got ${priority}`);
   }
 }
 

@@ -6,7 +6,7 @@ import { stampProcessingTime } from "../http/locals.ts";
 import type { Timers } from "./timers.ts";
 
 export interface SseOptions {
-  /** A comment is sent after this long without an event, so that nothing in between gives the connection up. */
+  /** A comment is sent after this long without another event, so that nothing in between gives the connection up. */
   readonly keepAliveMs: number;
   /** What may wait for a slow reader; one that lets more pile up is dropped. */
   readonly maxBufferedBytes: number;
@@ -15,7 +15,7 @@ export interface SseOptions {
   readonly timers: Timers;
 }
 
-/** Sends nothing, headers included, before the first event or the first keep-alive: until then errors have a status. */
+/** Sends nothing, headers included, before the first event: until then errors have a status. */
 export class SseWriter {
   readonly #response: Response;
   readonly #options: SseOptions;
@@ -30,7 +30,6 @@ export class SseWriter {
       this.#stopKeepAlive();
       this.#drained();
     });
-    this.#keepAlive();
   }
 
   /** Events that belong together go out in one write. */

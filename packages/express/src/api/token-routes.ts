@@ -2,34 +2,41 @@
 
 import type { Engine } from "@readme-moe/core";
 import type { Request, Response } from "express";
+import { clientName } from "../http/client-name.ts";
+import { clientSignal } from "../http/client-signal.ts";
+import { callerError, engineError } from "../http/errors.ts";
+import { localsOf } from "../http/locals.ts";
+import { sendJson } from "../http/send-whole.ts";
 import { planTools } from "../tools/plan-tools.ts";
 import { templateMessages } from "./chat/plan-chat.ts";
-import { callerError, engineError } from "../http/errors.ts";
 import { checkIds } from "./sampling.ts";
 import { readBody } from "./schemas/read-body.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./schemas/token-bodies.ts";
-import type { ServedModels } from "../edge/served-models.ts";
+import type { Serving } from "./serve-generation.ts";
 
-export async function tokenize(models: ServedModels, request: Request, response: Response): Promise<void> {
+/** A byte of a body comes to so many of an answer at most: an id and its comma for a byte of text, or a long token's text for an id. */
+const ANSWER_BYTES_PER_BYTE = 8;
+
+export async function tokenize(serving: Serving, request: Request, response: Response): Promise<void> {
   const body = readBody(tokenizeBody, request.body);
-  await withEngine(models, body, request, async (engine) => {
-    const tokens = Array.from(await tokensOf(engine, body));
-    response.json({ count: tokens.length, max_model_len: engine.info.contextTokens, tokens });
+  await admitted(serving, body, { request, response }, async (engine, signal) => {
+    const tokens = Array.from(await tokensOf(engine, body, signal));
+    return { count: tokens.length, max_model_len: engine.info.contextTokens, tokens };
   });
 }
 
-export async function detokenize(models: ServedModels, request: Request, response: Response): Promise<void> {
+export async function detokenize(serving: Serving, request: Request, response: Response): Promise<void> {
   const body = readBody(detokenizeBody, request.body);
-  await withEngine(models, body, request, async (engine) => {
+  await admitted(serving, body, { request, response }, async (engine) => {
     checkIds("tokens", body.tokens, engine.info);
-    response.json({ prompt: await engine.detokenize(body.tokens) });
+    return { prompt: await engine.detokenize(body.tokens) };
   });
 }
 
 /** Tokens are counted only; nothing is generated. */
 const NOTHING_BOUND = { tagged: async () => ({ processor: () => () => undefined }) };
 
-async function tokensOf(engine: Engine, body: TokenizeBody): Promise<Int32Array> {
+async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal): Promise<Int32Array> {
   if ("prompt" in body) return engine.tokenize(body.prompt, { addSpecialTokens: body.add_special_tokens ?? true });
   try {
     const { messages, template } = await planTools(body, templateMessages(body.messages), engine.info, NOTHING_BOUND);
@@ -38,21 +45,44 @@ async function tokensOf(engine: Engine, body: TokenizeBody): Promise<Int32Array>
       ...template,
       addGenerationPrompt: body.add_generation_prompt ?? true,
     });
+    signal.throwIfAborted();
     return await engine.tokenize(text, { addSpecialTokens: body.add_special_tokens ?? false });
   } catch (error) {
     throw engineError(callerError(error, "messages"), "messages", engine.info);
   }
 }
 
-async function withEngine(
-  models: ServedModels,
+/** Keeps a place, as a generation does, until the answer is with its reader. */
+async function admitted(
+  serving: Serving,
   body: { readonly model?: string | null | undefined },
-  request: Request,
-  use: (engine: Engine) => Promise<void>,
+  { request, response }: { readonly request: Request; readonly response: Response },
+  answer: (engine: Engine, signal: AbortSignal) => Promise<object>,
 ): Promise<void> {
-  const lease = models.lease(body.model ?? undefined, { request, body });
+  const locals = localsOf(response);
+  const lease = serving.models.lease(body.model ?? undefined, { request, body });
   try {
-    await use(lease.engine);
+    locals.endArrival?.();
+    const ticket = serving.admission.enter({
+      bytes: (locals.bodyBytes ?? 0) * ANSWER_BYTES_PER_BYTE,
+      maxPromptTokens: 0,
+      maxCompletionTokens: 0,
+      choices: 1,
+      key: locals.key,
+      client: clientName(request, response),
+      isGeneration: false,
+      priority: 0,
+      signal: clientSignal(response),
+      model: lease.name,
+    });
+    try {
+      const result = await answer(lease.engine, ticket.signal);
+      ticket.signal.throwIfAborted();
+      ticket.started();
+      await sendJson(response, result, serving);
+    } finally {
+      ticket.release();
+    }
   } catch (error) {
     throw engineError(error, "model", lease.engine.info);
   } finally {

@@ -3,10 +3,11 @@
 
 import { integerOption, numberOption, type Engine, type ReadMeEvents } from "@readme-moe/core";
 import type { ApiError } from "../http/api-error.ts";
-import { addLoad, displacedBy, NO_LOAD, overflowOf, subtractLoad, type Load, type Overflow } from "./admission/load.ts";
+import { Arrivals, ClientLoads } from "./admission/arrivals.ts";
+import { displacedBy, limitsOfClient, overflowOf, type Load, type Overflow } from "./admission/load.ts";
 import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";
 import type { Entrant, Ticket } from "./admission/ticket.ts";
-import { overloaded, tooLarge, tookTooLong, tooManyOfKey, waitedTooLong } from "./admission/refusals.ts";
+import { overloaded, tooLarge, tookTooLong, tooManyOfKey, tooMuchOfClient, waitedTooLong } from "./admission/refusals.ts";
 import { decidedPriority, type AdmissionPolicy } from "./admission/policy.ts";
 import { Outlook, type Progress } from "./admission/outlook.ts";
 import { NO_RETURN_TIMES, promiseReturn, recordRelease, type ReturnTimes } from "./admission/return-times.ts";
@@ -17,12 +18,14 @@ export type { Entrant, Ticket } from "./admission/ticket.ts";
 export interface AdmissionStats extends Load {
   /** Of `requests`, those without a first token. */
   readonly waiting: number;
+  /** Of bodies that still arrive. */
+  readonly arriving: Pick<Load, "requests" | "bytes">;
   readonly limits: Load;
 }
 
 type Reason = Parameters<ReadMeEvents["request:rejected"]>[0]["reason"];
 
-type Applicant = Pick<Entrant, "key" | "model">;
+type Applicant = Pick<Entrant, "key" | "model" | "client">;
 
 interface Place extends Entrant, Progress {
   priority: number;
@@ -46,16 +49,23 @@ export class Admission {
   readonly #waiting = new Set<Place>();
   readonly #outlook = new Outlook();
   readonly #requestsOfKey = new Map<string, number>();
-  #load: Load = NO_LOAD;
+  readonly #loads = new ClientLoads();
+  readonly #clientLimits: Load;
+  readonly #arrivals: Arrivals;
   #times: ReturnTimes = NO_RETURN_TIMES;
 
   /** @throws {TypeError | RangeError} on wrong options */
   constructor(options: AdmissionOptions = {}) {
     this.#options = resolveAdmissionOptions(options);
+    const { limits, maxClientShare } = this.#options;
+    this.#clientLimits = limitsOfClient(limits, maxClientShare);
+    this.#arrivals = new Arrivals(limits, maxClientShare);
   }
 
   get stats(): AdmissionStats {
-    return { ...this.#load, waiting: this.#waiting.size, limits: this.#options.limits };
+    const { requests, bytes } = this.#arrivals.load;
+    const arriving = { requests, bytes };
+    return { ...this.#loads.all, waiting: this.#waiting.size, arriving, limits: this.#options.limits };
   }
 
   /** Learns from an engine's events what its steps cost, so that those who are turned away are told when to come back. */
@@ -69,13 +79,27 @@ export class Admission {
    * @param bytes - 0 where it does not say
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
-  refuseIfFull(about: { readonly key: string | undefined; readonly bytes: number }): void {
+  refuseIfFull(about: Applicant & Pick<Entrant, "bytes">): void {
     const { limits, displaceWaiting } = this.#options;
+    const load = { requests: 1, tokens: about.bytes, bytes: about.bytes };
     this.#refuseKey(about);
     // It may be of more priority than others.
-    if (displaceWaiting) return;
-    const overflow = overflowOf(this.#load, { requests: 1, tokens: about.bytes, bytes: about.bytes }, limits);
+    const overflow = displaceWaiting ? undefined : overflowOf(this.#loads.all, load, limits);
     if (overflow) throw this.#overloaded(about, overflow);
+    this.#refuseShare(about, load);
+  }
+
+  /**
+   * Keeps room for a body that begins to arrive, or refuses, at once.
+   * @param about - `bytes` is the declared length, or the most that is read
+   * @returns gives the room back; once is enough, more do no harm
+   * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
+   */
+  arrive(about: Applicant & Pick<Entrant, "bytes">): () => void {
+    const begun = this.#arrivals.begin(about);
+    if (typeof begun === "function") return begun;
+    if (!begun.isOfClient) throw this.#overloaded(about, begun);
+    throw tooMuchOfClient(begun.measure, this.#reject(about, "share", 1));
   }
 
   /**
@@ -92,13 +116,14 @@ export class Admission {
       throw tooLarge(load.bytes, limits.bytes);
     }
     this.#refuseKey(entrant);
-    const overflow = overflowOf(this.#load, load, limits);
+    const overflow = overflowOf(this.#loads.all, load, limits);
     if (overflow) {
       const wanted = { load, priority: entrant.priority };
-      const displaced = displaceWaiting ? displacedBy(wanted, this.#waiting, this.#load, limits) : [];
+      const displaced = displaceWaiting ? displacedBy(wanted, this.#waiting, this.#loads.all, limits) : [];
       if (displaced.length === 0) throw this.#overloaded(entrant, overflow);
+      this.#refuseShare(entrant, load);
       for (const place of displaced) this.#displace(place);
-    }
+    } else this.#refuseShare(entrant, load);
     return this.#admit(entrant, load);
   }
 
@@ -108,8 +133,15 @@ export class Admission {
     throw tooManyOfKey(maxRequestsPerKey, this.#reject(about, "key", 1));
   }
 
+  #refuseShare(about: Applicant, load: Load): void {
+    if (about.client === undefined) return;
+    const overflow = overflowOf(this.#loads.of(about.client), load, this.#clientLimits);
+    if (overflow) throw tooMuchOfClient(overflow.measure, this.#reject(about, "share", 1));
+  }
+
   #overloaded(about: Applicant, { measure, excess }: Overflow): ApiError {
-    const meanLoad = this.#load[measure] / this.#load.requests;
+    const { all } = this.#loads;
+    const meanLoad = all[measure] / Math.max(1, all.requests);
     const waitMs = this.#reject(about, measure, Math.ceil(excess / Math.max(1, meanLoad)));
     return overloaded(this.#options.overloadStatus, waitMs);
   }
@@ -133,10 +165,12 @@ export class Admission {
     const place: Place = { ...entrant, ...progress, controller, enteredMs, detach, load, hasLeft: false };
     this.#places.add(place);
     this.#waiting.add(place);
-    this.#load = addLoad(this.#load, load);
+    this.#loads.add(place.client, load);
     if (place.key !== undefined) this.#requestsOfKey.set(place.key, this.#ofKey(place.key) + 1);
     const { model, key, bytes, choices, maxCompletionTokens } = entrant;
-    this.#options.events.emit("request:admitted", { model, key, bytes, choices, maxCompletionTokens });
+    if (isToldOf(entrant)) {
+      this.#options.events.emit("request:admitted", { model, key, bytes, choices, maxCompletionTokens });
+    }
     return {
       signal: controller.signal,
       correct: (promptTokens) => this.#correct(place, promptTokens),
@@ -153,7 +187,8 @@ export class Admission {
     if (place.hasLeft) return;
     const tokens = promptTokens + place.maxCompletionTokens * place.choices;
     const load = { ...place.load, tokens };
-    this.#load = addLoad(subtractLoad(this.#load, place.load), load);
+    this.#loads.subtract(place.client, place.load);
+    this.#loads.add(place.client, load);
     place.load = load;
     place.promptTokens = promptTokens;
   }
@@ -175,6 +210,7 @@ export class Admission {
     clearTimeout(queueTimer);
     place.isStarted = true;
     this.#waiting.delete(place);
+    if (!isToldOf(place)) return;
     this.#options.events.emit("request:started", { model: place.model, sinceMs: performance.now() - place.enteredMs });
   }
 
@@ -199,7 +235,7 @@ export class Admission {
     this.#places.delete(place);
     this.#waiting.delete(place);
     this.#outlook.ended(place);
-    this.#load = subtractLoad(this.#load, place.load);
+    this.#loads.subtract(place.client, place.load);
     if (key !== undefined) {
       const left = this.#ofKey(key) - 1;
       if (left > 0) this.#requestsOfKey.set(key, left);
@@ -207,7 +243,9 @@ export class Admission {
     }
     const nowMs = performance.now();
     this.#times = recordRelease(this.#times, nowMs);
-    this.#options.events.emit("request:released", { model, isStarted, durationMs: nowMs - enteredMs });
+    if (isToldOf(place)) {
+      this.#options.events.emit("request:released", { model, isStarted, durationMs: nowMs - enteredMs });
+    }
   }
 
   /** @returns when to come back, in ms */
@@ -238,11 +276,15 @@ function countExperts(counts: number[], experts: ArrayLike<number>): void {
   }
 }
 
-function loadOf({ bytes, maxCompletionTokens, choices, priority }: Entrant): Load {
+function isToldOf({ isGeneration = true }: Entrant): boolean {
+  return isGeneration;
+}
+
+function loadOf({ bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority }: Entrant): Load {
   integerOption("bytes", bytes, 0);
   integerOption("maxCompletionTokens", maxCompletionTokens, 0);
   integerOption("choices", choices, 1);
   numberOption("priority", priority, -Infinity);
-  const tokens = integerOption("maxCompletionTokens * choices", bytes + maxCompletionTokens * choices, 0);
+  const tokens = integerOption("maxCompletionTokens * choices", maxPromptTokens + maxCompletionTokens * choices, 0);
   return { requests: 1, tokens, bytes };
 }

@@ -6,6 +6,7 @@ import { Router, type Request, type RequestHandler, type Response } from "expres
 import type { Registry } from "prom-client";
 import type { Admission } from "./admission.ts";
 import { heartbeat } from "./operations/heartbeat.ts";
+import { oneAtATime } from "../http/one-at-a-time.ts";
 import type { ServedModels } from "./served-models.ts";
 
 export interface OperationsOptions {
@@ -35,19 +36,20 @@ export function operations(options: OperationsOptions): RequestHandler {
   const { models, admission, registry, version = ownVersion() } = options;
   const hungNames = heartbeat(models, integerOption("hungMs", options.hungMs ?? 60_000, 1));
   const router = Router();
+  const get = (path: string, handler: RequestHandler): void => void router.get(path, oneAtATime, handler);
 
-  router.get("/health", (_request, response) => {
+  get("/health", (_request, response) => {
     const [trouble] = models.states().filter(({ state }) => state !== "ready");
     if (trouble?.state === "loading") refuse(response, "Loading model");
     else if (trouble) refuse(response, `The model ${trouble.name} has failed`);
     else answer(response, { status: "ok", ...loadOf(admission) });
   });
-  router.get("/readyz", (_request, response) => {
+  get("/readyz", (_request, response) => {
     if (models.isDraining) refuse(response.set("x-should-retry", "false"), "Shutting down");
     else if (models.states().every(({ state }) => state !== "ready")) refuse(response, "No model is ready");
     else answer(response, { status: "ready", models: models.states(), ...loadOf(admission) });
   });
-  router.get("/livez", (_request, response) => {
+  get("/livez", (_request, response) => {
     const hung = hungNames(performance.now());
     const failed = models.states().filter(({ state }) => state === "failed");
     if (hung.length > 0) refuse(response, `No answer from the engine of ${hung.join(", ")}`);
@@ -55,14 +57,21 @@ export function operations(options: OperationsOptions): RequestHandler {
       refuse(response, `The engine of ${failed.map(({ name }) => name).join(", ")} has failed`);
     else answer(response, { status: "alive" });
   });
-  router.get("/version", (_request, response) => answer(response, { version }));
+  get("/version", (_request, response) => answer(response, { version }));
   if (registry) {
-    router.get("/metrics", async (_request: Request, response: Response) => {
-      const text = await registry.metrics();
+    const scrape = shared(() => registry.metrics());
+    get("/metrics", async (_request: Request, response: Response) => {
+      const text = await scrape();
       response.set("cache-control", "no-store").type(registry.contentType).send(text);
     });
   }
   return router;
+}
+
+/** Calls that come while one is under way get its result. */
+function shared<Result>(call: () => Promise<Result>): () => Promise<Result> {
+  let current: Promise<Result> | undefined;
+  return () => (current ??= call().finally(() => (current = undefined)));
 }
 
 function loadOf(admission: Admission | undefined): object {

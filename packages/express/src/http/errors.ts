@@ -73,6 +73,11 @@ export function asApiError(error: unknown): ApiError {
   return new ApiError({ status: 500, type: "server_error", message, cause: error });
 }
 
+export function bodyTooLarge(cause?: unknown): ApiError {
+  const [type, code] = ["invalid_request_error", "request_too_large"];
+  return new ApiError({ status: 413, type, message: "The body is too large", code, cause });
+}
+
 /** Errors of the middleware that reads bodies, where `type` is documented, and of paths that cannot be decoded. */
 function readingError(type: unknown, status: number, cause: unknown): ApiError | undefined {
   const refuse = (as: number, message: string, code: string): ApiError =>
@@ -83,7 +88,7 @@ function readingError(type: unknown, status: number, cause: unknown): ApiError |
     case "entity.verify.failed":
       return refuse(400, "The body is not valid UTF-8", "invalid_json");
     case "entity.too.large":
-      return refuse(413, "The body is too large", "request_too_large");
+      return bodyTooLarge(cause);
     case "encoding.unsupported":
     case "charset.unsupported":
       return refuse(415, "The body's encoding is not supported", "unsupported_media_type");

@@ -11,6 +11,8 @@ export interface RequestLocals {
   readonly arrivalMs: number;
   /** Counts tokens against what the client may use; called when they are known. */
   readonly spendTokens?: (tokens: number) => void;
+  /** Gives back the room that was kept for the body while it arrived. */
+  endArrival?: () => void;
   /** Bytes of the body once it was read. */
   bodyBytes?: number;
   /** What the request ended with, where that was an error: for middleware that logs. */

@@ -4,6 +4,7 @@ import type { Response } from "express";
 import { asApiError } from "../../http/errors.ts";
 import { ClientGone } from "../../http/client-signal.ts";
 import type { GenerationPlan } from "../generation/plan.ts";
+import { sendJson, type ReaderOptions } from "../../http/send-whole.ts";
 import { localsOf, stampProcessingTime } from "../../http/locals.ts";
 import type { ReadMeAnswer } from "../schemas/answers.ts";
 import type { Ticket } from "../../edge/admission.ts";
@@ -21,6 +22,7 @@ export interface Answerable<Choice extends object> {
 export async function answerWhole<Choice extends object>(
   { plan, shape, ticket }: Answerable<Choice>,
   response: Response,
+  options: ReaderOptions,
 ): Promise<void> {
   const chunks = new Map<number, Choice[]>();
   let prompts: ReadMeAnswer | undefined;
@@ -32,12 +34,8 @@ export async function answerWhole<Choice extends object>(
   });
   const choices = [...chunks].toSorted(([a], [b]) => a - b).map(([index, ofChoice]) => shape.join(index, ofChoice));
   stampProcessingTime(response);
-  response.json({
-    ...headOf(plan, shape.objects.whole),
-    choices,
-    usage: outcome.usage,
-    ...extras(outcome, prompts),
-  });
+  const head = headOf(plan, shape.objects.whole);
+  await sendJson(response, { ...head, choices, usage: outcome.usage, ...extras(outcome, prompts) }, options);
 }
 
 export async function answerStream<Choice extends object>(

@@ -3,11 +3,11 @@ import type { Prompt } from "@readme-moe/core";
 import type { GenerationPlan } from "../generation/plan.ts";
 import { checkExpert, checkIds, completionLimit, invalid, samplingParams } from "../sampling.ts";
 import type { CompletionBody } from "../schemas/completion-body.ts";
+import { LIMITS } from "../../limits.ts";
 import { unsupported } from "../schemas/read-body.ts";
 import type { Lease } from "../../edge/served-models.ts";
 
 const DEFAULT_MAX_TOKENS = 16;
-const MAX_CHOICES = 128;
 
 /** @throws {ApiError} 400, on what does not go together, or not with this model */
 export function planCompletion(body: CompletionBody, { engine, name }: Pick<Lease, "engine" | "name">): GenerationPlan {
@@ -17,8 +17,8 @@ export function planCompletion(body: CompletionBody, { engine, name }: Pick<Leas
     throw unsupported("echo", "'echo' is not supported together with 'logprobs'");
   const prompts = promptsOf(body.prompt);
   const choices = prompts.length * (body.n ?? 1);
-  if (choices > MAX_CHOICES)
-    throw invalid("n", `expected at most ${MAX_CHOICES} choices of all prompts, got ${choices}`);
+  if (choices > LIMITS.choices.value)
+    throw invalid("n", `expected at most ${LIMITS.choices.value} choices of all prompts, got ${choices}`);
   for (const [index, prompt] of prompts.entries()) {
     if (typeof prompt !== "string") checkIds(prompts.length > 1 ? `prompt[${index}]` : "prompt", prompt, info);
   }

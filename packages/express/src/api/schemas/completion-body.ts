@@ -1,13 +1,14 @@
 import { z } from "zod";
+import { LIMITS } from "../../limits.ts";
 import { neutralFields, requestFields, samplingFields, tokenId } from "./fields.ts";
 
 export const completionBody = z.strictObject({
   prompt: z
     .union([
       z.string(),
-      z.array(z.string()).min(1).max(128),
+      z.array(z.string()).min(1).max(LIMITS.prompts.value),
       z.array(tokenId).min(1),
-      z.array(z.array(tokenId).min(1)).min(1).max(128),
+      z.array(z.array(tokenId).min(1)).min(1).max(LIMITS.prompts.value),
     ])
     .describe("A text, token ids, or several of either"),
   ...requestFields,

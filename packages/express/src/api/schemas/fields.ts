@@ -1,10 +1,12 @@
 // Fields that several bodies have. A field that is `null` is one that is not there.
 
 import { z } from "zod";
+import { LIMITS } from "../../limits.ts";
 
-const MAX_LISTED_TOKENS = 1024;
+/** The largest id that any vocabulary can have. */
+export const MAX_TOKEN_ID = 0x7fffffff;
 
-export const tokenId: z.ZodInt = z.int().min(0).max(0x7fffffff);
+export const tokenId: z.ZodInt = z.int().min(0).max(MAX_TOKEN_ID);
 
 /** What chooses tokens: names of OpenAI, then those of vLLM. */
 export const samplingFields = {
@@ -15,15 +17,15 @@ export const samplingFields = {
   logit_bias: z
     .record(z.string().regex(/^(0|[1-9]\d{0,9})$/), z.number().min(-100).max(100))
     .nullish()
-    .describe(`Token ids to what is added to their logits, at most ${MAX_LISTED_TOKENS}`),
+    .describe(`Token ids to what is added to their logits, at most ${LIMITS.logitBiases.value}`),
   seed: z.int().min(0).nullish(),
-  stop: z.union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(64)]).nullish(),
-  n: z.int().min(1).max(128).nullish(),
+  stop: z.union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(LIMITS.stops.value)]).nullish(),
+  n: z.int().min(1).max(LIMITS.choices.value).nullish(),
   top_k: z.int().min(-1).nullish().describe("-1 and 0 keep all"),
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().gt(0).max(1000).nullish(),
   min_tokens: z.int().min(0).nullish(),
-  stop_token_ids: z.array(tokenId).max(MAX_LISTED_TOKENS).nullish(),
+  stop_token_ids: z.array(tokenId).max(LIMITS.stopTokens.value).nullish(),
   ignore_eos: z.boolean().nullish(),
 } as const;
 

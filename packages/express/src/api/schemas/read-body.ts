@@ -3,6 +3,7 @@
 import { describeValue, nearestName } from "@readme-moe/core";
 import type { z } from "zod";
 import { badRequest, type ApiError } from "../../http/api-error.ts";
+import { boundBody } from "./bound-body.ts";
 import { NEUTRAL_NAMES } from "./fields.ts";
 
 type Issue = z.core.$ZodIssue;
@@ -13,6 +14,7 @@ export function readBody<Schema extends z.ZodType>(schema: Schema, body: unknown
   if (typeof body !== "object" || body === null || Array.isArray(body)) {
     throw badRequest({ message: "Expected the body to be a JSON object", code: "invalid_value" });
   }
+  boundBody(body);
   const result = schema.safeParse(body, { reportInput: true });
   if (result.success) return result.data;
   throw errorOf(result.error.issues, shapeOf(schema));
@@ -24,12 +26,13 @@ export function unsupported(param: string, message = `'${param}' is not supporte
 
 function errorOf(issues: readonly Issue[], known: readonly string[]): ApiError {
   const { issue, path } = innermost(issues);
-  const param = nameOf(path);
+  const param = shorten(nameOf(path));
   if (issue.code === "unrecognized_keys") {
     const key = issue.keys[0] ?? "";
-    const name = nameOf([...path, key]);
-    const near = path.length === 0 ? nearestName(key, known) : undefined;
-    return unsupported(name, `'${shorten(name)}' is not supported${near ? `; did you mean '${near}'?` : ""}`);
+    const name = shorten(nameOf([...path, key]));
+    // Comparing takes time in proportion to the name's length.
+    const near = path.length === 0 && key.length <= 64 ? nearestName(key, known) : undefined;
+    return unsupported(name, `'${name}' is not supported${near ? `; did you mean '${near}'?` : ""}`);
   }
   const last = path.at(-1);
   if (typeof last === "string" && NEUTRAL_NAMES.has(last) && issue.input !== undefined) return unsupported(param);
@@ -39,7 +42,7 @@ function errorOf(issues: readonly Issue[], known: readonly string[]): ApiError {
   if (issue.code.startsWith("invalid_") && issue.input === undefined) {
     return badRequest({ message: `'${param}' is missing`, code: "missing_required_parameter", param });
   }
-  return badRequest({ message: `Invalid '${shorten(param)}': ${whatIsWrong(issue)}`, code: "invalid_value", param });
+  return badRequest({ message: `Invalid '${param}': ${whatIsWrong(issue)}`, code: "invalid_value", param });
 }
 
 /** Of alternatives that all failed at the same place, what each of them expected. */

@@ -1,4 +1,5 @@
-import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import { LIMITS } from "../../limits.ts";
 import type { Load } from "./load.ts";
 import type { AdmissionPolicy } from "./policy.ts";
 import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
@@ -13,6 +14,12 @@ export interface AdmissionOptions {
   readonly maxBytes?: number | undefined;
   /** Requests that one key may have in. @default `maxRequests` */
   readonly maxRequestsPerKey?: number | undefined;
+  /**
+   * The part of requests, tokens and bytes that one client may have, above 0 and at most 1: one key, or one address where
+   * there are no keys. The rest is kept for others, so that nobody can fill the server alone.
+   * @default 0.875
+   */
+  readonly maxClientShare?: number | undefined;
   /** How long a request may wait for its first token. @default 30,000 */
   readonly maxQueueMs?: number | undefined;
   /** How long a request may take from its arrival to the end of its answer. @default no limit */
@@ -37,6 +44,7 @@ export interface AdmissionOptions {
 export interface ResolvedAdmissionOptions {
   readonly limits: Load;
   readonly maxRequestsPerKey: number;
+  readonly maxClientShare: number;
   readonly maxQueueMs: number;
   /** `Infinity` where there is no limit. */
   readonly maxRequestMs: number;
@@ -51,6 +59,7 @@ const NAMES = [
   "maxTokens",
   "maxBytes",
   "maxRequestsPerKey",
+  "maxClientShare",
   "maxQueueMs",
   "maxRequestMs",
   "overloadStatus",
@@ -62,7 +71,7 @@ const NAMES = [
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
 export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmissionOptions {
   rejectUnknownKeys("admission", options, NAMES);
-  const requests = integerOption("maxRequests", options.maxRequests ?? 256, 1);
+  const requests = integerOption("maxRequests", options.maxRequests ?? LIMITS.requests.value, 1);
   const { overloadStatus = 503, policy } = options;
   if (policy !== undefined && typeof policy !== "function") throw new TypeError("Expected `policy` to be a function");
   if (overloadStatus !== 503 && overloadStatus !== 429) {
@@ -71,11 +80,12 @@ export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmi
   return {
     limits: {
       requests,
-      tokens: integerOption("maxTokens", options.maxTokens ?? 2 ** 20, 1),
-      bytes: integerOption("maxBytes", options.maxBytes ?? 64 << 20, 1),
+      tokens: integerOption("maxTokens", options.maxTokens ?? LIMITS.tokens.value, 1),
+      bytes: integerOption("maxBytes", options.maxBytes ?? LIMITS.bytes.value, 1),
     },
     maxRequestsPerKey: integerOption("maxRequestsPerKey", options.maxRequestsPerKey ?? requests, 1),
-    maxQueueMs: integerOption("maxQueueMs", options.maxQueueMs ?? 30_000, 1, MAX_TIMER_MS),
+    maxClientShare: numberOption("maxClientShare", options.maxClientShare ?? LIMITS.clientShare.value, Number.MIN_VALUE, 1),
+    maxQueueMs: integerOption("maxQueueMs", options.maxQueueMs ?? LIMITS.queueMs.value, 1, MAX_TIMER_MS),
     maxRequestMs:
       options.maxRequestMs === undefined
         ? Infinity

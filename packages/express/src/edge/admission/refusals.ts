@@ -20,6 +20,12 @@ export function tooManyOfKey(limit: number, waitMs: number): ApiError {
   return new ApiError({ status: 429, type: "rate_limit_error", code: "rate_limit_exceeded", message, headers });
 }
 
+export function tooMuchOfClient(measure: string, waitMs: number): ApiError {
+  const message = `Your requests under way have the ${measure} that one client may have; try again when one has ended.`;
+  const headers = retryHeaders(waitMs);
+  return new ApiError({ status: 429, type: "rate_limit_error", code: "rate_limit_exceeded", message, headers });
+}
+
 export function tooLarge(bytes: number, maxBytes: number): ApiError {
   const message = `The request has ${bytes} bytes; this server takes at most ${maxBytes}.`;
   return new ApiError({ status: 413, type: "invalid_request_error", code: "request_too_large", message });

@@ -4,11 +4,17 @@
 export interface Entrant {
   /** Of the prompt or the whole body: no text has more tokens than bytes. */
   readonly bytes: number;
+  /** Tokens that the prompt can have at most. @default `bytes`: no text has more tokens than bytes */
+  readonly maxPromptTokens?: number | undefined;
   /** Of each choice. */
   readonly maxCompletionTokens: number;
   readonly choices: number;
   /** Whose request it is. */
   readonly key: string | undefined;
+  /** Whose request it is, for fair shares: its key's name, or its address. @default nobody's in particular */
+  readonly client?: string | undefined;
+  /** Whether it is one for completions, which events and metrics tell of. @default true */
+  readonly isGeneration?: boolean | undefined;
   /** Larger numbers go first. */
   readonly priority: number;
   /** Aborted when the client has gone. */

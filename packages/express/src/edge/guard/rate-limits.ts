@@ -2,10 +2,11 @@
 // process's memory, or one that several servers share.
 
 import { integerOption } from "@readme-moe/core";
-import type { Request, RequestHandler, Response } from "express";
+import type { RequestHandler, Response } from "express";
 import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
 import { ApiError } from "../../http/api-error.ts";
 import { sendError } from "../../http/errors.ts";
+import { clientName } from "../../http/client-name.ts";
 import { retryHeaders } from "../../http/retry-headers.ts";
 import { durationText } from "./duration-text.ts";
 import { guardedLocals } from "./locals.ts";
@@ -63,7 +64,7 @@ function limiting(
     if (["GET", "HEAD", "OPTIONS"].includes(request.method)) return next();
     let usage: Usage;
     try {
-      usage = await look(clientOf(request, response), response);
+      usage = await look(clientName(request, response), response);
     } catch (cause) {
       sendError(response, unavailable(cause));
       return;
@@ -74,12 +75,6 @@ function limiting(
     if (usage.isExceeded) sendError(response, exceeded(unit, limiter.points, usage.resetMs));
     else next();
   };
-}
-
-/** Names and addresses do not meet. */
-function clientOf(request: Request, response: Response): string {
-  const { key } = guardedLocals(response);
-  return key === undefined ? `address:${request.ip ?? ""}` : `key:${key}`;
 }
 
 function usageOf(

@@ -48,6 +48,8 @@ export function admissionMetrics(instruments: Instruments, admission: Admission)
   gauge("admission_waiting_requests", "Of those, without a first token", () => admission.stats.waiting);
   gauge("admission_tokens", "Tokens that these may come to", () => admission.stats.tokens);
   gauge("admission_bytes", "Bytes of these requests", () => admission.stats.bytes);
+  gauge("admission_arriving_requests", "Requests whose body arrives", () => admission.stats.arriving.requests);
+  gauge("admission_arriving_bytes", "Bytes of bodies that arrive", () => admission.stats.arriving.bytes);
   gauge("admission_max_requests", "Requests that may be in", () => admission.stats.limits.requests);
   gauge("admission_max_tokens", "Tokens that may be in", () => admission.stats.limits.tokens);
   gauge("admission_max_bytes", "Bytes that may be in", () => admission.stats.limits.bytes);
