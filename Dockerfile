@@ -19,7 +19,7 @@ RUN rm -rf node_modules packages/*/node_modules \
 FROM node:20-slim
 ENV NODE_ENV=production README_MOE_CACHE=/cache
 COPY --from=build /source /app
-# Graphs are built once; a volume here keeps them from one container to the next.
+# Weights are packed once; a volume here keeps them from one container to the next.
 RUN mkdir /cache && chown node:node /cache
 VOLUME /cache
 USER node

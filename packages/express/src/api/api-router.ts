@@ -1,10 +1,10 @@
 // The routes of the API: methods, bodies, and what is answered where there is nothing.
 
-import express, { type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
+import express, { type Request, type RequestHandler, type Response, type Router } from "express";
 import { ApiError } from "../http/api-error.ts";
 import { chatApi } from "./chat/chat-api.ts";
 import { completionApi } from "./completions/completion-api.ts";
-import { answerErrors } from "../http/errors.ts";
+import { answerErrors, answerNotFound } from "../http/errors.ts";
 import { identify } from "../http/locals.ts";
 import { oneAtATime } from "../http/one-at-a-time.ts";
 import { listModels, showModel } from "./model-routes.ts";
@@ -46,7 +46,7 @@ export function apiRouter(serving: Serving, document: object, before: readonly R
   post("/tokenize", (request, response) => tokenize(serving, request, response));
   post("/detokenize", (request, response) => detokenize(serving, request, response));
   get("/openapi.json", (_, response) => void response.json(document));
-  router.use("/v1", ...front, nothingHere);
+  router.use("/v1", ...front, answerNotFound);
   router.use(answerErrors);
   return router;
 }
@@ -67,9 +67,4 @@ function allowOnly(methods: string): RequestHandler {
     const message = `Expected ${methods}, got ${request.method}`;
     throw new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message });
   };
-}
-
-function nothingHere(request: Request, _response: Response, _next: NextFunction): never {
-  const message = `There is no ${request.method} ${request.baseUrl}${request.path}`.slice(0, 300);
-  throw new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message });
 }

@@ -13,9 +13,6 @@ interface Doors {
   readonly maxBodyBytes: number;
 }
 
-/** Of a body that nobody reads, what is received all the same for the sake of the connection. */
-const MAX_UNREAD_BYTES = 64 << 10;
-
 /**
  * Keeps room for a body until `endArrival` of `res.locals.readMe` is called, or the answer is over. Refuses bodies for
  * which there is no room, and those that are too long by what they say.
@@ -36,7 +33,6 @@ export function refuseEarly({ models, admission, maxBodyBytes }: Doors): Request
       locals.endArrival = endArrival;
       response.once("close", endArrival);
     } catch (error) {
-      if (!(length <= MAX_UNREAD_BYTES)) response.setHeader("Connection", "close");
       return next(error);
     }
     next();

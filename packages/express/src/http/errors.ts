@@ -1,7 +1,7 @@
 // What went wrong, as a client may see it: no stack traces, no paths.
 
 import { ReadMeError, type EngineInfo, type ReadMeErrorCode } from "@readme-moe/core";
-import type { ErrorRequestHandler, Response } from "express";
+import type { ErrorRequestHandler, Request, RequestHandler, Response } from "express";
 import { ApiError, badRequest } from "./api-error.ts";
 import { retryHeaders } from "./retry-headers.ts";
 import { ClientGone } from "./client-signal.ts";
@@ -113,6 +113,7 @@ export function sendError(response: Response, error: unknown): void {
   const answer = asApiError(error);
   if (locals) stampProcessingTime(response);
   const body = JSON.stringify(answer);
+  if (leavesBody(response.req)) response.setHeader("Connection", "close");
   // Not `json`, which hashes what no cache will ever be asked for: refusing has to be cheap.
   response.status(answer.status).set(answer.headers);
   response.setHeader("Content-Type", "application/json; charset=utf-8");
@@ -120,5 +121,21 @@ export function sendError(response: Response, error: unknown): void {
   response.end(body);
 }
 
-/** The last middleware. Express knows it by its four parameters. */
+/** Of a body that nobody reads, what is received all the same for the sake of the connection. */
+const MAX_UNREAD_BYTES = 64 << 10;
+
+/** Whether a connection that went on would have to receive a long body, or one without end, for nobody. */
+export function leavesBody(request: Request): boolean {
+  if (request.complete) return false;
+  const { "content-length": length, "transfer-encoding": encoding } = request.headers;
+  return encoding !== undefined || Number(length ?? 0) > MAX_UNREAD_BYTES;
+}
+
+/** Middleware for behind all routes: 404 in the API's shape. */
+export const answerNotFound: RequestHandler = (request, response) => {
+  const message = `There is no ${request.method} ${request.baseUrl}${request.path}`.slice(0, 300);
+  sendError(response, new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message }));
+};
+
+/** The last middleware: any error in the API's shape. Express knows it by its four parameters. */
 export const answerErrors: ErrorRequestHandler = (error, _request, response, _next) => sendError(response, error);

@@ -2,6 +2,7 @@
 
 import type { Socket } from "node:net";
 import type { Request, RequestHandler, Response } from "express";
+import { leavesBody } from "./errors.ts";
 import { LIMITS } from "../limits.ts";
 
 interface Pipeline {
@@ -35,6 +36,8 @@ export const oneAtATime: RequestHandler = (request: Request, response: Response,
       const following = pipeline.waiting.shift();
       if (!socket.destroyed) following?.();
     });
+    // Nothing reads the body of a GET.
+    if (request.method !== "POST" && leavesBody(request)) response.setHeader("Connection", "close");
     next();
   };
   if (pipeline.current === undefined) begin();

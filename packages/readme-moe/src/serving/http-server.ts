@@ -10,11 +10,21 @@ const TIMEOUTS = {
   requestTimeout: 60_000,
   // Longer than balancers keep theirs (60 s), so that they never use one that is just being closed.
   keepAliveTimeout: 75_000,
+  // Node looks for late ones this often; its default is twice the time that headers may take.
+  connectionsCheckingInterval: 1000,
 } as const;
 
+export interface ListenOptions {
+  readonly port: number;
+  readonly host: string;
+  /** Connections at once; more are closed as they come. */
+  readonly maxConnections: number;
+}
+
 /** @throws {ReadMeError} when the address cannot be had */
-export async function listen(app: Express, port: number, host: string): Promise<Server> {
+export async function listen(app: Express, { port, host, maxConnections }: ListenOptions): Promise<Server> {
   const server = createServer(TIMEOUTS, app);
+  server.maxConnections = maxConnections;
   try {
     server.listen(port, host);
     await once(server, "listening");

@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import { basename, resolve } from "node:path";
 import { ReadMeEmitter } from "@readme-moe/core";
-import { readMe, ServedModels } from "@readme-moe/express";
+import { answerErrors, answerNotFound, isLoopback, localHostsOnly, readMe, ServedModels } from "@readme-moe/express";
 import express, { type Express } from "express";
 import type { ServeFlags } from "../commands/serve.ts";
 import { openEngine, type OpenedEngine } from "../engine.ts";
@@ -13,6 +13,7 @@ import { stopSignals } from "./stop-signals.ts";
 
 /** Serves until it is told to leave, or the model cannot be opened. */
 export async function runServer(path: string, flags: ServeFlags, interrupted: AbortSignal): Promise<void> {
+  checkReach(flags);
   using stop = stopSignals(interrupted);
   const giveUp = new AbortController();
   const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
@@ -43,7 +44,7 @@ async function serve(
   const models = new ServedModels({ [name]: engine }, { aliases, restart: flags.restart, events });
   log.listen(events);
   models.watch((model, served) => log.watch(model, served));
-  const server = await listen(appOver(models, events, flags), flags.port, flags.host);
+  const server = await listen(appOver(models, events, flags), flags);
   try {
     log.tellAddress(urlOf(server), name);
     await Promise.race([aborted(stop), engine.then(() => aborted(stop))]);
@@ -61,18 +62,29 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags): Express {
-  const { maxRequests, maxTokens, maxQueueMs, maxRequestMs, requestsPerMinute, tokensPerMinute } = flags;
+  const { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
-  return app.use(
+  if (flags.apiKey === undefined && !flags.allowAnyone) app.use(localHostsOnly);
+  app.use(
     readMe({
       models,
       events,
       keys: flags.apiKey,
-      requestsPerMinute,
-      tokensPerMinute,
-      admission: { maxRequests, maxTokens, maxQueueMs, maxRequestMs },
+      requestsPerMinute: flags.requestsPerMinute,
+      tokensPerMinute: flags.tokensPerMinute,
+      maxPriority: flags.maxPriority,
+      admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
       vllmAliases: flags.vllmMetrics,
     }),
+  );
+  return app.use(answerNotFound, answerErrors);
+}
+
+/** @throws {TypeError} when everybody in the network could use the model, and nobody has said that they may */
+function checkReach({ host, apiKey, allowAnyone }: ServeFlags): void {
+  if (apiKey !== undefined || allowAnyone || isLoopback(host)) return;
+  throw new TypeError(
+    `Expected keys (README_MOE_API_KEYS, or --api-key) with --host ${host}, which others can reach; --allow-anyone does without`,
   );
 }

@@ -1,6 +1,6 @@
 // Options of `serve` that are about the server, not the engine.
 
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import { wholeNumber } from "../options.ts";
 
 export interface ServingFlags {
@@ -11,11 +11,16 @@ export interface ServingFlags {
   readonly apiKey?: readonly string[];
   readonly maxRequests?: number;
   readonly maxTokens?: number;
+  readonly maxBytes?: number;
+  readonly maxConnections: number;
+  readonly maxClientShare?: number;
+  readonly maxPriority?: number;
   readonly maxQueueMs?: number;
   readonly maxRequestMs?: number;
   readonly maxNumSeqs?: number;
   readonly requestsPerMinute?: number;
   readonly tokensPerMinute?: number;
+  readonly allowAnyone?: true;
   readonly drainMs: number;
   readonly noticeMs: number;
   readonly trustProxy?: number | string;
@@ -35,11 +40,20 @@ export function servingOptions(): readonly Option[] {
       .argParser(keyList),
     number("--max-requests <n>", "requests that are in at once; more get 503 (default: 256)"),
     number("--max-tokens <n>", "tokens that those may come to together (default: 1048576)"),
+    number("--max-bytes <n>", "bytes of their bodies together (default: 67108864)"),
+    number("--max-connections <n>", "connections at once; more are closed").default(1024),
+    new Option("--max-client-share <part>", "of all that, what one key, or one address without keys, may have (default: 0.875)").argParser(
+      numberBetween(0, 1),
+    ),
+    new Option("--max-priority <n>", "largest priority that clients may give their requests (default: 0)").argParser(
+      numberBetween(-1e9, 1e9),
+    ),
     number("--max-queue-ms <ms>", "how long a request may wait for its first token (default: 30000)"),
     number("--max-request-ms <ms>", "how long a request may take (default: no limit)"),
     number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
     number("--requests-per-minute <n>", "that a key, or an address, may send (default: no limit)"),
     number("--tokens-per-minute <n>", "that a key, or an address, may use (default: no limit)"),
+    new Option("--allow-anyone", "serve without keys on an address that others can reach"),
     number("--drain-ms <ms>", "how long requests may take to end when the server is to leave", 0).default(30_000),
     number("--notice-ms <ms>", "how long before that /readyz says no already", 0).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
@@ -47,6 +61,14 @@ export function servingOptions(): readonly Option[] {
     new Option("--vllm-metrics", "have metrics under vLLM's names, too"),
     new Option("--json", "log answers and events as JSON, one a line"),
   ];
+}
+
+function numberBetween(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`Expected a number from ${least} to ${most}.`);
+  };
 }
 
 function number(flags: string, description: string, least = 1): Option {
