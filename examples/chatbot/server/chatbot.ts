@@ -1,7 +1,7 @@
 // The whole app: the OpenAI API as it is, the page that uses it, and what the page shows beside answers.
 
 import { join } from "node:path";
-import { readMe, ServedModels } from "@readme-moe/express";
+import { localHostsOnly, readMe, ServedModels } from "@readme-moe/express";
 import express, { type Express } from "express";
 import { LiveModel, type OpenedModel } from "./live-model.ts";
 import type { ReaderOptions } from "./live-readers.ts";
@@ -25,6 +25,8 @@ export interface ChatbotOptions {
   /** The built page. */
   readonly pageFolder: string;
   readonly readers?: ReaderOptions | undefined;
+  /** Whether only this machine's own pages may ask. @default false */
+  readonly isLocal?: boolean | undefined;
 }
 
 export interface Chatbot {
@@ -32,10 +34,11 @@ export interface Chatbot {
   readonly served: ServedModels;
 }
 
-export function chatbot({ models, pageFolder, readers }: ChatbotOptions): Chatbot {
+export function chatbot({ models, pageFolder, readers, isLocal = false }: ChatbotOptions): Chatbot {
   const engines = Object.fromEntries(models.map(({ name, engine }) => [name, engine]));
   const served = new ServedModels(engines, { defaultModel: models[0]?.name, restart: true });
   const app = express().disable("x-powered-by");
+  if (isLocal) app.use(localHostsOnly);
   app.use((_, response, next) => {
     response.set({
       "Content-Security-Policy": CONTENT_SECURITY_POLICY,

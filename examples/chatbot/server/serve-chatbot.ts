@@ -7,6 +7,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildPage } from "./build-page.ts";
+import { isLoopback } from "@readme-moe/express";
 import { chatbot } from "./chatbot.ts";
 import { openModels, type OpenModelsOptions } from "./open-models.ts";
 
@@ -32,7 +33,7 @@ export async function serveChatbot({ port, host, ...options }: ServeChatbotOptio
   const removePage = () => rm(pageFolder, { recursive: true, force: true });
   try {
     await buildPage(pageFolder);
-    const { app, served } = chatbot({ models, pageFolder });
+    const { app, served } = chatbot({ models, pageFolder, isLocal: isLoopback(host) });
     const server = createServer(app);
     await listen(server, host, port);
     const { address, port: taken, family } = server.address() as AddressInfo;

@@ -52,6 +52,11 @@ export interface GenerateRequest {
   readonly expert?: string | number | undefined;
   /** Of sequences that wait, those with the larger number go first. @default 0 */
   readonly priority?: number | undefined;
+  /**
+   * Names whose request it is. Clients share time and places evenly, however many requests each of them has.
+   * @default nobody in particular: requests without a name count as one client's
+   */
+  readonly client?: string | undefined;
   /** Names the request in events. @default one that the engine makes */
   readonly id?: string | undefined;
   readonly signal?: AbortSignal | undefined;

@@ -46,6 +46,15 @@ export { everythingResident, type Residency, type StreamedResidency } from "./re
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export { DEFAULT_COST_MODEL, predictStepMs, type CostModel, type StepWork } from "./scheduling/cost-model.ts";
+export {
+  chargeClients,
+  fairlyRunnable,
+  nextAdmitted,
+  nextPreempted,
+  NO_TIMES,
+  type ClientTimes,
+  type Owned,
+} from "./scheduling/fair-shares.ts";
 export { fcfs, type FcfsOptions } from "./scheduling/fcfs.ts";
 export { readMe, type ReadMeSchedulerOptions } from "./scheduling/read-me.ts";
 export { refineCostModel, type RefinedCostModel, type StepObservation } from "./scheduling/refine-cost-model.ts";

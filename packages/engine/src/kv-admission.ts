@@ -1,7 +1,7 @@
-// Who holds KV memory: sequences are admitted in order while there is room, make room for those before them, and
-// begin with what the prefix cache knows.
+// Who holds KV memory: sequences are admitted in order while there is room, clients by turns, make room for those before
+// them, and begin with what the prefix cache knows.
 
-import { byPriorityThenArrival } from "@readme-moe/core";
+import { byPriorityThenArrival, nextAdmitted, nextPreempted } from "@readme-moe/core";
 import type { BatchItem } from "./batch.ts";
 import type { KvMemory } from "@readme-moe/kernel";
 import type { PrefixCache } from "./prefix-cache.ts";
@@ -49,15 +49,17 @@ export class KvAdmission {
     this.#waiting.splice(later < 0 ? this.#waiting.length : later, 0, sequence);
   }
 
-  /** Lets in whom there is room for; nobody overtakes a sequence that waits for more room. */
+  /** Lets in whom there is room for; nobody overtakes a sequence whose turn it is and that waits for more room. */
   admit(onAdmitted: (sequence: Sequence) => void): void {
     while (this.#waiting.length > 0 && this.#running.size < this.#maxNumSeqs) {
-      const sequence = this.#waiting[0] as Sequence;
+      const next = nextAdmitted(this.#waiting, this.#running.values(), this.#maxNumSeqs);
+      const sequence = this.#waiting[next];
+      if (!sequence) return;
       // Before admission, so that memory which is shared is not taken twice.
       const known = this.#prefixes.match(sequence);
       const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, this.#maxTokens), known);
       if (!slot) return;
-      this.#waiting.shift();
+      this.#waiting.splice(next, 1);
       sequence.slot = slot;
       this.#running.set(sequence.id, sequence);
       if (sequence.startedMs === undefined) sequence.cachedTokens = slot.numTokens;
@@ -78,7 +80,7 @@ export class KvAdmission {
           ready.push(item);
           break;
         }
-        const last = Array.from(this.#running.values()).toSorted(byPriorityThenArrival).at(-1) as Sequence;
+        const last = nextPreempted(this.#running.values());
         this.#preempt(last);
         onPreempted(last);
       }

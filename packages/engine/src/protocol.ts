@@ -52,6 +52,7 @@ export interface WireRequest {
   readonly params: ResolvedSamplingParams;
   readonly expert: string | number | undefined;
   readonly priority: number;
+  readonly client?: string | undefined;
   readonly seed: number;
   /** Whether each row of logits goes to the caller first, and its sequence waits for what becomes of it. */
   readonly processesLogits: boolean;

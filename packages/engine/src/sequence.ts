@@ -19,6 +19,8 @@ export interface SequenceStart {
   readonly arrival: number;
   readonly arrivalMs: number;
   readonly priority: number;
+  /** Whose it is, for fair shares. */
+  readonly client?: string | undefined;
   readonly promptIds: ArrayLike<number>;
   readonly params: ResolvedSamplingParams;
   /** Whether its caller changes logits before a token is chosen. */
@@ -36,6 +38,7 @@ export class Sequence implements SchedulableSequence {
   readonly arrival: number;
   readonly arrivalMs: number;
   readonly priority: number;
+  readonly client: string | undefined;
   readonly params: ResolvedSamplingParams;
   readonly processesLogits: boolean;
   readonly seed: number;
@@ -69,6 +72,7 @@ export class Sequence implements SchedulableSequence {
     this.lastTokenMs = start.arrivalMs;
     this.waitingSinceMs = start.arrivalMs;
     this.priority = start.priority;
+    this.client = start.client;
     this.params = start.params;
     this.processesLogits = start.processesLogits;
     this.seed = start.seed;

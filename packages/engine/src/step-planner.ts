@@ -1,8 +1,12 @@
 import {
+  chargeClients,
   DEFAULT_COST_MODEL,
+  fairlyRunnable,
   keepAwaited,
+  NO_TIMES,
   predictStepMs,
   refineCostModel,
+  type ClientTimes,
   type CostModel,
   type ExpertRun,
   type Residency,
@@ -43,6 +47,8 @@ export class StepPlanner {
   #cost: CostModel;
   #state: SchedulerState | undefined;
   #batch: readonly BatchItem[] = [];
+  #clientTimes: ClientTimes = NO_TIMES;
+  #canRun: readonly Sequence[] = [];
   /** Sequences that the next step was planned with, before it could be chosen. */
   #plannedIds: readonly string[] = [];
   #work: StepWork = { tokens: 0, distinctExperts: 0, cachedTokens: 0, missingBytes: 0 };
@@ -70,7 +76,9 @@ export class StepPlanner {
    */
   plan(running: ReadonlyMap<string, Sequence>, canRun: readonly Sequence[], nowMs: number): readonly BatchItem[] {
     const { missingBytes, streamed } = this.#residency;
-    this.#state = { sequences: canRun, nowMs, limits: this.#limits, cost: this.#cost, missingBytes };
+    this.#canRun = canRun;
+    const sequences = fairlyRunnable(canRun, this.#clientTimes, this.#cost);
+    this.#state = { sequences, nowMs, limits: this.#limits, cost: this.#cost, missingBytes };
     const chosen = this.#scheduler(this.#state);
     const batch = batchItems(chosen, running);
     if (!streamed) return batch;
@@ -87,6 +95,7 @@ export class StepPlanner {
     const { missingBytes } = this.#residency;
     const experts = Array.from(expertsOf(batch));
     this.#batch = batch;
+    this.#clientTimes = chargeClients(this.#clientTimes, this.#canRun, batch, this.#cost);
     this.#work = {
       tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
       distinctExperts: experts.length,

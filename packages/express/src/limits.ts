@@ -28,7 +28,13 @@ export const LIMITS = {
     beyond: "413 `request_too_large`",
     option: "maxBodyBytes",
   },
-  bodyMs: { of: "the time until a body is whole", value: 30_000, unit: "ms", beyond: "408 `body_timeout`", option: "bodyTimeoutMs" },
+  bodyMs: {
+    of: "the time until a body is whole",
+    value: 30_000,
+    unit: "ms",
+    beyond: "408 `body_timeout`",
+    option: "bodyTimeoutMs",
+  },
   bodyValues: {
     of: "values in a body; and its lists, objects and properties; numbers in lists are not counted",
     value: 65_536,
@@ -42,7 +48,12 @@ export const LIMITS = {
     unit: "items",
     beyond: "400 `invalid_value`",
   },
-  prompts: { of: "texts, or lists of token ids, in `prompt`", value: 128, unit: "items", beyond: "400 `invalid_value`" },
+  prompts: {
+    of: "texts, or lists of token ids, in `prompt`",
+    value: 128,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
   tokenIds: { of: "ids in one list of tokens", value: 262_144, unit: "items", beyond: "400 `invalid_value`" },
   logitBiases: { of: "`logit_bias`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
   stopTokens: { of: "`stop_token_ids`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
@@ -50,7 +61,12 @@ export const LIMITS = {
   tools: { of: "`tools`", value: 128, unit: "items", beyond: "400 `invalid_value`" },
   metadata: { of: "`metadata`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
   templateVariables: { of: "`chat_template_kwargs`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
-  choices: { of: "choices of one request, all prompts together", value: 128, unit: "choices", beyond: "400 `invalid_value`" },
+  choices: {
+    of: "choices of one request, all prompts together",
+    value: 128,
+    unit: "choices",
+    beyond: "400 `invalid_value`",
+  },
   priority: {
     of: "`read_me.priority`, as clients may send it",
     value: 0,

@@ -18,6 +18,7 @@ const NAMES = [
   "processLogits",
   "expert",
   "priority",
+  "client",
   "id",
   "signal",
 ] as const satisfies readonly (keyof GenerateRequest)[];
@@ -37,9 +38,12 @@ export function wireRequest(
   }
   rejectUnknownKeys("a request", request, NAMES);
   const params = resolveSamplingParams(request.params ?? {}, info);
-  const { priority = 0, expert, processLogits } = request;
+  const { priority = 0, client, expert, processLogits } = request;
   if (typeof priority !== "number" || !Number.isFinite(priority)) {
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
+  }
+  if (client !== undefined && typeof client !== "string") {
+    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
   }
   checkExpert(expert, info);
   if (processLogits !== undefined && typeof processLogits !== "function") {
@@ -51,6 +55,7 @@ export function wireRequest(
     params,
     expert,
     priority,
+    client,
     seed: params.seed ?? drawSeed(),
     processesLogits: processLogits !== undefined,
   };

@@ -29,8 +29,19 @@ export class RequestBook {
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
-        const { priority, seed, processesLogits } = request;
-        const start = { id, requestId, choice, arrival, arrivalMs: performance.now(), priority, params, seed, stops };
+        const { priority, client, seed, processesLogits } = request;
+        const start = {
+          id,
+          requestId,
+          choice,
+          arrival,
+          arrivalMs: performance.now(),
+          priority,
+          client,
+          params,
+          seed,
+          stops,
+        };
         return this.#opened.core.add({ ...start, promptIds: tokenIds, processesLogits }, router);
       });
     } catch (error) {

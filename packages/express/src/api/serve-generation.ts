@@ -56,14 +56,15 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
   const lease = serving.models.lease(body.model ?? undefined, { request, body });
   const use = serving.grammarBook.use(lease.engine);
   try {
-    const planned = api.plan(body, lease);
+    const client = clientName(request, response);
+    const planned = { ...api.plan(body, lease), client };
     locals.endArrival?.();
     const ticket = serving.admission.enter({
       bytes: locals.bodyBytes ?? Number(request.get("content-length") ?? 0),
       maxCompletionTokens: planned.params.maxTokens,
       choices: numChoices(planned),
       key,
-      client: clientName(request, response),
+      client,
       priority: planned.priority,
       signal,
       model: lease.name,

@@ -7,7 +7,14 @@ import { Arrivals, ClientLoads } from "./admission/arrivals.ts";
 import { displacedBy, limitsOfClient, overflowOf, type Load, type Overflow } from "./admission/load.ts";
 import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";
 import type { Entrant, Ticket } from "./admission/ticket.ts";
-import { overloaded, tooLarge, tookTooLong, tooManyOfKey, tooMuchOfClient, waitedTooLong } from "./admission/refusals.ts";
+import {
+  overloaded,
+  tooLarge,
+  tookTooLong,
+  tooManyOfKey,
+  tooMuchOfClient,
+  waitedTooLong,
+} from "./admission/refusals.ts";
 import { decidedPriority, type AdmissionPolicy } from "./admission/policy.ts";
 import { Outlook, type Progress } from "./admission/outlook.ts";
 import { NO_RETURN_TIMES, promiseReturn, recordRelease, type ReturnTimes } from "./admission/return-times.ts";

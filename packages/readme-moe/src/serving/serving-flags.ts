@@ -42,9 +42,10 @@ export function servingOptions(): readonly Option[] {
     number("--max-tokens <n>", "tokens that those may come to together (default: 1048576)"),
     number("--max-bytes <n>", "bytes of their bodies together (default: 67108864)"),
     number("--max-connections <n>", "connections at once; more are closed").default(1024),
-    new Option("--max-client-share <part>", "of all that, what one key, or one address without keys, may have (default: 0.875)").argParser(
-      numberBetween(0, 1),
-    ),
+    new Option(
+      "--max-client-share <part>",
+      "of all that, what one key, or one address without keys, may have (default: 0.875)",
+    ).argParser(numberBetween(0, 1)),
     new Option("--max-priority <n>", "largest priority that clients may give their requests (default: 0)").argParser(
       numberBetween(-1e9, 1e9),
     ),

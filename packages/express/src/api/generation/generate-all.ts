@@ -32,7 +32,7 @@ export async function* generateAll(
   signal: AbortSignal,
   { onQueuedMs, onPromptTokens, onRouted }: GenerationListeners,
 ): AsyncGenerator<Piece, void, undefined> {
-  const { engine, prompts, promptParam, params, expert, priority, processLogits } = plan;
+  const { engine, prompts, promptParam, params, expert, priority, client, processLogits } = plan;
   const ids = prompts.map((_, index) => (prompts.length === 1 ? plan.id : `${plan.id}.${index}`));
   const taken = new Set<number>();
   const unwatch = ids.map((id, index) =>
@@ -52,7 +52,7 @@ export async function* generateAll(
   try {
     for (const [index, prompt] of prompts.entries()) {
       const id = ids[index] as string;
-      sources.push(engine.generate({ prompt, params, processLogits, expert, priority, id, signal }));
+      sources.push(engine.generate({ prompt, params, processLogits, expert, priority, client, id, signal }));
     }
     for await (const [prompt, chunk] of merge(sources, (source) => (failed = source))) {
       taken.add(prompt);

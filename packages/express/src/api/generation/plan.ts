@@ -13,6 +13,8 @@ export interface GenerationPlan {
   readonly params: SamplingParams & { readonly maxTokens: number };
   readonly expert: string | number | undefined;
   readonly priority: number;
+  /** Whose request it is, for fair shares of the engine. */
+  readonly client?: string | undefined;
   readonly processLogits?: ProcessLogits | undefined;
   readonly includes: { readonly routes: boolean; readonly timings: boolean; readonly usage: boolean };
 }

@@ -84,7 +84,12 @@ export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmi
       bytes: integerOption("maxBytes", options.maxBytes ?? LIMITS.bytes.value, 1),
     },
     maxRequestsPerKey: integerOption("maxRequestsPerKey", options.maxRequestsPerKey ?? requests, 1),
-    maxClientShare: numberOption("maxClientShare", options.maxClientShare ?? LIMITS.clientShare.value, Number.MIN_VALUE, 1),
+    maxClientShare: numberOption(
+      "maxClientShare",
+      options.maxClientShare ?? LIMITS.clientShare.value,
+      Number.MIN_VALUE,
+      1,
+    ),
     maxQueueMs: integerOption("maxQueueMs", options.maxQueueMs ?? LIMITS.queueMs.value, 1, MAX_TIMER_MS),
     maxRequestMs:
       options.maxRequestMs === undefined
