@@ -1,7 +1,9 @@
 export { ApiError, type ApiErrorDetails } from "./http/api-error.ts";
 export { answerErrors, answerNotFound } from "./http/errors.ts";
+export { boundConnections } from "./http/bound-connections.ts";
 export { isLoopback, localHostsOnly } from "./http/local-hosts.ts";
 export { LIMITS, type Limit } from "./limits.ts";
+export { oneAtATime } from "./http/one-at-a-time.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
 export type { ChatBody } from "./api/schemas/chat-body.ts";
 export type { CompletionBody } from "./api/schemas/completion-body.ts";

@@ -41,6 +41,12 @@ export const LIMITS = {
     unit: "items",
     beyond: "400 `invalid_value`",
   },
+  bodyItems: {
+    of: "items of lists and properties of objects in a body, numbers as well",
+    value: 524_288,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
   bodyDepth: { of: "nesting of a body", value: 64, unit: "levels", beyond: "400 `invalid_value`" },
   messageItems: {
     of: "messages of a request, their parts and tool calls together",

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { ReadMeError } from "@readme-moe/core";
+import { boundConnections } from "@readme-moe/express";
 import type { Express } from "express";
 
 /** Clients that send slowly must not hold connections for ever. Answers may take as long as they need. */
@@ -25,6 +26,7 @@ export interface ListenOptions {
 export async function listen(app: Express, { port, host, maxConnections }: ListenOptions): Promise<Server> {
   const server = createServer(TIMEOUTS, app);
   server.maxConnections = maxConnections;
+  boundConnections(server);
   try {
     server.listen(port, host);
     await once(server, "listening");

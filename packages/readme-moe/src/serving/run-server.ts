@@ -3,7 +3,15 @@
 import { once } from "node:events";
 import { basename, resolve } from "node:path";
 import { ReadMeEmitter } from "@readme-moe/core";
-import { answerErrors, answerNotFound, isLoopback, localHostsOnly, readMe, ServedModels } from "@readme-moe/express";
+import {
+  answerErrors,
+  answerNotFound,
+  isLoopback,
+  localHostsOnly,
+  oneAtATime,
+  readMe,
+  ServedModels,
+} from "@readme-moe/express";
 import express, { type Express } from "express";
 import type { ServeFlags } from "../commands/serve.ts";
 import { openEngine, type OpenedEngine } from "../engine.ts";
@@ -65,6 +73,7 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
   const { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
+  app.use(oneAtATime);
   if (flags.apiKey === undefined && !flags.allowAnyone) app.use(localHostsOnly);
   app.use(
     readMe({

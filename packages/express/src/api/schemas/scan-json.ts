@@ -2,23 +2,25 @@
 
 import { LIMITS } from "../../limits.ts";
 
-const [QUOTE, BACKSLASH, COLON] = [0x22, 0x5c, 0x3a];
+const [QUOTE, BACKSLASH, COLON, COMMA] = [0x22, 0x5c, 0x3a, 0x2c];
 const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x7d];
 
 /**
- * Counts levels of nesting, and lists, objects and properties of a JSON text; stops at the first limit that is passed.
+ * Counts levels of nesting, lists and objects, properties and items of a JSON text; stops at the first limit that is passed.
  *
  * @param bytes - UTF-8; what is no JSON is for the parser to refuse
  * @returns what was too much, as a message for clients; `undefined` where the text may be parsed
  */
 export function tooComplex(bytes: Uint8Array): string | undefined {
-  const [maxParts, maxDepth] = [LIMITS.bodyValues.value, LIMITS.bodyDepth.value];
-  let [depth, numParts] = [0, 0];
+  const { bodyValues, bodyDepth, bodyItems } = LIMITS;
+  const [maxParts, maxDepth, maxItems] = [bodyValues.value, bodyDepth.value, bodyItems.value];
+  let [depth, numParts, numItems] = [0, 0, 0];
   for (let index = 0; index < bytes.length; index++) {
     const byte = bytes[index];
     if (byte === QUOTE) index = endOfText(bytes, index + 1);
     else if (byte === CLOSE_LIST || byte === CLOSE_OBJECT) depth--;
     else if (byte === COLON) numParts++;
+    else if (byte === COMMA && ++numItems >= maxItems) return `expected at most ${maxItems} items and properties`;
     else if (byte === OPEN_LIST || byte === OPEN_OBJECT) {
       numParts++;
       if (++depth > maxDepth) return `expected at most ${maxDepth} levels of nesting`;

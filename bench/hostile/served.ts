@@ -1,0 +1,52 @@
+// A real `readme-moe serve` with a heap of 512 MB, and what can be seen of it from outside.
+
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+
+export interface Served extends AsyncDisposable {
+  readonly port: number;
+  readonly url: string;
+  readonly isAlive: () => boolean;
+  /** Resident bytes of the server's process and of its engine's. */
+  readonly memory: () => Promise<number>;
+}
+
+const MAIN = join(import.meta.dirname, "../../packages/readme-moe/dist/main.js");
+
+export async function serve(model: string, heapMb: number, flags: readonly string[]): Promise<Served> {
+  const child = spawn(
+    process.execPath,
+    [`--max-old-space-size=${heapMb}`, MAIN, "serve", model, "--port", "0", ...flags],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
+  const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
+  const port = Number(/:(\d+)\//.exec(line)?.[1]);
+  const url = `http://127.0.0.1:${port}`;
+  while ((await fetch(`${url}/readyz`)).status !== 200) await sleep(50);
+  return {
+    port,
+    url,
+    isAlive: () => child.exitCode === null && child.signalCode === null,
+    memory: () => residentBytes(child),
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+    },
+  };
+}
+
+async function residentBytes({ pid }: ChildProcess): Promise<number> {
+  const children = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8").catch(() => "");
+  const pids = [pid, ...children.split(" ").filter((text) => text !== "")];
+  const sizes = await Promise.all(
+    pids.map(async (one) => {
+      const status = await readFile(`/proc/${one}/status`, "utf8").catch(() => "");
+      return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024;
+    }),
+  );
+  return sizes.reduce((sum, bytes) => sum + bytes, 0);
+}

@@ -1,0 +1,69 @@
+// Well-behaved clients beside an attack: one asks for answers, one asks whether the server lives.
+
+import { Agent, request } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
+
+export interface Testimony {
+  /** Milliseconds of each answer of 32 tokens. */
+  readonly answersMs: readonly number[];
+  readonly livezMs: readonly number[];
+  /** What went wrong. */
+  readonly failures: readonly string[];
+}
+
+const PATIENCE_MS = 60_000;
+
+/** Asks by turns until the signal ends it. */
+export async function witness(port: number, signal: AbortSignal): Promise<Testimony> {
+  const answersMs: number[] = [];
+  const livezMs: number[] = [];
+  const failures: string[] = [];
+  const agent = new Agent({ keepAlive: true });
+  const timed = async (times: number[], method: string, path: string, body?: object): Promise<void> => {
+    const startMs = performance.now();
+    const status = await call(agent, { port, method, path }, body);
+    if (status === 200) times.push(performance.now() - startMs);
+    else failures.push(`${path} ${status}`);
+  };
+  const prompt = "The ship was";
+  const asking = async (): Promise<void> => {
+    while (!signal.aborted) {
+      await timed(answersMs, "POST", "/v1/completions", { prompt, max_tokens: 32, ignore_eos: true, seed: 1 });
+      await sleep(50);
+    }
+  };
+  const probing = async (): Promise<void> => {
+    while (!signal.aborted) {
+      await timed(livezMs, "GET", "/livez");
+      await sleep(20);
+    }
+  };
+  await Promise.all([asking(), probing()]);
+  agent.destroy();
+  return { answersMs, livezMs, failures };
+}
+
+interface Question {
+  readonly port: number;
+  readonly method: string;
+  readonly path: string;
+}
+
+/** @returns the status, or what went wrong */
+function call(agent: Agent, { port, method, path }: Question, body?: object): Promise<number | string> {
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  const headers =
+    text === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
+  return new Promise((resolve) => {
+    const asked = request(
+      { agent, port, host: "127.0.0.1", method, path, headers, timeout: PATIENCE_MS },
+      (response) => {
+        response.resume();
+        response.once("close", () => resolve(response.statusCode ?? 0));
+      },
+    );
+    asked.once("timeout", () => asked.destroy(new Error("timeout")));
+    asked.once("error", ({ message }) => resolve(message));
+    asked.end(text);
+  });
+}

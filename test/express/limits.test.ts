@@ -1,0 +1,203 @@
+// Every limit of the documentation's table, tried from outside: just beyond it, what the table says happens.
+
+import { once } from "node:events";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Admission, boundConnections, LIMITS, readMe, type Limit } from "@readme-moe/express";
+import express from "express";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { manualTimers } from "../support/manual-timers.ts";
+import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+type Name = keyof typeof LIMITS;
+
+const CHAT = "/v1/chat/completions";
+const TEXT = "/v1/completions";
+const MESSAGE = '{"role":"user","content":"x"}';
+
+let engine: ReadMeEngine;
+let server: RunningServer;
+const admission = new Admission({ maxQueueMs: 60_000 });
+const timers = manualTimers();
+const open: { destroy(): void }[] = [];
+
+beforeAll(async () => {
+  engine = await openTinyEngine(await persistentFolder(), {}, { config: { max_position_embeddings: 4096 } });
+  const app = express().set("trust proxy", true).use(readMe({ engine, admission, timers }));
+  server = await listen(app);
+  boundConnections(server.server);
+});
+afterEach(async () => {
+  for (const one of open.splice(0)) one.destroy();
+  await expect
+    .poll(() => admission.stats)
+    .toMatchObject({
+      requests: 0,
+      tokens: 0,
+      bytes: 0,
+      arriving: { requests: 0, bytes: 0 },
+    });
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  await engine.dispose();
+});
+
+/** @returns status and code of the answer, as the table has them */
+async function told(path: string, body: string): Promise<string> {
+  return outcomeOf(await postRaw(server.port, path, body));
+}
+
+function outcomeOf(answer: string): string {
+  if (answer === "") return "the connection is closed";
+  const status = /^HTTP\/1\.1 (\d{3})/.exec(answer)?.[1];
+  const code = /"code":"(\w+)"/.exec(answer)?.[1];
+  return code === undefined ? `${status}` : `${status} \`${code}\``;
+}
+
+const list = (count: number, item: string): string => `[${Array.from({ length: count }, () => item).join(",")}]`;
+const map = (count: number, value: string): string =>
+  `{${Array.from({ length: count }, (_, index) => `"${index}":${value}`).join(",")}}`;
+const chat = (fields: string): string => `{"messages":[${MESSAGE}],"max_tokens":1,${fields}}`;
+const nested = (levels: number): string => `${"[".repeat(levels)}${"]".repeat(levels)}`;
+
+/** Keeps places until the test is over. */
+function fill(
+  requests: number,
+  { client, bytes = 0, tokens = 0 }: { client?: string; bytes?: number; tokens?: number },
+): void {
+  for (let index = 0; index < requests; index++) {
+    const signal = new AbortController().signal;
+    const ticket = admission.enter({
+      bytes,
+      maxPromptTokens: 0,
+      maxCompletionTokens: tokens,
+      choices: 1,
+      key: undefined,
+      client,
+      priority: 0,
+      signal,
+    });
+    open.push({ destroy: () => ticket.release() });
+  }
+}
+
+/** A request by a client with an address of its own. */
+async function toldTo(client: string, body = '{"prompt":"x","max_tokens":1}'): Promise<string> {
+  const socket = await openSocket(server.port);
+  socket.write(postHead(TEXT, Buffer.byteLength(body), [`X-Forwarded-For: ${client}`]) + body);
+  return outcomeOf(await readAll(socket));
+}
+
+/** Sends a request, and reads nothing until a timer of the server has gone off. */
+async function unread(path: string, body: string): Promise<string> {
+  const socket = await openSocket(server.port);
+  open.push(socket);
+  socket.pause();
+  socket.write(postHead(path, body.length) + body);
+  await timers.waiting(LIMITS.slowReaderMs.value);
+  timers.fire(LIMITS.slowReaderMs.value);
+  const closed = once(socket, "close");
+  socket.on("error", () => undefined);
+  // What had been sent already still comes.
+  socket.resume();
+  await closed;
+  return "the connection is closed";
+}
+
+// Each sends what is just beyond the limit, and tells what came of it.
+const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
+  pipelined: async (limit) => {
+    const socket = await openSocket(server.port);
+    socket.on("error", () => undefined);
+    socket.write("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(limit + 2));
+    const answers = (await readAll(socket)).split("HTTP/1.1 200").length - 1;
+    return answers <= 1 ? "the connection is closed" : `${answers} answers`;
+  },
+  bodyBytes: (limit) => told(TEXT, `{"prompt":"${"x".repeat(limit)}"}`),
+  bodyMs: async (limit) => {
+    const socket = await openSocket(server.port);
+    socket.write(postHead(TEXT, 10));
+    await timers.waiting(limit);
+    timers.fire(limit);
+    return outcomeOf(await readAll(socket));
+  },
+  bodyValues: (limit) => told(CHAT, chat(`"tools":[{"a":${list(limit, '""')}}]`)),
+  bodyItems: (limit) => told("/detokenize", `{"tokens":${list(limit + 1, "1")}}`),
+  bodyDepth: (limit) => told(CHAT, chat(`"tools":${nested(limit)}`)),
+  messageItems: (limit) =>
+    told(CHAT, `{"messages":[{"role":"user","content":${list(limit, '{"type":"text","text":""}')}}]}`),
+  prompts: (limit) => told(TEXT, `{"prompt":${list(limit + 1, '"x"')}}`),
+  tokenIds: (limit) => told("/detokenize", `{"tokens":${list(limit + 1, "1")}}`),
+  logitBiases: (limit) => told(CHAT, chat(`"logit_bias":${map(limit + 1, "1")}`)),
+  stopTokens: (limit) => told(CHAT, chat(`"stop_token_ids":${list(limit + 1, "1")}`)),
+  stops: (limit) => told(CHAT, chat(`"stop":${list(limit + 1, '"x"')}`)),
+  tools: (limit) => told(CHAT, chat(`"tools":${list(limit + 1, '{"type":"function","function":{"name":"f"}}')}`)),
+  metadata: (limit) => told(CHAT, chat(`"metadata":${map(limit + 1, '"x"')}`)),
+  templateVariables: (limit) => told(CHAT, chat(`"chat_template_kwargs":${map(limit + 1, '"x"')}`)),
+  choices: (limit) => told(TEXT, `{"prompt":["x","y"],"max_tokens":1,"n":${limit / 2 + 1}}`),
+  priority: (limit) => told(TEXT, `{"prompt":"x","max_tokens":1,"read_me":{"priority":${limit + 1}}}`),
+  requests: async (limit) => {
+    fill(limit, {});
+    return toldTo("10.0.0.1");
+  },
+  tokens: async (limit) => {
+    fill(1, { tokens: limit });
+    return toldTo("10.0.0.1");
+  },
+  bytes: async (limit) => {
+    fill(1, { bytes: limit });
+    return toldTo("10.0.0.1");
+  },
+  clientShare: async (share) => {
+    fill(Math.ceil(LIMITS.requests.value * share), { client: "address:10.0.0.1" });
+    // Others still find a place.
+    expect(await toldTo("10.0.0.2")).toBe("200");
+    return toldTo("10.0.0.1");
+  },
+  queueMs: async () => {
+    const strict = new Admission({ maxQueueMs: 1 });
+    const ticket = strict.enter({
+      bytes: 1,
+      maxCompletionTokens: 1,
+      choices: 1,
+      key: undefined,
+      priority: 0,
+      signal: new AbortController().signal,
+    });
+    if (!ticket.signal.aborted) await once(ticket.signal, "abort");
+    ticket.release();
+    const { status, code } = ticket.signal.reason as { readonly status: number; readonly code: string };
+    return `${status} \`${code}\``;
+  },
+  bufferedBytes: async () => {
+    const small = await listen(express().use(readMe.api({ engine, maxBufferedBytes: 1000 })));
+    const socket = await openSocket(small.port);
+    socket.on("error", () => undefined);
+    socket.pause();
+    const body = '{"prompt":"x","max_tokens":4000,"ignore_eos":true,"stream":true,"logprobs":20,"n":8}';
+    socket.write(postHead(TEXT, body.length) + body);
+    await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 60_000 }).toBeGreaterThan(0);
+    await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 60_000 }).toBe(0);
+    const text = await readAll(socket.resume());
+    await small[Symbol.asyncDispose]();
+    return text.includes("[DONE]") ? "all of it" : "the connection is closed";
+  },
+  slowReaderMs: () => unread("/detokenize", `{"tokens":${list(250_000, "300")}}`),
+};
+
+test.each(Object.entries(LIMITS) as [Name, Limit][])("%s", { timeout: 120_000 }, async (name, { value, beyond }) => {
+  expect(await PROBES[name](value)).toBe(beyond);
+});
+
+test("what limits allow is taken", async () => {
+  const within = chat(
+    `"logit_bias":${map(100, "1")},"stop":${list(LIMITS.stops.value, '"x"')},"metadata":${map(LIMITS.metadata.value, '"x"')}`,
+  );
+  expect(await told(CHAT, within)).toBe("200");
+  expect(await told("/detokenize", `{"tokens":${list(LIMITS.tokenIds.value, "1")}}`)).toBe("200");
+  expect(await told(TEXT, `{"prompt":${list(LIMITS.prompts.value, '"x"')},"max_tokens":1}`)).toBe("200");
+  expect(await told(TEXT, '{"prompt":"x","max_tokens":1,"read_me":{"priority":-5}}')).toBe("200");
+  expect(await told(CHAT, `{"messages":${list(500, MESSAGE)},"max_tokens":1}`)).toMatch(/^(200|400 `context_length)/);
+});
