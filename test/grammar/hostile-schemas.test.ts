@@ -20,8 +20,10 @@ beforeAll(async () => {
 });
 afterAll(() => grammars.dispose());
 
+type Start = (options: { readonly signal: AbortSignal }) => Promise<unknown>;
+
 /** Asks and goes away at once. @returns how long the event loop stood still, and what came of it */
-async function ask(start: (options: { readonly signal: AbortSignal }) => Promise<unknown>) {
+async function ask(start: Start) {
   const controller = new AbortController();
   const startMs = performance.now();
   const asked = start({ signal: controller.signal });
@@ -34,10 +36,10 @@ async function ask(start: (options: { readonly signal: AbortSignal }) => Promise
   return { blockedMs, error };
 }
 
-function expectToldSoon(
-  what: string,
-  { blockedMs, error }: { readonly blockedMs: number; readonly error: Error },
-): void {
+async function expectToldSoon(what: string, start: Start): Promise<void> {
+  let { blockedMs, error } = await ask(start);
+  // A machine that is busy may have stopped it for as long, but not each time.
+  for (let tries = 1; blockedMs >= MAX_MS && tries < 5; tries++) ({ blockedMs, error } = await ask(start));
   expect(blockedMs, `${what} (${error.message})`).toBeLessThan(MAX_MS);
   expect(error.message, what).not.toContain("call stack");
   expect(error.message.length, what).toBeLessThan(8_000);
@@ -49,9 +51,9 @@ describe.each(Object.entries(HOSTILE_SCHEMAS))("%s", (name, make) => {
   test.each([30, 500, 1_990, 12_000, 24_000, 80_000])("at size %i", async (size) => {
     const isDeep = /deep|double|each other/.test(name);
     const schema = make(isDeep ? Math.min(size, 5_000) : size, seededRandom(size));
-    expectToldSoon(name, await ask((options) => grammars.jsonSchema(schema, options)));
+    await expectToldSoon(name, (options) => grammars.jsonSchema(schema, options));
     const tags = Array.from({ length: 20 }, (_, n) => ({ begin: `<${n}>`, schema, end: ">" }));
-    expectToldSoon(`${name}, in tags`, await ask((options) => grammars.tagged({ tags }, options)));
+    await expectToldSoon(`${name}, in tags`, (options) => grammars.tagged({ tags }, options));
   });
 });
 
@@ -66,7 +68,7 @@ test("any mixture is told soon", async () => {
     const way = ["anyOf", "oneOf", "allOf", "prefixItems"][randomInteger(random, 4)] as string;
     const definitions = Object.assign({}, ...parts.map((part) => (part as { $defs?: object }).$defs ?? {})) as object;
     const schema: JsonSchema = { ...(way === "prefixItems" && { type: "array" }), [way]: parts, $defs: definitions };
-    expectToldSoon(`${way} of seed ${seed}`, await ask((options) => grammars.jsonSchema(schema, options)));
+    await expectToldSoon(`${way} of seed ${seed}`, (options) => grammars.jsonSchema(schema, options));
   }
 });
 
@@ -79,12 +81,12 @@ const hostileTexts: Readonly<Record<string, string>> = {
 };
 
 test.each(Object.entries(hostileTexts))("a grammar of %s is read soon", async (name, text) => {
-  expectToldSoon(name, await ask((options) => grammars.grammar(text, "root", options)));
-  expectToldSoon(name, await ask((options) => grammars.regex(text, options)));
-  expectToldSoon(name, await ask((options) => grammars.choice([text], options)));
-  expectToldSoon(name, await ask((options) => grammars.choice(Array.from(text.slice(0, 1_000_000)), options)));
+  await expectToldSoon(name, (options) => grammars.grammar(text, "root", options));
+  await expectToldSoon(name, (options) => grammars.regex(text, options));
+  await expectToldSoon(name, (options) => grammars.choice([text], options));
+  await expectToldSoon(name, (options) => grammars.choice(Array.from(text.slice(0, 1_000_000)), options));
   const tags = [{ begin: text, schema: true, end: text }];
-  expectToldSoon(name, await ask((options) => grammars.tagged({ tags }, options)));
+  await expectToldSoon(name, (options) => grammars.tagged({ tags }, options));
 });
 
 describe("limits", () => {

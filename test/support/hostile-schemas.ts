@@ -106,6 +106,8 @@ export const HOSTILE_SCHEMAS: Readonly<Record<string, Hostile>> = {
     type: "string",
     pattern: `${"(a{1,512}".repeat(30)}${"){512}".repeat(30)}|`.repeat(size),
   }),
+  "many patterns of different classes": (size) =>
+    object(named(size, (n) => ({ type: "string", pattern: `[^\\u${hex(n)}]+[a\\u${hex(n)}b-z]` }))),
   "many patterns": (size) => object(named(size, (n) => ({ type: "string", pattern: `^[a-z]+\\d{3}${n}[^x]*$` }))),
   "a repeat without an end": (size) => ({ type: "string", pattern: `a{${"1".repeat(size)}` }),
   "ranges of numbers": (size, random) =>

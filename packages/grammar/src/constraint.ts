@@ -10,6 +10,7 @@ export interface Constraint {
   processor(options?: ProcessorOptions): ProcessLogits;
 }
 
+/** What a processor is for. */
 export interface ProcessorOptions {
   /** Of the request: a grammar that made room for another one is no longer compiled again for it. */
   readonly signal?: AbortSignal | undefined;

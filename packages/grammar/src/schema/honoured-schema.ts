@@ -5,6 +5,8 @@ import { describeValue } from "@readme-moe/core";
 import { checkFinite } from "./finite.ts";
 import type { Budget } from "./budget.ts";
 import { Exclusion } from "./disjoint.ts";
+import { jsonCharacter } from "./ebnf/code-points.ts";
+import { PatternWriter } from "./ebnf/pattern-parser.ts";
 import { Definitions } from "./definitions.ts";
 import { CONTAINERS, SCALARS, type Visit } from "./types.ts";
 import { ANNOTATIONS, onlyKeywords, typesOf, TYPE_KEYWORDS } from "./keywords.ts";
@@ -26,6 +28,7 @@ const PART_STEPS = 16;
 export function honouredSchema(schema: JsonSchema, budget: Budget): SchemaObject {
   let numParts = 0;
   const definitions = new Definitions(schema);
+  const patterns = new PatternWriter(jsonCharacter, budget);
   const narrowed = new WeakSet<SchemaObject>();
   const exclusion = new Exclusion(
     { resolve: (part) => definitions.resolve(part), isNarrowed: (part) => narrowed.has(part) },
@@ -63,7 +66,7 @@ export function honouredSchema(schema: JsonSchema, budget: Budget): SchemaObject
           keywords.filter((name) => TYPE_KEYWORDS[type].has(name)).map((n) => [n, part[n]]),
         );
         const container = CONTAINERS[type];
-        return container ? container(own, place, visit) : (SCALARS[type]?.(own, place.path, budget) ?? { type });
+        return container ? container(own, place, visit) : (SCALARS[type]?.(own, place.path, patterns) ?? { type });
       }),
     );
     if (!("type" in part)) narrowed.add(honoured);

@@ -1,6 +1,6 @@
 import { describeValue } from "@readme-moe/core";
-import type { Budget } from "./budget.ts";
 import { FORMATS } from "./ebnf/formats.ts";
+import type { PatternWriter } from "./ebnf/pattern-parser.ts";
 import type { TypeName } from "./keywords.ts";
 import { honouredPattern } from "./pattern.ts";
 import { below, brief, isObject, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
@@ -17,7 +17,7 @@ export type Visit = (part: unknown, place: Place) => SchemaObject;
 
 type Container = (part: SchemaObject, place: Place, visit: Visit) => SchemaObject;
 
-type Scalar = (part: SchemaObject, path: SchemaPath, budget: Budget) => SchemaObject;
+type Scalar = (part: SchemaObject, path: SchemaPath, patterns: PatternWriter) => SchemaObject;
 
 export const CONTAINERS: Partial<Readonly<Record<TypeName, Container>>> = {
   object: objectSchema,
@@ -97,7 +97,7 @@ function arraySchema(part: SchemaObject, place: Place, visit: Visit): SchemaObje
   };
 }
 
-function stringSchema(part: SchemaObject, path: SchemaPath, budget: Budget): SchemaObject {
+function stringSchema(part: SchemaObject, path: SchemaPath, patterns: PatternWriter): SchemaObject {
   const minLength = count(part, "minLength", path, MAX_LENGTH);
   const maxLength = count(part, "maxLength", path, MAX_LENGTH);
   const { pattern, format } = part;
@@ -105,7 +105,7 @@ function stringSchema(part: SchemaObject, path: SchemaPath, budget: Budget): Sch
   if ([pattern !== undefined, format !== undefined, hasLength].filter(Boolean).length > 1) {
     throw refused(path, "has more than one of `pattern`, `format`, and a length, which is not supported together");
   }
-  if (pattern !== undefined) return { type: "string", pattern: honouredPattern(pattern, path, budget) };
+  if (pattern !== undefined) return { type: "string", pattern: honouredPattern(pattern, path, patterns) };
   if (format !== undefined) {
     if (typeof format === "string" && Object.hasOwn(FORMATS, format)) return { type: "string", format };
     const known = Object.keys(FORMATS).join(", ");

@@ -20,6 +20,8 @@ const MAX_REPEATS = 512;
 const MAX_NESTING = 32;
 const MAX_CHARACTERS = 16_384;
 const MAX_SHOWN = 16;
+const CHARACTER_STEPS = 10;
+const CLASS_STEPS = 100;
 
 /** What a pattern uses that is not supported. */
 export class PatternError extends Error {
@@ -29,32 +31,52 @@ export class PatternError extends Error {
 /** The grammar of one character of a set; `undefined` when none can be written. */
 type WriteCharacter = (set: CodePoints) => string | undefined;
 
-/**
- * The grammar of the texts that a regular expression matches as a whole. Of classes that leave out something outside
- * ASCII, such as `.`, only ASCII remains.
- * @throws {PatternError} naming what is not supported
- * @throws {RangeError} when it is too long
- */
-export function patternGrammar(pattern: string, writeCharacter: WriteCharacter, budget: Budget): string {
-  if (pattern.length > MAX_CHARACTERS) {
-    throw new RangeError(`Expected a pattern of at most ${MAX_CHARACTERS} characters, got ${pattern.length}`);
+/** Writes regular expressions as grammars. What stands in several of them is worked out once. */
+export class PatternWriter {
+  readonly #writeCharacter: WriteCharacter;
+  readonly #budget: Budget;
+  readonly #written = new Map<string, string>(); // by how a pattern says it
+
+  constructor(writeCharacter: WriteCharacter, budget: Budget) {
+    this.#writeCharacter = writeCharacter;
+    this.#budget = budget;
   }
-  budget.spend(2 * pattern.length);
-  return new PatternParser(pattern, writeCharacter, budget).parse();
+
+  /**
+   * The grammar of the texts that a regular expression matches as a whole. Of classes that leave out something outside
+   * ASCII, such as `.`, only ASCII remains.
+   * @throws {PatternError} naming what is not supported
+   * @throws {RangeError} when it is too long
+   */
+  write(pattern: string): string {
+    if (pattern.length > MAX_CHARACTERS) {
+      throw new RangeError(`Expected a pattern of at most ${MAX_CHARACTERS} characters, got ${pattern.length}`);
+    }
+    this.#budget.spend(2 * pattern.length);
+    return new PatternParser(pattern, (set, said) => this.#character(set, said)).parse();
+  }
+
+  #character(set: CodePoints, said: string): string {
+    let written = this.#written.get(said);
+    if (written === undefined) {
+      this.#budget.spend(said.length === 1 ? CHARACTER_STEPS : CLASS_STEPS);
+      written = this.#writeCharacter(set);
+      if (written === undefined) throw new PatternError("a class without a character that can be written");
+      this.#written.set(said, written);
+    }
+    this.#budget.write(written.length);
+    return written;
+  }
 }
 
 class PatternParser {
   readonly #characters: readonly string[];
-  readonly #writeCharacter: WriteCharacter;
-  readonly #budget: Budget;
-  /** What was written before, by how the pattern says it. */
-  readonly #written = new Map<string, string>();
+  readonly #writeSaid: (set: CodePoints, said: string) => string;
   #at = 0;
   #nesting = 0;
 
-  constructor(pattern: string, writeCharacter: WriteCharacter, budget: Budget) {
-    this.#writeCharacter = writeCharacter;
-    this.#budget = budget;
+  constructor(pattern: string, writeSaid: (set: CodePoints, said: string) => string) {
+    this.#writeSaid = writeSaid;
     this.#characters = Array.from(pattern);
   }
 
@@ -183,12 +205,7 @@ class PatternParser {
   }
 
   #write(set: CodePoints, from: number): string {
-    const said = this.#characters.slice(from, this.#at).join("");
-    const written = this.#written.get(said) ?? this.#writeCharacter(set);
-    if (written === undefined) throw new PatternError("a class without a character that can be written");
-    this.#written.set(said, written);
-    this.#budget.write(written.length);
-    return written;
+    return this.#writeSaid(set, this.#characters.slice(from, this.#at).join(""));
   }
 
   #peek(ahead = 0): string | undefined {
