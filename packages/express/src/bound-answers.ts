@@ -1,4 +1,4 @@
-import type { Constraint, Grammars, JsonSchema } from "@readme-moe/grammar";
+import type { Asker, Constraint, Grammars, JsonSchema } from "@readme-moe/grammar";
 import { ApiError } from "./http/api-error.ts";
 
 /** What an answer has to be, in the shape of the OpenAI API. */
@@ -20,12 +20,13 @@ export type ResponseFormat =
 export async function constraintOf(
   format: ResponseFormat | null | undefined,
   grammars: Pick<Grammars, "jsonObject" | "jsonSchema">,
+  asker: Asker = {},
 ): Promise<Constraint | undefined> {
   if (!format || format.type === "text") return undefined;
-  if (format.type === "json_object") return grammars.jsonObject();
+  if (format.type === "json_object") return grammars.jsonObject(asker);
   const schema: JsonSchema = format.json_schema.schema ?? true;
   try {
-    return await grammars.jsonSchema(schema);
+    return await grammars.jsonSchema(schema, asker);
   } catch (cause) {
     if (!(cause instanceof TypeError || cause instanceof RangeError)) throw cause;
     const details = { status: 400, type: "invalid_request_error", code: "invalid_value", cause };

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { ProcessLogits } from "@readme-moe/core";
 
 /** What an answer is bound to. Can be used for any number of requests at once. */
@@ -6,21 +7,32 @@ export interface Constraint {
    * A new `processLogits`, for one request with any number of choices. Forbids every token after which the text could
    * no longer become an answer, and end tokens until it is one. A text that is cut short is the beginning of one.
    */
-  processor(): ProcessLogits;
+  processor(options?: ProcessorOptions): ProcessLogits;
+}
+
+/** What a processor is for. */
+export interface ProcessorOptions {
+  /** Of the request: a grammar that made room for another one is no longer compiled again for it. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** @returns bit `id` says whether the token may come next */
-type AskMask = (question: { readonly matcher: string; readonly tokenIds: Int32Array }) => Promise<Int32Array>;
+type AskMask = (
+  question: { readonly matcher: string; readonly tokenIds: Int32Array },
+  signal: AbortSignal | undefined,
+) => Promise<Int32Array>;
 
 let numProcessors = 0;
 
 export function constraintOf(ask: AskMask): Constraint {
   return {
-    processor: () => {
+    processor: ({ signal } = {}) => {
       const name = ++numProcessors;
+      // Choices that wait at once listen at once; Node would take more than ten for a leak.
+      if (signal) setMaxListeners(0, signal);
       // All tokens are told each time, so that a row that is asked for again gets the same answer.
       return async (logits, { tokenIds, promptTokens, choice }) =>
-        forbid(logits, await ask({ matcher: `${name}:${choice}`, tokenIds: tokenIds.slice(promptTokens) }));
+        forbid(logits, await ask({ matcher: `${name}:${choice}`, tokenIds: tokenIds.slice(promptTokens) }, signal));
     },
   };
 }

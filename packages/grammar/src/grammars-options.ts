@@ -9,7 +9,7 @@ export interface GrammarsOptions {
    * @default 8
    */
   readonly maxGrammars?: number | undefined;
-  /** Grammars that wait to be compiled; more get `ERR_QUEUE_FULL`. @default 32 */
+  /** Grammars that wait to be compiled; more, and more than half of one client, get `ERR_QUEUE_FULL`. @default 32 */
   readonly maxWaiting?: number | undefined;
   /** A grammar that takes longer is refused. @default 10_000 */
   readonly maxCompileMs?: number | undefined;

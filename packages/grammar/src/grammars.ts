@@ -1,28 +1,30 @@
 import { describeValue, integerOption, rejectUnknownKeys, type EngineVocabulary } from "@readme-moe/core";
+import { ASKER_NAMES, resolveAsker, type Asker } from "./asker.ts";
 import { constraintOf, type Constraint } from "./constraint.ts";
-import type { GrammarSource } from "./grammar-source.ts";
+import { keyedSource, MAX_SOURCE_CHARACTERS, sourceTooLong, type GrammarSource } from "./grammar-source.ts";
 import { resolveGrammarsOptions, type GrammarsOptions } from "./grammars-options.ts";
 import { HomeCache } from "./matching/home-cache.ts";
 import { checkGrammar } from "./check-grammar.ts";
 import { choiceGrammar } from "./choice-grammar.ts";
 import { regexGrammar } from "./regex-grammar.ts";
+import { Budget } from "./schema/budget.ts";
 import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
+import { checkSchemaSizes } from "./schema/schema-size.ts";
 import { tagsFormat, type TaggedAnswers } from "./tagged-answers.ts";
 
 /** Of answers in JSON. */
-export interface JsonOptions {
+export interface JsonOptions extends Asker {
   /** Blanks, tabs and line ends in a row between two parts of the JSON; strings may hold any. @default 16 */
   readonly maxWhitespace?: number | undefined;
 }
-
-const MAX_SOURCE_CHARACTERS = 262_144;
 
 /**
  * Binds answers of one model to JSON, JSON schemas, regular expressions and grammars.
  *
  * Compiling, and finding the tokens that may come next, are done in threads of their own: the event loop stays free, and
- * a grammar that takes too long or too much memory ends alone. Grammars are kept by what they were made from.
+ * a grammar that takes too long or too much memory ends alone. Grammars are kept by what they were made from. Reading
+ * what to compile is done here, within limits that keep it short.
  */
 export class Grammars implements AsyncDisposable {
   readonly #homes: HomeCache;
@@ -58,11 +60,16 @@ export class Grammars implements AsyncDisposable {
    * @throws {TypeError} naming the keyword that is wrong or cannot be honoured, and where it is
    * @throws {RangeError} when the schema is too large, or takes too long or too much memory
    * @throws {ReadMeError} `ERR_QUEUE_FULL`, `ERR_DISPOSED`
+   * @throws the reason of `signal`
    */
   async jsonSchema(schema: JsonSchema, options: JsonOptions = {}): Promise<Constraint> {
-    rejectUnknownKeys("jsonSchema", options, ["maxWhitespace"]);
+    rejectUnknownKeys("jsonSchema", options, [...ASKER_NAMES, "maxWhitespace"]);
+    const asker = resolveAsker(options);
     const maxWhitespace = integerOption("maxWhitespace", options.maxWhitespace ?? 16, 0, 256);
-    return this.#compile({ kind: "ebnf", text: schemaGrammar(honouredSchema(schema), maxWhitespace), root: "root" });
+    checkSchemaSizes([schema]);
+    const budget = new Budget();
+    const text = schemaGrammar(honouredSchema(schema, budget), maxWhitespace, budget);
+    return this.#compile({ kind: "ebnf", text, root: "root" }, asker);
   }
 
   /**
@@ -70,27 +77,32 @@ export class Grammars implements AsyncDisposable {
    * @param root - the rule to start from
    * @throws {TypeError} when it is no grammar; otherwise as `jsonSchema`
    */
-  async grammar(ebnf: string, root: string = "root"): Promise<Constraint> {
-    checkGrammar(text("ebnf", ebnf));
-    return this.#compile({ kind: "ebnf", text: ebnf, root: text("root", root) });
+  async grammar(ebnf: string, root: string = "root", options: Asker = {}): Promise<Constraint> {
+    const asker = onlyAsker("grammar", options);
+    checkGrammar(nonEmpty("ebnf", ebnf));
+    return this.#compile({ kind: "ebnf", text: ebnf, root: nonEmpty("root", root) }, asker);
   }
 
   /**
    * A text that a regular expression matches as a whole. `.` and `\S` stand for characters of ASCII.
    * @throws {TypeError} naming what is not supported; otherwise as `jsonSchema`
    */
-  async regex(pattern: string): Promise<Constraint> {
-    return this.#compile({ kind: "ebnf", text: regexGrammar(text("pattern", pattern)), root: "root" });
+  async regex(pattern: string, options: Asker = {}): Promise<Constraint> {
+    const asker = onlyAsker("regex", options);
+    const text = regexGrammar(nonEmpty("pattern", pattern), new Budget());
+    return this.#compile({ kind: "ebnf", text, root: "root" }, asker);
   }
 
-  /** One of some texts. @throws {TypeError} when they are no texts, or none */
-  async choice(texts: readonly string[]): Promise<Constraint> {
-    return this.#compile({ kind: "ebnf", text: choiceGrammar(texts), root: "root" });
+  /** One of some texts. @throws {TypeError} when they are no texts, or none; otherwise as `jsonSchema` */
+  async choice(texts: readonly string[], options: Asker = {}): Promise<Constraint> {
+    const asker = onlyAsker("choice", options);
+    return this.#compile({ kind: "ebnf", text: choiceGrammar(texts, new Budget()), root: "root" }, asker);
   }
 
   /** JSON between fixed texts, such as calls of tools, alone or amid free text. @throws as `jsonSchema` */
-  async tagged(answers: TaggedAnswers): Promise<Constraint> {
-    return this.#compile({ kind: "tags", format: JSON.stringify(tagsFormat(answers)) });
+  async tagged(answers: TaggedAnswers, options: Asker = {}): Promise<Constraint> {
+    const asker = onlyAsker("tagged", options);
+    return this.#compile({ kind: "tags", format: JSON.stringify(tagsFormat(answers)) }, asker);
   }
 
   /** Answers that are bound can no longer go on; those who wait get `ERR_DISPOSED`. */
@@ -102,17 +114,23 @@ export class Grammars implements AsyncDisposable {
     return this.dispose();
   }
 
-  async #compile(source: GrammarSource): Promise<Constraint> {
-    const { length } = JSON.stringify(source);
-    if (length > MAX_SOURCE_CHARACTERS) {
-      throw new RangeError(`Expected a grammar of at most ${MAX_SOURCE_CHARACTERS} characters, got ${length}`);
-    }
-    await this.#homes.compile(source);
-    return constraintOf((question) => this.#homes.mask(source, question));
+  async #compile(source: GrammarSource, asker: Asker): Promise<Constraint> {
+    const keyed = keyedSource(source);
+    await this.#homes.compile(keyed, asker);
+    const { client } = asker;
+    return constraintOf((question, signal) => this.#homes.mask(keyed, question, { client, signal }));
   }
 }
 
-function text(name: string, value: unknown): string {
-  if (typeof value === "string" && value !== "") return value;
-  throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
+function onlyAsker(where: string, options: Asker): Asker {
+  rejectUnknownKeys(where, options, ASKER_NAMES);
+  return resolveAsker(options);
+}
+
+function nonEmpty(name: string, value: unknown): string {
+  if (typeof value !== "string" || value === "") {
+    throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
+  }
+  if (value.length > MAX_SOURCE_CHARACTERS) throw sourceTooLong(value.length);
+  return value;
 }

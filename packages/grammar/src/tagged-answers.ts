@@ -1,5 +1,8 @@
+import { describeValue } from "@readme-moe/core";
+import { Budget } from "./schema/budget.ts";
 import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
+import { checkSchemaSizes } from "./schema/schema-size.ts";
 
 const MAX_WHITESPACE = 16;
 
@@ -23,10 +26,22 @@ export interface TaggedAnswers {
 
 /** The same in the terms of the library. @throws as `honouredSchema` */
 export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }: TaggedAnswers): object {
-  const formats = tags.map(({ begin, schema, end }) => ({
+  if (!Array.isArray(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
+  const budget = new Budget();
+  const fixed = [
+    trigger ?? "",
+    separator,
+    ...(tags as readonly TaggedJson[]).flatMap(({ begin, end }) => [begin, end]),
+  ];
+  for (const text of fixed as readonly unknown[]) {
+    if (typeof text !== "string") throw new TypeError(`Expected texts around schemas, got ${describeValue(text)}`);
+    budget.write(text.length);
+  }
+  checkSchemaSizes((tags as readonly TaggedJson[]).map(({ schema }) => schema));
+  const formats = (tags as readonly TaggedJson[]).map(({ begin, schema, end }) => ({
     type: "tag",
     begin,
-    content: { type: "grammar", grammar: schemaGrammar(honouredSchema(schema), MAX_WHITESPACE) },
+    content: { type: "grammar", grammar: schemaGrammar(honouredSchema(schema, budget), MAX_WHITESPACE, budget) },
     end,
   }));
   const format =

@@ -6,8 +6,8 @@ import type { ServedModels } from "../edge/served-models.ts";
 
 /** One request's use of an engine's grammars. */
 export interface GrammarUse {
-  /** @throws {TypeError} when the model has no end token */
-  grammars(): Promise<Grammars>;
+  /** @throws {TypeError} when the model has no end token; the signal's reason */
+  grammars(signal?: AbortSignal): Promise<Grammars>;
   release(): void;
 }
 
@@ -31,7 +31,7 @@ export class GrammarBook {
     this.#entries.set(engine, entry);
     entry.numUses++;
     return {
-      grammars: () => (entry.grammars ??= this.#open(engine, entry)),
+      grammars: (signal) => unlessAborted((entry.grammars ??= this.#open(engine, entry)), signal),
       release: () => {
         entry.numUses--;
         this.#sweep();
@@ -58,4 +58,16 @@ export class GrammarBook {
       grammars?.then((one) => one.dispose()).catch(() => undefined);
     }
   }
+}
+
+/** Rejects as soon as nobody waits any more; `work` goes on for others. */
+function unlessAborted<Result>(work: Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
+  if (!signal) return work;
+  return new Promise((resolve, reject) => {
+    // oxlint-disable-next-line prefer-promise-reject-errors -- a signal's reason can be anything
+    const onAbort = (): void => reject(signal.reason);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    void work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
 }

@@ -1,6 +1,6 @@
 // What both APIs do with a request, from its body to the end of its answer.
 
-import type { Grammars } from "@readme-moe/grammar";
+import type { Asker, Grammars } from "@readme-moe/grammar";
 import type { Request, Response } from "express";
 import type { z } from "zod";
 import { answerStream, answerWhole } from "./answer/answer.ts";
@@ -32,7 +32,7 @@ export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice ex
   /** What can be said at once. @throws {ApiError} 400 */
   plan(body: Body, lease: Lease): GenerationPlan;
   /** What takes time, and is done for those only who were let in. @throws {ApiError} 400 */
-  prepare(plan: GenerationPlan, body: Body, grammars: () => Promise<Grammars>): Promise<Prepared<Choice>>;
+  prepare(plan: GenerationPlan, body: Body, grammars: () => Promise<Grammars>, asker: Asker): Promise<Prepared<Choice>>;
 }
 
 interface Prepared<Choice extends object> {
@@ -70,7 +70,10 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
       model: lease.name,
     });
     try {
-      const { plan: prepared, shape } = await api.prepare(planned, body, () => use.grammars());
+      // Names and addresses do not meet.
+      const client = key === undefined ? `address:${request.ip ?? ""}` : `key:${key}`;
+      const asker = { client, signal: ticket.signal };
+      const { plan: prepared, shape } = await api.prepare(planned, body, () => use.grammars(asker.signal), asker);
       ticket.signal.throwIfAborted();
       const plan = await consultPolicy(prepared, ticket);
       ticket.signal.throwIfAborted();

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { ChatMessage, EngineInfo } from "@readme-moe/core";
-import type { Constraint, Grammars } from "@readme-moe/grammar";
+import { checkSchemaSizes, type Constraint, type Grammars } from "@readme-moe/grammar";
 import type { OutputParser } from "./output-parser.ts";
 import { callAnswers } from "./call-format.ts";
 import { invalidTools, usableTools, type ToolFields, type UsableTools } from "./definitions.ts";
@@ -35,6 +35,7 @@ export async function planTools(
 ): Promise<ToolPlan> {
   const usable = usableTools(fields);
   const { told, callable } = usable;
+  checkSizes(told);
   const shown = info.chatTemplateKnowsTools
     ? { messages: nativeMessages(messages), template: told.length === 0 ? {} : { tools: told } }
     : { messages: plainMessages(messages, callable.length === 0 ? [] : told), template: {} };
@@ -52,6 +53,16 @@ async function bindCalls(usable: UsableTools, grammars: Pick<Grammars, "tagged">
     const isNeeded = usable.isRequired || usable.callable.some((tool) => tool.function.strict === true);
     if (isNeeded) throw invalidTools("tools", error.message, error);
     return undefined;
+  }
+}
+
+/** Before anything else is done with them, also where a call is left to the model. */
+function checkSizes(tools: UsableTools["told"]): void {
+  try {
+    checkSchemaSizes(tools.map((tool) => tool.function.parameters ?? {}));
+  } catch (error) {
+    if (error instanceof RangeError) throw invalidTools("tools", error.message, error);
+    throw error;
   }
 }
 

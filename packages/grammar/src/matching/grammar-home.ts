@@ -15,60 +15,60 @@ interface Asked {
   readonly reject: (error: Error) => void;
 }
 
+/** The grammar was ended for another one, and can be compiled again. */
+export class MadeRoom extends Error {
+  override readonly name = "MadeRoom";
+}
+
 /**
  * One grammar in a thread of its own, so that a bad one can be ended without harm to others, and its memory, which the
  * library never gives back, goes with it. The thread keeps the process alive only while it owes an answer.
  */
 export class GrammarHome {
+  /**
+   * Rejects with `TypeError` when the grammar cannot be compiled, `RangeError` when it takes too long or too much
+   * memory, and with what `close` was called with.
+   */
+  readonly compiled: Promise<void>;
+  /** Resolves when the thread and its memory are gone. */
+  readonly ended: Promise<void>;
   readonly #thread: Worker;
   readonly #limits: HomeLimits;
   readonly #queue: Asked[] = []; // the first is being answered
-  readonly #idleListeners: (() => void)[] = [];
+  readonly #onIdle: () => void;
   #timer: NodeJS.Timeout | undefined;
+  #isRetired = false;
   #end: Error | undefined;
 
-  private constructor(data: HomeData, limits: HomeLimits) {
+  /** @param onIdle - called when no question is open any more */
+  constructor(data: HomeData, limits: HomeLimits, onIdle: () => void) {
     this.#limits = limits;
+    this.#onIdle = onIdle;
     this.#thread = openThread(data);
     this.#thread.on("message", (answer: HomeAnswer) => this.#receive(answer));
     this.#thread.on("error", (error) => this.close(failed(error.message, error)));
-    this.#thread.on("exit", () => this.close(failed("its thread ended")));
+    this.ended = new Promise((resolve) => {
+      this.#thread.on("exit", () => {
+        this.close(failed("its thread ended"));
+        resolve();
+      });
+    });
     this.#thread.unref();
-  }
-
-  /**
-   * @throws {TypeError} when the grammar cannot be compiled
-   * @throws {RangeError} when it takes too long or too much memory
-   */
-  static async open(data: HomeData, limits: HomeLimits): Promise<GrammarHome> {
-    const home = new GrammarHome(data, limits);
-    try {
-      const answer = await home.#ask(undefined, limits.maxCompileMs);
-      if (answer.type !== "failed") return home;
-      const message = `The grammar cannot be compiled: ${answer.message}`;
-      throw answer.isOutOfMemory ? new RangeError(message) : new TypeError(message);
-    } catch (error) {
-      home.close(failed("its thread was ended"));
-      throw error;
-    }
+    this.compiled = this.#compile();
   }
 
   get isOpen(): boolean {
-    return this.#end === undefined;
+    return this.#end === undefined && !this.#isRetired;
   }
 
   get isIdle(): boolean {
     return this.#queue.length === 0;
   }
 
-  /** Resolves when no question is open. */
-  whenIdle(): Promise<void> {
-    return this.isIdle ? Promise.resolve() : new Promise((resolve) => this.#idleListeners.push(resolve));
-  }
-
   /**
    * @returns bit `id` says whether the token may come next
    * @throws {RangeError} when the tokens do not fit the grammar, or the answer takes too long
+   * @throws {MadeRoom} when the grammar was ended for another one
    */
   async mask(question: MaskQuestion): Promise<Int32Array> {
     const answer = await this.#ask(question, this.#limits.maxMaskMs);
@@ -79,18 +79,34 @@ export class GrammarHome {
     throw error;
   }
 
-  /** Those who wait get `error`. */
+  /** Ends the thread at once; those who wait get `error`. */
   close(error: Error): void {
     if (this.#end) return;
     this.#end = error;
     clearTimeout(this.#timer);
     void this.#thread.terminate();
     for (const { reject } of this.#queue.splice(0)) reject(error);
-    this.#tellIdle();
+  }
+
+  /** Ends after the question that is being answered; those behind it get `MadeRoom`. */
+  retire(): void {
+    if (this.isIdle) return this.close(new MadeRoom());
+    this.#isRetired = true;
+    for (const { reject } of this.#queue.splice(1)) reject(new MadeRoom());
+  }
+
+  async #compile(): Promise<void> {
+    const answer = await this.#ask(undefined, this.#limits.maxCompileMs);
+    if (answer.type !== "failed") return;
+    const message = `The grammar cannot be compiled: ${answer.message}`;
+    const error = answer.isOutOfMemory ? new RangeError(message) : new TypeError(message);
+    this.close(error);
+    throw error;
   }
 
   #ask(question: MaskQuestion | undefined, limitMs: number): Promise<HomeAnswer> {
     if (this.#end) return Promise.reject(this.#end);
+    if (this.#isRetired) return Promise.reject(new MadeRoom());
     return new Promise((resolve, reject) => {
       this.#queue.push({ question, limitMs, resolve, reject });
       if (this.#queue.length === 1) this.#next();
@@ -101,7 +117,8 @@ export class GrammarHome {
     const [asked] = this.#queue;
     if (!asked) {
       this.#thread.unref();
-      this.#tellIdle();
+      if (this.#isRetired) this.close(new MadeRoom());
+      else this.#onIdle();
       return;
     }
     this.#thread.ref();
@@ -113,13 +130,11 @@ export class GrammarHome {
   }
 
   #receive(answer: HomeAnswer): void {
+    // What a thread said before it was ended may come after.
+    if (this.#end) return;
     clearTimeout(this.#timer);
     this.#queue.shift()?.resolve(answer);
     this.#next();
-  }
-
-  #tellIdle(): void {
-    for (const listener of this.#idleListeners.splice(0)) listener();
   }
 }
 

@@ -1,10 +1,15 @@
 import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
-import { sourceKey, type GrammarSource } from "../grammar-source.ts";
-import { GrammarHome, type HomeLimits } from "./grammar-home.ts";
+import type { Asker } from "../asker.ts";
+import type { KeyedSource } from "../grammar-source.ts";
+import { nextMove, type CompileState } from "./compile-plan.ts";
+import { GrammarHome, MadeRoom, type HomeLimits } from "./grammar-home.ts";
 import type { MaskQuestion } from "./protocol.ts";
+import { Refusals } from "./refusals.ts";
+import { Turns } from "./turns.ts";
+import { clientsOf, giveUp, type Run, type Waiter, type Wanted } from "./wanted.ts";
 
 export interface HomeCacheLimits extends HomeLimits {
-  /** Kept compiled, each with its thread. */
+  /** Compiled or being compiled, each with its thread. */
   readonly maxGrammars: number;
   /** That wait to be compiled. */
   readonly maxWaiting: number;
@@ -12,18 +17,29 @@ export interface HomeCacheLimits extends HomeLimits {
   readonly maxBytes: number;
 }
 
-const MAX_REFUSALS = 64;
-const RETRY_MS = 60_000;
+interface Kept {
+  readonly home: GrammarHome;
+  readonly client: string;
+  readonly usedMs: number;
+}
 
-/** Compiled grammars, those used last kept; one is compiled at a time, so that many cannot take the machine. */
+/** So much of the longest compilation may pass before it makes room for others that wait. */
+const SLICE = 0.2;
+
+/** Compiled grammars. Those used last are kept; what is compiled next, and what makes room for it, `nextMove` decides. */
 export class HomeCache {
   readonly #vocabulary: EngineVocabulary;
   readonly #limits: HomeCacheLimits;
-  readonly #homes = new Map<string, GrammarHome>();
-  readonly #opening = new Map<string, Promise<GrammarHome>>();
-  /** What could not be compiled is not tried again at once. */
-  readonly #refusals = new Map<string, { readonly error: Error; readonly untilMs: number }>();
-  #lastOpened: Promise<unknown> = Promise.resolve();
+  /** In the order in which they came. */
+  readonly #wanted = new Map<string, Wanted>();
+  readonly #runs = new Set<Run>();
+  readonly #kept = new Map<string, Kept>();
+  readonly #retiring = new Set<GrammarHome>();
+  readonly #ending = new Set<GrammarHome>();
+  readonly #refusals = new Refusals();
+  readonly #turns = new Turns();
+  #timer: NodeJS.Timeout | undefined;
+  #numUnnamed = 0;
   #isDisposed = false;
 
   constructor(vocabulary: EngineVocabulary, limits: HomeCacheLimits) {
@@ -34,87 +50,229 @@ export class HomeCache {
   /**
    * @throws {TypeError | RangeError} when the grammar is wrong or too much
    * @throws {ReadMeError} `ERR_QUEUE_FULL`, `ERR_DISPOSED`
+   * @throws the signal's reason
    */
-  async compile(source: GrammarSource): Promise<void> {
-    await this.#home(source);
+  async compile(source: KeyedSource, asker: Asker): Promise<void> {
+    await this.#use(source, asker, () => Promise.resolve());
   }
 
   /** Compiles the grammar again where it had to make room. @throws as `compile`, and `GrammarHome.mask` */
-  async mask(source: GrammarSource, question: MaskQuestion): Promise<Int32Array> {
+  async mask(source: KeyedSource, question: MaskQuestion, asker: Asker): Promise<Int32Array> {
     for (;;) {
-      const home = await this.#home(source);
-      // It can have made room in the meantime.
-      if (home.isOpen) return home.mask(question);
+      try {
+        return await this.#use(source, asker, (home) => home.mask(question));
+      } catch (error) {
+        if (!(error instanceof MadeRoom)) throw error;
+      }
     }
-  }
-
-  async #home(source: GrammarSource): Promise<GrammarHome> {
-    if (this.#isDisposed) throw disposed();
-    const key = sourceKey(source);
-    const refusal = this.#refusals.get(key);
-    if (refusal && performance.now() < refusal.untilMs) throw refusal.error;
-    const known = this.#homes.get(key);
-    if (known?.isOpen) {
-      // The one used last is forgotten last.
-      this.#homes.delete(key);
-      this.#homes.set(key, known);
-      return known;
-    }
-    const under = this.#opening.get(key);
-    if (under) return under;
-    if (this.#opening.size >= this.#limits.maxWaiting) {
-      throw new ReadMeError("ERR_QUEUE_FULL", `${this.#opening.size} grammars wait to be compiled; try again later`);
-    }
-    const opening = this.#lastOpened.then(() => this.#open(key, source)).finally(() => this.#opening.delete(key));
-    this.#opening.set(key, opening);
-    this.#lastOpened = opening.catch(() => undefined);
-    return opening;
   }
 
   /** Those who wait get `ERR_DISPOSED`. */
   dispose(): void {
     this.#isDisposed = true;
-    for (const home of this.#homes.values()) home.close(disposed());
-    this.#homes.clear();
+    clearTimeout(this.#timer);
+    for (const wanted of this.#wanted.values()) this.#fail(wanted, disposed());
+    const homes = [...[...this.#kept.values(), ...this.#runs].map(({ home }) => home), ...this.#retiring];
+    for (const home of homes) home.close(disposed());
+    this.#kept.clear();
   }
 
-  async #open(key: string, source: GrammarSource): Promise<GrammarHome> {
-    await this.#makeRoom();
+  /** @param use - called as soon as the grammar is there, before it can make room for another one */
+  async #use<Result>(
+    source: KeyedSource,
+    { client: name, signal }: Asker,
+    use: (home: GrammarHome) => Promise<Result>,
+  ): Promise<Result> {
+    signal?.throwIfAborted();
     if (this.#isDisposed) throw disposed();
-    const { maxBytes } = this.#limits;
-    try {
-      const home = await GrammarHome.open({ vocabulary: this.#vocabulary, source, maxBytes }, this.#limits);
-      if (this.#isDisposed) home.close(disposed());
-      else this.#homes.set(key, home);
-      return home;
-    } catch (error) {
-      if (error instanceof TypeError || error instanceof RangeError) this.#refuse(key, error);
-      throw error;
+    const { key } = source;
+    // Who has no name is a client of its own.
+    const client = name ?? `\0${++this.#numUnnamed}`;
+    const refusal = this.#refusals.get(key);
+    if (refusal) throw refusal;
+    const known = this.#kept.get(key);
+    if (known?.home.isOpen) {
+      this.#keep(key, known.home, client);
+      return use(known.home);
     }
+    const wanted = this.#wanted.get(key) ?? this.#want(source, client);
+    return new Promise<Result>((resolve, reject) => {
+      const stop = (): void => signal?.removeEventListener("abort", onAbort);
+      const waiter: Waiter = {
+        client,
+        succeed: (home) => {
+          stop();
+          resolve(use(home));
+        },
+        fail: (error) => {
+          stop();
+          // oxlint-disable-next-line prefer-promise-reject-errors -- a signal's reason can be anything
+          reject(error);
+        },
+      };
+      const onAbort = (): void => {
+        waiter.fail(signal?.reason);
+        this.#leave(wanted, waiter);
+      };
+      signal?.addEventListener("abort", onAbort, { once: true });
+      wanted.waiters.add(waiter);
+      this.#turns.join(client);
+      this.#pump();
+    });
   }
 
-  async #makeRoom(): Promise<void> {
-    for (;;) {
-      for (const [key, home] of this.#homes) {
-        if (home.isOpen && (this.#homes.size < this.#limits.maxGrammars || !home.isIdle)) continue;
-        this.#homes.delete(key);
-        home.close(new ReadMeError("ERR_DISPOSED", "The grammar made room for another one"));
+  /** @throws {ReadMeError} `ERR_QUEUE_FULL` */
+  #want(source: KeyedSource, client: string): Wanted {
+    const { maxWaiting } = this.#limits;
+    if (this.#wanted.size >= maxWaiting) throw full(this.#wanted.size, "");
+    const share = Math.ceil(maxWaiting / 2);
+    const own = [...this.#wanted.values()].filter((one) => clientsOf(one).includes(client)).length;
+    if (own >= share) throw full(own, " of this client");
+    const wanted: Wanted = { ...source, waiters: new Set(), isLong: false, run: undefined };
+    this.#wanted.set(source.key, wanted);
+    return wanted;
+  }
+
+  #leave(wanted: Wanted, waiter: Waiter): void {
+    wanted.waiters.delete(waiter);
+    if (wanted.waiters.size > 0 || this.#wanted.get(wanted.key) !== wanted) return;
+    this.#wanted.delete(wanted.key);
+    if (wanted.run) giveUp(wanted.run);
+    this.#pump();
+  }
+
+  /** Makes all moves that can be made now. */
+  #pump(): void {
+    clearTimeout(this.#timer);
+    while (!this.#isDisposed && this.#wanted.size > 0) {
+      const move = nextMove(this.#state());
+      if (move.type === "wait") {
+        if (move.forMs !== undefined) this.#timer = setTimeout(() => this.#pump(), Math.ceil(move.forMs)).unref();
+        return;
       }
-      if (this.#homes.size < this.#limits.maxGrammars) return;
-      await Promise.race([...this.#homes.values()].map((home) => home.whenIdle()));
+      const { key } = move;
+      switch (move.type) {
+        case "start":
+          this.#start(this.#wanted.get(key) as Wanted);
+          break;
+        case "promote":
+          for (const run of this.#runs) if (run.key === key && !run.isLong) run.isLong = true;
+          break;
+        case "put-off":
+          this.#putOff(this.#wanted.get(key) as Wanted, move.isLong);
+          break;
+        case "evict":
+        case "retire":
+          this.#makeRoom(key);
+          break;
+        default:
+          throw new TypeError(`Unknown move: ${String(move satisfies never)}`);
+      }
     }
   }
 
-  #refuse(key: string, error: Error): void {
-    // What took too long may have met a busy machine.
-    const untilMs = error instanceof RangeError ? performance.now() + RETRY_MS : Infinity;
-    this.#refusals.delete(key);
-    this.#refusals.set(key, { error, untilMs });
-    for (const oldest of this.#refusals.keys()) {
-      if (this.#refusals.size <= MAX_REFUSALS) return;
-      this.#refusals.delete(oldest);
-    }
+  #state(): CompileState {
+    for (const [key, { home }] of this.#kept) if (!home.isOpen) this.#makeRoom(key);
+    const wanted = [...this.#wanted.values()].map((one) => ({ ...one, clients: clientsOf(one) }));
+    this.#turns.keepOnly(new Set(wanted.flatMap(({ clients }) => clients)));
+    return {
+      waiting: wanted.filter(({ run }) => run === undefined),
+      running: [...this.#runs].map((run) => ({
+        ...run,
+        clients: run.wanted ? clientsOf(run.wanted) : [],
+        isEnding: run.wanted === undefined,
+      })),
+      kept: [...this.#kept].map(([key, { home, ...rest }]) => ({ key, isIdle: home.isIdle, ...rest })),
+      numRetiring: this.#retiring.size,
+      numEnding: this.#ending.size,
+      turns: this.#turns.all,
+      maxGrammars: this.#limits.maxGrammars,
+      sliceMs: SLICE * this.#limits.maxCompileMs,
+      nowMs: performance.now(),
+    };
   }
+
+  #start(wanted: Wanted): void {
+    const { key, source, isLong } = wanted;
+    this.#turns.had(clientsOf(wanted));
+    const data = { vocabulary: this.#vocabulary, source, maxBytes: this.#limits.maxBytes };
+    let home: GrammarHome;
+    try {
+      home = new GrammarHome(data, this.#limits, () => this.#pump());
+    } catch (cause) {
+      const error = new ReadMeError("ERR_GRAMMAR_FAILED", "The thread of a grammar cannot be started", { cause });
+      return this.#fail(wanted, error);
+    }
+    const run: Run = { key, home, startedMs: performance.now(), isLong, wanted };
+    wanted.run = run;
+    this.#runs.add(run);
+    home.compiled.then(
+      () => this.#compiled(run),
+      (error: unknown) => this.#failed(run, error),
+    );
+    void home.ended.then(() => this.#ended(run));
+  }
+
+  #ended(run: Run): void {
+    const { key, home } = run;
+    this.#runs.delete(run);
+    this.#retiring.delete(home);
+    this.#ending.delete(home);
+    if (this.#kept.get(key)?.home === home) this.#kept.delete(key);
+    this.#pump();
+  }
+
+  #compiled(run: Run): void {
+    const { key, home, wanted } = run;
+    if (!wanted || !home.isOpen) return;
+    this.#runs.delete(run);
+    this.#wanted.delete(key);
+    for (const waiter of wanted.waiters) {
+      this.#keep(key, home, waiter.client);
+      waiter.succeed(home);
+    }
+    this.#pump();
+  }
+
+  #failed(run: Run, error: unknown): void {
+    const { key, wanted } = run;
+    run.wanted = undefined;
+    if (!wanted) return;
+    if (error instanceof TypeError || error instanceof RangeError) this.#refusals.add(key, error);
+    this.#fail(wanted, error);
+    this.#pump();
+  }
+
+  #fail(wanted: Wanted, error: unknown): void {
+    this.#wanted.delete(wanted.key);
+    for (const waiter of wanted.waiters) waiter.fail(error);
+  }
+
+  #putOff(wanted: Wanted, isLong: boolean): void {
+    if (wanted.run) giveUp(wanted.run);
+    wanted.run = undefined;
+    if (!isLong) return;
+    wanted.isLong = true;
+    this.#wanted.delete(wanted.key);
+    this.#wanted.set(wanted.key, wanted);
+  }
+
+  /** The one used last is forgotten last. */
+  #keep(key: string, home: GrammarHome, client: string): void {
+    this.#kept.delete(key);
+    this.#kept.set(key, { home, client, usedMs: performance.now() });
+  }
+
+  #makeRoom(key: string): void {
+    const { home } = this.#kept.get(key) as Kept;
+    this.#kept.delete(key);
+    home.retire();
+    (home.isIdle ? this.#ending : this.#retiring).add(home);
+  }
+}
+
+function full(count: number, whose: string): ReadMeError {
+  return new ReadMeError("ERR_QUEUE_FULL", `${count} grammars${whose} wait to be compiled; try again later`);
 }
 
 function disposed(): ReadMeError {

@@ -6,6 +6,8 @@ import type { HomeFailure } from "./protocol.ts";
 
 const NAME = "@mlc-ai/web-xgrammar";
 const PAGE_BYTES = 65_536;
+/** Characters; it may repeat much of the grammar. */
+const MAX_COMPLAINT = 1_000;
 
 interface Memory {
   readonly buffer: ArrayBuffer;
@@ -45,7 +47,10 @@ export async function loadLibrary(maxBytes: number): Promise<typeof Library> {
 /** What the library says is wrong, without the paths of where it was built. */
 export function explain(error: unknown): HomeFailure {
   const isFatal = error instanceof WebAssembly.RuntimeError || error instanceof RangeError;
-  const said = complaint.replace(/^\[[A-Z]+\]\s+\S+:\d+:\s*/, "").trim();
+  const said = complaint
+    .slice(0, MAX_COMPLAINT)
+    .replace(/^\[[A-Z]+\]\s+\S+:\d+:\s*/, "")
+    .trim();
   complaint = "";
   const isOutOfMemory = isFatal && said === "";
   const message = said === "" ? String(error) : said;

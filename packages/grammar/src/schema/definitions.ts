@@ -9,6 +9,7 @@ export class Definitions {
   readonly #root: unknown;
   readonly #names = new Map<string, string>(); // by pointer
   readonly #honoured = new Map<string, SchemaObject>(); // by name
+  readonly #resolved = new Map<string, SchemaObject>(); // by name; no references
 
   constructor(root: unknown) {
     this.#root = root;
@@ -37,10 +38,15 @@ export class Definitions {
 
   /** What a part says that only refers to another; `undefined` while that is being read. */
   resolve(part: SchemaObject): SchemaObject | undefined {
-    const { $ref } = part;
-    if (typeof $ref !== "string") return part;
-    const found = this.#honoured.get($ref.slice(PREFIX.length));
-    return found && this.resolve(found);
+    const names: string[] = [];
+    let found: SchemaObject | undefined = part;
+    for (let name = nameOf(found); found && name !== undefined; name = found && nameOf(found)) {
+      names.push(name);
+      found = this.#resolved.get(name) ?? this.#honoured.get(name);
+    }
+    // Chains of references are followed once.
+    if (found) for (const name of names) this.#resolved.set(name, found);
+    return found;
   }
 
   toSchema(): SchemaObject {
@@ -57,6 +63,11 @@ export class Definitions {
     }
     return found;
   }
+}
+
+/** What a part refers to, if that is all it says. */
+function nameOf({ $ref }: SchemaObject): string | undefined {
+  return typeof $ref === "string" ? $ref.slice(PREFIX.length) : undefined;
 }
 
 function decodeKey(raw: string): string {

@@ -1,3 +1,4 @@
+import type { Budget } from "./budget.ts";
 import { isObject, type SchemaObject } from "./schema-error.ts";
 
 /** What is known of the parts of a schema that were honoured. */
@@ -8,46 +9,142 @@ export interface Known {
   isNarrowed(part: SchemaObject): boolean;
 }
 
-/** Whether no value is valid under two of these; `false` also where that is hard to say. */
-export function isDisjoint(parts: readonly SchemaObject[], known: Known): boolean {
-  const resolved = parts.map((part) => known.resolve(part));
-  return resolved.every((one, index) =>
-    resolved.slice(index + 1).every((other) => one && other && arePairDisjoint(one, other, known)),
-  );
+type Values = ReadonlySet<unknown>;
+
+/** What can show that no value is valid under a part and another one as well. */
+interface Facts {
+  /** Types of its values; `undefined` where they are hard to say. */
+  readonly kinds: ReadonlySet<string> | undefined;
+  /** All its values, where they are listed. */
+  readonly values: Values | undefined;
+  /** Properties that every value has, of values that are listed. */
+  readonly marks: ReadonlyMap<string, Values> | undefined;
 }
 
-function arePairDisjoint(one: SchemaObject, other: SchemaObject, known: Known): boolean {
-  const [kinds, otherKinds] = [kindsOf(one, known), kindsOf(other, known)];
-  if (kinds && otherKinds && ![...kinds].some((kind) => otherKinds.has(kind))) return true;
-  const [values, otherValues] = [valuesOf(one), valuesOf(other)];
-  if (values && otherValues) return !values.some((value) => otherValues.includes(value));
-  return tellsApart(one, other);
+/** Tells whether alternatives exclude each other, within a budget of steps. */
+export class Exclusion {
+  readonly #known: Known;
+  readonly #budget: Budget;
+  readonly #facts = new Map<SchemaObject, Facts>();
+
+  constructor(known: Known, budget: Budget) {
+    this.#known = known;
+    this.#budget = budget;
+  }
+
+  /**
+   * Whether no value is valid under two of these; `false` also where that is hard to say.
+   * @throws {RangeError} when it takes too many steps
+   */
+  isDisjoint(parts: readonly SchemaObject[]): boolean {
+    if (parts.length < 2) return true;
+    const different = new Set(parts.map((part) => this.#known.resolve(part)));
+    if (different.size < parts.length) return false;
+    const all: Facts[] = [];
+    for (const part of different) {
+      if (!part) return false;
+      all.push(this.#factsOf(part));
+    }
+    const listed = all.flatMap(({ values }) => values ?? []);
+    const marked = all.flatMap(({ marks }) => marks ?? []);
+    return areKindsApart(all) && this.#areApart(listed) && this.#areMarkedApart(marked);
+  }
+
+  /** No value is in two of the sets. */
+  #areApart(sets: readonly Values[]): boolean {
+    const seen = new Set<unknown>();
+    for (const values of sets) {
+      this.#budget.spend(values.size);
+      for (const value of values) if (seen.has(value)) return false;
+      for (const value of values) seen.add(value);
+    }
+    return true;
+  }
+
+  /** All pairs have a property whose values differ: one and the same for all, or different ones. */
+  #areMarkedApart(all: readonly ReadonlyMap<string, Values>[]): boolean {
+    const [first, ...rest] = all;
+    if (!first) return true;
+    for (const [name, values] of first) {
+      this.#budget.spend(all.length);
+      const others = rest.flatMap((marks) => marks.get(name) ?? []);
+      if (others.length === rest.length && this.#areApart([values, ...others])) return true;
+    }
+    return all.every((one, index) => {
+      for (let other = index + 1; other < all.length; other++) {
+        if (!this.#isPairMarkedApart(one, all[other] as ReadonlyMap<string, Values>)) return false;
+      }
+      return true;
+    });
+  }
+
+  #isPairMarkedApart(one: ReadonlyMap<string, Values>, other: ReadonlyMap<string, Values>): boolean {
+    const [fewer, more] = one.size <= other.size ? [one, other] : [other, one];
+    this.#budget.spend(1 + fewer.size);
+    for (const [name, values] of fewer) {
+      const otherValues = more.get(name);
+      if (!otherValues) continue;
+      const [few, many] = values.size <= otherValues.size ? [values, otherValues] : [otherValues, values];
+      this.#budget.spend(few.size);
+      if (![...few].some((value) => many.has(value))) return true;
+    }
+    return false;
+  }
+
+  #factsOf(part: SchemaObject): Facts {
+    const known = this.#facts.get(part);
+    if (known) return known;
+    const facts = { kinds: this.#kindsOf(part), values: this.#valuesOf(part), marks: this.#marksOf(part) };
+    this.#facts.set(part, facts);
+    return facts;
+  }
+
+  #kindsOf(part: SchemaObject): ReadonlySet<string> | undefined {
+    this.#budget.spend(1);
+    if (this.#known.isNarrowed(part)) return undefined;
+    const { type, anyOf } = part;
+    if (typeof type === "string") return new Set([type === "integer" ? "number" : type]);
+    const values = this.#valuesOf(part);
+    if (values) return new Set([...values].map((value) => (value === null ? "null" : typeof value)));
+    if (!Array.isArray(anyOf)) return undefined;
+    const kinds = new Set<string>();
+    for (const one of anyOf as readonly SchemaObject[]) {
+      const inner = this.#kindsOf(one);
+      if (!inner) return undefined;
+      for (const kind of inner) kinds.add(kind);
+    }
+    return kinds;
+  }
+
+  #valuesOf(part: unknown): Values | undefined {
+    if (!isObject(part) || !Array.isArray(part["enum"])) return undefined;
+    this.#budget.spend(part["enum"].length);
+    return new Set(part["enum"]);
+  }
+
+  #marksOf({ properties, required }: SchemaObject): ReadonlyMap<string, Values> | undefined {
+    if (!isObject(properties) || !Array.isArray(required)) return undefined;
+    const marks = new Map<string, Values>();
+    for (const name of required as readonly string[]) {
+      this.#budget.spend(1);
+      const values = this.#valuesOf(properties[name]);
+      if (values) marks.set(name, values);
+    }
+    return marks;
+  }
 }
 
-/** Both have a property whose values differ. */
-function tellsApart(one: SchemaObject, other: SchemaObject): boolean {
-  const [properties, otherProperties] = [one["properties"], other["properties"]];
-  const [required, otherRequired] = [one["required"], other["required"]];
-  if (!isObject(properties) || !isObject(otherProperties)) return false;
-  if (!Array.isArray(required) || !Array.isArray(otherRequired)) return false;
-  return required.some((name: string) => {
-    if (!otherRequired.includes(name)) return false;
-    const [values, otherValues] = [valuesOf(properties[name]), valuesOf(otherProperties[name])];
-    return values !== undefined && otherValues !== undefined && !values.some((value) => otherValues.includes(value));
-  });
-}
-
-function valuesOf(part: unknown): readonly unknown[] | undefined {
-  return isObject(part) && Array.isArray(part["enum"]) ? part["enum"] : undefined;
-}
-
-function kindsOf(part: SchemaObject, known: Known): ReadonlySet<string> | undefined {
-  if (known.isNarrowed(part)) return undefined;
-  const { type, anyOf } = part;
-  if (typeof type === "string") return new Set([type === "integer" ? "number" : type]);
-  const values = valuesOf(part);
-  if (values) return new Set(values.map((value) => (value === null ? "null" : typeof value)));
-  if (!Array.isArray(anyOf)) return undefined;
-  const kinds = anyOf.map((inner: SchemaObject) => kindsOf(inner, known));
-  return kinds.includes(undefined) ? undefined : new Set(kinds.flatMap((inner) => [...(inner ?? [])]));
+/** Those that share a kind of values are all lists of values, or all objects with properties: these can be compared. */
+function areKindsApart(all: readonly Facts[]): boolean {
+  const ways = new Map<string, Set<string>>();
+  let numHard = 0;
+  const numMarked = all.filter(({ marks }) => marks).length;
+  for (const [index, { kinds, values, marks }] of all.entries()) {
+    if (!kinds) numHard++;
+    // Where there is nothing to compare, a way of its own.
+    const way = values ? "values" : marks ? "marks" : `part ${index}`;
+    for (const kind of kinds ?? []) ways.set(kind, (ways.get(kind) ?? new Set<string>()).add(way));
+  }
+  if (numHard > 0) return numMarked === all.length;
+  return [...ways.values()].every((of) => of.size === 1);
 }

@@ -1,12 +1,18 @@
+import type { Budget } from "./budget.ts";
 import { isObject, type SchemaObject } from "./schema-error.ts";
 
 /**
  * @param definitions - by the names that `#/$defs/<name>` gives them
  * @throws {TypeError} when no answer can come to an end, as for an object that has to hold one like itself
  */
-export function checkFinite(schema: SchemaObject, definitions: ReadonlyMap<string, SchemaObject>): void {
+export function checkFinite(
+  schema: SchemaObject,
+  definitions: ReadonlyMap<string, SchemaObject>,
+  budget: Budget,
+): void {
   const finite = new Set<string>();
   const ends = (part: unknown): boolean => {
+    budget.spend(1);
     if (!isObject(part)) return true;
     const { $ref, anyOf, properties, required, items, minItems, prefixItems } = part;
     if (typeof $ref === "string") return finite.has($ref.slice("#/$defs/".length));

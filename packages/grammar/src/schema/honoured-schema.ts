@@ -3,7 +3,10 @@
 
 import { describeValue } from "@readme-moe/core";
 import { checkFinite } from "./finite.ts";
-import { isDisjoint, type Known } from "./disjoint.ts";
+import type { Budget } from "./budget.ts";
+import { Exclusion } from "./disjoint.ts";
+import { jsonCharacter } from "./ebnf/code-points.ts";
+import { PatternWriter } from "./ebnf/pattern-parser.ts";
 import { Definitions } from "./definitions.ts";
 import { CONTAINERS, SCALARS, type Visit } from "./types.ts";
 import { ANNOTATIONS, onlyKeywords, typesOf, TYPE_KEYWORDS } from "./keywords.ts";
@@ -14,26 +17,31 @@ export type JsonSchema = boolean | Readonly<Record<string, unknown>>;
 
 const MAX_DEPTH = 32;
 const MAX_PARTS = 2_000;
+/** Of a part, beside what it lists. */
+const PART_STEPS = 16;
 
 /**
  * @returns a schema that allows nothing that `schema` does not, in keywords that the library honours
  * @throws {TypeError} naming the keyword that is wrong or cannot be honoured
- * @throws {RangeError} when it is too deep or too large
+ * @throws {RangeError} when it is too deep, too large, or takes too many steps
  */
-export function honouredSchema(schema: JsonSchema): SchemaObject {
+export function honouredSchema(schema: JsonSchema, budget: Budget): SchemaObject {
   let numParts = 0;
   const definitions = new Definitions(schema);
+  const patterns = new PatternWriter(jsonCharacter, budget);
   const narrowed = new WeakSet<SchemaObject>();
-  const known: Known = {
-    resolve: (part) => definitions.resolve(part),
-    isNarrowed: (part) => narrowed.has(part),
-  };
+  const exclusion = new Exclusion(
+    { resolve: (part) => definitions.resolve(part), isNarrowed: (part) => narrowed.has(part) },
+    budget,
+  );
 
   const visit: Visit = (part, place) => {
     if (place.depth > MAX_DEPTH) throw new RangeError(`Expected a schema at most ${MAX_DEPTH} levels deep`);
     if (++numParts > MAX_PARTS) throw new RangeError(`Expected a schema of at most ${MAX_PARTS} parts`);
+    budget.spend(PART_STEPS);
     if (part === true) return {};
     if (!isObject(part)) throw refused(place.path, `is ${describeValue(part)}; expected an object, or \`true\``);
+    budget.spend(sizeOf(part));
     const keywords = Object.keys(part).filter((name) => !ANNOTATIONS.has(name) && !name.startsWith("x-"));
     if (keywords.length === 0) return {};
     if ("$ref" in part) {
@@ -48,7 +56,7 @@ export function honouredSchema(schema: JsonSchema): SchemaObject {
         part[name],
         (one, index) => visit(one, { ...place, path: below(place.path, name, index), depth: place.depth + 1 }),
         place.path,
-        known,
+        exclusion,
       );
     }
     if ("enum" in part || "const" in part) return listed(part, keywords, place.path);
@@ -58,7 +66,7 @@ export function honouredSchema(schema: JsonSchema): SchemaObject {
           keywords.filter((name) => TYPE_KEYWORDS[type].has(name)).map((n) => [n, part[n]]),
         );
         const container = CONTAINERS[type];
-        return container ? container(own, place, visit) : (SCALARS[type]?.(own, place.path) ?? { type });
+        return container ? container(own, place, visit) : (SCALARS[type]?.(own, place.path, patterns) ?? { type });
       }),
     );
     if (!("type" in part)) narrowed.add(honoured);
@@ -67,7 +75,7 @@ export function honouredSchema(schema: JsonSchema): SchemaObject {
 
   const honoured = visit(schema, { path: "#", depth: 0, entered: new Set() });
   const whole = { ...honoured, ...definitions.toSchema() };
-  checkFinite(honoured, definitions.all);
+  checkFinite(honoured, definitions.all, budget);
   return whole;
 }
 
@@ -76,7 +84,7 @@ function combined(
   value: unknown,
   visit: (part: unknown, index: number) => SchemaObject,
   path: SchemaPath,
-  known: Known,
+  exclusion: Exclusion,
 ): SchemaObject {
   if (!Array.isArray(value) || value.length === 0) {
     throw refused(path, `has \`${name}\` ${describeValue(value)}; expected a list of schemas`);
@@ -84,7 +92,7 @@ function combined(
   const parts = value.map(visit);
   if (name === "allOf" && parts.length > 1)
     throw refused(path, "has `allOf` of several schemas, which is not supported");
-  if (name === "oneOf" && !isDisjoint(parts, known)) {
+  if (name === "oneOf" && !exclusion.isDisjoint(parts)) {
     throw refused(path, "has `oneOf` whose schemas may hold at once, which is not supported; use `anyOf`");
   }
   return alternatives(parts);
@@ -110,6 +118,12 @@ function listed(part: SchemaObject, keywords: readonly string[], path: SchemaPat
     }
   }
   return { enum: values };
+}
+
+/** Keys, and what is listed here and not in parts of their own. */
+function sizeOf(part: SchemaObject): number {
+  const lists = ["enum", "required", "type"].map((name) => part[name]);
+  return lists.reduce<number>((sum, list) => sum + (Array.isArray(list) ? list.length : 0), Object.keys(part).length);
 }
 
 function typeName(value: unknown): string {

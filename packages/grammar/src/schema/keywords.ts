@@ -1,5 +1,5 @@
 import { describeValue } from "@readme-moe/core";
-import { refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
+import { brief, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
 
 /** Say nothing about which answers are valid. */
 export const ANNOTATIONS: ReadonlySet<string> = new Set([
@@ -37,7 +37,7 @@ export const TYPE_KEYWORDS: Readonly<Record<TypeName, ReadonlySet<string>>> = {
 export function onlyKeywords(keywords: readonly string[], allowed: readonly string[], path: SchemaPath): void {
   const other = keywords.find((name) => !allowed.includes(name));
   if (other === undefined) return;
-  throw refused(path, `has \`${other}\` beside \`${allowed[0]}\`, which is not supported`);
+  throw refused(path, `has \`${brief(other)}\` beside \`${allowed[0]}\`, which is not supported`);
 }
 
 /**
@@ -51,7 +51,10 @@ export function typesOf(part: SchemaObject, keywords: readonly string[], path: S
   for (const name of keywords) {
     if (name === "type" || types.some((type) => TYPE_KEYWORDS[type].has(name))) continue;
     const isKnown = TYPES.some((type) => TYPE_KEYWORDS[type].has(name));
-    throw refused(path, `has \`${name}\`, which is not supported${isKnown ? ` for type ${types.join(", ")}` : ""}`);
+    throw refused(
+      path,
+      `has \`${brief(name)}\`, which is not supported${isKnown ? ` for type ${types.join(", ")}` : ""}`,
+    );
   }
   return types;
 }

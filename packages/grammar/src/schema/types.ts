@@ -1,8 +1,9 @@
 import { describeValue } from "@readme-moe/core";
 import { FORMATS } from "./ebnf/formats.ts";
+import type { PatternWriter } from "./ebnf/pattern-parser.ts";
 import type { TypeName } from "./keywords.ts";
 import { honouredPattern } from "./pattern.ts";
-import { below, isObject, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
+import { below, brief, isObject, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
 
 /** Where a part of a schema is. */
 export interface Place {
@@ -16,12 +17,14 @@ export type Visit = (part: unknown, place: Place) => SchemaObject;
 
 type Container = (part: SchemaObject, place: Place, visit: Visit) => SchemaObject;
 
+type Scalar = (part: SchemaObject, path: SchemaPath, patterns: PatternWriter) => SchemaObject;
+
 export const CONTAINERS: Partial<Readonly<Record<TypeName, Container>>> = {
   object: objectSchema,
   array: arraySchema,
 };
 
-export const SCALARS: Partial<Readonly<Record<TypeName, (part: SchemaObject, path: SchemaPath) => SchemaObject>>> = {
+export const SCALARS: Partial<Readonly<Record<TypeName, Scalar>>> = {
   string: stringSchema,
   number: numberSchema,
   integer: integerSchema,
@@ -42,7 +45,8 @@ function objectSchema(part: SchemaObject, place: Place, visit: Visit): SchemaObj
   const own = new Map(Object.entries(properties).map(([name, value]) => [name, inner(value, "properties", name)]));
   for (const name of required as readonly string[]) {
     if (own.has(name)) continue;
-    if (additional === false) throw refused(place.path, `requires ${JSON.stringify(name)}, but does not allow it`);
+    if (additional === false)
+      throw refused(place.path, `requires ${JSON.stringify(brief(name))}, but does not allow it`);
     own.set(name, additional === true ? {} : inner(additional, "additionalProperties"));
   }
   if (own.size === 0) {
@@ -93,7 +97,7 @@ function arraySchema(part: SchemaObject, place: Place, visit: Visit): SchemaObje
   };
 }
 
-function stringSchema(part: SchemaObject, path: SchemaPath): SchemaObject {
+function stringSchema(part: SchemaObject, path: SchemaPath, patterns: PatternWriter): SchemaObject {
   const minLength = count(part, "minLength", path, MAX_LENGTH);
   const maxLength = count(part, "maxLength", path, MAX_LENGTH);
   const { pattern, format } = part;
@@ -101,7 +105,7 @@ function stringSchema(part: SchemaObject, path: SchemaPath): SchemaObject {
   if ([pattern !== undefined, format !== undefined, hasLength].filter(Boolean).length > 1) {
     throw refused(path, "has more than one of `pattern`, `format`, and a length, which is not supported together");
   }
-  if (pattern !== undefined) return { type: "string", pattern: honouredPattern(pattern, path) };
+  if (pattern !== undefined) return { type: "string", pattern: honouredPattern(pattern, path, patterns) };
   if (format !== undefined) {
     if (typeof format === "string" && Object.hasOwn(FORMATS, format)) return { type: "string", format };
     const known = Object.keys(FORMATS).join(", ");

@@ -1,7 +1,7 @@
 // What an answer is bound to: the format that is asked for, or the tools that may be called.
 
 import type { ChatMessage, EngineInfo } from "@readme-moe/core";
-import type { Constraint, Grammars } from "@readme-moe/grammar";
+import type { Asker, Constraint, Grammars } from "@readme-moe/grammar";
 import { constraintOf } from "../../bound-answers.ts";
 import { usableTools } from "../../tools/definitions.ts";
 import { planTools } from "../../tools/plan-tools.ts";
@@ -37,14 +37,14 @@ export async function bindAnswer(
   body: ChatBody,
   messages: readonly ChatMessage[],
   info: EngineInfo,
-  grammars: () => Promise<Grammars>,
+  { grammars, asker }: { readonly grammars: () => Promise<Grammars>; readonly asker: Asker },
 ): Promise<BoundAnswer> {
   const planned = await planTools(body, messages, info, {
-    tagged: async (answers) => (await open("tools", grammars)).tagged(answers),
+    tagged: async (answers) => (await open("tools", grammars)).tagged(answers, asker),
   });
   const { response_format: format } = body;
   if (!format || format.type === "text") return planned;
-  return { ...planned, constraint: await constraintOf(format, await open("response_format", grammars)) };
+  return { ...planned, constraint: await constraintOf(format, await open("response_format", grammars), asker) };
 }
 
 /** A model whose answers have no end cannot be bound, which is no mistake in a schema. */

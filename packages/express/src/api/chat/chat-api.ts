@@ -12,20 +12,20 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
     checkBinding(body);
     return planChat(body, lease);
   },
-  async prepare(plan, body, grammars) {
+  async prepare(plan, body, grammars, asker) {
     const { engine, includes } = plan;
     try {
       const { messages, template, constraint, newParser } = await bindAnswer(
         body,
         templateMessages(body.messages),
         engine.info,
-        grammars,
+        { grammars, asker },
       );
       return {
         plan: {
           ...plan,
           prompts: [{ messages, template: { ...body.chat_template_kwargs, ...template } }],
-          processLogits: constraint?.processor(),
+          processLogits: constraint?.processor({ signal: asker.signal }),
         },
         shape: chatShape({
           engine,

@@ -6,7 +6,13 @@ const functionName = z
   .string()
   .regex(/^[\w-]+$/)
   .max(64);
-const jsonSchema = z.record(z.string(), z.unknown());
+/** Nothing in it is read or copied here: the grammars bound what that costs. */
+const jsonSchema = z
+  .unknown()
+  .refine((value) => typeof value === "object" && value !== null && !Array.isArray(value), "expected an object")
+  .meta({ type: "object", propertyNames: { type: "string" }, additionalProperties: {} }) as unknown as z.ZodType<
+  Record<string, unknown>
+>;
 
 export const chatTool = z.strictObject({
   type: z.literal("function"),

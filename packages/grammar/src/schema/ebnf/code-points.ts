@@ -22,7 +22,7 @@ const OUTSIDE_ASCII: CodePoints = [
   [0xe000, LAST],
 ];
 
-export function union(...sets: readonly CodePoints[]): CodePoints {
+export function union(sets: readonly CodePoints[]): CodePoints {
   const merged: [number, number][] = [];
   for (const [from, to] of sets.flat().toSorted((one, other) => one[0] - other[0])) {
     const last = merged.at(-1);
@@ -35,12 +35,14 @@ export function union(...sets: readonly CodePoints[]): CodePoints {
 export function complement(set: CodePoints): CodePoints {
   const rest: [number, number][] = [];
   let next = 0;
-  for (const [from, to] of union(set)) {
+  for (const [from, to] of union([set])) {
     if (from > next) rest.push([next, from - 1]);
     next = to + 1;
   }
   return next > LAST ? rest : [...rest, [next, LAST]];
 }
+
+const SAFE = complement(UNSAFE);
 
 /** One character of the set, as it is; `undefined` when it has none that can be written. */
 export function plainCharacter(set: CodePoints): string | undefined {
@@ -52,7 +54,7 @@ export function jsonCharacter(set: CodePoints): string | undefined {
   const escapes = [QUOTE, BACKSLASH, ...CONTROLS.keys()]
     .filter((code) => set.some(([from, to]) => from <= code && code <= to))
     .map((code) => literal(`\\${CONTROLS.get(code) ?? String.fromCharCode(code)}`));
-  return choiceOf([...charactersOf(intersection(set, complement(UNSAFE))), ...escapes]);
+  return choiceOf([...charactersOf(intersection(set, SAFE)), ...escapes]);
 }
 
 /**
@@ -73,7 +75,16 @@ function charactersOf(set: CodePoints): readonly string[] {
 }
 
 function intersection(one: CodePoints, other: CodePoints): CodePoints {
-  return complement(union(complement(one), complement(other)));
+  const common: [number, number][] = [];
+  for (let [index, at] = [0, 0]; index < one.length && at < other.length;) {
+    const [from, to] = one[index] as CodePoints[number];
+    const [otherFrom, otherTo] = other[at] as CodePoints[number];
+    const [first, last] = [Math.max(from, otherFrom), Math.min(to, otherTo)];
+    if (first <= last) common.push([first, last]);
+    if (to < otherTo) index++;
+    else at++;
+  }
+  return common;
 }
 
 function choiceOf(choices: readonly string[]): string | undefined {
@@ -89,6 +100,11 @@ const CONTROLS: ReadonlyMap<number, string> = new Map([
 /** A text of the grammar, every character by its number, so that none has a meaning of its own. */
 export function literal(text: string): string {
   return `"${Array.from(text, (character) => escaped(character.codePointAt(0) as number)).join("")}"`;
+}
+
+/** No more than `literal` writes, known before it does: with its quotes, and a number for at least each second unit. */
+export function leastLiteralLength(text: string): number {
+  return 2 + 5 * text.length;
 }
 
 function escaped(code: number): string {

@@ -1,3 +1,4 @@
+import type { Budget } from "../budget.ts";
 import { complement, union, type CodePoints } from "./code-points.ts";
 
 const DIGITS: CodePoints = [[0x30, 0x39]];
@@ -17,6 +18,10 @@ const ANY: CodePoints = complement([
 const CONTROL: Readonly<Record<string, number>> = { t: 9, n: 10, v: 11, f: 12, r: 13 };
 const MAX_REPEATS = 512;
 const MAX_NESTING = 32;
+const MAX_CHARACTERS = 16_384;
+const MAX_SHOWN = 16;
+const CHARACTER_STEPS = 10;
+const CLASS_STEPS = 100;
 
 /** What a pattern uses that is not supported. */
 export class PatternError extends Error {
@@ -26,23 +31,52 @@ export class PatternError extends Error {
 /** The grammar of one character of a set; `undefined` when none can be written. */
 type WriteCharacter = (set: CodePoints) => string | undefined;
 
-/**
- * The grammar of the texts that a regular expression matches as a whole. Of classes that leave out something outside
- * ASCII, such as `.`, only ASCII remains.
- * @throws {PatternError} naming what is not supported
- */
-export function patternGrammar(pattern: string, writeCharacter: WriteCharacter): string {
-  return new PatternParser(pattern, writeCharacter).parse();
+/** Writes regular expressions as grammars. What stands in several of them is worked out once. */
+export class PatternWriter {
+  readonly #writeCharacter: WriteCharacter;
+  readonly #budget: Budget;
+  readonly #written = new Map<string, string>(); // by how a pattern says it
+
+  constructor(writeCharacter: WriteCharacter, budget: Budget) {
+    this.#writeCharacter = writeCharacter;
+    this.#budget = budget;
+  }
+
+  /**
+   * The grammar of the texts that a regular expression matches as a whole. Of classes that leave out something outside
+   * ASCII, such as `.`, only ASCII remains.
+   * @throws {PatternError} naming what is not supported
+   * @throws {RangeError} when it is too long
+   */
+  write(pattern: string): string {
+    if (pattern.length > MAX_CHARACTERS) {
+      throw new RangeError(`Expected a pattern of at most ${MAX_CHARACTERS} characters, got ${pattern.length}`);
+    }
+    this.#budget.spend(2 * pattern.length);
+    return new PatternParser(pattern, (set, said) => this.#character(set, said)).parse();
+  }
+
+  #character(set: CodePoints, said: string): string {
+    let written = this.#written.get(said);
+    if (written === undefined) {
+      this.#budget.spend(said.length === 1 ? CHARACTER_STEPS : CLASS_STEPS);
+      written = this.#writeCharacter(set);
+      if (written === undefined) throw new PatternError("a class without a character that can be written");
+      this.#written.set(said, written);
+    }
+    this.#budget.write(written.length);
+    return written;
+  }
 }
 
 class PatternParser {
   readonly #characters: readonly string[];
-  readonly #writeCharacter: WriteCharacter;
+  readonly #writeSaid: (set: CodePoints, said: string) => string;
   #at = 0;
   #nesting = 0;
 
-  constructor(pattern: string, writeCharacter: WriteCharacter) {
-    this.#writeCharacter = writeCharacter;
+  constructor(pattern: string, writeSaid: (set: CodePoints, said: string) => string) {
+    this.#writeSaid = writeSaid;
     this.#characters = Array.from(pattern);
   }
 
@@ -70,13 +104,14 @@ class PatternParser {
   }
 
   #atom(): string {
+    const from = this.#at;
     const character = this.#next();
     if (character === "(") return this.#group();
-    if (character === "[") return this.#written(this.#set());
-    if (character === ".") return this.#written(ANY);
-    if (character === "\\") return this.#written(this.#escape());
+    if (character === "[") return this.#write(this.#set(), from);
+    if (character === ".") return this.#write(ANY, from);
+    if (character === "\\") return this.#write(this.#escape(), from);
     if ("^$*+?{".includes(character)) throw new PatternError(`\`${character}\` here`);
-    return this.#written(one(character));
+    return this.#write(one(character), from);
   }
 
   #group(): string {
@@ -96,9 +131,9 @@ class PatternParser {
       let range = "";
       while (this.#peek() !== undefined && this.#peek() !== "}") range += this.#next();
       const [, least, comma, most] = /^(\d+)(,?)(\d*)$/.exec(range) ?? [];
-      if (least === undefined || !this.#take("}")) throw new PatternError(`\`{${range}\` here`);
+      if (least === undefined || !this.#take("}")) throw new PatternError(`\`{${range.slice(0, MAX_SHOWN)}\` here`);
       if (Number(most || least) > MAX_REPEATS || Number(least) > Number(most || least)) {
-        throw new PatternError(`\`{${range}}\`; at most ${MAX_REPEATS} times are`);
+        throw new PatternError(`\`{${range.slice(0, MAX_SHOWN)}}\`; at most ${MAX_REPEATS} times are`);
       }
       suffix = `{${Number(least)}${comma ?? ""}${most ? Number(most) : ""}}`;
     }
@@ -123,7 +158,7 @@ class PatternParser {
       if (first > last) throw new PatternError("a range that runs backwards");
       sets.push([[first, last]]);
     }
-    return isNegated ? complement(union(...sets)) : union(...sets);
+    return isNegated ? complement(union(sets)) : union(sets);
   }
 
   #member(): CodePoints {
@@ -169,10 +204,8 @@ class PatternParser {
     return [[code, code]];
   }
 
-  #written(set: CodePoints): string {
-    const character = this.#writeCharacter(set);
-    if (character !== undefined) return character;
-    throw new PatternError("a class without a character that can be written");
+  #write(set: CodePoints, from: number): string {
+    return this.#writeSaid(set, this.#characters.slice(from, this.#at).join(""));
   }
 
   #peek(ahead = 0): string | undefined {

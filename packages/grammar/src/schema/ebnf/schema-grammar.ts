@@ -1,8 +1,9 @@
 // The grammar of a schema's answers. The library has a way of its own from schemas to grammars, but it lets through
 // numbers outside their bounds, quotes that end a string with a pattern, and fails on names outside ASCII.
 
+import type { Budget } from "../budget.ts";
 import { isObject, type SchemaObject } from "../schema-error.ts";
-import { literal } from "./code-points.ts";
+import { literal, leastLiteralLength } from "./code-points.ts";
 import { FORMATS } from "./formats.ts";
 import { decimalRange, integerRange } from "./number-range.ts";
 
@@ -20,22 +21,35 @@ array ::= "[" ws "]" | "[" ws value (ws "," ws value)* ws "]"
 /**
  * @param schema - as `honouredSchema` gives it
  * @param maxWhitespace - blanks, tabs and line ends in a row between two parts
+ * @throws {RangeError} when it becomes too long
  */
-export function schemaGrammar(schema: SchemaObject, maxWhitespace: number): string {
+export function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budget): string {
   const rules: string[] = [];
   let numRules = 0;
 
   const rule = (body: string): string => {
     const name = `r${numRules++}`;
+    budget.write(name.length);
     rules.push(`${name} ::= ${body}`);
     return name;
+  };
+
+  const json = (value: unknown): string => {
+    const text = JSON.stringify(value);
+    budget.write(leastLiteralLength(text));
+    return literal(text);
+  };
+
+  const counted = (body: string): string => {
+    budget.write(body.length);
+    return body;
   };
 
   const write = (part: SchemaObject): string => {
     const { $ref, anyOf, enum: values, type } = part;
     if (typeof $ref === "string") return `def_${$ref.slice("#/$defs/".length)}`;
     if (Array.isArray(anyOf)) return `(${anyOf.map((one: SchemaObject) => write(one)).join(" | ")})`;
-    if (Array.isArray(values)) return `(${values.map((value) => literal(JSON.stringify(value))).join(" | ")})`;
+    if (Array.isArray(values)) return `(${values.map(json).join(" | ")})`;
     switch (type) {
       case "object":
         return writeObject(part);
@@ -64,7 +78,7 @@ export function schemaGrammar(schema: SchemaObject, maxWhitespace: number): stri
     }
     const needed = new Set(required as readonly string[]);
     const members = Object.entries(properties).map(([name, value]) => ({
-      body: rule(`${literal(JSON.stringify(name))} ws ":" ws ${write(value as SchemaObject)}`),
+      body: rule(`${json(name)} ws ":" ws ${write(value as SchemaObject)}`),
       isNeeded: needed.has(name),
     }));
     // In their order; from the last to the first, what may follow when there was one before, and when there was none.
@@ -93,7 +107,7 @@ export function schemaGrammar(schema: SchemaObject, maxWhitespace: number): stri
 
   const writeString = ({ minLength = 0, maxLength = "", pattern, format }: SchemaObject): string => {
     if (typeof pattern === "string") return rule(`"\\"" ${pattern} "\\""`);
-    if (typeof format === "string") return rule(`"\\"" ${FORMATS[format]} "\\""`);
+    if (typeof format === "string") return rule(counted(`"\\"" ${FORMATS[format]} "\\""`));
     if (minLength === 0 && maxLength === "") return "string";
     return rule(maxLength === 0 ? '"\\"" "\\""' : `"\\"" char{${String(minLength)},${String(maxLength)}} "\\""`);
   };
@@ -104,9 +118,10 @@ export function schemaGrammar(schema: SchemaObject, maxWhitespace: number): stri
     const most = type === "integer" ? Number.MAX_SAFE_INTEGER : 999_999_999_999_999;
     const [low, lowOpen] = [Number(minimum ?? -most), Number(exclusiveMinimum ?? -Infinity)];
     const [high, highOpen] = [Number(maximum ?? most), Number(exclusiveMaximum ?? Infinity)];
-    if (type === "integer") return rule(integerRange(low, high));
+    if (type === "integer") return rule(counted(integerRange(low, high)));
     const range = { from: Math.max(low, lowOpen), to: Math.min(high, highOpen) };
-    return rule(decimalRange({ ...range, isFromOpen: lowOpen >= low, isToOpen: highOpen <= high }) as string);
+    const isOpen = { isFromOpen: lowOpen >= low, isToOpen: highOpen <= high };
+    return rule(counted(decimalRange({ ...range, ...isOpen }) as string));
   };
 
   const root = write(schema);

@@ -1,0 +1,177 @@
+// Who goes away no longer waits, and what nobody waits for is not compiled; clients do not stand in each other's way.
+
+import { getEventListeners, setMaxListeners } from "node:events";
+import { Grammars, type Constraint } from "@readme-moe/grammar";
+import { afterEach, expect, test } from "vitest";
+import { allowedAfter, smallVocabulary, writeBound } from "../support/bound-text.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+
+const vocabulary = smallVocabulary();
+const opened: Grammars[] = [];
+afterEach(async () => {
+  for (const grammars of opened.splice(0)) await grammars.dispose();
+});
+
+/** With an hour for each grammar: what is slow does not end by itself. */
+async function open(options: Parameters<typeof Grammars.open>[1] = {}): Promise<Grammars> {
+  const grammars = await Grammars.open(vocabulary, { maxCompileMs: 3_600_000, ...options });
+  opened.push(grammars);
+  return grammars;
+}
+
+/** Takes more than a minute. */
+const slow = (index: number): string => `((a{1,512}${index}){1,512}){1,512}`;
+const gone = new Error("The client has gone");
+
+async function reasonOf(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => "compiled",
+    (reason: unknown) => reason,
+  );
+}
+
+test("who goes away is told at once, with the signal's reason, whatever was asked for", async () => {
+  const grammars = await open({ maxGrammars: 1 });
+  const controller = new AbortController();
+  const options = { signal: controller.signal };
+  const asked = [
+    grammars.jsonSchema({ type: "string", pattern: slow(0) }, options),
+    grammars.jsonObject(options),
+    grammars.grammar('root ::= "a"', "root", options),
+    grammars.regex(slow(1), options),
+    grammars.choice(["a"], options),
+    grammars.tagged({ tags: [{ begin: "<", schema: true, end: ">" }] }, options),
+  ].map(reasonOf);
+  expect(getEventListeners(controller.signal, "abort")).toHaveLength(6);
+  controller.abort(gone);
+  expect(await Promise.all(asked)).toEqual(asked.map(() => gone));
+  expect(getEventListeners(controller.signal, "abort")).toEqual([]);
+  // There is room for one thread: the one that compiled has ended.
+  await expect(grammars.choice(["b"])).resolves.toBeDefined();
+  expect(await reasonOf(grammars.choice(["b"], options))).toBe(gone);
+});
+
+test("a signal that does nothing is listened to no longer than needed", async () => {
+  const grammars = await open();
+  const { signal } = new AbortController();
+  const constraint = await grammars.choice(["a"], { signal });
+  await expect(grammars.regex("(", { signal })).rejects.toThrow(TypeError);
+  await expect(grammars.grammar("root ::= (", "root", { signal })).rejects.toThrow(TypeError);
+  await writeBound(constraint, vocabulary, seededRandom(1));
+  expect(getEventListeners(signal, "abort")).toEqual([]);
+});
+
+test("a compilation goes on as long as someone waits for it", async () => {
+  const grammars = await open({ maxGrammars: 1 });
+  const controllers = Array.from({ length: 3 }, () => new AbortController());
+  const asked = controllers.map(({ signal }) => reasonOf(grammars.choice(["a"], { signal })));
+  for (const controller of controllers.slice(0, 2)) controller.abort(gone);
+  expect(await Promise.all(asked)).toEqual([gone, gone, "compiled"]);
+});
+
+test("what was given up is no refusal: asked for again, it is compiled", async () => {
+  const grammars = await open();
+  for (let round = 0; round < 3; round++) {
+    const controller = new AbortController();
+    const asked = reasonOf(grammars.regex("[a-f]{3}", { signal: controller.signal }));
+    controller.abort(gone);
+    expect(await asked).toBe(gone);
+  }
+  await expect(grammars.regex("[a-f]{3}")).resolves.toBeDefined();
+});
+
+test("twelve slow grammars of one client delay another one's not at all", async () => {
+  const grammars = await open({ maxWaiting: 24 });
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  const asked = Array.from({ length: 12 }, (_, index) =>
+    reasonOf(grammars.regex(slow(index), { client: "slow", signal: controller.signal })),
+  );
+  // It ends although none of them does.
+  for (const word of ["a", "b", "c"]) await grammars.choice([word], { client: "other" });
+  await expectReadMeError(grammars.regex(slow(12), { client: "slow" }), "ERR_QUEUE_FULL", "of this client");
+  await grammars.choice(["d"], { client: "third" });
+  controller.abort(gone);
+  expect(await Promise.all(asked)).toEqual(asked.map(() => gone));
+  await grammars.choice(["e"], { client: "slow" });
+});
+
+test("slow grammars of many clients make room after a slice of time", async () => {
+  // A fifth of it is a slice.
+  const grammars = await open({ maxCompileMs: 2_000 });
+  const controller = new AbortController();
+  const asked = ["x", "y", "z"].map((client, index) =>
+    reasonOf(grammars.regex(slow(index), { client, signal: controller.signal })),
+  );
+  await grammars.choice(["a"], { client: "other" });
+  controller.abort(gone);
+  for (const reason of await Promise.all(asked)) expect([gone.message, "too slow"]).toContain(told(reason));
+});
+
+function told(reason: unknown): string {
+  return reason instanceof RangeError ? "too slow" : (reason as Error).message;
+}
+
+test("busy grammars make room for others, and the answers that they are asked for come", async () => {
+  const grammars = await open({ maxGrammars: 2 });
+  const words = ["yes", "no", "maybe"];
+  const constraints = await Promise.all(words.map((word) => grammars.choice([word])));
+  const answers = await Promise.all(
+    Array.from({ length: 60 }, async (_, index) => {
+      const constraint = constraints[index % words.length] as Constraint;
+      return allowedAfter(constraint, vocabulary, []);
+    }),
+  );
+  for (const [index, ids] of answers.entries()) {
+    expect(ids.filter((id) => id < 256)).toEqual([words[index % words.length]?.charCodeAt(0)]);
+  }
+});
+
+test("an answer whose request ends does not wait for its grammar to be compiled again", async () => {
+  const grammars = await open({ maxGrammars: 1 });
+  const constraint = await grammars.choice(["a"]);
+  const blocker = new AbortController();
+  const asked = reasonOf(grammars.regex(slow(0), { signal: blocker.signal }));
+  const controller = new AbortController();
+  const { signal } = controller;
+  const row = new Float32Array(vocabulary.vocabSize);
+  const context = { tokenIds: new Int32Array(), promptTokens: 0, choice: 0 };
+  const masked = reasonOf(Promise.resolve(constraint.processor({ signal })(row, context)));
+  controller.abort(gone);
+  expect(await masked).toBe(gone);
+  expect(getEventListeners(signal, "abort")).toEqual([]);
+  blocker.abort(gone);
+  expect(await asked).toBe(gone);
+  expect(await allowedAfter(constraint, vocabulary, [])).toContain("a".charCodeAt(0));
+});
+
+test.each([1, 2, 3])("whoever goes away and whenever, all others get their grammars (seed %i)", async (seed) => {
+  const random = seededRandom(seed);
+  const grammars = await open({ maxGrammars: 1 + randomInteger(random, 3), maxWaiting: 200 });
+  const asked = Array.from({ length: 40 }, async (_, index) => {
+    const controller = new AbortController();
+    const [client, isSlow] = [`c${randomInteger(random, 3)}`, random() < 0.3];
+    const word = isSlow ? slow(index) : `w{1,${1 + randomInteger(random, 5)}}`;
+    const isLeaving = isSlow || random() < 0.5;
+    for (let turns = randomInteger(random, 4); turns > 0; turns--)
+      await new Promise((resolve) => setImmediate(resolve));
+    const outcome = reasonOf(grammars.regex(word, { client, signal: controller.signal }));
+    for (let turns = randomInteger(random, 30); turns > 0; turns--)
+      await new Promise((resolve) => setImmediate(resolve));
+    if (isLeaving) controller.abort(gone);
+    const result = await outcome;
+    if (!isLeaving) expect(result).toBe("compiled");
+    expect(getEventListeners(controller.signal, "abort")).toEqual([]);
+  });
+  await Promise.all(asked);
+  await grammars.choice(["a"], { client: "last" });
+});
+
+test("options are checked", async () => {
+  const grammars = await open();
+  await expect(grammars.regex("a", { signal: {} as never })).rejects.toThrow("`signal`");
+  await expect(grammars.choice(["a"], { client: 3 as never })).rejects.toThrow("`client`");
+  await expect(grammars.tagged({ tags: [] }, { clint: "x" } as never)).rejects.toThrow("did you mean `client`");
+  await expect(grammars.tagged({ tags: {} as never })).rejects.toThrow("`tags`");
+});
