@@ -15,7 +15,7 @@ export type ClientTimes = ReadonlyMap<string | undefined, number>;
 const PLACE_SHARE = 7 / 8;
 
 /** Sequences of one client that may hold memory at once; sequences of nobody in particular may hold all. */
-export function placesOf(client: string | undefined, maxNumSeqs: number): number {
+function placesOf(client: string | undefined, maxNumSeqs: number): number {
   return client === undefined ? maxNumSeqs : Math.ceil(maxNumSeqs * PLACE_SHARE);
 }
 

@@ -70,8 +70,6 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
       model: lease.name,
     });
     try {
-      // Names and addresses do not meet.
-      const client = key === undefined ? `address:${request.ip ?? ""}` : `key:${key}`;
       const asker = { client, signal: ticket.signal };
       const { plan: prepared, shape } = await api.prepare(planned, body, () => use.grammars(asker.signal), asker);
       ticket.signal.throwIfAborted();
