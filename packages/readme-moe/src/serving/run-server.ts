@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import { basename, resolve } from "node:path";
 import { ReadMeEmitter } from "@readme-moe/core";
-import { readMe, ServedModels } from "@readme-moe/express";
+import { readMe, ServedModels, type RestartOptions } from "@readme-moe/express";
 import express, { type Express } from "express";
 import type { ServeFlags } from "../commands/serve.ts";
 import { openEngine, type OpenedEngine } from "../engine.ts";
@@ -40,7 +40,7 @@ async function serve(
   // Whoever asks before it is open is told that it loads.
   const engine = opening.then((opened) => opened.engine);
   engine.catch(() => undefined);
-  const models = new ServedModels({ [name]: engine }, { aliases, restart: flags.restart, events });
+  const models = new ServedModels({ [name]: engine }, { aliases, restart: restartOf(flags), events });
   log.listen(events);
   models.watch((model, served) => log.watch(model, served));
   const server = await listen(appOver(models, events, flags), flags.port, flags.host);
@@ -52,8 +52,15 @@ async function serve(
     const { drainMs: deadlineMs, noticeMs } = flags;
     const numEnded = await models.drain({ deadlineMs, noticeMs: stop.aborted ? noticeMs : 0 });
     await closeServer(server);
+    log.close();
     if (numEnded > 0) log.tell("server:ended", `requests that were ended: ${numEnded}`, { numRequests: numEnded });
   }
+}
+
+function restartOf({ restart, restartAttempts, restartDelayMs }: ServeFlags): false | RestartOptions {
+  if (!restart) return false;
+  const longestMs = restartDelayMs === undefined ? undefined : Math.max(restartDelayMs, 60_000);
+  return { maxAttempts: restartAttempts, firstDelayMs: restartDelayMs, maxDelayMs: longestMs };
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {
@@ -61,7 +68,7 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags): Express {
-  const { maxRequests, maxTokens, maxQueueMs, maxRequestMs, requestsPerMinute, tokensPerMinute } = flags;
+  const { hungMs, maxRequests, maxTokens, maxQueueMs, maxRequestMs, requestsPerMinute, tokensPerMinute } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
   return app.use(
@@ -72,6 +79,7 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       requestsPerMinute,
       tokensPerMinute,
       admission: { maxRequests, maxTokens, maxQueueMs, maxRequestMs },
+      hungMs,
       vllmAliases: flags.vllmMetrics,
     }),
   );
