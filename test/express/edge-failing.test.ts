@@ -2,7 +2,7 @@
 
 import { copyFile, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
-import type { ReadMeEvents } from "@readme-moe/core";
+import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe, ServedModels, type ReadMeOptions, type ServedModelsOptions } from "@readme-moe/express";
 import express from "express";
@@ -121,6 +121,23 @@ describe("an engine whose experts cannot be read", () => {
     ]);
   });
 
+  test("that fails again each time it was opened again is given up, and that is told", async () => {
+    const { engine, file } = await opened();
+    const restart = { firstDelayMs: 1, maxAttempts: 2 };
+    const { models, ask, probes, names } = await serve({ a: engine }, { restart, maxFailures: 1 });
+    const happened = (event: "engine:restarted" | "engine:given-up"): Promise<void> =>
+      new Promise((resolve) => models.events.once(event, () => resolve()));
+    for (const next of ["engine:restarted", "engine:restarted", "engine:given-up"] as const) {
+      await truncate(file, 0);
+      const isOver = happened(next);
+      expect(await ask(1)).toBe(500);
+      await isOver;
+    }
+    expect([await ask(1), ...(await probes())]).toEqual([503, 503, 503, 503]);
+    expect(names().filter((name) => name === "engine:failing")).toHaveLength(3);
+    expect(models.states()).toEqual([{ name: "a", state: "failed", code: "ERR_FILE_UNREADABLE" }]);
+  });
+
   test("does not count as failing while others are answered", async () => {
     const { engine, file } = await opened();
     const { ask, probes, names } = await serve({ a: engine }, { maxFailures: 2 });
@@ -163,7 +180,12 @@ test("a model that cannot be opened is told of with the reason", async () => {
 test("an engine that cannot be opened again is told of at every attempt, and at the end", async () => {
   const { engine } = await opened();
   const restart = { firstDelayMs: 1, maxAttempts: 3, jitter: 0 };
-  const { models, told, probes, statusOf } = await serve({ a: engine }, { restart });
+  // Requests are told elsewhere: what becomes of engines is counted all the same.
+  const { models, told, probes, statusOf, url } = await serve(
+    { a: engine },
+    { restart },
+    { events: new ReadMeEmitter() },
+  );
   const givenUp = new Promise((resolve) => models.events.once("engine:given-up", resolve));
   // Opening it goes wrong from now on.
   await truncate(join(engine.info.path, "backbone.safetensors"), 100);
@@ -177,4 +199,7 @@ test("an engine that cannot be opened again is told of at every attempt, and at 
   ]);
   expect(await probes()).toEqual([503, 503, 503]);
   expect(await statusOf("v1/models")).toBe(200);
+  const scraped = await scrape(url);
+  expect(scraped.value("readme_engine_restart_failures_total", { model_name: "a" })).toBe(3);
+  expect(scraped.value("readme_engine_given_up_total", { model_name: "a" })).toBe(1);
 });

@@ -25,7 +25,7 @@ export interface ServingOptions {
   readonly models?: ServedModels | Readonly<Record<string, Engine | PromiseLike<Engine>>> | undefined;
   /** Limits of what is taken in. */
   readonly admission?: Admission | AdmissionOptions | undefined;
-  /** Where decisions about requests are told. @default that of `models` */
+  /** Where decisions about requests, and failed ones, are told. @default that of `models` */
   readonly events?: ReadMeEmitter | undefined;
 }
 
@@ -103,8 +103,8 @@ function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
 }
 
 function operationsOver(serving: Serving, options: ReadMeOperationsOptions): ReturnType<typeof operations> {
-  const { models, admission, events } = serving;
-  const heartbeat = new Heartbeat(models, integerOption("hungMs", options.hungMs ?? 60_000, 1), events);
+  const { models, admission } = serving;
+  const heartbeat = new Heartbeat(models, integerOption("hungMs", options.hungMs ?? 60_000, 1), models.events);
   const registry = collectMetrics({ ...serving, heartbeat, ...pick(options, METRICS_NAMES) });
   return operations({ models, admission, registry, heartbeat, ...pick(options, OPERATIONS_NAMES) });
 }

@@ -5,7 +5,7 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 import type { Admission } from "./admission.ts";
 import { engineMetrics } from "./metrics/engine-metrics.ts";
 import { Instruments } from "./metrics/instruments.ts";
-import { admissionMetrics, serverMetrics } from "./metrics/server-metrics.ts";
+import { admissionMetrics, engineLifeMetrics, serverMetrics } from "./metrics/server-metrics.ts";
 import { stateMetrics } from "./metrics/state-metrics.ts";
 import { statsMetrics } from "./metrics/stats-metrics.ts";
 import type { Heartbeat } from "./operations/heartbeat.ts";
@@ -15,7 +15,7 @@ export interface MetricsOptions {
   readonly models: ServedModels;
   readonly heartbeat: Heartbeat;
   readonly admission?: Admission | undefined;
-  /** The bus that `models`, admission and guard tell their events on. @default that of `models` */
+  /** The bus that admission and guard tell their events on, and failed requests are told. @default that of `models` */
   readonly events?: ReadMeEmitter | undefined;
   /** Where metrics are registered. @default a registry of its own, which has the process's metrics as well */
   readonly registry?: Registry | undefined;
@@ -33,6 +33,7 @@ export function collectMetrics(options: MetricsOptions): Registry {
   if (!options.registry) collectDefaultMetrics({ register: registry });
   const instruments = new Instruments(registry, vllmAliases);
   serverMetrics(instruments, events, models.states()[0]?.name ?? "");
+  engineLifeMetrics(instruments, models.events);
   if (admission) admissionMetrics(instruments, admission);
   stateMetrics(instruments, models, heartbeat);
   statsMetrics(instruments, models);

@@ -32,6 +32,8 @@ const REPEATS_MS = 60_000;
 export class EventLog {
   readonly #isJson: boolean;
   readonly #repeats = new Repeats<EventOf<"request:failed">>(REPEATS_MS);
+  /** Names of models that were open once. */
+  readonly #opened = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
 
   constructor(isJson: boolean) {
@@ -54,7 +56,10 @@ export class EventLog {
   listen(events: ReadMeEmitter): void {
     for (const name of Object.keys(ENGINE_TEXTS) as (keyof typeof ENGINE_TEXTS)[]) {
       const textOf = ENGINE_TEXTS[name] as (event: object) => string;
-      events.on(name, (event: object) => this.tell(name, textOf(event), event));
+      events.on(name, (event: { readonly name: string }) => {
+        // The command itself says on standard error why a model cannot be opened at all.
+        if (this.#isJson || this.#opened.has(event.name)) this.tell(name, textOf(event), event);
+      });
     }
     events.on("request:failed", (event) => this.#failed(event));
     if (!this.#isJson) return;
@@ -64,6 +69,7 @@ export class EventLog {
   }
 
   watch(model: string, { events, info: { kernel } }: Engine): void {
+    this.#opened.add(model);
     if (this.#isJson && kernel) this.#write("kernel:selected", { model, ...kernel });
     events.on("engine:failed", ({ code, message, causes = [{ name: "ReadMeError", code, message }] }) =>
       this.tell("engine:failed", `error: the engine of the model ${model} has failed: ${causesText(causes)}`, {
