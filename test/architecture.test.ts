@@ -90,6 +90,28 @@ test("only one file touches the inference runtime", () => {
   expect(users.map((path) => relative(ROOT, path))).toEqual([join("packages", "onnx", "src", "run", "session.ts")]);
 });
 
+/** Where the wall clock is right, since what is asked for is a date, or the age of a file. */
+const WALL_CLOCK: Readonly<Record<string, string>> = {
+  "engine/src/calibration-texts.ts": "is part of a text",
+  "express/src/api/answer/answer.ts": "`created` of an answer is a date",
+  "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
+  "model/src/cache/abandoned.ts": "the age of a file; a clock that is set back makes it wait",
+  "model/src/hub/claim-partial.ts": "the age of a file; a clock that is set back makes it wait",
+  "model/src/hub/hub-client.ts": "`retry-after` may be a date",
+  "model/src/text/chat-template.ts": "templates ask for the date",
+  "readme-moe/src/bench/bench-command.ts": "the name of a folder",
+  "readme-moe/src/presets/package-source.ts": "the age of a file",
+  "readme-moe/src/serving/event-log.ts": "the time of a log line",
+};
+
+test("durations and waits go by a clock that is never set: the wall clock is read only for dates", () => {
+  const readers = packages
+    .flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src")))
+    .filter((path) => /\bDate\.now\b|\bnew Date\(\)/.test(readFileSync(path, "utf8")))
+    .map((path) => relative(join(ROOT, "packages"), path).split(sep).join("/"));
+  expect(readers.toSorted()).toEqual(Object.keys(WALL_CLOCK).toSorted());
+});
+
 test("no source file has more than 300 lines", () => {
   const long = packages
     .flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src")))

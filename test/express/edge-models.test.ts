@@ -227,7 +227,7 @@ describe("failing", () => {
     await expectReadMeError(drained(stream), "ERR_ENGINE_FAILED");
     lease.release();
     await failed;
-    expect(models.states()).toEqual([{ name: "a", state: "restarting" }]);
+    expect(models.states()).toEqual([{ name: "a", state: "restarting", code: "ERR_ENGINE_FAILED" }]);
     expect(refusal(() => models.lease("a", ABOUT))).toMatchObject({ status: 503, code: "model_loading" });
     expect(await restarted).toEqual({ name: "a", attempts: 1 });
     const again = models.lease("a", ABOUT);
@@ -241,7 +241,7 @@ describe("failing", () => {
     const failed = new Promise((resolve) => engine.events.on("engine:failed", resolve));
     engine.kill();
     await failed;
-    expect(models.states()).toEqual([{ name: "a", state: "failed" }]);
+    expect(models.states()).toEqual([{ name: "a", state: "failed", code: "ERR_ENGINE_FAILED" }]);
     expect(refusal(() => models.lease("a", ABOUT)).code).toBe("model_failed");
     await models.set("a", other);
     models.lease("a", ABOUT).release();

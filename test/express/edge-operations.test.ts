@@ -1,13 +1,13 @@
 // Health, metrics and overload of the whole middleware: a tiny engine, real connections.
 
 import { join } from "node:path";
-import type { Engine } from "@readme-moe/core";
+import { ReadMeEmitter, type Engine } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, readMe, ServedModels, type ReadMeOptions } from "@readme-moe/express";
 import express from "express";
 import { Registry } from "prom-client";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { heartbeat } from "../../packages/express/src/edge/operations/heartbeat.ts";
+import { Heartbeat } from "../../packages/express/src/edge/operations/heartbeat.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { scrape, type Scrape } from "../support/prometheus.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -138,11 +138,21 @@ describe("health", () => {
     let answer: (() => void) | undefined;
     const stats = (): Promise<never> => new Promise((_, reject) => (answer = () => reject(new Error("late"))));
     const slow = { name: "slow", engine: { stats } as unknown as Engine };
-    const hung = heartbeat({ list: () => [slow] }, 1000);
+    const events = new ReadMeEmitter();
+    const told: unknown[] = [];
+    events.on("engine:hung", (event) => told.push(event)).on("engine:recovered", (event) => told.push(event));
+    const beat = new Heartbeat({ list: () => [slow] }, 1000, events);
+    const hung = (nowMs: number): readonly string[] => beat.hungNames(nowMs);
     expect([hung(0), hung(999), hung(1000), hung(5000)]).toEqual([[], [], ["slow"], ["slow"]]);
     answer?.();
     await new Promise(setImmediate);
     expect([hung(6000), hung(6999), hung(7000)]).toEqual([[], [], ["slow"]]);
+    expect(beat.overdue(7500)).toMatchObject([{ name: "slow", overdueMs: 1500 }]);
+    // An engine that has failed has not recovered.
+    expect(told).toEqual([
+      { name: "slow", overdueMs: 1000 },
+      { name: "slow", overdueMs: 1000 },
+    ]);
   });
 
   test("a server that leaves says so first, ends what is under way, and is not to be asked again", async () => {

@@ -8,8 +8,10 @@ import {
   resolveRestartOptions,
 } from "../../packages/express/src/edge/models/restart-policy.ts";
 
+const jitter = 0;
+
 test("waits double up to the longest, end after so many, and begin anew for one that worked for long", () => {
-  const policy = resolveRestartOptions({ firstDelayMs: 10, maxDelayMs: 50, maxAttempts: 5, settledMs: 1000 });
+  const policy = resolveRestartOptions({ firstDelayMs: 10, maxDelayMs: 50, maxAttempts: 5, settledMs: 1000, jitter });
   const delays: number[] = [];
   let attempts = NO_ATTEMPTS;
   for (;;) {
@@ -24,11 +26,39 @@ test("waits double up to the longest, end after so many, and begin anew for one 
 });
 
 test("no delay is longer than the longest, and none shorter than the first", () => {
-  const policy = resolveRestartOptions({ firstDelayMs: 7, maxDelayMs: 7000, maxAttempts: 2000 });
+  const policy = resolveRestartOptions({ firstDelayMs: 7, maxDelayMs: 7000, maxAttempts: 2000, jitter });
   fc.assert(
     fc.property(fc.nat(1999), (count) => {
       const next = nextAttempt(policy, { count, succeededMs: undefined }, 0);
       expect(next?.delayMs).toBe(Math.min(7000, 7 * 2 ** count));
     }),
   );
+});
+
+test("chance takes off at most its share, by what it says", () => {
+  fc.assert(
+    fc.property(
+      fc.nat(9),
+      fc.double({ min: 0, max: 1, noNaN: true }),
+      fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+      (count, share, chance) => {
+        const policy = resolveRestartOptions({ firstDelayMs: 100, jitter: share, random: () => chance });
+        const wholeMs = Math.min(60_000, 100 * 2 ** count);
+        const delayMs = nextAttempt(policy, { count, succeededMs: undefined }, 0)?.delayMs ?? Number.NaN;
+        expect(delayMs).toBeCloseTo(wholeMs - wholeMs * share * chance, 6);
+        expect(delayMs).toBeGreaterThanOrEqual(0);
+        expect(delayMs).toBeLessThanOrEqual(wholeMs);
+      },
+    ),
+  );
+});
+
+test.each([
+  [{ jitter: 1.5 }, RangeError, "`jitter`"],
+  [{ jitter: "much" }, TypeError, "`jitter`"],
+  [{ random: 4 }, TypeError, "`random`"],
+  [{ maxAttempt: 4 }, TypeError, "`maxAttempts`"],
+])("wrong options are refused: %j", (options, kind, named) => {
+  expect(() => resolveRestartOptions(options as never)).toThrow(kind);
+  expect(() => resolveRestartOptions(options as never)).toThrow(named);
 });

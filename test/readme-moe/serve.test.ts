@@ -141,8 +141,7 @@ describe("a call that cannot work", () => {
   test("a model that is not there ends the server, and says why", async () => {
     const { code, stderr } = await runCli(["serve", "/nowhere/at-all", "--port", "0"]);
     expect(code).toBe(1);
-    expect(stderr).toContain("/nowhere/at-all");
-    expect(stderr).toContain("ERR_FILE_NOT_FOUND");
+    expect(stderr).toMatch(/^error: \/nowhere\/at-all.*\(ERR_FILE_NOT_FOUND\)\n$/);
   });
 
   test("an address that is taken ends it, too", async () => {

@@ -1,5 +1,5 @@
 import type { ChatMessage } from "./chat-message.ts";
-import type { ReadMeEmitter } from "./events.ts";
+import type { ReadMeEmitter } from "./emitter.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";

@@ -1,4 +1,4 @@
-import { EventEmitter } from "eventemitter3";
+import type { ErrorLink } from "./error-chain.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 
 /** One run through all layers, as the expert cache saw it. */
@@ -104,6 +104,50 @@ export interface ReadMeEvents {
   }) => void;
   /** An engine that had failed works again. */
   "engine:restarted": (event: { readonly name: string; readonly attempts: number }) => void;
+  /** An attempt to open a failed engine again has failed. */
+  "engine:restart-failed": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    /** Attempts without success so far, this one included. */
+    readonly attempts: number;
+    /** Until the next attempt; `undefined` where none follows. */
+    readonly retryInMs: number | undefined;
+    /** The error and its causes, outermost first. */
+    readonly causes: readonly ErrorLink[];
+  }) => void;
+  /** A model could not be opened, or failed, and nobody will open it again: it stays so until another engine is set. */
+  "engine:given-up": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    /** Attempts to open it again; 0 where restarts are off. */
+    readonly attempts: number;
+    /** The error and its causes, outermost first. */
+    readonly causes: readonly ErrorLink[];
+  }) => void;
+  /** An engine runs, and has failed so many requests in a row that it counts as not ready. */
+  "engine:failing": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    /** Requests in a row, each begun after the one before had failed. */
+    readonly failures: number;
+    /** Whether it is ended now, so that it is opened again. */
+    readonly isReopened: boolean;
+    /** The last error and its causes, outermost first. */
+    readonly causes: readonly ErrorLink[];
+  }) => void;
+  /** An engine has not answered for so long that it counts as hung. */
+  "engine:hung": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    /** How long it owes an answer. */
+    readonly overdueMs: number;
+  }) => void;
+  /** An engine that counted as failing or hung has answered. */
+  "engine:recovered": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    readonly from: "failing" | "hung";
+  }) => void;
   /** A server took a request in, and keeps a place for it. */
   "request:admitted": (event: {
     /** Name of the model, where it is known. */
@@ -142,106 +186,25 @@ export interface ReadMeEvents {
     readonly status: number;
     readonly durationMs: number;
   }) => void;
+  /** A request ended with an error that is the server's or the engine's, not its client's. */
+  "request:failed": (event: {
+    readonly requestId: string;
+    /** Name of the model, where one was chosen. */
+    readonly model: string | undefined;
+    /** What the client was told, or would have been told had its stream not begun. */
+    readonly status: number;
+    /** The error and its causes, outermost first. */
+    readonly causes: readonly ErrorLink[];
+  }) => void;
   /** A model was opened: which build of the kernel runs its steps, and on which instructions. */
   "kernel:selected": (event: KernelInfo) => void;
   /** The engine stopped working; everybody who waited was told. */
-  "engine:failed": (event: { readonly code: string; readonly message: string }) => void;
+  "engine:failed": (event: {
+    readonly code: string;
+    readonly message: string;
+    /** The error and its causes, outermost first, where they are known. */
+    readonly causes?: readonly ErrorLink[];
+  }) => void;
   /** A listener of another event threw, or its promise was rejected. */
   "listener:failed": (event: { readonly source: keyof ReadMeEvents; readonly error: unknown }) => void;
-}
-
-type Listener = (...args: never[]) => unknown;
-
-/**
- * The bus that all parts of one engine share. Events observe: a listener that throws, or whose promise is rejected,
- * hurts neither the emitter nor the listeners after it, and is told to `listener:failed`.
- */
-export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
-  readonly #contained = new WeakMap<Listener, Map<keyof ReadMeEvents, Listener>>();
-  /** `once` removes what it was given, which is contained already. */
-  readonly #wrappers = new WeakSet<Listener>();
-  #onInterest: (() => void) | undefined;
-
-  /** Calls `tell` after listeners were added or removed, in place of the watcher before it. A remote sender then sends only what is heard. */
-  watchInterest(tell: () => void): void {
-    this.#onInterest = tell;
-  }
-
-  override on<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-  ): this {
-    super.on(name, this.#contain(name, listener), context);
-    this.#onInterest?.();
-    return this;
-  }
-
-  override once<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-  ): this {
-    super.once(name, this.#contain(name, listener), context);
-    this.#onInterest?.();
-    return this;
-  }
-
-  override addListener<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-  ): this {
-    return this.on(name, listener, context);
-  }
-
-  override off<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener?: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-    once?: boolean,
-  ): this {
-    super.off(name, listener && this.#contain(name, listener), context, once);
-    this.#onInterest?.();
-    return this;
-  }
-
-  override removeAllListeners(name?: EventEmitter.EventNames<ReadMeEvents>): this {
-    super.removeAllListeners(name);
-    this.#onInterest?.();
-    return this;
-  }
-
-  override removeListener<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener?: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-    once?: boolean,
-  ): this {
-    return this.off(name, listener, context, once);
-  }
-
-  /** The same wrapper for the same listener, so that it can be removed. */
-  #contain<Function extends Listener>(name: keyof ReadMeEvents, listener: Function): Function {
-    if (this.#wrappers.has(listener)) return listener;
-    const byName = this.#contained.get(listener) ?? new Map<keyof ReadMeEvents, Listener>();
-    this.#contained.set(listener, byName);
-    const known = byName.get(name);
-    if (known) return known as Function;
-    const failed = (error: unknown): void => {
-      // A failing listener of failures has nobody left to tell.
-      if (name !== "listener:failed") this.emit("listener:failed", { source: name, error });
-    };
-    const contained = function (this: unknown, ...args: never[]): void {
-      try {
-        const result = listener.apply(this, args);
-        if (result instanceof Promise) result.catch(failed);
-      } catch (error) {
-        failed(error);
-      }
-    };
-    byName.set(name, contained);
-    this.#wrappers.add(contained);
-    return contained as Function;
-  }
 }

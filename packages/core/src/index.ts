@@ -17,9 +17,11 @@ export type {
   Usage,
 } from "./engine.ts";
 export type { KernelInfo } from "./kernel-info.ts";
+export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
 export { expertIndex } from "./expert-choice.ts";
-export { ReadMeEmitter, type ExpertRun, type ReadMeEvents } from "./events.ts";
+export { ReadMeEmitter } from "./emitter.ts";
+export type { ExpertRun, ReadMeEvents } from "./events.ts";
 export { usedBytes, type CachedUnit, type ExpertCacheState } from "./expert-cache/cache-state.ts";
 export {
   EVICTION_POLICIES,

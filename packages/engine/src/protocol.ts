@@ -2,11 +2,13 @@
 // another process, or further away.
 
 import {
+  errorChain,
   ReadMeError,
   type ChatMessage,
   type EngineInfo,
   type EngineStats,
   type EngineVocabulary,
+  type ErrorLink,
   type GenerateChunk,
   type LogitsContext,
   type ReadMeErrorCode,
@@ -127,20 +129,27 @@ export interface WireError {
   readonly code: ReadMeErrorCode | undefined;
   readonly message: string;
   readonly stack: string | undefined;
+  /** What it was caused by, outermost first. */
+  readonly causes: readonly ErrorLink[];
 }
 
 export function toWire(error: unknown): WireError {
-  if (!(error instanceof Error)) return { kind: "Error", code: undefined, message: String(error), stack: undefined };
+  const causes = error instanceof Error ? errorChain(error.cause) : [];
+  if (!(error instanceof Error)) {
+    return { kind: "Error", code: undefined, message: String(error), stack: undefined, causes };
+  }
   const { message, stack } = error;
-  if (error instanceof ReadMeError) return { kind: "ReadMeError", code: error.code, message, stack };
-  if (error instanceof TypeError) return { kind: "TypeError", code: undefined, message, stack };
-  if (error instanceof RangeError) return { kind: "RangeError", code: undefined, message, stack };
-  return { kind: "Error", code: undefined, message, stack };
+  const rest = { message, stack, causes };
+  if (error instanceof ReadMeError) return { kind: "ReadMeError", code: error.code, ...rest };
+  if (error instanceof TypeError) return { kind: "TypeError", code: undefined, ...rest };
+  if (error instanceof RangeError) return { kind: "RangeError", code: undefined, ...rest };
+  return { kind: "Error", code: undefined, ...rest };
 }
 
-/** The error on this side. Its `cause` has the stack of the other side. */
-export function fromWire({ kind, code, message, stack }: WireError): Error {
-  const cause = new Error(message);
+/** The error on this side. Its `cause` has the stack of the other side, and the causes that it had there. */
+export function fromWire({ kind, code, message, stack, causes }: WireError): Error {
+  const beneath = causes.reduceRight<Error | undefined>((inner, link) => namedError(link, inner), undefined);
+  const cause = new Error(message, beneath && { cause: beneath });
   if (stack !== undefined) cause.stack = stack;
   switch (kind) {
     case "ReadMeError":
@@ -154,4 +163,10 @@ export function fromWire({ kind, code, message, stack }: WireError): Error {
     default:
       throw new TypeError(`Unknown kind of error: ${String(kind satisfies never)}`);
   }
+}
+
+/** An error that is described as the other side's was, code included. */
+function namedError({ name, code, message }: ErrorLink, cause: Error | undefined): Error {
+  const error = new Error(message, cause && { cause });
+  return Object.assign(error, { name, ...(code === undefined ? {} : { code }) });
 }

@@ -12,10 +12,13 @@ export type { AdmissionOptions } from "./edge/admission/options.ts";
 export type { AdmissionPolicy, PolicyDecision, RoutedRequest } from "./edge/admission/policy.ts";
 export type { Authorize } from "./edge/guard/authenticate.ts";
 export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
+export type { ModelState } from "./edge/models/model-entry.ts";
+export type { RestartOptions } from "./edge/models/restart-policy.ts";
 export {
   ServedModels,
   type DrainOptions,
   type Lease,
+  type ModelCondition,
   type ServedModel,
   type SwapOptions,
 } from "./edge/served-models.ts";

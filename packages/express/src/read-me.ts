@@ -1,7 +1,7 @@
 // The whole middleware, and its two parts.
 
 import { basename } from "node:path";
-import { ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import { Router } from "express";
 import { apiRouter } from "./api/api-router.ts";
@@ -9,9 +9,11 @@ import { GrammarBook } from "./api/grammar-book.ts";
 import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/options.ts";
+import { reportOutcomes } from "./edge/failures.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
+import { Heartbeat } from "./edge/operations/heartbeat.ts";
 import { ServedModels } from "./edge/served-models.ts";
 import { openApiDocument } from "./openapi/document.ts";
 
@@ -23,7 +25,7 @@ export interface ServingOptions {
   readonly models?: ServedModels | Readonly<Record<string, Engine | PromiseLike<Engine>>> | undefined;
   /** Limits of what is taken in. */
   readonly admission?: Admission | AdmissionOptions | undefined;
-  /** Where decisions about requests are told. @default that of `models` */
+  /** Where decisions about requests, and failed ones, are told. @default that of `models` */
   readonly events?: ReadMeEmitter | undefined;
 }
 
@@ -35,10 +37,10 @@ export interface ReadMeApiOptions extends ServingOptions, ApiOptions, Omit<Guard
 
 /** Health and metrics. */
 export interface ReadMeOperationsOptions
-  extends
-    ServingOptions,
-    Pick<OperationsOptions, "hungMs" | "version">,
-    Pick<MetricsOptions, "registry" | "vllmAliases"> {}
+  extends ServingOptions, Pick<OperationsOptions, "version">, Pick<MetricsOptions, "registry" | "vllmAliases"> {
+  /** An engine that owes an answer for this long counts as hung: `/health`, `/readyz` and `/livez` say no. @default 60,000 */
+  readonly hungMs?: number | undefined;
+}
 
 /** Of `readMe`: everything that the API and operations take. */
 export interface ReadMeOptions extends ReadMeApiOptions, ReadMeOperationsOptions {}
@@ -51,8 +53,9 @@ interface Serving {
 
 const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
 const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
-const OPERATIONS_NAMES = ["hungMs", "version"] as const;
+const OPERATIONS_NAMES = ["version"] as const;
 const METRICS_NAMES = ["registry", "vllmAliases"] as const;
+const OWN_OPERATIONS_NAMES = ["hungMs", ...OPERATIONS_NAMES, ...METRICS_NAMES] as const;
 const API_NAMES = [...SERVING_NAMES, ...GUARD_NAMES, ...API_OPTION_NAMES, "grammars"] as const;
 
 /**
@@ -61,7 +64,7 @@ const API_NAMES = [...SERVING_NAMES, ...GUARD_NAMES, ...API_OPTION_NAMES, "gramm
  * @throws {TypeError | RangeError} on wrong options
  */
 export function readMe(options: ReadMeOptions): Router {
-  rejectUnknownKeys("readMe", options, [...API_NAMES, ...OPERATIONS_NAMES, ...METRICS_NAMES]);
+  rejectUnknownKeys("readMe", options, [...API_NAMES, ...OWN_OPERATIONS_NAMES]);
   const serving = servingOf(options);
   const router = Router();
   router.use(operationsOver(serving, options));
@@ -85,7 +88,7 @@ readMe.api = (options: ReadMeApiOptions): Router => {
  * @throws {TypeError | RangeError} on wrong options
  */
 readMe.operations = (options: ReadMeOperationsOptions): Router => {
-  rejectUnknownKeys("readMe.operations", options, [...SERVING_NAMES, ...OPERATIONS_NAMES, ...METRICS_NAMES]);
+  rejectUnknownKeys("readMe.operations", options, [...SERVING_NAMES, ...OWN_OPERATIONS_NAMES]);
   const router = Router();
   router.use(operationsOver(servingOf(options), options));
   return router;
@@ -96,13 +99,14 @@ function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
   serving.models.watch((name, engine) => serving.admission.watch(name, engine));
   const grammarBook = new GrammarBook(serving.models, options.grammars);
   const api = { ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
-  return apiRouter(api, openApiDocument(), front);
+  return apiRouter(api, openApiDocument(), [reportOutcomes(serving.models, serving.events), ...front]);
 }
 
 function operationsOver(serving: Serving, options: ReadMeOperationsOptions): ReturnType<typeof operations> {
   const { models, admission } = serving;
-  const registry = collectMetrics({ ...serving, ...pick(options, METRICS_NAMES) });
-  return operations({ models, admission, registry, ...pick(options, OPERATIONS_NAMES) });
+  const heartbeat = new Heartbeat(models, integerOption("hungMs", options.hungMs ?? 60_000, 1), models.events);
+  const registry = collectMetrics({ ...serving, heartbeat, ...pick(options, METRICS_NAMES) });
+  return operations({ models, admission, registry, heartbeat, ...pick(options, OPERATIONS_NAMES) });
 }
 
 function servingOf({ engine, models, admission = {}, events }: ServingOptions): Serving {

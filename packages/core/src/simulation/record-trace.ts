@@ -1,6 +1,7 @@
 // A trace of an engine that runs, from its events alone: which experts its sequences need, and which its steps have.
 
-import type { ReadMeEmitter, ReadMeEvents } from "../events.ts";
+import type { ReadMeEmitter } from "../emitter.ts";
+import type { ReadMeEvents } from "../events.ts";
 import type { ExpertLayout } from "../expert-cache/unit.ts";
 import { layoutLine, sequenceLine, stepLine } from "./trace-lines.ts";
 import type { ExpertTrace, TraceSequence, TraceStep } from "./trace.ts";

@@ -2,6 +2,7 @@
 
 import { randomInt } from "node:crypto";
 import {
+  errorChain,
   integerOption,
   rejectUnknownKeys,
   ReadMeEmitter,
@@ -258,7 +259,7 @@ export class ReadMeEngine implements Engine {
   #fail(error: ReadMeError): void {
     this.#failure = error;
     this.#endAll(error);
-    this.events.emit("engine:failed", { code: error.code, message: error.message });
+    this.events.emit("engine:failed", { code: error.code, message: error.message, causes: errorChain(error) });
   }
 
   #endAll(error: ReadMeError): void {

@@ -1,12 +1,13 @@
 // Routes for those who run the server: is it alive, may it be sent requests, what does it do.
 
 import { readFileSync } from "node:fs";
-import { integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { rejectUnknownKeys } from "@readme-moe/core";
 import { Router, type Request, type RequestHandler, type Response } from "express";
 import type { Registry } from "prom-client";
 import type { Admission } from "./admission.ts";
-import { heartbeat } from "./operations/heartbeat.ts";
 import { oneAtATime } from "../http/one-at-a-time.ts";
+import type { Heartbeat } from "./operations/heartbeat.ts";
+import { verdicts, type Verdict } from "./operations/verdicts.ts";
 import type { ServedModels } from "./served-models.ts";
 
 export interface OperationsOptions {
@@ -15,48 +16,43 @@ export interface OperationsOptions {
   readonly admission?: Admission | undefined;
   /** Of `collectMetrics`. @default no `/metrics` */
   readonly registry?: Registry | undefined;
-  /** An engine that owes an answer for this long makes `/livez` say no. @default 60,000 */
-  readonly hungMs?: number | undefined;
+  readonly heartbeat: Heartbeat;
   /** Of the service that this is part of. @default of this package */
   readonly version?: string | undefined;
 }
 
-const NAMES = ["models", "admission", "registry", "hungMs", "version"] as const;
+const NAMES = ["models", "admission", "registry", "heartbeat", "version"] as const;
 
 /**
- * - `/health`: 200 when every model works, 503 while one is loaded or has failed; load does not change it.
- * - `/readyz`: 200 when requests may be sent here; 503 also while the server shuts down.
- * - `/livez`: 200 unless an engine hangs or has failed for good: the process had better be started anew.
+ * - `/health`: 200 when every model works, 503 while one is loaded, fails its requests, hangs or has failed; load does not
+ *   change it.
+ * - `/readyz`: 200 when some model works, so that requests may be sent here; 503 also while the server shuts down.
+ * - `/livez`: 200 unless an engine hangs, fails its requests and is not opened again, or has failed for good: the process had
+ *   better be started anew.
  * - `/metrics`, `/version`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
 export function operations(options: OperationsOptions): RequestHandler {
   rejectUnknownKeys("operations", options, NAMES);
-  const { models, admission, registry, version = ownVersion() } = options;
-  const hungNames = heartbeat(models, integerOption("hungMs", options.hungMs ?? 60_000, 1));
+  const { models, admission, registry, heartbeat, version = ownVersion() } = options;
+  const judged = (): ReturnType<typeof verdicts> => {
+    const hung = heartbeat.hungNames(performance.now());
+    const conditions = models.states().map((condition) => ({ ...condition, isHung: hung.includes(condition.name) }));
+    return verdicts(conditions, models.isDraining);
+  };
   const router = Router();
   const get = (path: string, handler: RequestHandler): void => void router.get(path, oneAtATime, handler);
 
-  get("/health", (_request, response) => {
-    const [trouble] = models.states().filter(({ state }) => state !== "ready");
-    if (trouble?.state === "loading") refuse(response, "Loading model");
-    else if (trouble) refuse(response, `The model ${trouble.name} has failed`);
-    else answer(response, { status: "ok", ...loadOf(admission) });
-  });
+  get("/health", (_request, response) =>
+    tell(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
+  );
   get("/readyz", (_request, response) => {
-    if (models.isDraining) refuse(response.set("x-should-retry", "false"), "Shutting down");
-    else if (models.states().every(({ state }) => state !== "ready")) refuse(response, "No model is ready");
-    else answer(response, { status: "ready", models: models.states(), ...loadOf(admission) });
+    // Here it is for good.
+    if (models.isDraining) response.set("x-should-retry", "false");
+    tell(response, judged().ready, () => ({ status: "ready", models: models.states(), ...loadOf(admission) }));
   });
-  get("/livez", (_request, response) => {
-    const hung = hungNames(performance.now());
-    const failed = models.states().filter(({ state }) => state === "failed");
-    if (hung.length > 0) refuse(response, `No answer from the engine of ${hung.join(", ")}`);
-    else if (failed.length > 0)
-      refuse(response, `The engine of ${failed.map(({ name }) => name).join(", ")} has failed`);
-    else answer(response, { status: "alive" });
-  });
+  get("/livez", (_request, response) => tell(response, judged().live, () => ({ status: "alive" })));
   get("/version", (_request, response) => answer(response, { version }));
   if (registry) {
     const scrape = shared(() => registry.metrics());
@@ -72,6 +68,11 @@ export function operations(options: OperationsOptions): RequestHandler {
 function shared<Result>(call: () => Promise<Result>): () => Promise<Result> {
   let current: Promise<Result> | undefined;
   return () => (current ??= call().finally(() => (current = undefined)));
+}
+
+function tell(response: Response, verdict: Verdict, body: () => object): void {
+  if (verdict.isGood) answer(response, body());
+  else refuse(response, verdict.message);
 }
 
 function loadOf(admission: Admission | undefined): object {

@@ -24,6 +24,14 @@ export interface ServedModel {
   readonly aliases: readonly string[];
 }
 
+/** How a model is. */
+export interface ModelCondition {
+  readonly name: string;
+  readonly state: ModelState;
+  /** Of the error that it is not ready for, where it has one. */
+  readonly code?: string;
+}
+
 /** Of `ServedModels.swap`: what becomes of the engine that is replaced. */
 export interface SwapOptions {
   /** Requests of the old engine that take longer are ended. @default they take as long as they need */
@@ -56,6 +64,7 @@ export class ServedModels {
   readonly #watchers: ((name: string, engine: Engine) => void)[] = [];
   #drained: Promise<number> | undefined;
   #isClosed = false;
+  readonly #leases = new WeakMap<Asking["request"], Lease>();
 
   /**
    * @param models - engines by the names that clients use; a promise of one counts as loading until then
@@ -71,7 +80,7 @@ export class ServedModels {
     }
   }
 
-  /** Tells `model:swapped` and `engine:restarted`. */
+  /** Tells `model:swapped`, `request:failed` and what becomes of engines. */
   get events(): ReadMeEmitter {
     return this.#options.events;
   }
@@ -87,8 +96,17 @@ export class ServedModels {
   }
 
   /** How every name is. */
-  states(): readonly { readonly name: string; readonly state: ModelState }[] {
-    return [...this.#entries.values()].map(({ name, state }) => ({ name, state }));
+  states(): readonly ModelCondition[] {
+    return [...this.#entries.values()].map(({ name, state, code }) => ({
+      name,
+      state,
+      ...(code === undefined ? {} : { code }),
+    }));
+  }
+
+  /** What a request last leased, also after it gave it back. */
+  leaseOf(request: Asking["request"]): Lease | undefined {
+    return this.#leases.get(request);
   }
 
   /** Models that are open. */
@@ -114,8 +132,12 @@ export class ServedModels {
     if (this.#isClosed) throw shuttingDown();
     const entry = this.#entryFor(name, about);
     if (entry.state === "failed") throw modelFailed(entry.name);
-    if (entry.state !== "ready" || !entry.current) throw modelLoading(entry.name, LOADING_RETRY_MS);
-    return entry.current.lease();
+    // One that fails is asked on: an answer is how it is seen to work again.
+    const isOpen = entry.state === "ready" || entry.state === "failing";
+    if (!isOpen || !entry.current) throw modelLoading(entry.name, LOADING_RETRY_MS);
+    const lease = entry.current.lease();
+    this.#leases.set(about.request, lease);
+    return lease;
   }
 
   /**
@@ -172,9 +194,8 @@ export class ServedModels {
       // Somebody set another one, or nobody wants it any more.
       if (this.#isClosed || entry.current) await engine.dispose();
       else this.#serve(entry, engine);
-    } catch {
-      // Whoever made the promise knows why.
-      if (!entry.current) entry.fail();
+    } catch (error) {
+      if (!entry.current) entry.fail(error);
     }
   }
 

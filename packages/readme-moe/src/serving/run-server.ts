@@ -11,6 +11,7 @@ import {
   oneAtATime,
   readMe,
   ServedModels,
+  type RestartOptions,
 } from "@readme-moe/express";
 import express, { type Express } from "express";
 import type { ServeFlags } from "../commands/serve.ts";
@@ -49,7 +50,7 @@ async function serve(
   // Whoever asks before it is open is told that it loads.
   const engine = opening.then((opened) => opened.engine);
   engine.catch(() => undefined);
-  const models = new ServedModels({ [name]: engine }, { aliases, restart: flags.restart, events });
+  const models = new ServedModels({ [name]: engine }, { aliases, restart: restartOf(flags), events });
   log.listen(events);
   models.watch((model, served) => log.watch(model, served));
   const server = await listen(appOver(models, events, flags), flags);
@@ -61,8 +62,15 @@ async function serve(
     const { drainMs: deadlineMs, noticeMs } = flags;
     const numEnded = await models.drain({ deadlineMs, noticeMs: stop.aborted ? noticeMs : 0 });
     await closeServer(server);
+    log.close();
     if (numEnded > 0) log.tell("server:ended", `requests that were ended: ${numEnded}`, { numRequests: numEnded });
   }
+}
+
+function restartOf({ restart, restartAttempts, restartDelayMs }: ServeFlags): false | RestartOptions {
+  if (!restart) return false;
+  const longestMs = restartDelayMs === undefined ? undefined : Math.max(restartDelayMs, 60_000);
+  return { maxAttempts: restartAttempts, firstDelayMs: restartDelayMs, maxDelayMs: longestMs };
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {
@@ -70,7 +78,7 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags): Express {
-  const { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
+  const { hungMs, maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
   app.use(oneAtATime);
@@ -84,6 +92,7 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       tokensPerMinute: flags.tokensPerMinute,
       maxPriority: flags.maxPriority,
       admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
+      hungMs,
       vllmAliases: flags.vllmMetrics,
     }),
   );

@@ -24,7 +24,10 @@ export interface ServingFlags {
   readonly drainMs: number;
   readonly noticeMs: number;
   readonly trustProxy?: number | string;
+  readonly hungMs?: number;
   readonly restart: boolean;
+  readonly restartAttempts?: number;
+  readonly restartDelayMs?: number;
   readonly vllmMetrics?: true;
   readonly json?: true;
 }
@@ -58,6 +61,12 @@ export function servingOptions(): readonly Option[] {
     number("--drain-ms <ms>", "how long requests may take to end when the server is to leave", 0).default(30_000),
     number("--notice-ms <ms>", "how long before that /readyz says no already", 0).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
+    number("--hung-ms <ms>", "an engine that owes an answer for this long counts as hung (default: 60000)"),
+    number(
+      "--restart-delay-ms <ms>",
+      "wait before an engine that failed is opened again, doubled each time (default: 1000)",
+    ),
+    number("--restart-attempts <n>", "attempts to open an engine that failed until it stays so (default: 10)"),
     new Option("--no-restart", "leave an engine that failed as it is; /livez then says no"),
     new Option("--vllm-metrics", "have metrics under vLLM's names, too"),
     new Option("--json", "log answers and events as JSON, one a line"),

@@ -20,7 +20,11 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
     help: "Requests that were turned away, by reason",
     labelNames: ["model_name", "reason"],
   });
-  const restarts = instruments.counter({ name: "engine_restarts_total", help: "Engines that were opened again" });
+  const failures = instruments.counter({
+    name: "request_failures_total",
+    help: "Requests that the server or its engine failed, by the error's code",
+    labelNames: ["model_name", "code"],
+  });
   const answers = instruments.counter({
     name: "http_requests_total",
     help: "Answers, by route, method and status; 499 where the client had gone",
@@ -37,8 +41,29 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
       if (isStarted) wholeRequest.observe(labelsOf(model), durationMs / 1000);
     })
     .on("request:rejected", ({ model, reason }) => rejected.inc({ ...labelsOf(model), reason }))
-    .on("engine:restarted", ({ name }) => restarts.inc({ model_name: name }))
+    .on("request:failed", ({ model, causes }) => {
+      const code = causes.find((cause) => cause.code !== undefined)?.code ?? "none";
+      // Errors of others may have anything for a code.
+      failures.inc({ ...labelsOf(model), code: /^\w{1,64}$/.test(code) ? code : "other" });
+    })
     .on("request:answered", ({ handler, method, status }) => answers.inc({ handler, method, status: `${status}` }));
+}
+
+/** @param events - of the models */
+export function engineLifeMetrics(instruments: Instruments, events: ReadMeEmitter): void {
+  const restarts = instruments.counter({ name: "engine_restarts_total", help: "Engines that were opened again" });
+  const failedRestarts = instruments.counter({
+    name: "engine_restart_failures_total",
+    help: "Attempts to open a failed engine again that have failed",
+  });
+  const givenUp = instruments.counter({
+    name: "engine_given_up_total",
+    help: "Engines that failed and that nobody opens again",
+  });
+  events
+    .on("engine:restarted", ({ name }) => restarts.inc({ model_name: name }))
+    .on("engine:restart-failed", ({ name }) => failedRestarts.inc({ model_name: name }))
+    .on("engine:given-up", ({ name }) => givenUp.inc({ model_name: name }));
 }
 
 export function admissionMetrics(instruments: Instruments, admission: Admission): void {

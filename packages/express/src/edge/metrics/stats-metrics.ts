@@ -48,9 +48,6 @@ export function statsMetrics(instruments: Instruments, models: ServedModels): vo
   cacheCount("expert_prefetch_wasted_bytes_total", "Bytes read that nobody used", (cache) => cache.wastedBytes);
   cacheCount("expert_stall_seconds_total", "Time in which steps waited for reads", (cache) => cache.stallMs / 1000);
 
-  instruments.gauge({ name: "engine_up", help: "1 when the model can be asked, else 0" }, () =>
-    models.states().map(({ name, state }) => ({ labels: { model_name: name }, value: state === "ready" ? 1 : 0 })),
-  );
   instruments.gauge(
     {
       name: "cache_config_info",

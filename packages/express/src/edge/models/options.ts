@@ -1,4 +1,4 @@
-import { ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
 import { resolveRestartOptions, type RestartOptions, type RestartPolicy } from "./restart-policy.ts";
 
@@ -25,7 +25,12 @@ export interface ServedModelsOptions {
   readonly share?: ShareTraffic | undefined;
   /** Opens engines again that have failed, if they have a method `restart`. @default no */
   readonly restart?: boolean | RestartOptions | undefined;
-  /** Where `model:swapped` and `engine:restarted` are told. @default a bus of its own */
+  /**
+   * Requests in a row that an engine fails, each begun after the one before had failed, until it counts as not ready. With
+   * `restart` it is opened again then. @default 3
+   */
+  readonly maxFailures?: number | undefined;
+  /** Where `model:swapped`, `request:failed` and what becomes of engines is told. @default a bus of its own */
   readonly events?: ReadMeEmitter | undefined;
 }
 
@@ -34,10 +39,11 @@ export interface ResolvedServedModelsOptions {
   readonly defaultModel: string | undefined;
   readonly share: ShareTraffic | undefined;
   readonly restart: RestartPolicy | undefined;
+  readonly maxFailures: number;
   readonly events: ReadMeEmitter;
 }
 
-const NAMES = ["aliases", "defaultModel", "share", "restart", "events"] as const;
+const NAMES = ["aliases", "defaultModel", "share", "restart", "maxFailures", "events"] as const;
 
 /** @throws {TypeError} naming the option, what was expected and what came */
 export function resolveServedModelsOptions(
@@ -62,6 +68,7 @@ export function resolveServedModelsOptions(
     defaultModel: defaultModel ?? (names.length === 1 ? names[0] : undefined),
     share,
     restart: restart === false ? undefined : resolveRestartOptions(restart === true ? {} : restart),
+    maxFailures: integerOption("maxFailures", options.maxFailures ?? 3, 1),
     events: options.events ?? new ReadMeEmitter(),
   };
 }

@@ -1,4 +1,6 @@
 import type { Engine } from "@readme-moe/core";
+import type { EngineOutcome } from "./engine-health.ts";
+import { outcomeKind } from "./outcome-kind.ts";
 
 /** The use of an engine by one request. */
 export interface Lease {
@@ -7,18 +9,31 @@ export interface Lease {
   readonly engine: Engine;
   /** The engine may be disposed from now on; once is enough, more do no harm. */
   release(): void;
+  /**
+   * Tells how the request ended, for `/health` and `/readyz`: with an answer (`undefined`), or with an error. Whether that is
+   * the client's or the engine's is seen from the error. The first call counts. The middleware does it for its requests.
+   */
+  ended(error?: unknown): void;
+}
+
+/** The end of a request, and what it ended with. */
+export interface ToldOutcome extends EngineOutcome {
+  readonly error: unknown;
 }
 
 /** An engine under one name, for as long as requests use it there. */
 export class ServedEngine {
   readonly name: string;
   readonly engine: Engine;
+  readonly #onEnded: (outcome: ToldOutcome) => void;
   #numLeases = 0;
   #onIdle: (() => void)[] = [];
 
-  constructor(name: string, engine: Engine) {
+  /** @param onEnded - called with the end of each request that tells it */
+  constructor(name: string, engine: Engine, onEnded: (outcome: ToldOutcome) => void = () => undefined) {
     this.name = name;
     this.engine = engine;
+    this.#onEnded = onEnded;
   }
 
   get numLeases(): number {
@@ -26,7 +41,8 @@ export class ServedEngine {
   }
 
   lease(): Lease {
-    let isReleased = false;
+    const startedMs = performance.now();
+    let [isReleased, isTold] = [false, false];
     this.#numLeases++;
     const release = (): void => {
       if (isReleased) return;
@@ -35,7 +51,12 @@ export class ServedEngine {
       for (const resolve of this.#onIdle) resolve();
       this.#onIdle = [];
     };
-    return { name: this.name, engine: this.engine, release };
+    const ended = (error?: unknown): void => {
+      if (isTold) return;
+      isTold = true;
+      this.#onEnded({ kind: outcomeKind(error), startedMs, endedMs: performance.now(), error });
+    };
+    return { name: this.name, engine: this.engine, release, ended };
   }
 
   /** Resolves when no request uses it; those who come later are not waited for. */

@@ -1,6 +1,7 @@
 // What the routes of operations answer: for the OpenAPI description, and tests that hold answers against it.
 
 import { z } from "zod";
+import { MODEL_STATES } from "../models/model-entry.ts";
 
 const load = {
   active: z.int().min(0).optional().describe("Requests with a first token"),
@@ -12,7 +13,13 @@ export const healthAnswer = z.strictObject({ status: z.literal("ok"), ...load })
 
 export const readyAnswer = z.strictObject({
   status: z.literal("ready"),
-  models: z.array(z.strictObject({ name: z.string(), state: z.enum(["loading", "ready", "restarting", "failed"]) })),
+  models: z.array(
+    z.strictObject({
+      name: z.string(),
+      state: z.enum(MODEL_STATES),
+      code: z.string().optional().describe("Of the error that it is not ready for"),
+    }),
+  ),
   ...load,
 });
 

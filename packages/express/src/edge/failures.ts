@@ -1,0 +1,43 @@
+// How requests end: told to the models that answered them, and as `request:failed` where the server is to blame.
+
+import type { ReadMeEmitter } from "@readme-moe/core";
+import type { Request, RequestHandler, Response } from "express";
+import { asApiError } from "../http/errors.ts";
+import type { RequestLocals } from "../http/locals.ts";
+import { faultChain, outcomeKind } from "./models/outcome-kind.ts";
+import type { ServedModels } from "./served-models.ts";
+
+/** Other routes ask an engine as well; that they are answered does not say that it can generate. */
+const GENERATING = new Set(["/v1/chat/completions", "/v1/completions"]);
+
+/** Middleware for before the API. */
+export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): RequestHandler {
+  return (request, response, next) => {
+    response.once("close", () => report(models, events, request, response));
+    next();
+  };
+}
+
+function report(models: ServedModels, events: ReadMeEmitter, request: Request, response: Response): void {
+  const { readMe } = response.locals as { readonly readMe?: RequestLocals };
+  const error = readMe?.error;
+  const lease = models.leaseOf(request);
+  if (error === undefined) {
+    if (isAnswer(request, response)) lease?.ended();
+    return;
+  }
+  const { status } = asApiError(error);
+  if (outcomeKind(error) === "fault" || status === 500) {
+    const { requestId = "" } = readMe ?? {};
+    events.emit("request:failed", { requestId, model: lease?.name, status, causes: faultChain(error) });
+  }
+  // Later: the engine may be found to fail all requests by this one.
+  lease?.ended(error);
+}
+
+/** Whether it was generated, whole, and has gone out. */
+function isAnswer(request: Request, response: Response): boolean {
+  const route = request.route as { readonly path?: unknown } | undefined;
+  const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
+  return isGenerating && response.statusCode === 200 && response.writableFinished;
+}
