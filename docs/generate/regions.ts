@@ -3,6 +3,7 @@
 import { commandSections } from "./commands.ts";
 import { errorTable } from "./errors.ts";
 import { eventSections } from "./events.ts";
+import { limitsTable } from "./limits.ts";
 import { metricTable } from "./metrics.ts";
 import { fieldTable, optionTable } from "./option-tables.ts";
 
@@ -97,5 +98,6 @@ export const REGIONS: readonly Region[] = [
   { page: "command-line.md", name: "commands", make: commandSections },
   { page: "events.md", name: "events", make: eventSections },
   { page: "errors.md", name: "errors", make: errorTable },
+  { page: "limits.md", name: "limits", make: limitsTable },
   { page: "metrics.md", name: "metrics", make: metricTable },
 ];

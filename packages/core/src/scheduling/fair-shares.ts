@@ -102,6 +102,7 @@ export function chargeClients(
   );
 }
 
+/** Nobody has had any time. */
 export const NO_TIMES: ClientTimes = new Map();
 
 function aloneMs(
