@@ -10,6 +10,7 @@ import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { outcomeOf, startCommand, type Outcome } from "../support/node-process.ts";
 import { Scrape } from "../support/prometheus.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
+import { openSocket, readAll } from "../support/raw-http.ts";
 import { runCli } from "../support/run-cli.ts";
 import { listen } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -72,6 +73,23 @@ describe("a server", () => {
     expect(code).toBe(0);
     expect(stdout).toBe(`tiny at ${url}/v1\n`);
     expect(stderr).toMatch(/^leaving; requests under way: \d+\n$/);
+  });
+
+  test("without keys answers requests to localhost alone, and unknown paths as the API does", async () => {
+    const { url } = await serveReady();
+    const { port } = new URL(url);
+    const socket = await openSocket(Number(port));
+    socket.write("GET /v1/models HTTP/1.1\r\nHost: rebound.example.org\r\nConnection: close\r\n\r\n");
+    expect(await readAll(socket)).toMatch(/^HTTP\/1\.1 403 [^]*forbidden_host/);
+    const unknown = await fetch(`${url}/elsewhere`);
+    expect([unknown.status, await unknown.json()]).toMatchObject([404, { error: { code: "unknown_url" } }]);
+  });
+
+  test("does not listen for others without keys, unless it is told to", async () => {
+    const outcome = await runCli(["serve", model, "--port", "0", "--host", "0.0.0.0"]);
+    expect([outcome.code, outcome.stderr]).toEqual([2, expect.stringContaining("--allow-anyone")]);
+    const { url } = await serveReady(["--host", "0.0.0.0", "--allow-anyone"]);
+    expect((await complete(url)).status).toBe(200);
   });
 
   test("ends what takes longer than it may, on Ctrl-C as well", async () => {

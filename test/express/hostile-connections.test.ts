@@ -1,0 +1,152 @@
+// Connections of clients that send ahead, send halves, do not read, or leave: what they held is free again, and others are answered.
+
+import { connect } from "node:net";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Admission, boundConnections, localHostsOnly, readMe } from "@readme-moe/express";
+import express from "express";
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { postJson } from "../support/post-json.ts";
+import { openSocket, postHead, readAll } from "../support/raw-http.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const TEXT = "/v1/completions";
+const STREAM = JSON.stringify({ prompt: "x", max_tokens: 4000, ignore_eos: true, stream: true });
+
+let engine: ReadMeEngine;
+let server: RunningServer;
+const admission = new Admission({ maxRequests: 64, maxBytes: 1 << 20 });
+
+beforeAll(async () => {
+  engine = await openTinyEngine(await persistentFolder(), {}, { config: { max_position_embeddings: 4096 } });
+  server = await listen(express().set("trust proxy", true).use(readMe({ engine, admission })));
+  boundConnections(server.server);
+});
+afterEach(async () => {
+  await expect
+    .poll(() => admission.stats)
+    .toMatchObject({
+      requests: 0,
+      tokens: 0,
+      bytes: 0,
+      waiting: 0,
+      arriving: { requests: 0, bytes: 0 },
+    });
+  await expect.poll(async () => (await engine.stats()).kvUsedTokens).toBe(0);
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  await engine.dispose();
+});
+
+const keptPost = (path: string, body: string): string =>
+  postHead(path, body.length).replace("Connection: close\r\n", "") + body;
+
+async function quietSocket(port: number): ReturnType<typeof openSocket> {
+  const socket = await openSocket(port);
+  socket.on("error", () => undefined);
+  onTestFinished(() => void socket.destroy());
+  return socket;
+}
+
+describe("requests sent ahead", () => {
+  test("are answered one after the other, in order", async () => {
+    const socket = await quietSocket(server.port);
+    const bodies = Array.from({ length: 12 }, (_, index) =>
+      JSON.stringify({ prompt: "x", max_tokens: index + 1, ignore_eos: true }),
+    );
+    socket.write(bodies.map((body) => keptPost(TEXT, body)).join(""));
+    socket.write("GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    const text = await readAll(socket);
+    const counts = [...text.matchAll(/"completion_tokens":(\d+)/g)].map(([, count]) => Number(count));
+    expect(counts).toEqual(bodies.map((_, index) => index + 1));
+    expect(text).toContain('{"version":');
+  });
+
+  test("hold one place, which is free when their client leaves", async () => {
+    const socket = await quietSocket(server.port);
+    socket.write(keptPost(TEXT, STREAM).repeat(10));
+    await expect.poll(async () => (await engine.stats()).numRunning).toBe(1);
+    expect(admission.stats.requests).toBe(1);
+    socket.destroy();
+    await expect.poll(async () => (await engine.stats()).numRunning).toBe(0);
+  });
+
+  test("of thousands, next to none are worked on", async () => {
+    let numAsked = 0;
+    const app = express();
+    app.use((_request, _response, next) => {
+      numAsked++;
+      next();
+    });
+    const counting = await listen(app.use(readMe({ engine })));
+    onTestFinished(() => counting[Symbol.asyncDispose]());
+    boundConnections(counting.server);
+    const sockets = await Promise.all(Array.from({ length: 5 }, () => quietSocket(counting.port)));
+    for (const socket of sockets) socket.pause().write("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2000));
+    await Promise.all(sockets.map((socket) => readAll(socket.resume())));
+    expect(numAsked).toBeLessThan(5 * 250);
+    expect((await fetch(`${counting.url}/livez`)).status).toBe(200);
+  });
+});
+
+describe("bodies that stop in the middle", () => {
+  test("are counted while they arrive, leave room for other clients, and free it when they go", async () => {
+    const half = (client: string): string => postHead(TEXT, 300_000, [`X-Forwarded-For: ${client}`]) + " ".repeat(1000);
+    const sockets = await Promise.all(Array.from({ length: 8 }, () => quietSocket(server.port)));
+    let numRefused = 0;
+    for (const socket of sockets) void readAll(socket).then((text) => (numRefused += text.includes(" 429 ") ? 1 : 0));
+    for (const socket of sockets) socket.write(half("10.0.0.1"));
+    // Three of them fit, and the others are told so before their body comes.
+    await expect.poll(() => numRefused).toBe(5);
+    expect(admission.stats.arriving.requests).toBe(3);
+    const other = await postJson(
+      `${server.url}${TEXT}`,
+      { prompt: "x", max_tokens: 1 },
+      { "x-forwarded-for": "10.0.0.2" },
+    );
+    expect(other.status).toBe(200);
+    for (const socket of sockets) socket.destroy();
+  });
+});
+
+test("a declared length beyond all bounds is refused before it comes, whatever is asked", async () => {
+  const length = 10 ** 15;
+  const posted = await quietSocket(server.port);
+  posted.write(postHead(TEXT, length));
+  expect(await readAll(posted)).toMatch(/^HTTP\/1\.1 413 /);
+  const got = await quietSocket(server.port);
+  got.write(`GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${length}\r\n\r\nx`);
+  expect(await readAll(got)).toMatch(/^HTTP\/1\.1 200 [^]*Connection: close/);
+});
+
+test("names that a client makes up do not come back at full length", async () => {
+  for (const body of [
+    { ["k".repeat(1_000_000)]: 0, prompt: "x" },
+    { prompt: "x", metadata: { ["k".repeat(1_000_000)]: 0 } },
+  ]) {
+    const { status, body: answer } = await postJson(`${server.url}${TEXT}`, body);
+    expect(status).toBe(400);
+    expect(JSON.stringify(answer).length).toBeLessThan(2000);
+  }
+});
+
+describe("a server without keys", () => {
+  test.each([
+    ["localhost", 200],
+    ["localhost:8080", 200],
+    ["127.0.0.1:1", 200],
+    ["[::1]:8080", 200],
+    ["app.localhost", 200],
+    ["rebound.example.org", 403],
+    ["127.0.0.1.example.org", 403],
+    ["localhost.example.org:80", 403],
+    ["", 403],
+  ])("asked as %j answers %i", async (host, status) => {
+    const local = await listen(express().use(localHostsOnly).use(readMe({ engine })));
+    onTestFinished(() => local[Symbol.asyncDispose]());
+    const socket = connect(local.port, "127.0.0.1");
+    socket.write(`GET /livez HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+    expect(await readAll(socket)).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+  });
+});
