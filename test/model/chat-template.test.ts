@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
 import type { ChatMessage } from "@readme-moe/core";
-import { applyChatTemplate, ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
+import { ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
+import { applyChatTemplate } from "../../packages/model/src/text/encode-chat.ts";
 import { ggufChatTemplate, loadChatTemplate } from "../../packages/model/src/text/load-chat-template.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
@@ -121,6 +122,47 @@ describe("render", () => {
       expect(expectThrownReadMeError(() => template.render(HELLO), "ERR_CHAT_TEMPLATE").cause).toBeInstanceOf(Error);
     },
   );
+});
+
+describe("what a caller gives", () => {
+  const template = new ChatTemplate("{{ tools | tojson }}{{ x | tojson }}{{ y | length }}", tokenizer);
+
+  it("may leave out tools and documents with null", () => {
+    const source = "{{ tools is none }}{{ documents is none }}";
+    const options = { tools: null, documents: null } as unknown as Record<string, unknown>;
+    expect(new ChatTemplate(source, tokenizer).render(HELLO, options)).toBe("truetrue");
+  });
+
+  it.each(["tools", "documents"])("is named where %s are no list", (name) => {
+    for (const value of [7, "abc", {}, true]) {
+      expect(() => template.render(HELLO, { [name]: value })).toThrow(
+        new RegExp(`Expected \`${name}\` to be an array`),
+      );
+    }
+  });
+
+  it("is refused where it is nested too deep, in a circle, or too much", () => {
+    let deep: object = {};
+    for (let depth = 0; depth < 20_000; depth++) deep = depth % 2 === 0 ? { deep } : [deep];
+    const circle: Record<string, unknown> = {};
+    circle["self"] = circle;
+    for (const options of [{ x: deep }, { x: circle }, { tools: [deep] }]) {
+      expectThrownReadMeError(() => template.render(HELLO, options), "ERR_CHAT_TEMPLATE", "nested more than 100 deep");
+    }
+    const many = { x: Array.from({ length: 300_000 }, () => 0) };
+    expectThrownReadMeError(() => template.render(HELLO, many), "ERR_CHAT_TEMPLATE", "more than 200000 values");
+  });
+
+  it("does not bring out what the interpreter stumbles over", () => {
+    const error = expectThrownReadMeError(
+      () =>
+        new ChatTemplate("{{ none.x.y }}{{ x() }}", tokenizer).render(HELLO, {
+          x: () => (undefined as unknown as string).length,
+        }),
+      "ERR_CHAT_TEMPLATE",
+    );
+    expect(error.message).not.toMatch(/Cannot read|undefined \(/);
+  });
 });
 
 describe("messages that are wrong", () => {

@@ -181,6 +181,16 @@ export interface ExpertCacheStats extends ExpertCacheCounters {
   readonly stallMs: number;
 }
 
+/** How `Engine.tokenize` is to work. */
+export interface TokenizeOptions {
+  /** Adds what the model expects around a text, such as a BOS token. @default true */
+  readonly addSpecialTokens?: boolean | undefined;
+  /** Refuses a text with more tokens, as soon as that is known: often from its length alone. @default Infinity */
+  readonly maxTokens?: number | undefined;
+  /** Ends the work when it is aborted; the promise is rejected with its reason then. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** A prompt's tokens and the expert that each goes to, before the model has run. */
 export interface RoutedPrompt {
   readonly tokenIds: Int32Array;
@@ -195,7 +205,12 @@ export interface RoutedPrompt {
 export interface Engine extends AsyncDisposable {
   readonly info: EngineInfo;
   readonly events: ReadMeEmitter;
-  tokenize(text: string, options?: { readonly addSpecialTokens?: boolean | undefined }): Promise<Int32Array>;
+  /**
+   * The token ids of a text. Others get their turns while a long text is worked on.
+   *
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` on more than `maxTokens`
+   */
+  tokenize(text: string, options?: TokenizeOptions): Promise<Int32Array>;
   detokenize(tokenIds: ArrayLike<number>): Promise<string>;
   /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` */
   applyTemplate(messages: readonly ChatMessage[], template?: Readonly<Record<string, unknown>>): Promise<string>;

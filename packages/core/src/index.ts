@@ -13,6 +13,7 @@ export type {
   ProcessLogits,
   Prompt,
   RoutedPrompt,
+  TokenizeOptions,
   TokenLogprob,
   Usage,
 } from "./engine.ts";
@@ -96,3 +97,4 @@ export { StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
 export { TokenCounts } from "./sampling/token-counts.ts";
 export { uniformAt } from "./sampling/uniform.ts";
 export { seededRandom } from "./seeded-random.ts";
+export { checkTemplateValues } from "./template-values.ts";

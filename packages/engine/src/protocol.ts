@@ -19,21 +19,24 @@ import {
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
+/** A chat as it travels. */
+export interface WireChat {
+  readonly messages: readonly ChatMessage[];
+  readonly template: Readonly<Record<string, unknown>>;
+}
+
 /** A prompt as it travels: a text, ids, or a chat. */
-export type WirePrompt =
-  | string
-  | Int32Array
-  | { readonly messages: readonly ChatMessage[]; readonly template: Readonly<Record<string, unknown>> };
+export type WirePrompt = string | Int32Array | WireChat;
 
 /** Questions with one answer. */
 export interface Calls {
   tokenize: {
-    readonly args: { readonly text: string; readonly addSpecialTokens: boolean };
+    readonly args: { readonly text: string; readonly addSpecialTokens: boolean; readonly maxTokens: number };
     readonly result: Int32Array;
   };
   detokenize: { readonly args: { readonly tokenIds: Int32Array }; readonly result: string };
   applyTemplate: {
-    readonly args: { readonly messages: readonly ChatMessage[]; readonly template: Readonly<Record<string, unknown>> };
+    readonly args: WireChat;
     readonly result: string;
   };
   route: {
@@ -76,6 +79,8 @@ export type ToWorker =
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
   | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
   | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: unknown }
+  /** Nobody waits for the answer any more. */
+  | { readonly type: "cancel"; readonly callId: number }
   /** Events that somebody listens to; no others are sent. */
   | { readonly type: "listen"; readonly names: readonly WireEvent["name"][] }
   | { readonly type: "close" }

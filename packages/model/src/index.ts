@@ -29,11 +29,12 @@ export { eightBitBlocks, storedBlocks, type BlockSource } from "./quantize/block
 export type { BlockFormat, BlockWeights } from "./quantize/block-weights.ts";
 export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
 export type { RowRange } from "./tensor-store.ts";
-export { applyChatTemplate, ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
+export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
+export { applyChatTemplate, encodeChat } from "./text/encode-chat.ts";
 export { endOfTextId } from "./text/end-of-text.ts";
 export type { ModelText } from "./text/model-text.ts";
 export { StreamingDecoder } from "./text/streaming-decoder.ts";
-export { Tokenizer } from "./text/tokenizer.ts";
+export { Tokenizer, type EncodeOptions } from "./text/tokenizer.ts";
 export type {
   AttentionRefs,
   ExpertLayout,

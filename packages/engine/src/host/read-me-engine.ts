@@ -17,6 +17,7 @@ import {
   type ProcessLogits,
   type Prompt,
   type RoutedPrompt,
+  type TokenizeOptions,
 } from "@readme-moe/core";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
@@ -32,7 +33,7 @@ import { onceAborted } from "./abort-listeners.ts";
 import { ChunkStream } from "./chunk-stream.ts";
 import { processRow } from "./process-row.ts";
 import { tellInterest } from "./tell-interest.ts";
-import { checkExpert, wirePrompt, wireRequest } from "./request.ts";
+import { checkExpert, wireChat, wirePrompt, wireRequest, wireTokenize } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /** Of `ReadMeEngine.open`: the engine's options, and what concerns opening alone. */
@@ -91,12 +92,8 @@ export class ReadMeEngine implements Engine {
     return this.#cacheFailure;
   }
 
-  async tokenize(
-    text: string,
-    { addSpecialTokens = true }: { readonly addSpecialTokens?: boolean | undefined } = {},
-  ): Promise<Int32Array> {
-    if (typeof text !== "string") throw new TypeError(`Expected \`text\` to be a string`);
-    return this.#call("tokenize", { text, addSpecialTokens });
+  async tokenize(text: string, options: TokenizeOptions = {}): Promise<Int32Array> {
+    return this.#call("tokenize", wireTokenize(text, options), options.signal);
   }
 
   async detokenize(tokenIds: ArrayLike<number>): Promise<string> {
@@ -108,7 +105,7 @@ export class ReadMeEngine implements Engine {
     messages: readonly ChatMessage[],
     template: Readonly<Record<string, unknown>> = {},
   ): Promise<string> {
-    return this.#call("applyTemplate", { messages, template });
+    return this.#call("applyTemplate", wireChat(messages, template));
   }
 
   async vocabulary(): Promise<EngineVocabulary> {
@@ -285,8 +282,12 @@ export class ReadMeEngine implements Engine {
     return new ReadMeError("ERR_QUEUE_FULL", `${this.#requests.size} requests are under way; try again later`);
   }
 
-  async #call<Name extends CallName>(name: Name, args: Calls[Name]["args"]): Promise<Calls[Name]["result"]> {
+  async #call<Name extends CallName>(
+    name: Name,
+    args: Calls[Name]["args"],
+    signal?: AbortSignal,
+  ): Promise<Calls[Name]["result"]> {
     if (this.#failure || !this.#link) throw this.#failure ?? new ReadMeError("ERR_DISPOSED", "The engine is not open");
-    return this.#link.call(name, args);
+    return this.#link.call(name, args, signal);
   }
 }

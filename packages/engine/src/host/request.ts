@@ -1,16 +1,19 @@
 // What a caller asks for, checked at once on the caller's side.
 
 import {
+  checkTemplateValues,
   describeValue,
   expertIndex,
   integerOption,
   rejectUnknownKeys,
   resolveSamplingParams,
+  type ChatMessage,
   type EngineInfo,
   type GenerateRequest,
   type Prompt,
+  type TokenizeOptions,
 } from "@readme-moe/core";
-import type { WirePrompt, WireRequest } from "../protocol.ts";
+import type { Calls, WireChat, WirePrompt, WireRequest } from "../protocol.ts";
 
 const NAMES = [
   "prompt",
@@ -61,6 +64,18 @@ export function wireRequest(
   };
 }
 
+/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+export function wireTokenize(text: string, options: TokenizeOptions): Calls["tokenize"]["args"] {
+  if (typeof text !== "string") throw new TypeError(`Expected \`text\` to be a string, got ${describeValue(text)}`);
+  rejectUnknownKeys("options of `tokenize`", options, ["addSpecialTokens", "maxTokens", "signal"]);
+  const { addSpecialTokens = true, maxTokens = Infinity } = options;
+  if (typeof addSpecialTokens !== "boolean") {
+    throw new TypeError(`Expected \`addSpecialTokens\` to be true or false, got ${describeValue(addSpecialTokens)}`);
+  }
+  if (maxTokens !== Infinity) integerOption("maxTokens", maxTokens, 0);
+  return { text, addSpecialTokens, maxTokens };
+}
+
 export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "vocabSize">): WirePrompt {
   if (typeof prompt === "string") return prompt;
   if (typeof prompt !== "object" || prompt === null) {
@@ -68,11 +83,17 @@ export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "voca
   }
   if ("messages" in prompt) {
     rejectUnknownKeys("`prompt`", prompt, ["messages", "template"]);
-    return { messages: prompt.messages, template: prompt.template ?? {} };
+    return wireChat(prompt.messages, prompt.template);
   }
   return Int32Array.from({ length: prompt.length }, (_, index) =>
     integerOption(`prompt[${index}]`, prompt[index], 0, vocabSize - 1),
   );
+}
+
+/** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on what is nested so deep that it cannot travel */
+export function wireChat(messages: readonly ChatMessage[], template: Readonly<Record<string, unknown>> = {}): WireChat {
+  checkTemplateValues(messages, template);
+  return { messages, template };
 }
 
 /** @throws {RangeError} when there is no such expert; names those that there are */

@@ -9,6 +9,7 @@ import {
   type ToWorker,
   type WireLogits,
 } from "../protocol.ts";
+import { onceAborted } from "./abort-listeners.ts";
 import { openChannel, type Channel } from "./channel.ts";
 
 export interface LinkListeners {
@@ -20,7 +21,7 @@ export interface LinkListeners {
 
 interface Pending {
   readonly resolve: (value: unknown) => void;
-  readonly reject: (error: Error) => void;
+  readonly reject: (error: unknown) => void;
 }
 
 /** One worker from its start to its end, and the questions that wait for its answers. */
@@ -53,13 +54,27 @@ export class WorkerLink {
     });
   }
 
-  async call<Name extends CallName>(name: Name, args: Calls[Name]["args"]): Promise<Calls[Name]["result"]> {
+  /** @param signal - ends the work; the promise is rejected with its reason then */
+  async call<Name extends CallName>(
+    name: Name,
+    args: Calls[Name]["args"],
+    signal?: AbortSignal,
+  ): Promise<Calls[Name]["result"]> {
+    signal?.throwIfAborted();
     this.hold();
-    return new Promise((resolve, reject) => {
-      const callId = ++this.#numCalls;
-      this.#calls.set(callId, { resolve: resolve as (value: unknown) => void, reject });
-      this.post({ type: "call", callId, name, args });
+    const callId = ++this.#numCalls;
+    const stopListening = onceAborted(signal, () => {
+      this.#take(callId)?.reject(signal?.reason);
+      this.post({ type: "cancel", callId });
     });
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#calls.set(callId, { resolve: resolve as (value: unknown) => void, reject });
+        this.post({ type: "call", callId, name, args });
+      });
+    } finally {
+      stopListening();
+    }
   }
 
   /**

@@ -1,7 +1,7 @@
 // The questions of `Calls`, answered on the worker's side.
 
 import type { Calls, CallName, WirePrompt } from "../protocol.ts";
-import { applyChatTemplate } from "@readme-moe/model";
+import { encodeChat, type EncodeOptions, type ModelText } from "@readme-moe/model";
 import { ReadMeError } from "@readme-moe/core";
 import { engineVocabulary } from "./engine-vocabulary.ts";
 import { schedulerOf } from "../scheduling-options.ts";
@@ -11,19 +11,21 @@ type Answers = {
   readonly [Name in CallName]: (
     opened: OpenedEngine,
     args: Calls[Name]["args"],
+    signal: AbortSignal,
   ) => Calls[Name]["result"] | Promise<Calls[Name]["result"]>;
 };
 
 const ANSWERS: Answers = {
-  tokenize: ({ text }, args) => text.tokenizer.encode(args.text, { addSpecialTokens: args.addSpecialTokens }),
+  tokenize: ({ text: { tokenizer }, turns }, { text, addSpecialTokens, maxTokens }, signal) =>
+    turns.begin(tokenizer.encodeInSteps(text, { addSpecialTokens, maxTokens }), signal),
   detokenize: ({ text }, { tokenIds }) => text.tokenizer.decode(tokenIds),
   applyTemplate: ({ text, model }, { messages, template }) => {
     if (text.chatTemplate) return text.chatTemplate.render(messages, template);
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${model.path}: has no chat template; give it a plain prompt`);
   },
   vocabulary: ({ text, model }) => engineVocabulary(text.tokenizer, model.config),
-  route: async (opened, { prompt, expert }) => {
-    const tokenIds = promptIds(opened, prompt);
+  route: async (opened, { prompt, expert }, signal) => {
+    const tokenIds = await promptIds(opened, prompt, signal);
     const router = await opened.routerFor(expert);
     const state = router.start();
     const [route] = await router.route([{ state, tokenIds }]);
@@ -42,27 +44,40 @@ const ANSWERS: Answers = {
   stats: ({ core }) => ({ ...core.stats(), residentBytes: process.memoryUsage.rss() }),
 };
 
-export async function answerCall(opened: OpenedEngine, name: CallName, args: unknown): Promise<unknown> {
-  const answer = ANSWERS[name] as (opened: OpenedEngine, args: unknown) => unknown;
-  return answer(opened, args);
+export async function answerCall(
+  opened: OpenedEngine,
+  name: CallName,
+  args: unknown,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const answer = ANSWERS[name] as (opened: OpenedEngine, args: unknown, signal: AbortSignal) => unknown;
+  return answer(opened, args, signal);
 }
 
 /**
+ * The tokens of a prompt. Takes turns with the prompts of others, and with the steps of what runs.
+ *
  * @throws {RangeError} when there is no token
  * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more; `ERR_CHAT_TEMPLATE`
  */
-export function promptIds({ text, sizes }: OpenedEngine, prompt: WirePrompt): Int32Array {
-  const { tokenizer, chatTemplate } = text;
-  const ids =
-    typeof prompt === "string"
-      ? tokenizer.encode(prompt)
-      : prompt instanceof Int32Array
-        ? prompt
-        : applyChatTemplate(tokenizer, chatTemplate, prompt.messages, prompt.template);
+export async function promptIds(opened: OpenedEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
+  const { text, sizes, turns } = opened;
+  const tooMany = (tokens: string): ReadMeError => {
+    const context = `the context of ${sizes.maxTokens} leaves no room for a completion`;
+    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
+  };
+  const limits = { maxTokens: sizes.maxTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
+  const ids = prompt instanceof Int32Array ? prompt : await turns.begin(promptWork(text, prompt, limits), signal);
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
   if (ids.length < sizes.maxTokens) return ids;
-  throw new ReadMeError(
-    "ERR_CONTEXT_LENGTH",
-    `The prompt has ${ids.length} tokens; the context of ${sizes.maxTokens} leaves no room for a completion`,
-  );
+  throw tooMany(String(ids.length));
+}
+
+function promptWork(
+  { tokenizer, chatTemplate }: ModelText,
+  prompt: Exclude<WirePrompt, Int32Array>,
+  limits: EncodeOptions,
+): Generator<void, Int32Array> {
+  if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, limits);
+  return encodeChat(tokenizer, chatTemplate, prompt, limits);
 }

@@ -20,6 +20,8 @@ export class EngineServer {
   readonly #send: (message: FromWorker) => void;
   #opened: OpenedEngine | undefined;
   #requests: RequestBook | undefined;
+  /** Questions without an answer yet. */
+  readonly #calls = new Map<number, AbortController>();
   #isRunning = false;
   #numReceived = 0;
   #isClosing = false;
@@ -46,6 +48,8 @@ export class EngineServer {
         return;
       case "generate":
         void this.#requests?.begin(message).then(() => this.#run({ mayHaveCompany: true }));
+        // Goes on with a prompt that takes longer.
+        void this.#run();
         return;
       case "abort":
         this.#requests?.abort(message.requestId, message.reason);
@@ -59,6 +63,10 @@ export class EngineServer {
         return;
       case "call":
         void this.#call(message.callId, message.name, message.args);
+        void this.#run();
+        return;
+      case "cancel":
+        this.#calls.get(message.callId)?.abort();
         return;
       case "listen":
         this.#listened = new Set(message.names);
@@ -107,13 +115,14 @@ export class EngineServer {
 
   /** Runs steps while they are of use. Messages are received between steps, and before the first where more may be on the way. */
   async #run({ mayHaveCompany = false } = {}): Promise<void> {
-    const core = this.#opened?.core;
-    if (this.#isRunning || !core) return;
+    const { core, turns } = this.#opened ?? {};
+    if (this.#isRunning || !core || !turns) return;
     this.#isRunning = true;
     try {
       if (mayHaveCompany) await this.#settled();
-      while (core.hasWork && !this.#isClosing) {
-        await core.step();
+      while ((core.hasWork || turns.hasWork) && !this.#isClosing) {
+        turns.run();
+        if (core.hasWork) await core.step();
         this.#flush();
         await nextTurn();
       }
@@ -141,14 +150,18 @@ export class EngineServer {
   }
 
   async #call(callId: number, name: CallName, args: unknown): Promise<void> {
+    const cancel = new AbortController();
+    this.#calls.set(callId, cancel);
     try {
       if (!this.#opened) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
-      const value = await answerCall(this.#opened, name, args);
+      const value = await answerCall(this.#opened, name, args, cancel.signal);
       // What happened before the answer is told before it, and no later than it when no step follows.
       this.#flush();
       this.#send({ type: "result", callId, value });
     } catch (error) {
       this.#send({ type: "error", callId, error: toWire(error) });
+    } finally {
+      this.#calls.delete(callId);
     }
   }
 

@@ -11,6 +11,7 @@ import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import { Turns } from "./turns.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -18,6 +19,8 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
+  /** Long work that goes on between steps. */
+  readonly turns: Turns;
   readonly residency: Residency;
   readonly kernel: KernelInfo;
   /** Why packed weights are not cached, where they are not. */
@@ -89,7 +92,7 @@ export async function openParts(
       output,
       now,
     });
-    return { model, text, options, sizes, core, residency, kernel, cacheFailure, routerFor, close };
+    return { model, text, options, sizes, core, turns: new Turns(), residency, kernel, cacheFailure, routerFor, close };
   } catch (error) {
     await close();
     throw error;

@@ -4,11 +4,18 @@ import type { Sequence } from "../sequence.ts";
 import { promptIds } from "./calls.ts";
 import type { OpenedEngine } from "./open-parts.ts";
 
+interface RequestEntry {
+  sequences: readonly Sequence[];
+  numFinished: number;
+  /** Ends what goes on before there are sequences. */
+  readonly leave: AbortController;
+}
+
 /** Requests that are under way: which sequences belong to each, and what all of them used. */
 export class RequestBook {
   readonly #opened: OpenedEngine;
   readonly #onFailed: (requestId: string, error: unknown) => void;
-  readonly #requests = new Map<string, { sequences: readonly Sequence[]; numFinished: number }>();
+  readonly #requests = new Map<string, RequestEntry>();
   #arrivals = 0;
 
   constructor(opened: OpenedEngine, onFailed: (requestId: string, error: unknown) => void) {
@@ -19,13 +26,13 @@ export class RequestBook {
   /** Makes a request's sequences. What is wrong with it is told to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
     const { requestId, params } = request;
-    const entry = { sequences: [] as readonly Sequence[], numFinished: 0 };
+    const entry: RequestEntry = { sequences: [], numFinished: 0, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
-      const tokenIds = promptIds(this.#opened, request.prompt);
+      const tokenIds = await promptIds(this.#opened, request.prompt, entry.leave.signal);
       const router = await this.#opened.routerFor(request.expert);
       const stops = new StopAutomaton(params.stop);
-      if (!this.#requests.has(requestId)) return; // aborted meanwhile
+      if (this.#requests.get(requestId) !== entry) return; // aborted meanwhile
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
@@ -45,11 +52,12 @@ export class RequestBook {
         return this.#opened.core.add({ ...start, promptIds: tokenIds, processesLogits }, router);
       });
     } catch (error) {
-      this.#onFailed(requestId, error);
+      if (this.#requests.get(requestId) === entry) this.#onFailed(requestId, error);
     }
   }
 
   abort(requestId: string, reason?: "abort" | "error"): void {
+    this.#requests.get(requestId)?.leave.abort();
     if (this.#requests.delete(requestId)) this.#opened.core.abort(requestId, reason);
   }
 

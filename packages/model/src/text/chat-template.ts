@@ -1,5 +1,5 @@
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
-import { ReadMeError, type ChatMessage } from "@readme-moe/core";
+import { checkTemplateValues, describeValue, ReadMeError, type ChatMessage } from "@readme-moe/core";
 import { checkMessages } from "./chat-message.ts";
 import { templateGlobals } from "./template-globals.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -61,13 +61,15 @@ export class ChatTemplate {
   }
 
   /**
-   * @throws {TypeError} when `messages` are malformed, naming the first wrong one
+   * @throws {TypeError} when `messages` are malformed, naming the first wrong one, or `tools` or `documents` are no lists
    * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` when the template is no Jinja, or refuses these messages
    */
   render(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
     checkMessages(messages);
-    const { addGenerationPrompt = true, tools, documents, ...variables } = options;
-    const hasTools = tools !== undefined && tools.length > 0;
+    checkTemplateValues(messages, options);
+    const { addGenerationPrompt = true, ...variables } = options;
+    const [tools, documents] = [listOption("tools", options.tools), listOption("documents", options.documents)];
+    const hasTools = tools !== null && tools.length > 0;
     const source = hasTools ? (this.#sources.toolUse ?? this.#sources.default) : this.#sources.default;
     const { template, takesParts } = this.#parse(source);
     const given = takesParts ? messages : messages.map(joinText);
@@ -81,7 +83,7 @@ export class ChatTemplate {
         messages: given,
         // As in transformers, where templates ask `is not none`.
         tools: hasTools ? tools : null,
-        documents: documents ?? null,
+        documents,
         add_generation_prompt: addGenerationPrompt,
       });
     } catch (cause) {
@@ -101,23 +103,6 @@ export class ChatTemplate {
       throw failed("The chat template cannot be read", cause);
     }
   }
-}
-
-/**
- * The token ids of a chat. Templates write the BOS token themselves, so none is added.
- * @param template - `undefined` when the model has none
- * @throws as `ChatTemplate.render`; {ReadMeError} `ERR_CHAT_TEMPLATE` when there is no template
- */
-export function applyChatTemplate(
-  tokenizer: Tokenizer,
-  template: ChatTemplate | undefined,
-  messages: readonly ChatMessage[],
-  options: ChatOptions = {},
-): Int32Array {
-  if (template === undefined) {
-    throw new ReadMeError("ERR_CHAT_TEMPLATE", "This model has no chat template; give it a plain prompt");
-  }
-  return tokenizer.encode(template.render(messages, options), { addSpecialTokens: false });
 }
 
 /** What `Template.render` does, but with globals of ours, and variables that may have a global's name. */
@@ -141,7 +126,16 @@ function joinText(message: ChatMessage, index: number): ChatMessage {
   return { ...message, content: parts.map((part) => part.text).join("\n") };
 }
 
+/** A list, or `null` where there is none. */
+function listOption(name: string, value: unknown): readonly unknown[] | null {
+  if (value === undefined || value === null) return null;
+  if (Array.isArray(value)) return value as unknown[];
+  throw new TypeError(`Expected \`${name}\` to be an array of objects, got ${describeValue(value)}`);
+}
+
 function failed(what: string, cause: unknown): ReadMeError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  // Errors of JavaScript itself tell of the interpreter, not of the template.
+  const isOwn = cause instanceof Error && !(cause instanceof TypeError) && !(cause instanceof RangeError);
+  const reason = isOwn ? cause.message : "it cannot handle what it was given";
   return new ReadMeError("ERR_CHAT_TEMPLATE", `${what}: ${reason}`, { cause });
 }

@@ -5,6 +5,9 @@
 import { describeValue } from "@readme-moe/core";
 import { CHARACTER_OF_BYTE } from "./byte-alphabet.ts";
 import { corrupt, expectObject, isJsonObject, type JsonObject, unsupported } from "../files/json-object.ts";
+import { regexOf } from "./library-regex.ts";
+import { type NormalizerStep, normalizerSteps } from "./normalizer.ts";
+import { type PreTokenizerStep, toByteAlphabet } from "./pre-tokenizer.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 /** The pattern of GPT-2, which a `ByteLevel` pre-tokenizer has built in. */
@@ -17,36 +20,44 @@ export function isolate(regex: string): JsonObject {
   return { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
 }
 
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a normalizer that has no equal here */
-export function checkNormalizer(path: string, normalizer: unknown): void {
-  for (const step of flatten(path, normalizer, "normalizers")) {
+/**
+ * The normalizer's steps, in order.
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a normalizer that has no equal here
+ */
+export function referenceNormalizer(path: string, normalizer: unknown): NormalizerStep[] {
+  const steps = flatten(path, normalizer, "normalizers");
+  for (const step of steps) {
     if (!NORMALIZERS.includes(step["type"])) throw refused(path, "normalizer", step);
     if (step["type"] === "Replace") checkPattern(path, step);
   }
+  return normalizerSteps(steps);
 }
 
 /**
- * @returns the pre-tokenizer for the library, `null` for none
+ * The pre-tokenizer's steps, in order; none where the whole text is one word.
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a pre-tokenizer that has no equal here
  */
-export function referencePreTokenizer(path: string, tokenizer: JsonObject, vocabulary: Vocabulary): JsonObject | null {
+export function referencePreTokenizer(path: string, tokenizer: JsonObject, vocabulary: Vocabulary): PreTokenizerStep[] {
   const given = flatten(path, tokenizer["pre_tokenizer"], "pretokenizers");
   const model = expectObject(path, "`model`", tokenizer["model"]);
   const steps = given.flatMap((step) => rewrite(path, step));
   if (given.some((step) => step["type"] === "ByteLevel") && typeof model["unk_token"] !== "string") {
     steps.push(...dropMissingBytes(vocabulary));
   }
-  if (steps.every((step) => step["type"] === "Metaspace") && model["ignore_merges"] !== true) {
+  if (
+    given.every((step) => step["type"] === "Metaspace" && step["split"] === false) &&
+    model["ignore_merges"] !== true
+  ) {
     steps.push(...splitAtWords(vocabulary));
   }
-  return steps.length === 0 ? null : { type: "Sequence", pretokenizers: steps };
+  return steps;
 }
 
-function rewrite(path: string, step: JsonObject): JsonObject[] {
+function rewrite(path: string, step: JsonObject): PreTokenizerStep[] {
   switch (step["type"]) {
     // The library's `Digits` knows the ten of ASCII only, the reference all that Unicode calls numeric.
     case "Digits":
-      return [isolate(step["individual_digits"] === true ? String.raw`\p{N}` : String.raw`\p{N}+`)];
+      return [splitAt(isolate(step["individual_digits"] === true ? String.raw`\p{N}` : String.raw`\p{N}+`))];
     case "ByteLevel":
       return rewriteByteLevel(step);
     case "Metaspace":
@@ -58,53 +69,59 @@ function rewrite(path: string, step: JsonObject): JsonObject[] {
   }
 }
 
-/** The built-in pattern has JavaScript's `\s`, which is not that of the reference (U+FEFF, U+0085). */
-function rewriteByteLevel(step: JsonObject): JsonObject[] {
-  const prefix = { type: "Replace", pattern: { Regex: String.raw`\A(?! )` }, content: " " };
+/** The library's pattern has JavaScript's `\s`, which is not that of the reference (U+FEFF, U+0085). */
+function rewriteByteLevel(step: JsonObject): PreTokenizerStep[] {
   return [
-    ...(step["add_prefix_space"] === true ? [prefix] : []),
-    ...(step["use_regex"] === false ? [] : [isolate(GPT2_PATTERN)]),
-    { type: "ByteLevel", add_prefix_space: false, use_regex: false },
+    ...(step["add_prefix_space"] === true ? [{ type: "prefix", prefix: " ", isFirstOnly: false } as const] : []),
+    ...(step["use_regex"] === false ? [] : [splitAt(isolate(GPT2_PATTERN))]),
+    { type: "map", map: toByteAlphabet, shrinks: false },
   ];
 }
 
-/** The library knows neither `split`, which is on by default, nor the older `add_prefix_space`. */
-function rewriteMetaspace(step: JsonObject): JsonObject[] {
+/** Older files have `add_prefix_space`; `split` is on by default. */
+function rewriteMetaspace(step: JsonObject): PreTokenizerStep[] {
   const replacement = typeof step["replacement"] === "string" ? step["replacement"] : "▁";
   const scheme = step["add_prefix_space"] === false ? "never" : (step["prepend_scheme"] ?? "always");
   const escaped = `\\u{${replacement.codePointAt(0)?.toString(16) ?? "2581"}}`;
+  const hasPrefix = scheme === "always" || scheme === "first";
   return [
-    { type: "Metaspace", replacement, prepend_scheme: scheme },
-    ...(step["split"] === false ? [] : [isolate(`${escaped}[^${escaped}]*|[^${escaped}]+`)]),
+    { type: "map", map: (text) => text.replaceAll(" ", () => replacement), shrinks: replacement === "" },
+    ...(hasPrefix ? [{ type: "prefix", prefix: replacement, isFirstOnly: scheme === "first" } as const] : []),
+    ...(step["split"] === false ? [] : [splitAt(isolate(`${escaped}[^${escaped}]*|[^${escaped}]+`))]),
   ];
 }
 
-function rewriteSplit(path: string, step: JsonObject): JsonObject {
+function rewriteSplit(path: string, step: JsonObject): PreTokenizerStep {
   checkPattern(path, step);
-  // Isolated pieces are the same whichever of them is called the match; the library drops some if inverted.
-  if (step["behavior"] === "Isolated") return { ...step, invert: false };
-  if (step["behavior"] === "Removed" && step["invert"] === true) return step;
+  // Isolated pieces are the same whichever of them is called the match.
+  if (step["behavior"] === "Isolated") return splitAt(step);
+  if (step["behavior"] === "Removed" && step["invert"] === true) return { ...splitAt(step), dropsRest: true };
   throw refused(path, "pre-tokenizer", step);
+}
+
+function splitAt(step: JsonObject): PreTokenizerStep & { type: "split" } {
+  return { type: "split", pattern: regexOf(step), dropsRest: false };
 }
 
 /**
  * The reference leaves out bytes that have no token before it merges their neighbours, the library
  * after. Vocabularies trained on clean text lack some control characters.
  */
-function dropMissingBytes({ ids }: Vocabulary): JsonObject[] {
+function dropMissingBytes({ ids }: Vocabulary): PreTokenizerStep[] {
   const missing = CHARACTER_OF_BYTE.filter((character) => !ids.has(character));
   if (missing.length === 0) return [];
   const escaped = missing.map((character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  return [{ type: "Replace", pattern: { Regex: `[${escaped.join("")}]` }, content: "" }];
+  const pattern = new RegExp(`[${escaped.join("")}]`, "gu");
+  return [{ type: "map", map: (text) => text.replaceAll(pattern, ""), shrinks: true }];
 }
 
 /**
  * Without a pre-tokenizer a whole text is one word, and merging it is slow. Where no merge spans the end
  * of a word and the `▁` of the next, cutting there changes nothing: pieces merge independently.
  */
-function splitAtWords({ merges }: Vocabulary): JsonObject[] {
+function splitAtWords({ merges }: Vocabulary): PreTokenizerStep[] {
   if (merges.some(([left, right]) => /[^▁]▁/u.test(left + right))) return [];
-  return [isolate("▁+[^▁]*|[^▁]+")];
+  return [splitAt(isolate("▁+[^▁]*|[^▁]+"))];
 }
 
 /** A step and all steps of sequences in it, in order. */

@@ -1,9 +1,11 @@
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { cleanUp } from "./clean-up.ts";
-import { corrupt, expectObject, type JsonObject, unsupported } from "../files/json-object.ts";
-import { checkNormalizer, referencePreTokenizer } from "./reference-parity.ts";
+import { type JsonObject, unsupported } from "../files/json-object.ts";
+import { chunkEnd } from "./in-chunks.ts";
 import { type NamedToken, namedToken, withConfigTokens } from "./special-tokens.ts";
+import { type Frame, type Frames, readFrames } from "./special-frame.ts";
+import { finish, TextEncoder } from "./text-encoder.ts";
+import { TokenIds } from "./token-ids.ts";
 import { readSpelling, spelledBytes, type TokenSpelling } from "./token-spelling.ts";
 import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
 
@@ -19,9 +21,14 @@ export interface TokenizerSource {
   readonly configPath?: string;
 }
 
+/** What to add around a text, and how many tokens it may have. */
 export interface EncodeOptions {
   /** Adds what the model expects around a text, such as a BOS token. @default true */
   readonly addSpecialTokens?: boolean;
+  /** Texts with more tokens are refused, as soon as that is known. @default Infinity */
+  readonly maxTokens?: number;
+  /** The error for a text that has at least so many. @default a ReadMeError `ERR_CONTEXT_LENGTH` */
+  readonly tooMany?: (atLeast: number) => Error;
 }
 
 export interface DecodeOptions {
@@ -48,7 +55,8 @@ export class Tokenizer {
   readonly stripsLeadingSpace: boolean;
   /** Decoding removes spaces before punctuation; only where the tokenizer's config says so. */
   readonly cleansUpSpaces: boolean;
-  readonly #library: LibraryTokenizer;
+  readonly #encoder: TextEncoder;
+  readonly #frames: Frames;
   readonly #vocabulary: Vocabulary;
   readonly #spelling: TokenSpelling;
   readonly #addedIds: ReadonlySet<number>;
@@ -59,8 +67,12 @@ export class Tokenizer {
   constructor(source: TokenizerSource) {
     const { path, tokenizer, config = {}, configPath = path } = source;
     const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
-    this.#library = buildLibrary(path, tokenizer, vocabulary);
-    // The library has made a map of the merges.
+    [this.#encoder, this.#frames] = build(path, () => {
+      const encoder = new TextEncoder(path, tokenizer, vocabulary);
+      const idOf = (token: string): number | undefined => encoder.idOf(token, vocabulary.ids);
+      return [encoder, readFrames(path, tokenizer["post_processor"] ?? null, idOf)];
+    });
+    // The encoder has made a table of the merges.
     this.#vocabulary = { ...vocabulary, merges: [] };
     this.#spelling = readSpelling(path, tokenizer["decoder"]);
     this.#addedIds = new Set(this.#vocabulary.added.map(({ id }) => id));
@@ -79,10 +91,47 @@ export class Tokenizer {
    * @returns a fresh array of ids, shape `[numTokens]`; of an empty text, only what `addSpecialTokens` adds
    */
   encode(text: string, options: EncodeOptions = {}): Int32Array {
+    return finish(this.encodeInSteps(text, options));
+  }
+
+  /**
+   * The same in steps of less than a millisecond: a generator that the caller may leave alone between two of them, or for
+   * good. A search in one long piece of a text takes longer, some 20 ns for each of its characters.
+   */
+  *encodeInSteps(text: string, options: EncodeOptions = {}): Generator<void, Int32Array> {
     if (typeof text !== "string") throw new TypeError(`Expected \`text\` to be a string, got ${describeValue(text)}`);
-    const { addSpecialTokens = true } = options;
-    const wellFormed = text.replaceAll(/\p{Surrogate}/gu, "\u{fffd}");
-    return Int32Array.from(this.#library.encode(wellFormed, { add_special_tokens: addSpecialTokens }).ids);
+    const {
+      addSpecialTokens = true,
+      maxTokens = Infinity,
+      tooMany = (atLeast) => tooManyTokens(atLeast, maxTokens),
+    } = options;
+    const frame = addSpecialTokens ? this.#frames.withSpecial : this.#frames.plain;
+    const numAdded = frame.reduce((sum, { length }) => sum + length, 0);
+    const check = (numTokens: number): void => {
+      if (numTokens + numAdded > maxTokens) throw tooMany(numTokens + numAdded);
+    };
+    check(this.minTokens(text, maxTokens));
+    const ids = new TokenIds();
+    for (const work = this.#encoder.encode(wellFormed(text), ids); work.next().done !== true;) {
+      check(ids.length);
+      yield;
+    }
+    check(ids.length);
+    return framed(frame, ids);
+  }
+
+  /**
+   * A lower bound of a text's tokens, from its length alone. It is 0 where a tokenizer can leave text out.
+   * @param enough - a bound past it may be lower than it could be; one below it may be higher than the tokens
+   */
+  minTokens(text: string, enough: number = Infinity): number {
+    const { maxTokenBytes, lostCharacters } = this.#encoder;
+    if (maxTokenBytes === Infinity) return 0;
+    const fromUnits = Math.ceil(text.length / maxTokenBytes);
+    if (lostCharacters === undefined && fromUnits > enough) return fromUnits;
+    const fromBytes = Math.ceil(Buffer.byteLength(text) / maxTokenBytes);
+    if (lostCharacters === undefined || (fromBytes <= enough && enough !== Infinity)) return fromBytes;
+    return Math.ceil(keptBytes(text, lostCharacters, enough * maxTokenBytes) / maxTokenBytes);
   }
 
   /** @param ids - ids without a token stand for nothing */
@@ -123,33 +172,46 @@ export class Tokenizer {
   }
 }
 
-function buildLibrary(path: string, tokenizer: JsonObject, vocabulary: Vocabulary): LibraryTokenizer {
-  checkNormalizer(path, tokenizer["normalizer"]);
-  const model = { ...expectObject(path, "`model`", tokenizer["model"]), type: "BPE", merges: [...vocabulary.merges] };
-  const definition = {
-    added_tokens: vocabulary.added,
-    normalizer: tokenizer["normalizer"] ?? null,
-    pre_tokenizer: referencePreTokenizer(path, tokenizer, vocabulary),
-    post_processor: tokenizer["post_processor"] ?? null,
-    // Decoding is ours (`tokenBytes`), so that streamed and whole texts are the same.
-    decoder: null,
-    model,
-  };
-  let library: LibraryTokenizer;
-  let ids: readonly unknown[];
+/** @throws {ReadMeError} also for what the library throws, such as on a pattern that it cannot read */
+function build<Built>(path: string, make: () => Built): Built {
   try {
-    library = new LibraryTokenizer(definition, {});
-    ids = library.encode("").ids;
-    // The library keeps its definition, but no longer reads these two: 11 MB for 49,000 tokens.
-    model.merges.length = 0;
-    Object.assign(model, { vocab: {} });
+    return make();
   } catch (cause) {
     if (cause instanceof ReadMeError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw unsupported(path, `the tokenizer cannot be built (${reason})`, { cause });
   }
-  if (!ids.every((id) => typeof id === "number")) {
-    throw corrupt(path, "`post_processor` adds a token that is not in the vocabulary");
+}
+
+/** Bytes of those stretches of a text that have none of `lost`; no more are looked at when there are enough. */
+function keptBytes(text: string, lost: RegExp, enough: number): number {
+  let bytes = 0;
+  for (let start = 0, end = 0; start < text.length && bytes <= enough; start = end) {
+    end = chunkEnd(text, start);
+    const chunk = text.slice(start, end);
+    if (!lost.test(chunk)) bytes += Buffer.byteLength(chunk);
   }
-  return library;
+  return bytes;
+}
+
+function wellFormed(text: string): string {
+  // Node 20 has it, the types of ES2023 do not.
+  return (text as string & { toWellFormed(): string }).toWellFormed();
+}
+
+function framed(frame: Frame, ids: TokenIds): Int32Array {
+  const body = ids.toArray();
+  if (frame.length === 2 && frame.every(({ length }) => length === 0)) return body;
+  const parts = frame.flatMap((part, index) => (index === 0 ? [part] : [body, part]));
+  const all = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+function tooManyTokens(atLeast: number, maxTokens: number): ReadMeError {
+  return new ReadMeError("ERR_CONTEXT_LENGTH", `The text has at least ${atLeast} tokens, more than ${maxTokens}`);
 }

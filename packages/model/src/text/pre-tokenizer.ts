@@ -1,0 +1,91 @@
+// The pre-tokenizer of a tokenizer.json, which cuts a text into the words that are merged, with pauses.
+
+import { CHARACTER_OF_BYTE } from "./byte-alphabet.ts";
+import { CHUNK_LENGTH, mapChunks } from "./in-chunks.ts";
+
+/** What a step makes of each piece that the step before it made. */
+export type PreTokenizerStep =
+  /** Cuts at each match; keeps what lies between the matches, too, unless told otherwise. */
+  | { readonly type: "split"; readonly pattern: RegExp; readonly dropsRest: boolean }
+  /** Rewrites a text character by character. */
+  | { readonly type: "map"; readonly map: (text: string) => string; readonly shrinks: boolean }
+  /** Puts `prefix` before a piece that does not begin with it. */
+  | { readonly type: "prefix"; readonly prefix: string; readonly isFirstOnly: boolean };
+
+/**
+ * @param isFirst - the text begins what is encoded
+ * @returns yields each word, a long one in parts; and `undefined` where the caller may pause
+ */
+export function* wordsOf(
+  steps: readonly PreTokenizerStep[],
+  text: string,
+  isFirst: boolean,
+): Generator<string | readonly string[] | undefined, void> {
+  const [step, ...rest] = steps;
+  if (step === undefined) {
+    yield text;
+    return;
+  }
+  if (step.type === "split") {
+    for (const piece of piecesOf(step.pattern, step.dropsRest, text)) {
+      if (rest.length === 0) yield piece;
+      // A map of a short piece needs no generators.
+      else yield* wordsOf(rest, piece, isFirst);
+    }
+    return;
+  }
+  if (step.type === "prefix") {
+    const isPut = !text.startsWith(step.prefix) && (isFirst || !step.isFirstOnly);
+    yield* wordsOf(rest, isPut ? step.prefix + text : text, isFirst);
+    return;
+  }
+  if (text.length <= CHUNK_LENGTH) {
+    const mapped = step.map(text);
+    if (rest.length === 0) yield mapped;
+    else yield* wordsOf(rest, mapped, isFirst);
+    return;
+  }
+  const parts = yield* pausing(mapChunks(text, step.map));
+  if (rest.length === 0) yield parts;
+  else yield* wordsOf(rest, parts.join(""), isFirst);
+}
+
+const MAX_JOINED_LENGTH = 64;
+const UNIT_OF_BYTE = Uint16Array.from(CHARACTER_OF_BYTE, (character) => character.charCodeAt(0));
+
+/** The bytes of a text's UTF-8, each as the character of the byte-level alphabet. */
+export function toByteAlphabet(text: string): string {
+  let mapped = "";
+  if (text.length <= MAX_JOINED_LENGTH) {
+    for (const byte of Buffer.from(text)) mapped += CHARACTER_OF_BYTE[byte] as string;
+    return mapped;
+  }
+  // Joining character by character leaves much garbage.
+  const units = Uint16Array.from(Buffer.from(text), (byte) => UNIT_OF_BYTE[byte] as number);
+  return Buffer.from(units.buffer).toString("utf16le");
+}
+
+/** Found one at a time: a long text has many. */
+function* piecesOf(pattern: RegExp, dropsRest: boolean, text: string): Generator<string, void> {
+  let end = 0;
+  for (let from = 0; from <= text.length;) {
+    // Others use the same pattern between two pieces.
+    pattern.lastIndex = from;
+    const match = pattern.exec(text);
+    if (match === null) break;
+    const { 0: piece, index } = match;
+    if (end < index && !dropsRest) yield text.slice(end, index);
+    if (piece !== "") yield piece;
+    end = index + piece.length;
+    from = piece === "" ? end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1) : end;
+  }
+  if (end < text.length && !dropsRest) yield text.slice(end);
+}
+
+function* pausing<Result>(work: Generator<void, Result>): Generator<undefined, Result> {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done === true) return value;
+    yield undefined;
+  }
+}

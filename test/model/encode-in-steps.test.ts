@@ -1,0 +1,272 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { PairTable, type SymbolPair } from "../../packages/model/src/text/pair-table.ts";
+import { finish } from "../../packages/model/src/text/text-encoder.ts";
+import { normalizeInChunks } from "../../packages/model/src/text/normalizer.ts";
+import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
+import { mergeMemory, WordMerge } from "../../packages/model/src/text/word-merge.ts";
+import { libraryEncoder } from "../oracles/library-tokenizer.ts";
+import { HOSTILE_UNITS, hostileTexts, randomTexts, tokenizerSources } from "../support/hostile-texts.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { expectThrownReadMeError, trickyTexts } from "../support/tokenizer-definitions.ts";
+
+const FORMS = ["NFC", "NFD", "NFKC", "NFKD"] as const;
+
+let sources: Awaited<ReturnType<typeof tokenizerSources>>;
+let tokenizers: readonly { readonly name: string; readonly tokenizer: Tokenizer }[];
+
+beforeAll(async () => {
+  sources = await tokenizerSources();
+  tokenizers = sources.map((source) => ({ name: source.name, tokenizer: new Tokenizer(source) }));
+});
+
+describe("ids", () => {
+  it("are those of the library, for every kind of tokenizer, on random, tricky and hostile texts", () => {
+    const texts = [
+      ...trickyTexts(80),
+      ...randomTexts(100, 7, ["<s>", "<think>", "<|im_start|>"]),
+      ...hostileTexts(500),
+    ];
+    for (const [index, source] of sources.entries()) {
+      const encode = libraryEncoder(source);
+      const tokenizer = tokenizers[index]?.tokenizer;
+      for (const text of texts.filter((one) => isFair(source.name, one))) {
+        for (const addSpecialTokens of [true, false]) {
+          const ids = tokenizer?.encode(text, { addSpecialTokens }) ?? [];
+          expect([...ids], `${source.name}: ${JSON.stringify(text.slice(0, 200))}`).toEqual(
+            encode(text, addSpecialTokens),
+          );
+        }
+      }
+    }
+  }, 240_000);
+
+  it("are those of the library for texts that are longer than a chunk", () => {
+    const parts = ["ab ", "e\u0301\u0316", "中文", " \n", "aA", "😀"];
+    const random = seededRandom(11);
+    const text = Array.from({ length: 12_000 }, () => parts[randomInteger(random, parts.length)]).join("");
+    for (const [index, source] of sources.entries()) {
+      if (!isFair(source.name, text)) continue;
+      const ids = tokenizers[index]?.tokenizer.encode(text) ?? [];
+      expect(
+        Buffer.from(Int32Array.from(ids).buffer).equals(
+          Buffer.from(Int32Array.from(libraryEncoder(source)(text, true)).buffer),
+        ),
+        source.name,
+      ).toBe(true);
+    }
+  }, 240_000);
+
+  it("of texts that take turns are those of each alone", () => {
+    for (const { tokenizer } of tokenizers) {
+      const texts = randomTexts(6, 3).map((text) => text.repeat(20));
+      const works = texts.map((text) => tokenizer.encodeInSteps(text));
+      const results: (Int32Array | undefined)[] = texts.map(() => undefined);
+      while (results.includes(undefined)) {
+        for (const [index, work] of works.entries()) {
+          const { done, value } = results[index] ? { done: false, value: undefined } : work.next();
+          if (done === true) results[index] = value;
+        }
+      }
+      expect(results).toEqual(texts.map((text) => tokenizer.encode(text)));
+    }
+  });
+});
+
+describe("merging a word", () => {
+  it("takes the lowest rank first and the leftmost of equals, as a plain search does", () => {
+    const random = seededRandom(5);
+    for (let round = 0; round < 300; round++) {
+      const pairs = randomPairs(random);
+      const table = new PairTable(pairs);
+      const symbols = Array.from(
+        { length: 1 + randomInteger(random, 120) },
+        () => randomInteger(random, 4) - (random() < 0.05 ? 9 : 0),
+      );
+      expect(mergedInSteps(table, symbols, 1 + randomInteger(random, 9))).toEqual(plainMerge(pairs, symbols));
+    }
+  });
+
+  it("takes steps that grow with the length, not with its square", () => {
+    const table = new PairTable(Array.from({ length: 12 }, (_, rank): SymbolPair => [rank, rank, rank + 1]));
+    const steps = [20_000, 40_000].map((length) => {
+      const memory = mergeMemory(length);
+      const merge = new WordMerge(table, memory, length);
+      let count = 1;
+      while (!merge.run(1)) count++;
+      return count;
+    });
+    expect((steps[1] as number) / (steps[0] as number)).toBeLessThan(2.1);
+  });
+});
+
+describe("hostile texts of a million characters", () => {
+  it("are encoded in many short steps, by every kind of tokenizer", () => {
+    // The one slow step is a search in a long piece; anything quadratic would take minutes.
+    for (const { name, tokenizer } of tokenizers) {
+      for (const unit of HOSTILE_UNITS) {
+        const text = unit.repeat(Math.ceil(1e6 / unit.length));
+        const work = tokenizer.encodeInSteps(text);
+        let longestMs = 0;
+        for (let steps = 0, isDone = false; !isDone && steps < 60; steps++) {
+          const startMs = performance.now();
+          isDone = work.next().done === true;
+          longestMs = Math.max(longestMs, performance.now() - startMs);
+        }
+        expect(longestMs, `${name} on ${JSON.stringify(unit)}`).toBeLessThan(1500);
+      }
+    }
+  }, 240_000);
+
+  it("come to the same text again", () => {
+    const { tokenizer } = tokenizers[0] ?? {};
+    for (const unit of [" ", "a", "中", "\n"]) {
+      const text = unit.repeat(300_000);
+      expect(tokenizer?.decode(tokenizer.encode(text)) === text).toBe(true);
+    }
+  });
+});
+
+describe("normalizing in chunks", () => {
+  it.each(FORMS)(
+    "is %s of the whole text",
+    (form) => {
+      for (const text of [...randomTexts(100, 21), ...hostileTexts(40_000)]) {
+        const normalized = finish(normalizeInChunks(text, form));
+        expect(normalized === text.normalize(form), JSON.stringify(text.slice(0, 40))).toBe(true);
+      }
+    },
+    240_000,
+  );
+
+  it("orders every mark as Unicode does", () => {
+    const marks = codePoints().filter((character) => /\p{M}/u.test(character));
+    const random = seededRandom(2);
+    for (let round = 0; round < 60; round++) {
+      const run = Array.from(
+        { length: 60 + randomInteger(random, 60) },
+        () => marks[randomInteger(random, marks.length)],
+      ).join("");
+      for (const form of FORMS) expect(finish(normalizeInChunks(`a${run}b`, form))).toBe(`a${run}b`.normalize(form));
+    }
+  });
+
+  it("knows all characters that have an effect on those before them", () => {
+    const [composing, compatible] = (["NFD", "NFKD"] as const).map((form) => {
+      const later = new Set<string>();
+      for (const character of codePoints())
+        for (const part of Array.from(character.normalize(form)).slice(1)) later.add(part);
+      return [...later].filter((part) => !/^[\p{M}\u1160-\u11ff\ud7b0-\ud7ff\u{16d40}-\u{16d7f}]/u.test(part));
+    });
+    // A decomposition may have others behind its first, such as letters of a ligature; none of them ever composes.
+    for (const part of new Set([...(composing ?? []), ...(compatible ?? [])])) {
+      for (const before of ["a", "가", "각", "あ", "क", part]) {
+        expect((before + part).normalize("NFC")).toBe(before.normalize("NFC") + part.normalize("NFC"));
+      }
+    }
+  }, 240_000);
+});
+
+describe("a bound from a text's length", () => {
+  it("never exceeds its tokens", () => {
+    const texts = [
+      ...trickyTexts(100),
+      ...randomTexts(150, 9, ["<s>", "<think>"]),
+      ...hostileTexts(700),
+      ...HOSTILE_UNITS,
+      "",
+    ];
+    for (const { name, tokenizer } of tokenizers) {
+      for (const text of texts) {
+        const least = tokenizer.minTokens(text);
+        expect(least, name).toBeLessThanOrEqual(tokenizer.encode(text, { addSpecialTokens: false }).length);
+      }
+    }
+  }, 240_000);
+
+  it("holds for the pocket model's, and for text that normalization makes shorter", () => {
+    expect(named("pocket")?.minTokens("a".repeat(1e6))).toBeGreaterThan(1e4);
+    expect(named("NFC")?.minTokens("\u212a".repeat(1e6))).toBeGreaterThan(1e4);
+    expect(named("added tokens with flags")?.minTokens("a".repeat(1e6))).toBe(0);
+  });
+
+  it("rests on how much shorter normalization makes a text", () => {
+    for (const [form, decomposed] of [
+      ["NFC", "NFD"],
+      ["NFKC", "NFKD"],
+    ] as const) {
+      const longest = new Map<string, number>();
+      const all = codePoints();
+      for (const character of all) {
+        const parts = Array.from(character.normalize(decomposed));
+        const [first] = parts;
+        if (parts.length === 1 && first)
+          longest.set(first, Math.max(longest.get(first) ?? 0, Buffer.byteLength(character)));
+      }
+      const shrinking = all.filter((character) => {
+        if (character.normalize(form) !== character) return false;
+        const bytes = Array.from(character.normalize(decomposed)).reduce(
+          (sum, part) => sum + (longest.get(part) ?? 0),
+          0,
+        );
+        return bytes / Buffer.byteLength(character) > 4;
+      });
+      expect(shrinking).toEqual([]);
+    }
+  }, 240_000);
+
+  it("refuses a text that is too long before any work, and others as soon as it is known", () => {
+    for (const { tokenizer } of tokenizers) {
+      const work = tokenizer.encodeInSteps("ab ".repeat(400_000), { maxTokens: 1000 });
+      expectThrownReadMeError(() => finish(work), "ERR_CONTEXT_LENGTH", "1000");
+      const length = tokenizer.encode("hello there").length;
+      expect(tokenizer.encode("hello there", { maxTokens: length })).toHaveLength(length);
+      expectThrownReadMeError(() => tokenizer.encode("hello there", { maxTokens: length - 1 }), "ERR_CONTEXT_LENGTH");
+    }
+  });
+});
+
+/** The library puts a prefix also into the middle of characters beyond U+FFFF, which the reference does not. */
+function isFair(name: string, text: string): boolean {
+  return name !== "a prefix" || !/[\u{10000}-\u{10ffff}]/u.test(text);
+}
+
+function named(name: string): Tokenizer | undefined {
+  return tokenizers.find((one) => one.name === name)?.tokenizer;
+}
+
+function randomPairs(random: () => number): SymbolPair[] {
+  const pairs: SymbolPair[] = [];
+  for (let merged = 4; merged < 24; merged++)
+    pairs.push([randomInteger(random, merged), randomInteger(random, merged), merged]);
+  return pairs;
+}
+
+function mergedInSteps(table: PairTable, symbols: readonly number[], steps: number): number[] {
+  const memory = mergeMemory(symbols.length);
+  memory.symbols.set(symbols);
+  const merge = new WordMerge(table, memory, symbols.length);
+  while (!merge.run(steps));
+  const merged: number[] = [];
+  for (let at = 0; at >= 0;) at = merge.forEach(at, 3, (symbol) => merged.push(symbol));
+  return merged;
+}
+
+function plainMerge(pairs: readonly SymbolPair[], symbols: readonly number[]): number[] {
+  const word = [...symbols];
+  for (;;) {
+    let best = -1;
+    let bestAt = -1;
+    for (let at = 0; at + 1 < word.length; at++) {
+      const rank = pairs.findLastIndex(([left, right]) => left === word[at] && right === word[at + 1]);
+      if (rank >= 0 && (best < 0 || rank < best)) [best, bestAt] = [rank, at];
+    }
+    if (best < 0) return word;
+    word.splice(bestAt, 2, pairs[best]?.[2] ?? 0);
+  }
+}
+
+function codePoints(): string[] {
+  return Array.from({ length: 0x110000 }, (_, point) => point)
+    .filter((point) => point < 0xd800 || point > 0xdfff)
+    .map((point) => String.fromCodePoint(point));
+}
