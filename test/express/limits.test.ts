@@ -191,6 +191,16 @@ test.each(Object.entries(LIMITS) as [Name, Limit][])("%s", { timeout: 120_000 },
   expect(await PROBES[name](value)).toBe(beyond);
 });
 
+test("a text that cannot fit the context is refused before it is tokenised", async () => {
+  for (const [path, body] of [
+    ["/tokenize", `{"prompt":"${" a".repeat(1_500_000)}"}`],
+    ["/tokenize", `{"messages":[{"role":"user","content":"${" ".repeat(3_000_000)}"}]}`],
+    [TEXT, `{"prompt":"${"x".repeat(3_000_000)}"}`],
+  ] as const) {
+    expect(await told(path, body)).toBe("400 `context_length_exceeded`");
+  }
+});
+
 test("what limits allow is taken", async () => {
   const within = chat(
     `"logit_bias":${map(100, "1")},"stop":${list(LIMITS.stops.value, '"x"')},"metadata":${map(LIMITS.metadata.value, '"x"')}`,

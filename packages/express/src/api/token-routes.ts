@@ -37,7 +37,11 @@ export async function detokenize(serving: Serving, request: Request, response: R
 const NOTHING_BOUND = { tagged: async () => ({ processor: () => () => undefined }) };
 
 async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal): Promise<Int32Array> {
-  if ("prompt" in body) return engine.tokenize(body.prompt, { addSpecialTokens: body.add_special_tokens ?? true });
+  // A text of which not all tokens fit cannot be answered from either.
+  const limits = { maxTokens: engine.info.contextTokens, signal };
+  if ("prompt" in body) {
+    return engine.tokenize(body.prompt, { addSpecialTokens: body.add_special_tokens ?? true, ...limits });
+  }
   try {
     const { messages, template } = await planTools(body, templateMessages(body.messages), engine.info, NOTHING_BOUND);
     const text = await engine.applyTemplate(messages, {
@@ -46,7 +50,7 @@ async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal)
       addGenerationPrompt: body.add_generation_prompt ?? true,
     });
     signal.throwIfAborted();
-    return await engine.tokenize(text, { addSpecialTokens: body.add_special_tokens ?? false });
+    return await engine.tokenize(text, { addSpecialTokens: body.add_special_tokens ?? false, ...limits });
   } catch (error) {
     throw engineError(callerError(error, "messages"), "messages", engine.info);
   }
@@ -84,7 +88,8 @@ async function admitted(
       ticket.release();
     }
   } catch (error) {
-    throw engineError(error, "model", lease.engine.info);
+    const param = ["prompt", "messages", "tokens"].find((name) => name in body) ?? "model";
+    throw engineError(error, param, lease.engine.info);
   } finally {
     lease.release();
   }
