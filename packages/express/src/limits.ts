@@ -113,6 +113,12 @@ export const LIMITS = {
     option: "admission.maxClientShare",
     flag: "--max-client-share",
   },
+  loopShare: {
+    of: "the part of the event loop's time that reading one client's bodies may take",
+    value: 0.2,
+    unit: "share",
+    beyond: "its next bodies are read later",
+  },
   queueMs: {
     of: "the wait for a first token",
     value: 30_000,

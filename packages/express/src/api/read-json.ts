@@ -3,7 +3,9 @@
 import { isUtf8 } from "node:buffer";
 import express, { type RequestHandler } from "express";
 import { ApiError, badRequest } from "../http/api-error.ts";
+import { clientName } from "../http/client-name.ts";
 import { localsOf, type RequestLocals } from "../http/locals.ts";
+import { Paces } from "../http/paces.ts";
 import { asApiError, sendError } from "../http/errors.ts";
 import { tooComplex } from "./schemas/scan-json.ts";
 import type { Timers } from "./timers.ts";
@@ -20,11 +22,14 @@ class TooComplex extends Error {
 }
 
 export function readJson({ maxBodyBytes, bodyTimeoutMs, timers }: BodyOptions): RequestHandler {
+  const paces = new Paces();
   const parse = express.json({
     limit: maxBodyBytes,
     type: () => true,
     verify: (_request, response, bytes, encoding) => {
-      (response as unknown as { locals: { readMe: RequestLocals } }).locals.readMe.bodyBytes = bytes.length;
+      const locals = (response as unknown as { locals: { readMe: RequestLocals } }).locals.readMe;
+      locals.bodyBytes = bytes.length;
+      locals.wholeMs = performance.now();
       if (encoding === "utf-8" && !isUtf8(bytes)) throw new TypeError("Expected UTF-8");
       const problem = tooComplex(bytes);
       if (problem !== undefined) throw new TooComplex(problem);
@@ -46,14 +51,33 @@ export function readJson({ maxBodyBytes, bodyTimeoutMs, timers }: BodyOptions): 
       response.once("finish", () => request.destroy());
       sendError(response, new ApiError({ status: 408, type: "invalid_request_error", code: "body_timeout", message }));
     });
-    parse(request, response, (error?: unknown) => {
+    const client = clientName(request, response);
+    let tellTime: ReturnType<Paces["begin"]> | undefined;
+    const read = (): void => {
+      if (isOver || request.destroyed) return stop();
+      const nowMs = performance.now();
+      const waitMs = paces.waitMs(client, nowMs);
+      if (waitMs > 0) {
+        setTimeout(read, waitMs);
+        return;
+      }
+      tellTime = paces.begin(client, Number(request.headers["content-length"] ?? 0), nowMs);
+      parse(request, response, onRead);
+    };
+    const onRead = (error?: unknown): void => {
       stop();
       if (isOver) return;
+      // What follows at once, such as checking the body, is part of it.
+      setImmediate(() => {
+        const nowMs = performance.now();
+        tellTime?.(nowMs - (localsOf(response).wholeMs ?? nowMs), nowMs);
+      });
       localsOf(response).bodyBytes ??= 0;
       // What is left of a refused body is not waited for.
       if (error !== undefined && !request.complete) response.setHeader("Connection", "close");
       next(error === undefined ? undefined : refusalOf(error));
-    });
+    };
+    read();
   };
 }
 

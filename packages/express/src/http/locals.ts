@@ -15,6 +15,8 @@ export interface RequestLocals {
   endArrival?: () => void;
   /** Bytes of the body once it was read. */
   bodyBytes?: number;
+  /** When the body was whole, by the monotonic clock. */
+  wholeMs?: number;
   /** What the request ended with, where that was an error: for middleware that logs. */
   error?: unknown;
 }
