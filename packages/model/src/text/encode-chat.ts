@@ -1,6 +1,6 @@
 import { checkTemplateValues, ReadMeError, type ChatMessage } from "@readme-moe/core";
 import type { ChatOptions, ChatTemplate } from "./chat-template.ts";
-import { finish } from "./text-encoder.ts";
+import { finish } from "./token-encoder.ts";
 import type { EncodeOptions, Tokenizer } from "./tokenizer.ts";
 
 /** Messages, and the variables of the template that turns them into a text. */

@@ -4,7 +4,7 @@ import { type JsonObject, unsupported } from "../files/json-object.ts";
 import { chunkEnd } from "./in-chunks.ts";
 import { type NamedToken, namedToken, withConfigTokens } from "./special-tokens.ts";
 import { type Frame, type Frames, readFrames } from "./special-frame.ts";
-import { finish, TextEncoder } from "./text-encoder.ts";
+import { finish, TokenEncoder } from "./token-encoder.ts";
 import type { TokenGuard } from "./token-guard.ts";
 import { TokenIds } from "./token-ids.ts";
 import { readSpelling, spelledBytes, type TokenSpelling } from "./token-spelling.ts";
@@ -58,7 +58,7 @@ export class Tokenizer {
   readonly stripsLeadingSpace: boolean;
   /** Decoding removes spaces before punctuation; only where the tokenizer's config says so. */
   readonly cleansUpSpaces: boolean;
-  readonly #encoder: TextEncoder;
+  readonly #encoder: TokenEncoder;
   readonly #frames: Frames;
   readonly #vocabulary: Vocabulary;
   readonly #spelling: TokenSpelling;
@@ -71,7 +71,7 @@ export class Tokenizer {
     const { path, tokenizer, config = {}, configPath = path } = source;
     const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
     [this.#encoder, this.#frames] = build(path, () => {
-      const encoder = new TextEncoder(path, tokenizer, vocabulary);
+      const encoder = new TokenEncoder(path, tokenizer, vocabulary);
       const idOf = (token: string): number | undefined => encoder.idOf(token, vocabulary.ids);
       return [encoder, readFrames(path, tokenizer["post_processor"] ?? null, idOf)];
     });

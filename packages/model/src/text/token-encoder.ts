@@ -28,7 +28,7 @@ interface Pass {
 }
 
 /** Encodes texts; what goes around them is not its own. */
-export class TextEncoder {
+export class TokenEncoder {
   readonly #normalizer: readonly NormalizerStep[];
   readonly #preTokenizer: readonly PreTokenizerStep[];
   readonly #tokens: ReadonlyMap<string, AddedToken>;
