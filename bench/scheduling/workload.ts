@@ -1,7 +1,6 @@
 // Requests of all domains: beginnings of documents, to be continued for a drawn number of tokens.
 
 import { seededRandom } from "@readme-moe/core";
-import type { ReadMeEngine } from "@readme-moe/engine";
 import { dataFiles } from "readme-moe/bench";
 import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
 
@@ -24,7 +23,7 @@ const MOST_DRAWS = 100;
  * @throws {RangeError} when hardly any document is as long as prompts are
  */
 export async function requestsOf(
-  engine: Pick<ReadMeEngine, "tokenize">,
+  engine: { tokenize(text: string): Promise<Int32Array> },
   paths: readonly string[],
   count: number,
   seed: number,

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { PairTable, type SymbolPair } from "../../packages/model/src/text/pair-table.ts";
-import { finish } from "../../packages/model/src/text/text-encoder.ts";
+import { finish } from "../../packages/model/src/text/token-encoder.ts";
 import { normalizeInChunks } from "../../packages/model/src/text/normalizer.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { mergeMemory, WordMerge } from "../../packages/model/src/text/word-merge.ts";

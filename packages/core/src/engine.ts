@@ -4,15 +4,18 @@ import type { KernelInfo } from "./kernel-info.ts";
 import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
-/** What to continue: a text, token ids, or a chat that the model's template turns into a text. */
-export type Prompt =
-  | string
-  | ArrayLike<number>
-  | {
-      readonly messages: readonly ChatMessage[];
-      /** Variables of the template, such as `addGenerationPrompt`, `tools`, `documents`. */
-      readonly template?: Readonly<Record<string, unknown>> | undefined;
-    };
+/** A chat, which the model's template turns into a text. */
+export interface ChatPrompt {
+  readonly messages: readonly ChatMessage[];
+  /** Variables of the template, such as `addGenerationPrompt`, `tools`, `documents`. */
+  readonly template?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/**
+ * What to continue: a text, token ids, or a chat. Spellings of control tokens, such as `<|im_end|>`, are control tokens in
+ * a text; in the strings of a chat they are text, as long as the engine is not told otherwise.
+ */
+export type Prompt = string | ArrayLike<number> | ChatPrompt;
 
 /** Which token a row of logits is for. */
 export interface LogitsContext {
@@ -183,7 +186,7 @@ export interface ExpertCacheStats extends ExpertCacheCounters {
 
 /** How `Engine.tokenize` is to work. */
 export interface TokenizeOptions {
-  /** Adds what the model expects around a text, such as a BOS token. @default true */
+  /** Adds what the model expects around a text, such as a BOS token. @default true for a text, false for a chat */
   readonly addSpecialTokens?: boolean | undefined;
   /** Refuses a text with more tokens, as soon as that is known: often from its length alone. @default Infinity */
   readonly maxTokens?: number | undefined;
@@ -206,11 +209,12 @@ export interface Engine extends AsyncDisposable {
   readonly info: EngineInfo;
   readonly events: ReadMeEmitter;
   /**
-   * The token ids of a text. Others get their turns while a long text is worked on.
+   * The token ids of a text, or of a chat as `generate` sees it. Those of what `applyTemplate` writes can be others: as a
+   * text alone, spellings of control tokens in it are control tokens, whoever wrote them. Others get their turns while a long text is worked on.
    *
    * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` on more than `maxTokens`
    */
-  tokenize(text: string, options?: TokenizeOptions): Promise<Int32Array>;
+  tokenize(prompt: string | ChatPrompt, options?: TokenizeOptions): Promise<Int32Array>;
   detokenize(tokenIds: ArrayLike<number>): Promise<string>;
   /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` */
   applyTemplate(messages: readonly ChatMessage[], template?: Readonly<Record<string, unknown>>): Promise<string>;

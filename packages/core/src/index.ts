@@ -12,6 +12,7 @@ export type {
   LogitsContext,
   ProcessLogits,
   Prompt,
+  ChatPrompt,
   RoutedPrompt,
   TokenizeOptions,
   TokenLogprob,

@@ -6,7 +6,7 @@ import {
   rejectUnknownKeys,
 } from "@readme-moe/core";
 import { type KernelKind, KV_BLOCK_TOKENS, kvBytesPerToken, type KvPrecision, wholeBlocks } from "@readme-moe/kernel";
-import type { ModelConfig, Precision } from "@readme-moe/model";
+import type { ControlTokensInMessages, ModelConfig, Precision } from "@readme-moe/model";
 import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
   resolveSchedulingOptions,
@@ -63,6 +63,12 @@ export interface EngineOptions extends SchedulingOptions {
    * @default "belady"
    */
   readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
+  /**
+   * What spellings of control tokens, such as `<|im_end|>`, are in the messages of a chat and in whatever else a caller gives its
+   * template: text like any other, or the control tokens, with which a user can end a turn or write a system message. Prompts that
+   * are plain texts have control tokens either way. @default "text"
+   */
+  readonly controlTokensInMessages?: ControlTokensInMessages | undefined;
   /** Requests that may be under way; more are refused with `ERR_QUEUE_FULL`. @default 1,024 */
   readonly maxNumRequests?: number | undefined;
 }
@@ -103,6 +109,7 @@ const NAMES = [
   "prefixCacheBytes",
   "expertCacheBytes",
   "expertCachePolicy",
+  "controlTokensInMessages",
   "maxNumRequests",
   "scheduler",
   "prefillShare",
@@ -144,6 +151,10 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     prefixCacheBytes: optional("prefixCacheBytes", 0),
     expertCacheBytes: optional("expertCacheBytes", 1),
     expertCachePolicy: policyOf(options.expertCachePolicy ?? "belady"),
+    controlTokensInMessages: choiceOption("controlTokensInMessages", options.controlTokensInMessages ?? "text", [
+      "text",
+      "control",
+    ] as const),
     maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
   };
 }

@@ -31,7 +31,11 @@ export type WirePrompt = string | Int32Array | WireChat;
 /** Questions with one answer. */
 export interface Calls {
   tokenize: {
-    readonly args: { readonly text: string; readonly addSpecialTokens: boolean; readonly maxTokens: number };
+    readonly args: {
+      readonly prompt: string | WireChat;
+      readonly addSpecialTokens: boolean | undefined;
+      readonly maxTokens: number;
+    };
     readonly result: Int32Array;
   };
   detokenize: { readonly args: { readonly tokenIds: Int32Array }; readonly result: string };

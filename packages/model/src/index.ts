@@ -30,7 +30,7 @@ export type { BlockFormat, BlockWeights } from "./quantize/block-weights.ts";
 export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
 export type { RowRange } from "./tensor-store.ts";
 export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
-export { applyChatTemplate, encodeChat } from "./text/encode-chat.ts";
+export { applyChatTemplate, encodeChat, type ControlTokensInMessages } from "./text/encode-chat.ts";
 export { endOfTextId } from "./text/end-of-text.ts";
 export type { ModelText } from "./text/model-text.ts";
 export { StreamingDecoder } from "./text/streaming-decoder.ts";

@@ -9,6 +9,7 @@ export interface EngineFlags extends RuntimeFlags {
   readonly isolation?: "thread" | "process";
   /** In bytes. */
   readonly expertCache?: number;
+  readonly controlTokensInMessages?: "text" | "control";
   /** A file. */
   readonly recordTrace?: string;
 }
@@ -31,7 +32,17 @@ export async function openEngine(
   more: EngineOptions = {},
 ): Promise<OpenedEngine> {
   const { precision, threads, cacheFolder, expert, isolation, expertCache: expertCacheBytes, recordTrace } = flags;
-  const options = { ...more, precision, threads, cacheFolder, expert, isolation, expertCacheBytes };
+  const { controlTokensInMessages } = flags;
+  const options = {
+    ...more,
+    precision,
+    threads,
+    cacheFolder,
+    expert,
+    isolation,
+    expertCacheBytes,
+    controlTokensInMessages,
+  };
   const opened = await modelPath(path, signal, cacheFolder);
   const engine = await ReadMeEngine.open(opened, { ...options, signal, onProgress: showLoading }).finally(() =>
     showLoading(),

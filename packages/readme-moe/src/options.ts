@@ -53,6 +53,12 @@ export function isolationOption(): Option {
   return new Option("--isolation <where>", explanation).choices(["thread", "process"]);
 }
 
+export function controlTokensOption(): Option {
+  const explanation =
+    "what spellings of control tokens, such as <|im_end|>, are in messages: `text` (default), or `control` tokens";
+  return new Option("--control-tokens-in-messages <kind>", explanation).choices(["text", "control"]);
+}
+
 /**
  * Refuses a call without this option. Commander's own required options are checked before unknown ones, so that a
  * misspelt option would be reported as a missing one.

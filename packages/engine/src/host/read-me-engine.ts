@@ -8,6 +8,7 @@ import {
   ReadMeEmitter,
   ReadMeError,
   type ChatMessage,
+  type ChatPrompt,
   type Engine,
   type EngineInfo,
   type EngineStats,
@@ -92,8 +93,8 @@ export class ReadMeEngine implements Engine {
     return this.#cacheFailure;
   }
 
-  async tokenize(text: string, options: TokenizeOptions = {}): Promise<Int32Array> {
-    return this.#call("tokenize", wireTokenize(text, options), options.signal);
+  async tokenize(prompt: string | ChatPrompt, options: TokenizeOptions = {}): Promise<Int32Array> {
+    return this.#call("tokenize", wireTokenize(prompt, options), options.signal);
   }
 
   async detokenize(tokenIds: ArrayLike<number>): Promise<string> {

@@ -8,6 +8,7 @@ import {
   rejectUnknownKeys,
   resolveSamplingParams,
   type ChatMessage,
+  type ChatPrompt,
   type EngineInfo,
   type GenerateRequest,
   type Prompt,
@@ -65,15 +66,17 @@ export function wireRequest(
 }
 
 /** @throws {TypeError | RangeError} naming the option, what was expected and what came */
-export function wireTokenize(text: string, options: TokenizeOptions): Calls["tokenize"]["args"] {
-  if (typeof text !== "string") throw new TypeError(`Expected \`text\` to be a string, got ${describeValue(text)}`);
+export function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptions): Calls["tokenize"]["args"] {
+  if (typeof prompt !== "string" && (typeof prompt !== "object" || prompt === null || !("messages" in prompt))) {
+    throw new TypeError(`Expected a text or { messages } to tokenize, got ${describeValue(prompt)}`);
+  }
   rejectUnknownKeys("options of `tokenize`", options, ["addSpecialTokens", "maxTokens", "signal"]);
-  const { addSpecialTokens = true, maxTokens = Infinity } = options;
-  if (typeof addSpecialTokens !== "boolean") {
+  const { addSpecialTokens, maxTokens = Infinity } = options;
+  if (addSpecialTokens !== undefined && typeof addSpecialTokens !== "boolean") {
     throw new TypeError(`Expected \`addSpecialTokens\` to be true or false, got ${describeValue(addSpecialTokens)}`);
   }
   if (maxTokens !== Infinity) integerOption("maxTokens", maxTokens, 0);
-  return { text, addSpecialTokens, maxTokens };
+  return { prompt: typeof prompt === "string" ? prompt : chatPrompt(prompt), addSpecialTokens, maxTokens };
 }
 
 export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "vocabSize">): WirePrompt {
@@ -82,12 +85,16 @@ export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "voca
     throw new TypeError(`Expected \`prompt\` to be a text, token ids or { messages }, got ${describeValue(prompt)}`);
   }
   if ("messages" in prompt) {
-    rejectUnknownKeys("`prompt`", prompt, ["messages", "template"]);
-    return wireChat(prompt.messages, prompt.template);
+    return chatPrompt(prompt);
   }
   return Int32Array.from({ length: prompt.length }, (_, index) =>
     integerOption(`prompt[${index}]`, prompt[index], 0, vocabSize - 1),
   );
+}
+
+function chatPrompt(prompt: ChatPrompt): WireChat {
+  rejectUnknownKeys("`prompt`", prompt, ["messages", "template"]);
+  return wireChat(prompt.messages, prompt.template);
 }
 
 /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on what is nested so deep that it cannot travel */

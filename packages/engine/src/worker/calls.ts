@@ -1,11 +1,15 @@
 // The questions of `Calls`, answered on the worker's side.
 
 import type { Calls, CallName, WirePrompt } from "../protocol.ts";
-import { encodeChat, type EncodeOptions, type ModelText } from "@readme-moe/model";
+import { encodeChat, type EncodeOptions } from "@readme-moe/model";
 import { ReadMeError } from "@readme-moe/core";
 import { engineVocabulary } from "./engine-vocabulary.ts";
 import { schedulerOf } from "../scheduling-options.ts";
 import type { OpenedEngine } from "./open-parts.ts";
+
+interface Limits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {
+  readonly addSpecialTokens?: boolean | undefined;
+}
 
 type Answers = {
   readonly [Name in CallName]: (
@@ -16,8 +20,8 @@ type Answers = {
 };
 
 const ANSWERS: Answers = {
-  tokenize: ({ text: { tokenizer }, turns }, { text, addSpecialTokens, maxTokens }, signal) =>
-    turns.begin(tokenizer.encodeInSteps(text, { addSpecialTokens, maxTokens }), signal),
+  tokenize: (opened, { prompt, addSpecialTokens, maxTokens }, signal) =>
+    opened.turns.begin(promptWork(opened, prompt, { addSpecialTokens, maxTokens }), signal),
   detokenize: ({ text }, { tokenIds }) => text.tokenizer.decode(tokenIds),
   applyTemplate: ({ text, model }, { messages, template }) => {
     if (text.chatTemplate) return text.chatTemplate.render(messages, template);
@@ -61,23 +65,24 @@ export async function answerCall(
  * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more; `ERR_CHAT_TEMPLATE`
  */
 export async function promptIds(opened: OpenedEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
-  const { text, sizes, turns } = opened;
+  const { sizes, turns } = opened;
   const tooMany = (tokens: string): ReadMeError => {
     const context = `the context of ${sizes.maxTokens} leaves no room for a completion`;
     return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
   };
   const limits = { maxTokens: sizes.maxTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
-  const ids = prompt instanceof Int32Array ? prompt : await turns.begin(promptWork(text, prompt, limits), signal);
+  const ids = prompt instanceof Int32Array ? prompt : await turns.begin(promptWork(opened, prompt, limits), signal);
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
   if (ids.length < sizes.maxTokens) return ids;
   throw tooMany(String(ids.length));
 }
 
 function promptWork(
-  { tokenizer, chatTemplate }: ModelText,
+  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages } }: OpenedEngine,
   prompt: Exclude<WirePrompt, Int32Array>,
-  limits: EncodeOptions,
+  { addSpecialTokens, ...limits }: Limits,
 ): Generator<void, Int32Array> {
-  if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, limits);
-  return encodeChat(tokenizer, chatTemplate, prompt, limits);
+  const added = addSpecialTokens === undefined ? limits : { ...limits, addSpecialTokens };
+  if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, added);
+  return encodeChat(tokenizer, chatTemplate, prompt, { ...added, controlTokensInMessages });
 }

@@ -44,13 +44,10 @@ async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal)
   }
   try {
     const { messages, template } = await planTools(body, templateMessages(body.messages), engine.info, NOTHING_BOUND);
-    const text = await engine.applyTemplate(messages, {
-      ...body.chat_template_kwargs,
-      ...template,
-      addGenerationPrompt: body.add_generation_prompt ?? true,
-    });
-    signal.throwIfAborted();
-    return await engine.tokenize(text, { addSpecialTokens: body.add_special_tokens ?? false, ...limits });
+    const variables = { ...body.chat_template_kwargs, ...template };
+    const addGenerationPrompt = body.add_generation_prompt ?? true;
+    const chat = { messages, template: { ...variables, addGenerationPrompt } };
+    return await engine.tokenize(chat, { addSpecialTokens: body.add_special_tokens ?? false, ...limits });
   } catch (error) {
     throw engineError(callerError(error, "messages"), "messages", engine.info);
   }

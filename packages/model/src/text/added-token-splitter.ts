@@ -1,4 +1,5 @@
 import { CHUNK_LENGTH } from "./in-chunks.ts";
+import { SpellingTrie } from "./spelling-trie.ts";
 import type { AddedToken } from "./vocabulary.ts";
 
 /** A stretch of text, or the spelling of an added token. */
@@ -9,16 +10,10 @@ export interface Section {
   readonly token: AddedToken | undefined;
 }
 
-interface TrieNode {
-  readonly next: Map<number, TrieNode>;
-  /** A spelling ends here. */
-  isEnd: boolean;
-}
-
 /** Cuts texts at the spellings of added tokens: the leftmost, and of those that begin alike the longest. */
 export class AddedTokenSplitter {
   readonly #tokens: ReadonlyMap<string, AddedToken>;
-  readonly #root: TrieNode = { next: new Map(), isEnd: false };
+  readonly #spellings: SpellingTrie;
 
   /**
    * @param spellings - at which texts are cut
@@ -26,7 +21,7 @@ export class AddedTokenSplitter {
    */
   constructor(spellings: Iterable<string>, tokens: ReadonlyMap<string, AddedToken>) {
     this.#tokens = tokens;
-    for (const spelling of spellings) this.#insert(spelling);
+    this.#spellings = new SpellingTrie(spellings);
   }
 
   /** Yields sections that are not empty, and `undefined` where the caller may pause. */
@@ -56,7 +51,7 @@ export class AddedTokenSplitter {
     let start = 0;
     let pauseAt = CHUNK_LENGTH;
     for (let at = 0; at < text.length;) {
-      const length = this.#matchAt(text, at);
+      const length = this.#spellings.matchAt(text, at);
       if (length > 0) {
         if (at > start) yield text.slice(start, at);
         yield text.slice(at, at + length);
@@ -69,26 +64,5 @@ export class AddedTokenSplitter {
       }
     }
     if (start < text.length) yield text.slice(start);
-  }
-
-  #matchAt(text: string, at: number): number {
-    let node = this.#root.next.get(text.charCodeAt(at));
-    let length = 0;
-    for (let end = at + 1; node !== undefined; end++) {
-      if (node.isEnd) length = end - at;
-      node = end < text.length ? node.next.get(text.charCodeAt(end)) : undefined;
-    }
-    return length;
-  }
-
-  #insert(spelling: string): void {
-    let node = this.#root;
-    for (let at = 0; at < spelling.length; at++) {
-      const unit = spelling.charCodeAt(at);
-      const next = node.next.get(unit) ?? { next: new Map(), isEnd: false };
-      node.next.set(unit, next);
-      node = next;
-    }
-    if (spelling !== "") node.isEnd = true;
   }
 }

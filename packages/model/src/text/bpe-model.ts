@@ -1,11 +1,11 @@
 // The model of a tokenizer: turns words, which a pre-tokenizer has cut, into token ids by byte-pair encoding.
 
 import type { JsonObject } from "../files/json-object.ts";
-import { PairTable } from "./pair-table.ts";
+import { PairTable, type SymbolPair } from "./pair-table.ts";
 import type { TokenIds } from "./token-ids.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 import { WordCache } from "./word-cache.ts";
-import { mergeMemory, WordMerge } from "./word-merge.ts";
+import { type MergeMemory, mergeMemory, WordMerge } from "./word-merge.ts";
 
 /** Words of up to so many UTF-16 units are encoded in one go, longer ones with pauses. */
 export const SHORT_WORD_LENGTH = 512;
@@ -14,6 +14,21 @@ const STEPS_BETWEEN_PAUSES = 2048;
 const encoder = new TextEncoder();
 const BYTE_TOKENS = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
 
+/** What a model has of its vocabulary, whichever tokens it leaves out. */
+interface Parts {
+  readonly ids: ReadonlyMap<string, number>;
+  readonly aliases: ReadonlyMap<string, number>;
+  readonly aliasIds: readonly number[];
+  /** UTF-16 units of the longest spelling. */
+  readonly longest: number;
+  readonly vocabSize: number;
+  readonly ignoresMerges: boolean;
+  readonly fusedId: number | undefined;
+  readonly unknown: number | undefined;
+  readonly byteSymbols: readonly number[] | undefined; // [256], -1 for a byte without a token
+  readonly overrides: ReadonlyMap<number, number>;
+}
+
 /**
  * Byte-pair encoding as the library @huggingface/tokenizers does it.
  *
@@ -21,46 +36,54 @@ const BYTE_TOKENS = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString
  * below 0 a character that the vocabulary lacks (`-1 - code point`).
  */
 export class BpeModel {
-  readonly #ids: ReadonlyMap<string, number>;
-  readonly #aliases = new Map<string, number>();
-  readonly #aliasIds: number[] = [];
-  readonly #vocabSize: number;
+  readonly #parts: Parts;
   readonly #table: PairTable;
-  readonly #ignoresMerges: boolean;
-  readonly #fusedId: number | undefined;
-  readonly #unknown: number | undefined;
-  readonly #byteSymbols: readonly number[] | undefined; // [256], -1 for a byte without a token
-  readonly #overrides: ReadonlyMap<number, number>;
+  readonly #excluded: ReadonlySet<number>;
   readonly #cache = new WordCache();
-  readonly #longest: number; // UTF-16 units of a spelling
-  readonly #memory = mergeMemory(SHORT_WORD_LENGTH);
+  readonly #memory: MergeMemory = mergeMemory(SHORT_WORD_LENGTH);
+
+  private constructor(parts: Parts, table: PairTable, excluded: ReadonlySet<number>) {
+    [this.#parts, this.#table, this.#excluded] = [parts, table, excluded];
+  }
 
   /**
    * @param model - `model` of a tokenizer.json
    * @param overrides - by spelling, ids that a token has instead of its own
    */
-  constructor(model: JsonObject, vocabulary: Vocabulary, overrides: ReadonlyMap<string, number>) {
+  static of(model: JsonObject, vocabulary: Vocabulary, overrides: ReadonlyMap<string, number>): BpeModel {
     const { ids, texts, merges } = vocabulary;
-    this.#ids = ids;
-    this.#vocabSize = texts.length;
+    const aliases = new Map<string, number>();
+    const aliasIds: number[] = [];
     let longest = 0;
     for (const [text, id] of ids) {
       longest = Math.max(longest, text.length);
       if (texts[id] === text) continue;
-      this.#aliases.set(text, this.#vocabSize + this.#aliasIds.length);
-      this.#aliasIds.push(id);
+      aliases.set(text, texts.length + aliasIds.length);
+      aliasIds.push(id);
     }
-    this.#longest = longest;
-    const symbol = (text: string): number => this.#symbolOf(text) ?? -1;
-    this.#table = new PairTable(merges.map(([left, right]) => [symbol(left), symbol(right), symbol(left + right)]));
-    this.#ignoresMerges = model["ignore_merges"] === true;
+    const symbol = (text: string): number => aliases.get(text) ?? ids.get(text) ?? -1;
     const { unk_token: unknown } = model;
-    this.#unknown = typeof unknown === "string" ? this.#symbolOf(unknown) : undefined;
     // As in the library: an unknown token that only `added_tokens` has is not fused.
     const isInModel = typeof unknown === "string" && Object.hasOwn(model["vocab"] as JsonObject, unknown);
-    this.#fusedId = isInModel && model["fuse_unk"] === true ? ids.get(unknown) : undefined;
-    this.#byteSymbols = model["byte_fallback"] === true ? BYTE_TOKENS.map(symbol) : undefined;
-    this.#overrides = new Map([...overrides].map(([text, id]) => [symbol(text), id]));
+    const parts = {
+      ids,
+      aliases,
+      aliasIds,
+      longest,
+      vocabSize: texts.length,
+      ignoresMerges: model["ignore_merges"] === true,
+      fusedId: isInModel && model["fuse_unk"] === true ? ids.get(unknown) : undefined,
+      unknown: typeof unknown === "string" && ids.has(unknown) ? symbol(unknown) : undefined,
+      byteSymbols: model["byte_fallback"] === true ? BYTE_TOKENS.map(symbol) : undefined,
+      overrides: new Map([...overrides].map(([text, id]) => [symbol(text), id])),
+    };
+    const pairs = merges.map(([left, right]): SymbolPair => [symbol(left), symbol(right), symbol(left + right)]);
+    return new BpeModel(parts, new PairTable(pairs), new Set());
+  }
+
+  /** The same, but that no text becomes one of these tokens. */
+  without(ids: ReadonlySet<number>): BpeModel {
+    return new BpeModel(this.#parts, new PairTable(this.#table, ids), ids);
   }
 
   /** The bytes of UTF-8 that the longest token has that a text can become, as the vocabulary spells them. */
@@ -73,8 +96,8 @@ export class BpeModel {
 
   /** Every character becomes a token or more, whatever the vocabulary lacks. */
   get coversAllCharacters(): boolean {
-    if (this.#byteSymbols?.every((symbol) => symbol >= 0)) return true;
-    return this.#unknown !== undefined && this.#fusedId === undefined;
+    if (this.#parts.byteSymbols?.every((symbol) => symbol >= 0)) return true;
+    return this.#parts.unknown !== undefined && this.#parts.fusedId === undefined;
   }
 
   /** Adds the ids of a word of at most `SHORT_WORD_LENGTH`. */
@@ -92,7 +115,7 @@ export class BpeModel {
   /** Adds the ids of a word of any length, given in parts, with pauses. */
   *encodeLong(parts: readonly string[], sink: TokenIds): Generator<void, void> {
     const length = parts.reduce((sum, part) => sum + part.length, 0);
-    const whole = this.#ignoresMerges && length <= this.#longest ? this.#symbolOf(parts.join("")) : undefined;
+    const whole = length <= this.#parts.longest ? this.#wholeWord(parts.join("")) : undefined;
     if (whole !== undefined) {
       this.#emit(whole, sink);
       return;
@@ -117,7 +140,7 @@ export class BpeModel {
   }
 
   #shortSymbols(word: string): Int32Array {
-    const whole = this.#ignoresMerges ? this.#symbolOf(word) : undefined;
+    const whole = this.#wholeWord(word);
     if (whole !== undefined) return Int32Array.of(whole);
     let count = 0;
     for (let at = 0; at < word.length; count++) {
@@ -132,12 +155,20 @@ export class BpeModel {
     return Int32Array.from(symbols);
   }
 
+  /** The symbol of a word that is a token, where such words are not merged. */
+  #wholeWord(word: string): number | undefined {
+    const symbol = this.#parts.ignoresMerges ? this.#symbolOf(word) : undefined;
+    return symbol !== undefined && this.#excluded.has(symbol) ? undefined : symbol;
+  }
+
   #symbolOf(text: string): number | undefined {
-    return this.#aliases.get(text) ?? this.#ids.get(text);
+    return this.#parts.aliases.get(text) ?? this.#parts.ids.get(text);
   }
 
   #symbolOfCharacter(codePoint: number): number {
-    return this.#symbolOf(String.fromCodePoint(codePoint)) ?? -1 - codePoint;
+    const symbol = this.#symbolOf(String.fromCodePoint(codePoint));
+    const isLeftOut = symbol === undefined || (this.#excluded.has(symbol) && this.#parts.byteSymbols !== undefined);
+    return isLeftOut ? -1 - codePoint : symbol;
   }
 
   #emit(symbol: number, sink: TokenIds): void {
@@ -145,18 +176,19 @@ export class BpeModel {
       this.#emitToken(symbol, sink);
       return;
     }
-    const bytes = this.#byteSymbols && encoder.encode(String.fromCodePoint(-1 - symbol));
-    const symbols = bytes && Array.from(bytes, (byte) => this.#byteSymbols?.[byte] ?? -1);
+    const bytes = this.#parts.byteSymbols && encoder.encode(String.fromCodePoint(-1 - symbol));
+    const symbols = bytes && Array.from(bytes, (byte) => this.#parts.byteSymbols?.[byte] ?? -1);
     if (symbols?.every((byteSymbol) => byteSymbol >= 0)) {
       for (const byteSymbol of symbols) this.#emitToken(byteSymbol, sink);
-    } else if (this.#unknown !== undefined) this.#emitToken(this.#unknown, sink);
+    } else if (this.#parts.unknown !== undefined) this.#emitToken(this.#parts.unknown, sink);
   }
 
   #emitToken(symbol: number, sink: TokenIds): void {
-    const id = symbol < this.#vocabSize ? symbol : (this.#aliasIds[symbol - this.#vocabSize] as number);
+    const id =
+      symbol < this.#parts.vocabSize ? symbol : (this.#parts.aliasIds[symbol - this.#parts.vocabSize] as number);
     // Neighbours that are both unknown are one token.
-    const isFused = id === this.#fusedId && sink.last === id;
+    const isFused = id === this.#parts.fusedId && sink.last === id;
     sink.last = id;
-    if (!isFused) sink.push(this.#overrides.get(symbol) ?? id);
+    if (!isFused) sink.push(this.#parts.overrides.get(symbol) ?? id);
   }
 }

@@ -1,6 +1,7 @@
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { checkTemplateValues, describeValue, ReadMeError, type ChatMessage } from "@readme-moe/core";
 import { checkMessages } from "./chat-message.ts";
+import { freeMarks } from "./token-guard.ts";
 import { templateGlobals } from "./template-globals.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -52,6 +53,11 @@ export class ChatTemplate {
     this.#sources = typeof source === "string" ? { default: source } : source;
     this.#tokens = tokens;
     this.#now = options.now ?? (() => new Date());
+  }
+
+  /** Two characters that it does not write. */
+  get freeMarks(): readonly [string, string] {
+    return freeMarks(`${this.#sources.default}${this.#sources.toolUse ?? ""}`);
   }
 
   /** Has a place for `tools`, and so tells the model itself what it may call and how. */

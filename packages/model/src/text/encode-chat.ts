@@ -1,6 +1,6 @@
-import { ReadMeError, type ChatMessage } from "@readme-moe/core";
+import { checkTemplateValues, ReadMeError, type ChatMessage } from "@readme-moe/core";
 import type { ChatOptions, ChatTemplate } from "./chat-template.ts";
-import { finish } from "./text-encoder.ts";
+import { finish } from "./token-encoder.ts";
 import type { EncodeOptions, Tokenizer } from "./tokenizer.ts";
 
 /** Messages, and the variables of the template that turns them into a text. */
@@ -10,8 +10,19 @@ export interface Chat {
 }
 
 /**
- * The token ids of a chat, in steps as those of `Tokenizer.encodeInSteps`; the first one renders the template. Templates
- * write the BOS token themselves, so none is added.
+ * What a spelling of a control token, such as `<|im_end|>`, is in the strings of messages, tools and the template's other
+ * variables: text like any other, or the control token.
+ */
+export type ControlTokensInMessages = "text" | "control";
+
+export interface EncodeChatOptions extends Pick<EncodeOptions, "maxTokens" | "tooMany" | "addSpecialTokens"> {
+  /** @default "text" */
+  readonly controlTokensInMessages?: ControlTokensInMessages;
+}
+
+/**
+ * The token ids of a chat, in steps as those of `Tokenizer.encodeInSteps`; one of the first
+ * renders the template. Templates write the BOS token themselves, so none is added unless asked for.
  *
  * @param template - `undefined` when the model has none
  * @throws as `ChatTemplate.render`; {ReadMeError} `ERR_CHAT_TEMPLATE` when there is no template, `ERR_CONTEXT_LENGTH`
@@ -19,17 +30,25 @@ export interface Chat {
 export function* encodeChat(
   tokenizer: Tokenizer,
   template: ChatTemplate | undefined,
-  { messages, template: options }: Chat,
-  limits: Omit<EncodeOptions, "addSpecialTokens"> = {},
+  chat: Chat,
+  options: EncodeChatOptions = {},
 ): Generator<void, Int32Array> {
   if (template === undefined) {
     throw new ReadMeError("ERR_CHAT_TEMPLATE", "This model has no chat template; give it a plain prompt");
   }
-  const { maxTokens = Infinity, tooMany } = limits;
+  const { controlTokensInMessages = "text", addSpecialTokens = false, maxTokens = Infinity, tooMany } = options;
   // Each message has a token at least, and rendering it takes some 20 µs.
-  if (Array.isArray(messages) && messages.length > maxTokens && tooMany) throw tooMany(messages.length);
-  const text = template.render(messages, options);
-  return yield* tokenizer.encodeInSteps(text, { ...limits, addSpecialTokens: false });
+  if (Array.isArray(chat.messages) && chat.messages.length > maxTokens && tooMany) throw tooMany(chat.messages.length);
+  const limits = { addSpecialTokens, maxTokens, ...(tooMany && { tooMany }) };
+  checkTemplateValues(chat.messages, chat.template);
+  if (controlTokensInMessages === "control") {
+    return yield* tokenizer.encodeInSteps(template.render(chat.messages, chat.template), limits);
+  }
+  const guard = tokenizer.guard(template.freeMarks);
+  const { value, isMarked } = yield* guard.guard([chat.messages, ...Object.values(chat.template)] as const);
+  const [messages, ...values] = value;
+  const variables = Object.fromEntries(Object.keys(chat.template).map((name, index) => [name, values[index]]));
+  return yield* tokenizer.encodeInSteps(template.render(messages, variables), isMarked ? { ...limits, guard } : limits);
 }
 
 /** The same at once. */

@@ -11,9 +11,17 @@ export class PairTable {
   readonly #ranks: Int32Array;
   readonly #merged: Int32Array;
   readonly #mask: number;
+  readonly #excluded: ReadonlySet<number>;
 
-  /** @param pairs - of a pair that comes twice, the last counts */
-  constructor(pairs: readonly SymbolPair[]) {
+  /** @param pairs - of a pair that comes twice, the last counts; or a table, to share its memory
+   * @param excluded - symbols that nothing merges into
+   */
+  constructor(pairs: readonly SymbolPair[] | PairTable, excluded: ReadonlySet<number> = new Set()) {
+    this.#excluded = excluded;
+    if (pairs instanceof PairTable) {
+      [this.#keys, this.#ranks, this.#merged, this.#mask] = [pairs.#keys, pairs.#ranks, pairs.#merged, pairs.#mask];
+      return;
+    }
     const capacity = 2 ** Math.ceil(Math.log2(2 * pairs.length + 2));
     this.#mask = capacity - 1;
     this.#keys = new Float64Array(capacity).fill(-1);
@@ -30,7 +38,8 @@ export class PairTable {
   rank(left: number, right: number): number {
     if (left < 0 || right < 0) return -1;
     const slot = this.#slot(left, right);
-    return this.#keys[slot] === -1 ? -1 : (this.#ranks[slot] as number);
+    const rank = this.#keys[slot] === -1 ? -1 : (this.#ranks[slot] as number);
+    return this.#excluded.size > 0 && rank >= 0 && this.#excluded.has(this.mergedAt(rank)) ? -1 : rank;
   }
 
   mergedAt(rank: number): number {

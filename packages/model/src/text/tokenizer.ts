@@ -4,7 +4,8 @@ import { type JsonObject, unsupported } from "../files/json-object.ts";
 import { chunkEnd } from "./in-chunks.ts";
 import { type NamedToken, namedToken, withConfigTokens } from "./special-tokens.ts";
 import { type Frame, type Frames, readFrames } from "./special-frame.ts";
-import { finish, TextEncoder } from "./text-encoder.ts";
+import { finish, TokenEncoder } from "./token-encoder.ts";
+import type { TokenGuard } from "./token-guard.ts";
 import { TokenIds } from "./token-ids.ts";
 import { readSpelling, spelledBytes, type TokenSpelling } from "./token-spelling.ts";
 import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
@@ -27,6 +28,8 @@ export interface EncodeOptions {
   readonly addSpecialTokens?: boolean;
   /** Texts with more tokens are refused, as soon as that is known. @default Infinity */
   readonly maxTokens?: number;
+  /** Marks in the text, which make spellings of control tokens ordinary text. @default none */
+  readonly guard?: Pick<TokenGuard, "restore">;
   /** The error for a text that has at least so many. @default a ReadMeError `ERR_CONTEXT_LENGTH` */
   readonly tooMany?: (atLeast: number) => Error;
 }
@@ -55,7 +58,7 @@ export class Tokenizer {
   readonly stripsLeadingSpace: boolean;
   /** Decoding removes spaces before punctuation; only where the tokenizer's config says so. */
   readonly cleansUpSpaces: boolean;
-  readonly #encoder: TextEncoder;
+  readonly #encoder: TokenEncoder;
   readonly #frames: Frames;
   readonly #vocabulary: Vocabulary;
   readonly #spelling: TokenSpelling;
@@ -68,7 +71,7 @@ export class Tokenizer {
     const { path, tokenizer, config = {}, configPath = path } = source;
     const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
     [this.#encoder, this.#frames] = build(path, () => {
-      const encoder = new TextEncoder(path, tokenizer, vocabulary);
+      const encoder = new TokenEncoder(path, tokenizer, vocabulary);
       const idOf = (token: string): number | undefined => encoder.idOf(token, vocabulary.ids);
       return [encoder, readFrames(path, tokenizer["post_processor"] ?? null, idOf)];
     });
@@ -110,9 +113,12 @@ export class Tokenizer {
     const check = (numTokens: number): void => {
       if (numTokens + numAdded > maxTokens) throw tooMany(numTokens + numAdded);
     };
-    check(this.minTokens(text, maxTokens));
+    // Marks are no part of the text that counts.
+    if (this.minTokens(text, maxTokens) + numAdded > maxTokens) {
+      check(this.minTokens(options.guard?.restore(text) ?? text, maxTokens));
+    }
     const ids = new TokenIds();
-    for (const work = this.#encoder.encode(wellFormed(text), ids); work.next().done !== true;) {
+    for (const work = this.#encoder.encode(wellFormed(text), ids, options.guard); work.next().done !== true;) {
       check(ids.length);
       yield;
     }
@@ -150,6 +156,11 @@ export class Tokenizer {
   /** The token steers the model and is no part of a text. */
   isSpecial(id: number): boolean {
     return this.#specialIds.has(id);
+  }
+
+  /** What keeps callers' texts in a chat from becoming control tokens. @param marks - two characters that are in no template */
+  guard(marks: readonly [string, string]): TokenGuard {
+    return this.#encoder.guard(marks);
   }
 
   /** The id of the token that the vocabulary spells `text`, such as `<|im_end|>`. */

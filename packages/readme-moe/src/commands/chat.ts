@@ -4,7 +4,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { withEngine, type EngineFlags } from "../engine.ts";
 import { MODEL_ARGUMENT } from "../model-path.ts";
-import { expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
+import { controlTokensOption, expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
 import { recordTraceOption } from "../simulation/record-trace-file.ts";
 
@@ -21,7 +21,13 @@ export function chatCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .option("--system <text>", "what the model is told first");
   for (const option of samplingOptions(0.7, 1024)) command.addOption(option);
-  for (const option of [expertOption(), ...runtimeOptions(), expertCacheOption(), isolationOption()])
+  for (const option of [
+    expertOption(),
+    ...runtimeOptions(),
+    expertCacheOption(),
+    isolationOption(),
+    controlTokensOption(),
+  ])
     command.addOption(option);
   command.addOption(recordTraceOption());
   return command.action((path: string, flags: ChatFlags) =>

@@ -1,7 +1,7 @@
 import { Command, type Option } from "commander";
 import type { EngineFlags } from "../engine.ts";
 import { MODEL_ARGUMENT } from "../model-path.ts";
-import { expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
+import { controlTokensOption, expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
 import { recordTraceOption } from "../simulation/record-trace-file.ts";
 import { runServer } from "../serving/run-server.ts";
 import { servingOptions, type ServingFlags } from "../serving/serving-flags.ts";
@@ -22,6 +22,7 @@ export function serveCommand(signal: AbortSignal): Command {
     ...runtimeOptions(),
     expertCacheOption(),
     isolationOption(),
+    controlTokensOption(),
     recordTraceOption(),
   ];
   for (const option of options) command.addOption(option);

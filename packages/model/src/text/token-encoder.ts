@@ -7,20 +7,37 @@ import { expectObject, type JsonObject } from "../files/json-object.ts";
 import type { NormalizerStep } from "./normalizer.ts";
 import { type PreTokenizerStep, toByteAlphabet, wordsOf } from "./pre-tokenizer.ts";
 import { referenceNormalizer, referencePreTokenizer } from "./reference-parity.ts";
-import { TokenIds } from "./token-ids.ts";
+import { TokenGuard } from "./token-guard.ts";
+import type { TokenIds } from "./token-ids.ts";
 import type { AddedToken, Vocabulary } from "./vocabulary.ts";
 
 // Short words between two pauses.
 const WORDS_BETWEEN_PAUSES = 128;
 
+interface Target {
+  /** The text begins what is encoded. */
+  readonly isFirst: boolean;
+  readonly sink: TokenIds;
+}
+
+/** How a text is cut at added tokens, before and after it is normalized, and what becomes of the rest. */
+interface Pass {
+  readonly raw: AddedTokenSplitter;
+  readonly normalized: AddedTokenSplitter;
+  readonly model: BpeModel;
+}
+
 /** Encodes texts; what goes around them is not its own. */
-export class TextEncoder {
+export class TokenEncoder {
   readonly #normalizer: readonly NormalizerStep[];
   readonly #preTokenizer: readonly PreTokenizerStep[];
-  readonly #model: BpeModel;
   readonly #tokens: ReadonlyMap<string, AddedToken>;
-  readonly #raw: AddedTokenSplitter;
-  readonly #normalized: AddedTokenSplitter;
+  readonly #plain: Pass;
+  readonly #guarded: Pass;
+  readonly #controls: readonly string[];
+  readonly #guards = new Map<string, TokenGuard>(); // by their marks
+  /** Spellings of control tokens that are searched in normalized texts. */
+  readonly #normalizedControls: readonly string[];
   /** Bytes of a text that a token stands for at most; `Infinity` where that is not known. */
   readonly maxTokenBytes: number;
   /** Characters that may become no token; `undefined` where all become some. */
@@ -43,13 +60,30 @@ export class TextEncoder {
       } else raw.push(token.content);
     }
     this.#tokens = tokens;
-    this.#raw = new AddedTokenSplitter(raw, tokens);
-    this.#normalized = new AddedTokenSplitter(normalized, tokens);
     const overrides = new Map([...tokens].map(([spelling, { id }]) => [spelling, id]));
     for (const [spelling, id] of overrides) if (vocabulary.ids.get(spelling) === id) overrides.delete(spelling);
-    this.#model = new BpeModel(definition, vocabulary, overrides);
+    const model = BpeModel.of(definition, vocabulary, overrides);
+    this.#plain = {
+      raw: new AddedTokenSplitter(raw, tokens),
+      normalized: new AddedTokenSplitter(normalized, tokens),
+      model,
+    };
+    // Where a text has spellings of control tokens that are none, all real ones are cut out before it is normalized.
+    const controls = vocabulary.added.filter(({ special }) => special);
+    const others = new Map([...tokens].filter(([, { special }]) => !special));
+    const all = new Map([...others, ...controls.map((token) => [token.content, token] as const)]);
+    this.#controls = controls.map(({ content }) => content);
+    this.#normalizedControls = normalized.filter((spelling) => tokens.get(spelling)?.special);
+    this.#guarded = {
+      raw: new AddedTokenSplitter([...raw, ...this.#controls], all),
+      normalized: new AddedTokenSplitter(
+        normalized.filter((spelling) => others.has(spelling)),
+        others,
+      ),
+      model: model.without(new Set(controls.map(({ id }) => id))),
+    };
     this.maxTokenBytes = this.#longestToken(definition, vocabulary);
-    const losesBytes = this.#isByteLevel && !this.#model.coversAllCharacters;
+    const losesBytes = this.#isByteLevel && !this.#plain.model.coversAllCharacters;
     this.lostCharacters = losesBytes ? charactersWithMissingBytes(vocabulary.ids) : undefined;
   }
 
@@ -61,13 +95,32 @@ export class TextEncoder {
   /**
    * Adds a text's ids to `sink`. Pauses after some tenths of a millisecond at most, but for searches of a pattern,
    * which can take some 20 ns for each character that one piece has.
+   *
+   * @param guard - of a text with marks: only what has none is a control token
    */
-  *encode(text: string, sink: TokenIds): Generator<void, void> {
-    for (const section of this.#raw.split(text)) {
+  *encode(text: string, sink: TokenIds, guard?: Pick<TokenGuard, "restore">): Generator<void, void> {
+    const pass = guard ? this.#guarded : this.#plain;
+    for (const section of pass.raw.split(text)) {
       if (section === undefined) yield;
       else if (section.token) sink.push(section.token.id);
-      else yield* this.#encodeSection(yield* this.#normalize(section.text), section.index === 0, sink);
+      else {
+        const restored = guard ? guard.restore(section.text) : section.text;
+        yield* this.#encodeSection(pass, yield* this.#normalize(restored), { isFirst: section.index === 0, sink });
+      }
     }
+  }
+
+  /** @param marks - two characters that are in no template */
+  guard(marks: readonly [string, string]): TokenGuard {
+    const spellings = this.#normalizedControls;
+    const isSpelledWhenNormalized = (text: string): boolean => {
+      const normalized = spellings.length === 0 ? "" : finish(this.#normalize(text));
+      return spellings.some((spelling) => normalized.includes(spelling));
+    };
+    const key = marks.join("");
+    const guard = this.#guards.get(key) ?? new TokenGuard(this.#controls, marks, isSpelledWhenNormalized);
+    this.#guards.set(key, guard);
+    return guard;
   }
 
   *#normalize(text: string): Generator<void, string> {
@@ -79,23 +132,23 @@ export class TextEncoder {
     return normalized;
   }
 
-  *#encodeSection(text: string, isFirst: boolean, sink: TokenIds): Generator<void, void> {
-    for (const section of this.#normalized.split(text)) {
+  *#encodeSection({ normalized, model }: Pass, text: string, to: Target): Generator<void, void> {
+    for (const section of normalized.split(text)) {
       if (section === undefined) yield;
-      else if (section.token) sink.push(section.token.id);
-      else yield* this.#encodeWords(section.text, isFirst, sink);
+      else if (section.token) to.sink.push(section.token.id);
+      else yield* this.#encodeWords(model, section.text, to);
     }
   }
 
-  *#encodeWords(text: string, isFirst: boolean, sink: TokenIds): Generator<void, void> {
+  *#encodeWords(model: BpeModel, text: string, { isFirst, sink }: Target): Generator<void, void> {
     let count = 0;
     sink.last = -1;
     for (const word of wordsOf(this.#preTokenizer, text, isFirst)) {
       if (word === undefined) yield;
-      else if (typeof word !== "string") yield* this.#model.encodeLong(word, sink);
-      else if (word.length > SHORT_WORD_LENGTH) yield* this.#model.encodeLong([word], sink);
+      else if (typeof word !== "string") yield* model.encodeLong(word, sink);
+      else if (word.length > SHORT_WORD_LENGTH) yield* model.encodeLong([word], sink);
       else {
-        this.#model.encodeShort(word, sink);
+        model.encodeShort(word, sink);
         if (++count % WORDS_BETWEEN_PAUSES === 0) yield;
       }
     }
@@ -111,7 +164,7 @@ export class TextEncoder {
     const losesText =
       added.some(({ lstrip, rstrip }) => lstrip || rstrip) ||
       this.#preTokenizer.some((step) => step.type === "split" && step.dropsRest) ||
-      !(isByteLevel || this.#model.coversAllCharacters);
+      !(isByteLevel || this.#plain.model.coversAllCharacters);
     if (losesText) return Infinity;
     const bytesOf = isByteLevel ? (text: string) => text.length : (text: string) => Buffer.byteLength(text);
     let longest = BpeModel.longestBytes(definition, vocabulary, bytesOf);
