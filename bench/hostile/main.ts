@@ -35,7 +35,8 @@ const attacks = ATTACKS.map((_, index) => index).filter((index) => chosen === un
 const attacker = fork(join(import.meta.dirname, "attacker.ts"));
 await using server = await serve(positionals[0] ?? "models/pocket", Number(values["heap-mb"]), []);
 
-// Memory and speed of a server that has answered for a while are what attacks are compared with.
+// Memory and speed of a server that has been full of well-behaved requests are what attacks are compared with.
+await Promise.all(Array.from({ length: 64 }, () => longAnswer()));
 const usual = await attended(5, 3);
 const usualMs = median(usual.answersMs);
 const usualBytes = await server.memory();
@@ -50,6 +51,18 @@ if (mixedSeconds > 0) await report(`all of them mixed, seed ${values.seed}`, mix
 attacker.kill();
 console.log(numMissed === 0 ? "All held." : `Not held: ${numMissed}.`);
 process.exitCode = numMissed === 0 ? 0 : 1;
+
+/** One of many requests that fill the server's places and its memory for keys and values. */
+async function longAnswer(): Promise<void> {
+  const body = JSON.stringify({ prompt: "The ship was", max_tokens: 900, ignore_eos: true });
+  await (
+    await fetch(`${server.url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body,
+    })
+  ).text();
+}
 
 /** Watches for so many seconds, beside attacks where there are any. @param warmUpAnswers - that do not count */
 async function attended(seconds: number, warmUpAnswers: number, order?: readonly number[]): Promise<Testimony> {

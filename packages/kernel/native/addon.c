@@ -274,6 +274,13 @@ static napi_value close_kernel(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/** returnFreeMemory(): see `platform_return_free`. */
+static napi_value return_free_memory(napi_env env, napi_callback_info info) {
+  (void)env, (void)info;
+  platform_return_free();
+  return NULL;
+}
+
 NAPI_MODULE_INIT() {
   const struct {
     const char *name;
@@ -282,6 +289,7 @@ NAPI_MODULE_INIT() {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"end", end},
       {"place", place}, {"readLogits", read_logits}, {"close", close_kernel},
+      {"returnFreeMemory", return_free_memory},
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     napi_value function;

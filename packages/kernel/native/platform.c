@@ -40,8 +40,18 @@ void platform_free(void *memory) {
     return;
   }
 }
+void platform_return_free(void) {}
 #else
 #include <stdlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+void platform_return_free(void) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 // Large blocks of `calloc` are fresh pages of the system, which are zero without being written.
 void *platform_allocate(size_t bytes) {

@@ -28,6 +28,7 @@ export interface Addon {
   place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
+  returnFreeMemory(): void;
 }
 
 /** Loads the addon of this platform. @throws {Error} where there is none, or it does not load */

@@ -17,6 +17,7 @@ import express, { type Express } from "express";
 import type { ServeFlags } from "../commands/serve.ts";
 import { openEngine, type OpenedEngine } from "../engine.ts";
 import { EventLog } from "./event-log.ts";
+import { collectWhenIdle } from "./idle-memory.ts";
 import { closeServer, listen, urlOf } from "./http-server.ts";
 import { stopSignals } from "./stop-signals.ts";
 
@@ -54,6 +55,7 @@ async function serve(
   log.listen(events);
   models.watch((model, served) => log.watch(model, served));
   const server = await listen(appOver(models, events, flags), flags);
+  const stopCollecting = collectWhenIdle(() => models.numLeases > 0);
   try {
     log.tellAddress(urlOf(server), name);
     await Promise.race([aborted(stop), engine.then(() => aborted(stop))]);
@@ -62,6 +64,7 @@ async function serve(
     const { drainMs: deadlineMs, noticeMs } = flags;
     const numEnded = await models.drain({ deadlineMs, noticeMs: stop.aborted ? noticeMs : 0 });
     await closeServer(server);
+    stopCollecting();
     log.close();
     if (numEnded > 0) log.tell("server:ended", `requests that were ended: ${numEnded}`, { numRequests: numEnded });
   }
