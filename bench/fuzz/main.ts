@@ -19,6 +19,7 @@ import type { KnownModel } from "./bodies.ts";
 import { caseOf } from "./cases.ts";
 import { documentedCodes } from "./documented.ts";
 import { described, fromJson, toJson, type FuzzCase } from "./fuzz-case.ts";
+import { decidedAnswer, type KeptAnswer } from "./kept-answers.ts";
 import { judge, rulesOf } from "./judge.ts";
 import { plainAnswers } from "./plain-requests.ts";
 import type { ProbeReport } from "./probe.ts";
@@ -32,6 +33,7 @@ const SAMPLES_A_VALUE = 5;
 const MAX_GROWTH_PERCENT = 10;
 const SLOW_MS = 200;
 const MAX_TOLD = 30;
+const MAX_KEPT = 200;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -50,15 +52,16 @@ await using template = await withTemplate(positionals[0] ?? "models/pocket");
 await using server = await serve(template.path, Number(values["heap-mb"]), []);
 const rules = rulesOf(documentedCodes(), [resolve(template.path)]);
 const tally = new Tally();
+const kept: KeptAnswer[] = [];
 
 if (values.replay !== undefined) await replay(fromJson(await readFile(values.replay, "utf8")));
 else await fuzz();
 
-async function replay(kept: FuzzCase): Promise<void> {
-  const received = await sendCase(server.port, kept);
+async function replay(one: FuzzCase): Promise<void> {
+  const received = await sendCase(server.port, one);
   console.log(received.bytes.toString("latin1").slice(0, 4000));
-  const { problems } = judge(kept, received, rules);
-  console.log(`${described(kept)}: ${problems.join("; ") || "as it should be"}`);
+  const { problems } = judge(one, received, rules);
+  console.log(`${described(one)}: ${problems.join("; ") || "as it should be"}`);
   if (problems.length > 0) process.exitCode = 1;
 }
 
@@ -94,11 +97,24 @@ async function tryCase(one: FuzzCase): Promise<void> {
   const received = await sendCase(server.port, one);
   const judged = judge(one, received, rules);
   tally.add(one, judged);
+  const choices = kept.length < MAX_KEPT ? decidedAnswer(one, received.bytes) : undefined;
+  if (choices !== undefined) kept.push({ of: one, choices });
   if (judged.problems.length === 0) return;
   const file = join(values.folder, `case-${one.seed}-${one.index}.json`);
   await mkdir(values.folder, { recursive: true });
   await writeFile(file, toJson(one, { problems: judged.problems }));
   if (tally.failed <= MAX_TOLD) console.log(`${described(one)}: ${judged.problems.join("; ")}\n   ${file}`);
+}
+
+/** Cases whose answer is another one when nobody asks beside them. */
+async function changedAnswers(): Promise<readonly FuzzCase[]> {
+  const changed: FuzzCase[] = [];
+  for (const { of, choices } of kept) {
+    // oxlint-disable-next-line no-await-in-loop -- each alone
+    const { bytes } = await sendCase(server.port, of);
+    if (decidedAnswer(of, bytes) !== choices) changed.push(of);
+  }
+  return changed;
 }
 
 interface AtFirst {
@@ -114,6 +130,8 @@ async function conclude(
   const isAlive = server.isAlive();
   const stuck = isAlive ? await stuckGauges(server.url) : ["dead"];
   const same = isAlive && (await plainAnswers(server.url)) === before;
+  const changed = isAlive ? await changedAnswers() : [];
+  for (const one of changed.slice(0, MAX_TOLD)) console.log(`another answer when it is alone: ${described(one)}`);
   const now = isAlive ? await server.processes() : [];
   const slow = timesMs.filter((ms) => ms > SLOW_MS).length;
   console.log(
@@ -130,6 +148,10 @@ async function conclude(
       failures.length === 0,
     ),
     verdictOf("right requests get the same answers as before", same),
+    verdictOf(
+      `of ${kept.length} answers that a seed decides, those that differ alone: ${changed.length}`,
+      changed.length === 0,
+    ),
     verdictOf(`all gauges are 0${stuck.length > 0 ? `, but ${stuck.join(", ")}` : ""}`, stuck.length === 0),
     judgeMemory(bytes),
   ].every(Boolean);
