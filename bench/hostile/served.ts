@@ -13,6 +13,8 @@ export interface Served extends AsyncDisposable {
   readonly isAlive: () => boolean;
   /** Resident bytes of the server's process and of its engine's. */
   readonly memory: () => Promise<number>;
+  /** Ids of the server's process and of its engine's. */
+  readonly processes: () => Promise<readonly number[]>;
 }
 
 const MAIN = join(import.meta.dirname, "../../packages/readme-moe/dist/main.js");
@@ -32,6 +34,7 @@ export async function serve(model: string, heapMb: number, flags: readonly strin
     url,
     isAlive: () => child.exitCode === null && child.signalCode === null,
     memory: () => residentBytes(child),
+    processes: () => processesOf(child),
     async [Symbol.asyncDispose]() {
       child.kill("SIGKILL");
       if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
@@ -39,9 +42,19 @@ export async function serve(model: string, heapMb: number, flags: readonly strin
   };
 }
 
-async function residentBytes({ pid }: ChildProcess): Promise<number> {
+async function processesOf({ pid = 0 }: ChildProcess): Promise<readonly number[]> {
   const children = await readFile(`/proc/${pid}/task/${pid}/children`, "utf8").catch(() => "");
-  const pids = [pid, ...children.split(" ").filter((text) => text !== "")];
+  return [
+    pid,
+    ...children
+      .split(" ")
+      .filter((text) => text.trim() !== "")
+      .map(Number),
+  ];
+}
+
+async function residentBytes(child: ChildProcess): Promise<number> {
+  const pids = await processesOf(child);
   const sizes = await Promise.all(
     pids.map(async (one) => {
       const status = await readFile(`/proc/${one}/status`, "utf8").catch(() => "");

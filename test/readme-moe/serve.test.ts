@@ -9,6 +9,7 @@ import express from "express";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { outcomeOf, startCommand, type Outcome } from "../support/node-process.ts";
 import { Scrape } from "../support/prometheus.ts";
+import { openSocket, postHead, readAll } from "../support/raw-http.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { runCli } from "../support/run-cli.ts";
@@ -153,6 +154,30 @@ describe("a server", () => {
     const metrics = new Scrape(await (await fetch(`${url}/metrics`)).text());
     expect(metrics.value("readme_engine_restarts_total", { model_name: "tiny" })).toBe(1);
   });
+});
+
+function get(target: string, ...more: readonly string[]): string {
+  return [`GET ${target} HTTP/1.1`, "Host: localhost", ...more, "", ""].join("\r\n");
+}
+
+// Express passes such a request by all of its handlers.
+test("targets that are no URL are refused in the API's shape, in their turn, and not without end", async () => {
+  const { url } = await serveReady();
+  const port = Number(new URL(url).port);
+
+  const asking = await openSocket(port);
+  asking.write(get("http://[::1") + get("/livez") + get("http://[::1", "Connection: close"));
+  const answers = (await readAll(asking)).split("HTTP/1.1 ").slice(1);
+  expect(answers.map((answer) => Number(answer.slice(0, 3)))).toEqual([400, 200, 400]);
+  for (const answer of [answers[0], answers[2]]) {
+    const { error } = JSON.parse(answer?.split("\r\n\r\n")[1] ?? "") as { error: object };
+    expect(error).toMatchObject({ type: "invalid_request_error", code: "invalid_request", param: null });
+  }
+
+  const greedy = await openSocket(port);
+  greedy.write(postHead("/v1/completions", 1000).replace("Connection: close\r\n", ""));
+  greedy.write("x".repeat(1000) + get("http://[::1").repeat(40));
+  expect((await readAll(greedy)).split("HTTP/1.1 ").length).toBeLessThan(20);
 });
 
 describe("a call that cannot work", () => {

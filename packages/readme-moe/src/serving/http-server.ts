@@ -1,9 +1,9 @@
 import { once } from "node:events";
-import { createServer, type Server } from "node:http";
+import { createServer, type RequestListener, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { ReadMeError } from "@readme-moe/core";
-import { boundConnections } from "@readme-moe/express";
-import type { Express } from "express";
+import { answerErrors, ApiError, boundConnections, oneAtATime } from "@readme-moe/express";
+import type { Express, Request, Response } from "express";
 
 /** Clients that send slowly must not hold connections for ever. Answers may take as long as they need. */
 const TIMEOUTS = {
@@ -24,7 +24,7 @@ export interface ListenOptions {
 
 /** @throws {ReadMeError} when the address cannot be had */
 export async function listen(app: Express, { port, host, maxConnections }: ListenOptions): Promise<Server> {
-  const server = createServer(TIMEOUTS, app);
+  const server = createServer(TIMEOUTS, listenerOf(app));
   server.maxConnections = maxConnections;
   boundConnections(server);
   try {
@@ -35,6 +35,22 @@ export async function listen(app: Express, { port, host, maxConnections }: Liste
     throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${port}: ${why}`, { cause });
   }
   return server;
+}
+
+/**
+ * Makes a listener of an app. Express passes a request whose target it cannot read, such as `http://[`, by every handler
+ * of the app, and would answer it in HTML; here it is refused like any other, and waits for its turn.
+ */
+function listenerOf(app: Express): RequestListener {
+  return (incoming, outgoing) => {
+    const [request, response] = [incoming as Request, outgoing as Response];
+    const refuse = (error?: unknown): void => {
+      const details = { status: 400, type: "invalid_request_error", code: "invalid_request" };
+      const unreadable = new ApiError({ ...details, message: "The request's target could not be read" });
+      void answerErrors(error ?? unreadable, request, response, () => undefined);
+    };
+    void oneAtATime(request, response, () => void app(request, response, refuse));
+  };
 }
 
 export function urlOf(server: Server): string {

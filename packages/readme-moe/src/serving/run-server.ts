@@ -8,7 +8,6 @@ import {
   answerNotFound,
   isLoopback,
   localHostsOnly,
-  oneAtATime,
   readMe,
   ServedModels,
   type RestartOptions,
@@ -84,7 +83,6 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
   const { hungMs, maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
-  app.use(oneAtATime);
   if (flags.apiKey === undefined && !flags.allowAnyone) app.use(localHostsOnly);
   app.use(
     readMe({

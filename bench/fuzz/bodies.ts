@@ -1,0 +1,207 @@
+// Bodies that the API has to take: every field, with values that its documentation allows.
+
+import type { Chance } from "./chance.ts";
+import { tools, responseFormat } from "./schemas.ts";
+
+/** What has to be known of the model that is served. */
+export interface KnownModel {
+  readonly name: string;
+  readonly vocabSize: number;
+}
+
+type Fields = Record<string, unknown>;
+
+const WORDS = [
+  "The",
+  "ship",
+  "was",
+  "far",
+  "from",
+  "home",
+  ".",
+  "é",
+  "🙂",
+  "\n",
+  "  ",
+  "0x1F",
+  "日本",
+  "\u0000",
+  "{",
+  "</s>",
+];
+/** How likely a field that may be absent is there. */
+const SHARE = 0.12;
+
+function text(chance: Chance, most = 12): string {
+  return chance.list(1, most, () => chance.pick(WORDS)).join(chance.pick([" ", " ", ""]));
+}
+
+/** Some of the fields, each rarely, so that one that is refused does not hide all others; sometimes as `null`. */
+function some(chance: Chance, fields: Readonly<Record<string, () => unknown>>): Fields {
+  const chosen = Object.entries(fields).filter(() => chance.happens(SHARE));
+  return Object.fromEntries(chosen.map(([name, value]) => [name, chance.happens(0.1) ? null : value()]));
+}
+
+function requestFields(chance: Chance, model: KnownModel): Fields {
+  return some(chance, {
+    model: () => model.name,
+    stream: () => chance.happens(0.8),
+    stream_options: () =>
+      some(chance, {
+        include_usage: () => chance.happens(0.8),
+        include_obfuscation: () => false,
+        continuous_usage_stats: () => false,
+      }),
+    user: () => text(chance),
+    metadata: () => Object.fromEntries(chance.list(0, 4, (index) => [`key ${index}`, text(chance)])),
+    read_me: () => ({
+      ...some(chance, { expert: () => 0, priority: () => -chance.below(5) }),
+      ...(chance.happens(0.7)
+        ? { include: chance.pick([["routes"], ["timings"], ["routes", "timings"], ["timings", "timings"], []]) }
+        : {}),
+    }),
+    store: () => false,
+    service_tier: () => chance.pick(["auto", "default"]),
+  });
+}
+
+function samplingFields(chance: Chance, { vocabSize }: KnownModel): Fields {
+  const token = (): number => chance.below(vocabSize);
+  return some(chance, {
+    temperature: () => chance.pick([0, 0.5, 1, 2, 1e-9]),
+    top_p: () => chance.pick([1, 0.5, 1e-9]),
+    frequency_penalty: () => chance.number(-2, 2),
+    presence_penalty: () => chance.pick([-2, 0, 2]),
+    logit_bias: () => Object.fromEntries(chance.list(0, 5, () => [String(token()), chance.number(-100, 100)])),
+    seed: () => chance.pick([0, 1, 2 ** 31, 2 ** 32 + 1, Number.MAX_SAFE_INTEGER]),
+    stop: () => chance.pick([".", [" the", "\n"], [], text(chance, 3), "🙂"]),
+    n: () => chance.between(1, 3),
+    top_k: () => chance.pick([-1, 0, 1, 40, 1e9]),
+    min_p: () => chance.pick([0, 0.1, 1]),
+    repetition_penalty: () => chance.pick([1, 1.3, 0.5, 1000]),
+    stop_token_ids: () => chance.list(0, 4, token),
+  });
+}
+
+/** Fields that bound answers do not go with. */
+function lengthFields(chance: Chance, maxTokens: number): Fields {
+  return some(chance, { min_tokens: () => chance.between(0, maxTokens), ignore_eos: () => chance.happens(0.7) });
+}
+
+export function completion(chance: Chance, model: KnownModel): Fields {
+  const maxTokens = chance.between(1, 4);
+  const ids = (): number[] => chance.list(1, 6, () => chance.below(model.vocabSize));
+  const prompt = chance.weighted<() => unknown>([
+    [6, () => text(chance)],
+    [2, () => chance.list(1, 3, () => text(chance, 4))],
+    [2, ids],
+    [1, () => chance.list(1, 3, ids)],
+  ])();
+  const fields = some(chance, { logprobs: () => chance.between(0, 20), suffix: () => "", best_of: () => 1 });
+  return {
+    prompt,
+    max_tokens: maxTokens,
+    ...requestFields(chance, model),
+    ...samplingFields(chance, model),
+    ...lengthFields(chance, maxTokens),
+    ...fields,
+    ...("logprobs" in fields ? {} : some(chance, { echo: () => chance.happens(0.8) })),
+  };
+}
+
+function content(chance: Chance): unknown {
+  if (chance.happens(0.8)) return text(chance);
+  return chance.list(1, 3, () => ({ type: "text", text: text(chance, 4) }));
+}
+
+function toolCall(chance: Chance, index: number): Fields {
+  const args = chance.pick(["{}", '{"on":true}', '{"a":[1,2,{"b":null}]}', "no JSON", "", "[1", "null"]);
+  return {
+    id: `call_${index}`,
+    type: "function",
+    function: { name: chance.pick(["light", "a-b", "x"]), arguments: args },
+  };
+}
+
+function message(chance: Chance, index: number): Fields {
+  const name = chance.happens(0.1) ? { name: text(chance, 2) } : {};
+  const role = index === 0 && chance.happens(0.3) ? chance.pick(["system", "developer"]) : "user";
+  return chance.weighted<() => Fields>([
+    [6, () => ({ role, content: content(chance), ...name })],
+    [3, () => ({ role: "assistant", content: content(chance), ...name })],
+    [
+      1,
+      () => ({
+        role: "assistant",
+        content: chance.pick([null, ""]),
+        tool_calls: chance.list(1, 2, (at) => toolCall(chance, at)),
+      }),
+    ],
+    [1, () => ({ role: "tool", content: content(chance), tool_call_id: "call_0", ...name })],
+    [0.5, () => ({ role: "assistant", content: content(chance), reasoning_content: text(chance), refusal: null })],
+  ])();
+}
+
+const messages = (chance: Chance): Fields[] => chance.list(1, 5, (index) => message(chance, index));
+
+function templateVariables(chance: Chance): Fields {
+  return some(chance, {
+    enable_thinking: () => chance.happens(0.5),
+    documents: () => [{ title: "a", text: text(chance) }],
+    date_string: () => "26 Jul 2024",
+    custom: () => ({ list: [1, null, "x"] }),
+    shout: () => true,
+  });
+}
+
+export function chat(chance: Chance, model: KnownModel): Fields {
+  const maxTokens = chance.between(1, 4);
+  const logprobs = chance.happens(SHARE)
+    ? { logprobs: true, ...some(chance, { top_logprobs: () => chance.between(0, 20) }) }
+    : {};
+  const bound = chance.weighted<() => Fields>([
+    [6, () => lengthFields(chance, maxTokens)],
+    [2, () => ({ response_format: responseFormat(chance) })],
+    [2, () => tools(chance)],
+  ])();
+  return {
+    messages: messages(chance),
+    [chance.pick(["max_tokens", "max_completion_tokens"])]: maxTokens,
+    ...requestFields(chance, model),
+    ...samplingFields(chance, model),
+    ...logprobs,
+    ...bound,
+    ...some(chance, {
+      chat_template_kwargs: () => templateVariables(chance),
+      safety_identifier: () => text(chance),
+      prompt_cache_key: () => text(chance),
+      modalities: () => ["text"],
+      audio: () => null,
+      functions: () => null,
+      reasoning_effort: () => "none",
+      verbosity: () => "medium",
+    }),
+  };
+}
+
+export function tokenize(chance: Chance, model: KnownModel): Fields {
+  const common = some(chance, { model: () => model.name, add_special_tokens: () => chance.happens(0.5) });
+  if (chance.happens(0.7)) return { prompt: chance.happens(0.1) ? "" : text(chance, 30), ...common };
+  const known = chance.happens(0.3) ? { tools: tools(chance)["tools"] } : {};
+  return {
+    messages: messages(chance),
+    ...common,
+    ...known,
+    ...some(chance, {
+      add_generation_prompt: () => chance.happens(0.5),
+      chat_template_kwargs: () => templateVariables(chance),
+    }),
+  };
+}
+
+export function detokenize(chance: Chance, model: KnownModel): Fields {
+  return {
+    tokens: chance.list(0, 20, () => chance.below(model.vocabSize)),
+    ...some(chance, { model: () => model.name }),
+  };
+}

@@ -1,0 +1,19 @@
+import { chatBody } from "../../packages/express/src/api/schemas/chat-body.ts";
+import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+import type { FuzzCase } from "./fuzz-case.ts";
+
+const SCHEMAS = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };
+
+/** Whether the body, as the client can read it itself, is none that the route takes. */
+export function isRefusable({ kind, asks, pieces }: FuzzCase): boolean {
+  if (kind !== "json" && kind !== "bytes") return false;
+  const schema = SCHEMAS[asks[0]?.path as keyof typeof SCHEMAS];
+  // oxlint-disable-next-line typescript/no-unnecessary-condition -- other paths have none
+  if (schema === undefined) return false;
+  const all = Buffer.concat(pieces.map(({ bytes }) => bytes));
+  try {
+    return !schema.safeParse(JSON.parse(all.toString("utf8", all.indexOf("\r\n\r\n") + 4))).success;
+  } catch {
+    return true;
+  }
+}

@@ -1,0 +1,81 @@
+// Whether an answer of status 200 is what its route is documented to say.
+
+import type { z } from "zod";
+import {
+  chatAnswer,
+  chatChunk,
+  completionAnswer,
+  completionChunk,
+  errorAnswer,
+  modelAnswer,
+  modelsAnswer,
+} from "../../packages/express/src/api/schemas/answers.ts";
+import { detokenizeAnswer, tokenizeAnswer } from "../../packages/express/src/api/schemas/token-bodies.ts";
+import {
+  healthAnswer,
+  liveAnswer,
+  readyAnswer,
+  versionAnswer,
+} from "../../packages/express/src/edge/operations/answers.ts";
+import { Scrape } from "../../test/support/prometheus.ts";
+import type { HttpAnswer } from "./http-answers.ts";
+
+const JSON_ROUTES: Readonly<Record<string, z.ZodType>> = {
+  "/v1/chat/completions": chatAnswer,
+  "/v1/completions": completionAnswer,
+  "/v1/models": modelsAnswer,
+  "/tokenize": tokenizeAnswer,
+  "/detokenize": detokenizeAnswer,
+  "/health": healthAnswer,
+  "/readyz": readyAnswer,
+  "/livez": liveAnswer,
+  "/version": versionAnswer,
+};
+
+const STREAMS: Readonly<Record<string, z.ZodType>> = {
+  "/v1/chat/completions": chatChunk,
+  "/v1/completions": completionChunk,
+};
+
+/** @returns what is wrong with it */
+export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
+  const type = answer.headers.get("content-type") ?? "none";
+  const text = answer.body.toString();
+  const route = path.length > 1 ? path.toLowerCase().replace(/\/$/, "") : path;
+  if (type === "text/event-stream" || type.startsWith("text/event-stream;")) return wrongInStream(text, STREAMS[route]);
+  if (route === "/metrics") return problemOf(() => new Scrape(text));
+  if (!type.startsWith("application/json")) return `content type ${type}`;
+  if (route === "/openapi.json") return problemOf(() => JSON.parse(text));
+  const schema = route.startsWith("/v1/models/") ? modelAnswer : JSON_ROUTES[route];
+  return schema ? wrongUnder(schema, text) : `200 for ${path.slice(0, 100)}`;
+}
+
+function wrongInStream(text: string, chunk: z.ZodType | undefined): string | undefined {
+  if (!chunk) return "a stream where there is none";
+  const events = text.split("\n\n");
+  if (events.pop() !== "") return "a stream that ends within an event";
+  const data = events.filter((event) => !event.startsWith(":"));
+  const last = data.at(-1);
+  if (data.some((event) => !event.startsWith("data: ") || event.includes("\n")))
+    return "an event that is no line of data";
+  if (last === "data: [DONE]") data.pop();
+  else if (!last?.startsWith('data: {"error"')) return "a stream without its end";
+  return data
+    .map((event) => event.slice("data: ".length))
+    .map((line) => wrongUnder(line.startsWith('{"error"') ? errorAnswer : chunk, line))
+    .find((problem) => problem !== undefined);
+}
+
+/** @returns what is wrong with a text that has to be JSON under a schema */
+export function wrongUnder(schema: z.ZodType, text: string): string | undefined {
+  return problemOf(() => schema.parse(JSON.parse(text)));
+}
+
+function problemOf(call: () => unknown): string | undefined {
+  try {
+    call();
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message.replaceAll(/\s+/g, " ").slice(0, 300) : String(error);
+  }
+}

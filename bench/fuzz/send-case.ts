@@ -1,0 +1,86 @@
+// Sends a case on a connection of its own, and collects what comes back.
+
+import { connect, type Socket } from "node:net";
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { FuzzCase } from "./fuzz-case.ts";
+import { isRefusable } from "./refusable.ts";
+
+export interface Received {
+  readonly bytes: Buffer;
+  /** The server ended the connection in time; where `isRefused`, before there was one. */
+  readonly isEnded: boolean;
+  readonly isRefused: boolean;
+}
+
+/** Every case asks the server to end the connection after its last answer, or ends its own side. */
+const PATIENCE_MS = 30_000;
+/** A generation that may be long is left after this. */
+const LONG_MS = 3000;
+const QUIET_MS = 200;
+
+function patienceMs(sent: FuzzCase): number {
+  return sent.asks.some(({ mayBeLong }) => mayBeLong) && !isRefusable(sent) ? LONG_MS : PATIENCE_MS;
+}
+
+export async function sendCase(port: number, sent: FuzzCase): Promise<Received> {
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+  const received: Buffer[] = [];
+  let isEnded = false;
+  socket.on("data", (data: Buffer) => void received.push(data));
+  // A reset is an end, too.
+  socket.on("error", () => (isEnded = true));
+  socket.once("end", () => (isEnded = true));
+  const over = new Promise<void>((resolve) => {
+    socket.once("end", () => resolve());
+    socket.once("close", () => resolve());
+  });
+  const isConnected = await Promise.race([
+    once(socket, "connect").then(
+      () => true,
+      () => false,
+    ),
+    over.then(() => false),
+  ]);
+  if (!isConnected) return { bytes: Buffer.alloc(0), isEnded, isRefused: true };
+  await sendPieces(socket, sent, () => isEnded);
+  if (sent.ending === "leave") socket.destroy();
+  else {
+    if (sent.ending === "half-close") socket.end();
+    if (sent.ending === "quiet") {
+      await quietness(received, over);
+      socket.end();
+    }
+    await within(over, patienceMs(sent));
+    socket.destroy();
+  }
+  return { bytes: Buffer.concat(received), isEnded, isRefused: false };
+}
+
+/** Waits until nothing has come for a while. */
+async function quietness(received: readonly Buffer[], over: Promise<void>): Promise<void> {
+  for (let before = -1; before !== received.length;) {
+    before = received.length;
+    // oxlint-disable-next-line no-await-in-loop -- a while at a time
+    await within(over, QUIET_MS);
+  }
+}
+
+async function within(over: Promise<void>, ms: number): Promise<void> {
+  const giveUp = new AbortController();
+  await Promise.race([over, sleep(ms, undefined, { signal: giveUp.signal }).catch(() => undefined)]);
+  giveUp.abort();
+}
+
+async function sendPieces(socket: Socket, { pieces }: FuzzCase, isOver: () => boolean): Promise<void> {
+  socket.setNoDelay(true);
+  for (const { bytes, waitMs } of pieces) {
+    // oxlint-disable-next-line no-await-in-loop -- pieces come one after the other
+    if (waitMs > 0) await sleep(waitMs);
+    // Each piece is to come alone.
+    // oxlint-disable-next-line no-await-in-loop -- likewise
+    else if (pieces.length > 1) await new Promise((resolve) => setImmediate(resolve));
+    if (isOver() || socket.destroyed) return;
+    socket.write(bytes);
+  }
+}

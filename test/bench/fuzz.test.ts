@@ -1,0 +1,146 @@
+// The fuzzer's own parts: what it makes is decided by its seed, and what it must find it finds.
+
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { describe, expect, test } from "vitest";
+import { caseOf } from "../../bench/fuzz/cases.ts";
+import { documentedCodes } from "../../bench/fuzz/documented.ts";
+import { fromJson, toJson, type FuzzCase } from "../../bench/fuzz/fuzz-case.ts";
+import { readAnswers } from "../../bench/fuzz/http-answers.ts";
+import { mutated } from "../../bench/fuzz/json-mutations.ts";
+import { placesOf, textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
+import { judge, rulesOf } from "../../bench/fuzz/judge.ts";
+import { Chance } from "../../bench/fuzz/chance.ts";
+import { openSocket, readAll } from "../support/raw-http.ts";
+import { chatBody } from "../../packages/express/src/api/schemas/chat-body.ts";
+import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+
+const MODEL = { name: "pocket", vocabSize: 4096 };
+const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));
+
+test("a case depends on its two numbers only, and survives a file", () => {
+  for (const one of cases.slice(0, 300)) {
+    expect(caseOf(5, one.index, MODEL)).toEqual(one);
+    expect(fromJson(toJson(one, { problems: [] }))).toEqual({ problems: [], ...one });
+  }
+  expect(new Set(cases.map(({ kind }) => kind)).size).toBe(10);
+});
+
+test("right requests have bodies that the API's schemas take", () => {
+  const schemas = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };
+  let count = 0;
+  for (const { kind, asks, pieces } of cases) {
+    const schema = schemas[asks[0]?.path as keyof typeof schemas];
+    const [bytes] = pieces.map((piece) => piece.bytes);
+    if (kind !== "valid" || !(asks[0]?.path ?? "").includes("completions") || bytes === undefined) continue;
+    const body = JSON.parse(bytes.subarray(bytes.indexOf("\r\n\r\n") + 4).toString()) as unknown;
+    expect(schema.safeParse(body).error, JSON.stringify(body)).toBeUndefined();
+    count++;
+  }
+  expect(count).toBeGreaterThan(200);
+});
+
+test("a tree is the JSON that it was made of, and mutations leave the original alone", () => {
+  const value = { a: [1, null, { b: "\ud800", "": true }], c: -0.5, d: [], e: {} };
+  const tree = treeOf(value);
+  expect(JSON.parse(textOf(tree))).toEqual(value);
+  expect(placesOf(tree)).toHaveLength(9);
+  const damages = Array.from({ length: 500 }, (_, seed) => textOf(mutated(tree, new Chance(seed))));
+  expect(new Set(damages).size).toBeGreaterThan(300);
+  expect(JSON.parse(textOf(tree))).toEqual(value);
+});
+
+function head(method: string, path: string, more = ""): string {
+  return `${method} ${path} HTTP/1.1\r\nHost: x\r\n${more}\r\n`;
+}
+
+test("answers of Node's server are read as they were given, cut anywhere", async () => {
+  const server = createServer((request, response) => {
+    if (request.url === "/chunks") response.write("one");
+    response.end(request.method === "HEAD" ? undefined : "two");
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const socket = await openSocket((server.address() as AddressInfo).port);
+  socket.write(head("GET", "/chunks") + head("HEAD", "/") + head("GET", "/", "Connection: close\r\n"));
+  const bytes = Buffer.from(await readAll(socket), "latin1");
+  server.close();
+  const methods = ["GET", "HEAD", "GET"];
+  const { answers, problem } = readAnswers(bytes, methods, true);
+  expect(problem).toBeUndefined();
+  expect(answers.map(({ body, isWhole }) => [body.toString(), isWhole])).toEqual([
+    ["onetwo", true],
+    ["", true],
+    ["two", true],
+  ]);
+  for (let length = 0; length < bytes.length; length++) {
+    const cut = readAnswers(bytes.subarray(0, length), methods, false);
+    expect(cut.problem).toBeUndefined();
+    expect(cut.answers.filter(({ isWhole }) => isWhole).length).toBeLessThan(3);
+  }
+  expect(readAnswers(Buffer.from("HTTP/1.1 200 OK\r\nA : b\r\n\r\n"), ["GET"], true).problem).toContain("header");
+});
+
+function answer(status: number, body: unknown, headers = ""): string {
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  return `HTTP/1.1 ${status} X\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\n${headers}\r\n${text}`;
+}
+
+function error(code: string | null, message = "Wrong"): object {
+  return {
+    error: { message, type: "invalid_request_error", param: null, code },
+  };
+}
+
+describe("a judge finds", () => {
+  const rules = rulesOf(documentedCodes(), ["/srv/models/secret"]);
+  const sent: FuzzCase = {
+    seed: 1,
+    index: 1,
+    kind: "valid",
+    ending: "wait",
+    isSound: true,
+    pieces: [],
+    asks: [{ method: "POST", path: "/tokenize", id: "mine", isRight: false }],
+  };
+  const problemsOf = (text: string, more: Partial<FuzzCase> = {}, isEnded = true): readonly string[] =>
+    judge({ ...sent, ...more }, { bytes: Buffer.from(text), isEnded, isRefused: false }, rules).problems;
+  const tokens = { count: 1, max_model_len: 10, tokens: [1] };
+
+  test("nothing in what is documented", () => {
+    expect(problemsOf(answer(200, tokens, "x-request-id: mine\r\n"))).toEqual([]);
+    expect(problemsOf(answer(400, error("invalid_json")))).toEqual([]);
+    expect(problemsOf(answer(503, error("server_overloaded")))).toEqual([]);
+  });
+
+  test.each([
+    ["an error without a code", answer(500, error(null))],
+    ["a code that is not documented", answer(400, error("strange"))],
+    ["HTML", answer(404, "<!DOCTYPE html><pre>Cannot GET</pre>")],
+    ["a stack", answer(400, error("invalid_value", "x\n    at run (/srv/app/main.js:3:4)"))],
+    ["a path", answer(400, error("invalid_value", "/srv/models/secret/config.json"))],
+    ["an echo", answer(400, error("invalid_value", "x".repeat(5000)))],
+    ["an answer of another route", answer(200, { status: "alive" })],
+    ["an answer to another request", answer(200, tokens, "x-request-id: other\r\n")],
+    ["a request within a body", answer(400, error("invalid_json"), "x-request-id: smuggled\r\n")],
+    ["one answer too many", answer(200, tokens) + answer(200, tokens)],
+    ["no answer", ""],
+    ["half an answer", answer(200, tokens).slice(0, -3)],
+    ["a bare refusal", "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"],
+  ])("%s", (_what, text) => {
+    expect(problemsOf(text)).not.toEqual([]);
+  });
+
+  test("a right request that is refused, and a wrong one that is not", () => {
+    const asks = [{ method: "POST", path: "/tokenize", isRight: true }];
+    expect(problemsOf(answer(400, error("invalid_value")), { asks })).not.toEqual([]);
+    const pieces = [{ bytes: Buffer.from('POST /v1/completions HTTP/1.1\r\n\r\n{"prompt":5}'), waitMs: 0 }];
+    const wrong = { kind: "json", asks: [{ method: "POST", path: "/v1/completions" }], pieces };
+    expect(problemsOf(answer(200, {}), wrong)).toContain("200 for a body that its schema refuses");
+  });
+
+  test("a connection that stays open", () => {
+    expect(problemsOf(answer(200, tokens), {}, false)).toEqual(["the connection was not ended in time"]);
+  });
+});
