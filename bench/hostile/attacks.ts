@@ -1,5 +1,6 @@
 // What one client can do to others, one attack each. All end when their signal says so.
 
+import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ask, head, open, post, sendUnread, type Target } from "./hostile-http.ts";
 
@@ -151,6 +152,7 @@ export const ATTACKS: readonly Attack[] = [
     name: "128 choices without end, and 100 requests that want to go first",
     round: async (target, signal) => {
       const leave = AbortSignal.any([signal, AbortSignal.timeout(8000)]);
+      setMaxListeners(Infinity, leave);
       const endless = `"prompt":"Once","max_tokens":1000,"ignore_eos":true`;
       await Promise.all([
         ask(target, post(TEXT, `{${endless},"n":128}`), leave),

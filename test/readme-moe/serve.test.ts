@@ -11,7 +11,6 @@ import { outcomeOf, startCommand, type Outcome } from "../support/node-process.t
 import { Scrape } from "../support/prometheus.ts";
 import { openSocket, postHead, readAll } from "../support/raw-http.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
-import { openSocket, readAll } from "../support/raw-http.ts";
 import { runCli } from "../support/run-cli.ts";
 import { listen } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
