@@ -54,6 +54,14 @@ function expectAnswer(text: string | null | undefined): void {
 describe("a format", () => {
   const response_format = { type: "json_schema" as const, json_schema: { name: "trip", schema, strict: true } };
 
+  test("does not make a mistake in the prompt one of the grammar", async () => {
+    for (const chat_template_kwargs of [{ tools: -5 }, { documents: "x" }]) {
+      const body = { model, messages, response_format, max_tokens: 5, chat_template_kwargs };
+      const answer = await postJson(`${server.url}/v1/chat/completions`, body);
+      expect(answer).toMatchObject({ status: 400, body: { error: { code: "invalid_value", param: "messages" } } });
+    }
+  });
+
   test("is kept by every choice, also of random draws", async () => {
     const request = { model, messages, response_format, n: 4, temperature: 2, seed: 1, max_tokens: 300 };
     const { choices } = await openai.chat.completions.create(request);

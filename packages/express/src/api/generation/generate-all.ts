@@ -1,6 +1,6 @@
 // One request of a client: several prompts with several choices each, as one stream of pieces.
 
-import type { GenerateChunk } from "@readme-moe/core";
+import type { GenerateChunk, ProcessLogits } from "@readme-moe/core";
 import { callerError, engineError, grammarError } from "../../http/errors.ts";
 import { watchRequest } from "./engine-watch.ts";
 import { merge } from "./merge.ts";
@@ -49,10 +49,17 @@ export async function* generateAll(
   const held: Piece[] = [];
   const sources: AsyncIterator<GenerateChunk>[] = [];
   let failed: number | undefined;
+  let wasAsked = false;
+  const process: ProcessLogits | undefined =
+    processLogits &&
+    ((logits, context) => {
+      wasAsked = true;
+      return processLogits(logits, context);
+    });
   try {
     for (const [index, prompt] of prompts.entries()) {
       const id = ids[index] as string;
-      sources.push(engine.generate({ prompt, params, processLogits, expert, priority, client, id, signal }));
+      sources.push(engine.generate({ prompt, params, processLogits: process, expert, priority, client, id, signal }));
     }
     for await (const [prompt, chunk] of merge(sources, (source) => (failed = source))) {
       taken.add(prompt);
@@ -61,8 +68,8 @@ export async function* generateAll(
     }
   } catch (error) {
     if (signal.aborted) throw signal.reason;
-    // With a grammar at work such an error may be its own, and no caller's mistake.
-    const isRefused = processLogits === undefined || sources.length < prompts.length;
+    // Once a grammar is at work such an error may be its own, and no caller's mistake.
+    const isRefused = !wasAsked || sources.length < prompts.length;
     const where = prompts.length === 1 ? promptParam : `${promptParam}[${failed ?? sources.length}]`;
     throw engineError(isRefused ? callerError(error, where) : grammarError(error), where, engine.info);
   } finally {
