@@ -24,12 +24,12 @@ export function apiRouter(serving: Serving, document: object, before: readonly R
   const { models } = serving;
   // Not for every request: what the API does not serve is somebody else's.
   const front: readonly RequestHandler[] = [oneAtATime, ...before, identify];
-  const door = refuseEarly(serving);
+  const doors = [refuseEarly(serving), readJson(serving)];
   const post = (path: string, handler: Handler): void => {
     router
       .route(path)
       .all(...front)
-      .post(door, readJson(serving), handle(handler))
+      .post(...doors, handle(handler))
       .all(allowOnly("POST"));
   };
   const get = (path: string, handler: Handler): void => {

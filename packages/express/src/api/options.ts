@@ -80,7 +80,7 @@ export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
   return {
     onRequest,
     timers,
-    maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, -1e9, 1e9),
+    maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, 0, 1e9),
     maxBodyBytes: integerOption("maxBodyBytes", options.maxBodyBytes ?? LIMITS.bodyBytes.value, 1),
     bodyTimeoutMs: integerOption("bodyTimeoutMs", options.bodyTimeoutMs ?? LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
     keepAliveMs: integerOption("keepAliveMs", options.keepAliveMs ?? 15_000, 1, MAX_TIMER_MS),

@@ -50,7 +50,7 @@ export function servingOptions(): readonly Option[] {
       "of all that, what one key, or one address without keys, may have (default: 0.875)",
     ).argParser(numberBetween(0, 1)),
     new Option("--max-priority <n>", "largest priority that clients may give their requests (default: 0)").argParser(
-      numberBetween(-1e9, 1e9),
+      numberBetween(0, 1e9),
     ),
     number("--max-queue-ms <ms>", "how long a request may wait for its first token (default: 30000)"),
     number("--max-request-ms <ms>", "how long a request may take (default: no limit)"),
