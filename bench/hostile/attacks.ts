@@ -119,6 +119,16 @@ export const ATTACKS: readonly Attack[] = [
       unread(target, signal, 60, post("/detokenize", `{"tokens":[${filled("300,", 1_000_000)}300]}`)),
   },
   {
+    name: "240 streams with log-probabilities that are never read",
+    round: (target, signal) =>
+      unread(
+        target,
+        signal,
+        240,
+        post(TEXT, `{"prompt":"Once","max_tokens":900,"ignore_eos":true,"stream":true,"logprobs":20}`),
+      ),
+  },
+  {
     name: "150 bodies that stop at 3.9 of 4 MB",
     round: async (target, signal) => {
       const sockets = await Promise.all(Array.from({ length: 150 }, () => open(target)));

@@ -129,7 +129,7 @@ export const LIMITS = {
   },
   bufferedBytes: {
     of: "a stream that its reader has not taken yet",
-    value: 1 << 20,
+    value: 256 << 10,
     unit: "bytes",
     beyond: "the connection is closed",
     option: "maxBufferedBytes",

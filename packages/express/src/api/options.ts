@@ -40,7 +40,7 @@ export interface ApiOptions {
   readonly bodyTimeoutMs?: number | undefined;
   /** A stream without news gets a comment this often. @default 15,000 */
   readonly keepAliveMs?: number | undefined;
-  /** Of a stream that its reader has not taken yet; a reader that lets more pile up is dropped. @default 1 MiB */
+  /** Of a stream that its reader has not taken yet; a reader that lets more pile up is dropped. @default 256 KiB */
   readonly maxBufferedBytes?: number | undefined;
   /** A reader that takes nothing for so long is dropped. @default 30,000 */
   readonly slowReaderMs?: number | undefined;
