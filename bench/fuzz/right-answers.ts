@@ -41,7 +41,9 @@ const STREAMS: Readonly<Record<string, z.ZodType>> = {
 export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
   const type = answer.headers.get("content-type") ?? "none";
   const text = answer.body.toString();
-  const route = path.length > 1 ? path.toLowerCase().replace(/\/$/, "") : path;
+  // Node takes more than one space between a target and the version.
+  const target = path.trimEnd();
+  const route = target.length > 1 ? target.toLowerCase().replace(/\/$/, "") : target;
   if (type === "text/event-stream" || type.startsWith("text/event-stream;")) return wrongInStream(text, STREAMS[route]);
   if (route === "/metrics") return problemOf(() => new Scrape(text));
   if (!type.startsWith("application/json")) return `content type ${type}`;
