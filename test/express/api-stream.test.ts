@@ -1,17 +1,13 @@
 // Streams: their bytes, their ends, and what happens when one side does not keep up or goes away.
 
-import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
 import { readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import express, { type Response } from "express";
+import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
-import { systemTimers } from "../../packages/express/src/api/timers.ts";
-import { identify } from "../../packages/express/src/http/locals.ts";
 import { complete, completeAll } from "../support/complete.ts";
 import { manualTimers } from "../support/manual-timers.ts";
-import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
+import { openSocket, postHead, postRaw } from "../support/raw-http.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { chunksOf, httpChunks, parseEvents, type Chunk } from "../support/sse.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -225,56 +221,6 @@ describe("a client that goes away", () => {
   });
 });
 
-describe("a writer", () => {
-  const big = { text: "x".repeat(1 << 20) };
-
-  test("drops a reader that lets too much pile up", async () => {
-    const { server: running, socket, response } = await unread();
-    const writer = new SseWriter(response, {
-      keepAliveMs: 1e6,
-      maxBufferedBytes: 1 << 20,
-      slowReaderMs: 1e6,
-      timers: systemTimers,
-    });
-    const closed = once(response, "close");
-    for (let sent = 0; sent < 64 && !response.destroyed; sent++) {
-      writer.send(big);
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-    await closed;
-    expect(response.writableFinished).toBe(false);
-    writer.send(big);
-    socket.destroy();
-    await running[Symbol.asyncDispose]();
-  });
-
-  test("drops a reader that takes nothing for too long, and none that does", async () => {
-    const manual = manualTimers();
-    const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };
-    for (const reads of [true, false]) {
-      const { server: running, socket, response } = await unread();
-      const writer = new SseWriter(response, options);
-      for (let sent = 0; sent < 16; sent++) writer.send(big);
-      await manual.waiting(2);
-      if (reads) {
-        const drained = once(response, "drain");
-        const all = readAll(socket);
-        socket.resume();
-        await drained;
-        expect(manual.fire(2)).toBe(0);
-        writer.end();
-        expect((await all).includes("data: [DONE]\n\n")).toBe(true);
-      } else {
-        expect(manual.fire(2)).toBe(1);
-        expect(response.destroyed).toBe(true);
-        socket.destroy();
-      }
-      await running[Symbol.asyncDispose]();
-    }
-    expect(manual.fire(1)).toBe(0);
-  });
-});
-
 /** Resolves when a request of the engine was given up. */
 function aborted(): Promise<void> {
   return new Promise((resolve) => {
@@ -285,23 +231,6 @@ function aborted(): Promise<void> {
     };
     engine.events.on("sequence:finished", onFinished);
   });
-}
-
-/** A server that hands out its answers, and a connection to it that reads nothing. */
-async function unread(): Promise<{
-  server: RunningServer;
-  socket: Awaited<ReturnType<typeof openSocket>>;
-  response: Response;
-}> {
-  const app = express();
-  const answered = new Promise<Response>((resolve) => {
-    app.use(identify, (_, response) => resolve(response));
-  });
-  const running = await listen(app);
-  const socket = await openSocket(running.port);
-  socket.pause();
-  socket.write("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-  return { server: running, socket, response: await answered };
 }
 
 async function persistentFolderOf(name: string): Promise<string> {

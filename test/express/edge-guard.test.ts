@@ -176,6 +176,29 @@ describe("keys", () => {
     expect(await broken.text()).not.toContain("secret");
   });
 
+  test.each(["", undefined, false, null, 0, 1, { name: "eve" }])(
+    "a function that answers %j lets nobody in, now or later",
+    async (answer) => {
+      const handled: unknown[] = [];
+      for (const given of [answer, Promise.resolve(answer)]) {
+        const app = express().use(guard({ authorize: () => given as string, requestsPerMinute: 1 }));
+        app.post("/", (_request, response) => {
+          handled.push(guardedLocals(response).key);
+          response.end();
+        });
+        await using server = await listen(app);
+        // Refused requests use nothing of what the limit leaves.
+        for (let round = 0; round < 2; round++) {
+          const response = await fetch(server.url, { method: "POST", headers: { authorization: "Bearer x" } });
+          expect(response.status).toBe(401);
+          expect(response.headers.get("www-authenticate")).toBe("Bearer");
+          expect(await errorOf(response)).toMatchObject({ code: "invalid_api_key" });
+        }
+      }
+      expect(handled).toEqual([]);
+    },
+  );
+
   test("keys and a function together are refused, as are unknown options", () => {
     expect(() => guard({ keys: ["a"], authorize: () => true })).toThrow("`keys` or `authorize`");
     expect(() => guard({ key: ["a"] } as GuardOptions)).toThrow("did you mean `keys`");

@@ -1,7 +1,7 @@
-import { describeRouter, openKernel, type Kernel } from "@readme-moe/kernel";
+import { describeRouter, KV_PAGE_TOKENS, openKernel, type Kernel } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { KernelRouterState, RouterMemory } from "../../packages/router/src/router-memory.ts";
-import { MAX_ROWS, RouterSteps } from "../../packages/router/src/router-steps.ts";
+import { MAX_ROWS, RouterSteps, type SlotPages, type SlotTokens } from "../../packages/router/src/router-steps.ts";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { randomRouter } from "../support/random-router.ts";
@@ -74,3 +74,79 @@ test("a state that was released begins again, and its pages serve others", async
   memory.dispose();
   await kernel.close();
 });
+
+/** Steps that note the tokens that are brought through once more, for their keys and values alone. */
+class NotedSteps extends RouterSteps {
+  readonly moved: (readonly number[])[] = [];
+
+  override append(memory: SlotPages, sequences: readonly SlotTokens[]): void {
+    for (const { tokenIds, logits } of sequences) if (!logits) this.moved.push(Array.from(tokenIds));
+    super.append(memory, sequences);
+  }
+}
+
+test("growth moves those that are there and nobody else, whoever was released before (seeds 1 to 5)", async () => {
+  const kernel = await openRandom("native");
+  const roomy = new RouterMemory(kernel, new RouterSteps(CONFIG, kernel), CONFIG);
+  let numLeftBehind = 0;
+  for (const seed of [1, 2, 3, 4, 5]) {
+    const random = seededRandom(seed);
+    const steps = new NotedSteps(CONFIG, kernel);
+    const memory = new RouterMemory(kernel, steps, CONFIG, 1);
+    const states = Array.from({ length: 12 }, () => new KernelRouterState(memory));
+    const known = new Map<KernelRouterState, readonly number[]>();
+    const released = new Set<KernelRouterState>();
+    let capacityTokens = 64;
+    for (let round = 0; round < 60; round++) {
+      const state = states[randomInteger(random, states.length)] as KernelRouterState;
+      const before = known.get(state) ?? [];
+      known.delete(state);
+      if (before.length > 0 && random() < 0.5) {
+        memory.release(state);
+        released.add(state);
+      } else {
+        const length = 1 + randomInteger(random, 30);
+        const tokenIds = Array.from({ length }, () => randomInteger(random, CONFIG.vocabSize));
+        const there = before.length > 0 ? [...known.values(), before] : [...known.values()];
+        const [logits] = memory.append([{ state, tokenIds }], CONFIG.numExperts);
+        released.delete(state);
+        known.set(state, [...before, ...tokenIds]);
+        // Room doubles when the pages of all that are there need more, and never otherwise.
+        const grows = pageTokens(known.values()) > capacityTokens;
+        while (pageTokens(known.values()) > capacityTokens) capacityTokens *= 2;
+        expect(steps.moved.splice(0).toSorted(byText)).toEqual(grows ? there.toSorted(byText) : []);
+        if (grows) numLeftBehind += released.size;
+        expect(logits).toEqual(lastLogits(roomy, [...before, ...tokenIds], length));
+      }
+      expect(memory.capacityTokens).toBe(capacityTokens);
+      for (const one of states) {
+        expect(one.tokenIds).toEqual(known.get(one) ?? []);
+        expect(one.slot !== undefined).toBe(known.has(one));
+      }
+    }
+    memory.dispose();
+  }
+  expect(numLeftBehind).toBeGreaterThan(5);
+  roomy.dispose();
+  await kernel.close();
+});
+
+/** Logits of the last tokens of a sequence that comes and goes in one piece. */
+function lastLogits(memory: RouterMemory, tokenIds: readonly number[], count: number): Float32Array | undefined {
+  const state = new KernelRouterState(memory);
+  const [logits] = memory.append([{ state, tokenIds }], CONFIG.numExperts);
+  memory.release(state);
+  return logits?.slice(-count * CONFIG.numExperts);
+}
+
+/** Positions of the pages that some sequences take. */
+function pageTokens(sequences: Iterable<readonly number[]>): number {
+  return Array.from(sequences, ({ length }) => Math.ceil(length / KV_PAGE_TOKENS) * KV_PAGE_TOKENS).reduce(
+    (sum, tokens) => sum + tokens,
+    0,
+  );
+}
+
+function byText(a: readonly number[], b: readonly number[]): number {
+  return a.join() < b.join() ? -1 : 1;
+}

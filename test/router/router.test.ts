@@ -205,6 +205,34 @@ describe("choosing experts", () => {
     expect(() => withHysteresis(router, Number.NaN)).toThrow(RangeError);
   });
 
+  test("hysteresis goes on with the expert of a piece's last token, for several sequences at once (seed 12)", async () => {
+    await using router = await officialRouter();
+    const random = seededRandom(12);
+    for (const margin of [0, 0.5, 2]) {
+      const sticky = withHysteresis(router, margin);
+      const sequences = randomPrompts(5, 13).map((tokenIds) => ({
+        tokenIds,
+        state: sticky.start(),
+        experts: [] as number[],
+      }));
+      const left = () => sequences.filter(({ tokenIds, experts }) => experts.length < tokenIds.length);
+      while (left().length > 0) {
+        const some = left().filter(() => random() < 0.7);
+        const routes = await sticky.route(
+          some.map(({ tokenIds, state, experts: { length } }) => ({
+            state,
+            tokenIds: tokenIds.slice(length, length + 2 + randomInteger(random, 9)),
+          })),
+        );
+        for (const [index, { experts }] of some.entries()) experts.push(...(routes[index]?.experts ?? []));
+      }
+      for (const { tokenIds, experts } of sequences) {
+        const [whole] = await router.route([{ state: router.start(), tokenIds }]);
+        expect(experts).toEqual(stickyExperts(whole?.logits ?? new Float32Array(), 7, margin));
+      }
+    }
+  });
+
   test("a rule and a fixed expert are routers too", async () => {
     const byPosition = ruleRouter(2, (_, position) => position % 2);
     const state = byPosition.start();
@@ -240,4 +268,17 @@ describe("choosing experts", () => {
 
 function changes(experts: Uint16Array | undefined): number {
   return Array.from(experts ?? []).filter((expert, index, all) => index > 0 && expert !== all[index - 1]).length;
+}
+
+/** Token by token: the best expert, or the one before it where that is as good but for the margin. */
+function stickyExperts(logits: Float32Array, numExperts: number, margin: number): readonly number[] {
+  const chosen: number[] = [];
+  for (let from = 0; from < logits.length; from += numExperts) {
+    const scores = Array.from(logits.subarray(from, from + numExperts));
+    const most = Math.max(...scores);
+    const before = chosen.at(-1);
+    const stays = before !== undefined && most - (scores[before] as number) <= margin;
+    chosen.push(stays ? before : scores.indexOf(most));
+  }
+  return chosen;
 }

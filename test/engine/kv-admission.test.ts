@@ -1,0 +1,165 @@
+// Who holds KV memory, and who gives way, in the engine's core: priorities that arrive while others hold memory, and
+// what a sequence that comes back counts as cached. With a tiny Read-ME model.
+
+import { join } from "node:path";
+import type { Tokenizer } from "@readme-moe/model";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import type { Sequence } from "../../packages/engine/src/sequence.ts";
+import { CoreBench } from "../support/core-bench.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { runningModel, type RunningModel } from "../support/running-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+let running: RunningModel;
+let tokenizer: Tokenizer;
+beforeAll(async () => {
+  const path = join(await persistentFolder(), "model");
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
+  running = await runningModel(path);
+  ({ tokenizer } = await running.model.loadText());
+});
+afterAll(() => running[Symbol.asyncDispose]());
+
+const greedy = (maxTokens: number) => ({ temperature: 0, maxTokens });
+const promptOf = (length: number, token = 7): readonly number[] => Array<number>(length).fill(token);
+
+/** The sequences of one kind of event since `from`, an index into the events, in their order. */
+function idsOf({ events }: CoreBench, name: string, from = 0): readonly string[] {
+  return events
+    .slice(from)
+    .flatMap((event) => (event.name === name ? [(event.payload as { sequenceId: string }).sequenceId] : []));
+}
+
+/** What each finished sequence says of its cached tokens. */
+function cachedOf({ events }: CoreBench): ReadonlyMap<string, number> {
+  return new Map(
+    events.flatMap(({ name, payload }) => {
+      if (name !== "sequence:finished") return [];
+      const { sequenceId, cachedTokens } = payload as { sequenceId: string; cachedTokens: number };
+      return [[sequenceId, cachedTokens] as const];
+    }),
+  );
+}
+
+/** Bytes that 64 tokens of the model take in the prefix cache. */
+function chunkBytes(): number {
+  const kv = running.runner.openKv({ capacityTokens: 64 });
+  kv.dispose();
+  return 64 * kv.bytesPerToken;
+}
+
+/** Whether `a` goes before `b`: by priority, and then by arrival. */
+function isBefore(a: Sequence, b: Sequence): boolean {
+  return a.priority > b.priority || (a.priority === b.priority && a.arrival < b.arrival);
+}
+
+describe("a high priority that arrives while lower ones hold memory", () => {
+  test("keeps its own to its end, and the last of the lowest give way", async () => {
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 320, maxNumSeqs: 4 });
+    bench.add("low", promptOf(10), greedy(100), 1);
+    bench.add("lowest", promptOf(10), greedy(100), 0);
+    bench.add("lowest, later", promptOf(10), greedy(100), 0);
+    await bench.core.step();
+    bench.add("high", promptOf(10), greedy(100), 2);
+    await bench.core.step();
+    expect([...bench.admission.running.keys()]).toEqual(["low", "lowest", "lowest, later", "high"]);
+    await bench.finish();
+    const gone = idsOf(bench, "sequence:preempted");
+    expect(gone.slice(0, 2)).toEqual(["lowest, later", "lowest"]);
+    expect(new Set(gone).size).toBe(2);
+    expect(new Set(idsOf(bench, "sequence:finished")).size).toBe(4);
+  });
+
+  test("is the next to be admitted where there is no room, and takes no memory from who runs", async () => {
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 192, maxNumSeqs: 4 });
+    bench.add("first", promptOf(100), greedy(20));
+    await bench.core.step();
+    for (const id of ["waits", "waits, too"]) bench.add(id, promptOf(100), greedy(20));
+    await bench.core.step();
+    bench.add("high", promptOf(100), greedy(20), 1);
+    await bench.core.step();
+    expect(bench.admission.waiting.map(({ id }) => id)).toEqual(["high", "waits", "waits, too"]);
+    await bench.finish();
+    expect(idsOf(bench, "sequence:preempted")).toEqual([]);
+    expect(idsOf(bench, "sequence:finished")).toEqual(["first", "high", "waits", "waits, too"]);
+  });
+
+  test("whoever gives way comes after all that keep their memory, whenever each arrived (seeds 1 to 4)", async () => {
+    const numSequences = 30;
+    let numOutOfOrder = 0;
+    for (const seed of [1, 2, 3, 4]) {
+      const random = seededRandom(seed);
+      const bench = new CoreBench(running, tokenizer, { capacityTokens: 512, maxNumSeqs: 12 });
+      const known = new Map<string, Sequence>();
+      for (let left = numSequences; left > 0 || bench.core.hasWork;) {
+        if (left > 0 && random() < 0.06) {
+          const length = 1 + randomInteger(random, 40);
+          const maxTokens = 20 + randomInteger(random, 150);
+          bench.add(`s${left--}`, promptOf(length), greedy(maxTokens), randomInteger(random, 3));
+        }
+        const [from, before] = [bench.events.length, [...bench.admission.running.values()]];
+        await bench.core.step();
+        bench.core.checkIntegrity();
+        for (const one of [...bench.admission.running.values(), ...bench.admission.waiting]) known.set(one.id, one);
+        const gone = idsOf(bench, "sequence:preempted", from).map((id) => known.get(id) as Sequence);
+        // In the order in which they were admitted.
+        const held = new Set([...before, ...bench.admission.running.values(), ...gone]);
+        for (const one of gone) {
+          if ([...held].at(-1) !== one) numOutOfOrder++;
+          held.delete(one);
+          for (const other of held)
+            expect(isBefore(other, one), `${other.id} before ${one.id}, seed ${seed}`).toBe(true);
+        }
+      }
+      expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+      expect(new Set(idsOf(bench, "sequence:finished")).size).toBe(numSequences);
+    }
+    expect(numOutOfOrder).toBeGreaterThan(5);
+  });
+});
+
+describe("a sequence that gave way counts as cached what it began with", () => {
+  const PREFIX_BYTES = 1 << 20;
+
+  test("where more is known when it comes back", async () => {
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 320, prefixCacheBytes: PREFIX_BYTES });
+    const admit = vi.spyOn(bench.admission.kv, "admit");
+    bench.add("low", promptOf(130), greedy(100));
+    for (let step = 0; step < 10; step++) await bench.core.step();
+    bench.add("high", promptOf(40, 8), greedy(100), 1);
+    await bench.finish();
+    expect(idsOf(bench, "sequence:preempted")).toEqual(["low"]);
+    // It comes back with both chunks of its own prompt.
+    expect(admit.mock.calls.at(-1)?.[1]).toHaveLength(2);
+    expect(cachedOf(bench)).toEqual(
+      new Map([
+        ["high", 0],
+        ["low", 0],
+      ]),
+    );
+    expect(bench.core.stats()).toMatchObject({ cachedTokens: 0, promptTokens: 170 });
+  });
+
+  test("where nothing is known any more when it comes back", async () => {
+    // Kept are the two chunks of who came last.
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 448, prefixCacheBytes: 2 * chunkBytes() });
+    const admit = vi.spyOn(bench.admission.kv, "admit");
+    bench.add("first", promptOf(130), greedy(1));
+    await bench.finish();
+    bench.add("low", promptOf(130), greedy(110));
+    for (let step = 0; step < 10; step++) await bench.core.step();
+    bench.add("high", promptOf(130, 8), greedy(110), 1);
+    await bench.finish();
+    expect(idsOf(bench, "sequence:preempted")).toEqual(["low"]);
+    expect(admit.mock.calls.at(-1)?.[1]).toEqual([]);
+    expect(cachedOf(bench)).toEqual(
+      new Map([
+        ["first", 0],
+        ["high", 0],
+        ["low", 128],
+      ]),
+    );
+    expect(bench.core.stats().cachedTokens).toBe(128);
+  });
+});

@@ -1,0 +1,105 @@
+// The writer of server-sent events, over real connections whose readers are slow.
+
+import { once } from "node:events";
+import express, { type Response } from "express";
+import { describe, expect, test } from "vitest";
+import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
+import { systemTimers } from "../../packages/express/src/api/timers.ts";
+import { identify } from "../../packages/express/src/http/locals.ts";
+import { manualTimers } from "../support/manual-timers.ts";
+import { openSocket, readAll } from "../support/raw-http.ts";
+import { listen, type RunningServer } from "../support/served-model.ts";
+
+describe("a writer", () => {
+  const big = { text: "x".repeat(1 << 20) };
+
+  test("drops a reader that lets too much pile up", async () => {
+    const { server: running, socket, response } = await unread();
+    const writer = new SseWriter(response, {
+      keepAliveMs: 1e6,
+      maxBufferedBytes: 1 << 20,
+      slowReaderMs: 1e6,
+      timers: systemTimers,
+    });
+    const closed = once(response, "close");
+    for (let sent = 0; sent < 64 && !response.destroyed; sent++) {
+      writer.send(big);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await closed;
+    expect(response.writableFinished).toBe(false);
+    writer.send(big);
+    socket.destroy();
+    await running[Symbol.asyncDispose]();
+  });
+
+  test("drops a reader that takes nothing for too long, and none that does", async () => {
+    const manual = manualTimers();
+    const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };
+    for (const reads of [true, false]) {
+      const { server: running, socket, response } = await unread();
+      const writer = new SseWriter(response, options);
+      for (let sent = 0; sent < 16; sent++) writer.send(big);
+      await manual.waiting(2);
+      if (reads) {
+        const drained = once(response, "drain");
+        const all = readAll(socket);
+        socket.resume();
+        await drained;
+        expect(manual.fire(2)).toBe(0);
+        writer.end();
+        expect((await all).includes("data: [DONE]\n\n")).toBe(true);
+      } else {
+        expect(manual.fire(2)).toBe(1);
+        expect(response.destroyed).toBe(true);
+        socket.destroy();
+      }
+      await running[Symbol.asyncDispose]();
+    }
+    expect(manual.fire(1)).toBe(0);
+  });
+
+  test("drops a reader that stalls again after it has taken everything, and not before", async () => {
+    const manual = manualTimers();
+    const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };
+    const { server: running, socket, response } = await unread();
+    const writer = new SseWriter(response, options);
+    socket.on("data", () => undefined);
+    const sendMore = (): void => {
+      for (let sent = 0; sent < 16; sent++) writer.send(big);
+    };
+    for (let stall = 0; stall < 3; stall++) {
+      sendMore();
+      expect(response.writableNeedDrain).toBe(true);
+      const drained = once(response, "drain");
+      socket.resume();
+      await drained;
+      socket.pause();
+      expect(manual.fire(2), `waits of stall ${stall} that are left`).toBe(0);
+      expect(response.destroyed).toBe(false);
+    }
+    sendMore();
+    expect(manual.fire(2), "waits of the last stall").toBe(1);
+    expect(response.destroyed).toBe(true);
+    expect(manual.fire(1)).toBe(0);
+    socket.destroy();
+    await running[Symbol.asyncDispose]();
+  });
+});
+
+/** A server that hands out its answers, and a connection to it that reads nothing. */
+async function unread(): Promise<{
+  server: RunningServer;
+  socket: Awaited<ReturnType<typeof openSocket>>;
+  response: Response;
+}> {
+  const app = express();
+  const answered = new Promise<Response>((resolve) => {
+    app.use(identify, (_, response) => resolve(response));
+  });
+  const running = await listen(app);
+  const socket = await openSocket(running.port);
+  socket.pause();
+  socket.write("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  return { server: running, socket, response: await answered };
+}
