@@ -111,3 +111,14 @@ test("passages that are scored give their states back", async () => {
   expect(router.numStarts).toBe(4);
   expect(router.held.size).toBe(0);
 });
+
+test("passages give their states back when their router fails on the way", async () => {
+  let numCalls = 0;
+  const router = counted(
+    ruleRouter(3, () => 0),
+    () => ++numCalls === 2,
+  );
+  const passages = [40, 40].map((length) => ({ tokenIds: new Int32Array(length + 1), firstTarget: 1 }));
+  await expect(routePassages(router, passages, 32)).rejects.toThrow();
+  expect([router.numStarts, router.held.size]).toEqual([2, 0]);
+});

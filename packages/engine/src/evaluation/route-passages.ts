@@ -18,18 +18,21 @@ export async function routePassages(
   const states = passages.map(() => router.start());
   const experts = passages.map(({ tokenIds }) => new Uint16Array(tokenIds.length - 1));
   const numRouted = passages.map(() => 0);
-  for (const run of runsOf(passages, runTokens)) {
-    const inputs = run.flatMap(({ passage, tokenIds }) => {
-      const state = states[passage];
-      return state ? { state, tokenIds } : [];
-    });
-    const routes = await router.route(inputs);
-    run.forEach(({ passage, tokenIds }, index) => {
-      experts[passage]?.set(routes[index]?.experts ?? [], numRouted[passage]);
-      numRouted[passage] = (numRouted[passage] ?? 0) + tokenIds.length;
-    });
+  try {
+    for (const run of runsOf(passages, runTokens)) {
+      const inputs = run.flatMap(({ passage, tokenIds }) => {
+        const state = states[passage];
+        return state ? { state, tokenIds } : [];
+      });
+      const routes = await router.route(inputs);
+      run.forEach(({ passage, tokenIds }, index) => {
+        experts[passage]?.set(routes[index]?.experts ?? [], numRouted[passage]);
+        numRouted[passage] = (numRouted[passage] ?? 0) + tokenIds.length;
+      });
+    }
+  } finally {
+    for (const state of states) router.release(state);
   }
-  for (const state of states) router.release(state);
   return experts;
 }
 

@@ -32,9 +32,12 @@ const ANSWERS: Answers = {
     const tokenIds = await promptIds(opened, prompt, signal);
     const router = await opened.routerFor(expert);
     const state = router.start();
-    const [route] = await router.route([{ state, tokenIds }]);
-    router.release(state);
-    return { tokenIds, experts: route?.experts ?? new Uint16Array() };
+    try {
+      const [route] = await router.route([{ state, tokenIds }]);
+      return { tokenIds, experts: route?.experts ?? new Uint16Array() };
+    } finally {
+      router.release(state);
+    }
   },
   setScheduling: async ({ core }, options) => {
     core.scheduler = await schedulerOf(options);
