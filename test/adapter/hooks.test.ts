@@ -223,11 +223,20 @@ describe("what the hosts do not have", () => {
     expect(texts[1]).toBe(texts[0]);
   });
 
-  test("a signal ends a call", async () => {
+  // The prompt is put first, then each token.
+  test.each([1, 2, 5])("a signal ends a call at what a streamer is given %i times", async (abortAt) => {
     const controller = new AbortController();
-    const streamer = { put: () => controller.abort(new Error("no longer wanted")), end: () => undefined };
+    const reason = new Error("no longer wanted");
+    let numPut = 0;
+    const put = (): void => {
+      if (++numPut === abortAt) controller.abort(reason);
+    };
+    const streamer = { put, end: () => undefined };
     const call = twins[1]?.(ONE, { max_new_tokens: 200, streamer, signal: controller.signal });
-    await expect(call).rejects.toThrow("no longer wanted");
+    await expect(call).rejects.toBe(reason);
+    expect(numPut).toBe(abortAt);
+    const stats = await readMeModel(twins[1]?.model)?.engine.stats();
+    expect(stats).toMatchObject({ numRunning: 0, numWaiting: 0 });
   });
 
   test("events and routes are at hand", async () => {

@@ -53,11 +53,22 @@ test("a failing listener of failures is the end of it", () => {
   expect(() => emitter.emit("model:swapped", FINISHED)).not.toThrow();
 });
 
-test("names and payloads are typed", () => {
+test("names and payloads are typed, and what is emitted under another name is heard by nobody else", () => {
   const emitter = new ReadMeEmitter();
-  emitter.on("batch:completed", (event) => expectTypeOf(event.durationMs).toEqualTypeOf<number>());
+  const heard: unknown[] = [];
+  emitter.on("model:swapped", (event) => {
+    expectTypeOf(event.path).toEqualTypeOf<string>();
+    heard.push(event);
+  });
+  emitter.on("batch:completed", (event) => {
+    expectTypeOf(event.durationMs).toEqualTypeOf<number>();
+    heard.push(event);
+  });
   // @ts-expect-error no such event
-  emitter.on("batch:complete", () => undefined);
+  emitter.on("batch:complete", (event: unknown) => heard.push(event));
+  emitter.emit("model:swapped", FINISHED);
+  expect(heard).toEqual([FINISHED]);
   // @ts-expect-error a field is missing
-  emitter.emit("model:swapped", {});
+  const emitsLess = (): boolean => emitter.emit("model:swapped", {});
+  expect(emitsLess()).toBe(true);
 });

@@ -88,6 +88,7 @@ describe("a file of experts", () => {
       expect(second).toMatchObject({ status: "rejected", reason: { code: "ERR_FILE_UNREADABLE" } });
       // What is in memory may serve on.
       if (third.status === "fulfilled") expect(third.value).toEqual(expected[2]);
+      else expect(third.reason).toMatchObject({ name: "ReadMeError", code: "ERR_FILE_UNREADABLE" });
 
       await expectReadMeError(said(engine, 1), "ERR_FILE_UNREADABLE", "layer 1 of expert 1 cannot be read");
       expect(await said(engine, 0)).toEqual(expected[0]);

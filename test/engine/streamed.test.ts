@@ -109,6 +109,8 @@ describe("memory", () => {
   test("never holds more bytes than fit, and loads and evictions are told", async () => {
     const here = new Map<string, number>();
     let most = 0;
+    let numEvicted = 0;
+    const startMs = performance.now();
     const runner = await streamed({
       expertCacheBytes: 3 * UNIT_BYTES,
       onLoaded: ({ layer, expert }, bytes, durationMs) => {
@@ -119,13 +121,20 @@ describe("memory", () => {
         );
         expect(bytes).toBeGreaterThan(0);
         expect(durationMs).toBeGreaterThanOrEqual(0);
+        // A point in time, in the place of a duration, is later than that.
+        expect(durationMs).toBeLessThanOrEqual(performance.now() - startMs);
       },
       onEvicted: ({ layer, expert }, nextUse) => {
         expect(here.delete(`${layer} ${expert}`)).toBe(true);
-        expect(nextUse).toBeGreaterThanOrEqual(0);
+        // In steps; nobody knows of a use where it is infinite.
+        expect(nextUse >= 0 && (nextUse === Infinity || Number.isInteger(nextUse)), `${nextUse}`).toBe(true);
+        numEvicted++;
       },
     });
     await someSteps(runner);
+    const { evictions } = (runner.memory as UnitMemory).cache.counters;
+    expect(numEvicted).toBe(evictions);
+    expect(numEvicted).toBeGreaterThan(0);
     expect(most).toBeLessThanOrEqual(3 * UNIT_BYTES);
     await runner.dispose();
   });

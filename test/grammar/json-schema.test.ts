@@ -120,8 +120,12 @@ const scalar = fc.oneof(
     .record({ minLength: fc.nat(3), maxLength: fc.integer({ min: 3, max: 6 }) })
     .map((one) => ({ type: "string", ...one })),
   fc
-    .tuple(fc.integer({ min: -2000, max: 2000 }), fc.nat(5000))
-    .map(([minimum, more]) => ({ type: "integer", minimum, maximum: minimum + more })),
+    .tuple(fc.integer({ min: -2000, max: 2000 }), fc.oneof(fc.nat(3), fc.nat(5000)), fc.boolean(), fc.boolean())
+    .map(([least, more, isLowOpen, isHighOpen]) => ({
+      type: "integer",
+      ...(isLowOpen ? { exclusiveMinimum: least - 1 } : { minimum: least }),
+      ...(isHighOpen ? { exclusiveMaximum: least + more + 1 } : { maximum: least + more }),
+    })),
   fc
     .tuple(
       fc.integer({ min: -30_000, max: 30_000 }),

@@ -1,22 +1,20 @@
 // The commands `pack` and `apply`, as a user calls them.
 
-import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
-import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { dirname, join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { writeCut, writeDense } from "../support/cut-model.ts";
 import { modelHashes } from "../support/model-hashes.ts";
-import { startCommand } from "../support/node-process.ts";
+import { outcomeOf, startCommand, type Outcome } from "../support/node-process.ts";
 import { runCli } from "../support/run-cli.ts";
-import { persistentFolder } from "../support/temporary-folder.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
 const at = (name: string): string => join(folder, name);
 
-/** Whether `apply` has begun to write. */
-const staged = async (): Promise<boolean> => (await readdir(folder)).some((name) => name.startsWith(".killed-"));
+/** Kills the program that it is loaded into. */
+const KILL_AT_WRITE = new URL("../support/programs/kill-at-write.mjs", import.meta.url).href;
 
 beforeAll(async () => {
   await writeDense(at("dense"));
@@ -97,23 +95,44 @@ test("without --out, either is a wrong call", async () => {
   }
 });
 
-test("killed at any moment, apply leaves no folder or a whole one", { timeout: 120_000 }, async () => {
-  const out = at("killed");
-  const expected = await modelHashes(at("cut"));
-  for (const moment of ["staged", "config", "experts"]) {
-    const child = startCommand(["apply", at("cut.adapter"), "--base", at("dense"), "--out", out]);
-    const ended = once(child, "exit");
-    // Until its work folder is there, then a little further each time.
-    while (child.exitCode === null && !(await staged())) await sleep(1);
-    if (moment !== "staged") await sleep(moment === "config" ? 2 : 6);
-    child.kill("SIGKILL");
-    await ended;
-    if (existsSync(out)) break;
-  }
-  if (!existsSync(out)) {
-    expect((await runCli(["apply", at("cut.adapter"), "--base", at("dense"), "--out", out])).code).toBe(0);
-  }
-  const hashes = await modelHashes(out);
-  for (const [name, hash] of Object.entries(hashes)) if (name !== "config.json") expect(hash).toBe(expected[name]);
-  expect(Object.keys(hashes)).toEqual(Object.keys(expected));
-});
+test(
+  "killed at any moment, apply leaves no folder or a whole one, and can be run again",
+  {
+    timeout: 240_000,
+  },
+  async () => {
+    const expected = await modelHashes(at("cut"));
+    const expectWhole = async (out: string): Promise<void> => {
+      const hashes = await modelHashes(out);
+      for (const [name, hash] of Object.entries(hashes)) if (name !== "config.json") expect(hash).toBe(expected[name]);
+      expect(Object.keys(hashes)).toEqual(Object.keys(expected));
+    };
+    const args = ["apply", at("cut.adapter"), "--base", at("dense"), "--out"];
+    /** Runs the command up to one of the steps that it takes in the folder of `out`; to the end for 0. */
+    const runUpTo = async (step: number): Promise<Outcome & { readonly out: string }> => {
+      const parent = await temporaryFolder();
+      const out = join(parent, "killed");
+      const env = { NODE_OPTIONS: `--import=${KILL_AT_WRITE}`, KILL_FOLDER: parent, KILL_AT: String(step) };
+      return { ...(await outcomeOf(startCommand([...args, out], { env }))), out };
+    };
+    const whole = await runUpTo(0);
+    expect(whole).toMatchObject({ code: 0, signal: null });
+    await expectWhole(whole.out);
+    const numSteps = Number(/^steps: (\d+)$/m.exec(whole.stderr)?.[1]);
+    expect(numSteps).toBeGreaterThan(10);
+    // The first and the last, the one before it, and some between.
+    const between = Array.from({ length: 5 }, (_, index) => 2 + Math.floor((index * (numSteps - 4)) / 4));
+    let numWithRest = 0;
+    for (const step of new Set([1, ...between, numSteps - 1, numSteps])) {
+      const { signal, out } = await runUpTo(step);
+      expect(signal, `step ${step} of ${numSteps}`).toBe("SIGKILL");
+      const names = await readdir(dirname(out));
+      if (names.some((name) => name.startsWith("."))) numWithRest++;
+      if (names.includes("killed")) await expectWhole(out);
+      else expect((await runCli([...args, out])).code).toBe(0);
+      await expectWhole(out);
+    }
+    // So it was killed while it wrote, and not before.
+    expect(numWithRest).toBeGreaterThan(4);
+  },
+);

@@ -5,9 +5,11 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { beforeAll, describe, expect, test } from "vitest";
 import { readQuestions } from "../../packages/readme-moe/src/evaluation/choice-requests.ts";
-import { writeReadingModel } from "../support/reading-model.ts";
+import { plainLogProbs } from "../oracles/plain-log-probs.ts";
+import { routeOf, writeReadingModel } from "../support/reading-model.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { runCli } from "../support/run-cli.ts";
+import { runningModel } from "../support/running-model.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
 let folder: string;
@@ -29,13 +31,15 @@ const REQUESTS = [
   request(8, 1, 1, "One and two are", " four"),
 ];
 
+const TEXTS = { sea: "The ship was lost at sea. ".repeat(30), cats: "A cat sat on a mat. ".repeat(20) };
+
 beforeAll(async () => {
   folder = await persistentFolder();
   model = at("model");
   await writeReadingModel(model);
   await writeReadingModel(at("unrouted"), { hasRouter: false });
-  await writeFile(at("sea.txt"), "The ship was lost at sea. ".repeat(30));
-  await writeFile(at("cats.jsonl.gz"), gzipSync(`${JSON.stringify({ text: "A cat sat on a mat. ".repeat(20) })}\n`));
+  await writeFile(at("sea.txt"), TEXTS.sea);
+  await writeFile(at("cats.jsonl.gz"), gzipSync(`${JSON.stringify({ text: TEXTS.cats })}\n`));
   await writeFile(at("plain.jsonl"), `${REQUESTS.join("\n")}\n`);
   // Two members, as tools that append write it; the name says nothing.
   const halves = [REQUESTS.slice(0, 3), REQUESTS.slice(3)].map((lines) => gzipSync(`${lines.join("\n")}\n`));
@@ -52,6 +56,20 @@ async function evaluated(...args: readonly string[]): Promise<Result> {
   const { code, stdout, stderr } = await runCli(["eval", model, "--threads", "2", "--json", ...args]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   return JSON.parse(stdout) as Result;
+}
+
+/** How often the router keeps its expert from token to token, in two sequences of 32 tokens. */
+async function plainLocality(text: string): Promise<number> {
+  await using reading = await runningModel(model);
+  const { tokenizer } = await reading.model.loadText();
+  const ids = Array.from(tokenizer.encode(text, { addSpecialTokens: false }));
+  const isKept: boolean[] = [];
+  for (const from of [0, 32]) {
+    // Nothing comes after the last token, so it is not run.
+    const route = Array.from(await routeOf(reading, ids.slice(from, from + 31)));
+    isKept.push(...route.slice(1).map((expert, index) => expert === route[index]));
+  }
+  return isKept.filter(Boolean).length / isKept.length;
 }
 
 describe("text", () => {
@@ -72,7 +90,7 @@ describe("text", () => {
       expect(file["router_cost"]).toBe((file["loss"] as number) - best);
       const shares = Object.values(file["expert_shares"] as Record<string, number>);
       expect(shares.reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 9);
-      expect(file["locality"]).toBeGreaterThanOrEqual(0);
+      expect(file["locality"]).toBeCloseTo(await plainLocality(TEXTS[name as keyof typeof TEXTS]), 12);
     }
     expect(result["mean_loss"]).toBe(plain["mean_loss"]);
     expect((result["mean_expert_losses"] as Record<string, number>)["domain-1"]).toBe(second["mean_loss"]);
@@ -100,14 +118,48 @@ describe("text", () => {
   });
 });
 
+/** The documents of `REQUESTS`, their answers by `idx`, and which is right. */
+const QUESTIONS = [
+  { context: "The ship was", answers: [" lost", " found by the crew"], label: 1 },
+  { context: "The cat sat on", answers: [" a mat", " the sea, and sailed away"], label: 0 },
+  { context: "One and two are", answers: [" three", " four"], label: 1 },
+];
+
+/** Shares of right answers, by sums over the full logits of a plain decoder. */
+async function plainAccuracies(): Promise<{ readonly acc: number; readonly accNorm: number }> {
+  await using reading = await runningModel(model);
+  const { tokenizer } = await reading.model.loadText();
+  const encode = (text: string): number[] => Array.from(tokenizer.encode(text, { addSpecialTokens: false }));
+  let [right, rightByLength] = [0, 0];
+  for (const { context, answers, label } of QUESTIONS) {
+    const sums = [];
+    for (const answer of answers) {
+      const ids = encode(context + answer);
+      const route = await routeOf(reading, ids.slice(0, -1));
+      const logProbs = await plainLogProbs(reading.model, ids, route, encode(context).length);
+      sums.push(logProbs.reduce((sum, logProb) => sum + logProb, 0));
+    }
+    // Lengths are counted as harnesses do it, without the blank before the answer.
+    const byLength = sums.map((sum, index) => sum / (answers[index]?.trimStart().length ?? NaN));
+    for (const [one = NaN, other = NaN] of [sums, byLength]) expect(Math.abs(one - other)).toBeGreaterThan(0.01);
+    if (sums.indexOf(Math.max(...sums)) === label) right++;
+    if (byLength.indexOf(Math.max(...byLength)) === label) rightByLength++;
+  }
+  return { acc: right / QUESTIONS.length, accNorm: rightByLength / QUESTIONS.length };
+}
+
 describe("requests", () => {
   test("are grouped by document, plain or compressed, with accuracies and their errors", async () => {
     const { requests, files } = await evaluated("--requests", at("plain.jsonl"), at("zipped"));
     expect(files).toBeUndefined();
     expect(requests["plain"]).toEqual(requests["zipped"]);
     expect(requests["plain"]).toMatchObject({ documents: 3, cut_requests: 0 });
-    expect([0, 1 / 3, 2 / 3, 1]).toContain(requests["plain"]?.["acc"]);
-    expect(requests["plain"]?.["acc_norm_stderr"]).toBeTypeOf("number");
+    const { acc, accNorm } = await plainAccuracies();
+    expect(requests["plain"]?.["acc"]).toBeCloseTo(acc, 12);
+    expect(requests["plain"]?.["acc_norm"]).toBeCloseTo(accNorm, 12);
+    // Of three values of 0 or 1.
+    expect(requests["plain"]?.["acc_stderr"]).toBeCloseTo(Math.sqrt((acc * (1 - acc)) / 2), 12);
+    expect(requests["plain"]?.["acc_norm_stderr"]).toBeCloseTo(Math.sqrt((accNorm * (1 - accNorm)) / 2), 12);
   });
 
   test("are as many documents as --limit says, and stand beside text", async () => {

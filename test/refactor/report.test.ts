@@ -97,6 +97,48 @@ describe("the verdict", () => {
     ];
     expect(verdict([], { expert_losses: better })).toContain("Another expert is better than the domain's own on book.");
   });
+
+  test("judges each domain by the expert of its name, wherever that is", () => {
+    const { settings } = madeUpReport({ domains: 2 });
+    const swapped = { settings: { ...settings, experts: ["book", "arxiv"] } };
+    // A row for each expert, a column for each domain: the expert of books is worse on arxiv, and better on book.
+    const losses = [
+      [3, 3.6],
+      [2.6, 4],
+    ];
+    const best = "On each domain, no expert is better than the domain's own.";
+    expect(verdict([], { ...swapped, expert_losses: losses })).toContain(best);
+    expect(verdict([], { ...swapped, expert_losses: losses.toReversed() })).toContain(
+      "Another expert is better than the domain's own on book and arxiv.",
+    );
+  });
+
+  test.each([1, 2, 3, 4, 5, 6])("names the domains that a search by name finds, in any order (seed %i)", (seed) => {
+    const random = seededRandom(seed);
+    for (let round = 0; round < 30; round++) {
+      const { settings, data } = madeUpReport({ domains: 2 + randomInteger(random, 4) });
+      const experts = settings.experts
+        .map((name) => [random(), name] as const)
+        .toSorted(([a], [b]) => a - b)
+        .map(([, name]) => (random() < 0.1 ? `${name}-free` : name));
+      const loss = new Map<string, Map<string, number>>();
+      // Steps of 0.1, so that no difference is near the one below which there is none.
+      for (const name of experts) loss.set(name, new Map(data.map((one) => [one.name, randomInteger(random, 4) / 10])));
+      const beaten = experts.filter((name) => {
+        const own = loss.get(name)?.get(name);
+        return own !== undefined && experts.some((other) => (loss.get(other)?.get(name) as number) < own);
+      });
+      const sentences = verdict([], {
+        settings: { ...settings, experts },
+        data,
+        expert_losses: experts.map((name) => data.map((one) => loss.get(name)?.get(one.name) as number)),
+      });
+      const named = sentences.filter((sentence) => sentence.startsWith("Another expert"));
+      const list = beaten.length < 2 ? beaten.join("") : `${beaten.slice(0, -1).join(", ")} and ${beaten.at(-1)}`;
+      const expected = `Another expert is better than the domain's own on ${list}.`;
+      expect(named).toEqual(beaten.length === 0 ? [] : [expected]);
+    }
+  });
 });
 
 describe("report.json", () => {

@@ -46,7 +46,9 @@ describe("figures of routes", () => {
       expect(singleCost).toBeLessThanOrEqual(randomCost + 1e-12);
       expect(cost).toBeGreaterThanOrEqual(oracleCost);
       expect(shares.reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 12);
-      expect(locality).toBeGreaterThanOrEqual(0);
+      const isKept = texts.flatMap(({ experts }) => experts.slice(1).map((expert, index) => expert === experts[index]));
+      expect(isKept.length).toBeGreaterThan(0);
+      expect(locality).toBeCloseTo(isKept.filter(Boolean).length / isKept.length, 12);
       const best = texts.map(({ costs }) => ({ costs, experts: bestExperts(costs) }));
       expect(evaluateRoutes(best, 4)).toMatchObject({ regret: 0, accuracy: 1 });
     }

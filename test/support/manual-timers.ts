@@ -3,6 +3,8 @@ export interface ManualTimers {
   after(delayMs: number, callback: () => void): () => void;
   /** Resolves when something waits for `delayMs`, at once where it does already. */
   waiting(delayMs: number): Promise<void>;
+  /** How many wait for `delayMs`. */
+  count(delayMs: number): number;
   /** Lets everything go off that waits for `delayMs` now. @returns how many */
   fire(delayMs: number): number;
 }
@@ -23,6 +25,7 @@ export function manualTimers(): ManualTimers {
       if (isWaiting(delayMs)) return;
       await new Promise<void>((resolve) => watchers.set(delayMs, [...(watchers.get(delayMs) ?? []), resolve]));
     },
+    count: (delayMs) => [...timers].filter((timer) => timer.delayMs === delayMs).length,
     fire(delayMs) {
       const due = [...timers].filter((timer) => timer.delayMs === delayMs);
       for (const timer of due) {

@@ -1,0 +1,181 @@
+// Rows of one call, by a real engine: in step to the hooks, each as long as it is to be, and ended by a signal.
+
+import { join } from "node:path";
+import type { Engine, ProcessLogits } from "@readme-moe/core";
+import { ReadMeEngine } from "@readme-moe/engine";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { runRows, type RowRequest } from "../../packages/adapter/src/generation/run-rows.ts";
+import { complete } from "../support/complete.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+
+const PROMPTS = [[5, 6, 7], [8, 900], [901, 5, 9, 10], [7]];
+
+let engine: ReadMeEngine;
+beforeAll(async () => {
+  const path = join(await persistentFolder(), "model");
+  await writeTinyReadMe(path, WITH_TOKENIZER);
+  engine = await ReadMeEngine.open(path, { threads: 1, isolation: "thread" });
+});
+afterAll(() => engine.dispose());
+
+function request(row: number, maxTokens: number, processLogits?: ProcessLogits): RowRequest {
+  // Drawn, since random weights repeat their most likely token.
+  const params = { maxTokens, temperature: 8, seed: row, ignoreEos: true };
+  return { prompt: PROMPTS[row] as number[], params, ...(processLogits ? { processLogits } : {}) };
+}
+
+/** What a row says when nobody else is there. */
+async function alone(row: number, maxTokens: number): Promise<readonly number[]> {
+  return (await complete(engine, request(row, maxTokens))).ids;
+}
+
+/** A promise, and what fulfils it. */
+class Gate {
+  open!: () => void;
+  readonly opened = new Promise<void>((resolve) => (this.open = resolve));
+}
+
+/** The engine; when the answer to a request has ended, however it did, its gate opens. */
+function opening(gates: ReadonlyMap<object, Gate>): Pick<Engine, "generate"> {
+  return {
+    async *generate(asked) {
+      try {
+        yield* engine.generate(asked);
+      } finally {
+        gates.get(asked.prompt as object)?.open();
+      }
+    },
+  };
+}
+
+/** Lets a row go on behind its first tokens only when `gate` is open. */
+function waiting(row: number, numTokens: number, gate: Gate): ProcessLogits {
+  return async (_, { tokenIds, promptTokens }) => {
+    expect(promptTokens).toBe(PROMPTS[row]?.length);
+    if (tokenIds.length >= promptTokens + numTokens) await gate.opened;
+    return undefined;
+  };
+}
+
+async function expectIdle(): Promise<void> {
+  expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0 });
+}
+
+describe("a hook that ends rows", () => {
+  test("ends a fast row where it says, though the row was far ahead of a slow one", async () => {
+    const fastEnded = new Gate();
+    const requests = [request(0, 20), request(1, 6, waiting(1, 0, fastEnded))];
+    const gates = new Map([[requests[0]?.prompt as object, fastEnded]]);
+    const steps: (readonly (number | undefined)[])[] = [];
+    const onStep = (tokens: readonly (number | undefined)[]): readonly boolean[] => {
+      steps.push(tokens);
+      return [steps.length === 3, false];
+    };
+    const [fast, slow] = await runRows(opening(gates), requests, { onStep });
+    const whole = await alone(0, 20);
+    expect(new Set(whole).size).toBeGreaterThan(10);
+    expect(fast).toEqual(whole.slice(0, 3));
+    expect(slow).toEqual(await alone(1, 6));
+    expect(steps.map(([token]) => token)).toEqual([...(fast ?? []), undefined, undefined, undefined]);
+    await expectIdle();
+  });
+
+  test.each([1, 2, 3, 4, 5, 6, 7, 8])("gets steps as if all rows were equally fast (seed %i)", async (seed) => {
+    const random = seededRandom(seed);
+    const rows = PROMPTS.map((_, row) => ({ row, maxTokens: 1 + randomInteger(random, 12), gate: new Gate() }));
+    /** The step at which the hook ends each row; some end by themselves before. */
+    const ends = rows.map(() => 1 + randomInteger(random, 16));
+    const order = rows.map((one) => [random(), one] as const).toSorted(([a], [b]) => a - b);
+    const requests: RowRequest[] = [];
+    for (const [place, [, { row, maxTokens }]] of order.entries()) {
+      // Each row stands still somewhere until the one before it in a random order has ended.
+      const before = order[place - 1]?.[1].gate;
+      const wait = before && waiting(row, randomInteger(random, 12), before);
+      requests[row] = request(row, maxTokens, wait);
+    }
+    const gates = new Map(rows.map(({ row, gate }) => [requests[row]?.prompt as object, gate]));
+
+    const whole = await Promise.all(rows.map(({ row, maxTokens }) => alone(row, maxTokens)));
+    const expected = whole.map((ids, row) => ids.slice(0, ends[row]));
+    const numSteps = Math.max(...expected.map(({ length }) => length));
+    const expectedSteps = Array.from({ length: numSteps }, (_, step) => expected.map((ids) => ids[step]));
+
+    const steps: (readonly (number | undefined)[])[] = [];
+    const tokens = await runRows(opening(gates), requests, {
+      onStep: (step) => {
+        steps.push(step);
+        return ends.map((end) => end <= steps.length);
+      },
+    });
+    expect(tokens).toEqual(expected);
+    expect(steps).toEqual(expectedSteps);
+    await expectIdle();
+  });
+});
+
+describe("a signal", () => {
+  const over = new Error("no longer wanted");
+
+  test("ends rows that have begun, with its reason, whether a hook listens or not", async () => {
+    for (const isHooked of [true, false]) {
+      const controller = new AbortController();
+      let numTokens = 0;
+      const count = (): void => {
+        if (++numTokens === 10) controller.abort(over);
+      };
+      engine.events.on("token:generated", count);
+      // Each token needs this thread, so that the engine cannot run far ahead of the signal.
+      const requests = [0, 1].map((row) => request(row, 100, () => undefined));
+      const steps: unknown[] = [];
+      const onStep = (step: unknown): readonly boolean[] => {
+        steps.push(step);
+        return [];
+      };
+      const call = runRows(engine, requests, isHooked ? { onStep } : {}, controller.signal);
+      await expect(call).rejects.toBe(over);
+      engine.events.off("token:generated", count);
+      expect(numTokens).toBeGreaterThanOrEqual(10);
+      expect(numTokens).toBeLessThan(100);
+      expect(steps.length > 0).toBe(isHooked);
+      await expectIdle();
+    }
+  });
+
+  test("ends a row that waits for the caller's own function", async () => {
+    const controller = new AbortController();
+    const [gate, reached] = [new Gate(), new Gate()];
+    const wait: ProcessLogits = async () => {
+      reached.open();
+      await gate.opened;
+      return undefined;
+    };
+    let outcome: unknown;
+    const call = runRows(engine, [request(0, 5, wait)], {}, controller.signal).then(
+      (tokens) => (outcome = tokens),
+      (error: unknown) => (outcome = error),
+    );
+    await reached.opened;
+    controller.abort(over);
+    // Far more turns of the engine and of this thread than ending a row takes.
+    await complete(
+      engine,
+      request(1, 40, () => undefined),
+    );
+    expect(outcome).toBe(over);
+    gate.open();
+    await call;
+    await expectIdle();
+  });
+
+  test("that was aborted before starts nothing", async () => {
+    let numTokens = 0;
+    const count = (): void => void numTokens++;
+    engine.events.on("token:generated", count);
+    await expect(runRows(engine, [request(0, 5)], {}, AbortSignal.abort(over))).rejects.toBe(over);
+    await alone(1, 1);
+    engine.events.off("token:generated", count);
+    expect(numTokens).toBe(1);
+  });
+});

@@ -1,0 +1,107 @@
+// Which units make room, against a search of all sets of them.
+
+import type { EvictionCandidate } from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { chooseVictims } from "../../packages/core/src/expert-cache/choose-victims.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+
+const unit = (expert: number, bytes: number): EvictionCandidate => ({
+  layer: 0,
+  expert,
+  bytes,
+  nextUse: Infinity,
+  layersAway: 1,
+  lastUse: -1,
+  idleSteps: Infinity,
+  numUses: 0,
+});
+
+/** Units that a policy gives up from the first to the last. */
+const units = (...bytes: readonly number[]): readonly EvictionCandidate[] => bytes.map((size, i) => unit(i, size));
+const experts = (chosen: readonly EvictionCandidate[] | undefined): readonly number[] | undefined =>
+  chosen?.map(({ expert }) => expert).toSorted((a, b) => a - b);
+const bytesOf = (some: readonly EvictionCandidate[]): number => some.reduce((sum, { bytes }) => sum + bytes, 0);
+const inOrder = ([first]: readonly EvictionCandidate[]): EvictionCandidate => first as EvictionCandidate;
+
+/**
+ * Units that leave, of `order` from the least valuable to the most valuable. Those that a policy is asked for are the
+ * shortest beginning that makes room. Of all its parts that make room as well, the one is taken that lets the most
+ * valuable unit stay; among these, the one that lets the second most valuable stay; and so on.
+ */
+function searched(order: readonly EvictionCandidate[], missingBytes: number): readonly number[] | undefined {
+  const length = Array.from({ length: order.length + 1 }, (_, count) => count).find(
+    (count) => bytesOf(order.slice(0, count)) >= missingBytes,
+  );
+  if (length === undefined) return undefined;
+  // The more valuable a unit, the higher its bit: the least number keeps what is most valuable.
+  for (let set = 0; set < 2 ** length; set++) {
+    const leaving = order.slice(0, length).filter((_, place) => Math.floor(set / 2 ** place) % 2 === 1);
+    if (bytesOf(leaving) >= missingBytes) return experts(leaving);
+  }
+  throw new Error("Expected the whole beginning to make room");
+}
+
+describe("units that leave", () => {
+  test("are the less valuable of two of which one must go beside a larger one", () => {
+    expect(experts(chooseVictims(units(3, 3, 6), 9, inOrder, 0))).toEqual([0, 2]);
+  });
+
+  test("are the large one alone where it makes room by itself", () => {
+    expect(experts(chooseVictims(units(1, 2, 8), 8, inOrder, 0))).toEqual([2]);
+  });
+
+  test("are none where nothing is missing, and unknown where all are not enough", () => {
+    expect(chooseVictims(units(1, 2), 0, inOrder, 0)).toEqual([]);
+    expect(chooseVictims(units(1, 2), 4, inOrder, 0)).toBeUndefined();
+    expect(chooseVictims([], 1, inOrder, 0)).toBeUndefined();
+  });
+
+  test("are those of a search, for all sizes of up to five units and any room", () => {
+    const sizes = [1, 2, 3, 5];
+    for (let count = 1; count <= 5; count++) {
+      for (let code = 0; code < sizes.length ** count; code++) {
+        const order = units(
+          ...Array.from(
+            { length: count },
+            (_, i) => sizes[Math.floor(code / sizes.length ** i) % sizes.length] as number,
+          ),
+        );
+        const total = bytesOf(order);
+        for (let missing = 0; missing <= total + 1; missing++) {
+          const what = `${missing} of ${order.map(({ bytes }) => bytes).join(", ")}`;
+          expect(experts(chooseVictims(order, missing, inOrder, 0)), what).toEqual(searched(order, missing));
+        }
+      }
+    }
+  });
+});
+
+test.each([1, 2, 3, 4])("a policy is asked for what is still missing, decision by decision (seed %i)", (seed) => {
+  const random = seededRandom(seed);
+  for (let round = 0; round < 100; round++) {
+    const candidates = units(...Array.from({ length: randomInteger(random, 9) }, () => 1 + randomInteger(random, 20)));
+    const order = candidates
+      .map((one) => [random(), one] as const)
+      .toSorted(([a], [b]) => a - b)
+      .map(([, one]) => one);
+    const missingBytes = randomInteger(random, 60);
+    const firstDecision = randomInteger(random, 1000);
+    const asked: EvictionCandidate[] = [];
+    const chosen = chooseVictims(
+      candidates,
+      missingBytes,
+      (left, context) => {
+        expect(left).toEqual(candidates.filter((one) => !asked.includes(one)));
+        expect(context).toEqual({
+          missingBytes: missingBytes - bytesOf(asked),
+          decision: firstDecision + asked.length,
+        });
+        const next = order[asked.length] as EvictionCandidate;
+        asked.push(next);
+        return next;
+      },
+      firstDecision,
+    );
+    expect(experts(chosen)).toEqual(searched(order, missingBytes));
+  }
+});
