@@ -1,6 +1,6 @@
 // What the benchmark makes of measurements: their order, statistics and tables.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import {
   bootstrapInterval,
   formatNumber,

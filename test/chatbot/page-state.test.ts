@@ -1,6 +1,6 @@
 // What the page keeps and asks, without a browser.
 
-import { array, assert, asyncProperty, integer, property, tuple } from "fast-check";
+import { array, assert, asyncProperty, integer, property, tuple } from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import {
   listConversations,

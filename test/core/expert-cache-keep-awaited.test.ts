@@ -14,7 +14,7 @@ import {
   type ScheduledSequence,
   type Scheduler,
 } from "@readme-moe/core";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { decoding, idsOf, randomState, stateOf } from "../support/scheduling.ts";

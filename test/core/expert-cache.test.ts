@@ -13,7 +13,7 @@ import {
   type KnownUses,
   type StepUses,
 } from "@readme-moe/core";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

@@ -1,6 +1,6 @@
 // A trace recorded from events, against books that are kept by a plain simulated engine.
 
-import { array, assert, integer, nat, property, record } from "fast-check";
+import { array, assert, integer, nat, property, record } from "../support/fast-check.ts";
 import { ReadMeEmitter, readTrace, recordTrace, recordTraceLines } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 

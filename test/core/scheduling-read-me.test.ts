@@ -1,5 +1,5 @@
 import { nextChunkTokens, readMe, type SchedulableSequence, type SchedulerState } from "@readme-moe/core";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
 import { seededRandom } from "../support/random.ts";
 import { decoding, idsOf, prefilling, randomState, stateOf } from "../support/scheduling.ts";

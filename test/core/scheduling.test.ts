@@ -1,7 +1,7 @@
 // What every scheduler promises.
 
 import { costAware, fcfs, nextChunkTokens, readMe, type SchedulableSequence, type Scheduler } from "@readme-moe/core";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import { seededRandom } from "../support/random.ts";
 import { idsOf, randomCost, randomRequests, randomState, serve } from "../support/scheduling.ts";

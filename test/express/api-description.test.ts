@@ -4,7 +4,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { openApiDocument, readMe, ServedModels } from "@readme-moe/express";
 import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
 import express from "express";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { valueOf, type JsonSchema } from "../support/schema-arbitrary.ts";

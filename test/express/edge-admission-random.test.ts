@@ -2,7 +2,7 @@
 
 import { ReadMeEmitter } from "@readme-moe/core";
 import { Admission, ApiError, type AdmissionOptions, type Ticket } from "@readme-moe/express";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { books, entrant, NOTHING } from "../support/admission.ts";
 

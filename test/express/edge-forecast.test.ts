@@ -1,7 +1,7 @@
 // When places are given back: what is said of it beforehand, against an engine that is played through token by token.
 
 import { refineCostModel, type CostModel } from "@readme-moe/core";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import {
   expectedTokensLeft,

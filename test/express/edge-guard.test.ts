@@ -3,7 +3,7 @@
 import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
 import { ApiError } from "@readme-moe/express";
 import express from "express";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { guard, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
 import { durationText } from "../../packages/express/src/edge/guard/duration-text.ts";

@@ -1,6 +1,6 @@
 // When an engine that failed is opened again.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
 import {
   nextAttempt,

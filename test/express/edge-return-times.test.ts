@@ -1,6 +1,6 @@
 // When those who are turned away are told to come back.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
 import {
   msPerRelease,

@@ -2,7 +2,7 @@
 // or in a mistake of the caller that is told.
 
 import { Grammars, type JsonSchema } from "@readme-moe/grammar";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { checkGrammar } from "../../packages/grammar/src/check-grammar.ts";
 import { Budget } from "../../packages/grammar/src/schema/budget.ts";

@@ -2,7 +2,7 @@
 
 import { Grammars, type JsonSchema } from "@readme-moe/grammar";
 import { Ajv2020 } from "ajv/dist/2020.js";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { allowedAfter, smallVocabulary, writeBound } from "../support/bound-text.ts";
 import { seededRandom } from "../support/random.ts";

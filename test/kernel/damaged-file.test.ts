@@ -1,6 +1,6 @@
 // Packed files that are not sound: opening them fails with the reason, or they hold another model that is.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { ReadMeError } from "@readme-moe/core";
 import { openKernel, type Kernel, type KernelKind } from "@readme-moe/kernel";
 import { describe, expect, test } from "vitest";

@@ -1,6 +1,6 @@
 // Statistics of products' inputs: the same bits in every build, and those of the plain implementation.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { availableInstructions, encodeStep, KV_PAGE_TOKENS, openKernel, type KernelKind } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainInputSquares } from "../oracles/plain-kernel.ts";

@@ -3,7 +3,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { availableInstructions, openKernel, type KernelKind } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainRows, type PlainToken } from "../oracles/plain-kernel.ts";

@@ -1,6 +1,6 @@
 // The plain implementation's own arithmetic, against whole numbers of any size.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
 import { exponential, multiplyAdd, roundToHalf } from "../oracles/plain-kernel-numbers.ts";
 

@@ -1,6 +1,6 @@
 // What a kernel refuses when it is called past `encodeStep`; its memory is whole afterwards.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { openKernel, type Kernel, type KernelKind, type KernelPages } from "@readme-moe/kernel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
 import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { beforeAll, describe, expect, it } from "vitest";
 import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";

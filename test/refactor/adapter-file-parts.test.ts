@@ -1,6 +1,6 @@
 // What adapter files are made of: the coder of small integers, shares of bytes, factors, sets of neurons.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { afterAll, expect, test } from "vitest";
 import { allocate, type Choice } from "../../packages/refactor/src/adapter-file/allocate.ts";
 import { codeCost, quantize } from "../../packages/refactor/src/adapter-file/coded-values.ts";

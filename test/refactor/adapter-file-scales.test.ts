@@ -2,7 +2,7 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import { openModel, SafetensorsFile, writeSafetensors } from "@readme-moe/model";
 import { applyAdapter, packAdapter, refactor } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";

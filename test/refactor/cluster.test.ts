@@ -1,4 +1,4 @@
-import { assert, integer, nat, property } from "fast-check";
+import { assert, integer, nat, property } from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import { clusterTexts } from "../../packages/refactor/src/experts/cluster.ts";
 import { seededRandom } from "../support/random.ts";

@@ -1,5 +1,5 @@
 import { DOMParser, type Document, type Element } from "@xmldom/xmldom";
-import { array, assert, constantFrom, integer, nat, oneof, property, record, string } from "fast-check";
+import { array, assert, constantFrom, integer, nat, oneof, property, record, string } from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import { lossRow } from "../../packages/refactor/src/report/loss-row.ts";
 import { reportPictures } from "../../packages/refactor/src/report/pictures/report-pictures.ts";

@@ -1,6 +1,6 @@
 // Routers in every build of the kernel: what they compute, and that nothing around a token changes a bit of it.
 
-import * as fc from "fast-check";
+import * as fc from "../support/fast-check.ts";
 import type { PreGatingRouter } from "@readme-moe/core";
 import type { KernelKind } from "@readme-moe/kernel";
 import type { RouterConfig } from "@readme-moe/model";

@@ -1,7 +1,7 @@
 // Random small routers, in memory and as a model has them.
 
 import type { LinearRefs, RouterConfig, RouterWeights } from "@readme-moe/model";
-import * as fc from "fast-check";
+import * as fc from "./fast-check.ts";
 import type { PlainLinear, PlainRouter } from "../oracles/plain-router.ts";
 import { memoryLinear, memoryTensor } from "./kernel/memory-store.ts";
 import { randomNormal, seededRandom } from "./random.ts";

@@ -1,6 +1,6 @@
 // Random values that a JSON Schema allows, for the part of it that descriptions of APIs use.
 
-import * as fc from "fast-check";
+import * as fc from "./fast-check.ts";
 
 export interface JsonSchema {
   readonly type?: string | readonly string[];

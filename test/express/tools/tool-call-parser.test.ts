@@ -1,4 +1,4 @@
-import * as fc from "fast-check";
+import * as fc from "../../support/fast-check.ts";
 import { expect, test } from "vitest";
 import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/output-parser.ts";
 import { callText } from "../../../packages/express/src/tools/call-format.ts";

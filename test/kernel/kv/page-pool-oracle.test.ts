@@ -1,6 +1,6 @@
 // Long random lives of a page pool, compared after every operation with a plain model of what it should hold.
 
-import * as fc from "fast-check";
+import * as fc from "../../support/fast-check.ts";
 import type { KeptTokens, PageSlot } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { BYTES_PER_TOKEN, filledPages, type FilledMemory } from "../../support/filled-memory.ts";

@@ -1,6 +1,6 @@
 // Sizes of random models.
 
-import * as fc from "fast-check";
+import * as fc from "../fast-check.ts";
 import { WEIGHT_FORMATS } from "./random-weights.ts";
 
 /** Sizes of a model; everything else follows from `seed`. */

@@ -1,6 +1,6 @@
 // Random ways to bring sequences through a kernel: chunks, batches, pages anywhere, prefixes shared by reference.
 
-import * as fc from "fast-check";
+import * as fc from "../fast-check.ts";
 import { KV_PAGE_TOKENS, type StepRows } from "@readme-moe/kernel";
 import { randomInteger, seededRandom } from "../random.ts";
 
