@@ -200,14 +200,15 @@ test.each(Object.entries(LIMITS) as [Name, Limit][])("%s", { timeout: 120_000 },
   expect(await PROBES[name](value)).toBe(beyond);
 });
 
-test("a text that cannot fit the context is refused before it is tokenised", async () => {
+test("a text that cannot fit is refused before it is tokenised, and /tokenize counts beyond the context", async () => {
   for (const [path, body] of [
     ["/tokenize", `{"prompt":"${" a".repeat(1_500_000)}"}`],
-    ["/tokenize", `{"messages":[{"role":"user","content":"${" ".repeat(3_000_000)}"}]}`],
+    ["/tokenize", `{"messages":[{"role":"user","content":"${" a".repeat(1_500_000)}"}]}`],
     [TEXT, `{"prompt":"${"x".repeat(3_000_000)}"}`],
   ] as const) {
     expect(await told(path, body)).toBe("400 `context_length_exceeded`");
   }
+  expect(await told("/tokenize", `{"prompt":"${"x ".repeat(4096)}"}`)).toBe("200");
 });
 
 test("what limits allow is taken", async () => {

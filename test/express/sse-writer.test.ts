@@ -4,7 +4,7 @@ import { once } from "node:events";
 import express, { type Response } from "express";
 import { describe, expect, test } from "vitest";
 import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
-import { systemTimers } from "../../packages/express/src/api/timers.ts";
+import { systemTimers } from "../../packages/express/src/http/timers.ts";
 import { identify } from "../../packages/express/src/http/locals.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";

@@ -60,7 +60,12 @@ export const LIMITS = {
     unit: "items",
     beyond: "400 `invalid_value`",
   },
-  tokenIds: { of: "ids in one list of tokens", value: 262_144, unit: "items", beyond: "400 `invalid_value`" },
+  tokenIds: {
+    of: "ids in one list of tokens, and tokens that `/tokenize` counts",
+    value: 262_144,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
   logitBiases: { of: "`logit_bias`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
   stopTokens: { of: "`stop_token_ids`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
   stops: { of: "`stop`", value: 64, unit: "items", beyond: "400 `invalid_value`" },

@@ -120,9 +120,15 @@ export class EngineServer {
     this.#isRunning = true;
     try {
       if (mayHaveCompany) await this.#settled();
+      let stepMs = Infinity;
       while ((core.hasWork || turns.hasWork) && !this.#isClosing) {
-        turns.run();
-        if (core.hasWork) await core.step();
+        // Long texts get no more time than the steps between, so that they slow a stream by two at most.
+        turns.run(core.hasWork ? stepMs : Infinity);
+        if (core.hasWork) {
+          const startMs = performance.now();
+          await core.step();
+          stepMs = performance.now() - startMs;
+        }
         this.#flush();
         await nextTurn();
       }

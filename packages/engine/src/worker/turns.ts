@@ -41,10 +41,14 @@ export class Turns {
     });
   }
 
-  /** Goes on with the works that wait, for `TURN_MS` together. */
-  run(): void {
-    const endMs = this.#now() + TURN_MS;
-    for (let leftMs = TURN_MS; leftMs > 0 && this.hasWork; leftMs = endMs - this.#now()) {
+  /**
+   * Goes on with the works that wait, for so long together.
+   * @param maxMs - 5 at most: others wait for as long
+   */
+  run(maxMs: number = TURN_MS): void {
+    const turnMs = Math.min(maxMs, TURN_MS);
+    const endMs = this.#now() + turnMs;
+    for (let leftMs = turnMs; leftMs > 0 && this.hasWork; leftMs = endMs - this.#now()) {
       const turn = this.#turns.shift() as Turn;
       if (!this.#advance(turn, leftMs)) this.#turns.push(turn);
     }
@@ -69,5 +73,5 @@ export class Turns {
   }
 }
 
-// A step of the model takes longer than a turn, so neither keeps the other waiting for long.
+// Neither keeps the other waiting for long.
 const [FIRST_MS, TURN_MS] = [1, 5];

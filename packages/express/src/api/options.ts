@@ -4,7 +4,7 @@ import type { ChatBody } from "./schemas/chat-body.ts";
 import type { CompletionBody } from "./schemas/completion-body.ts";
 import type { SseOptions } from "./sse-writer.ts";
 import type { BodyOptions } from "./read-json.ts";
-import { systemTimers, type Timers } from "./timers.ts";
+import { systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
 import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
 

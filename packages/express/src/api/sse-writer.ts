@@ -3,7 +3,7 @@
 import type { Response } from "express";
 import type { ApiError } from "../http/api-error.ts";
 import { stampProcessingTime } from "../http/locals.ts";
-import type { Timers } from "./timers.ts";
+import type { Timers } from "../http/timers.ts";
 
 export interface SseOptions {
   /** A comment is sent after this long without another event, so that nothing in between gives the connection up. */

@@ -6,6 +6,7 @@ import { clientName } from "../http/client-name.ts";
 import { clientSignal } from "../http/client-signal.ts";
 import { callerError, engineError } from "../http/errors.ts";
 import { localsOf } from "../http/locals.ts";
+import { LIMITS } from "../limits.ts";
 import { sendJson } from "../http/send-whole.ts";
 import { planTools } from "../tools/plan-tools.ts";
 import { templateMessages } from "./chat/plan-chat.ts";
@@ -37,8 +38,8 @@ export async function detokenize(serving: Serving, request: Request, response: R
 const NOTHING_BOUND = { tagged: async () => ({ processor: () => () => undefined }) };
 
 async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal): Promise<Int32Array> {
-  // A text of which not all tokens fit cannot be answered from either.
-  const limits = { maxTokens: engine.info.contextTokens, signal };
+  // More than the context: who shortens a conversation has to know by how much.
+  const limits = { maxTokens: Math.max(LIMITS.tokenIds.value, engine.info.contextTokens), signal };
   if ("prompt" in body) {
     return engine.tokenize(body.prompt, { addSpecialTokens: body.add_special_tokens ?? true, ...limits });
   }

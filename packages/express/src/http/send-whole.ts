@@ -1,7 +1,7 @@
 // Whole answers, to a client that may read slowly or not at all.
 
 import type { Response } from "express";
-import type { Timers } from "../api/timers.ts";
+import type { Timers } from "./timers.ts";
 
 export interface ReaderOptions {
   /** A reader that takes no slice of the answer for this long is dropped. */
