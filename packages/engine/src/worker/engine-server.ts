@@ -122,8 +122,8 @@ export class EngineServer {
       if (mayHaveCompany) await this.#settled();
       let stepMs = Infinity;
       while ((core.hasWork || turns.hasWork) && !this.#isClosing) {
-        // Long texts get no more time than the steps between, so that they slow a stream by two at most.
-        turns.run(core.hasWork ? stepMs : Infinity);
+        // Long texts get a quarter of the time of the steps between, so that they slow a stream by a quarter.
+        turns.run(core.hasWork ? stepMs / 4 : Infinity);
         if (core.hasWork) {
           const startMs = performance.now();
           await core.step();

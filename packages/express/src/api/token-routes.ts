@@ -16,7 +16,7 @@ import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./schemas/token
 import type { Serving } from "./serve-generation.ts";
 
 /** A byte of a body comes to so many of an answer at most: an id and its comma for a byte of text, or a long token's text for an id. */
-const ANSWER_BYTES_PER_BYTE = 8;
+const ANSWER_BYTES_PER_BYTE = 16;
 
 export async function tokenize(serving: Serving, request: Request, response: Response): Promise<void> {
   const body = readBody(tokenizeBody, request.body);
