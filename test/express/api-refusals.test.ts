@@ -5,6 +5,8 @@ import { ApiError, readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+import { readBody } from "../../packages/express/src/api/schemas/read-body.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -180,3 +182,11 @@ async function persistentFolderIn(name: string): Promise<string> {
   await mkdir(path, { recursive: true });
   return path;
 }
+
+test("a body that somebody else has parsed is refused by its depth, however deep", () => {
+  let prompt: unknown = 1;
+  for (let level = 0; level < 100_000; level++) prompt = [prompt];
+  for (const field of ["prompt", "tokens", "stop", "metadata"]) {
+    expect(() => readBody(completionBody, { prompt: "x", [field]: prompt })).toThrow(ApiError);
+  }
+});

@@ -28,23 +28,24 @@ export function boundBody(body: object): void {
     const value = (body as Values)[name];
     if (typeof value === "object" && value !== null) checkLength(name, sizeOf(value), limit);
   }
-  for (const name of ["prompt", "tokens"]) checkIds(name, (body as Values)[name]);
+  for (const name of ["prompt", "tokens"]) checkPrompts(name, (body as Values)[name]);
   checkMessages((body as Values)["messages"]);
   checkValues(body);
 }
 
-/** The schema would list every wrong id of a million. */
-function checkIds(name: string, list: unknown): void {
+/** Checks a list of token ids, or a list of prompts and the ids in those that are lists. */
+function checkPrompts(name: string, list: unknown): void {
   if (!Array.isArray(list)) return;
-  const ids = list as readonly unknown[];
-  if (typeof ids[0] !== "number") {
-    checkLength(name, ids.length, LIMITS.prompts.value);
-    for (const [index, inner] of ids.entries()) {
-      if (typeof inner !== "object") return;
-      checkIds(`${name}[${index}]`, inner);
-    }
-    return;
+  const prompts = list as readonly unknown[];
+  if (typeof prompts[0] === "number") return checkIds(name, prompts);
+  checkLength(name, prompts.length, LIMITS.prompts.value);
+  for (const [index, prompt] of prompts.entries()) {
+    if (Array.isArray(prompt) && typeof prompt[0] === "number") checkIds(`${name}[${index}]`, prompt);
   }
+}
+
+/** Finds the first wrong id. The schema would list every wrong one of a million. */
+function checkIds(name: string, ids: readonly unknown[]): void {
   checkLength(name, ids.length, LIMITS.tokenIds.value);
   const wrong = ids.findIndex((id) => !(Number.isInteger(id) && (id as number) >= 0 && (id as number) <= MAX_TOKEN_ID));
   if (wrong < 0) return;
