@@ -3,7 +3,7 @@
 import type { Chance } from "./chance.ts";
 import { tools, responseFormat } from "./schemas.ts";
 
-/** What has to be known of the model that is served. */
+/** Facts about the served model that requests are made with. */
 export interface KnownModel {
   readonly name: string;
   readonly vocabSize: number;

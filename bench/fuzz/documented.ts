@@ -1,4 +1,4 @@
-// What the documentation says that errors can be; the server is held to it.
+// Reads the statuses and codes of errors that the documentation lists.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -7,15 +7,15 @@ export interface Ask {
   readonly path: string;
   /** The request's own id, which the API sends back. */
   readonly id?: string;
-  /** The API has to answer 200. */
+  /** Whether the API has to answer 200. */
   readonly isRight?: boolean;
-  /** May take as long as the context allows. */
+  /** Whether the answer may take as long as the context allows. */
   readonly mayBeLong?: boolean;
 }
 
 export interface Piece {
   readonly bytes: Buffer;
-  /** Waited for before it is sent. */
+  /** Time to wait before the piece is sent. */
   readonly waitMs: number;
 }
 
@@ -27,8 +27,8 @@ export interface FuzzCase {
   readonly asks: readonly Ask[];
   readonly pieces: readonly Piece[];
   /**
-   * What the client does when all is sent: waits; waits until nothing comes and then ends its side of the connection; ends
-   * it at once; leaves at once.
+   * The client's behaviour once all is sent. `wait` waits for the server to end the connection. `quiet` ends its own side when
+   * nothing has come for a while, `half-close` at once. `leave` closes the connection at once.
    */
   readonly ending: "wait" | "quiet" | "half-close" | "leave";
   /**
@@ -38,7 +38,7 @@ export interface FuzzCase {
   readonly isSound: boolean;
 }
 
-/** What a client sent, in short, for people. */
+/** Describes a case in one line for people. */
 export function described({ seed, index, kind, asks }: FuzzCase): string {
   const what = asks.map(({ method, path }) => `${method} ${path.slice(0, 60)}`).slice(0, 3);
   return `case ${index} of seed ${seed} (${kind}; ${what.join(", ")}${asks.length > 3 ? ", …" : ""})`;

@@ -6,7 +6,7 @@ import { chunked, CLOSE, HOST, JSON_TYPE, type RequestParts } from "./request-by
 
 /** A request whose body, if any, ends with its content-length. */
 type Plain = RequestParts & { readonly body?: Buffer };
-/** What becomes of it, and whether it is HTTP beyond doubt. */
+/** A mutated request, and whether it is still HTTP beyond doubt. */
 export interface OddRequest {
   readonly parts: RequestParts;
   readonly isSound: boolean;
@@ -85,7 +85,7 @@ function framed(plain: Plain, body: Buffer, chance: Chance): OddRequest {
           inChunks,
         ),
     ],
-    // Which of the two counts must not be a matter of taste: what follows would be another request for some.
+    // Readers that count differently would see another request in the rest of the body.
     [
       2,
       () =>

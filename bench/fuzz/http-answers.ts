@@ -11,7 +11,7 @@ export interface HttpAnswer {
 
 export interface ReadAnswers {
   readonly answers: readonly HttpAnswer[];
-  /** What is no HTTP; `undefined` where all is. */
+  /** The first part that is not HTTP, described; `undefined` where there is none. */
   readonly problem: string | undefined;
 }
 

@@ -50,7 +50,7 @@ function repeated(chance: Chance, item: Tree): Tree {
     [1, 9000],
     [0.2, 70_000],
   ] as const);
-  // What is repeated may be large already.
+  // The repeated value may already be large.
   const most = Math.ceil(MAX_REPEATED_CHARS / (textOf(item).length + 1));
   return { kind: "list", items: Array.from({ length: Math.min(count, most) }, () => copyOf(item)) };
 }

@@ -1,4 +1,4 @@
-// What is put into bodies: values, keys and keywords of schemas that something may stumble over.
+// Values, keys and schema keywords to put into bodies, chosen because readers often mishandle them.
 
 /** Texts that a parser, a number or a schema may stumble over. */
 export const SCALARS: readonly string[] = [

@@ -1,4 +1,4 @@
-// What must hold of every case, whatever was sent.
+// Judges what came back for a case by rules that hold for every case.
 
 import { homedir } from "node:os";
 import { errorAnswer } from "../../packages/express/src/api/schemas/answers.ts";
@@ -65,7 +65,7 @@ function outcomesOf(answers: readonly HttpAnswer[]): readonly string[] {
 function judgeWhole({ asks, isSound }: FuzzCase, answers: readonly HttpAnswer[]): readonly string[] {
   const problems: string[] = [];
   if (isSound && answers.length !== asks.length) problems.push(`${answers.length} answers to ${asks.length} requests`);
-  // What follows an unsound body may be read as one more request, and is refused then.
+  // The rest of an unsound body may be read as one more request, which is refused.
   if (answers.length > asks.length + (isSound ? 0 : 1))
     problems.push(`${answers.length} answers to ${asks.length} requests`);
   if (answers.some(({ isWhole }, index) => !isWhole && (isSound || index < answers.length - 1))) {

@@ -8,7 +8,7 @@ export interface KeptAnswer {
   readonly choices: string;
 }
 
-/** What a right request that decides its answer was answered; `undefined` for other cases, and for streams. */
+/** The choices of an answer that a seed or a temperature of 0 decides. `undefined` for streams and for all other cases. */
 export function decidedAnswer(sent: FuzzCase, received: Buffer): string | undefined {
   const { kind, asks, pieces } = sent;
   const [ask, piece] = [asks[0], pieces[0]];

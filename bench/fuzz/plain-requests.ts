@@ -8,7 +8,7 @@ const PLAIN = [
 const CHAT = { messages: [{ role: "user", content: "Hi" }], max_tokens: 8, temperature: 0, seed: 1 };
 const BOUND = { ...CHAT, response_format: { type: "json_object" } };
 
-/** What the server says to them, as one text. */
+/** Asks the server all of them. @returns the answers as one text */
 export async function plainAnswers(url: string): Promise<string> {
   const ask = async (path: string, body: object): Promise<unknown> => {
     const headers = { "content-type": "application/json" };

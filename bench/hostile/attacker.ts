@@ -5,10 +5,10 @@ import { randomInteger, seededRandom } from "../../test/support/random.ts";
 import { ATTACKS, type Attack } from "./attacks.ts";
 import type { Target } from "./hostile-http.ts";
 
-/** What to do, for how long. */
+/** Attacks to run, and for how long. */
 export interface Order {
   readonly target: Target;
-  /** Of `ATTACKS`; several are mixed at random. */
+  /** Indices into `ATTACKS`. Several are mixed at random. */
   readonly attacks: readonly number[];
   readonly seconds: number;
   readonly seed: number;

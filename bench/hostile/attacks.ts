@@ -1,4 +1,4 @@
-// What one client can do to others, one attack each. All end when their signal says so.
+// Attacks of one client on others. All end when their signal is aborted.
 
 import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";

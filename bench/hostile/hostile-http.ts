@@ -5,7 +5,7 @@ import { connect, type Socket } from "node:net";
 
 export interface Target {
   readonly port: number;
-  /** Where the client comes from; all of 127.0.0.0/8 is this machine. */
+  /** The client's own address, anywhere in 127.0.0.0/8. */
   readonly from: string;
 }
 

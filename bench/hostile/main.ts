@@ -111,7 +111,7 @@ async function report(name: string, seconds: number, order: readonly number[]): 
   );
 }
 
-/** What is left when memory has stopped to fall. */
+/** Waits until memory falls no further. @returns what is left */
 async function settledBytes({ memory }: Served): Promise<number> {
   let least = Infinity;
   for (const endMs = performance.now() + SETTLING_MS; performance.now() < endMs;) {

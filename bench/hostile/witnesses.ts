@@ -7,7 +7,7 @@ export interface Testimony {
   /** Milliseconds of each answer of 32 tokens. */
   readonly answersMs: readonly number[];
   readonly livezMs: readonly number[];
-  /** What went wrong. */
+  /** Questions that were not answered with 200, each with its status or error. */
   readonly failures: readonly string[];
 }
 

@@ -1,23 +1,18 @@
 // Who holds KV memory, and who gives way, in the engine's core: priorities that arrive while others hold memory, and
 // what a sequence that comes back counts as cached. With a tiny Read-ME model.
 
-import { join } from "node:path";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import { CoreBench } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
-import { runningModel, type RunningModel } from "../support/running-model.ts";
-import { persistentFolder } from "../support/temporary-folder.ts";
-import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { runningTinyModel } from "../support/running-model.ts";
 
-let running: RunningModel;
+let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;
 beforeAll(async () => {
-  const path = join(await persistentFolder(), "model");
-  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
-  running = await runningModel(path);
-  ({ tokenizer } = await running.model.loadText());
+  running = await runningTinyModel();
+  ({ tokenizer } = running);
 });
 afterAll(() => running[Symbol.asyncDispose]());
 

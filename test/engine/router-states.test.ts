@@ -1,6 +1,5 @@
 // A router keeps memory for each state that it has started: whoever starts one gives it back, once, however it ends.
 
-import { join } from "node:path";
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { ruleRouter } from "@readme-moe/router";
@@ -8,17 +7,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { routePassages } from "../../packages/engine/src/evaluation/route-passages.ts";
 import { CoreBench, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
-import { runningModel, type RunningModel } from "../support/running-model.ts";
-import { persistentFolder } from "../support/temporary-folder.ts";
-import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { runningTinyModel } from "../support/running-model.ts";
 
-let running: RunningModel;
+let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;
 beforeAll(async () => {
-  const path = join(await persistentFolder(), "model");
-  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
-  running = await runningModel(path);
-  ({ tokenizer } = await running.model.loadText());
+  running = await runningTinyModel();
+  ({ tokenizer } = running);
 });
 afterAll(() => running[Symbol.asyncDispose]());
 

@@ -1,11 +1,14 @@
 // A model with its runner and router, opened for one test or one file of tests.
 
+import { join } from "node:path";
 import type { PreGatingRouter } from "@readme-moe/core";
 import { KernelRunner, type StepLogits, type StepRunner } from "@readme-moe/engine";
 import type { KvSlot } from "@readme-moe/kernel";
-import { openModel, type Model, type Precision } from "@readme-moe/model";
+import { openModel, type Model, type Precision, type Tokenizer } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { kvFor } from "./greedy.ts";
+import { persistentFolder } from "./temporary-folder.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "./tiny-read-me.ts";
 
 export interface RunningModel extends AsyncDisposable {
   readonly model: Model;
@@ -31,6 +34,14 @@ export async function runningModel(
       await model.close();
     },
   };
+}
+
+/** A tiny model of experts that reads text, in a folder of its own, for all tests of a file. */
+export async function runningTinyModel(): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
+  const path = join(await persistentFolder(), "model");
+  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
+  const running = await runningModel(path);
+  return { ...running, tokenizer: (await running.model.loadText()).tokenizer };
 }
 
 /** Runs a whole prompt in one step and gives the full logits of `logitsOf` (default: the last position). */

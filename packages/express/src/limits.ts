@@ -5,7 +5,7 @@ export interface Limit {
   /** What is limited. */
   readonly of: string;
   readonly value: number;
-  readonly unit: "bytes" | "ms" | "tokens" | "requests" | "items" | "levels" | "characters" | "choices" | "share" | "";
+  readonly unit: "bytes" | "ms" | "tokens" | "requests" | "items" | "levels" | "choices" | "share" | "";
   /** What a client sees beyond it. */
   readonly beyond: string;
   /** Option of the middleware, and flag of `readme-moe serve`, that change it. */

@@ -1,9 +1,9 @@
-// How clients share an engine: places in memory, and time. Where nobody says whose sequences are whose, nothing changes.
+// Shares an engine's memory and time among clients. Nothing changes where sequences name no client.
 
 import { predictStepMs, type CostModel } from "./cost-model.ts";
 import { byPriorityThenArrival, type SchedulableSequence } from "./scheduler.ts";
 
-/** Whose a sequence is; sequences that say nothing are one client's together. */
+/** The owner of a sequence. Sequences without one count as one client's. */
 export interface Owned {
   readonly client?: string | undefined;
 }

@@ -42,8 +42,8 @@ export class Turns {
   }
 
   /**
-   * Goes on with the works that wait, for so long together.
-   * @param maxMs - 5 at most: others wait for as long
+   * Goes on with the works that wait, for `maxMs` together.
+   * @param maxMs - 5 at most count, because everything else waits meanwhile
    */
   run(maxMs: number = TURN_MS): void {
     const turnMs = Math.min(maxMs, TURN_MS);

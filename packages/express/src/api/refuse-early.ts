@@ -22,14 +22,14 @@ export function refuseEarly({ models, admission, maxBodyBytes }: Doors): Request
     // Those who come to a server that shuts down are told so, and not to come back.
     if (models.isDraining) return next();
     const length = Number(request.headers["content-length"] ?? NaN);
-    const isPlain = request.headers["content-encoding"] === undefined;
+    // A compressed body may be shorter or longer than what is in it.
+    const isKnown = length >= 0 && request.headers["content-encoding"] === undefined;
     const locals = localsOf(response);
     const about = { key: locals.key, client: clientName(request, response) };
     try {
       if (length > maxBodyBytes) throw bodyTooLarge();
-      // A compressed body may be shorter or longer than what is in it.
-      admission.refuseIfFull({ ...about, bytes: isPlain && length >= 0 ? length : 0 });
-      const endArrival = admission.arrive({ ...about, bytes: isPlain && length >= 0 ? length : maxBodyBytes });
+      admission.refuseIfFull({ ...about, bytes: isKnown ? length : 0 });
+      const endArrival = admission.arrive({ ...about, bytes: isKnown ? length : maxBodyBytes });
       locals.endArrival = endArrival;
       response.once("close", endArrival);
     } catch (error) {

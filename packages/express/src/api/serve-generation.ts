@@ -86,7 +86,7 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
   }
 }
 
-/** What a client asks for itself; `onRequest` may give more. */
+/** Refuses a priority above what clients may ask for themselves; `onRequest` may give more. */
 function checkPriority({ read_me: fields }: ChatBody | CompletionBody, maxPriority: number): void {
   const priority = fields?.priority ?? 0;
   if (priority > maxPriority) {

@@ -3,8 +3,8 @@
 
 import { integerOption, numberOption, type Engine, type ReadMeEvents } from "@readme-moe/core";
 import type { ApiError } from "../http/api-error.ts";
-import { Arrivals, ClientLoads } from "./admission/arrivals.ts";
-import { displacedBy, limitsOfClient, overflowOf, type Load, type Overflow } from "./admission/load.ts";
+import { ClientLoads } from "./admission/client-loads.ts";
+import { displacedBy, type Load, type Overflow } from "./admission/load.ts";
 import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";
 import type { Entrant, Ticket } from "./admission/ticket.ts";
 import {
@@ -25,7 +25,7 @@ export type { Entrant, Ticket } from "./admission/ticket.ts";
 export interface AdmissionStats extends Load {
   /** Of `requests`, those without a first token. */
   readonly waiting: number;
-  /** Of bodies that still arrive. */
+  /** Bodies that still arrive. */
   readonly arriving: Pick<Load, "requests" | "bytes">;
   readonly limits: Load;
 }
@@ -56,21 +56,21 @@ export class Admission {
   readonly #waiting = new Set<Place>();
   readonly #outlook = new Outlook();
   readonly #requestsOfKey = new Map<string, number>();
-  readonly #loads = new ClientLoads();
-  readonly #clientLimits: Load;
-  readonly #arrivals: Arrivals;
+  readonly #loads: ClientLoads;
+  /** Bodies that arrive take memory before anything is known of them but their length and their sender. */
+  readonly #arriving: ClientLoads;
   #times: ReturnTimes = NO_RETURN_TIMES;
 
   /** @throws {TypeError | RangeError} on wrong options */
   constructor(options: AdmissionOptions = {}) {
     this.#options = resolveAdmissionOptions(options);
     const { limits, maxClientShare } = this.#options;
-    this.#clientLimits = limitsOfClient(limits, maxClientShare);
-    this.#arrivals = new Arrivals(limits, maxClientShare);
+    this.#loads = new ClientLoads(limits, maxClientShare);
+    this.#arriving = new ClientLoads(limits, maxClientShare);
   }
 
   get stats(): AdmissionStats {
-    const { requests, bytes } = this.#arrivals.load;
+    const { requests, bytes } = this.#arriving.all;
     const arriving = { requests, bytes };
     return { ...this.#loads.all, waiting: this.#waiting.size, arriving, limits: this.#options.limits };
   }
@@ -87,13 +87,12 @@ export class Admission {
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
   refuseIfFull(about: Applicant & Pick<Entrant, "bytes">): void {
-    const { limits, displaceWaiting } = this.#options;
     const load = { requests: 1, tokens: about.bytes, bytes: about.bytes };
     this.#refuseKey(about);
     // It may be of more priority than others.
-    const overflow = displaceWaiting ? undefined : overflowOf(this.#loads.all, load, limits);
+    const overflow = this.#options.displaceWaiting ? undefined : this.#loads.overflow(load);
     if (overflow) throw this.#overloaded(about, overflow);
-    this.#refuseShare(about, load);
+    this.#refuseShare(about, load, this.#loads);
   }
 
   /**
@@ -103,10 +102,12 @@ export class Admission {
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
   arrive(about: Applicant & Pick<Entrant, "bytes">): () => void {
-    const begun = this.#arrivals.begin(about);
-    if (typeof begun === "function") return begun;
-    if (!begun.isOfClient) throw this.#overloaded(about, begun);
-    throw tooMuchOfClient(begun.measure, this.#reject(about, "share", 1));
+    const { client, bytes } = about;
+    const load: Load = { requests: 1, tokens: 0, bytes };
+    this.#refuseShare(about, load, this.#arriving);
+    const overflow = this.#arriving.overflow(load);
+    if (overflow) throw this.#overloaded(about, overflow);
+    return this.#arriving.take(client, load);
   }
 
   /**
@@ -123,14 +124,12 @@ export class Admission {
       throw tooLarge(load.bytes, limits.bytes);
     }
     this.#refuseKey(entrant);
-    const overflow = overflowOf(this.#loads.all, load, limits);
-    if (overflow) {
-      const wanted = { load, priority: entrant.priority };
-      const displaced = displaceWaiting ? displacedBy(wanted, this.#waiting, this.#loads.all, limits) : [];
-      if (displaced.length === 0) throw this.#overloaded(entrant, overflow);
-      this.#refuseShare(entrant, load);
-      for (const place of displaced) this.#displace(place);
-    } else this.#refuseShare(entrant, load);
+    const overflow = this.#loads.overflow(load);
+    const wanted = { load, priority: entrant.priority };
+    const displaced = overflow && displaceWaiting ? displacedBy(wanted, this.#waiting, this.#loads.all, limits) : [];
+    if (overflow && displaced.length === 0) throw this.#overloaded(entrant, overflow);
+    this.#refuseShare(entrant, load, this.#loads);
+    for (const place of displaced) this.#displace(place);
     return this.#admit(entrant, load);
   }
 
@@ -140,9 +139,8 @@ export class Admission {
     throw tooManyOfKey(maxRequestsPerKey, this.#reject(about, "key", 1));
   }
 
-  #refuseShare(about: Applicant, load: Load): void {
-    if (about.client === undefined) return;
-    const overflow = overflowOf(this.#loads.of(about.client), load, this.#clientLimits);
+  #refuseShare(about: Applicant, load: Load, loads: ClientLoads): void {
+    const overflow = loads.overflowOfClient(about.client, load);
     if (overflow) throw tooMuchOfClient(overflow.measure, this.#reject(about, "share", 1));
   }
 

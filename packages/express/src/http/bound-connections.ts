@@ -1,4 +1,4 @@
-// What one read of a connection can bring: some thousand tiny requests fit in the 64 KiB that Node reads and parses at once.
+// Bounds the requests of one read of a connection: some thousand tiny ones fit in the 64 KiB that Node reads and parses at once.
 
 import type { Server } from "node:http";
 import type { Socket } from "node:net";

@@ -121,7 +121,7 @@ export function sendError(response: Response, error: unknown): void {
   response.end(body);
 }
 
-/** Of a body that nobody reads, what is received all the same for the sake of the connection. */
+/** A body of this size that nobody reads is still received, so that its connection can go on. */
 const MAX_UNREAD_BYTES = 64 << 10;
 
 /** Whether a connection that went on would have to receive a long body, or one without end, for nobody. */

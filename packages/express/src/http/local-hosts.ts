@@ -1,4 +1,4 @@
-// A server on this machine that asks for no key must answer nobody but this machine's own programs and pages.
+// Keeps a server without keys from answering anybody but this machine's own programs and pages.
 
 import type { RequestHandler } from "express";
 import { ApiError } from "./api-error.ts";

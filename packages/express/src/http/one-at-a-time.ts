@@ -8,7 +8,7 @@ import { LIMITS } from "../limits.ts";
 interface Pipeline {
   /** The answer that is being worked on. */
   current: Response | undefined;
-  /** Begin later requests. */
+  /** Callbacks that begin later requests, in order. */
   readonly waiting: (() => void)[];
 }
 
@@ -23,7 +23,7 @@ export const oneAtATime: RequestHandler = (request: Request, response: Response,
   const { socket } = request;
   // HTTP/2 counts its own streams.
   if (request.httpVersionMajor > 1) return next();
-  // What a closed connection had sent before is still parsed.
+  // Node still parses requests that had arrived before the connection was closed.
   if (socket.destroyed) return;
   const pipeline = pipelines.get(socket) ?? { current: undefined, waiting: [] };
   pipelines.set(socket, pipeline);

@@ -1,16 +1,16 @@
-// Time of the event loop that each client takes: whoever sends what takes long to read waits in proportion before more is read.
+// Shares the time of the event loop: a client whose bodies take long to read waits in proportion before its next one is read.
 
 import { LIMITS } from "../limits.ts";
 
-/** Work that is so short is nobody's concern. */
+/** Work up to this long is not counted. */
 const FREE_MS = 5;
-/** What parsing and checking takes, about. */
+/** Estimated time to parse and check a body. */
 const MS_PER_BYTE = 12 / 2 ** 20;
 
 /** When clients' next bodies may be read. Times in ms of any one clock. */
 export class Paces {
   readonly #share: number;
-  /** Of clients that have to wait, when their wait ends. */
+  /** The end of each waiting client's wait, by client. */
   readonly #readyMs = new Map<string, number>();
 
   /** @param share - the part of the time that one client may take, above 0 and at most 1 */

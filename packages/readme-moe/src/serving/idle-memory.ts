@@ -4,16 +4,16 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { returnFreeMemory } from "@readme-moe/kernel";
 
-/** What is seen of the process at one moment. Plain data. */
+/** One look at the process. Plain data. */
 export interface MemoryLook {
   /** Whether requests are under way. */
   readonly isBusy: boolean;
-  /** Of the process. */
+  /** Resident memory of the process. */
   readonly residentBytes: number;
 }
 
 export interface IdleMemory {
-  /** Of the process after the last collection; 0 before the first. */
+  /** Resident memory after the last collection; 0 before the first. */
   readonly keptBytes: number;
   /** Whether the last look saw requests. */
   readonly wasBusy: boolean;

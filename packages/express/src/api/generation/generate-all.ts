@@ -50,7 +50,7 @@ export async function* generateAll(
   const sources: AsyncIterator<GenerateChunk>[] = [];
   let failed: number | undefined;
   let wasAsked = false;
-  const process: ProcessLogits | undefined =
+  const processRow: ProcessLogits | undefined =
     processLogits &&
     ((logits, context) => {
       wasAsked = true;
@@ -59,7 +59,9 @@ export async function* generateAll(
   try {
     for (const [index, prompt] of prompts.entries()) {
       const id = ids[index] as string;
-      sources.push(engine.generate({ prompt, params, processLogits: process, expert, priority, client, id, signal }));
+      sources.push(
+        engine.generate({ prompt, params, processLogits: processRow, expert, priority, client, id, signal }),
+      );
     }
     for await (const [prompt, chunk] of merge(sources, (source) => (failed = source))) {
       taken.add(prompt);

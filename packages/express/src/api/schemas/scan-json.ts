@@ -1,4 +1,4 @@
-// Looks at the bytes of a body before they are parsed: parsing takes long for what is nested deeply or has very many parts.
+// Scans the bytes of a body before they are parsed. Deep nesting and very many parts take long to parse.
 
 import { LIMITS } from "../../limits.ts";
 

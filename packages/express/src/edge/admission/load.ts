@@ -35,12 +35,6 @@ export function subtractLoad(a: Load, b: Load): Load {
   return { requests: a.requests - b.requests, tokens: a.tokens - b.tokens, bytes: a.bytes - b.bytes };
 }
 
-/** What one client may have of `limits`: a share, rounded up. */
-export function limitsOfClient(limits: Load, share: number): Load {
-  const part = (limit: number): number => Math.ceil(limit * share);
-  return { requests: part(limits.requests), tokens: part(limits.tokens), bytes: part(limits.bytes) };
-}
-
 /**
  * The first limit that `wanted` would pass, or `undefined` where it fits. A request that is larger than a limit by
  * itself fits where nobody else is: its size is an upper bound, and it could never get in otherwise.

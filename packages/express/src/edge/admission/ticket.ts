@@ -13,7 +13,7 @@ export interface Entrant {
   readonly key: string | undefined;
   /** Whose request it is, for fair shares: its key's name, or its address. @default nobody's in particular */
   readonly client?: string | undefined;
-  /** Whether it is one for completions, which events and metrics tell of. @default true */
+  /** Whether the request generates tokens. Events and metrics count only those that do. @default true */
   readonly isGeneration?: boolean | undefined;
   /** Larger numbers go first. */
   readonly priority: number;
