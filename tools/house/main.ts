@@ -1,0 +1,43 @@
+// Prints the counts of each package's sources. With names of lists, such as `casts`, prints the places as well:
+// npm run counts -- casts packages/core
+
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { countSources, sourceFiles, type SourceCounts } from "./source-counts.ts";
+
+const ROOT = join(import.meta.dirname, "..", "..");
+const LISTS = ["manyParameters", "casts", "danglingComments", "wideComments"] as const;
+
+const asked = process.argv.slice(2);
+const folders = asked.filter((argument) => argument.includes("/"));
+const lists = LISTS.filter((list) => asked.includes(list));
+
+const rowOf = (name: string, counts: SourceCounts): object => ({
+  package: name,
+  files: counts.files,
+  lines: counts.lines,
+  tiny: counts.tinyFiles,
+  "parameters > 4": counts.manyParameters.length,
+  casts: counts.casts.length,
+  dangling: counts.danglingComments.length,
+  wide: counts.wideComments.length,
+  circles: counts.circles.length,
+});
+
+const names = folders.length > 0 ? folders : readdirSync(join(ROOT, "packages")).map((name) => `packages/${name}/src`);
+const all = names.map((name) => [name, countSources(ROOT, sourceFiles(join(ROOT, name)))] as const);
+console.table([
+  ...all.map(([name, counts]) => rowOf(name, counts)),
+  rowOf(
+    "all",
+    countSources(
+      ROOT,
+      names.flatMap((name) => sourceFiles(join(ROOT, name))),
+    ),
+  ),
+]);
+for (const [, counts] of all) {
+  for (const list of lists)
+    for (const { file, line, text } of counts[list]) console.log(`${list} ${file}:${line} ${text}`);
+  for (const circle of counts.circles) console.log(`circle: ${circle.join(" ")}`);
+}
