@@ -1,9 +1,16 @@
 // Which units make room, against a search of all sets of them.
 
-import type { EvictionCandidate } from "@readme-moe/core";
+import type { EvictionCandidate, EvictionPolicy } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { chooseVictims } from "../../packages/core/src/expert-cache/choose-victims.ts";
+import { chooseVictims as chooseFrom } from "../../packages/core/src/expert-cache/eviction-policy.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
+
+const chooseVictims = (
+  candidates: readonly EvictionCandidate[],
+  missingBytes: number,
+  policy: EvictionPolicy,
+  firstDecision: number,
+) => chooseFrom({ candidates, missingBytes, policy, firstDecision });
 
 const unit = (expert: number, bytes: number): EvictionCandidate => ({
   layer: 0,

@@ -79,7 +79,7 @@ function bytesReadBy(running: StepUses, planned: StepUses, layout: ExpertLayout,
   const cache = new ExpertCache({ layout, budgetBytes, policy: "belady", lookaheadLayers: 0 });
   for (const uses of [{ running, planned }, { running: planned }]) {
     for (const [layer, experts] of uses.running.entries()) {
-      for (const unit of cache.plan({ ...uses, layer }).load) cache.loaded(unit);
+      cache.enterLayer({ ...uses, layer });
       cache.ran(layer, experts);
     }
   }

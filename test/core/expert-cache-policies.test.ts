@@ -111,9 +111,7 @@ test.each(EVICTION_POLICIES)("%s does the same each time, and leaves its candida
     });
     return steps.flatMap((running, at) =>
       running.map((experts, layer) => {
-        const plan = cache.plan({ layer, running, planned: steps[at + 1] });
-        for (const { layer: of, expert, isLoading } of cache.state.units)
-          if (isLoading) cache.loaded({ layer: of, expert });
+        const plan = cache.enterLayer({ layer, running, planned: steps[at + 1] });
         cache.ran(layer, experts);
         return plan;
       }),

@@ -27,7 +27,6 @@ test.each(EVICTION_POLICIES)("gives the books of single layers, %s", (policy) =>
       const running = planned;
       planned = random() < 0.3 ? [] : someExperts(random);
       // Both have the same chance to run whole; one of them takes it.
-      one.allLoaded();
       const isWhole = one.ranWholeStep(running, planned);
       if (isWhole) numWhole++;
       for (const cache of isWhole ? [other] : [one, other]) {
@@ -35,11 +34,9 @@ test.each(EVICTION_POLICIES)("gives the books of single layers, %s", (policy) =>
           const everyLayer = (experts: readonly number[]) => LAYER_BYTES.map(() => experts);
           const plan = cache.enterLayer({ layer, running: everyLayer(running), planned: everyLayer(planned) });
           if (isWhole) expect(plan).toMatchObject({ evict: [], load: [] });
-          cache.allLoaded();
           cache.ran(layer, running);
         }
       }
-      other.allLoaded();
       expect(one.state).toEqual(other.state);
       expect(one.counters).toEqual(other.counters);
       one.checkIntegrity();

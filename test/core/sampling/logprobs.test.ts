@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { rowOf } from "./plain-sampler.ts";
-import { resolveSamplingParams, sampleToken, TokenCounts, tokenLogprobs } from "./public.ts";
+import { resolveSamplingParams, sampleToken, TokenCounts, tokenLogprobs } from "@readme-moe/core";
 
 const logits = Float32Array.from([1, 3, 2, -Infinity, 0]);
 const logSumExp = Math.log([1, 3, 2, 0].reduce((sum, logit) => sum + Math.exp(logit), 0));

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { candidatesNeeded, needsFullLogits, resolveSamplingParams, type SamplingParams } from "./public.ts";
+import { candidatesNeeded, needsFullLogits, resolveSamplingParams, type SamplingParams } from "@readme-moe/core";
 
 const needs = (params: SamplingParams, vocabSize = 49_152): readonly [number, boolean] => {
   const resolved = resolveSamplingParams(params, { vocabSize, eosTokenIds: [2, 3] });

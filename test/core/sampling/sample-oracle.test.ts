@@ -9,7 +9,7 @@ import {
   TokenCounts,
   uniformAt,
   type SamplingParams,
-} from "./public.ts";
+} from "@readme-moe/core";
 
 type Random = () => number;
 

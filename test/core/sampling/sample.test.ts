@@ -1,14 +1,14 @@
-import { ReadMeError } from "@readme-moe/core";
-import { describe, expect, it } from "vitest";
-import { rowOf } from "./plain-sampler.ts";
 import {
   candidatesNeeded,
   needsFullLogits,
+  ReadMeError,
   resolveSamplingParams,
   sampleToken,
   TokenCounts,
   type SamplingParams,
-} from "./public.ts";
+} from "@readme-moe/core";
+import { describe, expect, it } from "vitest";
+import { rowOf } from "./plain-sampler.ts";
 
 const LARGEST_U = 1 - 2 ** -53;
 const eosTokenIds = [1];

@@ -1,5 +1,5 @@
 import { describe, expect, expectTypeOf, it } from "vitest";
-import { resolveSamplingParams, type SamplingParams } from "./public.ts";
+import { resolveSamplingParams, type SamplingParams } from "@readme-moe/core";
 
 const limits = { vocabSize: 100, eosTokenIds: [2, 3] };
 const resolve = (params: unknown): unknown => resolveSamplingParams(params as SamplingParams, limits);

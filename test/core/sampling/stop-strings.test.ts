@@ -1,6 +1,6 @@
 import * as fc from "../../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
-import { StopAutomaton, StopMatcher } from "./public.ts";
+import { StopAutomaton, StopMatcher } from "@readme-moe/core";
 
 /** All that comes of pushing `pieces` until one stops, with the flush. */
 function run(stops: readonly string[] | StopAutomaton, pieces: readonly string[]) {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { philox4x32, uniformAt } from "./public.ts";
+import { uniformAt } from "@readme-moe/core";
+import { philox4x32 } from "../../../packages/core/src/random.ts";
 
 const N = 100_000;
 

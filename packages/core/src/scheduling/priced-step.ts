@@ -1,33 +1,37 @@
-// A step that is being put together, and what it is predicted to take.
+// A step under construction with its predicted time.
 
-import type { Candidate } from "./candidates.ts";
-import { predictStepMs, type StepWork } from "./cost-model.ts";
-import type { ScheduledSequence, SchedulerState } from "./scheduler.ts";
-import { StepDraft } from "./step-draft.ts";
+import { NO_WORK, predictStepMs } from "./cost-model.ts";
+import {
+  chunkExperts,
+  StepDraft,
+  type Candidate,
+  type ScheduledSequence,
+  type SchedulerState,
+} from "./scheduler.ts";
 
-/** Candidates that would come into a step together, and what is new to the step with them. */
+/** Candidates that would join a step together, and what they add to it. */
 export interface Group {
   readonly members: readonly Candidate[];
   readonly newExperts: ReadonlySet<number>;
-  readonly numTokens: number;
   readonly addedMs: number;
 }
 
-/** What a step has for a group. */
+/** Room in a step for a group. */
 export interface Room {
-  /** That the step may take with it. */
+  /** Longest time the step may take once the group is added, in ms. */
   readonly maxMs: number;
-  /** Places for sequences that others are to have. */
+  /** Places for sequences that the group must leave free. */
   readonly placesKept: number;
 }
 
-const NOTHING: StepWork = { tokens: 0, distinctExperts: 0, cachedTokens: 0, missingBytes: 0 };
+/** Unlimited room, within the limits of the step. */
+export const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0 };
 
 export class PricedStep {
   readonly #state: SchedulerState;
   readonly #draft: StepDraft;
   readonly #experts = new Set<number>();
-  /** Of each candidate's chunk; asked for again and again. Equal sets are one object, of which there are few. */
+  /** Experts of each candidate's chunk. Equal sets are one object, since there are few of them. */
   readonly #expertsOf = new Map<Candidate, ReadonlySet<number>>();
   readonly #setsByKey = new Map<string, ReadonlySet<number>>();
   #ms: number;
@@ -35,26 +39,30 @@ export class PricedStep {
   constructor(state: SchedulerState) {
     this.#state = state;
     this.#draft = new StepDraft(state.limits);
-    this.#ms = predictStepMs(state.cost, NOTHING);
+    this.#ms = predictStepMs(state.cost, NO_WORK);
   }
 
   get scheduled(): readonly ScheduledSequence[] {
     return this.#draft.scheduled;
   }
 
-  /** That the step is predicted to take. */
+  /** Predicted time of the step in ms. */
   get ms(): number {
     return this.#ms;
   }
 
-  /** What a step of these candidates alone is predicted to take where all experts are in memory. */
+  get nowMs(): number {
+    return this.#state.nowMs;
+  }
+
+  /** Predicts the time of a step of these candidates alone if all experts are in memory. */
   msWithoutLoads(candidates: readonly Candidate[]): number {
     const { fixedMs, msPerExpert } = this.#state.cost;
     const experts = new Set(candidates.flatMap((candidate) => Array.from(this.#allExpertsOf(candidate))));
     return candidates.reduce((sum, candidate) => sum + this.#ownMs(candidate), fixedMs + msPerExpert * experts.size);
   }
 
-  /** That reading what is missing of these experts takes. */
+  /** Predicts the time of reading the missing bytes of these experts. */
   loadMs(experts: ReadonlySet<number>): number {
     const { cost, missingBytes } = this.#state;
     let bytes = 0;
@@ -62,7 +70,7 @@ export class PricedStep {
     return cost.loadMsPerByte * bytes;
   }
 
-  /** Whether these fit together into what is left of the step, whatever time it takes. */
+  /** Whether all these candidates fit into the rest of the step, whatever time it takes. */
   hasRoomFor(candidates: readonly Candidate[]): boolean {
     const numTokens = candidates.reduce((sum, candidate) => sum + candidate.numTokens, 0);
     return candidates.length <= this.#draft.seqsLeft && numTokens <= this.#draft.tokensLeft;
@@ -72,26 +80,26 @@ export class PricedStep {
     return this.#draft.has(candidate);
   }
 
-  /** The experts that a candidate needs and the step does not have yet. */
-  newExpertsOf(candidate: Candidate): ReadonlySet<number> {
-    return this.#newOf(this.#allExpertsOf(candidate));
-  }
-
-  /** The distinct sets of experts that candidates would bring; none first, then in order of who would bring them. */
+  /** Lists the distinct sets of experts that candidates would add: the empty set, then in order of the candidates. */
   newExpertSets(candidates: readonly Candidate[]): Iterable<ReadonlySet<number>> {
     const needed = new Set(candidates.map((candidate) => this.#allExpertsOf(candidate)));
-    const brought = new Map<string, ReadonlySet<number>>([["", new Set()]]);
+    const added = new Map<string, ReadonlySet<number>>([["", new Set()]]);
     for (const all of needed) {
       const experts = this.#newOf(all);
       const key = keyOf(experts);
-      if (!brought.has(key)) brought.set(key, experts);
+      if (!added.has(key)) added.set(key, experts);
     }
-    return brought.values();
+    return added.values();
+  }
+
+  /** Makes a group of one candidate; `undefined` if it does not fit the step. */
+  groupOf(candidate: Candidate): Group | undefined {
+    return this.group([candidate], this.#newOf(this.#allExpertsOf(candidate)), ANY_ROOM);
   }
 
   /**
-   * Of `candidates`, in their order, those that the step has room for together and that need none but its experts and
-   * some of `newExperts`; `undefined` when there are none.
+   * Groups those of `candidates`, in their order, that together fit the step and need only experts of the step and of
+   * `newExperts`; `undefined` if there are none.
    */
   group(
     candidates: readonly Candidate[],
@@ -100,7 +108,7 @@ export class PricedStep {
   ): Group | undefined {
     const mostMs = maxMs - this.#ms - this.#expertsMs(newExperts);
     let [seqsLeft, tokensLeft] = [this.#draft.seqsLeft - placesKept, this.#draft.tokensLeft];
-    let [numTokens, ownMs] = [0, 0];
+    let ownMs = 0;
     const members: Candidate[] = [];
     const needed = new Set<number>();
     const suits = new Map<ReadonlySet<number>, boolean>();
@@ -117,26 +125,23 @@ export class PricedStep {
       for (const expert of all) if (!this.#experts.has(expert)) needed.add(expert);
       seqsLeft--;
       tokensLeft -= candidate.numTokens;
-      numTokens += candidate.numTokens;
       ownMs += ms;
     }
     if (members.length === 0) return undefined;
-    return { members, newExperts: needed, numTokens, addedMs: ownMs + this.#expertsMs(needed) };
+    return { members, newExperts: needed, addedMs: ownMs + this.#expertsMs(needed) };
   }
 
-  take({ members, newExperts, addedMs }: Group): void {
-    for (const candidate of members) this.#draft.take(candidate);
+  add({ members, newExperts, addedMs }: Group): void {
+    for (const candidate of members) this.#draft.add(candidate);
     for (const expert of newExperts) this.#experts.add(expert);
     this.#ms += addedMs;
   }
 
-  /** Of its chunk. */
+  /** Finds the distinct experts of a candidate's chunk. */
   #allExpertsOf(candidate: Candidate): ReadonlySet<number> {
     const known = this.#expertsOf.get(candidate);
     if (known) return known;
-    const { nextExperts } = candidate.sequence;
-    const experts = new Set<number>();
-    for (let index = 0; index < candidate.numTokens; index++) experts.add(nextExperts[index] ?? 0);
+    const experts = new Set(chunkExperts(candidate));
     const key = keyOf(experts);
     const shared = this.#setsByKey.get(key) ?? experts;
     this.#setsByKey.set(key, shared);
@@ -148,7 +153,7 @@ export class PricedStep {
     return new Set(Array.from(experts).filter((expert) => !this.#experts.has(expert)));
   }
 
-  /** Whether these are all experts of the step, or some of `allowed`. */
+  /** Whether each of these is an expert of the step or one of `allowed`. */
   #hasOnly(experts: ReadonlySet<number>, allowed: ReadonlySet<number>): boolean {
     for (const expert of experts) {
       if (!this.#experts.has(expert) && !allowed.has(expert)) return false;
@@ -160,7 +165,7 @@ export class PricedStep {
     return this.#state.cost.msPerExpert * experts.size + this.loadMs(experts);
   }
 
-  /** Without its experts. */
+  /** Predicts the time that a candidate adds, without its experts. */
   #ownMs({ numTokens, sequence }: Candidate): number {
     const { msPerToken, msPerCachedToken } = this.#state.cost;
     return msPerToken * numTokens + msPerCachedToken * sequence.numComputedTokens;

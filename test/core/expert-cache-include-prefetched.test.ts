@@ -5,7 +5,7 @@ import {
   EVICTION_POLICIES,
   fcfs,
   generateTrace,
-  keepAwaited,
+  includePrefetched,
   nextChunkTokens,
   readMe,
   simulate,
@@ -31,7 +31,7 @@ const LIMITS = { maxNumBatchedSeqs: 2, maxNumBatchedTokens: 64, chunkTokens: 64 
 function kept(chosen: readonly string[], experts: readonly number[], sequences: readonly string[], limits = LIMITS) {
   const state = stateOf([decoding(0, 0), decoding(1, 1), decoding(2, 2), decoding(3, 2)], { limits });
   const scheduled = chosen.map((id) => ({ id, numTokens: 1 }));
-  return idsOf(keepAwaited(scheduled, state, { experts, sequences }));
+  return idsOf(includePrefetched(scheduled, state, { experts, sequences }));
 }
 
 test("a choice that has what is awaited stays as it is", () => {
@@ -69,9 +69,9 @@ test.each(Object.entries(SCHEDULERS))("keeps limits and what is awaited, after %
       const planned = Array.from(new Set(rehearsed.flatMap((one) => chunk(one).experts)));
       const experts = planned.filter(() => random() < 0.5);
       const before = structuredClone(state);
-      const result = keepAwaited(chosen, state, { experts, sequences: idsOf(rehearsed) });
+      const result = includePrefetched(chosen, state, { experts, sequences: idsOf(rehearsed) });
       expect(state).toEqual(before);
-      expect(keepAwaited(chosen, state, { experts, sequences: idsOf(rehearsed) })).toEqual(result);
+      expect(includePrefetched(chosen, state, { experts, sequences: idsOf(rehearsed) })).toEqual(result);
       const run = new Set(result.flatMap((one) => chunk(one).experts));
       for (const expert of experts) expect(run).toContain(expert);
       expect(new Set(idsOf(result)).size).toBe(result.length);

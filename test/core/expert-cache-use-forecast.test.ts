@@ -1,8 +1,8 @@
 // When units are used next, against a walk through the layers to come.
 
-import { ExpertCache, type ExpertLayout, type ExpertUnit, type KnownUses, type StepUses } from "@readme-moe/core";
+import { ExpertCache, type ExpertLayout, type ExpertUnit, type StepUses, type UseForecast } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { nextUses, sureUses } from "../../packages/core/src/expert-cache/known-uses.ts";
+import { certainUses, nextUses } from "../../packages/core/src/expert-cache/use-forecast.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 /** Estimates name no step after this one. */
@@ -10,13 +10,13 @@ const LAST_STEP = 3;
 
 interface NextUse {
   readonly slot: number;
-  readonly isSure: boolean;
+  readonly isCertain: boolean;
 }
 
 /** Runs through one layer after the other, as a model does, until one needs the unit. */
 function walk(
   { layer, expert }: ExpertUnit,
-  { layer: first, running, planned, laterSteps }: KnownUses,
+  { layer: first, running, planned, laterSteps }: UseForecast,
   numLayers: number,
 ): NextUse {
   let slot = 0;
@@ -24,10 +24,10 @@ function walk(
     for (let at = step === 0 ? first : 0; at < numLayers; at++, slot++) {
       if (at !== layer) continue;
       const sure = [running, planned][step]?.[at]?.includes(expert) ?? false;
-      if (sure || laterSteps?.[expert] === step) return { slot, isSure: sure };
+      if (sure || laterSteps?.[expert] === step) return { slot, isCertain: sure };
     }
   }
-  return { slot: Infinity, isSure: false };
+  return { slot: Infinity, isCertain: false };
 }
 
 test("each unit's next use is where a walk from any layer finds it (seed 31)", () => {
@@ -46,14 +46,14 @@ test("each unit's next use is where a walk from any layer finds it (seed 31)", (
     const laterSteps = random() < 0.8 ? someSteps() : undefined;
     // The last one is between two steps.
     for (let layer = 0; layer <= numLayers; layer++) {
-      const uses: KnownUses = { layer, running, planned, laterSteps };
-      const { slots, isSure } = nextUses(uses, layout, sureUses(uses));
+      const uses: UseForecast = { layer, running, planned, laterSteps };
+      const { slots, isCertain } = nextUses(uses, layout, certainUses(uses));
       const expected = layout.layerBytes.flatMap((_, at) =>
         experts.map((expert) => walk({ layer: at, expert }, uses, numLayers)),
       );
       expect(Array.from(slots)).toEqual(expected.map(({ slot }) => slot));
-      expect(Array.from(isSure)).toEqual(expected.map((use) => Number(use.isSure)));
-      if (layer > 0) numEstimates += expected.filter((use) => !use.isSure && use.slot < Infinity).length;
+      expect(Array.from(isCertain)).toEqual(expected.map((use) => Number(use.isCertain)));
+      if (layer > 0) numEstimates += expected.filter((use) => !use.isCertain && use.slot < Infinity).length;
     }
   }
   expect(numEstimates).toBeGreaterThan(1000);
@@ -66,11 +66,11 @@ test("in the middle of a step, an estimate of the next step's beginning is neare
   const planned: StepUses = [[], [1], []];
   for (const layer of [0, 1]) {
     const running = step;
-    for (const unit of cache.plan({ layer, running }).load) cache.loaded(unit);
+    cache.enterLayer({ layer, running });
     cache.ran(layer, running[layer] ?? []);
   }
   // Layer 2 takes the place of one of two: expert 0 is expected in layer 0 next, expert 1 is sure in the layer after it.
-  const plan = cache.plan({ layer: 2, running: step, planned, laterSteps: [1, Infinity, Infinity] });
+  const plan = cache.enterLayer({ layer: 2, running: step, planned, laterSteps: [1, Infinity, Infinity] });
   expect(plan.evict).toEqual([{ layer: 1, expert: 1, nextUse: 1 }]);
   expect(plan.load).toEqual([{ layer: 2, expert: 2 }]);
 });

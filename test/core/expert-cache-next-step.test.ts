@@ -1,7 +1,7 @@
 import {
   DEFAULT_COST_MODEL,
   fcfs,
-  upcomingUses,
+  forecastNextStep,
   type SchedulableSequence,
   type SchedulerState,
 } from "@readme-moe/core";
@@ -25,7 +25,7 @@ function upcoming(
 ) {
   const state: SchedulerState = { sequences, nowMs: 0, limits, cost: DEFAULT_COST_MODEL, missingBytes: [] };
   const runningTokens = new Map(Object.entries(running));
-  const next = upcomingUses({ state, runningTokens, stepMs, scheduler, waiting, numExperts: 6 });
+  const next = forecastNextStep({ state, runningTokens, stepMs, scheduler, waiting, numExperts: 6 });
   return { ...next, laterSteps: Array.from(next.laterSteps) };
 }
 
