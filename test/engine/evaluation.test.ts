@@ -8,7 +8,7 @@ import {
   passagesOf,
   type Passage,
   tokenSequences,
-} from "@readme-moe/engine";
+} from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
 import { fixedRouter, routeStatistics, ruleRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -131,7 +131,7 @@ describe("scores of passages", () => {
       if (done === 2) abort.abort(new Error("enough"));
     };
     const options = { signal: abort.signal, onProgress };
-    await expect(evaluateSequences(running.runner, router, sequences, options)).rejects.toThrow("enough");
+    await expect(evaluateSequences({ runner: running.runner, router }, sequences, options)).rejects.toThrow("enough");
     expect(seen).toEqual([1, 2]);
   });
 });
@@ -145,7 +145,7 @@ const DOCUMENTS = [
 describe("a text's loss", () => {
   test("is that of a plain loop over its sequences", async () => {
     const options = { sequenceLength: 24, maxSequences: 4 };
-    const result = await evaluate(reading.runner, reading.router, tokenizer, DOCUMENTS, options);
+    const result = await evaluate(reading, tokenizer, DOCUMENTS, options);
     let [sum, tokens] = [0, 0];
     for (const sequence of tokenSequences(reading.model, tokenizer, DOCUMENTS, options)) {
       const ids = Array.from(sequence);
@@ -163,7 +163,7 @@ describe("a text's loss", () => {
     const [length, stride] = [24, 7];
     const joined = DOCUMENTS.flatMap((text) => [...tokenizer.encode(text, { addSpecialTokens: false }), 0]);
     const options = { sequenceLength: length, stride, maxSequences: 1000 };
-    const result = await evaluate(reading.runner, reading.router, tokenizer, DOCUMENTS, options);
+    const result = await evaluate(reading, tokenizer, DOCUMENTS, options);
     let sum = 0;
     for (let start = 0, known = 1; known < joined.length; start += stride) {
       const window = joined.slice(start, start + length);
@@ -219,11 +219,11 @@ describe("experts apart", () => {
     const losses: number[] = [];
     for (let expert = 0; expert < NUM_EXPERTS; expert++) {
       const router = fixedRouter(NUM_EXPERTS, expert);
-      const fixed = await evaluate(reading.runner, router, tokenizer, DOCUMENTS, options);
+      const fixed = await evaluate({ runner: reading.runner, router }, tokenizer, DOCUMENTS, options);
       expect(result.fixed[expert]).toEqual(fixed);
       losses.push(fixed.loss);
     }
-    const routed = await evaluate(reading.runner, reading.router, tokenizer, DOCUMENTS, options);
+    const routed = await evaluate(reading, tokenizer, DOCUMENTS, options);
     expect(new Set(losses).size).toBe(NUM_EXPERTS);
     expect(result.bestExpert).toBe(losses.indexOf(Math.min(...losses)));
     expect(result.routed).toMatchObject({ ...routed, cost: routed.loss - Math.min(...losses) });

@@ -34,7 +34,7 @@ describe("float16 holds twice the tokens of float32 in the same bytes,", () => {
 test("one sequence of 4,096 tokens fits, however large its tokens are", () => {
   const { fp32, fp16 } = sizes({}, { numLayers: 2000, contextTokens: 8192 });
   expect([fp32.capacityTokens, fp16.capacityTokens]).toEqual([4096, 4096]);
-  expect(fp16.maxTokens).toBe(4096);
+  expect(fp16.contextTokens).toBe(4096);
 });
 
 test("less than 64 tokens are refused, and half the bytes are enough in float16", () => {

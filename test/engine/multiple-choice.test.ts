@@ -1,6 +1,6 @@
 // Accuracies on multiple-choice questions against plain sums over the full logits of an independent implementation.
 
-import { evaluateMultipleChoice, type Question } from "@readme-moe/engine";
+import { evaluateMultipleChoice, type Question } from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { plainLogProbs } from "../oracles/plain-log-probs.ts";
@@ -56,7 +56,7 @@ async function plainLogLikelihood(context: string, continuation: string, maxToke
 describe("multiple choice", () => {
   test.each([[256], [40]])("with %i tokens of context agrees with plain sums over full logits", async (maxTokens) => {
     const { runner, router } = reading;
-    const result = await evaluateMultipleChoice(runner, router, tokenizer, questions, { maxTokens });
+    const result = await evaluateMultipleChoice({ runner, router }, tokenizer, questions, { maxTokens });
     let [right, rightByLength] = [0, 0];
     for (const [index, { choices, answer }] of questions.entries()) {
       const plain: number[] = [];
@@ -84,11 +84,11 @@ describe("multiple choice", () => {
 
   test("of one question has no standard error, and none is refused", async () => {
     const { runner, router } = reading;
-    const one = await evaluateMultipleChoice(runner, router, tokenizer, questions.slice(0, 1));
+    const one = await evaluateMultipleChoice({ runner, router }, tokenizer, questions.slice(0, 1));
     expect(one.accuracy.standardError).toBeUndefined();
-    await expect(evaluateMultipleChoice(runner, router, tokenizer, [])).rejects.toThrow(/at least one question/);
+    await expect(evaluateMultipleChoice({ runner, router }, tokenizer, [])).rejects.toThrow(/at least one question/);
     const wrong = [{ choices: answers("a", "b"), answer: 1 }];
-    await expect(evaluateMultipleChoice(runner, router, tokenizer, wrong)).rejects.toThrow(
+    await expect(evaluateMultipleChoice({ runner, router }, tokenizer, wrong)).rejects.toThrow(
       /`answer` to be from 0 to 0/,
     );
   });

@@ -4,7 +4,7 @@ import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { ruleRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { routePassages } from "../../packages/engine/src/evaluation/route-passages.ts";
+import { routePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { CoreBench, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningTinyModel } from "../support/running-model.ts";

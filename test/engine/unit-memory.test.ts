@@ -16,8 +16,7 @@ type Read = UnitReader["read"];
 function readerOf(read: Read): UnitReader {
   return {
     numExperts: NUM_EXPERTS,
-    numLayers: LAYER_BYTES.length,
-    unitBytes: (layer) => LAYER_BYTES[layer] as number,
+    layerBytes: LAYER_BYTES,
     read,
   };
 }

@@ -1,7 +1,13 @@
 import { describeRouter, KV_PAGE_TOKENS, openKernel, type Kernel } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { KernelRouterState, RouterMemory } from "../../packages/router/src/router-memory.ts";
-import { MAX_ROWS, RouterSteps, type SlotPages, type SlotTokens } from "../../packages/router/src/router-steps.ts";
+import {
+  KernelRouterState,
+  MAX_ROWS,
+  RouterCalls,
+  RouterMemory,
+  type SlotPages,
+  type SlotTokens,
+} from "../../packages/router/src/router-memory.ts";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { randomRouter } from "../support/random-router.ts";
@@ -30,7 +36,7 @@ test.each(["native", "wasm"] as const)("%s: memory that grows keeps everybody's 
     Array.from({ length: 40 + randomInteger(random, 90) }, () => randomInteger(random, CONFIG.vocabSize)),
   );
   const kernel = await openRandom(kind);
-  const steps = new RouterSteps(CONFIG, kernel);
+  const steps = new RouterCalls(CONFIG, kernel);
   const roomy = new RouterMemory(kernel, steps, CONFIG);
   const small = new RouterMemory(kernel, steps, CONFIG, 1);
   const [first, last] = [small.capacityTokens, roomy.capacityTokens];
@@ -61,7 +67,7 @@ test.each(["native", "wasm"] as const)("%s: memory that grows keeps everybody's 
 
 test("a state that was released begins again, and its pages serve others", async () => {
   const kernel = await openRandom("native");
-  const memory = new RouterMemory(kernel, new RouterSteps(CONFIG, kernel), CONFIG, 1);
+  const memory = new RouterMemory(kernel, new RouterCalls(CONFIG, kernel), CONFIG, 1);
   const tokenIds = Array.from({ length: 60 }, (_, index) => index % CONFIG.vocabSize);
   const state = new KernelRouterState(memory);
   const [before] = memory.append([{ state, tokenIds }], CONFIG.numExperts);
@@ -76,7 +82,7 @@ test("a state that was released begins again, and its pages serve others", async
 });
 
 /** Steps that note the tokens that are brought through once more, for their keys and values alone. */
-class NotedSteps extends RouterSteps {
+class NotedSteps extends RouterCalls {
   readonly moved: (readonly number[])[] = [];
 
   override append(memory: SlotPages, sequences: readonly SlotTokens[]): void {
@@ -87,7 +93,7 @@ class NotedSteps extends RouterSteps {
 
 test("growth moves those that are there and nobody else, whoever was released before (seeds 1 to 5)", async () => {
   const kernel = await openRandom("native");
-  const roomy = new RouterMemory(kernel, new RouterSteps(CONFIG, kernel), CONFIG);
+  const roomy = new RouterMemory(kernel, new RouterCalls(CONFIG, kernel), CONFIG);
   let numLeftBehind = 0;
   for (const seed of [1, 2, 3, 4, 5]) {
     const random = seededRandom(seed);

@@ -26,6 +26,7 @@ export { ReadMeEmitter } from "./emitter.ts";
 export type { ExpertRun, ReadMeEvents } from "./events.ts";
 export {
   expertBytes,
+  inEveryLayer,
   unitBytes,
   unitIndex,
   usedBytes,
@@ -51,13 +52,7 @@ export {
   type PrefetchedReads,
   type UpcomingUses,
 } from "./expert-cache/next-step.ts";
-export {
-  planBudget,
-  planReads,
-  type EvictedUnit,
-  type PlanOptions,
-  type ReadPlan,
-} from "./expert-cache/plan-reads.ts";
+export { planBudget, planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./expert-cache/plan-reads.ts";
 export type { StepUses, UseForecast } from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
@@ -109,13 +104,7 @@ export {
 } from "./simulation/replay.ts";
 export { simulate, type SimulationOptions, type SimulationResult, type Spread } from "./simulation/simulate.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
-export {
-  candidatesNeeded,
-  checkRow,
-  logSumExpBlock,
-  needsFullLogits,
-  type LogitsRow,
-} from "./sampling/logits-row.ts";
+export { candidatesNeeded, checkRow, logSumExpBlock, needsFullLogits, type LogitsRow } from "./sampling/logits-row.ts";
 export { TokenCounts } from "./sampling/penalties.ts";
 export {
   sampleProcessed,

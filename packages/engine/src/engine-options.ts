@@ -173,8 +173,8 @@ function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision 
 export interface KvSizes {
   readonly capacityTokens: number;
   readonly prefixCacheBytes: number;
-  /** That one sequence can have. */
-  readonly maxTokens: number;
+  /** Largest number of tokens of one sequence. */
+  readonly contextTokens: number;
 }
 
 /**
@@ -201,6 +201,6 @@ export function kvSizes(
   return {
     capacityTokens,
     prefixCacheBytes: options.prefixCacheBytes ?? Math.floor((capacityTokens * bytesPerToken) / 4),
-    maxTokens: Math.min(config.contextTokens, capacityTokens),
+    contextTokens: Math.min(config.contextTokens, capacityTokens),
   };
 }

@@ -30,7 +30,7 @@ export function expertBytes({ layerBytes }: Pick<ExpertLayout, "layerBytes">): n
   return layerBytes.reduce((sum, bytes) => sum + bytes, 0);
 }
 
-/** Uses each layer's list of experts for all layers of a step. */
+/** Repeats a list of experts for every layer of a step. */
 export function inEveryLayer({ layerBytes }: ExpertLayout, experts: readonly number[]): readonly (readonly number[])[] {
   return layerBytes.map(() => experts);
 }

@@ -12,13 +12,7 @@ import {
   type ExpertUnit,
 } from "./cached-units.ts";
 import { resolveEvictionPolicy, type EvictionPolicy, type EvictionPolicyName } from "./eviction-policy.ts";
-import {
-  planBudget,
-  planReads,
-  type EvictedUnit,
-  type PlanOptions,
-  type ReadPlan,
-} from "./plan-reads.ts";
+import { planBudget, planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./plan-reads.ts";
 import type { UseForecast } from "./use-forecast.ts";
 
 /** Options of `ExpertCache`. */

@@ -115,8 +115,7 @@ export function planBudget(
   if (missingBytes <= 0) return [];
   const next = nextUses(known, layout, certainUses(known));
   const candidates = candidatesOf(state, known, next, layout).filter(({ nextUse }) => nextUse > 0);
-  const victims =
-    chooseVictims({ candidates, missingBytes, policy, firstDecision: state.numEvictions }) ?? candidates;
+  const victims = chooseVictims({ candidates, missingBytes, policy, firstDecision: state.numEvictions }) ?? candidates;
   return victims.map(({ layer, expert, nextUse }) => ({ layer, expert, nextUse: stepsAhead(nextUse, known) }));
 }
 

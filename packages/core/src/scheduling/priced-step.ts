@@ -1,13 +1,7 @@
 // A step under construction with its predicted time.
 
 import { NO_WORK, predictStepMs } from "./cost-model.ts";
-import {
-  chunkExperts,
-  StepDraft,
-  type Candidate,
-  type ScheduledSequence,
-  type SchedulerState,
-} from "./scheduler.ts";
+import { chunkExperts, StepDraft, type Candidate, type ScheduledSequence, type SchedulerState } from "./scheduler.ts";
 
 /** Candidates that would join a step together, and what they add to it. */
 export interface Group {

@@ -3,14 +3,7 @@
 import type { ReadMeEmitter } from "../emitter.ts";
 import type { ReadMeEvents } from "../events.ts";
 import type { ExpertLayout } from "../expert-cache/cached-units.ts";
-import {
-  layoutLine,
-  sequenceLine,
-  stepLine,
-  type ExpertTrace,
-  type TraceSequence,
-  type TraceStep,
-} from "./trace.ts";
+import { layoutLine, sequenceLine, stepLine, type ExpertTrace, type TraceSequence, type TraceStep } from "./trace.ts";
 
 /** Receives recorded sequences and steps. */
 interface TraceSink {

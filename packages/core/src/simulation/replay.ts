@@ -1,7 +1,13 @@
 // Caches replayed against recorded or given uses, without a model and without time.
 
 import type { ExpertRun } from "../events.ts";
-import { inEveryLayer, unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "../expert-cache/cached-units.ts";
+import {
+  inEveryLayer,
+  unitBytes,
+  unitIndex,
+  type ExpertLayout,
+  type ExpertUnit,
+} from "../expert-cache/cached-units.ts";
 import { belady, chooseVictims, type EvictionPolicy } from "../expert-cache/eviction-policy.ts";
 import { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "../expert-cache/expert-cache.ts";
 import { uniformAt } from "../random.ts";

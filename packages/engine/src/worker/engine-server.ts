@@ -203,7 +203,7 @@ function infoOf({ model, text, options, sizes, kernel }: OpenedEngine): EngineIn
     modelType: config.modelType,
     precision: options.precision,
     vocabSize: config.vocabSize,
-    contextTokens: sizes.maxTokens,
+    contextTokens: sizes.contextTokens,
     experts: model.experts.names,
     hasRouter: model.router !== undefined,
     hasChatTemplate: text.chatTemplate !== undefined,

@@ -3,10 +3,10 @@ import { type Model, type ModelText, openModel, resolveCacheFolder } from "@read
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
-import type { EngineOutput } from "../engine-output.ts";
+import type { EngineOutput } from "../engine-parts.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { openRunner } from "./open-runner.ts";
-import { kvPrecisionOf } from "../kv-precision.ts";
+import { kvPrecisionOf } from "../kernel-runner.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
@@ -72,7 +72,7 @@ export async function openParts(
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
-    const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
+    const limits = { maxNumSeqs: options.maxNumSeqs, contextTokens: sizes.contextTokens };
     const measured = {
       fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel.instructions}`,
       threads: kernel.threads,
@@ -88,7 +88,7 @@ export async function openParts(
       cost,
       residency,
       limits: options,
-      maxTokens: sizes.maxTokens,
+      contextTokens: sizes.contextTokens,
       output,
       now,
     });

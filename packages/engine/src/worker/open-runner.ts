@@ -1,17 +1,16 @@
 import type { EvictionPolicy } from "@readme-moe/core";
 import type { Model } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
-import type { EngineOutput } from "../engine-output.ts";
+import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
-import { KernelRunner } from "../kernel-runner.ts";
-import type { RunnerOptions } from "../runner-options.ts";
+import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 
 /** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */
 export async function openRunner(
   model: Model,
   options: ResolvedEngineOptions,
   output: EngineOutput,
-  hooks: Pick<RunnerOptions, "onProgress" | "onCacheFailure">,
+  hooks: Pick<KernelRunnerOptions, "onProgress" | "onCacheFailure">,
 ): Promise<KernelRunner> {
   const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy, kernel, kvPrecision } = options;
   const policy =
