@@ -44,14 +44,14 @@ function circlesBySearch(imports: ReadonlyMap<string, readonly string[]>): strin
   return [...new Map(groups.map((group) => [String(group), group])).values()];
 }
 
-describe("countSources", () => {
-  async function countsOf(source: string): Promise<SourceCounts> {
-    const folder = await temporaryFolder();
-    const path = join(folder, "source.ts");
-    writeFileSync(path, source);
-    return countSources(folder, [path]);
-  }
+async function countsOf(source: string): Promise<SourceCounts> {
+  const folder = await temporaryFolder();
+  const path = join(folder, "source.ts");
+  writeFileSync(path, source);
+  return countSources(folder, [path]);
+}
 
+describe("countSources", () => {
   test("counts parameters of functions, methods, constructors and function types, but not `this`", async () => {
     const { manyParameters } = await countsOf(
       [
