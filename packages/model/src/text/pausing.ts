@@ -1,15 +1,23 @@
-// Work on long texts with pauses: each of these is a generator that yields where its caller may do something else.
+// Work on long texts in short steps: a generator yields where its caller may do something else.
 
-/** UTF-16 units between two pauses. */
+/** Number of UTF-16 units that are worked on between two pauses. */
 export const CHUNK_LENGTH: number = 2 ** 14;
 
-/** The end of a chunk that begins at `start`; never inside a surrogate pair. */
+/** Runs work to its end without a pause. */
+export function finish<Result>(work: Generator<void, Result>): Result {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done === true) return value;
+  }
+}
+
+/** Returns the end of the chunk that begins at `start`, which is never inside a surrogate pair. */
 export function chunkEnd(text: string, start: number): number {
   const end = Math.min(start + CHUNK_LENGTH, text.length);
   return end < text.length && isTrailSurrogate(text.charCodeAt(end)) ? end + 1 : end;
 }
 
-/** What `map` makes of a text's chunks, for a function that may be applied character by character. */
+/** Applies `map`, which works character by character, to each chunk of a text. */
 export function* mapChunks(text: string, map: (chunk: string) => string): Generator<void, string[]> {
   const parts: string[] = [];
   for (let start = 0; start < text.length;) {
@@ -21,7 +29,7 @@ export function* mapChunks(text: string, map: (chunk: string) => string): Genera
   return parts;
 }
 
-/** `text` with each `from` replaced, from left to right. */
+/** Replaces every `from` in `text`, from left to right. */
 export function* replaceInChunks(text: string, from: string, to: string): Generator<void, string> {
   const parts: string[] = [];
   for (let start = 0; start < text.length;) {
@@ -37,7 +45,7 @@ export function* replaceInChunks(text: string, from: string, to: string): Genera
   return parts.join("");
 }
 
-/** Where the last of the matches ends that a search from the left finds. */
+/** Returns the end of the last match of a search from the left, 0 without a match. */
 function lastMatchEnd(text: string, pattern: string): number {
   let end = 0;
   for (let at = text.indexOf(pattern); at >= 0; at = text.indexOf(pattern, end)) end = at + pattern.length;

@@ -1,13 +1,37 @@
-// One entry of the cache: a folder with data, a note on it, and the length and checksum of both.
+// Files that are made once from a model and read piece by piece while it runs, kept in the cache folder.
 
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { writeFileAtomically } from "../files/atomic-write.ts";
-import { makeFolder } from "../files/make-folder.ts";
-import { renamePatiently } from "../files/rename.ts";
-import { fileCrc32 } from "./checksum.ts";
+import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
+import { removeAbandoned } from "./cache-folder.ts";
+import { fileCrc32 } from "./fingerprint.ts";
+
+/**
+ * The file's path, made when it is not there, or not whole.
+ *
+ * @param kind - names the folder in the cache
+ * @param key - of everything that the contents are made from
+ * @param note - kept beside it, such as what is where in it
+ * @throws {ReadMeError} `ERR_WRITE_FAILED` when the cache cannot be written
+ */
+export async function cachedData(
+  cacheFolder: string,
+  kind: string,
+  key: string,
+  note: string,
+  chunks: () => AsyncIterable<Uint8Array>,
+): Promise<string> {
+  const folder = join(cacheFolder, kind);
+  const entry = join(folder, createHash("sha256").update(`${key}\n${note}`).digest("hex").slice(0, 40));
+  await removeAbandoned(folder, BUILDING);
+  if (!(await isWholeEntry(entry))) await buildEntry(folder, entry, new TextEncoder().encode(note), chunks());
+  return join(entry, DATA_FILE);
+}
+
+// One entry of the cache: a folder with data, a note on it, and the length and checksum of both.
+
 
 const NOTE_FILE = "note.txt";
 export const DATA_FILE = "weights.bin";
