@@ -23,5 +23,5 @@ export { tune, type TuneRun } from "./tuning/tune.ts";
 export type { TuneEstimate } from "./tuning/training/estimate.ts";
 export type { TuneProgress } from "./tuning/training/train.ts";
 export type { TuningLosses, TuningPoint, TuningReport } from "./tuning/result/tuning-report.ts";
-export { applyAdapter, type ApplyOptions, type ApplyReport } from "./adapter-file/apply.ts";
-export { packAdapter, type PackOptions, type PackProgress, type PackReport } from "./adapter-file/pack.ts";
+export { applyDelta, type ApplyOptions, type ApplyReport } from "./delta/apply.ts";
+export { packDelta, type PackOptions, type PackProgress, type PackReport } from "./delta/pack.ts";

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { createHash } from "node:crypto";
 import { beforeAll, expect, test } from "vitest";
 import { openModel, SafetensorsFile, writeSafetensors, type Model } from "@readme-moe/model";
-import { applyAdapter, packAdapter, type ApplyReport, type PackReport } from "@readme-moe/refactor";
+import { applyDelta, packDelta, type ApplyReport, type PackReport } from "@readme-moe/refactor";
 import { writeCut, writeDense, type CutOptions } from "../support/cut-model.ts";
 import { modelHashes } from "../support/model-hashes.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -34,10 +34,10 @@ async function opened<Result>(paths: readonly string[], use: (...models: Model[]
 }
 
 const pack = (model: string, out: string, maxBytes = PLENTY, base = at("dense")): Promise<PackReport> =>
-  opened([model, base], (m, b) => packAdapter(m, b, out, { maxBytes }));
+  opened([model, base], (m, b) => packDelta(m, b, out, { maxBytes }));
 
 const apply = (file: string, out: string, base = at("dense"), warnings: string[] = []): Promise<ApplyReport> =>
-  opened([base], (b) => applyAdapter(file, b, out, { onWarning: (message) => void warnings.push(message) }));
+  opened([base], (b) => applyDelta(file, b, out, { onWarning: (message) => void warnings.push(message) }));
 
 let made = 0;
 
@@ -204,13 +204,13 @@ test("another model is refused, as base of either command", async () => {
   await expectReadMeError(
     apply(at("cut.adapter"), at("from-cut"), at("cut")),
     "ERR_MODEL_UNSUPPORTED",
-    "no dense model",
+    "not a dense model",
   );
-  await expectReadMeError(pack(at("dense"), at("x.adapter")), "ERR_MODEL_UNSUPPORTED", "no Read-ME model");
+  await expectReadMeError(pack(at("dense"), at("x.adapter")), "ERR_MODEL_UNSUPPORTED", "not a Read-ME model folder");
   await expectReadMeError(
     pack(at("cut"), at("x.adapter"), PLENTY, at("cut")),
     "ERR_MODEL_UNSUPPORTED",
-    "no dense model",
+    "not a dense model",
   );
 });
 

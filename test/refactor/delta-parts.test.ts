@@ -1,14 +1,19 @@
-// What adapter files are made of: the coder of small integers, shares of bytes, factors, sets of neurons.
+// Parts of delta files: the coder of small integers, shares of bytes, factors, sets of neurons.
 
 import * as fc from "../support/fast-check.ts";
 import { afterAll, expect, test } from "vitest";
-import { allocate, type Choice } from "../../packages/refactor/src/adapter-file/allocate.ts";
-import { codeCost, quantize } from "../../packages/refactor/src/adapter-file/coded-values.ts";
-import { decodeValues, encodeValues } from "../../packages/refactor/src/adapter-file/entropy-coder.ts";
-import { lowRank } from "../../packages/refactor/src/adapter-file/low-rank.ts";
-import { maskOf, neuronsOf } from "../../packages/refactor/src/adapter-file/masks.ts";
-import { matchNeurons, neuronIndex } from "../../packages/refactor/src/adapter-file/match-neurons.ts";
-import { tablesFromCounts, tablesOf, type SymbolTables } from "../../packages/refactor/src/adapter-file/symbols.ts";
+import { allocate, type Choice } from "../../packages/refactor/src/delta/allocate.ts";
+import { decodeValues, encodeValues } from "../../packages/refactor/src/delta/entropy-coder.ts";
+import {
+  codeCost,
+  quantize,
+  tablesFromCounts,
+  tablesOf,
+  type SymbolTables,
+} from "../../packages/refactor/src/delta/integer-codes.ts";
+import { lowRank } from "../../packages/refactor/src/delta/low-rank.ts";
+import { maskOf, matchNeurons, neuronsOf } from "../../packages/refactor/src/delta/neurons.ts";
+import { matrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 
@@ -24,7 +29,7 @@ const int16 = fc.oneof(
   { arbitrary: fc.integer({ min: -32_768, max: 32_767 }), weight: 1 },
 );
 
-test("coded integers come back, whatever they are and whatever tables they are coded with", () => {
+test("decodes any integers with any tables to what was encoded", () => {
   fc.assert(
     fc.property(fc.array(int16, { maxLength: 300 }), fc.array(int16, { maxLength: 300 }), (list, others) => {
       const values = Int16Array.from(list);
@@ -35,7 +40,7 @@ test("coded integers come back, whatever they are and whatever tables they are c
   );
 });
 
-test("bytes that were cut, lengthened or are of another number of values are not decoded", () => {
+test("refuses bytes that were cut or lengthened, and another number of values", () => {
   fc.assert(
     fc.property(fc.array(int16, { minLength: 20, maxLength: 200 }), (list) => {
       const values = Int16Array.from(list);
@@ -50,7 +55,7 @@ test("bytes that were cut, lengthened or are of another number of values are not
   );
 });
 
-test("normal numbers take no more than their entropy and a hundredth", () => {
+test("codes normal numbers within a hundredth of their entropy", () => {
   const random = seededRandom(3);
   const values = quantize(
     Float32Array.from({ length: 200_000 }, () => randomNormal(random)),
@@ -63,7 +68,7 @@ test("normal numbers take no more than their entropy and a hundredth", () => {
   expect(8 * length).toBeLessThan(1.01 * bits);
 });
 
-test("numbers whose size changes take less than one table for all of them would", () => {
+test("codes numbers of changing magnitude in less than their common entropy", () => {
   const random = seededRandom(4);
   const values = quantize(
     Float32Array.from({ length: 200_000 }, (_, at) => (at % 20_000 < 10_000 ? 0.1 : 3) * randomNormal(random)),
@@ -75,7 +80,7 @@ test("numbers whose size changes take less than one table for all of them would"
   expect(8 * encodeValues(values, tablesFor(values)).length).toBeLessThan(0.8 * bits);
 });
 
-test("tables with an impossible symbol, or that do not add up, are none", () => {
+test("refuses tables with an impossible symbol or a wrong sum", () => {
   const { frequencies } = tablesFor(Int16Array.of(1, 2, 3));
   expect(tablesOf(frequencies)).toBeDefined();
   for (const [at, change] of [
@@ -90,7 +95,7 @@ test("tables with an impossible symbol, or that do not add up, are none", () => 
   expect(tablesOf(frequencies.subarray(1))).toBeUndefined();
 });
 
-test("a quantised number is within a step of itself", () => {
+test("rounds a number to within 0.58 steps of itself", () => {
   fc.assert(
     fc.property(
       fc.double({ min: -100, max: 100, noNaN: true }),
@@ -111,31 +116,30 @@ const someChoices = fc.array(
   { minLength: 1, maxLength: 5 },
 );
 
-function total(choices: readonly (readonly Choice[])[], picks: readonly number[]): Choice {
-  const picked = picks.map((pick, at) => choices[at]?.[pick] as Choice);
+function total(picks: readonly Choice[]): Choice {
   return {
-    bytes: picked.reduce((sum, one) => sum + one.bytes, 0),
-    error: picked.reduce((sum, one) => sum + one.error, 0),
+    bytes: picks.reduce((sum, one) => sum + one.bytes, 0),
+    error: picks.reduce((sum, one) => sum + one.error, 0),
   };
 }
 
-function allPicks(choices: readonly (readonly Choice[])[]): readonly (readonly number[])[] {
-  return choices.reduce<readonly (readonly number[])[]>(
-    (picks, own) => picks.flatMap((pick) => own.map((_, index) => [...pick, index])),
+function allPicks(choices: readonly (readonly Choice[])[]): readonly (readonly Choice[])[] {
+  return choices.reduce<readonly (readonly Choice[])[]>(
+    (picks, own) => picks.flatMap((pick) => own.map((one) => [...pick, one])),
     [[]],
   );
 }
 
-test("no way to share out the same bytes errs less: exhaustive search", () => {
+test("allocates bytes so that no other picks of the same size err less, by exhaustive search", () => {
   fc.assert(
     fc.property(someChoices, fc.integer({ min: 0, max: 120 }), (choices, maxBytes) => {
       const picks = allocate(choices, maxBytes);
-      const all = allPicks(choices).map((one) => total(choices, one));
+      const all = allPicks(choices).map(total);
       if (!picks) {
         expect(all.every(({ bytes }) => bytes > maxBytes)).toBe(true);
         return;
       }
-      const own = total(choices, picks);
+      const own = total(picks);
       expect(own.bytes).toBeLessThanOrEqual(maxBytes);
       const best = Math.min(...all.filter(({ bytes }) => bytes <= own.bytes).map(({ error }) => error));
       expect(own.error).toBe(best);
@@ -143,14 +147,14 @@ test("no way to share out the same bytes errs less: exhaustive search", () => {
   );
 });
 
-test("more bytes never err more", () => {
+test("errs no more with more bytes", () => {
   fc.assert(
     fc.property(someChoices, (choices) => {
       let last = Infinity;
       for (let maxBytes = 0; maxBytes <= 120; maxBytes += 5) {
         const picks = allocate(choices, maxBytes);
         if (!picks) continue;
-        const { error } = total(choices, picks);
+        const { error } = total(picks);
         expect(error).toBeLessThanOrEqual(last);
         last = error;
       }
@@ -170,10 +174,11 @@ function plainProduct(rows: number, columns: number, rank: number, seed: number)
   });
 }
 
-test("a product of thin factors is found whole, its directions at right angles and by size", async () => {
+test("finds all directions of a product of thin factors, at right angles and by size", async () => {
   const [rows, columns] = [60, 45];
   const values = plainProduct(rows, columns, 5, 1);
-  const { rank, sizes, left, right } = (await lowRank(products, values, rows, columns, 8, 0.5))!;
+  const { sizes, left, right } = (await lowRank(products, matrix(rows, columns, values), 8, 0.5))!;
+  const rank = sizes.length;
   expect(rank).toBe(5);
   expect([...sizes]).toEqual([...sizes].toSorted((a, b) => b - a));
   for (let a = 0; a < rank; a++) {
@@ -197,13 +202,13 @@ test("a product of thin factors is found whole, its directions at right angles a
   });
 });
 
-test("of noise, a few directions are not worth while", async () => {
+test("finds no directions that hold half of noise", async () => {
   const random = seededRandom(1);
   const noise = Float32Array.from({ length: 200 * 150 }, () => randomNormal(random));
-  expect(await lowRank(products, noise, 200, 150, 8, 0.5)).toBeUndefined();
+  expect(await lowRank(products, matrix(200, 150, noise), 8, 0.5)).toBeUndefined();
 });
 
-test("a set of neurons is what its bits say", () => {
+test("reads a set of neurons back from its bits", () => {
   fc.assert(
     fc.property(fc.uniqueArray(fc.integer({ min: 0, max: 76 })), (list) => {
       const neurons = Int32Array.from(list).toSorted();
@@ -214,24 +219,32 @@ test("a set of neurons is what its bits say", () => {
   expect(neuronsOf(Uint8Array.of(0b1000_0000), 7, 1)).toBeUndefined();
 });
 
-test.each([0, 0.2])("neurons are found again with noise of %f, each once", (noise) => {
+test.each([0, 0.2])("finds neurons again with noise of %f, each once", async (noise) => {
   const random = seededRandom(9);
   const [hiddenSize, count] = [24, 50];
-  const draw = (): Float32Array => Float32Array.from({ length: count * hiddenSize }, () => randomNormal(random));
-  const dense = { count, gate: draw(), up: draw() };
+  const dense = matrix(
+    count,
+    hiddenSize,
+    Array.from({ length: count * hiddenSize }, () => randomNormal(random)),
+  );
   const picked = Array.from({ length: count }, (_, at) => (at * 7) % count).slice(0, 30);
-  const rows = (of: Float32Array): Float32Array =>
-    Float32Array.from(picked.flatMap((row) => [...of.subarray(row * hiddenSize, (row + 1) * hiddenSize)])).map(
-      (value) => value + noise * randomNormal(random),
-    );
-  const expert = { count: 30, gate: rows(dense.gate), up: rows(dense.up) };
-  expect(matchNeurons(expert, neuronIndex(dense, hiddenSize))).toEqual(Int32Array.from(picked));
+  const rows = picked.flatMap((row) => [...dense.data.subarray(row * hiddenSize, (row + 1) * hiddenSize)]);
+  const expert = matrix(
+    30,
+    hiddenSize,
+    rows.map((value) => value + noise * randomNormal(random)),
+  );
+  expect(await matchNeurons(products, expert, dense)).toEqual(Int32Array.from(picked));
 });
 
-test("equal dense neurons are given out one by one, and never more than there are", () => {
-  const dense = { count: 3, gate: new Float32Array(12).fill(1), up: new Float32Array(12).fill(2) };
-  const index = neuronIndex(dense, 4);
-  expect(matchNeurons(dense, index)!.toSorted()).toEqual(Int32Array.of(0, 1, 2));
-  const wide = { count: 4, gate: new Float32Array(16), up: new Float32Array(16) };
-  expect(matchNeurons(wide, index)).toBeUndefined();
+test("unchanged neurons keep their own where others are near", async () => {
+  const dense = matrix(3, 2, [1, 0, 1.1, 0, 5, 0]);
+  expect(await matchNeurons(products, matrix(2, 2, [1.04, 0, 1, 0]), dense)).toEqual(Int32Array.of(1, 0));
+});
+
+const filled = (rows: number): Matrix => matrix(rows, 4, new Float64Array(4 * rows).fill(1));
+
+test("gives out equal dense neurons one by one, and never more than there are", async () => {
+  expect((await matchNeurons(products, filled(3), filled(3)))!.toSorted()).toEqual(Int32Array.of(0, 1, 2));
+  expect(await matchNeurons(products, filled(4), filled(3))).toBeUndefined();
 });

@@ -4,9 +4,9 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
 import { openModel, SafetensorsFile, writeSafetensors } from "@readme-moe/model";
-import { applyAdapter, packAdapter, refactor } from "@readme-moe/refactor";
+import { applyDelta, packDelta, refactor } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { inputScales, scaledColumns, scalesOf } from "../../packages/refactor/src/adapter-file/input-scales.ts";
+import { inputScales, scaledColumns, scalesOf } from "../../packages/refactor/src/delta/input-scales.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
 import { POCKET } from "../support/pocket.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -34,7 +34,11 @@ describe("scales", () => {
   }));
   const scales = inputScales(squares, sizes);
   const of = (name: string, neurons?: number[]) => {
-    const found = scalesOf(scales, "backbone", `model.layers.${name}.weight`, neurons && Int32Array.from(neurons));
+    const found = scalesOf(scales, {
+      file: "backbone",
+      name: `model.layers.${name}.weight`,
+      neurons: neurons && Int32Array.from(neurons),
+    });
     return found && Array.from(found);
   };
 
@@ -60,9 +64,11 @@ describe("scales", () => {
     for (const name of ["0.self_attn.o_proj", "0.input_layernorm", "2.mlp.gate_proj", "0.mlp.router"]) {
       expect(of(name)).toBeUndefined();
     }
-    expect(scalesOf(scales, "backbone", "model.embed_tokens.weight", undefined)).toBeUndefined();
-    expect(scalesOf(scales, "router", "model.layers.0.self_attn.q_proj.weight", undefined)).toBeUndefined();
-    expect(scalesOf(undefined, "backbone", "model.layers.0.self_attn.q_proj.weight", undefined)).toBeUndefined();
+    const q = { file: "backbone", name: "model.layers.0.self_attn.q_proj.weight", neurons: undefined };
+    expect(scalesOf(scales, q)).toBeDefined();
+    expect(scalesOf(scales, { ...q, name: "model.embed_tokens.weight" })).toBeUndefined();
+    expect(scalesOf(scales, { ...q, file: "router" })).toBeUndefined();
+    expect(scalesOf(undefined, q)).toBeUndefined();
   });
 
   test("times and over cancel", () => {
@@ -102,14 +108,14 @@ async function distance(path: string, from: readonly Float32Array[]): Promise<nu
 async function packed(name: string, maxBytes: number, withTexts: boolean): Promise<string> {
   const model = await openModel(at("refitted"));
   const options = withTexts ? { maxBytes, texts } : { maxBytes };
-  const report = await packAdapter(model, pocket, at(`${name}.adapter`), options);
+  const report = await packDelta(model, pocket, at(`${name}.adapter`), options);
   await model.close();
   expect(report.bytes).toBeLessThanOrEqual(maxBytes);
-  await applyAdapter(at(`${name}.adapter`), pocket, at(name));
+  await applyDelta(at(`${name}.adapter`), pocket, at(name));
   return at(name);
 }
 
-describe("of a refitted pocket model", () => {
+describe("a refitted pocket model", () => {
   beforeAll(async () => {
     const options = { ...LITTLE, baselines: false } as const;
     await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
@@ -138,7 +144,7 @@ describe("of a refitted pocket model", () => {
   test("text that is too short is refused before anything is read", async () => {
     const model = await openModel(at("refitted"));
     const short = [{ name: "short", files: [], documents: ["a b c"] }];
-    await expect(packAdapter(model, pocket, at("short.adapter"), { texts: short })).rejects.toThrow(/"short"/);
+    await expect(packDelta(model, pocket, at("short.adapter"), { texts: short })).rejects.toThrow(/"short"/);
     await model.close();
   });
 
@@ -151,7 +157,7 @@ describe("of a refitted pocket model", () => {
     });
     await writeSafetensors(at("turned.adapter"), inputs, Object.fromEntries(source.metadata));
     await source.close();
-    const wrong = applyAdapter(at("turned.adapter"), pocket, at("turned"));
+    const wrong = applyDelta(at("turned.adapter"), pocket, at("turned"));
     await expectReadMeError(wrong, "ERR_FILE_CORRUPT", at("turned.adapter"), "scales", "has shape");
   });
 });
