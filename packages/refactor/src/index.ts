@@ -17,7 +17,7 @@ export type {
   TimeReport,
 } from "./report/report.ts";
 export { linePicture, type Curve, type LinePanel, type LinePicture } from "./report/pictures/line-picture.ts";
-export { stackedPicture, type StackedBar, type StackedPicture } from "./report/pictures/stacked-picture.ts";
+export { stackedPicture, type StackedBar, type StackedPicture } from "./report/pictures/bar-pictures.ts";
 export { TUNE_METHODS, type TuneOptions } from "./tuning/options.ts";
 export { tune, type TuneRun } from "./tuning/tune.ts";
 export type { TuneEstimate } from "./tuning/training/estimate.ts";
