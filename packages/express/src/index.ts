@@ -7,9 +7,16 @@ export { oneAtATime } from "./http/one-at-a-time.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
 export type { ChatBody } from "./api/schemas/chat-body.ts";
 export type { CompletionBody } from "./api/schemas/completion-body.ts";
-export { Admission, type AdmissionStats, type Entrant, type Ticket } from "./edge/admission.ts";
-export type { AdmissionOptions } from "./edge/admission/options.ts";
-export type { AdmissionPolicy, PolicyDecision, RoutedRequest } from "./edge/admission/policy.ts";
+export { Admission } from "./edge/admission.ts";
+export type {
+  AdmissionOptions,
+  AdmissionPolicy,
+  AdmissionStats,
+  Entrant,
+  PolicyDecision,
+  RoutedRequest,
+  Ticket,
+} from "./edge/admission/options.ts";
 export type { Authorize } from "./edge/guard/authenticate.ts";
 export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
 export type { ModelState } from "./edge/models/model-entry.ts";

@@ -96,7 +96,6 @@ readMe.operations = (options: ReadMeOperationsOptions): Router => {
 
 function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
   const front = guard({ ...pick(options, GUARD_NAMES), events: serving.events });
-  serving.models.watch((name, engine) => serving.admission.watch(name, engine));
   const grammarBook = new GrammarBook(serving.models, options.grammars);
   const api = { ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
   return apiRouter(api, openApiDocument(), [reportOutcomes(serving.models, serving.events), ...front]);

@@ -9,7 +9,7 @@ import {
   type ResolvedServedModelsOptions,
   type ServedModelsOptions,
 } from "./models/options.ts";
-import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./models/refusals.ts";
+import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
 import type { Lease, ServedEngine } from "./models/served-engine.ts";
 import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
 
