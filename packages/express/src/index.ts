@@ -17,10 +17,10 @@ export type {
   RoutedRequest,
   Ticket,
 } from "./edge/admission/options.ts";
-export type { Authorize } from "./edge/guard/authenticate.ts";
+export type { Authorize } from "./edge/guard.ts";
 export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
 export type { ModelState } from "./edge/models/model-entry.ts";
-export type { RestartOptions } from "./edge/models/restart-policy.ts";
+export type { RestartOptions } from "./edge/models/options.ts";
 export {
   ServedModels,
   type DrainOptions,

@@ -13,7 +13,7 @@ import { reportOutcomes } from "./edge/failures.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
-import { Heartbeat } from "./edge/operations/heartbeat.ts";
+import { Heartbeat } from "./edge/heartbeat.ts";
 import { ServedModels } from "./edge/served-models.ts";
 import { openApiDocument } from "./openapi/document.ts";
 
