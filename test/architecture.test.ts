@@ -99,7 +99,6 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "model/src/hub/claim-partial.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/hub/hub-client.ts": "`retry-after` may be a date",
   "model/src/text/chat-template.ts": "templates ask for the date",
-  "readme-moe/src/presets/package-source.ts": "the age of a file",
   "readme-moe/src/serving/event-log.ts": "the time of a log line",
 };
 
