@@ -1,12 +1,9 @@
-import { curvesPanel } from "../kit/curves.ts";
-import type { Interleaved } from "../kit/interleave.ts";
-import { summaryTable } from "../kit/summary-table.ts";
+import { curvesPanel, summaryTable } from "../kit/report.ts";
+import type { Interleaved } from "../kit/turns.ts";
 import type { BenchSettings, SuiteReport } from "../kit/suite.ts";
-import { bestPeerTable, type ComparedColumn } from "./best-peer.ts";
-import { engineTargets } from "./engine-targets.ts";
+import { bestPeerTable, type ComparedColumn, turnsTable } from "./peer-tables.ts";
+import { engineTargets, isOpenVino } from "./engine-targets.ts";
 import { METRICS } from "./metrics.ts";
-import { isOpenVino } from "./rivals.ts";
-import { turnsTable } from "./turns-table.ts";
 import type { WorkloadSizes } from "./workload.ts";
 
 function isOurs(variant: string): boolean {

@@ -3,7 +3,7 @@
 import { type EngineOptions, evaluateSequences, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
-import type { Contender, OpenContender } from "./contender.ts";
+import type { Contender, OpenContender } from "../contender.ts";
 
 export async function open({ spec, threads, maxSequences, seed, cacheFolder }: OpenContender): Promise<Contender> {
   const precision = spec.variant as EngineOptions["precision"]; // the engine refuses what it does not know

@@ -82,3 +82,19 @@ export function growthOf(points: readonly (readonly [x: number, y: number])[]): 
   const rSquared = yy > 0 ? (xy * xy) / (xx * yy) : 1;
   return { exponent, factor: Math.exp(meanY - exponent * meanX), rSquared };
 }
+
+/** Of one round. */
+export type Pair = readonly [own: number, other: number];
+
+/** Median over median, so that one odd round counts little. */
+export function ratioOfMedians(pairs: readonly Pair[]): number {
+  return median(pairs.map(([own]) => own)) / median(pairs.map(([, other]) => other));
+}
+
+/** Where it lies: see `bootstrapInterval`. Whole rounds are drawn, since what slows one of a pair slows the other. */
+export function ratioInterval(pairs: readonly Pair[], seed: number): Interval | undefined {
+  return bootstrapInterval(Array.from(pairs.keys()), {
+    seed,
+    statistic: (rounds) => ratioOfMedians(rounds.map((round) => pairs[round] as Pair)),
+  });
+}

@@ -2,13 +2,12 @@
 // and a measurement with a process of its own takes longer than that.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Interleaved } from "../kit/interleave.ts";
-import type { Sample } from "../kit/sample.ts";
+import { type Interleaved, turnsOf } from "../kit/turns.ts";
+import type { Sample } from "../kit/samples.ts";
 import { namesOf, type SuiteContext } from "../kit/suite.ts";
-import { turnsOf } from "../kit/turns.ts";
+import { OpenProcess } from "./contender-process.ts";
 import { type ContenderSpec, nameOf } from "./contender.ts";
 import { METRICS } from "./metrics.ts";
-import { OpenProcess } from "./open-process.ts";
 import { drawPrompts, type WorkloadSizes } from "./workload.ts";
 
 /** Of eight bits, as each engine calls it: what `--set turns=` says otherwise. */

@@ -2,11 +2,11 @@
 
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Figure } from "../kit/sample.ts";
+import type { Figure } from "../kit/samples.ts";
 import { median } from "../kit/statistics.ts";
 import type { Contender } from "./contender.ts";
 import { METRICS } from "./metrics.ts";
-import { treePeakBytes } from "./process-memory.ts";
+import { peakMemoryBytes } from "./process-memory.ts";
 import type { Workload } from "./workload.ts";
 
 const LOOP_REQUESTS = 8;
@@ -18,7 +18,7 @@ export async function measure(open: () => Promise<Contender>, workload: Workload
   const [contender, loadMs] = await timed(open);
   const figures: Figure[] = [{ metric: METRICS.load, value: loadMs }];
   const { warmUp, texts } = workload;
-  const peakMegabytes = (): number => treePeakBytes(contender.processId ?? process.pid) / 1e6;
+  const peakMegabytes = (): number => peakMemoryBytes(contender.processId ?? process.pid) / 1e6;
   try {
     await contender.reserve?.(1, warmUp.length + WARM_UP_TOKENS);
     await contender.generate([warmUp], WARM_UP_TOKENS);

@@ -1,37 +1,36 @@
-// Our engine, alone or beside others, on the same weights, token ids and number of threads.
+// Our engine beside its peers, on the same weights, token ids and number of threads.
 
 import { openModel } from "@readme-moe/model";
-import { readDocuments } from "../../evaluation/documents.ts";
-import { dataFiles } from "../kit/data-files.ts";
-import { interleave } from "../kit/interleave.ts";
-import { type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
+import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
+import { dataFiles, type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
+import { interleave } from "../kit/turns.ts";
+import { compiled, measureInProcess } from "./contender-process.ts";
 import { measureTurns } from "./by-turns.ts";
 import { type ContenderSpec, nameOf } from "./contender.ts";
 import { engineReport } from "./engine-report.ts";
-import { packaged, runJob } from "./run-job.ts";
 import { drawnSource, drawPrompts, promptSource, textsOf, type Workload, type WorkloadSizes } from "./workload.ts";
 
-/** What our engine is measured beside, and on. */
-export interface EngineSuiteOptions {
-  /** Those beside ours, made ready. @default none */
-  readonly peers?: (context: SuiteContext) => Promise<readonly ContenderSpec[]>;
-  /** Files that are read where `--data` names none. @default prompts of any tokens, and no loss */
-  readonly data?: () => Promise<readonly string[]>;
+/** The engines to compare ours with, and the texts to measure on. */
+interface EngineSuiteOptions {
+  /** Installs and prepares the peers. */
+  readonly peers: (context: SuiteContext) => Promise<readonly ContenderSpec[]>;
+  /** Files that are read when `--data` names none; without any, prompts are random tokens and no loss is measured. */
+  readonly data: () => Promise<readonly string[]>;
 }
 
 const OURS = "readme-moe";
 const LOSS = { sequenceLength: 512, maxSequences: 2 };
 
-/** The suite `engine`: our engine in each precision, alone or beside others. */
-export function engineSuite({ peers, data }: EngineSuiteOptions = {}): Suite {
+/** Makes the suite `engine`: our engine in each precision beside its peers. */
+export function engineSuite({ peers, data }: EngineSuiteOptions): Suite {
   return {
     name: "engine",
     summary: "speed by requests at once, context and precision; memory, load time, event loop and loss",
     async run(context) {
       const { settings, say } = context;
-      const files = settings.data.length > 0 ? settings.data : ((await data?.()) ?? []);
+      const files = settings.data.length > 0 ? settings.data : await data();
       const { sizes, tokens, texts } = await prepare(settings, files);
-      const specs = [...oursOf(settings), ...((await peers?.(context)) ?? [])].filter((spec) =>
+      const specs = [...oursOf(settings), ...(await peers(context))].filter((spec) =>
         namesOf(settings, "only", [""]).some((part) => nameOf(spec).includes(part)),
       );
       const job = (spec: ContenderSpec, seed: number, own: WorkloadSizes, losses: Workload["texts"]) => {
@@ -39,12 +38,10 @@ export function engineSuite({ peers, data }: EngineSuiteOptions = {}): Suite {
         const workload = drawPrompts(tokens, { ...own, concurrency: own.concurrency.filter((n) => n <= most) }, seed);
         const { threads, cacheFolder } = settings;
         const maxSequences = Math.max(1, ...sizes.concurrency);
-        return runJob({
-          open: { spec, threads, maxSequences, seed, cacheFolder },
-          workload: { ...workload, texts: losses },
-        });
+        const open = { spec, threads, maxSequences, seed, cacheFolder };
+        return measureInProcess(open, { ...workload, texts: losses });
       };
-      // Packs weights, and brings files into the system's cache: nobody's first start is measured, unless it only has to run.
+      // Packs weights and fills the system's file cache, so that no first start is measured.
       const small = { ...sizes, concurrency: [1], newTokens: 1, contexts: [] };
       for (const spec of settings.quick ? [] : specs) {
         say(`${nameOf(spec)}: warming up`);
@@ -60,10 +57,10 @@ export function engineSuite({ peers, data }: EngineSuiteOptions = {}): Suite {
   };
 }
 
-/** The model in each precision, and the dense one that it was made from. */
+/** Lists the model in each precision, and the dense model that it was made from. */
 function oursOf(settings: BenchSettings): readonly ContenderSpec[] {
   const { model, dense } = settings;
-  const module = packaged("ours").href;
+  const module = compiled("contenders/ours").href;
   const precisions = namesOf(settings, "precisions", ["fp32", "int8", "int4"]);
   const of = (engine: string, path: string): readonly ContenderSpec[] =>
     precisions.map((variant) => ({ engine, variant, module, files: { model: path } }));
@@ -73,7 +70,7 @@ function oursOf(settings: BenchSettings): readonly ContenderSpec[] {
 
 interface Prepared {
   readonly sizes: WorkloadSizes;
-  /** That prompts are drawn from. */
+  /** Token ids that prompts are drawn from. */
   readonly tokens: readonly number[];
   readonly texts: Workload["texts"];
 }
@@ -90,7 +87,7 @@ async function prepare(settings: BenchSettings, files: readonly string[]): Promi
     const tokens =
       documents.length > 0 ? promptSource(tokenizer, documents.flat()) : drawnSource(vocabSize, settings.seed);
     const sizes = sizesOf(settings, most);
-    // As many files as are read in a few seconds by the slowest.
+    // The slowest contender reads so many files in a few seconds.
     const texts = textsOf(model, tokenizer, documents.slice(0, settings.quick ? 1 : 7), LOSS);
     return { sizes, tokens, texts };
   } finally {

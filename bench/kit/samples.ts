@@ -1,4 +1,4 @@
-// What all suites measure: numbers, each of one variant under one condition.
+// What all suites measure: numbers, each of one variant under one condition; and their table for other programs (RFC 4180).
 
 /** One number of one measurement. */
 export interface Figure {
@@ -33,4 +33,21 @@ export function valuesOf(
 /** In the order of their first appearance. */
 export function distinct<Value>(values: Iterable<Value>): readonly Value[] {
   return [...new Set(values)];
+}
+
+const COLUMNS = ["variant", "at", "metric", "round", "turn", "value"] as const;
+
+export function samplesCsv(samples: readonly Sample[]): string {
+  const rows = samples.map((sample) => COLUMNS.map((column) => sample[column]));
+  return csv([COLUMNS, ...rows]);
+}
+
+/** Lines of cells; what would be taken for a border is quoted. */
+function csv(rows: readonly (readonly (number | string)[])[]): string {
+  return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
+}
+
+function cell(value: number | string): string {
+  const text = String(value);
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

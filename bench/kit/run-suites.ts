@@ -3,11 +3,11 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
-import { samplesCsv } from "./csv.ts";
-import { describeMachine, machineMarkdown } from "./machine.ts";
-import { reportMarkdown, wantedMarkdown } from "./markdown.ts";
-import { openKept, openResultsFolder } from "./results-folder.ts";
+import { samplesCsv } from "./samples.ts";
+import { reportMarkdown, wantedMarkdown } from "./report.ts";
 import { type BenchSettings, settingsOfSuite, type Suite, type SuiteReport, type Target } from "./suite.ts";
+import { describeMachine, machineMarkdown } from "./machine.ts";
+import { openKept, openResultsFolder } from "./results-folder.ts";
 
 /** Where results go, and what suites are told. */
 export interface RunSuitesOptions {

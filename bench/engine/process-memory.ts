@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 
 /** The largest resident memory so far of a process and of every process below it, added up. Bytes. */
-export function treePeakBytes(pid: number): number {
+export function peakMemoryBytes(pid: number): number {
   const parents = new Map<number, number>();
   for (const name of readdirSync("/proc")) {
     if (/^\d+$/.test(name)) parents.set(Number(name), parentOf(name));

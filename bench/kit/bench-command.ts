@@ -1,27 +1,28 @@
+// The command line of `npm run bench`.
+
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
-import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
-import { wholeNumber } from "../options.ts";
-import { runSuites } from "./kit/run-suites.ts";
-import { type BenchSettings, type Suite, suiteOfSetting } from "./kit/suite.ts";
+import { MODEL_ARGUMENT, modelPath } from "../../packages/readme-moe/src/model-path.ts";
+import { wholeNumber } from "../../packages/readme-moe/src/options.ts";
+import { runSuites } from "./run-suites.ts";
+import { type BenchSettings, type Suite, suiteOfSetting } from "./suite.ts";
 
-/** What a program makes a `bench` command of. */
 export interface BenchCommandOptions {
   readonly suites: readonly Suite[];
-  /** What is measured where the command names nothing. @default the command has to name a model */
-  readonly defaults?: {
+  /** Models that are measured when the command names none. */
+  readonly defaults: {
     readonly model: string;
     readonly dense: string;
-    /** Makes them where they are not there yet. */
-    readonly prepare?: () => Promise<unknown>;
+    /** Makes the models when they do not exist yet. */
+    readonly prepare: () => Promise<unknown>;
   };
-  /** Versions of those that suites measure beside ours, by their names. */
-  readonly peers?: Readonly<Record<string, string>>;
+  /** Versions of the peers, by name. */
+  readonly peers: Readonly<Record<string, string>>;
   readonly signal: AbortSignal;
 }
 
-/** Some suite failed. Why was said when it did. */
+/** A suite failed. The reason was printed when it did. */
 export class BenchFailure extends Error {
   override readonly name = "BenchFailure";
 }
@@ -40,43 +41,37 @@ interface Flags {
 
 const RESULTS = "bench-results";
 
-/** The command `bench [suites] [model]`, for a program of yours: runs suites and leaves results in a folder. */
-export function benchCommand({ suites, defaults, peers = {}, signal }: BenchCommandOptions): Command {
+/** Makes the command `[suites] [model]`, which runs suites and writes results into a folder. */
+export function benchCommand({ suites, defaults, peers, signal }: BenchCommandOptions): Command {
   const command = new Command("bench")
-    .summary("measures a model on this machine")
     .description(
-      `Measures, and leaves samples, pictures and a summary in a folder. Suites:\n\n${suites
+      `Measures, and writes samples, pictures and a summary into a folder. Suites:\n\n${suites
         .map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`)
         .join("\n")}`,
     )
-    .argument(defaults ? "[suites]" : "<suites>", "their names, with commas between them, or `all`", defaults && "all")
-    .argument(defaults ? "[model]" : "<model>", MODEL_ARGUMENT + (defaults ? ` (default: ${defaults.model})` : ""))
-    .option("--dense <model>", "the dense model that <model> was made from: the baseline, and what peers run")
-    .option("--data <paths...>", "texts: files, or folders of <domain>.jsonl (default: what a suite brings)", [])
-    .option("--quick", "a short version: whether it runs, not how fast", false)
+    .argument("[suites]", "names separated by commas, or `all`", "all")
+    .argument("[model]", `${MODEL_ARGUMENT} (default: ${defaults.model})`)
+    .option("--dense <model>", "the dense model that <model> was made from: the baseline, and the model that peers run")
+    .option("--data <paths...>", "texts: files, or folders of <domain>.jsonl (default: each suite's own)", [])
+    .option("--quick", "a short run that shows whether everything works, not how fast it is", false)
     .option("--rounds <n>", "measurements of each variant (default: 3; quick: 1)", wholeNumber(1))
-    .option("--seed <n>", "of prompts, arrivals, sampling and intervals", wholeNumber(0), 1)
-    .option("--threads <n>", "of every engine (default: all cores)", wholeNumber(1))
-    .option(
-      "--set <name=value...>",
-      "what suites ask for by name, such as concurrency=1,8 or limits.contexts=128",
-      setting,
-    )
-    .option("--out <dir>", `where results go; one of before goes on where it was (default: ${RESULTS}/<time>)`)
-    .option("--cache-folder <dir>", "as of all commands");
+    .option("--seed <n>", "seed of prompts, arrivals, sampling and intervals", wholeNumber(0), 1)
+    .option("--threads <n>", "threads of every engine (default: all cores)", wholeNumber(1))
+    .option("--set <name=value...>", "settings of suites, such as concurrency=1,8 or limits.contexts=128", setting)
+    .option("--out <dir>", `folder for results; a run that was cut off continues there (default: ${RESULTS}/<time>)`)
+    .option("--cache-folder <dir>", "folder of packed weights, presets and peers");
   return command.action(async (names: string, named: string | undefined, flags: Flags) => {
     const chosen = chosenSuites(command, suites, names);
     for (const name of Object.keys(flags.set ?? {})) {
       const suite = suiteOfSetting(name);
       if (suite !== undefined) suiteNamed(command, suites, suite);
     }
-    const [model, dense] =
-      named === undefined && defaults ? [defaults.model, defaults.dense] : [named ?? "", undefined];
-    if (named === undefined) await defaults?.prepare?.();
+    if (named === undefined) await defaults.prepare();
     const pathOf = (name: string): Promise<string> => modelPath(name, signal, flags.cacheFolder);
+    const baseline = named === undefined ? defaults.dense : undefined;
     const settings = {
-      model: await pathOf(model),
-      dense: flags.dense === undefined ? dense : await pathOf(flags.dense),
+      model: await pathOf(named ?? defaults.model),
+      dense: flags.dense === undefined ? baseline : await pathOf(flags.dense),
     };
     const folder = flags.out ?? join(RESULTS, new Date().toISOString().slice(0, 19).replaceAll(":", ""));
     say(`results: ${folder}`);

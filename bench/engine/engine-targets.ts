@@ -1,10 +1,19 @@
 // What was wanted of the engine beside its peers, and of itself.
 
-import { distinct, type Sample, valuesOf } from "../kit/sample.ts";
+import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
 import { median } from "../kit/statistics.ts";
 import type { Target } from "../kit/suite.ts";
 import { METRICS } from "./metrics.ts";
-import { isOpenVino, NODE_RIVALS, OPENVINO } from "./rivals.ts";
+
+/** Peers that Node programs use, with weights of 8 bits. OpenVINO is faster and no Node library: it is compared alone. */
+const NODE_RIVALS: readonly string[] = ["transformers.js q8", "node-llama-cpp Q8_0"];
+
+/** OpenVINO GenAI with weights of 8 bits, in a Python process. */
+const OPENVINO = "openvino int8";
+
+export function isOpenVino(variant: string): boolean {
+  return variant.startsWith("openvino ");
+}
 
 const PREFILL_TOKENS = 512;
 
