@@ -1,5 +1,6 @@
 export type { ChatContentPart, ChatMessage } from "./chat-message.ts";
 export type {
+  AcceptedPrompt,
   Engine,
   EngineInfo,
   EngineStats,
@@ -9,6 +10,7 @@ export type {
   GenerateChunk,
   GeneratedToken,
   GenerateRequest,
+  Generation,
   LogitsContext,
   ProcessLogits,
   Prompt,
@@ -104,8 +106,14 @@ export {
 } from "./simulation/replay.ts";
 export { simulate, type SimulationOptions, type SimulationResult, type Spread } from "./simulation/simulate.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
-export { candidatesNeeded, checkRow, logSumExpBlock, needsFullLogits, type LogitsRow } from "./sampling/logits-row.ts";
-export { TokenCounts } from "./sampling/penalties.ts";
+export {
+  candidatesNeeded,
+  checkRow,
+  logSumExpBlock,
+  needsFullLogits,
+  TokenCounts,
+  type LogitsRow,
+} from "./sampling/logits.ts";
 export {
   sampleProcessed,
   sampleToken,

@@ -23,6 +23,8 @@ export interface EngineParts {
 
 /** Receives the results of an `EngineCore`. No method may throw. */
 export interface EngineOutput {
+  /** Reports that the sequence's prompt is routed and waits for KV memory. */
+  accepted(sequence: Sequence): void;
   chunk(sequence: Sequence, chunk: GenerateChunk): void;
   /** Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row. */
   logits(sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>): void;

@@ -1,5 +1,6 @@
 // The calls of the kernel that make up one step, and their results put together by sequence.
 
+import { integerOption, ReadMeError } from "@readme-moe/core";
 import {
   encodeStep,
   splitIntoSteps,
@@ -9,7 +10,33 @@ import {
   type StepResults,
   type StepRows,
 } from "@readme-moe/kernel";
+import type { Model } from "@readme-moe/model";
 import type { StepLogits, StepSequence } from "./step-runner.ts";
+
+/** Checks a sequence before a step. @throws {RangeError | TypeError} on a wrong field; {ReadMeError} `ERR_CONTEXT_LENGTH` */
+export function checkSequence(
+  { tokenIds, experts, slot, logitsOf, targets }: StepSequence,
+  { config, experts: { names } }: Pick<Model, "config" | "experts">,
+): void {
+  const { vocabSize, contextTokens } = config;
+  if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
+  const asked = slot.numTokens + tokenIds.length;
+  if (asked > contextTokens) {
+    throw new ReadMeError("ERR_CONTEXT_LENGTH", `${asked} tokens do not fit the model's context of ${contextTokens}`);
+  }
+  if (experts.length !== tokenIds.length) {
+    throw new RangeError(`Expected \`experts\` to have one entry for each of ${tokenIds.length} tokens`);
+  }
+  if (targets && targets.length !== logitsOf.length) {
+    throw new RangeError(`Expected \`targets\` to have one entry for each of ${logitsOf.length} rows of logits`);
+  }
+  for (let index = 0; index < tokenIds.length; index++) {
+    integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
+    integerOption(`experts[${index}]`, experts[index], 0, names.length - 1);
+  }
+  for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
+  for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
+}
 
 /** A wanted row of logits. */
 interface WantedRow {

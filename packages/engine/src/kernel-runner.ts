@@ -19,9 +19,9 @@ import {
 } from "@readme-moe/kernel";
 import { type Model, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
-import { callsOf, KernelResults, type KernelCall } from "./kernel-calls.ts";
+import { callsOf, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
 import type { LoadProgress } from "./protocol.ts";
-import { checkSequence, type StepLogits, type StepRunner, type StepSequence } from "./step-runner.ts";
+import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
 import type { UnitMemory, UnitMemoryOptions } from "./streamed/unit-memory.ts";
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { resolveSamplingParams, TokenCounts, type SamplingParams } from "@readme-moe/core";
-import { applyPenalties } from "../../../packages/core/src/sampling/penalties.ts";
+import { applyPenalties } from "../../../packages/core/src/sampling/logits.ts";
 
 const counts = new TokenCounts([0, 1, 4]);
 for (const id of [1, 2, 1]) counts.add(id);

@@ -1,6 +1,6 @@
 // The choice among ranked tokens, and bounds of the total weight if only some tokens are known.
 
-import { logSumExpError, weightOf, type LogitsRow } from "./logits-row.ts";
+import { logSumExpError, weightOf, type LogitsRow } from "./logits.ts";
 import type { RankedLogits } from "./ranking.ts";
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
 
@@ -11,7 +11,7 @@ export interface WeightBounds {
 }
 
 /** Relative difference that float64 sums of the same weights in different orders stay below: 1e6 times 2^-53. */
-export const SUM_ERROR = 1e-9;
+const SUM_ERROR = 1e-9;
 
 /** Whether top-k or min-p limits the number of tokens that can be chosen, so that the total weight does not matter. */
 export function isLimited({ topK, minP }: ResolvedSamplingParams): boolean {

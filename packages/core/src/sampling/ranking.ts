@@ -1,6 +1,6 @@
 // Tokens in falling order of their logits: the best ones by a heap, or all of them by buckets of weight.
 
-import { weightOf, type LogitsRow } from "./logits-row.ts";
+import { weightOf, type LogitsRow } from "./logits.ts";
 
 /** The first tokens in falling order of their logits; among equals the lower id first. */
 export interface RankedLogits {

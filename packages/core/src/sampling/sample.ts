@@ -1,8 +1,15 @@
 // The choice of one sequence's next token from a row of logits, and its log-probabilities.
 
 import { boundTotal, decide, isLimited } from "./decide.ts";
-import { checkRow, noTokenLeft, type LogitsRow } from "./logits-row.ts";
-import { changesLogits, maskedTokens, withPenalties, type TokenCounts } from "./penalties.ts";
+import {
+  changesLogits,
+  checkRow,
+  maskedTokens,
+  noTokenLeft,
+  withPenalties,
+  type LogitsRow,
+  type TokenCounts,
+} from "./logits.ts";
 import { bestId, bestLogits, rankedCandidates, type RankedLogits, WeightBuckets } from "./ranking.ts";
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
 

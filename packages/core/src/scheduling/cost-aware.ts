@@ -1,14 +1,17 @@
 // Scheduling by the predicted time of a step. Sequences that need the same expert share its cost, so the scheduler
 // chooses experts.
 
-import { ANY_ROOM, PricedStep, type Group, type Room } from "./priced-step.ts";
+import { NO_WORK, predictStepMs } from "./cost-model.ts";
 import {
   candidatesOf,
+  chunkExperts,
   DEFAULT_MAX_DELAY_MS,
   longestOverdue,
   priorityClasses,
+  StepDraft,
   type Candidate,
   type Scheduler,
+  type SchedulerState,
 } from "./scheduler.ts";
 
 /** Options of `costAware`. Times in ms. */
@@ -40,11 +43,25 @@ const WAITING_POWER = 0.25;
 const PREFILL_SHARE = 0.25;
 const NO_LOAD_IS_FREE = -1;
 
-/** Room for groups that are chosen by their worth. */
-interface GrowingRoom extends Room {
+/** Candidates that would join a step together, and what they add to it. */
+interface Group {
+  readonly members: readonly Candidate[];
+  readonly newExperts: ReadonlySet<number>;
+  readonly addedMs: number;
+}
+
+/** Room in a step for a group. */
+interface Room {
+  /** Longest time the step may take once the group is added, in ms. */
+  readonly maxMs: number;
+  /** Places for sequences that the group must leave free. */
+  readonly placesKept: number;
   /** Experts whose loading takes at most this long join the step without being compared. */
   readonly freeLoadMs: number;
 }
+
+/** Unlimited room, within the limits of the step. */
+const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0, freeLoadMs: NO_LOAD_IS_FREE };
 
 /**
  * Adds experts to the step as long as their tokens' worth per predicted millisecond does not lower the worth per
@@ -95,7 +112,7 @@ export function costAware({ maxDelayMs = DEFAULT_MAX_DELAY_MS, maxStepMs = 250 }
 }
 
 /** Adds the best group repeatedly, as long as it does not lower the kind's worth per millisecond. */
-function grow(step: PricedStep, share: KindShare, candidates: readonly Candidate[], room: GrowingRoom): void {
+function grow(step: PricedStep, share: KindShare, candidates: readonly Candidate[], room: Room): void {
   let left = candidates.filter((candidate) => !step.has(candidate));
   const rateOf = (group: Group): number => worthOfAll(step, group.members) / group.addedMs;
   // Sequences that need no new expert cost the others little, so they are not compared.
@@ -120,7 +137,7 @@ function grow(step: PricedStep, share: KindShare, candidates: readonly Candidate
 function addLarge(step: PricedStep, share: KindShare, chunks: readonly Candidate[], { maxMs }: Room): void {
   for (const chunk of chunks) {
     const group = step.groupOf(chunk);
-    if (!group || step.nowMs - chunk.sequence.waitingSinceMs < step.ms + group.addedMs - maxMs) continue;
+    if (!group || step.state.nowMs - chunk.sequence.waitingSinceMs < step.ms + group.addedMs - maxMs) continue;
     add(step, share, group);
     return;
   }
@@ -130,11 +147,11 @@ function add(step: PricedStep, share: KindShare, group: Group | undefined): void
   if (!group) return;
   share.worth += worthOfAll(step, group.members);
   share.ms += group.addedMs;
-  step.add(group);
+  step.addGroup(group);
 }
 
 /** Computes a chunk's worth, in tokens of a sequence that has had none and has not waited. */
-function worthOf({ nowMs, ms }: PricedStep, { numTokens, sequence }: Candidate): number {
+function worthOf({ state: { nowMs }, ms }: PricedStep, { numTokens, sequence }: Candidate): number {
   const waitedSteps = ms > 0 ? Math.max(0, nowMs - sequence.waitingSinceMs) / ms : 0;
   const had = HALF_WORTH_TOKENS / (HALF_WORTH_TOKENS + sequence.completionTokens);
   return numTokens * had * (1 + waitedSteps) ** WAITING_POWER;
@@ -148,4 +165,135 @@ function worthOfAll(step: PricedStep, members: readonly Candidate[]): number {
 function byWorth(step: PricedStep, candidates: readonly Candidate[]): readonly Candidate[] {
   const rated = candidates.map((candidate) => ({ candidate, worth: worthOf(step, candidate) }));
   return rated.toSorted((a, b) => b.worth - a.worth).map(({ candidate }) => candidate);
+}
+
+/** A step under construction with its predicted time. */
+class PricedStep extends StepDraft {
+  /** Predicted time of the step. */
+  ms: number;
+  readonly state: SchedulerState;
+  readonly #experts = new Set<number>();
+  /** Experts of each candidate's chunk. Equal sets are one object, since there are few of them. */
+  readonly #expertsOf = new Map<Candidate, ReadonlySet<number>>();
+  readonly #setsByKey = new Map<string, ReadonlySet<number>>();
+
+  constructor(state: SchedulerState) {
+    super(state.limits);
+    this.state = state;
+    this.ms = predictStepMs(state.cost, NO_WORK);
+  }
+
+  /** Predicts the time of a step of these candidates alone if all experts are in memory. */
+  msWithoutLoads(candidates: readonly Candidate[]): number {
+    const { fixedMs, msPerExpert } = this.state.cost;
+    const experts = new Set(candidates.flatMap((candidate) => Array.from(this.#allExpertsOf(candidate))));
+    return candidates.reduce((sum, candidate) => sum + this.#ownMs(candidate), fixedMs + msPerExpert * experts.size);
+  }
+
+  /** Predicts the time of reading the missing bytes of these experts. */
+  loadMs(experts: ReadonlySet<number>): number {
+    const { cost, missingBytes } = this.state;
+    let bytes = 0;
+    for (const expert of experts) bytes += missingBytes[expert] ?? 0;
+    return cost.loadMsPerByte * bytes;
+  }
+
+  /** Whether all these candidates fit into the rest of the step, whatever time it takes. */
+  hasRoomFor(candidates: readonly Candidate[]): boolean {
+    const numTokens = candidates.reduce((sum, candidate) => sum + candidate.numTokens, 0);
+    return candidates.length <= this.seqsLeft && numTokens <= this.tokensLeft;
+  }
+
+  /** Lists the distinct sets of experts that candidates would add: the empty set, then in order of the candidates. */
+  newExpertSets(candidates: readonly Candidate[]): Iterable<ReadonlySet<number>> {
+    const needed = new Set(candidates.map((candidate) => this.#allExpertsOf(candidate)));
+    const added = new Map<string, ReadonlySet<number>>([["", new Set()]]);
+    for (const all of needed) {
+      const experts = this.#newOf(all);
+      const key = keyOf(experts);
+      if (!added.has(key)) added.set(key, experts);
+    }
+    return added.values();
+  }
+
+  /** Makes a group of one candidate; `undefined` if it does not fit the step. */
+  groupOf(candidate: Candidate): Group | undefined {
+    return this.group([candidate], this.#newOf(this.#allExpertsOf(candidate)), ANY_ROOM);
+  }
+
+  /**
+   * Groups those of `candidates`, in their order, that together fit the step and need only experts of the step and of
+   * `newExperts`; `undefined` if there are none.
+   */
+  group(
+    candidates: readonly Candidate[],
+    newExperts: ReadonlySet<number>,
+    { maxMs, placesKept }: Room,
+  ): Group | undefined {
+    const mostMs = maxMs - this.ms - this.#expertsMs(newExperts);
+    let [seqsLeft, tokensLeft] = [this.seqsLeft - placesKept, this.tokensLeft];
+    let ownMs = 0;
+    const members: Candidate[] = [];
+    const needed = new Set<number>();
+    const suits = new Map<ReadonlySet<number>, boolean>();
+    for (const candidate of candidates) {
+      if (seqsLeft <= 0) break;
+      if (candidate.numTokens > tokensLeft) continue;
+      const all = this.#allExpertsOf(candidate);
+      let isSuited = suits.get(all);
+      if (isSuited === undefined) suits.set(all, (isSuited = this.#hasOnly(all, newExperts)));
+      if (!isSuited) continue;
+      const ms = this.#ownMs(candidate);
+      if (ownMs + ms > mostMs) continue;
+      members.push(candidate);
+      for (const expert of all) if (!this.#experts.has(expert)) needed.add(expert);
+      seqsLeft--;
+      tokensLeft -= candidate.numTokens;
+      ownMs += ms;
+    }
+    if (members.length === 0) return undefined;
+    return { members, newExperts: needed, addedMs: ownMs + this.#expertsMs(needed) };
+  }
+
+  addGroup({ members, newExperts, addedMs }: Group): void {
+    for (const candidate of members) this.add(candidate);
+    for (const expert of newExperts) this.#experts.add(expert);
+    this.ms += addedMs;
+  }
+
+  /** Finds the distinct experts of a candidate's chunk. */
+  #allExpertsOf(candidate: Candidate): ReadonlySet<number> {
+    const known = this.#expertsOf.get(candidate);
+    if (known) return known;
+    const experts = new Set(chunkExperts(candidate));
+    const key = keyOf(experts);
+    const shared = this.#setsByKey.get(key) ?? experts;
+    this.#setsByKey.set(key, shared);
+    this.#expertsOf.set(candidate, shared);
+    return shared;
+  }
+
+  #newOf(experts: ReadonlySet<number>): ReadonlySet<number> {
+    return new Set(Array.from(experts).filter((expert) => !this.#experts.has(expert)));
+  }
+
+  /** Whether each of these is an expert of the step or one of `allowed`. */
+  #hasOnly(experts: ReadonlySet<number>, allowed: ReadonlySet<number>): boolean {
+    for (const expert of experts) if (!this.#experts.has(expert) && !allowed.has(expert)) return false;
+    return true;
+  }
+
+  #expertsMs(experts: ReadonlySet<number>): number {
+    return this.state.cost.msPerExpert * experts.size + this.loadMs(experts);
+  }
+
+  /** Predicts the time that a candidate adds, without its experts. */
+  #ownMs({ numTokens, sequence }: Candidate): number {
+    const { msPerToken, msPerCachedToken } = this.state.cost;
+    return msPerToken * numTokens + msPerCachedToken * sequence.numComputedTokens;
+  }
+}
+
+function keyOf(experts: ReadonlySet<number>): string {
+  return String(Array.from(experts).sort((a, b) => a - b));
 }
