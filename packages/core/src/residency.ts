@@ -4,7 +4,7 @@ import type { ExpertCacheStats } from "./engine.ts";
 import type { ExpertRun } from "./events.ts";
 import type { UpcomingUses } from "./expert-cache/next-step.ts";
 
-/** Which experts are in memory. The engine reads it once per step, before the step is scheduled. */
+/** Experts that are in memory. The engine reads this once per step, before the step is scheduled. */
 export interface Residency {
   /** Bytes of each expert that are not in memory, by expert; experts beyond the end are in memory. */
   readonly missingBytes: ArrayLike<number>;

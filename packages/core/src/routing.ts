@@ -7,7 +7,7 @@ export interface RouterState {
 /** A sequence's state and its next tokens. */
 export interface RouteInput {
   readonly state: RouterState;
-  /** At least one token id. */
+  /** Token ids, at least one. */
   readonly tokenIds: ArrayLike<number>;
 }
 
@@ -20,8 +20,8 @@ export interface Route {
 }
 
 /**
- * Chooses experts from token ids alone, before the model runs (Read-ME, section 3, eq. 2). A token's expert may depend on
- * the token and on the tokens before it, never on later tokens or on other sequences.
+ * Chooses experts from token ids alone, before the model runs (Read-ME, section 3, eq. 2). A token's expert may depend
+ * on the token and on the tokens before it, never on later tokens or on other sequences.
  *
  * The model's own pre-gating router is one implementation; a rule, a classifier or a fixed expert are others.
  */

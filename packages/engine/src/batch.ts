@@ -93,8 +93,8 @@ export function forwardAgain(
 }
 
 /**
- * Runs one step of the model for a batch. If weights of an expert cannot be read, the batch's sequences run one by one, so
- * that only those fail that need the expert.
+ * Runs one step of the model for a batch. If weights of an expert cannot be read, the batch's sequences run one by
+ * one, so that only those fail that need the expert.
  */
 export async function forwardBatch(
   runner: StepRunner,

@@ -42,7 +42,9 @@ export async function calibrationOf(
   return { statistics: calibrateModel(model, sequences, options), fingerprint };
 }
 
-/** Takes tokens from the whole vocabulary. They show large channels as well as text does, which is enough for 8 bits. */
+/**
+ * Takes tokens from the whole vocabulary. They show large channels as well as text does, which is enough for 8 bits.
+ */
 function scatteredTokens({ config: { vocabSize, contextTokens } }: Model): TokenLists {
   const length = Math.min(SCATTERED_TOKENS, contextTokens);
   return inPieces(meaninglessTokens(NUM_SCATTERED * length, vocabSize), length);

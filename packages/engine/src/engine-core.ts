@@ -116,7 +116,9 @@ export class EngineCore {
     }
   }
 
-  /** Routes the prompts of new sequences, up to one call's tokens per router, and queues the sequences that are done. */
+  /**
+   * Routes the prompts of new sequences, up to one call's tokens per router, and queues the sequences that are done.
+   */
   async #routeArrivals(): Promise<void> {
     const { admission, output } = this.#parts;
     const arrivals = Array.from(this.#live).filter(({ isArriving }) => isArriving);

@@ -26,7 +26,9 @@ export interface EngineOutput {
   /** Reports that the sequence's prompt is routed and waits for KV memory. */
   accepted(sequence: Sequence): void;
   chunk(sequence: Sequence, chunk: GenerateChunk): void;
-  /** Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row. */
+  /**
+   * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.
+   */
   logits(sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>): void;
   /** Reports that the sequence ended because of an error. */
   failed(sequence: Sequence, error: unknown): void;

@@ -13,7 +13,10 @@ import {
 import type { Model } from "@readme-moe/model";
 import type { StepLogits, StepSequence } from "./step-runner.ts";
 
-/** Checks a sequence before a step. @throws {RangeError | TypeError} on a wrong field; {ReadMeError} `ERR_CONTEXT_LENGTH` */
+/**
+ * Checks a sequence before a step.
+ * @throws {RangeError | TypeError} on a wrong field; {ReadMeError} `ERR_CONTEXT_LENGTH`
+ */
 export function checkSequence(
   { tokenIds, experts, slot, logitsOf, targets }: StepSequence,
   { config, experts: { names } }: Pick<Model, "config" | "experts">,

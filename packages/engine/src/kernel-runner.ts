@@ -43,7 +43,9 @@ export interface KernelRunnerOptions
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
-/** Resolves the number type of keys and values: the given one, else float32 with float32 weights, else half precision. */
+/**
+ * Resolves the number type of keys and values: the given one, else float32 with float32 weights, else half precision.
+ */
 export function kvPrecisionOf(precision: Precision = "fp32", asked?: KvPrecision): KvPrecision {
   return asked ?? (precision === "fp32" ? "fp32" : "fp16");
 }
@@ -129,7 +131,7 @@ export class KernelRunner implements StepRunner {
     return this.#kernel.info;
   }
 
-  /** Which experts are in memory. */
+  /** Experts that are in memory. */
   get residency(): Residency {
     return this.#stream?.residency ?? everythingResident;
   }

@@ -1,5 +1,5 @@
-// Which sequences hold KV memory. Sequences are admitted in order, alternating among clients, while there is memory. They
-// are preempted if sequences before them need more, and begin with prefixes from the prefix cache.
+// Which sequences hold KV memory. Sequences are admitted in order, alternating among clients, while there is memory.
+// They are preempted if sequences before them need more, and begin with prefixes from the prefix cache.
 
 import { byPriorityThenArrival, nextAdmitted, nextPreempted } from "@readme-moe/core";
 import type { KvMemory } from "@readme-moe/kernel";
@@ -71,8 +71,8 @@ export class KvAdmission {
   }
 
   /**
-   * Reserves memory for a step's new tokens, in order of priority and arrival. If there is none, the last sequences are
-   * preempted.
+   * Reserves memory for a step's new tokens, in order of priority and arrival. If there is none, the last sequences
+   * are preempted.
    * @returns the items that can run
    */
   reserve(batch: readonly BatchItem[], onPreempted: (sequence: Sequence) => void): readonly BatchItem[] {

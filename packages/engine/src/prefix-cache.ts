@@ -18,9 +18,9 @@ export interface PrefixCacheOptions {
 /**
  * Keys and values of chunks that prompts begin with, such as system prompts, which are reused instead of computed.
  *
- * The key of a chunk is everything that its keys and values depend on: the chunk before it, its tokens and their experts.
- * Least recently used chunks are evicted first, and never before the chunks that follow them. The KV memory drops an
- * evicted chunk. Only `add` evicts, so the result of `match` is valid until then.
+ * The key of a chunk is everything that its keys and values depend on: the chunk before it, its tokens and their
+ * experts. Least recently used chunks are evicted first, and never before the chunks that follow them. The KV memory
+ * drops an evicted chunk. Only `add` evicts, so the result of `match` is valid until then.
  */
 export class PrefixCache {
   readonly chunkTokens: number;

@@ -56,7 +56,9 @@ export class Sampler {
     return this.#awaited.has(sequence);
   }
 
-  /** Chooses tokens, and lists the items whose candidates do not decide. Rows that go to a caller are in neither list. */
+  /**
+   * Chooses tokens, and lists the items whose candidates do not decide. Rows that go to a caller are in neither list.
+   */
   sample(rows: readonly ItemLogits[]): {
     readonly chosen: readonly ChosenToken[];
     readonly undecided: readonly BatchItem[];
@@ -153,7 +155,10 @@ export interface SequenceEnds {
   readonly contextTokens: number;
 }
 
-/** Adds a chosen token to its sequence. @returns the text that may be shown now, and why the sequence ends if it does */
+/**
+ * Adds a chosen token to its sequence.
+ * @returns the text that may be shown now, and why the sequence ends if it does
+ */
 export function acceptToken({ sequence, token }: ChosenToken, ends: SequenceEnds): GenerateChunk {
   const { params, decoder, stops, choice } = sequence;
   sequence.tokenIds.push(token.id);

@@ -30,7 +30,9 @@ export interface StepLogits {
   readonly targetLogProbs: Float32Array;
   /** `[rows, vocabSize]` if they were wanted, otherwise empty. The next step overwrites it. */
   readonly fullLogits: Float32Array;
-  /** Reads all logits of a row until the next step; absent, or returns `undefined`, if the runner has not kept them. */
+  /**
+   * Reads all logits of a row until the next step; absent, or returns `undefined`, if the runner has not kept them.
+   */
   readonly readRow?: ((row: number) => Float32Array | undefined) | undefined;
 }
 
@@ -42,8 +44,8 @@ export interface StepRunner {
   openKv(options: KvMemoryOptions): KvMemory;
 
   /**
-   * Runs one step: the `tokenIds` of every sequence pass through all layers and are appended to its slot, which must have
-   * room reserved for them. Blocks its thread while the step runs.
+   * Runs one step: the `tokenIds` of every sequence pass through all layers and are appended to its slot, which must
+   * have room reserved for them. Blocks its thread while the step runs.
    *
    * @param kv - memory that this runner opened
    * @param numCandidates - number of best tokens per row of logits @default 1
@@ -59,7 +61,9 @@ export interface StepRunner {
   dispose(): Promise<void>;
 }
 
-/** Discards a slot's positions from `numTokens` on and reserves their room again, so that other tokens can run there. */
+/**
+ * Discards a slot's positions from `numTokens` on and reserves their room again, so that other tokens can run there.
+ */
 export function rewind(kv: KvMemory, slot: KvSlot, numTokens: number): void {
   const { reservedTokens } = slot;
   kv.truncate(slot, numTokens);

@@ -37,9 +37,9 @@ export class KernelRouterState implements RouterState {
 }
 
 /**
- * Keys and values of all sequences of a router. The router holds every sequence of the engine, also those that wait, so
- * this memory doubles as needed. Pages of the kernel cannot grow: all tokens are routed again into larger pages, which
- * gives the same bits. For the last layer that computes only keys and values.
+ * Keys and values of all sequences of a router. The router holds every sequence of the engine, also those that wait,
+ * so this memory doubles as needed. Pages of the kernel cannot grow: all tokens are routed again into larger pages,
+ * which gives the same bits. For the last layer that computes only keys and values.
  */
 export class RouterMemory {
   readonly #kernel: Kernel;

@@ -13,9 +13,9 @@ export function argmaxRoute(logits: Float32Array, numExperts: number): Uint16Arr
 }
 
 /**
- * Keeps the previous token's expert unless another expert's logit is more than `margin` above it. Fewer changes of expert
- * mean fewer loads and larger batches, for a little quality. With `margin` 0 the choice is that of `argmaxRoute`, except
- * that the previous expert wins among equals.
+ * Keeps the previous token's expert unless another expert's logit is more than `margin` above it. Fewer changes of
+ * expert mean fewer loads and larger batches, for a little quality. With `margin` 0 the choice is that of
+ * `argmaxRoute`, except that the previous expert wins among equals.
  *
  * @param previous - expert of the token before the first one; `undefined` at the start of a sequence
  */

@@ -2,9 +2,9 @@
 
 /** One layer of one expert. */
 export interface ExpertUnit {
-  /** In `[0, numLayers)`. */
+  /** Layer in `[0, numLayers)`. */
   readonly layer: number;
-  /** In `[0, numExperts)`. */
+  /** Expert in `[0, numExperts)`. */
   readonly expert: number;
 }
 

@@ -28,14 +28,14 @@ export interface EvictionContext {
 }
 
 /**
- * Chooses one of `candidates`, and does not change them. There is at least one, and they are in order of layer and expert.
- * The cache calls the policy again until there is enough room.
+ * Chooses one of `candidates`, and does not change them. There is at least one, and they are in order of layer and
+ * expert. The cache calls the policy again until there is enough room.
  */
 export type EvictionPolicy = (candidates: readonly EvictionCandidate[], context: EvictionContext) => EvictionCandidate;
 
 /**
- * Names of the built-in policies. `belady` evicts the unit that is needed last, as far as that is known (Read-ME, section
- * 4.1).
+ * Names of the built-in policies. `belady` evicts the unit that is needed last, as far as that is known (Read-ME,
+ * section 4.1).
  */
 export const EVICTION_POLICIES = ["belady", "lru", "lfu", "random"] as const;
 
@@ -80,8 +80,10 @@ const lfu: EvictionPolicy = (candidates) =>
 
 /** Creates a policy that evicts any unit with equal probability. @param seed - in [0, 2^53) */
 function randomEviction(seed: number): EvictionPolicy {
-  return (candidates, { decision }) =>
-    candidates[Math.floor(uniformAt(seed, 0, decision) * candidates.length)] as EvictionCandidate;
+  return (candidates, { decision }) => {
+    const place = Math.floor(uniformAt(seed, 0, decision) * candidates.length);
+    return greatest(candidates, (one) => one === candidates[place]);
+  };
 }
 
 /** Finds the first item that no other one exceeds. @param items - at least one */
@@ -89,10 +91,10 @@ function greatest<Item>(items: readonly Item[], exceeds: (a: Item, b: Item) => b
   return items.reduce((best, item) => (exceeds(item, best) ? item : best));
 }
 
-/** What `chooseVictims` chooses from, and by what. */
+/** Input of `chooseVictims`. */
 export interface VictimSearch {
   readonly candidates: readonly EvictionCandidate[];
-  /** From 0 up. */
+  /** Bytes to make room for, from 0. */
   readonly missingBytes: number;
   readonly policy: EvictionPolicy;
   /** Number of the first decision, see `EvictionContext.decision`. */
@@ -100,8 +102,8 @@ export interface VictimSearch {
 }
 
 /**
- * Asks the policy for units until they make enough room. If sizes differ, the last unit may be so large that earlier ones
- * need not leave: these stay, the most valuable first.
+ * Asks the policy for units until they make enough room. If sizes differ, the last unit may be so large that earlier
+ * ones need not leave: these stay, the most valuable first.
  *
  * @returns `undefined` if all candidates together are not enough
  * @throws {TypeError} if the policy returns something that is not one of its candidates

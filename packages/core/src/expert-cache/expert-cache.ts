@@ -44,11 +44,12 @@ export interface ExpertCacheCounters {
 }
 
 /**
- * Decides which units to evict and to read, through `planReads` and `planBudget`, and keeps count. It performs no reads.
+ * Decides which units to evict and to read, through `planReads` and `planBudget`, and keeps count. It performs no
+ * reads.
  *
- * For each layer of a step: call `enterLayer`, perform the plan's evictions and begin its reads, run the layer as soon as
- * its units are in memory, and call `ran`. A unit counts as in memory as soon as its read is planned, so decisions do not
- * depend on how fast reads are. If a read fails, call `failed`.
+ * For each layer of a step: call `enterLayer`, perform the plan's evictions and begin its reads, run the layer as soon
+ * as its units are in memory, and call `ran`. A unit counts as in memory as soon as its read is planned, so decisions
+ * do not depend on how fast reads are. If a read fails, call `failed`.
  */
 export class ExpertCache {
   readonly #plan: PlanOptions;
@@ -119,7 +120,10 @@ export class ExpertCache {
     return plan;
   }
 
-  /** Counts a read as failed and frees its memory. @throws {RangeError} if there is no such unit, or a layer ran with it */
+  /**
+   * Counts a read as failed and frees its memory.
+   * @throws {RangeError} if there is no such unit, or a layer ran with it
+   */
   failed(unit: ExpertUnit): void {
     if (this.#units.get(this.#indexOf(unit))?.wasUsed !== false) {
       throw new RangeError(`No read of layer ${unit.layer} of expert ${unit.expert} can have failed`);
@@ -146,8 +150,8 @@ export class ExpertCache {
   }
 
   /**
-   * Counts a whole step as run, if all units that it and the next step need are in memory. There is nothing to decide for its
-   * layers then.
+   * Counts a whole step as run, if all units that it and the next step need are in memory. There is nothing to decide
+   * for its layers then.
    *
    * @param experts - experts of the step, distinct
    * @param planned - experts that the next step certainly needs

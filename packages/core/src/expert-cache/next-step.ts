@@ -1,5 +1,5 @@
-// Experts of the next step are read while the running step runs. `forecastNextStep` plans the next step early, from what
-// the running one will leave. The scheduler makes the final choice later, after more sequences have arrived;
+// Experts of the next step are read while the running step runs. `forecastNextStep` plans the next step early, from
+// what the running one will leave. The scheduler makes the final choice later, after more sequences have arrived;
 // `includePrefetched` then makes sure that experts which were read ahead are used.
 
 import {
@@ -47,7 +47,8 @@ export interface NextStep extends UpcomingUses {
  * Plans the next step from what the running one will leave.
  *
  * A sequence that samples a token at the end of the running step has an unknown next expert. Its last expert is the
- * estimate, because most tokens keep the expert of the token before. Everything after the next step is an estimate too.
+ * estimate, because most tokens keep the expert of the token before. Everything after the next step is an estimate
+ * too.
  */
 export function forecastNextStep({
   state,
@@ -148,9 +149,10 @@ export interface PrefetchedReads {
 /**
  * Returns what the scheduler chose; or, if that leaves out a prefetched expert, a choice that uses it. Pure.
  *
- * In that case one sequence for each prefetched expert goes first, of those that it was read for. The scheduler's choice
- * follows as far as there is room, and last the other sequences that it was read for and that need no further expert. A
- * choice is thus delayed by at most one step, because reads for the following step are planned from this one.
+ * In that case one sequence for each prefetched expert goes first, of those that it was read for. The scheduler's
+ * choice follows as far as there is room, and last the other sequences that it was read for and that need no further
+ * expert. A choice is thus delayed by at most one step, because reads for the following step are planned from this
+ * one.
  *
  * @param chosen - sequences of `state`
  */

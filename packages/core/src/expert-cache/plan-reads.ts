@@ -17,9 +17,9 @@ export interface PlanOptions {
   readonly layout: ExpertLayout;
   readonly policy: EvictionPolicy;
   /**
-   * Largest number of layers ahead for which reads may evict. Reads that fit without evicting go as far ahead as uses are
-   * certain. 0 reads on demand: for the layer that runs next, and nothing else. More lookahead hides more reads behind
-   * computation and causes more reads, because memory that is taken early is lost to what it held.
+   * Largest number of layers ahead for which reads may evict. Reads that fit without evicting go as far ahead as uses
+   * are certain. 0 reads on demand: for the layer that runs next, and nothing else. More lookahead hides more reads
+   * behind computation and causes more reads, because memory that is taken early is lost to what it held.
    */
   readonly lookaheadLayers: number;
 }
@@ -41,9 +41,9 @@ export interface ReadPlan {
 /**
  * Plans the reads that begin now. Pure; called before each layer.
  *
- * A plan never exceeds the budget. It never evicts a unit of the running layer or a unit that is needed before the one it
- * makes room for. It evicts a unit that was read for a certain use still to come only if the layer that runs next has no
- * other room. It never reads a unit without a certain use.
+ * A plan never exceeds the budget. It never evicts a unit of the running layer or a unit that is needed before the one
+ * it makes room for. It evicts a unit that was read for a certain use still to come only if the layer that runs next
+ * has no other room. It never reads a unit without a certain use.
  *
  * @throws {RangeError} if a layer of the running step alone exceeds the budget
  */

@@ -15,8 +15,9 @@ export interface UseForecast {
   /** Certain uses of the next step. @default none */
   readonly planned?: StepUses | undefined;
   /**
-   * For each expert, the number of steps until an estimated use; 1 is the next step, `Infinity` is never. It counts only
-   * if no certain use is known. Only evictions depend on it; nothing is read because of an estimate. `[numExperts]`
+   * Number of steps until an estimated use of each expert; 1 is the next step, `Infinity` is never. It counts
+   * only if no certain use is known. Only evictions depend on it; nothing is read because of an estimate.
+   * `[numExperts]`
    */
   readonly laterSteps?: ArrayLike<number> | undefined;
 }

@@ -21,10 +21,10 @@ export function isLimited({ topK, minP }: ResolvedSamplingParams): boolean {
 /**
  * Chooses among ranked tokens: applies min-p, top-k and top-p, and finds the survivor that `u` falls on.
  *
- * Each of the three keeps the first tokens of the ranking. If top-k or min-p limits them, only the survivors are summed,
- * in their order, so the token does not depend on who ranked them. Otherwise the outcome depends on the total weight of
- * all tokens, and is computed for both ends of `total`, widened by the error of sums. As the total grows the outcome can
- * only move down the ranking, so it is certain if both ends give the same token.
+ * Each of the three keeps the first tokens of the ranking. If top-k or min-p limits them, only the survivors are
+ * summed, in their order, so the token does not depend on who ranked them. Otherwise the outcome depends on the total
+ * weight of all tokens, and is computed for both ends of `total`, widened by the error of sums. As the total grows the
+ * outcome can only move down the ranking, so it is certain if both ends give the same token.
  *
  * @param ranked - at least one token
  * @param total - total weight of all tokens; `undefined` if and only if `isLimited`
@@ -65,7 +65,9 @@ interface Survivors {
   readonly isClosed: boolean;
 }
 
-/** Applies min-p and top-k. vLLM applies min-p first; since it compares with the best token only, the order is free. */
+/**
+ * Applies min-p and top-k. vLLM applies min-p first; since it compares with the best token only, the order is free.
+ */
 function survivors(
   { logits, isComplete }: RankedLogits,
   { temperature, topK, minP }: ResolvedSamplingParams,
@@ -156,7 +158,9 @@ function tailWeight(
   return { low: Math.min(low, most), high: Math.min(high, most) };
 }
 
-/** Bounds the tail's sum at temperature 1: the row's total without the candidates and without what masks may remove. */
+/**
+ * Bounds the tail's sum at temperature 1: the row's total without the candidates and without what masks may remove.
+ */
 function tailAtOne(row: LogitsRow, best: number, numUnseenMasked: number, error: number): WeightBounds {
   const total = Math.exp(row.logSumExp - best);
   let known = 0;

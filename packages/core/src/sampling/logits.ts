@@ -37,9 +37,9 @@ export function logSumExpBlock(vocabSize: number): number {
 }
 
 /**
- * Bounds the error of a row's `logSumExp`: the relative error of float32 sums of blocks and of their sums in any order,
- * plus the roundings of exponentials, of the logarithm and of the value itself. The bound is 4e-5 for a vocabulary of
- * 49,152; the largest error measured on 1,074 rows of SmolLM2-135M was 6e-6 (onnxruntime 1.30.0).
+ * Bounds the error of a row's `logSumExp`: the relative error of float32 sums of blocks and of their sums in any
+ * order, plus the roundings of exponentials, of the logarithm and of the value itself. The bound is 4e-5 for a
+ * vocabulary of 49,152; the largest error measured on 1,074 rows of SmolLM2-135M was 6e-6 (onnxruntime 1.30.0).
  */
 export function logSumExpError(logSumExp: number, vocabSize: number): number {
   const block = logSumExpBlock(vocabSize);
@@ -79,12 +79,12 @@ export function candidatesNeeded(params: ResolvedSamplingParams): number {
 }
 
 /**
- * Decides whether a step should return all logits for each row of a sequence. Copying a row takes 0.2 MB. If candidates
- * do not decide and the row cannot be read later, the step of that row runs again.
+ * Decides whether a step should return all logits for each row of a sequence. Copying a row takes 0.2 MB. If
+ * candidates do not decide and the row cannot be read later, the step of that row runs again.
  *
  * Of 1,074 rows of SmolLM2-135M, 128 candidates decide 92 % in text and 97 % in answers at top-p 0.95, and 91 and 96 %
- * without top-p; at temperature 0.8 82 and 91 %, at 1.2 48 and 73 %. A step of 16 rows nearly always has some rows that
- * they do not decide.
+ * without top-p; at temperature 0.8 82 and 91 %, at 1.2 48 and 73 %. A step of 16 rows nearly always has some rows
+ * that they do not decide.
  *
  * @param canReadLater - whether the full logits of the row can still be read after the step
  */

@@ -145,8 +145,8 @@ const isAtLeast: Reaches = (sum, least) => sum >= least;
 const isAbove: Reaches = (sum, least) => sum > least;
 
 /**
- * All tokens in falling order, without sorting all of them: tokens are divided into buckets of nearly equal weight, and
- * only the buckets in which a sum ends are sorted.
+ * All tokens in falling order, without sorting all of them: tokens are divided into buckets of nearly equal weight,
+ * and only the buckets in which a sum ends are sorted.
  */
 export class WeightBuckets {
   readonly #logits: Float32Array;
@@ -171,7 +171,9 @@ export class WeightBuckets {
     this.#total = total;
   }
 
-  /** Chooses the token that `u`, in [0, 1), falls on among the fewest heaviest tokens that reach `topP` of the total. */
+  /**
+   * Chooses the token that `u`, in [0, 1), falls on among the fewest heaviest tokens that reach `topP` of the total.
+   */
   choose(topP: number, u: number): number {
     const kept = topP === 1 ? this.#total : this.#first(topP * this.#total, isAtLeast).sum;
     return this.#first(u * kept, isAbove).id;
@@ -208,8 +210,9 @@ export class WeightBuckets {
   }
 
   /**
-   * Puts every token into its bucket and adds its weight to the bucket's. A weight is the bucket's largest weight times
-   * a polynomial, within 1e-11 of `weightOf`: an exponential for each token took twice as long as this whole pass.
+   * Puts every token into its bucket and adds its weight to the bucket's. A weight is the bucket's largest weight
+   * times a polynomial, within 1e-11 of `weightOf`: an exponential for each token took twice as long as this whole
+   * pass.
    */
   #fill(): void {
     const [logits, buckets, weights] = [this.#logits, this.#buckets, this.#weights];

@@ -94,7 +94,8 @@ export interface TokenLogprobs extends SampledToken {
 }
 
 /**
- * Computes log-probabilities under the model's own distribution, before penalties and temperature, as vLLM reports them.
+ * Computes log-probabilities under the model's own distribution, before penalties and temperature, as vLLM reports
+ * them.
  *
  * @param count - number of most likely tokens, from 0
  * @throws {RangeError} if the row has neither `count` candidates nor full logits

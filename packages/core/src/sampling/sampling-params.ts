@@ -6,7 +6,10 @@ import { describeValue, integerOption, rejectUnknownKeys } from "../options.ts";
 export interface SamplingParams {
   /** Largest number of completion tokens, from 1. @default 128 */
   readonly maxTokens?: number | undefined;
-  /** Number of completion tokens before an end token or one of `stopTokenIds` may be chosen, up to `maxTokens`. @default 0 */
+  /**
+   * Number of completion tokens before an end token or one of `stopTokenIds` may be chosen, up to `maxTokens`.
+   * @default 0
+   */
   readonly minTokens?: number | undefined;
   /** Divisor of the logits, from 0; below 1e-5 the most likely token is always chosen, as in vLLM. @default 1 */
   readonly temperature?: number | undefined;
@@ -190,7 +193,10 @@ function idsOption(name: string, value: unknown, vocabSize: number): ReadonlySet
   return new Set(value.map((id: unknown, index) => integerOption(`${name}[${index}]`, id, 0, vocabSize - 1)));
 }
 
-/** Checks a bias by token. @throws {TypeError | RangeError} if `value` does not map at most 1,024 ids to [-100, 100] */
+/**
+ * Checks a bias by token.
+ * @throws {TypeError | RangeError} if `value` does not map at most 1,024 ids to [-100, 100]
+ */
 function biasOption(name: string, value: unknown, vocabSize: number): ReadonlyMap<number, number> {
   recordOption(name, value);
   const entries = value instanceof Map ? [...value] : Object.entries(value);
@@ -205,7 +211,10 @@ function biasOption(name: string, value: unknown, vocabSize: number): ReadonlyMa
   );
 }
 
-/** Checks stop strings. @throws {TypeError | RangeError} if `value` is neither a stop string nor a list of at most 64 */
+/**
+ * Checks stop strings.
+ * @throws {TypeError | RangeError} if `value` is neither a stop string nor a list of at most 64
+ */
 function stopsOption(name: string, value: unknown): readonly string[] {
   if (typeof value === "string") return [stopOption(name, value)];
   if (!Array.isArray(value)) {

@@ -3,9 +3,9 @@
 const ROOT = 0;
 
 /**
- * Finds any of several strings in one pass over UTF-16 code units, in time that does not depend on their number (Aho and
- * Corasick, "Efficient String Matching: An Aid to Bibliographic Search", CACM 18(6), 1975). Immutable; sequences may
- * share it.
+ * Finds any of several strings in one pass over UTF-16 code units, in time that does not depend on their number (Aho
+ * and Corasick, "Efficient String Matching: An Aid to Bibliographic Search", CACM 18(6), 1975). Immutable; sequences
+ * may share it.
  */
 export class StopAutomaton {
   readonly stops: readonly string[];

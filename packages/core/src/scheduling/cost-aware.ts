@@ -70,18 +70,18 @@ const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0, freeLoadMs: NO_LOAD_IS_
  * delay the other sequences, in total, for longer than leaving it out delays its own.
  *
  * If there is room for all sequences, none is left out to save time that has to be spent later: an expert must then be
- * worth its load only if the load takes longer than a step of all sequences without loads. Alternating such experts, some
- * steps each, saves loads and costs steps.
+ * worth its load only if the load takes longer than a step of all sequences without loads. Alternating such experts,
+ * some steps each, saves loads and costs steps.
  *
- * A sequence that needs no further expert joins as long as there is room. Of equal groups the one of the earlier arrival
- * goes first. A higher priority is served as if there were no lower ones.
+ * A sequence that needs no further expert joins as long as there is room. Of equal groups the one of the earlier
+ * arrival goes first. A higher priority is served as if there were no lower ones.
  *
- * Decodes leave a share of the places to prefill, because the more sequences can decode, the fewer experts a step of them
- * needs. Prefill fills the step up to `maxStepMs`, and decodes fill the places that prefill does not need. A chunk that
- * exceeds `maxStepMs` on its own joins once it has waited for as long as its step will exceed it.
+ * Decodes leave a share of the places to prefill, because the more sequences can decode, the fewer experts a step of
+ * them needs. Prefill fills the step up to `maxStepMs`, and decodes fill the places that prefill does not need. A
+ * chunk that exceeds `maxStepMs` on its own joins once it has waited for as long as its step will exceed it.
  *
- * With all experts in memory and few sequences, all sequences run in each step. If experts have to be loaded, the expert
- * with the longest queue goes first, as in Read-ME, Algorithm 1.
+ * With all experts in memory and few sequences, all sequences run in each step. If experts have to be loaded, the
+ * expert with the longest queue goes first, as in Read-ME, Algorithm 1.
  */
 export function costAware({ maxDelayMs = DEFAULT_MAX_DELAY_MS, maxStepMs = 250 }: CostAwareOptions = {}): Scheduler {
   return (state) => {

@@ -28,8 +28,9 @@ export const NO_WORK: StepWork = { tokens: 0, distinctExperts: 0, cachedTokens: 
 /**
  * Coefficients before anything is measured: SmolLM2-135M as seven experts in int8 on two Zen 5 cores, weights read at
  * 1 GB/s. They predict 44 measured steps (1 to 32 sequences with 1 to 1,000 computed tokens, prompts to 1,024) with a
- * mean error of 9 %. The worst are chunks of a prompt after 1,000 tokens, a third too low, because attention over a long
- * chunk has no term of its own. Other models and machines are learned within some tens of steps (`refineCostModel`).
+ * mean error of 9 %. The worst are chunks of a prompt after 1,000 tokens, a third too low, because attention over a
+ * long chunk has no term of its own. Other models and machines are learned within some tens of steps
+ * (`refineCostModel`).
  */
 export const DEFAULT_COST_MODEL: CostModel = {
   fixedMs: 1.5,
@@ -81,7 +82,8 @@ const MOST_DEVIATIONS = 3;
  * Refines a model by one observed step, with recursive least squares, which for drifting coefficients is a Kalman
  * filter: five numbers and their covariance, some hundred multiplications.
  *
- * @returns a new model; one with the same coefficients if the duration is not above 0, as under a clock that stands still
+ * @returns a new model; one with the same coefficients if the duration is not above 0, as under a clock that stands
+ *   still
  */
 export function refineCostModel(
   model: CostModel | RefinedCostModel,
@@ -116,7 +118,9 @@ interface Estimate {
   readonly covariance: readonly number[];
 }
 
-/** Updates an estimate after `inputs` times the coefficients was measured, with noise of this deviation; 0 is exact. */
+/**
+ * Updates an estimate after `inputs` times the coefficients was measured, with noise of this deviation; 0 is exact.
+ */
 function observe(
   { coefficients, covariance }: Estimate,
   inputs: readonly number[],

@@ -48,8 +48,8 @@ export function nextAdmitted(
 }
 
 /**
- * Chooses the sequence that is preempted when memory is full: of the lowest priority, the last arrival of the client with
- * the most tokens.
+ * Chooses the sequence that is preempted when memory is full: of the lowest priority, the last arrival of the client
+ * with the most tokens.
  *
  * @throws {RangeError} if nothing runs
  */
@@ -66,9 +66,9 @@ export function nextPreempted<Sequence extends Owned & SchedulableSequence>(runn
 }
 
 /**
- * Selects the sequences that may be in the next step: those of clients whose time is close to the least time of any ready
- * client. A client with few sequences is therefore slowed by the number of clients, not by how many sequences the others
- * have.
+ * Selects the sequences that may be in the next step: those of clients whose time is close to the least time of any
+ * ready client. A client with few sequences is therefore slowed by the number of clients, not by how many sequences
+ * the others have.
  *
  * @param cost - a client may be ahead by the time of a step of one token, so that clients with equal needs share steps
  */

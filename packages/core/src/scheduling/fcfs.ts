@@ -15,8 +15,8 @@ export interface FcfsOptions {
 }
 
 /**
- * Schedules first come, first served: sequences in order of priority, then of arrival, as many as fit. A chunk that does
- * not fit is left for the next step, and later ones may go ahead of it.
+ * Schedules first come, first served: sequences in order of priority, then of arrival, as many as fit. A chunk that
+ * does not fit is left for the next step, and later ones may go ahead of it.
  */
 export function fcfs({ prefillShare = "by-arrival", maxDelayMs = Infinity }: FcfsOptions = {}): Scheduler {
   return (state) => {

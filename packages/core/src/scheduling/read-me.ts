@@ -33,12 +33,13 @@ interface ExpertQueue {
  * fit, it takes what fits, and no other queue after it (Read-ME, Algorithm 1). Equal queues are ordered by their first
  * arrival; queues of a higher priority go before those of lower ones.
  *
- * Differences from the printed algorithm: the longest queue is taken, not the one of a stale index; a step also ends when
- * the queues are empty; a queue that fills the step exactly counts as whole; and no sequence starves (`maxDelayMs`).
+ * Differences from the printed algorithm: the longest queue is taken, not the one of a stale index; a step also ends
+ * when the queues are empty; a queue that fills the step exactly counts as whole; and no sequence starves
+ * (`maxDelayMs`).
  *
  * A chunk of prefill may need several experts. It joins the queue of the expert that most of its tokens need, with all
- * its tokens. Of all single queues, that one adds the fewest experts to the step, and a queue's length remains a number
- * of tokens of the step.
+ * its tokens. Of all single queues, that one adds the fewest experts to the step, and a queue's length remains a
+ * number of tokens of the step.
  */
 export function readMe({ maxDelayMs = DEFAULT_MAX_DELAY_MS }: ReadMeSchedulerOptions = {}): Scheduler {
   return (state) => {

@@ -1,5 +1,5 @@
-// What a scheduler is, and what schedulers share. A scheduler is a pure function over plain data, which is known before
-// the step runs: lengths, arrival, and the experts of the next tokens.
+// What a scheduler is, and what schedulers share. A scheduler is a pure function over plain data, which is known
+// before the step runs: lengths, arrival, and the experts of the next tokens.
 
 import type { CostModel } from "./cost-model.ts";
 
@@ -54,8 +54,8 @@ export interface ScheduledSequence {
 /**
  * Decides one step.
  *
- * Called once before each step, and with expert streaming a second time, to forecast the step after it. Does not change
- * `state`.
+ * Called once before each step, and with expert streaming a second time, to forecast the step after it. Does not
+ * change `state`.
  *
  * @returns distinct sequences of the state, each with the tokens of its next chunk, within the limits; at least one if
  *   there are sequences. No chunk alone exceeds `maxNumBatchedTokens`: limits are checked when an engine opens
@@ -63,8 +63,8 @@ export interface ScheduledSequence {
 export type Scheduler = (state: SchedulerState) => readonly ScheduledSequence[];
 
 /**
- * Computes how many tokens a sequence runs next: one if it decodes, otherwise up to the next multiple of `chunkTokens`.
- * Chunks always begin and end at the same positions, so a prompt computed again gives the same bits.
+ * Computes how many tokens a sequence runs next: one if it decodes, otherwise up to the next multiple of
+ * `chunkTokens`. Chunks always begin and end at the same positions, so a prompt computed again gives the same bits.
  */
 export function nextChunkTokens(
   { numTokens, numComputedTokens }: Pick<SchedulableSequence, "numTokens" | "numComputedTokens">,
@@ -87,7 +87,9 @@ export interface Candidate {
   readonly sequence: SchedulableSequence;
   /** Number of tokens of the chunk. */
   readonly numTokens: number;
-  /** Whether the sequence has one token to run. A prompt's last token may be alone in its chunk, and costs the same. */
+  /**
+   * Whether the sequence has one token to run. A prompt's last token may be alone in its chunk, and costs the same.
+   */
   readonly isDecoding: boolean;
 }
 
@@ -110,9 +112,7 @@ export function chunkExperts({ sequence, numTokens }: Candidate): readonly numbe
 
 /** Copies the first `count` entries of a list, or all if it is shorter. */
 export function firstOf(experts: ArrayLike<number>, count: number): readonly number[] {
-  return Array.isArray(experts)
-    ? (experts as readonly number[]).slice(0, count)
-    : Array.from({ length: Math.min(count, experts.length) }, (_, index) => experts[index] ?? 0);
+  return Array.from({ length: Math.min(count, experts.length) }, (_, index) => experts[index] ?? 0);
 }
 
 /** Groups candidates by priority, the highest priority first. */
@@ -125,8 +125,8 @@ export function priorityClasses(candidates: readonly Candidate[]): readonly (rea
  * Finds the candidate that has waited longest, of any priority, if that is more than `maxDelayMs`.
  *
  * A scheduler that puts it into the step first bounds every wait by `maxDelayMs` plus one step for each sequence that
- * holds KV memory: the sequences before it in this order have waited longer, and leave the order when they run. Only one
- * candidate goes first: if many are overdue, a step of all of them would need all their experts.
+ * holds KV memory: the sequences before it in this order have waited longer, and leave the order when they run. Only
+ * one candidate goes first: if many are overdue, a step of all of them would need all their experts.
  */
 export function longestOverdue(
   candidates: readonly Candidate[],

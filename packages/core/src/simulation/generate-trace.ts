@@ -25,9 +25,9 @@ export interface GeneratedTraceOptions {
 type ResolvedOptions = { readonly [Name in keyof GeneratedTraceOptions]-?: NonNullable<GeneratedTraceOptions[Name]> };
 
 /**
- * Draws a trace. There is one domain for each expert. Each sequence belongs to a domain, all with equal probability, and
- * begins with its domain's expert. From token to token it keeps its expert with probability `locality`; otherwise it
- * returns to its domain's expert, or changes to any other one.
+ * Draws a trace. There is one domain for each expert. Each sequence belongs to a domain, all with equal probability,
+ * and begins with its domain's expert. From token to token it keeps its expert with probability `locality`; otherwise
+ * it returns to its domain's expert, or changes to any other one.
  *
  * @throws {TypeError | RangeError} naming the option
  */

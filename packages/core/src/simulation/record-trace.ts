@@ -31,8 +31,8 @@ export function recordTrace(events: ReadMeEmitter, layout: ExpertLayout): () => 
 }
 
 /**
- * Records as lines. Each line is written at once, so only running sequences are held in memory, and the lines written so
- * far are always a valid trace.
+ * Records as lines. Each line is written at once, so only running sequences are held in memory, and the lines written
+ * so far are always a valid trace.
  *
  * @param write - receives whole lines with their line feeds
  */
@@ -61,10 +61,11 @@ interface RunningSequence {
 }
 
 /**
- * Listens to an engine's events. Steps are numbered from the first one that is observed, and the numbers continue when an
- * engine opens again. A sequence is recorded with the tokens that have run: without those from the prefix cache, and with
- * each token once even if the sequence was preempted and ran again. Steps contain tokens as often as they ran. Sequences
- * that began before the recording are left out, but their tokens count in steps if their experts were observed.
+ * Listens to an engine's events. Steps are numbered from the first one that is observed, and the numbers continue when
+ * an engine opens again. A sequence is recorded with the tokens that have run: without those from the prefix cache,
+ * and with each token once even if the sequence was preempted and ran again. Steps contain tokens as often as they
+ * ran. Sequences that began before the recording are left out, but their tokens count in steps if their experts were
+ * observed.
  */
 function listenForTrace(events: ReadMeEmitter, numExperts: number, sink: TraceSink): StopRecording {
   const running = new Map<string, RunningSequence>();

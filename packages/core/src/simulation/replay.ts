@@ -22,8 +22,8 @@ export interface RecordedStep {
 }
 
 /**
- * Replays the recorded input of an engine's expert cache. The counters equal the engine's own if no read failed and the
- * budget did not change.
+ * Replays the recorded input of an engine's expert cache. The counters equal the engine's own if no read failed and
+ * the budget did not change.
  *
  * @throws {RangeError} if one layer of a step exceeds the budget
  */
@@ -43,8 +43,8 @@ export function replayRecorded(steps: readonly RecordedStep[], options: ExpertCa
 }
 
 /**
- * Replays given steps. At each layer the rest of the step and the whole next step are known, and reads take no time. With
- * `belady` and no lookahead this is the best result for a horizon of one step.
+ * Replays given steps. At each layer the rest of the step and the whole next step are known, and reads take no time.
+ * With `belady` and no lookahead this is the best result for a horizon of one step.
  *
  * @throws {RangeError} if one layer of a step exceeds the budget
  */
@@ -68,8 +68,8 @@ export interface CacheBounds {
   /** Hit ratio of Belady with the rest of the step and the whole next step known, reading on demand. */
   readonly horizonHitRatio: number;
   /**
-   * Hit ratio of Belady with all uses known, unit by unit. With units of one size no cache has a higher one; with several
-   * sizes one might, because the best choice is then a packing problem.
+   * Hit ratio of Belady with all uses known, unit by unit. With units of one size no cache has a higher one; with
+   * several sizes one might, because the best choice is then a packing problem.
    */
   readonly beladyHitRatio: number;
 }
@@ -98,8 +98,9 @@ export function hitRatio({ hits, uses }: { readonly hits: number; readonly uses:
 }
 
 /**
- * Replays a cache of whole experts for one layer, expert by expert in an order drawn for each step, as caches of mixtures
- * of experts are usually measured (Read-ME, table 4). No other layer shares the cache, so there is no cycle of layers.
+ * Replays a cache of whole experts for one layer, expert by expert in an order drawn for each step, as caches of
+ * mixtures of experts are usually measured (Read-ME, table 4). No other layer shares the cache, so there is no cycle
+ * of layers.
  *
  * @param capacity - number of experts, from 1 up
  * @param seed - seed of the order, in [0, 2^53)
@@ -135,8 +136,8 @@ export interface UnitReplay {
 }
 
 /**
- * Replays a cache of which one unit after the other is requested, and read if it is not in memory. The policy knows all
- * later requests. Pure.
+ * Replays a cache of which one unit after the other is requested, and read if it is not in memory. The policy knows
+ * all later requests. Pure.
  *
  * @param requests - units in the order in which they are requested
  * @throws {RangeError} if one of them alone exceeds `budgetBytes`

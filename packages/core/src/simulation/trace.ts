@@ -1,4 +1,5 @@
-// A trace: what a server did, or might do. It has the arrivals of sequences, their experts, and the experts of each step.
+// A trace: what a server did, or might do. It has the arrivals of sequences, their experts, and the experts of each
+// step.
 //
 // As a file it has one line of JSON for the model and one for each sequence and step:
 //
@@ -22,8 +23,8 @@ export interface TraceSequence {
   readonly arrivalStep: number;
   readonly promptTokens: number;
   /**
-   * Expert of each token that runs, `[promptTokens + outputTokens - 1]`, at least `promptTokens`: the last generated token
-   * never runs.
+   * Expert of each token that runs, `[promptTokens + outputTokens - 1]`, at least `promptTokens`: the last generated
+   * token never runs.
    */
   readonly experts: readonly number[];
 }
@@ -42,7 +43,7 @@ export interface TraceStep {
 /** Arrivals and routes, independent of any model; input of `simulate`. See `readTrace` and `writeTrace` for files. */
 export interface ExpertTrace {
   readonly layout: ExpertLayout;
-  /** In order of arrival. */
+  /** Sequences in order of arrival. */
   readonly sequences: readonly TraceSequence[];
   /** Steps that ran, in order; empty if none has. */
   readonly steps: readonly TraceStep[];
@@ -78,9 +79,9 @@ function lineOf(fields: object): string {
 }
 
 /**
- * Reads the lines of `writeTrace`. Sequences and steps may be mixed: steps in their order, sequences in any order, since
- * a recorder writes a sequence when it ends. Ignores blank lines, and an incomplete last line of a server that was
- * stopped.
+ * Reads the lines of `writeTrace`. Sequences and steps may be mixed: steps in their order, sequences in any order,
+ * since a recorder writes a sequence when it ends. Ignores blank lines, and an incomplete last line of a server that
+ * was stopped.
  *
  * @param name - file name for messages
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, naming file and line

@@ -17,7 +17,7 @@ export interface EvaluatedModel {
 /** Options of `evaluate`: how the text is cut into passages, and how they are scored. */
 export type EvaluateOptions = PassageOptions & ScoreOptions;
 
-/** How well a model predicts a text. */
+/** A model's loss on a text. */
 export interface Evaluation {
   /** Mean loss in nats over all predicted tokens. */
   readonly loss: number;
@@ -30,9 +30,9 @@ export interface Evaluation {
 
 /**
  * Computes a model's loss on documents. Each document is tokenized without special tokens and ended by the end-of-text
- * token; all are joined and cut into sequences of `sequenceLength`. Each token but a sequence's first is predicted from
- * those before it in the sequence. A text that is too short for one sequence is one shorter sequence. With `stride`,
- * overlapping windows replace the sequences, see `PassageOptions`.
+ * token; all are joined and cut into sequences of `sequenceLength`. Each token but a sequence's first is predicted
+ * from those before it in the sequence. A text that is too short for one sequence is one shorter sequence. With
+ * `stride`, overlapping windows replace the sequences, see `PassageOptions`.
  *
  * @throws {RangeError} if the documents have fewer than two tokens
  */

@@ -8,7 +8,7 @@ import { type ScoreOptions, scorePassages } from "./score-passages.ts";
 
 /** A question with its possible answers, one of which is right. */
 export interface Question {
-  /** At least one. */
+  /** The possible answers, at least one. */
   readonly choices: readonly Choice[];
   /** Index of the right choice. */
   readonly answer: number;

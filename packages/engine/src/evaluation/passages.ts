@@ -6,7 +6,7 @@ import { endOfTextId, type Model, type Tokenizer } from "@readme-moe/model";
 /** Tokens, of which those from `firstTarget` on are predicted, each from all those before it. */
 export interface Passage {
   readonly tokenIds: Int32Array;
-  /** From 1 up, below the number of tokens. */
+  /** Index of the first predicted token, from 1 and below the number of tokens. */
   readonly firstTarget: number;
 }
 
@@ -32,16 +32,16 @@ export interface PassageOptions {
   /** Largest number of sequences or windows. @default 8 */
   readonly maxSequences?: number | undefined;
   /**
-   * Distance between the beginnings of windows, below `sequenceLength`. Windows overlap, and each token is predicted once,
-   * from at least `sequenceLength - stride` tokens before it, if the text has that many. @default no overlap; the first
-   * token of a sequence is not predicted
+   * Distance between the beginnings of windows, below `sequenceLength`. Windows overlap, and each token is predicted
+   * once, from at least `sequenceLength - stride` tokens before it, if the text has that many. @default no overlap;
+   * the first token of a sequence is not predicted
    */
   readonly stride?: number | undefined;
 }
 
 /**
- * Converts documents to passages. Each document is tokenized without special tokens and ended by the end-of-text token;
- * all are joined and cut into sequences, or with `stride` into windows.
+ * Converts documents to passages. Each document is tokenized without special tokens and ended by the end-of-text
+ * token; all are joined and cut into sequences, or with `stride` into windows.
  *
  * @throws {RangeError} if the documents have fewer than two tokens
  */
@@ -59,7 +59,9 @@ export function passagesOf(
   return slidingWindows(tokens, length, stride).slice(0, most);
 }
 
-/** Cuts documents into sequences of `sequenceLength` tokens. The rest is left out, unless the text is shorter than one. */
+/**
+ * Cuts documents into sequences of `sequenceLength` tokens. The rest is left out, unless the text is shorter than one.
+ */
 export function tokenSequences(
   model: Pick<Model, "config">,
   tokenizer: Tokenizer,
@@ -79,9 +81,9 @@ export function wholeSequences(sequences: readonly Int32Array[]): readonly Passa
 }
 
 /**
- * Cuts one long text into overlapping windows, the usual way to a perplexity without the effect of cuts. The first window
- * predicts all of its tokens but one, each further window the tokens that the one before did not have. The last window
- * may be shorter.
+ * Cuts one long text into overlapping windows, the usual way to a perplexity without the effect of cuts. The first
+ * window predicts all of its tokens but one, each further window the tokens that the one before did not have. The last
+ * window may be shorter.
  *
  * @param stride - from 1 to `length - 1`
  */
@@ -135,9 +137,9 @@ export interface ChoicePassage extends Passage {
 }
 
 /**
- * Converts a choice to a passage, as evaluation harnesses do. The whole text is tokenized at once, without special tokens;
- * the tokens after those of the context alone belong to the continuation. White space at the end of the context belongs
- * to the continuation. An empty context becomes the token that texts begin with.
+ * Converts a choice to a passage, as evaluation harnesses do. The whole text is tokenized at once, without special
+ * tokens; the tokens after those of the context alone belong to the continuation. White space at the end of the
+ * context belongs to the continuation. An empty context becomes the token that texts begin with.
  *
  * @param mostTokens - largest number of tokens that the model may see; the beginning is left out if there are more
  */

@@ -1,5 +1,5 @@
-// Passages with a common beginning, such as a question with each of its answers, form a tree: a trunk that runs once and
-// branches that continue from it.
+// Passages with a common beginning, such as a question with each of its answers, form a tree: a trunk that runs once
+// and branches that continue from it.
 
 import { checkPassage, type Passage } from "./passages.ts";
 
@@ -19,7 +19,7 @@ interface WantedRow {
 export interface Piece {
   readonly start: number;
   readonly tokenIds: Int32Array;
-  /** In the order of positions; a position may occur more than once. */
+  /** Rows in the order of positions; a position may occur more than once. */
   readonly rows: readonly WantedRow[];
   /** Index of a passage that contains these tokens, and so knows their experts. */
   readonly passage: number;

@@ -1,5 +1,6 @@
-// Units of experts in memory, within a hard limit of bytes. Core's `ExpertCache` decides, once before each layer, what is
-// evicted and read; this class holds the bytes and performs the reads. Slow reads delay a layer and change nothing else.
+// Units of experts in memory, within a hard limit of bytes. Core's `ExpertCache` decides, once before each layer, what
+// is evicted and read; this class holds the bytes and performs the reads. Slow reads delay a layer and change nothing
+// else.
 
 import {
   ExpertCache,
@@ -171,7 +172,6 @@ export class UnitMemory {
     this.#advance(layer + 1, { experts, planned });
   }
 
-  /** Moves on to `layer`; behind the last layer the run has ended. */
   #advance(layer: number, run: ExpertRun): void {
     this.#position = { layer, ...run, own: [] };
     // If nothing announces uses, nothing takes the runs either.

@@ -1,5 +1,5 @@
-// Memory for units. A buffer that shrinks returns its pages to the system at once; other buffers return theirs when they
-// are collected, at some time or never. The kernel and the file system accept both.
+// Memory for units. A buffer that shrinks returns its pages to the system at once; other buffers return theirs when
+// they are collected, at some time or never. The kernel and the file system accept both.
 
 import { ReadMeError } from "@readme-moe/core";
 
