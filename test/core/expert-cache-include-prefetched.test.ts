@@ -1,4 +1,4 @@
-// What was read ahead is used, whatever the scheduler thinks better by then.
+// Experts that were read ahead are used, whatever the scheduler prefers by then.
 
 import {
   costAware,
@@ -28,37 +28,42 @@ const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
 };
 const LIMITS = { maxNumBatchedSeqs: 2, maxNumBatchedTokens: 64, chunkTokens: 64 };
 
-function kept(chosen: readonly string[], experts: readonly number[], sequences: readonly string[], limits = LIMITS) {
+function included(
+  chosen: readonly string[],
+  experts: readonly number[],
+  sequences: readonly string[],
+  limits = LIMITS,
+) {
   const state = stateOf([decoding(0, 0), decoding(1, 1), decoding(2, 2), decoding(3, 2)], { limits });
   const scheduled = chosen.map((id) => ({ id, numTokens: 1 }));
   return idsOf(includePrefetched(scheduled, state, { experts, sequences }));
 }
 
-test("a choice that has what is awaited stays as it is", () => {
-  expect(kept(["s0", "s1"], [], [])).toEqual(["s0", "s1"]);
-  expect(kept(["s0", "s1"], [1], ["s1"])).toEqual(["s0", "s1"]);
+test("keeps a choice that uses all prefetched experts", () => {
+  expect(included(["s0", "s1"], [], [])).toEqual(["s0", "s1"]);
+  expect(included(["s0", "s1"], [1], ["s1"])).toEqual(["s0", "s1"]);
 });
 
-test("somebody whom it was read for goes before the last who were chosen", () => {
-  expect(kept(["s0", "s1"], [2], ["s2", "s3"])).toEqual(["s2", "s0"]);
+test("puts a sequence that an expert was read for before the last chosen ones", () => {
+  expect(included(["s0", "s1"], [2], ["s2", "s3"])).toEqual(["s2", "s0"]);
 });
 
-test("where there is room, so do those who need nothing else", () => {
-  expect(kept(["s0"], [2], ["s2", "s3"], { ...LIMITS, maxNumBatchedSeqs: 4 })).toEqual(["s2", "s0", "s3"]);
+test("adds sequences that need no further expert if there is room", () => {
+  expect(included(["s0"], [2], ["s2", "s3"], { ...LIMITS, maxNumBatchedSeqs: 4 })).toEqual(["s2", "s0", "s3"]);
 });
 
-test("what nobody needs any more stays unused", () => {
-  expect(kept(["s0", "s1"], [5], ["s2"])).toEqual(["s0", "s1"]);
-  expect(kept(["s0", "s1"], [2], ["gone"])).toEqual(["s0", "s1"]);
+test("leaves an expert unused that no sequence needs any more", () => {
+  expect(included(["s0", "s1"], [5], ["s2"])).toEqual(["s0", "s1"]);
+  expect(included(["s0", "s1"], [2], ["gone"])).toEqual(["s0", "s1"]);
 });
 
-test.each(Object.entries(SCHEDULERS))("keeps limits and what is awaited, after %s", (_, scheduler) => {
+test.each(Object.entries(SCHEDULERS))("keeps limits and uses all prefetched experts after %s", (_, scheduler) => {
   let numChanged = 0;
   fc.assert(
     fc.property(fc.nat(), (seed) => {
       const random = seededRandom(seed);
       const state = randomState(random);
-      // Rehearsed with other times and other weights in memory.
+      // The forecast had other times and other weights in memory.
       const rehearsed = scheduler({ ...state, nowMs: 0, missingBytes: [] });
       const chosen = scheduler(state);
       const chunk = ({ id }: ScheduledSequence) => {
@@ -87,7 +92,7 @@ test.each(Object.entries(SCHEDULERS))("keeps limits and what is awaited, after %
 });
 
 describe.each(Object.entries(SCHEDULERS))("in a simulated server under %s", (_, scheduler) => {
-  test.each(EVICTION_POLICIES)("no read is in vain, while sequences come and waits end, %s", (policy) => {
+  test.each(EVICTION_POLICIES)("wastes no read while sequences arrive and waits end, %s", (policy) => {
     for (let seed = 0; seed < 12; seed++) {
       const { trace, options } = load(seed);
       const { loads, wastedLoads, evictions } = simulate(trace, {
@@ -100,7 +105,7 @@ describe.each(Object.entries(SCHEDULERS))("in a simulated server under %s", (_, 
     }
   });
 
-  test("nobody waits longer than the bound and a step for each sequence, and one", () => {
+  test("bounds waits by the limit plus one step for each sequence and one more", () => {
     for (let seed = 0; seed < 12; seed++) {
       const { trace, options } = load(seed);
       const steps: { readonly nowMs: number; readonly longestMs: number }[] = [];
@@ -121,7 +126,7 @@ describe.each(Object.entries(SCHEDULERS))("in a simulated server under %s", (_, 
   });
 });
 
-/** More than a step has room for, with prompts in several chunks, and memory for some of the experts. */
+/** A load above the limits of a step, with prompts in several chunks, and memory for some of the experts. */
 function load(seed: number) {
   const random = seededRandom(seed);
   const layerBytes = Array.from({ length: 2 + randomInteger(random, 4) }, () => 100);

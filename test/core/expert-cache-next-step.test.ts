@@ -29,7 +29,7 @@ function upcoming(
   return { ...next, laterSteps: Array.from(next.laterSteps) };
 }
 
-test("the next chunk of a prompt is sure, and the chunks behind it are expected one step after the other", () => {
+test("plans the next chunk of a prompt as certain, and expects each later chunk one step later", () => {
   const prompt = sequence(0, 0, 0, 0, 0, 0, 1, 2, 1, 1, 3, 3, 3, 3, 4);
   expect(upcoming([prompt], { s0: 4 })).toEqual({
     planned: [1, 2],
@@ -38,7 +38,7 @@ test("the next chunk of a prompt is sure, and the chunks behind it are expected 
   });
 });
 
-test("a token that is not sampled yet is expected to keep its sequence's expert, and is not sure", () => {
+test("expects a token that is not sampled yet to keep its sequence's expert", () => {
   const decoding = sequence(0, 9, 5);
   expect(upcoming([decoding], { s0: 1 })).toEqual({
     planned: [],
@@ -47,13 +47,13 @@ test("a token that is not sampled yet is expected to keep its sequence's expert,
   });
 });
 
-test("a sequence that does not run now and does next is sure", () => {
+test("plans a sequence as certain that does not run now and runs next", () => {
   const limits = { ...LIMITS, maxNumBatchedSeqs: 2 };
   const sequences = [sequence(0, 9, 5), sequence(1, 3, 2)];
   expect(upcoming(sequences, { s0: 1 }, [], limits)).toMatchObject({ planned: [2], sequences: ["s1"] });
 });
 
-test("who will be overdue when the running step has ended goes first in the next", () => {
+test("puts a sequence first that will be overdue when the running step ends", () => {
   const limits = { ...LIMITS, maxNumBatchedSeqs: 1 };
   const sequences = [sequence(0, 9, 5), sequence(1, 3, 1), sequence(2, 3, 2)];
   sequences[1] = { ...(sequences[1] as SchedulableSequence), waitingSinceMs: 5 };
@@ -63,7 +63,7 @@ test("who will be overdue when the running step has ended goes first in the next
   expect(at(1)).toEqual([]);
 });
 
-test("one that nobody has room for is expected later, in the order of the queue", () => {
+test("expects waiting sequences later, in the order of the queue", () => {
   const waiting = [sequence(2, 0, 1, 1), sequence(3, 0, 3, 1)];
   expect(upcoming([sequence(0, 9, 5)], { s0: 1 }, waiting).laterSteps).toEqual([Infinity, 2, Infinity, 3, Infinity, 1]);
 });

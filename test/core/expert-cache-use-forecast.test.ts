@@ -1,11 +1,11 @@
-// When units are used next, against a walk through the layers to come.
+// Compares the next uses of units with a walk through the coming layers.
 
 import { ExpertCache, type ExpertLayout, type ExpertUnit, type StepUses, type UseForecast } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { certainUses, nextUses } from "../../packages/core/src/expert-cache/use-forecast.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
-/** Estimates name no step after this one. */
+/** Last step of estimates. */
 const LAST_STEP = 3;
 
 interface NextUse {
@@ -13,7 +13,7 @@ interface NextUse {
   readonly isCertain: boolean;
 }
 
-/** Runs through one layer after the other, as a model does, until one needs the unit. */
+/** Walks through layer after layer, as a model runs, until one needs the unit. */
 function walk(
   { layer, expert }: ExpertUnit,
   { layer: first, running, planned, laterSteps }: UseForecast,
@@ -30,7 +30,7 @@ function walk(
   return { slot: Infinity, isCertain: false };
 }
 
-test("each unit's next use is where a walk from any layer finds it (seed 31)", () => {
+test("finds the next use of each unit where a walk from any layer finds it (seed 31)", () => {
   const random = seededRandom(31);
   let numEstimates = 0;
   for (let round = 0; round < 500; round++) {
@@ -44,7 +44,7 @@ test("each unit's next use is where a walk from any layer finds it (seed 31)", (
     const someSteps = (): readonly number[] =>
       experts.map(() => (random() < 0.25 ? Infinity : 1 + randomInteger(random, LAST_STEP)));
     const laterSteps = random() < 0.8 ? someSteps() : undefined;
-    // The last one is between two steps.
+    // The last value is between two steps.
     for (let layer = 0; layer <= numLayers; layer++) {
       const uses: UseForecast = { layer, running, planned, laterSteps };
       const { slots, isCertain } = nextUses(uses, layout, certainUses(uses));
@@ -59,7 +59,7 @@ test("each unit's next use is where a walk from any layer finds it (seed 31)", (
   expect(numEstimates).toBeGreaterThan(1000);
 });
 
-test("in the middle of a step, an estimate of the next step's beginning is nearer than a sure use after it", () => {
+test("ranks an estimate for the next step's beginning before a certain use after it", () => {
   const layout = { numExperts: 3, layerBytes: [1, 1, 1] };
   const cache = new ExpertCache({ layout, budgetBytes: 2, lookaheadLayers: 0 });
   const step: StepUses = [[0], [1], [2]];
@@ -69,7 +69,7 @@ test("in the middle of a step, an estimate of the next step's beginning is neare
     cache.enterLayer({ layer, running });
     cache.ran(layer, running[layer] ?? []);
   }
-  // Layer 2 takes the place of one of two: expert 0 is expected in layer 0 next, expert 1 is sure in the layer after it.
+  // Layer 2 takes the place of one of two: expert 0 is expected in layer 0, expert 1 is certain in the layer after it.
   const plan = cache.enterLayer({ layer: 2, running: step, planned, laterSteps: [1, Infinity, Infinity] });
   expect(plan.evict).toEqual([{ layer: 1, expert: 1, nextUse: 1 }]);
   expect(plan.load).toEqual([{ layer: 2, expert: 2 }]);

@@ -19,19 +19,19 @@ import { randomInteger, seededRandom } from "../support/random.ts";
 
 const LAYOUT = { numExperts: 4, layerBytes: [2, 2, 2] };
 
-/** Does not return what it was given. */
+/** A policy that returns a copy instead of a candidate. */
 const copying: EvictionPolicy = ([first]) => ({ ...(first as EvictionCandidate) });
 
 const nearest: EvictionPolicy = ([first]) => first as EvictionCandidate;
 
 const last: EvictionPolicy = (candidates) => candidates.at(-1) as EvictionCandidate;
 
-/** All layers with the same experts. */
+/** Uses the same experts in all layers. */
 function everyLayer(...experts: readonly number[]): StepUses {
   return LAYOUT.layerBytes.map(() => experts);
 }
 
-/** Reads take no time. */
+/** Runs a step whose reads take no time. */
 function runStep(cache: ExpertCache, running: StepUses, planned?: StepUses): void {
   for (const [layer, experts] of running.entries()) {
     cache.enterLayer({ layer, running, planned });
@@ -40,8 +40,8 @@ function runStep(cache: ExpertCache, running: StepUses, planned?: StepUses): voi
   }
 }
 
-describe("a plan", () => {
-  test("reads what the layer needs before what the next ones need, as far as is sure and fits", () => {
+describe("entering a layer", () => {
+  test("reads the layer's units before those of the next layers, as far as uses are certain and units fit", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 12 });
     const plan = cache.enterLayer({ layer: 0, running: everyLayer(1, 2), planned: everyLayer(3) });
     expect(plan.load.map(({ layer, expert }) => [layer, expert])).toEqual([
@@ -56,12 +56,12 @@ describe("a plan", () => {
     expect(cache.enterLayer({ layer: 0, running: everyLayer(1, 2) })).toEqual({ evict: [], load: [] });
   });
 
-  test("reads on demand only, without lookahead", () => {
+  test("reads only on demand without lookahead", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 24, lookaheadLayers: 0 });
     expect(cache.enterLayer({ layer: 0, running: everyLayer(1) }).load).toEqual([{ layer: 0, expert: 1 }]);
   });
 
-  test("reads nothing because of an estimate, and evicts what is expected last", () => {
+  test("reads nothing because of an estimate, and evicts the unit that is expected last", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 12, lookaheadLayers: 0 });
     runStep(cache, everyLayer(0, 1));
     const laterSteps = [3, 1, Infinity, Infinity];
@@ -70,7 +70,7 @@ describe("a plan", () => {
     expect(plan.evict).toEqual([{ layer: 2, expert: 0, nextUse: 3 }]);
   });
 
-  test("keeps what was read for later, unless the layer that runs next has no other room", () => {
+  test("keeps units that were read ahead, unless the next layer has no other room", () => {
     const layout = { numExperts: 3, layerBytes: [1, 1, 1, 1] };
     const running = [[0], [1], [0, 1], [2]];
     const resident = { wasUsed: true };
@@ -90,12 +90,12 @@ describe("a plan", () => {
     });
   });
 
-  test("tells in how many steps an evicted unit is used next", () => {
+  test("reports the number of steps until an evicted unit is used", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 6, lookaheadLayers: 0 });
     runStep(cache, everyLayer(0));
     const uses = { running: everyLayer(1), planned: everyLayer(0) };
     expect(cache.enterLayer({ ...uses, layer: 0 }).evict).toEqual([{ layer: 2, expert: 0, nextUse: 1 }]);
-    // Layer 0 runs now without it, so that its turn comes last.
+    // Layer 0 runs now without expert 0, so its turn comes last.
     const unknown = new ExpertCache({ layout: LAYOUT, budgetBytes: 6, lookaheadLayers: 0 });
     runStep(unknown, everyLayer(0));
     expect(unknown.enterLayer({ layer: 0, running: everyLayer(1) }).evict).toEqual([
@@ -103,14 +103,14 @@ describe("a plan", () => {
     ]);
   });
 
-  test("refuses a budget that one layer exceeds, with the bytes that it needs", () => {
+  test("rejects a budget that one layer exceeds, naming the bytes that it needs", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 5 });
     expect(() => cache.enterLayer({ layer: 0, running: everyLayer(0, 1, 2) })).toThrow(
       new RangeError("Expected `budgetBytes` to be at least 6, which layer 0 needs for 3 experts, got `5`"),
     );
   });
 
-  test("leaves the state alone, and is the same each time", () => {
+  test("does not change the state and is deterministic", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 8, policy: "random", seed: 3 });
     runStep(cache, everyLayer(0, 1));
     const state = structuredClone(cache.state);
@@ -122,7 +122,7 @@ describe("a plan", () => {
     expect(cache.enterLayer(uses)).toEqual(plan);
   });
 
-  test("lets the units of smaller layers stay where one larger one makes the room", () => {
+  test("keeps the units of smaller layers if one larger unit makes the room", () => {
     const layout = { numExperts: 2, layerBytes: [1, 4] };
     const cache = new ExpertCache({ layout, budgetBytes: 6, policy: "lru", lookaheadLayers: 0 });
     for (const [layer, expert] of [
@@ -138,7 +138,7 @@ describe("a plan", () => {
   });
 });
 
-describe("a budget", () => {
+describe("changing the budget", () => {
   test("evicts idle units at once when it shrinks, the last needed first", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 12 });
     runStep(cache, everyLayer(0, 1), everyLayer(0));
@@ -162,13 +162,13 @@ describe("a budget", () => {
     cache.checkIntegrity();
   });
 
-  test("that is too small for the running step is refused, and the old one stays", () => {
+  test("rejects a budget that is too small for the running step, and keeps the old one", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 8 });
     expect(() => cache.setBudget(3, { layer: 0, running: everyLayer(0, 1) })).toThrow(RangeError);
     expect(cache.state.budgetBytes).toBe(8);
   });
 
-  test("that grows evicts nothing", () => {
+  test("evicts nothing when it grows", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 8 });
     runStep(cache, everyLayer(0));
     const options = { layout: LAYOUT, policy: resolveEvictionPolicy("belady") };
@@ -176,25 +176,25 @@ describe("a budget", () => {
   });
 });
 
-describe("the books", () => {
-  test("count the first use of a read as no hit, and every later one", () => {
+describe("the accounting", () => {
+  test("counts every use of a read as a hit but the first", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 24 });
     for (let step = 0; step < 3; step++) runStep(cache, everyLayer(0, 1));
     expect(cache.counters).toMatchObject({ uses: 18, hits: 12, loads: 6, bytesRead: 12, evictions: 0, wastedLoads: 0 });
     expect(Array.from(cache.missingBytes())).toEqual([0, 0, 6, 6]);
   });
 
-  test("count a read as wasted when it failed, or its unit left unused", () => {
+  test("counts a read as wasted if it failed or its unit was evicted unused", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 4 });
     cache.enterLayer({ layer: 0, running: everyLayer(0) });
     cache.failed({ layer: 1, expert: 0 });
-    // Its sequence was aborted, and another one runs.
+    // The sequence was aborted, and another one runs.
     cache.enterLayer({ layer: 0, running: [[1, 2], [], []] });
     expect(cache.counters).toMatchObject({ loads: 4, wastedLoads: 2, wastedBytes: 4 });
     cache.checkIntegrity();
   });
 
-  test("take reads of before as complete when a layer is entered, whenever they are", () => {
+  test("counts earlier reads as complete when a layer is entered", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 8 });
     const running = everyLayer(0, 1);
     expect(cache.enterLayer({ layer: 0, running }).load).toHaveLength(4);
@@ -204,7 +204,7 @@ describe("the books", () => {
     expect(next.evict.map(({ layer }) => layer)).toEqual([0, 0]);
     expect(next.load.map(({ layer }) => layer)).toEqual([2, 2]);
     cache.checkIntegrity();
-    // A read of before turns out to have failed, and counts as wasted; one that a layer ran with cannot.
+    // An earlier read fails after all and counts as wasted; a read that a layer ran with cannot fail.
     cache.failed({ layer: 1, expert: 1 });
     expect(cache.counters).toMatchObject({ wastedLoads: 1, wastedBytes: 2 });
     expect(() => cache.failed({ layer: 1, expert: 1 })).toThrow("No read of layer 1 of expert 1 can have failed");
@@ -213,7 +213,7 @@ describe("the books", () => {
     cache.checkIntegrity();
   });
 
-  test("refuse what cannot have happened", () => {
+  test("rejects impossible events and options", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 4 });
     expect(() => cache.failed({ layer: 0, expert: 0 })).toThrow("No read of layer 0 of expert 0 can have failed");
     expect(() => cache.ran(0, [1])).toThrow("Layer 0 of expert 1 ran and is not in memory");
@@ -231,7 +231,7 @@ describe("the books", () => {
 
 const POLICIES = [...EVICTION_POLICIES, nearest] as const;
 
-describe("whatever happens", () => {
+describe("in random scenarios", () => {
   const scenarios = fc.record({
     seed: fc.nat(),
     numExperts: fc.integer({ min: 1, max: 5 }),
@@ -243,7 +243,7 @@ describe("whatever happens", () => {
     keepsPlan: fc.boolean(),
   });
 
-  test("the budget holds, nothing in use leaves, and every read has its use", () => {
+  test("keeps the budget, evicts no unit in use, and reads only for certain uses", () => {
     fc.assert(
       fc.property(
         scenarios,
@@ -294,7 +294,7 @@ describe("whatever happens", () => {
   });
 });
 
-/** Every read has a sure use, and what leaves is needed after something that is read. */
+/** Checks that every read has a certain use, and that evicted units are needed after a unit that is read. */
 function checkPlan({ evict, load }: ReturnType<typeof planReads>, uses: UseForecast): void {
   const slots = load.map((unit) => nextSlot(unit, uses));
   expect(slots).not.toContain(Infinity);
@@ -302,7 +302,7 @@ function checkPlan({ evict, load }: ReturnType<typeof planReads>, uses: UseForec
   for (const unit of evict) expect(nextSlot(unit, uses)).toBeGreaterThan(Math.min(...slots));
 }
 
-/** Layers until a sure use, looked up one by one. */
+/** Counts the layers until a certain use, one by one. */
 function nextSlot({ layer, expert }: ExpertUnit, { layer: from, running, planned }: UseForecast): number {
   for (let slot = 0; slot < 2 * running.length - from; slot++) {
     const at = from + slot;
