@@ -106,8 +106,8 @@ function allWords(size: number, length: number): readonly (readonly number[])[] 
 }
 
 /**
- * If sizes differ, choosing what to keep is a packing problem, and the rule only looks at times. It misses the minimum in
- * 2 to 3 % of these cases, by 0.3 % of the bytes in the mean over all cases, and by `most` in the worst one.
+ * If sizes differ, choosing what to keep is a packing problem, and the rule only looks at times. It misses the minimum
+ * in 2 to 3 % of these cases, by 0.3 % of the bytes in the mean over all cases, and by `most` in the worst one.
  */
 function expectSmall(excess: readonly number[], most: number): void {
   expect(Math.min(...excess)).toBeGreaterThanOrEqual(0);

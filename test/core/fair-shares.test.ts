@@ -49,7 +49,10 @@ const sequencesOf = (counts: Readonly<Record<string, number>>): readonly One[] =
     Array.from({ length: count }, (_, index) => decoding(client, index)),
   );
 
-/** Runs steps of everybody who may run. @returns milliseconds for a token of each client's sequences, and steps of all clients */
+/**
+ * Runs steps of everybody who may run.
+ * @returns milliseconds for a token of each client's sequences, and steps of all clients
+ */
 function run(sequences: readonly One[], numSteps: number) {
   let times: ClientTimes = NO_TIMES;
   let [nowMs, joint] = [0, 0];

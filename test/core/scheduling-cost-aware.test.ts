@@ -98,7 +98,8 @@ function loadMs({ cost, missingBytes }: SchedulerState, experts: Iterable<number
 }
 
 describe("the step's tokens per predicted millisecond fall short of the best step's by", () => {
-  // Among sequences of one expert arrival decides, not the length of context or chunk. It shows if there is no room for all.
+  // Among sequences of one expert arrival decides, not the length of context or chunk. It shows if there is no room
+  // for all.
   test.each<[string, Kind, number, number]>([
     ["nothing: decodes", { isDecoding: true, hasRoom: true, readsCache: false }, 1e-9, 1e-9],
     ["0.2 % on the mean: decodes, few places", { isDecoding: true, hasRoom: false, readsCache: false }, 2e-3, 0.2],

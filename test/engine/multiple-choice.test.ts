@@ -1,4 +1,5 @@
-// Accuracies on multiple-choice questions against plain sums over the full logits of an independent implementation.
+// Compares accuracies on multiple-choice questions with plain sums over the full logits of an independent
+// implementation.
 
 import { evaluateMultipleChoice, type Question } from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
@@ -39,7 +40,7 @@ const questions: readonly Question[] = [
   },
 ];
 
-/** As harnesses do it, from the words of their documentation. */
+/** Scores as evaluation harnesses do, according to their documentation. */
 async function plainLogLikelihood(context: string, continuation: string, maxTokens: number): Promise<number> {
   const numSpaces = context.length - context.replace(/\s+$/, "").length;
   const text = context.slice(0, context.length - numSpaces);
@@ -82,7 +83,7 @@ describe("multiple choice", () => {
     expect(result.numCut).toBe(maxTokens === 40 ? 7 : 0);
   });
 
-  test("of one question has no standard error, and none is refused", async () => {
+  test("has no standard error for one question, and rejects an empty list", async () => {
     const { runner, router } = reading;
     const one = await evaluateMultipleChoice({ runner, router }, tokenizer, questions.slice(0, 1));
     expect(one.accuracy.standardError).toBeUndefined();

@@ -1,5 +1,5 @@
-// A process that exits while its engine works: with the code it said, not with a crash of the runtime. And one that has nothing
-// more to do: its engine does not keep it.
+// A process that exits while its engine works: with the code it said, not with a crash of the runtime. And one that
+// has nothing more to do: its engine does not keep it.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

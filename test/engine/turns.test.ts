@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { Turns } from "../../packages/engine/src/worker/turns.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
-/** A clock that each piece of work moves on. */
+/** A clock that each piece of work advances. */
 function setup(): { turns: Turns; work: (name: string, pieces: number, log?: string[]) => Generator<void, string> } {
   let nowMs = 0;
   const turns = new Turns(() => nowMs);
@@ -19,15 +19,15 @@ function setup(): { turns: Turns; work: (name: string, pieces: number, log?: str
   };
 }
 
-describe("works", () => {
-  test("that are short are done at once", async () => {
+describe("pieces of work", () => {
+  test("are done at once if they are short", async () => {
     const { turns, work } = setup();
     const done = turns.begin(work("short", 1));
     expect(turns.hasWork).toBe(false);
     await expect(done).resolves.toBe("short");
   });
 
-  test("take turns, so that a short one ends behind a few turns of a long one", async () => {
+  test("take turns, so that a short one ends after a few turns of a long one", async () => {
     const { turns, work } = setup();
     const ended: string[] = [];
     const all = [
@@ -49,7 +49,7 @@ describe("works", () => {
     expect(rounds).toBeLessThan(140);
   });
 
-  test("share time alike, whatever comes and goes", async () => {
+  test("share time equally while work is added and ends", async () => {
     const random = seededRandom(4);
     const { turns, work } = setup();
     const log: string[] = [];
@@ -58,7 +58,7 @@ describe("works", () => {
     const done = names.map((name, index) => turns.begin(work(name, lengths[index] ?? 0, log)));
     while (turns.hasWork) turns.run();
     await Promise.all(done);
-    // While all are at work, none is more than two turns ahead of another.
+    // While all have work, none is more than two turns ahead of another.
     const counts = new Map(names.map((name) => [name, 0]));
     const shortest = Math.min(...lengths);
     for (const name of log) {
@@ -68,7 +68,7 @@ describe("works", () => {
     }
   });
 
-  test("that are aborted are left alone, before and between turns", async () => {
+  test("stop when they are aborted, before and between turns", async () => {
     const { turns, work } = setup();
     const log: string[] = [];
     const controller = new AbortController();
@@ -84,7 +84,7 @@ describe("works", () => {
     await expect(turns.begin(work("late", 3), controller.signal)).rejects.toThrow("enough");
   });
 
-  test("that fail tell their own caller alone", async () => {
+  test("report a failure to their own caller alone", async () => {
     const { turns, work } = setup();
     const failing = turns.begin(
       (function* () {

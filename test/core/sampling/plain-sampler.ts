@@ -1,5 +1,5 @@
-// The oracle: vLLM's sampler as its definition reads, with a full sort and nothing shared with the code under test but how a
-// graph cuts its sums.
+// The oracle: vLLM's sampler as its definition reads, with a full sort and nothing shared with the code under test but
+// how a graph cuts its sums.
 
 import { logSumExpBlock, type LogitsRow, type SamplingParams } from "@readme-moe/core";
 
