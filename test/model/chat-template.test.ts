@@ -9,7 +9,12 @@ import { ggufChatTemplate, loadChatTemplate, loadTokenizer } from "../../package
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import { byteLevelDefinition, expectThrownReadMeError, goldenCases, smolLm2 } from "../support/tokenizer-definitions.ts";
+import {
+  byteLevelDefinition,
+  expectThrownReadMeError,
+  goldenCases,
+  smolLm2,
+} from "../support/tokenizer-definitions.ts";
 
 const HELLO: readonly ChatMessage[] = [{ role: "user", content: "Hello" }];
 const JOINING =

@@ -5,7 +5,18 @@ import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store
 import { ggmlNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { checkReading, readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
-import { array, entry, handMadeGguf, type HandMadeGguf, text, textEntry, u32, u32Entry, u64, u8 } from "../support/gguf-bytes.ts";
+import {
+  array,
+  entry,
+  handMadeGguf,
+  type HandMadeGguf,
+  text,
+  textEntry,
+  u32,
+  u32Entry,
+  u64,
+  u8,
+} from "../support/gguf-bytes.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

@@ -5,7 +5,14 @@ import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.t
 import { GGUF_PRE_TOKENIZERS, ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import type { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
-import { byteLevelTokens, expectThrownReadMeError, ggufMetadata, goldenCases, smolLm2, trickyTexts } from "../support/tokenizer-definitions.ts";
+import {
+  byteLevelTokens,
+  expectThrownReadMeError,
+  ggufMetadata,
+  goldenCases,
+  smolLm2,
+  trickyTexts,
+} from "../support/tokenizer-definitions.ts";
 
 describe("a byte-level tokenizer of GGUF metadata", () => {
   it("encodes as SmolLM2's tokenizer.json does", async (context) => {
