@@ -10,9 +10,9 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { planChat } from "../../packages/express/src/api/chat/plan-chat.ts";
-import { generateAll } from "../../packages/express/src/api/generation/generate-all.ts";
-import { GrammarBook } from "../../packages/express/src/api/grammar-book.ts";
+import { chatApi } from "../../packages/express/src/api/chat.ts";
+import { EngineGrammars } from "../../packages/express/src/api/exchange.ts";
+import { generateAll } from "../../packages/express/src/api/generation.ts";
 import { postJson } from "../support/post-json.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
@@ -183,10 +183,10 @@ test.each([
   const processLogits = (): never => {
     throw failure;
   };
-  const lease = { name: model, engine };
-  const plan = { ...planChat({ messages, max_tokens: 3 }, lease), processLogits };
-  const listeners = { onQueuedMs: () => undefined, onRouted: () => undefined, onPromptTokens: () => undefined };
-  const first = generateAll(plan, new AbortController().signal, listeners).next();
+  const settings = chatApi.settings({ messages, max_tokens: 3 }, { model, engine });
+  const input = { prompts: [{ messages }], processLogits, priority: 0 };
+  const { signal } = new AbortController();
+  const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
   await expect(first).rejects.toMatchObject({ status, code: "grammar_failed", cause: failure });
   const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 1 });
   expect(answer.status).toBe(200);
@@ -194,8 +194,8 @@ test.each([
 
 test("grammars end when their engine no longer serves, and nobody uses them", async () => {
   const served = [{ name: "tiny", engine, createdMs: 0, aliases: [] }];
-  const book = new GrammarBook({ list: () => served });
-  const [first, second] = [book.use(engine), book.use(engine)];
+  const all = new EngineGrammars({ list: () => served });
+  const [first, second] = [all.use(engine), all.use(engine)];
   const grammars = await first.grammars();
   expect(await second.grammars()).toBe(grammars);
   served.length = 0;

@@ -5,8 +5,8 @@ import { ApiError, readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
-import { readBody } from "../../packages/express/src/api/schemas/read-body.ts";
+import { checkBody } from "../../packages/express/src/api/check-body.ts";
+import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -187,6 +187,6 @@ test("a body that somebody else has parsed is refused by its depth, however deep
   let prompt: unknown = 1;
   for (let level = 0; level < 100_000; level++) prompt = [prompt];
   for (const field of ["prompt", "tokens", "stop", "metadata"]) {
-    expect(() => readBody(completionBody, { prompt: "x", [field]: prompt })).toThrow(ApiError);
+    expect(() => checkBody(completionBody, { prompt: "x", [field]: prompt })).toThrow(ApiError);
   }
 });

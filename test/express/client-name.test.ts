@@ -1,6 +1,6 @@
 import { isIPv6 } from "node:net";
 import { expect, test } from "vitest";
-import { networkOf } from "../../packages/express/src/http/client-name.ts";
+import { networkOf } from "../../packages/express/src/http/request.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 test.each([

@@ -8,7 +8,7 @@ import type { EngineOutcome, OutcomeKind } from "../../packages/express/src/edge
 import { MODEL_STATES } from "../../packages/express/src/edge/models/model-entry.ts";
 import { outcomeKind } from "../../packages/express/src/edge/models/outcome-kind.ts";
 import { verdicts, type JudgedModel } from "../../packages/express/src/edge/operations/verdicts.ts";
-import { ClientGone } from "../../packages/express/src/http/client-signal.ts";
+import { ClientGone } from "../../packages/express/src/http/request.ts";
 
 const KINDS: readonly OutcomeKind[] = ["answer", "fault", "neither"];
 

@@ -5,7 +5,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, boundConnections, LIMITS, readMe, type Limit } from "@readme-moe/express";
 import express from "express";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/http/paces.ts";
+import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";

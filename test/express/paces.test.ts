@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/http/paces.ts";
+import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 test("a client that sends without end takes its share of the time, and delays nobody else", () => {

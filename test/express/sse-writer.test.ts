@@ -3,9 +3,9 @@
 import { once } from "node:events";
 import express, { type Response } from "express";
 import { describe, expect, test } from "vitest";
-import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
+import { SseWriter } from "../../packages/express/src/api/answer.ts";
 import { systemTimers } from "../../packages/express/src/http/timers.ts";
-import { identify } from "../../packages/express/src/http/locals.ts";
+import { identify } from "../../packages/express/src/http/request.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { listen, type RunningServer } from "../support/served-model.ts";

@@ -5,7 +5,8 @@ import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@r
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import { Router } from "express";
 import { apiRouter } from "./api/api-router.ts";
-import { GrammarBook } from "./api/grammar-book.ts";
+import { EngineGrammars } from "./api/exchange.ts";
+import { openApiDocument } from "./api/openapi-document.ts";
 import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/options.ts";
@@ -15,7 +16,6 @@ import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
 import { Heartbeat } from "./edge/operations/heartbeat.ts";
 import { ServedModels } from "./edge/served-models.ts";
-import { openApiDocument } from "./openapi/document.ts";
 
 /** What is served, and who may come in. Parts that are mounted apart are to get the same objects here. */
 export interface ServingOptions {
@@ -97,8 +97,8 @@ readMe.operations = (options: ReadMeOperationsOptions): Router => {
 function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
   const front = guard({ ...pick(options, GUARD_NAMES), events: serving.events });
   serving.models.watch((name, engine) => serving.admission.watch(name, engine));
-  const grammarBook = new GrammarBook(serving.models, options.grammars);
-  const api = { ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
+  const grammars = new EngineGrammars(serving.models, options.grammars);
+  const api = { ...serving, grammars, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
   return apiRouter(api, openApiDocument(), [reportOutcomes(serving.models, serving.events), ...front]);
 }
 

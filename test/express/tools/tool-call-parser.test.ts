@@ -1,8 +1,11 @@
 import * as fc from "../../support/fast-check.ts";
 import { expect, test } from "vitest";
-import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/output-parser.ts";
-import { callText } from "../../../packages/express/src/tools/call-format.ts";
-import { ToolCallParser } from "../../../packages/express/src/tools/tool-call-parser.ts";
+import {
+  callText,
+  joinToolCalls,
+  ToolCallParser,
+  type ToolCallDelta,
+} from "../../../packages/express/src/tools/tool-call-parser.ts";
 
 function parse(pieces: readonly string[], isBound: boolean) {
   let count = 0;

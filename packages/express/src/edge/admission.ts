@@ -2,7 +2,7 @@
 // that it can come to; so what is admitted fits, and what does not fit is told so before it has cost anything.
 
 import { integerOption, numberOption, type Engine, type ReadMeEvents } from "@readme-moe/core";
-import type { ApiError } from "../http/api-error.ts";
+import type { ApiError } from "../http/errors.ts";
 import { ClientLoads } from "./admission/client-loads.ts";
 import { displacedBy, type Load, type Overflow } from "./admission/load.ts";
 import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";

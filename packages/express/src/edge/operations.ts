@@ -5,7 +5,7 @@ import { rejectUnknownKeys } from "@readme-moe/core";
 import { Router, type Request, type RequestHandler, type Response } from "express";
 import type { Registry } from "prom-client";
 import type { Admission } from "./admission.ts";
-import { oneAtATime } from "../http/one-at-a-time.ts";
+import { oneAtATime } from "../http/request.ts";
 import type { Heartbeat } from "./operations/heartbeat.ts";
 import { verdicts, type Verdict } from "./operations/verdicts.ts";
 import type { ServedModels } from "./served-models.ts";

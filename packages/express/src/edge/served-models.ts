@@ -11,7 +11,7 @@ import {
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./models/refusals.ts";
 import type { Lease, ServedEngine } from "./models/served-engine.ts";
-import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../http/timers.ts";
 
 export type { Lease } from "./models/served-engine.ts";
 

@@ -2,7 +2,7 @@ import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@
 import { LIMITS } from "../../limits.ts";
 import type { Load } from "./load.ts";
 import type { AdmissionPolicy } from "./policy.ts";
-import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
 
 /** Limits of what a server takes in at once. */
 export interface AdmissionOptions {

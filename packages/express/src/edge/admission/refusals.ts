@@ -1,7 +1,6 @@
 // Why a request is not let in, as its client is told.
 
-import { ApiError } from "../../http/api-error.ts";
-import { retryHeaders } from "../../http/retry-headers.ts";
+import { ApiError, retryHeaders } from "../../http/errors.ts";
 
 export function overloaded(status: 503 | 429, waitMs: number): ApiError {
   const message = "The server is at its limit; try again later.";

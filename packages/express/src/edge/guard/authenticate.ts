@@ -1,6 +1,5 @@
 import type { Request, RequestHandler } from "express";
-import { ApiError } from "../../http/api-error.ts";
-import { sendError } from "../../http/errors.ts";
+import { ApiError, sendError } from "../../http/errors.ts";
 import { KeyRing } from "./key-ring.ts";
 import { guardedLocals } from "./locals.ts";
 

@@ -2,7 +2,7 @@
 
 import type { ReadMeEmitter } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
-import { identify as identifyRequest, localsOf } from "../../http/locals.ts";
+import { identify as identifyRequest, localsOf } from "../../http/request.ts";
 import { guardedLocals } from "./locals.ts";
 import { validTraceparent } from "./traceparent.ts";
 

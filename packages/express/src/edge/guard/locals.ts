@@ -1,5 +1,5 @@
 import type { Response } from "express";
-import type { RequestLocals } from "../../http/locals.ts";
+import type { RequestLocals } from "../../http/request.ts";
 
 /** What the guard knows of a request, in `res.locals.readMe`. */
 export interface GuardedLocals extends Omit<RequestLocals, "key"> {

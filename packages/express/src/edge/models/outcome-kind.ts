@@ -1,8 +1,8 @@
 // Who is to blame for the error that a request ended with.
 
 import { errorChain, ReadMeError, type ErrorLink, type ReadMeErrorCode } from "@readme-moe/core";
-import { ApiError } from "../../http/api-error.ts";
-import { ClientGone } from "../../http/client-signal.ts";
+import { ApiError } from "../../http/errors.ts";
+import { ClientGone } from "../../http/request.ts";
 import type { OutcomeKind } from "./engine-health.ts";
 
 /** Codes that an engine which works tells: the client asks for what cannot be, or the engine has no room, or leaves. */

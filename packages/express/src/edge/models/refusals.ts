@@ -1,5 +1,4 @@
-import { ApiError } from "../../http/api-error.ts";
-import { retryHeaders } from "../../http/retry-headers.ts";
+import { ApiError, retryHeaders } from "../../http/errors.ts";
 
 export function unknownModel(name: string): ApiError {
   // It comes from outside and may be of any length.

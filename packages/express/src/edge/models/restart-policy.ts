@@ -1,5 +1,5 @@
 import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
-import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
 
 /** How an engine that has failed is opened again. */
 export interface RestartOptions {
