@@ -1,4 +1,4 @@
-// The real thing: a model with random weights calls a tool, and its text comes out as a call.
+// A tool call of a real model with random weights.
 
 import { join } from "node:path";
 import { ReadMeEngine } from "@readme-moe/engine";
@@ -22,7 +22,7 @@ afterAll(async () => {
   await engine.dispose();
 });
 
-test("a required call comes out of any model, in pieces, and is valid", async () => {
+test("any model makes a required call, which arrives in pieces and is valid", async () => {
   const parameters = { type: "object", properties: { on: { type: "boolean" } }, required: ["on"] };
   const tools = [{ type: "function", function: { name: "light", parameters } }] as const;
   const fields = { tools, tool_choice: "required", parallel_tool_calls: false } as const;

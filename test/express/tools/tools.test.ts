@@ -80,8 +80,8 @@ async function calls({ constraint, newParser }: Awaited<ReturnType<typeof bindCa
 
 const validate = new Ajv2020({ strict: false }).compile(weather.function.parameters ?? {});
 
-describe("calls that are required", () => {
-  test("are made, of a tool there is, with arguments that are valid", async () => {
+describe("required calls", () => {
+  test("name an existing tool and have valid arguments", async () => {
     const required = await plan({ tools, tool_choice: "required" });
     let numWhole = 0;
     const names = new Set<string>();
@@ -104,7 +104,7 @@ describe("calls that are required", () => {
     expect(names).toEqual(new Set(["weather", "clock"]));
   });
 
-  test("are of the tool that is named, and only one", async () => {
+  test("consist of one call of the named tool", async () => {
     const named = await plan({ tools, tool_choice: { type: "function", function: { name: "clock" } } });
     for (let seed = 0; seed < 5; seed++) {
       const { made, isWhole } = await calls(named, seed);
@@ -116,7 +116,7 @@ describe("calls that are required", () => {
   });
 });
 
-test("a call of the model's own choice comes after free text, and is valid too", async () => {
+test("a call that the model chooses to make follows free text and is valid", async () => {
   const auto = await plan({ tools, parallel_tool_calls: false });
   const [constraint, parser] = [auto.constraint, auto.newParser?.()];
   if (!constraint || !parser) throw new Error("Expected answers to be bound");
@@ -127,7 +127,7 @@ test("a call of the model's own choice comes after free text, and is valid too",
   expect(["weather", "clock"]).toContain(toolCalls[0]?.function.name);
 });
 
-test("a tool whose schema cannot be honoured is left to the model, unless it is required or strict", async () => {
+test("a tool with an unsupported schema is left to the model, unless it is required or strict", async () => {
   const left = await plan({ tools: [odd] });
   expect(left.constraint).toBeUndefined();
   expect(left.newParser?.().push('<tool_call>{"name": "odd", "arguments": {}}</tool_call>').toolCalls).toHaveLength(1);
@@ -148,14 +148,14 @@ test.each<readonly [ToolFields, string]>([
   await expect(plan(fields)).rejects.toMatchObject({ status: 400, param });
 });
 
-test("without tools, or with none to be called, answers are free", async () => {
+test("answers are free if no tool can be called", async () => {
   for (const fields of [{}, { tools: null }, { tools, tool_choice: "none" }, { tool_choice: "auto" }] as const) {
     const { constraint, newParser, messages } = await plan(fields);
     expect([constraint, newParser, messages]).toEqual([undefined, undefined, [user]]);
   }
 });
 
-describe("what the model is told", () => {
+describe("the messages of a chat with tools", () => {
   const QWEN =
     "{%- if tools %}T:{{ tools | tojson }}{% endif %}{% for m in messages %}|{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}{% endfor %}";
   const PLAIN = "{% for m in messages %}|{{ m.role }}:{{ m.content }}{% endfor %}";
@@ -163,7 +163,7 @@ describe("what the model is told", () => {
   const knows = (source: string, toolUse?: string): boolean =>
     new ChatTemplate({ default: source, toolUse }, tokens).knowsTools;
 
-  test("templates show whether they have a place for tools", () => {
+  test("templates report whether they support tools", () => {
     expect([knows(QWEN), knows(PLAIN), knows(PLAIN, QWEN), knows("tools {{ messages }}")]).toEqual([
       true,
       false,
@@ -172,14 +172,14 @@ describe("what the model is told", () => {
     ]);
   });
 
-  test("a template with a place for tools gets them, and arguments as values", async () => {
+  test("a template that supports tools gets definitions, and arguments as values", async () => {
     const { messages, template } = await plan({ tools, tool_choice: "none" }, true, history);
     const text = new ChatTemplate(QWEN, tokens).render(messages, template);
     expect(text).toContain('"name": "weather"');
     expect(text).toContain('|assistant:[weather {"city": "Rom"}][clock {}]|tool:sunny');
   });
 
-  test("other templates get everything as text", async () => {
+  test("other templates get definitions, calls and results as text", async () => {
     const { messages, template } = await plan({ tools }, false, history);
     const text = new ChatTemplate(PLAIN, tokens).render(messages, template);
     expect(text).toMatch(/^\|system:Be kind\n\nYou may call/);
@@ -193,8 +193,8 @@ describe("what the model is told", () => {
   });
 });
 
-describe("answers that are to have a format", () => {
-  test("are bound to it", async () => {
+describe("a response format", () => {
+  test("constrains answers", async () => {
     expect(await constraintOf({ type: "text" }, grammars)).toBeUndefined();
     expect(await constraintOf(null, grammars)).toBeUndefined();
     const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
@@ -211,7 +211,7 @@ describe("answers that are to have a format", () => {
     }
   });
 
-  test("that cannot be honoured are refused", async () => {
+  test("with an unsupported schema is refused", async () => {
     const refused = constraintOf({ type: "json_schema", json_schema: { name: "x", schema: { not: {} } } }, grammars);
     await expect(refused).rejects.toMatchObject({ status: 400, param: "response_format.json_schema.schema" });
   });

@@ -120,8 +120,8 @@ function checkExpert(
 }
 
 /**
- * Routes the prompts and asks the admission policy, if there is one. The result's prompts are token ids, so that nothing
- * is tokenized twice.
+ * Routes the prompts and asks the admission policy, if there is one. The returned prompts are token ids, which saves a
+ * second tokenization.
  *
  * @returns the input for the engine, and the request's priority
  * @throws {ApiError} when the engine refuses a prompt, or the policy the request

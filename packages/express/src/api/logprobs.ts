@@ -44,7 +44,7 @@ export async function completionLogprobs(
     top_logprobs: tokens.map(({ logprob, topLogprobs = [] }, index) => {
       const chosen = [texts[index] ?? "", finite(logprob)] as const;
       const top = topLogprobs.slice(0, count).map((one) => [one.text, finite(one.logprob)] as const);
-      // Of several tokens with the same text, the most likely remains, but the chosen one takes precedence.
+      // Several tokens may have the same text: the chosen one takes precedence, then the most likely one.
       return Object.fromEntries([...top.toReversed(), chosen]);
     }),
     text_offset: offsets,

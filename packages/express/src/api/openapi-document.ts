@@ -77,7 +77,8 @@ export function openApiDocument(): OpenApiDocument {
 }
 
 function jsonSchema(schema: z.ZodType): object {
-  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io: "input" });
+  // Custom schemas bring their JSON Schema as metadata.
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io: "input", unrepresentable: "any" });
   return rest;
 }
 

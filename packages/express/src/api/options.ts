@@ -1,4 +1,4 @@
-import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
 import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
@@ -73,7 +73,6 @@ export const API_OPTION_NAMES = [
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
-  rejectUnknownKeys("the API", options, API_OPTION_NAMES);
   const { onRequest, timers = systemTimers } = options;
   if (onRequest !== undefined && typeof onRequest !== "function") {
     throw new TypeError("Expected `onRequest` to be a function");

@@ -84,7 +84,7 @@ async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal)
   }
 }
 
-/** Bytes of an answer per byte of a body at most: an id and its comma per byte of text, or a long token's text per id. */
+/** Largest ratio of answer to body: an id and its comma per byte of text, or the text of a long token per id. */
 const ANSWER_BYTES_PER_BYTE = 16;
 
 /** Keeps a place in admission, as a generation does, until the reader has taken the answer. */

@@ -129,11 +129,11 @@ const functionName = z
 
 /** An object whose contents are neither checked nor copied here: the grammars bound what they cost. */
 const jsonSchema = z
-  .unknown()
-  .refine((value) => typeof value === "object" && value !== null && !Array.isArray(value), "expected an object")
-  .meta({ type: "object", propertyNames: { type: "string" }, additionalProperties: {} }) as unknown as z.ZodType<
-  Record<string, unknown>
->;
+  .custom<Record<string, unknown>>(
+    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+    "expected an object",
+  )
+  .meta({ type: "object", propertyNames: { type: "string" }, additionalProperties: {} });
 
 const tools = z
   .array(

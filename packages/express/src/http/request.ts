@@ -1,4 +1,4 @@
-// A request before its body is read: its turn on the connection, its id, its client, and whether the client is still there.
+// A request before its body is read: its turn on the connection, its id and its client.
 
 import { randomUUID } from "node:crypto";
 import { isIPv6, type Socket } from "node:net";
@@ -64,7 +64,7 @@ export function clientName(request: Request, response: Response): string {
   return key === undefined ? `address:${networkOf(request.ip ?? "")}` : `key:${key}`;
 }
 
-/** Returns an IPv4 address as it is, and the /64 network of an IPv6 address: one machine may use all of its addresses. */
+/** Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, since one machine may own all of it. */
 export function networkOf(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
   if (mapped !== undefined) return mapped;

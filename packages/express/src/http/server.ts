@@ -5,7 +5,7 @@ import type { Socket } from "node:net";
 import type { RequestHandler } from "express";
 import { ApiError, sendError } from "./errors.ts";
 
-/** Largest part of a read that is parsed at once. Node reads 64 KiB at once, which may hold thousands of tiny requests. */
+/** Bytes that are parsed at once. Node reads 64 KiB at once, which may contain thousands of tiny requests. */
 const SLICE_BYTES = 4096;
 
 /**
@@ -34,9 +34,9 @@ function sliceReads(socket: Socket): void {
 const LOCAL_HOST = /^(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?$/i;
 
 /**
- * Middleware that refuses requests whose `Host` is not a local name or loopback address: 403 `forbidden_host`. A remote
- * web page can make its own name resolve to 127.0.0.1 (DNS rebinding), and the browser then sends that name. For servers
- * that listen on a loopback address and ask for no key.
+ * Middleware that refuses requests whose `Host` is not a local name or loopback address: 403 `forbidden_host`. Remote
+ * pages can make their own name resolve to 127.0.0.1 (DNS rebinding), and browsers then send that name. Intended for
+ * servers that listen on a loopback address and ask for no key.
  */
 export const localHostsOnly: RequestHandler = (request, response, next) => {
   const { host = "" } = request.headers;

@@ -148,7 +148,7 @@ export class ToolCallParser {
     return true;
   }
 
-  /** Reads a complete call. Its strings may contain the end mark, so an end counts only if the text before it is JSON. */
+  /** Reads a complete call. Its strings may contain the end mark, so the text before an end mark must be JSON. */
   #readCall(): boolean {
     for (let end = this.#rest.indexOf(CALL_END); end !== -1; end = this.#rest.indexOf(CALL_END, end + 1)) {
       const call = parseCall(this.#rest.slice(0, end));

@@ -64,8 +64,8 @@ export function usableTools({ tools, tool_choice: choice, parallel_tool_calls: p
 }
 
 /**
- * Constrains an answer: required calls follow the schemas of the tools, and other answers are free text until they begin
- * a call. If a schema is not supported, calls that are neither required nor strict are left to the model.
+ * Constrains an answer: required calls follow the schemas of the tools, and other answers are free until they begin a
+ * call. If a schema is not supported, calls that are neither required nor strict are left to the model.
  *
  * @param compile - compiles the grammar, such as `Grammars.tagged`
  * @returns no constraint where calls are left to the model, and no parser where nothing can be called
