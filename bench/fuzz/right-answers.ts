@@ -12,12 +12,7 @@ import {
   modelsAnswer,
   tokenizeAnswer,
 } from "../../packages/express/src/api/answer-schemas.ts";
-import {
-  healthAnswer,
-  liveAnswer,
-  readyAnswer,
-  versionAnswer,
-} from "../../packages/express/src/edge/operations/answers.ts";
+import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
 

@@ -14,7 +14,7 @@ import { reportOutcomes } from "./edge/failures.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
-import { Heartbeat } from "./edge/operations/heartbeat.ts";
+import { Heartbeat } from "./edge/heartbeat.ts";
 import { ServedModels } from "./edge/served-models.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
@@ -101,7 +101,6 @@ function apiRouterOf(services: SharedServices, options: ReadMeApiOptions): Route
   const { models, admission, events } = services;
   const { keys, authorize, requestsPerMinute, tokensPerMinute } = options;
   const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
-  models.watch((name, engine) => admission.watch(name, engine));
   const grammars = new EngineGrammars(models, options.grammars);
   const serving = { models, admission, grammars, ...resolveApiOptions(options) };
   return apiRouter(serving, openApiDocument(), [reportOutcomes(models, events), ...guards]);

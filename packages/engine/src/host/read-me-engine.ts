@@ -152,9 +152,9 @@ export class ReadMeEngine implements Engine {
     return this.#call("stats", {});
   }
 
-  async whenFailed(): Promise<ReadMeError> {
+  whenFailed(): Promise<ReadMeError> {
     const failure = this.#failure;
-    if (failure?.code === "ERR_ENGINE_FAILED") return failure;
+    if (failure?.code === "ERR_ENGINE_FAILED") return Promise.resolve(failure);
     return new Promise((resolve) => this.#onFailed.push(resolve));
   }
 

@@ -117,7 +117,6 @@ async function generate(
       firstTokenMs ??= performance.now();
       if (isFirst) ticket.started();
       completionTokens += piece.tokens.length;
-      ticket.progressed(piece.tokens.length);
       if (piece.usage) usages.push(piece.usage);
       await onPiece(piece, isFirst ? await promptRoutes : undefined);
     }

@@ -1,7 +1,7 @@
 // The OpenAPI document of the API, made from the schemas that check requests.
 
 import { z } from "zod";
-import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations/answers.ts";
+import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations.ts";
 import {
   chatAnswer,
   chatChunk,

@@ -8,12 +8,14 @@ import { LIMITS } from "../limits.ts";
 /** State of a request in `res.locals.readMe`, shared by middleware and routes. */
 export interface RequestLocals {
   /** Name of the client's API key, on servers that ask for keys. */
-  readonly key?: string | undefined;
+  key?: string | undefined;
   readonly requestId: string;
   /** Time of arrival on the monotonic clock `performance.now()`, in ms. */
   readonly arrivalMs: number;
   /** Charges tokens to the client's rate limit. Called as soon as their number is known. */
-  readonly spendTokens?: (tokens: number) => void;
+  spendTokens?: (tokens: number) => void;
+  /** Valid `traceparent` header of the client, see https://www.w3.org/TR/trace-context. */
+  traceparent?: string;
   /** Releases the room that admission reserved while the body arrived. */
   endArrival?: () => void;
   /** Size of the body in bytes, once it was read. */

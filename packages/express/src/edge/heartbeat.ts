@@ -1,4 +1,5 @@
-// Whether engines still answer. An engine in a long step answers late, so what counts is how long an answer is overdue.
+// Whether engines still answer. An engine answers late during a long step, so what counts is how long an answer is
+// overdue.
 
 import type { Engine, ReadMeEmitter } from "@readme-moe/core";
 
@@ -11,33 +12,33 @@ interface Overdue {
   readonly overdueMs: number;
 }
 
-/** Asks engines as often as somebody wants to know, and never one that owes an answer. */
+/** Asks each engine for an answer whenever its own state is asked for, unless the engine still owes an earlier answer. */
 export class Heartbeat {
   readonly #models: Served;
   readonly #hungMs: number;
   readonly #events: Pick<ReadMeEmitter, "emit">;
   readonly #askedMs = new WeakMap<Engine, number>();
-  /** Names that were told to hang. */
-  readonly #told = new Map<string, Engine>();
+  /** Hung engines by name, as far as they were reported. */
+  readonly #reported = new Map<string, Engine>();
 
-  /** @param events - where `engine:hung` and its end are told */
+  /** @param events - bus of `engine:hung` and `engine:recovered` */
   constructor(models: Served, hungMs: number, events: Pick<ReadMeEmitter, "emit">) {
     this.#models = models;
     this.#hungMs = hungMs;
     this.#events = events;
   }
 
-  /** Names of models whose engine has not answered for `hungMs`. */
+  /** Names the models whose engine has not answered for `hungMs`. */
   hungNames(nowMs: number): readonly string[] {
     return this.overdue(nowMs).flatMap(({ name, overdueMs }) => (overdueMs >= this.#hungMs ? [name] : []));
   }
 
-  /** How long each engine owes an answer; 0 for those that owe none. */
+  /** Returns how long each engine's answer is overdue; 0 where no answer is. */
   overdue(nowMs: number): readonly Overdue[] {
     const all = this.#models.list().map(({ name, engine }) => ({ name, engine, overdueMs: this.#ask(engine, nowMs) }));
     for (const { name, engine, overdueMs } of all) {
-      if (overdueMs < this.#hungMs || this.#told.get(name) === engine) continue;
-      this.#told.set(name, engine);
+      if (overdueMs < this.#hungMs || this.#reported.get(name) === engine) continue;
+      this.#reported.set(name, engine);
       this.#events.emit("engine:hung", { name, overdueMs });
     }
     return all;
@@ -47,18 +48,18 @@ export class Heartbeat {
     const sinceMs = this.#askedMs.get(engine);
     if (sinceMs !== undefined) return nowMs - sinceMs;
     this.#askedMs.set(engine, nowMs);
-    const settled = (isAnswer: boolean): void => {
+    const settle = (isAnswer: boolean): void => {
       this.#askedMs.delete(engine);
-      for (const [name, of] of this.#told) {
-        if (of !== engine) continue;
-        this.#told.delete(name);
+      for (const [name, reported] of this.#reported) {
+        if (reported !== engine) continue;
+        this.#reported.delete(name);
         if (isAnswer) this.#events.emit("engine:recovered", { name, from: "hung" });
       }
     };
-    // One that has failed says so at once; its state tells.
+    // A failed engine rejects at once, and has not recovered.
     engine.stats().then(
-      () => settled(true),
-      () => settled(false),
+      () => settle(true),
+      () => settle(false),
     );
     return 0;
   }

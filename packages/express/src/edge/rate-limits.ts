@@ -1,13 +1,11 @@
-// What a client may use in a minute: requests, and tokens. Counts are in a store of `rate-limiter-flexible`: this
-// process's memory, or one that several servers share.
+// Rate limits of a client: requests and tokens per minute. Counts are in a store of `rate-limiter-flexible`: this
+// process's memory, or a store that several servers share.
 
 import { integerOption } from "@readme-moe/core";
 import type { RequestHandler, Response } from "express";
 import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { ApiError, retryHeaders, sendError } from "../../http/errors.ts";
-import { clientName } from "../../http/request.ts";
-import { durationText } from "./duration-text.ts";
-import { guardedLocals } from "./locals.ts";
+import { ApiError, retryHeaders, sendError } from "../http/errors.ts";
+import { clientName, localsOf } from "../http/request.ts";
 
 type Unit = "requests" | "tokens";
 
@@ -17,14 +15,14 @@ interface Usage {
   readonly isExceeded: boolean;
 }
 
-/** @param limit - per minute, or a limiter with a store of its own */
+/** @param limit - a number per minute, or a limiter with its own store */
 export function limiterOf(name: string, limit: number | RateLimiterAbstract): RateLimiterAbstract {
   if (typeof limit === "object") return limit;
   const points = integerOption(name, limit, 1);
   return new RateLimiterMemory({ points, duration: 60, keyPrefix: name });
 }
 
-/** Counts a request, and refuses those beyond the limit with 429. Requests that only read are not counted. */
+/** Counts a request, and refuses requests beyond the limit with 429. Requests that only read are not counted. */
 export function limitRequests(limiter: RateLimiterAbstract): RequestHandler {
   return limiting(limiter, "requests", async (client) => {
     try {
@@ -37,14 +35,14 @@ export function limitRequests(limiter: RateLimiterAbstract): RequestHandler {
 }
 
 /**
- * Refuses with 429 while a client has used up its tokens. How many a request takes is known in the end, and counted then
- * by `spendTokens`: those that are under way together may pass the limit.
+ * Refuses requests with 429 while the client has used up its tokens. A request's tokens are known and counted only at
+ * its end, by `spendTokens`, so requests that run at the same time may exceed the limit.
  */
 export function limitTokens(limiter: RateLimiterAbstract): RequestHandler {
   return limiting(limiter, "tokens", async (client, response) => {
-    guardedLocals(response).spendTokens = (tokens) => {
+    localsOf(response).spendTokens = (tokens) => {
       integerOption("tokens", tokens, 0);
-      // A store that fails now has nobody to tell; it fails for the next request, too.
+      // If the store fails now, the next request is refused.
       limiter.penalty(client, tokens).catch(() => undefined);
     };
     const known = await limiter.get(client);
@@ -90,7 +88,16 @@ function exceeded(unit: Unit, limit: number, resetMs: number): ApiError {
 }
 
 function unavailable(cause: unknown): ApiError {
-  const message = "Limits cannot be looked up at the moment; try again later.";
+  const message = "Rate limits cannot be checked at the moment; try again later.";
   const details = { status: 503, type: "server_error", code: "rate_limiter_unavailable", message } as const;
   return new ApiError({ ...details, headers: retryHeaders(1000), cause });
+}
+
+/** Formats a time as OpenAI's headers do: `120ms`, `1s`, `6m0s`, `1h2m3s`. */
+export function durationText(ms: number): string {
+  if (ms <= 999) return `${Math.max(0, Math.ceil(ms))}ms`;
+  const seconds = Math.ceil(ms / 1000);
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  if (hours > 0) return `${hours}h${minutes}m${seconds % 60}s`;
+  return minutes > 0 ? `${minutes}m${seconds % 60}s` : `${seconds}s`;
 }
