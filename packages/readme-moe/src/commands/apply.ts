@@ -3,7 +3,7 @@ import { applyDelta } from "@readme-moe/refactor";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface ApplyFlags {
   readonly base: string;

@@ -4,7 +4,7 @@ import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { byteSize, jsonOption, requireOption } from "../options.ts";
 import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface PackFlags {
   readonly base: string;
