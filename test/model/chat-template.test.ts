@@ -5,17 +5,11 @@ import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
 import type { ChatMessage } from "@readme-moe/core";
 import { ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
 import { applyChatTemplate } from "../../packages/model/src/text/encode-chat.ts";
-import { ggufChatTemplate, loadChatTemplate } from "../../packages/model/src/text/load-chat-template.ts";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { ggufChatTemplate, loadChatTemplate, loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import {
-  byteLevelDefinition,
-  expectThrownReadMeError,
-  goldenCases,
-  smolLm2,
-} from "../support/tokenizer-definitions.ts";
+import { byteLevelDefinition, expectThrownReadMeError, goldenCases, smolLm2 } from "../support/tokenizer-definitions.ts";
 
 const HELLO: readonly ChatMessage[] = [{ role: "user", content: "Hello" }];
 const JOINING =

@@ -3,21 +3,9 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
-import { ShardedSafetensors } from "../../packages/model/src/safetensors/sharded-safetensors.ts";
+import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { checkReading, readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
-import {
-  array,
-  entry,
-  type HandMadeGguf,
-  handMadeGguf,
-  text,
-  textEntry,
-  u32,
-  u32Entry,
-  u64,
-  u8,
-} from "../support/gguf-bytes.ts";
+import { array, entry, handMadeGguf, type HandMadeGguf, text, textEntry, u32, u32Entry, u64, u8 } from "../support/gguf-bytes.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

@@ -5,21 +5,10 @@ import { pathToFileURL } from "node:url";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { openModel } from "@readme-moe/model";
 import type { DownloadProgress } from "../../packages/model/src/hub/options.ts";
-import { exclusively } from "../../packages/model/src/hub/exclusive.ts";
+import { exclusively } from "../../packages/model/src/hub/fetch-blob.ts";
 import { downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { cutAfter } from "../support/hub-server.ts";
-import {
-  filesBelow,
-  incompleteIn,
-  isolateEnvironment,
-  llama,
-  NAME,
-  onceThere,
-  setUp,
-  type Setup,
-  WEIGHTS,
-  weights,
-} from "../support/hub-setup.ts";
+import { filesBelow, incompleteIn, isolateEnvironment, llama, NAME, onceThere, setUp, type Setup, weights, WEIGHTS } from "../support/hub-setup.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
