@@ -7,7 +7,7 @@ import { localityTable } from "../../bench/paper/schedulers.ts";
 import { contendersOf } from "../../bench/quality/contenders.ts";
 import { heldOut } from "../../bench/quality/held-out.ts";
 import { accuraciesTable, lossesTable } from "../../bench/quality/tables.ts";
-import { prepareDomain } from "../../packages/refactor/src/data/prepare-domain.ts";
+import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
 import { openModel } from "@readme-moe/model";
 import { POCKET } from "../support/pocket.ts";
 

@@ -13,7 +13,7 @@ beforeAll(async () => {
 });
 afterAll(() => products.dispose());
 
-/** `x xᵀ + ridge`, of fewer columns than rows where `rank` says so. */
+/** Makes `x xᵀ + ridge` with `x` of `rank` columns. */
 async function positiveDefinite(n: number, rank: number, ridge: number, seed: number): Promise<Matrix> {
   const random = seededRandom(seed);
   const x = matrix(
@@ -41,7 +41,7 @@ test.each([1, 2, 7, 96, 97, 131, 200])("inverts %i rows like plain elimination",
   expect(largestDifference(inverse, expected.flat()) / scale).toBeLessThan(1e-10);
 });
 
-test("inverts what only its ridge makes definite", async () => {
+test("inverts a matrix that is definite only by its ridge", async () => {
   const a = await positiveDefinite(300, 40, 1e-3, 5);
   const inverse = await invertPositiveDefinite(a, products);
   const product = await products.multiply(a, inverse);
@@ -49,17 +49,17 @@ test("inverts what only its ridge makes definite", async () => {
   expect(largestDifference(product.data, identity)).toBeLessThan(1e-5);
 });
 
-test("is exactly symmetric", async () => {
+test("returns an exactly symmetric inverse", async () => {
   const inverse = await invertPositiveDefinite(await positiveDefinite(210, 300, 0.01, 6), products);
   const turned = inverse.data.map((_, at) => inverse.data[(at % 210) * 210 + Math.floor(at / 210)] as number);
   expect(inverse.data).toEqual(turned);
 });
 
-test("refuses what is not positive definite", async () => {
+test("rejects a matrix that is not positive definite", async () => {
   await expect(invertPositiveDefinite(matrix(2, 2, [1, 2, 2, 1]), products)).rejects.toThrow(RangeError);
 });
 
-test("multiplies, subtracts and picks as loops do", async () => {
+test("multiplies, subtracts and picks like plain loops", async () => {
   const a = matrix(2, 3, [1, 2, 3, 4, 5, 6]);
   const b = matrix(3, 2, [1, 0, 0, 1, 1, 1]);
   expect(Array.from((await products.multiply(a, b)).data)).toEqual([4, 5, 10, 11]);
@@ -67,10 +67,10 @@ test("multiplies, subtracts and picks as loops do", async () => {
   expect(Array.from(submatrix(a, [1, 0], [2, 0]).data)).toEqual([6, 4, 3, 1]);
 });
 
-test.each([1, 2, 7, 60])("factors %i rows into what multiplies to them again", async (n) => {
+test.each([1, 2, 7, 60])("factors %i rows, and the product of the factors is the matrix", async (n) => {
   const a = await positiveDefinite(n, 2 * n, 0.1, n);
   const u = upperFactor(a);
-  // D as what is left of the diagonal: U is ones there, so that each follows from those behind it.
+  // U has ones on its diagonal, so each value of D follows from those after it.
   const d = new Float64Array(n);
   for (let i = n - 1; i >= 0; i--) {
     d[i] = a.data[i * n + i]!;
@@ -87,6 +87,6 @@ test.each([1, 2, 7, 60])("factors %i rows into what multiplies to them again", a
   expect(Array.from(d).every((value) => value > 0)).toBe(true);
 });
 
-test("has no factor for what is not positive definite", () => {
+test("rejects the factor of a matrix that is not positive definite", () => {
   expect(() => upperFactor(matrix(2, 2, [1, 2, 2, 1]))).toThrow(RangeError);
 });

@@ -11,7 +11,7 @@ import {
   type ReadMeSection,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import type { DomainText } from "../data/prepare-domain.ts";
+import type { DomainText } from "../job/prepare-domain.ts";
 import { Products } from "../linear-algebra/products.ts";
 import { basePrint, type BasePrint } from "./base-print.ts";
 import { BaseWeights } from "./base-weights.ts";
