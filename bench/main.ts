@@ -1,4 +1,4 @@
-// All suites. See README.md for how one is written, and `npm run bench -- --help` for what can be said.
+// Runs the benchmark suites. README.md explains how to write one; `npm run bench -- --help` lists the options.
 
 import { ReadMeError } from "@readme-moe/core";
 import { pocketExperts } from "../examples/pocket-experts.ts";

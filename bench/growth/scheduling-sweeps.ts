@@ -1,19 +1,19 @@
-// Time that deciding takes, over who waits and over who runs.
+// Scheduling time by the number of waiting and of running sequences.
 
 import { openModel } from "@readme-moe/model";
 import { type Figure, interleave, type Interleaved, numbersOf, type SuiteContext } from "readme-moe/bench";
 import { type Queue, SCHEDULERS, schedulingMs } from "./scheduling-time.ts";
 
 export const SCHEDULING_METRICS = {
-  /** With as many sequences running as an engine has by default. */
+  /** Waiting sequences vary; as many run as an engine allows by default. */
   waiting: "deciding by those that wait, ms",
-  /** With nobody waiting; as many in a step as an engine has by default. */
+  /** Running sequences vary, none waits; a step takes as many as an engine allows by default. */
   running: "deciding by those that run, ms",
-  /** All that run may be in one step. */
+  /** Running sequences vary; a step may take all of them. */
   batched: "deciding by those that run, all in a step, ms",
 } as const;
 
-/** Where that differs: experts come and go. */
+/** Scheduler of the sweeps with streamed experts. */
 export const STREAMED = ", experts come and go";
 const DEFAULT_SEQS = 32;
 const NUM_EXPERTS = 7;
