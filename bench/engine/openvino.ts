@@ -1,4 +1,4 @@
-// OpenVINO GenAI, made ready: its Python packages, and the model as its own exporter makes it.
+// Prepares OpenVINO GenAI: its Python packages, and the model exported by its own exporter.
 
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,9 +10,9 @@ import { pythonEnvironment } from "./python-environment.ts";
 import { runQuietly } from "./run-quietly.ts";
 
 export interface OpenVinoFiles {
-  /** Interpreter of the environment. */
+  /** Python interpreter of the environment. */
   readonly python: string;
-  /** Folder of the exported model, weights in 8 bits with a scale and a zero point a row. */
+  /** Folder of the exported model, with 8-bit weights and a scale and a zero point for each row. */
   readonly model: string;
 }
 
@@ -22,17 +22,17 @@ export interface OpenVinoPlaces {
   readonly environment: string;
   /** Folder of this model's exports. */
   readonly models: string;
-  /** The model's configs, as exported for transformers.js. */
+  /** Configs of the model, as exported for transformers.js. */
   readonly exported: string;
   /** @default "python3" */
   readonly python?: string;
 }
 
-// There is no hub to ask, and no text to convert: prompts are token ids.
+// No hub is used, and no tokenizer is converted: prompts are token ids.
 const OFFLINE = { HF_HUB_OFFLINE: "1", TRANSFORMERS_OFFLINE: "1" };
 const EXPORT = ["export", "openvino", "--task", "text-generation-with-past", "--weight-format", "int8"];
 
-/** Says in one line why where it can not be had: the others are measured without it. */
+/** Prepares it, or prints in one line why it is left out: the other peers are measured without it. */
 export async function readyOpenVino(
   model: Model,
   places: OpenVinoPlaces,
