@@ -45,7 +45,8 @@ export async function readyOpenVino(
     const int8 = join(places.models, "openvino-int8");
     if (!(await exists(int8))) {
       say("exporting for OpenVINO, once");
-      await exportOpenVino(model, join(programs, "optimum-cli"), int8, places, signal);
+      const exporter = join(programs, "optimum-cli");
+      await exportOpenVino(model, int8, places, (args) => runQuietly(exporter, args, { env: OFFLINE, signal }));
     }
     return { python: join(programs, "python"), model: int8 };
   } catch (error) {
@@ -55,20 +56,19 @@ export async function readyOpenVino(
   }
 }
 
-/** Writes a folder whole or not at all. */
+/** Writes a folder whole or not at all. @param runExporter - with these arguments */
 async function exportOpenVino(
   model: Model,
-  exporter: string,
   folder: string,
   { models, exported }: OpenVinoPlaces,
-  signal: AbortSignal | undefined,
+  runExporter: (args: readonly string[]) => Promise<unknown>,
 ): Promise<void> {
   const work = await mkdtemp(join(models, "openvino-"));
   try {
     const [dense, made] = [join(work, "dense"), join(work, "made")];
     await mkdir(dense);
     await writeDenseFolder(model, exported, dense);
-    await runQuietly(exporter, [...EXPORT, "--model", dense, made], { env: OFFLINE, signal });
+    await runExporter([...EXPORT, "--model", dense, made]);
     await rename(made, folder);
   } finally {
     await rm(work, { recursive: true, force: true });

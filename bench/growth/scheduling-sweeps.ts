@@ -30,7 +30,7 @@ export async function measureScheduling(context: SuiteContext): Promise<Interlea
         name: name + (isStreamed ? STREAMED : ""),
         measure: async (seed: number): Promise<readonly Figure[]> => {
           const timed = (queue: Pick<Queue, "numRunning" | "numBatched" | "numWaiting">): number =>
-            schedulingMs(make(), model, tokenizer, { ...queue, numExperts: NUM_EXPERTS, isStreamed }, rounds, seed);
+            schedulingMs(make(), model, tokenizer, { ...queue, numExperts: NUM_EXPERTS, isStreamed, rounds, seed });
           const shared = { numRunning: DEFAULT_SEQS, numBatched: DEFAULT_SEQS, numWaiting: 0 };
           return counts.flatMap((at) => [
             { metric: SCHEDULING_METRICS.waiting, at, value: timed({ ...shared, numWaiting: at }) },

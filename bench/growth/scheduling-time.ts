@@ -52,11 +52,9 @@ export function schedulingMs(
   scheduler: Scheduler,
   { config }: Model,
   tokenizer: Tokenizer,
-  queue: Queue,
-  rounds: number,
-  seed: number,
+  queue: Queue & { readonly rounds: number; readonly seed: number },
 ): number {
-  const { numRunning, numBatched, numWaiting, numExperts } = queue;
+  const { numRunning, numBatched, numWaiting, numExperts, rounds, seed } = queue;
   const random = seededRandom(seed);
   const router = fixedRouter(numExperts, 0);
   const params = resolveSamplingParams({ maxTokens: 1000, ignoreEos: true }, config);

@@ -6,7 +6,7 @@ import { decodePast } from "../decode-steps.ts";
 import type { Answers, Job, ReadingRound } from "./jobs.ts";
 import { MemoryReaders } from "./memory-readers.ts";
 import { stepCost } from "./step-cost.ts";
-import { visit } from "./step-turns.ts";
+import { medianStepMs } from "./step-turns.ts";
 
 /** Uncounted steps of a turn, which load the model's weights back into caches. */
 const UNCOUNTED_STEPS = 2;
@@ -26,7 +26,11 @@ export async function readTurns(
     // The first round allocates memory.
     for (let round = -1; round < job.rounds; round++) {
       const before = await readers.read();
-      const stepMs = await visit(runner, past, job.past, 1, UNCOUNTED_STEPS);
+      const stepMs = await medianStepMs(runner, past, {
+        pastTokens: job.past,
+        distinct: 1,
+        uncountedSteps: UNCOUNTED_STEPS,
+      });
       const readGBPerS = (before + (await readers.read())) / 2;
       if (round >= 0) rounds.push({ stepMs, readGBPerS, stepGBPerS: (weightBytes + kvBytes) / stepMs / 1e6 });
     }

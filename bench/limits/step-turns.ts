@@ -25,7 +25,8 @@ export async function stepTurns(
     for (let round = -1; round < job.rounds; round++) {
       for (const place of round % 2 === 0 ? places : places.toReversed()) {
         const { model, distinct } = job.entries[place] as (typeof job.entries)[number];
-        const ms = await visit(runners[model] as StepRunner, pasts[model] as DecodePast, job.past, distinct);
+        const turn = { pastTokens: job.past, distinct, uncountedSteps: UNCOUNTED_STEPS };
+        const ms = await medianStepMs(runners[model] as StepRunner, pasts[model] as DecodePast, turn);
         if (round >= 0) times[place]?.push(ms);
       }
     }
@@ -35,13 +36,19 @@ export async function stepTurns(
   }
 }
 
+/** Steps of one model's turn. */
+interface Turn {
+  readonly pastTokens: number;
+  /** Distinct experts of each step. */
+  readonly distinct: number;
+  readonly uncountedSteps: number;
+}
+
 /** Runs some steps with the same past. @returns their median in milliseconds */
-export async function visit(
+export async function medianStepMs(
   runner: StepRunner,
   past: DecodePast,
-  pastTokens: number,
-  distinct: number,
-  uncountedSteps: number = UNCOUNTED_STEPS,
+  { pastTokens, distinct, uncountedSteps }: Turn,
 ): Promise<number> {
   const samples: number[] = [];
   for (let step = 0; step < uncountedSteps + COUNTED_STEPS; step++) {

@@ -43,8 +43,8 @@ function targetsOf(samples: readonly Sample[], at: string, scheduler: string): r
   const targets: Target[] = [];
   if (at.startsWith(`${budgetName(WANTED_BUDGET_PERCENT)}, `)) {
     targets.push(
-      lessThanBaseline(samples, at, scheduler, METRICS.meanMsPerToken, WANTED.meanPercent),
-      lessThanBaseline(samples, at, scheduler, METRICS.p95MsPerToken, WANTED.p95Percent),
+      lessThanBaseline(samples, { at, scheduler, metric: METRICS.meanMsPerToken, limit: WANTED.meanPercent }),
+      lessThanBaseline(samples, { at, scheduler, metric: METRICS.p95MsPerToken, limit: WANTED.p95Percent }),
     );
   }
   if (at.startsWith(`${ALL_IN_MEMORY}, `)) targets.push(slowerThanBaseline(samples, at, scheduler));
@@ -77,13 +77,14 @@ function hasPapersLoad(samples: readonly Sample[], at: string): boolean {
   return Math.abs(decodeFirst - PAPER_DISTINCT.experts) <= PAPER_DISTINCT.within;
 }
 
-function lessThanBaseline(
-  samples: readonly Sample[],
-  at: string,
-  scheduler: string,
-  metric: string,
-  limit: number,
-): Target {
+interface Reduction {
+  readonly at: string;
+  readonly scheduler: string;
+  readonly metric: string;
+  readonly limit: number;
+}
+
+function lessThanBaseline(samples: readonly Sample[], { at, scheduler, metric, limit }: Reduction): Target {
   const better = Math.min(...BASELINES.map((name) => medianOf(samples, at, name, metric)));
   const value = 100 * (1 - medianOf(samples, at, scheduler, metric) / better);
   const what = `${scheduler}, ${at}: ${metric}, less than the better baseline's`;

@@ -71,7 +71,7 @@ export const serverSuite: Suite = {
       `Limits: the first token within ${firstMs} ms, the others ${perTokenMs} ms each. Requests without an answer 5 s after the last arrival count as unanswered.`,
       "The client shares the server's cores.",
     ];
-    return report(seed, limits, rates, loaded, around, notes);
+    return report({ seed, limits, rates, loaded, around, notes });
   },
 };
 
@@ -89,14 +89,16 @@ async function warmUp(url: string, tokens: number): Promise<void> {
   await closedLoop(4, completions(url, tokens, true), (asked) => asked >= 4);
 }
 
-function report(
-  seed: number,
-  limits: Limits,
-  rates: readonly number[],
-  loaded: Interleaved,
-  around: Interleaved,
-  notes: readonly string[],
-): SuiteReport {
+interface Results {
+  readonly seed: number;
+  readonly limits: Limits;
+  readonly rates: readonly number[];
+  readonly loaded: Interleaved;
+  readonly around: Interleaved;
+  readonly notes: readonly string[];
+}
+
+function report({ seed, limits, rates, loaded, around, notes }: Results): SuiteReport {
   const table = (title: string, metrics: readonly (keyof typeof SERVER_METRICS)[]) =>
     summaryTable(loaded.samples, {
       title,

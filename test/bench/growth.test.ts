@@ -71,13 +71,13 @@ test.each(Object.entries(SCHEDULERS))("deciding is timed on a real queue with %s
     return scheduled;
   };
   const queue: Queue = { numRunning: 12, numBatched: 4, numWaiting: 20, numExperts: 3, isStreamed: false };
-  expect(schedulingMs(watched, model, tokenizer, queue, 2, 1)).toBeGreaterThan(0);
+  expect(schedulingMs(watched, model, tokenizer, { ...queue, rounds: 2, seed: 1 })).toBeGreaterThan(0);
   expect(new Set(asked)).toEqual(new Set([12]));
   expect(Math.min(...chosen)).toBeGreaterThan(0);
   expect(Math.max(...chosen)).toBeLessThanOrEqual(4);
   const before = asked.length;
   // With experts that come and go the scheduler is asked for the next step as well.
-  schedulingMs(watched, model, tokenizer, { ...queue, isStreamed: true }, 2, 1);
+  schedulingMs(watched, model, tokenizer, { ...queue, isStreamed: true, rounds: 2, seed: 1 });
   expect(asked.length - before).toBe(2 * before);
   await model.close();
 });

@@ -1,6 +1,6 @@
-// Sources and flags of the kernel's binaries. The same recipe gives the same bytes on every machine.
+// What the kernel's binaries are made of and how. The same recipe gives the same bytes on every machine.
 
-/** Compiler, pinned with the hashes of its packages for Linux, macOS and Windows. */
+/** The only compiler, pinned with the hashes of its packages for Linux, macOS and Windows. */
 export const COMPILER = {
   name: "ziglang",
   version: "0.17.1",
@@ -13,7 +13,7 @@ export const COMPILER = {
   ],
 } as const;
 
-/** Files of `packages/kernel/native` without extension; `loops.c` is compiled once for each instruction set. */
+/** Files of `packages/kernel/native` without their ending; `loops.c` is compiled once for each instruction set. */
 export const SOURCES = {
   common: [
     "attend",
@@ -39,7 +39,7 @@ export const SOURCES = {
   loops: "loops",
 } as const;
 
-/** Flags of every compilation; products and sums are rounded as the source states. */
+/** Flags of every compilation: products and sums are rounded where the source says so. */
 export const C_FLAGS: readonly string[] = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"];
 
 /** One compilation of `loops.c`. */
@@ -50,7 +50,7 @@ export interface LoopsBuild {
 
 const PLAIN: LoopsBuild = { name: "loops-plain", flags: [] };
 
-/** Instruction sets of x64, the fastest first. */
+/** The instruction sets of x64, the fastest first. */
 export const X64_LOOPS: readonly LoopsBuild[] = [
   {
     name: "loops-avx512",
@@ -71,24 +71,24 @@ export const X64_LOOPS: readonly LoopsBuild[] = [
   PLAIN,
 ];
 
-/** Instruction sets of arm64, the fastest first. */
+/** The instruction sets of arm64, the fastest first. */
 export const ARM64_LOOPS: readonly LoopsBuild[] = [
   { name: "loops-neon-dot", flags: ["-DLOOPS_NEON_DOT", "-mcpu=generic+dotprod"] },
   { name: "loops-neon", flags: ["-DLOOPS_NEON"] },
   PLAIN,
 ];
 
-/** Binary of a platform. */
+/** One binary. */
 export interface Target {
   /** Path below `packages/kernel/prebuilt`. */
   readonly output: string;
-  /** Flags of the compiler and the linker. */
+  /** Flags of compiling and of linking. */
   readonly machine: readonly string[];
   readonly sources: readonly string[];
   readonly loops: readonly LoopsBuild[];
   readonly compile: readonly string[];
   readonly link: readonly string[];
-  /** Whether an import library provides Node's functions. */
+  /** Whether Node's functions come from an import library. */
   readonly hasImportLibrary?: boolean;
 }
 
@@ -152,7 +152,7 @@ export const TARGETS: readonly Target[] = [
     output: "win32-x64/kernel.node",
     machine: ["-target", "x86_64-windows-gnu", "-mcpu=x86_64"],
     loops: X64_LOOPS,
-    // A hash of the content replaces the time stamp.
+    // A hash of the content stands where a time would.
     link: [...ADDON.link, "-Wl,/Brepro"],
     hasImportLibrary: true,
   },
