@@ -1,7 +1,7 @@
 // Measures the middleware under load over real HTTP: overload, cancelled requests, swapped models, and the delay of its
 // event loop.
 
-import { namesOf, type Suite, type SuiteContext, type SuiteReport } from "readme-moe/bench";
+import { namesOf, type Suite, type SuiteContext, type SuiteReport } from "../kit/suite.ts";
 import { cancelled } from "./parts/cancelled.ts";
 import { loop } from "./parts/loop.ts";
 import { overload } from "./parts/overload.ts";

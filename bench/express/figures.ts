@@ -1,6 +1,6 @@
 // Prints results and compares them with their targets.
 
-import { mean } from "readme-moe/bench";
+import { mean } from "../kit/statistics.ts";
 
 /** Computes the least-squares slope of equidistant values, per step. */
 export function slope(values: readonly number[]): number {

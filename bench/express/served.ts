@@ -1,6 +1,6 @@
 // Model and load of all parts of the suite.
 
-import { numbersOf, type SuiteContext } from "readme-moe/bench";
+import { numbersOf, type SuiteContext } from "../kit/suite.ts";
 
 /** Answers that run concurrently. */
 const BATCH = 8;

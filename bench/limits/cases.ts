@@ -1,6 +1,6 @@
 // Steps that are measured.
 
-import { numbersOf, type BenchSettings } from "readme-moe/bench";
+import { numbersOf, type BenchSettings } from "../kit/suite.ts";
 import type { DecodeCase } from "../decode-steps.ts";
 
 /** Names a case for tables, such as `16 × 128, 4 experts`. */

@@ -1,6 +1,8 @@
 // Measures steps of a dense model and of a mixture by turns, and their ratio with its confidence interval.
 
-import { median, type Sample, type SuiteContext } from "readme-moe/bench";
+import { median } from "../kit/statistics.ts";
+import type { Sample } from "../kit/samples.ts";
+import type { SuiteContext } from "../kit/suite.ts";
 import type { Shape } from "../random-model.ts";
 import { caseName, type Cases } from "./cases.ts";
 import type { ModelSpec } from "./jobs.ts";

@@ -1,6 +1,6 @@
 // Hit ratios of expert caches (table 4): simulates the recorded trace with `readme-moe simulate`.
 
-import type { ReportTable } from "readme-moe/bench";
+import type { ReportTable } from "../kit/suite.ts";
 import { cliJson } from "../cli-json.ts";
 import { HIT_RATIOS } from "./paper-numbers.ts";
 

@@ -1,7 +1,7 @@
 // Compares a dense model of one expert's size with the mixture (table 5), from the refactoring's report.
 
 import type { LossRow, Report } from "@readme-moe/refactor";
-import type { ReportTable } from "readme-moe/bench";
+import type { ReportTable } from "../kit/suite.ts";
 import { PERPLEXITIES } from "./paper-numbers.ts";
 
 export function equalSizeTable({ losses }: Pick<Report, "losses">): ReportTable {

@@ -1,7 +1,8 @@
 // Tables of losses and accuracies.
 
 import type { Report } from "@readme-moe/refactor";
-import { formatNumber, type ReportTable } from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import type { ReportTable } from "../kit/suite.ts";
 
 /** Result of `eval --json`. */
 export interface Evaluated {

@@ -1,7 +1,7 @@
 // Runs one workload through one engine with its current settings.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { mean } from "readme-moe/bench";
+import { mean } from "../kit/statistics.ts";
 import type { Request } from "./workload.ts";
 
 export interface Measured {

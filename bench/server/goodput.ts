@@ -1,6 +1,7 @@
 // Figures of an open loop's answers: percentiles, and the answers per second within the limits.
 
-import { type Figure, mean, percentile } from "readme-moe/bench";
+import type { Figure } from "../kit/samples.ts";
+import { mean, percentile } from "../kit/statistics.ts";
 import type { Answer } from "../express/client.ts";
 
 export interface Limits {

@@ -1,7 +1,7 @@
 // node-llama-cpp with one context, in which a sequence for each prompt is evaluated together with the others.
 
 import { pathToFileURL } from "node:url";
-import type { Contender, OpenContender } from "readme-moe/bench";
+import type { Contender, OpenContender } from "../contender.ts";
 
 /** Used part of the library, which is not a dependency of this repository. */
 interface Library {

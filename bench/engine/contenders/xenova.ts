@@ -1,7 +1,7 @@
 // transformers.js 2 with the exported graphs. It gains nothing from batches, and runs all prompts as one.
 
 import { pathToFileURL } from "node:url";
-import type { Contender, OpenContender } from "readme-moe/bench";
+import type { Contender, OpenContender } from "../contender.ts";
 import { sumLogProbabilities } from "./log-probabilities.ts";
 import { tokenInputs } from "./token-inputs.ts";
 

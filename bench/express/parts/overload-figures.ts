@@ -1,6 +1,8 @@
 // Figures of an overload, computed from its answers.
 
-import { mean, percentile, type Sample, type Target } from "readme-moe/bench";
+import { mean, percentile } from "../../kit/statistics.ts";
+import type { Sample } from "../../kit/samples.ts";
+import type { Target } from "../../kit/suite.ts";
 import type { Answer } from "../client.ts";
 import { targetUnder } from "./targets.ts";
 

@@ -1,6 +1,6 @@
 // Swaps a model for itself repeatedly under full load, and checks that each request is answered by exactly one engine.
 
-import { numbersOf, type SuiteContext, type SuiteReport } from "readme-moe/bench";
+import { numbersOf, type SuiteContext, type SuiteReport } from "../../kit/suite.ts";
 import type { Answer } from "../client.ts";
 import { countsOf } from "../figures.ts";
 import { stuckGauges, stuckNote } from "../gauges.ts";
