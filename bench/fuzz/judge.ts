@@ -1,7 +1,7 @@
 // Checks the answers to a case by rules that hold for every case.
 
 import { homedir } from "node:os";
-import { errorAnswer } from "../../packages/express/src/api/schemas/answers.ts";
+import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import type { Ask, FuzzCase } from "./fuzz-case.ts";
 import { readAnswers, type HttpAnswer } from "./http-answers.ts";
 import { isRefusable } from "./refusable.ts";

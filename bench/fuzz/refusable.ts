@@ -1,5 +1,4 @@
-import { chatBody } from "../../packages/express/src/api/schemas/chat-body.ts";
-import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import type { FuzzCase } from "./fuzz-case.ts";
 
 const SCHEMAS = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };

@@ -6,11 +6,12 @@ import {
   chatChunk,
   completionAnswer,
   completionChunk,
+  detokenizeAnswer,
   errorAnswer,
   modelAnswer,
   modelsAnswer,
-} from "../../packages/express/src/api/schemas/answers.ts";
-import { detokenizeAnswer, tokenizeAnswer } from "../../packages/express/src/api/schemas/token-bodies.ts";
+  tokenizeAnswer,
+} from "../../packages/express/src/api/answer-schemas.ts";
 import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";

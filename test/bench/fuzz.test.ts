@@ -13,8 +13,7 @@ import { placesOf, textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
 import { judge, rulesOf } from "../../bench/fuzz/judge.ts";
 import { Chance } from "../../bench/fuzz/chance.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
-import { chatBody } from "../../packages/express/src/api/schemas/chat-body.ts";
-import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
 
 const MODEL = { name: "pocket", vocabSize: 4096 };
 const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));

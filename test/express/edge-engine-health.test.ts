@@ -13,7 +13,7 @@ import {
 } from "../../packages/express/src/edge/models/engine-health.ts";
 import { MODEL_STATES } from "../../packages/express/src/edge/models/model-entry.ts";
 import { verdicts, type JudgedModel } from "../../packages/express/src/edge/operations.ts";
-import { ClientGone } from "../../packages/express/src/http/client-signal.ts";
+import { ClientGone } from "../../packages/express/src/http/request.ts";
 
 const KINDS: readonly OutcomeKind[] = ["answer", "fault", "neither"];
 

@@ -7,7 +7,7 @@ import * as fc from "../support/fast-check.ts";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { guard, KeyRing, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
 import { durationText, limiterOf } from "../../packages/express/src/edge/rate-limits.ts";
-import { localsOf } from "../../packages/express/src/http/locals.ts";
+import { localsOf } from "../../packages/express/src/http/request.ts";
 import { listen } from "../support/served-model.ts";
 
 type Answered = Parameters<ReadMeEvents["request:answered"]>[0];

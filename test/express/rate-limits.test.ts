@@ -3,7 +3,7 @@
 import express from "express";
 import { expect, onTestFinished, test } from "vitest";
 import { guard, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
-import { localsOf } from "../../packages/express/src/http/locals.ts";
+import { localsOf } from "../../packages/express/src/http/request.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { listen } from "../support/served-model.ts";
 

@@ -23,7 +23,7 @@ function maker(): Maker {
     for (const value of [1, 2, 3]) yield new Uint8Array(SIZE).fill(value);
   }
   return {
-    path: (cache, key = "model") => cachedData(cache, KIND, key, "a note", chunks),
+    path: (cache, key = "model") => cachedData(cache, { kind: KIND, key, note: "a note", chunks }),
     numMade: () => numMade,
   };
 }
@@ -100,7 +100,9 @@ async function* failing(): AsyncGenerator<Uint8Array> {
 
 test("leaves nothing behind when it fails to be made, and its error is told", async () => {
   const cache = await temporaryFolder();
-  await expect(cachedData(cache, KIND, "model", "a note", failing)).rejects.toThrow(/the checkpoint is gone/);
+  await expect(cachedData(cache, { kind: KIND, key: "model", note: "a note", chunks: failing })).rejects.toThrow(
+    /the checkpoint is gone/,
+  );
   expect(await readdir(join(cache, KIND))).toEqual([]);
 });
 

@@ -2,7 +2,7 @@
 // fit before any work is done for it.
 
 import { integerOption, type ReadMeEvents } from "@readme-moe/core";
-import type { ApiError } from "../http/api-error.ts";
+import type { ApiError } from "../http/errors.ts";
 import { ClientLoads, type Load, type Overflow } from "./admission/loads.ts";
 import {
   decidedPriority,

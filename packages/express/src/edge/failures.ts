@@ -3,7 +3,7 @@
 import type { ReadMeEmitter } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
 import { asApiError } from "../http/errors.ts";
-import type { RequestLocals } from "../http/locals.ts";
+import type { RequestLocals } from "../http/request.ts";
 import { faultChain, outcomeKind } from "./models/engine-health.ts";
 import type { ServedModels } from "./served-models.ts";
 

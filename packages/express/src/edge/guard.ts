@@ -4,9 +4,8 @@ import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
 import type { RateLimiterAbstract } from "rate-limiter-flexible";
-import { ApiError } from "../http/api-error.ts";
-import { sendError } from "../http/errors.ts";
-import { identify as identifyRequest, localsOf } from "../http/locals.ts";
+import { ApiError, sendError } from "../http/errors.ts";
+import { identify as identifyRequest, localsOf } from "../http/request.ts";
 import { limiterOf, limitRequests, limitTokens } from "./rate-limits.ts";
 
 /**

@@ -5,7 +5,7 @@ import { rejectUnknownKeys } from "@readme-moe/core";
 import { Router, type RequestHandler, type Response } from "express";
 import type { Registry } from "prom-client";
 import { z } from "zod";
-import { oneAtATime } from "../http/one-at-a-time.ts";
+import { oneAtATime } from "../http/request.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import { MODEL_STATES } from "./models/model-entry.ts";

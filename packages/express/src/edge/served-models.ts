@@ -10,7 +10,7 @@ import {
   type ServedModelsOptions,
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
-import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../http/timers.ts";
 
 export type { Lease } from "./models/model-entry.ts";
 

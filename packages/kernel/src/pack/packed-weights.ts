@@ -36,7 +36,7 @@ export async function packedWeights(
   const chunks = (): AsyncIterable<Uint8Array> =>
     packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
   try {
-    return await cachedData(cacheFolder, "kernels", key, "packed weights of the kernel", chunks);
+    return await cachedData(cacheFolder, { kind: "kernels", key, note: "packed weights of the kernel", chunks });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     const weights = await fill(allocate(layOut(description).numBytes, reason), chunks());

@@ -1,8 +1,8 @@
 // Whether a running engine still answers: a decision over how its latest requests ended.
 
 import { errorChain, ReadMeError, type ErrorLink, type ReadMeErrorCode } from "@readme-moe/core";
-import { ApiError } from "../../http/api-error.ts";
-import { ClientGone } from "../../http/client-signal.ts";
+import { ApiError } from "../../http/errors.ts";
+import { ClientGone } from "../../http/request.ts";
 
 /** End of a request as far as the engine is to blame. A client's mistake or disconnect says nothing about the engine. */
 export type OutcomeKind = "answer" | "fault" | "neither";

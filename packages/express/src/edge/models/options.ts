@@ -1,6 +1,6 @@
 import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
-import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
 
 /** The request that a model is chosen for. */
 export interface Asking {
