@@ -113,7 +113,7 @@ test("compares losses with the first model, and names better ones in no more mem
     measuredQuality("ours", 20, 2.75),
   ]);
   expect(table.rows.at(-1)).toEqual(["ours", "20", "2.750", "0.750", "2.750"]);
-  expect(table.notes).toEqual(["In no more memory than ours, less is lost by: small."]);
+  expect(table.notes).toEqual(["Models with less loss in no more memory than ours: small."]);
 });
 
 test("shows accuracies with their errors, and no table without questions", () => {
