@@ -130,8 +130,9 @@ async function runSteps(
   if (checkpointPath !== undefined && existsSync(checkpointPath)) {
     await withFile(checkpointPath, async (file) => {
       await restoreArrays(file, trainer.state);
-      losses.push(...(JSON.parse(file.metadata.get("losses") ?? "[]") as number[]));
-      best.restore(JSON.parse(file.metadata.get("best") ?? "{}"));
+      const known: readonly number[] = JSON.parse(file.metadata.get("losses") ?? "[]");
+      losses.push(...known);
+      best.restore(JSON.parse(file.metadata.get("best") ?? `{"validations":[]}`));
       await restoreArrays(file, best.state);
     });
   }
