@@ -67,7 +67,7 @@ export async function eliminate(fit: PartFit, candidates: Int32Array, size: numb
 function eliminationCosts(inverse: Matrix, down: Matrix): Float64Array {
   return new Float64Array(inverse.rows).map((_, i) => {
     let square = 0;
-    for (const weight of down.data.subarray(i * down.columns, (i + 1) * down.columns)) square += weight ** 2;
+    for (let j = 0; j < down.columns; j++) square += down.data[i * down.columns + j]! ** 2;
     return square / inverse.data[i * inverse.columns + i]!;
   });
 }

@@ -62,7 +62,7 @@ export function windowMeans(rows: Float32Array, columns: number, size: number): 
   const count = rows.length / columns;
   const result = new Float32Array(rows.length);
   const sums = new Float64Array((count + 1) * columns);
-  rows.forEach((value, i) => (sums[i + columns] = sums[i]! + value));
+  for (let i = 0; i < rows.length; i++) sums[i + columns] = sums[i]! + rows[i]!;
   const before = Math.floor((size - 1) / 2);
   for (let row = 0; row < count; row++) {
     const from = Math.max(0, row - before);
@@ -79,14 +79,13 @@ export function windowMeans(rows: Float32Array, columns: number, size: number): 
 function meanSaving(examples: readonly Float32Array[], columns: number): number {
   let [saved, tokens] = [0, 0];
   for (const costs of examples) {
-    for (const row of rowsOf(costs, columns)) {
+    for (let start = 0; start < costs.length; start += columns, tokens++) {
       let [sum, least] = [0, Infinity];
-      for (const cost of row) {
-        sum += cost;
-        least = Math.min(least, cost);
+      for (let i = start; i < start + columns; i++) {
+        sum += costs[i]!;
+        least = Math.min(least, costs[i]!);
       }
       saved += sum / columns - least;
-      tokens++;
     }
   }
   return saved > 0 ? saved / tokens : 1;
@@ -94,17 +93,17 @@ function meanSaving(examples: readonly Float32Array[], columns: number): number 
 
 /** Computes `softmax(-costs / temperature)` of each row. */
 function softmin(costs: Float32Array, columns: number, temperature: number): Float32Array {
-  const result = costs.slice();
-  for (const row of rowsOf(result, columns)) {
+  const result = new Float32Array(costs.length);
+  for (let start = 0; start < costs.length; start += columns) {
     let least = Infinity;
-    for (const cost of row) least = Math.min(least, cost);
+    for (let i = start; i < start + columns; i++) least = Math.min(least, costs[i]!);
     let sum = 0;
-    row.forEach((cost, i) => {
-      const value = Math.exp((least - cost) / temperature);
-      row[i] = value;
+    for (let i = start; i < start + columns; i++) {
+      const value = Math.exp((least - costs[i]!) / temperature);
+      result[i] = value;
       sum += value;
-    });
-    row.forEach((value, i) => (row[i] = value / sum));
+    }
+    for (let i = start; i < start + columns; i++) result[i]! /= sum;
   }
   return result;
 }
@@ -120,25 +119,21 @@ export function paperTargets(scores: Float32Array, columns: number): Float32Arra
   const negated = scores.map((score) => -score);
   const result = softmin(negated, columns, 1 / sharpness);
   for (let start = 0; start < scores.length; start += columns) {
-    const own = scores.subarray(start, start + columns);
-    const best = own.indexOf(own.reduce((most, score) => Math.max(most, score), -Infinity));
-    result.subarray(start, start + columns).forEach((share, i) => {
+    let best = start;
+    for (let i = start; i < start + columns; i++) if (scores[i]! > scores[best]!) best = i;
+    for (let i = start; i < start + columns; i++) {
       const label = smoothing / columns + (i === best ? 1 - smoothing : 0);
-      result[start + i] = labelShare * label + (1 - labelShare) * share;
-    });
+      result[i] = labelShare * label + (1 - labelShare) * result[i]!;
+    }
   }
   return result;
 }
 
 /** Multiplies each row by its sum, which is 1 up to rounding: trained routers stay the same to the last bit. */
 function multiplyBySums(rows: Float32Array, columns: number): void {
-  for (const row of rowsOf(rows, columns)) {
+  for (let start = 0; start < rows.length; start += columns) {
     let sum = 0;
-    for (const value of row) sum += value;
-    row.forEach((value, i) => (row[i] = value * sum));
+    for (let i = start; i < start + columns; i++) sum += rows[i]!;
+    for (let i = start; i < start + columns; i++) rows[i]! *= sum;
   }
-}
-
-function* rowsOf(values: Float32Array, columns: number): Generator<Float32Array> {
-  for (let start = 0; start < values.length; start += columns) yield values.subarray(start, start + columns);
 }

@@ -64,13 +64,14 @@ export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number)
     }
     const ofText = new Float64Array(numExperts);
     for (let token = 0; token < experts.length; token++) {
-      const row = costs.subarray(token * numExperts, (token + 1) * numExperts);
-      const own = row[experts[token]!]!;
+      const start = token * numExperts;
+      const own = costs[start + experts[token]!]!;
       let least = Infinity;
-      row.forEach((value, expert) => {
+      for (let expert = 0; expert < numExperts; expert++) {
+        const value = costs[start + expert]!;
         ofText[expert]! += value;
-        least = Math.min(least, value);
-      });
+        if (value < least) least = value;
+      }
       cost += own;
       oracle += least;
       if (own === least) hits++;
