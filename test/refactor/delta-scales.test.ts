@@ -117,8 +117,8 @@ async function packed(name: string, maxBytes: number, withTexts: boolean): Promi
 
 describe("a refitted pocket model", () => {
   beforeAll(async () => {
-    const options = { ...LITTLE, baselines: false } as const;
-    await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
+    const options = { ...LITTLE, baselines: false, threads: 1, source: "pocket" } as const;
+    await refactor(pocket, texts, at("refitted"), options);
   }, 300_000);
 
   test("loses less of its logits in the same bytes when packed with texts", { timeout: 600_000 }, async () => {

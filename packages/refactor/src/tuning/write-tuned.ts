@@ -1,4 +1,4 @@
-// A tuned model as a Read-ME folder.
+// Writes a tuned model as a Read-ME folder.
 
 import {
   baseFiles,
@@ -10,24 +10,25 @@ import {
   type ReadMeContent,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import { routerSection, routerTensors } from "../../router-training/router-tensors.ts";
-import type { DecoderWeights, Weight, WeightGroup } from "../decoder/decoder-weights.ts";
-import type { KeptRouter } from "../job/tuning-router.ts";
-import { LEFT, RIGHT } from "../training/trainable.ts";
+import { routerSection, routerTensors } from "../router-training/router-network.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "./decoder/decoder-weights.ts";
+import { LEFT, RIGHT } from "./parameters.ts";
+import type { KeptRouter } from "./tuning-router.ts";
+
+/** Results of a tuning. */
+export interface Tuned {
+  readonly weights: DecoderWeights;
+  /** Router that replaces the model's own. */
+  readonly router: KeptRouter | undefined;
+  readonly provenance: Readonly<Record<string, unknown>>;
+}
 
 /**
- * Writes `model` with what a tuning made of its weights, in the types that it has them in.
+ * Writes `model` with its tuned weights, in the model's own types.
  *
- * @param router - in place of the model's own
  * @throws {ReadMeError} `ERR_WRITE_FAILED`
  */
-export async function writeTuned(
-  path: string,
-  model: Model,
-  weights: DecoderWeights,
-  router: KeptRouter | undefined,
-  provenance: Readonly<Record<string, unknown>>,
-): Promise<void> {
+export async function writeTuned(path: string, model: Model, { weights, router, provenance }: Tuned): Promise<void> {
   const { config, texts } = await baseFiles(model);
   const { readme: section, ...own } = config;
   const before = section as ReadMeContent["readme"];
@@ -54,7 +55,7 @@ export async function writeTuned(
   });
 }
 
-/** What became of each weight, made when it is asked for. */
+/** Maps the key of each weight to a function that computes the tuned weight. */
 function tunedWeights({ layers, finalNorm }: DecoderWeights): ReadonlyMap<string, () => Float32Array> {
   const tuned = new Map<string, () => Float32Array>([[finalNorm.key, () => finalNorm.values]]);
   for (const { attention, common, experts } of layers) {
@@ -65,6 +66,7 @@ function tunedWeights({ layers, finalNorm }: DecoderWeights): ReadonlyMap<string
   return tuned;
 }
 
+/** Adds a weight's low-rank change, if it has one. */
 function withChange(group: WeightGroup, name: string, { values, shape }: Weight): Float32Array {
   const product = name.replace(/\.weight$/, "");
   const [left, right] = [group.get(product + LEFT), group.get(product + RIGHT)];
@@ -75,9 +77,9 @@ function withChange(group: WeightGroup, name: string, { values, shape }: Weight)
   for (let row = 0; row < out; row++) {
     const own = result.subarray(row * size, (row + 1) * size);
     for (let k = 0; k < rank; k++) {
-      const share = right.values[row * rank + k] as number;
+      const share = right.values[row * rank + k]!;
       const line = left.values.subarray(k * size, (k + 1) * size);
-      for (let i = 0; i < size; i++) own[i] = (own[i] as number) + share * (line[i] as number);
+      for (let i = 0; i < size; i++) own[i]! += share * line[i]!;
     }
   }
   return result;

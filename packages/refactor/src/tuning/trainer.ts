@@ -1,13 +1,13 @@
-// A model in training beside its teacher: what one step does.
+// A model in training beside its teacher.
 
-import { Decoder } from "../decoder/decoder.ts";
-import type { DecoderWeights } from "../decoder/decoder-weights.ts";
-import { GraphPool } from "../decoder/graph-pool.ts";
-import { crossEntropies, distillRows } from "../decoder/head.ts";
 import type { ModelConfig } from "@readme-moe/model";
-import { Optimizer, type Rates } from "./optimizer.ts";
-import { batchOf, labelsOf, type RoutedSequence } from "./sequences.ts";
-import type { Parameter } from "./trainable.ts";
+import { Decoder, type Batch } from "./decoder/decoder.ts";
+import type { DecoderWeights } from "./decoder/decoder-weights.ts";
+import { GraphPool } from "./decoder/graph-pool.ts";
+import { crossEntropies, distillRows } from "./decoder/head.ts";
+import type { StepFigures } from "./options.ts";
+import { Optimizer, type Parameter, type Rates } from "./parameters.ts";
+import { batchOf, labelsOf, type RoutedSequence } from "./tuning-data.ts";
 
 const MAX_GRADIENT_NORM = 1;
 
@@ -19,22 +19,13 @@ export interface TrainerSettings {
   readonly signal: AbortSignal | undefined;
 }
 
-/** Means over the tokens of a step, in nats. */
-export interface StepFigures {
-  /** Of the student from its teacher. */
-  readonly divergence: number;
-  readonly crossEntropy: number;
-  /** Length of the gradient before clipping. */
-  readonly gradientNorm: number;
-}
-
 export class Trainer {
   readonly #student: Decoder;
   readonly #teacher: Decoder;
   readonly #pool: GraphPool;
   readonly #settings: TrainerSettings;
   readonly optimizer: Optimizer;
-  readonly #finalNorm: string;
+  readonly #weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights };
 
   constructor(
     config: ModelConfig,
@@ -47,7 +38,7 @@ export class Trainer {
     this.#student = new Decoder(weights.student, this.#pool, new Set(parameters.map(({ key }) => key)));
     this.#teacher = new Decoder(weights.teacher, this.#pool);
     this.#settings = settings;
-    this.#finalNorm = weights.student.finalNorm.key;
+    this.#weights = weights;
     this.optimizer = new Optimizer(parameters);
   }
 
@@ -57,31 +48,30 @@ export class Trainer {
     return { ...figures, gradientNorm: this.optimizer.step(rates, MAX_GRADIENT_NORM) };
   }
 
-  /** Adds up a step's gradients in the optimizer. */
+  /** Adds up the gradients of a step in the optimizer. */
   async gradients(sequences: readonly RoutedSequence[]): Promise<Omit<StepFigures, "gradientNorm">> {
     const { microSequences, sequenceTokens } = this.#settings;
     const weight = 1 / (sequences.length * (sequenceTokens - 1));
     let [divergence, crossEntropy] = [0, 0];
     this.optimizer.clear();
     for (let from = 0; from < sequences.length; from += microSequences) {
-      const micro = await this.#micro(sequences.slice(from, from + microSequences), weight);
+      const micro = await this.#addGradients(sequences.slice(from, from + microSequences), weight);
       divergence += micro.divergence;
       crossEntropy += micro.crossEntropy;
     }
     return { divergence, crossEntropy };
   }
 
-  /** Cross-entropies of each sequence's tokens in nats, their mean; by the student or by its teacher. */
-  async losses(sequences: readonly RoutedSequence[], who: "student" | "teacher"): Promise<readonly number[]> {
+  /** Returns the mean cross-entropy of each sequence's tokens, in nats. */
+  async losses(sequences: readonly RoutedSequence[], model: "student" | "teacher"): Promise<readonly number[]> {
     const { microSequences, sequenceTokens, signal } = this.#settings;
-    const decoder = who === "student" ? this.#student : this.#teacher;
+    const decoder = model === "student" ? this.#student : this.#teacher;
     const losses: number[] = [];
     for (let from = 0; from < sequences.length; from += microSequences) {
       signal?.throwIfAborted();
       const some = sequences.slice(from, from + microSequences);
       const batch = batchOf(some, microSequences);
-      const own = who === "student" ? batch : { ...batch, experts: new Uint16Array(batch.experts.length) };
-      const { hidden } = await decoder.forward(own, false);
+      const { hidden } = await decoder.forward(model === "student" ? batch : withExpert(batch, 0), false);
       const { ids } = labelsOf(batch, sequenceTokens, 1);
       const rows = await crossEntropies(this.#pool, hidden, decoder.weights, ids);
       some.forEach((_, i) => {
@@ -92,7 +82,7 @@ export class Trainer {
     return losses;
   }
 
-  /** How far each expert's next tokens are from the teacher's, of each sequence `[tokens, numExperts]`, in nats. */
+  /** Returns the divergence of each expert's next tokens from the teacher's, `[tokens, numExperts]` per sequence. */
   async divergences(
     sequences: readonly Pick<RoutedSequence, "tokenIds">[],
     numExperts: number,
@@ -104,15 +94,12 @@ export class Trainer {
       const routed = some.map(({ tokenIds }) => ({ tokenIds, experts: new Uint16Array(tokenIds.length), domain: 0 }));
       const batch = batchOf(routed, microSequences);
       const labels = labelsOf(batch, sequenceTokens, 1);
-      const taught = await this.#teacher.forward(batch, false);
+      const { hidden: teacher } = await this.#teacher.forward(batch, false);
       for (let expert = 0; expert < numExperts; expert++) {
         signal?.throwIfAborted();
-        const { hidden } = await this.#student.forward({ ...batch, experts: batch.experts.map(() => expert) }, false);
-        const states = { student: hidden, teacher: taught.hidden };
-        const weights = { student: this.#student.weights, teacher: this.#teacher.weights };
-        const { divergences } = await distillRows(this.#pool, states, weights, labels, labelShare);
-        some.forEach((_, place) => {
-          const own = costs[from + place] as Float32Array;
+        const { hidden: student } = await this.#student.forward(withExpert(batch, expert), false);
+        const { divergences } = await distillRows(this.#pool, { student, teacher }, this.#weights, labels, labelShare);
+        costs.slice(from, from + some.length).forEach((own, place) => {
           const rows = divergences.subarray(place * sequenceTokens, (place + 1) * sequenceTokens);
           rows.forEach((divergence, row) => (own[row * numExperts + expert] = divergence));
         });
@@ -125,24 +112,32 @@ export class Trainer {
     await this.#pool.dispose();
   }
 
-  async #micro(sequences: readonly RoutedSequence[], weight: number): Promise<Omit<StepFigures, "gradientNorm">> {
+  /** Adds the gradients of sequences that run together. @param weight - of each token */
+  async #addGradients(
+    sequences: readonly RoutedSequence[],
+    weight: number,
+  ): Promise<Omit<StepFigures, "gradientNorm">> {
     const { sequenceTokens, labelShare, signal } = this.#settings;
     signal?.throwIfAborted();
     const batch = batchOf(sequences);
-    const taught = await this.#teacher.forward({ ...batch, experts: new Uint16Array(batch.experts.length) }, false);
+    const { hidden: teacher } = await this.#teacher.forward(withExpert(batch, 0), false);
     signal?.throwIfAborted();
     const pass = await this.#student.forward(batch, true);
     signal?.throwIfAborted();
     const rows = await distillRows(
       this.#pool,
-      { student: pass.hidden, teacher: taught.hidden },
-      { student: this.#student.weights, teacher: this.#teacher.weights },
+      { student: pass.hidden, teacher },
+      this.#weights,
       labelsOf(batch, sequenceTokens, weight),
       labelShare,
     );
-    this.optimizer.add(this.#finalNorm, rows.normGradient);
+    this.optimizer.add(this.#weights.student.finalNorm.key, rows.normGradient);
     signal?.throwIfAborted();
     await this.#student.backward(pass, rows.gradient, (key, gradient) => this.optimizer.add(key, gradient));
     return rows;
   }
+}
+
+function withExpert(batch: Batch, expert: number): Batch {
+  return { ...batch, experts: new Uint16Array(batch.experts.length).fill(expert) };
 }

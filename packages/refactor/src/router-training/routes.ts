@@ -1,8 +1,31 @@
-// What a choice of experts costs, against the best and the worst that could be done.
+// Routes texts, and compares what routes cost with the best and the worst possible choices.
 
-import { routeStatistics, type RouteStatistics } from "@readme-moe/router";
+import type { Model } from "@readme-moe/model";
+import { KernelRouter, routeStatistics, type RouteStatistics } from "@readme-moe/router";
 
-/** The experts chosen for a text's tokens, and what each expert would have cost. */
+/** Returns the expert of each token of a text. */
+export type Route = (tokenIds: Int32Array) => Promise<Uint16Array>;
+
+/** Opens a model's own router for `use`. Each text is routed from its beginning. */
+export async function withKernelRouter<Result>(
+  model: Model,
+  options: { readonly cacheFolder: string; readonly threads: number | undefined },
+  use: (route: Route) => Promise<Result>,
+): Promise<Result> {
+  const router = await KernelRouter.open(model, options);
+  try {
+    return await use(async (tokenIds) => {
+      const state = router.start();
+      const [route] = await router.route([{ state, tokenIds }]);
+      router.release(state);
+      return Uint16Array.from(route?.experts ?? []);
+    });
+  } finally {
+    await router.dispose();
+  }
+}
+
+/** Experts chosen for a text's tokens, and the costs of all experts. */
 export interface RoutedText {
   readonly experts: ArrayLike<number>;
   /** `[tokens, numExperts]`, lower is better. */
@@ -12,17 +35,19 @@ export interface RoutedText {
 /** Means over tokens. */
 export interface RouteFigures extends RouteStatistics {
   readonly tokens: number;
-  /** Of the chosen experts. */
+  /** Cost of the chosen experts. */
   readonly cost: number;
-  /** Of the best expert of each token. */
+  /** Cost of each token's best expert. */
   readonly oracleCost: number;
-  /** Of the one expert that is best for a whole text. */
+  /** Cost of each text's best expert. */
   readonly textOracleCost: number;
-  /** Of the one expert that is best for everything. */
+  /** Cost of the best expert for all texts together. */
   readonly singleCost: number;
-  /** Of an expert drawn by lot. */
+  /** Cost of a randomly drawn expert. */
   readonly randomCost: number;
-  /** `(cost - oracleCost) / (randomCost - oracleCost)`: 0 is the oracle, 1 is chance; 0 where experts do not differ. */
+  /**
+   * `(cost - oracleCost) / (randomCost - oracleCost)`: 0 is the oracle, 1 is chance; 0 when all experts cost the same.
+   */
   readonly regret: number;
   /** Share of the tokens whose best expert was chosen. */
   readonly accuracy: number;
@@ -39,12 +64,12 @@ export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number)
     }
     const ofText = new Float64Array(numExperts);
     for (let token = 0; token < experts.length; token++) {
-      const expert = experts[token] as number;
-      const own = costs[token * numExperts + expert] as number;
+      const start = token * numExperts;
+      const own = costs[start + experts[token]!]!;
       let least = Infinity;
-      for (let other = 0; other < numExperts; other++) {
-        const value = costs[token * numExperts + other] as number;
-        ofText[other] = (ofText[other] as number) + value;
+      for (let expert = 0; expert < numExperts; expert++) {
+        const value = costs[start + expert]!;
+        ofText[expert]! += value;
         if (value < least) least = value;
       }
       cost += own;
@@ -53,9 +78,7 @@ export function evaluateRoutes(texts: readonly RoutedText[], numExperts: number)
     }
     tokens += experts.length;
     textOracle += Math.min(...ofText);
-    for (let expert = 0; expert < numExperts; expert++) {
-      totals[expert] = (totals[expert] as number) + (ofText[expert] as number);
-    }
+    ofText.forEach((sum, expert) => (totals[expert]! += sum));
   }
   if (tokens === 0) throw new RangeError("Expected `texts` to hold at least one token, got none");
   const random = totals.reduce((sum, value) => sum + value, 0) / numExperts;

@@ -1,25 +1,26 @@
-// A domain's documents: some are held out, the rest is what statistics and the router are made from.
+// Splits a domain's documents into held-out text, calibration text and further text for the router.
 
 import type { Tokenizer } from "@readme-moe/model";
 import { shuffled } from "../random.ts";
 
-/** Every twelfth document is held out, the one with index 11 first. */
+/** Every twelfth document is held out, beginning with index 11. */
 const HELD_OUT = { every: 12, index: 11 } as const;
-// Long documents would fill a budget of tokens alone: they are cut, and their pieces are drawn like others.
+// A long document would fill the token budget alone: documents are cut, and their pieces are drawn separately.
 const PIECE_CHARACTERS = 6000;
 
-/** Texts of one kind. `files` says in the report where they came from. */
+/** Documents of one kind. */
 export interface DomainText {
   readonly name: string;
+  /** Source files, for the report. */
   readonly files: readonly string[];
   readonly documents: readonly string[];
-  /** Of the documents, for the report; none where they are not known. */
+  /** Licences of the documents, for the report; none when unknown. */
   readonly licenses?: readonly string[] | undefined;
 }
 
 export interface DomainOptions {
   readonly calibrationTokens: number;
-  /** At most so many tokens of other text for the router. */
+  /** Maximum of further tokens for the router. */
   readonly routerTokens: number;
   readonly evaluationSequences: number;
   readonly sequenceTokens: number;
@@ -31,34 +32,32 @@ export interface DomainOptions {
 export interface DomainData {
   readonly name: string;
   readonly calibration: readonly Int32Array[];
-  /** Of the documents that calibration is drawn from, what it left. */
+  /** Text of the calibration documents beyond the calibration tokens. */
   readonly routerText: readonly Int32Array[];
   readonly evaluation: readonly Int32Array[];
   readonly calibrationDocuments: number;
   readonly heldOutDocuments: number;
 }
 
-/**
- * @throws {RangeError} naming the domain, when its text is too short for one sequence of either kind
- */
+/** @throws {RangeError} naming the domain, when its text is too short for one sequence of either kind */
 export function prepareDomain(
   { name, documents }: DomainText,
   tokenizer: Tokenizer,
   options: DomainOptions,
 ): DomainData {
-  const { calibrationTokens, routerTokens, evaluationSequences, sequenceTokens, endOfText, seed } = options;
+  const { calibrationTokens, routerTokens, evaluationSequences, sequenceTokens, seed } = options;
   const [kept, heldOut] = splitDocuments(documents);
-  const cut = (texts: Iterable<string>, tokens: number): readonly Int32Array[] =>
-    cutSequences(tokenizer, texts, endOfText, sequenceTokens, tokens);
-  const drawn = cut(shuffled(kept.flatMap(pieces), seed), calibrationTokens + routerTokens);
-  const numCalibration = Math.floor(calibrationTokens / sequenceTokens);
-  // Of few sequences, too, as many documents as may be.
-  const evaluation = cut(shuffled(heldOut.flatMap(pieces), seed), evaluationSequences * sequenceTokens);
+  // Pieces are shuffled: even a few sequences come from as many documents as possible.
+  const draw = (texts: readonly string[], tokens: number): readonly Int32Array[] =>
+    cutSequences(tokenizer, shuffled(texts.flatMap(pieces), seed), tokens, options);
+  const drawn = draw(kept, calibrationTokens + routerTokens);
+  const evaluation = draw(heldOut, evaluationSequences * sequenceTokens);
   const expectation = `at least ${sequenceTokens} tokens to calibrate with and as many held out (every twelfth document)`;
   if (drawn.length === 0 || evaluation.length === 0) {
     const found = `${documents.length} document(s), ${drawn.length + evaluation.length} sequence(s)`;
     throw new RangeError(`Expected data of ${JSON.stringify(name)} to have ${expectation}, got ${found}`);
   }
+  const numCalibration = Math.floor(calibrationTokens / sequenceTokens);
   return {
     name,
     calibration: drawn.slice(0, numCalibration),
@@ -69,7 +68,7 @@ export function prepareDomain(
   };
 }
 
-/** Of few documents, the last is held out; of a single one, its last twelfth. */
+/** Holds out the last document when there are fewer than twelve, and the last twelfth of a single document. */
 function splitDocuments(documents: readonly string[]): readonly [kept: readonly string[], heldOut: readonly string[]] {
   const isHeldOut = (index: number): boolean => index % HELD_OUT.every === HELD_OUT.index;
   if (documents.length >= HELD_OUT.every) {
@@ -86,13 +85,12 @@ function pieces(document: string): readonly string[] {
   return Array.from({ length: count }, (_, i) => document.slice(i * PIECE_CHARACTERS, (i + 1) * PIECE_CHARACTERS));
 }
 
-/** Texts are each ended by `endOfText`, joined and cut; what does not fill a sequence is left out. */
+/** Joins texts, each followed by `endOfText`, and cuts them into sequences. An incomplete last sequence is dropped. */
 function cutSequences(
   tokenizer: Tokenizer,
-  texts: Iterable<string>,
-  endOfText: number,
-  length: number,
+  texts: readonly string[],
   maxTokens: number,
+  { endOfText, sequenceTokens: length }: DomainOptions,
 ): readonly Int32Array[] {
   const joined: number[] = [];
   for (const text of texts) {
