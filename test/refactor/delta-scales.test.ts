@@ -117,8 +117,8 @@ async function packed(name: string, maxBytes: number, withTexts: boolean): Promi
 
 describe("a refitted pocket model", () => {
   beforeAll(async () => {
-    const options = { ...LITTLE, baselines: false } as const;
-    await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
+    const options = { ...LITTLE, baselines: false, threads: 1, source: "pocket" } as const;
+    await refactor(pocket, texts, at("refitted"), options);
   }, 300_000);
 
   test("with texts, the same bytes leave logits nearer to what they were", { timeout: 600_000 }, async () => {
