@@ -6,7 +6,7 @@ import { openModel, Tokenizer } from "@readme-moe/model";
 import { exportTransformersJs } from "@readme-moe/onnx";
 import { describe, expect, test } from "vitest";
 import { peakMemoryBytes, type Sample } from "readme-moe/bench";
-import { writeQ8Gguf } from "../../bench/engine/q8-gguf.ts";
+import { writeQ8Gguf } from "../support/gguf/convert-model.ts";
 import {
   bestPeerTable,
   type ComparedColumn,

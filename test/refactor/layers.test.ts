@@ -1,6 +1,6 @@
 // Statistics, experts and errors of a layer's graphs against plain loops.
 
-import { openModel, type Model } from "@readme-moe/model";
+import { openModel, type Model, type TensorRef } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { LayerExperts, Part } from "../../packages/refactor/src/experts/layer-experts.ts";
 import { densePart } from "../../packages/refactor/src/experts/fit-part.ts";
@@ -112,8 +112,8 @@ test("what comes to products is summed up over all tokens", async () => {
   const plain = await plainStream(dense);
   const { attention, ffn, gram } = await runProductInputs(layerSource(model, 0), stream, dense, {});
   expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
-  const { inputNorm, postAttentionNorm } = model.weights.layers[0]!;
-  const normed = async (rows: readonly ArrayLike<number>[], { store, name }: typeof inputNorm) => {
+  const { attentionNorm, ffnNorm } = model.weights.layers[0]!;
+  const normed = async (rows: readonly ArrayLike<number>[], { store, name }: TensorRef) => {
     const scale = await store.readFloats(name);
     return rows.map((row) => {
       const meanSquare = Array.from(row).reduce((sum, value) => sum + value * value, 0) / row.length;
@@ -123,8 +123,10 @@ test("what comes to products is summed up over all tokens", async () => {
   };
   const width = stream.hiddenSize;
   const streamRows = Array.from({ length: stream.numTokens }, (_, i) => before.subarray(i * width, (i + 1) * width));
-  expect(largestDifference(attention, columnSquares(await normed(streamRows, inputNorm), width))).toBeLessThan(1e-3);
-  const attendedRows = await normed(plain.attended, postAttentionNorm);
+  expect(largestDifference(attention, columnSquares(await normed(streamRows, attentionNorm!), width))).toBeLessThan(
+    1e-3,
+  );
+  const attendedRows = await normed(plain.attended, ffnNorm!);
   expect(largestDifference(ffn, columnSquares(attendedRows, width))).toBeLessThan(1e-3);
   const pairs = Array.from(plain.neurons[0]!).flatMap((_, i, row) =>
     row.slice(i).map((_unused, j) => plain.neurons.reduce((sum, own) => sum + own[i]! * own[i + j]!, 0)),

@@ -1,4 +1,5 @@
-export type { ModelConfig, ModelType } from "./config/model-config.ts";
+export { familyOf } from "./config/families.ts";
+export type { Activation, ModelConfig } from "./config/model-config.ts";
 export { parseConfig } from "./config/parse-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export { writeFileAtomically } from "./files/atomic-write.ts";
@@ -14,10 +15,7 @@ export { verifyModel } from "./folder/verify-model.ts";
 export { writeReadMeFolder, type ReadMeContent } from "./folder/write-read-me.ts";
 export { GgufFile } from "./gguf/gguf-file.ts";
 export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
-export { toGgufRowOrder } from "./gguf/rotary-rows.ts";
-export { ggmlNameOf, hfNameOf } from "./gguf/tensor-names.ts";
-export type { GgufMetadata, GgufValue } from "./gguf/value.ts";
-export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
+export type { GgufMetadata, GgufValue } from "./gguf/metadata.ts";
 export { hubFileNames } from "./hub/hub-file-names.ts";
 export { downloadModel } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
@@ -39,6 +37,7 @@ export type {
   AttentionRefs,
   ExpertLayout,
   FeedForwardRefs,
+  LayerRefs,
   LinearRefs,
   ModelWeights,
 } from "./weights/model-weights.ts";

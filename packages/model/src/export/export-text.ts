@@ -6,7 +6,7 @@ import { isJsonObject, type JsonObject } from "../files/json-object.ts";
 import { readJsonFile, readTextFile } from "../files/text-file.ts";
 import type { Model } from "../folder/model.ts";
 import { GgufFile } from "../gguf/gguf-file.ts";
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
 
 const MAX_BYTES = 256 << 20;

@@ -10,7 +10,7 @@ import { ShardedSafetensors } from "../safetensors/sharded-safetensors.ts";
 import { loadFolderText } from "../text/load-text.ts";
 import { once } from "../text/once.ts";
 import { readJsonFile } from "../files/text-file.ts";
-import { locateDense } from "../weights/dense.ts";
+import { locateDense } from "../weights/backbone.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import type { Located, Model } from "./model.ts";
 import { openReadMe } from "./open-read-me.ts";

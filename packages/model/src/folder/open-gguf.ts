@@ -3,7 +3,7 @@ import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { fingerprintOf } from "../cache/fingerprint.ts";
 import { loadGgufText } from "../text/load-text.ts";
 import { once } from "../text/once.ts";
-import { locateDense } from "../weights/dense.ts";
+import { locateDense } from "../weights/backbone.ts";
 import type { Model } from "./model.ts";
 
 /** A GGUF file carries everything: weights, config, tokenizer and chat template. */

@@ -1,7 +1,7 @@
 // Builds from a GGUF file's metadata what a Hugging Face folder has in tokenizer.json and tokenizer_config.json.
 
 import { describeValue } from "@readme-moe/core";
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { GGUF_PRE_TOKENIZERS, type GgufPreTokenizer } from "./gguf-pre-tokenizers.ts";
 import { GgufVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.ts";
 import { corrupt, type JsonObject, unsupported } from "../files/json-object.ts";

@@ -1,6 +1,6 @@
 import { describeValue } from "@readme-moe/core";
 import { quoted } from "../files/quoted.ts";
-import type { GgufMetadata, GgufValue } from "../gguf/value.ts";
+import type { GgufMetadata, GgufValue } from "../gguf/metadata.ts";
 import { corrupt } from "../files/json-object.ts";
 
 /** Kinds of `tokenizer.ggml.token_type`. */

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { describeValue } from "@readme-moe/core";
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { ChatTemplate, type ChatTemplateOptions, type ChatTemplateSources } from "./chat-template.ts";
 import { corrupt, isJsonObject } from "../files/json-object.ts";
 import { MAX_TOKENIZER_CONFIG_BYTES } from "./load-tokenizer.ts";

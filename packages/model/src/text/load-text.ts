@@ -1,4 +1,4 @@
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { ggufChatTemplate, loadChatTemplate } from "./load-chat-template.ts";
 import { loadTokenizer } from "./load-tokenizer.ts";

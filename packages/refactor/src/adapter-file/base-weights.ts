@@ -1,7 +1,7 @@
 // The dense model that an adapter file changes, as what a Read-ME folder's tensors are compared with.
 
 import { readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
-import { pickRows } from "../layers/pick-rows.ts";
+import { pickRows } from "../layers/layer-source.ts";
 import { floatsOf } from "./tensor-bytes.ts";
 
 // Every expert asks for the same dense tensors. A small model's fit; of a large one, each is read again.

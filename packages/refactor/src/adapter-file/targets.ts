@@ -1,7 +1,7 @@
 // The tensors of a Read-ME model, as an adapter file has to make them again.
 
 import { encodeFloats, isStoredFloat, readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
-import { pickRows } from "../layers/pick-rows.ts";
+import { pickRows } from "../layers/layer-source.ts";
 import { ffnLayerOf, pickColumns } from "./base-weights.ts";
 import type { LayerParts, PartId, PartNeurons } from "./part-neurons.ts";
 import { floatsOf } from "./tensor-bytes.ts";

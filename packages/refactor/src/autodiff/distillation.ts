@@ -1,12 +1,21 @@
-// What a student is told by its teacher's logits and by the text, over a whole vocabulary.
+// Loss of a student, from its teacher's logits and from the text, over a whole vocabulary.
 
 import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { Add, Gather, Log, Mul, ReduceMax, ReduceSum, Reshape, Softmax, Sub, Unsqueeze } = operators;
 
+export interface DistilledLogits {
+  /** `[rows, vocabulary]` */
+  readonly logits: Tensor;
+  /** Like `logits`; has no gradient. */
+  readonly teacher: Tensor;
+  /** `[rows, 1]`; have no gradient. */
+  readonly weights: Tensor;
+}
+
 export interface Distillation {
-  /** Means nothing to the gradients: `[rows]`, `Σ teacher · (log teacher - log student)`. */
+  /** Without a gradient, `[rows]`: `Σ teacher · (log teacher - log student)`. */
   readonly divergences: Tensor;
   /** `[1]`, `Σ weight · (divergence + labelShare · log Σ exp(logits))` */
   readonly loss: Tensor;
@@ -15,20 +24,10 @@ export interface Distillation {
 }
 
 /**
- * The divergence of the student's next tokens from the teacher's, and the part of a cross-entropy that all logits have a share
- * in; both in one, so that there is one gradient `[rows, vocabulary]`. The other part is `pickedLogits`.
- *
- * @param logits - `[rows, vocabulary]`
- * @param teacher - as `logits`; has no gradient
- * @param weights - `[rows, 1]`; has no gradient
+ * Computes the divergence of the student's next tokens from the teacher's, and the part of a cross-entropy that depends on
+ * all logits; both in one, so that there is one gradient `[rows, vocabulary]`. The other part is `pickedLogits`.
  */
-export function distill(
-  tape: Tape,
-  logits: Tensor,
-  teacher: Tensor,
-  weights: Tensor,
-  labelShare: number,
-): Distillation {
+export function distill(tape: Tape, { logits, teacher, weights }: DistilledLogits, labelShare: number): Distillation {
   const g = tape.graph;
   const taught = Softmax(g, teacher.value, -1);
   const said = Softmax(g, logits.value, -1);
@@ -57,14 +56,16 @@ export function distill(
   };
 }
 
-/** `log Σ exp` of each row, out of its largest logit and probability: exponentials of a vocabulary are dear, and known. */
+/** Computes `log Σ exp` of each row from its largest logit and probability, without exponentials of a vocabulary. */
 function logSumsOf(g: GraphBuilder, logits: Value, probabilities: Value): Value {
   const logSums = Sub(g, ReduceMax(g, logits, 1), Log(g, ReduceMax(g, probabilities, 1)));
   return Reshape(g, logSums, [-1]);
 }
 
 /**
- * Each row's logit of its own token, `[rows]`: the row times the token's row of `head` `[vocabulary, size]`, which has no gradient.
+ * Computes each row's logit of its own token, `[rows]`: the row times the token's row of `head` `[vocabulary, size]`, which has no
+ * gradient.
+ *
  * @param ids - int64 `[rows]`
  */
 export function pickedLogits(tape: Tape, x: Tensor, head: Tensor, ids: Tensor): Tensor {

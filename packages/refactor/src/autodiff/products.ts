@@ -7,28 +7,30 @@ const { FusedMatMul, Gemm, ReduceSum } = operators;
 export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor {
   const g = tape.graph;
   const shape = [x.shape[0] as number, w.shape[0] as number];
-  return tape.record(Gemm(g, x.value, w.value, bias?.value), shape, [
-    [x, (gradient) => Gemm(g, gradient, w.value, undefined, { transB: false })],
-    [w, (gradient) => Gemm(g, gradient, x.value, undefined, { transA: true, transB: false })],
+  return tape.record(Gemm(g, x.value, w.value, { bias: bias?.value }), shape, [
+    [x, (gradient) => Gemm(g, gradient, w.value, { transB: false })],
+    [w, (gradient) => Gemm(g, gradient, x.value, { transA: true, transB: false })],
     ...(bias ? [[bias, (gradient: Value) => ReduceSum(g, gradient, 0)] as const] : []),
   ]);
 }
 
-/** A product of low rank, `right · left`: `left` `[rank, in]`, `right` `[out, rank]`. */
-export interface LowRank {
+/** Weights of a product with a change of low rank: `weight` and `bias` as in `linear`, `left` `[rank, in]`, `right` `[out, rank]`. */
+export interface LowRankWeights {
+  readonly weight: Tensor;
   readonly left: Tensor;
   readonly right: Tensor;
+  readonly bias?: Tensor | undefined;
 }
 
-/** `x · (w + right · left)ᵀ + bias`, without ever making the sum; shapes as in `linear`. */
-export function linearWithLowRank(tape: Tape, x: Tensor, w: Tensor, { left, right }: LowRank, bias?: Tensor): Tensor {
+/** `x · (weight + right · left)ᵀ + bias`, without computing the sum of the matrices. */
+export function linearWithLowRank(tape: Tape, x: Tensor, { weight, left, right, bias }: LowRankWeights): Tensor {
   const g = tape.graph;
-  const base = linear(tape, x, w, bias);
+  const base = linear(tape, x, weight, bias);
   const inner = linear(tape, x, left);
-  return tape.record(Gemm(g, inner.value, right.value, base.value), base.shape, [
+  return tape.record(Gemm(g, inner.value, right.value, { bias: base.value }), base.shape, [
     [base, (gradient) => gradient],
-    [inner, (gradient) => Gemm(g, gradient, right.value, undefined, { transB: false })],
-    [right, (gradient) => Gemm(g, gradient, inner.value, undefined, { transA: true, transB: false })],
+    [inner, (gradient) => Gemm(g, gradient, right.value, { transB: false })],
+    [right, (gradient) => Gemm(g, gradient, inner.value, { transA: true, transB: false })],
   ]);
 }
 

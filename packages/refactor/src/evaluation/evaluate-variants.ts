@@ -90,9 +90,11 @@ async function walkLayer(
   const { hiddenSize, sequenceTokens } = stream;
   const goal = { rows: new Float32Array(stream.numTokens * hiddenSize), weights: new Float32Array(stream.numTokens) };
   const perSequence = sequenceTokens * hiddenSize;
-  const attention = stream.attentionFeeds({ numSequences: 1 });
   for (const graph of ["dense", "attention"] as const) {
-    const built = graph === "dense" ? denseLayerGraph(source, options.errorShare) : attentionGraph(source);
+    const built =
+      graph === "dense"
+        ? denseLayerGraph(source, options.errorShare, sequenceTokens)
+        : attentionGraph(source, sequenceTokens);
     await withSession(built, options, async (session) => {
       for (const { id, hidden, sequences } of walkers.filter(
         (walker) => (walker.id === DENSE) === (graph === "dense"),
@@ -100,10 +102,7 @@ async function walkLayer(
         for (const place of sequences.keys()) {
           options.signal?.throwIfAborted();
           const own = hidden.subarray(place * perSequence, (place + 1) * perSequence);
-          const outputs = await session.run({
-            ...attention,
-            hidden: { data: own, dims: [sequenceTokens, hiddenSize] },
-          });
+          const outputs = await session.run({ hidden: { data: own, dims: [sequenceTokens, hiddenSize] } });
           own.set(outputs[id === DENSE ? "next" : "attended"]?.data as Float32Array);
           if (id !== DENSE) continue;
           goal.rows.set(outputs["goal"]?.data as Float32Array, place * perSequence);

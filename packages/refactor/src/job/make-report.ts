@@ -181,13 +181,11 @@ function sizeOf(shape: readonly number[]): number {
 /** @param neurons - of each layer */
 function parametersOf({ weights, config }: Model, neurons: readonly number[]): number {
   const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
-  const attention = weights.layers.flatMap(({ attention: refs, inputNorm, postAttentionNorm }) => [
-    inputNorm,
-    postAttentionNorm,
-    ...[refs.query, refs.key, refs.value, refs.output].flatMap(({ weight, bias }) =>
-      bias ? [weight, bias] : [weight],
-    ),
-  ]);
+  const attention = weights.layers.flatMap(({ attention: refs, ...layer }) => {
+    const norms = [layer.attentionNorm, layer.attentionOutputNorm, layer.ffnNorm, layer.ffnOutputNorm];
+    const products = [refs.query, refs.key, refs.value, refs.output].flatMap(({ weight, bias }) => [weight, bias]);
+    return [...norms, refs.queryNorm, refs.keyNorm, ...products].filter((ref) => ref !== undefined);
+  });
   const backbone = [...tables, ...attention, weights.finalNorm].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   return backbone + neurons.reduce((sum, size) => sum + size, 0) * 3 * config.hiddenSize;
 }

@@ -14,8 +14,7 @@ import {
 } from "@readme-moe/model";
 import { oneOrMany } from "./one-or-many.ts";
 import type { Part } from "../experts/layer-experts.ts";
-import { layerSource, type LayerSource } from "../layers/layer-source.ts";
-import { pickRows } from "../layers/pick-rows.ts";
+import { layerSource, pickRows, type LayerSource } from "../layers/layer-source.ts";
 
 export interface ModelContent {
   readonly model: Model;

@@ -3,15 +3,15 @@
 import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
+import { gramStripes } from "./layer-graph.ts";
 import {
   denseLayerGraph,
   errorsGraph,
   expertGraph,
-  gramStripes,
   momentsGraph,
+  overlapGraph,
   productInputsGraph,
 } from "./layer-graphs.ts";
-import { overlapGraph } from "./overlap-graph.ts";
 import { columnSquares } from "../experts/select.ts";
 import { readDense, type LayerSource } from "./layer-source.ts";
 import type { Batch, TokenStream } from "./token-stream.ts";
@@ -40,9 +40,9 @@ export async function runDense(
   const { hiddenSize } = stream;
   const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(stream.numTokens) };
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
-  await pass(denseLayerGraph(source, share), stream, options, async (batch, run) => {
+  await pass(denseLayerGraph(source, share, stream.sequenceTokens), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
+    const outputs = await run({ hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
@@ -64,9 +64,9 @@ export async function runEnergies(
   const { hiddenSize } = stream;
   const norms = columnSquares((await readDense(source)).weight);
   const energies: Float32Array[] = [];
-  await pass(denseLayerGraph(source, 0), stream, options, async (batch, run) => {
+  await pass(denseLayerGraph(source, 0, stream.sequenceTokens), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
+    const outputs = await run({ hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
     energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] as number)));
   });
@@ -95,9 +95,9 @@ export async function runProductInputs(
     ffn: new Float64Array(hiddenSize),
     gram: new Float32Array(rowStart(intermediateSize, intermediateSize)),
   };
-  await pass(productInputsGraph(source), stream, options, async (batch, run) => {
+  await pass(productInputsGraph(source, stream.sequenceTokens), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
+    const outputs = await run({ hidden: rowsFeed(own, hiddenSize) });
     own.set(floats(outputs, "next"));
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
@@ -121,10 +121,9 @@ export async function runMoments(
   const { hiddenSize } = stream;
   const empty = (): Moments => emptyMoments(source.config.intermediateSize, hiddenSize);
   const moments = of.isPooled ? [empty()] : byDomain(stream, empty);
-  await pass(momentsGraph(source, share), stream, options, async (batch, run) => {
+  await pass(momentsGraph(source, share, stream.sequenceTokens), stream, options, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
     const outputs = await run({
-      ...stream.attentionFeeds(batch),
       hidden: rowsFeed(own, hiddenSize),
       goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });

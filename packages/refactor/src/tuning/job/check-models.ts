@@ -9,6 +9,12 @@ const SHARED = [
   "numKvHeads",
   "headSize",
   "rmsNormEpsilon",
+  "qkNorm",
+  "activation",
+  "embeddingScale",
+  "residualScale",
+  "attentionScale",
+  "logitScale",
 ] as const;
 
 /** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` unless a Read-ME folder with a router and its dense model came */

@@ -19,6 +19,8 @@ export interface Parameter extends Weight {
   readonly isVector: boolean;
 }
 
+const LAYER_NORMS: ReadonlySet<string> = new Set(["norm", "output_norm"]);
+
 /** Beside a weight `key`: the two factors of its change. */
 export const LEFT = ".left";
 export const RIGHT = ".right";
@@ -33,7 +35,7 @@ export function chooseParameters(weights: DecoderWeights, options: TrainableOpti
   const choose = (group: WeightGroup, learns: boolean): void => {
     for (const [name, weight] of Array.from(group)) {
       // Norms learn wherever they are, those of heads with attention.
-      if (!learns && name !== "norm") continue;
+      if (!learns && !LAYER_NORMS.has(name)) continue;
       if (weight.shape.length === 1) parameters.push({ ...weight, isVector: true });
       else if (options.method === "full") parameters.push({ ...weight, isVector: false });
       else parameters.push(...addFactors(group, name, weight, options.rank, random));
