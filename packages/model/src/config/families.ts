@@ -94,6 +94,15 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     headSize: 128,
     slidingWindow: optionalWindow,
   },
+  olmo2: {
+    className: "Olmo2ForCausalLM",
+    architecture: "olmo2",
+    norms: { attentionOutput: "post_attention_layernorm", ffnOutput: "post_feedforward_layernorm" },
+    qkNorm: "all-heads",
+    rmsNormEpsilon: 1e-5,
+    // OLMo 3 has windows; its GGUF files have the architecture of OLMo 2.
+    unsupported: ["sliding_window"],
+  },
 };
 
 /** `model_type` of all supported families. */
