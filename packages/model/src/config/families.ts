@@ -103,6 +103,18 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // OLMo 3 has windows; its GGUF files have the architecture of OLMo 2.
     unsupported: ["sliding_window"],
   },
+  granite: {
+    className: "GraniteForCausalLM",
+    architecture: "granite",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    multipliers: {
+      embedding: "embedding_multiplier",
+      residual: "residual_multiplier",
+      attention: "attention_multiplier",
+      logits: "logits_scaling",
+    },
+  },
 };
 
 /** `model_type` of all supported families. */
