@@ -48,6 +48,7 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
     limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
     maxTokens,
     output: {
+      accepted: () => undefined,
       chunk: () => undefined,
       logits: () => undefined,
       failed: (_, error) => {

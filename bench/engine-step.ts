@@ -8,7 +8,7 @@ import { parseArgs } from "node:util";
 import { KernelRunner } from "@readme-moe/engine";
 import { openModel, type Precision } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
-import { median } from "readme-moe/bench";
+import { median } from "./kit/statistics.ts";
 import { decodingCore } from "./decoding-core.ts";
 
 const { values, positionals } = parseArgs({

@@ -8,7 +8,7 @@ import { expertBytes } from "@readme-moe/core";
 import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import { openModel } from "@readme-moe/model";
-import { median } from "readme-moe/bench";
+import { median } from "./kit/statistics.ts";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 
 const { values, positionals } = parseArgs({

@@ -6,7 +6,7 @@
 import { parseArgs } from "node:util";
 import { parseConfig } from "@readme-moe/model";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
-import { median } from "readme-moe/bench";
+import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters } from "../packages/refactor/src/tuning/training/trainable.ts";
 import { Trainer } from "../packages/refactor/src/tuning/training/trainer.ts";

@@ -95,12 +95,10 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "engine/src/calibration-texts.ts": "is part of a text",
   "express/src/api/answer/answer.ts": "`created` of an answer is a date",
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
-  "model/src/cache/abandoned.ts": "the age of a file; a clock that is set back makes it wait",
-  "model/src/hub/claim-partial.ts": "the age of a file; a clock that is set back makes it wait",
+  "model/src/cache/cache-folder.ts": "the age of a file; a clock that is set back makes it wait",
+  "model/src/hub/partial-file.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/hub/hub-client.ts": "`retry-after` may be a date",
   "model/src/text/chat-template.ts": "templates ask for the date",
-  "readme-moe/src/bench/bench-command.ts": "the name of a folder",
-  "readme-moe/src/presets/package-source.ts": "the age of a file",
   "readme-moe/src/serving/event-log.ts": "the time of a log line",
 };
 

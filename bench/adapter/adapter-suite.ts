@@ -2,20 +2,12 @@
 
 import { join } from "node:path";
 import { openModel, resolveCacheFolder } from "@readme-moe/model";
-import {
-  askChild,
-  endChild,
-  type Figure,
-  interleave,
-  type Interleaved,
-  median,
-  numbersOf,
-  type Suite,
-  type SuiteContext,
-  summaryTable,
-  type Target,
-  valuesOf,
-} from "readme-moe/bench";
+import { askChild, endChild } from "../engine/contender-process.ts";
+import { type Figure, valuesOf } from "../kit/samples.ts";
+import { interleave, type Interleaved } from "../kit/turns.ts";
+import { median } from "../kit/statistics.ts";
+import { numbersOf, type Suite, type SuiteContext, type Target } from "../kit/suite.ts";
+import { summaryTable } from "../kit/report.ts";
 import { afterWarmUp } from "../after-warm-up.ts";
 import { preparePeerFiles } from "../engine/prepare.ts";
 import { promptOf } from "../express/load.ts";

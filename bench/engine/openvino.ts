@@ -3,7 +3,7 @@
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Model } from "@readme-moe/model";
-import type { SuiteContext } from "readme-moe/bench";
+import type { SuiteContext } from "../kit/suite.ts";
 import { writeDenseFolder } from "./dense-folder.ts";
 import { exists } from "./exists.ts";
 import { pythonEnvironment } from "./python-environment.ts";

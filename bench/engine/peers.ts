@@ -2,9 +2,10 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
 import { type Model, openModel, resolveCacheFolder } from "@readme-moe/model";
-import { type ContenderSpec, namesOf, type SuiteContext } from "readme-moe/bench";
+import type { ContenderSpec } from "./contender.ts";
+import { namesOf, type SuiteContext } from "../kit/suite.ts";
+import { compiled } from "./contender-process.ts";
 import { installPeers } from "./install-peers.ts";
 import { type OpenVinoFiles, readyOpenVino } from "./openvino.ts";
 import { type PeerFiles, preparePeerFiles } from "./prepare.ts";
@@ -13,8 +14,6 @@ import { pinnedPackages } from "./python-environment.ts";
 const ROOT = join(import.meta.dirname, "..", "..");
 const PEERS = join(ROOT, "bench", "peers");
 const OPENVINO_PACKAGES = join(PEERS, "openvino.txt");
-/** Compiled by `npm run bench`: see `contenders/tsconfig.json`. */
-const COMPILED = join(ROOT, "node_modules", ".cache", "bench-contenders");
 const NODE_PEERS: readonly string[] = ["transformers.js", "node-llama-cpp", "xenova"];
 const OPENVINO = "openvino";
 export const LIBRARIES = {
@@ -22,10 +21,6 @@ export const LIBRARIES = {
   llamaCpp: join(PEERS, "node_modules/node-llama-cpp/dist/index.js"),
   xenova: join(ROOT, "node_modules/@xenova/transformers/src/transformers.js"),
 } as const;
-
-function compiled(name: string): string {
-  return pathToFileURL(join(COMPILED, `${name}.js`)).href;
-}
 
 /** Makes files for the peers and installs those that run in Node. @returns `undefined` where there is only a mixture */
 export async function readyPeers(context: SuiteContext): Promise<PeerFiles | undefined> {
@@ -71,7 +66,7 @@ async function nodePeers(context: SuiteContext, { onnx, gguf }: PeerFiles): Prom
   const onnxSpec = (engine: string, module: string, library: string) => (variant: string) => ({
     engine,
     variant,
-    module: compiled(module),
+    module: compiled(`contenders/${module}`).href,
     files: { library, model: onnx },
   });
   const dtypes = namesOf(context.settings, "dtypes", ["fp32", "q8", "q4"]);
@@ -80,7 +75,7 @@ async function nodePeers(context: SuiteContext, { onnx, gguf }: PeerFiles): Prom
     ...Object.entries(gguf).map(([variant, model]) => ({
       engine: "node-llama-cpp",
       variant,
-      module: compiled("llama-cpp"),
+      module: compiled("contenders/llama-cpp").href,
       files: { library: LIBRARIES.llamaCpp, model },
     })),
     // It answers one after the other, so that more at once tell nothing more.
@@ -90,7 +85,12 @@ async function nodePeers(context: SuiteContext, { onnx, gguf }: PeerFiles): Prom
 
 function openVinoPeer(files: OpenVinoFiles): ContenderSpec {
   const script = join(import.meta.dirname, "contenders", "openvino-process.py");
-  return { engine: OPENVINO, variant: "int8", module: compiled("openvino"), files: { ...files, script } };
+  return {
+    engine: OPENVINO,
+    variant: "int8",
+    module: compiled("contenders/openvino").href,
+    files: { ...files, script },
+  };
 }
 
 /** Lists versions as they are pinned. */

@@ -1,7 +1,7 @@
 // The middleware under load, over real HTTP: too many requests, clients that leave, models that are exchanged; and how free
 // its event loop stays.
 
-import { namesOf, type Suite, type SuiteContext, type SuiteReport } from "readme-moe/bench";
+import { namesOf, type Suite, type SuiteContext, type SuiteReport } from "../kit/suite.ts";
 import { cancelled } from "./parts/cancelled.ts";
 import { loop } from "./parts/loop.ts";
 import { overload } from "./parts/overload.ts";

@@ -1,6 +1,6 @@
 // How results are printed, and what they keep to.
 
-import { mean } from "readme-moe/bench";
+import { mean } from "../kit/statistics.ts";
 
 /** The least-squares slope of equally distant values, from one to the next. */
 export function slope(values: readonly number[]): number {

@@ -2,7 +2,7 @@
 
 import type { OpenOptions } from "@readme-moe/engine";
 import type { Precision } from "@readme-moe/model";
-import type { SuiteContext } from "readme-moe/bench";
+import type { SuiteContext } from "../kit/suite.ts";
 
 /** Answers at once, where a server wants to know. */
 export const PLACES = 16;

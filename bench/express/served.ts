@@ -1,6 +1,6 @@
 // What all parts of the suite serve, and how much they ask of it.
 
-import { numbersOf, type SuiteContext } from "readme-moe/bench";
+import { numbersOf, type SuiteContext } from "../kit/suite.ts";
 
 /** Answers that run at once. */
 const BATCH = 8;

@@ -11,7 +11,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { percentile } from "readme-moe/bench";
+import { percentile } from "../kit/statistics.ts";
 import { slope, verdict, verdictOf } from "../express/figures.ts";
 import { stuckGauges } from "../express/gauges.ts";
 import { serve, type Served } from "../hostile/served.ts";

@@ -11,12 +11,7 @@ import {
   modelsAnswer,
 } from "../../packages/express/src/api/schemas/answers.ts";
 import { detokenizeAnswer, tokenizeAnswer } from "../../packages/express/src/api/schemas/token-bodies.ts";
-import {
-  healthAnswer,
-  liveAnswer,
-  readyAnswer,
-  versionAnswer,
-} from "../../packages/express/src/edge/operations/answers.ts";
+import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
 

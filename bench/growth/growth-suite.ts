@@ -1,18 +1,9 @@
 // How step time, memory and deciding grow, as powers of what they grow with.
 
-import {
-  curvesPanel,
-  distinct,
-  formatNumber,
-  growthOf,
-  median,
-  type ReportTable,
-  type Sample,
-  type Suite,
-  type SuiteReport,
-  summaryTable,
-  valuesOf,
-} from "readme-moe/bench";
+import { curvesPanel, formatNumber, summaryTable } from "../kit/report.ts";
+import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
+import { growthOf, median } from "../kit/statistics.ts";
+import type { ReportTable, Suite, SuiteReport } from "../kit/suite.ts";
 import { measureScheduling, SCHEDULING_METRICS, STREAMED } from "./scheduling-sweeps.ts";
 import { measureSweep, sweepsOf } from "./sweeps.ts";
 

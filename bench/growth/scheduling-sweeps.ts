@@ -1,7 +1,9 @@
 // Time that deciding takes, over who waits and over who runs.
 
 import { openModel } from "@readme-moe/model";
-import { type Figure, interleave, type Interleaved, numbersOf, type SuiteContext } from "readme-moe/bench";
+import type { Figure } from "../kit/samples.ts";
+import { interleave, type Interleaved } from "../kit/turns.ts";
+import { numbersOf, type SuiteContext } from "../kit/suite.ts";
 import { type Queue, SCHEDULERS, schedulingMs } from "./scheduling-time.ts";
 
 export const SCHEDULING_METRICS = {

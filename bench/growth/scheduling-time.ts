@@ -14,7 +14,7 @@ import {
 import { type KvSlot, PagePool, wholeBlocks } from "@readme-moe/kernel";
 import type { Model, Tokenizer } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
-import { median } from "readme-moe/bench";
+import { median } from "../kit/statistics.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import { Sequence } from "../../packages/engine/src/sequence.ts";

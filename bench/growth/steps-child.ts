@@ -1,7 +1,8 @@
 // See `steps-job.ts`.
 
 import { KernelRunner } from "@readme-moe/engine";
-import { median, peakMemoryBytes } from "readme-moe/bench";
+import { median } from "../kit/statistics.ts";
+import { peakMemoryBytes } from "../engine/process-memory.ts";
 import { decodeSteps } from "../decode-steps.ts";
 import { randomModel } from "../random-model.ts";
 import type { StepsAnswer, StepsJob, StepsMessage } from "./steps-job.ts";

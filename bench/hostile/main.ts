@@ -7,7 +7,7 @@ import { fork } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { median, percentile } from "readme-moe/bench";
+import { median, percentile } from "../kit/statistics.ts";
 import { stuckGauges } from "../express/gauges.ts";
 import { ATTACKS } from "./attacks.ts";
 import type { Order } from "./attacker.ts";

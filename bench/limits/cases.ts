@@ -1,6 +1,6 @@
 // Which steps are measured.
 
-import { numbersOf, type BenchSettings } from "readme-moe/bench";
+import { numbersOf, type BenchSettings } from "../kit/suite.ts";
 import type { DecodeCase } from "../decode-steps.ts";
 
 /** As tables name it, such as `16 × 128, 4 experts`. */

@@ -4,7 +4,7 @@ import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import { KernelRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
-import { median } from "readme-moe/bench";
+import { median } from "../kit/statistics.ts";
 import type { DecodeCase } from "../decode-steps.ts";
 import { decodingCore } from "../decoding-core.ts";
 import { ENGINE_PARTS, type EngineFigures, type EnginePart, type Job } from "./jobs.ts";

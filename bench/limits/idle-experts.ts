@@ -3,7 +3,9 @@
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { formatNumber, type ReportTable, type Sample, type SuiteContext, type Target } from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import type { ReportTable, SuiteContext, Target } from "../kit/suite.ts";
+import type { Sample } from "../kit/samples.ts";
 import type { Shape } from "../random-model.ts";
 import { caseName, type Cases } from "./cases.ts";
 import { DENSE, measurePairs, MIXTURE, pairedSamples, pairOf, type PairedSteps } from "./paired-steps.ts";

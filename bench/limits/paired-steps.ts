@@ -1,6 +1,8 @@
 // A dense model's steps and a mixture's, measured by turns: what one is as a ratio of the other, and how sure that is.
 
-import { median, type Sample, type SuiteContext } from "readme-moe/bench";
+import { median } from "../kit/statistics.ts";
+import type { Sample } from "../kit/samples.ts";
+import type { SuiteContext } from "../kit/suite.ts";
 import type { Shape } from "../random-model.ts";
 import { caseName, type Cases } from "./cases.ts";
 import type { ModelSpec } from "./jobs.ts";

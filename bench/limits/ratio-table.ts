@@ -1,6 +1,8 @@
 // A mixture's steps beside the dense model's.
 
-import { bootstrapInterval, formatNumber, type ReportTable, type Target } from "readme-moe/bench";
+import { bootstrapInterval } from "../kit/statistics.ts";
+import { formatNumber } from "../kit/report.ts";
+import type { ReportTable, Target } from "../kit/suite.ts";
 import { caseName, type Cases } from "./cases.ts";
 import { DENSE, MIXTURE, type PairedSteps } from "./paired-steps.ts";
 

@@ -1,15 +1,8 @@
 // How close one sequence's decode is to reading memory.
 
-import {
-  formatNumber,
-  median,
-  type Pair,
-  ratioInterval,
-  ratioOfMedians,
-  type ReportTable,
-  type SuiteContext,
-  type Target,
-} from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import { median, type Pair, ratioInterval, ratioOfMedians } from "../kit/statistics.ts";
+import type { ReportTable, SuiteContext, Target } from "../kit/suite.ts";
 import type { Cases } from "./cases.ts";
 import type { ReadingRound } from "./jobs.ts";
 import { runJob } from "./run-job.ts";

@@ -3,7 +3,8 @@
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { namesOf, type ReportTable, type Sample, type SuiteContext } from "readme-moe/bench";
+import { namesOf, type ReportTable, type SuiteContext } from "../kit/suite.ts";
+import type { Sample } from "../kit/samples.ts";
 import type { Shape } from "../random-model.ts";
 import type { Cases } from "./cases.ts";
 import { measurePairs, pairedSamples, pairOf } from "./paired-steps.ts";

@@ -2,7 +2,7 @@
 
 import { KernelRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
-import { median } from "readme-moe/bench";
+import { median } from "../kit/statistics.ts";
 import { rewind } from "../../packages/engine/src/rewind.ts";
 import { type DecodePast, decodePast, decodeStep } from "../decode-steps.ts";
 import type { Answers, Job } from "./jobs.ts";

@@ -2,7 +2,8 @@
 
 import { expertLayout } from "@readme-moe/engine";
 import { openModel, type Model } from "@readme-moe/model";
-import type { Sample, Suite, SuiteContext, SuiteReport } from "readme-moe/bench";
+import type { Sample } from "../kit/samples.ts";
+import type { Suite, SuiteContext, SuiteReport } from "../kit/suite.ts";
 import type { DecodeCase } from "../decode-steps.ts";
 import { caseName, casesOf, type Cases } from "./cases.ts";
 import { idleReport } from "./idle-experts.ts";

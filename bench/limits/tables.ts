@@ -1,7 +1,8 @@
 // What was measured, as tables and a picture.
 
 import type { StackedPicture } from "@readme-moe/refactor";
-import { formatNumber, type ReportTable } from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import type { ReportTable } from "../kit/suite.ts";
 import { ENGINE_PARTS, type EngineFigures, type EnginePart } from "./jobs.ts";
 import type { MachineFigures } from "./machine.ts";
 import { leastMs, type StepCost } from "./step-cost.ts";

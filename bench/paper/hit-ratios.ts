@@ -1,6 +1,6 @@
 // Hits of expert caches (table 4): the recorded trace through `readme-moe simulate`, as anybody would call it.
 
-import type { ReportTable } from "readme-moe/bench";
+import type { ReportTable } from "../kit/suite.ts";
 import { cliJson } from "../cli-json.ts";
 import { HIT_RATIOS } from "./paper-numbers.ts";
 

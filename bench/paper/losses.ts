@@ -1,7 +1,7 @@
 // A dense model of one expert's size against the mixture (table 5), from the report that the refactoring left.
 
 import type { LossRow, Report } from "@readme-moe/refactor";
-import type { ReportTable } from "readme-moe/bench";
+import type { ReportTable } from "../kit/suite.ts";
 import { PERPLEXITIES } from "./paper-numbers.ts";
 
 export function equalSizeTable({ losses }: Pick<Report, "losses">): ReportTable {

@@ -1,15 +1,11 @@
 // Reading ahead against reading on demand (figure 6).
 
 import { openModel } from "@readme-moe/model";
-import {
-  formatNumber,
-  interleave,
-  median,
-  type ReportTable,
-  type Sample,
-  type SuiteContext,
-  valuesOf,
-} from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import { interleave } from "../kit/turns.ts";
+import { median } from "../kit/statistics.ts";
+import type { ReportTable, SuiteContext } from "../kit/suite.ts";
+import { type Sample, valuesOf } from "../kit/samples.ts";
 import { prefetchedDecode } from "../scheduling/prefetched-decode.ts";
 import { MOST_SAVED_BY_PREFETCH } from "./paper-numbers.ts";
 

@@ -1,6 +1,7 @@
 // What the router takes of a step and of the parameters (tables 8 and 9), and one request beside the dense model (figure 5, left).
 
-import { formatNumber, type ReportTable, type SuiteContext } from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import type { ReportTable, SuiteContext } from "../kit/suite.ts";
 import type { EngineFigures } from "../limits/jobs.ts";
 import { caseName } from "../limits/cases.ts";
 import { DENSE, measurePairs, MIXTURE } from "../limits/paired-steps.ts";

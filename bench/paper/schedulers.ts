@@ -4,15 +4,11 @@ import { expertBytes, readTrace, recordTraceLines } from "@readme-moe/core";
 import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { routeStatistics } from "@readme-moe/router";
-import {
-  formatNumber,
-  interleave,
-  median,
-  type ReportTable,
-  type Sample,
-  type SuiteContext,
-  valuesOf,
-} from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import { interleave } from "../kit/turns.ts";
+import { median } from "../kit/statistics.ts";
+import type { ReportTable, SuiteContext } from "../kit/suite.ts";
+import { type Sample, valuesOf } from "../kit/samples.ts";
 import { measure } from "../scheduling/measure.ts";
 import { SCHEDULERS } from "../scheduling/schedulers.ts";
 import { requestsOf } from "../scheduling/workload.ts";

@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { openModel, writeFileAtomically } from "@readme-moe/model";
-import type { Suite } from "readme-moe/bench";
+import type { Suite } from "../kit/suite.ts";
 import { reportOf } from "../refactor-report.ts";
 import { hitRatiosTable, simulateHits } from "./hit-ratios.ts";
 import { equalSizeTable } from "./losses.ts";

@@ -2,7 +2,7 @@
 
 import { openModel, type Precision } from "@readme-moe/model";
 import { weightSizes } from "@readme-moe/engine";
-import { type BenchSettings, namesOf } from "readme-moe/bench";
+import { type BenchSettings, namesOf } from "../kit/suite.ts";
 
 export interface QualityContender {
   readonly name: string;

@@ -3,7 +3,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomically } from "@readme-moe/model";
-import { dataFiles } from "readme-moe/bench";
+import { dataFiles } from "../kit/suite.ts";
 import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
 
 /** As `refactor` holds them out: every twelfth, the one with index 11 first. */

@@ -1,7 +1,7 @@
 // What a mixture loses, beside the dense model in the same memory, the paper's recipe, and one expert for everything.
 
 import { join } from "node:path";
-import { namesOf, numbersOf, type Suite, type SuiteContext } from "readme-moe/bench";
+import { namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
 import { cliJson } from "../cli-json.ts";
 import { reportOf } from "../refactor-report.ts";
 import { contendersOf, weightMegabytes, type QualityContender } from "./contenders.ts";

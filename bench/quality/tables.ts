@@ -1,7 +1,8 @@
 // Losses and accuracies as tables.
 
 import type { Report } from "@readme-moe/refactor";
-import { formatNumber, type ReportTable } from "readme-moe/bench";
+import { formatNumber } from "../kit/report.ts";
+import type { ReportTable } from "../kit/suite.ts";
 
 /** What `eval --json` gives. */
 export interface Evaluated {

@@ -1,7 +1,7 @@
 // One workload through one engine as it is set now.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { mean } from "readme-moe/bench";
+import { mean } from "../kit/statistics.ts";
 import type { Request } from "./workload.ts";
 
 export interface Measured {

@@ -3,15 +3,10 @@
 
 import { ReadMeEngine, type OpenOptions, type SchedulingOptions } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
-import {
-  distinct,
-  interleave,
-  numbersOf,
-  type Sample,
-  type Suite,
-  type SuiteContext,
-  summaryTable,
-} from "readme-moe/bench";
+import { distinct, type Sample } from "../kit/samples.ts";
+import { interleave } from "../kit/turns.ts";
+import { numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
+import { summaryTable } from "../kit/report.ts";
 import { lazily } from "../lazily.ts";
 import { allExpertBytes } from "./expert-bytes.ts";
 import { measure, type Measured } from "./measure.ts";

@@ -1,6 +1,8 @@
 // What was wanted of schedulers, and whether it is so.
 
-import { distinct, median, type Sample, type Target, valuesOf } from "readme-moe/bench";
+import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
+import { median } from "../kit/statistics.ts";
+import type { Target } from "../kit/suite.ts";
 import type { Measured } from "./measure.ts";
 
 export const METRICS: Readonly<Record<keyof Measured, string>> = {

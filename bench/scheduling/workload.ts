@@ -1,7 +1,7 @@
 // Requests of all domains: beginnings of documents, to be continued for a drawn number of tokens.
 
 import { seededRandom } from "@readme-moe/core";
-import { dataFiles } from "readme-moe/bench";
+import { dataFiles } from "../kit/suite.ts";
 import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
 
 export interface Request {

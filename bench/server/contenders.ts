@@ -1,6 +1,6 @@
 // Servers of the same model: our middleware, and what one writes around the peers.
 
-import { namesOf, type SuiteContext } from "readme-moe/bench";
+import { namesOf, type SuiteContext } from "../kit/suite.ts";
 import { LIBRARIES, readyPeers } from "../engine/peers.ts";
 import { ourEngine, PLACES } from "../express/our-engine.ts";
 import { type ServerProcess, startServer } from "../express/server-process.ts";

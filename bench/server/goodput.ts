@@ -1,6 +1,7 @@
 // What an open loop's answers are worth: percentiles, and how many a second kept to the limits.
 
-import { type Figure, mean, percentile } from "readme-moe/bench";
+import type { Figure } from "../kit/samples.ts";
+import { mean, percentile } from "../kit/statistics.ts";
 import type { Answer } from "../express/client.ts";
 
 export interface Limits {

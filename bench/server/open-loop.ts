@@ -2,7 +2,7 @@
 
 import { setMaxListeners } from "node:events";
 import { seededRandom } from "@readme-moe/core";
-import type { Figure } from "readme-moe/bench";
+import type { Figure } from "../kit/samples.ts";
 import { type Answer, post } from "../express/client.ts";
 import { openLoop, promptOf } from "../express/load.ts";
 import type { ServerProcess } from "../express/server-process.ts";

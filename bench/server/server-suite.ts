@@ -1,17 +1,10 @@
 // Servers under a load that does not wait for them, and what a server costs around its engine.
 
-import {
-  curvesPanel,
-  interleave,
-  type Interleaved,
-  median,
-  numbersOf,
-  type Suite,
-  type SuiteReport,
-  summaryTable,
-  type Target,
-  valuesOf,
-} from "readme-moe/bench";
+import { curvesPanel, summaryTable } from "../kit/report.ts";
+import { interleave, type Interleaved } from "../kit/turns.ts";
+import { median } from "../kit/statistics.ts";
+import { numbersOf, type Suite, type SuiteReport, type Target } from "../kit/suite.ts";
+import { valuesOf } from "../kit/samples.ts";
 import { closedLoop, completions } from "../express/load.ts";
 import { PLACES } from "../express/our-engine.ts";
 import { serverContenders, type ServerContender } from "./contenders.ts";

@@ -1,7 +1,8 @@
 // The whole server against the engine alone: the same requests, all at once, over HTTP as streams and as calls.
 
 import { ReadMeEngine } from "@readme-moe/engine";
-import type { Figure, SuiteContext } from "readme-moe/bench";
+import type { Figure } from "../kit/samples.ts";
+import type { SuiteContext } from "../kit/suite.ts";
 import { completions, promptOf } from "../express/load.ts";
 import { ourEngine, PLACES } from "../express/our-engine.ts";
 import { startServer } from "../express/server-process.ts";

@@ -2,15 +2,10 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  type BenchSettings,
-  dataFiles,
-  interleave,
-  numbersOf,
-  runSuites,
-  type Suite,
-  summaryTable,
-} from "readme-moe/bench";
+import { type BenchSettings, dataFiles, numbersOf, type Suite } from "../../bench/kit/suite.ts";
+import { interleave } from "../../bench/kit/turns.ts";
+import { runSuites } from "../../bench/kit/run-suites.ts";
+import { summaryTable } from "../../bench/kit/report.ts";
 import { describe, expect, test } from "vitest";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 

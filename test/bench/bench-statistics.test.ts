@@ -1,20 +1,11 @@
 // What the benchmark makes of measurements: their order, statistics and tables.
 
 import * as fc from "../support/fast-check.ts";
-import {
-  bootstrapInterval,
-  formatNumber,
-  growthOf,
-  mean,
-  median,
-  percentile,
-  type Sample,
-  summaryTable,
-} from "readme-moe/bench";
+import { bootstrapInterval, growthOf, mean, median, percentile } from "../../bench/kit/statistics.ts";
+import { formatNumber, summaryTable, isMet, wantedMarkdown, markdownTable } from "../../bench/kit/report.ts";
+import { type Sample, samplesCsv } from "../../bench/kit/samples.ts";
+import { driftOf, turnsOf } from "../../bench/kit/turns.ts";
 import { describe, expect, test } from "vitest";
-import { samplesCsv } from "../../packages/readme-moe/src/bench/kit/csv.ts";
-import { isMet, wantedMarkdown, markdownTable } from "../../packages/readme-moe/src/bench/kit/markdown.ts";
-import { driftOf, turnsOf } from "../../packages/readme-moe/src/bench/kit/turns.ts";
 
 function samplesOf(variant: string, values: readonly number[], firstTurn = 0, at: number | string = 8): Sample[] {
   return values.map((value, round) => ({ variant, at, metric: "speed", value, round, turn: firstTurn + 10 * round }));

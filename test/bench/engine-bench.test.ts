@@ -5,19 +5,15 @@ import { join } from "node:path";
 import { openModel, Tokenizer } from "@readme-moe/model";
 import { exportTransformersJs } from "@readme-moe/onnx";
 import { describe, expect, test } from "vitest";
-import { peakMemoryBytes, type Sample } from "readme-moe/bench";
+import { peakMemoryBytes } from "../../bench/engine/process-memory.ts";
+import type { Sample } from "../../bench/kit/samples.ts";
+import { bestPeerTable, type ComparedColumn, toBestPeer, turnsTable } from "../../bench/engine/peer-tables.ts";
+import { engineReport } from "../../bench/engine/engine-report.ts";
+import { measure } from "../../bench/engine/measure.ts";
+import { METRICS } from "../../bench/engine/metrics.ts";
+import { OpenProcess } from "../../bench/engine/contender-process.ts";
+import { drawPrompts, type Workload } from "../../bench/engine/workload.ts";
 import { writeQ8Gguf } from "../support/gguf/convert-model.ts";
-import {
-  bestPeerTable,
-  type ComparedColumn,
-  toBestPeer,
-} from "../../packages/readme-moe/src/bench/engine/best-peer.ts";
-import { engineReport } from "../../packages/readme-moe/src/bench/engine/engine-report.ts";
-import { measure } from "../../packages/readme-moe/src/bench/engine/measure.ts";
-import { METRICS } from "../../packages/readme-moe/src/bench/engine/metrics.ts";
-import { OpenProcess } from "../../packages/readme-moe/src/bench/engine/open-process.ts";
-import { turnsTable } from "../../packages/readme-moe/src/bench/engine/turns-table.ts";
-import { drawPrompts, type Workload } from "../../packages/readme-moe/src/bench/engine/workload.ts";
 import { golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { openModel } from "@readme-moe/model";
-import type { SuiteContext } from "readme-moe/bench";
+import type { SuiteContext } from "../../bench/kit/suite.ts";
 import { describe, expect, test } from "vitest";
 import { type Queue, SCHEDULERS, schedulingMs } from "../../bench/growth/scheduling-time.ts";
 import { parametersOf, SHAPES, TINY } from "../../bench/growth/shapes.ts";

@@ -4,7 +4,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel } from "@readme-moe/model";
 import { exportTransformersJs } from "@readme-moe/onnx";
-import type { Contender } from "readme-moe/bench";
+import type { Contender } from "../../bench/engine/contender.ts";
 import { describe, expect, test } from "vitest";
 import { open } from "../../bench/engine/contenders/openvino.ts";
 import { writeDenseFolder } from "../../bench/engine/dense-folder.ts";

@@ -1,6 +1,6 @@
 // Models whose steps take turns, and what is said of them.
 
-import type { SuiteContext } from "readme-moe/bench";
+import type { SuiteContext } from "../../bench/kit/suite.ts";
 import { expect, test } from "vitest";
 import { caseName } from "../../bench/limits/cases.ts";
 import { DENSE, measurePairs, MIXTURE, pairedSamples, pairedSteps } from "../../bench/limits/paired-steps.ts";

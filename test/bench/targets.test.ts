@@ -1,7 +1,10 @@
 // What suites say was wanted, and whether it is so: of samples whose answer is known.
 
 import { expect, test } from "vitest";
-import type { Sample, Target } from "readme-moe/bench";
+import type { Sample } from "../../bench/kit/samples.ts";
+import type { Target } from "../../bench/kit/suite.ts";
+import { engineTargets } from "../../bench/engine/engine-targets.ts";
+import { METRICS as ENGINE } from "../../bench/engine/metrics.ts";
 import { adapterTargets } from "../../bench/adapter/adapter-suite.ts";
 import type { Answer } from "../../bench/express/client.ts";
 import { loopTargets } from "../../bench/express/parts/loop.ts";
@@ -18,8 +21,6 @@ import {
   schedulingNotes,
   schedulingTargets,
 } from "../../bench/scheduling/scheduling-targets.ts";
-import { engineTargets } from "../../packages/readme-moe/src/bench/engine/engine-targets.ts";
-import { METRICS as ENGINE } from "../../packages/readme-moe/src/bench/engine/metrics.ts";
 
 let turn = 0;
 

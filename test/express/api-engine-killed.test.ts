@@ -170,6 +170,7 @@ describe("clients of an engine whose process is killed", () => {
       vocabulary: () => engine.vocabulary(),
       route: (prompt, expert) => engine.route(prompt, expert),
       stats: () => engine.stats(),
+      whenFailed: () => engine.whenFailed(),
       dispose: () => engine.dispose(),
       [Symbol.asyncDispose]: () => engine.dispose(),
     };

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { writeFileAtomically } from "../../packages/model/src/files/atomic-write.ts";
+import { writeFileAtomically } from "../../packages/model/src/files/write-file.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 

@@ -1,9 +1,8 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { PairTable, type SymbolPair } from "../../packages/model/src/text/pair-table.ts";
-import { finish } from "../../packages/model/src/text/token-encoder.ts";
+import { mergeMemory, PairTable, type SymbolPair, WordMerge } from "../../packages/model/src/text/word-merge.ts";
+import { finish } from "../../packages/model/src/text/pausing.ts";
 import { normalizeInChunks } from "../../packages/model/src/text/normalizer.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
-import { mergeMemory, WordMerge } from "../../packages/model/src/text/word-merge.ts";
 import { libraryEncoder } from "../oracles/library-tokenizer.ts";
 import { HOSTILE_UNITS, hostileTexts, randomTexts, tokenizerSources } from "../support/hostile-texts.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

@@ -1,16 +1,15 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
-import { GGUF_PRE_TOKENIZERS } from "../../packages/model/src/text/gguf-pre-tokenizers.ts";
-import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import { GGUF_PRE_TOKENIZERS, ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import type { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import {
   byteLevelTokens,
   expectThrownReadMeError,
-  goldenCases,
   ggufMetadata,
+  goldenCases,
   smolLm2,
   trickyTexts,
 } from "../support/tokenizer-definitions.ts";

@@ -5,7 +5,7 @@ import { pathToFileURL } from "node:url";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { openModel } from "@readme-moe/model";
 import type { DownloadProgress } from "../../packages/model/src/hub/options.ts";
-import { exclusively } from "../../packages/model/src/hub/exclusive.ts";
+import { exclusively } from "../../packages/model/src/hub/fetch-blob.ts";
 import { downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { cutAfter } from "../support/hub-server.ts";
 import {
@@ -17,8 +17,8 @@ import {
   onceThere,
   setUp,
   type Setup,
-  WEIGHTS,
   weights,
+  WEIGHTS,
 } from "../support/hub-setup.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

@@ -2,7 +2,7 @@ import { rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
-import { hubCacheFolder } from "../../packages/model/src/hub/environment.ts";
+import { hubCacheFolder } from "../../packages/model/src/hub/options.ts";
 import { downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { hangUp, status } from "../support/hub-server.ts";
 import { INDEX, isolateEnvironment, NAME, setUp, WEIGHTS } from "../support/hub-setup.ts";

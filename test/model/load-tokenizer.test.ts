@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

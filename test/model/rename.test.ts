@@ -3,7 +3,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { renamePatiently, type RenameSystem } from "../../packages/model/src/files/rename.ts";
+import { renamePatiently, type RenameSystem } from "../../packages/model/src/files/write-file.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 interface Watched extends RenameSystem {

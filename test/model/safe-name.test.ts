@@ -1,7 +1,7 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { resolveInside } from "../../packages/model/src/files/safe-name.ts";
+import { resolveInside } from "../../packages/model/src/files/file-name.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 

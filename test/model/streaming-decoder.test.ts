@@ -2,9 +2,10 @@ import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
 import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
-import { StreamingDecoder } from "../../packages/model/src/text/streaming-decoder.ts";
-import { type DecodeOptions, Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
+import { StreamingDecoder } from "../../packages/model/src/text/decoding.ts";
+import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
+import { type DecodeOptions } from "../../packages/model/src/text/decoding.ts";
 import { byteLevelDefinition, byteLevelTokens, ggufMetadata } from "../support/tokenizer-definitions.ts";
 
 const pocket = await loadTokenizer(join(import.meta.dirname, "../../models/pocket"));

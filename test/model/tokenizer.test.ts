@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
 import { beforeAll, describe, expect, it } from "vitest";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { bpeModel, byteLevelDefinition, goldenCases, smolLm2, trickyTexts } from "../support/tokenizer-definitions.ts";
 

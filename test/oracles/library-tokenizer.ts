@@ -2,12 +2,11 @@
 // It encodes a text in one go.
 
 import { createRequire } from "node:module";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/json-object.ts";
-import { GPT2_PATTERN, isolate } from "../../packages/model/src/text/reference-parity.ts";
-import { withConfigTokens } from "../../packages/model/src/text/special-tokens.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import { isJsonObject, type JsonObject } from "../../packages/model/src/files/text-file.ts";
+import { GPT2_PATTERN, isolate } from "../../packages/model/src/text/pipeline.ts";
+import { readVocabulary, type Vocabulary, withConfigTokens } from "../../packages/model/src/text/vocabulary.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import { readVocabulary, type Vocabulary } from "../../packages/model/src/text/vocabulary.ts";
 
 interface Library {
   readonly Tokenizer: new (

@@ -7,7 +7,7 @@ import { evaluateSequences } from "@readme-moe/engine";
 import { endOfTextId, openModel, verifyModel } from "@readme-moe/model";
 import { refactor, tune, type DomainText, type TuneOptions } from "@readme-moe/refactor";
 import { describe, expect, test } from "vitest";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { prepareDomain } from "../../packages/refactor/src/data/prepare-domain.ts";
 import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";

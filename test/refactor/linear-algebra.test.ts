@@ -2,7 +2,6 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { invertPositiveDefinite } from "../../packages/refactor/src/linear-algebra/invert.ts";
 import { matrix, submatrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
-import { upperFactor } from "../../packages/refactor/src/linear-algebra/upper-factor.ts";
 import { plainSolve } from "../oracles/plain-solve.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -65,28 +64,4 @@ test("multiplies, subtracts and picks as loops do", async () => {
   expect(Array.from((await products.multiply(a, b)).data)).toEqual([4, 5, 10, 11]);
   expect(Array.from((await products.subtract(matrix(2, 2, [1, 1, 1, 1]), a, b)).data)).toEqual([-3, -4, -9, -10]);
   expect(Array.from(submatrix(a, [1, 0], [2, 0]).data)).toEqual([6, 4, 3, 1]);
-});
-
-test.each([1, 2, 7, 60])("factors %i rows into what multiplies to them again", async (n) => {
-  const a = await positiveDefinite(n, 2 * n, 0.1, n);
-  const u = upperFactor(a);
-  // D as what is left of the diagonal: U is ones there, so that each follows from those behind it.
-  const d = new Float64Array(n);
-  for (let i = n - 1; i >= 0; i--) {
-    d[i] = a.data[i * n + i]!;
-    for (let k = i + 1; k < n; k++) d[i]! -= u.data[i * n + k]! ** 2 * d[k]!;
-  }
-  const product = matrix(
-    n,
-    n,
-    nested(u).flatMap((x) => nested(u).map((y) => x.reduce((sum, v, k) => sum + v * d[k]! * y[k]!, 0))),
-  );
-  expect(largestDifference(product.data, a.data) / Math.max(...a.data)).toBeLessThan(1e-12);
-  for (let i = 0; i < n; i++)
-    expect(Array.from(u.data.subarray(i * n, i * n + i + 1))).toEqual([...Array(i).fill(0), 1]);
-  expect(Array.from(d).every((value) => value > 0)).toBe(true);
-});
-
-test("has no factor for what is not positive definite", () => {
-  expect(() => upperFactor(matrix(2, 2, [1, 2, 2, 1]))).toThrow(RangeError);
 });

@@ -1,6 +1,6 @@
 // Chat templates in the ways that models write them, and tokenizers with control tokens.
 
-import type { JsonObject } from "../../packages/model/src/files/json-object.ts";
+import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
 import { bpeModel, byteLevelDefinition, byteLevelTokens } from "./tokenizer-definitions.ts";
 

@@ -1,12 +1,10 @@
 // Texts that take a naive tokenizer long, and tokenizers of every kind to try them on.
 
 import { join } from "node:path";
-import { GGUF_PRE_TOKENIZERS } from "../../packages/model/src/text/gguf-pre-tokenizers.ts";
-import { ggufTokenizerSource } from "../../packages/model/src/text/gguf-tokenizer.ts";
+import { GGUF_PRE_TOKENIZERS, ggufTokenizerSource } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import type { JsonObject } from "../../packages/model/src/files/json-object.ts";
-import { readJsonFile } from "../../packages/model/src/files/text-file.ts";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
+import { type JsonObject, readJsonFile } from "../../packages/model/src/files/text-file.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 import { sharedModel } from "./shared.ts";
 import { bpeModel, byteLevelDefinition, byteLevelTokens, ggufMetadata } from "./tokenizer-definitions.ts";

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
 import { expect, type TestContext } from "vitest";
 import type { GgufMetadata, GgufValue } from "../../packages/model/src/gguf/metadata.ts";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
-import type { JsonObject } from "../../packages/model/src/files/json-object.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
 import { sharedModel } from "./shared.ts";
 
 /** The 256 bytes of the byte-level alphabet, then one token per merge. */

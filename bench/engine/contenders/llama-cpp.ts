@@ -1,7 +1,7 @@
 // node-llama-cpp: one context with a sequence for each prompt, evaluated together.
 
 import { pathToFileURL } from "node:url";
-import type { Contender, OpenContender } from "readme-moe/bench";
+import type { Contender, OpenContender } from "../contender.ts";
 
 /** What is used of the library; it is no dependency of this repository. */
 interface Library {

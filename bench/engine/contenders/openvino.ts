@@ -4,7 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
-import type { Contender, OpenContender } from "readme-moe/bench";
+import type { Contender, OpenContender } from "../contender.ts";
 
 type Answer = { readonly result: unknown } | { readonly failure: string };
 

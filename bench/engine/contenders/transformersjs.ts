@@ -1,7 +1,7 @@
 // transformers.js on the exported graphs: a batch is one call with all prompts.
 
 import { pathToFileURL } from "node:url";
-import type { Contender, OpenContender } from "readme-moe/bench";
+import type { Contender, OpenContender } from "../contender.ts";
 import { sumLogProbabilities } from "./log-probabilities.ts";
 import { tokenInputs } from "./token-inputs.ts";
 

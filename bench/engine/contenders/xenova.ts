@@ -1,7 +1,7 @@
 // transformers.js 2 on the exported graphs. Batches gain nothing there, and it runs what it is given as one.
 
 import { pathToFileURL } from "node:url";
-import type { Contender, OpenContender } from "readme-moe/bench";
+import type { Contender, OpenContender } from "../contender.ts";
 import { sumLogProbabilities } from "./log-probabilities.ts";
 import { tokenInputs } from "./token-inputs.ts";
 

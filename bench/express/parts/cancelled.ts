@@ -1,7 +1,7 @@
 // Requests whose clients go while they wait, run or stream: nothing is left of them, neither in a gauge nor in memory.
 
 import { seededRandom } from "@readme-moe/core";
-import { numbersOf, type SuiteContext, type SuiteReport } from "readme-moe/bench";
+import { numbersOf, type SuiteContext, type SuiteReport } from "../../kit/suite.ts";
 import { post, type Answer } from "../client.ts";
 import { countsOf } from "../figures.ts";
 import { cancelledSequences, stuckGauges, stuckNote } from "../gauges.ts";

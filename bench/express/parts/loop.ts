@@ -2,18 +2,11 @@
 // transformers.js in an Express handler. By turns, each in a process of its own.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  type Figure,
-  interleave,
-  type Interleaved,
-  median,
-  percentile,
-  type SuiteContext,
-  type SuiteReport,
-  summaryTable,
-  type Target,
-  valuesOf,
-} from "readme-moe/bench";
+import { type Figure, valuesOf } from "../../kit/samples.ts";
+import { interleave, type Interleaved } from "../../kit/turns.ts";
+import { median, percentile } from "../../kit/statistics.ts";
+import type { SuiteContext, SuiteReport, Target } from "../../kit/suite.ts";
+import { summaryTable } from "../../kit/report.ts";
 import { afterWarmUp } from "../../after-warm-up.ts";
 import { LIBRARIES, readyPeers } from "../../engine/peers.ts";
 import { lazily, type Lazy } from "../../lazily.ts";

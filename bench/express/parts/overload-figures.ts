@@ -1,6 +1,8 @@
 // What answers say of a load that was too much.
 
-import { mean, percentile, type Sample, type Target } from "readme-moe/bench";
+import { mean, percentile } from "../../kit/statistics.ts";
+import type { Sample } from "../../kit/samples.ts";
+import type { Target } from "../../kit/suite.ts";
 import type { Answer } from "../client.ts";
 import { targetUnder } from "./targets.ts";
 

@@ -3,7 +3,8 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
-import { numbersOf, type SuiteContext, type SuiteReport, summaryTable } from "readme-moe/bench";
+import { numbersOf, type SuiteContext, type SuiteReport } from "../../kit/suite.ts";
+import { summaryTable } from "../../kit/report.ts";
 import type { Answer } from "../client.ts";
 import { generatedTokens } from "../gauges.ts";
 import { lazily } from "../../lazily.ts";

@@ -1,7 +1,7 @@
 // A model is exchanged for itself again and again while clients ask for as much as can be answered: each request is
 // answered, by one engine and no other.
 
-import { numbersOf, type SuiteContext, type SuiteReport } from "readme-moe/bench";
+import { numbersOf, type SuiteContext, type SuiteReport } from "../../kit/suite.ts";
 import type { Answer } from "../client.ts";
 import { countsOf } from "../figures.ts";
 import { stuckGauges, stuckNote } from "../gauges.ts";

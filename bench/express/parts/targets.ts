@@ -1,4 +1,4 @@
-import type { Target } from "readme-moe/bench";
+import type { Target } from "../../kit/suite.ts";
 
 export function targetUnder(what: string, value: number, unit: string, limit: number): Target {
   return { what, value, unit, wanted: "under", limit };

@@ -1,5 +1,6 @@
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./emitter.ts";
+import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
@@ -95,6 +96,8 @@ export interface Usage {
   readonly completionTokens: number;
   /** Prompt tokens that did not have to be computed again. */
   readonly cachedTokens: number;
+  /** Longest time that a choice waited for room before it first ran, in ms. */
+  readonly queuedMs: number;
 }
 
 /** A piece of one of a request's completions. */
@@ -111,6 +114,23 @@ export interface GenerateChunk {
   readonly stop?: string;
   /** In the last piece of the last choice. */
   readonly usage?: Usage;
+}
+
+/** A prompt that the engine has tokenized, routed and queued. */
+export interface AcceptedPrompt {
+  readonly promptTokens: number;
+  /** Expert of each of the prompt's tokens, `[promptTokens]`. */
+  readonly experts: Uint16Array;
+}
+
+/** The chunks of a request, and whether the engine has accepted its prompt. */
+export interface Generation extends AsyncIterableIterator<GenerateChunk> {
+  /**
+   * Resolves once per request, before its first chunk, when the engine has accepted the prompt. Rejects with the error of
+   * the iteration if the request ends before that, and with an `AbortError` if the iteration is left before that. It is
+   * safe to ignore: a rejection that nobody handles is not reported.
+   */
+  readonly accepted: Promise<AcceptedPrompt>;
 }
 
 /** What an engine serves. The same for as long as it is open. */
@@ -228,8 +248,13 @@ export interface Engine extends AsyncDisposable {
    * @throws {TypeError | RangeError} at once, on parameters that are wrong
    * @throws {ReadMeError} while iterating: `ERR_CONTEXT_LENGTH`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
    */
-  generate(request: GenerateRequest): AsyncIterableIterator<GenerateChunk>;
+  generate(request: GenerateRequest): Generation;
   stats(): Promise<EngineStats>;
+  /**
+   * Resolves with the error when the engine has failed, at once if it has failed already. After the engine was opened
+   * again, a new call waits for the next failure. Never rejects, and stays pending when the engine is disposed.
+   */
+  whenFailed(): Promise<ReadMeError>;
   /** Ends all work; those who wait get `ERR_DISPOSED`. */
   dispose(): Promise<void>;
 }

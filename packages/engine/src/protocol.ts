@@ -4,6 +4,7 @@
 import {
   errorChain,
   ReadMeError,
+  type AcceptedPrompt,
   type ChatMessage,
   type EngineInfo,
   type EngineStats,
@@ -98,6 +99,10 @@ export interface LoadProgress {
   readonly ofBytes: number;
 }
 
+export interface WireAccepted extends AcceptedPrompt {
+  readonly requestId: string;
+}
+
 export interface WireChunk {
   readonly requestId: string;
   readonly chunk: GenerateChunk;
@@ -118,6 +123,7 @@ export type FromWorker =
   | { readonly type: "failed"; readonly error: WireError }
   | {
       readonly type: "step";
+      readonly accepted: readonly WireAccepted[];
       readonly chunks: readonly WireChunk[];
       readonly failures: readonly WireFailure[];
       readonly events: readonly WireEvent[];

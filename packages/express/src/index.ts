@@ -7,13 +7,20 @@ export { oneAtATime } from "./http/one-at-a-time.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
 export type { ChatBody } from "./api/schemas/chat-body.ts";
 export type { CompletionBody } from "./api/schemas/completion-body.ts";
-export { Admission, type AdmissionStats, type Entrant, type Ticket } from "./edge/admission.ts";
-export type { AdmissionOptions } from "./edge/admission/options.ts";
-export type { AdmissionPolicy, PolicyDecision, RoutedRequest } from "./edge/admission/policy.ts";
-export type { Authorize } from "./edge/guard/authenticate.ts";
+export { Admission } from "./edge/admission.ts";
+export type {
+  AdmissionOptions,
+  AdmissionPolicy,
+  AdmissionStats,
+  Entrant,
+  PolicyDecision,
+  RoutedRequest,
+  Ticket,
+} from "./edge/admission/options.ts";
+export type { Authorize } from "./edge/guard.ts";
 export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
 export type { ModelState } from "./edge/models/model-entry.ts";
-export type { RestartOptions } from "./edge/models/restart-policy.ts";
+export type { RestartOptions } from "./edge/models/options.ts";
 export {
   ServedModels,
   type DrainOptions,

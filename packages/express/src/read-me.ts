@@ -13,7 +13,7 @@ import { reportOutcomes } from "./edge/failures.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
-import { Heartbeat } from "./edge/operations/heartbeat.ts";
+import { Heartbeat } from "./edge/heartbeat.ts";
 import { ServedModels } from "./edge/served-models.ts";
 import { openApiDocument } from "./openapi/document.ts";
 
@@ -96,7 +96,6 @@ readMe.operations = (options: ReadMeOperationsOptions): Router => {
 
 function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
   const front = guard({ ...pick(options, GUARD_NAMES), events: serving.events });
-  serving.models.watch((name, engine) => serving.admission.watch(name, engine));
   const grammarBook = new GrammarBook(serving.models, options.grammars);
   const api = { ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
   return apiRouter(api, openApiDocument(), [reportOutcomes(serving.models, serving.events), ...front]);

@@ -3,8 +3,6 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
-import { benchCommand, BenchFailure } from "./bench/bench-command.ts";
-import { engineSuite } from "./bench/engine/engine-suite.ts";
 import { applyCommand } from "./commands/apply.ts";
 import { answerCommand } from "./commands/answer.ts";
 import { chatCommand } from "./commands/chat.ts";
@@ -50,7 +48,6 @@ export function commandLine(signal: AbortSignal): Command {
     .exitOverride()
     .addCommand(applyCommand(signal))
     .addCommand(answerCommand(signal))
-    .addCommand(benchCommand({ suites: [engineSuite()], signal }))
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(exportCommand(signal))
@@ -78,6 +75,6 @@ function report(error: unknown): number {
     console.error(`error: ${error.message}`);
     return EXIT.wrongUsage;
   }
-  console.error(error instanceof BenchFailure ? `error: ${error.message}` : error);
+  console.error(error);
   return EXIT.failed;
 }

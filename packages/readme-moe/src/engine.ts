@@ -1,5 +1,5 @@
 import { ReadMeEngine, type EngineOptions } from "@readme-moe/engine";
-import { showLoading } from "./loading-progress.ts";
+import { showLoading } from "./progress.ts";
 import { modelPath } from "./model-path.ts";
 import type { RuntimeFlags } from "./options.ts";
 import { openTraceFile, type TraceFile } from "./simulation/record-trace-file.ts";

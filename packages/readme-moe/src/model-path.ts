@@ -1,27 +1,26 @@
 import { existsSync } from "node:fs";
 import { ReadMeError } from "@readme-moe/core";
 import { downloadModel } from "@readme-moe/model";
-import { showDownload } from "./download-progress.ts";
-import { presetPath } from "./presets/preset-path.ts";
-import { presetNamed } from "./presets/preset.ts";
+import { presetNamed, presetPath } from "./presets/preset.ts";
+import { showDownload } from "./progress.ts";
 
-/** What `<model>` may be, for help. */
+/** Description of `<model>` in help texts. */
 export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
 
-// `organisation/name`, and perhaps `@revision`.
+// `organisation/name`, optionally with `@revision`.
 const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
 
-/** The hub's id in what `<model>` names, where it names no file, folder or preset. */
+/** Reads the hub's id from `<model>`, unless that is a file, a folder or a preset. */
 export function hubIdOf(name: string): string | undefined {
   if (existsSync(name) || presetNamed(name) || !HUB_ID.test(name)) return undefined;
   return name.replace(/@.*$/, "");
 }
 
 /**
- * What `<model>` names: a folder or file as it is, else a preset, else a model of the hub, which is downloaded into the
- * shared cache.
+ * Resolves `<model>`: the path of a folder or file, else a preset, else a model of the hub, which is downloaded into
+ * the shared cache.
  *
- * @param cacheFolder - where presets are kept. @default `README_MOE_CACHE`, else the platform's cache folder
+ * @param cacheFolder - folder of presets. @default `README_MOE_CACHE`, else the platform's cache folder
  */
 export async function modelPath(name: string, signal: AbortSignal, cacheFolder?: string): Promise<string> {
   if (existsSync(name)) return name;

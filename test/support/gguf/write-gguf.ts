@@ -1,8 +1,8 @@
 import { describeValue } from "@readme-moe/core";
 import { encodeF16, writeFileAtomically } from "@readme-moe/model";
-import { quoted } from "../../../packages/model/src/files/quoted.ts";
+import { quoted } from "../../../packages/model/src/files/errors.ts";
 import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
-import { countValues } from "../../../packages/model/src/tensor-shape.ts";
+import { countValues } from "../../../packages/model/src/tensor-store.ts";
 import { encodeEntry, encodeString, type GgufInputValue, uint32, uint64 } from "./metadata-encoder.ts";
 import { quantizeQ8 } from "./quantize-q8.ts";
 

@@ -1,15 +1,25 @@
-import type { GenerateChunk } from "@readme-moe/core";
+import type { AcceptedPrompt, GenerateChunk, Generation } from "@readme-moe/core";
 
 /** The chunks of one request, for one reader; they wait here until they are read. */
-export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
+export class ChunkStream implements Generation {
+  readonly accepted: Promise<AcceptedPrompt>;
   readonly #onLeft: () => void;
   readonly #chunks: GenerateChunk[] = [];
   #end: { readonly error?: unknown } | undefined;
   readonly #waiting: (() => void)[] = [];
+  #accept!: (prompt: AcceptedPrompt) => void;
+  #refuse!: (error: unknown) => void;
 
   /** @param onLeft - called when the reader leaves before the end */
   constructor(onLeft: () => void) {
     this.#onLeft = onLeft;
+    this.accepted = new Promise((resolve, reject) => ([this.#accept, this.#refuse] = [resolve, reject]));
+    // Most readers look at the chunks alone.
+    this.accepted.catch(() => undefined);
+  }
+
+  accept(prompt: AcceptedPrompt): void {
+    this.#accept(prompt);
   }
 
   push(chunk: GenerateChunk): void {
@@ -29,6 +39,7 @@ export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
     if (this.#end) return;
     this.#chunks.length = 0;
     this.#end = { error };
+    this.#refuse(error);
     this.#wake();
   }
 
@@ -50,6 +61,7 @@ export class ChunkStream implements AsyncIterableIterator<GenerateChunk> {
   async return(): Promise<IteratorResult<GenerateChunk, undefined>> {
     if (!this.#end) this.#onLeft();
     this.#end = {};
+    this.#refuse(new DOMException("The iteration was left before the prompt was accepted", "AbortError"));
     this.#chunks.length = 0;
     this.#wake();
     return { done: true, value: undefined };

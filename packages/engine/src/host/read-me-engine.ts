@@ -13,8 +13,8 @@ import {
   type EngineInfo,
   type EngineStats,
   type EngineVocabulary,
-  type GenerateChunk,
   type GenerateRequest,
+  type Generation,
   type ProcessLogits,
   type Prompt,
   type RoutedPrompt,
@@ -65,6 +65,7 @@ export class ReadMeEngine implements Engine {
   #numRequests = 0;
   /** Why the engine does not work: it failed, or was disposed. */
   #failure: ReadMeError | undefined;
+  #onFailed: ((error: ReadMeError) => void)[] = [];
 
   private constructor(path: string, options: ResolvedEngineOptions) {
     this.#path = path;
@@ -125,7 +126,7 @@ export class ReadMeEngine implements Engine {
     return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
   }
 
-  generate(request: GenerateRequest): AsyncIterableIterator<GenerateChunk> {
+  generate(request: GenerateRequest): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
     const wire = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
@@ -149,6 +150,12 @@ export class ReadMeEngine implements Engine {
 
   async stats(): Promise<EngineStats> {
     return this.#call("stats", {});
+  }
+
+  whenFailed(): Promise<ReadMeError> {
+    const failure = this.#failure;
+    if (failure?.code === "ERR_ENGINE_FAILED") return Promise.resolve(failure);
+    return new Promise((resolve) => this.#onFailed.push(resolve));
   }
 
   /**
@@ -227,9 +234,10 @@ export class ReadMeEngine implements Engine {
     }
   }
 
-  #receive({ chunks, failures, events }: FromWorker & { type: "step" }): void {
+  #receive({ accepted, chunks, failures, events }: FromWorker & { type: "step" }): void {
     // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that they belong together
     for (const { name, payload } of events) this.events.emit(name, payload as never);
+    for (const { requestId, ...prompt } of accepted) this.#requests.get(requestId)?.stream.accept(prompt);
     for (const { requestId, chunk } of chunks) {
       const request = this.#requests.get(requestId);
       request?.stream.push(chunk);
@@ -256,6 +264,7 @@ export class ReadMeEngine implements Engine {
 
   #fail(error: ReadMeError): void {
     this.#failure = error;
+    for (const resolve of this.#onFailed.splice(0)) resolve(error);
     this.#endAll(error);
     this.events.emit("engine:failed", { code: error.code, message: error.message, causes: errorChain(error) });
   }

@@ -6,6 +6,7 @@ import {
   type CallName,
   type FromWorker,
   type ToWorker,
+  type WireAccepted,
   type WireChunk,
   type WireEvent,
   type WireFailure,
@@ -26,6 +27,7 @@ export class EngineServer {
   #numReceived = 0;
   #isClosing = false;
   #onClosed: () => void = () => undefined;
+  #accepted: WireAccepted[] = [];
   #chunks: WireChunk[] = [];
   #failures: WireFailure[] = [];
   #events: WireEvent[] = [];
@@ -86,6 +88,10 @@ export class EngineServer {
   async #open({ path, options }: ToWorker & { type: "open" }): Promise<void> {
     try {
       const output = {
+        accepted: (sequence: Sequence) => {
+          const accepted = this.#requests?.accept(sequence);
+          if (accepted) this.#accepted.push(accepted);
+        },
         chunk: (sequence: { requestId: string }, chunk: GenerateChunk) => {
           const whole = this.#requests?.complete(sequence.requestId, chunk) ?? chunk;
           this.#chunks.push({ requestId: sequence.requestId, chunk: whole });
@@ -178,10 +184,10 @@ export class EngineServer {
 
   #flush(): void {
     const events = this.#events.filter(({ name }) => this.#listened.has(name));
-    if (this.#chunks.length + this.#failures.length + events.length > 0) {
-      this.#send({ type: "step", chunks: this.#chunks, failures: this.#failures, events });
+    if (this.#accepted.length + this.#chunks.length + this.#failures.length + events.length > 0) {
+      this.#send({ type: "step", accepted: this.#accepted, chunks: this.#chunks, failures: this.#failures, events });
     }
-    [this.#chunks, this.#failures, this.#events] = [[], [], []];
+    [this.#accepted, this.#chunks, this.#failures, this.#events] = [[], [], [], []];
   }
 
   async #close(): Promise<void> {

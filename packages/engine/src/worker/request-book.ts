@@ -1,5 +1,5 @@
 import { StopAutomaton, type GenerateChunk } from "@readme-moe/core";
-import type { WireRequest } from "../protocol.ts";
+import type { WireAccepted, WireRequest } from "../protocol.ts";
 import type { Sequence } from "../sequence.ts";
 import { promptIds } from "./calls.ts";
 import type { OpenedEngine } from "./open-parts.ts";
@@ -7,6 +7,7 @@ import type { OpenedEngine } from "./open-parts.ts";
 interface RequestEntry {
   sequences: readonly Sequence[];
   numFinished: number;
+  isAccepted: boolean;
   /** Ends what goes on before there are sequences. */
   readonly leave: AbortController;
 }
@@ -26,7 +27,7 @@ export class RequestBook {
   /** Makes a request's sequences. What is wrong with it is told to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
     const { requestId, params } = request;
-    const entry: RequestEntry = { sequences: [], numFinished: 0, leave: new AbortController() };
+    const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
       const tokenIds = await promptIds(this.#opened, request.prompt, entry.leave.signal);
@@ -56,6 +57,14 @@ export class RequestBook {
     }
   }
 
+  /** @returns the prompt of the sequence's request; nothing if another choice was accepted before */
+  accept({ requestId, promptTokens, experts }: Sequence): WireAccepted | undefined {
+    const entry = this.#requests.get(requestId);
+    if (!entry || entry.isAccepted) return undefined;
+    entry.isAccepted = true;
+    return { requestId, promptTokens, experts: Uint16Array.from(experts) };
+  }
+
   abort(requestId: string, reason?: "abort" | "error"): void {
     this.#requests.get(requestId)?.leave.abort();
     if (this.#requests.delete(requestId)) this.#opened.core.abort(requestId, reason);
@@ -71,8 +80,12 @@ export class RequestBook {
     this.#requests.delete(requestId);
     const sum = (count: (sequence: Sequence) => number): number =>
       sequences.reduce((total, sequence) => total + count(sequence), 0);
-    const promptTokens = sequences[0]?.promptTokens ?? 0;
-    const completionTokens = sum((sequence) => sequence.completionTokens);
-    return { ...chunk, usage: { promptTokens, completionTokens, cachedTokens: sum((one) => one.cachedTokens) } };
+    const usage = {
+      promptTokens: sequences[0]?.promptTokens ?? 0,
+      completionTokens: sum(({ completionTokens }) => completionTokens),
+      cachedTokens: sum(({ cachedTokens }) => cachedTokens),
+      queuedMs: Math.max(...sequences.map(({ startedMs, arrivalMs }) => (startedMs ?? arrivalMs) - arrivalMs)),
+    };
+    return { ...chunk, usage };
   }
 }

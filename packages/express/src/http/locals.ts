@@ -5,12 +5,14 @@ import type { Request, RequestHandler, Response } from "express";
 
 export interface RequestLocals {
   /** Name of the client's API key, where keys are asked for. */
-  readonly key?: string | undefined;
+  key?: string | undefined;
   readonly requestId: string;
   /** By the monotonic clock, `performance.now()`. */
   readonly arrivalMs: number;
   /** Counts tokens against what the client may use; called when they are known. */
-  readonly spendTokens?: (tokens: number) => void;
+  spendTokens?: (tokens: number) => void;
+  /** https://www.w3.org/TR/trace-context header of the client, where it is valid. */
+  traceparent?: string;
   /** Gives back the room that was kept for the body while it arrived. */
   endArrival?: () => void;
   /** Bytes of the body once it was read. */

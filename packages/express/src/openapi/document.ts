@@ -12,7 +12,7 @@ import {
 } from "../api/schemas/answers.ts";
 import { chatBody } from "../api/schemas/chat-body.ts";
 import { completionBody } from "../api/schemas/completion-body.ts";
-import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations/answers.ts";
+import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations.ts";
 import { detokenizeAnswer, detokenizeBody, tokenizeAnswer, tokenizeBody } from "../api/schemas/token-bodies.ts";
 
 /** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */

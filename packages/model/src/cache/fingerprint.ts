@@ -2,12 +2,13 @@
 // hash is remembered under its path, size, time and inode, and taken again when any of them changes.
 
 import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
 import { mkdir, readFile, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { crc32 } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { TEMPORARY_PREFIX, writeFileAtomically } from "../files/atomic-write.ts";
-import { removeAbandoned } from "./abandoned.ts";
-import { fileSha256 } from "./checksum.ts";
+import { TEMPORARY_PREFIX, writeFileAtomically } from "../files/write-file.ts";
+import { removeAbandoned } from "./cache-folder.ts";
 
 /** Gives the hex SHA-256 over the contents of some files. `cacheFolder` keeps each file's own hash. */
 export type Fingerprint = (cacheFolder: string) => Promise<string>;
@@ -53,4 +54,19 @@ async function rememberedHash(path: string, state: string, cacheFolder: string):
     .then(() => writeFileAtomically(memo, `${state}\n${hash}\n`))
     .catch(() => undefined);
   return hash;
+}
+
+const CHUNK_BYTES = 1 << 20;
+
+/** CRC-32 of a file: fast enough to be taken at every open, and it finds any damage that is not intended. */
+export async function fileCrc32(path: string): Promise<number> {
+  let sum = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES })) sum = crc32(chunk as Buffer, sum);
+  return sum;
+}
+
+export async function fileSha256(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES })) hash.update(chunk as Buffer);
+  return hash.digest("hex");
 }

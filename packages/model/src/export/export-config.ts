@@ -3,7 +3,7 @@
 import { familyOf } from "../config/families.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { RopeConfig } from "../config/rope.ts";
-import type { JsonObject } from "../files/json-object.ts";
+import type { JsonObject } from "../files/text-file.ts";
 
 /** Graphs that config.json describes. */
 export interface ExportedFiles {

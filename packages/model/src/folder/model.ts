@@ -1,6 +1,6 @@
 import type { ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
-import type { ModelText } from "../text/model-text.ts";
+import type { ModelText } from "../text/load-text.ts";
 import type { ExpertLayout, ModelWeights } from "../weights/model-weights.ts";
 import type { RouterWeights } from "../weights/router-weights.ts";
 

@@ -1,7 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
-import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
+import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
-import { checkContiguousLayers } from "./model-tensors.ts";
+import { checkContiguousLayers } from "./write-read-me.ts";
 import type { Model } from "./model.ts";
 
 /**

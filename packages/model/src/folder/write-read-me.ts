@@ -1,11 +1,13 @@
 import { copyFile, mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { writeFolderAtomically } from "../files/atomic-folder.ts";
-import { writeFileAtomically } from "../files/atomic-write.ts";
-import { writeSafetensors } from "../safetensors/write-safetensors.ts";
-import type { ReadMeTensors } from "./model-tensors.ts";
-import { BACKBONE_FILE, expertFile, ROUTER_FILE } from "./open-read-me.ts";
-import type { ReadMeSection } from "./read-me-config.ts";
+import { ReadMeError } from "@readme-moe/core";
+import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
+import { isSafetensorsType } from "../safetensors/header.ts";
+import { type SafetensorsInput, writeSafetensors } from "../safetensors/write-safetensors.ts";
+import type { FeedForwardRefs, LinearRefs, ModelWeights } from "../weights/model-weights.ts";
+import type { RouterWeights } from "../weights/router-weights.ts";
+import type { TensorRef } from "../weights/tensor-ref.ts";
+import { BACKBONE_FILE, expertFile, type ReadMeSection, ROUTER_FILE } from "./read-me-folder.ts";
 
 /** Everything that a Read-ME folder is made of. */
 export interface ReadMeContent {
@@ -42,5 +44,106 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
     const path = join(folder, name);
     await mkdir(dirname(path), { recursive: true });
     await writeFileAtomically(path, text);
+  }
+}
+
+// An opened model's tensors under the names and in the order of a Read-ME folder's files.
+
+/** What each file of a Read-ME folder holds. */
+export interface ReadMeTensors {
+  readonly backbone: readonly SafetensorsInput[];
+  /** One list per expert; the tensors of a layer follow each other. */
+  readonly experts: readonly (readonly SafetensorsInput[])[];
+  readonly router: readonly SafetensorsInput[] | undefined;
+}
+
+/** Everything of a model, read when it is written. Whatever layout it came in, the numbers stay the same. */
+export function readMeTensors(weights: ModelWeights, router: RouterWeights | undefined): ReadMeTensors {
+  const backbone = [copy("model.embed_tokens.weight", weights.embedding)];
+  weights.layers.forEach((layer, index) => {
+    const { query, key, value, output, queryNorm, keyNorm } = layer.attention;
+    const norms = [layer.attentionOutputNorm, layer.ffnNorm, layer.ffnOutputNorm];
+    const refs = [
+      layer.attentionNorm,
+      ...[query, key, value, output].flatMap(({ weight, bias }) => [weight, bias]),
+      queryNorm,
+      keyNorm,
+      ...norms,
+    ];
+    // Outside of FFNs all layouts have the same names.
+    backbone.push(...refs.flatMap((ref) => (ref ? [copy(ref.name, ref)] : [])));
+    if (layer.shared) backbone.push(...copyFeedForward(index, layer.shared));
+  });
+  backbone.push(copy("model.norm.weight", weights.finalNorm));
+  if (weights.head !== weights.embedding) backbone.push(copy("lm_head.weight", weights.head));
+  const numExperts = weights.layers[0]?.experts.length ?? 0;
+  return {
+    backbone,
+    experts: Array.from({ length: numExperts }, (_, expert) =>
+      weights.layers.flatMap((layer, index) => copyFeedForward(index, layer.experts[expert] as FeedForwardRefs)),
+    ),
+    router: router && routerTensors(router),
+  };
+}
+
+function routerTensors({ embedding, layers, finalNorm, head }: RouterWeights): readonly SafetensorsInput[] {
+  return [
+    copy("embed.weight", embedding),
+    ...layers.flatMap((layer, index) => [
+      copy(`input_layernorm_${index}.weight`, layer.inputNorm),
+      ...copyLinear(`q_proj_${index}`, layer.query),
+      ...copyLinear(`k_proj_${index}`, layer.key),
+      ...copyLinear(`v_proj_${index}`, layer.value),
+      ...copyLinear(`o_proj_${index}`, layer.output),
+      copy(`post_attention_layernorm_${index}.weight`, layer.postAttentionNorm),
+      ...copyLinear(`proj_1_${index}`, layer.expand),
+      ...copyLinear(`proj_2_${index}`, layer.contract),
+    ]),
+    copy("out_layernorm.weight", finalNorm),
+    ...copyLinear("proj_out", head),
+  ];
+}
+
+function copyFeedForward(layer: number, refs: FeedForwardRefs): readonly SafetensorsInput[] {
+  const prefix = `model.layers.${layer}.mlp`;
+  return [
+    ...copyLinear(`${prefix}.gate_proj`, refs.gate),
+    ...copyLinear(`${prefix}.up_proj`, refs.up),
+    ...copyLinear(`${prefix}.down_proj`, refs.down),
+  ];
+}
+
+function copyLinear(prefix: string, { weight, bias }: LinearRefs): readonly SafetensorsInput[] {
+  return [copy(`${prefix}.weight`, weight), ...(bias ? [copy(`${prefix}.bias`, bias)] : [])];
+}
+
+/** Bytes as they are stored; blocks of a GGUF file, which safetensors do not have, as float32. */
+function copy(name: string, { store, name: storedName, shape }: TensorRef): SafetensorsInput {
+  const { type } = store.info(storedName);
+  if (isSafetensorsType(type)) return { name, type, shape, bytes: () => store.readBytes(storedName) };
+  return { name, type: "F32", shape, bytes: async () => floatBytes(await store.readFloats(storedName)) };
+}
+
+function floatBytes(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_INVALID` when a layer's tensors are not one contiguous range of the file */
+export function checkContiguousLayers(
+  path: string,
+  entries: readonly { readonly name: string; readonly offset: number; readonly byteLength: number }[],
+): void {
+  const byOffset = entries.toSorted((a, b) => a.offset - b.offset);
+  const finished = new Set<string>();
+  let current: string | undefined;
+  for (const { name } of byOffset) {
+    const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+    if (layer === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${name} is no tensor of an expert`);
+    if (layer === current) continue;
+    if (current !== undefined) finished.add(current);
+    if (finished.has(layer)) {
+      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: the tensors of layer ${layer} are not together in the file`);
+    }
+    current = layer;
   }
 }

@@ -1,9 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { familyOf, modelTypeOf } from "../config/families.ts";
-import { allocateFor } from "../files/allocation.ts";
-import { quoted } from "../files/quoted.ts";
-import { checkRows } from "../tensor-shape.ts";
-import type { RowRange, TensorInfo, TensorStore } from "../tensor-store.ts";
+import { allocateFor, quoted } from "../files/errors.ts";
+import { checkRows, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GgufFile } from "./gguf-file.ts";
 import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
 

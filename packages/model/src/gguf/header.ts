@@ -1,8 +1,8 @@
 import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
-import { quoted } from "../files/quoted.ts";
+import { quoted } from "../files/errors.ts";
 import { HeaderWindow } from "./header-window.ts";
-import { countValues } from "../tensor-shape.ts";
+import { countValues } from "../tensor-store.ts";
 import { GGML_TYPES, type GgmlType } from "./ggml-types.ts";
 import { type GgufMetadata, type GgufValue, readTypedValue } from "./metadata.ts";
 

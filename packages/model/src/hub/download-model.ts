@@ -1,16 +1,21 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
-import { findInCache, findWholeInCache, listed, titleOf } from "./cached-model.ts";
-import { hubToken } from "./environment.ts";
+import { quoted } from "../files/errors.ts";
+import { repositoryNameProblem } from "../files/file-name.ts";
 import { fetchBlob } from "./fetch-blob.ts";
-import { fileNameProblem } from "./file-name.ts";
 import { fileSize, HubCache } from "./hub-cache.ts";
 import { HubClient } from "./hub-client.ts";
 import { HubRepository, type RemoteFile } from "./hub-repository.ts";
-import { modelFiles, modelPath } from "./model-files.ts";
-import { isCommit } from "./model-id.ts";
-import { checkToken, type DownloadModelOptions, type DownloadRequest, resolveDownload } from "./options.ts";
+import { modelFiles, type ModelFiles, modelPath } from "./model-files.ts";
+import {
+  checkToken,
+  type DownloadModelOptions,
+  type DownloadRequest,
+  hubToken,
+  isCommit,
+  type ModelId,
+  resolveDownload,
+} from "./options.ts";
 
 /**
  * Downloads a model of the Hugging Face hub into the cache that Hugging Face's tools share, and tells where it is.
@@ -103,11 +108,94 @@ async function downloadFiles(
 /** Names of shards come from the repository's index, those of GGUF files from its listing. */
 function refuseBadNames(title: string, names: readonly string[]): void {
   for (const name of names) {
-    const problem = fileNameProblem(name);
+    const problem = repositoryNameProblem(name);
     if (problem) throw new ReadMeError("ERR_FILE_CORRUPT", `${title}: the file name ${quoted(name)} ${problem}`);
   }
 }
 
 export function isOutage(error: unknown): boolean {
   return error instanceof ReadMeError && ["ERR_HUB_UNREACHABLE", "ERR_HUB_RATE_LIMITED"].includes(error.code);
+}
+
+interface CachedModel extends ModelId {
+  readonly file: string | undefined;
+}
+
+/**
+ * The model as far as the cache alone can tell, for `openModel`.
+ * @throws {ReadMeError} `ERR_OFFLINE` naming the files that are missing
+ */
+export async function findInCache(model: CachedModel, cache: HubCache): Promise<string> {
+  const commit = await cache.commitOf(model.revision);
+  const lacks = (what: string): ReadMeError =>
+    new ReadMeError("ERR_OFFLINE", `${titleOf(model)}: ${cache.folder} lacks ${what}, and no request is made offline`);
+  if (commit === undefined) throw lacks(`the revision ${JSON.stringify(model.revision)}`);
+  const names = await cache.filesOf(commit);
+  const files = await filesIn(model, cache, commit, names);
+  const lacking = files.required.filter((name) => !names.has(name));
+  if (lacking.length > 0) throw lacks(listed(lacking));
+  return modelPath(cache.snapshot(commit), files);
+}
+
+/** Like `findInCache`, but only when the cache has also every optional file, or knows that there is none. */
+export async function findWholeInCache(
+  model: CachedModel,
+  cache: HubCache,
+  commit: string,
+): Promise<string | undefined> {
+  const names = await cache.filesOf(commit);
+  const files = await filesIn(model, cache, commit, names).catch((error: unknown) => {
+    // What is cached so far makes no model; the hub may have the rest.
+    if (error instanceof ReadMeError) return undefined;
+    throw error;
+  });
+  if (files === undefined || files.required.some((name) => !names.has(name))) return undefined;
+  for (const name of files.optional) {
+    if (!names.has(name) && !(await cache.isKnownAbsent(commit, name))) return undefined;
+  }
+  return modelPath(cache.snapshot(commit), files);
+}
+
+function filesIn(model: CachedModel, cache: HubCache, commit: string, names: ReadonlySet<string>): Promise<ModelFiles> {
+  const path = async (name: string): Promise<string> => join(cache.snapshot(commit), name);
+  return modelFiles({ title: titleOf(model), names, path }, model.file);
+}
+
+export function titleOf({ name, revision }: ModelId): string {
+  return `${name}@${revision}`;
+}
+
+/** File names for a message, which may be many. */
+export function listed(names: readonly string[]): string {
+  const some = names.slice(0, 10).map((name) => JSON.stringify(name.slice(0, 200)));
+  return some.join(", ") + (names.length > some.length ? ` and ${names.length - some.length} more files` : "");
+}
+
+/**
+ * The names of a hub repository's files, with slashes, to see what kind of model it holds before anything is downloaded.
+ * Offline, and when the hub cannot be reached, of those that the cache has.
+ *
+ * @throws {TypeError | ReadMeError} as `downloadModel`; `ERR_OFFLINE` when the cache has none
+ */
+export async function hubFileNames(id: string, options: DownloadModelOptions = {}): Promise<ReadonlySet<string>> {
+  const request = resolveDownload(id, options);
+  request.signal?.throwIfAborted();
+  if (request.isOffline) return cachedNames(request);
+  const { repository } = await repositoryOf(request);
+  try {
+    return new Set((await repository.filesAt(request.revision)).keys());
+  } catch (error) {
+    if (!isOutage(error)) throw error;
+    return cachedNames(request).catch(() => {
+      throw error;
+    });
+  }
+}
+
+async function cachedNames({ cacheFolder, name, revision }: DownloadRequest): Promise<ReadonlySet<string>> {
+  const cache = new HubCache(cacheFolder, name);
+  const commit = await cache.commitOf(revision);
+  const names = commit === undefined ? undefined : await cache.filesOf(commit);
+  if (names !== undefined && names.size > 0) return names;
+  throw new ReadMeError("ERR_OFFLINE", `${name}@${revision}: ${cache.folder} lacks it, and no request is made offline`);
 }

@@ -3,13 +3,11 @@
 
 import { dirname } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { exclusively } from "./exclusive.ts";
 import { fileSize, makeFolder } from "./hub-cache.ts";
-import { type HubClient, type HubResponse, reasonOf } from "./hub-client.ts";
+import { type HubClient, type HubResponse, reasonOf, retrying, TransientFailure } from "./hub-client.ts";
 import type { RemoteFile } from "./hub-repository.ts";
 import type { DownloadRequest } from "./options.ts";
 import { PartialFile } from "./partial-file.ts";
-import { retrying, TransientFailure } from "./retry.ts";
 
 // An attempt that brings this much counts as a success: large files over bad lines take many.
 const WORTHWHILE_BYTES = 1 << 20;
@@ -103,4 +101,38 @@ async function receiveBody(
 function isContinuation({ response, etag }: HubResponse, from: number, { size, oid }: RemoteFile): boolean {
   if (response.status !== 206 || (etag !== undefined && etag !== oid)) return false;
   return response.headers.get("content-range") === `bytes ${from}-${size - 1}/${size}`;
+}
+
+const running = new Map<string, Promise<void>>();
+
+/** Runs `work` when no other work of this process runs under `key`. Whoever waits can be aborted. */
+export async function exclusively<Result>(
+  key: string,
+  signal: AbortSignal | undefined,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  for (let other = running.get(key); other !== undefined; other = running.get(key)) await unlessAborted(other, signal);
+  const result = work();
+  const end = result.then(
+    () => undefined,
+    () => undefined,
+  );
+  running.set(key, end);
+  try {
+    return await result;
+  } finally {
+    running.delete(key);
+  }
+}
+
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return promise;
+  signal.throwIfAborted();
+  const listening = new AbortController();
+  const aborted = new Promise<void>((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { signal: listening.signal });
+  });
+  await Promise.race([promise, aborted]);
+  listening.abort();
+  signal.throwIfAborted();
 }

@@ -12,11 +12,10 @@ import { randomUUID } from "node:crypto";
 import { copyFile, link, mkdir, readdir, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative, sep } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { writeFileAtomically } from "../files/atomic-write.ts";
-import { fileError } from "../files/file-error.ts";
+import { writeFileAtomically } from "../files/write-file.ts";
+import { fileError } from "../files/errors.ts";
 import { readTextFile } from "../files/text-file.ts";
-import { areSymlinksDisabled } from "./environment.ts";
-import { isCommit } from "./model-id.ts";
+import { areSymlinksDisabled, isCommit } from "./options.ts";
 
 const MAX_REF_BYTES = 4096;
 

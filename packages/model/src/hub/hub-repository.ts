@@ -1,9 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
-import { type HubClient, reasonOf } from "./hub-client.ts";
-import { isCommit } from "./model-id.ts";
-import type { Delay } from "./options.ts";
-import { retrying, TransientFailure } from "./retry.ts";
+import { quoted } from "../files/errors.ts";
+import { type HubClient, reasonOf, retrying, TransientFailure } from "./hub-client.ts";
+import { type Delay, isCommit } from "./options.ts";
 
 // More than any model has; a listing that never ends must.
 const MAX_FILES = 100_000;

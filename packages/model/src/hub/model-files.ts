@@ -1,9 +1,8 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { Fields } from "../config/fields.ts";
-import { isJsonObject, type JsonObject } from "../files/json-object.ts";
-import { readJsonFile } from "../files/text-file.ts";
-import { BACKBONE_FILE, expertFile, ROUTER_FILE } from "../folder/open-read-me.ts";
+import { isJsonObject, type JsonObject, readJsonFile } from "../files/text-file.ts";
+import { BACKBONE_FILE, expertFile, ROUTER_FILE } from "../folder/read-me-folder.ts";
 
 const [CONFIG, SINGLE, INDEX] = ["config.json", "model.safetensors", "model.safetensors.index.json"] as const;
 const MAX_JSON_BYTES = 100 << 20;

@@ -1,8 +1,9 @@
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { describeValue, rejectUnknownKeys } from "@readme-moe/core";
-import { expandHome, hubCacheFolder, hubEndpoint, isOfflineByEnvironment } from "./environment.ts";
-import { fileNameProblem } from "./file-name.ts";
-import { parseModelId, type ModelId } from "./model-id.ts";
+import { repositoryNameProblem } from "../files/file-name.ts";
+import { readTextFile } from "../files/text-file.ts";
 
 /** How much of one file is there. */
 export interface DownloadProgress {
@@ -117,9 +118,118 @@ function isText(value: unknown): boolean {
 }
 
 function isGgufName(value: unknown): boolean {
-  return typeof value === "string" && /\.gguf$/i.test(value) && fileNameProblem(value) === undefined;
+  return typeof value === "string" && /\.gguf$/i.test(value) && repositoryNameProblem(value) === undefined;
 }
 
 function isWebAddress(value: unknown): boolean {
   return typeof value === "string" && /^https?:\/\//i.test(value) && URL.canParse(value) && !/[?#]/.test(value);
+}
+
+/** A model of the hub at one revision. */
+export interface ModelId {
+  /** `name` or `organisation/name`. */
+  readonly name: string;
+  /** Branch, tag or commit. */
+  readonly revision: string;
+}
+
+const DEFAULT_REVISION = "main";
+const MAX_NAME_LENGTH = 96;
+const COMMIT = /^[0-9a-f]{40}$/;
+
+/**
+ * @param id - `organisation/name`, or with its revision `organisation/name@revision`
+ * @throws {TypeError} when either is not what the hub's rules for names allow, or both give a revision
+ */
+export function parseModelId(id: unknown, revision: unknown): ModelId {
+  const [name, ownRevision] = typeof id === "string" ? splitAt(id) : [];
+  if (name === undefined || !isName(name)) {
+    throw new TypeError(`Expected \`id\` to name a model as "organisation/name", got ${describeValue(id)}`);
+  }
+  if (ownRevision !== undefined && revision !== undefined) {
+    throw new TypeError(`Expected \`revision\` or a revision in \`id\`, got both: ${describeValue(id)}`);
+  }
+  const chosen = ownRevision ?? revision ?? DEFAULT_REVISION;
+  if (typeof chosen === "string" && isRevision(chosen)) return { name, revision: chosen };
+  const option = ownRevision === undefined ? "revision" : "id";
+  throw new TypeError(`Expected \`${option}\` to name a branch, a tag or a commit, got ${describeValue(chosen)}`);
+}
+
+/** Whether the revision can never move. */
+export function isCommit(revision: string): boolean {
+  return COMMIT.test(revision);
+}
+
+function splitAt(id: string): readonly [string, string?] {
+  const at = id.indexOf("@");
+  return at < 0 ? [id] : [id.slice(0, at), id.slice(at + 1)];
+}
+
+// As `validate_repo_id` of huggingface_hub: the name becomes a folder's name, with `--` for the slash.
+function isName(name: string): boolean {
+  const parts = name.split("/");
+  if (parts.length > 2 || name.length > MAX_NAME_LENGTH || /--|\.\.|\.git$/.test(name)) return false;
+  return parts.every((part) => /^\w(?:[\w.-]*\w)?$/.test(part));
+}
+
+// A part of git's rules for names: the revision becomes a path below `refs`.
+function isRevision(revision: string): boolean {
+  return /^[\w.+-]+(?:\/[\w.+-]+)*$/.test(revision) && !/(?:^|\/)\.|\.\.|\.lock(?:$|\/)/.test(revision);
+}
+
+// The environment variables that Hugging Face's own tools read, with the same meaning.
+// @huggingface/hub has `getHFHubCachePath`, but it neither expands `~` nor takes an empty variable for an absent one.
+
+const MAX_TOKEN_FILE_BYTES = 1 << 16;
+
+/** The shared cache: `HF_HUB_CACHE`, else `HF_HOME/hub`, where `HF_HOME` is `~/.cache/huggingface` by default. */
+export function hubCacheFolder(): string {
+  const named = variable("HF_HUB_CACHE") ?? variable("HUGGINGFACE_HUB_CACHE");
+  return named === undefined ? join(hubHome(), "hub") : expandHome(named);
+}
+
+export function hubEndpoint(): string {
+  return variable("HF_ENDPOINT") ?? "https://huggingface.co";
+}
+
+export function isOfflineByEnvironment(): boolean {
+  return isSet("HF_HUB_OFFLINE") || isSet("TRANSFORMERS_OFFLINE");
+}
+
+export function areSymlinksDisabled(): boolean {
+  return isSet("HF_HUB_DISABLE_SYMLINKS");
+}
+
+/**
+ * The caller's token: `HF_TOKEN`, else what `hf auth login` left in `HF_TOKEN_PATH` (`HF_HOME/token` by default).
+ * `HF_HUB_DISABLE_IMPLICIT_TOKEN` turns both off.
+ * @throws {ReadMeError} `ERR_FILE_UNREADABLE`, `ERR_FILE_CORRUPT` for the file
+ */
+export async function hubToken(): Promise<string | undefined> {
+  if (isSet("HF_HUB_DISABLE_IMPLICIT_TOKEN")) return undefined;
+  const token = variable("HF_TOKEN") ?? variable("HUGGING_FACE_HUB_TOKEN");
+  if (token !== undefined) return token;
+  const path = expandHome(variable("HF_TOKEN_PATH") ?? join(hubHome(), "token"));
+  const text = await readTextFile(path, MAX_TOKEN_FILE_BYTES);
+  return text?.trim() === "" ? undefined : text?.trim();
+}
+
+function hubHome(): string {
+  const home = variable("HF_HOME");
+  if (home !== undefined) return expandHome(home);
+  return join(expandHome(variable("XDG_CACHE_HOME") ?? "~/.cache"), "huggingface");
+}
+
+/** `~` and `~/…` lead to the user's folder; a relative path becomes absolute. */
+export function expandHome(path: string): string {
+  return resolve(/^~(?:$|[/\\])/.test(path) ? homedir() + path.slice(1) : path);
+}
+
+function variable(name: string): string | undefined {
+  const value = process.env[name]?.trim();
+  return value === "" ? undefined : value;
+}
+
+function isSet(name: string): boolean {
+  return ["1", "ON", "YES", "TRUE"].includes(variable(name)?.toUpperCase() ?? "");
 }

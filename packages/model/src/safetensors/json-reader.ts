@@ -2,7 +2,7 @@
 // can object. This reader hands out one value at a time, so a hostile header is refused where it turns bad.
 
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
+import { quoted } from "../files/errors.ts";
 
 const MAX_DEPTH = 32;
 const WHITESPACE = /[ \t\n\r]*/y;

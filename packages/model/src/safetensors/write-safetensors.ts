@@ -1,14 +1,14 @@
 import { describeValue } from "@readme-moe/core";
-import { writeFileAtomically } from "../files/atomic-write.ts";
-import { quoted } from "../files/quoted.ts";
-import { countValues } from "../tensor-shape.ts";
+import { writeFileAtomically } from "../files/write-file.ts";
+import { quoted } from "../files/errors.ts";
+import { countValues } from "../tensor-store.ts";
 import {
   isSafetensorsType,
   MAX_HEADER_BYTES,
   METADATA_KEY,
   SAFETENSORS_TYPE_BYTES,
   type SafetensorsType,
-} from "./types.ts";
+} from "./header.ts";
 
 /** A tensor to be written. */
 export interface SafetensorsInput {

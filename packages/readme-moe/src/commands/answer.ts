@@ -8,7 +8,7 @@ import { badLine, linesOf, parseLine, readTextData } from "../evaluation/text-da
 import { MODEL_ARGUMENT } from "../model-path.ts";
 import { isolationOption, requireOption, runtimeOptions } from "../options.ts";
 import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface AnswerFlags extends EngineFlags, SamplingFlags {
   readonly prompts: string;

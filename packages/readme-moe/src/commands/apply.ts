@@ -1,9 +1,9 @@
 import { openModel } from "@readme-moe/model";
-import { applyAdapter } from "@readme-moe/refactor";
+import { applyDelta } from "@readme-moe/refactor";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface ApplyFlags {
   readonly base: string;
@@ -33,7 +33,7 @@ async function runApply(path: string, { base: basePath, out, json }: ApplyFlags,
   const base = await openModel(await modelPath(basePath, signal));
   try {
     const start = performance.now();
-    const report = await applyAdapter(path, base, out, {
+    const report = await applyDelta(path, base, out, {
       signal,
       onWarning: (message) => console.error(`warning: ${message}`),
       onProgress: json ? undefined : ({ done, of }) => showStatus(`tensor ${done} of ${of}`),

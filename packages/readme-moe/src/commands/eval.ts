@@ -9,7 +9,7 @@ import { nameFiles } from "../evaluation/named-files.ts";
 import { withModel } from "../open.ts";
 import { MODEL_ARGUMENT } from "../model-path.ts";
 import { expertOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 export function evalCommand(signal: AbortSignal): Command {
   const command = new Command("eval")

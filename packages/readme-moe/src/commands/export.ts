@@ -3,7 +3,7 @@ import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgr
 import { Command, InvalidArgumentError, Option } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface ExportFlags {
   readonly out: string;

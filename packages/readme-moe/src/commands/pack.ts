@@ -1,10 +1,10 @@
 import { openModel } from "@readme-moe/model";
-import { packAdapter, type PackProgress, type PackReport } from "@readme-moe/refactor";
+import { packDelta, type PackProgress, type PackReport } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { byteSize, jsonOption, requireOption } from "../options.ts";
 import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface PackFlags {
   readonly base: string;
@@ -48,7 +48,7 @@ async function runPack(path: string, flags: PackFlags, signal: AbortSignal): Pro
     const base = await openModel(await modelPath(basePath, signal));
     try {
       const options = { maxBytes: maxSize, texts, signal, onProgress: json ? undefined : showProgress };
-      const report = await packAdapter(model, base, out, options).finally(() => showStatus());
+      const report = await packDelta(model, base, out, options).finally(() => showStatus());
       console.log(json ? JSON.stringify({ out, ...report }) : summaryOf(report, out));
     } finally {
       await base.close();

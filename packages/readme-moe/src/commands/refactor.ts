@@ -4,7 +4,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { hubIdOf, MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption, wholeNumber } from "../options.ts";
 import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface RefactorFlags {
   readonly out: string;

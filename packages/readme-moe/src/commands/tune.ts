@@ -11,7 +11,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
 import { jsonOption, requireOption, wholeNumber } from "../options.ts";
 import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 
 interface TuneFlags extends TuneOptions {
   readonly teacher: string;

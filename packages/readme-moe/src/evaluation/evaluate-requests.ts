@@ -1,5 +1,5 @@
 import { evaluateMultipleChoice, type Question } from "@readme-moe/engine";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 import { type EvaluationJob, withProgress } from "./evaluation-job.ts";
 import { accuracyRow } from "./report-rows.ts";
 

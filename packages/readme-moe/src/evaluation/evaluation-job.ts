@@ -1,7 +1,7 @@
 import type { ScoreOptions } from "@readme-moe/engine";
 import type { Tokenizer } from "@readme-moe/model";
 import type { OpenedModel } from "../open.ts";
-import { showStatus } from "../status-line.ts";
+import { showStatus } from "../progress.ts";
 import type { EvalFlags } from "./eval-flags.ts";
 
 /** What the parts of an evaluation share. */

@@ -43,7 +43,6 @@ export async function runGeneration(
       firstTokenMs ??= performance.now();
       if (isFirst) ticket.started();
       completionTokens += piece.tokens.length;
-      ticket.progressed(piece.tokens.length);
       if (piece.usage) usages.push(piece.usage);
       await onPiece(piece, isFirst ? await prompts : undefined);
     }

@@ -1,0 +1,48 @@
+// A contender's own process: it measures one contender once, or keeps it open and runs one batch after another.
+
+import type { Figure } from "../kit/samples.ts";
+import { type Contender, type OpenContender, openContender } from "./contender.ts";
+import { measure } from "./measure.ts";
+import type { Workload } from "./workload.ts";
+
+/** What the process is asked for. `measure` stands alone; `generate` follows `open`. */
+export type ChildRequest =
+  | { readonly kind: "measure"; readonly open: OpenContender; readonly workload: Workload }
+  | { readonly kind: "open"; readonly open: OpenContender; readonly promptTokens: number; readonly newTokens: number }
+  | { readonly kind: "generate"; readonly prompts: readonly (readonly number[])[]; readonly newTokens: number };
+
+/** Figures of `measure`, and how long the request took, in ms. */
+export interface ChildAnswer {
+  readonly figures: readonly Figure[];
+  readonly elapsedMs: number;
+}
+
+let contender: Contender | undefined;
+
+async function work(request: ChildRequest): Promise<readonly Figure[]> {
+  if (request.kind === "measure") return measure(() => openContender(request.open), request.workload);
+  if (request.kind === "generate") {
+    await contender?.generate(request.prompts, request.newTokens);
+    return [];
+  }
+  const { open, promptTokens, newTokens } = request;
+  contender = await openContender(open);
+  await contender.reserve?.(open.maxSequences, promptTokens + newTokens);
+  return [];
+}
+
+async function answer(request: ChildRequest): Promise<ChildAnswer | { readonly failure: string }> {
+  const startMs = performance.now();
+  try {
+    const figures = await work(request);
+    return { figures, elapsedMs: performance.now() - startMs };
+  } catch (error) {
+    return { failure: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+// The parent process is gone, and nothing else would end this one.
+process.once("disconnect", () => process.exit());
+process.on("message", (request: ChildRequest) => {
+  void answer(request).then((result) => process.send?.(result));
+});

@@ -1,0 +1,54 @@
+// Our engine as packaged: in a process of its own, sampling.
+
+import { type EngineOptions, evaluateSequences, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
+import { openModel } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import type { Contender, OpenContender } from "../contender.ts";
+
+export async function open({ spec, threads, maxSequences, seed, cacheFolder }: OpenContender): Promise<Contender> {
+  const precision = spec.variant as EngineOptions["precision"]; // the engine refuses what it does not know
+  const path = spec.files["model"] ?? "";
+  const options = { precision, threads, cacheFolder, maxNumSeqs: Math.max(32, maxSequences) };
+  let engine: ReadMeEngine | undefined = await ReadMeEngine.open(path, options);
+  let numRequests = 0;
+
+  /** @returns when its first token was there */
+  async function complete(prompt: readonly number[], newTokens: number): Promise<number> {
+    if (!engine) throw new Error("The engine gave way to the evaluation");
+    const startMs = performance.now();
+    const params = { temperature: 1, topP: 0.95, seed: seed + numRequests++, maxTokens: newTokens, ignoreEos: true };
+    let [numTokens, firstMs] = [0, NaN];
+    for await (const chunk of engine.generate({ prompt, params })) {
+      if (numTokens === 0 && chunk.tokens.length > 0) firstMs = performance.now() - startMs;
+      numTokens += chunk.tokens.length;
+    }
+    if (numTokens !== newTokens) throw new Error(`Expected ${newTokens} new tokens, got ${numTokens}`);
+    return firstMs;
+  }
+
+  async function closeEngine(): Promise<void> {
+    await engine?.dispose();
+    engine = undefined;
+  }
+
+  return {
+    generate: (prompts, newTokens) => Promise.all(prompts.map((prompt) => complete(prompt, newTokens))),
+    async logProbabilities(sequences) {
+      await closeEngine();
+      // The engine gives log-probabilities of what it generates; those of a text come from the same steps.
+      const model = await openModel(path);
+      const router = await openRouter(model, undefined, { threads, cacheFolder });
+      const runner = await KernelRunner.open(model, { precision, threads, cacheFolder });
+      const sums: number[] = [];
+      for (const tokenIds of sequences) {
+        const { loss, tokens } = await evaluateSequences(runner, router, [Int32Array.from(tokenIds)]);
+        sums.push(-loss * tokens);
+      }
+      await runner.dispose();
+      await router.dispose();
+      await model.close();
+      return sums;
+    },
+    dispose: closeEngine,
+  };
+}

@@ -1,0 +1,34 @@
+// Peak memory of processes, from Linux's /proc.
+
+import { readdirSync, readFileSync } from "node:fs";
+
+/** The largest resident memory so far of a process and of every process below it, added up. Bytes. */
+export function peakMemoryBytes(pid: number): number {
+  const parents = new Map<number, number>();
+  for (const name of readdirSync("/proc")) {
+    if (/^\d+$/.test(name)) parents.set(Number(name), parentOf(name));
+  }
+  const tree = [pid];
+  // Grows as it is walked.
+  for (const parent of tree) {
+    for (const [child, its] of parents) if (its === parent) tree.push(child);
+  }
+  return tree.reduce((sum, each) => sum + peakBytes(each), 0);
+}
+
+function parentOf(pid: string): number {
+  // Processes end while they are listed.
+  return Number(/^PPid:\s+(\d+)/m.exec(statusOf(pid))?.[1] ?? 0);
+}
+
+function peakBytes(pid: number): number {
+  return Number(/^VmHWM:\s+(\d+) kB/m.exec(statusOf(String(pid)))?.[1] ?? 0) * 1024;
+}
+
+function statusOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/status`, "utf8");
+  } catch {
+    return "";
+  }
+}

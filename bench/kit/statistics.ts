@@ -1,0 +1,100 @@
+// Medians, intervals and growth. No clocks, no unseeded chance.
+
+import { seededRandom } from "@readme-moe/core";
+
+/** NaN of no values. */
+export function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** The mean of the two in the middle where there is no one; NaN of no values. */
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = (sorted.length - 1) / 2;
+  return ((sorted[Math.floor(middle)] ?? NaN) + (sorted[Math.ceil(middle)] ?? NaN)) / 2;
+}
+
+/** The nearest rank; NaN of no values. @param percent - in `(0, 100]` */
+export function percentile(values: readonly number[], percent: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil((sorted.length * percent) / 100) - 1)] ?? NaN;
+}
+
+/** Both ends belong to it. */
+export interface Interval {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** Of `bootstrapInterval`. */
+export interface BootstrapOptions {
+  readonly seed: number;
+  /** @default median */
+  readonly statistic?: (values: readonly number[]) => number;
+  /** In `(0, 1)`. @default 0.95 */
+  readonly confidence?: number;
+  /** @default 1000 */
+  readonly resamples?: number;
+}
+
+/**
+ * Where a statistic of the values lies: the middle share of what it is on samples drawn from them with replacement
+ * (Efron's percentile bootstrap). `undefined` of fewer than two values, which say nothing about their spread, and where the statistic of
+ * some sample is NaN.
+ */
+export function bootstrapInterval(
+  values: readonly number[],
+  { seed, statistic = median, confidence = 0.95, resamples = 1000 }: BootstrapOptions,
+): Interval | undefined {
+  if (values.length < 2) return undefined;
+  const random = seededRandom(seed);
+  const drawn = Array.from({ length: resamples }, () =>
+    statistic(values.map(() => values[Math.floor(random() * values.length)] as number)),
+  );
+  if (drawn.some(Number.isNaN)) return undefined;
+  const tail = (100 * (1 - confidence)) / 2;
+  return { low: percentile(drawn, tail), high: percentile(drawn, 100 - tail) };
+}
+
+/** A power law that was fitted. */
+export interface Growth {
+  /** Of `y = factor * x ** exponent`. */
+  readonly exponent: number;
+  readonly factor: number;
+  /** Share of the variance of `log y` that the line explains, in `[0, 1]`; 1 where `y` does not vary. */
+  readonly rSquared: number;
+}
+
+/**
+ * The power law that fits best: least squares between logarithms. `undefined` of fewer than two different x.
+ * @throws {RangeError} where a number is not positive
+ */
+export function growthOf(points: readonly (readonly [x: number, y: number])[]): Growth | undefined {
+  const wrong = points.flat().find((value) => !(value > 0));
+  if (wrong !== undefined) throw new RangeError(`Expected \`points\` to be of positive numbers, got ${wrong}`);
+  const logs = points.map(([x, y]) => [Math.log(x), Math.log(y)] as const);
+  const [meanX, meanY] = [mean(logs.map(([x]) => x)), mean(logs.map(([, y]) => y))];
+  const sum = (of: (x: number, y: number) => number): number =>
+    logs.reduce((total, [x, y]) => total + of(x - meanX, y - meanY), 0);
+  const [xx, xy, yy] = [sum((x) => x * x), sum((x, y) => x * y), sum((_, y) => y * y)];
+  if (!(xx > 0)) return undefined;
+  const exponent = xy / xx;
+  const rSquared = yy > 0 ? (xy * xy) / (xx * yy) : 1;
+  return { exponent, factor: Math.exp(meanY - exponent * meanX), rSquared };
+}
+
+/** Of one round. */
+export type Pair = readonly [own: number, other: number];
+
+/** Median over median, so that one odd round counts little. */
+export function ratioOfMedians(pairs: readonly Pair[]): number {
+  return median(pairs.map(([own]) => own)) / median(pairs.map(([, other]) => other));
+}
+
+/** Where it lies: see `bootstrapInterval`. Whole rounds are drawn, since what slows one of a pair slows the other. */
+export function ratioInterval(pairs: readonly Pair[], seed: number): Interval | undefined {
+  return bootstrapInterval(Array.from(pairs.keys()), {
+    seed,
+    statistic: (rounds) => ratioOfMedians(rounds.map((round) => pairs[round] as Pair)),
+  });
+}
