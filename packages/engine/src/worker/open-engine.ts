@@ -24,7 +24,10 @@ export interface OpenedEngine {
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
   readonly cacheFailure: string | undefined;
-  /** Opens the router of a choice. Returns the same object for the same choice, so that its sequences are routed together. */
+  /**
+   * Opens the router of a choice. Returns the same object for the same choice, so that its sequences are routed
+   * together.
+   */
   routerFor(expert: ExpertChoice | undefined): Promise<PreGatingRouter>;
   close(): Promise<void>;
 }

@@ -124,9 +124,9 @@ export function encoding(
 type PausingWork<Result> = Generator<void, Result>;
 
 interface Waiting {
-  readonly work: PausingWork<unknown>;
-  readonly resolve: (value: unknown) => void;
   readonly reject: (error: unknown) => void;
+  /** Runs up to the next pause. @returns whether the work is done */
+  readonly advance: () => boolean;
 }
 
 /** Short slices keep steps and messages from waiting for long work. */
@@ -152,7 +152,12 @@ export class TimeSlices {
   async begin<Result>(work: PausingWork<Result>, signal?: AbortSignal): Promise<Result> {
     signal?.throwIfAborted();
     return new Promise<Result>((resolve, reject) => {
-      const waiting: Waiting = { work, resolve: resolve as (value: unknown) => void, reject };
+      const advance = (): boolean => {
+        const { done, value } = work.next();
+        if (done === true) resolve(value);
+        return done === true;
+      };
+      const waiting: Waiting = { advance, reject };
       if (this.#advance(waiting, FIRST_SLICE_MS)) return;
       this.#waiting.push(waiting);
       signal?.addEventListener("abort", () => {
@@ -179,15 +184,11 @@ export class TimeSlices {
   }
 
   /** @returns whether the work is done */
-  #advance({ work, resolve, reject }: Waiting, maxMs: number): boolean {
+  #advance({ advance, reject }: Waiting, maxMs: number): boolean {
     try {
       const endMs = this.#now() + maxMs;
       do {
-        const { done, value } = work.next();
-        if (done === true) {
-          resolve(value);
-          return true;
-        }
+        if (advance()) return true;
       } while (this.#now() < endMs);
       return false;
     } catch (error) {

@@ -1,4 +1,5 @@
-// Entry of the thread or process that runs a model: receives messages, runs steps while there is work, sends the results.
+// Entry of the thread or process that runs a model: receives messages, runs steps while there is work, sends the
+// results.
 
 import { setFlagsFromString } from "node:v8";
 import { isMainThread, parentPort } from "node:worker_threads";
@@ -125,7 +126,10 @@ class EngineServer {
     };
   }
 
-  /** Runs steps while they are of use. Receives messages between steps, and first waits for further requests if asked to. */
+  /**
+   * Runs steps while they are of use. Receives messages between steps, and first waits for further requests if asked
+   * to.
+   */
   async #run({ mayHaveCompany = false } = {}): Promise<void> {
     const { core, slices } = this.#engine ?? {};
     if (this.#isRunning || !core || !slices) return;
@@ -211,8 +215,9 @@ function nextTurn(): Promise<void> {
 }
 
 /**
- * Collects the garbage of opening a model, tens of megabytes of parsed files, and keeps the heap small from then on. Only
- * in a process of the engine's own: V8's flags apply to the whole process, and opening takes a third longer with them.
+ * Collects the garbage of opening a model, tens of megabytes of parsed files, and keeps the heap small from then on.
+ * Only in a process of the engine's own: V8's flags apply to the whole process, and opening takes a third longer with
+ * them.
  */
 function shrinkHeap(): void {
   if (!isMainThread) return;

@@ -89,8 +89,7 @@ function parseReadMe(
 
 function expertNames(readme: Fields, numExperts: number): readonly string[] {
   const names = readme.list("expert_names") ?? Array.from({ length: numExperts }, (_, expert) => `${expert}`);
-  const isName = (name: unknown): name is string => typeof name === "string" && name !== "";
-  if (names.length !== numExperts || !names.every(isName)) {
+  if (names.length !== numExperts || !names.every((name): name is string => typeof name === "string" && name !== "")) {
     throw readme.invalid(`expected \`readme.expert_names\` to be ${numExperts} names`);
   }
   if (new Set(names).size !== numExperts) throw readme.invalid("`readme.expert_names` has a name twice");
