@@ -14,7 +14,7 @@ import {
   runExperts,
   runMoments,
   runOverlaps,
-  type ExpertInputs,
+  type AttendedStates,
   type LayerPass,
 } from "../layers/run-layer.ts";
 import { TokenStream, type Batch } from "../layers/token-stream.ts";
@@ -172,7 +172,7 @@ async function fitOne(context: LayerContext): Promise<LayerFigures> {
 /** Adds a layer's costs for the router, see `FittedModel`. */
 async function addCosts(
   { job, pass, costBatches, state }: LayerContext,
-  inputs: ExpertInputs,
+  inputs: AttendedStates,
   layer: LayerExperts,
 ): Promise<void> {
   const { options, model } = job;
@@ -193,7 +193,7 @@ async function addCosts(
 /** Fits with each shared size and returns the layer with the smallest error on the text that is held back. */
 async function fitBest(
   { job, pass, heldBack }: LayerContext,
-  inputs: ExpertInputs,
+  inputs: AttendedStates,
   moments: readonly Moments[],
   fit: LayerFit,
 ): Promise<FittedLayer> {
@@ -253,7 +253,7 @@ export function heldBackBatches({ batches }: Pick<TokenStream, "batches">): Read
 /** Returns the mean error of each domain's own expert on some batches. */
 export async function ownErrors(
   pass: LayerPass,
-  inputs: ExpertInputs,
+  inputs: AttendedStates,
   layer: LayerExperts,
   { share, batches }: { readonly share: number; readonly batches: ReadonlySet<Batch> },
 ): Promise<number> {

@@ -35,7 +35,7 @@ export interface Goal {
 }
 
 /** Inputs of a layer's experts. */
-export interface ExpertInputs {
+export interface AttendedStates {
   /** Stream after attention, `[tokens, hiddenSize]`. */
   readonly attended: Float32Array;
   readonly goal: Goal;
@@ -165,7 +165,7 @@ export async function runExperts(
  */
 export async function addErrors(
   pass: LayerPass,
-  { attended, goal }: ExpertInputs,
+  { attended, goal }: AttendedStates,
   layer: LayerExperts,
   { share, costs, wants }: { readonly share: number; readonly costs: Float32Array; readonly wants: WantsBatch },
 ): Promise<void> {
