@@ -116,7 +116,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
   },
   reshape: { shapes: [[3, 4]], apply: (tape, [x]) => reshape(tape, x!, [2, 6]) },
   transpose: { shapes: [[2, 3, 4]], apply: (tape, [x]) => transpose(tape, x!, [2, 0, 1]) },
-  rmsNorm: { shapes: [[4, 6], [6]], apply: (tape, [x, scale]) => rmsNorm(tape, x!, scale!, 1e-6) },
+  rmsNorm: { shapes: [[4, 6], [6]], apply: (tape, [x, weight]) => rmsNorm(tape, x!, weight!, 1e-6) },
   causalSoftmax: { shapes: [[2, 4, 4]], apply: (tape, [scores]) => causalSoftmax(tape, scores!) },
   rotary: {
     shapes: [[2, 3, 8]],

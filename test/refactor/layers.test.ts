@@ -47,6 +47,10 @@ function pass(): LayerPass {
   return { source: layerSource(model, 0), stream, options: {} };
 }
 
+function isOfFirstDomain({ domain }: Batch): boolean {
+  return domain === 0;
+}
+
 interface Plain {
   readonly attended: Float64Array[];
   readonly neurons: Float64Array[];
@@ -209,8 +213,7 @@ test.each([false, true])("runs experts, and measures their errors (shared part: 
     ),
   );
   const costs = new Float32Array(stream.numTokens * 2).fill(1);
-  const wants = ({ domain }: Batch): boolean => domain === 0;
-  await addErrors(pass(), { attended: other, goal }, layer, { share: SHARE, costs, wants });
+  await addErrors(pass(), { attended: other, goal }, layer, { share: SHARE, costs, wants: isOfFirstDomain });
   const expected = plain.attended.flatMap((row, token) =>
     [0, 1].map((expert) => {
       if (token >= 3 * LENGTH) return 1;
@@ -259,7 +262,7 @@ test("overlaps are graded shares of a token's most active neurons, by signed act
   const attended = Float32Array.from(flat(plain.attended));
   const found = new Float32Array(stream.numTokens * 2);
   const keep = (batch: Batch, scores: Float32Array): void => stream.view(found, batch, 2).set(scores);
-  await runOverlaps(pass(), attended, layer, { wants: ({ domain }) => domain === 0, onScores: keep });
+  await runOverlaps(pass(), attended, layer, { wants: isOfFirstDomain, onScores: keep });
   const size = 4;
   const expected = plain.neurons.flatMap((h, token) => {
     const sorted = Array.from(h).sort((a, b) => b - a);
