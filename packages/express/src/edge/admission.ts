@@ -52,7 +52,7 @@ interface Place extends Entrant {
  */
 export class Admission {
   readonly #options: ResolvedAdmissionOptions;
-  /** In the order of arrival. */
+  /** Admitted requests in the order of arrival. */
   readonly #places = new Set<Place>();
   readonly #waiting = new Set<Place>();
   readonly #requestsOfKey = new Map<string, number>();

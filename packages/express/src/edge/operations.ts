@@ -172,6 +172,7 @@ function shared<Result>(call: () => Promise<Result>): () => Promise<Result> {
 }
 
 function ownVersion(): string {
-  const manifest = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(manifest) as { readonly version: string }).version;
+  const path = new URL("../../package.json", import.meta.url);
+  const manifest: { readonly version: string } = JSON.parse(readFileSync(path, "utf8"));
+  return manifest.version;
 }

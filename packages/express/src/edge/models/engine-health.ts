@@ -4,13 +4,15 @@ import { errorChain, ReadMeError, type ErrorLink, type ReadMeErrorCode } from "@
 import { ApiError } from "../../http/errors.ts";
 import { ClientGone } from "../../http/request.ts";
 
-/** End of a request as far as the engine is to blame. A client's mistake or disconnect says nothing about the engine. */
+/**
+ * End of a request as far as the engine is to blame. A client's mistake or disconnect says nothing about the engine.
+ */
 export type OutcomeKind = "answer" | "fault" | "neither";
 
 /** End of one request. Times are monotonic, in ms. */
 export interface EngineOutcome {
   readonly kind: OutcomeKind;
-  /** When the request got the engine. */
+  /** Time at which the request got the engine. */
   readonly startedMs: number;
   readonly endedMs: number;
 }

@@ -1,19 +1,19 @@
-// The stream of one request's chunks, between the one who generates and the one who reads.
+// The stream of one request's chunks, between the engine and its reader.
 
 import { describe, expect, test } from "vitest";
 import type { GenerateChunk } from "@readme-moe/core";
-import { ChunkStream } from "../../packages/engine/src/host/chunk-stream.ts";
+import { GenerationStream } from "../../packages/engine/src/host/request.ts";
 
 const chunk = (choice: number): GenerateChunk => ({ choice, text: "", tokens: [] });
 
-function opened(): { readonly stream: ChunkStream; readonly left: () => number } {
+function opened(): { readonly stream: GenerationStream; readonly left: () => number } {
   let numLeft = 0;
-  const stream = new ChunkStream(() => void numLeft++);
+  const stream = new GenerationStream(() => void numLeft++);
   return { stream, left: () => numLeft };
 }
 
 describe("a stream of chunks", () => {
-  test("gives chunks in order, whether or not somebody waits for them, and then its end", async () => {
+  test("gives chunks in order, whether or not its reader waits for them, and then its end", async () => {
     const { stream, left } = opened();
     stream.push(chunk(0));
     stream.push(chunk(1));
@@ -30,7 +30,7 @@ describe("a stream of chunks", () => {
     expect(left()).toBe(0);
   });
 
-  test("tells a failure once, before chunks that were not read", async () => {
+  test("throws a failure once, and drops the chunks that were not read", async () => {
     const { stream } = opened();
     stream.push(chunk(0));
     stream.fail(undefined);
@@ -39,7 +39,7 @@ describe("a stream of chunks", () => {
     expect(await stream.next()).toEqual({ done: true, value: undefined });
   });
 
-  test("tells when its reader leaves early, once, and ends for those who still wait", async () => {
+  test("reports once that its reader leaves early, and ends pending reads", async () => {
     const { stream, left } = opened();
     const waiting = stream.next();
     await stream.return();
@@ -49,7 +49,7 @@ describe("a stream of chunks", () => {
   });
 
   // Answers are as long as the context, and each chunk is waited for.
-  test("is as good after twenty thousand chunks as after one", async () => {
+  test("works for twenty thousand chunks", async () => {
     const { stream } = opened();
     for (let count = 0; count < 20_000; count++) {
       const waiting = stream.next();

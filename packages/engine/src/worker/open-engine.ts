@@ -1,17 +1,18 @@
-import type { KernelInfo, PreGatingRouter, Residency } from "@readme-moe/core";
+import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@readme-moe/core";
 import { type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-output.ts";
+import { importFunction } from "../function-module.ts";
+import { KernelRunner } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
-import { openRunner } from "./open-runner.ts";
 import { kvPrecisionOf } from "../kv-precision.ts";
+import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
-import { cachedCost, measureCost } from "../measure-cost.ts";
+import type { RunnerOptions } from "../runner-options.ts";
 import { schedulerOf } from "../scheduling-options.ts";
-import { Turns } from "./turns.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -19,19 +20,20 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
-  /** Long work that goes on between steps. */
-  readonly turns: Turns;
   readonly residency: Residency;
-  readonly kernel: KernelInfo;
-  /** Why packed weights are not cached, where they are not. */
+  readonly info: EngineInfo;
+  /** Reason why packed weights could not be cached. */
   readonly cacheFailure: string | undefined;
-  /** The router of a choice; the same object for the same choice, so that its sequences are routed together. */
+  /**
+   * Opens the router of a choice. Returns the same object for the same choice, so that its sequences are routed
+   * together.
+   */
   routerFor(expert: ExpertChoice | undefined): Promise<PreGatingRouter>;
   close(): Promise<void>;
 }
 
-/** Opens everything that runs a model; closes what was opened when a part fails. */
-export async function openParts(
+/** Opens all parts of an engine. If one fails, closes the others. */
+export async function openEngine(
   path: string,
   options: ResolvedEngineOptions,
   output: EngineOutput,
@@ -50,7 +52,7 @@ export async function openParts(
     const sizes = kvSizes(options, model.config, kvPrecisionOf(options.precision, options.kvPrecision));
     const { threads, cacheFolder, kernel: kind } = options;
     let cacheFailure: string | undefined;
-    // Router and decoder fail for one and the same reason.
+    // The router and the decoder fail for the same reason.
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
     const routers = new Map<ExpertChoice | undefined, Promise<PreGatingRouter>>();
     closers.push(() => disposeAll(routers.values()));
@@ -59,20 +61,19 @@ export async function openParts(
       const router =
         routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder, kernel: kind, onCacheFailure });
       routers.set(expert, router);
-      // One that could not be opened may be tried again.
+      // A later request tries again to open a router that failed.
       router.catch(() => routers.delete(expert));
       return router;
     };
-    // What a request gets that names no expert has to be there; the others are opened when they are asked for.
+    // The default router is opened now, routers of named experts when a request needs them.
     await routerFor(undefined);
     const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
     const { residency, info: kernel } = runner;
-    const { capacityTokens, prefixCacheBytes } = sizes;
+    const { capacityTokens, maxTokens, prefixCacheBytes } = sizes;
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
-    const limits = { maxNumSeqs: options.maxNumSeqs, maxTokens: sizes.maxTokens };
     const measured = {
       fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel.instructions}`,
       threads: kernel.threads,
@@ -83,20 +84,61 @@ export async function openParts(
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
-      admission: new KvAdmission(kv, prefixes, limits),
+      admission: new KvAdmission(kv, prefixes, { maxNumSeqs: options.maxNumSeqs, maxTokens }),
       scheduler,
       cost,
       residency,
       limits: options,
-      maxTokens: sizes.maxTokens,
+      maxTokens,
       output,
       now,
     });
-    return { model, text, options, sizes, core, turns: new Turns(), residency, kernel, cacheFailure, routerFor, close };
+    const info: EngineInfo = {
+      path: model.path,
+      modelType: model.config.modelType,
+      precision: options.precision,
+      vocabSize: model.config.vocabSize,
+      contextTokens: maxTokens,
+      experts: model.experts.names,
+      hasRouter: model.router !== undefined,
+      hasChatTemplate: text.chatTemplate !== undefined,
+      chatTemplateKnowsTools: text.chatTemplate?.knowsTools ?? false,
+      eosTokenIds: model.config.eosTokenIds,
+      maxNumSeqs: options.maxNumSeqs,
+      kvCapacityTokens: capacityTokens,
+      kernel,
+    };
+    return { model, text, options, sizes, core, residency, info, cacheFailure, routerFor, close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */
+async function openRunner(
+  model: Model,
+  options: ResolvedEngineOptions,
+  output: EngineOutput,
+  hooks: Pick<RunnerOptions, "onProgress" | "onCacheFailure">,
+): Promise<KernelRunner> {
+  const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy, kernel, kvPrecision } = options;
+  const policy =
+    typeof expertCachePolicy === "string" ? expertCachePolicy : await importFunction<EvictionPolicy>(expertCachePolicy);
+  const runner = await KernelRunner.open(model, {
+    ...hooks,
+    precision,
+    threads,
+    cacheFolder,
+    kernel,
+    kvPrecision,
+    expertCacheBytes,
+    policy,
+    onLoaded: (unit, bytes, durationMs) => output.event("expert:loaded", { ...unit, numLayers: 1, bytes, durationMs }),
+    onEvicted: (unit, nextUse) => output.event("expert:evicted", { ...unit, numLayers: 1, nextUse }),
+  });
+  output.event("kernel:selected", runner.info);
+  return runner;
 }
 
 function now(): number {

@@ -1,13 +1,16 @@
 import { describe, expect, test } from "vitest";
-import { Turns } from "../../packages/engine/src/worker/turns.ts";
+import { TimeSlices } from "../../packages/engine/src/worker/requests.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 /** A clock that each piece of work moves on. */
-function setup(): { turns: Turns; work: (name: string, pieces: number, log?: string[]) => Generator<void, string> } {
+function setup(): {
+  slices: TimeSlices;
+  work: (name: string, pieces: number, log?: string[]) => Generator<void, string>;
+} {
   let nowMs = 0;
-  const turns = new Turns(() => nowMs);
+  const slices = new TimeSlices(() => nowMs);
   return {
-    turns,
+    slices,
     *work(name, pieces, log = []) {
       for (let piece = 0; piece < pieces; piece++) {
         nowMs += 0.5;
@@ -21,14 +24,14 @@ function setup(): { turns: Turns; work: (name: string, pieces: number, log?: str
 
 describe("works", () => {
   test("that are short are done at once", async () => {
-    const { turns, work } = setup();
-    const done = turns.begin(work("short", 1));
-    expect(turns.hasWork).toBe(false);
+    const { slices, work } = setup();
+    const done = slices.begin(work("short", 1));
+    expect(slices.hasWork).toBe(false);
     await expect(done).resolves.toBe("short");
   });
 
-  test("take turns, so that a short one ends behind a few turns of a long one", async () => {
-    const { turns, work } = setup();
+  test("take slices, so that a short one ends behind a few slices of a long one", async () => {
+    const { slices, work } = setup();
     const ended: string[] = [];
     const all = [
       ["long", 1000],
@@ -39,9 +42,9 @@ describe("works", () => {
       yield* work(name, pieces);
       ended.push(name);
     };
-    const done = all.map(([name, pieces]) => turns.begin(ending(name, pieces)));
+    const done = all.map(([name, pieces]) => slices.begin(ending(name, pieces)));
     let rounds = 0;
-    for (; turns.hasWork; rounds++) turns.run();
+    for (; slices.hasWork; rounds++) slices.run();
     await Promise.all(done);
     expect(ended).toEqual(["short", "other", "long"]);
     // 1320 pieces of half a millisecond, ten of them in each turn of 5 ms.
@@ -51,14 +54,14 @@ describe("works", () => {
 
   test("share time alike, whatever comes and goes", async () => {
     const random = seededRandom(4);
-    const { turns, work } = setup();
+    const { slices, work } = setup();
     const log: string[] = [];
     const names = Array.from({ length: 8 }, (_, index) => `work ${index}`);
     const lengths = names.map(() => 100 + randomInteger(random, 400));
-    const done = names.map((name, index) => turns.begin(work(name, lengths[index] ?? 0, log)));
-    while (turns.hasWork) turns.run();
+    const done = names.map((name, index) => slices.begin(work(name, lengths[index] ?? 0, log)));
+    while (slices.hasWork) slices.run();
     await Promise.all(done);
-    // While all are at work, none is more than two turns ahead of another.
+    // While all are at work, none is more than two slices ahead of another.
     const counts = new Map(names.map((name) => [name, 0]));
     const shortest = Math.min(...lengths);
     for (const name of log) {
@@ -68,33 +71,33 @@ describe("works", () => {
     }
   });
 
-  test("that are aborted are left alone, before and between turns", async () => {
-    const { turns, work } = setup();
+  test("that are aborted are left alone, before and between slices", async () => {
+    const { slices, work } = setup();
     const log: string[] = [];
     const controller = new AbortController();
-    const left = turns.begin(work("left", 1000, log), controller.signal);
-    const other = turns.begin(work("other", 30));
-    turns.run();
+    const left = slices.begin(work("left", 1000, log), controller.signal);
+    const other = slices.begin(work("other", 30));
+    slices.run();
     controller.abort(new Error("enough"));
     await expect(left).rejects.toThrow("enough");
     const { length } = log;
-    while (turns.hasWork) turns.run();
+    while (slices.hasWork) slices.run();
     expect(log).toHaveLength(length);
     await expect(other).resolves.toBe("other");
-    await expect(turns.begin(work("late", 3), controller.signal)).rejects.toThrow("enough");
+    await expect(slices.begin(work("late", 3), controller.signal)).rejects.toThrow("enough");
   });
 
   test("that fail tell their own caller alone", async () => {
-    const { turns, work } = setup();
-    const failing = turns.begin(
+    const { slices, work } = setup();
+    const failing = slices.begin(
       (function* () {
         yield* work("a", 30);
         throw new RangeError("no");
       })(),
     );
-    const other = turns.begin(work("other", 60));
+    const other = slices.begin(work("other", 60));
     const failed = expect(failing).rejects.toThrow(RangeError);
-    while (turns.hasWork) turns.run();
+    while (slices.hasWork) slices.run();
     await failed;
     await expect(other).resolves.toBe("other");
   });

@@ -1,54 +1,45 @@
 import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
-import type { Asker } from "../asker.ts";
+import type { Asker, GrammarLimits } from "../grammars-options.ts";
 import type { KeyedSource } from "../grammar-source.ts";
-import { nextMove, type CompileState } from "./compile-plan.ts";
-import { GrammarHome, MadeRoom, type HomeLimits } from "./grammar-home.ts";
+import { nextMove, Turns, type CompileState } from "./compile-plan.ts";
+import { clientsOf, Refusals, type Run, type Waiter, type Wanted } from "./compilations.ts";
+import { Evicted, GrammarThread } from "./grammar-thread.ts";
 import type { MaskQuestion } from "./protocol.ts";
-import { Refusals } from "./refusals.ts";
-import { Turns } from "./turns.ts";
-import { clientsOf, giveUp, type Run, type Waiter, type Wanted } from "./wanted.ts";
-
-export interface HomeCacheLimits extends HomeLimits {
-  /** Compiled or being compiled, each with its thread. */
-  readonly maxGrammars: number;
-  /** That wait to be compiled. */
-  readonly maxWaiting: number;
-  /** Of memory, for each grammar. */
-  readonly maxBytes: number;
-}
 
 interface Kept {
-  readonly home: GrammarHome;
+  readonly thread: GrammarThread;
   readonly client: string;
   readonly usedMs: number;
 }
 
-/** So much of the longest compilation may pass before it makes room for others that wait. */
+/** Share of `maxCompileMs` after which a compilation makes room for others that wait. */
 const SLICE = 0.2;
 
-/** Compiled grammars. Those used last are kept; what is compiled next, and what makes room for it, `nextMove` decides. */
-export class HomeCache {
+/** Caches compiled grammars. `nextMove` decides which grammar is compiled next, and which is evicted for it. */
+export class GrammarCache {
   readonly #vocabulary: EngineVocabulary;
-  readonly #limits: HomeCacheLimits;
-  /** In the order in which they came. */
+  readonly #limits: GrammarLimits;
+  /** Compilations in the order of their arrival. */
   readonly #wanted = new Map<string, Wanted>();
   readonly #runs = new Set<Run>();
   readonly #kept = new Map<string, Kept>();
-  readonly #retiring = new Set<GrammarHome>();
-  readonly #ending = new Set<GrammarHome>();
+  readonly #retiring = new Set<GrammarThread>();
+  readonly #ending = new Set<GrammarThread>();
   readonly #refusals = new Refusals();
   readonly #turns = new Turns();
   #timer: NodeJS.Timeout | undefined;
   #numUnnamed = 0;
   #isDisposed = false;
 
-  constructor(vocabulary: EngineVocabulary, limits: HomeCacheLimits) {
+  constructor(vocabulary: EngineVocabulary, limits: GrammarLimits) {
     this.#vocabulary = vocabulary;
     this.#limits = limits;
   }
 
   /**
-   * @throws {TypeError | RangeError} when the grammar is wrong or too much
+   * Compiles a grammar, unless it is cached.
+   *
+   * @throws {TypeError | RangeError} when the grammar is wrong or takes too much
    * @throws {ReadMeError} `ERR_QUEUE_FULL`, `ERR_DISPOSED`
    * @throws the signal's reason
    */
@@ -56,53 +47,53 @@ export class HomeCache {
     await this.#use(source, asker, () => Promise.resolve());
   }
 
-  /** Compiles the grammar again where it had to make room. @throws as `compile`, and `GrammarHome.mask` */
+  /** Asks a grammar, which is compiled again where it was evicted. @throws as `compile`, and `GrammarThread.mask` */
   async mask(source: KeyedSource, question: MaskQuestion, asker: Asker): Promise<Int32Array> {
     for (;;) {
       try {
-        return await this.#use(source, asker, (home) => home.mask(question));
+        return await this.#use(source, asker, (thread) => thread.mask(question));
       } catch (error) {
-        if (!(error instanceof MadeRoom)) throw error;
+        if (!(error instanceof Evicted)) throw error;
       }
     }
   }
 
-  /** Those who wait get `ERR_DISPOSED`. */
+  /** Ends all threads. Open calls reject with `ERR_DISPOSED`. */
   dispose(): void {
     this.#isDisposed = true;
     clearTimeout(this.#timer);
     for (const wanted of this.#wanted.values()) this.#fail(wanted, disposed());
-    const homes = [...[...this.#kept.values(), ...this.#runs].map(({ home }) => home), ...this.#retiring];
-    for (const home of homes) home.close(disposed());
+    const threads = [...[...this.#kept.values(), ...this.#runs].map(({ thread }) => thread), ...this.#retiring];
+    for (const thread of threads) thread.close(disposed());
     this.#kept.clear();
   }
 
-  /** @param use - called as soon as the grammar is there, before it can make room for another one */
+  /** Waits for a grammar. `use` is called as soon as it is compiled, before it can be evicted. */
   async #use<Result>(
     source: KeyedSource,
     { client: name, signal }: Asker,
-    use: (home: GrammarHome) => Promise<Result>,
+    use: (thread: GrammarThread) => Promise<Result>,
   ): Promise<Result> {
     signal?.throwIfAborted();
     if (this.#isDisposed) throw disposed();
     const { key } = source;
-    // Who has no name is a client of its own.
+    // A call without a client's name is a client of its own.
     const client = name ?? `\0${++this.#numUnnamed}`;
     const refusal = this.#refusals.get(key);
     if (refusal) throw refusal;
     const known = this.#kept.get(key);
-    if (known?.home.isOpen) {
-      this.#keep(key, known.home, client);
-      return use(known.home);
+    if (known?.thread.isOpen) {
+      this.#keep(key, known.thread, client);
+      return use(known.thread);
     }
     const wanted = this.#wanted.get(key) ?? this.#want(source, client);
     return new Promise<Result>((resolve, reject) => {
       const stop = (): void => signal?.removeEventListener("abort", onAbort);
       const waiter: Waiter = {
         client,
-        succeed: (home) => {
+        succeed: (thread) => {
           stop();
-          resolve(use(home));
+          resolve(use(thread));
         },
         fail: (error) => {
           stop();
@@ -137,11 +128,11 @@ export class HomeCache {
     wanted.waiters.delete(waiter);
     if (wanted.waiters.size > 0 || this.#wanted.get(wanted.key) !== wanted) return;
     this.#wanted.delete(wanted.key);
-    if (wanted.run) giveUp(wanted.run);
+    this.#abandon(wanted);
     this.#pump();
   }
 
-  /** Makes all moves that can be made now. */
+  /** Makes all moves that are possible now. */
   #pump(): void {
     clearTimeout(this.#timer);
     while (!this.#isDisposed && this.#wanted.size > 0) {
@@ -163,7 +154,7 @@ export class HomeCache {
           break;
         case "evict":
         case "retire":
-          this.#makeRoom(key);
+          this.#evict(key);
           break;
         default:
           throw new TypeError(`Unknown move: ${String(move satisfies never)}`);
@@ -172,7 +163,7 @@ export class HomeCache {
   }
 
   #state(): CompileState {
-    for (const [key, { home }] of this.#kept) if (!home.isOpen) this.#makeRoom(key);
+    for (const [key, { thread }] of this.#kept) if (!thread.isOpen) this.#evict(key);
     const wanted = [...this.#wanted.values()].map((one) => ({ ...one, clients: clientsOf(one) }));
     this.#turns.keepOnly(new Set(wanted.flatMap(({ clients }) => clients)));
     return {
@@ -182,7 +173,7 @@ export class HomeCache {
         clients: run.wanted ? clientsOf(run.wanted) : [],
         isEnding: run.wanted === undefined,
       })),
-      kept: [...this.#kept].map(([key, { home, ...rest }]) => ({ key, isIdle: home.isIdle, ...rest })),
+      kept: [...this.#kept].map(([key, { thread, ...rest }]) => ({ key, isIdle: thread.isIdle, ...rest })),
       numRetiring: this.#retiring.size,
       numEnding: this.#ending.size,
       turns: this.#turns.all,
@@ -196,40 +187,40 @@ export class HomeCache {
     const { key, source, isLong } = wanted;
     this.#turns.had(clientsOf(wanted));
     const data = { vocabulary: this.#vocabulary, source, maxBytes: this.#limits.maxBytes };
-    let home: GrammarHome;
+    let thread: GrammarThread;
     try {
-      home = new GrammarHome(data, this.#limits, () => this.#pump());
+      thread = new GrammarThread(data, this.#limits, () => this.#pump());
     } catch (cause) {
       const error = new ReadMeError("ERR_GRAMMAR_FAILED", "The thread of a grammar cannot be started", { cause });
       return this.#fail(wanted, error);
     }
-    const run: Run = { key, home, startedMs: performance.now(), isLong, wanted };
+    const run: Run = { key, thread, startedMs: performance.now(), isLong, wanted };
     wanted.run = run;
     this.#runs.add(run);
-    home.compiled.then(
+    thread.compiled.then(
       () => this.#compiled(run),
       (error: unknown) => this.#failed(run, error),
     );
-    void home.ended.then(() => this.#ended(run));
+    void thread.ended.then(() => this.#ended(run));
   }
 
   #ended(run: Run): void {
-    const { key, home } = run;
+    const { key, thread } = run;
     this.#runs.delete(run);
-    this.#retiring.delete(home);
-    this.#ending.delete(home);
-    if (this.#kept.get(key)?.home === home) this.#kept.delete(key);
+    this.#retiring.delete(thread);
+    this.#ending.delete(thread);
+    if (this.#kept.get(key)?.thread === thread) this.#kept.delete(key);
     this.#pump();
   }
 
   #compiled(run: Run): void {
-    const { key, home, wanted } = run;
-    if (!wanted || !home.isOpen) return;
+    const { key, thread, wanted } = run;
+    if (!wanted || !thread.isOpen) return;
     this.#runs.delete(run);
     this.#wanted.delete(key);
     for (const waiter of wanted.waiters) {
-      this.#keep(key, home, waiter.client);
-      waiter.succeed(home);
+      this.#keep(key, thread, waiter.client);
+      waiter.succeed(thread);
     }
     this.#pump();
   }
@@ -248,26 +239,35 @@ export class HomeCache {
     for (const waiter of wanted.waiters) waiter.fail(error);
   }
 
-  #putOff(wanted: Wanted, isLong: boolean): void {
-    if (wanted.run) giveUp(wanted.run);
+  /** Ends the thread that compiles. */
+  #abandon(wanted: Wanted): void {
+    const { run } = wanted;
+    if (!run) return;
+    run.wanted = undefined;
     wanted.run = undefined;
+    run.thread.close(new Evicted());
+  }
+
+  #putOff(wanted: Wanted, isLong: boolean): void {
+    this.#abandon(wanted);
     if (!isLong) return;
     wanted.isLong = true;
     this.#wanted.delete(wanted.key);
     this.#wanted.set(wanted.key, wanted);
   }
 
-  /** The one used last is forgotten last. */
-  #keep(key: string, home: GrammarHome, client: string): void {
+  /** Makes a grammar the most recently used one. */
+  #keep(key: string, thread: GrammarThread, client: string): void {
     this.#kept.delete(key);
-    this.#kept.set(key, { home, client, usedMs: performance.now() });
+    this.#kept.set(key, { thread, client, usedMs: performance.now() });
   }
 
-  #makeRoom(key: string): void {
-    const { home } = this.#kept.get(key) as Kept;
+  #evict(key: string): void {
+    const thread = this.#kept.get(key)?.thread;
+    if (!thread) return;
     this.#kept.delete(key);
-    home.retire();
-    (home.isIdle ? this.#ending : this.#retiring).add(home);
+    thread.retire();
+    (thread.isIdle ? this.#ending : this.#retiring).add(thread);
   }
 }
 

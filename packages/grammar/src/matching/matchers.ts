@@ -1,8 +1,8 @@
 import type { MaskQuestion } from "./protocol.ts";
 
-/** The library's part of a completion. */
+/** The library's state of a completion. */
 export interface TokenMatcher {
-  /** @returns whether the grammar allows it */
+  /** @returns whether the grammar allows the token */
   acceptToken(id: number): boolean;
   rollBack(numTokens: number): void;
   dispose(): void;
@@ -14,32 +14,32 @@ interface Entry<Matcher> {
 }
 
 /**
- * Matchers of the completions that were asked about last. A question tells all tokens, so that asking twice, asking
- * about fewer tokens than before, and asking about a completion that was forgotten all give the same answer.
+ * Matchers of the completions that were asked about most recently. A question holds all tokens, so repeated
+ * questions, questions with fewer tokens than before, and questions about an evicted completion all get the same
+ * answer.
  */
-export class MatcherBook<Matcher extends TokenMatcher> {
+export class Matchers<Matcher extends TokenMatcher> {
   readonly #open: () => Promise<Matcher>;
   readonly #maxMatchers: number;
-  readonly #entries = new Map<string, Entry<Matcher>>();
+  readonly #entries = new Map<string, Entry<Matcher>>(); // the most recently used last
 
   constructor(open: () => Promise<Matcher>, maxMatchers: number) {
     this.#open = open;
     this.#maxMatchers = maxMatchers;
   }
 
-  /** @returns the completion's matcher, with exactly these tokens; `undefined` when the grammar does not allow them */
+  /** @returns the completion's matcher after exactly these tokens; `undefined` when the grammar does not allow them */
   async at({ matcher: name, tokenIds }: MaskQuestion): Promise<Matcher | undefined> {
     const entry = this.#entries.get(name) ?? { matcher: await this.#open(), accepted: new Int32Array() };
-    // The one asked about last is forgotten last.
     this.#entries.delete(name);
     this.#entries.set(name, entry);
-    this.#forgetOldest();
+    this.#evict();
     const { matcher, accepted } = entry;
     const common = commonLength(accepted, tokenIds);
     if (accepted.length > common) matcher.rollBack(accepted.length - common);
     entry.accepted = tokenIds;
-    for (let index = common; index < tokenIds.length; index++) {
-      if (matcher.acceptToken(tokenIds[index] as number)) continue;
+    for (const id of tokenIds.subarray(common)) {
+      if (matcher.acceptToken(id)) continue;
       this.#entries.delete(name);
       matcher.dispose();
       return undefined;
@@ -47,7 +47,7 @@ export class MatcherBook<Matcher extends TokenMatcher> {
     return matcher;
   }
 
-  #forgetOldest(): void {
+  #evict(): void {
     for (const [name, { matcher }] of this.#entries) {
       if (this.#entries.size <= this.#maxMatchers) return;
       this.#entries.delete(name);

@@ -1,6 +1,6 @@
 import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
-import { MatcherBook, type TokenMatcher } from "../../packages/grammar/src/matching/matcher-book.ts";
+import { Matchers, type TokenMatcher } from "../../packages/grammar/src/matching/matchers.ts";
 
 /** Allows tokens that are no less than the one before. */
 class Rising implements TokenMatcher {
@@ -31,7 +31,7 @@ test("a matcher has exactly the tokens that were told, whatever was asked before
   await fc.assert(
     fc.asyncProperty(fc.array(question, { maxLength: 40 }), async (questions) => {
       const opened: Rising[] = [];
-      const book = new MatcherBook(async () => {
+      const book = new Matchers(async () => {
         const matcher = new Rising();
         opened.push(matcher);
         return matcher;
