@@ -5,7 +5,18 @@ import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store
 import { ggmlNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { checkReading, readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
-import { array, entry, handMadeGguf, type HandMadeGguf, text, textEntry, u32, u32Entry, u64, u8 } from "../support/gguf-bytes.ts";
+import {
+  array,
+  entry,
+  handMadeGguf,
+  type HandMadeGguf,
+  text,
+  textEntry,
+  u32,
+  u32Entry,
+  u64,
+  u8,
+} from "../support/gguf-bytes.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -20,7 +31,7 @@ function evilTensor(fields: string): string {
 
 const readSafetensors = readAllWith((path) => SafetensorsFile.open(path));
 const readSharded = readAllWith((path) => ShardedSafetensors.open(path));
-// Messages have the file's names.
+// Messages contain the file's names.
 const readGguf = readAllWith((path) => GgufTensorStore.open(path), ggmlNameOf);
 
 const U64_MAX = 2n ** 64n - 1n;
