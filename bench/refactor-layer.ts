@@ -32,7 +32,6 @@ const { values } = parseArgs({
 const shape = SHAPES[values.shape as keyof typeof SHAPES];
 if (shape === undefined) throw new TypeError(`Expected --shape to be one of ${Object.keys(SHAPES).join(", ")}`);
 const [numDomains, tokens, threads] = [Number(values.domains), Number(values.tokens), Number(values.threads)];
-const options = { threads };
 
 const model = randomModel();
 const texts = Array.from({ length: numDomains }, (_, domain) =>
@@ -43,13 +42,14 @@ const texts = Array.from({ length: numDomains }, (_, domain) =>
 const stream = new TokenStream(model.config, texts, 1024);
 const products = await Products.open(threads);
 const source = layerSource(model, 0);
+const pass = { source, stream, options: { threads } };
 const dense = await stream.embed(model);
 const fitted = dense.slice();
 const costs = new Float32Array(stream.numTokens * numDomains);
 
 const times: Record<string, number> = {};
-const { goal } = await timed("dense pass", () => runDense(source, stream, dense, 0.5, options));
-const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal.rows, 0.5, options));
+const { goal } = await timed("dense pass", () => runDense(pass, dense, 0.5));
+const moments = await timed("statistics", () => runMoments(pass, fitted, { goal: goal.rows, share: 0.5 }));
 const down = await readDense(source);
 const settings = {
   usedSize: shape.ffn / 2,
@@ -60,9 +60,9 @@ const settings = {
   ridge: 1e-3,
 } as const;
 const layer = await timed("fit", () => fitLayer(moments, down, settings, products));
-const errors = { share: 0.5, costs };
-await timed("errors", () => addErrors(source, stream, { attended: fitted, goal }, layer, errors, options, () => true));
-await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) => domain, options));
+const errors = { share: 0.5, costs, wants: () => true };
+await timed("errors", () => addErrors(pass, { attended: fitted, goal }, layer, errors));
+await timed("experts", () => runExperts(pass, fitted, layer, (domain) => domain));
 await products.dispose();
 report();
 

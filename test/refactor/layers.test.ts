@@ -13,6 +13,8 @@ import {
   runMoments,
   runProductInputs,
   runOverlaps,
+  type LayerPass,
+  type PassOptions,
 } from "../../packages/refactor/src/layers/run-layer.ts";
 import { TokenStream, type Batch } from "../../packages/refactor/src/layers/token-stream.ts";
 import { plainLayer } from "../oracles/plain-decoder.ts";
@@ -42,6 +44,10 @@ beforeAll(async () => {
   stream = new TokenStream(model.config, [[text(), text(), text()], [text()]], 2 * LENGTH);
 });
 afterAll(() => model.close());
+
+function passOf(options: PassOptions = {}): LayerPass {
+  return { source: layerSource(model, 0), stream, options };
+}
 
 interface Plain {
   readonly attended: Float64Array[];
@@ -89,7 +95,7 @@ test("cuts batches at domains", () => {
 test("the dense pass gives the next states, goals, weights and magnitudes", async () => {
   const { dense } = await streams();
   const plain = await plainStream(dense);
-  const { goal, magnitudes } = await runDense(layerSource(model, 0), stream, dense, SHARE, {});
+  const { goal, magnitudes } = await runDense(passOf(), dense, SHARE);
   expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
   const goals = plain.next.map((row, token) =>
     row.map((value, i) => value - (1 - SHARE) * (plain.attended[token]?.[i] as number)),
@@ -110,7 +116,7 @@ test("what comes to products is summed up over all tokens", async () => {
   const { dense } = await streams();
   const before = dense.slice();
   const plain = await plainStream(dense);
-  const { attention, ffn, gram } = await runProductInputs(layerSource(model, 0), stream, dense, {});
+  const { attention, ffn, gram } = await runProductInputs(passOf(), dense);
   expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
   const { attentionNorm, ffnNorm } = model.weights.layers[0]!;
   const normed = async (rows: readonly ArrayLike<number>[], { store, name }: TensorRef) => {
@@ -136,10 +142,9 @@ test("what comes to products is summed up over all tokens", async () => {
 
 test("moments are sums over a domain's tokens", async () => {
   const { dense, other } = await streams();
-  const source = layerSource(model, 0);
-  const { goal } = await runDense(source, stream, dense, SHARE, {});
+  const { goal } = await runDense(passOf(), dense, SHARE);
   const plain = await plainStream(other);
-  const moments = await runMoments(source, stream, other, goal.rows, SHARE, {});
+  const moments = await runMoments(passOf(), other, { goal: goal.rows, share: SHARE });
   expect(largestDifference(other, flat(plain.attended))).toBeLessThan(1e-4);
   const width = stream.hiddenSize;
   for (const [domain, own] of moments.entries()) {
@@ -197,10 +202,9 @@ test.each([false, true])(
   "experts take the stream on, and their errors are what they say (shared part: %s)",
   async (withShared) => {
     const { dense, other } = await streams();
-    const source = layerSource(model, 0);
-    const { goal } = await runDense(source, stream, dense, SHARE, {});
+    const { goal } = await runDense(passOf(), dense, SHARE);
     const plain = await plainStream(other);
-    await runMoments(source, stream, other, goal.rows, SHARE, {});
+    await runMoments(passOf(), other, { goal: goal.rows, share: SHARE });
     const layer = await twoExperts(withShared);
     const width = stream.hiddenSize;
     const outputs = plain.neurons.map((h) =>
@@ -209,15 +213,8 @@ test.each([false, true])(
       ),
     );
     const costs = new Float32Array(stream.numTokens * 2).fill(1);
-    await addErrors(
-      source,
-      stream,
-      { attended: other, goal },
-      layer,
-      { share: SHARE, costs },
-      {},
-      ({ domain }) => domain === 0,
-    );
+    const wants = ({ domain }: Batch): boolean => domain === 0;
+    await addErrors(passOf(), { attended: other, goal }, layer, { share: SHARE, costs, wants });
     const expected = plain.attended.flatMap((row, token) =>
       [0, 1].map((expert) => {
         if (token >= 3 * LENGTH) return 1;
@@ -232,7 +229,7 @@ test.each([false, true])(
       }),
     );
     expect(largestDifference(costs, expected)).toBeLessThan(1e-3);
-    await runExperts(source, stream, other, layer, (domain) => 1 - domain, {});
+    await runExperts(passOf(), other, layer, (domain) => 1 - domain);
     const next = plain.attended.flatMap((row, token) => {
       const expert = token < 3 * LENGTH ? 1 : 0;
       return Array.from(row, (value, i) => value + (outputs[token]?.[expert]?.[i] as number));
@@ -244,39 +241,31 @@ test.each([false, true])(
 test("all neurons in every expert are the dense layer", async () => {
   const { dense } = await streams();
   const other = dense.slice();
-  const source = layerSource(model, 0);
-  const { goal } = await runDense(source, stream, dense, SHARE, {});
-  await runMoments(source, stream, other, goal.rows, SHARE, {});
+  const { goal } = await runDense(passOf(), dense, SHARE);
+  await runMoments(passOf(), other, { goal: goal.rows, share: SHARE });
   const everything = densePart(
     Int32Array.from({ length: SIZE }, (_, i) => i),
-    await readDense(source),
+    await readDense(layerSource(model, 0)),
   );
-  await runExperts(
-    source,
-    stream,
-    other,
-    { shared: undefined, experts: [everything, everything] },
-    (domain) => domain,
-    {},
-  );
+  const layer = { shared: undefined, experts: [everything, everything] };
+  await runExperts(passOf(), other, layer, (domain) => domain);
   expect(largestDifference(other, dense)).toBeLessThan(1e-5);
 });
 
 test("a signal ends a pass", async () => {
   const { dense } = await streams();
   const signal = AbortSignal.abort(new Error("enough"));
-  await expect(runDense(layerSource(model, 0), stream, dense, SHARE, { signal })).rejects.toThrow("enough");
+  await expect(runDense(passOf({ signal }), dense, SHARE)).rejects.toThrow("enough");
 });
 
 test("overlaps are graded shares of a token's most active neurons, with their sign", async () => {
   const { dense } = await streams();
-  const source = layerSource(model, 0);
   const plain = await plainStream(dense);
   const layer = await twoExperts(true);
   const attended = Float32Array.from(flat(plain.attended));
   const found = new Float32Array(stream.numTokens * 2);
   const keep = (batch: Batch, scores: Float32Array): void => stream.view(found, batch, 2).set(scores);
-  await runOverlaps(source, stream, attended, layer, {}, ({ domain }) => domain === 0, keep);
+  await runOverlaps(passOf(), attended, layer, { wants: ({ domain }) => domain === 0, onScores: keep });
   const size = 4;
   const expected = plain.neurons.flatMap((h, token) => {
     const sorted = Array.from(h).sort((a, b) => b - a);
@@ -311,18 +300,17 @@ describe("text held back", () => {
 
   test("tells how far each domain's own expert is from the target", async () => {
     const { dense, other } = await streams();
-    const source = layerSource(model, 0);
-    const { goal } = await runDense(source, stream, dense, SHARE, {});
-    await runMoments(source, stream, other, goal.rows, SHARE, {});
+    const { goal } = await runDense(passOf(), dense, SHARE);
+    await runMoments(passOf(), other, { goal: goal.rows, share: SHARE });
     const layer = { ...(await twoExperts(false)), relativeErrors: [] };
     const costs = new Float32Array(stream.numTokens * 2);
     const states = { attended: other, goal };
-    await addErrors(source, stream, states, layer, { share: SHARE, costs }, {}, () => true);
+    await addErrors(passOf(), states, layer, { share: SHARE, costs, wants: () => true });
     const held = new Set([stream.batches[1]!, stream.batches[2]!]);
     const own = [2 * LENGTH, 3 * LENGTH].flatMap((first, domain) =>
       Array.from({ length: LENGTH }, (_, i) => costs[(first + i) * 2 + domain] as number),
     );
     const mean = own.reduce((sum, cost) => sum + cost, 0) / own.length;
-    expect(await ownErrors(source, stream, states, layer, SHARE, held, {})).toBeCloseTo(mean, 5);
+    expect(await ownErrors(passOf(), states, layer, { share: SHARE, batches: held })).toBeCloseTo(mean, 5);
   });
 });

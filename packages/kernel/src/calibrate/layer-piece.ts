@@ -1,14 +1,13 @@
-// A few layers as a model of their own: its "tokens" are rows of the residual stream, its "logits" the rows that come out.
+// A few layers as a model: its "tokens" are rows of the residual stream, its "logits" are the rows behind the layers.
 
 import type { DecoderDescription, LayerDescription } from "../description.ts";
 import { bytesOf, nothing, PANEL, wholePanels, type PackedTensor } from "../pack/packed-tensor.ts";
 
 /**
- * Describes layers that take in rows of the stream and give rows of the stream.
+ * Describes some layers of a model.
  *
- * @param whole - the model that the layers are of
- * @param stream - `[numRows, hiddenSize]`: row i is looked up as token i
- * @returns a model whose first `hiddenSize` logits are the stream behind its last layer
+ * @param stream - the layers' input, `[numRows, hiddenSize]`: row i is looked up as token i
+ * @returns a model whose first `hiddenSize` logits are the residual stream behind its last layer
  */
 export function describePiece(
   whole: DecoderDescription,
@@ -31,15 +30,17 @@ export function describePiece(
 }
 
 function streamTable(stream: Float32Array, numOut: number, numIn: number): PackedTensor {
-  return floats("float-table", numOut, numIn, numOut * numIn * 4, async function* () {
+  const shape = { numOut, numIn, weightBytes: numOut * numIn * 4 };
+  return floats("float-table", shape, async function* () {
     yield bytesOf(stream);
     yield new Uint8Array((numOut * numIn - stream.length) * 4);
   });
 }
 
-/** A product that copies each input to the output of the same number; outputs beyond are 0. */
+/** Makes a product that copies each input to the output with the same index; further outputs are 0. */
 function identity(numOut: number, numIn: number): PackedTensor {
-  return floats("float", numOut, numIn, wholePanels(numOut) * PANEL * numIn * 4, async function* () {
+  const shape = { numOut, numIn, weightBytes: wholePanels(numOut) * PANEL * numIn * 4 };
+  return floats("float", shape, async function* () {
     for (let panel = 0; panel < wholePanels(numOut); panel++) {
       const packed = new Float32Array(numIn * PANEL);
       for (let i = panel * PANEL; i < Math.min(numIn, (panel + 1) * PANEL); i++) packed[i * PANEL + (i % PANEL)] = 1;
@@ -50,15 +51,14 @@ function identity(numOut: number, numIn: number): PackedTensor {
 
 function floats(
   format: "float-table" | "float",
-  numOut: number,
-  numIn: number,
-  weightBytes: number,
+  shape: Pick<PackedTensor, "numOut" | "numIn" | "weightBytes">,
   weights: () => AsyncIterable<Uint8Array>,
 ): PackedTensor {
-  const sizes = { numOut, numIn, weightBytes, scaleBytes: 0, biasBytes: 0 };
   return {
     format,
-    ...sizes,
+    ...shape,
+    scaleBytes: 0,
+    biasBytes: 0,
     block: 32,
     hasMinimums: false,
     parts: () => ({ weights, scales: nothing, bias: nothing }),

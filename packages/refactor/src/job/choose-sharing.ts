@@ -1,8 +1,7 @@
 // How many of a layer's neurons all experts share: what errs least on text that was not fitted to.
 
 import type { FittedLayer } from "../experts/fit-layer.ts";
-import { addErrors, type Goal, type PassOptions } from "../layers/run-layer.ts";
-import type { LayerSource } from "../layers/layer-source.ts";
+import { addErrors, type AttendedStates, type LayerPass } from "../layers/run-layer.ts";
 import type { Batch, TokenStream } from "../layers/token-stream.ts";
 
 /** One of so many batches of each domain is held back where there is a choice. */
@@ -21,17 +20,15 @@ export function heldBackBatches({ batches }: Pick<TokenStream, "batches">): Read
 
 /** Mean error of each domain's own expert on some batches. */
 export async function ownErrors(
-  source: LayerSource,
-  stream: TokenStream,
-  states: { readonly attended: Float32Array; readonly goal: Goal },
+  pass: LayerPass,
+  states: AttendedStates,
   layer: FittedLayer,
-  share: number,
-  batches: ReadonlySet<Batch>,
-  options: PassOptions,
+  { share, batches }: { readonly share: number; readonly batches: ReadonlySet<Batch> },
 ): Promise<number> {
+  const { stream } = pass;
   const numExperts = layer.experts.length;
   const costs = new Float32Array(stream.numTokens * numExperts);
-  await addErrors(source, stream, states, layer, { share, costs }, options, (batch) => batches.has(batch));
+  await addErrors(pass, states, layer, { share, costs, wants: (batch) => batches.has(batch) });
   let [sum, tokens] = [0, 0];
   for (const batch of batches) {
     const own = stream.view(costs, batch, numExperts);

@@ -132,22 +132,22 @@ interface FitState {
 }
 
 async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigures> {
-  const { source, stream, plan, options } = context;
+  const { source, plan, options } = context;
   const { products, work } = options;
   const { settings } = plan;
   const share = plan.isSequential ? plan.errorShare : 0;
   const fitted = plan.isSequential ? state.fitted : state.dense.slice();
-  const { goal, magnitudes } = await runDense(source, stream, state.dense, share, options);
+  const { goal, magnitudes } = await runDense(context, state.dense, share);
   const isHeldBack = (batch: Batch): boolean => context.heldBack.has(batch);
   const counts = (batch: Batch): boolean => !isHeldBack(batch);
-  const moments = await runMoments(source, stream, fitted, goal.rows, share, options, { counts });
+  const moments = await runMoments(context, fitted, { goal: goal.rows, share }, { counts });
   const down = await readDense(source);
   const paper = paperLayer(magnitudes, settings.usedSize, down, plan.isOfficialCount);
   const layer = plan.isPaper
     ? { ...paper, relativeErrors: await errorsOnOwnText(paper, moments, products) }
     : await fitBest(context, { attended: fitted, goal }, moments, down);
   await addCosts(context, { attended: fitted, goal }, layer, state.costs);
-  if (plan.isSequential) await runExperts(source, stream, fitted, layer, (domain) => domain, options);
+  if (plan.isSequential) await runExperts(context, fitted, layer, (domain) => domain);
   const families: Record<string, LayerExperts> = { ours: layer };
   const figures: Record<string, readonly number[]> = { ours: layer.relativeErrors };
   if (plan.baselines) {
@@ -163,36 +163,39 @@ async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigu
 
 /** For the router to learn from: see `FittedModel`. */
 async function addCosts(
-  { source, stream, costBatches, numLayers, plan, options }: LayerContext,
+  context: LayerContext,
   states: { readonly attended: Float32Array; readonly goal: Goal },
   layer: LayerExperts,
   costs: Float32Array,
 ): Promise<void> {
+  const { stream, costBatches, numLayers, plan } = context;
   const wants = (batch: Batch): boolean => costBatches.has(batch);
   if (!plan.isPaper) {
     const share = plan.isSequential ? plan.errorShare : 0;
-    return addErrors(source, stream, states, layer, { share, costs }, options, wants);
+    return addErrors(context, states, layer, { share, costs, wants });
   }
   const numExperts = layer.experts.length;
-  await runOverlaps(source, stream, states.attended, layer, options, wants, (batch, scores) => {
+  const onScores = (batch: Batch, scores: Float32Array): void => {
     const own = stream.view(costs, batch, numExperts);
     paperTargets(scores, numExperts).forEach((value, at) => (own[at] = (own[at] as number) - value / numLayers));
-  });
+  };
+  await runOverlaps(context, states.attended, layer, { wants, onScores });
 }
 
 /** With the shared part that errs least, where there is a choice. */
 async function fitBest(
-  { source, stream, heldBack, plan, options }: LayerContext,
+  context: LayerContext,
   states: { readonly attended: Float32Array; readonly goal: Goal },
   moments: readonly Moments[],
   down: DenseDown,
 ): Promise<FittedLayer> {
+  const { heldBack, plan, options } = context;
   const share = plan.isSequential ? plan.errorShare : 0;
   let best: { readonly layer: FittedLayer; readonly error: number } | undefined;
   for (const sharedSize of plan.sharedSizes) {
     const layer = await fitLayer(moments, down, { ...plan.settings, sharedSize }, options.products);
     if (heldBack.size === 0) return layer;
-    const error = await ownErrors(source, stream, states, layer, share, heldBack, options);
+    const error = await ownErrors(context, states, layer, { share, batches: heldBack });
     if (best === undefined || error < best.error) best = { layer, error };
   }
   if (best === undefined) throw new RangeError("Expected `sharedSizes` to have an entry, got none");
@@ -208,9 +211,10 @@ async function fitStatic(
   down: DenseDown,
 ): Promise<FittedLayer> {
   const own = thin(stream, goal, plan.staticEvery);
-  const [moments] = await runMoments(source, staticStream, state.static, own, share, options, { isPooled: true });
+  const pass = { source, stream: staticStream, options };
+  const [moments] = await runMoments(pass, state.static, { goal: own, share }, { isPooled: true });
   const layer = await staticLayer(moments as Moments, down, plan.settings, options.products);
-  await runExperts(source, staticStream, state.static, layer, () => 0, options);
+  await runExperts(pass, state.static, layer, () => 0);
   return layer;
 }
 

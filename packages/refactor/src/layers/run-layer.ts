@@ -1,8 +1,9 @@
-// Streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
+// Runs streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
 
 import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
+import { columnSquares } from "../experts/select.ts";
 import { gramStripes } from "./layer-graph.ts";
 import {
   denseLayerGraph,
@@ -12,7 +13,6 @@ import {
   overlapGraph,
   productInputsGraph,
 } from "./layer-graphs.ts";
-import { columnSquares } from "../experts/select.ts";
 import { readDense, type LayerSource } from "./layer-source.ts";
 import type { Batch, TokenStream } from "./token-stream.ts";
 
@@ -21,7 +21,15 @@ export interface PassOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** A stream that passes through a layer. */
+export interface LayerPass {
+  readonly source: LayerSource;
+  readonly stream: TokenStream;
+  readonly options: PassOptions;
+}
+
 type Outputs = Readonly<Record<string, GraphTensor>>;
+type Run = (feeds: Feeds) => Promise<Outputs>;
 
 /** What a layer should put out on a stream, see `denseLayerGraph`. */
 export interface Goal {
@@ -29,21 +37,28 @@ export interface Goal {
   readonly weights: Float32Array; // [tokens]
 }
 
-/** Takes the dense model one layer on. @returns also each neuron's summed magnitude, by domain */
+/** States of a stream behind attention, and the experts' goal. */
+export interface AttendedStates {
+  readonly attended: Float32Array;
+  readonly goal: Goal;
+}
+
+/**
+ * Advances the dense model by one layer, in place.
+ *
+ * @returns also each neuron's summed magnitude, by domain
+ */
 export async function runDense(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   hidden: Float32Array,
   share: number,
-  options: PassOptions,
 ): Promise<{ readonly goal: Goal; readonly magnitudes: readonly Float64Array[] }> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
   const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(stream.numTokens) };
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
-  await pass(denseLayerGraph(source, share, stream.sequenceTokens), stream, options, async (batch, run) => {
-    const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ hidden: rowsFeed(own, hiddenSize) });
-    own.set(floats(outputs, "next"));
+  await runBatches(denseLayerGraph(source, share, stream.sequenceTokens), pass, async (batch, run) => {
+    const outputs = await advance(stream, hidden, batch, run);
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
     addInto(magnitudes[batch.domain] as Float64Array, floats(outputs, "magnitudes"));
@@ -52,81 +67,74 @@ export async function runDense(
 }
 
 /**
- * Takes the dense model one layer on. @returns what each neuron puts out over each sequence: sums of squared activations times
- * the square of its column's norm; batches are to be single sequences
+ * Advances the dense model by one layer, in place. Batches must be single sequences.
+ *
+ * @returns each neuron's energy on each sequence: its summed squared activations times the square of its column's norm
  */
-export async function runEnergies(
-  source: LayerSource,
-  stream: TokenStream,
-  hidden: Float32Array,
-  options: PassOptions,
-): Promise<readonly Float32Array[]> {
-  const { hiddenSize } = stream;
+export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promise<readonly Float32Array[]> {
+  const { source, stream } = pass;
   const norms = columnSquares((await readDense(source)).weight);
   const energies: Float32Array[] = [];
-  await pass(denseLayerGraph(source, 0, stream.sequenceTokens), stream, options, async (batch, run) => {
-    const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ hidden: rowsFeed(own, hiddenSize) });
-    own.set(floats(outputs, "next"));
-    energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] as number)));
+  await runBatches(denseLayerGraph(source, 0, stream.sequenceTokens), pass, async (batch, run) => {
+    const outputs = await advance(stream, hidden, batch, run);
+    energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] ?? 0)));
   });
   return energies;
 }
 
-/** What comes to a layer's products, see `productInputsGraph`: sums over tokens. */
+/** Sizes of the inputs of a layer's products, see `productInputsGraph`: sums over tokens. */
 export interface ProductInputs {
-  /** Squares. */
+  /** Sums of squares. */
   readonly attention: Float64Array; // [hiddenSize]
   readonly ffn: Float64Array; // [hiddenSize]
   /** Neurons' activations times each other, as in `Moments`. */
   readonly gram: Float32Array;
 }
 
-/** Takes the dense model one layer on. */
-export async function runProductInputs(
-  source: LayerSource,
-  stream: TokenStream,
-  hidden: Float32Array,
-  options: PassOptions,
-): Promise<ProductInputs> {
+/** Advances the dense model by one layer, in place, and measures the inputs of its products. */
+export async function runProductInputs(pass: LayerPass, hidden: Float32Array): Promise<ProductInputs> {
+  const { source, stream } = pass;
   const { hiddenSize, intermediateSize } = source.config;
   const inputs: ProductInputs = {
     attention: new Float64Array(hiddenSize),
     ffn: new Float64Array(hiddenSize),
     gram: new Float32Array(rowStart(intermediateSize, intermediateSize)),
   };
-  await pass(productInputsGraph(source, stream.sequenceTokens), stream, options, async (batch, run) => {
-    const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ hidden: rowsFeed(own, hiddenSize) });
-    own.set(floats(outputs, "next"));
+  await runBatches(productInputsGraph(source, stream.sequenceTokens), pass, async (batch, run) => {
+    const outputs = await advance(stream, hidden, batch, run);
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
   });
   return inputs;
 }
 
+/** Selection of batches for `runMoments`. */
+export interface MomentsOf {
+  /** Whether a batch counts. @default all do */
+  readonly counts?: (batch: Batch) => boolean;
+  /** Whether all domains are treated as one. @default false */
+  readonly isPooled?: boolean;
+}
+
 /**
- * Takes a stream through a layer's attention, in place, and gives the moments of its FFN by domain.
- * @param of - which batches count, all by default, and whether all domains are taken for one
+ * Takes a stream through a layer's attention, in place, and computes the moments of its FFN by domain.
+ *
+ * @param target - rows of the goal, and the share of the stream that was added to them
  */
 export async function runMoments(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   hidden: Float32Array,
-  goal: Float32Array,
-  share: number,
-  options: PassOptions,
-  of: { readonly counts?: (batch: Batch) => boolean; readonly isPooled?: boolean } = {},
+  target: { readonly goal: Float32Array; readonly share: number },
+  of: MomentsOf = {},
 ): Promise<readonly Moments[]> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
   const empty = (): Moments => emptyMoments(source.config.intermediateSize, hiddenSize);
   const moments = of.isPooled ? [empty()] : byDomain(stream, empty);
-  await pass(momentsGraph(source, share, stream.sequenceTokens), stream, options, async (batch, run) => {
+  await runBatches(momentsGraph(source, target.share, stream.sequenceTokens), pass, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({
-      hidden: rowsFeed(own, hiddenSize),
-      goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
-    });
+    const goal = rowsFeed(stream.view(target.goal, batch, hiddenSize), hiddenSize);
+    const outputs = await run({ hidden: rowsFeed(own, hiddenSize), goal });
     own.set(floats(outputs, "attended"));
     if (of.counts && !of.counts(batch)) return;
     addMoments(moments[of.isPooled ? 0 : batch.domain] as Moments, {
@@ -135,7 +143,7 @@ export async function runMoments(
       cross: floats(outputs, "cross"),
       neuronSums: floats(outputs, "neuron_sums"),
       targetSums: floats(outputs, "target_sums"),
-      targetSquares: sumOf(floats(outputs, "target_squares")),
+      targetSquares: floats(outputs, "target_squares").reduce((sum, value) => sum + value, 0),
     });
   });
   return moments;
@@ -143,72 +151,86 @@ export async function runMoments(
 
 /** Takes a stream from behind attention through each domain's own expert, in place. */
 export async function runExperts(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   attended: Float32Array,
   layer: LayerExperts,
   expertOf: (domain: number) => number,
-  options: PassOptions,
 ): Promise<void> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
-  const experts = new Set(stream.domains.map(expertOf));
-  for (const expert of experts) {
+  for (const expert of new Set(stream.domains.map(expertOf))) {
     const isOwn = (batch: Batch): boolean => expertOf(batch.domain) === expert;
-    const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
+    const each = async (batch: Batch, run: Run): Promise<void> => {
       const own = stream.view(attended, batch, hiddenSize);
-      own.set(floats(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
+      own.set(floats(await run({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
     };
-    await pass(expertGraph(source, layer, expert), stream, options, run, isOwn);
+    await runBatches(expertGraph(source, layer, expert), pass, each, isOwn);
   }
 }
 
-/**
- * Adds to `costs` `[tokens, experts]` each expert's weighted squared distance from the target.
- * @param wants - which batches
- */
+/** Sums of errors, and which batches they are taken over. */
+export interface ErrorSums {
+  /** Share of the stream in the goal. */
+  readonly share: number;
+  /** `[tokens, experts]` */
+  readonly costs: Float32Array;
+  readonly wants: (batch: Batch) => boolean;
+}
+
+/** Adds to `costs` each expert's weighted squared distance from the target. */
 export async function addErrors(
-  source: LayerSource,
-  stream: TokenStream,
-  states: { readonly attended: Float32Array; readonly goal: Goal },
+  pass: LayerPass,
+  { attended, goal }: AttendedStates,
   layer: LayerExperts,
-  { share, costs }: { readonly share: number; readonly costs: Float32Array },
-  options: PassOptions,
-  wants: (batch: Batch) => boolean,
+  { share, costs, wants }: ErrorSums,
 ): Promise<void> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
   const numExperts = layer.experts.length;
-  const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
-    const attended = rowsFeed(stream.view(states.attended, batch, hiddenSize), hiddenSize);
-    const feeds = { attended, ...goalFeeds(stream, batch, states.goal) };
-    const own = stream.view(costs, batch, numExperts);
-    floats(await runGraph(feeds), "errors").forEach((error, at) => (own[at] = (own[at] as number) + error));
+  const each = async (batch: Batch, run: Run): Promise<void> => {
+    const outputs = await run({
+      attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize),
+      goal: rowsFeed(stream.view(goal.rows, batch, hiddenSize), hiddenSize),
+      weights: rowsFeed(stream.view(goal.weights, batch, 1), 1),
+    });
+    addInto(stream.view(costs, batch, numExperts), floats(outputs, "errors"));
   };
-  await pass(errorsGraph(source, layer, share), stream, options, run, wants);
+  await runBatches(errorsGraph(source, layer, share), pass, each, wants);
 }
 
-/** Hands over each token's share of active neurons in each expert, see `overlapGraph`; `[tokens, experts]`. */
+/** Consumer of the scores `[tokens, experts]` of some batches. */
+export interface OverlapScores {
+  readonly wants: (batch: Batch) => boolean;
+  readonly onScores: (batch: Batch, scores: Float32Array) => void;
+}
+
+/** Computes each token's share of active neurons in each expert, see `overlapGraph`. */
 export async function runOverlaps(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   attended: Float32Array,
   layer: LayerExperts,
-  options: PassOptions,
-  wants: (batch: Batch) => boolean,
-  onScores: (batch: Batch, scores: Float32Array) => void,
+  { wants, onScores }: OverlapScores,
 ): Promise<void> {
-  const { hiddenSize } = stream;
-  const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
-    const feeds = { attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize) };
-    onScores(batch, floats(await runGraph(feeds), "scores"));
+  const { source, stream } = pass;
+  const each = async (batch: Batch, run: Run): Promise<void> => {
+    const rows = stream.view(attended, batch, stream.hiddenSize);
+    onScores(batch, floats(await run({ attended: rowsFeed(rows, stream.hiddenSize) }), "scores"));
   };
-  await pass(overlapGraph(source, layer), stream, options, run, wants);
+  await runBatches(overlapGraph(source, layer), pass, each, wants);
 }
 
-async function pass(
+/** Runs a graph from `hidden` to `next` on a batch, and writes the latter in place of the former. */
+async function advance(stream: TokenStream, hidden: Float32Array, batch: Batch, run: Run): Promise<Outputs> {
+  const own = stream.view(hidden, batch, stream.hiddenSize);
+  const outputs = await run({ hidden: rowsFeed(own, stream.hiddenSize) });
+  own.set(floats(outputs, "next"));
+  return outputs;
+}
+
+async function runBatches(
   graph: Graph,
-  stream: TokenStream,
-  { threads, signal }: PassOptions,
-  each: (batch: Batch, run: (feeds: Feeds) => Promise<Outputs>) => Promise<void>,
+  { stream, options: { threads, signal } }: LayerPass,
+  each: (batch: Batch, run: Run) => Promise<void>,
   wants: (batch: Batch) => boolean = () => true,
 ): Promise<void> {
   const session = await GraphSession.open(graph, { threads });
@@ -216,7 +238,7 @@ async function pass(
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();
       await each(batch, (feeds) => session.run(feeds));
-      // Runs block their thread: without a break, neither signals nor timers would be heard.
+      // Runs block their thread: without a break, neither signals nor timers would be handled.
       await new Promise((resolve) => setImmediate(resolve));
     }
   } finally {
@@ -228,14 +250,7 @@ function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
   return Array.from({ length: Math.max(...stream.domains) + 1 }, make);
 }
 
-function goalFeeds(stream: TokenStream, batch: Batch, { rows, weights }: Goal): Feeds {
-  return {
-    goal: rowsFeed(stream.view(rows, batch, stream.hiddenSize), stream.hiddenSize),
-    weights: rowsFeed(stream.view(weights, batch, 1), 1),
-  };
-}
-
-/** On the diagonal and right of it, see `Moments`. */
+/** Joins the stripes of a Gram matrix: on the diagonal and right of it, see `Moments`. */
 function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
   const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {
@@ -247,10 +262,6 @@ function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
     }
   });
   return gram;
-}
-
-function sumOf(values: Float32Array): number {
-  return values.reduce((sum, value) => sum + value, 0);
 }
 
 function rowsFeed(data: Float32Array, width: number): GraphTensor {

@@ -107,9 +107,8 @@ export class Trainer {
       for (let expert = 0; expert < numExperts; expert++) {
         signal?.throwIfAborted();
         const { hidden } = await this.#student.forward({ ...batch, experts: batch.experts.map(() => expert) }, false);
-        const states = { student: hidden, teacher: taught.hidden };
-        const weights = { student: this.#student.weights, teacher: this.#teacher.weights };
-        const { divergences } = await distillRows(this.#pool, states, weights, labels, labelShare);
+        const inputs = this.#headInputs(hidden, taught.hidden);
+        const { divergences } = await distillRows(this.#pool, inputs, labels, labelShare);
         some.forEach((_, place) => {
           const own = costs[from + place] as Float32Array;
           const rows = divergences.subarray(place * sequenceTokens, (place + 1) * sequenceTokens);
@@ -124,6 +123,13 @@ export class Trainer {
     await this.#pool.dispose();
   }
 
+  #headInputs(student: Float32Array, teacher: Float32Array): Parameters<typeof distillRows>[1] {
+    return {
+      student: { states: student, weights: this.#student.weights },
+      teacher: { states: teacher, weights: this.#teacher.weights },
+    };
+  }
+
   async #micro(sequences: readonly RoutedSequence[], weight: number): Promise<Omit<StepFigures, "gradientNorm">> {
     const { sequenceTokens, labelShare, signal } = this.#settings;
     signal?.throwIfAborted();
@@ -132,13 +138,8 @@ export class Trainer {
     signal?.throwIfAborted();
     const pass = await this.#student.forward(batch, true);
     signal?.throwIfAborted();
-    const rows = await distillRows(
-      this.#pool,
-      { student: pass.hidden, teacher: taught.hidden },
-      { student: this.#student.weights, teacher: this.#teacher.weights },
-      labelsOf(batch, sequenceTokens, weight),
-      labelShare,
-    );
+    const inputs = this.#headInputs(pass.hidden, taught.hidden);
+    const rows = await distillRows(this.#pool, inputs, labelsOf(batch, sequenceTokens, weight), labelShare);
     this.optimizer.add(this.#finalNorm, rows.normGradient);
     signal?.throwIfAborted();
     await this.#student.backward(pass, rows.gradient, (key, gradient) => this.optimizer.add(key, gradient));
