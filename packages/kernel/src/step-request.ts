@@ -1,43 +1,43 @@
-// A step as the kernel reads it: one array of numbers, checked before native code sees it.
+// Encodes a step as one array of numbers. All values are checked before native code reads them.
 
 import { integerOption } from "@readme-moe/core";
 import { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
 
-/** One sequence's rows of a step. */
+/** Rows of one sequence in a step. */
 export interface StepRows {
-  /** Tokens that are appended, at least one. */
+  /** Appended tokens, at least one. */
   readonly tokenIds: ArrayLike<number>;
-  /** Expert of each. @default 0, the only one of a dense model */
+  /** Expert of each token. @default 0, the only one of a dense model */
   readonly experts?: ArrayLike<number> | undefined;
-  /** Position of the first of them. */
+  /** Position of the first token. */
   readonly position: number;
-  /** Pages of positions 0 and up; may be more than these rows need. */
+  /** Pages of the positions from 0; there may be more than the rows need. */
   readonly pages: ArrayLike<number>;
-  /** Which of `tokenIds` logits are wanted of, in rising order; one may occur several times. */
+  /** Indices of `tokenIds` whose logits are wanted, ascending; an index may occur several times. */
   readonly logitsOf: readonly number[];
-  /** An output of the head for each of `logitsOf` whose logit is wanted: of language models a token. @default 0 */
+  /** Output of the head, in language models a token, whose logit is wanted for each of `logitsOf`. @default 0 */
   readonly targets?: ArrayLike<number> | undefined;
-  /** Which row of the results' full logits each of `logitsOf` gets. @default none */
+  /** Row of the full logits that each of `logitsOf` is written to. @default none */
   readonly fullPlaces?: ArrayLike<number> | undefined;
 }
 
-/** What the kernel and its memory allow a step. */
+/** Limits of a step by the kernel and its memory. */
 export interface StepLimits {
   readonly vocabSize: number;
-  /** What targets and candidates are chosen from. @default `vocabSize` */
+  /** Number of outputs that targets and candidates are chosen from. @default `vocabSize` */
   readonly numLogits?: number | undefined;
   readonly maxRows: number;
   readonly maxPositions: number;
   readonly numPages: number;
   /** @default 1 */
   readonly numExperts?: number | undefined;
-  /** Rows that the results' full logits have room for. */
+  /** Number of rows in the array of full logits. */
   readonly numFullRows: number;
 }
 
 const HEADER = 6;
 
-/** @throws {RangeError} naming what is out of range */
+/** Encodes a step. @throws {RangeError} naming the value that is out of range */
 export function encodeStep(sequences: readonly StepRows[], numCandidates: number, limits: StepLimits): Int32Array {
   integerOption("numCandidates", numCandidates, 1, limits.numLogits ?? limits.vocabSize);
   let [numRows, numWanted, numPages] = [0, 0, 0];
@@ -98,7 +98,7 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 
-/** Checks a list with one entry below `end` for each of `count` rows. */
+/** Checks that a list has one entry below `end` for each of `count` rows. */
 function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
   if (!entries) return;
   if (entries.length !== count) {

@@ -4,10 +4,10 @@ import type { StepResults } from "./kernel.ts";
 import { WASM_PAGE_BYTES, type WasmCalls } from "./wasm-calls.ts";
 
 const REQUEST_HEADER = 6;
-/** What no number of a request's header is above. */
+/** Upper bound of all numbers in a request's header. */
 const MAX_COUNT = 2 ** 28;
 
-/** Memory that grows to the largest piece that was asked for. */
+/** Memory that grows to the largest size that was requested. */
 class Room {
   readonly #calls: WasmCalls;
   #at = 0;
@@ -19,7 +19,7 @@ class Room {
 
   of(bytes: number): number {
     if (bytes > this.#bytes) {
-      // What it grows out of is lost, so it grows by half at least.
+      // The smaller memory is lost, so it grows by at least half.
       const wanted = Math.max(bytes, Math.ceil(this.#bytes * 1.5), WASM_PAGE_BYTES);
       this.#at = this.#calls.allocate(wanted);
       this.#bytes = wanted;
@@ -28,7 +28,7 @@ class Room {
   }
 }
 
-/** Where one step's request and results lie; used again by the next one. */
+/** Memory of a step's request and results, reused by later steps. */
 export class StepRoom {
   readonly request: Room;
   readonly full: Room;
@@ -43,7 +43,7 @@ export class StepRoom {
     [this.#ids, this.#logits] = [new Room(calls), new Room(calls)];
   }
 
-  /** Writes a request, and where its results go. @throws {RangeError} on what makes no step */
+  /** Writes a request and the addresses of its results. @throws {RangeError} for an invalid request */
   write(request: Int32Array, results: StepResults): { readonly requestAt: number; readonly resultsAt: number } {
     const { memory } = this.#calls;
     const header = Array.from(request.subarray(0, REQUEST_HEADER));
@@ -73,7 +73,7 @@ export class StepRoom {
     return { requestAt, resultsAt };
   }
 
-  /** Copies the results of the request that was written last. */
+  /** Copies the results of the last request. */
   read(results: StepResults): void {
     const { buffer } = this.#calls.memory;
     const { ids, logits, sums, full, squares, numWanted, numLogits } = this.#places;

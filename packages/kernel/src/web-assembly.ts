@@ -1,12 +1,12 @@
-// The part of WebAssembly's interface that the kernel uses: Node has it, its types leave it to browsers.
+// Types of the part of WebAssembly that the kernel uses, which Node's types do not have.
 
-/** A compiled module; a handle. */
+/** Handle of a compiled module. */
 interface WasmModule {
   readonly [Symbol.toStringTag]: string;
 }
 
 export interface WasmMemory {
-  /** A new object each time that memory has grown. */
+  /** Another object each time after memory has grown. */
   readonly buffer: SharedArrayBuffer;
 }
 

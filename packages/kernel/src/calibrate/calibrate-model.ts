@@ -1,4 +1,5 @@
-// Some tokens run through a model's layers, a few layers at a time, so that memory holds those alone.
+// Measures the inputs of a model's products. Tokens run through a few layers at a time, so that memory holds only
+// those.
 
 import type { InputStatistics } from "@readme-moe/model";
 import { anglesOf } from "../angles.ts";
@@ -14,25 +15,26 @@ import { describePiece } from "./layer-piece.ts";
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {
   readonly threads: number;
-  /** Weights of the layers that are in memory together; at least one layer is. @default 64 MiB */
+  /** Largest size of the layers that are in memory together, unless a single one is larger. @default 64 MiB */
   readonly pieceBytes?: number | undefined;
 }
 
 const PIECE_BYTES = 64 * 2 ** 20;
-/** Rows of one step; a longer sequence is a step of its own. */
+/** Rows of one step; a longer sequence is one step. */
 const STEP_ROWS = 512;
 
-/** A text to measure with. */
+/** Text to measure with. */
 export interface CalibrationTokens {
-  /** At most as many as the model's context. */
+  /** Token ids, at most as many as the model's context. */
   readonly tokenIds: readonly number[];
   /** Expert of each token. @default 0 */
   readonly experts?: ArrayLike<number> | undefined;
 }
 
 /**
- * Measures what a model's products take in on some tokens: in int8, which gives the same bits in every build, so that the weights
- * that are packed by it are the same everywhere. Computed when it is asked for, layer after layer, and kept.
+ * Measures the inputs of a model's products on some tokens. Steps run in int8, which gives the same bits in every
+ * build, so that weights packed by the statistics are the same everywhere. Statistics are computed on demand, layer by
+ * layer, and kept.
  *
  * @param sequences - called when the first layer runs
  */
@@ -51,10 +53,10 @@ class LayerWalk {
   readonly #read: () => Promise<readonly CalibrationTokens[]>;
   readonly #options: CalibrateOptions;
   readonly #squares = new Map<string, Float32Array>();
-  /** Rows of all sequences behind the layers so far. */
+  /** Residual stream of all sequences behind the layers that have run. */
   #stream: Stream | undefined;
   #nextLayer = 0;
-  /** Calls wait for each other. */
+  /** The last call; the next one waits for it. */
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(model: DescribedModel, read: () => Promise<readonly CalibrationTokens[]>, options: CalibrateOptions) {
@@ -125,7 +127,7 @@ class LayerWalk {
     }
   }
 
-  /** Adds up squares by product. */
+  /** Adds squares to the sums of their products. */
   #add(inputSquares: Float32Array, layers: readonly LayerDescription[]): void {
     let place = 0;
     for (const [index, layer] of layers.entries()) {
@@ -139,16 +141,16 @@ class LayerWalk {
   }
 }
 
-/** The residual stream of all sequences, one after the other. */
+/** Residual stream of all sequences, one after the other. */
 interface Stream {
   readonly sequences: readonly CalibrationTokens[];
   /** `[tokens, hiddenSize]` */
   readonly rows: Float32Array;
-  /** Of the longest sequence. */
+  /** Length of the longest sequence. */
   readonly maxPositions: number;
 }
 
-/** A layer's products with the length of what they take in, in the order of `StepResults.inputSquares`. */
+/** Lists a layer's products with the sizes of their inputs, in the order of `StepResults.inputSquares`. */
 function productsOf(name: string, { query, attentionOutput, shared, experts = [] }: LayerDescription) {
   const hiddenSize = query.numIn;
   const ofExperts = experts.flatMap(({ down }, expert) => [
@@ -164,7 +166,7 @@ function productsOf(name: string, { query, attentionOutput, shared, experts = []
   ] as const;
 }
 
-/** The first layers, as many as fit a piece. */
+/** Selects the first layers, as many as fit into a piece. */
 function pieceOf(layers: readonly LayerDescription[], pieceBytes: number): readonly LayerDescription[] {
   let bytes = 0;
   const end = layers.findIndex((layer) => (bytes += bytesOfLayer(layer)) > pieceBytes);
@@ -181,7 +183,7 @@ function numTokensOf(sequences: readonly CalibrationTokens[]): number {
   return sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
-/** Deals sequences into steps. */
+/** Divides sequences into steps. */
 function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][] {
   const steps: CalibrationTokens[][] = [];
   let numRows = Infinity;
@@ -197,7 +199,7 @@ function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][]
   return steps;
 }
 
-/** Rows of sequences that lie one after the other, from row `firstRow` of the stream on, with all their logits. */
+/** Makes the rows of contiguous sequences, from row `firstRow` of the stream, with all logits. */
 function rowsOf(sequences: readonly CalibrationTokens[], firstRow: number): StepRows[] {
   let [row, page, place] = [firstRow, 0, 0];
   return sequences.map(({ tokenIds: { length }, experts }): StepRows => {

@@ -1,12 +1,12 @@
 import type { Kernel, KernelPages } from "../kernel.ts";
 import { PagePool, type PagePoolOptions } from "./page-pool.ts";
 
-/** Pages of one kernel, and who uses which. */
+/** Pages of one kernel and their allocation. */
 export class KernelKv extends PagePool {
   readonly pages: KernelPages;
   readonly #kernel: Kernel;
 
-  /** @param isHalf - whether keys and values are kept in half precision @throws {RangeError} when there is no memory for them */
+  /** @param isHalf - keeps keys and values in half precision @throws {RangeError} when there is not enough memory */
   constructor(kernel: Kernel, options: PagePoolOptions, isHalf: boolean) {
     super(options);
     this.#kernel = kernel;
@@ -17,7 +17,7 @@ export class KernelKv extends PagePool {
     this.pages.close();
   }
 
-  /** Whether these are pages of that kernel. */
+  /** Tells whether the pages belong to a kernel. */
   isOf(kernel: Kernel): boolean {
     return this.#kernel === kernel;
   }

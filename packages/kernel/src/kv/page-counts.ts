@@ -1,11 +1,11 @@
-// Who uses which page. Knows numbers, not positions.
+// Reference counts of pages, by page number.
 
-/** Counts how many slots and how many kept chunks refer to each page; a page that nobody refers to is free. */
+/** Counts the slots and the kept chunks that refer to each page. A page without references is free. */
 export class PageCounts {
   readonly numPages: number;
   readonly #slots: Uint32Array;
   readonly #kept: Uint32Array;
-  /** Stack of free pages: what was freed last is taken first, since its memory was touched already. */
+  /** Stack of free pages: the page freed last is taken first, since its memory is already mapped. */
   readonly #free: number[];
   #usedPages = 0;
   #keptPages = 0;
@@ -17,12 +17,12 @@ export class PageCounts {
     this.#free = Array.from({ length: numPages }, (_, index) => numPages - 1 - index);
   }
 
-  /** Pages that at least one slot refers to. */
+  /** Number of pages that at least one slot refers to. */
   get usedPages(): number {
     return this.#usedPages;
   }
 
-  /** Pages that at least one kept chunk refers to. */
+  /** Number of pages that at least one kept chunk refers to. */
   get keptPages(): number {
     return this.#keptPages;
   }
@@ -39,7 +39,7 @@ export class PageCounts {
     return this.#kept[page] !== 0;
   }
 
-  /** Whether anybody besides one slot refers to a page of this slot: nobody may write to it then. */
+  /** Tells whether a slot's page has other references as well; it must not be written to then. */
   isShared(page: number): boolean {
     return this.#slotsOf(page) > 1 || this.isKept(page);
   }

@@ -55,7 +55,7 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
 function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index: number) {
   const block = Math.floor(index / blockSize);
   const scale = scales[block] as number;
-  // Offsets are seen from the middle of the integers.
+  // Offsets are relative to the middle of the integers.
   return { scale, minimum: hasOffsets ? (offsets[block] as number) - 8 * scale : 0 };
 }
 

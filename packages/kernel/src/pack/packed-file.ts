@@ -1,18 +1,18 @@
-// The packed file: a description, then tensors, each at a multiple of 64 bytes.
+// Layout of the packed file: a header, then tensors, each at a multiple of 64 bytes.
 
 import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
 import type { PackedTensor } from "./packed-tensor.ts";
 
-/** Bytes that every part of a tensor begins at a multiple of. */
+/** Alignment of every part of a tensor, in bytes. */
 export const UNIT_BYTES = 64;
 
-/** Where everything is in the file, and how long it is. */
+/** Places of all tensors in a file, and its length. */
 export interface PackedLayout {
   readonly places: ReadonlyMap<PackedTensor, TensorPlace>;
   readonly numBytes: number;
 }
 
-/** Places everything of a packed file; nothing is read. */
+/** Computes the layout of a packed file; nothing is read. */
 export function layOut(description: DecoderDescription): PackedLayout {
   const tensors = tensorsOf(description);
   let end = aligned(headerBytes(description, tensors.length));
@@ -30,7 +30,7 @@ export function layOut(description: DecoderDescription): PackedLayout {
   return { places, numBytes: end };
 }
 
-/** Yields the file from its beginning to its end. @param onProgress - told how many bytes were made */
+/** Yields the file from its beginning to its end. @param onProgress - called with the number of bytes made so far */
 export async function* packedFile(
   description: DecoderDescription,
   onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
@@ -60,7 +60,7 @@ export async function* packedFile(
   }
 }
 
-/** Writes all pieces into memory, one after the other. */
+/** Copies all pieces into memory, one after the other. */
 export async function fill(memory: Uint8Array, pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   let end = 0;
   for await (const piece of pieces) {
@@ -70,7 +70,7 @@ export async function fill(memory: Uint8Array, pieces: AsyncIterable<Uint8Array>
   return memory;
 }
 
-/** Rounds up to whole units. */
+/** Rounds a size up to whole units. */
 export function aligned(bytes: number): number {
   return Math.ceil(bytes / UNIT_BYTES) * UNIT_BYTES;
 }

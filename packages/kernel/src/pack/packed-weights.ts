@@ -5,7 +5,7 @@ import { cachedData } from "@readme-moe/model";
 import type { DecoderDescription } from "../description.ts";
 import { fill, layOut, packedFile } from "./packed-file.ts";
 
-/** How far a packed file is. */
+/** Progress of packing. */
 interface PackProgress {
   readonly stage: "building" | "loading";
   readonly doneBytes: number;
@@ -14,19 +14,21 @@ interface PackProgress {
 
 /** Options of `packedWeights`. */
 export interface PackOptions {
-  /** Everything that the bytes are made from. */
+  /** Text that identifies everything that the file depends on. */
   readonly key: string;
   readonly cacheFolder: string;
   readonly onProgress?: ((progress: PackProgress) => void) | undefined;
-  /** Told once, with the reason, when the weights cannot be cached and stay in memory. */
+  /** Called once, with the reason, when the weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
 /**
- * Gives the packed file's path, after writing it where the cache has none that is whole; its bytes where
- * the cache cannot be written.
+ * Finds the packed file in the cache, or writes it.
  *
- * @throws {ReadMeError} when a tensor cannot be read; `ERR_WRITE_FAILED` when neither cache nor memory holds the weights
+ * @returns the file's path, or its bytes if the cache cannot be written
+ *
+ * @throws {ReadMeError} when a tensor cannot be read; `ERR_WRITE_FAILED` when neither cache nor memory has room for the
+ *   weights
  */
 export async function packedWeights(
   description: DecoderDescription,

@@ -6,8 +6,8 @@ const HIDDEN = -1e30;
 const masks = new WeakMap<GraphBuilder, Map<string, Value>>();
 
 /**
- * What is added to scores `[…, tokens, tokens]`: zero where the column is not after the row, nor `window` or more before it.
- * One per graph and size.
+ * Makes the summand of scores `[…, tokens, tokens]`: zero unless the column is after the row, or `window` or more
+ * before it. There is one constant per graph and size.
  */
 export function causalMask(g: GraphBuilder, tokens: number, window: number = tokens): Value {
   const known = masks.get(g) ?? new Map<string, Value>();

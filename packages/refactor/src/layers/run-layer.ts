@@ -31,7 +31,7 @@ export interface LayerPass {
 type Outputs = Readonly<Record<string, GraphTensor>>;
 type Run = (feeds: Feeds) => Promise<Outputs>;
 
-/** What a layer should put out on a stream, see `denseLayerGraph`. */
+/** Goal of a layer's FFN on a stream, see `denseLayerGraph`. */
 export interface Goal {
   readonly rows: Float32Array; // [tokens, hiddenSize]
   readonly weights: Float32Array; // [tokens]
