@@ -1,4 +1,4 @@
-// Routes of prompts in admission: what is remembered of them, what a policy sees, and what those are told who find no place.
+// Prompt routes in admission: what is recorded, and what a policy sees.
 
 import { once } from "node:events";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -35,7 +35,7 @@ function texts(answer: object): readonly string[] {
   return (answer as { readonly choices: readonly { readonly text: string }[] }).choices.map(({ text }) => text);
 }
 
-/** A request that takes a place and the engine until it is given up. */
+/** Starts a request that occupies a place and the engine until it is aborted. */
 async function occupy(server: RunningServer): Promise<void> {
   const queued = new Promise((resolve) => engine.events.once("sequence:queued", resolve));
   const socket = await openSocket(server.port);
@@ -45,7 +45,7 @@ async function occupy(server: RunningServer): Promise<void> {
   await queued;
 }
 
-test("admission gets the routes of a request's prompts", async () => {
+test("admission receives the routes of a request's prompts", async () => {
   const routed: number[][] = [];
   class Remembering extends Admission {
     override enter(entrant: Entrant): Ticket {
@@ -72,7 +72,7 @@ test("admission gets the routes of a request's prompts", async () => {
 });
 
 describe("a policy", () => {
-  test("sees where tokens go, and what others want; its priority counts, and the answer is the same", async () => {
+  test("sees experts of the request and of others, sets the priority, and leaves the answer unchanged", async () => {
     const seen: RoutedRequest[] = [];
     const policy = (about: RoutedRequest): { priority: number } => {
       seen.push(about);
@@ -104,7 +104,7 @@ describe("a policy", () => {
     expect(seen[2]?.othersTokens.some((count) => count > 0)).toBe(true);
   });
 
-  test("may refuse, and its own mistakes are the server's", async () => {
+  test("may refuse requests, and its wrong results become server errors", async () => {
     const refusing = await serve(
       withPolicy(() => {
         throw new ApiError({ status: 429, type: "rate_limit_error", code: "expert_busy", message: "Not this one" });
@@ -129,7 +129,7 @@ describe("a policy", () => {
 });
 
 describe("a full server", () => {
-  test("refuses before the body is read, by a connection that goes on where the body is small", async () => {
+  test("refuses before the body is read, and keeps the connection if the body is small", async () => {
     const admission = new Admission({ maxRequests: 1 });
     const server = await serve(admission);
     await occupy(server);
@@ -150,7 +150,7 @@ describe("a full server", () => {
     }
     small.destroy();
     expect(admission.stats.requests).toBe(1);
-    // Nothing is refused early that would have been let in for its priority.
+    // A request whose priority would displace another is not refused early.
     const displacing = await serve(new Admission({ maxRequests: 1, displaceWaiting: true }));
     expect(await postRaw(displacing.port, "/v1/completions", "{")).toContain("invalid_json");
   });

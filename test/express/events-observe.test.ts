@@ -19,6 +19,7 @@ interface Observed {
   readonly statuses: readonly number[];
   readonly texts: readonly unknown[];
   readonly usages: readonly unknown[];
+  readonly remainingTokens: string | null;
   readonly othersTokens: readonly (readonly number[])[];
   readonly requestsAtEnd: number;
 }
@@ -52,6 +53,7 @@ async function observe(engine: ReadMeEngine, events: ReadMeEmitter): Promise<Obs
       stream.match(/"text":"[^"]*"/g),
     ],
     usages: [...answers.map((answer) => answer.body["usage"]), /"usage":\{.*?\}\}/.exec(stream)?.[0]],
+    remainingTokens: last.headers.get("x-ratelimit-remaining-tokens"),
     othersTokens,
     requestsAtEnd: admission.stats.requests,
   };

@@ -31,7 +31,7 @@ function evilTensor(fields: string): string {
 
 const readSafetensors = readAllWith((path) => SafetensorsFile.open(path));
 const readSharded = readAllWith((path) => ShardedSafetensors.open(path));
-// Messages have the file's names.
+// Messages contain the file's names.
 const readGguf = readAllWith((path) => GgufTensorStore.open(path), ggmlNameOf);
 
 const U64_MAX = 2n ** 64n - 1n;

@@ -17,7 +17,7 @@ function shard(...names: readonly string[]): Uint8Array {
   );
 }
 
-/** A folder with two shards, and the index as given. */
+/** Makes a folder with two shards and an index. */
 async function indexOf(index: string | object): Promise<string> {
   const folder = await temporaryFolder();
   await writeFile(join(folder, "one.safetensors"), shard("a", "b"));
@@ -99,7 +99,7 @@ describe("ShardedSafetensors", () => {
     await expectReadMeError(ShardedSafetensors.open(path), "ERR_FILE_CORRUPT", path);
   });
 
-  test("refuses an index that is no UTF-8, or does not exist", async () => {
+  test("refuses an index that is no UTF-8 or is missing", async () => {
     const folder = await temporaryFolder();
     await writeFile(join(folder, INDEX), Uint8Array.of(0x7b, 0xff, 0x7d));
     await expectReadMeError(ShardedSafetensors.open(join(folder, INDEX)), "ERR_FILE_CORRUPT", INDEX, "UTF-8");

@@ -1,5 +1,5 @@
-// The tokenizer of the library @huggingface/tokenizers, whole and as it is, over steps rewritten to the reference's.
-// It encodes a text in one go.
+// The tokenizer of the library @huggingface/tokenizers, unchanged, over steps rewritten to the reference's. It encodes
+// a text in one go.
 
 import { createRequire } from "node:module";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
@@ -15,7 +15,7 @@ interface Library {
   ) => { encode(text: string, options: object): { readonly ids: number[] } };
 }
 
-// It is a dependency of the package alone.
+// Only the package depends on it.
 const requireOfModel = createRequire(new URL("../../packages/model/package.json", import.meta.url));
 const { Tokenizer: LibraryTokenizer } = requireOfModel("@huggingface/tokenizers") as Library;
 

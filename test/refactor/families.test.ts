@@ -8,7 +8,7 @@ import { endOfTextId, openModel, verifyModel } from "@readme-moe/model";
 import { refactor, tune, type DomainText, type TuneOptions } from "@readme-moe/refactor";
 import { describe, expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
-import { prepareDomain } from "../../packages/refactor/src/data/prepare-domain.ts";
+import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
 import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
@@ -63,7 +63,7 @@ describe.each(FAMILIES)("%s", (name) => {
     const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
     const dense = await openModel(path);
     const out = join(folder, "whole");
-    await refactor(dense, texts, out, { ...LITTLE, baselines: false, expertSize: 1 }, { threads: 1 });
+    await refactor(dense, texts, out, { ...LITTLE, baselines: false, expertSize: 1, threads: 1 });
     await dense.close();
     await using expected = await runningModel(path);
     await using actual = await runningModel(out);
@@ -77,7 +77,7 @@ describe.each(FAMILIES)("%s", (name) => {
     const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
     const dense = await openModel(path);
     const out = join(folder, "refactored");
-    const report = await refactor(dense, texts, out, { ...LITTLE, expertSize: 0.75 }, { threads: 1, source: name });
+    const report = await refactor(dense, texts, out, { ...LITTLE, expertSize: 0.75, threads: 1, source: name });
     const lossesOf = (id: string): readonly number[] =>
       texts.map((text) => report.losses.find((row) => row.id === id)?.losses[text.name] ?? NaN);
     const served = await servedLosses(out);
@@ -88,7 +88,7 @@ describe.each(FAMILIES)("%s", (name) => {
     const student = await openModel(out);
     await verifyModel(student);
     const tuned = join(folder, "tuned");
-    const tuning = await tune(student, dense, texts, tuned, ONE_STEP, { threads: 1 });
+    const tuning = await tune({ student, teacher: dense }, texts, tuned, { ...ONE_STEP, threads: 1 });
     expect(tuning.curve.at(-1)?.losses).toBeDefined();
     await Promise.all([student.close(), dense.close()]);
     const model = await openModel(tuned);

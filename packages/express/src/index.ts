@@ -1,12 +1,10 @@
-export { ApiError, type ApiErrorDetails } from "./http/api-error.ts";
-export { answerErrors, answerNotFound } from "./http/errors.ts";
-export { boundConnections } from "./http/bound-connections.ts";
-export { isLoopback, localHostsOnly } from "./http/local-hosts.ts";
+export { answerErrors, answerNotFound, ApiError, type ApiErrorDetails } from "./http/errors.ts";
+export { oneAtATime } from "./http/request.ts";
+export { boundConnections, isLoopback, localHostsOnly } from "./http/server.ts";
 export { LIMITS, type Limit } from "./limits.ts";
-export { oneAtATime } from "./http/one-at-a-time.ts";
+export { openApiDocument } from "./api/openapi-document.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
-export type { ChatBody } from "./api/schemas/chat-body.ts";
-export type { CompletionBody } from "./api/schemas/completion-body.ts";
+export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 export { Admission } from "./edge/admission.ts";
 export type {
   AdmissionOptions,
@@ -29,7 +27,6 @@ export {
   type ServedModel,
   type SwapOptions,
 } from "./edge/served-models.ts";
-export { openApiDocument } from "./openapi/document.ts";
 export {
   readMe,
   type ReadMeApiOptions,

@@ -1,90 +1,85 @@
-// Interface of an open kernel, the same for all builds.
+// An open kernel, independent of the build that runs it.
 
 import type { KernelInfo } from "@readme-moe/core";
 
-/** Build of the kernel: an addon of this platform, or WebAssembly. */
+/** The build that runs: an addon of this platform, or WebAssembly. */
 export type KernelKind = KernelInfo["kind"];
 
-/** Handle of memory for keys and values. */
+/** Memory of keys and values; a handle for `step`. */
 export interface KernelPages {
   readonly numPages: number;
-  /** Releases the memory. */
+  /** Frees the memory. */
   close(): void;
 }
 
-/** Arrays for a step's results. They may be longer than the results. */
+/** Arrays for a step's results, which may be longer than the results. */
 export interface StepResults {
-  /** `[wanted, candidates]`, best first, lower ids first among equals. */
+  /** Ids of the candidates, `[wanted, candidates]`, best first; lower ids first among equals. */
   readonly candidateIds: Int32Array;
-  /** `[wanted, candidates]`, then the targets' logits, `[wanted]`. */
+  /** Logits of the candidates, `[wanted, candidates]`, then of the targets, `[wanted]`. */
   readonly logits: Float32Array;
-  /** `[wanted, 2]`: the largest logit, and the sum of `exp(logit - largest)`. */
+  /** The largest logit, and the sum of `exp(logit - largest)`, `[wanted, 2]`. */
   readonly sums: Float64Array;
-  /** `[fullRows, numLogits]`. */
+  /** All logits of some rows, `[fullRows, numLogits]`. */
   readonly fullLogits: Float32Array;
   /**
-   * Sums of the squared inputs of each layer's products over all rows: inputs of query, key and value; of attention's
-   * output; of gate and up; of down. In the last layer, the latter three are only over rows with wanted logits.
+   * Sums of the squares of each input of each layer's products, over all rows: of query, key and value, of attention's
+   * output, of gate and up, of down; one layer after another. In the last layer the latter three are over rows whose
+   * logits are wanted.
    *
    * @default not computed
    */
   readonly inputSquares?: Float32Array | undefined;
 }
 
-/** Kernel with one packed model. Calls block their thread. */
+/** Runs steps of one packed model. Calls block their thread. */
 export interface Kernel {
   readonly info: KernelInfo;
-  /** Allocates pages for keys and values. @throws {RangeError} when there is not enough memory */
+  /** Allocates pages. @throws {RangeError} when there is no memory for them */
   openPages(numPages: number, isHalf: boolean): KernelPages;
-  /** Sets the angles of positions from `position`: of each the cosines, then the sines. */
+  /** Sets the angles of successive positions from `position` on: the cosines, then the sines of each. */
   setAngles(rotary: number, position: number, angles: Float32Array): void;
-  /**
-   * Runs a step.
-   *
-   * @param request - see `encodeStep`
-   * @throws {RangeError} for an invalid request, before anything has run
-   */
+  /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
-  /**
-   * Begins a step that runs some layers at a time. The arrays must not be changed until it has ended.
-   *
-   * @throws as `step`
-   */
+  /** Begins a step that runs some layers at a time. Its arrays must not change until it has ended. @throws as `step` */
   beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /** Runs the next layers `[from, to)`. @throws {RangeError} when an expert that they need was not placed */
   runLayers(from: number, to: number): void;
-  /** Computes the results of a step after all its layers have run. */
+  /** Computes the results of a step whose layers have all run. */
   endStep(): void;
   /**
-   * Places the weights of one layer of one expert, its range of the packed file, in a kernel with streamed experts. The
-   * memory must not change until other weights are placed.
+   * Sets the weights of one layer of one expert, in a kernel whose experts are streamed: its range of the packed file.
+   * They keep their address until others are placed.
    *
-   * @param unit - memory from `newUnit`; `undefined` removes the weights
+   * @param unit - memory of `newUnit`; `undefined` removes the weights
    */
   placeUnit(layer: number, expert: number, unit: Uint8Array | undefined): void;
-  /** Allocates memory for units of up to `bytes`. @default any memory that begins at a multiple of 64 bytes */
+  /**
+   * Allocates memory into which units of up to `bytes` can be read, and from which they can be placed.
+   * @default any memory that begins at a multiple of 64 bytes
+   */
   newUnit?(bytes: number): Uint8Array;
   /**
-   * Copies all logits of a wanted row of the last step. The kernel keeps the logits of a step's last rows.
+   * Copies all logits of a wanted row of the last step. The kernel keeps those of the step's last rows.
    *
-   * @param logits - room for `[numLogits]`
-   * @returns whether the row's logits were kept
+   * @param logits - `[numLogits]`
+   * @returns whether they are kept
    */
   readLogits(wanted: number, logits: Float32Array): boolean;
-  /** Ends the kernel's threads and releases its memory. */
+  /** Ends the threads and frees the memory. */
   close(): Promise<void>;
 }
 
 /** Number of a step's last wanted rows whose logits are kept until the next step; `LOGIT_ROWS` of `native/state.h`. */
 export const KEPT_LOGITS_ROWS = 32;
 
-/** Sizes of a kernel that do not depend on its model. */
+/** Sizes of a kernel besides those of its model. */
 export interface KernelSizes {
   readonly threads: number;
-  /** Largest number of rows in a step. */
+  /** Largest number of rows of one step. */
   readonly maxRows: number;
-  /** Largest number of positions in a sequence. */
+  /** Largest number of positions of one sequence. */
   readonly maxPositions: number;
-  /** Offset of streamed experts in the file; their units are placed one by one. @default all weights are in memory */
+  /** Offset of the experts in the file, whose units are placed one by one. @default all weights are in memory */
   readonly expertsFromByte?: number | undefined;
 }

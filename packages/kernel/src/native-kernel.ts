@@ -42,7 +42,7 @@ export function loadAddon(): Addon {
  *
  * @param weights - the file's path, or its bytes
  * @param instructions - one of the addon's `instructionSets`
- * @throws {RangeError} when the file is damaged, or there is not enough memory
+ * @throws {RangeError} when the file is invalid, or there is no memory
  */
 export function openNative(
   addon: Addon,

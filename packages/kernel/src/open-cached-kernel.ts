@@ -6,15 +6,15 @@ import { packedWeights, type PackOptions } from "./pack/packed-weights.ts";
 /** Options of `openCachedKernel`. */
 export interface CachedKernelOptions extends PackOptions, KernelChoice {}
 
-/** Open kernel and its weights. */
+/** An open kernel, and the source of its weights. */
 export interface CachedKernel {
   readonly kernel: Kernel;
-  /** Path of the packed file, or its bytes if the cache cannot be written. */
+  /** The packed file's path, or its bytes when the cache cannot be written. */
   readonly weights: string | Uint8Array;
 }
 
 /**
- * Opens a described model: packs its weights, or maps the cached file.
+ * Opens a described model: packs its weights, or maps the cached file of them.
  *
  * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
  */
@@ -29,7 +29,7 @@ export async function openCachedKernel(
     try {
       return { kernel: openKernel(weights, sizes, options), weights };
     } catch (error) {
-      // A cached file may be removed between its check and its mapping.
+      // A cached file may be removed after it was checked and before it is mapped.
       if (error instanceof TypeError || typeof weights !== "string" || !mayRetry) throw error;
     }
   }

@@ -1,4 +1,4 @@
-// Encodes a step as one array of numbers. All values are checked before native code reads them.
+// A step in the kernel's format: one array of numbers, checked before native code sees it.
 
 import { integerOption } from "@readme-moe/core";
 import { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
@@ -11,33 +11,33 @@ export interface StepRows {
   readonly experts?: ArrayLike<number> | undefined;
   /** Position of the first token. */
   readonly position: number;
-  /** Pages of the positions from 0; there may be more than the rows need. */
+  /** Pages of positions 0 and up; may be more than these rows need. */
   readonly pages: ArrayLike<number>;
-  /** Indices of `tokenIds` whose logits are wanted, ascending; an index may occur several times. */
+  /** Indices of `tokenIds` whose logits are wanted, in rising order; one may occur several times. */
   readonly logitsOf: readonly number[];
-  /** Output of the head, in language models a token, whose logit is wanted for each of `logitsOf`. @default 0 */
+  /** Output of the head (a token) whose logit is wanted, for each of `logitsOf`. @default 0 */
   readonly targets?: ArrayLike<number> | undefined;
-  /** Row of the full logits that each of `logitsOf` is written to. @default none */
+  /** Row of the results' full logits, for each of `logitsOf`. @default none */
   readonly fullPlaces?: ArrayLike<number> | undefined;
 }
 
-/** Limits of a step by the kernel and its memory. */
+/** Limits of the kernel and its memory on a step. */
 export interface StepLimits {
   readonly vocabSize: number;
-  /** Number of outputs that targets and candidates are chosen from. @default `vocabSize` */
+  /** Number of outputs from which targets and candidates are chosen. @default `vocabSize` */
   readonly numLogits?: number | undefined;
   readonly maxRows: number;
   readonly maxPositions: number;
   readonly numPages: number;
   /** @default 1 */
   readonly numExperts?: number | undefined;
-  /** Number of rows in the array of full logits. */
+  /** Number of rows of the results' full logits. */
   readonly numFullRows: number;
 }
 
 const HEADER = 6;
 
-/** Encodes a step. @throws {RangeError} naming the value that is out of range */
+/** @throws {RangeError} naming what is out of range */
 export function encodeStep(sequences: readonly StepRows[], numCandidates: number, limits: StepLimits): Int32Array {
   integerOption("numCandidates", numCandidates, 1, limits.numLogits ?? limits.vocabSize);
   let [numRows, numWanted, numPages] = [0, 0, 0];
@@ -98,7 +98,7 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 
-/** Checks that a list has one entry below `end` for each of `count` rows. */
+/** Checks a list with one entry below `end` for each of `count` rows. */
 function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
   if (!entries) return;
   if (entries.length !== count) {

@@ -1,4 +1,4 @@
-// Functions of the WebAssembly module, and memory for their arguments and results.
+// The functions of the WebAssembly module, and memory for their arguments and results.
 
 import type { WasmMemory } from "./web-assembly.ts";
 
@@ -36,7 +36,7 @@ export class WasmCalls {
     this.memory = memory;
   }
 
-  /** Allocates memory. @throws {RangeError} when there is not enough */
+  /** @throws {RangeError} when there is not enough memory */
   allocate(bytes: number): number {
     const at = bytes > MAX_BYTES ? 0 : this.exports.allocate(bytes) >>> 0;
     if (at === 0) throw new RangeError(`Expected at most 4 GiB of memory in WebAssembly, got ${bytes} bytes more`);
@@ -50,7 +50,7 @@ export class WasmCalls {
     return Buffer.from(bytes.slice(pointer, end)).toString();
   }
 
-  /** Checks a function's result. @throws {RangeError} with the reason, if it is one */
+  /** @throws {RangeError} with the reason, if there is one */
   check(reason: number): void {
     if (reason !== 0) throw new RangeError(this.textAt(reason));
   }

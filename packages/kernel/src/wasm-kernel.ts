@@ -8,17 +8,17 @@ import { MAX_WASM_PAGES, WasmCalls, type WasmExports } from "./wasm-calls.ts";
 import { StepRoom } from "./wasm-step.ts";
 import { webAssembly, type WasmMemory } from "./web-assembly.ts";
 
-/** Further export of the module with relaxed SIMD. */
+/** Further exports of the module with relaxed SIMD. */
 interface RelaxedExports {
   has_exact_product(): number;
 }
 
-/** Pages of a module's own data and stack. */
+/** Number of pages of a module's own data and stack. */
 const FIRST_PAGES = 64;
 const STACK_BYTES = 1 << 20;
 const READ_BYTES = 1 << 24;
 
-// Source of a thread, which takes part in steps until the kernel is closed. As text it survives compilers and bundlers.
+// A text, so that no compiler or bundler changes it. The thread takes part in steps until the kernel is closed.
 const WORKER = `
 const { module, memory, kernel, thread, stack } = require("node:worker_threads").workerData;
 const { exports } = new WebAssembly.Instance(module, { env: { memory } });
@@ -28,7 +28,7 @@ exports.help(kernel, thread);
 
 let relaxedIsExact: boolean | undefined;
 
-/** Names the module for this engine: the one with relaxed SIMD if the engine's product is exact. */
+/** Names the module that runs here: the one with relaxed SIMD if the engine's product is exact. */
 export function wasmInstructions(): "wasm-relaxed-simd" | "wasm-simd" {
   relaxedIsExact ??= isRelaxedExact();
   return relaxedIsExact ? "wasm-relaxed-simd" : "wasm-simd";
@@ -47,11 +47,11 @@ function newMemory(maximum: number): WasmMemory {
 }
 
 /**
- * Opens a packed file in WebAssembly, which reads it into memory.
+ * Opens a packed file in WebAssembly, and reads it into memory.
  *
  * @param weights - the file's path, or its bytes
- * @param instructions - one of the available ones; "plain" are loops without vectors
- * @throws {RangeError} when the file is damaged, or there is not enough memory
+ * @param instructions - one of the available ones; "plain" are the loops without vectors
+ * @throws {RangeError} when the file is invalid, or there is not enough memory
  */
 export function openWasm(weights: string | Uint8Array, instructions: string, sizes: KernelSizes): Kernel {
   const module = new webAssembly.Module(readModule(instructions));
@@ -70,7 +70,7 @@ export function openWasm(weights: string | Uint8Array, instructions: string, siz
     const stack = calls.allocate(STACK_BYTES) + STACK_BYTES;
     const workerData = { module, memory, kernel: handle, thread: index + 1, stack };
     const worker = new Worker(WORKER, { eval: true, workerData });
-    // A kernel that is not closed must not keep the process alive.
+    // A kernel that is never closed must not keep the process alive.
     worker.unref();
     return worker;
   });
@@ -120,7 +120,7 @@ class WasmPages implements KernelPages {
     this.numPages = numPages;
   }
 
-  /** Finds the pages' address. @throws {TypeError} when they are closed, or in another kernel's memory */
+  /** @throws {TypeError} when the pages are closed, or in another kernel's memory */
   handleIn(calls: WasmCalls): number {
     if (this.#handle === 0 || this.#calls !== calls) throw new TypeError("Expected pages of this kernel that are open");
     return this.#handle;
@@ -188,7 +188,7 @@ class WasmKernel implements Kernel {
   placeUnit(layer: number, expert: number, unit?: Uint8Array): void {
     this.#checkOpen();
     const { buffer } = this.#calls.memory;
-    // Memory that has grown has another object for the same bytes.
+    // Memory that has grown has another object over the same bytes.
     if (unit && !(unit.buffer instanceof SharedArrayBuffer && unit.byteOffset + unit.byteLength <= buffer.byteLength)) {
       throw new TypeError("Expected `unit` to be memory that `newUnit` gave");
     }
@@ -221,7 +221,7 @@ class WasmKernel implements Kernel {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#calls.exports.close(this.#handle);
-    // Workers return by themselves when the kernel ends; terminating waits for them.
+    // Workers return by themselves when the kernel ends; this waits for them.
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
 

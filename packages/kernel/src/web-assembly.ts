@@ -1,12 +1,12 @@
-// Types of the part of WebAssembly that the kernel uses, which Node's types do not have.
+// The part of WebAssembly's interface that the kernel uses. Node has it, but its types leave it to browsers.
 
-/** Handle of a compiled module. */
+/** A compiled module; a handle. */
 interface WasmModule {
   readonly [Symbol.toStringTag]: string;
 }
 
 export interface WasmMemory {
-  /** Another object each time after memory has grown. */
+  /** A new object each time that memory has grown. */
   readonly buffer: SharedArrayBuffer;
 }
 

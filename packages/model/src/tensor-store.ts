@@ -1,6 +1,9 @@
 import { integerOption } from "@readme-moe/core";
 
-/** How a checkpoint stores a tensor's elements. The `Q` types are GGUF's blocks of 32 values, or of 256 if their names end in `_K`. */
+/**
+ * Element types of the tensors in a checkpoint. The `Q` types are GGUF's blocks of 32 values, or of 256 when their
+ * names end in `_K`.
+ */
 export type StoredType =
   | "F64"
   | "F32"
@@ -23,7 +26,7 @@ export type StoredType =
   | "Q5_K"
   | "Q6_K";
 
-/** What a checkpoint says of one tensor before it is read. */
+/** A tensor's description in the header of its file. */
 export interface TensorInfo {
   readonly name: string;
   readonly type: StoredType;
@@ -39,16 +42,16 @@ export interface RowRange {
 }
 
 /**
- * The tensors of a checkpoint, by name, read only when asked for.
+ * The tensors of a checkpoint by name, read on demand.
  *
- * Implemented by a safetensors file, by a sharded checkpoint and by a GGUF file; names are always
- * those of Hugging Face checkpoints (`model.layers.0.self_attn.q_proj.weight`), and rows of q_proj
- * and k_proj are always in Hugging Face order, whatever the file's own are.
+ * A safetensors file, a sharded checkpoint and a GGUF file implement it. Names are always those of Hugging Face
+ * checkpoints (`model.layers.0.self_attn.q_proj.weight`), and rows of q_proj and k_proj are always in Hugging Face
+ * order, whatever the order in the file is.
  */
 export interface TensorStore {
-  /** For messages: the file. */
+  /** The file, for messages. */
   readonly path: string;
-  /** In the file's order. */
+  /** Names in the order of the file. */
   readonly names: readonly string[];
   has(name: string): boolean;
   /**
@@ -57,16 +60,15 @@ export interface TensorStore {
    */
   info(name: string): TensorInfo;
   /**
-   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks untouched). With
-   * `rows`, only those. The caller owns the result.
-   * @throws {ReadMeError} as `info`; `ERR_FILE_CORRUPT` when the file no longer holds the bytes;
-   *   `ERR_DISPOSED` after `close`
+   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks unchanged), or only those of some
+   * `rows`. The caller owns the result.
+   * @throws {ReadMeError} as `info`; `ERR_FILE_CORRUPT` when the file no longer holds the bytes; `ERR_DISPOSED` after
+   *   `close`
    * @throws {RangeError} when `rows` leaves the tensor
    */
   readBytes(name: string, rows?: RowRange): Promise<Uint8Array>;
   /**
-   * Reads a tensor as float32; row-major, `shape` as in `info(name)`. With `rows`, only those. The
-   * caller owns the result.
+   * Reads a tensor as float32, row-major, or only some `rows`. The caller owns the result.
    * @throws {ReadMeError} as `readBytes`; `ERR_MODEL_INVALID` when the stored type is neither a float nor a block type
    * @throws {RangeError} when `rows` leaves the tensor
    */
@@ -74,7 +76,7 @@ export interface TensorStore {
   close(): Promise<void>;
 }
 
-/** The product of `shape`, or `undefined` when it is no safe integer. An empty dimension makes it 0, whatever the others are. */
+/** Returns the product of `shape`, or `undefined` when it is no safe integer. An empty dimension makes it 0. */
 export function countValues(shape: readonly number[]): number | undefined {
   if (shape.includes(0)) return 0;
   let count = 1;
@@ -83,7 +85,7 @@ export function countValues(shape: readonly number[]): number | undefined {
 }
 
 /**
- * Where `rows` lie within a tensor's bytes.
+ * Returns the place of `rows` within a tensor's bytes.
  * @throws {RangeError} when they leave the tensor
  */
 export function rowBytes(
@@ -98,7 +100,7 @@ export function rowBytes(
 }
 
 /**
- * @returns how many rows a tensor of this shape has
+ * @returns the number of rows of a tensor of this shape
  * @throws {RangeError} when `rows` leave it
  */
 export function checkRows(shape: readonly number[], rows: RowRange): number {

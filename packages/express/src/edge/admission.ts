@@ -2,7 +2,7 @@
 // fit before any work is done for it.
 
 import { integerOption, type ReadMeEvents } from "@readme-moe/core";
-import type { ApiError } from "../http/api-error.ts";
+import type { ApiError } from "../http/errors.ts";
 import { ClientLoads, type Load, type Overflow } from "./admission/loads.ts";
 import {
   decidedPriority,
@@ -52,7 +52,7 @@ interface Place extends Entrant {
  */
 export class Admission {
   readonly #options: ResolvedAdmissionOptions;
-  /** In the order of arrival. */
+  /** Admitted requests in the order of arrival. */
   readonly #places = new Set<Place>();
   readonly #waiting = new Set<Place>();
   readonly #requestsOfKey = new Map<string, number>();

@@ -3,7 +3,7 @@
 import type { ReadMeEmitter } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
 import { asApiError } from "../http/errors.ts";
-import type { RequestLocals } from "../http/locals.ts";
+import { knownLocals } from "../http/request.ts";
 import { faultChain, outcomeKind } from "./models/engine-health.ts";
 import type { ServedModels } from "./served-models.ts";
 
@@ -19,7 +19,7 @@ export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): Req
 }
 
 function report(models: ServedModels, events: ReadMeEmitter, request: Request, response: Response): void {
-  const { readMe } = response.locals as { readonly readMe?: RequestLocals };
+  const readMe = knownLocals(response);
   const error = readMe?.error;
   const lease = models.leaseOf(request);
   if (error === undefined) {
@@ -37,7 +37,7 @@ function report(models: ServedModels, events: ReadMeEmitter, request: Request, r
 
 /** Whether the response is a complete generated answer that was sent. */
 function isAnswer(request: Request, response: Response): boolean {
-  const route = request.route as { readonly path?: unknown } | undefined;
+  const route: { readonly path?: unknown } | undefined = request.route;
   const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
   return isGenerating && response.statusCode === 200 && response.writableFinished;
 }

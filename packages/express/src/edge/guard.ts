@@ -4,16 +4,15 @@ import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
 import type { RateLimiterAbstract } from "rate-limiter-flexible";
-import { ApiError } from "../http/api-error.ts";
-import { sendError } from "../http/errors.ts";
-import { identify as identifyRequest, localsOf } from "../http/locals.ts";
+import { ApiError, sendError } from "../http/errors.ts";
+import { identify as identifyRequest, localsOf } from "../http/request.ts";
 import { limiterOf, limitRequests, limitTokens } from "./rate-limits.ts";
 
 /**
  * Decides whether a request may be answered.
  *
- * @returns a name for limits, logs and metrics, or `true` for a request without a name; anything else refuses with 401. A
- * thrown `ApiError` is the answer.
+ * @returns a name for limits, logs and metrics, or `true` for a request without a name; anything else refuses with 401.
+ * A thrown `ApiError` is the answer.
  */
 export type Authorize = (request: Request) => Authorization | Promise<Authorization>;
 type Authorization = string | boolean | undefined;
@@ -27,8 +26,8 @@ export interface GuardOptions {
   /** Replaces the check of `keys`. */
   readonly authorize?: Authorize | undefined;
   /**
-   * Requests per minute of a key, or of an address where there are no keys; or a limiter of `rate-limiter-flexible`, such as
-   * one on Redis that several servers share. @default no limit
+   * Requests per minute of a key, or of an address where there are no keys; or a limiter of `rate-limiter-flexible`,
+   * such as one on Redis that several servers share. @default no limit
    */
   readonly requestsPerMinute?: number | RateLimiterAbstract | undefined;
   /** Tokens per minute of a key or address, prompts and completions together. @default no limit */
@@ -40,7 +39,8 @@ export interface GuardOptions {
 const NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute", "events"] as const;
 
 /**
- * Creates the middleware, which puts `{ key, requestId, traceparent, arrivalMs, spendTokens }` into `res.locals.readMe`.
+ * Creates the middleware, which puts `{ key, requestId, traceparent, arrivalMs, spendTokens }` into
+ * `res.locals.readMe`.
  * @throws {TypeError | RangeError} on wrong options
  */
 export function guard(options: GuardOptions = {}): RequestHandler[] {
@@ -92,7 +92,7 @@ function emitAnswered(events: ReadMeEmitter, request: Request, response: Respons
 
 /** Returns the route's pattern. The path itself comes from the client, and must not become a label of a metric. */
 function handlerOf(request: Request): string {
-  const route = request.route as { readonly path?: unknown } | undefined;
+  const route: { readonly path?: unknown } | undefined = request.route;
   return typeof route?.path === "string" ? `${request.baseUrl}${route.path}` : "none";
 }
 
@@ -143,8 +143,8 @@ function invalidKey(wasPresented: boolean): ApiError {
 type Equal = (a: Buffer, b: Buffer) => boolean;
 
 /**
- * Compares API keys in a time that reveals nothing about them: all keys are hashed to the same length, and every hash is
- * compared.
+ * Compares API keys in a time that reveals nothing about them: all keys are hashed to the same length, and every hash
+ * is compared.
  */
 export class KeyRing {
   /** Hashes are used in this process only. */

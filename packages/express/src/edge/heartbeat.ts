@@ -12,7 +12,9 @@ interface Overdue {
   readonly overdueMs: number;
 }
 
-/** Asks each engine for an answer whenever its own state is asked for, unless the engine still owes an earlier answer. */
+/**
+ * Asks each engine for an answer whenever its own state is asked for, unless the engine still owes an earlier answer.
+ */
 export class Heartbeat {
   readonly #models: Served;
   readonly #hungMs: number;

@@ -152,8 +152,8 @@ interface NamedStats {
 const PATIENCE_MS = 2000;
 
 /**
- * Creates a function that reads the numbers of all engines: once for all metrics of a scrape, and without waiting for an
- * engine that has failed or runs a long step.
+ * Creates a function that reads the numbers of all engines: once for all metrics of a scrape, and without waiting for
+ * an engine that has failed or runs a long step.
  */
 function statsReader(models: ServedModels): () => Promise<readonly NamedStats[]> {
   const last = new WeakMap<object, EngineStats>();

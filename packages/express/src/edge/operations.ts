@@ -5,7 +5,7 @@ import { rejectUnknownKeys } from "@readme-moe/core";
 import { Router, type RequestHandler, type Response } from "express";
 import type { Registry } from "prom-client";
 import { z } from "zod";
-import { oneAtATime } from "../http/one-at-a-time.ts";
+import { oneAtATime } from "../http/request.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import { MODEL_STATES } from "./models/model-entry.ts";
@@ -172,6 +172,7 @@ function shared<Result>(call: () => Promise<Result>): () => Promise<Result> {
 }
 
 function ownVersion(): string {
-  const manifest = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(manifest) as { readonly version: string }).version;
+  const path = new URL("../../package.json", import.meta.url);
+  const manifest: { readonly version: string } = JSON.parse(readFileSync(path, "utf8"));
+  return manifest.version;
 }

@@ -4,11 +4,8 @@
 import { integerOption } from "@readme-moe/core";
 import type { RequestHandler, Response } from "express";
 import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { ApiError } from "../http/api-error.ts";
-import { sendError } from "../http/errors.ts";
-import { clientName } from "../http/client-name.ts";
-import { localsOf } from "../http/locals.ts";
-import { retryHeaders } from "../http/retry-headers.ts";
+import { ApiError, retryHeaders, sendError } from "../http/errors.ts";
+import { clientName, localsOf } from "../http/request.ts";
 
 type Unit = "requests" | "tokens";
 

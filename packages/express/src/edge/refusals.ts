@@ -1,7 +1,6 @@
 // Answers to requests that admission or the models refuse.
 
-import { ApiError, type ApiErrorDetails } from "../http/api-error.ts";
-import { retryHeaders } from "../http/retry-headers.ts";
+import { ApiError, retryHeaders, type ApiErrorDetails } from "../http/errors.ts";
 
 export function overloaded(status: 503 | 429, waitMs: number): ApiError {
   const message = "The server is at its limit; try again later.";

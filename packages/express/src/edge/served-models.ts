@@ -10,7 +10,7 @@ import {
   type ServedModelsOptions,
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
-import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../http/timers.ts";
 
 export type { Lease } from "./models/model-entry.ts";
 
@@ -18,7 +18,7 @@ export type { Lease } from "./models/model-entry.ts";
 export interface ServedModel {
   readonly name: string;
   readonly engine: Engine;
-  /** When this engine took over the name, in ms since 1970. */
+  /** Time at which this engine took over the name, in ms since 1970. */
   readonly createdMs: number;
   readonly aliases: readonly string[];
 }
@@ -41,7 +41,9 @@ export interface SwapOptions {
 
 /** Options of `ServedModels.drain`. Times in ms. */
 export interface DrainOptions {
-  /** Time in which requests are still accepted while `/readyz` already answers 503, for balancers to notice. @default 0 */
+  /**
+   * Time in which requests are still accepted while `/readyz` already answers 503, for balancers to notice. @default 0
+   */
   readonly noticeMs?: number | undefined;
   /** Longest time that requests under way may still take. @default 30,000 */
   readonly deadlineMs?: number | undefined;
@@ -124,8 +126,8 @@ export class ServedModels {
   /**
    * Leases the engine for a request, which has to release it.
    *
-   * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503 `model_loading`,
-   * `model_failed`, `shutting_down`; 500 when `share` fails or names no model
+   * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503
+   * `model_loading`, `model_failed`, `shutting_down`; 500 when `share` fails or names no model
    */
   lease(name: string | undefined, about: Asking): Lease {
     if (this.#isClosed) throw shuttingDown();

@@ -1,18 +1,19 @@
 import type { JsonSchema } from "./honoured-schema.ts";
+import { isObject } from "./keywords.ts";
 
 const MAX_DEPTH = 128;
 const MAX_VALUES = 50_000;
 const MAX_CHARACTERS = 262_144;
-/** Texts for people, which no grammar is made from. */
+/** Keywords whose texts are for people and do not count. */
 const PROSE: ReadonlySet<string> = new Set(["title", "description", "$comment"]);
 
 /**
- * Measures schemas before anything else is done with them. Stops as soon as a limit is passed, so that it costs no more
- * than the largest that are allowed.
+ * Measures schemas before anything else is done with them. It stops as soon as a limit is passed, so that it costs
+ * no more than the largest allowed schema.
  *
- * @param schemas - those of one request, which count together
- * @throws {RangeError} naming the limit: 128 levels of objects and arrays, 50,000 values, or 262,144 characters of names
- * and texts without titles and descriptions
+ * @param schemas - all schemas of one request, which count together
+ * @throws {RangeError} naming the limit: 128 levels of objects and arrays, 50,000 values, or 262,144 characters of
+ *   names and texts without titles and descriptions
  */
 export function checkSchemaSizes(schemas: readonly JsonSchema[]): void {
   let [numValues, numCharacters] = [0, 0];
@@ -38,13 +39,13 @@ export function checkSchemaSizes(schemas: readonly JsonSchema[]): void {
     for (const value of level) {
       if (Array.isArray(value)) {
         count(value.length);
-        for (const item of value as readonly unknown[]) visit(item);
-      } else if (typeof value === "object" && value !== null) {
+        for (const item of value) visit(item);
+      } else if (isObject(value)) {
         const names = Object.keys(value);
         count(names.length);
         for (const name of names) {
           read(name);
-          visit((value as Readonly<Record<string, unknown>>)[name], name);
+          visit(value[name], name);
         }
       } else count(1);
     }

@@ -1,5 +1,4 @@
-// Measures the inputs of a model's products. Tokens run through a few layers at a time, so that memory holds only
-// those.
+// Runs tokens through a model's layers, a few layers at a time, so that memory holds only those.
 
 import type { InputStatistics } from "@readme-moe/model";
 import { anglesOf } from "../angles.ts";
@@ -15,26 +14,26 @@ import { describePiece } from "./layer-piece.ts";
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {
   readonly threads: number;
-  /** Largest size of the layers that are in memory together, unless a single one is larger. @default 64 MiB */
+  /** Size of the weights of layers in memory, with at least one layer. @default 64 MiB */
   readonly pieceBytes?: number | undefined;
 }
 
 const PIECE_BYTES = 64 * 2 ** 20;
-/** Rows of one step; a longer sequence is one step. */
+/** Number of rows of one step; a longer sequence is one step. */
 const STEP_ROWS = 512;
 
-/** Text to measure with. */
+/** A text of the calibration. */
 export interface CalibrationTokens {
-  /** Token ids, at most as many as the model's context. */
+  /** Tokens, at most as many as the model's context. */
   readonly tokenIds: readonly number[];
   /** Expert of each token. @default 0 */
   readonly experts?: ArrayLike<number> | undefined;
 }
 
 /**
- * Measures the inputs of a model's products on some tokens. Steps run in int8, which gives the same bits in every
- * build, so that weights packed by the statistics are the same everywhere. Statistics are computed on demand, layer by
- * layer, and kept.
+ * Measures the inputs of a model's products on some tokens. Runs in int8, which gives the same bits in every build, so
+ * that the weights that are packed by the measures are the same everywhere. Computed on demand, layer after layer, and
+ * kept.
  *
  * @param sequences - called when the first layer runs
  */
@@ -53,10 +52,10 @@ class LayerWalk {
   readonly #read: () => Promise<readonly CalibrationTokens[]>;
   readonly #options: CalibrateOptions;
   readonly #squares = new Map<string, Float32Array>();
-  /** Residual stream of all sequences behind the layers that have run. */
+  /** Rows of all sequences after the layers so far. */
   #stream: Stream | undefined;
   #nextLayer = 0;
-  /** The last call; the next one waits for it. */
+  /** Last call, for which the next one waits. */
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(model: DescribedModel, read: () => Promise<readonly CalibrationTokens[]>, options: CalibrateOptions) {
@@ -127,7 +126,7 @@ class LayerWalk {
     }
   }
 
-  /** Adds squares to the sums of their products. */
+  /** Adds up squares by product. */
   #add(inputSquares: Float32Array, layers: readonly LayerDescription[]): void {
     let place = 0;
     for (const [index, layer] of layers.entries()) {
@@ -141,7 +140,7 @@ class LayerWalk {
   }
 }
 
-/** Residual stream of all sequences, one after the other. */
+/** The residual stream of all sequences, one after another. */
 interface Stream {
   readonly sequences: readonly CalibrationTokens[];
   /** `[tokens, hiddenSize]` */
@@ -150,7 +149,7 @@ interface Stream {
   readonly maxPositions: number;
 }
 
-/** Lists a layer's products with the sizes of their inputs, in the order of `StepResults.inputSquares`. */
+/** Lists a layer's products with the lengths of their inputs, in the order of `StepResults.inputSquares`. */
 function productsOf(name: string, { query, attentionOutput, shared, experts = [] }: LayerDescription) {
   const hiddenSize = query.numIn;
   const ofExperts = experts.flatMap(({ down }, expert) => [
@@ -166,7 +165,7 @@ function productsOf(name: string, { query, attentionOutput, shared, experts = []
   ] as const;
 }
 
-/** Selects the first layers, as many as fit into a piece. */
+/** Takes as many of the first layers as fit a piece. */
 function pieceOf(layers: readonly LayerDescription[], pieceBytes: number): readonly LayerDescription[] {
   let bytes = 0;
   const end = layers.findIndex((layer) => (bytes += bytesOfLayer(layer)) > pieceBytes);
@@ -183,7 +182,7 @@ function numTokensOf(sequences: readonly CalibrationTokens[]): number {
   return sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
-/** Divides sequences into steps. */
+/** Distributes sequences over steps. */
 function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][] {
   const steps: CalibrationTokens[][] = [];
   let numRows = Infinity;
@@ -199,7 +198,7 @@ function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][]
   return steps;
 }
 
-/** Makes the rows of contiguous sequences, from row `firstRow` of the stream, with all logits. */
+/** Makes rows of successive sequences, from row `firstRow` of the stream on, with all their logits. */
 function rowsOf(sequences: readonly CalibrationTokens[], firstRow: number): StepRows[] {
   let [row, page, place] = [firstRow, 0, 0];
   return sequences.map(({ tokenIds: { length }, experts }): StepRows => {

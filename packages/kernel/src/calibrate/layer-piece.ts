@@ -1,13 +1,14 @@
-// A few layers as a model: its "tokens" are rows of the residual stream, its "logits" are the rows behind the layers.
+// A few layers as a separate model, whose "tokens" are rows of the residual stream and whose "logits" are its outputs.
 
 import type { DecoderDescription, LayerDescription } from "../description.ts";
 import { bytesOf, nothing, PANEL, wholePanels, type PackedTensor } from "../pack/packed-tensor.ts";
 
 /**
- * Describes some layers of a model.
+ * Describes layers that map rows of the stream to rows of the stream.
  *
- * @param stream - the layers' input, `[numRows, hiddenSize]`: row i is looked up as token i
- * @returns a model whose first `hiddenSize` logits are the residual stream behind its last layer
+ * @param whole - the model of the layers
+ * @param stream - `[numRows, hiddenSize]`: row i is looked up as token i
+ * @returns a model whose first `hiddenSize` logits are the stream after its last layer
  */
 export function describePiece(
   whole: DecoderDescription,
@@ -30,17 +31,15 @@ export function describePiece(
 }
 
 function streamTable(stream: Float32Array, numOut: number, numIn: number): PackedTensor {
-  const shape = { numOut, numIn, weightBytes: numOut * numIn * 4 };
-  return floats("float-table", shape, async function* () {
+  return floats("float-table", numOut, numIn, numOut * numIn * 4, async function* () {
     yield bytesOf(stream);
     yield new Uint8Array((numOut * numIn - stream.length) * 4);
   });
 }
 
-/** Makes a product that copies each input to the output with the same index; further outputs are 0. */
+/** Makes a product that copies each input to the output of the same number; further outputs are 0. */
 function identity(numOut: number, numIn: number): PackedTensor {
-  const shape = { numOut, numIn, weightBytes: wholePanels(numOut) * PANEL * numIn * 4 };
-  return floats("float", shape, async function* () {
+  return floats("float", numOut, numIn, wholePanels(numOut) * PANEL * numIn * 4, async function* () {
     for (let panel = 0; panel < wholePanels(numOut); panel++) {
       const packed = new Float32Array(numIn * PANEL);
       for (let i = panel * PANEL; i < Math.min(numIn, (panel + 1) * PANEL); i++) packed[i * PANEL + (i % PANEL)] = 1;
@@ -51,14 +50,15 @@ function identity(numOut: number, numIn: number): PackedTensor {
 
 function floats(
   format: "float-table" | "float",
-  shape: Pick<PackedTensor, "numOut" | "numIn" | "weightBytes">,
+  numOut: number,
+  numIn: number,
+  weightBytes: number,
   weights: () => AsyncIterable<Uint8Array>,
 ): PackedTensor {
+  const sizes = { numOut, numIn, weightBytes, scaleBytes: 0, biasBytes: 0 };
   return {
     format,
-    ...shape,
-    scaleBytes: 0,
-    biasBytes: 0,
+    ...sizes,
     block: 32,
     hasMinimums: false,
     parts: () => ({ weights, scales: nothing, bias: nothing }),

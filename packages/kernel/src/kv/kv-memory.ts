@@ -1,18 +1,18 @@
 /**
- * Handle of a sequence in the KV memory that admitted it. It stays the same object as long as the sequence lives.
+ * A sequence's place in the KV memory that admitted it. The handle stays the same object for the sequence's whole life.
  *
  * Only the memory and the runner that opened it change a slot.
  */
 export interface KvSlot {
   /** Number of filled positions: `[0, numTokens)`. */
   readonly numTokens: number;
-  /** Number of reserved positions: `[0, reservedTokens)`, independent of other sequences. */
+  /** Number of positions with room: `[0, reservedTokens)`, whatever happens to other sequences. */
   readonly reservedTokens: number;
 }
 
-/** Handle of some positions' keys and values that are kept after the sequence that computed them. */
+/** Keys and values of some positions, kept beyond the sequence that computed them. Only their memory can read them. */
 export interface KeptTokens {
-  /** First of the positions; other sequences must use the same one. */
+  /** First of the positions, at which other sequences must use them. */
   readonly from: number;
   /** Number of positions. */
   readonly numTokens: number;
@@ -22,9 +22,9 @@ export interface KeptTokens {
 
 /** Options of `StepRunner.openKv`. */
 export interface KvMemoryOptions {
-  /** Largest number of positions of all running sequences together; a multiple of 64. */
+  /** Number of positions of all running sequences together; a multiple of 64. */
   readonly capacityTokens: number;
-  /** Largest size of kept tokens that no running sequence uses, in bytes. @default 0 */
+  /** Size of the tokens that may be kept beyond running sequences, in bytes. @default 0 */
   readonly prefixBytes?: number | undefined;
 }
 
@@ -35,7 +35,7 @@ export interface KvMemoryOptions {
  */
 export interface KvMemory {
   readonly capacityTokens: number;
-  /** Number of positions that slots occupy, padding included. */
+  /** Number of positions of all slots, including padding. */
   readonly usedTokens: number;
   /** Size of one position's keys and values in all layers. */
   readonly bytesPerToken: number;
@@ -43,28 +43,28 @@ export interface KvMemory {
   /**
    * Admits a sequence that begins with `prefix`.
    *
-   * @param numTokens - positions to reserve, those of `prefix` included
+   * @param numTokens - number of positions to reserve, including those of `prefix`
    * @param prefix - kept tokens of positions 0 and up, without a gap
-   * @returns a slot that contains the prefix; `undefined`, without any change, when there is no room
+   * @returns a slot with the prefix filled in, or `undefined`, with nothing changed, when there is no room
    */
   admit(numTokens: number, prefix?: readonly KeptTokens[]): KvSlot | undefined;
 
-  /** Reserves positions `[0, numTokens)`. @returns whether there is room; without room, nothing changes */
+  /** Reserves positions `[0, numTokens)`. @returns whether there is room; nothing has changed when there is none */
   reserve(slot: KvSlot, numTokens: number): boolean;
 
   /** Ends a slot and frees its memory. */
   release(slot: KvSlot): void;
 
-  /** Drops the positions from `numTokens`. Their room may be freed, so the next step needs `reserve` again. */
+  /** Drops the positions from `numTokens` on. Their room may be freed, so the next step needs `reserve` again. */
   truncate(slot: KvSlot, numTokens: number): void;
 
   /** Keeps filled positions `[from, to)` of a slot for other sequences, until `drop`. */
   keep(slot: KvSlot, from: number, to: number): KeptTokens;
 
-  /** Drops kept tokens. Slots that were admitted with them are not affected. */
+  /** Frees kept tokens; slots that were admitted with them are not affected. */
   drop(kept: KeptTokens): void;
 
-  /** Frees all memory. No slot may be used afterwards. */
+  /** Frees all memory; slots cannot be used afterwards. */
   dispose(): void;
 
   /** Checks the accounting. @throws {Error} with the numbers that do not agree */

@@ -1,11 +1,11 @@
-// Reference counts of pages, by page number.
+// Accounting of pages by number.
 
-/** Counts the slots and the kept chunks that refer to each page. A page without references is free. */
+/** Counts how many slots and how many kept chunks refer to each page; a page without references is free. */
 export class PageCounts {
   readonly numPages: number;
   readonly #slots: Uint32Array;
   readonly #kept: Uint32Array;
-  /** Stack of free pages: the page freed last is taken first, since its memory is already mapped. */
+  /** Stack of free pages: the page that was freed last is used first, since its memory was touched already. */
   readonly #free: number[];
   #usedPages = 0;
   #keptPages = 0;
@@ -39,7 +39,7 @@ export class PageCounts {
     return this.#kept[page] !== 0;
   }
 
-  /** Tells whether a slot's page has other references as well; it must not be written to then. */
+  /** Checks that a slot's page has any reference besides the slot; such a page must not be written to. */
   isShared(page: number): boolean {
     return this.#slotsOf(page) > 1 || this.isKept(page);
   }

@@ -1,4 +1,4 @@
-// Allocation of the pages of a kernel's memory, which hold the keys and values of sequences.
+// Assigns pages of the kernel's memory to sequences. The keys and values themselves are in the kernel.
 
 import { integerOption } from "@readme-moe/core";
 import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
@@ -10,19 +10,20 @@ import { prefixTokens } from "./prefix-tokens.ts";
 
 /** Options of a `PagePool`. */
 export interface PagePoolOptions {
-  /** Largest number of positions of all slots, shared ones counted once; a multiple of 64. */
+  /** Number of positions of all slots, with shared ones counted once; a multiple of 64. */
   readonly capacityTokens: number;
-  /** Largest size of kept pages, in bytes; the pool has as many further whole pages. @default 0 */
+  /** Size of the tokens that may be kept beyond slots, in bytes; the pool has that many more whole pages. @default 0 */
   readonly prefixBytes?: number | undefined;
   /** Size of one position's keys and values in all layers, in bytes. */
   readonly bytesPerToken: number;
 }
 
 /**
- * Accounting of pages of 16 positions. A slot takes as many pages as its positions need, in any order: nothing is
+ * Accounting of pages of 16 positions. A slot takes the pages that its positions need, wherever they are: nothing is
  * copied or moved. Slots that begin with the same kept tokens share their pages.
  *
- * Shared pages are full and are never written to: slots only write behind their last position.
+ * A shared page is full, and is never written to: slots only write after their last position, and shared pages are
+ * before it.
  */
 export class PagePool implements KvMemory {
   readonly capacityTokens: number;
@@ -44,21 +45,21 @@ export class PagePool implements KvMemory {
     this.bytesPerToken = integerOption("bytesPerToken", bytesPerToken, 1);
     this.#capacityPages = capacityTokens / KV_PAGE_TOKENS;
     this.#maxKeptPages = Math.floor(integerOption("prefixBytes", prefixBytes, 0) / (bytesPerToken * KV_PAGE_TOKENS));
-    // Kept pages never take away pages of the slots' capacity.
+    // Slots always find a page within their capacity, whatever is kept.
     this.#counts = new PageCounts(this.#capacityPages + this.#maxKeptPages);
   }
 
-  /** Number of pages that the kernel's memory must have. */
+  /** Number of pages of the kernel's memory; page numbers are in `[0, numPages)`. */
   get numPages(): number {
     return this.#counts.numPages;
   }
 
-  /** Number of positions in pages that slots refer to, shared ones counted once. */
+  /** Number of positions of all pages that slots refer to, with shared pages counted once. */
   get usedTokens(): number {
     return this.#counts.usedPages * KV_PAGE_TOKENS;
   }
 
-  /** Number of positions in kept pages, each counted once. */
+  /** Number of positions of all kept pages, with shared pages counted once. */
   get keptTokens(): number {
     return this.#counts.keptPages * KV_PAGE_TOKENS;
   }
@@ -95,9 +96,8 @@ export class PagePool implements KvMemory {
   }
 
   /**
-   * Drops the positions from `numTokens`, and frees pages without positions.
-   *
-   * @throws {RangeError} when the slot would end inside a shared page, which it could not continue to fill
+   * Drops the positions from `numTokens` on, and frees the pages that have none left.
+   * @throws {RangeError} when that would end inside a shared page, which the slot could not continue to fill
    */
   truncate(slot: KvSlot, numTokens: number): void {
     const own = this.#own(slot);
@@ -111,7 +111,7 @@ export class PagePool implements KvMemory {
     own.numTokens = numTokens;
   }
 
-  /** Counts positions that a step has filled behind a slot's last one; they must be reserved. */
+  /** Counts positions that a step has filled after a slot's last one; they must be reserved. */
   advance(slot: KvSlot, numTokens: number): void {
     const own = this.#own(slot);
     const end = own.numTokens + integerOption("numTokens", numTokens, 0);
@@ -121,15 +121,14 @@ export class PagePool implements KvMemory {
     own.numTokens = end;
   }
 
-  /** Narrows the type of a slot of this pool. @throws {TypeError} for other slots */
+  /** Narrows a slot of this pool. @throws {TypeError} for any other slot */
   pageSlot(slot: KvSlot): PageSlot {
     return this.#own(slot);
   }
 
   /**
-   * Keeps whole pages of filled positions, without copying.
-   *
-   * @throws {RangeError} when the range cuts pages, or when more would be kept than `prefixBytes`
+   * Keeps whole pages of filled positions; copies nothing.
+   * @throws {RangeError} when the range cuts pages, or when kept pages would exceed `prefixBytes`
    */
   keep(slot: KvSlot, from: number, to: number): KeptTokens {
     const own = this.#own(slot);
@@ -155,7 +154,7 @@ export class PagePool implements KvMemory {
   }
 
   dispose(): void {
-    // Pages belong to the slots that refer to them.
+    // The owner of the pages frees their memory.
   }
 
   checkIntegrity(): void {
@@ -183,7 +182,7 @@ export class PagePool implements KvMemory {
     for (let index = 0; index < numPages; index++) slot.pages.push(this.#counts.take());
   }
 
-  /** Frees the pages from `numPages`, the last ones first, so that the next slot takes them in order. */
+  /** Frees the pages from `numPages` on, last ones first, so that the next slot takes them in order. */
   #shorten(slot: OwnedPageSlot, numPages: number): void {
     for (const page of slot.pages.splice(numPages).toReversed()) this.#counts.removeSlot(page);
   }

@@ -3,7 +3,6 @@ import type { KeptTokens } from "./kv-memory.ts";
 
 /**
  * Counts the positions in `prefix`, which must begin at 0, have no gap, and fit into `numTokens` positions.
- *
  * @throws {RangeError | TypeError} otherwise
  */
 export function prefixTokens(numTokens: number, prefix: readonly KeptTokens[]): number {

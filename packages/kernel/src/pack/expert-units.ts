@@ -1,27 +1,27 @@
-// Units of experts in the packed file: one layer of one expert, which is one range of bytes.
+// Units of experts in the packed file. A unit is one layer of one expert, one range of bytes.
 
 import type { DecoderDescription, ExpertDescription } from "../description.ts";
 import { aligned, layOut, UNIT_BYTES } from "./packed-file.ts";
 import type { PackedTensor } from "./packed-tensor.ts";
 
-/** Range of the packed file. */
+/** A range of the packed file. */
 export interface ByteRange {
   readonly start: number;
   readonly bytes: number;
 }
 
-/** Units of all experts of a packed file. */
+/** All experts of a packed file. */
 export interface ExpertUnits {
   readonly numExperts: number;
-  /** Size of one unit by layer; experts of a layer have the same size. */
+  /** Size of one unit, by layer; experts of a layer have the same size. */
   readonly layerBytes: readonly number[];
-  /** Offset of the first unit, behind all shared tensors. */
+  /** Offset of the first unit, after the weights that all tokens share. */
   readonly fromByte: number;
-  /** Finds a unit's range. */
+  /** Returns the range of a unit. */
   rangeOf(layer: number, expert: number): ByteRange;
 }
 
-/** Finds the units of a description whose layers all have experts. @throws {TypeError} for other descriptions */
+/** Finds the units of a description whose layers all have experts. @throws {TypeError} for others */
 export function expertUnits(description: DecoderDescription): ExpertUnits {
   const { numExperts = 1, layers } = description;
   const { places } = layOut(description);
@@ -33,7 +33,7 @@ export function expertUnits(description: DecoderDescription): ExpertUnits {
   const rangeOf = (layer: number, expert: number): ByteRange => {
     const gate = layers[layer]?.experts?.[expert]?.gate;
     const place = gate && places.get(gate);
-    if (!place) throw new RangeError(`Expected a layer and an expert of the model, got ${layer} and ${expert}`);
+    if (!place) throw new RangeError(`Expected a layer and an expert that are there, got ${layer} and ${expert}`);
     return { start: place.weights * UNIT_BYTES, bytes: layerBytes[layer] as number };
   };
   return { numExperts, layerBytes, fromByte: rangeOf(0, 0).start, rangeOf };

@@ -1,13 +1,13 @@
-// Packs weights of products panel by panel: a processor's vector holds the same inputs of neighbouring outputs.
+// Packs weights of products panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
 
 import type { LinearRefs, TensorRef } from "@readme-moe/model";
 import type { InputFactors } from "./input-factors.ts";
 import { bytesOf, GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
 
 const LARGEST = 127;
-// Below this scale, quotients are too inexact to stay within a byte.
+// Below this scale, quotients are not exact enough to stay within a byte.
 const SMALLEST = 2 ** -126;
-/** Size of four inputs of a panel, in bytes. */
+/** Size of four inputs of a panel. */
 const QUAD_BYTES = 4 * PANEL;
 
 /** Packs float32 weights, `[panel][numIn][64]`. */
@@ -33,11 +33,11 @@ export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
   };
 }
 
-/** Factors that are moved between a product and its neighbours; see `inputFactors`. */
+/** Factors that move between a product and its neighbours; see `inputFactors`. */
 export interface ProductFactors {
-  /** Factors of the product's inputs; weights are divided by them. */
+  /** Factors of the product's inputs, by which its weights are divided. */
   readonly inputs?: InputFactors | undefined;
-  /** Factors that the product's outputs are multiplied by. */
+  /** Factors by which the product's outputs are multiplied. */
   readonly outputs?: InputFactors | undefined;
 }
 
@@ -88,7 +88,7 @@ function roundRow(values: Float32Array, packed: Uint32Array, row: number): numbe
   return scale;
 }
 
-/** Finds the largest magnitude by comparing bits, whose order is that of magnitudes; NaN is the largest. */
+/** Finds the largest magnitude by comparing bits, which have the same order; a NaN is the largest. */
 function largestMagnitude(values: Float32Array): number {
   const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
   const largest = new Int32Array(1);
@@ -98,13 +98,13 @@ function largestMagnitude(values: Float32Array): number {
   return new Float32Array(largest.buffer)[0] as number;
 }
 
-/** Combines four inputs of an output in the order of memory, the first one lowest. */
+/** Rounds four inputs of an output into one word, the first one lowest. */
 function quadOf(values: Float32Array, i: number, scale: number): number {
   const low = byteOf(values[i] as number, scale) | (byteOf(values[i + 1] as number, scale) << 8);
   return low | (byteOf(values[i + 2] as number, scale) << 16) | (byteOf(values[i + 3] as number, scale) << 24);
 }
 
-/** Rounds a quotient to the nearest integer and adds 128, which makes it positive. */
+/** Rounds to the nearest integer and adds 128, which makes it positive. */
 function byteOf(value: number, scale: number): number {
   return (value / scale + 128.5) | 0;
 }
@@ -113,12 +113,12 @@ function divideBy(values: Float32Array, factors: Float32Array): void {
   for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) / (factors[i] as number);
 }
 
-/** Computes the offset of input `i` of a panel's output `row`, with inputs in groups of four. */
+/** Returns the offset of input `i` of a panel's output `row`, with inputs in groups of four. */
 export function placeOf(i: number, row: number): number {
   return (i >>> 2) * QUAD_BYTES + row * 4 + (i & 3);
 }
 
-/** Reads the rows of a weight in panels; the last panel may have fewer rows. */
+/** Reads the rows of a weight in panels; the last one may have fewer rows. */
 async function* panelsOf({ store, name, shape }: TensorRef): AsyncGenerator<{ rows: Float32Array; numRows: number }> {
   const [numOut = 0] = shape;
   for (let from = 0; from < numOut; from += PANEL) {

@@ -1,18 +1,18 @@
-// Layout of the packed file: a header, then tensors, each at a multiple of 64 bytes.
+// The packed file: a description, then tensors, each at a multiple of 64 bytes.
 
 import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
 import type { PackedTensor } from "./packed-tensor.ts";
 
-/** Alignment of every part of a tensor, in bytes. */
+/** Alignment of every part of a tensor in the file. */
 export const UNIT_BYTES = 64;
 
-/** Places of all tensors in a file, and its length. */
+/** Places of all tensors in the file, and its length. */
 export interface PackedLayout {
   readonly places: ReadonlyMap<PackedTensor, TensorPlace>;
   readonly numBytes: number;
 }
 
-/** Computes the layout of a packed file; nothing is read. */
+/** Assigns a place to every tensor of a packed file, without reading it. */
 export function layOut(description: DecoderDescription): PackedLayout {
   const tensors = tensorsOf(description);
   let end = aligned(headerBytes(description, tensors.length));
@@ -30,7 +30,7 @@ export function layOut(description: DecoderDescription): PackedLayout {
   return { places, numBytes: end };
 }
 
-/** Yields the file from its beginning to its end. @param onProgress - called with the number of bytes made so far */
+/** Yields the file from its beginning to its end. @param onProgress - called with the number of finished bytes */
 export async function* packedFile(
   description: DecoderDescription,
   onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
@@ -60,7 +60,7 @@ export async function* packedFile(
   }
 }
 
-/** Copies all pieces into memory, one after the other. */
+/** Writes all pieces into memory, one after another. */
 export async function fill(memory: Uint8Array, pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   let end = 0;
   for await (const piece of pieces) {
@@ -70,7 +70,7 @@ export async function fill(memory: Uint8Array, pieces: AsyncIterable<Uint8Array>
   return memory;
 }
 
-/** Rounds a size up to whole units. */
+/** Rounds up to whole units. */
 export function aligned(bytes: number): number {
   return Math.ceil(bytes / UNIT_BYTES) * UNIT_BYTES;
 }

@@ -1,13 +1,13 @@
-// Tensors of the packed file. `native/tensor.h` has the same formats.
+// One tensor of the packed file. The formats are those of `native/tensor.h`.
 
-/** Outputs per panel and inputs per group; incomplete ones are padded with zeros. */
+/** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
 export const PANEL = 64;
 export const GROUP = 32;
 
-/** Layout of a tensor, see `native/tensor.h`. */
+/** Layout of a tensor in the packed file, as described in `native/tensor.h`. */
 export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | "int8-blocks" | "int4-blocks";
 
-/** Tensor of a packed file, whose bytes are made when the file is written. */
+/** A tensor of the packed file, whose bytes are made when the file is written. */
 export interface PackedTensor {
   readonly format: TensorFormat;
   readonly numOut: number;
@@ -15,19 +15,19 @@ export interface PackedTensor {
   /** Number of inputs that share a scale, 16 or 32. */
   readonly block: number;
   readonly hasMinimums: boolean;
-  /** Size of the weights, in bytes. */
+  /** Size of the weights. */
   readonly weightBytes: number;
   /** Size of one scale per output, 0 without scales. */
   readonly scaleBytes: number;
-  /** Size of one bias per output, 0 without a bias. */
+  /** Size of one bias per output, 0 without bias. */
   readonly biasBytes: number;
-  /** Starts reading the tensor: weights first, in pieces of `weightBytes` together, then scales, then the bias. */
+  /** Yields weights in pieces, together `weightBytes`; then scales; then the bias. */
   parts(): PackedParts;
 }
 
 interface PackedParts {
   weights(): AsyncIterable<Uint8Array>;
-  /** Reads one scale per output; called after all weights have been read. */
+  /** Reads one scale per output; called after all weights. */
   scales(): Promise<Uint8Array>;
   bias(): Promise<Uint8Array>;
 }
@@ -40,12 +40,12 @@ export function wholeGroups(numIn: number): number {
   return Math.ceil(numIn / GROUP);
 }
 
-/** Makes a view of typed numbers as bytes. */
+/** Returns the bytes of typed numbers, without a copy. */
 export function bytesOf(values: Float32Array | Uint16Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
-/** Reads a part that a tensor does not have. */
+/** Reads a part that the tensor does not have: no bytes. */
 export async function nothing(): Promise<Uint8Array> {
   return new Uint8Array(0);
 }

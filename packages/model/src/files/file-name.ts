@@ -17,7 +17,7 @@ const HUGGING_FACE_SNAPSHOT = /^(?<repository>.*[/\\]models--[^/\\]+)[/\\]snapsh
  *
  * @param namedBy - the file that contains `name`, for messages
  * @returns the path within `folder`, links not resolved
- * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the name leads elsewhere; `ERR_FILE_NOT_FOUND` when there is no such file
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the name leads elsewhere; `ERR_FILE_NOT_FOUND` without such a file
  */
 export async function resolveInside(folder: string, name: string, namedBy: string): Promise<string> {
   const problem = nameProblem(name);

@@ -1,28 +1,37 @@
 import { copyFile, mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
+import { encodeFloats } from "../files/floats.ts";
 import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { isSafetensorsType } from "../safetensors/header.ts";
 import { type SafetensorsInput, writeSafetensors } from "../safetensors/write-safetensors.ts";
 import type { FeedForwardRefs, LinearRefs, ModelWeights } from "../weights/model-weights.ts";
 import type { RouterWeights } from "../weights/router-weights.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
-import { BACKBONE_FILE, expertFile, type ReadMeSection, ROUTER_FILE } from "./read-me-folder.ts";
+import { BACKBONE_FILE, CONFIG_FILE, expertFile, ROUTER_FILE } from "./model.ts";
+import type { ReadMeSection } from "./read-me-folder.ts";
 
-/** Everything that a Read-ME folder is made of. */
+/** The contents of a Read-ME folder. */
 export interface ReadMeContent {
   /** The base model's config.json, unchanged; `readme` is added to it. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly readme: ReadMeSection;
   readonly tensors: ReadMeTensors;
-  /** Files to copy beside them, such as the base model's tokenizer.json; their names are kept. */
+  /** Files that are copied under their names, such as the base model's tokenizer.json. */
   readonly copies?: readonly string[] | undefined;
   /** Further text files by name, such as report.json, README.md and pictures/losses.svg. */
   readonly documents?: Readonly<Record<string, string>> | undefined;
 }
 
+/** The tensors of each file of a Read-ME folder. */
+export interface ReadMeTensors {
+  readonly backbone: readonly SafetensorsInput[];
+  /** One list per expert, with the tensors of a layer side by side. */
+  readonly experts: readonly (readonly SafetensorsInput[])[];
+  readonly router: readonly SafetensorsInput[] | undefined;
+}
+
 /**
- * Writes a Read-ME model folder, whole or not at all: beside `path` under a temporary name, then renamed.
+ * Writes a Read-ME model folder, whole or not at all: beside `path` under a temporary name, which is then renamed.
  *
  * @param path - a folder that does not exist yet, or is empty
  * @throws {ReadMeError} `ERR_WRITE_FAILED` when it is neither, or when anything fails underway
@@ -39,7 +48,7 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
   }
   if (tensors.router) await writeSafetensors(join(folder, ROUTER_FILE), tensors.router);
   for (const source of copies ?? []) await copyFile(source, join(folder, basename(source)));
-  const texts = { ...documents, "config.json": `${JSON.stringify({ ...config, readme }, undefined, 2)}\n` };
+  const texts = { ...documents, [CONFIG_FILE]: `${JSON.stringify({ ...config, readme }, undefined, 2)}\n` };
   for (const [name, text] of Object.entries(texts)) {
     const path = join(folder, name);
     await mkdir(dirname(path), { recursive: true });
@@ -47,17 +56,10 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
   }
 }
 
-// An opened model's tensors under the names and in the order of a Read-ME folder's files.
-
-/** What each file of a Read-ME folder holds. */
-export interface ReadMeTensors {
-  readonly backbone: readonly SafetensorsInput[];
-  /** One list per expert; the tensors of a layer follow each other. */
-  readonly experts: readonly (readonly SafetensorsInput[])[];
-  readonly router: readonly SafetensorsInput[] | undefined;
-}
-
-/** Everything of a model, read when it is written. Whatever layout it came in, the numbers stay the same. */
+/**
+ * Lists an opened model's tensors under the names and in the order of a Read-ME folder's files. Each is read when it is
+ * written; the numbers are those of the model, whatever its layout.
+ */
 export function readMeTensors(weights: ModelWeights, router: RouterWeights | undefined): ReadMeTensors {
   const backbone = [copy("model.embed_tokens.weight", weights.embedding)];
   weights.layers.forEach((layer, index) => {
@@ -71,8 +73,10 @@ export function readMeTensors(weights: ModelWeights, router: RouterWeights | und
       ...norms,
     ];
     // Outside of FFNs all layouts have the same names.
-    backbone.push(...refs.flatMap((ref) => (ref ? [copy(ref.name, ref)] : [])));
-    if (layer.shared) backbone.push(...copyFeedForward(index, layer.shared));
+    backbone.push(
+      ...refs.flatMap((ref) => (ref ? [copy(ref.name, ref)] : [])),
+      ...copyFeedForward(index, layer.shared),
+    );
   });
   backbone.push(copy("model.norm.weight", weights.finalNorm));
   if (weights.head !== weights.embedding) backbone.push(copy("lm_head.weight", weights.head));
@@ -80,7 +84,7 @@ export function readMeTensors(weights: ModelWeights, router: RouterWeights | und
   return {
     backbone,
     experts: Array.from({ length: numExperts }, (_, expert) =>
-      weights.layers.flatMap((layer, index) => copyFeedForward(index, layer.experts[expert] as FeedForwardRefs)),
+      weights.layers.flatMap((layer, index) => copyFeedForward(index, layer.experts[expert])),
     ),
     router: router && routerTensors(router),
   };
@@ -104,7 +108,8 @@ function routerTensors({ embedding, layers, finalNorm, head }: RouterWeights): r
   ];
 }
 
-function copyFeedForward(layer: number, refs: FeedForwardRefs): readonly SafetensorsInput[] {
+function copyFeedForward(layer: number, refs: FeedForwardRefs | undefined): readonly SafetensorsInput[] {
+  if (refs === undefined) return [];
   const prefix = `model.layers.${layer}.mlp`;
   return [
     ...copyLinear(`${prefix}.gate_proj`, refs.gate),
@@ -117,33 +122,9 @@ function copyLinear(prefix: string, { weight, bias }: LinearRefs): readonly Safe
   return [copy(`${prefix}.weight`, weight), ...(bias ? [copy(`${prefix}.bias`, bias)] : [])];
 }
 
-/** Bytes as they are stored; blocks of a GGUF file, which safetensors do not have, as float32. */
+/** Copies the stored bytes; blocks of a GGUF file, which safetensors do not have, become float32. */
 function copy(name: string, { store, name: storedName, shape }: TensorRef): SafetensorsInput {
   const { type } = store.info(storedName);
   if (isSafetensorsType(type)) return { name, type, shape, bytes: () => store.readBytes(storedName) };
-  return { name, type: "F32", shape, bytes: async () => floatBytes(await store.readFloats(storedName)) };
-}
-
-function floatBytes(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-}
-
-/** @throws {ReadMeError} `ERR_MODEL_INVALID` when a layer's tensors are not one contiguous range of the file */
-export function checkContiguousLayers(
-  path: string,
-  entries: readonly { readonly name: string; readonly offset: number; readonly byteLength: number }[],
-): void {
-  const byOffset = entries.toSorted((a, b) => a.offset - b.offset);
-  const finished = new Set<string>();
-  let current: string | undefined;
-  for (const { name } of byOffset) {
-    const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
-    if (layer === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${name} is no tensor of an expert`);
-    if (layer === current) continue;
-    if (current !== undefined) finished.add(current);
-    if (finished.has(layer)) {
-      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: the tensors of layer ${layer} are not together in the file`);
-    }
-    current = layer;
-  }
+  return { name, type: "F32", shape, bytes: async () => encodeFloats(await store.readFloats(storedName), "F32") };
 }

@@ -4,6 +4,7 @@ import { ByteSource } from "../files/byte-source.ts";
 import { allocateFor, quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
+import { readTextFile } from "../files/text-file.ts";
 import { rowBytes, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import {
   MAX_HEADER_BYTES,
@@ -22,7 +23,7 @@ const DECODERS: ReadonlyMap<SafetensorsType, (bytes: Uint8Array) => Float32Array
   ["BF16", decodeBf16],
 ]);
 
-/** A `.safetensors` file, its header checked, its tensors read when asked for. */
+/** A `.safetensors` file with a checked header, whose tensors are read on demand. */
 export class SafetensorsFile implements TensorStore {
   readonly path: string;
   readonly names: readonly string[];
@@ -38,7 +39,7 @@ export class SafetensorsFile implements TensorStore {
     this.#entries = header.entries;
   }
 
-  /** @throws {ReadMeError} when the file cannot be read, is damaged, or holds an element type not read here */
+  /** @throws {ReadMeError} when the file cannot be read, is damaged, or holds an element type that is not read here */
   static async open(path: string): Promise<SafetensorsFile> {
     const source = await ByteSource.open(path);
     try {
@@ -56,7 +57,7 @@ export class SafetensorsFile implements TensorStore {
   /** @returns also the tensor's `offset` from the start of the file, in bytes */
   info(name: string): SafetensorsEntry {
     const entry = this.#entries.get(name);
-    if (entry === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    if (entry === undefined) throw noTensor(this.path, name);
     return entry;
   }
 
@@ -85,7 +86,7 @@ export class ShardedSafetensors implements TensorStore {
   /** The index file. */
   readonly path: string;
   readonly names: readonly string[];
-  /** By shard name, as in the index. */
+  /** Shards by their names in the index. */
   readonly #shards: ReadonlyMap<string, SafetensorsFile>;
   readonly #shardOf: ReadonlyMap<string, string>;
 
@@ -101,7 +102,7 @@ export class ShardedSafetensors implements TensorStore {
   }
 
   /**
-   * Opens every shard and checks that it holds the tensors that the index says.
+   * Opens every shard and checks that it holds the tensors that the index names.
    * @param path - the index file
    * @throws {ReadMeError} `ERR_MODEL_INVALID`, naming index, shard and tensor, when they disagree
    */
@@ -112,10 +113,9 @@ export class ShardedSafetensors implements TensorStore {
       for (const [name, shardName] of shardOf) {
         const shard = shards.get(shardName) ?? (await openShard(path, shardName, name));
         shards.set(shardName, shard);
-        if (!shard.has(name)) {
-          const message = `${path}: says that tensor ${quoted(name)} is in ${quoted(shardName)}, but ${shard.path} has no such tensor`;
-          throw new ReadMeError("ERR_MODEL_INVALID", message);
-        }
+        if (shard.has(name)) continue;
+        const message = `says that tensor ${quoted(name)} is in ${quoted(shardName)}, but ${shard.path} has no such tensor`;
+        throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${message}`);
       }
     } catch (error) {
       await closeAll(shards);
@@ -124,7 +124,7 @@ export class ShardedSafetensors implements TensorStore {
     return new ShardedSafetensors(path, shardOf, shards);
   }
 
-  /** The files that the tensors are in. */
+  /** Paths of the files that hold the tensors. */
   get shardPaths(): readonly string[] {
     return [...this.#shards.values()].map((shard) => shard.path);
   }
@@ -151,26 +151,15 @@ export class ShardedSafetensors implements TensorStore {
 
   #shard(name: string): SafetensorsFile {
     const shard = this.#shards.get(this.#shardOf.get(name) ?? "");
-    if (shard === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    if (shard === undefined) throw noTensor(this.path, name);
     return shard;
   }
 }
 
 /** @returns the shard's name by tensor name */
 async function readWeightMap(path: string): Promise<ReadonlyMap<string, string>> {
-  const source = await ByteSource.open(path);
-  let text: string;
-  try {
-    if (source.size > MAX_HEADER_BYTES) {
-      throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: has ${source.size} bytes, too many for an index of tensors`);
-    }
-    text = new TextDecoder("utf-8", { fatal: true }).decode(await source.read(0, source.size));
-  } catch (cause) {
-    if (cause instanceof ReadMeError) throw cause;
-    throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: is no valid UTF-8`, { cause });
-  } finally {
-    await source.close();
-  }
+  const text = await readTextFile(path, MAX_HEADER_BYTES);
+  if (text === undefined) throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: no such file`);
   const reader = new JsonReader(text, path);
   let shardOf: Map<string, string> | undefined;
   reader.object((key) => {
@@ -191,4 +180,8 @@ async function openShard(indexPath: string, shardName: string, tensorName: strin
 
 async function closeAll(shards: ReadonlyMap<string, SafetensorsFile>): Promise<void> {
   await Promise.all([...shards.values()].map((shard) => shard.close()));
+}
+
+function noTensor(path: string, name: string): ReadMeError {
+  return new ReadMeError("ERR_MODEL_INVALID", `${path}: has no tensor ${quoted(name)}`);
 }

@@ -6,7 +6,7 @@ import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import { flatten } from "./pipeline.ts";
 import { BYTE_OF_CHARACTER } from "./pre-tokenizer.ts";
 
-/** How a vocabulary spells bytes, and how a whole text is decoded: the `decoder` of a tokenizer.json. */
+/** The `decoder` of a tokenizer.json: the spelling of bytes, and the decoding of a whole text. */
 export interface TokenSpelling {
   /** Whether tokens are spelled in the byte-level alphabet of GPT-2. */
   readonly isByteLevel: boolean;

@@ -8,7 +8,7 @@ import { GgufVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.ts";
 import { GPT2_PATTERN, isolate } from "./pipeline.ts";
 import { Tokenizer, type TokenizerSource } from "./tokenizer.ts";
 
-// Deriving merges compares all splits of a token, so a hostile token must not be long. Real ones have tens of characters.
+// Merges are derived from all splits of a token, so hostile tokens must not be long. Real ones have tens of characters.
 const MAX_SCORED_TOKEN_LENGTH = 1024;
 
 const ROLES = [

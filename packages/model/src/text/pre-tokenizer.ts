@@ -36,10 +36,12 @@ export function toByteAlphabet(text: string): string {
 
 /** Maps bytes that are visible in Latin-1 to themselves, and the others, in order, to U+0100 and up. */
 function byteAlphabet(): string[] {
-  const isVisible = (byte: number): boolean =>
-    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
   let next = 0x100;
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isVisible(byte) ? byte : next++));
+}
+
+function isVisible(byte: number): boolean {
+  return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
 }
 
 /**

@@ -58,7 +58,8 @@ export function readVocabulary(path: string, tokenizer: JsonObject): Vocabulary 
 
 /**
  * Adds the tokens that only tokenizer_config.json knows, as transformers does when it loads a tokenizer: those of its
- * `added_tokens_decoder`, and every token that has a role. A token with a role is special, whatever tokenizer.json says.
+ * `added_tokens_decoder`, and every token that has a role. A token with a role is special, also if tokenizer.json
+ * says otherwise.
  */
 export function withConfigTokens(path: string, vocabulary: Vocabulary, config: JsonObject): Vocabulary {
   const added = new Map(vocabulary.added.map((token) => [token.content, token]));

@@ -13,12 +13,12 @@ interface ApplyFlags {
 
 export function applyCommand(signal: AbortSignal): Command {
   const command = new Command("apply")
-    .summary("make a Read-ME model of a dense one, with an adapter file")
+    .summary("make a Read-ME model of a dense one, with a delta file")
     .description(
-      "Writes the Read-ME model folder that an adapter file (`readme-moe pack`) makes of a dense model. Nothing is\n" +
+      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes of a dense model. Nothing is\n" +
         "trained, it takes seconds. Another precision of the file's base model is taken with a warning, another model not.",
     )
-    .argument("<adapter>", "adapter file")
+    .argument("<file>", "delta file")
     .option("--base <model>", `the dense model that it changes: ${MODEL_ARGUMENT}`)
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
     .addOption(jsonOption());

@@ -24,7 +24,7 @@ export function packCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", "Read-ME model folder, tuned or not")
     .option("--base <model>", `the dense model that it was made from: ${MODEL_ARGUMENT}`)
-    .option("--out <file>", "the adapter file; one that is there is replaced")
+    .option("--out <file>", "the delta file; an existing one is replaced")
     .addOption(
       new Option(
         "--data <name=file...>",

@@ -2,7 +2,7 @@
 // multiplied by these scales before rounding, so that columns with large inputs are rounded finer.
 
 import { endOfTextId, type Model } from "@readme-moe/model";
-import { prepareDomain, type DomainText } from "../data/prepare-domain.ts";
+import { prepareDomain, type DomainText } from "../job/prepare-domain.ts";
 import { diagonalOf } from "../experts/moments.ts";
 import { layerSource } from "../layers/layer-source.ts";
 import { runProductInputs } from "../layers/run-layer.ts";

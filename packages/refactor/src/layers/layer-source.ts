@@ -1,5 +1,6 @@
 import type { LayerRefs, Model, ModelConfig } from "@readme-moe/model";
-import { matrix, type Matrix } from "../linear-algebra/matrix.ts";
+import type { DenseDown } from "../experts/layer-experts.ts";
+import { matrix } from "../linear-algebra/matrix.ts";
 
 /** One layer of a dense model. */
 export interface LayerSource {
@@ -15,12 +16,6 @@ export function layerSource({ config, weights }: Pick<Model, "config" | "weights
   const ffn = refs?.experts[0];
   if (!refs || !ffn) throw new RangeError(`Expected a layer of a dense model, got layer ${index}`);
   return { index, config, refs, ffn };
-}
-
-/** The dense down-projection, `[hiddenSize, intermediateSize]`, and its bias if it has one. */
-export interface DenseDown {
-  readonly weight: Matrix;
-  readonly bias: Float32Array | undefined;
 }
 
 /** Reads a layer's down-projection. */

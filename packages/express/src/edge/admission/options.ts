@@ -1,9 +1,9 @@
-// What callers give to admission, and what they get.
+// Options, inputs and results of admission.
 
 import { describeValue, integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import { LIMITS } from "../../limits.ts";
 import type { Load } from "./loads.ts";
-import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
 
 /** Limits on the requests that a server holds at once. */
 export interface AdmissionOptions {
@@ -16,8 +16,8 @@ export interface AdmissionOptions {
   /** Requests that one key may have admitted at once. @default `maxRequests` */
   readonly maxRequestsPerKey?: number | undefined;
   /**
-   * Share of requests, tokens and bytes that one client may have, above 0 and at most 1. A client is a key, or an address
-   * where there are no keys. The rest is kept for other clients, so that no client can fill the server alone.
+   * Share of requests, tokens and bytes that one client may have, above 0 and at most 1. A client is a key, or an
+   * address where there are no keys. The rest is kept for other clients, so that no client can fill the server alone.
    * @default 0.875
    */
   readonly maxClientShare?: number | undefined;
@@ -28,13 +28,14 @@ export interface AdmissionOptions {
   /** Status of a full server's answer: 503, or 429 for gateways that know no other. @default 503 */
   readonly overloadStatus?: 503 | 429 | undefined;
   /**
-   * Lets a request of higher priority take the places of waiting requests of lower priority, which are told when to come
-   * back. Use it only where clients cannot choose their priority themselves.
+   * Lets a request of higher priority take the places of waiting requests of lower priority, which are told when to
+   * come back. Use it only where clients cannot choose their priority themselves.
    * @default false
    */
   readonly displaceWaiting?: boolean | undefined;
   /**
-   * Sees a request's routes before the engine gets the request; see `AdmissionPolicy`. Prompts are routed separately for it.
+   * Sees a request's routes before the engine gets the request; see `AdmissionPolicy`. Prompts are routed separately
+   * for it.
    * @default none
    */
   readonly policy?: AdmissionPolicy | undefined;
@@ -68,7 +69,7 @@ export interface RoutedRequest {
  */
 export type AdmissionPolicy = (request: RoutedRequest) => PolicyDecision | void | Promise<PolicyDecision | void>;
 
-/** What a policy changes about a request. */
+/** Changes of a request by a policy. */
 export interface PolicyDecision {
   /** Larger numbers go first. @default the priority that the request asked for */
   readonly priority?: number | undefined;

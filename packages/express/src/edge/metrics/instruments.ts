@@ -1,5 +1,5 @@
-// Metrics under the names of this package, and on request also under those of vLLM, for dashboards and gateways made for
-// it.
+// Metrics under the names of this package, and on request also under those of vLLM, for dashboards and gateways made
+// for it.
 
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 

@@ -1,16 +1,18 @@
 // Whether a running engine still answers: a decision over how its latest requests ended.
 
 import { errorChain, ReadMeError, type ErrorLink, type ReadMeErrorCode } from "@readme-moe/core";
-import { ApiError } from "../../http/api-error.ts";
-import { ClientGone } from "../../http/client-signal.ts";
+import { ApiError } from "../../http/errors.ts";
+import { ClientGone } from "../../http/request.ts";
 
-/** End of a request as far as the engine is to blame. A client's mistake or disconnect says nothing about the engine. */
+/**
+ * End of a request as far as the engine is to blame. A client's mistake or disconnect says nothing about the engine.
+ */
 export type OutcomeKind = "answer" | "fault" | "neither";
 
 /** End of one request. Times are monotonic, in ms. */
 export interface EngineOutcome {
   readonly kind: OutcomeKind;
-  /** When the request got the engine. */
+  /** Time at which the request got the engine. */
   readonly startedMs: number;
   readonly endedMs: number;
 }

@@ -30,8 +30,9 @@ export interface Lease {
   /** Lets the engine be disposed, as far as this request is concerned. Further calls have no effect. */
   release(): void;
   /**
-   * Reports how the request ended, for `/health` and `/readyz`: with an answer (`undefined`) or with an error, which shows
-   * whether the client or the engine is to blame. Only the first call counts. The middleware calls it for its requests.
+   * Reports how the request ended, for `/health` and `/readyz`: with an answer (`undefined`) or with an error, which
+   * shows whether the client or the engine is to blame. Only the first call counts. The middleware calls it for its
+   * requests.
    */
   ended(error?: unknown): void;
 }
@@ -100,9 +101,11 @@ export class ModelEntry {
   #attempts: Attempts = NO_ATTEMPTS;
   #record: HealthRecord = freshRecord(0);
   #createdMs = Date.now();
-  /** Counts the engines of this name, including the same engine opened again: later news of earlier ones are ignored. */
+  /**
+   * Counts the engines of this name, including the same engine opened again: later news of earlier ones are ignored.
+   */
   #generation = 0;
-  /** Why this entry has killed the engine, where it has. */
+  /** Error for which this entry has killed the engine, if it has. */
   #killedFor: readonly ErrorLink[] | undefined;
 
   constructor(name: string, options: EntryOptions) {
@@ -123,7 +126,7 @@ export class ModelEntry {
     return this.#current;
   }
 
-  /** When the current engine took over, in ms since 1970. */
+  /** Time at which the current engine took over, in ms since 1970. */
   get createdMs(): number {
     return this.#createdMs;
   }

@@ -1,6 +1,6 @@
 import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
-import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
 
 /** The request that a model is chosen for. */
 export interface Asking {
@@ -26,15 +26,15 @@ export interface ServedModelsOptions {
   /** Opens failed engines again, if they have a method `restart`. @default no */
   readonly restart?: boolean | RestartOptions | undefined;
   /**
-   * Failed requests in a row, each begun after the one before had failed, from which an engine counts as not ready. With
-   * `restart` the engine is opened again then. @default 3
+   * Failed requests in a row, each begun after the one before had failed, from which an engine counts as not ready.
+   * With `restart` the engine is opened again then. @default 3
    */
   readonly maxFailures?: number | undefined;
   /** Bus of `model:swapped`, `request:failed` and the events of engines. @default a bus of its own */
   readonly events?: ReadMeEmitter | undefined;
 }
 
-/** How a failed engine is opened again. */
+/** Waits and attempts of opening a failed engine again. */
 export interface RestartOptions {
   /** Wait before the first attempt, in ms. Each further wait is twice as long. @default 1,000 */
   readonly firstDelayMs?: number | undefined;
@@ -44,7 +44,10 @@ export interface RestartOptions {
   readonly maxAttempts?: number | undefined;
   /** Time that an engine has to work after a restart before waits begin anew, in ms. @default 60,000 */
   readonly settledMs?: number | undefined;
-  /** Largest random cut of a wait, as a share from 0 to 1, so that servers that failed together do not restart together. @default 0.25 */
+  /**
+   * Largest random cut of a wait, as a share from 0 to 1, so that servers that failed together do not restart together.
+   * @default 0.25
+   */
   readonly jitter?: number | undefined;
   /** Source of randomness for `jitter`, in [0, 1). @default Math.random */
   readonly random?: (() => number) | undefined;
@@ -120,7 +123,7 @@ export function resolveRestartOptions(options: RestartOptions): RestartPolicy {
 export interface Attempts {
   /** Number of attempts since the engine last worked for `settledMs`. */
   readonly count: number;
-  /** When the last attempt succeeded. */
+  /** Time of the last successful attempt. */
   readonly succeededMs: number | undefined;
 }
 

@@ -1,7 +1,7 @@
 // Horizontal bars: parts that add up, and the costs of methods by domain.
 
 import { scaleLinear } from "d3-scale";
-import { decimals, signed } from "../figures.ts";
+import { decimals, signed } from "../text.ts";
 import type { LossRow, Report } from "../report.ts";
 import {
   AXIS_TITLE,
@@ -28,13 +28,13 @@ const WIDTH = 860;
 function topAxis(scale: NumberScale, top: number, bottom: number, title: string): Svg {
   const [left = 0, right = 0] = scale.range();
   const box = { left, right, top, bottom };
-  return together(label(title, left, top - 24, AXIS_TITLE), gridLines(scale, box, "top"));
+  return together(label(title, [left, top - 24], AXIS_TITLE), gridLines(scale, box, "top"));
 }
 
 /** One bar of a picture: its name, and the sizes of its parts. */
 export interface StackedBar {
   readonly name: string;
-  /** By part; parts that are absent or 0 are not drawn. */
+  /** Sizes by part; parts that are absent or 0 are not drawn. */
   readonly values: Readonly<Record<string, number>>;
 }
 
@@ -42,7 +42,7 @@ export interface StackedBar {
 export interface StackedPicture extends PictureText {
   /** Quantity and unit of the axis. */
   readonly axisTitle: string;
-  /** From left to right. */
+  /** Parts from left to right. */
   readonly parts: readonly { readonly name: string; readonly colour: string }[];
   readonly bars: readonly StackedBar[];
 }
@@ -76,8 +76,8 @@ function drawStack(bar: StackedBar, parts: StackedPicture["parts"], y: number, s
     return [element("rect", { x, y: y + (LANE - BAR) / 2, width: end - x, height: BAR, fill: colour }, title)];
   });
   const middle = y + LANE / 2 + 4;
-  const name = label(bar.name, MARGIN, middle, { "font-size": 13 }, STACKS_LEFT - MARGIN - 12);
-  return together(name, ...pieces, label(decimals(sum), scale(sum) + 6, middle, NUMBERS));
+  const name = label(bar.name, [MARGIN, middle], { "font-size": 13 }, STACKS_LEFT - MARGIN - 12);
+  return together(name, ...pieces, label(decimals(sum), [scale(sum) + 6, middle], NUMBERS));
 }
 
 const COSTS_LEFT = 190;
@@ -165,12 +165,12 @@ function drawGroup({ name, dense, bars, isMean }: Group, { y, lane, digits, scal
     const emphasis = row.id === "ours" ? { "font-weight": 600 } : { fill: FAINT_INK };
     const side = { "text-anchor": cost < 0 ? "end" : "start", ...HALO, ...emphasis };
     const x = scale(cost) + (cost < 0 ? -5 : 5);
-    return label(signed(cost, digits), x, y + place * lane + 10, { "font-size": 10, ...side });
+    return label(signed(cost, digits), [x, y + place * lane + 10], { "font-size": 10, ...side });
   });
   const bold = isMean ? { "font-weight": 600 } : {};
   return together(
-    label(name, MARGIN, y + 12, { "font-size": 13, ...bold }, COSTS_LEFT - MARGIN - 16),
-    label(`dense ${decimals(dense)}`, MARGIN, y + 27, NUMBERS),
+    label(name, [MARGIN, y + 12], { "font-size": 13, ...bold }, COSTS_LEFT - MARGIN - 16),
+    label(`dense ${decimals(dense)}`, [MARGIN, y + 27], NUMBERS),
     ...(lane === WIDE_LANE ? numbers : []),
     ...drawn,
   );

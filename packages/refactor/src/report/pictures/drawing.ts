@@ -59,7 +59,9 @@ function escaped(text: string): string {
   return printable(text).replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
-/** Replaces what XML cannot hold, such as control characters and halves of surrogate pairs, and marks that reorder text. */
+/**
+ * Replaces what XML cannot hold, such as control characters and halves of surrogate pairs, and marks that reorder text.
+ */
 export function printable(text: string): string {
   return text.replace(/(?!\u200D)[\p{Cc}\p{Cf}\p{Cs}\uFFFE\uFFFF]/gu, "\uFFFD");
 }
@@ -99,8 +101,8 @@ export function picture(text: PictureText, width: number, height: number, ...con
     element("title", {}, title),
     element("desc", {}, description),
     element("rect", { x: 0.5, y: 0.5, width: width - 1, height: height - 1, rx: 8, fill: GROUND, stroke: LINE }),
-    label(title, MARGIN, 34, { "font-size": TITLE_SIZE, "font-weight": 600 }, room),
-    label(description, MARGIN, 56, { "font-size": DESCRIPTION_SIZE, fill: FAINT_INK }, room),
+    label(title, [MARGIN, 34], { "font-size": TITLE_SIZE, "font-weight": 600 }, room),
+    label(description, [MARGIN, 56], { "font-size": DESCRIPTION_SIZE, fill: FAINT_INK }, room),
     ...content,
   );
   return `${whole.markup}\n`;
@@ -113,7 +115,12 @@ export function widthFor({ title, description }: PictureText, contentWidth: numb
 }
 
 /** Writes one line of text, cut where it would be wider than `maxWidth`. */
-export function label(text: string, x: number, y: number, attributes: Attributes, maxWidth: number = Infinity): Svg {
+export function label(
+  text: string,
+  [x, y]: readonly [number, number],
+  attributes: Attributes,
+  maxWidth: number = Infinity,
+): Svg {
   const size = Number(attributes["font-size"]);
   const room = attributes["font-weight"] === undefined ? maxWidth : maxWidth / BOLD;
   let shown = text;
@@ -153,7 +160,7 @@ export function legend(entries: readonly LegendEntry[], width: number): { readon
     if (left > MARGIN && left + room > right) [left, y] = [MARGIN, y + LEGEND_LINE];
     const x = left;
     left += room + LEGEND_GAP;
-    const name = label(entry.name, x + sample + 6, y + 4, { "font-size": 12 }, right - x - sample - 6);
+    const name = label(entry.name, [x + sample + 6, y + 4], { "font-size": 12 }, right - x - sample - 6);
     return together(drawSample(entry, x, y, sample), name);
   });
   return { svg: together(...parts), height: y - TOP + LEGEND_LINE };
@@ -204,7 +211,7 @@ export function gridLines(
       const [x, y, anchor] = side === "left" ? [left - 8, at + 4, "end"] : [at, top - 6, "middle"];
       return together(
         element("line", { ...line, stroke: tick === 0 ? FAINT_INK : LINE }),
-        label(format(tick), x, y, { ...NUMBERS, "text-anchor": anchor }),
+        label(format(tick), [x, y], { ...NUMBERS, "text-anchor": anchor }),
       );
     }),
   );

@@ -1,7 +1,7 @@
 // Tables of numbers with colours behind them: losses of experts by domain, and the overlap of experts.
 
 import { interpolateBlues, interpolateOranges } from "d3-scale-chromatic";
-import { decimals } from "../figures.ts";
+import { decimals } from "../text.ts";
 import type { Report } from "../report.ts";
 import {
   element,
@@ -71,7 +71,7 @@ function inkOn(fill: string): string {
 
 interface HeatCell {
   readonly text: string;
-  /** From 0 to 1. */
+  /** Strength of the colour, from 0 to 1. */
   readonly amount: number;
   readonly isMarked?: boolean;
 }
@@ -97,7 +97,7 @@ function widthOf(name: string): number {
   return Math.min(MAX_LABEL, textWidth(name, FONT_SIZE));
 }
 
-/** @param range - what the lightest and the darkest colour mean */
+/** Draws a heat map. `range` are the meanings of the lightest and the darkest colour. */
 function heatMapPicture(text: PictureText, map: HeatMap, range: readonly [string, string]): string {
   const { rows, columns, rowsAre, columnsAre, cells, shades } = map;
   const rowLabels = Math.max(...rows.map(widthOf), 60) + 10;
@@ -114,8 +114,7 @@ function heatMapPicture(text: PictureText, map: HeatMap, range: readonly [string
     const turned = { transform: `rotate(${-TURN_DEGREES} ${x} ${y})` };
     return label(
       name,
-      x,
-      y,
+      [x, y],
       { "font-size": FONT_SIZE, ...(isTurned ? turned : { "text-anchor": "middle" }) },
       MAX_LABEL,
     );
@@ -123,8 +122,7 @@ function heatMapPicture(text: PictureText, map: HeatMap, range: readonly [string
   const rowLabel = (name: string, row: number): Svg =>
     label(
       name,
-      left - 10,
-      top + (row + 0.5) * CELL_HEIGHT + 4,
+      [left - 10, top + (row + 0.5) * CELL_HEIGHT + 4],
       { "font-size": FONT_SIZE, "text-anchor": "end" },
       MAX_LABEL,
     );
@@ -139,8 +137,8 @@ function heatMapPicture(text: PictureText, map: HeatMap, range: readonly [string
     text,
     width,
     keyTop + 12 + MARGIN,
-    label(columnsAre, left, TOP + 8, NUMBERS),
-    label(rowsAre, left - 10, top - 8, { ...NUMBERS, "text-anchor": "end" }, rowLabels),
+    label(columnsAre, [left, TOP + 8], NUMBERS),
+    label(rowsAre, [left - 10, top - 8], { ...NUMBERS, "text-anchor": "end" }, rowLabels),
     ...columns.map(columnLabel),
     ...rows.map(rowLabel),
     ...drawn,
@@ -162,7 +160,7 @@ function drawCell(
   return together(
     element("rect", { x, y, width, height: CELL_HEIGHT, fill, stroke: GROUND }),
     ...(isMarked ? [frame] : []),
-    label(text, x + width / 2, y + CELL_HEIGHT / 2 + 4, centred),
+    label(text, [x + width / 2, y + CELL_HEIGHT / 2 + 4], centred),
   );
 }
 
@@ -170,11 +168,11 @@ function shadeKey(shades: Shades, y: number, [from, to]: readonly [string, strin
   const [steps, width] = [24, 6];
   const start = MARGIN + textWidth(from, 11) + 8;
   return together(
-    label(from, MARGIN, y + 10, NUMBERS),
+    label(from, [MARGIN, y + 10], NUMBERS),
     ...Array.from({ length: steps }, (_, step) => {
       const fill = shades(step / (steps - 1));
       return element("rect", { x: start + step * width, y, width: width + 0.5, height: 12, fill });
     }),
-    label(to, start + steps * width + 8, y + 10, NUMBERS),
+    label(to, [start + steps * width + 8, y + 10], NUMBERS),
   );
 }

@@ -29,9 +29,9 @@ export interface Curve {
   readonly colour: string;
   /** Draws the curve dashed and without points: a bound, not a measurement. */
   readonly isBound?: boolean | undefined;
-  /** By x, ascending. */
+  /** Points in ascending order of x. */
   readonly points: readonly (readonly [x: number, y: number])[];
-  /** Area around the curve, by x, ascending. */
+  /** Area around the curve, in ascending order of x. */
   readonly band?: readonly (readonly [x: number, least: number, most: number])[] | undefined;
 }
 
@@ -40,7 +40,7 @@ export interface LinePanel {
   /** Quantity and unit of the y axis. */
   readonly title: string;
   readonly curves: readonly Curve[];
-  /** Largest value of the axis, which begins at 0; panels to be compared have the same. @default the curves' */
+  /** Largest value of the axis, which begins at 0. Panels to be compared have the same. @default the curves' largest */
   readonly most?: number | undefined;
 }
 
@@ -71,7 +71,7 @@ export function linePicture({ rows, xTitle, isLogarithmic, ...text }: LinePictur
   const drawn: Svg[] = [key.svg];
   for (const { title, panels } of rows) {
     if (title !== undefined) {
-      drawn.push(label(title, MARGIN, y + 18, { "font-size": 13, "font-weight": 600 }, WIDTH - 2 * MARGIN));
+      drawn.push(label(title, [MARGIN, y + 18], { "font-size": 13, "font-weight": 600 }, WIDTH - 2 * MARGIN));
       y += ROW_HEAD;
     }
     const room = (WIDTH - 2 * MARGIN - PANEL_GAP * (panels.length - 1)) / panels.length;
@@ -108,13 +108,13 @@ function drawPanel(
   const domain = isLogY ? [Math.min(...ys), largest] : [0, largest > 0 ? largest : 1];
   const y = (isLogY ? scaleLog() : scaleLinear()).domain(domain).nice(5).range([bottom, top]);
   return together(
-    label(title, left - NUMBERS_WIDTH, top - 14, AXIS_TITLE, right - left + NUMBERS_WIDTH),
+    label(title, [left - NUMBERS_WIDTH, top - 14], AXIS_TITLE, right - left + NUMBERS_WIDTH),
     // On a logarithmic axis some numbers are left out where they would touch.
     gridLines(y, box, "left", isLogY ? y.tickFormat(5, "~g") : undefined),
     ...ticksThatFit(xs, x).map((tick) =>
-      label(short(tick), x(tick), bottom + 17, { ...NUMBERS, "text-anchor": "middle" }),
+      label(short(tick), [x(tick), bottom + 17], { ...NUMBERS, "text-anchor": "middle" }),
     ),
-    label(xTitle, (left + right) / 2, bottom + 36, { ...AXIS_TITLE, "text-anchor": "middle" }),
+    label(xTitle, [(left + right) / 2, bottom + 36], { ...AXIS_TITLE, "text-anchor": "middle" }),
     // Bounds lie above what they bound, so they are drawn first: where lines meet, the others show.
     ...curves
       .toSorted((a, b) => Number(b.isBound ?? false) - Number(a.isBound ?? false))

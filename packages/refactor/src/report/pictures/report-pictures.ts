@@ -1,6 +1,6 @@
 // The pictures of a report.
 
-import { LOSS_LABELS } from "../loss-row.ts";
+import { LOSS_LABELS } from "../measurements.ts";
 import type { Report } from "../report.ts";
 import { lossesPicture } from "./bar-pictures.ts";
 import { methodColour } from "./drawing.ts";

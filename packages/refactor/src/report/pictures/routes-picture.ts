@@ -1,7 +1,7 @@
 // The expert of each token of sample texts, in lines of equally wide characters.
 
 import stringWidth from "string-width";
-import { percent } from "../figures.ts";
+import { percent } from "../text.ts";
 import type { Report, RoutedPiece } from "../report.ts";
 import {
   element,
@@ -41,7 +41,7 @@ export function routesPicture({ router, settings }: Pick<Report, "router" | "set
   const drawn: Svg[] = [];
   for (const { domain, pieces } of samples) {
     const { lines, isCut } = wrapRoutes(pieces, COLUMNS, MAX_LINES);
-    drawn.push(label(domain, MARGIN, y + 14, { "font-size": 13, "font-weight": 600 }, WIDTH / 2));
+    drawn.push(label(domain, [MARGIN, y + 14], { "font-size": 13, "font-weight": 600 }, WIDTH / 2));
     y += 32;
     for (const runs of lines) {
       drawn.push(...runs.map((run) => drawRun(run, y)));
@@ -49,7 +49,7 @@ export function routesPicture({ router, settings }: Pick<Report, "router" | "set
     }
     const last = lines.at(-1)?.at(-1);
     const end = xOf((last?.column ?? 0) + (last?.columns ?? 0)) + 5;
-    if (isCut) drawn.push(label("…", end, y - LINE_HEIGHT + 13, { "font-size": 13, fill: FAINT_INK }));
+    if (isCut) drawn.push(label("…", [end, y - LINE_HEIGHT + 13], { "font-size": 13, fill: FAINT_INK }));
   }
   const text = {
     title: "The expert of each token",
@@ -62,7 +62,9 @@ export function routesPicture({ router, settings }: Pick<Report, "router" | "set
 const TINTS = ["#abdaf4", "#f3cf80", "#80cfb9", "#e6bcd3", "#f8f2a1", "#80b9d9", "#eaaf80", "#cccccc"];
 const STRIPES = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#999999"];
 
-/** Chooses an expert's colour. Experts from the ninth on have a stripe as well: there are no more colours to tell apart. */
+/**
+ * Chooses an expert's colour. Experts from the ninth on have a stripe as well: there are no more colours to tell apart.
+ */
 function expertColour(expert: number): { readonly colour: string; readonly stripe: string | undefined } {
   const at = expert % TINTS.length;
   return { colour: TINTS[at] ?? GROUND, stripe: expert < TINTS.length ? undefined : STRIPES[at] };
@@ -94,7 +96,7 @@ function drawRun({ expert, texts, column, columns, tokenColumns }: Run, y: numbe
     ...(ticks.length > 0 ? [element("path", { d: ticks.join(""), stroke: GROUND })] : []),
     ...parts,
     ...(textWidth(tag, TAG_SIZE) <= width
-      ? [label(tag, x + 1, y - 3, { "font-size": TAG_SIZE, fill: FAINT_INK })]
+      ? [label(tag, [x + 1, y - 3], { "font-size": TAG_SIZE, fill: FAINT_INK })]
       : []),
   );
 }
@@ -129,7 +131,8 @@ const LINE_BREAK = "↵";
 const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
 
 /**
- * Breaks lines where the text does and, where necessary, between tokens; within a token only if it is longer than a line.
+ * Breaks lines where the text does and, where necessary, between tokens; within a token only if it is longer than a
+ * line.
  *
  * @param width - of a line, in characters; wide characters count twice
  */

@@ -4,7 +4,7 @@
 import type { ModelConfig } from "@readme-moe/model";
 import { operators, type Graph } from "@readme-moe/onnx";
 import { add, scale } from "../../autodiff/arithmetic.ts";
-import { distill, pickedLogits, weightedSum } from "../../autodiff/distillation.ts";
+import { distill, pickedLogits, weightedSum } from "../../autodiff/losses.ts";
 import { rmsNorm } from "../../autodiff/normalization.ts";
 import { linear } from "../../autodiff/products.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";
