@@ -1,4 +1,4 @@
-// Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
+// Runs streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
 
 import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
@@ -21,75 +21,77 @@ export interface PassOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Layer, and the stream that passes through it. */
+/** A stream that passes through a layer. */
 export interface LayerPass {
   readonly source: LayerSource;
   readonly stream: TokenStream;
   readonly options: PassOptions;
 }
 
-/** Target outputs of a layer for a stream, see `denseLayerGraph`. */
+type Outputs = Readonly<Record<string, GraphTensor>>;
+type Run = (feeds: Feeds) => Promise<Outputs>;
+
+/** What a layer should put out on a stream, see `denseLayerGraph`. */
 export interface Goal {
   readonly rows: Float32Array; // [tokens, hiddenSize]
   readonly weights: Float32Array; // [tokens]
 }
 
-/** Inputs of a layer's experts. */
+/** States of a stream behind attention, and the experts' goal. */
 export interface AttendedStates {
-  /** Stream after attention, `[tokens, hiddenSize]`. */
   readonly attended: Float32Array;
   readonly goal: Goal;
 }
 
-type Outputs = Readonly<Record<string, GraphTensor>>;
-
-/** Runs the dense layer on a stream, in place. @returns the goal, and each neuron's summed magnitude by domain */
+/**
+ * Advances the dense model by one layer, in place.
+ *
+ * @returns also each neuron's summed magnitude, by domain
+ */
 export async function runDense(
   pass: LayerPass,
   hidden: Float32Array,
   share: number,
 ): Promise<{ readonly goal: Goal; readonly magnitudes: readonly Float64Array[] }> {
   const { source, stream } = pass;
-  const { hiddenSize, numTokens, sequenceTokens } = stream;
-  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(numTokens) };
+  const { hiddenSize } = stream;
+  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(stream.numTokens) };
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
-  await eachBatch(pass, denseLayerGraph(source, share, sequenceTokens), async (batch, run) => {
-    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
+  await runBatches(denseLayerGraph(source, share, stream.sequenceTokens), pass, async (batch, run) => {
+    const outputs = await advance(stream, hidden, batch, run);
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
-    addInto(magnitudes[batch.domain]!, floats(outputs, "magnitudes"));
+    addInto(magnitudes[batch.domain] as Float64Array, floats(outputs, "magnitudes"));
   });
   return { goal, magnitudes };
 }
 
 /**
- * Runs the dense layer on a stream of single sequences, in place.
+ * Advances the dense model by one layer, in place. Batches must be single sequences.
  *
- * @returns the energy of each neuron over each sequence: summed squared activations times its column's squared norm
+ * @returns each neuron's energy on each sequence: its summed squared activations times the square of its column's norm
  */
 export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promise<readonly Float32Array[]> {
   const { source, stream } = pass;
-  const { hiddenSize, sequenceTokens } = stream;
   const norms = columnSquares((await readDense(source)).weight);
   const energies: Float32Array[] = [];
-  await eachBatch(pass, denseLayerGraph(source, 0, sequenceTokens), async (batch, run) => {
-    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
-    energies.push(floats(outputs, "squares").map((square, neuron) => square * norms[neuron]!));
+  await runBatches(denseLayerGraph(source, 0, stream.sequenceTokens), pass, async (batch, run) => {
+    const outputs = await advance(stream, hidden, batch, run);
+    energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] ?? 0)));
   });
   return energies;
 }
 
-/** Sums over tokens of the inputs of a layer's products, see `productInputsGraph`. */
+/** Sizes of the inputs of a layer's products, see `productInputsGraph`: sums over tokens. */
 export interface ProductInputs {
-  /** Squared inputs of attention, `[hiddenSize]`. */
-  readonly attention: Float64Array;
-  /** Squared inputs of the FFN, `[hiddenSize]`. */
-  readonly ffn: Float64Array;
-  /** Products of neurons' activations, as in `Moments`. */
+  /** Sums of squares. */
+  readonly attention: Float64Array; // [hiddenSize]
+  readonly ffn: Float64Array; // [hiddenSize]
+  /** Neurons' activations times each other, as in `Moments`. */
   readonly gram: Float32Array;
 }
 
-/** Runs the dense layer on a stream, in place, and sums up the inputs of its products. */
+/** Advances the dense model by one layer, in place, and measures the inputs of its products. */
 export async function runProductInputs(pass: LayerPass, hidden: Float32Array): Promise<ProductInputs> {
   const { source, stream } = pass;
   const { hiddenSize, intermediateSize } = source.config;
@@ -98,41 +100,46 @@ export async function runProductInputs(pass: LayerPass, hidden: Float32Array): P
     ffn: new Float64Array(hiddenSize),
     gram: new Float32Array(rowStart(intermediateSize, intermediateSize)),
   };
-  await eachBatch(pass, productInputsGraph(source, stream.sequenceTokens), async (batch, run) => {
-    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
+  await runBatches(productInputsGraph(source, stream.sequenceTokens), pass, async (batch, run) => {
+    const outputs = await advance(stream, hidden, batch, run);
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
   });
   return inputs;
 }
 
+/** Selection of batches for `runMoments`. */
+export interface MomentsOf {
+  /** Whether a batch counts. @default all do */
+  readonly counts?: (batch: Batch) => boolean;
+  /** Whether all domains are treated as one. @default false */
+  readonly isPooled?: boolean;
+}
+
 /**
- * Runs a layer's attention on a stream, in place, and returns the moments of its FFN by domain.
+ * Takes a stream through a layer's attention, in place, and computes the moments of its FFN by domain.
  *
- * @param which - batches that count, by default all, and whether all domains are one
+ * @param target - rows of the goal, and the share of the stream that was added to them
  */
 export async function runMoments(
   pass: LayerPass,
   hidden: Float32Array,
-  { goal, share }: { readonly goal: Float32Array; readonly share: number },
-  which: { readonly counts?: (batch: Batch) => boolean; readonly isPooled?: boolean } = {},
+  target: { readonly goal: Float32Array; readonly share: number },
+  of: MomentsOf = {},
 ): Promise<readonly Moments[]> {
   const { source, stream } = pass;
-  const { hiddenSize, sequenceTokens } = stream;
-  const { intermediateSize } = source.config;
-  const empty = (): Moments => emptyMoments(intermediateSize, hiddenSize);
-  const moments = which.isPooled ? [empty()] : byDomain(stream, empty);
-  await eachBatch(pass, momentsGraph(source, share, sequenceTokens), async (batch, run) => {
+  const { hiddenSize } = stream;
+  const empty = (): Moments => emptyMoments(source.config.intermediateSize, hiddenSize);
+  const moments = of.isPooled ? [empty()] : byDomain(stream, empty);
+  await runBatches(momentsGraph(source, target.share, stream.sequenceTokens), pass, async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({
-      hidden: rowsFeed(own, hiddenSize),
-      goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
-    });
+    const goal = rowsFeed(stream.view(target.goal, batch, hiddenSize), hiddenSize);
+    const outputs = await run({ hidden: rowsFeed(own, hiddenSize), goal });
     own.set(floats(outputs, "attended"));
-    if (which.counts && !which.counts(batch)) return;
-    addMoments(moments[which.isPooled ? 0 : batch.domain]!, {
+    if (of.counts && !of.counts(batch)) return;
+    addMoments(moments[of.isPooled ? 0 : batch.domain] as Moments, {
       count: own.length / hiddenSize,
-      gram: gramOf(outputs, intermediateSize),
+      gram: gramOf(outputs, source.config.intermediateSize),
       cross: floats(outputs, "cross"),
       neuronSums: floats(outputs, "neuron_sums"),
       targetSums: floats(outputs, "target_sums"),
@@ -142,7 +149,7 @@ export async function runMoments(
   return moments;
 }
 
-/** Runs the expert of each domain on a stream after attention, in place. */
+/** Takes a stream from behind attention through each domain's own expert, in place. */
 export async function runExperts(
   pass: LayerPass,
   attended: Float32Array,
@@ -152,69 +159,85 @@ export async function runExperts(
   const { source, stream } = pass;
   const { hiddenSize } = stream;
   for (const expert of new Set(stream.domains.map(expertOf))) {
-    const run: RunBatch = async (batch, runGraph) => {
+    const isOwn = (batch: Batch): boolean => expertOf(batch.domain) === expert;
+    const each = async (batch: Batch, run: Run): Promise<void> => {
       const own = stream.view(attended, batch, hiddenSize);
-      own.set(floats(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
+      own.set(floats(await run({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
     };
-    await eachBatch(pass, expertGraph(source, layer, expert), run, ({ domain }) => expertOf(domain) === expert);
+    await runBatches(expertGraph(source, layer, expert), pass, each, isOwn);
   }
 }
 
-/**
- * Adds each expert's weighted squared distance from the target to `costs` `[tokens, experts]`, for the wanted batches.
- */
+/** Sums of errors, and which batches they are taken over. */
+export interface ErrorSums {
+  /** Share of the stream in the goal. */
+  readonly share: number;
+  /** `[tokens, experts]` */
+  readonly costs: Float32Array;
+  readonly wants: (batch: Batch) => boolean;
+}
+
+/** Adds to `costs` each expert's weighted squared distance from the target. */
 export async function addErrors(
   pass: LayerPass,
   { attended, goal }: AttendedStates,
   layer: LayerExperts,
-  { share, costs, wants }: { readonly share: number; readonly costs: Float32Array; readonly wants: WantsBatch },
+  { share, costs, wants }: ErrorSums,
 ): Promise<void> {
   const { source, stream } = pass;
   const { hiddenSize } = stream;
-  const rowsOf = (states: Float32Array, batch: Batch, width: number): GraphTensor =>
-    rowsFeed(stream.view(states, batch, width), width);
-  const run: RunBatch = async (batch, runGraph) => {
-    const outputs = await runGraph({
-      attended: rowsOf(attended, batch, hiddenSize),
-      goal: rowsOf(goal.rows, batch, hiddenSize),
-      weights: rowsOf(goal.weights, batch, 1),
+  const numExperts = layer.experts.length;
+  const each = async (batch: Batch, run: Run): Promise<void> => {
+    const outputs = await run({
+      attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize),
+      goal: rowsFeed(stream.view(goal.rows, batch, hiddenSize), hiddenSize),
+      weights: rowsFeed(stream.view(goal.weights, batch, 1), 1),
     });
-    addInto(stream.view(costs, batch, layer.experts.length), floats(outputs, "errors"));
+    addInto(stream.view(costs, batch, numExperts), floats(outputs, "errors"));
   };
-  await eachBatch(pass, errorsGraph(source, layer, share), run, wants);
+  await runBatches(errorsGraph(source, layer, share), pass, each, wants);
 }
 
-/** Computes each token's share of active neurons in each expert, `[tokens, experts]`, see `overlapGraph`. */
+/** Consumer of the scores `[tokens, experts]` of some batches. */
+export interface OverlapScores {
+  readonly wants: (batch: Batch) => boolean;
+  readonly onScores: (batch: Batch, scores: Float32Array) => void;
+}
+
+/** Computes each token's share of active neurons in each expert, see `overlapGraph`. */
 export async function runOverlaps(
   pass: LayerPass,
   attended: Float32Array,
   layer: LayerExperts,
-  { wants, onScores }: { readonly wants: WantsBatch; readonly onScores: (batch: Batch, scores: Float32Array) => void },
+  { wants, onScores }: OverlapScores,
 ): Promise<void> {
   const { source, stream } = pass;
-  const { hiddenSize } = stream;
-  const run: RunBatch = async (batch, runGraph) => {
-    const feeds = { attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize) };
-    onScores(batch, floats(await runGraph(feeds), "scores"));
+  const each = async (batch: Batch, run: Run): Promise<void> => {
+    const rows = stream.view(attended, batch, stream.hiddenSize);
+    onScores(batch, floats(await run({ attended: rowsFeed(rows, stream.hiddenSize) }), "scores"));
   };
-  await eachBatch(pass, overlapGraph(source, layer), run, wants);
+  await runBatches(overlapGraph(source, layer), pass, each, wants);
 }
 
-type WantsBatch = (batch: Batch) => boolean;
-type RunGraph = (feeds: Feeds) => Promise<Outputs>;
-type RunBatch = (batch: Batch, run: RunGraph) => Promise<void>;
+/** Runs a graph from `hidden` to `next` on a batch, and writes the latter in place of the former. */
+async function advance(stream: TokenStream, hidden: Float32Array, batch: Batch, run: Run): Promise<Outputs> {
+  const own = stream.view(hidden, batch, stream.hiddenSize);
+  const outputs = await run({ hidden: rowsFeed(own, stream.hiddenSize) });
+  own.set(floats(outputs, "next"));
+  return outputs;
+}
 
-async function eachBatch(
-  { stream, options: { threads, signal } }: LayerPass,
+async function runBatches(
   graph: Graph,
-  runBatch: RunBatch,
-  wants: WantsBatch = () => true,
+  { stream, options: { threads, signal } }: LayerPass,
+  each: (batch: Batch, run: Run) => Promise<void>,
+  wants: (batch: Batch) => boolean = () => true,
 ): Promise<void> {
   const session = await GraphSession.open(graph, { threads });
   try {
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();
-      await runBatch(batch, (feeds) => session.run(feeds));
+      await each(batch, (feeds) => session.run(feeds));
       await yieldToEventLoop();
     }
   } finally {
@@ -227,18 +250,11 @@ export function yieldToEventLoop(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Runs a dense graph and replaces the rows by the residual stream after the layer. */
-async function runInPlace(run: RunGraph, rows: Float32Array, width: number): Promise<Outputs> {
-  const outputs = await run({ hidden: rowsFeed(rows, width) });
-  rows.set(floats(outputs, "next"));
-  return outputs;
-}
-
 function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
   return Array.from({ length: Math.max(...stream.domains) + 1 }, make);
 }
 
-/** Joins the stripes of a Gram matrix's upper triangle, see `Moments`. */
+/** Joins the stripes of a Gram matrix: on the diagonal and right of it, see `Moments`. */
 function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
   const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {

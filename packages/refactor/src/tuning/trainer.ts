@@ -25,7 +25,6 @@ export class Trainer {
   readonly #pool: GraphPool;
   readonly #settings: TrainerSettings;
   readonly optimizer: Optimizer;
-  readonly #weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights };
 
   constructor(
     config: ModelConfig,
@@ -37,7 +36,6 @@ export class Trainer {
     this.#student = new Decoder(weights.student, this.#pool, new Set(parameters.map(({ key }) => key)));
     this.#teacher = new Decoder(weights.teacher, this.#pool);
     this.#settings = settings;
-    this.#weights = weights;
     this.optimizer = new Optimizer(parameters);
   }
 
@@ -96,8 +94,9 @@ export class Trainer {
       const { hidden: teacher } = await this.#teacher.forward(batch, false);
       for (let expert = 0; expert < numExperts; expert++) {
         signal?.throwIfAborted();
-        const { hidden: student } = await this.#student.forward(withExpert(batch, expert), false);
-        const { divergences } = await distillRows(this.#pool, { student, teacher }, this.#weights, labels, labelShare);
+        const { hidden } = await this.#student.forward(withExpert(batch, expert), false);
+        const inputs = this.#headInputs(hidden, teacher);
+        const { divergences } = await distillRows(this.#pool, inputs, labels, labelShare);
         costs.slice(from, from + some.length).forEach((own, place) => {
           const rows = divergences.subarray(place * sequenceTokens, (place + 1) * sequenceTokens);
           rows.forEach((divergence, row) => (own[row * numExperts + expert] = divergence));
@@ -109,6 +108,13 @@ export class Trainer {
 
   async dispose(): Promise<void> {
     await this.#pool.dispose();
+  }
+
+  #headInputs(student: Float32Array, teacher: Float32Array): Parameters<typeof distillRows>[1] {
+    return {
+      student: { states: student, weights: this.#student.weights },
+      teacher: { states: teacher, weights: this.#teacher.weights },
+    };
   }
 
   /** Adds the gradients of sequences that run together. @param weight - of each token */
@@ -123,14 +129,9 @@ export class Trainer {
     signal?.throwIfAborted();
     const pass = await this.#student.forward(batch, true);
     signal?.throwIfAborted();
-    const rows = await distillRows(
-      this.#pool,
-      { student: pass.hidden, teacher },
-      this.#weights,
-      labelsOf(batch, sequenceTokens, weight),
-      labelShare,
-    );
-    this.optimizer.add(this.#weights.student.finalNorm.key, rows.normGradient);
+    const inputs = this.#headInputs(pass.hidden, teacher);
+    const rows = await distillRows(this.#pool, inputs, labelsOf(batch, sequenceTokens, weight), labelShare);
+    this.optimizer.add(this.#student.weights.finalNorm.key, rows.normGradient);
     signal?.throwIfAborted();
     await this.#student.backward(pass, rows.gradient, (key, gradient) => this.optimizer.add(key, gradient));
     return rows;

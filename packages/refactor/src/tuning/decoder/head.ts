@@ -1,4 +1,4 @@
-// From a decoder's last states to losses and their gradient, some rows at a time.
+// Losses of a decoder's last states and their gradients, some rows at a time.
 
 import type { GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
@@ -6,13 +6,13 @@ import { HIDDEN } from "../graphs/half-graphs.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
 
-/** Rows of logits that are in memory together: larger arrays would be given back to the system after each use. */
+/** Rows of logits that are in memory together; larger arrays would be returned to the system after each use. */
 const HEAD_ROWS = 128;
 
-/** The tokens that are to follow. */
+/** Tokens that follow each row. */
 export interface Labels {
   readonly ids: Int32Array;
-  /** What each row counts; 0 where nothing is to follow. */
+  /** Weight of each row; 0 for rows that nothing follows. */
   readonly weights: Float32Array;
 }
 
@@ -20,29 +20,34 @@ export interface DistilledRows {
   /** Weighted sums over rows. */
   readonly divergence: number;
   readonly crossEntropy: number;
-  /** Of `divergence + labelShare · crossEntropy` by the student's states. */
+  /** Gradient of `divergence + labelShare · crossEntropy` by the student's states. */
   readonly gradient: Float32Array;
   readonly normGradient: Float32Array;
-  /** Of each row, in nats. */
+  /** Divergence of each row, in nats. */
   readonly divergences: Float32Array;
 }
 
-/** @param states - of the last layer, `[rows, hiddenSize]` */
+/** States of the last layer, `[rows, hiddenSize]`, and the weights of the model that computed them. */
+export interface HeadInput {
+  readonly states: Float32Array;
+  readonly weights: DecoderWeights;
+}
+
+/** Computes the loss of rows, and its gradients. */
 export async function distillRows(
   pool: GraphPool,
-  states: { readonly student: Float32Array; readonly teacher: Float32Array },
-  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
+  { student, teacher }: { readonly student: HeadInput; readonly teacher: HeadInput },
   { ids, weights: rowWeights }: Labels,
   labelShare: number,
 ): Promise<DistilledRows> {
   const session = await pool.distillation(labelShare);
-  const size = weights.student.finalNorm.values.length;
-  const gradient = new Float32Array(states.student.length);
+  const size = student.weights.finalNorm.values.length;
+  const gradient = new Float32Array(student.states.length);
   const normGradient = new Float32Array(size);
   const divergences = new Float32Array(ids.length);
-  const teacherHead = headFeeds(weights.teacher);
+  const teacherHead = headFeeds(teacher.weights);
   const fixed = {
-    ...headFeeds(weights.student),
+    ...headFeeds(student.weights),
     teacher_norm: teacherHead.norm,
     teacher_head: teacherHead.head,
   };
@@ -54,8 +59,8 @@ export async function distillRows(
     });
     const outputs = await session.run({
       ...fixed,
-      [HIDDEN]: rows(states.student),
-      taught: rows(states.teacher),
+      [HIDDEN]: rows(student.states),
+      taught: rows(teacher.states),
       ids: idsFeed(ids.subarray(from, to)),
       weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
     });
@@ -69,7 +74,7 @@ export async function distillRows(
   return { divergence, crossEntropy, gradient, normGradient, divergences };
 }
 
-/** Each row's cross-entropy, in nats. */
+/** Computes each row's cross-entropy, in nats. */
 export async function crossEntropies(
   pool: GraphPool,
   hidden: Float32Array,
