@@ -4,7 +4,7 @@ import type { BlockSource, BlockWeights, TensorRef } from "@readme-moe/model";
 import { GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
 import { paddedBias, placeOf, sizes } from "./pack-product.ts";
 
-/** Packs weights in blocks. @param source - 4 or 8 bits in blocks of 16, or of a multiple of 32 */
+/** @param source - 4 or 8 bits in blocks of 16, or of a multiple of 32 */
 export function packBlocks(source: BlockSource, bias: TensorRef | undefined): PackedTensor {
   const { numOut, numIn, format } = source;
   const block = format.blockSize === 16 ? 16 : GROUP;
@@ -22,6 +22,7 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
     parts: () => ({
       async *weights() {
         const weights = await source.read();
+        const pack = format.bits === 4 ? packNibble : packByte;
         for (let panel = 0; panel < wholePanels(numOut); panel++) {
           const packed = new Uint8Array(panelBytes);
           const floats = new Float32Array(packed.buffer);
@@ -30,10 +31,7 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
             const first = (panel * PANEL + row) * numIn;
             for (let i = 0; i < numIn; i++) {
               const start = Math.floor(i / GROUP) * groupBytes;
-              const quant = weights.quants[first + i] as number;
-              // A nibble's input i is in the low half of a byte, input 16 + i in its high half.
-              const at = format.bits === 4 ? start + placeOf(i & 15, row) : start + placeOf(i % GROUP, row);
-              packed[at] = format.bits === 4 && i % GROUP >= 16 ? (packed[at] as number) | (quant << 4) : quant;
+              pack(packed, start, i % GROUP, row, weights.quants[first + i] as number);
             }
             for (let from = 0; from < numIn; from += block) {
               const at = (Math.floor(from / GROUP) * groupBytes + quantBytes) / 4;
@@ -57,6 +55,16 @@ function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index
   const scale = scales[block] as number;
   // Offsets are relative to the middle of the integers.
   return { scale, minimum: hasOffsets ? (offsets[block] as number) - 8 * scale : 0 };
+}
+
+function packByte(packed: Uint8Array, start: number, i: number, row: number, quant: number): void {
+  packed[start + placeOf(i, row)] = quant;
+}
+
+/** Puts input i into the low half of a byte, and input 16 + i into its high half. */
+function packNibble(packed: Uint8Array, start: number, i: number, row: number, quant: number): void {
+  const place = start + placeOf(i & 15, row);
+  packed[place] = (packed[place] as number) | (i < 16 ? quant : quant << 4);
 }
 
 function fillMiddle(packed: Uint8Array, groupBytes: number, quantBytes: number): void {

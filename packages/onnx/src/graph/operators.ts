@@ -1,6 +1,6 @@
-// The ONNX operators that our graphs use, one function each, named as in the ONNX specification (operator set 18) and as
-// in onnxruntime's contrib operators. Types prevent misspelt operators and attributes; the runtime checks shapes when it
-// opens a session. Exported graphs use operators of the specification, and `MatMul4Bits`.
+// The ONNX operators that our graphs use, one function each, named as in the ONNX specification (operator set 18) and
+// as in onnxruntime's contrib operators. Types prevent misspelt operators and attributes; the runtime checks shapes
+// when it opens a session. Exported graphs use operators of the specification, and `MatMul4Bits`.
 
 import type { GraphBuilder, Value } from "./graph-builder.ts";
 

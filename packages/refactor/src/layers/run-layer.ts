@@ -1,4 +1,4 @@
-// Runs streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
+// Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
 
 import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
@@ -21,77 +21,75 @@ export interface PassOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A stream that passes through a layer. */
+/** Layer, and the stream that passes through it. */
 export interface LayerPass {
   readonly source: LayerSource;
   readonly stream: TokenStream;
   readonly options: PassOptions;
 }
 
-type Outputs = Readonly<Record<string, GraphTensor>>;
-type Run = (feeds: Feeds) => Promise<Outputs>;
-
-/** What a layer should put out on a stream, see `denseLayerGraph`. */
+/** Target outputs of a layer for a stream, see `denseLayerGraph`. */
 export interface Goal {
   readonly rows: Float32Array; // [tokens, hiddenSize]
   readonly weights: Float32Array; // [tokens]
 }
 
-/** States of a stream behind attention, and the experts' goal. */
+/** Inputs of a layer's experts. */
 export interface AttendedStates {
+  /** Stream after attention, `[tokens, hiddenSize]`. */
   readonly attended: Float32Array;
   readonly goal: Goal;
 }
 
-/**
- * Advances the dense model by one layer, in place.
- *
- * @returns also each neuron's summed magnitude, by domain
- */
+type Outputs = Readonly<Record<string, GraphTensor>>;
+
+/** Runs the dense layer on a stream, in place. @returns the goal, and each neuron's summed magnitude by domain */
 export async function runDense(
   pass: LayerPass,
   hidden: Float32Array,
   share: number,
 ): Promise<{ readonly goal: Goal; readonly magnitudes: readonly Float64Array[] }> {
   const { source, stream } = pass;
-  const { hiddenSize } = stream;
-  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(stream.numTokens) };
+  const { hiddenSize, numTokens, sequenceTokens } = stream;
+  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(numTokens) };
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
-  await runBatches(denseLayerGraph(source, share, stream.sequenceTokens), pass, async (batch, run) => {
-    const outputs = await advance(stream, hidden, batch, run);
+  await eachBatch(pass, denseLayerGraph(source, share, sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
-    addInto(magnitudes[batch.domain] as Float64Array, floats(outputs, "magnitudes"));
+    addInto(magnitudes[batch.domain]!, floats(outputs, "magnitudes"));
   });
   return { goal, magnitudes };
 }
 
 /**
- * Advances the dense model by one layer, in place. Batches must be single sequences.
+ * Runs the dense layer on a stream of single sequences, in place.
  *
- * @returns each neuron's energy on each sequence: its summed squared activations times the square of its column's norm
+ * @returns the energy of each neuron over each sequence: summed squared activations times its column's squared norm
  */
 export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promise<readonly Float32Array[]> {
   const { source, stream } = pass;
+  const { hiddenSize, sequenceTokens } = stream;
   const norms = columnSquares((await readDense(source)).weight);
   const energies: Float32Array[] = [];
-  await runBatches(denseLayerGraph(source, 0, stream.sequenceTokens), pass, async (batch, run) => {
-    const outputs = await advance(stream, hidden, batch, run);
-    energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] ?? 0)));
+  await eachBatch(pass, denseLayerGraph(source, 0, sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
+    energies.push(floats(outputs, "squares").map((square, neuron) => square * norms[neuron]!));
   });
   return energies;
 }
 
-/** Sizes of the inputs of a layer's products, see `productInputsGraph`: sums over tokens. */
+/** Sums over tokens of the inputs of a layer's products, see `productInputsGraph`. */
 export interface ProductInputs {
-  /** Sums of squares. */
-  readonly attention: Float64Array; // [hiddenSize]
-  readonly ffn: Float64Array; // [hiddenSize]
-  /** Neurons' activations times each other, as in `Moments`. */
+  /** Squared inputs of attention, `[hiddenSize]`. */
+  readonly attention: Float64Array;
+  /** Squared inputs of the FFN, `[hiddenSize]`. */
+  readonly ffn: Float64Array;
+  /** Products of neurons' activations, as in `Moments`. */
   readonly gram: Float32Array;
 }
 
-/** Advances the dense model by one layer, in place, and measures the inputs of its products. */
+/** Runs the dense layer on a stream, in place, and sums up the inputs of its products. */
 export async function runProductInputs(pass: LayerPass, hidden: Float32Array): Promise<ProductInputs> {
   const { source, stream } = pass;
   const { hiddenSize, intermediateSize } = source.config;
@@ -100,46 +98,41 @@ export async function runProductInputs(pass: LayerPass, hidden: Float32Array): P
     ffn: new Float64Array(hiddenSize),
     gram: new Float32Array(rowStart(intermediateSize, intermediateSize)),
   };
-  await runBatches(productInputsGraph(source, stream.sequenceTokens), pass, async (batch, run) => {
-    const outputs = await advance(stream, hidden, batch, run);
+  await eachBatch(pass, productInputsGraph(source, stream.sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
   });
   return inputs;
 }
 
-/** Selection of batches for `runMoments`. */
-export interface MomentsOf {
-  /** Whether a batch counts. @default all do */
-  readonly counts?: (batch: Batch) => boolean;
-  /** Whether all domains are treated as one. @default false */
-  readonly isPooled?: boolean;
-}
-
 /**
- * Takes a stream through a layer's attention, in place, and computes the moments of its FFN by domain.
+ * Runs a layer's attention on a stream, in place, and returns the moments of its FFN by domain.
  *
- * @param target - rows of the goal, and the share of the stream that was added to them
+ * @param which - batches that count, by default all, and whether all domains are one
  */
 export async function runMoments(
   pass: LayerPass,
   hidden: Float32Array,
-  target: { readonly goal: Float32Array; readonly share: number },
-  of: MomentsOf = {},
+  { goal, share }: { readonly goal: Float32Array; readonly share: number },
+  which: { readonly counts?: (batch: Batch) => boolean; readonly isPooled?: boolean } = {},
 ): Promise<readonly Moments[]> {
   const { source, stream } = pass;
-  const { hiddenSize } = stream;
-  const empty = (): Moments => emptyMoments(source.config.intermediateSize, hiddenSize);
-  const moments = of.isPooled ? [empty()] : byDomain(stream, empty);
-  await runBatches(momentsGraph(source, target.share, stream.sequenceTokens), pass, async (batch, run) => {
+  const { hiddenSize, sequenceTokens } = stream;
+  const { intermediateSize } = source.config;
+  const empty = (): Moments => emptyMoments(intermediateSize, hiddenSize);
+  const moments = which.isPooled ? [empty()] : byDomain(stream, empty);
+  await eachBatch(pass, momentsGraph(source, share, sequenceTokens), async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
-    const goal = rowsFeed(stream.view(target.goal, batch, hiddenSize), hiddenSize);
-    const outputs = await run({ hidden: rowsFeed(own, hiddenSize), goal });
+    const outputs = await run({
+      hidden: rowsFeed(own, hiddenSize),
+      goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
+    });
     own.set(floats(outputs, "attended"));
-    if (of.counts && !of.counts(batch)) return;
-    addMoments(moments[of.isPooled ? 0 : batch.domain] as Moments, {
+    if (which.counts && !which.counts(batch)) return;
+    addMoments(moments[which.isPooled ? 0 : batch.domain]!, {
       count: own.length / hiddenSize,
-      gram: gramOf(outputs, source.config.intermediateSize),
+      gram: gramOf(outputs, intermediateSize),
       cross: floats(outputs, "cross"),
       neuronSums: floats(outputs, "neuron_sums"),
       targetSums: floats(outputs, "target_sums"),
@@ -149,7 +142,7 @@ export async function runMoments(
   return moments;
 }
 
-/** Takes a stream from behind attention through each domain's own expert, in place. */
+/** Runs the expert of each domain on a stream after attention, in place. */
 export async function runExperts(
   pass: LayerPass,
   attended: Float32Array,
@@ -159,85 +152,69 @@ export async function runExperts(
   const { source, stream } = pass;
   const { hiddenSize } = stream;
   for (const expert of new Set(stream.domains.map(expertOf))) {
-    const isOwn = (batch: Batch): boolean => expertOf(batch.domain) === expert;
-    const each = async (batch: Batch, run: Run): Promise<void> => {
+    const run: RunBatch = async (batch, runGraph) => {
       const own = stream.view(attended, batch, hiddenSize);
-      own.set(floats(await run({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
+      own.set(floats(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
     };
-    await runBatches(expertGraph(source, layer, expert), pass, each, isOwn);
+    await eachBatch(pass, expertGraph(source, layer, expert), run, ({ domain }) => expertOf(domain) === expert);
   }
 }
 
-/** Sums of errors, and which batches they are taken over. */
-export interface ErrorSums {
-  /** Share of the stream in the goal. */
-  readonly share: number;
-  /** `[tokens, experts]` */
-  readonly costs: Float32Array;
-  readonly wants: (batch: Batch) => boolean;
-}
-
-/** Adds to `costs` each expert's weighted squared distance from the target. */
+/**
+ * Adds each expert's weighted squared distance from the target to `costs` `[tokens, experts]`, for the wanted batches.
+ */
 export async function addErrors(
   pass: LayerPass,
   { attended, goal }: AttendedStates,
   layer: LayerExperts,
-  { share, costs, wants }: ErrorSums,
+  { share, costs, wants }: { readonly share: number; readonly costs: Float32Array; readonly wants: WantsBatch },
 ): Promise<void> {
   const { source, stream } = pass;
   const { hiddenSize } = stream;
-  const numExperts = layer.experts.length;
-  const each = async (batch: Batch, run: Run): Promise<void> => {
-    const outputs = await run({
-      attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize),
-      goal: rowsFeed(stream.view(goal.rows, batch, hiddenSize), hiddenSize),
-      weights: rowsFeed(stream.view(goal.weights, batch, 1), 1),
+  const rowsOf = (states: Float32Array, batch: Batch, width: number): GraphTensor =>
+    rowsFeed(stream.view(states, batch, width), width);
+  const run: RunBatch = async (batch, runGraph) => {
+    const outputs = await runGraph({
+      attended: rowsOf(attended, batch, hiddenSize),
+      goal: rowsOf(goal.rows, batch, hiddenSize),
+      weights: rowsOf(goal.weights, batch, 1),
     });
-    addInto(stream.view(costs, batch, numExperts), floats(outputs, "errors"));
+    addInto(stream.view(costs, batch, layer.experts.length), floats(outputs, "errors"));
   };
-  await runBatches(errorsGraph(source, layer, share), pass, each, wants);
+  await eachBatch(pass, errorsGraph(source, layer, share), run, wants);
 }
 
-/** Consumer of the scores `[tokens, experts]` of some batches. */
-export interface OverlapScores {
-  readonly wants: (batch: Batch) => boolean;
-  readonly onScores: (batch: Batch, scores: Float32Array) => void;
-}
-
-/** Computes each token's share of active neurons in each expert, see `overlapGraph`. */
+/** Computes each token's share of active neurons in each expert, `[tokens, experts]`, see `overlapGraph`. */
 export async function runOverlaps(
   pass: LayerPass,
   attended: Float32Array,
   layer: LayerExperts,
-  { wants, onScores }: OverlapScores,
+  { wants, onScores }: { readonly wants: WantsBatch; readonly onScores: (batch: Batch, scores: Float32Array) => void },
 ): Promise<void> {
   const { source, stream } = pass;
-  const each = async (batch: Batch, run: Run): Promise<void> => {
-    const rows = stream.view(attended, batch, stream.hiddenSize);
-    onScores(batch, floats(await run({ attended: rowsFeed(rows, stream.hiddenSize) }), "scores"));
+  const { hiddenSize } = stream;
+  const run: RunBatch = async (batch, runGraph) => {
+    const feeds = { attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize) };
+    onScores(batch, floats(await runGraph(feeds), "scores"));
   };
-  await runBatches(overlapGraph(source, layer), pass, each, wants);
+  await eachBatch(pass, overlapGraph(source, layer), run, wants);
 }
 
-/** Runs a graph from `hidden` to `next` on a batch, and writes the latter in place of the former. */
-async function advance(stream: TokenStream, hidden: Float32Array, batch: Batch, run: Run): Promise<Outputs> {
-  const own = stream.view(hidden, batch, stream.hiddenSize);
-  const outputs = await run({ hidden: rowsFeed(own, stream.hiddenSize) });
-  own.set(floats(outputs, "next"));
-  return outputs;
-}
+type WantsBatch = (batch: Batch) => boolean;
+type RunGraph = (feeds: Feeds) => Promise<Outputs>;
+type RunBatch = (batch: Batch, run: RunGraph) => Promise<void>;
 
-async function runBatches(
-  graph: Graph,
+async function eachBatch(
   { stream, options: { threads, signal } }: LayerPass,
-  each: (batch: Batch, run: Run) => Promise<void>,
-  wants: (batch: Batch) => boolean = () => true,
+  graph: Graph,
+  runBatch: RunBatch,
+  wants: WantsBatch = () => true,
 ): Promise<void> {
   const session = await GraphSession.open(graph, { threads });
   try {
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();
-      await each(batch, (feeds) => session.run(feeds));
+      await runBatch(batch, (feeds) => session.run(feeds));
       await yieldToEventLoop();
     }
   } finally {
@@ -250,11 +227,18 @@ export function yieldToEventLoop(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+/** Runs a dense graph and replaces the rows by the residual stream after the layer. */
+async function runInPlace(run: RunGraph, rows: Float32Array, width: number): Promise<Outputs> {
+  const outputs = await run({ hidden: rowsFeed(rows, width) });
+  rows.set(floats(outputs, "next"));
+  return outputs;
+}
+
 function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
   return Array.from({ length: Math.max(...stream.domains) + 1 }, make);
 }
 
-/** Joins the stripes of a Gram matrix: on the diagonal and right of it, see `Moments`. */
+/** Joins the stripes of a Gram matrix's upper triangle, see `Moments`. */
 function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
   const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {

@@ -25,6 +25,7 @@ export class Trainer {
   readonly #pool: GraphPool;
   readonly #settings: TrainerSettings;
   readonly optimizer: Optimizer;
+  readonly #weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights };
 
   constructor(
     config: ModelConfig,
@@ -36,6 +37,7 @@ export class Trainer {
     this.#student = new Decoder(weights.student, this.#pool, new Set(parameters.map(({ key }) => key)));
     this.#teacher = new Decoder(weights.teacher, this.#pool);
     this.#settings = settings;
+    this.#weights = weights;
     this.optimizer = new Optimizer(parameters);
   }
 
@@ -90,13 +92,12 @@ export class Trainer {
       const some = sequences.slice(from, from + microSequences);
       const routed = some.map(({ tokenIds }) => ({ tokenIds, experts: new Uint16Array(tokenIds.length), domain: 0 }));
       const batch = batchOf(routed, microSequences);
-      const labels = labelsOf(batch, sequenceTokens, 1);
+      const labels = { ...labelsOf(batch, sequenceTokens, 1), labelShare };
       const { hidden: teacher } = await this.#teacher.forward(batch, false);
       for (let expert = 0; expert < numExperts; expert++) {
         signal?.throwIfAborted();
-        const { hidden } = await this.#student.forward(withExpert(batch, expert), false);
-        const inputs = this.#headInputs(hidden, teacher);
-        const { divergences } = await distillRows(this.#pool, inputs, labels, labelShare);
+        const { hidden: student } = await this.#student.forward(withExpert(batch, expert), false);
+        const { divergences } = await distillRows(this.#pool, { student, teacher }, this.#weights, labels);
         costs.slice(from, from + some.length).forEach((own, place) => {
           const rows = divergences.subarray(place * sequenceTokens, (place + 1) * sequenceTokens);
           rows.forEach((divergence, row) => (own[row * numExperts + expert] = divergence));
@@ -108,13 +109,6 @@ export class Trainer {
 
   async dispose(): Promise<void> {
     await this.#pool.dispose();
-  }
-
-  #headInputs(student: Float32Array, teacher: Float32Array): Parameters<typeof distillRows>[1] {
-    return {
-      student: { states: student, weights: this.#student.weights },
-      teacher: { states: teacher, weights: this.#teacher.weights },
-    };
   }
 
   /** Adds the gradients of sequences that run together. @param weight - of each token */
@@ -129,9 +123,9 @@ export class Trainer {
     signal?.throwIfAborted();
     const pass = await this.#student.forward(batch, true);
     signal?.throwIfAborted();
-    const inputs = this.#headInputs(pass.hidden, teacher);
-    const rows = await distillRows(this.#pool, inputs, labelsOf(batch, sequenceTokens, weight), labelShare);
-    this.optimizer.add(this.#student.weights.finalNorm.key, rows.normGradient);
+    const labels = { ...labelsOf(batch, sequenceTokens, weight), labelShare };
+    const rows = await distillRows(this.#pool, { student: pass.hidden, teacher }, this.#weights, labels);
+    this.optimizer.add(this.#weights.student.finalNorm.key, rows.normGradient);
     signal?.throwIfAborted();
     await this.#student.backward(pass, rows.gradient, (key, gradient) => this.optimizer.add(key, gradient));
     return rows;

@@ -27,27 +27,32 @@ export interface DistilledRows {
   readonly divergences: Float32Array;
 }
 
-/** States of the last layer, `[rows, hiddenSize]`, and the weights of the model that computed them. */
-export interface HeadInput {
-  readonly states: Float32Array;
-  readonly weights: DecoderWeights;
+/** The student's part and its teacher's. */
+export interface Pair<Part> {
+  readonly student: Part;
+  readonly teacher: Part;
 }
 
-/** Computes the loss of rows, and its gradients. */
+/**
+ * Computes the loss of rows, and its gradients.
+ *
+ * @param states - of the last layer, `[rows, hiddenSize]`
+ * @param labels - with the weight of cross-entropies in the loss
+ */
 export async function distillRows(
   pool: GraphPool,
-  { student, teacher }: { readonly student: HeadInput; readonly teacher: HeadInput },
-  { ids, weights: rowWeights }: Labels,
-  labelShare: number,
+  states: Pair<Float32Array>,
+  weights: Pair<DecoderWeights>,
+  { ids, weights: rowWeights, labelShare }: Labels & { readonly labelShare: number },
 ): Promise<DistilledRows> {
   const session = await pool.distillation(labelShare);
-  const size = student.weights.finalNorm.values.length;
-  const gradient = new Float32Array(student.states.length);
+  const size = weights.student.finalNorm.values.length;
+  const gradient = new Float32Array(states.student.length);
   const normGradient = new Float32Array(size);
   const divergences = new Float32Array(ids.length);
-  const teacherHead = headFeeds(teacher.weights);
+  const teacherHead = headFeeds(weights.teacher);
   const fixed = {
-    ...headFeeds(student.weights),
+    ...headFeeds(weights.student),
     teacher_norm: teacherHead.norm,
     teacher_head: teacherHead.head,
   };
@@ -59,8 +64,8 @@ export async function distillRows(
     });
     const outputs = await session.run({
       ...fixed,
-      [HIDDEN]: rows(student.states),
-      taught: rows(teacher.states),
+      [HIDDEN]: rows(states.student),
+      taught: rows(states.teacher),
       ids: idsFeed(ids.subarray(from, to)),
       weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
     });
