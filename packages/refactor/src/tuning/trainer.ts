@@ -33,8 +33,7 @@ export class Trainer {
     parameters: readonly Parameter[],
     settings: TrainerSettings,
   ) {
-    const shape = { sequences: settings.microSequences, tokens: settings.sequenceTokens };
-    this.#pool = new GraphPool(config, shape, settings.threads);
+    this.#pool = new GraphPool(config, settings.sequenceTokens, settings.threads);
     this.#student = new Decoder(weights.student, this.#pool, new Set(parameters.map(({ key }) => key)));
     this.#teacher = new Decoder(weights.teacher, this.#pool);
     this.#settings = settings;

@@ -1,5 +1,26 @@
 import type { HeaderWindow } from "./header-window.ts";
-import type { GgufValue } from "./value.ts";
+
+/**
+ * Value of a GGUF file's metadata. Integers are numbers if they are safe integers, else bigints. Arrays of numbers are
+ * typed arrays (plain arrays for 64-bit integers), other arrays are plain ones.
+ */
+export type GgufValue =
+  | number
+  | bigint
+  | boolean
+  | string
+  | Uint8Array
+  | Int8Array
+  | Uint16Array
+  | Int16Array
+  | Uint32Array
+  | Int32Array
+  | Float32Array
+  | Float64Array
+  | readonly GgufValue[];
+
+/** Metadata of a GGUF file by key, such as `llama.block_count` or `tokenizer.ggml.tokens`. */
+export type GgufMetadata = ReadonlyMap<string, GgufValue>;
 
 const MAX_NESTING = 8;
 const UINT8 = 0;
@@ -19,7 +40,7 @@ type Numbers =
   | Float32Array
   | Float64Array;
 
-/** The plain number types by their number in a file: bytes each, and what an array of them is. */
+/** Plain number types by their number in a file: bytes of one number, and the constructor of an array. */
 const NUMBERS: ReadonlyMap<number, { readonly bytes: number; readonly arrayOf: (bytes: Uint8Array) => Numbers }> =
   new Map([
     [UINT8, { bytes: 1, arrayOf: (bytes: Uint8Array): Numbers => bytes }],
@@ -70,7 +91,7 @@ function readArray(window: HeaderWindow, nestingLeft: number): GgufValue {
       window.expect(length, 1, "booleans");
       return readElements(window, length, () => readBool(window));
     case STRING:
-      // A string spends its own.
+      // Each string counts itself.
       window.expect(length, 8, "strings");
       return readElements(window, length, () => window.string(), 0);
     case ARRAY:

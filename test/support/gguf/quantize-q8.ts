@@ -1,5 +1,5 @@
-import { f16BitsOf } from "../files/floats.ts";
-import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "./dequantize.ts";
+import { f16BitsOf } from "../../../packages/model/src/files/floats.ts";
+import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
 
 const MAX_Q8 = 127;
 const MAX_F16 = 65504;
@@ -19,7 +19,7 @@ export function quantizeQ8(values: Float32Array): Uint8Array {
   let at = 0;
   for (let start = 0; start < values.length; start += BLOCK_VALUES) {
     const largest = largestMagnitude(values, start);
-    // All in float32, as there.
+    // All in float32, as in llama.cpp.
     const scale = Math.fround(largest / MAX_Q8);
     if (!(scale <= MAX_F16)) {
       throw new RangeError(

@@ -1,42 +1,51 @@
-// Writes a dense model as a GGUF file for llama.cpp: matrices in Q8_0 and vectors in float32, like its own quantizer.
+// Conversion of a dense model to a GGUF file, as llama.cpp's converter and quantiser make it: matrices in one type, vectors
+// in float32.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  ggmlNameOf,
-  GgufFile,
-  type GgufInput,
-  type Model,
-  ropeFrequencies,
-  toGgufRowOrder,
-  writeGguf,
-} from "@readme-moe/model";
-import { tensorRefs } from "./tensor-refs.ts";
+import { familyOf, GgufFile, type Model, ropeFrequencies, type TensorRef } from "@readme-moe/model";
+import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
+import { GGUF_KEYS, GGUF_MULTIPLIER_KEYS } from "../../../packages/model/src/config/gguf-config.ts";
+import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
+import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 
 type Metadata = Parameters<typeof writeGguf>[2];
 type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
 
-const ARCHITECTURES = { llama: "llama", mistral: "llama", qwen2: "qwen2", qwen3: "qwen3" } as const;
 const Q8_BLOCK = 32;
 const MOSTLY_Q8_0 = 7;
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
 
+/** Converts a model with its tokenizer, matrices in Q8_0. */
 export async function writeQ8Gguf(model: Model, path: string): Promise<void> {
   const tokenizer = model.path.endsWith(".gguf") ? await copiedTokenizer(model.path) : await madeTokenizer(model);
-  await writeGguf(path, tensorsOf(model), new Map([...hyperparameters(model), ...tokenizer]));
+  await writeModelGguf(model, path, "Q8_0", tokenizer);
 }
 
-function tensorsOf({ config, weights }: Model): readonly GgufInput[] {
-  const isLlama = ARCHITECTURES[config.modelType] === "llama";
-  const tensors = tensorRefs(weights).map(({ store, name, shape }): GgufInput => {
-    const heads = /q_proj/.test(name) ? config.numHeads : /k_proj/.test(name) ? config.numKvHeads : undefined;
-    const floats = async (): Promise<Float32Array> => {
-      const values = await store.readFloats(name);
-      return isLlama && heads !== undefined ? toGgufRowOrder(values, shape[0] ?? 0, heads) : values;
-    };
+/** Converts a model, with the tokenizer that `tokenizer` describes. */
+export async function writeModelGguf(
+  model: Model,
+  path: string,
+  matrixType: OutputType,
+  tokenizer: Metadata = new Map(),
+): Promise<void> {
+  const tensors = tensorsOf(model, matrixType);
+  await writeGguf(path, tensors, new Map([...hyperparameters(model, matrixType), ...tokenizer]));
+}
+
+function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly GgufInput[] {
+  const { hasPairedRows = false } = familyOf(config.modelType);
+  const tensors = tensorRefs(weights).map((ref): GgufInput => {
+    const { name, shape } = ref;
+    const isPaired = hasPairedRows && /[qk]_proj/.test(name);
     const isMatrix = shape.length === 2;
-    const type = !isMatrix ? "F32" : (shape[1] ?? 0) % Q8_BLOCK === 0 ? "Q8_0" : "F16";
-    return { name: ggmlNameOf(name), type, shape, floats };
+    const hasBlocks = (shape[1] ?? 0) % Q8_BLOCK === 0;
+    const type = !isMatrix ? "F32" : matrixType === "Q8_0" && !hasBlocks ? "F16" : matrixType;
+    const floats = isPaired
+      ? () => readPairedRows(ref, config.headSize)
+      : (): Promise<Float32Array> => ref.store.readFloats(name);
+    return { name: ggmlNameOf(name, config.norms), type, shape, floats };
   });
   const factors = ropeFactors(config);
   if (!factors) return tensors;
@@ -44,7 +53,22 @@ function tensorsOf({ config, weights }: Model): readonly GgufInput[] {
   return [...tensors, { name: "rope_freqs.weight", type: "F32", shape, floats: () => Promise.resolve(factors) }];
 }
 
-/** Returns the divisor of each frequency, when they differ. */
+/** Reads rows of queries or keys by rotary pairs. */
+export async function readPairedRows(
+  { store, name, shape }: Pick<TensorRef, "store" | "name" | "shape">,
+  headSize: number,
+): Promise<Float32Array> {
+  const values = await store.readFloats(name);
+  const [numRows = 0] = shape;
+  const rowLength = values.length / numRows;
+  const paired = new Float32Array(values.length);
+  for (let row = 0; row < numRows; row++) {
+    paired.set(values.subarray(row * rowLength, (row + 1) * rowLength), pairedRowOf(row, headSize) * rowLength);
+  }
+  return paired;
+}
+
+/** Divisors of the frequencies, unless they are all the same. */
 function ropeFactors({ rope, headSize }: Model["config"]): Float32Array | undefined {
   if (rope.type !== "llama3" && rope.type !== "factors") return undefined;
   const stretched = ropeFrequencies(rope, headSize);
@@ -53,29 +77,35 @@ function ropeFactors({ rope, headSize }: Model["config"]): Float32Array | undefi
   );
 }
 
-function hyperparameters({ config }: Model): Metadata {
-  const architecture = ARCHITECTURES[config.modelType];
+function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
+  const { architecture, multipliers } = familyOf(config.modelType);
   const own = new Map<string, Value>([
-    ["context_length", uint32(config.contextTokens)],
-    ["embedding_length", uint32(config.hiddenSize)],
-    ["block_count", uint32(config.numLayers)],
-    ["feed_forward_length", uint32(config.intermediateSize)],
-    ["attention.head_count", uint32(config.numHeads)],
+    [GGUF_KEYS.max_position_embeddings, uint32(config.contextTokens)],
+    [GGUF_KEYS.hidden_size, uint32(config.hiddenSize)],
+    [GGUF_KEYS.num_hidden_layers, uint32(config.numLayers)],
+    [GGUF_KEYS.intermediate_size, uint32(config.intermediateSize)],
+    [GGUF_KEYS.num_attention_heads, uint32(config.numHeads)],
     ["attention.head_count_kv", uint32(config.numKvHeads)],
     ["attention.key_length", uint32(config.headSize)],
     ["attention.value_length", uint32(config.headSize)],
-    ["attention.layer_norm_rms_epsilon", { type: "float32", value: config.rmsNormEpsilon }],
-    ["rope.freq_base", { type: "float32", value: config.rope.theta }],
+    [GGUF_KEYS.rms_norm_eps, float32(config.rmsNormEpsilon)],
+    ["rope.freq_base", float32(config.rope.theta)],
     ["rope.dimension_count", uint32(config.headSize)],
     ["vocab_size", uint32(config.vocabSize)],
   ]);
   if (config.rope.type === "linear") {
     own.set("rope.scaling.type", { type: "string", value: "linear" });
-    own.set("rope.scaling.factor", { type: "float32", value: config.rope.factor });
+    own.set("rope.scaling.factor", float32(config.rope.factor));
+  }
+  if (multipliers) {
+    own.set(GGUF_MULTIPLIER_KEYS.embedding, float32(config.embeddingScale));
+    own.set(GGUF_MULTIPLIER_KEYS.residual, float32(config.residualScale));
+    own.set(GGUF_MULTIPLIER_KEYS.attention, float32(config.attentionScale));
+    own.set(GGUF_MULTIPLIER_KEYS.logits, float32(1 / config.logitScale));
   }
   return new Map<string, Value>([
     ["general.architecture", { type: "string", value: architecture }],
-    ["general.file_type", uint32(MOSTLY_Q8_0)],
+    ...(matrixType === "Q8_0" ? [["general.file_type", uint32(MOSTLY_Q8_0)] as [string, Value]] : []),
     ["general.quantization_version", uint32(2)],
     ...Array.from(own, ([key, value]): [string, Value] => [`${architecture}.${key}`, value]),
   ]);
@@ -88,7 +118,7 @@ async function copiedTokenizer(path: string): Promise<Metadata> {
   return new Map(entries.flatMap(([key, value]) => toInput(key, value)));
 }
 
-/** Returns the GGUF type of a tokenizer's value. */
+/** Finds the type of a tokenizer's key by its value. */
 function toInput(key: string, value: unknown): readonly [string, Value][] {
   if (typeof value === "string") return [[key, { type: "string", value }]];
   if (typeof value === "boolean") return [[key, { type: "bool", value }]];
@@ -107,7 +137,7 @@ interface TokenizerJson {
   };
 }
 
-/** Makes a tokenizer in which only the ids are right: prompts are token ids. */
+/** Makes a tokenizer with the right ids only: prompts are token ids. */
 async function madeTokenizer({ path, config }: Model): Promise<Metadata> {
   const text = await readFile(join(path, "tokenizer.json"), "utf8");
   const { added_tokens: added = [], model } = JSON.parse(text) as TokenizerJson;
@@ -135,4 +165,8 @@ async function madeTokenizer({ path, config }: Model): Promise<Metadata> {
 
 function uint32(value: number): Value {
   return { type: "uint32", value };
+}
+
+function float32(value: number): Value {
+  return { type: "float32", value };
 }

@@ -1,17 +1,16 @@
 import { describeValue } from "@readme-moe/core";
-import { writeFileAtomically } from "../files/write-file.ts";
-import { encodeF16 } from "../files/floats.ts";
-import { quoted } from "../files/errors.ts";
-import { countValues } from "../tensor-store.ts";
-import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "./dequantize.ts";
+import { encodeF16, writeFileAtomically } from "@readme-moe/model";
+import { quoted } from "../../../packages/model/src/files/errors.ts";
+import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
+import { countValues } from "../../../packages/model/src/tensor-store.ts";
 import { encodeEntry, encodeString, type GgufInputValue, uint32, uint64 } from "./metadata-encoder.ts";
-import { quantizeQ8 } from "./quantize.ts";
+import { quantizeQ8 } from "./quantize-q8.ts";
 
 const VERSION = 3;
 const DEFAULT_ALIGNMENT = 32;
 const MAX_DIMENSIONS = 4;
 
-type OutputType = "F32" | "F16" | "Q8_0";
+export type OutputType = "F32" | "F16" | "Q8_0";
 
 interface OutputFormat {
   readonly id: number;
@@ -27,21 +26,21 @@ const OUTPUT_TYPES: Readonly<Record<OutputType, OutputFormat>> = {
   Q8_0: { id: 8, blockValues: BLOCK_VALUES, blockBytes: Q8_0_BLOCK_BYTES, encode: quantizeQ8 },
 };
 
-/** A tensor to be written. */
+/** Tensor to be written. */
 export interface GgufInput {
   /** ggml's name, such as `blk.0.attn_q.weight`. */
   readonly name: string;
-  /** What the values are stored as; Q8_0 needs rows of whole blocks of 32. */
+  /** Type of the stored values; Q8_0 needs rows of whole blocks of 32. */
   readonly type: OutputType;
   /** Outermost dimension first; `[]` is a scalar. */
   readonly shape: readonly number[];
-  /** Makes the values, row-major, rows in the file's order; called once, when its turn has come. */
+  /** Reads the values, row-major, rows in the file's order. Called once, right before they are written. */
   readonly floats: () => Promise<Float32Array>;
 }
 
 /**
- * Writes a GGUF file of version 3, whole or not at all, holding one tensor in memory at a time; data
- * lies in the order of `tensors`. `general.alignment`, where `metadata` has it, is obeyed.
+ * Writes a GGUF file of version 3, whole or not at all, with one tensor in memory at a time. Data is in the order of
+ * `tensors`, aligned as `general.alignment` of `metadata` says.
  *
  * @throws {TypeError | RangeError} when a name, type, shape or metadata value cannot be written; before anything is
  * @throws {ReadMeError} `ERR_WRITE_FAILED`, also when a tensor's `floats` fails, yields a wrong number, or cannot be quantised

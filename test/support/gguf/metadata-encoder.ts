@@ -1,5 +1,5 @@
 import { describeValue } from "@readme-moe/core";
-import { quoted } from "../files/errors.ts";
+import { quoted } from "../../../packages/model/src/files/errors.ts";
 
 const INTEGER_TYPES = {
   uint8: { id: 0, bytes: 1, isSigned: false },
@@ -18,7 +18,7 @@ const ARRAY_ID = 9;
 type IntegerType = keyof typeof INTEGER_TYPES;
 type NumberType = IntegerType | "float32" | "float64";
 
-/** A metadata value to be written, with its type, which a number alone does not tell. */
+/** Metadata value to be written, with its type. */
 export type GgufInputValue =
   | { readonly type: NumberType; readonly value: number | bigint }
   | { readonly type: "bool"; readonly value: boolean }
@@ -50,7 +50,7 @@ export function uint64(value: number): Uint8Array {
   return integerBytes(BigInt(value), 8);
 }
 
-/** A string as the format has them: length in bytes, then UTF-8. */
+/** Encodes a string: length in bytes, then UTF-8. */
 export function encodeString(text: string): Uint8Array {
   const bytes = new TextEncoder().encode(text);
   return Buffer.concat([uint64(bytes.byteLength), bytes]);
