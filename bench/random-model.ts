@@ -1,7 +1,7 @@
-// A model of a given shape with random weights, for speed alone.
+// A model of a given shape with random weights, for measuring speed.
 
 import { crc32 } from "node:zlib";
-import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import { parseConfig, type Model, type ModelConfig, type TensorStore } from "@readme-moe/model";
 
 export interface Shape {
   readonly hiddenSize: number;
@@ -45,8 +45,8 @@ export const LLAMA_3B: Shape = {
 };
 
 /**
- * Weights come out of a short list of random numbers, again and again; each tensor begins elsewhere in it, since the runtime keeps
- * equal constants once, and a model of equal layers fits into a processor's caches.
+ * Makes weights from a repeated short list of random numbers. Each tensor begins at another place: the runtime stores
+ * equal constants once, and a model of equal layers would fit into a processor's caches.
  *
  * @param expertSize - width of each expert's FFN
  */
@@ -58,7 +58,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
     names: [],
     has: () => true,
     info: (name) => ({ name, type: "F32", shape: shapes.get(name) ?? [], byteLength: 0 }),
-    readBytes: () => Promise.reject(new Error("Random weights are no bytes")),
+    readBytes: () => Promise.reject(new Error("Random weights have no stored bytes")),
     readFloats: async (name, rows) => {
       const [numRows = 1, ...rest] = shapes.get(name) ?? [];
       const size = rest.reduce((product, length) => product * length, 1);
@@ -78,7 +78,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
   const { hiddenSize, numHeads, numKvHeads, headSize, vocabSize, numLayers } = shape;
   const embedding = tensor("embedding", vocabSize, hiddenSize);
   const layers = Array.from({ length: numLayers }, (_, layer) => ({
-    inputNorm: tensor(`${layer}.norm1`, hiddenSize),
+    attentionNorm: tensor(`${layer}.norm1`, hiddenSize),
     attention: {
       query: linear(`${layer}.q`, numHeads * headSize, hiddenSize),
       key: linear(`${layer}.k`, numKvHeads * headSize, hiddenSize),
@@ -87,7 +87,9 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
       queryNorm: undefined,
       keyNorm: undefined,
     },
-    postAttentionNorm: tensor(`${layer}.norm2`, hiddenSize),
+    attentionOutputNorm: undefined,
+    ffnNorm: tensor(`${layer}.norm2`, hiddenSize),
+    ffnOutputNorm: undefined,
     shared: undefined,
     experts: Array.from({ length: numExperts }, (__, expert) => ({
       gate: linear(`${layer}.${expert}.gate`, expertSize, hiddenSize),
@@ -114,26 +116,26 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
   };
 }
 
-function configOf({ ffnSize, ...shape }: Shape): ModelConfig {
-  return {
-    ...shape,
-    modelType: "llama",
-    intermediateSize: ffnSize,
-    rmsNormEpsilon: 1e-5,
-    rope: { type: "default", theta: 100_000 },
-    contextTokens: 2048,
-    slidingWindows: Array.from({ length: shape.numLayers }, () => undefined),
-    hasQkvBias: false,
-    hasOutputBias: false,
-    hasMlpBias: false,
-    hasQkNorm: false,
-    hasTiedEmbeddings: true,
-    bosTokenId: 0,
-    eosTokenIds: [0],
-  };
+function configOf(shape: Shape): ModelConfig {
+  return parseConfig("random", {
+    model_type: "llama",
+    vocab_size: shape.vocabSize,
+    hidden_size: shape.hiddenSize,
+    intermediate_size: shape.ffnSize,
+    num_hidden_layers: shape.numLayers,
+    num_attention_heads: shape.numHeads,
+    num_key_value_heads: shape.numKvHeads,
+    head_dim: shape.headSize,
+    rms_norm_eps: 1e-5,
+    rope_theta: 100_000,
+    max_position_embeddings: 2048,
+    tie_word_embeddings: true,
+    bos_token_id: 0,
+    eos_token_id: 0,
+  });
 }
 
-/** `length` numbers of a list without an end, which repeats `noise`, from `start` on. */
+/** Takes `length` numbers from `start` on of an endless repetition of `noise`. */
 function filled(noise: Float32Array, start: number, length: number): Float32Array<ArrayBuffer> {
   const values = new Float32Array(length);
   for (let end = 0; end < length;) {

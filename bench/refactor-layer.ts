@@ -1,10 +1,10 @@
-// How long a larger model's refactoring would take, and how much memory: one layer of its shape with random weights is run for
-// real, on fewer tokens and with fewer experts, and what it took is multiplied out.
+// Estimates the time and memory of a larger model's refactoring: runs one layer of its shape with random weights, on
+// fewer tokens and with fewer experts, and extrapolates.
 //
 //   pnpm bench:refactor [--shape smollm2|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
 
 import { parseArgs } from "node:util";
-import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import { parseConfig, type Model, type TensorStore } from "@readme-moe/model";
 import { fitLayer } from "../packages/refactor/src/experts/fit-layer.ts";
 import { layerSource, readDense } from "../packages/refactor/src/layers/layer-source.ts";
 import { addErrors, runDense, runExperts, runMoments } from "../packages/refactor/src/layers/run-layer.ts";
@@ -17,7 +17,7 @@ const SHAPES = {
   "7b": { hidden: 4096, ffn: 11_008, layers: 32, heads: 32, kvHeads: 32, headSize: 128 }, // Llama 2
 } as const;
 
-// What is projected to.
+// Refactoring that is extrapolated to.
 const FULL = { domains: 7, tokens: 16_384, costShare: 1 / 3, staticShare: 1 / 4 };
 const SEQUENCE_TOKENS = 512;
 
@@ -32,7 +32,6 @@ const { values } = parseArgs({
 const shape = SHAPES[values.shape as keyof typeof SHAPES];
 if (shape === undefined) throw new TypeError(`Expected --shape to be one of ${Object.keys(SHAPES).join(", ")}`);
 const [numDomains, tokens, threads] = [Number(values.domains), Number(values.tokens), Number(values.threads)];
-const options = { threads };
 
 const model = randomModel();
 const texts = Array.from({ length: numDomains }, (_, domain) =>
@@ -43,13 +42,14 @@ const texts = Array.from({ length: numDomains }, (_, domain) =>
 const stream = new TokenStream(model.config, texts, 1024);
 const products = await Products.open(threads);
 const source = layerSource(model, 0);
+const pass = { source, stream, options: { threads } };
 const dense = await stream.embed(model);
 const fitted = dense.slice();
 const costs = new Float32Array(stream.numTokens * numDomains);
 
 const times: Record<string, number> = {};
-const { goal } = await timed("dense pass", () => runDense(source, stream, dense, 0.5, options));
-const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal.rows, 0.5, options));
+const { goal } = await timed("dense pass", () => runDense(pass, dense, 0.5));
+const moments = await timed("statistics", () => runMoments(pass, fitted, { goal: goal.rows, share: 0.5 }));
 const down = await readDense(source);
 const settings = {
   usedSize: shape.ffn / 2,
@@ -59,10 +59,10 @@ const settings = {
   ownShare: 0.7,
   ridge: 1e-3,
 } as const;
-const layer = await timed("fit", () => fitLayer(moments, down, settings, products));
-const errors = { share: 0.5, costs };
-await timed("errors", () => addErrors(source, stream, { attended: fitted, goal }, layer, errors, options, () => true));
-await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) => domain, options));
+const layer = await timed("fit", () => fitLayer(moments, { dense: down, settings, products }));
+const errors = { share: 0.5, costs, wants: () => true };
+await timed("errors", () => addErrors(pass, { attended: fitted, goal }, layer, errors));
+await timed("experts", () => runExperts(pass, fitted, layer, (domain) => domain));
 await products.dispose();
 report();
 
@@ -74,7 +74,7 @@ function report(): void {
   for (const name of Object.keys(times)) console.log(`${name.padEnd(12)} ${secondsOf(name).toFixed(2)} s`);
   const { domains, costShare, staticShare } = FULL;
   const share = (domains * FULL.tokens) / stream.numTokens;
-  // Errors of an expert cost alike for each expert; the single expert's stream takes part of the tokens.
+  // Measuring errors costs the same for each expert; the static expert's stream has a share of the tokens.
   const passes = secondsOf("dense pass") + (1 + staticShare) * (secondsOf("statistics") + secondsOf("experts"));
   const compared = costShare * secondsOf("errors") * (domains / numDomains);
   const fits = (secondsOf("fit") * (domains + 1)) / numDomains;
@@ -88,9 +88,9 @@ function report(): void {
   );
 }
 
-/** What grew with tokens and experts, for all of them, and the rest as it was. */
+/** Extrapolates the memory that grows with tokens and experts; the rest stays the same. */
 function projectedBytes(): number {
-  const streams = (3 + FULL.staticShare) * stream.hiddenSize * 4; // dense, fitted, goal; the single expert's
+  const streams = (3 + FULL.staticShare) * stream.hiddenSize * 4; // dense, fitted, goal; the static expert's
   const ofDomain = 4 * shape.ffn * (shape.ffn / 2 + shape.hidden);
   const more = (FULL.domains * FULL.tokens - stream.numTokens) * streams + (FULL.domains + 1 - numDomains) * ofDomain;
   return peakBytes() + more;
@@ -104,7 +104,7 @@ function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-/** Weights come out of a list of random numbers, again and again. */
+/** Makes weights from a repeated list of random numbers. */
 function randomModel(): Pick<Model, "config" | "weights"> {
   const noise = Float32Array.from({ length: 65_521 }, (_, i) => Math.sin(i * i * 12.9898));
   const { hidden, ffn, heads, kvHeads, headSize } = shape;
@@ -127,20 +127,20 @@ function randomModel(): Pick<Model, "config" | "weights"> {
   };
   const linear = (name: string, out: number, size: number) => ({ weight: ref(name, out, size), bias: undefined });
   const embedding = ref("embedding", 512, hidden);
-  const config = {
-    hiddenSize: hidden,
-    intermediateSize: ffn,
-    numLayers: 1,
-    numHeads: heads,
-    numKvHeads: kvHeads,
-    headSize,
-    rmsNormEpsilon: 1e-5,
-    rope: { type: "default", theta: 10_000 },
-    contextTokens: SEQUENCE_TOKENS,
-    slidingWindows: [undefined],
-  } as unknown as ModelConfig;
+  const config = parseConfig("random", {
+    model_type: "llama",
+    vocab_size: 512,
+    hidden_size: hidden,
+    intermediate_size: ffn,
+    num_hidden_layers: 1,
+    num_attention_heads: heads,
+    num_key_value_heads: kvHeads,
+    head_dim: headSize,
+    rms_norm_eps: 1e-5,
+    max_position_embeddings: SEQUENCE_TOKENS,
+  });
   const layerRefs = {
-    inputNorm: ref("input_norm", hidden),
+    attentionNorm: ref("input_norm", hidden),
     attention: {
       query: linear("query", heads * headSize, hidden),
       key: linear("key", kvHeads * headSize, hidden),
@@ -149,7 +149,9 @@ function randomModel(): Pick<Model, "config" | "weights"> {
       queryNorm: undefined,
       keyNorm: undefined,
     },
-    postAttentionNorm: ref("post_norm", hidden),
+    attentionOutputNorm: undefined,
+    ffnNorm: ref("post_norm", hidden),
+    ffnOutputNorm: undefined,
     shared: undefined,
     experts: [{ gate: linear("gate", ffn, hidden), up: linear("up", ffn, hidden), down: linear("down", hidden, ffn) }],
   };

@@ -1,4 +1,4 @@
-// How the client of the server's bench reads answers: what it calls cut short is no answer, and no other is called so.
+// Client of the server benchmark: recognizes incomplete answers, and only those.
 
 import type { ServerResponse } from "node:http";
 import express from "express";
@@ -49,7 +49,7 @@ test.each([
   });
 });
 
-test("a connection that ends in the middle of a stream is no answer", async () => {
+test("does not count a stream that ends early as an answer", async () => {
   const answer = await answerTo((response) => {
     response.write(chunk("a", null), () => response.destroy());
   });

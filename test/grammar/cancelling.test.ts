@@ -1,4 +1,4 @@
-// Who goes away no longer waits, and what nobody waits for is not compiled; clients do not stand in each other's way.
+// Aborted calls, abandoned compilations, and fair shares of clients.
 
 import { getEventListeners, setMaxListeners } from "node:events";
 import { Grammars, type Constraint } from "@readme-moe/grammar";
@@ -13,14 +13,14 @@ afterEach(async () => {
   for (const grammars of opened.splice(0)) await grammars.dispose();
 });
 
-/** With an hour for each grammar: what is slow does not end by itself. */
+/** Opens grammars with an hour for each, so that a slow one does not end by itself. */
 async function open(options: Parameters<typeof Grammars.open>[1] = {}): Promise<Grammars> {
   const grammars = await Grammars.open(vocabulary, { maxCompileMs: 3_600_000, ...options });
   opened.push(grammars);
   return grammars;
 }
 
-/** Takes more than a minute. */
+/** A grammar that takes more than a minute. */
 const slow = (index: number): string => `((a{1,512}${index}){1,512}){1,512}`;
 const gone = new Error("The client has gone");
 
@@ -31,7 +31,7 @@ async function reasonOf(promise: Promise<unknown>): Promise<unknown> {
   );
 }
 
-test("who goes away is told at once, with the signal's reason, whatever was asked for", async () => {
+test("rejects at once with the signal's reason when a call is aborted", async () => {
   const grammars = await open({ maxGrammars: 1 });
   const controller = new AbortController();
   const options = { signal: controller.signal };
@@ -47,12 +47,12 @@ test("who goes away is told at once, with the signal's reason, whatever was aske
   controller.abort(gone);
   expect(await Promise.all(asked)).toEqual(asked.map(() => gone));
   expect(getEventListeners(controller.signal, "abort")).toEqual([]);
-  // There is room for one thread: the one that compiled has ended.
+  // There is room for one thread, so the compiling one has ended.
   await expect(grammars.choice(["b"])).resolves.toBeDefined();
   expect(await reasonOf(grammars.choice(["b"], options))).toBe(gone);
 });
 
-test("a signal that does nothing is listened to no longer than needed", async () => {
+test("removes its listener from a signal that is not aborted", async () => {
   const grammars = await open();
   const { signal } = new AbortController();
   const constraint = await grammars.choice(["a"], { signal });
@@ -62,7 +62,7 @@ test("a signal that does nothing is listened to no longer than needed", async ()
   expect(getEventListeners(signal, "abort")).toEqual([]);
 });
 
-test("a compilation goes on as long as someone waits for it", async () => {
+test("continues a compilation while any call waits for it", async () => {
   const grammars = await open({ maxGrammars: 1 });
   const controllers = Array.from({ length: 3 }, () => new AbortController());
   const asked = controllers.map(({ signal }) => reasonOf(grammars.choice(["a"], { signal })));
@@ -70,7 +70,7 @@ test("a compilation goes on as long as someone waits for it", async () => {
   expect(await Promise.all(asked)).toEqual([gone, gone, "compiled"]);
 });
 
-test("what was given up is no refusal: asked for again, it is compiled", async () => {
+test("compiles an abandoned grammar when it is requested again", async () => {
   const grammars = await open();
   for (let round = 0; round < 3; round++) {
     const controller = new AbortController();
@@ -81,14 +81,14 @@ test("what was given up is no refusal: asked for again, it is compiled", async (
   await expect(grammars.regex("[a-f]{3}")).resolves.toBeDefined();
 });
 
-test("twelve slow grammars of one client delay another one's not at all", async () => {
+test("starts a client's grammar at once beside twelve slow ones of another client", async () => {
   const grammars = await open({ maxWaiting: 24 });
   const controller = new AbortController();
   setMaxListeners(0, controller.signal);
   const asked = Array.from({ length: 12 }, (_, index) =>
     reasonOf(grammars.regex(slow(index), { client: "slow", signal: controller.signal })),
   );
-  // It ends although none of them does.
+  // The short one ends although no slow one does.
   for (const word of ["a", "b", "c"]) await grammars.choice([word], { client: "other" });
   await expectReadMeError(grammars.regex(slow(12), { client: "slow" }), "ERR_QUEUE_FULL", "of this client");
   await grammars.choice(["d"], { client: "third" });
@@ -97,8 +97,8 @@ test("twelve slow grammars of one client delay another one's not at all", async 
   await grammars.choice(["e"], { client: "slow" });
 });
 
-test("slow grammars of many clients make room after a slice of time", async () => {
-  // A fifth of it is a slice.
+test("makes slow grammars of many clients share time slices", async () => {
+  // A time slice is a fifth of this.
   const grammars = await open({ maxCompileMs: 2_000 });
   const controller = new AbortController();
   const asked = ["x", "y", "z"].map((client, index) =>
@@ -113,7 +113,7 @@ function told(reason: unknown): string {
   return reason instanceof RangeError ? "too slow" : (reason as Error).message;
 }
 
-test("busy grammars make room for others, and the answers that they are asked for come", async () => {
+test("evicts busy grammars for others, and still answers their questions", async () => {
   const grammars = await open({ maxGrammars: 2 });
   const words = ["yes", "no", "maybe"];
   const constraints = await Promise.all(words.map((word) => grammars.choice([word])));
@@ -128,7 +128,7 @@ test("busy grammars make room for others, and the answers that they are asked fo
   }
 });
 
-test("an answer whose request ends does not wait for its grammar to be compiled again", async () => {
+test("does not compile an evicted grammar again for a request that ended", async () => {
   const grammars = await open({ maxGrammars: 1 });
   const constraint = await grammars.choice(["a"]);
   const blocker = new AbortController();
@@ -146,7 +146,7 @@ test("an answer whose request ends does not wait for its grammar to be compiled 
   expect(await allowedAfter(constraint, vocabulary, [])).toContain("a".charCodeAt(0));
 });
 
-test.each([1, 2, 3])("whoever goes away and whenever, all others get their grammars (seed %i)", async (seed) => {
+test.each([1, 2, 3])("serves all calls that are not aborted, whichever others are (seed %i)", async (seed) => {
   const random = seededRandom(seed);
   const grammars = await open({ maxGrammars: 1 + randomInteger(random, 3), maxWaiting: 200 });
   const asked = Array.from({ length: 40 }, async (_, index) => {
@@ -168,7 +168,7 @@ test.each([1, 2, 3])("whoever goes away and whenever, all others get their gramm
   await grammars.choice(["a"], { client: "last" });
 });
 
-test("options are checked", async () => {
+test("checks options", async () => {
   const grammars = await open();
   await expect(grammars.regex("a", { signal: {} as never })).rejects.toThrow("`signal`");
   await expect(grammars.choice(["a"], { client: 3 as never })).rejects.toThrow("`client`");

@@ -1,4 +1,4 @@
-// Which grammar is compiled next, and what makes room for it.
+// Decisions which grammar is compiled next, and which is evicted for it.
 
 import { describe, expect, test } from "vitest";
 import {
@@ -13,7 +13,7 @@ import {
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const SLICE_MS = 100;
-/** How long a busy grammar takes to answer. */
+/** Time that a busy grammar takes to answer. */
 const BUSY_MS = 20;
 const waits = (key: string, ...clients: string[]): WaitingCompilation => ({ key, clients, isLong: false });
 const long = (key: string, ...clients: string[]): WaitingCompilation => ({ key, clients, isLong: true });
@@ -45,7 +45,7 @@ const decide = (state: Partial<CompileState>): Move =>
 const WAIT = { type: "wait", forMs: undefined };
 
 describe("the next compilation", () => {
-  test("is the first of the client whose turn it is", () => {
+  test("is the first of the client whose turn is next", () => {
     const turns = new Map([
       ["a", 3],
       ["b", 2],
@@ -58,7 +58,7 @@ describe("the next compilation", () => {
     });
   });
 
-  test("starts beside a running one, which goes on in the place for long ones", () => {
+  test("starts beside a running one, which moves to the place for long ones", () => {
     const running = [runs(waits("a1", "a"))];
     expect(decide({ waiting: [waits("b1", "b")], running })).toEqual({ type: "promote", key: "a1" });
     const promoted = [runs(long("a1", "a"))];
@@ -67,14 +67,14 @@ describe("the next compilation", () => {
     expect(decide({ waiting: [long("b1", "b")], running })).toEqual({ type: "start", key: "b1" });
   });
 
-  test("of a client with none running comes at once, before a second one of another", () => {
+  test("is that of a client without a running one, before another client's second", () => {
     const running = [runs(long("a1", "a")), runs(waits("a2", "a"))];
     const waiting = [waits("a3", "a"), waits("b1", "b")];
     expect(decide({ waiting, running })).toEqual({ type: "put-off", key: "a2", isLong: false });
     expect(decide({ waiting: waiting.slice(0, 1), running })).toEqual({ type: "wait", forMs: 90 });
   });
 
-  test("comes after a slice of time when both places are taken by others", () => {
+  test("starts after a time slice when other clients take both places", () => {
     const running = [runs(long("a1", "a")), runs(waits("b1", "b"))];
     const waiting = [waits("c1", "c")];
     expect(decide({ waiting, running })).toEqual({ type: "wait", forMs: 90 });
@@ -84,7 +84,7 @@ describe("the next compilation", () => {
     expect(decide({ waiting, running: ending, nowMs: 100 })).toEqual(WAIT);
   });
 
-  test("waits for its turn and a slice of time where only one grammar is kept", () => {
+  test("waits for its turn and a time slice when only one grammar is kept", () => {
     const [waiting, running] = [[long("a2", "a"), waits("b1", "b")], [runs(waits("a1", "a"))]];
     const turns = new Map([
       ["a", 1],
@@ -97,22 +97,22 @@ describe("the next compilation", () => {
   });
 });
 
-describe("room is made", () => {
+describe("eviction", () => {
   const waiting = [waits("new", "n")];
 
-  test("by the grammar used longest ago of the client who has the most", () => {
+  test("chooses the least recently used grammar of the client with the most", () => {
     const homes = [kept("b1", "b"), kept("a1", "a"), kept("a2", "a"), kept("c1", "c")];
     expect(decide({ waiting, kept: homes, maxGrammars: 4 })).toEqual({ type: "evict", key: "a1" });
     expect(decide({ waiting, kept: homes, maxGrammars: 5 })).toEqual({ type: "start", key: "new" });
     expect(decide({ waiting, kept: homes.slice(1, 2), maxGrammars: 1 })).toEqual({ type: "evict", key: "a1" });
   });
 
-  test("by a stale grammar before others", () => {
+  test("chooses a stale grammar before others", () => {
     const homes = [kept("b1", "b"), kept("a1", "a", { usedMs: 60_000 }), kept("a2", "a", { usedMs: 70_000 })];
     expect(decide({ waiting, kept: homes, maxGrammars: 3, nowMs: 70_000 })).toEqual({ type: "evict", key: "b1" });
   });
 
-  test("by an idle grammar before a busy one, and by what ends already before both", () => {
+  test("waits for an ending grammar, then chooses an idle one before a busy one", () => {
     const homes = [kept("a1", "a", { isIdle: false }), kept("a2", "a", { isIdle: false }), kept("b1", "b")];
     expect(decide({ waiting, kept: homes, maxGrammars: 3 })).toEqual({ type: "evict", key: "b1" });
     const busy = homes.slice(0, 2);
@@ -123,7 +123,7 @@ describe("room is made", () => {
   });
 });
 
-test("a row of turns goes round", () => {
+test("gives turns to clients in rotation", () => {
   const turns = new Turns();
   for (const client of ["a", "b", "a"]) turns.join(client);
   expect([...turns.all]).toEqual([
@@ -147,7 +147,7 @@ interface Job extends WaitingCompilation {
 
 let numRetired = 0;
 
-/** Compilations, threads and time without any of them being real. */
+/** Simulates compilations, threads and time. */
 class Simulation {
   readonly turns = new Turns();
   waiting: Job[] = [];
@@ -226,7 +226,7 @@ class Simulation {
     }
   }
 
-  /** To the next thing that happens. */
+  /** Advances to the next event. */
   step(untilMs: number, random?: () => number): void {
     if (random) this.kept = this.kept.map((one) => ({ ...one, isIdle: random() < 0.5 }));
     const sliceMs = this.pump();
@@ -257,7 +257,7 @@ test.each(Array.from({ length: 60 }, (_, seed) => seed))(
         numJobs++;
       }
     }
-    // One more comes, of a client of its own: each of the others has one turn before it.
+    // One more client arrives: each of the others has one turn before it.
     const cameMs = simulation.nowMs;
     const last = simulation.add("late", 5);
     while (last.startedMs === undefined) simulation.step(Infinity);
@@ -269,18 +269,18 @@ test.each(Array.from({ length: 60 }, (_, seed) => seed))(
   },
 );
 
-test("some of these had to make room while they were busy", () => {
+test("evicted busy grammars in some of these runs", () => {
   expect(numRetired).toBeGreaterThan(10);
 });
 
-test("a client with twelve slow grammars delays a short one of another not at all", () => {
+test("does not delay a short grammar by twelve slow ones of another client", () => {
   const simulation = new Simulation(8);
   for (let index = 0; index < 12; index++) simulation.add("slow", 10_000);
   for (let at = 0; at < 5; at++) {
     simulation.step(simulation.nowMs + 37);
     const other = simulation.add("other", 5);
     while (other.startedMs === undefined) simulation.step(Infinity);
-    // The time a thread takes to end.
+    // Time that a thread takes to end.
     expect(other.startedMs - other.cameMs).toBeLessThanOrEqual(1);
     while (!simulation.done.includes(other)) simulation.step(Infinity);
   }

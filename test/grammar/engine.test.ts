@@ -1,4 +1,4 @@
-// The real thing: a model with random weights, bound by a grammar, writes JSON.
+// A model with random weights that writes JSON, bound by a grammar.
 
 import { join } from "node:path";
 import { Grammars } from "@readme-moe/grammar";
@@ -34,7 +34,7 @@ const schema = {
 };
 const isValid = new Ajv2020().compile(schema);
 
-test("a model that was never trained answers as the schema says, in every choice", async () => {
+test("makes an untrained model answer by the schema, in every choice", async () => {
   const constraint = await grammars.jsonSchema(schema, { maxWhitespace: 1 });
   const params = { maxTokens: 120, n: 4, seed: 5, temperature: 1.2 };
   const { choices } = await completeAll(engine, { prompt: "Once", params, processLogits: constraint.processor() });
@@ -47,7 +47,7 @@ test("a model that was never trained answers as the schema says, in every choice
   expect(() => JSON.parse(free.text) as unknown).toThrow(SyntaxError);
 });
 
-test("requests at once, some bound and some free, do not know of each other", async () => {
+test("keeps concurrent bound and free requests independent", async () => {
   const [constraint, choice] = [await grammars.jsonSchema(schema), await grammars.choice(["left", "right"])];
   const ask = (seed: number, processLogits?: ReturnType<typeof choice.processor>) =>
     complete(engine, { prompt: "Two", params: { maxTokens: 200, seed }, processLogits });
@@ -63,7 +63,7 @@ test("requests at once, some bound and some free, do not know of each other", as
   for (const { text } of [one, other]) expect(["left", "right"]).toContain(text);
 });
 
-test("an answer that has no room is the beginning of one", async () => {
+test("leaves the beginning of a valid answer when there is no more room", async () => {
   const constraint = await grammars.jsonObject();
   const { text, finishReason } = await complete(engine, {
     prompt: "Once",

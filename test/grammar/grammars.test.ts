@@ -32,12 +32,12 @@ test.each(["[a-f]+\\d{2}", "(foo|ba[rz])*", "^[a-f]{1,3}@\\w{1,3}\\.(com|org)$",
   },
 );
 
-test("a text is one of those to choose from", async () => {
+test("allows one of the texts of a choice", async () => {
   const choices = ["yes", "no", 'a "quoted" one', "café \\ 中", "no way"];
   for (const text of await texts(await grammars.choice(choices), 60)) expect(choices).toContain(text);
 });
 
-test("a text is in the language of its grammar", async () => {
+test("allows texts of a grammar", async () => {
   const sums = await grammars.grammar('root ::= term ("+" term)*\nterm ::= [0-9] | "(" root ")"');
   for (const text of await texts(sums)) expect(text).toMatch(/^[0-9+()]+$/);
   expect((await allowedAfter(sums, vocabulary, ascii("(1+"))).filter((id) => id < 256)).toEqual(ascii("(0123456789"));
@@ -45,7 +45,7 @@ test("a text is in the language of its grammar", async () => {
 
 const tag = (name: string) => ({ begin: `<t>${name}:`, schema: { type: "integer", minimum: 1 }, end: "</t>" });
 
-test("tags stand alone, or amid free text once it begins one", async () => {
+test("allows tags alone, or within free text after a trigger", async () => {
   const tags = [tag("a"), tag("b")];
   const bound = await grammars.tagged({ tags, isSingle: true });
   for (const text of await texts(bound)) expect(text).toMatch(/^<t>[ab]:[1-9]\d*<\/t>$/);
@@ -60,7 +60,7 @@ test("tags stand alone, or amid free text once it begins one", async () => {
   expect(await allowedAfter(free, vocabulary, ascii("text <t>b:12</t> more"))).toContain(end);
 });
 
-test("forbidden tokens get -Infinity, and all others keep their logits", async () => {
+test("sets forbidden tokens to -Infinity and keeps all other logits", async () => {
   const process = (await grammars.choice(["yes", "no"])).processor();
   const logits = Float32Array.from({ length: vocabulary.vocabSize }, (_, id) => id);
   await process(logits, { tokenIds: new Int32Array(), promptTokens: 0, choice: 0 });
@@ -69,7 +69,7 @@ test("forbidden tokens get -Infinity, and all others keep their logits", async (
   for (const id of kept) expect(logits[id]).toBe(id);
 });
 
-test("choices do not know of each other, and a row can be asked for again or from before", async () => {
+test("keeps choices independent, and answers repeated and earlier questions", async () => {
   const process = (await grammars.regex("(ab)*")).processor();
   const allowed = async (text: string, choice: number): Promise<readonly string[]> => {
     const logits = new Float32Array(vocabulary.vocabSize);
@@ -94,8 +94,8 @@ test("choices do not know of each other, and a row can be asked for again or fro
   expect(together).toEqual(Array.from({ length: 100 }, () => ["a"]));
 });
 
-describe("what is wrong", () => {
-  test("grammars are refused with what is wrong about them", async () => {
+describe("errors", () => {
+  test("name the fault of a grammar", async () => {
     await expect(grammars.grammar("root ::= (")).rejects.toThrow(/^The grammar cannot be compiled: EBNF/);
     await expect(grammars.grammar('other ::= "a"')).rejects.toThrow(TypeError);
     await expect(grammars.grammar("root ::= [é-ü]")).rejects.toThrow("ASCII");
@@ -106,7 +106,7 @@ describe("what is wrong", () => {
     await expect(grammars.grammar("x".repeat(300_000))).rejects.toThrow(RangeError);
   });
 
-  test("tokens that are not in the grammar are told", async () => {
+  test("name tokens that are not in the grammar", async () => {
     const process = (await grammars.choice(["yes"])).processor();
     const row = new Float32Array(vocabulary.vocabSize);
     const context = { tokenIds: Int32Array.from(ascii("no")), promptTokens: 0, choice: 0 };
@@ -114,17 +114,17 @@ describe("what is wrong", () => {
     await expect(process(row, { ...context, tokenIds: Int32Array.from(ascii("y")) })).resolves.toBeUndefined();
   });
 
-  test("options are checked, and a model without an end is refused", async () => {
+  test("name wrong options, and a model without an end token", async () => {
     await expect(Grammars.open(vocabulary, { maxGrammars: 0 })).rejects.toThrow("`maxGrammars`");
     await expect(Grammars.open(vocabulary, { maxGramars: 2 } as never)).rejects.toThrow("maxGrammars");
     await expect(Grammars.open({ ...vocabulary, eosTokenIds: [] })).rejects.toThrow("end token");
   });
 });
 
-describe("what is hostile", () => {
+describe("hostile grammars", () => {
   const slow = 'root ::= (a a a a a a a a)*\na ::= ("x" | "x" a | a "x")? [a-z]{0,400} [a-y]{0,400}';
 
-  test("a grammar that takes too long is refused, also the second time, and harms no other", async () => {
+  test("are refused when they take too long, also the second time, without harm to others", async () => {
     const hasty = await Grammars.open(vocabulary, { maxCompileMs: 1 });
     await expect(hasty.grammar(slow)).rejects.toThrow("within 1 ms");
     await expect(hasty.grammar(slow)).rejects.toThrow("within 1 ms");
@@ -133,7 +133,7 @@ describe("what is hostile", () => {
     expect(await texts(kept)).toContain("yes");
   });
 
-  test("a grammar that takes too much memory is refused", async () => {
+  test("are refused when they take too much memory", async () => {
     const vocabSize = 100_000;
     const large: EngineVocabulary = {
       vocabSize,
@@ -141,7 +141,7 @@ describe("what is hostile", () => {
       offsets: Uint32Array.from({ length: vocabSize + 1 }, (_, id) => 40 * Math.min(id, vocabSize - 1)),
       eosTokenIds: [vocabSize - 1],
     };
-    // Little more than the library begins with.
+    // Little more memory than the library starts with.
     const poor = await Grammars.open(large, { maxBytes: 17_000_000 });
     await expect(poor.choice(["no"])).rejects.toThrow(RangeError);
     await expect(poor.choice(["no"])).rejects.toThrow("memory");
@@ -151,7 +151,7 @@ describe("what is hostile", () => {
     await rich.dispose();
   });
 
-  test("an answer that takes too long to match fails alone, and others go on", async () => {
+  test("fail only the answer that takes too long to match", async () => {
     const hasty = await Grammars.open(vocabulary, { maxMaskMs: 1 });
     const [constraint, other] = [await hasty.regex("(x|xx|y)*"), await grammars.regex("(x|xx|y)*")];
     const long = Array<number>(300_000).fill("x".charCodeAt(0));
@@ -161,8 +161,8 @@ describe("what is hostile", () => {
   });
 });
 
-describe("how many there are", () => {
-  test("grammars make room for others and are compiled again when they are needed", async () => {
+describe("limits", () => {
+  test("evict grammars, which are compiled again when they are needed", async () => {
     const few = await Grammars.open(vocabulary, { maxGrammars: 2 });
     const words = ["yes", "no", "a", "bb", "ccc"];
     const constraints = await Promise.all(words.map((word) => few.choice([word])));
@@ -173,7 +173,7 @@ describe("how many there are", () => {
     await few.dispose();
   });
 
-  test("more than may wait are turned away", async () => {
+  test("refuse more waiting grammars than allowed", async () => {
     const busy = await Grammars.open(vocabulary, { maxWaiting: 1 });
     const first = busy.choice(["a"]);
     await expectReadMeError(busy.choice(["b"]), "ERR_QUEUE_FULL");
@@ -182,7 +182,7 @@ describe("how many there are", () => {
     await busy.dispose();
   });
 
-  test("after it was disposed those who wait are told", async () => {
+  test("reject waiting calls after disposal", async () => {
     const gone = await Grammars.open(vocabulary);
     const constraint = await gone.choice(["a"]);
     const waiting = gone.choice(["b"]);

@@ -1,5 +1,5 @@
-// What a client sends is read on the caller's event loop: whatever it is, that takes little time, and ends in a grammar
-// or in a mistake of the caller that is told.
+// Schemas of clients are read on the caller's event loop: any schema takes little time, and ends in a grammar or in an
+// error that names the caller's mistake.
 
 import { Grammars, type JsonSchema } from "@readme-moe/grammar";
 import * as fc from "../support/fast-check.ts";
@@ -11,7 +11,7 @@ import { smallVocabulary } from "../support/bound-text.ts";
 import { HOSTILE_SCHEMAS } from "../support/hostile-schemas.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
-/** Ten times what the worst takes on a machine that is busy. */
+/** Ten times the worst time on a busy machine, in ms. */
 const MAX_MS = 500;
 const NO_ONE = new Error("Nobody waits");
 let grammars: Grammars;
@@ -22,7 +22,7 @@ afterAll(() => grammars.dispose());
 
 type Start = (options: { readonly signal: AbortSignal }) => Promise<unknown>;
 
-/** Asks and goes away at once. @returns how long the event loop stood still, and what came of it */
+/** Requests a grammar and aborts at once. @returns the time that the event loop was blocked, and the result */
 async function ask(start: Start) {
   const controller = new AbortController();
   const startMs = performance.now();
@@ -38,7 +38,7 @@ async function ask(start: Start) {
 
 async function expectToldSoon(what: string, start: Start): Promise<void> {
   let { blockedMs, error } = await ask(start);
-  // A machine that is busy may have stopped it for as long, but not each time.
+  // A busy machine may have stopped the process for as long, but not each time.
   for (let tries = 1; blockedMs >= MAX_MS && tries < 5; tries++) ({ blockedMs, error } = await ask(start));
   expect(blockedMs, `${what} (${error.message})`).toBeLessThan(MAX_MS);
   expect(error.message, what).not.toContain("call stack");
@@ -47,7 +47,7 @@ async function expectToldSoon(what: string, start: Start): Promise<void> {
 }
 
 describe.each(Object.entries(HOSTILE_SCHEMAS))("%s", (name, make) => {
-  // Near the limits of parts, of a grammar's characters, and of a schema's values; and beyond.
+  // Sizes near the limits of parts, of a grammar's characters and of a schema's values, and beyond them.
   test.each([30, 500, 1_990, 12_000, 24_000, 80_000])("at size %i", async (size) => {
     const isDeep = /deep|double|each other/.test(name);
     const schema = make(isDeep ? Math.min(size, 5_000) : size, seededRandom(size));
@@ -57,7 +57,7 @@ describe.each(Object.entries(HOSTILE_SCHEMAS))("%s", (name, make) => {
   });
 });
 
-test("any mixture is told soon", async () => {
+test("reads or refuses any mixture soon", async () => {
   const kinds = Object.values(HOSTILE_SCHEMAS);
   for (let seed = 0; seed < 150; seed++) {
     const random = seededRandom(seed);
@@ -80,7 +80,7 @@ const hostileTexts: Readonly<Record<string, string>> = {
   "too much": "x".repeat(50_000_000),
 };
 
-test.each(Object.entries(hostileTexts))("a grammar of %s is read soon", async (name, text) => {
+test.each(Object.entries(hostileTexts))("reads a grammar of %s soon", async (name, text) => {
   await expectToldSoon(name, (options) => grammars.grammar(text, "root", options));
   await expectToldSoon(name, (options) => grammars.regex(text, options));
   await expectToldSoon(name, (options) => grammars.choice([text], options));
@@ -122,7 +122,7 @@ describe("limits", () => {
     { type: "object", properties: Object.fromEntries(Array.from({ length: 900 }, (_, n) => [`p${n}`, true])) },
   ];
 
-  test.each(allowed)("leave what is large and honest (%#)", async (schema) => {
+  test.each(allowed)("allow large honest schemas (%#)", async (schema) => {
     expect((await ask((options) => grammars.jsonSchema(schema, options))).error).toBe(NO_ONE);
   });
 });
@@ -130,7 +130,7 @@ describe("limits", () => {
 type Part = Readonly<Record<string, unknown>>;
 type Kinds = ReadonlySet<string> | undefined;
 
-// As it is said: pair by pair.
+// The definition, pair by pair.
 const valuesOf = (part: unknown): readonly unknown[] | undefined => (part as { enum?: unknown[] } | undefined)?.enum;
 const kindsOf = (part: Part, narrowed: ReadonlySet<Part>): Kinds => {
   if (narrowed.has(part)) return undefined;
@@ -178,10 +178,10 @@ describe("alternatives that exclude each other", () => {
     fc.array(objects, { maxLength: 4 }),
   );
 
-  test("are told as pair by pair", () => {
+  test("are found as by comparing every pair", () => {
     let numApart = 0;
     const property = fc.property(parts, fc.integer({ min: 0, max: 20 }), (list: readonly Part[], hard) => {
-      // Lists of values are never narrowed.
+      // Parts with lists of values are never narrowed.
       const narrowed = new Set(list.filter((part, index) => hard === index && !("enum" in part)));
       const known = { resolve: (part: Part) => part, isNarrowed: (part: Part) => narrowed.has(part) };
       const expected = list.every((one, index) =>
@@ -204,9 +204,9 @@ function refuses(ebnf: string): boolean {
   }
 }
 
-test("classes outside ASCII are found wherever they are, and only these", () => {
+test("finds all classes outside ASCII, and no others", () => {
   const piece = fc.constantFrom("[", "]", '"', "\\", "#", "\n", "é", "a", "\\u00e9", "\\x41", " ");
-  // Of complete texts, classes and comments; what does not end is no grammar.
+  // Grammars of complete texts, classes and comments; unfinished ones are invalid.
   const whole = fc
     .array(piece, { maxLength: 12 })
     .map((pieces) => pieces.join(""))

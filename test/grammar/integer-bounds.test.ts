@@ -1,4 +1,4 @@
-// Integers at and beside their bounds: the real grammar against plain comparisons.
+// Integers at and beside their bounds: the grammar against plain comparisons.
 
 import { Grammars, type Constraint, type JsonSchema } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(() => grammars.dispose());
 
-/** Whether an integer keeps to its bounds, as JSON Schema words them. */
+/** Whether an integer is within its bounds, by the definitions of JSON Schema. */
 function isWithin(value: number, bounds: Bounds): boolean {
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = bounds;
   return (
@@ -32,16 +32,16 @@ function isWithin(value: number, bounds: Bounds): boolean {
   );
 }
 
-/** Integers in a row. */
+/** Lists the integers from one to another. */
 function range(from: number, to: number): readonly number[] {
   return Array.from({ length: to - from + 1 }, (_, index) => from + index);
 }
 
-describe("what a schema's bounds leave of integers", () => {
+describe("integer bounds of a schema", () => {
   const HALVES = [undefined, ...range(-3, 3).map((twice) => twice / 2)];
   const VALUES = range(-5, 5);
 
-  test("is what comparisons leave, for every combination of four bounds in steps of a half", () => {
+  test("allow the same integers as comparisons, for every combination of four bounds in steps of a half", () => {
     const combinations = HALVES.flatMap((minimum) =>
       HALVES.flatMap((maximum) =>
         HALVES.flatMap((exclusiveMinimum) =>
@@ -68,11 +68,11 @@ describe("what a schema's bounds leave of integers", () => {
   });
 });
 
-/** Whether a text is a whole answer. */
+/** Whether a text is a complete answer. */
 async function accepts(constraint: Constraint, text: string): Promise<boolean> {
   const ids = [...Buffer.from(text)];
   const [end] = vocabulary.eosTokenIds;
-  // A token that is not allowed may not be asked beyond.
+  // A question may not contain a token that is not allowed.
   for (const [index, id] of ids.entries()) {
     if (!(await allowedAfter(constraint, vocabulary, ids.slice(0, index))).includes(id)) return false;
   }

@@ -1,4 +1,4 @@
-// Whatever the logits, what comes out is JSON that another validator finds valid under the schema.
+// With any logits, answers are JSON that another validator finds valid under the schema.
 
 import { Grammars, type JsonSchema } from "@readme-moe/grammar";
 import { Ajv2020 } from "ajv/dist/2020.js";
@@ -107,7 +107,7 @@ const formats: Readonly<Record<string, (text: string) => boolean>> = {
   email: (text) => /^[^@\s]+@[^@\s]+\.[^@\s]+$/.test(text),
   uri: (text) => /^[a-z]+:\/\/\S+$/.test(text),
 };
-test.each(Object.keys(formats))("strings have the format %s", async (format) => {
+test.each(Object.keys(formats))("writes strings in the format %s", async (format) => {
   const texts = await expectValid({ type: "string", format }, 2, 25);
   expect(texts.length).toBeGreaterThan(20);
   for (const text of texts) expect(formats[format]?.(text as string), String(text)).toBe(true);
@@ -165,7 +165,7 @@ const { schema: randomSchema } = fc.letrec<{ schema: Readonly<Record<string, unk
   ),
 }));
 
-test("answers are valid under any schema", async () => {
+test("allows only valid answers under any schema", async () => {
   let numWhole = 0;
   await fc.assert(
     fc.asyncProperty(randomSchema, fc.integer(), async (schema, seed) => {
@@ -176,7 +176,7 @@ test("answers are valid under any schema", async () => {
   expect(numWhole).toBeGreaterThan(30);
 }, 120_000);
 
-test("a text that is cut anywhere is the beginning of an answer", async () => {
+test("makes every prefix the beginning of an answer", async () => {
   const constraint = await grammars.jsonSchema(recursive);
   const { ids, isWhole } = await writeBound(constraint, vocabulary, seededRandom(3), { patience: 30 });
   expect(isWhole).toBe(true);
@@ -190,7 +190,7 @@ test("a text that is cut anywhere is the beginning of an answer", async () => {
   }
 });
 
-test("white space between parts is as short as is asked for", async () => {
+test("limits white space between parts", async () => {
   const constraint = await grammars.jsonSchema({ type: "array", items: { type: "integer" } }, { maxWhitespace: 0 });
   const random = seededRandom(5);
   for (let patience = 0; patience < 30; patience++) {
@@ -198,7 +198,7 @@ test("white space between parts is as short as is asked for", async () => {
   }
 });
 
-test("an answer cannot end before it is whole, and has to end then", async () => {
+test("ends an answer exactly when it is complete", async () => {
   const constraint = await grammars.jsonSchema({ const: "ab" });
   const [end] = vocabulary.eosTokenIds;
   const ids = Array.from(Buffer.from('"ab"'));

@@ -1,4 +1,4 @@
-// Which compiled grammars are kept: seen by the threads that start when one is compiled again.
+// The compiled grammars that are kept, observed by the threads that start when one is compiled again.
 
 import { Grammars, type Constraint } from "@readme-moe/grammar";
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from "vitest";
@@ -16,7 +16,7 @@ type Word = (typeof WORDS)[number];
 /** Uses a grammar for a client. */
 type Use = (word: Word, client?: string) => Promise<"kept" | "compiled">;
 
-/** Grammars of single words, of which so many are kept. */
+/** Grammars of single words, of which a number is kept. */
 async function keeping(maxGrammars: number): Promise<Use> {
   const grammars = await Grammars.open(vocabulary, { maxGrammars });
   onTestFinished(() => grammars.dispose());
@@ -28,8 +28,8 @@ async function keeping(maxGrammars: number): Promise<Use> {
   };
 }
 
-describe("of three grammars, the one that leaves", () => {
-  test.each(["me", undefined])("is the one used longest ago, not the first that came (client %s)", async (client) => {
+describe("the grammar that is evicted out of three", () => {
+  test.each(["me", undefined])("is the least recently used one, not the oldest (client %s)", async (client) => {
     const use = await keeping(3);
     for (const word of ["a", "b", "c"] as const) expect(await use(word, client)).toBe("compiled");
     expect(await use("a", client)).toBe("kept");
@@ -38,7 +38,7 @@ describe("of three grammars, the one that leaves", () => {
     expect(await use("b", client)).toBe("compiled");
   });
 
-  test("is one of the client who has the most, though another one's is older", async () => {
+  test("belongs to the client with the most grammars, even if another is older", async () => {
     const use = await keeping(3);
     await use("a", "modest");
     await use("b", "greedy");
@@ -50,12 +50,12 @@ describe("of three grammars, the one that leaves", () => {
     expect(await use("c", "greedy")).toBe("compiled");
   });
 
-  test("counts for the client who used it last", async () => {
+  test("counts for the client that used it last", async () => {
     const use = await keeping(3);
     await use("a", "first");
     await use("b", "first");
     await use("c", "second");
-    // Now two are the second client's, and its older one leaves.
+    // Now two belong to the second client, whose older one is evicted.
     expect(await use("a", "second")).toBe("kept");
     expect(await use("d", "third")).toBe("compiled");
     expect(await use("b", "first")).toBe("kept");
@@ -64,7 +64,7 @@ describe("of three grammars, the one that leaves", () => {
   });
 });
 
-test("a grammar is used by its answers, too, and compiled again for one whose grammar left", async () => {
+test("counts answers as use, and compiles an evicted grammar again for its answers", async () => {
   const grammars = await Grammars.open(vocabulary, { maxGrammars: 2 });
   onTestFinished(() => grammars.dispose());
   const client = "me";
@@ -89,7 +89,7 @@ interface Kept {
   readonly client: string;
 }
 
-/** Plainly: of the clients with the most grammars, the one among all theirs that was used longest ago. */
+/** Finds, among the grammars of the clients with the most, the least recently used one. */
 function leaving(kept: readonly Kept[]): Kept | undefined {
   const numOf = (client: string): number => kept.filter((one) => one.client === client).length;
   const most = Math.max(...kept.map(({ client }) => numOf(client)));
@@ -102,7 +102,7 @@ test.each([1, 2, 3, 4, 5])(
     const random = seededRandom(seed);
     const size = 2 + randomInteger(random, 3);
     const use = await keeping(size);
-    /** The one used last is last. */
+    /** The most recently used grammar is last. */
     let kept: readonly Kept[] = [];
     let numKept = 0;
     for (let count = 0; count < 40; count++) {

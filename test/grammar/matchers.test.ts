@@ -23,7 +23,7 @@ class Rising implements TokenMatcher {
   }
 }
 
-test("a matcher has exactly the tokens that were told, whatever was asked before", async () => {
+test("brings a matcher to exactly the tokens of the question, whatever was asked before", async () => {
   const question = fc.record({
     matcher: fc.constantFrom("a", "b", "c", "d"),
     tokenIds: fc.array(fc.nat(3), { maxLength: 6 }),

@@ -1,4 +1,4 @@
-// What cannot be honoured is refused by name; nothing is passed over.
+// Keywords that are not supported are refused by name; none is ignored.
 
 import { Grammars, type JsonSchema } from "@readme-moe/grammar";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -56,13 +56,13 @@ test.each(refused.map((one) => [JSON.stringify(one[0]), ...one] as const))("%s",
   for (const text of parts) await expect(failure).rejects.toThrow(text);
 });
 
-test("a schema that no answer can satisfy in the end is refused", async () => {
+test("refuses a schema without a finite answer", async () => {
   const endless = { type: "object", properties: { next: { $ref: "#" } }, required: ["next"] };
   await expect(grammars.jsonSchema(endless)).rejects.toThrow("comes to an end");
   await expect(grammars.jsonSchema({ ...endless, required: [] })).resolves.toBeDefined();
 });
 
-test("schemas that are too deep or too large are refused", async () => {
+test("refuses schemas that are too deep or too large", async () => {
   const nest = (depth: number): JsonSchema => (depth === 0 ? true : { type: "array", items: nest(depth - 1) });
   await expect(grammars.jsonSchema(nest(5000))).rejects.toThrow(RangeError);
   const wide = Object.fromEntries(Array.from({ length: 5000 }, (_, index) => [`p${index}`, {}]));
@@ -72,7 +72,7 @@ test("schemas that are too deep or too large are refused", async () => {
   await expect(grammars.jsonSchema(circle)).rejects.toThrow(RangeError);
 });
 
-test("annotations say nothing", async () => {
+test("ignores annotations", async () => {
   const schema = { title: "t", description: "d", default: 1, examples: [2], $comment: "c", "x-note": {}, type: "null" };
   await expect(grammars.jsonSchema(schema)).resolves.toBeDefined();
 });

@@ -69,14 +69,14 @@ test.each<[string, readonly string[], number, RegExp]>([
     "a file that is none",
     ["apply", join(at("dense"), "model.safetensors"), "--base", at("dense")],
     1,
-    /is no adapter file/,
+    /is not a delta file/,
   ],
   ["a missing file", ["apply", at("nothing.adapter"), "--base", at("dense")], 1, /nothing\.adapter: no such file/],
   ["no base", ["apply", at("cut.adapter")], 2, /--base/],
   ["no base to pack against", ["pack", at("cut")], 2, /--base/],
   ["too small a size", ["pack", at("cut"), "--base", at("dense"), "--max-size", "1KB"], 2, /at least about \d+/],
   ["a size that is none", ["pack", at("cut"), "--base", at("dense"), "--max-size", "small"], 2, /--max-size/],
-  ["a dense model to pack", ["pack", at("dense"), "--base", at("dense")], 1, /is no Read-ME model/],
+  ["a dense model to pack", ["pack", at("dense"), "--base", at("dense")], 1, /is not a Read-ME model folder/],
 ])("%s is refused", async (_, args, code, message) => {
   const result = await runCli([...args, "--out", at("refused")]);
   expect(result.stderr).toMatch(message);

@@ -15,7 +15,7 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 const folder = await persistentFolder();
 const onTensor = (): void => undefined;
 
-test("tensors that are coded as before are not read again, and equal those that are coded anew", async () => {
+test("reads no tensor again that is coded as before, and gives it the same bytes", async () => {
   const [basePath, path] = [join(folder, "dense"), join(folder, "cut")];
   await writeDense(basePath);
   // Changes of low rank, so that both codings in integers are among what is chosen.

@@ -237,7 +237,7 @@ test.each([0, 0.2])("finds neurons again with noise of %f, each once", async (no
   expect(await matchNeurons(products, expert, dense)).toEqual(Int32Array.from(picked));
 });
 
-test("unchanged neurons keep their own where others are near", async () => {
+test("matches unchanged neurons to their own where others are near", async () => {
   const dense = matrix(3, 2, [1, 0, 1.1, 0, 5, 0]);
   expect(await matchNeurons(products, matrix(2, 2, [1.04, 0, 1, 0]), dense)).toEqual(Int32Array.of(1, 0));
 });

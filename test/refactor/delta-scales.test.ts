@@ -1,4 +1,4 @@
-// Adapter files whose changes are rounded by what comes to each column.
+// Delta files whose changes are rounded by the inputs of each column.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ import { runCli } from "../support/run-cli.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
-// Small enough that much is lost. In 1.3 MB, where little is, texts do not help any more (docs/tuning.md).
+// Sizes at which much is lost. In 1.3 MB, where little is lost, texts do not help (docs/tuning.md).
 const SIZES = [1_040_000, 1_170_000] as const;
 const [BYTES] = SIZES;
 const SCALED = `scaled-${BYTES}.adapter`;
@@ -42,7 +42,7 @@ describe("scales", () => {
     return found && Array.from(found);
   };
 
-  test("are about the fourth root of squares, of which the mean of squares is 1", () => {
+  test("are about the fourth root of the input squares, with a mean square of 1", () => {
     expect(of("0.self_attn.k_proj")).toEqual([1, 1, 1]);
     const [a, b, c] = of("0.mlp.gate_proj")!;
     expect(a).toBe(b);
@@ -52,7 +52,7 @@ describe("scales", () => {
     expect(of("1.mlp.up_proj")).toEqual([1, 1, 1]);
   });
 
-  test("of neurons are those of a part's own; one that nothing came to has a small one", () => {
+  test("of a part are those of its neurons, small for a neuron without input", () => {
     const [none, first, second, large] = of("0.mlp.down_proj")!;
     expect(none).toBeGreaterThan(0);
     expect(none).toBeLessThan(first! / 4);
@@ -60,7 +60,7 @@ describe("scales", () => {
     expect(second).toBe(first);
   });
 
-  test("are for the products that they were measured at, and for no others", () => {
+  test("exist for the measured products only", () => {
     for (const name of ["0.self_attn.o_proj", "0.input_layernorm", "2.mlp.gate_proj", "0.mlp.router"]) {
       expect(of(name)).toBeUndefined();
     }
@@ -71,10 +71,10 @@ describe("scales", () => {
     expect(scalesOf(undefined, q)).toBeUndefined();
   });
 
-  test("times and over cancel", () => {
+  test("are removed by dividing after multiplying", () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 1, max: 999 }), { minLength: 8, maxLength: 8 }), (list) => {
-        // Whole numbers of sixteenths, which halves and doubles are exact of.
+        // Sixteenths can be halved and doubled exactly.
         const values = Float32Array.from(list, (value) => value / 16);
         const columns = Float32Array.of(0.5, 1, 2, 8);
         expect(scaledColumns(scaledColumns(values, columns, "times"), columns, "over")).toEqual(values);
@@ -117,11 +117,11 @@ async function packed(name: string, maxBytes: number, withTexts: boolean): Promi
 
 describe("a refitted pocket model", () => {
   beforeAll(async () => {
-    const options = { ...LITTLE, baselines: false } as const;
-    await refactor(pocket, texts, at("refitted"), options, { threads: 1, source: "pocket" });
+    const options = { ...LITTLE, baselines: false, threads: 1, source: "pocket" } as const;
+    await refactor(pocket, texts, at("refitted"), options);
   }, 300_000);
 
-  test("with texts, the same bytes leave logits nearer to what they were", { timeout: 600_000 }, async () => {
+  test("loses less of its logits in the same bytes when packed with texts", { timeout: 600_000 }, async () => {
     const whole = await logitsOf(at("refitted"));
     for (const maxBytes of SIZES) {
       const [plain, scaled] = [`plain-${maxBytes}`, `scaled-${maxBytes}`];
@@ -132,7 +132,7 @@ describe("a refitted pocket model", () => {
     }
   });
 
-  test("the command takes texts, too, and the same ones make the same file", { timeout: 120_000 }, async () => {
+  test("is packed into the same file by the command with the same texts", { timeout: 120_000 }, async () => {
     const data = texts.map(({ name, files }) => `${name}=${files[0]}`);
     const args = ["pack", at("refitted"), "--base", POCKET, "--out", at("cli.adapter"), "--max-size", `${BYTES}`];
     expect((await runCli([...args, "--data", ...data])).code).toBe(0);
@@ -141,14 +141,14 @@ describe("a refitted pocket model", () => {
     expect(missing).toMatchObject({ code: 1, stdout: "" });
   });
 
-  test("text that is too short is refused before anything is read", async () => {
+  test("is not packed with a text that is too short", async () => {
     const model = await openModel(at("refitted"));
     const short = [{ name: "short", files: [], documents: ["a b c"] }];
     await expect(packDelta(model, pocket, at("short.adapter"), { texts: short })).rejects.toThrow(/"short"/);
     await model.close();
   });
 
-  test("scales of another model's size are refused", async () => {
+  test("is not made from a file with scales of another model's size", async () => {
     const source = await SafetensorsFile.open(at(SCALED));
     const inputs = source.names.map((name) => {
       const info = source.info(name);

@@ -1,4 +1,4 @@
-// Adapter files: packed, applied, and what is refused.
+// Delta files: packing, applying and refusing.
 
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { existsSync } from "node:fs";
@@ -41,7 +41,7 @@ const apply = (file: string, out: string, base = at("dense"), warnings: string[]
 
 let made = 0;
 
-/** A model's folder and what becomes of it by way of a file. */
+/** A model's folder before and after packing and applying. */
 async function throughFile(
   options: CutOptions,
   maxBytes?: number,
@@ -85,12 +85,12 @@ test.each<[string, CutOptions]>([
   ["has a shared part", { sharedSize: 30 }],
   ["has no router", { hasRouter: false }],
   ["is tuned everywhere", { tuned: 0.02, sharedSize: 30 }],
-])("a model that %s comes back bit for bit where bytes are plenty", async (_, options) => {
+])("restores a model that %s bit for bit when bytes are plenty", async (_, options) => {
   const { before, after } = await throughFile(options);
   expect(await weightsOnly(after)).toEqual(await weightsOnly(before));
 });
 
-test("config, report and card come along, with a note of what packing cost", async () => {
+test("restores config, report and card, with a note about the cost of packing", async () => {
   const { after } = await throughFile({});
   const config = JSON.parse(await readFile(join(after, "config.json"), "utf8"));
   expect(config.readme).toMatchObject({
@@ -103,19 +103,19 @@ test("config, report and card come along, with a note of what packing cost", asy
   expect(await readFile(join(after, "README.md"), "utf8")).toMatch(/^# A model\n[^]*before the model was packed/);
 });
 
-test("neurons in another order are the same model", async () => {
+test("restores the same model from neurons in another order", async () => {
   const [plain, shuffled] = [await throughFile({}), await throughFile({ isShuffled: true })];
   expect(await weightsOnly(shuffled.before)).not.toEqual(await weightsOnly(plain.before));
   expect(await weightsOnly(shuffled.after)).toEqual(await weightsOnly(plain.before));
 });
 
-test("a model whose weights are the base's is little more than its masks and its router", async () => {
+test("stores weights that equal the base's without data", async () => {
   const { report } = await throughFile({ refit: 0, hasRouter: false });
   expect(report.codings["base"]).toBeGreaterThan(20);
   expect(report.codings["steps"]).toBeUndefined();
 });
 
-test("the error falls with every byte, and no file is larger than asked for", async () => {
+test("errs less with more bytes, and never exceeds the requested size", async () => {
   const whole = await throughFile({ tuned: 0.01 });
   const errors: number[] = [];
   const least = whole.report.bytes / 3;
@@ -131,7 +131,7 @@ test("the error falls with every byte, and no file is larger than asked for", as
   expect(errors.at(-1)).toBe(0);
 });
 
-test("changes of low rank are stored as such: in fewer bytes for less error", async () => {
+test("stores changes of low rank as factors, with less error in the same bytes", async () => {
   const maxBytes = 130_000;
   const thin = await throughFile({ refit: 0.03, tuned: 0.03, rank: 2 }, maxBytes);
   const full = await throughFile({ refit: 0.03, tuned: 0.03 }, maxBytes);
@@ -141,29 +141,29 @@ test("changes of low rank are stored as such: in fewer bytes for less error", as
   expect(low).toBeLessThan(high / 10);
 });
 
-test("small changes of many weights are not given up for large ones of few", async () => {
+test("keeps small changes of many weights beside large changes of few", async () => {
   const { report } = await throughFile({ refit: 0.2, tuned: 0.004 }, 105_000);
   expect(report.relative_errors["down"]).toBeLessThan(0.1);
   expect(report.relative_errors["gate"]).toBeLessThan(0.3);
   expect(report.relative_errors["up"]).toBeLessThan(0.3);
 });
 
-test("the same model makes the same file", async () => {
+test("packs the same model into the same file", async () => {
   await pack(at("cut"), at("one.adapter"), 100_000);
   await pack(at("cut"), at("two.adapter"), 100_000);
   expect(Buffer.compare(await readFile(at("one.adapter")), await readFile(at("two.adapter")))).toBe(0);
 });
 
-test("a size that nothing fits into is refused with the least that would", async () => {
+test("refuses a size that is too small, naming the least size", async () => {
   await expect(pack(at("cut"), at("tiny.adapter"), 1000)).rejects.toThrow(
     /`maxBytes` to be at least about \d+.*got 1000/,
   );
   expect(existsSync(at("tiny.adapter"))).toBe(false);
 });
 
-test("the base may be another file of the same numbers", async () => {
+test("accepts the base in another file with the same numbers", async () => {
   await pack(at("cut"), at("cut.adapter"));
-  // Two shards in place of one file.
+  // Two shards instead of one file.
   await mkdir(at("shards"));
   const source = await SafetensorsFile.open(join(at("dense"), "model.safetensors"));
   const weightMap: Record<string, string> = {};
@@ -184,7 +184,7 @@ test("the base may be another file of the same numbers", async () => {
   expect(await weightsOnly(at("from-shards"))).toEqual(await weightsOnly(at("cut")));
 });
 
-test("another precision of the base is taken, with a warning that says how far off it is", async () => {
+test("accepts another precision of the base, with a warning that names the difference", async () => {
   await pack(at("cut"), at("cut.adapter"));
   const warnings: string[] = [];
   const report = await apply(at("cut.adapter"), at("from-half"), at("half"), warnings);
@@ -196,7 +196,7 @@ test("another precision of the base is taken, with a warning that says how far o
   expect(await squaredError(at("cut"), at("from-half"))).toBeLessThan(1e-8);
 });
 
-test("another model is refused, as base of either command", async () => {
+test("refuses another model as the base of packing and applying", async () => {
   await pack(at("cut"), at("cut.adapter"));
   const wrong = apply(at("cut.adapter"), at("from-stranger"), at("stranger"));
   await expectReadMeError(wrong, "ERR_MODEL_UNSUPPORTED", at("stranger"), "another model", "differ by 1");
@@ -214,7 +214,7 @@ test("another model is refused, as base of either command", async () => {
   );
 });
 
-test("a folder that holds something is left alone", async () => {
+test("leaves a folder with content unchanged", async () => {
   await pack(at("cut"), at("cut.adapter"));
   await mkdir(at("occupied"));
   await writeFile(join(at("occupied"), "mine.txt"), "mine");
@@ -222,7 +222,7 @@ test("a folder that holds something is left alone", async () => {
   expect(await readdir(at("occupied"))).toEqual(["mine.txt"]);
 });
 
-test("any damage is found, names the file, and leaves nothing behind", async () => {
+test("finds any damage, names the file, and leaves nothing behind", async () => {
   await pack(at("cut"), at("cut.adapter"), 100_000);
   const good = await readFile(at("cut.adapter"));
   const headerEnd = 8 + Number(good.readBigUint64LE(0));
@@ -262,7 +262,7 @@ test("any damage is found, names the file, and leaves nothing behind", async () 
 
 type Row = [name: string, type: string, shape: number[], coding: string, ...unknown[]];
 
-/** A file's description, as far as it is forged here. */
+/** The forged parts of a file's description. */
 interface Content {
   base: unknown;
   backbone: unknown;
@@ -270,7 +270,7 @@ interface Content {
   readonly readme: { num_experts: number; expert_size: unknown; readonly router: { embedding_size: number } };
 }
 
-/** The file with another description, and sums that fit it. */
+/** Writes the file with another description and a matching hash. */
 async function forged(change: (content: Content) => void): Promise<string> {
   const source = await SafetensorsFile.open(at("cut.adapter"));
   const content = JSON.parse(source.metadata.get("content")!) as Content;
@@ -286,7 +286,7 @@ async function forged(change: (content: Content) => void): Promise<string> {
   return at("forged.adapter");
 }
 
-/** A coded one. */
+/** Finds a down projection that is coded in integers. */
 const down = ({ experts }: Content): Row =>
   experts.flat().find(([name, , , coding]) => coding === "steps" && name.endsWith("down_proj.weight"))!;
 
@@ -307,7 +307,7 @@ test.each<[string, (content: Content) => void]>([
   ["no experts", (c) => (c.experts = [])],
   ["no base", (c) => (c.base = "dense")],
   ["a list in place of itself", (c) => (c.backbone = { length: 3 })],
-])("a forged file that claims %s is refused", async (_, change) => {
+])("refuses a forged file that claims %s", async (_, change) => {
   const { bytes } = await pack(at("cut"), at("cut.adapter"));
   await pack(at("cut"), at("cut.adapter"), bytes - 25_000); // so that some matrices are coded
   const file = await forged(change);

@@ -14,7 +14,7 @@ function dotsOf(isLogarithmic: LinePicture["isLogarithmic"]): readonly (readonly
     rows: [{ panels: [{ title: "y", curves }] }],
   };
   const dots = Array.from(linePicture(picture).matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g));
-  // The first is the legend's.
+  // The first dot is the legend's.
   return dots.slice(-points.length).map(([, x, y]) => [Number(x), Number(y)] as const);
 }
 
@@ -22,7 +22,7 @@ function stepsOf(values: readonly number[]): readonly number[] {
   return values.slice(1).map((value, index) => value - (values[index] ?? 0));
 }
 
-test("equal factors are equal steps, so that a power law is a straight line", () => {
+test("draws a power law as a straight line on logarithmic axes", () => {
   const dots = dotsOf("both");
   for (const axis of [0, 1] as const) {
     const [first = 0, ...others] = stepsOf(dots.map((dot) => dot[axis]));
@@ -31,7 +31,7 @@ test("equal factors are equal steps, so that a power law is a straight line", ()
   }
 });
 
-test("with one logarithmic axis the other begins at zero", () => {
+test("begins the other axis at zero when one axis is logarithmic", () => {
   const dots = dotsOf("x");
   const [first = 0, second = 0] = stepsOf(dots.map(([x]) => x));
   expect(second).toBeCloseTo(first, 0);
@@ -39,7 +39,7 @@ test("with one logarithmic axis the other begins at zero", () => {
   expect(rises[1]).toBeGreaterThan(3 * (rises[0] ?? 0));
 });
 
-test("numbers on axes are short: millions have a letter, and small ones their decimals", () => {
+test("shortens numbers on axes: millions have a letter, small numbers their decimals", () => {
   const points = [
     [16_252_928, 0.02],
     [3_212_749_824, 2],

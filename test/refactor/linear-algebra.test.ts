@@ -12,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => products.dispose());
 
-/** `x xᵀ + ridge`, of fewer columns than rows where `rank` says so. */
+/** Makes `x xᵀ + ridge` with `x` of `rank` columns. */
 async function positiveDefinite(n: number, rank: number, ridge: number, seed: number): Promise<Matrix> {
   const random = seededRandom(seed);
   const x = matrix(
@@ -40,7 +40,7 @@ test.each([1, 2, 7, 96, 97, 131, 200])("inverts %i rows like plain elimination",
   expect(largestDifference(inverse, expected.flat()) / scale).toBeLessThan(1e-10);
 });
 
-test("inverts what only its ridge makes definite", async () => {
+test("inverts a matrix that is definite only by its ridge", async () => {
   const a = await positiveDefinite(300, 40, 1e-3, 5);
   const inverse = await invertPositiveDefinite(a, products);
   const product = await products.multiply(a, inverse);
@@ -48,17 +48,17 @@ test("inverts what only its ridge makes definite", async () => {
   expect(largestDifference(product.data, identity)).toBeLessThan(1e-5);
 });
 
-test("is exactly symmetric", async () => {
+test("returns an exactly symmetric inverse", async () => {
   const inverse = await invertPositiveDefinite(await positiveDefinite(210, 300, 0.01, 6), products);
   const turned = inverse.data.map((_, at) => inverse.data[(at % 210) * 210 + Math.floor(at / 210)] as number);
   expect(inverse.data).toEqual(turned);
 });
 
-test("refuses what is not positive definite", async () => {
+test("rejects a matrix that is not positive definite", async () => {
   await expect(invertPositiveDefinite(matrix(2, 2, [1, 2, 2, 1]), products)).rejects.toThrow(RangeError);
 });
 
-test("multiplies, subtracts and picks as loops do", async () => {
+test("multiplies, subtracts and picks like plain loops", async () => {
   const a = matrix(2, 3, [1, 2, 3, 4, 5, 6]);
   const b = matrix(3, 2, [1, 0, 0, 1, 1, 1]);
   expect(Array.from((await products.multiply(a, b)).data)).toEqual([4, 5, 10, 11]);

@@ -23,7 +23,7 @@ describe("the model card", () => {
   const report = madeUpReport();
   const card = cardOf(report);
 
-  test("begins with what the hub reads", () => {
+  test("begins with the metadata that the hub reads", () => {
     const [, front = ""] = card.split(/^---$/m);
     expect(card.startsWith("---\n")).toBe(true);
     expect(front).toContain('base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"\n');
@@ -31,7 +31,7 @@ describe("the model card", () => {
     expect(front).toContain("pipeline_tag: text-generation\n");
   });
 
-  test("names no base model of the hub where it is none, and keeps a licence that the hub does not know", () => {
+  test("names no base model that is not on the hub, and keeps a licence that the hub does not know", () => {
     const [, front = ""] = cardOf({
       ...report,
       base: { ...report.base, hub_id: undefined, license: "My: licence" },
@@ -54,7 +54,7 @@ describe("the model card", () => {
     expect(card).toContain("CC-BY-SA-4.0");
   });
 
-  test("does without what is absent", () => {
+  test("leaves out absent parts", () => {
     const bare = cardOf({
       ...report,
       router: undefined,
@@ -70,7 +70,7 @@ describe("the model card", () => {
     expect(bare).not.toMatch(/undefined|NaN|\n\n\n/);
   });
 
-  test("keeps its tables whole, and markup out, whatever names are like", () => {
+  test("escapes markup in names, also within tables", () => {
     const hostile = "a|b <script>*x*</script> [l](http://u) `c` \n# d & &lt; _e_";
     const renamed = {
       ...report,
@@ -98,7 +98,7 @@ describe("Markdown", () => {
     ["a\nb\u0000c", "a b c"],
     ["R&D &amp;", "R&D \\&amp;"],
     ["[x](y)<z>", "\\[x\\](y)\\<z\\>"],
-  ])("text %j", (text, markdown) => {
+  ])("escapes the text %j", (text, markdown) => {
     expect(markdownText(text)).toBe(markdown);
   });
 
@@ -108,7 +108,7 @@ describe("Markdown", () => {
     ["``", "``` `` ```"],
     ["a|b", "`a\\|b`"],
     ["", "`  `"],
-  ])("code %j", (text, markdown) => {
+  ])("writes the code %j", (text, markdown) => {
     expect(markdownCode(text)).toBe(markdown);
   });
 });

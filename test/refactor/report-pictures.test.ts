@@ -9,7 +9,7 @@ import { madeUpReport } from "../support/made-up-report.ts";
 
 const NAMES = ["losses", "expert-losses", "routes", "overlap", "layer-errors"];
 
-/** Documents by name; every one must be well-formed XML. */
+/** Draws the pictures, which have to be well-formed XML, by name. */
 function drawn(report: Report): ReadonlyMap<string, Document> {
   return new Map(
     reportPictures(report).map(({ file, svg }) => {
@@ -31,7 +31,7 @@ function elements(document: Document, name: string): readonly Element[] {
   return Array.from(document.getElementsByTagName(name));
 }
 
-/** What is written, without tooltips. */
+/** Lists the visible texts, without tooltips. */
 function texts(document: Document): readonly string[] {
   return elements(document, "text").map((text) => text.firstChild?.nodeValue ?? "");
 }
@@ -40,7 +40,7 @@ describe.each([2, 7, 16])("with %i experts", (domains) => {
   const report = madeUpReport({ domains, layers: 2 * domains });
   const pictures = drawn(report);
 
-  test("there are all pictures, with all names", () => {
+  test("draws all pictures, with all names", () => {
     expect([...pictures.keys()]).toEqual(NAMES);
     for (const { name } of report.data) {
       for (const picture of ["losses", "expert-losses", "routes", "overlap"]) {
@@ -52,7 +52,7 @@ describe.each([2, 7, 16])("with %i experts", (domains) => {
     }
   });
 
-  test.each(NAMES)("texts of %s overlap neither each other nor the edge", (name) => {
+  test.each(NAMES)("lets texts of %s overlap neither each other nor the edge", (name) => {
     const picture = pictures.get(name) as Document;
     const [width = 0, height = 0] = (picture.documentElement?.getAttribute("viewBox") ?? "")
       .split(" ")
@@ -71,14 +71,14 @@ describe.each([2, 7, 16])("with %i experts", (domains) => {
     }
   });
 
-  test("nothing is cut", () => {
+  test("cuts no text", () => {
     for (const [name, picture] of pictures) {
       if (name !== "routes") expect(texts(picture).join("")).not.toContain("…");
     }
   });
 });
 
-/** About where a text is, with letters as wide as those of usual fonts. */
+/** Estimates the box of a text, with letters as wide as those of usual fonts. */
 function boxOf(element: Element): { left: number; right: number; top: number; bottom: number; text: string } {
   const number = (name: string): number => Number(element.getAttribute(name) ?? 0);
   const text = element.firstChild?.nodeValue ?? "";
@@ -96,16 +96,16 @@ function boxOf(element: Element): { left: number; right: number; top: number; bo
   };
 }
 
-test("the same report gives the same pictures", () => {
+test("draws the same pictures for the same report", () => {
   expect(reportPictures(madeUpReport())).toEqual(reportPictures(madeUpReport()));
   expect(reportPictures(madeUpReport({ seed: 2 }))).not.toEqual(reportPictures(madeUpReport()));
 });
 
-test("one expert on one domain has pictures of what there is to see", () => {
+test("draws no comparisons for one expert on one domain", () => {
   expect([...drawn(madeUpReport({ domains: 1, layers: 1 })).keys()]).toEqual(["losses", "routes", "layer-errors"]);
 });
 
-test("what was not measured is left out", () => {
+test("leaves out figures that were not measured", () => {
   const report = madeUpReport();
   const [dense, paper, ...others] = report.losses;
   const sparse = {
@@ -129,7 +129,7 @@ describe("text from outside", () => {
   const hostile = `<script>alert("1")</script>&amp;' \u0000\u0007\uD83C \u202E]]>`;
   const shown = `<script>alert("1")</script>&amp;' \uFFFD\uFFFD\uFFFD \uFFFD]]>`;
 
-  test("is text, wherever it stands", () => {
+  test("is escaped everywhere", () => {
     const report = madeUpReport({ domains: 2 });
     const [first, second] = report.data;
     const renamed = JSON.parse(
@@ -162,7 +162,7 @@ describe("routes in lines", () => {
     expert: nat(3),
   });
 
-  test("keep every character, its expert and the width", () => {
+  test("keep every character, its expert and the width of a line", () => {
     assert(
       property(array(piece, { maxLength: 40 }), integer({ min: 4, max: 30 }), (pieces, width) => {
         const { lines, isCut } = wrapRoutes(pieces, width, Infinity);
@@ -188,7 +188,7 @@ describe("routes in lines", () => {
     );
   });
 
-  test("break where the text does, else between tokens", () => {
+  test("break at the text's line breaks, otherwise between tokens", () => {
     const pieces = ["One", " two", " three", "\n", "\n", "four"].map((text) => ({ text, expert: 0 }));
     const { lines } = wrapRoutes(pieces, 10, 10);
     const written = lines.map((line) => line.flatMap((run) => run.texts.map(({ text }) => text)).join(""));
@@ -196,7 +196,7 @@ describe("routes in lines", () => {
     expect(lines[1]?.[0]?.tokenColumns).toEqual([6, 7]);
   });
 
-  test("end where there is no more room", () => {
+  test("end at the largest number of lines", () => {
     const pieces = ["one", " two", " six"].map((text, expert) => ({ text, expert }));
     expect(wrapRoutes(pieces, 5, 2)).toMatchObject({ isCut: true, lines: [[{ expert: 0 }], [{ expert: 1 }]] });
     expect(wrapRoutes(pieces.slice(0, 2), 5, 2).isCut).toBe(false);

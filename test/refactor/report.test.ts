@@ -15,20 +15,20 @@ import { tinyContent } from "../support/tiny-read-me.ts";
 describe("a row of losses", () => {
   const dense = { arxiv: 2.5, book: 3, github: 1.5 };
 
-  test("has the mean over domains, and what it is above the dense model's", () => {
+  test("has the mean over domains, and its difference from the dense model's", () => {
     const row = lossRow("static", 0.5, { arxiv: 3, book: 3.5, github: 2.5 }, dense);
     expect(row).toMatchObject({ id: "static", label: "One static expert, refitted", ffn_share: 0.5 });
     expect(row.mean).toBeCloseTo(3, 12);
     expect(row.above_dense).toBeCloseTo(2 / 3, 12);
   });
 
-  test("leaves domains out that were not measured, of the dense mean as well", () => {
+  test("leaves out domains that were not measured, also in the dense mean", () => {
     const row = lossRow("free", 0.5, { arxiv: 3, book: NaN }, dense);
     expect(row.losses).toEqual({ arxiv: 3 });
     expect(row.above_dense).toBeCloseTo(0.5, 12);
   });
 
-  test("refuses a row without any loss, or without the dense model's", () => {
+  test("is refused without any loss, or without the dense model's", () => {
     expect(() => lossRow("free", 0.5, { arxiv: NaN }, dense)).toThrow(/`losses` of free to have a number/);
     expect(() => lossRow("free", 0.5, { c4: 3 }, dense)).toThrow(/`dense` to have the loss of "c4", got `undefined`/);
   });
@@ -50,7 +50,7 @@ describe("the verdict", () => {
 
   const against = (arxiv: number): readonly string[] => verdict([row("ours", 3, 4), row("oracle_domain", arxiv, 4)]);
 
-  test("says by how much routing beats one static expert, and where it does not", () => {
+  test("names the gain over one static expert, and the domains without one", () => {
     const sentences = verdict([row("ours", 2.6, 4.0), row("static", 2.9, 3.9)]);
     expect(sentences).toContain(
       "This model is 0.10 nats better than one static expert of the same size (3.300 against 3.400). It is worse on book.",
@@ -60,7 +60,7 @@ describe("the verdict", () => {
     );
   });
 
-  test("says plainly when routing does not pay", () => {
+  test("says when routing does not pay", () => {
     expect(verdict([row("ours", 3, 4), row("static", 2.9, 4)])).toContain(
       "This model is 0.05 nats worse than one static expert of the same size (3.500 against 3.450): routing does not pay here.",
     );
@@ -69,7 +69,7 @@ describe("the verdict", () => {
     );
   });
 
-  test("says what the router costs or gains against the document's domain", () => {
+  test("compares the router with choosing by the document's domain", () => {
     expect(against(2.8)).toContain("The router is 0.10 nats worse than choosing the expert by each document's domain.");
     expect(against(3.2)).toContain(
       "The router is 0.10 nats better than choosing the expert by each document's domain.",
@@ -77,7 +77,7 @@ describe("the verdict", () => {
     expect(against(3)).toContain("The router is as good as choosing the expert by each document's domain.");
   });
 
-  test("says nothing of what was not measured, nor compares rows of different domains", () => {
+  test("leaves out what was not measured, and does not compare rows of different domains", () => {
     const fewTokens = expect.stringContaining("only 8,192 tokens");
     expect(verdict([])).toEqual([fewTokens]);
     const partial = lossRow("static", 0.5, { arxiv: 2.6 }, denseLosses);
@@ -87,7 +87,7 @@ describe("the verdict", () => {
     ]);
   });
 
-  test("names domains that another expert serves better", () => {
+  test("names domains on which another expert is better", () => {
     const better = [
       [2.6, 3.6],
       [2.7, 3.8],
@@ -95,7 +95,7 @@ describe("the verdict", () => {
     expect(verdict([], { expert_losses: better })).toContain("Another expert is better than the domain's own on book.");
   });
 
-  test("judges each domain by the expert of its name, wherever that is", () => {
+  test("judges each domain by the expert of the same name, in any order", () => {
     const { settings } = madeUpReport({ domains: 2 });
     const swapped = { settings: { ...settings, experts: ["book", "arxiv"] } };
     // A row for each expert, a column for each domain: the expert of books is worse on arxiv, and better on book.
@@ -119,7 +119,7 @@ describe("the verdict", () => {
         .toSorted(([a], [b]) => a - b)
         .map(([, name]) => (random() < 0.1 ? `${name}-free` : name));
       const loss = new Map<string, Map<string, number>>();
-      // Steps of 0.1, so that no difference is near the one below which there is none.
+      // Steps of 0.1, far from the difference that counts as none.
       for (const name of experts) loss.set(name, new Map(data.map((one) => [one.name, randomInteger(random, 4) / 10])));
       const beaten = experts.filter((name) => {
         const own = loss.get(name)?.get(name);
@@ -139,7 +139,7 @@ describe("the verdict", () => {
 });
 
 describe("report.json", () => {
-  test("is the report", () => {
+  test("holds the whole report", () => {
     const report = madeUpReport();
     expect(JSON.parse(reportJson(report))).toEqual(report);
   });
@@ -148,7 +148,7 @@ describe("report.json", () => {
     ["expert_losses[1][0]", { expert_losses: [[1], [NaN]] }],
     ["losses[0].losses.book", { losses: [{ ...madeUpReport().losses[0], losses: { book: Infinity } } as LossRow] }],
     ["time.total_ms", { time: { ...madeUpReport().time, total_ms: NaN } }],
-  ])("names %s when it is no number", (path, change) => {
+  ])("names %s when it is not a finite number", (path, change) => {
     const report = { ...madeUpReport(), ...change };
     const message = `Expected \`report.${path}\` to be a finite number`;
     expect(() => reportJson(report)).toThrow(message);
@@ -156,7 +156,7 @@ describe("report.json", () => {
   });
 });
 
-test("documents are the same bytes for the same report, and lie in a model folder with their pictures", async () => {
+test("writes the same documents for the same report, with pictures, into a model folder", async () => {
   const documents = reportDocuments(madeUpReport());
   expect(reportDocuments(madeUpReport())).toEqual(documents);
   const folder = join(await temporaryFolder(), "model");
@@ -169,7 +169,7 @@ function inCommon(a: Int32Array, b: Int32Array): number {
   return a.filter((neuron) => b.includes(neuron)).length / a.length;
 }
 
-test("overlap is the share of neurons in common", () => {
+test("computes the overlap as the share of common neurons", () => {
   const random = seededRandom(5);
   const draw = (): Int32Array => {
     const drawn = new Set<number>();
@@ -204,7 +204,7 @@ describe("routed text", () => {
     expect(pieces.some(({ text }) => text === "")).toBe(true);
   });
 
-  test("marks a character that its end cuts", async () => {
+  test("marks a character that is cut at the end", async () => {
     const tokenizer = await pocketTokenizer();
     const ids = tokenizer.encode("🌍", { addSpecialTokens: false });
     expect(ids.length).toBeGreaterThan(1);

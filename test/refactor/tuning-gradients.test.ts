@@ -1,12 +1,12 @@
-// Gradients of all that a tuning trains, through a whole small model: against differences, and against an independent
-// implementation with numbers in double precision.
+// Compares the gradients of all trained parameters of a small model with differences of an independent implementation
+// in double precision.
 
 import { join } from "node:path";
-import { openModel, type Model } from "@readme-moe/model";
+import { openModel, type Model, type ModelConfig } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
 import { readDecoderWeights, type LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/training/trainable.ts";
-import { Trainer } from "../../packages/refactor/src/tuning/training/trainer.ts";
+import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
+import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
 import { plainLoss } from "../support/plain-decoder.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -16,18 +16,32 @@ const folder = await persistentFolder();
 const TOKENS = 7;
 const SEQUENCES = 3;
 const LABEL_SHARE = 0.3;
-// Of losses in float32 over two layers; a wrong sign is off by 1 or more.
+// Relative error of losses in float32 over two layers; a wrong sign has an error of at least 1.
 const BOUND = 5e-3;
 
 interface Variant extends TinyOptions {
   /** Attention has biases, and norms of each head's queries and keys. */
   readonly hasMoreAttention?: boolean;
+  /** Norms are behind attention and FFN instead of in front. */
+  readonly hasOutputNorms?: boolean;
+  /** Size of the norms of queries and keys. @default that of a head, for both */
+  readonly qkNormSizes?: readonly [query: number, key: number];
+  readonly decoder?: Partial<ModelConfig>;
 }
 
 const VARIANTS: Readonly<Record<string, Variant>> = {
   "shared rows, other widths in each layer": {},
   biases: { hasBias: true, config: { mlp_bias: true } },
   "biases and head norms in attention": { hasMoreAttention: true },
+  "norms behind, and over all heads": {
+    hasMoreAttention: true,
+    hasOutputNorms: true,
+    qkNormSizes: [32, 16],
+    decoder: { qkNorm: "all-heads" },
+  },
+  "factors of everything": {
+    decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
+  },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
   },
@@ -46,7 +60,7 @@ describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
     const figures = await trainer.gradients(sequences);
     const gradients = takeGradients(trainer, parameters);
     expect(figures.divergence + LABEL_SHARE * figures.crossEntropy).toBeCloseTo(loss(), 4);
-    // Every kind of parameter by itself, so that large gradients do not hide small ones.
+    // Each kind of parameter is compared separately: large gradients would hide small ones.
     for (const kind of new Set(parameters.map(kindOf))) {
       const some = parameters.filter((parameter) => kindOf(parameter) === kind && gradients.has(parameter.key));
       if (some.length > 0) expect(directionalError(some, gradients, loss), kind).toBeLessThan(BOUND);
@@ -54,7 +68,7 @@ describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
   });
 });
 
-test("a gradient with a wrong sign is seen", async () => {
+test("detects a gradient with a wrong sign", async () => {
   const { trainer, parameters, loss, sequences } = await setUp({}, "full");
   await trainer.gradients(sequences);
   const gradients = takeGradients(trainer, parameters);
@@ -65,7 +79,7 @@ test("a gradient with a wrong sign is seen", async () => {
   }
 });
 
-test("steps make the student say what its teacher says", async () => {
+test("brings the student's distributions close to its teacher's", async () => {
   const { trainer, sequences } = await setUp({}, "full");
   const rates = { matrices: 3e-3, vectors: 3e-3, weightDecay: 0 };
   const first = await trainer.step(sequences, rates);
@@ -74,7 +88,7 @@ test("steps make the student say what its teacher says", async () => {
   expect(last.divergence).toBeLessThan(0.2 * first.divergence);
 });
 
-test("the same gradients whether sequences run together or one after the other", async () => {
+test("has the same gradients for sequences run together and one by one", async () => {
   const [together, apart] = [await setUp({}, "full", SEQUENCES), await setUp({}, "full", 1)];
   await together.trainer.gradients(together.sequences);
   await apart.trainer.gradients(apart.sequences);
@@ -92,26 +106,43 @@ async function setUp(options: Variant, method: "lora" | "full", microSequences =
   const [student, teacher] = [await openModel(name), await openModel(`${name}-teacher`)];
   models.push(student, teacher);
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
-  if (options.hasMoreAttention) for (const { layers } of Object.values(weights)) layers.forEach(addMoreAttention);
+  const config = { ...student.config, ...options.decoder };
+  for (const { layers } of Object.values(weights)) {
+    if (options.hasMoreAttention) {
+      layers.forEach((layer, index) => addMoreAttention(layer, index, options.qkNormSizes ?? [8, 8]));
+    }
+    if (options.hasOutputNorms) layers.forEach(moveNormsBehind);
+  }
   const parameters = chooseParameters(weights.student, { method, rank: 3, attention: true, seed: 5 });
   const random = seededRandom(6);
-  // A change of zero has no gradient on its left side.
+  // The left factor of a zero change has no gradient.
   for (const { key, values } of parameters) {
     if (key.endsWith(".right")) values.forEach((_, i) => (values[i] = 0.3 * randomNormal(random)));
   }
   const settings = { sequenceTokens: TOKENS, microSequences, labelShare: LABEL_SHARE, threads: 1, signal: undefined };
-  const trainer = new Trainer(student.config, weights, parameters, settings);
+  const trainer = new Trainer(config, weights, parameters, settings);
   trainers.push(trainer);
   const sequences = Array.from({ length: SEQUENCES }, () => ({
     tokenIds: Int32Array.from({ length: TOKENS }, () => randomInteger(random, student.config.vocabSize)),
     experts: Uint16Array.from({ length: TOKENS }, () => randomInteger(random, 2)),
     domain: 0,
   }));
-  const loss = (): number => plainLoss(student.config, weights, sequences, LABEL_SHARE);
+  const loss = (): number => plainLoss(config, weights, sequences, LABEL_SHARE);
   return { trainer, parameters, loss, sequences, weights };
 }
 
-function addMoreAttention({ attention }: LayerWeights, layer: number): void {
+function moveNormsBehind({ attention, common }: LayerWeights): void {
+  for (const group of [attention, common]) {
+    group.set("output_norm", group.get("norm")!);
+    group.delete("norm");
+  }
+}
+
+function addMoreAttention(
+  { attention }: LayerWeights,
+  layer: number,
+  [querySize, keySize]: readonly [number, number],
+): void {
   const random = seededRandom(layer + 8);
   const vector = (name: string, size: number, middle: number): void => {
     const values = Float32Array.from({ length: size }, () => middle + 0.3 * randomNormal(random));
@@ -120,7 +151,8 @@ function addMoreAttention({ attention }: LayerWeights, layer: number): void {
   for (const name of ["query", "key", "value", "output"]) {
     vector(`${name}.bias`, attention.get(`${name}.weight`)!.shape[0]!, 0);
   }
-  for (const name of ["query_norm", "key_norm"]) vector(name, 8, 1);
+  vector("query_norm", querySize, 1);
+  vector("key_norm", keySize, 1);
 }
 
 function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<string, Float32Array> {
@@ -132,12 +164,12 @@ function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<
   return gradients;
 }
 
-/** `self_attn.q_proj.weight.left` of `backbone/model.layers.1.self_attn.q_proj.weight.left`. */
+/** Removes file and layer from a key: `self_attn.q_proj.weight.left`. */
 function kindOf({ key }: Parameter): string {
   return key.replace(/^\w+\/model\.(layers\.\d+\.)?/, "");
 }
 
-/** How far the derivative of the plain loss along a random direction is from that of the gradients, relatively. */
+/** Returns the relative error of the gradients' derivative along a random direction against differences of the loss. */
 function directionalError(
   parameters: readonly Parameter[],
   gradients: ReadonlyMap<string, Float32Array>,
@@ -145,7 +177,7 @@ function directionalError(
 ): number {
   const random = seededRandom(7);
   const starts = parameters.map(({ values }) => values.slice());
-  // Along the gradient for the most part: across it, next to nothing would be compared.
+  // The direction is mostly along the gradient: across it, both derivatives would be near zero.
   const directions = parameters.map(({ key }) => {
     const gradient = gradients.get(key)!;
     const size = Math.hypot(...gradient) / Math.sqrt(gradient.length);

@@ -33,6 +33,11 @@ function sizeOf(...tensors: readonly (PackedTensor | undefined)[]): number {
   return tensors.reduce((sum, one) => sum + (one ? one.weightBytes + one.scaleBytes + one.biasBytes : 0), 0);
 }
 
+function normsOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
+  const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm];
+  return [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
+}
+
 /** Sizes of the packed file's tensors, whole panels included. */
 export function weightSizes(model: Source, precision: Precision): WeightSizes {
   const { embedding, head, finalNorm, layers } = describeModel(model, precision, NOT_READ);
@@ -42,8 +47,7 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
     embeddings: sizeOf(embedding),
     head: head === embedding ? 0 : sizeOf(head),
     attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
-    small:
-      sizeOf(finalNorm) + sumOf((layer) => sizeOf(layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm)),
+    small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...normsOf(layer))),
     shared: sumOf(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
     experts: sumOf(({ experts = [] }) => sizeOf(...experts.flatMap(({ gate, up, down }) => [gate, up, down]))),
     router: routerSize(model),

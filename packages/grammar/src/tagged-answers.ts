@@ -26,19 +26,15 @@ export interface TaggedAnswers {
 
 /** Describes the answers as a structural tag of the library. @throws as `honouredSchema` */
 export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }: TaggedAnswers): object {
-  if (!Array.isArray(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
+  if (!isList(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
   const budget = new Budget();
-  const fixed = [
-    trigger ?? "",
-    separator,
-    ...(tags as readonly TaggedJson[]).flatMap(({ begin, end }) => [begin, end]),
-  ];
-  for (const text of fixed as readonly unknown[]) {
+  const fixed: readonly unknown[] = [trigger ?? "", separator, ...tags.flatMap(({ begin, end }) => [begin, end])];
+  for (const text of fixed) {
     if (typeof text !== "string") throw new TypeError(`Expected texts around schemas, got ${describeValue(text)}`);
     budget.write(text.length);
   }
-  checkSchemaSizes((tags as readonly TaggedJson[]).map(({ schema }) => schema));
-  const formats = (tags as readonly TaggedJson[]).map(({ begin, schema, end }) => ({
+  checkSchemaSizes(tags.map(({ schema }) => schema));
+  const formats = tags.map(({ begin, schema, end }) => ({
     type: "tag",
     begin,
     content: { type: "grammar", grammar: schemaGrammar(honouredSchema(schema, budget), MAX_WHITESPACE, budget) },
@@ -49,4 +45,8 @@ export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }
       ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
       : { type: "triggered_tags", triggers: [trigger], tags: formats, stop_after_first: isSingle };
   return { type: "structural_tag", format };
+}
+
+function isList(value: unknown): boolean {
+  return Array.isArray(value);
 }

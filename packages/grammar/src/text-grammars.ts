@@ -14,10 +14,11 @@ const MAX_SHOWN = 80;
  * @throws {RangeError} when they are too long together
  */
 export function choiceGrammar(texts: readonly string[], budget: Budget): string {
-  if (!Array.isArray(texts) || texts.length === 0) {
+  const given: unknown = texts;
+  if (!Array.isArray(given) || given.length === 0) {
     throw new TypeError(`Expected \`texts\` to be a list of texts, got ${describeValue(texts)}`);
   }
-  for (const text of texts as readonly unknown[]) {
+  for (const text of given) {
     if (typeof text === "string") budget.write(leastLiteralLength(text));
     if (typeof text === "string" && text !== "" && !/\p{Surrogate}/u.test(text)) continue;
     throw new TypeError(`Expected each of \`texts\` to be a text, got ${describeValue(text)}`);

@@ -5,8 +5,7 @@ export { PagePool, type PagePoolOptions } from "./kv/page-pool.ts";
 export type { PageSlot } from "./kv/page-slot.ts";
 export { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
-export { anglesOf } from "./angles.ts";
-export { GrowingAngles } from "./growing-angles.ts";
+export { anglesOf, GrowingAngles } from "./angles.ts";
 export type {
   DecoderDescription,
   ExpertDescription,

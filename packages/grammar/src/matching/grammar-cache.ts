@@ -144,13 +144,13 @@ export class GrammarCache {
       const { key } = move;
       switch (move.type) {
         case "start":
-          this.#start(this.#wanted.get(key) as Wanted);
+          this.#start(key);
           break;
         case "promote":
           for (const run of this.#runs) if (run.key === key && !run.isLong) run.isLong = true;
           break;
         case "put-off":
-          this.#putOff(this.#wanted.get(key) as Wanted, move.isLong);
+          this.#putOff(key, move.isLong);
           break;
         case "evict":
         case "retire":
@@ -183,8 +183,10 @@ export class GrammarCache {
     };
   }
 
-  #start(wanted: Wanted): void {
-    const { key, source, isLong } = wanted;
+  #start(key: string): void {
+    const wanted = this.#wanted.get(key);
+    if (!wanted) return;
+    const { source, isLong } = wanted;
     this.#turns.had(clientsOf(wanted));
     const data = { vocabulary: this.#vocabulary, source, maxBytes: this.#limits.maxBytes };
     let thread: GrammarThread;
@@ -248,7 +250,9 @@ export class GrammarCache {
     run.thread.close(new Evicted());
   }
 
-  #putOff(wanted: Wanted, isLong: boolean): void {
+  #putOff(key: string, isLong: boolean): void {
+    const wanted = this.#wanted.get(key);
+    if (!wanted) return;
     this.#abandon(wanted);
     if (!isLong) return;
     wanted.isLong = true;

@@ -71,12 +71,7 @@ export class Exclusion {
       const others = rest.flatMap((marks) => marks.get(name) ?? []);
       if (others.length === rest.length && this.#areApart([values, ...others])) return true;
     }
-    return all.every((one, index) => {
-      for (let other = index + 1; other < all.length; other++) {
-        if (!this.#isPairMarkedApart(one, all[other] as ReadonlyMap<string, Values>)) return false;
-      }
-      return true;
-    });
+    return all.every((one, index) => all.slice(index + 1).every((other) => this.#isPairMarkedApart(one, other)));
   }
 
   #isPairMarkedApart(one: ReadonlyMap<string, Values>, other: ReadonlyMap<string, Values>): boolean {
@@ -126,7 +121,7 @@ export class Exclusion {
   #marksOf({ properties, required }: SchemaObject): ReadonlyMap<string, Values> | undefined {
     if (!isObject(properties) || !Array.isArray(required)) return undefined;
     const marks = new Map<string, Values>();
-    for (const name of required as readonly string[]) {
+    for (const name of required.map(String)) {
       this.#budget.spend(1);
       const values = this.#valuesOf(properties[name]);
       if (values) marks.set(name, values);

@@ -107,7 +107,8 @@ function combined(
 }
 
 function alternatives(parts: readonly SchemaObject[]): SchemaObject {
-  return parts.length === 1 ? (parts[0] as SchemaObject) : { anyOf: parts };
+  const [first] = parts;
+  return first && parts.length === 1 ? first : { anyOf: parts };
 }
 
 function listed(part: SchemaObject, keywords: readonly string[], path: SchemaPath): SchemaObject {

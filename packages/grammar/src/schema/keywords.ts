@@ -59,14 +59,19 @@ export function typesOf(part: SchemaObject, keywords: readonly string[], path: S
   return types;
 }
 
+function isType(name: unknown): name is TypeName {
+  return TYPES.some((type) => type === name);
+}
+
 function namedTypes(given: unknown, path: SchemaPath): readonly TypeName[] {
   const names: readonly unknown[] = Array.isArray(given) ? given : [given];
-  const types = names.map((name) => TYPES.find((type) => type === name));
-  const unknown = names.find((_, index) => types[index] === undefined);
-  if (types.length === 0 || types.includes(undefined)) {
-    throw refused(path, `has \`type\` ${describeValue(unknown)}; expected one of ${TYPES.join(", ")}`);
+  const known = new Set(names.filter(isType));
+  if (names.length === 0 || !names.every(isType)) {
+    throw refused(
+      path,
+      `has \`type\` ${describeValue(names.find((name) => !isType(name)))}; expected one of ${TYPES.join(", ")}`,
+    );
   }
-  const known = new Set(types as TypeName[]);
   // Every integer is a number.
   if (known.has("number")) known.delete("integer");
   return [...known];

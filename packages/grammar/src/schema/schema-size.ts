@@ -1,4 +1,5 @@
 import type { JsonSchema } from "./honoured-schema.ts";
+import { isObject } from "./keywords.ts";
 
 const MAX_DEPTH = 128;
 const MAX_VALUES = 50_000;
@@ -38,13 +39,13 @@ export function checkSchemaSizes(schemas: readonly JsonSchema[]): void {
     for (const value of level) {
       if (Array.isArray(value)) {
         count(value.length);
-        for (const item of value as readonly unknown[]) visit(item);
-      } else if (typeof value === "object" && value !== null) {
+        for (const item of value) visit(item);
+      } else if (isObject(value)) {
         const names = Object.keys(value);
         count(names.length);
         for (const name of names) {
           read(name);
-          visit((value as Readonly<Record<string, unknown>>)[name], name);
+          visit(value[name], name);
         }
       } else count(1);
     }

@@ -41,7 +41,7 @@ function objectSchema(part: SchemaObject, place: Place, visit: Visit): SchemaObj
   const inner = (value: unknown, ...keys: string[]): SchemaObject =>
     visit(value, { path: below(place.path, ...keys), depth: place.depth + 1, entered: new Set() });
   const own = new Map(Object.entries(properties).map(([name, value]) => [name, inner(value, "properties", name)]));
-  for (const name of required as readonly string[]) {
+  for (const name of required) {
     if (own.has(name)) continue;
     if (additional === false)
       throw refused(place.path, `requires ${JSON.stringify(brief(name))}, but does not allow it`);
@@ -56,15 +56,11 @@ function objectSchema(part: SchemaObject, place: Place, visit: Visit): SchemaObj
   }
   return {
     type: "object",
-    properties: fromEntries(own),
+    // Entries are defined, not assigned, so that a property can be called `__proto__`.
+    properties: Object.fromEntries(own),
     required: [...new Set(required)],
     additionalProperties: false,
   };
-}
-
-/** Makes an object, also where a name is `__proto__`. */
-function fromEntries(entries: ReadonlyMap<string, unknown>): SchemaObject {
-  return Object.fromEntries(entries) as SchemaObject;
 }
 
 function arraySchema(part: SchemaObject, place: Place, visit: Visit): SchemaObject {

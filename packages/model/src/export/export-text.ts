@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { isJsonObject, type JsonObject, readJsonFile, readTextFile } from "../files/text-file.ts";
 import type { Model } from "../folder/model.ts";
 import { GgufFile } from "../gguf/gguf-file.ts";
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
 
 const MAX_BYTES = 256 << 20;

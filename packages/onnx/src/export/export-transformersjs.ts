@@ -19,7 +19,7 @@ import { encodeGraph } from "../graph/encode.ts";
 import { encodeWhole } from "../graph/encode-whole.ts";
 import type { OnnxVersion } from "../graph/model-proto.ts";
 import { exportGraph } from "./export-graph.ts";
-import type { ExportDtype } from "./export-linear.ts";
+import type { ExportDtype } from "./export-weights.ts";
 
 /** The precisions that models are exported in, by their names in transformers.js. */
 export const EXPORT_DTYPES: readonly ExportDtype[] = ["fp32", "q8", "q4"];

@@ -126,18 +126,17 @@ export class GraphBuilder {
     return output;
   }
 
-  /** Appends a node with several outputs, of which `wanted` are given back, by their index in the operator. */
+  /** Appends a node with several outputs and returns those with the indices `wanted`. */
   nodes(
     type: string,
     inputs: Node["inputs"],
     wanted: readonly number[],
     attributes: Node["attributes"] = {},
-    domain = "",
   ): readonly Value[] {
     const id = this.#numNodes++;
     const outputs: (Value | undefined)[] = Array.from({ length: Math.max(...wanted) + 1 }, () => undefined);
     const values = wanted.map((index) => (outputs[index] = this.#claim(`${type}_${id}_${index}`)));
-    this.#nodes.push({ type, domain, inputs, outputs, attributes });
+    this.#nodes.push({ type, domain: "", inputs, outputs, attributes });
     return values;
   }
 

@@ -74,15 +74,15 @@ async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSign
   const domains = await readDomains(data);
   const model = await openModel(await modelPath(path, signal));
   try {
-    const run = {
+    const report = await refactor(model, domains, out, {
+      ...options,
       source: path,
       hubId: hubIdOf(path),
       resume,
       threads,
       signal,
       onProgress: json ? undefined : showProgress,
-    };
-    const report = await refactor(model, domains, out, options, run).finally(() => showStatus());
+    }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : summaryOf(report, out));
   } finally {
     await model.close();

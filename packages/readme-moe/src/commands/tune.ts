@@ -86,7 +86,8 @@ async function runTune(path: string, flags: TuneFlags, signal: AbortSignal): Pro
     try {
       const shows = json ? {} : { onEstimate: showEstimate, onProgress: showProgress };
       const run = { ...shows, source: path, teacherSource: teacherPath, resume, threads, signal };
-      const report = await tune(student, teacher, texts, out, options, {
+      const report = await tune({ student, teacher }, texts, out, {
+        ...options,
         ...run,
         checkpointMs: checkpointSeconds * 1000,
       }).finally(() => showStatus());

@@ -2,11 +2,26 @@ import { operators } from "@readme-moe/onnx";
 import { causalMask } from "./causal-mask.ts";
 import type { Tape, Tensor } from "./tape.ts";
 
-const { Add, Mul, Reciprocal, ReduceMean, ReduceSum, Reshape, Softmax, Sqrt, Sub, Unsqueeze } = operators;
+const {
+  Add,
+  Mul,
+  Reciprocal,
+  ReduceMean,
+  ReduceSum,
+  Reshape,
+  SimplifiedLayerNormalization,
+  Softmax,
+  Sqrt,
+  Sub,
+  Unsqueeze,
+} = operators;
 
 /** `x / rms(x) · scale` over the last axis; `x` `[rows, size]`, `scale` `[size]`. */
 export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): Tensor {
   const g = tape.graph;
+  if (!x.needsGradient && !scale.needsGradient) {
+    return tape.record(SimplifiedLayerNormalization(g, x.value, scale.value, epsilon), x.shape, []);
+  }
   const square = ReduceMean(g, Mul(g, x.value, x.value), 1);
   // Composed: the runtime's own norm gives its inverse deviation away only as an optional output, wrong on some devices.
   const inverse = Reciprocal(g, Sqrt(g, Add(g, square, g.floats([epsilon]))));

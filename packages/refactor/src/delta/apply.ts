@@ -5,7 +5,7 @@ import { rm } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { baseFiles, openModel, writeReadMeFolder, type Model, type SafetensorsInput } from "@readme-moe/model";
-import { finishFolder, refuseOccupied } from "../job/finish-folder.ts";
+import { finishFolder, refuseOccupied } from "../job/work-folder.ts";
 import { basePrint, BaseWeights, compareBases, ffnLayerOf, type BaseMatch } from "./base-model.ts";
 import { decodeTensor } from "./decode-tensor.ts";
 import { DeltaFile } from "./delta-file.ts";

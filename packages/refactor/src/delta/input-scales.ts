@@ -2,7 +2,7 @@
 // multiplied by these scales before rounding, so that columns with large inputs are rounded finer.
 
 import { endOfTextId, type Model } from "@readme-moe/model";
-import { prepareDomain, type DomainText } from "../data/prepare-domain.ts";
+import { prepareDomain, type DomainText } from "../job/prepare-domain.ts";
 import { diagonalOf } from "../experts/moments.ts";
 import { layerSource } from "../layers/layer-source.ts";
 import { runProductInputs } from "../layers/run-layer.ts";
@@ -87,7 +87,10 @@ export async function measureScales(
   const squares: InputSquares[] = [];
   for (let index = 0; index < numLayers; index++) {
     onLayer(index);
-    const { attention, ffn, gram } = await runProductInputs(layerSource(base, index), stream, hidden, {});
+    const { attention, ffn, gram } = await runProductInputs(
+      { source: layerSource(base, index), stream, options: {} },
+      hidden,
+    );
     squares.push({ attention, ffn, neurons: diagonalOf(gram, intermediateSize) });
   }
   return inputScales(squares, base.config);

@@ -5,7 +5,7 @@ import { basename, join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
 import { modelLicense, readTextFile, writeSafetensors, type Model, type ReadMeSection } from "@readme-moe/model";
-import type { DomainText } from "../data/prepare-domain.ts";
+import type { DomainText } from "../job/prepare-domain.ts";
 import { Products } from "../linear-algebra/products.ts";
 import { choose } from "./allocate.ts";
 import { basePrint, BaseWeights, type BasePrint } from "./base-model.ts";

@@ -51,11 +51,11 @@ export function modelCard(report: Report, pictures: readonly Pick<ReportPicture,
 function heading({ base, settings, size, router, verdict }: Report): string {
   const count = settings.experts.length;
   const experts = count === 1 ? "one expert" : `${count} experts`;
-  const routed = router ? "; one small router knows each token's expert before the model runs" : "";
+  const routed = router ? "; a small router chooses each token's expert before the model runs" : "";
   return [
     `# ${markdownText(base.name)}, refactored into ${experts}`,
     `The feed-forward layers of the dense model ${markdownText(base.name)} were cut into ${experts} after ${PAPER}${routed}. ` +
-      `It has ${rounded(size.parameters)} parameters, of which a token uses ${rounded(size.active_parameters)}; ` +
+      `The result has ${rounded(size.parameters)} parameters, of which a token uses ${rounded(size.active_parameters)}; ` +
       `the dense model has ${rounded(base.parameters)}.`,
     verdict.map((sentence) => `- ${markdownText(sentence)}`).join("\n"),
   ]
@@ -66,13 +66,13 @@ function heading({ base, settings, size, router, verdict }: Report): string {
 function usage({ router }: Report): string {
   return `## Run it
 
-With Node.js and [readme-moe](https://www.npmjs.com/package/readme-moe), \`DIR\` being this folder:
+With Node.js and [readme-moe](https://www.npmjs.com/package/readme-moe), where \`DIR\` is this folder:
 
 \`\`\`sh
-readme-moe chat DIR       # where the base model is one for chats
+readme-moe chat DIR       # if the base model is a chat model
 readme-moe generate DIR --prompt "The ship was"
 readme-moe eval DIR --data text.jsonl
-\`\`\`${router ? "" : "\n\nIt has no router."}`;
+\`\`\`${router ? "" : "\n\nThis model has no router."}`;
 }
 
 function lossTable({ losses, data }: Report): string {
@@ -94,9 +94,9 @@ function lossTable({ losses, data }: Report): string {
 function lossNotes({ data }: Report): string {
   const tokens = data.reduce((sum, domain) => sum + domain.evaluation_tokens, 0);
   return (
-    `Mean loss in nats per token on ${grouped(tokens)} tokens of documents that were held out; ` +
-    "perplexity is e to that power. Above dense: the mean less the dense model's. " +
-    "The static expert is as wide as what a token uses here, and needs no router: routing has to beat it."
+    `Mean loss in nats per token on ${grouped(tokens)} tokens of held-out documents; perplexity is e to that power. ` +
+    "Above dense: the mean minus the dense model's. " +
+    "The static expert has as many neurons as a token uses here and needs no router: routing has to be better."
   );
 }
 
@@ -113,7 +113,7 @@ function routerText(router: NonNullable<Report["router"]>): string {
   return [
     `- ${percent(router.domain_agreement)} of tokens go to the expert of their document's domain.`,
     `- ${percent(router.locality)} keep the previous token's expert.`,
-    `- Regret: ${decimals(router.regret)}, where 0 is each token's best expert and 1 one drawn by lot.`,
+    `- Regret: ${decimals(router.regret)}, where 0 is the best expert for every token and 1 a random one.`,
   ].join("\n");
 }
 
@@ -145,7 +145,7 @@ function dataTable({ data }: Report): string {
 function dataNotes({ data }: Report): string {
   const isUnknown = data.every(({ licenses }) => licenses === undefined || licenses.length === 0);
   const licenses = isUnknown ? " Their licences were not given." : "";
-  return `Losses come from the held-out documents, which neither experts nor router were made from.${licenses}`;
+  return `Losses were measured on the held-out documents, which were used for neither the experts nor the router.${licenses}`;
 }
 
 function making({ base, settings, time, size }: Report): string {
@@ -157,7 +157,7 @@ function making({ base, settings, time, size }: Report): string {
     `- Method ${markdownCode(settings.method)}, seed ${settings.seed}; neurons per expert: ${sizes(settings.expert_size)}; ` +
       `shared by all: ${sizes(shared)}; router: ${rounded(size.router_parameters)} parameters.`,
     ...(options.length > 0 ? [`- Options: ${options.join(", ")}.`] : []),
-    `- It took ${duration(time.total_ms)} and at most ${bytes(time.peak_memory_bytes)} of memory on ` +
+    `- The refactoring took ${duration(time.total_ms)} and at most ${bytes(time.peak_memory_bytes)} of memory on ` +
       `${time.machine.threads} of ${time.machine.cores} cores (${time.machine.platform}, Node.js ${time.machine.node}): ` +
       `${time.stages.map(({ name, ms }) => `${markdownText(name)} ${duration(ms)}`).join(", ")}.`,
     "- All figures: [report.json](report.json).",
@@ -174,11 +174,9 @@ function sizes(size: number | readonly number[]): string {
 function limits({ base, data, losses }: Report): string {
   const cost = losses.find(({ id }) => id === "ours")?.above_dense ?? 0;
   return [
-    "- What the base model cannot do, or does wrongly, holds here as well; its card applies.",
+    "- The limits and faults of the base model remain; its card applies.",
     ...(cost > 0
-      ? [
-          `- Quality is below that of ${markdownText(base.name)}; where memory and time suffice for it, prefer the dense model.`,
-        ]
+      ? [`- Quality is below that of ${markdownText(base.name)}; if memory and time allow it, prefer the dense model.`]
       : []),
     `- Experts were fitted to ${data.length === 1 ? "one kind" : `${data.length} kinds`} of text. Losses on other text, languages and tasks were not measured.`,
     "- Losses on held-out text say little about answers to instructions, reasoning or safety.",

@@ -79,15 +79,15 @@ function charactersOf(set: CodePoints): readonly string[] {
 
 function intersection(one: CodePoints, other: CodePoints): CodePoints {
   const common: [number, number][] = [];
-  for (let [index, at] = [0, 0]; index < one.length && at < other.length;) {
-    const [from, to] = one[index] as CodePoints[number];
-    const [otherFrom, otherTo] = other[at] as CodePoints[number];
-    const [first, last] = [Math.max(from, otherFrom), Math.min(to, otherTo)];
+  let [a, b] = [0, 0];
+  for (;;) {
+    const [own, their] = [one[a], other[b]];
+    if (!own || !their) return common;
+    const [first, last] = [Math.max(own[0], their[0]), Math.min(own[1], their[1])];
     if (first <= last) common.push([first, last]);
-    if (to < otherTo) index++;
-    else at++;
+    if (own[1] < their[1]) a++;
+    else b++;
   }
-  return common;
 }
 
 function choiceOf(choices: readonly string[]): string | undefined {
@@ -102,7 +102,7 @@ const CONTROLS: ReadonlyMap<number, string> = new Map([
 
 /** Writes a text with every character as its number, so that none has a special meaning. */
 export function literal(text: string): string {
-  return `"${Array.from(text, (character) => escaped(character.codePointAt(0) as number)).join("")}"`;
+  return `"${Array.from(text, (character) => escaped(character.codePointAt(0) ?? 0)).join("")}"`;
 }
 
 /** Least length that `literal` writes: the quotes, and a number for at least every second unit. */

@@ -227,7 +227,7 @@ class PatternParser {
 }
 
 function one(character: string): CodePoints {
-  const code = character.codePointAt(0) as number;
+  const code = character.codePointAt(0) ?? 0;
   return [[code, code]];
 }
 

@@ -2,8 +2,7 @@
 // layer is computed again on the way back.
 
 import { gradientName } from "../../autodiff/tape.ts";
-import { HIDDEN, OUTPUT_GRADIENT } from "../graphs/attention-graph.ts";
-import type { WeightShapes } from "../graphs/graph-weights.ts";
+import { HIDDEN, OUTPUT_GRADIENT, type WeightShapes } from "../graphs/half-graphs.ts";
 import { dealRows, putRows, takeRows, type Share } from "./deal.ts";
 import { weightFeeds, type DecoderWeights, type LayerWeights, type WeightGroup } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
@@ -114,7 +113,8 @@ export class Decoder {
     const size = this.#hiddenSize;
     const hidden = new Float32Array(tokenIds.length * size);
     tokenIds.forEach((id, row) => hidden.set(embedding.subarray(id * size, (id + 1) * size), row * size));
-    return hidden;
+    const { embeddingScale } = this.#pool.config;
+    return embeddingScale === 1 ? hidden : hidden.map((value) => value * embeddingScale);
   }
 
   #rows(name: string, data: Float32Array): Record<string, { data: Float32Array; dims: readonly number[] }> {

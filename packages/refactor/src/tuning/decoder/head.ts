@@ -2,7 +2,7 @@
 
 import type { GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
-import { HIDDEN } from "../graphs/attention-graph.ts";
+import { HIDDEN } from "../graphs/half-graphs.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
 
