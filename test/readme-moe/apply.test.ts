@@ -42,7 +42,7 @@ test("pack keeps to the size that it is given, and says what that costs", { time
   const result = await runCli([...args, "--max-size", "70KB"]);
   expect(result.code).toBe(0);
   expect(result.stdout).toMatch(
-    /0\.1 MB, \d+\.\d\d bits.*down: changes are off by \d+\.\d %.*Base: dense, sha256 [0-9a-f]{64}/s,
+    /0\.1 MB, \d+\.\d\d bits.*down: changes differ by \d+\.\d %.*Base: dense, sha256 [0-9a-f]{64}/s,
   );
   expect((await stat(at("small.adapter"))).size).toBeLessThanOrEqual(70_000);
   const json = JSON.parse((await runCli([...args, "--max-size", "70KB", "--json"])).stdout);

@@ -5,10 +5,11 @@ import {
   leastExpertBytes,
   leastMemoryBytes,
   planMemory,
+  recommend,
   tokenCycleBytes,
+  type Candidate,
   type Placement,
 } from "../../packages/readme-moe/src/plan/plan-memory.ts";
-import { recommend, type Candidate } from "../../packages/readme-moe/src/plan/recommend.ts";
 
 const SIZES = [0, 1, 3];
 const LAYOUTS = [

@@ -94,7 +94,7 @@ test("gives experts what the memory leaves, refuses below that, and takes what i
   const [enough, short] = await Promise.all([run(`${Math.ceil(least)}`), run(`${Math.ceil(least) - 1}`)]);
   expect(enough.code).toBe(0);
   expect(short.code).toBe(1);
-  expect(short.stderr).toMatch(/are too little; the least that works is --memory \d+MB, with .* \(ERR_MEMORY\)\n$/);
+  expect(short.stderr).toMatch(/are not enough; the least that works is --memory \d+MB, with .* \(ERR_MEMORY\)\n$/);
   expect(jsonOf(short)).toMatchObject({ fits: false, recommended: null });
 });
 
@@ -114,7 +114,7 @@ test("expects a recorded trace, and refuses that of another model", async () => 
   await write(4);
   const refused = await plan(path, "--memory", "200MB", "--trace", file);
   expect(refused).toMatchObject({ code: 1, stdout: "" });
-  expect(refused.stderr).toContain("is of a model with 4 experts, this one has 3 (ERR_MODEL_INVALID)");
+  expect(refused.stderr).toContain("the trace's model has 4 experts, this one has 3 (ERR_MODEL_INVALID)");
 });
 
 describe("a wrong call", () => {

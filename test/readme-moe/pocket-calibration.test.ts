@@ -3,7 +3,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
+import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const FOLDER = join(ROOT, "models", "pocket", "calibration");

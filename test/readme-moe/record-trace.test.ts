@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { readTrace, type ExpertCacheCounters } from "@readme-moe/core";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { beforeAll, expect, test } from "vitest";
-import { openTraceFile } from "../../packages/readme-moe/src/simulation/record-trace-file.ts";
+import { openTraceFile } from "../../packages/readme-moe/src/simulation/trace-file.ts";
 import { complete } from "../support/complete.ts";
 import { runCli } from "../support/run-cli.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";

@@ -1,7 +1,7 @@
 // Which of many equal messages a log says: nothing is lost, and nothing is said more often than once a window.
 
 import { describe, expect, test } from "vitest";
-import { causesText, kindOf } from "../../packages/readme-moe/src/serving/failure-text.ts";
+import { causesText, kindOf } from "../../packages/readme-moe/src/serving/event-log.ts";
 import { Repeats } from "../../packages/readme-moe/src/serving/repeats.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

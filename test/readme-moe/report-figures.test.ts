@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { reportFigures } from "../../packages/readme-moe/src/plan/report-figures.ts";
+import { reportFigures } from "../../packages/readme-moe/src/plan/model-figures.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const cut = { router: { locality: 0.8 }, losses: [{ id: "ours", above_dense: 0.9 }, { id: "dense" }] };

@@ -135,9 +135,9 @@ test("in text, the log says of each failure what it was, once", async () => {
   );
   expect(stderr).toMatch(/layer \d of expert 1 cannot be read: 0 of \d+ bytes are there \(ERR_FILE_UNREADABLE\)$/m);
   expect(stderr).toContain(
-    "error: the model tiny has failed 3 requests in a row and is not ready; it is ended and opened again: ",
+    "error: the model tiny has failed 3 requests in a row and is not ready; its engine is closed and opened again: ",
   );
-  expect(stderr).toContain("the model tiny works again, at attempt 1");
+  expect(stderr).toContain("the model tiny works again, after attempt 1");
   expect(stderr).not.toContain("secret");
 });
 

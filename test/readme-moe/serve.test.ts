@@ -72,7 +72,7 @@ describe("a server", () => {
     const { code, stdout, stderr } = await outcome;
     expect(code).toBe(0);
     expect(stdout).toBe(`tiny at ${url}/v1\n`);
-    expect(stderr).toMatch(/^leaving; requests under way: \d+\n$/);
+    expect(stderr).toMatch(/^stopping; running requests: \d+\n$/);
   });
 
   test("without keys answers requests to localhost alone, and unknown paths as the API does", async () => {

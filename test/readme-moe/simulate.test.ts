@@ -124,7 +124,7 @@ describe("--svg", () => {
     const svg = await readFile(file, "utf8");
     const times = (text: string): number => svg.split(text).length - 1;
     expect(times(">hits, % of uses<")).toBe(2);
-    expect(times(">mean latency, ms by output token<")).toBe(2);
+    expect(times(">mean latency, ms per output token<")).toBe(2);
     // In the legend once.
     for (const name of ["belady", "lru", "horizon (bound)", "Belady knowing all (bound)"])
       expect(times(`>${name}<`)).toBe(1);
@@ -202,7 +202,7 @@ describe("a wrong call", () => {
     [["--replay", "--trace", "a", "--scheduler", "fcfs"], "option '--scheduler' cannot be used with '--replay'"],
     [["--locality", "1.5"], "Expected a number from 0 to 1."],
     [["--chunk-tokens", "600"], "must not exceed"],
-    [["--trace", "a.jsonl", "--experts", "3"], "option '--experts' is of a drawn trace"],
+    [["--trace", "a.jsonl", "--experts", "3"], "option '--experts' is for a drawn trace"],
     [["--polcy", "lru"], "Did you mean --policy?"],
   ])("%j ends with exit code 2", async (args, message) => {
     const { code, stdout, stderr } = await simulate(...args);

@@ -120,7 +120,7 @@ test("`answer` writes chats that are data: the same ones for the same seed", { t
   expect(chats[1]).toMatch(/^<user>What is rain\?<\/user><assistant>.+<\/assistant>$/s);
   const again = await runCli(["answer", chatty, "--prompts", prompts, "--out", first]);
   expect(again.code).toBe(1);
-  expect(again.stderr).toMatch(/is there already/);
+  expect(again.stderr).toMatch(/exists already/);
 });
 
 function mean(values: readonly number[]): number {
