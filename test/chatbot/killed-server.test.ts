@@ -20,7 +20,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       const first = serve(0);
       const [, url = "", port] = await first.printed(/Chat at (http:\S+:(\d+))/);
       const { page, complaints } = await watchedPage(browser, url);
-      await page.getByLabel("Tokens at most").fill("1000");
+      await page.getByLabel("Max. tokens").fill("1000");
       const answers = page.locator(".message.assistant").locator(".tokens, .markdown");
       // A thousand tokens take seconds.
       await sayOnly(page, url, " the");
@@ -35,7 +35,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       await second.printed(/Chat at/);
       await page.getByRole("alert").getByText("Connected again.").waitFor();
       expect(await lastAnswer(page)).toBe(beginning);
-      await page.getByLabel("Tokens at most").fill("12");
+      await page.getByLabel("Max. tokens").fill("12");
       await say(page, "And then?");
       await answers.nth(1).filter({ hasText: "the" }).waitFor();
       expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);

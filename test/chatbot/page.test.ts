@@ -33,7 +33,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
   test("colours each token by the expert that the server's routes say", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
     await page.getByLabel("Temperature").fill("0");
-    await page.getByLabel("Tokens at most").fill("40");
+    await page.getByLabel("Max. tokens").fill("40");
     await say(page, "The ship was");
     const answer = await lastAnswer(page);
     const colours = await page
@@ -84,7 +84,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
 
   test("regenerates an answer, edits a question, and finds conversations again after a reload", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
-    await page.getByLabel("Tokens at most").fill("12");
+    await page.getByLabel("Max. tokens").fill("12");
     await say(page, "First question");
     await lastAnswer(page);
     await page.getByRole("button", { name: "Regenerate" }).click();
@@ -111,11 +111,11 @@ describe.skipIf(executablePath === undefined)("the page", () => {
   test("continues a text, and lets another model behind the same mount answer", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
     await page.getByRole("radio", { name: "Continue a text" }).check();
-    await page.getByLabel("Tokens at most").fill("8");
+    await page.getByLabel("Max. tokens").fill("8");
     await say(page, "Once upon a time");
     await lastAnswer(page);
     await page.getByRole("combobox", { name: "Model" }).selectOption("dense");
-    await page.getByText("A dense model: one expert for everything.").waitFor();
+    await page.getByText("A dense model: all tokens use the same weights.").waitFor();
     await say(page, "Once upon a time");
     await lastAnswer(page);
     expect(await page.locator(".message.assistant .who").allInnerTexts()).toEqual(["tiny · int8", "dense · fp32"]);
@@ -138,8 +138,8 @@ describe.skipIf(executablePath === undefined)("the page", () => {
       await expect.poll(stepNow, { timeout: 20_000 }).toBeGreaterThan(start + 60);
       return Number.parseFloat(await live.locator(".bars .small").innerText());
     };
-    const byArrival = await experts("First come", "Who came first");
-    const byQueue = await experts("Read-ME", "The longest queue");
+    const byArrival = await experts("First come", "Sequences run in the order");
+    const byQueue = await experts("Read-ME", "The expert with the longest queue");
     expect(byQueue).toBeLessThan(byArrival);
     expect((await counted(models[0]))?.evictions).toBeGreaterThan(0);
     await live.getByRole("slider").press("End");
@@ -162,7 +162,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     onTestFinished(() => void postJson(`${server.url}/live/load`, { model: "tiny", chats: 0 }));
     const live = page.getByRole("region", { name: "Live view" });
     await live.getByRole("radio", { name: "Read-ME" }).check();
-    await live.getByText("The longest queue").waitFor();
+    await live.getByText("The expert with the longest queue").waitFor();
     await live.getByRole("button", { name: "Load" }).click();
     const held: Route[] = [];
     await page.route("**/live/scheduling", (route) => void held.push(route));
@@ -173,9 +173,9 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     await expect.poll(() => step.innerText()).not.toBe(shown);
     expect(await live.getByRole("radio", { name: "First come" }).isChecked()).toBe(true);
     // What is in force is told in words, and that is still the older one.
-    expect(await live.getByText("The longest queue").count()).toBe(1);
+    expect(await live.getByText("The expert with the longest queue").count()).toBe(1);
     await held[0]?.continue();
-    await live.getByText("Who came first").waitFor();
+    await live.getByText("Sequences run in the order").waitFor();
   });
 
   test("works by keyboard alone", async () => {
@@ -199,7 +199,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     // What is chosen with arrows is told to the server.
     await page.getByRole("radio", { name: "Cost" }).focus();
     await page.keyboard.press("ArrowRight");
-    await page.getByText("The longest queue").waitFor();
+    await page.getByText("The expert with the longest queue").waitFor();
     await page.getByRole("button", { name: "Regenerate" }).focus();
     await page.keyboard.press("Enter");
     expect(await page.evaluate("document.activeElement.id")).toBe("composer");

@@ -18,7 +18,7 @@ const start = (...args: readonly string[]) => startProgram([join(PROGRAMS, "firs
 test("npm start makes experts, continues texts, and serves a chat until Ctrl-C", { timeout: 240_000 }, async () => {
   const { printed, output, stop } = start("--port", "0");
   const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C ends\)/);
-  expect(output()).toMatch(/Making one expert of each of 2 kinds of text/);
+  expect(output()).toMatch(/Making one expert for each of 2 kinds of text/);
   expect(existsSync(join(experts, "config.json"))).toBe(true);
   expect(output()).toMatch(/The ship was.*\S/);
   const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly { readonly id: string }[] };
@@ -45,7 +45,7 @@ test.skipIf(executablePath === undefined)(
     const browser = await launchChromium(executablePath ?? "");
     onTestFinished(() => browser.close());
     const { page, complaints } = await watchedPage(browser, url);
-    await page.getByLabel("Tokens at most").fill("12");
+    await page.getByLabel("Max. tokens").fill("12");
     await sayOnly(page, url, " the");
     await say(page, "The ship was");
     expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);

@@ -88,7 +88,7 @@ async function lookAtPage(path: string, url: string): Promise<void> {
   await page.goto(`${url}/dashboard`);
   await page.getByText("live", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Send 8 requests" }).click();
-  const card = page.locator(".card", { hasText: "experts in a step" }).locator("output");
+  const card = page.locator(".card", { hasText: "experts per step" }).locator("output");
   await expect.poll(() => card.innerText(), { timeout: 20_000 }).toMatch(/^[1-3]\.\d\d$/);
   const shown = async (): Promise<readonly number[]> =>
     (await page.locator("#experts dd:last-of-type, #experts dd:nth-of-type(2n)").allInnerTexts()).map(Number);
