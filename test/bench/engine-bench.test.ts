@@ -1,4 +1,4 @@
-// The parts of the engine's suite that can be wrong without anybody seeing it: what is measured, and how it is summed up.
+// The parts of the engine's suite whose errors would go unnoticed: measurements and their summaries.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -28,13 +28,13 @@ function isOurs(variant: string): boolean {
   return variant.startsWith("readme-moe");
 }
 
-/** A library that computes on the thread that asked. */
+/** Blocks the thread, like a library that computes on its caller's thread. */
 function block(ms: number): readonly number[] {
   for (const endMs = performance.now() + ms; performance.now() < endMs;);
   return [1];
 }
 
-describe("ours beside the best peer", () => {
+describe("the comparison with the best peer", () => {
   const samples = [
     ...[30, 10, 20].map((value, turn) => sample("readme-moe x", "speed", value, turn)),
     sample("readme-moe x", "loss", 2.5),
@@ -55,21 +55,21 @@ describe("ours beside the best peer", () => {
   const sizes = { concurrency: [8], promptTokens: 64, newTokens: 32, contexts: [], contextTokens: 16 };
   const settings = { model: "", dense: undefined, data: [], quick: true, rounds: 1, seed: 1, threads: 1 };
 
-  test("is medians compared with whichever peer is best in a column", () => {
+  test("compares medians with the best peer of each column", () => {
     expect(toBestPeer(samples, "readme-moe x", speed, isOurs)).toBe(2);
     expect(toBestPeer(samples, "readme-moe x", { ...speed, better: "lower" }, isOurs)).toBe(20 / 6);
     expect(toBestPeer(samples, "readme-moe x", loss, isOurs)).toBeCloseTo(0.1);
     expect(toBestPeer(samples, "readme-moe x", load, isOurs)).toBeUndefined();
   });
 
-  test("is shown with a dash where there is no number, and not at all where there is none", () => {
+  test("has a dash for missing numbers, and is left out without any", () => {
     expect(bestPeerTable(samples, [speed, loss, load], isOurs)?.rows).toEqual([
       ["readme-moe x", "× 2.00", "+0.100", "–"],
     ]);
     expect(bestPeerTable(samples, [load], isOurs)).toBeUndefined();
   });
 
-  test("is compared with OpenVINO in a table of its own, which hides no Node library", () => {
+  test("compares with OpenVINO in its own table, apart from Node libraries", () => {
     const openVino = [sample("openvino int8", METRICS.decode, 40), sample("openvino int8", METRICS.loss, 2.3)];
     const measured = { samples: [...decoded, ...openVino], failures: new Map<string, string>() };
     const { tables } = engineReport({ ...settings, cacheFolder: undefined, set: {} }, sizes, measured, {
@@ -82,7 +82,7 @@ describe("ours beside the best peer", () => {
   });
 });
 
-/** A contender of this code. */
+/** A contender whose module is this code. */
 function opening(code: string) {
   const module = `data:text/javascript,${encodeURIComponent(code)}`;
   const spec = { engine: "made", variant: "up", module, files: {} };
@@ -93,10 +93,10 @@ function ofRound(variant: string, round: number, value: number, at = 1): Sample 
   return { variant, metric: "speed", at, value, round, turn: round };
 }
 
-describe("those that took turns", () => {
+describe("contenders that take turns", () => {
   const options = { title: "", seed: 1, isOurs };
 
-  test("are compared over rounds that both were in: ratios of medians", () => {
+  test("are compared by ratios of medians over common rounds", () => {
     const samples = [
       // A machine that becomes twice as slow: in each round ours is twice as fast.
       ...[40, 40, 20, 20].map((value, round) => ofRound("readme-moe x", round, value)),
@@ -114,7 +114,7 @@ describe("those that took turns", () => {
     expect(turnsTable([], options)).toBeUndefined();
   });
 
-  test("stay open and answer one after the other, and say why where they can not", async () => {
+  test("stay open, answer one after the other, and report their failures", async () => {
     const sizes = { promptTokens: 1, newTokens: 1 };
     const waiting = `export const open = async () => ({
       generate: (prompts, tokens) => tokens === 13
@@ -143,11 +143,11 @@ describe("the workload", () => {
     expect(new Set(prompts.map(([first]) => first)).size).toBe(12);
   });
 
-  test("wants enough text", () => {
+  test("requires enough text", () => {
     expect(() => drawPrompts(text.slice(0, 60), sizes, 1)).toThrow(/at least 62 tokens, got 60/);
   });
 
-  test("is measured whole: every batch, the long prompt, and the mean over files of their losses", async () => {
+  test("is measured completely: every batch, the long prompts, and the mean loss over files", async () => {
     const calls: string[] = [];
     const contender = {
       generate: (prompts: readonly unknown[], newTokens: number) => {
@@ -177,7 +177,7 @@ describe("the workload", () => {
     expect(valueOf("event loop max, ms")).toBeGreaterThan(0);
   });
 
-  test("sees how long a contender holds up the event loop, also where it never lets go", async () => {
+  test("measures how long a contender blocks the event loop, also if it blocks all the time", async () => {
     const contender = {
       generate: async () => block(60),
       logProbabilities: () => Promise.resolve([]),
@@ -189,13 +189,13 @@ describe("the workload", () => {
   });
 });
 
-test.skipIf(process.platform !== "linux")("peak memory is that of the process and of those below it", () => {
+test.skipIf(process.platform !== "linux")("peak memory is that of the process and its descendants", () => {
   const peakBytes = peakMemoryBytes(process.pid);
   expect(peakBytes).toBeGreaterThan(0.9 * process.memoryUsage.rss());
   expect(peakMemoryBytes(process.ppid)).toBeGreaterThan(peakBytes);
 });
 
-test("the GGUF file for node-llama-cpp is the same model, and exports like one", async () => {
+test("the GGUF file for node-llama-cpp is the same model, and can be exported", async () => {
   const folder = await temporaryFolder();
   const pocket = await openModel(POCKET);
   await writeQ8Gguf(pocket, join(folder, "pocket.gguf"));

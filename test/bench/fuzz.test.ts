@@ -1,4 +1,4 @@
-// The fuzzer's own parts: what it makes is decided by its seed, and what it must find it finds.
+// The fuzzer's own parts: its seed decides its cases, and it finds planted errors.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -19,7 +19,7 @@ import { completionBody } from "../../packages/express/src/api/schemas/completio
 const MODEL = { name: "pocket", vocabSize: 4096 };
 const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));
 
-test("a case depends on its two numbers only, and survives a file", () => {
+test("a case depends on its two numbers only, and can be stored in a file", () => {
   for (const one of cases.slice(0, 300)) {
     expect(caseOf(5, one.index, MODEL)).toEqual(one);
     expect(fromJson(toJson(one, { problems: [] }))).toEqual({ problems: [], ...one });
@@ -27,7 +27,7 @@ test("a case depends on its two numbers only, and survives a file", () => {
   expect(new Set(cases.map(({ kind }) => kind)).size).toBe(10);
 });
 
-test("right requests have bodies that the API's schemas take", () => {
+test("valid requests have bodies that the API's schemas accept", () => {
   const schemas = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };
   let count = 0;
   for (const { kind, asks, pieces } of cases) {
@@ -41,7 +41,7 @@ test("right requests have bodies that the API's schemas take", () => {
   expect(count).toBeGreaterThan(200);
 });
 
-test("a tree is the JSON that it was made of, and mutations leave the original alone", () => {
+test("a tree gives back its JSON, and mutations do not change the original", () => {
   const value = { a: [1, null, { b: "\ud800", "": true }], c: -0.5, d: [], e: {} };
   const tree = treeOf(value);
   expect(JSON.parse(textOf(tree))).toEqual(value);
@@ -55,7 +55,7 @@ function head(method: string, path: string, more = ""): string {
   return `${method} ${path} HTTP/1.1\r\nHost: x\r\n${more}\r\n`;
 }
 
-test("answers of Node's server are read as they were given, cut anywhere", async () => {
+test("answers of Node's server are read correctly, split at any byte", async () => {
   const server = createServer((request, response) => {
     if (request.url === "/chunks") response.write("one");
     response.end(request.method === "HEAD" ? undefined : "two");
@@ -108,7 +108,7 @@ describe("a judge finds", () => {
     judge({ ...sent, ...more }, { bytes: Buffer.from(text), isEnded, isRefused: false }, rules).problems;
   const tokens = { count: 1, max_model_len: 10, tokens: [1] };
 
-  test("nothing in what is documented", () => {
+  test("nothing in documented answers", () => {
     expect(problemsOf(answer(200, tokens, "x-request-id: mine\r\n"))).toEqual([]);
     expect(problemsOf(answer(400, error("invalid_json")))).toEqual([]);
     expect(problemsOf(answer(503, error("server_overloaded")))).toEqual([]);
@@ -132,7 +132,7 @@ describe("a judge finds", () => {
     expect(problemsOf(text)).not.toEqual([]);
   });
 
-  test("a right request that is refused, and a wrong one that is not", () => {
+  test("a valid request that is refused, and an invalid one that is accepted", () => {
     const asks = [{ method: "POST", path: "/tokenize", isRight: true }];
     expect(problemsOf(answer(400, error("invalid_value")), { asks })).not.toEqual([]);
     const pieces = [{ bytes: Buffer.from('POST /v1/completions HTTP/1.1\r\n\r\n{"prompt":5}'), waitMs: 0 }];

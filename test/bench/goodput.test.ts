@@ -1,4 +1,4 @@
-// What answers to an open loop are worth.
+// Goodput and latencies of an open loop.
 
 import { describe, expect, test } from "vitest";
 import type { Answer } from "../../bench/express/client.ts";
@@ -18,7 +18,7 @@ const GOOD: Answer = {
 const LIMITS = { firstMs: 200, perTokenMs: 60 };
 
 describe("goodput", () => {
-  test("counts answers that kept to both limits, by second", () => {
+  test("counts answers within both limits, per second", () => {
     const answers: readonly Answer[] = [
       GOOD,
       { ...GOOD, firstMs: 200, totalMs: 800 },
@@ -40,7 +40,7 @@ describe("goodput", () => {
     expect(valueOf("per token p95, ms")).toBe(60.1);
   });
 
-  test("has no latencies where nothing was answered", () => {
+  test("has no latencies without answers", () => {
     const figures = goodputFigures(4, [{ ...GOOD, status: 0 }], 2, LIMITS);
     expect(figures.map(({ metric }) => metric)).toEqual([
       "goodput, requests/s",
@@ -50,13 +50,13 @@ describe("goodput", () => {
     expect(goodputFigures(4, [], 2, LIMITS)[0]?.value).toBe(0);
   });
 
-  test("an answer of one token waits for no further one", () => {
+  test("an answer of one token has no time between tokens", () => {
     expect(perTokenMs({ ...GOOD, completionTokens: 1 })).toBe(0);
     expect(perTokenMs(GOOD)).toBe(50);
   });
 });
 
-test("speed is of all answers, and there has to be each of them", () => {
+test("speed counts all answers, and fails if one is missing", () => {
   expect(tokensPerSecond([GOOD, GOOD], 2000)).toBe(11);
   expect(() => tokensPerSecond([GOOD, { ...GOOD, status: 503, errorCode: "x" }], 2000)).toThrow(/got 503 x/);
 });

@@ -1,4 +1,4 @@
-// The parts of `npm run bench -- limits` that can be wrong without anybody seeing it.
+// The parts of `npm run bench -- limits` whose errors would go unnoticed.
 
 import { stackedPicture } from "@readme-moe/refactor";
 import { DOMParser } from "@xmldom/xmldom";
@@ -28,16 +28,16 @@ const settings = {
   set: {},
 };
 
-/** Bytes of packed int8 weights: outputs in panels of 64 with a scale each, inputs in groups of 32. */
+/** Computes bytes of packed int8 weights: outputs in panels of 64 with a scale each, inputs in groups of 32. */
 function packedBytes(numOut: number, numIn: number): number {
   return Math.ceil(numOut / 64) * 64 * (Math.ceil(numIn / 32) * 32 + 4);
 }
 
-describe("what a step costs at least", () => {
+describe("the lower bound of a step's cost", () => {
   const dense = randomModel(TINY_SHAPE, 1, 96);
   const mixture = randomModel(TINY_SHAPE, 3, 48);
 
-  test("is every weight but the embedding's, and the past of each sequence", () => {
+  test("counts every weight but the embedding's, and the past of each sequence", () => {
     const attention = 2 * packedBytes(64, 64) + 2 * packedBytes(32, 64);
     const layer = attention + 2 * packedBytes(96, 64) + packedBytes(64, 96) + 2 * 64 * 4;
     const cost = stepCost(dense, "int8", { numSeqs: 4, past: 10, distinct: 1 });
@@ -46,7 +46,7 @@ describe("what a step costs at least", () => {
     expect(cost.kvBytes).toBe(4 * 10 * 2 * 2 * 32 * 2);
   });
 
-  test("is two operations for each weight and sequence", () => {
+  test("counts two operations for each weight and sequence", () => {
     const attention = 64 * 64 + 2 * 32 * 64 + 64 * 64;
     const all = 2 * (attention + 3 * 96 * 64) + 256 * 64;
     expect(stepCost(dense, "int8", { numSeqs: 4, past: 10, distinct: 1 }).productOps).toBe(2 * 4 * all);
@@ -58,7 +58,7 @@ describe("what a step costs at least", () => {
     expect(bytes).toEqual([bytes[0], (bytes[0] ?? 0) + expert, bytes[1]]);
   });
 
-  test("takes reading and computing at the machine's rates", () => {
+  test("uses the machine's rates of reading and computing", () => {
     const cost = { weightBytes: 300, kvBytes: 100, productOps: 1000, attentionOps: 5 };
     expect(leastMs(cost, { readBytesPerMs: 200, int8OpsPerMs: 500 })).toEqual({ readMs: 2, computeMs: 2 });
   });
@@ -69,7 +69,7 @@ function round(stepMs: number, readGBPerS: number) {
 }
 
 describe("figures", () => {
-  test("of reading are all threads' bytes over the time in which any of them read", () => {
+  test("of reading are all threads' bytes over the time in which any thread reads", () => {
     const rounds = [
       [
         [0, 10],
@@ -83,7 +83,7 @@ describe("figures", () => {
     expect(rounds.map((threads) => readingRate(threads, 1e7))).toEqual([1, 2]);
   });
 
-  test("of a step beside reading are ratios of medians, whatever one round was", () => {
+  test("of a step against reading are ratios of medians, whatever one round is", () => {
     const rounds = [round(2, 20), round(3, 25), round(30, 2)];
     expect(shareOf(rounds)).toBe(10 / 20);
     expect(readingTable([{ past: 1024, rounds }], 1).rows).toEqual([
@@ -128,7 +128,7 @@ describe("figures", () => {
 });
 
 describe("cases", () => {
-  test("have no more experts than sequences, nor than the model, and leave room behind their past", () => {
+  test("have no more experts than sequences or the model's experts, and leave room after their past", () => {
     const { dense, mixture } = casesOf({ ...settings, set: { sequences: "1,4", contexts: "128,4096" } }, 3, 1024);
     expect(dense.map((one) => caseName(one, 1))).toEqual(["1 × 128", "4 × 128", "1 × 896", "4 × 896"]);
     const short = mixture.filter(({ past }) => past === 128).map((one) => caseName(one, 3));

@@ -1,4 +1,4 @@
-// OpenVINO as a peer, as far as it is decided without Python: what it is asked, and that nothing is lost where there is none.
+// OpenVINO as a peer, without Python: its requests, and runs on machines that do not have it.
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -18,7 +18,7 @@ const ROOT = join(import.meta.dirname, "..", "..");
 const POCKET = join(ROOT, "models", "pocket");
 const REQUIREMENTS = join(ROOT, "bench", "peers", "openvino.txt");
 
-/** Speaks like openvino-process.py: answers with what it was asked, in the program that runs these tests. */
+/** Speaks the protocol of openvino-process.py, in Node: answers with the request itself. */
 const ECHO = `
 import { createWriteStream } from "node:fs";
 import { createInterface } from "node:readline";
@@ -40,7 +40,7 @@ async function opened(code: string): Promise<Contender> {
 }
 
 describe("the process beside the contender", () => {
-  test("is asked in lines, says why it can not, and is the one whose memory counts", async () => {
+  test("gets requests as lines, reports failures, and its memory is measured", async () => {
     const contender = await opened(ECHO);
     const prompts = [[1, 2], [3]];
     expect(await contender.generate(prompts, 4)).toEqual({ kind: "generate", prompts, newTokens: 4 });
@@ -51,14 +51,14 @@ describe("the process beside the contender", () => {
     expect(() => process.kill(contender.processId ?? 0, 0)).toThrow("ESRCH");
   });
 
-  test("that ends is said to have ended, also before it was ready", async () => {
+  test("that ends is reported, also before it was ready", async () => {
     const contender = await opened(ECHO);
     await expect(contender.generate([], 7)).rejects.toThrow("Python ended with code 3");
     await contender.dispose();
     await expect(opened("process.exit(5)")).rejects.toThrow("Python ended with code 5");
   });
 
-  test("that is not there is an error of the contender alone", async () => {
+  test("that is missing is an error of this contender alone", async () => {
     const files = { python: join(ROOT, "no-such-python"), script: "", model: "" };
     const spec = { engine: "openvino", variant: "int8", module: "", files };
     const opening = open({ spec, threads: 1, maxSequences: 1, seed: 1, cacheFolder: undefined });
@@ -66,7 +66,7 @@ describe("the process beside the contender", () => {
   });
 });
 
-test("without Python, OpenVINO is left out with one line", async () => {
+test("OpenVINO is left out with one line without Python", async () => {
   const folder = await temporaryFolder();
   const model = await openModel(POCKET);
   const said: string[] = [];
@@ -79,7 +79,7 @@ test("without Python, OpenVINO is left out with one line", async () => {
   expect(said[1]).toMatch(/^OpenVINO is left out: .*ENOENT.*$/);
 });
 
-test("an interrupted run ends where OpenVINO would be made ready", async () => {
+test("an interrupted run ends while OpenVINO is prepared", async () => {
   const model = await openModel(POCKET);
   const folder = await temporaryFolder();
   const places = { requirements: REQUIREMENTS, environment: join(folder, "environment"), models: folder, exported: "" };
@@ -88,7 +88,7 @@ test("an interrupted run ends where OpenVINO would be made ready", async () => {
   await model.close();
 });
 
-test("packages are pinned, and an environment that has them all is taken as it is", async () => {
+test("packages are pinned, and a complete environment is used as it is", async () => {
   const requirements = await readFile(REQUIREMENTS, "utf8");
   expect(pinnedPackages(requirements)["openvino-genai"]).toMatch(/^\d+\.\d+/);
   const lines = requirements.split("\n").filter((line) => line !== "" && !line.startsWith("#"));

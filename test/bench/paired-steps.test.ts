@@ -1,4 +1,4 @@
-// Models whose steps take turns, and what is said of them.
+// Models whose steps take turns, and their comparison.
 
 import type { SuiteContext } from "../../bench/kit/suite.ts";
 import { expect, test } from "vitest";
@@ -14,7 +14,7 @@ const cases = { dense: [one], mixture: [one, { ...one, distinct: 2 }] };
 const alone = ([ms = NaN]: readonly number[]): number => ms;
 const ofFiveLayers = ([few = NaN, many = NaN]: readonly number[]): number => allLayersMs([few, many], 5);
 
-test("a mixture is compared with the dense model, and said where it is worse", () => {
+test("a mixture is compared with the dense model, and marked when it is slower", () => {
   const paired = pairedSteps(
     [
       { variant: DENSE, at: "4 × 64", measuredMs: [[10, 10, 90]] },
@@ -29,7 +29,7 @@ test("a mixture is compared with the dense model, and said where it is worse", (
   expect(notes?.[0]).toBe("The mixture is slower with 4 × 64, 2 experts.");
 });
 
-test("noise that all have in a round leaves the ratio alone", () => {
+test("noise that is common to a round does not change the ratio", () => {
   const noise = [1, 1.5, 0.8, 2, 1.1, 1.3, 0.9];
   const times = (ms: number) => [noise.map((factor) => factor * ms)];
   const paired = pairedSteps(

@@ -1,4 +1,4 @@
-// The parts of `npm run bench -- paper,quality` that can be wrong without anybody seeing it.
+// The parts of `npm run bench -- paper,quality` whose errors would go unnoticed.
 
 import { expect, test } from "vitest";
 import { hitRatiosTable } from "../../bench/paper/hit-ratios.ts";
@@ -20,7 +20,7 @@ const cache = (capacity: number, policy: string, hit: number, layer?: number) =>
   layer_hit_ratio: layer ?? null,
 });
 
-test("hits stand beside the paper's, by policy and capacity, with a dash where there is none", () => {
+test("hits are listed with the paper's by policy and capacity, with a dash for missing ones", () => {
   const alone = [cache(2, "lru", 0.1, 0.3)];
   const { columns, rows } = hitRatiosTable({
     alone,
@@ -81,11 +81,11 @@ test("held-out documents are those that a refactoring holds out", async () => {
   expect(["11 ", "23 "]).toContain(beginnings[0]);
 });
 
-test("of few documents the last one is held out", () => {
+test("the last of few documents is held out", () => {
   expect(heldOut(["a", "b"])).toEqual(["b"]);
 });
 
-test("the dense model comes first, and other refactorings where their folders are given", () => {
+test("the dense model comes first, and other refactorings if their folders are given", () => {
   const settings = {
     model: "ours",
     dense: "base",
@@ -106,7 +106,7 @@ test("the dense model comes first, and other refactorings where their folders ar
   ]);
 });
 
-test("losses are compared with the first one, and it is said who is better in no more memory", () => {
+test("losses are compared with the first model's, and better models in no more memory are named", () => {
   const table = lossesTable([
     measuredQuality("dense", 30, 2),
     measuredQuality("small", 10, 2.5),

@@ -1,4 +1,4 @@
-// What suites say was wanted, and whether it is so: of samples whose answer is known.
+// The targets of suites and their results, on samples with a known answer.
 
 import { expect, test } from "vitest";
 import type { Sample } from "../../bench/kit/samples.ts";
@@ -28,7 +28,7 @@ function sample(variant: string, metric: string, value: number, at: number | str
   return { variant, metric, value, at, round: 0, turn: turn++ };
 }
 
-/** Their values, by what they are of. */
+/** Values of targets, by name. */
 function valuesBy(targets: readonly Target[]): Readonly<Record<string, number>> {
   return Object.fromEntries(targets.map(({ what, unit, value }) => [`${what} ${unit}`.trim(), value]));
 }
@@ -88,7 +88,7 @@ test("int8 is compared with the better Node peer, with OpenVINO, and with those 
   expect(engineTargets({ samples: samples.slice(2, 4), concurrency: [8], isOurs })).toEqual([]);
 });
 
-test("prefill counts by turns where there were turns, and what is wanted beside OpenVINO has an aim", () => {
+test("prefill is compared by turns if there were turns, and targets against OpenVINO have an aim", () => {
   const samples = [DENSE_INT8, "openvino int8", "transformers.js q8"].flatMap((name, index) => [
     sample(name, ENGINE.prefill, 1, 512),
     sample(name, ENGINE.prefillByTurns, 30 - 10 * index, 512),
@@ -184,7 +184,7 @@ const ANSWER: Answer = {
   tail: "",
 };
 
-test("of too many requests, those refused and those lost are told apart from those answered", () => {
+test("answered, refused and lost requests are counted separately under overload", () => {
   const refused = { ...ANSWER, status: 503, errorCode: "server_overloaded", totalMs: 7 };
   const calm = [loadOf([ANSWER, ANSWER], 100), loadOf([ANSWER, { ...ANSWER, firstMs: 200 }], 120)];
   const crowded = [
@@ -233,7 +233,7 @@ test("a mixture's steps of one expert are compared with the dense model's behind
   expect(ratioTargets(paired, { dense, mixture: [] }, 1)).toEqual([]);
 });
 
-test("what is opened lazily is opened once, closed once, and not at all where nobody asks", async () => {
+test("a lazy resource is opened and closed once, and not at all if it is not used", async () => {
   const told: string[] = [];
   const open = () => {
     told.push("opened");

@@ -1,4 +1,4 @@
-// The chatbot's real process, killed in the middle of an answer, and another one in its place.
+// The chatbot's real process is killed during an answer and replaced by another one.
 
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -40,7 +40,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       await answers.nth(1).filter({ hasText: "the" }).waitFor();
       expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);
       expect(await page.locator(".note.failed").count()).toBe(0);
-      // The browser tells of each connection that fails; there is nothing else.
+      // The browser reports failed connections, and nothing else.
       expect(complaints.filter((text) => !/Failed to load resource|net::ERR_/.test(text))).toEqual([]);
       expect(await second.stop("SIGTERM")).toBe(0);
     },

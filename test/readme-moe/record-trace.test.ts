@@ -26,7 +26,7 @@ async function tracePath(): Promise<string> {
   return join(await temporaryFolder(), "trace.jsonl");
 }
 
-test("`generate --record-trace` writes who came with which experts, and what each step had", async () => {
+test("`generate --record-trace` writes each sequence with its experts, and each step", async () => {
   const file = await tracePath();
   const prompts = ["the quick brown fox", "a"];
   const args = ["--max-new-tokens", "6", "--temperature", "0", "--json", "--record-trace", file];

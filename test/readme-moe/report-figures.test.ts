@@ -21,7 +21,7 @@ test.each([
   expect(await reportFigures(folder)).toEqual(figures);
 });
 
-test("a folder without a report, or with half of one, says nothing", async () => {
+test("a folder without a report, or with half of one, gives no figures", async () => {
   const folder = await temporaryFolder();
   expect(await reportFigures(folder)).toEqual({});
   await writeFile(join(folder, "report.json"), '{"losses": [');
