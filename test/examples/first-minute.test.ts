@@ -17,7 +17,7 @@ const start = (...args: readonly string[]) => startProgram([join(PROGRAMS, "firs
 // Making experts takes most of the time, however few they are.
 test("npm start makes experts, continues texts, and serves a chat until Ctrl-C", { timeout: 240_000 }, async () => {
   const { printed, output, stop } = start("--port", "0");
-  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C ends\)/);
+  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
   expect(output()).toMatch(/Making one expert for each of 2 kinds of text/);
   expect(existsSync(join(experts, "config.json"))).toBe(true);
   expect(output()).toMatch(/The ship was.*\S/);
