@@ -79,7 +79,7 @@ export interface HostGenerationConfig {
   readonly callback_function?: ((beams: readonly object[]) => void) | null;
 }
 
-export type FromPretrained = (id: string, options?: HostLoadOptions) => Promise<unknown>;
+type FromPretrained = (id: string, options?: HostLoadOptions) => Promise<unknown>;
 
 export interface HostLoader {
   from_pretrained: FromPretrained;
