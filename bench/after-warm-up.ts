@@ -1,7 +1,7 @@
 /**
- * Measures after a first run that does not count: memory is taken, and code compiled, before anything does.
+ * Measures after a warm-up that is not counted, in which memory is allocated and code compiled.
  *
- * @param warmUp - before the first measurement only; one that fails is tried again at the next
+ * @param warmUp - runs before the first measurement; repeated before the next one when it fails
  */
 export function afterWarmUp<Result>(
   warmUp: () => Promise<unknown>,

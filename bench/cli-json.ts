@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { SOURCES } from "./sources.ts";
 
-/** What a command of `readme-moe` prints with `--json`, run in a process of its own as anybody would. */
+/** Runs a command of `readme-moe` with `--json` in its own process, and parses its output. */
 export async function cliJson<Result>(args: readonly string[]): Promise<Result> {
   const main = fileURLToPath(new URL("../packages/readme-moe/src/main.ts", import.meta.url));
   const all = [...SOURCES, main, ...args, "--json"];

@@ -1,4 +1,4 @@
-// Steps in which every sequence gets one token, without an engine around them.
+// Decode steps, in which every sequence gets one token, without an engine around them.
 
 import type { StepSequence } from "@readme-moe/engine";
 import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
@@ -6,19 +6,19 @@ import type { StepRunner } from "../packages/engine/src/step-runner.ts";
 
 export interface DecodeCase {
   readonly numSeqs: number;
-  /** Tokens before the first step, of each sequence. */
+  /** Tokens of each sequence before the first step. */
   readonly past: number;
-  /** Experts that the sequences are dealt to in turn. */
+  /** Experts that the sequences are assigned to in turn. */
   readonly distinct: number;
 }
 
-/** Sequences with tokens behind them. */
+/** Sequences with a past. */
 export interface DecodePast {
   readonly kv: KvMemory;
   readonly slots: readonly KvSlot[];
 }
 
-/** @param moreTokens - that there is room for behind the past of each sequence */
+/** @param moreTokens - tokens of each sequence that memory is reserved for after its past */
 export async function decodePast(
   runner: Pick<StepRunner, "openKv" | "forward">,
   { numSeqs, past }: Pick<DecodeCase, "numSeqs" | "past">,
@@ -27,7 +27,7 @@ export async function decodePast(
   const room = past + moreTokens;
   const kv = runner.openKv({ capacityTokens: numSeqs * wholeBlocks(room) });
   const slots = Array.from({ length: numSeqs }, () => kv.admit(room) as KvSlot);
-  // Pages are the kernel's: tokens have to run.
+  // The kernel owns the pages of keys and values: the tokens of the past have to run.
   for (const slot of slots) {
     const tokenIds = Array.from({ length: past }, (_, index) => 100 + (index % 800));
     if (past > 0) await runner.forward(kv, [{ slot, tokenIds, experts: new Uint16Array(past), logitsOf: [] }]);
@@ -35,7 +35,7 @@ export async function decodePast(
   return { kv, slots };
 }
 
-/** One token for each sequence. @param round - steps of several rounds have different tokens @returns milliseconds */
+/** Runs one token of each sequence. @param round - decides the tokens @returns milliseconds */
 export async function decodeStep(
   runner: StepRunner,
   { kv, slots }: DecodePast,
@@ -52,7 +52,7 @@ export async function decodeStep(
   return performance.now() - startMs;
 }
 
-/** Milliseconds of each step, but of those that take memory from the system first. */
+/** Measures each step in milliseconds, after steps that allocate memory. */
 export async function decodeSteps(
   runner: StepRunner,
   { distinct, ...sequences }: DecodeCase,

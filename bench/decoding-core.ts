@@ -1,4 +1,4 @@
-// The engine as it is on the thread that runs the model, with sequences that all decode.
+// The engine's core on the thread that runs the model, with sequences that all decode.
 
 import {
   fcfs,
@@ -23,16 +23,16 @@ export interface DecodingCoreOptions {
   readonly tokenizer: Tokenizer;
   readonly router: PreGatingRouter;
   readonly numSeqs: number;
-  /** Tokens of each sequence's prompt. */
+  /** Tokens of each prompt. */
   readonly past: number;
-  /** Steps that there has to be room for. */
+  /** Steps that memory is reserved for. */
   readonly rounds: number;
   /** @default greedy */
   readonly params?: SamplingParams;
   readonly onEvent: EngineOutput["event"];
 }
 
-/** A core whose sequences have all come to decoding, with a past of about `past` tokens. */
+/** Opens a core whose sequences all decode, with a past of about `past` tokens. */
 export async function decodingCore(options: DecodingCoreOptions): Promise<DecodingCore> {
   const { runner, tokenizer, router, numSeqs, past, rounds, params = { temperature: 0 }, onEvent } = options;
   const { contextTokens: maxTokens } = runner.model.config;
@@ -48,6 +48,7 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
     limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
     maxTokens,
     output: {
+      accepted: () => undefined,
       chunk: () => undefined,
       logits: () => undefined,
       failed: (_, error) => {

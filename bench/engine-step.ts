@@ -1,8 +1,8 @@
-// Times decode steps of the engine with 1, 16 and 32 sequences, and the forward pass within each. Prints medians.
+// Measures decode steps of the engine with 1, 16 and 32 sequences, and the forward pass of each. Prints medians.
 //
 //   pnpm bench:step <model> [--precision fp32] [--threads 2] [--past 120] [--sequences 1,16,32] [--sampled]
 //
-// Greedy; `--sampled` at temperature 1, top-p 0.95.
+// Decodes greedily, or with `--sampled` at temperature 1 and top-p 0.95.
 
 import { parseArgs } from "node:util";
 import { KernelRunner } from "@readme-moe/engine";
@@ -31,7 +31,7 @@ const { tokenizer } = await model.loadText();
 const runner = await KernelRunner.open(model, { threads, precision });
 
 console.log(
-  `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS}`,
+  `${model.path}, ${precision}, ${threads} threads, past of ${past} tokens; milliseconds a step, median of ${ROUNDS} rounds`,
 );
 for (const numSeqs of values.sequences.split(",").map(Number)) {
   const times = { engine: [] as number[], forward: [] as number[] };
@@ -52,7 +52,7 @@ for (const numSeqs of values.sequences.split(",").map(Number)) {
   const [step, forward] = [median(times.engine), median(times.forward.slice(-ROUNDS))];
   const share = `${(((step - forward) / forward) * 100).toFixed(1)} %`;
   console.log(
-    `${String(numSeqs).padStart(2)} sequences: engine ${step.toFixed(2)}, forward pass ${forward.toFixed(2)}, more by ${share}`,
+    `${String(numSeqs).padStart(2)} sequences: engine ${step.toFixed(2)}, forward pass ${forward.toFixed(2)}, overhead ${share}`,
   );
 }
 await runner.dispose();

@@ -1,4 +1,4 @@
-// How free the main thread's event loop stays while an engine decodes 16 sequences flat out.
+// Measures the delay of the main thread's event loop while an engine decodes 16 sequences at full speed.
 //
 //   pnpm bench:loop [model] [--isolation thread|process]
 

@@ -1,7 +1,7 @@
-// What is opened when somebody needs it: of a run that goes on, what a results folder has kept needs nothing opened again.
+// Opens resources on first use. A resumed run opens nothing for results that its folder already has.
 
 export interface Lazy<Value> extends AsyncDisposable {
-  /** The same for all who ask. */
+  /** Returns the same resource to all callers. */
   readonly value: () => Promise<Value>;
 }
 
@@ -12,7 +12,7 @@ export function lazily<Value extends AsyncDisposable>(open: () => Promise<Value>
     async [Symbol.asyncDispose]() {
       await opening?.then(
         (value) => value[Symbol.asyncDispose](),
-        () => undefined, // whoever asked for it was told why it did not open
+        () => undefined, // the caller that opened it has received the error
       );
     },
   };

@@ -1,5 +1,5 @@
-// Whether an engine gives its memory back: it is opened, used and disposed again and again, and the memory of this
-// process is read after each time. Counts from the second on: the first brings in the runtime's own code.
+// Checks that an engine releases its memory: opens, uses and disposes it repeatedly, and reads the memory of this
+// process after each cycle. The first cycle is not counted, since it loads the runtime's code.
 //
 //   pnpm bench:lifecycle [model] [--cycles 20] [--isolation thread|process]
 
@@ -25,5 +25,5 @@ for (let cycle = 1; cycle <= Number(values.cycles); cycle++) {
 }
 const [first = 1, last = 1] = [megabytes[0], megabytes.at(-1)];
 console.log(
-  `in a ${isolation}: after the last ${(((last - first) / first) * 100).toFixed(1)} % more than after the first`,
+  `in a ${isolation}: memory after the last cycle is ${(((last - first) / first) * 100).toFixed(1)} % above the first`,
 );

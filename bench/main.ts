@@ -1,4 +1,4 @@
-// All suites. README.md explains how to write one; `npm run bench -- --help` lists the options.
+// Runs the benchmark suites. README.md explains how to write one; `npm run bench -- --help` lists the options.
 
 import { ReadMeError } from "@readme-moe/core";
 import { pocketExperts } from "../examples/pocket-experts.ts";

@@ -1,4 +1,4 @@
-// A model of a given shape with random weights, for speed alone.
+// A model of a given shape with random weights, for measuring speed.
 
 import { crc32 } from "node:zlib";
 import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
@@ -45,8 +45,8 @@ export const LLAMA_3B: Shape = {
 };
 
 /**
- * Weights come out of a short list of random numbers, again and again; each tensor begins elsewhere in it, since the runtime keeps
- * equal constants once, and a model of equal layers fits into a processor's caches.
+ * Makes weights from a repeated short list of random numbers. Each tensor begins at another place: the runtime stores
+ * equal constants once, and a model of equal layers would fit into a processor's caches.
  *
  * @param expertSize - width of each expert's FFN
  */
@@ -58,7 +58,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
     names: [],
     has: () => true,
     info: (name) => ({ name, type: "F32", shape: shapes.get(name) ?? [], byteLength: 0 }),
-    readBytes: () => Promise.reject(new Error("Random weights are no bytes")),
+    readBytes: () => Promise.reject(new Error("Random weights have no stored bytes")),
     readFloats: async (name, rows) => {
       const [numRows = 1, ...rest] = shapes.get(name) ?? [];
       const size = rest.reduce((product, length) => product * length, 1);
@@ -133,7 +133,7 @@ function configOf({ ffnSize, ...shape }: Shape): ModelConfig {
   };
 }
 
-/** `length` numbers of a list without an end, which repeats `noise`, from `start` on. */
+/** Takes `length` numbers from `start` on of an endless repetition of `noise`. */
 function filled(noise: Float32Array, start: number, length: number): Float32Array<ArrayBuffer> {
   const values = new Float32Array(length);
   for (let end = 0; end < length;) {

@@ -1,5 +1,5 @@
-// How long a larger model's refactoring would take, and how much memory: one layer of its shape with random weights is run for
-// real, on fewer tokens and with fewer experts, and what it took is multiplied out.
+// Estimates the time and memory of a larger model's refactoring: runs one layer of its shape with random weights, on
+// fewer tokens and with fewer experts, and extrapolates.
 //
 //   pnpm bench:refactor [--shape smollm2|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
 
@@ -17,7 +17,7 @@ const SHAPES = {
   "7b": { hidden: 4096, ffn: 11_008, layers: 32, heads: 32, kvHeads: 32, headSize: 128 }, // Llama 2
 } as const;
 
-// What is projected to.
+// Refactoring that is extrapolated to.
 const FULL = { domains: 7, tokens: 16_384, costShare: 1 / 3, staticShare: 1 / 4 };
 const SEQUENCE_TOKENS = 512;
 
@@ -59,7 +59,7 @@ const settings = {
   ownShare: 0.7,
   ridge: 1e-3,
 } as const;
-const layer = await timed("fit", () => fitLayer(moments, down, settings, products));
+const layer = await timed("fit", () => fitLayer(moments, { dense: down, settings, products }));
 const errors = { share: 0.5, costs };
 await timed("errors", () => addErrors(source, stream, { attended: fitted, goal }, layer, errors, options, () => true));
 await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) => domain, options));
@@ -74,7 +74,7 @@ function report(): void {
   for (const name of Object.keys(times)) console.log(`${name.padEnd(12)} ${secondsOf(name).toFixed(2)} s`);
   const { domains, costShare, staticShare } = FULL;
   const share = (domains * FULL.tokens) / stream.numTokens;
-  // Errors of an expert cost alike for each expert; the single expert's stream takes part of the tokens.
+  // Measuring errors costs the same for each expert; the static expert's stream has a share of the tokens.
   const passes = secondsOf("dense pass") + (1 + staticShare) * (secondsOf("statistics") + secondsOf("experts"));
   const compared = costShare * secondsOf("errors") * (domains / numDomains);
   const fits = (secondsOf("fit") * (domains + 1)) / numDomains;
@@ -88,9 +88,9 @@ function report(): void {
   );
 }
 
-/** What grew with tokens and experts, for all of them, and the rest as it was. */
+/** Extrapolates the memory that grows with tokens and experts; the rest stays the same. */
 function projectedBytes(): number {
-  const streams = (3 + FULL.staticShare) * stream.hiddenSize * 4; // dense, fitted, goal; the single expert's
+  const streams = (3 + FULL.staticShare) * stream.hiddenSize * 4; // dense, fitted, goal; the static expert's
   const ofDomain = 4 * shape.ffn * (shape.ffn / 2 + shape.hidden);
   const more = (FULL.domains * FULL.tokens - stream.numTokens) * streams + (FULL.domains + 1 - numDomains) * ofDomain;
   return peakBytes() + more;
@@ -104,7 +104,7 @@ function gigabytes(bytes: number): string {
   return `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
-/** Weights come out of a list of random numbers, again and again. */
+/** Makes weights from a repeated list of random numbers. */
 function randomModel(): Pick<Model, "config" | "weights"> {
   const noise = Float32Array.from({ length: 65_521 }, (_, i) => Math.sin(i * i * 12.9898));
   const { hidden, ffn, heads, kvHeads, headSize } = shape;

@@ -1,11 +1,11 @@
-// Processes of the bench, which read the sources as it does.
+// Child processes of the benchmark, which run from TypeScript sources like the benchmark itself.
 
 import { type ChildProcess, fork } from "node:child_process";
 
-/** What Node needs to run a process of the bench, which is run so itself; a test's process may be run otherwise. */
+/** Arguments of Node for a child process; a test's own process may have other ones. */
 export const SOURCES = ["--conditions=@readme-moe/source", "--import", "tsx"] as const;
 
-/** A process that answers by messages. Standard output is for results; libraries write to theirs as they like. */
+/** Forks a process that answers by messages. Its output goes to standard error: standard output is for results. */
 export function forkSource(path: string, args: readonly string[] = []): ChildProcess {
   return fork(path, args, { execArgv: [...SOURCES], stdio: ["ignore", "ignore", "inherit", "ipc"] });
 }

@@ -1,5 +1,5 @@
-// What it costs that experts come and go: decode steps of a Read-ME model in int8 with all experts in memory, and with budgets of
-// 100, 75, 50 and 25 % of their bytes, over one and over several distinct experts. Medians.
+// Measures the cost of streamed experts: decode steps of a Read-ME model in int8 with all experts in memory, and with
+// budgets of 100, 75, 50 and 25 % of their bytes, with one and with several distinct experts. Prints medians.
 //
 //   pnpm bench:streamed <model> [--threads 2] [--rounds 20]
 

@@ -1,5 +1,5 @@
-// How fast a tuning step is, beside the plain matrix product that it can at best be as fast as: a model of SmolLM2-135M's shape
-// with random weights and few layers, its parts timed by turns with a plain product in the same process.
+// Compares a tuning step with its upper bound, a plain matrix product: a model of SmolLM2-135M's shape with random
+// weights and a few layers takes turns with a product in the same process.
 //
 //   pnpm bench:tune [--layers 4] [--method lora|full] [--sequences 8] [--tokens 256] [--threads 2] [--rounds 4]
 
@@ -8,8 +8,8 @@ import type { ModelConfig } from "@readme-moe/model";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters } from "../packages/refactor/src/tuning/training/trainable.ts";
-import { Trainer } from "../packages/refactor/src/tuning/training/trainer.ts";
+import { chooseParameters } from "../packages/refactor/src/tuning/parameters.ts";
+import { Trainer } from "../packages/refactor/src/tuning/trainer.ts";
 
 const SHAPE = { hidden: 576, ffn: 1536, heads: 9, kvHeads: 3, headSize: 64, vocabulary: 49_152, layers: 30 } as const;
 const RANK = 32;
@@ -77,20 +77,18 @@ function report(): void {
     const ceiling = PRODUCT_FLOPS / median(products.map((times) => times[clock]));
     const share = (amount: number): string => `${((amount / stepMs / ceiling) * 100).toFixed(0)} %`;
     console.log(
-      `by ${clock === "wall" ? "the clock" : "processor time"}: plain product ${(ceiling / 1e6).toFixed(0)} GFLOP/s`,
+      `by ${clock === "wall" ? "wall time" : "processor time"}: plain product ${(ceiling / 1e6).toFixed(0)} GFLOP/s`,
     );
-    console.log(
-      `  products that the step needs: ${share(needed)} of that; with those that are run again: ${share(run)}`,
-    );
+    console.log(`  required products: ${share(needed)} of that; with recomputed ones: ${share(run)}`);
   }
   console.log(
     `step of ${method}, ${sequences} x ${tokens} tokens, ${layers} layers, ${threads} thread(s): ${wallMs.toFixed(0)} ms, ` +
-      `${((numTokens * 1000) / wallMs).toFixed(0)} tokens/s; all ${SHAPE.layers} layers, by this: ` +
+      `${((numTokens * 1000) / wallMs).toFixed(0)} tokens/s; extrapolated to all ${SHAPE.layers} layers: ` +
       `${((numTokens * 1000) / wholeMs).toFixed(0)} tokens/s`,
   );
 }
 
-/** The part of a step that does not grow with layers, by its products. */
+/** Returns the time of a step that does not depend on the number of layers, by its share of products. */
 function headMs(stepMs: number): number {
   return (stepMs * headFlops()) / flops().run;
 }
@@ -99,12 +97,12 @@ function headFlops(): number {
   return 3 * 2 * numTokens * SHAPE.vocabulary * SHAPE.hidden;
 }
 
-/** Of all products of a step: those that its result needs, and with them those that are run again on the way back. */
+/** Counts the products of a step: the required ones, and these with the products recomputed in the backward pass. */
 function flops(): { readonly needed: number; readonly run: number } {
   const { hidden, ffn, heads, kvHeads, headSize } = SHAPE;
   const qkv = hidden * headSize * (heads + 2 * kvHeads);
   const output = hidden * heads * headSize;
-  const scores = tokens * heads * headSize; // of a token and product, without leaving hidden ones out
+  const scores = tokens * heads * headSize; // of a token and product, masked ones included
   const attention = qkv + output + 2 * scores;
   const expert = (3 * hidden * ffn) / 2;
   const factors = 3 * RANK * (hidden + ffn / 2);
@@ -115,18 +113,18 @@ function flops(): { readonly needed: number; readonly run: number } {
   return { needed: withHead(layer), run: withHead(layer + again) };
 }
 
-/** @param macs - multiplications of a token and layer */
+/** @param macs - multiply-accumulates of a token and layer */
 function withHead(macs: number): number {
   return 2 * numTokens * layers * macs + headFlops();
 }
 
 interface Times {
   readonly wall: number;
-  /** Of all threads: what others do on the machine disturbs it less. */
+  /** Processor time of all threads, which other processes disturb less than wall time. */
   readonly cpu: number;
 }
 
-/** In milliseconds. */
+/** Measures in milliseconds. */
 async function timed(work: () => Promise<unknown>): Promise<Times> {
   const [start, before] = [performance.now(), process.cpuUsage()];
   await work();

@@ -1,5 +1,5 @@
-// Installs this repository's dependencies with the pinned pnpm. `--to-run` leaves out what only tests and checks need, unless that is
-// installed already. Plain JavaScript, because nothing that reads TypeScript is there yet.
+// Installs this repository's dependencies with the pinned pnpm. `--to-run` leaves out dependencies of tests and checks
+// unless they are installed already. It is plain JavaScript, because nothing that runs TypeScript is installed yet.
 
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -18,17 +18,17 @@ const { status, error } = spawnSync(
     "install",
     "--frozen-lockfile",
     "--loglevel=error",
-    // Without a terminal nobody can confirm that a smaller installation becomes a whole one.
+    // Without a terminal, the change from a smaller to a full installation cannot be confirmed.
     "--config.confirm-modules-purge=false",
     ...(toRun ? ["--prod"] : []),
   ],
-  // Windows finds npx.cmd through its shell alone.
+  // Windows finds npx.cmd only through its shell.
   { cwd: ROOT, stdio: "inherit", shell: process.platform === "win32" },
 );
 if (error) console.error(`npx did not start: ${error.message}`);
 process.exitCode = status ?? 1;
 
-/** Whether pnpm's note on the last installation says so. */
+/** Reads whether the last installation had development dependencies, from pnpm's record. */
 function hasDevDependencies() {
   try {
     return /"?devDependencies"?: true/.test(readFileSync(join(ROOT, "node_modules", ".modules.yaml"), "utf8"));

@@ -1,4 +1,4 @@
-// Calls at once through transformers.js' own pipeline, and through the adapter's: the same callers, options and process, by turns.
+// Compares concurrent calls of transformers.js' own pipeline with those of the adapter, by turns in one process.
 
 import { join } from "node:path";
 import { openModel, resolveCacheFolder } from "@readme-moe/model";
@@ -23,12 +23,12 @@ const METRICS = {
   same: "texts as its own, of all",
 } as const;
 const WANTED = { timesTheHost: 5, loopP99Ms: 10 } as const;
-/** At which the texts of both are to be the same. */
+/** Data type with which the texts of both must be the same. */
 const EXACT = "fp32";
 
 export const adapterSuite: Suite = {
   name: "adapter",
-  summary: "calls at once through transformers.js' own pipeline, and through the same with the adapter",
+  summary: "concurrent calls of transformers.js' own pipeline, and of the same with the adapter",
   async run(context) {
     const { settings } = context;
     const { quick, seed } = settings;
@@ -45,18 +45,18 @@ export const adapterSuite: Suite = {
       targets: quick ? [] : adapterTargets(measured, settings.set["dtype"] ?? EXACT),
       samples,
       notes: [
-        "Both have as many threads as they take by themselves, in one process; a first measurement of each is not counted.",
-        "The event loop is that of the program that calls; its monitor's period of 1 ms is in it.",
+        "Both use their default number of threads in one process; the first measurement of each is not counted.",
+        "The event loop is that of the calling program; delays include the monitor's period of 1 ms.",
         ...Array.from(failures, ([name, why]) => `${name}: not measured: ${why}`),
       ],
     };
   },
 };
 
-/** The dense model in both, and the experts where there are some, which only ours runs. */
+/** Lists the dense model in both, and the mixture, which only ours runs. */
 async function pipelinesOf({ settings, say }: SuiteContext): Promise<ReadonlyMap<string, PipelineSpec>> {
   const { model: path, dense = path, cacheFolder, set } = settings;
-  const dtype = (set["dtype"] ?? EXACT) as PipelineSpec["dtype"]; // the host refuses what it does not know
+  const dtype = (set["dtype"] ?? EXACT) as PipelineSpec["dtype"]; // the host rejects unknown values
   const pipelines = new Map<string, PipelineSpec>();
   const model = await openModel(dense);
   if (model.kind === "dense") {
@@ -93,7 +93,7 @@ async function measureCalls(
     };
     return { name, measure: afterWarmUp(answer, measure) };
   });
-  // Awaited here: the process ends with this function.
+  // Awaited here, since the process ends with this function.
   return await interleave(context, "calls", variants);
 }
 
@@ -115,7 +115,7 @@ export function adapterTargets({ samples }: Pick<Interleaved, "samples">, dtype:
   return [
     {
       what: `calls at once, ${dtype}`,
-      value: of(OURS, speed) / of(HOST, speed), // NaN, "not measured", where there is no host
+      value: of(OURS, speed) / of(HOST, speed), // NaN, "not measured", without the host
       unit: "× the host's own",
       wanted: "over",
       limit: WANTED.timesTheHost,

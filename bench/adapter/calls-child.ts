@@ -1,10 +1,10 @@
-// A process with both pipelines in it, which are asked for the same calls at once.
+// Process with both pipelines, which run the same concurrent calls.
 
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import * as huggingface from "@huggingface/transformers";
 import { createPipeline } from "@readme-moe/adapter";
 
-/** A pipeline: the host's own, or the host's with the adapter. */
+/** Pipeline of the host, with or without the adapter. */
 export interface PipelineSpec {
   readonly path: string;
   readonly isOurs: boolean;
@@ -12,16 +12,16 @@ export interface PipelineSpec {
 }
 
 export interface CallsRequest {
-  /** Opened when it is first asked for. */
+  /** Pipelines, opened on first use. */
   readonly pipeline: PipelineSpec;
   readonly prompts: readonly string[];
-  /** Of each answer; none ends early. */
+  /** Tokens of each answer; none ends early. */
   readonly newTokens: number;
 }
 
 export interface CallsAnswer {
   readonly elapsedMs: number;
-  /** Of the event loop, as late as it was; the monitor's own period of 1 ms is in it. */
+  /** Delay of the event loop, including the monitor's own period of 1 ms. */
   readonly loopP99Ms: number;
   readonly texts: readonly string[];
 }
@@ -61,7 +61,7 @@ async function answer({ pipeline, prompts, newTokens }: CallsRequest): Promise<C
   return { elapsedMs, loopP99Ms: loop.percentile(99) / 1e6, texts };
 }
 
-// Whoever asked is gone, and nobody else would end this process.
+// The parent is gone, and nothing else would end this process.
 process.once("disconnect", () => process.exit());
 process.on("message", (request: CallsRequest) => {
   void answer(request).then(

@@ -6,19 +6,19 @@ import { openRouter } from "@readme-moe/router";
 export interface GivenAnswer {
   readonly instruction: string;
   readonly promptIds: readonly number[];
-  /** Of the answer, its end included where it came to one. */
+  /** Tokens of the answer, including the end token if it was reached. */
   readonly tokenIds: readonly number[];
   readonly text: string;
 }
 
 export interface ForcedScores {
-  /** Share of the answers' tokens that the model finds likeliest after those before them, in [0, 1]. */
+  /** Share of the answers' tokens that the model also ranks first, in [0, 1]. */
   readonly agreement: number;
-  /** Of the answers' tokens, nats by token. */
+  /** Mean loss of the answers' tokens, in nats per token. */
   readonly loss: number;
 }
 
-/** What a model says of answers that it is led through token by token, after their prompts; its own router chooses experts. */
+/** Scores given answers with a model, token by token after their prompts; its own router chooses experts. */
 export async function forcedScores(
   path: string,
   precision: "fp32" | "int8" | "int4",
@@ -35,7 +35,7 @@ export async function forcedScores(
     router.release(state);
     const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
     const slot = kv.admit(ids.length);
-    if (!slot || !routed) throw new Error("Expected room for one sequence, and its route");
+    if (!slot || !routed) throw new Error("Expected one sequence and its route, got none");
     const logitsOf = tokenIds.map((_, index) => promptIds.length - 1 + index);
     const targets = Int32Array.from(tokenIds);
     const [logits] = await runner.forward(kv, [{ slot, tokenIds: ids, experts: routed.experts, logitsOf, targets }]);

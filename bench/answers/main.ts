@@ -1,5 +1,5 @@
-// How close models' answers to short instructions come to those of the dense model that they were made of: the share of equal
-// greedy answers, how often the next token of the dense model's answer is the one that a model would say, and its loss on it.
+// Compares answers of models to short instructions with those of their dense model: the share of equal greedy answers,
+// how often a model ranks the dense model's next token first, and its loss on that token.
 //
 //   pnpm bench:answers <dense model> <name=model>... [--precision fp32] [--max-new-tokens 96] [--page answers.md]
 
@@ -43,7 +43,7 @@ for (const { name, path } of models) {
 }
 if (values.page !== undefined) await writeFile(values.page, answersPage(judged));
 
-/** All together, as a server would. */
+/** Generates all answers concurrently, like a server. */
 async function greedyAnswers(path: string): Promise<readonly GivenAnswer[]> {
   const engine = await ReadMeEngine.open(path, { precision });
   try {

@@ -3,13 +3,13 @@ import type { ForcedScores, GivenAnswer } from "./forced-scores.ts";
 export interface Judged {
   readonly name: string;
   readonly answers: readonly GivenAnswer[];
-  /** Of the dense model's answers. */
+  /** Scores of the dense model's answers. */
   readonly scores: ForcedScores;
-  /** Answers that are the dense model's, token for token. */
+  /** Number of answers equal to the dense model's, token for token. */
   readonly equal: number;
 }
 
-/** All answers of all models, one instruction after the other, in Markdown. */
+/** Writes all answers of all models as Markdown, by instruction. */
 export function answersPage(judged: readonly Judged[]): string {
   const [dense] = judged;
   const rows = judged.map(({ name, answers, scores, equal }) => {
@@ -22,7 +22,7 @@ export function answersPage(judged: readonly Judged[]): string {
   });
   return [
     "# Answers to fifty instructions",
-    "The most likely token each time; cut where they had become long. Made by `npm run bench:answers`.",
+    "Greedy answers, cut when they are long. Made by `npm run bench:answers`.",
     [
       "| model | answers equal to the dense model's | same next token along the dense model's answers | loss on them |",
       "| --- | --- | --- | --- |",
@@ -34,7 +34,7 @@ export function answersPage(judged: readonly Judged[]): string {
     .concat("\n");
 }
 
-/** With a fence that the text does not hold. */
+/** Encloses a text in a fence that it does not contain. */
 function fenced(text: string): string {
   const longest = Math.max(2, ...Array.from(text.matchAll(/`+/g), ([ticks]) => ticks.length));
   const fence = "`".repeat(longest + 1);

@@ -1,19 +1,20 @@
-// A dense model as transformers (Python) loads it: float32 in one safetensors file, whatever it was stored as.
+// Writes a dense model for transformers (Python): float32 in one safetensors file, whatever its stored type.
 
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Model, writeSafetensors } from "@readme-moe/model";
 import { tensorRefs } from "./tensor-refs.ts";
 
-// A file that names no framework is refused there.
+// transformers rejects a file that names no framework.
 const METADATA = { format: "pt" };
-/** Without the tokenizer: prompts are token ids. */
+/** Files of the folder. The tokenizer is left out: prompts are token ids. */
 const CONFIGS = ["config.json", "generation_config.json"];
 
 /**
- * Writes a model's weights into a folder, beside configs that were exported for transformers.js.
+ * Writes a model's weights into a folder, beside the configs exported for transformers.js.
+ *
  * @param exported - a folder of `exportTransformersJs`
- * @param folder - exists
+ * @param folder - an existing folder
  */
 export async function writeDenseFolder(model: Model, exported: string, folder: string): Promise<void> {
   await Promise.all(CONFIGS.map((name) => copyFile(join(exported, name), join(folder, name))));

@@ -1,6 +1,6 @@
 import { access } from "node:fs/promises";
 
-/** Whether a file or folder is there. Those of the cache are written whole or not at all. */
+/** Returns whether a file or folder exists. Those of the cache are written whole or not at all. */
 export async function exists(path: string): Promise<boolean> {
   return access(path).then(
     () => true,

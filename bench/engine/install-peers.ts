@@ -2,11 +2,11 @@ import { spawn } from "node:child_process";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 
-// Neither library's install scripts are needed: they fetch parts for graphics cards, or compile. Optional packages are
-// mostly other platforms' binaries; those for Linux on x64 are named in package.json.
+// Install scripts are not needed: they download parts for graphics cards, or compile. Optional packages are mostly
+// binaries for other platforms; those for Linux on x64 are named in package.json.
 const INSTALL = ["ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"];
 
-/** Installs the peers of `bench/peers/package-lock.json` where they are not installed, or an older list of them is. */
+/** Installs the peers of `bench/peers/package-lock.json` unless this list of them is installed. */
 export async function installPeers(folder: string, say: (what: string) => void): Promise<void> {
   const [wanted, installed] = await Promise.all([
     stat(join(folder, "package-lock.json")),
@@ -15,7 +15,7 @@ export async function installPeers(folder: string, say: (what: string) => void):
   if (installed && installed.mtimeMs >= wanted.mtimeMs) return;
   say("installing the peers, once");
   await new Promise<void>((resolve, reject) => {
-    // Standard output is for results.
+    // Standard output is reserved for results.
     const npm = spawn("npm", INSTALL, { cwd: folder, stdio: ["ignore", 2, "inherit"] });
     npm.once("error", reject);
     npm.once("exit", (code) => {

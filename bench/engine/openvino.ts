@@ -1,4 +1,4 @@
-// OpenVINO GenAI, made ready: its Python packages, and the model as its own exporter makes it.
+// Prepares OpenVINO GenAI: its Python packages, and the model exported by its own exporter.
 
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,9 +10,9 @@ import { pythonEnvironment } from "./python-environment.ts";
 import { runQuietly } from "./run-quietly.ts";
 
 export interface OpenVinoFiles {
-  /** Interpreter of the environment. */
+  /** Python interpreter of the environment. */
   readonly python: string;
-  /** Folder of the exported model, weights in 8 bits with a scale and a zero point a row. */
+  /** Folder of the exported model, with 8-bit weights and a scale and a zero point for each row. */
   readonly model: string;
 }
 
@@ -22,17 +22,17 @@ export interface OpenVinoPlaces {
   readonly environment: string;
   /** Folder of this model's exports. */
   readonly models: string;
-  /** The model's configs, as exported for transformers.js. */
+  /** Configs of the model, as exported for transformers.js. */
   readonly exported: string;
   /** @default "python3" */
   readonly python?: string;
 }
 
-// There is no hub to ask, and no text to convert: prompts are token ids.
+// No hub is used, and no tokenizer is converted: prompts are token ids.
 const OFFLINE = { HF_HUB_OFFLINE: "1", TRANSFORMERS_OFFLINE: "1" };
 const EXPORT = ["export", "openvino", "--task", "text-generation-with-past", "--weight-format", "int8"];
 
-/** Says in one line why where it can not be had: the others are measured without it. */
+/** Prepares it, or prints in one line why it is left out: the other peers are measured without it. */
 export async function readyOpenVino(
   model: Model,
   places: OpenVinoPlaces,
@@ -45,7 +45,8 @@ export async function readyOpenVino(
     const int8 = join(places.models, "openvino-int8");
     if (!(await exists(int8))) {
       say("exporting for OpenVINO, once");
-      await exportOpenVino(model, join(programs, "optimum-cli"), int8, places, signal);
+      const exporter = join(programs, "optimum-cli");
+      await exportOpenVino(model, int8, places, (args) => runQuietly(exporter, args, { env: OFFLINE, signal }));
     }
     return { python: join(programs, "python"), model: int8 };
   } catch (error) {
@@ -55,20 +56,19 @@ export async function readyOpenVino(
   }
 }
 
-/** Writes a folder whole or not at all. */
+/** Writes a folder whole or not at all. @param runExporter - with these arguments */
 async function exportOpenVino(
   model: Model,
-  exporter: string,
   folder: string,
   { models, exported }: OpenVinoPlaces,
-  signal: AbortSignal | undefined,
+  runExporter: (args: readonly string[]) => Promise<unknown>,
 ): Promise<void> {
   const work = await mkdtemp(join(models, "openvino-"));
   try {
     const [dense, made] = [join(work, "dense"), join(work, "made")];
     await mkdir(dense);
     await writeDenseFolder(model, exported, dense);
-    await runQuietly(exporter, [...EXPORT, "--model", dense, made], { env: OFFLINE, signal });
+    await runExporter([...EXPORT, "--model", dense, made]);
     await rename(made, folder);
   } finally {
     await rm(work, { recursive: true, force: true });

@@ -1,7 +1,7 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 
-/** This repository's own texts: enough English for prompts, and for a loss that is comparable within one run. */
+/** Lists this repository's texts, which are enough English for prompts and for losses comparable within one run. */
 export async function ownTexts(): Promise<readonly string[]> {
   const root = join(import.meta.dirname, "..", "..");
   const docs = await readdir(join(root, "docs"));

@@ -1,4 +1,4 @@
-// Those that our engine is measured against, made ready: installed, and with files of the same weights.
+// Prepares the peers of our engine: installs them, and writes files with the same weights.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ export const LIBRARIES = {
   xenova: join(ROOT, "node_modules/@xenova/transformers/src/transformers.js"),
 } as const;
 
-/** Makes files for the peers and installs those that run in Node. @returns `undefined` where there is only a mixture */
+/** Writes files for the peers and installs those that run in Node. @returns `undefined` without a dense model */
 export async function readyPeers(context: SuiteContext): Promise<PeerFiles | undefined> {
   return withDense(context, async (model) => {
     await installPeers(PEERS, context.say);
@@ -30,7 +30,7 @@ export async function readyPeers(context: SuiteContext): Promise<PeerFiles | und
   });
 }
 
-/** Runs `work` with the model that peers run; they run no mixtures. */
+/** Runs `work` with the dense model: peers do not run mixtures. */
 async function withDense<Result>(
   { settings, say }: SuiteContext,
   work: (model: Model) => Promise<Result>,
@@ -38,14 +38,14 @@ async function withDense<Result>(
   const model = await openModel(settings.dense ?? settings.model);
   try {
     if (model.kind === "dense") return await work(model);
-    say("peers run no mixtures; name the dense model with --dense to have them run that");
+    say("peers do not run mixtures; name the dense model with --dense to measure them");
     return undefined;
   } finally {
     await model.close();
   }
 }
 
-/** Makes the peers ready. `--set peers=` leaves them out; `--set dtypes=q8` takes some of the exported. */
+/** Prepares the peers. `--set peers=` leaves them out; `--set dtypes=q8` selects some of the exported types. */
 export async function enginePeers(context: SuiteContext): Promise<readonly ContenderSpec[]> {
   const engines = namesOf(context.settings, "peers", [...NODE_PEERS, OPENVINO]);
   if (engines.length === 0) return [];
@@ -78,7 +78,7 @@ async function nodePeers(context: SuiteContext, { onnx, gguf }: PeerFiles): Prom
       module: compiled("contenders/llama-cpp").href,
       files: { library: LIBRARIES.llamaCpp, model },
     })),
-    // It answers one after the other, so that more at once tell nothing more.
+    // It answers one request after the other, so more concurrent ones add nothing.
     ...["q8"].map(onnxSpec("xenova", "xenova", LIBRARIES.xenova)).map((spec) => ({ ...spec, maxConcurrency: 8 })),
   ];
 }
@@ -93,7 +93,7 @@ function openVinoPeer(files: OpenVinoFiles): ContenderSpec {
   };
 }
 
-/** Lists versions as they are pinned. */
+/** Lists the pinned versions. */
 export function peerVersions(): Readonly<Record<string, string>> {
   const peers = pinnedIn(join(PEERS, "package.json"));
   const own = pinnedIn(join(ROOT, "package.json"));

@@ -1,4 +1,4 @@
-// What the peers read, made of the same weights on first use and kept in the cache folder.
+// Files of the peers, made of the same weights on first use and kept in the cache folder.
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -7,12 +7,12 @@ import { exportTransformersJs } from "@readme-moe/onnx";
 import { exists } from "./exists.ts";
 import { writeQ8Gguf } from "./q8-gguf.ts";
 
-// Changes when what is made of a model changes.
+// Version of these files.
 const VERSION = 1;
 
-/** Files of one dense model, as the peers read them. */
+/** Files of one dense model in the formats of the peers. */
 export interface PeerFiles {
-  /** Folder of all that is made of the model. */
+  /** Folder of all files of the model. */
   readonly folder: string;
   /** Folder exported for transformers.js. */
   readonly onnx: string;
@@ -20,7 +20,7 @@ export interface PeerFiles {
   readonly gguf: Readonly<Record<string, string>>;
 }
 
-/** @param say - told what takes a while */
+/** @param say - called before slow work */
 export async function preparePeerFiles(
   model: Model,
   cacheFolder: string,
@@ -44,7 +44,7 @@ export async function preparePeerFiles(
   return { folder, onnx, gguf: { Q8_0: q8, ...own } };
 }
 
-/** A model that is a GGUF file already, under the type that most of its tensors have. */
+/** Returns a model that is a GGUF file already, under the type of most of its tensors. */
 async function ownGguf({ path }: Model): Promise<Readonly<Record<string, string>>> {
   if (!path.toLowerCase().endsWith(".gguf")) return {};
   const file = await GgufFile.open(path);

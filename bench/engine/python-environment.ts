@@ -1,13 +1,13 @@
-// A virtual environment of Python, made on first use. Python is no part of this project, so that a machine may have none.
+// Creates a virtual environment of Python on first use. Python is not part of this project, and may be missing.
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { runQuietly } from "./run-quietly.ts";
 
 export interface PythonEnvironment {
-  /** List of pinned packages, as pip reads them. */
+  /** File of pinned packages for pip. */
   readonly requirements: string;
-  /** Where the environment is, or will be. */
+  /** Folder of the environment. */
   readonly folder: string;
   /** @default "python3" */
   readonly python?: string;
@@ -16,14 +16,15 @@ export interface PythonEnvironment {
 }
 
 /**
- * Installs packages into an environment of their own where they are not installed, or another list of them is.
- * @returns the folder of its programs
- * @throws {Error} where there is no Python, or pip fails
+ * Installs packages into their own environment unless this list of them is installed.
+ *
+ * @returns the folder of the environment's programs
+ * @throws {Error} without Python, or when pip fails
  */
 export async function pythonEnvironment(options: PythonEnvironment): Promise<string> {
   const { requirements, folder, python = "python3", say, signal } = options;
   const programs = join(folder, process.platform === "win32" ? "Scripts" : "bin");
-  // Written last, so that an environment that has it is whole.
+  // Written last, so that an environment with it is complete.
   const installed = join(folder, "installed.txt");
   const wanted = await readFile(requirements, "utf8");
   if ((await readFile(installed, "utf8").catch(() => "")) === wanted) return programs;
@@ -35,7 +36,7 @@ export async function pythonEnvironment(options: PythonEnvironment): Promise<str
   return programs;
 }
 
-/** Versions in a list of pinned packages, by their names. */
+/** Parses a list of pinned packages to versions by name. */
 export function pinnedPackages(requirements: string): Readonly<Record<string, string>> {
   const pins = requirements.matchAll(/^([\w.-]+)==(\S+)$/gm);
   return Object.fromEntries(Array.from(pins, ([, name = "", version = ""]) => [name, version]));

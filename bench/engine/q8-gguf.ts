@@ -1,5 +1,4 @@
-// A dense model as a GGUF file in Q8_0, for llama.cpp: matrices in Q8_0 and vectors in float32, as its own quantiser
-// leaves them.
+// Writes a dense model as a GGUF file for llama.cpp: matrices in Q8_0 and vectors in float32, like its own quantizer.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -45,7 +44,7 @@ function tensorsOf({ config, weights }: Model): readonly GgufInput[] {
   return [...tensors, { name: "rope_freqs.weight", type: "F32", shape, floats: () => Promise.resolve(factors) }];
 }
 
-/** What each frequency is divided by, where it is not the same for all. */
+/** Returns the divisor of each frequency, when they differ. */
 function ropeFactors({ rope, headSize }: Model["config"]): Float32Array | undefined {
   if (rope.type !== "llama3" && rope.type !== "factors") return undefined;
   const stretched = ropeFrequencies(rope, headSize);
@@ -89,7 +88,7 @@ async function copiedTokenizer(path: string): Promise<Metadata> {
   return new Map(entries.flatMap(([key, value]) => toInput(key, value)));
 }
 
-/** The type that a key of a tokenizer has follows from its value. */
+/** Returns the GGUF type of a tokenizer's value. */
 function toInput(key: string, value: unknown): readonly [string, Value][] {
   if (typeof value === "string") return [[key, { type: "string", value }]];
   if (typeof value === "boolean") return [[key, { type: "bool", value }]];
@@ -108,7 +107,7 @@ interface TokenizerJson {
   };
 }
 
-/** Only the ids have to be right: prompts are token ids. */
+/** Makes a tokenizer in which only the ids are right: prompts are token ids. */
 async function madeTokenizer({ path, config }: Model): Promise<Metadata> {
   const text = await readFile(join(path, "tokenizer.json"), "utf8");
   const { added_tokens: added = [], model } = JSON.parse(text) as TokenizerJson;

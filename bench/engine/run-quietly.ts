@@ -5,7 +5,7 @@ export interface QuietOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Runs a program that writes a lot, and shows nothing of it. @throws {Error} with its last line, where it fails */
+/** Runs a program without showing its output. @throws {Error} with its last line, when it fails */
 export async function runQuietly(
   program: string,
   args: readonly string[],

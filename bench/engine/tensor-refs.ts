@@ -1,6 +1,6 @@
 import type { ModelWeights, TensorRef } from "@readme-moe/model";
 
-/** Lists each tensor of a model once, under the names of its store; tied ones are one. */
+/** Lists each tensor of a model once, under the name in its store; tied tensors are one. */
 export function tensorRefs(weights: ModelWeights): readonly TensorRef[] {
   return Array.from(new Map(Array.from(refsIn(weights), (ref) => [ref.name, ref])).values());
 }

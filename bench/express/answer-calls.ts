@@ -1,4 +1,4 @@
-// A server's side of the bench: it listens, and does what it is told beside HTTP.
+// Server's side of the benchmark: listens, and answers calls of the parent process.
 
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -22,10 +22,10 @@ export function serveBench(app: Express, handlers: Handlers = {}): void {
     }
   };
   process.on("message", (asked: Asked) => void answer(asked).then((answered) => process.send?.(answered)));
-  // Whoever asked is gone, and nobody else would end this process.
+  // The parent is gone, and nothing else would end this process.
   process.once("disconnect", () => process.exit());
   const server = createServer(app);
-  // Clients think longer than Node waits.
+  // Clients pause longer than Node's keep-alive timeout.
   server.keepAliveTimeout = 120_000;
   server.listen(0, "127.0.0.1", () => {
     process.send?.({ port: (server.address() as AddressInfo).port } satisfies Listening);

@@ -1,38 +1,38 @@
-// One request over HTTP, with the times that its sender sees.
+// Sends one request over HTTP, and measures its times at the client.
 
 import { once } from "node:events";
 import { Agent, request, type IncomingMessage } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Answer {
-  /** 0 where there was none: the connection ended, by us or by the server. */
+  /** 0 without a status: client or server ended the connection. */
   readonly status: number;
   readonly id: string;
   readonly completionTokens: number;
   readonly finishReason: string;
-  /** From asking to the first byte of the body. */
+  /** Time from the request to the first byte of the body. */
   readonly firstMs: number;
   readonly totalMs: number;
-  /** A stream that said why its answer ended and that it is over, or a body that is JSON. */
+  /** Whether the answer is a complete stream with a finish reason, or a JSON body. */
   readonly isWhole: boolean;
-  /** Code of the error that it said, in its body or at the end of its stream. */
+  /** Error code in the body or at the end of the stream. */
   readonly errorCode: string | undefined;
-  /** The last characters of the body, for whoever wonders about it. */
+  /** Last characters of the body, for diagnosis. */
   readonly tail: string;
 }
 
 export interface Asking {
   readonly signal?: AbortSignal;
-  /** Waits this long before each piece of the answer is read. */
+  /** Delay before each piece of the answer is read. */
   readonly slownessMs?: number;
 }
 
 const TAIL_CHARS = 100;
 
-// A connection for each request under way, used again by the next.
+// One connection for each running request, reused by later ones.
 const agent = new Agent({ keepAlive: true, maxSockets: Infinity });
 
-/** Sends a body as it is, or a value as JSON. Never rejects. */
+/** Sends a text as it is, or a value as JSON. Never rejects. */
 export async function post(url: string, body: object | string, { signal, slownessMs }: Asking = {}): Promise<Answer> {
   const text = typeof body === "string" ? body : JSON.stringify(body);
   const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
@@ -40,7 +40,7 @@ export async function post(url: string, body: object | string, { signal, slownes
   let [firstMs, received, status, isStream] = [NaN, "", 0, false];
   try {
     const sent = request(url, { method: "POST", agent, headers, ...(signal ? { signal } : {}) });
-    // Also those that come after the answer.
+    // Errors after the answer are ignored, too.
     sent.on("error", () => undefined);
     sent.end(text);
     const [response] = (await once(sent, "response")) as [IncomingMessage];
@@ -93,7 +93,7 @@ function contentOf(
   };
 }
 
-/** The `data` of events that are whole. Comments come at any time, before the first event as well. */
+/** Returns the `data` of complete events. Comments may come at any time, also before the first event. */
 function payloadsOf(text: string): readonly string[] {
   const events = text.split("\n\n").slice(0, -1);
   return events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));

@@ -1,4 +1,4 @@
-// What a handler that somebody writes around a library sends: an answer token by token, or whole.
+// Output of a typical handler around a library: an answer token by token, or whole.
 
 import type { Response } from "express";
 
@@ -13,7 +13,7 @@ export interface CompletionStream {
   end(completionTokens: number): void;
 }
 
-/** Server-sent events where they are asked for, else one body at the end. */
+/** Sends server-sent events if requested, one body at the end otherwise. */
 export function completionStream(response: Response, isStream: boolean): CompletionStream {
   let whole = "";
   const send = (payload: object): void => void response.write(`data: ${JSON.stringify({ id: "", ...payload })}\n\n`);

@@ -1,5 +1,5 @@
-// The middleware under load, over real HTTP: too many requests, clients that leave, models that are exchanged; and how free
-// its event loop stays.
+// Measures the middleware under load over real HTTP: overload, cancelled requests, swapped models, and the delay of its
+// event loop.
 
 import { namesOf, type Suite, type SuiteContext, type SuiteReport } from "../kit/suite.ts";
 import { cancelled } from "./parts/cancelled.ts";
@@ -16,7 +16,7 @@ const PARTS: Readonly<Record<string, (context: SuiteContext) => Promise<SuiteRep
 
 export const expressSuite: Suite = {
   name: "express",
-  summary: "the middleware under too many requests, cancelled ones and swaps, and how free its event loop stays",
+  summary: "the middleware under overload, cancelled requests and swaps, and the delay of its event loop",
   async run(context) {
     const { settings } = context;
     const reports: SuiteReport[] = [];
@@ -30,7 +30,7 @@ export const expressSuite: Suite = {
       tables: reports.flatMap(({ tables }) => tables),
       targets: settings.quick ? [] : reports.flatMap(({ targets = [] }) => targets),
       samples: reports.flatMap(({ samples }) => samples),
-      notes: ["The client has its share of the same cores.", ...reports.flatMap(({ notes = [] }) => notes)],
+      notes: ["The client shares the server's cores.", ...reports.flatMap(({ notes = [] }) => notes)],
     };
   },
 };

@@ -1,4 +1,4 @@
-// What a server says of itself that has to be 0 when nobody asks anything of it.
+// Gauges of a server that must be 0 when it has no requests.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { scrape } from "../../test/support/prometheus.ts";
@@ -14,7 +14,7 @@ const GAUGES = [
 ];
 const PATIENCE_MS = 15_000;
 
-/** Those that are not 0, or not there, now. */
+/** Returns the gauges that are missing or not 0 now. */
 async function busyGauges(url: string): Promise<readonly string[]> {
   const metrics = await scrape(url);
   return GAUGES.flatMap((name) => {
@@ -23,7 +23,7 @@ async function busyGauges(url: string): Promise<readonly string[]> {
   });
 }
 
-/** Those that are not 0 although nobody has asked anything for a while. */
+/** Returns the gauges that are still not 0 after a while without requests. */
 export async function stuckGauges(url: string): Promise<readonly string[]> {
   for (const endMs = performance.now() + PATIENCE_MS; ;) {
     const busy = await busyGauges(url);
@@ -32,17 +32,17 @@ export async function stuckGauges(url: string): Promise<readonly string[]> {
   }
 }
 
-/** For a note: nothing where none is stuck. */
+/** Makes a note; empty when no gauge is stuck. */
 export function stuckNote(stuck: readonly string[]): string {
   return stuck.length > 0 ? ` Not 0: ${stuck.join(", ")}.` : "";
 }
 
-/** Tokens that the server has generated so far, of requests that are under way as well. */
+/** Returns the number of tokens generated so far, including running requests. */
 export async function generatedTokens(url: string): Promise<number> {
   return (await scrape(url)).value("readme_generation_tokens_total") ?? 0;
 }
 
-/** Sequences that the engine gave up because their client had gone. */
+/** Returns the number of sequences that were aborted because their client left. */
 export async function cancelledSequences(url: string): Promise<number> {
   return (await scrape(url)).value("readme_request_success_total", { finished_reason: "abort" }) ?? 0;
 }

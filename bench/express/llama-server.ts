@@ -1,5 +1,5 @@
-// node-llama-cpp in an Express handler, as one writes it: a context with as many sequences as answers at once, each of which
-// is asked for when it is free.
+// Typical Express handler around node-llama-cpp: a context with as many sequences as concurrent answers; a request
+// waits for a free one.
 
 import { pathToFileURL } from "node:url";
 import express from "express";
@@ -7,7 +7,7 @@ import { serveBench } from "./answer-calls.ts";
 import { type CompletionRequest, completionStream } from "./completion-stream.ts";
 import type { ServerSetup } from "./server-process.ts";
 
-/** What is used of the library; it is no dependency of this repository. */
+/** Used part of the library, which is not a dependency of this repository. */
 interface Library {
   readonly getLlama: (options: object) => Promise<{ loadModel(options: object): Promise<Model> }>;
 }
@@ -24,7 +24,7 @@ interface Sequence {
 }
 
 const { peer } = JSON.parse(process.argv[2] ?? "{}") as ServerSetup;
-if (!peer) throw new Error("Expected what the server is to serve");
+if (!peer) throw new Error("Expected `peer` to name the model, got nothing");
 const { getLlama } = (await import(pathToFileURL(peer.library).href)) as Library;
 const llama = await getLlama({ build: "never", gpu: false, maxThreads: peer.threads, logLevel: "error" });
 const model = await llama.loadModel({ modelPath: peer.model });

@@ -1,23 +1,23 @@
-// How requests come: each client after its answer, or by the clock whatever the server does.
+// Loads: closed loops, in which each client waits for its answer, and open loops, which send at given times.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
 import { post, type Answer } from "./client.ts";
 
-/** Asks for one completion; `index` makes its prompt unlike the others'. */
+/** Requests one completion; `index` makes its prompt different from the others. */
 export type Ask = (index: number) => Promise<Answer>;
 
 const NUM_LENGTHS = 1000;
 const SUBJECTS = ["sea", "mountain", "engine", "garden", "letter", "city", "number", "river"];
 
-/** A prompt that shares no beginning with another index's, so that no cache of beginnings helps. */
+/** Makes a prompt that shares no prefix with other indices, so that no prefix cache applies. */
 export function promptOf(index: number): string {
   const subject = SUBJECTS[index % SUBJECTS.length];
   return `${index} was the number of the chapter on the ${subject}, which was larger than anybody had thought, and so`;
 }
 
 /**
- * @param maxTokens - of each answer; or of the answer to a prompt, by its index
+ * @param maxTokens - of each answer, or a function of the prompt's index
  */
 export function completions(url: string, maxTokens: number | ((index: number) => number), stream: boolean): Ask {
   const sampling = { temperature: 0, ignore_eos: true };
@@ -29,8 +29,8 @@ export function completions(url: string, maxTokens: number | ((index: number) =>
 }
 
 /**
- * From half of `meanTokens` to half more, by the index alone. Answers of one length that begin together end together: their
- * prompts are computed in one step, again and again, which no real traffic does and which is faster.
+ * Returns a length from half of `meanTokens` to half more, by the index. Answers of one length that begin together end
+ * together, so that their successors' prompts share a step, which is faster than real traffic.
  */
 export function unequalTokens(meanTokens: number): (index: number) => number {
   const random = seededRandom(meanTokens);
@@ -38,7 +38,7 @@ export function unequalTokens(meanTokens: number): (index: number) => number {
   return (index) => lengths[index % NUM_LENGTHS] ?? meanTokens;
 }
 
-/** Clients that each ask again as soon as they have an answer, until `isOver`. */
+/** Runs clients that each send the next request after an answer, until `isOver`. */
 export async function closedLoop(numClients: number, ask: Ask, isOver: (asked: number) => boolean): Promise<Answer[]> {
   const answers: Answer[] = [];
   let asked = 0;
@@ -49,7 +49,7 @@ export async function closedLoop(numClients: number, ask: Ask, isOver: (asked: n
   return answers;
 }
 
-/** Arrivals of a Poisson process, `perSecond` of them on average, for some seconds. */
+/** Sends requests as a Poisson process with `perSecond` arrivals on average, for some seconds. */
 export async function openLoop(
   perSecond: number,
   seconds: number,
@@ -68,7 +68,7 @@ export async function openLoop(
   return Promise.all(answers);
 }
 
-/** True from `seconds` after now. */
+/** Returns a function that is true after `seconds` from now. */
 export function after(seconds: number): () => boolean {
   const endMs = performance.now() + seconds * 1000;
   return () => performance.now() >= endMs;

@@ -1,8 +1,8 @@
-// Memory of a server and of its engines, from Linux's /proc.
+// Reads the memory of a server and of its engines from Linux's /proc.
 
 import { readdirSync, readFileSync } from "node:fs";
 
-/** Processes of engines that a process has started. */
+/** Lists the engine processes that a process has started. */
 export function enginesOf(pid: number): readonly number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
@@ -18,7 +18,7 @@ function parentOf(pid: number): number {
   return Number(/^PPid:\s+(\d+)/m.exec(read(pid, "status"))?.[1] ?? NaN);
 }
 
-/** Processes end while they are looked at; of those there is nothing to read. */
+/** Reads a file of a process; empty when the process has ended meanwhile. */
 function read(pid: number, file: "cmdline" | "status"): string {
   try {
     return readFileSync(`/proc/${pid}/${file}`, "utf8");

@@ -1,4 +1,4 @@
-// transformers.js in an Express handler, as one writes it: the same model, exported for it, and the same answers.
+// Typical Express handler around transformers.js, with the same model exported for it.
 
 import { env, pipeline, TextStreamer } from "@huggingface/transformers";
 import express from "express";
@@ -7,7 +7,7 @@ import { type CompletionRequest, completionStream } from "./completion-stream.ts
 import type { ServerSetup } from "./server-process.ts";
 
 const { peer } = JSON.parse(process.argv[2] ?? "{}") as ServerSetup;
-if (!peer) throw new TypeError("Expected `peer` to say what transformers.js has to read");
+if (!peer) throw new TypeError("Expected `peer` to name the exported model, got nothing");
 
 env.allowRemoteModels = false;
 const generate = await pipeline("text-generation", peer.model, {
@@ -24,7 +24,7 @@ app.post("/v1/completions", async (request, response) => {
     skip_prompt: true,
     token_callback_function: (ids) => answer.token(generate.tokenizer.decode(ids.map(Number))),
   });
-  // What it would write to standard output otherwise.
+  // Logs would go to standard output otherwise.
   streamer.callback_function = () => undefined;
   await generate(prompt, { max_new_tokens: tokens, min_new_tokens: tokens, do_sample: false, streamer });
   answer.end(tokens);

@@ -1,14 +1,14 @@
-// What all parts of the suite serve, and how much they ask of it.
+// Model and load of all parts of the suite.
 
 import { numbersOf, type SuiteContext } from "../kit/suite.ts";
 
-/** Answers that run at once. */
+/** Answers that run concurrently. */
 const BATCH = 8;
 
 export interface Served {
   readonly path: string;
   readonly batch: number;
-  /** Of an answer, on the mean. */
+  /** Mean tokens of an answer. */
   readonly tokens: number;
 }
 

@@ -1,4 +1,4 @@
-// A server in a process of its own, so that the load, which is made here, does not share its event loop.
+// Runs a server in its own process, so that it does not share its event loop with the load.
 
 import { fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -13,43 +13,43 @@ export interface ServerSetup {
   readonly path: string;
   readonly engine?: OpenOptions;
   readonly admission?: AdmissionOptions;
-  /** What a server around another library serves. */
+  /** Model of a server around another library. */
   readonly peer?: PeerSetup;
-  /** Opens an engine again that has failed. */
+  /** Whether a failed engine is reopened. */
   readonly restarts?: boolean;
-  /** Remembers which engine finished which sequence. */
+  /** Whether the server records which engine finished which sequence. */
   readonly records?: boolean;
 }
 
 interface PeerSetup {
-  /** The library's entry, where it is none of this repository's dependencies. */
+  /** Entry file of the library, when it is not a dependency of this repository. */
   readonly library: string;
-  /** The model as that library reads it. */
+  /** Model in the library's format. */
   readonly model: string;
   readonly variant: string;
   readonly threads: number;
-  /** Answers at once. */
+  /** Maximum of concurrent answers. */
   readonly places: number;
-  /** Of one answer and its prompt, at most. */
+  /** Maximum tokens of an answer and its prompt. */
   readonly contextTokens: number;
 }
 
-/** How late the event loop is, milliseconds; the monitor's own period of 1 ms is in it. */
+/** Delay of the event loop in milliseconds, including the monitor's own period of 1 ms. */
 export interface LoopDelay {
   readonly p50: number;
   readonly p99: number;
   readonly max: number;
 }
 
-/** What a server can be asked beside HTTP. */
+/** Calls to a server process beside HTTP. */
 export interface ServerCalls {
   readonly startLoop: () => void;
   readonly stopLoop: () => LoopDelay;
-  /** Opens the model once more and serves it from then on; resolved when the engine of before is gone. */
+  /** Reopens the model and swaps it in; resolves when the previous engine is disposed. */
   readonly swap: () => void;
-  /** Ends the engine's process, whatever it does. */
+  /** Kills the engine's process. */
   readonly kill: () => void;
-  /** Engines, by their numbers, that finished a sequence, by its id. */
+  /** Numbers of the engines that finished each sequence, by sequence id. */
   readonly finished: () => Readonly<Record<string, readonly number[]>>;
 }
 
@@ -73,11 +73,11 @@ export interface Listening {
 export interface ServerProcess extends AsyncDisposable {
   readonly url: string;
   call<Name extends CallName>(name: Name): Promise<ReturnType<ServerCalls[Name]>>;
-  /** After garbage was collected. `engine` is the sum where there are several, and NaN where there is none. */
+  /** Memory after garbage collection. `engine` is the sum over engines, and NaN without any. */
   memory(): Promise<{ readonly server: number; readonly engine: number; readonly numEngines: number }>;
 }
 
-// Both processes: a worker gets the flags of its program. The signal does nothing to one that is just being started.
+// Applies to both processes, since a worker inherits the flags. A process that is starting ignores the signal.
 const COLLECTS = ["--expose-gc", "--import=data:text/javascript,process.on('SIGURG',()=>globalThis.gc())"];
 const COLLECTING_MS = 500;
 
@@ -107,7 +107,7 @@ export async function startServer(
       return result as never;
     },
     async memory() {
-      // The second time frees what the first one's finalizers let go.
+      // The second collection frees what the finalizers of the first one released.
       for (let time = 0; time < 2; time++) {
         for (const one of [pid, ...enginesOf(pid)]) process.kill(one, "SIGURG");
         await sleep(COLLECTING_MS);

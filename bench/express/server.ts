@@ -1,4 +1,4 @@
-// Our middleware over an engine in a process of its own, as `readme-moe serve` has it.
+// Our middleware over an engine in its own process, like `readme-moe serve`.
 
 import { ReadMeEngine } from "@readme-moe/engine";
 import { readMe, ServedModels } from "@readme-moe/express";

@@ -1,5 +1,6 @@
-// Mixed traffic for a long time: whole answers, streams, clients that leave, wrong requests, slow readers, engines that are
-// killed and come back, and swaps. A line a minute, and at the end whether anything leaks, hangs or is left over.
+// Runs mixed traffic for a long time: whole answers, streams, clients that leave, invalid requests, slow readers,
+// killed and restarted engines, and swaps. Prints a line a minute, and checks at the end for leaks, hangs and
+// leftovers.
 //
 //   pnpm bench:soak [model] [--minutes 30] [--line-seconds 60] [--swap-seconds 45] [--kill-seconds 100] [--threads 2]
 
@@ -11,7 +12,7 @@ import { startServer } from "./server-process.ts";
 import { mixedTraffic } from "./traffic.ts";
 
 const MAX_GROWTH_PERCENT = 5;
-/** The runtime's and the compiler's own memory is taken in this part of the time. */
+/** Share of the time in which runtime and compiler still allocate memory; not judged. */
 const SETTLING_SHARE = 0.2;
 
 const { values, positionals } = parseArgs({
@@ -35,7 +36,7 @@ await using server = await startServer("server.ts", {
 
 const end = new AbortController();
 const counts = { swap: 0, kill: 0 };
-/** Faults come one at a time: an engine that was killed is back before the next. */
+/** Injects one fault at a time: a killed engine is restarted before the next. */
 const fault = async (name: "swap" | "kill", seconds: number): Promise<void> => {
   for (;;) {
     await sleep(seconds * 1000, undefined, { signal: end.signal });
@@ -71,7 +72,7 @@ const { numEngines } = await server.memory();
 const settled = memory.slice(Math.floor(memory.length * SETTLING_SHARE));
 const servers = settled.map((each) => each.server);
 const serverGrowth = (100 * slope(servers) * (servers.length - 1)) / (servers[0] ?? NaN);
-/** An engine lives until the next swap, and takes memory as it needs it: the most that any took says how they are. */
+/** Judges engines by the largest memory of any: an engine lives until the next swap and allocates as needed. */
 const most = (of: typeof memory): number => {
   const alone = of.filter((each) => each.numEngines === 1).map(({ engine }) => engine);
   return alone.length === 0 ? NaN : Math.max(...alone);
@@ -84,7 +85,7 @@ const isMet = [
   verdict("memory of the server grew by", serverGrowth, "%", MAX_GROWTH_PERCENT),
   verdict("memory of the largest engine, second half against first, grew by", engineGrowth, "%", MAX_GROWTH_PERCENT),
   verdictOf(`no request is stuck: ${traffic.numStuck()}`, traffic.numStuck() === 0),
-  verdictOf(`answers are what they may be: ${countsOf(wrong.map(({ text }) => text)) || "all"}`, wrong.length === 0),
+  verdictOf(`answers are allowed ones: ${countsOf(wrong.map(({ text }) => text)) || "all"}`, wrong.length === 0),
   verdictOf("one engine is left", numEngines === 1),
   verdictOf(`all gauges are 0${stuck.length > 0 ? `, but ${stuck.join(", ")}` : ""}`, stuck.length === 0),
 ].every(Boolean);

@@ -1,4 +1,4 @@
-// Clients of all kinds, good and bad, that ask one after the other until they are told to stop.
+// Clients of all kinds, valid and invalid, that each send one request after the other until they are stopped.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
@@ -6,14 +6,14 @@ import { post, type Answer } from "./client.ts";
 import { promptOf } from "./load.ts";
 
 interface Outcome {
-  /** Kind of client, and what came of its request. */
+  /** Kind of client, and outcome of its request. */
   readonly text: string;
   readonly isExpected: boolean;
 }
 
 export interface Traffic {
   readonly outcomes: readonly Outcome[];
-  /** Requests that were without an end for far longer than any takes; also those that ended then. */
+  /** Returns the number of requests that took far longer than any should, ended or not. */
   readonly numStuck: () => number;
   readonly ended: Promise<void>;
 }
@@ -26,13 +26,13 @@ interface Kind {
 
 const STUCK_MS = 90_000;
 const REFUSED_PAUSE_MS = 100;
-/** What a server says that is full, or whose engine was killed a moment ago. */
+/** Statuses of a full server, or of one whose engine was just killed. */
 const UNAVAILABLE = new Set(["server_overloaded", "engine_failed", "model_loading", "model_failed"]);
 const BAD = ['{"prompt": ', '{"prompt": 7}', '{"prompt": "a", "colour": 1}', '{"prompt": "a", "temperature": 9}', "[]"];
 
 const isComplete = ({ status, isWhole, errorCode }: Answer): boolean =>
   status === 200 && isWhole && errorCode === undefined;
-/** Refused, or told in the middle of a stream. */
+/** Whether the server rejected the request, or failed within a stream. */
 const isUnavailable = ({ status, errorCode }: Answer): boolean =>
   (status === 503 || status === 200) && UNAVAILABLE.has(errorCode ?? "");
 
@@ -75,7 +75,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   },
 };
 
-/** @param signal - ends it; requests under way are still waited for */
+/** @param signal - stops the clients; running requests are awaited */
 export function mixedTraffic(url: string, signal: AbortSignal): Traffic {
   const outcomes: Outcome[] = [];
   const underway = new Set<number>();

@@ -1,9 +1,9 @@
-// Bodies that the API has to take: every field, with values that its documentation allows.
+// Bodies that the API must accept: every field, with values that its documentation allows.
 
 import type { Chance } from "./chance.ts";
 import { tools, responseFormat } from "./schemas.ts";
 
-/** Facts about the served model that requests are made with. */
+/** Facts about the served model that requests depend on. */
 export interface KnownModel {
   readonly name: string;
   readonly vocabSize: number;
@@ -29,14 +29,14 @@ const WORDS = [
   "{",
   "</s>",
 ];
-/** How likely a field that may be absent is there. */
+/** Probability that an optional field is present. */
 const SHARE = 0.12;
 
 function text(chance: Chance, most = 12): string {
   return chance.list(1, most, () => chance.pick(WORDS)).join(chance.pick([" ", " ", ""]));
 }
 
-/** Some of the fields, each rarely, so that one that is refused does not hide all others; sometimes as `null`. */
+/** Picks some of the fields, each rarely, so that a rejected one does not hide all others; some are `null`. */
 function some(chance: Chance, fields: Readonly<Record<string, () => unknown>>): Fields {
   const chosen = Object.entries(fields).filter(() => chance.happens(SHARE));
   return Object.fromEntries(chosen.map(([name, value]) => [name, chance.happens(0.1) ? null : value()]));
@@ -83,7 +83,7 @@ function samplingFields(chance: Chance, { vocabSize }: KnownModel): Fields {
   });
 }
 
-/** Fields that bound answers do not go with. */
+/** Fields that cannot be combined with bound answers. */
 function lengthFields(chance: Chance, maxTokens: number): Fields {
   return some(chance, { min_tokens: () => chance.between(0, maxTokens), ignore_eos: () => chance.happens(0.7) });
 }

@@ -1,13 +1,13 @@
-// Damage to the bytes of a body, and bodies that are coded in other ways than they say.
+// Damages the bytes of a body, and encodes bodies differently from their headers.
 
 import { deflateRawSync, deflateSync, gzipSync, brotliCompressSync } from "node:zlib";
 import type { Chance } from "./chance.ts";
 
-/** A body with the headers that it comes with. */
+/** Body with its headers. */
 export interface CodedBody {
   readonly body: Buffer;
   readonly headers: readonly string[];
-  /** It is the same JSON for whoever reads it as it says. */
+  /** Whether the body is the same JSON when it is decoded as its headers say. */
   readonly isRight: boolean;
 }
 
@@ -37,7 +37,7 @@ const INSERTS: readonly Buffer[] = [
   [0xef, 0xbb, 0xbf],
 ].map((insert) => Buffer.from(insert as string));
 
-/** Flips, cuts, doubles and inserts bytes. */
+/** Flips, cuts, repeats or inserts bytes. */
 export function damaged(good: Buffer, chance: Chance): Buffer {
   let bytes = good;
   for (let damage = chance.between(1, 3); damage > 0; damage--) {
@@ -64,7 +64,7 @@ const encoding = (name: string): readonly string[] => [`Content-Encoding: ${name
 
 const coded = (body: Buffer, name: string, isRight = false): CodedBody => ({ body, headers: encoding(name), isRight });
 
-/** The same body, coded as servers know it, or wrongly. */
+/** Encodes the body in a known content encoding, correctly or not. */
 export function encoded(good: Buffer, chance: Chance): CodedBody {
   const gzip = (): Buffer => gzipSync(good);
   const broken = (bytes: Buffer): Buffer => damaged(bytes, chance);
@@ -124,7 +124,7 @@ const OTHER_TYPES = [
 
 const type = (value: string): readonly string[] => [`Content-Type: ${value}`];
 
-/** The same body in other characters than UTF-8, or under other types. */
+/** Encodes the body in another charset than UTF-8, or sends it with another type. */
 export function typed(good: Buffer, chance: Chance): CodedBody {
   const text = good.toString();
   const utf16 = Buffer.from(text, "utf16le");

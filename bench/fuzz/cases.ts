@@ -1,4 +1,4 @@
-// From a seed and a number to a case: what is sent, in which pieces, and how the client leaves.
+// Makes a case from a seed and a number: the bytes, their pieces, and how the client ends.
 
 import { chat, completion, detokenize, tokenize, type KnownModel } from "./bodies.ts";
 import { damaged, encoded, typed } from "./body-bytes.ts";
@@ -31,7 +31,7 @@ type Made = Pick<FuzzCase, "kind" | "asks" | "pieces" | "ending" | "isSound">;
 interface Making {
   readonly chance: Chance;
   readonly model: KnownModel;
-  /** Begins the ids of the case's requests. */
+  /** Prefix of the ids of the case's requests. */
   readonly id: string;
 }
 
@@ -39,7 +39,7 @@ const whole = (bytes: Buffer): readonly Piece[] => [{ bytes, waitMs: 0 }];
 const headersOf = (id: string, more: readonly string[]): readonly string[] => [HOST, `x-request-id: ${id}`, ...more];
 const UNKNOWN = /nothing$/;
 
-/** Any request that the server knows, right in every way. */
+/** Makes a valid request of a known route. */
 function right({ chance, model, id }: Making, last: boolean, getShare = 0.15): { ask: Ask; parts: RequestParts } {
   const end = last ? [CLOSE] : [];
   if (chance.happens(getShare)) {
@@ -58,7 +58,7 @@ function right({ chance, model, id }: Making, last: boolean, getShare = 0.15): {
   };
 }
 
-/** One request with a body of its own. */
+/** Makes a request with the given body. */
 function posted(
   { chance, model, id }: Making,
   kind: string,
@@ -101,18 +101,18 @@ const head = (making: Making): Made => {
   const { chance } = making;
   const { ask, parts } = right(making, true, 0.3);
   const { parts: changed, isSound } = odd(parts, chance);
-  // A second request may be in what follows a body that ends early.
+  // The bytes after a body that ends early may contain a second request.
   const asks = [{ method: changed.method, path: pathOf(changed.target), id: making.id }];
   const ending = isSound && changed.target === ask.path ? "wait" : "quiet";
   return { kind: "head", asks, pieces: whole(requestBytes(changed)), ending, isSound };
 };
 
-/** Without a query, and without the host that a proxy would be sent. */
+/** Removes the query, and the host of a proxy request. */
 function pathOf(target: string): string {
   return target.replace(/^https?:\/\/[^/]*/i, "").split("?")[0] ?? "";
 }
 
-/** Up to this many may wait for the answer to an earlier one. */
+/** Maximum of requests that may wait for the answer to an earlier one. */
 const MAX_AHEAD = 16;
 
 const pipeline = (making: Making): Made => {
@@ -126,7 +126,7 @@ const pipeline = (making: Making): Made => {
   return { kind: "pipeline", asks: all.map(({ ask }) => ask), pieces, ending: "wait", isSound: count <= MAX_AHEAD + 1 };
 };
 
-/** Cut at random places, some with a pause before them. */
+/** Cuts bytes at random places, some with a pause before them. */
 function inPieces(all: Buffer, chance: Chance, longest: number): readonly Piece[] {
   const pieces: Piece[] = [];
   for (let start = 0; start < all.length;) {
@@ -149,7 +149,7 @@ const dribble = (making: Making): Made => {
   };
 };
 
-/** For Node, a client that ends its side is gone: it need not be answered. */
+/** Ends the client's side early. Node treats such a client as gone and need not answer it. */
 const halfClose = (making: Making): Made => ({ ...leaving(valid(making)), kind: "half-close", ending: "half-close" });
 
 const leaving = (made: Made): Made => ({
@@ -158,7 +158,7 @@ const leaving = (made: Made): Made => ({
   isSound: false,
 });
 
-/** A client that leaves before, while or after it is answered. */
+/** Makes a client that leaves before, during or after its answer. */
 const leave = (making: Making): Made => {
   const { chance } = making;
   const { ask, parts } = right(making, true, 0.05);

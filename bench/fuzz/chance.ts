@@ -1,6 +1,6 @@
 import { randomInteger, seededRandom } from "../../test/support/random.ts";
 
-/** Random choices that one number decides. */
+/** Random choices that depend on one number. */
 export class Chance {
   readonly #random: () => number;
 
@@ -8,22 +8,22 @@ export class Chance {
     this.#random = seededRandom(seed);
   }
 
-  /** The choices of one case: they depend on nothing but the two numbers. */
+  /** Creates the choices of one case, which depend on the two numbers only. */
   static ofCase(seed: number, index: number): Chance {
     return new Chance(Math.imul(seed, 0x9e3779b1) ^ Math.imul(index + 1, 0x85ebca6b));
   }
 
-  /** An integer in `[0, limit)`. */
+  /** Draws an integer in `[0, limit)`. */
   below(limit: number): number {
     return randomInteger(this.#random, limit);
   }
 
-  /** An integer from `least` to `most`. */
+  /** Draws an integer from `least` to `most`. */
   between(least: number, most: number): number {
     return least + this.below(most - least + 1);
   }
 
-  /** A number in `[least, most)`. */
+  /** Draws a number in `[least, most)`. */
   number(least: number, most: number): number {
     return least + this.#random() * (most - least);
   }
@@ -33,11 +33,11 @@ export class Chance {
   }
 
   pick<Item>(items: readonly Item[]): Item {
-    if (items.length === 0) throw new RangeError("Expected something to pick from");
+    if (items.length === 0) throw new RangeError("Expected at least one item, got none");
     return items[this.below(items.length)] as Item;
   }
 
-  /** One of the items, each as likely as its weight says. */
+  /** Picks one of the items with probabilities proportional to their weights. */
   weighted<Item>(items: readonly (readonly [weight: number, item: Item])[]): Item {
     let left = this.number(
       0,
@@ -50,7 +50,7 @@ export class Chance {
     return (items.at(-1) as readonly [number, Item])[1];
   }
 
-  /** A list of `least` to `most` items. */
+  /** Makes a list of `least` to `most` items. */
   list<Item>(least: number, most: number, item: (index: number) => Item): Item[] {
     return Array.from({ length: this.between(least, most) }, (_, index) => item(index));
   }

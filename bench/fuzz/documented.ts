@@ -6,7 +6,7 @@ import { join } from "node:path";
 const PAGE = join(import.meta.dirname, "../../docs/express.md");
 const ROW = /^\| (\d{3}) +\| (.*) \|$/gm;
 
-/** Codes of errors by status, from the table of docs/express.md. */
+/** Reads codes of errors by status from the table of docs/express.md. */
 export function documentedCodes(): ReadonlyMap<number, ReadonlySet<string>> {
   const rows = [...readFileSync(PAGE, "utf8").matchAll(ROW)].map(
     ([, status, codes = ""]) =>

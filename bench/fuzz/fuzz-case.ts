@@ -1,13 +1,13 @@
-// A case as plain data: what is sent, and what is known of it. It can be kept in a file and sent again.
+// Case as plain data: the bytes to send, and what is known about them. It can be stored in a file and sent again.
 
-/** One request of a case. */
+/** Request of a case. */
 export interface Ask {
   readonly method: string;
-  /** The route without a query, or the target as it is sent where that is no path. */
+  /** Route without a query, or the target as sent when it is not a path. */
   readonly path: string;
-  /** The request's own id, which the API sends back. */
+  /** Request id, which the API returns. */
   readonly id?: string;
-  /** Whether the API has to answer 200. */
+  /** Whether the API must answer 200. */
   readonly isRight?: boolean;
   /** Whether the answer may take as long as the context allows. */
   readonly mayBeLong?: boolean;
@@ -22,23 +22,23 @@ export interface Piece {
 export interface FuzzCase {
   readonly seed: number;
   readonly index: number;
-  /** Such as `json` and `chunks`. */
+  /** Kind of case, such as `json` and `chunks`. */
   readonly kind: string;
   readonly asks: readonly Ask[];
   readonly pieces: readonly Piece[];
   /**
-   * The client's behaviour once all is sent. `wait` waits for the server to end the connection. `quiet` ends its own side when
-   * nothing has come for a while, `half-close` at once. `leave` closes the connection at once.
+   * Client's behaviour after all bytes are sent. `wait` waits for the server to end the connection. `quiet` ends its
+   * own side after a while without data, `half-close` at once. `leave` closes the connection at once.
    */
   readonly ending: "wait" | "quiet" | "half-close" | "leave";
   /**
-   * Whether this is HTTP beyond doubt, so that every request has an answer of the API. Else Node's parser may refuse it
-   * without a body, and what is answered may be less.
+   * Whether this is certainly valid HTTP, so that every request has an answer of the API. Otherwise Node's parser may
+   * reject it without a body, and some requests may stay unanswered.
    */
   readonly isSound: boolean;
 }
 
-/** Describes a case in one line for people. */
+/** Describes a case in one line. */
 export function described({ seed, index, kind, asks }: FuzzCase): string {
   const what = asks.map(({ method, path }) => `${method} ${path.slice(0, 60)}`).slice(0, 3);
   return `case ${index} of seed ${seed} (${kind}; ${what.join(", ")}${asks.length > 3 ? ", …" : ""})`;

@@ -1,12 +1,12 @@
-// Odd methods, targets, versions, headers and bounds of bodies.
+// Unusual methods, targets, versions, headers and body lengths.
 
 import type { Chance } from "./chance.ts";
 import { HEADERS, HOSTS, METHODS, PATHS } from "./head-parts.ts";
 import { chunked, CLOSE, HOST, JSON_TYPE, type RequestParts } from "./request-bytes.ts";
 
-/** A request whose body, if any, ends with its content-length. */
+/** Request whose body, if any, ends at its content-length. */
 type Plain = RequestParts & { readonly body?: Buffer };
-/** A mutated request, and whether it is still HTTP beyond doubt. */
+/** Mutated request, and whether it is still certainly valid HTTP. */
 export interface OddRequest {
   readonly parts: RequestParts;
   readonly isSound: boolean;
@@ -24,7 +24,7 @@ function floods(chance: Chance): readonly string[] {
   ]);
 }
 
-/** Where a body ends, said wrongly, twice or in other ways. */
+/** Makes framing headers that are wrong, repeated or unusual. */
 function framed(plain: Plain, body: Buffer, chance: Chance): OddRequest {
   const framing = (lines: readonly string[], bytes = body): OddRequest => ({
     parts: { ...plain, framing: lines, body: bytes },
@@ -85,7 +85,7 @@ function framed(plain: Plain, body: Buffer, chance: Chance): OddRequest {
           inChunks,
         ),
     ],
-    // Readers that count differently would see another request in the rest of the body.
+    // A reader with another body length would find another request in the rest of the body.
     [
       2,
       () =>
@@ -109,7 +109,7 @@ function brokenChunks(good: Buffer, chance: Chance): Buffer {
   return Buffer.from(change(), "latin1");
 }
 
-/** Makes one thing, sometimes two, of a right request odd. */
+/** Mutates one or two parts of a valid request. */
 export function odd(plain: Plain, chance: Chance): OddRequest {
   const { body } = plain;
   const target = (path: string): OddRequest => ({ parts: { ...plain, target: path }, isSound: false });

@@ -1,4 +1,4 @@
-// Methods, targets and headers that a server may stumble over. Each char is a byte.
+// Methods, targets and headers that a server may mishandle. Each character is a byte.
 
 export const METHODS: readonly string[] = [
   "GET",

@@ -1,17 +1,17 @@
-// Answers as they come over a connection, read without Node's parser: what it forgives is to be seen.
+// Parses the answers of a connection without Node's parser, which tolerates invalid HTTP.
 
 export interface HttpAnswer {
   readonly status: number;
-  /** By lower-case name; what is there twice is joined by commas. */
+  /** Headers by lower-case name; repeated ones are joined by commas. */
   readonly headers: ReadonlyMap<string, string>;
   readonly body: Buffer;
-  /** The whole body came. */
+  /** Whether the whole body was received. */
   readonly isWhole: boolean;
 }
 
 export interface ReadAnswers {
   readonly answers: readonly HttpAnswer[];
-  /** The first part that is not HTTP, described; `undefined` where there is none. */
+  /** Description of the first part that is not valid HTTP; `undefined` without one. */
   readonly problem: string | undefined;
 }
 
@@ -38,7 +38,7 @@ export function readAnswers(bytes: Buffer, methods: readonly string[], isEnd: bo
       headers.set(name.toLowerCase(), before === undefined ? value : `${before}, ${value}`);
     }
     start = end + 4;
-    // 100 Continue is no answer yet.
+    // 100 Continue is not the answer.
     if (status >= 100 && status < 200) continue;
     const hasBody = methods[answers.length] !== "HEAD" && status !== 204 && status !== 304;
     const { body, next, isWhole, problem } = hasBody ? bodyAt(bytes, start, headers, isEnd) : nothingAt(start);

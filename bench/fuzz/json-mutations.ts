@@ -1,4 +1,4 @@
-// Damage to a body that leaves it JSON, or nearly so.
+// Mutates a body so that it stays JSON, or almost JSON.
 
 import { HOSTILE_SCHEMAS } from "../../test/support/hostile-schemas.ts";
 import type { Chance } from "./chance.ts";
@@ -19,7 +19,7 @@ type Mutation = (root: Tree, chance: Chance) => void;
 
 const scalar = (text: string): Tree => ({ kind: "scalar", text });
 
-/** Most texts are short, so that many can be tried. */
+/** Draws a text; most are short, so that many can be tried. */
 function longText(chance: Chance): string {
   const length = chance.weighted([
     [40, 100],
@@ -67,7 +67,7 @@ function anyPlace(root: Tree, chance: Chance): Place | undefined {
   return places.length === 0 ? undefined : chance.pick(places);
 }
 
-/** Adds an entry to some object. */
+/** Adds an entry to an object. */
 const entry =
   (entries: (chance: Chance) => readonly [string, Tree]): Mutation =>
   (root, chance) => {
@@ -135,12 +135,12 @@ const swap: Mutation = (root, chance) => {
   if (!one || !other) return;
   const [a, b] = [copyOf(contentOf(one)), copyOf(contentOf(other))];
   setContent(one, b);
-  // The first may have held the second.
+  // The first place may have contained the second.
   if (placesOf(root).some(({ parent, index }) => parent === other.parent && index === other.index))
     setContent(other, a);
 };
 
-/** All but the one whose parts are shared: as a text it would triple with each level. */
+/** Lists all values except the one with shared parts, whose text would triple with each level. */
 const SCHEMAS = Object.entries(HOSTILE_SCHEMAS).flatMap(([name, make]) =>
   name.startsWith("parts shared") ? [] : [make],
 );
@@ -158,7 +158,7 @@ const hostileSchema = (chance: Chance): readonly [string, Tree] => {
   return ["response_format", treeOf({ type: "json_schema", json_schema: { name: "a", schema: wrong } })];
 };
 
-/** Adds variables of the chat template, of any kind and under any name. */
+/** Adds variables of the chat template with any name and value. */
 const templateVariables: Mutation = (root, chance) => {
   if (root.kind !== "object") return;
   const value = (): Tree =>
@@ -199,7 +199,7 @@ function keyword(chance: Chance): readonly [string, Tree] {
   return [key, treeOf(value)];
 }
 
-/** Damages a tree in one to three ways, or exchanges all of it. */
+/** Mutates a tree one to three times, or replaces all of it. */
 export function mutated(tree: Tree, chance: Chance): Tree {
   if (chance.happens(0.02)) return scalar(chance.pick([...SCALARS, nestedText(chance), ""]));
   const root = copyOf(tree);

@@ -1,6 +1,6 @@
 // Values, keys and schema keywords to put into bodies, chosen because readers often mishandle them.
 
-/** Texts that a parser, a number or a schema may stumble over. */
+/** Texts that parsers, numbers or schemas may mishandle. */
 export const SCALARS: readonly string[] = [
   "null",
   "true",
@@ -122,7 +122,7 @@ export const KEYS: readonly string[] = [
   "best_of",
 ];
 
-/** Keywords that a grammar can honour in part, or not at all. */
+/** Keywords that a grammar supports in part, or not at all. */
 export const KEYWORDS: readonly (readonly [string, unknown])[] = [
   ["not", {}],
   ["if", { type: "string" }],
@@ -161,7 +161,7 @@ export const KEYWORDS: readonly (readonly [string, unknown])[] = [
   ["items", false],
 ];
 
-/** Variables of chat templates that are there already, or that a template asks for. */
+/** Variables that chat templates define or read. */
 export const VARIABLES: readonly string[] = [
   "messages",
   "tools",

@@ -1,8 +1,8 @@
-// JSON as a tree that can also hold what no value of JavaScript can: doubled keys, and numbers as they are written.
+// JSON as a tree that also holds repeated keys and numbers as written, which JavaScript values cannot.
 
 export type Tree = Scalar | List | Members;
 
-/** A text of JSON, or what pretends to be one. */
+/** JSON text, or invalid text in its place. */
 interface Scalar {
   readonly kind: "scalar";
   text: string;
@@ -15,11 +15,11 @@ export interface List {
 
 export interface Members {
   readonly kind: "object";
-  /** In order; a key may be there twice. */
+  /** Entries in order; keys may be repeated. */
   entries: [key: string, value: Tree][];
 }
 
-/** A place in a tree whose content can be exchanged. */
+/** Place in a tree whose content can be replaced. */
 export interface Place {
   readonly parent: List | Members;
   readonly index: number;
@@ -44,7 +44,7 @@ export function copyOf(tree: Tree): Tree {
   return { kind: "object", entries: tree.entries.map(([key, value]) => [key, copyOf(value)]) };
 }
 
-/** All lists and objects, from the outermost. */
+/** Lists all lists and objects, the outermost first. */
 export function containersOf(tree: Tree): readonly (List | Members)[] {
   const found: (List | Members)[] = [];
   const open: Tree[] = [tree];

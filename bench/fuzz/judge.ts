@@ -1,7 +1,7 @@
-// Judges what came back for a case by rules that hold for every case.
+// Checks the answers to a case by rules that hold for every case.
 
 import { homedir } from "node:os";
-import { errorAnswer } from "../../packages/express/src/api/schemas/answers.ts";
+import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import type { Ask, FuzzCase } from "./fuzz-case.ts";
 import { readAnswers, type HttpAnswer } from "./http-answers.ts";
 import { isRefusable } from "./refusable.ts";
@@ -10,23 +10,25 @@ import type { Received } from "./send-case.ts";
 
 export interface Verdict {
   readonly problems: readonly string[];
-  /** Such as `200`, `400 invalid_value`, `left` (by the client). */
+  /** Outcome, such as `200`, `400 invalid_value`, `left` (by the client). */
   readonly outcomes: readonly string[];
 }
 
 export interface Rules {
   readonly codes: ReadonlyMap<number, ReadonlySet<string>>;
-  /** Paths of this machine that must not be seen. */
+  /** Paths of this machine that answers must not contain. */
   readonly secrets: readonly string[];
 }
 
-/** An error says what is wrong, and not all that was sent: two names of 200 characters, written as escapes. */
+/**
+ * Largest error body: an error may quote two names of 200 characters, written as escapes, but not the whole request.
+ */
 const MAX_ERROR_BYTES = 4096;
-/** A reset may take an answer with it that a client has not read yet while it still sends. */
+/** Endings after which a reset may discard an answer that the client has not read while it still sends. */
 const RESETTABLE_BYTES = 60_000;
 const STACK = /node_modules|node:internal|file:\/\/|\.[cm]?[jt]s:\d+|\\n\s+at /;
 const HTML = /^\s*<(!doctype|html|head|body|pre)/i;
-/** Node's own refusals of what is no HTTP, or comes too late. */
+/** Statuses with which Node itself rejects invalid or late HTTP. */
 const BARE_STATUSES: ReadonlySet<number> = new Set([400, 408, 413, 417, 431]);
 
 export function rulesOf(codes: Rules["codes"], secrets: readonly string[]): Rules {
@@ -61,11 +63,11 @@ function outcomesOf(answers: readonly HttpAnswer[]): readonly string[] {
   });
 }
 
-/** The number of answers, and that each is whole. */
+/** Checks the number of answers, and that each is complete. */
 function judgeWhole({ asks, isSound }: FuzzCase, answers: readonly HttpAnswer[]): readonly string[] {
   const problems: string[] = [];
   if (isSound && answers.length !== asks.length) problems.push(`${answers.length} answers to ${asks.length} requests`);
-  // The rest of an unsound body may be read as one more request, which is refused.
+  // The rest of an unsound body may be read as one more request, which is rejected.
   if (answers.length > asks.length + (isSound ? 0 : 1))
     problems.push(`${answers.length} answers to ${asks.length} requests`);
   if (answers.some(({ isWhole }, index) => !isWhole && (isSound || index < answers.length - 1))) {
@@ -93,7 +95,7 @@ function judgeAnswer(answer: HttpAnswer, ask: Ask | undefined, sent: FuzzCase, r
     if (!isBare) problems.push(...judgeError(answer, text, ask, rules));
     else if (sent.isSound || !BARE_STATUSES.has(status)) problems.push(`status ${status} without a body`);
   } else if (status === 200 && !isNoBody && answer.isWhole) {
-    // Where no other handler is, Express tells the methods itself.
+    // Express itself answers OPTIONS when no handler does.
     const isOptions = ask?.method === "OPTIONS" && headers.has("allow");
     const wrong = isOptions ? undefined : wrongIn(answer, ask?.path ?? "");
     if (wrong !== undefined) problems.push(`wrong answer: ${wrong}`);
@@ -114,7 +116,7 @@ function judgeError(
   const wrong = wrongUnder(errorAnswer, text);
   if (wrong !== undefined) problems.push(`no error of the API: ${wrong}`);
   if (body.length > MAX_ERROR_BYTES) problems.push(`an error of ${body.length} bytes`);
-  // A name that a client has sent may look like one.
+  // A name in the request may look like a stack.
   if (STACK.test(text)) problems.push(`a stack or path: ${text.slice(0, 300)}`);
   const code = codeOf(body);
   if (status >= 500 && code === undefined) problems.push(`status ${status} without a code`);

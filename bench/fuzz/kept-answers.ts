@@ -1,4 +1,5 @@
-// Answers that a seed or a temperature of 0 decides: asked again, alone, they have to be the same to the last bit.
+// Keeps deterministic answers, with a seed or a temperature of 0: repeated alone, they must be the same to the last
+// bit.
 
 import type { FuzzCase } from "./fuzz-case.ts";
 import { readAnswers } from "./http-answers.ts";
@@ -8,7 +9,7 @@ export interface KeptAnswer {
   readonly choices: string;
 }
 
-/** The choices of an answer that a seed or a temperature of 0 decides. `undefined` for streams and for all other cases. */
+/** Returns the choices of a deterministic answer; `undefined` for streams and other answers. */
 export function decidedAnswer(sent: FuzzCase, received: Buffer): string | undefined {
   const { kind, asks, pieces } = sent;
   const [ask, piece] = [asks[0], pieces[0]];
@@ -19,7 +20,7 @@ export function decidedAnswer(sent: FuzzCase, received: Buffer): string | undefi
   return isDecided && stream !== true ? choicesOf(received) : undefined;
 }
 
-/** The choices of a whole answer, without the ids of calls, which are new each time. */
+/** Returns the choices of an answer without the ids of calls, which are new each time. */
 function choicesOf(received: Buffer): string | undefined {
   const [answer] = readAnswers(received, ["POST"], true).answers;
   if (answer?.status !== 200) return undefined;

@@ -1,9 +1,9 @@
-// Sends requests that a grammar makes, right and damaged, to a real server, and holds every answer against what may come.
+// Sends generated requests, valid and damaged, to a real server, and checks every answer.
 //
 //   pnpm bench:fuzz [model] [--requests 100000] [--seed 1] [--concurrency 16] [--first 0] [--heap-mb 512]
 //     [--folder FOLDER] [--replay FILE]
 //
-// The seed decides every case. A case that fails is kept in the folder; `--replay` sends it again, alone.
+// The seed determines every case. Failed cases are stored in the folder; `--replay` sends one again, alone.
 
 import { fork } from "node:child_process";
 import { once } from "node:events";
@@ -28,7 +28,7 @@ import { sendCase } from "./send-case.ts";
 import { withTemplate } from "./template-model.ts";
 
 const SAMPLE_MS = 2000;
-/** Garbage that is not collected yet is no growth: of so many samples the least counts. */
+/** Memory is the minimum of this many samples: garbage that is not collected yet is not growth. */
 const SAMPLES_A_VALUE = 5;
 const MAX_GROWTH_PERCENT = 10;
 const SLOW_MS = 200;
@@ -61,7 +61,7 @@ async function replay(one: FuzzCase): Promise<void> {
   const received = await sendCase(server.port, one);
   console.log(received.bytes.toString("latin1").slice(0, 4000));
   const { problems } = judge(one, received, rules);
-  console.log(`${described(one)}: ${problems.join("; ") || "as it should be"}`);
+  console.log(`${described(one)}: ${problems.join("; ") || "no problem"}`);
   if (problems.length > 0) process.exitCode = 1;
 }
 
@@ -75,7 +75,7 @@ async function fuzz(): Promise<void> {
   const startMs = performance.now();
   let next = Number(values.first);
   const goOn = async (): Promise<void> => {
-    // oxlint-disable-next-line no-await-in-loop -- one after the other on each of several lanes
+    // oxlint-disable-next-line no-await-in-loop -- each of several lanes sends one case after the other
     while (tally.requests < numRequests && server.isAlive()) await tryCase(caseOf(seed, next++, model));
   };
   const telling = setInterval(() => console.log(`${tally.requests} requests, failed: ${tally.failed}`), 30_000);
@@ -106,7 +106,7 @@ async function tryCase(one: FuzzCase): Promise<void> {
   if (tally.failed <= MAX_TOLD) console.log(`${described(one)}: ${judged.problems.join("; ")}\n   ${file}`);
 }
 
-/** Cases whose answer is another one when nobody asks beside them. */
+/** Finds cases whose answer differs when they are sent alone. */
 async function changedAnswers(): Promise<readonly FuzzCase[]> {
   const changed: FuzzCase[] = [];
   for (const { of, choices } of kept) {
@@ -131,7 +131,7 @@ async function conclude(
   const stuck = isAlive ? await stuckGauges(server.url) : ["dead"];
   const same = isAlive && (await plainAnswers(server.url)) === before;
   const changed = isAlive ? await changedAnswers() : [];
-  for (const one of changed.slice(0, MAX_TOLD)) console.log(`another answer when it is alone: ${described(one)}`);
+  for (const one of changed.slice(0, MAX_TOLD)) console.log(`different answer when sent alone: ${described(one)}`);
   const now = isAlive ? await server.processes() : [];
   const slow = timesMs.filter((ms) => ms > SLOW_MS).length;
   console.log(
@@ -139,7 +139,7 @@ async function conclude(
   );
   const isMet = [
     verdictOf(
-      `every answer is what it may be${tally.failed > 0 ? `, but of ${tally.failed} cases` : ""}`,
+      `every answer is allowed${tally.failed > 0 ? `, except in ${tally.failed} cases` : ""}`,
       tally.failed === 0,
     ),
     verdictOf(`server and engine are the same processes`, isAlive && String(now) === String(processes)),
@@ -149,7 +149,7 @@ async function conclude(
     ),
     verdictOf("right requests get the same answers as before", same),
     verdictOf(
-      `of ${kept.length} answers that a seed decides, those that differ alone: ${changed.length}`,
+      `deterministic answers that differ when sent alone: ${changed.length} of ${kept.length}`,
       changed.length === 0,
     ),
     verdictOf(`all gauges are 0${stuck.length > 0 ? `, but ${stuck.join(", ")}` : ""}`, stuck.length === 0),
@@ -158,7 +158,7 @@ async function conclude(
   if (!isMet) process.exitCode = 1;
 }
 
-/** Growth over the second half, by the least-squares slope. */
+/** Computes growth over the second half by the least-squares slope. */
 function judgeMemory(bytes: readonly number[]): boolean {
   const least: number[] = [];
   for (let start = 0; start + SAMPLES_A_VALUE <= bytes.length; start += SAMPLES_A_VALUE) {
@@ -167,7 +167,7 @@ function judgeMemory(bytes: readonly number[]): boolean {
   const second = least.slice(Math.floor(least.length / 2));
   console.log(`memory, MB: ${least.map((each) => (each / 1e6).toFixed(0)).join(" ")}`);
   if (second.length < 4) {
-    console.log("too short to judge memory");
+    console.log("the run is too short to judge memory");
     return true;
   }
   const growth = (100 * slope(second) * (second.length - 1)) / (second[0] ?? NaN);

@@ -1,4 +1,4 @@
-// Right requests whose answers have to be the same at the beginning and at the end of a run.
+// Valid requests whose answers must be the same at the beginning and at the end of a run.
 
 const PLAIN = [
   { prompt: "The ship was", max_tokens: 8, temperature: 0, ignore_eos: true },
@@ -8,7 +8,7 @@ const PLAIN = [
 const CHAT = { messages: [{ role: "user", content: "Hi" }], max_tokens: 8, temperature: 0, seed: 1 };
 const BOUND = { ...CHAT, response_format: { type: "json_object" } };
 
-/** Asks the server all of them. @returns the answers as one text */
+/** Sends all of them. @returns the answers as one text */
 export async function plainAnswers(url: string): Promise<string> {
   const ask = async (path: string, body: object): Promise<unknown> => {
     const headers = { "content-type": "application/json" };
@@ -17,7 +17,7 @@ export async function plainAnswers(url: string): Promise<string> {
     return [response.status, choices];
   };
   const answers = [];
-  // oxlint-disable-next-line no-await-in-loop -- alone, so that nothing of one can be in another
+  // oxlint-disable-next-line no-await-in-loop -- one at a time, so that requests cannot affect each other
   for (const body of PLAIN) answers.push(await ask("/v1/completions", body));
   // oxlint-disable-next-line no-await-in-loop -- likewise
   for (const body of [CHAT, BOUND]) answers.push(await ask("/v1/chat/completions", body));

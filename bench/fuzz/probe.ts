@@ -1,9 +1,10 @@
-// Asks a server whether it lives, every 20 ms on one connection; a process of its own, so that the fuzzer's work delays nothing.
+// Requests a server's liveness every 20 ms on one connection, in its own process, which the fuzzer's work does not
+// delay.
 
 import { Agent, get } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** What was seen since the last report. */
+/** Results since the last report. */
 export interface ProbeReport {
   readonly timesMs: readonly number[];
   readonly failures: readonly string[];

@@ -1,14 +1,13 @@
-import { chatBody } from "../../packages/express/src/api/schemas/chat-body.ts";
-import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import type { FuzzCase } from "./fuzz-case.ts";
 
 const SCHEMAS = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };
 
-/** Whether the body, as the client can read it itself, is none that the route takes. */
+/** Returns whether the body, read by the client itself, violates the route's schema. */
 export function isRefusable({ kind, asks, pieces }: FuzzCase): boolean {
   if (kind !== "json" && kind !== "bytes") return false;
   const schema = SCHEMAS[asks[0]?.path as keyof typeof SCHEMAS];
-  // oxlint-disable-next-line typescript/no-unnecessary-condition -- other paths have none
+  // oxlint-disable-next-line typescript/no-unnecessary-condition -- other paths have no schema
   if (schema === undefined) return false;
   const all = Buffer.concat(pieces.map(({ bytes }) => bytes));
   try {

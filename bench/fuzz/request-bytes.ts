@@ -1,13 +1,13 @@
-// Requests as bytes. Lines are `latin1`, so that any byte can stand in them.
+// Encodes requests as bytes. Lines are `latin1`, so that they can contain any byte.
 
 export interface RequestParts {
   readonly method: string;
   readonly target: string;
   readonly version?: string;
-  /** Lines in order, without those of the body's length. */
+  /** Header lines in order, without those of the body's length. */
   readonly headers: readonly string[];
   readonly body?: Buffer;
-  /** Lines that say where the body ends. @default its length */
+  /** Header lines of the body's length. @default content-length */
   readonly framing?: readonly string[];
 }
 
@@ -22,7 +22,7 @@ export const HOST = "Host: localhost";
 export const JSON_TYPE = "Content-Type: application/json";
 export const CLOSE = "Connection: close";
 
-/** A body in chunks of the given sizes, the last one as often as it takes. */
+/** Encodes a body in chunks of the given sizes; the last size is repeated. */
 export function chunked(body: Buffer, sizes: readonly number[]): Buffer {
   const parts: Buffer[] = [];
   for (let start = 0, index = 0; start < body.length; index++) {

@@ -1,4 +1,4 @@
-// Whether an answer of status 200 is what its route is documented to say.
+// Checks that an answer with status 200 matches the documentation of its route.
 
 import type { z } from "zod";
 import {
@@ -6,17 +6,13 @@ import {
   chatChunk,
   completionAnswer,
   completionChunk,
+  detokenizeAnswer,
   errorAnswer,
   modelAnswer,
   modelsAnswer,
-} from "../../packages/express/src/api/schemas/answers.ts";
-import { detokenizeAnswer, tokenizeAnswer } from "../../packages/express/src/api/schemas/token-bodies.ts";
-import {
-  healthAnswer,
-  liveAnswer,
-  readyAnswer,
-  versionAnswer,
-} from "../../packages/express/src/edge/operations/answers.ts";
+  tokenizeAnswer,
+} from "../../packages/express/src/api/answer-schemas.ts";
+import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
 
@@ -37,11 +33,11 @@ const STREAMS: Readonly<Record<string, z.ZodType>> = {
   "/v1/completions": completionChunk,
 };
 
-/** @returns what is wrong with it */
+/** @returns a description of the problem, if any */
 export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
   const type = answer.headers.get("content-type") ?? "none";
   const text = answer.body.toString();
-  // Node takes more than one space between a target and the version.
+  // Node accepts several spaces between target and version.
   const target = path.trimEnd();
   const route = target.length > 1 ? target.toLowerCase().replace(/\/$/, "") : target;
   if (type === "text/event-stream" || type.startsWith("text/event-stream;")) return wrongInStream(text, STREAMS[route]);
@@ -68,7 +64,7 @@ function wrongInStream(text: string, chunk: z.ZodType | undefined): string | und
     .find((problem) => problem !== undefined);
 }
 
-/** @returns what is wrong with a text that has to be JSON under a schema */
+/** Checks a JSON text against a schema. @returns a description of the problem, if any */
 export function wrongUnder(schema: z.ZodType, text: string): string | undefined {
   return problemOf(() => schema.parse(JSON.parse(text)));
 }

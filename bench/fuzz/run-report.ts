@@ -1,4 +1,4 @@
-// Counts of a run, and the table at its end.
+// Counts the results of a run, and prints them as a table.
 
 import type { FuzzCase } from "./fuzz-case.ts";
 import type { Verdict } from "./judge.ts";
@@ -26,7 +26,7 @@ export class Tally {
     return [...this.#kinds.values()].reduce((sum, { failed }) => sum + failed, 0);
   }
 
-  /** A line for each kind of case. */
+  /** Returns a line for each kind of case. */
   lines(): readonly string[] {
     return [...this.#kinds].map(([kind, { cases, requests, failed, outcomes }]) => {
       const counts = [...outcomes].toSorted(([, a], [, b]) => b - a).map(([outcome, count]) => `${outcome}: ${count}`);

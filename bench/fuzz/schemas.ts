@@ -1,10 +1,10 @@
-// JSON schemas, formats of answers and tools: small ones that can be honoured.
+// Small valid JSON schemas, response formats and tools.
 
 import type { Chance } from "./chance.ts";
 
 type Fields = Record<string, unknown>;
 
-/** @param depth - levels that may follow */
+/** @param depth - allowed further levels */
 function schema(chance: Chance, depth = 2): Fields {
   const leaves: readonly (() => Fields)[] = [
     () => ({ type: "boolean" }),
@@ -34,7 +34,7 @@ function object(chance: Chance, inner: () => Fields): Fields {
   return { type: "object", properties, required, ...(chance.happens(0.3) ? { additionalProperties: false } : {}) };
 }
 
-/** A whole schema; only at its root can definitions be found by their pointer. */
+/** Makes a whole schema; only its root can have definitions, which are found by their pointer. */
 function rootSchema(chance: Chance): Fields {
   return chance.pick<() => Fields>([
     () => schema(chance),

@@ -1,4 +1,4 @@
-// Sends a case on a connection of its own, and collects what comes back.
+// Sends a case on its own connection, and collects the answers.
 
 import { connect, type Socket } from "node:net";
 import { once } from "node:events";
@@ -8,14 +8,14 @@ import { isRefusable } from "./refusable.ts";
 
 export interface Received {
   readonly bytes: Buffer;
-  /** The server ended the connection in time; where `isRefused`, before there was one. */
+  /** Whether the server ended the connection in time, or refused it (`isRefused`). */
   readonly isEnded: boolean;
   readonly isRefused: boolean;
 }
 
-/** Every case asks the server to end the connection after its last answer, or ends its own side. */
+/** Longest wait for the end: every case requests it with its last request, or ends its own side. */
 const PATIENCE_MS = 30_000;
-/** A generation that may be long is left after this. */
+/** Time after which a possibly long generation is abandoned. */
 const LONG_MS = 3000;
 const QUIET_MS = 200;
 
@@ -23,11 +23,11 @@ function patienceMs(sent: FuzzCase): number {
   return sent.asks.some(({ mayBeLong }) => mayBeLong) && !isRefusable(sent) ? LONG_MS : PATIENCE_MS;
 }
 
-/** One client alone would have to wait for its share of the server's time. */
+/** Number of client addresses: a single client would wait for its share of the server's time. */
 const NUM_CLIENTS = 200;
 let numSent = 0;
 
-/** Linux has all of 127.0.0.0/8. */
+/** Picks a local address; Linux has all of 127.0.0.0/8. */
 function nextAddress(): { readonly localAddress?: string } {
   return process.platform === "linux" ? { localAddress: `127.0.1.${1 + (numSent++ % NUM_CLIENTS)}` } : {};
 }
@@ -37,7 +37,7 @@ export async function sendCase(port: number, sent: FuzzCase): Promise<Received> 
   const received: Buffer[] = [];
   let isEnded = false;
   socket.on("data", (data: Buffer) => void received.push(data));
-  // A reset is an end, too.
+  // A reset also ends the connection.
   socket.on("error", () => (isEnded = true));
   socket.once("end", () => (isEnded = true));
   const over = new Promise<void>((resolve) => {
@@ -66,11 +66,11 @@ export async function sendCase(port: number, sent: FuzzCase): Promise<Received> 
   return { bytes: Buffer.concat(received), isEnded, isRefused: false };
 }
 
-/** Waits until nothing has come for a while. */
+/** Waits until no data has arrived for a while. */
 async function quietness(received: readonly Buffer[], over: Promise<void>): Promise<void> {
   for (let before = -1; before !== received.length;) {
     before = received.length;
-    // oxlint-disable-next-line no-await-in-loop -- a while at a time
+    // oxlint-disable-next-line no-await-in-loop -- one wait after the other
     await within(over, QUIET_MS);
   }
 }
@@ -84,9 +84,9 @@ async function within(over: Promise<void>, ms: number): Promise<void> {
 async function sendPieces(socket: Socket, { pieces }: FuzzCase, isOver: () => boolean): Promise<void> {
   socket.setNoDelay(true);
   for (const { bytes, waitMs } of pieces) {
-    // oxlint-disable-next-line no-await-in-loop -- pieces come one after the other
+    // oxlint-disable-next-line no-await-in-loop -- pieces are sent one after the other
     if (waitMs > 0) await sleep(waitMs);
-    // Each piece is to come alone.
+    // Each piece must arrive separately.
     // oxlint-disable-next-line no-await-in-loop -- likewise
     else if (pieces.length > 1) await new Promise((resolve) => setImmediate(resolve));
     if (isOver() || socket.destroyed) return;

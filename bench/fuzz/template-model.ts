@@ -1,10 +1,10 @@
-// A copy of a model that has a chat template, since one without refuses every chat.
+// A copy of a model with a chat template: models without one reject every chat.
 
 import { cp, mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 
-/** Reads every part of a message that templates read, and variables that may be there. */
+/** Template that reads all parts of a message, and optional variables. */
 const TEMPLATE = `{%- if tools %}{% for tool in tools %}{{ tool | tojson }}
 {% endfor %}{% endif -%}
 {%- if enable_thinking is defined and enable_thinking %}think {% endif -%}

@@ -1,4 +1,4 @@
-// How step time, memory and deciding grow, as powers of what they grow with.
+// Fits the growth of step time, memory and scheduling time as powers of their inputs.
 
 import { curvesPanel, formatNumber, summaryTable } from "../kit/report.ts";
 import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
@@ -18,18 +18,18 @@ interface Measured {
 
 export const growthSuite: Suite = {
   name: "growth",
-  summary: "step time, memory and deciding by sequences, context, experts and size, as powers",
+  summary: "growth of step time, memory and scheduling by sequences, context, experts and size, as powers",
   async run(context) {
     const { settings } = context;
     const notes: string[] = [
-      "Models have random weights; steps are decode steps of the graph with what is around it in memory, the median of 15.",
-      "`y` grows as `x` to the exponent, fitted between logarithms; R² is how much of it that explains.",
-      "Memory is the most that the process had up to there, steps with less before it included.",
+      "Models have random weights; times are medians of 15 decode steps.",
+      "`y` grows as `x` to the exponent, fitted to logarithms; R² is the share of the variance that the fit explains.",
+      "Memory is the peak of the process up to that case, smaller cases before it included.",
     ];
     const measured: Measured[] = [];
     const scheduling = await measureScheduling(context);
     for (const sweep of sweepsOf(context)) {
-      // Of large models, one round each way is minutes.
+      // One round of a large model in each direction takes minutes.
       const { samples, failures } = await measureSweep(context, sweep, sweep.name === "size" ? 1 : settings.rounds);
       measured.push({ ...sweep, samples });
       for (const [name, why] of failures) notes.push(`${sweep.name}, ${name}: not measured: ${why}`);

@@ -1,4 +1,4 @@
-// Time that deciding takes, over who waits and over who runs.
+// Scheduling time by the number of waiting and of running sequences.
 
 import { openModel } from "@readme-moe/model";
 import type { Figure } from "../kit/samples.ts";
@@ -7,15 +7,15 @@ import { numbersOf, type SuiteContext } from "../kit/suite.ts";
 import { type Queue, SCHEDULERS, schedulingMs } from "./scheduling-time.ts";
 
 export const SCHEDULING_METRICS = {
-  /** With as many sequences running as an engine has by default. */
+  /** Waiting sequences vary; as many run as an engine allows by default. */
   waiting: "deciding by those that wait, ms",
-  /** With nobody waiting; as many in a step as an engine has by default. */
+  /** Running sequences vary, none waits; a step takes as many as an engine allows by default. */
   running: "deciding by those that run, ms",
-  /** All that run may be in one step. */
+  /** Running sequences vary; a step may take all of them. */
   batched: "deciding by those that run, all in a step, ms",
 } as const;
 
-/** Where that differs: experts come and go. */
+/** Scheduler of the sweeps with streamed experts. */
 export const STREAMED = ", experts come and go";
 const DEFAULT_SEQS = 32;
 const NUM_EXPERTS = 7;
@@ -32,7 +32,7 @@ export async function measureScheduling(context: SuiteContext): Promise<Interlea
         name: name + (isStreamed ? STREAMED : ""),
         measure: async (seed: number): Promise<readonly Figure[]> => {
           const timed = (queue: Pick<Queue, "numRunning" | "numBatched" | "numWaiting">): number =>
-            schedulingMs(make(), model, tokenizer, { ...queue, numExperts: NUM_EXPERTS, isStreamed }, rounds, seed);
+            schedulingMs(make(), model, tokenizer, { ...queue, numExperts: NUM_EXPERTS, isStreamed, rounds, seed });
           const shared = { numRunning: DEFAULT_SEQS, numBatched: DEFAULT_SEQS, numWaiting: 0 };
           return counts.flatMap((at) => [
             { metric: SCHEDULING_METRICS.waiting, at, value: timed({ ...shared, numWaiting: at }) },

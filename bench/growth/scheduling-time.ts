@@ -1,4 +1,5 @@
-// What deciding on a step takes: who is admitted, who runs, and what experts are told of what follows. Without the step itself.
+// Measures the scheduling of a step without the step itself: admission, the choice of sequences, and the forecast for
+// streamed experts.
 
 import {
   costAware,
@@ -27,14 +28,14 @@ export const SCHEDULERS: Readonly<Record<string, () => Scheduler>> = {
 };
 
 export interface Queue {
-  /** That hold KV memory. */
+  /** Sequences that hold KV memory. */
   readonly numRunning: number;
-  /** Of those, in one step. */
+  /** Maximum of these in one step. */
   readonly numBatched: number;
-  /** For KV memory. */
+  /** Sequences that wait for KV memory. */
   readonly numWaiting: number;
   readonly numExperts: number;
-  /** Half of the experts are in memory, and the others come when they are needed. */
+  /** Whether half of the experts are in memory and the others are streamed. */
   readonly isStreamed: boolean;
 }
 
@@ -44,18 +45,16 @@ const UNIT_BYTES = 1 << 20;
 const WARM_UP = 50;
 
 /**
- * The median over `rounds` decisions on the same queue. Of those that run, a quarter still reads its prompt; each token's expert is
- * drawn, and is that of the token before in nine of ten cases.
+ * Returns the median over `rounds` decisions on the same queue. A quarter of the running sequences still reads its
+ * prompt. Each token's expert is drawn, and equals that of the token before in nine of ten cases.
  */
 export function schedulingMs(
   scheduler: Scheduler,
   { config }: Model,
   tokenizer: Tokenizer,
-  queue: Queue,
-  rounds: number,
-  seed: number,
+  queue: Queue & { readonly rounds: number; readonly seed: number },
 ): number {
-  const { numRunning, numBatched, numWaiting, numExperts } = queue;
+  const { numRunning, numBatched, numWaiting, numExperts, rounds, seed } = queue;
   const random = seededRandom(seed);
   const router = fixedRouter(numExperts, 0);
   const params = resolveSamplingParams({ maxTokens: 1000, ignoreEos: true }, config);
@@ -97,7 +96,7 @@ export function schedulingMs(
   return median(times.slice(WARM_UP));
 }
 
-/** As the planner sees them; nothing is read. */
+/** Makes experts as the planner sees them; nothing is read. */
 function streamed(numExperts: number): Residency {
   const stats = { policy: "belady", budgetBytes: 0, residentBytes: 0, usedBytes: 0, hits: 0, uses: 0 };
   return {

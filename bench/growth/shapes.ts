@@ -1,8 +1,8 @@
-// Shapes of models that step times are compared over. Weights are random: time does not depend on them.
+// Shapes of models for comparing step times. Weights are random: time does not depend on them.
 
 import { LLAMA_3B, SMOLLM2_135M, SMOLLM2_360M, type Shape } from "../random-model.ts";
 
-/** By name, from the smallest to the largest. */
+/** Shapes by name, from the smallest to the largest. */
 export const SHAPES: Readonly<Record<string, Shape>> = {
   "20m": {
     hiddenSize: 256,
@@ -28,13 +28,13 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
   "3b": LLAMA_3B,
 };
 
-/** A few layers of SmolLM2's, so that 64 experts fit into memory. */
+/** A few layers of SmolLM2, so that 64 experts fit into memory. */
 export const FEW_LAYERS: Shape = { ...SMOLLM2_135M, numLayers: 6, vocabSize: 8192 };
 
-/** The smallest, for short versions. */
+/** Smallest shape, for quick runs. */
 export const TINY: Shape = { ...FEW_LAYERS, hiddenSize: 128, ffnSize: 256, numLayers: 2, numHeads: 2, numKvHeads: 1 };
 
-/** Of a dense model with a tied head, all weights; norms do not count. */
+/** Counts the weights of a dense model with a tied head, without norms. */
 export function parametersOf(shape: Shape): number {
   const { hiddenSize, ffnSize, numLayers, numHeads, numKvHeads, headSize, vocabSize } = shape;
   const attention = 2 * hiddenSize * headSize * (numHeads + numKvHeads);

@@ -1,4 +1,4 @@
-// See `steps-job.ts`.
+// Runs a job of `steps-job.ts` in its own process.
 
 import { KernelRunner } from "@readme-moe/engine";
 import { median } from "../kit/statistics.ts";
@@ -26,7 +26,7 @@ async function answer(job: StepsJob): Promise<StepsAnswer> {
   return { openMs, cases };
 }
 
-// Whoever asked is gone, and nobody else would end this process.
+// The parent is gone, and nothing else would end this process.
 process.once("disconnect", () => process.exit());
 const message: StepsMessage = await answer(JSON.parse(process.argv[2] ?? "{}") as StepsJob).catch((error: unknown) => ({
   failure: error instanceof Error ? error.message : String(error),

@@ -1,4 +1,4 @@
-// Steps of one model, measured in a process of its own, whose memory is the model's and theirs.
+// Measures steps of one model in its own process, so that its memory is that of the model and its steps.
 
 import { join } from "node:path";
 import type { Precision } from "@readme-moe/model";
@@ -13,25 +13,25 @@ export interface StepsJob {
   readonly expertSize: number;
   readonly precision: Precision;
   readonly threads: number;
-  /** Of this model alone. */
+  /** Cases of this model. */
   readonly cacheFolder: string;
   readonly cases: readonly DecodeCase[];
-  /** Steps that are timed, of each case. */
+  /** Measured steps of each case. */
   readonly rounds: number;
-  /** Makes the graph, and times nothing: making it takes more memory than running it. */
+  /** Only builds the graph: building takes more memory than running. */
   readonly onlyBuilds?: boolean;
 }
 
 export interface StepsAnswer {
-  /** Opening the graph, and making it where it is not cached. */
+  /** Time of opening the graph, and of building it when it is not cached. */
   readonly openMs: number;
-  /** By case, after it: the most that there was so far. */
+  /** Peak memory after each case. */
   readonly cases: readonly { readonly medianMs: number; readonly peakBytes: number }[];
 }
 
 export type StepsMessage = StepsAnswer | { readonly failure: string };
 
-/** @throws {Error} with what the process says */
+/** @throws {Error} with the process's message */
 export async function runSteps(job: StepsJob): Promise<StepsAnswer> {
   const message = await new Promise<StepsMessage>((resolve) => {
     const child = forkSource(join(import.meta.dirname, "steps-child.ts"), [JSON.stringify(job)]);

@@ -1,4 +1,4 @@
-// What step time and memory are measured over: one thing changes, the rest stays.
+// Sweeps of step time and memory: one input varies, the others are fixed.
 
 import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -16,11 +16,11 @@ import { runSteps } from "./steps-job.ts";
 const GROWTH_METRICS = {
   step: "step, ms",
   memory: "peak memory, MB",
-  /** Of a graph that is cached. */
+  /** Metric of opening a cached graph. */
   open: "open, s",
 } as const;
 
-/** A model, and the places on the axis that it is measured at. */
+/** Model, and the values of the axis that it is measured at. */
 interface Point {
   readonly shape: Shape;
   readonly numExperts: number;
@@ -30,7 +30,7 @@ interface Point {
 
 export interface Sweep {
   readonly name: string;
-  /** Of the axis. */
+  /** Value on the axis. */
   readonly axis: string;
   readonly points: readonly Point[];
 }

@@ -1,20 +1,20 @@
-// The hostile client's process: its own work must not delay those that watch.
+// Process of the hostile client, so that its work does not delay the witnesses.
 
 import { setMaxListeners } from "node:events";
 import { randomInteger, seededRandom } from "../../test/support/random.ts";
 import { ATTACKS, type Attack } from "./attacks.ts";
 import type { Target } from "./hostile-http.ts";
 
-/** Attacks to run, and for how long. */
+/** Attacks to run, and their duration. */
 export interface Order {
   readonly target: Target;
-  /** Indices into `ATTACKS`. Several are mixed at random. */
+  /** Indices into `ATTACKS`; several are mixed at random. */
   readonly attacks: readonly number[];
   readonly seconds: number;
   readonly seed: number;
 }
 
-/** Attacks that are mixed run so many at once. */
+/** Number of mixed attacks that run concurrently. */
 const MIXED_AT_ONCE = 3;
 
 process.on("message", (order: Order) => {

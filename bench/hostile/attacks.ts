@@ -1,4 +1,4 @@
-// Attacks of one client on others. All end when their signal is aborted.
+// Attacks of one client on the others. All end when their signal is aborted.
 
 import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -6,7 +6,7 @@ import { ask, head, open, post, sendUnread, type Target } from "./hostile-http.t
 
 export interface Attack {
   readonly name: string;
-  /** One round; rounds follow each other until the time is over. */
+  /** Runs one round; rounds are repeated until the time is over. */
   readonly round: (target: Target, signal: AbortSignal) => Promise<void>;
 }
 
@@ -14,12 +14,12 @@ const BODY_BYTES = 3_900_000;
 const CHAT = "/v1/chat/completions";
 const TEXT = "/v1/completions";
 
-/** Runs as many as are wanted at once. */
+/** Runs the given number concurrently. */
 async function together(count: number, one: (index: number) => Promise<unknown>): Promise<void> {
   await Promise.all(Array.from({ length: count }, (_, index) => one(index)));
 }
 
-/** Opens connections that are not read, keeps them for a while, and leaves. */
+/** Opens connections, does not read them, and closes them after a while. */
 async function unread(target: Target, signal: AbortSignal, count: number, message: string): Promise<void> {
   const sockets = await Promise.all(Array.from({ length: count }, () => sendUnread(target, message)));
   await sleep(2000, undefined, { signal }).catch(() => undefined);
@@ -38,7 +38,7 @@ const bound = (schema: string): string =>
 const words = (count: number, prefix: string): string =>
   JSON.stringify(Array.from({ length: count }, (_, index) => `${prefix}${index}`));
 
-/** Bodies that are wrong in very many places. */
+/** Bodies that are invalid in very many places. */
 const WRONG_BODIES: readonly string[] = [
   post(CHAT, `{"messages":[${user(`[${filled("0,", BODY_BYTES)}0]`)}]}`),
   post(CHAT, `{"messages":[${filled("0,", BODY_BYTES)}0]}`),
@@ -58,7 +58,7 @@ const LONG_TEXTS: readonly string[] = [" ", "a", "\\n", "ab ", "é", "1", "a1 ",
   post("/tokenize", `{"prompt":"${filled(part, BODY_BYTES / (part === "🙂" ? 2 : 1))}"}`),
 );
 
-/** Grammars that take long to compile. */
+/** Grammars that compile slowly. */
 const slowSchema = (index: number): string =>
   JSON.stringify({
     type: "object",

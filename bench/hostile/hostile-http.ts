@@ -1,15 +1,15 @@
-// HTTP as a hostile client speaks it: from an address of its own, as many bytes as it likes, and without reading.
+// HTTP of a hostile client: from its own address, with any number of bytes, and without reading answers.
 
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 
 export interface Target {
   readonly port: number;
-  /** The client's own address, anywhere in 127.0.0.0/8. */
+  /** Address of the client in 127.0.0.0/8. */
   readonly from: string;
 }
 
-/** Connects; what goes wrong later is the client's own business. */
+/** Connects; later errors are ignored. */
 export async function open({ port, from }: Target): Promise<Socket> {
   const socket = connect({ port, host: "127.0.0.1", localAddress: from });
   socket.on("error", () => undefined);
@@ -26,7 +26,7 @@ export function post(path: string, body: string): string {
   return head("POST", path, Buffer.byteLength(body)) + body;
 }
 
-/** Sends a request on a connection of its own. @returns the status, or 0 where none came */
+/** Sends a request on its own connection. @returns the status, or 0 without one */
 export async function ask(target: Target, message: string, signal: AbortSignal): Promise<number> {
   const socket = await open(target);
   const stop = (): void => void socket.destroy();
@@ -50,7 +50,7 @@ export async function ask(target: Target, message: string, signal: AbortSignal):
   }
 }
 
-/** Sends on a connection that is never read. */
+/** Sends bytes on a connection that is never read. */
 export async function sendUnread(target: Target, message: string): Promise<Socket> {
   const socket = await open(target);
   socket.pause();

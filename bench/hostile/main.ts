@@ -1,4 +1,5 @@
-// One hostile client beside well-behaved ones, against a real server with a small heap: a line for each attack, then all of them mixed.
+// Runs one hostile client beside well-behaved ones against a real server with a small heap. Prints a line for each
+// attack, then runs all of them mixed.
 //
 //   pnpm bench:hostile [model] [--seconds 15] [--mixed-minutes 0] [--seed 1] [--heap-mb 512] [--only 3,4]
 
@@ -35,7 +36,7 @@ const attacks = ATTACKS.map((_, index) => index).filter((index) => chosen === un
 const attacker = fork(join(import.meta.dirname, "attacker.ts"));
 await using server = await serve(positionals[0] ?? "models/pocket", Number(values["heap-mb"]), []);
 
-// Memory and speed of a server that has been full of well-behaved requests are what attacks are compared with.
+// Attacks are compared with memory and speed of a server full of well-behaved requests.
 await Promise.all(Array.from({ length: 64 }, () => longAnswer()));
 const usual = await attended(5, 3);
 const usualMs = median(usual.answersMs);
@@ -52,7 +53,7 @@ attacker.kill();
 console.log(numMissed === 0 ? "All held." : `Not held: ${numMissed}.`);
 process.exitCode = numMissed === 0 ? 0 : 1;
 
-/** One of many requests that fill the server's places and its memory for keys and values. */
+/** Sends one of the requests that fill the server's places and its memory for keys and values. */
 async function longAnswer(): Promise<void> {
   const body = JSON.stringify({ prompt: "The ship was", max_tokens: 900, ignore_eos: true });
   await (
@@ -64,7 +65,7 @@ async function longAnswer(): Promise<void> {
   ).text();
 }
 
-/** Watches for so many seconds, beside attacks where there are any. @param warmUpAnswers - that do not count */
+/** Measures for some seconds, beside attacks if given. @param warmUpAnswers - answers that are not counted */
 async function attended(seconds: number, warmUpAnswers: number, order?: readonly number[]): Promise<Testimony> {
   const controller = new AbortController();
   const watching = witness(server.port, controller.signal);
@@ -111,7 +112,7 @@ async function report(name: string, seconds: number, order: readonly number[]): 
   );
 }
 
-/** Waits until memory falls no further. @returns what is left */
+/** Waits until memory no longer falls. @returns the remaining bytes */
 async function settledBytes({ memory }: Served): Promise<number> {
   let least = Infinity;
   for (const endMs = performance.now() + SETTLING_MS; performance.now() < endMs;) {

@@ -1,4 +1,4 @@
-// A real `readme-moe serve` with a heap of 512 MB, and what can be seen of it from outside.
+// Starts `readme-moe serve` with a limited heap, and reads its memory from outside.
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -11,9 +11,9 @@ export interface Served extends AsyncDisposable {
   readonly port: number;
   readonly url: string;
   readonly isAlive: () => boolean;
-  /** Resident bytes of the server's process and of its engine's. */
+  /** Resident bytes of the server's and the engine's processes. */
   readonly memory: () => Promise<number>;
-  /** Ids of the server's process and of its engine's. */
+  /** Ids of the server's and the engine's processes. */
   readonly processes: () => Promise<readonly number[]>;
 }
 

@@ -1,19 +1,19 @@
-// Well-behaved clients beside an attack: one asks for answers, one asks whether the server lives.
+// Well-behaved clients beside an attack: one requests answers, one requests liveness.
 
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Testimony {
-  /** Milliseconds of each answer of 32 tokens. */
+  /** Milliseconds of each answer with 32 tokens. */
   readonly answersMs: readonly number[];
   readonly livezMs: readonly number[];
-  /** Questions that were not answered with 200, each with its status or error. */
+  /** Requests not answered with 200, each with its status or error. */
   readonly failures: readonly string[];
 }
 
 const PATIENCE_MS = 60_000;
 
-/** Asks by turns until the signal ends it. */
+/** Sends requests one after the other until the signal is aborted. */
 export async function witness(port: number, signal: AbortSignal): Promise<Testimony> {
   const answersMs: number[] = [];
   const livezMs: number[] = [];
@@ -49,7 +49,7 @@ interface Question {
   readonly path: string;
 }
 
-/** @returns the status, or what went wrong */
+/** @returns the status, or the error */
 function call(agent: Agent, { port, method, path }: Question, body?: object): Promise<number | string> {
   const text = body === undefined ? undefined : JSON.stringify(body);
   const headers =

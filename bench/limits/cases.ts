@@ -1,22 +1,22 @@
-// Which steps are measured.
+// Steps that are measured.
 
 import { numbersOf, type BenchSettings } from "../kit/suite.ts";
 import type { DecodeCase } from "../decode-steps.ts";
 
-/** As tables name it, such as `16 × 128, 4 experts`. */
+/** Names a case for tables, such as `16 × 128, 4 experts`. */
 export function caseName({ numSeqs, past, distinct }: DecodeCase, numExperts: number): string {
   const experts = numExperts > 1 ? `, ${distinct} ${distinct === 1 ? "expert" : "experts"}` : "";
   return `${numSeqs} × ${past}${experts}`;
 }
 
 export interface Cases {
-  /** Sequences at once and tokens of each one's past, as the dense model runs them. */
+  /** Cases of the dense model: sequences of a step and tokens of each one's past. */
   readonly dense: readonly DecodeCase[];
-  /** The same with few and many distinct experts, as a mixture runs them. */
+  /** Cases of a mixture: the same with few and many distinct experts. */
   readonly mixture: readonly DecodeCase[];
 }
 
-/** @param contextTokens - of the model: there has to be room for the steps behind each past */
+/** @param contextTokens - of the model; a past and its steps have to fit */
 export function casesOf(settings: BenchSettings, numExperts: number, contextTokens: number): Cases {
   const sequences = numbersOf(settings, "sequences", settings.quick ? [1, 4] : [1, 4, 16, 32]);
   const wanted = numbersOf(settings, "contexts", settings.quick ? [64] : [128, 1024]);

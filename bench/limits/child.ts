@@ -1,4 +1,4 @@
-// One job, in a process of its own.
+// Runs one job in its own process.
 
 import { openModel, type Model } from "@readme-moe/model";
 import { randomModel } from "../random-model.ts";

@@ -1,4 +1,4 @@
-// Times the parts of an engine's step from outside: they are called through objects that look at the clock.
+// Measures the parts of an engine's step from outside, by wrapping them in objects that read the clock.
 
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import { KernelRunner } from "@readme-moe/engine";
@@ -9,7 +9,7 @@ import type { DecodeCase } from "../decode-steps.ts";
 import { decodingCore } from "../decoding-core.ts";
 import { ENGINE_PARTS, type EngineFigures, type EnginePart, type Job } from "./jobs.ts";
 
-/** As users sample; the tail that top-p leaves out has to be found in each step. */
+/** Sampling of typical requests; each step has to find the tail that top-p removes. */
 const SAMPLING = { temperature: 1, topP: 0.95 } as const;
 
 export async function engineFigures(
@@ -50,7 +50,7 @@ export async function engineFigures(
 
 type Watched = "forward" | "router";
 
-/** One step: how long each part of it took, and when the forward pass began and ended. */
+/** Times of one step's parts, and start and end of its forward pass. */
 interface Step {
   readonly ms: number;
   readonly took: Readonly<Record<Watched, number>>;
@@ -85,7 +85,7 @@ function summed(steps: readonly Step[]): EngineFigures {
   return { step: median(steps.map(({ ms }) => ms)), parts };
 }
 
-/** In a step that only decodes, tokens are routed behind the forward pass. */
+/** Router time after the forward pass: a step that only decodes routes its tokens there. */
 export function partsOf({ ms, took, beforeForwardMs }: Step): Readonly<Record<EnginePart, number>> {
   return {
     "forward pass": took.forward,
@@ -95,7 +95,7 @@ export function partsOf({ ms, took, beforeForwardMs }: Step): Readonly<Record<En
   };
 }
 
-/** Routes as `router` does, and then deals sequences to so many experts in turn. */
+/** Routes with `router`, then assigns sequences to a given number of experts in turn. */
 function dealing(router: PreGatingRouter, { distinct }: DecodeCase): PreGatingRouter {
   const places = new Map<RouterState, number>();
   return {

@@ -1,4 +1,5 @@
-// What experts cost that a step does not use: seven experts of half the width beside one of them alone, random weights.
+// Measures the cost of experts that a step does not use: seven experts of half the width against a single one, with
+// random weights.
 
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -14,7 +15,7 @@ import { SHAPES } from "./shapes.ts";
 const NUM_EXPERTS = 7;
 const PAST = 128;
 const MAX_MORE_PERCENT = 2;
-/** Of one sequence, and of sixteen that all use the same expert. */
+/** Steps of one sequence, and of sixteen that all use the same expert. */
 const ALONE: Cases["dense"] = [1, 16].map((numSeqs) => ({ numSeqs, past: PAST, distinct: 1 }));
 const CASES: Cases = { dense: ALONE, mixture: ALONE };
 
@@ -31,7 +32,7 @@ export async function idleReport(context: SuiteContext): Promise<IdleReport> {
   const cacheFolder = join(tmpdir(), "readme-moe-bench-idle");
   const paired = await measurePairs(context, {
     group: "idle experts",
-    // The expert alone is a dense model of its width.
+    // A single expert is a dense model of its width.
     models: pairOf([shape], NUM_EXPERTS, 0.5),
     cases: CASES,
     cacheFolder,

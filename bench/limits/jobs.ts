@@ -1,11 +1,11 @@
-// What `child.ts` does in a process of its own, and what it answers: plain JSON both.
+// Jobs and results of `child.ts`, which runs in its own process. Both are plain JSON.
 
 import type { Precision } from "@readme-moe/model";
 import type { DecodeCase } from "../decode-steps.ts";
 import type { Shape } from "../random-model.ts";
 import type { MachineFigures } from "./machine.ts";
 
-/** A model by its path, or one of random weights. */
+/** Model by its path, or with random weights. */
 export type ModelSpec =
   | { readonly path: string }
   | { readonly shape: Shape; readonly numExperts: number; readonly expertSize: number };
@@ -27,21 +27,21 @@ interface TurnsJob {
   readonly threads: number;
   readonly cacheFolder: string | undefined;
   readonly numSeqs: number;
-  /** Tokens before each step, of each sequence. */
+  /** Tokens of each sequence before each step. */
   readonly past: number;
-  /** What takes turns. `model` counts in `models`. */
+  /** Cases that take turns. `model` is an index into `models`. */
   readonly entries: readonly { readonly model: number; readonly distinct: number }[];
   readonly rounds: number;
 }
 
-/** One sequence's steps, and reading memory, by turns. */
+/** Steps of one sequence that take turns with reading memory. */
 interface ReadingJob extends Omit<DecodeJob, "cases"> {
   readonly kind: "reading";
   /** Tokens before each step. */
   readonly past: number;
 }
 
-/** Of one round: what a step reads over the time that it takes, and how fast memory was read just before and after. */
+/** Read rate of a step, and of memory just before and after it, in one round. */
 export interface ReadingRound {
   readonly stepMs: number;
   readonly stepGBPerS: number;
@@ -54,7 +54,7 @@ export type Job =
   | ReadingJob
   | (DecodeJob & { readonly kind: "engine" });
 
-/** Medians over steps, in milliseconds; they add up to a step, but for what medians do. */
+/** Medians over steps, in milliseconds; their sum is about a step. */
 export interface EngineFigures {
   readonly step: number;
   readonly parts: Readonly<Record<EnginePart, number>>;
@@ -65,7 +65,7 @@ export type EnginePart = (typeof ENGINE_PARTS)[number];
 
 export interface Answers {
   readonly machine: MachineFigures;
-  /** Milliseconds of each entry's steps, by round. */
+  /** Milliseconds of a step of each entry, by round. */
   readonly turns: readonly (readonly number[])[];
   readonly reading: readonly ReadingRound[];
   readonly engine: readonly EngineFigures[];

@@ -1,4 +1,4 @@
-// What this machine can do at best: how fast memory can be read, and how fast bytes can be multiplied.
+// Measures the limits of this machine: the rates of reading memory and of multiplying bytes.
 
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { MemoryReaders } from "./memory-readers.ts";
@@ -6,9 +6,9 @@ import { MemoryReaders } from "./memory-readers.ts";
 const NUM_ROWS = 512;
 
 export interface MachineFigures {
-  /** The fastest round of the fastest way to read, of all threads together. */
+  /** Rate of all threads together in the fastest round. */
   readonly readGBPerS: number;
-  /** The same with one thread. */
+  /** Rate of one thread. */
   readonly readGBPerSOfOne: number;
   /** Rate of the inference runtime's products of many rows; a multiplication and an addition are two operations. */
   readonly int8GOPerS: number;
@@ -40,14 +40,14 @@ async function readGBPerS(threads: number, bytes: number, rounds: number): Promi
   return Math.max(...rates);
 }
 
-/** The shortest of some products of `NUM_ROWS` rows with a square weight of int8. */
+/** Measures products of `NUM_ROWS` rows with a square int8 weight, and returns the shortest time. */
 async function productMs(size: number, threads: number, rounds: number): Promise<number> {
   const g = new GraphBuilder("product");
   const x = g.input("x", "uint8", ["rows", size]);
   const weight = g.weight("weight", "int8", [size, size], () => someBytes(size * size));
   const scale = g.weight("scale", "float32", [size], () => someScales(size));
   const output = operators.MatMulIntegerToFloat(g, x, weight, { a: g.float(1 / 127), b: scale }, { a: g.byte(128) });
-  // One number leaves the graph; a copy of all would be measured, too.
+  // The graph outputs a single number: copying the whole product would be measured, too.
   const picked = operators.Gather(g, output, g.integers([0]));
   g.output("y", operators.ReduceMax(g, picked, 1), "float32", [1, 1]);
   const session = await GraphSession.open(g.build(), { threads });

@@ -1,4 +1,4 @@
-// How fast memory can be read: threads that read all at once, whenever they are asked to.
+// Measures the rate of reading memory with threads that all read at the same time.
 
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
@@ -9,19 +9,19 @@ export class MemoryReaders {
   readonly #bytes: number;
   readonly #asked: Int32Array;
 
-  /** @param bytes - that each thread reads, its own: more than caches hold */
+  /** @param bytes - own memory of each thread, more than caches hold */
   constructor(threads: number, bytes: number, how: ReadingTask["how"]) {
     this.#bytes = bytes;
     this.#asked = new Int32Array(new SharedArrayBuffer(4));
     const arrived = new Int32Array(new SharedArrayBuffer(4));
     const workerData: ReadingTask = { bytes, threads, how, asked: this.#asked, arrived };
-    // Threads do not have the loader of TypeScript that the process has.
+    // Threads do not inherit the process's TypeScript loader.
     const entry = JSON.stringify(new URL("./read-memory.ts", import.meta.url).href);
     const code = `import("tsx/esm/api").then(({ register }) => { register(); return import(${entry}); });`;
     this.#workers = Array.from({ length: threads }, () => new Worker(code, { eval: true, workerData }));
   }
 
-  /** One round. @returns GB/s of all threads together */
+  /** Runs one round. @returns GB/s of all threads together */
   async read(): Promise<number> {
     const times = this.#workers.map((worker) => once(worker, "message") as Promise<[ReadingTime]>);
     Atomics.add(this.#asked, 0, 1);
@@ -34,7 +34,7 @@ export class MemoryReaders {
   }
 }
 
-/** Bytes of all threads over the time from the first one's start to the last one's end, in GB/s. */
+/** Divides the bytes of all threads by the time from the first start to the last end, in GB/s. */
 export function readingRate(threads: readonly ReadingTime[], bytes: number): number {
   const ms = Math.max(...threads.map(([, end]) => end)) - Math.min(...threads.map(([start]) => start));
   return (threads.length * bytes) / ms / 1e6;

@@ -1,4 +1,4 @@
-// A dense model's steps and a mixture's, measured by turns: what one is as a ratio of the other, and how sure that is.
+// Measures steps of a dense model and of a mixture by turns, and their ratio with its confidence interval.
 
 import { median } from "../kit/statistics.ts";
 import type { Sample } from "../kit/samples.ts";
@@ -12,15 +12,15 @@ const STEP_MS = "step, ms";
 export const DENSE = "dense";
 export const MIXTURE = "mixture";
 
-/** One of those that take turns. */
+/** Model that takes turns with others. */
 export interface PairedModel {
   readonly name: typeof DENSE | typeof MIXTURE;
   readonly numExperts: number;
-  /** Usually itself; of a model that is too large, smaller ones from whose steps its own follow. */
+  /** Models that are measured: itself, or smaller ones from which the steps of a large model are computed. */
   readonly measured: readonly ModelSpec[];
 }
 
-/** A dense model of each shape, with so many neurons of it, and experts of half the width. */
+/** Makes a dense model of each shape, and a mixture with experts of half the width. */
 export function pairOf(shapes: readonly Shape[], numExperts: number, denseShare: number): readonly PairedModel[] {
   const one = (name: PairedModel["name"], experts: number, share: number): PairedModel => ({
     name,
@@ -30,7 +30,7 @@ export function pairOf(shapes: readonly Shape[], numExperts: number, denseShare:
   return [one(DENSE, 1, denseShare), one(MIXTURE, numExperts, 0.5)];
 }
 
-/** Milliseconds that one case took: of each measured model, by round. */
+/** Milliseconds of one case, of each measured model and round. */
 export interface CaseTimes {
   readonly variant: string;
   readonly at: string;
@@ -41,11 +41,11 @@ export interface PairedSteps {
   readonly times: readonly CaseTimes[];
   readonly numRounds: number;
   readonly failures: readonly string[];
-  /** Of medians over these rounds, all if none are given; NaN of what was not measured. */
+  /** Returns the ratio of medians over these rounds, by default all; NaN when not measured. */
   readonly stepMs: (variant: string, at: string, rounds?: readonly number[]) => number;
 }
 
-/** @param combine - makes a step's time of the measured models' */
+/** @param combine - computes a step's time from those of the measured models */
 export function pairedSteps(
   times: readonly CaseTimes[],
   combine: (measuredMs: readonly number[]) => number,
@@ -60,7 +60,7 @@ export function pairedSteps(
 }
 
 interface Measurement {
-  /** Of what is measured, in the results. */
+  /** Name of the measured metric in results. */
   readonly group: string;
   readonly models: readonly PairedModel[];
   readonly cases: Cases;
@@ -68,7 +68,7 @@ interface Measurement {
   readonly combine: (measuredMs: readonly number[]) => number;
 }
 
-/** The cases of one number of sequences and one past together, in a process of their own. */
+/** Measures the cases of one number of sequences and one past together, in their own process. */
 export async function measurePairs(
   { settings, keep, say, signal }: SuiteContext,
   { group, models, cases, cacheFolder, combine }: Measurement,
@@ -106,7 +106,7 @@ export async function measurePairs(
   return pairedSteps(times, combine, failures);
 }
 
-/** Every time that was measured. */
+/** Returns all measured times as samples. */
 export function pairedSamples({ times }: PairedSteps): readonly Sample[] {
   return times.flatMap(({ variant, at, measuredMs }) =>
     measuredMs.flatMap((all, part) =>

@@ -1,4 +1,4 @@
-// A mixture's steps beside the dense model's.
+// Table of a mixture's steps beside the dense model's.
 
 import { bootstrapInterval } from "../kit/statistics.ts";
 import { formatNumber } from "../kit/report.ts";
@@ -6,12 +6,12 @@ import type { ReportTable, Target } from "../kit/suite.ts";
 import { caseName, type Cases } from "./cases.ts";
 import { DENSE, MIXTURE, type PairedSteps } from "./paired-steps.ts";
 
-/** What was wanted of steps that use one expert, behind the shortest past, by sequences. */
+/** Targets of steps with one expert and the shortest past, by number of sequences. */
 const WANTED: Readonly<Record<number, number>> = { 1: 1.25, 16: 1.12 };
 
 export interface RatioOptions {
   readonly numExperts: number;
-  /** Of the intervals. */
+  /** Seed of the intervals. */
   readonly seed: number;
 }
 
@@ -27,7 +27,7 @@ export function ratioTargets({ stepMs }: PairedSteps, cases: Cases, numExperts: 
   });
 }
 
-/** How many times as fast as the dense model's step the mixture's is: below 1, routing costs more than it saves. */
+/** Speed of the mixture's step relative to the dense model's; below 1, routing costs more than it saves. */
 export function ratioTable(
   title: string,
   { stepMs, numRounds }: PairedSteps,
@@ -63,10 +63,10 @@ export function ratioTable(
     rows,
     notes: [
       slower.length === 0
-        ? "The mixture is slower nowhere that was measured."
+        ? "The mixture is not slower in any measured case."
         : `The mixture is slower with ${slower.join("; ")}.`,
-      "Steps of the models alone: what the router takes of an engine's step comes on top (where a step's time goes).",
-      "Ratios of medians over rounds in which all took turns, with the interval in which 95 % of resampled rounds have it.",
+      "Steps of the models without the router, whose time is in the table of a step's parts.",
+      "Ratios of medians over rounds in which all took turns, with 95 % bootstrap intervals.",
     ],
   };
 }

@@ -1,5 +1,4 @@
-// A thread that reads memory as fast as it can, together with others, as often as it is asked to; it answers when it began and
-// ended.
+// Thread that reads memory at full speed in each round, together with others, and reports its start and end.
 
 import { parentPort, workerData } from "node:worker_threads";
 
@@ -7,18 +6,18 @@ export interface ReadingTask {
   readonly bytes: number;
   readonly threads: number;
   readonly how: "search" | "compare";
-  /** int32 `[1]`: how many rounds were asked for. Threads sleep until there is one more. */
+  /** int32 `[1]`: number of requested rounds. Threads sleep until it grows. */
   readonly asked: Int32Array;
-  /** int32 `[1]`: how many times any thread was at a round's start. */
+  /** int32 `[1]`: number of threads that have started, summed over rounds. */
   readonly arrived: Int32Array;
 }
 
-/** Of one round, in milliseconds that all threads agree on. */
+/** Times of one round, in milliseconds of a clock that all threads share. */
 export type ReadingTime = readonly [startMs: number, endMs: number];
 
 const { bytes, threads, how, asked, arrived } = workerData as ReadingTask;
 const half = bytes / 2;
-// Not zeros: pages that nobody wrote are all the same page.
+// Pages that were never written share one physical page, so memory is filled.
 const memory = Buffer.alloc(bytes, 7);
 const [one, other] = [memory.subarray(0, half), memory.subarray(half)];
 for (let round = 1; ; round++) {
@@ -26,10 +25,10 @@ for (let round = 1; ; round++) {
   Atomics.add(arrived, 0, 1);
   while (Atomics.load(arrived, 0) < threads * round);
   const startMs = nowMs();
-  // The C library's: the widest loads that the processor has, and next to nothing besides.
+  // The C library's search uses the processor's widest loads and does little else.
   const found = how === "search" ? memory.includes(9) : !one.equals(other);
   const time: ReadingTime = [startMs, nowMs()];
-  if (found) throw new Error("Memory is not as it was written");
+  if (found) throw new Error("Memory does not hold what was written");
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
   parentPort?.postMessage(time);
 }

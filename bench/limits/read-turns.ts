@@ -1,4 +1,4 @@
-// One sequence's decode steps and reading memory, by turns: neighbours on a shared machine slow both down alike.
+// Runs decode steps of one sequence and memory reads by turns: other guests of a shared machine slow both down equally.
 
 import { KernelRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
@@ -6,11 +6,11 @@ import { decodePast } from "../decode-steps.ts";
 import type { Answers, Job, ReadingRound } from "./jobs.ts";
 import { MemoryReaders } from "./memory-readers.ts";
 import { stepCost } from "./step-cost.ts";
-import { visit } from "./step-turns.ts";
+import { medianStepMs } from "./step-turns.ts";
 
-/** Of a visit: the first steps bring the model's weights back to where reading has put them out of. */
+/** Uncounted steps of a turn, which load the model's weights back into caches. */
 const UNCOUNTED_STEPS = 2;
-/** Of each thread and turn; caches that a machine's guests share are as large as 300 MB. */
+/** Bytes that a thread reads in a turn; shared caches of virtual machines have up to 300 MB. */
 const READ_BYTES = 256 << 20;
 
 export async function readTurns(
@@ -23,10 +23,14 @@ export async function readTurns(
   try {
     const past = await decodePast(runner, { numSeqs: 1, past: job.past }, 1);
     const { weightBytes, kvBytes } = stepCost(model, job.precision, { numSeqs: 1, past: job.past, distinct: 1 });
-    // The first round takes memory from the system.
+    // The first round allocates memory.
     for (let round = -1; round < job.rounds; round++) {
       const before = await readers.read();
-      const stepMs = await visit(runner, past, job.past, 1, UNCOUNTED_STEPS);
+      const stepMs = await medianStepMs(runner, past, {
+        pastTokens: job.past,
+        distinct: 1,
+        uncountedSteps: UNCOUNTED_STEPS,
+      });
       const readGBPerS = (before + (await readers.read())) / 2;
       if (round >= 0) rounds.push({ stepMs, readGBPerS, stepGBPerS: (weightBytes + kvBytes) / stepMs / 1e6 });
     }

@@ -1,4 +1,4 @@
-// How close one sequence's decode is to reading memory.
+// Compares the read rate of one sequence's decode with that of memory.
 
 import { formatNumber } from "../kit/report.ts";
 import { median, type Pair, ratioInterval, ratioOfMedians } from "../kit/statistics.ts";
@@ -36,7 +36,7 @@ export async function measureReading(
   return readings;
 }
 
-/** What a step reads by the second over what memory gives: medians of each. */
+/** Returns the median read rate of a step relative to memory's median read rate. */
 export function shareOf(rounds: readonly ReadingRound[]): number {
   return ratioOfMedians(pairsOf(rounds));
 }
@@ -60,7 +60,7 @@ export function readingTable(readings: readonly Reading[], seed: number): Report
       ];
     }),
     notes: [
-      "A step reads all weights once and the keys and values of its past. Memory is read by as many threads as the step has, just before and after: on a shared machine what it gives changes within seconds.",
+      "A step reads all weights once and the keys and values of its past. Memory is read by the same number of threads just before and after each step: the rate of a shared machine changes within seconds.",
     ],
   };
 }

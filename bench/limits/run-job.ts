@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { SOURCES } from "../sources.ts";
 import type { Answers, Job } from "./jobs.ts";
 
-/** Does a job in a process of its own, so that sessions of others neither spin nor hold memory beside it. */
+/** Runs a job in its own process, without threads or memory of other sessions. */
 export async function runJob<Kind extends Job["kind"]>(
   job: Extract<Job, { readonly kind: Kind }>,
 ): Promise<Answers[Kind]> {

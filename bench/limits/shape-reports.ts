@@ -1,4 +1,5 @@
-// From which size on a mixture of half-width experts is faster than its dense model: shapes of larger ones, random weights.
+// Finds the model size from which a mixture of half-width experts is faster than its dense model. Larger shapes have
+// random weights.
 
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -22,7 +23,7 @@ export interface ShapeReports {
 
 export async function shapeReports(context: SuiteContext): Promise<ShapeReports> {
   const names = namesOf(context.settings, "shapes", context.settings.quick ? ["tiny"] : ["360m", "1b", "3b"]);
-  // Gigabytes that nobody else has a use for.
+  // Large models are disposed at once.
   const cacheFolder = join(tmpdir(), "readme-moe-bench-shapes");
   const cases = shapeCases(context.settings.quick ? [1, 4] : [1, 4, 16]);
   const reports: ShapeReports[] = [];

@@ -1,8 +1,8 @@
-// Larger models than there are here, by their shapes: a few of their layers with random weights, and the rest by arithmetic.
+// Steps of larger models by their shapes: a few layers with random weights are measured, the rest is computed.
 
 import { LLAMA_3B, SMOLLM2_135M, SMOLLM2_360M, type Shape } from "../random-model.ts";
 
-/** Of well-known models, all of whose experts have half the width. */
+/** Shapes of well-known models; experts have half the width. */
 export const SHAPES: Readonly<Record<string, Shape>> = {
   tiny: { hiddenSize: 128, ffnSize: 512, numLayers: 6, numHeads: 2, numKvHeads: 1, headSize: 64, vocabSize: 1024 },
   "135m": SMOLLM2_135M,
@@ -20,12 +20,12 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
   "3b": LLAMA_3B,
 };
 
-/** How many layers are measured: the difference is what a layer takes. */
+/** Numbers of measured layers; the difference gives the time of a layer. */
 export const MEASURED_LAYERS = [1, 3] as const;
 
 /**
- * A step of all layers from steps of some: each layer takes the same, and the rest is there once. NaN where more layers took no
- * longer, which a busy machine can do.
+ * Computes a step of all layers from steps of some: each layer takes the same time, and the rest is constant. NaN when
+ * more layers took no longer, which happens on a busy machine.
  */
 export function allLayersMs(measuredMs: readonly [fewMs: number, manyMs: number], numLayers: number): number {
   const [few, many] = MEASURED_LAYERS;

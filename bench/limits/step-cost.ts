@@ -1,4 +1,4 @@
-// What a decode step has to read and to compute, from a model's shapes: what no program can do without.
+// Bytes that a decode step has to read and operations that it has to compute, by a model's shapes.
 
 import { kvPrecisionOf, weightSizes } from "@readme-moe/engine";
 import { kvBytesPerToken } from "@readme-moe/kernel";
@@ -8,13 +8,13 @@ import type { DecodeCase } from "../decode-steps.ts";
 type Source = Pick<Model, "config" | "experts" | "weights" | "router">;
 
 export interface StepCost {
-  /** Weights of the step's experts and of everything that all tokens share, once. */
+  /** Bytes of the step's experts and of all shared weights, read once. */
   readonly weightBytes: number;
-  /** Keys and values of the past, once, in the precision that they are kept in. */
+  /** Bytes of the past's keys and values, read once, in their stored precision. */
   readonly kvBytes: number;
-  /** Of products with weights: a multiplication and an addition are two. */
+  /** Operations of products with weights; a multiplication and an addition are two. */
   readonly productOps: number;
-  /** Of attention over the past. */
+  /** Operations of attention over the past. */
   readonly attentionOps: number;
 }
 
@@ -22,7 +22,7 @@ export function stepCost(model: Source, precision: Precision, { numSeqs, past, d
   const { config, experts, weights } = model;
   const sizes = weightSizes(model, precision);
   const numExperts = experts.names.length;
-  // Of an embedding table that is no head, a step reads a row for each token.
+  // A step reads one row for each token of an embedding table that is not also the head.
   const head = sizes.head > 0 ? sizes.head : sizes.embeddings;
   const active = (sizes.experts * Math.min(distinct, numSeqs, numExperts)) / numExperts;
   const perToken = weights.layers.reduce((sum, layer) => {
@@ -48,13 +48,13 @@ function sizeOf({ shape }: TensorRef): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-/** What a machine can do at best. */
+/** Rates of a machine. */
 export interface Peaks {
   readonly readBytesPerMs: number;
   readonly int8OpsPerMs: number;
 }
 
-/** The shortest that a step can take: it reads while it computes, and whichever takes longer counts. */
+/** Returns the shortest possible time of a step, which reads while it computes: the longer of both. */
 export function leastMs(cost: StepCost, peaks: Peaks): { readonly readMs: number; readonly computeMs: number } {
   return {
     readMs: (cost.weightBytes + cost.kvBytes) / peaks.readBytesPerMs,

@@ -1,4 +1,4 @@
-// Steps of several models by turns in one process: what slows a machine down for seconds slows all of them.
+// Runs steps of several models by turns in one process: a machine that is slow for seconds slows all of them.
 
 import { KernelRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
@@ -7,7 +7,7 @@ import { rewind } from "../../packages/engine/src/rewind.ts";
 import { type DecodePast, decodePast, decodeStep } from "../decode-steps.ts";
 import type { Answers, Job } from "./jobs.ts";
 
-/** Of a visit: the first step brings caches to where this model would have them. */
+/** Uncounted steps of a turn, which load this model into caches. */
 const [UNCOUNTED_STEPS, COUNTED_STEPS] = [1, 3] as const;
 
 export async function stepTurns(
@@ -21,11 +21,12 @@ export async function stepTurns(
     for (const runner of runners) pasts.push(await decodePast(runner, job, 1));
     const times: number[][] = job.entries.map(() => []);
     const places = job.entries.map((_, place) => place);
-    // The first round takes memory from the system.
+    // The first round allocates memory.
     for (let round = -1; round < job.rounds; round++) {
       for (const place of round % 2 === 0 ? places : places.toReversed()) {
         const { model, distinct } = job.entries[place] as (typeof job.entries)[number];
-        const ms = await visit(runners[model] as StepRunner, pasts[model] as DecodePast, job.past, distinct);
+        const turn = { pastTokens: job.past, distinct, uncountedSteps: UNCOUNTED_STEPS };
+        const ms = await medianStepMs(runners[model] as StepRunner, pasts[model] as DecodePast, turn);
         if (round >= 0) times[place]?.push(ms);
       }
     }
@@ -35,13 +36,19 @@ export async function stepTurns(
   }
 }
 
-/** Some steps, each with the same past. @returns the median's milliseconds */
-export async function visit(
+/** Steps of one model's turn. */
+interface Turn {
+  readonly pastTokens: number;
+  /** Distinct experts of each step. */
+  readonly distinct: number;
+  readonly uncountedSteps: number;
+}
+
+/** Runs some steps with the same past. @returns their median in milliseconds */
+export async function medianStepMs(
   runner: StepRunner,
   past: DecodePast,
-  pastTokens: number,
-  distinct: number,
-  uncountedSteps: number = UNCOUNTED_STEPS,
+  { pastTokens, distinct, uncountedSteps }: Turn,
 ): Promise<number> {
   const samples: number[] = [];
   for (let step = 0; step < uncountedSteps + COUNTED_STEPS; step++) {

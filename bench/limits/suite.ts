@@ -1,4 +1,4 @@
-// How far decoding is from what the machine can do, and where the rest goes.
+// Compares decoding with the limits of the machine, and splits its time into parts.
 
 import { expertLayout } from "@readme-moe/engine";
 import { openModel, type Model } from "@readme-moe/model";
@@ -20,7 +20,7 @@ const PRECISION = "int8";
 
 export const limitsSuite: Suite = {
   name: "limits",
-  summary: "how far decoding is from what memory and processor can do, and where the rest goes",
+  summary: "decoding compared with the limits of memory and processor, and the parts of a step's time",
   async run(context) {
     const { settings, keep } = context;
     const machine = await keep("machine", () =>
@@ -74,7 +74,7 @@ export const limitsSuite: Suite = {
 
 interface Models {
   readonly dense: Model;
-  /** The dense one where there is no other. */
+  /** Returns the mixture, or the dense model when there is none. */
   readonly mixture: Model;
   readonly close: () => Promise<void>;
 }
@@ -106,7 +106,7 @@ function jobOf({ settings }: SuiteContext, model: ModelSpec) {
   return { model, precision: PRECISION, threads, cacheFolder, rounds: quick ? 10 : 40 } as const;
 }
 
-/** Parts of steps with few and many sequences, with short and long pasts. */
+/** Measures the parts of steps with few and many sequences, and short and long pasts. */
 async function partsOf(context: SuiteContext, { mixture }: Models, cases: Cases): Promise<readonly StepParts[]> {
   const parts: StepParts[] = [];
   for (const one of extremes(cases.mixture)) {
@@ -119,7 +119,7 @@ async function partsOf(context: SuiteContext, { mixture }: Models, cases: Cases)
   return parts;
 }
 
-/** Of one sequence and of sixteen at most, with the shortest and the longest past and as many experts as there are up to four. */
+/** Selects cases with one and up to sixteen sequences, the shortest and longest past, and up to four experts. */
 function extremes(cases: readonly DecodeCase[]): readonly DecodeCase[] {
   const counts = cases.map(({ numSeqs }) => numSeqs).filter((count) => count <= 16);
   const pasts = cases.map(({ past }) => past);

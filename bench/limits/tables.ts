@@ -1,4 +1,4 @@
-// What was measured, as tables and a picture.
+// Tables and picture of the results.
 
 import type { StackedPicture } from "@readme-moe/refactor";
 import { formatNumber } from "../kit/report.ts";
@@ -9,7 +9,7 @@ import { leastMs, type StepCost } from "./step-cost.ts";
 
 export function machineTable(machine: MachineFigures): ReportTable {
   return {
-    title: "What the machine can do",
+    title: "Limits of the machine",
     columns: ["", ""],
     rows: [
       ["memory read by all threads, GB/s", formatNumber(machine.readGBPerS)],
@@ -17,7 +17,7 @@ export function machineTable(machine: MachineFigures): ReportTable {
       ["int8 products of 512 rows, GOP/s", formatNumber(machine.int8GOPerS)],
     ],
     notes: [
-      "Read by the C library's search and comparison over memory larger than any cache, the fastest round; products by onnxruntime.",
+      "Memory is read by the C library's search over memory larger than any cache, in the fastest round; products are onnxruntime's.",
     ],
   };
 }
@@ -28,7 +28,7 @@ export interface MeasuredStep {
   readonly cost: StepCost;
 }
 
-/** How close steps come to what the machine can do. */
+/** Compares steps with the limits of the machine. */
 export function limitsTable(title: string, steps: readonly MeasuredStep[], machine: MachineFigures): ReportTable {
   const peaks = { readBytesPerMs: machine.readGBPerS * 1e6, int8OpsPerMs: machine.int8GOPerS * 1e6 };
   return {
@@ -64,7 +64,7 @@ export function limitsTable(title: string, steps: readonly MeasuredStep[], machi
   };
 }
 
-/** A step taken apart. */
+/** Parts of a step. */
 export interface StepParts {
   readonly name: string;
   readonly engine: EngineFigures;

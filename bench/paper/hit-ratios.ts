@@ -1,4 +1,4 @@
-// Hits of expert caches (table 4): the recorded trace through `readme-moe simulate`, as anybody would call it.
+// Hit ratios of expert caches (table 4): simulates the recorded trace with `readme-moe simulate`.
 
 import type { ReportTable } from "../kit/suite.ts";
 import { cliJson } from "../cli-json.ts";
@@ -7,7 +7,7 @@ import { HIT_RATIOS } from "./paper-numbers.ts";
 const CAPACITIES = [2, 3, 4, 5] as const;
 const POLICIES = ["random", "lru", "belady"] as const;
 
-/** What `simulate --json` gives of one cache. */
+/** Result of `simulate --json` for one cache. */
 interface SimulatedCache {
   readonly capacity: number;
   readonly policy: string;
@@ -18,13 +18,13 @@ interface SimulatedCache {
 }
 
 export interface HitRatios {
-  /** One layer with a cache of its own. */
+  /** Simulates one layer with its own cache. */
   readonly alone: readonly SimulatedCache[];
   readonly onDemand: readonly SimulatedCache[];
   readonly ahead: readonly SimulatedCache[];
 }
 
-/** @param trace - its file; a model of fewer experts than a capacity has no such cache */
+/** @param trace - file of the trace; capacities above the number of experts are left out */
 export async function simulateHits(trace: string, numExperts: number): Promise<HitRatios> {
   const capacity = CAPACITIES.filter((experts) => experts < numExperts).join();
   const flags = ["simulate", "--trace", trace, "--policy", POLICIES.join(), "--capacity", capacity];
@@ -53,13 +53,13 @@ export function hitRatiosTable({ alone, onDemand, ahead }: HitRatios): ReportTab
     rows: [
       ...policies,
       row(
-        "bound: Belady who knows one step more",
+        "bound: Belady with one more step of foresight",
         (capacity) => cacheAt(onDemand, "belady", capacity)?.horizon_hit_ratio,
       ),
-      row("bound: Belady who knows everything", (capacity) => cacheAt(onDemand, "belady", capacity)?.belady_hit_ratio),
+      row("bound: Belady with full foresight", (capacity) => cacheAt(onDemand, "belady", capacity)?.belady_hit_ratio),
     ],
     notes: [
-      "Why they differ: the paper does not say in which order a batch asks for its experts, nor whether layers share a cache. One layer alone with a drawn order is nearest to its numbers; layer after layer is a circle, in which LRU evicts what comes next; our routes keep their expert longer.",
+      "Why they differ: the paper does not say in which order a batch asks for its experts, nor whether layers share a cache. One layer alone with a random order is closest to its numbers; running layer after layer is a cycle, in which LRU evicts the next expert; our routes change their expert less often.",
     ],
   };
 }

@@ -1,4 +1,4 @@
-// A dense model of one expert's size against the mixture (table 5), from the report that the refactoring left.
+// Compares a dense model of one expert's size with the mixture (table 5), from the refactoring's report.
 
 import type { LossRow, Report } from "@readme-moe/refactor";
 import type { ReportTable } from "../kit/suite.ts";
@@ -26,7 +26,7 @@ export function equalSizeTable({ losses }: Pick<Report, "losses">): ReportTable 
     }),
     notes: [
       ...(fixed ? [] : ["The model was refactored without baselines, so the static expert was not measured."]),
-      "Why they differ: the paper tunes both for a billion tokens; ours are fitted in closed form on some ten thousand tokens of each kind, and the static expert, fitted to all of them, is a stronger rival than one expert of the mixture. Perplexities of other models and texts compare by their differences only.",
+      "Why they differ: the paper tunes both for a billion tokens; ours are fitted in closed form on some ten thousand tokens of each kind, and the static expert, fitted to all of them, is stronger than one expert of the mixture. Perplexities of other models and texts are comparable by their differences only.",
     ],
   };
 }

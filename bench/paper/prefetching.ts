@@ -1,4 +1,4 @@
-// Reading ahead against reading on demand (figure 6).
+// Compares prefetching with reading on demand (figure 6).
 
 import { openModel } from "@readme-moe/model";
 import { formatNumber } from "../kit/report.ts";
@@ -12,7 +12,7 @@ import { MOST_SAVED_BY_PREFETCH } from "./paper-numbers.ts";
 const STEP_MS = "step, ms";
 const [ON_DEMAND, AHEAD] = ["on demand", "one layer ahead"] as const;
 
-/** MB/s of a disk; the first one is the system's cache. */
+/** Speeds of disks in MB/s; the first one is the system's cache. */
 function speedsOf({ settings }: SuiteContext): readonly number[] {
   return settings.quick ? [Infinity] : [Infinity, 2000, 500];
 }
@@ -62,7 +62,7 @@ export function prefetchTable(samples: readonly Sample[]): ReportTable {
     ]),
     notes: [
       `The paper: up to ${MOST_SAVED_BY_PREFETCH} % less at capacities of 2 to 5; values in its plot only.`,
-      "Why they differ: there, weights come over PCIe while a GPU computes; here, from the system's cache or a disk whose speed is set, while both cores compute. Reads that take longer than a layer cannot hide behind it, and a place taken early may cost a hit.",
+      "Why they differ: there, weights come over PCIe while a GPU computes; here, from the system's cache or a disk whose speed is set, while both cores compute. Reads that take longer than a layer cannot hide behind it, and a prefetched expert may evict one that is needed.",
     ],
   };
 }

@@ -1,4 +1,5 @@
-// What the router takes of a step and of the parameters (tables 8 and 9), and one request beside the dense model (figure 5, left).
+// Measures the router's share of a step and of the parameters (tables 8 and 9), and one request beside the dense model
+// (figure 5, left).
 
 import { formatNumber } from "../kit/report.ts";
 import type { ReportTable, SuiteContext } from "../kit/suite.ts";
@@ -59,7 +60,7 @@ export function routerTable(batches: readonly BatchFigures[]): ReportTable {
   };
 }
 
-/** What a refactoring report says of sizes. */
+/** Sizes in a refactoring's report. */
 export interface Sizes {
   readonly active_parameters: number;
   readonly router_parameters: number;
@@ -91,13 +92,13 @@ export function parametersTable(sizes: Sizes | undefined): ReportTable {
   };
 }
 
-/** Medians over rounds in which both took turns. */
+/** Returns medians over rounds in which both took turns. */
 export interface OneRequest {
   readonly mixtureMs: number;
   readonly denseMs: number;
 }
 
-/** `undefined` where no dense model is given. */
+/** Returns `undefined` without a dense model. */
 export async function measureOneRequest(context: SuiteContext, numExperts: number): Promise<OneRequest | undefined> {
   const { model, dense, cacheFolder } = context.settings;
   if (dense === undefined) return undefined;
@@ -135,7 +136,7 @@ export function oneRequestTable(measured: OneRequest | undefined, batches: reado
       ],
     ],
     notes: [
-      "Why they differ: see the suite `limits`, which takes steps apart and says from which shape on experts pay.",
+      "Why they differ: see the suite `limits`, which splits steps into parts and finds the shape from which experts are faster.",
     ],
   };
 }

@@ -1,4 +1,4 @@
-// Distinct experts and latency by the order in which requests run (figure 5), and the trace that hit ratios come from.
+// Measures distinct experts and latency by the order of requests (figure 5), and records the trace for hit ratios.
 
 import { expertBytes, readTrace, recordTraceLines } from "@readme-moe/core";
 import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
@@ -14,15 +14,15 @@ import { SCHEDULERS } from "../scheduling/schedulers.ts";
 import { requestsOf } from "../scheduling/workload.ts";
 import { DISTINCT_EXPERTS, LESS_LATENCY, LOCALITY } from "./paper-numbers.ts";
 
-/** Of all experts' bytes, while the trace is recorded: what a cache was told is in the trace then. */
+/** Budget while the trace is recorded, as a share of all experts' bytes: the trace then has the cache's requests. */
 const RECORDED_BUDGET = 4 / 7;
 const METRICS = { experts: "distinct experts", mean: "ms/token, mean", p95: "ms/token, p95" } as const;
 
 export interface Load {
-  /** Of texts. */
+  /** Paths of texts. */
   readonly paths: readonly string[];
   readonly numRequests: number;
-  /** In a step, and as many times as that at once. */
+  /** Sequences in a step, and concurrent requests as a multiple of that. */
   readonly batch: number;
   readonly times: number;
 }
@@ -45,7 +45,7 @@ export async function measureSchedulers(context: SuiteContext, load: Load): Prom
   const engine = await ReadMeEngine.open(context.settings.model, sharedOf(context, load));
   try {
     const requests = await requestsOf(engine, paths, numRequests, context.settings.seed);
-    // Memory is taken, and coefficients are learnt, before anything counts.
+    // The warm-up allocates memory and learns coefficients; it is not counted.
     await measure(engine, requests.slice(0, batch), batch);
     const variants = Object.entries(SCHEDULERS).map(([name, options]) => ({
       name,
@@ -94,12 +94,12 @@ export function schedulersTable(samples: readonly Sample[]): ReportTable {
     ]),
     notes: [
       `The paper: ${LESS_LATENCY.mean} % less on the mean, ${LESS_LATENCY.p95} % less at p95; no milliseconds in its text.`,
-      "Why they differ: here requests come all at once and each that ends is followed by the next; a step costs by its distinct experts more than on a GPU, where a batch is bound by memory; prefill is chunked in all orders.",
+      "Why they differ: here all requests start at once and each finished one is followed by the next; the cost of a step depends more on its distinct experts than on a GPU, where a batch is bound by memory; prefill is chunked in all orders.",
     ],
   };
 }
 
-/** Requests through an engine whose experts come and go, by the paper's algorithm. @returns the trace's lines */
+/** Runs requests with streamed experts and the paper's algorithm. @returns the lines of the trace */
 export async function recordedTrace(context: SuiteContext, load: Load): Promise<string> {
   const { model: path, seed } = context.settings;
   const model = await openModel(path);
@@ -131,7 +131,7 @@ export function localityTable(lines: string): ReportTable {
     columns: ["", "paper", "Mixtral, by the paper", "ours"],
     rows: [["of all tokens", percent(LOCALITY.readMe), percent(LOCALITY.mixtral), percent(locality)]],
     notes: [
-      "Why they differ: our router learns from costs that are averaged over 64 tokens (`--locality-tokens`), the paper's from each token alone.",
+      "Why they differ: our router learns from costs averaged over 64 tokens (`--locality-tokens`), the paper's from single tokens.",
     ],
   };
 }

@@ -1,4 +1,4 @@
-// The paper's tables and figures with our system: its number, ours, and why they differ.
+// Repeats the paper's tables and figures with our system: the paper's number, ours, and the reasons for differences.
 
 import { join } from "node:path";
 import { openModel, writeFileAtomically } from "@readme-moe/model";
@@ -12,12 +12,12 @@ import { loadOf, localityTable, measureSchedulers, recordedTrace, schedulersTabl
 
 export const paperSuite: Suite = {
   name: "paper",
-  summary: "the paper's tables and figures, redone with this system",
+  summary: "the paper's tables and figures, repeated with this system",
   async run(context) {
     const { settings, folder, keep, say } = context;
     const numExperts = await numExpertsOf(settings.model);
     if (numExperts < 3)
-      throw new RangeError(`Expected <model> to be a mixture of three experts and more, got ${settings.model}`);
+      throw new RangeError(`Expected <model> to be a mixture of at least three experts, got ${settings.model}`);
     const load = loadOf(context);
     const schedulers = await measureSchedulers(context, load);
     say("recording a trace");
@@ -42,9 +42,9 @@ export const paperSuite: Suite = {
       ],
       samples: [...schedulers, ...prefetch],
       notes: [
-        `Requests: ${load.numRequests} of ${load.paths.join(", ")}, ${load.batch} in a step, ${load.batch * load.times} at once; the trace is in trace.jsonl.`,
-        ...(report ? [] : [`${settings.model} has no report.json: no sizes, and nothing for table 5.`]),
-        "Not redone: tables 3 and 6 and figure 4 (benchmarks of 7B models), figure 2 and 3 (Mixtral), table 7 (not credible: fewer operations than the router has parameters).",
+        `Requests: ${load.numRequests} of ${load.paths.join(", ")}, ${load.batch} in a step, ${load.batch * load.times} concurrent; the trace is in trace.jsonl.`,
+        ...(report ? [] : [`${settings.model} has no report.json, so sizes and table 5 are missing.`]),
+        "Not repeated: tables 3 and 6 and figure 4 (benchmarks of 7B models), figure 2 and 3 (Mixtral), table 7 (not credible: fewer operations than the router has parameters).",
       ],
     };
   },

@@ -1,4 +1,4 @@
-// Which models are compared, and in what precision.
+// Compared models and their precisions.
 
 import { openModel, type Precision } from "@readme-moe/model";
 import { weightSizes } from "@readme-moe/engine";
@@ -10,7 +10,7 @@ export interface QualityContender {
   readonly precision: Precision;
 }
 
-/** Folders of other refactorings of the same model, by `--set`. */
+/** Folders of other refactorings of the same model, given by `--set`. */
 const OTHERS = {
   paper: "paper's selection",
   static: "static half",
@@ -18,7 +18,10 @@ const OTHERS = {
   tuned: "ours, tuned",
 } as const;
 
-/** `--set precisions=int8` leaves others out, but of the dense model: losses are measured from its own numbers, in float32. */
+/**
+ * Lists models. `--set precisions=int8` leaves other precisions out, except the dense model's float32, which losses are
+ * compared with.
+ */
 export function contendersOf(settings: BenchSettings): readonly QualityContender[] {
   const { model, dense, set, quick } = settings;
   const precisions = namesOf(settings, "precisions", quick ? ["int8"] : ["fp32", "int8"]) as readonly Precision[];
@@ -34,7 +37,7 @@ export function contendersOf(settings: BenchSettings): readonly QualityContender
   ];
 }
 
-/** Of everything that has to be in memory to run it. */
+/** Returns the bytes of everything in memory while the model runs. */
 export async function weightMegabytes({ path, precision }: QualityContender): Promise<number> {
   const model = await openModel(path);
   const sizes = weightSizes(model, precision);

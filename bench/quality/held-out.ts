@@ -1,4 +1,4 @@
-// Documents that a refactoring did not see.
+// Documents that a refactoring holds out.
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import { writeFileAtomically } from "@readme-moe/model";
 import { dataFiles } from "../kit/suite.ts";
 import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 
-/** As `refactor` holds them out: every twelfth, the one with index 11 first. */
+/** Selects the documents that `refactor` holds out: every twelfth, beginning with index 11. */
 const [EVERY, INDEX] = [12, 11];
 
 export function heldOut<Document>(documents: readonly Document[]): readonly Document[] {

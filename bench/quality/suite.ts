@@ -1,4 +1,4 @@
-// What a mixture loses, beside the dense model in the same memory, the paper's recipe, and one expert for everything.
+// Measures the loss of a mixture beside the dense model in the same memory, the paper's method, and one static expert.
 
 import { join } from "node:path";
 import { namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
@@ -10,7 +10,7 @@ import { accuraciesTable, lossesTable, reportTable, type Evaluated, type Measure
 
 export const qualitySuite: Suite = {
   name: "quality",
-  summary: "what experts lose by domain and on questions, beside the dense model in the same memory",
+  summary: "losses of experts by domain and on questions, beside the dense model in the same memory",
   async run(context) {
     const { settings, folder, keep } = context;
     const paths = settings.data.length > 0 ? settings.data : ["models/pocket/calibration"];
@@ -33,8 +33,8 @@ export const qualitySuite: Suite = {
       tables: [lossesTable(measured), ...(accuracies ? [accuracies] : []), ...(report ? [reportTable(report)] : [])],
       samples: measured.flatMap(samplesOf),
       notes: [
-        `Documents: every twelfth of ${paths.join(", ")}, as refactorings hold them out; those of other texts were never seen.`,
-        "Evaluation is deterministic, so each is measured once.",
+        `Documents: every twelfth of ${paths.join(", ")}, as refactorings hold them out; documents of other texts were never seen.`,
+        "Evaluation is deterministic, so each model is measured once.",
         ...failures,
       ],
     };

@@ -1,10 +1,10 @@
-// Losses and accuracies as tables.
+// Tables of losses and accuracies.
 
 import type { Report } from "@readme-moe/refactor";
 import { formatNumber } from "../kit/report.ts";
 import type { ReportTable } from "../kit/suite.ts";
 
-/** What `eval --json` gives. */
+/** Result of `eval --json`. */
 export interface Evaluated {
   readonly files?: Readonly<Record<string, { readonly loss: number }>>;
   readonly mean_loss?: number;
@@ -42,7 +42,7 @@ export function lossesTable(measured: readonly MeasuredQuality[]): ReportTable {
   };
 }
 
-/** Who answers better than the last one and takes no more memory. */
+/** Names the models with less loss than the last one in no more memory. */
 function betterInLess(measured: readonly MeasuredQuality[]): string {
   const ours = measured.at(-1);
   const better = measured.filter(
@@ -50,8 +50,8 @@ function betterInLess(measured: readonly MeasuredQuality[]): string {
       megabytes <= (ours?.megabytes ?? 0) &&
       (evaluated.mean_loss ?? Infinity) < (ours?.evaluated.mean_loss ?? -Infinity),
   );
-  if (better.length === 0) return `Nothing here that takes as little memory loses less than ${ours?.name ?? "it"}.`;
-  return `In no more memory than ${ours?.name ?? "it"}, less is lost by: ${better.map(({ name }) => name).join("; ")}.`;
+  if (better.length === 0) return `No model with as little memory has less loss than ${ours?.name ?? "the last one"}.`;
+  return `Models with less loss in no more memory than ${ours?.name ?? "the last one"}: ${better.map(({ name }) => name).join("; ")}.`;
 }
 
 export function accuraciesTable(measured: readonly MeasuredQuality[]): ReportTable | undefined {
@@ -72,7 +72,7 @@ export function accuraciesTable(measured: readonly MeasuredQuality[]): ReportTab
   };
 }
 
-/** What the refactoring measured itself: selection and static half are models that nobody keeps. */
+/** Makes a table of the refactoring's own measurements, since selection and static half are not written as models. */
 export function reportTable({ losses, settings }: Pick<Report, "losses" | "settings">): ReportTable {
   const domains = Object.keys(losses[0]?.losses ?? {});
   return {

@@ -1,11 +1,11 @@
-// One workload through one engine as it is set now.
+// Runs one workload through one engine with its current settings.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { mean } from "../kit/statistics.ts";
 import type { Request } from "./workload.ts";
 
 export interface Measured {
-  /** Of a request, from when it was made to its last token, by output token. */
+  /** Latency of each request from its arrival to its last token, divided by its output tokens. */
   readonly meanMsPerToken: number;
   readonly p95MsPerToken: number;
   readonly meanFirstTokenMs: number;
@@ -13,15 +13,15 @@ export interface Measured {
   /** Mean over steps. */
   readonly distinctExperts: number;
   readonly steps: number;
-  /** Mean of |predicted - took| over took. */
+  /** Mean of |predicted - actual| / actual. */
   readonly predictionError: number;
-  /** `undefined` where all experts are in memory. */
+  /** `undefined` when all experts are in memory. */
   readonly hitRatio: number | undefined;
   readonly megabytesRead: number | undefined;
   readonly residentMegabytes: number;
 }
 
-/** @param concurrency - requests at once; each one that ends is followed by the next */
+/** @param concurrency - concurrent requests; each finished request is followed by the next */
 export async function measure(
   engine: ReadMeEngine,
   requests: readonly Request[],

@@ -1,5 +1,5 @@
-// Memory of the engine's process with experts within a budget: 1, 8 and 32 sequences for a while, then 32 of them for as long as
-// is asked for.
+// Measures the memory of the engine's process with experts within a budget: 1, 8 and 32 sequences for a while, then 32
+// sequences for a given time.
 //
 //   pnpm bench:memory <model> --data <folder of domain.jsonl> [--budget 0.25] [--minutes 10]
 
@@ -28,7 +28,7 @@ for (const concurrency of [1, 8, 32]) await report(`${concurrency} sequences`, c
 for (let minute = 1; minute <= Number(values.minutes); minute++) await report(`minute ${minute}`, 32, 1);
 await engine.dispose();
 
-/** The most that was seen, looking once a second. */
+/** Returns the maximum of samples taken once a second. */
 async function report(name: string, concurrency: number, minutes: number): Promise<void> {
   const endMs = performance.now() + 60_000 * minutes;
   let next = 0;

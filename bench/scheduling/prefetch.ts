@@ -1,5 +1,5 @@
-// Reading ahead against reading on demand: decode steps over all experts in turn, within budgets, from the system's cache and
-// from disks of given speeds. Means.
+// Compares prefetching with reading on demand: decode steps over all experts in turn, within budgets, from the system's
+// cache and from disks of given speeds. Prints means.
 //
 //   pnpm bench:prefetch <model> [--budgets 0.5,0.25] [--speeds 2000,500] [--rounds 30]
 

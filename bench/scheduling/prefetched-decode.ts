@@ -1,5 +1,5 @@
-// Decode steps over all experts in turn within a budget, from the system's cache or from a disk of a given speed: reads wait for
-// as long as such a disk would take, one after the other.
+// Decode steps over all experts in turn within a budget, from the system's cache or from a disk of a given speed. Reads
+// wait one after the other for the time of such a disk.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { expertBytes } from "@readme-moe/core";
@@ -13,17 +13,17 @@ const NUM_SEQS = 16;
 
 export interface PrefetchedOptions {
   readonly threads: number;
-  /** Of all experts' bytes. */
+  /** Share of all experts' bytes. */
   readonly budget: number;
-  /** 0 reads on demand, 1 reads the next layer while one runs. */
+  /** 0 reads on demand, 1 prefetches the next layer. */
   readonly lookaheadLayers: number;
   readonly rounds: number;
-  /** `Infinity` is as fast as the system's cache. */
+  /** Speed of the disk; `Infinity` is the system's cache. */
   readonly diskMbPerS: number;
   readonly cacheFolder?: string | undefined;
 }
 
-/** Means of a step. */
+/** Means over steps. */
 export interface Decoded {
   readonly meanMs: number;
   readonly stallMs: number;
@@ -44,7 +44,7 @@ export async function prefetchedDecode(model: Model, options: PrefetchedOptions)
   }
 }
 
-/** @returns ends it */
+/** @returns a function that ends the simulation */
 function slowReads(diskMbPerS: number): () => void {
   const read = Object.getOwnPropertyDescriptor(UnitFile.prototype, "read")?.value as UnitFile["read"];
   let freeAtMs = 0;
@@ -60,7 +60,7 @@ function slowReads(diskMbPerS: number): () => void {
   };
 }
 
-/** Steps of 16 sequences; which experts they need changes every few steps. */
+/** Runs steps of 16 sequences whose experts change every few steps. */
 async function decode(runner: KernelRunner, numExperts: number, rounds: number): Promise<Decoded> {
   const room = wholeBlocks(33 + rounds);
   const kv = runner.openKv({ capacityTokens: NUM_SEQS * room });

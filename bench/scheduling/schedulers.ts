@@ -1,6 +1,6 @@
 import type { SchedulingOptions } from "@readme-moe/engine";
 
-/** Those that are compared: the paper's two baselines, its algorithm, and ours. */
+/** Compared schedulers: the paper's two baselines, its algorithm, and ours. */
 export const SCHEDULERS: Readonly<Record<string, SchedulingOptions>> = {
   "decode-first": { scheduler: "fcfs", prefillShare: 0 },
   "prefill-first": { scheduler: "fcfs", prefillShare: 1 },

@@ -1,5 +1,5 @@
-// A mixed load of all domains under each scheduler, with all experts in memory and within budgets, and the dense model beside it.
-// Schedulers take turns on one engine, with the same requests.
+// Runs a mixed load of all domains with each scheduler, with all experts in memory and within budgets, and with the
+// dense model. Schedulers take turns on one engine, with the same requests.
 
 import { ReadMeEngine, type OpenOptions, type SchedulingOptions } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
@@ -23,7 +23,7 @@ import { type Request, requestsOf } from "./workload.ts";
 
 const POCKET_TEXTS = "models/pocket/calibration";
 
-/** One engine, and the schedulers that take turns on it. */
+/** Engine, and the schedulers that take turns on it. */
 interface Series {
   readonly name: string;
   readonly path: string;
@@ -33,9 +33,9 @@ interface Series {
 
 interface Load {
   readonly requests: readonly Request[];
-  /** Sequences that a step takes. */
+  /** Maximum of sequences in a step. */
   readonly batch: number;
-  /** Requests at once, by the batch. */
+  /** Concurrent requests, as a multiple of the batch. */
   readonly times: readonly number[];
 }
 
@@ -67,8 +67,8 @@ export const schedulingSuite: Suite = {
       targets: quick ? [] : schedulingTargets(samples),
       samples,
       notes: [
-        `${model}: ${count} requests of all kinds of text, greedy, ${batch} sequences in a step; each that ends is followed by the next.`,
-        "Normalised latency: from when a request is made to its last token, by token of the answer.",
+        `${model}: ${count} requests of all kinds of text, greedy, ${batch} sequences in a step; each finished request is followed by the next.`,
+        "Normalised latency: time from a request's arrival to its last token, divided by the answer's tokens.",
         ...schedulingNotes(samples),
         ...failures,
       ],
@@ -116,7 +116,7 @@ async function measureSeries(context: SuiteContext, { name, path, options, sched
   const failures: string[] = [];
   await using engine = lazily(async () => {
     const opened = await ReadMeEngine.open(path, options);
-    // Memory is taken, and coefficients are learnt, before anything counts.
+    // The warm-up allocates memory and learns coefficients; it is not counted.
     await measure(opened, requests.slice(0, batch), batch);
     return opened;
   });

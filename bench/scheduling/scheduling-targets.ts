@@ -1,4 +1,4 @@
-// What was wanted of schedulers, and whether it is so.
+// Targets of schedulers.
 
 import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
 import { median } from "../kit/statistics.ts";
@@ -23,15 +23,15 @@ const BASELINES = ["decode-first", "prefill-first"];
 const OURS = ["cost-aware", "read-me"];
 const WANTED_BUDGET_PERCENT = 50;
 const WANTED = { meanPercent: 15, p95Percent: 20, slowerPercent: 2, distinctExperts: 3.5 } as const;
-/** The paper's decode-first has so many distinct experts in a step; what is wanted of ours is said for such a load. */
+/** Distinct experts in a step of the paper's decode-first; our target applies to such a load. */
 const PAPER_DISTINCT = { experts: 5, within: 0.3 } as const;
 
-/** Of a memory budget, in percent of what all experts take. */
+/** Names a memory budget, in percent of all experts' bytes. */
 export function budgetName(percent: number): string {
   return `${percent} % of the experts' bytes`;
 }
 
-/** A series at a load, as samples have it. @param times - requests at once, by the sequences that a step takes */
+/** Names a series at a load. @param times - concurrent requests, as a multiple of the sequences in a step */
 export function conditionOf(series: string, times: number): string {
   return `${series}, ${times} ×`;
 }
@@ -45,8 +45,8 @@ function targetsOf(samples: readonly Sample[], at: string, scheduler: string): r
   const targets: Target[] = [];
   if (at.startsWith(`${budgetName(WANTED_BUDGET_PERCENT)}, `)) {
     targets.push(
-      lessThanBaseline(samples, at, scheduler, METRICS.meanMsPerToken, WANTED.meanPercent),
-      lessThanBaseline(samples, at, scheduler, METRICS.p95MsPerToken, WANTED.p95Percent),
+      lessThanBaseline(samples, { at, scheduler, metric: METRICS.meanMsPerToken, limit: WANTED.meanPercent }),
+      lessThanBaseline(samples, { at, scheduler, metric: METRICS.p95MsPerToken, limit: WANTED.p95Percent }),
     );
   }
   if (at.startsWith(`${ALL_IN_MEMORY}, `)) targets.push(slowerThanBaseline(samples, at, scheduler));
@@ -62,7 +62,7 @@ function targetsOf(samples: readonly Sample[], at: string, scheduler: string): r
   return targets;
 }
 
-/** What can not be said of this load. */
+/** Explains why a target does not apply to this load. */
 export function schedulingNotes(samples: readonly Sample[]): readonly string[] {
   const conditions = distinct(samples.map(({ at }) => String(at)));
   if (conditions.some((at) => hasPapersLoad(samples, at))) return [];
@@ -70,7 +70,7 @@ export function schedulingNotes(samples: readonly Sample[]): readonly string[] {
   const most = Math.max(0, ...conditions.map(distinctOf).filter(Number.isFinite));
   const { experts, within } = PAPER_DISTINCT;
   return [
-    `At most ${WANTED.distinctExperts} distinct experts a step are wanted where decode-first has ${experts} ± ${within}: it has ${most.toFixed(2)} at most here.`,
+    `The target of at most ${WANTED.distinctExperts} distinct experts a step applies when decode-first has ${experts} ± ${within}; here it has at most ${most.toFixed(2)}.`,
   ];
 }
 
@@ -79,13 +79,14 @@ function hasPapersLoad(samples: readonly Sample[], at: string): boolean {
   return Math.abs(decodeFirst - PAPER_DISTINCT.experts) <= PAPER_DISTINCT.within;
 }
 
-function lessThanBaseline(
-  samples: readonly Sample[],
-  at: string,
-  scheduler: string,
-  metric: string,
-  limit: number,
-): Target {
+interface Reduction {
+  readonly at: string;
+  readonly scheduler: string;
+  readonly metric: string;
+  readonly limit: number;
+}
+
+function lessThanBaseline(samples: readonly Sample[], { at, scheduler, metric, limit }: Reduction): Target {
   const better = Math.min(...BASELINES.map((name) => medianOf(samples, at, name, metric)));
   const value = 100 * (1 - medianOf(samples, at, scheduler, metric) / better);
   const what = `${scheduler}, ${at}: ${metric}, less than the better baseline's`;
@@ -100,7 +101,7 @@ function slowerThanBaseline(samples: readonly Sample[], at: string, scheduler: s
   return { what, value, unit: "%", wanted: "under", limit: WANTED.slowerPercent };
 }
 
-/** NaN where it was not measured. */
+/** Returns NaN when it was not measured. */
 function medianOf(samples: readonly Sample[], at: string, variant: string, metric: string): number {
   return median(valuesOf(samples, { variant, at, metric }));
 }

@@ -1,4 +1,4 @@
-// Requests of all domains: beginnings of documents, to be continued for a drawn number of tokens.
+// Requests of all domains: beginnings of documents, each continued for a random number of tokens.
 
 import { seededRandom } from "@readme-moe/core";
 import { dataFiles } from "../kit/suite.ts";
@@ -13,14 +13,14 @@ export interface Request {
 const [LEAST_PROMPT, MOST_PROMPT] = [16, 96];
 const [LEAST_OUTPUT, MOST_OUTPUT] = [8, 56];
 
-// Of so many documents drawn for each request, one is long enough.
+// Number of documents drawn for each request, so that at least one is long enough.
 const MOST_DRAWS = 100;
 
 /**
- * Requests of all domains, the same for the same seed.
+ * Makes requests of all domains, the same for the same seed.
  *
  * @param paths - files by domain, or folders of them
- * @throws {RangeError} when hardly any document is as long as prompts are
+ * @throws {RangeError} when too few documents are as long as prompts
  */
 export async function requestsOf(
   engine: { tokenize(text: string): Promise<Int32Array> },

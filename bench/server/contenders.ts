@@ -1,4 +1,4 @@
-// Servers of the same model: our middleware, and what one writes around the peers.
+// Servers of the same model: our middleware, and typical handlers around the peers.
 
 import { namesOf, type SuiteContext } from "../kit/suite.ts";
 import { LIBRARIES, readyPeers } from "../engine/peers.ts";
@@ -12,10 +12,10 @@ export interface ServerContender {
 
 const CONTEXT_TOKENS = 256;
 
-/** Ours first. */
+/** Lists servers, ours first. */
 export async function serverContenders(context: SuiteContext): Promise<readonly ServerContender[]> {
   const { model, dense, threads } = context.settings;
-  // Requests wait rather than being refused: one that is answered too late counts as such.
+  // Requests wait instead of being rejected; late answers are counted as late.
   const ours = (path: string) => () =>
     startServer("server.ts", { path, engine: ourEngine(context), admission: { maxRequests: 1024 } });
   const own: readonly ServerContender[] = [

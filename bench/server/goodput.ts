@@ -1,4 +1,4 @@
-// What an open loop's answers are worth: percentiles, and how many a second kept to the limits.
+// Figures of an open loop's answers: percentiles, and the answers per second within the limits.
 
 import type { Figure } from "../kit/samples.ts";
 import { mean, percentile } from "../kit/statistics.ts";
@@ -21,7 +21,7 @@ export const SERVER_METRICS = {
   unanswered: "not answered, %",
 } as const;
 
-/** Milliseconds of each token after the first. */
+/** Milliseconds per token after the first. */
 export function perTokenMs({ firstMs, totalMs, completionTokens }: Answer): number {
   return completionTokens > 1 ? (totalMs - firstMs) / (completionTokens - 1) : 0;
 }
@@ -30,7 +30,7 @@ export function isAnswered({ status, isWhole, errorCode }: Answer): boolean {
   return status === 200 && isWhole && errorCode === undefined;
 }
 
-/** Latencies are of those that were answered; the others count where there is an answer to count. */
+/** Latencies cover answered requests; goodput counts unanswered ones as missed. */
 export function goodputFigures(
   at: number,
   answers: readonly Answer[],
@@ -48,13 +48,13 @@ export function goodputFigures(
   return [
     { metric: SERVER_METRICS.goodput, at, value: kept.length / seconds },
     { metric: SERVER_METRICS.kept, at, value: share(kept.length) },
-    // Where nothing was answered there is no latency.
+    // Without answers there is no latency.
     ...(answered.length > 0 ? latencies : []),
     { metric: SERVER_METRICS.unanswered, at, value: share(answers.length - answered.length) },
   ];
 }
 
-/** Tokens a second of answers that all began at once. */
+/** Returns the tokens per second of answers that all began at once. */
 export function tokensPerSecond(answers: readonly Answer[], elapsedMs: number): number {
   const unanswered = answers.find((answer) => !isAnswered(answer));
   if (unanswered) throw new Error(`Expected answers only, got ${unanswered.status} ${unanswered.errorCode ?? ""}`);

@@ -1,4 +1,4 @@
-// Requests by the clock, whatever the server does: what waits for a slow server comes all the same, as it would.
+// Sends requests at given times, whether or not the server has answered earlier ones.
 
 import { setMaxListeners } from "node:events";
 import { seededRandom } from "@readme-moe/core";
@@ -9,10 +9,10 @@ import type { ServerProcess } from "../express/server-process.ts";
 import { goodputFigures, type Limits } from "./goodput.ts";
 
 export interface OpenLoop {
-  /** Called for each rate: a server that was overloaded may still work on what nobody waits for. */
+  /** Opens a server; called for each rate, since an overloaded server may still work on abandoned requests. */
   readonly start: () => Promise<ServerProcess>;
   readonly warmUp: (url: string) => Promise<void>;
-  /** Of a Poisson process, requests a second; one after the other. */
+  /** Rates of Poisson processes in requests per second, measured one after the other. */
   readonly rates: readonly number[];
   readonly seconds: number;
   readonly tokens: number;
@@ -20,11 +20,11 @@ export interface OpenLoop {
   readonly seed: number;
 }
 
-/** After the last request came; who has no answer then never gets one. */
+/** Time after the last arrival; later answers count as missing. */
 const PATIENCE_MS = 5000;
 const SEED_STEP = 1000;
 
-/** The same arrivals for every server with the same seed. */
+/** Draws arrivals, the same for every server with the same seed. */
 export async function measureOpenLoop(load: OpenLoop): Promise<readonly Figure[]> {
   const { start, warmUp, rates, seconds, tokens, limits, seed } = load;
   const figures: Figure[] = [];
@@ -33,7 +33,7 @@ export async function measureOpenLoop(load: OpenLoop): Promise<readonly Figure[]
     await using server = await start();
     await warmUp(server.url);
     const signal = AbortSignal.timeout(seconds * 1000 + PATIENCE_MS);
-    setMaxListeners(0, signal); // a listener for each request under way
+    setMaxListeners(0, signal); // one listener for each running request
     const ask = (): Promise<Answer> => askOne(server.url, numAsked++, tokens, signal);
     const answers = await openLoop(rate, seconds, ask, seededRandom(SEED_STEP * seed + index));
     figures.push(...goodputFigures(rate, answers, seconds, limits));

@@ -1,4 +1,4 @@
-// Servers under a load that does not wait for them, and what a server costs around its engine.
+// Servers under an open-loop load, and the cost of a server around its engine.
 
 import { curvesPanel, summaryTable } from "../kit/report.ts";
 import { interleave, type Interleaved } from "../kit/turns.ts";
@@ -12,15 +12,15 @@ import { type Limits, SERVER_METRICS } from "./goodput.ts";
 import { measureOpenLoop } from "./open-loop.ts";
 import { measureEngine, measureServer, WHOLE } from "./whole-server.ts";
 
-/** Of what our server can answer. */
+/** Arrival rates as shares of our server's capacity. */
 const SHARES = { quick: [50], whole: [30, 60, 90] } as const;
-/** Rounds of a difference of a few percent. */
+/** Rounds that resolve a difference of a few percent. */
 const LEAST_PAIRS = 7;
 const WHOLE_SERVER_WANTED = 0.9;
 
 export const serverSuite: Suite = {
   name: "server",
-  summary: "goodput and latency over HTTP under Poisson arrivals; what HTTP costs around the engine",
+  summary: "goodput and latency over HTTP under Poisson arrivals; the cost of HTTP around the engine",
   async run(context) {
     const { settings, keep, say } = context;
     const { quick, seed } = settings;
@@ -31,8 +31,8 @@ export const serverSuite: Suite = {
     const limits = { firstMs, perTokenMs };
     const contenders = await serverContenders(context);
     const [ours] = contenders;
-    if (!ours) throw new Error("There is no server to measure");
-    say("how much our server can answer");
+    if (!ours) throw new Error("Expected a server to measure, got none");
+    say("capacity of our server");
     const capacity = await keep("capacity", () => capacityOf(ours, quick ? 1 : 3, tokens));
     const shares = numbersOf(settings, "shares", quick ? SHARES.quick : SHARES.whole);
     const rates = shares.map((share) => Math.round(share * capacity) / 100);
@@ -60,11 +60,11 @@ export const serverSuite: Suite = {
     ];
     const around = await interleave(context, "whole server", pair, quick ? 1 : Math.max(LEAST_PAIRS, settings.rounds));
     const notes = [
-      `Our server answers ${capacity.toFixed(2)} requests a second of ${tokens} tokens when ${PLACES} are always under way; arrivals are shares of that.`,
-      `Limits: the first token within ${firstMs} ms, the others ${perTokenMs} ms each. Who has no answer 5 s after the last arrival has none.`,
-      "The client has its share of the same cores.",
+      `Our server answers ${capacity.toFixed(2)} requests per second of ${tokens} tokens with ${PLACES} always running; arrivals are shares of that.`,
+      `Limits: the first token within ${firstMs} ms, the others ${perTokenMs} ms each. Requests without an answer 5 s after the last arrival count as unanswered.`,
+      "The client shares the server's cores.",
     ];
-    return report(seed, limits, rates, loaded, around, notes);
+    return report({ seed, limits, rates, loaded, around, notes });
   },
 };
 
@@ -77,19 +77,21 @@ async function capacityOf({ start }: ServerContender, rounds: number, tokens: nu
   return (numRequests * 1000) / (performance.now() - startMs);
 }
 
-/** Memory is taken, and code compiled, before anything counts. */
+/** Warms up: allocates memory and compiles code before measurements. */
 async function warmUp(url: string, tokens: number): Promise<void> {
   await closedLoop(4, completions(url, tokens, true), (asked) => asked >= 4);
 }
 
-function report(
-  seed: number,
-  limits: Limits,
-  rates: readonly number[],
-  loaded: Interleaved,
-  around: Interleaved,
-  notes: readonly string[],
-): SuiteReport {
+interface Results {
+  readonly seed: number;
+  readonly limits: Limits;
+  readonly rates: readonly number[];
+  readonly loaded: Interleaved;
+  readonly around: Interleaved;
+  readonly notes: readonly string[];
+}
+
+function report({ seed, limits, rates, loaded, around, notes }: Results): SuiteReport {
   const table = (title: string, metrics: readonly (keyof typeof SERVER_METRICS)[]) =>
     summaryTable(loaded.samples, {
       title,

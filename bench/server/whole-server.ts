@@ -1,4 +1,5 @@
-// The whole server against the engine alone: the same requests, all at once, over HTTP as streams and as calls.
+// Compares the whole server with the engine alone: the same concurrent requests, over HTTP as streams and as direct
+// calls.
 
 import { ReadMeEngine } from "@readme-moe/engine";
 import type { Figure } from "../kit/samples.ts";
@@ -10,7 +11,7 @@ import { tokensPerSecond } from "./goodput.ts";
 
 export const WHOLE = {
   speed: "new tokens, tok/s",
-  /** Of a step's time, what is not the graph: scheduling, sampling, routing. */
+  /** Share of a step's time outside of the model: scheduling, sampling, routing. */
   outside: "outside of the graph, % of a step",
 } as const;
 
@@ -22,7 +23,7 @@ export async function measureServer(context: SuiteContext, path: string, tokens:
     const answers = await Promise.all(Array.from({ length: PLACES }, (_, index) => ask(first + index)));
     return tokensPerSecond(answers, performance.now() - startMs);
   };
-  // Memory is taken, and code compiled, before anything counts.
+  // The warm-up allocates memory and compiles code; it is not counted.
   await atOnce(0);
   return [{ metric: WHOLE.speed, value: await atOnce(PLACES) }];
 }

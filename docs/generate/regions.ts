@@ -68,7 +68,7 @@ export const REGIONS: readonly Region[] = [
   {
     page: "express.md",
     name: "restart",
-    make: () => optionTable([`${EDGE}/models/restart-policy.ts`, "RestartOptions"]),
+    make: () => optionTable([`${EDGE}/models/options.ts`, "RestartOptions"]),
   },
   {
     page: "express.md",

@@ -1,11 +1,12 @@
 // Rows of one call on a real engine: hooks see them in step, each has its own length, and a signal ends them.
 
 import { join } from "node:path";
-import type { Engine, ProcessLogits } from "@readme-moe/core";
+import type { Engine, GenerateChunk, Generation, ProcessLogits } from "@readme-moe/core";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { runRows, type RowRequest } from "../../packages/adapter/src/generation/run-rows.ts";
 import { complete } from "../support/complete.ts";
+import { generationOf } from "../support/generation.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
@@ -39,13 +40,17 @@ class Gate {
 
 /** Wraps the engine: a request's gate opens when its answer has ended in any way. */
 function opening(gates: ReadonlyMap<object, Gate>): Pick<Engine, "generate"> {
+  async function* answer(generation: Generation, prompt: object): AsyncGenerator<GenerateChunk, void, undefined> {
+    try {
+      yield* generation;
+    } finally {
+      gates.get(prompt)?.open();
+    }
+  }
   return {
-    async *generate(asked) {
-      try {
-        yield* engine.generate(asked);
-      } finally {
-        gates.get(asked.prompt as object)?.open();
-      }
+    generate(asked) {
+      const generation = engine.generate(asked);
+      return generationOf(answer(generation, asked.prompt as object), generation.accepted);
     },
   };
 }

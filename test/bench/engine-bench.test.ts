@@ -1,4 +1,4 @@
-// The parts of the engine's suite whose errors would go unnoticed: measurements and their summaries.
+// Parts of the engine suite whose errors would not be noticed in its results: measurements and summaries.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -28,13 +28,13 @@ function isOurs(variant: string): boolean {
   return variant.startsWith("readme-moe");
 }
 
-/** Blocks the thread, like a library that computes on its caller's thread. */
+/** Library that computes on the calling thread. */
 function block(ms: number): readonly number[] {
   for (const endMs = performance.now() + ms; performance.now() < endMs;);
   return [1];
 }
 
-describe("the comparison with the best peer", () => {
+describe("our engine beside the best peer", () => {
   const samples = [
     ...[30, 10, 20].map((value, turn) => sample("readme-moe x", "speed", value, turn)),
     sample("readme-moe x", "loss", 2.5),
@@ -62,14 +62,14 @@ describe("the comparison with the best peer", () => {
     expect(toBestPeer(samples, "readme-moe x", load, isOurs)).toBeUndefined();
   });
 
-  test("has a dash for missing numbers, and is left out without any", () => {
+  test("shows a dash for a missing number, and no row without any", () => {
     expect(bestPeerTable(samples, [speed, loss, load], isOurs)?.rows).toEqual([
       ["readme-moe x", "× 2.00", "+0.100", "–"],
     ]);
     expect(bestPeerTable(samples, [load], isOurs)).toBeUndefined();
   });
 
-  test("compares with OpenVINO in its own table, apart from Node libraries", () => {
+  test("has its own table for OpenVINO, which does not hide Node libraries", () => {
     const openVino = [sample("openvino int8", METRICS.decode, 40), sample("openvino int8", METRICS.loss, 2.3)];
     const measured = { samples: [...decoded, ...openVino], failures: new Map<string, string>() };
     const { tables } = engineReport({ ...settings, cacheFolder: undefined, set: {} }, sizes, measured, {
@@ -82,7 +82,7 @@ describe("the comparison with the best peer", () => {
   });
 });
 
-/** A contender whose module is this code. */
+/** Makes a contender with this code. */
 function opening(code: string) {
   const module = `data:text/javascript,${encodeURIComponent(code)}`;
   const spec = { engine: "made", variant: "up", module, files: {} };
@@ -96,9 +96,9 @@ function ofRound(variant: string, round: number, value: number, at = 1): Sample 
 describe("contenders that take turns", () => {
   const options = { title: "", seed: 1, isOurs };
 
-  test("are compared by ratios of medians over common rounds", () => {
+  test("are compared by ratios of medians over their common rounds", () => {
     const samples = [
-      // A machine that becomes twice as slow: in each round ours is twice as fast.
+      // The machine becomes half as fast, and ours is twice as fast in each round.
       ...[40, 40, 20, 20].map((value, round) => ofRound("readme-moe x", round, value)),
       ...[20, 20, 10, 10].map((value, round) => ofRound("peer x", round, value)),
       ofRound("readme-moe x", 4, 1000),
@@ -114,7 +114,7 @@ describe("contenders that take turns", () => {
     expect(turnsTable([], options)).toBeUndefined();
   });
 
-  test("stay open, answer one after the other, and report their failures", async () => {
+  test("stay open, answer one after the other, and report errors", async () => {
     const sizes = { promptTokens: 1, newTokens: 1 };
     const waiting = `export const open = async () => ({
       generate: (prompts, tokens) => tokens === 13
@@ -134,7 +134,7 @@ describe("the workload", () => {
   const text = Array.from({ length: 400 }, (_, index) => index);
   const sizes = { concurrency: [1, 8], promptTokens: 6, newTokens: 4, contexts: [20, 50], contextTokens: 3 };
 
-  test("is the same for the same seed, and no two prompts begin alike", () => {
+  test("is the same for the same seed, and its prompts share no prefix", () => {
     const a = drawPrompts(text, sizes, 3);
     expect(drawPrompts(text, sizes, 3)).toEqual(a);
     expect(drawPrompts(text, sizes, 4)).not.toEqual(a);
@@ -147,7 +147,7 @@ describe("the workload", () => {
     expect(() => drawPrompts(text.slice(0, 60), sizes, 1)).toThrow(/at least 62 tokens, got 60/);
   });
 
-  test("is measured completely: every batch, the long prompts, and the mean loss over files", async () => {
+  test("measures every batch, the long prompt, and the mean loss over files", async () => {
     const calls: string[] = [];
     const contender = {
       generate: (prompts: readonly unknown[], newTokens: number) => {
@@ -177,7 +177,7 @@ describe("the workload", () => {
     expect(valueOf("event loop max, ms")).toBeGreaterThan(0);
   });
 
-  test("measures how long a contender blocks the event loop, also if it blocks all the time", async () => {
+  test("measures how long a contender blocks the event loop, even until its end", async () => {
     const contender = {
       generate: async () => block(60),
       logProbabilities: () => Promise.resolve([]),
@@ -189,7 +189,7 @@ describe("the workload", () => {
   });
 });
 
-test.skipIf(process.platform !== "linux")("peak memory is that of the process and its descendants", () => {
+test.skipIf(process.platform !== "linux")("peak memory is that of the process and of those below it", () => {
   const peakBytes = peakMemoryBytes(process.pid);
   expect(peakBytes).toBeGreaterThan(0.9 * process.memoryUsage.rss());
   expect(peakMemoryBytes(process.ppid)).toBeGreaterThan(peakBytes);

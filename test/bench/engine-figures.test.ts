@@ -3,7 +3,7 @@ import { ENGINE_PARTS } from "../../bench/limits/jobs.ts";
 import { runJob } from "../../bench/limits/run-job.ts";
 import { POCKET } from "../support/pocket.ts";
 
-test("the parts of a real engine's step are measured, and the forward pass has its share", async () => {
+test("splits a step of a real engine into all parts, with a share for the forward pass", async () => {
   const [figures] = await runJob({
     kind: "engine",
     model: { path: POCKET },

@@ -1,4 +1,4 @@
-// The benchmark's client detects answers that were cut short, and no others.
+// Client of the server benchmark: recognizes incomplete answers, and only those.
 
 import type { ServerResponse } from "node:http";
 import express from "express";
@@ -27,7 +27,7 @@ test.each([
   ["text that looks like events", [chunk('data: [DONE]\n\ndata: {"error":{}}', "stop"), DONE]],
   ["a comment before its first event", [PING, chunk("a", "length"), DONE]],
   ["comments between events", [chunk("a", null), PING, PING, chunk("b", "length"), DONE]],
-])("a stream of %s is complete", async (_, events) => {
+])("a stream of %s is whole", async (_, events) => {
   expect(await answerTo((response) => response.end(events.join("")))).toMatchObject({
     status: 200,
     isWhole: true,
@@ -41,7 +41,7 @@ test.each([
   ["no end", [chunk("a", null)], undefined],
   ["an end that comes too early", [chunk("a", null), DONE], undefined],
   ["half an event at its end", [chunk("a", "length"), DONE.slice(0, -1)], undefined],
-])("a stream with %s is incomplete", async (_, events, errorCode) => {
+])("a stream with %s is not", async (_, events, errorCode) => {
   expect(await answerTo((response) => response.end(events.join("")))).toMatchObject({
     status: 200,
     isWhole: false,
@@ -49,7 +49,7 @@ test.each([
   });
 });
 
-test("a connection that ends during a stream is no answer", async () => {
+test("does not count a stream that ends early as an answer", async () => {
   const answer = await answerTo((response) => {
     response.write(chunk("a", null), () => response.destroy());
   });

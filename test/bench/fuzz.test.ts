@@ -1,4 +1,4 @@
-// The fuzzer's own parts: its seed decides its cases, and it finds planted errors.
+// Parts of the fuzzer: its seed determines the cases, and its judge finds problems.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -13,8 +13,7 @@ import { placesOf, textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
 import { judge, rulesOf } from "../../bench/fuzz/judge.ts";
 import { Chance } from "../../bench/fuzz/chance.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
-import { chatBody } from "../../packages/express/src/api/schemas/chat-body.ts";
-import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
+import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
 
 const MODEL = { name: "pocket", vocabSize: 4096 };
 const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));
@@ -41,7 +40,7 @@ test("valid requests have bodies that the API's schemas accept", () => {
   expect(count).toBeGreaterThan(200);
 });
 
-test("a tree gives back its JSON, and mutations do not change the original", () => {
+test("a tree has the text of its JSON, and mutations do not change the original", () => {
   const value = { a: [1, null, { b: "\ud800", "": true }], c: -0.5, d: [], e: {} };
   const tree = treeOf(value);
   expect(JSON.parse(textOf(tree))).toEqual(value);
@@ -55,7 +54,7 @@ function head(method: string, path: string, more = ""): string {
   return `${method} ${path} HTTP/1.1\r\nHost: x\r\n${more}\r\n`;
 }
 
-test("answers of Node's server are read correctly, split at any byte", async () => {
+test("parses answers of Node's server, cut at any place", async () => {
   const server = createServer((request, response) => {
     if (request.url === "/chunks") response.write("one");
     response.end(request.method === "HEAD" ? undefined : "two");
@@ -93,7 +92,7 @@ function error(code: string | null, message = "Wrong"): object {
   };
 }
 
-describe("a judge finds", () => {
+describe("the judge finds", () => {
   const rules = rulesOf(documentedCodes(), ["/srv/models/secret"]);
   const sent: FuzzCase = {
     seed: 1,
@@ -108,7 +107,7 @@ describe("a judge finds", () => {
     judge({ ...sent, ...more }, { bytes: Buffer.from(text), isEnded, isRefused: false }, rules).problems;
   const tokens = { count: 1, max_model_len: 10, tokens: [1] };
 
-  test("nothing in documented answers", () => {
+  test("no problem in documented answers", () => {
     expect(problemsOf(answer(200, tokens, "x-request-id: mine\r\n"))).toEqual([]);
     expect(problemsOf(answer(400, error("invalid_json")))).toEqual([]);
     expect(problemsOf(answer(503, error("server_overloaded")))).toEqual([]);
@@ -132,7 +131,7 @@ describe("a judge finds", () => {
     expect(problemsOf(text)).not.toEqual([]);
   });
 
-  test("a valid request that is refused, and an invalid one that is accepted", () => {
+  test("a valid request that is rejected, and an invalid one that is not", () => {
     const asks = [{ method: "POST", path: "/tokenize", isRight: true }];
     expect(problemsOf(answer(400, error("invalid_value")), { asks })).not.toEqual([]);
     const pieces = [{ bytes: Buffer.from('POST /v1/completions HTTP/1.1\r\n\r\n{"prompt":5}'), waitMs: 0 }];

@@ -1,4 +1,4 @@
-// Goodput and latencies of an open loop.
+// Figures of an open loop's answers.
 
 import { describe, expect, test } from "vitest";
 import type { Answer } from "../../bench/express/client.ts";
@@ -18,7 +18,7 @@ const GOOD: Answer = {
 const LIMITS = { firstMs: 200, perTokenMs: 60 };
 
 describe("goodput", () => {
-  test("counts answers within both limits, per second", () => {
+  test("counts answers within both limits per second", () => {
     const answers: readonly Answer[] = [
       GOOD,
       { ...GOOD, firstMs: 200, totalMs: 800 },
@@ -50,13 +50,13 @@ describe("goodput", () => {
     expect(goodputFigures(4, [], 2, LIMITS)[0]?.value).toBe(0);
   });
 
-  test("an answer of one token has no time between tokens", () => {
+  test("has no time per further token for an answer of one token", () => {
     expect(perTokenMs({ ...GOOD, completionTokens: 1 })).toBe(0);
     expect(perTokenMs(GOOD)).toBe(50);
   });
 });
 
-test("speed counts all answers, and fails if one is missing", () => {
+test("computes speed over all answers, and rejects a missing one", () => {
   expect(tokensPerSecond([GOOD, GOOD], 2000)).toBe(11);
   expect(() => tokensPerSecond([GOOD, { ...GOOD, status: 503, errorCode: "x" }], 2000)).toThrow(/got 503 x/);
 });

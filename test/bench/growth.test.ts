@@ -1,4 +1,4 @@
-// The suite `growth`: shapes match the models of their names, and real steps are timed.
+// Growth suite: shapes match their models, and measured work really runs.
 
 import { join } from "node:path";
 import { openModel } from "@readme-moe/model";
@@ -24,7 +24,7 @@ function withNorms(name: string): number {
   return parametersOf(shape) + (2 * shape.numLayers + 1) * shape.hiddenSize;
 }
 
-test("shapes have as many weights as the models of their names", () => {
+test("shapes have as many weights as the models they are named after", () => {
   expect(withNorms("135m")).toBe(134_515_008);
   expect(withNorms("360m")).toBe(361_821_120);
   expect(withNorms("1b")).toBe(1_235_814_400);
@@ -32,7 +32,7 @@ test("shapes have as many weights as the models of their names", () => {
 });
 
 describe("sweeps", () => {
-  test("change one thing, and reach the requested sizes", () => {
+  test("vary one input, and reach the requested sizes", () => {
     const sweeps = new Map(sweepsOf(contextOf({})).map((sweep) => [sweep.name, sweep.points]));
     const atsOf = (name: string) => sweeps.get(name)?.flatMap(({ cases }) => cases.map(({ at }) => at));
     expect(atsOf("sequences")?.at(-1)).toBe(256);
@@ -45,7 +45,7 @@ describe("sweeps", () => {
     expect(() => sweepsOf(contextOf({ sizes: "7b" }))).toThrow(/Expected `--set sizes` to be of 20m, .*, got `7b`/);
   });
 
-  test("time steps of a model in its own process", async () => {
+  test("measure steps of a model in its own process", async () => {
     const cacheFolder = await temporaryFolder();
     const cases = [1, 4].map((numSeqs) => ({ numSeqs, past: 64, distinct: Math.min(2, numSeqs) }));
     const job = { shape: TINY, numExperts: 2, expertSize: 128, precision: "int8", threads: 1, cacheFolder } as const;
@@ -58,7 +58,7 @@ describe("sweeps", () => {
   });
 });
 
-test.each(Object.entries(SCHEDULERS))("decisions are timed on a real queue with %s", async (_, make) => {
+test.each(Object.entries(SCHEDULERS))("deciding is timed on a real queue with %s", async (_, make) => {
   const model = await openModel(POCKET);
   const { tokenizer } = await model.loadText();
   const asked: number[] = [];
@@ -71,13 +71,13 @@ test.each(Object.entries(SCHEDULERS))("decisions are timed on a real queue with 
     return scheduled;
   };
   const queue: Queue = { numRunning: 12, numBatched: 4, numWaiting: 20, numExperts: 3, isStreamed: false };
-  expect(schedulingMs(watched, model, tokenizer, queue, 2, 1)).toBeGreaterThan(0);
+  expect(schedulingMs(watched, model, tokenizer, { ...queue, rounds: 2, seed: 1 })).toBeGreaterThan(0);
   expect(new Set(asked)).toEqual(new Set([12]));
   expect(Math.min(...chosen)).toBeGreaterThan(0);
   expect(Math.max(...chosen)).toBeLessThanOrEqual(4);
   const before = asked.length;
-  // With experts that come and go the scheduler is asked for the next step as well.
-  schedulingMs(watched, model, tokenizer, { ...queue, isStreamed: true }, 2, 1);
+  // With streamed experts the scheduler also plans the next step.
+  schedulingMs(watched, model, tokenizer, { ...queue, isStreamed: true, rounds: 2, seed: 1 });
   expect(asked.length - before).toBe(2 * before);
   await model.close();
 });

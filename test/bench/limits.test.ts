@@ -1,4 +1,4 @@
-// The parts of `npm run bench -- limits` whose errors would go unnoticed.
+// Parts of `npm run bench -- limits` whose errors would not be noticed in its results.
 
 import { stackedPicture } from "@readme-moe/refactor";
 import { DOMParser } from "@xmldom/xmldom";
@@ -28,25 +28,25 @@ const settings = {
   set: {},
 };
 
-/** Computes bytes of packed int8 weights: outputs in panels of 64 with a scale each, inputs in groups of 32. */
+/** Computes the bytes of packed int8 weights: outputs in panels of 64 with a scale each, inputs in groups of 32. */
 function packedBytes(numOut: number, numIn: number): number {
   return Math.ceil(numOut / 64) * 64 * (Math.ceil(numIn / 32) * 32 + 4);
 }
 
-describe("the lower bound of a step's cost", () => {
+describe("the least cost of a step", () => {
   const dense = randomModel(TINY_SHAPE, 1, 96);
   const mixture = randomModel(TINY_SHAPE, 3, 48);
 
-  test("counts every weight but the embedding's, and the past of each sequence", () => {
+  test("reads every weight except the embedding's, and the past of each sequence", () => {
     const attention = 2 * packedBytes(64, 64) + 2 * packedBytes(32, 64);
     const layer = attention + 2 * packedBytes(96, 64) + packedBytes(64, 96) + 2 * 64 * 4;
     const cost = stepCost(dense, "int8", { numSeqs: 4, past: 10, distinct: 1 });
     expect(cost.weightBytes).toBe(2 * layer + 64 * 4 + packedBytes(256, 64));
-    // Keys and values in halves.
+    // Keys and values in half precision.
     expect(cost.kvBytes).toBe(4 * 10 * 2 * 2 * 32 * 2);
   });
 
-  test("counts two operations for each weight and sequence", () => {
+  test("computes two operations for each weight and sequence", () => {
     const attention = 64 * 64 + 2 * 32 * 64 + 64 * 64;
     const all = 2 * (attention + 3 * 96 * 64) + 256 * 64;
     expect(stepCost(dense, "int8", { numSeqs: 4, past: 10, distinct: 1 }).productOps).toBe(2 * 4 * all);
@@ -58,7 +58,7 @@ describe("the lower bound of a step's cost", () => {
     expect(bytes).toEqual([bytes[0], (bytes[0] ?? 0) + expert, bytes[1]]);
   });
 
-  test("uses the machine's rates of reading and computing", () => {
+  test("takes the longer of reading and computing at the machine's rates", () => {
     const cost = { weightBytes: 300, kvBytes: 100, productOps: 1000, attentionOps: 5 };
     expect(leastMs(cost, { readBytesPerMs: 200, int8OpsPerMs: 500 })).toEqual({ readMs: 2, computeMs: 2 });
   });
@@ -69,7 +69,7 @@ function round(stepMs: number, readGBPerS: number) {
 }
 
 describe("figures", () => {
-  test("of reading are all threads' bytes over the time in which any thread reads", () => {
+  test("of reading divide all threads' bytes by the time in which any thread read", () => {
     const rounds = [
       [
         [0, 10],
@@ -83,7 +83,7 @@ describe("figures", () => {
     expect(rounds.map((threads) => readingRate(threads, 1e7))).toEqual([1, 2]);
   });
 
-  test("of a step against reading are ratios of medians, whatever one round is", () => {
+  test("of a step beside reading are ratios of medians, robust against one slow round", () => {
     const rounds = [round(2, 20), round(3, 25), round(30, 2)];
     expect(shareOf(rounds)).toBe(10 / 20);
     expect(readingTable([{ past: 1024, rounds }], 1).rows).toEqual([
@@ -92,7 +92,7 @@ describe("figures", () => {
     expect(readingTarget([{ past: 1024, rounds }])).toMatchObject([{ value: 0.5, wanted: "over", limit: 0.7 }]);
   });
 
-  test("of reading take turns with steps of a real model", async () => {
+  test("of reading are measured by turns with steps of a real model", async () => {
     const cacheFolder = await temporaryFolder();
     const model = { shape: TINY_SHAPE, numExperts: 1, expertSize: 96 };
     const rounds = await runJob({
@@ -113,7 +113,7 @@ describe("figures", () => {
     }
   });
 
-  test("of all layers follow from those of some", () => {
+  test("of all layers are computed from those of some", () => {
     const [few, many] = MEASURED_LAYERS;
     expect(allLayersMs([stepOf(few), stepOf(many)], 28)).toBeCloseTo(stepOf(28), 9);
     expect(allLayersMs([9, 8], 28)).toBeNaN();
@@ -128,7 +128,7 @@ describe("figures", () => {
 });
 
 describe("cases", () => {
-  test("have no more experts than sequences or the model's experts, and leave room after their past", () => {
+  test("have no more experts than sequences or the model, and leave room after their past", () => {
     const { dense, mixture } = casesOf({ ...settings, set: { sequences: "1,4", contexts: "128,4096" } }, 3, 1024);
     expect(dense.map((one) => caseName(one, 1))).toEqual(["1 × 128", "4 × 128", "1 × 896", "4 × 896"]);
     const short = mixture.filter(({ past }) => past === 128).map((one) => caseName(one, 3));
@@ -140,7 +140,7 @@ describe("the picture", () => {
   const parts = { "forward pass": 6, router: 1, scheduling: 1, "sampling, events": 2 };
   const step = { name: "dense", engine: { step: 10, parts } };
 
-  test("lays parts end to end, each as wide as its share", () => {
+  test("draws parts end to end, each as wide as its share", () => {
     const document = new DOMParser().parseFromString(stackedPicture(partsPicture([step])), "image/svg+xml");
     const rects = Array.from(document.getElementsByTagName("rect"))
       .filter((rect) => rect.getAttribute("height") === "20")

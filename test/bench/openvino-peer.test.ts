@@ -1,4 +1,4 @@
-// OpenVINO as a peer, without Python: its requests, and runs on machines that do not have it.
+// OpenVINO as a peer, without Python: its requests, and a run without it.
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -18,7 +18,7 @@ const ROOT = join(import.meta.dirname, "..", "..");
 const POCKET = join(ROOT, "models", "pocket");
 const REQUIREMENTS = join(ROOT, "bench", "peers", "openvino.txt");
 
-/** Speaks the protocol of openvino-process.py, in Node: answers with the request itself. */
+/** Program with the protocol of openvino-process.py that answers with its request. */
 const ECHO = `
 import { createWriteStream } from "node:fs";
 import { createInterface } from "node:readline";
@@ -40,7 +40,7 @@ async function opened(code: string): Promise<Contender> {
 }
 
 describe("the process beside the contender", () => {
-  test("gets requests as lines, reports failures, and its memory is measured", async () => {
+  test("answers by lines, reports errors, and is measured for memory", async () => {
     const contender = await opened(ECHO);
     const prompts = [[1, 2], [3]];
     expect(await contender.generate(prompts, 4)).toEqual({ kind: "generate", prompts, newTokens: 4 });
@@ -58,7 +58,7 @@ describe("the process beside the contender", () => {
     await expect(opened("process.exit(5)")).rejects.toThrow("Python ended with code 5");
   });
 
-  test("that is missing is an error of this contender alone", async () => {
+  test("that is missing is an error of this contender only", async () => {
     const files = { python: join(ROOT, "no-such-python"), script: "", model: "" };
     const spec = { engine: "openvino", variant: "int8", module: "", files };
     const opening = open({ spec, threads: 1, maxSequences: 1, seed: 1, cacheFolder: undefined });
@@ -66,7 +66,7 @@ describe("the process beside the contender", () => {
   });
 });
 
-test("OpenVINO is left out with one line without Python", async () => {
+test("leaves OpenVINO out with one line when Python is missing", async () => {
   const folder = await temporaryFolder();
   const model = await openModel(POCKET);
   const said: string[] = [];
@@ -79,7 +79,7 @@ test("OpenVINO is left out with one line without Python", async () => {
   expect(said[1]).toMatch(/^OpenVINO is left out: .*ENOENT.*$/);
 });
 
-test("an interrupted run ends while OpenVINO is prepared", async () => {
+test("ends an interrupted run while OpenVINO is prepared", async () => {
   const model = await openModel(POCKET);
   const folder = await temporaryFolder();
   const places = { requirements: REQUIREMENTS, environment: join(folder, "environment"), models: folder, exported: "" };
@@ -88,7 +88,7 @@ test("an interrupted run ends while OpenVINO is prepared", async () => {
   await model.close();
 });
 
-test("packages are pinned, and a complete environment is used as it is", async () => {
+test("pins packages, and uses an environment with all of them as it is", async () => {
   const requirements = await readFile(REQUIREMENTS, "utf8");
   expect(pinnedPackages(requirements)["openvino-genai"]).toMatch(/^\d+\.\d+/);
   const lines = requirements.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
@@ -109,7 +109,7 @@ test("packages are pinned, and a complete environment is used as it is", async (
   await expect(pythonEnvironment(options)).rejects.toThrow("ENOENT");
 });
 
-test("the folder that OpenVINO's exporter reads is the same model, in float32", async () => {
+test("writes the same model in float32 for OpenVINO's exporter", async () => {
   const folder = await temporaryFolder();
   const [exported, dense] = [join(folder, "exported"), join(folder, "dense")];
   await mkdir(dense);

@@ -1,4 +1,4 @@
-// Models whose steps take turns, and their comparison.
+// Models whose steps take turns, and their tables.
 
 import type { SuiteContext } from "../../bench/kit/suite.ts";
 import { expect, test } from "vitest";
@@ -14,7 +14,7 @@ const cases = { dense: [one], mixture: [one, { ...one, distinct: 2 }] };
 const alone = ([ms = NaN]: readonly number[]): number => ms;
 const ofFiveLayers = ([few = NaN, many = NaN]: readonly number[]): number => allLayersMs([few, many], 5);
 
-test("a mixture is compared with the dense model, and marked when it is slower", () => {
+test("compares a mixture with the dense model, and names where it is slower", () => {
   const paired = pairedSteps(
     [
       { variant: DENSE, at: "4 × 64", measuredMs: [[10, 10, 90]] },
@@ -24,7 +24,7 @@ test("a mixture is compared with the dense model, and marked when it is slower",
     alone,
   );
   const { rows, notes } = ratioTable("", paired, cases, { numExperts: 7, seed: 1 });
-  // One round of three was disturbed: the median is not, and the interval says that it can be.
+  // One round of three is disturbed: the median is not, and the interval includes it.
   expect(rows).toEqual([["4 × 64", "10.0", "1.25 (1.25 to 11.25)", "0.80 (0.80 to 7.20)"]]);
   expect(notes?.[0]).toBe("The mixture is slower with 4 × 64, 2 experts.");
 });
@@ -43,7 +43,7 @@ test("noise that is common to a round does not change the ratio", () => {
   expect(rows[0]?.slice(2)).toEqual(["1.20 (1.20 to 1.20)", "–"]);
 });
 
-test("a large model's steps follow from those of few layers, median by median", () => {
+test("computes a large model's steps from those of few layers, median by median", () => {
   const measuredMs = [
     [3, 5, 4],
     [8, 10, 9],
@@ -56,7 +56,7 @@ test("a large model's steps follow from those of few layers, median by median", 
   expect(pairedSamples(paired).map(({ value }) => value)).toEqual([3, 5, 4, 8, 10, 9]);
 });
 
-test("real models take turns, each round once with every case", async () => {
+test("measures real models by turns, with every case once a round", async () => {
   const kept: string[] = [];
   const cacheFolder = await temporaryFolder();
   const context: SuiteContext = {

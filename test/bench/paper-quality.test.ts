@@ -1,4 +1,4 @@
-// The parts of `npm run bench -- paper,quality` whose errors would go unnoticed.
+// Parts of `npm run bench -- paper,quality` whose errors would not be noticed in their results.
 
 import { expect, test } from "vitest";
 import { hitRatiosTable } from "../../bench/paper/hit-ratios.ts";
@@ -7,7 +7,7 @@ import { localityTable } from "../../bench/paper/schedulers.ts";
 import { contendersOf } from "../../bench/quality/contenders.ts";
 import { heldOut } from "../../bench/quality/held-out.ts";
 import { accuraciesTable, lossesTable } from "../../bench/quality/tables.ts";
-import { prepareDomain } from "../../packages/refactor/src/data/prepare-domain.ts";
+import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
 import { openModel } from "@readme-moe/model";
 import { POCKET } from "../support/pocket.ts";
 
@@ -20,7 +20,7 @@ const cache = (capacity: number, policy: string, hit: number, layer?: number) =>
   layer_hit_ratio: layer ?? null,
 });
 
-test("hits are listed with the paper's by policy and capacity, with a dash for missing ones", () => {
+test("shows hits beside the paper's by policy and capacity, and a dash for missing ones", () => {
   const alone = [cache(2, "lru", 0.1, 0.3)];
   const { columns, rows } = hitRatiosTable({
     alone,
@@ -39,7 +39,7 @@ test("hits are listed with the paper's by policy and capacity, with a dash for m
   });
 });
 
-test("locality is the share of tokens that follow one of the same expert", () => {
+test("locality is the share of tokens that follow a token of the same expert", () => {
   const lines = [
     { type: "model", num_experts: 3, layer_bytes: [10] },
     { type: "sequence", id: "a", arrival_step: 0, prompt_tokens: 2, experts: [0, 0, 1, 1] },
@@ -58,7 +58,7 @@ const row = (id: string, label: string, arxiv: number) => ({
   above_dense: arxiv - 1,
 });
 
-test("perplexities of equal size are those of the report, and their difference is in nats", () => {
+test("takes perplexities of equal size from the report, with their difference in nats", () => {
   const { rows } = equalSizeTable({ losses: [row("dense", "d", 1), row("static", "s", 1.5), row("ours", "o", 1.25)] });
   expect(rows).toEqual([["arxiv", "5.63", "4.18", "0.298", "4.48", "3.49", "0.250"]]);
   const without = equalSizeTable({ losses: [row("dense", "d", 1), row("ours", "o", 1.25)] });
@@ -66,7 +66,7 @@ test("perplexities of equal size are those of the report, and their difference i
   expect(without.notes?.[0]).toContain("without baselines");
 });
 
-test("held-out documents are those that a refactoring holds out", async () => {
+test("holds out the same documents as a refactoring", async () => {
   const model = await openModel(POCKET);
   const { tokenizer } = await model.loadText();
   const documents = Array.from({ length: 30 }, (_, index) => `${index} `.repeat(40));
@@ -81,11 +81,11 @@ test("held-out documents are those that a refactoring holds out", async () => {
   expect(["11 ", "23 "]).toContain(beginnings[0]);
 });
 
-test("the last of few documents is held out", () => {
+test("holds out the last of a few documents", () => {
   expect(heldOut(["a", "b"])).toEqual(["b"]);
 });
 
-test("the dense model comes first, and other refactorings if their folders are given", () => {
+test("lists the dense model first, and other refactorings whose folders are given", () => {
   const settings = {
     model: "ours",
     dense: "base",
@@ -106,17 +106,17 @@ test("the dense model comes first, and other refactorings if their folders are g
   ]);
 });
 
-test("losses are compared with the first model's, and better models in no more memory are named", () => {
+test("compares losses with the first model, and names better ones in no more memory", () => {
   const table = lossesTable([
     measuredQuality("dense", 30, 2),
     measuredQuality("small", 10, 2.5),
     measuredQuality("ours", 20, 2.75),
   ]);
   expect(table.rows.at(-1)).toEqual(["ours", "20", "2.750", "0.750", "2.750"]);
-  expect(table.notes).toEqual(["In no more memory than ours, less is lost by: small."]);
+  expect(table.notes).toEqual(["Models with less loss in no more memory than ours: small."]);
 });
 
-test("accuracies have their errors, and there is no table without questions", () => {
+test("shows accuracies with their errors, and no table without questions", () => {
   const accuracies = { acc: 0.5, acc_stderr: 0.05, acc_norm: 0.625, acc_norm_stderr: null, documents: 8 };
   const table = accuraciesTable([{ name: "ours", megabytes: 1, evaluated: { requests: { arc: accuracies } } }]);
   expect(table?.rows).toEqual([["ours", "50.0 ± 5.0; 62.5"]]);

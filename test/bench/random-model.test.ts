@@ -1,10 +1,10 @@
-// Models with random weights, for measurements of speed.
+// Models for measuring speed.
 
 import { expect, test } from "vitest";
 import { randomModel } from "../../bench/random-model.ts";
 import { TINY_SHAPE } from "../support/tiny-shape.ts";
 
-test("no two weights are equal", async () => {
+test("no two tensors are equal", async () => {
   const { layers } = randomModel(TINY_SHAPE, 3, 48).weights;
   const weights = layers.flatMap(({ attention: { query, key, value, output }, experts }) =>
     [query, key, value, output, ...experts.flatMap(({ gate, up, down }) => [gate, up, down])].map(

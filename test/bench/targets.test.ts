@@ -1,4 +1,4 @@
-// The targets of suites and their results, on samples with a known answer.
+// Targets of suites, on samples with known results.
 
 import { expect, test } from "vitest";
 import type { Sample } from "../../bench/kit/samples.ts";
@@ -28,7 +28,7 @@ function sample(variant: string, metric: string, value: number, at: number | str
   return { variant, metric, value, at, round: 0, turn: turn++ };
 }
 
-/** Values of targets, by name. */
+/** Returns the values of targets by their names. */
 function valuesBy(targets: readonly Target[]): Readonly<Record<string, number>> {
   return Object.fromEntries(targets.map(({ what, unit, value }) => [`${what} ${unit}`.trim(), value]));
 }
@@ -41,7 +41,7 @@ function isOurs(variant: string): boolean {
 
 const BETTER = "× the better of transformers.js q8 and node-llama-cpp Q8_0";
 
-test("int8 is compared with the better Node peer, with OpenVINO, and with those whose loss is near float32's", () => {
+test("compares int8 with the better Node peer, with OpenVINO, and with peers of similar loss", () => {
   const samples = [
     sample(DENSE_INT8, ENGINE.decode, 1, 8),
     sample(DENSE_INT8, ENGINE.byTurns, 30, 8),
@@ -50,7 +50,7 @@ test("int8 is compared with the better Node peer, with OpenVINO, and with those 
     sample("openvino int8", ENGINE.byTurns, 25, 8),
     ...[DENSE_INT8, "readme-moe dense int4"].map((name, index) => sample(name, ENGINE.byTurns, 40 + 20 * index, 1)),
     sample("node-llama-cpp Q8_0", ENGINE.byTurns, 40, 1),
-    // Faster than those of 8 bits, and none of them.
+    // Faster than the 8-bit peers, and not one of them.
     sample("node-llama-cpp Q4_1", ENGINE.byTurns, 400, 1),
     sample(DENSE_INT8, ENGINE.prefill, 600, 512),
     sample("transformers.js q8", ENGINE.prefill, 400, 512),
@@ -79,7 +79,7 @@ test("int8 is compared with the better Node peer, with OpenVINO, and with those 
     "readme-moe dense int8, loading ms": 1500,
     "readme-moe dense int8, peak memory, 32 at once MB": 650,
   });
-  // Memory behind 64 requests is none behind 32, and where there are no peers nothing is compared with them.
+  // Memory with 64 requests does not count for 32, and there are no comparisons without peers.
   const alone = samples.filter(({ variant }) => isOurs(variant));
   expect(Object.keys(valuesBy(engineTargets({ samples: alone, concurrency: [1, 64], isOurs })))).toEqual([
     "readme-moe dense int8, loss over fp32 nats",
@@ -88,7 +88,7 @@ test("int8 is compared with the better Node peer, with OpenVINO, and with those 
   expect(engineTargets({ samples: samples.slice(2, 4), concurrency: [8], isOurs })).toEqual([]);
 });
 
-test("prefill is compared by turns if there were turns, and targets against OpenVINO have an aim", () => {
+test("compares prefill over rounds with turns, and has an aim beside OpenVINO", () => {
   const samples = [DENSE_INT8, "openvino int8", "transformers.js q8"].flatMap((name, index) => [
     sample(name, ENGINE.prefill, 1, 512),
     sample(name, ENGINE.prefillByTurns, 30 - 10 * index, 512),
@@ -118,7 +118,7 @@ function scheduled(at: string, scheduler: string, mean: number, p95: number, spe
   ];
 }
 
-test("our schedulers are compared with the better baseline, figure by figure", () => {
+test("compares our schedulers with the better baseline of each figure", () => {
   const [half, all] = [conditionOf(budgetName(50), 2), conditionOf(ALL_IN_MEMORY, 1)];
   const samples = [
     ...scheduled(half, "decode-first", 200, 400, 10, 4.8),
@@ -144,13 +144,13 @@ test("our schedulers are compared with the better baseline, figure by figure", (
   });
   expect(schedulingNotes(samples)).toEqual([]);
   const [note] = schedulingNotes(samples.filter(({ at }) => at === all));
-  expect(note).toContain("it has 4.60 at most here");
-  // A baseline that could not be measured is none that was beaten.
+  expect(note).toContain("here it has at most 4.60");
+  // A baseline without measurement is not beaten.
   const without = samples.filter(({ at, variant }) => at === half && variant !== "prefill-first");
   expect(schedulingTargets(without)[0]?.value).toBeNaN();
 });
 
-test("the adapter is compared with the host, and the loop with a time", () => {
+test("compares the adapter with the host, and the event loop with a limit", () => {
   const [host, ours] = ["transformers.js", "transformers.js with readme-moe"];
   const samples = [
     ...[10, 20, 30].map((value) => sample(host, "new tokens, tok/s", value)),
@@ -164,7 +164,7 @@ test("the adapter is compared with the host, and the loop with a time", () => {
   });
 });
 
-test("event loops of both of our servers have a limit", () => {
+test("limits the event loops of both of our servers", () => {
   const samples = ["readme-moe", "readme-moe, streams", "transformers.js in Express"].flatMap((name, index) => [
     sample(name, "event loop p99, ms", 4 + index),
     sample(name, "/health p99, ms", 40 + index),
@@ -184,7 +184,7 @@ const ANSWER: Answer = {
   tail: "",
 };
 
-test("answered, refused and lost requests are counted separately under overload", () => {
+test("distinguishes rejected, lost and answered requests of an overload", () => {
   const refused = { ...ANSWER, status: 503, errorCode: "server_overloaded", totalMs: 7 };
   const calm = [loadOf([ANSWER, ANSWER], 100), loadOf([ANSWER, { ...ANSWER, firstMs: 200 }], 120)];
   const crowded = [
@@ -207,7 +207,7 @@ test("answered, refused and lost requests are counted separately under overload"
     "overload: throughput lost %": expect.closeTo(10) as number,
     "overload: neither answered nor refused requests": 3,
   });
-  // Half more than where places are always taken.
+  // Half more than with all places always taken.
   expect(targets[1]?.limit).toBe(300);
   const samples = overloadSamples(calm, crowded);
   const valueOf = (variant: string, metric: string) =>
@@ -217,7 +217,7 @@ test("answered, refused and lost requests are counted separately under overload"
   expect(valueOf("twice the capacity", "refused")).toEqual([2]);
 });
 
-test("a mixture's steps of one expert are compared with the dense model's behind the shortest past", () => {
+test("compares a mixture's steps of one expert with the dense model's, with the shortest past", () => {
   const behind = [1, 4, 16].map((numSeqs) => ({ numSeqs, past: 128, distinct: 1 }));
   const dense = [...behind, { numSeqs: 16, past: 1024, distinct: 1 }];
   const times = dense.flatMap((each, index) => [
@@ -233,7 +233,7 @@ test("a mixture's steps of one expert are compared with the dense model's behind
   expect(ratioTargets(paired, { dense, mixture: [] }, 1)).toEqual([]);
 });
 
-test("a lazy resource is opened and closed once, and not at all if it is not used", async () => {
+test("opens a lazy resource once, closes it once, and never opens an unused one", async () => {
   const told: string[] = [];
   const open = () => {
     told.push("opened");

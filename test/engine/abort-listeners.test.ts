@@ -1,6 +1,6 @@
 import { getEventListeners } from "node:events";
 import { expect, test } from "vitest";
-import { onceAborted } from "../../packages/engine/src/host/abort-listeners.ts";
+import { onceAborted } from "../../packages/engine/src/host/request.ts";
 
 test("requests that share a signal share its listener, are all told once, and leave nothing behind", () => {
   const controller = new AbortController();

@@ -1,16 +1,16 @@
-// What an engine's worker sends of events: those that somebody listens to.
+// Which events an engine's worker sends: those that have listeners.
 
 import { resolveSamplingParams } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { resolveEngineOptions } from "../../packages/engine/src/engine-options.ts";
+import { openChannel } from "../../packages/engine/src/host/channel.ts";
 import type { FromWorker } from "../../packages/engine/src/protocol.ts";
-import { EngineServer } from "../../packages/engine/src/worker/engine-server.ts";
 import { POCKET } from "../support/pocket.ts";
 
-test("events that nobody listens to are not sent", async () => {
+test("events without listeners do not cross the process", async () => {
   const messages: FromWorker[] = [];
   let tell: (() => void) | undefined;
-  const server = new EngineServer((message) => {
+  const channel = openChannel("process", (message) => {
     messages.push(message);
     tell?.();
   });
@@ -33,19 +33,18 @@ test("events that nobody listens to are not sent", async () => {
     processesLogits: false,
   } as const;
 
-  server.receive({ type: "open", path: POCKET, options: resolveEngineOptions({ precision: "int8", threads: 1 }) });
+  channel.post({ type: "open", path: POCKET, options: resolveEngineOptions({ precision: "int8", threads: 1 }) });
   await until(() => messages.some(({ type }) => type === "opened"));
-  server.receive({ ...request, requestId: "unheard" });
+  channel.post({ ...request, requestId: "unheard" });
   await until(finished);
   expect(eventsOf()).toEqual([]);
 
   messages.length = 0;
-  server.receive({ type: "listen", names: ["token:generated"] });
-  server.receive({ ...request, requestId: "heard" });
+  channel.post({ type: "listen", names: ["token:generated"] });
+  channel.post({ ...request, requestId: "heard" });
   await until(finished);
   expect(eventsOf()).toEqual(Array.from({ length: 4 }, () => "token:generated"));
 
-  const closed = new Promise<void>((resolve) => server.onClosed(resolve));
-  server.receive({ type: "close" });
-  await closed;
+  channel.post({ type: "close" });
+  await channel.exited;
 });

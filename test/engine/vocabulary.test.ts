@@ -4,7 +4,7 @@ import { Tokenizer } from "@readme-moe/model";
 import { ReadMeEngine } from "@readme-moe/engine";
 import type { EngineVocabulary } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { engineVocabulary } from "../../packages/engine/src/worker/engine-vocabulary.ts";
+import { engineVocabulary } from "../../packages/engine/src/worker/calls.ts";
 import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import {
   bpeModel,

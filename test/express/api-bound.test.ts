@@ -1,5 +1,5 @@
-// Answers that are bound, through the API and by clients that know nothing of this server: formats, and calls of tools.
-// `EXPRESS_MODEL=<folder>` takes another model than the tiny one.
+// Constrained answers, by HTTP and by unmodified clients: response formats and tool calls. `EXPRESS_MODEL=<folder>`
+// replaces the tiny model.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { ReadMeError } from "@readme-moe/core";
@@ -10,9 +10,9 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { planChat } from "../../packages/express/src/api/chat/plan-chat.ts";
-import { generateAll } from "../../packages/express/src/api/generation/generate-all.ts";
-import { GrammarBook } from "../../packages/express/src/api/grammar-book.ts";
+import { chatApi } from "../../packages/express/src/api/chat.ts";
+import { EngineGrammars } from "../../packages/express/src/api/exchange.ts";
+import { generateAll } from "../../packages/express/src/api/generation.ts";
 import { postJson } from "../support/post-json.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
@@ -37,7 +37,7 @@ afterAll(async () => {
 
 const model = "tiny";
 const messages = [{ role: "user" as const, content: "Where to?" }];
-/** All answers are short, so that a model of random weights comes to an end. */
+/** A schema of short answers only, so that a model with random weights finishes them. */
 const schema = {
   type: "object",
   properties: { city: { enum: ["Rome", "Oslo"] }, nights: { type: "array", items: { type: "boolean" }, maxItems: 2 } },
@@ -51,10 +51,10 @@ function expectAnswer(text: string | null | undefined): void {
   expect(isValid(JSON.parse(text ?? "")), text ?? "nothing").toBe(true);
 }
 
-describe("a format", () => {
+describe("a response format", () => {
   const response_format = { type: "json_schema" as const, json_schema: { name: "trip", schema, strict: true } };
 
-  test("does not make a mistake in the prompt one of the grammar", async () => {
+  test("does not turn an error of the prompt into one of the grammar", async () => {
     for (const chat_template_kwargs of [{ tools: -5 }, { documents: "x" }]) {
       const body = { model, messages, response_format, max_tokens: 5, chat_template_kwargs };
       const answer = await postJson(`${server.url}/v1/chat/completions`, body);
@@ -62,7 +62,7 @@ describe("a format", () => {
     }
   });
 
-  test("is kept by every choice, also of random draws", async () => {
+  test("constrains every choice, including random ones", async () => {
     const request = { model, messages, response_format, n: 4, temperature: 2, seed: 1, max_tokens: 300 };
     const { choices } = await openai.chat.completions.create(request);
     for (const { message, finish_reason } of choices) {
@@ -72,25 +72,25 @@ describe("a format", () => {
     expect(choices).toHaveLength(4);
   });
 
-  test("is kept by streams", async () => {
+  test("constrains streams", async () => {
     const request = { model, messages, response_format, temperature: 1, seed: 2, max_tokens: 300 };
     const whole = await openai.chat.completions.stream(request).finalChatCompletion();
     expectAnswer(whole.choices[0]?.message.content);
   });
 
-  test("may be any JSON object, which is one as far as it goes", async () => {
+  test("may be any JSON object, which a limit may cut", async () => {
     const request = { model, messages, response_format: { type: "json_object" as const }, max_tokens: 8 };
     const { choices } = await openai.chat.completions.create(request);
     expect(choices[0]?.message.content).toMatch(/^\s*\{/);
   });
 });
 
-describe("tools", () => {
-  // Some models would go on calling.
+describe("a tool", () => {
+  // Some models would call again and again.
   const single = { parallel_tool_calls: false } as const;
   const request = { model, messages, tools: [travel], temperature: 1, seed: 3, max_tokens: 400, ...single };
 
-  test("that have to be called are called, at once and in a stream", async () => {
+  test("that is required is called, in whole answers and in streams", async () => {
     const { choices } = await openai.chat.completions.create({ ...request, tool_choice: "required" });
     const streamed = openai.chat.completions.stream({ ...request, tool_choice: "required" });
     for (const choice of [choices[0], (await streamed.finalChatCompletion()).choices[0]]) {
@@ -103,7 +103,7 @@ describe("tools", () => {
     }
   });
 
-  test("give results that the model reads", async () => {
+  test("returns results that reach the prompt", async () => {
     const call = {
       id: "call_1",
       type: "function" as const,
@@ -128,7 +128,7 @@ describe("tools", () => {
   });
 });
 
-test("the AI SDK gets objects and calls", async () => {
+test("the AI SDK receives objects and tool calls", async () => {
   const provider = createOpenAICompatible({
     name: "readme",
     baseURL: `${server.url}/v1`,
@@ -158,17 +158,20 @@ test("the AI SDK gets objects and calls", async () => {
 
 const bound = { response_format: { type: "json_object" } } as const;
 const refused: Readonly<Record<string, readonly [body: object, param: string]>> = {
-  "a schema that cannot be honoured": [
+  "a schema that is not supported": [
     { response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "object", not: {} } } } },
     "response_format.json_schema.schema",
   ],
-  "a format beside tools": [{ ...bound, tools: [travel] }, "response_format"],
-  "going on after the end": [{ ...bound, ignore_eos: true }, "ignore_eos"],
-  "an end that may not come yet": [{ ...bound, min_tokens: 2 }, "min_tokens"],
-  "a choice without tools": [{ tool_choice: "required" }, "tool_choice"],
-  "the same tool twice": [{ tools: [travel, travel] }, "tools"],
+  "a format together with tools": [{ ...bound, tools: [travel] }, "response_format"],
+  "`ignore_eos` with a format": [{ ...bound, ignore_eos: true }, "ignore_eos"],
+  "`min_tokens` with a format": [{ ...bound, min_tokens: 2 }, "min_tokens"],
+  "a tool choice without tools": [{ tool_choice: "required" }, "tool_choice"],
+  "two tools with the same name": [{ tools: [travel, travel] }, "tools"],
   "an unknown format": [{ response_format: { type: "yaml" } }, "response_format.type"],
-  "a name that is none": [{ tools: [{ type: "function", function: { name: "go there" } }] }, "tools[0].function.name"],
+  "an invalid function name": [
+    { tools: [{ type: "function", function: { name: "go there" } }] },
+    "tools[0].function.name",
+  ],
 };
 
 test.each(Object.entries(refused))("%s is refused by name", async (_, [more, param]) => {
@@ -177,25 +180,25 @@ test.each(Object.entries(refused))("%s is refused by name", async (_, [more, par
 });
 
 test.each([
-  ["cannot go on", new ReadMeError("ERR_GRAMMAR_FAILED", "its thread ended"), 503],
+  ["has failed", new ReadMeError("ERR_GRAMMAR_FAILED", "its thread ended"), 503],
   ["takes too long", new RangeError("Expected the grammar to match a token within 5 ms"), 500],
-])("a grammar that %s is told as that, and the engine goes on", async (_, failure, status) => {
+])("a grammar that %s is reported as such, and the engine keeps working", async (_, failure, status) => {
   const processLogits = (): never => {
     throw failure;
   };
-  const lease = { name: model, engine };
-  const plan = { ...planChat({ messages, max_tokens: 3 }, lease), processLogits };
-  const listeners = { onQueuedMs: () => undefined, onRouted: () => undefined, onPromptTokens: () => undefined };
-  const first = generateAll(plan, new AbortController().signal, listeners).next();
+  const settings = chatApi.settings({ messages, max_tokens: 3 }, { model, engine });
+  const input = { prompts: [{ messages }], processLogits, priority: 0 };
+  const { signal } = new AbortController();
+  const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
   await expect(first).rejects.toMatchObject({ status, code: "grammar_failed", cause: failure });
   const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 1 });
   expect(answer.status).toBe(200);
 });
 
-test("grammars end when their engine no longer serves, and nobody uses them", async () => {
+test("grammars are disposed when their engine is no longer served and no request uses them", async () => {
   const served = [{ name: "tiny", engine, createdMs: 0, aliases: [] }];
-  const book = new GrammarBook({ list: () => served });
-  const [first, second] = [book.use(engine), book.use(engine)];
+  const all = new EngineGrammars({ list: () => served });
+  const [first, second] = [all.use(engine), all.use(engine)];
   const grammars = await first.grammars();
   expect(await second.grammars()).toBe(grammars);
   served.length = 0;

@@ -1,5 +1,4 @@
-// Clients that know nothing of this server: the OpenAI SDK and the AI SDK, as they come from npm. `EXPRESS_MODEL=<folder>`
-// takes another model than the tiny one.
+// Unmodified clients: the OpenAI SDK and the AI SDK from npm. `EXPRESS_MODEL=<folder>` replaces the tiny model.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -31,7 +30,7 @@ afterAll(async () => {
 
 const messages = [{ role: "user" as const, content: "Hello there" }];
 
-/** What the engine itself continues the chat with. */
+/** Returns the continuation of the chat by the engine itself. */
 async function right(params: object): Promise<string> {
   return (await complete(engine, { prompt: { messages }, params })).text;
 }
@@ -39,7 +38,7 @@ async function right(params: object): Promise<string> {
 describe("the OpenAI SDK", () => {
   const model = "tiny";
 
-  test("chats", async () => {
+  test("receives the engine's answer to a chat", async () => {
     const answer = await openai.chat.completions.create({ model, messages, max_tokens: 20, temperature: 0 });
     expect(answer.choices[0]?.message.content).toBe(await right({ maxTokens: 20, temperature: 0 }));
     // oxlint-disable-next-line no-underscore-dangle -- the SDK names it so
@@ -47,8 +46,8 @@ describe("the OpenAI SDK", () => {
     expect(answer.usage?.prompt_tokens_details?.cached_tokens).toBe(0);
   });
 
-  test("streams, and puts the pieces together", async () => {
-    // An answer that is over at once has no pieces.
+  test("joins the pieces of a stream to the engine's answer", async () => {
+    // An answer that ends at once would have no pieces.
     const bias = Object.fromEntries((await engine.vocabulary()).eosTokenIds.map((id) => [id, -100]));
     const request = { model, messages, max_tokens: 20, seed: 4, temperature: 1, logit_bias: bias } as const;
     const runner = openai.chat.completions.stream({ ...request, stream_options: { include_usage: true } });
@@ -62,7 +61,7 @@ describe("the OpenAI SDK", () => {
     expect(whole.usage?.completion_tokens).toBeGreaterThan(1);
   });
 
-  test("gets several choices, with log-probabilities", async () => {
+  test("receives several choices with log-probabilities", async () => {
     const request = {
       model,
       messages,
@@ -79,7 +78,7 @@ describe("the OpenAI SDK", () => {
       for (const one of logprobs?.content ?? []) expect(one.top_logprobs).toHaveLength(2);
   });
 
-  test("ends at stop strings", async () => {
+  test("receives answers that end at stop strings", async () => {
     const whole = await right({ maxTokens: 20, temperature: 0 });
     const stop = whole.slice(6, 10);
     const request = { model, messages, max_tokens: 20, temperature: 0, stop: [stop, "\n\n\n"] };
@@ -90,7 +89,7 @@ describe("the OpenAI SDK", () => {
     });
   });
 
-  test("continues texts, at once and as a stream", async () => {
+  test("receives the same completions whole and as a stream", async () => {
     const request = { model, prompt: ["The ship", "Once"], max_tokens: 6, temperature: 0, logprobs: 1 };
     const { choices } = await openai.completions.create(request);
     const streamed = ["", ""];
@@ -109,7 +108,7 @@ describe("the OpenAI SDK", () => {
     await expect(openai.models.retrieve("gpt")).rejects.toThrow(NotFoundError);
   });
 
-  test("aborts a stream, and the engine is free", async () => {
+  test("frees the engine when it aborts a request", async () => {
     const finished = new Promise<string>((resolve) =>
       engine.events.once("sequence:finished", ({ reason }) => resolve(reason)),
     );
@@ -124,7 +123,7 @@ describe("the OpenAI SDK", () => {
     await expect(asked).rejects.toThrow(APIUserAbortError);
   });
 
-  test("gets errors that it understands", async () => {
+  test("maps errors to its own classes", async () => {
     const wrong = openai.chat.completions.create({ model, messages, temperature: 9 });
     const error = await wrong.then(undefined, (reason: unknown) => reason);
     expect(error).toBeInstanceOf(BadRequestError);
@@ -139,7 +138,7 @@ describe("the OpenAI SDK", () => {
     await expect(stranger.models.list()).rejects.toMatchObject({ status: 401, code: "invalid_api_key" });
   });
 
-  test("throws on a stream whose engine fails", async () => {
+  test("throws while it reads a stream whose engine fails", async () => {
     const doomed = await openTinyEngine(`${folder}/doomed`, {}, { config: { max_position_embeddings: 4096 } });
     const app = express();
     app.use(readMe({ models: { doomed } }));
@@ -168,7 +167,7 @@ function provider(): ReturnType<typeof createOpenAICompatible> {
 }
 
 describe("the AI SDK", () => {
-  test("generates text, by both APIs", async () => {
+  test("generates text with both APIs", async () => {
     const settings = { maxOutputTokens: 12, temperature: 0, maxRetries: 0 };
     const chat = await generateText({ model: provider().chatModel("tiny"), prompt: "Hello there", ...settings });
     expect(chat.text).toBe(await right({ maxTokens: 12, temperature: 0 }));

@@ -1,4 +1,4 @@
-// The middleware in an Express program: whole, in two parts, beside other routes, and with the parts that it is made of.
+// The middleware in an Express app: as one router, as two routers, and beside other routes.
 
 import { Admission, readMe, ServedModels } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -12,14 +12,14 @@ const folder = await persistentFolder();
 let engine: ReadMeEngine;
 
 beforeAll(async () => {
-  // One sequence at a time, so that a second request waits.
+  // One sequence at a time makes a second request wait.
   engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, { config: { max_position_embeddings: 4096 } });
 });
 afterAll(() => engine.dispose());
 
 const request = { prompt: "The ship", max_tokens: 3, ignore_eos: true };
 
-test("one line serves everything, under a path as well as at the root", async () => {
+test("`readMe` serves all routes at the root and below a path", async () => {
   const app = express();
   app.use(readMe({ engine }));
   app.use("/llm", readMe({ models: { other: engine } }));
@@ -36,7 +36,7 @@ test("one line serves everything, under a path as well as at the root", async ()
   }
 });
 
-test("two parts are mounted apart, over the same models", async () => {
+test("API and operations can be mounted separately over the same models", async () => {
   const models = new ServedModels({ tiny: engine });
   const admission = new Admission({ maxRequests: 7 });
   const [front, back] = [express(), express()];
@@ -50,7 +50,7 @@ test("two parts are mounted apart, over the same models", async () => {
   expect(await (await fetch(`${inside.url}/version`)).json()).toEqual({ version: "1.2.3" });
 });
 
-test("a program's own routes and readers of bodies stay as they are", async () => {
+test("routes and body parsers of the app work beside the middleware", async () => {
   const app = express();
   app.use(express.json());
   app.post("/mine", (asked, response) => void response.json({ got: asked.body as unknown }));
@@ -62,7 +62,7 @@ test("a program's own routes and readers of bodies stay as they are", async () =
   expect((await postJson(`${server.url}/v1/completions`, request)).status).toBe(200);
 });
 
-test("requests beyond the limits are turned away before they cost anything, and places come back", async () => {
+test("requests beyond the limits are refused early, and places become free again", async () => {
   const app = express();
   app.use(readMe({ engine, admission: { maxRequests: 1 } }));
   await using server = await listen(app);
@@ -83,7 +83,7 @@ test("requests beyond the limits are turned away before they cost anything, and 
   expect(await (await fetch(`${server.url}/health`)).json()).toMatchObject({ active: 0, queued: 0 });
 });
 
-test("a request whose turn does not come in time is told so, and the engine forgets it", async () => {
+test("a request that waits too long is refused, and the engine drops it", async () => {
   const app = express();
   app.use(readMe({ engine, admission: { maxQueueMs: 50 } }));
   await using server = await listen(app);
@@ -97,7 +97,7 @@ test("a request whose turn does not come in time is told so, and the engine forg
   await stop();
 });
 
-test("tokens that a key has used count against what it may use", async () => {
+test("tokens of a key count towards its rate limit", async () => {
   const app = express();
   app.use(readMe({ engine, keys: { ann: "secret" }, tokensPerMinute: 5 }));
   await using server = await listen(app);
@@ -112,7 +112,7 @@ async function health(url: string): Promise<unknown> {
   return (await fetch(`${url}/health`)).json();
 }
 
-/** Has the engine work on one long answer. @returns ends it, and resolves when its place is free */
+/** Occupies the engine with one long answer. @returns a function that ends it and resolves when its place is free */
 async function occupy(url: string): Promise<() => Promise<void>> {
   const controller = new AbortController();
   const response = await fetch(`${url}/v1/completions`, {
@@ -128,7 +128,7 @@ async function occupy(url: string): Promise<() => Promise<void>> {
   };
 }
 
-test("an engine is exchanged while it serves, and no request notices", async () => {
+test("an engine is replaced under load without failed requests", async () => {
   const first = await openTinyEngine(`${folder}/first`);
   const second = await openTinyEngine(`${folder}/second`, {}, { seed: 2 });
   const models = new ServedModels({ tiny: first });

@@ -1,4 +1,4 @@
-// Random requests against the OpenAPI description: what it allows is answered as it says, what it forbids is refused.
+// Random requests against the OpenAPI document: allowed ones get documented answers, forbidden ones are refused.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { openApiDocument, readMe, ServedModels } from "@readme-moe/express";
@@ -61,7 +61,7 @@ async function post(path: string, body: unknown): Promise<{ status: number; type
   return { status: response.status, type: response.headers.get("content-type") ?? "", text: await response.text() };
 }
 
-/** Little work, and, where it is `tame`, nothing that only this model cannot do. */
+/** Reduces a body's work and, if `tame`, removes values that only the tiny model does not support. */
 function adjusted(body: Body, isTame: boolean): Body {
   const few = { ...body };
   const generates = "messages" in body || "prompt" in body;
@@ -95,7 +95,7 @@ describe.each(endpoints)("$path", ({ path, request, answer }) => {
     .tuple(valueOf(schemas[request] as JsonSchema), fc.boolean())
     .map(([body, isTame]) => adjusted(body as Body, isTame));
 
-  test("answers what the description allows as it says, or refuses it by name, and never fails", async () => {
+  test("gives documented answers to allowed requests or refuses them by parameter", async () => {
     const statuses = new Map<number, number>();
     await fc.assert(
       fc.asyncProperty(requests, async (body) => {
@@ -116,7 +116,7 @@ describe.each(endpoints)("$path", ({ path, request, answer }) => {
     expect(statuses.get(200)).toBeGreaterThan(NUM_RUNS / 10);
   });
 
-  test("refuses what it forbids, and names the parameter", async () => {
+  test("refuses forbidden requests by parameter", async () => {
     const validate = validator(request);
     const names = fc.constantFrom(...propertyNames(schemas[request] as JsonSchema), "unheard_of");
     const wrong = fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.constantFrom(-1e18, 0.5, "", [], {}, [[]], true, "\0"));
@@ -129,7 +129,7 @@ describe.each(endpoints)("$path", ({ path, request, answer }) => {
         expectValid("Error", JSON.parse(text));
         expect([status, error.type]).toEqual([400, "invalid_request_error"]);
         expect(["invalid_value", "unsupported_parameter", "missing_required_parameter"]).toContain(error.code);
-        // Of alternatives, none may fit: then it is about the whole.
+        // If no alternative fits, the error names the whole field.
         if (!("anyOf" in (schemas[request] as JsonSchema))) expect(error.param.split(/[.[]/)[0]).toBe(name);
       }),
       { numRuns: NUM_RUNS, endOnFailure: true },
@@ -137,7 +137,7 @@ describe.each(endpoints)("$path", ({ path, request, answer }) => {
   });
 });
 
-/** A completion that says no length has 16 tokens, a chat as many as there is room for. */
+/** Completions without a limit have 16 tokens, and chats fill the context. */
 function limited(path: string, body: Body): Body {
   return path === "/v1/chat/completions" ? { ...body, max_tokens: body["max_tokens"] ?? 2 } : body;
 }
@@ -146,7 +146,7 @@ function propertyNames({ properties, anyOf = [] }: JsonSchema): readonly string[
   return properties ? Object.keys(properties) : anyOf.flatMap(propertyNames);
 }
 
-test("the description is served, and names every route", async () => {
+test("the document is served and contains every route", async () => {
   const served: unknown = await (await fetch(`${server.url}/openapi.json`)).json();
   expect(served).toEqual(openApiDocument());
   expect(served).toMatchObject({ openapi: "3.1.0" });
@@ -156,7 +156,7 @@ test("the description is served, and names every route", async () => {
   }
 });
 
-test("the routes of operations answer as it says, also when they say no", async () => {
+test("operations routes give documented answers, including failures", async () => {
   const models = new ServedModels({ tiny: engine, other: new Promise<never>(() => undefined) });
   await using waiting = await listen(express().use(readMe({ models })));
   const probes = { "/health": "Health", "/readyz": "Readiness", "/livez": "Liveness", "/version": "Version" };

@@ -1,5 +1,5 @@
-// An engine's process ends at any moment: every client learns how its answer ended. A stream says why it is over and
-// `[DONE]`, or tells an error and ends.
+// An engine's process ends at any moment, and every client learns how its answer ended: a stream ends with a finish
+// reason and `[DONE]`, or with an error.
 
 import { once } from "node:events";
 import { Agent, request, type IncomingMessage } from "node:http";
@@ -52,7 +52,7 @@ async function serve(
   return { models, server };
 }
 
-/** "done", or the code of the error; whatever else an answer may look like fails the test. */
+/** Returns "done" or the error's code, and fails the test on any other answer. */
 function endOf(status: number, body: string): string {
   if (status !== 200) return (JSON.parse(body) as { error: { code: string } }).error.code;
   const { data } = parseEvents(body);
@@ -68,7 +68,7 @@ function endOf(status: number, body: string): string {
   return (JSON.parse(last) as { error: { code: string } }).error.code;
 }
 
-/** Connections are kept, and used again by those who ask later. */
+/** Agent that reuses connections for later requests. */
 function client(port: number): (body: object) => Promise<string> {
   const agent = new Agent({ keepAlive: true });
   onTestFinished(() => agent.destroy());
@@ -84,7 +84,7 @@ function client(port: number): (body: object) => Promise<string> {
   };
 }
 
-/** Resolves when so many tokens have come from now on; several come in one turn of the event loop. */
+/** Resolves after this many tokens. Several tokens arrive in one turn of the event loop. */
 function tokens(engine: ReadMeEngine, count: number): Promise<void> {
   return new Promise((resolve) => {
     let left = count;
@@ -102,17 +102,17 @@ function told(engine: ReadMeEngine, name: "sequence:queued" | "token:generated" 
   return new Promise((resolve) => engine.events.once(name, () => resolve()));
 }
 
-describe("clients of an engine whose process is killed", () => {
-  test("all learn how their answers ended, whenever it is, and the next are answered on the same connections", async () => {
+describe("when an engine's process is killed", () => {
+  test("every client learns how its answer ended, and its connection serves the next request", async () => {
     const engine = await open();
     const { models, server } = await serve(engine);
     const ask = client(server.port);
     const random = seededRandom(3);
     const ends = new Set<string>();
     for (const afterTokens of [0, 1 + randomInteger(random, 9), 60 + randomInteger(random, 40)]) {
-      // Listened to before anybody asks: a fast engine may have answered all of them by the time that one is seen to be queued.
+      // Added before the requests, since a fast engine may answer all of them before one is seen in the queue.
       const isUnderWay = Promise.all([told(engine, "sequence:queued"), tokens(engine, afterTokens)]);
-      // Some of them are over by then, some wait for their turn.
+      // Some requests have ended by then, and some are queued.
       const asked = Array.from({ length: 8 }, (_, index) =>
         ask({ ...long, prompt: `${index}`, max_tokens: 1 + randomInteger(random, 60) }),
       );
@@ -126,7 +126,7 @@ describe("clients of an engine whose process is killed", () => {
     expect([...ends].filter((end) => end !== "model_loading").toSorted()).toEqual(["done", "engine_failed"]);
   });
 
-  test("learn it after headers that a keep-alive sent before the first token, and after none", async () => {
+  test("clients get an error before the first token, whether or not a keep-alive was due", async () => {
     const engine = await open();
     const { server } = await serve(engine);
     const ask = client(server.port);
@@ -139,12 +139,12 @@ describe("clients of an engine whose process is killed", () => {
     expect(await Promise.all([...running, waiting])).toEqual(["engine_failed", "engine_failed", "engine_failed"]);
   });
 
-  test("learn it when they have not read what came before", async () => {
+  test("clients get an error after data that they have not read", async () => {
     const engine = await open();
     let connection: Socket | null = null;
     const { server } = await serve(engine, (_, response, next) => {
       ({ socket: connection } = response);
-      // As if the reader took nothing.
+      // Stands for a reader that takes nothing.
       connection?.cork();
       next();
     });
@@ -156,7 +156,7 @@ describe("clients of an engine whose process is killed", () => {
     expect(await asked).toBe("engine_failed");
   });
 
-  test("learn it when the engine had just been asked for a token's text", async () => {
+  test("clients get an error while a token's text is requested", async () => {
     const engine = await open();
     const failing: Engine = {
       info: engine.info,
@@ -170,16 +170,17 @@ describe("clients of an engine whose process is killed", () => {
       vocabulary: () => engine.vocabulary(),
       route: (prompt, expert) => engine.route(prompt, expert),
       stats: () => engine.stats(),
+      whenFailed: () => engine.whenFailed(),
       dispose: () => engine.dispose(),
       [Symbol.asyncDispose]: () => engine.dispose(),
     };
     const { server } = await serve(failing);
-    // Of tokens that are not the likeliest.
+    // Only tokens that are not the most likely ones need a request for their text.
     const unlikely = { ...long, max_tokens: 50, logprobs: 0, temperature: 2, seed: 1 };
     expect(await client(server.port)(unlikely)).toBe("engine_failed");
   });
 
-  test("learn it while the engine is exchanged, and those of the other engine do not", async () => {
+  test("only clients of the killed engine get an error while engines are swapped", async () => {
     const [before, after] = [await open(), await open()];
     const { models, server } = await serve(before);
     const ask = client(server.port);

@@ -1,4 +1,4 @@
-// Whatever comes in over the wire: it is refused in the API's own shape, hurts nobody, and leaves nothing behind.
+// Damaged and hostile requests over real connections: refused in the API's shape, without effect on other requests.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
@@ -38,7 +38,7 @@ afterAll(async () => {
   await engine.dispose();
 });
 
-/** After anything at all: the server answers as it should, and the engine has nothing to do. */
+/** Checks that the server still answers correctly and the engine is idle. */
 afterEach(async () => {
   const request = { prompt: "The ship", temperature: 0, max_tokens: 4, ignore_eos: true };
   const { body } = await postJson(`${server.url}/v1/completions`, request);
@@ -72,7 +72,7 @@ function expectRefusalOrAnswer({ status, body }: Answer, what: string): void {
   const { error } = JSON.parse(body) as { error: Record<string, unknown> };
   expect(Object.keys(error).toSorted(), what).toEqual(["code", "message", "param", "type"]);
   expect(error["type"], what).toBe("invalid_request_error");
-  // No stack traces, no paths.
+  // Answers must not contain stack traces or paths.
   expect(body, what).not.toMatch(/node_modules|\.ts:|\.js:|at .*\(/);
   expect(body.length, what).toBeLessThan(2000);
 }
@@ -94,7 +94,7 @@ test(
   },
 );
 
-/** Bytes changed, cut, doubled, or put in from elsewhere. */
+/** Changes, cuts, doubles or inserts random bytes. */
 function damaged(good: Buffer, random: () => number): Buffer {
   let bytes = Buffer.from(good);
   const numDamages = 1 + randomInteger(random, 3);
@@ -138,19 +138,19 @@ const hostile: Readonly<Record<string, readonly [path: string, body: string | Bu
   "an empty body": ["/v1/completions", "", 400],
   "a body that is a string": ["/v1/completions", '"prompt"', 400],
   "a body that is a list": ["/v1/completions", '[{"prompt":"x"}]', 400],
-  "nothing but a null": ["/v1/completions", "null", 400],
-  "lists within lists": ["/v1/completions", `{"prompt":${nested(45_000, "[", "", "]")}}`, 400],
-  "objects within objects": ["/v1/chat/completions", nested(15_000, '{"a":', "1", "}"), 400],
-  "deep metadata": ["/v1/completions", `{"prompt":"x","metadata":${nested(15_000, '{"a":', '""', "}")}}`, 400],
-  "deep variables of a template": [
+  "a body that is null": ["/v1/completions", "null", 400],
+  "deeply nested lists": ["/v1/completions", `{"prompt":${nested(45_000, "[", "", "]")}}`, 400],
+  "deeply nested objects": ["/v1/chat/completions", nested(15_000, '{"a":', "1", "}"), 400],
+  "deeply nested metadata": ["/v1/completions", `{"prompt":"x","metadata":${nested(15_000, '{"a":', '""', "}")}}`, 400],
+  "deeply nested template variables": [
     "/v1/chat/completions",
     `{"messages":[{"role":"user","content":"x"}],"max_tokens":1,"chat_template_kwargs":${nested(10_000, '{"a":', '""', "}")}}`,
     400,
   ],
-  "a text beyond the context": ["/v1/completions", JSON.stringify({ prompt: "word ".repeat(19_000) }), 400],
-  "a text beyond the limit": ["/v1/completions", JSON.stringify({ prompt: "x".repeat(MAX_BODY_BYTES) }), 413],
-  "a name of 90,000 chars": ["/v1/completions", JSON.stringify({ ["n".repeat(90_000)]: 1 }), 400],
-  "a model of 90,000 chars": ["/v1/completions", JSON.stringify({ prompt: "x", model: "m".repeat(90_000) }), 400],
+  "a text longer than the context": ["/v1/completions", JSON.stringify({ prompt: "word ".repeat(19_000) }), 400],
+  "a text larger than the limit": ["/v1/completions", JSON.stringify({ prompt: "x".repeat(MAX_BODY_BYTES) }), 413],
+  "a parameter name of 90,000 chars": ["/v1/completions", JSON.stringify({ ["n".repeat(90_000)]: 1 }), 400],
+  "a model name of 90,000 chars": ["/v1/completions", JSON.stringify({ prompt: "x", model: "m".repeat(90_000) }), 400],
   "ten thousand unknown names": [
     "/v1/completions",
     JSON.stringify(Object.fromEntries(Array.from({ length: 10_000 }, (_, index) => [`p${index}`, 1]))),
@@ -161,27 +161,31 @@ const hostile: Readonly<Record<string, readonly [path: string, body: string | Bu
     JSON.stringify({ prompt: Array.from({ length: 10_000 }, () => "x") }),
     400,
   ],
-  "bytes that are no UTF-8": [
+  "bytes that are not UTF-8": [
     "/v1/completions",
     Buffer.from([...Buffer.from('{"prompt":"'), 0xc3, 0x28, 0x22, 0x7d]),
     400,
   ],
-  "an overlong slash": ["/v1/completions", Buffer.from([...Buffer.from('{"prompt":"'), 0xc0, 0xaf, 0x22, 0x7d]), 400],
-  "a prototype": ["/v1/completions", '{"prompt":"x","max_tokens":1,"__proto__":{"n":5}}', 400],
-  "a prototype in a map": ["/v1/completions", '{"prompt":"x","max_tokens":1,"metadata":{"__proto__":"y"}}', 400],
-  "a number beyond numbers": ["/v1/completions", '{"prompt":"x","temperature":1e999}', 400],
+  "an overlong encoding of a slash": [
+    "/v1/completions",
+    Buffer.from([...Buffer.from('{"prompt":"'), 0xc0, 0xaf, 0x22, 0x7d]),
+    400,
+  ],
+  "`__proto__` in the body": ["/v1/completions", '{"prompt":"x","max_tokens":1,"__proto__":{"n":5}}', 400],
+  "`__proto__` in a map": ["/v1/completions", '{"prompt":"x","max_tokens":1,"metadata":{"__proto__":"y"}}', 400],
+  "a number above the largest double": ["/v1/completions", '{"prompt":"x","temperature":1e999}', 400],
 };
 
-test.each(Object.entries(hostile))("%s: answered at once", async (what, [path, body, status]) => {
+test.each(Object.entries(hostile))("%s is answered at once", async (what, [path, body, status]) => {
   const answer = parseAnswer(await postRaw(server.port, path, body));
   expectRefusalOrAnswer(answer, what);
   expect(answer.status, answer.body).toBe(status);
 });
 
-describe("a body that does not end", () => {
+describe("an incomplete body", () => {
   const part = '{"prompt":"x","max_tok';
 
-  test("is given up when its time is over", async () => {
+  test("is refused after the time limit", async () => {
     const socket = await openSocket(server.port);
     socket.write(postHead("/v1/completions", 1000) + part);
     await timers.waiting(BODY_TIMEOUT_MS);
@@ -191,7 +195,7 @@ describe("a body that does not end", () => {
     expect([status, JSON.parse(body)]).toMatchObject([408, { error: { code: "body_timeout" } }]);
   });
 
-  test("because its client is gone, is forgotten", async () => {
+  test("stops its timer when the client leaves", async () => {
     for (let time = 0; time < 2; time++) {
       const closed = new Promise((resolve) => server.server.once("connection", (one) => one.once("close", resolve)));
       const socket = await openSocket(server.port);
@@ -204,7 +208,7 @@ describe("a body that does not end", () => {
     }
   });
 
-  test("and many of them at once, keep nobody from being answered", async () => {
+  test("and a hundred others do not delay a complete request", async () => {
     const sockets = await Promise.all(Array.from({ length: 100 }, () => openSocket(server.port)));
     for (const socket of sockets) socket.write(postHead("/v1/completions", 1000) + part);
     await timers.waiting(BODY_TIMEOUT_MS);

@@ -1,4 +1,4 @@
-// Clients that ask for what is costly to bind, through real connections: nobody else waits for them.
+// Clients whose grammars are costly to compile, over real connections: other clients do not wait for them.
 
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { ReadMeEmitter } from "@readme-moe/core";
@@ -25,7 +25,7 @@ let url: string;
 beforeAll(async () => {
   engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 2048 } });
   const app = express();
-  // An hour for each grammar: the slow ones do not end by themselves.
+  // With an hour per grammar, slow ones do not end by themselves.
   const grammars = { maxCompileMs: 3_600_000 };
   app.use(readMe.api({ models: { tiny: engine }, admission, events, keys: KEYS, grammars }));
   server = await listen(app);
@@ -51,7 +51,7 @@ const called = (parameters: readonly unknown[], more: object = {}) => ({
 const headersOf = (key: keyof typeof KEYS) => ({ authorization: `Bearer ${KEYS[key]}` });
 const slow = (index: number) => ({ type: "string", pattern: `((a{1,512}${index}){1,512}){1,512}` });
 
-test("slow grammars whose clients leave free their places, and another client's is answered meanwhile", async () => {
+test("slow grammars delay no other client, and free their places when their client leaves", async () => {
   const controller = new AbortController();
   let numAdmitted = 0;
   const allAdmitted = new Promise<void>((resolve) => {
@@ -86,7 +86,7 @@ test("slow grammars whose clients leave free their places, and another client's 
   expect(await Promise.all(asked)).toEqual(asked.map(() => "gone"));
   await allReleased;
   expect(admission.stats).toMatchObject({ requests: 0, tokens: 0, bytes: 0, waiting: 0 });
-  // None is compiled any more, or the next one of the same client would wait for it.
+  // A grammar that was still being compiled would delay the next one of the same client.
   const again = await postJson(url, bound({ type: "null" }), headersOf("mallory"));
   expect(again.status).toBe(200);
 });
@@ -102,7 +102,7 @@ const attacks: Readonly<Record<string, () => string>> = {
   "two enums of 80,000": () => JSON.stringify(bound(seeded("two large enums, one of both", 80_000))),
   "300 enums of 300": () => JSON.stringify(bound(seeded("many enums, one of all", 90_000))),
   "300 alternatives of 300": () => JSON.stringify(bound(seeded("alternatives of alternatives", 90_000))),
-  "objects that nothing tells apart": () =>
+  "objects that cannot be told apart": () =>
     JSON.stringify(bound(seeded("objects that all properties but the last do not tell apart", 10_000))),
   "a long pattern": () => JSON.stringify(bound(seeded("a long pattern", 200_000))),
   "a deep schema": () => JSON.stringify(bound("DEEP")).replace('"DEEP"', nested(100_000)),
@@ -110,12 +110,12 @@ const attacks: Readonly<Record<string, () => string>> = {
   "a deep schema of a tool that is not called": () =>
     JSON.stringify(called(["DEEP"], { tool_choice: "none" })).replace('"DEEP"', nested(100_000)),
   "a schema of 100,000 keys": () => JSON.stringify(bound("WIDE")).replace('"WIDE"', wide(100_000)),
-  "a schema that is none": () => JSON.stringify(bound([{}])),
+  "a schema that is not valid": () => JSON.stringify(bound([{}])),
   "128 tools of 1,000 values": () =>
     JSON.stringify(called(Array.from({ length: 128 }, () => seeded("two large enums, one of both", 500)))),
 };
 
-/** @returns also the longest time for which the event loop stood still */
+/** @returns the answer, and the longest time for which the event loop was blocked */
 async function postWatched(text: string) {
   const monitor = monitorEventLoopDelay({ resolution: 5 });
   monitor.enable();
@@ -125,10 +125,10 @@ async function postWatched(text: string) {
   return { response, delayMs: monitor.max / 1e6 };
 }
 
-test.each(Object.entries(attacks))("%s: refused, and the server goes on meanwhile", async (_, make) => {
+test.each(Object.entries(attacks))("%s: refused without blocking the event loop", async (_, make) => {
   const text = make();
   let { response, delayMs } = await postWatched(text);
-  // A machine that is busy may have stopped it for as long, but not each time.
+  // A busy machine may block the event loop for as long once, but not every time.
   for (let tries = 1; delayMs >= MAX_DELAY_MS && tries < 5; tries++) ({ response, delayMs } = await postWatched(text));
   const body = (await response.json()) as { error: { type: string; message: string } };
   expect([response.status, body]).toMatchObject([400, { error: { type: "invalid_request_error" } }]);

@@ -1,12 +1,12 @@
-// What the API refuses, and how it says so; and what it tells when something of its own goes wrong.
+// Refusals of the API, and answers to errors of the server.
 
 import { mkdir } from "node:fs/promises";
 import { ApiError, readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { completionBody } from "../../packages/express/src/api/schemas/completion-body.ts";
-import { readBody } from "../../packages/express/src/api/schemas/read-body.ts";
+import { checkBody } from "../../packages/express/src/api/check-body.ts";
+import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -37,17 +37,17 @@ const refused: readonly (readonly [string, [string, object], string, string])[] 
   ["an unknown parameter", chat({ temprature: 1 }), "temprature", "unsupported_parameter"],
   ["audio", chat({ audio: { voice: "x" } }), "audio", "unsupported_parameter"],
   ["stored answers", chat({ store: true }), "store", "unsupported_parameter"],
-  ["several drafts", completion({ best_of: 3 }), "best_of", "unsupported_parameter"],
+  ["`best_of`", completion({ best_of: 3 }), "best_of", "unsupported_parameter"],
   ["a suffix", completion({ suffix: "end" }), "suffix", "unsupported_parameter"],
   ["echoes with log-probabilities", completion({ echo: true, logprobs: 1 }), "echo", "unsupported_parameter"],
   [
-    "an option of streams",
+    "an unsupported stream option",
     chat({ stream_options: { continuous_usage_stats: true } }),
     "stream_options.continuous_usage_stats",
     "unsupported_parameter",
   ],
   [
-    "pictures",
+    "images",
     chat({ messages: [{ role: "user", content: [image] }] }),
     "messages[0].content[0].type",
     "unsupported_parameter",
@@ -56,13 +56,13 @@ const refused: readonly (readonly [string, [string, object], string, string])[] 
   ["no content", chat({ messages: [{ role: "assistant" }] }), "messages[0].content", "invalid_value"],
   ["no messages", chat({ messages: [] }), "messages", "invalid_value"],
   ["a missing prompt", ["/v1/completions", {}], "prompt", "missing_required_parameter"],
-  ["a temperature that is no number", chat({ temperature: "hot" }), "temperature", "invalid_value"],
+  ["a temperature that is not a number", chat({ temperature: "hot" }), "temperature", "invalid_value"],
   ["a temperature out of range", chat({ temperature: 3 }), "temperature", "invalid_value"],
-  ["a fraction of a token", completion({ max_tokens: 1.5 }), "max_tokens", "invalid_value"],
-  ["no token", completion({ max_tokens: 0 }), "max_tokens", "invalid_value"],
-  ["an empty stop", chat({ stop: [""] }), "stop[0]", "invalid_value"],
-  ["half a character as a stop", chat({ stop: "\ud83d" }), "stop", "invalid_value"],
-  ["a bias of no token", chat({ logit_bias: { word: 1 } }), "logit_bias.word", "invalid_value"],
+  ["a fractional number of tokens", completion({ max_tokens: 1.5 }), "max_tokens", "invalid_value"],
+  ["zero tokens", completion({ max_tokens: 0 }), "max_tokens", "invalid_value"],
+  ["an empty stop string", chat({ stop: [""] }), "stop[0]", "invalid_value"],
+  ["a lone surrogate as a stop string", chat({ stop: "\ud83d" }), "stop", "invalid_value"],
+  ["a bias without a token id", chat({ logit_bias: { word: 1 } }), "logit_bias.word", "invalid_value"],
   ["a bias outside the vocabulary", chat({ logit_bias: { 4096: 1 } }), "logit_bias", "invalid_value"],
   ["a token outside the vocabulary", completion({ prompt: [5, 4096] }), "prompt", "invalid_value"],
   ["an empty text", completion({ prompt: "" }), "prompt", "invalid_value"],
@@ -72,35 +72,35 @@ const refused: readonly (readonly [string, [string, object], string, string])[] 
     "prompt",
     "context_length_exceeded",
   ],
-  ["an expert that there is not", chat({ read_me: { expert: "github" } }), "read_me.expert", "invalid_value"],
+  ["an unknown expert", chat({ read_me: { expert: "github" } }), "read_me.expert", "invalid_value"],
   ["top tokens without log-probabilities", chat({ top_logprobs: 2 }), "top_logprobs", "invalid_value"],
-  ["more tokens at least than at most", chat({ min_tokens: 3 }), "min_tokens", "invalid_value"],
+  ["a minimum of tokens above the maximum", chat({ min_tokens: 3 }), "min_tokens", "invalid_value"],
   ["too many choices of all prompts", completion({ prompt: ["a", "b"], n: 100 }), "n", "invalid_value"],
   ["an empty prompt among several", completion({ prompt: ["a", ""], stream: true }), "prompt[1]", "invalid_value"],
   [
-    "an empty prompt behind many",
+    "an empty prompt after many others",
     completion({ prompt: [...Array.from({ length: 60 }, () => "a b c"), ""], stream: true, max_tokens: 2 }),
     "prompt[60]",
     "invalid_value",
   ],
 ];
 
-test.each(refused)("%s is refused by name", async (_, [path, body], param, code) => {
+test.each(refused)("%s is refused by parameter", async (_, [path, body], param, code) => {
   const answer = await post(path, body);
   expect(answer.body).toEqual({
     error: { message: expect.any(String) as unknown, type: "invalid_request_error", param, code },
   });
   expect(answer.status).toBe(400);
-  // The same before a stream begins.
+  // A stream is refused before it begins.
   expect(await post(path, { ...body, stream: true })).toMatchObject({ status: 400, body: answer.body });
 });
 
-test("null says nothing", async () => {
+test("null counts as absent", async () => {
   const nothing = { temperature: null, stop: null, tools: null, audio: null, store: null, seed: null, read_me: null };
   expect(await post(...chat(nothing))).toMatchObject({ status: 200 });
 });
 
-test("a model without a chat template says so, and shows no path", async () => {
+test("a chat with a model without a chat template is refused without showing a path", async () => {
   await using plain = await openTinyEngine(await persistentFolderIn("plain"), { template: "" });
   const app = express();
   app.use(readMe.api({ models: { plain } }));
@@ -110,7 +110,7 @@ test("a model without a chat template says so, and shows no path", async () => {
   expect(JSON.stringify(body)).not.toContain(plain.info.path);
 });
 
-test("a template that refuses messages says why", async () => {
+test("the error of a chat template reaches the client", async () => {
   const template = "{{ raise_exception('roles must alternate') }}";
   await using strict = await openTinyEngine(await persistentFolderIn("strict"), { template });
   const app = express();
@@ -121,7 +121,7 @@ test("a template that refuses messages says why", async () => {
   expect(JSON.stringify(body)).toContain("roles must alternate");
 });
 
-test("a hook changes and refuses requests, and its own errors tell nothing", async () => {
+test("`onRequest` changes and refuses requests, and its unexpected errors stay hidden", async () => {
   const app = express();
   const seen: unknown[] = [];
   app.use(
@@ -146,7 +146,7 @@ test("a hook changes and refuses requests, and its own errors tell nothing", asy
   expect(seen).toEqual(["ann", "eve", "bug"].map((user) => ["/v1/completions", user]));
 });
 
-test("engines that fail, or are gone, are a matter of the server", async () => {
+test("failed and disposed engines lead to server errors", async () => {
   const doomed = await openTinyEngine(await persistentFolderIn("doomed"));
   const app = express();
   app.use(readMe.api({ models: { doomed } }));
@@ -169,7 +169,7 @@ test.each([
   expect(() => readMe.api(options as never)).toThrow(message);
 });
 
-test("a prompt that is refused takes those beside it along", async () => {
+test("a refused prompt ends the other prompts of its request", async () => {
   const prompt = [Array.from({ length: 10 }, () => 3), Array.from({ length: 256 }, () => 3)];
   const answer = await post(...completion({ prompt, max_tokens: 200, ignore_eos: true }));
   expect([answer.status, answer.body]).toMatchObject([400, { error: { code: "context_length_exceeded" } }]);
@@ -183,10 +183,10 @@ async function persistentFolderIn(name: string): Promise<string> {
   return path;
 }
 
-test("a body that somebody else has parsed is refused by its depth, however deep", () => {
+test("a body that other middleware has parsed is refused if it is nested too deeply", () => {
   let prompt: unknown = 1;
   for (let level = 0; level < 100_000; level++) prompt = [prompt];
   for (const field of ["prompt", "tokens", "stop", "metadata"]) {
-    expect(() => readBody(completionBody, { prompt: "x", [field]: prompt })).toThrow(ApiError);
+    expect(() => checkBody(completionBody, { prompt: "x", [field]: prompt })).toThrow(ApiError);
   }
 });

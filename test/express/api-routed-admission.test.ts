@@ -1,13 +1,10 @@
-// Routes of prompts in admission: what is remembered of them, what a policy sees, and what those are told who find no place.
+// Prompt routes in admission: what is recorded, and what a policy sees.
 
 import { once } from "node:events";
-import { DEFAULT_COST_MODEL } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, ApiError, readMe, type Entrant, type RoutedRequest, type Ticket } from "@readme-moe/express";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { StepCosts } from "../../packages/express/src/edge/admission/step-costs.ts";
-import { Outlook } from "../../packages/express/src/edge/admission/outlook.ts";
 import { postJson } from "../support/post-json.ts";
 import { openSocket, postHead, postRaw } from "../support/raw-http.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
@@ -38,7 +35,7 @@ function texts(answer: object): readonly string[] {
   return (answer as { readonly choices: readonly { readonly text: string }[] }).choices.map(({ text }) => text);
 }
 
-/** A request that takes a place and the engine until it is given up. */
+/** Starts a request that occupies a place and the engine until it is aborted. */
 async function occupy(server: RunningServer): Promise<void> {
   const queued = new Promise((resolve) => engine.events.once("sequence:queued", resolve));
   const socket = await openSocket(server.port);
@@ -48,9 +45,8 @@ async function occupy(server: RunningServer): Promise<void> {
   await queued;
 }
 
-test("the routes of a request's prompts, and how many tokens came, are remembered", async () => {
+test("admission receives the routes of a request's prompts", async () => {
   const routed: number[][] = [];
-  let numTokens = 0;
   class Remembering extends Admission {
     override enter(entrant: Entrant): Ticket {
       const ticket = super.enter(entrant);
@@ -59,10 +55,6 @@ test("the routes of a request's prompts, and how many tokens came, are remembere
         routed: (experts) => {
           routed.push(Array.from(experts));
           ticket.routed(experts);
-        },
-        progressed: (tokens) => {
-          numTokens += tokens;
-          ticket.progressed(tokens);
         },
       };
     }
@@ -77,11 +69,10 @@ test("the routes of a request's prompts, and how many tokens came, are remembere
   const routes = await Promise.all(PROMPTS.map((prompt) => engine.route(prompt)));
   const expected = routes.map(({ experts }) => Array.from(experts));
   expect(routed.toSorted((a, b) => a.length - b.length)).toEqual(expected.toSorted((a, b) => a.length - b.length));
-  expect(numTokens).toBe(10);
 });
 
 describe("a policy", () => {
-  test("sees where tokens go, and what others want; its priority counts, and the answer is the same", async () => {
+  test("sees experts of the request and of others, sets the priority, and leaves the answer unchanged", async () => {
     const seen: RoutedRequest[] = [];
     const policy = (about: RoutedRequest): { priority: number } => {
       seen.push(about);
@@ -113,7 +104,7 @@ describe("a policy", () => {
     expect(seen[2]?.othersTokens.some((count) => count > 0)).toBe(true);
   });
 
-  test("may refuse, and its own mistakes are the server's", async () => {
+  test("may refuse requests, and its wrong results become server errors", async () => {
     const refusing = await serve(
       withPolicy(() => {
         throw new ApiError({ status: 429, type: "rate_limit_error", code: "expert_busy", message: "Not this one" });
@@ -138,7 +129,7 @@ describe("a policy", () => {
 });
 
 describe("a full server", () => {
-  test("refuses before the body is read, by a connection that goes on where the body is small", async () => {
+  test("refuses before the body is read, and keeps the connection if the body is small", async () => {
     const admission = new Admission({ maxRequests: 1 });
     const server = await serve(admission);
     await occupy(server);
@@ -159,35 +150,8 @@ describe("a full server", () => {
     }
     small.destroy();
     expect(admission.stats.requests).toBe(1);
-    // Nothing is refused early that would have been let in for its priority.
+    // A request whose priority would displace another is not refused early.
     const displacing = await serve(new Admission({ maxRequests: 1, displaceWaiting: true }));
     expect(await postRaw(displacing.port, "/v1/completions", "{")).toContain("invalid_json");
-  });
-
-  test("tells when to come back by what is in, once it has seen steps, and looks at it once for a crowd", async () => {
-    const outlook = new Outlook();
-    outlook.watch("m", engine);
-    let numLooks = 0;
-    const progress = { model: "m", bytes: 4, choices: 1, maxCompletionTokens: 10, priority: 0, isStarted: false };
-    const place = { ...progress, promptTokens: 1, expertTokens: [1], completionTokens: 0 };
-    const requests = {
-      *[Symbol.iterator]() {
-        numLooks++;
-        yield place;
-      },
-    };
-    expect(outlook.forecast(requests, 0)).toBeUndefined();
-    const costs = new StepCosts(engine);
-    expect(costs.cost).toBeUndefined();
-    const server = await serve(new Admission());
-    await postJson(`${server.url}/v1/completions`, { prompt: "x", max_tokens: 40, ignore_eos: true });
-    // Learnt from real steps, and no longer what it began with.
-    expect(costs.cost).toMatchObject({ fixedMs: expect.any(Number) as number });
-    expect(costs.cost).not.toEqual(DEFAULT_COST_MODEL);
-    const forecasts = Array.from({ length: 100 }, (_, index) => outlook.forecast(requests, 1000 + index));
-    expect(numLooks).toBe(2);
-    expect(forecasts[0]?.returnsMs[0]).toBeGreaterThan(0);
-    const [first, last] = [forecasts[0]?.returnsMs[0] ?? NaN, forecasts[99]?.returnsMs[0] ?? NaN];
-    expect(last).toBeCloseTo(Math.max(0, first - 99));
   });
 });

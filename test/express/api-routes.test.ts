@@ -1,4 +1,4 @@
-// What each route answers: against the engine asked directly.
+// Answers of each route, compared with direct calls of the engine.
 
 import { readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -29,7 +29,7 @@ const messages = [{ role: "user", content: "Hello there" }] as const;
 const greedy = { temperature: 0, ignore_eos: true } as const;
 
 describe("chat completions", () => {
-  test("answer with the text, the reason of its end, and what it used", async () => {
+  test("answer with the text, the finish reason and the usage", async () => {
     const { choices, usage } = await completeAll(engine, {
       prompt: { messages },
       params: { temperature: 0, maxTokens: 6, ignoreEos: true },
@@ -63,7 +63,7 @@ describe("chat completions", () => {
     });
   });
 
-  test("echo the client's request id, and no id that could break a header", async () => {
+  test("echo the client's request id unless it could break a header", async () => {
     const body = { messages, max_tokens: 1 };
     const withId = async (id: string): Promise<string | null> => {
       const answer = await postJson(`${server.url}/v1/chat/completions`, body, { "x-request-id": id });
@@ -73,7 +73,7 @@ describe("chat completions", () => {
     expect(await withId("x".repeat(500))).toMatch(/^[\w-]{36}$/);
   });
 
-  test("have as many choices as asked for, the same for the same seed", async () => {
+  test("have the requested number of choices, equal for equal seeds", async () => {
     const params = { n: 3, seed: 5, temperature: 1, maxTokens: 5, ignoreEos: true };
     const { choices } = await completeAll(engine, { prompt: { messages }, params });
     const request = { messages, n: 3, seed: 5, temperature: 1, max_completion_tokens: 5, ignore_eos: true };
@@ -90,7 +90,7 @@ describe("chat completions", () => {
     expect(body).toMatchObject({ choices: [{ finish_reason: "stop" }] });
   });
 
-  test("tell log-probabilities, with the bytes of each token", async () => {
+  test("contain log-probabilities with the bytes of each token", async () => {
     const params = { temperature: 0, maxTokens: 4, ignoreEos: true, logprobs: 3 };
     const { choices } = await completeAll(engine, { prompt: { messages }, params });
     const request = { messages, max_tokens: 4, ...greedy, logprobs: true, top_logprobs: 3 };
@@ -111,7 +111,7 @@ describe("chat completions", () => {
     expect(bare.body).toMatchObject({ choices: [{ logprobs: { content: [{ top_logprobs: [] }], refusal: null } }] });
   });
 
-  test("take text parts, and developers for the system", async () => {
+  test("accept text parts, and the developer role as system", async () => {
     const parts = [
       { role: "developer", content: "Be brief" },
       { role: "user", content: [{ type: "text", text: "Hello there" }] },
@@ -123,7 +123,7 @@ describe("chat completions", () => {
     expect(contents(a?.body)).toEqual(contents(b?.body));
   });
 
-  test("tell routes and timings where they are asked for", async () => {
+  test("contain routes and timings on request", async () => {
     const { experts } = await engine.route({ messages });
     const include = ["routes", "timings"];
     const { body } = await post("/v1/chat/completions", { messages, max_tokens: 3, ...greedy, read_me: { include } });
@@ -146,7 +146,7 @@ describe("chat completions", () => {
     });
   });
 
-  test("count tokens that were computed before", async () => {
+  test("count cached tokens", async () => {
     const long = [{ role: "user", content: "word ".repeat(140) }];
     const request = { messages: long, max_tokens: 1, read_me: { include: ["timings"] } };
     await post("/v1/chat/completions", request);
@@ -168,7 +168,7 @@ describe("completions", () => {
       (prompts) => Promise.all(prompts.map(async (text) => Array.from(await engine.tokenize(text)))),
     ],
   ];
-  test.each(kinds)("continue %s, and number the choices", async (_, promptOf) => {
+  test.each(kinds)("continue %s with numbered choices", async (_, promptOf) => {
     const prompt = await promptOf(["The ship", "Once upon"]);
     const prompts = Array.isArray(prompt) && typeof prompt[0] !== "number" ? ["The ship", "Once upon"] : ["The ship"];
     const { body } = await post("/v1/completions", { prompt, n: 2, seed: 9, max_tokens: 4, ignore_eos: true });
@@ -192,14 +192,14 @@ describe("completions", () => {
     });
   });
 
-  test("have 16 tokens unless told otherwise, and begin with the prompt where asked", async () => {
+  test("have 16 tokens by default, and begin with the prompt on request", async () => {
     const { body } = await post("/v1/completions", { prompt: "The ship", echo: true, ...greedy });
     expect(body).toMatchObject({ usage: { completion_tokens: 16 } });
     const plain = await post("/v1/completions", { prompt: "The ship", ...greedy });
     expect(texts(body)).toEqual(texts(plain.body).map((text) => `The ship${text}`));
   });
 
-  test("tell log-probabilities in their own shape", async () => {
+  test("contain log-probabilities in the shape of completions", async () => {
     const params = { temperature: 0, maxTokens: 3, ignoreEos: true, logprobs: 2 };
     const { choices } = await completeAll(engine, { prompt: "The ship", params });
     const { body } = await post("/v1/completions", { prompt: "The ship", max_tokens: 3, ...greedy, logprobs: 2 });
@@ -219,7 +219,7 @@ describe("completions", () => {
     ]);
   });
 
-  test("take what benchmarks send", async () => {
+  test("accept the requests of benchmark programs", async () => {
     const request = {
       prompt: "The ship",
       max_tokens: 2,
@@ -233,7 +233,7 @@ describe("completions", () => {
 });
 
 describe("other routes", () => {
-  test("list models, with what benchmarks read", async () => {
+  test("list models with the fields that benchmark programs read", async () => {
     const model = {
       id: "tiny",
       object: "model",
@@ -249,7 +249,7 @@ describe("other routes", () => {
     expect(await missing.json()).toMatchObject({ error: { code: "model_not_found", param: "model" } });
   });
 
-  test("turn texts and chats into tokens, and back", async () => {
+  test("tokenize texts and chats, and detokenize them", async () => {
     const ids = Array.from(await engine.tokenize("Hello there"));
     expect((await post("/tokenize", { prompt: "Hello there" })).body).toEqual({
       count: ids.length,
@@ -261,7 +261,7 @@ describe("other routes", () => {
     expect((await post("/detokenize", { tokens: ids })).body).toEqual({ prompt: "Hello there" });
   });
 
-  test("know their methods", async () => {
+  test("refuse other methods", async () => {
     const answer = await fetch(`${server.url}/v1/chat/completions`);
     expect([answer.status, answer.headers.get("allow")]).toEqual([405, "POST"]);
     expect(await answer.json()).toMatchObject({ error: { type: "invalid_request_error", code: "method_not_allowed" } });
@@ -271,11 +271,11 @@ describe("other routes", () => {
     expect((await fetch(`${server.url}/v1/models/%E0%A4`)).status).toBe(400);
     const nothing = await fetch(`${server.url}/v1/embeddings`);
     expect([nothing.status, await nothing.json()]).toMatchObject([404, { error: { code: "unknown_url" } }]);
-    // What is not the API's is left to the program.
+    // Paths outside the API are left to the app.
     expect(await (await fetch(`${server.url}/elsewhere`)).text()).toContain("Cannot GET /elsewhere");
   });
 
-  test("take JSON only, and not too much of it", async () => {
+  test("accept only JSON up to the size limit", async () => {
     const url = `${server.url}/v1/completions`;
     const form = await fetch(url, { method: "POST", body: new URLSearchParams({ prompt: "x" }) });
     expect([form.status, await form.json()]).toMatchObject([415, { error: { code: "unsupported_media_type" } }]);

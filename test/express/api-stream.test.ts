@@ -1,4 +1,4 @@
-// Streams: their bytes, their ends, and what happens when one side does not keep up or goes away.
+// Streams: their events, their ends, and clients that leave.
 
 import { mkdir } from "node:fs/promises";
 import { readMe } from "@readme-moe/express";
@@ -18,7 +18,7 @@ let engine: ReadMeEngine;
 let server: RunningServer;
 
 beforeAll(async () => {
-  // One sequence at a time, so that a second request waits.
+  // One sequence at a time makes a second request wait.
   engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, { config: { max_position_embeddings: 4096 } });
   const app = express();
   app.use(readMe.api({ engine, keepAliveMs: KEEP_ALIVE_MS, timers }));
@@ -43,7 +43,7 @@ async function stream(path: string, body: object, signal?: AbortSignal): Promise
 }
 
 describe("a stream", () => {
-  test("has the headers that nothing in between holds up", async () => {
+  test("has headers that keep proxies from buffering it", async () => {
     const response = await stream("/v1/chat/completions", { messages, max_tokens: 1 });
     await response.text();
     expect(Object.fromEntries(response.headers)).toMatchObject({
@@ -55,7 +55,7 @@ describe("a stream", () => {
     });
   });
 
-  test("says the role, the text piece by piece, why it ended, what it used, and that it is over", async () => {
+  test("contains the role, the text in pieces, the finish reason, the usage and the end mark", async () => {
     const params = { temperature: 0, maxTokens: 6, ignoreEos: true };
     const { choices, usage } = await completeAll(engine, { prompt: { messages }, params });
     const request = { messages, max_tokens: 6, ...greedy, stream_options: { include_usage: true } };
@@ -81,12 +81,12 @@ describe("a stream", () => {
     });
   });
 
-  test("says nothing of usage unless asked", async () => {
+  test("contains usage only on request", async () => {
     const chunks = chunksOf(await (await stream("/v1/chat/completions", { messages, max_tokens: 2 })).text());
     expect(chunks.some((one) => "usage" in one || one.choices.length === 0)).toBe(false);
   });
 
-  test("sends the role with the first token and the reason with the last, each pair in one write", async () => {
+  test("sends the role with the first token, and the finish reason with the last, in one write each", async () => {
     const body = JSON.stringify({ messages, max_tokens: 4, ...greedy, stream: true });
     const writes = httpChunks(await postRaw(server.port, "/v1/chat/completions", body)).map(
       (written) => parseEvents(written).data,
@@ -113,8 +113,8 @@ describe("a stream", () => {
     expect(chunks.every((one) => one.object === "text_completion")).toBe(true);
   });
 
-  test("never splits a character, and shows no part of a stop string", async () => {
-    // Emoji take several tokens each; a bias makes sure that they come.
+  test("never splits a character, and contains no part of a stop string", async () => {
+    // A bias makes the model generate emoji, which take several tokens each.
     const ids = Array.from(await engine.tokenize("🙂", { addSpecialTokens: false }));
     const logit_bias = Object.fromEntries(ids.map((id) => [id, 100]));
     const request = { prompt: "🙂🙂", max_tokens: 40, seed: 1, temperature: 1, logit_bias };
@@ -132,19 +132,19 @@ describe("a stream", () => {
     expect(shown.join("")).toBe(whole.slice(0, whole.indexOf(stop)));
   });
 
-  test("sends nothing before its first token, and keeps the connection alive after it", async () => {
+  test("sends nothing before its first token, and keeps the connection alive after that", async () => {
     const controller = new AbortController();
     const busy = await stream(
       "/v1/completions",
       { prompt: "x", max_tokens: 4000, ignore_eos: true },
       controller.signal,
     );
-    // Someone else has the engine, so that the next one waits.
+    // The engine is occupied, so the next request waits.
     const waiting = stream("/v1/completions", { prompt: "y", max_tokens: 1 });
     await new Promise((resolve) => engine.events.once("sequence:queued", resolve));
     const reader = busy.body?.pipeThrough(new TextDecoderStream()).getReader();
     await reader?.read();
-    // Streams that have begun say something; this one has not.
+    // Only the stream that has begun sends a keep-alive.
     timers.fire(KEEP_ALIVE_MS);
     let text = "";
     while (!text.includes(": ping\n\n")) text += (await reader?.read())?.value ?? expect.fail("The stream ended");
@@ -156,8 +156,8 @@ describe("a stream", () => {
   });
 });
 
-describe("an engine that fails in the middle of a stream", () => {
-  test("ends it with an error, without saying that it is whole", async () => {
+describe("an engine that fails during a stream", () => {
+  test("ends the stream with an error and without the end mark", async () => {
     const doomed = await openTinyEngine(
       await persistentFolderOf("doomed"),
       {},
@@ -180,10 +180,10 @@ describe("an engine that fails in the middle of a stream", () => {
   });
 });
 
-describe("a client that goes away", () => {
+describe("a client that leaves", () => {
   const long = { prompt: "x", max_tokens: 4000, ignore_eos: true } as const;
   const idle = { numRunning: 0, numWaiting: 0, kvUsedTokens: 0 } as const;
-  test("in the middle of a stream frees the engine", async () => {
+  test("during a stream frees the engine", async () => {
     const controller = new AbortController();
     const finished = aborted();
     const response = await stream("/v1/completions", long, controller.signal);
@@ -193,7 +193,7 @@ describe("a client that goes away", () => {
     expect(await engine.stats()).toMatchObject(idle);
   });
 
-  test("while its answer is made frees the engine", async () => {
+  test("before its whole answer is sent frees the engine", async () => {
     const socket = await openSocket(server.port);
     const body = JSON.stringify(long);
     const generated = new Promise((resolve) => engine.events.once("token:generated", resolve));
@@ -205,7 +205,7 @@ describe("a client that goes away", () => {
     expect(await engine.stats()).toMatchObject(idle);
   });
 
-  test("while it waits for its turn is forgotten, and others go on", async () => {
+  test("in the queue is dropped without effect on other requests", async () => {
     const controller = new AbortController();
     const first = await stream("/v1/completions", { ...long, max_tokens: 300, seed: 1 });
     const queued = new Promise((resolve) => engine.events.once("sequence:queued", resolve));
@@ -221,7 +221,7 @@ describe("a client that goes away", () => {
   });
 });
 
-/** Resolves when a request of the engine was given up. */
+/** Resolves when a request of the engine was aborted. */
 function aborted(): Promise<void> {
   return new Promise((resolve) => {
     const onFinished = ({ reason }: { readonly reason: string }): void => {

@@ -1,6 +1,6 @@
 import { isIPv6 } from "node:net";
 import { expect, test } from "vitest";
-import { networkOf } from "../../packages/express/src/http/client-name.ts";
+import { networkOf } from "../../packages/express/src/http/request.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 test.each([
@@ -12,11 +12,11 @@ test.each([
   ["2001:db8::5", "2001:db8:0:0::/64"],
   ["fe80::1%eth0", "fe80:0:0:0::/64"],
   ["", ""],
-])("%j is of %j", (address, network) => {
+])("the network of %j is %j", (address, network) => {
   expect(networkOf(address)).toBe(network);
 });
 
-test("the network is the first 64 bits, however an address is written", () => {
+test("the network is the first 64 bits of an address in any notation", () => {
   const random = seededRandom(64);
   for (let round = 0; round < 500; round++) {
     const [start, length] = [randomInteger(random, 8), 1 + randomInteger(random, 8)];

@@ -3,12 +3,17 @@
 import { ReadMeError } from "@readme-moe/core";
 import { ApiError } from "@readme-moe/express";
 import { describe, expect, test } from "vitest";
-import { afterOutcome, freshRecord, isFailing } from "../../packages/express/src/edge/models/engine-health.ts";
-import type { EngineOutcome, OutcomeKind } from "../../packages/express/src/edge/models/engine-health.ts";
+import {
+  afterOutcome,
+  freshRecord,
+  isFailing,
+  outcomeKind,
+  type EngineOutcome,
+  type OutcomeKind,
+} from "../../packages/express/src/edge/models/engine-health.ts";
 import { MODEL_STATES } from "../../packages/express/src/edge/models/model-entry.ts";
-import { outcomeKind } from "../../packages/express/src/edge/models/outcome-kind.ts";
-import { verdicts, type JudgedModel } from "../../packages/express/src/edge/operations/verdicts.ts";
-import { ClientGone } from "../../packages/express/src/http/client-signal.ts";
+import { verdicts, type JudgedModel } from "../../packages/express/src/edge/operations.ts";
+import { ClientGone } from "../../packages/express/src/http/request.ts";
 
 const KINDS: readonly OutcomeKind[] = ["answer", "fault", "neither"];
 

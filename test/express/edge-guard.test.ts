@@ -5,11 +5,9 @@ import { ApiError } from "@readme-moe/express";
 import express from "express";
 import * as fc from "../support/fast-check.ts";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { guard, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
-import { durationText } from "../../packages/express/src/edge/guard/duration-text.ts";
-import { KeyRing } from "../../packages/express/src/edge/guard/key-ring.ts";
-import { limiterOf } from "../../packages/express/src/edge/guard/rate-limits.ts";
-import { guardedLocals } from "../../packages/express/src/edge/guard/locals.ts";
+import { guard, KeyRing, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
+import { durationText, limiterOf } from "../../packages/express/src/edge/rate-limits.ts";
+import { localsOf } from "../../packages/express/src/http/request.ts";
 import { listen } from "../support/served-model.ts";
 
 type Answered = Parameters<ReadMeEvents["request:answered"]>[0];
@@ -23,8 +21,8 @@ async function guarded(options: GuardOptions = {}): Promise<{ readonly ask: Ask;
   app.set("trust proxy", true);
   app.use(guard(options));
   app.all("/echo/:id", (request, response) => {
-    const { key, requestId, traceparent, spendTokens } = guardedLocals(response);
-    spendTokens(Number(request.get("tokens") ?? 0));
+    const { key, requestId, traceparent, spendTokens } = localsOf(response);
+    spendTokens?.(Number(request.get("tokens") ?? 0));
     response.json({ key, requestId, traceparent });
   });
   const server = await listen(app);
@@ -91,7 +89,7 @@ describe("ids", () => {
     let count = 0;
     events.on("request:answered", () => void count++);
     const app = express().use(guard({ events, authorize: () => "me" }), guard({ events }));
-    app.post("/", (_request, response) => void response.json({ key: guardedLocals(response).key }));
+    app.post("/", (_request, response) => void response.json({ key: localsOf(response).key }));
     await using server = await listen(app);
     expect(await (await fetch(server.url, { method: "POST" })).json()).toEqual({ key: "me" });
     await fetch(server.url, { method: "POST" });
@@ -183,7 +181,7 @@ describe("keys", () => {
       for (const given of [answer, Promise.resolve(answer)]) {
         const app = express().use(guard({ authorize: () => given as string, requestsPerMinute: 1 }));
         app.post("/", (_request, response) => {
-          handled.push(guardedLocals(response).key);
+          handled.push(localsOf(response).key);
           response.end();
         });
         await using server = await listen(app);

@@ -7,7 +7,7 @@ import { Admission, readMe, ServedModels, type ReadMeOptions } from "@readme-moe
 import express from "express";
 import { Registry } from "prom-client";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { Heartbeat } from "../../packages/express/src/edge/operations/heartbeat.ts";
+import { Heartbeat } from "../../packages/express/src/edge/heartbeat.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { scrape, type Scrape } from "../support/prometheus.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";

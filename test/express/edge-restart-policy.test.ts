@@ -2,11 +2,7 @@
 
 import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
-import {
-  nextAttempt,
-  NO_ATTEMPTS,
-  resolveRestartOptions,
-} from "../../packages/express/src/edge/models/restart-policy.ts";
+import { nextAttempt, NO_ATTEMPTS, resolveRestartOptions } from "../../packages/express/src/edge/models/options.ts";
 
 const jitter = 0;
 

@@ -1,4 +1,4 @@
-// What becomes of an engine's grammars when another engine takes its place, over real HTTP.
+// Grammars of an engine that is replaced by another one, over real HTTP.
 
 import { join } from "node:path";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -13,7 +13,7 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 let engines: readonly [ReadMeEngine, ReadMeEngine];
 let models: ServedModels;
 let server: RunningServer;
-/** Grammars in the order in which they were opened; watched, and otherwise as they are. */
+/** Real grammars, in the order in which they were opened. */
 let opened: Grammars[];
 
 beforeAll(async () => {
@@ -58,7 +58,7 @@ function ask(more: object = {}, signal?: AbortSignal): Promise<Response> {
 
 const unbound = { response_format: { type: "text" }, max_tokens: 1 };
 
-/** What an answer says, whole or in pieces. */
+/** Returns the value of a whole answer or of a stream. */
 async function coinsOf(response: Response): Promise<unknown> {
   const text = await response.text();
   expect(response.status, text).toBe(200);
@@ -85,7 +85,7 @@ async function expectEnded(grammars: Grammars | undefined): Promise<void> {
   await expect.poll(() => isEnded(grammars), { timeout: 20_000 }).toBe(true);
 }
 
-/** Asks for an answer, and gives the engine's place to another one as soon as the answer has begun. */
+/** Asks for an answer, and replaces the engine as soon as the answer has begun. */
 async function exchangeUnder(more: object = {}, signal?: AbortSignal): Promise<{ readonly answer: Promise<Response> }> {
   const [before, after] = engines;
   const begun = new Promise((resolve) => before.events.once("token:generated", resolve));
@@ -96,10 +96,10 @@ async function exchangeUnder(more: object = {}, signal?: AbortSignal): Promise<{
 }
 
 test.each([{}, { stream: true }])(
-  "an answer of %j is bound to its end, and then its engine's grammars end",
+  "an answer with %j stays constrained to its end, and then its engine's grammars are disposed",
   async (more) => {
     const { answer } = await exchangeUnder(more);
-    // Its end must not take the grammars from the answer that is under way.
+    // The end of this request must not dispose the grammars of the answer under way.
     expect((await ask(unbound)).status).toBe(200);
     expect(await coinsOf(await answer)).toHaveLength(NUM_COINS);
     await expectEnded(opened[0]);
@@ -109,7 +109,7 @@ test.each([{}, { stream: true }])(
   },
 );
 
-test("grammars end when the client of their last answer is gone", async () => {
+test("grammars are disposed when the client of their last answer leaves", async () => {
   const client = new AbortController();
   const { answer } = await exchangeUnder({ stream: true }, client.signal);
   client.abort();
@@ -117,7 +117,7 @@ test("grammars end when the client of their last answer is gone", async () => {
   await expectEnded(opened[0]);
 });
 
-test("requests that were refused before hold no grammars", async () => {
+test("refused requests release their grammars", async () => {
   const wrong = { type: "array", uniqueItems: true };
   const refused = [
     { min_tokens: 2 },
@@ -130,7 +130,7 @@ test("requests that were refused before hold no grammars", async () => {
   await expectEnded(opened[0]);
 });
 
-test("grammars that nobody uses end with the next request, also one that is not bound", async () => {
+test("unused grammars of a replaced engine are disposed by the next request, constrained or not", async () => {
   expect((await ask()).status).toBe(200);
   const [, after] = engines;
   await models.set("tiny", after, { dispose: false });
@@ -139,7 +139,7 @@ test("grammars that nobody uses end with the next request, also one that is not 
   expect(opened).toHaveLength(1);
 });
 
-test("grammars of an engine that another name still serves go on", async () => {
+test("grammars of an engine that is still served under another name are kept", async () => {
   const [before, after] = engines;
   await models.set("other", before);
   expect((await ask({ model: "tiny" })).status).toBe(200);

@@ -1,4 +1,5 @@
-// Connections of clients that send ahead, send halves, do not read, or leave: what they held is free again, and others are answered.
+// Clients that send ahead, send incomplete bodies, do not read, or leave: the server frees their resources and serves
+// other clients.
 
 import { connect } from "node:net";
 import type { ReadMeEngine } from "@readme-moe/engine";
@@ -50,7 +51,7 @@ async function quietSocket(port: number): ReturnType<typeof openSocket> {
 }
 
 describe("requests sent ahead", () => {
-  test("are answered one after the other, in order", async () => {
+  test("are answered one after the other", async () => {
     const socket = await quietSocket(server.port);
     const bodies = Array.from({ length: 12 }, (_, index) =>
       JSON.stringify({ prompt: "x", max_tokens: index + 1, ignore_eos: true }),
@@ -63,7 +64,7 @@ describe("requests sent ahead", () => {
     expect(text).toContain('{"version":');
   });
 
-  test("hold one place, which is free when their client leaves", async () => {
+  test("hold one place, which is freed when the client leaves", async () => {
     const socket = await quietSocket(server.port);
     socket.write(keptPost(TEXT, STREAM).repeat(10));
     await expect.poll(async () => (await engine.stats()).numRunning).toBe(1);
@@ -72,7 +73,7 @@ describe("requests sent ahead", () => {
     await expect.poll(async () => (await engine.stats()).numRunning).toBe(0);
   });
 
-  test("of thousands, next to none are worked on", async () => {
+  test("in large numbers are hardly processed", async () => {
     let numAsked = 0;
     const app = express();
     app.use((_request, _response, next) => {
@@ -90,14 +91,14 @@ describe("requests sent ahead", () => {
   });
 });
 
-describe("bodies that stop in the middle", () => {
-  test("are counted while they arrive, leave room for other clients, and free it when they go", async () => {
+describe("incomplete bodies", () => {
+  test("reserve room while they arrive, leave room for other clients, and free it when their client leaves", async () => {
     const half = (client: string): string => postHead(TEXT, 300_000, [`X-Forwarded-For: ${client}`]) + " ".repeat(1000);
     const sockets = await Promise.all(Array.from({ length: 8 }, () => quietSocket(server.port)));
     let numRefused = 0;
     for (const socket of sockets) void readAll(socket).then((text) => (numRefused += text.includes(" 429 ") ? 1 : 0));
     for (const socket of sockets) socket.write(half("10.0.0.1"));
-    // Three of them fit, and the others are told so before their body comes.
+    // Three of them fit, and the others are refused before their body arrives.
     await expect.poll(() => numRefused).toBe(5);
     expect(admission.stats.arriving.requests).toBe(3);
     const other = await postJson(
@@ -110,7 +111,7 @@ describe("bodies that stop in the middle", () => {
   });
 });
 
-test("a declared length beyond all bounds is refused before it comes, whatever is asked", async () => {
+test("a declared length above the limit is refused before the body arrives, on every route", async () => {
   const length = 10 ** 15;
   const posted = await quietSocket(server.port);
   posted.write(postHead(TEXT, length));
@@ -120,7 +121,7 @@ test("a declared length beyond all bounds is refused before it comes, whatever i
   expect(await readAll(got)).toMatch(/^HTTP\/1\.1 200 [^]*Connection: close/);
 });
 
-test("names that a client makes up do not come back at full length", async () => {
+test("long names from a client are shortened in errors", async () => {
   for (const body of [
     { ["k".repeat(1_000_000)]: 0, prompt: "x" },
     { prompt: "x", metadata: { ["k".repeat(1_000_000)]: 0 } },

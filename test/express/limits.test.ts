@@ -1,11 +1,11 @@
-// Every limit of the documentation's table, tried from outside: just beyond it, what the table says happens.
+// Every limit in the table of the docs: a request just beyond the limit gets the documented answer.
 
 import { once } from "node:events";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, boundConnections, LIMITS, readMe, type Limit } from "@readme-moe/express";
 import express from "express";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/http/paces.ts";
+import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
@@ -45,7 +45,7 @@ afterAll(async () => {
   await engine.dispose();
 });
 
-/** @returns status and code of the answer, as the table has them */
+/** @returns status and code of the answer, as in the table */
 async function told(path: string, body: string): Promise<string> {
   return outcomeOf(await postRaw(server.port, path, body));
 }
@@ -63,7 +63,7 @@ const map = (count: number, value: string): string =>
 const chat = (fields: string): string => `{"messages":[${MESSAGE}],"max_tokens":1,${fields}}`;
 const nested = (levels: number): string => `${"[".repeat(levels)}${"]".repeat(levels)}`;
 
-/** Keeps places until the test is over. */
+/** Occupies places until the test ends. */
 function fill(
   requests: number,
   { client, bytes = 0, tokens = 0 }: { client?: string; bytes?: number; tokens?: number },
@@ -84,14 +84,14 @@ function fill(
   }
 }
 
-/** A request by a client with an address of its own. */
+/** Sends a request from an address of its own. */
 async function toldTo(client: string, body = '{"prompt":"x","max_tokens":1}'): Promise<string> {
   const socket = await openSocket(server.port);
   socket.write(postHead(TEXT, Buffer.byteLength(body), [`X-Forwarded-For: ${client}`]) + body);
   return outcomeOf(await readAll(socket));
 }
 
-/** Sends a request, and reads nothing until a timer of the server has gone off. */
+/** Sends a request, and reads nothing until a timer of the server has fired. */
 async function unread(path: string, body: string): Promise<string> {
   const socket = await openSocket(server.port);
   open.push(socket);
@@ -101,13 +101,13 @@ async function unread(path: string, body: string): Promise<string> {
   timers.fire(LIMITS.slowReaderMs.value);
   const closed = once(socket, "close");
   socket.on("error", () => undefined);
-  // What had been sent already still comes.
+  // Data that was sent before still arrives.
   socket.resume();
   await closed;
   return "the connection is closed";
 }
 
-// Each sends what is just beyond the limit, and tells what came of it.
+// Each probe exceeds its limit slightly and returns the answer.
 const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   pipelined: async (limit) => {
     const socket = await openSocket(server.port);
@@ -153,7 +153,7 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   },
   clientShare: async (share) => {
     fill(Math.ceil(LIMITS.requests.value * share), { client: "address:10.0.0.1" });
-    // Others still find a place.
+    // Other clients still find a place.
     expect(await toldTo("10.0.0.2")).toBe("200");
     return toldTo("10.0.0.1");
   },
@@ -200,7 +200,7 @@ test.each(Object.entries(LIMITS) as [Name, Limit][])("%s", { timeout: 120_000 },
   expect(await PROBES[name](value)).toBe(beyond);
 });
 
-test("a text that cannot fit is refused before it is tokenised, and /tokenize counts beyond the context", async () => {
+test("a text that cannot fit is refused before tokenization, and /tokenize counts beyond the context", async () => {
   for (const [path, body] of [
     ["/tokenize", `{"prompt":"${" a".repeat(1_500_000)}"}`],
     ["/tokenize", `{"messages":[{"role":"user","content":"${" a".repeat(1_500_000)}"}]}`],
@@ -211,7 +211,7 @@ test("a text that cannot fit is refused before it is tokenised, and /tokenize co
   expect(await told("/tokenize", `{"prompt":"${"x ".repeat(4096)}"}`)).toBe("200");
 });
 
-test("what limits allow is taken", async () => {
+test("requests within the limits are accepted", async () => {
   const within = chat(
     `"logit_bias":${map(100, "1")},"stop":${list(LIMITS.stops.value, '"x"')},"metadata":${map(LIMITS.metadata.value, '"x"')}`,
   );

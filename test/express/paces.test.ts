@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/http/paces.ts";
+import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
-test("a client that sends without end takes its share of the time, and delays nobody else", () => {
+test("a client that sends continuously takes only its share of the time and delays no other client", () => {
   const random = seededRandom(5);
   const paces = new Paces(0.2);
   let [nowMs, spentMs] = [0, 0];
@@ -33,7 +33,7 @@ test("bodies that begin together take turns by their length", () => {
   expect(waits).toEqual([0, 36, 72]);
 });
 
-test("short bodies are free", () => {
+test("short bodies do not wait", () => {
   const paces = new Paces();
   for (let index = 0; index < 1000; index++) paces.begin("a", 10_000, index)(1, index);
   expect(paces.waitMs("a", 1000)).toBe(0);

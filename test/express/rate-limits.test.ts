@@ -3,7 +3,7 @@
 import express from "express";
 import { expect, onTestFinished, test } from "vitest";
 import { guard, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
-import { guardedLocals } from "../../packages/express/src/edge/guard/locals.ts";
+import { localsOf } from "../../packages/express/src/http/request.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { listen } from "../support/served-model.ts";
 
@@ -13,7 +13,7 @@ type Ask = (key: string, tokens: number) => Promise<Response>;
 async function limited(options: Omit<GuardOptions, "keys">): Promise<Ask> {
   const app = express().use(guard({ ...options, keys: ["a", "b"] }));
   app.post("/", (request, response) => {
-    guardedLocals(response).spendTokens(Number(request.get("tokens")));
+    localsOf(response).spendTokens?.(Number(request.get("tokens")));
     response.json({});
   });
   const server = await listen(app);

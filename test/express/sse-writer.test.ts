@@ -1,11 +1,11 @@
-// The writer of server-sent events, over real connections whose readers are slow.
+// The writer of server-sent events, over real connections with slow readers.
 
 import { once } from "node:events";
 import express, { type Response } from "express";
 import { describe, expect, test } from "vitest";
-import { SseWriter } from "../../packages/express/src/api/sse-writer.ts";
+import { SseWriter } from "../../packages/express/src/api/answer.ts";
 import { systemTimers } from "../../packages/express/src/http/timers.ts";
-import { identify } from "../../packages/express/src/http/locals.ts";
+import { identify } from "../../packages/express/src/http/request.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { listen, type RunningServer } from "../support/served-model.ts";
@@ -13,7 +13,7 @@ import { listen, type RunningServer } from "../support/served-model.ts";
 describe("a writer", () => {
   const big = { text: "x".repeat(1 << 20) };
 
-  test("drops a reader that lets too much pile up", async () => {
+  test("disconnects a reader with too much unread data", async () => {
     const { server: running, socket, response } = await unread();
     const writer = new SseWriter(response, {
       keepAliveMs: 1e6,
@@ -33,7 +33,7 @@ describe("a writer", () => {
     await running[Symbol.asyncDispose]();
   });
 
-  test("drops a reader that takes nothing for too long, and none that does", async () => {
+  test("disconnects a reader that takes nothing for too long, but not one that reads", async () => {
     const manual = manualTimers();
     const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };
     for (const reads of [true, false]) {
@@ -59,7 +59,7 @@ describe("a writer", () => {
     expect(manual.fire(1)).toBe(0);
   });
 
-  test("drops a reader that stalls again after it has taken everything, and not before", async () => {
+  test("disconnects a reader that stalls again after it has taken everything", async () => {
     const manual = manualTimers();
     const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };
     const { server: running, socket, response } = await unread();
@@ -87,7 +87,7 @@ describe("a writer", () => {
   });
 });
 
-/** A server that hands out its answers, and a connection to it that reads nothing. */
+/** Opens a server that hands out its response, and a connection that reads nothing. */
 async function unread(): Promise<{
   server: RunningServer;
   socket: Awaited<ReturnType<typeof openSocket>>;

@@ -7,9 +7,9 @@ import {
   type KeptGrammar,
   type Move,
   type RunningCompilation,
+  Turns,
   type WaitingCompilation,
 } from "../../packages/grammar/src/matching/compile-plan.ts";
-import { Turns } from "../../packages/grammar/src/matching/turns.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const SLICE_MS = 100;

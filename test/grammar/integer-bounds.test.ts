@@ -2,7 +2,7 @@
 
 import { Grammars, type Constraint, type JsonSchema } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Budget } from "../../packages/grammar/src/schema/budget.ts";
+import { Budget } from "../../packages/grammar/src/grammar-source.ts";
 import { honouredSchema } from "../../packages/grammar/src/schema/honoured-schema.ts";
 import { allowedAfter, smallVocabulary } from "../support/bound-text.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

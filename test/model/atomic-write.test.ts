@@ -1,12 +1,12 @@
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { writeFileAtomically } from "../../packages/model/src/files/atomic-write.ts";
+import { writeFileAtomically } from "../../packages/model/src/files/write-file.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 describe("writeFileAtomically", () => {
-  test("writes text, bytes and chunks, replacing what was there", async () => {
+  test("writes text, bytes and chunks in place of the old file", async () => {
     const path = join(await temporaryFolder(), "out");
     await writeFileAtomically(path, "tea: 茶");
     expect(await readFile(path, "utf8")).toBe("tea: 茶");
@@ -17,7 +17,7 @@ describe("writeFileAtomically", () => {
     expect(await readdir(join(path, ".."))).toEqual(["out"]);
   });
 
-  test("asks for a chunk only when the one before is written, and shows nothing until the end", async () => {
+  test("asks for a chunk when the one before is written, and shows no file before the end", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "out");
     const seen: number[][] = [];
@@ -34,7 +34,7 @@ describe("writeFileAtomically", () => {
     expect([...(await readFile(path))]).toEqual([1, 2, 3]);
   });
 
-  test("leaves the old file whole and no temporary behind when a chunk fails", async () => {
+  test("keeps the old file and leaves no temporary file when a chunk fails", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "out");
     await writeFile(path, "old");
@@ -49,7 +49,7 @@ describe("writeFileAtomically", () => {
     expect(await readFile(path, "utf8")).toBe("old");
   });
 
-  test("leaves nothing behind when the target is a folder or has none", async () => {
+  test("leaves no file behind when the target is a folder or its folder is missing", async () => {
     const folder = await temporaryFolder();
     await mkdir(join(folder, "sub"));
     await writeFile(join(folder, "sub", "kept"), "");
@@ -58,7 +58,7 @@ describe("writeFileAtomically", () => {
     expect(await readdir(folder)).toEqual(["sub"]);
   });
 
-  test("lets writers of one file at the same time each write it whole", async () => {
+  test("lets concurrent writers of one file each write it whole", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "out");
     const contents = Array.from({ length: 8 }, (_, i) => String(i).repeat(1000));
@@ -67,7 +67,7 @@ describe("writeFileAtomically", () => {
     expect(await readdir(folder)).toEqual(["out"]);
   });
 
-  test("writes a file whose name is as long as names can be", async () => {
+  test("writes a file with the longest possible name", async () => {
     const path = join(await temporaryFolder(), "n".repeat(255));
     await writeFileAtomically(path, "x");
     expect(await readFile(path, "utf8")).toBe("x");

@@ -23,7 +23,7 @@ describe("ByteSource", () => {
     await source.close();
   });
 
-  test("serves reads that run at the same time", async () => {
+  test("serves concurrent reads", async () => {
     const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i % 251);
     const source = await ByteSource.open(await fileOf(bytes), { maxPieceBytes: 10 });
     const parts = await Promise.all([source.read(900, 100), source.read(0, 100), source.read(450, 100)]);
@@ -31,14 +31,14 @@ describe("ByteSource", () => {
     await source.close();
   });
 
-  test("names file and subject when a range lies beyond the end", async () => {
+  test("names file and subject when a range is beyond the end", async () => {
     const path = await fileOf(new Uint8Array(10));
     const source = await ByteSource.open(path);
     await expectReadMeError(source.read(4, 7, 'tensor "x"'), "ERR_FILE_CORRUPT", path, 'tensor "x"', "ends at byte 10");
     await source.close();
   });
 
-  test("notices a file that was cut after it was opened", async () => {
+  test("notices a file that was truncated after it was opened", async () => {
     const path = await fileOf(new Uint8Array(100));
     const source = await ByteSource.open(path);
     await truncate(path, 40);
@@ -46,7 +46,7 @@ describe("ByteSource", () => {
     await source.close();
   });
 
-  test("allocates nothing for a range that the file does not hold", async () => {
+  test("allocates no memory for a range that the file does not hold", async () => {
     const source = await ByteSource.open(await fileOf(new Uint8Array(10)));
     const before = process.memoryUsage().arrayBuffers;
     await expectReadMeError(source.read(0, 2 ** 32), "ERR_FILE_CORRUPT");
@@ -62,7 +62,7 @@ describe("ByteSource", () => {
     await source.close();
   });
 
-  test("tells a missing file, a folder and a named pipe apart, without waiting for the pipe", async () => {
+  test("distinguishes a missing file, a folder and a named pipe, without waiting for the pipe", async () => {
     const folder = await temporaryFolder();
     await mkdir(join(folder, "sub"));
     execFileSync("mkfifo", [join(folder, "pipe")]);
@@ -82,7 +82,7 @@ describe("ByteSource", () => {
     expect(error.cause).toMatchObject({ code: "ENAMETOOLONG" });
   });
 
-  test("refuses to read after it was closed, and closes twice", async () => {
+  test("refuses to read after it was closed, and can be closed twice", async () => {
     const source = await ByteSource.open(await fileOf(new Uint8Array(10)));
     await source.close();
     await source.close();

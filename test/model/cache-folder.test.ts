@@ -1,4 +1,4 @@
-// Where graphs are kept, by the custom of each system.
+// The cache folder, by the custom of each system.
 
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -18,12 +18,12 @@ describe("the platform's cache folder", () => {
     ["darwin", { XDG_CACHE_HOME: "/fast/cache" }, "/Users/ada", "/Users/ada/Library/Caches/readme-moe"],
     ["win32", { LOCALAPPDATA: "D:\\Users\\ada\\Local" }, "C:\\Users\\ada", "D:\\Users\\ada\\Local\\readme-moe\\Cache"],
     ["win32", {}, "C:\\Users\\ada", "C:\\Users\\ada\\AppData\\Local\\readme-moe\\Cache"],
-  ])("on %s with %o is below the user's own", (platform, env, home, expected) => {
+  ])("is below the user's own on %s with %o", (platform, env, home, expected) => {
     expect(platformCacheFolder({ platform, env, home })).toBe(expected);
   });
 });
 
-test("an option comes before the variable, and the variable before the platform", () => {
+test("prefers an option to the variable, and the variable to the platform's folder", () => {
   vi.stubEnv("README_MOE_CACHE", "/from/variable");
   expect(resolveCacheFolder("/from/option")).toBe(resolve("/from/option"));
   expect(resolveCacheFolder()).toBe(resolve("/from/variable"));
@@ -33,7 +33,7 @@ test("an option comes before the variable, and the variable before the platform"
   );
 });
 
-test("~ is the user's folder, and relative paths become absolute", () => {
+test("expands ~ to the user's folder, and makes relative paths absolute", () => {
   expect(resolveCacheFolder("~/models")).toBe(join(homedir(), "models"));
   expect(resolveCacheFolder("~")).toBe(homedir());
   expect(resolveCacheFolder("cache")).toBe(resolve("cache"));

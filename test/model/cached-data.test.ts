@@ -15,7 +15,7 @@ interface Maker {
   readonly numMade: () => number;
 }
 
-/** Makes three chunks of 4 KiB; counts how often it has to. */
+/** Makes three chunks of 4 KiB, and counts how often. */
 function maker(): Maker {
   let numMade = 0;
   async function* chunks(): AsyncGenerator<Uint8Array> {
@@ -23,7 +23,7 @@ function maker(): Maker {
     for (const value of [1, 2, 3]) yield new Uint8Array(SIZE).fill(value);
   }
   return {
-    path: (cache, key = "model") => cachedData(cache, KIND, key, "a note", chunks),
+    path: (cache, key = "model") => cachedData(cache, { kind: KIND, key, note: "a note", chunks }),
     numMade: () => numMade,
   };
 }
@@ -34,7 +34,7 @@ async function expectContents(path: string): Promise<void> {
   expect([0, SIZE, 3 * SIZE - 1].map((at) => bytes[at])).toEqual([1, 2, 3]);
 }
 
-test("is made once and then found", async () => {
+test("makes data once and then finds it", async () => {
   const cache = await temporaryFolder();
   const [first, second] = [maker(), maker()];
   await expectContents(await first.path(cache));
@@ -43,7 +43,7 @@ test("is made once and then found", async () => {
   await onlyEntry(cache);
 });
 
-test("of another key is another entry", async () => {
+test("makes another entry for another key", async () => {
   const cache = await temporaryFolder();
   const paths = [await maker().path(cache), await maker().path(cache, "other model")];
   expect(new Set(paths).size).toBe(2);
@@ -67,7 +67,7 @@ const DAMAGES: typeof ENTRY_DAMAGES = {
   },
 };
 
-test.each(Object.entries(DAMAGES))("is made again when its entry is damaged: %s", async (_, damage) => {
+test.each(Object.entries(DAMAGES))("makes data again when its entry is damaged: %s", async (_, damage) => {
   const cache = await temporaryFolder();
   await maker().path(cache);
   await damage(await onlyEntry(cache));
@@ -78,7 +78,7 @@ test.each(Object.entries(DAMAGES))("is made again when its entry is damaged: %s"
   await onlyEntry(cache); // and nothing else was left behind
 });
 
-test("is whole for several makers at once, also where they find a damaged entry", async () => {
+test("gives whole data to several makers at once, also when they find a damaged entry", async () => {
   const cache = await temporaryFolder();
   const all = (): Promise<readonly string[]> => Promise.all(Array.from({ length: 5 }, () => maker().path(cache)));
   for (const path of await all()) await expectContents(path);
@@ -87,7 +87,7 @@ test("is whole for several makers at once, also where they find a damaged entry"
   await onlyEntry(cache);
 });
 
-test("is refused where the cache cannot be written", async () => {
+test("fails when the cache cannot be written", async () => {
   const file = join(await temporaryFolder(), "not-a-folder");
   await writeFile(file, "");
   await expect(maker().path(file)).rejects.toMatchObject({ message: /ENOTDIR/ });
@@ -98,13 +98,15 @@ async function* failing(): AsyncGenerator<Uint8Array> {
   throw new Error("the checkpoint is gone");
 }
 
-test("leaves nothing behind when it fails to be made, and its error is told", async () => {
+test("leaves no entry behind when the data cannot be made, and passes the error on", async () => {
   const cache = await temporaryFolder();
-  await expect(cachedData(cache, KIND, "model", "a note", failing)).rejects.toThrow(/the checkpoint is gone/);
+  await expect(cachedData(cache, { kind: KIND, key: "model", note: "a note", chunks: failing })).rejects.toThrow(
+    /the checkpoint is gone/,
+  );
   expect(await readdir(join(cache, KIND))).toEqual([]);
 });
 
-test("removes what a killed maker left once it is old, and leaves a slow one's", async () => {
+test("removes the old entry of a killed maker, and keeps that of a slow one", async () => {
   const cache = await temporaryFolder();
   const [killed, slow] = ["killed", "slow"].map((name) => join(cache, KIND, `.building-${name}`)) as [string, string];
   const longAgo = new Date(Date.now() - 48 * 3_600_000);

@@ -5,8 +5,7 @@ import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
 import type { ChatMessage } from "@readme-moe/core";
 import { ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
 import { applyChatTemplate } from "../../packages/model/src/text/encode-chat.ts";
-import { ggufChatTemplate, loadChatTemplate } from "../../packages/model/src/text/load-chat-template.ts";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { ggufChatTemplate, loadChatTemplate, loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -23,7 +22,7 @@ const JOINING =
 const tokenizer = tokenizerWithBos();
 
 describe("SmolLM2's chats", () => {
-  it("are rendered and encoded as transformers does, from the folder and from GGUF metadata", async (context) => {
+  it("are rendered and encoded as by transformers, from the folder and from GGUF metadata", async (context) => {
     const folder = smolLm2(context);
     const smol = await loadTokenizer(folder);
     const file = await GgufFile.open(join(folder, "SmolLM2-135M-Instruct.Q4_1.gguf"));
@@ -43,7 +42,7 @@ describe("SmolLM2's chats", () => {
 });
 
 describe("render", () => {
-  it("gives the template the chat, and asks for an answer unless told not to", () => {
+  it("gives the template the chat, and asks for an answer by default", () => {
     const template = new ChatTemplate(JOINING, tokenizer);
     expect(template.render(HELLO)).toBe("[user]Hello[assistant]");
     expect(template.render(HELLO, { addGenerationPrompt: false })).toBe("[user]Hello");
@@ -62,11 +61,11 @@ describe("render", () => {
     );
   });
 
-  it("trims blocks as transformers does", () => {
+  it("trims blocks like transformers", () => {
     expect(new ChatTemplate("  {% if true %}\na\n  {% endif %}\nb", tokenizer).render(HELLO)).toBe("a\nb");
   });
 
-  it("writes dates in English from the clock that it was given", () => {
+  it("writes dates of the given clock in English", () => {
     const template = new ChatTemplate(
       "{{ strftime_now('%d %b %Y, %A %-d %B %y %H:%M:%S %I %p 100%% %Q') }}",
       tokenizer,
@@ -84,7 +83,7 @@ describe("render", () => {
     expectThrownReadMeError(() => endless.render(HELLO), "ERR_CHAT_TEMPLATE", "too long");
   });
 
-  it("uses the template for tools where there is one and tools are given", () => {
+  it("uses the template for tools, if there is one, when tools are given", () => {
     const template = new ChatTemplate({ default: "plain", toolUse: "tools" }, tokenizer);
     expect(template.render(HELLO)).toBe("plain");
     expect(template.render(HELLO, { tools: [] })).toBe("plain");
@@ -103,13 +102,13 @@ describe("render", () => {
     expect(new ChatTemplate(looping, tokenizer).render([{ role: "user", content }])).toBe("<Hello><there>");
   });
 
-  it("refuses parts that are no text for a template that takes strings", () => {
+  it("refuses parts other than text for a template that takes strings", () => {
     const content = [{ type: "image_url", image_url: {} }];
     const render = (): string => new ChatTemplate(JOINING, tokenizer).render([{ role: "user", content }]);
     expectThrownReadMeError(render, "ERR_CHAT_TEMPLATE", "messages[0].content", "image_url");
   });
 
-  it("passes on what a template objects to", () => {
+  it("passes on the message of a template that refuses a chat", () => {
     const template = new ChatTemplate("{{ raise_exception('Roles must alternate') }}", tokenizer);
     const error = expectThrownReadMeError(() => template.render(HELLO), "ERR_CHAT_TEMPLATE", "Roles must alternate");
     expect(error.cause).toBeInstanceOf(Error);
@@ -124,16 +123,16 @@ describe("render", () => {
   );
 });
 
-describe("what a caller gives", () => {
+describe("a caller's input", () => {
   const template = new ChatTemplate("{{ tools | tojson }}{{ x | tojson }}{{ y | length }}", tokenizer);
 
-  it("may leave out tools and documents with null", () => {
+  it("may be null for tools and documents", () => {
     const source = "{{ tools is none }}{{ documents is none }}";
     const options = { tools: null, documents: null } as unknown as Record<string, unknown>;
     expect(new ChatTemplate(source, tokenizer).render(HELLO, options)).toBe("truetrue");
   });
 
-  it.each(["tools", "documents"])("is named where %s are no list", (name) => {
+  it.each(["tools", "documents"])("is named when %s are no list", (name) => {
     for (const value of [7, "abc", {}, true]) {
       expect(() => template.render(HELLO, { [name]: value })).toThrow(
         new RegExp(`Expected \`${name}\` to be an array`),
@@ -141,7 +140,7 @@ describe("what a caller gives", () => {
     }
   });
 
-  it("is refused where it is nested too deep, in a circle, or too much", () => {
+  it("is refused when it is nested too deep, circular, or too large", () => {
     let deep: object = {};
     for (let depth = 0; depth < 20_000; depth++) deep = depth % 2 === 0 ? { deep } : [deep];
     const circle: Record<string, unknown> = {};
@@ -153,7 +152,7 @@ describe("what a caller gives", () => {
     expectThrownReadMeError(() => template.render(HELLO, many), "ERR_CHAT_TEMPLATE", "more than 200000 values");
   });
 
-  it("does not bring out what the interpreter stumbles over", () => {
+  it("does not show errors of the interpreter", () => {
     const error = expectThrownReadMeError(
       () =>
         new ChatTemplate("{{ none.x.y }}{{ x() }}", tokenizer).render(HELLO, {
@@ -165,7 +164,7 @@ describe("what a caller gives", () => {
   });
 });
 
-describe("messages that are wrong", () => {
+describe("wrong messages", () => {
   it.each([
     [undefined, "Expected `messages` to be an array of at least one { role, content }, got `undefined`"],
     [[], "Expected `messages` to be an array of at least one { role, content }, got an empty array"],
@@ -191,7 +190,7 @@ describe("messages that are wrong", () => {
     expect(() => template.render(messages)).toThrow(new TypeError(message));
   });
 
-  it("may lack content beside tool calls, and have null", () => {
+  it("are not those without content, or with null, beside tool calls", () => {
     const template = new ChatTemplate("{{ messages | length }}", tokenizer);
     const messages = [
       { role: "assistant", tool_calls: [{}] },
@@ -208,7 +207,7 @@ describe("applyChatTemplate", () => {
     expect(tokenizer.encode("Hello")[0]).toBe(256);
   });
 
-  it("says that a model has no template", () => {
+  it("fails for a model without a template", () => {
     expectThrownReadMeError(
       () => applyChatTemplate(tokenizer, undefined, HELLO),
       "ERR_CHAT_TEMPLATE",
@@ -229,7 +228,7 @@ describe("the template of a model", () => {
     expect((await loadChatTemplate(folder, tokenizer))?.render(HELLO)).toBe("file");
   });
 
-  it("may be one of several with names", async () => {
+  it("may be one of several named ones", async () => {
     const folder = await temporaryFolder();
     const chat_template = [
       { name: "tool_use", template: "tools" },

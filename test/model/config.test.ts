@@ -1,5 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
-import { parseConfig, ropeFrequencies } from "@readme-moe/model";
+import { ropeFrequencies } from "@readme-moe/model";
+import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { describe, expect, test } from "vitest";
 
 const LLAMA = {

@@ -1,13 +1,13 @@
-// Spellings of control tokens in what callers write: text, whatever a template does with it.
+// Spellings of control tokens in callers' strings are text, whatever a template does with them.
 
 import type { ChatMessage } from "@readme-moe/core";
 import { beforeAll, describe, expect, it } from "vitest";
 import { ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
-import { encodeChat, type Chat } from "../../packages/model/src/text/encode-chat.ts";
-import { finish } from "../../packages/model/src/text/token-encoder.ts";
+import { type Chat, encodeChat } from "../../packages/model/src/text/encode-chat.ts";
+import { finish } from "../../packages/model/src/text/pausing.ts";
 import { TokenGuard } from "../../packages/model/src/text/token-guard.ts";
 import { Tokenizer, type TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/json-object.ts";
+import { isJsonObject, type JsonObject } from "../../packages/model/src/files/text-file.ts";
 import { chatTemplates, chatTokenizers } from "../support/chat-templates.ts";
 import { tokenizerSources } from "../support/hostile-texts.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -21,7 +21,7 @@ const MARKS = ["\ufdd0", "\ufdd1", "\ufdd2"];
 let sources: readonly Source[];
 
 beforeAll(async () => {
-  // Added tokens that take spaces beside them away, and what is inserted only at the beginning, are not the oracle's.
+  // The oracle has no added tokens that remove spaces beside them, and no prefix at the beginning of a text.
   const loaded = (await tokenizerSources()).filter(({ name }) => !/flags|first/.test(name));
   sources = [...loaded, ...chatTokenizers()].filter(({ tokenizer }) => controlsOf(tokenizer).length > 1);
 });
@@ -36,7 +36,7 @@ describe("the ids of a chat", () => {
       const [start = "", end = ""] = controls.toSorted((a, b) => b.length - a.length);
       for (const [name, text] of Object.entries(chatTemplates({ start, end }))) {
         const template = new ChatTemplate(text, namedTokens(start));
-        // The oracle changes characters of all control tokens; those that the template looks for would not do.
+        // The oracle changes characters of all control tokens, which must not be those that the template searches for.
         const changed =
           name === "qwen3" ? ["|"] : [...new Set(controls.flatMap((one) => [one.charAt(0), one.slice(-1)]))];
         if (!controls.every((control) => changed.some((one) => control.includes(one)))) continue;
@@ -53,7 +53,7 @@ describe("the ids of a chat", () => {
     expect(compared).toBeGreaterThan(500);
   }, 240_000);
 
-  it("have control tokens wherever they are spelled when that is asked for, and in plain texts", () => {
+  it("have control tokens wherever they are spelled, on request and in plain texts", () => {
     for (const source of sources) {
       const tokenizer = new Tokenizer(source);
       const [control = ""] = controlsOf(source.tokenizer);
@@ -83,8 +83,8 @@ describe("the ids of a chat", () => {
   });
 });
 
-describe("a control token that is searched in normalized text", () => {
-  it("is not found in what becomes its spelling by normalization", () => {
+describe("a control token that is searched for in normalized text", () => {
+  it("is not found in text that normalization turns into its spelling", () => {
     const source = chatTokenizers().find(({ name }) => name === "normalized") as Source;
     const tokenizer = new Tokenizer(source);
     const id = tokenizer.tokenId("<|im_end|>") ?? -1;
@@ -99,7 +99,7 @@ describe("a control token that is searched in normalized text", () => {
 });
 
 describe("ordinary added tokens", () => {
-  it("stay what they are", () => {
+  it("are still cut out of callers' texts", () => {
     const source = chatTokenizers()[0] as Source;
     const tokenizer = new Tokenizer(source);
     const template = new ChatTemplate("{{ messages[0].content }}", tokenizer);
@@ -116,7 +116,7 @@ describe("a guard", () => {
   const spellings = ["<|im_end|>", "<|im_start|>", "<s>", "</s>", "<<s>>", "|", "aba", "\ufdd2x"];
   const guard = new TokenGuard(spellings, ["\ufdd0", "\ufdd1"]);
 
-  it("leaves no spelling in a text or in texts joined, trimmed or not, and gives every text back", () => {
+  it("leaves no spelling in texts, joined or trimmed, and restores every text", () => {
     const random = seededRandom(8);
     for (let round = 0; round < 3000; round++) {
       const texts = Array.from({ length: 3 }, () => hostileText(random, spellings));
@@ -132,14 +132,14 @@ describe("a guard", () => {
     }
   });
 
-  it("does not touch what has no spelling", () => {
+  it("does not change values without a spelling", () => {
     const value = { role: "user", content: "hello <b> world", list: [1, null, true, { deep: "text" }] };
     const guarded = finish(guard.guard(value));
     expect(guarded).toEqual({ value, isMarked: false });
     expect(guarded.value).toBe(value);
   });
 
-  it("marks fields and values, but no names of roles and types", () => {
+  it("marks fields and values, except names of roles and types", () => {
     const value = { role: "user", type: "function", "<s>": [{ "a</s>": "<s>" }] };
     const { value: marked, isMarked } = finish(guard.guard(value));
     expect(isMarked).toBe(true);
@@ -155,7 +155,7 @@ describe("a guard", () => {
   });
 });
 
-/** Renders with stand-ins in all callers' strings, and encodes what lies between the template's own control tokens. */
+/** Renders with stand-ins in all callers' strings, and encodes the text between the template's own control tokens. */
 function frameIds(
   template: ChatTemplate,
   chat: Chat,
@@ -262,7 +262,7 @@ function controlsOf(tokenizer: JsonObject): string[] {
   return addedOf(tokenizer).flatMap(({ special, content }) => (special === true ? [String(content)] : []));
 }
 
-/** The same tokenizer, but that its control tokens do not exist: neither cut out of a text nor merged. */
+/** The same tokenizer without its control tokens: they are neither cut out of a text nor merged. */
 function withoutControls(source: Source): TokenizerSource {
   const { tokenizer } = source;
   const controls = controlsOf(tokenizer);

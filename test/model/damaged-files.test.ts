@@ -3,14 +3,13 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
-import { ShardedSafetensors } from "../../packages/model/src/safetensors/sharded-safetensors.ts";
+import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { checkReading, readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
 import {
   array,
   entry,
-  type HandMadeGguf,
   handMadeGguf,
+  type HandMadeGguf,
   text,
   textEntry,
   u32,
@@ -32,7 +31,7 @@ function evilTensor(fields: string): string {
 
 const readSafetensors = readAllWith((path) => SafetensorsFile.open(path));
 const readSharded = readAllWith((path) => ShardedSafetensors.open(path));
-// Messages have the file's names.
+// Messages contain the file's names.
 const readGguf = readAllWith((path) => GgufTensorStore.open(path), ggmlNameOf);
 
 const U64_MAX = 2n ** 64n - 1n;

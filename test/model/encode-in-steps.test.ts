@@ -1,9 +1,8 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { PairTable, type SymbolPair } from "../../packages/model/src/text/pair-table.ts";
-import { finish } from "../../packages/model/src/text/token-encoder.ts";
+import { mergeMemory, PairTable, type SymbolPair, WordMerge } from "../../packages/model/src/text/word-merge.ts";
+import { finish } from "../../packages/model/src/text/pausing.ts";
 import { normalizeInChunks } from "../../packages/model/src/text/normalizer.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
-import { mergeMemory, WordMerge } from "../../packages/model/src/text/word-merge.ts";
 import { libraryEncoder } from "../oracles/library-tokenizer.ts";
 import { HOSTILE_UNITS, hostileTexts, randomTexts, tokenizerSources } from "../support/hostile-texts.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -56,7 +55,7 @@ describe("ids", () => {
     }
   }, 240_000);
 
-  it("of texts that take turns are those of each alone", () => {
+  it("of interleaved texts are those of each text alone", () => {
     for (const { tokenizer } of tokenizers) {
       const texts = randomTexts(6, 3).map((text) => text.repeat(20));
       const works = texts.map((text) => tokenizer.encodeInSteps(text));
@@ -73,7 +72,7 @@ describe("ids", () => {
 });
 
 describe("merging a word", () => {
-  it("takes the lowest rank first and the leftmost of equals, as a plain search does", () => {
+  it("merges the lowest rank first and the leftmost of equals, like a plain search", () => {
     const random = seededRandom(5);
     for (let round = 0; round < 300; round++) {
       const pairs = randomPairs(random);
@@ -86,7 +85,7 @@ describe("merging a word", () => {
     }
   });
 
-  it("takes steps that grow with the length, not with its square", () => {
+  it("takes a number of steps that grows with the length, not with its square", () => {
     const table = new PairTable(Array.from({ length: 12 }, (_, rank): SymbolPair => [rank, rank, rank + 1]));
     const steps = [20_000, 40_000].map((length) => {
       const memory = mergeMemory(length);
@@ -101,7 +100,7 @@ describe("merging a word", () => {
 
 describe("hostile texts of a million characters", () => {
   it("are encoded in many short steps, by every kind of tokenizer", () => {
-    // The one slow step is a search in a long piece; anything quadratic would take minutes.
+    // The only slow step is a search in a long piece; quadratic work would take minutes.
     for (const { name, tokenizer } of tokenizers) {
       for (const unit of HOSTILE_UNITS) {
         const text = unit.repeat(Math.ceil(1e6 / unit.length));
@@ -117,7 +116,7 @@ describe("hostile texts of a million characters", () => {
     }
   }, 240_000);
 
-  it("come to the same text again", () => {
+  it("are decoded to the same texts", () => {
     const { tokenizer } = tokenizers[0] ?? {};
     for (const unit of [" ", "a", "中", "\n"]) {
       const text = unit.repeat(300_000);
@@ -150,14 +149,14 @@ describe("normalizing in chunks", () => {
     }
   });
 
-  it("knows all characters that have an effect on those before them", () => {
+  it("cuts before no character that affects those before it", () => {
     const [composing, compatible] = (["NFD", "NFKD"] as const).map((form) => {
       const later = new Set<string>();
       for (const character of codePoints())
         for (const part of Array.from(character.normalize(form)).slice(1)) later.add(part);
       return [...later].filter((part) => !/^[\p{M}\u1160-\u11ff\ud7b0-\ud7ff\u{16d40}-\u{16d7f}]/u.test(part));
     });
-    // A decomposition may have others behind its first, such as letters of a ligature; none of them ever composes.
+    // A decomposition may have further characters, such as letters of a ligature; none of them ever composes.
     for (const part of new Set([...(composing ?? []), ...(compatible ?? [])])) {
       for (const before of ["a", "가", "각", "あ", "क", part]) {
         expect((before + part).normalize("NFC")).toBe(before.normalize("NFC") + part.normalize("NFC"));
@@ -167,7 +166,7 @@ describe("normalizing in chunks", () => {
 });
 
 describe("a bound from a text's length", () => {
-  it("never exceeds its tokens", () => {
+  it("never exceeds the number of its tokens", () => {
     const texts = [
       ...trickyTexts(100),
       ...randomTexts(150, 9, ["<s>", "<think>"]),
@@ -189,7 +188,7 @@ describe("a bound from a text's length", () => {
     expect(named("added tokens with flags")?.minTokens("a".repeat(1e6))).toBe(0);
   });
 
-  it("rests on how much shorter normalization makes a text", () => {
+  it("depends on how much normalization shortens a text", () => {
     for (const [form, decomposed] of [
       ["NFC", "NFD"],
       ["NFKC", "NFKD"],
@@ -214,7 +213,7 @@ describe("a bound from a text's length", () => {
     }
   }, 240_000);
 
-  it("refuses a text that is too long before any work, and others as soon as it is known", () => {
+  it("refuses an overlong text before any work, and others as soon as their length is known", () => {
     for (const { tokenizer } of tokenizers) {
       const work = tokenizer.encodeInSteps("ab ".repeat(400_000), { maxTokens: 1000 });
       expectThrownReadMeError(() => finish(work), "ERR_CONTEXT_LENGTH", "1000");
@@ -225,7 +224,7 @@ describe("a bound from a text's length", () => {
   });
 });
 
-/** The library puts a prefix also into the middle of characters beyond U+FFFF, which the reference does not. */
+/** The library also puts a prefix into the middle of characters beyond U+FFFF, unlike the reference. */
 function isFair(name: string, text: string): boolean {
   return name !== "a prefix" || !/[\u{10000}-\u{10ffff}]/u.test(text);
 }

@@ -39,7 +39,7 @@ function bytesOf(array: ArrayBufferView): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }
 
-/** The same bytes where no wider typed array can look at them. */
+/** Copies bytes to an offset that no wider typed array can start at. */
 function unaligned(bytes: Uint8Array): Uint8Array {
   const shifted = new Uint8Array(bytes.byteLength + 1);
   shifted.set(bytes, 1);
@@ -61,7 +61,7 @@ describe("F16", () => {
     expect(new Uint16Array(encodeF16(decodeF16(bytesOf(ALL_PATTERNS))).buffer)).toEqual(ALL_PATTERNS);
   });
 
-  test("rounds to the nearest, ties to even, as a search through all values does", () => {
+  test("rounds to the nearest, ties to even, like a search through all values", () => {
     // 65536 stands in for infinity: rounding happens as if the exponent went on.
     const patterns = Array.from({ length: 0x7c01 }, (_, bits) => ({
       bits,
@@ -118,7 +118,7 @@ describe("BF16", () => {
 });
 
 describe("decoding", () => {
-  test("does not depend on the alignment of the bytes, also of a Buffer", () => {
+  test("does not depend on the alignment of the bytes, nor of a Buffer", () => {
     const halves = bytesOf(ALL_PATTERNS.subarray(0, 1000));
     const floats = Float32Array.of(1.5, -0, 3e38);
     const doubles = Float64Array.of(0.1, 1e300, -2);
@@ -129,7 +129,7 @@ describe("decoding", () => {
     expect(decodeF32(Buffer.from(unaligned(bytesOf(floats))))).toEqual(floats);
   });
 
-  test("shares memory when it can, so that F32 costs no copy", () => {
+  test("shares memory of aligned F32 bytes", () => {
     const bytes = new Uint8Array(16);
     expect(decodeF32(bytes).buffer).toBe(bytes.buffer);
   });

@@ -5,9 +5,9 @@ import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store
 import { toGgufRowOrder } from "../../packages/model/src/gguf/rotary-rows.ts";
 import { ggmlNameOf, hfNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
 import { type GgufInput, writeGguf } from "../../packages/model/src/gguf/write-gguf.ts";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
+import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
-import { entry, type HandMadeTensor, handMadeGguf, textEntry, u32, u32Entry, u64 } from "../support/gguf-bytes.ts";
+import { entry, handMadeGguf, type HandMadeTensor, textEntry, u32, u32Entry, u64 } from "../support/gguf-bytes.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { sharedModel } from "../support/shared.ts";

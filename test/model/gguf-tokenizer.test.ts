@@ -1,16 +1,15 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
-import { GGUF_PRE_TOKENIZERS } from "../../packages/model/src/text/gguf-pre-tokenizers.ts";
-import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import { GGUF_PRE_TOKENIZERS, ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import type { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import {
   byteLevelTokens,
   expectThrownReadMeError,
-  goldenCases,
   ggufMetadata,
+  goldenCases,
   smolLm2,
   trickyTexts,
 } from "../support/tokenizer-definitions.ts";
@@ -41,7 +40,7 @@ describe("a byte-level tokenizer of GGUF metadata", () => {
     expect(differing).toEqual([]);
   });
 
-  // Each text falls apart differently under some pattern. The pieces are those of the Python package
+  // Each text is cut differently by some pattern. The pieces are those of the Python package
   // tokenizers 0.23.3 with the same vocabulary and each model's own pre-tokenizer.
   const merges = "1 1|11 1|11 11|' S|! Ċ|! /|o W|( o|Ġ !|Ġ 1|Ċ Ċ|Ġ Ġ|x y|xy z".split("|");
   const common = { "\n\n  x": "ĊĊ Ġ Ġ x", "e\u0301": "e Ì ģ", pqr: "p q r" };
@@ -67,13 +66,13 @@ describe("a byte-level tokenizer of GGUF metadata", () => {
     }
   });
 
-  it("takes the default pre-tokenizer where the file names none", () => {
+  it("uses the default pre-tokenizer when the file names none", () => {
     const tokens = byteLevelTokens(merges);
     const tokenizer = ggufTokenizer(ggufMetadata({ model: "gpt2", tokens, merges }), "test.gguf");
     expect([...tokenizer.encode("1111")].map((id) => tokens[id])).toEqual(["111", "1"]);
   });
 
-  it("cuts out control and user-defined tokens, of which only control tokens are special", () => {
+  it("cuts out control and user-defined tokens, and marks control tokens as special", () => {
     const tokens = byteLevelTokens([], ["<|im_end|>", "<think>"]);
     const token_type = Int32Array.from(tokens, (_, id) => [3, 4][id - 256] ?? 1);
     const tokenizer = ggufTokenizer(ggufMetadata({ model: "gpt2", pre: "gpt-2", tokens, token_type, merges: [] }), "x");
@@ -88,7 +87,7 @@ describe("a byte-level tokenizer of GGUF metadata", () => {
     ["llama-bpe", {}, [256, 0x61]],
     ["llama-bpe", { add_bos_token: false }, [0x61]],
     ["tekken", {}, [256, 0x61]],
-  ])("adds around a text of %s what the flags %o say", (pre, flags, ids) => {
+  ])("adds the tokens around a text of %s that the flags %o ask for", (pre, flags, ids) => {
     const tokens = byteLevelTokens([], ["<s>", "</s>"]);
     const fields = { model: "gpt2", pre, tokens, merges: [], bos_token_id: 256, eos_token_id: 257, ...flags };
     const tokenizer = ggufTokenizer(ggufMetadata(fields), "test.gguf");
@@ -98,7 +97,7 @@ describe("a byte-level tokenizer of GGUF metadata", () => {
     expect(tokenizer.isSpecial(257)).toBe(true);
   });
 
-  it("keeps the place of empty tokens and of a token named __proto__", () => {
+  it("keeps the ids of empty tokens and of a token named __proto__", () => {
     const tokens = byteLevelTokens([], ["", "", "__proto__", "<x>"]);
     const tokenizer = ggufTokenizer(
       ggufMetadata({ model: "gpt2", tokens, merges: [], bos_token_id: 259 }),
@@ -110,7 +109,7 @@ describe("a byte-level tokenizer of GGUF metadata", () => {
 });
 
 describe("a SentencePiece tokenizer of GGUF metadata", () => {
-  // Scores are ranks, as SentencePiece's BPE trainer writes them: the higher, the earlier the merge.
+  // Scores are ranks, as SentencePiece's BPE trainer writes them: higher scores merge earlier.
   const scored: Readonly<Record<string, number>> = {
     "▁a": -0,
     "▁b": -1,
@@ -148,7 +147,7 @@ describe("a SentencePiece tokenizer of GGUF metadata", () => {
     expect(pieces(tokenizer, "     ")).toBe("▁▁▁▁ ▁▁");
   });
 
-  it("writes characters without a token as bytes, and reads them back", () => {
+  it("encodes characters without a token as bytes, and decodes them", () => {
     const tokenizer = build();
     expect(pieces(tokenizer, "é\n")).toBe("▁ <0xC3> <0xA9> <0x0A>");
     for (const text of ["aé\n😀 b", " a", "  ", "", "<0x41>", "\ufeffa", ...trickyTexts(300)]) {
@@ -156,7 +155,7 @@ describe("a SentencePiece tokenizer of GGUF metadata", () => {
     }
   });
 
-  it("adds a BOS token, and a space before the text, unless told otherwise", () => {
+  it("adds a BOS token, and a space before the text, by default", () => {
     expect(build().encode("a")[0]).toBe(1);
     expect(build({ add_bos_token: false }).encode("a")).toHaveLength(1);
     expect(pieces(build({ add_space_prefix: false }), "ab")).toBe("ab");
@@ -164,14 +163,14 @@ describe("a SentencePiece tokenizer of GGUF metadata", () => {
     expect(build().decode([tokens.indexOf("▁a")])).toBe("a");
   });
 
-  it("survives long texts, of one word and of many", () => {
+  it("encodes long texts, of one word and of many", () => {
     const tokenizer = build();
     for (const text of ["ab".repeat(30_000), "ab ".repeat(30_000)]) {
       expect(tokenizer.decode(tokenizer.encode(text, { addSpecialTokens: false }))).toBe(text);
     }
   });
 
-  it("needs scores", () => {
+  it("refuses metadata without scores", () => {
     expectThrownReadMeError(() => build({ scores: undefined }), "ERR_FILE_CORRUPT", "tokenizer.ggml.scores");
     expectThrownReadMeError(
       () => build({ scores: new Float32Array(3) }),
@@ -181,13 +180,13 @@ describe("a SentencePiece tokenizer of GGUF metadata", () => {
     );
   });
 
-  it("refuses a token of absurd length", () => {
+  it("refuses a token that is far too long", () => {
     const long = [...tokens.slice(0, -1), "a".repeat(5000)];
     expectThrownReadMeError(() => build({ tokens: long }), "ERR_FILE_CORRUPT", "tokenizer.ggml.tokens", "5000");
   });
 });
 
-describe("GGUF metadata that is wrong", () => {
+describe("wrong GGUF metadata", () => {
   const tokens = byteLevelTokens(["a b"]);
   const fields = { model: "gpt2", pre: "gpt-2", tokens, merges: ["a b"] };
 
@@ -209,7 +208,7 @@ describe("GGUF metadata that is wrong", () => {
     ["add_eos_token", true],
     ["pre", 5],
     ["model", 5],
-  ])("is corrupt, and says that %s is", (key, value) => {
+  ])("is reported as corrupt, naming %s", (key, value) => {
     const metadata = ggufMetadata({ ...fields, [key]: value });
     expectThrownReadMeError(
       () => ggufTokenizer(metadata, "x.gguf"),
@@ -224,7 +223,7 @@ describe("GGUF metadata that is wrong", () => {
     ["model", undefined],
     ["pre", "gpt-5"],
     ["pre", "__proto__"],
-  ])("is not supported where %s is %s", (key, value) => {
+  ])("is not supported when %s is %s", (key, value) => {
     const metadata = ggufMetadata({ ...fields, [key]: value });
     const error = expectThrownReadMeError(() => ggufTokenizer(metadata, "x.gguf"), "ERR_MODEL_UNSUPPORTED", key);
     expect(error.message).toContain(String(value));

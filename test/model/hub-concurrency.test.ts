@@ -5,7 +5,7 @@ import { pathToFileURL } from "node:url";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { openModel } from "@readme-moe/model";
 import type { DownloadProgress } from "../../packages/model/src/hub/options.ts";
-import { exclusively } from "../../packages/model/src/hub/exclusive.ts";
+import { exclusively } from "../../packages/model/src/hub/fetch-blob.ts";
 import { downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { cutAfter } from "../support/hub-server.ts";
 import {
@@ -17,8 +17,8 @@ import {
   onceThere,
   setUp,
   type Setup,
-  WEIGHTS,
   weights,
+  WEIGHTS,
 } from "../support/hub-setup.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -27,7 +27,7 @@ const SOURCE = join(import.meta.dirname, "..", "..", "packages", "model", "src",
 
 isolateEnvironment();
 
-/** Another process that downloads; prints how far it is, and the path at the end. */
+/** Another process that downloads, and prints its progress and at the end the path. */
 function otherProcess({ options }: Setup): {
   readonly child: ChildProcess;
   readonly until: (text: string) => Promise<void>;
@@ -58,7 +58,7 @@ function otherProcess({ options }: Setup): {
 }
 
 describe("several downloads at once", () => {
-  test("of one process fetch each file once", async () => {
+  test("fetch each file once in one process", async () => {
     const { server, options } = await setUp();
     const paths = await Promise.all([1, 2, 3].map(() => downloadModel(NAME, options)));
     expect(new Set(paths).size).toBe(1);
@@ -66,7 +66,7 @@ describe("several downloads at once", () => {
     await (await openModel(paths[0] ?? "")).close();
   });
 
-  test("go on when the one that fetches is aborted", async () => {
+  test("continue when the download that fetches is aborted", async () => {
     const { server, options } = await setUp();
     server.fail(/^storage/, cutAfter(100_000, weights).fault);
     const controller = new AbortController();
@@ -81,7 +81,7 @@ describe("several downloads at once", () => {
     expect(server.fileRequests.slice(-2)).toEqual([WEIGHTS, `${WEIGHTS} bytes=100000-`]);
   });
 
-  test("take turns, and one that waits for its turn can be aborted", async () => {
+  test("run one after another, and can be aborted while they wait", async () => {
     let end: (() => void) | undefined;
     const order: string[] = [];
     const controller = new AbortController();
@@ -97,7 +97,7 @@ describe("several downloads at once", () => {
     expect(order).toEqual(["another", "third"]);
   });
 
-  test("of two processes do not disturb each other", async () => {
+  test("do not disturb each other in two processes", async () => {
     const setup = await setUp();
     const { server, options, folder } = setup;
     let goOn: (() => void) | undefined;
@@ -115,7 +115,7 @@ describe("several downloads at once", () => {
     expect(await incompleteIn(folder)).toEqual([]);
   });
 
-  test("leave what they have when their process is killed, for the next one to go on", async () => {
+  test("keep their bytes for the next download when their process is killed", async () => {
     const setup = await setUp();
     const { server, options, folder } = setup;
     server.fail(/^storage/, cutAfter(100_000, weights).fault);
@@ -130,8 +130,8 @@ describe("several downloads at once", () => {
   });
 });
 
-describe("a disk", () => {
-  test("that is full is an error that leaves no part of the file", async () => {
+describe("a disk error", () => {
+  test("leaves no part of the file when the disk is full", async () => {
     const { server, commit, folder, options } = await setUp();
     const handle = await open(import.meta.filename);
     const write = vi.spyOn(Object.getPrototypeOf(handle) as typeof handle, "write");
@@ -153,7 +153,7 @@ describe("a disk", () => {
     await (await openModel(await downloadModel(NAME, options))).close();
   });
 
-  test("where the cache cannot be is an error that names it", async () => {
+  test("names the cache that cannot be created", async () => {
     const { options } = await setUp();
     const cacheFolder = join(await temporaryFolder(), "file");
     await writeFile(cacheFolder, "");

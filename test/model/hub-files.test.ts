@@ -8,10 +8,10 @@ import { expectReadMeError } from "../support/rejection.ts";
 
 isolateEnvironment();
 
-describe("which files", () => {
+describe("the files of a model", () => {
   const quantized = { "config.json": "{}", "a.Q4.gguf": "four", "b.Q8.gguf": "eight" };
 
-  test("one GGUF file is fetched by name, and its path given", async () => {
+  test("are one GGUF file when it is named", async () => {
     const { server, commit, folder, options } = await setUp({ ...llama, ...quantized });
     const path = await downloadModel(NAME, { ...options, file: "b.Q8.gguf" });
     expect(path).toBe(join(folder, "snapshots", commit, "b.Q8.gguf"));
@@ -21,7 +21,7 @@ describe("which files", () => {
     await expectReadMeError(downloadModel(NAME, { ...options, file: "c.gguf" }), "ERR_HUB_NOT_FOUND", '"c.gguf"');
   });
 
-  test("the only GGUF file needs no name, several do", async () => {
+  test("include the only GGUF file without a name, but not one of several", async () => {
     const single = await setUp({ "sub/only.gguf": "one", "config.json": "{}" });
     expect(await downloadModel(NAME, single.options)).toBe(
       join(single.folder, "snapshots", single.commit, "sub/only.gguf"),
@@ -31,7 +31,7 @@ describe("which files", () => {
     await expectReadMeError(downloadModel(NAME, several.options), "ERR_MODEL_INVALID", ...both);
   });
 
-  test("a repository without usable weights says so", async () => {
+  test("are refused in a repository without usable weights", async () => {
     const pickled = await setUp({ "config.json": "{}", "pytorch_model.bin": "x" });
     await expectReadMeError(downloadModel(NAME, pickled.options), "ERR_MODEL_UNSUPPORTED", "PyTorch");
     const empty = await setUp({ "README.md": "x" });
@@ -56,7 +56,7 @@ describe("which files", () => {
     "C:evil.safetensors",
     "a//b",
     "a/./b",
-  ])("a shard named %j is refused before anything is fetched for it", async (name) => {
+  ])("are refused with a shard named %j, before the shard is fetched", async (name) => {
     const index = JSON.stringify({ weight_map: { a: name } });
     const { server, cacheFolder, options } = await setUp({ "config.json": "{}", [INDEX]: index, [name]: "evil" });
     await expectReadMeError(downloadModel(NAME, options), "ERR_FILE_CORRUPT", JSON.stringify(name));
@@ -64,14 +64,14 @@ describe("which files", () => {
     expect(await filesBelow(dirname(cacheFolder))).toHaveLength(2);
   });
 
-  test("a commit that is no hash is refused, as it would become a path", async () => {
+  test("are refused for a commit that is no hash, since it would become a path", async () => {
     const { server, cacheFolder, options } = await setUp();
     server.fail(/revision/, body('{"sha":"../../../evil"}'), 5);
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE", "does not answer as a hub does");
     expect(await filesBelow(dirname(cacheFolder))).toEqual([]);
   });
 
-  test("a listing without the hash of a file is refused", async () => {
+  test("are refused in a listing without hashes", async () => {
     const { server, options } = await setUp();
     server.fail(/tree/, body('[{"type":"file","path":"config.json","size":1,"oid":"../x"}]'), 5);
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE", "hash of each file");

@@ -2,7 +2,7 @@ import { rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
-import { hubCacheFolder } from "../../packages/model/src/hub/environment.ts";
+import { hubCacheFolder } from "../../packages/model/src/hub/options.ts";
 import { downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { hangUp, status } from "../support/hub-server.ts";
 import { INDEX, isolateEnvironment, NAME, setUp, WEIGHTS } from "../support/hub-setup.ts";
@@ -11,7 +11,7 @@ import { expectReadMeError } from "../support/rejection.ts";
 isolateEnvironment();
 
 describe("offline", () => {
-  test("only the cache is used, by option or environment", async () => {
+  test("uses only the cache, by option or environment", async () => {
     const { server, commit, options } = await setUp();
     const path = await downloadModel(NAME, options);
     server.requests.length = 0;
@@ -24,7 +24,7 @@ describe("offline", () => {
     expect(server.requests).toHaveLength(1);
   });
 
-  test("what is missing is named", async () => {
+  test("names the missing files", async () => {
     const { server, commit, folder, options } = await setUp();
     const offline = { ...options, offline: true };
     await expectReadMeError(downloadModel(NAME, offline), "ERR_OFFLINE", NAME, 'the revision "main"', folder);
@@ -39,7 +39,7 @@ describe("offline", () => {
     await expectReadMeError(downloadModel(NAME, offline), "ERR_OFFLINE", '"../a.safetensors", "b.safetensors"');
   });
 
-  test("a hub that cannot be reached is done without when the cache has the model", async () => {
+  test("uses the cache when the hub cannot be reached", async () => {
     const { server, commit, options } = await setUp();
     const path = await downloadModel(NAME, options);
     server.fail(/revision/, hangUp, 5);
@@ -52,7 +52,7 @@ describe("offline", () => {
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE");
   });
 
-  test("a server that refuses connections is named with the reason", async () => {
+  test("names a server that refuses connections, with the reason", async () => {
     const { options } = await setUp();
     const endpoint = "http://127.0.0.1:1";
     await expectReadMeError(
@@ -65,7 +65,7 @@ describe("offline", () => {
 });
 
 describe("the environment", () => {
-  test("gives endpoint and cache", async () => {
+  test("sets endpoint and cache", async () => {
     const { server, commit, cacheFolder, folder } = await setUp();
     vi.stubEnv("HF_ENDPOINT", `${server.endpoint}/`);
     vi.stubEnv("HF_HUB_CACHE", cacheFolder);
@@ -76,7 +76,7 @@ describe("the environment", () => {
     );
   });
 
-  test("places the cache as Hugging Face's tools do", () => {
+  test("sets the same cache folder as Hugging Face's tools", () => {
     vi.stubEnv("HF_HOME", "");
     expect(hubCacheFolder()).toBe(join(homedir(), ".cache", "huggingface", "hub"));
     vi.stubEnv("XDG_CACHE_HOME", "/xdg");
@@ -90,7 +90,7 @@ describe("the environment", () => {
   });
 });
 
-describe("what a caller gets wrong", () => {
+describe("a wrong argument", () => {
   test.each([
     "",
     "a/b/c",
@@ -107,7 +107,7 @@ describe("what a caller gets wrong", () => {
     "a@/x",
     7,
     undefined,
-  ])("the id %j is a TypeError", async (id) => {
+  ])("is a TypeError for the id %j", async (id) => {
     await expect(downloadModel(id as string, { offline: true })).rejects.toThrow(/^Expected `id` to name a /);
   });
 
@@ -129,11 +129,11 @@ describe("what a caller gets wrong", () => {
     [{ fetch: 1 }, "Expected `fetch` to be a function, got `1` (number)"],
     [{ delay: 1 }, "Expected `delay` to be a function, got `1` (number)"],
   ];
-  test.each(wrong)("%j is a TypeError that says so", async (options, message) => {
+  test.each(wrong)("is a TypeError that names %j", async (options, message) => {
     await expect(downloadModel(NAME, options)).rejects.toThrow(new TypeError(message));
   });
 
-  test("a revision given twice, and options that are none, are TypeErrors", async () => {
+  test("is a TypeError for two revisions, and for options that are no object", async () => {
     await expect(downloadModel(`${NAME}@a`, { revision: "b" })).rejects.toThrow("got both");
     await expect(downloadModel(NAME, null as never)).rejects.toThrow("Expected `options` to be an object");
   });

@@ -11,7 +11,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 isolateEnvironment();
 
 describe("refusals", () => {
-  test("401 asks for a token, which then goes to the hub and to no other server", async () => {
+  test("asks for a token on 401, and sends it to the hub and to no other server", async () => {
     const { server, options } = await setUp();
     server.token = "secret-token";
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNAUTHORIZED", "HF_TOKEN", "401");
@@ -25,7 +25,7 @@ describe("refusals", () => {
     expect(seen("storage")).toEqual([undefined]);
   });
 
-  test("the token comes from the environment, or from the file that a login left", async () => {
+  test("takes the token from the environment, or from the file of a login", async () => {
     const { server, options } = await setUp();
     const used = async (): Promise<unknown> => {
       server.requests.length = 0;
@@ -48,14 +48,14 @@ describe("refusals", () => {
     await expect(used()).rejects.toThrow(/^Expected `HF_TOKEN` to be an access token of printable characters/);
   });
 
-  test("403 passes on what the hub says", async () => {
+  test("passes on the hub's message on 403", async () => {
     const { server, options } = await setUp();
     server.fail(/revision/, status(403, { "x-error-code": "GatedRepo", "x-error-message": "Accept the terms first." }));
     const refused = downloadModel(NAME, { ...options, token: "mine" });
     await expectReadMeError(refused, "ERR_HUB_UNAUTHORIZED", "Accept the terms first.", "terms may not be accepted");
   });
 
-  test("404 names model or revision", async () => {
+  test("names model or revision on 404", async () => {
     const { waits, options } = await setUp();
     await expectReadMeError(
       downloadModel("tiny-org/none", options),
@@ -69,7 +69,7 @@ describe("refusals", () => {
     expect(waits).toEqual([]);
   });
 
-  test("429 is waited for as long as the server asks, within reason", async () => {
+  test("waits on 429 as long as the server asks, up to a limit", async () => {
     const { server, waits, options } = await setUp();
     server.fail(/revision/, status(429, { "retry-after": "7" }));
     server.fail(/resolve.*\/config.json/, status(429, { "retry-after": new Date(0).toUTCString() }));
@@ -78,7 +78,7 @@ describe("refusals", () => {
     expect(waits.toSorted((a, b) => a - b)).toEqual([0, 500, 7000]);
   });
 
-  test("429 for longer is an error at once, as is a tenth one", async () => {
+  test("fails at once on 429 with a longer wait, and after five attempts", async () => {
     const { server, waits, options } = await setUp();
     server.fail(/revision/, status(429, { "retry-after": "3600" }));
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_RATE_LIMITED", "fewer requests");
@@ -94,7 +94,7 @@ describe("refusals", () => {
     ["no answer", hangUp],
     ["a page of something else", body("<html>Log in to the hotel</html>")],
     ["JSON of another shape", body("null")],
-  ])("%s is tried again, longer and longer apart, up to five times", async (_, fault) => {
+  ])("tries again after %s, with growing waits, up to five times", async (_, fault) => {
     const { server, waits, options } = await setUp();
     server.fail(/revision/, fault);
     server.fail(/tree/, fault);
@@ -106,14 +106,14 @@ describe("refusals", () => {
     expect(waits.slice(2)).toEqual([500, 1000, 2000, 4000]);
   });
 
-  test("other statuses are final", async () => {
+  test("does not try again after other statuses", async () => {
     const { server, waits, options } = await setUp();
     server.fail(/revision/, status(418));
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE", "418");
     expect(waits).toEqual([]);
   });
 
-  test("an expired link to the storage server is asked for anew, and never shown", async () => {
+  test("asks for a new link to the storage server when it has expired, and never shows it", async () => {
     const { server, options } = await setUp();
     server.fail(/^storage/, status(403));
     await downloadModel(NAME, options);
@@ -124,7 +124,7 @@ describe("refusals", () => {
     expect(error.message).not.toContain("signature");
   });
 
-  test("a wait that is aborted ends with the signal's reason", async () => {
+  test("ends an aborted wait with the signal's reason", async () => {
     const { server, options } = await setUp();
     server.fail(/revision/, status(500));
     const controller = new AbortController();
@@ -160,14 +160,14 @@ describe("redirects", () => {
     expect(server.requests.filter((request) => request.server === "hub" && !request.authorization)).toEqual([]);
   });
 
-  test("to another server come without the token, for the API, too", async () => {
+  test("to another server are followed without the token, also for the API", async () => {
     const { server, options } = await setUp();
     server.fail(/revision/, status(302, { location: `${server.storageEndpoint}/elsewhere` }), 5);
     await expectReadMeError(downloadModel(NAME, { ...options, token: "mine" }), "ERR_HUB_UNREACHABLE", "/elsewhere");
     expect(server.requests.find(({ path }) => path === "/elsewhere")?.authorization).toBeUndefined();
   });
 
-  test("of listings to another server come without the token", async () => {
+  test("of listings to another server are followed without the token", async () => {
     const { server, options } = await setUp();
     const link = `<${server.storageEndpoint}/next>; rel="next"`;
     server.fail(/tree/, (response) => void response.writeHead(200, { link }).end("[]"), 5);
@@ -175,7 +175,7 @@ describe("redirects", () => {
     expect(server.requests.find(({ path }) => path === "/next")?.authorization).toBeUndefined();
   });
 
-  test("in a circle, or to what is no web address, end", async () => {
+  test("in a circle, or to no web address, are errors", async () => {
     const { server, options } = await setUp();
     server.fail(/revision/, status(302, { location: "?again" }), 11);
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE", "more than 10 times");

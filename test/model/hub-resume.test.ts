@@ -20,8 +20,8 @@ import { expectReadMeError } from "../support/rejection.ts";
 
 isolateEnvironment();
 
-describe("a cut download", () => {
-  test("goes on in the same call, asking for the missing bytes only", async () => {
+describe("an interrupted download", () => {
+  test("continues in the same call, with a request for the missing bytes only", async () => {
     const { server, waits, options } = await setUp();
     const { fault, cut } = cutAfter(100_000, weights);
     server.fail(/^storage/, fault);
@@ -30,7 +30,7 @@ describe("a cut download", () => {
     expect(waits).toEqual([500]);
   });
 
-  test("may be cut any number of times while it gets on", async () => {
+  test("may be interrupted any number of times while it makes progress", async () => {
     const step = 1 << 20;
     const large = Buffer.alloc(7 * step, "large");
     const { server, options } = await setUp({ ...llama, [WEIGHTS]: large });
@@ -41,7 +41,7 @@ describe("a cut download", () => {
     expect(server.fileRequests.slice(-1)).toEqual([`${WEIGHTS} bytes=${6 * step}-`]);
   });
 
-  test("is left for a later call when it is aborted, with the signal's reason", async () => {
+  test("is kept for a later call when it is aborted, and rejects with the signal's reason", async () => {
     const { server, commit, folder, options } = await setUp();
     const { fault } = cutAfter(200_000, weights);
     server.fail(/^storage/, fault);
@@ -94,7 +94,7 @@ describe("a cut download", () => {
     await (await openModel(path)).close();
   });
 
-  test("starts over when the range is refused, or what was left is wrong or too long", async () => {
+  test("starts over when the range is refused, or the kept bytes are wrong or too long", async () => {
     for (const leftover of [Buffer.alloc(1000, "wrong"), Buffer.concat([weights, weights])]) {
       const { server, commit, folder, options } = await setUp();
       await mkdir(join(folder, "blobs"), { recursive: true });
@@ -111,7 +111,7 @@ describe("a cut download", () => {
     expect(server.fileRequests.slice(-3)).toEqual([WEIGHTS, `${WEIGHTS} bytes=100000-`, WEIGHTS]);
   });
 
-  test("is kept when the call that takes it over is aborted at once", async () => {
+  test("is kept when the call that continues it is aborted at once", async () => {
     const { server, commit, folder, options } = await setUp();
     const leftover = join(folder, "blobs", `${server.oidOf(commit, WEIGHTS)}.readme-moe.incomplete`);
     await mkdir(join(folder, "blobs"), { recursive: true });
@@ -121,7 +121,7 @@ describe("a cut download", () => {
     onTestFinished(() => stat.mockRestore());
     const controller = new AbortController();
     const reason = new Error("no time");
-    // The size of each file that is taken over is looked at before it is read.
+    // The size of each kept file is read before its content.
     stat.mockImplementation(async () => {
       if ((await filesBelow(folder)).includes(`snapshots/${commit}/config.json`)) controller.abort(reason);
       return { size: 1000, isFile: () => true } as never;
@@ -131,7 +131,7 @@ describe("a cut download", () => {
     expect((await readFile(leftover)).byteLength).toBe(1000);
   });
 
-  test("needs no request when all bytes were there already", async () => {
+  test("needs no request when all bytes are there", async () => {
     const { server, commit, folder, options } = await setUp();
     await mkdir(join(folder, "blobs"), { recursive: true });
     await writeFile(join(folder, "blobs", `${server.oidOf(commit, WEIGHTS)}.readme-moe.incomplete`), weights);
@@ -139,7 +139,7 @@ describe("a cut download", () => {
     expect(server.fileRequests).not.toContain(WEIGHTS);
   });
 
-  test("of another machine is taken over when nothing was written for an hour, else let be", async () => {
+  test("of another machine is continued when it is an hour old, and else not touched", async () => {
     const { server, commit, folder, options } = await setUp();
     await mkdir(join(folder, "blobs"), { recursive: true });
     const leftover = (id: string): string =>
@@ -182,7 +182,7 @@ describe("wrong content", () => {
     await (await openModel(await downloadModel(NAME, options))).close();
   });
 
-  test("that is too short counts as cut", async () => {
+  test("that is too short counts as an interruption", async () => {
     const { server, waits, options } = await setUp();
     server.fail(/^storage/, instead(weights.subarray(0, 1000)));
     await (await openModel(await downloadModel(NAME, options))).close();

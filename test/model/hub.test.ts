@@ -23,7 +23,7 @@ import { writeTinyReadMe } from "../support/tiny-read-me.ts";
 isolateEnvironment();
 
 describe("a download", () => {
-  test("puts a model into the shared layout, from where it opens", async () => {
+  test("puts a model into the shared layout, from which it opens", async () => {
     const { server, commit, folder, options } = await setUp({ ...llama, "tokenizer.json": "{}", "README.md": "no" });
     const path = await downloadModel(NAME, options);
     expect(path).toBe(join(folder, "snapshots", commit));
@@ -40,7 +40,7 @@ describe("a download", () => {
     await model.close();
   });
 
-  test("asks for no file again, and for nothing at all when the commit is given", async () => {
+  test("requests no file again, and makes no request for a commit", async () => {
     const { server, commit, options } = await setUp();
     const path = await downloadModel(NAME, options);
     expect(server.fileRequests.toSorted()).toEqual(Object.keys(llama).sort());
@@ -52,7 +52,7 @@ describe("a download", () => {
     expect(server.requests).toEqual([]);
   });
 
-  test("uses what another tool put there, and fetches the rest", async () => {
+  test("uses files of another tool, and fetches the others", async () => {
     const { server, commit, folder, options } = await setUp();
     const oid = server.oidOf(commit, WEIGHTS);
     await mkdir(join(folder, "blobs"), { recursive: true });
@@ -64,7 +64,7 @@ describe("a download", () => {
     await (await openModel(path)).close();
   });
 
-  test("links a blob that an earlier commit had, and replaces one of the wrong size and a link that leads nowhere", async () => {
+  test("links a blob of an earlier commit, and replaces blobs of the wrong size and broken links", async () => {
     const { server, commit, folder, options } = await setUp();
     await downloadModel(NAME, options);
     const next = server.commit({
@@ -80,7 +80,7 @@ describe("a download", () => {
     await (await openModel(path)).close();
   });
 
-  test("notes which optional files a commit does not have", async () => {
+  test("records the optional files that a commit does not have", async () => {
     const { commit, folder, options } = await setUp();
     await downloadModel(NAME, options);
     expect((await readdir(join(folder, ".no_exist", commit))).sort()).toEqual([
@@ -104,7 +104,7 @@ describe("a download", () => {
     await model.close();
   });
 
-  test("fetches an index and the shards that it names, by pages of the listing", async () => {
+  test("fetches an index and its shards, from a listing in several pages", async () => {
     const index = JSON.stringify({
       weight_map: { a: "one.safetensors", b: "deep/two.safetensors", c: "one.safetensors" },
     });
@@ -137,7 +137,7 @@ describe("a download", () => {
     expect(events).toEqual([]);
   });
 
-  test("ends with what `onProgress` throws", async () => {
+  test("ends with the error that `onProgress` throws", async () => {
     const { options, waits } = await setUp();
     const reason = new RangeError("enough");
     const onProgress = (): void => {
@@ -147,7 +147,7 @@ describe("a download", () => {
     expect(waits).toEqual([]);
   });
 
-  test("makes hard links where symbolic ones are turned off", async () => {
+  test("makes hard links when symbolic links are turned off", async () => {
     vi.stubEnv("HF_HUB_DISABLE_SYMLINKS", "1");
     const { server, commit, folder, options } = await setUp();
     const path = await downloadModel(NAME, options);
@@ -157,7 +157,7 @@ describe("a download", () => {
     await (await openModel(path)).close();
   });
 
-  test("fetches an empty file without a request for it", async () => {
+  test("creates an empty file without a request", async () => {
     const { server, options } = await setUp({ ...llama, "chat_template.jinja": "" });
     expect(await readFile(join(await downloadModel(NAME, options), "chat_template.jinja"), "utf8")).toBe("");
     expect(server.fileRequests).not.toContain("chat_template.jinja");
@@ -165,7 +165,7 @@ describe("a download", () => {
 });
 
 describe("revisions", () => {
-  test("a branch is followed when it moves, a commit and its files stay", async () => {
+  test("follow a branch that moves, and keep the files of each commit", async () => {
     const { server, commit, folder, options } = await setUp();
     const old = await downloadModel(NAME, options);
     const next = server.commit({ ...llama, "generation_config.json": "{}" });
@@ -178,7 +178,7 @@ describe("revisions", () => {
     expect(await readFile(join(folder, "refs", "main"), "utf8")).toBe(next);
   });
 
-  test("a tag may stand in the id or the option", async () => {
+  test("may be a tag in the id or in the option", async () => {
     const { server, folder, options } = await setUp();
     const tagged = server.commit({ ...llama, "generation_config.json": "{}" }, "v1.0");
     const path = join(folder, "snapshots", tagged);
@@ -187,7 +187,7 @@ describe("revisions", () => {
     expect(await readdir(join(folder, "refs"))).toEqual(["v1.0"]);
   });
 
-  test("a commit is fetched without being looked up", async () => {
+  test("are not looked up when they are commits", async () => {
     const { server, commit, options } = await setUp();
     await downloadModel(`${NAME}@${commit}`, options);
     expect(server.requests.filter(({ path }) => path.startsWith("/api")).map(({ path }) => path)).toEqual([
@@ -195,7 +195,7 @@ describe("revisions", () => {
     ]);
   });
 
-  test("the revision is noted only when all files are there", async () => {
+  test("are recorded only when all files are there", async () => {
     const { server, folder, options } = await setUp();
     server.fail(/resolve.*safetensors/, status(404));
     await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_NOT_FOUND", WEIGHTS);

@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -17,7 +17,7 @@ describe("special tokens", () => {
     expect(pocket.isSpecial(3)).toBe(false);
   });
 
-  it("are found in special_tokens_map.json where tokenizer_config.json has none", async () => {
+  it("are found in special_tokens_map.json when tokenizer_config.json has none", async () => {
     const folder = await temporaryFolder();
     await writeJson(folder, "tokenizer.json", byteLevelDefinition(["a b"]));
     await writeJson(folder, "tokenizer_config.json", { eos_token: { content: "b" }, bos_token: null });
@@ -49,8 +49,8 @@ describe("special tokens", () => {
   });
 });
 
-describe("a model folder that is wrong", () => {
-  it("is told which file it lacks", async () => {
+describe("a wrong model folder", () => {
+  it("is refused with the name of the missing file", async () => {
     const folder = await temporaryFolder();
     await expectReadMeError(loadTokenizer(folder), "ERR_FILE_NOT_FOUND", "tokenizer.json", "Hugging Face");
   });
@@ -69,7 +69,7 @@ describe("a model folder that is wrong", () => {
     },
   );
 
-  it("is told when a file is absurdly large, or no file", async () => {
+  it("is refused when a file is far too large, or no file", async () => {
     const folder = await temporaryFolder();
     await writeJson(folder, "tokenizer.json", byteLevelDefinition([]));
     await writeFile(join(folder, "tokenizer_config.json"), Buffer.alloc(16 * 2 ** 20 + 1, " "));
@@ -113,7 +113,7 @@ describe("a model folder that is wrong", () => {
     ["WordPiece", { decoder: { type: "WordPiece" } }],
     ["Fancy", { post_processor: { type: "Fancy" } }],
     ["decoder", { decoder: null }],
-  ])("says that %s is not supported", (part, parts) => {
+  ])("is refused when %s is not supported", (part, parts) => {
     const build = (): Tokenizer =>
       new Tokenizer({ path: "some/tokenizer.json", tokenizer: byteLevelDefinition([], parts) });
     expectThrownReadMeError(build, "ERR_MODEL_UNSUPPORTED", "some/tokenizer.json", part);

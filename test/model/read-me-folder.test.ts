@@ -28,7 +28,7 @@ async function changeConfig(path: string, change: (config: Record<string, unknow
 }
 
 describe("a written folder", () => {
-  test("opens with what was written, and each layer of an expert is one range of bytes", async () => {
+  test("opens with its contents, and holds each layer of an expert as one range of bytes", async () => {
     const model = await openModel(await tinyFolder());
     expect(model).toMatchObject({
       kind: "read-me",
@@ -41,21 +41,21 @@ describe("a written folder", () => {
     await model.close();
   });
 
-  test("has a fingerprint that follows its contents and not its place", async () => {
+  test("has a fingerprint of its contents, not of its path", async () => {
     const [cache, first, second] = [await temporaryFolder(), await tinyFolder(), await tinyFolder()];
     const [a, b] = [await openModel(first), await openModel(second)];
     const fingerprint = await a.fingerprint(cache);
     expect(await b.fingerprint(cache)).toBe(fingerprint);
-    expect(await a.fingerprint(cache)).toBe(fingerprint); // now remembered
+    expect(await a.fingerprint(cache)).toBe(fingerprint); // remembered by now
     await writeTinyExpert(join(second, "experts", "1.safetensors"));
-    // What is open may be the old file or the new one, so no name would be right.
+    // The open file may be the old or the new one, so no fingerprint would be right.
     await expectReadMeError(b.fingerprint(cache), "ERR_FILE_CORRUPT", "1.safetensors: has changed since");
     const again = await openModel(second);
     expect(await again.fingerprint(cache)).not.toBe(fingerprint);
     await Promise.all([a.close(), b.close(), again.close()]);
   });
 
-  test("has its fingerprint without what a killed process left of one", async () => {
+  test("has its fingerprint despite a file that a killed process left", async () => {
     const [cache, folder] = [await temporaryFolder(), await tinyFolder()];
     const left = join(cache, "fingerprints", ".readme-moe-left.tmp");
     await mkdir(join(cache, "fingerprints"));
@@ -67,7 +67,7 @@ describe("a written folder", () => {
     await model.close();
   });
 
-  test("is refused where something is already, which stays as it was", async () => {
+  test("is refused in place of files, which stay unchanged", async () => {
     const path = await tinyFolder();
     const before = await readdir(path);
     await expectReadMeError(writeTinyReadMe(path, { seed: 2 }), "ERR_WRITE_FAILED", path, "not empty");
@@ -82,7 +82,7 @@ describe("a written folder", () => {
     await (await openModel(empty)).close();
   });
 
-  test("leaves nothing when a tensor cannot be made", async () => {
+  test("leaves no folder when a tensor cannot be made", async () => {
     const folder = await temporaryFolder();
     const content = tinyContent();
     const broken: SafetensorsInput = {
@@ -99,7 +99,7 @@ describe("a written folder", () => {
     expect(await readdir(folder)).toEqual([]);
   });
 
-  test("carries the files and documents that belong to it", async () => {
+  test("contains its copied files and documents", async () => {
     const target = join(await temporaryFolder(), "model");
     const copies = [join(fixture("families/llama-tied"), "generation_config.json")];
     await writeReadMeFolder(target, {
@@ -119,7 +119,7 @@ describe("a written folder", () => {
   });
 });
 
-describe("a folder that is not whole names what is wrong", () => {
+describe("an error of an incomplete folder names the fault", () => {
   const cases: Readonly<Record<string, [(path: string) => Promise<unknown>, string, string[]]>> = {
     "no config.json": [(path) => rm(join(path, "config.json")), "ERR_FILE_NOT_FOUND", ["config.json"]],
     "config.json cut short": [
@@ -189,7 +189,7 @@ describe("a folder that is not whole names what is wrong", () => {
     await expectReadMeError(openModel(path), code as "ERR_MODEL_INVALID", ...parts);
   });
 
-  test("tensors of a layer that are not together, and weights that are no numbers, fail verification", async () => {
+  test("separated tensors of a layer, and weights that are no numbers, when it is verified", async () => {
     const content = tinyContent();
     const [first, ...rest] = content.tensors.experts as [SafetensorsInput[], ...SafetensorsInput[][]];
     const shuffled = [first.toReversed(), ...rest].map((inputs, index) => (index === 0 ? rotate(inputs) : inputs));
@@ -205,7 +205,7 @@ describe("a folder that is not whole names what is wrong", () => {
 });
 
 describe("a folder without Read-ME", () => {
-  test("with neither safetensors nor GGUF, or with pickled weights, says what is needed", async () => {
+  test("is refused without safetensors and GGUF, and with pickled weights", async () => {
     const path = await temporaryFolder();
     await writeFile(join(path, "config.json"), await readFile(join(fixture("families/qwen2"), "config.json")));
     await expectReadMeError(openModel(path), "ERR_FILE_NOT_FOUND", "model.safetensors");
@@ -240,7 +240,7 @@ async function expectVerifyError(content: ReadMeContent, part: string): Promise<
   await model.close();
 }
 
-/** Layer 1's first tensor goes to the end, behind layer 0. */
+/** Moves layer 1's first tensor to the end, after layer 0. */
 function rotate(inputs: readonly SafetensorsInput[]): SafetensorsInput[] {
   return [...inputs.slice(1), inputs[0] as SafetensorsInput];
 }

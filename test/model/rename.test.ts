@@ -1,9 +1,9 @@
-// Giving a file its name where somebody else has it open for a moment.
+// Renaming a file that another program has open for a moment.
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { renamePatiently, type RenameSystem } from "../../packages/model/src/files/rename.ts";
+import { renamePatiently, type RenameSystem } from "../../packages/model/src/files/write-file.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 interface Watched extends RenameSystem {
@@ -11,7 +11,7 @@ interface Watched extends RenameSystem {
   readonly names: string[][];
 }
 
-/** A system whose first renames fail so. */
+/** A system whose first renames fail with some errors. */
 function failing(platform: string, codes: readonly string[]): Watched {
   const waitsMs: number[] = [];
   const names: string[][] = [];
@@ -23,7 +23,7 @@ function failing(platform: string, codes: readonly string[]): Watched {
   return { platform, rename, waitsMs, names, wait: async (ms) => void waitsMs.push(ms) };
 }
 
-test("Windows is asked again while a file is in use, each time a little later", async () => {
+test("tries again on Windows while a file is in use, after longer and longer waits", async () => {
   const system = failing("win32", ["EPERM", "EBUSY", "EACCES"]);
   await renamePatiently("a", "b", system);
   expect(system.names).toEqual([
@@ -35,7 +35,7 @@ test("Windows is asked again while a file is in use, each time a little later", 
   expect(system.waitsMs).toEqual([10, 20, 40]);
 });
 
-test("Windows is asked for some seconds, no longer", async () => {
+test("gives up on Windows after some seconds", async () => {
   const system = failing(
     "win32",
     Array.from({ length: 100 }, () => "EPERM"),
@@ -48,14 +48,14 @@ test.each([
   ["win32", "ENOENT"],
   ["linux", "EPERM"],
   ["darwin", "EBUSY"],
-])("on %s, %s is final", async (platform, code) => {
+])("does not try again on %s after %s", async (platform, code) => {
   const system = failing(platform, [code]);
   await expect(renamePatiently("a", "b", system)).rejects.toMatchObject({ code });
   expect(system.names).toHaveLength(1);
   expect(system.waitsMs).toEqual([]);
 });
 
-test("a file gets its name, also over another one", async () => {
+test("renames a file, also over another one", async () => {
   const folder = await temporaryFolder();
   const [from, to] = [join(folder, "new"), join(folder, "old")];
   await writeFile(from, "new");

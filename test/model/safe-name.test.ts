@@ -1,14 +1,14 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { resolveInside } from "../../packages/model/src/files/safe-name.ts";
+import { resolveInside } from "../../packages/model/src/files/file-name.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const NAMED_BY = "index.json";
 
 describe("resolveInside", () => {
-  test("resolves files of the folder and of its subfolders", async () => {
+  test("resolves files in the folder and in its subfolders", async () => {
     const folder = await temporaryFolder();
     await mkdir(join(folder, "sub"));
     await writeFile(join(folder, "a"), "");
@@ -33,14 +33,14 @@ describe("resolveInside", () => {
     "c:a",
     "a/",
     "./a",
-  ])("refuses the name %j, whether or not something is there", async (name) => {
+  ])("refuses the name %j, whether or not there is such a file", async (name) => {
     const folder = await temporaryFolder();
     await writeFile(join(folder, "a"), "");
     await mkdir(join(folder, "sub"));
     await expectReadMeError(resolveInside(folder, name, NAMED_BY), "ERR_FILE_CORRUPT", NAMED_BY, JSON.stringify(name));
   });
 
-  test("follows links that stay, and refuses those that leave", async () => {
+  test("follows links that stay in the folder, and refuses those that leave it", async () => {
     const outer = await temporaryFolder();
     const folder = join(outer, "model");
     await mkdir(folder);
@@ -65,7 +65,7 @@ describe("resolveInside", () => {
     expect(await resolveInside(join(outer, "model"), "a", NAMED_BY)).toBe(join(outer, "model", "a"));
   });
 
-  test("follows the links of a Hugging Face cache to the repository's blobs or the cache's, and to nothing else", async () => {
+  test("follows links of a Hugging Face cache to blobs of the repository or of the cache only", async () => {
     const cache = await temporaryFolder();
     const repository = join(cache, "models--some--model");
     const snapshot = join(repository, "snapshots", "0123abc");
@@ -101,7 +101,7 @@ describe("resolveInside", () => {
     );
   });
 
-  test("names the naming file when the named one is missing or is a link in a circle", async () => {
+  test("names the naming file when the named file is missing or is a circular link", async () => {
     const folder = await temporaryFolder();
     await symlink("circle", join(folder, "circle"));
     await expectReadMeError(resolveInside(folder, "none", NAMED_BY), "ERR_FILE_NOT_FOUND", NAMED_BY, "none");

@@ -1,7 +1,7 @@
 import { readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
+import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { type SafetensorsInput, writeSafetensors } from "../../packages/model/src/safetensors/write-safetensors.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
@@ -31,7 +31,7 @@ function bytesOf(array: ArrayBufferView): Uint8Array {
 }
 
 describe("SafetensorsFile", () => {
-  test("reads info, bytes and metadata of a file put together by hand", async () => {
+  test("reads info, bytes and metadata of a file made by hand", async () => {
     const header = {
       __metadata__: { format: "pt" },
       b: { dtype: "I16", shape: [2, 2], data_offsets: [4, 12] },
@@ -92,7 +92,7 @@ describe("SafetensorsFile", () => {
     await expectReadMeError(file.readBytes("ids"), "ERR_DISPOSED", path, '"ids"');
   });
 
-  test("accepts scalars, empty tensors anywhere, unknown fields and an empty file", async () => {
+  test("accepts scalars, empty tensors at any place, unknown fields and an empty file", async () => {
     const header = {
       scalar: { dtype: "F32", shape: [], data_offsets: [0, 4] },
       last: { dtype: "U8", shape: [3, 1], data_offsets: [4, 7] },
@@ -111,7 +111,7 @@ describe("SafetensorsFile", () => {
     await empty.close();
   });
 
-  test("reads names with escapes, and names that objects have by themselves", async () => {
+  test("reads names with escapes, and names of built-in properties", async () => {
     const header = String.raw`{"__proto__":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a\"\u00e9\\":{"dtype":"U8","shape":[1],"data_offsets":[1,2]} }  `;
     const file = await SafetensorsFile.open(await fileOf(header, counting(2)));
     expect(file.names).toEqual(["__proto__", 'a"é\\']);
@@ -126,7 +126,7 @@ describe("SafetensorsFile", () => {
 });
 
 describe("writeSafetensors", () => {
-  test("lays data out in list order, without gaps, after a header padded to 8 bytes", async () => {
+  test("writes data in list order, without gaps, after a header padded to 8 bytes", async () => {
     const path = join(await temporaryFolder(), "model.safetensors");
     const tensors = [
       input("z", "U8", [3], counting(3)),
@@ -152,7 +152,7 @@ describe("writeSafetensors", () => {
     await file.close();
   });
 
-  test("makes one tensor at a time, each once", async () => {
+  test("makes the data of one tensor at a time, each once", async () => {
     const path = join(await temporaryFolder(), "model.safetensors");
     const calls: string[] = [];
     let numOpen = 0;
@@ -172,7 +172,7 @@ describe("writeSafetensors", () => {
     expect(calls).toEqual(["b", "a", "c"]);
   });
 
-  test("leaves the old file whole when a tensor fails or has the wrong length", async () => {
+  test("keeps the old file when a tensor fails or has the wrong length", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "model.safetensors");
     await writeFile(path, "old");
@@ -192,7 +192,7 @@ describe("writeSafetensors", () => {
     expect(await readdir(folder)).toEqual(["model.safetensors"]);
   });
 
-  test("refuses what cannot be written before it writes anything", async () => {
+  test("refuses invalid tensors before it writes a byte", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "model.safetensors");
     const write = (...tensors: SafetensorsInput[]): Promise<void> => writeSafetensors(path, tensors);

@@ -1,7 +1,7 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ShardedSafetensors } from "../../packages/model/src/safetensors/sharded-safetensors.ts";
+import { ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -17,7 +17,7 @@ function shard(...names: readonly string[]): Uint8Array {
   );
 }
 
-/** A folder with two shards, and the index as given. */
+/** Makes a folder with two shards and an index. */
 async function indexOf(index: string | object): Promise<string> {
   const folder = await temporaryFolder();
   await writeFile(join(folder, "one.safetensors"), shard("a", "b"));
@@ -99,7 +99,7 @@ describe("ShardedSafetensors", () => {
     await expectReadMeError(ShardedSafetensors.open(path), "ERR_FILE_CORRUPT", path);
   });
 
-  test("refuses an index that is no UTF-8, or does not exist", async () => {
+  test("refuses an index that is no UTF-8 or is missing", async () => {
     const folder = await temporaryFolder();
     await writeFile(join(folder, INDEX), Uint8Array.of(0x7b, 0xff, 0x7d));
     await expectReadMeError(ShardedSafetensors.open(join(folder, INDEX)), "ERR_FILE_CORRUPT", INDEX, "UTF-8");

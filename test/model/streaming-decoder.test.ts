@@ -2,9 +2,10 @@ import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
 import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
-import { StreamingDecoder } from "../../packages/model/src/text/streaming-decoder.ts";
-import { type DecodeOptions, Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
+import { StreamingDecoder } from "../../packages/model/src/text/decoding.ts";
+import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
+import { type DecodeOptions } from "../../packages/model/src/text/decoding.ts";
 import { byteLevelDefinition, byteLevelTokens, ggufMetadata } from "../support/tokenizer-definitions.ts";
 
 const pocket = await loadTokenizer(join(import.meta.dirname, "../../models/pocket"));
@@ -35,7 +36,7 @@ function streamed(tokenizer: Tokenizer, ids: readonly number[], options?: Decode
   return [...ids.map((id) => decoder.push(id)), decoder.flush()];
 }
 
-describe("all pushes and the flush together are what decode gives", () => {
+describe("the texts of all pushes and of flush are that of decode", () => {
   it.each([
     ["a byte-level tokenizer", pocket, fc.nat(pocket.vocabSize)],
     ["a byte-level tokenizer, byte by byte", cleaningFree(), fc.constantFrom(...byteIds)],
@@ -56,7 +57,7 @@ describe("all pushes and the flush together are what decode gives", () => {
 });
 
 describe("StreamingDecoder", () => {
-  it("never splits a character, nor shows a part of one", () => {
+  it("never splits a character", () => {
     const text = "é€😀👩‍👩‍👧 中\ufeff";
     const ids = [...Buffer.from(text)];
     const pushes = streamed(cleaningFree(), ids);
@@ -65,7 +66,7 @@ describe("StreamingDecoder", () => {
     for (const push of pushes) expect(push).not.toMatch(/\p{Surrogate}|\ufffd/u);
   });
 
-  it("shows an incomplete character as U+FFFD when flushed, and begins anew", () => {
+  it("shows an incomplete character as U+FFFD when flushed, and starts over", () => {
     const decoder = new StreamingDecoder(cleaningFree());
     expect(decoder.push(0xf0) + decoder.push(0x9f)).toBe("");
     expect(decoder.flush()).toBe("\ufffd");
@@ -73,7 +74,7 @@ describe("StreamingDecoder", () => {
     expect(decoder.push(0x41)).toBe("A");
   });
 
-  it("takes the leading space of the first word only", () => {
+  it("removes the leading space of the first word only", () => {
     const a = sentencePieceTokens.indexOf("▁a");
     expect(streamed(sentencePiece, [a, a])).toEqual(["a", " a", ""]);
     expect(streamed(sentencePiece, [257, a], { skipSpecialTokens: true })).toEqual(["", "a", ""]);
@@ -82,12 +83,12 @@ describe("StreamingDecoder", () => {
     expect([decoder.push(a), decoder.flush(), decoder.push(a)]).toEqual(["a", "", "a"]);
   });
 
-  it("leaves special tokens out when asked", () => {
+  it("leaves special tokens out on request", () => {
     expect(streamed(pocket, [2, 67, 2], { skipSpecialTokens: true }).join("")).toBe("a");
     expect(streamed(pocket, [2, 67, 2]).join("")).toBe("<|im_end|>a<|im_end|>");
   });
 
-  it("holds back only what clean-up may still change", () => {
+  it("holds back only text that clean-up may still change", () => {
     const pushes = streamed(cleaning, [...Buffer.from("ax do n't")]);
     expect(pushes.join("")).toBe("ax don't");
     expect(pushes.slice(0, 4)).toEqual(["a", "x", "", " d"]);

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
 import { beforeAll, describe, expect, it } from "vitest";
-import { loadTokenizer } from "../../packages/model/src/text/load-tokenizer.ts";
+import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { bpeModel, byteLevelDefinition, goldenCases, smolLm2, trickyTexts } from "../support/tokenizer-definitions.ts";
 
@@ -42,7 +42,7 @@ describe("encode", () => {
     expect([...pocket.encode(text)]).toEqual(ids);
   });
 
-  it("gives no ids for an empty text, but for the special ones of the model", () => {
+  it("gives only the model's special tokens for an empty text", () => {
     expect([...pocket.encode("")]).toEqual([]);
     const tokenizer = withBos();
     expect([...tokenizer.encode("")]).toEqual([256]);
@@ -50,29 +50,29 @@ describe("encode", () => {
     expect([...tokenizer.encode("a")]).toEqual([256, tokenizer.tokenId("a")]);
   });
 
-  it("takes a lone surrogate for U+FFFD", () => {
+  it("encodes a lone surrogate as U+FFFD", () => {
     expect(pocket.encode("a\ud800b")).toEqual(pocket.encode("a\ufffdb"));
     expect(pocket.encode("\udc00\ud800")).toEqual(pocket.encode("\ufffd\ufffd"));
   });
 
-  it("rejects what is no string", () => {
+  it("rejects a value that is no string", () => {
     // @ts-expect-error a caller without types
     expect(() => pocket.encode(7)).toThrow(new TypeError("Expected `text` to be a string, got `7` (number)"));
   });
 
-  it("survives long texts without a space", () => {
+  it("encodes long texts without a space", () => {
     for (const text of ["a", "1", " ", "\n", "é", "中", "aA"].map((piece) => piece.repeat(30_000))) {
       expect(pocket.decode(pocket.encode(text))).toBe(text);
     }
   });
 
-  it("leaves out bytes that have no token before it merges their neighbours", () => {
+  it("drops bytes without a token before it merges their neighbours", () => {
     const model = bpeModel(["!", "a", "!!"], ["! !"]);
     const tokenizer = new Tokenizer({ path: "test", tokenizer: byteLevelDefinition([], { model }) });
     expect([...tokenizer.encode("!\u0004!a")]).toEqual([2, 1]);
   });
 
-  it("puts a space before the text where a byte-level tokenizer asks for it", () => {
+  it("puts a space before the text when a byte-level tokenizer asks for it", () => {
     const model = bpeModel(["Ġ", "a", "Ġa", "b"], ["Ġ a"]);
     const definition = byteLevelDefinition([], { model, pre_tokenizer: { type: "ByteLevel", add_prefix_space: true } });
     const tokenizer = new Tokenizer({ path: "test", tokenizer: definition });
@@ -88,7 +88,7 @@ describe("encode", () => {
     ["always", false, "▁a b▁a <s> ▁ b▁ ▁a"],
     ["first", false, "▁a b▁a <s> b▁ ▁a"],
     ["never", false, "a b▁a <s> b▁ ▁a"],
-  ])("cuts metaspace words with the prefix %s and split %s as the reference does", (scheme, split, pieces) => {
+  ])("cuts metaspace words with the prefix %s and split %s like the reference", (scheme, split, pieces) => {
     const tokens = ["<unk>", "<s>", "▁", "a", "b", "▁a", "▁b", "ab", "▁ab", "b▁", "b▁a"];
     const merges = ["b ▁", "b▁ a", "▁ a", "▁ b", "a b", "▁a b"];
     const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: scheme, split };
@@ -109,7 +109,7 @@ describe("encode", () => {
 });
 
 describe("decode", () => {
-  it("gives back every text that was encoded", () => {
+  it("returns every encoded text", () => {
     fc.assert(fc.property(fc.string({ unit: "binary", maxLength: 60 }), expectRoundTrip), { numRuns: 300 });
     for (const text of trickyTexts(300)) expectRoundTrip(text);
   });
@@ -121,13 +121,13 @@ describe("decode", () => {
     }
   });
 
-  it("leaves special tokens out when asked", () => {
+  it("leaves special tokens out on request", () => {
     const ids = pocket.encode("<|im_start|>user\n<|im_end|>");
     expect(pocket.decode(ids)).toBe("<|im_start|>user\n<|im_end|>");
     expect(pocket.decode(ids, { skipSpecialTokens: true })).toBe("user\n");
   });
 
-  it("gives no text for no ids, nor for ids without a token", () => {
+  it("returns no text for no ids, and for ids without a token", () => {
     expect(pocket.decode([])).toBe("");
     expect(pocket.decode([pocket.vocabSize, -1, 1e9, 0.5])).toBe("");
   });
@@ -137,7 +137,7 @@ describe("decode", () => {
     expect(tokenizer.decode([0x61, 0xe2, 0x82, 0x62])).toBe("a\ufffdb");
   });
 
-  it("removes spaces before punctuation only where the config says so", () => {
+  it("removes spaces before punctuation only when the config asks for it", () => {
     const tokenizer = byteLevelDefinition([]);
     const text = "I do n't , we 're .";
     for (const [config, expected] of [
@@ -150,7 +150,7 @@ describe("decode", () => {
     }
   });
 
-  it("knows byte tokens and the mark of a space", () => {
+  it("decodes byte tokens and the mark of a space", () => {
     const tokens = ["<unk>", "▁", "▁a", "a", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "<0xEF>", "<0xBB>", "<0xBF>"];
     const decoders = [
       { type: "Replace", pattern: { String: "▁" }, content: " " },

@@ -1,13 +1,12 @@
-// The tokenizer of the library @huggingface/tokenizers, whole and as it is, over steps rewritten to the reference's.
-// It encodes a text in one go.
+// The tokenizer of the library @huggingface/tokenizers, unchanged, over steps rewritten to the reference's. It encodes
+// a text in one go.
 
 import { createRequire } from "node:module";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/json-object.ts";
-import { GPT2_PATTERN, isolate } from "../../packages/model/src/text/reference-parity.ts";
-import { withConfigTokens } from "../../packages/model/src/text/special-tokens.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import { isJsonObject, type JsonObject } from "../../packages/model/src/files/text-file.ts";
+import { GPT2_PATTERN, isolate } from "../../packages/model/src/text/pipeline.ts";
+import { readVocabulary, type Vocabulary, withConfigTokens } from "../../packages/model/src/text/vocabulary.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import { readVocabulary, type Vocabulary } from "../../packages/model/src/text/vocabulary.ts";
 
 interface Library {
   readonly Tokenizer: new (
@@ -16,7 +15,7 @@ interface Library {
   ) => { encode(text: string, options: object): { readonly ids: number[] } };
 }
 
-// It is a dependency of the package alone.
+// Only the package depends on it.
 const requireOfModel = createRequire(new URL("../../packages/model/package.json", import.meta.url));
 const { Tokenizer: LibraryTokenizer } = requireOfModel("@huggingface/tokenizers") as Library;
 

@@ -1,6 +1,6 @@
-// Linear equations by Gauss's elimination with pivots: slow, and independent of everything else.
+// Solves linear equations by Gaussian elimination with pivots: slow, and independent of the tested code.
 
-/** `a⁻¹ · b`; `a` `[n][n]`, `b` `[n][m]`. */
+/** Computes `a⁻¹ · b`; `a` is `[n][n]`, `b` is `[n][m]`. */
 export function plainSolve(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): number[][] {
   const n = a.length;
   const rows = a.map((row, i) => [...row, ...(b[i] as readonly number[])]);

@@ -5,7 +5,7 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { heldOutFiles } from "../../bench/quality/held-out.ts";
-import { AdapterFile } from "../../packages/refactor/src/adapter-file/open-adapter.ts";
+import { DeltaFile } from "../../packages/refactor/src/delta/delta-file.ts";
 import { runCli } from "../support/run-cli.ts";
 import { sharedModel } from "../support/shared.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -18,7 +18,7 @@ const smollm2 = sharedModel("smollm2-135m-instruct");
 
 test("is one whole file of at most 40 MB, whose description has no local paths", async () => {
   expect((await stat(ADAPTER)).size).toBeLessThanOrEqual(40e6);
-  const adapter = await AdapterFile.open(ADAPTER);
+  const adapter = await DeltaFile.open(ADAPTER);
   await adapter.check();
   const { content } = adapter;
   const documents = await adapter.documents();

@@ -46,7 +46,7 @@ test.each([
     /`microSequences` to divide the 16/,
   ],
   [["--teacher", POCKET, "--data", BOOK, "--out", "x"], 1, /cannot be the teacher: it has hiddenSize/],
-  [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is no dense model/],
+  [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is not a dense model/],
 ])("%j: exit code %i", async (args, code, message) => {
   const paths: Record<string, string> = { TEACHER: teacher, STUDENT: student, x: join(folder, "refused") };
   const result = await runCli(["tune", student, ...args.map((arg) => paths[arg] ?? arg)]);

@@ -17,47 +17,43 @@ function texts(count: number, kinds: number, noise: number, seed: number): Float
 }
 
 describe("clusters of texts", () => {
-  test("find the kinds when told nothing", () => {
-    const { assignment } = clusterTexts(
-      texts(30, 3, 0.1, 1),
-      Array.from({ length: 30 }, () => 0),
-      3,
-      4,
-    );
+  test("are the kinds of text, without a start", () => {
+    const initial = Array.from({ length: 30 }, () => 0);
+    const { assignment } = clusterTexts(texts(30, 3, 0.1, 1), initial, { numClusters: 3, size: 4 });
     for (let text = 3; text < 30; text++) expect(assignment[text]).toBe(assignment[text % 3]);
     expect(new Set(assignment).size).toBe(3);
   });
 
-  test("put right what a wrong start has mixed up", () => {
+  test("correct a start with mixed kinds", () => {
     const initial = Array.from({ length: 30 }, (_, text) => (text < 6 ? (text + 1) % 3 : text % 3));
-    const { assignment, kept } = clusterTexts(texts(30, 3, 0.1, 2), initial, 3, 4);
+    const { assignment, kept } = clusterTexts(texts(30, 3, 0.1, 2), initial, { numClusters: 3, size: 4 });
     expect(assignment).toEqual(Array.from({ length: 30 }, (_, text) => text % 3));
     expect(kept.at(-1)).toBeGreaterThan(kept[0] as number);
   });
 
-  test("are never worse than they began, and are the same for the same texts", () => {
+  test("are never worse than the start, and the same for the same texts", () => {
     assert(
       property(
         integer({ min: 2, max: 20 }),
         integer({ min: 1, max: 5 }),
         integer({ min: 1, max: 12 }),
         nat(1000),
-        (count, clusters, size, seed) => {
+        (count, numClusters, size, seed) => {
           const random = seededRandom(seed);
           const all = texts(count, 1 + (seed % 4), 2, seed);
-          const initial = all.map(() => Math.floor(random() * clusters));
-          const { assignment, kept } = clusterTexts(all, initial, clusters, size);
+          const initial = all.map(() => Math.floor(random() * numClusters));
+          const { assignment, kept } = clusterTexts(all, initial, { numClusters, size });
           expect(assignment).toHaveLength(count);
           for (let round = 1; round < kept.length; round++)
             expect(kept[round]).toBeGreaterThanOrEqual((kept[round - 1] as number) - 1e-6);
-          expect(clusterTexts(all, initial, clusters, size)).toEqual({ assignment, kept });
+          expect(clusterTexts(all, initial, { numClusters, size })).toEqual({ assignment, kept });
         },
       ),
     );
   });
 
-  test("keep a good start as it is", () => {
+  test("keep a good start", () => {
     const initial = Array.from({ length: 12 }, (_, text) => text % 3);
-    expect(clusterTexts(texts(12, 3, 0.05, 3), initial, 3, 4).assignment).toEqual(initial);
+    expect(clusterTexts(texts(12, 3, 0.05, 3), initial, { numClusters: 3, size: 4 }).assignment).toEqual(initial);
   });
 });

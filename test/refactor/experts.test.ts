@@ -1,13 +1,18 @@
-// Choosing and fitting neurons against plain loops, on made-up statistics.
+// Compares the selection and fitting of neurons with plain loops, on made-up statistics.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { eliminate } from "../../packages/refactor/src/experts/eliminate.ts";
-import { fitLayer, pooled } from "../../packages/refactor/src/experts/fit-layer.ts";
-import { densePart, fitPart, relativeErrorOf } from "../../packages/refactor/src/experts/fit-part.ts";
-import type { Part } from "../../packages/refactor/src/experts/layer-experts.ts";
-import { addMoments, emptyMoments, fitProblem, type Moments } from "../../packages/refactor/src/experts/moments.ts";
-import { paperLayer } from "../../packages/refactor/src/experts/paper-layer.ts";
-import { contributions, paperNeurons, topNeurons } from "../../packages/refactor/src/experts/select.ts";
+import { fitLayer } from "../../packages/refactor/src/experts/fit-layer.ts";
+import { eliminate, fitPart, relativeErrorOf, type PartFit } from "../../packages/refactor/src/experts/fit-part.ts";
+import { densePart, type Part } from "../../packages/refactor/src/experts/layer-experts.ts";
+import {
+  addMoments,
+  emptyMoments,
+  fitProblem,
+  pooled,
+  type FitProblem,
+  type Moments,
+} from "../../packages/refactor/src/experts/moments.ts";
+import { contributions, paperLayer, paperNeurons, topNeurons } from "../../packages/refactor/src/experts/select.ts";
 import { matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
 import { plainSolve } from "../oracles/plain-solve.ts";
@@ -28,7 +33,7 @@ interface Sample {
   readonly w: number[]; // [tokens]
 }
 
-/** Tokens whose neurons depend on each other, and whose targets are the dense layer's output and some more. */
+/** Makes tokens with correlated neurons, whose targets are the dense layer's output plus noise. */
 function sample(seed: number, tokens = 60): Sample {
   const random = seededRandom(seed);
   const mix = Array.from({ length: NEURONS }, () => Array.from({ length: NEURONS }, () => randomNormal(random) / 2));
@@ -46,6 +51,10 @@ const DOWN = matrix(
   Array.from({ length: HIDDEN * NEURONS }, (_, i) => Math.sin(i * 1.7)),
 );
 const DENSE = { weight: DOWN, bias: undefined };
+
+function fitOf(problem: FitProblem, ridge: number): PartFit {
+  return { problem, dense: DOWN, ridge, products };
+}
 
 function denseOf(row: readonly number[]): number[] {
   return Array.from({ length: HIDDEN }, (_, j) =>
@@ -70,7 +79,7 @@ function momentsOf({ h, t, w }: Sample): Moments {
   return moments;
 }
 
-/** Weighted mean squared distance of a part's output from the targets. */
+/** Computes the weighted mean squared distance of a part's output from the targets. */
 function plainError({ h, t, w }: Sample, { neurons, down, bias }: Part): number {
   let [sum, all] = [0, 0];
   h.forEach((row, token) => {
@@ -84,7 +93,7 @@ function plainError({ h, t, w }: Sample, { neurons, down, bias }: Part): number 
   return sum / all;
 }
 
-/** Ridge regression with a bias, written out: `[neurons][HIDDEN]` and the bias. */
+/** Runs a plain ridge regression with a bias: `[neurons][HIDDEN]` and the bias. */
 function plainFit(
   { h, t, w }: Sample,
   neurons: readonly number[],
@@ -117,11 +126,11 @@ function plainFit(
   return { down, bias };
 }
 
-test("fits as a plain ridge regression does", async () => {
+test("fits like a plain ridge regression", async () => {
   const data = sample(1);
   const neurons = [0, 2, 3, 7, 9];
   const own = momentsOf(data);
-  const part = await fitPart(fitProblem(own, own, 1), Int32Array.from(neurons), DOWN, 1e-2, products);
+  const part = await fitPart(fitOf(fitProblem(own, own, 1), 1e-2), Int32Array.from(neurons));
   const { down, bias } = plainFit(data, neurons, 1e-2);
   neurons.forEach((_, i) => {
     for (let j = 0; j < HIDDEN; j++) expect(part.down[j * 5 + i]).toBeCloseTo(down[i]?.[j] as number, 4);
@@ -131,65 +140,67 @@ test("fits as a plain ridge regression does", async () => {
   expect(part.relativeError).toBeCloseTo(plainError(data, part) / problem.wholeVariance, 4);
 });
 
-test("fitting never makes the error larger than the dense weights' with the best bias", async () => {
+test("has no larger error than the dense weights with the best bias", async () => {
   for (let seed = 1; seed <= 20; seed++) {
     const own = momentsOf(sample(seed));
     const all = pooled([own, momentsOf(sample(seed + 100))]);
     const problem = fitProblem(own, all, 0.7);
     const neurons = topNeurons(contributions(problem, DOWN), 1 + (seed % NEURONS));
-    const fitted = await fitPart(problem, neurons, DOWN, 1e-3, products);
+    const fitted = await fitPart(fitOf(problem, 1e-3), neurons);
     expect(fitted.relativeError).toBeLessThanOrEqual(
       (await relativeErrorOf(problem, densePart(neurons, DENSE), products)) + 1e-6,
     );
   }
 });
 
-test("with all neurons and the dense output for target, the dense weights come out", async () => {
+test("returns the dense weights for all neurons and the dense output as target", async () => {
   const data = sample(3);
   const exact = momentsOf({ ...data, t: data.h.map(denseOf) });
   const neurons = Int32Array.from({ length: NEURONS }, (_, i) => i);
-  const part = await fitPart(fitProblem(exact, exact, 1), neurons, DOWN, 1e-3, products);
-  // As far as sums in float32 allow.
+  const part = await fitPart(fitOf(fitProblem(exact, exact, 1), 1e-3), neurons);
   part.down.forEach((value, i) => expect(value).toBeCloseTo(DOWN.data[i] as number, 3));
   part.bias.forEach((value) => expect(value).toBeCloseTo(0, 3));
 });
 
-describe("leaving out neurons", () => {
+describe("backward elimination", () => {
   const everything = Int32Array.from({ length: NEURONS }, (_, i) => i);
 
-  test.each([1, 2, 3, 4, 5])("one at a time is what plain backward elimination does (%i)", async (seed) => {
-    const data = sample(seed);
-    const own = momentsOf(data);
-    const part = await eliminate(fitProblem(own, own, 1), everything, 4, DOWN, 1e-2, products);
-    let left = Array.from(everything);
-    while (left.length > 4) {
-      const errors = left.map((neuron) => {
-        const rest = left.filter((other) => other !== neuron);
-        return penalised(data, rest, 1e-2);
+  test.each([1, 2, 3, 4, 5])(
+    "keeps the neurons that plain elimination keeps, one at a time (seed %i)",
+    async (seed) => {
+      const data = sample(seed);
+      const own = momentsOf(data);
+      const part = await eliminate(fitOf(fitProblem(own, own, 1), 1e-2), everything, 4);
+      let left = Array.from(everything);
+      while (left.length > 4) {
+        const errors = left.map((neuron) => {
+          const rest = left.filter((other) => other !== neuron);
+          return penalised(data, rest, 1e-2);
+        });
+        left = left.filter((_, i) => i !== errors.indexOf(Math.min(...errors)));
+      }
+      expect(Array.from(part.neurons)).toEqual(left);
+      const { down } = plainFit(data, left, 1e-2);
+      left.forEach((_, i) => {
+        for (let j = 0; j < HIDDEN; j++) expect(part.down[j * 4 + i]).toBeCloseTo(down[i]?.[j] as number, 3);
       });
-      left = left.filter((_, i) => i !== errors.indexOf(Math.min(...errors)));
-    }
-    expect(Array.from(part.neurons)).toEqual(left);
-    const { down } = plainFit(data, left, 1e-2);
-    left.forEach((_, i) => {
-      for (let j = 0; j < HIDDEN; j++) expect(part.down[j * 4 + i]).toBeCloseTo(down[i]?.[j] as number, 3);
-    });
-  });
+    },
+  );
 
-  test("is mostly better than taking those that put out most, and never much worse", async () => {
+  test("has mostly a smaller error than the neurons with the largest contributions", async () => {
     let [better, worse] = [0, 0];
     for (let seed = 1; seed <= 30; seed++) {
       const own = momentsOf(sample(seed));
       const problem = fitProblem(own, own, 1);
-      const kept = await eliminate(problem, everything, 5, DOWN, 1e-3, products);
-      const top = await fitPart(problem, topNeurons(contributions(problem, DOWN), 5), DOWN, 1e-3, products);
+      const kept = await eliminate(fitOf(problem, 1e-3), everything, 5);
+      const top = await fitPart(fitOf(problem, 1e-3), topNeurons(contributions(problem, DOWN), 5));
       if (kept.relativeError < top.relativeError - 1e-9) better++;
       if (kept.relativeError > top.relativeError + 1e-9) worse++;
     }
     expect(better).toBeGreaterThan(3 * worse);
   });
 
-  /** What is minimised when neurons are left out: error, and the ridge towards the dense weights of all that were there. */
+  /** Computes the objective of an elimination: the error, and the ridge towards the dense weights of all neurons. */
   function penalised(data: Sample, neurons: readonly number[], ridge: number): number {
     const own = momentsOf(data);
     const { gram } = fitProblem(own, own, 1);
@@ -214,7 +225,7 @@ describe("leaving out neurons", () => {
   }
 });
 
-test("a shared part and experts together do what their moments promise", async () => {
+test("a shared part and its experts have the errors that the moments predict", async () => {
   const domains = [sample(11), sample(12)];
   const moments = domains.map(momentsOf);
   const settings = {
@@ -225,7 +236,7 @@ test("a shared part and experts together do what their moments promise", async (
     ownShare: 1,
     ridge: 1e-3,
   } as const;
-  const { shared, experts, relativeErrors } = await fitLayer(moments, DENSE, settings, products);
+  const { shared, experts, relativeErrors } = await fitLayer(moments, { dense: DENSE, settings, products });
   expect(shared?.neurons).toHaveLength(4);
   domains.forEach((data, domain) => {
     const expert = experts[domain] as Part;
@@ -251,7 +262,7 @@ describe("the paper's experts", () => {
   ];
   const biased = { weight: DOWN, bias: Float32Array.from([1, 2, 3, 4]) };
 
-  test("share what all domains choose, and are each the dense layer with the other neurons masked", () => {
+  test("share the neurons that all domains select, and equal the dense layer with the others masked", () => {
     const { shared, experts } = paperLayer(magnitudes, 4, biased);
     expect(shared?.neurons).toEqual(Int32Array.from([2]));
     expect(experts.map(({ neurons }) => Array.from(neurons))).toEqual([
@@ -278,13 +289,13 @@ describe("the paper's experts", () => {
     }
   });
 
-  test("are one neuron smaller with the official count", () => {
+  test("have one neuron less with the official count", () => {
     const { shared, experts } = paperLayer(magnitudes, 4, DENSE, true);
     expect(shared?.neurons).toEqual(Int32Array.from([2]));
     for (const { neurons } of experts) expect(neurons).toHaveLength(2);
   });
 
-  test("share nothing where nothing is common, and keep a neuron each where everything is", () => {
+  test("share nothing without common neurons, and keep one neuron each when all are common", () => {
     expect(paperLayer([magnitudes[0]!, magnitudes[0]!.toReversed()], 4, DENSE).shared).toBeUndefined();
     expect(paperLayer([magnitudes[0]!], 4, DENSE).shared).toBeUndefined();
     const same = paperLayer([magnitudes[0]!, magnitudes[0]!], 4, DENSE);
@@ -293,7 +304,7 @@ describe("the paper's experts", () => {
   });
 });
 
-test("choices are exact, and equals go by index", () => {
+test("selects the largest scores, the lower index of equal ones", () => {
   expect(Array.from(topNeurons([3, 1, 3, 2, 3], 2))).toEqual([0, 2]);
   expect(Array.from(topNeurons([0, 0, 0], 3))).toEqual([0, 1, 2]);
   expect(Array.from(paperNeurons([0.1, 0.9, 0.5, 0.7], 3))).toEqual([1, 2, 3]);

@@ -1,11 +1,10 @@
-// Statistics, experts and errors of a layer's graphs against plain loops.
+// Compares the statistics, experts and errors of a layer's graphs with plain loops.
 
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { LayerExperts, Part } from "../../packages/refactor/src/experts/layer-experts.ts";
-import { densePart } from "../../packages/refactor/src/experts/fit-part.ts";
+import { densePart, type LayerExperts, type Part } from "../../packages/refactor/src/experts/layer-experts.ts";
 import { layerSource, readDense } from "../../packages/refactor/src/layers/layer-source.ts";
-import { heldBackBatches, ownErrors } from "../../packages/refactor/src/job/choose-sharing.ts";
+import { heldBackBatches, ownErrors } from "../../packages/refactor/src/job/fit-model.ts";
 import {
   addErrors,
   runDense,
@@ -38,7 +37,7 @@ beforeAll(async () => {
   model = await openModel(folder);
   const random = seededRandom(3);
   const text = (): Int32Array => Int32Array.from({ length: LENGTH }, () => randomInteger(random, 96));
-  // Batches of two sequences, and a single one at the end of each domain.
+  // Batches of two sequences, and one of a single sequence at the end of each domain.
   stream = new TokenStream(model.config, [[text(), text(), text()], [text()]], 2 * LENGTH);
 });
 afterAll(() => model.close());
@@ -66,19 +65,19 @@ function flat(rows: readonly Float64Array[]): number[] {
   return rows.flatMap((row) => Array.from(row));
 }
 
-/** Of each column, its squares summed up over rows. */
+/** Sums the squares of each column. */
 function columnSquares(rows: readonly ArrayLike<number>[], size: number): number[] {
   return Array.from({ length: size }, (_, i) => rows.reduce((sum, row) => sum + (row[i] as number) ** 2, 0));
 }
 
-/** The dense stream, and another beside it, both before layer 0. */
+/** Makes the dense stream before layer 0, and a second stream with noise. */
 async function streams(): Promise<{ dense: Float32Array; other: Float32Array }> {
   const dense = await stream.embed(model);
   const random = seededRandom(4);
   return { dense, other: dense.map((value) => value + 0.3 * (random() - 0.5)) };
 }
 
-test("cuts batches at domains", () => {
+test("cuts batches at the borders of domains", () => {
   expect(stream.batches).toEqual([
     { domain: 0, firstSequence: 0, numSequences: 2 },
     { domain: 0, firstSequence: 2, numSequences: 1 },
@@ -106,7 +105,7 @@ test("the dense pass gives the next states, goals, weights and magnitudes", asyn
   }
 });
 
-test("what comes to products is summed up over all tokens", async () => {
+test("sums the inputs of products over all tokens", async () => {
   const { dense } = await streams();
   const before = dense.slice();
   const plain = await plainStream(dense);
@@ -132,7 +131,7 @@ test("what comes to products is summed up over all tokens", async () => {
   expect(largestDifference(gram, pairs)).toBeLessThan(1e-3);
 });
 
-test("moments are sums over a domain's tokens", async () => {
+test("moments are sums over the tokens of a domain", async () => {
   const { dense, other } = await streams();
   const source = layerSource(model, 0);
   const { goal } = await runDense(source, stream, dense, SHARE, {});
@@ -184,62 +183,59 @@ async function twoExperts(withShared: boolean): Promise<LayerExperts> {
   };
 }
 
-/** A part's output on a token's neurons. */
+/** Computes a part's output for a token's neurons. */
 function outputOf({ neurons, down, bias }: Part, h: Float64Array): number[] {
   return Array.from(bias, (offset, i) =>
     neurons.reduce((sum, neuron, j) => sum + (down[i * neurons.length + j] as number) * (h[neuron] as number), offset),
   );
 }
 
-test.each([false, true])(
-  "experts take the stream on, and their errors are what they say (shared part: %s)",
-  async (withShared) => {
-    const { dense, other } = await streams();
-    const source = layerSource(model, 0);
-    const { goal } = await runDense(source, stream, dense, SHARE, {});
-    const plain = await plainStream(other);
-    await runMoments(source, stream, other, goal.rows, SHARE, {});
-    const layer = await twoExperts(withShared);
-    const width = stream.hiddenSize;
-    const outputs = plain.neurons.map((h) =>
-      layer.experts.map((part) =>
-        outputOf(part, h).map((value, i) => value + (layer.shared ? (outputOf(layer.shared, h)[i] as number) : 0)),
-      ),
-    );
-    const costs = new Float32Array(stream.numTokens * 2).fill(1);
-    await addErrors(
-      source,
-      stream,
-      { attended: other, goal },
-      layer,
-      { share: SHARE, costs },
-      {},
-      ({ domain }) => domain === 0,
-    );
-    const expected = plain.attended.flatMap((row, token) =>
-      [0, 1].map((expert) => {
-        if (token >= 3 * LENGTH) return 1;
-        let sum = 0;
-        row.forEach(
-          (value, i) =>
-            (sum +=
-              ((goal.rows[token * width + i] as number) - SHARE * value - (outputs[token]?.[expert]?.[i] as number)) **
-              2),
-        );
-        return 1 + sum * (goal.weights[token] as number);
-      }),
-    );
-    expect(largestDifference(costs, expected)).toBeLessThan(1e-3);
-    await runExperts(source, stream, other, layer, (domain) => 1 - domain, {});
-    const next = plain.attended.flatMap((row, token) => {
-      const expert = token < 3 * LENGTH ? 1 : 0;
-      return Array.from(row, (value, i) => value + (outputs[token]?.[expert]?.[i] as number));
-    });
-    expect(largestDifference(other, next)).toBeLessThan(1e-4);
-  },
-);
+test.each([false, true])("runs experts, and measures their errors (shared part: %s)", async (withShared) => {
+  const { dense, other } = await streams();
+  const source = layerSource(model, 0);
+  const { goal } = await runDense(source, stream, dense, SHARE, {});
+  const plain = await plainStream(other);
+  await runMoments(source, stream, other, goal.rows, SHARE, {});
+  const layer = await twoExperts(withShared);
+  const width = stream.hiddenSize;
+  const outputs = plain.neurons.map((h) =>
+    layer.experts.map((part) =>
+      outputOf(part, h).map((value, i) => value + (layer.shared ? (outputOf(layer.shared, h)[i] as number) : 0)),
+    ),
+  );
+  const costs = new Float32Array(stream.numTokens * 2).fill(1);
+  await addErrors(
+    source,
+    stream,
+    { attended: other, goal },
+    layer,
+    { share: SHARE, costs },
+    {},
+    ({ domain }) => domain === 0,
+  );
+  const expected = plain.attended.flatMap((row, token) =>
+    [0, 1].map((expert) => {
+      if (token >= 3 * LENGTH) return 1;
+      let sum = 0;
+      row.forEach(
+        (value, i) =>
+          (sum +=
+            ((goal.rows[token * width + i] as number) - SHARE * value - (outputs[token]?.[expert]?.[i] as number)) **
+            2),
+      );
+      return 1 + sum * (goal.weights[token] as number);
+    }),
+  );
+  expect(largestDifference(costs, expected)).toBeLessThan(1e-3);
+  await runExperts(source, stream, other, layer, (domain) => 1 - domain, {});
+  const next = plain.attended.flatMap((row, token) => {
+    const expert = token < 3 * LENGTH ? 1 : 0;
+    return Array.from(row, (value, i) => value + (outputs[token]?.[expert]?.[i] as number));
+  });
+  expect(largestDifference(other, next)).toBeLessThan(1e-4);
+});
 
-test("all neurons in every expert are the dense layer", async () => {
+test("equals the dense layer when every expert has all neurons", async () => {
   const { dense } = await streams();
   const other = dense.slice();
   const source = layerSource(model, 0);
@@ -260,13 +256,13 @@ test("all neurons in every expert are the dense layer", async () => {
   expect(largestDifference(other, dense)).toBeLessThan(1e-5);
 });
 
-test("a signal ends a pass", async () => {
+test("ends a pass when its signal is aborted", async () => {
   const { dense } = await streams();
   const signal = AbortSignal.abort(new Error("enough"));
   await expect(runDense(layerSource(model, 0), stream, dense, SHARE, { signal })).rejects.toThrow("enough");
 });
 
-test("overlaps are graded shares of a token's most active neurons, with their sign", async () => {
+test("overlaps are graded shares of a token's most active neurons, by signed activation", async () => {
   const { dense } = await streams();
   const source = layerSource(model, 0);
   const plain = await plainStream(dense);
@@ -297,8 +293,8 @@ function batchesOf(counts: readonly number[]): Batch[] {
   );
 }
 
-describe("text held back", () => {
-  test("is the last of every eight batches, and the last one of fewer; never all", () => {
+describe("held-back text", () => {
+  test("is the last of every eight batches, or the last of fewer, and never all", () => {
     const held = [...heldBackBatches({ batches: batchesOf([16, 3, 1]) })];
     expect(held.map(({ domain, firstSequence }) => [domain, firstSequence])).toEqual([
       [0, 7],
@@ -307,7 +303,7 @@ describe("text held back", () => {
     ]);
   });
 
-  test("tells how far each domain's own expert is from the target", async () => {
+  test("measures the error of each domain's own expert", async () => {
     const { dense, other } = await streams();
     const source = layerSource(model, 0);
     const { goal } = await runDense(source, stream, dense, SHARE, {});
@@ -321,6 +317,6 @@ describe("text held back", () => {
       Array.from({ length: LENGTH }, (_, i) => costs[(first + i) * 2 + domain] as number),
     );
     const mean = own.reduce((sum, cost) => sum + cost, 0) / own.length;
-    expect(await ownErrors(source, stream, states, layer, SHARE, held, {})).toBeCloseTo(mean, 5);
+    expect(await ownErrors({ source, stream, states, share: SHARE, run: {} }, layer, held)).toBeCloseTo(mean, 5);
   });
 });

@@ -2,7 +2,6 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { invertPositiveDefinite } from "../../packages/refactor/src/linear-algebra/invert.ts";
 import { matrix, submatrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
-import { upperFactor } from "../../packages/refactor/src/linear-algebra/upper-factor.ts";
 import { plainSolve } from "../oracles/plain-solve.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -13,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => products.dispose());
 
-/** `x xᵀ + ridge`, of fewer columns than rows where `rank` says so. */
+/** Makes `x xᵀ + ridge` with `x` of `rank` columns. */
 async function positiveDefinite(n: number, rank: number, ridge: number, seed: number): Promise<Matrix> {
   const random = seededRandom(seed);
   const x = matrix(
@@ -41,7 +40,7 @@ test.each([1, 2, 7, 96, 97, 131, 200])("inverts %i rows like plain elimination",
   expect(largestDifference(inverse, expected.flat()) / scale).toBeLessThan(1e-10);
 });
 
-test("inverts what only its ridge makes definite", async () => {
+test("inverts a matrix that is definite only by its ridge", async () => {
   const a = await positiveDefinite(300, 40, 1e-3, 5);
   const inverse = await invertPositiveDefinite(a, products);
   const product = await products.multiply(a, inverse);
@@ -49,44 +48,20 @@ test("inverts what only its ridge makes definite", async () => {
   expect(largestDifference(product.data, identity)).toBeLessThan(1e-5);
 });
 
-test("is exactly symmetric", async () => {
+test("returns an exactly symmetric inverse", async () => {
   const inverse = await invertPositiveDefinite(await positiveDefinite(210, 300, 0.01, 6), products);
   const turned = inverse.data.map((_, at) => inverse.data[(at % 210) * 210 + Math.floor(at / 210)] as number);
   expect(inverse.data).toEqual(turned);
 });
 
-test("refuses what is not positive definite", async () => {
+test("rejects a matrix that is not positive definite", async () => {
   await expect(invertPositiveDefinite(matrix(2, 2, [1, 2, 2, 1]), products)).rejects.toThrow(RangeError);
 });
 
-test("multiplies, subtracts and picks as loops do", async () => {
+test("multiplies, subtracts and picks like plain loops", async () => {
   const a = matrix(2, 3, [1, 2, 3, 4, 5, 6]);
   const b = matrix(3, 2, [1, 0, 0, 1, 1, 1]);
   expect(Array.from((await products.multiply(a, b)).data)).toEqual([4, 5, 10, 11]);
   expect(Array.from((await products.subtract(matrix(2, 2, [1, 1, 1, 1]), a, b)).data)).toEqual([-3, -4, -9, -10]);
   expect(Array.from(submatrix(a, [1, 0], [2, 0]).data)).toEqual([6, 4, 3, 1]);
-});
-
-test.each([1, 2, 7, 60])("factors %i rows into what multiplies to them again", async (n) => {
-  const a = await positiveDefinite(n, 2 * n, 0.1, n);
-  const u = upperFactor(a);
-  // D as what is left of the diagonal: U is ones there, so that each follows from those behind it.
-  const d = new Float64Array(n);
-  for (let i = n - 1; i >= 0; i--) {
-    d[i] = a.data[i * n + i]!;
-    for (let k = i + 1; k < n; k++) d[i]! -= u.data[i * n + k]! ** 2 * d[k]!;
-  }
-  const product = matrix(
-    n,
-    n,
-    nested(u).flatMap((x) => nested(u).map((y) => x.reduce((sum, v, k) => sum + v * d[k]! * y[k]!, 0))),
-  );
-  expect(largestDifference(product.data, a.data) / Math.max(...a.data)).toBeLessThan(1e-12);
-  for (let i = 0; i < n; i++)
-    expect(Array.from(u.data.subarray(i * n, i * n + i + 1))).toEqual([...Array(i).fill(0), 1]);
-  expect(Array.from(d).every((value) => value > 0)).toBe(true);
-});
-
-test("has no factor for what is not positive definite", () => {
-  expect(() => upperFactor(matrix(2, 2, [1, 2, 2, 1]))).toThrow(RangeError);
 });

@@ -1,6 +1,6 @@
 import { openModel, type Tokenizer } from "@readme-moe/model";
 import { beforeAll, expect, test } from "vitest";
-import { prepareDomain, type DomainOptions } from "../../packages/refactor/src/data/prepare-domain.ts";
+import { prepareDomain, type DomainOptions } from "../../packages/refactor/src/job/prepare-domain.ts";
 import { POCKET } from "../support/pocket.ts";
 
 const OPTIONS: DomainOptions = {
@@ -19,7 +19,7 @@ beforeAll(async () => {
   await model.close();
 });
 
-/** Every document says which it is, over and over. */
+/** Makes documents that repeat their own number. */
 function documents(count: number): string[] {
   return Array.from({ length: count }, (_, index) => ` document ${index}.`.repeat(20));
 }
@@ -28,7 +28,7 @@ function textOf(sequences: readonly Int32Array[]): string {
   return sequences.map((ids) => tokenizer.decode(ids)).join("|");
 }
 
-test("holds out every twelfth document, and nothing of it is seen before", () => {
+test("holds out every twelfth document from calibration and router text", () => {
   const data = prepareDomain({ name: "a", files: [], documents: documents(30) }, tokenizer, OPTIONS);
   expect(data.heldOutDocuments).toBe(2);
   expect(data.calibrationDocuments).toBe(28);
@@ -36,7 +36,7 @@ test("holds out every twelfth document, and nothing of it is seen before", () =>
   expect(textOf([...data.calibration, ...data.routerText])).not.toMatch(/document (11|23)\./);
 });
 
-test("gives as many tokens as asked for, the rest to the router", () => {
+test("draws as many calibration tokens as requested, and the rest for the router", () => {
   const data = prepareDomain({ name: "a", files: [], documents: documents(30) }, tokenizer, OPTIONS);
   expect(data.calibration.map((ids) => ids.length)).toEqual([16, 16, 16, 16]);
   expect(data.routerText.map((ids) => ids.length)).toEqual([16, 16]);
@@ -48,12 +48,12 @@ function draw(seed: number): string {
   return textOf(prepareDomain({ name: "a", files: [], documents: documents(30) }, tokenizer, options).calibration);
 }
 
-test("draws the same documents for the same seed, others for another", () => {
+test("draws the same documents for the same seed, and others for another seed", () => {
   expect(draw(1)).toBe(draw(1));
   expect(draw(1)).not.toBe(draw(2));
 });
 
-test("a long document does not fill the budget alone", () => {
+test("does not fill the token budget with a single long document", () => {
   const long = " long".repeat(20_000);
   const options = { ...OPTIONS, calibrationTokens: 4096, routerTokens: 0 };
   const shorts = Array.from({ length: 20 }, (_, index) => ` short ${index}`.repeat(600));
@@ -61,14 +61,14 @@ test("a long document does not fill the budget alone", () => {
   expect(textOf(data.calibration)).toContain("short");
 });
 
-test.each([2, 5])("of %i documents, the last is held out", (count) => {
+test.each([2, 5])("holds out the last of %i documents", (count) => {
   const data = prepareDomain({ name: "a", files: [], documents: documents(count) }, tokenizer, OPTIONS);
   expect(data.heldOutDocuments).toBe(1);
   expect(textOf(data.evaluation)).toContain(`document ${count - 1}.`);
   expect(textOf(data.calibration)).not.toContain(`document ${count - 1}.`);
 });
 
-test("of a single document, the end is held out", () => {
+test("holds out the end of a single document", () => {
   const only = Array.from({ length: 400 }, (_, index) => ` word ${index}.`).join("");
   const data = prepareDomain({ name: "a", files: [], documents: [only] }, tokenizer, OPTIONS);
   expect(textOf(data.evaluation)).toContain("word 37");
@@ -76,7 +76,7 @@ test("of a single document, the end is held out", () => {
 });
 
 test.each([[[]], [[""]], [["a few words"]], [[" enough".repeat(100), "too short"]]])(
-  "refuses too little text: %j",
+  "rejects too little text: %j",
   (texts) => {
     const prepare = (): unknown => prepareDomain({ name: "tiny", files: [], documents: texts }, tokenizer, OPTIONS);
     expect(prepare).toThrow(RangeError);

@@ -1,4 +1,4 @@
-// Whole refactorings of the pocket model, with little of everything.
+// Whole refactorings of the pocket model, with small options.
 
 import { existsSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { evaluateSequences } from "@readme-moe/engine";
 import { endOfTextId, openModel, verifyModel, type Model } from "@readme-moe/model";
 import { refactor, type RefactorOptions, type Report } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { prepareDomain } from "../../packages/refactor/src/data/prepare-domain.ts";
+import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
 import { modelHashes } from "../support/model-hashes.ts";
 import { POCKET } from "../support/pocket.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
@@ -22,7 +22,7 @@ const texts = await pocketTexts();
 beforeAll(async () => {
   pocket = await openModel(POCKET);
   out = join(await persistentFolder(), "model");
-  report = await refactor(pocket, texts, out, LITTLE, { threads: 1, source: "pocket" });
+  report = await refactor(pocket, texts, out, { ...LITTLE, threads: 1, source: "pocket" });
 });
 afterAll(() => pocket.close());
 
@@ -30,8 +30,8 @@ function meanOf(id: string): number {
   return report.losses.find((row) => row.id === id)?.mean ?? NaN;
 }
 
-describe("what is written", () => {
-  test("is a whole Read-ME model with a report, a card and pictures, and nothing else is left", async () => {
+describe("the written model", () => {
+  test("is a valid Read-ME model with report, card and pictures, and no unfinished work remains", async () => {
     const model = await openModel(out);
     await verifyModel(model);
     expect(model.kind).toBe("read-me");
@@ -45,7 +45,7 @@ describe("what is written", () => {
     expect(existsSync(`${out}.unfinished`)).toBe(false);
   });
 
-  test("has the loss that its report says, when it is served", async () => {
+  test("has the loss of its report when it is served", async () => {
     await using running = await runningModel(out);
     const { tokenizer } = await running.model.loadText();
     const endOfText = endOfTextId(tokenizer, pocket.config.eosTokenIds);
@@ -58,7 +58,7 @@ describe("what is written", () => {
     }
   });
 
-  test("is better than what it is compared with, and not as good as what it cannot reach", () => {
+  test("is better than random experts, and worse than the dense model", () => {
     expect(report.losses.map(({ id }) => id)).toEqual([
       "dense",
       "paper",
@@ -76,10 +76,10 @@ describe("what is written", () => {
 });
 
 async function refactorTo(folder: string, options: RefactorOptions): Promise<Report> {
-  return refactor(pocket, texts, folder, { ...LITTLE, baselines: false, ...options }, { threads: 1 });
+  return refactor(pocket, texts, folder, { ...LITTLE, baselines: false, ...options, threads: 1 });
 }
 
-test("all neurons in every expert are the dense model", async () => {
+test("has the dense model's loss when every expert has all neurons", async () => {
   const full = await refactorTo(join(await temporaryFolder(), "model"), { expertSize: 1 });
   const [dense, ours] = ["dense", "ours"].map((id) => full.losses.find((row) => row.id === id)?.mean as number);
   expect(Math.abs((ours as number) - (dense as number))).toBeLessThan(2e-3);
@@ -93,7 +93,7 @@ test.each([
   { experts: 1 },
   { experts: 4 },
   { experts: 2, expertsFrom: "clusters" },
-] as const)("%j gives a model that opens", async (options) => {
+] as const)("writes a model that opens with %j", async (options) => {
   const folder = join(await temporaryFolder(), "model");
   const { losses } = await refactorTo(folder, options);
   expect(losses.find((row) => row.id === "ours")?.above_dense).toBeLessThan(2);
@@ -103,13 +103,13 @@ test.each([
   await model.close();
 });
 
-test("the same options give the same model", async () => {
+test("writes the same model for the same options", async () => {
   const folder = join(await temporaryFolder(), "model");
-  await refactor(pocket, texts, folder, LITTLE, { threads: 1, source: "pocket" });
+  await refactor(pocket, texts, folder, { ...LITTLE, threads: 1, source: "pocket" });
   expect(await modelHashes(folder)).toEqual(await modelHashes(out));
 });
 
-test("where sharing is a choice, each layer makes its own", async () => {
+test("chooses the shared size of each layer", async () => {
   const folder = join(await temporaryFolder(), "model");
   const { layers, losses } = await refactorTo(folder, { sharedSize: "auto" });
   expect(layers).toHaveLength(6);
@@ -120,7 +120,7 @@ test("where sharing is a choice, each layer makes its own", async () => {
   expect(losses.find((row) => row.id === "ours")?.above_dense).toBeLessThan(0.5);
 });
 
-test("the paper's shares what all domains choose", async () => {
+test("shares the neurons that all domains select with the paper's method", async () => {
   const folder = join(await temporaryFolder(), "model");
   const { layers } = await refactorTo(folder, { method: "paper", officialCount: true });
   for (const { expert_size: expert, shared_size: shared } of layers) {
@@ -129,7 +129,7 @@ test("the paper's shares what all domains choose", async () => {
   }
 });
 
-describe("refusals, before any long work", () => {
+describe("rejects before any long work", () => {
   test.each([
     [{ expertSize: 0 }, "expertSize"],
     [{ expertSize: 2000 }, "expertSize"],
@@ -146,7 +146,7 @@ describe("refusals, before any long work", () => {
     expect(existsSync(`${folder}.unfinished`)).toBe(false);
   });
 
-  test("no text, too little text, the same name twice", async () => {
+  test("no text, too little text, and equal names", async () => {
     const folder = join(await temporaryFolder(), "model");
     await expect(refactor(pocket, [], folder)).rejects.toThrow(RangeError);
     const tiny = { name: "tiny", files: [], documents: ["too little"] };
@@ -154,20 +154,20 @@ describe("refusals, before any long work", () => {
     await expect(refactor(pocket, [texts[0]!, texts[0]!], folder)).rejects.toThrow(/different/);
   });
 
-  test("a mixture, and a folder with something in it", async () => {
+  test("a mixture, and a folder that is not empty", async () => {
     const mixture = await openModel(out);
     await expect(refactor(mixture, texts, join(await temporaryFolder(), "model"))).rejects.toThrow(/mixture/);
     await mixture.close();
     await expect(refactor(pocket, texts, out)).rejects.toThrow(/not empty/);
   });
 
-  test("unfinished work that is not to be resumed, or of other options", async () => {
+  test("unfinished work of other options, or without resume", async () => {
     const folder = join(await temporaryFolder(), "model");
     const signal = AbortSignal.abort(new Error("enough"));
-    await expect(refactor(pocket, texts, folder, LITTLE, { signal })).rejects.toThrow("enough");
+    await expect(refactor(pocket, texts, folder, { ...LITTLE, signal })).rejects.toThrow("enough");
     await expect(refactor(pocket, texts, folder, LITTLE)).rejects.toThrow(/resume/);
-    await expect(refactor(pocket, texts, folder, { ...LITTLE, seed: 2 }, { resume: true })).rejects.toThrow(/other/);
+    await expect(refactor(pocket, texts, folder, { ...LITTLE, seed: 2, resume: true })).rejects.toThrow(/other/);
     await writeFile(join(folder + ".unfinished", "job.json"), "damaged");
-    await expect(refactor(pocket, texts, folder, LITTLE, { resume: true })).rejects.toThrow(/unfinished/);
+    await expect(refactor(pocket, texts, folder, { ...LITTLE, resume: true })).rejects.toThrow(/unfinished/);
   });
 });

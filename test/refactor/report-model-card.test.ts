@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { markdownCode, markdownText } from "../../packages/refactor/src/report/markdown.ts";
+import { markdownCode, markdownText } from "../../packages/refactor/src/report/text.ts";
 import { reportDocuments } from "../../packages/refactor/src/report/report-documents.ts";
 import type { Report } from "../../packages/refactor/src/report/report.ts";
 import { madeUpReport } from "../support/made-up-report.ts";

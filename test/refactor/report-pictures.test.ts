@@ -1,9 +1,9 @@
 import { DOMParser, type Document, type Element } from "@xmldom/xmldom";
 import { array, assert, constantFrom, integer, nat, oneof, property, record, string } from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
-import { lossRow } from "../../packages/refactor/src/report/loss-row.ts";
+import { lossRow } from "../../packages/refactor/src/report/measurements.ts";
 import { reportPictures } from "../../packages/refactor/src/report/pictures/report-pictures.ts";
-import { wrapRoutes } from "../../packages/refactor/src/report/pictures/wrap-routes.ts";
+import { wrapRoutes } from "../../packages/refactor/src/report/pictures/routes-picture.ts";
 import type { Report } from "../../packages/refactor/src/report/report.ts";
 import { madeUpReport } from "../support/made-up-report.ts";
 

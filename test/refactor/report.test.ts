@@ -2,12 +2,9 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel, writeReadMeFolder, type Tokenizer } from "@readme-moe/model";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { expertOverlap } from "../../packages/refactor/src/report/expert-overlap.ts";
-import { lossRow } from "../../packages/refactor/src/report/loss-row.ts";
-import { reportDocuments } from "../../packages/refactor/src/report/report-documents.ts";
-import { reportJson } from "../../packages/refactor/src/report/report-json.ts";
+import { expertOverlap, lossRow, routedText } from "../../packages/refactor/src/report/measurements.ts";
+import { reportDocuments, reportJson } from "../../packages/refactor/src/report/report-documents.ts";
 import type { LossRow, Report } from "../../packages/refactor/src/report/report.ts";
-import { routedText } from "../../packages/refactor/src/report/routed-text.ts";
 import { verdictOf } from "../../packages/refactor/src/report/verdict.ts";
 import { madeUpReport } from "../support/made-up-report.ts";
 import { POCKET } from "../support/pocket.ts";
@@ -56,36 +53,36 @@ describe("the verdict", () => {
   test("says by how much routing beats one static expert, and where it does not", () => {
     const sentences = verdict([row("ours", 2.6, 4.0), row("static", 2.9, 3.9)]);
     expect(sentences).toContain(
-      "Ours is 0.10 nats better than one static expert of the same size (3.300 against 3.400). It is worse on book.",
+      "This model is 0.10 nats better than one static expert of the same size (3.300 against 3.400). It is worse on book.",
     );
     expect(sentences).toContain(
-      "Ours loses 0.30 nats per token against the dense model (perplexity times 1.35), with 50 % of the FFN's neurons per token.",
+      "This model is 0.30 nats per token worse than the dense model (perplexity times 1.35), using 50 % of the FFN's neurons per token.",
     );
   });
 
   test("says plainly when routing does not pay", () => {
     expect(verdict([row("ours", 3, 4), row("static", 2.9, 4)])).toContain(
-      "Ours is 0.05 nats worse than one static expert of the same size (3.500 against 3.450): routing does not pay here.",
+      "This model is 0.05 nats worse than one static expert of the same size (3.500 against 3.450): routing does not pay here.",
     );
     expect(verdict([row("ours", 3, 4), row("static", 3.002, 4)])).toContain(
-      "Ours is no better than one static expert of the same size (3.500 against 3.501): routing gains nothing here.",
+      "This model is no better than one static expert of the same size (3.500 against 3.501): routing gains nothing here.",
     );
   });
 
   test("says what the router costs or gains against the document's domain", () => {
-    expect(against(2.8)).toContain("The router costs 0.10 nats against choosing the expert by each document's domain.");
+    expect(against(2.8)).toContain("The router is 0.10 nats worse than choosing the expert by each document's domain.");
     expect(against(3.2)).toContain(
       "The router is 0.10 nats better than choosing the expert by each document's domain.",
     );
-    expect(against(3)).toContain("The router does as well as choosing the expert by each document's domain.");
+    expect(against(3)).toContain("The router is as good as choosing the expert by each document's domain.");
   });
 
   test("says nothing of what was not measured, nor compares rows of different domains", () => {
-    const fewTokens = expect.stringContaining("8,192 tokens only");
+    const fewTokens = expect.stringContaining("only 8,192 tokens");
     expect(verdict([])).toEqual([fewTokens]);
     const partial = lossRow("static", 0.5, { arxiv: 2.6 }, denseLosses);
     expect(verdict([row("ours", 3, 4), partial])).toEqual([
-      expect.stringContaining("against the dense model"),
+      expect.stringContaining("worse than the dense model"),
       fewTokens,
     ]);
   });

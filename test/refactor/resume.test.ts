@@ -1,4 +1,4 @@
-// A refactoring whose process is killed, again and again, ends as if it had not been. `KILLS=10` for more of it.
+// A refactoring whose process is killed repeatedly writes the same model. `KILLS=10` kills more often.
 
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
@@ -13,19 +13,19 @@ const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "refactor
 const KILLS = Number(process.env["KILLS"] ?? 2);
 const folder = await persistentFolder();
 
-/** Runs to the end, or up to the news numbered `killAt`. @returns how many there were */
+/** Runs to the end, or kills the process at message `killAt`. @returns the number of messages */
 function run(out: string, resume: boolean, killAt: number): Promise<number> {
   return runUpTo(PROGRAM, [out, ...(resume ? ["resume"] : [])], killAt);
 }
 
-test("is the same model as without", { timeout: 60_000 * (3 + KILLS) }, async () => {
+test("writes the same model when it is killed and resumed", { timeout: 60_000 * (3 + KILLS) }, async () => {
   const whole = join(folder, "whole");
-  const numNews = await run(whole, false, Infinity);
+  const numMessages = await run(whole, false, Infinity);
   const out = join(folder, "killed");
   const random = seededRandom(Number(process.env["SEED"] ?? 7));
   for (let kill = 0; kill < KILLS; kill++) {
-    // What is done already makes no news again, so later kills come early or not at all.
-    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numNews));
+    // Finished work sends no messages again: later kills come early or not at all.
+    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numMessages));
     if (existsSync(out)) break;
   }
   if (!existsSync(out)) await run(out, existsSync(`${out}.unfinished`), Infinity);

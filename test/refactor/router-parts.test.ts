@@ -1,18 +1,18 @@
 import { describe, expect, test } from "vitest";
-import { evaluateRoutes } from "../../packages/refactor/src/router-training/route-figures.ts";
+import { evaluateRoutes } from "../../packages/refactor/src/router-training/routes.ts";
 import { RouterBatches } from "../../packages/refactor/src/router-training/router-batches.ts";
 import {
   paperTargets,
   routerTargets,
   windowMeans,
 } from "../../packages/refactor/src/router-training/router-targets.ts";
-import { addEvidence, projectEmbedding } from "../../packages/refactor/src/router-training/start-embedding.ts";
+import { addEvidence, projectEmbedding } from "../../packages/refactor/src/router-training/router-start.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 
-const SOFT = { target: "soft", temperature: 0.5, localityTokens: 1, classBalance: 0 } as const;
+const SOFT = { numExperts: 3, isGiven: false, temperature: 0.5, localityTokens: 1 } as const;
 
 describe("figures of routes", () => {
-  test("of a small case, counted by hand", () => {
+  test("are those of a small case computed by hand", () => {
     const costs = Float32Array.of(0, 1, 2, 1, 0, 2, 4, 2, 0);
     const figures = evaluateRoutes(
       [
@@ -33,7 +33,7 @@ describe("figures of routes", () => {
     expect(figures.shares).toEqual([0.5, 0.25, 0.25]);
   });
 
-  test("order the ways to choose as they must be, whatever the costs", () => {
+  test("order oracle, single and random choices correctly for any costs", () => {
     const random = seededRandom(3);
     for (let round = 0; round < 50; round++) {
       const texts = Array.from({ length: 3 }, () => {
@@ -54,7 +54,7 @@ describe("figures of routes", () => {
     }
   });
 
-  test("need tokens, and costs of all of them", () => {
+  test("require tokens, and the costs of all of them", () => {
     expect(() => evaluateRoutes([], 2)).toThrow(/at least one token/);
     expect(() => evaluateRoutes([{ experts: [0], costs: new Float32Array(3) }], 2)).toThrow(/1 x 2 values, got 3/);
   });
@@ -63,28 +63,28 @@ describe("figures of routes", () => {
 describe("targets", () => {
   const example = { tokenIds: Int32Array.of(0, 1), costs: Float32Array.of(0, 1, 2, 3, 0, 0) };
 
-  test("are soft minima of costs, times the example's weight", () => {
-    const [rows] = routerTargets([{ ...example, weight: 2 }], 3, SOFT);
+  test("are soft minima of costs", () => {
+    const [rows] = routerTargets([example], SOFT);
     // The best expert saves 1 against the mean expert, both times.
     const first = [0, 1, 2].map((cost) => Math.exp(-cost / 0.5));
     const sum = first.reduce((a, b) => a + b, 0);
-    first.forEach((value, i) => expect(rows![i]).toBeCloseTo((2 * value) / sum, 6));
-    expect(rows![3]! + rows![4]! + rows![5]!).toBeCloseTo(2, 6);
+    first.forEach((value, i) => expect(rows![i]).toBeCloseTo(value / sum, 6));
+    expect(rows![3]! + rows![4]! + rows![5]!).toBeCloseTo(1, 6);
   });
 
-  test("do not depend on the scale of costs, nor on what is added to all experts of a token", () => {
-    const [rows] = routerTargets([example], 3, SOFT);
+  test("do not depend on the scale of costs, nor on a constant added to all experts of a token", () => {
+    const [rows] = routerTargets([example], SOFT);
     const costs = example.costs.map((cost, i) => 100 * cost + (i < 3 ? 7 : -9));
-    const [scaled] = routerTargets([{ ...example, costs }], 3, SOFT);
+    const [scaled] = routerTargets([{ ...example, costs }], SOFT);
     scaled!.forEach((value, i) => expect(value).toBeCloseTo(rows![i]!, 5));
-    const [even] = routerTargets([{ ...example, costs: new Float32Array(6) }], 3, SOFT);
+    const [even] = routerTargets([{ ...example, costs: new Float32Array(6) }], SOFT);
     even!.forEach((value) => expect(value).toBeCloseTo(1 / 3, 6));
   });
 
-  test("of the paper have the official loss's gradient: labels smoothed by half, and a quarter of the soft ones", () => {
+  test("of the paper mix smoothed labels and a quarter of soft ones like the official loss", () => {
     const scores = Float32Array.of(0.5, 0.4, 0.1, 0.2, 0.2, 0.2);
     const costs = paperTargets(scores, 3).map((share) => -share);
-    const [rows] = routerTargets([{ ...example, costs }], 3, { ...SOFT, target: "given" });
+    const [rows] = routerTargets([{ ...example, costs }], { ...SOFT, isGiven: true });
     const soft = [0.5, 0.4, 0.1].map((score) => Math.exp(10 * score));
     const sum = soft.reduce((a, b) => a + b, 0);
     const expected = soft.map((value, i) => 0.75 * (0.5 / 3 + (i === 0 ? 0.5 : 0)) + (0.25 * value) / sum);
@@ -92,22 +92,7 @@ describe("targets", () => {
     expect(rows![3]! + rows![4]! + rows![5]!).toBeCloseTo(1, 6);
   });
 
-  test("give experts equal shares when they are balanced", () => {
-    const random = seededRandom(4);
-    const rare = { tokenIds: new Int32Array(40), costs: new Float32Array(80) };
-    rare.costs.forEach((_, i) => (rare.costs[i] = (i % 2) * 5 + 0.1 * randomNormal(random)));
-    rare.costs.set([5, 0], 0); // the second expert is better for one token only
-    const shareOf = (classBalance: number): number => {
-      const [rows] = routerTargets([rare], 2, { ...SOFT, temperature: 0.1, classBalance });
-      const sums = [0, 0];
-      rows!.forEach((value, i) => (sums[i % 2]! += value));
-      return sums[1]! / (sums[0]! + sums[1]!);
-    };
-    expect(shareOf(0)).toBeCloseTo(1 / 40, 3);
-    expect(shareOf(1)).toBeCloseTo(1 / 2, 3);
-  });
-
-  test("windows are as wide as they are said to be, and cut off at the ends", () => {
+  test("average over windows of the given size, cut off at the ends", () => {
     const random = seededRandom(5);
     const rows = Float32Array.from({ length: 7 * 2 }, () => randomNormal(random));
     for (const size of [1, 2, 3, 20]) {
@@ -125,7 +110,7 @@ describe("targets", () => {
 
 describe("batches", () => {
   const lengths = [100, 7, 33, 250];
-  // Ids tell where a token is from; a token's target is its id.
+  // A token's id names its example and place; its target is its id plus one.
   const examples = lengths.map((length, index) => ({
     tokenIds: Int32Array.from({ length }, (_, at) => index * 1000 + at),
     costs: new Float32Array(length),
@@ -133,7 +118,7 @@ describe("batches", () => {
   const targets = examples.map(({ tokenIds }) => Float32Array.from(tokenIds, (id) => id + 1));
   const options = { shape: { sequences: 4, tokens: 32 }, numExperts: 1, replacedShare: 0, seed: 1 };
 
-  test("are runs of examples with their own targets, in the order of no call but of the step", () => {
+  test("are crops of examples with their targets, and depend on the step but not on the order of calls", () => {
     const [forward, backward] = [
       new RouterBatches(examples, targets, options),
       new RouterBatches(examples, targets, options),
@@ -158,7 +143,7 @@ describe("batches", () => {
     }
   });
 
-  test("read everything before long, ends included, longer texts more often", () => {
+  test("cover all tokens, including the ends, and longer texts more often", () => {
     const batches = new RouterBatches(examples, targets, options);
     const seen = new Set<number>();
     const starts = new Map<number, number>();
@@ -174,7 +159,7 @@ describe("batches", () => {
     expect(starts.get(3)! / starts.get(1)!).toBeCloseTo(8, 0);
   });
 
-  test("replace the share of tokens that they are to, and no targets", () => {
+  test("replace the given share of tokens, and no targets", () => {
     const replaced = new RouterBatches(examples, targets, { ...options, replacedShare: 0.25 });
     let [changed, count] = [0, 0];
     for (let step = 0; step < 100; step++) {
@@ -193,7 +178,7 @@ describe("batches", () => {
 describe("the embedding before training", () => {
   const shape = { vocabSize: 60, numExperts: 2, embeddingSize: 8 };
 
-  test.each([16, 8, 4])("keeps the geometry of an embedding of size %i as far as it can", async (size) => {
+  test.each([16, 8, 4])("keeps the geometry of an embedding of size %i as far as possible", async (size) => {
     const random = seededRandom(6);
     const values = Float32Array.from({ length: 60 * size }, () => 3 + randomNormal(random));
     const table = await projectEmbedding({ values, size }, shape, 1, 1);
@@ -204,12 +189,12 @@ describe("the embedding before training", () => {
       expect(Math.abs(mean)).toBeLessThan(1e-5);
     }
     if (size > 8) return;
-    // Turned, not squeezed: distances are all scaled by the same factor.
+    // A rotation scales all distances by the same factor.
     const ratios = [1, 2, 3, 4].map((id) => distance(table, 8, 0, id) / distance(values, size, 0, id));
     for (const ratio of ratios) expect(ratio).toBeCloseTo(ratios[0]!, 4);
   });
 
-  test("says of a token what its costs say, less where it is rare, and leaves the other dimensions", () => {
+  test("has the evidence of a token's costs, less for rare tokens, and keeps the other dimensions", () => {
     const table = new Float32Array(60 * 8).fill(7);
     const tokenIds = Int32Array.of(1, 1, 1, 1, 2, 3, 3, 3, 3, 3);
     const targets = Float32Array.from(tokenIds, (id) => (id < 3 ? 1 : 0)).reduce<number[]>(

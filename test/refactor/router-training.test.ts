@@ -1,16 +1,15 @@
 import { openModel, writeReadMeFolder } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import {
-  readRouterCheckpoint,
-  writeRouterCheckpoint,
-  type RouterCheckpoint,
-} from "../../packages/refactor/src/router-training/router-checkpoint.ts";
-import type { RouterExample } from "../../packages/refactor/src/router-training/router-example.ts";
-import type { RouterTrainingOptions } from "../../packages/refactor/src/router-training/router-options.ts";
+import type { RouterExample } from "../../packages/refactor/src/router-training/router-targets.ts";
 import { RouterTrainer } from "../../packages/refactor/src/router-training/router-trainer.ts";
-import { trainRouter, type TrainedRouter } from "../../packages/refactor/src/router-training/train-router.ts";
+import {
+  trainRouter,
+  type RouterTrainingOptions,
+  type TrainedRouter,
+} from "../../packages/refactor/src/router-training/train-router.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -20,7 +19,7 @@ const VOCABULARY = 48;
 const EXPERTS = 4;
 const SMALL = { embeddingSize: 32, innerSize: 32, numHeads: 2, numLayers: 1, normalizer: 4, ropeTheta: 100 };
 
-/** Tokens are of four kinds by id; the last two tokens' kinds name the expert that costs nothing, others cost 1. */
+/** Makes texts in which the last two tokens determine the expert that costs nothing; the others cost 1. */
 function ruleExamples(count: number, seed: number): readonly RouterExample[] {
   const random = seededRandom(seed);
   return Array.from({ length: count }, () => {
@@ -41,17 +40,20 @@ function settings(options: Partial<RouterTrainingOptions> = {}): RouterTrainingO
     contextTokens: 256,
     embedding: { values: Float32Array.from({ length: VOCABULARY * 24 }, () => randomNormal(random)), size: 24 },
     architecture: SMALL,
+    localityTokens: 1,
     steps: 20,
     batchCrops: 8,
     cropTokens: 32,
     replacedShare: 0,
+    validation: [],
     seed: 5,
     threads: 1,
+    signal: undefined,
     ...options,
   };
 }
 
-/** The training's own network with the tensors that it exported. */
+/** Opens the training's network with the tensors that it exported. */
 async function reopened({ config, tensors }: TrainedRouter): Promise<RouterTrainer> {
   const parameters = new Map<string, Float32Array>();
   for (const { name, bytes } of tensors) parameters.set(name, new Float32Array((await bytes()).slice().buffer));
@@ -63,7 +65,7 @@ async function bytesOf(router: TrainedRouter): Promise<readonly Uint8Array[]> {
 }
 
 describe("training", () => {
-  test("learns a rule of the last two tokens, on texts it has not seen", async () => {
+  test("learns a rule of the last two tokens, and applies it to unseen texts", async () => {
     const options = settings({ steps: 500, learningRate: 0.01, weightDecay: 0, validation: ruleExamples(20, 2) });
     const { validation, history } = await trainRouter(ruleExamples(400, 1), options);
     expect(validation?.accuracy).toBeGreaterThan(0.9);
@@ -71,8 +73,8 @@ describe("training", () => {
     expect(history.losses.at(-1)).toBeLessThan((history.losses[0] as number) / 2);
   });
 
-  test("keeps the parameters that did best, not the last ones", async () => {
-    // So fast that it ends worse than it was at some point before.
+  test("returns the parameters with the best validation, not the last ones", async () => {
+    // The learning rate is so high that the last parameters are worse than earlier ones.
     const options = settings({ steps: 60, learningRate: 0.3, validation: ruleExamples(8, 2), validateEverySteps: 5 });
     const { history, validation } = await trainRouter(ruleExamples(20, 1), options);
     const costs = history.validations.map(({ figures }) => figures.cost);
@@ -80,7 +82,7 @@ describe("training", () => {
     expect(history.validations.find(({ step }) => step === history.bestStep)?.figures).toEqual(validation);
   });
 
-  test("gives the same router for the same seed, and another for another", async () => {
+  test("gives the same router for the same seed, and a different one for another seed", async () => {
     const examples = ruleExamples(30, 1);
     const options = settings({ replacedShare: 0.1 });
     const [first, second] = [await trainRouter(examples, options), await trainRouter(examples, options)];
@@ -90,7 +92,7 @@ describe("training", () => {
     expect(other.history.losses).not.toEqual(first.history.losses);
   });
 
-  test("goes on from a checkpoint on disk as if nothing had happened", async () => {
+  test("resumes from a checkpoint with the same result", async () => {
     const examples = ruleExamples(30, 1);
     const options = settings({
       validation: ruleExamples(5, 2),
@@ -99,32 +101,34 @@ describe("training", () => {
       replacedShare: 0.1,
     });
     const whole = await trainRouter(examples, options);
-    const path = join(await temporaryFolder(), "router.safetensors");
+    const checkpointPath = join(await temporaryFolder(), "router.safetensors");
     const killed = new AbortController();
-    const onCheckpoint = async (checkpoint: RouterCheckpoint): Promise<void> => {
-      await writeRouterCheckpoint(path, checkpoint);
-      killed.abort(new Error("killed"));
+    const kill = ({ step }: { readonly step: number }): void => {
+      if (step === 12) killed.abort(new Error("killed"));
     };
-    const interrupted = trainRouter(examples, { ...options, onCheckpoint, signal: killed.signal });
+    const interrupted = trainRouter(examples, { ...options, checkpointPath, onProgress: kill, signal: killed.signal });
     await expect(interrupted).rejects.toThrow("killed");
-    const resumeFrom = await readRouterCheckpoint(path);
-    expect(resumeFrom.step).toBe(9);
     const steps: number[] = [];
-    const rest = await trainRouter(examples, { ...options, resumeFrom, onProgress: ({ step }) => steps.push(step) });
+    const rest = await trainRouter(examples, {
+      ...options,
+      checkpointPath,
+      onProgress: ({ step }) => steps.push(step),
+    });
     expect(steps[0]).toBe(10);
     expect(rest.history).toEqual(whole.history);
     expect(await bytesOf(rest)).toEqual(await bytesOf(whole));
   });
 
-  test("a checkpoint of another router is refused", async () => {
-    const checkpoints: RouterCheckpoint[] = [];
-    const options = settings({ steps: 1, checkpointEverySteps: 1 });
-    await trainRouter(ruleExamples(3, 1), { ...options, onCheckpoint: (made) => void checkpoints.push(made) });
-    const other = { ...options, architecture: { ...SMALL, numLayers: 2 }, resumeFrom: checkpoints[0] };
-    await expect(trainRouter(ruleExamples(3, 1), other)).rejects.toThrow(/`resumeFrom` to hold 32 values of .*_1/);
+  test("rejects a checkpoint of another router", async () => {
+    const checkpointPath = join(await temporaryFolder(), "router.safetensors");
+    const options = settings({ steps: 1, checkpointEverySteps: 1, checkpointPath });
+    await trainRouter(ruleExamples(3, 1), options);
+    expect(existsSync(checkpointPath)).toBe(true);
+    const other = { ...options, architecture: { ...SMALL, numLayers: 2 } };
+    await expect(trainRouter(ruleExamples(3, 1), other)).rejects.toThrow(/to hold 32 values of .*_1/);
   });
 
-  test("stops between two steps when it is aborted, also by a timer", async () => {
+  test("stops between two steps when a signal or a timer aborts it", async () => {
     let steps = 0;
     const signal = AbortSignal.timeout(50);
     const endless = trainRouter(ruleExamples(3, 1), settings({ steps: 1e6, signal, onProgress: () => void steps++ }));
@@ -176,22 +180,15 @@ test.each([
   await model.close();
 });
 
+test("an embedding with too few dimensions for evidence starts without it", async () => {
+  const options = settings({ architecture: { ...SMALL, embeddingSize: 6 }, validation: ruleExamples(3, 2) });
+  const { validation } = await trainRouter(ruleExamples(10, 1), options);
+  expect(validation?.tokens).toBe(120);
+});
+
 test.each([
-  [{ steps: 0 }, /`steps`/],
-  [{ temperature: 0 }, /`temperature`/],
-  [{ classBalance: 2 }, /`classBalance` .* 2$/],
-  [{ embedding: { values: new Float32Array(7), size: 24 } }, /`embedding.values` .*48 x 24 values, got 7/],
-  [{ architecture: { ...SMALL, numHeads: 3 } }, /`architecture.innerSize`.*32 over 3/],
-  [{ architecture: { ...SMALL, embeddingSize: 6 } }, /`startsFromEvidence`.*4 experts/],
-  [{ numExperts: 3 }, /`examples\[0\].costs` to have 40 x 3 values, got 160/],
-  [
-    { vocabSize: 20, embedding: { values: new Float32Array(480), size: 24 } },
-    /`examples\[0\].tokenIds` to be below 20/,
-  ],
-  [
-    { validation: [{ tokenIds: Int32Array.of(1), costs: Float32Array.of(1, NaN, 1, 1) }] },
-    /`validation\[0\].costs` to be finite/,
-  ],
-])("options that cannot be are refused: %o", async (wrong, message) => {
+  [{ numExperts: 3 }, /to have 40 x 3 values, got 160/],
+  [{ validation: [{ tokenIds: Int32Array.of(1), costs: Float32Array.of(1, NaN, 1, 1) }] }, /to be finite, got NaN/],
+])("rejects costs that do not fit their tokens or are not finite: %o", async (wrong, message) => {
   await expect(trainRouter(ruleExamples(2, 1), settings(wrong))).rejects.toThrow(message);
 });

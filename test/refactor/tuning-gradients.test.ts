@@ -1,12 +1,12 @@
-// Gradients of all that a tuning trains, through a whole small model: against differences, and against an independent
-// implementation with numbers in double precision.
+// Compares the gradients of all trained parameters of a small model with differences of an independent implementation
+// in double precision.
 
 import { join } from "node:path";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
 import { readDecoderWeights, type LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/training/trainable.ts";
-import { Trainer } from "../../packages/refactor/src/tuning/training/trainer.ts";
+import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
+import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
 import { plainLoss } from "../support/plain-decoder.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -16,7 +16,7 @@ const folder = await persistentFolder();
 const TOKENS = 7;
 const SEQUENCES = 3;
 const LABEL_SHARE = 0.3;
-// Of losses in float32 over two layers; a wrong sign is off by 1 or more.
+// Relative error of losses in float32 over two layers; a wrong sign has an error of at least 1.
 const BOUND = 5e-3;
 
 interface Variant extends TinyOptions {
@@ -46,7 +46,7 @@ describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
     const figures = await trainer.gradients(sequences);
     const gradients = takeGradients(trainer, parameters);
     expect(figures.divergence + LABEL_SHARE * figures.crossEntropy).toBeCloseTo(loss(), 4);
-    // Every kind of parameter by itself, so that large gradients do not hide small ones.
+    // Each kind of parameter is compared separately: large gradients would hide small ones.
     for (const kind of new Set(parameters.map(kindOf))) {
       const some = parameters.filter((parameter) => kindOf(parameter) === kind && gradients.has(parameter.key));
       if (some.length > 0) expect(directionalError(some, gradients, loss), kind).toBeLessThan(BOUND);
@@ -54,7 +54,7 @@ describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
   });
 });
 
-test("a gradient with a wrong sign is seen", async () => {
+test("detects a gradient with a wrong sign", async () => {
   const { trainer, parameters, loss, sequences } = await setUp({}, "full");
   await trainer.gradients(sequences);
   const gradients = takeGradients(trainer, parameters);
@@ -65,7 +65,7 @@ test("a gradient with a wrong sign is seen", async () => {
   }
 });
 
-test("steps make the student say what its teacher says", async () => {
+test("brings the student's distributions close to its teacher's", async () => {
   const { trainer, sequences } = await setUp({}, "full");
   const rates = { matrices: 3e-3, vectors: 3e-3, weightDecay: 0 };
   const first = await trainer.step(sequences, rates);
@@ -74,7 +74,7 @@ test("steps make the student say what its teacher says", async () => {
   expect(last.divergence).toBeLessThan(0.2 * first.divergence);
 });
 
-test("the same gradients whether sequences run together or one after the other", async () => {
+test("has the same gradients for sequences run together and one by one", async () => {
   const [together, apart] = [await setUp({}, "full", SEQUENCES), await setUp({}, "full", 1)];
   await together.trainer.gradients(together.sequences);
   await apart.trainer.gradients(apart.sequences);
@@ -95,7 +95,7 @@ async function setUp(options: Variant, method: "lora" | "full", microSequences =
   if (options.hasMoreAttention) for (const { layers } of Object.values(weights)) layers.forEach(addMoreAttention);
   const parameters = chooseParameters(weights.student, { method, rank: 3, attention: true, seed: 5 });
   const random = seededRandom(6);
-  // A change of zero has no gradient on its left side.
+  // The left factor of a zero change has no gradient.
   for (const { key, values } of parameters) {
     if (key.endsWith(".right")) values.forEach((_, i) => (values[i] = 0.3 * randomNormal(random)));
   }
@@ -132,12 +132,12 @@ function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<
   return gradients;
 }
 
-/** `self_attn.q_proj.weight.left` of `backbone/model.layers.1.self_attn.q_proj.weight.left`. */
+/** Removes file and layer from a key: `self_attn.q_proj.weight.left`. */
 function kindOf({ key }: Parameter): string {
   return key.replace(/^\w+\/model\.(layers\.\d+\.)?/, "");
 }
 
-/** How far the derivative of the plain loss along a random direction is from that of the gradients, relatively. */
+/** Returns the relative error of the gradients' derivative along a random direction against differences of the loss. */
 function directionalError(
   parameters: readonly Parameter[],
   gradients: ReadonlyMap<string, Float32Array>,
@@ -145,7 +145,7 @@ function directionalError(
 ): number {
   const random = seededRandom(7);
   const starts = parameters.map(({ values }) => values.slice());
-  // Along the gradient for the most part: across it, next to nothing would be compared.
+  // The direction is mostly along the gradient: across it, both derivatives would be near zero.
   const directions = parameters.map(({ key }) => {
     const gradient = gradients.get(key)!;
     const size = Math.hypot(...gradient) / Math.sqrt(gradient.length);

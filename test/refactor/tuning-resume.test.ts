@@ -1,4 +1,4 @@
-// A tuning whose process is killed, again and again, ends as if it had not been. `KILLS=10` for more of it.
+// A tuning whose process is killed repeatedly writes the same model. `KILLS=10` kills more often.
 
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
@@ -22,18 +22,18 @@ beforeAll(async () => {
   await writeTinyDense(teacher, 2);
 });
 
-/** Runs to the end, or up to the news numbered `killAt`. @returns how many there were */
+/** Runs to the end, or kills the process at message `killAt`. @returns the number of messages */
 function run(out: string, resume: boolean, killAt: number): Promise<number> {
   return runUpTo(PROGRAM, [student, teacher, out, ...(resume ? ["resume"] : [])], killAt);
 }
 
-test("is the same model and the same curve as without", { timeout: 120_000 * (3 + KILLS) }, async () => {
+test("writes the same model and report when it is killed and resumed", { timeout: 120_000 * (3 + KILLS) }, async () => {
   const whole = join(folder, "whole");
-  const numNews = await run(whole, false, Infinity);
+  const numMessages = await run(whole, false, Infinity);
   const out = join(folder, "killed");
   const random = seededRandom(Number(process.env["SEED"] ?? 5));
   for (let kill = 0; kill < KILLS; kill++) {
-    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numNews - 1));
+    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numMessages - 1));
     if (existsSync(out)) break;
   }
   if (!existsSync(out)) await run(out, existsSync(`${out}.unfinished`), Infinity);
@@ -42,7 +42,7 @@ test("is the same model and the same curve as without", { timeout: 120_000 * (3 
   expect((await readdir(folder)).toSorted()).toEqual(["killed", "student", "teacher", "whole"]);
 });
 
-/** Without how long it took. */
+/** Reads a report without its duration. */
 async function reportOf(path: string): Promise<Omit<TuningReport, "seconds">> {
   const { tuning } = JSON.parse(await readFile(join(path, "report.json"), "utf8")) as { tuning: TuningReport };
   const { seconds: _, ...rest } = tuning;

@@ -2,7 +2,7 @@ import { readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect } from "vitest";
 
-/** Gives the folder of the only entry among packed weights; fails when there is anything else, such as what a builder left. */
+/** Returns the folder of the only entry of packed weights; fails when there is any other file, such as a builder's. */
 export async function onlyEntry(cache: string): Promise<string> {
   const names = await readdir(join(cache, "kernels"));
   expect(names).toEqual([expect.stringMatching(/^[0-9a-f]{40}$/)]);
@@ -11,7 +11,7 @@ export async function onlyEntry(cache: string): Promise<string> {
   return entry;
 }
 
-/** What is most likely to have happened to an entry, by name. */
+/** The likeliest damages of an entry, by name. */
 export const ENTRY_DAMAGES: Readonly<Record<string, (entry: string) => Promise<void>>> = {
   "the weights cut short": (entry) => truncate(join(entry, "weights.bin"), 100),
   "a byte of the weights changed": (entry) => flipByte(join(entry, "weights.bin"), 1000),

@@ -1,16 +1,16 @@
-// Chat templates in the ways that models write them, and tokenizers with control tokens.
+// Chat templates in the styles of several models, and tokenizers with control tokens.
 
-import type { JsonObject } from "../../packages/model/src/files/json-object.ts";
+import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
 import { bpeModel, byteLevelDefinition, byteLevelTokens } from "./tokenizer-definitions.ts";
 
-/** What a template writes control tokens with. */
+/** Control tokens of a template. */
 export interface TemplateTokens {
   readonly start: string;
   readonly end: string;
 }
 
-/** Templates by what is special about them, made of these control tokens. */
+/** Makes templates by their peculiarities, with these control tokens. */
 export function chatTemplates({ start, end }: TemplateTokens): Readonly<Record<string, string>> {
   const answer = `{% if add_generation_prompt %}{{ '${start}assistant\n' }}{% endif %}`;
   return {
@@ -18,11 +18,11 @@ export function chatTemplates({ start, end }: TemplateTokens): Readonly<Record<s
     chatml: `{% for message in messages %}{{ '${start}' + message['role'] + '\n' + message['content'] + '${end}' + '\n' }}{% endfor %}${answer}`,
     // Llama 3: contents are trimmed, and follow the BOS token.
     trimming: `{{ bos_token }}{% for m in messages %}{{ '${start}' + m.role + '${end}\n\n' + m.content | trim + '${end}' }}{% endfor %}${answer}`,
-    // Gemma 3: parts one behind the other, each trimmed.
+    // Gemma 3: parts one after another, each trimmed.
     parts: `{% for message in messages %}${start}{{ message.role }}
 {% if message.content is string %}{{ message.content | trim }}{% else %}{% for item in message.content %}{{ item.text | trim }}{% endfor %}{% endif %}${end}
 {% endfor %}${answer}`,
-    // Half of a control token's spelling is the template's, half the role.
+    // The template has half of a control token's spelling, the role the other half.
     "halves around the role": `{% for m in messages %}{{ '${start.slice(0, 2)}' + m.role + '${end.slice(-1)}' + m.content }}{{ '${start.slice(0, -1)}' }}{{ m.content }}{% endfor %}`,
     // Qwen 3: looks into contents, splits them, and writes tools as JSON.
     qwen3: `{% if tools %}${start}system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}${end}\n{% endif %}
@@ -32,7 +32,7 @@ export function chatTemplates({ start, end }: TemplateTokens): Readonly<Record<s
 {%- elif message.role == "tool" %}{{ '${start}user\n<tool_response>\n' + content + '\n</tool_response>${end}\n' }}
 {%- else %}{% if not (content.startswith('<tool_response>') and content.endswith('</tool_response>')) %}{{ '${start}' + message.role + (' name=' + message.name if message.name else '') + '\n' + content + '${end}\n' }}{% else %}{{ '${start}old' + content + '${end}' }}{% endif %}{% endif %}
 {%- endfor %}{{ style }}${answer}`,
-    // The tests' served model: no control tokens at all.
+    // The tests' served model: no control tokens.
     plain:
       "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
   };
@@ -46,7 +46,7 @@ function ordinaryToken(content: string, id: number): JsonObject {
   return { content, id, special: false, normalized: false };
 }
 
-/** Control tokens beside ordinary ones, control tokens that merges make, and some that are searched in normalized text. */
+/** Makes tokenizers with control tokens beside ordinary ones, made by merges, and searched for in normalized text. */
 export function chatTokenizers(): (TokenizerSource & { readonly name: string })[] {
   const merges = ["< |", "<| i", "<|i m", "| >", "< /", "</ s", "</s >", "s >", "< s", "<s >", "Ġ Ġ", "h e", "l l"];
   const tokens = byteLevelTokens(merges);

@@ -7,6 +7,7 @@ import type { Browser, Page } from "playwright-core";
 import { onTestFinished } from "vitest";
 import { buildPage } from "../../examples/chatbot/server/build-page.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
+import { generationOf } from "./generation.ts";
 import { postJson } from "./post-json.ts";
 import { openTinyEngine } from "./served-model.ts";
 
@@ -42,7 +43,7 @@ export type Script = (prompt: string, signal: AbortSignal) => AsyncIterable<stri
 export function scripted(engine: ReadMeEngine, script: Script): ReadMeEngine {
   const generate: Engine["generate"] = ({ prompt, signal = new AbortController().signal }) => {
     const asked = typeof prompt === "object" && "messages" in prompt ? prompt.messages.at(-1)?.content : prompt;
-    return chunks(script(typeof asked === "string" ? asked : "", signal));
+    return generationOf(chunks(script(typeof asked === "string" ? asked : "", signal)));
   };
   return new Proxy(engine, {
     get(target, name) {
@@ -56,7 +57,7 @@ export function scripted(engine: ReadMeEngine, script: Script): ReadMeEngine {
 async function* chunks(texts: AsyncIterable<string>): AsyncGenerator<GenerateChunk, void, undefined> {
   let count = 0;
   for await (const text of texts) yield { choice: 0, text, tokens: [{ id: 5, expert: count++ % NUM_EXPERTS }] };
-  const usage = { promptTokens: 1, completionTokens: count + 1, cachedTokens: 0 };
+  const usage = { promptTokens: 1, completionTokens: count + 1, cachedTokens: 0, queuedMs: 0 };
   yield { choice: 0, text: "", tokens: [{ id: 0 }], finishReason: "stop", usage };
 }
 

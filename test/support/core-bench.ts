@@ -59,6 +59,7 @@ export class CoreBench {
     const { runner } = running;
     const { maxNumSeqs = 8, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens = 256 } = limits;
     const output: EngineOutput = {
+      accepted: () => undefined,
       chunk: ({ id }: Sequence, { tokens, finishReason }: GenerateChunk) => {
         const outcome = this.#outcome(id);
         outcome.tokens.push(...tokens.map((token) => token.id));

@@ -3,15 +3,15 @@ import { ReadMeError } from "@readme-moe/core";
 import { expect } from "vitest";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
 
-/** What a reader may hold beside the file: its window on a header, tables, and what Node needs to read. */
+/** Memory that a reader may hold beside the file: its window on a header, tables, and Node's own buffers. */
 const CONSTANT_BYTES = 4 * 2 ** 20;
 
-/** Reads everything that a file holds, and returns the errors that it met; `tensor` is what each was about, if one was. */
+/** Reads a whole file, and returns its errors; `tensor` is the tensor of an error, if it is about one. */
 type ReadAll = (path: string) => Promise<readonly { readonly error: unknown; readonly tensor?: string }[]>;
 
 /**
  * Opens a store and reads each of its tensors, as bytes and as floats.
- * @param nameInMessages - what its messages call a tensor, where not by the store's name
+ * @param nameInMessages - name of a tensor in messages, if it is not the store's
  */
 export function readAllWith(
   open: (path: string) => Promise<TensorStore>,
@@ -38,9 +38,9 @@ export function readAllWith(
 /**
  * Writes `bytes` to `path` and reads them.
  *
- * Expects that whatever goes wrong is a `ReadMeError` that names the file and the tensor, and that the
- * attempt's buffers stay within what a sound file of this size takes: its bytes, the floats they
- * decode to (eight times as much for blocks of 4 bits), and a constant.
+ * Expects that every error is a `ReadMeError` that names the file and the tensor, and that the buffers stay within
+ * those of a valid file of this size: its bytes, the floats that they decode to (eight times as much for blocks of 4
+ * bits), and a constant.
  *
  * @returns the messages, none when the file was read whole
  */
@@ -49,7 +49,7 @@ export async function readDamaged(path: string, bytes: Uint8Array, readAll: Read
   return checkReading(path, bytes.byteLength, readAll);
 }
 
-/** The same for a file that is already there. */
+/** Does the same for an existing file. */
 export async function checkReading(path: string, fileBytes: number, readAll: ReadAll): Promise<readonly string[]> {
   const before = process.memoryUsage().arrayBuffers;
   const problems = await readAll(path);
@@ -62,14 +62,14 @@ export async function checkReading(path: string, fileBytes: number, readAll: Rea
   });
 }
 
-/** The wrong values that the byte `value` is replaced with, one by one. */
+/** Lists the wrong values that replace the byte `value`, one by one. */
 export function wrongValues(value: number): readonly number[] {
   const flipped = Array.from({ length: 8 }, (_, bit) => value ^ (1 << bit));
   const candidates = [0x00, 0xff, 0x7f, 0x80, (value + 1) & 0xff, (value - 1) & 0xff, ...flipped];
   return [...new Set(candidates)].filter((wrong) => wrong !== value);
 }
 
-/** `bytes` with `wrong` at `at`. */
+/** Copies `bytes` with `wrong` at `at`. */
 export function withByte(bytes: Uint8Array, at: number, wrong: number): Uint8Array {
   const damaged = Uint8Array.from(bytes);
   damaged[at] = wrong;

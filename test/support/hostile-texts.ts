@@ -1,17 +1,15 @@
-// Texts that take a naive tokenizer long, and tokenizers of every kind to try them on.
+// Texts on which a naive tokenizer is slow, and tokenizers of every kind to try them on.
 
 import { join } from "node:path";
-import { GGUF_PRE_TOKENIZERS } from "../../packages/model/src/text/gguf-pre-tokenizers.ts";
-import { ggufTokenizerSource } from "../../packages/model/src/text/gguf-tokenizer.ts";
+import { GGUF_PRE_TOKENIZERS, ggufTokenizerSource } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import type { JsonObject } from "../../packages/model/src/files/json-object.ts";
-import { readJsonFile } from "../../packages/model/src/files/text-file.ts";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
+import { type JsonObject, readJsonFile } from "../../packages/model/src/files/text-file.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 import { sharedModel } from "./shared.ts";
 import { bpeModel, byteLevelDefinition, byteLevelTokens, ggufMetadata } from "./tokenizer-definitions.ts";
 
-/** What fills a text of one million characters, and what may come behind it. */
+/** Fillers of a text of one million characters, and texts that may follow. */
 export const HOSTILE_UNITS: readonly string[] = [
   " ",
   "a",
@@ -59,7 +57,7 @@ export function hostileTexts(length: number): string[] {
   return units.flatMap((text) => [text, `${text}x`, `b${text}\n`]);
 }
 
-/** Texts of random pieces, among them runs, spellings of special tokens and lone surrogates. */
+/** Makes texts of random pieces, among them runs, spellings of special tokens and lone surrogates. */
 export function randomTexts(count: number, seed: number, more: readonly string[] = []): string[] {
   const random = seededRandom(seed);
   const pieces = [
@@ -87,7 +85,7 @@ export function randomTexts(count: number, seed: number, more: readonly string[]
   );
 }
 
-/** Merges that join random pairs of what is there, and the tokens that they make. */
+/** Makes merges that join random pairs of tokens, and the tokens that they make. */
 function randomMerges(alphabet: readonly string[], count: number, seed: number): string[] {
   const random = seededRandom(seed);
   const tokens = [...alphabet];
@@ -104,7 +102,7 @@ function randomMerges(alphabet: readonly string[], count: number, seed: number):
   return merges;
 }
 
-/** A tokenizer of each kind: pre-tokenizers of GGUF files, normalizers, unknown tokens, flags of added tokens. */
+/** Makes a tokenizer of each kind: pre-tokenizers of GGUF files, normalizers, unknown tokens, flags of added tokens. */
 export async function tokenizerSources(): Promise<readonly (TokenizerSource & { readonly name: string })[]> {
   const folders = [join(import.meta.dirname, "../../models/pocket"), sharedModel("smollm2-135m-instruct")];
   const loaded = await Promise.all(

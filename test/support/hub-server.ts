@@ -1,22 +1,22 @@
-// The parts of the Hugging Face hub's protocol that downloads use, on 127.0.0.1: the API, files, and a storage server
-// of another origin that large files are redirected to. Faults are put in front of it by path.
+// A server on 127.0.0.1 with the parts of the Hugging Face hub's protocol that downloads use: the API, files, and a
+// storage server of another origin, to which large files are redirected. Faults are inserted by path.
 
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { onTestFinished } from "vitest";
 
-/** A request as it came in. */
+/** A received request. */
 export interface SeenRequest {
   readonly server: "hub" | "storage";
   readonly method: string;
-  /** Without the query. */
+  /** Path without the query. */
   readonly path: string;
   readonly range: string | undefined;
   readonly authorization: string | undefined;
 }
 
-/** Answers in place of the server; `serve` answers as the server would, with other content where that is given. */
+/** Answers in place of the server; `serve` gives the server's own answer, with other content if there is any. */
 export type Fault = (response: ServerResponse, serve: (content?: Uint8Array) => void) => void;
 
 interface Expected {
@@ -37,7 +37,7 @@ export class HubServer {
   readonly requests: SeenRequest[] = [];
   /** Entries per page of a listing. */
   pageSize = 1000;
-  /** A token that every request to the hub needs. */
+  /** Token that every request to the hub needs. */
   token: string | undefined;
   storageIgnoresRange = false;
   readonly #name: string;
@@ -89,17 +89,17 @@ export class HubServer {
     return commit;
   }
 
-  /** The hash that the hub gives for a file. */
+  /** Returns the hub's hash of a file. */
   oidOf(commit: string, name: string): string {
     return this.#commits.get(commit)?.get(name)?.oid ?? "";
   }
 
-  /** Lets the next requests whose path matches fail; faults of the same path take turns. */
+  /** Makes the next requests with a matching path fail; several faults of the same path alternate. */
   fail(path: RegExp, fault: Fault, times = 1): void {
     this.#expected.push({ path, fault, timesLeft: times });
   }
 
-  /** Paths of files that were asked for from the hub, shortened to the file's name, with their `Range`. */
+  /** Lists the files that were requested from the hub, by name, with their `Range`. */
   get fileRequests(): readonly string[] {
     return this.requests
       .filter(({ server, path }) => server === "hub" && path.includes("/resolve/"))
@@ -217,19 +217,19 @@ function gitSha1(content: Uint8Array): string {
   return createHash("sha1").update(`blob ${content.byteLength}\0`).update(content).digest("hex");
 }
 
-/** Another status. */
+/** Answers with another status. */
 export function status(code: number, headers: Readonly<Record<string, string>> = {}): Fault {
   return (response) => {
     response.writeHead(code, headers).end();
   };
 }
 
-/** Other content with a good status. */
+/** Answers with other content and a good status. */
 export function instead(bytes: Uint8Array | string): Fault {
   return (_, serve) => serve(Buffer.from(bytes as Uint8Array));
 }
 
-/** Text where the hub would send JSON. */
+/** Answers with text instead of JSON. */
 export function body(text: string): Fault {
   return (response) => {
     response.writeHead(200).end(text);

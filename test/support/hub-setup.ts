@@ -1,4 +1,4 @@
-// What tests of downloads share: a served model, an empty cache, and an environment without Hugging Face's variables.
+// Setup of tests of downloads: a served model, an empty cache, and an environment without Hugging Face's variables.
 
 import { lstat, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ const ENVIRONMENT =
   "HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_HOME XDG_CACHE_HOME HF_ENDPOINT HF_TOKEN HUGGING_FACE_HUB_TOKEN HF_TOKEN_PATH " +
   "HF_HUB_OFFLINE TRANSFORMERS_OFFLINE HF_HUB_DISABLE_SYMLINKS HF_HUB_DISABLE_IMPLICIT_TOKEN";
 
-/** Before each test of the file, no variable of Hugging Face's tools is set but `HF_HOME`, to an empty folder. */
+/** Clears the variables of Hugging Face's tools before each test of the file; `HF_HOME` becomes an empty folder. */
 export function isolateEnvironment(): void {
   beforeEach(async () => {
     for (const name of ENVIRONMENT.split(" ")) vi.stubEnv(name, "");
@@ -27,7 +27,7 @@ export function isolateEnvironment(): void {
   });
 }
 
-/** The files of the model that is served. */
+/** The files of the served model. */
 export const llama: Record<string, Uint8Array> = Object.fromEntries(
   await Promise.all(
     ["config.json", "generation_config.json", WEIGHTS].map(
@@ -43,7 +43,7 @@ export interface Setup {
   readonly cacheFolder: string;
   /** The model's folder in the cache. */
   readonly folder: string;
-  /** Waits that were asked for, in ms. */
+  /** Requested waits, in ms. */
   readonly waits: number[];
   readonly options: DownloadModelOptions;
 }
@@ -59,7 +59,7 @@ export async function setUp(files: Record<string, Uint8Array | string> = llama):
   return { server, commit, cacheFolder, folder: join(cacheFolder, "models--tiny-org--llama-tied"), waits, options };
 }
 
-/** All files below a folder, links not followed, with slashes. */
+/** Lists all files below a folder, with slashes; links are not followed. */
 export async function filesBelow(folder: string): Promise<string[]> {
   const names = await readdir(folder, { recursive: true }).catch(() => []);
   const kept = [];
@@ -67,11 +67,11 @@ export async function filesBelow(folder: string): Promise<string[]> {
   return kept.sort();
 }
 
-/** Names of files that are not under their final name. */
+/** Lists the files that do not have their final name yet. */
 export const incompleteIn = async (folder: string): Promise<string[]> =>
   (await filesBelow(folder)).filter((name) => name.includes("incomplete") || name.includes("tmp"));
 
-/** Calls `then` once this many bytes of the weights are there. */
+/** Calls `then` once this many bytes of the weights are downloaded. */
 export function onceThere(numBytes: number, then: () => void): (progress: DownloadProgress) => void {
   return ({ file, doneBytes }) => {
     if (file === WEIGHTS && doneBytes === numBytes) then();

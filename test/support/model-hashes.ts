@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-/** Hashes of a model folder's files by name, but for those that say how long it took. */
+/** Returns hashes of a model folder's files by name, without report.json, which contains times. */
 export async function modelHashes(folder: string): Promise<Record<string, string>> {
   const names = (await readdir(folder, { recursive: true })).filter((name) => /\.(safetensors|json)$/.test(name));
   const hashes: Record<string, string> = {};

@@ -14,7 +14,7 @@ interface PlainSequence {
   readonly experts: Uint16Array;
 }
 
-/** The mean over all predicted tokens of `KL(teacher ‖ student) + labelShare · cross-entropy`; the teacher's only expert is 0. */
+/** Averages `KL(teacher ‖ student) + labelShare · cross-entropy` over all predicted tokens; the teacher's only expert is 0. */
 export function plainLoss(
   config: ModelConfig,
   weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { DomainText, RefactorOptions } from "@readme-moe/refactor";
 import { POCKET } from "./pocket.ts";
 
-/** Enough to see that everything works, and done in seconds. */
+/** Options of a refactoring that takes seconds. */
 export const LITTLE: RefactorOptions = {
   calibrationTokens: 512,
   routerTokens: 512,
@@ -12,7 +12,7 @@ export const LITTLE: RefactorOptions = {
   sequenceTokens: 128,
 };
 
-/** Three kinds of text that lie beside the pocket model. */
+/** Reads the kinds of text beside the pocket model. */
 export async function pocketTexts(names: readonly string[] = ["arxiv", "book", "github"]): Promise<DomainText[]> {
   const texts: DomainText[] = [];
   for (const name of names) {

@@ -9,21 +9,21 @@ const POCKET_FOLDER = join(import.meta.dirname, "..", "..", "models", "pocket");
 export interface TinyOptions {
   readonly seed?: number;
   readonly numExperts?: number;
-  /** Per layer. */
+  /** Sizes per layer. */
   readonly expertSizes?: readonly number[];
   readonly sharedSizes?: readonly number[];
   readonly hasBias?: boolean;
-  /** Weights of experts are all of one size, so that integer products of them are as large as they get. @default false */
+  /** Gives all weights of experts one size, so that their integer products are as large as possible. @default false */
   readonly isExtreme?: boolean;
   readonly hasRouter?: boolean;
   /** @default 96 */
   readonly vocabSize?: number;
-  /** Files to put beside the weights, such as a tokenizer of `vocabSize` tokens. */
+  /** Files beside the weights, such as a tokenizer of `vocabSize` tokens. */
   readonly copies?: readonly string[];
   readonly config?: Readonly<Record<string, unknown>>;
 }
 
-/** The pocket model's tokenizer, for tiny models that are to read texts. */
+/** The pocket model's tokenizer, for tiny models that read texts. */
 export const WITH_TOKENIZER: Pick<Required<TinyOptions>, "vocabSize" | "copies"> = {
   vocabSize: 4096,
   copies: ["tokenizer.json", "tokenizer_config.json"].map((name) => join(POCKET_FOLDER, name)),
@@ -32,7 +32,7 @@ export const WITH_TOKENIZER: Pick<Required<TinyOptions>, "vocabSize" | "copies">
 const HIDDEN = 32;
 const ROUTER_SIZE = 16;
 
-/** Two layers, four heads over two key/value heads, and as many experts as asked for. */
+/** Makes two layers, four heads over two key/value heads, and the given number of experts. */
 export async function writeTinyReadMe(path: string, options: TinyOptions = {}): Promise<void> {
   await writeReadMeFolder(path, tinyContent(options));
 }
@@ -129,7 +129,7 @@ export function tinyContent(options: TinyOptions = {}): ReadMeContent {
   };
 }
 
-/** Of routers of size 16. */
+/** Makes routers of size 16. */
 export const ROUTER_SECTION = {
   embedding_size: ROUTER_SIZE,
   inner_size: ROUTER_SIZE,
@@ -141,7 +141,7 @@ export const ROUTER_SECTION = {
   activation: "silu",
 } as const;
 
-/** Each value `scale` or, in one of eight, `-scale`: neighbours mostly add up. */
+/** Makes values `scale` and, one in eight, `-scale`; neighbours mostly add up. */
 function signs(name: string, shape: readonly number[], scale: number, random: () => number): SafetensorsInput {
   const size = shape.reduce((a, b) => a * b, 1);
   const values = Float32Array.from({ length: size }, () => (random() < 0.125 ? -scale : scale));

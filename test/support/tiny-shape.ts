@@ -1,6 +1,6 @@
 import type { Shape } from "../../bench/random-model.ts";
 
-/** Of models with random weights that are made and run in a second. */
+/** Shape of models with random weights that are made and run in a second. */
 export const TINY_SHAPE: Shape = {
   hiddenSize: 64,
   ffnSize: 96,

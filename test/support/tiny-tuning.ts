@@ -1,6 +1,6 @@
 import type { TuneOptions } from "@readme-moe/refactor";
 
-/** Enough to see that everything works, two rounds and their routers included. */
+/** Options of a short tuning with two rounds and their routers. */
 export const TINY_TUNING: TuneOptions = {
   tokens: 1536,
   method: "lora",

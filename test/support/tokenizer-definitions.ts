@@ -5,16 +5,16 @@ import { join } from "node:path";
 import { ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
 import { expect, type TestContext } from "vitest";
 import type { GgufMetadata, GgufValue } from "../../packages/model/src/gguf/value.ts";
-import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/byte-alphabet.ts";
-import type { JsonObject } from "../../packages/model/src/files/json-object.ts";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
 import { sharedModel } from "./shared.ts";
 
-/** The 256 bytes of the byte-level alphabet, then one token per merge. */
+/** Lists the 256 bytes of the byte-level alphabet, then one token per merge. */
 export function byteLevelTokens(merges: readonly string[], more: readonly string[] = []): string[] {
   return [...CHARACTER_OF_BYTE, ...merges.map((merge) => merge.replace(" ", "")), ...more];
 }
 
-/** A byte-level BPE tokenizer.json; `parts` replace its parts. */
+/** Makes a byte-level BPE tokenizer.json; `parts` replace its parts. */
 export function byteLevelDefinition(merges: readonly string[], parts: JsonObject = {}): JsonObject {
   return {
     added_tokens: [],
@@ -31,7 +31,7 @@ export function bpeModel(tokens: readonly string[], merges: readonly string[], p
   return { type: "BPE", vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), merges, ...parts };
 }
 
-/** Metadata of a GGUF file under `tokenizer.ggml.`; `undefined` leaves a key out. */
+/** Makes metadata of a GGUF file under `tokenizer.ggml.`; `undefined` leaves a key out. */
 export function ggufMetadata(fields: Readonly<Record<string, GgufValue | undefined>>): GgufMetadata {
   const entries = Object.entries(fields).filter((entry): entry is [string, GgufValue] => entry[1] !== undefined);
   return new Map(entries.map(([key, value]) => [`tokenizer.ggml.${key}`, value]));
@@ -52,7 +52,7 @@ export function expectThrownReadMeError(run: () => unknown, code: ReadMeErrorCod
   return thrown;
 }
 
-/** Texts with what tokenizers disagree about, the same in every run. */
+/** Makes texts on which tokenizers disagree, the same in every run. */
 export function trickyTexts(count: number): string[] {
   const pieces =
     "a|B|é|ß|中|文|ก|ا|😀|👩‍👩‍👧|\u0301|\u200d|\ufeff|\u0085|\u00a0|\u2028|\u3000|\t|\n|\r\n| |  |   |0|12|½|²|Ⅷ|٣|'s|'S|'ll|don't|<|\u0000|\u0004|!|...|_|-|/|\ufffd|𝔸|the|The| hello|ing|ǅ|ʰ".split(
@@ -74,14 +74,14 @@ interface GoldenCase {
   readonly input_ids: readonly number[];
 }
 
-/** The texts and token ids of `test/fixtures/<name>/golden.json`, computed with transformers. */
+/** Reads the texts and token ids of `test/fixtures/<name>/golden.json`, computed with transformers. */
 export function goldenCases(name: string): readonly GoldenCase[] {
   const path = join(import.meta.dirname, "..", "fixtures", name, "golden.json");
   const golden: { readonly cases: readonly GoldenCase[] } = JSON.parse(readFileSync(path, "utf8"));
   return golden.cases;
 }
 
-/** The folder of the real SmolLM2; skips the test where it is absent. */
+/** Returns the folder of the real SmolLM2; skips the test when it is missing. */
 export function smolLm2(context: TestContext): string {
   const folder = sharedModel("smollm2-135m-instruct");
   if (folder === undefined) context.skip("needs shared/models/smollm2-135m-instruct");

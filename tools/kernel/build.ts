@@ -1,4 +1,5 @@
-// `npm run build:kernel`: builds the kernel's binaries; with `--check` only says whether those that are kept are these.
+// `npm run build:kernel`: builds the kernel's binaries; with `--check` only compares the committed binaries with a
+// build.
 
 import { readFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -22,9 +23,9 @@ async function check(): Promise<void> {
     const built = digestsOf(folder);
     const kept = await readFile(DIGESTS, "utf8");
     const changed = [...new Set([...differences(kept, built), ...differences(digestsOf(PREBUILT), built)])];
-    for (const path of changed) console.log(`${path} is not what the kernel's sources give`);
-    if (changed.length > 0) throw new Error("Run npm run build:kernel and keep what it writes");
-    console.log(`the kernel's ${TARGETS.length} binaries are what its sources give`);
+    for (const path of changed) console.log(`${path} differs from a build of the kernel's sources`);
+    if (changed.length > 0) throw new Error("Run npm run build:kernel and commit its binaries");
+    console.log(`the kernel's ${TARGETS.length} binaries match its sources`);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

@@ -1,4 +1,4 @@
-// The C program of `packages/kernel/native/check`, built with the kernel's sources by any compiler.
+// Builds the C program of `packages/kernel/native/check` with the kernel's sources and any compiler.
 
 import { mkdir, mkdtemp, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ export interface CheckProgram {
   readonly loops: readonly LoopsBuild[];
 }
 
-/** Builds the program and hands its path to `use`; it is gone afterwards. */
+/** Builds the program, calls `use` with its path, and removes it. */
 export async function withCheckProgram<T>(program: CheckProgram, use: (path: string) => Promise<T>): Promise<T> {
   await mkdir(CACHE, { recursive: true });
   const folder = await mkdtemp(join(CACHE, "check-"));
@@ -32,7 +32,7 @@ async function build({ compile, flags, loops }: CheckProgram, folder: string): P
     objects.push(object);
     return () => compile([...all, ...more, "-c", source, "-o", object], NATIVE);
   };
-  // The program has memory of its own, whose blocks end where they are said to end.
+  // The program has its own memory, whose blocks have exact ends.
   const common = SOURCES.common.filter((name) => name !== "platform");
   const checks = (await readdir(CHECK)).filter((name) => name.endsWith(".c")).toSorted();
   await inParallel([

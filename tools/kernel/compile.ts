@@ -1,4 +1,4 @@
-// Compiles and links the binaries of the recipe, as many at a time as there are processors.
+// Compiles and links the binaries of the recipe, with one job for each processor.
 
 import { copyFile, chmod, mkdir, mkdtemp, rm } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
@@ -12,7 +12,7 @@ const NODE_API = dirname(fileURLToPath(import.meta.resolve("node-api-headers/pac
 
 type Job = () => Promise<unknown>;
 
-/** Runs jobs to their end, `most` at a time; after a failure none is begun. */
+/** Runs jobs, at most `most` at a time; starts none after a failure. */
 export async function inParallel(jobs: readonly Job[], most: number = availableParallelism()): Promise<void> {
   const waiting = jobs.values();
   const worker = async (): Promise<void> => {
@@ -34,12 +34,12 @@ export async function buildAll(compiler: Compiler, folder: string): Promise<void
   }
 }
 
-/** Names of a target's objects, in the order in which they are linked. */
+/** Names of a target's objects in link order. */
 function objectsOf({ loops, sources }: Target): readonly string[] {
   return [...loops.map(({ name }) => name), ...sources].map((name) => `${name}.o`);
 }
 
-// Sources are named without a folder and outputs carry no debug information, so no path gets into a binary.
+// Sources are named without a folder and outputs have no debug information, so binaries contain no paths.
 function compilations(compiler: Compiler, target: Target, work: string): readonly Job[] {
   const flags = [
     "cc",
@@ -72,7 +72,7 @@ async function link(compiler: Compiler, target: Target, work: string, folder: st
   await chmod(output, 0o644);
 }
 
-/** Libraries that say which functions Node's own program has. */
+/** Import libraries of the functions in Node's program. */
 async function importLibraries(compiler: Compiler, work: string): Promise<readonly string[]> {
   const names = ["js_native_api", "node_api"];
   for (const name of names) {

@@ -1,4 +1,4 @@
-// The pinned compiler, a package of Python's registry: installed on first use into the cache of `node_modules`.
+// Pinned compiler from Python's registry, installed on first use into the cache of `node_modules`.
 
 import { existsSync } from "node:fs";
 import { mkdir, rename, rm, writeFile } from "node:fs/promises";
@@ -13,8 +13,9 @@ const PYTHON = process.platform === "win32" ? "python" : "python3";
 export type Compiler = (args: readonly string[], cwd: string) => Promise<string>;
 
 /**
- * Installs the compiler where it is missing.
- * @throws Error where Python or pip is missing
+ * Installs the compiler unless it is installed.
+ *
+ * @throws {Error} when Python or pip is missing
  */
 export async function openCompiler(): Promise<Compiler> {
   const folder = join(CACHE, `${COMPILER.name}-${COMPILER.version}`);

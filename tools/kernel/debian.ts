@@ -1,9 +1,9 @@
-// Packages of Debian that checks of the kernel need besides Node.
+// Debian packages that checks of the kernel need besides Node.
 
 import { outcomeOf } from "../packages/run.ts";
 
 /**
- * Installs packages where this is a run of CI, on a machine of its own.
+ * Installs packages in a run of CI, on its own machine.
  *
  * @returns whether they were installed
  */

@@ -1,4 +1,4 @@
-// `prebuilt/SOURCES.sha256`: what the binaries were built from and what came out, as `sha256sum --check` reads it.
+// `prebuilt/SOURCES.sha256`: digests of the binaries and of their sources, in the format of `sha256sum --check`.
 
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
@@ -8,14 +8,16 @@ import { TARGETS } from "./recipe.ts";
 
 export const DIGESTS: string = join(PREBUILT, "SOURCES.sha256");
 
-/** Names of the C files and headers that binaries are built from. */
+/** Names of the C files and headers of the binaries. */
 export function nativeFiles(): readonly string[] {
   return readdirSync(NATIVE)
     .filter((name) => /\.[ch]$/.test(name))
     .toSorted();
 }
 
-/** The digests of the sources, of the recipe and of binaries in `folder`, which stands for the folder of those that are kept. */
+/**
+ * Computes the digests of the sources, the recipe, and the binaries in `folder`, under the paths of the committed ones.
+ */
 export function digestsOf(folder: string): string {
   const inputs = [...nativeFiles().map((name) => join(NATIVE, name)), join(import.meta.dirname, "recipe.ts")];
   const outputs = TARGETS.map(({ output }) => output);
@@ -31,7 +33,7 @@ function line(path: string, called: string): string {
   return `${digest}  ${relative(ROOT, called).split(sep).join("/")}\n`;
 }
 
-/** Paths whose lines differ between two lists of digests. */
+/** Lists the paths whose digests differ between two lists. */
 export function differences(first: string, second: string): readonly string[] {
   const [a, b] = [first.split("\n"), second.split("\n")];
   const changed = [...a.filter((text) => !b.includes(text)), ...b.filter((text) => !a.includes(text))];

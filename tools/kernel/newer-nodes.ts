@@ -1,4 +1,5 @@
-// `npm run test:kernel:nodes`: the kernel's tests in newer versions of Node, whose WebAssembly has instructions that Node 20 has not.
+// `npm run test:kernel:nodes`: runs the kernel's tests in newer versions of Node, whose WebAssembly has more
+// instructions than that of Node 20.
 
 import { join } from "node:path";
 import { outcomeOf, run } from "../packages/run.ts";
@@ -21,7 +22,7 @@ async function testIn(version: string): Promise<void> {
 
 try {
   if (process.platform !== "linux" || process.arch !== "x64") {
-    console.log("The kernel was not tested in newer versions of Node: that needs Linux on x64");
+    console.log("The kernel was not tested in newer versions of Node: the test needs Linux on x64");
   } else {
     for (const version of VERSIONS) await testIn(version);
   }

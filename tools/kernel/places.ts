@@ -6,7 +6,7 @@ import { ROOT } from "../packages/workspace.ts";
 export { ROOT };
 export const NATIVE: string = join(ROOT, "packages", "kernel", "native");
 export const PREBUILT: string = join(ROOT, "packages", "kernel", "prebuilt");
-/** The C program that checks the kernel. */
+/** Folder of the C program that checks the kernel. */
 export const CHECK: string = join(NATIVE, "check");
-/** The compiler, its cache, and programs for other machines: removed with `node_modules`. */
+/** Cache of the compiler and of programs for other machines; removed with `node_modules`. */
 export const CACHE: string = join(ROOT, "node_modules", ".cache", "kernel");

@@ -1,5 +1,5 @@
-// `npm run test:kernel:sanitizers`: the kernel's C under sanitizers, which end a program that reads or writes beside its memory,
-// computes what C leaves undefined, or lets two threads touch the same at once.
+// `npm run test:kernel:sanitizers`: runs the kernel's C code under sanitizers, which end a program with invalid memory
+// accesses, undefined behaviour or data races.
 
 import { outcomeOf, run } from "../packages/run.ts";
 import { withCheckProgram } from "./check-program.ts";
@@ -14,7 +14,7 @@ const COMPILERS = ["clang-19", "clang"];
 interface Sanitizer {
   readonly name: string;
   readonly flags: readonly string[];
-  /** What the program checks, from which seed on, with how many models and threads. */
+  /** Checked code, first seed, and numbers of models and threads. */
   readonly runs: readonly (readonly [what: string, seed: number, numModels: number, numThreads?: number])[];
 }
 
@@ -31,7 +31,7 @@ const SANITIZERS: readonly Sanitizer[] = [
   { name: "threads", flags: ["-fsanitize=thread"], runs: [["bits", 4, 20, 4]] },
 ];
 
-/** A Clang that can link its sanitizers. */
+/** Finds a Clang that can link its sanitizers. */
 async function findCompiler(): Promise<string | undefined> {
   for (const compiler of COMPILERS) {
     const args = ["-fsanitize=address", "-x", "c", "-o", "/dev/null", "-"];
@@ -60,7 +60,8 @@ async function check(compiler: string, { name, flags, runs }: Sanitizer): Promis
 
 try {
   const compiler = (await findCompiler()) ?? ((await installPackages(PACKAGES)) ? await findCompiler() : undefined);
-  if (compiler === undefined) console.log(`The kernel's sanitizers did not run: they need ${PACKAGES.join(" and ")}`);
+  if (compiler === undefined)
+    console.log(`The kernel was not tested with sanitizers: the test needs ${PACKAGES.join(" and ")}`);
   else for (const sanitizer of SANITIZERS) await check(compiler, sanitizer);
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);

@@ -1,4 +1,4 @@
-// `npm run check:packages`: packs every package and looks at the tarballs as their users will get them.
+// `npm run check:packages`: packs every package and checks the tarballs that users would get.
 
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -33,7 +33,7 @@ async function lint(packed: Buffer): Promise<readonly string[]> {
   return messages.map((message) => `publint: ${formatMessage(message, pkg, { color: false }) ?? message.code}`);
 }
 
-/** From ES modules and bundlers. `require` is judged by an old rule there; the consumer test tries it. */
+/** Checks types from ES modules and bundlers. The tool judges `require` by an old rule; the consumer test covers it. */
 async function checkTypes(tarball: string): Promise<readonly string[]> {
   const program = join(dirname(ATTW), "dist", "index.js");
   const args = [program, tarball, "--profile", "esm-only", "--no-color", "--no-emoji"];

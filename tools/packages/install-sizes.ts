@@ -1,4 +1,4 @@
-// `npm run measure:install`: what installing each package takes, in an empty folder and with npm's cache warm.
+// `npm run measure:install`: measures the installation of each package in an empty folder, with a warm cache of npm.
 
 import { lstatSync, readdirSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -13,7 +13,7 @@ const RUNTIME = "onnxruntime-node";
 interface Installed {
   readonly name: string;
   readonly packages: number;
-  /** Everything but the runtime. */
+  /** Package without the inference runtime. */
   readonly bytes: number;
   readonly runtimeBytes: number;
   readonly seconds: number;
@@ -22,7 +22,7 @@ interface Installed {
 const folder = await mkdtemp(join(tmpdir(), "readme-moe-sizes-"));
 try {
   const packed = await packAll(folder);
-  // The first install fills npm's cache.
+  // The first installation fills npm's cache.
   await install(packed, packed, "all packages");
   const rows = [await install(packed, packed, "all packages")];
   for (const own of packed) {
@@ -59,7 +59,7 @@ async function install(
   return { name, packages: numPackages(modules), bytes: sizeOf(modules) - runtimeBytes, runtimeBytes, seconds };
 }
 
-/** Of all files below, in bytes; 0 where nothing is. */
+/** Sums the bytes of all files below a folder; 0 when it does not exist. */
 function sizeOf(path: string): number {
   const state = lstatSync(path, { throwIfNoEntry: false });
   if (!state) return 0;

@@ -1,4 +1,4 @@
-// Licences of everything that the published packages bring along, as it is installed here from the lockfile.
+// Collects the licences of all dependencies of the published packages, as installed here from the lockfile.
 
 import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -7,9 +7,9 @@ import { workspacePackages } from "./workspace.ts";
 export interface Dependency {
   readonly name: string;
   readonly version: string;
-  /** SPDX expression, as its package says. */
+  /** SPDX expression of its package.json. */
   readonly license: string;
-  /** Packages of ours that bring it along, directly or not. */
+  /** Our packages that depend on it, directly or not. */
   readonly neededBy: readonly string[];
 }
 
@@ -22,7 +22,7 @@ interface InstalledManifest {
   readonly peerDependenciesMeta?: Readonly<Record<string, { readonly optional?: boolean }>>;
 }
 
-/** By name, then version. Peers count where they are not optional; builds for single platforms do not. */
+/** Lists dependencies by name and version: required peers included, builds for single platforms excluded. */
 export function productionDependencies(): readonly Dependency[] {
   const found = new Map<string, { readonly manifest: InstalledManifest; readonly neededBy: Set<string> }>();
   const own = new Set(workspacePackages().map(({ manifest }) => manifest.name));
@@ -44,7 +44,7 @@ export function productionDependencies(): readonly Dependency[] {
     .toSorted((a, b) => compare(a.name, b.name) || compare(a.version, b.version));
 }
 
-/** The page that lists them. */
+/** Writes the page that lists them. */
 export function licencePage(dependencies: readonly Dependency[]): string {
   const counts = new Map<string, number>();
   for (const { license } of dependencies) counts.set(license, (counts.get(license) ?? 0) + 1);
@@ -72,7 +72,7 @@ function needsOf({ dependencies = {}, peerDependencies = {}, peerDependenciesMet
   return [...new Set([...Object.keys(dependencies), ...peers])];
 }
 
-/** Where Node finds a package from `folder`. */
+/** Finds a package as Node does from `folder`. */
 function installedAt(name: string, folder: string): string {
   for (let at = folder; ; at = dirname(at)) {
     const candidate = join(at, "node_modules", name);
@@ -89,7 +89,7 @@ function compare(a: string, b: string): number {
   return a < b ? -1 : Number(a > b);
 }
 
-/** As the formatter lays it out. */
+/** Writes a table in the formatter's layout. */
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
   const line = (cells: readonly string[]): string =>

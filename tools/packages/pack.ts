@@ -1,4 +1,4 @@
-// Makes the tarballs that would be published.
+// Packs the tarballs that would be published.
 
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ export async function packAll(folder: string): Promise<readonly PackedPackage[]>
   return packages.map((own) => ({ ...own, tarball: join(folder, tarballName(own)) }));
 }
 
-/** The compiler leaves what it made of sources that are gone. */
+/** Removes outputs of deleted sources, which the compiler keeps. */
 function removeStale(folder: string): void {
   const dist = join(folder, "dist");
   for (const name of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
@@ -31,7 +31,7 @@ function removeStale(folder: string): void {
   }
 }
 
-/** As package.json pins it, such as `pnpm@10.34.9`. */
+/** Reads the pinned package manager from package.json, such as `pnpm@10.34.9`. */
 function packageManager(): string {
   const root = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { readonly packageManager: string };
   return root.packageManager;

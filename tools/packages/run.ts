@@ -4,7 +4,7 @@ import { once } from "node:events";
 export interface RunOptions {
   readonly cwd: string;
   readonly env?: Readonly<Record<string, string>> | undefined;
-  /** A program that takes longer is killed. @default no limit */
+  /** Time after which the program is killed. @default no limit */
   readonly timeoutMs?: number | undefined;
 }
 
@@ -12,14 +12,14 @@ export interface Outcome {
   readonly code: number | null;
   /** Standard output. */
   readonly output: string;
-  /** Standard output and standard error, as they came. */
+  /** Standard output and standard error, interleaved. */
   readonly everything: string;
 }
 
-// npm and npx are batch files there, which only a shell can start.
+// npm and npx are batch files on Windows, which only a shell can start.
 const NEEDS_SHELL = process.platform === "win32";
 
-/** Runs a program to its end, however that is. */
+/** Runs a program to its end, successful or not. */
 export async function outcomeOf(
   program: string,
   args: readonly string[],
@@ -43,7 +43,7 @@ export async function outcomeOf(
   return { code, output: output.join(""), everything: everything.join("") };
 }
 
-/** Runs a program that has to succeed. @returns its standard output */
+/** Runs a program that must succeed. @returns its standard output */
 export async function run(program: string, args: readonly string[], options: RunOptions): Promise<string> {
   const { code, output, everything } = await outcomeOf(program, args, options);
   if (code === 0) return output;

@@ -1,4 +1,4 @@
-// What is in a package's tarball, and what must be and must not.
+// Reads and checks the contents of a package's tarball.
 
 import { posix } from "node:path";
 import { gunzipSync } from "node:zlib";
@@ -7,7 +7,7 @@ import type { Manifest } from "./workspace.ts";
 const BLOCK_BYTES = 512;
 const FOLDER = "package/";
 
-/** Contents by path, without the folder that all of them are in. Reads the plain files of a ustar archive. */
+/** Reads the plain files of a ustar archive by path, without their common folder. */
 export function readTarball(packed: Uint8Array): ReadonlyMap<string, Buffer> {
   const archive = gunzipSync(packed);
   const files = new Map<string, Buffer>();
@@ -27,7 +27,7 @@ export function readTarball(packed: Uint8Array): ReadonlyMap<string, Buffer> {
   return files;
 }
 
-/** What would be wrong for whoever installs these files. */
+/** Lists the problems of these files for users. */
 export function contentProblems(files: ReadonlyMap<string, Buffer>): readonly string[] {
   const manifest = JSON.parse(files.get("package.json")?.toString() ?? "{}") as Manifest;
   const missing = ["LICENSE", "README.md", ...entryFiles(manifest)].filter((path) => !files.has(path));
@@ -48,7 +48,7 @@ function entryFiles({ exports, bin = {} }: Manifest): readonly string[] {
   return [...new Set(targets.map((target) => posix.normalize(target)))];
 }
 
-/** Modules that a file asks for by path, and that are not in the package. */
+/** Lists the modules that a file imports by path and that are missing in the package. */
 function brokenImports(path: string, text: string, files: ReadonlyMap<string, Buffer>): readonly string[] {
   if (!/\.(?:js|d\.ts)$/.test(path)) return [];
   const isTypes = path.endsWith(".d.ts");

@@ -1,4 +1,4 @@
-// What the workspace publishes.
+// Published packages of the workspace.
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ export interface WorkspacePackage {
   readonly manifest: Manifest;
 }
 
-/** Packages that are published: all below packages/, in the order of their folders. */
+/** Published packages: all below packages/, in the order of their folders. */
 export function workspacePackages(): readonly WorkspacePackage[] {
   const parent = join(ROOT, "packages");
   return readdirSync(parent)
@@ -32,7 +32,7 @@ export function readManifest(folder: string): Manifest {
   return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Manifest;
 }
 
-/** A package and all packages of the workspace that it needs, those that it needs first. */
+/** Lists a package after all packages of the workspace that it depends on. */
 export function closureOf(name: string, packages: readonly WorkspacePackage[]): readonly string[] {
   const found = new Set<string>();
   const visit = (wanted: string): void => {

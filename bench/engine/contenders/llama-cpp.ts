@@ -1,9 +1,9 @@
-// node-llama-cpp: one context with a sequence for each prompt, evaluated together.
+// node-llama-cpp with one context, in which a sequence for each prompt is evaluated together with the others.
 
 import { pathToFileURL } from "node:url";
 import type { Contender, OpenContender } from "../contender.ts";
 
-/** What is used of the library; it is no dependency of this repository. */
+/** Used part of the library, which is not a dependency of this repository. */
 interface Library {
   readonly getLlama: (options: object) => Promise<{
     loadModel(options: object): Promise<Model>;
@@ -30,9 +30,9 @@ interface TokenResult {
   readonly next: { readonly logits?: ReadonlyMap<number, number>; readonly totalLogitWeight?: number };
 }
 
-// Logits come as sampling leaves them, which by default keeps 40 tokens and one.
+// Logits are those after sampling filters, which keep 40 tokens by default.
 const UNFILTERED = { temperature: 1, topK: 0, topP: 1, minP: 0 };
-// A context that is exactly full shifts its contents.
+// A completely full context would shift its contents.
 const SPARE_TOKENS = 16;
 
 export async function open({ spec, threads }: OpenContender): Promise<Contender> {
@@ -45,7 +45,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
 
   async function reserve(count: number, tokensEach: number): Promise<void> {
     await context?.dispose();
-    // The size is that of one sequence.
+    // The size counts for one sequence.
     context = await model.createContext({ sequences: count, contextSize: tokensEach + SPARE_TOKENS, threads });
     const made = context;
     sequences = Array.from({ length: count }, () => made.getSequence());
@@ -69,9 +69,9 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
   };
 }
 
-/** @returns when its first token was there */
+/** @returns the time of its first token */
 async function complete(sequence: Sequence | undefined, prompt: readonly number[], newTokens: number): Promise<number> {
-  if (!sequence) throw new Error("There is no sequence for this prompt");
+  if (!sequence) throw new Error("Expected a sequence for this prompt, got none");
   const startMs = performance.now();
   let [numTokens, firstMs] = [0, NaN];
   for await (const _ of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
@@ -83,13 +83,13 @@ async function complete(sequence: Sequence | undefined, prompt: readonly number[
 }
 
 async function sumLogProbabilities(sequence: Sequence | undefined, tokenIds: readonly number[]): Promise<number> {
-  if (!sequence) throw new Error("There is no sequence for this text");
+  if (!sequence) throw new Error("Expected a sequence for this text, got none");
   await sequence.clearHistory();
   const input = tokenIds.map((token, position) => {
     const target = tokenIds[position + 1];
     if (target === undefined) return token;
-    // Whole rows would be 50,000 entries of a map for each token. Not `includeMax`: it leaves the largest out unless it
-    // is there already.
+    // Whole rows would be maps of 50,000 entries for each token. `includeMax` is not used: it omits the largest logit
+    // unless it is included already.
     const logits = { filter: { tokens: [target], includeTop: 1 } };
     return [token, { generateNext: { logits, totalLogitWeight: true, options: UNFILTERED } }];
   });
@@ -99,7 +99,8 @@ async function sumLogProbabilities(sequence: Sequence | undefined, tokenIds: rea
     if (position === 0) continue;
     const { logits, totalLogitWeight } = results[position - 1]?.next ?? {};
     const logit = logits?.get(target);
-    if (!logits || logit === undefined || totalLogitWeight === undefined) throw new Error("A token has no logits");
+    if (!logits || logit === undefined || totalLogitWeight === undefined)
+      throw new Error("Expected logits of a token, got none");
     sum += logit - Math.max(...logits.values()) - Math.log(totalLogitWeight);
   }
   return sum;

@@ -1,5 +1,6 @@
 /**
- * Of all tokens but the first, given those before them.
+ * Computes the log-probabilities of all tokens except the first, given those before them.
+ *
  * @param logits - of all positions, `[tokens, vocabSize]`
  */
 export function sumLogProbabilities(logits: Float32Array, tokenIds: readonly number[]): number {

@@ -1,4 +1,4 @@
-// OpenVINO GenAI with continuous batching, in a Python process that runs openvino-process.py.
+// OpenVINO GenAI with continuous batching, in a Python process with openvino-process.py.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -8,7 +8,7 @@ import type { Contender, OpenContender } from "../contender.ts";
 
 type Answer = { readonly result: unknown } | { readonly failure: string };
 
-/** Asks one thing at a time of a Python process that answers with lines of JSON. */
+/** Sends one request at a time to a Python process that answers with lines of JSON. */
 class PythonProcess {
   readonly pid: number | undefined;
   readonly #child: ChildProcess;
@@ -16,11 +16,11 @@ class PythonProcess {
   readonly #ended: Promise<string>;
 
   constructor(python: string, script: string) {
-    // Libraries write to standard output as they like.
+    // Libraries may write other lines to standard output.
     const child = spawn(python, [script], { stdio: ["pipe", "ignore", "inherit", "pipe"] });
     this.pid = child.pid;
     this.#child = child;
-    // Whoever writes to a process that has ended is told so by how it ended.
+    // Writing to an ended process is reported by its exit.
     child.stdin?.on("error", () => undefined);
     this.#answers = createInterface({ input: child.stdio[3] as Readable })[Symbol.asyncIterator]();
     this.#ended = once(child, "exit").then(
@@ -29,7 +29,7 @@ class PythonProcess {
     );
   }
 
-  /** @throws {Error} with what Python says, or how it ended */
+  /** @throws {Error} with Python's message, or its exit code */
   async ask(request: { readonly kind: string; readonly [name: string]: unknown }): Promise<unknown> {
     this.#child.stdin?.write(`${JSON.stringify(request)}\n`);
     const { done, value } = await this.#answers.next();

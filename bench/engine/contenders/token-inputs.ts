@@ -1,7 +1,7 @@
-/** Makes a tensor, in either version of transformers.js. */
+/** Constructor of tensors in both versions of transformers.js. */
 type TensorOf<Tensor> = new (type: "int64", data: BigInt64Array, dims: readonly number[]) => Tensor;
 
-/** Prompts of one length as a model takes them, `[prompts, tokens]`; nothing is masked. */
+/** Makes the inputs of prompts of equal length, `[prompts, tokens]`; nothing is masked. */
 export function tokenInputs<Tensor>(
   Tensor: TensorOf<Tensor>,
   prompts: readonly (readonly number[])[],

@@ -1,11 +1,11 @@
-// transformers.js on the exported graphs: a batch is one call with all prompts.
+// transformers.js with the exported graphs; a batch is one call with all prompts.
 
 import { pathToFileURL } from "node:url";
 import type { Contender, OpenContender } from "../contender.ts";
 import { sumLogProbabilities } from "./log-probabilities.ts";
 import { tokenInputs } from "./token-inputs.ts";
 
-/** What is used of the library; it is no dependency of this repository. */
+/** Used part of the library, which is not a dependency of this repository. */
 interface Library {
   readonly env: { allowRemoteModels: boolean };
   readonly Tensor: new (type: "int64", data: BigInt64Array, dims: readonly number[]) => Tensor;
@@ -29,7 +29,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
   const { library = "", model: folder = "" } = spec.files;
   const { env, Tensor, pipeline } = (await import(pathToFileURL(library).href)) as Library;
   env.allowRemoteModels = false;
-  // With more than one thread between operators it would use more cores than it is given.
+  // More than one inter-op thread would use more cores than allowed.
   const session = { intraOpNumThreads: threads, interOpNumThreads: 1 };
   const options = { dtype: spec.variant, session_options: session };
   const { model, dispose } = await pipeline("text-generation", folder, options).then((generator) => ({
@@ -41,7 +41,7 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
     async generate(prompts, newTokens) {
       const startMs = performance.now();
       const arrivalsMs: number[] = [];
-      // Called with the prompts, and then with each step's tokens, those of all prompts together.
+      // Called with the prompts, and then with the tokens of each step of all prompts.
       const streamer = { put: () => void arrivalsMs.push(performance.now() - startMs), end: () => undefined };
       const forced = { min_new_tokens: newTokens, max_new_tokens: newTokens, do_sample: false, streamer };
       const { dims } = await model.generate({ ...tokenInputs(Tensor, prompts), ...forced });

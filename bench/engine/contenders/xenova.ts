@@ -1,11 +1,11 @@
-// transformers.js 2 on the exported graphs. Batches gain nothing there, and it runs what it is given as one.
+// transformers.js 2 with the exported graphs. It gains nothing from batches, and runs all prompts as one.
 
 import { pathToFileURL } from "node:url";
 import type { Contender, OpenContender } from "../contender.ts";
 import { sumLogProbabilities } from "./log-probabilities.ts";
 import { tokenInputs } from "./token-inputs.ts";
 
-/** What is used of the library. */
+/** Used part of the library. */
 interface Library {
   readonly env: { allowRemoteModels: boolean; localModelPath: string };
   readonly Tensor: new (type: "int64", data: BigInt64Array, dims: readonly number[]) => Tensor;

@@ -1,4 +1,4 @@
-// Requests whose clients go while they wait, run or stream: nothing is left of them, neither in a gauge nor in memory.
+// Cancels requests while they wait, run or stream, and checks that neither gauges nor memory retain them.
 
 import { seededRandom } from "@readme-moe/core";
 import { numbersOf, type SuiteContext, type SuiteReport } from "../../kit/suite.ts";
@@ -12,15 +12,15 @@ import { startServer } from "../server-process.ts";
 import { noneOf, targetUnder } from "./targets.ts";
 
 const AT_ONCE = 50;
-/** Few run at once, so most of them wait all this time. */
+/** Longest time before a client leaves. Few requests run concurrently, so most wait all this time. */
 const MAX_PATIENCE_MS = 300;
 const WARM_UP_REQUESTS = 1000;
 const MAX_GROWTH_PERCENT = 5;
-/** Else it is not the engine that is asked to forget. */
+/** Minimum of requests that must reach the engine for its cleanup to be tested. */
 const LEAST_COME_PERCENT = 50;
 
 interface Cancelled {
-  /** What became of how many. */
+  /** Counts of outcomes. */
   readonly fates: string;
   readonly numAnswered: number;
   readonly numComeToEngine: number;
@@ -51,7 +51,7 @@ export async function cancelled(context: SuiteContext): Promise<SuiteReport> {
         targetUnder(`cancelled: memory of the ${part} grew by`, grown(part), "%", MAX_GROWTH_PERCENT),
       ),
       noneOf("cancelled: gauges that are not 0", stuck.length),
-      // The others went before their bodies were read.
+      // The other clients left before their bodies were read.
       {
         what: "cancelled: had come to the engine",
         value: (100 * numComeToEngine) / count,

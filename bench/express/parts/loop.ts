@@ -1,5 +1,5 @@
-// How free a server's main thread stays while it answers as much as it can: ours, whole answers and streams, and
-// transformers.js in an Express handler. By turns, each in a process of its own.
+// Measures the event loop of a fully loaded server: ours with whole answers and streams, and transformers.js in an
+// Express handler. They take turns, each in its own process.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Figure, valuesOf } from "../../kit/samples.ts";

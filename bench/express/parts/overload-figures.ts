@@ -1,4 +1,4 @@
-// What answers say of a load that was too much.
+// Figures of an overload, computed from its answers.
 
 import { mean, percentile } from "../../kit/statistics.ts";
 import type { Sample } from "../../kit/samples.ts";
@@ -6,14 +6,14 @@ import type { Target } from "../../kit/suite.ts";
 import type { Answer } from "../client.ts";
 import { targetUnder } from "./targets.ts";
 
-/** One load, and what became of its requests. */
+/** Load, and outcomes of its requests. */
 export interface Load {
   readonly tokensPerSecond: number;
-  /** Of those that were answered. */
+  /** Times to the first token of answered requests. */
   readonly firstMs: readonly number[];
-  /** Of those that found no place, until they were told. */
+  /** Times to the rejection of rejected requests. */
   readonly refusedMs: readonly number[];
-  /** Neither answered nor refused. */
+  /** Requests neither answered nor rejected. */
   readonly numLost: number;
 }
 
@@ -48,7 +48,7 @@ export function overloadSamples(calm: readonly Load[], crowded: readonly Load[])
   ];
 }
 
-/** @param calm - one more than `crowded`: before, between and after */
+/** @param calm - one more than `crowded`: before, between and after them */
 export function overloadTargets(calm: readonly Load[], crowded: readonly Load[]): readonly Target[] {
   const pooled = (of: readonly Load[], key: "firstMs" | "refusedMs"): readonly number[] =>
     of.flatMap((one) => one[key]);
@@ -56,7 +56,7 @@ export function overloadTargets(calm: readonly Load[], crowded: readonly Load[])
     const around = mean(calm.slice(index, index + 2).map((each) => each.tokensPerSecond));
     return 100 * (1 - tokensPerSecond / around);
   });
-  // As long as it takes when all places are always taken, and a half more for arrivals that come in bunches.
+  // Time with all places always taken, and a half more for bursts of arrivals.
   const firstLimit = Math.round(1.5 * percentile(pooled(calm, "firstMs"), 99));
   return [
     targetUnder("overload: refusals, p99", percentile(pooled(crowded, "refusedMs"), 99), "ms", 20),

@@ -1,5 +1,5 @@
-// Twice as many requests as can be answered, against as many as can be: how those are refused that find no place, how
-// long the others wait, and what refusing costs the others. The two take turns: closed loop, overload, closed loop, …
+// Compares twice the capacity in requests with the capacity itself: how requests are rejected, how long the others
+// wait, and the cost of rejecting. Both take turns: closed loop, overload, closed loop, …
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
@@ -14,7 +14,7 @@ import { servedOf } from "../served.ts";
 import { startServer } from "../server-process.ts";
 import { loadOf, overloadSamples, overloadTargets, type Load } from "./overload-figures.ts";
 
-/** Until the queue is full and steps are; and at the end nothing counts, since the load runs dry. */
+/** Time until queue and steps are full. It is not counted, nor is the same time at the end, when the load runs out. */
 const LEAD_SHARE = 0.2;
 
 export async function overload(context: SuiteContext): Promise<SuiteReport> {
@@ -27,7 +27,7 @@ export async function overload(context: SuiteContext): Promise<SuiteReport> {
   const asking = (url: string) => completions(url, unequalTokens(tokens), true);
   await using server = lazily(async () => {
     const started = await startServer("server.ts", { path, engine, admission: { maxRequests: places } });
-    // Memory is taken, and code compiled, before anything counts.
+    // The warm-up allocates memory and compiles code; it is not counted.
     await closedLoop(places, asking(started.url), after(seconds));
     return started;
   });
@@ -57,11 +57,11 @@ export async function overload(context: SuiteContext): Promise<SuiteReport> {
   }
   const samples = overloadSamples(calm, crowded);
   return {
-    tables: [summaryTable(samples, { title: "Overload: twice what can be answered", seed })],
+    tables: [summaryTable(samples, { title: "Overload: twice the capacity", seed })],
     targets: overloadTargets(calm, crowded),
     samples,
     notes: [
-      `Overload: ${perSecond.toFixed(2)} requests/s of ${tokens} tokens on average are what can be answered, with ${places} places and ${batch} in a step; ${seconds} s each.`,
+      `Overload: the capacity is ${perSecond.toFixed(2)} requests/s of ${tokens} tokens on average, with ${places} places and ${batch} in a step; ${seconds} s each.`,
     ],
   };
 }

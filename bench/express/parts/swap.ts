@@ -1,5 +1,4 @@
-// A model is exchanged for itself again and again while clients ask for as much as can be answered: each request is
-// answered, by one engine and no other.
+// Swaps a model for itself repeatedly under full load, and checks that each request is answered by exactly one engine.
 
 import { numbersOf, type SuiteContext, type SuiteReport } from "../../kit/suite.ts";
 import type { Answer } from "../client.ts";
@@ -14,15 +13,15 @@ import { noneOf } from "./targets.ts";
 interface Swapped {
   readonly statuses: string;
   readonly numRequests: number;
-  /** Not answered in full. */
+  /** Requests without a complete answer. */
   readonly numWrong: number;
-  /** Answered by no engine, or by several. */
+  /** Requests answered by no engine, or by several. */
   readonly numNotByOne: number;
-  /** That engines finished and nobody asked for. */
+  /** Sequences that engines finished without a request. */
   readonly numUnasked: number;
-  /** That answered anything. */
+  /** Engines that answered requests. */
   readonly numEngines: number;
-  /** That are there at the end. */
+  /** Engines that remain at the end. */
   readonly numLeft: number;
   readonly stuck: readonly string[];
 }
@@ -46,7 +45,7 @@ export async function swap(context: SuiteContext): Promise<SuiteReport> {
     ],
     samples: [],
     notes: [
-      `Swap: the model was exchanged ${count} times under load; ${numRequests} requests (${statuses}) were answered by ${numEngines} engines.${stuckNote(stuck)}`,
+      `Swap: the model was swapped ${count} times under load; ${numRequests} requests (${statuses}) were answered by ${numEngines} engines.${stuckNote(stuck)}`,
     ],
   };
 }

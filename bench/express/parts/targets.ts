@@ -4,7 +4,7 @@ export function targetUnder(what: string, value: number, unit: string, limit: nu
   return { what, value, unit, wanted: "under", limit };
 }
 
-/** Of what there must be none. */
+/** Makes the target that there are none of something. */
 export function noneOf(what: string, count: number): Target {
   return targetUnder(what, count, "", 1);
 }

@@ -4,9 +4,9 @@ export interface ChatContentPart {
   readonly [field: string]: unknown;
 }
 
-/** One turn of a chat. Templates see every field. */
+/** One message of a chat. Templates see every field. */
 export interface ChatMessage {
-  /** Who speaks: `system`, `user`, `assistant`, `tool`, or what the template knows. */
+  /** Role of the speaker: `system`, `user`, `assistant`, `tool`, or another role that the template knows. */
   readonly role: string;
   /** May be absent only beside `tool_calls`. */
   readonly content?: string | readonly ChatContentPart[] | null;

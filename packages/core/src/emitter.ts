@@ -4,18 +4,21 @@ import type { ReadMeEvents } from "./events.ts";
 type Listener = (...args: never[]) => unknown;
 
 /**
- * The bus that all parts of one engine share. Events observe: a listener that throws, or whose promise is rejected,
- * hurts neither the emitter nor the listeners after it, and is told to `listener:failed`.
+ * Bus of the events of an engine or a server. Events only observe: a listener that throws, or whose promise is
+ * rejected, affects neither the emitter nor later listeners, and is reported by `listener:failed`.
  */
 export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
   readonly #contained = new WeakMap<Listener, Map<keyof ReadMeEvents, Listener>>();
-  /** `once` removes what it was given, which is contained already. */
+  /** Wrappers, which `once` passes back to `off`. */
   readonly #wrappers = new WeakSet<Listener>();
   #onInterest: (() => void) | undefined;
 
-  /** Calls `tell` after listeners were added or removed, in place of the watcher before it. A remote sender then sends only what is heard. */
-  watchInterest(tell: () => void): void {
-    this.#onInterest = tell;
+  /**
+   * Sets the function that is called after listeners were added or removed. A remote sender can then send only events
+   * that have listeners.
+   */
+  watchInterest(onInterest: () => void): void {
+    this.#onInterest = onInterest;
   }
 
   override on<Name extends EventEmitter.EventNames<ReadMeEvents>>(
@@ -72,7 +75,7 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
     return this.off(name, listener, context, once);
   }
 
-  /** The same wrapper for the same listener, so that it can be removed. */
+  /** Wraps a listener. The same listener gets the same wrapper, so that it can be removed. */
   #contain<Function extends Listener>(name: keyof ReadMeEvents, listener: Function): Function {
     if (this.#wrappers.has(listener)) return listener;
     const byName = this.#contained.get(listener) ?? new Map<keyof ReadMeEvents, Listener>();
@@ -80,7 +83,7 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
     const known = byName.get(name);
     if (known) return known as Function;
     const failed = (error: unknown): void => {
-      // A failing listener of failures has nobody left to tell.
+      // A failing listener of `listener:failed` must not call itself.
       if (name !== "listener:failed") this.emit("listener:failed", { source: name, error });
     };
     const contained = function (this: unknown, ...args: never[]): void {

@@ -1,4 +1,4 @@
-/** One error of a chain of causes, as plain data: no stack, so no paths of this program. */
+/** One error of a chain of causes, as plain data without a stack, which would contain paths of this program. */
 export interface ErrorLink {
   /** The error's class, such as `ReadMeError`. */
   readonly name: string;
@@ -7,12 +7,12 @@ export interface ErrorLink {
   readonly message: string;
 }
 
-/** Longer chains and messages are cut: what they are put into, such as a log, stays small whatever is thrown. */
+/** Longer chains and messages are cut, so that a log stays small whatever is thrown. */
 const [MAX_LINKS, MAX_MESSAGE_CHARACTERS] = [8, 1000];
 
 /**
- * Describes an error and its causes, outermost first. A cause that only repeats the message before it is left out. Never
- * throws, whatever was thrown, and ends for chains that form a ring.
+ * Describes an error and its causes, outermost first. Leaves out a cause that only repeats the message before it. Never
+ * throws, and ends for circular chains.
  */
 export function errorChain(error: unknown): readonly ErrorLink[] {
   const links: ErrorLink[] = [];
@@ -31,17 +31,17 @@ export function errorChain(error: unknown): readonly ErrorLink[] {
 
 function linkOf(error: unknown): ErrorLink {
   const name = textOf(() => (error instanceof Error ? error.name : typeof error));
-  const code = textOf(() => (typeof error === "object" ? (error as { readonly code?: unknown }).code : undefined));
+  const code = textOf(() => (typeof error === "object" && error !== null && "code" in error ? error.code : undefined));
   const message = textOf(() => (error instanceof Error ? unquoted(error) : String(error))) ?? "";
   return { name: name ?? "Error", ...(code === undefined ? {} : { code }), message };
 }
 
-/** The message. A syntax error quotes what was parsed, which may be a client's text. */
+/** Returns the message. A syntax error quotes the parsed text, which may be a client's. */
 function unquoted({ name, message }: Error): string {
   return name === "SyntaxError" ? message.replace(/["'`].*["'`]/s, "…") : message;
 }
 
-/** The text that `read` gives, cut; `undefined` where it gives none or throws. */
+/** Returns the text that `read` returns, cut to the limit; `undefined` if it returns none or throws. */
 function textOf(read: () => unknown): string | undefined {
   try {
     const value = read();
@@ -52,11 +52,13 @@ function textOf(read: () => unknown): string | undefined {
   }
 }
 
-/** What an error was caused by; the first of several. */
+/** Returns the cause of an error; the first of several. */
 function causeOf(error: unknown): unknown {
   try {
     if (!(error instanceof Error)) return undefined;
-    return error.cause ?? (error instanceof AggregateError ? (error.errors as readonly unknown[])[0] : undefined);
+    if (error.cause !== undefined && error.cause !== null) return error.cause;
+    const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [];
+    return errors[0];
   } catch {
     return undefined;
   }

@@ -1,30 +1,30 @@
 /**
- * Codes of the errors that a running system can meet. A caller's mistake is not here: that is a
- * `TypeError` or `RangeError`, thrown at once (`options.ts`).
+ * Codes of the errors that a running system can meet. A caller's mistake has no code: it is a `TypeError` or
+ * `RangeError`, thrown at once (`options.ts`).
  */
 export type ReadMeErrorCode =
-  /** A file is missing, unreadable, or is not what its name says. */
+  /** A file is missing or unreadable, or its content does not match its name. */
   | "ERR_FILE_NOT_FOUND"
   | "ERR_FILE_UNREADABLE"
-  /** A checkpoint file is truncated, corrupt or hostile. The message names file and tensor. */
+  /** A checkpoint file is truncated, corrupt or hostile. The message names the file and the tensor. */
   | "ERR_FILE_CORRUPT"
   /** A model folder lacks a file or a tensor that its config promises, or they disagree in shape. */
   | "ERR_MODEL_INVALID"
-  /** The model is well-formed but needs something that this project does not have. */
+  /** The model is well-formed but needs a feature that this project does not have. */
   | "ERR_MODEL_UNSUPPORTED"
   /** A file could not be written; nothing was left half-written. */
   | "ERR_WRITE_FAILED"
-  /** The model hub has no such model, revision or file, or does not show it to this caller. */
+  /** The model hub has no such model, revision or file, or does not show it without a token. */
   | "ERR_HUB_NOT_FOUND"
-  /** The model hub wants an access token, or refuses the one it got. */
+  /** The model hub requires an access token, or refuses the given one. */
   | "ERR_HUB_UNAUTHORIZED"
-  /** The model hub cannot be reached, keeps failing, or what answers is no hub. */
+  /** The model hub cannot be reached, keeps failing, or the server that answers is not a hub. */
   | "ERR_HUB_UNREACHABLE"
-  /** The model hub keeps asking for fewer requests, or for a longer wait than is reasonable. */
+  /** The model hub keeps limiting the rate of requests, or demands an unreasonable wait. */
   | "ERR_HUB_RATE_LIMITED"
   /** Offline mode is on, and the cache does not hold the whole model. */
   | "ERR_OFFLINE"
-  /** A model does not fit into the memory that it may have. */
+  /** A model does not fit into its memory budget. */
   | "ERR_MEMORY"
   /** The kernel or the inference runtime could not be loaded, refused a model, or failed while running it. */
   | "ERR_RUNTIME"
@@ -34,16 +34,16 @@ export type ReadMeErrorCode =
   | "ERR_CHAT_TEMPLATE"
   /** A module that an option names cannot be imported, or does not export a function by that name. */
   | "ERR_MODULE"
-  /** The thread or process that runs the model ended, or could not go on; `cause` says why where it is known. */
+  /** The thread or process that runs the model ended, or could not go on; `cause` is the reason, if it is known. */
   | "ERR_ENGINE_FAILED"
-  /** The thread that holds answers to a grammar ended, or could not go on; the engine works. */
+  /** The thread that matches answers against grammars ended, or could not go on; the engine still works. */
   | "ERR_GRAMMAR_FAILED"
-  /** Too many requests wait already. */
+  /** Too many requests are under way. */
   | "ERR_QUEUE_FULL"
   /** The object was disposed. */
   | "ERR_DISPOSED";
 
-/** What a running system meets. `code` is stable; `cause`, where present, is the error underneath. */
+/** An error that a running system met. `code` is stable; `cause`, where present, is the underlying error. */
 export class ReadMeError extends Error {
   override readonly name = "ReadMeError";
   readonly code: ReadMeErrorCode;

@@ -3,19 +3,19 @@ import type { KernelInfo } from "./kernel-info.ts";
 
 /** One run through all layers, as the expert cache saw it. */
 export interface ExpertRun {
-  /** Of its tokens, distinct, ascending. */
+  /** Distinct experts of its tokens, ascending. */
   readonly experts: readonly number[];
-  /** Those that were known to be needed after it. */
+  /** Experts that were known to be needed after it. */
   readonly planned: readonly number[];
 }
 
 /** Every event of the system: its name, its payload, and the units of each field. All payloads are plain data. */
 export interface ReadMeEvents {
-  /** A sequence was taken in; it runs when there is room. */
+  /** A sequence's prompt was accepted. The sequence runs when there is room. */
   "sequence:queued": (event: {
     readonly sequenceId: string;
     readonly promptTokens: number;
-    /** Sequences that wait, this one included. */
+    /** Waiting sequences, this one included. */
     readonly numWaiting: number;
   }) => void;
   /** The router chose the experts of a sequence's tokens, before the model runs them. */
@@ -30,15 +30,15 @@ export interface ReadMeEvents {
   "batch:scheduled": (event: {
     readonly step: number;
     readonly sequenceIds: readonly string[];
-    /** Of each sequence: 1 when it decodes, more when it is a chunk of prefill. */
+    /** Tokens of each sequence: 1 when it decodes, more when it is a chunk of prefill. */
     readonly numTokens: readonly number[];
-    /** Of each sequence: the position of the first of these tokens. */
+    /** Position of the first of these tokens, for each sequence. */
     readonly positions: readonly number[];
     readonly distinctExperts: number;
     readonly numWaiting: number;
-    /** Experts of the next step that are sure already, ascending. Only where experts come and go. */
+    /** Experts that the next step is certain to need, ascending. Only where experts are streamed. */
     readonly plannedExperts?: readonly number[];
-    /** In how many steps each expert is expected, `[numExperts]`; `Infinity` is never. Only where experts come and go. */
+    /** Steps until each expert is expected, `[numExperts]`; `Infinity` is never. Only where experts are streamed. */
     readonly laterSteps?: readonly number[];
   }) => void;
   /** A step has run. */
@@ -47,16 +47,16 @@ export interface ReadMeEvents {
     readonly tokens: number;
     readonly prefillTokens: number;
     readonly durationMs: number;
-    /** What `durationMs` was expected to be when the step was planned; learnt from the steps before. */
+    /** Duration that was predicted when the step was planned, from the steps before. */
     readonly predictedMs: number;
-    /** Part of `durationMs` that the model ran for. */
+    /** Part of `durationMs` in which the model ran. */
     readonly forwardMs: number;
     readonly kvUsedTokens: number;
     readonly kvCapacityTokens: number;
-    /** The runs through all layers that the step took, nearly always one. Only where experts come and go. */
+    /** Runs through all layers that the step took, nearly always one. Only where experts are streamed. */
     readonly expertRuns?: readonly ExpertRun[];
   }) => void;
-  /** Layers `[layer, layer + numLayers)` of one expert came into memory. */
+  /** Layers `[layer, layer + numLayers)` of one expert were loaded. */
   "expert:loaded": (event: {
     readonly layer: number;
     readonly numLayers: number;
@@ -64,7 +64,7 @@ export interface ReadMeEvents {
     readonly bytes: number;
     readonly durationMs: number;
   }) => void;
-  /** Layers of one expert left memory. `nextUse` is in steps; `Infinity` when no known token needs it. */
+  /** Layers of one expert were evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
   "expert:evicted": (event: {
     readonly layer: number;
     readonly numLayers: number;
@@ -75,31 +75,31 @@ export interface ReadMeEvents {
   "token:generated": (event: {
     readonly sequenceId: string;
     readonly tokenId: number;
-    /** In the sequence, prompt included. */
+    /** Position in the sequence, prompt included. */
     readonly position: number;
-    /** Since the sequence was queued, for the first token; since its last token, for the others. */
+    /** Time since the sequence was queued, for its first token; since its previous token, for later ones. */
     readonly sinceMs: number;
     readonly isFirst: boolean;
   }) => void;
-  /** A running sequence gave its KV memory to others; it is recomputed when there is room. */
+  /** A running sequence lost its KV memory to other sequences. It is recomputed when there is room. */
   "sequence:preempted": (event: { readonly sequenceId: string; readonly tokens: number }) => void;
-  /** A sequence left. */
+  /** A sequence ended. */
   "sequence:finished": (event: {
     readonly sequenceId: string;
     readonly reason: "stop" | "length" | "abort" | "error";
     readonly promptTokens: number;
     readonly completionTokens: number;
-    /** Prompt tokens whose keys and values were taken from the prefix cache. */
+    /** Prompt tokens whose keys and values came from the prefix cache. */
     readonly cachedTokens: number;
     readonly queuedMs: number;
-    /** From queued to finished. */
+    /** Time from queued to finished. */
     readonly durationMs: number;
   }) => void;
-  /** New requests for the name `name` go to another engine from now on; those under way stay with theirs. */
+  /** New requests for the model `name` go to another engine from now on. Running requests keep their engine. */
   "model:swapped": (event: {
     readonly name: string;
     readonly path: string;
-    /** Of the model before, where there was one. */
+    /** Path of the previous model, if there was one. */
     readonly previousPath: string | undefined;
   }) => void;
   /** An engine that had failed works again. */
@@ -110,12 +110,12 @@ export interface ReadMeEvents {
     readonly name: string;
     /** Attempts without success so far, this one included. */
     readonly attempts: number;
-    /** Until the next attempt; `undefined` where none follows. */
+    /** Wait until the next attempt; `undefined` if none follows. */
     readonly retryInMs: number | undefined;
     /** The error and its causes, outermost first. */
     readonly causes: readonly ErrorLink[];
   }) => void;
-  /** A model could not be opened, or failed, and nobody will open it again: it stays so until another engine is set. */
+  /** A model could not be opened, or failed, and is not opened again. It stays so until another engine is set. */
   "engine:given-up": (event: {
     /** Name of the model. */
     readonly name: string;
@@ -128,9 +128,9 @@ export interface ReadMeEvents {
   "engine:failing": (event: {
     /** Name of the model. */
     readonly name: string;
-    /** Requests in a row, each begun after the one before had failed. */
+    /** Failed requests in a row, each begun after the one before had failed. */
     readonly failures: number;
-    /** Whether it is ended now, so that it is opened again. */
+    /** Whether the engine is killed now, to be opened again. */
     readonly isReopened: boolean;
     /** The last error and its causes, outermost first. */
     readonly causes: readonly ErrorLink[];
@@ -139,7 +139,7 @@ export interface ReadMeEvents {
   "engine:hung": (event: {
     /** Name of the model. */
     readonly name: string;
-    /** How long it owes an answer. */
+    /** Time for which its answer is overdue. */
     readonly overdueMs: number;
   }) => void;
   /** An engine that counted as failing or hung has answered. */
@@ -148,61 +148,61 @@ export interface ReadMeEvents {
     readonly name: string;
     readonly from: "failing" | "hung";
   }) => void;
-  /** A server took a request in, and keeps a place for it. */
+  /** A server admitted a request and reserved a place for it. */
   "request:admitted": (event: {
-    /** Name of the model, where it is known. */
+    /** Name of the model, if it is known. */
     readonly model: string | undefined;
     readonly key: string | undefined;
     readonly bytes: number;
     readonly choices: number;
     readonly maxCompletionTokens: number;
   }) => void;
-  /** A server turned a request away: no place, its key has too many, others went first, or it waited too long. */
+  /** A server rejected a request: no place was free, its key or client has too many, or it waited too long. */
   "request:rejected": (event: {
     readonly model: string | undefined;
     readonly key: string | undefined;
     readonly reason: "requests" | "tokens" | "bytes" | "key" | "share" | "displaced" | "queue-deadline";
-    /** When the client was told to come back. */
+    /** Wait that the client was told. */
     readonly retryAfterMs: number;
   }) => void;
-  /** The first token of a request's answer is there; `sinceMs` is since the request was admitted. */
+  /** The first token of a request's answer was generated; `sinceMs` is the time since the request was admitted. */
   "request:started": (event: { readonly model: string | undefined; readonly sinceMs: number }) => void;
-  /** A request gave its place back. */
+  /** A request released its place. */
   "request:released": (event: {
     readonly model: string | undefined;
     /** Whether it got a first token. */
     readonly isStarted: boolean;
-    /** Since it was admitted. */
+    /** Time since it was admitted. */
     readonly durationMs: number;
   }) => void;
-  /** An answer is out, or its client has gone (status 499). */
+  /** An answer was sent, or its client had disconnected (status 499). */
   "request:answered": (event: {
     readonly requestId: string;
     readonly traceparent: string | undefined;
     readonly key: string | undefined;
     readonly method: string;
-    /** The route's pattern, such as `/v1/chat/completions`. */
+    /** Pattern of the route, such as `/v1/chat/completions`. */
     readonly handler: string;
     readonly status: number;
     readonly durationMs: number;
   }) => void;
-  /** A request ended with an error that is the server's or the engine's, not its client's. */
+  /** A request ended with an error of the server or the engine, and not of its client. */
   "request:failed": (event: {
     readonly requestId: string;
-    /** Name of the model, where one was chosen. */
+    /** Name of the model, if one was chosen. */
     readonly model: string | undefined;
-    /** What the client was told, or would have been told had its stream not begun. */
+    /** Status that the client got, or would have got if its stream had not begun. */
     readonly status: number;
     /** The error and its causes, outermost first. */
     readonly causes: readonly ErrorLink[];
   }) => void;
-  /** A model was opened: which build of the kernel runs its steps, and on which instructions. */
+  /** A model was opened: the build of the kernel that runs its steps, and its instructions. */
   "kernel:selected": (event: KernelInfo) => void;
-  /** The engine stopped working; everybody who waited was told. */
+  /** The engine stopped working. All requests and calls under way have failed. */
   "engine:failed": (event: {
     readonly code: string;
     readonly message: string;
-    /** The error and its causes, outermost first, where they are known. */
+    /** The error and its causes, outermost first, if they are known. */
     readonly causes?: readonly ErrorLink[];
   }) => void;
   /** A listener of another event threw, or its promise was rejected. */

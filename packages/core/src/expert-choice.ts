@@ -1,9 +1,9 @@
 import { describeValue, nearestName } from "./options.ts";
 
 /**
- * The expert that a caller names: by its name, which goes first so that experts may be called 0, 1, 2, or by its index.
+ * Finds an expert by its name or its index. Names take precedence, so that experts may be called 0, 1, 2.
  *
- * @throws {RangeError} when there is no such expert; names those that there are
+ * @throws {RangeError} on an unknown expert; names the known ones
  */
 export function expertIndex(names: readonly string[], choice: string | number): number {
   const named = names.indexOf(String(choice));

@@ -1,5 +1,6 @@
 export type { ChatContentPart, ChatMessage } from "./chat-message.ts";
 export type {
+  AcceptedPrompt,
   Engine,
   EngineInfo,
   EngineStats,
@@ -9,6 +10,7 @@ export type {
   GenerateChunk,
   GeneratedToken,
   GenerateRequest,
+  Generation,
   LogitsContext,
   ProcessLogits,
   Prompt,

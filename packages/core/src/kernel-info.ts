@@ -2,9 +2,9 @@
 export interface KernelInfo {
   /** An addon of this platform, or WebAssembly. */
   readonly kind: "native" | "wasm";
-  /** Instructions that its loops use, such as "avx512-vnni" or "wasm-simd". */
+  /** Instruction set that its loops use, such as "avx512-vnni" or "wasm-simd". */
   readonly instructions: string;
   readonly threads: number;
-  /** Why it is WebAssembly, where nobody chose it. */
+  /** Reason why it is WebAssembly, unless it was chosen. */
   readonly fallbackReason?: string | undefined;
 }

@@ -1,13 +1,13 @@
-// Limits on what a chat template is given: it comes from callers, and templates walk through it with recursion.
+// Limits of the values that a chat template gets: they come from callers, and templates walk through them recursively.
 
 import { ReadMeError } from "./errors.ts";
 
-// JSON Schemas of tools nest some tens deep; a long conversation with tools has some ten thousand values.
+// JSON Schemas of tools nest tens of levels deep; a long conversation with tools has about ten thousand values.
 const [MAX_DEPTH, MAX_VALUES] = [100, 200_000];
 
 /**
- * Looks at everything that a chat template will see: objects, lists and what they hold.
- * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on what is nested too deep, also in a circle, or has too many values
+ * Checks all values that a chat template will see.
+ * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on values that are nested too deep, including circular ones, or too many
  */
 export function checkTemplateValues(...roots: readonly unknown[]): void {
   const waiting: { readonly value: object; readonly depth: number }[] = [];

@@ -132,6 +132,7 @@ export class EngineCore {
         continue;
       }
       admission.enqueue(sequence);
+      output.accepted(sequence);
       const { id: sequenceId, promptTokens } = sequence;
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
     }

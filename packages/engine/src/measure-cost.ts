@@ -99,19 +99,18 @@ export async function cachedCost(
   let failure: unknown;
   const machine = `${cpus()[0]?.model ?? ""} x ${cpus().length}`;
   try {
-    const path = await cachedData(
-      resolveCacheFolder(cacheFolder),
-      "costs",
-      JSON.stringify({ ...key, machine }),
-      "coefficients of a step's time, JSON",
-      async function* () {
+    const path = await cachedData(resolveCacheFolder(cacheFolder), {
+      kind: "costs",
+      key: JSON.stringify({ ...key, machine }),
+      note: "coefficients of a step's time, JSON",
+      chunks: async function* () {
         measured = await measure().catch((error: unknown) => {
           failure = error;
           throw error;
         });
         yield new TextEncoder().encode(JSON.stringify(measured));
       },
-    );
+    });
     return measured ?? (JSON.parse(await readFile(path, "utf8")) as CostModel);
   } catch (error) {
     // Whatever is wrong with the cache, the engine can do without.

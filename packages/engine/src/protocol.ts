@@ -1,9 +1,10 @@
-// What the two sides of an engine say to each other. Plain data only, so that the model can run in a thread, in
-// another process, or further away.
+// Messages between the two sides of an engine. They are plain data, so that the model can run in a thread, in another
+// process, or on another machine.
 
 import {
   errorChain,
   ReadMeError,
+  type AcceptedPrompt,
   type ChatMessage,
   type EngineInfo,
   type EngineStats,
@@ -19,16 +20,16 @@ import {
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
-/** A chat as it travels. */
+/** A chat in a message. */
 export interface WireChat {
   readonly messages: readonly ChatMessage[];
   readonly template: Readonly<Record<string, unknown>>;
 }
 
-/** A prompt as it travels: a text, ids, or a chat. */
+/** A prompt in a message: a text, token ids, or a chat. */
 export type WirePrompt = string | Int32Array | WireChat;
 
-/** Questions with one answer. */
+/** Calls that have one answer. */
 export interface Calls {
   tokenize: {
     readonly args: {
@@ -55,6 +56,13 @@ export interface Calls {
 
 export type CallName = keyof Calls;
 
+interface WireCall {
+  readonly type: "call";
+  readonly callId: number;
+  readonly name: CallName;
+  readonly args: Calls[CallName]["args"];
+}
+
 export interface WireRequest {
   readonly requestId: string;
   readonly prompt: WirePrompt;
@@ -63,14 +71,14 @@ export interface WireRequest {
   readonly priority: number;
   readonly client?: string | undefined;
   readonly seed: number;
-  /** Whether each row of logits goes to the caller first, and its sequence waits for what becomes of it. */
+  /** Whether each row of logits goes to the caller first, and its sequence waits for the changed row. */
   readonly processesLogits: boolean;
 }
 
-/** A row on its way to the caller. */
+/** A row of logits for the caller. */
 export interface WireLogits {
   readonly requestId: string;
-  /** What the answer names: of one row alone. */
+  /** Unique; the answer names it. */
   readonly rowId: number;
   readonly logits: Float32Array<ArrayBuffer>;
   readonly context: LogitsContext;
@@ -79,23 +87,27 @@ export interface WireLogits {
 export type ToWorker =
   | { readonly type: "open"; readonly path: string; readonly options: ResolvedEngineOptions }
   | ({ readonly type: "generate" } & WireRequest)
-  /** `reason` is what `sequence:finished` tells. */
+  /** `reason` is that of `sequence:finished`. */
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
   | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
-  | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: unknown }
-  /** Nobody waits for the answer any more. */
+  | WireCall
+  /** Cancels a call. */
   | { readonly type: "cancel"; readonly callId: number }
-  /** Events that somebody listens to; no others are sent. */
+  /** Names the events that have listeners; no others are sent. */
   | { readonly type: "listen"; readonly names: readonly WireEvent["name"][] }
   | { readonly type: "close" }
-  /** Ends the worker between two steps, with nothing said or put away. */
+  /** Ends the worker between two steps, without an answer and without releasing anything. */
   | { readonly type: "end" };
 
-/** How far opening a model is. `of` is 0 where the end is not known. */
+/** Progress of opening a model. `ofBytes` is 0 where the total is unknown. */
 export interface LoadProgress {
   readonly stage: "opening" | "building" | "loading";
   readonly doneBytes: number;
   readonly ofBytes: number;
+}
+
+export interface WireAccepted extends AcceptedPrompt {
+  readonly requestId: string;
 }
 
 export interface WireChunk {
@@ -118,6 +130,7 @@ export type FromWorker =
   | { readonly type: "failed"; readonly error: WireError }
   | {
       readonly type: "step";
+      readonly accepted: readonly WireAccepted[];
       readonly chunks: readonly WireChunk[];
       readonly failures: readonly WireFailure[];
       readonly events: readonly WireEvent[];
@@ -127,18 +140,18 @@ export type FromWorker =
   | { readonly type: "error"; readonly callId: number; readonly error: WireError }
   | { readonly type: "closed" };
 
-/** Memory that a message may take along instead of a copy, where both sides are in one process. */
+/** Lists the memory of a message that can be transferred instead of copied, where both sides are in one process. */
 export function movable(message: ToWorker | FromWorker): ArrayBuffer[] {
   return message.type === "logits" || message.type === "processed" ? [message.logits.buffer] : [];
 }
 
-/** An error as it travels: classes do not survive, so their names do. */
+/** An error in a message. Classes do not survive, so their names are sent. */
 export interface WireError {
   readonly kind: "ReadMeError" | "TypeError" | "RangeError" | "Error";
   readonly code: ReadMeErrorCode | undefined;
   readonly message: string;
   readonly stack: string | undefined;
-  /** What it was caused by, outermost first. */
+  /** Causes, outermost first. */
   readonly causes: readonly ErrorLink[];
 }
 
@@ -155,7 +168,7 @@ export function toWire(error: unknown): WireError {
   return { kind: "Error", code: undefined, ...rest };
 }
 
-/** The error on this side. Its `cause` has the stack of the other side, and the causes that it had there. */
+/** Recreates an error. Its `cause` has the stack of the other side, and its causes there. */
 export function fromWire({ kind, code, message, stack, causes }: WireError): Error {
   const beneath = causes.reduceRight<Error | undefined>((inner, link) => namedError(link, inner), undefined);
   const cause = new Error(message, beneath && { cause: beneath });
@@ -174,7 +187,7 @@ export function fromWire({ kind, code, message, stack, causes }: WireError): Err
   }
 }
 
-/** An error that is described as the other side's was, code included. */
+/** Recreates a cause with its name, message and code. */
 function namedError({ name, code, message }: ErrorLink, cause: Error | undefined): Error {
   const error = new Error(message, cause && { cause });
   return Object.assign(error, { name, ...(code === undefined ? {} : { code }) });

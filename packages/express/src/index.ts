@@ -1,19 +1,24 @@
-export { ApiError, type ApiErrorDetails } from "./http/api-error.ts";
-export { answerErrors, answerNotFound } from "./http/errors.ts";
-export { boundConnections } from "./http/bound-connections.ts";
-export { isLoopback, localHostsOnly } from "./http/local-hosts.ts";
+export { answerErrors, answerNotFound, ApiError, type ApiErrorDetails } from "./http/errors.ts";
+export { oneAtATime } from "./http/request.ts";
+export { boundConnections, isLoopback, localHostsOnly } from "./http/server.ts";
 export { LIMITS, type Limit } from "./limits.ts";
-export { oneAtATime } from "./http/one-at-a-time.ts";
+export { openApiDocument } from "./api/openapi-document.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
-export type { ChatBody } from "./api/schemas/chat-body.ts";
-export type { CompletionBody } from "./api/schemas/completion-body.ts";
-export { Admission, type AdmissionStats, type Entrant, type Ticket } from "./edge/admission.ts";
-export type { AdmissionOptions } from "./edge/admission/options.ts";
-export type { AdmissionPolicy, PolicyDecision, RoutedRequest } from "./edge/admission/policy.ts";
-export type { Authorize } from "./edge/guard/authenticate.ts";
+export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
+export { Admission } from "./edge/admission.ts";
+export type {
+  AdmissionOptions,
+  AdmissionPolicy,
+  AdmissionStats,
+  Entrant,
+  PolicyDecision,
+  RoutedRequest,
+  Ticket,
+} from "./edge/admission/options.ts";
+export type { Authorize } from "./edge/guard.ts";
 export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
 export type { ModelState } from "./edge/models/model-entry.ts";
-export type { RestartOptions } from "./edge/models/restart-policy.ts";
+export type { RestartOptions } from "./edge/models/options.ts";
 export {
   ServedModels,
   type DrainOptions,
@@ -22,7 +27,6 @@ export {
   type ServedModel,
   type SwapOptions,
 } from "./edge/served-models.ts";
-export { openApiDocument } from "./openapi/document.ts";
 export {
   readMe,
   type ReadMeApiOptions,

@@ -1,67 +1,67 @@
-// Limits of what one client can cause, in one place: options have these defaults, and the documentation's table is made from them.
+// All limits of what one client can use. Options take their defaults from here, and the docs their table.
 
-/** One limit, as the documentation shows it. */
+/** A limit, as the docs show it. */
 export interface Limit {
-  /** What is limited. */
+  /** Description of the limited quantity. */
   readonly of: string;
   readonly value: number;
   readonly unit: "bytes" | "ms" | "tokens" | "requests" | "items" | "levels" | "choices" | "share" | "";
-  /** What a client sees beyond it. */
+  /** Response to a client that exceeds the limit. */
   readonly beyond: string;
-  /** Option of the middleware, and flag of `readme-moe serve`, that change it. */
+  /** Option of the middleware, and flag of `readme-moe serve`, that change the limit. */
   readonly option?: string;
   readonly flag?: string;
 }
 
-/** Limits by name. Values are defaults where there is an option, and fixed elsewhere. */
+/** Limits by name. The value is the default of an option, or fixed where there is no option. */
 export const LIMITS = {
   pipelined: {
-    of: "requests of one connection that wait for the answer to an earlier one",
+    of: "requests of one connection that wait for an earlier answer",
     value: 16,
     unit: "requests",
     beyond: "the connection is closed",
   },
   bodyBytes: {
-    of: "a body, inflated",
+    of: "size of a decompressed body",
     value: 4 << 20,
     unit: "bytes",
     beyond: "413 `request_too_large`",
     option: "maxBodyBytes",
   },
   bodyMs: {
-    of: "the time until a body is whole",
+    of: "time until a body has arrived",
     value: 30_000,
     unit: "ms",
     beyond: "408 `body_timeout`",
     option: "bodyTimeoutMs",
   },
   bodyValues: {
-    of: "values in a body; and its lists, objects and properties; numbers in lists are not counted",
+    of: "values of a body, and its lists, objects and properties. Numbers in lists are not counted",
     value: 65_536,
     unit: "items",
     beyond: "400 `invalid_value`",
   },
   bodyItems: {
-    of: "items of lists and properties of objects in a body, numbers as well",
+    of: "items of lists and properties of objects in a body, including numbers",
     value: 524_288,
     unit: "items",
     beyond: "400 `invalid_value`",
   },
   bodyDepth: { of: "nesting of a body", value: 64, unit: "levels", beyond: "400 `invalid_value`" },
   messageItems: {
-    of: "messages of a request, their parts and tool calls together",
+    of: "messages of a request with their parts and tool calls",
     value: 8192,
     unit: "items",
     beyond: "400 `invalid_value`",
   },
   prompts: {
-    of: "texts, or lists of token ids, in `prompt`",
+    of: "texts or lists of token ids in `prompt`",
     value: 128,
     unit: "items",
     beyond: "400 `invalid_value`",
   },
   tokenIds: {
-    of: "ids in one list of tokens, and tokens that `/tokenize` counts",
+    of: "ids in a list of tokens, and tokens that `/tokenize` counts",
     value: 262_144,
     unit: "items",
     beyond: "400 `invalid_value`",
@@ -73,13 +73,13 @@ export const LIMITS = {
   metadata: { of: "`metadata`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
   templateVariables: { of: "`chat_template_kwargs`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
   choices: {
-    of: "choices of one request, all prompts together",
+    of: "choices of all prompts of a request",
     value: 128,
     unit: "choices",
     beyond: "400 `invalid_value`",
   },
   priority: {
-    of: "`read_me.priority`, as clients may send it",
+    of: "`read_me.priority` of clients",
     value: 0,
     unit: "",
     beyond: "400 `invalid_value`",
@@ -87,7 +87,7 @@ export const LIMITS = {
     flag: "--max-priority",
   },
   requests: {
-    of: "requests that are in",
+    of: "admitted requests",
     value: 256,
     unit: "requests",
     beyond: "503 `server_overloaded`",
@@ -95,7 +95,7 @@ export const LIMITS = {
     flag: "--max-requests",
   },
   tokens: {
-    of: "tokens that these may come to",
+    of: "tokens that admitted requests may use",
     value: 2 ** 20,
     unit: "tokens",
     beyond: "503 `server_overloaded`",
@@ -103,7 +103,7 @@ export const LIMITS = {
     flag: "--max-tokens",
   },
   bytes: {
-    of: "bytes of requests that are in, and as many again of bodies that still arrive",
+    of: "bodies of admitted requests, and separately bodies that are arriving",
     value: 64 << 20,
     unit: "bytes",
     beyond: "503 `server_overloaded`",
@@ -111,7 +111,7 @@ export const LIMITS = {
     flag: "--max-bytes",
   },
   clientShare: {
-    of: "the part of requests, tokens and bytes that one key (one address, where there are no keys) may have",
+    of: "share of requests, tokens and bytes of one key (of one address on servers without keys)",
     value: 0.875,
     unit: "share",
     beyond: "429 `rate_limit_exceeded`",
@@ -119,13 +119,13 @@ export const LIMITS = {
     flag: "--max-client-share",
   },
   loopShare: {
-    of: "the part of the event loop's time that reading one client's bodies may take",
+    of: "share of the event loop's time for reading one client's bodies",
     value: 0.2,
     unit: "share",
     beyond: "its next bodies are read later",
   },
   queueMs: {
-    of: "the wait for a first token",
+    of: "time until the first token",
     value: 30_000,
     unit: "ms",
     beyond: "408 `queue_timeout`",
@@ -133,14 +133,14 @@ export const LIMITS = {
     flag: "--max-queue-ms",
   },
   bufferedBytes: {
-    of: "a stream that its reader has not taken yet",
+    of: "part of a stream that its reader has not taken",
     value: 256 << 10,
     unit: "bytes",
     beyond: "the connection is closed",
     option: "maxBufferedBytes",
   },
   slowReaderMs: {
-    of: "the time in which a reader has to take 64 KiB, or what is left of an answer",
+    of: "time in which a reader takes 64 KiB or the rest of an answer",
     value: 30_000,
     unit: "ms",
     beyond: "the connection is closed",

@@ -5,7 +5,8 @@ import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@r
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import { Router } from "express";
 import { apiRouter } from "./api/api-router.ts";
-import { GrammarBook } from "./api/grammar-book.ts";
+import { EngineGrammars } from "./api/exchange.ts";
+import { openApiDocument } from "./api/openapi-document.ts";
 import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/options.ts";
@@ -13,39 +14,41 @@ import { reportOutcomes } from "./edge/failures.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
-import { Heartbeat } from "./edge/operations/heartbeat.ts";
+import { Heartbeat } from "./edge/heartbeat.ts";
 import { ServedModels } from "./edge/served-models.ts";
-import { openApiDocument } from "./openapi/document.ts";
 
-/** What is served, and who may come in. Parts that are mounted apart are to get the same objects here. */
+/** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {
-  /** One engine, under the name of its folder or file. */
+  /** One engine, served under the name of its folder or file. */
   readonly engine?: Engine | undefined;
-  /** Engines by the names that clients use; a promise of one counts as loading until then. */
+  /** Engines by the names that clients use. A promise of an engine counts as loading until it resolves. */
   readonly models?: ServedModels | Readonly<Record<string, Engine | PromiseLike<Engine>>> | undefined;
-  /** Limits of what is taken in. */
+  /** Limits of requests that are admitted at the same time. */
   readonly admission?: Admission | AdmissionOptions | undefined;
-  /** Where decisions about requests, and failed ones, are told. @default that of `models` */
+  /** Emitter for events about requests. @default the emitter of `models` */
   readonly events?: ReadMeEmitter | undefined;
 }
 
-/** The API: what it takes, how it answers, and the guard in front of it. */
+/** Options of the API and of the guard in front of it. */
 export interface ReadMeApiOptions extends ServingOptions, ApiOptions, Omit<GuardOptions, "events"> {
-  /** Limits of what answers can be bound to. */
+  /** Limits of the grammars that constrain answers. */
   readonly grammars?: GrammarsOptions | undefined;
 }
 
-/** Health and metrics. */
+/** Options of health checks and metrics. */
 export interface ReadMeOperationsOptions
   extends ServingOptions, Pick<OperationsOptions, "version">, Pick<MetricsOptions, "registry" | "vllmAliases"> {
-  /** An engine that owes an answer for this long counts as hung: `/health`, `/readyz` and `/livez` say no. @default 60,000 */
+  /**
+   * Longest time until an engine answers, in ms. An engine that takes longer counts as hung, and then `/health`,
+   * `/readyz` and `/livez` fail. @default 60,000
+   */
   readonly hungMs?: number | undefined;
 }
 
-/** Of `readMe`: everything that the API and operations take. */
+/** Options of `readMe`: those of the API and of operations. */
 export interface ReadMeOptions extends ReadMeApiOptions, ReadMeOperationsOptions {}
 
-interface Serving {
+interface SharedServices {
   readonly models: ServedModels;
   readonly admission: Admission;
   readonly events: ReadMeEmitter;
@@ -53,63 +56,65 @@ interface Serving {
 
 const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
 const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
-const OPERATIONS_NAMES = ["version"] as const;
-const METRICS_NAMES = ["registry", "vllmAliases"] as const;
-const OWN_OPERATIONS_NAMES = ["hungMs", ...OPERATIONS_NAMES, ...METRICS_NAMES] as const;
+const OPERATIONS_NAMES = ["hungMs", "version", "registry", "vllmAliases"] as const;
 const API_NAMES = [...SERVING_NAMES, ...GUARD_NAMES, ...API_OPTION_NAMES, "grammars"] as const;
 
 /**
- * The OpenAI API over Read-ME engines, with health and metrics, at the root of where it is mounted.
+ * Creates a router with the OpenAI API over Read-ME engines, health checks and metrics. Their paths begin where the
+ * router is mounted.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
 export function readMe(options: ReadMeOptions): Router {
-  rejectUnknownKeys("readMe", options, [...API_NAMES, ...OWN_OPERATIONS_NAMES]);
-  const serving = servingOf(options);
+  rejectUnknownKeys("readMe", options, [...API_NAMES, ...OPERATIONS_NAMES]);
+  const services = servicesOf(options);
   const router = Router();
-  router.use(operationsOver(serving, options));
-  router.use(apiOver(serving, options));
+  router.use(operationsRouter(services, options));
+  router.use(apiRouterOf(services, options));
   return router;
 }
 
 /**
- * `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`, `/openapi.json`.
+ * Creates a router with `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize` and
+ * `/openapi.json`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
 readMe.api = (options: ReadMeApiOptions): Router => {
   rejectUnknownKeys("readMe.api", options, API_NAMES);
-  return apiOver(servingOf(options), options);
+  return apiRouterOf(servicesOf(options), options);
 };
 
 /**
- * `/health`, `/livez`, `/readyz`, `/metrics`, `/version`.
+ * Creates a router with `/health`, `/livez`, `/readyz`, `/metrics` and `/version`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
 readMe.operations = (options: ReadMeOperationsOptions): Router => {
-  rejectUnknownKeys("readMe.operations", options, [...SERVING_NAMES, ...OWN_OPERATIONS_NAMES]);
+  rejectUnknownKeys("readMe.operations", options, [...SERVING_NAMES, ...OPERATIONS_NAMES]);
   const router = Router();
-  router.use(operationsOver(servingOf(options), options));
+  router.use(operationsRouter(servicesOf(options), options));
   return router;
 };
 
-function apiOver(serving: Serving, options: ReadMeApiOptions): Router {
-  const front = guard({ ...pick(options, GUARD_NAMES), events: serving.events });
-  serving.models.watch((name, engine) => serving.admission.watch(name, engine));
-  const grammarBook = new GrammarBook(serving.models, options.grammars);
-  const api = { ...serving, grammarBook, ...resolveApiOptions(pick(options, API_OPTION_NAMES)) };
-  return apiRouter(api, openApiDocument(), [reportOutcomes(serving.models, serving.events), ...front]);
+function apiRouterOf(services: SharedServices, options: ReadMeApiOptions): Router {
+  const { models, admission, events } = services;
+  const { keys, authorize, requestsPerMinute, tokensPerMinute } = options;
+  const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
+  const grammars = new EngineGrammars(models, options.grammars);
+  const serving = { models, admission, grammars, ...resolveApiOptions(options) };
+  return apiRouter(serving, openApiDocument(), [reportOutcomes(models, events), ...guards]);
 }
 
-function operationsOver(serving: Serving, options: ReadMeOperationsOptions): ReturnType<typeof operations> {
-  const { models, admission } = serving;
-  const heartbeat = new Heartbeat(models, integerOption("hungMs", options.hungMs ?? 60_000, 1), models.events);
-  const registry = collectMetrics({ ...serving, heartbeat, ...pick(options, METRICS_NAMES) });
-  return operations({ models, admission, registry, heartbeat, ...pick(options, OPERATIONS_NAMES) });
+function operationsRouter(services: SharedServices, options: ReadMeOperationsOptions): ReturnType<typeof operations> {
+  const { models, admission } = services;
+  const { hungMs = 60_000, registry, vllmAliases, version } = options;
+  const heartbeat = new Heartbeat(models, integerOption("hungMs", hungMs, 1), models.events);
+  const metrics = collectMetrics({ ...services, heartbeat, registry, vllmAliases });
+  return operations({ models, admission, registry: metrics, heartbeat, version });
 }
 
-function servingOf({ engine, models, admission = {}, events }: ServingOptions): Serving {
+function servicesOf({ engine, models, admission = {}, events }: ServingOptions): SharedServices {
   if ((engine === undefined) === (models === undefined)) {
     throw new TypeError("Expected `engine` or `models`, and not both");
   }
@@ -123,18 +128,10 @@ function servingOf({ engine, models, admission = {}, events }: ServingOptions): 
   };
 }
 
-/** A model's folder, or file without its ending. */
+/** Returns the name of a model's folder, or of its file without the extension. */
 function nameOf(engine: Engine): string {
   if (typeof engine !== "object" || engine === null || !("generate" in engine)) {
     throw new TypeError("Expected `engine` to be an engine");
   }
   return basename(engine.info.path).replace(/\.gguf$/i, "");
-}
-
-function pick<Options extends object, Name extends keyof Options>(
-  options: Options,
-  names: readonly Name[],
-): Pick<Options, Name> {
-  const given = names.filter((name) => options[name] !== undefined).map((name) => [name, options[name]] as const);
-  return Object.fromEntries(given) as unknown as Pick<Options, Name>;
 }

@@ -1,22 +1,23 @@
 import { setMaxListeners } from "node:events";
 import type { ProcessLogits } from "@readme-moe/core";
 
-/** What an answer is bound to. Can be used for any number of requests at once. */
+/** Constraint that answers are bound to. It serves any number of concurrent requests. */
 export interface Constraint {
   /**
-   * A new `processLogits`, for one request with any number of choices. Forbids every token after which the text could
-   * no longer become an answer, and end tokens until it is one. A text that is cut short is the beginning of one.
+   * Makes a `processLogits` for one request with any number of choices. It forbids every token after which the text
+   * could no longer become a valid answer, and end tokens until the text is one. A text that is cut short is the
+   * beginning of one.
    */
   processor(options?: ProcessorOptions): ProcessLogits;
 }
 
-/** What a processor is for. */
+/** Options of a processor. */
 export interface ProcessorOptions {
-  /** Of the request: a grammar that made room for another one is no longer compiled again for it. */
+  /** Signal of the request: once it is aborted, an evicted grammar is not compiled again for the request. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** @returns bit `id` says whether the token may come next */
+/** Finds the tokens that may come next. @returns bit `id` is set when the token may */
 type AskMask = (
   question: { readonly matcher: string; readonly tokenIds: Int32Array },
   signal: AbortSignal | undefined,
@@ -28,9 +29,9 @@ export function constraintOf(ask: AskMask): Constraint {
   return {
     processor: ({ signal } = {}) => {
       const name = ++numProcessors;
-      // Choices that wait at once listen at once; Node would take more than ten for a leak.
+      // Each waiting choice adds a listener; Node would take more than ten for a leak.
       if (signal) setMaxListeners(0, signal);
-      // All tokens are told each time, so that a row that is asked for again gets the same answer.
+      // Every question has all tokens, so that a repeated question gets the same answer.
       return async (logits, { tokenIds, promptTokens, choice }) =>
         forbid(logits, await ask({ matcher: `${name}:${choice}`, tokenIds: tokenIds.slice(promptTokens) }, signal));
     },

@@ -1,40 +1,46 @@
 import { describeValue, integerOption, rejectUnknownKeys, type EngineVocabulary } from "@readme-moe/core";
-import { ASKER_NAMES, resolveAsker, type Asker } from "./asker.ts";
 import { constraintOf, type Constraint } from "./constraint.ts";
-import { keyedSource, MAX_SOURCE_CHARACTERS, sourceTooLong, type GrammarSource } from "./grammar-source.ts";
-import { resolveGrammarsOptions, type GrammarsOptions } from "./grammars-options.ts";
-import { HomeCache } from "./matching/home-cache.ts";
-import { checkGrammar } from "./check-grammar.ts";
-import { choiceGrammar } from "./choice-grammar.ts";
-import { regexGrammar } from "./regex-grammar.ts";
-import { Budget } from "./schema/budget.ts";
+import { Budget, keyedSource, MAX_SOURCE_CHARACTERS, sourceTooLong, type GrammarSource } from "./grammar-source.ts";
+import {
+  ASKER_NAMES,
+  resolveAsker,
+  resolveGrammarsOptions,
+  type Asker,
+  type GrammarsOptions,
+} from "./grammars-options.ts";
+import { GrammarCache } from "./matching/grammar-cache.ts";
 import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 import { checkSchemaSizes } from "./schema/schema-size.ts";
 import { tagsFormat, type TaggedAnswers } from "./tagged-answers.ts";
+import { checkGrammar, choiceGrammar, regexGrammar } from "./text-grammars.ts";
 
-/** Of answers in JSON. */
+/** Options of answers in JSON. */
 export interface JsonOptions extends Asker {
-  /** Blanks, tabs and line ends in a row between two parts of the JSON; strings may hold any. @default 16 */
+  /**
+   * Most blanks, tabs and line ends in a row between two parts of the JSON; strings may hold any number. @default 16
+   */
   readonly maxWhitespace?: number | undefined;
 }
 
 /**
  * Binds answers of one model to JSON, JSON schemas, regular expressions and grammars.
  *
- * Compiling, and finding the tokens that may come next, are done in threads of their own: the event loop stays free, and
- * a grammar that takes too long or too much memory ends alone. Grammars are kept by what they were made from. Reading
- * what to compile is done here, within limits that keep it short.
+ * Each grammar is compiled and matched in a thread of its own: the event loop stays free, and a grammar that takes
+ * too long or too much memory ends without harm to others. Grammars are cached by their source. Schemas and
+ * patterns are read on the caller's event loop, within limits that keep it short.
  */
 export class Grammars implements AsyncDisposable {
-  readonly #homes: HomeCache;
+  readonly #cache: GrammarCache;
 
-  private constructor(homes: HomeCache) {
-    this.#homes = homes;
+  private constructor(cache: GrammarCache) {
+    this.#cache = cache;
   }
 
   /**
-   * @param source - an engine, or what its `vocabulary()` gives
+   * Opens the grammars of one model.
+   *
+   * @param source - an engine, or the result of its `vocabulary()`
    * @throws {TypeError | RangeError} on wrong options, and for a model without end tokens
    */
   static async open(
@@ -43,21 +49,21 @@ export class Grammars implements AsyncDisposable {
   ): Promise<Grammars> {
     const limits = resolveGrammarsOptions(options);
     const vocabulary = "offsets" in source ? source : await source.vocabulary();
-    if (vocabulary.eosTokenIds.length > 0) return new Grammars(new HomeCache(vocabulary, limits));
+    if (vocabulary.eosTokenIds.length > 0) return new Grammars(new GrammarCache(vocabulary, limits));
     throw new TypeError("Expected a model with an end token: without one an answer cannot end");
   }
 
-  /** Any JSON object. @throws as `jsonSchema` */
+  /** Binds answers to any JSON object. @throws as `jsonSchema` */
   jsonObject(options: JsonOptions = {}): Promise<Constraint> {
     return this.jsonSchema({ type: "object" }, options);
   }
 
   /**
-   * JSON that is valid under a schema. Objects have the properties that are named, in that order, and others only where
-   * `additionalProperties` gives them a schema, or where none is named; a `pattern` is matched by the whole string.
-   * So answers may be fewer than the schema allows, and are never others.
+   * Binds answers to JSON that is valid under a schema. Objects have the named properties, in that order, and
+   * others only where `additionalProperties` gives them a schema, or where none is named. A `pattern` has to match
+   * the whole string. So the grammar may allow fewer answers than the schema, and never allows an invalid one.
    *
-   * @throws {TypeError} naming the keyword that is wrong or cannot be honoured, and where it is
+   * @throws {TypeError} naming the keyword that is wrong or not supported, and its place
    * @throws {RangeError} when the schema is too large, or takes too long or too much memory
    * @throws {ReadMeError} `ERR_QUEUE_FULL`, `ERR_DISPOSED`
    * @throws the reason of `signal`
@@ -73,9 +79,11 @@ export class Grammars implements AsyncDisposable {
   }
 
   /**
-   * A grammar in the notation of GBNF, such as `root ::= "yes" | "no"`. Classes are of ASCII; other characters are texts.
+   * Binds answers to a grammar in GBNF notation, such as `root ::= "yes" | "no"`. Classes hold ASCII characters
+   * only; write other characters as texts.
+   *
    * @param root - the rule to start from
-   * @throws {TypeError} when it is no grammar; otherwise as `jsonSchema`
+   * @throws {TypeError} when the grammar is invalid; otherwise as `jsonSchema`
    */
   async grammar(ebnf: string, root: string = "root", options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("grammar", options);
@@ -84,7 +92,8 @@ export class Grammars implements AsyncDisposable {
   }
 
   /**
-   * A text that a regular expression matches as a whole. `.` and `\S` stand for characters of ASCII.
+   * Binds answers to texts that a regular expression matches as a whole. `.` and `\S` stand for ASCII characters.
+   *
    * @throws {TypeError} naming what is not supported; otherwise as `jsonSchema`
    */
   async regex(pattern: string, options: Asker = {}): Promise<Constraint> {
@@ -93,21 +102,26 @@ export class Grammars implements AsyncDisposable {
     return this.#compile({ kind: "ebnf", text, root: "root" }, asker);
   }
 
-  /** One of some texts. @throws {TypeError} when they are no texts, or none; otherwise as `jsonSchema` */
+  /**
+   * Binds answers to one of some texts. @throws {TypeError} when `texts` is empty or holds something else;
+   * otherwise as `jsonSchema`
+   */
   async choice(texts: readonly string[], options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("choice", options);
     return this.#compile({ kind: "ebnf", text: choiceGrammar(texts, new Budget()), root: "root" }, asker);
   }
 
-  /** JSON between fixed texts, such as calls of tools, alone or amid free text. @throws as `jsonSchema` */
+  /**
+   * Binds answers to JSON between fixed texts, such as tool calls, alone or within free text. @throws as `jsonSchema`
+   */
   async tagged(answers: TaggedAnswers, options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("tagged", options);
     return this.#compile({ kind: "tags", format: JSON.stringify(tagsFormat(answers)) }, asker);
   }
 
-  /** Answers that are bound can no longer go on; those who wait get `ERR_DISPOSED`. */
+  /** Ends all grammars: bound answers cannot continue, and open calls reject with `ERR_DISPOSED`. */
   async dispose(): Promise<void> {
-    this.#homes.dispose();
+    this.#cache.dispose();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -116,9 +130,9 @@ export class Grammars implements AsyncDisposable {
 
   async #compile(source: GrammarSource, asker: Asker): Promise<Constraint> {
     const keyed = keyedSource(source);
-    await this.#homes.compile(keyed, asker);
+    await this.#cache.compile(keyed, asker);
     const { client } = asker;
-    return constraintOf((question, signal) => this.#homes.mask(keyed, question, { client, signal }));
+    return constraintOf((question, signal) => this.#cache.mask(keyed, question, { client, signal }));
   }
 }
 

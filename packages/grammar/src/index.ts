@@ -1,7 +1,6 @@
-export type { Asker } from "./asker.ts";
 export type { Constraint, ProcessorOptions } from "./constraint.ts";
 export { Grammars, type JsonOptions } from "./grammars.ts";
-export type { GrammarsOptions } from "./grammars-options.ts";
+export type { Asker, GrammarsOptions } from "./grammars-options.ts";
 export type { JsonSchema } from "./schema/honoured-schema.ts";
 export { checkSchemaSizes } from "./schema/schema-size.ts";
 export type { TaggedAnswers, TaggedJson } from "./tagged-answers.ts";

@@ -1,30 +1,30 @@
 import { describeValue } from "@readme-moe/core";
-import { Budget } from "./schema/budget.ts";
+import { Budget } from "./grammar-source.ts";
 import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 import { checkSchemaSizes } from "./schema/schema-size.ts";
 
 const MAX_WHITESPACE = 16;
 
-/** A fixed text, JSON that is valid under a schema, and a fixed text. */
+/** JSON that is valid under a schema, between two fixed texts. */
 export interface TaggedJson {
   readonly begin: string;
   readonly schema: JsonSchema;
   readonly end: string;
 }
 
-/** An answer with parts in JSON between fixed texts, such as calls of tools, with or without free text around them. */
+/** Answers with JSON between fixed texts, such as tool calls, with or without free text around them. */
 export interface TaggedAnswers {
   readonly tags: readonly TaggedJson[];
-  /** Text may come before, between and after: once `trigger` appears in it, one of the tags has to go on from there. */
+  /** Allows free text before, between and after tags. Once `trigger` appears in it, a tag has to follow. */
   readonly trigger?: string | undefined;
-  /** Stands between two tags where there is no free text. @default "\n" */
+  /** Text between two tags where there is no free text. @default "\n" */
   readonly separator?: string | undefined;
-  /** The answer ends after the first tag. @default false */
+  /** Ends the answer after the first tag. @default false */
   readonly isSingle?: boolean | undefined;
 }
 
-/** The same in the terms of the library. @throws as `honouredSchema` */
+/** Describes the answers as a structural tag of the library. @throws as `honouredSchema` */
 export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }: TaggedAnswers): object {
   if (!Array.isArray(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
   const budget = new Budget();

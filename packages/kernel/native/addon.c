@@ -1,4 +1,5 @@
-// The kernel as a Node-API addon. Arguments are checked here once more, so that no caller can make native code read what is not there.
+// The kernel as a Node-API addon. Arguments are checked here again, so that no caller can make native code read beyond
+// its memory.
 
 #include <stdlib.h>
 #include "map_file.h"
@@ -8,15 +9,15 @@
 #include "request.h"
 #include "values.h"
 
-/** Kind of a handle; every handle's memory begins with one. */
+/** Kind of a handle, at the beginning of its memory. */
 typedef enum { KIND_KERNEL = 0x4b52, KIND_PAGES = 0x5047 } Kind;
 
 typedef struct {
   Kind kind;
-  /** NULL when it is closed. */
+  /** NULL when the kernel is closed. */
   Kernel *kernel;
   MappedFile file;
-  /** A copy of the weights, where they are no file. */
+  /** Copy of weights that are not in a file. */
   void *bytes;
 } Opened;
 
@@ -44,7 +45,7 @@ static void finalize_pages(napi_env env, void *data, void *hint) {
   free(data);
 }
 
-/** The memory of a handle of one kind, or NULL. */
+/** Returns the memory of a handle of one kind, or NULL. */
 static void *handle_of(napi_env env, napi_value value, Kind kind) {
   void *data = NULL;
   return napi_get_value_external(env, value, &data) == napi_ok && data && *(Kind *)data == kind ? data : NULL;
@@ -64,7 +65,7 @@ static Pages *pages_of(napi_env env, napi_value value) {
   return NULL;
 }
 
-/** instructionSets(): names of loops that the processor can run, the fastest first. */
+/** instructionSets(): returns the names of the loops that the processor can run, the fastest first. */
 static napi_value instruction_sets(napi_env env, napi_callback_info info) {
   (void)info;
   const Loops *available[4];
@@ -78,7 +79,7 @@ static napi_value instruction_sets(napi_env env, napi_callback_info info) {
   return names;
 }
 
-/** Maps a file by its path, or copies bytes, whose place in memory may be any. @returns NULL, or what is wrong */
+/** Maps a file by its path, or copies bytes from any address. @returns NULL, or the error */
 static const char *read_weights(napi_env env, napi_value value, Opened *opened, const void **bytes, size_t *size) {
   enum { MOST_PATH = 32768 };
   void *data;
@@ -154,7 +155,7 @@ static napi_value open_pages(napi_env env, napi_callback_info info) {
   return fail(env, "memory for pages");
 }
 
-/** closePages(pages): their memory goes back now. */
+/** closePages(pages): frees their memory now. */
 static napi_value close_pages(napi_env env, napi_callback_info info) {
   napi_value values[1];
   if (!arguments(env, info, 1, values)) return fail(env, "Expected pages");
@@ -164,7 +165,7 @@ static napi_value close_pages(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-/** rotary(kernel, set, position, Float32Array): cosines, then sines, of one position after the other. */
+/** rotary(kernel, set, position, Float32Array): sets cosines, then sines, of successive positions. */
 static napi_value set_rotary(napi_env env, napi_callback_info info) {
   napi_value values[4];
   int32_t set, position;
@@ -208,7 +209,7 @@ static napi_value call_step(napi_env env, napi_callback_info info, RunStep run) 
 /** step(kernel, pages, request, candidateIds, logits, sums, fullLogits, inputSquares): see `kernel_run`. */
 static napi_value step(napi_env env, napi_callback_info info) { return call_step(env, info, kernel_run); }
 
-/** begin(…): as `step`; the arrays are kept by the caller until `end`. */
+/** begin(…): like `step`; the caller keeps the arrays until `end`. */
 static napi_value begin(napi_env env, napi_callback_info info) { return call_step(env, info, kernel_begin_run); }
 
 /** runLayers(kernel, from, to): see `kernel_run_layers`. */
@@ -232,7 +233,10 @@ static napi_value end(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
-/** place(kernel, layer, expert, Uint8Array): see `kernel_place`; the array is kept by the caller; an empty one takes weights away. */
+/**
+ * place(kernel, layer, expert, Uint8Array): see `kernel_place`. The caller keeps the array; an empty one removes the
+ * weights.
+ */
 static napi_value place(napi_env env, napi_callback_info info) {
   napi_value values[4];
   int32_t layer, expert;
@@ -246,7 +250,7 @@ static napi_value place(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
-/** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. @returns whether they are kept */
+/** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. @returns whether the logits are kept */
 static napi_value read_logits(napi_env env, napi_callback_info info) {
   napi_value values[3];
   int32_t wanted;
@@ -265,7 +269,7 @@ static napi_value read_logits(napi_env env, napi_callback_info info) {
   return result;
 }
 
-/** close(kernel): its threads end and its memory goes back. */
+/** close(kernel): ends its threads and frees its memory. */
 static napi_value close_kernel(napi_env env, napi_callback_info info) {
   napi_value values[1];
   if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");

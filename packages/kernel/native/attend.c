@@ -1,9 +1,9 @@
-// Attention as phases: a token's key and value are stored in its sequence's pages, then its queries read all pages before.
+// Attention as phases: a token's key and value are stored in its sequence's pages, then its queries read all pages.
 
 #include "memory.h"
 #include "phases.h"
 
-/** Turns pairs `(i, i + half)` of a head by the angles of its position. */
+/** Rotates pairs `(i, i + half)` of a head by the angles of its position. */
 static void rotate(const Kernel *kernel, const LayerDescription *d, int32_t position, float *head) {
   if (d->rotary < 0) return;
   int half = d->rotarySize / 2;
@@ -15,7 +15,7 @@ static void rotate(const Kernel *kernel, const LayerDescription *d, int32_t posi
   }
 }
 
-/** Norms one head, which is copied to `out` `[paddedHead]`. */
+/** Copies one head to `out` `[paddedHead]`, and norms it. */
 static void norm_head(const Kernel *kernel, const Layer *layer, const float *head, const float *scales, float *out) {
   int size = layer->description.headSize;
   memset(out + size, 0, (size_t)(layer->paddedHead - size) * 4);
@@ -44,7 +44,7 @@ static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead
   };
 }
 
-/** Makes a row's queries of one key head ready, and stores its key and value. */
+/** Norms and rotates a row's queries of one key head, and stores its key and value. */
 static void place_head(Kernel *kernel, const Layer *layer, int row, int kvHead, const int32_t *sequence, int32_t position) {
   const LayerDescription *d = &layer->description;
   float *projected = kernel->projected + (size_t)row * kernel->projectedWidth;
@@ -62,7 +62,7 @@ static void place_head(Kernel *kernel, const Layer *layer, int row, int kvHead, 
   kernel->loops->store_token(head_pages(kernel, layer, kvHead), kernel->step->pageTable + sequence[2], position, key, values + (size_t)kvHead * d->headSize);
 }
 
-/** Where a sequence's rows begin; `*sequence` becomes the one that has `row`. Rows come in rising order. */
+/** Position in the sequences: `*sequence` is the one that has a row, and its rows begin at `firstRow`. Rows rise. */
 typedef struct {
   const int32_t *sequence;
   int firstRow;
@@ -75,7 +75,7 @@ static void move_to(Cursor *cursor, int row) {
   }
 }
 
-/** Rows of one sequence that attend in one call: `[row, row + numRows)`, whose outputs go to rows from `out` on. */
+/** Rows `[row, row + numRows)` of one sequence that attend in one call; their outputs are rows from `out` on. */
 typedef struct {
   const Cursor *at;
   int row, numRows, out;
@@ -137,10 +137,10 @@ void place_rows(Kernel *kernel, Member *member, const Layer *layer) {
   }
 }
 
-/** Rows of a sequence that one task of attention takes. */
+/** Number of rows of a sequence in one task of attention. */
 enum { ATTEND_ROWS = 16 };
 
-/** A phase: all rows attend. Tasks go through sequences in pieces of ATTEND_ROWS rows, and through key heads in each. */
+/** Runs a phase in which all rows attend. Tasks are pieces of ATTEND_ROWS rows of each sequence, by key head. */
 static void attend_all(Kernel *kernel, Member *member, const Layer *layer, int placesToo) {
   const Step *step = kernel->step;
   int numTasks = 0, before = 0, numKvHeads = layer->description.numKvHeads;
@@ -160,7 +160,7 @@ static void attend_all(Kernel *kernel, Member *member, const Layer *layer, int p
   }
 }
 
-/** A phase: rows attend whose logits are wanted. */
+/** Runs a phase in which the rows with wanted logits attend. */
 static void attend_active(Kernel *kernel, Member *member, const Layer *layer) {
   int numKvHeads = layer->description.numKvHeads;
   Cursor at = {kernel->step->sequences, 0};
@@ -174,7 +174,7 @@ static void attend_active(Kernel *kernel, Member *member, const Layer *layer) {
 void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows) {
   const Step *step = kernel->step;
   int isPartial = numRows < step->numRows;
-  // Sequences of one row need no keys of others in this step: queries are made ready by the task that attends.
+  // Sequences of one row need no other keys of this step, so the attending task also prepares the queries.
   int placesToo = step->numRows == step->numSequences && !layer->description.normsAllHeads && !isPartial;
   if (!placesToo) {
     place_rows(kernel, member, layer);
@@ -186,7 +186,7 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
   team_next_phase(member);
   int32_t size = layer->attentionOutput->numIn, whole = (size + GROUP - 1) / GROUP * GROUP;
   EACH_TASK(member, row, numRows) {
-    // A layer with more heads may have left numbers there, which would change the last group's scale.
+    // Numbers that a layer with more heads left here would change the last group's scale.
     memset(kernel->attended.floats + (size_t)row * kernel->attended.width + size, 0, (size_t)(whole - size) * 4);
     kernel->loops->round_row(&kernel->attended, row, 0, whole);
   }

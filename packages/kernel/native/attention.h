@@ -1,5 +1,5 @@
-// Attention of some queries over the pages of one sequence. A query's numbers come from its own sums alone: scores over d = 0, 1, …,
-// exponentials by 16 lanes of positions, values over positions in their order.
+// Attention of some queries over the pages of one sequence. A query's numbers depend on its own sums alone: scores over
+// d = 0, 1, …, exponentials by 16 lanes of positions, values over positions in their order.
 
 INLINE Floats load_cached(const uint8_t *p, size_t index, const int isHalf) {
   return isHalf ? load_halves((const uint16_t *)p + index) : load((const float *)p + index);
@@ -12,7 +12,7 @@ INLINE int first_position(const Attention *a, int query) {
   return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
 }
 
-/** Scores of N queries for P pages from `page` on. Reads these pages' values ahead, and the next pages' keys. */
+/** Computes scores of N queries for P pages from `page` on; prefetches these pages' values and the next pages' keys. */
 INLINE void score_pages(const Attention *a, int query, int page, int endPage, const int N, const int P, const int isHalf) {
   Floats sums[ATTEND_QUERIES][4];
   const uint8_t *keys[4], *nextKeys[4];
@@ -41,7 +41,7 @@ INLINE void score_pages(const Attention *a, int query, int page, int endPage, co
       store(a->scores + (size_t)(query + n) * a->scoresStride + (page + p) * PAGE_TOKENS, mul(sums[n][p], splat(a->scale)));
 }
 
-/** Scores become weights that add up to what is returned; those of positions that the query does not see become 0. */
+/** Turns scores into weights, 0 for positions that the query does not see. @returns the sum of the weights */
 INLINE float weigh(const Attention *a, int query, int firstPage, int endPage) {
   float *scores = a->scores + (size_t)query * a->scoresStride;
   const float unseen = -3e38f;
@@ -66,7 +66,7 @@ INLINE float weigh(const Attention *a, int query, int firstPage, int endPage) {
   return sum_lanes(sum);
 }
 
-/** Outputs `[16 * vector, 16 * (vector + C))` of N queries. */
+/** Computes outputs `[16 * vector, 16 * (vector + C))` of N queries. */
 INLINE void add_values(const Attention *a, int query, int vector, int from, int to, const float *factors, const int N, const int C,
                        const int isHalf) {
   Floats sums[ATTEND_QUERIES][4];
@@ -89,7 +89,7 @@ INLINE void add_values(const Attention *a, int query, int vector, int from, int 
     for (int c = 0; c < C; c++) store(a->outputs[query + n] + 16 * (vector + c), mul(sums[n][c], splat(factors[query + n])));
 }
 
-/** N queries at once; pages in fours where few queries leave registers free. */
+/** Scores N queries at once, four pages at a time when few queries leave registers free. */
 INLINE void score_queries(const Attention *a, int query, int firstPage, int endPage, const int N, const int isHalf) {
   int page = firstPage;
   if (N * 4 <= ATTEND_QUERIES)
@@ -140,7 +140,7 @@ static void attend(const Attention *a) {
   else attend_cached(a, 0);
 }
 
-/** Values that halves cannot hold are cut to the largest half. */
+/** Clamps values to the range of halves. */
 INLINE Floats within_halves(Floats x) { return larger(smaller(x, splat(65504.0f)), splat(-65504.0f)); }
 
 static void store_token(HeadPages pages, const int32_t *pageTable, int32_t position, const float *key, const float *value) {

@@ -1,12 +1,12 @@
 #include "candidates.h"
 #include "loops.h"
 
-/** Whether a candidate comes after another one in the order that is wanted. */
+/** Checks that a candidate is ordered after another one. */
 static int is_worse(float value, int32_t id, float otherValue, int32_t otherId) {
   return value < otherValue || (value == otherValue && id > otherId);
 }
 
-/** Restores a heap with the worst on top whose entry `at` may be better than those below it. */
+/** Restores a heap with the worst on top, whose entry `at` may be better than those below it. */
 static void sink(int32_t *ids, float *values, int32_t size, int32_t at) {
   int32_t id = ids[at];
   float value = values[at];

@@ -1,8 +1,8 @@
-// Numbers of a step, checked before anything is read through them.
+// Checks the numbers of a step before a read depends on them.
 
 #include "phases.h"
 
-/** Whether pages are open and of a kernel with the same layers and heads. */
+/** Checks that pages are open, and of a kernel with the same layers and heads. */
 static int are_pages_of(const Kernel *kernel, const Pages *pages) {
   const Layer *layer = &kernel->layers[0];
   size_t headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (pages->isHalf ? 2 : 4);

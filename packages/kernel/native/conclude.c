@@ -1,4 +1,4 @@
-// Results of wanted rows: the best logits, the parts of the log-sum-exp, targets' logits, and all logits where they are wanted.
+// Results of wanted rows: the best logits, the parts of the log-sum-exp, targets' logits, and all logits on request.
 
 #include "candidates.h"
 #include "memory.h"
@@ -22,7 +22,7 @@ static void conclude(Kernel *kernel, int wanted, int place) {
     kernel->loops->exponentials(padded, top, shares, 16);
     for (int i = 0; i < count; i++) sum += (double)sums[b + i] * (double)shares[i];
   }
-  // The caller takes the logarithm: sum and largest logit are left side by side.
+  // The caller computes the logarithm from the sum and the largest logit.
   step->logSumExp[2 * wanted] = (double)top;
   step->logSumExp[2 * wanted + 1] = sum;
   int32_t numCandidates = step->numCandidates;

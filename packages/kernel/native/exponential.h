@@ -1,6 +1,6 @@
-// Vector functions that every loop shares: one exponential, one order of adding lanes.
+// Vector functions that all loops share: one exponential, one order of adding lanes.
 
-/** `exp(x)` within two units in the last place. x is cut to [-64, 64]: what is smaller makes no difference, and could be subnormal. */
+/** Computes `exp(x)` within two units in the last place; x is clamped to [-64, 64], as smaller values do not matter. */
 INLINE Floats exponential(Floats x) {
   x = larger(smaller(x, splat(64.0f)), splat(-64.0f));
   // Adding 1.5 * 2^23 rounds to a whole number, ties to even.
@@ -16,7 +16,7 @@ INLINE Floats exponential(Floats x) {
   return mul(p, power_of_two(n));
 }
 
-/** Lanes are added in halves: 8 apart, then 4, 2 and 1. */
+/** Adds lanes in halves: 8 apart, then 4, 2 and 1. */
 INLINE float sum_lanes(Floats x) {
   float lanes[16];
   store(lanes, x);

@@ -1,13 +1,14 @@
-// The FFN's products: its parts are what all rows use, and each expert with its rows. An expert without rows is not touched.
+// Products of the FFN. Its parts are the shared weights for all rows, and each expert for its rows; an expert without
+// rows is not read.
 
 #include "phases.h"
 
 typedef struct {
   const Tensor *gate, *up, *down;
   int rowFrom, rowTo;
-  /** First of its columns in gated rows. */
+  /** First column of the part in gated rows. */
   int column;
-  /** `[row][hiddenWidth]`: where its last product goes. */
+  /** Outputs of the last product, `[row][hiddenWidth]`. */
   float *out;
 } Part;
 
@@ -23,7 +24,7 @@ static Part part_at(const Kernel *kernel, const Layer *layer, const Groups *grou
   return (Part){&expert->gate, &expert->up, &expert->down, groups->starts[group], groups->starts[group + 1], layer->sharedWidth, out};
 }
 
-/** Rows of a part and vectors of its outputs that one task computes. */
+/** Rows of a part, and vectors of its outputs, that one task computes. */
 typedef struct {
   Part part;
   int rowFrom, rowTo, from, to;
@@ -34,7 +35,7 @@ typedef struct {
   int isLast, vectors, numTasks;
 } Plan;
 
-/** Vectors of a part's outputs, in the phase of gates or in the last one. */
+/** Counts the vectors of a part's outputs, in the phase of gates or in the last one. */
 static int num_vectors(const Part *part, int isLast) { return (isLast ? part->down : part->up)->numPanels * 4; }
 
 static int num_tasks(const Part *part, const Plan *plan) {
@@ -78,7 +79,7 @@ Rows rows_at(const Rows *rows, int column) {
   return view;
 }
 
-/** The panel that begins with a vector. */
+/** Returns the panel that begins with a vector. */
 static const uint8_t *panel_at(const Tensor *tensor, int vector) { return tensor->weights + (size_t)(vector / 4) * tensor->panelBytes; }
 
 static void gate_piece(Kernel *kernel, int thread, Activation activation, const Piece *piece) {

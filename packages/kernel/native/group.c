@@ -1,8 +1,8 @@
-// Rows of a step by their experts: sorted once, because a row has one expert in all layers.
+// Sorts a step's rows by expert, once per step, because a row has the same expert in all layers.
 
 #include "phases.h"
 
-/** Sorts `numRows` rows, or those that `from` names; rows of one expert stay in their order. */
+/** Sorts `numRows` rows, or the rows that `from` lists; rows of one expert stay in their order. */
 static void group(Kernel *kernel, Groups *groups, const int32_t *from, int32_t numRows) {
   const int32_t *experts = kernel->step->experts;
   int32_t *places = kernel->counts, numExperts = kernel->model.numExperts, end = 0;

@@ -1,4 +1,4 @@
-// Model and step, as the kernel takes them. Every model is a description in data; see `packages/kernel/src/description.ts`.
+// Input of the kernel: models and steps. Every model is a description in data; see `kernel/src/description.ts`.
 
 #pragma once
 #include <stddef.h>
@@ -9,7 +9,7 @@
 
 enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 2 };
 
-/** The packed file begins with this, then layers, then tensors. All fields have 32 bits. */
+/** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
   int32_t magic, version;
   int32_t numLayers, numTensors;
@@ -17,24 +17,24 @@ typedef struct {
   /** Tensors: a table or, for a tied head, packed weights; `[1][hiddenSize]`; packed weights. */
   int32_t embedding, finalNorm, head;
   float embeddingScale, logitScale, normEpsilon;
-  /** Sets of rotary angles that layers choose from. */
+  /** Number of sets of rotary angles that layers choose from. */
   int32_t numRotaries;
-  /** Experts of layers that have any; 1 where none have. */
+  /** Number of experts in layers with experts; 1 when no layer has them. */
   int32_t numExperts;
-  /** Outputs of the head: `vocabSize` of a language model, of a router its experts. */
+  /** Number of outputs of the head: `vocabSize` in a language model, the experts in a router. */
   int32_t numLogits;
   int32_t reserved;
 } ModelDescription;
 
-/** A layer; tensors are indices, -1 where there is none. */
+/** A layer. Tensors are indices, -1 for none. */
 typedef struct {
   int32_t attentionNorm, query, key, value, queryNorm, keyNorm, attentionOutput, attentionOutputNorm;
-  /** `gate`, `up` and `down` are what all rows use. */
+  /** `gate`, `up` and `down` are the weights that all rows use. */
   int32_t ffnNorm, gate, up, down, ffnOutputNorm;
   int32_t numHeads, numKvHeads, headSize;
-  /** Set of angles, -1 for none; dimensions of a head that turn, from its first on, in halves. */
+  /** Set of angles, -1 for none; number of dimensions of a head that rotate, from its first on, in halves. */
   int32_t rotary, rotarySize;
-  /** Positions that a query sees; 0 is all. */
+  /** Number of positions that a query sees; 0 is all. */
   int32_t window;
   int32_t activation;
   /** Whether query and key norms are over all heads together. */
@@ -44,18 +44,18 @@ typedef struct {
   int32_t firstExpert;
 } LayerDescription;
 
-/** Offsets from the file's beginning, in units of 64 bytes; -1 where there is none. */
+/** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */
 typedef struct {
   int32_t format, numOut, numIn, block, hasMinimums, weights, scales, bias;
 } TensorDescription;
 
 typedef struct {
   int32_t numThreads;
-  /** Rows of a step. */
+  /** Largest number of rows of a step. */
   int32_t maxRows;
-  /** Positions of a sequence. */
+  /** Largest number of positions of a sequence. */
   int32_t maxPositions;
-  /** Whether experts are not in the file's memory: `kernel_place` puts each where it is. */
+  /** Whether experts are not in the file's memory; `kernel_place` then gives the address of each. */
   int32_t streamsExperts;
 } KernelOptions;
 
@@ -64,7 +64,7 @@ enum { SEQUENCE_FIELDS = 3, MOST_WANTED = 1 << 20 };
 /** Memory for keys and values of `numPages` pages of 16 tokens, by layer, page, key head. */
 typedef struct {
   int32_t numPages, numLayers;
-  /** Whether they are kept in halves; else in float32. */
+  /** Whether keys and values are stored in half precision; else in float32. */
   int32_t isHalf;
   uint8_t *memory;
   /** Bytes of one page of one key head, and of all key heads of a layer. */
@@ -75,14 +75,20 @@ typedef struct {
 typedef struct {
   const Pages *pages;
   int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows;
-  /** By row: its token, and its expert. */
+  /** Token and expert of each row. */
   const int32_t *tokens, *experts;
-  /** By sequence: rows, position of the first, first entry in `pageTable`. Rows and entries follow one another. */
+  /**
+   * Number of rows, position of the first row, and first entry in `pageTable` of each sequence. Rows and entries are in
+   * the order of the sequences.
+   */
   const int32_t *sequences;
   const int32_t *pageTable;
-  /** By wanted row of logits, in rising order, perhaps several times: the row, an output whose logit is wanted, place in `fullLogits` or -1. */
+  /**
+   * For each wanted row of logits, in rising order and perhaps repeated: the row, an output whose logit is wanted, and
+   * the place in `fullLogits` or -1.
+   */
   const int32_t *wanted, *targets, *fullPlaces;
-  /** `[numWanted][numCandidates]`, best first, lower ids first among equals. */
+  /** `[numWanted][numCandidates]`, best first; lower ids first among equals. */
   int32_t *candidateIds;
   float *candidateLogits;
   /** `[numWanted][2]`: the largest logit, and the sum of `exp(logit - largest)`. */
@@ -91,41 +97,45 @@ typedef struct {
   float *targetLogits;
   /** `[numFullRows][numLogits]`. */
   float *fullLogits;
-  /** NULL, or where sums over all rows of the squares of each input go: see `observe`. */
+  /** Sums over all rows of the squares of each input (see `observe`), or NULL. */
   float *inputSquares;
 } Step;
 
 typedef struct Kernel Kernel;
 
 /**
- * @param file - packed weights, 64-byte aligned, which stay where they are until `kernel_close`
- * @returns NULL with a reason in `error` where the file is not sound or there is no memory
+ * Opens a kernel.
+ * @param file - packed weights, 64-byte aligned, which keep their address until `kernel_close`
+ * @returns NULL with a reason in `error` when the file is invalid or there is no memory
  */
 Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options, const Loops *loops, const char **error);
 /**
- * Takes angles of positions from `position` on, in a row: of each the cosines, then the sines, `[rotarySize / 2]` each.
- * @returns NULL, or what does not fit
+ * Sets the angles of successive positions from `position` on: `[rotarySize / 2]` cosines of each, then as many sines.
+ * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_set_rotary(Kernel *kernel, int32_t rotary, int32_t position, const float *angles, size_t length);
-/** @returns 0, or -1 where there is no memory */
+/** Allocates pages. @returns 0, or -1 when there is no memory */
 int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages);
 void kernel_close_pages(Pages *pages);
 Team *kernel_team(Kernel *kernel);
-/** @returns NULL, or why the step cannot run; nothing has run then */
+/** Runs a step. @returns NULL, or the reason why the step cannot run; nothing has run then */
 const char *kernel_step(Kernel *kernel, const Step *step);
-/** Begins a step that runs some layers at a time. Its arrays stay where they are until it has ended. @returns as `kernel_step` */
+/**
+ * Begins a step that runs some layers at a time. Its arrays keep their addresses until the step has ended.
+ * @returns as `kernel_step`
+ */
 const char *kernel_begin(Kernel *kernel, const Step *step);
-/** Runs layers `[from, to)`, those that come next. @returns NULL, or what is missing; nothing has run then */
+/** Runs the next layers `[from, to)`. @returns NULL, or the missing part; nothing has run then */
 const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to);
-/** Computes the results of a step whose layers have all run. @returns NULL, or what has not */
+/** Computes the results of a step whose layers have all run. @returns NULL, or the missing part */
 const char *kernel_end(Kernel *kernel);
 /**
- * Takes weights of one layer of one expert: its range of the file, anywhere in memory at a multiple of 64 bytes.
- * @param unit - NULL takes them away @returns NULL, or what does not fit
+ * Sets the weights of one layer of one expert: its range of the file, anywhere in memory at a multiple of 64 bytes.
+ * @param unit - NULL removes the weights @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes);
-/** Whether all logits of a wanted row of the last step are still there: those of up to LOGIT_ROWS of its last rows are. */
+/** Checks that all logits of a wanted row of the last step are kept: those of up to LOGIT_ROWS of its last rows are. */
 int kernel_keeps_logits(const Kernel *kernel, int32_t wanted);
-/** Copies all logits of a wanted row of the last step. @returns NULL, or why that cannot be */
+/** Copies all logits of a wanted row of the last step. @returns NULL, or the reason why it cannot */
 const char *kernel_read_logits(const Kernel *kernel, int32_t wanted, float *logits, size_t length);
 void kernel_close(Kernel *kernel);

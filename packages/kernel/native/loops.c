@@ -1,4 +1,4 @@
-// All loops for one instruction set: built several times, each with the processor's flags and one of the names below.
+// All loops for one instruction set. The file is built once for each set, with the processor's flags and a name below.
 
 #include <stdint.h>
 #include "memory.h"

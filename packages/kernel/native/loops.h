@@ -1,27 +1,27 @@
-// The loops of a step, built once for each instruction set. All builds give the same bits, except that float32 products have no fused
-// multiply-add in WebAssembly.
+// The loops of a step, built once for each instruction set. All builds give the same bits, except that float32 products
+// have no fused multiply-add in WebAssembly.
 
 #pragma once
 #include <stdint.h>
 #include "tensor.h"
 
-/** Tokens of a page of keys and values, and lanes of a vector. */
+/** Number of tokens in a page of keys and values, and of lanes in a vector. */
 enum { PAGE_TOKENS = 16 };
 
-/** Outputs of the head that share a largest logit and a sum of exponentials. */
+/** Number of outputs of the head that share a largest logit and a sum of exponentials. */
 enum { LOGIT_BLOCK = 64 };
 
 typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1 } Activation;
 
-/** Place of the keys and values of one layer and one key head. */
+/** Addresses of the keys and values of one layer and one key head. */
 typedef struct {
   /** A page's keys, `[headSize][16]`; its values, `[16][paddedSize]`, follow. */
   uint8_t *base;
-  /** From a page to the next. */
+  /** Distance from a page to the next. */
   size_t pageBytes;
   int32_t isHalf;
   int32_t headSize;
-  /** `headSize` up to whole vectors. */
+  /** `headSize`, rounded up to whole vectors. */
   int32_t paddedSize;
 } HeadPages;
 
@@ -35,7 +35,7 @@ typedef struct {
   const float **queries;
   float **outputs;
   const int32_t *positions;
-  /** Positions that a query sees, its own included; 0 is all. */
+  /** Number of positions that a query sees, including its own; 0 is all. */
   int32_t window;
   float scale;
   /** `[ATTEND_MOST][scoresStride]`. */
@@ -43,12 +43,12 @@ typedef struct {
   int32_t scoresStride;
 } Attention;
 
-/** Most queries that one call of `attend` takes. */
+/** Largest number of queries in one call of `attend`. */
 enum { ATTEND_MOST = 12 };
 
 typedef struct {
   const char *name;
-  /** Queries that attend together best. */
+  /** Number of queries that attend together fastest. */
   int32_t attendQueries;
   /** `x += scale * y`, whole vectors. */
   void (*add_scaled)(float *x, const float *y, float scale, int32_t size);
@@ -59,8 +59,8 @@ typedef struct {
   /** `out = activation(gate) * up`; without a gate `activation(up)`. */
   void (*gate)(const float *gate, const float *up, float *out, int32_t size, Activation activation);
   /**
-   * Outputs `[16 * vectorFrom, 16 * vectorTo)` of a product for rows `[rowFrom, rowTo)`; `out` is the first row's first output. `ahead`
-   * is the panel that this thread multiplies with next, or NULL.
+   * Computes outputs `[16 * vectorFrom, 16 * vectorTo)` of a product for rows `[rowFrom, rowTo)`. `out` is the first
+   * row's first output; `ahead` is the panel that this thread multiplies with next, or NULL.
    */
   void (*product)(const Tensor *tensor, int32_t vectorFrom, int32_t vectorTo, const Rows *rows, int32_t rowFrom, int32_t rowTo,
                   float *out, int32_t outStride, const uint8_t *ahead);

@@ -1,4 +1,4 @@
-// Copying and filling memory, which are instructions of WebAssembly: there is no C library for it.
+// Functions that copy and fill memory. They are instructions in WebAssembly, which has no C library here.
 
 #pragma once
 #ifdef __wasm__

@@ -1,4 +1,4 @@
-// Products as phases: tasks are some outputs of some rows.
+// Products as phases, whose tasks are some outputs of some rows.
 
 #include "phases.h"
 

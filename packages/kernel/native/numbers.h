@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include "memory.h"
 
-/** Rounds to the nearest half, ties to even. Magnitudes must be at most 65504, which callers see to. */
+/** Rounds to the nearest half, ties to even. The caller ensures magnitudes of at most 65504. */
 static inline uint16_t half_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);

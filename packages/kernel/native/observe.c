@@ -1,4 +1,4 @@
-// Statistics of what products take in: weights are packed by them.
+// Statistics of the inputs of products, which determine how weights are packed.
 
 #include "phases.h"
 

@@ -1,4 +1,4 @@
-// Opens a packed file: every size and offset is checked before anything is read through it.
+// Opens a packed file. Every size and offset is checked before a read depends on it.
 
 #include "memory.h"
 #include "phases.h"
@@ -12,7 +12,7 @@ static void *allocate(Kernel *kernel, uint64_t count, size_t bytes) {
   return block;
 }
 
-/** Experts of equal sizes, whose tensors stand side by side; NULL for -1. */
+/** Finds experts of equal sizes, whose tensors are side by side; NULL for -1. */
 static const Expert *experts_at(Reader *reader, const Kernel *kernel, int32_t first) {
   int32_t numExperts = kernel->model.numExperts, hidden = kernel->model.hiddenSize;
   if (first == -1) return NULL;
@@ -71,7 +71,7 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
 }
 
 static int allocate_rows(Kernel *kernel, Rows *rows, int32_t width) {
-  // A row may be wanted several times, so that more logits than rows are computed together.
+  // A row may be wanted several times, so more logits than rows may be computed together.
   uint64_t count = (uint64_t)(kernel->options.maxRows < LOGIT_ROWS ? LOGIT_ROWS : kernel->options.maxRows);
   rows->width = whole(width, PANEL);
   rows->floats = allocate(kernel, count * (size_t)rows->width, 4);

@@ -3,7 +3,7 @@
 #include "memory.h"
 
 #ifdef __wasm__
-// Memory is taken from the end of the heap; what was given back is taken again where it is large enough.
+// Memory is allocated at the end of the heap; a freed block is used again when it is large enough.
 extern unsigned char __heap_base;
 static size_t end;
 
@@ -25,7 +25,7 @@ void *platform_allocate(size_t bytes) {
   if (bytes > 0xffff0000u - from) return NULL;
   if (from + bytes > have && __builtin_wasm_memory_grow(0, (from + bytes - have + 65535) / 65536) == (size_t)-1) return NULL;
   end = from + bytes;
-  // A block's size stands before it.
+  // A block's size is stored before it.
   *(size_t *)from = bytes;
   return (void *)(from + 64);
 }

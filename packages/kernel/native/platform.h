@@ -3,9 +3,9 @@
 #pragma once
 #include <stddef.h>
 
-/** Zeroed, 64-byte aligned memory that takes no room before it is touched; NULL where there is none. */
+/** Allocates zeroed, 64-byte aligned memory, which takes no physical memory before it is touched; NULL on failure. */
 void *platform_allocate(size_t bytes);
 void platform_free(void *memory);
 
-/** Gives memory that is free in the process back to the system, where the C library keeps it otherwise. */
+/** Returns memory that is free in the process to the system, if the C library keeps it. */
 void platform_return_free(void);

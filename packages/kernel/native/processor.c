@@ -5,7 +5,7 @@
 
 static int has_bits(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
 
-/** Registers that the system keeps for a thread: bits 1 and 2 are those of AVX, 5 to 7 those of AVX-512. */
+/** Reads which registers the system saves for a thread: bits 1 and 2 are those of AVX, 5 to 7 those of AVX-512. */
 static uint32_t kept_registers(void) {
   uint32_t low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -31,7 +31,7 @@ int available_loops(const Loops *available[4]) {
 #include <sys/auxv.h>
 static int has_dot_product(void) { return (getauxval(AT_HWCAP) & (1ul << 20)) != 0; }
 #else
-// All of Apple's own processors have it.
+// All of Apple's own processors have the dot product.
 static int has_dot_product(void) { return 1; }
 #endif
 

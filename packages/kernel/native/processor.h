@@ -3,5 +3,5 @@
 #pragma once
 #include "loops.h"
 
-/** Fills `available`, the fastest first and the plain ones last. @returns how many */
+/** Fills `available`, the fastest first and the plain loops last. @returns their number */
 int available_loops(const Loops *available[4]);

@@ -1,14 +1,14 @@
-// Products of rows with packed weights, by tiles of TILE_ROWS x TILE_VECTORS vectors of sums in registers. A tile's shape changes no bit: each
-// output adds up its own groups, in their order.
+// Products of rows with packed weights, by tiles of TILE_ROWS x TILE_VECTORS vectors of sums in registers. The shape of
+// a tile changes no bit: each output adds up its own groups, in their order.
 
-// Processors stop reading ahead where a page of 4 kB ends: weights are asked for this far before they are needed.
+// Distance of prefetches, since processors stop prefetching by themselves at the end of a page of 4 kB.
 enum { AHEAD_BYTES = 3072 };
 
 INLINE void read_ahead(const uint8_t *weights, const int V) {
   for (int v = 0; v < V; v++) __builtin_prefetch(weights + AHEAD_BYTES + 64 * v);
 }
 
-/** Lines of 64 bytes of the next panel, of each group `[from, to)`, that a tile asks for while it computes with this one. */
+/** Lines of 64 bytes, in each group `[from, to)` of the next panel, that a tile prefetches while it computes. */
 typedef struct {
   const uint8_t *panel;
   int from, to;
@@ -16,14 +16,14 @@ typedef struct {
 
 INLINE void read_next(Next next, size_t groupBytes, int group) {
   const uint8_t *bytes = next.panel + (size_t)group * groupBytes;
-  // The second level is enough: the first one holds the panel at work.
+  // Into the second-level cache; the first one holds the current panel.
   for (int line = next.from; line < next.to; line++) __builtin_prefetch(bytes + 64 * line, 0, 2);
 }
 
 #ifdef HAS_OWN_TILE_INT8
 #include "product_wasm.h"
 #else
-/** Sums of one group of whole numbers, times the inputs' scale, are added to float sums. */
+/** Adds the integer sums of each group, times the inputs' scale, to float sums. */
 INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4],
                       Next next) {
   for (int g = 0; g < t->numGroups; g++) {
@@ -51,13 +51,13 @@ INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, in
 }
 #endif
 
-/** Sum of the inputs of a group's block. */
+/** Returns the sum of the inputs of a group's block. */
 INLINE int32_t block_sum(const Rows *x, size_t group, int block, int numBlocks) {
   if (numBlocks == 1) return x->sums[group];
   return block == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
 }
 
-/** As `tile_int8`, with the weights' own scale for each block of 16 or 32 inputs. */
+/** Does the same as `tile_int8`, with a scale of the weights for each block of 16 or 32 inputs. */
 INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
                              Floats sums[TILE_ROWS][4], const int vector) {
   int numBlocks = GROUP / t->block;
@@ -92,7 +92,7 @@ INLINE void tile_int8_blocks(const Tensor *t, const uint8_t *weights, const Rows
   }
 }
 
-/** Nibbles are products' unsigned operand as they are; what the minimums add is the sum of the inputs times each. */
+/** Uses nibbles as the products' unsigned operand; the minimums are multiplied by the sum of the inputs. */
 INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V,
                              Floats sums[TILE_ROWS][4], const int vector) {
   int numBlocks = GROUP / t->block;
@@ -133,7 +133,7 @@ INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows
   }
 }
 
-/** Inputs that are added up by themselves before they join the sum, which keeps the rounding of long sums small. */
+/** Number of inputs that are summed separately before they join the sum, which limits the rounding of long sums. */
 enum { FLOAT_RUN = 128 };
 
 INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4]) {
@@ -156,7 +156,7 @@ INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int
   }
 }
 
-/** Vectors `[vector, vector + V)` of a panel for rows `[row, row + R)`. */
+/** Computes vectors `[vector, vector + V)` of a panel for rows `[row, row + R)`. */
 INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R, const int V, const int vector, const Format format,
                  Next next, float *out, int32_t outStride) {
   Floats sums[TILE_ROWS][4];
@@ -179,8 +179,9 @@ INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R
 }
 
 /**
- * Vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. The first tile reads this
- * panel from memory; those that follow find it in the cache, and read meanwhile what this thread multiplies next, where that is known.
+ * Computes vectors `[vector, vector + V)` of a panel for rows `[rowFrom, rowTo)`, by the largest tiles that fit. The
+ * first tile reads this panel from memory. The next ones find it in the cache, and prefetch the weights that this
+ * thread multiplies with next, if they are known.
  */
 INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom, int rowTo, const int V, const int vector,
                          const Format format, float *out, int32_t outStride, const uint8_t *ahead) {
@@ -193,13 +194,13 @@ INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom,
     next.to = next.from + lines < 32 ? next.from + lines : 32; \
   } while (0)
   int row = rowFrom;
-  // Eight are two halves: a tile of two has little time to read the next panel in.
+  // Eight rows are two tiles of four: a tile of two rows has little time to prefetch the next panel.
   for (; row + TILE_ROWS <= rowTo && !(TILE_ROWS == 6 && rowTo - row == 8); row += TILE_ROWS) TILE(TILE_ROWS);
 #if TILE_ROWS > 4
   for (; row + 4 <= rowTo; row += 4) TILE(4);
 #endif
 #if TILE_ROWS > 2
-  // An expert often has three rows: one tile reads its weights once.
+  // An expert often has three rows, and one tile reads its weights once.
   for (; row + 3 == rowTo; row += 3) TILE(3);
   for (; row + 2 <= rowTo; row += 2) TILE(2);
 #endif
@@ -209,7 +210,7 @@ INLINE void vectors_rows(const Tensor *t, int panel, const Rows *x, int rowFrom,
 #undef TILE
 }
 
-/** A single row takes vectors by ROW_VECTORS, several rows by TILE_VECTORS; what is left takes one at a time. */
+/** Computes a single row by ROW_VECTORS vectors, several rows by TILE_VECTORS, and the rest by one vector. */
 INLINE void product_of(const Tensor *t, int vectorFrom, int vectorTo, const Rows *x, int rowFrom, int rowTo, const Format format,
                        float *out, int32_t outStride, const uint8_t *ahead) {
   int isRow = rowTo - rowFrom == 1, most = isRow ? ROW_VECTORS : TILE_VECTORS;

@@ -1,10 +1,10 @@
-// The int8 tile of WebAssembly. Engines have 16 registers of four lanes on x64, so that four rows keep their sums in eight vectors,
-// and they have no prefetch, so that weights are read in the order in which they lie.
+// The int8 tile of WebAssembly. Engines have 16 registers of four lanes on x64, so four rows keep their sums in eight
+// vectors. They have no prefetch, so weights are read in the order in which they are stored.
 
 typedef struct { v128_t first, second; } Pair;
 
 #ifdef USE_RELAXED
-// A vector has four inputs of each of four outputs.
+// A vector holds four inputs of each of four outputs.
 enum { PAIR_OUTPUTS = 8 };
 INLINE Pair pair_of(const uint8_t *p) { return (Pair){wasm_v128_load(p), wasm_v128_load(p + 16)}; }
 INLINE v128_t pair_inputs(const Rows *x, size_t at) { return wasm_v128_load32_splat(x->values + at); }
@@ -15,12 +15,13 @@ INLINE void add_pair(float *sums, Pair pair, v128_t scale) {
   wasm_v128_store(sums + 4, wasm_f32x4_add(wasm_v128_load(sums + 4), wasm_f32x4_mul(wasm_f32x4_convert_i32x4(pair.second), scale)));
 }
 #else
-// A vector has four inputs of each of two outputs, in 16 bits. Products of inputs 0 and 1 share a sum, those of 2 and 3 the one beside it.
+// A vector holds four inputs of each of two outputs, in 16 bits. Products of inputs 0 and 1 share a sum, those of
+// inputs 2 and 3 the sum beside it.
 enum { PAIR_OUTPUTS = 4 };
 INLINE Pair pair_of(const uint8_t *p) { return (Pair){wasm_u16x8_load8x8(p), wasm_u16x8_load8x8(p + 8)}; }
 INLINE v128_t pair_inputs(const Rows *x, size_t at) { return wasm_v128_load64_splat(x->wide + at); }
 INLINE v128_t add_products(v128_t sum, v128_t weights, v128_t inputs) { return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(weights, inputs)); }
-/** Both sums of an output begin with a half of its offset, which is even. */
+/** Starts both sums of an output with half of its offset, which is even. */
 INLINE Pair first_sums(v128_t offset) {
   v128_t half = wasm_i32x4_shr(offset, 1);
   return (Pair){half, half};
@@ -43,7 +44,7 @@ INLINE void pairs_int8(const Tensor *t, const uint8_t *weights, const Rows *x, i
       Pair dots[4][64 / PAIR_OUTPUTS];
       for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) dots[r][n] = first_sums(wasm_v128_load32_splat(x->offsets + group + (size_t)r * groups));
-      // Engines load all that a long body reads first, for which there are no registers.
+      // Engines load everything that a long body reads first, for which there are not enough registers.
 #pragma clang loop unroll(disable)
       for (int k = 0; k < GROUP; k += 4)
         for (int n = 0; n < N; n++) {
@@ -61,7 +62,7 @@ INLINE void pairs_int8(const Tensor *t, const uint8_t *weights, const Rows *x, i
   }
 }
 
-// Functions of their own, because engines spill the sums of loops within a long function.
+// Separate functions, because engines spill the sums of loops within a long function.
 __attribute__((noinline)) static void four_rows(const Tensor *t, const uint8_t *weights, const Rows *x, int row, int V, float sums[4][PANEL]) {
   pairs_int8(t, weights, x, row, 4, 1, 16 * V / PAIR_OUTPUTS, sums);
 }

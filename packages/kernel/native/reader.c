@@ -1,4 +1,4 @@
-// Tensors of a packed file: every size and offset is checked before anything is read through it.
+// Tensors of a packed file. Every size and offset is checked before a read depends on it.
 
 #include "reader.h"
 
@@ -7,9 +7,9 @@ int fail(Reader *reader, const char *error) {
   return 0;
 }
 
-/** The bytes at an offset in units of 64, or NULL where they are not all in the file. */
+/** Returns the bytes at an offset in units of 64, or NULL when the file does not hold all of them. */
 static const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
-  // Sizes are counted in 64 bits, which those of WebAssembly's 32 would leave.
+  // Counted in 64 bits, since the sizes could exceed WebAssembly's 32.
   uint64_t from = (uint64_t)(uint32_t)offset * 64;
   if (offset < 0 || from > reader->bytes || bytes > reader->bytes - from) {
     fail(reader, "a tensor leaves the file");

@@ -6,19 +6,19 @@
 typedef struct {
   const uint8_t *file;
   size_t bytes;
-  /** What is wrong first; NULL as long as nothing is. */
+  /** First error; NULL while there is none. */
   const char *error;
 } Reader;
 
 static inline int32_t whole(int32_t size, int32_t unit) { return (size + unit - 1) / unit * unit; }
 
-/** Takes down what is wrong. @returns 0 */
+/** Records an error. @returns 0 */
 int fail(Reader *reader, const char *error);
-/** @returns whether the tensor is sound */
+/** @returns whether the tensor is valid */
 int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor);
-/** A tensor of the model; NULL for -1, where `isNeeded` does not forbid it. */
+/** Returns a tensor of the model, or NULL for -1, which is an error when `isNeeded`. */
 const Tensor *tensor_at(Reader *reader, const Kernel *kernel, int32_t index, int isNeeded);
-/** Weights of a product with these sizes. */
+/** Returns the weights of a product with these sizes. */
 const Tensor *weights_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t numOut, int32_t numIn, int isNeeded);
-/** Scales of a norm, padded to whole panels: a table of one row. */
+/** Returns the scales of a norm, padded to whole panels: a table of one row. */
 const float *norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size);

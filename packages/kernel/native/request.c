@@ -1,7 +1,7 @@
 #include "request.h"
 #include "state.h"
 
-/** Reads a step. @returns NULL, or what of the request cannot be */
+/** Reads a step. @returns NULL, or the part of the request that is invalid */
 static const char *read_step(const Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results, Step *made) {
   if (length < REQUEST_HEADER) return "the request's length";
   for (int i = 0; i < REQUEST_HEADER; i++)
@@ -21,7 +21,7 @@ static const char *read_step(const Kernel *kernel, const Pages *pages, const int
       .inputSquares = results->numInputSquares > 0 ? results->inputSquares : NULL,
   };
   size_t rows = (size_t)step.numRows, sequences = (size_t)step.numSequences * SEQUENCE_FIELDS, wanted = (size_t)step.numWanted;
-  // In 64 bits also in WebAssembly, where such products could come round to what there is room for.
+  // In 64 bits also in WebAssembly, where such products could overflow to a size that fits.
   uint64_t candidates = (uint64_t)wanted * (uint64_t)step.numCandidates;
   if (length != REQUEST_HEADER + 2 * rows + sequences + (size_t)step.numTableEntries + 3 * wanted) return "the request's length";
   if (candidates > results->numCandidateIds || candidates + wanted > results->numLogits || 2 * wanted > results->numSums ||

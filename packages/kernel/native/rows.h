@@ -14,10 +14,10 @@ static void norm(const float *x, const float *weight, float epsilon, int32_t siz
   for (int i = 0; i < padded; i += 16) store(out + i, mul(mul(load(x + i), splat(factor)), load(weight + i)));
 }
 
-/** Takes back, for inputs with this sum, that weights are stored as `weight + 128`, where products multiply them so. */
+/** Compensates, for inputs with this sum, that weights are stored as `weight + 128`, if products multiply them so. */
 INLINE int32_t offset_of(int32_t sum) { return QUADS_ARE_UNSIGNED ? -128 * sum : 0; }
 
-/** A group's largest magnitude becomes 127; with an input that is not finite in it, its scale is NaN. */
+/** Rounds groups so that the largest magnitude becomes 127; the scale of a group that is not finite is NaN. */
 static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   const float *floats = rows->floats + (size_t)row * rows->width;
   int8_t *values = rows->values + (size_t)row * rows->width;
@@ -25,10 +25,10 @@ static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   size_t firstGroup = (size_t)row * (rows->width / GROUP);
   for (int i = from; i < to; i += GROUP) {
     Floats first = load(floats + i), second = load(floats + i + 16);
-    // What is no number counts as infinite, which no maximum loses.
+    // A NaN counts as infinite, which no maximum loses.
     Floats most = larger(smaller(magnitude(first), splat(__builtin_inff())), smaller(magnitude(second), splat(__builtin_inff())));
     float largest = largest_lane(most);
-    // Below this a quotient would not be finite; such inputs count as 0.
+    // Below this limit the quotient would not be finite; such inputs count as 0.
     Floats factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
     int32_t firstSum = store_rounded(values + i, wide + i, mul(first, factor));
     int32_t secondSum = store_rounded(values + i + 16, wide + i + 16, mul(second, factor));

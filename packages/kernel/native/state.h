@@ -1,12 +1,12 @@
-// A kernel's memory: what is read from the packed file, and buffers that every step uses again.
+// Memory of a kernel: the contents of the packed file, and buffers that every step uses again.
 
 #pragma once
 #include "kernel.h"
 
-/** Wanted rows of logits that are computed together: a panel of the head is read once for all of them. */
+/** Number of wanted rows whose logits are computed together: a panel of the head is read once for all of them. */
 enum { LOGIT_ROWS = 32 };
 
-/** An expert's products, as they lie in the table of tensors. */
+/** Products of an expert, in the order of the table of tensors. */
 typedef struct {
   Tensor gate, up, down;
 } Expert;
@@ -17,12 +17,12 @@ typedef struct {
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
   /** `[numExperts]`, or NULL. */
   const Expert *experts;
-  /** Columns of gated rows that `down` takes; an expert's follow. */
+  /** Number of columns of gated rows that `down` reads; an expert's columns follow. */
   int32_t sharedWidth;
   int32_t paddedHead;
-  /** Whether a key head's outputs are whole groups, which the thread that attends rounds at once. */
+  /** Whether a key head's outputs are whole groups, so that the attending thread rounds them at once. */
   int32_t roundsHeads;
-  /** Places in `Step.inputSquares`: inputs of attention, of its output's product, of the FFN, of `down`, of the experts. */
+  /** Offsets in `Step.inputSquares`: inputs of attention, its output's product, the FFN, `down`, and the experts. */
   size_t attentionSquares, attendedSquares, ffnSquares, gatedSquares, expertSquares;
 } Layer;
 
@@ -32,12 +32,12 @@ typedef struct {
   int32_t size;
 } Rotary;
 
-/** Rows in the order of their experts, and the experts that have any. */
+/** Rows in the order of their experts, and the experts that have rows. */
 typedef struct {
   int32_t numRows, numExperts;
-  /** `[numRows]`: the row at each place. */
+  /** Row at each place, `[numRows]`. */
   int32_t *rows;
-  /** `[numExperts]`, rising; `[numExperts + 1]`: the first place of each, and the end. */
+  /** Experts `[numExperts]`, rising; first place of each, and the end, `[numExperts + 1]`. */
   int32_t *experts, *starts;
 } Groups;
 
@@ -49,46 +49,46 @@ struct Kernel {
   const Loops *loops;
   Team team;
   Layer *layers;
-  /** As they are in memory, and, where experts are streamed, as they lie in the file. */
+  /** Tensors with their addresses in memory, and, when experts are streamed, with those in the file. */
   Tensor *tensors, *filed;
   const float *finalNorm;
   const Tensor *embedding, *head;
   Rotary rotaries[MOST_ROTARIES];
-  /** Widths up to whole panels. */
+  /** Widths, rounded up to whole panels. */
   int32_t hiddenWidth, logitsWidth, projectedWidth;
-  /** Whether products read rounded rows; float32 products do not. */
+  /** Whether products read rounded rows, which float32 products do not. */
   int32_t rounds;
   /** Length of `Step.inputSquares`. */
   size_t numInputs;
-  /** `[maxRows][hiddenWidth]`: the residual stream, what a block adds to it, and what experts add beside a shared part. */
+  /** `[maxRows][hiddenWidth]`: the residual stream; outputs of a block; outputs of experts beside a shared part. */
   float *stream, *update, *routed;
-  /** `[maxRows][projectedWidth]`: queries, keys and values. */
+  /** Queries, keys and values, `[maxRows][projectedWidth]`. */
   float *projected;
-  /** `[maxRows][numHeads * paddedHead]`: queries after norm and rotation. */
+  /** Queries after norm and rotation, `[maxRows][numHeads * paddedHead]`. */
   float *queries;
-  /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN lie in the order of their groups. */
+  /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN are in its groups' order. */
   Rows normed, attended, gated;
-  /** By thread: gates and values of a tile of an FFN; scores; a query's output. */
+  /** Per thread: gates and values of a tile of an FFN; scores; outputs of queries. */
   float *gates, *scores, *outputs;
   int32_t scoresStride, maxPaddedHead;
-  /** `[LOGIT_ROWS][logitsWidth]`, `[LOGIT_ROWS][logitsWidth / 64]` twice. */
+  /** `[LOGIT_ROWS][logitsWidth]`, and `[LOGIT_ROWS][logitsWidth / 64]` twice. */
   float *logits, *largest, *sums;
   void *blocks[MOST_BLOCKS];
   int32_t numBlocks;
-  /** Rows whose logits are wanted, each once: `[maxRows]`. */
+  /** Rows whose logits are wanted, without repetition, `[maxRows]`. */
   int32_t *active, numActive;
-  /** All rows by expert, and places in `active`; `[numExperts]` for counting. */
+  /** All rows by expert, and places in `active`; counters `[numExperts]`. */
   Groups all, wanted;
   int32_t *counts;
-  /** Wanted rows of the last step whose logits are in `logits`. */
+  /** Range of the last step's wanted rows whose logits are in `logits`. */
   int32_t firstKept, endKept;
-  /** The step under way, and the layers of it that run now. */
+  /** The running step, and its layers that run now. */
   const Step *step;
   Step begun;
   int32_t fromLayer, toLayer;
-  /** Whether the step's results are computed behind them. */
+  /** Whether the step's results are computed after these layers. */
   int32_t concludes;
 };
 
-/** Rows that go through a product together, and columns of an FFN that one task gates. */
+/** Number of rows that a product computes together, and of columns of an FFN that one task gates. */
 enum { TASK_ROWS = 48, GATE_COLUMNS = 64 };

@@ -1,9 +1,9 @@
-// One step: all threads run the same phases, and take their tasks one by one. Tasks are split by rows and by outputs, never by what
-// is summed, so neither threads nor neighbours change a bit. Attention has rows by sequence; FFNs have them by expert.
+// One step. All threads run the same phases, and take their tasks one by one. Tasks are split by rows and by outputs,
+// never within a sum, so neither threads nor other rows change a bit. Attention has rows by sequence, FFNs by expert.
 
 #include "phases.h"
 
-/** Adds to the stream what an FFN gave the row at a place of its groups. */
+/** Adds the output of an FFN for the row at a place of its groups to the stream. */
 static void end_layer(Kernel *kernel, const Layer *layer, int streamRow, int place) {
   join_updates(kernel, layer, place);
   add_update(kernel, streamRow, place, layer->ffnOutputNorm, layer->description.residualScale);
@@ -49,7 +49,7 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   team_next_phase(member);
 }
 
-/** Results of a step whose layers have run. */
+/** Computes the results of a step whose layers have run. */
 static void run_head(Kernel *kernel, Member *member) {
   const Step *step = kernel->step;
   if (step->numWanted == 0) return;
@@ -72,7 +72,7 @@ static void run_part(void *context, Member *member) {
 
 static int is_expert_there(const Expert *expert) { return expert->gate.weights && expert->up.weights && expert->down.weights; }
 
-/** Whether all experts that rows need of layers `[from, to)` are in memory. */
+/** Checks that all experts that rows need in layers `[from, to)` are in memory. */
 static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
   for (int32_t l = from; l < to; l++) {
     const Layer *layer = &kernel->layers[l];

@@ -1,10 +1,10 @@
-// The residual stream: rows begin as embeddings, blocks add to them, norms read them.
+// The residual stream. Rows begin as embeddings, blocks add to them, norms read them.
 
 #include "memory.h"
 #include "numbers.h"
 #include "phases.h"
 
-/** A weight of FORMAT_INT8 or FORMAT_INT8_BLOCKS, from its panel's group. */
+/** Returns a weight of FORMAT_INT8 or FORMAT_INT8_BLOCKS, from its panel's group. */
 static float byte_weight(const uint8_t *group, int column, int input) {
   return (float)(group[input / 4 * 4 * PANEL + column * 4 + input % 4] - 128);
 }
@@ -16,7 +16,7 @@ static float nibble_weight(const Tensor *t, const uint8_t *group, int column, in
   return t->hasMinimums ? scales[at] * (float)nibble + minimums[at] : scales[at] * (float)(nibble - 8);
 }
 
-/** Input `i` of an embedding. */
+/** Returns input `i` of an embedding. */
 static float embedded(const Tensor *t, int32_t token, int i) {
   int column = token % PANEL, input = i % GROUP;
   const uint8_t *panel = t->weights + (size_t)(token / PANEL) * t->panelBytes, *group = panel + (size_t)(i / GROUP) * t->groupBytes;

@@ -8,10 +8,10 @@
 #include "team_posix.h"
 #endif
 
-// A phase lasts 2 to 50 microseconds, a step's pause for sampling 100 and more: so long is waited before sleeping.
+// Threads wait this long before they sleep: a phase lasts 2 to 50 microseconds, the pause for sampling 100 and more.
 enum { SPIN_MICROSECONDS = 50, SPINS_A_LOOK = 64 };
 
-/** One wait: how long it has lasted, and the last signal that was seen before its condition was looked at. */
+/** One wait: its duration, and the last signal that was seen before its condition was checked. */
 typedef struct {
   int seen, spins;
   int64_t end;
@@ -32,7 +32,7 @@ static void keep_waiting(Team *team, Wait *wait) {
   if (wait->end == 0) wait->end = now + SPIN_MICROSECONDS;
   if (now < wait->end) return;
   wait->spins = -1;
-  // Announced before the signal is looked at again: whoever gives the next one either is seen or sees the sleeper.
+  // Counted before the signal is checked again: the next signaller is either seen, or sees the sleeper.
   atomic_fetch_add(&team->numSleeping, 1);
   sleep_while(team, wait->seen);
   atomic_fetch_sub(&team->numSleeping, 1);
@@ -85,7 +85,7 @@ void team_help(Team *team, int thread) {
   for (;;) {
     WAIT_UNTIL(team, atomic_load(&team->isEnding) || (atomic_load(&team->generation) != last && atomic_load(&team->generation) % 2 != 0));
     if (atomic_load(&team->isEnding)) return;
-    // Counted before the generation is looked at again, so that thread 0 does not end the work meanwhile.
+    // Counted before the generation is checked again, so that thread 0 does not end the work meanwhile.
     atomic_fetch_add(&team->numHelping, 1);
     last = atomic_load(&team->generation);
     if (last % 2 != 0) team->work(team->context, &(Member){team, thread, team->firstPhase});

@@ -1,7 +1,7 @@
-// Threads that run the phases of one piece of work together. None is created while work runs.
+// Threads that run the phases of one piece of work together. No thread is created while work runs.
 //
-// A phase ends when its tasks are done, not when all threads have come: a thread that the system has taken its core from delays
-// nobody unless it holds a task, and goes through the phases that it missed when it is back.
+// A phase ends when its tasks are done, not when all threads have arrived. A thread that the system has suspended
+// delays the others only if it holds a task; afterwards it runs through the phases that it missed.
 
 #pragma once
 #include <stdatomic.h>
@@ -9,7 +9,7 @@
 
 enum { TEAM_MOST_THREADS = 64 };
 
-/** A thread while it takes part in work. */
+/** A thread that takes part in work. */
 typedef struct {
   struct Team *team;
   int thread;
@@ -22,38 +22,41 @@ typedef struct Team {
   int numThreads;
   TeamWork work;
   void *context;
-  /** First phase of the work under way. */
+  /** First phase of the running work. */
   uint32_t firstPhase;
-  /** The phase in the upper half, tasks of it that were taken in the lower half. */
+  /** The phase in the upper half, the number of its taken tasks in the lower half. */
   _Alignas(64) atomic_ullong taken;
   _Alignas(64) atomic_int numDone;
-  /** Counts changes that somebody may wait for. */
+  /** Counts changes that a thread may wait for. */
   _Alignas(64) atomic_int signal;
   atomic_int numSleeping;
-  /** Counts pieces of work; odd while one is under way. */
+  /** Counts pieces of work; odd while one runs. */
   _Alignas(64) atomic_int generation;
-  /** Threads besides thread 0 that take part. */
+  /** Number of threads besides thread 0 that take part. */
   atomic_int numHelping;
   atomic_int isEnding;
   struct TeamThreads *threads;
 } Team;
 
-/** Starts `numThreads - 1` threads, in WebAssembly none: workers call `team_help`. @returns 0, or -1 where they cannot be started */
+/**
+ * Starts `numThreads - 1` threads; none in WebAssembly, where workers call `team_help`.
+ * @returns 0, or -1 when they cannot be started
+ */
 int team_start(Team *team, int numThreads);
-/** Runs `work` on all threads, the calling one being thread 0, and returns when it is done and all have left it. */
+/** Runs `work` on all threads, the caller being thread 0, and returns when it is done and all have left it. */
 void team_run(Team *team, TeamWork work, void *context);
 /** Runs a thread other than 0 until the team ends. */
 void team_help(Team *team, int thread);
-/** Ends and joins the threads; no work may be under way. */
+/** Ends and joins the threads; no work may be running. */
 void team_end(Team *team);
 
 /** Takes a task of the member's phase. @returns -1 when all `numTasks`, at least one, are taken */
 int team_take(Member *member, int numTasks);
-/** Tells that a task is done; the last one ends the phase. */
+/** Marks a task as done; the last one ends the phase. */
 void team_done(Member *member, int numTasks);
 /** Waits for the end of the member's phase, and enters the next one. */
 void team_next_phase(Member *member);
 
-/** Runs what follows for each task of a phase that this member takes. */
+/** Runs the following statement for each task of a phase that this member takes. */
 #define EACH_TASK(member, task, numTasks) \
   for (int task, end_ = (numTasks); (task = team_take(member, end_)) >= 0; team_done(member, end_))

@@ -49,14 +49,14 @@ static void join_threads(Team *team) {
   team->threads = NULL;
 }
 
-/** @returns how many were started, -1 where there is no memory */
+/** @returns the number of started threads, -1 when there is no memory */
 static int start_threads(Team *team) {
   struct TeamThreads *threads = calloc(1, sizeof *threads);
   if (!threads) return -1;
   team->threads = threads;
   pthread_mutex_init(&threads->mutex, NULL);
   pthread_cond_init(&threads->changed, NULL);
-  // Signals are for the threads of the host.
+  // Signals are left to the host's threads.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -1,4 +1,4 @@
-// Threads of WebAssembly: the host's workers call `team_help`. There is no clock: looks are counted.
+// Threads of WebAssembly: the host's workers call `team_help`. There is no clock, so iterations are counted.
 
 static int64_t microseconds(int spins) { return spins / 512; }
 

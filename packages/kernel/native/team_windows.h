@@ -50,7 +50,7 @@ static void join_threads(Team *team) {
   team->threads = NULL;
 }
 
-/** @returns how many were started, -1 where there is no memory */
+/** @returns the number of started threads, -1 when there is no memory */
 static int start_threads(Team *team) {
   struct TeamThreads *threads = calloc(1, sizeof *threads);
   if (!threads) return -1;

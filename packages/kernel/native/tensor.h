@@ -1,14 +1,14 @@
-// Weights as they lie in the packed file, and rows of inputs as products read them.
+// Layout of weights in the packed file, and of inputs that products read.
 
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
-/** Outputs come in panels of 64, inputs in groups of 32; what is missing to whole ones is zero. */
+/** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
 enum { PANEL = 64, GROUP = 32 };
 
 typedef enum {
-  /** A plain table `[numOut][numIn]` of float32 or of halves: rows are looked up, not multiplied. */
+  /** A plain table `[numOut][numIn]` of float32 or of halves, whose rows are looked up and not multiplied. */
   FORMAT_FLOAT_TABLE = 0,
   FORMAT_HALF_TABLE = 1,
   /** float32 `[panel][numIn][64]`. */
@@ -18,8 +18,8 @@ typedef enum {
   /** A panel's group is 2,048 bytes as in FORMAT_INT8, then its scales `[32 / block][64]`. */
   FORMAT_INT8_BLOCKS = 4,
   /**
-   * A panel's group is 1,024 bytes of nibbles `[4][64][4]`, byte i of an output holding input i in its low half and input 16 + i in
-   * its high half, then scales `[32 / block][64]`, then minimums of the same shape where there are any.
+   * A panel's group is 1,024 bytes of nibbles `[4][64][4]`, then scales `[32 / block][64]`, then minimums of the same
+   * shape if there are any. Byte i of an output holds input i in its low half and input 16 + i in its high half.
    * `value = scale * nibble + minimum`; without minimums `scale * (nibble - 8)`.
    */
   FORMAT_INT4_BLOCKS = 5,
@@ -29,29 +29,29 @@ typedef struct {
   Format format;
   int32_t numOut, numIn;
   int32_t numPanels, numGroups;
-  /** Inputs that share a scale, 16 or 32. */
+  /** Number of inputs that share a scale, 16 or 32. */
   int32_t block;
   int32_t hasMinimums;
   size_t panelBytes, groupBytes;
   const uint8_t *weights;
-  /** One per output, of FORMAT_INT8. */
+  /** One per output, in FORMAT_INT8. */
   const float *scales;
-  /** One per output, whole panels; NULL where there is none. */
+  /** One per output, in whole panels; NULL for none. */
   const float *bias;
 } Tensor;
 
 /** Rows of inputs: as floats, and rounded to `scale * value` in groups of 32 with the sums of their values. */
 typedef struct {
-  /** Inputs of a row, whole groups. */
+  /** Number of inputs of a row, in whole groups. */
   int32_t width;
   float *floats;
   int8_t *values;
-  /** The values in 16 bits, where products take those: WebAssembly. */
+  /** Values in 16 bits, for products of WebAssembly. */
   int16_t *wide;
   /** `[row][width / 32]`. */
   float *scales;
   int32_t *sums;
-  /** Start values of the dot products of each group: see `offset_of`. */
+  /** Start values of the dot products of each group; see `offset_of`. */
   int32_t *offsets;
   /** Sums of the first 16 values of each group. */
   int32_t *halfSums;

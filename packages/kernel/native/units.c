@@ -1,9 +1,9 @@
-// Units of experts, one layer of one expert each, which come and go in memory: their tensors point to where they are.
+// Units of streamed experts, one layer of one expert each. Their tensors point to their current addresses.
 
 #include "memory.h"
 #include "phases.h"
 
-/** Bytes from an expert's first part to the end of a tensor's, or 0 where it begins before that. */
+/** Returns the bytes from an expert's first part to the end of a tensor, or 0 when the tensor begins before it. */
 static size_t end_of(const Tensor *tensor, const uint8_t *start) {
   size_t outputBytes = (size_t)tensor->numPanels * PANEL * 4, end = 0;
   const struct { const uint8_t *at; size_t bytes; } parts[] = {
@@ -44,7 +44,7 @@ const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const ui
   return NULL;
 }
 
-/** Whether all weights that every step needs are in memory. */
+/** Checks that all weights that every step needs are in memory. */
 static int is_shared_there(const Kernel *kernel) {
   if (!kernel->head->weights || !kernel->embedding->weights) return 0;
   for (int32_t l = 0; l < kernel->model.numLayers; l++) {

@@ -14,7 +14,7 @@ static inline int arguments(napi_env env, napi_callback_info info, size_t count,
   return napi_get_cb_info(env, info, &given, values, NULL, NULL) == napi_ok && given == count;
 }
 
-/** The elements of a typed array of one type. */
+/** Finds the elements of a typed array of one type. */
 static inline int elements(napi_env env, napi_value value, napi_typedarray_type wanted, void **data, size_t *length) {
   napi_typedarray_type type;
   return napi_get_typedarray_info(env, value, &type, length, data, NULL, NULL) == napi_ok && type == wanted;

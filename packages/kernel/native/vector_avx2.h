@@ -1,4 +1,4 @@
-// Sixteen lanes as two AVX2 registers; with AVX-VNNI where USE_AVX_VNNI is defined.
+// Sixteen lanes as two AVX2 registers; with AVX-VNNI if USE_AVX_VNNI is defined.
 
 #include <immintrin.h>
 
@@ -7,7 +7,7 @@ typedef struct { __m256i v[2]; } Ints;
 typedef struct { __m256i v[2]; } Quads;
 typedef __m256i Quad;
 
-// A tile's sums fill 12 of the 16 registers, or 8 where products need more for themselves.
+// The sums of a tile fill 12 of the 16 registers, or 8 when products need more registers.
 #define TILE_VECTORS 1
 #ifdef USE_AVX_VNNI
 #define TILE_ROWS 6
@@ -103,7 +103,7 @@ INLINE Quads load_quads(const uint8_t *p) {
 INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-/** Signs move to the inputs: two products of at most 128 x 127 fit 16 bits, so nothing saturates. */
+/** Moves signs to the inputs: two products of at most 128 x 127 fit 16 bits, so nothing saturates. */
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH {
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights.v[i]), _mm256_sign_epi8(inputs, weights.v[i]));

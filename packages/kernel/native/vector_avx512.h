@@ -25,29 +25,32 @@ INLINE Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 INLINE Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 INLINE Floats magnitude(Floats a) { return _mm512_abs_ps(a); }
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-/** `value` where `a > limit`, else 0. */
+/** Returns `value` where `a > limit`, else 0. */
 INLINE Floats keep_above(Floats a, float limit, Floats value) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_GT_OQ), value);
 }
-/** `a` in lanes `[from, to)`, `other` elsewhere. */
+/** Returns `a` in lanes `[from, to)`, `other` in the other lanes. */
 INLINE Floats keep_lanes(Floats a, int from, int to, float other) {
   __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   __mmask16 inside = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(from)) & _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(to));
   return _mm512_mask_mov_ps(_mm512_set1_ps(other), inside, a);
 }
-/** `2^n` of whole numbers n in [-126, 127]. */
+/** Computes `2^n` for integers n in [-126, 127]. */
 INLINE Floats power_of_two(Floats n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
 INLINE Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 INLINE Ints splat_int(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE void store_ints(int32_t *p, Ints a) { _mm512_storeu_si512(p, a); }
-/** Rounds to the nearest whole numbers, ties to even, which must fit 8 bits; `wide` is for 16 bits each, where products take those. @returns their sum */
+/**
+ * Rounds to the nearest integers, ties to even, which must fit 8 bits; `wide` gets them in 16 bits, for products that
+ * need those. @returns their sum
+ */
 INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   (void)wide;
   __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
   _mm_storeu_si128((__m128i *)p, bytes);
-  // The bytes are summed, because a NaN's whole number is out of their range.
+  // The bytes are summed, because the integer of a NaN is out of their range.
   return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
 }
 #define HAS_LARGEST_LANE

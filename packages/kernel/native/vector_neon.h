@@ -1,4 +1,4 @@
-// Sixteen lanes as four NEON registers; with the dot product instruction where USE_DOT_PRODUCT is defined.
+// Sixteen lanes as four NEON registers; with the dot product instruction if USE_DOT_PRODUCT is defined.
 
 #include <arm_neon.h>
 
@@ -22,7 +22,7 @@ INLINE Floats add(Floats a, Floats b) { EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]);
 INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
 INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
 INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
-// As on x86: the second operand where one is no number.
+// As on x86, the result is the second operand when one is NaN.
 INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
 INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
 INLINE Floats magnitude(Floats a) { EACH a.v[i] = vabsq_f32(a.v[i]); return a; }

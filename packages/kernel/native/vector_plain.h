@@ -1,4 +1,4 @@
-// Sixteen lanes one after the other: what every other vector has to agree with, bit by bit.
+// Sixteen lanes one after another: the reference with which all other vectors agree bit by bit.
 
 // WebAssembly has no fused multiply-add: float32 products round twice there.
 #ifdef __wasm__
@@ -40,13 +40,13 @@ INLINE Floats power_of_two(Floats n) {
 INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = (float)a.v[i]; return x; }
 INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = x; return y; }
 INLINE void store_ints(int32_t *p, Ints a) { EACH p[i] = a.v[i]; }
-// Values out of range occur only beside NaN, where results mean nothing: they become 0.
+// Values out of range occur only beside NaN, where results have no meaning; they become 0.
 INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   (void)wide;
   int32_t sum = 0;
   EACH {
     float whole = (x.v[i] + 0x1.8p23f) - 0x1.8p23f;
-    // What is no number, or out of range, has no place in a byte.
+    // NaN and values out of range have no byte.
     p[i] = whole >= -128 && whole <= 127 ? (int8_t)whole : 0;
     sum += p[i];
   }

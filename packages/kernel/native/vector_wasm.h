@@ -1,5 +1,5 @@
-// Sixteen lanes as four WebAssembly vectors. USE_RELAXED is for engines whose relaxed dot product multiplies unsigned and signed bytes
-// exactly, which `has_exact_product` in wasm.c finds out.
+// Sixteen lanes as four WebAssembly vectors. USE_RELAXED is for engines whose relaxed dot product multiplies unsigned
+// by signed bytes exactly, which `has_exact_product` in wasm.c finds out.
 
 #include <wasm_simd128.h>
 
@@ -20,7 +20,7 @@ INLINE Floats add(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_add(a.v[i], b.v
 INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_sub(a.v[i], b.v[i]); return a; }
 INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_mul(a.v[i], b.v[i]); return a; }
 INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_div(a.v[i], b.v[i]); return a; }
-// As on x86: the second operand where one is no number.
+// As on x86, the result is the second operand when one is NaN.
 INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_pmax(b.v[i], a.v[i]); return a; }
 INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_pmin(b.v[i], a.v[i]); return a; }
 INLINE Floats magnitude(Floats a) { EACH a.v[i] = wasm_f32x4_abs(a.v[i]); return a; }
@@ -55,7 +55,7 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   sum = wasm_i32x4_add(sum, wasm_i32x4_shuffle(sum, sum, 2, 3, 0, 1));
   return wasm_i32x4_extract_lane(sum, 0) + wasm_i32x4_extract_lane(sum, 1);
 }
-/** Moves exponent and fraction to their places below the sign and mends the exponent by a product, exact for finite halves. */
+/** Moves exponent and fraction below the sign, and corrects the exponent by a product, exact for finite halves. */
 INLINE Floats load_halves(const uint16_t *p) {
   Floats x;
   EACH {

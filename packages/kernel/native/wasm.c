@@ -1,4 +1,4 @@
-// The kernel as a WebAssembly module: pointers are numbers, and the host's workers are the other threads.
+// The kernel as a WebAssembly module. Pointers are numbers, and the host's workers are the other threads.
 
 #include "memory.h"
 #include "platform.h"
@@ -9,7 +9,7 @@
 
 static const char *error;
 
-/** Memory for the packed file and for requests. 0 where there is none. */
+/** Allocates memory for the packed file and for requests; 0 on failure. */
 EXPORT(allocate) void *allocate(size_t bytes) { return platform_allocate(bytes); }
 
 EXPORT(open) Kernel *open_kernel(const void *file, size_t bytes, const KernelOptions *options, int isPlain) {
@@ -57,10 +57,10 @@ EXPORT(read_logits) const char *read_logits(const Kernel *kernel, int32_t wanted
   return kernel_read_logits(kernel, wanted, logits, length);
 }
 
-/** Why `open` gave nothing, as a text that ends in 0. */
+/** Returns the reason why `open` failed, as a text that ends in 0. */
 EXPORT(reason) const char *reason(void) { return error; }
 
-// All instances begin with the same stack: every worker takes one of its own first.
+// All instances begin with the same stack, so every worker first sets one of its own.
 __asm__(".globaltype __stack_pointer, i32\n"
         ".globl use_stack\n"
         ".type use_stack,@function\n"
@@ -75,11 +75,11 @@ __asm__(".globaltype __stack_pointer, i32\n"
 #include <wasm_simd128.h>
 
 /**
- * Whether this engine's relaxed product multiplies signed by unsigned bytes exactly, as processors with VNNI do. Others saturate pairs of
- * products, or take both as signed.
+ * Checks that this engine's relaxed product multiplies signed by unsigned bytes exactly, as processors with VNNI do.
+ * Other engines saturate pairs of products, or treat both as signed.
  */
 EXPORT(has_exact_product) int has_exact_product(void) {
-  // Not known to the compiler, which must not compute with them.
+  // Volatile, so that the compiler does not compute with them.
   static volatile int largest = 255, sum = 1000;
   for (int input = -127; input <= 127; input += 127) {
     v128_t dots = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(wasm_i8x16_splat((int8_t)input), wasm_u8x16_splat((uint8_t)largest), wasm_i32x4_splat(sum));
@@ -89,7 +89,7 @@ EXPORT(has_exact_product) int has_exact_product(void) {
 }
 #endif
 
-/** Runs a worker's thread; returns when the kernel is closed. */
+/** Runs a worker's thread until the kernel is closed. */
 EXPORT(help) void help(Kernel *kernel, int thread) { team_help(kernel_team(kernel), thread); }
 
 EXPORT(close) void close_kernel(Kernel *kernel) { kernel_close(kernel); }

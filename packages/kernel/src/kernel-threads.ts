@@ -5,9 +5,9 @@ import { integerOption } from "@readme-moe/core";
 const MOST_THREADS = 64;
 
 /**
- * Threads that the kernel runs on, at most 64.
+ * Returns the number of the kernel's threads, at most 64.
  *
- * @param threads - by default the cores that this process may use, within its control group's share of time
+ * @param threads - by default the number of cores that this process may use, within its control group's share of time
  * @throws {TypeError|RangeError} when `threads` is no integer from 1 to 1024
  */
 export function kernelThreads(threads?: number): number {
@@ -18,7 +18,7 @@ function allowedCores(): number {
   return Math.max(1, Math.min(availableParallelism(), Math.ceil(controlGroupCores() ?? Infinity)));
 }
 
-/** Cores' worth of time that a control group allows (cgroup v2, or v1), where it has a limit. */
+/** Reads the limit of a control group (cgroup v2, or v1) on the process's time, in cores. */
 function controlGroupCores(): number | undefined {
   try {
     const [quota, period] = readFileSync("/sys/fs/cgroup/cpu.max", "utf8").trim().split(" ");

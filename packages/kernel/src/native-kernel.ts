@@ -5,7 +5,7 @@ import { arch, platform } from "node:process";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 
-/** What `native/addon.c` exports. */
+/** Exports of `native/addon.c`. */
 export interface Addon {
   instructionSets(): string[];
   open(weights: string | Uint8Array, instructions: string, options: Int32Array): unknown;
@@ -31,7 +31,7 @@ export interface Addon {
   returnFreeMemory(): void;
 }
 
-/** Loads the addon of this platform. @throws {Error} where there is none, or it does not load */
+/** Loads the addon of this platform. @throws {Error} when there is none, or it does not load */
 export function loadAddon(): Addon {
   const require = createRequire(import.meta.url);
   return require(`../prebuilt/${platform}-${arch}/kernel.node`) as Addon;
@@ -42,7 +42,7 @@ export function loadAddon(): Addon {
  *
  * @param weights - the file's path, or its bytes
  * @param instructions - one of the addon's `instructionSets`
- * @throws {RangeError} when the file is not sound, or there is no memory
+ * @throws {RangeError} when the file is invalid, or there is no memory
  */
 export function openNative(
   addon: Addon,
@@ -80,7 +80,7 @@ class NativeKernel implements Kernel {
   readonly #addon: Addon;
   readonly #handle: unknown;
   #isClosed = false;
-  /** What native code points to until the step ends. */
+  /** Arrays that native code points to until the step ends. */
   #begun: { readonly request: Int32Array; readonly results: StepResults } | undefined;
 
   constructor(addon: Addon, handle: unknown, info: KernelInfo) {

@@ -6,15 +6,15 @@ import { packedWeights, type PackOptions } from "./pack/packed-weights.ts";
 /** Options of `openCachedKernel`. */
 export interface CachedKernelOptions extends PackOptions, KernelChoice {}
 
-/** An open kernel, and where its weights came from. */
+/** An open kernel, and the source of its weights. */
 export interface CachedKernel {
   readonly kernel: Kernel;
-  /** The packed file's path; its bytes where the cache cannot be written. */
+  /** The packed file's path, or its bytes when the cache cannot be written. */
   readonly weights: string | Uint8Array;
 }
 
 /**
- * Opens what is described: packs its weights, or maps the file that the cache has of them.
+ * Opens a described model: packs its weights, or maps the cached file of them.
  *
  * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
  */
@@ -29,7 +29,7 @@ export async function openCachedKernel(
     try {
       return { kernel: openKernel(weights, sizes, options), weights };
     } catch (error) {
-      // A file of the cache may be removed after it was checked and before it is mapped.
+      // A cached file may be removed after it was checked and before it is mapped.
       if (error instanceof TypeError || typeof weights !== "string" || !mayRetry) throw error;
     }
   }

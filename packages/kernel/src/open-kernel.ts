@@ -1,19 +1,19 @@
-// Chooses the build that runs here: an addon where there is one, else WebAssembly.
+// Chooses the build that runs here: an addon if there is one, else WebAssembly.
 
 import { choiceOption, describeValue, type KernelInfo, ReadMeError } from "@readme-moe/core";
 import type { Kernel, KernelKind, KernelSizes } from "./kernel.ts";
 import { loadAddon, openNative, type Addon } from "./native-kernel.ts";
 import { openWasm, wasmInstructions } from "./wasm-kernel.ts";
 
-/** Which build and which loops are wanted. */
+/** Choice of the build and of the loops. */
 export interface KernelChoice {
-  /** @default `README_MOE_KERNEL`, else an addon where one loads, else WebAssembly */
+  /** @default `README_MOE_KERNEL`, else an addon if one loads, else WebAssembly */
   readonly kernel?: KernelKind | undefined;
   /** One of `availableInstructions`, for tests and measurements. @default the fastest */
   readonly instructions?: string | undefined;
 }
 
-/** Instructions that kernels of a kind can use here, the fastest first. */
+/** Lists the instructions that kernels of a kind can use here, the fastest first. */
 export function availableInstructions(kind: KernelKind): readonly string[] {
   return instructionsOf(kind === "native" ? loadAddon() : undefined);
 }
@@ -24,7 +24,7 @@ function instructionsOf(addon: Addon | undefined): readonly string[] {
   return fastest === "wasm-simd" ? ["wasm-simd", "plain"] : [fastest, "wasm-simd", "plain"];
 }
 
-/** What a kernel would run on here; nothing is opened. */
+/** Returns the build and the instructions that a kernel would use here, without opening one. */
 export function kernelInfo(choice: KernelChoice, threads: number): KernelInfo {
   const { kind, addon, fallbackReason } = choose(choice);
   return { kind, instructions: wantedInstructions(choice, instructionsOf(addon)), threads, fallbackReason };
@@ -35,7 +35,7 @@ export function kernelInfo(choice: KernelChoice, threads: number): KernelInfo {
  *
  * @param weights - the file's path, or its bytes
  * @throws {TypeError} on an unknown kind or unknown instructions
- * @throws {ReadMeError} `ERR_RUNTIME` when an addon is insisted on and does not load, or the file cannot be opened
+ * @throws {ReadMeError} `ERR_RUNTIME` when a required addon does not load, or the file cannot be opened
  */
 export function openKernel(weights: string | Uint8Array, sizes: KernelSizes, choice: KernelChoice = {}): Kernel {
   const { addon, fallbackReason } = choose(choice);
@@ -75,7 +75,7 @@ function fromEnvironment(): KernelKind | undefined {
     : choiceOption("README_MOE_KERNEL", value as KernelKind, ["native", "wasm"] as const);
 }
 
-/** Instructions of a choice, by default the first of those that are available. */
+/** Returns the instructions of a choice, by default the first of the available ones. */
 function wantedInstructions({ instructions }: KernelChoice, available: readonly string[]): string {
   return choiceOption("instructions", instructions ?? available[0] ?? "plain", available);
 }

@@ -1,11 +1,11 @@
 import { loadAddon, type Addon } from "./native-kernel.ts";
 
-/** `undefined` before the first call, `null` where this platform has no addon. */
+/** `undefined` before the first call, `null` on a platform without addon. */
 let addon: Addon | null | undefined;
 
 /**
- * Gives memory that this process has freed back to the system: C libraries keep it after a burst. Does nothing where there is no addon,
- * and where the library returns memory by itself.
+ * Returns memory that this process has freed to the system, since C libraries keep it after a burst. Does nothing
+ * without an addon, and when the library returns memory by itself.
  */
 export function returnFreeMemory(): void {
   try {

@@ -1,37 +1,37 @@
-// A step as the kernel reads it: one array of numbers, checked before native code sees it.
+// A step in the kernel's format: one array of numbers, checked before native code sees it.
 
 import { integerOption } from "@readme-moe/core";
 import { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
 
-/** One sequence's rows of a step. */
+/** Rows of one sequence in a step. */
 export interface StepRows {
-  /** Tokens that are appended, at least one. */
+  /** Appended tokens, at least one. */
   readonly tokenIds: ArrayLike<number>;
-  /** Expert of each. @default 0, the only one of a dense model */
+  /** Expert of each token. @default 0, the only one of a dense model */
   readonly experts?: ArrayLike<number> | undefined;
-  /** Position of the first of them. */
+  /** Position of the first token. */
   readonly position: number;
   /** Pages of positions 0 and up; may be more than these rows need. */
   readonly pages: ArrayLike<number>;
-  /** Which of `tokenIds` logits are wanted of, in rising order; one may occur several times. */
+  /** Indices of `tokenIds` whose logits are wanted, in rising order; one may occur several times. */
   readonly logitsOf: readonly number[];
-  /** An output of the head for each of `logitsOf` whose logit is wanted: of language models a token. @default 0 */
+  /** Output of the head (a token) whose logit is wanted, for each of `logitsOf`. @default 0 */
   readonly targets?: ArrayLike<number> | undefined;
-  /** Which row of the results' full logits each of `logitsOf` gets. @default none */
+  /** Row of the results' full logits, for each of `logitsOf`. @default none */
   readonly fullPlaces?: ArrayLike<number> | undefined;
 }
 
-/** What the kernel and its memory allow a step. */
+/** Limits of the kernel and its memory on a step. */
 export interface StepLimits {
   readonly vocabSize: number;
-  /** What targets and candidates are chosen from. @default `vocabSize` */
+  /** Number of outputs from which targets and candidates are chosen. @default `vocabSize` */
   readonly numLogits?: number | undefined;
   readonly maxRows: number;
   readonly maxPositions: number;
   readonly numPages: number;
   /** @default 1 */
   readonly numExperts?: number | undefined;
-  /** Rows that the results' full logits have room for. */
+  /** Number of rows of the results' full logits. */
   readonly numFullRows: number;
 }
 

@@ -1,8 +1,8 @@
-// The functions of the WebAssembly module, and memory for what they take and give.
+// The functions of the WebAssembly module, and memory for their arguments and results.
 
 import type { WasmMemory } from "./web-assembly.ts";
 
-/** What `native/wasm.c` exports; pointers and sizes are numbers. */
+/** Exports of `native/wasm.c`; pointers and sizes are numbers. */
 export interface WasmExports {
   use_stack(stack: number): void;
   allocate(bytes: number): number;
@@ -22,11 +22,11 @@ export interface WasmExports {
 }
 
 export const WASM_PAGE_BYTES = 65_536;
-// 4 GiB, all that 32-bit addresses reach; memory is taken as it grows.
+// 4 GiB, the limit of 32-bit addresses; memory is allocated as it grows.
 export const MAX_WASM_PAGES = 65_535;
 const MAX_BYTES = MAX_WASM_PAGES * WASM_PAGE_BYTES;
 
-/** The module's functions, with memory for what they take and give. */
+/** The module's functions, with memory for their arguments and results. */
 export class WasmCalls {
   readonly exports: WasmExports;
   readonly memory: WasmMemory;
@@ -36,7 +36,7 @@ export class WasmCalls {
     this.memory = memory;
   }
 
-  /** @throws {RangeError} when memory ends */
+  /** @throws {RangeError} when there is not enough memory */
   allocate(bytes: number): number {
     const at = bytes > MAX_BYTES ? 0 : this.exports.allocate(bytes) >>> 0;
     if (at === 0) throw new RangeError(`Expected at most 4 GiB of memory in WebAssembly, got ${bytes} bytes more`);
@@ -50,7 +50,7 @@ export class WasmCalls {
     return Buffer.from(bytes.slice(pointer, end)).toString();
   }
 
-  /** @throws {RangeError} with the reason, where there is one */
+  /** @throws {RangeError} with the reason, if there is one */
   check(reason: number): void {
     if (reason !== 0) throw new RangeError(this.textAt(reason));
   }

@@ -1,4 +1,4 @@
-// The kernel as WebAssembly: its memory is shared with worker threads, which take part in steps.
+// The kernel as WebAssembly. Its memory is shared with worker threads, which take part in steps.
 
 import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
 import { Worker } from "node:worker_threads";
@@ -8,17 +8,17 @@ import { MAX_WASM_PAGES, WasmCalls, type WasmExports } from "./wasm-calls.ts";
 import { StepRoom } from "./wasm-step.ts";
 import { webAssembly, type WasmMemory } from "./web-assembly.ts";
 
-/** What the module with relaxed SIMD exports besides. */
+/** Further exports of the module with relaxed SIMD. */
 interface RelaxedExports {
   has_exact_product(): number;
 }
 
-/** Pages of a module's own data and stack. */
+/** Number of pages of a module's own data and stack. */
 const FIRST_PAGES = 64;
 const STACK_BYTES = 1 << 20;
 const READ_BYTES = 1 << 24;
 
-// Runs as it stands, whatever compiles or bundles the packages: a thread takes part in steps until the kernel is closed.
+// A text, so that no compiler or bundler changes it. The thread takes part in steps until the kernel is closed.
 const WORKER = `
 const { module, memory, kernel, thread, stack } = require("node:worker_threads").workerData;
 const { exports } = new WebAssembly.Instance(module, { env: { memory } });
@@ -28,7 +28,7 @@ exports.help(kernel, thread);
 
 let relaxedIsExact: boolean | undefined;
 
-/** Names the module that runs here: the one with relaxed SIMD where the engine's product is exact. */
+/** Names the module that runs here: the one with relaxed SIMD if the engine's product is exact. */
 export function wasmInstructions(): "wasm-relaxed-simd" | "wasm-simd" {
   relaxedIsExact ??= isRelaxedExact();
   return relaxedIsExact ? "wasm-relaxed-simd" : "wasm-simd";
@@ -47,11 +47,11 @@ function newMemory(maximum: number): WasmMemory {
 }
 
 /**
- * Opens a packed file in WebAssembly; reads it into memory.
+ * Opens a packed file in WebAssembly, and reads it into memory.
  *
  * @param weights - the file's path, or its bytes
- * @param instructions - one of those that are available: "plain" are the loops without vectors
- * @throws {RangeError} when the file is not sound, or memory ends
+ * @param instructions - one of the available ones; "plain" are the loops without vectors
+ * @throws {RangeError} when the file is invalid, or there is not enough memory
  */
 export function openWasm(weights: string | Uint8Array, instructions: string, sizes: KernelSizes): Kernel {
   const module = new webAssembly.Module(readModule(instructions));
@@ -70,7 +70,7 @@ export function openWasm(weights: string | Uint8Array, instructions: string, siz
     const stack = calls.allocate(STACK_BYTES) + STACK_BYTES;
     const workerData = { module, memory, kernel: handle, thread: index + 1, stack };
     const worker = new Worker(WORKER, { eval: true, workerData });
-    // A kernel that nobody closes must not keep the process.
+    // A kernel that is never closed must not keep the process alive.
     worker.unref();
     return worker;
   });
@@ -120,7 +120,7 @@ class WasmPages implements KernelPages {
     this.numPages = numPages;
   }
 
-  /** @throws {TypeError} when they are closed, or in another kernel's memory */
+  /** @throws {TypeError} when the pages are closed, or in another kernel's memory */
   handleIn(calls: WasmCalls): number {
     if (this.#handle === 0 || this.#calls !== calls) throw new TypeError("Expected pages of this kernel that are open");
     return this.#handle;
@@ -188,7 +188,7 @@ class WasmKernel implements Kernel {
   placeUnit(layer: number, expert: number, unit?: Uint8Array): void {
     this.#checkOpen();
     const { buffer } = this.#calls.memory;
-    // Memory that grew has another object over the same bytes.
+    // Memory that has grown has another object over the same bytes.
     if (unit && !(unit.buffer instanceof SharedArrayBuffer && unit.byteOffset + unit.byteLength <= buffer.byteLength)) {
       throw new TypeError("Expected `unit` to be memory that `newUnit` gave");
     }

@@ -4,10 +4,10 @@ import type { StepResults } from "./kernel.ts";
 import { WASM_PAGE_BYTES, type WasmCalls } from "./wasm-calls.ts";
 
 const REQUEST_HEADER = 6;
-/** What no number of a request's header is above. */
+/** Largest number in a request's header. */
 const MAX_COUNT = 2 ** 28;
 
-/** Memory that grows to the largest piece that was asked for. */
+/** Memory that grows to the largest requested size. */
 class Room {
   readonly #calls: WasmCalls;
   #at = 0;
@@ -19,7 +19,7 @@ class Room {
 
   of(bytes: number): number {
     if (bytes > this.#bytes) {
-      // What it grows out of is lost, so it grows by half at least.
+      // The old memory is lost, so it grows by half at least.
       const wanted = Math.max(bytes, Math.ceil(this.#bytes * 1.5), WASM_PAGE_BYTES);
       this.#at = this.#calls.allocate(wanted);
       this.#bytes = wanted;
@@ -28,7 +28,7 @@ class Room {
   }
 }
 
-/** Where one step's request and results lie; used again by the next one. */
+/** Memory of one step's request and results, used again by the next step. */
 export class StepRoom {
   readonly request: Room;
   readonly full: Room;
@@ -43,7 +43,7 @@ export class StepRoom {
     [this.#ids, this.#logits] = [new Room(calls), new Room(calls)];
   }
 
-  /** Writes a request, and where its results go. @throws {RangeError} on what makes no step */
+  /** Writes a request, and the addresses of its results. @throws {RangeError} on an invalid step */
   write(request: Int32Array, results: StepResults): { readonly requestAt: number; readonly resultsAt: number } {
     const { memory } = this.#calls;
     const header = Array.from(request.subarray(0, REQUEST_HEADER));
@@ -58,7 +58,7 @@ export class StepRoom {
       someLogits.length >= numLogits &&
       someSums.length >= 2 * numWanted;
     if (!isRoom) throw new RangeError("room for the results");
-    // Results' addresses and lengths, then the sums, then the request.
+    // Addresses and lengths of results, then the sums, then the request.
     const resultsAt = this.request.of(64 + 16 * numWanted + request.byteLength);
     const ids = this.#ids.of(4 * numLogits);
     const logits = this.#logits.of(4 * numLogits);
@@ -73,7 +73,7 @@ export class StepRoom {
     return { requestAt, resultsAt };
   }
 
-  /** Copies the results of the request that was written last. */
+  /** Copies the results of the last written request. */
   read(results: StepResults): void {
     const { buffer } = this.#calls.memory;
     const { ids, logits, sums, full, squares, numWanted, numLogits } = this.#places;

@@ -1,4 +1,4 @@
-// The part of WebAssembly's interface that the kernel uses: Node has it, its types leave it to browsers.
+// The part of WebAssembly's interface that the kernel uses. Node has it, but its types leave it to browsers.
 
 /** A compiled module; a handle. */
 interface WasmModule {

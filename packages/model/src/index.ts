@@ -1,40 +1,18 @@
-export type { ModelConfig, ModelType } from "./config/model-config.ts";
-export { parseConfig } from "./config/parse-config.ts";
-export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
-export { writeFileAtomically } from "./files/atomic-write.ts";
-export { decodeFloats, encodeF16, encodeFloats, isStoredFloat, type StoredFloat } from "./files/floats.ts";
-export { readTextFile } from "./files/text-file.ts";
-export { readMeTensors, type ReadMeTensors } from "./folder/model-tensors.ts";
-export type { Model, ModelKind } from "./folder/model.ts";
-export { baseFiles, type BaseFiles } from "./folder/base-files.ts";
-export { modelLicense } from "./folder/model-license.ts";
+// Opened models, and folders of models.
 export { openModel } from "./folder/open-model.ts";
-export type { ReadMeSection } from "./folder/read-me-config.ts";
 export { verifyModel } from "./folder/verify-model.ts";
-export { writeReadMeFolder, type ReadMeContent } from "./folder/write-read-me.ts";
-export { GgufFile } from "./gguf/gguf-file.ts";
-export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
-export { toGgufRowOrder } from "./gguf/rotary-rows.ts";
-export { ggmlNameOf, hfNameOf } from "./gguf/tensor-names.ts";
-export type { GgufMetadata, GgufValue } from "./gguf/value.ts";
-export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
-export { hubFileNames } from "./hub/hub-file-names.ts";
-export { downloadModel } from "./hub/download-model.ts";
+export type { Model } from "./folder/model.ts";
+export { baseFiles, modelLicense } from "./folder/base-files.ts";
+export type { ReadMeSection } from "./folder/read-me-folder.ts";
+export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";
+
+// Models of the Hugging Face hub.
+export { downloadModel, hubFileNames } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
-export { SafetensorsFile } from "./safetensors/safetensors-file.ts";
-export { ShardedSafetensors } from "./safetensors/sharded-safetensors.ts";
-export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
-export { fittedBlocks } from "./quantize/fitted-blocks.ts";
-export { eightBitBlocks, storedBlocks, type BlockSource } from "./quantize/block-source.ts";
-export type { BlockFormat, BlockWeights } from "./quantize/block-weights.ts";
-export type { StoredType, TensorInfo, TensorStore } from "./tensor-store.ts";
-export type { RowRange } from "./tensor-store.ts";
-export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
-export { applyChatTemplate, encodeChat, type ControlTokensInMessages } from "./text/encode-chat.ts";
-export { endOfTextId } from "./text/end-of-text.ts";
-export type { ModelText } from "./text/model-text.ts";
-export { StreamingDecoder } from "./text/streaming-decoder.ts";
-export { Tokenizer, type EncodeOptions } from "./text/tokenizer.ts";
+
+// Configs, weights and routers.
+export type { ModelConfig } from "./config/model-config.ts";
+export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,
   ExpertLayout,
@@ -42,14 +20,39 @@ export type {
   LinearRefs,
   ModelWeights,
 } from "./weights/model-weights.ts";
+export type { Precision } from "./weights/precision.ts";
 export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/router-weights.ts";
 export type { TensorRef } from "./weights/tensor-ref.ts";
+
+// Text: tokenizers and chat templates.
+export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
+export { StreamingDecoder } from "./text/decoding.ts";
+export { applyChatTemplate, encodeChat, type ControlTokensInMessages } from "./text/encode-chat.ts";
+export type { ModelText } from "./text/load-text.ts";
+export { endOfTextId, Tokenizer, type EncodeOptions } from "./text/tokenizer.ts";
+
+// Tensors in safetensors and GGUF files.
+export type { RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
+export { SafetensorsFile } from "./safetensors/read-safetensors.ts";
+export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
+export { GgufFile } from "./gguf/gguf-file.ts";
+export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
+export { toGgufRowOrder } from "./gguf/rotary-rows.ts";
+export { ggmlNameOf } from "./gguf/tensor-names.ts";
+export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
+
+// Weights in other types and in blocks.
+export { decodeFloats, encodeF16, encodeFloats, isStoredFloat, type StoredFloat } from "./files/floats.ts";
+export { eightBitBlocks, fittedBlocks, storedBlocks } from "./quantize/block-source.ts";
+export type { BlockSource, InputStatistics } from "./quantize/block-source.ts";
+export type { BlockWeights } from "./quantize/block-weights.ts";
+
+// The text parts of exports.
 export { exportedConfig, exportedGenerationConfig } from "./export/export-config.ts";
 export { exportedText, toJson } from "./export/export-text.ts";
-export { writeFolderAtomically } from "./files/atomic-folder.ts";
-export type { JsonObject } from "./files/json-object.ts";
-export { readJsonFile } from "./files/text-file.ts";
-export { cachedData } from "./cache/data-cache.ts";
+
+// Files: reading with limits, writing whole or not at all, and cached data.
+export { readJsonFile, readTextFile, type JsonObject } from "./files/text-file.ts";
+export { writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
+export { cachedData } from "./cache/cached-data.ts";
 export { resolveCacheFolder } from "./cache/cache-folder.ts";
-export type { InputStatistics } from "./quantize/input-statistics.ts";
-export type { Precision } from "./weights/precision.ts";

@@ -1,4 +1,9 @@
-/** How a checkpoint stores a tensor's elements. The `Q` types are GGUF's blocks of 32 values, or of 256 if their names end in `_K`. */
+import { integerOption } from "@readme-moe/core";
+
+/**
+ * Element types of the tensors in a checkpoint. The `Q` types are GGUF's blocks of 32 values, or of 256 when their
+ * names end in `_K`.
+ */
 export type StoredType =
   | "F64"
   | "F32"
@@ -21,7 +26,7 @@ export type StoredType =
   | "Q5_K"
   | "Q6_K";
 
-/** What a checkpoint says of one tensor before it is read. */
+/** A tensor's description in the header of its file. */
 export interface TensorInfo {
   readonly name: string;
   readonly type: StoredType;
@@ -37,16 +42,16 @@ export interface RowRange {
 }
 
 /**
- * The tensors of a checkpoint, by name, read only when asked for.
+ * The tensors of a checkpoint by name, read on demand.
  *
- * Implemented by a safetensors file, by a sharded checkpoint and by a GGUF file; names are always
- * those of Hugging Face checkpoints (`model.layers.0.self_attn.q_proj.weight`), and rows of q_proj
- * and k_proj are always in Hugging Face order, whatever the file's own are.
+ * A safetensors file, a sharded checkpoint and a GGUF file implement it. Names are always those of Hugging Face
+ * checkpoints (`model.layers.0.self_attn.q_proj.weight`), and rows of q_proj and k_proj are always in Hugging Face
+ * order, whatever the order in the file is.
  */
 export interface TensorStore {
-  /** For messages: the file. */
+  /** The file, for messages. */
   readonly path: string;
-  /** In the file's order. */
+  /** Names in the order of the file. */
   readonly names: readonly string[];
   has(name: string): boolean;
   /**
@@ -55,19 +60,52 @@ export interface TensorStore {
    */
   info(name: string): TensorInfo;
   /**
-   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks untouched). With
-   * `rows`, only those. The caller owns the result.
-   * @throws {ReadMeError} as `info`; `ERR_FILE_CORRUPT` when the file no longer holds the bytes;
-   *   `ERR_DISPOSED` after `close`
+   * Reads a tensor's bytes as they are stored (little-endian, row-major, blocks unchanged), or only those of some
+   * `rows`. The caller owns the result.
+   * @throws {ReadMeError} as `info`; `ERR_FILE_CORRUPT` when the file no longer holds the bytes; `ERR_DISPOSED` after
+   *   `close`
    * @throws {RangeError} when `rows` leaves the tensor
    */
   readBytes(name: string, rows?: RowRange): Promise<Uint8Array>;
   /**
-   * Reads a tensor as float32; row-major, `shape` as in `info(name)`. With `rows`, only those. The
-   * caller owns the result.
+   * Reads a tensor as float32, row-major, or only some `rows`. The caller owns the result.
    * @throws {ReadMeError} as `readBytes`; `ERR_MODEL_INVALID` when the stored type is neither a float nor a block type
    * @throws {RangeError} when `rows` leaves the tensor
    */
   readFloats(name: string, rows?: RowRange): Promise<Float32Array>;
   close(): Promise<void>;
+}
+
+/** Returns the product of `shape`, or `undefined` when it is no safe integer. An empty dimension makes it 0. */
+export function countValues(shape: readonly number[]): number | undefined {
+  if (shape.includes(0)) return 0;
+  let count = 1;
+  for (const size of shape) count *= size;
+  return Number.isSafeInteger(count) ? count : undefined;
+}
+
+/**
+ * Returns the place of `rows` within a tensor's bytes.
+ * @throws {RangeError} when they leave the tensor
+ */
+export function rowBytes(
+  tensor: { readonly shape: readonly number[]; readonly byteLength: number },
+  rows: RowRange | undefined,
+): { readonly offset: number; readonly byteLength: number } {
+  if (rows === undefined) return { offset: 0, byteLength: tensor.byteLength };
+  const numRows = checkRows(tensor.shape, rows);
+  // An empty tensor may have more rows than a product with their size could count.
+  const bytesPerRow = tensor.byteLength === 0 ? 0 : tensor.byteLength / numRows;
+  return { offset: rows.from * bytesPerRow, byteLength: (rows.to - rows.from) * bytesPerRow };
+}
+
+/**
+ * @returns the number of rows of a tensor of this shape
+ * @throws {RangeError} when `rows` leave it
+ */
+export function checkRows(shape: readonly number[], rows: RowRange): number {
+  const numRows = shape[0] ?? 1;
+  integerOption("rows.from", rows.from, 0, numRows);
+  integerOption("rows.to", rows.to, rows.from, numRows);
+  return numRows;
 }

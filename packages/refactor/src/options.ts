@@ -1,62 +1,92 @@
 import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
-import type { FitPlan } from "./job/fit-model.ts";
 
-/** All methods, from the paper's own to the one that loses least; see `Method`. */
+/** Methods, from the paper's own to the one with the least loss; see `Method`. */
 export const METHODS = ["paper", "select", "refit", "sequential"] as const;
 
-/** What experts can be made of; see `RefactorOptions.expertsFrom`. */
+/** Sources of experts; see `RefactorOptions.expertsFrom`. */
 export const EXPERTS_FROM = ["domains", "clusters"] as const;
 
 /**
- * How experts are made:
+ * Method that makes experts:
  * - `"paper"`: the neurons with the largest mean magnitudes on a domain, dense weights (Read-ME, equation 3)
- * - `"select"`: the neurons that put out most, dense weights
- * - `"refit"`: the neurons that others cannot stand in for, down-projections fitted in closed form, each layer alone
- * - `"sequential"`: the same, each layer fitted to what the layers before it have become, errors so far fed back
+ * - `"select"`: the neurons that add most to the output, dense weights
+ * - `"refit"`: the neurons that others cannot replace, down-projections fitted in closed form, each layer independently
+ * - `"sequential"`: like `"refit"`, with each layer fitted to the output of the fitted layers before it, so that it
+ *   makes up for their errors
  */
 export type Method = (typeof METHODS)[number];
 
-/** Of `refactor`: everything that decides what the result is, besides the model and its texts. */
+/** Options of `refactor` that, beside the model and its texts, decide the result. */
 export interface RefactorOptions {
   /** @default "sequential" */
   readonly method?: Method | undefined;
   /**
-   * How many, at least 1. Where it is not the number of domains, experts are made of clusters.
+   * Number of experts, at least 1. Experts are made of clusters when it is not the number of domains.
    * @default one for each domain
    */
   readonly experts?: number | undefined;
   /**
-   * What experts are made of: each domain's text, or clusters of sequences by the neurons that they need, which begin as
+   * Text that an expert is made of: a domain, or a cluster of sequences that use the same neurons. Clusters start as
    * domains. @default "domains"
    */
   readonly expertsFrom?: (typeof EXPERTS_FROM)[number] | undefined;
-  /** Neurons that a token uses in each layer, shared ones included: a share of the dense FFN's in (0, 1], or a number. @default 0.5 */
+  /**
+   * Neurons that a token uses in each layer, shared ones included: a share of the dense FFN's in (0, 1], or a number.
+   * @default 0.5
+   */
   readonly expertSize?: number | undefined;
   /**
-   * Neurons of these that all experts share: a share of the dense FFN's in [0, 1), or a number; or `"auto"`: in each layer, none,
-   * a quarter or a half of `expertSize`, whichever errs least on text held back from the fit. The paper's method shares what all
-   * domains choose. @default 0
+   * Neurons of these that all experts share: a share of the dense FFN's in [0, 1), or a number. `"auto"` chooses none,
+   * a quarter or a half of `expertSize` in each layer, whichever has the smallest error on text held back from the fit.
+   * The paper's method shares the neurons that all domains select. @default 0
    */
   readonly sharedSize?: number | "auto" | undefined;
-  /** With the paper's method, keep one neuron less than `expertSize`, as its official code does. @default false */
+  /** Keeps one neuron less than `expertSize` with the paper's method, like its official code. @default false */
   readonly officialCount?: boolean | undefined;
-  /** Of each domain. @default 16384 */
+  /** Calibration tokens of each domain. @default 16384 */
   readonly calibrationTokens?: number | undefined;
-  /** Further text of each domain for the router at most. @default 131072 */
+  /** Maximum of further tokens of each domain for the router. @default 131072 */
   readonly routerTokens?: number | undefined;
   /** Steps of the router's training. @default 600 */
   readonly routerSteps?: number | undefined;
-  /** Routes are learned from costs over so many tokens around each: more keep their expert longer. @default 64 */
+  /**
+   * Routes are learned from costs averaged over this many tokens: more tokens make routes change less often. @default
+   * 64
+   */
   readonly localityTokens?: number | undefined;
-  /** Held-out sequences of each domain that losses are measured on. @default 2 */
+  /** Held-out sequences of each domain for measuring losses. @default 2 */
   readonly evaluationSequences?: number | undefined;
-  /** @default 512 */
+  /** Tokens of a sequence. @default 512 */
   readonly sequenceTokens?: number | undefined;
-  /** Also fits and measures what the result is compared with. @default true */
+  /** Whether the models that the result is compared with are also fitted and measured. @default true */
   readonly baselines?: boolean | undefined;
   /** @default 1 */
   readonly seed?: number | undefined;
+}
+
+/** Options of `refactor` that do not change the model. */
+export interface RefactorRun {
+  /** Name of the model in the report. @default the model's path */
+  readonly source?: string | undefined;
+  /** Id of the model on the Hugging Face hub, for the model card. */
+  readonly hubId?: string | undefined;
+  /** Resumes unfinished work for the same folder. @default false */
+  readonly resume?: boolean | undefined;
+  /** Threads of the inference runtime. @default all cores */
+  readonly threads?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly onProgress?: ((progress: RefactorProgress) => void) | undefined;
+  /** Time between two checkpoints, about the work that a killed process loses. @default 30000 */
+  readonly checkpointMs?: number | undefined;
+}
+
+/** Progress of a refactoring. */
+export interface RefactorProgress {
+  readonly stage: string;
+  /** Layers, training steps or parts done, out of `of`. */
+  readonly done: number;
+  readonly of: number;
 }
 
 export type ResolvedOptions = Pick<RefactorOptions, "experts"> & {
@@ -80,11 +110,21 @@ const DEFAULTS: ResolvedOptions = {
   seed: 1,
 };
 
-/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
-export function resolveOptions(options: RefactorOptions): ResolvedOptions {
-  rejectUnknownKeys("refactor", options, Object.keys(DEFAULTS));
-  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  const resolved: ResolvedOptions = { ...DEFAULTS, ...given };
+const RUN_NAMES = [
+  "source",
+  "hubId",
+  "resume",
+  "threads",
+  "signal",
+  "onProgress",
+  "checkpointMs",
+] as const satisfies readonly (keyof RefactorRun)[];
+
+/** @throws {TypeError | RangeError} naming the option, the expectation and the value */
+export function resolveOptions(options: RefactorOptions & RefactorRun): ResolvedOptions {
+  rejectUnknownKeys("refactor", options, [...Object.keys(DEFAULTS), ...RUN_NAMES]);
+  const given = Object.entries(options).filter(([name, value]) => name in DEFAULTS && value !== undefined);
+  const resolved: ResolvedOptions = { ...DEFAULTS, ...Object.fromEntries(given) };
   choiceOption("method", resolved.method, METHODS);
   choiceOption("expertsFrom", resolved.expertsFrom, EXPERTS_FROM);
   if (resolved.experts !== undefined) integerOption("experts", resolved.experts, 1, 1024);
@@ -95,14 +135,14 @@ export function resolveOptions(options: RefactorOptions): ResolvedOptions {
   integerOption("localityTokens", resolved.localityTokens, 1);
   integerOption("evaluationSequences", resolved.evaluationSequences, 1);
   integerOption("seed", resolved.seed, 0, 2 ** 32 - 1);
-  refuseOptionsOfOthers(resolved);
+  refuseUnusedOptions(resolved);
   return resolved;
 }
 
-/** What another method would not heed. */
-function refuseOptionsOfOthers({ method, sharedSize, officialCount, expertSize }: ResolvedOptions): void {
+/** Refuses options that the chosen method would ignore. */
+function refuseUnusedOptions({ method, sharedSize, officialCount, expertSize }: ResolvedOptions): void {
   if (method === "paper" && sharedSize !== 0) {
-    const expectation = "0 with the method `paper`, which shares what all domains choose";
+    const expectation = "0 with the method `paper`, which shares the neurons that all domains select";
     throw new RangeError(`Expected \`sharedSize\` to be ${expectation}, got \`${sharedSize}\``);
   }
   if (officialCount && method !== "paper") {
@@ -113,11 +153,11 @@ function refuseOptionsOfOthers({ method, sharedSize, officialCount, expertSize }
   }
 }
 
-/** Neurons, the same in all layers. */
+/** Numbers of neurons, the same in all layers. */
 export interface Sizes {
-  /** That a token uses, shared ones included. */
+  /** Neurons that a token uses, shared ones included. */
   readonly usedSize: number;
-  /** That all tokens use: each layer takes one of these. */
+  /** Neurons that all tokens use; each layer takes one of these sizes. */
   readonly sharedSizes: readonly number[];
 }
 
@@ -145,29 +185,4 @@ function neurons(name: string, value: number, intermediateSize: number): number 
   if (value > 1) return integerOption(name, value, 0);
   if (Number.isFinite(value)) return Math.round(value * intermediateSize);
   throw new TypeError(`Expected \`${name}\` to be a number, got \`${value}\``);
-}
-
-/** What `method` means. */
-export function planOf(options: ResolvedOptions, { usedSize, sharedSizes }: Sizes): FitPlan {
-  const { method, officialCount, baselines, seed } = options;
-  const settings = {
-    usedSize,
-    sharedSize: sharedSizes[0] as number,
-    selection: method === "select" ? "contribution" : "elimination",
-    refits: method === "refit" || method === "sequential",
-    ownShare: 0.6,
-    ridge: 1e-3,
-  } as const;
-  return {
-    settings,
-    sharedSizes,
-    isPaper: method === "paper",
-    isOfficialCount: officialCount,
-    isSequential: method === "sequential",
-    errorShare: 0.5,
-    costEvery: 3,
-    staticEvery: 4,
-    baselines,
-    seed,
-  };
 }

@@ -1,11 +1,11 @@
-// The real thing: a model with random weights calls a tool, and its text comes out as a call.
+// A tool call of a real model with random weights.
 
 import { join } from "node:path";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { Grammars } from "@readme-moe/grammar";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/output-parser.ts";
-import { planTools } from "../../../packages/express/src/tools/plan-tools.ts";
+import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/tool-call-parser.ts";
+import { bindCalls } from "../../../packages/express/src/tools/tools.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../../support/tiny-read-me.ts";
 
@@ -22,16 +22,11 @@ afterAll(async () => {
   await engine.dispose();
 });
 
-test("a required call comes out of any model, in pieces, and is valid", async () => {
+test("any model makes a required call, which arrives in pieces and is valid", async () => {
   const parameters = { type: "object", properties: { on: { type: "boolean" } }, required: ["on"] };
   const tools = [{ type: "function", function: { name: "light", parameters } }] as const;
   const fields = { tools, tool_choice: "required", parallel_tool_calls: false } as const;
-  const { constraint, newParser } = await planTools(
-    fields,
-    [{ role: "user", content: "Light!" }],
-    engine.info,
-    grammars,
-  );
+  const { constraint, newParser } = await bindCalls(fields, (answers) => grammars.tagged(answers));
   const parser = newParser?.();
   if (!constraint || !parser) throw new Error("Expected answers to be bound");
   const deltas: ToolCallDelta[] = [];

@@ -1,8 +1,11 @@
 import * as fc from "../../support/fast-check.ts";
 import { expect, test } from "vitest";
-import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/output-parser.ts";
-import { callText } from "../../../packages/express/src/tools/call-format.ts";
-import { ToolCallParser } from "../../../packages/express/src/tools/tool-call-parser.ts";
+import {
+  callText,
+  joinToolCalls,
+  ToolCallParser,
+  type ToolCallDelta,
+} from "../../../packages/express/src/tools/tool-call-parser.ts";
 
 function parse(pieces: readonly string[], isBound: boolean) {
   let count = 0;
@@ -38,7 +41,7 @@ const pieces = fc.constantFrom(
   callText("g", '{"x": [1, {}]}'),
 );
 
-test.each([true, false])("how a text is split makes no difference (bound: %s)", (isBound) => {
+test.each([true, false])("the split of a text into pieces does not change the result (bound: %s)", (isBound) => {
   fc.assert(
     fc.property(fc.array(pieces, { maxLength: 8 }), fc.array(fc.nat(), { maxLength: 12 }), (parts, cuts) => {
       const text = parts.join("");
@@ -53,7 +56,7 @@ test.each([true, false])("how a text is split makes no difference (bound: %s)", 
 });
 
 const argumentsText = fc.json().filter((text) => text.startsWith("{"));
-test.each([true, false])("calls come out as they were written, with the text before them (bound: %s)", (isBound) => {
+test.each([true, false])("calls and the text before them are parsed as they were written (bound: %s)", (isBound) => {
   const text = fc.string().filter((one) => !one.includes("<tool_call>"));
   fc.assert(
     fc.property(
@@ -72,7 +75,7 @@ test.each([true, false])("calls come out as they were written, with the text bef
   );
 });
 
-test("arguments of a bound call are told as they come; id, type and name only once", () => {
+test("arguments of a bound call are passed on as they arrive; id, type and name only once", () => {
   const { deltas } = parse(['<tool_call>\n{"name": "f", "argu', 'ments": {"a"', ": 1}", "}\n</tool_call>"], true);
   expect(deltas).toEqual([
     { index: 0, id: "call_0", type: "function", function: { name: "f", arguments: "" } },
@@ -81,7 +84,7 @@ test("arguments of a bound call are told as they come; id, type and name only on
   ]);
 });
 
-test("what only looks like a call stays content", () => {
+test("text that only looks like a call stays content", () => {
   expect(parse(["a <tool_cal"], false)).toMatchObject({ content: "a <tool_cal", calls: [], calledTools: false });
   expect(parse(["<tool_call>no JSON</tool_call> more"], false)).toMatchObject({
     content: "<tool_call>no JSON</tool_call> more",
@@ -90,7 +93,7 @@ test("what only looks like a call stays content", () => {
   });
 });
 
-test("a model's own way of writing is read: other blanks, `parameters`, no end", () => {
+test("calls with other white space, with `parameters` or without an end mark are parsed", () => {
   expect(parse(['<tool_call>{"parameters":{"a":1},\n"name":"f"}'], false)).toMatchObject({
     content: "",
     calls: [call(0, "f", '{"a":1}')],
@@ -98,7 +101,7 @@ test("a model's own way of writing is read: other blanks, `parameters`, no end",
   });
 });
 
-test("a call that is cut short is told as far as it came, and counts as none", () => {
+test("a call that is cut short is passed on, but does not count as a call", () => {
   const { calls, calledTools } = parse([callText("f", '{"a": "b"}').slice(0, -16)], true);
   expect(calls).toEqual([call(0, "f", '{"a": "b')]);
   expect(calledTools).toBe(false);

@@ -1,4 +1,4 @@
-// Refactors the pocket model with little of everything. Arguments: the folder to write, and `resume` to go on.
+// Refactors the pocket model with small options. Arguments: the output folder, and `resume` to resume.
 
 import { refactor } from "@readme-moe/refactor";
 import { openModel } from "@readme-moe/model";
@@ -7,7 +7,8 @@ import { LITTLE, pocketTexts } from "../pocket-texts.ts";
 
 const [out = "", resume] = process.argv.slice(2);
 const model = await openModel(POCKET);
-await refactor(model, await pocketTexts(), out, LITTLE, {
+await refactor(model, await pocketTexts(), out, {
+  ...LITTLE,
   source: "pocket",
   threads: 1,
   checkpointMs: 0,

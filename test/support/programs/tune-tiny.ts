@@ -1,4 +1,5 @@
-// Tunes a tiny model a little. Arguments: student, teacher, the folder to write, and `resume` to go on. Says each step.
+// Tunes a tiny model for a few steps and sends a message for each. Arguments: student, teacher, the output folder, and
+// `resume` to resume.
 
 import { openModel } from "@readme-moe/model";
 import { tune } from "@readme-moe/refactor";
@@ -7,7 +8,8 @@ import { TINY_TUNING } from "../tiny-tuning.ts";
 
 const [studentPath = "", teacherPath = "", out = "", resume] = process.argv.slice(2);
 const [student, teacher] = [await openModel(studentPath), await openModel(teacherPath)];
-await tune(student, teacher, await pocketTexts(["book", "github"]), out, TINY_TUNING, {
+await tune({ student, teacher }, await pocketTexts(["book", "github"]), out, {
+  ...TINY_TUNING,
   source: "student",
   teacherSource: "teacher",
   threads: 1,

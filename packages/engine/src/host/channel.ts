@@ -1,29 +1,38 @@
-// The way to a worker: a thread of this process, or a process of its own, behind one interface.
+// Channel to a worker: a thread of this process, or a process of its own, behind one interface.
 
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
-import { MEMORY_FLAGS, workerEnvironment, workerFlags } from "./worker-flags.ts";
 
 export interface Channel {
   post(message: ToWorker): void;
-  /** Nothing comes from the worker after this. A process ends at once, a thread as soon as it comes back from a step. */
+  /** Ends the worker. A process ends at once, a thread after its current step; no message comes after this. */
   kill(): void;
-  /** Whether the worker keeps the program running when nothing else does. It does at first. */
+  /** Sets whether the worker keeps the program running by itself. It does at first. */
   hold(isHeld: boolean): void;
-  /** Resolves when the worker has ended or was killed, with why. */
+  /** Resolves with the reason when the worker has ended or was killed. */
   readonly exited: Promise<string>;
 }
 
 type OnMessage = (message: FromWorker) => void;
 
-// Sources run as they are in development and tests, and built in a package.
+// Development and tests run the sources, a published package its build.
 const IS_SOURCE = import.meta.url.endsWith(".ts");
 const ENTRY = new URL(`../worker/worker-main${IS_SOURCE ? ".ts" : ".js"}`, import.meta.url);
 
-// Threads get the program's flags; this one stops them, since it is about the text of a program that is no file.
+// Threads inherit the program's flags. `--input-type` describes a program without a file, and would stop a thread.
 const THREAD_FLAGS = process.execArgv.some((flag) => flag.startsWith("--input-type")) ? { execArgv: [] } : {};
+
+const PROGRAM_TEXT = new Set(["-e", "--eval", "-p", "--print", "-pe"]);
+// Flags that state or watch the program, or that take a port or a file of their own.
+const OF_THE_PROGRAM = /^--(?:eval=|print=|input-type|inspect|watch|test|cpu-prof|heap-prof)/;
+
+/** Flags that limit a worker process's memory: `--expose-gc` allows a collection after the model was opened. */
+const MEMORY_FLAGS: readonly string[] = ["--expose-gc", "--max-semi-space-size=4"];
+
+/** glibc learns to keep freed blocks of up to 64 MB unless the threshold is set; opening a model frees many of them. */
+const MEMORY_ENVIRONMENT = { MALLOC_TRIM_THRESHOLD_: "131072" };
 
 export function openChannel(isolation: "thread" | "process", onMessage: OnMessage): Channel {
   return isolation === "thread" ? openThread(onMessage) : openProcess(onMessage);
@@ -40,8 +49,8 @@ function openThread(onMessage: OnMessage): Channel {
   });
   return {
     post: (message) => worker.postMessage(message, movable(message)),
-    // A thread is asked to end: `terminate` in the middle of native code can abort the whole process. One that never comes back is
-    // left behind.
+    // `terminate` within native code can abort the whole process, so the thread is asked to end. A thread that never
+    // returns from its step is left behind.
     kill: () => {
       worker.off("message", onMessage);
       worker.postMessage({ type: "end" } satisfies ToWorker, []);
@@ -56,7 +65,7 @@ function openThread(onMessage: OnMessage): Channel {
   };
 }
 
-/** Node 20 does not hand a loader of TypeScript down to threads, so the thread asks for it itself. */
+/** Starts a thread that registers the TypeScript loader itself: Node 20 does not hand loaders down to threads. */
 function sourceThread(): Worker {
   const entry = JSON.stringify(ENTRY.href);
   const code = `import("tsx/esm/api").then(({ register }) => { register(); return import(${entry}); });`;
@@ -64,11 +73,13 @@ function sourceThread(): Worker {
 }
 
 function openProcess(onMessage: OnMessage): Channel {
-  // "advanced" keeps typed arrays, maps and sets, as messages between threads do.
-  // The program's own flags come last, so that they win.
-  const execArgv = [...MEMORY_FLAGS, ...workerFlags(process.execArgv)];
-  const env = workerEnvironment(process.env);
-  const child = fork(fileURLToPath(ENTRY), [], { serialization: "advanced", execArgv, env });
+  const child = fork(fileURLToPath(ENTRY), [], {
+    // "advanced" keeps typed arrays, maps and sets, as messages between threads do.
+    serialization: "advanced",
+    // The program's own flags and environment come last, so that they win.
+    execArgv: [...MEMORY_FLAGS, ...workerFlags(process.execArgv)],
+    env: { ...MEMORY_ENVIRONMENT, ...process.env },
+  });
   child.on("message", (message) => onMessage(message as FromWorker));
   const exited = new Promise<string>((resolve) => {
     child.on("error", (error) => resolve(error.message));
@@ -78,7 +89,7 @@ function openProcess(onMessage: OnMessage): Channel {
   });
   return {
     post: (message) => {
-      // Sending to a process that has just ended fails; `exited` tells everybody.
+      // Sending to a process that has just ended fails; `exited` reports the end.
       if (child.connected) child.send(message, () => undefined);
     },
     kill: () => void child.kill("SIGKILL"),
@@ -90,4 +101,12 @@ function openProcess(onMessage: OnMessage): Channel {
     },
     exited,
   };
+}
+
+/** Selects the flags that also apply to workers: loaders, conditions and memory limits. */
+function workerFlags(execArgv: readonly string[]): string[] {
+  return execArgv.filter(
+    (flag, index) =>
+      !PROGRAM_TEXT.has(flag) && !PROGRAM_TEXT.has(execArgv[index - 1] ?? "") && !OF_THE_PROGRAM.test(flag),
+  );
 }

@@ -1,4 +1,4 @@
-// The engine as callers see it: this side only passes messages, so the event loop stays free.
+// The engine as callers see it. This side only passes messages, so the event loop stays free.
 
 import { randomInt } from "node:crypto";
 import {
@@ -13,14 +13,13 @@ import {
   type EngineInfo,
   type EngineStats,
   type EngineVocabulary,
-  type GenerateChunk,
   type GenerateRequest,
+  type Generation,
   type ProcessLogits,
   type Prompt,
   type RoutedPrompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
-import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
 import {
   fromWire,
@@ -30,23 +29,28 @@ import {
   type LoadProgress,
   type WireLogits,
 } from "../protocol.ts";
-import { onceAborted } from "./abort-listeners.ts";
-import { ChunkStream } from "./chunk-stream.ts";
-import { processRow } from "./process-row.ts";
-import { tellInterest } from "./tell-interest.ts";
-import { checkExpert, wireChat, wirePrompt, wireRequest, wireTokenize } from "./request.ts";
+import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
+import {
+  checkExpert,
+  GenerationStream,
+  onceAborted,
+  processRow,
+  wireChat,
+  wirePrompt,
+  wireRequest,
+  wireTokenize,
+} from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
-/** Of `ReadMeEngine.open`: the engine's options, and what concerns opening alone. */
+/** Options of `ReadMeEngine.open`: those of the engine, and those of opening it. */
 export interface OpenOptions extends EngineOptions {
   /** Called while the model is opened. */
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A request that is under way. */
-interface Underway {
-  readonly stream: ChunkStream;
+interface RunningRequest {
+  readonly stream: GenerationStream;
   readonly processLogits: ProcessLogits | undefined;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
@@ -57,13 +61,13 @@ export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #path: string;
   #options: ResolvedEngineOptions;
-  readonly #requests = new Map<string, Underway>();
+  readonly #requests = new Map<string, RunningRequest>();
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
   #cacheFailure: string | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
-  /** Why the engine does not work: it failed, or was disposed. */
+  /** Set while the engine does not work: it failed, or was disposed. */
   #failure: ReadMeError | undefined;
 
   private constructor(path: string, options: ResolvedEngineOptions) {
@@ -72,9 +76,9 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Opens a model: a folder or a GGUF file.
+   * Opens a folder or a GGUF file.
    * @throws {TypeError | RangeError} on wrong options
-   * @throws {ReadMeError} when the model cannot be opened; names file and tensor, or what is not supported
+   * @throws {ReadMeError} when the model cannot be opened; names file and tensor, or the unsupported feature
    */
   static async open(path: string, { onProgress, signal, ...options }: OpenOptions = {}): Promise<ReadMeEngine> {
     if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
@@ -88,7 +92,7 @@ export class ReadMeEngine implements Engine {
     return this.#info;
   }
 
-  /** Why the model's packed weights are not cached on disk, where they are not. */
+  /** Reason why the model's packed weights could not be cached on disk. */
   get cacheFailure(): string | undefined {
     return this.#cacheFailure;
   }
@@ -114,7 +118,7 @@ export class ReadMeEngine implements Engine {
     try {
       return await asked;
     } catch (error) {
-      // One that failed may be asked again.
+      // The next call tries again.
       if (this.#vocabulary === asked) this.#vocabulary = undefined;
       throw error;
     }
@@ -125,22 +129,21 @@ export class ReadMeEngine implements Engine {
     return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
   }
 
-  generate(request: GenerateRequest): AsyncIterableIterator<GenerateChunk> {
+  generate(request: GenerateRequest): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
     const wire = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
     const { signal, processLogits } = request;
-    const stream = new ChunkStream(() => this.#abandon(requestId));
+    const stream = new GenerationStream(() => this.#abandon(requestId));
     const refusal = this.#refusal(signal);
     if (refusal !== undefined) {
       stream.fail(refusal);
       return stream;
     }
-    const onAbort = (): void => {
+    const detach = onceAborted(signal, () => {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
-    };
-    const detach = onceAborted(signal, onAbort);
+    });
     this.#requests.set(requestId, { stream, processLogits, detach });
     this.#link?.hold();
     this.#link?.post({ type: "generate", ...wire });
@@ -151,11 +154,14 @@ export class ReadMeEngine implements Engine {
     return this.#call("stats", {});
   }
 
+  whenFailed(): Promise<ReadMeError> {
+    return this.#link?.failed ?? new Promise(() => undefined);
+  }
+
   /**
-   * Changes who runs next, while the engine works: from the next step on. What is not given has its default.
-   *
+   * Changes the scheduler from the next step on. Options that are left out take their defaults.
    * @throws {TypeError | RangeError} on wrong options
-   * @throws {ReadMeError} `ERR_MODULE`; the scheduler of before goes on then
+   * @throws {ReadMeError} `ERR_MODULE`; the previous scheduler stays then
    */
   async setScheduling(options: SchedulingOptions): Promise<void> {
     rejectUnknownKeys("scheduling", options, ["scheduler", "prefillShare", "maxDelayMs", "maxStepMs"]);
@@ -165,10 +171,9 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Changes how much memory experts may take, while the engine works: `expertCacheBytes`. What a smaller limit has no room for
-   * leaves at once, and its memory goes back to the system; a larger one is filled as experts are needed.
-   *
-   * @throws {RangeError} when one layer of all experts does not fit; names the least
+   * Changes the memory budget of experts, `expertCacheBytes`. A smaller budget evicts experts at once and returns their
+   * memory to the system; a larger one is filled as experts are needed.
+   * @throws {RangeError} when one layer of all experts does not fit; names the least budget
    * @throws {TypeError} when all experts are in memory
    */
   async setExpertCacheBytes(bytes: number): Promise<void> {
@@ -178,7 +183,7 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Opens the model again after the engine failed. Requests of before are gone; their callers were told.
+   * Opens the model again after the engine has failed. Earlier requests have ended with the failure.
    * @throws {TypeError} when the engine works, or was disposed
    * @throws {ReadMeError} as `open`
    */
@@ -188,8 +193,8 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Ends the worker at once, whatever it does: for one that hangs. Those who wait get `ERR_ENGINE_FAILED`; `restart`
-   * opens the model again.
+   * Ends the worker at once, for an engine that hangs. Requests and calls under way fail with `ERR_ENGINE_FAILED`;
+   * `restart` opens the model again.
    */
   kill(): void {
     this.#link?.kill();
@@ -217,7 +222,7 @@ export class ReadMeEngine implements Engine {
     try {
       const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
-      tellInterest(this.events, link);
+      link.watchInterest(this.events);
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();
@@ -227,28 +232,27 @@ export class ReadMeEngine implements Engine {
     }
   }
 
-  #receive({ chunks, failures, events }: FromWorker & { type: "step" }): void {
-    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that they belong together
+  #receive({ accepted, chunks, failures, events }: FromWorker & { type: "step" }): void {
+    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
     for (const { name, payload } of events) this.events.emit(name, payload as never);
+    for (const { requestId, ...prompt } of accepted) this.#requests.get(requestId)?.stream.accept(prompt);
     for (const { requestId, chunk } of chunks) {
-      const request = this.#requests.get(requestId);
-      request?.stream.push(chunk);
+      this.#requests.get(requestId)?.stream.push(chunk);
       if (chunk.usage) this.#forget(requestId)?.stream.end();
     }
     for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
   }
 
-  /** Sends back what a request's function makes of a row; when it fails, the request does. */
+  /** Calls a request's function on a row and sends the result back. The request fails if the function does. */
   async #process({ requestId, rowId, logits, context }: WireLogits): Promise<void> {
     const request = this.#requests.get(requestId);
     if (!request?.processLogits) return;
-    // It may have left while the function was at work.
-    const isUnderway = (): boolean => this.#requests.get(requestId) === request;
     try {
       const processed = await processRow(request.processLogits, logits, context);
-      if (isUnderway()) this.#link?.post({ type: "processed", rowId, logits: processed });
+      // The request may have ended during the call.
+      if (this.#requests.get(requestId) === request) this.#link?.post({ type: "processed", rowId, logits: processed });
     } catch (error) {
-      if (!isUnderway()) return;
+      if (this.#requests.get(requestId) !== request) return;
       request.stream.fail(error);
       this.#abandon(requestId, "error");
     }
@@ -268,14 +272,14 @@ export class ReadMeEngine implements Engine {
     if (this.#forget(requestId)) this.#link?.post({ type: "abort", requestId, reason });
   }
 
-  #forget(requestId: string): Underway | undefined {
+  #forget(requestId: string): RunningRequest | undefined {
     const request = this.#requests.get(requestId);
     if (this.#requests.delete(requestId)) this.#link?.release();
     request?.detach();
     return request;
   }
 
-  /** Why a request cannot be taken now. */
+  /** Returns the reason why no request can start now. */
   #refusal(signal: AbortSignal | undefined): unknown {
     if (signal?.aborted) return signal.reason;
     if (this.#failure) return this.#failure;

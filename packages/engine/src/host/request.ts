@@ -1,4 +1,4 @@
-// What a caller asks for, checked at once on the caller's side.
+// A request on the caller's side: its checks, its stream of chunks, its function for logits, and its signal.
 
 import {
   checkTemplateValues,
@@ -7,10 +7,15 @@ import {
   integerOption,
   rejectUnknownKeys,
   resolveSamplingParams,
+  type AcceptedPrompt,
   type ChatMessage,
   type ChatPrompt,
   type EngineInfo,
+  type GenerateChunk,
   type GenerateRequest,
+  type Generation,
+  type LogitsContext,
+  type ProcessLogits,
   type Prompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
@@ -28,8 +33,10 @@ const NAMES = [
 ] as const satisfies readonly (keyof GenerateRequest)[];
 
 /**
- * @param drawSeed - for requests that name none
- * @throws {TypeError | RangeError} naming the option, what was expected and what came
+ * Checks a request and converts it to a message.
+ *
+ * @param drawSeed - draws the seed of a request that names none
+ * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
 export function wireRequest(
   request: GenerateRequest,
@@ -65,7 +72,7 @@ export function wireRequest(
   };
 }
 
-/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+/** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptions): Calls["tokenize"]["args"] {
   if (typeof prompt !== "string" && (typeof prompt !== "object" || prompt === null || !("messages" in prompt))) {
     throw new TypeError(`Expected a text or { messages } to tokenize, got ${describeValue(prompt)}`);
@@ -84,9 +91,7 @@ export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "voca
   if (typeof prompt !== "object" || prompt === null) {
     throw new TypeError(`Expected \`prompt\` to be a text, token ids or { messages }, got ${describeValue(prompt)}`);
   }
-  if ("messages" in prompt) {
-    return chatPrompt(prompt);
-  }
+  if ("messages" in prompt) return chatPrompt(prompt);
   return Int32Array.from({ length: prompt.length }, (_, index) =>
     integerOption(`prompt[${index}]`, prompt[index], 0, vocabSize - 1),
   );
@@ -97,14 +102,151 @@ function chatPrompt(prompt: ChatPrompt): WireChat {
   return wireChat(prompt.messages, prompt.template);
 }
 
-/** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on what is nested so deep that it cannot travel */
+/** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on values that are nested too deep to be sent */
 export function wireChat(messages: readonly ChatMessage[], template: Readonly<Record<string, unknown>> = {}): WireChat {
   checkTemplateValues(messages, template);
   return { messages, template };
 }
 
-/** @throws {RangeError} when there is no such expert; names those that there are */
+/** @throws {RangeError} on an unknown expert; names the known ones */
 export function checkExpert(expert: string | number | undefined, { experts, hasRouter }: EngineInfo): void {
   if (expert === undefined || (expert === "router" && hasRouter)) return;
   expertIndex(experts, expert);
+}
+
+/** Buffers the chunks of one request until its only reader takes them. */
+export class GenerationStream implements Generation {
+  readonly accepted: Promise<AcceptedPrompt>;
+  readonly #onLeft: () => void;
+  readonly #chunks: GenerateChunk[] = [];
+  readonly #waiting: (() => void)[] = [];
+  #end: { readonly error?: unknown } | undefined;
+  #accept!: (prompt: AcceptedPrompt) => void;
+  #refuse!: (error: unknown) => void;
+
+  /** @param onLeft - called when the reader leaves before the end */
+  constructor(onLeft: () => void) {
+    this.#onLeft = onLeft;
+    this.accepted = new Promise((resolve, reject) => ([this.#accept, this.#refuse] = [resolve, reject]));
+    // Most readers use the chunks only.
+    this.accepted.catch(() => undefined);
+  }
+
+  accept(prompt: AcceptedPrompt): void {
+    this.#accept(prompt);
+  }
+
+  push(chunk: GenerateChunk): void {
+    if (this.#end) return;
+    this.#chunks.push(chunk);
+    this.#wake();
+  }
+
+  /** Ends the stream behind the chunks that are not read yet. */
+  end(): void {
+    this.#end ??= {};
+    this.#wake();
+  }
+
+  /** Ends the stream with an error, and drops chunks that are not read yet. */
+  fail(error: unknown): void {
+    if (this.#end) return;
+    this.#chunks.length = 0;
+    this.#end = { error };
+    this.#refuse(error);
+    this.#wake();
+  }
+
+  async next(): Promise<IteratorResult<GenerateChunk, undefined>> {
+    for (;;) {
+      const chunk = this.#chunks.shift();
+      if (chunk) return { done: false, value: chunk };
+      if (this.#end) {
+        const end = this.#end;
+        this.#end = {};
+        // A caller's function may throw `undefined`.
+        if ("error" in end) throw end.error;
+        return { done: true, value: undefined };
+      }
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+  }
+
+  async return(): Promise<IteratorResult<GenerateChunk, undefined>> {
+    if (!this.#end) this.#onLeft();
+    this.#end = {};
+    this.#refuse(new DOMException("The iteration was left before the prompt was accepted", "AbortError"));
+    this.#chunks.length = 0;
+    this.#wake();
+    return { done: true, value: undefined };
+  }
+
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
+
+/**
+ * Calls a caller's function on a row of logits.
+ *
+ * @returns memory that the function no longer uses, so that it can be transferred
+ * @throws {TypeError | RangeError} when the function returns no row of the same length, and whatever it throws
+ */
+export async function processRow(
+  process: ProcessLogits,
+  logits: Float32Array<ArrayBuffer>,
+  context: LogitsContext,
+): Promise<Float32Array<ArrayBuffer>> {
+  const vocabSize = logits.length;
+  const answer: unknown = await process(logits, context);
+  const processed = answer === undefined ? logits : answer;
+  if (!(processed instanceof Float32Array)) {
+    const got = describeValue(processed);
+    throw new TypeError(`Expected \`processLogits\` to return a Float32Array or nothing, got ${got}`);
+  }
+  if (processed.length !== vocabSize) {
+    throw new RangeError(`Expected \`processLogits\` to give ${vocabSize} logits, got ${processed.length}`);
+  }
+  // The function may go on using an array of its own.
+  return processed === logits ? logits : new Float32Array(processed);
+}
+
+// Requests often share a signal, such as a client's or Ctrl-C's. Each signal gets one listener for all of them.
+const callbacksOf = new WeakMap<AbortSignal, Set<() => void>>();
+
+/**
+ * Calls back when the signal aborts. Never calls back for a signal that has aborted before.
+ *
+ * @returns a function that stops listening
+ */
+export function onceAborted(signal: AbortSignal | undefined, callback: () => void): () => void {
+  if (!signal) return () => undefined;
+  const callbacks = callbacksOf.get(signal) ?? listen(signal);
+  // The same function may be given twice, and stopped once.
+  const own = (): void => callback();
+  callbacks.add(own);
+  return () => {
+    callbacks.delete(own);
+    if (callbacks.size > 0 || callbacksOf.get(signal) !== callbacks) return;
+    signal.removeEventListener("abort", callAll);
+    callbacksOf.delete(signal);
+  };
+}
+
+function listen(signal: AbortSignal): Set<() => void> {
+  const callbacks = new Set<() => void>();
+  callbacksOf.set(signal, callbacks);
+  signal.addEventListener("abort", callAll, { once: true });
+  return callbacks;
+}
+
+function callAll({ target }: Event): void {
+  if (!(target instanceof AbortSignal)) return;
+  const callbacks = callbacksOf.get(target) ?? [];
+  callbacksOf.delete(target);
+  for (const callback of callbacks) callback();
 }

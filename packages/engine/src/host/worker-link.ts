@@ -1,4 +1,6 @@
-import { ReadMeError, type EngineInfo } from "@readme-moe/core";
+// One worker from its start to its end, and the calls that wait for its answers.
+
+import { ReadMeError, type EngineInfo, type ReadMeEmitter } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import {
   fromWire,
@@ -9,13 +11,13 @@ import {
   type ToWorker,
   type WireLogits,
 } from "../protocol.ts";
-import { onceAborted } from "./abort-listeners.ts";
 import { openChannel, type Channel } from "./channel.ts";
+import { onceAborted } from "./request.ts";
 
-export interface LinkListeners {
+interface LinkListeners {
   readonly onStep: (step: FromWorker & { type: "step" }) => void;
   readonly onLogits: (row: WireLogits) => void;
-  /** The worker ended, or could not go on, without having been asked to; called once. */
+  /** Called once, at the moment when `failed` resolves. */
   readonly onFailed: (error: ReadMeError) => void;
 }
 
@@ -24,12 +26,16 @@ interface Pending {
   readonly reject: (error: unknown) => void;
 }
 
-/** One worker from its start to its end, and the questions that wait for its answers. */
+const CLOSE_TIMEOUT_MS = 10_000;
+
 export class WorkerLink {
   readonly #channel: Channel;
   readonly #listeners: LinkListeners;
   readonly #calls = new Map<number, Pending>();
   readonly #exited: Promise<void>;
+  /** Resolves if the worker ends, or cannot go on, without having been asked to end. */
+  readonly failed: Promise<ReadMeError>;
+  #reportFailed!: (error: ReadMeError) => void;
   #opening: (Pending & { readonly onProgress: ((progress: LoadProgress) => void) | undefined }) | undefined;
   #numCalls = 0;
   #numHolds = 0;
@@ -40,6 +46,7 @@ export class WorkerLink {
     const channel = openChannel(isolation, (message) => this.#receive(message));
     this.#channel = channel;
     this.#exited = this.#watch(channel);
+    this.failed = new Promise((resolve) => (this.#reportFailed = resolve));
   }
 
   async open(
@@ -54,7 +61,7 @@ export class WorkerLink {
     });
   }
 
-  /** @param signal - ends the work; the promise is rejected with its reason then */
+  /** @param signal - ends the call, which then rejects with the signal's reason */
   async call<Name extends CallName>(
     name: Name,
     args: Calls[Name]["args"],
@@ -78,8 +85,8 @@ export class WorkerLink {
   }
 
   /**
-   * Somebody waits for the worker: the program goes on until `release`. One whose engine has nothing to do ends when the rest
-   * of it has, as with any library that only computes.
+   * Keeps the program running until `release`, since a caller waits for the worker. An engine without work lets the
+   * program end, as any library that only computes does.
    */
   hold(): void {
     if (this.#numHolds++ === 0) this.#channel.hold(true);
@@ -89,11 +96,24 @@ export class WorkerLink {
     if (--this.#numHolds === 0 && this.#state === "alive") this.#channel.hold(false);
   }
 
+  /** Tells the worker which events have listeners, now and after each change. The worker sends no other events. */
+  watchInterest(events: ReadMeEmitter): void {
+    let known = "";
+    const tell = (): void => {
+      const names = events.eventNames();
+      if (names.join() === known) return;
+      known = names.join();
+      this.post({ type: "listen", names });
+    };
+    events.watchInterest(tell);
+    tell();
+  }
+
   post(message: ToWorker): void {
     if (this.#state !== "ended") this.#channel.post(message);
   }
 
-  /** Ends the worker once its step is done; by force when it does not end by itself. */
+  /** Ends the worker after its current step, or kills it if it does not end in time. */
   async close(): Promise<void> {
     if (this.#state === "alive") {
       this.#state = "closing";
@@ -107,7 +127,7 @@ export class WorkerLink {
     }
   }
 
-  /** Ends the worker at once, whatever it does. Those who wait are told as when it ends by itself. */
+  /** Ends the worker at once. Waiting calls fail as if it had ended by itself. */
   kill(): void {
     this.#channel.kill();
   }
@@ -119,7 +139,7 @@ export class WorkerLink {
   }
 
   #receive(message: FromWorker): void {
-    // A process may be known to have ended before all that it said is here; those it was for were told otherwise.
+    // The end of a process may be known before its last messages arrive. Their receivers have failed by then.
     if (this.#state === "ended") return;
     switch (message.type) {
       case "progress":
@@ -159,21 +179,23 @@ export class WorkerLink {
     return pending;
   }
 
-  /** Tells everybody who waits, once. */
+  /** Rejects everything that waits, once. */
   #end(error: Error, wasAsked: boolean): void {
     if (this.#state === "ended") return;
     this.#state = "ended";
-    const told = wasAsked ? new ReadMeError("ERR_DISPOSED", "The engine was disposed") : error;
-    for (const pending of this.#calls.values()) pending.reject(told);
+    const reason = wasAsked ? new ReadMeError("ERR_DISPOSED", "The engine was disposed") : error;
+    for (const pending of this.#calls.values()) pending.reject(reason);
     this.#calls.clear();
-    // Whoever opens the engine gets the error itself; it has not failed, it never worked.
-    if (this.#opening) this.#opening.reject(told);
-    else if (!wasAsked) this.#listeners.onFailed(asReadMeError(error));
+    // An engine that could not be opened has not failed: `open` rejects with the error.
+    if (this.#opening) this.#opening.reject(reason);
+    else if (!wasAsked) {
+      const failure = asReadMeError(error);
+      this.#reportFailed(failure);
+      this.#listeners.onFailed(failure);
+    }
     this.#opening = undefined;
   }
 }
-
-const CLOSE_TIMEOUT_MS = 10_000;
 
 function asReadMeError(error: Error): ReadMeError {
   if (error instanceof ReadMeError && error.code === "ERR_ENGINE_FAILED") return error;

@@ -1,36 +1,30 @@
-// The questions of `Calls`, answered on the worker's side.
+// The calls of `Calls`, answered on the worker's side.
 
-import type { Calls, CallName, WirePrompt } from "../protocol.ts";
-import { encodeChat, type EncodeOptions } from "@readme-moe/model";
-import { ReadMeError } from "@readme-moe/core";
-import { engineVocabulary } from "./engine-vocabulary.ts";
+import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
+import type { ModelConfig, Tokenizer } from "@readme-moe/model";
+import type { CallName, Calls } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
-import type { OpenedEngine } from "./open-parts.ts";
-
-interface Limits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {
-  readonly addSpecialTokens?: boolean | undefined;
-}
+import { encoding, promptIds, type RunningEngine } from "./requests.ts";
 
 type Answers = {
   readonly [Name in CallName]: (
-    opened: OpenedEngine,
+    engine: RunningEngine,
     args: Calls[Name]["args"],
     signal: AbortSignal,
   ) => Calls[Name]["result"] | Promise<Calls[Name]["result"]>;
 };
 
 const ANSWERS: Answers = {
-  tokenize: (opened, { prompt, addSpecialTokens, maxTokens }, signal) =>
-    opened.turns.begin(promptWork(opened, prompt, { addSpecialTokens, maxTokens }), signal),
+  tokenize: (engine, { prompt, ...limits }, signal) => engine.slices.begin(encoding(engine, prompt, limits), signal),
   detokenize: ({ text }, { tokenIds }) => text.tokenizer.decode(tokenIds),
   applyTemplate: ({ text, model }, { messages, template }) => {
     if (text.chatTemplate) return text.chatTemplate.render(messages, template);
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${model.path}: has no chat template; give it a plain prompt`);
   },
   vocabulary: ({ text, model }) => engineVocabulary(text.tokenizer, model.config),
-  route: async (opened, { prompt, expert }, signal) => {
-    const tokenIds = await promptIds(opened, prompt, signal);
-    const router = await opened.routerFor(expert);
+  route: async (engine, { prompt, expert }, signal) => {
+    const tokenIds = await promptIds(engine, prompt, signal);
+    const router = await engine.routerFor(expert);
     const state = router.start();
     try {
       const [route] = await router.route([{ state, tokenIds }]);
@@ -51,41 +45,28 @@ const ANSWERS: Answers = {
   stats: ({ core }) => ({ ...core.stats(), residentBytes: process.memoryUsage.rss() }),
 };
 
-export async function answerCall(
-  opened: OpenedEngine,
-  name: CallName,
-  args: unknown,
+export async function answerCall<Name extends CallName>(
+  engine: RunningEngine,
+  name: Name,
+  args: Calls[Name]["args"],
   signal: AbortSignal,
 ): Promise<unknown> {
-  const answer = ANSWERS[name] as (opened: OpenedEngine, args: unknown, signal: AbortSignal) => unknown;
-  return answer(opened, args, signal);
+  return ANSWERS[name](engine, args, signal);
 }
 
-/**
- * The tokens of a prompt. Takes turns with the prompts of others, and with the steps of what runs.
- *
- * @throws {RangeError} when there is no token
- * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more; `ERR_CHAT_TEMPLATE`
- */
-export async function promptIds(opened: OpenedEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
-  const { sizes, turns } = opened;
-  const tooMany = (tokens: string): ReadMeError => {
-    const context = `the context of ${sizes.maxTokens} leaves no room for a completion`;
-    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
-  };
-  const limits = { maxTokens: sizes.maxTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
-  const ids = prompt instanceof Int32Array ? prompt : await turns.begin(promptWork(opened, prompt, limits), signal);
-  if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
-  if (ids.length < sizes.maxTokens) return ids;
-  throw tooMany(String(ids.length));
-}
-
-function promptWork(
-  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages } }: OpenedEngine,
-  prompt: Exclude<WirePrompt, Int32Array>,
-  { addSpecialTokens, ...limits }: Limits,
-): Generator<void, Int32Array> {
-  const added = addSpecialTokens === undefined ? limits : { ...limits, addSpecialTokens };
-  if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, added);
-  return encodeChat(tokenizer, chatTemplate, prompt, { ...added, controlTokensInMessages });
+/** Collects the bytes of a model's tokens, as its tokenizer decodes them. */
+export function engineVocabulary(
+  tokenizer: Pick<Tokenizer, "tokenBytes" | "isSpecial">,
+  { vocabSize, eosTokenIds }: Pick<ModelConfig, "vocabSize" | "eosTokenIds">,
+): EngineVocabulary {
+  const ends = new Set(eosTokenIds);
+  const pieces = Array.from({ length: vocabSize }, (_, id) =>
+    tokenizer.isSpecial(id) || ends.has(id) ? new Uint8Array() : tokenizer.tokenBytes(id),
+  );
+  const offsets = new Uint32Array(vocabSize + 1);
+  let numBytes = 0;
+  for (const [id, { length }] of pieces.entries()) offsets[id + 1] = numBytes += length;
+  const bytes = new Uint8Array(numBytes);
+  for (const [id, piece] of pieces.entries()) bytes.set(piece, offsets[id]);
+  return { vocabSize, bytes, offsets, eosTokenIds };
 }

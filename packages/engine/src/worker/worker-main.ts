@@ -1,29 +1,254 @@
-// Where a thread or a process that runs a model begins.
+// Entry of the thread or process that runs a model: receives messages, runs steps while there is work, sends the
+// results.
 
+import { setFlagsFromString } from "node:v8";
 import { isMainThread, parentPort } from "node:worker_threads";
-import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
-import { EngineServer } from "./engine-server.ts";
+import { ReadMeError } from "@readme-moe/core";
+import type { EngineOutput } from "../engine-output.ts";
+import {
+  movable,
+  toWire,
+  type FromWorker,
+  type ToWorker,
+  type WireAccepted,
+  type WireChunk,
+  type WireEvent,
+  type WireFailure,
+} from "../protocol.ts";
+import { answerCall } from "./calls.ts";
+import { openEngine } from "./open-engine.ts";
+import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
 
-if (isMainThread) serveProcess();
-else serveThread();
+/**
+ * Requests that a program sends together arrive within a tenth of a millisecond of each other. The second limit keeps
+ * endless messages from delaying a step.
+ */
+const [QUIET_MS, MAX_SETTLING_MS] = [0.3, 3];
+
+class EngineServer {
+  readonly #send: (message: FromWorker) => void;
+  readonly #onClosed: () => void;
+  #engine: RunningEngine | undefined;
+  #requests: RunningRequests | undefined;
+  /** Calls without an answer yet. */
+  readonly #calls = new Map<number, AbortController>();
+  #isRunning = false;
+  #numReceived = 0;
+  #isClosing = false;
+  #accepted: WireAccepted[] = [];
+  #chunks: WireChunk[] = [];
+  #failures: WireFailure[] = [];
+  #events: WireEvent[] = [];
+  #listened: ReadonlySet<WireEvent["name"]> = new Set();
+
+  constructor(send: (message: FromWorker) => void, onClosed: () => void) {
+    this.#send = send;
+    this.#onClosed = onClosed;
+  }
+
+  /** Handles a message. Messages are handled in order; the work that they start continues after the return. */
+  receive(message: ToWorker): void {
+    this.#numReceived++;
+    switch (message.type) {
+      case "open":
+        void this.#open(message);
+        return;
+      case "generate":
+        void this.#requests?.begin(message).then(() => this.#run({ mayHaveCompany: true }));
+        // Continues a prompt that takes more than one slice.
+        void this.#run();
+        return;
+      case "abort":
+        this.#requests?.abort(message.requestId, message.reason);
+        this.#flush();
+        // The freed memory may let another sequence run.
+        void this.#run();
+        return;
+      case "processed":
+        this.#engine?.core.answer(message.rowId, message.logits);
+        void this.#run();
+        return;
+      case "call":
+        void this.#call(message);
+        void this.#run();
+        return;
+      case "cancel":
+        this.#calls.get(message.callId)?.abort();
+        return;
+      case "listen":
+        this.#listened = new Set(message.names);
+        return;
+      case "close":
+        this.#isClosing = true;
+        if (!this.#isRunning) void this.#close();
+        return;
+      case "end":
+        process.exit();
+        return;
+      default:
+        throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
+    }
+  }
+
+  async #open({ path, options }: ToWorker & { type: "open" }): Promise<void> {
+    try {
+      const onProgress = (progress: (FromWorker & { type: "progress" })["progress"]): void =>
+        this.#send({ type: "progress", progress });
+      const opened = await openEngine(path, options, this.#output(), onProgress);
+      const engine = { ...opened, slices: new TimeSlices() };
+      this.#engine = engine;
+      this.#requests = new RunningRequests(engine, (id, error) => this.#fail(id, error));
+      this.#send({ type: "opened", info: engine.info, cacheFailure: engine.cacheFailure });
+      shrinkHeap();
+    } catch (error) {
+      this.#send({ type: "failed", error: toWire(error) });
+      this.#onClosed();
+    }
+  }
+
+  #output(): EngineOutput {
+    return {
+      accepted: (sequence) => {
+        const accepted = this.#requests?.accept(sequence);
+        if (accepted) this.#accepted.push(accepted);
+      },
+      chunk: ({ requestId }, chunk) => {
+        this.#chunks.push({ requestId, chunk: this.#requests?.complete(requestId, chunk) ?? chunk });
+      },
+      logits: ({ requestId, promptTokens, choice, tokenIds: known }, rowId, logits) => {
+        // The caller gets the sequence's earlier tokens first.
+        this.#flush();
+        const tokenIds = Int32Array.from(known);
+        this.#send({ type: "logits", requestId, rowId, logits, context: { tokenIds, promptTokens, choice } });
+      },
+      failed: ({ requestId }, error) => this.#fail(requestId, error),
+      event: (name, payload) => this.#events.push({ name, payload } as WireEvent),
+    };
+  }
+
+  /**
+   * Runs steps while they are of use. Receives messages between steps, and first waits for further requests if asked
+   * to.
+   */
+  async #run({ mayHaveCompany = false } = {}): Promise<void> {
+    const { core, slices } = this.#engine ?? {};
+    if (this.#isRunning || !core || !slices) return;
+    this.#isRunning = true;
+    try {
+      if (mayHaveCompany) await this.#settled();
+      let stepMs = Infinity;
+      while ((core.hasWork || slices.hasWork) && !this.#isClosing) {
+        // Long texts get a quarter of the time of the steps between, so they slow a stream by a quarter.
+        slices.run(core.hasWork ? stepMs / 4 : Infinity);
+        if (core.hasWork) {
+          const startMs = performance.now();
+          await core.step();
+          stepMs = performance.now() - startMs;
+        }
+        this.#flush();
+        await nextTurn();
+      }
+    } catch (error) {
+      // A step contains the errors of its sequences, so this is a defect, and further answers could be wrong.
+      this.#send({ type: "failed", error: toWire(error) });
+      this.#isClosing = true;
+    }
+    this.#flush();
+    this.#isRunning = false;
+    if (this.#isClosing) await this.#close();
+  }
+
+  /** Waits until no message has arrived for a moment, so that requests that are sent together share the first step. */
+  async #settled(): Promise<void> {
+    let nowMs = performance.now();
+    const endMs = nowMs + MAX_SETTLING_MS;
+    for (let quietMs = nowMs; nowMs < Math.min(quietMs + QUIET_MS, endMs);) {
+      const before = this.#numReceived;
+      // oxlint-disable-next-line no-await-in-loop -- each turn may bring messages
+      await nextTurn();
+      nowMs = performance.now();
+      if (before !== this.#numReceived) quietMs = nowMs;
+    }
+  }
+
+  async #call({ callId, name, args }: ToWorker & { type: "call" }): Promise<void> {
+    const cancel = new AbortController();
+    this.#calls.set(callId, cancel);
+    try {
+      if (!this.#engine) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
+      const value = await answerCall(this.#engine, name, args, cancel.signal);
+      // Events that precede the answer are sent before it, even if no step follows.
+      this.#flush();
+      this.#send({ type: "result", callId, value });
+    } catch (error) {
+      this.#send({ type: "error", callId, error: toWire(error) });
+    } finally {
+      this.#calls.delete(callId);
+    }
+  }
+
+  #fail(requestId: string, error: unknown): void {
+    this.#requests?.abort(requestId);
+    this.#failures.push({ requestId, error: toWire(error) });
+  }
+
+  #flush(): void {
+    const [accepted, chunks, failures] = [this.#accepted, this.#chunks, this.#failures];
+    const events = this.#events.filter(({ name }) => this.#listened.has(name));
+    [this.#accepted, this.#chunks, this.#failures, this.#events] = [[], [], [], []];
+    if (accepted.length + chunks.length + failures.length + events.length === 0) return;
+    this.#send({ type: "step", accepted, chunks, failures, events });
+  }
+
+  async #close(): Promise<void> {
+    const engine = this.#engine;
+    this.#engine = undefined;
+    await engine?.close();
+    this.#send({ type: "closed" });
+    this.#onClosed();
+  }
+}
+
+/** Lets arrived messages be received. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/**
+ * Collects the garbage of opening a model, tens of megabytes of parsed files, and keeps the heap small from then on.
+ * Only in a process of the engine's own: V8's flags apply to the whole process, and opening takes a third longer with
+ * them.
+ */
+function shrinkHeap(): void {
+  if (!isMainThread) return;
+  setFlagsFromString("--optimize-for-size");
+  // In a later turn, when the stack holds no reference to the garbage.
+  setImmediate(() => globalThis.gc?.());
+}
 
 function serveThread(): void {
   const port = parentPort;
   if (!port) throw new Error("Expected a parent to serve");
-  const server = new EngineServer((message: FromWorker) => port.postMessage(message, movable(message)));
+  const server = new EngineServer(
+    (message) => port.postMessage(message, movable(message)),
+    () => port.close(),
+  );
   port.on("message", (message: ToWorker) => server.receive(message));
-  server.onClosed(() => port.close());
 }
 
 function serveProcess(): void {
-  const server = new EngineServer((message: FromWorker) => {
-    // Sending fails when the parent has just gone; "disconnect" comes next.
-    if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
-  });
+  const server = new EngineServer(
+    (message) => {
+      // Sending fails if the parent has just ended; "disconnect" follows.
+      if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
+    },
+    () => process.disconnect(),
+  );
   process.on("message", (message: ToWorker) => server.receive(message));
-  // The parent is gone, so nobody waits for anything.
   process.on("disconnect", () => process.exit());
-  // A Ctrl-C in a terminal reaches the whole group; the parent decides what it means.
+  // Ctrl-C in a terminal reaches the whole process group; the parent decides what it means.
   process.on("SIGINT", () => undefined);
-  server.onClosed(() => process.disconnect());
 }
+
+if (isMainThread) serveProcess();
+else serveThread();

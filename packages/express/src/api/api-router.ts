@@ -1,42 +1,42 @@
-// The routes of the API: methods, bodies, and what is answered where there is nothing.
+// The routes of the API, and the way of a generation from its body to the end of its answer.
 
 import express, { type Request, type RequestHandler, type Response, type Router } from "express";
-import { ApiError } from "../http/api-error.ts";
-import { chatApi } from "./chat/chat-api.ts";
-import { completionApi } from "./completions/completion-api.ts";
-import { answerErrors, answerNotFound } from "../http/errors.ts";
-import { identify } from "../http/locals.ts";
-import { oneAtATime } from "../http/one-at-a-time.ts";
-import { listModels, showModel } from "./model-routes.ts";
-import { refuseEarly } from "./refuse-early.ts";
-import { readJson } from "./read-json.ts";
-import { serveGeneration, type Serving } from "./serve-generation.ts";
-import { detokenize, tokenize } from "./token-routes.ts";
+import { ApiError, answerErrors, answerNotFound, invalid } from "../http/errors.ts";
+import { clientSignal, identify, localsOf, oneAtATime } from "../http/request.ts";
+import { answerStream, answerWhole } from "./answer.ts";
+import { chatApi } from "./chat.ts";
+import { checkBody } from "./check-body.ts";
+import { completionApi } from "./completions.ts";
+import { Exchange, type Serving } from "./exchange.ts";
+import { consultPolicy, type GenerationApi } from "./generation.ts";
+import { detokenize, listModels, showModel, tokenize } from "./other-routes.ts";
+import { readJson, refuseEarly } from "./read-body.ts";
+import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 type Handler = (request: Request, response: Response) => void | Promise<void>;
 
 /**
- * @param document - what describes the API
+ * @param document - the OpenAPI document
  * @param before - middleware for every route of the API: keys, request ids, rate limits
  */
 export function apiRouter(serving: Serving, document: object, before: readonly RequestHandler[]): Router {
   const router = express.Router();
   const { models } = serving;
-  // Not for every request: what the API does not serve is somebody else's.
+  // Added to each route, since requests for other paths belong to the rest of the app.
   const front: readonly RequestHandler[] = [oneAtATime, ...before, identify];
-  const doors = [refuseEarly(serving), readJson(serving)];
+  const readBody = [refuseEarly(serving), readJson(serving)];
   const post = (path: string, handler: Handler): void => {
     router
       .route(path)
       .all(...front)
-      .post(...doors, handle(handler))
+      .post(...readBody, handler)
       .all(allowOnly("POST"));
   };
   const get = (path: string, handler: Handler): void => {
     router
       .route(path)
       .all(...front)
-      .get(handle(handler))
+      .get(handler)
       .all(allowOnly("GET, HEAD"));
   };
   post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response));
@@ -51,12 +51,6 @@ export function apiRouter(serving: Serving, document: object, before: readonly R
   return router;
 }
 
-function handle(handler: Handler): RequestHandler {
-  return async (request, response) => {
-    await handler(request, response);
-  };
-}
-
 function allowOnly(methods: string): RequestHandler {
   return (request, response) => {
     response.setHeader("Allow", methods);
@@ -67,4 +61,38 @@ function allowOnly(methods: string): RequestHandler {
     const message = `Expected ${methods}, got ${request.method}`;
     throw new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message });
   };
+}
+
+/** Serves a generation: checks the body, leases an engine, enters admission, generates and answers. */
+async function serveGeneration<Body extends ChatBody | CompletionBody, Choice extends object>(
+  api: GenerationApi<Body, Choice>,
+  serving: Serving,
+  request: Request,
+  response: Response,
+): Promise<void> {
+  const { endpoint, schema } = api;
+  const { requestId, key } = localsOf(response);
+  const signal = clientSignal(response);
+  const sent = checkBody(schema, request.body);
+  checkPriority(sent, serving.maxPriority);
+  const changed = await serving.onRequest?.(sent, { endpoint, request, requestId, key, signal });
+  const body = changed === undefined ? sent : checkBody(schema, changed);
+  await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
+    const settings = api.settings(body, exchange);
+    const { numPrompts, params, priority } = settings;
+    exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority });
+    const { shape, ...prepared } = await api.prepare(exchange, settings);
+    exchange.signal.throwIfAborted();
+    const input = await consultPolicy(exchange, settings, prepared);
+    exchange.signal.throwIfAborted();
+    await (body.stream ? answerStream : answerWhole)({ exchange, settings, input, shape });
+  });
+}
+
+/** Refuses a priority above the limit for clients. `onRequest` may set a higher one. */
+function checkPriority({ read_me: fields }: ChatBody | CompletionBody, maxPriority: number): void {
+  const priority = fields?.priority ?? 0;
+  if (priority > maxPriority) {
+    throw invalid("read_me.priority", `expected at most ${maxPriority}, the limit of this server, got ${priority}`);
+  }
 }

@@ -1,61 +1,63 @@
-import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
-import type { ChatBody } from "./schemas/chat-body.ts";
-import type { CompletionBody } from "./schemas/completion-body.ts";
-import type { SseOptions } from "./sse-writer.ts";
-import type { BodyOptions } from "./read-json.ts";
-import { systemTimers, type Timers } from "../http/timers.ts";
+import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
-import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
+import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
-/** What a hook may want to know beside the body. */
+/** Facts about a request that a hook may need beside its body. */
 export interface RequestContext {
   readonly endpoint: "/v1/chat/completions" | "/v1/completions";
-  /** Express's own. */
+  /** Express's request. */
   readonly request: Request;
   readonly requestId: string;
-  /** Name of the client's API key, where keys are asked for. */
+  /** Name of the client's API key, on servers that ask for keys. */
   readonly key: string | undefined;
-  /** Aborts when the client is gone. */
+  /** Aborts when the client has left. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Changes or refuses a request once it was read and checked, before a model is chosen for it.
+ * Changes or refuses a request after its body was checked and before a model is chosen.
  *
- * @returns a body to be used instead, which is checked again, or nothing
- * @throws {ApiError} which is the answer then; anything else becomes a 500
+ * @returns a body that replaces the request's and is checked again, or nothing
+ * @throws {ApiError} which becomes the answer; any other error becomes a 500
  */
 export type OnRequest = <Body extends ChatBody | CompletionBody>(
   body: Body,
   context: RequestContext,
 ) => Body | void | Promise<Body | void>;
 
-/** How the API reads requests and writes answers. Times in ms, sizes in bytes. */
+/** Options of how the API reads requests and writes answers. Times in ms, sizes in bytes. */
 export interface ApiOptions {
   readonly onRequest?: OnRequest | undefined;
-  /** Of a body; larger ones get 413. @default 4 MiB */
+  /** Largest body. Larger ones are answered with 413. @default 4 MiB */
   readonly maxBodyBytes?: number | undefined;
-  /** A body that is not whole by then gets 408. @default 30,000 */
+  /** Longest time until a body has arrived completely. Slower ones are answered with 408. @default 30,000 */
   readonly bodyTimeoutMs?: number | undefined;
-  /** A stream without news gets a comment this often. @default 15,000 */
+  /** Longest pause of a stream before a comment is sent to keep the connection open. @default 15,000 */
   readonly keepAliveMs?: number | undefined;
-  /** Of a stream that its reader has not taken yet; a reader that lets more pile up is dropped. @default 256 KiB */
+  /** Largest part of a stream that may wait for its reader. Slower readers are disconnected. @default 256 KiB */
   readonly maxBufferedBytes?: number | undefined;
-  /** A reader that takes nothing for so long is dropped. @default 30,000 */
+  /** Longest time in which a reader may take nothing. Slower readers are disconnected. @default 30,000 */
   readonly slowReaderMs?: number | undefined;
   /**
-   * The largest `read_me.priority` that clients may send; larger ones get 400. `onRequest` and an admission policy may give
-   * any. @default 0
+   * Largest `read_me.priority` that clients may send. Larger ones are answered with 400. `onRequest` and an admission
+   * policy may set any priority. @default 0
    */
   readonly maxPriority?: number | undefined;
-  /** Where waiting comes from. @default Node's timers */
+  /** Source of delays. @default Node's timers */
   readonly timers?: Timers | undefined;
 }
 
-export interface ResolvedApiOptions extends BodyOptions, SseOptions {
+export interface ResolvedApiOptions {
   readonly onRequest: OnRequest | undefined;
+  readonly maxBodyBytes: number;
+  readonly bodyTimeoutMs: number;
+  readonly keepAliveMs: number;
+  readonly maxBufferedBytes: number;
+  readonly slowReaderMs: number;
   readonly maxPriority: number;
+  readonly timers: Timers;
 }
 
 export const API_OPTION_NAMES = [
@@ -69,9 +71,8 @@ export const API_OPTION_NAMES = [
   "timers",
 ] as const satisfies readonly (keyof ApiOptions)[];
 
-/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+/** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
-  rejectUnknownKeys("the API", options, API_OPTION_NAMES);
   const { onRequest, timers = systemTimers } = options;
   if (onRequest !== undefined && typeof onRequest !== "function") {
     throw new TypeError("Expected `onRequest` to be a function");

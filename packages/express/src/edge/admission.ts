@@ -1,65 +1,66 @@
-// Who is let in. A request's place is kept from the moment it is known, before anything is done for it, and by the most
-// that it can come to; so what is admitted fits, and what does not fit is told so before it has cost anything.
+// Which requests are admitted. Reserves a request's worst-case load on its arrival, and rejects a request that does not
+// fit before any work is done for it.
 
-import { integerOption, numberOption, type Engine, type ReadMeEvents } from "@readme-moe/core";
-import type { ApiError } from "../http/api-error.ts";
-import { ClientLoads } from "./admission/client-loads.ts";
-import { displacedBy, type Load, type Overflow } from "./admission/load.ts";
-import { resolveAdmissionOptions, type AdmissionOptions, type ResolvedAdmissionOptions } from "./admission/options.ts";
-import type { Entrant, Ticket } from "./admission/ticket.ts";
+import { integerOption, type ReadMeEvents } from "@readme-moe/core";
+import type { ApiError } from "../http/errors.ts";
+import { ClientLoads, type Load, type Overflow } from "./admission/loads.ts";
 import {
-  overloaded,
-  tooLarge,
-  tookTooLong,
-  tooManyOfKey,
-  tooMuchOfClient,
-  waitedTooLong,
-} from "./admission/refusals.ts";
-import { decidedPriority, type AdmissionPolicy } from "./admission/policy.ts";
-import { Outlook, type Progress } from "./admission/outlook.ts";
-import { NO_RETURN_TIMES, promiseReturn, recordRelease, type ReturnTimes } from "./admission/return-times.ts";
+  decidedPriority,
+  loadOf,
+  resolveAdmissionOptions,
+  type AdmissionOptions,
+  type AdmissionPolicy,
+  type AdmissionStats,
+  type Entrant,
+  type ResolvedAdmissionOptions,
+  type Ticket,
+} from "./admission/options.ts";
+import {
+  msPerRelease,
+  NO_RETURN_TIMES,
+  promiseReturn,
+  recordRelease,
+  type ReturnTimes,
+} from "./admission/return-times.ts";
+import { overloaded, tooLarge, tookTooLong, tooManyOfKey, tooMuchOfClient, waitedTooLong } from "./refusals.ts";
 
-export type { Entrant, Ticket } from "./admission/ticket.ts";
-
-/** What is in now, and how much may be. */
-export interface AdmissionStats extends Load {
-  /** Of `requests`, those without a first token. */
-  readonly waiting: number;
-  /** Bodies that still arrive. */
-  readonly arriving: Pick<Load, "requests" | "bytes">;
-  readonly limits: Load;
-}
+export type { AdmissionStats, Entrant, Ticket } from "./admission/options.ts";
 
 type Reason = Parameters<ReadMeEvents["request:rejected"]>[0]["reason"];
 
 type Applicant = Pick<Entrant, "key" | "model" | "client">;
 
-interface Place extends Entrant, Progress {
+interface Place extends Entrant {
   priority: number;
+  /** Whether its first token has been generated. */
+  isStarted: boolean;
+  promptTokens: number;
+  /** Tokens of the prompts by expert; of each choice, where there are several. Empty until they are known. */
+  readonly expertTokens: number[];
   readonly controller: AbortController;
   readonly enteredMs: number;
-  /** Stops its deadlines, and stops listening to the client. */
+  /** Stops the deadlines, and stops listening to the client. */
   readonly detach: () => void;
   load: Load;
-  /** Its load is no longer counted. */
+  /** Whether its load is no longer counted. */
   hasLeft: boolean;
 }
 
 /**
- * Decides at once which requests are let in, within limits of requests, tokens and bytes. Who does not fit is told
- * when to come back.
+ * Decides at once which requests are admitted, within limits of requests, tokens and bytes. Tells a refused client when
+ * to come back.
  */
 export class Admission {
   readonly #options: ResolvedAdmissionOptions;
-  /** In the order in which they came. */
+  /** Admitted requests in the order of arrival. */
   readonly #places = new Set<Place>();
   readonly #waiting = new Set<Place>();
-  readonly #outlook = new Outlook();
   readonly #requestsOfKey = new Map<string, number>();
   readonly #loads: ClientLoads;
-  /** Bodies that arrive take memory before anything is known of them but their length and their sender. */
+  /** Arriving bodies take memory while only their length and their client are known. */
   readonly #arriving: ClientLoads;
   #times: ReturnTimes = NO_RETURN_TIMES;
+  readonly #timesOfModel = new Map<string | undefined, ReturnTimes>();
 
   /** @throws {TypeError | RangeError} on wrong options */
   constructor(options: AdmissionOptions = {}) {
@@ -75,30 +76,27 @@ export class Admission {
     return { ...this.#loads.all, waiting: this.#waiting.size, arriving, limits: this.#options.limits };
   }
 
-  /** Learns from an engine's events what its steps cost, so that those who are turned away are told when to come back. */
-  watch(model: string, engine: Pick<Engine, "events" | "info">): void {
-    this.#outlook.watch(model, engine);
-  }
-
   /**
-   * Refuses, as `enter` will, a request of which no more is known than whose it is and how long its body is; so that
-   * nothing has to be read of it. Keeps no place.
-   * @param bytes - 0 where it does not say
+   * Refuses a request as `enter` would, while only its client and the length of its body are known, so that its body
+   * need not be read. Reserves nothing.
+   *
+   * @param about - `bytes` is 0 where the length is unknown
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
   refuseIfFull(about: Applicant & Pick<Entrant, "bytes">): void {
     const load = { requests: 1, tokens: about.bytes, bytes: about.bytes };
     this.#refuseKey(about);
-    // It may be of more priority than others.
+    // The request may turn out to have a higher priority than waiting ones.
     const overflow = this.#options.displaceWaiting ? undefined : this.#loads.overflow(load);
     if (overflow) throw this.#overloaded(about, overflow);
     this.#refuseShare(about, load, this.#loads);
   }
 
   /**
-   * Keeps room for a body that begins to arrive, or refuses, at once.
-   * @param about - `bytes` is the declared length, or the most that is read
-   * @returns gives the room back; once is enough, more do no harm
+   * Reserves room for a body that begins to arrive, or refuses it, at once.
+   *
+   * @param about - `bytes` is the declared length, or the most that will be read
+   * @returns a function that releases the room; further calls have no effect
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
   arrive(about: Applicant & Pick<Entrant, "bytes">): () => void {
@@ -111,22 +109,23 @@ export class Admission {
   }
 
   /**
-   * Keeps a place, or refuses, at once.
-   * @throws {TypeError | RangeError} on numbers that are none
-   * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded` where the key has too many under way, each with
-   * `retry-after` and `retry-after-ms`; 413 on more bytes than fit at all
+   * Reserves a place, or refuses the request, at once.
+   *
+   * @throws {TypeError | RangeError} on wrong numbers
+   * @throws {ApiError} 503 `server_overloaded`, or 429 `rate_limit_exceeded` where the key or client has too much under
+   * way, each with `retry-after` and `retry-after-ms`; 413 on more bytes than the limit
    */
   enter(entrant: Entrant): Ticket {
     const load = loadOf(entrant);
     const { limits, displaceWaiting } = this.#options;
     if (load.bytes > limits.bytes) {
-      this.#tellRejected(entrant, "bytes", 0);
+      this.#emitRejected(entrant, "bytes", 0);
       throw tooLarge(load.bytes, limits.bytes);
     }
     this.#refuseKey(entrant);
     const overflow = this.#loads.overflow(load);
     const wanted = { load, priority: entrant.priority };
-    const displaced = overflow && displaceWaiting ? displacedBy(wanted, this.#waiting, this.#loads.all, limits) : [];
+    const displaced = overflow && displaceWaiting ? this.#loads.displacedBy(wanted, this.#waiting) : [];
     if (overflow && displaced.length === 0) throw this.#overloaded(entrant, overflow);
     this.#refuseShare(entrant, load, this.#loads);
     for (const place of displaced) this.#displace(place);
@@ -152,36 +151,40 @@ export class Admission {
   }
 
   #admit(entrant: Entrant, load: Load): Ticket {
+    const { maxQueueMs, maxRequestMs, policy, events } = this.#options;
     const controller = new AbortController();
     const onGone = (): void => controller.abort(entrant.signal.reason);
     if (entrant.signal.aborted) onGone();
     entrant.signal.addEventListener("abort", onGone, { once: true });
-    const { maxQueueMs, maxRequestMs, policy } = this.#options;
     const queueTimer = setTimeout(() => this.#expire(place), maxQueueMs);
     const onLate = (): void => controller.abort(tookTooLong(maxRequestMs));
     const requestTimer = maxRequestMs === Infinity ? undefined : setTimeout(onLate, maxRequestMs);
-    const detach = (): void => {
-      clearTimeout(queueTimer);
-      clearTimeout(requestTimer);
-      entrant.signal.removeEventListener("abort", onGone);
+    const place: Place = {
+      ...entrant,
+      promptTokens: 0,
+      expertTokens: [],
+      isStarted: false,
+      controller,
+      enteredMs: performance.now(),
+      detach: () => {
+        clearTimeout(queueTimer);
+        clearTimeout(requestTimer);
+        entrant.signal.removeEventListener("abort", onGone);
+      },
+      load,
+      hasLeft: false,
     };
-    const enteredMs = performance.now();
-    const progress = { promptTokens: undefined, expertTokens: [], completionTokens: 0, isStarted: false };
-    const place: Place = { ...entrant, ...progress, controller, enteredMs, detach, load, hasLeft: false };
     this.#places.add(place);
     this.#waiting.add(place);
     this.#loads.add(place.client, load);
     if (place.key !== undefined) this.#requestsOfKey.set(place.key, this.#ofKey(place.key) + 1);
     const { model, key, bytes, choices, maxCompletionTokens } = entrant;
-    if (isToldOf(entrant)) {
-      this.#options.events.emit("request:admitted", { model, key, bytes, choices, maxCompletionTokens });
-    }
+    if (isGeneration(entrant)) events.emit("request:admitted", { model, key, bytes, choices, maxCompletionTokens });
     return {
       signal: controller.signal,
       correct: (promptTokens) => this.#correct(place, promptTokens),
       routed: (experts) => countExperts(place.expertTokens, experts),
       ...(policy && { consult: (experts) => this.#consult(policy, place, experts) }),
-      progressed: (count) => void (place.completionTokens += count),
       started: () => this.#start(place, queueTimer),
       release: () => this.#leave(place),
     };
@@ -199,15 +202,23 @@ export class Admission {
   }
 
   async #consult(policy: AdmissionPolicy, place: Place, experts: readonly string[]): Promise<number> {
-    const { model, key, priority, choices, maxCompletionTokens, promptTokens = 0 } = place;
+    const { model, key, priority, choices, maxCompletionTokens, promptTokens } = place;
     const others = [...this.#places].filter((other) => other !== place && other.model === model);
-    const byExpert = (of: readonly Place[]): readonly number[] =>
-      experts.map((_, expert) => of.reduce((sum, { expertTokens }) => sum + (expertTokens[expert] ?? 0), 0));
+    const byExpert = (places: readonly Place[]): readonly number[] =>
+      experts.map((_, expert) => places.reduce((sum, { expertTokens }) => sum + (expertTokens[expert] ?? 0), 0));
     const [expertTokens, othersTokens] = [byExpert([place]), byExpert(others)];
     const about = { model, key, priority, choices, maxCompletionTokens, promptTokens, experts, expertTokens };
-    const turnMs = this.#outlook.turnMs(others);
+    const turnMs = this.#turnMs(model, others);
     place.priority = await decidedPriority(policy, { ...about, othersTokens, turnMs });
     return place.priority;
+  }
+
+  /** Estimates when one more request of a model could begin to run; `undefined` while no release is known. */
+  #turnMs(model: string | undefined, others: readonly Place[]): number | undefined {
+    const numWaiting = others.filter(({ isStarted }) => !isStarted).length;
+    if (numWaiting === 0) return 0;
+    const perReleaseMs = msPerRelease(this.#timesOfModel.get(model) ?? NO_RETURN_TIMES, performance.now());
+    return perReleaseMs === undefined ? undefined : numWaiting * perReleaseMs;
   }
 
   #start(place: Place, queueTimer: NodeJS.Timeout): void {
@@ -215,11 +226,11 @@ export class Admission {
     clearTimeout(queueTimer);
     place.isStarted = true;
     this.#waiting.delete(place);
-    if (!isToldOf(place)) return;
+    if (!isGeneration(place)) return;
     this.#options.events.emit("request:started", { model: place.model, sinceMs: performance.now() - place.enteredMs });
   }
 
-  /** The place stays kept until the request's work has ended and gives it back. */
+  /** Ends a request that has waited too long. Its place stays reserved until the request's work has ended. */
   #expire(place: Place): void {
     if (place.hasLeft || place.controller.signal.aborted) return;
     const { maxQueueMs } = this.#options;
@@ -239,7 +250,6 @@ export class Admission {
     place.detach();
     this.#places.delete(place);
     this.#waiting.delete(place);
-    this.#outlook.ended(place);
     this.#loads.subtract(place.client, place.load);
     if (key !== undefined) {
       const left = this.#ofKey(key) - 1;
@@ -248,23 +258,23 @@ export class Admission {
     }
     const nowMs = performance.now();
     this.#times = recordRelease(this.#times, nowMs);
-    if (isToldOf(place)) {
+    this.#timesOfModel.set(model, recordRelease(this.#timesOfModel.get(model) ?? NO_RETURN_TIMES, nowMs));
+    if (isGeneration(place)) {
       this.#options.events.emit("request:released", { model, isStarted, durationMs: nowMs - enteredMs });
     }
   }
 
-  /** @returns when to come back, in ms */
+  /** Counts a rejection. @returns when the client should come back, in ms */
   #reject(about: Applicant, reason: Reason, places: number): number {
     const nowMs = performance.now();
-    const forecast = this.#outlook.forecast(this.#places, nowMs);
-    const turned = { places, numWaiting: this.#waiting.size, maxQueueMs: this.#options.maxQueueMs, forecast };
-    const { times, waitMs } = promiseReturn(this.#times, turned, nowMs);
+    const refusal = { places, numWaiting: this.#waiting.size, maxQueueMs: this.#options.maxQueueMs };
+    const { times, waitMs } = promiseReturn(this.#times, refusal, nowMs);
     this.#times = times;
-    this.#tellRejected(about, reason, waitMs);
+    this.#emitRejected(about, reason, waitMs);
     return waitMs;
   }
 
-  #tellRejected({ model, key }: Applicant, reason: Reason, retryAfterMs: number): void {
+  #emitRejected({ model, key }: Applicant, reason: Reason, retryAfterMs: number): void {
     this.#options.events.emit("request:rejected", { model, key, reason, retryAfterMs });
   }
 
@@ -274,22 +284,12 @@ export class Admission {
 }
 
 function countExperts(counts: number[], experts: ArrayLike<number>): void {
-  for (let index = 0; index < experts.length; index++) {
-    const expert = experts[index] as number;
+  for (const expert of Array.from(experts)) {
     while (counts.length <= expert) counts.push(0);
-    counts[expert] = (counts[expert] as number) + 1;
+    counts[expert] = (counts[expert] ?? 0) + 1;
   }
 }
 
-function isToldOf({ isGeneration = true }: Entrant): boolean {
-  return isGeneration;
-}
-
-function loadOf({ bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority }: Entrant): Load {
-  integerOption("bytes", bytes, 0);
-  integerOption("maxCompletionTokens", maxCompletionTokens, 0);
-  integerOption("choices", choices, 1);
-  numberOption("priority", priority, -Infinity);
-  const tokens = integerOption("maxCompletionTokens * choices", maxPromptTokens + maxCompletionTokens * choices, 0);
-  return { requests: 1, tokens, bytes };
+function isGeneration({ isGeneration: generates = true }: Entrant): boolean {
+  return generates;
 }

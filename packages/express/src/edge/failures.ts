@@ -1,16 +1,16 @@
-// How requests end: told to the models that answered them, and as `request:failed` where the server is to blame.
+// Reports how requests end: to the models that answered them, and as `request:failed` where the server is to blame.
 
 import type { ReadMeEmitter } from "@readme-moe/core";
 import type { Request, RequestHandler, Response } from "express";
 import { asApiError } from "../http/errors.ts";
-import type { RequestLocals } from "../http/locals.ts";
-import { faultChain, outcomeKind } from "./models/outcome-kind.ts";
+import { knownLocals } from "../http/request.ts";
+import { faultChain, outcomeKind } from "./models/engine-health.ts";
 import type { ServedModels } from "./served-models.ts";
 
-/** Other routes ask an engine as well; that they are answered does not say that it can generate. */
+/** Routes whose answers show that an engine can generate. */
 const GENERATING = new Set(["/v1/chat/completions", "/v1/completions"]);
 
-/** Middleware for before the API. */
+/** Middleware that runs before the API. */
 export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): RequestHandler {
   return (request, response, next) => {
     response.once("close", () => report(models, events, request, response));
@@ -19,7 +19,7 @@ export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): Req
 }
 
 function report(models: ServedModels, events: ReadMeEmitter, request: Request, response: Response): void {
-  const { readMe } = response.locals as { readonly readMe?: RequestLocals };
+  const readMe = knownLocals(response);
   const error = readMe?.error;
   const lease = models.leaseOf(request);
   if (error === undefined) {
@@ -31,13 +31,13 @@ function report(models: ServedModels, events: ReadMeEmitter, request: Request, r
     const { requestId = "" } = readMe ?? {};
     events.emit("request:failed", { requestId, model: lease?.name, status, causes: faultChain(error) });
   }
-  // Later: the engine may be found to fail all requests by this one.
+  // After the event: this failure may be the one that makes the engine count as failing.
   lease?.ended(error);
 }
 
-/** Whether it was generated, whole, and has gone out. */
+/** Whether the response is a complete generated answer that was sent. */
 function isAnswer(request: Request, response: Response): boolean {
-  const route = request.route as { readonly path?: unknown } | undefined;
+  const route: { readonly path?: unknown } | undefined = request.route;
   const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
   return isGenerating && response.statusCode === 200 && response.writableFinished;
 }

@@ -1,32 +1,46 @@
-// What stands in front of the API: ids, keys, and what each client may use.
+// Middleware in front of the API: request ids, API keys and rate limits.
 
+import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
-import type { RequestHandler } from "express";
+import type { Request, RequestHandler, Response } from "express";
 import type { RateLimiterAbstract } from "rate-limiter-flexible";
-import { authenticate, authorizeByKeys, type Authorize } from "./guard/authenticate.ts";
-import { identify } from "./guard/identify.ts";
-import { limiterOf, limitRequests, limitTokens } from "./guard/rate-limits.ts";
+import { ApiError, sendError } from "../http/errors.ts";
+import { identify as identifyRequest, localsOf } from "../http/request.ts";
+import { limiterOf, limitRequests, limitTokens } from "./rate-limits.ts";
+
+/**
+ * Decides whether a request may be answered.
+ *
+ * @returns a name for limits, logs and metrics, or `true` for a request without a name; anything else refuses with 401.
+ * A thrown `ApiError` is the answer.
+ */
+export type Authorize = (request: Request) => Authorization | Promise<Authorization>;
+type Authorization = string | boolean | undefined;
+
+/** API keys: a list, or keys by the names that limits, logs and metrics use. */
+type Keys = readonly string[] | Readonly<Record<string, string>>;
 
 export interface GuardOptions {
-  /** API keys, by name where limits, logs and metrics shall name them. @default everybody may ask */
-  readonly keys?: readonly string[] | Readonly<Record<string, string>> | undefined;
-  /** Decides in the place of `keys`. */
+  /** API keys, by name where limits, logs and metrics shall name them. @default no key is needed */
+  readonly keys?: Keys | undefined;
+  /** Replaces the check of `keys`. */
   readonly authorize?: Authorize | undefined;
   /**
-   * Requests that a key (an address, where there are no keys) may send in a minute; or a limiter of
-   * `rate-limiter-flexible`, such as one on Redis that several servers share. @default no limit
+   * Requests per minute of a key, or of an address where there are no keys; or a limiter of `rate-limiter-flexible`,
+   * such as one on Redis that several servers share. @default no limit
    */
   readonly requestsPerMinute?: number | RateLimiterAbstract | undefined;
-  /** Tokens that it may use in a minute, prompts and completions together. @default no limit */
+  /** Tokens per minute of a key or address, prompts and completions together. @default no limit */
   readonly tokensPerMinute?: number | RateLimiterAbstract | undefined;
-  /** Where `request:answered` is told. @default nowhere */
+  /** Bus of `request:answered`. @default no event is emitted */
   readonly events?: ReadMeEmitter | undefined;
 }
 
 const NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute", "events"] as const;
 
 /**
- * Middleware for before the API. Puts `{ key, requestId, traceparent, arrivalMs, spendTokens }` into `res.locals.readMe`.
+ * Creates the middleware, which puts `{ key, requestId, traceparent, arrivalMs, spendTokens }` into
+ * `res.locals.readMe`.
  * @throws {TypeError | RangeError} on wrong options
  */
 export function guard(options: GuardOptions = {}): RequestHandler[] {
@@ -43,4 +57,137 @@ export function guard(options: GuardOptions = {}): RequestHandler[] {
     ...(requestsPerMinute === undefined ? [] : [limitRequests(limiterOf("requestsPerMinute", requestsPerMinute))]),
     ...(tokensPerMinute === undefined ? [] : [limitTokens(limiterOf("tokensPerMinute", tokensPerMinute))]),
   ];
+}
+
+/** Status of an answer whose client had disconnected. It is never sent. */
+const CLIENT_CLOSED = 499;
+
+/** Notes a request's id, trace and arrival, and emits `request:answered` at its end. */
+function identify(events: ReadMeEmitter): RequestHandler {
+  return (request, response, next) => {
+    void identifyRequest(request, response, (error?: unknown) => {
+      const locals = localsOf(response);
+      // A second guard leaves the request to the first.
+      if (locals.spendTokens) return next(error);
+      locals.spendTokens = () => undefined;
+      const traceparent = validTraceparent(request.get("traceparent"));
+      if (traceparent !== undefined) {
+        locals.traceparent = traceparent;
+        response.setHeader("traceparent", traceparent);
+      }
+      response.once("close", () => emitAnswered(events, request, response));
+      next(error);
+    });
+  };
+}
+
+function emitAnswered(events: ReadMeEmitter, request: Request, response: Response): void {
+  const { requestId, traceparent, key, arrivalMs } = localsOf(response);
+  const status = response.writableFinished ? response.statusCode : CLIENT_CLOSED;
+  const { method } = request;
+  const handler = handlerOf(request);
+  const durationMs = performance.now() - arrivalMs;
+  events.emit("request:answered", { requestId, traceparent, key, method, handler, status, durationMs });
+}
+
+/** Returns the route's pattern. The path itself comes from the client, and must not become a label of a metric. */
+function handlerOf(request: Request): string {
+  const route: { readonly path?: unknown } | undefined = request.route;
+  return typeof route?.path === "string" ? `${request.baseUrl}${route.path}` : "none";
+}
+
+// https://www.w3.org/TR/trace-context/#traceparent-header
+const VERSION_0 = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/;
+/** Later versions begin like the first, and may be longer. */
+const LATER = /^(?!ff|00)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?$/;
+
+/** Returns the header if it conforms to the standard; otherwise the trace begins anew. */
+function validTraceparent(header: string | undefined): string | undefined {
+  return header !== undefined && (VERSION_0.test(header) || LATER.test(header)) ? header : undefined;
+}
+
+function authorizeByKeys(keys: Keys): Authorize {
+  const ring = new KeyRing(keys);
+  return (request) => {
+    const key = bearerToken(request);
+    return key === undefined ? undefined : ring.nameOf(key);
+  };
+}
+
+function authenticate(authorize: Authorize): RequestHandler {
+  return async (request, response, next) => {
+    try {
+      const answer = await authorize(request);
+      if (typeof answer === "string" && answer !== "") localsOf(response).key = answer;
+      else if (answer !== true) throw invalidKey(bearerToken(request) !== undefined);
+    } catch (error) {
+      sendError(response, error);
+      return;
+    }
+    next();
+  };
+}
+
+function bearerToken(request: Request): string | undefined {
+  return /^bearer +([\x21-\x7e]+) *$/i.exec(request.get("authorization") ?? "")?.[1];
+}
+
+function invalidKey(wasPresented: boolean): ApiError {
+  const message = wasPresented
+    ? "Incorrect API key provided."
+    : "You didn't provide an API key; send one as `Authorization: Bearer …`.";
+  const headers = { "www-authenticate": "Bearer" };
+  return new ApiError({ status: 401, type: "invalid_request_error", code: "invalid_api_key", message, headers });
+}
+
+type Equal = (a: Buffer, b: Buffer) => boolean;
+
+/**
+ * Compares API keys in a time that reveals nothing about them: all keys are hashed to the same length, and every hash
+ * is compared.
+ */
+export class KeyRing {
+  /** Hashes are used in this process only. */
+  readonly #secret = randomBytes(32);
+  readonly #hashes: readonly { readonly name: string; readonly hash: Buffer }[];
+  readonly #equal: Equal;
+
+  /**
+   * @param keys - the n-th key of a list is called `key-n`
+   * @param equal - has to take the same time for all arguments
+   * @throws {TypeError} on empty and on duplicate keys
+   */
+  constructor(keys: Keys, equal: Equal = timingSafeEqual) {
+    this.#equal = equal;
+    this.#hashes = namedKeys(keys).map(([name, key]) => ({ name, hash: this.#hash(key) }));
+  }
+
+  /** @returns the key's name, or `undefined` for an unknown key */
+  nameOf(presented: string): string | undefined {
+    const presentedHash = this.#hash(presented);
+    let found: string | undefined;
+    for (const { name, hash } of this.#hashes) if (this.#equal(hash, presentedHash)) found = name;
+    return found;
+  }
+
+  #hash(key: string): Buffer {
+    return createHmac("sha256", this.#secret).update(key).digest();
+  }
+}
+
+/** @returns pairs of a name and a key. The name stands for the key wherever the key must not be shown. */
+function namedKeys(keys: Keys): readonly (readonly [name: string, key: string])[] {
+  const named = Object.entries(keys).map(([name, key]): [string, string] => [
+    Array.isArray(keys) ? `key-${Number(name) + 1}` : name,
+    key,
+  ]);
+  if (named.length === 0) throw new TypeError("Expected `keys` to have at least one key");
+  for (const [name, key] of named) {
+    if (typeof key !== "string" || key === "") throw new TypeError(`Expected key \`${name}\` to be a non-empty string`);
+    if (/[^\x21-\x7e]/.test(key)) {
+      throw new TypeError(`Expected key \`${name}\` to have printable ASCII characters only`);
+    }
+  }
+  if (new Set(named.map(([, key]) => key)).size < named.length) throw new TypeError("Expected `keys` to be distinct");
+  return named;
 }

@@ -1,25 +1,23 @@
-// Prometheus metrics of a server: a listener on the events of its engines and its own, and a reader of their numbers.
+// Prometheus metrics of a server: counts of events, and gauges that are read at every scrape.
 
-import { rejectUnknownKeys, type ReadMeEmitter } from "@readme-moe/core";
+import { rejectUnknownKeys, type EngineStats, type ReadMeEmitter } from "@readme-moe/core";
 import { collectDefaultMetrics, Registry } from "prom-client";
-import type { Admission } from "./admission.ts";
-import { engineMetrics } from "./metrics/engine-metrics.ts";
-import { Instruments } from "./metrics/instruments.ts";
-import { admissionMetrics, engineLifeMetrics, serverMetrics } from "./metrics/server-metrics.ts";
-import { stateMetrics } from "./metrics/state-metrics.ts";
-import { statsMetrics } from "./metrics/stats-metrics.ts";
-import type { Heartbeat } from "./operations/heartbeat.ts";
-import type { ServedModels } from "./served-models.ts";
+import type { Admission, AdmissionStats } from "./admission.ts";
+import type { Heartbeat } from "./heartbeat.ts";
+import { engineLifeMetrics, engineMetrics, serverMetrics } from "./metrics/event-metrics.ts";
+import { Instruments, type Naming, type Sample } from "./metrics/instruments.ts";
+import { MODEL_STATES } from "./models/model-entry.ts";
+import type { ServedModel, ServedModels } from "./served-models.ts";
 
 export interface MetricsOptions {
   readonly models: ServedModels;
   readonly heartbeat: Heartbeat;
   readonly admission?: Admission | undefined;
-  /** The bus that admission and guard tell their events on, and failed requests are told. @default that of `models` */
+  /** Bus of the events of requests. @default the bus of `models` */
   readonly events?: ReadMeEmitter | undefined;
-  /** Where metrics are registered. @default a registry of its own, which has the process's metrics as well */
+  /** Registry of the metrics. @default a new registry, with the metrics of the process */
   readonly registry?: Registry | undefined;
-  /** Gives metrics that vLLM has a second time, under its names. @default false */
+  /** Whether metrics that vLLM has are also given under its names. @default false */
   readonly vllmAliases?: boolean | undefined;
 }
 
@@ -34,9 +32,151 @@ export function collectMetrics(options: MetricsOptions): Registry {
   const instruments = new Instruments(registry, vllmAliases);
   serverMetrics(instruments, events, models.states()[0]?.name ?? "");
   engineLifeMetrics(instruments, models.events);
-  if (admission) admissionMetrics(instruments, admission);
-  stateMetrics(instruments, models, heartbeat);
+  if (admission) admissionGauges(instruments, admission);
+  stateGauges(instruments, models, heartbeat);
   statsMetrics(instruments, models);
   models.watch(engineMetrics(instruments));
   return registry;
+}
+
+function admissionGauges(instruments: Instruments, admission: Admission): void {
+  const gauge = (name: string, help: string, read: (stats: AdmissionStats) => number): void =>
+    instruments.gauge({ name, help, labelNames: [] }, () => [{ labels: {}, value: read(admission.stats) }]);
+  gauge("admission_requests", "Admitted requests", ({ requests }) => requests);
+  gauge("admission_waiting_requests", "Admitted requests without a first token", ({ waiting }) => waiting);
+  gauge("admission_tokens", "Upper bound of the tokens of admitted requests", ({ tokens }) => tokens);
+  gauge("admission_bytes", "Bytes of admitted requests", ({ bytes }) => bytes);
+  gauge("admission_arriving_requests", "Requests whose body is arriving", ({ arriving }) => arriving.requests);
+  gauge("admission_arriving_bytes", "Bytes of arriving bodies", ({ arriving }) => arriving.bytes);
+  gauge("admission_max_requests", "Limit of admitted requests", ({ limits }) => limits.requests);
+  gauge("admission_max_tokens", "Limit of their tokens", ({ limits }) => limits.tokens);
+  gauge("admission_max_bytes", "Limit of their bytes", ({ limits }) => limits.bytes);
+}
+
+function stateGauges(instruments: Instruments, models: ServedModels, heartbeat: Heartbeat): void {
+  instruments.gauge(
+    { name: "engine_up", help: "1 while the model can be asked and answers its requests, else 0" },
+    () =>
+      models.states().map(({ name, state }) => ({ labels: { model_name: name }, value: state === "ready" ? 1 : 0 })),
+  );
+  instruments.gauge(
+    {
+      name: "engine_state",
+      help: "1 for the current state of the model, 0 for the others",
+      labelNames: ["model_name", "state"],
+    },
+    () =>
+      models
+        .states()
+        .flatMap(({ name, state: current }) =>
+          MODEL_STATES.map((state) => ({ labels: { model_name: name, state }, value: state === current ? 1 : 0 })),
+        ),
+  );
+  instruments.gauge(
+    {
+      name: "engine_overdue_seconds",
+      help: "Time that the engine's answer to this server is overdue; an engine hangs if it exceeds a long step",
+    },
+    () =>
+      heartbeat
+        .overdue(performance.now())
+        .map(({ name, overdueMs }) => ({ labels: { model_name: name }, value: overdueMs / 1000 })),
+  );
+}
+
+type Read = (stats: EngineStats) => number | undefined;
+type Cache = NonNullable<EngineStats["expertCache"]>;
+
+const ofCache =
+  (read: (cache: Cache) => number): Read =>
+  ({ expertCache }) =>
+    expertCache && read(expertCache);
+
+/** Adds the numbers that engines keep themselves. */
+function statsMetrics(instruments: Instruments, models: ServedModels): void {
+  const readStats = statsReader(models);
+  const samples = async (read: Read): Promise<readonly Sample[]> =>
+    (await readStats()).flatMap(({ name, stats }) => {
+      const value = read(stats);
+      return value === undefined ? [] : [{ labels: { model_name: name }, value }];
+    });
+  const gauge = (naming: Naming, read: Read): void => instruments.gauge(naming, () => samples(read));
+  const cacheGauge = (name: string, help: string, read: (cache: Cache) => number): void =>
+    gauge({ name, help }, ofCache(read));
+  const cacheCount = (name: string, help: string, read: (cache: Cache) => number): void =>
+    instruments.readCounter({ name, help }, () => samples(ofCache(read)));
+
+  gauge({ name: "num_requests_running", help: "Sequences with KV memory", isVllm: true }, (stats) => stats.numRunning);
+  gauge(
+    { name: "num_requests_waiting", help: "Sequences that wait for KV memory", isVllm: true },
+    (stats) => stats.numWaiting,
+  );
+  gauge(
+    { name: "kv_cache_usage_perc", help: "Share of the KV memory in use, 0 to 1", isVllm: true },
+    ({ kvUsedTokens, kvCapacityTokens }) => kvUsedTokens / kvCapacityTokens,
+  );
+  gauge({ name: "engine_resident_bytes", help: "Memory of the engine's process" }, (stats) => stats.residentBytes);
+
+  cacheGauge("expert_cache_budget_bytes", "Memory budget of experts", (cache) => cache.budgetBytes);
+  cacheGauge("expert_cache_resident_bytes", "Memory that experts use", (cache) => cache.usedBytes);
+  cacheCount("expert_cache_hits_total", "Uses of units that were in memory", (cache) => cache.hits);
+  cacheCount("expert_cache_misses_total", "Uses of units that had to be read", (cache) => cache.uses - cache.hits);
+  cacheCount("expert_cache_evictions_total", "Evicted units", (cache) => cache.evictions);
+  cacheCount("expert_cache_bytes_loaded_total", "Bytes read for experts", (cache) => cache.bytesRead);
+  cacheCount("expert_prefetch_issued_total", "Units that were read", (cache) => cache.loads);
+  cacheCount("expert_prefetch_wasted_total", "Units that were read and never used", (cache) => cache.wastedLoads);
+  cacheCount("expert_prefetch_wasted_bytes_total", "Bytes read and never used", (cache) => cache.wastedBytes);
+  cacheCount("expert_stall_seconds_total", "Time that steps waited for reads", (cache) => cache.stallMs / 1000);
+
+  instruments.gauge(
+    {
+      name: "cache_config_info",
+      help: "Sizes of the KV memory, as labels",
+      labelNames: ["model_name", "kv_cache_size_tokens", "max_num_seqs"],
+      isVllm: true,
+    },
+    () =>
+      models.list().map(({ name, engine: { info } }) => {
+        const sizes = { kv_cache_size_tokens: `${info.kvCapacityTokens}`, max_num_seqs: `${info.maxNumSeqs}` };
+        return { labels: { model_name: name, ...sizes }, value: 1 };
+      }),
+  );
+}
+
+interface NamedStats {
+  readonly name: string;
+  readonly stats: EngineStats;
+}
+
+/** Longest wait for an engine's numbers. Scrapers give up after ten seconds. */
+const PATIENCE_MS = 2000;
+
+/**
+ * Creates a function that reads the numbers of all engines: once for all metrics of a scrape, and without waiting for
+ * an engine that has failed or runs a long step.
+ */
+function statsReader(models: ServedModels): () => Promise<readonly NamedStats[]> {
+  const last = new WeakMap<object, EngineStats>();
+  let reading: Promise<readonly NamedStats[]> | undefined;
+
+  const readOne = async ({ name, engine }: ServedModel): Promise<readonly NamedStats[]> => {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), PATIENCE_MS)));
+    try {
+      // During a long step the last numbers are still true.
+      const stats = (await Promise.race([engine.stats(), late])) ?? last.get(engine);
+      if (!stats) return [];
+      last.set(engine, stats);
+      return [{ name, stats }];
+    } catch {
+      // A failed engine has no numbers; `engine_up` shows the failure.
+      return [];
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+  const readAll = async (): Promise<readonly NamedStats[]> => (await Promise.all(models.list().map(readOne))).flat();
+
+  // All metrics of a scrape ask before the first is answered.
+  return () => (reading ??= readAll().finally(() => (reading = undefined)));
 }

@@ -1,65 +1,65 @@
-// Which engine answers a request. Engines are exchanged while they serve: new requests go to the new one, and the old
-// one is disposed when its last request has ended.
+// Which engine answers a request. An engine can be replaced while it serves: new requests go to the new engine, and the
+// old one is disposed when its last request has ended.
 
 import { integerOption, type Engine, type ReadMeEmitter } from "@readme-moe/core";
-import { ModelEntry, type ModelState } from "./models/model-entry.ts";
+import { ModelEntry, type Lease, type ModelState, type ServedEngine } from "./models/model-entry.ts";
 import {
   resolveServedModelsOptions,
   type Asking,
   type ResolvedServedModelsOptions,
   type ServedModelsOptions,
 } from "./models/options.ts";
-import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./models/refusals.ts";
-import type { Lease, ServedEngine } from "./models/served-engine.ts";
-import { MAX_TIMER_MS } from "../http/max-timer-ms.ts";
+import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
+import { MAX_TIMER_MS } from "../http/timers.ts";
 
-export type { Lease } from "./models/served-engine.ts";
+export type { Lease } from "./models/model-entry.ts";
 
 /** A model that requests can name. */
 export interface ServedModel {
   readonly name: string;
   readonly engine: Engine;
-  /** When this engine took over the name, in ms since 1970. */
+  /** Time at which this engine took over the name, in ms since 1970. */
   readonly createdMs: number;
   readonly aliases: readonly string[];
 }
 
-/** How a model is. */
+/** State of a model. */
 export interface ModelCondition {
   readonly name: string;
   readonly state: ModelState;
-  /** Of the error that it is not ready for, where it has one. */
+  /** Code of the error that keeps it from being ready. */
   readonly code?: string;
 }
 
-/** Of `ServedModels.swap`: what becomes of the engine that is replaced. */
+/** Options of `ServedModels.set`, for the engine that is replaced. */
 export interface SwapOptions {
-  /** Requests of the old engine that take longer are ended. @default they take as long as they need */
+  /** Longest time that the old engine's requests may still take, in ms. @default no limit */
   readonly drainMs?: number | undefined;
-  /** Whether to dispose the old engine when its last request has ended; else it stays the caller's. @default true */
+  /** Whether the old engine is disposed when its last request has ended. @default true */
   readonly dispose?: boolean | undefined;
 }
 
-/** Of `ServedModels.drain`: how a server leaves. Times in ms. */
+/** Options of `ServedModels.drain`. Times in ms. */
 export interface DrainOptions {
-  /** How long requests are still taken while `/readyz` says no already, for balancers to notice. @default 0 */
+  /**
+   * Time in which requests are still accepted while `/readyz` already answers 503, for balancers to notice. @default 0
+   */
   readonly noticeMs?: number | undefined;
-  /** Requests that take longer are ended. @default 30,000 */
+  /** Longest time that requests under way may still take. @default 30,000 */
   readonly deadlineMs?: number | undefined;
 }
 
-/** While it restarts or loads: nobody knows how long that takes. */
+/** Wait that clients are told while a model loads or restarts, which takes an unknown time. */
 const LOADING_RETRY_MS = 5000;
 
 /**
- * The engines behind the names that requests use. Engines can be exchanged, share traffic, and be opened again when
- * they
- * fail, all while requests run; a request keeps the engine that it began with.
+ * Maps the names that requests use to engines. Engines can be replaced, share traffic, and be opened again after a
+ * failure, all while requests run. A request keeps the engine that it began with.
  */
 export class ServedModels {
   readonly #options: ResolvedServedModelsOptions;
   readonly #entries = new Map<string, ModelEntry>();
-  /** Engines that get no more requests, and have some. */
+  /** Replaced engines that still have requests. */
   readonly #retired = new Set<ServedEngine>();
   readonly #watchers: ((name: string, engine: Engine) => void)[] = [];
   #drained: Promise<number> | undefined;
@@ -67,7 +67,7 @@ export class ServedModels {
   readonly #leases = new WeakMap<Asking["request"], Lease>();
 
   /**
-   * @param models - engines by the names that clients use; a promise of one counts as loading until then
+   * @param models - engines by the names that clients use; a promise of an engine counts as loading
    * @throws {TypeError | RangeError} on wrong options
    */
   constructor(models: Readonly<Record<string, Engine | PromiseLike<Engine>>>, options: ServedModelsOptions = {}) {
@@ -80,7 +80,7 @@ export class ServedModels {
     }
   }
 
-  /** Tells `model:swapped`, `request:failed` and what becomes of engines. */
+  /** Bus of `model:swapped`, `request:failed` and the events of engines. */
   get events(): ReadMeEmitter {
     return this.#options.events;
   }
@@ -90,12 +90,12 @@ export class ServedModels {
     return this.#drained !== undefined;
   }
 
-  /** Requests that use an engine now. */
+  /** Number of requests that use an engine now. */
   get numLeases(): number {
     return this.#served().reduce((sum, { numLeases }) => sum + numLeases, 0);
   }
 
-  /** How every name is. */
+  /** Returns the state of each model. */
   states(): readonly ModelCondition[] {
     return [...this.#entries.values()].map(({ name, state, code }) => ({
       name,
@@ -104,12 +104,12 @@ export class ServedModels {
     }));
   }
 
-  /** What a request last leased, also after it gave it back. */
+  /** Returns a request's last lease, also after its release. */
   leaseOf(request: Asking["request"]): Lease | undefined {
     return this.#leases.get(request);
   }
 
-  /** Models that are open. */
+  /** Lists the models that are open. */
   list(): readonly ServedModel[] {
     return [...this.#entries.values()].flatMap(({ name, current, createdMs }) => {
       const aliases = [...this.#options.aliases].filter(([, of]) => of === name).map(([alias]) => alias);
@@ -117,22 +117,23 @@ export class ServedModels {
     });
   }
 
-  /** Calls `listener` for every engine that serves now, and for every one that will. */
+  /** Calls `listener` for each engine that serves now, and for each that will serve later. */
   watch(listener: (name: string, engine: Engine) => void): void {
     this.#watchers.push(listener);
     for (const { name, engine } of this.list()) listener(name, engine);
   }
 
   /**
-   * The engine for a request, which has to give it back.
-   * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503 `model_loading`,
-   * `model_failed`, `shutting_down`; 500 when `share` fails or names no model
+   * Leases the engine for a request, which has to release it.
+   *
+   * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503
+   * `model_loading`, `model_failed`, `shutting_down`; 500 when `share` fails or names no model
    */
   lease(name: string | undefined, about: Asking): Lease {
     if (this.#isClosed) throw shuttingDown();
     const entry = this.#entryFor(name, about);
     if (entry.state === "failed") throw modelFailed(entry.name);
-    // One that fails is asked on: an answer is how it is seen to work again.
+    // A failing engine still gets requests: an answer shows that it works again.
     const isOpen = entry.state === "ready" || entry.state === "failing";
     if (!isOpen || !entry.current) throw modelLoading(entry.name, LOADING_RETRY_MS);
     const lease = entry.current.lease();
@@ -141,14 +142,15 @@ export class ServedModels {
   }
 
   /**
-   * Lets an engine answer to a name, new or known, from now on.
-   * @returns when the last request of the engine before has ended, and that engine is disposed
+   * Makes an engine serve a name, new or known, from now on.
+   *
+   * @returns a promise that resolves when the previous engine's last request has ended and that engine is disposed
    * @throws {ApiError} 503 when the server is shutting down
    */
   async set(name: string, engine: Engine, { drainMs, dispose = true }: SwapOptions = {}): Promise<void> {
     if (drainMs !== undefined) integerOption("drainMs", drainMs, 0, MAX_TIMER_MS);
     if (!isEngine(engine)) throw new TypeError("Expected `engine` to be an engine");
-    if (this.#options.aliases.has(name)) throw new TypeError(`Expected \`name\` to be no alias, got \`${name}\``);
+    if (this.#options.aliases.has(name)) throw new TypeError(`Expected \`name\` not to be an alias, got \`${name}\``);
     if (this.isDraining) throw shuttingDown();
     const entry = this.#entries.get(name) ?? new ModelEntry(name, this.#options);
     if (entry.current?.engine === engine) return;
@@ -157,7 +159,7 @@ export class ServedModels {
     if (!before) return;
     this.#retired.add(before);
     await (drainMs === undefined ? before.whenIdle() : within(drainMs, before.whenIdle()));
-    // It may answer to another name, or to this one again.
+    // The engine may serve another name, or this one again.
     const isUsed = (): boolean => this.#served().some((one) => one !== before && one.engine === before.engine);
     try {
       if (dispose && !isUsed()) await before.engine.dispose();
@@ -167,9 +169,10 @@ export class ServedModels {
   }
 
   /**
-   * Takes no more requests, waits for those under way, ends what is left at the deadline, and disposes all engines. Further
-   * calls get the same promise.
-   * @returns how many requests were ended
+   * Accepts no more requests, waits for those under way, ends what is left at the deadline, and disposes all engines.
+   * Further calls get the same promise.
+   *
+   * @returns the number of requests that were ended
    */
   drain({ noticeMs = 0, deadlineMs = 30_000 }: DrainOptions = {}): Promise<number> {
     integerOption("noticeMs", noticeMs, 0, MAX_TIMER_MS);
@@ -191,7 +194,7 @@ export class ServedModels {
   async #load(entry: ModelEntry, source: PromiseLike<Engine>): Promise<void> {
     try {
       const engine = await source;
-      // Somebody set another one, or nobody wants it any more.
+      // Another engine was set meanwhile, or the server has shut down.
       if (this.#isClosed || entry.current) await engine.dispose();
       else this.#serve(entry, engine);
     } catch (error) {
@@ -238,7 +241,7 @@ function isEngine(source: Engine | PromiseLike<Engine>): source is Engine {
   return typeof source === "object" && source !== null && "generate" in source;
 }
 
-/** Waits for a promise, but no longer than this. */
+/** Waits for a promise, but no longer than `ms`. */
 async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));

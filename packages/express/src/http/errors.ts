@@ -1,73 +1,123 @@
-// What went wrong, as a client may see it: no stack traces, no paths.
+// Errors as clients see them: without stack traces and paths.
 
 import { ReadMeError, type EngineInfo, type ReadMeErrorCode } from "@readme-moe/core";
-import type { ErrorRequestHandler, Request, RequestHandler, Response } from "express";
-import { ApiError, badRequest } from "./api-error.ts";
-import { retryHeaders } from "./retry-headers.ts";
-import { ClientGone } from "./client-signal.ts";
-import { stampProcessingTime, type RequestLocals } from "./locals.ts";
+import type { ErrorRequestHandler, RequestHandler, Response } from "express";
+import { ClientGone, knownLocals, leavesBody, stampProcessingTime } from "./request.ts";
 
-/** @param where - the parameter that holds the prompt */
-export function engineError(error: unknown, where: string, info: Pick<EngineInfo, "path">): unknown {
+/** Contents of an error answer, in the shape of the OpenAI API. */
+export interface ApiErrorDetails {
+  /** HTTP status, 400 to 599. */
+  readonly status: number;
+  /** Kind of error, such as `invalid_request_error`. */
+  readonly type: string;
+  readonly message: string;
+  /** Error code, such as `context_length_exceeded`. */
+  readonly code?: string | undefined;
+  /** Name of the parameter that caused the error. */
+  readonly param?: string | undefined;
+  /** Headers of the answer, such as `retry-after`. */
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  readonly cause?: unknown;
+}
+
+/** An error that a client may see: its message contains no stack trace and no path. */
+export class ApiError extends Error {
+  override readonly name = "ApiError";
+  readonly status: number;
+  readonly type: string;
+  readonly code: string | undefined;
+  readonly param: string | undefined;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor({ status, type, message, code, param, headers = {}, cause }: ApiErrorDetails) {
+    super(message, { cause });
+    this.status = status;
+    this.type = type;
+    this.code = code;
+    this.param = param;
+    this.headers = headers;
+  }
+
+  /** Returns the body of the answer. */
+  toJSON(): object {
+    const { message, type, param = null, code = null } = this;
+    return { error: { message, type, param, code } };
+  }
+}
+
+/** Creates an error of status 400, for a mistake of the client. */
+export function badRequest(details: Omit<ApiErrorDetails, "status" | "type" | "headers">): ApiError {
+  return new ApiError({ status: 400, type: "invalid_request_error", ...details });
+}
+
+/** Creates the error of a parameter with a wrong value. */
+export function invalid(param: string, problem: string, cause?: unknown): ApiError {
+  return badRequest({ message: `Invalid '${param}': ${problem}`, code: "invalid_value", param, cause });
+}
+
+/** Creates the error of a parameter, or a combination of parameters, that this server does not support. */
+export function unsupported(param: string, message = `'${param}' is not supported`): ApiError {
+  return badRequest({ message, code: "unsupported_parameter", param });
+}
+
+/** Longest wait that clients of the OpenAI API obey, in seconds. */
+const MAX_RETRY_SECONDS = 60;
+
+/** Returns the headers that ask a client to try again after `waitMs`. */
+export function retryHeaders(waitMs: number): Readonly<Record<string, string>> {
+  const ms = Math.min(MAX_RETRY_SECONDS * 1000, Math.max(1, Math.ceil(waitMs)));
+  return { "retry-after": `${Math.ceil(ms / 1000)}`, "retry-after-ms": `${ms}`, "x-should-retry": "true" };
+}
+
+type ToDetails = (message: string, param: string) => ApiErrorDetails;
+
+const refused =
+  (code: string): ToDetails =>
+  (message, param) => ({ status: 400, type: "invalid_request_error", code, message, param });
+
+const unavailable =
+  (code: string, message: string, headers: Readonly<Record<string, string>> = retryHeaders(1000)): ToDetails =>
+  () => ({ status: 503, type: "server_error", code, message, headers });
+
+const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, ToDetails>> = {
+  ERR_CONTEXT_LENGTH: refused("context_length_exceeded"),
+  ERR_CHAT_TEMPLATE: refused("invalid_value"),
+  ERR_QUEUE_FULL: unavailable("server_overloaded", "Too many requests are under way; try again later"),
+  ERR_ENGINE_FAILED: unavailable("engine_failed", "The engine has failed; try again later"),
+  ERR_GRAMMAR_FAILED: unavailable("grammar_failed", "The grammar that constrains the answer has failed; try again"),
+  // A disposed engine does not return, so a client must not retry.
+  ERR_DISPOSED: unavailable("shutting_down", "The model is being removed", { "x-should-retry": "false" }),
+};
+
+/**
+ * Translates a `ReadMeError` of an engine for clients, and returns any other error as it is.
+ *
+ * @param param - the parameter that holds the prompt
+ */
+export function engineError(error: unknown, param: string, { path }: Pick<EngineInfo, "path">): unknown {
   if (!(error instanceof ReadMeError)) return error;
-  const message = withoutPath(error.message, info.path);
-  const details = ENGINE_ERRORS[error.code]?.(message, where);
+  const message = error.message.replaceAll(`${path}: `, "").replaceAll(path, "the model");
+  const details = ENGINE_ERRORS[error.code]?.(message, param);
   return details === undefined ? error : new ApiError({ ...details, cause: error });
 }
 
-type Details = ConstructorParameters<typeof ApiError>[0];
-
-const unavailable =
-  (code: string, message: string, headers: Readonly<Record<string, string>> = retryHeaders(1000)) =>
-  (): Details => ({ status: 503, type: "server_error", code, message, headers });
-
-const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, (message: string, where: string) => Details>> = {
-  ERR_CONTEXT_LENGTH: (message, param) => ({
-    status: 400,
-    type: "invalid_request_error",
-    code: "context_length_exceeded",
-    message,
-    param,
-  }),
-  ERR_CHAT_TEMPLATE: (message, param) => ({
-    status: 400,
-    type: "invalid_request_error",
-    code: "invalid_value",
-    message,
-    param,
-  }),
-  ERR_QUEUE_FULL: unavailable("server_overloaded", "Too many requests are under way; try again later"),
-  ERR_ENGINE_FAILED: unavailable("engine_failed", "The engine has failed; try again later"),
-  ERR_GRAMMAR_FAILED: unavailable("grammar_failed", "The grammar that the answer is bound to has failed; try again"),
-  // This engine does not come back, so it is not to be asked again.
-  ERR_DISPOSED: unavailable("shutting_down", "The model is being taken away", { "x-should-retry": "false" }),
-};
-
-/** A caller's mistake that only the engine can see: it tells by `TypeError` and `RangeError`. */
+/** Translates the `TypeError` or `RangeError` with which an engine reports a mistake of its caller to status 400. */
 export function callerError(error: unknown, param: string): unknown {
   if (!(error instanceof TypeError || error instanceof RangeError)) return error;
   return badRequest({ message: error.message, code: "invalid_value", param, cause: error });
 }
 
-/** Of an answer that cannot be held to its grammar: it takes too long, or has come to a text that is not in it. */
+/** Translates the error of a grammar that takes too long, or that does not match the text generated so far. */
 export function grammarError(error: unknown): unknown {
   if (!(error instanceof TypeError || error instanceof RangeError)) return error;
-  const message = "The grammar that the answer is bound to has failed; simplify it";
+  const message = "The grammar that constrains the answer has failed; simplify it";
   return new ApiError({ status: 500, type: "server_error", code: "grammar_failed", message, cause: error });
 }
 
-function withoutPath(message: string, path: string): string {
-  return message.replaceAll(`${path}: `, "").replaceAll(path, "the model");
-}
-
-/** Any error as one for clients. What is not meant for them becomes a 500 that says nothing. */
+/** Turns any error into one for clients. Unexpected errors become a 500 without details. */
 export function asApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
-  const { type, status } = (typeof error === "object" && error !== null ? error : {}) as {
-    readonly type?: unknown;
-    readonly status?: unknown;
-  };
-  const reading = typeof status === "number" ? readingError(type, status, error) : undefined;
+  const reading = readingError(error);
   if (reading) return reading;
   const message = "The server had an error while it worked on the request";
   return new ApiError({ status: 500, type: "server_error", message, cause: error });
@@ -78,8 +128,12 @@ export function bodyTooLarge(cause?: unknown): ApiError {
   return new ApiError({ status: 413, type, message: "The body is too large", code, cause });
 }
 
-/** Errors of the middleware that reads bodies, where `type` is documented, and of paths that cannot be decoded. */
-function readingError(type: unknown, status: number, cause: unknown): ApiError | undefined {
+/** Translates errors of body-parser, whose `type` is documented, and of paths that cannot be decoded. */
+function readingError(cause: unknown): ApiError | undefined {
+  if (typeof cause !== "object" || cause === null) return undefined;
+  const type = "type" in cause ? cause.type : undefined;
+  const status = "status" in cause ? cause.status : undefined;
+  if (typeof status !== "number") return undefined;
   const refuse = (as: number, message: string, code: string): ApiError =>
     new ApiError({ status: as, type: "invalid_request_error", message, code, cause });
   switch (type) {
@@ -102,10 +156,10 @@ function readingError(type: unknown, status: number, cause: unknown): ApiError |
   }
 }
 
+/** Answers with an error, or closes the connection if the client has left or an answer has begun. */
 export function sendError(response: Response, error: unknown): void {
-  const locals = (response.locals as { readMe?: RequestLocals }).readMe;
+  const locals = knownLocals(response);
   if (locals) locals.error = error;
-  // Nobody is there to read it, or an answer is half written.
   if (error instanceof ClientGone || response.headersSent || response.destroyed) {
     response.destroy();
     return;
@@ -114,28 +168,18 @@ export function sendError(response: Response, error: unknown): void {
   if (locals) stampProcessingTime(response);
   const body = JSON.stringify(answer);
   if (leavesBody(response.req)) response.setHeader("Connection", "close");
-  // Not `json`, which hashes what no cache will ever be asked for: refusing has to be cheap.
+  // `response.json` would compute an ETag for every refusal, which has to be cheap.
   response.status(answer.status).set(answer.headers);
   response.setHeader("Content-Type", "application/json; charset=utf-8");
   response.setHeader("Content-Length", Buffer.byteLength(body));
   response.end(body);
 }
 
-/** A body of this size that nobody reads is still received, so that its connection can go on. */
-const MAX_UNREAD_BYTES = 64 << 10;
-
-/** Whether a connection that went on would have to receive a long body, or one without end, for nobody. */
-export function leavesBody(request: Request): boolean {
-  if (request.complete) return false;
-  const { "content-length": length, "transfer-encoding": encoding } = request.headers;
-  return encoding !== undefined || Number(length ?? 0) > MAX_UNREAD_BYTES;
-}
-
-/** Middleware for behind all routes: 404 in the API's shape. */
+/** Middleware behind all routes that answers 404 in the API's shape. */
 export const answerNotFound: RequestHandler = (request, response) => {
   const message = `There is no ${request.method} ${request.baseUrl}${request.path}`.slice(0, 300);
   sendError(response, new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message }));
 };
 
-/** The last middleware: any error in the API's shape. Express knows it by its four parameters. */
+/** Last middleware, which answers any error in the API's shape. Express recognises it by its four parameters. */
 export const answerErrors: ErrorRequestHandler = (error, _request, response, _next) => sendError(response, error);

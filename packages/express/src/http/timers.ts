@@ -1,6 +1,9 @@
-/** Where waiting comes from; tests pass their own. */
+/** Longest delay of Node's timers, in ms. */
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
+
+/** Source of delays. Tests pass their own. */
 export interface Timers {
-  /** Calls back once, later. @returns stops it */
+  /** Calls `callback` once after `delayMs`. @returns a function that cancels the call */
   after(delayMs: number, callback: () => void): () => void;
 }
 

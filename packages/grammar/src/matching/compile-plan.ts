@@ -1,66 +1,67 @@
-// Decides what is compiled next, and what makes room for it. Plain data in, one move out.
+// Decides which grammar is compiled next, and which is evicted for it.
 
 export interface WaitingCompilation {
   readonly key: string;
-  /** Names of those who wait for it. */
+  /** Names of the clients that wait for it. */
   readonly clients: readonly string[];
-  /** Did not come to an end within a slice of time while others waited. */
+  /** Whether it did not end within a time slice while others waited. */
   readonly isLong: boolean;
 }
 
 export interface RunningCompilation extends WaitingCompilation {
   readonly startedMs: number;
-  /** Was given up; its thread has not ended yet. */
+  /** Whether it was abandoned and its thread has not ended yet. */
   readonly isEnding: boolean;
 }
 
 export interface KeptGrammar {
   readonly key: string;
-  /** Who used it last. */
+  /** Client that used it last. */
   readonly client: string;
   readonly isIdle: boolean;
   readonly usedMs: number;
 }
 
 export interface CompileState {
-  /** In the order in which they came. */
+  /** Compilations in the order of their arrival. */
   readonly waiting: readonly WaitingCompilation[];
   readonly running: readonly RunningCompilation[];
-  /** The one used last is last. */
+  /** Grammars, the most recently used last. */
   readonly kept: readonly KeptGrammar[];
   /** Threads that answer a last question before they end. */
   readonly numRetiring: number;
   /** Threads of kept grammars that end now. */
   readonly numEnding: number;
-  /** When each client has its turn; the least is next. */
+  /** Place of each client in the order of turns; the least is next. */
   readonly turns: ReadonlyMap<string, number>;
-  /** Threads there may be. */
+  /** Largest number of threads. */
   readonly maxGrammars: number;
-  /** What runs longer makes room for others that wait. */
+  /** Time after which a compilation makes room for others that wait. */
   readonly sliceMs: number;
   readonly nowMs: number;
 }
 
 export type Move =
   | { readonly type: "start"; readonly key: string }
-  /** Goes on in the place for long compilations, so that another can start. */
+  /** Moves a compilation to the place for long ones, so that another can start. */
   | { readonly type: "promote"; readonly key: string }
-  /** Ends, and waits again; where it is long, for the place of those. */
+  /** Ends a compilation, which waits again; if it is long, for the place of the long ones. */
   | { readonly type: "put-off"; readonly key: string; readonly isLong: boolean }
-  /** Ends an idle grammar. */
+  /** Ends an idle grammar's thread. */
   | { readonly type: "evict"; readonly key: string }
-  /** Ends a busy grammar after the question that it answers now. */
+  /** Ends a busy grammar's thread after the question that it answers now. */
   | { readonly type: "retire"; readonly key: string }
-  /** Nothing can be done before something happens, or before so many ms have passed. */
+  /** Waits for an event, or until this much time has passed. */
   | { readonly type: "wait"; readonly forMs: number | undefined };
 
-/** A grammar unused for longer has no claim on its place, whoever used it. */
+/** A grammar unused for longer is evicted first, whichever client used it. */
 const STALE_MS = 60_000;
 
 /**
- * There are two places: one for compilations that have just begun, and one for those that turned out to be long. Clients
- * take turns, and one that has a compilation running comes after those that have none. So whatever one client asks for,
- * another one's grammar starts at once; and when several clients ask for slow ones, it waits a slice of time for each.
+ * Decides the next move. There are two places: one for compilations that have just begun, one for those that turned
+ * out to be long. Clients take turns, and a client with a running compilation comes after those without. So the
+ * grammar of one client starts at once whatever another client requests; with several slow grammars it waits one
+ * time slice for each.
  */
 export function nextMove(state: CompileState): Move {
   const { running, waiting, turns, sliceMs, nowMs, maxGrammars } = state;
@@ -80,7 +81,7 @@ export function nextMove(state: CompileState): Move {
     if (fresh && !recent) return start(fresh, state);
     if (fresh && recent && !isLongTaken) return { type: "promote", key: recent.key };
   }
-  // What is ending makes room by itself.
+  // An ending compilation makes room by itself.
   if (!fresh || !recent || recent.isEnding) return { type: "wait", forMs: undefined };
   const others = running.filter((one) => one !== recent);
   if (isBusy(recent, others) && !isBusy(fresh, running)) return { type: "put-off", key: recent.key, isLong: false };
@@ -88,7 +89,7 @@ export function nextMove(state: CompileState): Move {
   return leftMs <= 0 ? { type: "put-off", key: recent.key, isLong: true } : { type: "wait", forMs: leftMs };
 }
 
-/** Whether each of those who wait for it has a compilation among `running`. */
+/** Whether each client that waits for it has a compilation among `running`. */
 function isBusy({ clients }: WaitingCompilation, running: readonly RunningCompilation[]): boolean {
   return clients.every((client) => running.some((one) => one.clients.includes(client)));
 }
@@ -111,7 +112,7 @@ function start(next: WaitingCompilation | undefined, state: CompileState): Move 
   return other ? { type: "retire", key: other.key } : wait;
 }
 
-/** Of those that wait, the one whose client's turn is next; of one client's, the first. */
+/** Finds the compilation whose client's turn is next; among those of one client, the first. */
 function nextInTurn(
   waiting: readonly WaitingCompilation[],
   turns: ReadonlyMap<string, number>,
@@ -123,12 +124,38 @@ function nextInTurn(
   return next;
 }
 
-/** The stalest; where none is stale, the one used longest ago of the client who has the most. */
+/** Finds the stalest grammar; where none is stale, the least recently used one of the client with the most grammars. */
 function victim(candidates: readonly KeptGrammar[], { kept, nowMs }: CompileState): KeptGrammar | undefined {
   const [oldest] = candidates;
   if (!oldest || oldest.usedMs + STALE_MS <= nowMs) return oldest;
   const counts = new Map<string, number>();
   for (const { client } of kept) counts.set(client, (counts.get(client) ?? 0) + 1);
-  const shareOf = ({ client }: KeptGrammar): number => counts.get(client) as number;
+  const shareOf = ({ client }: KeptGrammar): number => counts.get(client) ?? 0;
   return candidates.reduce((most, one) => (shareOf(one) > shareOf(most) ? one : most), oldest);
+}
+
+/** The order in which clients have their turns. A client that joins, or that had its turn, goes to the end. */
+export class Turns {
+  readonly #turns = new Map<string, number>();
+  #last = 0;
+
+  /** Place of each client; the least is next. */
+  get all(): ReadonlyMap<string, number> {
+    return this.#turns;
+  }
+
+  /** Adds a client that has no place yet. */
+  join(client: string): void {
+    if (!this.#turns.has(client)) this.#turns.set(client, ++this.#last);
+  }
+
+  /** Moves clients to the end. */
+  had(clients: Iterable<string>): void {
+    for (const client of clients) this.#turns.set(client, ++this.#last);
+  }
+
+  /** Removes all other clients. */
+  keepOnly(clients: ReadonlySet<string>): void {
+    for (const client of this.#turns.keys()) if (!clients.has(client)) this.#turns.delete(client);
+  }
 }

@@ -1,45 +1,93 @@
-// Where a thread begins that compiles one grammar and tells which tokens may come next.
+// Entry of a thread that compiles one grammar and finds the tokens that may come next.
 
+import { createRequire } from "node:module";
 import { parentPort, workerData } from "node:worker_threads";
-import type { CompiledGrammar, GrammarCompiler, GrammarMatcher } from "@mlc-ai/web-xgrammar";
+import type * as Library from "@mlc-ai/web-xgrammar";
 import type { EngineVocabulary } from "@readme-moe/core";
 import type { GrammarSource } from "../grammar-source.ts";
-import { explain, loadLibrary } from "./library.ts";
-import { MatcherBook } from "./matcher-book.ts";
-import type { HomeAnswer, HomeData, MaskQuestion } from "./protocol.ts";
+import { Matchers } from "./matchers.ts";
+import type { MaskQuestion, ThreadAnswer, ThreadData, ThreadFailure } from "./protocol.ts";
 
-// A completion that was forgotten costs as much as reading its tokens again.
+// An evicted completion costs as much as reading its tokens again.
 const MAX_MATCHERS = 64;
+const NAME = "@mlc-ai/web-xgrammar";
+const PAGE_BYTES = 65_536;
+// A complaint may repeat much of the grammar.
+const MAX_COMPLAINT_CHARACTERS = 1_000;
 
-const NOT_ALLOWED: HomeAnswer = {
+const NOT_ALLOWED: ThreadAnswer = {
   type: "failed",
   message: "a token is not in the grammar",
   isFatal: false,
   isOutOfMemory: false,
 };
 
-const { vocabulary, source, maxBytes } = workerData as HomeData;
-const book = open();
-// Questions are answered one after the other; until the grammar is compiled there is none.
-let answered: Promise<void> = book.then(
+interface Memory {
+  readonly buffer: ArrayBuffer;
+  grow(pages: number): number;
+}
+
+// Node's types do not contain WebAssembly.
+const { WebAssembly } = globalThis as unknown as {
+  readonly WebAssembly: {
+    readonly Memory: { readonly prototype: Memory };
+    readonly RuntimeError: ErrorConstructor;
+  };
+};
+
+/** The library's last error output: it aborts instead of throwing an error with a message. */
+let complaint = "";
+
+const { vocabulary, source, maxBytes } = workerData as ThreadData;
+const matchers = open();
+// Questions are answered one after the other, the first once the grammar is compiled.
+let answered: Promise<void> = matchers.then(
   () => answer({ type: "compiled" }),
   (error: unknown) => answer({ type: "failed", ...explain(error) }),
 );
 parentPort?.on("message", (question: MaskQuestion) => {
-  answered = answered.then(() => tellMask(question));
+  answered = answered.then(() => answerMask(question));
 });
 
-async function open(): Promise<MatcherBook<GrammarMatcher>> {
-  const library = await loadLibrary(maxBytes);
+async function open(): Promise<Matchers<Library.GrammarMatcher>> {
+  const library = await loadLibrary();
   const stops = [...vocabulary.eosTokenIds];
-  // Bytes are taken as they are, though the types speak of text.
+  // The library takes bytes as they are, although its types ask for texts.
   const tokens = bytesOf(vocabulary) as unknown as string[];
   const info = await library.TokenizerInfo.createTokenizerInfo(tokens, "raw", false, vocabulary.vocabSize, stops);
   const compiled = await compile(await library.GrammarCompiler.createGrammarCompiler(info, false), source);
-  return new MatcherBook(() => library.GrammarMatcher.createGrammarMatcher(compiled, stops), MAX_MATCHERS);
+  return new Matchers(() => library.GrammarMatcher.createGrammarMatcher(compiled, stops), MAX_MATCHERS);
 }
 
-function compile(compiler: GrammarCompiler, from: GrammarSource): Promise<CompiledGrammar> {
+/**
+ * Loads the library. Its only file is a CommonJS script in a package that claims to be a module, so that an import
+ * of it yields nothing. The thread runs nothing else, so the names that the script looks for can be global.
+ */
+async function loadLibrary(): Promise<typeof Library> {
+  limitMemory();
+  console.error = (...parts: unknown[]) => {
+    const text = parts.map(String).join(" ");
+    if (!text.startsWith("Aborted(")) complaint = text;
+  };
+  const require = createRequire(import.meta.url);
+  const exports = {};
+  Object.assign(globalThis, { require, exports, module: { exports }, __filename: require.resolve(NAME) });
+  await import("@mlc-ai/web-xgrammar");
+  return exports as typeof Library;
+}
+
+/** Makes growth of WebAssembly memory beyond `maxBytes` fail, which aborts the library. */
+function limitMemory(): void {
+  const { prototype } = WebAssembly.Memory;
+  const grow: unknown = Reflect.get(prototype, "grow");
+  if (typeof grow !== "function") return;
+  prototype.grow = function limited(this: Memory, pages: number): number {
+    if (this.buffer.byteLength + pages * PAGE_BYTES > maxBytes) throw new RangeError("Over the limit of memory");
+    return Reflect.apply(grow, this, [pages]) as number;
+  };
+}
+
+function compile(compiler: Library.GrammarCompiler, from: GrammarSource): Promise<Library.CompiledGrammar> {
   switch (from.kind) {
     case "ebnf":
       return compiler.compileGrammar(from.text, from.root);
@@ -50,20 +98,20 @@ function compile(compiler: GrammarCompiler, from: GrammarSource): Promise<Compil
   }
 }
 
-async function tellMask(question: MaskQuestion): Promise<void> {
+async function answerMask(question: MaskQuestion): Promise<void> {
   try {
-    const matcher = await (await book).at(question);
+    const matcher = await (await matchers).at(question);
     if (!matcher) return answer(NOT_ALLOWED);
-    answer({ type: "mask", mask: matcher.isTerminated() ? onlyEnds() : owned(await matcher.getNextTokenBitmask()) });
+    answer({ type: "mask", mask: matcher.isTerminated() ? endsMask() : owned(await matcher.getNextTokenBitmask()) });
   } catch (error) {
     answer({ type: "failed", ...explain(error) });
   }
 }
 
-/** After an end token nothing but another one can come. */
-function onlyEnds(): Int32Array<ArrayBuffer> {
+/** Allows end tokens only: nothing else can follow an end token. */
+function endsMask(): Int32Array<ArrayBuffer> {
   const mask = new Int32Array(Math.ceil(vocabulary.vocabSize / 32));
-  for (const id of vocabulary.eosTokenIds) mask[id >> 5] = (mask[id >> 5] as number) | (1 << (id & 31));
+  for (const id of vocabulary.eosTokenIds) mask[id >> 5] = (mask[id >> 5] ?? 0) | (1 << (id & 31));
   return mask;
 }
 
@@ -75,6 +123,19 @@ function bytesOf({ vocabSize, bytes, offsets }: EngineVocabulary): Uint8Array[] 
   return Array.from({ length: vocabSize }, (_, id) => bytes.subarray(offsets[id], offsets[id + 1]));
 }
 
-function answer(message: HomeAnswer): void {
+/** Describes an error by the library's complaint, without the paths of the machine where the library was built. */
+function explain(error: unknown): ThreadFailure {
+  const isFatal = error instanceof WebAssembly.RuntimeError || error instanceof RangeError;
+  const text = complaint
+    .slice(0, MAX_COMPLAINT_CHARACTERS)
+    .replace(/^\[[A-Z]+\]\s+\S+:\d+:\s*/, "")
+    .trim();
+  complaint = "";
+  const isOutOfMemory = isFatal && text === "";
+  const message = text === "" ? String(error) : text;
+  return { message: isOutOfMemory ? "it needs too much memory" : message, isFatal, isOutOfMemory };
+}
+
+function answer(message: ThreadAnswer): void {
   parentPort?.postMessage(message, message.type === "mask" ? [message.mask.buffer] : []);
 }

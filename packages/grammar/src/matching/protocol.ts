@@ -1,32 +1,32 @@
-// What a thread that matches tokens and its owner say to each other.
+// Messages between a grammar's thread and its owner.
 
 import type { EngineVocabulary } from "@readme-moe/core";
 import type { GrammarSource } from "../grammar-source.ts";
 
-/** What a thread is opened for: one grammar over one vocabulary. */
-export interface HomeData {
+/** Start data of a thread: one grammar over one vocabulary. */
+export interface ThreadData {
   readonly vocabulary: EngineVocabulary;
   readonly source: GrammarSource;
-  /** Of the library's memory. */
+  /** Limit of the library's memory. */
   readonly maxBytes: number;
 }
 
 export interface MaskQuestion {
-  /** Names one completion; completions do not know of each other. */
+  /** Name of a completion; completions are matched independently. */
   readonly matcher: string;
-  /** What was generated so far, from its first token on. */
+  /** All tokens that were generated so far. */
   readonly tokenIds: Int32Array;
 }
 
-export interface HomeFailure {
+export interface ThreadFailure {
   readonly message: string;
-  /** The library cannot go on in this thread. */
+  /** Whether the library cannot continue in this thread. */
   readonly isFatal: boolean;
   readonly isOutOfMemory: boolean;
 }
 
-/** Answers come in the order of the questions; the first is about compiling. */
-export type HomeAnswer =
+/** Answers come in the order of the questions; the first answer is about compiling. */
+export type ThreadAnswer =
   | { readonly type: "compiled" }
   | { readonly type: "mask"; readonly mask: Int32Array<ArrayBuffer> }
-  | ({ readonly type: "failed" } & HomeFailure);
+  | ({ readonly type: "failed" } & ThreadFailure);

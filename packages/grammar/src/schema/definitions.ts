@@ -1,10 +1,10 @@
 import { describeValue } from "@readme-moe/core";
-import { isObject, refused, type SchemaObject } from "./schema-error.ts";
+import { isObject, refused, type SchemaObject } from "./keywords.ts";
 import type { Place, Visit } from "./types.ts";
 
 const PREFIX = "#/$defs/";
 
-/** The parts of a schema that `$ref` names, each honoured once, under names of ours. */
+/** Parts of a schema that `$ref` names. Each is visited once and gets a new name. */
 export class Definitions {
   readonly #root: unknown;
   readonly #names = new Map<string, string>(); // by pointer
@@ -19,12 +19,15 @@ export class Definitions {
     return this.#honoured;
   }
 
-  /** @throws {TypeError} when there is nothing of that name here, or it leads back to itself with nothing between */
+  /**
+   * Refers to a part. @throws {TypeError} when it does not exist, or refers to itself without an object or array
+   * between
+   */
   refer(pointer: unknown, place: Place, visit: Visit): SchemaObject {
     if (typeof pointer !== "string" || !/^#(\/|$)/.test(pointer)) {
       throw refused(place.path, `has \`$ref\` ${describeValue(pointer)}; expected a place in the same schema`);
     }
-    if (place.entered.has(pointer)) throw refused(place.path, `has \`$ref\` that leads to itself`);
+    if (place.entered.has(pointer)) throw refused(place.path, `has \`$ref\` that refers to itself`);
     const known = this.#names.get(pointer);
     const name = known ?? `d${this.#names.size}`;
     if (known === undefined) {
@@ -36,7 +39,7 @@ export class Definitions {
     return { $ref: `${PREFIX}${name}` };
   }
 
-  /** What a part says that only refers to another; `undefined` while that is being read. */
+  /** Follows a part that only refers to another; `undefined` while that one is being read. */
   resolve(part: SchemaObject): SchemaObject | undefined {
     const names: string[] = [];
     let found: SchemaObject | undefined = part;
@@ -65,7 +68,7 @@ export class Definitions {
   }
 }
 
-/** What a part refers to, if that is all it says. */
+/** Reads the name that a part refers to. */
 function nameOf({ $ref }: SchemaObject): string | undefined {
   return typeof $ref === "string" ? $ref.slice(PREFIX.length) : undefined;
 }

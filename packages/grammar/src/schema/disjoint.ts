@@ -1,27 +1,27 @@
-import type { Budget } from "./budget.ts";
-import { isObject, type SchemaObject } from "./schema-error.ts";
+import type { Budget } from "../grammar-source.ts";
+import { isObject, type SchemaObject } from "./keywords.ts";
 
-/** What is known of the parts of a schema that were honoured. */
+/** Knowledge about the visited parts of a schema. */
 export interface Known {
-  /** What a part says that only refers to another; `undefined` where that is not yet known. */
+  /** Follows a part that only refers to another; `undefined` where that one is not known yet. */
   resolve(part: SchemaObject): SchemaObject | undefined;
-  /** As it came it allowed more types than it does now. */
+  /** Whether the original part allowed more types than the visited one. */
   isNarrowed(part: SchemaObject): boolean;
 }
 
 type Values = ReadonlySet<unknown>;
 
-/** What can show that no value is valid under a part and another one as well. */
+/** Facts that can prove that no value is valid under two parts. */
 interface Facts {
-  /** Types of its values; `undefined` where they are hard to say. */
+  /** Types of its values; `undefined` where they are not known. */
   readonly kinds: ReadonlySet<string> | undefined;
   /** All its values, where they are listed. */
   readonly values: Values | undefined;
-  /** Properties that every value has, of values that are listed. */
+  /** Required properties whose values are listed. */
   readonly marks: ReadonlyMap<string, Values> | undefined;
 }
 
-/** Tells whether alternatives exclude each other, within a budget of steps. */
+/** Finds out whether alternatives exclude each other, within a budget of steps. */
 export class Exclusion {
   readonly #known: Known;
   readonly #budget: Budget;
@@ -33,7 +33,8 @@ export class Exclusion {
   }
 
   /**
-   * Whether no value is valid under two of these; `false` also where that is hard to say.
+   * Whether no value is valid under two of these parts; `false` also where that is not known.
+   *
    * @throws {RangeError} when it takes too many steps
    */
   isDisjoint(parts: readonly SchemaObject[]): boolean {
@@ -50,7 +51,7 @@ export class Exclusion {
     return areKindsApart(all) && this.#areApart(listed) && this.#areMarkedApart(marked);
   }
 
-  /** No value is in two of the sets. */
+  /** Whether no value is in two of the sets. */
   #areApart(sets: readonly Values[]): boolean {
     const seen = new Set<unknown>();
     for (const values of sets) {
@@ -61,7 +62,7 @@ export class Exclusion {
     return true;
   }
 
-  /** All pairs have a property whose values differ: one and the same for all, or different ones. */
+  /** Whether all pairs have a property with different values: one property for all pairs, or one for each. */
   #areMarkedApart(all: readonly ReadonlyMap<string, Values>[]): boolean {
     const [first, ...rest] = all;
     if (!first) return true;
@@ -134,14 +135,16 @@ export class Exclusion {
   }
 }
 
-/** Those that share a kind of values are all lists of values, or all objects with properties: these can be compared. */
+/**
+ * Whether parts of the same type are all lists of values or all objects with listed properties, which can be compared.
+ */
 function areKindsApart(all: readonly Facts[]): boolean {
   const ways = new Map<string, Set<string>>();
   let numHard = 0;
   const numMarked = all.filter(({ marks }) => marks).length;
   for (const [index, { kinds, values, marks }] of all.entries()) {
     if (!kinds) numHard++;
-    // Where there is nothing to compare, a way of its own.
+    // A part without anything to compare gets a way of its own.
     const way = values ? "values" : marks ? "marks" : `part ${index}`;
     for (const kind of kinds ?? []) ways.set(kind, (ways.get(kind) ?? new Set<string>()).add(way));
   }

@@ -1,28 +1,37 @@
-// Schemas come from anywhere, and the library passes over what it does not know. So each keyword is either known to
-// hold, in the words that the library understands, or refused by name.
+// Schemas come from outside, and the library ignores keywords that it does not know. So each keyword is either
+// honoured or refused by name.
 
 import { describeValue } from "@readme-moe/core";
-import { checkFinite } from "./finite.ts";
-import type { Budget } from "./budget.ts";
+import type { Budget } from "../grammar-source.ts";
 import { Exclusion } from "./disjoint.ts";
 import { jsonCharacter } from "./ebnf/code-points.ts";
 import { PatternWriter } from "./ebnf/pattern-parser.ts";
 import { Definitions } from "./definitions.ts";
 import { CONTAINERS, SCALARS, type Visit } from "./types.ts";
-import { ANNOTATIONS, onlyKeywords, typesOf, TYPE_KEYWORDS } from "./keywords.ts";
-import { below, isObject, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
+import {
+  ANNOTATIONS,
+  below,
+  isObject,
+  onlyKeywords,
+  refused,
+  TYPE_KEYWORDS,
+  typesOf,
+  type SchemaObject,
+  type SchemaPath,
+} from "./keywords.ts";
 
 /** A JSON Schema, as a plain object; `true` allows everything. */
 export type JsonSchema = boolean | Readonly<Record<string, unknown>>;
 
 const MAX_DEPTH = 32;
 const MAX_PARTS = 2_000;
-/** Of a part, beside what it lists. */
+/** Steps of a part, without its lists. */
 const PART_STEPS = 16;
 
 /**
- * @returns a schema that allows nothing that `schema` does not, in keywords that the library honours
- * @throws {TypeError} naming the keyword that is wrong or cannot be honoured
+ * Rewrites a schema in the few keywords that `schemaGrammar` writes. The result allows no value that `schema` does not.
+ *
+ * @throws {TypeError} naming the keyword that is wrong or not supported
  * @throws {RangeError} when it is too deep, too large, or takes too many steps
  */
 export function honouredSchema(schema: JsonSchema, budget: Budget): SchemaObject {
@@ -51,13 +60,17 @@ export function honouredSchema(schema: JsonSchema, budget: Budget): SchemaObject
     for (const name of ["anyOf", "oneOf", "allOf"] as const) {
       if (!(name in part)) continue;
       onlyKeywords(keywords, [name], place.path);
-      return combined(
+      const parts = combined(
         name,
         part[name],
         (one, index) => visit(one, { ...place, path: below(place.path, name, index), depth: place.depth + 1 }),
         place.path,
-        exclusion,
       );
+      if (name === "oneOf" && !exclusion.isDisjoint(parts)) {
+        const message = "has `oneOf` whose schemas may hold at once, which is not supported; use `anyOf`";
+        throw refused(place.path, message);
+      }
+      return alternatives(parts);
     }
     if ("enum" in part || "const" in part) return listed(part, keywords, place.path);
     const honoured = alternatives(
@@ -84,18 +97,13 @@ function combined(
   value: unknown,
   visit: (part: unknown, index: number) => SchemaObject,
   path: SchemaPath,
-  exclusion: Exclusion,
-): SchemaObject {
+): readonly SchemaObject[] {
   if (!Array.isArray(value) || value.length === 0) {
     throw refused(path, `has \`${name}\` ${describeValue(value)}; expected a list of schemas`);
   }
   const parts = value.map(visit);
-  if (name === "allOf" && parts.length > 1)
-    throw refused(path, "has `allOf` of several schemas, which is not supported");
-  if (name === "oneOf" && !exclusion.isDisjoint(parts)) {
-    throw refused(path, "has `oneOf` whose schemas may hold at once, which is not supported; use `anyOf`");
-  }
-  return alternatives(parts);
+  if (name !== "allOf" || parts.length === 1) return parts;
+  throw refused(path, "has `allOf` of several schemas, which is not supported");
 }
 
 function alternatives(parts: readonly SchemaObject[]): SchemaObject {
@@ -120,7 +128,7 @@ function listed(part: SchemaObject, keywords: readonly string[], path: SchemaPat
   return { enum: values };
 }
 
-/** Keys, and what is listed here and not in parts of their own. */
+/** Counts the keys and the listed values of a part. */
 function sizeOf(part: SchemaObject): number {
   const lists = ["enum", "required", "type"].map((name) => part[name]);
   return lists.reduce<number>((sum, list) => sum + (Array.isArray(list) ? list.length : 0), Object.keys(part).length);
@@ -128,4 +136,25 @@ function sizeOf(part: SchemaObject): number {
 
 function typeName(value: unknown): string {
   return value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+}
+
+/** @throws {TypeError} when no answer can end, such as for an object that has to hold one like itself */
+function checkFinite(schema: SchemaObject, definitions: ReadonlyMap<string, SchemaObject>, budget: Budget): void {
+  const finite = new Set<string>();
+  const ends = (part: unknown): boolean => {
+    budget.spend(1);
+    if (!isObject(part)) return true;
+    const { $ref, anyOf, properties, required, items, minItems, prefixItems } = part;
+    if (typeof $ref === "string") return finite.has($ref.slice("#/$defs/".length));
+    if (Array.isArray(anyOf)) return anyOf.some(ends);
+    if (Array.isArray(prefixItems)) return prefixItems.every(ends);
+    if (typeof minItems === "number" && minItems > 0) return ends(items);
+    return !(isObject(properties) && Array.isArray(required)) || required.every((name) => ends(properties[name]));
+  };
+  // Each round can find another definition to be finite.
+  for (let size = -1; size < finite.size;) {
+    size = finite.size;
+    for (const [name, part] of definitions) if (ends(part)) finite.add(name);
+  }
+  if (!ends(schema)) throw new TypeError("The schema allows no answer that comes to an end");
 }

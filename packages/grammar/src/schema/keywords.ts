@@ -1,7 +1,6 @@
 import { describeValue } from "@readme-moe/core";
-import { brief, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
 
-/** Say nothing about which answers are valid. */
+/** Keywords that do not restrict answers. */
 export const ANNOTATIONS: ReadonlySet<string> = new Set([
   "$schema",
   "$id",
@@ -22,7 +21,7 @@ export type TypeName = (typeof TYPES)[number];
 
 const BOUNDS = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"] as const;
 
-/** What can be said about values of a type. */
+/** Keywords that restrict values of a type. */
 export const TYPE_KEYWORDS: Readonly<Record<TypeName, ReadonlySet<string>>> = {
   object: new Set(["properties", "required", "additionalProperties"]),
   array: new Set(["items", "prefixItems", "minItems", "maxItems", "uniqueItems"]),
@@ -33,7 +32,7 @@ export const TYPE_KEYWORDS: Readonly<Record<TypeName, ReadonlySet<string>>> = {
   null: new Set(),
 };
 
-/** @throws {TypeError} naming a keyword that does not go with the others here */
+/** @throws {TypeError} naming a keyword that is not supported beside the others */
 export function onlyKeywords(keywords: readonly string[], allowed: readonly string[], path: SchemaPath): void {
   const other = keywords.find((name) => !allowed.includes(name));
   if (other === undefined) return;
@@ -41,9 +40,10 @@ export function onlyKeywords(keywords: readonly string[], allowed: readonly stri
 }
 
 /**
- * The types of a schema's values. Where `type` does not say, the keywords do: of all values that would be valid, those
- * are meant that they speak of.
- * @throws {TypeError} naming what is unknown
+ * Lists the types of a schema's values. Without `type`, these are the types that the keywords restrict, although
+ * values of other types would be valid too.
+ *
+ * @throws {TypeError} naming an unknown type or keyword
  */
 export function typesOf(part: SchemaObject, keywords: readonly string[], path: SchemaPath): readonly TypeName[] {
   const given = part["type"];
@@ -74,4 +74,35 @@ function namedTypes(given: unknown, path: SchemaPath): readonly TypeName[] {
 
 function impliedTypes(keywords: readonly string[]): readonly TypeName[] {
   return TYPES.filter((type) => type !== "integer" && keywords.some((name) => TYPE_KEYWORDS[type].has(name)));
+}
+
+/** Place in a schema as a JSON pointer, `#` for the whole. The pointer is composed only for a message. */
+export type SchemaPath = string | { readonly parent: SchemaPath; readonly keys: readonly (string | number)[] };
+
+const MAX_KEY_CHARACTERS = 80;
+
+export function below(parent: SchemaPath, ...keys: readonly (string | number)[]): SchemaPath {
+  return { parent, keys };
+}
+
+/** Makes the error for a part of a schema. */
+export function refused(path: SchemaPath, what: string): TypeError {
+  return new TypeError(`The schema at \`${written(path)}\` ${what}`);
+}
+
+/** Cuts a long name for a message. */
+export function brief(name: string): string {
+  return name.length > MAX_KEY_CHARACTERS ? `${name.slice(0, MAX_KEY_CHARACTERS)}…` : name;
+}
+
+function written(path: SchemaPath): string {
+  if (typeof path === "string") return brief(path);
+  const keys = path.keys.map((key) => brief(String(key)).replaceAll("~", "~0").replaceAll("/", "~1"));
+  return [written(path.parent), ...keys].join("/");
+}
+
+export type SchemaObject = Readonly<Record<string, unknown>>;
+
+export function isObject(value: unknown): value is SchemaObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

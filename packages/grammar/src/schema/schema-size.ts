@@ -3,16 +3,16 @@ import type { JsonSchema } from "./honoured-schema.ts";
 const MAX_DEPTH = 128;
 const MAX_VALUES = 50_000;
 const MAX_CHARACTERS = 262_144;
-/** Texts for people, which no grammar is made from. */
+/** Keywords whose texts are for people and do not count. */
 const PROSE: ReadonlySet<string> = new Set(["title", "description", "$comment"]);
 
 /**
- * Measures schemas before anything else is done with them. Stops as soon as a limit is passed, so that it costs no more
- * than the largest that are allowed.
+ * Measures schemas before anything else is done with them. It stops as soon as a limit is passed, so that it costs
+ * no more than the largest allowed schema.
  *
- * @param schemas - those of one request, which count together
- * @throws {RangeError} naming the limit: 128 levels of objects and arrays, 50,000 values, or 262,144 characters of names
- * and texts without titles and descriptions
+ * @param schemas - all schemas of one request, which count together
+ * @throws {RangeError} naming the limit: 128 levels of objects and arrays, 50,000 values, or 262,144 characters of
+ *   names and texts without titles and descriptions
  */
 export function checkSchemaSizes(schemas: readonly JsonSchema[]): void {
   let [numValues, numCharacters] = [0, 0];

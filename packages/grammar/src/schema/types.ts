@@ -1,15 +1,13 @@
 import { describeValue } from "@readme-moe/core";
-import { FORMATS } from "./ebnf/formats.ts";
-import type { PatternWriter } from "./ebnf/pattern-parser.ts";
-import type { TypeName } from "./keywords.ts";
-import { honouredPattern } from "./pattern.ts";
-import { below, brief, isObject, refused, type SchemaObject, type SchemaPath } from "./schema-error.ts";
+import { PatternError, type PatternWriter } from "./ebnf/pattern-parser.ts";
+import { FORMATS } from "./ebnf/schema-grammar.ts";
+import { below, brief, isObject, refused, type SchemaObject, type SchemaPath, type TypeName } from "./keywords.ts";
 
-/** Where a part of a schema is. */
+/** Place of a part of a schema. */
 export interface Place {
   readonly path: SchemaPath;
   readonly depth: number;
-  /** Definitions that were entered since the last object or array. */
+  /** Definitions entered since the last object or array. */
   readonly entered: ReadonlySet<string>;
 }
 
@@ -30,7 +28,7 @@ export const SCALARS: Partial<Readonly<Record<TypeName, Scalar>>> = {
   integer: integerSchema,
 };
 
-// What is repeated a thousand times takes seconds to compile.
+// A part that is repeated a thousand times takes seconds to compile.
 const MAX_COUNT = 1_000;
 const MAX_LENGTH = 512;
 
@@ -64,7 +62,7 @@ function objectSchema(part: SchemaObject, place: Place, visit: Visit): SchemaObj
   };
 }
 
-/** Also where a name is `__proto__`. */
+/** Makes an object, also where a name is `__proto__`. */
 function fromEntries(entries: ReadonlyMap<string, unknown>): SchemaObject {
   return Object.fromEntries(entries) as SchemaObject;
 }
@@ -84,7 +82,7 @@ function arraySchema(part: SchemaObject, place: Place, visit: Visit): SchemaObje
     if ((minItems ?? 0) > prefixItems.length || (maxItems ?? Infinity) < prefixItems.length) {
       throw refused(place.path, "has `prefixItems` and another number of items, which is not supported");
     }
-    // All of them and no more: always valid.
+    // The answer has all of the prefix and no more, which is always valid.
     const prefix = prefixItems.map((value, index) => inner(value, "prefixItems", String(index)));
     return { type: "array", prefixItems: prefix, items: false, minItems: prefix.length };
   }
@@ -119,6 +117,17 @@ function stringSchema(part: SchemaObject, path: SchemaPath, patterns: PatternWri
   };
 }
 
+/** Writes the grammar of the strings that a pattern matches as a whole. */
+function honouredPattern(pattern: unknown, path: SchemaPath, patterns: PatternWriter): string {
+  if (typeof pattern !== "string") throw refused(path, `has \`pattern\` ${describeValue(pattern)}; expected a text`);
+  try {
+    return patterns.write(pattern);
+  } catch (error) {
+    if (!(error instanceof PatternError)) throw error;
+    throw refused(path, `has \`pattern\` with ${error.message}, which is not supported`);
+  }
+}
+
 function integerSchema(part: SchemaObject, path: SchemaPath): SchemaObject {
   const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = bounds(part, path);
   const least = Math.max(
@@ -140,7 +149,7 @@ function integerSchema(part: SchemaObject, path: SchemaPath): SchemaObject {
   };
 }
 
-/** Bounds as they are written without an exponent. */
+/** Accepts bounds that can be written without an exponent. */
 function numberSchema(part: SchemaObject, path: SchemaPath): SchemaObject {
   const honoured = bounds(part, path);
   for (const [name, value] of Object.entries(honoured)) {
@@ -174,7 +183,7 @@ function count(part: SchemaObject, name: string, path: SchemaPath, most: number)
     throw refused(path, `has \`${name}\` ${describeValue(value)}; expected a count`);
   }
   if (value <= most) return value;
-  // A larger upper bound that is not reached is met all the same.
+  // An answer below a smaller upper bound is valid as well.
   if (name.startsWith("max")) return most;
   throw refused(path, `has \`${name}\` ${value}; at most ${most} are supported`);
 }

@@ -1,4 +1,4 @@
-// Some tokens run through a model's layers, a few layers at a time, so that memory holds those alone.
+// Runs tokens through a model's layers, a few layers at a time, so that memory holds only those.
 
 import type { InputStatistics } from "@readme-moe/model";
 import { anglesOf } from "../angles.ts";
@@ -14,25 +14,26 @@ import { describePiece } from "./layer-piece.ts";
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {
   readonly threads: number;
-  /** Weights of the layers that are in memory together; at least one layer is. @default 64 MiB */
+  /** Size of the weights of layers in memory, with at least one layer. @default 64 MiB */
   readonly pieceBytes?: number | undefined;
 }
 
 const PIECE_BYTES = 64 * 2 ** 20;
-/** Rows of one step; a longer sequence is a step of its own. */
+/** Number of rows of one step; a longer sequence is one step. */
 const STEP_ROWS = 512;
 
-/** A text to measure with. */
+/** A text of the calibration. */
 export interface CalibrationTokens {
-  /** At most as many as the model's context. */
+  /** Tokens, at most as many as the model's context. */
   readonly tokenIds: readonly number[];
   /** Expert of each token. @default 0 */
   readonly experts?: ArrayLike<number> | undefined;
 }
 
 /**
- * Measures what a model's products take in on some tokens: in int8, which gives the same bits in every build, so that the weights
- * that are packed by it are the same everywhere. Computed when it is asked for, layer after layer, and kept.
+ * Measures the inputs of a model's products on some tokens. Runs in int8, which gives the same bits in every build, so
+ * that the weights that are packed by the measures are the same everywhere. Computed on demand, layer after layer, and
+ * kept.
  *
  * @param sequences - called when the first layer runs
  */
@@ -51,10 +52,10 @@ class LayerWalk {
   readonly #read: () => Promise<readonly CalibrationTokens[]>;
   readonly #options: CalibrateOptions;
   readonly #squares = new Map<string, Float32Array>();
-  /** Rows of all sequences behind the layers so far. */
+  /** Rows of all sequences after the layers so far. */
   #stream: Stream | undefined;
   #nextLayer = 0;
-  /** Calls wait for each other. */
+  /** Last call, for which the next one waits. */
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(model: DescribedModel, read: () => Promise<readonly CalibrationTokens[]>, options: CalibrateOptions) {
@@ -139,16 +140,16 @@ class LayerWalk {
   }
 }
 
-/** The residual stream of all sequences, one after the other. */
+/** The residual stream of all sequences, one after another. */
 interface Stream {
   readonly sequences: readonly CalibrationTokens[];
   /** `[tokens, hiddenSize]` */
   readonly rows: Float32Array;
-  /** Of the longest sequence. */
+  /** Length of the longest sequence. */
   readonly maxPositions: number;
 }
 
-/** A layer's products with the length of what they take in, in the order of `StepResults.inputSquares`. */
+/** Lists a layer's products with the lengths of their inputs, in the order of `StepResults.inputSquares`. */
 function productsOf(name: string, { query, attentionOutput, shared, experts = [] }: LayerDescription) {
   const hiddenSize = query.numIn;
   const ofExperts = experts.flatMap(({ down }, expert) => [
@@ -164,7 +165,7 @@ function productsOf(name: string, { query, attentionOutput, shared, experts = []
   ] as const;
 }
 
-/** The first layers, as many as fit a piece. */
+/** Takes as many of the first layers as fit a piece. */
 function pieceOf(layers: readonly LayerDescription[], pieceBytes: number): readonly LayerDescription[] {
   let bytes = 0;
   const end = layers.findIndex((layer) => (bytes += bytesOfLayer(layer)) > pieceBytes);
@@ -181,7 +182,7 @@ function numTokensOf(sequences: readonly CalibrationTokens[]): number {
   return sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
-/** Deals sequences into steps. */
+/** Distributes sequences over steps. */
 function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][] {
   const steps: CalibrationTokens[][] = [];
   let numRows = Infinity;
@@ -197,7 +198,7 @@ function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][]
   return steps;
 }
 
-/** Rows of sequences that lie one after the other, from row `firstRow` of the stream on, with all their logits. */
+/** Makes rows of successive sequences, from row `firstRow` of the stream on, with all their logits. */
 function rowsOf(sequences: readonly CalibrationTokens[], firstRow: number): StepRows[] {
   let [row, page, place] = [firstRow, 0, 0];
   return sequences.map(({ tokenIds: { length }, experts }): StepRows => {

@@ -1,14 +1,14 @@
-// A few layers as a model of their own: its "tokens" are rows of the residual stream, its "logits" the rows that come out.
+// A few layers as a separate model, whose "tokens" are rows of the residual stream and whose "logits" are its outputs.
 
 import type { DecoderDescription, LayerDescription } from "../description.ts";
 import { bytesOf, nothing, PANEL, wholePanels, type PackedTensor } from "../pack/packed-tensor.ts";
 
 /**
- * Describes layers that take in rows of the stream and give rows of the stream.
+ * Describes layers that map rows of the stream to rows of the stream.
  *
- * @param whole - the model that the layers are of
+ * @param whole - the model of the layers
  * @param stream - `[numRows, hiddenSize]`: row i is looked up as token i
- * @returns a model whose first `hiddenSize` logits are the stream behind its last layer
+ * @returns a model whose first `hiddenSize` logits are the stream after its last layer
  */
 export function describePiece(
   whole: DecoderDescription,
@@ -37,7 +37,7 @@ function streamTable(stream: Float32Array, numOut: number, numIn: number): Packe
   });
 }
 
-/** A product that copies each input to the output of the same number; outputs beyond are 0. */
+/** Makes a product that copies each input to the output of the same number; further outputs are 0. */
 function identity(numOut: number, numIn: number): PackedTensor {
   return floats("float", numOut, numIn, wholePanels(numOut) * PANEL * numIn * 4, async function* () {
     for (let panel = 0; panel < wholePanels(numOut); panel++) {

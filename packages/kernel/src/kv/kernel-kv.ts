@@ -1,12 +1,15 @@
 import type { Kernel, KernelPages } from "../kernel.ts";
 import { PagePool, type PagePoolOptions } from "./page-pool.ts";
 
-/** Pages of one kernel, and who uses which. */
+/** Pages of one kernel, and the accounting of their use. */
 export class KernelKv extends PagePool {
   readonly pages: KernelPages;
   readonly #kernel: Kernel;
 
-  /** @param isHalf - whether keys and values are kept in half precision @throws {RangeError} when there is no memory for them */
+  /**
+   * @param isHalf - whether keys and values are stored in half precision
+   * @throws {RangeError} when there is no memory for the pages
+   */
   constructor(kernel: Kernel, options: PagePoolOptions, isHalf: boolean) {
     super(options);
     this.#kernel = kernel;
@@ -17,7 +20,7 @@ export class KernelKv extends PagePool {
     this.pages.close();
   }
 
-  /** Whether these are pages of that kernel. */
+  /** Checks that these are pages of a kernel. */
   isOf(kernel: Kernel): boolean {
     return this.#kernel === kernel;
   }

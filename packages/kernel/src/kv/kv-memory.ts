@@ -10,9 +10,9 @@ export interface KvSlot {
   readonly reservedTokens: number;
 }
 
-/** Keys and values of some positions, kept beyond the sequence that computed them. A handle that only its memory can read. */
+/** Keys and values of some positions, kept beyond the sequence that computed them. Only their memory can read them. */
 export interface KeptTokens {
-  /** First of the positions, which other sequences must put them at. */
+  /** First of the positions, at which other sequences must use them. */
   readonly from: number;
   /** Number of positions. */
   readonly numTokens: number;
@@ -22,9 +22,9 @@ export interface KeptTokens {
 
 /** Options of `StepRunner.openKv`. */
 export interface KvMemoryOptions {
-  /** Positions that running sequences may have, all together; a multiple of 64. */
+  /** Number of positions of all running sequences together; a multiple of 64. */
   readonly capacityTokens: number;
-  /** Size of what may be kept beyond running sequences, in bytes. @default 0 */
+  /** Size of the tokens that may be kept beyond running sequences, in bytes. @default 0 */
   readonly prefixBytes?: number | undefined;
 }
 
@@ -35,7 +35,7 @@ export interface KvMemoryOptions {
  */
 export interface KvMemory {
   readonly capacityTokens: number;
-  /** Positions that slots take, padding included. */
+  /** Number of positions of all slots, including padding. */
   readonly usedTokens: number;
   /** Size of one position's keys and values in all layers. */
   readonly bytesPerToken: number;
@@ -43,30 +43,30 @@ export interface KvMemory {
   /**
    * Admits a sequence that begins with `prefix`.
    *
-   * @param numTokens - positions to reserve, those of `prefix` included
+   * @param numTokens - number of positions to reserve, including those of `prefix`
    * @param prefix - kept tokens of positions 0 and up, without a gap
-   * @returns a slot with the prefix filled in; `undefined` when there is no room, and nothing has changed then
+   * @returns a slot with the prefix filled in, or `undefined`, with nothing changed, when there is no room
    */
   admit(numTokens: number, prefix?: readonly KeptTokens[]): KvSlot | undefined;
 
-  /** Makes room for positions `[0, numTokens)`. @returns whether there is room; nothing has changed when there is none */
+  /** Reserves positions `[0, numTokens)`. @returns whether there is room; nothing has changed when there is none */
   reserve(slot: KvSlot, numTokens: number): boolean;
 
-  /** Ends a slot and gives its memory back. */
+  /** Ends a slot and frees its memory. */
   release(slot: KvSlot): void;
 
-  /** Forgets the positions from `numTokens` on. Their room may be given back, so the next step needs `reserve` again. */
+  /** Drops the positions from `numTokens` on. Their room may be freed, so the next step needs `reserve` again. */
   truncate(slot: KvSlot, numTokens: number): void;
 
   /** Keeps filled positions `[from, to)` of a slot for other sequences, until `drop`. */
   keep(slot: KvSlot, from: number, to: number): KeptTokens;
 
-  /** Gives kept tokens up; slots that were admitted with them are not affected. */
+  /** Frees kept tokens; slots that were admitted with them are not affected. */
   drop(kept: KeptTokens): void;
 
-  /** Gives all memory back; no slot is of use afterwards. */
+  /** Frees all memory; slots cannot be used afterwards. */
   dispose(): void;
 
-  /** Checks the bookkeeping. @throws {Error} with the numbers that do not agree */
+  /** Checks the accounting. @throws {Error} with the numbers that do not agree */
   checkIntegrity(): void;
 }

@@ -1,14 +1,14 @@
-/** KV memory is sized in blocks of this many positions. */
+/** Number of positions in a block; the size of KV memory is a number of blocks. */
 export const KV_BLOCK_TOKENS = 64;
 
-/** What a model's keys and values are, for each position: `[numLayers, numKvHeads, headSize]` floats each. */
+/** Sizes of a model's keys and values: `[numLayers, numKvHeads, headSize]` floats of each, for each position. */
 export interface KvShape {
   readonly numLayers: number;
   readonly numKvHeads: number;
   readonly headSize: number;
 }
 
-/** The positions of the blocks that hold so many tokens. */
+/** Returns the number of positions in the blocks that hold a number of tokens. */
 export function wholeBlocks(tokens: number): number {
   return Math.ceil(tokens / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
 }
@@ -16,7 +16,7 @@ export function wholeBlocks(tokens: number): number {
 /** Number type that keys and values are stored in. */
 export type KvPrecision = "fp16" | "fp32";
 
-/** Size of one token's keys and values in all layers, in bytes. */
+/** Returns the size of one token's keys and values in all layers, in bytes. */
 export function kvBytesPerToken({ numLayers, numKvHeads, headSize }: KvShape, precision: KvPrecision = "fp32"): number {
   return 2 * numLayers * numKvHeads * headSize * (precision === "fp16" ? 2 : 4);
 }

@@ -1,11 +1,11 @@
-// Who uses which page. Knows numbers, not positions.
+// Accounting of pages by number.
 
-/** Counts how many slots and how many kept chunks refer to each page; a page that nobody refers to is free. */
+/** Counts how many slots and how many kept chunks refer to each page; a page without references is free. */
 export class PageCounts {
   readonly numPages: number;
   readonly #slots: Uint32Array;
   readonly #kept: Uint32Array;
-  /** Stack of free pages: what was freed last is taken first, since its memory was touched already. */
+  /** Stack of free pages: the page that was freed last is used first, since its memory was touched already. */
   readonly #free: number[];
   #usedPages = 0;
   #keptPages = 0;
@@ -17,12 +17,12 @@ export class PageCounts {
     this.#free = Array.from({ length: numPages }, (_, index) => numPages - 1 - index);
   }
 
-  /** Pages that at least one slot refers to. */
+  /** Number of pages that at least one slot refers to. */
   get usedPages(): number {
     return this.#usedPages;
   }
 
-  /** Pages that at least one kept chunk refers to. */
+  /** Number of pages that at least one kept chunk refers to. */
   get keptPages(): number {
     return this.#keptPages;
   }
@@ -39,7 +39,7 @@ export class PageCounts {
     return this.#kept[page] !== 0;
   }
 
-  /** Whether anybody besides one slot refers to a page of this slot: nobody may write to it then. */
+  /** Checks that a slot's page has any reference besides the slot; such a page must not be written to. */
   isShared(page: number): boolean {
     return this.#slotsOf(page) > 1 || this.isKept(page);
   }

@@ -1,4 +1,4 @@
-// Which pages of the kernel's memory hold the keys and values of which sequences. The floats themselves are the kernel's.
+// Assigns pages of the kernel's memory to sequences. The keys and values themselves are in the kernel.
 
 import { integerOption } from "@readme-moe/core";
 import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
@@ -10,20 +10,20 @@ import { prefixTokens } from "./prefix-tokens.ts";
 
 /** Options of a `PagePool`. */
 export interface PagePoolOptions {
-  /** Positions that slots may have, each shared one counted once; a multiple of 64. */
+  /** Number of positions of all slots, with shared ones counted once; a multiple of 64. */
   readonly capacityTokens: number;
-  /** Size of what may be kept beyond slots, in bytes; the pool has that many whole pages more. @default 0 */
+  /** Size of the tokens that may be kept beyond slots, in bytes; the pool has that many more whole pages. @default 0 */
   readonly prefixBytes?: number | undefined;
   /** Size of one position's keys and values in all layers, in bytes. */
   readonly bytesPerToken: number;
 }
 
 /**
- * Bookkeeping of pages of 16 positions. A slot takes the pages that its positions need, wherever they are: nothing is
- * copied and nothing moves. Slots that begin with the same kept tokens share their pages.
+ * Accounting of pages of 16 positions. A slot takes the pages that its positions need, wherever they are: nothing is
+ * copied or moved. Slots that begin with the same kept tokens share their pages.
  *
- * A page that is shared is full, and nobody writes to it: slots only write behind their last position, and shared pages
- * lie before it.
+ * A shared page is full, and is never written to: slots only write after their last position, and shared pages are
+ * before it.
  */
 export class PagePool implements KvMemory {
   readonly capacityTokens: number;
@@ -45,21 +45,21 @@ export class PagePool implements KvMemory {
     this.bytesPerToken = integerOption("bytesPerToken", bytesPerToken, 1);
     this.#capacityPages = capacityTokens / KV_PAGE_TOKENS;
     this.#maxKeptPages = Math.floor(integerOption("prefixBytes", prefixBytes, 0) / (bytesPerToken * KV_PAGE_TOKENS));
-    // Slots never lack a page within their capacity, whatever is kept.
+    // Slots always find a page within their capacity, whatever is kept.
     this.#counts = new PageCounts(this.#capacityPages + this.#maxKeptPages);
   }
 
-  /** Pages that the kernel's memory must have: numbers are in `[0, numPages)`. */
+  /** Number of pages of the kernel's memory; page numbers are in `[0, numPages)`. */
   get numPages(): number {
     return this.#counts.numPages;
   }
 
-  /** Positions of all pages that slots refer to, each counted once however many share it. */
+  /** Number of positions of all pages that slots refer to, with shared pages counted once. */
   get usedTokens(): number {
     return this.#counts.usedPages * KV_PAGE_TOKENS;
   }
 
-  /** Positions of all pages that are kept, each counted once. */
+  /** Number of positions of all kept pages, with shared pages counted once. */
   get keptTokens(): number {
     return this.#counts.keptPages * KV_PAGE_TOKENS;
   }
@@ -96,8 +96,8 @@ export class PagePool implements KvMemory {
   }
 
   /**
-   * Forgets the positions from `numTokens` on, and gives back the pages that have none left.
-   * @throws {RangeError} when that would end inside a shared page, which the slot could not go on to fill
+   * Drops the positions from `numTokens` on, and frees the pages that have none left.
+   * @throws {RangeError} when that would end inside a shared page, which the slot could not continue to fill
    */
   truncate(slot: KvSlot, numTokens: number): void {
     const own = this.#own(slot);
@@ -111,7 +111,7 @@ export class PagePool implements KvMemory {
     own.numTokens = numTokens;
   }
 
-  /** Counts positions that a step has filled behind a slot's last one; there must be room reserved for them. */
+  /** Counts positions that a step has filled after a slot's last one; they must be reserved. */
   advance(slot: KvSlot, numTokens: number): void {
     const own = this.#own(slot);
     const end = own.numTokens + integerOption("numTokens", numTokens, 0);
@@ -121,14 +121,14 @@ export class PagePool implements KvMemory {
     own.numTokens = end;
   }
 
-  /** Narrows a slot of this pool. @throws {TypeError} for any other */
+  /** Narrows a slot of this pool. @throws {TypeError} for any other slot */
   pageSlot(slot: KvSlot): PageSlot {
     return this.#own(slot);
   }
 
   /**
    * Keeps whole pages of filled positions; copies nothing.
-   * @throws {RangeError} when the range cuts pages, or when more would be kept than `prefixBytes`
+   * @throws {RangeError} when the range cuts pages, or when kept pages would exceed `prefixBytes`
    */
   keep(slot: KvSlot, from: number, to: number): KeptTokens {
     const own = this.#own(slot);
@@ -154,7 +154,7 @@ export class PagePool implements KvMemory {
   }
 
   dispose(): void {
-    // Pages are the memory of who has them.
+    // The owner of the pages frees their memory.
   }
 
   checkIntegrity(): void {
@@ -182,7 +182,7 @@ export class PagePool implements KvMemory {
     for (let index = 0; index < numPages; index++) slot.pages.push(this.#counts.take());
   }
 
-  /** Gives back the pages from `numPages` on, last ones first, so that the next slot takes them in order. */
+  /** Frees the pages from `numPages` on, last ones first, so that the next slot takes them in order. */
   #shorten(slot: OwnedPageSlot, numPages: number): void {
     for (const page of slot.pages.splice(numPages).toReversed()) this.#counts.removeSlot(page);
   }

@@ -1,2 +1,2 @@
-/** Positions of a page, which holds their keys and values of all layers. */
+/** Number of positions in a page, which holds their keys and values in all layers. */
 export const KV_PAGE_TOKENS = 16;

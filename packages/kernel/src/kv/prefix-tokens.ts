@@ -2,7 +2,7 @@ import { integerOption } from "@readme-moe/core";
 import type { KeptTokens } from "./kv-memory.ts";
 
 /**
- * Number of positions in `prefix`, which must begin at 0, have no gap, and fit into `numTokens` positions.
+ * Counts the positions in `prefix`, which must begin at 0, have no gap, and fit into `numTokens` positions.
  * @throws {RangeError | TypeError} otherwise
  */
 export function prefixTokens(numTokens: number, prefix: readonly KeptTokens[]): number {

@@ -1,4 +1,4 @@
-// Where experts lie in the packed file: a unit is one layer of one expert, one range of bytes.
+// Units of experts in the packed file. A unit is one layer of one expert, one range of bytes.
 
 import type { DecoderDescription, ExpertDescription } from "../description.ts";
 import { aligned, layOut, UNIT_BYTES } from "./packed-file.ts";
@@ -13,11 +13,11 @@ export interface ByteRange {
 /** All experts of a packed file. */
 export interface ExpertUnits {
   readonly numExperts: number;
-  /** Size of one unit, by layer: experts of a layer are of one size. */
+  /** Size of one unit, by layer; experts of a layer have the same size. */
   readonly layerBytes: readonly number[];
-  /** Where they begin; all that tokens share lies before. */
+  /** Offset of the first unit, after the weights that all tokens share. */
   readonly fromByte: number;
-  /** Where a unit lies. */
+  /** Returns the range of a unit. */
   rangeOf(layer: number, expert: number): ByteRange;
 }
 

@@ -1,4 +1,4 @@
-// Weights in blocks along their rows, a GGUF file's own or fitted ones, packed panel by panel without being rounded again.
+// Packs weights in blocks along their rows, from a GGUF file or fitted, panel by panel and without rounding again.
 
 import type { BlockSource, BlockWeights, TensorRef } from "@readme-moe/model";
 import { GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
@@ -53,7 +53,7 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
 function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index: number) {
   const block = Math.floor(index / blockSize);
   const scale = scales[block] as number;
-  // Offsets are seen from the middle of the integers.
+  // Offsets are relative to the middle of the integers.
   return { scale, minimum: hasOffsets ? (offsets[block] as number) - 8 * scale : 0 };
 }
 
@@ -61,7 +61,7 @@ function packByte(packed: Uint8Array, start: number, i: number, row: number, qua
   packed[start + placeOf(i, row)] = quant;
 }
 
-/** Input i is in the low half of a byte, input 16 + i in its high half. */
+/** Puts input i into the low half of a byte, and input 16 + i into its high half. */
 function packNibble(packed: Uint8Array, start: number, i: number, row: number, quant: number): void {
   const place = start + placeOf(i & 15, row);
   packed[place] = (packed[place] as number) | (i < 16 ? quant : quant << 4);

@@ -1,16 +1,16 @@
-// Weights of products, packed panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
+// Packs weights of products panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
 
 import type { LinearRefs, TensorRef } from "@readme-moe/model";
 import type { InputFactors } from "./input-factors.ts";
 import { bytesOf, GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
 
 const LARGEST = 127;
-// Below this quotients are no longer exact enough to stay within a byte.
+// Below this scale, quotients are not exact enough to stay within a byte.
 const SMALLEST = 2 ** -126;
-/** Bytes of four inputs of a panel. */
+/** Size of four inputs of a panel. */
 const QUAD_BYTES = 4 * PANEL;
 
-/** float32 weights, `[panel][numIn][64]`. */
+/** Packs float32 weights, `[panel][numIn][64]`. */
 export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
   const [numOut = 0, numIn = 0] = weight.shape;
   return {
@@ -35,13 +35,13 @@ export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
 
 /** Factors that move between a product and its neighbours; see `inputFactors`. */
 export interface ProductFactors {
-  /** Its inputs come multiplied by these: weights are divided by them. */
+  /** Factors of the product's inputs, by which its weights are divided. */
   readonly inputs?: InputFactors | undefined;
-  /** Its outputs are wanted multiplied by these. */
+  /** Factors by which the product's outputs are multiplied. */
   readonly outputs?: InputFactors | undefined;
 }
 
-/** int8 weights with one scale per output: the largest magnitude of a row becomes 127. */
+/** Packs int8 weights with one scale per output: the largest magnitude of a row becomes 127. */
 export function packInt8({ weight, bias }: LinearRefs, factors: ProductFactors = {}): PackedTensor {
   const [numOut = 0, numIn = 0] = weight.shape;
   const panelBytes = wholeGroups(numIn) * GROUP * PANEL;
@@ -74,7 +74,7 @@ export function packInt8({ weight, bias }: LinearRefs, factors: ProductFactors =
   };
 }
 
-/** Rounds one output's weights into its places of a panel, four at a time. @returns their scale, 0 for weights that are all 0 */
+/** Rounds one output's weights into a panel, four at a time. @returns their scale, 0 if all weights are 0 */
 function roundRow(values: Float32Array, packed: Uint32Array, row: number): number {
   const scale = Math.fround(largestMagnitude(values) / LARGEST);
   if (scale < SMALLEST) return 0;
@@ -88,7 +88,7 @@ function roundRow(values: Float32Array, packed: Uint32Array, row: number): numbe
   return scale;
 }
 
-/** Compares bits, which are in the order of magnitudes; a NaN is the largest. */
+/** Finds the largest magnitude by comparing bits, which have the same order; a NaN is the largest. */
 function largestMagnitude(values: Float32Array): number {
   const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
   const largest = new Int32Array(1);
@@ -98,13 +98,13 @@ function largestMagnitude(values: Float32Array): number {
   return new Float32Array(largest.buffer)[0] as number;
 }
 
-/** Four inputs of an output as they lie in memory, the first one lowest. */
+/** Rounds four inputs of an output into one word, the first one lowest. */
 function quadOf(values: Float32Array, i: number, scale: number): number {
   const low = byteOf(values[i] as number, scale) | (byteOf(values[i + 1] as number, scale) << 8);
   return low | (byteOf(values[i + 2] as number, scale) << 16) | (byteOf(values[i + 3] as number, scale) << 24);
 }
 
-/** The nearest whole number and 128, which is above 0. */
+/** Rounds to the nearest integer and adds 128, which makes it positive. */
 function byteOf(value: number, scale: number): number {
   return (value / scale + 128.5) | 0;
 }
@@ -113,12 +113,12 @@ function divideBy(values: Float32Array, factors: Float32Array): void {
   for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) / (factors[i] as number);
 }
 
-/** Byte of input `i` of a panel's output `row`, where inputs come in fours. */
+/** Returns the offset of input `i` of a panel's output `row`, with inputs in groups of four. */
 export function placeOf(i: number, row: number): number {
   return (i >>> 2) * QUAD_BYTES + row * 4 + (i & 3);
 }
 
-/** Rows of a weight in panels; the last one may have fewer. */
+/** Reads the rows of a weight in panels; the last one may have fewer rows. */
 async function* panelsOf({ store, name, shape }: TensorRef): AsyncGenerator<{ rows: Float32Array; numRows: number }> {
   const [numOut = 0] = shape;
   for (let from = 0; from < numOut; from += PANEL) {

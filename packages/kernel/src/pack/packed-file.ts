@@ -3,16 +3,16 @@
 import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
 import type { PackedTensor } from "./packed-tensor.ts";
 
-/** Bytes that every part of a tensor begins at a multiple of. */
+/** Alignment of every part of a tensor in the file. */
 export const UNIT_BYTES = 64;
 
-/** Where everything is in the file, and how long it is. */
+/** Places of all tensors in the file, and its length. */
 export interface PackedLayout {
   readonly places: ReadonlyMap<PackedTensor, TensorPlace>;
   readonly numBytes: number;
 }
 
-/** Places everything of a packed file; nothing is read. */
+/** Assigns a place to every tensor of a packed file, without reading it. */
 export function layOut(description: DecoderDescription): PackedLayout {
   const tensors = tensorsOf(description);
   let end = aligned(headerBytes(description, tensors.length));
@@ -30,7 +30,7 @@ export function layOut(description: DecoderDescription): PackedLayout {
   return { places, numBytes: end };
 }
 
-/** Yields the file from its beginning to its end. @param onProgress - told how many bytes were made */
+/** Yields the file from its beginning to its end. @param onProgress - called with the number of finished bytes */
 export async function* packedFile(
   description: DecoderDescription,
   onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
@@ -60,7 +60,7 @@ export async function* packedFile(
   }
 }
 
-/** Writes all pieces into memory, one after the other. */
+/** Writes all pieces into memory, one after another. */
 export async function fill(memory: Uint8Array, pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
   let end = 0;
   for await (const piece of pieces) {

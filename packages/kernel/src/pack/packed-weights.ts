@@ -5,7 +5,7 @@ import { cachedData } from "@readme-moe/model";
 import type { DecoderDescription } from "../description.ts";
 import { fill, layOut, packedFile } from "./packed-file.ts";
 
-/** How far a packed file is. */
+/** Progress of a packed file. */
 interface PackProgress {
   readonly stage: "building" | "loading";
   readonly doneBytes: number;
@@ -14,19 +14,19 @@ interface PackProgress {
 
 /** Options of `packedWeights`. */
 export interface PackOptions {
-  /** Everything that the bytes are made from. */
+  /** Text that depends on everything from which the bytes are made. */
   readonly key: string;
   readonly cacheFolder: string;
   readonly onProgress?: ((progress: PackProgress) => void) | undefined;
-  /** Told once, with the reason, when the weights cannot be cached and stay in memory. */
+  /** Called once, with the reason, when the weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
 /**
- * Gives the packed file's path, after writing it where the cache has none that is whole; its bytes where
- * the cache cannot be written.
+ * Returns the packed file's path, and writes the file if the cache has no complete one; its bytes when the cache cannot
+ * be written.
  *
- * @throws {ReadMeError} when a tensor cannot be read; `ERR_WRITE_FAILED` when neither cache nor memory holds the weights
+ * @throws {ReadMeError} when a tensor cannot be read; `ERR_WRITE_FAILED` without room in cache and memory
  */
 export async function packedWeights(
   description: DecoderDescription,
@@ -36,7 +36,7 @@ export async function packedWeights(
   const chunks = (): AsyncIterable<Uint8Array> =>
     packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
   try {
-    return await cachedData(cacheFolder, "kernels", key, "packed weights of the kernel", chunks);
+    return await cachedData(cacheFolder, { kind: "kernels", key, note: "packed weights of the kernel", chunks });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     const weights = await fill(allocate(layOut(description).numBytes, reason), chunks());

@@ -1,20 +1,21 @@
-// What a model's files hold, as one short name. Hashing gigabytes at every start would cost seconds, so a file's
-// hash is remembered under its path, size, time and inode, and taken again when any of them changes.
+// Fingerprints of a model's files. Hashing gigabytes at every start would cost seconds, so a file's hash is remembered
+// under its path, size, time and inode, and computed again when any of them changes.
 
 import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
 import { mkdir, readFile, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
-import { TEMPORARY_PREFIX, writeFileAtomically } from "../files/atomic-write.ts";
-import { removeAbandoned } from "./abandoned.ts";
-import { fileSha256 } from "./checksum.ts";
+import { pipeline } from "node:stream/promises";
+import { corrupt } from "../files/errors.ts";
+import { TEMPORARY_PREFIX, writeFileAtomically } from "../files/write-file.ts";
+import { removeAbandoned } from "./cache-folder.ts";
 
-/** Gives the hex SHA-256 over the contents of some files. `cacheFolder` keeps each file's own hash. */
+/** Computes the SHA-256, in hex, of the contents of some files. `cacheFolder` keeps each file's own hash. */
 export type Fingerprint = (cacheFolder: string) => Promise<string>;
 
 /**
- * The fingerprint of files that were just opened, in their order. It is refused when one of them has been replaced or
- * changed since: what is read from the files that are open would be kept under the name of others.
+ * Returns the fingerprint of files that were just opened, in their order. It fails when one of them has been replaced
+ * or changed since: the content of the open files would be cached under the name of others.
  *
  * @throws {ReadMeError} when called: `ERR_FILE_CORRUPT`, naming the file
  */
@@ -34,7 +35,7 @@ async function stateOf(path: string): Promise<string> {
 
 async function checkUnchanged(path: string, opened: string): Promise<void> {
   if ((await stateOf(path)) === opened) return;
-  throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: has changed since it was opened; open the model again`);
+  throw corrupt(path, "has changed since it was opened; open the model again");
 }
 
 async function rememberedHash(path: string, state: string, cacheFolder: string): Promise<string> {
@@ -45,9 +46,11 @@ async function rememberedHash(path: string, state: string, cacheFolder: string):
   const [knownState, knownHash] = known.split("\n");
   if (knownState === state && knownHash && /^[0-9a-f]{64}$/.test(knownHash)) return knownHash;
 
-  const hash = await fileSha256(path);
+  const sum = createHash("sha256");
+  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), sum);
+  const hash = sum.digest("hex");
   await checkUnchanged(path, state);
-  // Only a convenience: where the cache cannot be written, the file is hashed again next time.
+  // Only a convenience: when the cache cannot be written, the file is hashed again next time.
   await removeAbandoned(folder, TEMPORARY_PREFIX);
   await mkdir(folder, { recursive: true })
     .then(() => writeFileAtomically(memo, `${state}\n${hash}\n`))

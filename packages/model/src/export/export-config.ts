@@ -2,7 +2,7 @@
 
 import type { ModelConfig, ModelType } from "../config/model-config.ts";
 import type { RopeConfig } from "../config/rope.ts";
-import type { JsonObject } from "../files/json-object.ts";
+import type { JsonObject } from "../files/text-file.ts";
 
 const ARCHITECTURES: Readonly<Record<ModelType, string>> = {
   llama: "LlamaForCausalLM",

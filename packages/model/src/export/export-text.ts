@@ -2,8 +2,7 @@
 
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { isJsonObject, type JsonObject } from "../files/json-object.ts";
-import { readJsonFile, readTextFile } from "../files/text-file.ts";
+import { isJsonObject, type JsonObject, readJsonFile, readTextFile } from "../files/text-file.ts";
 import type { Model } from "../folder/model.ts";
 import { GgufFile } from "../gguf/gguf-file.ts";
 import type { GgufMetadata } from "../gguf/value.ts";

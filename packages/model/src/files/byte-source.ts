@@ -1,19 +1,15 @@
 import { constants, type Stats } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
-import { allocateFor } from "./allocation.ts";
-import { fileError } from "./file-error.ts";
+import { allocateFor, fileError } from "./errors.ts";
 
 // One read of the system moves at most 2 GiB - 4 KiB, and libuv refuses more than an int32.
 const MAX_PIECE_BYTES = 2 ** 30;
 
-/**
- * A file read by byte range. Reads are positional, so any number of them may run at once.
- *
- * `size` is the file's length in bytes when it was opened.
- */
+/** A file that is read by byte range. Reads are positional, so any number of them may run at once. */
 export class ByteSource {
   readonly path: string;
+  /** Length in bytes when the file was opened. */
   readonly size: number;
   readonly #maxPieceBytes: number;
   #handle: FileHandle | undefined;
@@ -26,7 +22,7 @@ export class ByteSource {
   }
 
   /**
-   * @param options.maxPieceBytes - how much one read of the system asks for; smaller in tests. @default 1 GiB
+   * @param options.maxPieceBytes - bytes that one read of the system asks for; smaller in tests. @default 1 GiB
    * @throws {ReadMeError} `ERR_FILE_NOT_FOUND`; `ERR_FILE_UNREADABLE` for anything but a regular file
    */
   static async open(path: string, options: { readonly maxPieceBytes?: number } = {}): Promise<ByteSource> {
@@ -50,8 +46,8 @@ export class ByteSource {
   }
 
   /**
-   * Reads exactly `[offset, offset + byteLength)` into fresh memory, which starts its own ArrayBuffer.
-   * @param subject - what is being read, for messages, such as `tensor "x"`
+   * Reads exactly `[offset, offset + byteLength)` into a new ArrayBuffer.
+   * @param subject - name of the range in messages, such as `tensor "x"`
    * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the file does not hold the range, before allocating
    *   anything; `ERR_DISPOSED` after `close`
    */
@@ -64,7 +60,9 @@ export class ByteSource {
     let done = 0;
     while (done < byteLength) {
       const piece = Math.min(byteLength - done, this.#maxPieceBytes);
-      const bytesRead = await readPiece(this.path, handle, bytes, done, piece, offset + done);
+      const { bytesRead } = await handle.read(bytes, done, piece, offset + done).catch((error: unknown) => {
+        throw fileError(this.path, error);
+      });
       // The file was cut after it was opened.
       if (bytesRead === 0) throw endsEarly(where, offset, byteLength, offset + done);
       done += bytesRead;
@@ -72,26 +70,11 @@ export class ByteSource {
     return bytes;
   }
 
-  /** Closes the file; further calls do nothing. Reads already running may fail. */
+  /** Closes the file; further calls do nothing. Running reads may fail. */
   async close(): Promise<void> {
     const handle = this.#handle;
     this.#handle = undefined;
     await handle?.close();
-  }
-}
-
-async function readPiece(
-  path: string,
-  handle: FileHandle,
-  target: Uint8Array,
-  at: number,
-  byteLength: number,
-  position: number,
-): Promise<number> {
-  try {
-    return (await handle.read(target, at, byteLength, position)).bytesRead;
-  } catch (error) {
-    throw fileError(path, error);
   }
 }
 

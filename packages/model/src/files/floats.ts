@@ -1,9 +1,9 @@
-// Floating-point formats of checkpoints. Node 20 has no Float16Array. Bytes are little-endian, as is
-// every platform that the inference runtime is built for, so typed arrays read them directly.
+// Floating-point formats of checkpoints. Node 20 has no Float16Array. Bytes are little-endian, as is every platform
+// that the kernel is built for, so typed arrays read them directly.
 
 const F32_EXPONENT_MASK = 0x7f80_0000;
 
-/** The float32 bit pattern of every F16 bit pattern. As integers: moving a NaN as a number may change its bits. */
+/** Float32 bit pattern of each F16 bit pattern, as integers, since moving a NaN as a number may change its bits. */
 const F32_BITS_OF_F16: Int32Array = Int32Array.from({ length: 0x1_0000 }, (_, bits) => {
   const sign = (bits & 0x8000) << 16;
   const exponent = (bits >>> 10) & 0x1f;
@@ -16,7 +16,7 @@ const F32_BITS_OF_F16: Int32Array = Int32Array.from({ length: 0x1_0000 }, (_, bi
   return sign | ((113 - shift) << 23) | (((mantissa << shift) & 0x3ff) << 13);
 });
 
-/** The value of every F16 bit pattern. */
+/** Value of each F16 bit pattern. */
 export const F16_VALUES: Float32Array = new Float32Array(F32_BITS_OF_F16.buffer);
 
 /** @param bytes - F16 values, at any alignment; a whole number of them */
@@ -45,7 +45,7 @@ export function decodeF64(bytes: Uint8Array): Float32Array {
   return new Float32Array(new Float64Array(aligned(bytes, 8), alignedOffset(bytes, 8), bytes.byteLength / 8));
 }
 
-/** Rounds to the nearest F16, ties to even; what is beyond F16's range becomes infinite. */
+/** Rounds to the nearest F16, ties to even; values beyond F16's range become infinite. */
 export function encodeF16(values: Float32Array): Uint8Array {
   const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
   const halves = new Uint16Array(bits.length);
@@ -66,26 +66,26 @@ export function encodeBf16(values: Float32Array): Uint8Array {
   return new Uint8Array(halves.buffer);
 }
 
-/** The F16 bit pattern nearest to a float32 bit pattern, ties to even. */
+/** Returns the F16 bit pattern nearest to a float32 bit pattern, ties to even. */
 export function f16BitsOf(word: number): number {
   const sign = (word >>> 16) & 0x8000;
   const magnitude = word & 0x7fff_ffff;
   if (magnitude > F32_EXPONENT_MASK)
     return sign | 0x7c00 | ((magnitude >>> 13) & 0x3ff) | keptNan(magnitude >>> 13, 0x3ff);
-  // From 65520, halfway between the largest F16 and what would follow it, up.
+  // 65520 and more, which is halfway between the largest F16 and the next power of two.
   if (magnitude >= 0x477f_f000) return sign | 0x7c00;
   if (magnitude >= 0x3880_0000) {
     const rebased = magnitude - 0x3800_0000;
     return sign | ((rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13);
   }
-  // Up to 2^-25, half of the smallest F16; the tie goes to zero, which is even.
+  // At most 2^-25, half of the smallest F16; the tie goes to zero, which is even.
   if (magnitude <= 0x3300_0000) return sign;
   const shift = 126 - (magnitude >>> 23);
   const mantissa = (magnitude & 0x7f_ffff) | 0x80_0000;
   return sign | ((mantissa + (1 << (shift - 1)) - 1 + ((mantissa >>> shift) & 1)) >>> shift);
 }
 
-/** The bit that a NaN needs to stay one when the half that is kept of its mantissa is zero. */
+/** Returns the bit that keeps a NaN a NaN when the kept half of its mantissa is zero. */
 function keptNan(half: number, mantissaMask: number): number {
   return (half & mantissaMask) === 0 ? (mantissaMask + 1) >>> 1 : 0;
 }
@@ -99,25 +99,23 @@ function alignedOffset(bytes: Uint8Array, alignment: number): number {
   return bytes.byteOffset % alignment === 0 ? bytes.byteOffset : 0;
 }
 
-/** Types of floats that checkpoints are written in. */
+/** Float types that checkpoints are written in. */
 export type StoredFloat = "F32" | "F16" | "BF16";
 
-/** Whether elements of a type are floats of their own, which `decodeFloats` reads. */
+/** Checks that `decodeFloats` reads a type: each element is a float, not a value of a block. */
 export function isStoredFloat(type: string): type is StoredFloat {
   return type === "F32" || type === "F16" || type === "BF16";
 }
 
-/** The bytes of `values` in a type; of F32, those that they lie in. */
+/** Encodes values in a type; F32 bytes share the memory of `values`. */
 export function encodeFloats(values: Float32Array, type: StoredFloat): Uint8Array {
   if (type === "F16") return encodeF16(values);
   if (type === "BF16") return encodeBf16(values);
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
-/** Of F32, a view where that is possible. */
+/** Decodes values of a type; F32 values share the memory of `bytes` where its alignment allows. */
 export function decodeFloats(bytes: Uint8Array, type: StoredFloat): Float32Array {
   if (type === "F16") return decodeF16(bytes);
-  if (type === "BF16") return decodeBf16(bytes);
-  const whole = bytes.byteOffset % 4 === 0 ? bytes : Uint8Array.from(bytes);
-  return new Float32Array(whole.buffer, whole.byteOffset, whole.byteLength / 4);
+  return type === "BF16" ? decodeBf16(bytes) : decodeF32(bytes);
 }

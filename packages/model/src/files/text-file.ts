@@ -1,9 +1,26 @@
-import { ReadMeError } from "@readme-moe/core";
+import { describeValue, ReadMeError } from "@readme-moe/core";
 import { ByteSource } from "./byte-source.ts";
-import { corrupt, expectObject, type JsonObject } from "./json-object.ts";
+import { corrupt } from "./errors.ts";
+
+/** An object of a JSON file, whose fields are not checked yet. */
+export type JsonObject = Readonly<Record<string, unknown>>;
+
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+export function isList(value: unknown): value is readonly unknown[] {
+  return Array.isArray(value);
+}
+
+/** @throws {ReadMeError} `ERR_FILE_CORRUPT` naming `path` and `where` when `value` is no JSON object */
+export function expectObject(path: string, where: string, value: unknown): JsonObject {
+  if (isJsonObject(value)) return value;
+  throw corrupt(path, `expected ${where} to be an object, got ${describeValue(value)}`);
+}
 
 /**
- * Reads a whole text file, or gives `undefined` when there is none.
+ * Reads a whole text file; gives `undefined` when there is none.
  * @throws {ReadMeError} `ERR_FILE_CORRUPT` when it is larger than `maxBytes` (before reading it) or no UTF-8
  */
 export async function readTextFile(path: string, maxBytes: number): Promise<string | undefined> {
@@ -17,7 +34,7 @@ export async function readTextFile(path: string, maxBytes: number): Promise<stri
   }
 }
 
-/** Reads a JSON file whose top is an object, or gives `undefined` when there is none; throws as `readTextFile`. */
+/** Reads a JSON file that holds one object; gives `undefined` when there is none. @throws as `readTextFile` */
 export async function readJsonFile(path: string, maxBytes: number): Promise<JsonObject | undefined> {
   const text = await readTextFile(path, maxBytes);
   if (text === undefined) return undefined;

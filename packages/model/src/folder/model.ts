@@ -1,10 +1,11 @@
+import { join } from "node:path";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
-import type { ModelText } from "../text/model-text.ts";
+import type { ModelText } from "../text/load-text.ts";
 import type { ExpertLayout, ModelWeights } from "../weights/model-weights.ts";
 import type { RouterWeights } from "../weights/router-weights.ts";
 
-/** Which layout the weights came in. */
+/** Layout of the weights of a model. */
 export type ModelKind =
   /** A dense checkpoint: Hugging Face folder or GGUF file. */
   | "dense"
@@ -21,18 +22,35 @@ export interface Model {
   readonly config: ModelConfig;
   readonly experts: ExpertLayout;
   readonly weights: ModelWeights;
-  /** `undefined` for dense models, and for conversions that come without one. */
+  /** `undefined` for dense models, and for conversions without a router. */
   readonly router: RouterWeights | undefined;
-  /** Files that weights and shapes come from. */
+  /** Files that determine weights and shapes. */
   readonly files: readonly string[];
-  /** Hex hash of the contents of `files`; `cacheFolder` remembers it. */
+  /** Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers. */
   fingerprint(cacheFolder: string): Promise<string>;
-  /** Tokenizer and chat template, read once. @throws {ReadMeError} when the model has no usable tokenizer */
+  /** Loads tokenizer and chat template once. @throws {ReadMeError} when the model has no usable tokenizer */
   loadText(): Promise<ModelText>;
   close(): Promise<void>;
 }
 
-/** What a layout says of a folder; `stores` are closed with the model. */
+/** The part of an opened model that depends on its layout; `stores` are closed with the model. */
 export type Located = Pick<Model, "kind" | "experts" | "weights" | "router" | "files"> & {
   readonly stores: readonly TensorStore[];
 };
+
+// Names of the files of a model folder.
+export const CONFIG_FILE = "config.json";
+export const SINGLE_FILE = "model.safetensors";
+export const INDEX_FILE = "model.safetensors.index.json";
+export const BACKBONE_FILE = "backbone.safetensors";
+export const ROUTER_FILE = "router.safetensors";
+export const expertFile = (expert: number): string => join("experts", `${expert}.safetensors`);
+
+/** Optional files beside config and weights. */
+export const TEXT_FILES: readonly string[] = [
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "chat_template.jinja",
+];

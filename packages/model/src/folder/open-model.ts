@@ -1,31 +1,135 @@
-import { readdir, stat } from "node:fs/promises";
+import { access, readdir, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { fileError } from "../files/file-error.ts";
-import type { Model } from "./model.ts";
-import { openFolder } from "./open-folder.ts";
-import { openGguf } from "./open-gguf.ts";
+import { fingerprintOf } from "../cache/fingerprint.ts";
+import { Fields } from "../config/fields.ts";
+import { ggufConfig } from "../config/gguf-config.ts";
+import type { ModelConfig } from "../config/model-config.ts";
+import { parseConfig } from "../config/parse-config.ts";
+import { fileError } from "../files/errors.ts";
+import { readJsonFile } from "../files/text-file.ts";
+import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
+import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
+import { loadFolderText, loadGgufText } from "../text/load-text.ts";
+import { locateDense } from "../weights/dense.ts";
+import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
+import { CONFIG_FILE, INDEX_FILE, type Located, type Model, SINGLE_FILE } from "./model.ts";
+import { openReadMe } from "./read-me-folder.ts";
+
+const MAX_CONFIG_BYTES = 16 << 20;
 
 /**
- * Opens a model: a Read-ME folder, a Hugging Face folder (dense, or converted by the paper's code), a GGUF file, or
- * a folder whose only weights are one GGUF file. Checks the config and that every tensor is there with its shape.
+ * Opens a model: a Read-ME folder, a Hugging Face folder (dense, or converted by the paper's code), a GGUF file, or a
+ * folder whose only weights are one GGUF file. Checks the config, and that every tensor is there with its shape.
  *
  * @throws {ReadMeError} naming the file, and the tensor or field, that is missing, damaged or not supported
  */
 export async function openModel(path: string): Promise<Model> {
   if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
   const absolute = resolve(path);
-  const state = await stat(absolute).catch((cause: unknown) => {
+  const failed = (cause: unknown): never => {
     throw fileError(absolute, cause);
-  });
-  if (!state.isDirectory()) return openGguf(absolute);
-  const names = await readdir(absolute).catch((cause: unknown) => {
-    throw fileError(absolute, cause);
-  });
+  };
+  if (!(await stat(absolute).catch(failed)).isDirectory()) return openGguf(absolute);
+  const names = await readdir(absolute).catch(failed);
   const hasWeights = names.some((name) => name.endsWith(".safetensors") || name.endsWith(".safetensors.index.json"));
   const ggufs = names.filter((name) => name.toLowerCase().endsWith(".gguf"));
   const [gguf] = ggufs;
   if (hasWeights || gguf === undefined) return openFolder(absolute);
   if (ggufs.length === 1) return openGguf(join(absolute, gguf));
   throw new ReadMeError("ERR_MODEL_INVALID", `${absolute}: holds ${ggufs.length} GGUF files; name one of them`);
+}
+
+/** Opens a GGUF file, which holds weights, config, tokenizer and chat template. */
+async function openGguf(path: string): Promise<Model> {
+  const store = await GgufTensorStore.open(path);
+  try {
+    const config = await ggufConfig(store);
+    return {
+      path,
+      kind: "dense",
+      config,
+      ...locateDense(store, config),
+      router: undefined,
+      files: [path],
+      fingerprint: await fingerprintOf([path]),
+      loadText: once(async () => loadGgufText(path, store.file.metadata)),
+      close: () => store.close(),
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+/** Opens a folder with config.json and safetensors. */
+async function openFolder(path: string): Promise<Model> {
+  const configPath = join(path, CONFIG_FILE);
+  const json = await readJsonFile(configPath, MAX_CONFIG_BYTES);
+  if (json === undefined) {
+    throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: has no config.json, so it is no model folder`);
+  }
+  const generationPath = join(path, "generation_config.json");
+  const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
+  const config = parseConfig(configPath, json, generation && new Fields(generationPath, generation));
+  const fields = new Fields(configPath, json);
+  const readme = fields.object("readme");
+  const { stores, ...located } = readme
+    ? await openReadMe(path, config, readme)
+    : await openCheckpoint(path, config, fields);
+  const files = [configPath, ...located.files];
+  return {
+    path,
+    config,
+    ...located,
+    files,
+    fingerprint: await fingerprintOf(files),
+    loadText: once(() => loadFolderText(path)),
+    close: async () => {
+      await Promise.all(stores.map((store) => store.close()));
+    },
+  };
+}
+
+async function openCheckpoint(path: string, config: ModelConfig, fields: Fields): Promise<Located> {
+  const store = await openStore(path);
+  try {
+    const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
+    if (isOfficialConversion(store)) {
+      return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
+    }
+    return { kind: "dense", ...locateDense(store, config), router: undefined, files, stores: [store] };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+async function openStore(path: string): Promise<SafetensorsFile | ShardedSafetensors> {
+  const exists = (name: string): Promise<boolean> =>
+    access(join(path, name)).then(
+      () => true,
+      () => false,
+    );
+  if (await exists(SINGLE_FILE)) return SafetensorsFile.open(join(path, SINGLE_FILE));
+  if (await exists(INDEX_FILE)) return ShardedSafetensors.open(join(path, INDEX_FILE));
+  if ((await exists("pytorch_model.bin")) || (await exists("pytorch_model.bin.index.json"))) {
+    throw new ReadMeError(
+      "ERR_MODEL_UNSUPPORTED",
+      `${path}: holds PyTorch's pickled weights, which are not read; save the model as safetensors`,
+    );
+  }
+  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`);
+}
+
+/** Returns the same result for every call; a failed call may be repeated. */
+function once<Result>(make: () => Promise<Result>): () => Promise<Result> {
+  let made: Promise<Result> | undefined;
+  return () => {
+    made ??= make().catch((error: unknown) => {
+      made = undefined;
+      throw error;
+    });
+    return made;
+  };
 }

@@ -1,12 +1,11 @@
 import { ReadMeError } from "@readme-moe/core";
-import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
+import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
-import { checkContiguousLayers } from "./model-tensors.ts";
 import type { Model } from "./model.ts";
 
 /**
- * Reads a whole model and checks what opening it does not: that every weight is a finite number, and that an
- * expert's file holds each layer as one range of bytes.
+ * Reads a whole model and checks what opening it does not: that every weight is a finite number, and that an expert's
+ * file holds each layer as one range of bytes.
  *
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming file and tensor
  */
@@ -23,20 +22,33 @@ export async function verifyModel(model: Model): Promise<void> {
   }
   if (model.kind !== "read-me") return;
   const expertStores = new Set(model.weights.layers.flatMap((layer) => layer.experts.map((e) => e.gate.weight.store)));
-  for (const store of expertStores) {
-    if (!(store instanceof SafetensorsFile)) continue;
-    checkContiguousLayers(
-      store.path,
-      store.names.map((name) => ({ ...store.info(name), name })),
-    );
-  }
+  for (const store of expertStores) if (store instanceof SafetensorsFile) checkContiguousLayers(store);
 }
 
 function* tensorRefs(refs: unknown): Generator<TensorRef> {
   if (typeof refs !== "object" || refs === null) return;
-  if ("store" in refs && "shape" in refs) {
-    yield refs as TensorRef;
-    return;
+  if (isTensorRef(refs)) yield refs;
+  else for (const inner of Object.values(refs)) yield* tensorRefs(inner);
+}
+
+function isTensorRef(value: object): value is TensorRef {
+  return "store" in value && "shape" in value;
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_INVALID` when a layer's tensors are not one contiguous range of the file */
+function checkContiguousLayers(store: SafetensorsFile): void {
+  const { path } = store;
+  const byOffset = store.names.toSorted((a, b) => store.info(a).offset - store.info(b).offset);
+  const finished = new Set<string>();
+  let current: string | undefined;
+  for (const name of byOffset) {
+    const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+    if (layer === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${name} is no tensor of an expert`);
+    if (layer === current) continue;
+    if (current !== undefined) finished.add(current);
+    if (finished.has(layer)) {
+      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: the tensors of layer ${layer} are not together in the file`);
+    }
+    current = layer;
   }
-  for (const inner of Object.values(refs)) yield* tensorRefs(inner);
 }

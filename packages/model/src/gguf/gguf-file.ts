@@ -1,9 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
-import { allocateFor } from "../files/allocation.ts";
+import { allocateFor, quoted } from "../files/errors.ts";
 import { ByteSource } from "../files/byte-source.ts";
-import { quoted } from "../files/quoted.ts";
-import { checkRows, rowBytes } from "../tensor-shape.ts";
-import type { RowRange, StoredType, TensorInfo } from "../tensor-store.ts";
+import { checkRows, rowBytes, type RowRange, type StoredType, type TensorInfo } from "../tensor-store.ts";
 import { type GgufHeader, readGgufHeader } from "./header.ts";
 import type { GgufTensorInfo } from "./tensor-layout.ts";
 import type { GgufMetadata } from "./value.ts";

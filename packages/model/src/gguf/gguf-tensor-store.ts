@@ -1,8 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
-import { allocateFor } from "../files/allocation.ts";
-import { quoted } from "../files/quoted.ts";
-import { checkRows } from "../tensor-shape.ts";
-import type { RowRange, TensorInfo, TensorStore } from "../tensor-store.ts";
+import { allocateFor, quoted } from "../files/errors.ts";
+import { checkRows, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GgufFile } from "./gguf-file.ts";
 import { pickHfRows } from "./rotary-rows.ts";
 import { hfNameOf, permutedPartOf } from "./tensor-names.ts";

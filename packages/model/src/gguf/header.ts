@@ -1,6 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
-import { quoted } from "../files/quoted.ts";
+import { quoted } from "../files/errors.ts";
 import { HeaderWindow } from "./header-window.ts";
 import { readTypedValue } from "./metadata-reader.ts";
 import { type GgufTensorInfo, layOutTensors, type RawTensorInfo } from "./tensor-layout.ts";

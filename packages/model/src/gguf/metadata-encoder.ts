@@ -1,5 +1,5 @@
 import { describeValue } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
+import { quoted } from "../files/errors.ts";
 
 const INTEGER_TYPES = {
   uint8: { id: 0, bytes: 1, isSigned: false },

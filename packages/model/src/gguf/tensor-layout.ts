@@ -1,7 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
-import { quoted } from "../files/quoted.ts";
-import { countValues } from "../tensor-shape.ts";
+import { quoted } from "../files/errors.ts";
+import { countValues } from "../tensor-store.ts";
 import { GGML_TYPES, type GgmlType } from "./ggml-types.ts";
 
 /** A tensor as the header describes it: `shape` outermost first, `offset` from the start of the data. Nothing is checked. */

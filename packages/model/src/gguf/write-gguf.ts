@@ -1,8 +1,8 @@
 import { describeValue } from "@readme-moe/core";
-import { writeFileAtomically } from "../files/atomic-write.ts";
+import { writeFileAtomically } from "../files/write-file.ts";
 import { encodeF16 } from "../files/floats.ts";
-import { quoted } from "../files/quoted.ts";
-import { countValues } from "../tensor-shape.ts";
+import { quoted } from "../files/errors.ts";
+import { countValues } from "../tensor-store.ts";
 import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "./dequantize.ts";
 import { encodeEntry, encodeString, type GgufInputValue, uint32, uint64 } from "./metadata-encoder.ts";
 import { quantizeQ8 } from "./quantize.ts";

@@ -1,26 +1,31 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
-import { findInCache, findWholeInCache, listed, titleOf } from "./cached-model.ts";
-import { hubToken } from "./environment.ts";
+import { quoted } from "../files/errors.ts";
+import { repositoryNameProblem } from "../files/file-name.ts";
 import { fetchBlob } from "./fetch-blob.ts";
-import { fileNameProblem } from "./file-name.ts";
 import { fileSize, HubCache } from "./hub-cache.ts";
 import { HubClient } from "./hub-client.ts";
 import { HubRepository, type RemoteFile } from "./hub-repository.ts";
-import { modelFiles, modelPath } from "./model-files.ts";
-import { isCommit } from "./model-id.ts";
-import { checkToken, type DownloadModelOptions, type DownloadRequest, resolveDownload } from "./options.ts";
+import { listed, modelFiles, type ModelFiles, modelPath } from "./model-files.ts";
+import {
+  checkToken,
+  type DownloadModelOptions,
+  type DownloadRequest,
+  hubToken,
+  isCommit,
+  type ModelId,
+  resolveDownload,
+} from "./options.ts";
 
 /**
- * Downloads a model of the Hugging Face hub into the cache that Hugging Face's tools share, and tells where it is.
- * Only files that the cache lacks are asked for, and each is checked against the hash that the hub gives.
+ * Downloads a model of the Hugging Face hub into the cache that Hugging Face's tools share, and returns its path.
+ * Requests only files that the cache lacks, and checks each against the hash that the hub gives.
  *
- * A branch or tag is looked up each time; when the hub cannot be reached for that, what it last stood for is used if
- * the cache has it. A commit that the cache has all of takes no request.
+ * A branch or tag is looked up each time. When the hub cannot be reached, its last known commit is used if the cache
+ * has it. A commit of which the cache has every file takes no request.
  *
- * @param id - `organisation/name`, with `@revision` where it is not the main branch
- * @returns what `openModel` takes: the snapshot's folder, or the GGUF file in it
+ * @param id - `organisation/name`, with `@revision` when it is not the main branch
+ * @returns the path for `openModel`: the snapshot's folder, or the GGUF file in it
  * @throws {TypeError} when `id` or an option is wrong
  * @throws {ReadMeError} `ERR_HUB_NOT_FOUND`, `ERR_HUB_UNAUTHORIZED`, `ERR_HUB_UNREACHABLE`, `ERR_HUB_RATE_LIMITED`;
  *   `ERR_OFFLINE` naming what the cache lacks; `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`; `ERR_MODEL_INVALID` and
@@ -35,9 +40,44 @@ export async function downloadModel(id: string, options: DownloadModelOptions = 
   return path ?? download(request, cache);
 }
 
+/**
+ * Lists the names of a hub repository's files, with slashes, to see what kind of model it holds before a download.
+ * Lists cached files when offline, or when the hub cannot be reached.
+ *
+ * @throws {TypeError | ReadMeError} as `downloadModel`; `ERR_OFFLINE` when the cache has none
+ */
+export async function hubFileNames(id: string, options: DownloadModelOptions = {}): Promise<ReadonlySet<string>> {
+  const request = resolveDownload(id, options);
+  request.signal?.throwIfAborted();
+  if (request.isOffline) return cachedNames(request);
+  const { repository } = await connect(request);
+  try {
+    return new Set((await repository.filesAt(request.revision)).keys());
+  } catch (error) {
+    if (!isOutage(error)) throw error;
+    return cachedNames(request).catch(() => {
+      throw error;
+    });
+  }
+}
+
+interface Connection {
+  readonly client: HubClient;
+  readonly repository: HubRepository;
+}
+
+/** Connects with the token of the request or of the environment. */
+async function connect(request: DownloadRequest): Promise<Connection> {
+  const { name, endpoint, signal } = request;
+  const token = request.token ?? (await hubToken());
+  if (token !== undefined) checkToken("HF_TOKEN", token);
+  const client = new HubClient({ endpoint, token, fetch: request.fetch, signal });
+  return { client, repository: new HubRepository(name, client, request) };
+}
+
 async function download(request: DownloadRequest, cache: HubCache): Promise<string> {
   const { revision } = request;
-  const { client, repository } = await repositoryOf(request);
+  const { client, repository } = await connect(request);
   let commit: string;
   let remote: ReadonlyMap<string, RemoteFile> | undefined;
   try {
@@ -49,30 +89,23 @@ async function download(request: DownloadRequest, cache: HubCache): Promise<stri
     return path;
   }
   let path = remote ? undefined : await findWholeInCache(request, cache, commit);
-  path ??= await downloadFiles(request, cache, client, commit, remote ?? (await repository.filesAt(commit)));
-  // Last, so that the revision never stands for files that are not there.
+  if (path === undefined) {
+    remote ??= await repository.filesAt(commit);
+    path = await downloadFiles(request, { cache, client, commit, remote });
+  }
+  // Written last, so that the revision never stands for missing files.
   await cache.setCommitOf(revision, commit);
   return path;
 }
 
-/** With the token of the request or of the environment. */
-export async function repositoryOf(
-  request: DownloadRequest,
-): Promise<{ readonly client: HubClient; readonly repository: HubRepository }> {
-  const { name, endpoint, signal } = request;
-  const token = request.token ?? (await hubToken());
-  if (token !== undefined) checkToken("HF_TOKEN", token);
-  const client = new HubClient({ endpoint, token, fetch: request.fetch, signal });
-  return { client, repository: new HubRepository(name, client, request) };
+interface Target {
+  readonly cache: HubCache;
+  readonly client: HubClient;
+  readonly commit: string;
+  readonly remote: ReadonlyMap<string, RemoteFile>;
 }
 
-async function downloadFiles(
-  request: DownloadRequest,
-  cache: HubCache,
-  client: HubClient,
-  commit: string,
-  remote: ReadonlyMap<string, RemoteFile>,
-): Promise<string> {
+async function downloadFiles(request: DownloadRequest, { cache, client, commit, remote }: Target): Promise<string> {
   const title = titleOf(request);
   const snapshot = cache.snapshot(commit);
   const fetched = async (name: string): Promise<string> => {
@@ -85,7 +118,7 @@ async function downloadFiles(
     return path;
   };
   const files = await modelFiles({ title, names: new Set(remote.keys()), path: fetched }, request.file);
-  // All names before any file, since the files that come last are large.
+  // All names are checked before any download, since the last files are the large ones.
   refuseBadNames(title, files.required);
   const lacking = files.required.filter((name) => !remote.has(name));
   if (lacking.length > 0) {
@@ -100,14 +133,74 @@ async function downloadFiles(
   return modelPath(snapshot, files);
 }
 
-/** Names of shards come from the repository's index, those of GGUF files from its listing. */
+/** Checks names of shards, which the repository's index gives, and of GGUF files, which its listing gives. */
 function refuseBadNames(title: string, names: readonly string[]): void {
   for (const name of names) {
-    const problem = fileNameProblem(name);
+    const problem = repositoryNameProblem(name);
     if (problem) throw new ReadMeError("ERR_FILE_CORRUPT", `${title}: the file name ${quoted(name)} ${problem}`);
   }
 }
 
-export function isOutage(error: unknown): boolean {
+function isOutage(error: unknown): boolean {
   return error instanceof ReadMeError && ["ERR_HUB_UNREACHABLE", "ERR_HUB_RATE_LIMITED"].includes(error.code);
+}
+
+/**
+ * Finds the model in the cache, as far as the cache alone can tell.
+ * @throws {ReadMeError} `ERR_OFFLINE` naming the missing files
+ */
+async function findInCache(request: DownloadRequest, cache: HubCache): Promise<string> {
+  const commit = await cache.commitOf(request.revision);
+  if (commit === undefined) throw lacks(request, cache, `the revision ${JSON.stringify(request.revision)}`);
+  const names = await cache.filesOf(commit);
+  const files = await cachedFiles(request, cache, commit, names);
+  const lacking = files.required.filter((name) => !names.has(name));
+  if (lacking.length > 0) throw lacks(request, cache, listed(lacking));
+  return modelPath(cache.snapshot(commit), files);
+}
+
+/** Finds the model in a cache that has also every optional file, or knows that the commit has no such file. */
+async function findWholeInCache(
+  request: DownloadRequest,
+  cache: HubCache,
+  commit: string,
+): Promise<string | undefined> {
+  const names = await cache.filesOf(commit);
+  const files = await cachedFiles(request, cache, commit, names).catch((error: unknown) => {
+    // The cached files make no model; the hub may have the rest.
+    if (error instanceof ReadMeError) return undefined;
+    throw error;
+  });
+  if (files === undefined || files.required.some((name) => !names.has(name))) return undefined;
+  for (const name of files.optional) {
+    if (!names.has(name) && !(await cache.isKnownAbsent(commit, name))) return undefined;
+  }
+  return modelPath(cache.snapshot(commit), files);
+}
+
+function cachedFiles(
+  request: DownloadRequest,
+  cache: HubCache,
+  commit: string,
+  names: ReadonlySet<string>,
+): Promise<ModelFiles> {
+  const path = async (name: string): Promise<string> => join(cache.snapshot(commit), name);
+  return modelFiles({ title: titleOf(request), names, path }, request.file);
+}
+
+async function cachedNames(request: DownloadRequest): Promise<ReadonlySet<string>> {
+  const cache = new HubCache(request.cacheFolder, request.name);
+  const commit = await cache.commitOf(request.revision);
+  const names = commit === undefined ? undefined : await cache.filesOf(commit);
+  if (names !== undefined && names.size > 0) return names;
+  throw lacks(request, cache, "it");
+}
+
+function lacks(request: DownloadRequest, cache: HubCache, what: string): ReadMeError {
+  const message = `${titleOf(request)}: ${cache.folder} lacks ${what}, and no request is made offline`;
+  return new ReadMeError("ERR_OFFLINE", message);
+}
+
+function titleOf({ name, revision }: ModelId): string {
+  return `${name}@${revision}`;
 }

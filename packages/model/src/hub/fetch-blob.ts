@@ -1,29 +1,32 @@
-// Downloads one file. @huggingface/hub can do that, too, but starts over after every cut, checks no hash and leaves a
-// file that is not whole under its final name when the connection ends without an error.
+// Downloads one file. @huggingface/hub also can, but it starts over after every interruption, checks no hash, and
+// leaves an incomplete file under its final name when the connection ends without an error (2.17.5).
 
 import { dirname } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { exclusively } from "./exclusive.ts";
-import { fileSize, makeFolder } from "./hub-cache.ts";
-import { type HubClient, type HubResponse, reasonOf } from "./hub-client.ts";
+import { writeError } from "../files/errors.ts";
+import { makeFolder } from "../files/write-file.ts";
+import { fileSize } from "./hub-cache.ts";
+import { type HubClient, type HubResponse, reasonOf, retrying, TransientFailure } from "./hub-client.ts";
 import type { RemoteFile } from "./hub-repository.ts";
 import type { DownloadRequest } from "./options.ts";
 import { PartialFile } from "./partial-file.ts";
-import { retrying, TransientFailure } from "./retry.ts";
 
-// An attempt that brings this much counts as a success: large files over bad lines take many.
+// An attempt that transfers this much counts as a success: large files over bad lines take many attempts.
 const WORTHWHILE_BYTES = 1 << 20;
 
 type Context = Pick<DownloadRequest, "onProgress" | "signal" | "delay"> & { readonly client: HubClient };
 
 /**
- * Downloads a file to `blobPath`, unless it is there. Goes on where an earlier download was cut.
+ * Downloads a file to `blobPath`, unless it is there. Continues where an earlier download was interrupted.
  *
  * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the content has the wrong hash or size twice, `ERR_WRITE_FAILED`, or
- *   what the hub's refusal means; `blobPath` is then as it was
+ *   the meaning of the hub's refusal; `blobPath` is then unchanged
  */
 export async function fetchBlob(file: RemoteFile, blobPath: string, context: Context): Promise<void> {
-  await makeFolder(dirname(blobPath));
+  const folder = dirname(blobPath);
+  await makeFolder(folder).catch((cause: unknown) => {
+    throw writeError(folder, cause);
+  });
   await exclusively(blobPath, context.signal, async () => {
     if ((await fileSize(blobPath)) === file.size) return;
     const partial = await PartialFile.open(blobPath, file, context.signal);
@@ -31,7 +34,7 @@ export async function fetchBlob(file: RemoteFile, blobPath: string, context: Con
       await receiveRight(partial, file, context);
       await partial.finish();
     } catch (error) {
-      // What went wrong first is what the caller has to know; a failing clean-up must not hide it.
+      // The caller has to know the first error, which a failing clean-up must not hide.
       const isDiskAtFault = error instanceof ReadMeError && error.code === "ERR_WRITE_FAILED";
       await (isDiskAtFault ? partial.discard() : partial.leave()).catch(() => undefined);
       throw error;
@@ -93,14 +96,48 @@ async function receiveBody(
       onProgress({ file: file.name, doneBytes: partial.doneBytes, ofBytes: file.size });
     }
   } finally {
-    // Ends the connection when the loop was left early. A body that failed already fails again.
+    // Ends the connection when the loop ended early. A body that has failed fails again.
     await reader.cancel().catch(() => undefined);
   }
   if (partial.doneBytes < file.size) throw cut("the answer ended");
 }
 
-/** Whether the answer is the rest, from byte `from` on, of the very content that the beginning is of. */
+/** Checks that an answer is the rest, from byte `from` on, of the content whose beginning is there. */
 function isContinuation({ response, etag }: HubResponse, from: number, { size, oid }: RemoteFile): boolean {
   if (response.status !== 206 || (etag !== undefined && etag !== oid)) return false;
   return response.headers.get("content-range") === `bytes ${from}-${size - 1}/${size}`;
+}
+
+const running = new Map<string, Promise<void>>();
+
+/** Runs `work` when no other work of this process runs under `key`. The wait can be aborted. */
+export async function exclusively<Result>(
+  key: string,
+  signal: AbortSignal | undefined,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  for (let other = running.get(key); other !== undefined; other = running.get(key)) await unlessAborted(other, signal);
+  const result = work();
+  const end = result.then(
+    () => undefined,
+    () => undefined,
+  );
+  running.set(key, end);
+  try {
+    return await result;
+  } finally {
+    running.delete(key);
+  }
+}
+
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return promise;
+  signal.throwIfAborted();
+  const listening = new AbortController();
+  const aborted = new Promise<void>((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { signal: listening.signal });
+  });
+  await Promise.race([promise, aborted]);
+  listening.abort();
+  signal.throwIfAborted();
 }

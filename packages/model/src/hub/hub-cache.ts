@@ -1,25 +1,25 @@
 // One model in the cache that all of Hugging Face's tools share:
 //
 //   models--org--name/blobs/<hash>                 contents
-//                     snapshots/<commit>/<file>    links to them
-//                     refs/<branch or tag>         the commit that it stood for when it was last asked for
+//                     snapshots/<commit>/<file>    links to the contents
+//                     refs/<branch or tag>         its commit at the last download
 //                     .no_exist/<commit>/<file>    empty; the commit is known to have no such file
 //
-// @huggingface/hub has the same layout in `downloadFileToCacheDir`, but that neither resumes nor checks hashes, prints
-// to the console, shares one temporary file among all processes, and asks for each file's hash anew.
+// @huggingface/hub has the same layout in `downloadFileToCacheDir`. It neither resumes nor checks hashes, prints to the
+// console, shares one temporary file among all processes, and asks for each file's hash anew (2.17.5).
 
 import { randomUUID } from "node:crypto";
-import { copyFile, link, mkdir, readdir, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { copyFile, link, readdir, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative, sep } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { writeFileAtomically } from "../files/atomic-write.ts";
-import { fileError } from "../files/file-error.ts";
+import { fileError, isSystemError, writeError } from "../files/errors.ts";
 import { readTextFile } from "../files/text-file.ts";
-import { areSymlinksDisabled } from "./environment.ts";
-import { isCommit } from "./model-id.ts";
+import { makeFolder, writeFileAtomically } from "../files/write-file.ts";
+import { areSymlinksDisabled, isCommit } from "./options.ts";
 
 const MAX_REF_BYTES = 4096;
 
+/** The files of one model in the cache. */
 export class HubCache {
   readonly folder: string;
 
@@ -35,7 +35,7 @@ export class HubCache {
     return join(this.folder, "blobs", oid);
   }
 
-  /** The commit that a revision stood for when it was last downloaded. */
+  /** Returns the commit that a revision stood for at its last download. */
   async commitOf(revision: string): Promise<string | undefined> {
     if (isCommit(revision)) return revision;
     const commit = (await readTextFile(this.#ref(revision), MAX_REF_BYTES))?.trim();
@@ -44,17 +44,14 @@ export class HubCache {
 
   async setCommitOf(revision: string, commit: string): Promise<void> {
     if (isCommit(revision) || (await this.commitOf(revision)) === commit) return;
-    await unlessReadOnly(async () => {
-      await makeFolder(dirname(this.#ref(revision)));
-      await writeFileAtomically(this.#ref(revision), commit);
-    });
+    await unlessReadOnly(this.#ref(revision), (path) => writeFileAtomically(path, commit));
   }
 
-  /** Names, with slashes, of the snapshot's files whose contents are there. */
+  /** Lists the snapshot's files, with slashes, whose contents are there. */
   async filesOf(commit: string): Promise<ReadonlySet<string>> {
     const folder = this.snapshot(commit);
     const names = await readdir(folder, { recursive: true }).catch((error: unknown) => {
-      if (isCode(error, ["ENOENT", "ENOTDIR"])) return [];
+      if (isSystemError(error, "ENOENT", "ENOTDIR")) return [];
       throw fileError(folder, error);
     });
     const sizes = await Promise.all(names.map((name) => fileSize(join(folder, name))));
@@ -66,21 +63,15 @@ export class HubCache {
   }
 
   async setAbsent(commit: string, name: string): Promise<void> {
-    const path = this.#absence(commit, name);
-    await unlessReadOnly(async () => {
-      await makeFolder(dirname(path));
-      await writeFile(path, "").catch((cause: unknown) => {
-        throw writeError(path, cause);
-      });
-    });
+    await unlessReadOnly(this.#absence(commit, name), (path) => writeFile(path, ""));
   }
 
-  /** Puts a blob into a snapshot under a file's name, in place of what is there. */
+  /** Puts a blob into a snapshot under a file's name, in place of the file that is there. */
   async link(commit: string, name: string, oid: string): Promise<void> {
     const path = join(this.snapshot(commit), name);
-    await makeFolder(dirname(path));
     const temporary = join(dirname(path), `.readme-moe-${randomUUID()}.tmp`);
     try {
+      await makeFolder(dirname(path));
       await linkOrCopy(this.blob(oid), temporary);
       await rename(temporary, path);
     } catch (cause) {
@@ -98,24 +89,13 @@ export class HubCache {
   }
 }
 
-/** In bytes, links followed; `undefined` when there is no such file. */
+/** Returns a file's size in bytes, links followed, or `undefined` when there is no such file. */
 export async function fileSize(path: string): Promise<number | undefined> {
   const state = await stat(path).catch(() => undefined);
   return state?.isFile() ? state.size : undefined;
 }
 
-export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((cause: unknown) => {
-    throw writeError(path, cause);
-  });
-}
-
-export function writeError(path: string, cause: unknown): ReadMeError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  return new ReadMeError("ERR_WRITE_FAILED", `${path}: cannot be written (${reason})`, { cause });
-}
-
-/** Symbolic where the system has such links (relative, so that the cache can move), else hard, else a copy. */
+/** Makes a symbolic link (relative, so that the cache can move), else a hard link, else a copy. */
 async function linkOrCopy(blob: string, path: string): Promise<void> {
   const symbolic = (): Promise<void> => symlink(relative(dirname(path), blob), path);
   const makers = [() => link(blob, path), () => copyFile(blob, path)];
@@ -129,15 +109,13 @@ async function linkOrCopy(blob: string, path: string): Promise<void> {
   }
 }
 
-/** A cache that others fill may be mounted read-only; what only speeds up the next call is left out then. */
-async function unlessReadOnly(write: () => Promise<void>): Promise<void> {
+/** Writes a file that only speeds up the next call, unless the cache is read-only, such as one that others fill. */
+async function unlessReadOnly(path: string, write: (path: string) => Promise<void>): Promise<void> {
   try {
-    await write();
+    await makeFolder(dirname(path));
+    await write(path);
   } catch (error) {
-    if (!(error instanceof ReadMeError && isCode(error.cause, ["EROFS", "EACCES", "EPERM"]))) throw error;
+    const cause = error instanceof ReadMeError ? error.cause : error;
+    if (!isSystemError(cause, "EROFS", "EACCES", "EPERM")) throw writeError(path, cause);
   }
-}
-
-function isCode(error: unknown, codes: readonly string[]): boolean {
-  return error instanceof Error && "code" in error && codes.some((code) => code === error.code);
 }

@@ -1,10 +1,16 @@
+// GET requests to the hub: redirects, refusals, and further attempts after failures that may pass.
+
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
-import { TransientFailure } from "./retry.ts";
+import { messageOf, quoted } from "../files/errors.ts";
+import type { Delay } from "./options.ts";
 
 const MAX_REDIRECTS = 10;
 const REDIRECTS: readonly number[] = [301, 302, 303, 307, 308];
 const TRANSIENT: readonly number[] = [408, 425, 500, 502, 503, 504];
+const MAX_ATTEMPTS = 5;
+const FIRST_WAIT_MS = 500;
+// A longer wait is left to the caller, who can plan better with the error.
+const MAX_WAIT_MS = 60_000;
 
 export interface HubClientOptions {
   readonly endpoint: string;
@@ -15,13 +21,13 @@ export interface HubClientOptions {
 
 export interface HubResponse {
   readonly response: Response;
-  /** What the hub said the content's hash is; undefined when only a storage server behind it spoke. */
+  /** Hash of the content according to the hub; `undefined` when only a storage server behind it answered. */
   readonly etag: string | undefined;
 }
 
 /**
- * GET requests to the hub. Follows redirects itself: the hub's headers about a file are on the redirect to its
- * storage, and the token must go to the hub's own origin only, whatever the `fetch` that was handed in does.
+ * Client of the hub, which follows redirects itself. The hub's headers about a file are on the redirect to its storage,
+ * and the token must be sent to the hub's own origin only, whatever the caller's `fetch` does.
  *
  * Throws a `ReadMeError` for an answer that is final, a `TransientFailure` for one that may change.
  */
@@ -38,7 +44,7 @@ export class HubClient {
     this.#signal = signal;
   }
 
-  /** For @huggingface/hub. The token is not given to that library, since it takes none that lacks the prefix `hf_`. */
+  /** A `fetch` for @huggingface/hub, which itself accepts no token without the prefix `hf_`. */
   readonly fetch: typeof fetch = async (input, init) => {
     const url = input instanceof Request ? input.url : String(input);
     return (await this.get(url, Object.fromEntries(new Headers(init?.headers)))).response;
@@ -46,7 +52,8 @@ export class HubClient {
 
   /** @param headers - with `range`, the answer may also be 416 */
   async get(url: string, headers: Readonly<Record<string, string>> = {}): Promise<HubResponse> {
-    let [at, linkedEtag] = [url, undefined as string | undefined];
+    let at = url;
+    let linkedEtag: string | undefined;
     for (let numRedirects = 0; numRedirects <= MAX_REDIRECTS; numRedirects++) {
       const response = await this.#ask(at, headers);
       linkedEtag = etagOf(response, "x-linked-etag") ?? linkedEtag;
@@ -91,20 +98,17 @@ export class HubClient {
     const said = response.headers.get("x-error-message") ?? response.headers.get("x-error-code");
     const answer = said === null ? `${status}` : `${status}: ${quoted(said)}`;
     if (status === 429) {
-      const failure = new ReadMeError(
-        "ERR_HUB_RATE_LIMITED",
-        `${shown(url)}: the hub asks for fewer requests (${answer})`,
-      );
+      const message = `${shown(url)}: the hub asks for fewer requests (${answer})`;
+      const failure = new ReadMeError("ERR_HUB_RATE_LIMITED", message);
       return new TransientFailure(failure, { retryAfterMs: retryAfterMs(response) });
     }
     // A link to a storage server expires; the next attempt asks the hub for another.
     if (TRANSIENT.includes(status) || !this.#isHub(url)) {
-      return new TransientFailure(this.#unreachable(url, `answers ${answer}`), {
-        retryAfterMs: retryAfterMs(response),
-      });
+      const failure = this.#unreachable(url, `answers ${answer}`);
+      return new TransientFailure(failure, { retryAfterMs: retryAfterMs(response) });
     }
     if (status === 401 || status === 403) {
-      // The hub says 401, not 404, to strangers who ask for what does not exist.
+      // Without a token, the hub answers 401 and not 404 for a repository that does not exist.
       const advice = this.#token
         ? "the token may not read it, its terms may not be accepted yet, or it does not exist"
         : "it needs a token (HF_TOKEN or `token`), or it does not exist";
@@ -122,7 +126,7 @@ export class HubClient {
   }
 }
 
-/** Without the query, which on storage servers is a key to the file. */
+/** Removes the query, which on storage servers is a key to the file. */
 function shown(url: string): string {
   const { origin, pathname } = new URL(url);
   return origin + pathname;
@@ -132,7 +136,7 @@ function etagOf(response: Response, header: string): string | undefined {
   return response.headers.get(header)?.replace(/^W\//, "").replaceAll('"', "");
 }
 
-/** Seconds, or a date. */
+/** Reads `retry-after`, which is in seconds or a date. */
 function retryAfterMs(response: Response): number | undefined {
   const value = response.headers.get("retry-after");
   if (value === null) return undefined;
@@ -141,11 +145,59 @@ function retryAfterMs(response: Response): number | undefined {
   return Number.isNaN(atMs) ? undefined : Math.max(0, atMs - Date.now());
 }
 
-/** `fetch` only says "fetch failed"; why is in its cause. */
+/** Finds the reason of a failed `fetch` in its cause, since its own message is only "fetch failed". */
 export function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const { cause, message } = error;
-  if (!(cause instanceof Error)) return message;
-  // Several addresses that all refuse are an error without a message.
+  const cause = error instanceof Error ? error.cause : undefined;
+  if (!(cause instanceof Error)) return messageOf(error);
+  // When several addresses refuse, the cause has a code and no message.
   return cause.message === "" && "code" in cause ? String(cause.code) : cause.message;
+}
+
+/** A failure that another attempt may not have. */
+export class TransientFailure extends Error {
+  override readonly name = "TransientFailure";
+  /** Error for the caller once attempts have run out. */
+  readonly failure: ReadMeError;
+  /** Wait that the server asks for. */
+  readonly retryAfterMs: number | undefined;
+  /** Whether the attempt transferred so much that it does not count as failed. */
+  readonly isWorthwhile: boolean;
+
+  constructor(failure: ReadMeError, options: { retryAfterMs?: number | undefined; isWorthwhile?: boolean } = {}) {
+    super(failure.message, { cause: failure });
+    this.failure = failure;
+    this.retryAfterMs = options.retryAfterMs;
+    this.isWorthwhile = options.isWorthwhile ?? false;
+  }
+}
+
+export interface RetryOptions {
+  readonly delay: Delay;
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * Repeats an attempt after a `TransientFailure`, up to 5 times in a row. Waits longer each time, or as long as the
+ * server asks for. Other errors pass through.
+ */
+export async function retrying<Result>(
+  attempt: () => Promise<Result>,
+  { delay, signal }: RetryOptions,
+): Promise<Result> {
+  for (let numFailures = 0; ;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (!(error instanceof TransientFailure)) throw error;
+      numFailures = error.isWorthwhile ? 1 : numFailures + 1;
+      const waitMs = error.retryAfterMs ?? FIRST_WAIT_MS * 2 ** (numFailures - 1);
+      if (numFailures >= MAX_ATTEMPTS || waitMs > MAX_WAIT_MS) throw error.failure;
+      await delay(waitMs, signal).catch((timerError: unknown) => {
+        // An aborted timer fails with its own error; the caller gets the signal's reason.
+        signal?.throwIfAborted();
+        throw timerError;
+      });
+    }
+  }
 }

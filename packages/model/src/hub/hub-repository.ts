@@ -1,41 +1,35 @@
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
-import { type HubClient, reasonOf } from "./hub-client.ts";
-import { isCommit } from "./model-id.ts";
-import type { Delay } from "./options.ts";
-import { retrying, TransientFailure } from "./retry.ts";
+import { quoted } from "../files/errors.ts";
+import { type HubClient, reasonOf, retrying, type RetryOptions, TransientFailure } from "./hub-client.ts";
+import { isCommit } from "./options.ts";
 
-// More than any model has; a listing that never ends must.
+// Ends a listing that would never end; no model has so many files.
 const MAX_FILES = 100_000;
 
 /** A file of a repository at one commit. */
 export interface RemoteFile {
-  /** Its path in the repository, with slashes; a stranger's input. */
+  /** Path in the repository, with slashes; untrusted input. */
   readonly name: string;
   readonly url: string;
   readonly size: number;
-  /** Hex: SHA-256 of the content for large files (LFS, Xet), git's SHA-1 for others. The cache names blobs by it. */
+  /** Hash in hex, which names the blob in the cache: SHA-256 for large files (LFS, Xet), git's SHA-1 for others. */
   readonly oid: string;
   readonly algorithm: "sha256" | "git-sha1";
 }
 
-/** What the hub says of a model. Requests are retried; every answer is checked before it becomes a path. */
+/** A model's repository on the hub. Requests are retried, and every answer is checked before it becomes a path. */
 export class HubRepository {
   readonly #name: string;
   readonly #client: HubClient;
-  readonly #retry: { readonly delay: Delay; readonly signal: AbortSignal | undefined };
+  readonly #retry: RetryOptions;
 
-  constructor(
-    name: string,
-    client: HubClient,
-    retry: { readonly delay: Delay; readonly signal: AbortSignal | undefined },
-  ) {
+  constructor(name: string, client: HubClient, retry: RetryOptions) {
     this.#name = name;
     this.#client = client;
     this.#retry = retry;
   }
 
-  /** The commit that a branch or tag stands for now. */
+  /** Returns the commit that a branch or tag stands for now. */
   async commitOf(revision: string): Promise<string> {
     const { modelInfo } = await hubLibrary();
     const { endpoint: hubUrl, fetch } = this.#client;
@@ -46,7 +40,7 @@ export class HubRepository {
     });
   }
 
-  /** Every file of a commit by its name. */
+  /** Lists the files of a commit by name. */
   async filesAt(commit: string): Promise<ReadonlyMap<string, RemoteFile>> {
     const { listFiles } = await hubLibrary();
     const { endpoint: hubUrl, fetch } = this.#client;
@@ -74,7 +68,7 @@ export class HubRepository {
     return { name, size, oid, algorithm, url: `${this.#client.endpoint}/${this.#name}/resolve/${commit}/${path}` };
   }
 
-  /** The library neither retries nor says what is wrong with an answer that is not the hub's. */
+  /** Retries, and names the problem of an answer that is not the hub's; the library does neither. */
   #asked<Answer>(ask: () => Promise<Answer>): Promise<Answer> {
     return retrying(async () => {
       try {
@@ -95,7 +89,7 @@ interface ListedFile {
   readonly lfs?: { readonly oid: string; readonly size: number };
 }
 
-// Only when it is used: it takes longer to load than the rest of this package, and offline nothing needs it.
+// Loaded on first use: it takes longer to load than the rest of this package, and offline it is not needed.
 function hubLibrary(): Promise<typeof import("@huggingface/hub")> {
   return import("@huggingface/hub");
 }

@@ -1,36 +1,47 @@
+// Options of downloads, checked. Defaults are those of the environment variables that Hugging Face's own tools read.
+// @huggingface/hub has `getHFHubCachePath`, which neither expands `~` nor takes an empty variable for an absent one.
+
+import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { describeValue, rejectUnknownKeys } from "@readme-moe/core";
-import { expandHome, hubCacheFolder, hubEndpoint, isOfflineByEnvironment } from "./environment.ts";
-import { fileNameProblem } from "./file-name.ts";
-import { parseModelId, type ModelId } from "./model-id.ts";
+import { expandHome } from "../cache/cache-folder.ts";
+import { repositoryNameProblem } from "../files/file-name.ts";
+import { readTextFile } from "../files/text-file.ts";
 
-/** How much of one file is there. */
+const DEFAULT_REVISION = "main";
+const MAX_NAME_LENGTH = 96;
+const MAX_TOKEN_FILE_BYTES = 1 << 16;
+
+/** Progress of one file's download. */
 export interface DownloadProgress {
   readonly file: string;
-  /** Starts at what an earlier, cut download left, and falls back to 0 when that was of no use. */
+  /** Bytes that are downloaded; begins with those of an interrupted download, and falls to 0 when they are useless. */
   readonly doneBytes: number;
   readonly ofBytes: number;
 }
 
-/** Of `downloadModel`; where nothing else is said, the environment of Hugging Face's tools gives the default. */
+/** Options of `downloadModel`. Most defaults come from the environment variables of Hugging Face's tools. */
 export interface DownloadModelOptions {
-  /** Branch, tag or commit; may stand in `id` instead. @default "main" */
+  /** Branch, tag or commit; may be in `id` instead. @default "main" */
   readonly revision?: string | undefined;
   /** One GGUF file of the repository, such as `"model.Q4_K_M.gguf"`, instead of its safetensors. */
   readonly file?: string | undefined;
-  /** The cache, in the layout of Hugging Face's tools. @default `HF_HUB_CACHE`, `HF_HOME/hub` or `~/.cache/huggingface/hub` */
+  /**
+   * Cache folder, in the layout of Hugging Face's tools.
+   * @default `HF_HUB_CACHE`, `HF_HOME/hub` or `~/.cache/huggingface/hub`
+   */
   readonly cacheFolder?: string | undefined;
   /** @default `HF_ENDPOINT`, else `"https://huggingface.co"` */
   readonly endpoint?: string | undefined;
   /** Access token, sent to `endpoint` only. @default `HF_TOKEN`, else the file that `hf auth login` wrote */
   readonly token?: string | undefined;
-  /** Use what is in the cache, and make no request. @default `HF_HUB_OFFLINE` */
+  /** Uses the files in the cache, and makes no request. @default `HF_HUB_OFFLINE` */
   readonly offline?: boolean | undefined;
-  /** Aborts with its reason; what was downloaded so far is kept, and the next call goes on from there. */
+  /** Aborts with its reason. Downloaded bytes are kept, and the next call continues there. */
   readonly signal?: AbortSignal | undefined;
-  /** Called for each file that is downloaded, not for those that the cache has. What it throws ends the download. */
+  /** Called for each file that is downloaded, not for cached files. An error that it throws ends the download. */
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined;
-  /** For proxies and tests. @default the global `fetch` */
+  /** Replacement of `fetch`, for proxies and tests. @default the global `fetch` */
   readonly fetch?: typeof fetch | undefined;
   /** Waits before another attempt, in ms; for tests. */
   readonly delay?: Delay | undefined;
@@ -38,13 +49,21 @@ export interface DownloadModelOptions {
 
 export type Delay = (milliseconds: number, signal?: AbortSignal) => Promise<void>;
 
-/** The options, checked, with their defaults. */
+/** A model of the hub at one revision. */
+export interface ModelId {
+  /** `name` or `organisation/name`. */
+  readonly name: string;
+  /** Branch, tag or commit. */
+  readonly revision: string;
+}
+
+/** The checked options, with their defaults. */
 export interface DownloadRequest extends ModelId {
   readonly file: string | undefined;
   readonly cacheFolder: string;
-  /** Without a slash at the end. */
+  /** URL without a slash at the end. */
   readonly endpoint: string;
-  /** As the caller gave it; the environment's is only read when a request is made. */
+  /** The caller's token; that of the environment is first read when a request is made. */
   readonly token: string | undefined;
   readonly isOffline: boolean;
   readonly signal: AbortSignal | undefined;
@@ -66,7 +85,7 @@ const NAMES = [
   "delay",
 ] as const satisfies readonly (keyof DownloadModelOptions)[];
 
-/** @throws {TypeError} naming the option that is wrong, what it should be, and what it is */
+/** @throws {TypeError} naming the wrong option, the expectation and the value */
 export function resolveDownload(id: unknown, options: DownloadModelOptions): DownloadRequest {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`Expected \`options\` to be an object, got ${describeValue(options)}`);
@@ -81,7 +100,7 @@ export function resolveDownload(id: unknown, options: DownloadModelOptions): Dow
   expectFunction("onProgress", onProgress);
   expectFunction("fetch", fetchOption);
   expectFunction("delay", delay);
-  const base = endpoint ?? hubEndpoint();
+  const base = endpoint ?? variable("HF_ENDPOINT") ?? "https://huggingface.co";
   expect(isWebAddress(base), endpoint === undefined ? "HF_ENDPOINT" : "endpoint", "an http(s) URL", base);
   if (token !== undefined) checkToken("token", token);
   return {
@@ -90,7 +109,7 @@ export function resolveDownload(id: unknown, options: DownloadModelOptions): Dow
     cacheFolder: cacheFolder === undefined ? hubCacheFolder() : expandHome(cacheFolder),
     endpoint: base.replace(/\/+$/, ""),
     token,
-    isOffline: offline ?? isOfflineByEnvironment(),
+    isOffline: offline ?? (isSet("HF_HUB_OFFLINE") || isSet("TRANSFORMERS_OFFLINE")),
     signal,
     onProgress: onProgress ?? (() => undefined),
     fetch: fetchOption ?? fetch,
@@ -106,7 +125,7 @@ function expectFunction(name: string, value: unknown): void {
   expect(value === undefined || typeof value === "function", name, "a function", value);
 }
 
-/** The value is a secret, so the message does not show it. @throws {TypeError} when no header could carry it */
+/** Checks a token without showing it in the message. @throws {TypeError} when no header could carry it */
 export function checkToken(name: string, token: unknown): void {
   if (typeof token === "string" && /^[\x21-\x7e]+$/.test(token)) return;
   throw new TypeError(`Expected \`${name}\` to be an access token of printable characters without spaces`);
@@ -117,9 +136,84 @@ function isText(value: unknown): boolean {
 }
 
 function isGgufName(value: unknown): boolean {
-  return typeof value === "string" && /\.gguf$/i.test(value) && fileNameProblem(value) === undefined;
+  return typeof value === "string" && /\.gguf$/i.test(value) && repositoryNameProblem(value) === undefined;
 }
 
 function isWebAddress(value: unknown): boolean {
   return typeof value === "string" && /^https?:\/\//i.test(value) && URL.canParse(value) && !/[?#]/.test(value);
+}
+
+/**
+ * @param id - `organisation/name`, or with its revision `organisation/name@revision`
+ * @throws {TypeError} when either breaks the hub's rules for names, or when both give a revision
+ */
+function parseModelId(id: unknown, revision: unknown): ModelId {
+  const [name, ...rest] = typeof id === "string" ? id.split("@") : [];
+  const ownRevision = rest.length === 0 ? undefined : rest.join("@");
+  if (name === undefined || !isName(name)) {
+    throw new TypeError(`Expected \`id\` to name a model as "organisation/name", got ${describeValue(id)}`);
+  }
+  if (ownRevision !== undefined && revision !== undefined) {
+    throw new TypeError(`Expected \`revision\` or a revision in \`id\`, got both: ${describeValue(id)}`);
+  }
+  const chosen = ownRevision ?? revision ?? DEFAULT_REVISION;
+  if (typeof chosen === "string" && isRevision(chosen)) return { name, revision: chosen };
+  const option = ownRevision === undefined ? "revision" : "id";
+  throw new TypeError(`Expected \`${option}\` to name a branch, a tag or a commit, got ${describeValue(chosen)}`);
+}
+
+/** Checks that a revision is a commit, which never moves. */
+export function isCommit(revision: string): boolean {
+  return /^[0-9a-f]{40}$/.test(revision);
+}
+
+// The rules of `validate_repo_id` of huggingface_hub: the name becomes a folder's name, with `--` for the slash.
+function isName(name: string): boolean {
+  const parts = name.split("/");
+  if (parts.length > 2 || name.length > MAX_NAME_LENGTH || /--|\.\.|\.git$/.test(name)) return false;
+  return parts.every((part) => /^\w(?:[\w.-]*\w)?$/.test(part));
+}
+
+// Some of git's rules for names: the revision becomes a path below `refs`.
+function isRevision(revision: string): boolean {
+  return /^[\w.+-]+(?:\/[\w.+-]+)*$/.test(revision) && !/(?:^|\/)\.|\.\.|\.lock(?:$|\/)/.test(revision);
+}
+
+/** Returns the shared cache: `HF_HUB_CACHE`, else `HF_HOME/hub`; `HF_HOME` is `~/.cache/huggingface` by default. */
+export function hubCacheFolder(): string {
+  const named = variable("HF_HUB_CACHE") ?? variable("HUGGINGFACE_HUB_CACHE");
+  return named === undefined ? join(hubHome(), "hub") : expandHome(named);
+}
+
+export function areSymlinksDisabled(): boolean {
+  return isSet("HF_HUB_DISABLE_SYMLINKS");
+}
+
+/**
+ * Reads the environment's token: `HF_TOKEN`, else the file of `hf auth login` at `HF_TOKEN_PATH` (`HF_HOME/token` by
+ * default). `HF_HUB_DISABLE_IMPLICIT_TOKEN` turns both off.
+ * @throws {ReadMeError} `ERR_FILE_UNREADABLE`, `ERR_FILE_CORRUPT` for the file
+ */
+export async function hubToken(): Promise<string | undefined> {
+  if (isSet("HF_HUB_DISABLE_IMPLICIT_TOKEN")) return undefined;
+  const token = variable("HF_TOKEN") ?? variable("HUGGING_FACE_HUB_TOKEN");
+  if (token !== undefined) return token;
+  const path = expandHome(variable("HF_TOKEN_PATH") ?? join(hubHome(), "token"));
+  const text = await readTextFile(path, MAX_TOKEN_FILE_BYTES);
+  return text?.trim() === "" ? undefined : text?.trim();
+}
+
+function hubHome(): string {
+  const home = variable("HF_HOME");
+  if (home !== undefined) return expandHome(home);
+  return join(expandHome(variable("XDG_CACHE_HOME") ?? "~/.cache"), "huggingface");
+}
+
+function variable(name: string): string | undefined {
+  const value = process.env[name]?.trim();
+  return value === "" ? undefined : value;
+}
+
+function isSet(name: string): boolean {
+  return ["1", "ON", "YES", "TRUE"].includes(variable(name)?.toUpperCase() ?? "");
 }

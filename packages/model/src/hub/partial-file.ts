@@ -1,13 +1,27 @@
-import { createHash, type Hash } from "node:crypto";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { renamePatiently } from "../files/rename.ts";
-import { claimPartial, leftoverOf } from "./claim-partial.ts";
-import { writeError } from "./hub-cache.ts";
+// A file during its download. Its names are beside that of the finished blob:
+//
+//   <hash>.readme-moe.incomplete                       left by an interrupted download; any download may continue it
+//   <hash>.readme-moe-<host>-<pid>-<id>.incomplete     one download is writing it
+//
+// A download takes over a left file by renaming it, which only one of several can do. A later download starts from
+// nothing, so two processes cost bandwidth but never write to one file. `.incomplete` files of other tools are not
+// touched: they may be in use, and are not always filled from the front.
+
+import { createHash, type Hash, randomBytes } from "node:crypto";
+import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { hostname } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { isSystemError, writeError } from "../files/errors.ts";
+import { renamePatiently } from "../files/write-file.ts";
 import type { RemoteFile } from "./hub-repository.ts";
 
 const CHUNK_BYTES = 1 << 20;
+const HOST = createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
+const OWNED = /^-(?<host>[0-9a-f]{8})-(?<pid>\d+)-[0-9a-f]{8}\.incomplete$/;
+// A download that gets no byte for minutes fails, so another machine's file that is not written to for an hour is left.
+const ABANDONED_AFTER_MS = 3_600_000;
 
-/** A file while it is downloaded: filled from the front, hashed as it grows, and put in its place when it is right. */
+/** A file that is filled from the front, hashed as it grows, and gets its final name when its hash is right. */
 export class PartialFile {
   readonly #path: string;
   readonly #blobPath: string;
@@ -24,7 +38,7 @@ export class PartialFile {
     this.#hash = startHash(file);
   }
 
-  /** With what an earlier download left of it, if anything. @throws {ReadMeError} `ERR_WRITE_FAILED` */
+  /** Opens the file with the bytes that an earlier download left. @throws {ReadMeError} `ERR_WRITE_FAILED` */
   static async open(blobPath: string, file: RemoteFile, signal: AbortSignal | undefined): Promise<PartialFile> {
     let partial: PartialFile | undefined;
     try {
@@ -40,7 +54,7 @@ export class PartialFile {
     }
   }
 
-  /** `[0, doneBytes)` is there. More than the file's size when the server sent too much. */
+  /** Number of bytes that are there; more than the file's size when the server sent too many. */
   get doneBytes(): number {
     return this.#doneBytes;
   }
@@ -58,7 +72,7 @@ export class PartialFile {
     this.#doneBytes += bytes.byteLength;
   }
 
-  /** Forgets what is there. */
+  /** Drops all bytes. */
   async restart(): Promise<void> {
     this.#hash = startHash(this.#file);
     this.#doneBytes = 0;
@@ -67,7 +81,7 @@ export class PartialFile {
     });
   }
 
-  /** What is wrong with the content once it is all there; `undefined` when it is what the hub promised. */
+  /** Returns what is wrong with the complete content, or `undefined` when it has the size and hash of the hub. */
   problem(): string | undefined {
     const { size, oid, algorithm } = this.#file;
     if (this.#doneBytes !== size) return `has ${this.#doneBytes} bytes or more, expected ${size}`;
@@ -75,7 +89,7 @@ export class PartialFile {
     return digest === oid ? undefined : `has ${algorithm} ${digest}, expected ${oid}`;
   }
 
-  /** Gives it its final name. @throws {ReadMeError} `ERR_WRITE_FAILED`; nothing has that name then */
+  /** Gives the file its final name. @throws {ReadMeError} `ERR_WRITE_FAILED`; no file has that name then */
   async finish(): Promise<void> {
     try {
       // Otherwise a crash of the machine can leave the final name on an empty file.
@@ -87,15 +101,15 @@ export class PartialFile {
     }
   }
 
-  /** Ends the download early. What is there is kept for the next one. */
+  /** Ends the download early and keeps its bytes for the next one. */
   async leave(): Promise<void> {
     const { size } = await this.#handle.stat();
     if (size === 0) return this.discard();
     await this.#handle.close();
-    await rename(this.#path, leftoverOf(this.#blobPath));
+    await rename(this.#path, `${this.#blobPath}.readme-moe.incomplete`);
   }
 
-  /** Ends the download early and removes what is there. */
+  /** Ends the download early and removes its bytes. */
   async discard(): Promise<void> {
     await this.#handle.close();
     await rm(this.#path, { force: true });
@@ -115,7 +129,55 @@ export class PartialFile {
   }
 }
 
-/** Git hashes a file after its kind and length. */
+/** Starts the hash of a file. Git hashes the kind and length of a file before its content. */
 function startHash({ algorithm, size }: RemoteFile): Hash {
   return algorithm === "sha256" ? createHash("sha256") : createHash("sha1").update(`blob ${size}\0`);
+}
+
+/** Returns a path that no other download writes to. The longest left file is moved there; the others are removed. */
+async function claimPartial(blobPath: string): Promise<string> {
+  const own = `${blobPath}.readme-moe-${HOST}-${process.pid}-${randomBytes(4).toString("hex")}.incomplete`;
+  let isTaken = false;
+  for (const { path } of (await leftovers(blobPath)).sort((a, b) => b.size - a.size)) {
+    if (isTaken) await rm(path, { force: true });
+    // The renaming fails when another download has taken the file meanwhile.
+    else
+      isTaken = await rename(path, own).then(
+        () => true,
+        () => false,
+      );
+  }
+  return own;
+}
+
+async function leftovers(blobPath: string): Promise<{ readonly path: string; readonly size: number }[]> {
+  const folder = dirname(blobPath);
+  const prefix = `${basename(blobPath)}.readme-moe`;
+  const found = [];
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith(prefix)) continue;
+    const path = join(folder, name);
+    const state = await stat(path).catch(() => undefined);
+    if (state?.isFile() && isLeft(name.slice(prefix.length), state.mtimeMs)) found.push({ path, size: state.size });
+  }
+  return found;
+}
+
+function isLeft(suffix: string, writtenAtMs: number): boolean {
+  if (suffix === ".incomplete") return true;
+  const { host, pid } = OWNED.exec(suffix)?.groups ?? {};
+  if (host === undefined) return false;
+  if (host !== HOST) return writtenAtMs < Date.now() - ABANDONED_AFTER_MS;
+  // In a container, a killed process may have had the number of this one.
+  if (Number(pid) === process.pid) return writtenAtMs < Date.now() - process.uptime() * 1000;
+  return !isAlive(Number(pid));
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return !isSystemError(error, "ESRCH");
+  }
 }

@@ -1,17 +1,17 @@
-// Weights in blocks along their rows, as block-wise products take them, whether a file has them so or we made them.
+// Weights in blocks along their rows, as block-wise products take them.
 
 export type BlockBits = 4 | 8;
 
-/** How weights in blocks are kept. */
+/** Storage format of weights in blocks. */
 export interface BlockFormat {
   readonly bits: BlockBits;
-  /** Values per block, a power of two from 16 to 256. */
+  /** Number of values per block, a power of two from 16 to 256. */
   readonly blockSize: number;
-  /** Whether blocks have an offset besides their scale. */
+  /** Whether blocks have an offset beside their scale. */
   readonly hasOffsets: boolean;
 }
 
-/** `value = scale · (quant - middle) + offset`, `middle` being 8 for 4 bits and 128 for 8. */
+/** Weights `scale · (quant - middle) + offset`; `middle` is 8 for 4 bits and 128 for 8. */
 export interface BlockWeights extends BlockFormat {
   /** One per value, in `[0, 2^bits)`, row-major. */
   readonly quants: Uint8Array<ArrayBuffer>;

@@ -1,20 +1,20 @@
-// 4 bits for weights that come in more. Plain rounding spreads the error over all of a row alike; what counts is the
-// error of the product on typical inputs, so channels weigh as much as they are large there. Blocks whose values lie
-// on 16 even levels, such as those of a 4-bit checkpoint that was converted, come out as they went in.
+// Fits 4-bit blocks to weights of higher precision. Plain rounding spreads the error evenly over a row. The error that
+// matters is that of the product on typical inputs, so each channel is weighted by its size there. Blocks whose values
+// are on 16 even levels, such as those of a converted 4-bit checkpoint, keep their values exactly.
 
 import { middleOf, type BlockWeights } from "./block-weights.ts";
 
 const LEVELS = 15;
-// Of a block's range; what is cut off is clamped, and the rest is finer.
+// Fractions of a block's range. Values outside are clamped, and the others are rounded more finely.
 const RANGES = [1, 0.95, 0.9, 0.85, 0.8, 0.74] as const;
 const REFINEMENTS = 2;
 
 /**
- * Minimises `Σ importance_i · (weight_i - (scale · quant_i + minimum))²` for each block: over cut ranges, and by least
- * squares for scale and minimum in turn with rounding.
+ * Minimises `Σ importance_i · (weight_i - (scale · quant_i + minimum))²` for each block: over fractions of its range,
+ * and by alternating between least squares for scale and minimum, and rounding.
  *
  * @param weights - `[rows, importance.length]`
- * @param importance - of each channel, the mean of its square in what the product takes in; any factor
+ * @param importance - mean of each channel's square in the inputs of the product, up to a common factor
  */
 export function fitFourBits(weights: Float32Array, importance: Float32Array, blockSize: number): BlockWeights {
   const numIn = importance.length;
@@ -38,16 +38,16 @@ export function fitFourBits(weights: Float32Array, importance: Float32Array, blo
   return blocks;
 }
 
-/** Fits one block after the other, in the same memory. A model has ten million blocks, and each is gone through 18 times. */
+/** Fits one block after another in the same memory. A model has ten million blocks, each of which is read 18 times. */
 class BlockFitter {
   scale = 0;
   minimum = 0;
   readonly quants: Uint8Array;
   readonly #trial: Uint8Array;
-  /** Of the block at hand: its weights, and how much each counts. */
+  /** Weights of the current block, and the importance of each. */
   readonly #weights: Float64Array;
   readonly #importance: Float64Array;
-  /** What a trial leaves: its error, and sums over its levels that least squares take. */
+  /** Results of a trial: its error, and the sums over its levels for least squares. */
   #error = 0;
   #levels = 0;
   #squares = 0;
@@ -63,8 +63,8 @@ class BlockFitter {
   fit(weights: Float32Array, start: number, importance: Float32Array, channel: number): void {
     let [least, most, all, values] = [Infinity, -Infinity, 0, 0];
     for (let i = 0; i < this.quants.length; i++) {
-      const weight = weights[start + i] as number;
-      const h = importance[channel + i] as number;
+      const weight = weights[start + i] ?? 0;
+      const h = importance[channel + i] ?? 0;
       this.#weights[i] = weight;
       this.#importance[i] = h;
       if (weight < least) least = weight;
@@ -88,7 +88,7 @@ class BlockFitter {
           this.quants.set(this.#trial);
         }
         if (round === REFINEMENTS) break;
-        // Least squares for the trial's levels; they have none when all are one.
+        // Least squares for the trial's levels have no solution when all levels are the same.
         const determinant = all * this.#squares - this.#levels * this.#levels;
         const refined = (all * this.#products - this.#levels * values) / determinant;
         if (!(determinant > 0 && refined > 0)) break;
@@ -105,10 +105,10 @@ class BlockFitter {
     const half = 0.5 - minimum * perScale;
     let [error, levels, squares, products] = [0, 0, 0, 0];
     for (let i = 0; i < trial.length; i++) {
-      const weight = weights[i] as number;
-      const h = importance[i] as number;
+      const weight = weights[i] ?? 0;
+      const h = importance[i] ?? 0;
       const place = weight * perScale + half;
-      // Compared before it is cut to a whole number: that is some times as fast as rounding and clamping by `Math`.
+      // Comparing before truncating is several times as fast as rounding and clamping with `Math`.
       const level = place < 1 ? 0 : place >= LEVELS ? LEVELS : place | 0;
       trial[i] = level;
       const missed = weight - (scale * level + minimum);

@@ -1,28 +1,60 @@
 import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
-import { quoted } from "../files/quoted.ts";
-import { countValues } from "../tensor-shape.ts";
+import { corrupt, quoted } from "../files/errors.ts";
+import { countValues, type StoredType, type TensorInfo } from "../tensor-store.ts";
 import { JsonReader } from "./json-reader.ts";
-import {
-  isSafetensorsType,
-  MAX_HEADER_BYTES,
-  METADATA_KEY,
-  SAFETENSORS_TYPE_BYTES,
-  type SafetensorsEntry,
-  type SafetensorsMetadata,
-  UNREAD_SAFETENSORS_TYPES,
-} from "./types.ts";
+
+/** Element types of safetensors files that this project reads and writes. */
+export type SafetensorsType = Exclude<StoredType, `Q${string}`>;
+
+/** Bytes per element. */
+export const SAFETENSORS_TYPE_BYTES: ReadonlyMap<string, number> = new Map<SafetensorsType, number>([
+  ["F64", 8],
+  ["F32", 4],
+  ["F16", 2],
+  ["BF16", 2],
+  ["I64", 8],
+  ["I32", 4],
+  ["I16", 2],
+  ["I8", 1],
+  ["U8", 1],
+  ["BOOL", 1],
+]);
+
+/** Types of the format that this project does not read. */
+const UNREAD_TYPES: ReadonlySet<string> = new Set(
+  "U64 U32 U16 C64 F8_E4M3 F8_E5M2 F8_E4M3FNUZ F8_E5M2FNUZ F8_E8M0 F6_E2M3 F6_E3M2 F4".split(" "),
+);
+
+/** Key of the file's metadata among the tensors of the header, which is one JSON object. */
+export const METADATA_KEY = "__metadata__";
+
+/** The format's own limit on the JSON text. */
+export const MAX_HEADER_BYTES = 100_000_000;
+
+export interface SafetensorsEntry extends TensorInfo {
+  readonly type: SafetensorsType;
+  /** Offset from the start of the file, in bytes. */
+  readonly offset: number;
+}
+
+/** The metadata of a file, such as `{ format: "pt" }`. */
+export type SafetensorsMetadata = ReadonlyMap<string, string>;
 
 export interface SafetensorsHeader {
-  /** In the header's order. */
+  /** Tensors in the header's order. */
   readonly entries: ReadonlyMap<string, SafetensorsEntry>;
   readonly metadata: SafetensorsMetadata;
 }
 
+export function isSafetensorsType(name: string): name is SafetensorsType {
+  return SAFETENSORS_TYPE_BYTES.has(name);
+}
+
 /**
- * Reads and checks the header: 8 bytes of length, the JSON text, then data that the tensors cover
- * exactly, without overlap or hole.
- * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for an element type not read here
+ * Reads and checks the header: 8 bytes of length, the JSON text, then data that the tensors cover exactly, without
+ * overlap or hole.
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for an element type that is not read here
  */
 export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
   const text = await readHeaderText(source);
@@ -43,22 +75,22 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
 }
 
 async function readHeaderText(source: ByteSource): Promise<{ readonly json: string; readonly byteLength: number }> {
+  const { path, size } = source;
   const prefix = await source.read(0, 8, "the header's length");
   const length = new DataView(prefix.buffer).getBigUint64(0, true);
-  if (length > BigInt(source.size - 8)) {
-    const message = `${source.path}: is no whole safetensors file: its header says ${length} bytes, the file has ${source.size}`;
-    throw new ReadMeError("ERR_FILE_CORRUPT", message);
+  if (length > BigInt(size - 8)) {
+    const message = `its header says ${length} bytes, the file has ${size}`;
+    throw corrupt(path, `is no whole safetensors file: ${message}`);
   }
   const byteLength = Number(length);
   if (byteLength > MAX_HEADER_BYTES) {
-    const message = `${source.path}: the header has ${byteLength} bytes, more than the format's ${MAX_HEADER_BYTES}`;
-    throw new ReadMeError("ERR_FILE_CORRUPT", message);
+    throw corrupt(path, `the header has ${byteLength} bytes, more than the format's ${MAX_HEADER_BYTES}`);
   }
   const bytes = await source.read(8, byteLength, "the header");
   try {
     return { json: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes), byteLength };
   } catch (cause) {
-    throw new ReadMeError("ERR_FILE_CORRUPT", `${source.path}: the header is no valid UTF-8`, { cause });
+    throw corrupt(path, "the header is no valid UTF-8", { cause });
   }
 }
 
@@ -76,7 +108,7 @@ function readEntry(reader: JsonReader, name: string, dataStart: number, fileSize
     throw reader.problem("lacks one of `dtype`, `shape` and `data_offsets`");
   }
   if (!isSafetensorsType(type)) {
-    if (!UNREAD_SAFETENSORS_TYPES.has(type)) throw reader.problem(`has the unknown type ${quoted(type)}`);
+    if (!UNREAD_TYPES.has(type)) throw reader.problem(`has the unknown type ${quoted(type)}`);
     throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${reader.subject} has the type ${type}, which is not supported`);
   }
   const [begin, end] = offsets;
@@ -100,7 +132,7 @@ function readIntegers(reader: JsonReader): number[] {
 }
 
 function checkLayout(source: ByteSource, dataStart: number, entries: ReadonlyMap<string, SafetensorsEntry>): void {
-  // Empty tensors lie between others, so they come before a tensor that starts where they do.
+  // Empty tensors are between others, so they come before a tensor that starts at the same offset.
   const byOffset = [...entries.values()].toSorted((a, b) => a.offset - b.offset || a.byteLength - b.byteLength);
   let position = dataStart;
   let before: SafetensorsEntry | undefined;
@@ -108,13 +140,12 @@ function checkLayout(source: ByteSource, dataStart: number, entries: ReadonlyMap
     if (entry.offset !== position) {
       const neighbour = before === undefined ? "the start of the data" : `tensor ${quoted(before.name)}`;
       const fault = entry.offset < position ? "overlaps" : "leaves a gap after";
-      throw new ReadMeError("ERR_FILE_CORRUPT", `${source.path}: tensor ${quoted(entry.name)} ${fault} ${neighbour}`);
+      throw corrupt(source.path, `tensor ${quoted(entry.name)} ${fault} ${neighbour}`);
     }
     position += entry.byteLength;
     before = entry;
   }
   if (position !== source.size) {
-    const message = `${source.path}: has ${source.size - position} bytes after its last tensor`;
-    throw new ReadMeError("ERR_FILE_CORRUPT", message);
+    throw corrupt(source.path, `has ${source.size - position} bytes after its last tensor`);
   }
 }

@@ -1,8 +1,8 @@
-// JSON.parse lets duplicate keys pass and builds whatever a file holds, at any depth, before anyone
-// can object. This reader hands out one value at a time, so a hostile header is refused where it turns bad.
+// Reads JSON one value at a time, so that a hostile header is refused at its first fault. JSON.parse accepts duplicate
+// keys, and builds everything that a file holds, at any depth, before it can be checked.
 
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
+import { quoted } from "../files/errors.ts";
 
 const MAX_DEPTH = 32;
 const WHITESPACE = /[ \t\n\r]*/y;
@@ -11,7 +11,7 @@ const OTHER_SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|nul
 
 /** A cursor over JSON text. Every method reads one value at the cursor; none accepts a duplicate key. */
 export class JsonReader {
-  /** What is being read, for messages: the file, and the part of it. */
+  /** The file and the part of it that is being read, for messages. */
   subject: string;
   readonly #text: string;
   #at = 0;
@@ -22,7 +22,7 @@ export class JsonReader {
     this.subject = subject;
   }
 
-  /** Reads an object; `member` has to read the value of the key that it is given. */
+  /** Reads an object; `member` has to read the value of its key. */
   object(member: (key: string) => void): void {
     const keys = new Set<string>();
     this.#list("{", "}", () => {
@@ -60,7 +60,7 @@ export class JsonReader {
     return value;
   }
 
-  /** Reads a value of any kind and forgets it. */
+  /** Reads a value of any kind and drops it. */
   skip(): void {
     this.#match(WHITESPACE);
     const next = this.#text[this.#at];
@@ -70,13 +70,13 @@ export class JsonReader {
     else if (this.#match(OTHER_SCALAR) === undefined) throw this.#expected("a value");
   }
 
-  /** @throws {ReadMeError} `ERR_FILE_CORRUPT` when anything but whitespace follows */
+  /** Checks that only whitespace follows. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
   end(): void {
     this.#match(WHITESPACE);
     if (this.#at !== this.#text.length) throw this.#expected("the end");
   }
 
-  /** The error that the file's content deserves, to be thrown by the caller. */
+  /** Makes the error for a fault of the file, to be thrown by the caller. */
   problem(message: string): ReadMeError {
     return new ReadMeError("ERR_FILE_CORRUPT", `${this.subject} ${message}`);
   }
@@ -112,7 +112,7 @@ export class JsonReader {
   }
 }
 
-/** Not a regular expression: one that matches strings overflows its stack on a long one. */
+/** Finds the end of a string without a regular expression, which would overflow its stack on a long string. */
 function endOfString(text: string, start: number): number | undefined {
   if (text[start] !== '"') return undefined;
   for (let at = start + 1; at < text.length; at++) {

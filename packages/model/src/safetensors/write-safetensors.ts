@@ -1,14 +1,14 @@
 import { describeValue } from "@readme-moe/core";
-import { writeFileAtomically } from "../files/atomic-write.ts";
-import { quoted } from "../files/quoted.ts";
-import { countValues } from "../tensor-shape.ts";
+import { quoted } from "../files/errors.ts";
+import { writeFileAtomically } from "../files/write-file.ts";
+import { countValues } from "../tensor-store.ts";
 import {
   isSafetensorsType,
   MAX_HEADER_BYTES,
   METADATA_KEY,
   SAFETENSORS_TYPE_BYTES,
   type SafetensorsType,
-} from "./types.ts";
+} from "./header.ts";
 
 /** A tensor to be written. */
 export interface SafetensorsInput {
@@ -16,17 +16,21 @@ export interface SafetensorsInput {
   readonly type: SafetensorsType;
   /** Outermost dimension first; `[]` is a scalar. */
   readonly shape: readonly number[];
-  /** Makes the data, little-endian and row-major; called once, when its turn has come. */
+  /** Makes the data, little-endian and row-major; called once, just before the data is written. */
   readonly bytes: () => Promise<Uint8Array>;
+}
+
+interface SizedInput {
+  readonly tensor: SafetensorsInput;
+  readonly byteLength: number;
 }
 
 /**
  * Writes a `.safetensors` file, whole or not at all, holding one tensor in memory at a time.
  *
- * Data lies in the order of `tensors`, without gaps, so tensors that follow each other in the list
- * are one range of bytes.
+ * Data is written in the order of `tensors`, without gaps, so successive tensors are one range of bytes.
  *
- * @throws {TypeError | RangeError} when a name, type or shape cannot be written; before anything is
+ * @throws {TypeError | RangeError} when a name, type or shape cannot be written; before anything is written
  * @throws {ReadMeError} `ERR_WRITE_FAILED`, also when a tensor's `bytes` fails or yields a wrong length
  */
 export async function writeSafetensors(
@@ -34,22 +38,17 @@ export async function writeSafetensors(
   tensors: readonly SafetensorsInput[],
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const byteLengths = tensors.map(byteLengthOf);
-  const header = encodeHeader(tensors, byteLengths, metadata);
-  await writeFileAtomically(path, chunks(header, tensors, byteLengths));
+  const sized = tensors.map((tensor) => ({ tensor, byteLength: byteLengthOf(tensor) }));
+  await writeFileAtomically(path, chunks(encodeHeader(sized, metadata), sized));
 }
 
-async function* chunks(
-  header: Uint8Array,
-  tensors: readonly SafetensorsInput[],
-  byteLengths: readonly number[],
-): AsyncGenerator<Uint8Array, void, undefined> {
+async function* chunks(header: Uint8Array, tensors: readonly SizedInput[]): AsyncGenerator<Uint8Array, void> {
   yield header;
-  for (const [index, tensor] of tensors.entries()) {
+  for (const { tensor, byteLength } of tensors) {
     const bytes = await tensor.bytes();
-    if (bytes.byteLength !== byteLengths[index]) {
+    if (bytes.byteLength !== byteLength) {
       throw new RangeError(
-        `Expected tensor ${quoted(tensor.name)} to have ${byteLengths[index]} bytes, got ${bytes.byteLength}`,
+        `Expected tensor ${quoted(tensor.name)} to have ${byteLength} bytes, got ${bytes.byteLength}`,
       );
     }
     yield bytes;
@@ -69,20 +68,17 @@ function byteLengthOf({ name, type, shape }: SafetensorsInput): number {
   return byteLength;
 }
 
-function encodeHeader(
-  tensors: readonly SafetensorsInput[],
-  byteLengths: readonly number[],
-  metadata: Readonly<Record<string, string>>,
-): Uint8Array {
+function encodeHeader(tensors: readonly SizedInput[], metadata: Readonly<Record<string, string>>): Uint8Array {
   const names = new Set<string>([METADATA_KEY]);
   let offset = 0;
   // Member by member: an object would move names that look like integers to its front.
   const members = Object.keys(metadata).length === 0 ? [] : [`"${METADATA_KEY}":${JSON.stringify(metadata)}`];
-  for (const [index, { name, type, shape }] of tensors.entries()) {
+  for (const { tensor, byteLength } of tensors) {
+    const { name, type, shape } = tensor;
     if (names.has(name))
       throw new TypeError(`Expected tensor names to be unique and not \`${METADATA_KEY}\`, got ${quoted(name)}`);
     names.add(name);
-    const end = offset + (byteLengths[index] ?? 0);
+    const end = offset + byteLength;
     members.push(
       `${JSON.stringify(name)}:{"dtype":"${type}","shape":${JSON.stringify(shape)},"data_offsets":[${offset},${end}]}`,
     );

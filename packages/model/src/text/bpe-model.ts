@@ -1,25 +1,50 @@
-// The model of a tokenizer: turns words, which a pre-tokenizer has cut, into token ids by byte-pair encoding.
+// Encodes the words of a pre-tokenizer into token ids by byte-pair encoding (BPE).
 
-import type { JsonObject } from "../files/json-object.ts";
-import { PairTable, type SymbolPair } from "./pair-table.ts";
-import type { TokenIds } from "./token-ids.ts";
+import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import type { Vocabulary } from "./vocabulary.ts";
-import { WordCache } from "./word-cache.ts";
-import { type MergeMemory, mergeMemory, WordMerge } from "./word-merge.ts";
+import { type MergeMemory, mergeMemory, PairTable, type SymbolPair, WordMerge } from "./word-merge.ts";
 
-/** Words of up to so many UTF-16 units are encoded in one go, longer ones with pauses. */
+/** Longest word, in UTF-16 units, that is encoded in one go; longer ones are encoded with pauses. */
 export const SHORT_WORD_LENGTH = 512;
 const STEPS_BETWEEN_PAUSES = 2048;
+const MAX_CACHED_WORDS = 8192;
+// Words of real texts are short; a hostile text must not fill the memory with long ones.
+const MAX_CACHED_LENGTH = 64;
 
 const encoder = new TextEncoder();
 const BYTE_TOKENS = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
 
-/** What a model has of its vocabulary, whichever tokens it leaves out. */
-interface Parts {
+/** A growing list of token ids. */
+export class TokenIds {
+  /** Last id of this stretch of text, -1 at its beginning; unknown neighbours become one token. */
+  last = -1;
+  #ids = new Int32Array(64);
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  push(id: number): void {
+    if (this.#length === this.#ids.length) {
+      const grown = new Int32Array(2 * this.#length);
+      grown.set(this.#ids);
+      this.#ids = grown;
+    }
+    this.#ids[this.#length++] = id;
+  }
+
+  toArray(): Int32Array {
+    return this.#ids.slice(0, this.#length);
+  }
+}
+
+/** Tables of a vocabulary, which all variants of its model share. */
+interface Tables {
   readonly ids: ReadonlyMap<string, number>;
   readonly aliases: ReadonlyMap<string, number>;
   readonly aliasIds: readonly number[];
-  /** UTF-16 units of the longest spelling. */
+  /** Length of the longest spelling, in UTF-16 units. */
   readonly longest: number;
   readonly vocabSize: number;
   readonly ignoresMerges: boolean;
@@ -32,18 +57,18 @@ interface Parts {
 /**
  * Byte-pair encoding as the library @huggingface/tokenizers does it.
  *
- * A symbol is what a word is made of: the id of a token, an alias for a spelling whose id another spelling has, or
+ * A word is made of symbols. A symbol is the id of a token, an alias for a spelling whose id another spelling has, or
  * below 0 a character that the vocabulary lacks (`-1 - code point`).
  */
 export class BpeModel {
-  readonly #parts: Parts;
-  readonly #table: PairTable;
+  readonly #tables: Tables;
+  readonly #merges: PairTable;
   readonly #excluded: ReadonlySet<number>;
   readonly #cache = new WordCache();
   readonly #memory: MergeMemory = mergeMemory(SHORT_WORD_LENGTH);
 
-  private constructor(parts: Parts, table: PairTable, excluded: ReadonlySet<number>) {
-    [this.#parts, this.#table, this.#excluded] = [parts, table, excluded];
+  private constructor(tables: Tables, merges: PairTable, excluded: ReadonlySet<number>) {
+    [this.#tables, this.#merges, this.#excluded] = [tables, merges, excluded];
   }
 
   /**
@@ -64,8 +89,9 @@ export class BpeModel {
     const symbol = (text: string): number => aliases.get(text) ?? ids.get(text) ?? -1;
     const { unk_token: unknown } = model;
     // As in the library: an unknown token that only `added_tokens` has is not fused.
-    const isInModel = typeof unknown === "string" && Object.hasOwn(model["vocab"] as JsonObject, unknown);
-    const parts = {
+    const isInModel =
+      typeof unknown === "string" && isJsonObject(model["vocab"]) && Object.hasOwn(model["vocab"], unknown);
+    const tables = {
       ids,
       aliases,
       aliasIds,
@@ -78,61 +104,57 @@ export class BpeModel {
       overrides: new Map([...overrides].map(([text, id]) => [symbol(text), id])),
     };
     const pairs = merges.map(([left, right]): SymbolPair => [symbol(left), symbol(right), symbol(left + right)]);
-    return new BpeModel(parts, new PairTable(pairs), new Set());
+    return new BpeModel(tables, new PairTable(pairs), new Set());
   }
 
-  /** The same, but that no text becomes one of these tokens. */
+  /** Makes a variant that encodes no text as one of these tokens. */
   without(ids: ReadonlySet<number>): BpeModel {
-    return new BpeModel(this.#parts, new PairTable(this.#table, ids), ids);
+    return new BpeModel(this.#tables, new PairTable(this.#merges, ids), ids);
   }
 
-  /** The bytes of UTF-8 that the longest token has that a text can become, as the vocabulary spells them. */
+  /** Returns the length in UTF-8 bytes of the longest token that a text can become, as the vocabulary spells it. */
   static longestBytes(model: JsonObject, { merges, ids }: Vocabulary, bytesOf: (text: string) => number): number {
-    let longest = 4; // a character
+    let longest = 4; // one character
     for (const [left, right] of merges) longest = Math.max(longest, bytesOf(left + right));
     if (model["ignore_merges"] === true) for (const text of ids.keys()) longest = Math.max(longest, bytesOf(text));
     return longest;
   }
 
-  /** Every character becomes a token or more, whatever the vocabulary lacks. */
+  /** Whether every character becomes one token or more, also those that the vocabulary lacks. */
   get coversAllCharacters(): boolean {
-    if (this.#parts.byteSymbols?.every((symbol) => symbol >= 0)) return true;
-    return this.#parts.unknown !== undefined && this.#parts.fusedId === undefined;
+    if (this.#tables.byteSymbols?.every((symbol) => symbol >= 0)) return true;
+    return this.#tables.unknown !== undefined && this.#tables.fusedId === undefined;
   }
 
   /** Adds the ids of a word of at most `SHORT_WORD_LENGTH`. */
-  encodeShort(word: string, sink: TokenIds): void {
-    const cached = this.#cache.get(word);
-    if (cached !== undefined) {
-      for (const symbol of cached) this.#emit(symbol, sink);
-      return;
+  encodeShort(word: string, ids: TokenIds): void {
+    let symbols = this.#cache.get(word);
+    if (symbols === undefined) {
+      symbols = this.#shortSymbols(word);
+      this.#cache.add(word, symbols);
     }
-    const symbols = this.#shortSymbols(word);
-    this.#cache.add(word, symbols);
-    for (const symbol of symbols) this.#emit(symbol, sink);
+    for (const symbol of symbols) this.#emit(symbol, ids);
   }
 
   /** Adds the ids of a word of any length, given in parts, with pauses. */
-  *encodeLong(parts: readonly string[], sink: TokenIds): Generator<void, void> {
+  *encodeLong(parts: readonly string[], ids: TokenIds): Generator<void, void> {
     const length = parts.reduce((sum, part) => sum + part.length, 0);
-    const whole = length <= this.#parts.longest ? this.#wholeWord(parts.join("")) : undefined;
+    const whole = length <= this.#tables.longest ? this.#wholeWord(parts.join("")) : undefined;
     if (whole !== undefined) {
-      this.#emit(whole, sink);
+      this.#emit(whole, ids);
       return;
     }
     const memory = mergeMemory(length);
     let count = 0;
     for (const part of parts) {
-      for (let at = 0; at < part.length; count++) {
-        const codePoint = part.codePointAt(at) as number;
-        memory.symbols[count] = this.#symbolOfCharacter(codePoint);
-        at += codePoint > 0xffff ? 2 : 1;
-        if (count % STEPS_BETWEEN_PAUSES === 0) yield;
+      for (const character of part) {
+        memory.symbols[count] = this.#symbolOfCharacter(character);
+        if (count++ % STEPS_BETWEEN_PAUSES === 0) yield;
       }
     }
-    const merge = new WordMerge(this.#table, memory, count);
+    const merge = new WordMerge(this.#merges, memory, count);
     while (!merge.run(STEPS_BETWEEN_PAUSES)) yield;
-    const emit = (symbol: number): void => this.#emit(symbol, sink);
+    const emit = (symbol: number): void => this.#emit(symbol, ids);
     for (let at = 0; at >= 0;) {
       at = merge.forEach(at, STEPS_BETWEEN_PAUSES, emit);
       yield;
@@ -143,52 +165,72 @@ export class BpeModel {
     const whole = this.#wholeWord(word);
     if (whole !== undefined) return Int32Array.of(whole);
     let count = 0;
-    for (let at = 0; at < word.length; count++) {
-      const codePoint = word.codePointAt(at) as number;
-      this.#memory.symbols[count] = this.#symbolOfCharacter(codePoint);
-      at += codePoint > 0xffff ? 2 : 1;
-    }
-    const merge = new WordMerge(this.#table, this.#memory, count);
+    for (const character of word) this.#memory.symbols[count++] = this.#symbolOfCharacter(character);
+    const merge = new WordMerge(this.#merges, this.#memory, count);
     merge.run(Infinity);
     const symbols: number[] = [];
     if (count > 0) merge.forEach(0, Infinity, (symbol) => symbols.push(symbol));
     return Int32Array.from(symbols);
   }
 
-  /** The symbol of a word that is a token, where such words are not merged. */
+  /** Returns the symbol of a word that is a token, in a model that does not merge such words. */
   #wholeWord(word: string): number | undefined {
-    const symbol = this.#parts.ignoresMerges ? this.#symbolOf(word) : undefined;
+    const symbol = this.#tables.ignoresMerges ? this.#symbolOf(word) : undefined;
     return symbol !== undefined && this.#excluded.has(symbol) ? undefined : symbol;
   }
 
   #symbolOf(text: string): number | undefined {
-    return this.#parts.aliases.get(text) ?? this.#parts.ids.get(text);
+    return this.#tables.aliases.get(text) ?? this.#tables.ids.get(text);
   }
 
-  #symbolOfCharacter(codePoint: number): number {
-    const symbol = this.#symbolOf(String.fromCodePoint(codePoint));
-    const isLeftOut = symbol === undefined || (this.#excluded.has(symbol) && this.#parts.byteSymbols !== undefined);
-    return isLeftOut ? -1 - codePoint : symbol;
+  #symbolOfCharacter(character: string): number {
+    const symbol = this.#symbolOf(character);
+    const isLeftOut = symbol === undefined || (this.#excluded.has(symbol) && this.#tables.byteSymbols !== undefined);
+    return isLeftOut ? -1 - (character.codePointAt(0) ?? 0) : symbol;
   }
 
-  #emit(symbol: number, sink: TokenIds): void {
+  #emit(symbol: number, ids: TokenIds): void {
     if (symbol >= 0) {
-      this.#emitToken(symbol, sink);
+      this.#emitToken(symbol, ids);
       return;
     }
-    const bytes = this.#parts.byteSymbols && encoder.encode(String.fromCodePoint(-1 - symbol));
-    const symbols = bytes && Array.from(bytes, (byte) => this.#parts.byteSymbols?.[byte] ?? -1);
+    const bytes = this.#tables.byteSymbols && encoder.encode(String.fromCodePoint(-1 - symbol));
+    const symbols = bytes && Array.from(bytes, (byte) => this.#tables.byteSymbols?.[byte] ?? -1);
     if (symbols?.every((byteSymbol) => byteSymbol >= 0)) {
-      for (const byteSymbol of symbols) this.#emitToken(byteSymbol, sink);
-    } else if (this.#parts.unknown !== undefined) this.#emitToken(this.#parts.unknown, sink);
+      for (const byteSymbol of symbols) this.#emitToken(byteSymbol, ids);
+    } else if (this.#tables.unknown !== undefined) this.#emitToken(this.#tables.unknown, ids);
   }
 
-  #emitToken(symbol: number, sink: TokenIds): void {
-    const id =
-      symbol < this.#parts.vocabSize ? symbol : (this.#parts.aliasIds[symbol - this.#parts.vocabSize] as number);
-    // Neighbours that are both unknown are one token.
-    const isFused = id === this.#parts.fusedId && sink.last === id;
-    sink.last = id;
-    if (!isFused) sink.push(this.#parts.overrides.get(symbol) ?? id);
+  #emitToken(symbol: number, ids: TokenIds): void {
+    const { vocabSize, aliasIds } = this.#tables;
+    const id = symbol < vocabSize ? symbol : (aliasIds[symbol - vocabSize] ?? symbol);
+    // Unknown neighbours become one token.
+    const isFused = id === this.#tables.fusedId && ids.last === id;
+    ids.last = id;
+    if (!isFused) ids.push(this.#tables.overrides.get(symbol) ?? id);
+  }
+}
+
+/** Symbols of recent words: at most two times `MAX_CACHED_WORDS` of them. */
+class WordCache {
+  #recent = new Map<string, Int32Array>();
+  #older = new Map<string, Int32Array>();
+
+  get(word: string): Int32Array | undefined {
+    const symbols = this.#recent.get(word);
+    if (symbols !== undefined) return symbols;
+    const older = this.#older.get(word);
+    if (older !== undefined) this.#put(word, older);
+    return older;
+  }
+
+  add(word: string, symbols: Int32Array): void {
+    // A part of a string keeps the whole string in memory, so the cache stores a copy.
+    if (word.length <= MAX_CACHED_LENGTH) this.#put(Buffer.from(word, "utf16le").toString("utf16le"), symbols);
+  }
+
+  #put(word: string, symbols: Int32Array): void {
+    if (this.#recent.size >= MAX_CACHED_WORDS) [this.#older, this.#recent] = [this.#recent, new Map()];
+    this.#recent.set(word, symbols);
   }
 }

@@ -1,25 +1,24 @@
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { checkTemplateValues, describeValue, ReadMeError, type ChatMessage } from "@readme-moe/core";
-import { checkMessages } from "./chat-message.ts";
+import { isJsonObject, isList } from "../files/text-file.ts";
 import { freeMarks } from "./token-guard.ts";
-import { templateGlobals } from "./template-globals.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** The sources of a model's templates: most have one, some a second for chats with tools. */
+/** Sources of a model's templates. Most models have one, some a second for chats with tools. */
 export interface ChatTemplateSources {
   readonly default: string;
-  /** Used when `tools` are given. @default default */
+  /** Template for chats with `tools`. @default default */
   readonly toolUse?: string | undefined;
 }
 
 export interface ChatTemplateOptions {
-  /** What `strftime_now` of a template shows. @default the clock */
+  /** Time that `strftime_now` of a template shows. @default the clock */
   readonly now?: () => Date;
 }
 
-/** Further fields are variables of the template, such as `enable_thinking`. */
+/** Options of rendering. Further fields are variables of the template, such as `enable_thinking`. */
 export interface ChatOptions {
-  /** Ends with what makes the model answer. @default true */
+  /** Ends the text with the beginning of the model's answer. @default true */
   readonly addGenerationPrompt?: boolean | undefined;
   /** Tools that the model may call, in the shape that its template expects. */
   readonly tools?: readonly object[] | undefined;
@@ -32,15 +31,16 @@ type NamedTokens = Pick<Tokenizer, "bosToken" | "eosToken" | "unkToken" | "padTo
 
 interface ParsedTemplate {
   readonly template: Template;
-  /** Walks through the parts of a content, and takes them as they are; other templates join strings. */
+  /** Whether the template loops over the parts of a content; other templates get them joined to one string. */
   readonly takesParts: boolean;
 }
 
 /**
  * The Jinja template that turns a chat into the text that a model was trained on.
  *
- * Sees what transformers gives it: `messages`, `tools`, `documents`, `add_generation_prompt`, the texts of
- * the tokenizer's `bos_token`, `eos_token`, `unk_token`, `pad_token`, `strftime_now` and `raise_exception`.
+ * The template sees the variables that transformers gives it: `messages`, `tools`, `documents`,
+ * `add_generation_prompt`, the texts of the tokenizer's `bos_token`, `eos_token`, `unk_token`, `pad_token`,
+ * `strftime_now` and `raise_exception`.
  */
 export class ChatTemplate {
   readonly #sources: ChatTemplateSources;
@@ -55,19 +55,21 @@ export class ChatTemplate {
     this.#now = options.now ?? (() => new Date());
   }
 
-  /** Two characters that it does not write. */
+  /** Two characters that the template does not have. */
   get freeMarks(): readonly [string, string] {
     return freeMarks(`${this.#sources.default}${this.#sources.toolUse ?? ""}`);
   }
 
-  /** Has a place for `tools`, and so tells the model itself what it may call and how. */
+  /** Whether the template writes `tools`, and so tells the model itself which tools there are. */
   get knowsTools(): boolean {
-    // Read, not run: a template that knows none still renders, and leaves them out.
+    // The source is searched and not run: a template that ignores `tools` renders without an error.
     return this.#sources.toolUse !== undefined || /\{[{%][^{}]*\btools\b/.test(this.#sources.default);
   }
 
   /**
-   * @throws {TypeError} when `messages` are malformed, naming the first wrong one, or `tools` or `documents` are no lists
+   * Renders a chat.
+   * @throws {TypeError} when `messages` are malformed, naming the first wrong one, or `tools` or `documents` are no
+   *   lists
    * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` when the template is no Jinja, or refuses these messages
    */
   render(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
@@ -87,7 +89,7 @@ export class ChatTemplate {
         pad_token: this.#tokens.padToken?.text,
         ...variables,
         messages: given,
-        // As in transformers, where templates ask `is not none`.
+        // `null` as in transformers, since templates ask `is not none`.
         tools: hasTools ? tools : null,
         documents,
         add_generation_prompt: addGenerationPrompt,
@@ -111,7 +113,7 @@ export class ChatTemplate {
   }
 }
 
-/** What `Template.render` does, but with globals of ours, and variables that may have a global's name. */
+/** Does the same as `Template.render`, but with our own globals, and with variables that may hide a global. */
 function run(template: Template, globals: object, variables: object): string {
   const outer = new Environment();
   for (const [name, value] of Object.entries(globals)) outer.set(name, value);
@@ -120,28 +122,123 @@ function run(template: Template, globals: object, variables: object): string {
   return String(new Interpreter(scope).run(template.parsed).value);
 }
 
-/** Content of text parts becomes a string, joined as other servers join it. */
+/** Joins the text parts of a content to one string, with line breaks as other servers do. */
 function joinText(message: ChatMessage, index: number): ChatMessage {
-  if (!Array.isArray(message.content)) return message;
-  const parts = message.content as readonly { readonly type: string; readonly text?: unknown }[];
-  const other = parts.find((part) => part.type !== "text");
+  const { content } = message;
+  if (typeof content !== "object" || content === null) return message;
+  const other = content.find((part) => part.type !== "text");
   if (other !== undefined) {
     const what = `messages[${index}].content has a part of type ${JSON.stringify(other.type)}`;
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${what}, but this model's chat template takes text only`);
   }
-  return { ...message, content: parts.map((part) => part.text).join("\n") };
+  return { ...message, content: content.map((part) => part["text"]).join("\n") };
 }
 
-/** A list, or `null` where there is none. */
+/** Checks that an option is a list; `null` stands for no list. */
 function listOption(name: string, value: unknown): readonly unknown[] | null {
   if (value === undefined || value === null) return null;
-  if (Array.isArray(value)) return value as unknown[];
+  if (isList(value)) return value;
   throw new TypeError(`Expected \`${name}\` to be an array of objects, got ${describeValue(value)}`);
 }
 
 function failed(what: string, cause: unknown): ReadMeError {
-  // Errors of JavaScript itself tell of the interpreter, not of the template.
+  // JavaScript's own errors are about the interpreter, not about the template.
   const isOwn = cause instanceof Error && !(cause instanceof TypeError) && !(cause instanceof RangeError);
   const reason = isOwn ? cause.message : "it cannot handle what it was given";
   return new ReadMeError("ERR_CHAT_TEMPLATE", `${what}: ${reason}`, { cause });
+}
+
+/** @throws {TypeError} naming the index of the message, the expectation and the value */
+function checkMessages(messages: unknown): asserts messages is readonly ChatMessage[] {
+  if (!isList(messages) || messages.length === 0) {
+    const given = Array.isArray(messages) ? "an empty array" : describeValue(messages);
+    throw new TypeError(`Expected \`messages\` to be an array of at least one { role, content }, got ${given}`);
+  }
+  for (const [index, message] of messages.entries()) checkMessage(`messages[${index}]`, message);
+}
+
+function checkMessage(name: string, message: unknown): void {
+  if (!isJsonObject(message)) throw unexpected(name, "an object { role, content }", message);
+  const { role, content } = message;
+  if (typeof role !== "string") throw unexpected(`${name}.role`, "a string", role);
+  if (typeof content === "string" || content === null) return;
+  if (content === undefined && Array.isArray(message["tool_calls"])) return;
+  if (!isList(content)) throw unexpected(`${name}.content`, "a string, an array of parts or null", content);
+  for (const [index, part] of content.entries()) {
+    const { type, text } = isJsonObject(part) ? part : {};
+    if (typeof type !== "string") throw unexpected(`${name}.content[${index}]`, "an object with a string `type`", part);
+    if (type === "text" && typeof text !== "string") {
+      throw unexpected(`${name}.content[${index}].text`, "a string", text);
+    }
+  }
+}
+
+function unexpected(name: string, expectation: string, value: unknown): TypeError {
+  return new TypeError(`Expected \`${name}\` to be ${expectation}, got ${describeValue(value)}`);
+}
+
+// A template is a part of a downloaded model, and must not be able to fill the memory with one call.
+const MAX_RANGE_LENGTH = 1e6;
+
+/**
+ * Returns the globals of every template, as in transformers. The library's own globals cannot be replaced, and its
+ * `strftime_now` writes the names of months in the machine's language.
+ */
+function templateGlobals(now: () => Date): Readonly<Record<string, unknown>> {
+  return {
+    true: true,
+    True: true,
+    false: false,
+    False: false,
+    none: null,
+    None: null,
+    range,
+    raise_exception: (message: unknown): never => {
+      throw new Error(String(message));
+    },
+    strftime_now: (format: unknown) => strftime(now(), String(format)),
+  };
+}
+
+/** Does the same as Python's `range`. */
+function range(...bounds: number[]): number[] {
+  const [start = NaN, stop = NaN, step = 1] = bounds.length === 1 ? [0, ...bounds] : bounds;
+  if (!Number.isInteger(start) || !Number.isInteger(stop) || !Number.isInteger(step) || step === 0) {
+    throw new Error(`range() of ${bounds.join(", ")}`);
+  }
+  const length = Math.max(0, Math.ceil((stop - start) / step));
+  if (length > MAX_RANGE_LENGTH) throw new Error(`range() of ${length} numbers is too long`);
+  return Array.from({ length }, (_, index) => start + index * step);
+}
+
+// English names on every machine, since templates are written against Python's default.
+const MONTHS = "January February March April May June July August September October November December".split(" ");
+const WEEKDAYS = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ");
+
+const twoDigits = (value: number): string => String(value).padStart(2, "0");
+
+/** Directives of C's strftime that chat templates use. */
+const DIRECTIVES: Readonly<Record<string, (date: Date) => string>> = {
+  Y: (date) => String(date.getFullYear()),
+  y: (date) => twoDigits(date.getFullYear() % 100),
+  m: (date) => twoDigits(date.getMonth() + 1),
+  d: (date) => twoDigits(date.getDate()),
+  H: (date) => twoDigits(date.getHours()),
+  I: (date) => twoDigits(date.getHours() % 12 || 12),
+  M: (date) => twoDigits(date.getMinutes()),
+  S: (date) => twoDigits(date.getSeconds()),
+  p: (date) => (date.getHours() < 12 ? "AM" : "PM"),
+  B: (date) => MONTHS[date.getMonth()] ?? "",
+  b: (date) => MONTHS[date.getMonth()]?.slice(0, 3) ?? "",
+  A: (date) => WEEKDAYS[date.getDay()] ?? "",
+  a: (date) => WEEKDAYS[date.getDay()]?.slice(0, 3) ?? "",
+  "%": () => "%",
+};
+
+/** Formats `date` in local time; a directive that is not known stays as it is, and `-` removes leading zeros. */
+function strftime(date: Date, format: string): string {
+  return format.replaceAll(/%(-?)([a-zA-Z%])/g, (text, flag: string, directive: string) => {
+    const value = Object.hasOwn(DIRECTIVES, directive) ? DIRECTIVES[directive]?.(date) : undefined;
+    return value === undefined ? text : flag === "-" ? value.replace(/^0(?=\d)/, "") : value;
+  });
 }

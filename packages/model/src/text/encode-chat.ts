@@ -1,6 +1,6 @@
 import { checkTemplateValues, ReadMeError, type ChatMessage } from "@readme-moe/core";
 import type { ChatOptions, ChatTemplate } from "./chat-template.ts";
-import { finish } from "./token-encoder.ts";
+import { finish } from "./pausing.ts";
 import type { EncodeOptions, Tokenizer } from "./tokenizer.ts";
 
 /** Messages, and the variables of the template that turns them into a text. */
@@ -10,8 +10,8 @@ export interface Chat {
 }
 
 /**
- * What a spelling of a control token, such as `<|im_end|>`, is in the strings of messages, tools and the template's other
- * variables: text like any other, or the control token.
+ * Meaning of a control token's spelling, such as `<|im_end|>`, in the strings of messages, tools and the template's
+ * other variables: text like any other, or the control token.
  */
 export type ControlTokensInMessages = "text" | "control";
 
@@ -21,8 +21,8 @@ export interface EncodeChatOptions extends Pick<EncodeOptions, "maxTokens" | "to
 }
 
 /**
- * The token ids of a chat, in steps as those of `Tokenizer.encodeInSteps`; one of the first
- * renders the template. Templates write the BOS token themselves, so none is added unless asked for.
+ * Encodes a chat in steps like those of `Tokenizer.encodeInSteps`, of which an early one renders the template.
+ * Templates write the BOS token themselves, so none is added by default.
  *
  * @param template - `undefined` when the model has none
  * @throws as `ChatTemplate.render`; {ReadMeError} `ERR_CHAT_TEMPLATE` when there is no template, `ERR_CONTEXT_LENGTH`
@@ -37,7 +37,7 @@ export function* encodeChat(
     throw new ReadMeError("ERR_CHAT_TEMPLATE", "This model has no chat template; give it a plain prompt");
   }
   const { controlTokensInMessages = "text", addSpecialTokens = false, maxTokens = Infinity, tooMany } = options;
-  // Each message has a token at least, and rendering it takes some 20 µs.
+  // Each message has at least one token, and rendering it takes some 20 µs.
   if (Array.isArray(chat.messages) && chat.messages.length > maxTokens && tooMany) throw tooMany(chat.messages.length);
   const limits = { addSpecialTokens, maxTokens, ...(tooMany && { tooMany }) };
   checkTemplateValues(chat.messages, chat.template);
@@ -51,7 +51,7 @@ export function* encodeChat(
   return yield* tokenizer.encodeInSteps(template.render(messages, variables), isMarked ? { ...limits, guard } : limits);
 }
 
-/** The same at once. */
+/** Encodes a chat without pauses. */
 export function applyChatTemplate(
   tokenizer: Tokenizer,
   template: ChatTemplate | undefined,

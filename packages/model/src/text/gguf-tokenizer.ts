@@ -1,15 +1,14 @@
-// Builds from a GGUF file's metadata what a Hugging Face folder has in tokenizer.json and tokenizer_config.json.
+// Builds the contents of tokenizer.json and tokenizer_config.json from a GGUF file's metadata.
 
 import { describeValue } from "@readme-moe/core";
+import { corrupt, unsupported } from "../files/errors.ts";
+import type { JsonObject } from "../files/text-file.ts";
 import type { GgufMetadata } from "../gguf/value.ts";
-import { GGUF_PRE_TOKENIZERS, type GgufPreTokenizer } from "./gguf-pre-tokenizers.ts";
 import { GgufVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.ts";
-import { corrupt, type JsonObject, unsupported } from "../files/json-object.ts";
-import { isolate } from "./reference-parity.ts";
-import { mergesByScore } from "./score-merges.ts";
+import { GPT2_PATTERN, isolate } from "./pipeline.ts";
 import { Tokenizer, type TokenizerSource } from "./tokenizer.ts";
 
-// Deriving merges compares all splits of a token, so a hostile one must not be long. Real ones have tens.
+// Merges are derived from all splits of a token, so hostile tokens must not be long. Real ones have tens of characters.
 const MAX_SCORED_TOKEN_LENGTH = 1024;
 
 const ROLES = [
@@ -20,16 +19,16 @@ const ROLES = [
 ] as const;
 
 /**
- * The tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`).
- * @param path - where the metadata comes from, for messages
- * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming the key; `ERR_MODEL_UNSUPPORTED` naming the kind of
- *   tokenizer, or of pre-tokenizer, that this project does not have
+ * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`).
+ * @param path - path that messages name
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming the key; `ERR_MODEL_UNSUPPORTED` naming the kind of tokenizer or of
+ *   pre-tokenizer that this project does not have
  */
 export function ggufTokenizer(metadata: GgufMetadata, path: string): Tokenizer {
   return new Tokenizer(ggufTokenizerSource(metadata, path));
 }
 
-/** The same as the contents of tokenizer.json and tokenizer_config.json; throws alike. */
+/** Makes the source of that tokenizer. @throws as `ggufTokenizer` */
 export function ggufTokenizerSource(metadata: GgufMetadata, path: string): TokenizerSource {
   const model = metadata.get("tokenizer.ggml.model");
   if (model !== "gpt2" && model !== "llama") {
@@ -64,7 +63,7 @@ function byteLevelBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
   };
 }
 
-/** As in the tokenizer.json of Llama 2: spaces are `▁`, one goes before the text, unknown characters are bytes. */
+/** Follows the tokenizer.json of Llama 2: spaces are `▁`, one precedes the text, unknown characters are bytes. */
 function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
   const { path, tokens, types, ids } = vocabulary;
   const scores = vocabulary.numbers("tokenizer.ggml.scores");
@@ -73,8 +72,6 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
   if (longest !== undefined) {
     throw corrupt(path, `metadata \`tokenizer.ggml.tokens\`: a token has ${longest.length} characters`);
   }
-  const canMerge = (id: number): boolean =>
-    types[id] === TOKEN_TYPE.normal || types[id] === TOKEN_TYPE.userDefined || types[id] === TOKEN_TYPE.unused;
   const addsSpace = vocabulary.boolean("tokenizer.ggml.add_space_prefix", true);
   const escape = { type: "Replace", pattern: { String: " " }, content: "▁" };
   const unescape = { type: "Replace", pattern: { String: "▁" }, content: " " };
@@ -95,7 +92,7 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
     model: {
       type: "BPE",
       vocab: Object.fromEntries(ids),
-      merges: mergesByScore(tokens, ids, scores, canMerge),
+      merges: mergesByScore(vocabulary, scores),
       unk_token: roles["unk_token"] ?? tokens.find((_, id) => types[id] === TOKEN_TYPE.unknown) ?? null,
       fuse_unk: true,
       byte_fallback: true,
@@ -103,16 +100,29 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
   };
 }
 
-function preTokenizerOf(vocabulary: GgufVocabulary): GgufPreTokenizer {
-  const key = "tokenizer.ggml.pre";
-  const name = vocabulary.text(key) ?? "default";
-  const pre = GGUF_PRE_TOKENIZERS.get(name);
-  if (pre !== undefined) return pre;
-  const known = [...GGUF_PRE_TOKENIZERS.keys()].join(", ");
-  throw unsupported(vocabulary.path, `metadata \`${key}\` ${describeValue(name)} is not supported; known are ${known}`);
+/**
+ * Derives merges for SentencePiece's BPE, which stores scores instead: it joins the neighbours that make the token of
+ * the highest score. The order is that of transformers (`generate_merges` of convert_slow_tokenizer.py): highest score
+ * first, and of equal scores the longer left piece.
+ *
+ * @param scores - by id, `[numTokens]`
+ */
+function mergesByScore({ tokens, types, ids }: GgufVocabulary, scores: ArrayLike<number>): [string, string][] {
+  const mergeable = new Set<number | undefined>([TOKEN_TYPE.normal, TOKEN_TYPE.userDefined, TOKEN_TYPE.unused]);
+  const merges: { readonly left: string; readonly right: string; readonly score: number }[] = [];
+  for (const [id, token] of tokens.entries()) {
+    if (!mergeable.has(types[id])) continue;
+    for (let at = 1; at < token.length; at++) {
+      const left = token.slice(0, at);
+      const right = token.slice(at);
+      if (ids.has(left) && ids.has(right)) merges.push({ left, right, score: scores[id] ?? 0 });
+    }
+  }
+  merges.sort((a, b) => b.score - a.score || b.left.length - a.left.length || b.right.length - a.right.length);
+  return merges.map(({ left, right }) => [left, right]);
 }
 
-/** Control tokens steer the model; user-defined ones are text that is never merged. Both are cut out first. */
+/** Lists control tokens, which steer the model, and user-defined ones, which are text that is never merged. */
 function addedTokens({ tokens, types }: GgufVocabulary): JsonObject[] {
   const added: JsonObject[] = [];
   for (const [id, content] of tokens.entries()) {
@@ -141,4 +151,67 @@ function templateProcessing(vocabulary: GgufVocabulary, roles: Roles, addsBosByD
   const text = { Sequence: { id: "A", type_id: 0 } };
   const single = [...(addsBos ? [special("bos_token")] : []), text, ...(addsEos ? [special("eos_token")] : [])];
   return { type: "TemplateProcessing", single, pair: single };
+}
+
+/** A pre-tokenizer that `tokenizer.ggml.pre` names. */
+interface GgufPreTokenizer {
+  /** Patterns, each of which cuts the pieces of the one before; matches and the text between them are pieces. */
+  readonly patterns: readonly string[];
+  /** Whether a piece that is a token as a whole is not merged. */
+  readonly ignoresMerges?: boolean;
+  /** Whether a BOS token comes first when the file does not say. */
+  readonly addsBos?: boolean;
+  readonly normalizer?: "NFC";
+}
+
+// The patterns are those of the original tokenizer.json files; llama.cpp (src/llama-vocab.cpp, `llm_tokenizer_bpe`) has
+// the same in its own dialect.
+
+/** Pattern of Llama 3 and Qwen 2, which differ in the number of digits in a piece. */
+const withDigits = (digits: string): string => {
+  const words = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+`;
+  return String.raw`${words}|${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
+};
+const LLAMA3_PATTERN = withDigits(String.raw`\p{N}{1,3}`);
+const QWEN2_PATTERN = withDigits(String.raw`\p{N}`);
+
+const TEKKEN_UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
+const TEKKEN_LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
+const TEKKEN_PATTERN = [
+  String.raw`[^\r\n\p{L}\p{N}]?${TEKKEN_UPPER}*${TEKKEN_LOWER}+`,
+  String.raw`[^\r\n\p{L}\p{N}]?${TEKKEN_UPPER}+${TEKKEN_LOWER}*`,
+  String.raw`\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+].join("|");
+
+const GPT2: GgufPreTokenizer = { patterns: [GPT2_PATTERN] };
+const SMOLLM: GgufPreTokenizer = { patterns: [String.raw`\p{N}`, GPT2_PATTERN] };
+const LLAMA3: GgufPreTokenizer = { patterns: [LLAMA3_PATTERN], ignoresMerges: true, addsBos: true };
+const QWEN2: GgufPreTokenizer = { patterns: [QWEN2_PATTERN], normalizer: "NFC" };
+
+/** Pre-tokenizers by the value of `tokenizer.ggml.pre`. */
+export const GGUF_PRE_TOKENIZERS: ReadonlyMap<string, GgufPreTokenizer> = new Map([
+  // llama.cpp's choice for files that are older than the key, and for unknown models.
+  ["default", { patterns: [String.raw`[\p{P}\$\+<=>\^~\|]+`, GPT2_PATTERN, String.raw`\p{N}+`, "[0-9][0-9][0-9]"] }],
+  ["gpt-2", GPT2],
+  ["phi-2", GPT2],
+  ["smollm", SMOLLM],
+  ["starcoder", SMOLLM],
+  ["refact", SMOLLM],
+  ["llama-bpe", LLAMA3],
+  ["llama3", LLAMA3],
+  ["llama-v3", LLAMA3],
+  ["smaug-bpe", { patterns: [LLAMA3_PATTERN] }],
+  ["dbrx", { patterns: [LLAMA3_PATTERN] }],
+  ["qwen2", QWEN2],
+  ["deepseek-r1-qwen", QWEN2],
+  ["tekken", { patterns: [TEKKEN_PATTERN], ignoresMerges: true, addsBos: true }],
+]);
+
+function preTokenizerOf(vocabulary: GgufVocabulary): GgufPreTokenizer {
+  const key = "tokenizer.ggml.pre";
+  const name = vocabulary.text(key) ?? "default";
+  const pre = GGUF_PRE_TOKENIZERS.get(name);
+  if (pre !== undefined) return pre;
+  const known = [...GGUF_PRE_TOKENIZERS.keys()].join(", ");
+  throw unsupported(vocabulary.path, `metadata \`${key}\` ${describeValue(name)} is not supported; known are ${known}`);
 }

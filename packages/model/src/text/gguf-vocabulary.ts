@@ -1,17 +1,16 @@
 import { describeValue } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
+import { corrupt, quoted } from "../files/errors.ts";
 import type { GgufMetadata, GgufValue } from "../gguf/value.ts";
-import { corrupt } from "../files/json-object.ts";
 
-/** Kinds of `tokenizer.ggml.token_type`. */
+/** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
-/** The keys of a GGUF file's metadata that describe its vocabulary, checked. */
+/** The vocabulary in a GGUF file's metadata, checked. */
 export class GgufVocabulary {
   readonly path: string;
   /** Token texts by id, all different and none empty. */
   readonly tokens: readonly string[]; // [numTokens]
-  /** Values of `TOKEN_TYPE`; all normal where the file gives none. */
+  /** Values of `TOKEN_TYPE`; all normal when the file gives none. */
   readonly types: ArrayLike<number>; // [numTokens]
   readonly ids: ReadonlyMap<string, number>;
   readonly #metadata: GgufMetadata;
@@ -21,7 +20,7 @@ export class GgufVocabulary {
     this.path = path;
     this.#metadata = metadata;
     const tokens = this.texts("tokenizer.ggml.tokens");
-    // As llama.cpp names them; they only keep the place of their id.
+    // Empty tokens only keep the place of their id; llama.cpp gives them the same names.
     this.tokens = tokens.map((token, id) => (token === "" ? `[EMPTY_${id}]` : token));
     const ids = new Map<string, number>();
     for (const [id, token] of this.tokens.entries()) {
@@ -47,7 +46,7 @@ export class GgufVocabulary {
     throw this.#unexpected(key, "true or false", value);
   }
 
-  /** The text of the token whose id the file has under `key`. */
+  /** Returns the text of the token whose id the file has under `key`. */
   tokenOf(key: string): string | undefined {
     const value = this.#metadata.get(key);
     if (value === undefined) return undefined;
@@ -62,7 +61,7 @@ export class GgufVocabulary {
     throw this.#unexpected(key, "a list of strings", value);
   }
 
-  /** One number per token. */
+  /** Returns one number per token, or `undefined` when the file has none. */
   numbers(key: string): ArrayLike<number> | undefined {
     const value = this.#metadata.get(key);
     if (value === undefined) return undefined;
@@ -71,7 +70,7 @@ export class GgufVocabulary {
     throw this.#corrupt(key, `has ${value.length} entries for ${this.tokens.length} tokens`);
   }
 
-  /** `tokenizer.ggml.merges`: pairs of tokens, each making a third. */
+  /** Returns `tokenizer.ggml.merges`: pairs of tokens, each of which makes a third. */
   merges(): [string, string][] {
     const key = "tokenizer.ggml.merges";
     return this.texts(key).map((merge, index) => {

@@ -1,17 +1,110 @@
+import { join } from "node:path";
+import { describeValue, ReadMeError } from "@readme-moe/core";
+import { corrupt } from "../files/errors.ts";
+import { isJsonObject, isList, type JsonObject, readJsonFile, readTextFile } from "../files/text-file.ts";
 import type { GgufMetadata } from "../gguf/value.ts";
+import { ChatTemplate, type ChatTemplateOptions, type ChatTemplateSources } from "./chat-template.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
-import { ggufChatTemplate, loadChatTemplate } from "./load-chat-template.ts";
-import { loadTokenizer } from "./load-tokenizer.ts";
-import type { ModelText } from "./model-text.ts";
+import { Tokenizer } from "./tokenizer.ts";
 
-/** Tokenizer and chat template of a Hugging Face folder. @throws {ReadMeError} naming the file */
+// The largest tokenizer.json in use (vocabularies of 2 ** 18 tokens) have some 30 MB.
+const MAX_TOKENIZER_BYTES = 256 * 2 ** 20;
+const MAX_TOKENIZER_CONFIG_BYTES = 16 * 2 ** 20;
+const MAX_TEMPLATE_BYTES = 2 ** 20;
+
+/** A model's tokenizer and chat template. */
+export interface ModelText {
+  readonly tokenizer: Tokenizer;
+  /** `undefined` for a model that was not made for chat. */
+  readonly chatTemplate: ChatTemplate | undefined;
+}
+
+/** Loads tokenizer and chat template of a Hugging Face folder. @throws {ReadMeError} naming the file */
 export async function loadFolderText(folder: string): Promise<ModelText> {
   const tokenizer = await loadTokenizer(folder);
   return { tokenizer, chatTemplate: await loadChatTemplate(folder, tokenizer) };
 }
 
-/** Tokenizer and chat template in a GGUF file's metadata. @throws {ReadMeError} naming the key */
+/** Loads tokenizer and chat template from a GGUF file's metadata. @throws {ReadMeError} naming the key */
 export function loadGgufText(path: string, metadata: GgufMetadata): ModelText {
   const tokenizer = ggufTokenizer(metadata, path);
   return { tokenizer, chatTemplate: ggufChatTemplate(metadata, path, tokenizer) };
+}
+
+/**
+ * Loads the tokenizer of a Hugging Face folder: `tokenizer.json`, and where present `tokenizer_config.json` and
+ * `special_tokens_map.json`, which name the tokens that have a role.
+ * @throws {ReadMeError} `ERR_FILE_NOT_FOUND`, `ERR_FILE_UNREADABLE`, `ERR_FILE_CORRUPT` naming the file;
+ *   `ERR_MODEL_UNSUPPORTED` naming what this project does not have
+ */
+export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+  const path = join(folder, "tokenizer.json");
+  const configPath = join(folder, "tokenizer_config.json");
+  const tokenizer = await readJsonFile(path, MAX_TOKENIZER_BYTES);
+  if (tokenizer === undefined) {
+    const message = `${path}: no such file; a model folder needs the tokenizer.json of its Hugging Face repository`;
+    throw new ReadMeError("ERR_FILE_NOT_FOUND", message);
+  }
+  const config = await readJsonFile(configPath, MAX_TOKENIZER_CONFIG_BYTES);
+  const map = await readJsonFile(join(folder, "special_tokens_map.json"), MAX_TOKENIZER_CONFIG_BYTES);
+  return new Tokenizer({ path, tokenizer, config: { ...map, ...withoutNulls(config) }, configPath });
+}
+
+/** Removes roles that the config leaves `null`, since special_tokens_map.json may fill them. */
+function withoutNulls(config: JsonObject = {}): JsonObject {
+  return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null));
+}
+
+/**
+ * Loads the chat template of a model folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`;
+ * `undefined` when there is none. The template is first parsed by `render`.
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`, `ERR_FILE_UNREADABLE`
+ */
+export async function loadChatTemplate(
+  folder: string,
+  tokenizer: Tokenizer,
+  options: ChatTemplateOptions = {},
+): Promise<ChatTemplate | undefined> {
+  const source = await readTextFile(join(folder, "chat_template.jinja"), MAX_TEMPLATE_BYTES);
+  if (source !== undefined) return new ChatTemplate(source, tokenizer, options);
+  const path = join(folder, "tokenizer_config.json");
+  const config = await readJsonFile(path, MAX_TOKENIZER_CONFIG_BYTES);
+  const sources = readSources(path, config?.["chat_template"]);
+  return sources === undefined ? undefined : new ChatTemplate(sources, tokenizer, options);
+}
+
+/**
+ * Loads the chat template in a GGUF file's metadata; `undefined` when there is none.
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming the key
+ */
+export function ggufChatTemplate(
+  metadata: GgufMetadata,
+  path: string,
+  tokenizer: Tokenizer,
+  options: ChatTemplateOptions = {},
+): ChatTemplate | undefined {
+  const [source, toolUse] = ["tokenizer.chat_template", "tokenizer.chat_template.tool_use"].map((key) => {
+    const value = metadata.get(key);
+    if (value === undefined || typeof value === "string") return value;
+    throw corrupt(path, `expected metadata \`${key}\` to be a string, got ${describeValue(value)}`);
+  });
+  return source === undefined ? undefined : new ChatTemplate({ default: source, toolUse }, tokenizer, options);
+}
+
+/** Reads `chat_template`: one template, or a list of named ones. */
+function readSources(path: string, value: unknown): ChatTemplateSources | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (typeof value === "string") return { default: value };
+  const named = new Map<string, string>();
+  for (const entry of isList(value) ? value : [value]) {
+    const { name, template } = isJsonObject(entry) ? entry : {};
+    if (typeof name !== "string" || typeof template !== "string") {
+      throw corrupt(path, "expected `chat_template` to be a string, or a list of { name, template }");
+    }
+    named.set(name, template);
+  }
+  const source = named.get("default");
+  if (source !== undefined) return { default: source, toolUse: named.get("tool_use") };
+  const names = [...named.keys()].map((name) => JSON.stringify(name)).join(", ");
+  throw corrupt(path, `\`chat_template\` has no template named "default", only ${names || "an empty list"}`);
 }

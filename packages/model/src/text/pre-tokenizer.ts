@@ -1,20 +1,53 @@
-// The pre-tokenizer of a tokenizer.json, which cuts a text into the words that are merged, with pauses.
+// Pre-tokenization, with pauses: cuts a text into the words whose characters are merged.
 
-import { CHARACTER_OF_BYTE } from "./byte-alphabet.ts";
-import { CHUNK_LENGTH, mapChunks } from "./in-chunks.ts";
+import { CHUNK_LENGTH, mapChunks } from "./pausing.ts";
 
-/** What a step makes of each piece that the step before it made. */
+/** One step of a pre-tokenizer, applied to each piece that the step before it made. */
 export type PreTokenizerStep =
-  /** Cuts at each match; keeps what lies between the matches, too, unless told otherwise. */
+  /** Cuts at each match; with `dropsRest`, the text between the matches is dropped. */
   | { readonly type: "split"; readonly pattern: RegExp; readonly dropsRest: boolean }
   /** Rewrites a text character by character. */
   | { readonly type: "map"; readonly map: (text: string) => string; readonly shrinks: boolean }
   /** Puts `prefix` before a piece that does not begin with it. */
   | { readonly type: "prefix"; readonly prefix: string; readonly isFirstOnly: boolean };
 
+/** Character that stands for each byte in GPT-2's byte-level alphabet, which stores vocabularies of bytes as text. */
+export const CHARACTER_OF_BYTE: readonly string[] = byteAlphabet();
+
+/** Byte that each character of the byte-level alphabet stands for. */
+export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = new Map(
+  CHARACTER_OF_BYTE.map((character, byte) => [character, byte]),
+);
+
+const MAX_JOINED_LENGTH = 64;
+const UNIT_OF_BYTE = Uint16Array.from(CHARACTER_OF_BYTE, (character) => character.charCodeAt(0));
+
+/** Writes each byte of a text's UTF-8 as its character of the byte-level alphabet. */
+export function toByteAlphabet(text: string): string {
+  let mapped = "";
+  if (text.length <= MAX_JOINED_LENGTH) {
+    for (const byte of Buffer.from(text)) mapped += CHARACTER_OF_BYTE[byte] ?? "";
+    return mapped;
+  }
+  // Joining character by character leaves much garbage.
+  const units = Uint16Array.from(Buffer.from(text), (byte) => UNIT_OF_BYTE[byte] ?? 0);
+  return Buffer.from(units.buffer).toString("utf16le");
+}
+
+/** Maps bytes that are visible in Latin-1 to themselves, and the others, in order, to U+0100 and up. */
+function byteAlphabet(): string[] {
+  let next = 0x100;
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isVisible(byte) ? byte : next++));
+}
+
+function isVisible(byte: number): boolean {
+  return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+}
+
 /**
- * @param isFirst - the text begins what is encoded
- * @returns yields each word, a long one in parts; and `undefined` where the caller may pause
+ * Cuts a text into words.
+ * @param isFirst - whether the text begins what is encoded
+ * @returns yields each word, a long one in parts, and `undefined` where the caller may pause
  */
 export function* wordsOf(
   steps: readonly PreTokenizerStep[],
@@ -29,7 +62,6 @@ export function* wordsOf(
   if (step.type === "split") {
     for (const piece of piecesOf(step.pattern, step.dropsRest, text)) {
       if (rest.length === 0) yield piece;
-      // A map of a short piece needs no generators.
       else yield* wordsOf(rest, piece, isFirst);
     }
     return;
@@ -50,26 +82,11 @@ export function* wordsOf(
   else yield* wordsOf(rest, parts.join(""), isFirst);
 }
 
-const MAX_JOINED_LENGTH = 64;
-const UNIT_OF_BYTE = Uint16Array.from(CHARACTER_OF_BYTE, (character) => character.charCodeAt(0));
-
-/** The bytes of a text's UTF-8, each as the character of the byte-level alphabet. */
-export function toByteAlphabet(text: string): string {
-  let mapped = "";
-  if (text.length <= MAX_JOINED_LENGTH) {
-    for (const byte of Buffer.from(text)) mapped += CHARACTER_OF_BYTE[byte] as string;
-    return mapped;
-  }
-  // Joining character by character leaves much garbage.
-  const units = Uint16Array.from(Buffer.from(text), (byte) => UNIT_OF_BYTE[byte] as number);
-  return Buffer.from(units.buffer).toString("utf16le");
-}
-
-/** Found one at a time: a long text has many. */
+/** Finds pieces one at a time, since a long text has many. */
 function* piecesOf(pattern: RegExp, dropsRest: boolean, text: string): Generator<string, void> {
   let end = 0;
   for (let from = 0; from <= text.length;) {
-    // Others use the same pattern between two pieces.
+    // Another text may use the same pattern between two pieces.
     pattern.lastIndex = from;
     const match = pattern.exec(text);
     if (match === null) break;

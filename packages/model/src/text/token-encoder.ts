@@ -1,53 +1,52 @@
-// From a text to the ids of its tokens, with pauses: what a tokenizer.json describes, step by step.
+// Turns a text into the ids of its tokens, with pauses: the steps that a tokenizer.json describes, one after another.
 
-import { AddedTokenSplitter } from "./added-token-splitter.ts";
-import { BpeModel, SHORT_WORD_LENGTH } from "./bpe-model.ts";
-import { CHARACTER_OF_BYTE } from "./byte-alphabet.ts";
-import { expectObject, type JsonObject } from "../files/json-object.ts";
-import type { NormalizerStep } from "./normalizer.ts";
-import { type PreTokenizerStep, toByteAlphabet, wordsOf } from "./pre-tokenizer.ts";
-import { referenceNormalizer, referencePreTokenizer } from "./reference-parity.ts";
+import { expectObject, type JsonObject } from "../files/text-file.ts";
+import { type AddedToken, AddedTokenSplitter } from "./added-tokens.ts";
+import { BpeModel, SHORT_WORD_LENGTH, type TokenIds } from "./bpe-model.ts";
+import { finish } from "./pausing.ts";
+import { type NormalizerStep, readNormalizer, readPreTokenizer } from "./pipeline.ts";
+import { CHARACTER_OF_BYTE, type PreTokenizerStep, toByteAlphabet, wordsOf } from "./pre-tokenizer.ts";
 import { TokenGuard } from "./token-guard.ts";
-import type { TokenIds } from "./token-ids.ts";
-import type { AddedToken, Vocabulary } from "./vocabulary.ts";
+import type { Vocabulary } from "./vocabulary.ts";
 
-// Short words between two pauses.
+// Number of short words between two pauses.
 const WORDS_BETWEEN_PAUSES = 128;
 
 interface Target {
-  /** The text begins what is encoded. */
+  /** Whether the text begins what is encoded. */
   readonly isFirst: boolean;
-  readonly sink: TokenIds;
+  readonly ids: TokenIds;
 }
 
-/** How a text is cut at added tokens, before and after it is normalized, and what becomes of the rest. */
+/** Cuts a text at added tokens, before and after it is normalized, and encodes the rest with the model. */
 interface Pass {
   readonly raw: AddedTokenSplitter;
   readonly normalized: AddedTokenSplitter;
   readonly model: BpeModel;
 }
 
-/** Encodes texts; what goes around them is not its own. */
+/** Encodes texts without the special tokens around them. */
 export class TokenEncoder {
   readonly #normalizer: readonly NormalizerStep[];
   readonly #preTokenizer: readonly PreTokenizerStep[];
   readonly #tokens: ReadonlyMap<string, AddedToken>;
   readonly #plain: Pass;
+  /** The pass for texts with marks, in which only unmarked spellings are control tokens. */
   readonly #guarded: Pass;
   readonly #controls: readonly string[];
   readonly #guards = new Map<string, TokenGuard>(); // by their marks
-  /** Spellings of control tokens that are searched in normalized texts. */
+  /** Spellings of control tokens that are searched for in normalized texts. */
   readonly #normalizedControls: readonly string[];
-  /** Bytes of a text that a token stands for at most; `Infinity` where that is not known. */
+  /** Largest number of a text's bytes that one token stands for; `Infinity` when it is not known. */
   readonly maxTokenBytes: number;
-  /** Characters that may become no token; `undefined` where all become some. */
+  /** Matches characters that may become no token; `undefined` when all become one or more. */
   readonly lostCharacters: RegExp | undefined;
 
   /** @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` naming what this project does not have */
   constructor(path: string, tokenizer: JsonObject, vocabulary: Vocabulary) {
     const definition = expectObject(path, "`model`", tokenizer["model"]);
-    this.#normalizer = referenceNormalizer(path, tokenizer["normalizer"]);
-    this.#preTokenizer = referencePreTokenizer(path, tokenizer, vocabulary);
+    this.#normalizer = readNormalizer(path, tokenizer["normalizer"]);
+    this.#preTokenizer = readPreTokenizer(path, tokenizer, vocabulary);
     const tokens = new Map<string, AddedToken>();
     const raw: string[] = [];
     const normalized: string[] = [];
@@ -68,7 +67,7 @@ export class TokenEncoder {
       normalized: new AddedTokenSplitter(normalized, tokens),
       model,
     };
-    // Where a text has spellings of control tokens that are none, all real ones are cut out before it is normalized.
+    // A text with marks loses them before it is normalized, so all control tokens have to be cut out before.
     const controls = vocabulary.added.filter(({ special }) => special);
     const others = new Map([...tokens].filter(([, { special }]) => !special));
     const all = new Map([...others, ...controls.map((token) => [token.content, token] as const)]);
@@ -87,30 +86,30 @@ export class TokenEncoder {
     this.lostCharacters = losesBytes ? charactersWithMissingBytes(vocabulary.ids) : undefined;
   }
 
-  /** The id of a token that a post-processor adds. */
+  /** Returns the id of a token that a post-processor adds. */
   idOf(text: string, ids: ReadonlyMap<string, number>): number | undefined {
     return this.#tokens.get(text)?.id ?? ids.get(text);
   }
 
   /**
-   * Adds a text's ids to `sink`. Pauses after some tenths of a millisecond at most, but for searches of a pattern,
-   * which can take some 20 ns for each character that one piece has.
+   * Adds a text's ids to `ids`. Pauses every few tenths of a millisecond at least, except in searches of a pattern,
+   * which can take some 20 ns for each character of one piece.
    *
-   * @param guard - of a text with marks: only what has none is a control token
+   * @param guard - for a text with marks, in which only unmarked spellings are control tokens
    */
-  *encode(text: string, sink: TokenIds, guard?: Pick<TokenGuard, "restore">): Generator<void, void> {
+  *encode(text: string, ids: TokenIds, guard?: Pick<TokenGuard, "restore">): Generator<void, void> {
     const pass = guard ? this.#guarded : this.#plain;
     for (const section of pass.raw.split(text)) {
       if (section === undefined) yield;
-      else if (section.token) sink.push(section.token.id);
+      else if (section.token) ids.push(section.token.id);
       else {
         const restored = guard ? guard.restore(section.text) : section.text;
-        yield* this.#encodeSection(pass, yield* this.#normalize(restored), { isFirst: section.index === 0, sink });
+        yield* this.#encodeSection(pass, yield* this.#normalize(restored), { isFirst: section.index === 0, ids });
       }
     }
   }
 
-  /** @param marks - two characters that are in no template */
+  /** Returns the guard for a template. @param marks - two characters that the template does not have */
   guard(marks: readonly [string, string]): TokenGuard {
     const spellings = this.#normalizedControls;
     const isSpelledWhenNormalized = (text: string): boolean => {
@@ -132,23 +131,23 @@ export class TokenEncoder {
     return normalized;
   }
 
-  *#encodeSection({ normalized, model }: Pass, text: string, to: Target): Generator<void, void> {
+  *#encodeSection({ normalized, model }: Pass, text: string, target: Target): Generator<void, void> {
     for (const section of normalized.split(text)) {
       if (section === undefined) yield;
-      else if (section.token) to.sink.push(section.token.id);
-      else yield* this.#encodeWords(model, section.text, to);
+      else if (section.token) target.ids.push(section.token.id);
+      else yield* this.#encodeWords(model, section.text, target);
     }
   }
 
-  *#encodeWords(model: BpeModel, text: string, { isFirst, sink }: Target): Generator<void, void> {
+  *#encodeWords(model: BpeModel, text: string, { isFirst, ids }: Target): Generator<void, void> {
     let count = 0;
-    sink.last = -1;
+    ids.last = -1;
     for (const word of wordsOf(this.#preTokenizer, text, isFirst)) {
       if (word === undefined) yield;
-      else if (typeof word !== "string") yield* model.encodeLong(word, sink);
-      else if (word.length > SHORT_WORD_LENGTH) yield* model.encodeLong([word], sink);
+      else if (typeof word !== "string") yield* model.encodeLong(word, ids);
+      else if (word.length > SHORT_WORD_LENGTH) yield* model.encodeLong([word], ids);
       else {
-        model.encodeShort(word, sink);
+        model.encodeShort(word, ids);
         if (++count % WORDS_BETWEEN_PAUSES === 0) yield;
       }
     }
@@ -173,14 +172,14 @@ export class TokenEncoder {
   }
 }
 
-/** Bytes that begin a character in UTF-8, and which characters those are. */
+/** First bytes of UTF-8 sequences of two, three and four bytes, and the characters that they begin. */
 const LEADS = [
   { from: 0xc2, to: 0xe0, mask: 0x1f, shift: 6, least: 0x80 },
   { from: 0xe0, to: 0xf0, mask: 0x0f, shift: 12, least: 0x800 },
   { from: 0xf0, to: 0xf5, mask: 0x07, shift: 18, least: 0x10000 },
 ];
 
-/** What has a byte in its UTF-8 for which a byte-level vocabulary has no token. */
+/** Makes an expression for the characters with a byte in their UTF-8 that a byte-level vocabulary lacks. */
 function charactersWithMissingBytes(ids: ReadonlyMap<string, number>): RegExp | undefined {
   const ranges: string[] = [];
   const add = (first: number, last: number): void =>
@@ -196,12 +195,4 @@ function charactersWithMissingBytes(ids: ReadonlyMap<string, number>): RegExp | 
     }
   }
   return ranges.length === 0 ? undefined : new RegExp(`[${ranges.join("")}]`, "u");
-}
-
-/** Runs work to its end without a pause. */
-export function finish<Result>(work: Generator<void, Result>): Result {
-  for (;;) {
-    const { done, value } = work.next();
-    if (done === true) return value;
-  }
 }

@@ -1,11 +1,12 @@
-// Keeps spellings of control tokens in what callers write from becoming control tokens, through a template and the cut at
-// added tokens: marks that no text has in earnest break them apart, and are taken away before the text is tokenized.
+// Keeps spellings of control tokens in callers' strings from becoming control tokens, through the template and the cut
+// at added tokens. Marks that no real text has break the spellings apart; they are removed before the text is encoded.
 
 import { ReadMeError } from "@readme-moe/core";
-import { CHUNK_LENGTH } from "./in-chunks.ts";
-import { SpellingTrie } from "./spelling-trie.ts";
+import { isList } from "../files/text-file.ts";
+import { SpellingTrie } from "./added-tokens.ts";
+import { CHUNK_LENGTH } from "./pausing.ts";
 
-/** A value whose strings are marked, and whether any needed it. */
+/** A value whose strings are marked, and whether any string needed it. */
 export interface Guarded<Value> {
   readonly value: Value;
   readonly isMarked: boolean;
@@ -16,17 +17,17 @@ interface Progress {
   numValues: number;
 }
 
-// What templates compare, or write between two halves of a token's spelling: names of speakers, types and fields.
+// Names of speakers, types and fields: templates compare them, or write them between two halves of a token's spelling.
 const PLAIN_NAME = /^[\w .-]{1,64}$/;
 
 const VALUES_BETWEEN_PAUSES = 256;
 
-/** Marks callers' strings for one template, and takes the marks away again. */
+/** Marks callers' strings for one template, and removes the marks again. */
 export class TokenGuard {
   readonly #forwards: SpellingTrie;
   readonly #backwards: SpellingTrie;
   readonly #maxLength: number;
-  /** The first characters of spellings, and the marks. */
+  /** Matches the first characters of spellings, and the marks. */
   readonly #candidates: RegExp;
   readonly #break: string;
   readonly #escape: string;
@@ -36,9 +37,9 @@ export class TokenGuard {
   readonly #isSpelledWhenNormalized: (text: string) => boolean;
 
   /**
-   * @param spellings - of control tokens
-   * @param marks - two characters that the template does not have; texts may
-   * @param isSpelledWhenNormalized - whether a text gets a spelling from normalization
+   * @param spellings - spellings of control tokens
+   * @param marks - two characters that the template does not have; texts may have them
+   * @param isSpelledWhenNormalized - checks that normalization makes a spelling out of a text
    */
   constructor(
     spellings: readonly string[],
@@ -50,16 +51,17 @@ export class TokenGuard {
     this.#backwards = new SpellingTrie(long.map(reversed));
     this.#maxLength = long.reduce((most, { length }) => Math.max(most, length), 0);
     this.#escaped = [breaking, escaping, ...spellings.filter((spelling) => Array.from(spelling).length === 1)];
-    const firsts = [...new Set([...this.#escaped, ...long.map(firstCharacter)])];
+    const firsts = [...new Set([...this.#escaped, ...long.map(([first = ""]) => first)])];
     this.#candidates = new RegExp(firsts.map(escapedForRegex).join("|"), "gu");
     [this.#break, this.#escape] = [breaking, escaping];
     this.#escapes = new RegExp(`${escaping}(\\d+)${escaping}`, "gu");
     this.#isSpelledWhenNormalized = isSpelledWhenNormalized;
   }
 
-  /** Marks all strings in a value, also names of fields; pauses. */
+  /** Marks all strings in a value, also names of fields, with pauses. */
   *guard<Value>(value: Value): Generator<void, Guarded<Value>> {
     const progress = { isMarked: false, numValues: 0 };
+    // The copy has the shape of the value.
     const guarded = (yield* this.#guardValue(value, "", progress)) as Value;
     const { isMarked } = progress;
     return { value: isMarked ? guarded : value, isMarked };
@@ -71,9 +73,9 @@ export class TokenGuard {
       const isName = (name === "role" || name === "type") && PLAIN_NAME.test(value);
       return isName ? value : yield* this.#guardString(value, progress);
     }
-    if (Array.isArray(value)) {
+    if (isList(value)) {
       const list: unknown[] = [];
-      for (const entry of value as unknown[]) list.push(yield* this.#guardValue(entry, "", progress));
+      for (const entry of value) list.push(yield* this.#guardValue(entry, "", progress));
       return list;
     }
     if (typeof value !== "object" || value === null) return value;
@@ -91,7 +93,7 @@ export class TokenGuard {
     return marked;
   }
 
-  /** A rendered text, or a part of it, without marks. */
+  /** Removes the marks from a rendered text, or from a part of it. */
   restore(text: string): string {
     const joined = text.includes(this.#break) ? text.replaceAll(this.#break, "") : text;
     if (!joined.includes(this.#escape)) return joined;
@@ -120,7 +122,7 @@ export class TokenGuard {
     return this.#markEnds(parts.length === 1 ? text : parts.join(""));
   }
 
-  /** Breaks what may become a spelling together with the text before or behind, also once spaces are trimmed. */
+  /** Breaks beginnings and ends that may be spelled on by the text around them, also once spaces are trimmed. */
   #markEnds(text: string): string {
     const trimmed = text.trimEnd();
     let marked = text;
@@ -139,8 +141,8 @@ export class TokenGuard {
 }
 
 /**
- * Two noncharacters of Unicode that a template does not have.
- * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` for one that has them all
+ * Returns two noncharacters of Unicode that a template does not have.
+ * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` for a template that has them all
  */
 export function freeMarks(text: string): readonly [string, string] {
   const [first, second] = Array.from({ length: 32 }, (_, index) => String.fromCharCode(0xfdd0 + index)).filter(
@@ -148,10 +150,6 @@ export function freeMarks(text: string): readonly [string, string] {
   );
   if (first !== undefined && second !== undefined) return [first, second];
   throw new ReadMeError("ERR_CHAT_TEMPLATE", "The chat template has all characters from U+FDD0 to U+FDEF");
-}
-
-function firstCharacter(text: string): string {
-  return String.fromCodePoint(text.codePointAt(0) as number);
 }
 
 function reversed(text: string): string {

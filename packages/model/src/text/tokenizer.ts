@@ -1,62 +1,56 @@
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { cleanUp } from "./clean-up.ts";
-import { type JsonObject, unsupported } from "../files/json-object.ts";
-import { chunkEnd } from "./in-chunks.ts";
-import { type NamedToken, namedToken, withConfigTokens } from "./special-tokens.ts";
-import { type Frame, type Frames, readFrames } from "./special-frame.ts";
-import { finish, TokenEncoder } from "./token-encoder.ts";
+import { messageOf, unsupported } from "../files/errors.ts";
+import type { JsonObject } from "../files/text-file.ts";
+import { TokenIds } from "./bpe-model.ts";
+import { cleanUp, type DecodeOptions, readSpelling, spelledBytes, type TokenSpelling } from "./decoding.ts";
+import { chunkEnd, finish } from "./pausing.ts";
+import { type Frame, type Frames, readFrames } from "./pipeline.ts";
+import { TokenEncoder } from "./token-encoder.ts";
 import type { TokenGuard } from "./token-guard.ts";
-import { TokenIds } from "./token-ids.ts";
-import { readSpelling, spelledBytes, type TokenSpelling } from "./token-spelling.ts";
-import { readVocabulary, type Vocabulary } from "./vocabulary.ts";
+import { type NamedToken, namedToken, readVocabulary, type Vocabulary, withConfigTokens } from "./vocabulary.ts";
 
-/** What a tokenizer is made from: the contents of the two files of a Hugging Face folder. */
+/** Source of a tokenizer: the contents of the two files of a Hugging Face folder. */
 export interface TokenizerSource {
-  /** Where it comes from, for messages. */
+  /** Path that messages name. */
   readonly path: string;
-  /** The contents of tokenizer.json, or what is shaped like it. */
+  /** The contents of tokenizer.json, or an object of the same shape. */
   readonly tokenizer: JsonObject;
-  /** The contents of tokenizer_config.json; names the tokens that have a role. @default {} */
+  /** The contents of tokenizer_config.json, which names the tokens that have a role. @default {} */
   readonly config?: JsonObject;
-  /** Where `config` comes from, for messages. @default path */
+  /** Path of `config` that messages name. @default path */
   readonly configPath?: string;
 }
 
-/** What to add around a text, and how many tokens it may have. */
+/** Options of encoding: the tokens around a text, and limits. */
 export interface EncodeOptions {
-  /** Adds what the model expects around a text, such as a BOS token. @default true */
+  /** Adds the tokens that the model expects around a text, such as a BOS token. @default true */
   readonly addSpecialTokens?: boolean;
-  /** Texts with more tokens are refused, as soon as that is known. @default Infinity */
+  /** Limit on the number of tokens; a longer text is refused as soon as that is known. @default Infinity */
   readonly maxTokens?: number;
-  /** Marks in the text, which make spellings of control tokens ordinary text. @default none */
+  /** Guard whose marks in the text make spellings of control tokens ordinary text. @default none */
   readonly guard?: Pick<TokenGuard, "restore">;
-  /** The error for a text that has at least so many. @default a ReadMeError `ERR_CONTEXT_LENGTH` */
+  /** Makes the error for a text of at least so many tokens. @default a ReadMeError `ERR_CONTEXT_LENGTH` */
   readonly tooMany?: (atLeast: number) => Error;
-}
-
-export interface DecodeOptions {
-  /** Leaves special tokens out of the text. @default false */
-  readonly skipSpecialTokens?: boolean;
 }
 
 const NO_BYTES = new Uint8Array();
 
 /**
- * Text to token ids and back.
+ * Turns text into token ids and back.
  *
- * Ids are those of the reference implementation (the Rust crate `tokenizers`). Text is what the tokens'
- * bytes spell as UTF-8; bytes that are no UTF-8 become U+FFFD as the WHATWG Encoding Standard says.
+ * Ids are those of the reference implementation (the Rust crate `tokenizers`). Text is the UTF-8 that the tokens' bytes
+ * spell; bytes that are no UTF-8 become U+FFFD as the WHATWG Encoding Standard says.
  */
 export class Tokenizer {
-  /** One more than the largest id. A model's logits may have more columns than this. */
+  /** One more than the largest id. A model's logits may have more columns. */
   readonly vocabSize: number;
   readonly bosToken: NamedToken | undefined;
   readonly eosToken: NamedToken | undefined;
   readonly unkToken: NamedToken | undefined;
   readonly padToken: NamedToken | undefined;
-  /** Decoding takes one leading space away, which encoding put there. */
+  /** Whether decoding removes one leading space, which encoding put there. */
   readonly stripsLeadingSpace: boolean;
-  /** Decoding removes spaces before punctuation; only where the tokenizer's config says so. */
+  /** Whether decoding removes spaces before punctuation, as some tokenizer configs ask for. */
   readonly cleansUpSpaces: boolean;
   readonly #encoder: TokenEncoder;
   readonly #frames: Frames;
@@ -64,7 +58,7 @@ export class Tokenizer {
   readonly #spelling: TokenSpelling;
   readonly #addedIds: ReadonlySet<number>;
   readonly #specialIds: ReadonlySet<number>;
-  readonly #bytes: (Uint8Array | undefined)[] = []; // [vocabSize], filled as tokens are asked for
+  readonly #bytes: (Uint8Array | undefined)[] = []; // [vocabSize], filled on demand
 
   /** @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` naming what this project does not have */
   constructor(source: TokenizerSource) {
@@ -75,7 +69,7 @@ export class Tokenizer {
       const idOf = (token: string): number | undefined => encoder.idOf(token, vocabulary.ids);
       return [encoder, readFrames(path, tokenizer["post_processor"] ?? null, idOf)];
     });
-    // The encoder has made a table of the merges.
+    // The encoder has its own table of the merges.
     this.#vocabulary = { ...vocabulary, merges: [] };
     this.#spelling = readSpelling(path, tokenizer["decoder"]);
     this.#addedIds = new Set(this.#vocabulary.added.map(({ id }) => id));
@@ -90,16 +84,17 @@ export class Tokenizer {
   }
 
   /**
+   * Encodes a text.
    * @param text - lone surrogates count as U+FFFD, since they have no UTF-8
-   * @returns a fresh array of ids, shape `[numTokens]`; of an empty text, only what `addSpecialTokens` adds
+   * @returns a fresh array of ids, `[numTokens]`; for an empty text, the special tokens alone
    */
   encode(text: string, options: EncodeOptions = {}): Int32Array {
     return finish(this.encodeInSteps(text, options));
   }
 
   /**
-   * The same in steps of less than a millisecond: a generator that the caller may leave alone between two of them, or for
-   * good. A search in one long piece of a text takes longer, some 20 ns for each of its characters.
+   * Encodes a text in steps of less than a millisecond. The caller may pause or stop between two steps. A search in
+   * one long piece of a text takes longer, some 20 ns for each of its characters.
    */
   *encodeInSteps(text: string, options: EncodeOptions = {}): Generator<void, Int32Array> {
     if (typeof text !== "string") throw new TypeError(`Expected \`text\` to be a string, got ${describeValue(text)}`);
@@ -113,7 +108,7 @@ export class Tokenizer {
     const check = (numTokens: number): void => {
       if (numTokens + numAdded > maxTokens) throw tooMany(numTokens + numAdded);
     };
-    // Marks are no part of the text that counts.
+    // Marks do not count as text.
     if (this.minTokens(text, maxTokens) + numAdded > maxTokens) {
       check(this.minTokens(options.guard?.restore(text) ?? text, maxTokens));
     }
@@ -127,8 +122,8 @@ export class Tokenizer {
   }
 
   /**
-   * A lower bound of a text's tokens, from its length alone. It is 0 where a tokenizer can leave text out.
-   * @param enough - a bound past it may be lower than it could be; one below it may be higher than the tokens
+   * Returns a lower bound of a text's number of tokens, from its length alone; 0 when the tokenizer can drop text.
+   * @param enough - a bound above it may be too low; one below it may be too high
    */
   minTokens(text: string, enough: number = Infinity): number {
     const { maxTokenBytes, lostCharacters } = this.#encoder;
@@ -140,7 +135,7 @@ export class Tokenizer {
     return Math.ceil(keptBytes(text, lostCharacters, enough * maxTokenBytes) / maxTokenBytes);
   }
 
-  /** @param ids - ids without a token stand for nothing */
+  /** Decodes ids; ids without a token stand for nothing. */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     const { skipSpecialTokens = false } = options;
     const pieces: Uint8Array[] = [];
@@ -153,24 +148,27 @@ export class Tokenizer {
     return this.cleansUpSpaces ? cleanUp(stripped) : stripped;
   }
 
-  /** The token steers the model and is no part of a text. */
+  /** Checks that the token steers the model and is no part of a text. */
   isSpecial(id: number): boolean {
     return this.#specialIds.has(id);
   }
 
-  /** What keeps callers' texts in a chat from becoming control tokens. @param marks - two characters that are in no template */
+  /**
+   * Returns the guard that keeps callers' texts in a chat from becoming control tokens.
+   * @param marks - two characters that the template does not have
+   */
   guard(marks: readonly [string, string]): TokenGuard {
     return this.#encoder.guard(marks);
   }
 
-  /** The id of the token that the vocabulary spells `text`, such as `<|im_end|>`. */
+  /** Returns the id of the token that the vocabulary spells `text`, such as `<|im_end|>`. */
   tokenId(text: string): number | undefined {
     return this.#vocabulary.ids.get(text);
   }
 
   /**
-   * Exactly the bytes that a token stands for, often a part of a UTF-8 character; a leading space
-   * included. None for an id without a token. The array is shared: do not write to it.
+   * Returns exactly the bytes that a token stands for, often a part of a UTF-8 character, with a leading space if it
+   * has one; none for an id without a token. The array is shared: do not write to it.
    */
   tokenBytes(id: number): Uint8Array {
     const known = this.#bytes[id];
@@ -183,18 +181,26 @@ export class Tokenizer {
   }
 }
 
-/** @throws {ReadMeError} also for what the library throws, such as on a pattern that it cannot read */
+/** Returns the token that models see between documents in training; chat models end a turn with another one. */
+export function endOfTextId(tokenizer: Tokenizer, eosTokenIds: readonly number[]): number {
+  for (const text of ["<|endoftext|>", "<|end_of_text|>", "</s>"]) {
+    const id = tokenizer.tokenId(text);
+    if (id !== undefined) return id;
+  }
+  return eosTokenIds[0] ?? 0;
+}
+
+/** Translates errors of the library, such as on a pattern that it cannot read. @throws {ReadMeError} */
 function build<Built>(path: string, make: () => Built): Built {
   try {
     return make();
   } catch (cause) {
     if (cause instanceof ReadMeError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw unsupported(path, `the tokenizer cannot be built (${reason})`, { cause });
+    throw unsupported(path, `the tokenizer cannot be built (${messageOf(cause)})`, { cause });
   }
 }
 
-/** Bytes of those stretches of a text that have none of `lost`; no more are looked at when there are enough. */
+/** Counts the bytes of the stretches of a text that match `lost` nowhere; stops when there are enough. */
 function keptBytes(text: string, lost: RegExp, enough: number): number {
   let bytes = 0;
   for (let start = 0, end = 0; start < text.length && bytes <= enough; start = end) {
@@ -206,7 +212,7 @@ function keptBytes(text: string, lost: RegExp, enough: number): number {
 }
 
 function wellFormed(text: string): string {
-  // Node 20 has it, the types of ES2023 do not.
+  // Node 20 has this method, the types of ES2023 do not.
   return (text as string & { toWellFormed(): string }).toWellFormed();
 }
 

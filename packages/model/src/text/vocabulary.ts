@@ -1,29 +1,28 @@
-// The vocabulary of a tokenizer.json, checked: what the tokenizer library takes on trust.
+// The vocabulary of a tokenizer.json, with the checks that the tokenizer library leaves out.
 
 import { describeValue } from "@readme-moe/core";
-import { quoted } from "../files/quoted.ts";
-import { corrupt, expectObject, isJsonObject, type JsonObject, unsupported } from "../files/json-object.ts";
+import { corrupt, quoted, unsupported } from "../files/errors.ts";
+import { expectObject, isJsonObject, isList, type JsonObject } from "../files/text-file.ts";
+import type { AddedToken } from "./added-tokens.ts";
 
-// No real vocabulary comes near (the largest have some 2 ** 18 tokens); ids index arrays.
+// Ids index arrays. The largest vocabularies in use have some 2 ** 18 tokens.
 const MAX_TOKEN_ID = 2 ** 24 - 1;
 
-/** A token that is cut out of a text before BPE sees the rest. */
-export interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  /** Steers the model, and is no part of the text: `skipSpecialTokens` leaves it out. */
-  readonly special: boolean;
-  readonly normalized: boolean;
-  readonly lstrip: boolean;
-  readonly rstrip: boolean;
-}
+const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
+const LISTS = ["additional_special_tokens", "extra_special_tokens"] as const;
 
 export interface Vocabulary {
-  /** The text of each token by id, as the file spells it; holes where no token has the id. */
+  /** Text of each token by id, as the file spells it; holes where no token has the id. */
   readonly texts: readonly (string | undefined)[]; // [vocabSize]
   readonly ids: ReadonlyMap<string, number>;
   readonly merges: readonly (readonly [string, string])[];
   readonly added: readonly AddedToken[];
+}
+
+/** A token that a model gives a role. */
+export interface NamedToken {
+  readonly id: number;
+  readonly text: string;
 }
 
 /** @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for any model but BPE */
@@ -57,33 +56,83 @@ export function readVocabulary(path: string, tokenizer: JsonObject): Vocabulary 
   return { texts, ids, merges, added };
 }
 
+/**
+ * Adds the tokens that only tokenizer_config.json knows, as transformers does when it loads a tokenizer: those of its
+ * `added_tokens_decoder`, and every token that has a role. A token with a role is special, also if tokenizer.json
+ * says otherwise.
+ */
+export function withConfigTokens(path: string, vocabulary: Vocabulary, config: JsonObject): Vocabulary {
+  const added = new Map(vocabulary.added.map((token) => [token.content, token]));
+  const texts = [...vocabulary.texts];
+  const ids = new Map(vocabulary.ids);
+  const add = (token: AddedToken): void => {
+    added.set(token.content, token);
+    texts[token.id] = token.content;
+    ids.set(token.content, token.id);
+  };
+  const decoder = config["added_tokens_decoder"];
+  for (const [key, value] of Object.entries(isJsonObject(decoder) ? decoder : {})) {
+    const token = toAddedToken(path, Number(key), value);
+    // Encoding follows tokenizer.json, so an id or a text that is known from there stays as it is.
+    const isNew = !added.has(token.content) && (texts[token.id] ?? token.content) === token.content;
+    if (isNew && (ids.get(token.content) ?? token.id) === token.id) add(token);
+  }
+  for (const content of roleTexts(config)) {
+    const id = ids.get(content);
+    if (id === undefined || content === "") continue;
+    const known = added.get(content) ?? { id, content, normalized: false, lstrip: false, rstrip: false };
+    add({ ...known, special: true });
+  }
+  return { ...vocabulary, texts, ids, added: [...added.values()] };
+}
+
+/** Returns the token of a role such as `bos_token`, or `undefined` without a role or without such a token. */
+export function namedToken(
+  name: (typeof NAMES)[number],
+  config: JsonObject,
+  vocabulary: Vocabulary,
+): NamedToken | undefined {
+  const text = tokenText(config[name]);
+  const id = text === undefined ? undefined : vocabulary.ids.get(text);
+  return text === undefined || id === undefined ? undefined : { id, text };
+}
+
+function roleTexts(config: JsonObject): string[] {
+  const lists = LISTS.map((name) => config[name]).filter(isList);
+  return [...NAMES.map((name) => config[name]), ...lists.flat()].map(tokenText).filter((text) => text !== undefined);
+}
+
+/** Returns the text of a token, which a config gives as a string or as the `content` of an object. */
+function tokenText(value: unknown): string | undefined {
+  const text = isJsonObject(value) ? value["content"] : value;
+  return typeof text === "string" ? text : undefined;
+}
+
 function isTokenId(value: unknown): value is number {
   return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= MAX_TOKEN_ID;
 }
 
-/** One entry of `added_tokens`, or of `added_tokens_decoder` of a tokenizer_config.json. */
-export function toAddedToken(path: string, id: unknown, value: unknown): AddedToken {
+/** Reads one entry of `added_tokens`, or of `added_tokens_decoder` of a tokenizer_config.json. */
+function toAddedToken(path: string, id: unknown, value: unknown): AddedToken {
   const { content, special, normalized, lstrip, rstrip } = isJsonObject(value) ? value : {};
   if (!isTokenId(id) || typeof content !== "string" || content === "") {
     throw corrupt(path, `added token ${describeValue(content)} has the id ${describeValue(id)}`);
   }
-  const isSpecial = special === true;
-  const isNormalized = typeof normalized === "boolean" ? normalized : !isSpecial;
   return {
     id,
     content,
-    special: isSpecial,
-    normalized: isNormalized,
+    special: special === true,
+    normalized: typeof normalized === "boolean" ? normalized : special !== true,
     lstrip: lstrip === true,
     rstrip: rstrip === true,
   };
 }
 
 function readMerges(path: string, value: unknown, ids: ReadonlyMap<string, number>): (readonly [string, string])[] {
-  if (!Array.isArray(value)) throw corrupt(path, `expected \`model.merges\` to be a list, got ${describeValue(value)}`);
-  return value.map((merge: unknown, index) => {
+  if (!isList(value)) throw corrupt(path, `expected \`model.merges\` to be a list, got ${describeValue(value)}`);
+  return value.map((merge, index) => {
     const pair = typeof merge === "string" ? merge.split(" ") : merge;
-    const [left, right] = Array.isArray(pair) && pair.length === 2 ? (pair as unknown[]) : [];
+    const [left, right] = isList(pair) && pair.length === 2 ? pair : [];
     if (typeof left !== "string" || typeof right !== "string") {
       throw corrupt(path, `merge ${index} is ${describeValue(merge)}, expected two tokens`);
     }
@@ -97,6 +146,6 @@ function readMerges(path: string, value: unknown, ids: ReadonlyMap<string, numbe
 
 function readAddedTokens(path: string, value: unknown): AddedToken[] {
   const list = value ?? [];
-  if (!Array.isArray(list)) throw corrupt(path, `expected \`added_tokens\` to be a list, got ${describeValue(value)}`);
-  return list.map((token: unknown) => toAddedToken(path, isJsonObject(token) ? token["id"] : undefined, token));
+  if (!isList(list)) throw corrupt(path, `expected \`added_tokens\` to be a list, got ${describeValue(value)}`);
+  return list.map((token) => toAddedToken(path, isJsonObject(token) ? token["id"] : undefined, token));
 }

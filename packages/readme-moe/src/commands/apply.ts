@@ -1,4 +1,4 @@
-import { applyAdapter } from "@readme-moe/refactor";
+import { applyDelta } from "@readme-moe/refactor";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption, requireOption } from "../options.ts";
@@ -12,13 +12,13 @@ interface ApplyFlags {
 
 export function applyCommand(signal: AbortSignal): Command {
   const command = new Command("apply")
-    .summary("make a Read-ME model from a dense one and an adapter file")
+    .summary("make a Read-ME model from a dense one and a delta file")
     .description(
-      "Writes the Read-ME model folder that an adapter file (`readme-moe pack`) makes from a dense model. Nothing is\n" +
+      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes from a dense model. Nothing is\n" +
         "trained; it takes seconds. The base model in another precision is accepted with a warning, another model is not.",
     )
-    .argument("<adapter>", "adapter file")
-    .option("--base <model>", `the dense model that the adapter changes: ${MODEL_ARGUMENT}`)
+    .argument("<file>", "delta file")
+    .option("--base <model>", `the dense model that the file changes: ${MODEL_ARGUMENT}`)
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
     .addOption(jsonOption());
   return command.action((path: string, flags: ApplyFlags) => {
@@ -31,7 +31,7 @@ export function applyCommand(signal: AbortSignal): Command {
 async function runApply(path: string, { base: baseName, out, json }: ApplyFlags, signal: AbortSignal): Promise<void> {
   await withModelFiles(baseName, signal, async (base) => {
     const startMs = performance.now();
-    const report = await applyAdapter(path, base, out, {
+    const report = await applyDelta(path, base, out, {
       signal,
       onWarning: (message) => console.error(`warning: ${message}`),
       onProgress: json ? undefined : ({ done, of }) => showStatus(`tensor ${done} of ${of}`),

@@ -59,7 +59,7 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
   const tokens: number[] = [];
   let text = "";
   let finishReason: FinishReason | null = null;
-  let usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0 };
+  let usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0, queuedMs: 0 };
   for await (const chunk of stream) {
     text += chunk.text;
     write(chunk.text);

@@ -1,4 +1,4 @@
-import { packAdapter, type PackProgress, type PackReport } from "@readme-moe/refactor";
+import { packDelta, type PackProgress, type PackReport } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
@@ -23,7 +23,7 @@ export function packCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", "Read-ME model folder, tuned or not")
     .option("--base <model>", `the dense model that it was made from: ${MODEL_ARGUMENT}`)
-    .option("--out <file>", "the adapter file; an existing one is replaced")
+    .option("--out <file>", "the delta file; an existing one is replaced")
     .addOption(
       new Option(
         "--data <name=file...>",
@@ -45,7 +45,7 @@ async function runPack(path: string, flags: PackFlags, signal: AbortSignal): Pro
   await withModelFiles(path, signal, (model) =>
     withModelFiles(baseName, signal, async (base) => {
       const options = { maxBytes: maxSize, texts, signal, onProgress: json ? undefined : showProgress };
-      const report = await packAdapter(model, base, out, options).finally(() => showStatus());
+      const report = await packDelta(model, base, out, options).finally(() => showStatus());
       console.log(json ? JSON.stringify({ out, ...report }) : summaryOf(report, out));
     }),
   );

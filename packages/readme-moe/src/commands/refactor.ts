@@ -82,7 +82,7 @@ async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSign
   await withModelFiles(path, signal, async (model) => {
     const onProgress = json ? undefined : showProgress;
     const run = { source: path, hubId: hubIdOf(path), resume, threads, signal, onProgress };
-    const report = await refactor(model, domains, out, options, run).finally(() => showStatus());
+    const report = await refactor(model, domains, out, { ...options, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : summaryOf(report, out));
   });
 }

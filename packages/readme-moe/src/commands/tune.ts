@@ -90,7 +90,7 @@ async function runTune(path: string, flags: TuneFlags, signal: AbortSignal): Pro
       const shows = json ? {} : { onEstimate: showEstimate, onProgress: showProgress };
       const sources = { source: path, teacherSource: teacherName };
       const run = { ...shows, ...sources, resume, threads, signal, checkpointMs: checkpointSeconds * 1000 };
-      const report = await tune(student, teacher, texts, out, options, run).finally(() => showStatus());
+      const report = await tune({ student, teacher }, texts, out, { ...options, ...run }).finally(() => showStatus());
       console.log(json ? JSON.stringify(report) : summaryOf(report, out));
     }),
   );

@@ -3,27 +3,35 @@ import type { Tape, Tensor } from "./tape.ts";
 
 const { FusedMatMul, Gemm, ReduceSum } = operators;
 
-/** `x · wᵀ + bias`; `x` `[rows, in]`, `w` `[out, in]` as checkpoints have it, `bias` `[out]`. */
+/** Computes `x · wᵀ + bias`; `x` is `[rows, in]`, `w` is `[out, in]` as in checkpoints, `bias` is `[out]`. */
 export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor {
   const g = tape.graph;
-  const shape = [x.shape[0] as number, w.shape[0] as number];
-  return tape.record(Gemm(g, x.value, w.value, bias?.value), shape, [
-    [x, (gradient) => Gemm(g, gradient, w.value, undefined, { transB: false })],
-    [w, (gradient) => Gemm(g, gradient, x.value, undefined, { transA: true, transB: false })],
-    ...(bias ? [[bias, (gradient: Value) => ReduceSum(g, gradient, 0)] as const] : []),
-  ]);
+  return tape.record(
+    Gemm(g, x.value, w.value, bias?.value),
+    [sizeOf(x, 0), sizeOf(w, 0)],
+    [
+      [x, (gradient) => Gemm(g, gradient, w.value, undefined, { transB: false })],
+      [w, (gradient) => Gemm(g, gradient, x.value, undefined, { transA: true, transB: false })],
+      ...(bias ? [[bias, (gradient: Value) => ReduceSum(g, gradient, 0)] as const] : []),
+    ],
+  );
 }
 
-/** A product of low rank, `right · left`: `left` `[rank, in]`, `right` `[out, rank]`. */
-export interface LowRank {
+/** Weight `[out, in]` with a change of low rank, `right · left`. */
+export interface LowRankWeight {
+  readonly weight: Tensor;
+  /** `[out]` */
+  readonly bias: Tensor | undefined;
+  /** `[rank, in]` */
   readonly left: Tensor;
+  /** `[out, rank]` */
   readonly right: Tensor;
 }
 
-/** `x · (w + right · left)ᵀ + bias`, without ever making the sum; shapes as in `linear`. */
-export function linearWithLowRank(tape: Tape, x: Tensor, w: Tensor, { left, right }: LowRank, bias?: Tensor): Tensor {
+/** Computes `x · (weight + right · left)ᵀ + bias` without forming the sum. */
+export function linearWithLowRank(tape: Tape, x: Tensor, { weight, bias, left, right }: LowRankWeight): Tensor {
   const g = tape.graph;
-  const base = linear(tape, x, w, bias);
+  const base = linear(tape, x, weight, bias);
   const inner = linear(tape, x, left);
   return tape.record(Gemm(g, inner.value, right.value, base.value), base.shape, [
     [base, (gradient) => gradient],
@@ -32,22 +40,37 @@ export function linearWithLowRank(tape: Tape, x: Tensor, w: Tensor, { left, righ
   ]);
 }
 
-/** `alpha · a · b`, `a` `[…, m, k]`, `b` `[…, k, n]` with the same leading axes. */
+/** Computes `alpha · a · b`; `a` is `[…, m, k]`, `b` is `[…, k, n]` with the same leading axes. */
 export function matmul(tape: Tape, a: Tensor, b: Tensor, alpha = 1): Tensor {
   const g = tape.graph;
-  const shape = [...a.shape.slice(0, -1), b.shape.at(-1) as number];
-  return tape.record(FusedMatMul(g, a.value, b.value, { alpha }), shape, [
-    [a, (gradient) => FusedMatMul(g, gradient, b.value, { transB: true, alpha })],
-    [b, (gradient) => FusedMatMul(g, a.value, gradient, { transA: true, alpha })],
-  ]);
+  return tape.record(
+    FusedMatMul(g, a.value, b.value, { alpha }),
+    [...a.shape.slice(0, -1), sizeOf(b, -1)],
+    [
+      [a, (gradient) => FusedMatMul(g, gradient, b.value, { transB: true, alpha })],
+      [b, (gradient) => FusedMatMul(g, a.value, gradient, { transA: true, alpha })],
+    ],
+  );
 }
 
-/** `alpha · a · bᵀ`, `a` `[…, m, k]`, `b` `[…, n, k]` with the same leading axes. */
+/** Computes `alpha · a · bᵀ`; `a` is `[…, m, k]`, `b` is `[…, n, k]` with the same leading axes. */
 export function matmulTransposed(tape: Tape, a: Tensor, b: Tensor, alpha = 1): Tensor {
   const g = tape.graph;
-  const shape = [...a.shape.slice(0, -1), b.shape.at(-2) as number];
-  return tape.record(FusedMatMul(g, a.value, b.value, { transB: true, alpha }), shape, [
-    [a, (gradient) => FusedMatMul(g, gradient, b.value, { alpha })],
-    [b, (gradient) => FusedMatMul(g, gradient, a.value, { transA: true, alpha })],
-  ]);
+  const value = FusedMatMul(g, a.value, b.value, { transB: true, alpha });
+  return tape.record(
+    value,
+    [...a.shape.slice(0, -1), sizeOf(b, -2)],
+    [
+      [a, (gradient) => FusedMatMul(g, gradient, b.value, { alpha })],
+      [b, (gradient) => FusedMatMul(g, gradient, a.value, { transA: true, alpha })],
+    ],
+  );
+}
+
+/** Returns the size of an axis, counted from the end when negative. @throws {TypeError} when there is no such axis */
+function sizeOf({ shape }: Tensor, axis: number): number {
+  const size = shape.at(axis);
+  if (size === undefined)
+    throw new TypeError(`Expected a tensor with an axis ${axis}, got one of shape [${shape.join(", ")}]`);
+  return size;
 }

@@ -1,12 +1,11 @@
 // Reverse-mode differentiation that appends to an ONNX graph: one graph computes a loss and its gradients.
 
 import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/onnx";
-import { withoutIdleNodes } from "./idle-nodes.ts";
 
-/** The size of a first axis that differs from run to run. Operations that look at sizes refuse it. */
+/** Size of a first axis that differs from run to run. Operations that depend on sizes refuse it. */
 export const ANY_ROWS = -1;
 
-/** A tensor of a graph whose shape is known when the graph is built, but for `ANY_ROWS`. */
+/** Tensor of a graph whose shape is known when the graph is built, except for `ANY_ROWS`. */
 export interface Tensor {
   readonly value: Value;
   readonly shape: readonly number[];
@@ -14,7 +13,7 @@ export interface Tensor {
   readonly needsGradient: boolean;
 }
 
-/** Appends what an operation's input gets of the gradient of the operation's output. */
+/** Appends the gradient of an operation's input, given the gradient of the operation's output. */
 type Rule = (outputGradient: Value) => Value;
 
 interface Operation {
@@ -22,34 +21,29 @@ interface Operation {
   readonly inputs: readonly (readonly [Tensor, Rule])[];
 }
 
-interface Parameter {
-  readonly name: string;
-  readonly tensor: Tensor;
-}
-
-/** Records operations and their rules while a graph is built. Parameters are inputs of the graph like its data. */
+/** Records operations and their rules while a graph is built. Parameters are inputs of the graph, like data. */
 export class Tape {
   readonly graph: GraphBuilder;
   readonly #operations: Operation[] = [];
-  readonly #parameters: Parameter[] = [];
+  readonly #parameters: { readonly name: string; readonly tensor: Tensor }[] = [];
 
   constructor(name: string) {
     this.graph = new GraphBuilder(name);
   }
 
-  /** A float32 input of the graph whose gradient `build` gives back. */
+  /** Adds a float32 input with a gradient, which `build` outputs. */
   parameter(name: string, shape: readonly number[]): Tensor {
     const tensor = { value: this.graph.input(name, "float32", dimensions(shape)), shape, needsGradient: true };
     this.#parameters.push({ name, tensor });
     return tensor;
   }
 
-  /** An input of the graph that has no gradient. */
+  /** Adds an input without a gradient. */
   data(name: string, type: "float32" | "int64", shape: readonly number[]): Tensor {
     return { value: this.graph.input(name, type, dimensions(shape)), shape, needsGradient: false };
   }
 
-  /** A tensor that is the same in all runs. */
+  /** Adds a tensor that is the same in all runs. */
   constant(
     name: string,
     type: "float32" | "int64",
@@ -60,7 +54,7 @@ export class Tape {
     return { value, shape, needsGradient: false };
   }
 
-  /** The output of an operation, given each input with its rule. */
+  /** Returns the output of an operation, given each input with its rule. */
   record(value: Value, shape: readonly number[], inputs: Operation["inputs"]): Tensor {
     const wanted = inputs.filter(([input]) => input.needsGradient);
     const output = { value, shape, needsGradient: wanted.length > 0 };
@@ -69,7 +63,8 @@ export class Tape {
   }
 
   /**
-   * The graph with outputs `loss` and, of each parameter, `gradientName`.
+   * Builds the graph with outputs `loss` and, for each parameter, `gradientName`.
+   *
    * @param loss - of shape `[1]`
    */
   build(loss: Tensor): Graph {
@@ -78,14 +73,15 @@ export class Tape {
   }
 
   /**
-   * The graph with an output `gradientName` of each parameter: what `seed`, the gradient of something by `output`, is by the
-   * parameter. What is not needed for that is not computed.
+   * Builds the graph with an output `gradientName` for each parameter, and without nodes that no output depends on.
+   *
+   * @param seed - gradient of some loss by `output`
    */
   pullback(output: Tensor, seed: Value): Graph {
     const gradients = this.#gradients(output, seed);
     for (const { name, tensor } of this.#parameters) {
       const gradient = gradients.get(tensor.value);
-      if (!gradient) throw new TypeError(`Expected the loss to depend on parameter \`${name}\`, it does not`);
+      if (!gradient) throw new TypeError(`Expected the loss to depend on parameter \`${name}\`, but it does not`);
       this.graph.output(gradientName(name), gradient, "float32", dimensions(tensor.shape));
     }
     return withoutIdleNodes(this.graph.build());
@@ -106,12 +102,12 @@ export class Tape {
   }
 }
 
-/** What `Tape.build` calls the gradient of a parameter. */
+/** Returns the name that `Tape.build` gives to the gradient of a parameter. */
 export function gradientName(parameter: string): string {
   return `gradient:${parameter}`;
 }
 
-/** @throws {TypeError} for tensors of any number of rows */
+/** Returns the number of elements of a shape. @throws {TypeError} for a shape with `ANY_ROWS` */
 export function countOf(shape: readonly number[]): number {
   if (shape.includes(ANY_ROWS)) throw new TypeError("Expected a tensor of a known size, got one of any number of rows");
   return shape.reduce((product, size) => product * size, 1);
@@ -119,4 +115,21 @@ export function countOf(shape: readonly number[]): number {
 
 function dimensions(shape: readonly number[]): readonly (number | string)[] {
   return shape.map((size) => (size === ANY_ROWS ? "rows" : size));
+}
+
+/**
+ * Removes nodes that no output depends on. The runtime would run them, and a forward pass ends with some when only
+ * gradient rules read its intermediate values.
+ */
+function withoutIdleNodes(graph: Graph): Graph {
+  const wanted = new Set<Value | undefined>(graph.outputs.map(({ name }) => name));
+  const nodes = graph.nodes
+    .toReversed()
+    .filter(({ inputs, outputs }) => {
+      if (!outputs.some((output) => output !== undefined && wanted.has(output))) return false;
+      for (const input of inputs) wanted.add(input);
+      return true;
+    })
+    .toReversed();
+  return { ...graph, nodes, constants: graph.constants.filter(({ name }) => wanted.has(name)) };
 }

@@ -1,33 +1,37 @@
-// Groups of texts by the neurons that they need: better experts than kinds of text, where kinds are mixed.
+// Groups texts by the neurons that they use. Where kinds of text are mixed, the groups make better experts than the
+// kinds.
 
 import { topNeurons } from "./select.ts";
 
-/** What a text's tokens put out in each neuron: squares of activation times column norm, of all layers, `[layers][neurons]`. */
+/** Energies of a text, `[layers][neurons]`: squared activations times the squared column norm, summed over tokens. */
 export type NeuronEnergy = readonly Float32Array[];
 
 export interface Clusters {
-  /** Of each text. */
+  /** Cluster of each text. */
   readonly assignment: readonly number[];
-  /** Share of all energy that each text's own cluster keeps, from the start on; it never falls. */
+  /** Share of all energy that each text's own cluster keeps, from the first round on; it never falls. */
   readonly kept: readonly number[];
 }
 
+/** Neurons that a cluster keeps in each layer; `undefined` for a cluster without texts. */
+type Masks = readonly Int32Array[] | undefined;
+
+const MAX_ROUNDS = 20;
+
 /**
- * k-means with masks for means: a cluster keeps, in each layer, the `size` neurons with the most energy over its texts, and
- * a text goes to the cluster that keeps most of its own. Never worse than it began.
+ * Runs k-means with masks as means: a cluster keeps, in each layer, the `size` neurons with the most energy over its
+ * texts, and a text joins the cluster that keeps most of its own energy. The result is never worse than the start.
  *
- * @param texts - each layer's energies of each text; they are scaled to sum to 1 in every layer
- * @param initial - cluster of each text, such as its kind
+ * @param texts - energies of each text; scaled here to sum to 1 in every layer
+ * @param initial - cluster of each text at the start, such as its kind
  */
 export function clusterTexts(
   texts: readonly NeuronEnergy[],
   initial: readonly number[],
-  numClusters: number,
-  size: number,
-  maxRounds = 20,
+  { numClusters, size }: { readonly numClusters: number; readonly size: number },
 ): Clusters {
   const scaled = texts.map((layers) => layers.map(toShares));
-  let assignment = spread(scaled, initial, numClusters);
+  let assignment = fillClusters(scaled, initial, numClusters);
   const kept: number[] = [];
   for (let round = 0; ; round++) {
     const masks = Array.from({ length: numClusters }, (_, cluster) =>
@@ -36,13 +40,14 @@ export function clusterTexts(
         size,
       ),
     );
-    kept.push(mean(scaled.map((text, index) => keptBy(text, masks[assignment[index] as number]))));
-    if (round === maxRounds) break;
-    const next = scaled.map((text, index) => {
-      const shares = masks.map((mask) => keptBy(text, mask));
-      const own = assignment[index] as number;
-      const best = shares.indexOf(Math.max(...shares));
-      return (shares[best] as number) > (shares[own] as number) ? best : own;
+    const shares = scaled.map((text) => masks.map((mask) => keptBy(text, mask)));
+    const own = shares.map((row, index) => row[assignment[index] ?? 0] ?? 0);
+    kept.push(mean(own));
+    if (round === MAX_ROUNDS) break;
+    const next = assignment.map((cluster, index) => {
+      const row = shares[index] ?? [];
+      const most = Math.max(...row);
+      return most > (own[index] ?? 0) ? row.indexOf(most) : cluster;
     });
     if (next.every((cluster, index) => cluster === assignment[index])) break;
     assignment = next;
@@ -50,44 +55,42 @@ export function clusterTexts(
   return { assignment, kept };
 }
 
-/** More clusters than there are at first: the texts that the largest one keeps least of begin another. */
-function spread(texts: readonly NeuronEnergy[], initial: readonly number[], numClusters: number): readonly number[] {
+/** Starts each empty cluster with those texts of the largest cluster that it keeps least of. */
+function fillClusters(
+  texts: readonly NeuronEnergy[],
+  initial: readonly number[],
+  numClusters: number,
+): readonly number[] {
   const assignment = initial.map((cluster) => cluster % numClusters);
-  const sizeOf = (cluster: number): number => assignment.filter((own) => own === cluster).length;
   for (let cluster = 0; cluster < numClusters; cluster++) {
-    if (sizeOf(cluster) > 0) continue;
-    const largest = Array.from({ length: numClusters }, (_, other) => sizeOf(other));
-    const from = largest.indexOf(Math.max(...largest));
-    const members = assignment.flatMap((own, index) => (own === from ? [index] : []));
+    const sizes = Array.from({ length: numClusters }, (_, one) => assignment.filter((own) => own === one).length);
+    if (sizes[cluster] !== 0) continue;
+    const largest = sizes.indexOf(Math.max(...sizes));
+    const members = texts.flatMap((text, index) => (assignment[index] === largest ? [{ text, index }] : []));
     if (members.length < 2) break;
     const masks = masksOf(
-      members.map((index) => texts[index] as NeuronEnergy),
+      members.map(({ text }) => text),
       Math.ceil((texts[0]?.[0]?.length ?? 0) / 2),
     );
-    const byFit = members.toSorted(
-      (a, b) => keptBy(texts[a] as NeuronEnergy, masks) - keptBy(texts[b] as NeuronEnergy, masks) || a - b,
-    );
-    for (const index of byFit.slice(0, members.length >> 1)) assignment[index] = cluster;
+    const byFit = members.toSorted((a, b) => keptBy(a.text, masks) - keptBy(b.text, masks) || a.index - b.index);
+    for (const { index } of byFit.slice(0, members.length >> 1)) assignment[index] = cluster;
   }
   return assignment;
 }
 
-function masksOf(texts: readonly NeuronEnergy[], size: number): readonly Int32Array[] | undefined {
+function masksOf(texts: readonly NeuronEnergy[], size: number): Masks {
   const [first] = texts;
   return first?.map((energies, layer) => {
     const sums = new Float64Array(energies.length);
-    for (const text of texts)
-      text[layer]?.forEach((energy, neuron) => (sums[neuron] = (sums[neuron] as number) + energy));
+    for (const text of texts) text[layer]?.forEach((energy, neuron) => (sums[neuron]! += energy));
     return topNeurons(sums, size);
   });
 }
 
-/** Mean over layers of the share that `masks` keep; nothing where a cluster has no text. */
-function keptBy(text: NeuronEnergy, masks: readonly Int32Array[] | undefined): number {
+/** Returns the mean over layers of the share that `masks` keep. */
+function keptBy(text: NeuronEnergy, masks: Masks): number {
   if (masks === undefined) return 0;
-  return mean(
-    masks.map((neurons, layer) => neurons.reduce((sum, neuron) => sum + (text[layer]?.[neuron] as number), 0)),
-  );
+  return mean(masks.map((neurons, layer) => neurons.reduce((sum, neuron) => sum + (text[layer]?.[neuron] ?? 0), 0)));
 }
 
 function toShares(energies: Float32Array): Float32Array {

@@ -1,90 +1,96 @@
-// A layer's experts out of its statistics.
+// Makes a layer's experts out of its statistics, and the experts that results are compared with.
 
-import type { DenseDown } from "../layers/layer-source.ts";
+import { seededRandom } from "@readme-moe/core";
 import type { Products } from "../linear-algebra/products.ts";
-import { eliminate } from "./eliminate.ts";
-import { densePart, fitPart, relativeErrorOf, remainder, type FittedPart } from "./fit-part.ts";
-import type { LayerExperts } from "./layer-experts.ts";
-import { addMoments, emptyMoments, fitProblem, type FitProblem, type Moments } from "./moments.ts";
+import { shuffled } from "../random.ts";
+import { eliminate, fitPart, relativeErrorOf, remainder, type FittedPart } from "./fit-part.ts";
+import { densePart, type DenseDown, type LayerExperts } from "./layer-experts.ts";
+import { fitProblem, pooled, type FitProblem, type Moments } from "./moments.ts";
 import { contributions, topNeurons } from "./select.ts";
 
 /**
- * Elimination begins with so many times the neurons that it leaves, those that put out most: those far behind never
- * stay, and its cost grows with the third power.
+ * Candidates of an elimination, as a multiple of the neurons that it keeps. Neurons with smaller contributions are
+ * never kept, and the cost of an elimination grows with the third power of the candidates.
  */
 const CANDIDATES = 1.5;
 
 export interface FitSettings {
   /** Neurons that a token uses, shared ones included. */
   readonly usedSize: number;
-  /** Neurons of these that all tokens use, 0 for none. */
+  /** Neurons of these that all tokens use; 0 for none. */
   readonly sharedSize: number;
-  /** How neurons are chosen: by what each adds alone, or by what the others cannot make up for. */
+  /** Criterion for neurons: what each adds alone, or what the others cannot make up for. */
   readonly selection: "contribution" | "elimination";
-  /** Fits the down-projection anew; else the dense weights stay. */
+  /** Whether the down-projection is fitted; the dense weights are kept otherwise. */
   readonly refits: boolean;
-  /** Weight of an expert's own text, from 0 to 1; the rest is everybody's. */
+  /** Weight of an expert's own text, from 0 to 1; the text of all experts has the rest. */
   readonly ownShare: number;
-  /** Relative to the mean of the Gram matrix's diagonal. */
+  /** Ridge relative to the mean of the Gram matrix's diagonal. */
   readonly ridge: number;
 }
 
-/** A layer's experts, and how far each is from the target on its own text, relative to the target's variance. */
+/** Shared inputs of a layer's fits. */
+export interface LayerFit {
+  readonly dense: DenseDown;
+  readonly settings: FitSettings;
+  readonly products: Products;
+}
+
 export interface FittedLayer extends LayerExperts {
+  /** Distance of each expert from the target on its own text, relative to the target's variance. */
   readonly relativeErrors: readonly number[];
 }
 
-export function pooled(moments: readonly Moments[]): Moments {
-  const [only] = moments;
-  if (only && moments.length === 1) return only;
-  const all = emptyMoments(moments[0]?.neuronSums.length ?? 0, moments[0]?.targetSums.length ?? 0);
-  for (const one of moments) addMoments(all, one);
-  return all;
-}
-
-/**
- * One expert per entry of `moments`.
- */
-export async function fitLayer(
-  moments: readonly Moments[],
-  dense: DenseDown,
-  settings: FitSettings,
-  products: Products,
-): Promise<FittedLayer> {
+/** Fits one expert for each entry of `moments`. */
+export async function fitLayer(moments: readonly Moments[], fit: LayerFit): Promise<FittedLayer> {
+  const { dense, settings, products } = fit;
+  const { usedSize, sharedSize, ownShare } = settings;
   const all = pooled(moments);
   const everything = Int32Array.from({ length: dense.weight.columns }, (_, neuron) => neuron);
-  const { usedSize, sharedSize } = settings;
-  const common = sharedSize > 0 ? fitProblem(all, all, 1) : undefined;
-  const shared = common && (await chooseAndFit(common, everything, sharedSize, dense, settings, products));
+  const shared = sharedSize > 0 ? await chooseAndFit(fitProblem(all, all, 1), everything, sharedSize, fit) : undefined;
   const isShared = new Set(shared?.neurons);
   const candidates = everything.filter((neuron) => !isShared.has(neuron));
   const experts: FittedPart[] = [];
   for (const own of moments) {
-    const problem = fitProblem(own, all, settings.ownShare);
+    const problem = fitProblem(own, all, ownShare);
     const rest = shared ? await remainder(problem, shared, products) : problem;
-    experts.push(await chooseAndFit(rest, candidates, usedSize - sharedSize, dense, settings, products));
+    experts.push(await chooseAndFit(rest, candidates, usedSize - sharedSize, fit));
   }
   return { shared, experts, relativeErrors: experts.map(({ relativeError }) => relativeError) };
+}
+
+/** Fits randomly drawn neurons. */
+export async function fitRandomLayer(
+  moments: readonly Moments[],
+  { dense, settings, products }: LayerFit,
+  seed: number,
+): Promise<LayerExperts> {
+  const { usedSize, ownShare, ridge } = settings;
+  const all = pooled(moments);
+  const everything = Array.from({ length: dense.weight.columns }, (_, neuron) => neuron);
+  const random = seededRandom(seed);
+  const experts: FittedPart[] = [];
+  for (const own of moments) {
+    const neurons = Int32Array.from(shuffled(everything, random() * 2 ** 32).slice(0, usedSize)).sort();
+    const problem = fitProblem(own, all, ownShare);
+    experts.push(await fitPart({ problem, dense: dense.weight, ridge, products }, neurons));
+  }
+  return { shared: undefined, experts };
 }
 
 async function chooseAndFit(
   problem: FitProblem,
   candidates: Int32Array,
   size: number,
-  dense: DenseDown,
-  { selection, refits, ridge }: FitSettings,
-  products: Products,
+  { dense, settings: { selection, refits, ridge }, products }: LayerFit,
 ): Promise<FittedPart> {
   const scores = contributions(problem, dense.weight);
-  const best = (count: number): Int32Array => {
-    const own = Float64Array.from(candidates, (neuron) => scores[neuron] as number);
-    return topNeurons(own, Math.min(count, candidates.length)).map((index) => candidates[index] as number);
-  };
-  if (selection === "elimination" && refits) {
-    return eliminate(problem, best(Math.ceil(size * CANDIDATES)), size, dense.weight, ridge, products);
-  }
-  const neurons = best(size);
-  if (refits) return fitPart(problem, neurons, dense.weight, ridge, products);
-  const part = densePart(neurons, dense);
+  const own = Float64Array.from(candidates, (neuron) => scores[neuron]!);
+  const best = (count: number): Int32Array =>
+    topNeurons(own, Math.min(count, candidates.length)).map((index) => candidates[index]!);
+  const fit = { problem, dense: dense.weight, ridge, products };
+  if (selection === "elimination" && refits) return eliminate(fit, best(Math.ceil(size * CANDIDATES)), size);
+  if (refits) return fitPart(fit, best(size));
+  const part = densePart(best(size), dense);
   return { ...part, relativeError: await relativeErrorOf(problem, part, products) };
 }

@@ -1,21 +1,19 @@
+// Statistics of a text that fitting needs: sums over tokens of neuron activations h and FFN targets t.
+
 import type { Matrix } from "../linear-algebra/matrix.ts";
 
-/**
- * Sums over tokens of what a layer's neurons do (`h`, `[intermediateSize]`) and of what its FFN should put out (`t`,
- * `[hiddenSize]`): all that fitting needs to know of a text.
- */
 export interface Moments {
   count: number;
-  /** h hᵀ on the diagonal and right of it, row after row: `[neurons · (neurons + 1) / 2]`, see `rowStart`. */
+  /** Upper triangle of h hᵀ, row after row: `[neurons · (neurons + 1) / 2]`, see `rowStart`. */
   readonly gram: Float32Array;
   readonly cross: Float32Array; // h tᵀ, `[intermediateSize, hiddenSize]`
   readonly neuronSums: Float64Array;
   readonly targetSums: Float64Array;
-  /** Of |t|². */
+  /** Sum of |t|². */
   targetSquares: number;
 }
 
-/** Where a row of a matrix without what is left of its diagonal begins. */
+/** Returns the index at which a row of an upper triangle begins. */
 export function rowStart(row: number, size: number): number {
   return (row * (2 * size - row + 1)) / 2;
 }
@@ -31,7 +29,7 @@ export function emptyMoments(numNeurons: number, hiddenSize: number): Moments {
   };
 }
 
-/** What a graph of `momentsGraph` gives of a batch. */
+/** Outputs of `momentsGraph` for one batch. */
 export interface MomentSums {
   readonly count: number;
   readonly gram: Float32Array;
@@ -50,12 +48,21 @@ export function addMoments(to: Moments, sums: MomentSums | Moments): void {
   to.targetSquares += sums.targetSquares;
 }
 
-/** Number by number, to sums of the same length. */
-export function addInto(to: Float32Array | Float64Array, values: Float32Array | Float64Array): void {
-  for (let i = 0; i < to.length; i++) to[i] = (to[i] as number) + (values[i] as number);
+/** Adds up the moments of several texts. */
+export function pooled(moments: readonly Moments[]): Moments {
+  const [only] = moments;
+  if (only && moments.length === 1) return only;
+  const all = emptyMoments(only?.neuronSums.length ?? 0, only?.targetSums.length ?? 0);
+  for (const one of moments) addMoments(all, one);
+  return all;
 }
 
-/** Least squares with a bias: all moments are about the means, which the bias takes care of. */
+/** Adds `values` to sums of the same length, element by element. */
+export function addInto(to: Float32Array | Float64Array, values: Float32Array | Float64Array): void {
+  for (let i = 0; i < to.length; i++) to[i]! += values[i]!;
+}
+
+/** Least squares with a bias. All moments are about the means, which the bias accounts for. */
 export interface FitProblem {
   readonly gram: Matrix; // [neurons, neurons]
   readonly cross: Matrix; // [neurons, hiddenSize]
@@ -63,25 +70,25 @@ export interface FitProblem {
   readonly targetMeans: Float64Array;
   /** Mean of |t - its mean|². */
   readonly targetVariance: number;
-  /** The same of the layer's whole target, where other neurons already put out a part: what errors are relative to. */
+  /** Variance of the layer's whole target, including what other neurons already produce; errors are relative to it. */
   readonly wholeVariance: number;
 }
 
 /**
- * An expert's problem: mostly its own text, and some of everybody's, which makes it better on its own unseen text, too.
+ * Mixes an expert's own text with some text of all experts, which also lowers its error on unseen text of its own kind.
  *
- * @param ownShare - the weight of `own`, from 0 to 1; the rest is `all`'s
+ * @param ownShare - weight of `own`, from 0 to 1; `all` has the rest
  */
 export function fitProblem(own: Moments, all: Moments, ownShare: number): FitProblem {
   const weights = [
     { of: own, weight: ownShare / own.count },
     { of: all, weight: (1 - ownShare) / all.count },
   ].filter(({ weight }) => weight > 0);
-  const mix = (pick: (moments: Moments) => ArrayLike<number>, size: number): Float64Array => {
+  const mix = (pick: (moments: Moments) => Float32Array | Float64Array, size: number): Float64Array => {
     const result = new Float64Array(size);
     for (const { of, weight } of weights) {
       const values = pick(of);
-      for (let i = 0; i < size; i++) result[i] = (result[i] as number) + weight * (values[i] as number);
+      for (let i = 0; i < size; i++) result[i]! += weight * values[i]!;
     }
     return result;
   };
@@ -108,13 +115,13 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
   };
 }
 
-/** Also what is left of the diagonal. */
+/** Expands an upper triangle to the whole symmetric matrix. */
 function wholeGram(half: Float64Array, size: number): Float64Array {
   const whole = new Float64Array(size * size);
   for (let row = 0; row < size; row++) {
     const start = rowStart(row, size) - row;
     for (let column = row; column < size; column++) {
-      const value = half[start + column] as number;
+      const value = half[start + column]!;
       whole[row * size + column] = value;
       whole[column * size + row] = value;
     }
@@ -122,15 +129,14 @@ function wholeGram(half: Float64Array, size: number): Float64Array {
   return whole;
 }
 
-/** Of a Gram matrix as in `Moments`. */
+/** Returns the diagonal of a Gram matrix stored as in `Moments`. */
 export function diagonalOf(half: Float32Array, size: number): Float64Array {
-  return Float64Array.from({ length: size }, (_, row) => half[rowStart(row, size)] as number);
+  return new Float64Array(size).map((_, row) => half[rowStart(row, size)]!);
 }
 
 function subtractOuter(from: Float64Array, a: Float64Array, b: Float64Array): void {
-  for (let i = 0; i < a.length; i++) {
-    const factor = a[i] as number;
+  a.forEach((factor, i) => {
     const start = i * b.length;
-    for (let j = 0; j < b.length; j++) from[start + j] = (from[start + j] as number) - factor * (b[j] as number);
-  }
+    for (let j = 0; j < b.length; j++) from[start + j]! -= factor * b[j]!;
+  });
 }

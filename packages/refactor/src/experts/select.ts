@@ -1,44 +1,74 @@
-// Which neurons a part is made of: pure functions over statistics. All return indices that rise; of equals, the lower.
+// Selects neurons from statistics. All functions return ascending indices; ties go to the lower index.
 
 import type { Matrix } from "../linear-algebra/matrix.ts";
+import { densePart, type DenseDown, type LayerExperts, type Part } from "./layer-experts.ts";
 import type { FitProblem } from "./moments.ts";
 
-/** The `size` neurons with the largest scores. */
+/** Returns the `size` neurons with the largest scores. */
 export function topNeurons(scores: ArrayLike<number>, size: number): Int32Array {
   const order = Array.from({ length: scores.length }, (_, index) => index);
-  order.sort((a, b) => (scores[b] as number) - (scores[a] as number) || a - b);
+  order.sort((a, b) => scores[b]! - scores[a]! || a - b);
   return Int32Array.from(order.slice(0, size)).sort();
 }
 
 /**
- * The paper's choice (equation 3): the largest mean magnitudes.
+ * Scores neurons by what they add to the output: the root mean square of the activation times the norm of the
+ * down-projection's column.
  *
- * The official code counts the neurons above the score at rank `size`, and so keeps one less.
+ * @param down - dense down-projection, `[hiddenSize, neurons]`
+ */
+export function contributions({ gram, neuronMeans }: FitProblem, down: Matrix): Float64Array {
+  return columnSquares(down).map((norm, j) => {
+    const square = gram.data[j * gram.columns + j]! + neuronMeans[j]! ** 2;
+    return Math.sqrt(square * norm);
+  });
+}
+
+/** Returns the squared norm of each column. */
+export function columnSquares({ rows, columns, data }: Matrix): Float64Array {
+  const sums = new Float64Array(columns);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) sums[j]! += data[i * columns + j]! ** 2;
+  }
+  return sums;
+}
+
+/**
+ * Selects the neurons with the largest mean magnitudes, the paper's choice (equation 3).
  *
- * @param isOfficial - keep one less, as it does
+ * @param isOfficial - keeps `size - 1`, like the official code, which counts the neurons above the score at rank `size`
  */
 export function paperNeurons(meanMagnitudes: ArrayLike<number>, size: number, isOfficial = false): Int32Array {
   return topNeurons(meanMagnitudes, isOfficial ? size - 1 : size);
 }
 
 /**
- * Neurons by what they add to the output: root mean square of the activation times norm of the down-projection's column.
+ * Makes the paper's experts (equation 3) and its permanent expert, which holds the neurons that all domains select.
+ * Nothing is fitted. The shared part leaves at least one neuron to each expert.
  *
- * @param down - the dense down-projection, `[hiddenSize, neurons]`
+ * @param magnitudes - summed |activation| of each neuron, by expert
+ * @param size - neurons that a token uses
+ * @param isOfficial - see `paperNeurons`
  */
-export function contributions({ gram, neuronMeans }: FitProblem, down: Matrix): Float64Array {
-  const norms = columnSquares(down);
-  return Float64Array.from(norms, (norm, j) => {
-    const square = (gram.data[j * gram.columns + j] as number) + (neuronMeans[j] as number) ** 2;
-    return Math.sqrt(square * norm);
+export function paperLayer(
+  magnitudes: readonly ArrayLike<number>[],
+  size: number,
+  down: DenseDown,
+  isOfficial = false,
+): LayerExperts {
+  const chosen = magnitudes.map((sums) => paperNeurons(sums, size, isOfficial));
+  const [first = new Int32Array(0), ...others] = chosen;
+  const sets = others.map((neurons) => new Set(neurons));
+  const isCommon = (neuron: number): boolean => sets.length > 0 && sets.every((set) => set.has(neuron));
+  const common = first.filter(isCommon).subarray(0, Math.max(0, first.length - 1));
+  if (common.length === 0) return { shared: undefined, experts: chosen.map((neurons) => densePart(neurons, down)) };
+  const isShared = new Set(common);
+  const specific = (neurons: Int32Array): Part => ({
+    ...densePart(
+      neurons.filter((neuron) => !isShared.has(neuron)),
+      down,
+    ),
+    bias: new Float32Array(down.weight.rows),
   });
-}
-
-/** The square of each column's norm. */
-export function columnSquares({ rows, columns, data }: Matrix): Float64Array {
-  const sums = new Float64Array(columns);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) sums[j] = (sums[j] as number) + (data[i * columns + j] as number) ** 2;
-  }
-  return sums;
+  return { shared: densePart(common, down), experts: chosen.map(specific) };
 }

@@ -1,129 +1,105 @@
-// All layers, one after the other: the dense model runs on one stream, what becomes of it on others beside it.
+// Fits the experts of all layers, one layer after the other. The dense model runs on one token stream; the refactored
+// model and the baseline without routing run on two others beside it.
 
-import type { Model } from "@readme-moe/model";
+import { existsSync } from "node:fs";
+import { fitLayer, fitRandomLayer, type FitSettings, type FittedLayer, type LayerFit } from "../experts/fit-layer.ts";
 import { relativeErrorOf, remainder } from "../experts/fit-part.ts";
-import { fitLayer, type FitSettings, type FittedLayer } from "../experts/fit-layer.ts";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { fitProblem, type Moments } from "../experts/moments.ts";
-import { paperLayer } from "../experts/paper-layer.ts";
-import { layerSource, readDense, type DenseDown, type LayerSource } from "../layers/layer-source.ts";
-import {
-  addErrors,
-  runDense,
-  runExperts,
-  runMoments,
-  runOverlaps,
-  type Goal,
-  type PassOptions,
-} from "../layers/run-layer.ts";
+import { paperLayer } from "../experts/select.ts";
+import { layerSource, readDense, type LayerSource } from "../layers/layer-source.ts";
+import { addErrors, runDense, runExperts, runMoments, runOverlaps, type Goal } from "../layers/run-layer.ts";
 import { TokenStream, type Batch } from "../layers/token-stream.ts";
 import type { Products } from "../linear-algebra/products.ts";
+import type { ResolvedOptions, Sizes } from "../options.ts";
 import { paperTargets } from "../router-training/router-targets.ts";
-import { randomLayer, staticLayer } from "./baseline-experts.ts";
-import { heldBackBatches, ownErrors } from "./choose-sharing.ts";
 import { readFigures, readSizes, writeLayerFile, type LayerFigures, type LayerSizes } from "./layer-file.ts";
-import type { WorkFolder } from "./work-folder.ts";
-
-/** How a model is taken apart. */
-export interface FitPlan {
-  readonly settings: FitSettings;
-  /** Neurons that all experts share: of several, each layer takes what errs least on batches held back. */
-  readonly sharedSizes: readonly number[];
-  /** Takes the paper's experts instead of fitted ones. */
-  readonly isPaper: boolean;
-  /** One neuron less of the paper's, see `paperNeurons`. */
-  readonly isOfficialCount: boolean;
-  /** Fits each layer to what comes out of the fitted layers before it; else to what comes out of the dense ones. */
-  readonly isSequential: boolean;
-  /** Sequential only: the share of the error so far that a layer is to make good. */
-  readonly errorShare: number;
-  /** Every so many batches of sequences, errors of all experts are measured, for the router to learn from. */
-  readonly costEvery: number;
-  /** Every so many sequences take part in the baseline without routing. */
-  readonly staticEvery: number;
-  /** Also fits what results are compared with. */
-  readonly baselines: boolean;
-  readonly seed: number;
-}
-
-export interface FitOptions extends PassOptions {
-  readonly work: WorkFolder;
-  readonly products: Products;
-  /** How much work a killed process loses at most, about. */
-  readonly checkpointMs: number;
-  readonly nowMs: () => number;
-  readonly onLayer: (done: number, of: number) => void;
-}
+import { errorShareOf, type RefactorJob } from "./refactor-job.ts";
+import { restoreArrays, withFile, writeArrays } from "./work-folder.ts";
 
 export interface FittedModel {
   readonly stream: TokenStream;
   /**
-   * `[tokens, experts]`, zeros but for `costSequences`: squared errors relative to the stream's size, summed over layers. Of the
-   * paper's experts, what its router's loss compares with, negated: the mean of distributions over experts.
+   * Costs of each expert, `[tokens, experts]`: squared errors relative to the stream's size, summed over layers; zeros
+   * outside of `costSequences`. For the paper's experts, the negated targets of its router's loss, averaged over
+   * layers.
    */
   readonly costs: Float32Array;
   readonly costSequences: readonly number[];
-  /** Of each layer. */
+  /** Figures of each layer. */
   readonly figures: readonly LayerFigures[];
   readonly sizes: readonly LayerSizes[];
 }
 
-// Tokens that run together: more make larger products, and larger arrays.
+/** Tokens of a batch. More make larger matrix products, and larger arrays. */
 const BATCH_TOKENS = 1024;
+/** The router learns from the experts' errors on every third batch. */
+const COST_EVERY = 3;
+/** The baseline without routing is fitted to every fourth sequence. */
+const STATIC_EVERY = 4;
+/** One of eight batches of each domain is held back when the shared size is chosen. */
+const HELD_BACK_EVERY = 8;
+const STATE_FILE = "state.safetensors";
+const CHECKPOINT_MS = 30_000;
 
-/** @param calibration - by domain, sequences of equal length; one expert is made of each domain */
-export async function fitModel(
-  model: Pick<Model, "config" | "weights">,
-  calibration: readonly (readonly Int32Array[])[],
-  plan: FitPlan,
-  options: FitOptions,
-): Promise<FittedModel> {
+/** Fits all layers; one expert is made of each group of sequences. Resumes from the work folder. */
+export async function fitModel(job: RefactorJob, products: Products): Promise<FittedModel> {
+  const { model, grouping, options, sizes, work, stages, run } = job;
   const { config } = model;
   const { numLayers } = config;
-  const { work, nowMs, checkpointMs } = options;
+  const calibration = grouping.groups;
   const stream = new TokenStream(config, calibration, BATCH_TOKENS);
-  const thinned = calibration.map((sequences) => sequences.filter((_, index) => index % plan.staticEvery === 0));
+  const thinned = calibration.map((sequences) => sequences.filter((_, index) => index % STATIC_EVERY === 0));
   const staticStream = new TokenStream(config, thinned, BATCH_TOKENS);
   const dense = await stream.embed(model);
+  const isSequential = options.method === "sequential";
   const state = {
     dense,
-    fitted: plan.isSequential ? dense.slice() : new Float32Array(0),
-    static: plan.baselines ? await staticStream.embed(model) : new Float32Array(0),
+    fitted: isSequential ? dense.slice() : new Float32Array(0),
+    static: options.baselines ? await staticStream.embed(model) : new Float32Array(0),
     costs: new Float32Array(stream.numTokens * calibration.length),
   };
-  const costBatches = new Set(stream.batches.filter((_, index) => index % plan.costEvery === 0));
-  const heldBack: ReadonlySet<Batch> = plan.sharedSizes.length > 1 ? heldBackBatches(stream) : new Set();
+  const costBatches = new Set(stream.batches.filter((_, index) => index % COST_EVERY === 0));
+  const heldBack: ReadonlySet<Batch> = sizes.sharedSizes.length > 1 ? heldBackBatches(stream) : new Set();
+  const settings = fitSettings(options, sizes);
   const figures: LayerFigures[] = [];
-  const firstLayer = await work.loadStreams(state);
+  const firstLayer = await restoreState(work.file(STATE_FILE), state);
   for (let index = 0; index < firstLayer; index++) figures.push(await readFigures(work.layerFile(index)));
-  let savedMs = nowMs();
-  for (let index = firstLayer; index < config.numLayers; index++) {
+  let savedMs = performance.now();
+  for (let index = firstLayer; index < numLayers; index++) {
     const source = layerSource(model, index);
-    const context = { source, numLayers, stream, staticStream, costBatches, heldBack, plan, options };
-    figures.push(await fitOne(context, state));
-    options.onLayer(index + 1, config.numLayers);
-    if (nowMs() - savedMs < checkpointMs && index + 1 < config.numLayers) continue;
-    await work.saveStreams(index + 1, state);
-    savedMs = nowMs();
+    const context = { job, source, stream, staticStream, costBatches, heldBack, settings, products, state };
+    figures.push(await fitOne(context));
+    stages.report("layers", index + 1, numLayers);
+    const isDue = performance.now() - savedMs >= (run.checkpointMs ?? CHECKPOINT_MS);
+    if (!isDue && index + 1 < numLayers) continue;
+    await writeArrays(work.file(STATE_FILE), Object.entries(state), { nextLayer: `${index + 1}` });
+    savedMs = performance.now();
   }
-  const sizes: LayerSizes[] = [];
-  for (let index = 0; index < config.numLayers; index++) sizes.push(await readSizes(work.layerFile(index), "ours"));
-  return { stream, costs: state.costs, costSequences: [...costBatches].flatMap(sequencesOf), figures, sizes };
+  const layerSizes: LayerSizes[] = [];
+  for (let index = 0; index < numLayers; index++) layerSizes.push(await readSizes(work.layerFile(index), "ours"));
+  return {
+    stream,
+    costs: state.costs,
+    costSequences: [...costBatches].flatMap(sequencesOf),
+    figures,
+    sizes: layerSizes,
+  };
 }
 
-interface LayerContext {
-  readonly source: LayerSource;
-  readonly numLayers: number;
-  readonly stream: TokenStream;
-  readonly staticStream: TokenStream;
-  readonly costBatches: ReadonlySet<Batch>;
-  /** Where experts are chosen among, text that is not fitted to. */
-  readonly heldBack: ReadonlySet<Batch>;
-  readonly plan: FitPlan;
-  readonly options: FitOptions;
+/** Translates a method to the settings of its fits. */
+function fitSettings({ method }: ResolvedOptions, { usedSize, sharedSizes: [sharedSize = 0] }: Sizes): FitSettings {
+  return {
+    usedSize,
+    sharedSize,
+    selection: method === "select" ? "contribution" : "elimination",
+    refits: method === "refit" || method === "sequential",
+    ownShare: 0.6,
+    ridge: 1e-3,
+  };
 }
 
-/** Streams behind the layer before; `fitted` and `static` are empty where there are none. */
+/** Streams after the layer before; `fitted` and `static` are empty when they are not needed. */
 interface FitState {
   readonly dense: Float32Array;
   readonly fitted: Float32Array;
@@ -131,86 +107,118 @@ interface FitState {
   readonly costs: Float32Array;
 }
 
-async function fitOne(context: LayerContext, state: FitState): Promise<LayerFigures> {
-  const { source, stream, plan, options } = context;
-  const { products, work } = options;
-  const { settings } = plan;
-  const share = plan.isSequential ? plan.errorShare : 0;
-  const fitted = plan.isSequential ? state.fitted : state.dense.slice();
-  const { goal, magnitudes } = await runDense(source, stream, state.dense, share, options);
-  const isHeldBack = (batch: Batch): boolean => context.heldBack.has(batch);
-  const counts = (batch: Batch): boolean => !isHeldBack(batch);
-  const moments = await runMoments(source, stream, fitted, goal.rows, share, options, { counts });
-  const down = await readDense(source);
-  const paper = paperLayer(magnitudes, settings.usedSize, down, plan.isOfficialCount);
-  const layer = plan.isPaper
-    ? { ...paper, relativeErrors: await errorsOnOwnText(paper, moments, products) }
-    : await fitBest(context, { attended: fitted, goal }, moments, down);
-  await addCosts(context, { attended: fitted, goal }, layer, state.costs);
-  if (plan.isSequential) await runExperts(source, stream, fitted, layer, (domain) => domain, options);
+/** Fills the streams with those of the last checkpoint. @returns the layer to continue with */
+async function restoreState(path: string, state: FitState): Promise<number> {
+  if (!existsSync(path)) return 0;
+  return withFile(path, async (file) => {
+    await restoreArrays(file, Object.entries(state));
+    return Number(file.metadata.get("nextLayer"));
+  });
+}
+
+interface LayerContext {
+  readonly job: RefactorJob;
+  readonly source: LayerSource;
+  readonly stream: TokenStream;
+  readonly staticStream: TokenStream;
+  readonly costBatches: ReadonlySet<Batch>;
+  /** Text that is not fitted to, for choosing the shared size; empty when there is no choice. */
+  readonly heldBack: ReadonlySet<Batch>;
+  readonly settings: FitSettings;
+  readonly products: Products;
+  readonly state: FitState;
+}
+
+/** Inputs of a layer's experts: the stream after attention, and the goal of its FFN. */
+interface States {
+  readonly attended: Float32Array;
+  readonly goal: Goal;
+}
+
+async function fitOne(context: LayerContext): Promise<LayerFigures> {
+  const { job, source, stream, settings, products, state, heldBack } = context;
+  const { options, run, work } = job;
+  const share = errorShareOf(options);
+  const isSequential = options.method === "sequential";
+  const attended = isSequential ? state.fitted : state.dense.slice();
+  const { goal, magnitudes } = await runDense(source, stream, state.dense, share, run);
+  const counts = (batch: Batch): boolean => !heldBack.has(batch);
+  const moments = await runMoments(source, stream, attended, goal.rows, share, run, { counts });
+  const dense = await readDense(source);
+  const fit = { dense, settings, products };
+  const states = { attended, goal };
+  const paper = paperLayer(magnitudes, settings.usedSize, dense, options.officialCount);
+  const layer =
+    options.method === "paper"
+      ? { ...paper, relativeErrors: await errorsOnOwnText(paper, moments, products) }
+      : await fitBest(context, states, moments, fit);
+  await addCosts(context, states, layer);
+  if (isSequential) await runExperts(source, stream, attended, layer, (domain) => domain, run);
   const families: Record<string, LayerExperts> = { ours: layer };
   const figures: Record<string, readonly number[]> = { ours: layer.relativeErrors };
-  if (plan.baselines) {
-    const single = await fitStatic(context, state, goal.rows, share, down);
+  if (options.baselines) {
+    const single = await fitStatic(context, goal.rows, fit);
     families["static"] = single;
     figures["static"] = single.relativeErrors;
     families["paper"] = paper;
-    families["random"] = await randomLayer(moments, down, settings, products, plan.seed + source.index);
+    families["random"] = await fitRandomLayer(moments, fit, options.seed + source.index);
   }
   await writeLayerFile(work.layerFile(source.index), families, figures);
   return figures;
 }
 
-/** For the router to learn from: see `FittedModel`. */
+/** Adds a layer's costs for the router, see `FittedModel`. */
 async function addCosts(
-  { source, stream, costBatches, numLayers, plan, options }: LayerContext,
-  states: { readonly attended: Float32Array; readonly goal: Goal },
+  { job, source, stream, costBatches, state }: LayerContext,
+  states: States,
   layer: LayerExperts,
-  costs: Float32Array,
-): Promise<void> {
+) {
+  const { options, run, model } = job;
+  const { costs } = state;
   const wants = (batch: Batch): boolean => costBatches.has(batch);
-  if (!plan.isPaper) {
-    const share = plan.isSequential ? plan.errorShare : 0;
-    return addErrors(source, stream, states, layer, { share, costs }, options, wants);
+  if (options.method !== "paper") {
+    return addErrors(source, stream, states, layer, { share: errorShareOf(options), costs }, run, wants);
   }
   const numExperts = layer.experts.length;
-  await runOverlaps(source, stream, states.attended, layer, options, wants, (batch, scores) => {
+  const { numLayers } = model.config;
+  await runOverlaps(source, stream, states.attended, layer, run, wants, (batch, scores) => {
     const own = stream.view(costs, batch, numExperts);
-    paperTargets(scores, numExperts).forEach((value, at) => (own[at] = (own[at] as number) - value / numLayers));
+    paperTargets(scores, numExperts).forEach((value, at) => (own[at]! -= value / numLayers));
   });
 }
 
-/** With the shared part that errs least, where there is a choice. */
+/** Fits with each shared size and returns the layer with the smallest error on the text that is held back. */
 async function fitBest(
-  { source, stream, heldBack, plan, options }: LayerContext,
-  states: { readonly attended: Float32Array; readonly goal: Goal },
+  { job, source, stream, heldBack }: LayerContext,
+  states: States,
   moments: readonly Moments[],
-  down: DenseDown,
+  fit: LayerFit,
 ): Promise<FittedLayer> {
-  const share = plan.isSequential ? plan.errorShare : 0;
+  const { options, sizes, run } = job;
+  const share = errorShareOf(options);
   let best: { readonly layer: FittedLayer; readonly error: number } | undefined;
-  for (const sharedSize of plan.sharedSizes) {
-    const layer = await fitLayer(moments, down, { ...plan.settings, sharedSize }, options.products);
+  for (const sharedSize of sizes.sharedSizes) {
+    const layer = await fitLayer(moments, { ...fit, settings: { ...fit.settings, sharedSize } });
     if (heldBack.size === 0) return layer;
-    const error = await ownErrors(source, stream, states, layer, share, heldBack, options);
+    const error = await ownErrors({ source, stream, states, share, run }, layer, heldBack);
     if (best === undefined || error < best.error) best = { layer, error };
   }
   if (best === undefined) throw new RangeError("Expected `sharedSizes` to have an entry, got none");
   return best.layer;
 }
 
-/** On its own stream. */
+/** Fits the baseline without routing on its own stream: one expert for all text, as wide as what a token uses. */
 async function fitStatic(
-  { source, stream, staticStream, plan, options }: LayerContext,
-  state: FitState,
+  { job, source, stream, staticStream, state }: LayerContext,
   goal: Float32Array,
-  share: number,
-  down: DenseDown,
+  fit: LayerFit,
 ): Promise<FittedLayer> {
-  const own = thin(stream, goal, plan.staticEvery);
-  const [moments] = await runMoments(source, staticStream, state.static, own, share, options, { isPooled: true });
-  const layer = await staticLayer(moments as Moments, down, plan.settings, options.products);
-  await runExperts(source, staticStream, state.static, layer, () => 0, options);
+  const { options, run } = job;
+  const own = thin(stream, goal, STATIC_EVERY);
+  const pooled = { isPooled: true };
+  const moments = await runMoments(source, staticStream, state.static, own, errorShareOf(options), run, pooled);
+  const layer = await fitLayer(moments, { ...fit, settings: { ...fit.settings, sharedSize: 0, refits: true } });
+  await runExperts(source, staticStream, state.static, layer, () => 0, run);
   return layer;
 }
 
@@ -220,25 +228,56 @@ async function errorsOnOwnText(
   products: Products,
 ): Promise<readonly number[]> {
   const errors: number[] = [];
-  for (const [index, part] of experts.entries()) {
-    const own = moments[index] as Moments;
+  for (const [index, own] of moments.entries()) {
+    const part = experts[index];
+    if (!part) continue;
     const problem = fitProblem(own, own, 1);
     errors.push(await relativeErrorOf(shared ? await remainder(problem, shared, products) : problem, part, products));
   }
   return errors;
 }
 
+/** Selects the last of every eight batches of each domain; the last one of a domain with two to seven. */
+export function heldBackBatches({ batches }: Pick<TokenStream, "batches">): ReadonlySet<Batch> {
+  const domains = [...new Set(batches.map(({ domain }) => domain))];
+  const chosen = domains.flatMap((one) => {
+    const own = batches.filter(({ domain }) => domain === one);
+    const every = Math.min(HELD_BACK_EVERY, own.length);
+    return every < 2 ? [] : own.filter((_, index) => index % every === every - 1);
+  });
+  return new Set(chosen);
+}
+
+/** Returns the mean error of each domain's own expert on some batches. */
+export async function ownErrors(
+  pass: Pick<LayerContext, "source" | "stream"> & {
+    readonly states: States;
+    readonly share: number;
+    readonly run: { readonly threads?: number | undefined; readonly signal?: AbortSignal | undefined };
+  },
+  layer: LayerExperts,
+  batches: ReadonlySet<Batch>,
+): Promise<number> {
+  const { source, stream, states, share, run } = pass;
+  const numExperts = layer.experts.length;
+  const costs = new Float32Array(stream.numTokens * numExperts);
+  await addErrors(source, stream, states, layer, { share, costs }, run, (batch) => batches.has(batch));
+  let [sum, tokens] = [0, 0];
+  for (const batch of batches) {
+    const own = stream.view(costs, batch, numExperts);
+    for (let at = batch.domain; at < own.length; at += numExperts) sum += own[at]!;
+    tokens += own.length / numExperts;
+  }
+  return sum / tokens;
+}
+
 function sequencesOf({ firstSequence, numSequences }: Batch): readonly number[] {
   return Array.from({ length: numSequences }, (_, index) => firstSequence + index);
 }
 
-/** The first sequence of a sequence's domain. */
-function firstOf({ domains }: TokenStream, sequence: number): number {
-  return domains.indexOf(domains[sequence] as number);
-}
-
-/** States of every so-many-th sequence of each domain. */
+/** Picks the states of every so-many-th sequence of each domain. */
 function thin(stream: TokenStream, states: Float32Array, every: number): Float32Array {
-  const kept = stream.sequences.flatMap((_, index) => ((index - firstOf(stream, index)) % every === 0 ? [index] : []));
+  const { domains } = stream;
+  const kept = domains.flatMap((domain, index) => ((index - domains.indexOf(domain)) % every === 0 ? [index] : []));
   return stream.pick(states, kept);
 }

@@ -1,26 +1,18 @@
-// Which calibration texts make which expert.
+// Assigns calibration texts to experts, and experts to domains.
 
 import { readTextFile, writeFileAtomically } from "@readme-moe/model";
 import { clusterTexts, type NeuronEnergy } from "../experts/cluster.ts";
 import { layerSource } from "../layers/layer-source.ts";
 import { runEnergies } from "../layers/run-layer.ts";
 import { TokenStream } from "../layers/token-stream.ts";
-import type { RefactorJob } from "../refactor.ts";
-
-export interface Grouping {
-  /** One expert for each domain, in their order. */
-  readonly isByDomain: boolean;
-  /** Names of the experts, all different. */
-  readonly names: readonly string[];
-  /** Of each expert, its calibration sequences. */
-  readonly groups: readonly (readonly Int32Array[])[];
-  /** Like `groups`: the domain that each sequence is from. */
-  readonly domains: readonly (readonly number[])[];
-}
+import type { FittedModel } from "./fit-model.ts";
+import type { Grouping, RefactorJob } from "./refactor-job.ts";
 
 type Setting = Omit<RefactorJob, "grouping">;
 
-/** One expert for each domain, or clusters of sequences that begin as domains. */
+const MAX_CLUSTER_FILE_BYTES = 16 << 20;
+
+/** Makes one group for each domain, or clusters of sequences that start as domains. */
 export async function groupTexts(job: Setting): Promise<Grouping> {
   const { data, options } = job;
   const numExperts = options.experts ?? data.length;
@@ -39,14 +31,14 @@ export async function groupTexts(job: Setting): Promise<Grouping> {
   ).filter((group) => group.length > 0);
   return {
     isByDomain: false,
-    names: members.map((group, index) => `${index} ${commonest(group, data)}`),
+    names: members.map((group, index) => `${index} ${clusterName(group, data)}`),
     groups: members.map((group) => group.map(({ ids }) => ids)),
     domains: members.map((group) => group.map(({ domain }) => domain)),
   };
 }
 
-/** The domains that most of a cluster is from, such as `book+c4`. */
-function commonest(group: readonly { readonly domain: number }[], data: Setting["data"]): string {
+/** Names a cluster by the domains that most of it is from, such as `book+c4`. */
+function clusterName(group: readonly { readonly domain: number }[], data: Setting["data"]): string {
   const shares = data.map(({ name }, domain) => ({
     name,
     share: group.filter((one) => one.domain === domain).length / group.length,
@@ -55,19 +47,21 @@ function commonest(group: readonly { readonly domain: number }[], data: Setting[
   return [first, ...rest.filter(({ share }) => share >= 0.25)].map((one) => one?.name).join("+");
 }
 
-/** Cluster of each calibration sequence; kept in the work folder, since it takes a pass of the dense model. */
-async function clustersOf(job: Setting, numExperts: number): Promise<readonly number[]> {
+/**
+ * Finds the cluster of each calibration sequence; kept in the work folder, since it takes a pass of the dense model.
+ */
+async function clustersOf(job: Setting, numClusters: number): Promise<readonly number[]> {
   const { data, model, sizes, work } = job;
   const path = work.file("clusters.json");
-  const known = await readTextFile(path, 16 << 20);
-  if (known !== undefined) return JSON.parse(known) as number[];
+  const known = await readTextFile(path, MAX_CLUSTER_FILE_BYTES);
+  if (known !== undefined) return JSON.parse(known);
   const stream = new TokenStream(
     model.config,
     data.map(({ calibration }) => calibration),
     1,
   );
   const energies = await energiesOf(job, stream);
-  const { assignment } = clusterTexts(energies, stream.domains, numExperts, sizes.usedSize);
+  const { assignment } = clusterTexts(energies, stream.domains, { numClusters, size: sizes.usedSize });
   await writeFileAtomically(path, JSON.stringify(assignment));
   return assignment;
 }
@@ -82,4 +76,29 @@ async function energiesOf({ model, run, stages }: Setting, stream: TokenStream):
     stages.report("clusters", index + 1, numLayers);
   }
   return energies;
+}
+
+/** Returns the mean cost of each expert on each domain's calibration text, `[domain][expert]`. */
+export function domainCosts(
+  { data, grouping }: Pick<RefactorJob, "data" | "grouping">,
+  { stream, costs, costSequences }: FittedModel,
+): readonly Float64Array[] {
+  const numExperts = grouping.names.length;
+  const domainOf = grouping.domains.flat();
+  const size = stream.sequenceTokens * numExperts;
+  return data.map((_, domain) => {
+    const own = costSequences.filter((sequence) => domainOf[sequence] === domain);
+    const sums = new Float64Array(numExperts);
+    for (const sequence of own) {
+      const rows = costs.subarray(sequence * size, (sequence + 1) * size);
+      rows.forEach((cost, at) => (sums[at % numExperts]! += cost));
+    }
+    // All experts are equally good for a domain without costs.
+    return sums.map((sum) => sum / Math.max(1, own.length * stream.sequenceTokens));
+  });
+}
+
+/** Returns each domain's expert: its own, or the cluster with the lowest cost on the domain. */
+export function expertsOfDomains({ isByDomain }: Grouping, costs: readonly Float64Array[]): readonly number[] {
+  return costs.map((row, domain) => (isByDomain ? domain : row.indexOf(Math.min(...row))));
 }

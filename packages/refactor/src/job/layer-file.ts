@@ -1,15 +1,25 @@
-// What one layer became, as a file of the work folder: all families of experts that a report compares.
+// Result of one layer as a file of the work folder: all families of experts that a report compares.
 
-import { SafetensorsFile, writeSafetensors, type SafetensorsInput } from "@readme-moe/model";
+import { writeSafetensors, type SafetensorsFile, type SafetensorsInput } from "@readme-moe/model";
 import type { LayerExperts, Part } from "../experts/layer-experts.ts";
+import { withFile } from "./work-folder.ts";
 
-/** Experts by the name of their family. */
-export type LayerFamilies = Readonly<Record<string, LayerExperts>>;
-
-/** Figures that go into the report, by name. */
+/** Figures of a layer for the report, by name. */
 export type LayerFigures = Readonly<Record<string, readonly number[]>>;
 
-export async function writeLayerFile(path: string, families: LayerFamilies, figures: LayerFigures): Promise<void> {
+/** Numbers of neurons of a layer's parts. */
+export interface LayerSizes {
+  readonly expertSize: number;
+  /** 0 for none. */
+  readonly sharedSize: number;
+}
+
+/** @param families - experts by the name of their family */
+export async function writeLayerFile(
+  path: string,
+  families: Readonly<Record<string, LayerExperts>>,
+  figures: LayerFigures,
+): Promise<void> {
   const tensors = Object.entries(families).flatMap(([family, { shared, experts }]) => [
     ...(shared ? partTensors(`${family}.shared`, shared) : []),
     ...experts.flatMap((part, index) => partTensors(`${family}.${index}`, part)),
@@ -17,51 +27,34 @@ export async function writeLayerFile(path: string, families: LayerFamilies, figu
   await writeSafetensors(path, tensors, { figures: JSON.stringify(figures) });
 }
 
-export async function readFamily(path: string, family: string): Promise<LayerExperts> {
-  const file = await SafetensorsFile.open(path);
-  try {
+export function readFamily(path: string, family: string): Promise<LayerExperts> {
+  return withFile(path, async (file) => {
     const shared = file.has(`${family}.shared.neurons`) ? await readPart(file, `${family}.shared`) : undefined;
     const experts: Part[] = [];
     while (file.has(`${family}.${experts.length}.neurons`)) {
       experts.push(await readPart(file, `${family}.${experts.length}`));
     }
     return { shared, experts };
-  } finally {
-    await file.close();
-  }
+  });
 }
 
-/** One part of a family alone. */
-export async function readOnePart(path: string, family: string, which: number | "shared"): Promise<Part> {
-  const file = await SafetensorsFile.open(path);
-  try {
-    return await readPart(file, `${family}.${which}`);
-  } finally {
-    await file.close();
-  }
+/** Reads a single part of a family. */
+export function readOnePart(path: string, family: string, which: number | "shared"): Promise<Part> {
+  return withFile(path, (file) => readPart(file, `${family}.${which}`));
 }
 
-/** Neurons of the parts of a layer. */
-export interface LayerSizes {
-  readonly expertSize: number;
-  /** 0 for none. */
-  readonly sharedSize: number;
+export function readSizes(path: string, family: string): Promise<LayerSizes> {
+  return withFile(path, (file) => {
+    const sizeOf = (part: string): number => {
+      const name = `${family}.${part}.neurons`;
+      return file.has(name) ? (file.info(name).shape[0] ?? 0) : 0;
+    };
+    return { expertSize: sizeOf("0"), sharedSize: sizeOf("shared") };
+  });
 }
 
-export async function readSizes(path: string, family: string): Promise<LayerSizes> {
-  const file = await SafetensorsFile.open(path);
-  await file.close();
-  const sizeOf = (part: string): number => {
-    const name = `${family}.${part}.neurons`;
-    return file.has(name) ? (file.info(name).shape[0] as number) : 0;
-  };
-  return { expertSize: sizeOf("0"), sharedSize: sizeOf("shared") };
-}
-
-export async function readFigures(path: string): Promise<LayerFigures> {
-  const file = await SafetensorsFile.open(path);
-  await file.close();
-  return JSON.parse(file.metadata.get("figures") ?? "{}") as LayerFigures;
+export function readFigures(path: string): Promise<LayerFigures> {
+  return withFile(path, ({ metadata }): LayerFigures => JSON.parse(metadata.get("figures") ?? "{}"));
 }
 
 function partTensors(prefix: string, { neurons, down, bias }: Part): readonly SafetensorsInput[] {

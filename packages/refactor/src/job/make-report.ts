@@ -1,25 +1,25 @@
+// Makes the report of a refactoring from its results.
+
 import { availableParallelism } from "node:os";
 import { basename, extname } from "node:path";
 import { modelLicense, type Model } from "@readme-moe/model";
-import type { Measurement } from "../evaluation/measure-model.ts";
-import type { DomainLosses } from "../evaluation/evaluate-variants.ts";
-import type { RefactorJob } from "../refactor.ts";
-import { expertOverlap } from "../report/expert-overlap.ts";
-import { LOSS_LABELS, lossRow, type LossId } from "../report/loss-row.ts";
+import type { DomainLosses } from "../losses/evaluate-variants.ts";
+import type { Measurement } from "../losses/measure-model.ts";
+import { expertOverlap, LOSS_LABELS, lossRow, routedText, type LossId } from "../report/measurements.ts";
 import { REPORT_VERSION, type LossRow, type Report, type RouterReport } from "../report/report.ts";
-import { routedText } from "../report/routed-text.ts";
 import { verdictOf } from "../report/verdict.ts";
-import { evaluateRoutes } from "../router-training/route-figures.ts";
+import { evaluateRoutes } from "../router-training/routes.ts";
 import type { FittedModel } from "./fit-model.ts";
 import { readFamily } from "./layer-file.ts";
-import { oneOrMany } from "./one-or-many.ts";
+import type { RefactorJob } from "./refactor-job.ts";
+import { oneOrMany } from "./write-model.ts";
 
 interface Results {
   readonly fitted: FittedModel;
   readonly routerParameters: number;
   readonly measured: Measurement;
   readonly fingerprint: string;
-  /** Of each domain, the expert that it stands for. */
+  /** Expert of each domain. */
   readonly expertOf: readonly number[];
 }
 
@@ -33,16 +33,19 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
   const losses = lossRows(job, measured);
   const measurement = {
     losses,
-    data: data.map((domain, index) => ({
-      name: domain.name,
-      files: (texts[index]?.files ?? []).map((file) => basename(file)),
-      calibration_documents: domain.calibrationDocuments,
-      held_out_documents: domain.heldOutDocuments,
-      calibration_tokens: tokensOf(domain.calibration),
-      router_tokens: tokensOf(domain.routerText),
-      evaluation_tokens: tokensOf(domain.evaluation),
-      ...(texts[index]?.licenses?.length ? { licenses: texts[index].licenses } : {}),
-    })),
+    data: data.map((domain, index) => {
+      const { files = [], licenses = [] } = texts[index] ?? {};
+      return {
+        name: domain.name,
+        files: files.map((file) => basename(file)),
+        calibration_documents: domain.calibrationDocuments,
+        held_out_documents: domain.heldOutDocuments,
+        calibration_tokens: tokensOf(domain.calibration),
+        router_tokens: tokensOf(domain.routerText),
+        evaluation_tokens: tokensOf(domain.evaluation),
+        ...(licenses.length > 0 ? { licenses } : {}),
+      };
+    }),
     settings: {
       method: options.method,
       experts,
@@ -50,7 +53,9 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
       shared_size: oneOrMany(fitted.sizes.map(({ sharedSize }) => sharedSize)),
       calibration_tokens: options.calibrationTokens,
       seed: options.seed,
-      options: givenOf(options),
+      options: Object.fromEntries(
+        Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
+      ),
     },
     expert_losses: measured.expertLosses,
     router: routerReport(job, results, losses),
@@ -90,10 +95,10 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
     },
     ...measurement,
     overlap: expertOverlap(neurons),
-    layers: fitted.figures.map((relative, index) => ({
-      expert_size: fitted.sizes[index]?.expertSize as number,
-      shared_size: fitted.sizes[index]?.sharedSize as number,
-      relative_errors: relative,
+    layers: fitted.sizes.map(({ expertSize, sharedSize }, index) => ({
+      expert_size: expertSize,
+      shared_size: sharedSize,
+      relative_errors: fitted.figures[index] ?? {},
     })),
     verdict: verdictOf(measurement),
     time: {
@@ -110,17 +115,10 @@ export async function makeReport(job: RefactorJob, results: Results): Promise<Re
   };
 }
 
-function givenOf(options: RefactorJob["options"]): Record<string, string | number | boolean> {
-  return Object.fromEntries(Object.entries(options).filter((entry) => entry[1] !== undefined)) as Record<
-    string,
-    string | number | boolean
-  >;
-}
-
 function lossRows({ data, model, sizes }: RefactorJob, { losses }: Measurement): readonly LossRow[] {
   const named = (values: DomainLosses): Record<string, number> =>
-    Object.fromEntries(data.map(({ name }, domain) => [name, values[domain] as number]));
-  const dense = named(losses.get("dense") as DomainLosses);
+    Object.fromEntries(data.map(({ name }, domain) => [name, values[domain] ?? NaN]));
+  const dense = named(losses.get("dense") ?? []);
   const share = sizes.usedSize / model.config.intermediateSize;
   return (Object.keys(LOSS_LABELS) as LossId[]).flatMap((id) => {
     const values = losses.get(id);
@@ -135,35 +133,34 @@ function routerReport(
 ): RouterReport {
   const { sequenceTokens, sequences, domains } = stream;
   const numExperts = grouping.names.length;
-  const ofSequence = (index: number): Uint16Array =>
-    routes.subarray(index * sequenceTokens, (index + 1) * sequenceTokens);
   const size = sequenceTokens * numExperts;
-  const figures = evaluateRoutes(
-    sequences.map((_, index) => ({
-      experts: ofSequence(index),
-      costs: costs.subarray(index * size, (index + 1) * size),
-    })),
-    numExperts,
-  );
+  const routed = sequences.map((tokenIds, index) => ({
+    tokenIds,
+    domain: domains[index]!,
+    experts: routes.subarray(index * sequenceTokens, (index + 1) * sequenceTokens),
+    costs: costs.subarray(index * size, (index + 1) * size),
+  }));
+  const figures = evaluateRoutes(routed, numExperts);
   const mean = (id: LossId): number => losses.find((row) => row.id === id)?.mean ?? NaN;
-  const sharesOf = (domain: number): number[] => {
-    const own = sequences.flatMap((_, index) => (domains[index] === domain ? Array.from(ofSequence(index)) : []));
-    return grouping.names.map((_, expert) => own.filter((chosen) => chosen === expert).length / own.length);
-  };
-  const domainShares = data.map((_, domain) => sharesOf(domain));
-  const agreeing = routes.filter(
-    (expert, token) => expert === expertOf[domains[Math.floor(token / sequenceTokens)] as number],
-  ).length;
+  const byDomain = data.map(({ name }, domain) => ({
+    name,
+    own: routed.filter((sequence) => sequence.domain === domain),
+  }));
+  const agreeing = routed.flatMap(({ experts, domain }) =>
+    Array.from(experts).filter((expert) => expert === expertOf[domain]),
+  );
   return {
     above_oracle_domain: mean("ours") - mean("oracle_domain"),
     regret: figures.regret,
-    domain_agreement: agreeing / routes.length,
+    domain_agreement: agreeing.length / routes.length,
     locality: figures.locality,
     expert_shares: figures.shares,
-    domain_shares: domainShares,
-    samples: data.map(({ name }, domain) => {
-      const index = domains.indexOf(domain);
-      const [ids, experts] = [sequences[index] as Int32Array, ofSequence(index)];
+    domain_shares: byDomain.map(({ own }) => {
+      const chosen = own.flatMap(({ experts }) => Array.from(experts));
+      return grouping.names.map((_, expert) => chosen.filter((one) => one === expert).length / chosen.length);
+    }),
+    samples: byDomain.map(({ name, own: [first] }) => {
+      const [ids, experts] = [first?.tokenIds ?? new Int32Array(0), first?.experts ?? new Uint16Array(0)];
       const pieces = routedText(tokenizer, ids.subarray(0, SAMPLE_TOKENS), experts.subarray(0, SAMPLE_TOKENS));
       return { domain: name, pieces };
     }),
@@ -174,11 +171,7 @@ function tokensOf(sequences: readonly Int32Array[]): number {
   return sequences.reduce((sum, { length }) => sum + length, 0);
 }
 
-function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1);
-}
-
-/** @param neurons - of each layer */
+/** Counts a model's parameters. @param neurons - of each layer */
 function parametersOf({ weights, config }: Model, neurons: readonly number[]): number {
   const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
   const attention = weights.layers.flatMap(({ attention: refs, inputNorm, postAttentionNorm }) => [
@@ -188,6 +181,8 @@ function parametersOf({ weights, config }: Model, neurons: readonly number[]): n
       bias ? [weight, bias] : [weight],
     ),
   ]);
-  const backbone = [...tables, ...attention, weights.finalNorm].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
-  return backbone + neurons.reduce((sum, size) => sum + size, 0) * 3 * config.hiddenSize;
+  const sizes = [...tables, ...attention, weights.finalNorm].map(({ shape }) =>
+    shape.reduce((product, size) => product * size, 1),
+  );
+  return [...sizes, ...neurons.map((count) => count * 3 * config.hiddenSize)].reduce((sum, size) => sum + size, 0);
 }

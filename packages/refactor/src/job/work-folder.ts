@@ -1,15 +1,24 @@
-// What a refactoring has done so far, on disk, so that it goes on where it was when its process is gone.
+// Unfinished work on disk, so that a killed job resumes where it was, and the folder that a finished job becomes.
 
-import { mkdir, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { createHash } from "node:crypto";
+import { mkdir, readdir, rename, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { readTextFile, SafetensorsFile, writeFileAtomically, writeSafetensors } from "@readme-moe/model";
+import type { DomainText } from "./prepare-domain.ts";
 
 const JOB_FILE = "job.json";
-const STATE_FILE = "state.safetensors";
+const MAX_JOB_BYTES = 16 << 20;
 
-/** Large arrays between two layers, by name. */
-export type Streams = Readonly<Record<string, Float32Array>>;
+/** Everything that the result of a job depends on. */
+export interface JobSettings {
+  readonly options: object;
+  readonly texts: readonly DomainText[];
+  /** Fingerprints of the models. */
+  readonly model?: string;
+  readonly models?: readonly string[];
+}
 
 export class WorkFolder {
   readonly path: string;
@@ -19,57 +28,36 @@ export class WorkFolder {
   }
 
   /**
-   * @param job - everything that results depend on; unfinished work of another job is not gone on with
-   * @throws {ReadMeError} `ERR_WRITE_FAILED` when there is unfinished work that is not to be resumed, or is of another job
+   * Opens the work folder of `out`. Unfinished work of another job is refused.
+   *
+   * @throws {ReadMeError} `ERR_WRITE_FAILED` when unfinished work exists and is of another job or not to be resumed
    */
-  static async open(path: string, job: unknown, { resume }: { readonly resume: boolean }): Promise<WorkFolder> {
-    const text = JSON.stringify(job, undefined, 2);
-    const found = (await isThere(path)) ? await readTextFile(join(path, JOB_FILE), 16 << 20) : undefined;
+  static async open(out: string, { texts, ...job }: JobSettings, resume: boolean | undefined): Promise<WorkFolder> {
+    const path = `${resolve(out)}.unfinished`;
+    const { options, ...models } = job;
+    const text = JSON.stringify({ options, texts: hashOf(texts), ...models }, undefined, 2);
+    const found = existsSync(path) ? await readTextFile(join(path, JOB_FILE), MAX_JOB_BYTES) : undefined;
     if (found !== undefined && (!resume || found !== text)) {
       const remedy = `remove it${found === text ? ", or resume" : ""}`;
-      const whose = found === text ? "" : ", of other data, options or another model";
-      throw new ReadMeError("ERR_WRITE_FAILED", `${path}: holds unfinished work${whose}; ${remedy}`);
+      const difference = found === text ? "" : " of a job with other data, options or models";
+      throw new ReadMeError("ERR_WRITE_FAILED", `${path}: holds unfinished work${difference}; ${remedy}`);
     }
     await mkdir(path, { recursive: true });
     if (found === undefined) await writeFileAtomically(join(path, JOB_FILE), text);
     return new WorkFolder(path);
   }
 
-  layerFile(index: number): string {
-    return join(this.path, `layer-${index}.safetensors`);
-  }
-
   file(name: string): string {
     return join(this.path, name);
   }
 
-  /** Keeps `streams` as they are before layer `nextLayer`, in place of what was kept before. */
-  async saveStreams(nextLayer: number, streams: Streams): Promise<void> {
-    const tensors = Object.entries(streams).map(([name, values]) => ({
-      name,
-      type: "F32" as const,
-      shape: [values.length],
-      bytes: async () => new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    }));
-    await writeSafetensors(join(this.path, STATE_FILE), tensors, { nextLayer: `${nextLayer}` });
+  layerFile(index: number): string {
+    return this.file(`layer-${index}.safetensors`);
   }
 
-  /** Fills `streams` with what was kept. @returns the layer to go on with; 0 when nothing was kept */
-  async loadStreams(streams: Streams): Promise<number> {
-    const path = join(this.path, STATE_FILE);
-    if (!(await isThere(path))) return 0;
-    const file = await SafetensorsFile.open(path);
-    try {
-      for (const [name, values] of Object.entries(streams)) values.set(await file.readFloats(name));
-      return Number(file.metadata.get("nextLayer"));
-    } finally {
-      await file.close();
-    }
-  }
-
-  /** Removes a file or folder in it, where there is one. */
+  /** Removes a file or folder, if it exists. */
   async clear(name: string): Promise<void> {
-    await rm(join(this.path, name), { recursive: true, force: true });
+    await rm(this.file(name), { recursive: true, force: true });
   }
 
   async remove(): Promise<void> {
@@ -77,9 +65,91 @@ export class WorkFolder {
   }
 }
 
-function isThere(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
+function hashOf(value: unknown): string {
+  return createHash("sha256").update(JSON.stringify(value)).digest("hex");
+}
+
+/** Float32 arrays by name. */
+export type NamedArrays = Iterable<readonly [name: string, values: Float32Array]>;
+
+/** Writes arrays and metadata to one file, whole or not at all. */
+export async function writeArrays(
+  path: string,
+  arrays: NamedArrays,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const tensors = Array.from(arrays, ([name, values]) => ({
+    name,
+    type: "F32" as const,
+    shape: [values.length],
+    bytes: async () => new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+  }));
+  await writeSafetensors(path, tensors, metadata);
+}
+
+/**
+ * Opens a safetensors file for `use`.
+ *
+ * @throws {ReadMeError} when there is no such file, or it is damaged
+ */
+export async function withFile<Result>(
+  path: string,
+  use: (file: SafetensorsFile) => Promise<Result> | Result,
+): Promise<Result> {
+  const file = await SafetensorsFile.open(path);
+  try {
+    return await use(file);
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Fills arrays from a file of `writeArrays`.
+ *
+ * @throws {RangeError} when one is missing or of another length
+ */
+export async function restoreArrays(file: SafetensorsFile, arrays: NamedArrays): Promise<void> {
+  for (const [name, values] of arrays) {
+    const kept = file.has(name) ? await file.readFloats(name) : undefined;
+    if (kept?.length !== values.length) {
+      const found = kept?.length ?? "none";
+      throw new RangeError(`Expected unfinished work to hold ${values.length} values of ${name}, got ${found}`);
+    }
+    values.set(kept);
+  }
+}
+
+/** @throws {ReadMeError} `ERR_WRITE_FAILED` unless `path` can be created or is an empty folder */
+export async function refuseOccupied(path: string): Promise<void> {
+  const names = await readdir(path).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return [];
+    throw new ReadMeError("ERR_WRITE_FAILED", `${path}: is not a folder that a model can be written to`, { cause });
+  });
+  if (names.length === 0) return;
+  throw new ReadMeError("ERR_WRITE_FAILED", `${path}: is not empty; name a folder that does not exist yet`);
+}
+
+/**
+ * Adds `documents` to a finished folder and moves it to `out`.
+ *
+ * @param documents - by file name, which may contain folders
+ * @throws {ReadMeError} `ERR_WRITE_FAILED`
+ */
+export async function finishFolder(
+  folder: string,
+  out: string,
+  documents: Readonly<Record<string, string>>,
+): Promise<void> {
+  for (const [name, text] of Object.entries(documents)) {
+    await mkdir(dirname(join(folder, name)), { recursive: true });
+    await writeFileAtomically(join(folder, name), text);
+  }
+  await refuseOccupied(out);
+  try {
+    await rm(out, { recursive: true, force: true }); // an empty folder, see above
+    await rename(folder, resolve(out));
+  } catch (cause) {
+    throw new ReadMeError("ERR_WRITE_FAILED", `${out}: cannot be written; the model is in ${folder}`, { cause });
+  }
 }

@@ -1,4 +1,4 @@
-// The fitted layers as a Read-ME model folder.
+// Writes the fitted layers as a Read-ME model folder.
 
 import {
   baseFiles,
@@ -12,29 +12,26 @@ import {
   type StoredFloat,
   type TensorRef,
 } from "@readme-moe/model";
-import { oneOrMany } from "./one-or-many.ts";
 import type { Part } from "../experts/layer-experts.ts";
 import { layerSource, type LayerSource } from "../layers/layer-source.ts";
 import { pickRows } from "../layers/pick-rows.ts";
+import type { ModelRouter } from "./train-model-router.ts";
 
 export interface ModelContent {
   readonly model: Model;
   readonly expertNames: readonly string[];
-  /** Per layer. */
+  /** Neurons of an expert in each layer. */
   readonly expertSizes: readonly number[];
   readonly sharedSizes: readonly number[];
-  /** One at a time is in memory. */
+  /** Reads a part; one part at a time is in memory. */
   readonly part: (layer: number, which: number | "shared") => Promise<Part>;
-  readonly router: {
-    readonly section: ReadMeContent["readme"]["router"];
-    readonly tensors: readonly SafetensorsInput[];
-  };
+  readonly router: Pick<ModelRouter, "section" | "tensors">;
   readonly provenance: Readonly<Record<string, unknown>>;
 }
 
 /**
- * Writes the folder, whole or not at all. Weights keep the checkpoint's own type; what comes from a file of blocks is
- * written in half precision.
+ * Writes the folder, whole or not at all. Weights keep the checkpoint's type; weights of quantized files are written in
+ * half precision.
  *
  * @throws {ReadMeError} `ERR_WRITE_FAILED`
  */
@@ -61,7 +58,7 @@ export async function writeModel(path: string, content: ModelContent): Promise<v
   await writeReadMeFolder(path, { config, readme, tensors, documents: texts });
 }
 
-/** A part's tensors are asked for one after the other. */
+/** Caches the last part: the tensors of a part are written one after the other. */
 class PartReader {
   readonly #read: ModelContent["part"];
   #last: { readonly key: string; readonly part: Promise<Part> } | undefined;
@@ -109,4 +106,10 @@ function partTensors(
 function floatTypeOf({ ffn }: LayerSource): StoredFloat {
   const { type } = ffn.gate.weight.store.info(ffn.gate.weight.name);
   return isStoredFloat(type) ? type : "F16";
+}
+
+/** Returns one number when all layers have the same size, as in config.json and report.json. */
+export function oneOrMany(sizes: readonly number[]): number | readonly number[] {
+  const [first = 0] = sizes;
+  return sizes.every((size) => size === first) ? first : sizes;
 }

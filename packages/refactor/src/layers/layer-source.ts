@@ -1,5 +1,6 @@
 import type { Model, ModelConfig, ModelWeights } from "@readme-moe/model";
-import { matrix, type Matrix } from "../linear-algebra/matrix.ts";
+import type { DenseDown } from "../experts/layer-experts.ts";
+import { matrix } from "../linear-algebra/matrix.ts";
 
 type LayerRefs = ModelWeights["layers"][number];
 
@@ -20,12 +21,6 @@ export function layerSource({ config, weights }: Pick<Model, "config" | "weights
 /** A model's config with layer `index` for its only one. */
 function configOfLayer(config: ModelConfig, index: number): ModelConfig {
   return { ...config, numLayers: 1, slidingWindows: config.slidingWindows.slice(index, index + 1) };
-}
-
-/** The dense down-projection, `[hiddenSize, intermediateSize]`, and its bias where it has one. */
-export interface DenseDown {
-  readonly weight: Matrix;
-  readonly bias: Float32Array | undefined;
 }
 
 export async function readDense({ ffn: { down } }: LayerSource): Promise<DenseDown> {

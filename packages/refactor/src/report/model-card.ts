@@ -1,14 +1,23 @@
-// README.md of a Read-ME model folder: a model card as the Hugging Face hub shows it.
+// README.md of a Read-ME model folder: a model card for the Hugging Face hub.
 
-import { bytes, decimals, duration, grouped, percent, rounded, signed } from "./figures.ts";
-import { frontMatter } from "./front-matter.ts";
-import { markdownCode, markdownTable, markdownText } from "./markdown.ts";
 import type { ReportPicture } from "./pictures/report-pictures.ts";
-import type { Report } from "./report.ts";
+import type { BaseReport, Report } from "./report.ts";
+import {
+  bytes,
+  decimals,
+  duration,
+  grouped,
+  markdownCode,
+  markdownTable,
+  markdownText,
+  percent,
+  rounded,
+  signed,
+} from "./text.ts";
 
 const PAPER = "[Read-ME](https://arxiv.org/abs/2410.19123)";
 
-/** @param pictures - those that lie beside the card */
+/** Writes the card. `pictures` are those that lie beside it. */
 export function modelCard(report: Report, pictures: readonly Pick<ReportPicture, "file" | "alt">[]): string {
   const show = (name: string): string =>
     pictures
@@ -174,4 +183,44 @@ function limits({ base, data, losses }: Report): string {
     `- Experts were fitted to ${data.length === 1 ? "one kind" : `${data.length} kinds`} of text. Losses on other text, languages and tasks were not measured.`,
     "- Losses on held-out text say little about answers to instructions, reasoning or safety.",
   ].join("\n");
+}
+
+/** Licences that the hub knows, by their SPDX id or their own name in lower case. */
+const HUB_LICENSES = new Set([
+  "apache-2.0",
+  "mit",
+  "bsd-2-clause",
+  "bsd-3-clause",
+  "isc",
+  "cc0-1.0",
+  "cc-by-4.0",
+  "cc-by-sa-4.0",
+  "cc-by-nc-4.0",
+  "gpl-3.0",
+  "agpl-3.0",
+  "unlicense",
+  "llama2",
+  "llama3",
+  "llama3.1",
+  "llama3.2",
+  "llama3.3",
+  "gemma",
+  "other",
+]);
+
+/** Writes the YAML at the head of the card. JSON strings are YAML strings. */
+function frontMatter({ hub_id: hubId, license }: BaseReport): string {
+  const isKnown = license !== undefined && HUB_LICENSES.has(license.toLowerCase());
+  const lines = [
+    ...(hubId ? [`base_model: ${JSON.stringify(hubId)}`] : []),
+    ...(isKnown ? [`license: ${JSON.stringify(license.toLowerCase())}`] : []),
+    ...(license !== undefined && !isKnown ? ["license: other", `license_name: ${JSON.stringify(license)}`] : []),
+    "library_name: readme-moe",
+    "pipeline_tag: text-generation",
+    "tags:",
+    ...["readme-moe", "mixture-of-experts", "pre-gating", "arxiv:2410.19123"].map(
+      (tag) => `  - ${JSON.stringify(tag)}`,
+    ),
+  ];
+  return `---\n${lines.join("\n")}\n---\n`;
 }

@@ -1,13 +1,13 @@
+// The files that a report becomes in a model folder.
+
 import { modelCard } from "./model-card.ts";
 import { reportPictures } from "./pictures/report-pictures.ts";
-import { reportJson } from "./report-json.ts";
 import type { Report } from "./report.ts";
 
 /**
- * What a report becomes in a model folder: report.json, README.md and pictures/*.svg, by name. The same report gives the
- * same bytes.
+ * Writes a report as report.json, README.md and pictures/*.svg, by name. The same report gives the same bytes.
  *
- * @throws {RangeError} naming a figure that is no finite number
+ * @throws {RangeError} naming a figure that is not a finite number
  */
 export function reportDocuments(report: Report): Readonly<Record<string, string>> {
   const json = reportJson(report);
@@ -17,4 +17,20 @@ export function reportDocuments(report: Report): Readonly<Record<string, string>
     "README.md": modelCard(report, pictures),
     ...Object.fromEntries(pictures.map(({ file, svg }) => [file, svg])),
   };
+}
+
+/** Writes report.json. @throws {RangeError} naming a figure that is not a finite number, which JSON cannot hold */
+export function reportJson(report: Report): string {
+  checkFigures("report", report);
+  return `${JSON.stringify(report, undefined, 1)}\n`;
+}
+
+function checkFigures(path: string, value: unknown): void {
+  if (typeof value === "number" && !Number.isFinite(value)) {
+    throw new RangeError(`Expected \`${path}\` to be a finite number, got \`${value}\``);
+  }
+  if (typeof value !== "object" || value === null) return;
+  for (const [key, part] of Object.entries(value)) {
+    checkFigures(Array.isArray(value) ? `${path}[${key}]` : `${path}.${key}`, part);
+  }
 }

@@ -1,6 +1,7 @@
-// What a refactoring reports: the type of report.json, spelled as in the `readme` section of config.json.
+// The report of a refactoring: the type of report.json, whose fields are spelled as in the `readme` section of
+// config.json.
 
-/** The version of report.json that this code writes. */
+/** Version of report.json that this code writes. */
 export const REPORT_VERSION = 1;
 
 /**
@@ -13,7 +14,7 @@ export interface Report {
   readonly size: SizeReport;
   readonly settings: SettingsReport;
   readonly data: readonly DomainReport[];
-  /** Starts with the dense model; rows that were not measured are absent. `lossRow` makes them. */
+  /** Rows of losses, the dense model's first; rows that were not measured are absent. `lossRow` makes them. */
   readonly losses: readonly LossRow[];
   /** Loss of each expert on each domain, `[expert][domain]`. */
   readonly expert_losses?: readonly (readonly number[])[] | undefined;
@@ -22,7 +23,7 @@ export interface Report {
   readonly layers: readonly LayerReport[];
   /** Absent where nothing is routed. */
   readonly router?: RouterReport | undefined;
-  /** What the figures mean, in whole sentences. `verdictOf` makes them. */
+  /** Whole sentences about the figures. `verdictOf` makes them. */
   readonly verdict: readonly string[];
   readonly time: TimeReport;
 }
@@ -30,11 +31,11 @@ export interface Report {
 /** The dense model. */
 export interface BaseReport {
   readonly name: string;
-  /** File, folder or hub id, as given. */
+  /** File, folder or hub id, as it was given. */
   readonly source: string;
-  /** Where the source is one of the Hugging Face hub. */
+  /** Id on the Hugging Face hub, where the source is one. */
   readonly hub_id?: string | undefined;
-  /** Names its content. */
+  /** Hash of its content. */
   readonly fingerprint: string;
   readonly model_type: string;
   readonly num_layers: number;
@@ -48,24 +49,24 @@ export interface BaseReport {
 
 /** Numbers of parameters of the result. */
 export interface SizeReport {
-  /** Of everything: what all tokens use, all experts, the router. */
+  /** Parameters of all parts: those that all tokens use, all experts, the router. */
   readonly parameters: number;
-  /** That one token uses, with the router's. */
+  /** Parameters that one token uses, including the router's. */
   readonly active_parameters: number;
   readonly router_parameters: number;
 }
 
-/** What the result was made with. */
+/** Settings that the result was made with. */
 export interface SettingsReport {
-  /** How experts are made, such as `"sequential"`. */
+  /** Method by which experts are made, such as `"sequential"`. */
   readonly method: string;
   /** Names, in the order of `experts/<i>.safetensors`. */
   readonly experts: readonly string[];
   /** Neurons of each expert; one number for all layers, or one per layer. */
   readonly expert_size: number | readonly number[];
-  /** Neurons that every token uses besides; one number or one per layer, 0 for none. */
+  /** Neurons that every token uses in addition; one number or one per layer, 0 for none. */
   readonly shared_size: number | readonly number[];
-  /** Of each domain at most; `data` says how many there were. */
+  /** Largest number of calibration tokens per domain; `data` has the actual numbers. */
   readonly calibration_tokens: number;
   readonly seed: number;
   /** All other options, by name. */
@@ -80,25 +81,25 @@ export interface DomainReport {
   /** Documents that were used for evaluation only. */
   readonly held_out_documents: number;
   readonly calibration_tokens: number;
-  /** Further tokens that only the router was made from. */
+  /** Additional tokens that only the router was made from. */
   readonly router_tokens: number;
   readonly evaluation_tokens: number;
-  /** Licences of the documents, as the files give them. */
+  /** Licences of the documents, as the files name them. */
   readonly licenses?: readonly string[] | undefined;
 }
 
-/** One way to choose neurons or experts, and what it costs. */
+/** Losses of one way to choose neurons or experts. */
 export interface LossRow {
   /** One of `LOSS_LABELS`, or another that `label` explains. */
   readonly id: string;
   readonly label: string;
   /** Neurons that a token uses, as a share of the dense FFN's, in (0, 1]. */
   readonly ffn_share: number;
-  /** By domain; domains that were not measured are absent. */
+  /** Loss by domain; domains that were not measured are absent. */
   readonly losses: Readonly<Record<string, number>>;
   /** Mean over domains, each counted once. */
   readonly mean: number;
-  /** `mean` less the dense model's mean over the same domains. */
+  /** `mean` minus the dense model's mean over the same domains. */
   readonly above_dense: number;
 }
 
@@ -110,20 +111,20 @@ export interface OverlapReport {
   readonly layers: readonly (readonly (readonly number[])[])[];
 }
 
-/** One layer: sizes in neurons, and how well its experts stand in for the dense FFN. */
+/** One layer: sizes in neurons, and errors of its experts relative to the dense FFN. */
 export interface LayerReport {
   readonly expert_size: number;
   readonly shared_size: number;
   /**
-   * Squared distance from what the layer is to put out, relative to its square: by id of the method, for each expert on
-   * its own domain; of a static expert, one number.
+   * Squared distance from the layer's target, relative to the target's square: by id of the method, for each expert
+   * on its own domain; for a static expert, one number.
    */
   readonly relative_errors: Readonly<Record<string, readonly number[]>>;
 }
 
-/** What the router is worth, on documents that are held out. Losses in nats per token. */
+/** Quality of the router on held-out documents. Losses are in nats per token. */
 export interface RouterReport {
-  /** Mean loss with the router's routes less that with each document's own domain; negative where the router is better. */
+  /** Mean loss with the router's routes minus that with the domain's expert; negative where the router is better. */
   readonly above_oracle_domain: number;
   /** `(router - best expert) / (random expert - best expert)` in reconstruction error: 0 is perfect, 1 is chance. */
   readonly regret: number;
@@ -133,9 +134,9 @@ export interface RouterReport {
   readonly locality: number;
   /** Share of tokens that each expert gets, `[expert]`. */
   readonly expert_shares: readonly number[];
-  /** The same of each domain's tokens, `[domain][expert]`. */
+  /** Share of each domain's tokens that each expert gets, `[domain][expert]`. */
   readonly domain_shares: readonly (readonly number[])[];
-  /** How beginnings of held-out documents are routed. `routedText` makes `pieces`. */
+  /** Routes of the beginnings of held-out documents. `routedText` makes `pieces`. */
   readonly samples: readonly RoutedSample[];
 }
 
@@ -147,17 +148,17 @@ export interface RoutedSample {
 
 /** One token. */
 export interface RoutedPiece {
-  /** The characters that are complete with it, often none where characters take several tokens. */
+  /** Characters that this token completes, often none where characters take several tokens. */
   readonly text: string;
   readonly expert: number;
 }
 
-/** What it took, and on which machine. */
+/** Time and memory that the refactoring took, and the machine. */
 export interface TimeReport {
   readonly total_ms: number;
-  /** In the order in which they ran. */
+  /** Stages in the order in which they ran. */
   readonly stages: readonly { readonly name: string; readonly ms: number }[];
-  /** Of the whole process. */
+  /** Peak memory of the whole process. */
   readonly peak_memory_bytes: number;
   readonly machine: {
     readonly cores: number;

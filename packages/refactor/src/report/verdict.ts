@@ -1,39 +1,41 @@
-// What the figures of a report mean, in sentences that are computed from them.
+// Sentences about a report, computed from its figures.
 
-import { decimals, grouped, listed, percent } from "./figures.ts";
-import type { LossId } from "./loss-row.ts";
+import type { LossId } from "./measurements.ts";
 import type { LossRow, Report } from "./report.ts";
+import { decimals, grouped, listed, percent } from "./text.ts";
 
-/** Differences below it are called none, in nats per token. */
+// Smaller differences count as none, in nats per token.
 const NOTHING = 0.005;
-/** With fewer tokens of evaluation, small differences are likely to be chance. */
+// With fewer tokens of evaluation, small differences are likely to be chance.
 const ENOUGH_TOKENS = 50_000;
 
 type Measured = Pick<Report, "losses" | "data" | "settings" | "expert_losses" | "router">;
 
-/** Whole sentences about what is in the report; of what was not measured there is none. */
+/** Writes whole sentences about what a report has figures for. */
 export function verdictOf(report: Measured): readonly string[] {
   const row = (id: LossId): LossRow | undefined => report.losses.find((candidate) => candidate.id === id);
   const ours = row("ours");
-  return [
+  const oracle = row("oracle_domain");
+  const sentences = [
     ours && againstDense(ours),
     ours && againstStatic(ours, row("static"), report),
-    ours && routerCost(ours, row("oracle_domain")),
-    refittingGain(row("oracle_domain") ?? ours, row("paper")),
-    choiceGain(row("oracle_domain") ?? ours, row("random")),
-    headroom(ours, row("oracle_token")),
+    routerCost(difference(ours, oracle)),
+    refittingGain(difference(row("paper"), oracle ?? ours)),
+    choiceGain(difference(row("random"), oracle ?? ours)),
+    headroom(difference(ours, row("oracle_token"))),
     specialists(report),
     unusedExperts(report),
     fewTokens(report),
-  ].filter((sentence) => sentence !== undefined);
+  ];
+  return sentences.filter((sentence) => sentence !== undefined);
 }
 
 function againstDense({ above_dense: cost, ffn_share: share }: LossRow): string {
-  const width = `with ${percent(share)} of the FFN's neurons per token`;
-  if (Math.abs(cost) < NOTHING) return `Ours is as good as the dense model, ${width}.`;
-  if (cost < 0) return `Ours is ${decimals(-cost)} nats per token better than the dense model, ${width}.`;
+  const width = `using ${percent(share)} of the FFN's neurons per token`;
+  if (Math.abs(cost) < NOTHING) return `This model is as good as the dense model, ${width}.`;
+  if (cost < 0) return `This model is ${decimals(-cost)} nats per token better than the dense model, ${width}.`;
   const factor = decimals(Math.exp(cost));
-  return `Ours loses ${decimals(cost)} nats per token against the dense model (perplexity times ${factor}), ${width}.`;
+  return `This model is ${decimals(cost)} nats per token worse than the dense model (perplexity times ${factor}), ${width}.`;
 }
 
 function againstStatic(ours: LossRow, single: LossRow | undefined, { data }: Measured): string | undefined {
@@ -42,78 +44,72 @@ function againstStatic(ours: LossRow, single: LossRow | undefined, { data }: Mea
   const rival = "one static expert of the same size";
   const means = `(${decimals(ours.mean, 3)} against ${decimals(single.mean, 3)})`;
   if (gain <= -NOTHING) {
-    return `Ours is ${decimals(-gain)} nats worse than ${rival} ${means}: routing does not pay here.`;
+    return `This model is ${decimals(-gain)} nats worse than ${rival} ${means}: routing does not pay here.`;
   }
-  if (gain < NOTHING) return `Ours is no better than ${rival} ${means}: routing gains nothing here.`;
+  if (gain < NOTHING) return `This model is no better than ${rival} ${means}: routing gains nothing here.`;
   const losing = data.filter(({ name }) => (ours.losses[name] ?? 0) > (single.losses[name] ?? Infinity) + NOTHING);
   const except = losing.length === 0 ? "" : ` It is worse on ${listed(losing.map(({ name }) => name))}.`;
-  return `Ours is ${decimals(gain)} nats better than ${rival} ${means}.${except}`;
+  return `This model is ${decimals(gain)} nats better than ${rival} ${means}.${except}`;
 }
 
-function routerCost(ours: LossRow, oracle: LossRow | undefined): string | undefined {
-  const cost = difference(ours, oracle);
+function routerCost(cost: number | undefined): string | undefined {
   if (cost === undefined) return undefined;
   const rival = "choosing the expert by each document's domain";
-  if (Math.abs(cost) < NOTHING) return `The router does as well as ${rival}.`;
+  if (Math.abs(cost) < NOTHING) return `The router is as good as ${rival}.`;
   return cost > 0
-    ? `The router costs ${decimals(cost)} nats against ${rival}.`
+    ? `The router is ${decimals(cost)} nats worse than ${rival}.`
     : `The router is ${decimals(-cost)} nats better than ${rival}.`;
 }
 
-function refittingGain(fitted: LossRow | undefined, paper: LossRow | undefined): string | undefined {
-  const gain = difference(paper, fitted);
+function refittingGain(gain: number | undefined): string | undefined {
   if (gain === undefined) return undefined;
   return gain >= NOTHING
-    ? `Choosing and fitting neurons as here instead of by the paper's selection gains ${decimals(gain)} nats.`
-    : `Fitting gains nothing over the paper's selection.`;
+    ? `Selecting and refitting neurons is ${decimals(gain)} nats better than the paper's selection.`
+    : "Selecting and refitting neurons is no better than the paper's selection.";
 }
 
-function choiceGain(fitted: LossRow | undefined, random: LossRow | undefined): string | undefined {
-  const gain = difference(random, fitted);
+function choiceGain(gain: number | undefined): string | undefined {
   if (gain === undefined) return undefined;
   return gain >= NOTHING
-    ? `Experts of neurons drawn by lot, fitted alike, are ${decimals(gain)} nats worse.`
-    : `Experts of neurons drawn by lot, fitted alike, are as good: which neurons are kept does not matter here.`;
+    ? `Experts of randomly chosen neurons, refitted in the same way, are ${decimals(gain)} nats worse.`
+    : "Experts of randomly chosen neurons, refitted in the same way, are as good: the selection does not matter here.";
 }
 
-function headroom(ours: LossRow | undefined, best: LossRow | undefined): string | undefined {
-  const gap = difference(ours, best);
+function headroom(gap: number | undefined): string | undefined {
   if (gap === undefined || gap < NOTHING) return undefined;
-  return `A router that knew each token's best expert would be ${decimals(gap)} nats better than ours.`;
+  return `A router that chose the best expert for every token would be ${decimals(gap)} nats better.`;
 }
 
 function specialists({ expert_losses: losses, settings, data }: Measured): string | undefined {
   if (losses === undefined || losses.length < 2) return undefined;
   const own = settings.experts.flatMap((name, expert) => {
     const domain = data.findIndex((candidate) => candidate.name === name);
-    return domain < 0 ? [] : [{ name, expert, domain }];
+    return domain < 0 ? [] : [{ name, domain, loss: losses[expert]?.[domain] ?? 0 }];
   });
   if (own.length === 0) return undefined;
-  const beaten = own.filter(({ expert, domain }) =>
-    losses.some((row) => (row[domain] as number) < (losses[expert]?.[domain] as number) - NOTHING),
-  );
+  const beaten = own.filter(({ domain, loss }) => losses.some((row) => (row[domain] ?? Infinity) < loss - NOTHING));
   if (beaten.length === 0) return "On each domain, no expert is better than the domain's own.";
   return `Another expert is better than the domain's own on ${listed(beaten.map(({ name }) => name))}.`;
 }
 
 function unusedExperts({ router, settings }: Measured): string | undefined {
   if (router === undefined) return undefined;
-  const unused = settings.experts.filter((_, expert) => (router.expert_shares[expert] as number) < 0.001);
+  const unused = settings.experts.filter((_, expert) => (router.expert_shares[expert] ?? 0) < 0.001);
   return unused.length === 0 ? undefined : `The router hardly ever chooses ${listed(unused)}.`;
 }
 
 function fewTokens({ data }: Measured): string | undefined {
   const tokens = data.reduce((sum, domain) => sum + domain.evaluation_tokens, 0);
   if (tokens >= ENOUGH_TOKENS) return undefined;
-  return `All this was measured on ${grouped(tokens)} tokens only: differences of a few hundredths can be chance.`;
+  return `All of this was measured on only ${grouped(tokens)} tokens: differences of a few hundredths can be chance.`;
 }
 
-/** By how much `one` is above `other`; `undefined` where they were not measured on the same domains. */
+/** Computes by how much `one` is above `other`; `undefined` where they were not measured on the same domains. */
 function difference(one: LossRow | undefined, other: LossRow | undefined): number | undefined {
   if (one === undefined || other === undefined) return undefined;
   const domains = Object.keys(one.losses);
   if (domains.length !== Object.keys(other.losses).length) return undefined;
   if (!domains.every((domain) => domain in other.losses)) return undefined;
-  // What both are above the dense model, so that rows of fewer documents compare, too.
+  // Losses above the dense model's, so that rows of fewer documents compare as well.
   return one.above_dense - other.above_dense;
 }

@@ -1,22 +1,63 @@
-// The router as it is served (see @readme-moe/router), over whole sequences of equal length, with gradients.
+// The router's network, as @readme-moe/router serves it: its shape, its training graph over sequences of equal length,
+// and its form in a Read-ME folder.
 
-import { ROUTER_RMS_NORM_EPSILON, ropeTables, type RouterConfig } from "@readme-moe/model";
+import {
+  ROUTER_RMS_NORM_EPSILON,
+  ropeTables,
+  type ReadMeContent,
+  type RouterConfig,
+  type SafetensorsInput,
+} from "@readme-moe/model";
 import type { Graph } from "@readme-moe/onnx";
 import { add, silu } from "../autodiff/arithmetic.ts";
-import { crossEntropy } from "../autodiff/cross-entropy.ts";
+import { crossEntropy } from "../autodiff/losses.ts";
 import { causalSoftmax, rmsNorm } from "../autodiff/normalization.ts";
 import { linear, matmul, matmulTransposed } from "../autodiff/products.ts";
 import { rotary, type RotaryTables } from "../autodiff/rotary.ts";
 import { reshape, transpose } from "../autodiff/shapes.ts";
 import { Tape, type Tensor } from "../autodiff/tape.ts";
 
-/** Sequences that run together, and their length. */
+/** Sizes of a router, named as in `RouterConfig`. */
+export type RouterArchitecture = Pick<
+  RouterConfig,
+  "embeddingSize" | "innerSize" | "numHeads" | "numLayers" | "normalizer" | "ropeTheta"
+>;
+
+/** Table 1 of the Read-ME paper. */
+export const PAPER_ARCHITECTURE: RouterArchitecture = {
+  embeddingSize: 512,
+  innerSize: 512,
+  numHeads: 4,
+  numLayers: 1,
+  normalizer: 1,
+  ropeTheta: 10000,
+};
+
+/** Smaller than the paper's, and more accurate on unseen text. */
+export const DEFAULT_ARCHITECTURE: RouterArchitecture = {
+  embeddingSize: 128,
+  innerSize: 128,
+  numHeads: 4,
+  numLayers: 1,
+  normalizer: Math.sqrt(128 / 4),
+  ropeTheta: 10000,
+};
+
+/** Parameters by name. */
+export type RouterParameters = ReadonlyMap<string, Float32Array>;
+
+/** Number and length of the sequences of a batch. */
 export interface BatchShape {
   readonly sequences: number;
   readonly tokens: number;
 }
 
-/** Shapes of all parameters but the embedding, by the names that a Read-ME folder has, in its order. */
+/** Name of the embedding among the parameters. */
+export const EMBEDDING = "embed.weight";
+/** Input of a graph for the embeddings of a batch's tokens. */
+export const EMBEDDED = "embedded";
+
+/** Returns the shapes of all parameters except the embedding, named and ordered as in a Read-ME folder. */
 export function routerShapes(config: RouterConfig): ReadonlyMap<string, readonly number[]> {
   const { embeddingSize, innerSize, numExperts, numLayers } = config;
   const shapes = new Map<string, readonly number[]>();
@@ -36,12 +77,10 @@ export function routerShapes(config: RouterConfig): ReadonlyMap<string, readonly
   return shapes;
 }
 
-/** The input that takes the embeddings of a batch's tokens. */
-export const EMBEDDED = "embedded";
-
 /**
- * Inputs: all parameters of `routerShapes`; `EMBEDDED` `[rows, embeddingSize]`, the embeddings of the tokens, row by row, so
- * that the table stays where it is; `targets` `[rows, numExperts]`, see `crossEntropy`. Outputs: see `Tape.build`.
+ * Builds the graph of a training step. Inputs: all parameters of `routerShapes`; `EMBEDDED` `[rows, embeddingSize]`,
+ * the embeddings of the batch's tokens, so that the table is not copied; `targets` `[rows, numExperts]`, see
+ * `crossEntropy`. Outputs: see `Tape.build`.
  */
 export function trainingGraph(config: RouterConfig, batch: BatchShape): Graph {
   const tape = new Tape("router-training");
@@ -50,7 +89,7 @@ export function trainingGraph(config: RouterConfig, batch: BatchShape): Graph {
   return tape.build(crossEntropy(tape, logits, targets));
 }
 
-/** Inputs as those of `trainingGraph` without targets; the output is `logits` `[rows, numExperts]`. */
+/** Builds a graph with the inputs of `trainingGraph` without targets; the output is `logits` `[rows, numExperts]`. */
 export function predictionGraph(config: RouterConfig, batch: BatchShape): Graph {
   const tape = new Tape("router-prediction");
   const logits = routerLogits(tape, config, batch, (name, shape) => tape.data(name, "float32", shape));
@@ -62,7 +101,7 @@ type Weights = (name: string, shape: readonly number[]) => Tensor;
 
 function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weights: Weights): Tensor {
   const shapes = routerShapes(config);
-  const weight = (name: string): Tensor => weights(name, shapes.get(name) as readonly number[]);
+  const weight = (name: string): Tensor => weights(name, shapes.get(name)!);
   const apply = (name: string, x: Tensor): Tensor => linear(tape, x, weight(`${name}.weight`), weight(`${name}.bias`));
   const norm = (name: string, x: Tensor): Tensor => rmsNorm(tape, x, weight(`${name}.weight`), ROUTER_RMS_NORM_EPSILON);
 
@@ -87,7 +126,7 @@ function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weigh
   return apply("proj_out", norm("out_layernorm", x));
 }
 
-/** `[sequences, tokens, innerSize]` to `[sequences, numHeads, tokens, headSize]`. */
+/** Reshapes `[sequences, tokens, innerSize]` to `[sequences, numHeads, tokens, headSize]`. */
 function toHeads(tape: Tape, x: Tensor, { numHeads, innerSize }: RouterConfig): Tensor {
   const [sequences = 0, tokens = 0] = x.shape;
   return transpose(tape, reshape(tape, x, [sequences, tokens, numHeads, innerSize / numHeads]), [0, 2, 1, 3]);
@@ -101,5 +140,29 @@ function rotaryTables(tape: Tape, config: RouterConfig, { sequences, tokens }: B
     positions: tape.constant("positions", "int64", [sequences, tokens], positions),
     cos: tape.constant("cos", "float32", [tokens, half], cos),
     sin: tape.constant("sin", "float32", [tokens, half], sin),
+  };
+}
+
+/** Returns the tensors of a Read-ME folder's router file, in its order. */
+export function routerTensors(config: RouterConfig, parameters: RouterParameters): readonly SafetensorsInput[] {
+  const shapes = new Map([[EMBEDDING, [config.vocabSize, config.embeddingSize]], ...routerShapes(config)]);
+  return Array.from(shapes, ([name, shape]) => {
+    const values = parameters.get(name)!;
+    const bytes = async (): Promise<Uint8Array> => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    return { name, type: "F32", shape, bytes };
+  });
+}
+
+/** Returns the router's section of a Read-ME folder's config.json. */
+export function routerSection(config: RouterConfig): NonNullable<ReadMeContent["readme"]["router"]> {
+  return {
+    embedding_size: config.embeddingSize,
+    inner_size: config.innerSize,
+    num_heads: config.numHeads,
+    num_layers: config.numLayers,
+    normalizer: config.normalizer,
+    rope_theta: config.ropeTheta,
+    context_tokens: config.contextTokens,
+    activation: "silu",
   };
 }

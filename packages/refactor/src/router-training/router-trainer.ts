@@ -1,54 +1,65 @@
-// A router in training: its parameters, the optimizer's state, and the graphs that they go through.
+// A router in training: its parameters, the optimizer's state, and the graphs that run them.
 
 import type { RouterConfig } from "@readme-moe/model";
 import { GraphSession, type GraphTensor } from "@readme-moe/onnx";
 import { argmaxRoute } from "@readme-moe/router";
-import { adamRows, adamStep, type AdamMoments, type AdamOptions } from "../autodiff/adam.ts";
-import { clipGradients } from "../autodiff/schedule.ts";
+import { ADAM, adamRows, adamStep, clipGradients, zeroMoments, type RowGradients } from "../autodiff/adam.ts";
 import { gradientName } from "../autodiff/tape.ts";
 import type { RouterBatch } from "./router-batches.ts";
-import { EMBEDDED, predictionGraph, routerShapes, trainingGraph, type BatchShape } from "./router-network.ts";
-
-export const EMBEDDING = "embed.weight";
+import {
+  EMBEDDED,
+  EMBEDDING,
+  predictionGraph,
+  routerShapes,
+  trainingGraph,
+  type BatchShape,
+  type RouterParameters,
+} from "./router-network.ts";
 
 const MAX_GRADIENT_NORM = 1;
-const ADAM = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 } as const;
-/** A token is met in few batches: its row has to learn faster than what is in all of them. */
+/** Learning rate of the embedding, relative to the others: a token's row is in few batches. */
 const EMBEDDING_RATE = 3;
-/** Prediction pads texts to multiples of this, so that few graphs do for all lengths. */
+/** Prediction pads texts to multiples of this, so that a few graphs serve all lengths. */
 const LENGTH_STEP = 128;
 
+/** Settings of a step's learning. */
+export interface Rates {
+  readonly learningRate: number;
+  /** Weight decay of matrices and the embedding. */
+  readonly weightDecay: number;
+}
+
 export class RouterTrainer {
+  readonly parameters: RouterParameters;
   readonly #config: RouterConfig;
-  readonly #shapes: ReadonlyMap<string, readonly number[]>;
   readonly #threads: number | undefined;
   readonly #training: GraphSession;
   readonly #predictions = new Map<number, GraphSession>();
-  /** Official names; the embedding is `EMBEDDING`. */
-  readonly parameters: ReadonlyMap<string, Float32Array>;
-  readonly #moments: ReadonlyMap<string, AdamMoments>;
-  /** How often each row of the embedding was updated. */
-  readonly #rowSteps: Float32Array;
+  readonly #arrays;
+  readonly #embedding;
 
   private constructor(
     config: RouterConfig,
-    parameters: ReadonlyMap<string, Float32Array>,
+    parameters: RouterParameters,
     training: GraphSession,
     threads: number | undefined,
   ) {
-    this.#config = config;
-    this.#shapes = routerShapes(config);
-    this.#threads = threads;
-    this.#training = training;
     this.parameters = parameters;
-    this.#moments = new Map([...parameters].map(([name, { length }]) => [name, zeroMoments(length)]));
-    this.#rowSteps = new Float32Array(config.vocabSize);
+    this.#config = config;
+    this.#training = training;
+    this.#threads = threads;
+    const trained = (name: string) => {
+      const values = parameters.get(name) ?? new Float32Array(0);
+      return { name, values, ...zeroMoments(values.length) };
+    };
+    this.#arrays = Array.from(routerShapes(config), ([name, dims]) => ({ ...trained(name), dims }));
+    this.#embedding = { ...trained(EMBEDDING), steps: new Float32Array(config.vocabSize) };
   }
 
-  /** @param parameters - of `routerShapes`, and `EMBEDDING`; changed in place from here on */
+  /** @param parameters - of `routerShapes`, and `EMBEDDING`; training changes them in place */
   static async open(
     config: RouterConfig,
-    parameters: ReadonlyMap<string, Float32Array>,
+    parameters: RouterParameters,
     shape: BatchShape,
     threads: number | undefined,
   ): Promise<RouterTrainer> {
@@ -56,52 +67,41 @@ export class RouterTrainer {
     return new RouterTrainer(config, parameters, training, threads);
   }
 
-  /** All that a step changes, by name: the arrays themselves. */
+  /** All arrays that a step changes, by name. */
   get state(): ReadonlyMap<string, Float32Array> {
-    const state = new Map<string, Float32Array>([["row_steps", this.#rowSteps]]);
-    for (const [name, values] of this.parameters) state.set(`parameter:${name}`, values);
-    for (const [name, { first, second }] of this.#moments)
-      state.set(`first:${name}`, first).set(`second:${name}`, second);
+    const state = new Map<string, Float32Array>([["row_steps", this.#embedding.steps]]);
+    for (const { name, values, first, second } of [this.#embedding, ...this.#arrays]) {
+      state.set(`parameter:${name}`, values).set(`first:${name}`, first).set(`second:${name}`, second);
+    }
     return state;
   }
 
-  /** Learns from one batch. @param step - counts from 1 @returns the batch's loss: see `crossEntropy` */
-  async learn(
-    { tokenIds, targets }: RouterBatch,
-    step: number,
-    rates: Pick<AdamOptions, "learningRate" | "weightDecay">,
-  ): Promise<number> {
+  /** Learns from one batch. @param step - counts from 1 @returns the batch's loss, see `crossEntropy` */
+  async learn({ tokenIds, targets }: RouterBatch, step: number, rates: Rates): Promise<number> {
     const { numExperts, embeddingSize } = this.#config;
-    const feeds = this.#feeds(tokenIds);
-    feeds["targets"] = { data: targets, dims: [tokenIds.length, numExperts] };
-    const outputs = await this.#training.run(feeds);
-    const gradients = new Map<string, Float32Array>();
-    for (const name of this.#shapes.keys()) gradients.set(name, outputs[gradientName(name)]?.data as Float32Array);
-    const rows = outputs[gradientName(EMBEDDED)]?.data as Float32Array;
-    const embedding = sumByToken(tokenIds, rows, embeddingSize);
-    clipGradients([...gradients.values(), embedding.gradient], MAX_GRADIENT_NORM);
-    for (const [name, gradient] of gradients) {
-      const isMatrix = (this.#shapes.get(name)?.length ?? 0) > 1;
-      const options = { ...ADAM, ...rates, weightDecay: isMatrix ? rates.weightDecay : 0 };
-      adamStep(this.#parameter(name), gradient, this.#moments.get(name) as AdamMoments, step, options);
-    }
-    adamRows(
-      this.#parameter(EMBEDDING),
-      embedding.ids,
-      embedding.gradient,
-      this.#moments.get(EMBEDDING) as AdamMoments,
-      this.#rowSteps,
-      { ...ADAM, ...rates, learningRate: rates.learningRate * EMBEDDING_RATE },
-    );
+    const outputs = await this.#training.run({
+      ...this.#feeds(tokenIds),
+      targets: { data: targets, dims: [tokenIds.length, numExperts] },
+    });
+    const gradients = this.#arrays.map(({ name }) => floats(outputs, gradientName(name)));
+    const embedding = sumByToken(tokenIds, floats(outputs, gradientName(EMBEDDED)), embeddingSize);
+    clipGradients([...gradients, embedding.gradient], MAX_GRADIENT_NORM);
+    const options = { ...ADAM, ...rates };
+    gradients.forEach((gradient, index) => {
+      const array = this.#arrays[index]!;
+      const weightDecay = array.dims.length > 1 ? rates.weightDecay : 0;
+      adamStep({ ...array, step }, gradient, { ...options, weightDecay });
+    });
+    adamRows(this.#embedding, embedding, { ...options, learningRate: rates.learningRate * EMBEDDING_RATE });
     return Number(outputs["loss"]?.data[0]);
   }
 
-  /** The expert of each token of one text. */
+  /** Returns the expert of each token of one text. */
   async route(tokenIds: Int32Array): Promise<Uint16Array> {
     return argmaxRoute(await this.logits(tokenIds), this.#config.numExperts);
   }
 
-  /** `[tokens, numExperts]` */
+  /** Returns the logits of one text, `[tokens, numExperts]`. */
   async logits(tokenIds: Int32Array): Promise<Float32Array> {
     const length = Math.ceil(tokenIds.length / LENGTH_STEP) * LENGTH_STEP;
     let session = this.#predictions.get(length);
@@ -112,9 +112,8 @@ export class RouterTrainer {
     }
     const padded = new Int32Array(length);
     padded.set(tokenIds);
-    const { logits } = await session.run(this.#feeds(padded));
-    const all = logits?.data as Float32Array;
-    return all.slice(0, tokenIds.length * this.#config.numExperts);
+    const outputs = await session.run(this.#feeds(padded));
+    return floats(outputs, "logits").slice(0, tokenIds.length * this.#config.numExperts);
   }
 
   async dispose(): Promise<void> {
@@ -123,41 +122,30 @@ export class RouterTrainer {
 
   #feeds(tokenIds: Int32Array): Record<string, GraphTensor> {
     const { embeddingSize } = this.#config;
-    const table = this.#parameter(EMBEDDING);
+    const table = this.#embedding.values;
     const embedded = new Float32Array(tokenIds.length * embeddingSize);
     tokenIds.forEach((id, row) => {
       embedded.set(table.subarray(id * embeddingSize, (id + 1) * embeddingSize), row * embeddingSize);
     });
-    const feeds: Record<string, GraphTensor> = {
+    return {
       [EMBEDDED]: { data: embedded, dims: [tokenIds.length, embeddingSize] },
+      ...Object.fromEntries(this.#arrays.map(({ name, values, dims }) => [name, { data: values, dims }])),
     };
-    for (const [name, dims] of this.#shapes) feeds[name] = { data: this.#parameter(name), dims };
-    return feeds;
-  }
-
-  #parameter(name: string): Float32Array {
-    return this.parameters.get(name) as Float32Array;
   }
 }
 
-/** Adds up the gradients of rows with the same id; ids in the order of their first row. */
-function sumByToken(
-  tokenIds: Int32Array,
-  rows: Float32Array,
-  width: number,
-): { readonly ids: Int32Array; readonly gradient: Float32Array } {
+/** Adds up the gradients of rows with the same id; ids are in the order of their first row. */
+function sumByToken(tokenIds: Int32Array, rows: Float32Array, width: number): RowGradients {
   const places = new Map<number, number>();
   for (const id of tokenIds) if (!places.has(id)) places.set(id, places.size);
   const gradient = new Float32Array(places.size * width);
   tokenIds.forEach((id, row) => {
-    const start = (places.get(id) as number) * width;
-    for (let i = 0; i < width; i++) {
-      gradient[start + i] = (gradient[start + i] as number) + (rows[row * width + i] as number);
-    }
+    const start = places.get(id)! * width;
+    for (let i = 0; i < width; i++) gradient[start + i]! += rows[row * width + i]!;
   });
   return { ids: Int32Array.from(places.keys()), gradient };
 }
 
-function zeroMoments(length: number): AdamMoments {
-  return { first: new Float32Array(length), second: new Float32Array(length) };
+function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
+  return outputs[name]?.data as Float32Array;
 }

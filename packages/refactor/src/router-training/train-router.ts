@@ -1,183 +1,238 @@
-// A router out of texts and of what each expert gets wrong of them.
+// Trains a pre-gating router from texts and the costs of each expert for their tokens.
 
+import { existsSync } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { RouterConfig, SafetensorsInput } from "@readme-moe/model";
-import { learningRateShare } from "../autodiff/schedule.ts";
-import { evaluateRoutes, type RouteFigures } from "./route-figures.ts";
+import { learningRateShare } from "../autodiff/adam.ts";
+import { restoreArrays, withFile, writeArrays } from "../job/work-folder.ts";
 import { RouterBatches } from "./router-batches.ts";
-import type { RouterCheckpoint, RouterTrainingHistory } from "./router-checkpoint.ts";
-import { checkExamples, type RouterExample } from "./router-example.ts";
-import { planRouterTraining, type RouterTrainingOptions, type RouterTrainingPlan } from "./router-options.ts";
-import { startParameters } from "./router-start.ts";
-import { routerTargets } from "./router-targets.ts";
-import { routerTensors } from "./router-tensors.ts";
-import { EMBEDDING, RouterTrainer } from "./router-trainer.ts";
-import { addEvidence, projectEmbedding } from "./start-embedding.ts";
+import {
+  DEFAULT_ARCHITECTURE,
+  EMBEDDING,
+  PAPER_ARCHITECTURE,
+  routerTensors,
+  type RouterArchitecture,
+  type RouterParameters,
+} from "./router-network.ts";
+import { addEvidence, projectEmbedding, startParameters, type SourceEmbedding } from "./router-start.ts";
+import { routerTargets, type RouterExample } from "./router-targets.ts";
+import { RouterTrainer } from "./router-trainer.ts";
+import { evaluateRoutes, type RouteFigures } from "./routes.ts";
+
+export interface RouterTrainingOptions {
+  readonly numExperts: number;
+  readonly vocabSize: number;
+  /** Context of the router's config; training itself reads crops of `cropTokens`. */
+  readonly contextTokens: number;
+  /** Embedding of the language model, to start from. */
+  readonly embedding: SourceEmbedding;
+  /** Trains the paper's router: its architecture, on costs that are negated targets. @default false */
+  readonly isPaper?: boolean;
+  /** @default the paper's, or a smaller one */
+  readonly architecture?: RouterArchitecture;
+  /** See `TargetOptions`. */
+  readonly localityTokens: number;
+  readonly steps: number;
+  /** Crops of a step. @default 16 */
+  readonly batchCrops?: number;
+  /** @default 256 */
+  readonly cropTokens?: number;
+  /** @default 0.003 */
+  readonly learningRate?: number;
+  /** Weight decay of matrices and the embedding. @default 0.05 */
+  readonly weightDecay?: number;
+  /** Share of the tokens that are replaced, against memorizing documents. @default 0.1 */
+  readonly replacedShare?: number;
+  /** Examples of other documents. The result has the parameters that cost them least. */
+  readonly validation: readonly RouterExample[];
+  /** @default a tenth of `steps` */
+  readonly validateEverySteps?: number;
+  readonly seed: number;
+  /** @default all cores */
+  readonly threads: number | undefined;
+  readonly onProgress?: (progress: { readonly step: number; readonly steps: number }) => void;
+  readonly signal: AbortSignal | undefined;
+  /** File of the checkpoint. A training resumes from it, with the same result to the last bit. */
+  readonly checkpointPath?: string;
+  /** @default a tenth of `steps` */
+  readonly checkpointEverySteps?: number;
+}
 
 export interface TrainedRouter {
   readonly config: RouterConfig;
-  /** As `ReadMeTensors.router` takes them. */
+  /** Tensors of a Read-ME folder's router file. */
   readonly tensors: readonly SafetensorsInput[];
   readonly history: RouterTrainingHistory;
-  /** Of the result on the validation examples; `undefined` without any. */
+  /** Figures of the result on the validation examples; `undefined` without any. */
   readonly validation: RouteFigures | undefined;
 }
 
+interface RouterTrainingHistory {
+  /** Mean cross-entropy per token of each step, in nats. */
+  readonly losses: readonly number[];
+  readonly validations: readonly { readonly step: number; readonly figures: RouteFigures }[];
+  /** Step of the result's parameters; `undefined` without validation. */
+  readonly bestStep: number | undefined;
+}
+
+const TEMPERATURE = 0.25;
 const WARM_UP_SHARE = 0.05;
 const LAST_RATE_SHARE = 0.02;
 
 /**
- * Trains a pre-gating router: examples in, tensors out. The same examples and options give the same router, to the bit,
- * on the same machine.
+ * Trains a router. The same examples and options give the same router, to the last bit, on the same machine.
  *
- * @throws {TypeError | RangeError} when options or examples do not fit
- * @throws the reason of `signal`, once it is aborted, between two steps
+ * @throws {RangeError} when costs do not fit their tokens or are not finite, or the checkpoint is of another router
+ * @throws the reason of `signal` between two steps, once it is aborted
  */
 export async function trainRouter(
   examples: readonly RouterExample[],
   options: RouterTrainingOptions,
 ): Promise<TrainedRouter> {
-  const plan = planRouterTraining(options);
-  checkExamples("examples", examples, plan);
-  if (plan.validation.length > 0) checkExamples("validation", plan.validation, plan);
-  const targets = routerTargets(examples, plan.numExperts, plan);
-  const shape = { sequences: plan.batchCrops, tokens: plan.cropTokens };
-  const batches = new RouterBatches(examples, targets, { ...plan, shape });
-  const parameters = await start(examples, targets, plan);
-  const trainer = await RouterTrainer.open(plan.config, parameters, shape, plan.threads);
+  const { isPaper = false, numExperts, vocabSize, contextTokens, localityTokens, seed, threads } = options;
+  const { batchCrops = 16, cropTokens = 256, replacedShare = 0.1, validation } = options;
+  const { architecture = isPaper ? PAPER_ARCHITECTURE : DEFAULT_ARCHITECTURE } = options;
+  checkCosts([...examples, ...validation], numExperts);
+  const config = { vocabSize, numExperts, contextTokens, ...architecture };
+  const temperature = TEMPERATURE;
+  const targets = routerTargets(examples, { numExperts, isGiven: isPaper, temperature, localityTokens });
+  const shape = { sequences: batchCrops, tokens: cropTokens };
+  const batches = new RouterBatches(examples, targets, { shape, numExperts, replacedShare, seed });
+  const table = await projectEmbedding(options.embedding, config, seed, threads);
+  // Evidence takes one dimension for each expert and leaves at least as many to the language model's embedding.
+  if (!isPaper && 2 * numExperts <= config.embeddingSize) addEvidence(table, examples, targets, config);
+  const parameters = new Map([[EMBEDDING, table], ...startParameters(config, seed)]);
+  const trainer = await RouterTrainer.open(config, parameters, shape, threads);
   try {
-    const { history, best } = await run(trainer, batches, meanWeight(targets, plan.numExperts), plan, options);
-    const { config } = plan;
-    const validation = history.validations.find(({ step }) => step === history.bestStep)?.figures;
-    return { config, tensors: routerTensors(config, best ?? trainer.parameters), history, validation };
+    // Batches are divided by the mean weight of all tokens, so that batches with few tokens make short steps.
+    const batchWeight = meanWeight(targets, numExperts) * batchCrops * cropTokens;
+    const { losses, best } = await runSteps(trainer, batches, batchWeight, options);
+    const tensors = routerTensors(config, best.parameters ?? trainer.parameters);
+    const figures = best.validations.find(({ step }) => step === best.step)?.figures;
+    const history = { losses, validations: best.validations, bestStep: best.step };
+    return { config, tensors, history, validation: figures };
   } finally {
     await trainer.dispose();
   }
 }
 
-async function start(
-  examples: readonly RouterExample[],
-  targets: readonly Float32Array[],
-  { config, embedding, seed, threads, startsFromEvidence }: RouterTrainingPlan,
-): Promise<ReadonlyMap<string, Float32Array>> {
-  const table = await projectEmbedding(embedding, config, seed, threads);
-  if (startsFromEvidence) addEvidence(table, examples, targets, config);
-  return new Map([[EMBEDDING, table], ...startParameters(config, seed)]);
-}
-
-interface Outcome {
-  readonly history: RouterTrainingHistory;
-  /** The parameters of `history.bestStep`. */
-  readonly best: ReadonlyMap<string, Float32Array> | undefined;
-}
-
-async function run(
+async function runSteps(
   trainer: RouterTrainer,
   batches: RouterBatches,
-  tokenWeight: number,
-  plan: RouterTrainingPlan,
-  { signal, onProgress, onCheckpoint, resumeFrom }: RouterTrainingOptions,
-): Promise<Outcome> {
-  const { steps, validateEverySteps, checkpointEverySteps, validation } = plan;
-  const keeper = new BestKeeper(trainer.parameters);
+  batchWeight: number,
+  options: RouterTrainingOptions,
+): Promise<{ readonly losses: readonly number[]; readonly best: BestParameters }> {
+  const { steps, validation, learningRate = 3e-3, weightDecay = 0.05, signal, onProgress, checkpointPath } = options;
+  const tenth = Math.ceil(steps / 10);
+  const { validateEverySteps = tenth, checkpointEverySteps = tenth } = options;
+  const best = new BestParameters(trainer.parameters);
   const losses: number[] = [];
-  if (resumeFrom) restore(resumeFrom, trainer, keeper, losses);
-  for (let step = resumeFrom?.step ?? 0; step < steps; step++) {
+  if (checkpointPath !== undefined && existsSync(checkpointPath)) {
+    await withFile(checkpointPath, async (file) => {
+      await restoreArrays(file, trainer.state);
+      const known: readonly number[] = JSON.parse(file.metadata.get("losses") ?? "[]");
+      losses.push(...known);
+      best.restore(JSON.parse(file.metadata.get("best") ?? `{"validations":[]}`));
+      await restoreArrays(file, best.state);
+    });
+  }
+  for (let step = losses.length; step < steps; step++) {
     signal?.throwIfAborted();
     const share = learningRateShare(step, steps, Math.ceil(steps * WARM_UP_SHARE), LAST_RATE_SHARE);
     const batch = batches.batch(step);
-    const weight = scale(batch.targets, tokenWeight * plan.batchCrops * plan.cropTokens);
-    const rates = { learningRate: plan.learningRate * share, weightDecay: plan.weightDecay };
-    const loss = (await trainer.learn(batch, step + 1, rates)) / weight;
-    losses.push(loss);
-    const isLast = step + 1 === steps;
-    const isDue = validation.length > 0 && ((step + 1) % validateEverySteps === 0 || isLast);
-    const figures = isDue ? await validate(trainer, plan) : undefined;
-    if (figures) keeper.offer(step + 1, figures);
-    onProgress?.({ step: step + 1, steps, loss, validation: figures });
-    if (onCheckpoint && (step + 1) % checkpointEverySteps === 0) {
-      const tensors = Object.fromEntries([...trainer.state, ...keeper.state]);
-      await onCheckpoint({ step: step + 1, history: { losses: [...losses], ...keeper.history }, tensors });
+    const weight = divide(batch.targets, batchWeight);
+    losses.push((await trainer.learn(batch, step + 1, { learningRate: learningRate * share, weightDecay })) / weight);
+    const isDue = (step + 1) % validateEverySteps === 0 || step + 1 === steps;
+    if (isDue && validation.length > 0) best.offer(step + 1, await validate(trainer, options));
+    onProgress?.({ step: step + 1, steps });
+    if (checkpointPath !== undefined && (step + 1) % checkpointEverySteps === 0) {
+      const metadata = { losses: JSON.stringify(losses), best: JSON.stringify(best.history) };
+      await writeArrays(checkpointPath, [...trainer.state, ...best.state], metadata);
     }
-    // The runtime blocks this thread: whoever wants to abort has to get a turn.
+    // The runtime blocks this thread: signals and timers need a turn of the event loop.
     await nextTurn();
   }
-  return { history: { losses, ...keeper.history }, best: keeper.best };
+  return { losses, best };
 }
 
-async function validate(trainer: RouterTrainer, plan: RouterTrainingPlan): Promise<RouteFigures> {
+async function validate(
+  trainer: RouterTrainer,
+  { validation, numExperts }: RouterTrainingOptions,
+): Promise<RouteFigures> {
   const routed = [];
-  for (const { tokenIds, costs } of plan.validation) routed.push({ experts: await trainer.route(tokenIds), costs });
-  return evaluateRoutes(routed, plan.numExperts);
+  for (const { tokenIds, costs } of validation) routed.push({ experts: await trainer.route(tokenIds), costs });
+  return evaluateRoutes(routed, numExperts);
 }
 
-function restore(checkpoint: RouterCheckpoint, trainer: RouterTrainer, keeper: BestKeeper, losses: number[]): void {
-  keeper.restore(checkpoint);
-  losses.push(...checkpoint.history.losses);
-  for (const [name, values] of trainer.state) fill(values, checkpoint, name);
+interface BestHistory {
+  readonly step: number | undefined;
+  readonly validations: RouterTrainingHistory["validations"];
 }
 
-/** Remembers the parameters that did best on the validation examples. */
-class BestKeeper {
-  readonly #parameters: ReadonlyMap<string, Float32Array>;
-  readonly #validations: { step: number; figures: RouteFigures }[] = [];
-  #bestStep: number | undefined;
-  best: ReadonlyMap<string, Float32Array> | undefined;
+/** Keeps a copy of the parameters with the lowest cost on the validation examples. */
+class BestParameters {
+  readonly #current: RouterParameters;
+  parameters: RouterParameters | undefined;
+  /** Step of `parameters`; `undefined` before the first validation. */
+  step: number | undefined;
+  validations: RouterTrainingHistory["validations"] = [];
 
-  constructor(parameters: ReadonlyMap<string, Float32Array>) {
-    this.#parameters = parameters;
+  constructor(current: RouterParameters) {
+    this.#current = current;
   }
 
-  get history(): Omit<RouterTrainingHistory, "losses"> {
-    return { validations: [...this.#validations], bestStep: this.#bestStep };
+  get history(): BestHistory {
+    return { step: this.step, validations: this.validations };
   }
 
   get state(): readonly (readonly [string, Float32Array])[] {
-    return [...(this.best ?? [])].map(([name, values]) => [`best:${name}`, values]);
+    return [...(this.parameters ?? [])].map(([name, values]) => [`best:${name}`, values]);
   }
 
   offer(step: number, figures: RouteFigures): void {
-    const least = Math.min(...this.#validations.map((other) => other.figures.cost));
-    this.#validations.push({ step, figures });
-    if (figures.cost >= least) return;
-    this.#bestStep = step;
-    this.best = new Map([...this.#parameters].map(([name, values]) => [name, values.slice()]));
+    const least = Math.min(...this.validations.map((other) => other.figures.cost));
+    this.validations = [...this.validations, { step, figures }];
+    if (figures.cost < least) this.#keep(step);
   }
 
-  restore(checkpoint: RouterCheckpoint): void {
-    this.#validations.push(...checkpoint.history.validations);
-    this.#bestStep = checkpoint.history.bestStep;
-    if (this.#bestStep === undefined) return;
-    this.best = new Map([...this.#parameters].map(([name, values]) => [name, values.slice()]));
-    for (const [name, values] of this.best) fill(values, checkpoint, `best:${name}`);
+  restore({ step, validations }: BestHistory): void {
+    this.validations = validations;
+    if (step !== undefined) this.#keep(step);
+  }
+
+  #keep(step: number): void {
+    this.step = step;
+    this.parameters = new Map(Array.from(this.#current, ([name, values]) => [name, values.slice()]));
   }
 }
 
-function fill(values: Float32Array, { tensors }: RouterCheckpoint, name: string): void {
-  const saved = tensors[name];
-  if (saved?.length !== values.length) {
-    const found = saved ? `${saved.length}` : "none";
-    throw new RangeError(`Expected \`resumeFrom\` to hold ${values.length} values of ${name}, got ${found}`);
+function checkCosts(examples: readonly RouterExample[], numExperts: number): void {
+  for (const { tokenIds, costs } of examples) {
+    if (costs.length !== tokenIds.length * numExperts) {
+      const expected = `${tokenIds.length} x ${numExperts} values`;
+      throw new RangeError(`Expected costs of an example to have ${expected}, got ${costs.length}`);
+    }
+    const wrong = costs.find((cost) => !Number.isFinite(cost));
+    if (wrong !== undefined) throw new RangeError(`Expected costs of an example to be finite, got ${wrong}`);
   }
-  values.set(saved);
 }
 
-/** Of a token: batches are divided by this, not by their own, so that light batches make short steps. */
+/** Returns the mean weight of a token. */
 function meanWeight(targets: readonly Float32Array[], numExperts: number): number {
   let [sum, tokens] = [0, 0];
   for (const rows of targets) {
-    for (let i = 0; i < rows.length; i++) sum += rows[i] as number;
+    for (const share of rows) sum += share;
     tokens += rows.length / numExperts;
   }
   return sum / tokens;
 }
 
-/** Divides `targets` by `divisor`. @returns their sum after that */
-function scale(targets: Float32Array, divisor: number): number {
+/** Divides `targets` in place. @returns their sum afterwards */
+function divide(targets: Float32Array, divisor: number): number {
   let sum = 0;
-  for (let i = 0; i < targets.length; i++) {
-    targets[i] = (targets[i] as number) / divisor;
-    sum += targets[i] as number;
-  }
+  targets.forEach((share, i) => {
+    targets[i] = share / divisor;
+    sum += targets[i];
+  });
   return sum;
 }

@@ -1,44 +1,132 @@
-import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
-import { LIMITS } from "../../limits.ts";
-import type { Load } from "./load.ts";
-import type { AdmissionPolicy } from "./policy.ts";
-import { MAX_TIMER_MS } from "../../http/max-timer-ms.ts";
+// Options, inputs and results of admission.
 
-/** Limits of what a server takes in at once. */
+import { describeValue, integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import { LIMITS } from "../../limits.ts";
+import type { Load } from "./loads.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
+
+/** Limits on the requests that a server holds at once. */
 export interface AdmissionOptions {
-  /** Requests that may be in, those that wait included. @default 256 */
+  /** Requests that may be admitted at once, waiting ones included. @default 256 */
   readonly maxRequests?: number | undefined;
-  /** Tokens that those requests may come to, prompts and completions together. @default 1,048,576 */
+  /** Upper bound of the tokens of those requests, prompts and completions together. @default 1,048,576 */
   readonly maxTokens?: number | undefined;
   /** Bytes of their bodies. @default 64 MiB */
   readonly maxBytes?: number | undefined;
-  /** Requests that one key may have in. @default `maxRequests` */
+  /** Requests that one key may have admitted at once. @default `maxRequests` */
   readonly maxRequestsPerKey?: number | undefined;
   /**
-   * The part of requests, tokens and bytes that one client may have, above 0 and at most 1: one key, or one address where
-   * there are no keys. The rest is kept for others, so that nobody can fill the server alone.
+   * Share of requests, tokens and bytes that one client may have, above 0 and at most 1. A client is a key, or an
+   * address where there are no keys. The rest is kept for other clients, so that no client can fill the server alone.
    * @default 0.875
    */
   readonly maxClientShare?: number | undefined;
-  /** How long a request may wait for its first token. @default 30,000 */
+  /** Longest wait of a request for its first token, in ms. @default 30,000 */
   readonly maxQueueMs?: number | undefined;
-  /** How long a request may take from its arrival to the end of its answer. @default no limit */
+  /** Longest time from a request's arrival to the end of its answer, in ms. @default no limit */
   readonly maxRequestMs?: number | undefined;
-  /** What a full server answers with: 503, or 429 for gateways that know no other. @default 503 */
+  /** Status of a full server's answer: 503, or 429 for gateways that know no other. @default 503 */
   readonly overloadStatus?: 503 | 429 | undefined;
   /**
-   * Lets a request of more priority take the places of waiting ones of less, which are told to come back. Only where
-   * clients cannot choose their priority themselves.
+   * Lets a request of higher priority take the places of waiting requests of lower priority, which are told when to
+   * come back. Use it only where clients cannot choose their priority themselves.
    * @default false
    */
   readonly displaceWaiting?: boolean | undefined;
   /**
-   * Sees a request's routes before the engine gets it; see `AdmissionPolicy`. Prompts are routed apart for it.
+   * Sees a request's routes before the engine gets the request; see `AdmissionPolicy`. Prompts are routed separately
+   * for it.
    * @default none
    */
   readonly policy?: AdmissionPolicy | undefined;
-  /** Where `request:admitted` and the like are told. @default a bus of its own */
+  /** Bus of `request:admitted` and the like. @default a bus of its own */
   readonly events?: ReadMeEmitter | undefined;
+}
+
+/** An admitted request, before the engine gets it. Plain data. */
+export interface RoutedRequest {
+  readonly model: string | undefined;
+  readonly key: string | undefined;
+  readonly priority: number;
+  readonly choices: number;
+  /** Limit of each choice. */
+  readonly maxCompletionTokens: number;
+  /** Tokens of all its prompts. */
+  readonly promptTokens: number;
+  /** Names of the model's experts. */
+  readonly experts: readonly string[];
+  /** Tokens of its prompts that go to each expert, `[numExperts]`. */
+  readonly expertTokens: readonly number[];
+  /** Tokens of the model's other admitted requests by expert, `[numExperts]`: experts that are needed anyway. */
+  readonly othersTokens: readonly number[];
+  /** Estimated time until it could begin to run if no later request goes first, in ms; `undefined` where unknown. */
+  readonly turnMs: number | undefined;
+}
+
+/**
+ * Sees where a request's tokens go. May give the request another priority, or throw an `ApiError`, which is the answer
+ * then. Deadlines hold in any case.
+ */
+export type AdmissionPolicy = (request: RoutedRequest) => PolicyDecision | void | Promise<PolicyDecision | void>;
+
+/** Changes of a request by a policy. */
+export interface PolicyDecision {
+  /** Larger numbers go first. @default the priority that the request asked for */
+  readonly priority?: number | undefined;
+}
+
+/** A request that asks to be admitted. */
+export interface Entrant {
+  /** Bytes of the prompt or of the whole body. */
+  readonly bytes: number;
+  /** Upper bound of the prompt's tokens. @default `bytes`: no text has more tokens than bytes */
+  readonly maxPromptTokens?: number | undefined;
+  /** Limit of each choice. */
+  readonly maxCompletionTokens: number;
+  readonly choices: number;
+  /** Name of the API key. */
+  readonly key: string | undefined;
+  /** Key's name, or address, for fair shares. @default no client: the request counts against no share */
+  readonly client?: string | undefined;
+  /** Whether the request generates tokens. Events and metrics count only requests that do. @default true */
+  readonly isGeneration?: boolean | undefined;
+  /** Larger numbers go first. */
+  readonly priority: number;
+  /** Aborts when the client has disconnected. */
+  readonly signal: AbortSignal;
+  /** Name of the model. */
+  readonly model?: string | undefined;
+}
+
+/** The place of an admitted request. */
+export interface Ticket {
+  /** Corrects the reserved load once the prompts' real length is known. Has no effect after `release`. */
+  correct(promptTokens: number): void;
+  /**
+   * Aborts with the reason of the request's own signal, or with an `ApiError`: 408 when the first token or the whole
+   * answer was late; 503 when a request of higher priority took the place.
+   */
+  readonly signal: AbortSignal;
+  /** Reports the expert of each token of a prompt, for what policies see of other requests. */
+  routed(experts: ArrayLike<number>): void;
+  /**
+   * Asks the policy for the request's priority, where there is a policy. Call it after `routed`.
+   * @param experts - names of the model's experts
+   */
+  readonly consult?: (experts: readonly string[]) => Promise<number>;
+  /** Reports the first token: the request runs from now on, and no longer waits. */
+  started(): void;
+  /** Releases the place. Further calls have no effect. */
+  release(): void;
+}
+
+/** Load and limits of an `Admission`. */
+export interface AdmissionStats extends Load {
+  /** Admitted requests without a first token. */
+  readonly waiting: number;
+  /** Bodies that are still arriving. */
+  readonly arriving: Pick<Load, "requests" | "bytes">;
+  readonly limits: Load;
 }
 
 export interface ResolvedAdmissionOptions {
@@ -68,11 +156,12 @@ const NAMES = [
   "events",
 ] as const satisfies readonly (keyof AdmissionOptions)[];
 
-/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+/** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmissionOptions {
   rejectUnknownKeys("admission", options, NAMES);
+  const { overloadStatus = 503, policy, maxRequestMs } = options;
   const requests = integerOption("maxRequests", options.maxRequests ?? LIMITS.requests.value, 1);
-  const { overloadStatus = 503, policy } = options;
+  const share = options.maxClientShare ?? LIMITS.clientShare.value;
   if (policy !== undefined && typeof policy !== "function") throw new TypeError("Expected `policy` to be a function");
   if (overloadStatus !== 503 && overloadStatus !== 429) {
     throw new RangeError(`Expected \`overloadStatus\` to be 503 or 429, got \`${String(overloadStatus)}\``);
@@ -84,20 +173,29 @@ export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmi
       bytes: integerOption("maxBytes", options.maxBytes ?? LIMITS.bytes.value, 1),
     },
     maxRequestsPerKey: integerOption("maxRequestsPerKey", options.maxRequestsPerKey ?? requests, 1),
-    maxClientShare: numberOption(
-      "maxClientShare",
-      options.maxClientShare ?? LIMITS.clientShare.value,
-      Number.MIN_VALUE,
-      1,
-    ),
+    maxClientShare: numberOption("maxClientShare", share, Number.MIN_VALUE, 1),
     maxQueueMs: integerOption("maxQueueMs", options.maxQueueMs ?? LIMITS.queueMs.value, 1, MAX_TIMER_MS),
-    maxRequestMs:
-      options.maxRequestMs === undefined
-        ? Infinity
-        : integerOption("maxRequestMs", options.maxRequestMs, 1, MAX_TIMER_MS),
+    maxRequestMs: maxRequestMs === undefined ? Infinity : integerOption("maxRequestMs", maxRequestMs, 1, MAX_TIMER_MS),
     overloadStatus,
     displaceWaiting: options.displaceWaiting ?? false,
     policy,
     events: options.events ?? new ReadMeEmitter(),
   };
+}
+
+/** @throws {TypeError} when the policy's priority is not a finite number, and whatever the policy throws */
+export async function decidedPriority(policy: AdmissionPolicy, request: RoutedRequest): Promise<number> {
+  const priority = (await policy(request))?.priority ?? request.priority;
+  if (typeof priority === "number" && Number.isFinite(priority)) return priority;
+  throw new TypeError(`Expected \`policy\` to give a finite \`priority\`, got ${describeValue(priority)}`);
+}
+
+/** @throws {TypeError | RangeError} on wrong numbers */
+export function loadOf({ bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority }: Entrant): Load {
+  integerOption("bytes", bytes, 0);
+  integerOption("maxCompletionTokens", maxCompletionTokens, 0);
+  integerOption("choices", choices, 1);
+  numberOption("priority", priority, -Infinity);
+  const tokens = integerOption("maxCompletionTokens * choices", maxPromptTokens + maxCompletionTokens * choices, 0);
+  return { requests: 1, tokens, bytes };
 }

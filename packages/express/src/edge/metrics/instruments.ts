@@ -1,31 +1,49 @@
-// Metrics under our names, and where wanted under those of vLLM, too, so that dashboards and gateways made for it work.
+// Metrics under the names of this package, and on request also under those of vLLM, for dashboards and gateways made
+// for it.
 
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 
 type Labels = Readonly<Record<string, string>>;
 
-export interface CounterOf {
+interface CounterOf {
   inc(labels: Labels, value?: number): void;
 }
-export interface HistogramOf {
+interface HistogramOf {
   observe(labels: Labels, value: number): void;
 }
 
-/** A value of now, or a count that somebody else keeps. */
+/** A value that is read at a scrape. */
 export interface Sample {
   readonly labels: Labels;
   readonly value: number;
 }
 
-/** What a metric is called, and what it says. */
+type ReadSamples = () => readonly Sample[] | Promise<readonly Sample[]>;
+
+/** Name and description of a metric. */
 export interface Naming {
-  /** Without prefix. */
+  /** Name without prefix. */
   readonly name: string;
   readonly help: string;
   readonly labelNames?: readonly string[];
-  /** Whether vLLM has it, under the same name. */
+  /** Whether vLLM has the metric, under the same name. */
   readonly isVllm?: boolean;
 }
+
+// Buckets are those of vLLM, so that its dashboards fit. Times are in seconds.
+export const FIRST_TOKEN_SECONDS: readonly number[] = [
+  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
+];
+export const TOKEN_SECONDS: readonly number[] = [
+  0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+];
+export const REQUEST_SECONDS: readonly number[] = [
+  0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680,
+];
+export const STEP_SECONDS: readonly number[] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+/** 1, 2, 5, 10, … up to the length of a usual context. */
+export const TOKEN_COUNTS: readonly number[] = [1, 10, 100, 1000, 10_000, 100_000].flatMap((n) => [n, 2 * n, 5 * n]);
+export const SMALL_COUNTS: readonly number[] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 32, 64, 128];
 
 const PREFIX = "readme_";
 const VLLM_PREFIX = "vllm:";
@@ -59,8 +77,8 @@ export class Instruments {
     };
   }
 
-  /** @param read - called for every scrape */
-  gauge(naming: Naming, read: () => readonly Sample[] | Promise<readonly Sample[]>): void {
+  /** @param read - called at every scrape */
+  gauge(naming: Naming, read: ReadSamples): void {
     for (const configuration of this.#configurations(naming)) {
       const gauge = new Gauge({
         ...configuration,
@@ -75,8 +93,8 @@ export class Instruments {
     }
   }
 
-  /** A count that somebody else keeps; where that begins anew, so does this one, as Prometheus expects of counters. */
-  readCounter(naming: Naming, read: () => readonly Sample[] | Promise<readonly Sample[]>): void {
+  /** Adds a counter whose value is read. It may start again from 0, as Prometheus expects of counters. */
+  readCounter(naming: Naming, read: ReadSamples): void {
     for (const configuration of this.#configurations(naming)) {
       const counter = new Counter({
         ...configuration,

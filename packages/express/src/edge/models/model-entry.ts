@@ -1,20 +1,90 @@
-// One name: which engine it stands for now, and how that engine is.
+// One name of a model: the engine that serves it now, the engine's state, and the requests that use the engine.
 
 import { errorChain, type Engine, type ErrorLink, type ReadMeEmitter } from "@readme-moe/core";
-import { afterOutcome, freshRecord, isFailing, type HealthRecord } from "./engine-health.ts";
-import { faultChain, readMeErrorOf } from "./outcome-kind.ts";
-import { NO_ATTEMPTS, nextAttempt, type Attempts, type RestartPolicy } from "./restart-policy.ts";
-import { canBeEnded, isRestartable, reopen } from "./restartable.ts";
-import { ServedEngine, type ToldOutcome } from "./served-engine.ts";
+import {
+  afterOutcome,
+  faultChain,
+  freshRecord,
+  isFailing,
+  outcomeKind,
+  readMeErrorOf,
+  type EngineOutcome,
+  type HealthRecord,
+} from "./engine-health.ts";
+import { NO_ATTEMPTS, nextAttempt, type Attempts, type RestartPolicy } from "./options.ts";
 
-/** All that a model can be, in the order of its life. */
+/** States of a model, in the order of its life. */
 export const MODEL_STATES = ["loading", "ready", "failing", "restarting", "failed"] as const;
 
 /**
- * `loading`: not open yet. `ready`. `failing`: it runs, and has failed one request after the other. `restarting`: it has
- * failed, and is opened again. `failed`: it could not be opened, or has failed and stays so.
+ * State of a model. `loading`: not open yet. `failing`: the engine runs, and has failed several requests in a row.
+ * `restarting`: the engine has failed, and is opened again. `failed`: it could not be opened, or has failed for good.
  */
 export type ModelState = (typeof MODEL_STATES)[number];
+
+/** Use of an engine by one request. */
+export interface Lease {
+  /** Name of the model that answers. */
+  readonly name: string;
+  readonly engine: Engine;
+  /** Lets the engine be disposed, as far as this request is concerned. Further calls have no effect. */
+  release(): void;
+  /**
+   * Reports how the request ended, for `/health` and `/readyz`: with an answer (`undefined`) or with an error, which
+   * shows whether the client or the engine is to blame. Only the first call counts. The middleware calls it for its
+   * requests.
+   */
+  ended(error?: unknown): void;
+}
+
+/** End of a request, with its error. */
+interface ToldOutcome extends EngineOutcome {
+  readonly error: unknown;
+}
+
+/** An engine under one name, and the requests that use it. */
+export class ServedEngine {
+  readonly name: string;
+  readonly engine: Engine;
+  readonly #onEnded: (outcome: ToldOutcome) => void;
+  #numLeases = 0;
+  #onIdle: (() => void)[] = [];
+
+  /** @param onEnded - called with the end of each request */
+  constructor(name: string, engine: Engine, onEnded: (outcome: ToldOutcome) => void) {
+    this.name = name;
+    this.engine = engine;
+    this.#onEnded = onEnded;
+  }
+
+  get numLeases(): number {
+    return this.#numLeases;
+  }
+
+  lease(): Lease {
+    const startedMs = performance.now();
+    let [isReleased, hasEnded] = [false, false];
+    this.#numLeases++;
+    const release = (): void => {
+      if (isReleased) return;
+      isReleased = true;
+      if (--this.#numLeases > 0) return;
+      for (const resolve of this.#onIdle) resolve();
+      this.#onIdle = [];
+    };
+    const ended = (error?: unknown): void => {
+      if (hasEnded) return;
+      hasEnded = true;
+      this.#onEnded({ kind: outcomeKind(error), startedMs, endedMs: performance.now(), error });
+    };
+    return { name: this.name, engine: this.engine, release, ended };
+  }
+
+  /** Resolves when no request uses the engine. */
+  async whenIdle(): Promise<void> {
+    if (this.#numLeases > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
+  }
+}
 
 interface EntryOptions {
   readonly restart: RestartPolicy | undefined;
@@ -31,10 +101,12 @@ export class ModelEntry {
   #attempts: Attempts = NO_ATTEMPTS;
   #record: HealthRecord = freshRecord(0);
   #createdMs = Date.now();
-  #numRevivals = 0;
-  /** What the engine was ended for, where it was: that it has ended then is no news. */
-  #endedFor: readonly ErrorLink[] | undefined;
-  #stopWatching: () => void = () => undefined;
+  /**
+   * Counts the engines of this name, including the same engine opened again: later news of earlier ones are ignored.
+   */
+  #generation = 0;
+  /** Error for which this entry has killed the engine, if it has. */
+  #killedFor: readonly ErrorLink[] | undefined;
 
   constructor(name: string, options: EntryOptions) {
     this.name = name;
@@ -45,7 +117,7 @@ export class ModelEntry {
     return this.#state;
   }
 
-  /** Of the error that the model is not ready for, where it has one. */
+  /** Code of the error that keeps the model from being ready. */
   get code(): string | undefined {
     return this.#code;
   }
@@ -54,36 +126,29 @@ export class ModelEntry {
     return this.#current;
   }
 
-  /** When the current engine took over, in ms since 1970. */
+  /** Time at which the current engine took over, in ms since 1970. */
   get createdMs(): number {
     return this.#createdMs;
   }
 
-  /** @returns the engine of before, which gets no more requests */
+  /** @returns the previous engine, which gets no more requests */
   replace(engine: Engine): ServedEngine | undefined {
     const before = this.#current;
-    this.retire();
     this.#current = new ServedEngine(this.name, engine, (outcome) => this.#judge(engine, outcome));
     this.#createdMs = Date.now();
     this.#attempts = NO_ATTEMPTS;
-    this.#opened();
-    const onFailed = ({ code, message, causes }: { code: string; message: string; causes?: readonly ErrorLink[] }) =>
-      void this.#revive(engine, causes ?? [{ name: "ReadMeError", code, message }]);
-    engine.events.on("engine:failed", onFailed);
-    this.#stopWatching = () => engine.events.off("engine:failed", onFailed);
+    this.#opened(engine);
     return before;
   }
 
-  /** It could not be opened. */
+  /** Notes that the model could not be opened. */
   fail(error: unknown): void {
     this.#giveUp(errorChain(error));
   }
 
-  /** No longer watches the engine, nor opens it again. */
+  /** Stops watching the engine, and does not open it again. */
   retire(): void {
-    this.#numRevivals++;
-    this.#stopWatching();
-    this.#stopWatching = () => undefined;
+    this.#generation++;
   }
 
   #enter(state: ModelState, causes: readonly ErrorLink[] = []): void {
@@ -91,20 +156,23 @@ export class ModelEntry {
     this.#code = causes.find(({ code }) => code !== undefined)?.code;
   }
 
-  #opened(): void {
-    this.#endedFor = undefined;
+  #opened(engine: Engine): void {
+    const generation = ++this.#generation;
+    this.#killedFor = undefined;
     this.#record = freshRecord(performance.now());
     this.#enter("ready");
+    const isCurrent = (): boolean => this.#generation === generation;
+    void engine.whenFailed().then((error) => (isCurrent() ? this.#revive(engine, errorChain(error)) : undefined));
   }
 
   #giveUp(causes: readonly ErrorLink[]): void {
     this.#enter("failed", causes);
     const event = { name: this.name, attempts: this.#attempts.count, causes };
-    // Whoever else listens for the failure is told of that first.
+    // After `engine:failed` of the engine itself.
     queueMicrotask(() => this.#options.events.emit("engine:given-up", event));
   }
 
-  /** Counts the end of a request. An engine that fails one after the other is ended, where it will be opened again. */
+  /** Counts the end of a request. Kills an engine that fails one request after the other, if it can be opened again. */
   #judge(engine: Engine, outcome: ToldOutcome): void {
     const { restart, maxFailures, events } = this.#options;
     if (this.#current?.engine !== engine || (this.#state !== "ready" && this.#state !== "failing")) return;
@@ -117,24 +185,24 @@ export class ModelEntry {
     if (was || !is) return;
     const causes = faultChain(outcome.error);
     this.#enter("failing", causes);
-    // Opening it again does not help against an error of somebody else, such as a caller's function.
-    const isReopened = restart !== undefined && readMeErrorOf(outcome.error) !== undefined && canBeEnded(engine);
+    // A restart does not help against an error from elsewhere, such as from a caller's function.
+    const isReopened = restart !== undefined && readMeErrorOf(outcome.error) !== undefined && canBeKilled(engine);
     events.emit("engine:failing", { name: this.name, failures: this.#record.failures, isReopened, causes });
     if (!isReopened) return;
-    this.#endedFor = causes;
+    this.#killedFor = causes;
     this.#enter("restarting", causes);
     engine.kill();
   }
 
-  /** Opens the engine again until it works, the policy gives up, or nobody wants it any more. */
+  /** Opens the engine again until it works, the policy gives up, or another engine has replaced it. */
   async #revive(engine: Engine, why: readonly ErrorLink[]): Promise<void> {
     const { restart: policy, events } = this.#options;
     const { name } = this;
     const failedMs = this.#record.failingSinceMs ?? performance.now();
-    const revival = ++this.#numRevivals;
-    const isWanted = (): boolean => this.#current?.engine === engine && this.#numRevivals === revival;
-    let causes = this.#endedFor ?? why;
-    this.#endedFor = undefined;
+    const generation = this.#generation;
+    const isWanted = (): boolean => this.#generation === generation;
+    let causes = this.#killedFor ?? why;
+    this.#killedFor = undefined;
     for (let isFirst = true; ; isFirst = false) {
       const next = policy && isRestartable(engine) ? nextAttempt(policy, this.#attempts, failedMs) : undefined;
       if (!isFirst) {
@@ -147,9 +215,9 @@ export class ModelEntry {
       }
       this.#enter("restarting", causes);
       this.#attempts = { count: next.count, succeededMs: undefined };
-      await unhurried(next.delayMs);
+      await unreferencedDelay(next.delayMs);
       if (!isWanted()) return;
-      // An engine that is being opened cannot be disposed yet.
+      // The lease keeps the engine from being disposed while it is being opened.
       const lease = this.#current?.lease();
       const failure = await reopen(engine).then(
         () => undefined,
@@ -162,14 +230,50 @@ export class ModelEntry {
         continue;
       }
       this.#attempts = { count: next.count, succeededMs: performance.now() };
-      this.#opened();
+      this.#opened(engine);
       events.emit("engine:restarted", { name, attempts: next.count });
       return;
     }
   }
 }
 
-/** A wait that does not keep the process alive. */
-function unhurried(ms: number): Promise<void> {
+/** An engine that can be opened again. */
+interface Restartable extends Engine {
+  restart(): Promise<void>;
+}
+
+function isRestartable(engine: Engine): engine is Restartable {
+  return "restart" in engine && typeof engine.restart === "function";
+}
+
+function canBeKilled(engine: Engine): engine is Restartable & { kill(): void } {
+  return isRestartable(engine) && "kill" in engine && typeof engine.kill === "function";
+}
+
+const attemptsUnderWay = new WeakMap<Engine, Promise<void>>();
+
+/** Opens an engine again. Names that share an engine share the attempt and its success. */
+function reopen(engine: Restartable): Promise<void> {
+  const known = attemptsUnderWay.get(engine);
+  if (known) return known;
+  const attempt = openAgain(engine).finally(() => attemptsUnderWay.delete(engine));
+  attemptsUnderWay.set(engine, attempt);
+  return attempt;
+}
+
+async function openAgain(engine: Restartable): Promise<void> {
+  try {
+    await engine.restart();
+  } catch (error) {
+    // An engine that works already throws a TypeError.
+    if (!(error instanceof TypeError)) throw error;
+    await engine.stats().catch(() => {
+      throw error;
+    });
+  }
+}
+
+/** Waits without keeping the process alive. */
+function unreferencedDelay(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms).unref());
 }

@@ -1,38 +1,59 @@
-import { integerOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
-import { resolveRestartOptions, type RestartOptions, type RestartPolicy } from "./restart-policy.ts";
+import { MAX_TIMER_MS } from "../../http/timers.ts";
 
-/** The request that a model is wanted for. */
+/** The request that a model is chosen for. */
 export interface Asking {
   readonly request: Request;
   readonly body: unknown;
 }
 
 /**
- * Decides which model answers: for a dense and a refactored form side by side, for a share of the traffic, by tenant.
- * Called with the name that the client gave, aliases not resolved.
+ * Chooses the model of a request: for a dense and a refactored form side by side, for a share of the traffic, or by
+ * tenant. Gets the name that the client sent, with aliases unresolved.
  *
- * @returns a name that is served, or `undefined` for the one that the client gave
+ * @returns the name of a served model, or `undefined` for the one that the client named
  */
 export type ShareTraffic = (name: string | undefined, about: Asking) => string | undefined;
 
-/** Of `ServedModels`: names, which engine answers them, and what happens when one fails. */
+/** Options of `ServedModels`: names of models, and what happens when an engine fails. */
 export interface ServedModelsOptions {
   /** Other names of models, `{ alias: name }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;
-  /** Which model answers when a request names none. @default the only one, where there is only one */
+  /** Model of requests that name none. @default the only model, where there is only one */
   readonly defaultModel?: string | undefined;
   readonly share?: ShareTraffic | undefined;
-  /** Opens engines again that have failed, if they have a method `restart`. @default no */
+  /** Opens failed engines again, if they have a method `restart`. @default no */
   readonly restart?: boolean | RestartOptions | undefined;
   /**
-   * Requests in a row that an engine fails, each begun after the one before had failed, until it counts as not ready. With
-   * `restart` it is opened again then. @default 3
+   * Failed requests in a row, each begun after the one before had failed, from which an engine counts as not ready.
+   * With `restart` the engine is opened again then. @default 3
    */
   readonly maxFailures?: number | undefined;
-  /** Where `model:swapped`, `request:failed` and what becomes of engines is told. @default a bus of its own */
+  /** Bus of `model:swapped`, `request:failed` and the events of engines. @default a bus of its own */
   readonly events?: ReadMeEmitter | undefined;
 }
+
+/** Waits and attempts of opening a failed engine again. */
+export interface RestartOptions {
+  /** Wait before the first attempt, in ms. Each further wait is twice as long. @default 1,000 */
+  readonly firstDelayMs?: number | undefined;
+  /** Longest wait before an attempt, in ms. @default 60,000 */
+  readonly maxDelayMs?: number | undefined;
+  /** Failed attempts after which the engine counts as failed for good. @default 10 */
+  readonly maxAttempts?: number | undefined;
+  /** Time that an engine has to work after a restart before waits begin anew, in ms. @default 60,000 */
+  readonly settledMs?: number | undefined;
+  /**
+   * Largest random cut of a wait, as a share from 0 to 1, so that servers that failed together do not restart together.
+   * @default 0.25
+   */
+  readonly jitter?: number | undefined;
+  /** Source of randomness for `jitter`, in [0, 1). @default Math.random */
+  readonly random?: (() => number) | undefined;
+}
+
+export type RestartPolicy = { readonly [Name in keyof RestartOptions]-?: NonNullable<RestartOptions[Name]> };
 
 export interface ResolvedServedModelsOptions {
   readonly aliases: ReadonlyMap<string, string>;
@@ -45,7 +66,16 @@ export interface ResolvedServedModelsOptions {
 
 const NAMES = ["aliases", "defaultModel", "share", "restart", "maxFailures", "events"] as const;
 
-/** @throws {TypeError} naming the option, what was expected and what came */
+const RESTART_NAMES = [
+  "firstDelayMs",
+  "maxDelayMs",
+  "maxAttempts",
+  "settledMs",
+  "jitter",
+  "random",
+] as const satisfies readonly (keyof RestartOptions)[];
+
+/** @throws {TypeError} naming the option, the expectation and the value */
 export function resolveServedModelsOptions(
   options: ServedModelsOptions,
   names: readonly string[],
@@ -54,14 +84,14 @@ export function resolveServedModelsOptions(
   const { defaultModel, share, restart = false } = options;
   if (names.length === 0) throw new TypeError("Expected `models` to have at least one engine");
   const aliases = new Map(Object.entries(options.aliases ?? {}));
-  const served = (option: string, name: string): void => {
+  const checkServed = (option: string, name: string): void => {
     if (!names.includes(name)) throw new TypeError(`Expected ${option} to be a model that is served, got \`${name}\``);
   };
   for (const [alias, name] of aliases) {
-    served(`alias \`${alias}\``, name);
-    if (names.includes(alias)) throw new TypeError(`Expected alias \`${alias}\` to be no model's name`);
+    checkServed(`alias \`${alias}\``, name);
+    if (names.includes(alias)) throw new TypeError(`Expected alias \`${alias}\` not to be the name of a model`);
   }
-  if (defaultModel !== undefined) served("`defaultModel`", defaultModel);
+  if (defaultModel !== undefined) checkServed("`defaultModel`", defaultModel);
   if (share !== undefined && typeof share !== "function") throw new TypeError("Expected `share` to be a function");
   return {
     aliases,
@@ -71,4 +101,48 @@ export function resolveServedModelsOptions(
     maxFailures: integerOption("maxFailures", options.maxFailures ?? 3, 1),
     events: options.events ?? new ReadMeEmitter(),
   };
+}
+
+/** @throws {TypeError | RangeError} naming the option, the expectation and the value */
+export function resolveRestartOptions(options: RestartOptions): RestartPolicy {
+  rejectUnknownKeys("`restart`", options, RESTART_NAMES);
+  const firstDelayMs = integerOption("firstDelayMs", options.firstDelayMs ?? 1000, 0, MAX_TIMER_MS);
+  const { random = Math.random } = options;
+  if (typeof random !== "function") throw new TypeError("Expected `random` to be a function");
+  return {
+    firstDelayMs,
+    maxDelayMs: integerOption("maxDelayMs", options.maxDelayMs ?? 60_000, firstDelayMs, MAX_TIMER_MS),
+    maxAttempts: integerOption("maxAttempts", options.maxAttempts ?? 10, 1),
+    settledMs: integerOption("settledMs", options.settledMs ?? 60_000, 0),
+    jitter: numberOption("jitter", options.jitter ?? 0.25, 0, 1),
+    random,
+  };
+}
+
+/** Attempts to open an engine again. */
+export interface Attempts {
+  /** Number of attempts since the engine last worked for `settledMs`. */
+  readonly count: number;
+  /** Time of the last successful attempt. */
+  readonly succeededMs: number | undefined;
+}
+
+export const NO_ATTEMPTS: Attempts = { count: 0, succeededMs: undefined };
+
+/**
+ * Decides whether a failed engine is opened again, and after which wait.
+ *
+ * @param failedMs - when the engine began to fail
+ * @returns `undefined` to give up
+ */
+export function nextAttempt(
+  policy: RestartPolicy,
+  { count, succeededMs }: Attempts,
+  failedMs: number,
+): { readonly count: number; readonly delayMs: number } | undefined {
+  const hasSettled = succeededMs !== undefined && failedMs - succeededMs >= policy.settledMs;
+  const before = hasSettled ? 0 : count;
+  if (before >= policy.maxAttempts) return undefined;
+  const wholeMs = Math.min(policy.maxDelayMs, policy.firstDelayMs * 2 ** before);
+  return { count: before + 1, delayMs: wholeMs * (1 - policy.jitter * policy.random()) };
 }

@@ -1,6 +1,6 @@
-// Sets of characters as they may stand inside a JSON string.
+// Sets of characters, and their grammars.
 
-/** From, to; sorted, apart, both ends included. */
+/** Ranges, both ends included; sorted, with gaps between them. */
 export type CodePoints = readonly (readonly [number, number])[];
 
 const LAST = 0x10_ffff;
@@ -9,7 +9,7 @@ const NUM_SURROGATES = 0x800;
 const MAX_SINGLE = 256;
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
-/** Have to be escaped in JSON, or are no characters alone. */
+/** Characters that JSON escapes, and halves of surrogate pairs. */
 const UNSAFE: CodePoints = [
   [0, 0x1f],
   [QUOTE, QUOTE],
@@ -44,12 +44,15 @@ export function complement(set: CodePoints): CodePoints {
 
 const SAFE = complement(UNSAFE);
 
-/** One character of the set, as it is; `undefined` when it has none that can be written. */
+/** Writes the grammar of one character of a set; `undefined` when there is none that can be written. */
 export function plainCharacter(set: CodePoints): string | undefined {
   return choiceOf(charactersOf(set));
 }
 
-/** One character of the set, as JSON writes it; `undefined` when it has none that can be written. */
+/**
+ * Writes the grammar of one character of a set inside a JSON string; `undefined` when there is none that can be
+ * written.
+ */
 export function jsonCharacter(set: CodePoints): string | undefined {
   const escapes = [QUOTE, BACKSLASH, ...CONTROLS.keys()]
     .filter((code) => set.some(([from, to]) => from <= code && code <= to))
@@ -58,8 +61,8 @@ export function jsonCharacter(set: CodePoints): string | undefined {
 }
 
 /**
- * The library gets classes of characters outside ASCII wrong, except for all of them at once. So a few are written one
- * by one, and of many that are not all only those in ASCII remain.
+ * The library (0.1.27) gets classes outside ASCII wrong, except that of all characters outside ASCII. So a few
+ * characters are written one by one; of larger sets, only ASCII remains.
  */
 function charactersOf(set: CodePoints): readonly string[] {
   const ascii = intersection(set, [[0, LAST_ASCII]]);
@@ -97,12 +100,12 @@ const CONTROLS: ReadonlyMap<number, string> = new Map([
   [0x0d, "r"],
 ]);
 
-/** A text of the grammar, every character by its number, so that none has a meaning of its own. */
+/** Writes a text with every character as its number, so that none has a special meaning. */
 export function literal(text: string): string {
   return `"${Array.from(text, (character) => escaped(character.codePointAt(0) as number)).join("")}"`;
 }
 
-/** No more than `literal` writes, known before it does: with its quotes, and a number for at least each second unit. */
+/** Least length that `literal` writes: the quotes, and a number for at least every second unit. */
 export function leastLiteralLength(text: string): number {
   return 2 + 5 * text.length;
 }

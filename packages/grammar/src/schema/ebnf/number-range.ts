@@ -10,7 +10,7 @@ export interface NumberRange {
 const ANY_FRACTION = '("." [0-9]{1,15})?';
 const ZEROS = '("." "0"{1,3})?';
 
-/** @param from - a safe integer, as `to` */
+/** Writes the integers between two safe integers. */
 export function integerRange(from: number, to: number): string {
   const choices: string[] = [];
   if (from < 0) choices.push(`"-" (${naturals(Math.max(1, -Math.min(to, -1)), -from)})`);
@@ -18,10 +18,10 @@ export function integerRange(from: number, to: number): string {
   return `(${choices.join(" | ")})`;
 }
 
-/** Numbers without an exponent; `undefined` when there is none. */
+/** Writes decimals without an exponent; `undefined` when there are none. */
 export function decimalRange({ from, to, isFromOpen, isToOpen }: NumberRange): string | undefined {
   const choices: string[] = [];
-  // Below zero it is the mirror of above.
+  // Negative numbers mirror positive ones.
   if (from < 0) {
     const mirrored = { from: Math.max(0, -to), isFromOpen: to < 0 ? isToOpen : true, to: -from, isToOpen: isFromOpen };
     choices.push(...magnitudes(mirrored).map((one) => `"-" ${one}`));
@@ -31,7 +31,7 @@ export function decimalRange({ from, to, isFromOpen, isToOpen }: NumberRange): s
   return choices.length === 0 ? undefined : `(${choices.join(" | ")})`;
 }
 
-/** Numbers from 0 on: by their whole part, then by their fraction. */
+/** Writes numbers from 0 up: by their whole part, then by their fraction. */
 function magnitudes({ from, to, isFromOpen, isToOpen }: NumberRange): string[] {
   const [least, leastFraction] = digitsOf(from);
   const [most, mostFraction] = digitsOf(to);
@@ -46,20 +46,20 @@ function magnitudes({ from, to, isFromOpen, isToOpen }: NumberRange): string[] {
   return last === undefined ? choices : [...choices, `"${most}" ${last}`];
 }
 
-/** Whole part and fraction, without zeros at its end. */
+/** Splits a number into its whole part and its fraction, without trailing zeros. */
 function digitsOf(value: number): readonly [string, string] {
   const [whole = "0", fraction = ""] = String(value).split(".");
   return [whole, fraction];
 }
 
-/** Fractions from `digits` on. */
+/** Writes fractions from `digits` up. */
 function above(digits: string, isOpen: boolean): string {
   if (digits === "") return isOpen ? `"." ${POSITIVE}` : ANY_FRACTION;
   return `"." ${digitsAbove(digits, isOpen)}`;
 }
 
 const MORE = "[0-9]{0,9}";
-/** Anything but zeros alone; not so small that it is lost beside the rest. */
+/** Digits that are not all zeros, and not so small that the sum with the whole part loses them. */
 const POSITIVE = `"0"{0,2} [1-9] ${MORE}`;
 
 function digitsAbove(digits: string, isOpen: boolean): string {
@@ -69,7 +69,7 @@ function digitsAbove(digits: string, isOpen: boolean): string {
   return first === 9 ? `(${same})` : `(${same} | [${first + 1}-9] ${MORE})`;
 }
 
-/** Fractions up to `digits`. */
+/** Writes fractions up to `digits`. */
 function below(digits: string, isOpen: boolean): string | undefined {
   if (digits === "") return isOpen ? undefined : ZEROS;
   return `("." ${digitsBelow(digits, isOpen)})?`;
@@ -98,11 +98,11 @@ function between(low: string, high: string, isLowOpen: boolean, isHighOpen: bool
   if (rest !== "") choices.push(`"${last}" (${digitsBelow(rest, isHighOpen)})?`);
   else if (!isHighOpen) choices.push(`"${last}" "0"{0,3}`);
   const fraction = `".${from.slice(0, common)}" (${choices.join(" | ")})`;
-  // No fraction at all is a fraction of zeros.
+  // A missing fraction is a fraction of zeros.
   return low === "" && !isLowOpen ? `(${fraction})?` : fraction;
 }
 
-/** Whole numbers from 0 on. */
+/** Writes whole numbers from 0 up. */
 function naturals(from: number, to: number): string {
   const choices: string[] = [];
   for (let start = from; start <= to;) {

@@ -1,4 +1,4 @@
-import type { Budget } from "../budget.ts";
+import type { Budget } from "../../grammar-source.ts";
 import { complement, union, type CodePoints } from "./code-points.ts";
 
 const DIGITS: CodePoints = [[0x30, 0x39]];
@@ -23,19 +23,19 @@ const MAX_SHOWN = 16;
 const CHARACTER_STEPS = 10;
 const CLASS_STEPS = 100;
 
-/** What a pattern uses that is not supported. */
+/** A part of a pattern that is not supported. */
 export class PatternError extends Error {
   override readonly name = "PatternError";
 }
 
-/** The grammar of one character of a set; `undefined` when none can be written. */
+/** Writes the grammar of one character of a set; `undefined` when none can be written. */
 type WriteCharacter = (set: CodePoints) => string | undefined;
 
-/** Writes regular expressions as grammars. What stands in several of them is worked out once. */
+/** Writes regular expressions as grammars. Classes that occur in several of them are written once. */
 export class PatternWriter {
   readonly #writeCharacter: WriteCharacter;
   readonly #budget: Budget;
-  readonly #written = new Map<string, string>(); // by how a pattern says it
+  readonly #written = new Map<string, string>(); // by the class's text in a pattern
 
   constructor(writeCharacter: WriteCharacter, budget: Budget) {
     this.#writeCharacter = writeCharacter;
@@ -43,8 +43,9 @@ export class PatternWriter {
   }
 
   /**
-   * The grammar of the texts that a regular expression matches as a whole. Of classes that leave out something outside
-   * ASCII, such as `.`, only ASCII remains.
+   * Writes the grammar of the texts that a regular expression matches as a whole. Classes that exclude a character
+   * outside ASCII, such as `.`, are reduced to ASCII.
+   *
    * @throws {PatternError} naming what is not supported
    * @throws {RangeError} when it is too long
    */
@@ -53,16 +54,16 @@ export class PatternWriter {
       throw new RangeError(`Expected a pattern of at most ${MAX_CHARACTERS} characters, got ${pattern.length}`);
     }
     this.#budget.spend(2 * pattern.length);
-    return new PatternParser(pattern, (set, said) => this.#character(set, said)).parse();
+    return new PatternParser(pattern, (set, text) => this.#character(set, text)).parse();
   }
 
-  #character(set: CodePoints, said: string): string {
-    let written = this.#written.get(said);
+  #character(set: CodePoints, text: string): string {
+    let written = this.#written.get(text);
     if (written === undefined) {
-      this.#budget.spend(said.length === 1 ? CHARACTER_STEPS : CLASS_STEPS);
+      this.#budget.spend(text.length === 1 ? CHARACTER_STEPS : CLASS_STEPS);
       written = this.#writeCharacter(set);
       if (written === undefined) throw new PatternError("a class without a character that can be written");
-      this.#written.set(said, written);
+      this.#written.set(text, written);
     }
     this.#budget.write(written.length);
     return written;
@@ -71,12 +72,12 @@ export class PatternWriter {
 
 class PatternParser {
   readonly #characters: readonly string[];
-  readonly #writeSaid: (set: CodePoints, said: string) => string;
+  readonly #writeClass: (set: CodePoints, text: string) => string;
   #at = 0;
   #nesting = 0;
 
-  constructor(pattern: string, writeSaid: (set: CodePoints, said: string) => string) {
-    this.#writeSaid = writeSaid;
+  constructor(pattern: string, writeClass: (set: CodePoints, text: string) => string) {
+    this.#writeClass = writeClass;
     this.#characters = Array.from(pattern);
   }
 
@@ -94,7 +95,7 @@ class PatternParser {
 
   #sequence(): string {
     const parts: string[] = [];
-    // Of the whole pattern's alternatives only: everything is matched from its beginning to its end.
+    // Anchors of the whole pattern's alternatives: a pattern is matched from beginning to end anyway.
     if (this.#nesting === 0) this.#take("^");
     while (this.#peek() !== undefined && this.#peek() !== "|" && this.#peek() !== ")") {
       if (this.#nesting === 0 && this.#peek() === "$" && [undefined, "|"].includes(this.#peek(1))) this.#at++;
@@ -137,7 +138,7 @@ class PatternParser {
       }
       suffix = `{${Number(least)}${comma ?? ""}${most ? Number(most) : ""}}`;
     }
-    // Which of several matches is found first does not matter here.
+    // A lazy quantifier allows the same texts.
     if (suffix !== "") this.#take("?");
     return `${atom}${suffix}`;
   }
@@ -205,7 +206,7 @@ class PatternParser {
   }
 
   #write(set: CodePoints, from: number): string {
-    return this.#writeSaid(set, this.#characters.slice(from, this.#at).join(""));
+    return this.#writeClass(set, this.#characters.slice(from, this.#at).join(""));
   }
 
   #peek(ahead = 0): string | undefined {

@@ -1,11 +1,34 @@
-// The grammar of a schema's answers. The library has a way of its own from schemas to grammars, but it lets through
-// numbers outside their bounds, quotes that end a string with a pattern, and fails on names outside ASCII.
+// Writes the grammar of a schema's answers. The library (0.1.27, the newest) converts schemas as well, but it
+// allows decimals outside their bounds, quotes that end a string with a pattern and February 30, and aborts on
+// names with quotes.
 
-import type { Budget } from "../budget.ts";
-import { isObject, type SchemaObject } from "../schema-error.ts";
+import type { Budget } from "../../grammar-source.ts";
+import { isObject, type SchemaObject } from "../keywords.ts";
 import { literal, leastLiteralLength } from "./code-points.ts";
-import { FORMATS } from "./formats.ts";
 import { decimalRange, integerRange } from "./number-range.ts";
+
+const DATE = '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | "1" [0-9] | "2" [0-8])';
+const CLOCK = '("0" [0-9] | "1" [0-9] | "2" [0-3]) ":" [0-5] [0-9]';
+const TIME = `${CLOCK} ":" [0-5] [0-9] ("." [0-9]{1,6})? ("Z" | [+-] ${CLOCK})`;
+const LABEL = "[a-z0-9] ([a-z0-9-]{0,20} [a-z0-9])?";
+const BYTE = '("25" [0-5] | "2" [0-4] [0-9] | "1" [0-9] [0-9] | [1-9] [0-9] | [0-9])';
+const HEX = "[0-9a-fA-F]";
+
+/**
+ * Grammars of string formats, without quotes. They allow only strings that are valid beyond doubt, such as days to
+ * the 28th.
+ */
+export const FORMATS: Readonly<Record<string, string>> = {
+  date: DATE,
+  time: TIME,
+  "date-time": `${DATE} "T" ${TIME}`,
+  uuid: `${HEX}{8} "-" ${HEX}{4} "-" ${HEX}{4} "-" ${HEX}{4} "-" ${HEX}{12}`,
+  ipv4: `${BYTE} ("." ${BYTE}){3}`,
+  ipv6: `${HEX}{1,4} (":" ${HEX}{1,4}){7}`,
+  hostname: `${LABEL} ("." ${LABEL}){0,4}`,
+  email: `[A-Za-z0-9_+-]{1,20} ("." [A-Za-z0-9_+-]{1,20}){0,2} "@" ${LABEL} ("." ${LABEL}){1,3}`,
+  uri: `("http" "s"? | "ftp") "://" ${LABEL} ("." ${LABEL}){0,3} (":" [1-9] [0-9]{0,3})? ("/" [A-Za-z0-9._~-]*)* ("?" [A-Za-z0-9._~=&-]*)? ("#" [A-Za-z0-9._~-]*)?`,
+};
 
 const JSON_RULES = `
 string ::= "\\"" char* "\\""
@@ -19,9 +42,11 @@ array ::= "[" ws "]" | "[" ws value (ws "," ws value)* ws "]"
 `;
 
 /**
- * @param schema - as `honouredSchema` gives it
- * @param maxWhitespace - blanks, tabs and line ends in a row between two parts
- * @throws {RangeError} when it becomes too long
+ * Writes a grammar.
+ *
+ * @param schema - the result of `honouredSchema`
+ * @param maxWhitespace - most blanks, tabs and line ends in a row between two parts
+ * @throws {RangeError} when the grammar becomes too long
  */
 export function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budget): string {
   const rules: string[] = [];
@@ -81,7 +106,8 @@ export function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budge
       body: rule(`${json(name)} ws ":" ws ${write(value as SchemaObject)}`),
       isNeeded: needed.has(name),
     }));
-    // In their order; from the last to the first, what may follow when there was one before, and when there was none.
+    // Members keep their order. From the last to the first: the rest of the object after a member, and before any
+    // member.
     let [after, first] = ['""', '""'];
     for (const { body, isNeeded } of members.toReversed()) {
       const begin = `${body} ${after}`;

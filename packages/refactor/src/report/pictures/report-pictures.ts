@@ -1,20 +1,23 @@
+// The pictures of a report.
+
+import { LOSS_LABELS } from "../measurements.ts";
 import type { Report } from "../report.ts";
-import { expertLossesPicture } from "./expert-losses-picture.ts";
-import { layerErrorsPicture } from "./layer-errors-picture.ts";
-import { lossesPicture } from "./losses-picture.ts";
-import { overlapPicture } from "./overlap-picture.ts";
+import { lossesPicture } from "./bar-pictures.ts";
+import { methodColour } from "./drawing.ts";
+import { expertLossesPicture, overlapPicture } from "./heat-map-pictures.ts";
+import { linePicture, type Curve } from "./line-picture.ts";
 import { routesPicture } from "./routes-picture.ts";
 
 export interface ReportPicture {
-  /** Within the model folder. */
+  /** Path within the model folder. */
   readonly file: string;
-  /** What it shows, in a few words. */
+  /** Content in a few words. */
   readonly alt: string;
   /** An SVG document; the same for the same report. */
   readonly svg: string;
 }
 
-/** Pictures of all that a report has figures for. */
+/** Draws everything that a report has figures for. */
 export function reportPictures(report: Report): readonly ReportPicture[] {
   const pictures = [
     { file: "losses", alt: "Loss above the dense model, by domain and method", svg: lossesPicture(report) },
@@ -26,4 +29,32 @@ export function reportPictures(report: Report): readonly ReportPicture[] {
   return pictures.flatMap(({ file, alt, svg }) =>
     svg === undefined ? [] : [{ file: `pictures/${file}.svg`, alt, svg }],
   );
+}
+
+/** Draws the error of each layer by method, with a band from the best to the worst expert. */
+function layerErrorsPicture({ layers }: Pick<Report, "layers">): string | undefined {
+  const methods = [...new Set(layers.flatMap((layer) => Object.keys(layer.relative_errors)))];
+  const curves = methods.map((id, place): Curve => {
+    const measured = layers.flatMap(({ relative_errors: errors }, layer) => {
+      const own = errors[id] ?? [];
+      return own.length === 0 ? [] : [{ layer, own }];
+    });
+    return {
+      name: id === "ours" ? "Ours" : nameOf(id),
+      colour: methodColour(id, place),
+      points: measured.map(({ layer, own }) => [layer, own.reduce((sum, error) => sum + error, 0) / own.length]),
+      band: measured.map(({ layer, own }) => [layer, Math.min(...own), Math.max(...own)]),
+    };
+  });
+  if (curves.every(({ points }) => points.length === 0)) return undefined;
+  return linePicture({
+    title: "Error of each layer",
+    description: "Mean of experts, and a band from the best to the worst expert: lower is better.",
+    xTitle: "layer",
+    rows: [{ panels: [{ title: "squared error relative to the square of the dense layer's output", curves }] }],
+  });
+}
+
+function nameOf(id: string): string {
+  return (LOSS_LABELS as Readonly<Record<string, string>>)[id] ?? id;
 }

@@ -49,7 +49,7 @@ export class GraphWeights {
     const weight = this.get(`${name}.weight`);
     const bias = this.has(`${name}.bias`) ? this.get(`${name}.bias`) : undefined;
     if (!this.has(`${name}.left`)) return linear(this.#tape, x, weight, bias);
-    const change = { left: this.get(`${name}.left`), right: this.get(`${name}.right`) };
-    return linearWithLowRank(this.#tape, x, weight, change, bias);
+    const [left, right] = [this.get(`${name}.left`), this.get(`${name}.right`)];
+    return linearWithLowRank(this.#tape, x, { weight, bias, left, right });
   }
 }

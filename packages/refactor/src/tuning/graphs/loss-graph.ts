@@ -2,7 +2,7 @@
 
 import { operators, type Graph } from "@readme-moe/onnx";
 import { add } from "../../autodiff/arithmetic.ts";
-import { distill, pickedLogits, weightedSum } from "../../autodiff/distillation.ts";
+import { distill, pickedLogits, weightedSum } from "../../autodiff/losses.ts";
 import { rmsNorm } from "../../autodiff/normalization.ts";
 import { linear } from "../../autodiff/products.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";
@@ -33,7 +33,7 @@ export function distillationGraph(sizes: HeadSizes, labelShare: number, trainsNo
   const weights = tape.data("weights", "float32", [ANY_ROWS, 1]);
   const logits = linear(tape, normed, head);
   const teacher = linear(tape, taught, table("teacher_head"));
-  const { divergences, logSums, loss } = distill(tape, logits, teacher, weights, labelShare);
+  const { divergences, logSums, loss } = distill(tape, { logits, teacher, weights }, labelShare);
   const picked = pickedLogits(tape, normed, head, tape.data("ids", "int64", [ANY_ROWS]));
   const total = add(tape, loss, weightedSum(tape, picked, weights, -labelShare));
   const g = tape.graph;

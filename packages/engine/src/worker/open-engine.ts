@@ -1,0 +1,153 @@
+import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@readme-moe/core";
+import { type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
+import { openRouter, type ExpertChoice } from "@readme-moe/router";
+import { EngineCore } from "../engine-core.ts";
+import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
+import type { EngineOutput } from "../engine-output.ts";
+import { importFunction } from "../function-module.ts";
+import { KernelRunner } from "../kernel-runner.ts";
+import { KvAdmission } from "../kv-admission.ts";
+import { kvPrecisionOf } from "../kv-precision.ts";
+import { cachedCost, measureCost } from "../measure-cost.ts";
+import { PrefixCache } from "../prefix-cache.ts";
+import type { LoadProgress } from "../protocol.ts";
+import type { RunnerOptions } from "../runner-options.ts";
+import { schedulerOf } from "../scheduling-options.ts";
+
+export interface OpenedEngine {
+  readonly model: Model;
+  readonly text: ModelText;
+  readonly options: ResolvedEngineOptions;
+  readonly sizes: KvSizes;
+  readonly core: EngineCore;
+  readonly residency: Residency;
+  readonly info: EngineInfo;
+  /** Reason why packed weights could not be cached. */
+  readonly cacheFailure: string | undefined;
+  /**
+   * Opens the router of a choice. Returns the same object for the same choice, so that its sequences are routed
+   * together.
+   */
+  routerFor(expert: ExpertChoice | undefined): Promise<PreGatingRouter>;
+  close(): Promise<void>;
+}
+
+/** Opens all parts of an engine. If one fails, closes the others. */
+export async function openEngine(
+  path: string,
+  options: ResolvedEngineOptions,
+  output: EngineOutput,
+  onProgress: (progress: LoadProgress) => void,
+): Promise<OpenedEngine> {
+  const closers: (() => Promise<void>)[] = [];
+  const close = async (): Promise<void> => {
+    for (const closer of closers.splice(0).toReversed()) await closer();
+  };
+  try {
+    onProgress({ stage: "opening", doneBytes: 0, ofBytes: 0 });
+    const model = await openModel(path);
+    closers.push(() => model.close());
+    const scheduler = await schedulerOf(options);
+    const text = await model.loadText();
+    const sizes = kvSizes(options, model.config, kvPrecisionOf(options.precision, options.kvPrecision));
+    const { threads, cacheFolder, kernel: kind } = options;
+    let cacheFailure: string | undefined;
+    // The router and the decoder fail for the same reason.
+    const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
+    const routers = new Map<ExpertChoice | undefined, Promise<PreGatingRouter>>();
+    closers.push(() => disposeAll(routers.values()));
+    const routerFor = (choice: ExpertChoice | undefined): Promise<PreGatingRouter> => {
+      const expert = choice ?? options.expert;
+      const router =
+        routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder, kernel: kind, onCacheFailure });
+      routers.set(expert, router);
+      // A later request tries again to open a router that failed.
+      router.catch(() => routers.delete(expert));
+      return router;
+    };
+    // The default router is opened now, routers of named experts when a request needs them.
+    await routerFor(undefined);
+    const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
+    closers.push(() => runner.dispose());
+    const { residency, info: kernel } = runner;
+    const { capacityTokens, maxTokens, prefixCacheBytes } = sizes;
+    const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
+    closers.push(async () => kv.dispose());
+    const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
+    const measured = {
+      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel.instructions}`,
+      threads: kernel.threads,
+      isStreamed: options.expertCacheBytes !== undefined,
+    };
+    const measure = () => measureCost(runner, { residency, now });
+    const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
+    const core = new EngineCore({
+      runner,
+      tokenizer: text.tokenizer,
+      admission: new KvAdmission(kv, prefixes, { maxNumSeqs: options.maxNumSeqs, maxTokens }),
+      scheduler,
+      cost,
+      residency,
+      limits: options,
+      maxTokens,
+      output,
+      now,
+    });
+    const info: EngineInfo = {
+      path: model.path,
+      modelType: model.config.modelType,
+      precision: options.precision,
+      vocabSize: model.config.vocabSize,
+      contextTokens: maxTokens,
+      experts: model.experts.names,
+      hasRouter: model.router !== undefined,
+      hasChatTemplate: text.chatTemplate !== undefined,
+      chatTemplateKnowsTools: text.chatTemplate?.knowsTools ?? false,
+      eosTokenIds: model.config.eosTokenIds,
+      maxNumSeqs: options.maxNumSeqs,
+      kvCapacityTokens: capacityTokens,
+      kernel,
+    };
+    return { model, text, options, sizes, core, residency, info, cacheFailure, routerFor, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */
+async function openRunner(
+  model: Model,
+  options: ResolvedEngineOptions,
+  output: EngineOutput,
+  hooks: Pick<RunnerOptions, "onProgress" | "onCacheFailure">,
+): Promise<KernelRunner> {
+  const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy, kernel, kvPrecision } = options;
+  const policy =
+    typeof expertCachePolicy === "string" ? expertCachePolicy : await importFunction<EvictionPolicy>(expertCachePolicy);
+  const runner = await KernelRunner.open(model, {
+    ...hooks,
+    precision,
+    threads,
+    cacheFolder,
+    kernel,
+    kvPrecision,
+    expertCacheBytes,
+    policy,
+    onLoaded: (unit, bytes, durationMs) => output.event("expert:loaded", { ...unit, numLayers: 1, bytes, durationMs }),
+    onEvicted: (unit, nextUse) => output.event("expert:evicted", { ...unit, numLayers: 1, nextUse }),
+  });
+  output.event("kernel:selected", runner.info);
+  return runner;
+}
+
+function now(): number {
+  return performance.now();
+}
+
+async function disposeAll(routers: Iterable<Promise<PreGatingRouter>>): Promise<void> {
+  for (const opening of routers) {
+    const router = await opening.catch(() => undefined);
+    await router?.dispose();
+  }
+}

@@ -1,0 +1,199 @@
+// Requests on the worker's side: prompts are tokenized in time slices between steps, and become sequences of the core.
+
+import { ReadMeError, StopAutomaton, type GenerateChunk } from "@readme-moe/core";
+import { encodeChat, type EncodeOptions } from "@readme-moe/model";
+import type { WireAccepted, WirePrompt, WireRequest } from "../protocol.ts";
+import type { Sequence } from "../sequence.ts";
+import type { OpenedEngine } from "./open-engine.ts";
+
+/** An opened engine, and the long work that runs between its steps. */
+export interface RunningEngine extends OpenedEngine {
+  readonly slices: TimeSlices;
+}
+
+interface RequestEntry {
+  sequences: readonly Sequence[];
+  numFinished: number;
+  isAccepted: boolean;
+  /** Ends the work that precedes the sequences. */
+  readonly leave: AbortController;
+}
+
+/** The running requests: the sequences of each, and their usage together. */
+export class RunningRequests {
+  readonly #engine: RunningEngine;
+  readonly #onFailed: (requestId: string, error: unknown) => void;
+  readonly #requests = new Map<string, RequestEntry>();
+  #arrivals = 0;
+
+  constructor(engine: RunningEngine, onFailed: (requestId: string, error: unknown) => void) {
+    this.#engine = engine;
+    this.#onFailed = onFailed;
+  }
+
+  /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
+  async begin(request: WireRequest): Promise<void> {
+    const { requestId, params, prompt, expert, priority, client, seed, processesLogits } = request;
+    const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
+    this.#requests.set(requestId, entry);
+    try {
+      const ids = await promptIds(this.#engine, prompt, entry.leave.signal);
+      const router = await this.#engine.routerFor(expert);
+      const stops = new StopAutomaton(params.stop);
+      // The request may have been aborted meanwhile.
+      if (this.#requests.get(requestId) !== entry) return;
+      const shared = { requestId, priority, client, params, seed, stops, processesLogits, promptIds: ids };
+      entry.sequences = Array.from({ length: params.n }, (_, choice) => {
+        const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
+        const arrival = this.#arrivals++;
+        return this.#engine.core.add({ ...shared, id, choice, arrival, arrivalMs: performance.now() }, router);
+      });
+    } catch (error) {
+      if (this.#requests.get(requestId) === entry) this.#onFailed(requestId, error);
+    }
+  }
+
+  /** @returns the prompt of the sequence's request; nothing if another choice was accepted before */
+  accept({ requestId, promptTokens, experts }: Sequence): WireAccepted | undefined {
+    const entry = this.#requests.get(requestId);
+    if (!entry || entry.isAccepted) return undefined;
+    entry.isAccepted = true;
+    return { requestId, promptTokens, experts: Uint16Array.from(experts) };
+  }
+
+  abort(requestId: string, reason?: "abort" | "error"): void {
+    this.#requests.get(requestId)?.leave.abort();
+    if (this.#requests.delete(requestId)) this.#engine.core.abort(requestId, reason);
+  }
+
+  /** Adds the usage to the last chunk of a request, and forgets the request. */
+  complete(requestId: string, chunk: GenerateChunk): GenerateChunk {
+    const entry = this.#requests.get(requestId);
+    if (!entry || !chunk.finishReason) return chunk;
+    entry.numFinished++;
+    const { sequences, numFinished } = entry;
+    if (numFinished < sequences.length) return chunk;
+    this.#requests.delete(requestId);
+    const sum = (count: (sequence: Sequence) => number): number =>
+      sequences.reduce((total, sequence) => total + count(sequence), 0);
+    const usage = {
+      promptTokens: sequences[0]?.promptTokens ?? 0,
+      completionTokens: sum(({ completionTokens }) => completionTokens),
+      cachedTokens: sum(({ cachedTokens }) => cachedTokens),
+      queuedMs: Math.max(...sequences.map(({ startedMs, arrivalMs }) => (startedMs ?? arrivalMs) - arrivalMs)),
+    };
+    return { ...chunk, usage };
+  }
+}
+
+/**
+ * Tokenizes a prompt, in time slices between steps and other prompts.
+ *
+ * @throws {RangeError} on an empty prompt
+ * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more token; `ERR_CHAT_TEMPLATE`
+ */
+export async function promptIds(engine: RunningEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
+  const { sizes, slices } = engine;
+  const tooMany = (tokens: string): ReadMeError => {
+    const context = `the context of ${sizes.maxTokens} leaves no room for a completion`;
+    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
+  };
+  const limits = { maxTokens: sizes.maxTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
+  const ids = prompt instanceof Int32Array ? prompt : await slices.begin(encoding(engine, prompt, limits), signal);
+  if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
+  if (ids.length < sizes.maxTokens) return ids;
+  throw tooMany(String(ids.length));
+}
+
+interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {
+  readonly addSpecialTokens?: boolean | undefined;
+}
+
+/** Tokenizes a text or a chat, with a pause after each piece. */
+export function encoding(
+  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages } }: OpenedEngine,
+  prompt: Exclude<WirePrompt, Int32Array>,
+  { addSpecialTokens, ...limits }: EncodingLimits,
+): PausingWork<Int32Array> {
+  const options = addSpecialTokens === undefined ? limits : { ...limits, addSpecialTokens };
+  if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, options);
+  return encodeChat(tokenizer, chatTemplate, prompt, { ...options, controlTokensInMessages });
+}
+
+/** Work that pauses often, and that may be abandoned at any pause. */
+type PausingWork<Result> = Generator<void, Result>;
+
+interface Waiting {
+  readonly reject: (error: unknown) => void;
+  /** Runs up to the next pause. @returns whether the work is done */
+  readonly advance: () => boolean;
+}
+
+/** Short slices keep steps and messages from waiting for long work. */
+const [FIRST_SLICE_MS, SLICE_MS] = [1, 5];
+
+/** Runs long work in time slices, round robin, so that short work behind long work ends soon. */
+export class TimeSlices {
+  readonly #now: () => number;
+  readonly #waiting: Waiting[] = [];
+
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+  }
+
+  get hasWork(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  /**
+   * Runs the first slice of a work at once; most work is done then.
+   * @param signal - abandons the work; the promise rejects with its reason
+   */
+  async begin<Result>(work: PausingWork<Result>, signal?: AbortSignal): Promise<Result> {
+    signal?.throwIfAborted();
+    return new Promise<Result>((resolve, reject) => {
+      const advance = (): boolean => {
+        const { done, value } = work.next();
+        if (done === true) resolve(value);
+        return done === true;
+      };
+      const waiting: Waiting = { advance, reject };
+      if (this.#advance(waiting, FIRST_SLICE_MS)) return;
+      this.#waiting.push(waiting);
+      signal?.addEventListener("abort", () => {
+        const index = this.#waiting.indexOf(waiting);
+        if (index < 0) return;
+        this.#waiting.splice(index, 1);
+        reject(signal.reason);
+      });
+    });
+  }
+
+  /**
+   * Continues the waiting works, for `maxMs` together.
+   * @param maxMs - at most 5 ms are used, because everything else waits meanwhile
+   */
+  run(maxMs: number = SLICE_MS): void {
+    const sliceMs = Math.min(maxMs, SLICE_MS);
+    const endMs = this.#now() + sliceMs;
+    for (let leftMs = sliceMs; leftMs > 0; leftMs = endMs - this.#now()) {
+      const next = this.#waiting.shift();
+      if (!next) return;
+      if (!this.#advance(next, leftMs)) this.#waiting.push(next);
+    }
+  }
+
+  /** @returns whether the work is done */
+  #advance({ advance, reject }: Waiting, maxMs: number): boolean {
+    try {
+      const endMs = this.#now() + maxMs;
+      do {
+        if (advance()) return true;
+      } while (this.#now() < endMs);
+      return false;
+    } catch (error) {
+      reject(error);
+      return true;
+    }
+  }
+}

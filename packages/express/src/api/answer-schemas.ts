@@ -1,0 +1,156 @@
+// Schemas of answers, for the OpenAPI document and for tests that check answers against it.
+
+import { z } from "zod";
+import { MAX_TOKEN_ID } from "./request-schemas.ts";
+
+const usage = z.strictObject({
+  prompt_tokens: z.int().min(0),
+  completion_tokens: z.int().min(0),
+  total_tokens: z.int().min(0),
+  prompt_tokens_details: z.strictObject({ cached_tokens: z.int().min(0) }),
+});
+
+const routes = z.array(z.int().min(0).nullable()).describe("Expert of each token. The last token of a choice has none");
+
+const timings = z
+  .strictObject({
+    cache_n: z.int(),
+    prompt_n: z.int(),
+    prompt_ms: z.number(),
+    prompt_per_token_ms: z.number().nullable(),
+    prompt_per_second: z.number().nullable(),
+    predicted_n: z.int(),
+    predicted_ms: z.number(),
+    predicted_per_token_ms: z.number().nullable(),
+    predicted_per_second: z.number().nullable(),
+  })
+  .describe("In the format of llama-server");
+
+const readMe = z.strictObject({
+  experts: z.array(z.string()).optional(),
+  prompt_routes: z.array(routes).optional().describe("Routes of each prompt"),
+  timings: z.strictObject({ queue_ms: z.number(), prefill_ms: z.number(), decode_ms: z.number() }).optional(),
+});
+
+const choiceReadMe = z.strictObject({ routes }).optional();
+
+const topLogprob = { token: z.string(), logprob: z.number(), bytes: z.array(z.int().min(0).max(255)).nullable() };
+const chatLogprobs = z
+  .strictObject({
+    content: z.array(z.strictObject({ ...topLogprob, top_logprobs: z.array(z.strictObject(topLogprob)) })),
+    refusal: z.null(),
+  })
+  .nullable();
+
+const completionLogprobs = z
+  .strictObject({
+    tokens: z.array(z.string()),
+    token_logprobs: z.array(z.number()),
+    top_logprobs: z.array(z.record(z.string(), z.number())),
+    text_offset: z.array(z.int().min(0)),
+  })
+  .nullable();
+
+const head = { id: z.string(), created: z.int(), model: z.string(), system_fingerprint: z.string() };
+const extras = { timings: timings.optional(), read_me: readMe.optional() };
+const finishReason = z.enum(["stop", "length", "tool_calls"]);
+
+const toolCall = z.strictObject({
+  id: z.string(),
+  type: z.literal("function"),
+  function: z.strictObject({ name: z.string(), arguments: z.string() }),
+});
+
+export const chatAnswer = z.strictObject({
+  ...head,
+  object: z.literal("chat.completion"),
+  choices: z.array(
+    z.strictObject({
+      index: z.int().min(0),
+      message: z.strictObject({
+        role: z.literal("assistant"),
+        content: z.string().nullable(),
+        refusal: z.null(),
+        tool_calls: z.array(toolCall).optional(),
+      }),
+      logprobs: chatLogprobs,
+      finish_reason: finishReason,
+      read_me: choiceReadMe,
+    }),
+  ),
+  usage,
+  ...extras,
+});
+
+export const chatChunk = z.strictObject({
+  ...head,
+  object: z.literal("chat.completion.chunk"),
+  choices: z.array(
+    z.strictObject({
+      index: z.int().min(0),
+      delta: z.strictObject({
+        role: z.literal("assistant").optional(),
+        content: z.string().optional(),
+        tool_calls: z.array(z.object({ index: z.int().min(0) }).loose()).optional(),
+      }),
+      logprobs: chatLogprobs,
+      finish_reason: finishReason.nullable(),
+      read_me: choiceReadMe,
+    }),
+  ),
+  usage: usage.nullish(),
+  ...extras,
+});
+
+const textChoice = { index: z.int().min(0), text: z.string(), logprobs: completionLogprobs, read_me: choiceReadMe };
+
+export const completionAnswer = z.strictObject({
+  ...head,
+  object: z.literal("text_completion"),
+  choices: z.array(z.strictObject({ ...textChoice, finish_reason: finishReason })),
+  usage,
+  ...extras,
+});
+
+export const completionChunk = z.strictObject({
+  ...head,
+  object: z.literal("text_completion"),
+  choices: z.array(z.strictObject({ ...textChoice, finish_reason: finishReason.nullable() })),
+  usage: usage.nullish(),
+  ...extras,
+});
+
+export const modelAnswer = z.strictObject({
+  id: z.string(),
+  object: z.literal("model"),
+  created: z.int(),
+  owned_by: z.string(),
+  root: z.string(),
+  max_model_len: z.int(),
+});
+
+export const modelsAnswer = z.strictObject({ object: z.literal("list"), data: z.array(modelAnswer) });
+
+export const tokenizeAnswer = z.object({
+  count: z.int().min(0),
+  max_model_len: z.int(),
+  tokens: z.array(z.int().min(0).max(MAX_TOKEN_ID)),
+});
+
+export const detokenizeAnswer = z.object({ prompt: z.string() });
+
+export const errorAnswer = z.strictObject({
+  error: z.strictObject({
+    message: z.string(),
+    type: z.string(),
+    param: z.string().nullable(),
+    code: z.string().nullable(),
+  }),
+});
+
+export type UsageAnswer = z.infer<typeof usage>;
+export type TimingsAnswer = z.infer<typeof timings>;
+export type ReadMeAnswer = z.infer<typeof readMe>;
+export type ChatLogprobs = NonNullable<z.infer<typeof chatLogprobs>>;
+export type CompletionLogprobs = NonNullable<z.infer<typeof completionLogprobs>>;
+export type ModelAnswer = z.infer<typeof modelAnswer>;

@@ -1,0 +1,235 @@
+// Checks bodies: their size as bytes and as values, then their fields. The first error names the wrong parameter.
+
+import { describeValue, nearestName } from "@readme-moe/core";
+import type { z } from "zod";
+import { badRequest, invalid, unsupported, type ApiError } from "../http/errors.ts";
+import { LIMITS } from "../limits.ts";
+import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-schemas.ts";
+
+const [QUOTE, BACKSLASH, COLON, COMMA] = [0x22, 0x5c, 0x3a, 0x2c];
+const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x7d];
+
+/**
+ * Counts nesting, lists, objects, properties and items of a JSON text before it is parsed, since deep nesting and very
+ * many values take long to parse. Stops at the first limit that is exceeded.
+ *
+ * @param bytes - UTF-8; text that is not JSON is left to the parser
+ * @returns a message for clients about the exceeded limit, or `undefined`
+ */
+export function findExcess(bytes: Uint8Array): string | undefined {
+  const { bodyValues, bodyDepth, bodyItems } = LIMITS;
+  const [maxParts, maxDepth, maxItems] = [bodyValues.value, bodyDepth.value, bodyItems.value];
+  let [depth, numParts, numItems] = [0, 0, 0];
+  for (let index = 0; index < bytes.length; index++) {
+    const byte = bytes[index];
+    if (byte === QUOTE) index = endOfText(bytes, index + 1);
+    else if (byte === CLOSE_LIST || byte === CLOSE_OBJECT) depth--;
+    else if (byte === COLON) numParts++;
+    else if (byte === COMMA && ++numItems >= maxItems) return `expected at most ${maxItems} items and properties`;
+    else if (byte === OPEN_LIST || byte === OPEN_OBJECT) {
+      numParts++;
+      if (++depth > maxDepth) return `expected at most ${maxDepth} levels of nesting`;
+    }
+    if (numParts > maxParts) return `expected at most ${maxParts} lists, objects and properties`;
+  }
+  return undefined;
+}
+
+/** Returns the index of the quote that ends the text, or the length of `bytes`. */
+function endOfText(bytes: Uint8Array, start: number): number {
+  for (let quote = bytes.indexOf(QUOTE, start); quote >= 0; quote = bytes.indexOf(QUOTE, quote + 1)) {
+    let numBackslashes = 0;
+    while (quote - numBackslashes > start && bytes[quote - numBackslashes - 1] === BACKSLASH) numBackslashes++;
+    if (numBackslashes % 2 === 0) return quote;
+  }
+  return bytes.length;
+}
+
+/** @throws {ApiError} 400, naming the first wrong parameter */
+export function checkBody<Schema extends z.ZodType>(schema: Schema, body: unknown): z.infer<Schema> {
+  if (!isRecord(body)) throw badRequest({ message: "Expected the body to be a JSON object", code: "invalid_value" });
+  boundBody(body);
+  const result = schema.safeParse(body, { reportInput: true });
+  if (result.success) return result.data;
+  throw errorOf(result.error.issues, fieldNames(schema));
+}
+
+type Values = Readonly<Record<string, unknown>>;
+
+function isRecord(value: unknown): value is Values {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Largest number of items of fields that hold lists or maps. */
+const LENGTHS: Readonly<Record<string, number>> = {
+  logit_bias: LIMITS.logitBiases.value,
+  stop: LIMITS.stops.value,
+  stop_token_ids: LIMITS.stopTokens.value,
+  tools: LIMITS.tools.value,
+  metadata: LIMITS.metadata.value,
+  chat_template_kwargs: LIMITS.templateVariables.value,
+};
+
+/**
+ * Checks lengths, nesting and the number of values before the schema looks at any value. Its own time is bounded by
+ * these limits. Lists of numbers count as one value each, since prompts may have many token ids.
+ *
+ * @throws {ApiError} 400
+ */
+function boundBody(body: Values): void {
+  for (const [name, limit] of Object.entries(LENGTHS)) {
+    const value = body[name];
+    if (typeof value === "object" && value !== null) checkLength(name, sizeOf(value), limit);
+  }
+  for (const name of ["prompt", "tokens"]) checkPrompts(name, body[name]);
+  checkMessages(body["messages"]);
+  checkValues(body);
+}
+
+/** Checks a list of token ids, or a list of prompts and the ids of prompts that are lists. */
+function checkPrompts(name: string, prompts: unknown): void {
+  if (!Array.isArray(prompts)) return;
+  if (typeof prompts[0] === "number") return checkIds(name, prompts);
+  checkLength(name, prompts.length, LIMITS.prompts.value);
+  for (const [index, prompt] of prompts.entries()) {
+    if (Array.isArray(prompt) && typeof prompt[0] === "number") checkIds(`${name}[${index}]`, prompt);
+  }
+}
+
+/** Finds the first wrong id. The schema would report every one of a million wrong ids. */
+function checkIds(name: string, ids: readonly unknown[]): void {
+  checkLength(name, ids.length, LIMITS.tokenIds.value);
+  const wrong = ids.findIndex((id) => !isTokenId(id));
+  if (wrong >= 0) throw invalid(`${name}[${wrong}]`, `expected a token id, got ${describeValue(ids[wrong])}`);
+}
+
+function isTokenId(id: unknown): boolean {
+  return typeof id === "number" && Number.isInteger(id) && id >= 0 && id <= MAX_TOKEN_ID;
+}
+
+function checkMessages(messages: unknown): void {
+  if (!Array.isArray(messages)) return;
+  const limit = LIMITS.messageItems.value;
+  checkLength("messages", messages.length, limit);
+  let numItems = messages.length;
+  for (const message of messages) {
+    if (!isRecord(message)) continue;
+    for (const list of [message["content"], message["tool_calls"]]) if (Array.isArray(list)) numItems += list.length;
+    if (numItems > limit)
+      throw invalid("messages", `expected at most ${limit} messages, parts and tool calls together`);
+  }
+}
+
+/** Checks depth first with its own stack: recursion over deep nesting would overflow the call stack. */
+function checkValues(body: object): void {
+  const [maxValues, maxDepth] = [LIMITS.bodyValues.value, LIMITS.bodyDepth.value];
+  const open: { readonly values: object; readonly depth: number }[] = [{ values: body, depth: 1 }];
+  let numValues = 0;
+  for (let next = open.pop(); next; next = open.pop()) {
+    const { values, depth } = next;
+    if (depth > maxDepth) throw tooLarge(`expected at most ${maxDepth} levels of nesting`);
+    // JSON can contain this key, and assigning it would change an object's prototype.
+    if (Object.hasOwn(values, "__proto__")) throw unsupported("__proto__");
+    if (Array.isArray(values) && values.every((value) => typeof value === "number")) continue;
+    const inside: readonly unknown[] = Array.isArray(values) ? values : Object.values(values);
+    numValues += inside.length;
+    if (numValues > maxValues) throw tooLarge(`expected at most ${maxValues} values`);
+    for (const value of inside) {
+      if (typeof value === "object" && value !== null) open.push({ values: value, depth: depth + 1 });
+    }
+  }
+}
+
+function sizeOf(value: object): number {
+  return Array.isArray(value) ? value.length : Object.keys(value).length;
+}
+
+function checkLength(name: string, length: number, limit: number): void {
+  if (length > limit) throw invalid(name, `expected at most ${limit} items`);
+}
+
+function tooLarge(expectation: string): ApiError {
+  return badRequest({ message: `Invalid body: ${expectation}`, code: "invalid_value" });
+}
+
+type Issue = z.core.$ZodIssue;
+type Path = readonly PropertyKey[];
+
+function errorOf(issues: readonly Issue[], knownNames: readonly string[]): ApiError {
+  const { issue, path } = deepestIssue(issues);
+  const param = shorten(nameOf(path));
+  if (issue.code === "unrecognized_keys") {
+    const key = issue.keys[0] ?? "";
+    const name = shorten(nameOf([...path, key]));
+    // The comparison's time grows with the length of the name.
+    const near = path.length === 0 && key.length <= 64 ? nearestName(key, knownNames) : undefined;
+    return unsupported(name, `'${name}' is not supported${near ? `; did you mean '${near}'?` : ""}`);
+  }
+  const last = path.at(-1);
+  if (typeof last === "string" && NEUTRAL_NAMES.has(last) && issue.input !== undefined) return unsupported(param);
+  if (isPartType(path) && typeof issue.input === "string") {
+    return unsupported(param, `Content parts of type '${shorten(issue.input)}' are not supported`);
+  }
+  if (issue.code.startsWith("invalid_") && issue.input === undefined) {
+    return badRequest({ message: `'${param}' is missing`, code: "missing_required_parameter", param });
+  }
+  return invalid(param, describeIssue(issue));
+}
+
+/** Describes an issue. For alternatives that failed at the same place, lists what each expected. */
+function describeIssue(issue: Issue): string {
+  if (issue.code !== "invalid_union") return lower(issue.message);
+  const expected = issue.errors.flat().flatMap((inner) => {
+    if (inner.code === "invalid_type") return [inner.expected];
+    return inner.code === "invalid_value" ? inner.values.map((value) => JSON.stringify(value)) : [];
+  });
+  if (expected.length === 0) return lower(issue.message);
+  return `expected ${[...new Set(expected)].join(" or ")}, got ${describeValue(issue.input)}`;
+}
+
+interface LocatedIssue {
+  readonly issue: Issue;
+  readonly path: Path;
+}
+
+/** Returns the most specific issue: among alternatives, the one that matched furthest. */
+function deepestIssue(issues: readonly Issue[], outer: Path = []): LocatedIssue {
+  const located = issues.map((issue): LocatedIssue => {
+    const path = [...outer, ...issue.path];
+    if (issue.code !== "invalid_union" || issue.errors.length === 0) return { issue, path };
+    const inner = issue.errors.filter((errors) => errors.length > 0).map((errors) => deepestIssue(errors, path));
+    const deepest = inner.toSorted((a, b) => b.path.length - a.path.length)[0];
+    return deepest && deepest.path.length > path.length ? deepest : { issue, path };
+  });
+  // The wrong type of a content part explains more than the fields that its type does not have.
+  const first = located.find(({ path }) => isPartType(path)) ?? located[0];
+  if (!first) throw new TypeError("Expected at least one issue");
+  return first;
+}
+
+function isPartType(path: Path): boolean {
+  return path.at(-1) === "type" && typeof path.at(-2) === "number" && path.at(-3) === "content";
+}
+
+/** Formats a path, such as `messages[0].content`. */
+function nameOf(path: Path): string {
+  return path.reduce<string>(
+    (name, part) =>
+      typeof part === "number" ? `${name}[${part}]` : name === "" ? String(part) : `${name}.${String(part)}`,
+    "",
+  );
+}
+
+function fieldNames(schema: z.ZodType): readonly string[] {
+  const shape = "shape" in schema ? schema.shape : undefined;
+  return isRecord(shape) ? Object.keys(shape) : [];
+}
+
+function lower(message: string): string {
+  const text = message.replace(/^Invalid (input|option|string): /, "");
+  return text.charAt(0).toLowerCase() + text.slice(1);
+}
+
+function shorten(text: string): string {
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+}

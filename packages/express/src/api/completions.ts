@@ -1,0 +1,112 @@
+// Completions, the older of the two APIs: from a body to the engine's input, and from pieces to choices.
+
+import { randomUUID } from "node:crypto";
+import type { Engine, FinishReason } from "@readme-moe/core";
+import { invalid, unsupported } from "../http/errors.ts";
+import { LIMITS } from "../limits.ts";
+import type { CompletionLogprobs } from "./answer-schemas.ts";
+import {
+  checkIds,
+  generationSettings,
+  joinRoutes,
+  routesOf,
+  textTokens,
+  type AnswerShape,
+  type ChoiceRoutes,
+  type GenerationApi,
+} from "./generation.ts";
+import { completionLogprobs, joinCompletionLogprobs } from "./logprobs.ts";
+import { completionBody, type CompletionBody } from "./request-schemas.ts";
+
+interface CompletionChoice extends ChoiceRoutes {
+  readonly index: number;
+  readonly text: string;
+  readonly logprobs: CompletionLogprobs | null;
+  readonly finish_reason: FinishReason | null;
+}
+
+/** Limit of completion tokens that OpenAI applies to requests without `max_tokens`. */
+const DEFAULT_MAX_TOKENS = 16;
+
+export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
+  endpoint: "/v1/completions",
+  schema: completionBody,
+  settings(body, { engine: { info } }) {
+    const { max_tokens: maxTokens, logprobs } = body;
+    if (body.echo && typeof logprobs === "number") {
+      throw unsupported("echo", "'echo' is not supported together with 'logprobs'");
+    }
+    const prompts = promptsOf(body);
+    const numChoices = prompts.length * (body.n ?? 1);
+    if (numChoices > LIMITS.choices.value) {
+      throw invalid("n", `expected at most ${LIMITS.choices.value} choices of all prompts, got ${numChoices}`);
+    }
+    for (const [index, prompt] of prompts.entries()) {
+      if (typeof prompt !== "string") checkIds(prompts.length > 1 ? `prompt[${index}]` : "prompt", prompt, info);
+    }
+    return generationSettings(body, info, {
+      id: `cmpl-${randomUUID()}`,
+      promptParam: "prompt",
+      numPrompts: prompts.length,
+      maxTokens: maxTokens ?? DEFAULT_MAX_TOKENS,
+      logprobs: logprobs ?? undefined,
+    });
+  },
+  async prepare({ body, engine }, { includes }) {
+    const prompts = promptsOf(body);
+    const textOf = async (prompt: string | readonly number[]): Promise<string> =>
+      typeof prompt === "string" ? prompt : engine.detokenize(prompt);
+    const echoes = body.echo ? await Promise.all(prompts.map(textOf)) : undefined;
+    const logprobs = body.logprobs ?? undefined;
+    return { prompts, shape: completionShape({ engine, logprobs, includesRoutes: includes.routes, echoes }) };
+  },
+};
+
+function promptsOf({ prompt }: CompletionBody): readonly (string | readonly number[])[] {
+  if (typeof prompt === "string") return [prompt];
+  return isTokenIds(prompt) ? [prompt] : prompt;
+}
+
+function isTokenIds(prompt: readonly unknown[]): prompt is readonly number[] {
+  return typeof prompt[0] === "number";
+}
+
+interface CompletionShapeOptions {
+  readonly engine: Engine;
+  /** Number of most likely tokens per token. @default no log-probabilities */
+  readonly logprobs: number | undefined;
+  readonly includesRoutes: boolean;
+  /** Text of each prompt, if answers begin with it. */
+  readonly echoes: readonly string[] | undefined;
+}
+
+function completionShape(options: CompletionShapeOptions): AnswerShape<CompletionChoice> {
+  const { engine, logprobs, includesRoutes, echoes } = options;
+  /** Length of the text so far, by choice. */
+  const offsets = new Map<number, number>();
+  return {
+    objects: { whole: "text_completion", chunk: "text_completion" },
+    async render(piece) {
+      const { index, finishReason } = piece;
+      const offset = offsets.get(index);
+      const text = (offset === undefined ? (echoes?.[piece.prompt] ?? "") : "") + piece.text;
+      const tokens = textTokens(piece);
+      const hasLogprobs = logprobs !== undefined && tokens.length > 0;
+      const ofTokens = hasLogprobs
+        ? await completionLogprobs(engine, tokens, { count: logprobs, offset: offset ?? 0 })
+        : null;
+      offsets.set(index, (offset ?? 0) + (ofTokens?.tokens.join("").length ?? 0));
+      const routes = routesOf(piece, includesRoutes);
+      // The first chunk is sent even without text: it shows that the first token has arrived.
+      if (offset !== undefined && text === "" && !ofTokens && !routes.read_me && !finishReason) return [];
+      return [{ index, text, logprobs: ofTokens, finish_reason: finishReason ?? null, ...routes }];
+    },
+    join: (index, chunks) => ({
+      index,
+      text: chunks.map((chunk) => chunk.text).join(""),
+      logprobs: logprobs === undefined ? null : joinCompletionLogprobs(chunks.map((chunk) => chunk.logprobs)),
+      finish_reason: chunks.at(-1)?.finish_reason ?? null,
+      ...joinRoutes(chunks, includesRoutes),
+    }),
+  };
+}

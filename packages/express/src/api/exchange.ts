@@ -1,0 +1,187 @@
+// One object for the life of a request: what it holds from its checked body to the end of its answer.
+
+import type { Engine } from "@readme-moe/core";
+import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
+import type { Request, Response } from "express";
+import type { Admission, Entrant, Ticket } from "../edge/admission.ts";
+import type { Lease, ServedModels } from "../edge/served-models.ts";
+import { clientName, localsOf, type RequestLocals } from "../http/request.ts";
+import type { ResolvedApiOptions } from "./options.ts";
+
+/** Options and services that all routes of the API share. */
+export interface Serving extends ResolvedApiOptions {
+  readonly models: ServedModels;
+  readonly admission: Admission;
+  readonly grammars: EngineGrammars;
+}
+
+/** Parts that an exchange is opened with. */
+export interface ExchangeParts<Body> {
+  readonly serving: Serving;
+  readonly request: Request;
+  readonly response: Response;
+  /** The checked body. */
+  readonly body: Body;
+  /** Aborts when the client has left. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * A request under way. It holds the leased engine, the place in admission and the use of the engine's grammars, and
+ * `Exchange.run` releases them together.
+ */
+export class Exchange<Body extends { readonly model?: string | null | undefined } = object> {
+  readonly serving: Serving;
+  readonly response: Response;
+  readonly body: Body;
+  readonly locals: RequestLocals;
+  /** Name of the client, for fair shares. */
+  readonly client: string;
+  /** Size of the body. */
+  readonly bodyBytes: number;
+  readonly #lease: Lease;
+  readonly #grammarUse: GrammarUse;
+  readonly #clientSignal: AbortSignal;
+  #ticket: Ticket | undefined;
+
+  private constructor({ serving, request, response, body, signal }: ExchangeParts<Body>) {
+    this.serving = serving;
+    this.response = response;
+    this.body = body;
+    this.locals = localsOf(response);
+    this.client = clientName(request, response);
+    this.bodyBytes = this.locals.bodyBytes ?? Number(request.get("content-length") ?? 0);
+    this.#clientSignal = signal;
+    this.#lease = serving.models.lease(body.model ?? undefined, { request, body });
+    this.#grammarUse = serving.grammars.use(this.#lease.engine);
+  }
+
+  /**
+   * Leases the engine that the body names, runs `answer`, and releases everything that the exchange holds.
+   *
+   * @throws {ApiError} as `ServedModels.lease`, and as `answer`
+   */
+  static async run<Body extends { readonly model?: string | null | undefined }>(
+    parts: ExchangeParts<Body>,
+    answer: (exchange: Exchange<Body>) => Promise<void>,
+  ): Promise<void> {
+    const exchange = new Exchange(parts);
+    try {
+      await answer(exchange);
+    } finally {
+      exchange.#ticket?.release();
+      exchange.#lease.release();
+      exchange.#grammarUse.release();
+    }
+  }
+
+  get engine(): Engine {
+    return this.#lease.engine;
+  }
+
+  /** Name of the model as clients know it. */
+  get model(): string {
+    return this.#lease.name;
+  }
+
+  /** Aborts when the client has left and, after `enter`, when admission ends the request. */
+  get signal(): AbortSignal {
+    return this.#ticket?.signal ?? this.#clientSignal;
+  }
+
+  /** The place in admission. @throws {TypeError} before `enter` */
+  get ticket(): Ticket {
+    if (!this.#ticket) throw new TypeError("Expected the exchange to have entered admission");
+    return this.#ticket;
+  }
+
+  /** Client and signal that grammars are compiled for. */
+  get asker(): Asker {
+    return { client: this.client, signal: this.signal };
+  }
+
+  /**
+   * Takes a place in admission, and gives back the room that was reserved for the arriving body.
+   *
+   * @throws {ApiError} as `Admission.enter`
+   */
+  enter(demand: Pick<Entrant, "maxCompletionTokens" | "choices" | "priority"> & Partial<Entrant>): void {
+    const { locals, client, bodyBytes: bytes, model } = this;
+    locals.endArrival?.();
+    const entrant = { bytes, key: locals.key, client, signal: this.#clientSignal, model, ...demand };
+    this.#ticket = this.serving.admission.enter(entrant);
+  }
+
+  /** Returns the engine's grammars. @throws as `GrammarUse.grammars` */
+  grammars(): Promise<Grammars> {
+    return this.#grammarUse.grammars(this.signal);
+  }
+}
+
+/** One request's use of an engine's grammars. */
+export interface GrammarUse {
+  /** Opens the grammars on first use. @throws {TypeError} when the model has no end token; the signal's reason */
+  grammars(signal?: AbortSignal): Promise<Grammars>;
+  release(): void;
+}
+
+interface GrammarEntry {
+  grammars: Promise<Grammars> | undefined;
+  numUses: number;
+}
+
+/** Grammars of the served engines. Disposes them when their engine is no longer served and no request uses them. */
+export class EngineGrammars {
+  readonly #models: Pick<ServedModels, "list">;
+  readonly #options: GrammarsOptions;
+  readonly #entries = new Map<Engine, GrammarEntry>();
+
+  constructor(models: Pick<ServedModels, "list">, options: GrammarsOptions = {}) {
+    this.#models = models;
+    this.#options = options;
+  }
+
+  use(engine: Engine): GrammarUse {
+    const entry = this.#entries.get(engine) ?? { grammars: undefined, numUses: 0 };
+    this.#entries.set(engine, entry);
+    entry.numUses++;
+    return {
+      grammars: (signal) => unlessAborted((entry.grammars ??= this.#open(engine, entry)), signal),
+      release: () => {
+        entry.numUses--;
+        this.#sweep();
+      },
+    };
+  }
+
+  async #open(engine: Engine, entry: GrammarEntry): Promise<Grammars> {
+    try {
+      return await Grammars.open(engine, this.#options);
+    } catch (error) {
+      // The next request tries again.
+      entry.grammars = undefined;
+      throw error;
+    }
+  }
+
+  #sweep(): void {
+    const served = new Set(this.#models.list().map(({ engine }) => engine));
+    for (const [engine, { numUses, grammars }] of this.#entries) {
+      if (numUses > 0 || served.has(engine)) continue;
+      this.#entries.delete(engine);
+      grammars?.then((opened) => opened.dispose()).catch(() => undefined);
+    }
+  }
+}
+
+/** Rejects with the signal's reason when it aborts. `work` itself continues, since other requests share it. */
+function unlessAborted<Result>(work: Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
+  if (!signal) return work;
+  return new Promise((resolve, reject) => {
+    // oxlint-disable-next-line prefer-promise-reject-errors -- a signal's reason can be anything
+    const onAbort = (): void => reject(signal.reason);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    void work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}

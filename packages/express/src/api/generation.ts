@@ -1,0 +1,284 @@
+// One client's request to an engine: its parameters, and the chunks of its prompts and choices as one stream of pieces.
+
+import {
+  describeValue,
+  type AcceptedPrompt,
+  type Engine,
+  type EngineInfo,
+  type GenerateChunk,
+  type ProcessLogits,
+  type Prompt,
+  type SamplingParams,
+} from "@readme-moe/core";
+import type { z } from "zod";
+import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
+import type { Exchange } from "./exchange.ts";
+import type { RequestContext } from "./options.ts";
+import type { ChatBody, CompletionBody } from "./request-schemas.ts";
+
+/** Parameters of a request, checked against its model before admission. */
+export interface GenerationSettings {
+  /** Id of the answer. */
+  readonly id: string;
+  /** Name of the parameter that holds the prompts. */
+  readonly promptParam: "messages" | "prompt";
+  readonly numPrompts: number;
+  readonly params: SamplingParams & { readonly maxTokens: number };
+  readonly expert: string | number | undefined;
+  readonly priority: number;
+  readonly includes: { readonly routes: boolean; readonly timings: boolean; readonly usage: boolean };
+}
+
+/** Contents of a request for its engine. Made after admission, since templates and grammars take time. */
+export interface GenerationInput {
+  readonly prompts: readonly Prompt[];
+  readonly processLogits?: ProcessLogits | undefined;
+}
+
+/** Fields that mean the same in both APIs. */
+type SharedBody = Pick<ChatBody, Exclude<keyof ChatBody & keyof CompletionBody, "logprobs">>;
+
+/** Fields of `GenerationSettings` that the two APIs derive in different ways. */
+interface OwnSettings extends Pick<GenerationSettings, "id" | "promptParam" | "numPrompts"> {
+  /** Limit of completion tokens, before the context's. */
+  readonly maxTokens: number;
+  /** Number of most likely tokens per token, or `undefined` for no log-probabilities. */
+  readonly logprobs: number | undefined;
+}
+
+/** @throws {ApiError} 400, if a parameter does not fit the model */
+export function generationSettings(
+  body: SharedBody,
+  info: EngineInfo,
+  { maxTokens, logprobs, ...own }: OwnSettings,
+): GenerationSettings {
+  const include = body.read_me?.include ?? [];
+  return {
+    ...own,
+    params: {
+      ...samplingParams(body, info),
+      // At least one, since the engine gives the chosen token's text with the most likely ones.
+      logprobs: logprobs === undefined ? undefined : Math.max(1, logprobs),
+      maxTokens: completionLimit(maxTokens, body.min_tokens ?? 0, info),
+    },
+    expert: checkExpert(body.read_me?.expert ?? undefined, info),
+    priority: body.read_me?.priority ?? 0,
+    includes: {
+      routes: include.includes("routes"),
+      timings: include.includes("timings"),
+      usage: body.stream_options?.include_usage ?? false,
+    },
+  };
+}
+
+/** Translates sampling parameters. Absent ones keep the engine's defaults. */
+function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
+  checkIds("stop_token_ids", body.stop_token_ids ?? [], info);
+  checkIds("logit_bias", Object.keys(body.logit_bias ?? {}).map(Number), info);
+  for (const stop of [body.stop ?? []].flat()) {
+    // Decoded text consists of whole characters, so this stop would never match.
+    if (/\p{Surrogate}/u.test(stop)) throw invalid("stop", "expected whole characters, got a lone surrogate");
+  }
+  return {
+    temperature: body.temperature ?? undefined,
+    topP: body.top_p ?? undefined,
+    topK: Math.max(0, body.top_k ?? 0),
+    minP: body.min_p ?? undefined,
+    repetitionPenalty: body.repetition_penalty ?? undefined,
+    presencePenalty: body.presence_penalty ?? undefined,
+    frequencyPenalty: body.frequency_penalty ?? undefined,
+    logitBias: body.logit_bias ?? undefined,
+    seed: body.seed ?? undefined,
+    stop: body.stop ?? undefined,
+    stopTokenIds: body.stop_token_ids ?? undefined,
+    minTokens: body.min_tokens ?? undefined,
+    ignoreEos: body.ignore_eos ?? undefined,
+    n: body.n ?? undefined,
+  };
+}
+
+function completionLimit(wanted: number, minTokens: number, { contextTokens }: EngineInfo): number {
+  const maxTokens = Math.min(wanted, contextTokens);
+  if (minTokens <= maxTokens) return maxTokens;
+  throw invalid("min_tokens", `expected at most ${maxTokens}, the tokens that may be generated, got ${minTokens}`);
+}
+
+/** @throws {ApiError} when an id is outside the model's vocabulary */
+export function checkIds(param: string, ids: readonly number[], { vocabSize }: EngineInfo): void {
+  const wrong = ids.find((id) => id >= vocabSize);
+  if (wrong !== undefined) throw invalid(param, `expected token ids below ${vocabSize}, got ${wrong}`);
+}
+
+/** @throws {ApiError} naming the model's experts, when it does not have this one */
+function checkExpert(
+  expert: string | number | undefined,
+  { experts, hasRouter }: EngineInfo,
+): string | number | undefined {
+  if (expert === undefined || (expert === "router" && hasRouter)) return expert;
+  if (typeof expert === "number" ? expert < experts.length : experts.includes(expert)) return expert;
+  throw invalid("read_me.expert", `expected one of ${experts.join(", ")}, got ${describeValue(expert)}`);
+}
+
+/**
+ * Routes the prompts and asks the admission policy, if there is one. The returned prompts are token ids, which saves a
+ * second tokenization.
+ *
+ * @returns the input for the engine, and the request's priority
+ * @throws {ApiError} when the engine refuses a prompt, or the policy the request
+ */
+export async function consultPolicy(
+  { ticket, engine }: Exchange,
+  { promptParam, expert, priority }: GenerationSettings,
+  input: GenerationInput,
+): Promise<GenerationInput & { readonly priority: number }> {
+  if (!ticket.consult) return { ...input, priority };
+  const routing = Promise.all(input.prompts.map((prompt) => engine.route(prompt, expert)));
+  const routes = await routing.catch((error: unknown) => {
+    throw engineError(callerError(error, promptParam), promptParam, engine.info);
+  });
+  ticket.correct(routes.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0));
+  for (const { experts } of routes) ticket.routed(experts);
+  return { ...input, priority: await ticket.consult(engine.info.experts), prompts: routes.map((one) => one.tokenIds) };
+}
+
+/** A chunk of one choice of one prompt. */
+export interface Piece extends GenerateChunk {
+  /** Index of the choice among those of all prompts. */
+  readonly index: number;
+  /** Index of the prompt. */
+  readonly prompt: number;
+}
+
+/** Returns the tokens of a piece that belong to the text: without the end token. */
+export function textTokens({ tokens, finishReason, stop }: Piece): Piece["tokens"] {
+  return finishReason === "stop" && stop === undefined ? tokens.slice(0, -1) : tokens;
+}
+
+/** Routes of a choice's tokens, if the request asks for them. */
+export interface ChoiceRoutes {
+  readonly read_me?: { readonly routes: readonly (number | null)[] };
+}
+
+/** Returns the expert of each token of a piece. The last token of a choice has none. */
+export function routesOf({ tokens }: Piece, isIncluded: boolean): ChoiceRoutes {
+  if (!isIncluded || tokens.length === 0) return {};
+  return { read_me: { routes: tokens.map(({ expert }) => expert ?? null) } };
+}
+
+export function joinRoutes(chunks: readonly ChoiceRoutes[], isIncluded: boolean): ChoiceRoutes {
+  return isIncluded ? { read_me: { routes: chunks.flatMap((chunk) => chunk.read_me?.routes ?? []) } } : {};
+}
+
+/** Turns pieces of text into choices in the shape of one of the two APIs. */
+export interface AnswerShape<Choice extends object> {
+  /** Values of `object` in an answer and in a chunk. */
+  readonly objects: { readonly whole: string; readonly chunk: string };
+  /** Returns the choices that a piece is sent as, in order. Each goes into a chunk of its own. */
+  render(piece: Piece): Promise<readonly Choice[]>;
+  /** Joins the chunks of one choice. */
+  join(index: number, chunks: readonly Choice[]): object;
+}
+
+/** One of the two APIs. */
+export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice extends object> {
+  readonly endpoint: RequestContext["endpoint"];
+  readonly schema: z.ZodType<Body>;
+  /** Checks the body against the model, before admission. @throws {ApiError} 400 */
+  settings(body: Body, model: Pick<Exchange, "engine" | "model">): GenerationSettings;
+  /** Does the work that takes time, after admission. @throws {ApiError} 400 */
+  prepare(
+    exchange: Exchange<Body>,
+    settings: GenerationSettings,
+  ): Promise<GenerationInput & { readonly shape: AnswerShape<Choice> }>;
+}
+
+/** All that `generateAll` needs of a request. */
+export interface GenerateAllRequest {
+  readonly engine: Engine;
+  readonly settings: Pick<GenerationSettings, "id" | "promptParam" | "params" | "expert">;
+  readonly input: GenerationInput & { readonly priority: number };
+  readonly client?: string | undefined;
+  readonly signal: AbortSignal;
+  /** Called once for each prompt. */
+  readonly onAccepted: (prompt: AcceptedPrompt) => void;
+}
+
+/**
+ * Generates all choices of all prompts. The first piece comes after the engine has accepted every prompt, so that no
+ * answer begins if one of its prompts is refused.
+ *
+ * @throws {ApiError} when the engine refuses a prompt or fails
+ * @throws the reason of `signal`
+ */
+export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
+  const { engine, settings, input, client, signal, onAccepted } = request;
+  const { id, promptParam, params, expert } = settings;
+  const { prompts, processLogits, priority } = input;
+  const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
+  const open: AsyncIterator<GenerateChunk>[] = [];
+
+  const begin = async (prompt: Prompt, index: number): Promise<AsyncIterator<Piece>> => {
+    try {
+      const requestId = prompts.length === 1 ? id : `${id}.${index}`;
+      const own = { prompt, params, processLogits, expert, priority, client, id: requestId, signal };
+      const generation = engine.generate(own);
+      open.push(generation);
+      onAccepted(await generation.accepted);
+      return pieces(generation, index);
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      throw engineError(callerError(error, paramOf(index)), paramOf(index), engine.info);
+    }
+  };
+
+  async function* pieces(generation: AsyncIterable<GenerateChunk>, prompt: number): AsyncGenerator<Piece, void> {
+    try {
+      for await (const chunk of generation) yield { ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice };
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      // The prompt was accepted, so an error of the caller's function is one of the grammar.
+      throw engineError(processLogits ? grammarError(error) : error, paramOf(prompt), engine.info);
+    }
+  }
+
+  try {
+    yield* merge(await Promise.all(prompts.map(begin)));
+  } finally {
+    // Ends generations that began before another prompt was refused.
+    await Promise.allSettled(open.map(async (generation) => generation.return?.()));
+  }
+}
+
+type Arrival<Item> =
+  | { readonly source: AsyncIterator<Item>; readonly result: IteratorResult<Item> }
+  | { readonly error: unknown };
+
+/** Merges the items of several sources in the order of their arrival. Fails as soon as one source fails. */
+async function* merge<Item>(sources: readonly AsyncIterator<Item>[]): AsyncGenerator<Item, void, undefined> {
+  // `Promise.race` would keep a reference to every item for as long as one source is silent.
+  const arrived: Arrival<Item>[] = [];
+  let wake: (() => void) | undefined;
+  const ask = async (source: AsyncIterator<Item>): Promise<void> => {
+    try {
+      arrived.push({ source, result: await source.next() });
+    } catch (error) {
+      arrived.push({ error });
+    }
+    wake?.();
+  };
+  for (const source of sources) void ask(source);
+  for (let numOpen = sources.length; numOpen > 0;) {
+    const arrival = arrived.shift();
+    if (!arrival) {
+      await new Promise<void>((resolve) => (wake = resolve));
+      continue;
+    }
+    if ("error" in arrival) throw arrival.error;
+    if (arrival.result.done) {
+      numOpen--;
+      continue;
+    }
+    void ask(arrival.source);
+    yield arrival.result.value;
+  }
+}

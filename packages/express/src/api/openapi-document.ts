@@ -1,0 +1,115 @@
+// The OpenAPI document of the API, made from the schemas that check requests.
+
+import { z } from "zod";
+import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations.ts";
+import {
+  chatAnswer,
+  chatChunk,
+  completionAnswer,
+  completionChunk,
+  detokenizeAnswer,
+  errorAnswer,
+  modelAnswer,
+  modelsAnswer,
+  tokenizeAnswer,
+} from "./answer-schemas.ts";
+import { chatBody, completionBody, detokenizeBody, tokenizeBody } from "./request-schemas.ts";
+
+/** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */
+export interface OpenApiDocument {
+  readonly openapi: "3.1.0";
+  readonly info: { readonly title: string; readonly version: string };
+  readonly paths: Readonly<Record<string, object>>;
+  readonly components: { readonly schemas: Readonly<Record<string, object>> };
+}
+
+const SCHEMAS = {
+  ChatCompletionRequest: chatBody,
+  ChatCompletion: chatAnswer,
+  ChatCompletionChunk: chatChunk,
+  CompletionRequest: completionBody,
+  Completion: completionAnswer,
+  CompletionChunk: completionChunk,
+  Model: modelAnswer,
+  ModelList: modelsAnswer,
+  TokenizeRequest: tokenizeBody,
+  TokenizeAnswer: tokenizeAnswer,
+  DetokenizeRequest: detokenizeBody,
+  DetokenizeAnswer: detokenizeAnswer,
+  Error: errorAnswer,
+  Health: healthAnswer,
+  Readiness: readyAnswer,
+  Liveness: liveAnswer,
+  Unavailable: unavailableAnswer,
+  Version: versionAnswer,
+} as const satisfies Readonly<Record<string, z.ZodType>>;
+
+type SchemaName = keyof typeof SCHEMAS;
+
+/** Describes every route of the API and of operations. */
+export function openApiDocument(): OpenApiDocument {
+  return {
+    openapi: "3.1.0",
+    info: { title: "readme-moe", version: "1" },
+    paths: {
+      "/v1/chat/completions": post("ChatCompletionRequest", "ChatCompletion", "ChatCompletionChunk"),
+      "/v1/completions": post("CompletionRequest", "Completion", "CompletionChunk"),
+      "/v1/models": get("ModelList"),
+      "/v1/models/{id}": {
+        parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }],
+        ...get("Model"),
+      },
+      "/tokenize": post("TokenizeRequest", "TokenizeAnswer"),
+      "/detokenize": post("DetokenizeRequest", "DetokenizeAnswer"),
+      // Routes of `readMe.operations`.
+      "/health": probe("Health"),
+      "/readyz": probe("Readiness"),
+      "/livez": probe("Liveness"),
+      "/version": { get: { responses: { "200": { description: "The answer", content: json("Version") } } } },
+      "/metrics": {
+        get: { responses: { "200": { description: "Metrics in the format of Prometheus", content: text } } },
+      },
+    },
+    components: {
+      schemas: Object.fromEntries(Object.entries(SCHEMAS).map(([name, schema]) => [name, jsonSchema(schema)])),
+    },
+  };
+}
+
+function jsonSchema(schema: z.ZodType): object {
+  // Custom schemas bring their JSON Schema as metadata.
+  const { $schema: _, ...rest } = z.toJSONSchema(schema, { io: "input", unrepresentable: "any" });
+  return rest;
+}
+
+const json = (name: SchemaName): object => ({
+  "application/json": { schema: { $ref: `#/components/schemas/${name}` } },
+});
+
+const text: object = { "text/plain": { schema: { type: "string" } } };
+
+const probe = (answer: SchemaName): object => ({
+  get: {
+    responses: {
+      "200": { description: "Yes", content: json(answer) },
+      "503": { description: "No", content: json("Unavailable") },
+    },
+  },
+});
+
+const answers = (answer: SchemaName, chunk?: SchemaName): object => ({
+  "200": {
+    description: chunk ? "The answer, or its chunks as server-sent events where `stream` is true" : "The answer",
+    content: {
+      ...json(answer),
+      ...(chunk ? { "text/event-stream": { schema: { $ref: `#/components/schemas/${chunk}` } } } : {}),
+    },
+  },
+  default: { description: "The error", content: json("Error") },
+});
+
+const post = (body: SchemaName, answer: SchemaName, chunk?: SchemaName): object => ({
+  post: { requestBody: { required: true, content: json(body) }, responses: answers(answer, chunk) },
+});
+
+const get = (answer: SchemaName): object => ({ get: { responses: answers(answer) } });

@@ -1,0 +1,113 @@
+// Routes that generate nothing: models, and texts to tokens and back in the shapes of vLLM.
+
+import type { Engine } from "@readme-moe/core";
+import type { Request, Response } from "express";
+import type { ServedModel, ServedModels } from "../edge/served-models.ts";
+import { ApiError, callerError, engineError } from "../http/errors.ts";
+import { clientSignal } from "../http/request.ts";
+import { sendJson } from "../http/send-json.ts";
+import { LIMITS } from "../limits.ts";
+import { presentTools, templateMessages } from "../tools/tools.ts";
+import type { ModelAnswer } from "./answer-schemas.ts";
+import { checkBody } from "./check-body.ts";
+import { Exchange, type Serving } from "./exchange.ts";
+import { checkIds } from "./generation.ts";
+import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
+
+export function listModels(models: ServedModels, response: Response): void {
+  response.json({ object: "list", data: models.list().flatMap(modelAnswers) });
+}
+
+export function showModel(models: ServedModels, request: Request, response: Response): void {
+  // Names may contain slashes, as on the Hugging Face hub.
+  const wanted = [request.params["id"]].flat().join("/");
+  const found = models
+    .list()
+    .flatMap(modelAnswers)
+    .find(({ id }) => id === wanted);
+  if (found) {
+    response.json(found);
+    return;
+  }
+  const message = `The model '${wanted.slice(0, 200)}' does not exist`;
+  throw new ApiError({ status: 404, type: "invalid_request_error", code: "model_not_found", param: "model", message });
+}
+
+/** Describes a model under its name and under each of its aliases. */
+function modelAnswers({ name, aliases, createdMs, engine }: ServedModel): readonly ModelAnswer[] {
+  return [name, ...aliases].map((id) => ({
+    id,
+    object: "model",
+    created: Math.floor(createdMs / 1000),
+    owned_by: "readme-moe",
+    root: name,
+    max_model_len: engine.info.contextTokens,
+  }));
+}
+
+export async function tokenize(serving: Serving, request: Request, response: Response): Promise<void> {
+  const body = checkBody(tokenizeBody, request.body);
+  const parts = { serving, request, response, body, signal: clientSignal(response) };
+  await Exchange.run(parts, (exchange) =>
+    answer(exchange, "prompt" in body ? "prompt" : "messages", async ({ engine, signal }) => {
+      const tokens = Array.from(await tokensOf(engine, body, signal));
+      return { count: tokens.length, max_model_len: engine.info.contextTokens, tokens };
+    }),
+  );
+}
+
+export async function detokenize(serving: Serving, request: Request, response: Response): Promise<void> {
+  const body = checkBody(detokenizeBody, request.body);
+  const parts = { serving, request, response, body, signal: clientSignal(response) };
+  await Exchange.run(parts, (exchange) =>
+    answer(exchange, "tokens", async ({ engine }) => {
+      checkIds("tokens", body.tokens, engine.info);
+      return { prompt: await engine.detokenize(body.tokens) };
+    }),
+  );
+}
+
+async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal): Promise<Int32Array> {
+  // More than the context, since clients that shorten a conversation need to know by how much.
+  const limits = { maxTokens: Math.max(LIMITS.tokenIds.value, engine.info.contextTokens), signal };
+  if ("prompt" in body) {
+    return engine.tokenize(body.prompt, { addSpecialTokens: body.add_special_tokens ?? true, ...limits });
+  }
+  try {
+    const { messages, template } = presentTools(body, templateMessages(body.messages), engine.info);
+    const addGenerationPrompt = body.add_generation_prompt ?? true;
+    const variables = { ...body.chat_template_kwargs, ...template, addGenerationPrompt };
+    const options = { addSpecialTokens: body.add_special_tokens ?? false, ...limits };
+    return await engine.tokenize({ messages, template: variables }, options);
+  } catch (error) {
+    throw callerError(error, "messages");
+  }
+}
+
+/** Largest ratio of answer to body: an id and its comma per byte of text, or the text of a long token per id. */
+const ANSWER_BYTES_PER_BYTE = 16;
+
+/** Keeps a place in admission, as a generation does, until the reader has taken the answer. */
+async function answer(
+  exchange: Exchange,
+  param: string,
+  answerOf: (exchange: Exchange) => Promise<object>,
+): Promise<void> {
+  const bytes = exchange.bodyBytes * ANSWER_BYTES_PER_BYTE;
+  try {
+    exchange.enter({
+      bytes,
+      maxPromptTokens: 0,
+      maxCompletionTokens: 0,
+      choices: 1,
+      priority: 0,
+      isGeneration: false,
+    });
+    const result = await answerOf(exchange);
+    exchange.signal.throwIfAborted();
+    exchange.ticket.started();
+    await sendJson(exchange.response, result, exchange.serving);
+  } catch (error) {
+    throw engineError(error, param, exchange.engine.info);
+  }
+}

@@ -1,0 +1,159 @@
+// Reads request bodies: JSON in UTF-8, up to a size, within a time, and in turns between clients.
+
+import { isUtf8 } from "node:buffer";
+import express, { type RequestHandler, type Response } from "express";
+import type { Admission } from "../edge/admission.ts";
+import type { ServedModels } from "../edge/served-models.ts";
+import { ApiError, asApiError, badRequest, bodyTooLarge, sendError } from "../http/errors.ts";
+import { clientName, localsOf } from "../http/request.ts";
+import { LIMITS } from "../limits.ts";
+import { findExcess } from "./check-body.ts";
+import type { ResolvedApiOptions } from "./options.ts";
+
+interface Entrance {
+  readonly models: Pick<ServedModels, "isDraining">;
+  readonly admission: Pick<Admission, "refuseIfFull" | "arrive">;
+  readonly maxBodyBytes: number;
+}
+
+/**
+ * Middleware that refuses a request before its body is read, if the server has no room for it or if its declared length
+ * is too large. Otherwise reserves room for the body, until `endArrival` of `res.locals.readMe` is called or the
+ * response is closed.
+ */
+export function refuseEarly({ models, admission, maxBodyBytes }: Entrance): RequestHandler {
+  return (request, response, next) => {
+    // A server that shuts down refuses with another error, which tells clients not to retry.
+    if (models.isDraining) return next();
+    const length = Number(request.headers["content-length"] ?? NaN);
+    // The declared length of a compressed body says nothing about its contents.
+    const isKnown = length >= 0 && request.headers["content-encoding"] === undefined;
+    const locals = localsOf(response);
+    const about = { key: locals.key, client: clientName(request, response) };
+    try {
+      if (length > maxBodyBytes) throw bodyTooLarge();
+      admission.refuseIfFull({ ...about, bytes: isKnown ? length : 0 });
+      locals.endArrival = admission.arrive({ ...about, bytes: isKnown ? length : maxBodyBytes });
+      response.once("close", locals.endArrival);
+    } catch (error) {
+      return next(error);
+    }
+    next();
+  };
+}
+
+/** A body has more values or nesting than may be parsed. */
+class TooComplex extends Error {
+  override readonly name = "TooComplex";
+}
+
+/** Middleware that parses a body into `request.body`. */
+export function readJson({
+  maxBodyBytes,
+  bodyTimeoutMs,
+  timers,
+}: Pick<ResolvedApiOptions, "maxBodyBytes" | "bodyTimeoutMs" | "timers">): RequestHandler {
+  const paces = new Paces();
+  const parse = express.json({
+    limit: maxBodyBytes,
+    type: () => true,
+    verify: (_request, response, bytes, encoding) => {
+      const locals = localsOf(response as Response);
+      locals.bodyBytes = bytes.length;
+      locals.wholeMs = performance.now();
+      if (encoding === "utf-8" && !isUtf8(bytes)) throw new TypeError("Expected UTF-8");
+      const excess = findExcess(bytes);
+      if (excess !== undefined) throw new TooComplex(excess);
+    },
+  });
+  return (request, response, next) => {
+    // Middleware in front of the API has parsed the body.
+    if (request.body !== undefined) return next();
+    if (request.is("application/json") === false) {
+      const message = "Expected the content type application/json";
+      const error = { status: 415, type: "invalid_request_error", code: "unsupported_media_type", message };
+      return next(new ApiError(error));
+    }
+    let isOver = false;
+    const stopTimer = timers.after(bodyTimeoutMs, () => {
+      isOver = true;
+      const message = "The body took too long";
+      response.setHeader("Connection", "close");
+      response.once("finish", () => request.destroy());
+      sendError(response, new ApiError({ status: 408, type: "invalid_request_error", code: "body_timeout", message }));
+    });
+    const client = clientName(request, response);
+    let recordDuration: ReturnType<Paces["begin"]> | undefined;
+    const read = (): void => {
+      if (isOver || request.destroyed) return stopTimer();
+      const nowMs = performance.now();
+      const waitMs = paces.waitMs(client, nowMs);
+      if (waitMs > 0) {
+        setTimeout(read, waitMs);
+        return;
+      }
+      recordDuration = paces.begin(client, Number(request.headers["content-length"] ?? 0), nowMs);
+      parse(request, response, onRead);
+    };
+    const onRead = (error?: unknown): void => {
+      stopTimer();
+      if (isOver) return;
+      localsOf(response).bodyBytes ??= 0;
+      // Close rather than receive the rest of a refused body.
+      if (error !== undefined && !request.complete) response.setHeader("Connection", "close");
+      next(error === undefined ? undefined : refusalOf(error));
+      // `next` has checked the body synchronously, so the duration includes it and nothing of other requests.
+      const nowMs = performance.now();
+      recordDuration?.(nowMs - (localsOf(response).wholeMs ?? nowMs), nowMs);
+    };
+    read();
+  };
+}
+
+function refusalOf(error: unknown): ApiError {
+  if (!(error instanceof TooComplex)) return asApiError(error);
+  return badRequest({ message: `Invalid body: ${error.message}`, code: "invalid_value" });
+}
+
+/** Duration that is not counted, in ms. */
+const FREE_MS = 5;
+/** Estimated time to parse and check a body. */
+const MS_PER_BYTE = 12 / 2 ** 20;
+
+/**
+ * Shares the event loop's time between clients: a client whose bodies take long to read waits in proportion before its
+ * next body is read. Times in ms of any one clock.
+ */
+export class Paces {
+  readonly #share: number;
+  /** End of each waiting client's wait, by client. */
+  readonly #readyMs = new Map<string, number>();
+
+  /** @param share - the share of the time that one client may take, above 0 and at most 1 */
+  constructor(share: number = LIMITS.loopShare.value) {
+    this.#share = share;
+  }
+
+  /** Returns how long a client's next body has to wait: 0 for most clients. */
+  waitMs(client: string, nowMs: number): number {
+    return Math.max(0, (this.#readyMs.get(client) ?? 0) - nowMs);
+  }
+
+  /**
+   * Counts a body's estimated time before it is read, so that bodies that arrive together take turns.
+   *
+   * @returns a function that corrects the estimate by the measured duration
+   */
+  begin(client: string, bytes: number, nowMs: number): (durationMs: number, nowMs: number) => void {
+    const expectedMs = bytes * MS_PER_BYTE;
+    this.#spend(client, expectedMs, nowMs);
+    return (durationMs, endMs) => this.#spend(client, durationMs - expectedMs, endMs);
+  }
+
+  #spend(client: string, durationMs: number, nowMs: number): void {
+    if (durationMs <= FREE_MS) return;
+    const startMs = Math.max(nowMs, this.#readyMs.get(client) ?? 0);
+    this.#readyMs.set(client, startMs + durationMs * (1 / this.#share - 1));
+    for (const [other, readyMs] of this.#readyMs) if (readyMs <= nowMs) this.#readyMs.delete(other);
+  }
+}

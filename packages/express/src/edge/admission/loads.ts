@@ -1,0 +1,122 @@
+// What requests take of a server, and whether one more fits. Loads are whole numbers, so sums are exact.
+
+/** Load of one request, of all requests together, or the most that all may reach. */
+export interface Load {
+  readonly requests: number;
+  /** Upper bound of the tokens of prompts and completions. */
+  readonly tokens: number;
+  readonly bytes: number;
+}
+
+type Measure = keyof Load;
+
+/** A limit that a request would exceed. */
+export interface Overflow {
+  readonly measure: Measure;
+  readonly excess: number;
+}
+
+/** A request that waits for its first token. */
+interface Waiting {
+  readonly load: Load;
+  readonly priority: number;
+}
+
+const MEASURES: readonly Measure[] = ["requests", "tokens", "bytes"];
+
+const NO_LOAD: Load = { requests: 0, tokens: 0, bytes: 0 };
+
+function addLoad(a: Load, b: Load, sign: 1 | -1 = 1): Load {
+  return {
+    requests: a.requests + sign * b.requests,
+    tokens: a.tokens + sign * b.tokens,
+    bytes: a.bytes + sign * b.bytes,
+  };
+}
+
+/**
+ * Finds the first limit that `wanted` would exceed. A request that exceeds a limit by itself fits while no other
+ * request is in: its size is an upper bound, and it could never be admitted otherwise.
+ */
+function overflowOf(load: Load, wanted: Load, limits: Load): Overflow | undefined {
+  if (load.requests === 0) return undefined;
+  for (const measure of MEASURES) {
+    const excess = load[measure] + wanted[measure] - limits[measure];
+    if (excess > 0) return { measure, excess };
+  }
+  return undefined;
+}
+
+/** Loads of all clients together and of each client, with their limits. */
+export class ClientLoads {
+  readonly #limits: Load;
+  readonly #clientLimits: Load;
+  readonly #byClient = new Map<string, Load>();
+  #all: Load = NO_LOAD;
+
+  /** @param maxClientShare - share of `limits` that one client may have, above 0 and at most 1 */
+  constructor(limits: Load, maxClientShare: number) {
+    const part = (limit: number): number => Math.ceil(limit * maxClientShare);
+    const { requests, tokens, bytes } = limits;
+    this.#limits = limits;
+    this.#clientLimits = { requests: part(requests), tokens: part(tokens), bytes: part(bytes) };
+  }
+
+  get all(): Load {
+    return this.#all;
+  }
+
+  /** Finds the limit that all clients together would exceed with `load` more. */
+  overflow(load: Load): Overflow | undefined {
+    return overflowOf(this.#all, load, this.#limits);
+  }
+
+  /** Finds the share that the client would exceed with `load` more. A request without a client has no share. */
+  overflowOfClient(client: string | undefined, load: Load): Overflow | undefined {
+    return client === undefined ? undefined : overflowOf(this.#of(client), load, this.#clientLimits);
+  }
+
+  /**
+   * Selects the waiting requests of lower priority that have to leave for `wanted` to fit: the lowest priority first,
+   * then the newest. Selects none if `wanted` would not fit even without all of them.
+   *
+   * @param waiting - in the order of arrival
+   */
+  displacedBy<Request extends Waiting>(wanted: Waiting, waiting: Iterable<Request>): readonly Request[] {
+    const below = [...waiting].toReversed().filter(({ priority }) => priority < wanted.priority);
+    below.sort((a, b) => a.priority - b.priority);
+    let left = this.#all;
+    for (const [index, request] of below.entries()) {
+      left = addLoad(left, request.load, -1);
+      if (!overflowOf(left, wanted.load, this.#limits)) return below.slice(0, index + 1);
+    }
+    return [];
+  }
+
+  /** Adds a load. @returns a function that subtracts it again, once */
+  take(client: string | undefined, load: Load): () => void {
+    this.add(client, load);
+    let isTaken = true;
+    return () => {
+      if (isTaken) this.subtract(client, load);
+      isTaken = false;
+    };
+  }
+
+  add(client: string | undefined, load: Load): void {
+    this.#all = addLoad(this.#all, load);
+    if (client !== undefined) this.#byClient.set(client, addLoad(this.#of(client), load));
+  }
+
+  subtract(client: string | undefined, load: Load): void {
+    this.#all = addLoad(this.#all, load, -1);
+    if (client === undefined) return;
+    const left = addLoad(this.#of(client), load, -1);
+    if (left.requests > 0) this.#byClient.set(client, left);
+    else this.#byClient.delete(client);
+  }
+
+  #of(client: string): Load {
+    return this.#byClient.get(client) ?? NO_LOAD;
+  }
+}

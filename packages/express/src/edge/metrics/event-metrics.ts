@@ -1,0 +1,186 @@
+// Counters and histograms of the events of engines and of the server.
+
+import type { Engine, ReadMeEmitter } from "@readme-moe/core";
+import {
+  FIRST_TOKEN_SECONDS,
+  REQUEST_SECONDS,
+  SMALL_COUNTS,
+  STEP_SECONDS,
+  TOKEN_COUNTS,
+  TOKEN_SECONDS,
+  type Instruments,
+} from "./instruments.ts";
+
+/** A sequence that has not finished. */
+interface UnderWay {
+  firstTokenMs?: number;
+  preemptions: number;
+}
+
+const VLLM = { isVllm: true } as const;
+
+/** @returns a function that counts the events of an engine under a model's name */
+export function engineMetrics(instruments: Instruments): (name: string, engine: Engine) => void {
+  const counter = (name: string, help: string, labelNames?: readonly string[]) =>
+    instruments.counter({ name, help, ...(labelNames && { labelNames }), ...VLLM });
+  const histogram = (name: string, help: string, buckets: readonly number[]) =>
+    instruments.histogram({ name, help, ...VLLM }, buckets);
+  const own = (name: string, help: string, buckets: readonly number[]) =>
+    instruments.histogram({ name, help }, buckets);
+
+  const promptTokens = counter("prompt_tokens_total", "Tokens of accepted prompts");
+  const generationTokens = counter("generation_tokens_total", "Generated tokens");
+  const prefixQueries = counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache");
+  const prefixHits = counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache");
+  const preemptions = counter("num_preemptions_total", "Preemptions of sequences");
+  const finished = counter("request_success_total", "Finished sequences, by reason", ["model_name", "finished_reason"]);
+  const tokenSeconds = histogram("inter_token_latency_seconds", "Time between two tokens of a sequence", TOKEN_SECONDS);
+  const queueSeconds = histogram("request_queue_time_seconds", "Time until a sequence first ran", REQUEST_SECONDS);
+  const inferenceSeconds = histogram(
+    "request_inference_time_seconds",
+    "Time from a sequence's first step to its end",
+    REQUEST_SECONDS,
+  );
+  const prefillSeconds = histogram(
+    "request_prefill_time_seconds",
+    "Time from a sequence's first step to its first token",
+    REQUEST_SECONDS,
+  );
+  const decodeSeconds = histogram(
+    "request_decode_time_seconds",
+    "Time from a sequence's first token to its end",
+    REQUEST_SECONDS,
+  );
+  const promptSizes = histogram("request_prompt_tokens", "Tokens of a prompt", TOKEN_COUNTS);
+  const completionSizes = histogram("request_generation_tokens", "Tokens of a completion", TOKEN_COUNTS);
+  const preemptionsOf = histogram("request_num_preemptions", "Preemptions of one sequence", SMALL_COUNTS);
+  const stepTokens = histogram("iteration_tokens_total", "Tokens of a step", TOKEN_COUNTS);
+  const stepSeconds = own("step_duration_seconds", "Duration of a step", STEP_SECONDS);
+  const stepError = own(
+    "step_prediction_error_seconds",
+    "Difference between a step's predicted and real duration",
+    STEP_SECONDS,
+  );
+  const uniqueExperts = own("batch_unique_experts", "Distinct experts of a step", SMALL_COUNTS);
+
+  const watched = new WeakSet<Engine>();
+  return (name, engine) => {
+    // An engine that serves two names, or the same name twice, is counted once, under the first.
+    if (watched.has(engine)) return;
+    watched.add(engine);
+    const labels = { model_name: name };
+    const sequences = new Map<string, UnderWay>();
+    const underWay = (id: string): UnderWay => {
+      const known = sequences.get(id) ?? { preemptions: 0 };
+      sequences.set(id, known);
+      return known;
+    };
+    engine.events
+      .on("sequence:queued", (event) => {
+        promptTokens.inc(labels, event.promptTokens);
+        underWay(event.sequenceId);
+      })
+      .on("sequence:preempted", ({ sequenceId }) => {
+        preemptions.inc(labels);
+        underWay(sequenceId).preemptions++;
+      })
+      .on("token:generated", ({ sequenceId, isFirst, sinceMs }) => {
+        generationTokens.inc(labels);
+        if (isFirst) underWay(sequenceId).firstTokenMs = sinceMs;
+        else tokenSeconds.observe(labels, sinceMs / 1000);
+      })
+      .on("sequence:finished", (event) => {
+        const { firstTokenMs, preemptions: count = 0 } = sequences.get(event.sequenceId) ?? {};
+        sequences.delete(event.sequenceId);
+        finished.inc({ ...labels, finished_reason: event.reason });
+        prefixQueries.inc(labels, event.promptTokens);
+        prefixHits.inc(labels, event.cachedTokens);
+        queueSeconds.observe(labels, event.queuedMs / 1000);
+        promptSizes.observe(labels, event.promptTokens);
+        completionSizes.observe(labels, event.completionTokens);
+        preemptionsOf.observe(labels, count);
+        // A sequence that was aborted before its first token has no times.
+        if (firstTokenMs === undefined) return;
+        inferenceSeconds.observe(labels, (event.durationMs - event.queuedMs) / 1000);
+        prefillSeconds.observe(labels, Math.max(0, firstTokenMs - event.queuedMs) / 1000);
+        decodeSeconds.observe(labels, (event.durationMs - firstTokenMs) / 1000);
+      })
+      .on("batch:scheduled", ({ distinctExperts }) => uniqueExperts.observe(labels, distinctExperts))
+      .on("batch:completed", ({ tokens, durationMs, predictedMs }) => {
+        stepTokens.observe(labels, tokens);
+        stepSeconds.observe(labels, durationMs / 1000);
+        stepError.observe(labels, Math.abs(predictedMs - durationMs) / 1000);
+      })
+      // A failed engine emits no `sequence:finished`.
+      .on("engine:failed", () => sequences.clear());
+  };
+}
+
+/** @param defaultName - model of requests that name none */
+export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, defaultName: string): void {
+  const labelsOf = (model: string | undefined) => ({ model_name: model ?? defaultName });
+  const histogram = (name: string, help: string, buckets: readonly number[]) =>
+    instruments.histogram({ name, help, ...VLLM }, buckets);
+
+  const firstToken = histogram(
+    "time_to_first_token_seconds",
+    "Time from a request's arrival to its first token",
+    FIRST_TOKEN_SECONDS,
+  );
+  const wholeRequest = histogram(
+    "e2e_request_latency_seconds",
+    "Time from a request's arrival to its end",
+    REQUEST_SECONDS,
+  );
+  const choicesOf = histogram("request_params_n", "Completions that a request asks for", SMALL_COUNTS);
+  const maxTokensOf = histogram("request_params_max_tokens", "Tokens that a request may generate", TOKEN_COUNTS);
+  const rejected = instruments.counter({
+    name: "admission_rejected_total",
+    help: "Rejected requests, by reason",
+    labelNames: ["model_name", "reason"],
+  });
+  const failures = instruments.counter({
+    name: "request_failures_total",
+    help: "Requests that the server or its engine failed, by the error's code",
+    labelNames: ["model_name", "code"],
+  });
+  const answers = instruments.counter({
+    name: "http_requests_total",
+    help: "Answers, by route, method and status; 499 where the client had disconnected",
+    labelNames: ["handler", "method", "status"],
+  });
+
+  events
+    .on("request:admitted", ({ model, choices, maxCompletionTokens }) => {
+      choicesOf.observe(labelsOf(model), choices);
+      maxTokensOf.observe(labelsOf(model), maxCompletionTokens);
+    })
+    .on("request:started", ({ model, sinceMs }) => firstToken.observe(labelsOf(model), sinceMs / 1000))
+    .on("request:released", ({ model, isStarted, durationMs }) => {
+      if (isStarted) wholeRequest.observe(labelsOf(model), durationMs / 1000);
+    })
+    .on("request:rejected", ({ model, reason }) => rejected.inc({ ...labelsOf(model), reason }))
+    .on("request:failed", ({ model, causes }) => {
+      const code = causes.find((cause) => cause.code !== undefined)?.code ?? "none";
+      // The code of a caller's error can be any text.
+      failures.inc({ ...labelsOf(model), code: /^\w{1,64}$/.test(code) ? code : "other" });
+    })
+    .on("request:answered", ({ handler, method, status }) => answers.inc({ handler, method, status: `${status}` }));
+}
+
+/** @param events - bus of the models */
+export function engineLifeMetrics(instruments: Instruments, events: ReadMeEmitter): void {
+  const restarts = instruments.counter({ name: "engine_restarts_total", help: "Engines that were opened again" });
+  const failedRestarts = instruments.counter({
+    name: "engine_restart_failures_total",
+    help: "Failed attempts to open a failed engine again",
+  });
+  const givenUp = instruments.counter({
+    name: "engine_given_up_total",
+    help: "Failed engines that are not opened again",
+  });
+  events
+    .on("engine:restarted", ({ name }) => restarts.inc({ model_name: name }))
+    .on("engine:restart-failed", ({ name }) => failedRestarts.inc({ model_name: name }))
+    .on("engine:given-up", ({ name }) => givenUp.inc({ model_name: name }));
+}

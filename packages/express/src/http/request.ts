@@ -1,0 +1,152 @@
+// A request before its body is read: its turn on the connection, its id and its client.
+
+import { randomUUID } from "node:crypto";
+import { isIPv6, type Socket } from "node:net";
+import type { Request, RequestHandler, Response } from "express";
+import { LIMITS } from "../limits.ts";
+
+/** State of a request in `res.locals.readMe`, shared by middleware and routes. */
+export interface RequestLocals {
+  /** Name of the client's API key, on servers that ask for keys. */
+  key?: string | undefined;
+  readonly requestId: string;
+  /** Time of arrival on the monotonic clock `performance.now()`, in ms. */
+  readonly arrivalMs: number;
+  /** Charges tokens to the client's rate limit. Called as soon as their number is known. */
+  spendTokens?: (tokens: number) => void;
+  /** Valid `traceparent` header of the client, see https://www.w3.org/TR/trace-context. */
+  traceparent?: string;
+  /** Releases the room that admission reserved while the body arrived. */
+  endArrival?: () => void;
+  /** Size of the body in bytes, once it was read. */
+  bodyBytes?: number;
+  /** Time at which the whole body had arrived, on the monotonic clock, in ms. */
+  wholeMs?: number;
+  /** Error that the request ended with, for middleware that logs. */
+  error?: unknown;
+}
+
+/** Returns the request's state, or `undefined` where `identify` has not run. */
+export function knownLocals(response: Response): RequestLocals | undefined {
+  const locals: { readMe?: RequestLocals } = response.locals;
+  return locals.readMe;
+}
+
+/** @throws {TypeError} where `identify` has not run */
+export function localsOf(response: Response): RequestLocals {
+  const locals = knownLocals(response);
+  if (locals === undefined) throw new TypeError("Expected the request to have passed the API's first middleware");
+  return locals;
+}
+
+/** Gives a request its id and time of arrival, unless earlier middleware has done so. */
+export const identify: RequestHandler = (request, response, next) => {
+  if (knownLocals(response) === undefined) {
+    const requestId = printableId(request.get("x-request-id")) ?? randomUUID();
+    const locals: RequestLocals = { requestId, arrivalMs: performance.now() };
+    response.locals["readMe"] = locals;
+    response.setHeader("x-request-id", requestId);
+  }
+  next();
+};
+
+/** Returns a client's own id if it is safe in a header and in a log line. */
+function printableId(id: string | undefined): string | undefined {
+  return id !== undefined && /^[\x21-\x7e]{1,128}$/.test(id) ? id : undefined;
+}
+
+/** Sets the header that states how long the answer took so far. Called right before headers are sent. */
+export function stampProcessingTime(response: Response): void {
+  response.setHeader("openai-processing-ms", String(Math.round(performance.now() - localsOf(response).arrivalMs)));
+}
+
+/** Names a request's client by its key, or by its network if it has none. The prefix keeps keys and addresses apart. */
+export function clientName(request: Request, response: Response): string {
+  const key = knownLocals(response)?.key;
+  return key === undefined ? `address:${networkOf(request.ip ?? "")}` : `key:${key}`;
+}
+
+/** Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, since one machine may own all of it. */
+export function networkOf(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];
+  if (mapped !== undefined) return mapped;
+  if (!isIPv6(address)) return address;
+  const [head = "", tail] = address.split("%")[0]?.split("::") ?? [];
+  const [before, after] = [groupsOf(head), groupsOf(tail ?? "")];
+  const numZeros = tail === undefined ? 0 : Math.max(0, 8 - before.length - after.length);
+  const network = [...before, ...Array.from({ length: numZeros }, () => "0"), ...after].slice(0, 4);
+  return `${network.map((group) => Number.parseInt(group, 16).toString(16)).join(":")}::/64`;
+}
+
+function groupsOf(part: string): readonly string[] {
+  return part === "" ? [] : part.split(":");
+}
+
+/** The client closed the connection before its answer was complete. */
+export class ClientGone extends Error {
+  override readonly name = "ClientGone";
+}
+
+/**
+ * Returns a signal that aborts with `ClientGone` when the connection ends before the answer does. It follows the
+ * answer's `close` event, since the request's fires as soon as the body was read.
+ */
+export function clientSignal(response: Response): AbortSignal {
+  const controller = new AbortController();
+  const onClose = (): void => {
+    if (!response.writableFinished) controller.abort(new ClientGone("The client closed the connection"));
+  };
+  if (response.destroyed || response.closed) onClose();
+  else response.once("close", onClose);
+  return controller.signal;
+}
+
+/** Largest unread body that is still received, so that its connection can serve further requests. */
+const MAX_UNREAD_BYTES = 64 << 10;
+
+/** Whether the connection would have to receive a long or endless body that no handler reads. */
+export function leavesBody(request: Request): boolean {
+  if (request.complete) return false;
+  const { "content-length": length, "transfer-encoding": encoding } = request.headers;
+  return encoding !== undefined || Number(length ?? 0) > MAX_UNREAD_BYTES;
+}
+
+interface Pipeline {
+  /** Response under way. */
+  current: Response | undefined;
+  /** Callbacks that begin the later requests, in order. */
+  readonly waiting: (() => void)[];
+}
+
+const pipelines = new WeakMap<Socket, Pipeline>();
+
+/**
+ * Middleware that begins a request after the earlier responses on its connection are sent. HTTP/1.1 lets clients send
+ * requests ahead (pipelining). Node would handle all of them at once, keep their responses in memory, and not report
+ * when the client leaves. A connection with more than 16 requests ahead is closed.
+ */
+export const oneAtATime: RequestHandler = (request, response, next) => {
+  const { socket } = request;
+  // HTTP/2 limits its own streams.
+  if (request.httpVersionMajor > 1) return next();
+  // Node still parses requests that had arrived before the connection was closed.
+  if (socket.destroyed) return;
+  const pipeline = pipelines.get(socket) ?? { current: undefined, waiting: [] };
+  pipelines.set(socket, pipeline);
+  // Routers that are mounted separately each run this middleware.
+  if (pipeline.current === response) return next();
+  const begin = (): void => {
+    pipeline.current = response;
+    response.once("close", () => {
+      pipeline.current = undefined;
+      const following = pipeline.waiting.shift();
+      if (!socket.destroyed) following?.();
+    });
+    // No route reads the body of a GET.
+    if (request.method !== "POST" && leavesBody(request)) response.setHeader("Connection", "close");
+    next();
+  };
+  if (pipeline.current === undefined) begin();
+  else if (pipeline.waiting.length < LIMITS.pipelined.value) pipeline.waiting.push(begin);
+  else socket.destroy();
+};

@@ -1,0 +1,49 @@
+// Whole answers to clients that may read slowly or not at all.
+
+import type { Response } from "express";
+import type { Timers } from "./timers.ts";
+
+export interface ReaderOptions {
+  /** Time in which a reader has to take a slice of the answer, in ms. Slower readers are disconnected. */
+  readonly slowReaderMs: number;
+  readonly timers: Timers;
+}
+
+const SLICE_BYTES = 64 << 10;
+
+/**
+ * Sends a body as JSON, one slice at a time, to observe the reader's progress.
+ *
+ * @returns a promise that resolves when the reader has taken the body or has left
+ */
+export async function sendJson(response: Response, body: object, options: ReaderOptions): Promise<void> {
+  const bytes = Buffer.from(JSON.stringify(body));
+  response.setHeader("Content-Type", "application/json; charset=utf-8");
+  response.setHeader("Content-Length", bytes.length);
+  for (let start = 0; start < bytes.length - SLICE_BYTES && !response.destroyed; start += SLICE_BYTES) {
+    // oxlint-disable-next-line no-await-in-loop -- the next slice waits for the reader
+    if (!response.write(bytes.subarray(start, start + SLICE_BYTES))) await eventOrClose("drain", response, options);
+  }
+  if (response.destroyed) return;
+  const lastBytes = bytes.length % SLICE_BYTES || Math.min(bytes.length, SLICE_BYTES);
+  const taken = eventOrClose("finish", response, options);
+  response.end(bytes.subarray(bytes.length - lastBytes));
+  await taken;
+}
+
+/** Resolves on the event or when the connection ends, and ends the connection after `slowReaderMs`. */
+function eventOrClose(
+  event: "drain" | "finish",
+  response: Response,
+  { slowReaderMs, timers }: ReaderOptions,
+): Promise<void> {
+  return new Promise((resolve) => {
+    const stop = timers.after(slowReaderMs, () => response.destroy());
+    const done = (): void => {
+      stop();
+      response.off(event, done).off("close", done);
+      resolve();
+    };
+    response.once(event, done).once("close", done);
+  });
+}

@@ -1,0 +1,134 @@
+// Files that are made once from a model and read piece by piece while it runs. Each is an entry of the cache folder: a
+// folder with the data, a note on the data, and the length and checksum of both.
+
+import { createHash, randomUUID } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import { isJsonObject, type JsonObject } from "../files/text-file.ts";
+import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
+import { removeAbandoned } from "./cache-folder.ts";
+
+const NOTE_FILE = "note.txt";
+const DATA_FILE = "weights.bin";
+const STATES_FILE = "entry.json";
+const CHUNK_BYTES = 1 << 20;
+const MAX_INSTALLS = 3;
+/** Beginning of the names of unfinished entries. */
+const BUILDING = ".building-";
+
+/** The description of cached data. */
+export interface CachedData {
+  /** Name of the folder in the cache. */
+  readonly kind: string;
+  /** Text that depends on everything that the data is made from. */
+  readonly key: string;
+  /** Text that is stored beside the data, such as its layout. */
+  readonly note: string;
+  /** Makes the data. */
+  readonly chunks: () => AsyncIterable<Uint8Array>;
+}
+
+interface FileState {
+  readonly bytes: number;
+  readonly crc32: number;
+}
+
+type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
+/**
+ * Returns the path of cached data, which is made when it is missing or incomplete.
+ * @throws {ReadMeError} `ERR_WRITE_FAILED` when the cache cannot be written
+ */
+export async function cachedData(cacheFolder: string, { kind, key, note, chunks }: CachedData): Promise<string> {
+  const folder = join(cacheFolder, kind);
+  const entry = join(folder, createHash("sha256").update(`${key}\n${note}`).digest("hex").slice(0, 40));
+  await removeAbandoned(folder, BUILDING);
+  if (!(await isWholeEntry(entry))) await buildEntry(entry, folder, note, chunks());
+  return join(entry, DATA_FILE);
+}
+
+/** Checks that both files have their content of old. Reads them whole, since a damaged weight gives a wrong answer. */
+async function isWholeEntry(entry: string): Promise<boolean> {
+  try {
+    const states: unknown = JSON.parse(await readFile(join(entry, STATES_FILE), "utf8"));
+    for (const name of [NOTE_FILE, DATA_FILE]) {
+      const path = join(entry, name);
+      const { bytes, crc32: sum } = stateOf(states, name);
+      if ((await stat(path)).size !== bytes || (await fileCrc32(path)) !== sum) return false;
+    }
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function stateOf(states: unknown, name: string): JsonObject {
+  const state = isJsonObject(states) ? states[name] : undefined;
+  return isJsonObject(state) ? state : {};
+}
+
+/** Computes the CRC-32 of a file: fast enough for every open, and it finds all unintended damage. */
+async function fileCrc32(path: string): Promise<number> {
+  let sum = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES })) sum = crc32(chunk as Buffer, sum);
+  return sum;
+}
+
+/** Makes an entry under a temporary name, and moves it to its place when it is complete. @throws {ReadMeError} */
+async function buildEntry(entry: string, folder: string, note: string, data: Chunks): Promise<void> {
+  await makeFolder(folder);
+  const temporary = join(folder, `${BUILDING}${randomUUID()}`);
+  try {
+    await mkdir(temporary);
+    const states = {
+      [DATA_FILE]: await writeSummed(join(temporary, DATA_FILE), data),
+      [NOTE_FILE]: await writeSummed(join(temporary, NOTE_FILE), [new TextEncoder().encode(note)]),
+    };
+    await writeFileAtomically(join(temporary, STATES_FILE), JSON.stringify(states));
+    await installEntry(temporary, entry);
+  } finally {
+    // A failing clean-up must neither hide an error nor waste a finished entry.
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+/**
+ * Moves a finished entry to its place. When another process has built the same entry meanwhile, that one is used and
+ * `finished` stays where it is.
+ */
+async function installEntry(finished: string, entry: string): Promise<void> {
+  for (let count = 1; ; count++) {
+    try {
+      // At the first attempt, the likeliest obstacle is the same entry.
+      await (count === 1 ? rename : renamePatiently)(finished, entry);
+      return;
+    } catch (error) {
+      if (await isWholeEntry(entry)) return;
+      // Another process may move the damaged entry away and install its own between any two of these lines.
+      if (count === MAX_INSTALLS) throw error;
+      await removeEntry(entry, `${finished}-damaged-${count}`);
+    }
+  }
+}
+
+/** Renames an entry before it is removed, so that no other process sees half an entry. */
+async function removeEntry(entry: string, aside: string): Promise<void> {
+  await rename(entry, aside).catch(() => undefined); // the caller's next attempt shows the error
+  await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+}
+
+async function writeSummed(path: string, chunks: Chunks): Promise<FileState> {
+  let bytes = 0;
+  let sum = 0;
+  async function* summed(): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      bytes += chunk.byteLength;
+      sum = crc32(chunk, sum);
+      yield chunk;
+    }
+  }
+  await writeFileAtomically(path, summed());
+  return { bytes, crc32: sum };
+}

@@ -1,0 +1,187 @@
+import { dirname } from "node:path";
+import { ReadMeError } from "@readme-moe/core";
+import { ByteSource } from "../files/byte-source.ts";
+import { allocateFor, quoted } from "../files/errors.ts";
+import { resolveInside } from "../files/file-name.ts";
+import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
+import { readTextFile } from "../files/text-file.ts";
+import { rowBytes, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import {
+  MAX_HEADER_BYTES,
+  readSafetensorsHeader,
+  type SafetensorsEntry,
+  type SafetensorsHeader,
+  type SafetensorsMetadata,
+  type SafetensorsType,
+} from "./header.ts";
+import { JsonReader } from "./json-reader.ts";
+
+const DECODERS: ReadonlyMap<SafetensorsType, (bytes: Uint8Array) => Float32Array> = new Map([
+  ["F64", decodeF64],
+  ["F32", decodeF32],
+  ["F16", decodeF16],
+  ["BF16", decodeBf16],
+]);
+
+/** A `.safetensors` file with a checked header, whose tensors are read on demand. */
+export class SafetensorsFile implements TensorStore {
+  readonly path: string;
+  readonly names: readonly string[];
+  readonly metadata: SafetensorsMetadata;
+  readonly #source: ByteSource;
+  readonly #entries: ReadonlyMap<string, SafetensorsEntry>;
+
+  private constructor(source: ByteSource, header: SafetensorsHeader) {
+    this.path = source.path;
+    this.names = [...header.entries.keys()];
+    this.metadata = header.metadata;
+    this.#source = source;
+    this.#entries = header.entries;
+  }
+
+  /** @throws {ReadMeError} when the file cannot be read, is damaged, or holds an element type that is not read here */
+  static async open(path: string): Promise<SafetensorsFile> {
+    const source = await ByteSource.open(path);
+    try {
+      return new SafetensorsFile(source, await readSafetensorsHeader(source));
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+
+  has(name: string): boolean {
+    return this.#entries.has(name);
+  }
+
+  /** @returns also the tensor's `offset` from the start of the file, in bytes */
+  info(name: string): SafetensorsEntry {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) throw noTensor(this.path, name);
+    return entry;
+  }
+
+  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
+    const entry = this.info(name);
+    const { offset, byteLength } = rowBytes(entry, rows);
+    return this.#source.read(entry.offset + offset, byteLength, `tensor ${quoted(name)}`);
+  }
+
+  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
+    const { type } = this.info(name);
+    const subject = `${this.path}: tensor ${quoted(name)}`;
+    const decode = DECODERS.get(type);
+    if (decode === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${subject} holds ${type}, not floats`);
+    const bytes = await this.readBytes(name, rows);
+    return allocateFor(subject, () => decode(bytes));
+  }
+
+  async close(): Promise<void> {
+    await this.#source.close();
+  }
+}
+
+/** A checkpoint in several files, described by `model.safetensors.index.json`. Each file is opened once. */
+export class ShardedSafetensors implements TensorStore {
+  /** The index file. */
+  readonly path: string;
+  readonly names: readonly string[];
+  /** Shards by their names in the index. */
+  readonly #shards: ReadonlyMap<string, SafetensorsFile>;
+  readonly #shardOf: ReadonlyMap<string, string>;
+
+  private constructor(
+    path: string,
+    shardOf: ReadonlyMap<string, string>,
+    shards: ReadonlyMap<string, SafetensorsFile>,
+  ) {
+    this.path = path;
+    this.names = [...shardOf.keys()];
+    this.#shardOf = shardOf;
+    this.#shards = shards;
+  }
+
+  /**
+   * Opens every shard and checks that it holds the tensors that the index names.
+   * @param path - the index file
+   * @throws {ReadMeError} `ERR_MODEL_INVALID`, naming index, shard and tensor, when they disagree
+   */
+  static async open(path: string): Promise<ShardedSafetensors> {
+    const shardOf = await readWeightMap(path);
+    const shards = new Map<string, SafetensorsFile>();
+    try {
+      for (const [name, shardName] of shardOf) {
+        const shard = shards.get(shardName) ?? (await openShard(path, shardName, name));
+        shards.set(shardName, shard);
+        if (shard.has(name)) continue;
+        const message = `says that tensor ${quoted(name)} is in ${quoted(shardName)}, but ${shard.path} has no such tensor`;
+        throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${message}`);
+      }
+    } catch (error) {
+      await closeAll(shards);
+      throw error;
+    }
+    return new ShardedSafetensors(path, shardOf, shards);
+  }
+
+  /** Paths of the files that hold the tensors. */
+  get shardPaths(): readonly string[] {
+    return [...this.#shards.values()].map((shard) => shard.path);
+  }
+
+  has(name: string): boolean {
+    return this.#shardOf.has(name);
+  }
+
+  info(name: string): TensorInfo {
+    return this.#shard(name).info(name);
+  }
+
+  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
+    return this.#shard(name).readBytes(name, rows);
+  }
+
+  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
+    return this.#shard(name).readFloats(name, rows);
+  }
+
+  async close(): Promise<void> {
+    await closeAll(this.#shards);
+  }
+
+  #shard(name: string): SafetensorsFile {
+    const shard = this.#shards.get(this.#shardOf.get(name) ?? "");
+    if (shard === undefined) throw noTensor(this.path, name);
+    return shard;
+  }
+}
+
+/** @returns the shard's name by tensor name */
+async function readWeightMap(path: string): Promise<ReadonlyMap<string, string>> {
+  const text = await readTextFile(path, MAX_HEADER_BYTES);
+  if (text === undefined) throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: no such file`);
+  const reader = new JsonReader(text, path);
+  let shardOf: Map<string, string> | undefined;
+  reader.object((key) => {
+    if (key !== "weight_map") return reader.skip();
+    const map = new Map<string, string>();
+    reader.object((name) => map.set(name, reader.string()));
+    shardOf = map;
+  });
+  reader.end();
+  if (shardOf === undefined) throw reader.problem("lacks `weight_map`");
+  return shardOf;
+}
+
+async function openShard(indexPath: string, shardName: string, tensorName: string): Promise<SafetensorsFile> {
+  const namedBy = `${indexPath}: tensor ${quoted(tensorName)}`;
+  return SafetensorsFile.open(await resolveInside(dirname(indexPath), shardName, namedBy));
+}
+
+async function closeAll(shards: ReadonlyMap<string, SafetensorsFile>): Promise<void> {
+  await Promise.all([...shards.values()].map((shard) => shard.close()));
+}
+
+function noTensor(path: string, name: string): ReadMeError {
+  return new ReadMeError("ERR_MODEL_INVALID", `${path}: has no tensor ${quoted(name)}`);
+}

@@ -1,0 +1,227 @@
+// Reads the steps around the model in a tokenizer.json: normalizer, pre-tokenizer and post-processor. Each step does
+// what the reference (the Rust crate `tokenizers`) does; a step that differs is refused, since nearly right is wrong.
+
+import { describeValue } from "@readme-moe/core";
+import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
+import { corrupt, unsupported } from "../files/errors.ts";
+import { expectObject, isJsonObject, isList, type JsonObject } from "../files/text-file.ts";
+import { normalizeInChunks } from "./normalizer.ts";
+import { replaceInChunks } from "./pausing.ts";
+import { CHARACTER_OF_BYTE, type PreTokenizerStep, toByteAlphabet } from "./pre-tokenizer.ts";
+import type { Vocabulary } from "./vocabulary.ts";
+
+/** One step of a normalizer. */
+export interface NormalizerStep {
+  readonly apply: (text: string) => string | Generator<void, string>;
+  /** Largest factor by which the step shortens a text's UTF-8; `Infinity` when it is not known. */
+  readonly shrinks: number;
+}
+
+/** Token ids that a post-processor writes before the text, after it, and between two occurrences of it. */
+export type Frame = readonly (readonly number[])[];
+
+export interface Frames {
+  readonly withSpecial: Frame;
+  readonly plain: Frame;
+}
+
+/** Pattern of GPT-2, which is built into a `ByteLevel` pre-tokenizer. */
+export const GPT2_PATTERN: string = String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
+
+/** Makes a `Split` that keeps the matches and the text between them, each as a piece. */
+export function isolate(regex: string): JsonObject {
+  return { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
+}
+
+/**
+ * Reads the normalizer's steps, in order.
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a normalizer that is not supported; `ERR_FILE_CORRUPT`
+ */
+export function readNormalizer(path: string, normalizer: unknown): NormalizerStep[] {
+  return flatten(path, normalizer, "normalizers").map((step): NormalizerStep => {
+    const { type, prepend } = step;
+    switch (type) {
+      case "NFC":
+      case "NFD":
+      case "NFKC":
+      case "NFKD":
+        // The largest factor: U+1D400 (4 bytes) becomes A; U+1FBE U+0308 U+0301 (7 bytes) become U+0390 (2 bytes).
+        return { apply: (text) => normalizeInChunks(text, type), shrinks: 4 };
+      case "Prepend":
+        return { apply: (text) => (typeof prepend === "string" ? prepend : "") + text, shrinks: 1 };
+      case "Replace":
+        return replaceStep(path, step);
+      default:
+        throw refused(path, "normalizer", step);
+    }
+  });
+}
+
+function replaceStep(path: string, step: JsonObject): NormalizerStep {
+  const to = typeof step["content"] === "string" ? step["content"] : "";
+  const from = literalPattern(path, step);
+  if (from !== undefined && from !== "") {
+    const shrinks = to === "" ? Infinity : Buffer.byteLength(from) / Buffer.byteLength(to);
+    return { apply: (text) => replaceInChunks(text, from, to), shrinks: Math.max(1, shrinks) };
+  }
+  const regex = regexOf(step);
+  // A match may depend on all of the text, so it is not cut into chunks.
+  return { apply: (text) => text.replaceAll(regex, to), shrinks: Infinity };
+}
+
+/**
+ * Reads the pre-tokenizer's steps, in order; none when the whole text is one word.
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a pre-tokenizer that is not supported; `ERR_FILE_CORRUPT`
+ */
+export function readPreTokenizer(path: string, tokenizer: JsonObject, vocabulary: Vocabulary): PreTokenizerStep[] {
+  const given = flatten(path, tokenizer["pre_tokenizer"], "pretokenizers");
+  const model = expectObject(path, "`model`", tokenizer["model"]);
+  const steps = given.flatMap((step) => preTokenizerSteps(path, step));
+  if (given.some((step) => step["type"] === "ByteLevel") && typeof model["unk_token"] !== "string") {
+    steps.push(...dropMissingBytes(vocabulary));
+  }
+  const isOneWord = given.every((step) => step["type"] === "Metaspace" && step["split"] === false);
+  if (isOneWord && model["ignore_merges"] !== true) steps.push(...splitAtWords(vocabulary));
+  return steps;
+}
+
+function preTokenizerSteps(path: string, step: JsonObject): PreTokenizerStep[] {
+  switch (step["type"]) {
+    // The library's `Digits` knows the ten digits of ASCII only, the reference every numeric character of Unicode.
+    case "Digits":
+      return [splitAt(isolate(step["individual_digits"] === true ? String.raw`\p{N}` : String.raw`\p{N}+`))];
+    case "ByteLevel":
+      return byteLevelSteps(step);
+    case "Metaspace":
+      return metaspaceSteps(step);
+    case "Split":
+      return [splitStep(path, step)];
+    default:
+      throw refused(path, "pre-tokenizer", step);
+  }
+}
+
+/** Replaces the library's own pattern, whose `\s` is JavaScript's and not the reference's (U+FEFF, U+0085). */
+function byteLevelSteps(step: JsonObject): PreTokenizerStep[] {
+  return [
+    ...(step["add_prefix_space"] === true ? [{ type: "prefix", prefix: " ", isFirstOnly: false } as const] : []),
+    ...(step["use_regex"] === false ? [] : [splitAt(isolate(GPT2_PATTERN))]),
+    { type: "map", map: toByteAlphabet, shrinks: false },
+  ];
+}
+
+/** Reads also the `add_prefix_space` of older files; `split` is on by default. */
+function metaspaceSteps(step: JsonObject): PreTokenizerStep[] {
+  const replacement = typeof step["replacement"] === "string" ? step["replacement"] : "▁";
+  const scheme = step["add_prefix_space"] === false ? "never" : (step["prepend_scheme"] ?? "always");
+  const escaped = `\\u{${replacement.codePointAt(0)?.toString(16) ?? "2581"}}`;
+  const hasPrefix = scheme === "always" || scheme === "first";
+  return [
+    { type: "map", map: (text) => text.replaceAll(" ", () => replacement), shrinks: replacement === "" },
+    ...(hasPrefix ? [{ type: "prefix", prefix: replacement, isFirstOnly: scheme === "first" } as const] : []),
+    ...(step["split"] === false ? [] : [splitAt(isolate(`${escaped}[^${escaped}]*|[^${escaped}]+`))]),
+  ];
+}
+
+function splitStep(path: string, step: JsonObject): PreTokenizerStep {
+  literalPattern(path, step);
+  // Isolated pieces are the same with and without `invert`.
+  if (step["behavior"] === "Isolated") return splitAt(step);
+  if (step["behavior"] === "Removed" && step["invert"] === true) return { ...splitAt(step), dropsRest: true };
+  throw refused(path, "pre-tokenizer", step);
+}
+
+function splitAt(step: JsonObject): PreTokenizerStep & { type: "split" } {
+  return { type: "split", pattern: regexOf(step), dropsRest: false };
+}
+
+/**
+ * Drops bytes that have no token before their neighbours are merged, as the reference does; the library drops them
+ * afterwards. Vocabularies trained on clean text lack some control characters.
+ */
+function dropMissingBytes({ ids }: Vocabulary): PreTokenizerStep[] {
+  const missing = CHARACTER_OF_BYTE.filter((character) => !ids.has(character));
+  if (missing.length === 0) return [];
+  const escaped = missing.map((character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const pattern = new RegExp(`[${escaped.join("")}]`, "gu");
+  return [{ type: "map", map: (text) => text.replaceAll(pattern, ""), shrinks: true }];
+}
+
+/**
+ * Cuts a text without pre-tokenizer at its words, since one long word merges slowly. The cuts change nothing where no
+ * merge spans the end of a word and the `▁` of the next: the pieces merge independently.
+ */
+function splitAtWords({ merges }: Vocabulary): PreTokenizerStep[] {
+  if (merges.some(([left, right]) => /[^▁]▁/u.test(left + right))) return [];
+  return [splitAt(isolate("▁+[^▁]*|[^▁]+"))];
+}
+
+// A text that no vocabulary has as a token.
+const TEXT = "\u{10ffff}text";
+
+/**
+ * Finds out which tokens a `post_processor` adds around a text.
+ * @param idOf - returns the id of a token that the post-processor names
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`
+ * @throws {Error} when the library does not know the post-processor
+ */
+export function readFrames(path: string, postProcessor: unknown, idOf: (token: string) => number | undefined): Frames {
+  const { post_processor: built } = libraryWith({ post_processor: postProcessor });
+  const frame = (addSpecialTokens: boolean): Frame => {
+    const parts: number[][] = [[]];
+    for (const token of built ? built.post_process([TEXT], null, addSpecialTokens).tokens : [TEXT]) {
+      const id = token === TEXT ? undefined : idOf(token);
+      if (token === TEXT) parts.push([]);
+      else if (id !== undefined) parts.at(-1)?.push(id);
+      else throw corrupt(path, "`post_processor` adds a token that is not in the vocabulary");
+    }
+    return parts;
+  };
+  return { withSpecial: frame(true), plain: frame(false) };
+}
+
+/** Compiles the pattern of a `Split` or `Replace`, which is in Oniguruma's dialect. */
+function regexOf(step: JsonObject): RegExp {
+  const split = { type: "Split", pattern: step["pattern"], behavior: "Isolated", invert: true };
+  const { pattern } = libraryWith({ pre_tokenizer: split }).pre_tokenizer ?? {};
+  if (pattern instanceof RegExp) return pattern;
+  throw new TypeError("Expected the library to compile a pattern");
+}
+
+/** The parts of the library that are used here: its reading of patterns, and its post-processors. */
+interface LibraryParts {
+  readonly pre_tokenizer: { readonly pattern?: unknown } | null;
+  readonly post_processor: {
+    post_process(tokens: string[], pair: null, addSpecialTokens: boolean): { readonly tokens: readonly string[] };
+  } | null;
+}
+
+/** Builds the library's tokenizer from some parts of a tokenizer.json, with an empty vocabulary. */
+function libraryWith(parts: JsonObject): LibraryParts {
+  const empty = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
+  return new LibraryTokenizer({ ...empty, model: { type: "BPE", vocab: {}, merges: [] }, ...parts }, {});
+}
+
+/** Lists a step, or all steps of a sequence, in order. */
+export function flatten(path: string, step: unknown, listName: string): JsonObject[] {
+  if (step === undefined || step === null) return [];
+  const object = expectObject(path, `an entry of \`${listName}\``, step);
+  if (object["type"] !== "Sequence") return [object];
+  const list = object[listName];
+  if (!isList(list)) throw corrupt(path, `expected \`${listName}\` to be a list, got ${describeValue(list)}`);
+  return list.flatMap((inner) => flatten(path, inner, listName));
+}
+
+/** Returns a step's pattern when it is a literal text, or `undefined` when it is a regular expression. */
+function literalPattern(path: string, step: JsonObject): string | undefined {
+  const { String: literal, Regex: regex } = isJsonObject(step["pattern"]) ? step["pattern"] : {};
+  if (typeof literal === "string") return literal;
+  if (typeof regex === "string") return undefined;
+  throw corrupt(path, `${describeValue(step["type"])} has no pattern`);
+}
+
+function refused(path: string, kind: string, step: JsonObject): Error {
+  const { type, behavior } = step;
+  const detail = type === "Split" ? ` with behavior ${describeValue(behavior)}` : "";
+  return unsupported(path, `${kind} ${describeValue(type)}${detail} is not supported`);
+}

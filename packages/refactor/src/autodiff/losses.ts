@@ -1,0 +1,101 @@
+// Losses over rows of logits: cross-entropy with given targets, and distillation over a whole vocabulary.
+
+import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
+import type { Tape, Tensor } from "./tape.ts";
+
+const { Add, Gather, Log, Mul, ReduceLogSumExp, ReduceMax, ReduceSum, Reshape, Softmax, Sub, Unsqueeze } = operators;
+
+/**
+ * Sums `-Σ target · log softmax(logits)` over rows, `[1]`; both inputs are `[rows, classes]`. A row of targets that
+ * sums to `w` counts as `w` rows: weights are part of the targets, and rows of zeros are left out.
+ */
+export function crossEntropy(tape: Tape, logits: Tensor, targets: Tensor): Tensor {
+  const g = tape.graph;
+  const weights = ReduceSum(g, targets.value, 1);
+  const hit = ReduceSum(g, Mul(g, targets.value, logits.value), 1);
+  const rows = Sub(g, Mul(g, weights, ReduceLogSumExp(g, logits.value, 1)), hit);
+  const rule = (gradient: Value): Value => {
+    const predicted = Mul(g, Softmax(g, logits.value, -1), Unsqueeze(g, weights, [1]));
+    return Mul(g, gradient, Sub(g, predicted, targets.value));
+  };
+  return tape.record(Reshape(g, ReduceSum(g, rows, 0), [1]), [1], [[logits, rule]]);
+}
+
+/** Inputs of `distill`. Only the student's logits have a gradient. */
+export interface DistillationInputs {
+  /** Student's logits, `[rows, vocabulary]`. */
+  readonly logits: Tensor;
+  /** Teacher's logits, `[rows, vocabulary]`. */
+  readonly teacher: Tensor;
+  /** `[rows, 1]` */
+  readonly weights: Tensor;
+}
+
+export interface Distillation {
+  /** `Σ teacher · (log teacher - log student)` of each row, `[rows]`; has no gradient. */
+  readonly divergences: Tensor;
+  /** `[1]`, `Σ weight · (divergence + labelShare · log Σ exp(logits))` */
+  readonly loss: Tensor;
+  /** `[rows]`, `log Σ exp(logits)` */
+  readonly logSums: Tensor;
+}
+
+/**
+ * Computes the divergence of the student's next tokens from the teacher's, and the part of a cross-entropy that depends
+ * on all logits. Both are one operation, so that there is one gradient `[rows, vocabulary]`. `pickedLogits` is the rest
+ * of the cross-entropy.
+ */
+export function distill(
+  tape: Tape,
+  { logits, teacher, weights }: DistillationInputs,
+  labelShare: number,
+): Distillation {
+  const g = tape.graph;
+  const taught = Softmax(g, teacher.value, -1);
+  const predicted = Softmax(g, logits.value, -1);
+  const logSums = logSumsOf(g, logits.value, predicted);
+  const gap = ReduceSum(g, Mul(g, taught, Sub(g, teacher.value, logits.value)), 1);
+  const divergences = Add(g, gap, Sub(g, logSums, logSumsOf(g, teacher.value, taught)));
+  const rows = Add(g, divergences, Mul(g, g.floats([labelShare]), logSums));
+  const loss = Reshape(g, ReduceSum(g, Mul(g, rows, Reshape(g, weights.value, [-1])), 0), [1]);
+  const rule = (gradient: Value): Value => {
+    const scaled = Mul(g, g.floats([1 + labelShare]), predicted);
+    return Mul(g, Sub(g, scaled, taught), Mul(g, gradient, weights.value));
+  };
+  const shape = logits.shape.slice(0, 1);
+  return {
+    divergences: { value: divergences, shape, needsGradient: false },
+    logSums: { value: logSums, shape, needsGradient: false },
+    loss: tape.record(loss, [1], [[logits, rule]]),
+  };
+}
+
+/**
+ * Computes `log Σ exp` from each row's largest logit and probability: the exponentials of a vocabulary are expensive.
+ */
+function logSumsOf(g: GraphBuilder, logits: Value, probabilities: Value): Value {
+  const logSums = Sub(g, ReduceMax(g, logits, 1), Log(g, ReduceMax(g, probabilities, 1)));
+  return Reshape(g, logSums, [-1]);
+}
+
+/**
+ * Computes each row's logit of its own token, `[rows]`: the row times the token's row of `head` `[vocabulary, size]`,
+ * which has no gradient.
+ *
+ * @param ids - int64 `[rows]`
+ */
+export function pickedLogits(tape: Tape, x: Tensor, head: Tensor, ids: Tensor): Tensor {
+  const g = tape.graph;
+  const own = Gather(g, head.value, ids.value);
+  return tape.record(ReduceSum(g, Mul(g, x.value, own), 1), x.shape.slice(0, 1), [
+    [x, (gradient) => Mul(g, own, Unsqueeze(g, gradient, [1]))],
+  ]);
+}
+
+/** Sums `factor · weight · x` over rows, `[1]`; `x` is `[rows]`, `weights` is `[rows, 1]` and has no gradient. */
+export function weightedSum(tape: Tape, x: Tensor, weights: Tensor, factor: number): Tensor {
+  const g = tape.graph;
+  const shares = Mul(g, Reshape(g, weights.value, [-1]), g.floats([factor]));
+  const sum = Reshape(g, ReduceSum(g, Mul(g, x.value, shares), 0), [1]);
+  return tape.record(sum, [1], [[x, (gradient) => Mul(g, shares, gradient)]]);
+}

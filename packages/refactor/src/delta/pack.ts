@@ -1,0 +1,243 @@
+// Packs a Read-ME model as differences from a public dense model.
+
+import { readdir } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { ReadMeError } from "@readme-moe/core";
+import { modelLicense, readTextFile, writeSafetensors, type Model, type ReadMeSection } from "@readme-moe/model";
+import type { DomainText } from "../job/prepare-domain.ts";
+import { Products } from "../linear-algebra/products.ts";
+import { choose } from "./allocate.ts";
+import { basePrint, BaseWeights, type BasePrint } from "./base-model.ts";
+import * as format from "./delta-format.ts";
+import {
+  encodeTensors,
+  entriesOf,
+  figuresOf,
+  payloadOf,
+  type Encoded,
+  type EncodedTensors,
+  type Payload,
+} from "./encode-tensors.ts";
+import { measureScales, scaleShape, type InputScales } from "./input-scales.ts";
+import { NUM_CONTEXTS, NUM_SYMBOLS, type SymbolTables } from "./integer-codes.ts";
+import { findNeurons, maskBytes, maskOf, type LayerParts } from "./neurons.ts";
+import { planTensors, targetsOf } from "./plan-tensors.ts";
+
+/** 40 MB. */
+const DEFAULT_MAX_BYTES = 40e6;
+
+/** Options of `packDelta`. */
+export interface PackOptions {
+  /** Largest size of the file. @default 40 MB */
+  readonly maxBytes?: number | undefined;
+  /**
+   * Texts of the kinds that the model is for: each column of a product is rounded by the size of its inputs on
+   * them. Without texts, all columns count alike, and the same bytes lose more.
+   */
+  readonly texts?: readonly DomainText[] | undefined;
+  readonly onProgress?: ((progress: PackProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Progress of packing within one of its stages. */
+export interface PackProgress {
+  readonly stage: "reading" | "measuring" | "comparing" | "packing";
+  readonly done: number;
+  readonly of: number;
+}
+
+/** Contents and losses of a packed file. `bytes` is its size. */
+export interface PackReport extends format.PackFigures {
+  readonly bytes: number;
+  readonly base: format.BaseNote;
+}
+
+// The size of the file is known once it is encoded. Where the estimate was off, choices are made again.
+const MOST_ROUNDS = 4;
+const FULL_ENOUGH = 0.98;
+const MARGIN = 0.002;
+// Bytes of the description, and of a tensor's entry, checksum and place in the container.
+const HEADER_BYTES = 16_384;
+const HEADER_BYTES_PER_TENSOR = 330;
+
+/**
+ * Writes a Read-ME model as differences from the dense model that it was made from: the neurons of each expert, and
+ * the changes in them, in as few bits as fit. The file is written whole or not at all, and is the same for the same
+ * input.
+ *
+ * @param model - a model of the kind `read-me`
+ * @param base - a model of the kind `dense`
+ * @param path - file to write; an existing one is replaced
+ * @throws {RangeError} when `maxBytes` is too small, naming the least size; when a text is too short
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for models of other kinds or that do not belong together;
+ *   `ERR_WRITE_FAILED`
+ */
+export async function packDelta(
+  model: Model,
+  base: Model,
+  path: string,
+  options: PackOptions = {},
+): Promise<PackReport> {
+  checkModels(model, base);
+  const products = await Products.open();
+  try {
+    const packed = await packWith(products, model, base, options);
+    options.signal?.throwIfAborted();
+    const inputs = packed.payloads.map(({ bytes, ...rest }) => ({ ...rest, bytes: async () => bytes }));
+    await writeSafetensors(path, inputs, packed.metadata);
+    return packed.report;
+  } finally {
+    await products.dispose();
+  }
+}
+
+/** A file before it is written. */
+interface Packed {
+  readonly payloads: readonly Payload[];
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly report: PackReport;
+}
+
+async function packWith(
+  products: Products,
+  model: Model,
+  baseModel: Model,
+  { maxBytes = DEFAULT_MAX_BYTES, texts, onProgress, signal }: PackOptions,
+): Promise<Packed> {
+  const note = (stage: PackProgress["stage"], of: number) => (done: number) => {
+    signal?.throwIfAborted();
+    onProgress?.({ stage, done, of });
+  };
+  const base = new BaseWeights(baseModel);
+  const scales = texts && (await measureScales(baseModel, texts, note("measuring", baseModel.config.numLayers)));
+  note("reading", 1)(0);
+  const print = await basePrint(base);
+  const parts = await findNeurons(model, base, products);
+  const targets = targetsOf(model, parts);
+  const context = { base, products, scales };
+  const plans = await planTensors(targets, context, note("comparing", targets.length));
+  const license = (await modelLicense(baseModel)) ?? null;
+  const about = {
+    base: { name: basename(baseModel.path).replace(/\.gguf$/i, ""), license, sha256: print.sha256 },
+    readme: await readSection(model),
+  };
+  const fixed = await fixedPayloads(model, base, { parts, print, scales });
+  const headerBytes = HEADER_BYTES + plans.length * HEADER_BYTES_PER_TENSOR;
+  let budget = maxBytes - headerBytes - fixed.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+  const choices = plans.map((plan) => plan.choices);
+  let encoded: EncodedTensors | undefined;
+  let best: Packed | undefined;
+  for (let round = 0; round < MOST_ROUNDS; round++) {
+    const chosen = choose(choices, budget);
+    if (!chosen) break;
+    const progress = { before: encoded, onTensor: note("packing", targets.length) };
+    encoded = await encodeTensors(targets, chosen, context, progress);
+    const packed = packedOf(about, encoded.tensors, [...fixed, frequencyPayload(encoded.tables)]);
+    const { bytes } = packed.report;
+    const isBetter = bytes <= maxBytes && bytes > (best?.report.bytes ?? 0);
+    if (isBetter) best = packed;
+    if (best && (!isBetter || bytes >= FULL_ENOUGH * maxBytes)) break;
+    budget += maxBytes - bytes - maxBytes * MARGIN;
+  }
+  if (best) return best;
+  const least = choices.reduce((sum, ways) => sum + Math.min(...ways.map(({ bytes }) => bytes)), maxBytes - budget);
+  throw new RangeError(
+    `Expected \`maxBytes\` to be at least about ${Math.ceil(least)} for this model, got ${maxBytes}`,
+  );
+}
+
+function packedOf(
+  about: Pick<format.DeltaContent, "base" | "readme">,
+  encoded: readonly Encoded[],
+  fixed: readonly Payload[],
+): Packed {
+  const payloads = [...fixed, ...encoded.flatMap((one) => one.payloads)];
+  const entries = entriesOf(encoded);
+  const figures = figuresOf(encoded);
+  const metadata = format.writeMetadata({
+    ...about,
+    backbone: entries.get("backbone") ?? [],
+    experts: Array.from({ length: about.readme.num_experts }, (_, expert) => entries.get(`experts/${expert}`) ?? []),
+    router: entries.get("router") ?? null,
+    figures,
+    checksums: Object.fromEntries(payloads.map(({ name, checksum }) => [name, checksum])),
+  });
+  return { payloads, metadata, report: { ...figures, bytes: fileBytes(payloads, metadata), base: about.base } };
+}
+
+/** Computes the size of the container. */
+function fileBytes(payloads: readonly Payload[], metadata: Readonly<Record<string, string>>): number {
+  let end = 0;
+  const members = payloads.map(({ name, type, shape, bytes }) => {
+    const from = end;
+    end += bytes.byteLength;
+    return [name, { dtype: type, shape, data_offsets: [from, end] }] as const;
+  });
+  const header = JSON.stringify({ __metadata__: metadata, ...Object.fromEntries(members) });
+  return 8 + Math.ceil(Buffer.byteLength(header) / 8) * 8 + end;
+}
+
+function wrong({ path }: Model, what: string): ReadMeError {
+  return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
+}
+
+function checkModels(model: Model, base: Model): void {
+  if (model.kind !== "read-me") throw wrong(model, "is not a Read-ME model folder");
+  if (base.kind !== "dense") throw wrong(base, "is not a dense model, as the base of a delta file has to be");
+  for (const size of ["vocabSize", "hiddenSize", "numLayers", "numHeads", "numKvHeads", "headSize"] as const) {
+    const [found, wanted] = [base.config[size], model.config[size]];
+    if (found === wanted) continue;
+    throw wrong(base, `is not the base of ${model.path}: its ${size} is ${found}, not ${wanted}`);
+  }
+}
+
+async function readSection({ path }: Model): Promise<ReadMeSection> {
+  const text = (await readTextFile(join(path, "config.json"), 16 << 20)) ?? "";
+  return (JSON.parse(text) as { readonly readme: ReadMeSection }).readme;
+}
+
+/** Payloads that do not depend on choices. */
+async function fixedPayloads(
+  model: Model,
+  base: BaseWeights,
+  found: {
+    readonly parts: readonly LayerParts[];
+    readonly print: BasePrint;
+    readonly scales: InputScales | undefined;
+  },
+): Promise<readonly Payload[]> {
+  const { parts, print, scales } = found;
+  const { intermediateSize } = base.model.config;
+  const ids = [...model.experts.names.keys(), "shared" as const];
+  const width = maskBytes(intermediateSize);
+  const empty = new Int32Array();
+  const masks = Buffer.concat(
+    parts.flatMap((layer) => ids.map((id) => maskOf(layer.get(id)?.neurons ?? empty, intermediateSize))),
+  );
+  const documents = new Uint8Array(gzipSync(JSON.stringify(await readDocuments(model.path)), { level: 9 }));
+  const { samples } = print;
+  return [
+    payloadOf({ name: format.MASKS, type: "U8", shape: [parts.length, ids.length, width] }, masks),
+    payloadOf({ name: format.SAMPLES, type: "F32", shape: [samples.length] }, new Uint8Array(samples.buffer)),
+    payloadOf({ name: format.DOCUMENTS, type: "U8", shape: [documents.length] }, documents),
+    ...(scales ? [payloadOf({ name: format.SCALES, type: "U8", shape: scaleShape(scales.sizes) }, scales.codes)] : []),
+  ];
+}
+
+function frequencyPayload({ frequencies: { buffer, byteOffset, byteLength } }: SymbolTables): Payload {
+  const place = { name: format.FREQUENCIES, type: "I16", shape: [NUM_CONTEXTS, NUM_SYMBOLS] } as const;
+  return payloadOf(place, new Uint8Array(buffer, byteOffset, byteLength));
+}
+
+/** Reads the report, the card and the pictures of a Read-ME model. */
+async function readDocuments(folder: string): Promise<format.Documents> {
+  const pictures: readonly string[] = await readdir(join(folder, "pictures")).catch(() => []);
+  const names = ["README.md", "report.json", ...pictures.toSorted().map((name) => `pictures/${name}`)];
+  const documents: Record<string, string> = {};
+  for (const name of names.filter((one) => format.DOCUMENT_NAME.test(one))) {
+    const text = await readTextFile(join(folder, name), format.MAX_DOCUMENT_BYTES);
+    if (text !== undefined) documents[name] = text;
+  }
+  return documents;
+}

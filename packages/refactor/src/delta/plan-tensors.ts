@@ -1,0 +1,221 @@
+// Lists the ways in which each tensor of a Read-ME model can be stored, and what each costs.
+
+import { encodeFloats, isStoredFloat, readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
+import { matrix } from "../linear-algebra/matrix.ts";
+import type { Products } from "../linear-algebra/products.ts";
+import type { CodingChoice } from "./allocate.ts";
+import { ffnLayerOf, floatsOf, pickNeurons, type BaseWeights } from "./base-model.ts";
+import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
+import { codeCost } from "./integer-codes.ts";
+import { lowRank, type LowRank } from "./low-rank.ts";
+import type { LayerParts, PartId, PartNeurons } from "./neurons.ts";
+
+/** A tensor of the Read-ME model, which the delta file has to reproduce. */
+export interface Target {
+  /** `backbone`, `experts/<i>` or `router`. */
+  readonly file: string;
+  readonly input: SafetensorsInput;
+  /** Absent for tensors outside of FFNs. */
+  readonly part: PartNeurons | undefined;
+}
+
+/** A target with the ways to store it. */
+export interface TensorPlan {
+  readonly target: Target;
+  /** Sum of squared differences from the base model; 0 where there is nothing to choose. */
+  readonly change: number;
+  readonly choices: readonly CodingChoice[];
+}
+
+/** Data for making plans. */
+export interface PlanContext {
+  readonly base: BaseWeights;
+  readonly products: Products;
+  readonly scales: InputScales | undefined;
+}
+
+/** Lists a model's tensors in the order of the folder's files. */
+export function targetsOf(model: Model, parts: readonly LayerParts[]): readonly Target[] {
+  const { backbone, experts, router } = readMeTensors(model.weights, model.router);
+  const targets = (file: string, part: PartId, inputs: readonly SafetensorsInput[]): readonly Target[] =>
+    inputs.map((input) => {
+      const layer = ffnLayerOf(input.name);
+      return { file, input, part: layer === undefined ? undefined : parts[layer]?.get(part) };
+    });
+  return [
+    ...targets("backbone", "shared", backbone),
+    ...experts.flatMap((inputs, expert) => targets(`experts/${expert}`, expert, inputs)),
+    ...(router ?? []).map((input) => ({ file: "router", input, part: undefined })),
+  ];
+}
+
+/** Reads a tensor with its neurons in the dense model's order; the layer computes the same in any order. */
+export async function readTarget({ input, part }: Target): Promise<Float32Array> {
+  const values = await floatsOf(input);
+  return part ? pickNeurons(input.name, input.shape, values, part.order) : values;
+}
+
+/** Reads the bytes of a tensor of any type, in the order of `readTarget`. */
+export async function readTargetBytes(target: Target): Promise<Uint8Array> {
+  const { type, bytes } = target.input;
+  return isStoredFloat(type) ? encodeFloats(await readTarget(target), type) : bytes();
+}
+
+/** Groups tensors by what they do, for figures. */
+export function kindOf({ file, input }: Target): string {
+  if (file === "router") return "router";
+  const [, kind] = /\.(gate|up|down|[qkvo])_proj\./.exec(input.name) ?? [];
+  if (kind === undefined) return "others";
+  return kind.length === 1 ? "attention" : kind;
+}
+
+// Cost of losing a share of all change of a kind. A tuned SmolLM2 was packed in 40 MB, and each kind's tensors
+// alone were put into the unpacked model: nats per share of squares were 0.046 (attention), 0.031 (gate), 0.029
+// (up), 0.159 (down).
+const WORTH: Readonly<Record<string, number>> = { attention: 3, gate: 2, up: 2, down: 10, router: 3 };
+const WORTH_OF_OTHERS = 3;
+
+/**
+ * Plans all tensors. Errors are squares as shares of all change of the same kind, times the kind's worth: by plain
+ * squares all bytes would go to the large changes, and small changes of many more weights would be lost.
+ */
+export async function planTensors(
+  targets: readonly Target[],
+  context: PlanContext,
+  onTensor: (done: number) => void,
+): Promise<readonly TensorPlan[]> {
+  const plans: TensorPlan[] = [];
+  const changes = new Map<string, number>();
+  for (const target of targets) {
+    onTensor(plans.length);
+    const plan = await planTensor(target, context);
+    plans.push(plan);
+    changes.set(kindOf(target), (changes.get(kindOf(target)) ?? 0) + plan.change);
+  }
+  return plans.map((plan) => {
+    const kind = kindOf(plan.target);
+    const weight = (WORTH[kind] ?? WORTH_OF_OTHERS) / (changes.get(kind) || 1);
+    return { ...plan, choices: plan.choices.map((choice) => ({ ...choice, error: choice.error * weight })) };
+  });
+}
+
+// Smaller tensors, such as norms and biases, are stored as they are: their errors reach every token.
+const LEAST_CODED = { weight: 4096, router: 1 << 14 };
+// Steps fall by half octaves. Of weights: from a step that keeps only outliers, in root mean squares, to seven bits.
+const WEIGHT_STEPS = { coarsest: 2.8, count: 14 };
+const ROUTER_STEPS = { coarsest: 2 ** 0.5, count: 10 };
+
+async function planTensor(target: Target, { base, products, scales }: PlanContext): Promise<TensorPlan> {
+  const { file, part } = target;
+  const { name, type, shape } = target.input;
+  const bytes = await readTargetBytes(target);
+  const whole: CodingChoice = { bytes: bytes.byteLength, error: 0, how: { coding: "whole" }, times: 0 };
+  const asItIs = { target, change: 0, choices: [whole] };
+  const [rows = 1, columns] = shape;
+  if (!isStoredFloat(type)) return asItIs;
+  const isRouter = file === "router";
+  const neurons = part?.neurons;
+  const inBase = isRouter ? undefined : await base.inPlaceOf(name, neurons);
+  if (inBase && Buffer.compare(bytes, encodeFloats(inBase, type)) === 0) {
+    return { target, change: 0, choices: [asInBase(0)] };
+  }
+  const own = scalesOf(scales, { file, name, neurons });
+  const change = scaledColumns(difference(await readTarget(target), inBase), own, "times");
+  const square = squareOf(change);
+  const isLarge = change.length >= (isRouter ? LEAST_CODED.router : LEAST_CODED.weight);
+  if (columns === undefined || !isLarge || !(square > 0) || !Number.isFinite(square)) return asItIs;
+  const { coarsest, count } = isRouter ? ROUTER_STEPS : WEIGHT_STEPS;
+  const rms = Math.sqrt(square / change.length);
+  const steps = Array.from({ length: count }, (_, index) => rms * coarsest * 2 ** (-index / 2));
+  const { values, times } = isRouter ? { values: change, times: 1 } : sampled(change, rows, columns);
+  const rounded = steps.map((step): CodingChoice => {
+    const { bytes: coded, squaredError, counts } = codeCost(values, step);
+    return { bytes: coded * times, error: squaredError * times, how: { coding: "steps", step }, counts, times };
+  });
+  if (isRouter) return { target, change: square, choices: [...rounded, whole] };
+  const factors = await lowRank(products, matrix(rows, columns, change), MAX_RANK, WORTHWHILE_SHARE);
+  const thin = factors ? steps.flatMap((step) => lowRankChoice(factors, square, step) ?? []) : [];
+  return { target, change: square, choices: [asInBase(square), ...rounded, ...thin, whole] };
+}
+
+function asInBase(error: number): CodingChoice {
+  return { bytes: 0, error, how: { coding: "base" }, times: 0 };
+}
+
+// With more values, every fourth row stands for all.
+const SAMPLED_FROM = 1 << 16;
+const SAMPLED_ROWS = 4;
+
+function sampled(
+  values: Float32Array,
+  rows: number,
+  columns: number,
+): { readonly values: Float32Array; readonly times: number } {
+  if (values.length <= SAMPLED_FROM) return { values, times: 1 };
+  const kept = Math.ceil(rows / SAMPLED_ROWS);
+  const sample = new Float32Array(kept * columns);
+  for (let i = 0; i < kept; i++) {
+    const from = i * SAMPLED_ROWS * columns;
+    sample.set(values.subarray(from, from + columns), i * columns);
+  }
+  return { values: sample, times: rows / kept };
+}
+
+// Three times the rank that `tune` uses by default: changes of several tunings add up.
+const MAX_RANK = 96;
+// With a lower share, the product of factors is hardly ever the cheaper one, and finding the factors takes time.
+const WORTHWHILE_SHARE = 0.5;
+const SIZE_BYTES = 4;
+
+function lowRankChoice(factors: LowRank, square: number, step: number): CodingChoice | undefined {
+  const { sizes, left, right } = factors;
+  // Directions have to be larger than what rounding does to them.
+  const least = 0.7 * step * Math.sqrt(Math.max(left.length, right.length) / sizes.length);
+  const rank = sizes.filter((size) => size >= least).length;
+  if (rank === 0) return undefined;
+  const { bytes, squaredError, counts } = codeCost(scaledFactors(factors, rank), step);
+  const missing = Math.max(0, square - squareOf(sizes.subarray(0, rank)));
+  const how = { coding: "low-rank", step, rank } as const;
+  return { bytes: bytes + SIZE_BYTES * rank, error: missing + squaredError, how, counts, times: 1 };
+}
+
+/** Finds the factors that the choices of a change `[rows, columns]` were made with. */
+export async function factorsOf(
+  products: Products,
+  change: Float32Array,
+  [rows = 1, columns = 1]: readonly number[],
+): Promise<LowRank> {
+  return (await lowRank(products, matrix(rows, columns, change), MAX_RANK, 0)) as LowRank;
+}
+
+/**
+ * The numbers by which a product of factors is coded: both unit vectors of each direction, times its size. Rounded
+ * to the same step, they err as much as single numbers do.
+ */
+export function scaledFactors({ sizes, left, right }: LowRank, rank: number): Float32Array {
+  const [rows, columns] = [left.length / sizes.length, right.length / sizes.length];
+  const result = new Float32Array(rank * (rows + columns));
+  for (const [k, size] of sizes.subarray(0, rank).entries()) {
+    const from = k * (rows + columns);
+    result.set(
+      left.subarray(k * rows, (k + 1) * rows).map((value) => size * value),
+      from,
+    );
+    result.set(
+      right.subarray(k * columns, (k + 1) * columns).map((value) => size * value),
+      from + rows,
+    );
+  }
+  return result;
+}
+
+/** Subtracts the base model's tensor; a tensor that the base model lacks is all change. */
+export function difference(values: Float32Array, inBase: Float32Array | undefined): Float32Array {
+  return inBase ? values.map((value, at) => value - (inBase[at] ?? 0)) : values;
+}
+
+export function squareOf(values: Float32Array): number {
+  let sum = 0;
+  for (const value of values) sum += value * value;
+  return sum;
+}

@@ -1,0 +1,58 @@
+// Shared state of the stages of a refactoring.
+
+import type { Model, Tokenizer } from "@readme-moe/model";
+import type { RefactorProgress, RefactorRun, ResolvedOptions, Sizes } from "../options.ts";
+import type { DomainData, DomainText } from "./prepare-domain.ts";
+import type { WorkFolder } from "./work-folder.ts";
+
+export interface RefactorJob {
+  readonly model: Model;
+  readonly tokenizer: Tokenizer;
+  readonly texts: readonly DomainText[];
+  readonly data: readonly DomainData[];
+  readonly options: ResolvedOptions;
+  readonly sizes: Sizes;
+  readonly work: WorkFolder;
+  readonly stages: Stages;
+  readonly run: RefactorRun;
+  readonly grouping: Grouping;
+}
+
+/** Calibration texts by the expert that is made of them. */
+export interface Grouping {
+  /** Whether there is one expert for each domain, in their order. */
+  readonly isByDomain: boolean;
+  /** Names of the experts, all different. */
+  readonly names: readonly string[];
+  /** Calibration sequences of each expert. */
+  readonly groups: readonly (readonly Int32Array[])[];
+  /** Domain of each sequence, arranged like `groups`. */
+  readonly domains: readonly (readonly number[])[];
+}
+
+/** Reports and times the stages of a refactoring. */
+export class Stages {
+  readonly times: { readonly name: string; readonly ms: number }[] = [];
+  readonly #onProgress: ((progress: RefactorProgress) => void) | undefined;
+
+  constructor(onProgress: ((progress: RefactorProgress) => void) | undefined) {
+    this.#onProgress = onProgress;
+  }
+
+  async run<Result>(stage: string, work: () => Promise<Result> | Result): Promise<Result> {
+    this.report(stage, 0, 1);
+    const start = performance.now();
+    const result = await work();
+    this.times.push({ name: stage, ms: performance.now() - start });
+    return result;
+  }
+
+  report(stage: string, done: number, of: number): void {
+    this.#onProgress?.({ stage, done, of });
+  }
+}
+
+/** Returns the share of the error so far that each layer makes up for; 0 when layers are fitted independently. */
+export function errorShareOf({ method }: Pick<ResolvedOptions, "method">): number {
+  return method === "sequential" ? 0.5 : 0;
+}

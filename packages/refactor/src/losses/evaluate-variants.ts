@@ -1,0 +1,272 @@
+// Measures losses of several models that share a backbone: the dense model, and experts made and chosen in several
+// ways. All of them run layer by layer together, so that one layer at a time is in memory.
+
+import type { Model } from "@readme-moe/model";
+import { GraphBuilder, GraphSession, operators, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import type { LayerExperts } from "../experts/layer-experts.ts";
+import { floatWeight, rmsNorm } from "../layers/float-blocks.ts";
+import { attentionGraph, denseLayerGraph, errorsGraph, expertGraph } from "../layers/layer-graphs.ts";
+import { layerSource, type LayerSource } from "../layers/layer-source.ts";
+import { pickRows } from "../layers/pick-rows.ts";
+import type { Goal, PassOptions } from "../layers/run-layer.ts";
+import type { TokenStream } from "../layers/token-stream.ts";
+
+/** Experts made in one way. */
+export interface Family {
+  /** Reads a layer's experts; one layer at a time is in memory. */
+  readonly layer: (index: number) => Promise<LayerExperts>;
+  readonly variants: readonly Variant[];
+}
+
+/** One way to choose among a family's experts. */
+export interface Variant {
+  readonly id: string;
+  /** Expert of each token of the stream, or `"free"`: in each layer, the expert closest to the target. */
+  readonly routes: Uint16Array | "free";
+  /** Indices of the sequences that take part. @default all */
+  readonly sequences?: readonly number[] | undefined;
+  /** Receives the weighted squared distances from the target, `[tokens, experts]`, layer by layer. */
+  readonly onErrors?: ((errors: Float32Array) => void) | undefined;
+}
+
+export interface EvaluationOptions extends PassOptions {
+  /** Share that the experts were fitted with, see `denseLayerGraph`. */
+  readonly errorShare: number;
+  /** Whether the dense model is measured, too. @default true */
+  readonly withDense?: boolean | undefined;
+  readonly onLayer?: ((done: number, of: number) => void) | undefined;
+}
+
+/** Mean losses by domain, in nats; `NaN` for domains without sequences. */
+export type DomainLosses = readonly number[];
+
+/** Rows of logits that are in memory together. */
+const HEAD_ROWS = 256;
+
+interface Evaluation {
+  readonly model: Pick<Model, "config" | "weights">;
+  readonly stream: TokenStream;
+  readonly options: EvaluationOptions;
+}
+
+/** Hidden states of some sequences on their way through a model. */
+interface Walker {
+  readonly id: string;
+  readonly sequences: readonly number[];
+  readonly hidden: Float32Array;
+}
+
+interface ExpertWalker extends Walker {
+  readonly family: Family;
+  readonly variant: Variant;
+}
+
+/** @returns losses by `id` of each variant, and of `"dense"` */
+export async function evaluateVariants(
+  model: Pick<Model, "config" | "weights">,
+  stream: TokenStream,
+  families: readonly Family[],
+  options: EvaluationOptions,
+): Promise<ReadonlyMap<string, DomainLosses>> {
+  const evaluation = { model, stream, options };
+  const embedded = await stream.embed(model);
+  const everything = [...stream.sequences.keys()];
+  const walkers = families.flatMap((family) =>
+    family.variants.map((variant): ExpertWalker => {
+      const { id, sequences = everything } = variant;
+      return { id, family, variant, sequences, hidden: stream.pick(embedded, sequences) };
+    }),
+  );
+  const dense = (options.withDense ?? true) && { id: "dense", sequences: everything, hidden: embedded };
+  const { numLayers } = model.config;
+  for (let index = 0; index < numLayers; index++) {
+    await walkLayer(evaluation, layerSource(model, index), dense, walkers);
+    options.onLayer?.(index + 1, numLayers);
+  }
+  const losses = new Map<string, DomainLosses>();
+  await withSession(lossGraph(model), options, async (session) => {
+    for (const walker of dense ? [dense, ...walkers] : walkers) {
+      losses.set(walker.id, await lossesOf(session, evaluation, walker));
+    }
+  });
+  return losses;
+}
+
+async function walkLayer(
+  { stream, options }: Evaluation,
+  source: LayerSource,
+  dense: Walker | false,
+  walkers: readonly ExpertWalker[],
+): Promise<void> {
+  const { hiddenSize, sequenceTokens } = stream;
+  const perSequence = sequenceTokens * hiddenSize;
+  const goal = { rows: new Float32Array(stream.numTokens * hiddenSize), weights: new Float32Array(stream.numTokens) };
+  const attention = stream.attentionFeeds({ numSequences: 1 });
+  const run = (
+    graph: Graph,
+    walking: readonly Walker[],
+    onOutputs: (outputs: Outputs, own: Float32Array, place: number) => void,
+  ): Promise<void> =>
+    withSession(graph, options, async (session) => {
+      for (const { hidden, sequences } of walking) {
+        for (const place of sequences.keys()) {
+          options.signal?.throwIfAborted();
+          const own = hidden.subarray(place * perSequence, (place + 1) * perSequence);
+          const feeds = { ...attention, hidden: { data: own, dims: [sequenceTokens, hiddenSize] } };
+          onOutputs(await session.run(feeds), own, place);
+        }
+        await yieldToEventLoop();
+      }
+    });
+  if (dense) {
+    await run(denseLayerGraph(source, options.errorShare), [dense], (outputs, own, place) => {
+      own.set(floats(outputs, "next"));
+      goal.rows.set(floats(outputs, "goal"), place * perSequence);
+      goal.weights.set(floats(outputs, "weights"), place * sequenceTokens);
+    });
+  }
+  await run(attentionGraph(source), walkers, (outputs, own) => own.set(floats(outputs, "attended")));
+  for (const family of new Set(walkers.map((walker) => walker.family))) {
+    const layer = { source, experts: await family.layer(source.index), goal };
+    const own = walkers.filter((walker) => walker.family === family);
+    await walkExperts({ stream, options }, layer, own);
+  }
+}
+
+/** Runs the walkers of one family from the attention's output through their experts. */
+async function walkExperts(
+  { stream, options }: Pick<Evaluation, "stream" | "options">,
+  { source, experts, goal }: { readonly source: LayerSource; readonly experts: LayerExperts; readonly goal: Goal },
+  walkers: readonly ExpertWalker[],
+): Promise<void> {
+  const { hiddenSize, sequenceTokens } = stream;
+  const routes = new Map<Walker, Uint16Array>();
+  const measured = walkers.filter(({ variant }) => variant.routes === "free" || variant.onErrors);
+  if (measured.length > 0) {
+    await withSession(errorsGraph(source, experts, options.errorShare), options, async (session) => {
+      for (const walker of measured) {
+        const numTokens = walker.sequences.length * sequenceTokens;
+        const outputs = await session.run({
+          attended: { data: walker.hidden, dims: [numTokens, hiddenSize] },
+          goal: { data: stream.pick(goal.rows, walker.sequences), dims: [numTokens, hiddenSize] },
+          weights: { data: stream.pick(goal.weights, walker.sequences), dims: [numTokens, 1] },
+        });
+        const errors = floats(outputs, "errors");
+        walker.variant.onErrors?.(errors);
+        if (walker.variant.routes === "free") routes.set(walker, cheapestExperts(errors, experts.experts.length));
+      }
+    });
+  }
+  for (const walker of walkers) {
+    const { routes: given } = walker.variant;
+    if (given !== "free") routes.set(walker, pickRoutes(given, walker.sequences, sequenceTokens));
+  }
+  for (const expert of experts.experts.keys()) {
+    await withSession(expertGraph(source, experts, expert), options, async (session) => {
+      for (const [{ hidden }, own] of routes) {
+        options.signal?.throwIfAborted();
+        const tokens = Int32Array.from(own.keys()).filter((token) => own[token] === expert);
+        if (tokens.length === 0) continue;
+        const rows = pickRows(hidden, tokens, hiddenSize);
+        const outputs = await session.run({ attended: { data: rows, dims: [tokens.length, hiddenSize] } });
+        const next = floats(outputs, "hidden");
+        tokens.forEach((token, i) =>
+          hidden.set(next.subarray(i * hiddenSize, (i + 1) * hiddenSize), token * hiddenSize),
+        );
+      }
+      await yieldToEventLoop();
+    });
+  }
+}
+
+async function lossesOf(
+  session: GraphSession,
+  { stream, options }: Evaluation,
+  { hidden, sequences }: Walker,
+): Promise<DomainLosses> {
+  const { hiddenSize, sequenceTokens, domains } = stream;
+  const sums = Array.from({ length: Math.max(...domains) + 1 }, () => ({ nats: 0, tokens: 0 }));
+  for (const [place, index] of sequences.entries()) {
+    const [ids, sum] = [stream.sequences[index]!, sums[domains[index]!]!];
+    for (let from = 0; from < sequenceTokens - 1; from += HEAD_ROWS) {
+      options.signal?.throwIfAborted();
+      const end = Math.min(from + HEAD_ROWS, sequenceTokens - 1);
+      const start = (place * sequenceTokens + from) * hiddenSize;
+      const outputs = await session.run({
+        hidden: {
+          data: hidden.subarray(start, start + (end - from) * hiddenSize),
+          dims: [end - from, hiddenSize],
+        },
+        targets: { data: BigInt64Array.from(ids.subarray(from + 1, end + 1), BigInt), dims: [end - from, 1] },
+      });
+      for (const logProb of floats(outputs, "target_log_probs")) sum.nats -= logProb;
+      sum.tokens += end - from;
+    }
+    await yieldToEventLoop();
+  }
+  return sums.map(({ nats, tokens }) => nats / tokens);
+}
+
+/**
+ * Computes the next token's log-probability from hidden states after the last layer. Inputs: `hidden` float32
+ * `[rows, hiddenSize]`, `targets` int64 `[rows, 1]`. Output: `target_log_probs` `[rows]`.
+ */
+function lossGraph({ config, weights }: Evaluation["model"]): Graph {
+  const { Gemm, GatherElements, ReduceLogSumExp, Squeeze, Sub } = operators;
+  const g = new GraphBuilder("loss");
+  const hidden = g.input("hidden", "float32", ["rows", config.hiddenSize]);
+  const normed = rmsNorm(g, "final_norm", hidden, weights.finalNorm, config.rmsNormEpsilon);
+  const logits = Gemm(g, normed, floatWeight(g, "head", [weights.head]), undefined);
+  const targetLogits = GatherElements(g, logits, g.input("targets", "int64", ["rows", 1]), 1);
+  const logProbs = Sub(g, Squeeze(g, targetLogits, [1]), ReduceLogSumExp(g, logits, 1));
+  g.output("target_log_probs", logProbs, "float32", ["rows"]);
+  return g.build();
+}
+
+function pickRoutes(routes: Uint16Array, sequences: readonly number[], sequenceTokens: number): Uint16Array {
+  const picked = new Uint16Array(sequences.length * sequenceTokens);
+  sequences.forEach((index, place) => {
+    picked.set(routes.subarray(index * sequenceTokens, (index + 1) * sequenceTokens), place * sequenceTokens);
+  });
+  return picked;
+}
+
+/**
+ * Returns the expert with the least cost for each token; ties go to the lower index.
+ *
+ * @param costs - `[tokens, experts]`
+ */
+export function cheapestExperts(costs: Float32Array, numExperts: number): Uint16Array {
+  return new Uint16Array(costs.length / numExperts).map((_, token) => {
+    const own = costs.subarray(token * numExperts, (token + 1) * numExperts);
+    let best = 0;
+    own.forEach((cost, expert) => {
+      if (cost < own[best]!) best = expert;
+    });
+    return best;
+  });
+}
+
+async function withSession(
+  graph: Graph,
+  { threads }: PassOptions,
+  use: (session: GraphSession) => Promise<void>,
+): Promise<void> {
+  const session = await GraphSession.open(graph, { threads });
+  try {
+    await use(session);
+  } finally {
+    await session.dispose();
+  }
+}
+
+type Outputs = Readonly<Record<string, GraphTensor>>;
+
+function floats(outputs: Outputs, name: string): Float32Array {
+  return outputs[name]?.data as Float32Array;
+}
+
+/** Lets signals and timers run: each run of a session blocks its thread. */
+function yieldToEventLoop(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,211 @@
+// Runs the steps of a tuning, measures losses between them, and writes checkpoints.
+
+import { existsSync } from "node:fs";
+import { learningRateShare } from "../autodiff/adam.ts";
+import { restoreArrays, withFile, writeArrays } from "../job/work-folder.ts";
+import {
+  stepsOf,
+  type Evaluation,
+  type ResolvedTuneOptions,
+  type StepFigures,
+  type TuneEstimate,
+  type TuneProgress,
+} from "./options.ts";
+import type { Optimizer, Parameter, Rates } from "./parameters.ts";
+import type { Trainer } from "./trainer.ts";
+import { sequencesOfStep, type RoutedSequence, type TuningData } from "./tuning-data.ts";
+
+/** Learning rate of norms and biases relative to low-rank changes. */
+const VECTOR_SHARE = 0.2;
+const LAST_RATE_SHARE = 0.05;
+/** Time of the optimizer's loop for a parameter and step; measured. */
+const OPTIMIZER_MS = 90 / (1 << 24);
+/** Time of a forward pass of student or teacher relative to a whole step; measured. */
+const FORWARD_SHARE = 0.3;
+
+export interface TuningHistory {
+  readonly teacher: Evaluation;
+  readonly steps: readonly StepFigures[];
+  /** Evaluations of the student; the first one is before any step. */
+  readonly evaluations: readonly Evaluation[];
+}
+
+/** Returns the evaluation with the least loss, the first one of equals. */
+export function bestOf({ evaluations }: Pick<TuningHistory, "evaluations">): Evaluation {
+  return evaluations.reduce((best, other) => (other.mean < best.mean ? other : best));
+}
+
+export interface TrainingRun {
+  readonly files: {
+    readonly checkpoint: string;
+    /** Parameters with the least loss so far. */
+    readonly best: string;
+  };
+  readonly checkpointMs: number;
+  readonly signal: AbortSignal | undefined;
+  readonly onProgress: ((progress: TuneProgress) => void) | undefined;
+  /** Returns the data of a step and of those after it; called before each step. */
+  readonly data: (step: number) => Promise<TuningData>;
+}
+
+/**
+ * Trains to the last step, or until the loss no longer falls. The best parameters are in `files.best` afterwards.
+ *
+ * @returns what was measured
+ */
+export async function train(
+  trainer: Trainer,
+  parameters: readonly Parameter[],
+  options: ResolvedTuneOptions,
+  { files, checkpointMs, signal, onProgress, data }: TrainingRun,
+): Promise<TuningHistory> {
+  const steps = stepsOf(options);
+  const writeBest = (): Promise<void> => writeArrays(files.best, arraysOf(parameters));
+  const start = async (): Promise<TuningHistory> => {
+    const { evaluation } = await data(0);
+    const teacher = await evaluate(trainer, "teacher", 0, evaluation);
+    const first = await evaluate(trainer, "student", 0, evaluation);
+    await writeBest();
+    return { teacher, steps: [], evaluations: [first] };
+  };
+  let history = (await readCheckpoint(files.checkpoint, trainer.optimizer)) ?? (await start());
+  const firstStep = history.steps.length;
+  let [savedMs, savedStep, stepMs] = [performance.now(), -1, 0];
+  const save = async (): Promise<void> => {
+    if (savedStep === history.steps.length) return;
+    const { optimizer } = trainer;
+    const metadata = { steps: JSON.stringify(optimizer.steps), history: JSON.stringify(history) };
+    await writeArrays(files.checkpoint, optimizer.tensors, metadata);
+    [savedMs, savedStep] = [performance.now(), history.steps.length];
+  };
+  const measure = async (): Promise<Evaluation | undefined> => {
+    const done = history.steps.length;
+    const isDue = done > 0 && isMeasured(done, steps, options.evaluations);
+    if (!isDue || history.evaluations.at(-1)?.step === done) return undefined;
+    const measured = await evaluate(trainer, "student", done, (await data(done - 1)).evaluation);
+    if (measured.mean < bestOf(history).mean) await writeBest();
+    history = { ...history, evaluations: [...history.evaluations, measured] };
+    return measured;
+  };
+  try {
+    await measure(); // an evaluation that the process before did not finish
+    for (let step = firstStep; step < steps && !isStuck(history, options.patience); step++) {
+      // A new router is trained with the parameters between two steps: a resumed process needs them again.
+      if (step % stepsOfRound(options) === 0) await save();
+      const { training } = await data(step);
+      const startMs = performance.now();
+      const figures = await trainer.step(sequencesOfStep(training, step, options), ratesOf(step, options));
+      stepMs += performance.now() - startMs;
+      history = { ...history, steps: [...history.steps, figures] };
+      const evaluation = await measure();
+      if (performance.now() - savedMs >= checkpointMs) await save();
+      const msPerStep = stepMs / (step + 1 - firstStep);
+      onProgress?.({
+        ...figures,
+        step: step + 1,
+        steps,
+        tokensPerS: (options.batchSequences * options.sequenceTokens * 1000) / msPerStep,
+        etaMs: msPerStep * (steps - step - 1),
+        evaluation,
+      });
+    }
+  } catch (error) {
+    // An aborted step has changed nothing, and an aborted evaluation is repeated.
+    if (signal?.aborted) await save();
+    throw error;
+  }
+  await save();
+  return history;
+}
+
+/** Fills the parameters from a file of the best ones. */
+export async function restoreParameters(path: string, parameters: readonly Parameter[]): Promise<void> {
+  await withFile(path, (file) => restoreArrays(file, arraysOf(parameters)));
+}
+
+function arraysOf(parameters: readonly Parameter[]): readonly (readonly [string, Float32Array])[] {
+  return parameters.map(({ key, values }) => [key, values]);
+}
+
+/** Fills the optimizer from a checkpoint. @returns what was measured; `undefined` without a checkpoint */
+async function readCheckpoint(path: string, optimizer: Optimizer): Promise<TuningHistory | undefined> {
+  if (!existsSync(path)) return undefined;
+  return withFile(path, async (file): Promise<TuningHistory> => {
+    optimizer.restoreSteps(JSON.parse(file.metadata.get("steps") ?? "{}"));
+    await restoreArrays(file, optimizer.tensors);
+    return JSON.parse(file.metadata.get("history") ?? "{}");
+  });
+}
+
+/** Returns the number of steps between two trainings of the router. */
+export function stepsOfRound(options: ResolvedTuneOptions): number {
+  return Math.ceil(stepsOf(options) / options.rounds);
+}
+
+/**
+ * Predicts the time and memory of a tuning by running one batch, from which nothing is learned.
+ *
+ * @param sequences - as many as run together
+ * @param numEvaluated - sequences of an evaluation
+ */
+export async function estimateTuning(
+  trainer: Trainer,
+  sequences: readonly RoutedSequence[],
+  options: ResolvedTuneOptions,
+  { trainedParameters, numEvaluated }: { readonly trainedParameters: number; readonly numEvaluated: number },
+): Promise<TuneEstimate> {
+  // The first run also builds the graphs and allocates memory.
+  await trainer.gradients(sequences);
+  const start = performance.now();
+  await trainer.gradients(sequences);
+  const microMs = performance.now() - start;
+  const { rss } = process.memoryUsage();
+  trainer.optimizer.clear();
+  const steps = stepsOf(options);
+  const { batchSequences, microSequences, sequenceTokens, evaluations } = options;
+  const stepMs = microMs * (batchSequences / microSequences) + OPTIMIZER_MS * trainedParameters;
+  const evaluationMs = FORWARD_SHARE * microMs * Math.ceil(numEvaluated / microSequences);
+  return {
+    trainedParameters,
+    steps,
+    tokensPerS: (microSequences * sequenceTokens * 1000) / microMs,
+    ms: steps * stepMs + (evaluations + 2) * evaluationMs,
+    // Two running means of each parameter, and its gradient, part of which is allocated already.
+    memoryBytes: rss + 3 * 4 * trainedParameters,
+  };
+}
+
+async function evaluate(
+  trainer: Trainer,
+  model: "student" | "teacher",
+  step: number,
+  sequences: readonly RoutedSequence[],
+): Promise<Evaluation> {
+  const all = await trainer.losses(sequences, model);
+  const losses = Array.from({ length: Math.max(...sequences.map(({ domain }) => domain)) + 1 }, (_, domain) =>
+    mean(all.filter((__, index) => sequences[index]?.domain === domain)),
+  );
+  return { step, losses, mean: mean(losses) };
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** Returns whether the last `patience` evaluations were all no better than an earlier one. */
+function isStuck(history: Pick<TuningHistory, "evaluations">, patience: number): boolean {
+  return patience > 0 && history.evaluations.length - 1 - history.evaluations.indexOf(bestOf(history)) >= patience;
+}
+
+/** Returns whether losses are measured after a step. @param step - counts from 1 */
+function isMeasured(step: number, steps: number, evaluations: number): boolean {
+  return Math.floor((step * evaluations) / steps) > Math.floor(((step - 1) * evaluations) / steps);
+}
+
+function ratesOf(step: number, options: ResolvedTuneOptions): Rates {
+  const { method, learningRate, weightDecay, warmUpSteps } = options;
+  const matrices = learningRate * learningRateShare(step, stepsOf(options), warmUpSteps, LAST_RATE_SHARE);
+  return method === "lora"
+    ? { matrices, vectors: matrices * VECTOR_SHARE, weightDecay: 0 }
+    : { matrices, vectors: matrices, weightDecay };
+}

@@ -1,0 +1,91 @@
+// Writes a tuned model as a Read-ME folder.
+
+import {
+  baseFiles,
+  encodeFloats,
+  isStoredFloat,
+  readMeTensors,
+  writeReadMeFolder,
+  type Model,
+  type ReadMeContent,
+  type SafetensorsInput,
+} from "@readme-moe/model";
+import { routerSection, routerTensors } from "../router-training/router-network.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "./decoder/decoder-weights.ts";
+import { LEFT, RIGHT } from "./parameters.ts";
+import type { KeptRouter } from "./tuning-router.ts";
+
+/** Results of a tuning. */
+export interface Tuned {
+  readonly weights: DecoderWeights;
+  /** Router that replaces the model's own. */
+  readonly router: KeptRouter | undefined;
+  readonly provenance: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * Writes `model` with its tuned weights, in the model's own types.
+ *
+ * @throws {ReadMeError} `ERR_WRITE_FAILED`
+ */
+export async function writeTuned(path: string, model: Model, { weights, router, provenance }: Tuned): Promise<void> {
+  const { config, texts } = await baseFiles(model);
+  const { readme: section, ...own } = config;
+  const before = section as ReadMeContent["readme"];
+  const tuned = tunedWeights(weights);
+  const replace = (file: string, tensors: readonly SafetensorsInput[]): readonly SafetensorsInput[] =>
+    tensors.map((tensor) => {
+      const values = tuned.get(`${file}/${tensor.name}`);
+      return values ? { ...tensor, bytes: async () => encoded(values(), tensor) } : tensor;
+    });
+  const tensors = readMeTensors(model.weights, model.router);
+  await writeReadMeFolder(path, {
+    config: own,
+    readme: {
+      ...before,
+      ...(router ? { router: routerSection(router.config) } : {}),
+      provenance: { ...before.provenance, tuning: provenance },
+    },
+    tensors: {
+      backbone: replace("backbone", tensors.backbone),
+      experts: tensors.experts.map((expert, index) => replace(`${index}`, expert)),
+      router: router ? routerTensors(router.config, router.parameters) : tensors.router,
+    },
+    documents: texts,
+  });
+}
+
+/** Maps the key of each weight to a function that computes the tuned weight. */
+function tunedWeights({ layers, finalNorm }: DecoderWeights): ReadonlyMap<string, () => Float32Array> {
+  const tuned = new Map<string, () => Float32Array>([[finalNorm.key, () => finalNorm.values]]);
+  for (const { attention, common, experts } of layers) {
+    for (const group of [attention, common, ...experts]) {
+      for (const [name, weight] of group) tuned.set(weight.key, () => withChange(group, name, weight));
+    }
+  }
+  return tuned;
+}
+
+/** Adds a weight's low-rank change, if it has one. */
+function withChange(group: WeightGroup, name: string, { values, shape }: Weight): Float32Array {
+  const product = name.replace(/\.weight$/, "");
+  const [left, right] = [group.get(product + LEFT), group.get(product + RIGHT)];
+  if (!name.endsWith(".weight") || !left || !right) return values;
+  const [out = 0, size = 0] = shape;
+  const [rank = 0] = left.shape;
+  const result = values.slice();
+  for (let row = 0; row < out; row++) {
+    const own = result.subarray(row * size, (row + 1) * size);
+    for (let k = 0; k < rank; k++) {
+      const share = right.values[row * rank + k]!;
+      const line = left.values.subarray(k * size, (k + 1) * size);
+      for (let i = 0; i < size; i++) own[i]! += share * line[i]!;
+    }
+  }
+  return result;
+}
+
+function encoded(values: Float32Array, { type, name }: SafetensorsInput): Uint8Array {
+  if (isStoredFloat(type)) return encodeFloats(values, type);
+  throw new TypeError(`Expected ${name} to be of floats, it is of ${type}`);
+}

@@ -1,0 +1,116 @@
+// Direct answers of an engine: a prompt that was accepted, and an engine that has failed. Events only observe.
+
+import type { GenerateChunk, GenerateRequest } from "@readme-moe/core";
+import { ReadMeEngine } from "@readme-moe/engine";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { completeAll } from "../support/complete.ts";
+import { cases, greedy, POCKET, rightAnswers } from "../support/pocket.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+import { openTinyEngine } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const long = { maxTokens: 200, temperature: 0, ignoreEos: true } as const;
+
+describe("a generation's `accepted`", () => {
+  let engine: ReadMeEngine;
+  beforeAll(async () => {
+    engine = await openTinyEngine(await persistentFolder(), { maxNumSeqs: 2 });
+  });
+  afterAll(() => engine.dispose());
+
+  test.each([1, 3])("holds the prompt's tokens and their experts, with %i choices", async (n) => {
+    const prompt = "The ship was late, and the harbour was empty";
+    const { tokenIds, experts } = await engine.route(prompt);
+    expect(new Set(experts).size).toBeGreaterThan(1);
+    const generation = engine.generate({ prompt, params: { ...long, maxTokens: 3, n } });
+    expect(await generation.accepted).toEqual({ promptTokens: tokenIds.length, experts });
+    const chunks: GenerateChunk[] = [];
+    for await (const chunk of generation) chunks.push(chunk);
+    expect(chunks.filter(({ finishReason }) => finishReason)).toHaveLength(n);
+  });
+
+  test("resolves before the first chunk is read, also while the request waits for room", async () => {
+    const running = [1, 2].map((seed) => engine.generate({ prompt: [seed, 5], params: long }));
+    await Promise.all(running.map((one) => one.next()));
+    const waiting = engine.generate({ prompt: [7, 8, 9], params: { ...long, maxTokens: 2 } });
+    expect((await waiting.accepted).promptTokens).toBe(3);
+    expect(await engine.stats()).toMatchObject({ numRunning: 2, numWaiting: 1 });
+    for (const one of [...running, waiting]) await one.return?.();
+  });
+
+  test.each<[string, GenerateRequest, string]>([
+    ["a prompt that does not fit", { prompt: Array.from({ length: 400 }, () => 5) }, "ERR_CONTEXT_LENGTH"],
+    ["an empty prompt", { prompt: [] }, "at least one token"],
+    ["an aborted signal", { prompt: [5], signal: AbortSignal.abort(new Error("gone before")) }, "gone before"],
+  ])("rejects as the iteration does for %s", async (_, request, expected) => {
+    const generation = engine.generate(request);
+    const [accepted, next] = await Promise.allSettled([generation.accepted, generation.next()]);
+    expect(accepted).toEqual(next);
+    const { code, message } = (accepted as PromiseRejectedResult).reason as { code?: string; message: string };
+    expect(`${code} ${message}`).toContain(expected);
+  });
+
+  test("rejects with an AbortError if the iteration is left first", async () => {
+    const generation = engine.generate({ prompt: [5], params: long });
+    await generation.return?.();
+    await expect(generation.accepted).rejects.toMatchObject({ name: "AbortError" });
+  });
+
+  test("can be ignored when it rejects", async () => {
+    const unhandled: unknown[] = [];
+    const onUnhandled = (reason: unknown): void => void unhandled.push(reason);
+    process.on("unhandledRejection", onUnhandled);
+    await expect(engine.generate({ prompt: [] }).next()).rejects.toThrow(RangeError);
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off("unhandledRejection", onUnhandled);
+    expect(unhandled).toEqual([]);
+  });
+
+  test("comes with a usage whose `queuedMs` is the longest wait of a choice", async () => {
+    const waits: number[] = [];
+    const onFinished = ({ sequenceId, queuedMs }: { sequenceId: string; queuedMs: number }): void => {
+      if (sequenceId.startsWith("asked")) waits.push(queuedMs);
+    };
+    engine.events.on("sequence:finished", onFinished);
+    // Two sequences run at once: the third choice waits until one has ended.
+    const params = { ...long, maxTokens: 20, n: 3 };
+    const { usage } = await completeAll(engine, { prompt: [5, 6], params, id: "asked" });
+    await engine.stats();
+    engine.events.off("sequence:finished", onFinished);
+    expect(waits).toHaveLength(3);
+    expect(usage?.queuedMs).toBe(Math.max(...waits));
+    expect(usage?.queuedMs).toBeGreaterThan(Math.min(...waits));
+  });
+});
+
+describe("an engine's `whenFailed`", () => {
+  test("resolves with the error of the worker that has gone, and begins anew when the engine is opened again", async () => {
+    const engine = await ReadMeEngine.open(POCKET, { isolation: "thread", threads: 1 });
+    for (const round of [1, 2]) {
+      const failed = engine.whenFailed();
+      const generation = engine.generate({ prompt: `Round ${round}`, params: long });
+      await generation.accepted;
+      engine.kill();
+      expect(await failed).toMatchObject({ code: "ERR_ENGINE_FAILED" });
+      expect(await engine.whenFailed()).toBe(await failed);
+      await expectReadMeError(generation.next(), "ERR_ENGINE_FAILED");
+      await engine.restart();
+    }
+    await engine.dispose();
+  });
+});
+
+test("an engine whose events are dropped answers as any other", async () => {
+  const engine = await ReadMeEngine.open(POCKET, { isolation: "thread", threads: 1 });
+  engine.events.emit = () => true;
+  const answers = await Promise.all(cases.map(({ text }) => completeAll(engine, { prompt: text, params: greedy })));
+  expect(answers.map(({ choices }) => choices[0]?.ids)).toEqual(rightAnswers);
+  const failed = engine.whenFailed();
+  engine.kill();
+  expect(await failed).toMatchObject({ code: "ERR_ENGINE_FAILED" });
+  await engine.restart();
+  expect((await completeAll(engine, { prompt: cases[0]?.text ?? "", params: greedy })).choices[0]?.ids).toEqual(
+    rightAnswers[0],
+  );
+  await engine.dispose();
+});

@@ -1,0 +1,218 @@
+import { Grammars } from "@readme-moe/grammar";
+import { ChatTemplate } from "@readme-moe/model";
+import { Ajv2020 } from "ajv/dist/2020.js";
+import type { ChatMessage } from "@readme-moe/core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
+import { ApiError } from "../../../packages/express/src/http/errors.ts";
+import { constraintOf } from "../../../packages/express/src/api/chat.ts";
+import {
+  bindCalls,
+  presentTools,
+  type ToolDefinition,
+  type ToolFields,
+} from "../../../packages/express/src/tools/tools.ts";
+import { smallVocabulary, writeBound } from "../../support/bound-text.ts";
+import { seededRandom } from "../../support/random.ts";
+
+const vocabulary = smallVocabulary(["<tool_call>", "</tool_call>", '{"name": "']);
+let grammars: Grammars;
+beforeAll(async () => {
+  grammars = await Grammars.open(vocabulary);
+});
+afterAll(() => grammars.dispose());
+
+const weather: ToolDefinition = {
+  type: "function",
+  function: {
+    name: "weather",
+    description: "Tells the weather",
+    parameters: {
+      type: "object",
+      properties: { city: { type: "string", maxLength: 6 }, days: { type: "integer", minimum: 1, maximum: 9 } },
+      required: ["city"],
+    },
+  },
+};
+const clock: ToolDefinition = { type: "function", function: { name: "clock" } };
+const odd: ToolDefinition = { type: "function", function: { name: "odd", parameters: { type: "object", not: {} } } };
+const tools = [weather, clock];
+const user: ChatMessage = { role: "user", content: "Hello" };
+const history: readonly ChatMessage[] = [
+  { role: "system", content: "Be kind" },
+  user,
+  {
+    role: "assistant",
+    tool_calls: [
+      { id: "c1", type: "function", function: { name: "weather", arguments: '{"city": "Rom"}' } },
+      { id: "c2", type: "function", function: { name: "clock", arguments: "{}" } },
+    ],
+  },
+  { role: "tool", tool_call_id: "c1", content: "sunny" },
+  { role: "tool", tool_call_id: "c2", content: [{ type: "text", text: "noon" }] },
+];
+
+async function plan(fields: ToolFields, knowsTools = false, messages: readonly ChatMessage[] = [user]) {
+  const presented = presentTools(fields, messages, { chatTemplateKnowsTools: knowsTools });
+  return { ...presented, ...(await bindCalls(fields, (answers) => grammars.tagged(answers))) };
+}
+
+async function calls({ constraint, newParser }: Awaited<ReturnType<typeof bindCalls>>, seed: number) {
+  if (!constraint || !newParser) throw new Error("Expected answers to be bound");
+  const { text, isWhole } = await writeBound(constraint, vocabulary, seededRandom(seed), {
+    patience: 10,
+    maxTokens: 400,
+  });
+  const parser = newParser();
+  const parts = [...Array.from(text, (character) => parser.push(character)), parser.end()];
+  const made = joinToolCalls(parts.flatMap(({ toolCalls }) => toolCalls)) as readonly {
+    id: string;
+    function: { name: string; arguments: string };
+  }[];
+  return {
+    isWhole,
+    text,
+    content: parts.map(({ content }) => content).join(""),
+    made,
+    calledTools: parser.calledTools,
+  };
+}
+
+const validate = new Ajv2020({ strict: false }).compile(weather.function.parameters ?? {});
+
+describe("required calls", () => {
+  test("name an existing tool and have valid arguments", async () => {
+    const required = await plan({ tools, tool_choice: "required" });
+    let numWhole = 0;
+    const names = new Set<string>();
+    for (let seed = 0; seed < 25; seed++) {
+      const { isWhole, made, content, calledTools } = await calls(required, seed);
+      if (!isWhole) continue;
+      numWhole++;
+      expect(content).toBe("");
+      expect(calledTools).toBe(true);
+      expect(made.length).toBeGreaterThan(0);
+      for (const { id, function: called } of made) {
+        names.add(called.name);
+        expect(id).toMatch(/^call_\w{24}$/);
+        const args: unknown = JSON.parse(called.arguments);
+        if (called.name === "weather") expect(validate(args), called.arguments).toBe(true);
+        else expect([called.name, args]).toEqual(["clock", {}]);
+      }
+    }
+    expect(numWhole).toBeGreaterThan(15);
+    expect(names).toEqual(new Set(["weather", "clock"]));
+  });
+
+  test("consist of one call of the named tool", async () => {
+    const named = await plan({ tools, tool_choice: { type: "function", function: { name: "clock" } } });
+    for (let seed = 0; seed < 5; seed++) {
+      const { made, isWhole } = await calls(named, seed);
+      expect(isWhole).toBe(true);
+      expect(made.map((one) => one.function)).toEqual([
+        { name: "clock", arguments: expect.stringMatching(/^\{\s*\}$/) as string },
+      ]);
+    }
+  });
+});
+
+test("a call that the model chooses to make follows free text and is valid", async () => {
+  const auto = await plan({ tools, parallel_tool_calls: false });
+  const [constraint, parser] = [auto.constraint, auto.newParser?.()];
+  if (!constraint || !parser) throw new Error("Expected answers to be bound");
+  const begun = Array.from(Buffer.from("I see. <tool_call>"));
+  const { text } = await writeBound(constraint, vocabulary, seededRandom(2), { patience: 20, ids: begun });
+  const { content, toolCalls } = parser.push(text);
+  expect(content).toBe("I see. ");
+  expect(["weather", "clock"]).toContain(toolCalls[0]?.function.name);
+});
+
+test("a tool with an unsupported schema is left to the model, unless it is required or strict", async () => {
+  const left = await plan({ tools: [odd] });
+  expect(left.constraint).toBeUndefined();
+  expect(left.newParser?.().push('<tool_call>{"name": "odd", "arguments": {}}</tool_call>').toolCalls).toHaveLength(1);
+  const strict: ToolDefinition = { ...odd, function: { ...odd.function, strict: true } };
+  for (const fields of [{ tools: [odd], tool_choice: "required" }, { tools: [strict] }] as const) {
+    await expect(plan(fields)).rejects.toMatchObject({ status: 400, param: "tools" });
+    await expect(plan(fields)).rejects.toThrow("`not`");
+  }
+});
+
+test.each<readonly [ToolFields, string]>([
+  [{ tool_choice: "required" }, "tool_choice"],
+  [{ tools: [], tool_choice: { type: "function", function: { name: "a" } } }, "tool_choice"],
+  [{ tools, tool_choice: { type: "function", function: { name: "a" } } }, "tool_choice"],
+  [{ tools: [clock, clock] }, "tools"],
+])("%j is refused for `%s`", async (fields, param) => {
+  await expect(plan(fields)).rejects.toBeInstanceOf(ApiError);
+  await expect(plan(fields)).rejects.toMatchObject({ status: 400, param });
+});
+
+test("answers are free if no tool can be called", async () => {
+  for (const fields of [{}, { tools: null }, { tools, tool_choice: "none" }, { tool_choice: "auto" }] as const) {
+    const { constraint, newParser, messages } = await plan(fields);
+    expect([constraint, newParser, messages]).toEqual([undefined, undefined, [user]]);
+  }
+});
+
+describe("the messages of a chat with tools", () => {
+  const QWEN =
+    "{%- if tools %}T:{{ tools | tojson }}{% endif %}{% for m in messages %}|{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}{% endfor %}";
+  const PLAIN = "{% for m in messages %}|{{ m.role }}:{{ m.content }}{% endfor %}";
+  const tokens = { bosToken: undefined, eosToken: undefined, unkToken: undefined, padToken: undefined };
+  const knows = (source: string, toolUse?: string): boolean =>
+    new ChatTemplate({ default: source, toolUse }, tokens).knowsTools;
+
+  test("templates report whether they support tools", () => {
+    expect([knows(QWEN), knows(PLAIN), knows(PLAIN, QWEN), knows("tools {{ messages }}")]).toEqual([
+      true,
+      false,
+      true,
+      false,
+    ]);
+  });
+
+  test("a template that supports tools gets definitions, and arguments as values", async () => {
+    const { messages, template } = await plan({ tools, tool_choice: "none" }, true, history);
+    const text = new ChatTemplate(QWEN, tokens).render(messages, template);
+    expect(text).toContain('"name": "weather"');
+    expect(text).toContain('|assistant:[weather {"city": "Rom"}][clock {}]|tool:sunny');
+  });
+
+  test("other templates get definitions, calls and results as text", async () => {
+    const { messages, template } = await plan({ tools }, false, history);
+    const text = new ChatTemplate(PLAIN, tokens).render(messages, template);
+    expect(text).toMatch(/^\|system:Be kind\n\nYou may call/);
+    expect(text).toContain(`<tools>\n${JSON.stringify(weather)}\n`);
+    expect(text).toContain(
+      '|assistant:<tool_call>\n{"name": "weather", "arguments": {"city": "Rom"}}\n</tool_call>\n<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>' +
+        "|user:<tool_response>\nsunny\n</tool_response>\n<tool_response>\nnoon\n</tool_response>",
+    );
+    const alone = await plan({ tools });
+    expect(alone.messages.map(({ role }) => role)).toEqual(["system", "user"]);
+  });
+});
+
+describe("a response format", () => {
+  test("constrains answers", async () => {
+    expect(await constraintOf({ type: "text" }, grammars)).toBeUndefined();
+    expect(await constraintOf(null, grammars)).toBeUndefined();
+    const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
+    for (const format of [
+      { type: "json_object" },
+      { type: "json_schema", json_schema: { name: "x", schema } },
+    ] as const) {
+      const constraint = await constraintOf(format, grammars);
+      if (!constraint) throw new Error("Expected answers to be bound");
+      const { text } = await writeBound(constraint, vocabulary, seededRandom(1), { patience: 5 });
+      const value = JSON.parse(text) as { readonly a?: number };
+      if (format.type === "json_schema") expect([1, 2]).toContain(value.a);
+      else expect(typeof value).toBe("object");
+    }
+  });
+
+  test("with an unsupported schema is refused", async () => {
+    const refused = constraintOf({ type: "json_schema", json_schema: { name: "x", schema: { not: {} } } }, grammars);
+    await expect(refused).rejects.toMatchObject({ status: 400, param: "response_format.json_schema.schema" });
+  });
+});
