@@ -6,7 +6,6 @@ import {
   storedBlocks,
   type FeedForwardRefs,
   type InputStatistics,
-  type LayerRefs,
   type LinearRefs,
   type Model,
   type Precision,
@@ -70,7 +69,7 @@ function describeLayer(
   index: number,
   packing: Packing,
 ): LayerDescription {
-  const refs = weights.layers[index] as LayerRefs;
+  const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
