@@ -1,4 +1,4 @@
-// What weights in fewer bits, fitted to typical text, make of a model.
+// The effect of calibrated weights in fewer bits on a model.
 
 import { expect, test } from "vitest";
 import { fixture, fixtureNames } from "../support/fixtures.ts";
@@ -6,8 +6,8 @@ import { promptLogits, runningModel } from "../support/running-model.ts";
 
 const TOKENS = Array.from({ length: 60 }, (_, i) => (i * 37 + 11) % 90);
 
-test("leaves a model's function as it was, but for rounding", async () => {
-  // A channel that were divided and not multiplied again would leave nothing of a random model's logits.
+test("changes a model's output only by rounding", async () => {
+  // If a channel were divided and not multiplied again, a random model's logits would change completely.
   const logitsOf = TOKENS.map((_, index) => index);
   for (const family of fixtureNames("families")) {
     await using floats = await runningModel(fixture(family));

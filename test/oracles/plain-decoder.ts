@@ -1,5 +1,5 @@
-// An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what the kernel
-// and graphs compute is compared with it.
+// An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what
+// the kernel and graphs compute is compared with it.
 
 import { ropeFrequencies, type Model, type TensorRef } from "@readme-moe/model";
 

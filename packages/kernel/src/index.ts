@@ -30,4 +30,4 @@ export { kernelThreads } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/packed-tensor.ts";
 export { returnFreeMemory } from "./return-free-memory.ts";
-export { encodeStep, type StepLimits, type StepRows } from "./step-request.ts";
+export { encodeStep, splitIntoSteps, type StepLimits, type StepPiece, type StepRows } from "./step-request.ts";
