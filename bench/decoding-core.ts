@@ -9,7 +9,7 @@ import {
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { EngineCore } from "../packages/engine/src/engine-core.ts";
-import type { EngineOutput } from "../packages/engine/src/engine-output.ts";
+import type { EngineOutput } from "../packages/engine/src/engine-parts.ts";
 import { KvAdmission } from "../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../packages/engine/src/prefix-cache.ts";
 import type { StepRunner } from "../packages/engine/src/step-runner.ts";
@@ -35,18 +35,18 @@ export interface DecodingCoreOptions {
 /** Opens a core whose sequences all decode, with a past of about `past` tokens. */
 export async function decodingCore(options: DecodingCoreOptions): Promise<DecodingCore> {
   const { runner, tokenizer, router, numSeqs, past, rounds, params = { temperature: 0 }, onEvent } = options;
-  const { contextTokens: maxTokens } = runner.model.config;
+  const { contextTokens } = runner.model.config;
   const capacityTokens = numSeqs * (Math.ceil((past + rounds + 64) / 64) * 64 + 64);
   const pool = runner.openKv({ capacityTokens });
   const prefixes = new PrefixCache(pool, { chunkTokens: 128, maxBytes: 0 });
-  const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numSeqs, maxTokens });
+  const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numSeqs, contextTokens });
   const core = new EngineCore({
     runner,
     tokenizer,
     admission,
     scheduler: fcfs(),
     limits: { maxNumBatchedSeqs: numSeqs, maxNumBatchedTokens: 512, chunkTokens: 128 },
-    maxTokens,
+    contextTokens,
     output: {
       accepted: () => undefined,
       chunk: () => undefined,

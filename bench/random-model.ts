@@ -2,6 +2,7 @@
 
 import { crc32 } from "node:zlib";
 import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 
 export interface Shape {
   readonly hiddenSize: number;
@@ -78,7 +79,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
   const { hiddenSize, numHeads, numKvHeads, headSize, vocabSize, numLayers } = shape;
   const embedding = tensor("embedding", vocabSize, hiddenSize);
   const layers = Array.from({ length: numLayers }, (_, layer) => ({
-    inputNorm: tensor(`${layer}.norm1`, hiddenSize),
+    attentionNorm: tensor(`${layer}.norm1`, hiddenSize),
     attention: {
       query: linear(`${layer}.q`, numHeads * headSize, hiddenSize),
       key: linear(`${layer}.k`, numKvHeads * headSize, hiddenSize),
@@ -87,7 +88,9 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
       queryNorm: undefined,
       keyNorm: undefined,
     },
-    postAttentionNorm: tensor(`${layer}.norm2`, hiddenSize),
+    attentionOutputNorm: undefined,
+    ffnNorm: tensor(`${layer}.norm2`, hiddenSize),
+    ffnOutputNorm: undefined,
     shared: undefined,
     experts: Array.from({ length: numExperts }, (__, expert) => ({
       gate: linear(`${layer}.${expert}.gate`, expertSize, hiddenSize),
@@ -114,23 +117,23 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
   };
 }
 
-function configOf({ ffnSize, ...shape }: Shape): ModelConfig {
-  return {
-    ...shape,
-    modelType: "llama",
-    intermediateSize: ffnSize,
-    rmsNormEpsilon: 1e-5,
-    rope: { type: "default", theta: 100_000 },
-    contextTokens: 2048,
-    slidingWindows: Array.from({ length: shape.numLayers }, () => undefined),
-    hasQkvBias: false,
-    hasOutputBias: false,
-    hasMlpBias: false,
-    hasQkNorm: false,
-    hasTiedEmbeddings: true,
-    bosTokenId: 0,
-    eosTokenIds: [0],
-  };
+function configOf(shape: Shape): ModelConfig {
+  return parseConfig("random", {
+    model_type: "llama",
+    vocab_size: shape.vocabSize,
+    hidden_size: shape.hiddenSize,
+    intermediate_size: shape.ffnSize,
+    num_hidden_layers: shape.numLayers,
+    num_attention_heads: shape.numHeads,
+    num_key_value_heads: shape.numKvHeads,
+    head_dim: shape.headSize,
+    rms_norm_eps: 1e-5,
+    rope_theta: 100_000,
+    max_position_embeddings: 2048,
+    tie_word_embeddings: true,
+    bos_token_id: 0,
+    eos_token_id: 0,
+  });
 }
 
 /** Takes `length` numbers from `start` on of an endless repetition of `noise`. */

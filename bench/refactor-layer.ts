@@ -4,7 +4,8 @@
 //   pnpm bench:refactor [--shape smollm2|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
 
 import { parseArgs } from "node:util";
-import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import type { Model, TensorStore } from "@readme-moe/model";
+import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { fitLayer } from "../packages/refactor/src/experts/fit-layer.ts";
 import { layerSource, readDense } from "../packages/refactor/src/layers/layer-source.ts";
 import { addErrors, runDense, runExperts, runMoments } from "../packages/refactor/src/layers/run-layer.ts";
@@ -32,7 +33,6 @@ const { values } = parseArgs({
 const shape = SHAPES[values.shape as keyof typeof SHAPES];
 if (shape === undefined) throw new TypeError(`Expected --shape to be one of ${Object.keys(SHAPES).join(", ")}`);
 const [numDomains, tokens, threads] = [Number(values.domains), Number(values.tokens), Number(values.threads)];
-const options = { threads };
 
 const model = randomModel();
 const texts = Array.from({ length: numDomains }, (_, domain) =>
@@ -43,13 +43,14 @@ const texts = Array.from({ length: numDomains }, (_, domain) =>
 const stream = new TokenStream(model.config, texts, 1024);
 const products = await Products.open(threads);
 const source = layerSource(model, 0);
+const pass = { source, stream, options: { threads } };
 const dense = await stream.embed(model);
 const fitted = dense.slice();
 const costs = new Float32Array(stream.numTokens * numDomains);
 
 const times: Record<string, number> = {};
-const { goal } = await timed("dense pass", () => runDense(source, stream, dense, 0.5, options));
-const moments = await timed("statistics", () => runMoments(source, stream, fitted, goal.rows, 0.5, options));
+const { goal } = await timed("dense pass", () => runDense(pass, dense, 0.5));
+const moments = await timed("statistics", () => runMoments(pass, fitted, { goal: goal.rows, share: 0.5 }));
 const down = await readDense(source);
 const settings = {
   usedSize: shape.ffn / 2,
@@ -60,9 +61,9 @@ const settings = {
   ridge: 1e-3,
 } as const;
 const layer = await timed("fit", () => fitLayer(moments, { dense: down, settings, products }));
-const errors = { share: 0.5, costs };
-await timed("errors", () => addErrors(source, stream, { attended: fitted, goal }, layer, errors, options, () => true));
-await timed("experts", () => runExperts(source, stream, fitted, layer, (domain) => domain, options));
+const errors = { share: 0.5, costs, wants: () => true };
+await timed("errors", () => addErrors(pass, { attended: fitted, goal }, layer, errors));
+await timed("experts", () => runExperts(pass, fitted, layer, (domain) => domain));
 await products.dispose();
 report();
 
@@ -127,20 +128,20 @@ function randomModel(): Pick<Model, "config" | "weights"> {
   };
   const linear = (name: string, out: number, size: number) => ({ weight: ref(name, out, size), bias: undefined });
   const embedding = ref("embedding", 512, hidden);
-  const config = {
-    hiddenSize: hidden,
-    intermediateSize: ffn,
-    numLayers: 1,
-    numHeads: heads,
-    numKvHeads: kvHeads,
-    headSize,
-    rmsNormEpsilon: 1e-5,
-    rope: { type: "default", theta: 10_000 },
-    contextTokens: SEQUENCE_TOKENS,
-    slidingWindows: [undefined],
-  } as unknown as ModelConfig;
+  const config = parseConfig("random", {
+    model_type: "llama",
+    vocab_size: 512,
+    hidden_size: hidden,
+    intermediate_size: ffn,
+    num_hidden_layers: 1,
+    num_attention_heads: heads,
+    num_key_value_heads: kvHeads,
+    head_dim: headSize,
+    rms_norm_eps: 1e-5,
+    max_position_embeddings: SEQUENCE_TOKENS,
+  });
   const layerRefs = {
-    inputNorm: ref("input_norm", hidden),
+    attentionNorm: ref("input_norm", hidden),
     attention: {
       query: linear("query", heads * headSize, hidden),
       key: linear("key", kvHeads * headSize, hidden),
@@ -149,7 +150,9 @@ function randomModel(): Pick<Model, "config" | "weights"> {
       queryNorm: undefined,
       keyNorm: undefined,
     },
-    postAttentionNorm: ref("post_norm", hidden),
+    attentionOutputNorm: undefined,
+    ffnNorm: ref("post_norm", hidden),
+    ffnOutputNorm: undefined,
     shared: undefined,
     experts: [{ gate: linear("gate", ffn, hidden), up: linear("up", ffn, hidden), down: linear("down", hidden, ffn) }],
   };

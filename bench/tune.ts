@@ -4,7 +4,7 @@
 //   pnpm bench:tune [--layers 4] [--method lora|full] [--sequences 8] [--tokens 256] [--threads 2] [--rounds 4]
 
 import { parseArgs } from "node:util";
-import type { ModelConfig } from "@readme-moe/model";
+import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
@@ -33,17 +33,17 @@ const method = values.method === "full" ? "full" : "lora";
 const numTokens = sequences * tokens;
 const noise = Float32Array.from({ length: 1 << 20 }, (_, i) => Math.sin(i * 12.9898 + (i % 97)));
 
-const config = {
-  vocabSize: SHAPE.vocabulary,
-  hiddenSize: SHAPE.hidden,
-  numLayers: layers,
-  numHeads: SHAPE.heads,
-  numKvHeads: SHAPE.kvHeads,
-  headSize: SHAPE.headSize,
-  rmsNormEpsilon: 1e-5,
-  rope: { type: "default", theta: 10_000 },
-  slidingWindows: Array.from({ length: layers }, () => undefined),
-} as unknown as ModelConfig;
+const config = parseConfig("random", {
+  model_type: "llama",
+  vocab_size: SHAPE.vocabulary,
+  hidden_size: SHAPE.hidden,
+  intermediate_size: SHAPE.ffn,
+  num_hidden_layers: layers,
+  num_attention_heads: SHAPE.heads,
+  num_key_value_heads: SHAPE.kvHeads,
+  head_dim: SHAPE.headSize,
+  rms_norm_eps: 1e-5,
+});
 const student = randomWeights(SHAPE.ffn / 2, 2);
 const teacher = { ...randomWeights(SHAPE.ffn, 1), embedding: student.embedding, head: student.head };
 const parameters = chooseParameters(student, { method, rank: RANK, attention: false, seed: 1 });

@@ -36,7 +36,7 @@ test.each(packages)("%s imports only packages below it, and through their public
   for (const path of sourcesOf(join(ROOT, "packages", name, "src"))) {
     for (const [, specifier] of readFileSync(path, "utf8").matchAll(/from\s+"([^"]+)"/g)) {
       const where = `${relative(ROOT, path)} imports ${specifier}`;
-      const own = /^@readme-moe\/(.*)$/.exec(specifier ?? "")?.[1];
+      const own = /^@readme-moe\/([^/]*)/.exec(specifier ?? "")?.[1];
       if (own !== undefined) expect(ALLOWED[name], where).toContain(own);
       if (specifier?.startsWith(".")) expect(specifier, where).not.toContain("packages");
     }

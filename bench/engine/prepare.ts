@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { GgufFile, type Model } from "@readme-moe/model";
 import { exportTransformersJs } from "@readme-moe/onnx";
 import { exists } from "./exists.ts";
-import { writeQ8Gguf } from "./q8-gguf.ts";
+import { writeQ8Gguf } from "../../test/support/gguf/convert-model.ts";
 
 // Version of these files.
 const VERSION = 1;

@@ -1,6 +1,6 @@
 // The same token ids for every contender, drawn from a text with a seed.
 
-import { tokenSequences } from "@readme-moe/engine";
+import { tokenSequences } from "@readme-moe/engine/evaluation";
 import type { Model, Tokenizer } from "@readme-moe/model";
 import { seededRandom } from "@readme-moe/core";
 

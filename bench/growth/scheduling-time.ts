@@ -62,15 +62,15 @@ export function schedulingMs(
   const room = wholeBlocks(2 * PROMPT_TOKENS + 64);
   const pool = new PagePool({ capacityTokens: numRunning * room, bytesPerToken: BYTES_PER_TOKEN });
   const prefixes = new PrefixCache(pool, { chunkTokens: 128, maxBytes: 0 });
-  const maxTokens = config.contextTokens;
-  const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numRunning, maxTokens });
+  const { contextTokens } = config;
+  const admission = new KvAdmission(pool, prefixes, { maxNumSeqs: numRunning, contextTokens });
   const planner = new StepPlanner(scheduler, limits, queue.isStreamed ? streamed(numExperts) : everythingResident);
   for (let index = 0; index < numRunning + numWaiting; index++) {
     const promptIds = Array.from({ length: PROMPT_TOKENS }, (_, position) => position + 1);
     const id = `${index}`;
     const start = { id, requestId: id, choice: 0, arrival: index, arrivalMs: 0, priority: 0, promptIds, params };
     const rest = { processesLogits: false, seed, stops: new StopAutomaton([]) };
-    const sequence = new Sequence({ ...start, ...rest }, tokenizer, router.start());
+    const sequence = new Sequence({ ...start, ...rest }, tokenizer, router);
     const decodes = index < numRunning && index % 4 !== 0;
     if (decodes) sequence.tokenIds.push(1);
     let expert = Math.floor(random() * numExperts);
@@ -86,7 +86,7 @@ export function schedulingMs(
   for (let round = 0; round < WARM_UP + rounds; round++) {
     const startMs = performance.now();
     admission.admit(() => undefined);
-    const batch = planner.plan(admission.running, Array.from(admission.running.values()), 1);
+    const batch = planner.select(admission.running, Array.from(admission.running.values()), 1);
     planner.begin(
       admission.reserve(batch, () => undefined),
       admission.waiting,
@@ -104,7 +104,7 @@ function streamed(numExperts: number): Residency {
     streamed: {
       numExperts,
       stats: stats as never,
-      awaitedExperts: Array.from({ length: numExperts }, (_, expert) => expert),
+      prefetchedExperts: Array.from({ length: numExperts }, (_, expert) => expert),
       prepare: () => undefined,
       rehearse: (work) => work(),
       takeRuns: () => [],

@@ -3,7 +3,7 @@
 import { KernelRunner, type StepRunner } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { median } from "../kit/statistics.ts";
-import { rewind } from "../../packages/engine/src/rewind.ts";
+import { rewind } from "../../packages/engine/src/step-runner.ts";
 import { type DecodePast, decodePast, decodeStep } from "../decode-steps.ts";
 import type { Answers, Job } from "./jobs.ts";
 

@@ -6,7 +6,7 @@ import { expertBytes } from "@readme-moe/core";
 import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { Model } from "@readme-moe/model";
-import { UnitFile } from "../../packages/engine/src/streamed/unit-file.ts";
+import { UnitFile } from "../../packages/engine/src/streamed/expert-stream.ts";
 import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 
 const NUM_SEQS = 16;
@@ -50,7 +50,7 @@ function slowReads(diskMbPerS: number): () => void {
   let freeAtMs = 0;
   UnitFile.prototype.read = async function slowRead(layer, expert, into) {
     const startMs = performance.now();
-    freeAtMs = Math.max(freeAtMs, startMs) + this.unitBytes(layer) / (diskMbPerS * 1e3);
+    freeAtMs = Math.max(freeAtMs, startMs) + (this.layerBytes[layer] ?? 0) / (diskMbPerS * 1e3);
     const endMs = freeAtMs;
     await read.call(this, layer, expert, into);
     if (endMs > performance.now()) await sleep(endMs - performance.now());

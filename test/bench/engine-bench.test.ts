@@ -13,7 +13,7 @@ import { measure } from "../../bench/engine/measure.ts";
 import { METRICS } from "../../bench/engine/metrics.ts";
 import { OpenProcess } from "../../bench/engine/contender-process.ts";
 import { drawPrompts, type Workload } from "../../bench/engine/workload.ts";
-import { writeQ8Gguf } from "../../bench/engine/q8-gguf.ts";
+import { writeQ8Gguf } from "../support/gguf/convert-model.ts";
 import { golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

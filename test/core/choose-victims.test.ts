@@ -1,9 +1,16 @@
-// Which units make room, against a search of all sets of them.
+// Compares the units that are evicted with a search of all sets of units.
 
-import type { EvictionCandidate } from "@readme-moe/core";
+import type { EvictionCandidate, EvictionPolicy } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { chooseVictims } from "../../packages/core/src/expert-cache/choose-victims.ts";
+import { chooseVictims as chooseFrom } from "../../packages/core/src/expert-cache/eviction-policy.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
+
+const chooseVictims = (
+  candidates: readonly EvictionCandidate[],
+  missingBytes: number,
+  policy: EvictionPolicy,
+  firstDecision: number,
+) => chooseFrom({ candidates, missingBytes, policy, firstDecision });
 
 const unit = (expert: number, bytes: number): EvictionCandidate => ({
   layer: 0,
@@ -16,7 +23,7 @@ const unit = (expert: number, bytes: number): EvictionCandidate => ({
   numUses: 0,
 });
 
-/** Units that a policy gives up from the first to the last. */
+/** Units in the order in which the policy evicts them. */
 const units = (...bytes: readonly number[]): readonly EvictionCandidate[] => bytes.map((size, i) => unit(i, size));
 const experts = (chosen: readonly EvictionCandidate[] | undefined): readonly number[] | undefined =>
   chosen?.map(({ expert }) => expert).toSorted((a, b) => a - b);
@@ -24,16 +31,16 @@ const bytesOf = (some: readonly EvictionCandidate[]): number => some.reduce((sum
 const inOrder = ([first]: readonly EvictionCandidate[]): EvictionCandidate => first as EvictionCandidate;
 
 /**
- * Units that leave, of `order` from the least valuable to the most valuable. Those that a policy is asked for are the
- * shortest beginning that makes room. Of all its parts that make room as well, the one is taken that lets the most
- * valuable unit stay; among these, the one that lets the second most valuable stay; and so on.
+ * Finds the evicted units of `order`, which begins with the least valuable unit. The policy is asked for the shortest
+ * beginning that makes room. Of all its subsets that make room too, the chosen one keeps the most valuable unit; among
+ * these, the one that keeps the second most valuable unit; and so on.
  */
 function searched(order: readonly EvictionCandidate[], missingBytes: number): readonly number[] | undefined {
   const length = Array.from({ length: order.length + 1 }, (_, count) => count).find(
     (count) => bytesOf(order.slice(0, count)) >= missingBytes,
   );
   if (length === undefined) return undefined;
-  // The more valuable a unit, the higher its bit: the least number keeps what is most valuable.
+  // More valuable units have higher bits, so the least number keeps the most valuable units.
   for (let set = 0; set < 2 ** length; set++) {
     const leaving = order.slice(0, length).filter((_, place) => Math.floor(set / 2 ** place) % 2 === 1);
     if (bytesOf(leaving) >= missingBytes) return experts(leaving);
@@ -41,22 +48,22 @@ function searched(order: readonly EvictionCandidate[], missingBytes: number): re
   throw new Error("Expected the whole beginning to make room");
 }
 
-describe("units that leave", () => {
-  test("are the less valuable of two of which one must go beside a larger one", () => {
+describe("chooseVictims", () => {
+  test("evicts the less valuable of two units if one must go beside a larger one", () => {
     expect(experts(chooseVictims(units(3, 3, 6), 9, inOrder, 0))).toEqual([0, 2]);
   });
 
-  test("are the large one alone where it makes room by itself", () => {
+  test("evicts a large unit alone if it makes enough room", () => {
     expect(experts(chooseVictims(units(1, 2, 8), 8, inOrder, 0))).toEqual([2]);
   });
 
-  test("are none where nothing is missing, and unknown where all are not enough", () => {
+  test("evicts nothing if nothing is missing, and returns undefined if all units are not enough", () => {
     expect(chooseVictims(units(1, 2), 0, inOrder, 0)).toEqual([]);
     expect(chooseVictims(units(1, 2), 4, inOrder, 0)).toBeUndefined();
     expect(chooseVictims([], 1, inOrder, 0)).toBeUndefined();
   });
 
-  test("are those of a search, for all sizes of up to five units and any room", () => {
+  test("agrees with a search, for all sizes of up to five units and any room", () => {
     const sizes = [1, 2, 3, 5];
     for (let count = 1; count <= 5; count++) {
       for (let code = 0; code < sizes.length ** count; code++) {
@@ -76,7 +83,7 @@ describe("units that leave", () => {
   });
 });
 
-test.each([1, 2, 3, 4])("a policy is asked for what is still missing, decision by decision (seed %i)", (seed) => {
+test.each([1, 2, 3, 4])("passes the missing bytes and the decision number to the policy (seed %i)", (seed) => {
   const random = seededRandom(seed);
   for (let round = 0; round < 100; round++) {
     const candidates = units(...Array.from({ length: randomInteger(random, 9) }, () => 1 + randomInteger(random, 20)));

@@ -14,7 +14,7 @@ describe("a chain of errors", () => {
     ]);
   });
 
-  test("leaves out what only repeats the message before, and keeps a code that is new", () => {
+  test("leaves out a cause that only repeats the message, and keeps a new code", () => {
     const same = new Error("gone", { cause: new Error("gone", { cause: new TypeError("why") }) });
     expect(errorChain(same).map(({ message }) => message)).toEqual(["gone", "why"]);
     const coded = new Error("gone", { cause: Object.assign(new Error("gone"), { code: "EIO" }) });
@@ -26,7 +26,7 @@ describe("a chain of errors", () => {
     expect(errorChain(several).map(({ message }) => message)).toEqual(["all failed", "first"]);
   });
 
-  test("does not quote what a client's text made fail", () => {
+  test("does not quote a client's text", () => {
     let thrown: unknown;
     try {
       JSON.parse('my "secret" prompt');
@@ -37,7 +37,7 @@ describe("a chain of errors", () => {
     expect(errorChain(thrown)[0]?.message).toContain("not valid JSON");
   });
 
-  test("ends and is small, whatever is thrown", () => {
+  test("ends and stays small for any thrown value", () => {
     const ring = new Error("a");
     ring.cause = new Error("b", { cause: ring });
     expect(errorChain(ring).map(({ message }) => message)).toEqual(["a", "b"]);

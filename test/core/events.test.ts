@@ -21,7 +21,7 @@ test("listeners get the event's payload, and can be removed", () => {
   expect(emitter.listenerCount("model:swapped")).toBe(0);
 });
 
-test("a listener that throws hurts neither the emitter nor the listeners after it, and is told", () => {
+test("a listener that throws affects neither the emitter nor later listeners, and is reported", () => {
   const emitter = new ReadMeEmitter();
   const seen: unknown[] = [];
   emitter.on("listener:failed", ({ source, error }) => seen.push(source, (error as Error).message));
@@ -33,16 +33,16 @@ test("a listener that throws hurts neither the emitter nor the listeners after i
   expect(seen).toEqual(["model:swapped", "broken", "after"]);
 });
 
-test("a promise of a listener that is rejected is told, too", async () => {
+test("a rejected promise of a listener is reported", async () => {
   const emitter = new ReadMeEmitter();
   const failed = new Promise<unknown>((resolve) => emitter.on("listener:failed", ({ error }) => resolve(error)));
-  // oxlint-disable-next-line typescript/no-misused-promises -- what callers do, and must not hurt them
+  // oxlint-disable-next-line typescript/no-misused-promises -- callers do this, and it must be harmless
   emitter.on("model:swapped", async () => Promise.reject(new Error("later")));
   emitter.emit("model:swapped", FINISHED);
   expect(await failed).toMatchObject({ message: "later" });
 });
 
-test("a failing listener of failures is the end of it", () => {
+test("a failing listener of `listener:failed` is not called again", () => {
   const emitter = new ReadMeEmitter();
   emitter.on("listener:failed", () => {
     throw new Error("again");
@@ -53,7 +53,7 @@ test("a failing listener of failures is the end of it", () => {
   expect(() => emitter.emit("model:swapped", FINISHED)).not.toThrow();
 });
 
-test("names and payloads are typed, and what is emitted under another name is heard by nobody else", () => {
+test("names and payloads are typed, and an event reaches only the listeners of its name", () => {
   const emitter = new ReadMeEmitter();
   const heard: unknown[] = [];
   emitter.on("model:swapped", (event) => {

@@ -1,4 +1,4 @@
-// Belady's rule against the best that there is, found by trying everything.
+// Compares Belady's rule with the optimum, found by trying everything.
 
 import { ExpertCache, replayUnits, resolveEvictionPolicy, type ExpertLayout, type StepUses } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
@@ -6,11 +6,11 @@ import { leastBytesRead } from "../oracles/optimal-reads.ts";
 
 const belady = resolveEvictionPolicy("belady");
 
-describe("one unit after the other", () => {
+describe("with one unit after the other", () => {
   test.each([
     { numUnits: 3, length: 8, budgets: [1, 2] },
     { numUnits: 4, length: 6, budgets: [2, 3] },
-  ])("reads the least for all $length requests of $numUnits units", ({ numUnits, length, budgets }) => {
+  ])("reads the minimum for all sequences of $length requests of $numUnits units", ({ numUnits, length, budgets }) => {
     const layout = { numExperts: numUnits, layerBytes: [1] };
     const bytes = Array.from({ length: numUnits }, () => 1);
     for (const experts of allWords(numUnits, length)) {
@@ -25,7 +25,7 @@ describe("one unit after the other", () => {
     }
   });
 
-  test("with units of several sizes reads a little more than the least", () => {
+  test("reads slightly more than the minimum if sizes differ", () => {
     const layout = { numExperts: 1, layerBytes: [1, 2, 3, 4] };
     const excess: number[] = [];
     for (const layers of allWords(4, 6)) {
@@ -44,12 +44,12 @@ describe("one unit after the other", () => {
   });
 });
 
-describe("layers of two steps, all known", () => {
+describe("with the layers of two known steps", () => {
   const numLayers = 3;
   const subsets = [[], [0], [1], [0, 1]];
   const steps: readonly StepUses[] = allWords(4, numLayers).map((word) => word.map((at) => subsets[at] as number[]));
 
-  test("reads the least on demand, whatever layers need", () => {
+  test("reads the minimum on demand, whatever layers need", () => {
     const layout = { numExperts: 2, layerBytes: [1, 1, 1] };
     for (const { running, planned } of pairsOf(steps)) {
       for (const budget of [2, 3, 4]) {
@@ -61,7 +61,7 @@ describe("layers of two steps, all known", () => {
     }
   });
 
-  test("with layers of several sizes reads a little more than the least", () => {
+  test("reads slightly more than the minimum if layers differ in size", () => {
     const layout = { numExperts: 2, layerBytes: [1, 2, 3] };
     const excess: number[] = [];
     for (const { running, planned } of pairsOf(steps)) {
@@ -74,12 +74,12 @@ describe("layers of two steps, all known", () => {
   });
 });
 
-/** Two steps from an empty cache. */
+/** Runs two steps from an empty cache. */
 function bytesReadBy(running: StepUses, planned: StepUses, layout: ExpertLayout, budgetBytes: number): number {
   const cache = new ExpertCache({ layout, budgetBytes, policy: "belady", lookaheadLayers: 0 });
   for (const uses of [{ running, planned }, { running: planned }]) {
     for (const [layer, experts] of uses.running.entries()) {
-      for (const unit of cache.plan({ ...uses, layer }).load) cache.loaded(unit);
+      cache.enterLayer({ ...uses, layer });
       cache.ran(layer, experts);
     }
   }
@@ -99,15 +99,15 @@ function pairsOf(steps: readonly StepUses[]): readonly { running: StepUses; plan
   return steps.flatMap((running) => steps.map((planned) => ({ running, planned })));
 }
 
-/** All lists of `length` numbers in `[0, size)`. */
+/** Lists all lists of `length` numbers in `[0, size)`. */
 function allWords(size: number, length: number): readonly (readonly number[])[] {
   if (length === 0) return [[]];
   return allWords(size, length - 1).flatMap((word) => Array.from({ length: size }, (_, next) => [...word, next]));
 }
 
 /**
- * Choosing what to keep is a packing where sizes differ, and the rule only looks at when. Of these cases it misses the
- * least in 2 to 3 %, by 0.3 % of the bytes on the mean over all, and by `most` in the worst.
+ * If sizes differ, choosing what to keep is a packing problem, and the rule only looks at times. It misses the minimum
+ * in 2 to 3 % of these cases, by 0.3 % of the bytes in the mean over all cases, and by `most` in the worst one.
  */
 function expectSmall(excess: readonly number[], most: number): void {
   expect(Math.min(...excess)).toBeGreaterThanOrEqual(0);

@@ -1,4 +1,4 @@
-// Policies against plain references, and against what they are known for.
+// Compares policies with plain references and with their known properties.
 
 import {
   EVICTION_POLICIES,
@@ -19,7 +19,7 @@ function randomExperts(seed: number, length: number): readonly number[] {
   return Array.from({ length }, () => (expert = random() < 0.5 ? expert : randomInteger(random, 7)));
 }
 
-/** Hits of a cache that looks at the whole past each time. */
+/** Counts the hits of a cache that looks at the whole past each time. */
 function plainHits(experts: readonly number[], capacity: number, policy: "lru" | "lfu"): number {
   let cached: readonly number[] = [];
   let hits = 0;
@@ -38,7 +38,7 @@ function countOf(values: readonly number[], value: number): number {
 }
 
 describe.each(["lru", "lfu"] as const)("%s", (name) => {
-  test("hits as often as a plain reference does, unit by unit and in a cache of one layer", () => {
+  test("hits as often as a plain reference, unit by unit and in a cache of one layer", () => {
     for (let seed = 0; seed < 10; seed++) {
       const experts = randomExperts(seed, 300);
       for (let capacity = 1; capacity <= 7; capacity++) {
@@ -58,7 +58,7 @@ describe.each(["lru", "lfu"] as const)("%s", (name) => {
 describe("random", () => {
   const candidates = Array.from({ length: 5 }, (_, expert) => ({ layer: 0, expert }) as EvictionCandidate);
 
-  test("takes each candidate as often, and the same one for the same seed and decision", () => {
+  test("chooses each candidate equally often, and the same one for the same seed and decision", () => {
     const policy = resolveEvictionPolicy("random", 4);
     const chosen = Array.from(
       { length: 5000 },
@@ -82,7 +82,7 @@ describe("with less memory than one step needs", () => {
   const layout = { numExperts: 3, layerBytes: [1, 1, 1, 1] };
   const steps = Array.from({ length: 20 }, () => ({ tokensPerExpert: [1, 1, 1] }));
 
-  test("lru hits nothing at all, and belady what fits", () => {
+  test("has no hits with lru, and hits what fits with belady", () => {
     const budgetBytes = 9;
     const lru = replaySteps(steps, { layout, budgetBytes, policy: "lru", lookaheadLayers: 0 });
     const belady = replaySteps(steps, { layout, budgetBytes, policy: "belady", lookaheadLayers: 0 });
@@ -91,7 +91,7 @@ describe("with less memory than one step needs", () => {
   });
 });
 
-test.each(EVICTION_POLICIES)("%s does the same each time, and leaves its candidates alone", (policy) => {
+test.each(EVICTION_POLICIES)("%s is deterministic and does not change its candidates", (policy) => {
   const random = seededRandom(2);
   const layout = { numExperts: 5, layerBytes: [3, 2, 1] };
   const steps = Array.from({ length: 40 }, () =>
@@ -111,9 +111,7 @@ test.each(EVICTION_POLICIES)("%s does the same each time, and leaves its candida
     });
     return steps.flatMap((running, at) =>
       running.map((experts, layer) => {
-        const plan = cache.plan({ layer, running, planned: steps[at + 1] });
-        for (const { layer: of, expert, isLoading } of cache.state.units)
-          if (isLoading) cache.loaded({ layer: of, expert });
+        const plan = cache.enterLayer({ layer, running, planned: steps[at + 1] });
         cache.ran(layer, experts);
         return plan;
       }),

@@ -1,4 +1,4 @@
-// How clients share an engine, against a plain search and in made-up runs.
+// Fair shares of clients, compared with a plain search and in simulated runs.
 
 import {
   chargeClients,
@@ -49,7 +49,10 @@ const sequencesOf = (counts: Readonly<Record<string, number>>): readonly One[] =
     Array.from({ length: count }, (_, index) => decoding(client, index)),
   );
 
-/** Runs steps of everybody who may run. @returns milliseconds for a token of each client's sequences, and steps of all clients */
+/**
+ * Runs steps of everybody who may run.
+ * @returns milliseconds for a token of each client's sequences, and steps of all clients
+ */
 function run(sequences: readonly One[], numSteps: number) {
   let times: ClientTimes = NO_TIMES;
   let [nowMs, joint] = [0, 0];
@@ -68,29 +71,29 @@ function run(sequences: readonly One[], numSteps: number) {
 }
 
 describe("time", () => {
-  test("one client is never held back", () => {
+  test("does not restrict a single client", () => {
     const sequences = sequencesOf({ a: 5 });
     expect(fairlyRunnable(sequences, new Map([["a", 1e9]]), COST)).toEqual(sequences);
   });
 
   test.each([1, 4, 16, 64])(
-    "a client with one sequence beside one with %i needs about twice its time at most",
+    "at most about doubles the time of a client with one sequence beside one with %i",
     (others) => {
       const alone = predictStepMs(COST, { tokens: 1, distinctExperts: 1, cachedTokens: 0, missingBytes: 0 });
       expect(run(sequencesOf({ one: 1, many: others }), 2000).msPerToken("one")).toBeLessThan(2.2 * alone);
     },
   );
 
-  test("the other client gets its half", () => {
+  test("gives the other client its half", () => {
     const alone = predictStepMs(COST, { tokens: 32, distinctExperts: 1, cachedTokens: 0, missingBytes: 0 });
     expect(run(sequencesOf({ one: 1, many: 32 }), 4000).msPerToken("many")).toBeLessThan(2.2 * alone);
   });
 
-  test("clients with equal needs share every step", () => {
+  test("lets clients with equal needs share every step", () => {
     expect(run(sequencesOf({ a: 8, b: 8, c: 8 }), 500).joint).toBe(500);
   });
 
-  test("times stay small, forget who has gone, and begin anew with the least", () => {
+  test("keeps times small, forgets clients without sequences, and starts new clients with the least time", () => {
     const both = sequencesOf({ a: 1, b: 4 });
     let times: ClientTimes = NO_TIMES;
     for (let step = 0; step < 10_000; step++) {
@@ -109,7 +112,7 @@ describe("places", () => {
   const random = seededRandom(20261);
   const clients = ["a", "b", undefined];
 
-  test("the first in order whose client has least, against a search", () => {
+  test("admits the first sequence of the client with the fewest places, as a search does", () => {
     for (let round = 0; round < 2000; round++) {
       const some = (count: number, priorities: number): One[] =>
         Array.from({ length: count }, (_, arrival) =>
@@ -128,7 +131,7 @@ describe("places", () => {
     }
   });
 
-  test("who gives way is of the least priority, and of the client with most tokens among those", () => {
+  test("preempts a sequence of the lowest priority, of the client with the most tokens", () => {
     const small = decoding("small", 5, { numTokens: 10 });
     const large = [decoding("large", 1, { numTokens: 100 }), decoding("large", 2, { numTokens: 50 })];
     expect(nextPreempted([small, ...large])).toBe(large[1]);

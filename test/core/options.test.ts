@@ -8,7 +8,7 @@ import {
 } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 
-describe("a rejected value is shown", () => {
+describe("a rejected value", () => {
   test.each([
     [undefined, "`undefined`"],
     [null, "`null`"],
@@ -23,12 +23,12 @@ describe("a rejected value is shown", () => {
     expect(describeValue(value)).toBe(shown);
   });
 
-  test("cut to a line", () => {
+  test("is cut to one line", () => {
     expect(describeValue("x".repeat(1000)).length).toBeLessThan(100);
   });
 });
 
-test("integers are checked for type and range", () => {
+test("checks integers for type and range", () => {
   expect(integerOption("threads", 4, 1, 8)).toBe(4);
   expect(() => integerOption("threads", 4.5, 1)).toThrow(
     new TypeError("Expected `threads` to be an integer, got `4.5` (number)"),
@@ -41,7 +41,7 @@ test("integers are checked for type and range", () => {
   expect(() => integerOption("threads", 9, 1, 8)).toThrow(/from 1 to 8/);
 });
 
-test("numbers are checked for type and range", () => {
+test("checks numbers for type and range", () => {
   expect(numberOption("prefillShare", 0.5, 0, 1)).toBe(0.5);
   expect(() => numberOption("prefillShare", "0.5", 0, 1)).toThrow(
     new TypeError('Expected `prefillShare` to be a number, got `"0.5"` (string)'),
@@ -51,7 +51,7 @@ test("numbers are checked for type and range", () => {
   expect(() => numberOption("maxDelayMs", -1, 0)).toThrow(/at least 0/);
 });
 
-test("choices are checked, and the near one is named", () => {
+test("checks choices and suggests a similar one", () => {
   expect(choiceOption("precision", "fp32", ["fp32", "int8"])).toBe("fp32");
   expect(() => choiceOption("precision", "fp23", ["fp32", "int8"])).toThrow(
     /one of "fp32", "int8", got `"fp23"`.*mean "fp32"/,
@@ -59,7 +59,7 @@ test("choices are checked, and the near one is named", () => {
   expect(() => choiceOption("precision", 8, ["fp32", "int8"])).toThrow(TypeError);
 });
 
-test("unknown keys are refused with the near name, far ones without", () => {
+test("rejects unknown keys and suggests a similar name if there is one", () => {
   const known = ["threads", "cacheFolder"];
   expect(() => rejectUnknownKeys("the runner", { threads: 1 }, known)).not.toThrow();
   expect(() => rejectUnknownKeys("the runner", { thread: 1 }, known)).toThrow(

@@ -1,4 +1,4 @@
-// A trace recorded from events, against books that are kept by a plain simulated engine.
+// Compares a trace recorded from events with the records of a plain simulated engine.
 
 import { array, assert, integer, nat, property, record } from "../support/fast-check.ts";
 import { ReadMeEmitter, readTrace, recordTrace, recordTraceLines } from "@readme-moe/core";
@@ -6,7 +6,7 @@ import { describe, expect, test } from "vitest";
 
 const LAYOUT = { numExperts: 4, layerBytes: [10, 20] };
 
-/** An engine without a model: emits what an engine emits. */
+/** An engine without a model that emits an engine's events. */
 class EventsOfAnEngine {
   readonly events = new ReadMeEmitter();
   step = 0;
@@ -51,7 +51,7 @@ class EventsOfAnEngine {
   }
 }
 
-test("has who came when, with the experts of all tokens that ran, and what each step had", () => {
+test("records arrivals, the experts of all tokens that ran, and the tokens of each step", () => {
   const engine = new EventsOfAnEngine();
   const stop = recordTrace(engine.events, LAYOUT);
   engine.queue("a", [0, 0, 1]);
@@ -76,7 +76,7 @@ test("has who came when, with the experts of all tokens that ran, and what each 
   });
 });
 
-test("leaves out tokens from the prefix cache", () => {
+test("leaves out tokens that came from the prefix cache", () => {
   const engine = new EventsOfAnEngine();
   const stop = recordTrace(engine.events, LAYOUT);
   engine.queue("a", [0, 0, 1, 2]);
@@ -89,7 +89,7 @@ test("leaves out tokens from the prefix cache", () => {
   expect(steps[0]?.tokensPerExpert).toEqual([0, 1, 1, 0]);
 });
 
-test("has tokens from the prefix cache that ran after all, of a sequence that was preempted", () => {
+test("records tokens from the prefix cache that ran after a preemption", () => {
   const engine = new EventsOfAnEngine();
   const stop = recordTrace(engine.events, LAYOUT);
   engine.queue("a", [0, 0, 1, 2]);
@@ -100,7 +100,7 @@ test("has tokens from the prefix cache that ran after all, of a sequence that wa
   expect(stop().sequences).toEqual([{ id: "s0", arrivalStep: 0, promptTokens: 4, experts: [0, 0, 1, 2] }]);
 });
 
-test("has tokens of a preempted sequence once, and in steps as often as they ran", () => {
+test("records tokens of a preempted sequence once, and in steps as often as they ran", () => {
   const engine = new EventsOfAnEngine();
   const stop = recordTrace(engine.events, LAYOUT);
   engine.queue("a", [0, 1]);
@@ -118,7 +118,7 @@ test("has tokens of a preempted sequence once, and in steps as often as they ran
 });
 
 describe("a sequence that is aborted", () => {
-  test("counts as far as it ran, within its prompt and behind it", () => {
+  test("is recorded as far as it ran, within its prompt and after it", () => {
     const engine = new EventsOfAnEngine();
     const stop = recordTrace(engine.events, LAYOUT);
     engine.queue("a", [0, 1, 2]);
@@ -134,7 +134,7 @@ describe("a sequence that is aborted", () => {
   });
 });
 
-test("takes in those that still run when it ends, or when the engine fails, and goes on after a restart", () => {
+test("records running sequences when it ends or the engine fails, and continues after a restart", () => {
   const engine = new EventsOfAnEngine();
   const stop = recordTrace(engine.events, LAYOUT);
   engine.queue("a", [0]);
@@ -153,7 +153,7 @@ test("takes in those that still run when it ends, or when the engine fails, and 
   expect(engine.events.eventNames()).toEqual([]);
 });
 
-test("begins at any time: sequences of before are left out, and steps are numbered from the first one", () => {
+test("can begin at any time: leaves out earlier sequences and numbers steps from the first one", () => {
   const engine = new EventsOfAnEngine();
   engine.queue("old", [0, 0]);
   engine.step = 70;
@@ -168,7 +168,7 @@ test("begins at any time: sequences of before are left out, and steps are number
 });
 
 describe("lines", () => {
-  test("are the same trace, with what an expert cache was told", () => {
+  test("are the same trace, with the input of an expert cache", () => {
     const engine = new EventsOfAnEngine();
     const lines: string[] = [];
     const stop = recordTrace(engine.events, LAYOUT);
@@ -191,7 +191,7 @@ describe("lines", () => {
     expect(new Set(read.sequences)).toEqual(new Set(trace.sequences));
   });
 
-  test("are a trace wherever a crash cuts them", () => {
+  test("are a valid trace wherever a crash cuts them", () => {
     const engine = new EventsOfAnEngine();
     const lines: string[] = [];
     recordTraceLines(engine.events, LAYOUT, (line) => lines.push(line));
@@ -208,7 +208,7 @@ describe("lines", () => {
   });
 });
 
-test("agrees with plain books on any sequence of events", () => {
+test("agrees with plain records on any sequence of events", () => {
   const operation = record({ kind: nat(9), who: nat(3), amount: integer({ min: 1, max: 4 }) });
   const holds = property(array(operation, { maxLength: 60 }), (operations) => {
     const engine = new EventsOfAnEngine();

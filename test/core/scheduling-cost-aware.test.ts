@@ -28,11 +28,11 @@ const MB = 1e6;
 interface Kind {
   readonly isDecoding: boolean;
   readonly hasRoom: boolean;
-  /** Whether reading the cache costs anything: who shares an expert comes along with any context. */
+  /** Whether reading the cache costs time. Sequences that share an expert join with any context. */
   readonly readsCache: boolean;
 }
 
-/** Up to eight sequences of one kind that came together, with steps and experts of any cost. */
+/** Draws up to eight sequences of one kind that arrived together, with steps and experts of any cost. */
 function smallState(random: () => number, { isDecoding, hasRoom, readsCache }: Kind): SchedulerState {
   const numExperts = 1 + randomInteger(random, 5);
   const sequences = Array.from({ length: 1 + randomInteger(random, 8) }, (_, arrival) => {
@@ -59,7 +59,7 @@ function rateOf(state: SchedulerState, scheduled: ReturnType<ReturnType<typeof c
   return scheduled.reduce((sum, { numTokens }) => sum + numTokens, 0) / predictedMs(state, scheduled);
 }
 
-/** The most tokens per millisecond of all steps that the limits allow and that have `mustHave`. */
+/** Finds the most tokens per millisecond of all steps that the limits allow and that contain `mustHave`. */
 function bestRate(state: SchedulerState, mustHave: readonly SchedulableSequence[]): number {
   const { sequences, limits } = state;
   let best = 0;
@@ -82,7 +82,7 @@ function hasRoomForAll({ sequences, limits }: SchedulerState): boolean {
   return sequences.length <= limits.maxNumBatchedSeqs && tokens <= limits.maxNumBatchedTokens;
 }
 
-/** What a step of everybody takes where all experts are in memory. */
+/** Predicts the time of a step of all sequences with all experts in memory. */
 function wholeStepMs(state: SchedulerState): number {
   const everybody = state.sequences.map((sequence) => ({
     id: sequence.id,
@@ -91,14 +91,15 @@ function wholeStepMs(state: SchedulerState): number {
   return predictedMs({ ...state, missingBytes: [] }, everybody);
 }
 
-/** That reading `experts` takes. */
+/** Predicts the time of reading `experts`. */
 function loadMs({ cost, missingBytes }: SchedulerState, experts: Iterable<number>): number {
   const bytes = Array.from(new Set(experts)).reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0);
   return bytes * cost.loadMsPerByte;
 }
 
-describe("among those that came together, tokens per predicted millisecond fall short of the best step of all by", () => {
-  // Within an expert, arrival decides, not the length of context or chunk: it shows where there is no room for all.
+describe("the step's tokens per predicted millisecond fall short of the best step's by", () => {
+  // Among sequences of one expert arrival decides, not the length of context or chunk. It shows if there is no room
+  // for all.
   test.each<[string, Kind, number, number]>([
     ["nothing: decodes", { isDecoding: true, hasRoom: true, readsCache: false }, 1e-9, 1e-9],
     ["0.2 % on the mean: decodes, few places", { isDecoding: true, hasRoom: false, readsCache: false }, 2e-3, 0.2],
@@ -110,7 +111,7 @@ describe("among those that came together, tokens per predicted millisecond fall 
     const gaps = Array.from({ length: 1000 }, () => {
       const state = smallState(random, kind);
       if (!kind.isDecoding && hasRoomForAll(state)) return 0;
-      // With room for all, whoever takes no longer to load than everybody's step takes without loads comes along.
+      // With room for all, experts that load within the time of a step of all sequences join too.
       const mustHave = state.sequences.filter(
         ({ nextExperts }) => hasRoomForAll(state) && loadMs(state, Array.from(nextExperts)) <= wholeStepMs(state),
       );
@@ -121,7 +122,7 @@ describe("among those that came together, tokens per predicted millisecond fall 
   });
 });
 
-test("with room for all, leaves out only who needs experts that take longer to load than everybody's step without", () => {
+test("with room for all, leaves out only experts that take longer to load than a step of all sequences", () => {
   const random = seededRandom(9);
   let numLeftOut = 0;
   for (let round = 0; round < 1000; round++) {
@@ -138,7 +139,7 @@ test("with room for all, leaves out only who needs experts that take longer to l
   expect(numLeftOut).toBeGreaterThan(100);
 });
 
-describe("runs everybody there is room for", () => {
+describe("runs all sequences that fit", () => {
   test("with one expert", () => {
     const random = seededRandom(8);
     for (let round = 0; round < 200; round++) {
@@ -150,7 +151,7 @@ describe("runs everybody there is room for", () => {
     }
   });
 
-  test("with everything in memory and few sequences, decoding and prefill, on as many experts as there are", () => {
+  test("with all experts in memory and few sequences, decoding and prefill, on any number of experts", () => {
     const sequences = [0, 1, 2, 3, 4].map((arrival) => decoding(arrival, arrival));
     const long = [
       prefilling(
@@ -164,7 +165,7 @@ describe("runs everybody there is room for", () => {
   });
 });
 
-test("where every expert has to be loaded, begins with the longest queue, as Algorithm 1 does", () => {
+test("begins with the longest queue if every expert has to be loaded, as Algorithm 1 does", () => {
   const random = seededRandom(6);
   for (let round = 0; round < 300; round++) {
     const sequences = Array.from({ length: 12 }, (_, arrival) => decoding(arrival, randomInteger(random, 4)));
@@ -174,7 +175,7 @@ test("where every expert has to be loaded, begins with the longest queue, as Alg
   }
 });
 
-test("goes on with the expert that is in memory, until those of another have waited for long", () => {
+test("continues with the expert in memory until the sequences of another have waited long", () => {
   const sequences = [1, 2, 3, 4].map((arrival) => decoding(arrival, 0));
   const step = (waitingSinceMs: number): readonly string[] =>
     idsOf(
@@ -187,7 +188,7 @@ test("goes on with the expert that is in memory, until those of another have wai
   expect(step(-501)).toEqual(["s0", "s1", "s2", "s3", "s4"]);
 });
 
-test("where places are short, those go first that have had fewer tokens, and those that have waited longer", () => {
+test("prefers sequences with fewer tokens and longer waits if places are short", () => {
   const limits = { ...LIMITS, maxNumBatchedSeqs: 2 };
   const had = [30, 3, 90, 8].map((completionTokens, arrival) => decoding(arrival, 0, { completionTokens }));
   expect(idsOf(costAware()(stateOf(had, { limits })))).toEqual(["s1", "s3"]);
@@ -195,7 +196,7 @@ test("where places are short, those go first that have had fewer tokens, and tho
   expect(idsOf(costAware()(stateOf(waited, { limits })))).toEqual(["s0", "s3"]);
 });
 
-/** Prompts of these lengths, all of their tokens for expert 0. */
+/** Creates prompts of these lengths, with all tokens for expert 0. */
 function prompts(...lengths: readonly number[]): readonly SchedulableSequence[] {
   return lengths.map((numTokens, index) => schedulable(index + 1, { numTokens }));
 }
@@ -208,7 +209,7 @@ describe("prefill beside decodes", () => {
     expect(predictedMs(state, scheduled)).toBeLessThanOrEqual(100);
   });
 
-  test("never goes beyond it, while nobody has waited", () => {
+  test("never exceeds it while no sequence has waited", () => {
     const random = seededRandom(2);
     for (let round = 0; round < 300; round++) {
       const state = smallState(random, { isDecoding: false, hasRoom: true, readsCache: true });
@@ -218,7 +219,7 @@ describe("prefill beside decodes", () => {
     }
   });
 
-  test("comes alone when a chunk is too large, after as long as it takes beyond", () => {
+  test("runs a chunk that is too large after it has waited as long as it exceeds the limit", () => {
     const step = (nowMs: number) =>
       idsOf(costAware({ maxStepMs: 100 })(stateOf([decoding(0, 0), ...prompts(128, 128)], { limits: LIMITS, nowMs })));
     const beyondMs = predictedMs(stateOf([decoding(0, 0), ...prompts(128)]), [
@@ -229,12 +230,12 @@ describe("prefill beside decodes", () => {
     expect(step(beyondMs - 100)).toEqual(["s0", "s1"]);
   });
 
-  test("has the whole step where nobody decodes", () => {
+  test("has the whole step if no sequence decodes", () => {
     expect(costAware({ maxStepMs: 1 })(stateOf(prompts(128, 128, 128), { limits: LIMITS }))).toHaveLength(3);
   });
 });
 
-test("equal groups go by the earlier arrival, and a higher priority chooses first", () => {
+test("orders equal groups by arrival, and serves a higher priority first", () => {
   const limits = { ...LIMITS, maxNumBatchedSeqs: 2 };
   const sequences = [decoding(3, 0), decoding(1, 1), decoding(2, 0), decoding(4, 1)];
   expect(idsOf(costAware()(stateOf(sequences, { limits })))).toEqual(["s1", "s4"]);
@@ -243,7 +244,7 @@ test("equal groups go by the earlier arrival, and a higher priority chooses firs
   expect(idsOf(costAware()(stateOf([...sequences, urgent], { limits, missingBytes })))[0]).toBe("s5");
 });
 
-test("a prompt that others' tokens keep out of the step goes first in the end", () => {
+test("eventually puts a prompt first that other sequences keep out of the step", () => {
   const decodes = [1, 2, 3, 4].map((arrival) => decoding(arrival, 0));
   const prompt = schedulable(0, { numTokens: 20, waitingSinceMs: -501 });
   const limits = { ...LIMITS, maxNumBatchedSeqs: 4 };
@@ -255,7 +256,7 @@ test("a prompt that others' tokens keep out of the step goes first in the end", 
   ]);
 });
 
-describe("latency over tokens, served on a made-up clock", () => {
+describe("latency per token on a simulated clock", () => {
   const limits = { maxNumBatchedSeqs: 32, maxNumBatchedTokens: 512, chunkTokens: 128 };
   const served = (scheduler: Scheduler, maxResident: number, gapMs: number) => {
     const server = { limits, maxNumSeqs: 32, cost: SLOW_COST, expertBytes: 50 * MB, maxResident };
@@ -269,18 +270,24 @@ describe("latency over tokens, served on a made-up clock", () => {
   test.each([
     [3, 1000, 0.6],
     [2, 1500, 0.5],
-  ])("with %d of six experts in memory, a request each %d ms: at most %d of the others'", (few, gapMs, share) => {
-    const costAwares = served(costAware(), few, gapMs);
-    for (const other of [served(fcfs(), few, gapMs), served(readMe(), few, gapMs)]) {
-      expect(costAwares.mean).toBeLessThan(share * other.mean);
-      expect(costAwares.p95).toBeLessThan(share * other.p95);
-    }
-  });
+  ])(
+    "with %d of six experts in memory and a request every %d ms, is at most %d of the other schedulers'",
+    (few, gapMs, share) => {
+      const costAwares = served(costAware(), few, gapMs);
+      for (const other of [served(fcfs(), few, gapMs), served(readMe(), few, gapMs)]) {
+        expect(costAwares.mean).toBeLessThan(share * other.mean);
+        expect(costAwares.p95).toBeLessThan(share * other.p95);
+      }
+    },
+  );
 
-  test.each([1000, 300])("with everything in memory, a request each %d ms: within 1 % of fcfs'", (gapMs) => {
-    expect(served(costAware(), 6, gapMs).mean).toBeLessThan(1.01 * served(fcfs(), 6, gapMs).mean);
-    expect(served(costAware(), 6, gapMs).p95).toBeLessThan(1.01 * served(fcfs(), 6, gapMs).p95);
-  });
+  test.each([1000, 300])(
+    "with all experts in memory and a request every %d ms, is within 1 % of that of fcfs",
+    (gapMs) => {
+      expect(served(costAware(), 6, gapMs).mean).toBeLessThan(1.01 * served(fcfs(), 6, gapMs).mean);
+      expect(served(costAware(), 6, gapMs).p95).toBeLessThan(1.01 * served(fcfs(), 6, gapMs).p95);
+    },
+  );
 });
 
 function mean(values: readonly number[]): number {

@@ -27,7 +27,7 @@ function randomWork(random: () => number): StepWork {
   };
 }
 
-/** Steps that take what `truth` says, give or take 5 %; every `outlierEvery`th takes ten times as long. */
+/** Draws steps that take the time of `truth`, within 5 %; every `outlierEvery`th takes ten times as long. */
 function observe(model: CostModel, truth: CostModel, numSteps: number, outlierEvery = Infinity): RefinedCostModel {
   const random = seededRandom(7);
   let refined = refineCostModel(model, { work: randomWork(random), durationMs: 0 });
@@ -39,7 +39,7 @@ function observe(model: CostModel, truth: CostModel, numSteps: number, outlierEv
   return refined;
 }
 
-/** Mean relative error of predictions. */
+/** Computes the mean relative error of predictions. */
 function meanError(model: CostModel, truth: CostModel): number {
   const random = seededRandom(99);
   const errors = Array.from({ length: 500 }, () => {
@@ -50,7 +50,7 @@ function meanError(model: CostModel, truth: CostModel): number {
   return errors.reduce((sum, error) => sum + error, 0) / errors.length;
 }
 
-test("a step takes what every step takes, and what its tokens, experts, context and loads add", () => {
+test("predicts the fixed time plus that of tokens, experts, context and loads", () => {
   const work = { tokens: 10, distinctExperts: 3, cachedTokens: 1000, missingBytes: 1e8 };
   expect(predictStepMs(TRUE, work)).toBeCloseTo(30 + 25 + 12 + 10 + 30, 9);
 });
@@ -68,7 +68,7 @@ describe("refinement", () => {
     expect(meanError(observe(DEFAULT_COST_MODEL, TRUE, 1000), TRUE)).toBeLessThan(0.02);
   });
 
-  test("is moved little by steps that took ten times as long for reasons of their own", () => {
+  test("is barely changed by outliers that took ten times as long", () => {
     expect(meanError(observe(DEFAULT_COST_MODEL, TRUE, 1000, 25), TRUE)).toBeLessThan(0.1);
   });
 
@@ -77,12 +77,12 @@ describe("refinement", () => {
     expect(meanError(observe(DEFAULT_COST_MODEL, truth, 300), truth)).toBeLessThan(0.1);
   });
 
-  test("where a part costs nothing, predicts the others' as well", () => {
+  test("predicts well if one part costs nothing", () => {
     const truth = { ...TRUE, msPerExpert: 0, msPerCachedToken: 0 };
     expect(meanError(observe(DEFAULT_COST_MODEL, truth, 300), truth)).toBeLessThan(0.05);
   });
 
-  test("soon predicts a step that comes again and again, whatever it learnt before", () => {
+  test("soon predicts a repeated step, whatever it learned before", () => {
     const random = seededRandom(4);
     for (let round = 0; round < 50; round++) {
       let model: CostModel = DEFAULT_COST_MODEL;
@@ -101,7 +101,7 @@ describe("refinement", () => {
     expect(meanError(observe(observe(DEFAULT_COST_MODEL, TRUE, 1000), slow, 1000), slow)).toBeLessThan(0.1);
   });
 
-  test("never makes a coefficient negative, whatever it is told, nor anything but a number", () => {
+  test("keeps coefficients non-negative numbers for any observations", () => {
     const random = seededRandom(3);
     let model: CostModel = DEFAULT_COST_MODEL;
     for (let step = 0; step < 5000; step++) {
@@ -113,7 +113,7 @@ describe("refinement", () => {
     }
   });
 
-  test("leaves the model it is given alone, is plain data, and learns nothing from a clock that stands still", () => {
+  test("does not change its input, returns plain data, and ignores a clock that stands still", () => {
     const observation = { work: randomWork(seededRandom(1)), durationMs: 50 };
     const first = refineCostModel(DEFAULT_COST_MODEL, observation);
     const before = structuredClone(first);

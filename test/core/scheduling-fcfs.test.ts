@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { decoding, idsOf, LIMITS, schedulable, stateOf } from "../support/scheduling.ts";
 
 const WIDE = { maxNumBatchedSeqs: 10, maxNumBatchedTokens: 400, chunkTokens: 128 };
-/** Two that decode between four prompts. */
+/** Two decoding sequences between four prompts. */
 const MIXED = [
   schedulable(1, { numTokens: 100 }),
   decoding(2, 0),
@@ -23,7 +23,7 @@ describe("by arrival", () => {
     ]);
   });
 
-  test("lets priority go first", () => {
+  test("puts a higher priority first", () => {
     const sequences = [1, 2, 3].map((arrival) =>
       schedulable(arrival, { numTokens: 5, priority: arrival === 3 ? 1 : 0 }),
     );
@@ -31,13 +31,13 @@ describe("by arrival", () => {
     expect(idsOf(fcfs()(stateOf(sequences, { limits })))).toEqual(["s3", "s1"]);
   });
 
-  test("leaves a chunk that does not fit for later, and lets those behind it go ahead", () => {
+  test("leaves a chunk that does not fit for later, and lets later ones go ahead", () => {
     const lengths = [128, 100, 120];
     const prompts = lengths.map((numTokens, index) => schedulable(index + 1, { numTokens }));
     expect(idsOf(fcfs()(stateOf([...prompts, decoding(4, 0)])))).toEqual(["s1", "s2", "s4"]);
   });
 
-  test("lets nobody go first for having waited, unless told to", () => {
+  test("ignores waits, unless `maxDelayMs` is set", () => {
     const sequences = [decoding(1, 0), decoding(2, 0, { waitingSinceMs: -1e9 })];
     const limits = { ...LIMITS, maxNumBatchedSeqs: 1 };
     expect(idsOf(fcfs()(stateOf(sequences, { limits })))).toEqual(["s1"]);
@@ -55,17 +55,17 @@ describe("with a share for prefill", () => {
     expect(idsOf(fcfs({ prefillShare })(stateOf(MIXED, { limits: WIDE })))).toEqual(expected);
   });
 
-  test("it is a share of the places, too", () => {
+  test("limits places too", () => {
     const limits = { ...WIDE, maxNumBatchedSeqs: 3 };
     expect(idsOf(fcfs({ prefillShare: 0.3 })(stateOf(MIXED, { limits })))).toEqual(["s1", "s2", "s5"]);
   });
 
-  test.each([0, 0.5])("of %d, prefill has the whole step where nobody decodes", (prefillShare) => {
+  test.each([0, 0.5])("of %d, gives prefill the whole step if no sequence decodes", (prefillShare) => {
     const prompts = MIXED.filter(({ numComputedTokens }) => numComputedTokens === 0);
     expect(idsOf(fcfs({ prefillShare })(stateOf(prompts, { limits: WIDE })))).toEqual(["s1", "s3", "s4", "s6"]);
   });
 
-  test("priority goes before it", () => {
+  test("puts priority before it", () => {
     const sequences = [...MIXED, decoding(7, 0, { priority: 1 })];
     const limits = { ...WIDE, maxNumBatchedSeqs: 2 };
     expect(idsOf(fcfs({ prefillShare: 1 })(stateOf(sequences, { limits })))).toEqual(["s7", "s1"]);

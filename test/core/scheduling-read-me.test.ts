@@ -6,7 +6,7 @@ import { decoding, idsOf, prefilling, randomState, stateOf } from "../support/sc
 
 const LIMITS = { maxNumBatchedSeqs: 10, maxNumBatchedTokens: 200, chunkTokens: 128 };
 
-/** Algorithm 1 of Read-ME word by word, with the right index, an end, and queues in order of arrival. */
+/** Algorithm 1 of Read-ME word by word, with the corrected index, an end, and queues in order of arrival. */
 function algorithm1({ sequences, limits }: SchedulerState): readonly string[] {
   const queues = new Map<number, SchedulableSequence[]>();
   for (const sequence of sequences.toSorted((a, b) => a.arrival - b.arrival)) {
@@ -47,7 +47,7 @@ function mostFrequent(experts: readonly number[]): number {
   return experts.toSorted((a, b) => count(b) - count(a) || a - b)[0] as number;
 }
 
-test("is Algorithm 1 while nobody has waited for too long", () => {
+test("is Algorithm 1 while no sequence is overdue", () => {
   fc.assert(
     fc.property(fc.nat(), (seed) => {
       const state = randomState(seededRandom(seed));
@@ -58,7 +58,7 @@ test("is Algorithm 1 while nobody has waited for too long", () => {
   );
 });
 
-test("takes the longest queue first, and of the one that does not fit what fits", () => {
+test("takes the longest queue first, and a part of the one that does not fit", () => {
   const sequences = [decoding(1, 0), decoding(2, 1), decoding(3, 2), decoding(4, 1), decoding(5, 2), decoding(6, 2)];
   const limits = { ...LIMITS, maxNumBatchedSeqs: 4 };
   expect(idsOf(readMe()(stateOf(sequences, { limits })))).toEqual(["s3", "s5", "s6", "s2"]);
@@ -74,7 +74,7 @@ test("ends a step with all queues empty", () => {
   expect(idsOf(readMe()(stateOf([decoding(1, 0), decoding(2, 1)])))).toEqual(["s1", "s2"]);
 });
 
-test("who has waited longest goes first, and its queue with it", () => {
+test("puts the longest overdue sequence first, and then its queue", () => {
   const old = { waitingSinceMs: -600 };
   const sequences = [
     ...[1, 2, 3].map((arrival) => decoding(arrival, 0)),
@@ -87,7 +87,7 @@ test("who has waited longest goes first, and its queue with it", () => {
   expect(idsOf(readMe({ maxDelayMs: 700 })(stateOf(sequences, { limits })))).toEqual(["s1", "s2", "s3"]);
 });
 
-test("queues of a higher priority go before longer ones", () => {
+test("puts queues of a higher priority before longer ones", () => {
   const sequences = [decoding(1, 0), decoding(2, 0), decoding(3, 1, { priority: 1 })];
   expect(idsOf(readMe()(stateOf(sequences, { limits: { ...LIMITS, maxNumBatchedSeqs: 2 } })))).toEqual(["s3", "s1"]);
 });

@@ -1,4 +1,4 @@
-// What every scheduler promises.
+// The contract of every scheduler.
 
 import { costAware, fcfs, nextChunkTokens, readMe, type SchedulableSequence, type Scheduler } from "@readme-moe/core";
 import * as fc from "../support/fast-check.ts";
@@ -44,7 +44,7 @@ describe("a sequence's next chunk", () => {
 });
 
 describe.each(Object.entries(SCHEDULERS))("%s", (_, scheduler) => {
-  test("keeps every limit, never chooses twice, never chooses nothing, and leaves its input alone", () => {
+  test("keeps every limit, chooses distinct sequences and at least one, and does not change its input", () => {
     fc.assert(
       fc.property(fc.nat(), (seed) => {
         const state = randomState(seededRandom(seed));
@@ -65,7 +65,7 @@ describe.each(Object.entries(SCHEDULERS))("%s", (_, scheduler) => {
     );
   });
 
-  test("decides the same for the same state, in whatever order its sequences come", () => {
+  test("is deterministic, whatever the order of its input", () => {
     fc.assert(
       fc.property(fc.nat(), (seed) => {
         const state = randomState(seededRandom(seed));
@@ -77,18 +77,18 @@ describe.each(Object.entries(SCHEDULERS))("%s", (_, scheduler) => {
     );
   });
 
-  test("chooses nobody where there is nobody", () => {
+  test("chooses nothing if there are no sequences", () => {
     expect(scheduler({ ...randomState(seededRandom(1)), sequences: [] })).toEqual([]);
   });
 
-  test("decides where steps cost nothing", () => {
+  test("works if steps cost nothing", () => {
     const cost = { fixedMs: 0, msPerToken: 0, msPerExpert: 0, msPerCachedToken: 0, loadMsPerByte: 0 };
     for (let seed = 0; seed < 50; seed++) {
       expect(scheduler({ ...randomState(seededRandom(seed)), cost }).length).toBeGreaterThan(0);
     }
   });
 
-  test("has every sequence of random arrivals and priorities finish", () => {
+  test("finishes every sequence of random arrivals and priorities", () => {
     fc.assert(
       fc.property(fc.nat(), (seed) => {
         const { requests, server } = randomLoad(seed);
@@ -100,7 +100,7 @@ describe.each(Object.entries(SCHEDULERS))("%s", (_, scheduler) => {
 });
 
 test.each(Object.entries(AGEING))(
-  "under %s nobody waits longer than the bound and one step for each sequence that is served",
+  "%s bounds waits by the limit plus one step for each running sequence",
   (_, scheduler) => {
     fc.assert(
       fc.property(fc.nat(), (seed) => {
@@ -113,13 +113,13 @@ test.each(Object.entries(AGEING))(
   },
 );
 
-test("without the bound, somebody does wait longer", () => {
+test("waits are longer without the limit", () => {
   const { requests, server } = randomLoad(3);
   const { longestWaitMs, longestStepMs } = serve(fcfs(), requests, server);
   expect(longestWaitMs).toBeGreaterThan(MAX_DELAY_MS + server.maxNumSeqs * longestStepMs);
 });
 
-/** More than a server can do at once: few places in a step, and experts that are loaded again and again. */
+/** A load that exceeds a server: few places in a step, and experts that are loaded repeatedly. */
 function randomLoad(seed: number) {
   const random = seededRandom(seed);
   const requests = randomRequests(random, 40, 20).map((request) => ({

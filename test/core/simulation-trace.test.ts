@@ -5,10 +5,10 @@ const OPTIONS: GeneratedTraceOptions = { numExperts: 7, layerBytes: [10, 20], nu
 
 const wrong = (change: object) => () => generateTrace({ ...OPTIONS, ...change });
 
-describe("a drawn trace", () => {
+describe("a generated trace", () => {
   const { sequences } = generateTrace({ ...OPTIONS, arrivalsPerStep: 0.5, meanPromptTokens: 40, meanOutputTokens: 12 });
 
-  test.each([0, 0.5, 0.9, 1])("keeps the expert of the token before in a share of %f", (locality) => {
+  test.each([0, 0.5, 0.9, 1])("keeps the previous token's expert with probability %f", (locality) => {
     const trace = generateTrace({ ...OPTIONS, numSequences: 500, locality });
     const pairs = trace.sequences.flatMap(({ experts }) =>
       experts.slice(1).map((expert, at) => Number(expert === experts[at])),
@@ -17,7 +17,7 @@ describe("a drawn trace", () => {
     expect(Math.abs(mean(pairs) - locality)).toBeLessThan(0.005);
   });
 
-  test("uses every expert about as often, and begins with the expert that a sequence comes back to", () => {
+  test("uses all experts about equally often, and begins with the expert that a sequence returns to", () => {
     const tokens = sequences.flatMap(({ experts }) => experts);
     for (let expert = 0; expert < 7; expert++) {
       expect(Math.abs(tokens.filter((one) => one === expert).length / tokens.length - 1 / 7)).toBeLessThan(0.02);
@@ -26,25 +26,25 @@ describe("a drawn trace", () => {
     expect(mean(atHome)).toBeGreaterThan(0.3);
   });
 
-  test("has arrivals and lengths with the means that were asked for", () => {
+  test("has arrivals and lengths with the given means", () => {
     const steps = sequences.at(-1)?.arrivalStep ?? 0;
     expect(Math.abs(sequences.length / steps - 0.5)).toBeLessThan(0.03);
     expect(Math.abs(mean(sequences.map(({ promptTokens }) => promptTokens)) - 40)).toBeLessThan(2);
     const outputs = sequences.map(({ experts, promptTokens }) => experts.length - promptTokens + 1);
     expect(Math.abs(mean(outputs) - 12)).toBeLessThan(0.7);
     expect(Math.min(...outputs)).toBe(1);
-    // Counts of a Poisson process vary as much as their mean is large.
+    // The variance of a Poisson process equals its mean.
     const perStep = Array.from({ length: steps }, (_, at) => sequences.filter((one) => one.arrivalStep === at).length);
     const variance = mean(perStep.map((count) => (count - 0.5) ** 2));
     expect(Math.abs(variance - 0.5)).toBeLessThan(0.06);
   });
 
-  test("is the same for the same seed, and another for another", () => {
+  test("depends on the seed alone", () => {
     expect(generateTrace(OPTIONS)).toEqual(generateTrace(OPTIONS));
     expect(generateTrace({ ...OPTIONS, seed: 6 })).not.toEqual(generateTrace(OPTIONS));
   });
 
-  test("refuses options that cannot be, by name", () => {
+  test("rejects impossible options by name", () => {
     expect(wrong({ locality: 1.1 })).toThrow(
       new RangeError("Expected `locality` to be from 0 to 1, got `1.1` (number)"),
     );
@@ -64,14 +64,14 @@ describe("a written trace", () => {
     ],
   };
 
-  test("is the same when it is read again", () => {
+  test("is the same after reading it", () => {
     const text = writeTrace(trace);
     expect(text.split("\n").length).toBe(1 + 20 + 2 + 1);
     expect(readTrace(text, "a.jsonl")).toEqual(trace);
     expect(readTrace(text.replaceAll("\n", "\r\n\n"), "a.jsonl")).toEqual(trace);
   });
 
-  test("has sequences in any order, and they are read by arrival", () => {
+  test("may have sequences in any order, which are read by arrival", () => {
     const { sequences } = trace;
     const text = writeTrace({ ...trace, sequences: sequences.toReversed() });
     const arrivals = readTrace(text, "a.jsonl").sequences.map(({ arrivalStep }) => arrivalStep);
@@ -104,7 +104,7 @@ describe("a written trace", () => {
     ],
     [`${MODEL}\n${STEP.replace("}", ',"runs":[{"experts":[0]}]}')}`, 2, "`runs[0]`: expected `planned` to be an array"],
     [`${MODEL}\n${STEP.replace("}", ',"runs":[3]}')}`, 2, "`runs[0]`: expected an object"],
-  ])("that is wrong is refused with file and line (%#)", (text, line, problem) => {
+  ])("is rejected with file and line if it is wrong (%#)", (text, line, problem) => {
     let error: unknown;
     try {
       readTrace(text, "bad.jsonl");

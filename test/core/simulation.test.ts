@@ -27,7 +27,7 @@ function options(cache: SimulationOptions["cache"], others: Partial<SimulationOp
   return { scheduler: fcfs(), limits: LIMITS, maxNumSeqs: 1000, cache, cost: COST, ...others };
 }
 
-test("counts and times as a plain simulation does, step by step", () => {
+test("agrees with a plain simulation in counts and times", () => {
   for (let seed = 0; seed < 6; seed++) {
     for (const capacity of [7, 10, 17, 21]) {
       const trace = drawn(seed);
@@ -44,7 +44,7 @@ test("counts and times as a plain simulation does, step by step", () => {
       expect(result.meanDistinctExperts).toBeCloseTo(mean(distinct), 9);
       expect(result.durationMs).toBeCloseTo(durationMs, 6);
       expect(result.latencyMs.mean).toBeCloseTo(mean([...latencies.values()]), 6);
-      // Of 30, the second longest.
+      // The second longest of 30.
       expect(result.latencyMs.p95).toBeCloseTo([...latencies.values()].sort((a, b) => b - a)[1] as number, 6);
       const perToken = trace.sequences.map(
         ({ id, experts, promptTokens }) => (latencies.get(id) as number) / (experts.length - promptTokens + 1),
@@ -63,7 +63,7 @@ describe("reads beside computation", () => {
   };
   const cost = { fixedMs: 10, msPerToken: 0, msPerExpert: 0, msPerCachedToken: 0, loadMsPerByte: 0.1 };
 
-  test("hide what is read while the layer before runs", () => {
+  test("are hidden while the previous layer runs", () => {
     // The first layer waits for 3 ms and runs for 5; meanwhile the second one is read; the next step reads nothing.
     const result = simulate(trace, options({ budgetBytes: 60 }, { cost }));
     expect(result).toMatchObject({ stallMs: 3, durationMs: 23, loads: 2, hits: 2, latencyMs: { mean: 23, p95: 23 } });
@@ -71,7 +71,7 @@ describe("reads beside computation", () => {
     expect(result.steps.map(({ step }) => step)).toEqual([4, 5]);
   });
 
-  test("hide nothing on demand, or when reads stop everything", () => {
+  test("are not hidden on demand, or if reads block computation", () => {
     const onDemand = simulate(trace, options({ budgetBytes: 60, lookaheadLayers: 0 }, { cost }));
     expect(onDemand).toMatchObject({ stallMs: 6, durationMs: 26 });
     const stopped = simulate(trace, options({ budgetBytes: 60 }, { cost, overlapsReads: false }));
@@ -88,14 +88,14 @@ describe("bounds", () => {
         const { hitRatio, bounds } = simulate(trace, options(cache));
         expect(hitRatio).toBeLessThanOrEqual(bounds.beladyHitRatio);
         expect(bounds.horizonHitRatio).toBeLessThanOrEqual(bounds.beladyHitRatio);
-        // What the next step samples is not known beforehand; the horizon knows it.
+        // Tokens that the next step samples are unknown beforehand, but known to the horizon.
         if (policy !== "belady") expect(hitRatio).toBeLessThan(bounds.horizonHitRatio);
         else expect(hitRatio).toBeGreaterThan(bounds.horizonHitRatio - 0.03);
       }
     }
   });
 
-  test("meet where everything fits", () => {
+  test("are equal if everything fits", () => {
     const trace = drawn(1);
     const { hitRatio, bounds, loads } = simulate(trace, options({ budgetBytes: 2100 }));
     expect(loads).toBeLessThanOrEqual(21);
@@ -103,7 +103,7 @@ describe("bounds", () => {
   });
 });
 
-test("the steps that ran give the same counters again", () => {
+test("replays the steps of a simulation with the same counters", () => {
   const trace = drawn(2);
   const cache = { policy: "lfu", budgetBytes: 1000, lookaheadLayers: 0 } as const;
   const { steps, uses, hits, loads, evictions, bytesRead } = simulate(trace, options(cache));
@@ -116,7 +116,7 @@ test("the steps that ran give the same counters again", () => {
   });
 });
 
-test("the same runs with the same knowledge give the same counters again", () => {
+test("replays recorded runs with the same counters", () => {
   const trace = drawn(2);
   const { layout } = trace;
   const everyLayer = (experts: readonly number[]) => layout.layerBytes.map(() => experts);
@@ -131,7 +131,7 @@ test("the same runs with the same knowledge give the same counters again", () =>
     for (const { experts, planned } of runs) {
       const uses = { running: everyLayer(experts), planned: everyLayer(planned), laterSteps };
       for (const layer of layout.layerBytes.keys()) {
-        for (const unit of cache.plan({ ...uses, layer }).load) cache.loaded(unit);
+        cache.enterLayer({ ...uses, layer });
         cache.ran(layer, experts);
       }
     }
@@ -140,7 +140,7 @@ test("the same runs with the same knowledge give the same counters again", () =>
   }
 });
 
-test("sequences without KV memory wait in order of arrival", () => {
+test("lets sequences without KV memory wait in order of arrival", () => {
   const trace = drawn(3);
   const alone = simulate(trace, options({ budgetBytes: 2100 }, { maxNumSeqs: 1 }));
   const together = simulate(trace, options({ budgetBytes: 2100 }));
@@ -152,7 +152,7 @@ test("sequences without KV memory wait in order of arrival", () => {
   expect(alone.meanDistinctExperts).toBeLessThan(together.meanDistinctExperts);
 });
 
-test("the scheduler is told what is missing, what steps cost, and who waits since when", () => {
+test("passes missing bytes, costs and waits to the scheduler", () => {
   const trace = drawn(4);
   const seen: Parameters<Scheduler>[0][] = [];
   const scheduler: Scheduler = (state) => {
@@ -167,7 +167,7 @@ test("the scheduler is told what is missing, what steps cost, and who waits sinc
   }
 });
 
-test("a scheduler that breaks its contract, and a cache that is too small, are refused", () => {
+test("rejects a scheduler that breaks its contract and a cache that is too small", () => {
   const trace = drawn(5);
   const run =
     (scheduler: Scheduler, budgetBytes = 2100) =>

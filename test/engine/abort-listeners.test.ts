@@ -2,7 +2,7 @@ import { getEventListeners } from "node:events";
 import { expect, test } from "vitest";
 import { onceAborted } from "../../packages/engine/src/host/request.ts";
 
-test("requests that share a signal share its listener, are all told once, and leave nothing behind", () => {
+test("requests that share a signal share one listener, are all called once, and leave none behind", () => {
   const controller = new AbortController();
   const { signal } = controller;
   const told: number[] = [];
@@ -16,7 +16,7 @@ test("requests that share a signal share its listener, are all told once, and le
   expect(getEventListeners(signal, "abort")).toHaveLength(0);
 });
 
-test("when the last of them has left, nobody listens; who comes later is told", () => {
+test("the listener is removed with its last request and added again for a later one", () => {
   const controller = new AbortController();
   const callback = (): void => void told++;
   let told = 0;
@@ -32,7 +32,7 @@ test("when the last of them has left, nobody listens; who comes later is told", 
   expect(() => onceAborted(undefined, callback)()).not.toThrow();
 });
 
-test("one that leaves because another was told is not told", () => {
+test("a request that stops listening during the abort is not called", () => {
   const controller = new AbortController();
   const told: string[] = [];
   onceAborted(controller.signal, () => {

@@ -1,5 +1,5 @@
-// The cache of packed weights and what can go wrong with it, through the engine and the command line: answers are always right, what
-// cannot be cached is said once, and nothing half-written stays.
+// Faults of the cache of packed weights, through the engine and the command line: answers stay right, a failure to
+// cache is reported once, and no half-written file remains.
 
 import { chmod, cp, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -42,7 +42,7 @@ async function filledCache(): Promise<string> {
   return cache;
 }
 
-describe.each(ISOLATIONS)("in a %s, a cache that cannot be written is done without:", (isolation) => {
+describe.each(ISOLATIONS)("in a %s, an engine works without a cache that cannot be written:", (isolation) => {
   test("below a file", async () => {
     const file = join(await temporaryFolder(), "file");
     await writeFile(file, "");
@@ -76,13 +76,13 @@ describe.each(ISOLATIONS)("in a %s, a cache that cannot be written is done witho
   });
 });
 
-/** What is small, or comes later, may find room. */
+/** Small or later files may still fit. */
 function isOfWeights(name: string): boolean {
   return name.startsWith("kernels");
 }
 
 test.skipIf(process.getuid?.() !== 0 || ordinaryUser === undefined)(
-  "what another user left does not hinder (skipped for others than root)",
+  "files that another user left do no harm (skipped for others than root)",
   async () => {
     const cache = await temporaryFolder();
     const left = join(cache, "kernels", ".building-root");
@@ -114,7 +114,7 @@ test.skipIf(!canMount)(
   },
 );
 
-describe("the command line says in one line that a model is not cached, and answers:", () => {
+describe("the command line reports in one line that a model is not cached, and answers:", () => {
   const [first] = cases;
   const greedyFlags = ["--max-new-tokens", "32", "--temperature", "0", "--json"];
   const args = ["generate", POCKET, "--prompt", first?.text ?? "", ...greedyFlags];
@@ -146,14 +146,14 @@ describe("a damaged entry is built again", () => {
     expect(await expectRightAnswers(cache)).toBeUndefined();
     const [rebuilt, original] = [await onlyEntry(cache), await onlyEntry(template)];
     for (const name of await readdir(original)) {
-      // One bit of a weight seldom changes a token.
+      // A changed bit of a weight rarely changes a token.
       const same = (await readFile(join(rebuilt, name))).equals(await readFile(join(original, name)));
       expect({ name, same }).toEqual({ name, same: true });
     }
   });
 });
 
-test.each([0, 1, 2, 3])("two processes that build one entry at once both answer: round %i", async (round) => {
+test.each([0, 1, 2, 3])("two processes that build one entry at the same time both answer: round %i", async (round) => {
   const cache = round % 2 === 0 ? await temporaryFolder() : await filledCache();
   if (round % 2 === 1) await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
   const args = [join(PROGRAMS, "answer.ts"), cache, ISOLATIONS[round % 2] as string, "together"];
@@ -170,7 +170,7 @@ test.each([0, 1, 2, 3])("two processes that build one entry at once both answer:
   await onlyEntry(cache);
 });
 
-test.each(ISOLATIONS)("in a %s, an engine whose entry is removed goes on", async (isolation) => {
+test.each(ISOLATIONS)("in a %s, an engine whose entry is removed continues", async (isolation) => {
   const cache = await temporaryFolder();
   const engine = await openPocket(cache, isolation);
   await rm(cache, { recursive: true });
@@ -184,7 +184,7 @@ test.each(ISOLATIONS)("in a %s, an engine whose entry is removed goes on", async
 });
 
 test.each([0, 0.5, 1])(
-  "a builder that is killed when %f of its weights are written leaves nothing for long",
+  "files of a builder that is killed when %f of its weights are written are removed later",
   async (share) => {
     const cache = await temporaryFolder();
     const killed = await outcomeOf(startNode([join(PROGRAMS, "killed-builder.ts"), cache, String(share)]));

@@ -1,4 +1,4 @@
-// Routes of long prompts in several calls of their router, with steps of others in between.
+// Long prompts are routed in several calls of their router, with steps of other sequences in between.
 
 import { openModel, type Model, type Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -43,7 +43,7 @@ test.each([1, 7, 64, 1000])(
   },
 );
 
-test("others decode while a long prompt is routed", async () => {
+test("other sequences decode while a long prompt is routed", async () => {
   const calls: number[] = [];
   const chunked: BenchModel = { runner: running.runner, router: inChunks(running.router, 16, calls) };
   const bench = new CoreBench(chunked, tokenizer, LIMITS);
@@ -63,7 +63,7 @@ test("others decode while a long prompt is routed", async () => {
   expect(tokensOf("long")).toBe(2);
 });
 
-test("a sequence that is aborted while it is routed leaves, and nothing waits for it", async () => {
+test("a sequence that is aborted while it is routed ends, and nothing waits for it", async () => {
   const chunked: BenchModel = { runner: running.runner, router: inChunks(running.router, 16, []) };
   const bench = new CoreBench(chunked, tokenizer, LIMITS);
   bench.add(

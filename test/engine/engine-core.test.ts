@@ -1,4 +1,4 @@
-// The engine's core in this thread, with a tiny Read-ME model: random operations, and every decision checked.
+// The engine's core in this thread, with a tiny Read-ME model: random operations with every decision checked.
 
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -53,7 +53,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
     }
   });
 
-  test("in int8, in two orders, and otherwise than in float32", async () => {
+  test("in int8, in two orders, different from those in float32", async () => {
     const expected = await aloneOutcomes(jobs, int8);
     for (const order of [jobs, jobs.toReversed()]) {
       const bench = new CoreBench(int8, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12, maxNumBatchedSeqs: 7 });
@@ -64,7 +64,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
     expect(Object.fromEntries(expected)).not.toEqual(Object.fromEntries(alone));
   });
 
-  test("that come while others run", async () => {
+  test("if they arrive while other sequences run", async () => {
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 8192, maxNumSeqs: 12 });
     for (const { id, promptIds, params } of jobs) {
       bench.add(id, promptIds, params);
@@ -75,7 +75,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
     expect(Object.fromEntries(bench.outcomes)).toEqual(Object.fromEntries(alone));
   });
 
-  test("that begin with what the prefix cache knows", async () => {
+  test("if they begin with a cached prefix", async () => {
     const random = seededRandom(9);
     const system = Array.from({ length: 130 }, () => randomInteger(random, 4096));
     const alike = jobs.slice(0, 6).map((job) => ({ ...job, promptIds: [...system, ...job.promptIds.slice(0, 60)] }));
@@ -91,7 +91,7 @@ describe("a sequence's tokens and log-probabilities are the same bits", () => {
 });
 
 describe("when memory is short", () => {
-  test("later sequences give way, are computed again, and give the tokens that they give alone", async () => {
+  test("preempts later sequences, computes them again, and gives the same tokens as alone", async () => {
     const jobs = randomJobs(10, 2, 60).map((job) => ({ ...job, params: { ...job.params, maxTokens: 150 } }));
     const alone = await aloneOutcomes(jobs);
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 640, maxNumSeqs: 10 });
@@ -101,12 +101,12 @@ describe("when memory is short", () => {
     for (const { id } of jobs) {
       const [actual, expected] = [bench.outcomes.get(id), alone.get(id)];
       expect(actual?.tokens).toEqual(expected?.tokens);
-      // A completion's tokens are computed again in one piece, where they were computed one by one.
+      // Tokens of a completion that were computed one by one are computed again in one piece.
       actual?.logprobs.forEach((logprob, index) => expect(logprob).toBeCloseTo(expected?.logprobs[index] ?? 0, 4));
     }
   });
 
-  test("those with a higher priority keep theirs", async () => {
+  test("lets sequences with a higher priority keep their memory", async () => {
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 256, maxNumSeqs: 4 });
     const params = { maxTokens: 40, temperature: 0 };
     for (const [index, priority] of [0, 0, 5, 0].entries()) bench.add(`${index}`, Array(50).fill(7), params, priority);
@@ -118,45 +118,49 @@ describe("when memory is short", () => {
   });
 });
 
-test("random operations in any order keep the books right, and nobody is forgotten", { timeout: 120_000 }, async () => {
-  for (const seed of [1, 2, 3]) {
-    const random = seededRandom(seed);
-    const bench = new CoreBench(running, tokenizer, {
-      capacityTokens: 1024,
-      maxNumSeqs: 6,
-      maxNumBatchedSeqs: 4,
-      prefixCacheBytes: 200_000,
-    });
-    const jobs = randomJobs(60, seed + 100, 200);
-    const aborted = new Set<string>();
-    let next = 0;
-    while (next < jobs.length || bench.core.hasWork) {
-      const choice = random();
-      const job = jobs[next];
-      if (choice < 0.3 && job) {
-        bench.add(job.id, job.promptIds, job.params, randomInteger(random, 3));
-        next++;
-      } else if (choice < 0.36 && next > 0) {
-        const id = `job-${randomInteger(random, next)}`;
-        if (!bench.outcomes.get(id)?.finishReason) aborted.add(id);
-        bench.core.abort(id);
-      } else {
-        await bench.core.step();
+test(
+  "random operations in any order keep the accounting right and forget no sequence",
+  { timeout: 120_000 },
+  async () => {
+    for (const seed of [1, 2, 3]) {
+      const random = seededRandom(seed);
+      const bench = new CoreBench(running, tokenizer, {
+        capacityTokens: 1024,
+        maxNumSeqs: 6,
+        maxNumBatchedSeqs: 4,
+        prefixCacheBytes: 200_000,
+      });
+      const jobs = randomJobs(60, seed + 100, 200);
+      const aborted = new Set<string>();
+      let next = 0;
+      while (next < jobs.length || bench.core.hasWork) {
+        const choice = random();
+        const job = jobs[next];
+        if (choice < 0.3 && job) {
+          bench.add(job.id, job.promptIds, job.params, randomInteger(random, 3));
+          next++;
+        } else if (choice < 0.36 && next > 0) {
+          const id = `job-${randomInteger(random, next)}`;
+          if (!bench.outcomes.get(id)?.finishReason) aborted.add(id);
+          bench.core.abort(id);
+        } else {
+          await bench.core.step();
+        }
+        bench.core.checkIntegrity();
       }
-      bench.core.checkIntegrity();
+      for (const { id, params } of jobs) {
+        const outcome = bench.outcomes.get(id);
+        if (aborted.has(id)) continue;
+        expect(outcome?.error).toBeUndefined();
+        expect(outcome?.tokens).toHaveLength(params.maxTokens as number);
+        expect(outcome?.finishReason).toBe("length");
+      }
+      expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
     }
-    for (const { id, params } of jobs) {
-      const outcome = bench.outcomes.get(id);
-      if (aborted.has(id)) continue;
-      expect(outcome?.error).toBeUndefined();
-      expect(outcome?.tokens).toHaveLength(params.maxTokens as number);
-      expect(outcome?.finishReason).toBe("length");
-    }
-    expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
-  }
-});
+  },
+);
 
-test("a row whose best candidates do not decide runs again, and gives the token that all logits give", async () => {
+test("a row whose best candidates do not decide runs again, and gives the same token as all logits", async () => {
   const { numRuns, numSteps, fromCandidates, fromAllLogits } = await sampleFlat(keepingNoRows(running), tokenizer);
   expect(numRuns).toBeGreaterThan(numSteps);
   expect(fromCandidates).toEqual(fromAllLogits);

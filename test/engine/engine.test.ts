@@ -1,4 +1,4 @@
-// The engine as callers have it: a worker, messages, streams. With the pocket model, in both isolations.
+// The engine as callers use it: a worker, messages, streams. With the pocket model, in both isolations.
 
 import { join } from "node:path";
 import { ReadMeError, type GenerateRequest, type ReadMeEvents } from "@readme-moe/core";
@@ -32,7 +32,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
   });
   afterAll(() => engine.dispose());
 
-  test("says what it serves", () => {
+  test("describes its model", () => {
     expect(engine.info).toMatchObject({
       modelType: "llama",
       precision: "fp32",
@@ -44,7 +44,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     });
   });
 
-  test("gives many at once the tokens that PyTorch gives each alone", async () => {
+  test("gives concurrent requests the tokens that PyTorch gives each alone", async () => {
     const requests = cases.flatMap((one) => [one, one, one]);
     const completed = await Promise.all(requests.map(({ text }) => complete(engine, { prompt: text, params: greedy })));
     expect(completed.map(({ ids }) => ids)).toEqual(requests.map((one) => one.greedy_32));
@@ -73,7 +73,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     expect(() => engine.generate({ prompt: 7 })).toThrow(/`prompt`.*got `7` \(number\)/);
   });
 
-  test("tells a caller whose worker is killed, starts again, and serves as before", async () => {
+  test("fails requests when its worker is killed, restarts, and serves as before", async () => {
     const doomed = await openPocket({ isolation });
     const failures: string[] = [];
     doomed.events.on("engine:failed", ({ code }) => failures.push(code));
@@ -103,7 +103,7 @@ describe("a request", () => {
   });
   afterAll(() => engine.dispose());
 
-  test("has as many completions as asked for, each with its own draws, the same for the same seed", async () => {
+  test("has `n` completions with draws of their own, the same for the same seed", async () => {
     const request: GenerateRequest = { prompt: "Once", params: { n: 3, seed: 11, temperature: 1, maxTokens: 12 } };
     const [first, second] = [await completeAll(engine, request), await completeAll(engine, request)];
     expect(first.choices.map(({ ids }) => ids)).toEqual(second.choices.map(({ ids }) => ids));
@@ -114,7 +114,7 @@ describe("a request", () => {
     expect(other.choices.map(({ ids }) => ids)).not.toEqual(first.choices.map(({ ids }) => ids));
   });
 
-  test("draws the same whoever runs beside it", async () => {
+  test("draws the same tokens beside any other requests", async () => {
     const request: GenerateRequest = { prompt: "In the", params: { seed: 5, topP: 0.9, maxTokens: 24, logprobs: 2 } };
     const alone = await complete(engine, request);
     const strangers = cases.map(({ text }, index) =>
@@ -161,7 +161,7 @@ describe("a request", () => {
     expect(new Set(ids).size).toBeGreaterThan(new Set(first?.greedy_32).size);
   });
 
-  test("that is left early, or aborted, frees its memory within a step", async () => {
+  test("frees its memory within a step when it is left early or aborted", async () => {
     const controller = new AbortController();
     const long = { ...greedy, maxTokens: 900 };
     const aborted = engine.generate({ prompt: "a", params: long, signal: controller.signal });
@@ -184,7 +184,7 @@ describe("a request", () => {
     engine.events.removeAllListeners();
   });
 
-  test("that fills the context ends there; a prompt that leaves no room is refused", async () => {
+  test("ends when it fills the context, and is refused if the prompt leaves no room", async () => {
     const full = await complete(engine, { prompt: Array.from({ length: 1020 }, () => 5), params: greedy });
     expect(full).toMatchObject({ finishReason: "length" });
     expect(full.ids).toHaveLength(4);
@@ -205,13 +205,16 @@ describe("a request", () => {
     "an unknown expert": [{ prompt: "x", expert: "github" }, /`expert`.*dense/],
     "a priority that is no number": [{ prompt: "x", priority: "high" }, /`priority`/],
   };
-  test.each(Object.entries(bad))("with %s is refused at once, and the others go on", async (_, [request, message]) => {
-    const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
-    expect(() => engine.generate(request as GenerateRequest)).toThrow(message);
-    expect((await neighbour).ids).toEqual(cases[1]?.greedy_32);
-  });
+  test.each(Object.entries(bad))(
+    "with %s is refused at once, and other requests go on",
+    async (_, [request, message]) => {
+      const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
+      expect(() => engine.generate(request as GenerateRequest)).toThrow(message);
+      expect((await neighbour).ids).toEqual(cases[1]?.greedy_32);
+    },
+  );
 
-  test("without a token is refused, and the others go on", async () => {
+  test("without a token is refused, and other requests go on", async () => {
     const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
     await expect(complete(engine, { prompt: "" })).rejects.toThrow(/at least one token/);
     await expect(complete(engine, { prompt: [] })).rejects.toThrow(RangeError);
@@ -221,7 +224,7 @@ describe("a request", () => {
   });
 });
 
-test("every decision is an event, in order", async () => {
+test("emits every decision as an event, in order", async () => {
   const engine = await openPocket();
   const seen: string[] = [];
   const names = [
@@ -256,7 +259,7 @@ test("every decision is an event, in order", async () => {
   await engine.dispose();
 });
 
-test("a full queue refuses more, until somebody leaves", async () => {
+test("a full queue refuses requests until one ends", async () => {
   const engine = await openPocket({ maxNumRequests: 2 });
   const long = { ...greedy, maxTokens: 900 };
   const [a, b] = [engine.generate({ prompt: "a", params: long }), engine.generate({ prompt: "b", params: long })];
@@ -267,7 +270,7 @@ test("a full queue refuses more, until somebody leaves", async () => {
   await engine.dispose();
 });
 
-test("disposing ends everybody's wait, and can be done twice", async () => {
+test("disposing rejects everything that waits, and can be repeated", async () => {
   const engine = await openPocket();
   const request = { prompt: "a", params: { ...greedy, maxTokens: 900 } };
   const waiting = expectReadMeError(complete(engine, request), "ERR_DISPOSED");
@@ -289,7 +292,7 @@ describe("opening", () => {
     await expect(ReadMeEngine.open(POCKET, options as OpenOptions)).rejects.toThrow(message);
   });
 
-  test("too little KV memory, an unknown expert, a model that is none: the reason is told", async () => {
+  test("too little KV memory, an unknown expert and a wrong path are refused with the reason", async () => {
     await expect(openPocket({ kvCacheBytes: 1000 })).rejects.toThrow(/`kvCacheBytes`.*at least/);
     await expect(openPocket({ expert: "github" })).rejects.toThrow(/`expert`/);
     await expectReadMeError(ReadMeEngine.open("no/such/model"), "ERR_FILE_NOT_FOUND", "no/such/model");
@@ -303,7 +306,7 @@ async function drain(stream: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of stream);
 }
 
-/** Ends the worker as a crash would, from outside. */
+/** Kills the worker, as a crash would. */
 async function killWorker(engine: ReadMeEngine): Promise<void> {
   const failed = new Promise((resolve) => engine.events.once("engine:failed", resolve));
   engine.kill();

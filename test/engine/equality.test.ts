@@ -1,5 +1,5 @@
-// A sequence's numbers do not depend on its neighbours: SmolLM2, through the engine, log-probabilities compared bit for
-// bit. (The same for Read-ME models, with every order of operations, in engine-core.test.ts.)
+// A sequence's numbers do not depend on other sequences: SmolLM2 through the engine, with log-probabilities compared
+// bit for bit. (engine-core.test.ts does the same for Read-ME models, with every order of operations.)
 
 import type { GenerateRequest } from "@readme-moe/core";
 import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
@@ -64,7 +64,7 @@ for (const precision of PRECISIONS)
       expect(alone.every(({ tokens }) => tokens.every(({ topLogprobs }) => topLogprobs?.length === 4))).toBe(true);
     });
 
-    test("with fifteen strangers, in two orders: the same bits", { timeout: 300_000 }, async () => {
+    test("with fifteen other sequences, in two orders: the same bits", { timeout: 300_000 }, async () => {
       await withEngine({}, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
         expect((await together(engine, REQUESTS.toReversed())).toReversed()).toEqual(alone);
@@ -77,7 +77,7 @@ for (const precision of PRECISIONS)
       });
     });
 
-    test("with beginnings from the prefix cache: the same bits", { timeout: 300_000 }, async () => {
+    test("with cached prefixes: the same bits", { timeout: 300_000 }, async () => {
       await withEngine({ prefixCacheBytes: 200e6 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
         expect(await together(engine, REQUESTS)).toEqual(alone);
@@ -85,7 +85,7 @@ for (const precision of PRECISIONS)
       });
     });
 
-    test("in other chunks, on one thread: the same bits", { timeout: 300_000 }, async () => {
+    test("in chunks of another size, on one thread: the same bits", { timeout: 300_000 }, async () => {
       await withEngine({ chunkTokens: 64, maxNumBatchedTokens: 192, threads: 1 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
       });

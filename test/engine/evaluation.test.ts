@@ -1,4 +1,4 @@
-// Losses against plain loops over the full logits of an independent implementation.
+// Compares losses with plain loops over the full logits of an independent implementation.
 
 import { join } from "node:path";
 import {
@@ -8,7 +8,7 @@ import {
   passagesOf,
   type Passage,
   tokenSequences,
-} from "@readme-moe/engine";
+} from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
 import { fixedRouter, routeStatistics, ruleRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -49,7 +49,7 @@ function passage(tokenIds: readonly number[], firstTarget: number): Passage {
 }
 
 describe("scores of passages", () => {
-  test("are those of a plain decoder, alone and beside others", async () => {
+  test("agree with a plain decoder, alone and beside other passages", async () => {
     const random = seededRandom(5);
     const passages = [2, 3, 17, 64, 65, 130].map((length) => {
       return passage(randomTokens(random, length), 1 + randomInteger(random, length - 1));
@@ -67,7 +67,7 @@ describe("scores of passages", () => {
     expect(together).toEqual(alone.flat());
   });
 
-  test("are the same where a group's beginning runs once", async () => {
+  test("are the same if a group's beginning runs once", async () => {
     const random = seededRandom(6);
     for (const [common, tails] of [
       [100, [1, 1, 1, 1]], // only the predicted token differs
@@ -94,7 +94,7 @@ describe("scores of passages", () => {
     }
   });
 
-  test("are right where a passage takes several runs", async () => {
+  test("are right if a passage takes several runs", async () => {
     const random = seededRandom(7);
     const rule = (id: number, position: number): number => (id + position) % NUM_EXPERTS;
     const router = ruleRouter(NUM_EXPERTS, rule);
@@ -110,7 +110,7 @@ describe("scores of passages", () => {
     }
   });
 
-  test("of a passage that predicts nothing, or its first token, are refused", async () => {
+  test("reject a passage that predicts nothing or its first token", async () => {
     for (const [one, message] of [
       [passage([1, 2], 2), /`firstTarget` to be from 1 to 1/],
       [passage([1, 2], 0), /`firstTarget`/],
@@ -120,7 +120,7 @@ describe("scores of passages", () => {
     }
   });
 
-  test("end with the signal, and say how far they are", async () => {
+  test("end with the signal, and report progress", async () => {
     const abort = new AbortController();
     const sequences = [1, 2, 3].map(() => Int32Array.from(randomTokens(seededRandom(8), 300)));
     const seen: number[] = [];
@@ -131,7 +131,7 @@ describe("scores of passages", () => {
       if (done === 2) abort.abort(new Error("enough"));
     };
     const options = { signal: abort.signal, onProgress };
-    await expect(evaluateSequences(running.runner, router, sequences, options)).rejects.toThrow("enough");
+    await expect(evaluateSequences({ runner: running.runner, router }, sequences, options)).rejects.toThrow("enough");
     expect(seen).toEqual([1, 2]);
   });
 });
@@ -143,9 +143,9 @@ const DOCUMENTS = [
 ];
 
 describe("a text's loss", () => {
-  test("is that of a plain loop over its sequences", async () => {
+  test("agrees with a plain loop over its sequences", async () => {
     const options = { sequenceLength: 24, maxSequences: 4 };
-    const result = await evaluate(reading.runner, reading.router, tokenizer, DOCUMENTS, options);
+    const result = await evaluate(reading, tokenizer, DOCUMENTS, options);
     let [sum, tokens] = [0, 0];
     for (const sequence of tokenSequences(reading.model, tokenizer, DOCUMENTS, options)) {
       const ids = Array.from(sequence);
@@ -159,11 +159,11 @@ describe("a text's loss", () => {
     expect(result.loss).toBeCloseTo(sum / tokens, 4);
   });
 
-  test("with a sliding window is that of a plain loop over its tokens", async () => {
+  test("agrees with a plain loop over its tokens with a sliding window", async () => {
     const [length, stride] = [24, 7];
     const joined = DOCUMENTS.flatMap((text) => [...tokenizer.encode(text, { addSpecialTokens: false }), 0]);
     const options = { sequenceLength: length, stride, maxSequences: 1000 };
-    const result = await evaluate(reading.runner, reading.router, tokenizer, DOCUMENTS, options);
+    const result = await evaluate(reading, tokenizer, DOCUMENTS, options);
     let sum = 0;
     for (let start = 0, known = 1; known < joined.length; start += stride) {
       const window = joined.slice(start, start + length);
@@ -177,7 +177,7 @@ describe("a text's loss", () => {
     expect(first).toEqual(slidingWindows(Int32Array.from(joined), length, stride).slice(0, 3));
   });
 
-  test("refuses a window that would leave a token without context", () => {
+  test("rejects a window that would leave a token without context", () => {
     const options = { sequenceLength: 24 };
     for (const stride of [0, 24]) {
       const wrong = { ...options, stride };
@@ -187,7 +187,7 @@ describe("a text's loss", () => {
   });
 });
 
-test("windows predict every token but the first once, with the context that was asked for", () => {
+test("windows predict every token but the first once, with the given context", () => {
   const random = seededRandom(11);
   for (let round = 0; round < 200; round++) {
     const tokens = Int32Array.from({ length: 2 + randomInteger(random, 90) }, (_, index) => index);
@@ -208,8 +208,8 @@ test("windows predict every token but the first once, with the context that was 
   }
 });
 
-describe("experts apart", () => {
-  test("have the losses of fixed routers, and the router is set against the best", async () => {
+describe("evaluatePerExpert", () => {
+  test("has the losses of fixed routers, and compares the router with the best", async () => {
     const options = { sequenceLength: 32, maxSequences: 3 };
     const passages = passagesOf(reading.model, tokenizer, DOCUMENTS, options);
     const seen: string[] = [];
@@ -219,11 +219,11 @@ describe("experts apart", () => {
     const losses: number[] = [];
     for (let expert = 0; expert < NUM_EXPERTS; expert++) {
       const router = fixedRouter(NUM_EXPERTS, expert);
-      const fixed = await evaluate(reading.runner, router, tokenizer, DOCUMENTS, options);
+      const fixed = await evaluate({ runner: reading.runner, router }, tokenizer, DOCUMENTS, options);
       expect(result.fixed[expert]).toEqual(fixed);
       losses.push(fixed.loss);
     }
-    const routed = await evaluate(reading.runner, reading.router, tokenizer, DOCUMENTS, options);
+    const routed = await evaluate(reading, tokenizer, DOCUMENTS, options);
     expect(new Set(losses).size).toBe(NUM_EXPERTS);
     expect(result.bestExpert).toBe(losses.indexOf(Math.min(...losses)));
     expect(result.routed).toMatchObject({ ...routed, cost: routed.loss - Math.min(...losses) });
@@ -244,14 +244,14 @@ describe("experts apart", () => {
     expect(result.routed?.locality).toBe(kept / following);
   });
 
-  test("without a router have only their own", async () => {
+  test("has only the fixed losses without a router", async () => {
     const passages = passagesOf(reading.model, tokenizer, DOCUMENTS, { sequenceLength: 16, maxSequences: 1 });
     const result = await evaluatePerExpert(reading.runner, undefined, passages);
     expect(result.routed).toBeUndefined();
     expect(result.fixed).toHaveLength(NUM_EXPERTS);
   });
 
-  test("locality counts within sequences only", () => {
+  test("counts locality within sequences only", () => {
     expect(routeStatistics([[0, 0, 1], [1], [2, 2]], 4)).toEqual({ shares: [2 / 6, 2 / 6, 2 / 6, 0], locality: 2 / 3 });
     expect(routeStatistics([[1]], 2)).toEqual({ shares: [0, 1], locality: 1 });
   });

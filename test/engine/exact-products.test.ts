@@ -1,4 +1,4 @@
-// Integer products of experts do not saturate, whether their weights lie in the file's memory or are read when they are needed.
+// Integer products of experts do not saturate, whether their weights are mapped or streamed.
 
 import { join } from "node:path";
 import { KernelRunner } from "@readme-moe/engine";
@@ -24,13 +24,13 @@ test.each([{ isExtreme: false }, { isExtreme: true }])(
     await model.close();
     const largest = Math.max(...exact.map(Math.abs));
     const furthest = Math.max(...resident.map((value, place) => Math.abs(value - (exact[place] as number))));
-    // Rounding takes it 4 % off at most here; sums that saturate, 12 to 170 %.
+    // Rounding changes it by at most 4 % here; saturating sums would change it by 12 to 170 %.
     expect(furthest / largest).toBeLessThan(0.06);
     expect(streamed).toEqual(resident);
   },
 );
 
-/** Behind some tokens that go to all experts in turn. */
+/** Runs after some tokens that use all experts in turn. */
 async function logitsOf(opening: Promise<StepRunner & { dispose(): Promise<void> }>, model: Model) {
   const runner = await opening;
   const kv = runner.openKv({ capacityTokens: 64 });

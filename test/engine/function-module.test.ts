@@ -1,4 +1,4 @@
-// Schedulers and eviction policies of callers' own, in the thread or process that runs the model.
+// Custom schedulers and eviction policies, in the thread or process that runs the model.
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -50,7 +50,7 @@ async function answersOf(options: EngineOptions, use?: (engine: ReadMeEngine) =>
   return answers.map(({ ids }) => ids);
 }
 
-/** How many sequences each step has. */
+/** Lists the number of sequences of each step. */
 function stepSizes(engine: ReadMeEngine): number[] {
   const sizes: number[] = [];
   engine.events.on("batch:scheduled", ({ sequenceIds }) => sizes.push(sequenceIds.length));
@@ -66,7 +66,7 @@ test.each(ISOLATIONS)("a scheduler of a module runs in a %s, by path and by URL"
   }
 });
 
-test("an eviction policy of a module decides what leaves", async () => {
+test("an eviction policy of a module decides what is evicted", async () => {
   const evicted: number[] = [];
   const expertCacheBytes = 3 * 8960;
   const policy = { module: modules, export: "evictLast" };
@@ -94,7 +94,7 @@ describe("a scheduler can be changed while the engine works:", () => {
     const changedAt = sizes.length;
     await Promise.all([drain(first), drain(second)]);
     expect(Math.max(...sizes.slice(0, changedAt))).toBe(2);
-    // Events of a step that was under way may come after the answer.
+    // Events of the running step may arrive after the answer.
     expect(Math.max(...sizes.slice(changedAt + 2))).toBe(1);
     await engine.setScheduling({});
     const answers = await Promise.all(PROMPTS.map((prompt) => complete(engine, { prompt, params })));
@@ -102,7 +102,7 @@ describe("a scheduler can be changed while the engine works:", () => {
     expect(Math.max(...sizes.slice(changedAt))).toBeGreaterThan(1);
   });
 
-  test("one that cannot be had leaves the one of before", async () => {
+  test("one that cannot be imported leaves the previous one", async () => {
     const wrong = { scheduler: { module: modules, export: "text" } };
     await expect(engine.setScheduling(wrong)).rejects.toMatchObject({ code: "ERR_MODULE" });
     await expect(engine.setScheduling({ maxDelayMs: -1 })).rejects.toThrow(RangeError);
@@ -115,7 +115,7 @@ async function drain(chunks: AsyncIterable<unknown>): Promise<void> {
   for await (const chunk of chunks) void chunk;
 }
 
-describe("is refused clearly:", () => {
+describe("is rejected clearly:", () => {
   test("a function, which cannot be sent", async () => {
     const scheduler = (() => []) as never;
     await expect(answersOf({ scheduler })).rejects.toThrow(/`scheduler`.*`\{ module, export \}`, got a function/);
@@ -140,7 +140,7 @@ describe("is refused clearly:", () => {
     });
   });
 
-  test("a scheduler that breaks its contract ends the engine, and says why", async () => {
+  test("a scheduler that breaks its contract ends the engine, with the reason", async () => {
     const answers = answersOf({ scheduler: { module: modules, export: "nobody" } });
     await expect(answers).rejects.toMatchObject({ code: "ERR_ENGINE_FAILED", message: /nobody/ });
   });

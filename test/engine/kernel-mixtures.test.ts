@@ -34,7 +34,7 @@ async function openTiny(options: TinyOptions, precision: Precision) {
   };
 }
 
-/** Logits of all tokens of some sequences, which run in steps of up to `perStep` tokens each. */
+/** Computes the logits of all tokens of some sequences, in steps of up to `perStep` tokens each. */
 async function logitsOf(
   runner: KernelRunner,
   sequences: readonly Tokens[],
@@ -67,7 +67,7 @@ async function logitsOf(
   return rows.map((values) => Float32Array.from(values));
 }
 
-test.each<Precision>(["fp32", "int8", "int4"])("%s: experts alone give the bits of any mix", async (precision) => {
+test.each<Precision>(["fp32", "int8", "int4"])("%s: experts alone give the same bits as any mix", async (precision) => {
   await using tiny = await openTiny({ numExperts: 5 }, precision);
   const random = seededRandom(3);
   const sequences = [40, 1, 23, 40].map((length) => randomTokens(random, length, 5));
@@ -81,7 +81,7 @@ function lengthOf(values: Float32Array): number {
   return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
 }
 
-test.each<Precision>(["int8", "int4"])("%s keeps most of what float32 says", async (precision) => {
+test.each<Precision>(["int8", "int4"])("%s stays close to float32", async (precision) => {
   await using floats = await openTiny({ numExperts: 3, seed: 5 }, "fp32");
   await using fewer = await openTiny({ numExperts: 3, seed: 5 }, precision);
   const tokens = randomTokens(seededRandom(4), 60, 3);
@@ -91,7 +91,7 @@ test.each<Precision>(["int8", "int4"])("%s keeps most of what float32 says", asy
   expect(lengthOf(errors)).toBeLessThan((precision === "int8" ? 0.05 : 0.3) * lengthOf(expected as Float32Array));
 });
 
-test("a step with an expert that is not there is a RangeError", async () => {
+test("a step with an expert that does not exist is a RangeError", async () => {
   await using tiny = await openTiny({ numExperts: 3 }, "fp32");
   await expect(logitsOf(tiny.runner, [{ tokenIds: [1, 2], experts: [0, 3] }], 2)).rejects.toThrow(RangeError);
 });

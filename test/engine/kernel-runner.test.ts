@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => running[Symbol.asyncDispose]());
 
-/** Runs tokens of a new sequence, in calls of so many. */
+/** Runs tokens of a new sequence, in calls of the given sizes. */
 async function run(runner: KernelRunner, ids: readonly number[], perStep: number, wanted: readonly number[]) {
   const kv = runner.openKv({ capacityTokens: 1024 });
   const slot = kv.admit(ids.length) as KvSlot;
@@ -35,7 +35,7 @@ async function run(runner: KernelRunner, ids: readonly number[], perStep: number
 
 const IDS = Array.from({ length: 700 }, (_, index) => (index * 37 + 11) % 4096);
 
-test("a step of more rows than the kernel takes at once gives the bits of small ones", async () => {
+test("a step with more rows than one call gives the same bits as small steps", async () => {
   const runner = running.runner as KernelRunner;
   const [whole] = await run(runner, IDS, 700, [600, 699]);
   const pieces = await run(runner, IDS, 77, [600, 699]);
@@ -47,7 +47,7 @@ function rowOf({ fullLogits }: StepLogits, row: number): readonly number[] {
   return Array.from(fullLogits.subarray(row * 4096, (row + 1) * 4096));
 }
 
-test("rows are given in the order in which they are wanted, also twice", async () => {
+test("rows are returned in the order in which they are wanted, also twice", async () => {
   const runner = running.runner as KernelRunner;
   const [rising] = await run(runner, IDS.slice(0, 9), 9, [2, 5, 8]);
   const [mixed] = await run(runner, IDS.slice(0, 9), 9, [8, 2, 2, 5]);
@@ -58,7 +58,7 @@ test("rows are given in the order in which they are wanted, also twice", async (
   }
 });
 
-test("memory of another runner is refused", async () => {
+test("memory of another runner is rejected", async () => {
   await using other = await runningModel(POCKET, undefined, "int8");
   const kv = other.runner.openKv({ capacityTokens: 64 });
   const slot = kv.admit(4) as KvSlot;
@@ -66,7 +66,7 @@ test("memory of another runner is refused", async () => {
   await expect(running.runner.forward(kv, step)).rejects.toThrow(TypeError);
 });
 
-test("a token that the best candidates do not decide is chosen without another step", async () => {
+test("a token that the best candidates do not decide is chosen without a second step", async () => {
   const { tokenizer } = await running.model.loadText();
   const { numRuns, numSteps, fromCandidates, fromAllLogits } = await sampleFlat(running, tokenizer);
   expect(numRuns).toBe(numSteps);
@@ -87,8 +87,8 @@ test("a cached file that is removed after its check is written again", async () 
   await model.close();
 });
 
-describe("which build runs", () => {
-  test("is chosen by option and by environment, and told", async () => {
+describe("the build of the kernel", () => {
+  test("is chosen by option and by environment, and reported", async () => {
     const model = await openModel(POCKET);
     const byOption = await KernelRunner.open(model, { precision: "int8", kernel: "wasm", threads: 3 });
     expect(byOption.info).toEqual({ kind: "wasm", instructions: expect.stringMatching(/^wasm/), threads: 3 });
@@ -100,7 +100,7 @@ describe("which build runs", () => {
     await model.close();
   });
 
-  test("a name that is none is refused", async () => {
+  test("an unknown name is rejected", async () => {
     const model = await openModel(POCKET);
     await expect(KernelRunner.open(model, { kernel: "wsam" as "wasm" })).rejects.toThrow(/`kernel`.*"native", "wasm"/);
     await expect(KernelRunner.open(model, { instructions: "mmx" })).rejects.toThrow(/`instructions`/);

@@ -1,5 +1,5 @@
-// Who holds KV memory, and who gives way, in the engine's core: priorities that arrive while others hold memory, and
-// what a sequence that comes back counts as cached. With a tiny Read-ME model.
+// Admission and preemption in the engine's core: priorities that arrive while other sequences hold memory, and the
+// cached tokens of a sequence that is admitted again. With a tiny Read-ME model.
 
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
@@ -19,14 +19,14 @@ afterAll(() => running[Symbol.asyncDispose]());
 const greedy = (maxTokens: number) => ({ temperature: 0, maxTokens });
 const promptOf = (length: number, token = 7): readonly number[] => Array<number>(length).fill(token);
 
-/** The sequences of one kind of event since `from`, an index into the events, in their order. */
+/** Lists the sequences of one kind of event since `from`, an index into the events. */
 function idsOf({ events }: CoreBench, name: string, from = 0): readonly string[] {
   return events
     .slice(from)
     .flatMap((event) => (event.name === name ? [(event.payload as { sequenceId: string }).sequenceId] : []));
 }
 
-/** What each finished sequence says of its cached tokens. */
+/** Finds the cached tokens of each finished sequence. */
 function cachedOf({ events }: CoreBench): ReadonlyMap<string, number> {
   return new Map(
     events.flatMap(({ name, payload }) => {
@@ -37,7 +37,7 @@ function cachedOf({ events }: CoreBench): ReadonlyMap<string, number> {
   );
 }
 
-/** Bytes that 64 tokens of the model take in the prefix cache. */
+/** Computes the bytes of 64 tokens of the model in the prefix cache. */
 function chunkBytes(): number {
   const kv = running.runner.openKv({ capacityTokens: 64 });
   kv.dispose();
@@ -50,7 +50,7 @@ function isBefore(a: Sequence, b: Sequence): boolean {
 }
 
 describe("a high priority that arrives while lower ones hold memory", () => {
-  test("keeps its own to its end, and the last of the lowest give way", async () => {
+  test("keeps its memory to its end, and the last sequences of the lowest priority are preempted", async () => {
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 320, maxNumSeqs: 4 });
     bench.add("low", promptOf(10), greedy(100), 1);
     bench.add("lowest", promptOf(10), greedy(100), 0);
@@ -66,7 +66,7 @@ describe("a high priority that arrives while lower ones hold memory", () => {
     expect(new Set(idsOf(bench, "sequence:finished")).size).toBe(4);
   });
 
-  test("is the next to be admitted where there is no room, and takes no memory from who runs", async () => {
+  test("is admitted next if there is no room, and takes no memory from running sequences", async () => {
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 192, maxNumSeqs: 4 });
     bench.add("first", promptOf(100), greedy(20));
     await bench.core.step();
@@ -80,7 +80,7 @@ describe("a high priority that arrives while lower ones hold memory", () => {
     expect(idsOf(bench, "sequence:finished")).toEqual(["first", "high", "waits", "waits, too"]);
   });
 
-  test("whoever gives way comes after all that keep their memory, whenever each arrived (seeds 1 to 4)", async () => {
+  test("preempts only sequences that come after all that keep their memory (seeds 1 to 4)", async () => {
     const numSequences = 30;
     let numOutOfOrder = 0;
     for (const seed of [1, 2, 3, 4]) {
@@ -114,10 +114,10 @@ describe("a high priority that arrives while lower ones hold memory", () => {
   });
 });
 
-describe("a sequence that gave way counts as cached what it began with", () => {
+describe("a preempted sequence counts the prefix of its first admission as cached", () => {
   const PREFIX_BYTES = 1 << 20;
 
-  test("where more is known when it comes back", async () => {
+  test("if a longer prefix is cached at its second admission", async () => {
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 320, prefixCacheBytes: PREFIX_BYTES });
     const admit = vi.spyOn(bench.admission.kv, "admit");
     bench.add("low", promptOf(130), greedy(100));
@@ -125,7 +125,7 @@ describe("a sequence that gave way counts as cached what it began with", () => {
     bench.add("high", promptOf(40, 8), greedy(100), 1);
     await bench.finish();
     expect(idsOf(bench, "sequence:preempted")).toEqual(["low"]);
-    // It comes back with both chunks of its own prompt.
+    // Its second admission begins with both chunks of its own prompt.
     expect(admit.mock.calls.at(-1)?.[1]).toHaveLength(2);
     expect(cachedOf(bench)).toEqual(
       new Map([
@@ -136,8 +136,8 @@ describe("a sequence that gave way counts as cached what it began with", () => {
     expect(bench.core.stats()).toMatchObject({ cachedTokens: 0, promptTokens: 170 });
   });
 
-  test("where nothing is known any more when it comes back", async () => {
-    // Kept are the two chunks of who came last.
+  test("if no prefix is cached at its second admission", async () => {
+    // The cache holds the two chunks of the last sequence.
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 448, prefixCacheBytes: 2 * chunkBytes() });
     const admit = vi.spyOn(bench.admission.kv, "admit");
     bench.add("first", promptOf(130), greedy(1));

@@ -1,4 +1,5 @@
-// What happens to the file of packed weights while an engine has it mapped, and to an engine that is killed while it reads experts.
+// What happens to the file of packed weights while an engine has it mapped, and to an engine that is killed while it
+// reads experts.
 
 import { copyFile, open, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// What steps cost is measured with the real runner, on a clock that makes steps cost what the test says.
+// Measures the costs of steps with the real runner, on a clock that the test controls.
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(() => running[Symbol.asyncDispose]());
 
-/** The runner, and a clock that its steps move by what they cost. */
+/** A runner, and a clock that its steps advance by their cost. */
 function timed(runner: StepRunner, firstStepMs = 0): { readonly runner: StepRunner; readonly now: () => number } {
   let nowMs = 0;
   let steps = 0;
@@ -52,7 +52,7 @@ const WORKS: readonly StepWork[] = [
   { tokens: 120, distinctExperts: 3, cachedTokens: 0, missingBytes: 0 },
 ];
 
-test("coefficients predict other steps to a tenth, however slow the first step was", async () => {
+test("predicts other steps within a tenth, however slow the first step was", async () => {
   for (const firstStepMs of [0, 5000]) {
     const { runner, now } = timed(running.runner, firstStepMs);
     const cost = await measureCost(runner, { residency: everythingResident, now, mostMs: 10_000 });
@@ -63,21 +63,21 @@ test("coefficients predict other steps to a tenth, however slow the first step w
   }
 });
 
-test("no step begins after the time is over", async () => {
+test("begins no step after the time is over", async () => {
   const { runner, now } = timed(running.runner);
   await measureCost(runner, { residency: everythingResident, now, mostMs: 20 });
   const longest = predictStepMs(TRUE_COST, { tokens: 64, distinctExperts: 4, cachedTokens: 0, missingBytes: 0 });
   expect(now()).toBeLessThanOrEqual(20 + longest);
 });
 
-test("a dense model can be measured", async () => {
+test("measures a dense model", async () => {
   const pocket = await runningModel(POCKET);
   const cost = await measureCost(pocket.runner, { residency: everythingResident, now: () => performance.now() });
   expect(predictStepMs(cost, WORKS[0] as StepWork)).toBeGreaterThan(0);
   await pocket[Symbol.asyncDispose]();
 });
 
-test("is measured once for a model, its options and the machine", async () => {
+test("measures once for a model, its options and the machine", async () => {
   const cacheFolder = await temporaryFolder();
   let numMeasured = 0;
   const measure = async (): Promise<CostModel> => ({ ...TRUE_COST, fixedMs: ++numMeasured });
@@ -92,7 +92,7 @@ async function failing(): Promise<CostModel> {
   throw new Error("no steps");
 }
 
-test("is measured without a cache where there can be none", async () => {
+test("measures without a cache if there can be none", async () => {
   const file = join(await temporaryFolder(), "file");
   await writeFile(file, "");
   const key = { fingerprint: "a", threads: 1, isStreamed: false };

@@ -1,6 +1,7 @@
-// Accuracies on multiple-choice questions against plain sums over the full logits of an independent implementation.
+// Compares accuracies on multiple-choice questions with plain sums over the full logits of an independent
+// implementation.
 
-import { evaluateMultipleChoice, type Question } from "@readme-moe/engine";
+import { evaluateMultipleChoice, type Question } from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { plainLogProbs } from "../oracles/plain-log-probs.ts";
@@ -39,7 +40,7 @@ const questions: readonly Question[] = [
   },
 ];
 
-/** As harnesses do it, from the words of their documentation. */
+/** Scores as evaluation harnesses do, according to their documentation. */
 async function plainLogLikelihood(context: string, continuation: string, maxTokens: number): Promise<number> {
   const numSpaces = context.length - context.replace(/\s+$/, "").length;
   const text = context.slice(0, context.length - numSpaces);
@@ -56,7 +57,7 @@ async function plainLogLikelihood(context: string, continuation: string, maxToke
 describe("multiple choice", () => {
   test.each([[256], [40]])("with %i tokens of context agrees with plain sums over full logits", async (maxTokens) => {
     const { runner, router } = reading;
-    const result = await evaluateMultipleChoice(runner, router, tokenizer, questions, { maxTokens });
+    const result = await evaluateMultipleChoice({ runner, router }, tokenizer, questions, { maxTokens });
     let [right, rightByLength] = [0, 0];
     for (const [index, { choices, answer }] of questions.entries()) {
       const plain: number[] = [];
@@ -82,13 +83,13 @@ describe("multiple choice", () => {
     expect(result.numCut).toBe(maxTokens === 40 ? 7 : 0);
   });
 
-  test("of one question has no standard error, and none is refused", async () => {
+  test("has no standard error for one question, and rejects an empty list", async () => {
     const { runner, router } = reading;
-    const one = await evaluateMultipleChoice(runner, router, tokenizer, questions.slice(0, 1));
+    const one = await evaluateMultipleChoice({ runner, router }, tokenizer, questions.slice(0, 1));
     expect(one.accuracy.standardError).toBeUndefined();
-    await expect(evaluateMultipleChoice(runner, router, tokenizer, [])).rejects.toThrow(/at least one question/);
+    await expect(evaluateMultipleChoice({ runner, router }, tokenizer, [])).rejects.toThrow(/at least one question/);
     const wrong = [{ choices: answers("a", "b"), answer: 1 }];
-    await expect(evaluateMultipleChoice(runner, router, tokenizer, wrong)).rejects.toThrow(
+    await expect(evaluateMultipleChoice({ runner, router }, tokenizer, wrong)).rejects.toThrow(
       /`answer` to be from 0 to 0/,
     );
   });

@@ -63,7 +63,7 @@ describe.each(["official-fused-residual", "official-separate-residual"])("%s", (
   });
 });
 
-test("a conversion without its router says so unless an expert is named", async () => {
+test("a conversion without its router is rejected unless an expert is named", async () => {
   const model = await openModel(fixture("official-fused-residual"));
   const { openRouter } = await import("@readme-moe/router");
   const withoutRouter = { ...model, router: undefined };

@@ -1,4 +1,4 @@
-// The engine on pages says to many what it says to one, shares what prompts begin with, and gives everything back.
+// The engine on pages: the same answers for many sequences as for one, shared prefixes, and no memory that is lost.
 
 import { join } from "node:path";
 import { PagePool } from "@readme-moe/kernel";
@@ -32,7 +32,7 @@ function poolOf({ admission: { kv } }: CoreBench): PagePool {
   return kv;
 }
 
-/** Jobs with the same 130 tokens first. */
+/** Creates jobs with the same first 130 tokens. */
 function jobsAlike(count: number, ownTokens: number) {
   const random = seededRandom(9);
   const system = Array.from({ length: 130 }, () => randomInteger(random, 4096));
@@ -54,7 +54,7 @@ test.each(Object.entries(limits))("gives the same bits as alone, %s", async (_, 
   expect(poolOf(bench).usedTokens).toBe(0);
 });
 
-test("sequences that begin alike share memory, and more of them fit", async () => {
+test("sequences with the same prefix share memory, so more of them fit", async () => {
   const jobs = jobsAlike(7, 10);
   // All prompts are routed in one call, so that all are admitted in one step.
   const { runner, router } = paged;
@@ -73,7 +73,7 @@ test("sequences that begin alike share memory, and more of them fit", async () =
   expect(poolOf(bench)).toMatchObject({ usedTokens: 0, keptTokens: 128 });
 });
 
-test("what waits for room with a known beginning changes nothing until it is admitted", async () => {
+test("a waiting sequence with a cached prefix changes nothing until it is admitted", async () => {
   const jobs = jobsAlike(2, 60);
   const bench = new CoreBench(paged, tokenizer, { capacityTokens: 320, prefixCacheBytes: PREFIX_BYTES });
   bench.add("first", jobs[0]?.promptIds ?? [], { maxTokens: 1 });
@@ -89,7 +89,7 @@ test("what waits for room with a known beginning changes nothing until it is adm
   expect(bench.core.stats()).toMatchObject({ numRunning: 0, cachedTokens: 128, kvUsedTokens: 0 });
 });
 
-test("a prompt whose last chunk is kept already can run again", async () => {
+test("a prompt whose last chunk is cached already can run again", async () => {
   // Best candidates do not decide on the first token of some of them, so the prompt runs again for all logits.
   const jobs = Array.from({ length: 8 }, (_, seed) => ({
     id: `${seed}`,
@@ -109,18 +109,18 @@ test("a prompt whose last chunk is kept already can run again", async () => {
   expect(poolOf(bench).keptTokens).toBe(8 * 64);
 });
 
-test("those that give way are computed again from what is kept, and give the tokens that they give alone", async () => {
+test("preempted sequences are computed again from cached prefixes, and give the same tokens as alone", async () => {
   const jobs = jobsAlike(4, 10).map((job) => ({ ...job, params: { ...job.params, maxTokens: 90 } }));
   const alone = await outcomesAlone(jobs, running, tokenizer);
   const bench = new CoreBench(paged, tokenizer, { capacityTokens: 320, prefixCacheBytes: PREFIX_BYTES });
   const [first, ...others] = jobs;
   bench.add("job-0", first?.promptIds ?? [], first?.params ?? {});
   for (let step = 0; step < 4; step++) await bench.core.step();
-  // They go before the first one, which has to give way.
+  // They have priority over the first one, which is preempted.
   for (const { id, promptIds, params } of others) bench.add(id, promptIds, params, 1);
   await bench.finish();
   expect(bench.count("sequence:preempted")).toBeGreaterThan(0);
-  // Counted where a sequence is admitted first, not where it comes back.
+  // Counted at the first admission of a sequence, not at later ones.
   const cached = bench.events.flatMap(({ name, payload }) =>
     name === "sequence:finished" ? [(payload as { cachedTokens: number }).cachedTokens] : [],
   );
@@ -129,7 +129,7 @@ test("those that give way are computed again from what is kept, and give the tok
   for (const { id } of jobs) expect(bench.outcomes.get(id)?.tokens).toEqual(alone.get(id)?.tokens);
 });
 
-test("random operations keep the books right, and everything is given back (seeds 1 to 3)", async () => {
+test("random operations keep the accounting right and free all memory (seeds 1 to 3)", async () => {
   for (const seed of [1, 2, 3]) {
     const random = seededRandom(seed);
     const limit = { capacityTokens: 1024, maxNumSeqs: 8, maxNumBatchedSeqs: 4, prefixCacheBytes: 60_000 };
@@ -157,7 +157,7 @@ test("random operations keep the books right, and everything is given back (seed
   }
 });
 
-test("passages that begin alike score the same", async () => {
+test("passages with the same beginning score the same", async () => {
   const random = seededRandom(4);
   const tokens = (length: number): number[] => Array.from({ length }, () => randomInteger(random, 4096));
   const [trunk, other] = [tokens(100), tokens(40)];

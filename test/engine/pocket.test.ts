@@ -1,7 +1,7 @@
 // The embedded model against PyTorch's numbers: test/fixtures/pocket.
 
 import { join } from "node:path";
-import { evaluate } from "@readme-moe/engine";
+import { evaluate } from "@readme-moe/engine/evaluation";
 import { expect, test } from "vitest";
 import { greedyTokens } from "../support/greedy.ts";
 import { evaluationDocuments } from "../support/evaluation-documents.ts";
@@ -44,7 +44,7 @@ test("the pocket model has PyTorch's loss on unseen documents of every domain", 
   for (const [domain, expected] of Object.entries(domains)) {
     const documents = evaluationDocuments(domain);
     if (documents === undefined) skip("shared/data is not beside the repository");
-    const { loss } = await evaluate(running.runner, running.router, tokenizer, documents ?? []);
+    const { loss } = await evaluate(running, tokenizer, documents ?? []);
     expect(Math.abs(loss - expected.loss)).toBeLessThan(0.002);
     losses.push(loss);
   }

@@ -12,19 +12,19 @@ interface Prompt {
   readonly experts: readonly number[];
 }
 
-/** Each of `chunks` is repeated for a whole chunk; one more token follows. */
+/** Creates a prompt: each of `chunks` is repeated for a whole chunk, and one more token follows. */
 function promptOf(chunks: readonly number[], experts: readonly number[] = []): Prompt {
   const tokenIds = [...chunks.flatMap((token) => Array<number>(CHUNK).fill(token)), 9];
   return { tokenIds, experts: tokenIds.map((_, index) => experts[index] ?? 0) };
 }
 
-/** What the positions of a prompt hold: depends on everything before them. */
+/** Computes the content of a prompt's positions, which depends on everything before them. */
 function valuesOf({ tokenIds, experts }: Prompt): readonly number[] {
   let value = 1;
   return tokenIds.map((token, at) => (value = (value * 7 + token * 2 + (experts[at] as number)) % 65_521));
 }
 
-/** A cache and the memory below it, with an engine's way to use them. */
+/** A cache and its memory, used as an engine uses them. */
 class Bench {
   readonly memory: FilledMemory;
   readonly cache: PrefixCache;
@@ -34,7 +34,7 @@ class Bench {
     this.cache = new PrefixCache(memory.kv, { chunkTokens: CHUNK, maxBytes: maxChunks * CHUNK_BYTES });
   }
 
-  /** Runs a prompt from what is known of it, and remembers all of its chunks. @returns the positions that were known */
+  /** Runs a prompt from its cached prefix, and caches all of its chunks. @returns the length of the cached prefix */
   run(prompt: Prompt): number {
     const { kv } = this.memory;
     const slot = kv.admit(prompt.tokenIds.length, this.cache.match(prompt)) as KvSlot;
@@ -55,7 +55,7 @@ const fromOf = (kept: readonly KeptTokens[]): readonly number[] => kept.map(({ f
 
 const newBench = (maxChunks: number): Bench => new Bench(filledPages(1024, maxChunks * CHUNK_BYTES), maxChunks);
 
-test("finds the longest known beginning, and leaves at least one token to be computed", () => {
+test("finds the longest cached prefix, and leaves at least one token to compute", () => {
   const bench = newBench(20);
   const { cache } = bench;
   const prompt = promptOf([1, 2]);
@@ -68,7 +68,7 @@ test("finds the longest known beginning, and leaves at least one token to be com
   expect(bench.run(promptOf([1, 2, 3]))).toBe(2 * CHUNK);
 });
 
-test("keeps within its bytes, drops what was used least recently, and a chunk's end before its beginning", () => {
+test("stays within its bytes, evicts the least recently used chunks, and later chunks before earlier ones", () => {
   const bench = newBench(4);
   const { cache } = bench;
   const [a, b] = [promptOf([1, 2]), promptOf([3, 4])];
@@ -82,7 +82,7 @@ test("keeps within its bytes, drops what was used least recently, and a chunk's 
   expect(cache.match(b)).toHaveLength(1);
 });
 
-test("keeps the beginning of a prompt that is longer than its bytes", () => {
+test("caches the beginning of a prompt that exceeds its bytes", () => {
   const bench = newBench(2);
   bench.run(promptOf([1, 2, 3]));
   expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(2);
@@ -90,7 +90,7 @@ test("keeps the beginning of a prompt that is longer than its bytes", () => {
   expect(bench.cache.match(promptOf([1, 2, 3]))).toHaveLength(1);
 });
 
-test("makes room among others for what follows the least recently used chunk", () => {
+test("evicts other chunks to add one after the least recently used chunk", () => {
   const bench = newBench(3);
   for (const token of [1, 2, 3]) bench.run(promptOf([token]));
   const prompt = promptOf([1, 4]);
@@ -101,7 +101,7 @@ test("makes room among others for what follows the least recently used chunk", (
   expect([2, 3].map((token) => bench.cache.match(promptOf([token])).length)).toEqual([0, 1]);
 });
 
-test("keeps nothing when it may keep nothing, and nothing that it has already", () => {
+test("caches nothing with 0 bytes, and no chunk twice", () => {
   const prompt = promptOf([1]);
   for (const [maxChunks, numKept] of [
     [0, 0],
@@ -115,7 +115,7 @@ test("keeps nothing when it may keep nothing, and nothing that it has already", 
   }
 });
 
-test("keeps no chunk without the chunk before it, which could never be found", () => {
+test("caches no chunk without the chunk before it, since it could never be found", () => {
   const bench = newBench(10);
   const prompt = promptOf([2, 3]);
   const slot = bench.memory.kv.admit(prompt.tokenIds.length) as KvSlot;
@@ -124,7 +124,7 @@ test("keeps no chunk without the chunk before it, which could never be found", (
   expect(bench.cache.numBytes).toBe(0);
 });
 
-test("gives what a prompt with the same beginning has put in (seed 6)", () => {
+test("returns what a prompt with the same beginning has cached (seed 6)", () => {
   const random = seededRandom(6);
   const bench = newBench(20);
   let numKnown = 0;

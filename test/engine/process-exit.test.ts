@@ -1,5 +1,5 @@
-// A process that exits while its engine works: with the code it said, not with a crash of the runtime. And one that has nothing
-// more to do: its engine does not keep it.
+// A process that exits while its engine works exits with its own code, without a crash of the runtime. A process without
+// further work is not kept running by its engine.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -29,7 +29,7 @@ test.for([
   expect(await endOf(node)).toEqual({ code: 3, signal: null, complaints: "", words: "" });
 });
 
-// One answer is read to its end, and one is still wanted when the program has come to its own end.
+// One answer is read to its end, and one is still open at the end of the program.
 const FORGETFUL = `
   import { ReadMeEngine } from "@readme-moe/engine";
   const engine = await ReadMeEngine.open("models/pocket", { isolation: process.argv[1] });
@@ -48,7 +48,7 @@ test.for(["thread", "process"] as const)(
   "an engine in a %s that is not disposed lets the program end once its answers are there",
   async (isolation) => {
     const node = [...NODE_FLAGS, "--input-type=module", "-e", FORGETFUL];
-    // Its output closes only when the engine's process, which writes to the same, has ended, too.
+    // Its output closes only when the engine's process, which shares it, has ended too.
     expect(await endOf([...node, isolation])).toEqual({
       code: 0,
       signal: null,

@@ -1,4 +1,4 @@
-// A caller's own function between the model's logits and the choice of a token, in both isolations.
+// A caller's function that changes logits before a token is chosen, in both isolations.
 
 import { EventEmitter, once } from "node:events";
 import type { GenerateRequest, LogitsContext, ProcessLogits } from "@readme-moe/core";
@@ -24,7 +24,7 @@ function best(logits: Float32Array): number {
 const forbidBest: ProcessLogits = (logits) => void (logits[best(logits)] = -Infinity);
 const halve: ProcessLogits = (logits) => logits.map((logit) => logit / 2);
 
-/** A function that does not answer before it is told to. */
+/** A function that answers when its gate opens. */
 function heldBack() {
   const answers: (() => void)[] = [];
   const calls = new EventEmitter();
@@ -53,7 +53,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
 
   const idle: Readonly<Record<string, ProcessLogits>> = {
     "returns nothing": () => undefined,
-    "returns what it got": (logits) => logits,
+    "returns its argument": (logits) => logits,
     "returns a copy, later": (logits) => Promise.resolve(logits.slice()),
     "returns a part of other memory": (logits) => {
       const larger = new Float32Array(2 * VOCAB_SIZE);
@@ -68,14 +68,14 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     expect(completed.map(({ ids }) => ids)).toEqual(rightAnswers);
   });
 
-  test("it gets the model's own logits, once for each token, and all tokens so far", async () => {
+  test("gets the model's own logits and all tokens so far, once for each token", async () => {
     const contexts: LogitsContext[] = [];
     const rows: Float32Array[] = [];
     const processLogits: ProcessLogits = (logits, context) => {
       contexts.push(context);
       rows.push(logits.slice());
     };
-    // What applies afterwards does not show in them.
+    // Later steps of sampling do not change them.
     const params = { ...greedy, maxTokens: 6, repetitionPenalty: 1.3, logitBias: { 7: 3 }, logprobs: 2 };
     const { ids, tokens } = await complete(engine, { prompt, params, processLogits });
     expect(tokens).toEqual((await complete(engine, { prompt, params })).tokens);
@@ -117,7 +117,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     expect(topLogprobs[0]?.logprob).toBeCloseTo(logprob(best(fullLogits)), 3);
   });
 
-  test("sampling, penalties and seeds apply to what it gives back, for every choice", async () => {
+  test("sampling, penalties and seeds apply to the changed logits, for every choice", async () => {
     const params = { n: 2, seed: 3, maxTokens: 16, topP: 0.9, presencePenalty: 1, logprobs: 2, ignoreEos: true };
     const calls = [0, 0];
     const count: ProcessLogits = (_, { choice }) => void (calls[choice] = (calls[choice] as number) + 1);
@@ -128,7 +128,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     expect(counted).toEqual({ ...plain, usage: { ...plain.usage, ...timeless.usage } });
     expect(plain.choices[0]?.ids).not.toEqual(plain.choices[1]?.ids);
     expect(calls).toEqual([16, 16]);
-    // Half the logits are those of twice the temperature.
+    // Halved logits correspond to twice the temperature.
     const bare = { ...params, presencePenalty: 0 };
     const halved = await completeAll(engine, { prompt, params: bare, processLogits: halve });
     const warm = await completeAll(engine, { prompt, params: { ...bare, temperature: 2 } });
@@ -136,7 +136,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     expect(halved.choices).not.toEqual(plain.choices);
   });
 
-  test("those without one give the tokens that they give alone, also beside one that never answers", async () => {
+  test("requests without a function give the same tokens as alone, also beside one that never answers", async () => {
     const params = { seed: 8, topP: 0.9, maxTokens: 24, logprobs: 2, ignoreEos: true };
     const requests = cases.map(({ text }): GenerateRequest => ({ prompt: text, params }));
     const alone = [];
@@ -156,7 +156,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
       TypeError,
       "Expected `processLogits` to return a Float32Array or nothing, got `[…]` (array)",
     ],
-    "a number that is none": [
+    "a NaN": [
       (logits) => void (logits[5] = Number.NaN),
       RangeError,
       "Expected `processLogits` to leave numbers or `-Infinity`, got NaN for token 5",
@@ -167,17 +167,20 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
       "Expected `processLogits` to leave a token that can be chosen, got `-Infinity` for all",
     ],
   };
-  test.each(Object.entries(failing))("giving %s ends its request alone", async (_, [processLogits, kind, message]) => {
-    const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
-    const outcome = completeAll(engine, { prompt, params: { ...greedy, n: 2 }, processLogits });
-    const error: unknown = await outcome.catch((reason: unknown) => reason);
-    expect(error).toBeInstanceOf(kind);
-    expect(error).toHaveProperty("message", message);
-    expect((await neighbour).ids).toEqual(rightAnswers[1]);
-    expect(await engine.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0 });
-  });
+  test.each(Object.entries(failing))(
+    "returning %s ends only its request",
+    async (_, [processLogits, kind, message]) => {
+      const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
+      const outcome = completeAll(engine, { prompt, params: { ...greedy, n: 2 }, processLogits });
+      const error: unknown = await outcome.catch((reason: unknown) => reason);
+      expect(error).toBeInstanceOf(kind);
+      expect(error).toHaveProperty("message", message);
+      expect((await neighbour).ids).toEqual(rightAnswers[1]);
+      expect(await engine.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0 });
+    },
+  );
 
-  test.each([new Error("my own"), "a text", undefined])("what it throws is thrown as it is: %s", async (mine) => {
+  test.each([new Error("my own"), "a text", undefined])("rethrows what the function throws: %s", async (mine) => {
     const reasons: string[] = [];
     engine.events.on("sequence:finished", ({ reason }) => reasons.push(reason));
     const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
@@ -198,7 +201,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     engine.events.removeAllListeners();
   });
 
-  test("an abort ends the wait for an answer and frees the memory; the answer may still come", async () => {
+  test("an abort ends the wait for an answer and frees the memory, and a later answer is ignored", async () => {
     const controller = new AbortController();
     const { processLogits, asked, answers } = heldBack();
     const reading = engine.generate({ prompt, params: long, processLogits, signal: controller.signal }).next();
@@ -212,7 +215,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     expect(answers).toHaveLength(1);
   });
 
-  test("when the worker dies, or the engine is disposed, nobody waits for an answer any more", async () => {
+  test("a dead worker or a disposed engine ends the wait for an answer", async () => {
     const doomed = await openPocket({ isolation });
     const [first, second] = [heldBack(), heldBack()];
     const killed = complete(doomed, { prompt, processLogits: first.processLogits });
@@ -227,7 +230,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     for (const answer of second.answers) answer();
   });
 
-  test("who waits for the place of one that waits for an answer gets it when that is aborted", async () => {
+  test("a waiting request gets the place of an aborted one that waited for an answer", async () => {
     const narrow = await openPocket({ isolation, maxNumSeqs: 1 });
     const { processLogits, asked } = heldBack();
     const holder = narrow.generate({ prompt, params: long, processLogits });
@@ -239,7 +242,7 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
     await narrow.dispose();
   });
 
-  test("something that is no function is refused at once", () => {
+  test("refuses a value that is no function at once", () => {
     // @ts-expect-error a caller without types
     expect(() => engine.generate({ prompt, processLogits: 7 })).toThrow(/`processLogits`.*got `7` \(number\)/);
   });

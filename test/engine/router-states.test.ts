@@ -1,10 +1,10 @@
-// A router keeps memory for each state that it has started: whoever starts one gives it back, once, however it ends.
+// A router holds memory for each state that it has started. Every state is released once, however its sequence ends.
 
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { ruleRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { routePassages } from "../../packages/engine/src/evaluation/route-passages.ts";
+import { routePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { CoreBench, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningTinyModel } from "../support/running-model.ts";
@@ -17,13 +17,13 @@ beforeAll(async () => {
 });
 afterAll(() => running[Symbol.asyncDispose]());
 
-/** A router, and its states that were started and not given back. */
+/** A router, and its states that were started and not released. */
 interface CountedRouter extends PreGatingRouter {
   readonly held: ReadonlySet<RouterState>;
   readonly numStarts: number;
 }
 
-/** @param fails - asked before each call; refuses it with `true` */
+/** @param fails - called before each call, which fails if it returns `true` */
 function counted(router: PreGatingRouter, fails: () => boolean = () => false): CountedRouter {
   const held = new Set<RouterState>();
   let numStarts = 0;
@@ -93,7 +93,7 @@ test("the engine holds a state for each sequence until it ends, whatever ends it
   expect([...ends].toSorted()).toEqual(["abort", "error", "length"]);
 });
 
-test("passages that are scored give their states back", async () => {
+test("scoring passages releases all states", async () => {
   const router = counted(ruleRouter(3, (tokenId) => tokenId % 3));
   const passages = [4, 90, 1, 33].map((length) => ({
     tokenIds: Int32Array.from({ length: length + 1 }, (_, index) => index),
@@ -107,7 +107,7 @@ test("passages that are scored give their states back", async () => {
   expect(router.held.size).toBe(0);
 });
 
-test("passages give their states back when their router fails on the way", async () => {
+test("scoring passages releases all states if the router fails", async () => {
   let numCalls = 0;
   const router = counted(
     ruleRouter(3, () => 0),

@@ -1,5 +1,5 @@
-// Sequences whose logits are with their callers, in the engine's core: they keep their places and do not run. With a
-// tiny Read-ME model, whose tokens are routed.
+// Sequences whose callers have their logits, in the engine's core: they keep their places and do not run. With a tiny
+// Read-ME model, whose tokens are routed.
 
 import { join } from "node:path";
 import type { Tokenizer } from "@readme-moe/model";
@@ -23,12 +23,12 @@ afterAll(() => running[Symbol.asyncDispose]());
 
 const greedy = { temperature: 0, maxTokens: 40 };
 
-/** Gives the first row that is away, or another, back as it is. */
+/** Answers the first awaited row, or another one, unchanged. */
 function answerOne({ core, rows }: CoreBench, index = 0): void {
   for (const { rowId, logits } of rows.splice(index, 1)) core.answer(rowId, logits);
 }
 
-/** The ids of each step since `from`, an index into the events. */
+/** Lists the ids of each step since `from`, an index into the events. */
 function stepsSince({ events }: CoreBench, from: number): readonly (readonly string[])[] {
   return events
     .slice(from)
@@ -37,7 +37,7 @@ function stepsSince({ events }: CoreBench, from: number): readonly (readonly str
     );
 }
 
-test("others step on meanwhile, and the step after an answer has the sequence again", async () => {
+test("other sequences run meanwhile, and the step after an answer contains the sequence again", async () => {
   const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
   bench.add("asks", [1, 2, 3], greedy, 0, true);
   bench.add("plain", [4, 5, 6], greedy);
@@ -53,7 +53,7 @@ test("others step on meanwhile, and the step after an answer has the sequence ag
   expect(bench.rows).toHaveLength(1);
 });
 
-test("there is no work while all rows are away, until an answer, an abort or somebody new comes", async () => {
+test("there is no work while callers have all rows, until an answer, an abort or a new sequence", async () => {
   const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024, maxNumSeqs: 2 });
   for (const id of ["a", "b", "c"]) bench.add(id, [1, 2, 3], greedy, 0, true);
   await bench.finish();
@@ -67,7 +67,7 @@ test("there is no work while all rows are away, until an answer, an abort or som
   expect(bench.core.hasWork).toBe(true);
   await bench.finish();
   expect(bench.rows.map(({ id }) => id)).toEqual(["a", "b", "c"]);
-  // An answer to somebody who has left is nobody's.
+  // An answer for a sequence that has ended is ignored.
   bench.core.answer(late?.rowId ?? 0, late?.logits ?? new Float32Array());
   await bench.finish();
   expect(bench.outcomes.size).toBe(0);
@@ -76,7 +76,7 @@ test("there is no work while all rows are away, until an answer, an abort or som
   expect(bench.core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
 });
 
-test("rows that come back late and in any order, to sequences that gave way meanwhile too: the same tokens", async () => {
+test("answers that arrive late and in any order, also after a preemption, give the same tokens", async () => {
   const jobs = randomJobs(8, 2, 60).map((job) => ({ ...job, params: { ...job.params, maxTokens: 80 } }));
   const alone = await outcomesAlone(jobs, running, tokenizer);
   const random = seededRandom(4);
@@ -97,7 +97,7 @@ test("rows that come back late and in any order, to sequences that gave way mean
   for (const { id } of jobs) expect(bench.outcomes.get(id)?.tokens).toEqual(alone.get(id)?.tokens);
 });
 
-test("answers, arrivals and aborts in any order keep the books right, and nobody is forgotten", async () => {
+test("answers, arrivals and aborts in any order keep the accounting right and forget no sequence", async () => {
   for (const seed of [1, 2]) {
     const random = seededRandom(seed);
     const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024, maxNumSeqs: 6, maxNumBatchedSeqs: 4 });

@@ -1,5 +1,5 @@
-// Who runs next changes when tokens come, never which: with a tiny Read-ME model in the engine's core, and the pocket
-// model in an engine that is told its scheduler.
+// The scheduler changes when tokens are generated, never which: with a tiny Read-ME model in the engine's core, and
+// the pocket model in an engine with the `scheduler` option.
 
 import { join } from "node:path";
 import { costAware, fcfs, readMe, type Scheduler } from "@readme-moe/core";
@@ -33,7 +33,7 @@ beforeAll(async () => {
 });
 afterAll(() => running[Symbol.asyncDispose]());
 
-/** Two milliseconds pass each time that somebody looks. */
+/** A clock that advances two milliseconds at each reading. */
 function tickingClock(): () => number {
   let nowMs = 0;
   return () => (nowMs += 2);
@@ -63,14 +63,14 @@ describe("the same bits as alone", () => {
   });
 });
 
-test("a step's time is predicted, better from step to step", async () => {
+test("predictions of a step's time improve from step to step", async () => {
   const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024, now: tickingClock() });
   bench.add("a", [1, 2, 3], { maxTokens: 60, temperature: 0 });
   await bench.finish();
   const steps = bench.events.flatMap(({ name, payload }) => (name === "batch:completed" ? [payload as Completed] : []));
   const errors = steps.map(({ durationMs, predictedMs }) => Math.abs(predictedMs - durationMs) / durationMs);
   expect(errors[0]).toBeGreaterThan(0.1);
-  // The last one has less to do: nobody is left to route.
+  // The last step has less to do: no sequence is left to route.
   expect(Math.max(...errors.slice(30, -1))).toBeLessThan(0.05);
 });
 
@@ -103,11 +103,11 @@ describe("options", () => {
     ["a negative delay", { maxDelayMs: -1 }, /`maxDelayMs` to be at least 0, got `-1`/],
     ["a delay that is no number", { maxDelayMs: Number.NaN }, /`maxDelayMs` to be a number/],
     ["a step of no time", { maxStepMs: 0 }, /`maxStepMs` to be at least 1, got `0`/],
-  ])("%s is refused", (_, options, message) => {
+  ])("%s is rejected", (_, options, message) => {
     expect(() => resolveEngineOptions(options)).toThrow(message);
   });
 
-  test("are the schedulers' own where they are not given", () => {
+  test("have the defaults of the scheduler if they are absent", () => {
     expect(resolveEngineOptions({})).toMatchObject({ scheduler: "cost-aware", prefillShare: undefined });
     expect(resolveEngineOptions({ prefillShare: 0 })).toMatchObject({ scheduler: "fcfs", prefillShare: 0 });
     expect(resolveEngineOptions({ prefillShare: "by-arrival", maxDelayMs: 0.5 })).toMatchObject({

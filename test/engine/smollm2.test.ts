@@ -1,6 +1,6 @@
 // A real model against PyTorch's numbers: test/fixtures/smollm2-135m-instruct. The weights are not in the repository.
 
-import { evaluate } from "@readme-moe/engine";
+import { evaluate } from "@readme-moe/engine/evaluation";
 import { applyChatTemplate, type Precision } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { greedyTokens } from "../support/greedy.ts";
@@ -62,7 +62,7 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
       const { loss, tokens } = expected.domains[domain] as Golden["domains"][string];
       const documents = evaluationDocuments(domain);
       if (documents === undefined) skip("shared/data is not beside the repository");
-      const result = await evaluate(running.runner, running.router, tokenizer, documents ?? []);
+      const result = await evaluate(running, tokenizer, documents ?? []);
       expect(result.tokens).toBe(tokens);
       expect(Math.abs(result.loss - loss), domain).toBeLessThan(0.002);
       losses.push(result.loss);
@@ -108,8 +108,8 @@ async function lossAboveFloats(model: string, precision: Precision): Promise<num
   for (const domain of domains) {
     const documents = evaluationDocuments(domain) ?? ["Once upon a time. ".repeat(300)];
     const options = { maxSequences: 2 };
-    const expectedLoss = await evaluate(floats.runner, floats.router, tokenizer, documents, options);
-    const actual = await evaluate(fewer.runner, fewer.router, tokenizer, documents, options);
+    const expectedLoss = await evaluate(floats, tokenizer, documents, options);
+    const actual = await evaluate(fewer, tokenizer, documents, options);
     lost += (actual.loss - expectedLoss.loss) / domains.length;
   }
   return lost;

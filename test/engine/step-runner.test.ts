@@ -17,12 +17,12 @@ async function tinyModel(options: TinyOptions = {}): Promise<RunningModel> {
   return runningModel(path);
 }
 
-/** KV memory for everything that a test runs. */
+/** Opens KV memory for everything that a test runs. */
 function largePool({ runner }: RunningModel): KvMemory {
   return kvFor(runner, 64 * 256);
 }
 
-/** A slot with room for `numTokens` and for 64 more. */
+/** Admits a slot with room for `numTokens` and for 64 more. */
 function newSlot(pool: KvMemory, numTokens: number): KvSlot {
   return pool.admit(numTokens + 64) as KvSlot;
 }
@@ -31,7 +31,7 @@ function randomIds(random: () => number, length: number, limit = 96): number[] {
   return Array.from({ length }, () => randomInteger(random, limit));
 }
 
-describe("a mixture of experts, against a plain implementation", () => {
+describe("a mixture of experts agrees with a plain implementation", () => {
   const variants: Readonly<Record<string, TinyOptions>> = {
     "with shared rows in some layers and sizes that differ per layer": {},
     "without shared rows, one size": { expertSizes: [32, 32], sharedSizes: [0, 0] },
@@ -59,7 +59,7 @@ describe("a mixture of experts, against a plain implementation", () => {
   });
 });
 
-/** Results that later calls leave as they are. */
+/** Copies results, which later calls would overwrite. */
 function copies(results: readonly StepLogits[]): readonly Omit<StepLogits, "readRow">[] {
   return results.map(({ candidateIds, candidateLogits, logSumExp, targetLogProbs, fullLogits }) =>
     structuredClone({ candidateIds, candidateLogits, logSumExp, targetLogProbs, fullLogits }),
@@ -67,7 +67,7 @@ function copies(results: readonly StepLogits[]): readonly Omit<StepLogits, "read
 }
 
 describe("a step", () => {
-  test("keeps as many rows of logits as it says, and no more", async () => {
+  test("keeps as many rows of logits as `keepsLogits` says, and no more", async () => {
     await using running = await tinyModel({ hasBias: true });
     const { runner } = running;
     for (const numRows of [KEPT_LOGITS_ROWS, KEPT_LOGITS_ROWS + 1]) {
@@ -82,7 +82,7 @@ describe("a step", () => {
     }
   });
 
-  test("gives each sequence the numbers that it gets alone, bit for bit, whoever its neighbours are", async () => {
+  test("gives each sequence the same bits as alone, whatever the other sequences", async () => {
     await using running = await tinyModel({ hasBias: true });
     const { runner } = running;
     const random = seededRandom(3);
@@ -95,7 +95,7 @@ describe("a step", () => {
         return { slot: newSlot(pool, length), tokenIds, experts, logitsOf: [length - 1], wantsFullLogits: true };
       });
     const prompts = makeSequences();
-    // Full logits are as they are until the next call, so what is compared later is copied.
+    // The next call overwrites full logits, so they are copied.
     const together = copies(await runner.forward(pool, prompts, 5));
     // Each alone in a pool of its own.
     const alone = prompts.map((prompt) => {
@@ -105,7 +105,7 @@ describe("a step", () => {
     for (const [index, one] of alone.entries()) {
       expect(copies(await runner.forward(one.pool, [one.sequence], 5))).toEqual([together[index]]);
     }
-    // Then decoding: the pasts differ in length, the order is another, some slots are idle, and prompts join.
+    // Then decoding: pasts of different lengths in another order, with idle slots and new prompts.
     const next = prompts.map(({ slot }) => ({
       slot,
       tokenIds: randomIds(random, 1),
@@ -127,7 +127,7 @@ describe("a step", () => {
     }
   });
 
-  test("continues a past the same in chunks as in one piece", async () => {
+  test("gives the same bits in chunks as in one piece", async () => {
     for (const options of [{}, { config: { model_type: "mistral", sliding_window: 7 } }]) {
       await using running = await tinyModel(options);
       const { runner } = running;
@@ -149,7 +149,7 @@ describe("a step", () => {
     }
   });
 
-  test("gives best tokens, log-sum-exp and targets that agree with the full logits", async () => {
+  test("returns best tokens, log-sum-exp and targets that agree with the full logits", async () => {
     await using running = await tinyModel();
     const { runner } = running;
     const tokenIds = [4, 8, 15, 16, 23, 42];
@@ -168,7 +168,7 @@ describe("a step", () => {
     }
   });
 
-  test("gives nothing to sequences that want no logits, and survives a step where nobody wants any", async () => {
+  test("returns nothing for sequences that want no logits, also if no sequence wants any", async () => {
     await using running = await tinyModel();
     const { runner } = running;
     const pool = largePool(running);
@@ -185,11 +185,11 @@ describe("a step", () => {
     expect(await runner.forward(pool, [])).toEqual([]);
   });
 
-  test("gives each sequence its own full logits where one step is several runs", async () => {
+  test("gives each sequence its own full logits if a step takes several calls", async () => {
     await using running = await tinyModel();
     const { runner } = running;
     const pool = largePool(running);
-    // Prompts that go on take a run each.
+    // Each of these prompts takes a call of its own.
     const prompts = [3, 5, 8].map((first) => ({
       slot: newSlot(pool, 6),
       tokenIds: [first, first + 1, first + 2],
@@ -210,7 +210,7 @@ describe("a step", () => {
     }
   });
 
-  test("refuses bad input before anything runs", async () => {
+  test("rejects invalid input before anything runs", async () => {
     await using running = await tinyModel();
     const { runner } = running;
     const pool = kvFor(runner, 320);

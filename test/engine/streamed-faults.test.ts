@@ -1,4 +1,4 @@
-// Experts that come and go, while their file is damaged, removed or replaced, and while their memory is changed.
+// Streamed experts while their file is damaged, removed or replaced, and while their budget changes.
 
 import { copyFile, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -23,7 +23,7 @@ const PROMPT = [5, 6, 7, 8, 900, 901];
 
 const folder = persistentFolder();
 let path: string;
-/** What each expert alone says after `PROMPT`. */
+/** Generates each expert's own continuation of `PROMPT`. */
 let expected: readonly (readonly number[])[];
 beforeAll(async () => {
   path = join(await folder, "model");
@@ -37,7 +37,7 @@ async function said(engine: ReadMeEngine, expert: number): Promise<readonly numb
   return (await complete(engine, { prompt: PROMPT, params: PARAMS, expert })).ids;
 }
 
-/** An engine with little memory, and the file that its experts come from. */
+/** Opens an engine with a small budget, and finds the file of its experts. */
 async function opened(options: OpenOptions = {}): Promise<{ readonly engine: ReadMeEngine; readonly file: string }> {
   const cacheFolder = await temporaryFolder();
   const defaults = { threads: 1, isolation: "thread", expertCacheBytes: LEAST } as const;
@@ -51,7 +51,7 @@ function once<Result>(work: () => Promise<Result>): () => Promise<Result> {
   return () => (result ??= work());
 }
 
-/** Resolves when so many tokens have come. */
+/** Resolves after this many tokens. */
 function tokensOf(engine: ReadMeEngine, count: number): Promise<void> {
   return new Promise((resolve) => {
     let left = count;
@@ -69,12 +69,12 @@ async function truncate(file: string, bytes: number): Promise<void> {
 
 describe("a file of experts", () => {
   test.each(["thread", "process"] as const)(
-    "that is cut while it serves, in a %s, fails who needs what is gone, now and later, and nobody else",
+    "that is cut while it serves, in a %s, fails only the requests that need the missing part, now and later",
     async (isolation) => {
       const { engine, file } = await opened({ isolation });
       const copy = join(await temporaryFolder(), "weights.bin");
       await copyFile(file, copy);
-      // The second one waits while the others take all the memory, and comes back to a file without two experts' last layer.
+      // The second expert waits while the others take all memory. Then its file lacks the last layer of two experts.
       const cutFile = once(() => truncate(file, 2 * LARGE));
       const processLogits: ProcessLogits = (_, { tokenIds }) =>
         tokenIds.length < PROMPT.length + 5 ? undefined : cutFile();
@@ -86,7 +86,7 @@ describe("a file of experts", () => {
       const [first, second, third] = await answers;
       expect(first).toEqual({ status: "fulfilled", value: expected[0] });
       expect(second).toMatchObject({ status: "rejected", reason: { code: "ERR_FILE_UNREADABLE" } });
-      // What is in memory may serve on.
+      // Units in memory may still be used.
       if (third.status === "fulfilled") expect(third.value).toEqual(expected[2]);
       else expect(third.reason).toMatchObject({ name: "ReadMeError", code: "ERR_FILE_UNREADABLE" });
 
@@ -95,14 +95,14 @@ describe("a file of experts", () => {
       const { expertCache, numRunning } = await engine.stats();
       expect(numRunning).toBe(0);
       expect(expertCache?.failedReads).toBeGreaterThan(0);
-      // As soon as the file is whole again, so is the engine.
+      // The engine works again as soon as the file is complete.
       await copyFile(copy, file);
       expect(await Promise.all([0, 1, 2].map((expert) => said(engine, expert)))).toEqual(expected);
       await engine.dispose();
     },
   );
 
-  test("that is removed, or replaced by another one, serves on: it is open", async () => {
+  test("that is removed or replaced still serves, because it is open", async () => {
     const { engine, file } = await opened();
     const some = tokensOf(engine, 6);
     const answers = Promise.all([0, 1, 2].map((expert) => said(engine, expert)));
@@ -119,7 +119,7 @@ describe("a file of experts", () => {
   });
 });
 
-describe("memory for experts that is changed while they serve", () => {
+describe("a budget that changes while requests run", () => {
   test("changes no token, in an engine", async () => {
     const { engine } = await opened({ isolation: "process" });
     const random = seededRandom(1);
@@ -144,7 +144,7 @@ describe("memory for experts that is changed while they serve", () => {
     expect(after?.usedBytes).toBe(ALL);
     expect((after?.loads ?? 0) - (before?.loads ?? 0)).toBeLessThanOrEqual(6);
 
-    // What was set last is what the engine begins with when it is opened again.
+    // The engine opens again with the last budget.
     engine.kill();
     await expectReadMeError(said(engine, 0), "ERR_ENGINE_FAILED");
     await engine.restart();
@@ -153,7 +153,7 @@ describe("memory for experts that is changed while they serve", () => {
     await engine.dispose();
   });
 
-  test("changes no bit, between steps and in the middle of them, and the books are right after each", async () => {
+  test("changes no bit, between and within steps, and keeps the accounting right", async () => {
     const model = await openModel(path);
     const { tokenizer } = await model.loadText();
     const router = await openRouter(model, undefined, { threads: 1 });
@@ -192,7 +192,7 @@ describe("memory for experts that is changed while they serve", () => {
     await model.close();
   });
 
-  test("is refused where it cannot work, naming what can", async () => {
+  test("is rejected if it is too small, naming the minimum", async () => {
     const { engine } = await opened();
     const least =
       /`expertCacheBytes` to be at least 26880 bytes, which a step of all experts needs at once, got `26879`/;

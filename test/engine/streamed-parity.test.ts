@@ -1,4 +1,4 @@
-// What the engine's expert cache does is what core's simulation says: counter by counter, on what the engine recorded.
+// The engine's expert cache agrees with core's simulation, counter by counter, on what the engine recorded.
 
 import { join } from "node:path";
 import {
@@ -37,7 +37,7 @@ const SCHEDULERS: Readonly<Record<string, Scheduler>> = {
   "cost-aware": costAware({ maxStepMs: 1, maxDelayMs: 20 }),
 };
 const NUM_EXPERTS = 4;
-/** Of units of 6,912 and 8,960 bytes: the least, some, and more than all. */
+/** Budgets for units of 6,912 and 8,960 bytes: the minimum, some, and more than all. */
 const BUDGETS = [35_840, 44_800, 70_000];
 
 const folder = persistentFolder();
@@ -57,7 +57,7 @@ afterAll(async () => {
   await model.close();
 });
 
-/** What the events of an engine tell of its expert cache. */
+/** Collects the events of an engine's expert cache. */
 function recorded(events: CoreBench["events"]): readonly RecordedStep[] {
   const scheduled = payloads(events, "batch:scheduled");
   return payloads(events, "batch:completed").map(({ expertRuns: runs = [] }, step) => {
@@ -86,7 +86,7 @@ interface Served {
   readonly stats: ExpertCacheStats;
 }
 
-/** Jobs that come while others run, with chunks of prompts, several of them in one step. */
+/** Creates jobs that arrive while others run, with several prompt chunks in one step. */
 async function serve(
   served: Model,
   seed: number,
@@ -115,7 +115,7 @@ async function serve(
 }
 
 describe.each(Object.entries(SCHEDULERS))("under %s", (_, scheduler) => {
-  test.each(EVICTION_POLICIES)("the engine's counters are those of the replay, %s", async (policy) => {
+  test.each(EVICTION_POLICIES)("the engine's counters equal those of the replay, %s", async (policy) => {
     for (const [seed, budgetBytes] of BUDGETS.entries()) {
       const { events, stats } = await serve(model, seed, scheduler, { expertCacheBytes: budgetBytes, policy });
       const layout = { numExperts: NUM_EXPERTS, layerBytes: stats.layerBytes };
@@ -130,14 +130,14 @@ describe.each(Object.entries(SCHEDULERS))("under %s", (_, scheduler) => {
   });
 });
 
-test("a step is one run, and plans that reach over steps are among them", async () => {
+test("a step is one run, and some plans reach into the next step", async () => {
   const { events } = await serve(model, 0, fcfs(), { expertCacheBytes: BUDGETS[0] });
   const steps = recorded(events);
   expect(steps.every(({ runs }) => runs.length === 1)).toBe(true);
   expect(steps.some(({ runs }) => (runs.at(-1)?.planned.length ?? 0) > 0)).toBe(true);
 });
 
-test("nothing is read in vain where everybody is there from the start and prompts come first", async () => {
+test("no read is wasted if all sequences are there from the start and prompts come first", async () => {
   for (const budgetBytes of BUDGETS) {
     const engine = await ReadMeEngine.open(path, {
       threads: 1,
@@ -157,7 +157,7 @@ test("nothing is read in vain where everybody is there from the start and prompt
     expect(stats.wastedLoads).toBe(0);
     const { layerBytes } = stats;
     const trace = { layout: { numExperts: NUM_EXPERTS, layerBytes }, sequences: sequencesOf(events, 20), steps: [] };
-    // The same scheduler on the same sequences: the simulator decides, batches and counts as the engine did.
+    // With the same scheduler and sequences, the simulator decides, batches and counts as the engine did.
     const limits = { maxNumBatchedSeqs: 32, maxNumBatchedTokens: 512, chunkTokens: 128 };
     const simulated = simulate(trace, { scheduler: fcfs(), limits, maxNumSeqs: 32, cache: { budgetBytes } });
     expect(countersOf(simulated)).toEqual(countersOf(stats));
@@ -170,7 +170,7 @@ test("nothing is read in vain where everybody is there from the start and prompt
   }
 });
 
-/** What events tell of who came when, with which experts. */
+/** Records arrivals and experts from events. */
 function sequencesOf(events: CoreBench["events"], outputTokens: number): readonly TraceSequence[] {
   const experts = new Map<string, number[]>();
   const sequences: { id: string; arrivalStep: number; promptTokens: number; experts: number[] }[] = [];
@@ -206,7 +206,7 @@ describe("hits, with units of one size,", () => {
   });
   afterAll(() => even.close());
 
-  test.each(EVICTION_POLICIES)("are at most those of Belady who knows everything, %s", async (policy) => {
+  test.each(EVICTION_POLICIES)("are at most those of Belady with all uses known, %s", async (policy) => {
     for (const lookaheadLayers of [0, 1]) {
       for (const capacity of [4, 7, 11]) {
         const budgetBytes = capacity * 8960;
@@ -224,7 +224,7 @@ describe("hits, with units of one size,", () => {
         expect(stats.uses).toBe(all.uses);
         expect(stats.hits).toBeLessThanOrEqual(all.hits);
         if (policy !== "belady" || lookaheadLayers > 0) continue;
-        // What the next step samples is an estimate to the engine; whoever knows the whole next step is little better.
+        // The engine estimates the tokens that the next step samples; knowing them all is only slightly better.
         const horizon = replaySteps(steps, { layout, budgetBytes, lookaheadLayers });
         expect(horizon.hits - stats.hits).toBeLessThanOrEqual(0.03 * stats.uses);
       }

@@ -1,5 +1,5 @@
-// Experts that come and go give the same bits as experts that are all in memory, whatever the budget; and memory, reads and
-// evictions are as promised.
+// Streamed experts give the same bits as experts in memory, whatever the budget, and keep the promises about memory,
+// reads and evictions.
 
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
-/** Of the larger layer, with biases and without. */
+/** Bytes of the larger layer, with and without biases. */
 const [UNIT_BYTES, TEXT_UNIT_BYTES] = [9728, 8960];
 
 let folder: string;
@@ -32,7 +32,7 @@ afterAll(async () => {
   await model.close();
 });
 
-/** Prompts of several experts in chunks and at once, then tokens one by one, then both together: all logits. */
+/** Computes all logits of prompts with several experts in chunks and at once, then of single tokens, then of both. */
 async function someSteps(runner: StepRunner): Promise<readonly number[]> {
   const random = seededRandom(5);
   const kv = runner.openKv({ capacityTokens: wholeBlocks(4 * 64) });
@@ -91,7 +91,7 @@ describe("numbers", () => {
 });
 
 describe("memory", () => {
-  test("with room for everything, each unit is read once; with less, again and again, but what stays is used", async () => {
+  test("reads each unit once if all fit; with less room repeatedly, but uses what stays", async () => {
     const counts: { hits: number; loads: number }[] = [];
     for (const capacity of [3, 5, 6]) {
       const runner = await streamed({ expertCacheBytes: capacity * UNIT_BYTES });
@@ -106,7 +106,7 @@ describe("memory", () => {
     expect(counts[1]?.hits).toBeGreaterThan(0);
   });
 
-  test("never holds more bytes than fit, and loads and evictions are told", async () => {
+  test("never exceeds the budget, and reports loads and evictions", async () => {
     const here = new Map<string, number>();
     let most = 0;
     let numEvicted = 0;
@@ -121,12 +121,12 @@ describe("memory", () => {
         );
         expect(bytes).toBeGreaterThan(0);
         expect(durationMs).toBeGreaterThanOrEqual(0);
-        // A point in time, in the place of a duration, is later than that.
+        // A point in time instead of a duration would be larger than this.
         expect(durationMs).toBeLessThanOrEqual(performance.now() - startMs);
       },
       onEvicted: ({ layer, expert }, nextUse) => {
         expect(here.delete(`${layer} ${expert}`)).toBe(true);
-        // In steps; nobody knows of a use where it is infinite.
+        // In steps; infinite if no use is known.
         expect(nextUse >= 0 && (nextUse === Infinity || Number.isInteger(nextUse)), `${nextUse}`).toBe(true);
         numEvicted++;
       },
@@ -139,7 +139,7 @@ describe("memory", () => {
     await runner.dispose();
   });
 
-  test("too little for a layer, and dense models are refused", async () => {
+  test("rejects a budget below one layer, and dense models", async () => {
     await expect(streamed({ expertCacheBytes: 2 * UNIT_BYTES })).rejects.toThrow(/`expertCacheBytes`.*at least 29184/);
     const path = join(await temporaryFolder(), "dense");
     await writeTinyReadMe(path, { numExperts: 1, hasRouter: false });
@@ -149,7 +149,7 @@ describe("memory", () => {
   });
 });
 
-test("a file that was cut fails the step that needs it, naming the unit, and the rest goes on", async () => {
+test("a file that was cut fails the step that needs the missing unit, naming it, and no other step", async () => {
   const cacheFolder = await temporaryFolder();
   const runner = await streamed({ cacheFolder, expertCacheBytes: 3 * UNIT_BYTES });
   const [entry = ""] = await readdir(join(cacheFolder, "kernels"));
@@ -193,7 +193,7 @@ describe("an engine", () => {
   }
 
   test.each(["fcfs", "read-me", "cost-aware"] as const)(
-    "with room for some says what one with room for all says, %s",
+    "gives the same answers with a small budget as with all experts in memory, %s",
     async (scheduler) => {
       const whole = await ReadMeEngine.open(path, { precision: "int8", threads: 1, isolation: "thread" });
       const expected = await generated(whole);
@@ -219,7 +219,7 @@ describe("an engine", () => {
     },
   );
 
-  test("whose file loses an expert fails those that need it, and goes on with the others", async () => {
+  test("whose file loses an expert fails the requests that need it, and continues with the others", async () => {
     const cacheFolder = await temporaryFolder();
     const options = { threads: 1, isolation: "thread", expertCacheBytes: 3 * TEXT_UNIT_BYTES, cacheFolder } as const;
     const engine = await ReadMeEngine.open(path, options);

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { TimeSlices } from "../../packages/engine/src/worker/requests.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
-/** A clock that each piece of work moves on. */
+/** Creates slices whose clock advances with each piece of work. */
 function setup(): {
   slices: TimeSlices;
   work: (name: string, pieces: number, log?: string[]) => Generator<void, string>;
@@ -22,15 +22,15 @@ function setup(): {
   };
 }
 
-describe("works", () => {
-  test("that are short are done at once", async () => {
+describe("time slices", () => {
+  test("finish short work at once", async () => {
     const { slices, work } = setup();
     const done = slices.begin(work("short", 1));
     expect(slices.hasWork).toBe(false);
     await expect(done).resolves.toBe("short");
   });
 
-  test("take slices, so that a short one ends behind a few slices of a long one", async () => {
+  test("let short work end after a few slices of long work", async () => {
     const { slices, work } = setup();
     const ended: string[] = [];
     const all = [
@@ -47,12 +47,12 @@ describe("works", () => {
     for (; slices.hasWork; rounds++) slices.run();
     await Promise.all(done);
     expect(ended).toEqual(["short", "other", "long"]);
-    // 1320 pieces of half a millisecond, ten of them in each turn of 5 ms.
+    // 1320 pieces of half a millisecond, ten of them in each slice of 5 ms.
     expect(rounds).toBeGreaterThanOrEqual(125);
     expect(rounds).toBeLessThan(140);
   });
 
-  test("share time alike, whatever comes and goes", async () => {
+  test("share the time evenly among works that begin and end at random", async () => {
     const random = seededRandom(4);
     const { slices, work } = setup();
     const log: string[] = [];
@@ -61,7 +61,7 @@ describe("works", () => {
     const done = names.map((name, index) => slices.begin(work(name, lengths[index] ?? 0, log)));
     while (slices.hasWork) slices.run();
     await Promise.all(done);
-    // While all are at work, none is more than two slices ahead of another.
+    // While all works run, none is more than two slices ahead of another.
     const counts = new Map(names.map((name) => [name, 0]));
     const shortest = Math.min(...lengths);
     for (const name of log) {
@@ -71,7 +71,7 @@ describe("works", () => {
     }
   });
 
-  test("that are aborted are left alone, before and between slices", async () => {
+  test("abandon aborted work, before and between slices", async () => {
     const { slices, work } = setup();
     const log: string[] = [];
     const controller = new AbortController();
@@ -87,7 +87,7 @@ describe("works", () => {
     await expect(slices.begin(work("late", 3), controller.signal)).rejects.toThrow("enough");
   });
 
-  test("that fail tell their own caller alone", async () => {
+  test("reject only the promise of work that fails", async () => {
     const { slices, work } = setup();
     const failing = slices.begin(
       (function* () {

@@ -32,7 +32,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
       const tokenized = engine.tokenize(unit.repeat(LONG)).finally(() => (isDone = true));
       let chunks = 0;
       for await (const chunk of stream) if (!isDone) chunks += chunk.tokens.length;
-      // Had the worker been busy with the text alone, a handful would have come.
+      // A worker that was busy with the text alone would have sent a handful.
       expect(chunks).toBeGreaterThan(50);
       expect((await engine.detokenize(await tokenized)).length).toBe(LONG);
       await expectAlive();
@@ -40,7 +40,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     240_000,
   );
 
-  test("a short text ends before long ones that came first", async () => {
+  test("a short text ends before earlier long texts", async () => {
     const controller = new AbortController();
     const ended: string[] = [];
     const long = Array.from({ length: 3 }, () =>
@@ -58,7 +58,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     await expectAlive();
   }, 120_000);
 
-  test("many hostile texts that are given up leave nothing behind", async () => {
+  test("aborted hostile texts leave no work", async () => {
     const controller = new AbortController();
     const texts = Array.from({ length: 12 }, (_, index) => (index % 2 === 0 ? " " : "a").repeat(LONG / 2));
     const all = texts.map((text) => engine.tokenize(text, { signal: controller.signal }));
@@ -72,7 +72,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     await expect(engine.tokenize("a", { signal: controller.signal })).rejects.toThrow("enough");
   }, 120_000);
 
-  test("a prompt that cannot fit is refused from its length alone, and others go on", async () => {
+  test("a prompt that cannot fit is refused by its length alone, and other requests go on", async () => {
     const neighbour = complete(engine, { prompt: cases[1]?.text ?? "", params: greedy });
     for (const unit of [" ", "a", "hello ", "\n", "中", "<|im_end|>"]) {
       const prompt = unit.repeat(1e6 / unit.length);
@@ -83,7 +83,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     await expectAlive();
   });
 
-  test("a limit on tokens is kept", async () => {
+  test("`maxTokens` limits the tokens", async () => {
     const ids = await engine.tokenize("hello there");
     expect(await engine.tokenize("hello there", { maxTokens: ids.length })).toEqual(ids);
     await expectReadMeError(engine.tokenize("hello there", { maxTokens: ids.length - 1 }), "ERR_CONTEXT_LENGTH");
@@ -94,7 +94,7 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     await expect(engine.tokenize("a", { maxToken: 5 } as object)).rejects.toThrow(/did you mean `maxTokens`/);
   });
 
-  test("a chat that is nested too deep is refused before it travels", async () => {
+  test("a chat that is nested too deep is refused before it is sent", async () => {
     let deep: object = {};
     for (let depth = 0; depth < 100_000; depth++) deep = { deep };
     const messages = [{ role: "user", content: "a" }];

@@ -1,4 +1,5 @@
-// Units in memory over a reader that is made up: slow, failing, in any order. What is decided never depends on it.
+// Units in memory with a simulated reader that is slow, fails, and ends reads in any order. Decisions never depend on
+// it.
 
 import { readFile } from "node:fs/promises";
 import { EVICTION_POLICIES, type ExpertCacheCounters } from "@readme-moe/core";
@@ -16,16 +17,15 @@ type Read = UnitReader["read"];
 function readerOf(read: Read): UnitReader {
   return {
     numExperts: NUM_EXPERTS,
-    numLayers: LAYER_BYTES.length,
-    unitBytes: (layer) => LAYER_BYTES[layer] as number,
+    layerBytes: LAYER_BYTES,
     read,
   };
 }
 
-/** Fills a unit with its number. */
+/** A read that fills a unit with its number. */
 const fill: Read = async (layer, expert, into) => void into.fill(10 * layer + expert + 1);
 
-/** Reads that end when they are let go. */
+/** Reads that end when the test releases them. */
 class HeldReads {
   readonly #waiting: (() => void)[] = [];
 
@@ -38,7 +38,7 @@ class HeldReads {
     return this.#waiting.length;
   }
 
-  letGo(place: number): void {
+  release(place: number): void {
     this.#waiting.splice(place, 1)[0]?.();
   }
 }
@@ -47,7 +47,7 @@ function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Lets reads go, in any order, until `work` is over. */
+/** Releases reads, in any order, until `work` has ended. */
 async function whileReading<Result>(held: HeldReads, random: () => number, work: Promise<Result>): Promise<Result> {
   let isOver = false;
   const over = work.finally(() => (isOver = true));
@@ -55,7 +55,7 @@ async function whileReading<Result>(held: HeldReads, random: () => number, work:
   for (;;) {
     await turn();
     if (isOver) return over;
-    held.letGo(randomInteger(random, held.numWaiting));
+    held.release(randomInteger(random, held.numWaiting));
   }
 }
 
@@ -64,7 +64,7 @@ function someRuns(random: () => number, count: number): readonly (readonly numbe
   return Array.from({ length: count }, () => all.filter(() => random() < 0.5));
 }
 
-/** One run through all layers; what each expert's weights are is looked at. */
+/** Runs once through all layers, and checks each expert's weights. */
 async function runAll(memory: UnitMemory, experts: readonly number[], between: () => void = () => undefined) {
   for (const layer of LAYER_BYTES.keys()) {
     memory.enterLayer(layer, experts);
@@ -88,7 +88,7 @@ function memoryOf(read: Read, options: Partial<UnitMemoryOptions> = {}): UnitMem
   return new UnitMemory(readerOf(read), { budgetBytes: LEAST, ...options });
 }
 
-/** Tells what comes as an engine does. */
+/** Announces upcoming uses as an engine does. */
 async function serve(memory: UnitMemory, runs: readonly (readonly number[])[], between?: () => void): Promise<void> {
   for (const [at, experts] of runs.entries()) {
     const laterSteps = Array.from({ length: NUM_EXPERTS }, (_, expert) => {
@@ -102,7 +102,7 @@ async function serve(memory: UnitMemory, runs: readonly (readonly number[])[], b
 }
 
 describe("a slow disk", () => {
-  test.each(EVICTION_POLICIES)("changes no number, %s", async (policy) => {
+  test.each(EVICTION_POLICIES)("changes no counter, %s", async (policy) => {
     for (let seed = 0; seed < 12; seed++) {
       const options = { policy, budgetBytes: LEAST + 64 * (seed % 5), lookaheadLayers: seed % 4 };
       const runs = someRuns(seededRandom(seed), 12);
@@ -121,7 +121,7 @@ describe("a slow disk", () => {
     }
   });
 
-  test("is waited for only by the layer that needs it, and that time is counted", async () => {
+  test("delays only the layer that needs it, and that time is counted", async () => {
     let nowMs = 0;
     const held = new HeldReads();
     const memory = memoryOf(held.read, { now: () => nowMs, budgetBytes: 2 * LEAST });
@@ -129,11 +129,11 @@ describe("a slow disk", () => {
     expect(held.numWaiting).toBe(3);
     const running = memory.runLayer(async () => undefined);
     nowMs = 7;
-    held.letGo(0);
+    held.release(0);
     await running;
     expect(memory.stats).toMatchObject({ stallMs: 7, loads: 3, usedBytes: 224, failedReads: 0 });
     expect(held.numWaiting).toBe(2);
-    held.letGo(0);
+    held.release(0);
     await turn();
     nowMs = 20;
     memory.enterLayer(1, [1]);
@@ -142,7 +142,7 @@ describe("a slow disk", () => {
   });
 });
 
-test("a plan that falls through takes no more memory, also while what it read is on its way", async () => {
+test("an abandoned plan takes no more memory, also while its reads are in progress", async () => {
   let numWasted = 0;
   for (let seed = 0; seed < 40; seed++) {
     const random = seededRandom(seed);
@@ -170,7 +170,7 @@ test("a plan that falls through takes no more memory, also while what it read is
 });
 
 describe("a budget that changes", () => {
-  test("under load never takes more than it says, and every unit is what it should be", async () => {
+  test("never exceeds the limit under load, and every unit has its own weights", async () => {
     for (let seed = 0; seed < 40; seed++) {
       const random = seededRandom(seed);
       const held = new HeldReads();
@@ -188,7 +188,7 @@ describe("a budget that changes", () => {
         memory.cache.checkIntegrity();
       };
       await whileReading(held, random, serve(memory, someRuns(random, 15), change));
-      while (held.numWaiting > 0) held.letGo(0);
+      while (held.numWaiting > 0) held.release(0);
       await turn();
       expect(numShrinking).toBe(0);
       expect(memory.takenBytes).toBeLessThanOrEqual(limit);
@@ -197,7 +197,7 @@ describe("a budget that changes", () => {
     }
   });
 
-  test("between steps takes what is idle at once", async () => {
+  test("evicts idle units at once between steps", async () => {
     const memory = memoryOf(fill, { budgetBytes: 4 * 224 });
     await serve(memory, [[0, 1, 2, 3]]);
     expect(memory.takenBytes).toBe(4 * 224);
@@ -211,7 +211,7 @@ describe("a budget that changes", () => {
     expect(memory.takenBytes).toBe(4 * 224);
   });
 
-  test("below one layer of all experts is refused with the least, and the old one stays", async () => {
+  test("is rejected below one layer of all experts, naming the minimum, and the old one stays", async () => {
     const memory = memoryOf(fill);
     const message =
       "Expected `expertCacheBytes` to be at least 384 bytes, which a step of all experts needs at once, got `383`";
@@ -221,7 +221,7 @@ describe("a budget that changes", () => {
   });
 });
 
-test("steps that are rehearsed leave nothing, and nobody is told", async () => {
+test("rehearsed steps leave nothing behind and report nothing", async () => {
   const told: string[] = [];
   const held = new HeldReads();
   const memory = memoryOf(held.read, {
@@ -247,7 +247,7 @@ test("steps that are rehearsed leave nothing, and nobody is told", async () => {
 });
 
 describe("reads that fail", () => {
-  test("fail the layer that needs them, and are tried anew by the next one", async () => {
+  test("fail the layer that needs them, and are tried again by the next one", async () => {
     let allFailed = 0;
     for (let seed = 0; seed < 30; seed++) {
       const random = seededRandom(seed);
@@ -276,7 +276,7 @@ describe("reads that fail", () => {
   });
 });
 
-test("memory that is given up is the system's at once", async () => {
+test("memory that is given up returns to the system at once", async () => {
   const [unitBytes, count] = [1 << 20, 64];
   const places = new UnitPlaces(count * unitBytes, unitBytes);
   const taken = Array.from({ length: count }, () => places.take(unitBytes));
@@ -287,7 +287,7 @@ test("memory that is given up is the system's at once", async () => {
   places.setLimit(4 * unitBytes);
   expect(places.bytes).toBe(4 * unitBytes);
   expect(before - (await privateBytes())).toBeGreaterThan(0.8 * 60 * unitBytes);
-  // What was given up is taken again when there is need, and is zero.
+  // Memory that was given up is reused when needed, and is zero.
   places.setLimit(count * unitBytes);
   const again = Array.from({ length: count }, () => places.take(unitBytes));
   expect(again.filter((memory) => memory[0] === 0).length).toBeGreaterThanOrEqual(60);

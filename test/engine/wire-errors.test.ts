@@ -1,4 +1,4 @@
-// Errors on their way from the worker: what they were caused by arrives with them.
+// Errors of the worker arrive with their causes.
 
 import { errorChain, ReadMeError } from "@readme-moe/core";
 import { expect, test } from "vitest";
@@ -14,11 +14,11 @@ test.each([
   const arrived = fromWire(structuredClone(toWire(error)));
   expect(arrived.constructor).toBe(error.constructor);
   expect(errorChain(arrived)).toEqual(errorChain(error));
-  // For those who debug the other side.
+  // The stack helps to debug the other side.
   expect((arrived.cause as Error).stack).toBe(error.stack);
 });
 
-test("what is no error arrives as a failure of the engine, however it is made", () => {
+test("any other thrown value arrives as a failure of the engine", () => {
   const ring = new Error("a");
   ring.cause = ring;
   for (const thrown of ["text", undefined, { a: 1 }, ring]) {

@@ -1,10 +1,10 @@
-// The books of admission against an independent count, whatever happens.
+// Loads of admission against an independent count, for random requests.
 
 import { ReadMeEmitter } from "@readme-moe/core";
 import { Admission, ApiError, type AdmissionOptions, type Ticket } from "@readme-moe/express";
 import * as fc from "../support/fast-check.ts";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { books, entrant, NOTHING } from "../support/admission.ts";
+import { entrant, loads, NOTHING } from "../support/admission.ts";
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
@@ -24,7 +24,7 @@ interface TestPlace {
 
 type Step = readonly [name: "enter" | "correct" | "start" | "release" | "abort" | "wait", which: number, size: number];
 
-test("whatever happens, the books say what an independent count says, limits hold, and all is zero in the end", () => {
+test("loads match an independent count, stay within limits, and are zero in the end", () => {
   const step = fc.tuple(
     fc.constantFrom("enter", "enter", "correct", "start", "release", "abort", "wait"),
     fc.nat(1000),
@@ -59,10 +59,10 @@ test("whatever happens, the books say what an independent count says, limits hol
         if (name === "enter") {
           const client = new AbortController();
           const about = entrant({ bytes: size, key: `k${which % 3}`, priority: which % 4, signal: client.signal });
-          const before = books(admission);
+          const before = loads(admission);
           try {
             const entered = admission.enter(about);
-            // Who had to leave, by the rule: least priority first, then the newest, and no more than needed.
+            // The displaced requests by the rule: lowest priority first, then the newest, and no more than needed.
             const below = [...places].filter(([, one]) => !one.isStarted && one.priority < about.priority).toReversed();
             below.sort(([, one], [, other]) => one.priority - other.priority);
             while (!fits([...places.values()], size)) {
@@ -75,7 +75,7 @@ test("whatever happens, the books say what an independent count says, limits hol
             places.set(entered, { tokens: size + 5, bytes: size, key, priority, isStarted: false, client });
           } catch (error) {
             expect(error).toBeInstanceOf(ApiError);
-            expect(books(admission)).toEqual(before);
+            expect(loads(admission)).toEqual(before);
             const all = [...places.values()];
             const ofKey = all.filter(({ key }) => key === about.key).length;
             expect(size <= maxBytes && ofKey < maxRequestsPerKey && fits(all, size)).toBe(false);
@@ -110,7 +110,7 @@ test("whatever happens, the books say what an independent count says, limits hol
           tokens: sum(({ tokens }) => tokens),
           bytes: sum(({ bytes }) => bytes),
         };
-        expect(books(admission)).toEqual(expected);
+        expect(loads(admission)).toEqual(expected);
         expect(expected.requests).toBeLessThanOrEqual(maxRequests);
         expect(expected.bytes).toBeLessThanOrEqual(maxBytes);
         if (!hasCorrectedUp && all.length > 1) expect(expected.tokens).toBeLessThanOrEqual(maxTokens);
@@ -119,7 +119,7 @@ test("whatever happens, the books say what an independent count says, limits hol
         }
       }
       for (const ticket of places.keys()) ticket.release();
-      expect(books(admission)).toEqual(NOTHING);
+      expect(loads(admission)).toEqual(NOTHING);
       expect(counted.released).toBe(counted.admitted);
       expect(vi.getTimerCount()).toBe(0);
     }),

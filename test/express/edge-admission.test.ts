@@ -1,9 +1,9 @@
-// Who is let in: the books of places, tokens and bytes, and what those are told who are turned away.
+// Which requests are admitted, how their load is counted, and how others are refused.
 
 import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
 import { Admission, ApiError, type Entrant, type Ticket } from "@readme-moe/express";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { books, entrant, NOTHING } from "../support/admission.ts";
+import { entrant, loads, NOTHING } from "../support/admission.ts";
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
@@ -22,26 +22,26 @@ function refusal(admission: Admission, options: Partial<Entrant> = {}): ApiError
   throw new Error("Expected a refusal");
 }
 
-test("a request takes its bytes as tokens, and every choice's completion, until its prompt's length is known", () => {
+test("a request counts its bytes as tokens until its prompt's length is known, and the limit of every choice", () => {
   const admission = new Admission();
   const ticket = admission.enter(entrant({ bytes: 100, maxCompletionTokens: 7, choices: 3 }));
-  expect(books(admission)).toEqual({ requests: 1, waiting: 1, tokens: 121, bytes: 100 });
+  expect(loads(admission)).toEqual({ requests: 1, waiting: 1, tokens: 121, bytes: 100 });
   ticket.correct(30);
-  expect(books(admission)).toEqual({ requests: 1, waiting: 1, tokens: 51, bytes: 100 });
+  expect(loads(admission)).toEqual({ requests: 1, waiting: 1, tokens: 51, bytes: 100 });
   ticket.started();
-  expect(books(admission)).toEqual({ requests: 1, waiting: 0, tokens: 51, bytes: 100 });
+  expect(loads(admission)).toEqual({ requests: 1, waiting: 0, tokens: 51, bytes: 100 });
   ticket.release();
   ticket.release();
   ticket.correct(1000);
   ticket.started();
-  expect(books(admission)).toEqual(NOTHING);
+  expect(loads(admission)).toEqual(NOTHING);
 });
 
 test.each([
   ["requests", { maxRequests: 2 }],
   ["tokens", { maxTokens: 40 }],
   ["bytes", { maxBytes: 25 }],
-] as const)("two fit and a third is told to come back, by the limit of %s", (measure, options) => {
+] as const)("two requests fit and a third is told to come back, by the limit of %s", (measure, options) => {
   const events = new ReadMeEmitter();
   const reasons: unknown[] = [];
   events.on("request:rejected", ({ reason, retryAfterMs }) => reasons.push([reason, retryAfterMs]));
@@ -57,13 +57,13 @@ test.each([
   admission.enter(entrant());
 });
 
-test("gateways that know no 503 can have 429", () => {
+test("the status of an overload can be 429", () => {
   const admission = new Admission({ maxRequests: 1, overloadStatus: 429 });
   admission.enter(entrant());
   expect(refusal(admission)).toMatchObject({ status: 429, code: "server_overloaded" });
 });
 
-test("a request that could come to more tokens than the limit gets in when it is alone, as it never could otherwise", () => {
+test("a request with more tokens than the limit is admitted while no other is in", () => {
   const admission = new Admission({ maxTokens: 100 });
   const ticket = admission.enter(entrant({ bytes: 500 }));
   expect(refusal(admission, { bytes: 1 }).code).toBe("server_overloaded");
@@ -71,12 +71,12 @@ test("a request that could come to more tokens than the limit gets in when it is
   admission.enter(entrant({ bytes: 1 }));
 });
 
-test("a request with more bytes than fit at all is not told to come back", () => {
+test("a request with more bytes than the limit is not told to come back", () => {
   const error = refusal(new Admission({ maxBytes: 100 }), { bytes: 101 });
   expect(error).toMatchObject({ status: 413, code: "request_too_large", headers: {} });
 });
 
-test("one key's requests do not take the places of others", () => {
+test("a key's limit leaves places to other keys", () => {
   const admission = new Admission({ maxRequestsPerKey: 2 });
   const [first] = [admission.enter(entrant({ key: "a" })), admission.enter(entrant({ key: "a" }))];
   expect(refusal(admission, { key: "a" })).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
@@ -87,7 +87,7 @@ test("one key's requests do not take the places of others", () => {
 });
 
 describe("deadlines", () => {
-  test("a request without a first token in time is told so, and keeps its place until it gives it back", () => {
+  test("a request without a first token in time is aborted, and keeps its place until it is released", () => {
     const admission = new Admission({ maxQueueMs: 1000 });
     const [late, early] = [admission.enter(entrant()), admission.enter(entrant())];
     vi.advanceTimersByTime(999);
@@ -102,7 +102,7 @@ describe("deadlines", () => {
     expect(admission.stats.requests).toBe(1);
   });
 
-  test("a request that takes too long is ended, however far it is", () => {
+  test("a started request that takes too long is aborted", () => {
     const admission = new Admission({ maxRequestMs: 5000 });
     const ticket = admission.enter(entrant());
     ticket.started();
@@ -110,7 +110,7 @@ describe("deadlines", () => {
     expect(ticket.signal.reason).toMatchObject({ status: 408, code: "request_timeout" });
   });
 
-  test("a client that goes ends its request with its own reason, and no timer is left", () => {
+  test("a client's abort ends its request with the client's reason and leaves no timer", () => {
     const admission = new Admission({ maxRequestMs: 5000 });
     const client = new AbortController();
     const ticket = admission.enter(entrant({ signal: client.signal }));
@@ -126,7 +126,7 @@ function enterAll(admission: Admission, priorities: readonly number[]): readonly
 }
 
 describe("priority", () => {
-  test("the newest waiting one of the least priority makes room, and is told to come back", () => {
+  test("displaces the newest waiting request of the lowest priority, and tells it to come back", () => {
     const admission = new Admission({ maxRequests: 3, displaceWaiting: true });
     const tickets = enterAll(admission, [0, 1, 0]);
     admission.enter(entrant({ priority: 5 }));
@@ -136,7 +136,7 @@ describe("priority", () => {
     expect(admission.stats.requests).toBe(1);
   });
 
-  test("one that runs, one of equal priority, and those whose going would not help stay", () => {
+  test("does not displace running requests, those of equal priority, or those that would not make enough room", () => {
     const admission = new Admission({ maxTokens: 45, displaceWaiting: true });
     const tickets = enterAll(admission, [0, 0, 2]);
     tickets[0]?.started();
@@ -145,14 +145,14 @@ describe("priority", () => {
     expect(tickets.map(({ signal }) => signal.aborted)).toEqual([false, false, false]);
   });
 
-  test("nobody makes room unless the server says so", () => {
+  test("displaces nothing unless `displaceWaiting` is set", () => {
     const admission = new Admission({ maxRequests: 1 });
     admission.enter(entrant({ priority: -1 }));
     expect(refusal(admission, { priority: 9 }).status).toBe(503);
   });
 });
 
-test("ten thousand requests that queue and are cancelled leave nothing behind", () => {
+test("ten thousand requests that queue and are cancelled leave no load", () => {
   vi.useRealTimers();
   const events = new ReadMeEmitter();
   const rejected: Parameters<ReadMeEvents["request:rejected"]>[0][] = [];
@@ -172,7 +172,7 @@ test("ten thousand requests that queue and are cancelled leave nothing behind", 
     client.abort();
     ticket.release();
   }
-  expect(books(admission)).toEqual(NOTHING);
+  expect(loads(admission)).toEqual(NOTHING);
 });
 
 test.each([
@@ -181,7 +181,7 @@ test.each([
   ["maxQueueMs", Infinity],
   ["overloadStatus", 500],
   ["maxRequest", 1],
-])("a wrong option is refused: %s %s", (name, value) => {
+])("refuses a wrong option: %s %s", (name, value) => {
   expect(() => new Admission({ [name]: value })).toThrow(name);
 });
 
@@ -190,8 +190,8 @@ test.each([
   ["choices", 0],
   ["maxCompletionTokens", NaN],
   ["priority", NaN],
-])("numbers that are none are refused: %s %s", (name, value) => {
+])("refuses wrong numbers: %s %s", (name, value) => {
   const admission = new Admission();
   expect(() => admission.enter(entrant({ [name]: value }))).toThrow(name);
-  expect(books(admission)).toEqual(NOTHING);
+  expect(loads(admission)).toEqual(NOTHING);
 });

@@ -1,4 +1,4 @@
-// When an engine counts as failing, and what the routes of health make of it: against plain rules, over all short histories.
+// When an engine counts as failing, and what the routes of health answer: against plain rules, for all short histories.
 
 import { ReadMeError } from "@readme-moe/core";
 import { ApiError } from "@readme-moe/express";
@@ -26,7 +26,7 @@ function recordOf(outcomes: readonly EngineOutcome[]): ReturnType<typeof freshRe
   return outcomes.reduce(afterOutcome, freshRecord(0));
 }
 
-/** The longest chain of faults since the last answer in which each begins after the one before has ended: by trying all. */
+/** Finds the longest chain of faults since the last answer, each begun after the one before, by trying all. */
 function longestChain(outcomes: readonly EngineOutcome[]): number {
   const faults = outcomes
     .slice(outcomes.findLastIndex(({ kind }) => kind === "answer") + 1)
@@ -40,14 +40,14 @@ function longestChain(outcomes: readonly EngineOutcome[]): number {
   return longest;
 }
 
-/** All requests that may end at `at + 1`, in order: each may have begun at any time before. */
+/** Lists all requests that may end at `at + 1`, with any earlier begin. */
 const requests = (at: number) =>
   (["fault", "answer"] as const).flatMap((kind) =>
     Array.from({ length: at + 1 }, (_, back) => ({ kind, startedMs: back, endedMs: at + 1 })),
   );
 
 describe("an engine's record", () => {
-  test("one after the other: it fails from so many faults in a row on, until an answer", () => {
+  test("counts faults in a row until an answer", () => {
     for (const kinds of tuples(KINDS, 7)) {
       const record = recordOf(kinds.map((kind, at) => ({ kind, startedMs: at, endedMs: at + 0.5 })));
       const told = kinds.filter((kind) => kind !== "neither");
@@ -56,12 +56,12 @@ describe("an engine's record", () => {
     }
   });
 
-  test("side by side: faults of requests that were under way together count once, in every overlap of five", () => {
+  test("counts faults of requests that ran at the same time once, in every overlap of five", () => {
     const extend = (before: readonly EngineOutcome[]): void => {
       if (before.length > 0 && before.every(({ kind }) => kind === "fault")) {
         expect(recordOf(before).failures, JSON.stringify(before)).toBe(longestChain(before));
       }
-      // An answer ends a row; what begins before it and fails after it may count as a new one.
+      // An answer ends a row; a request that began before it and fails after it may begin a new one.
       expect(recordOf(before).failures).toBeLessThanOrEqual(longestChain(before));
       if (before.length === 5) return;
       for (const next of requests(before.length)) extend([...before, next]);
@@ -69,7 +69,7 @@ describe("an engine's record", () => {
     extend([]);
   });
 
-  test("what began before the engine was opened again says nothing of it", () => {
+  test("ignores requests that began before the engine was opened again", () => {
     const record = afterOutcome(freshRecord(10), { kind: "fault", startedMs: 9, endedMs: 11 });
     expect(record.failures).toBe(0);
     expect(afterOutcome(record, { kind: "fault", startedMs: 10, endedMs: 12 })).toMatchObject({ failingSinceMs: 12 });
@@ -79,7 +79,7 @@ describe("an engine's record", () => {
 const readMe = (code: ConstructorParameters<typeof ReadMeError>[0]) => new ReadMeError(code, "");
 const api = (status: number, cause?: unknown) => new ApiError({ status, type: "t", message: "", cause });
 
-test("who is to blame for an error", () => {
+test("an error is a fault of the engine or not", () => {
   for (const [error, kind] of [
     [undefined, "answer"],
     [new ClientGone("left"), "neither"],
@@ -102,7 +102,7 @@ test("who is to blame for an error", () => {
 const works = ({ state, isHung }: JudgedModel) => state === "ready" && !isHung;
 const isLost = ({ state, isHung }: JudgedModel) => state === "failed" || state === "failing" || isHung;
 
-test("the routes of health, for all pairs of models in all states", () => {
+test("the routes of health answer by the rules, for all pairs of models in all states", () => {
   const each = MODEL_STATES.flatMap((state) => [false, true].map((isHung) => ({ state, isHung })));
   for (const [first, second] of tuples(each, 2)) {
     for (const isDraining of [false, true]) {
@@ -114,7 +114,7 @@ test("the routes of health, for all pairs of models in all states", () => {
       expect(health.isGood).toBe(models.every(works));
       expect(ready.isGood).toBe(models.some(works) && !isDraining);
       expect(live.isGood).toBe(!models.some(isLost));
-      // Who looks is told which model it is.
+      // The message names the model.
       for (const { name, ...model } of models) {
         if (!live.isGood) expect(live.message.includes(`model ${name} `)).toBe(isLost({ name, ...model }));
         if (!health.isGood && !works({ name, ...model }) && model.state !== "loading") {

@@ -1,4 +1,4 @@
-// An engine that runs and fails its requests, over HTTP: health says so, events say why, and it is opened again or heals.
+// An engine that runs and fails its requests, over HTTP: health, events, restarts and recovery.
 
 import { copyFile, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
@@ -24,7 +24,7 @@ const TOLD = [
 
 interface Streamed {
   readonly engine: ReadMeEngine;
-  /** The file that experts are read from. */
+  /** File that experts are read from. */
   readonly file: string;
 }
 
@@ -32,7 +32,7 @@ interface Streamed {
 async function opened(): Promise<Streamed> {
   const folder = await temporaryFolder();
   const cacheFolder = join(folder, "cache");
-  // Callers name their experts, so that there is no router, and one file.
+  // Requests name their experts, so there is no router, and only one file.
   const options = { ...BUDGET, isolation: "process", cacheFolder, expert: 0 } as const;
   const engine = await openTinyEngine(folder, options, { hasRouter: false });
   onTestFinished(() => engine.dispose());
@@ -74,18 +74,18 @@ async function serve(
 }
 
 describe("an engine whose experts cannot be read", () => {
-  test("is not ready after so many failures, is asked on, and recovers by an answer", async () => {
+  test("is not ready after several failures, still gets requests, and recovers with an answer", async () => {
     const { engine, file } = await opened();
     const { ask, probes, told, names, statusOf, url } = await serve({ a: engine }, {});
     expect(await ask(0)).toBe(200);
     await copyFile(file, `${file}.copy`);
     await truncate(file, 0);
-    // Neither a client's mistake nor another route's answer counts for or against it.
+    // A client's mistake or another route's answer does not count.
     expect([await ask(1), await ask(1, { max_tokens: -1 }), await statusOf("tokenize", { prompt: "x" })]).toEqual([
       500, 400, 200,
     ]);
     expect([await ask(1), ...(await probes())]).toEqual([500, 200, 200, 200]);
-    // A stream that has begun tells in its last event; before that it has a status of its own.
+    // A stream that has begun reports the error in its last event; before that, its status does.
     expect([await ask(2, { stream: true }), ...(await probes())]).toEqual([500, 503, 503, 503]);
     expect(names()).toEqual(["request:failed", "request:failed", "request:failed", "engine:failing"]);
     expect(told.at(-1)).toMatchObject({ name: "a", failures: 3, isReopened: false });
@@ -99,7 +99,7 @@ describe("an engine whose experts cannot be read", () => {
     expect(names().at(-1)).toBe("engine:recovered");
   });
 
-  test("is opened again where that is wanted, under all its names, once", async () => {
+  test("is opened again once, under all its names, if `restart` is set", async () => {
     const { engine, file } = await opened();
     const { models, ask, probes, names } = await serve(
       { a: engine, b: engine },
@@ -121,7 +121,7 @@ describe("an engine whose experts cannot be read", () => {
     ]);
   });
 
-  test("that fails again each time it was opened again is given up, and that is told", async () => {
+  test("is given up with an event if it fails again after each restart", async () => {
     const { engine, file } = await opened();
     const restart = { firstDelayMs: 1, maxAttempts: 2 };
     const { models, ask, probes, names } = await serve({ a: engine }, { restart, maxFailures: 1 });
@@ -138,11 +138,11 @@ describe("an engine whose experts cannot be read", () => {
     expect(models.states()).toEqual([{ name: "a", state: "failed", code: "ERR_FILE_UNREADABLE" }]);
   });
 
-  test("does not count as failing while others are answered", async () => {
+  test("does not count as failing while other requests are answered", async () => {
     const { engine, file } = await opened();
     const { ask, probes, names } = await serve({ a: engine }, { maxFailures: 2 });
     expect(await ask(0)).toBe(200);
-    // The last layer of the last expert.
+    // Removes the last layer of the last expert.
     await truncate(file, (await stat(file)).size - 8960);
     for (let round = 0; round < 3; round++) expect([await ask(2), await ask(0)]).toEqual([500, 200]);
     expect(await probes()).toEqual([200, 200, 200]);
@@ -154,7 +154,7 @@ const policy = (): never => {
   throw new Error("the policy is broken");
 };
 
-test("an error of the program's own function is told, and no reason to end an engine", async () => {
+test("an error of the program's own function is reported and does not kill the engine", async () => {
   const { engine } = await opened();
   const { ask, probes, told } = await serve(
     { a: engine },
@@ -167,7 +167,7 @@ test("an error of the program's own function is told, and no reason to end an en
   expect((await engine.stats()).numRunning).toBe(0);
 });
 
-test("a model that cannot be opened is told of with the reason", async () => {
+test("a model that cannot be opened is reported with the reason", async () => {
   const models = new ServedModels({ a: Promise.reject(new Error("no such file", { cause: new Error("ENOENT") })) });
   const givenUp = new Promise((resolve) => models.events.once("engine:given-up", resolve));
   expect(await givenUp).toMatchObject({
@@ -177,17 +177,17 @@ test("a model that cannot be opened is told of with the reason", async () => {
   });
 });
 
-test("an engine that cannot be opened again is told of at every attempt, and at the end", async () => {
+test("an engine that cannot be opened again is reported at every attempt and at the end", async () => {
   const { engine } = await opened();
   const restart = { firstDelayMs: 1, maxAttempts: 3, jitter: 0 };
-  // Requests are told elsewhere: what becomes of engines is counted all the same.
+  // Requests have another bus; engines are counted all the same.
   const { models, told, probes, statusOf, url } = await serve(
     { a: engine },
     { restart },
     { events: new ReadMeEmitter() },
   );
   const givenUp = new Promise((resolve) => models.events.once("engine:given-up", resolve));
-  // Opening it goes wrong from now on.
+  // Opening it fails from now on.
   await truncate(join(engine.info.path, "backbone.safetensors"), 100);
   engine.kill();
   await givenUp;

@@ -1,4 +1,4 @@
-// What stands in front of the API: ids, keys and limits, over real HTTP.
+// Request ids, keys and rate limits in front of the API, over real HTTP.
 
 import { ReadMeEmitter, type ReadMeEvents } from "@readme-moe/core";
 import { ApiError } from "@readme-moe/express";
@@ -15,7 +15,7 @@ type Ask = (headers?: Readonly<Record<string, string>>, method?: string) => Prom
 
 const TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/** A server that answers with what the guard knows, and spends as many tokens as the header `tokens` says. */
+/** Starts a server that answers with the guard's locals, and spends the tokens of the header `tokens`. */
 async function guarded(options: GuardOptions = {}): Promise<{ readonly ask: Ask; readonly url: string }> {
   const app = express();
   app.set("trust proxy", true);
@@ -38,7 +38,7 @@ async function errorOf(response: Response): Promise<{ readonly code: string; rea
 }
 
 describe("ids", () => {
-  test("a client's own id and trace are told to the handler and sent back", async () => {
+  test("a client's own id and trace reach the handler and are sent back", async () => {
     const { ask } = await guarded();
     const response = await ask({ "x-request-id": "abc-1", traceparent: TRACE });
     expect(response.headers.get("x-request-id")).toBe("abc-1");
@@ -63,7 +63,7 @@ describe("ids", () => {
     expect(response.headers.get("traceparent")).toBeNull();
   });
 
-  test("every answer is told with its route, not its path; one whose client has gone has the status 499", async () => {
+  test("emits every answer with its route instead of its path, and status 499 where the client has disconnected", async () => {
     const events = new ReadMeEmitter();
     const answered: Answered[] = [];
     const two = new Promise<void>((resolve) => {
@@ -84,7 +84,7 @@ describe("ids", () => {
     expect(answered[0]?.durationMs).toBeGreaterThan(0);
   });
 
-  test("two guards, one behind the other, tell an answer once", async () => {
+  test("two guards in a row emit an answer once", async () => {
     const events = new ReadMeEmitter();
     let count = 0;
     events.on("request:answered", () => void count++);
@@ -98,7 +98,7 @@ describe("ids", () => {
 });
 
 describe("keys", () => {
-  test("the key's name is told to the handler, for the right key only", async () => {
+  test("the handler gets the key's name, for the right key only", async () => {
     const { ask } = await guarded({ keys: { alice: "sk-aaaa", bob: "sk-bbbb" } });
     const named = await ask({ authorization: "Bearer sk-bbbb" });
     expect(await named.json()).toMatchObject({ key: "bob" });
@@ -120,7 +120,7 @@ describe("keys", () => {
     }
   });
 
-  test("every key is compared, whichever fits, and always in the same length", () => {
+  test("compares every key, always with the same length", () => {
     const compared: [number, number][] = [];
     const equal = (a: Buffer, b: Buffer): boolean => {
       compared.push([a.length, b.length]);
@@ -135,7 +135,7 @@ describe("keys", () => {
     }
   });
 
-  test("a ring knows its keys and no others", () => {
+  test("finds its keys and no others", () => {
     const key = fc.string({ unit: fc.constantFrom("a", "b", "A", "-", "_", "1"), minLength: 1, maxLength: 6 });
     fc.assert(
       fc.property(fc.uniqueArray(key, { minLength: 1, maxLength: 8 }), fc.string(), key, (keys, any, near) => {
@@ -149,13 +149,13 @@ describe("keys", () => {
   });
 
   test.each([[[]], [[""]], [["a", "a"]], [["a b"]], [{ a: 1 }]])(
-    "keys that are none are refused, and not shown: %j",
+    "refuses wrong keys without showing them: %j",
     (keys) => {
       expect(() => guard({ keys: keys as readonly string[] })).toThrow(/^Expected (?!.*a b)/);
     },
   );
 
-  test("a function decides, now or later; what it throws is the answer", async () => {
+  test("a function decides, synchronously or not, and a thrown ApiError is the answer", async () => {
     const { ask } = await guarded({
       authorize: async (request) => {
         await Promise.resolve();
@@ -175,7 +175,7 @@ describe("keys", () => {
   });
 
   test.each(["", undefined, false, null, 0, 1, { name: "eve" }])(
-    "a function that answers %j lets nobody in, now or later",
+    "a function that returns %j refuses the request",
     async (answer) => {
       const handled: unknown[] = [];
       for (const given of [answer, Promise.resolve(answer)]) {
@@ -185,7 +185,7 @@ describe("keys", () => {
           response.end();
         });
         await using server = await listen(app);
-        // Refused requests use nothing of what the limit leaves.
+        // Refused requests do not count against the limit.
         for (let round = 0; round < 2; round++) {
           const response = await fetch(server.url, { method: "POST", headers: { authorization: "Bearer x" } });
           expect(response.status).toBe(401);
@@ -197,7 +197,7 @@ describe("keys", () => {
     },
   );
 
-  test("keys and a function together are refused, as are unknown options", () => {
+  test("refuses keys together with a function, and unknown options", () => {
     expect(() => guard({ keys: ["a"], authorize: () => true })).toThrow("`keys` or `authorize`");
     expect(() => guard({ key: ["a"] } as GuardOptions)).toThrow("did you mean `keys`");
     expect(() => guard({ requestsPerMinute: 0 })).toThrow("requestsPerMinute");
@@ -209,7 +209,7 @@ function remaining({ headers }: Response, unit: string): readonly (string | null
 }
 
 describe("limits", () => {
-  test("a key may send so many requests in a minute, and is told how many are left", async () => {
+  test("limits a key's requests per minute and reports how many are left", async () => {
     const { ask } = await guarded({ keys: ["a", "b"], requestsPerMinute: 2 });
     const [asA, asB] = [{ authorization: "Bearer a" }, { authorization: "Bearer b" }];
     expect(remaining(await ask(asA), "requests")).toEqual(["2", "1"]);
@@ -226,7 +226,7 @@ describe("limits", () => {
     expect((await ask(asB)).status).toBe(200);
   });
 
-  test("a key may use so many tokens in a minute, counted when they are known", async () => {
+  test("limits a key's tokens per minute, counted when they are known", async () => {
     const { ask } = await guarded({ keys: ["a", "b"], tokensPerMinute: 100 });
     const asA = { authorization: "Bearer a" };
     expect(remaining(await ask({ ...asA, tokens: "60" }), "tokens")).toEqual(["100", "100"]);
@@ -237,13 +237,13 @@ describe("limits", () => {
     expect((await ask({ authorization: "Bearer b" })).status).toBe(200);
   });
 
-  test("without keys, addresses are limited, behind a trusted proxy those of its clients", async () => {
+  test("limits addresses without keys, and those of a trusted proxy's clients", async () => {
     const { ask } = await guarded({ requestsPerMinute: 1 });
     const status = async (address: string): Promise<number> => (await ask({ "x-forwarded-for": address })).status;
     expect([await status("192.0.2.1"), await status("192.0.2.1"), await status("192.0.2.2")]).toEqual([200, 429, 200]);
   });
 
-  test("a key's name cannot be made to look like an address", async () => {
+  test("a key's name cannot pass for an address", async () => {
     const limiter = limiterOf("shared", 1);
     const byKey = await guarded({ authorize: () => "address:127.0.0.1", requestsPerMinute: limiter });
     const byAddress = await guarded({ requestsPerMinute: limiter });
@@ -251,14 +251,14 @@ describe("limits", () => {
     expect([(await byKey.ask(headers)).status, (await byAddress.ask(headers)).status]).toEqual([200, 200]);
   });
 
-  test("two servers can share a store", async () => {
+  test("two servers share a store", async () => {
     const limiter = limiterOf("shared", 1);
     const [one, other] = [await guarded({ requestsPerMinute: limiter }), await guarded({ requestsPerMinute: limiter })];
     const headers = { "x-forwarded-for": "192.0.2.1" };
     expect([(await one.ask(headers)).status, (await other.ask(headers)).status]).toEqual([200, 429]);
   });
 
-  test("a store that fails is said to, and lets nobody in", async () => {
+  test("refuses requests with 503 when the store fails", async () => {
     const limiter = limiterOf("broken", 5);
     limiter.consume = () => Promise.reject(new Error("secret address refused"));
     const { ask } = await guarded({ requestsPerMinute: limiter });

@@ -1,4 +1,4 @@
-// Which engine answers, while engines are exchanged, fail, come back and go, with real engines.
+// Which engine answers while engines are replaced, fail, restart and are disposed, with real engines.
 
 import { join } from "node:path";
 import { ReadMeEmitter, type Engine, type GenerateChunk } from "@readme-moe/core";
@@ -16,7 +16,7 @@ const SHORT = { prompt: [5, 6, 7], params: { maxTokens: 2, ignoreEos: true, temp
 
 let folder: string;
 let numOpened = 0;
-/** For tests that leave engines as they are. */
+/** Engines of tests that do not change them. */
 let standing: readonly [ReadMeEngine, ReadMeEngine];
 beforeAll(async () => {
   folder = await persistentFolder();
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all(standing.map((engine) => engine.dispose())));
 
-/** An engine that is disposed when the test ends, if it was not before. */
+/** Opens an engine that is disposed when the test ends, if it was not before. */
 async function opened(isolation: "thread" | "process" = "thread"): Promise<ReadMeEngine> {
   const engine = await openTinyEngine(join(folder, `${++numOpened}`), { isolation });
   onTestFinished(() => engine.dispose());
@@ -50,7 +50,7 @@ async function isDisposed(engine: Engine): Promise<boolean> {
 }
 
 describe("names", () => {
-  test("a request gets the model that it names, by name or alias, or the only one when it names none", () => {
+  test("a request gets the model that it names by name or alias, or the only one if it names none", () => {
     const [a, b] = standing;
     const models = new ServedModels({ a, b }, { aliases: { "gpt-4": "b" } });
     expect(models.lease("a", ABOUT)).toMatchObject({ name: "a", engine: a });
@@ -81,7 +81,7 @@ describe("names", () => {
     expect(models.lease("smol-moe", ABOUT).engine).toBe(refactored);
   });
 
-  test("a share that throws, or names no model, is the server's mistake and not the client's", () => {
+  test("a share that throws, or names no model, is answered with 500", () => {
     const [engine] = standing;
     const throws = new ServedModels(
       { engine },
@@ -113,7 +113,7 @@ describe("names", () => {
 });
 
 describe("loading", () => {
-  test("a model that is still being opened says so, and answers once it is", async () => {
+  test("a loading model refuses requests and answers once it is open", async () => {
     const [engine] = standing;
     const { promise, resolve } = promised();
     const models = new ServedModels({ a: promise });
@@ -127,14 +127,14 @@ describe("loading", () => {
     models.lease("a", ABOUT).release();
   });
 
-  test("a model that cannot be opened says so", async () => {
+  test("a model that cannot be opened refuses requests", async () => {
     const models = new ServedModels({ a: Promise.reject(new Error("no such file")) });
     await new Promise(setImmediate);
     expect(models.states()).toEqual([{ name: "a", state: "failed" }]);
     expect(refusal(() => models.lease("a", ABOUT))).toMatchObject({ status: 503, code: "model_failed" });
   });
 
-  test("an engine that comes after the server has left is disposed", async () => {
+  test("an engine that opens after the server has shut down is disposed", async () => {
     const engine = await opened();
     const { promise, resolve } = promised();
     const models = new ServedModels({ a: promise });
@@ -145,8 +145,8 @@ describe("loading", () => {
   });
 });
 
-describe("exchanging engines", () => {
-  test("requests under way end with the engine that they began with, which is disposed then", async () => {
+describe("replacing engines", () => {
+  test("requests keep the engine that they began with, which is disposed at their end", async () => {
     const [before, after] = [await opened(), standing[0]];
     const swapped: unknown[] = [];
     const models = new ServedModels({ a: before });
@@ -165,7 +165,7 @@ describe("exchanging engines", () => {
     expect(await isDisposed(after)).toBe(false);
   });
 
-  test("an engine that is asked to leave in time ends what takes longer", async () => {
+  test("a replaced engine ends requests that take longer than `drainMs`", async () => {
     const [before, after] = [await opened(), standing[0]];
     const models = new ServedModels({ a: before });
     const lease = models.lease("a", ABOUT);
@@ -175,7 +175,7 @@ describe("exchanging engines", () => {
     await expectReadMeError(drained(stream), "ERR_DISPOSED");
   });
 
-  test("an engine that answers to another name, or is the caller's, is not disposed", async () => {
+  test("an engine that serves another name, or is the caller's, is not disposed", async () => {
     const [a, b, c] = [await opened(), ...standing];
     const models = new ServedModels({ one: a, two: a, three: b });
     await models.set("one", c);
@@ -188,8 +188,8 @@ describe("exchanging engines", () => {
     expect(models.states().map(({ name }) => name)).toEqual(["one", "two", "three", "four"]);
   });
 
-  test("a hundred exchanges under load lose no request, and each is answered by one engine", async () => {
-    // Two standby engines take turns, so that each exchange is one of engines that live.
+  test("a hundred replacements under load lose no request, and one engine answers each", async () => {
+    // Two standby engines alternate, so that no replaced engine is disposed.
     const pair = standing;
     const models = new ServedModels({ a: pair[0] });
     const expected = (await complete(pair[0], SHORT)).ids;
@@ -214,7 +214,7 @@ describe("exchanging engines", () => {
 });
 
 describe("failing", () => {
-  test("an engine that fails is opened again, and answers again", async () => {
+  test("a failed engine is opened again and answers again", async () => {
     const engine = await opened("process");
     const events = new ReadMeEmitter();
     const restarted = new Promise((resolve) => events.on("engine:restarted", resolve));
@@ -235,7 +235,7 @@ describe("failing", () => {
     again.release();
   });
 
-  test("without leave to open it again, it stays failed until another is set", async () => {
+  test("a failed engine without `restart` stays failed until another engine is set", async () => {
     const [engine, other] = [await opened(), standing[0]];
     const models = new ServedModels({ a: engine });
     const failed = new Promise((resolve) => engine.events.on("engine:failed", resolve));
@@ -248,8 +248,8 @@ describe("failing", () => {
   });
 });
 
-describe("leaving", () => {
-  test("no more requests are taken, those under way end, and engines are disposed", async () => {
+describe("draining", () => {
+  test("accepts no more requests, lets running ones end, and disposes the engines", async () => {
     const engine = await opened();
     const models = new ServedModels({ a: engine });
     const lease = models.lease("a", ABOUT);
@@ -267,7 +267,7 @@ describe("leaving", () => {
     expect(models.drain()).toBe(drain);
   });
 
-  test("what is not over at the deadline is ended", async () => {
+  test("ends requests at the deadline", async () => {
     const models = new ServedModels({ a: await opened() });
     const lease = models.lease("a", ABOUT);
     const stream = lease.engine.generate(LONG);
@@ -277,7 +277,7 @@ describe("leaving", () => {
     lease.release();
   });
 
-  test("requests are still taken while balancers are told", async () => {
+  test("accepts requests during the notice", async () => {
     const models = new ServedModels({ a: await opened() });
     const drain = models.drain({ noticeMs: 50 });
     expect(models.isDraining).toBe(true);

@@ -1,4 +1,4 @@
-// Health, metrics and overload of the whole middleware: a tiny engine, real connections.
+// Health, metrics and overload of the whole middleware, with a tiny engine and real connections.
 
 import { join } from "node:path";
 import { ReadMeEmitter, type Engine } from "@readme-moe/core";
@@ -64,7 +64,7 @@ async function statusOf(url: string, path: string): Promise<readonly [number, st
 }
 
 describe("health", () => {
-  test("a server that works is healthy, ready and alive, and says what it is", async () => {
+  test("a working server is healthy, ready and alive, and reports its version", async () => {
     const { url } = await serve({ version: "1.2.3" });
     expect(await statusOf(url, "health")).toEqual([200, '{"status":"ok","active":0,"queued":0,"capacity":256}']);
     expect((await statusOf(url, "readyz"))[0]).toBe(200);
@@ -72,7 +72,7 @@ describe("health", () => {
     expect(await statusOf(url, "version")).toEqual([200, '{"version":"1.2.3"}']);
   });
 
-  test("while a model is loaded, the server is alive, but neither healthy nor ready", async () => {
+  test("a server is alive, but neither healthy nor ready, while its model loads", async () => {
     const loading = new Promise<Engine>(() => undefined);
     const { url, post } = await serve({}, new ServedModels({ tiny: loading }));
     const [status, text] = await statusOf(url, "health");
@@ -84,7 +84,7 @@ describe("health", () => {
     expect([refused.status, refused.headers.get("x-should-retry")]).toEqual([503, "true"]);
   });
 
-  test("load does not change it: a full server that turns requests away is healthy and ready", async () => {
+  test("a full server that refuses requests is healthy and ready", async () => {
     const { url, post, admission } = await serve({ admission: { maxRequests: 2 } });
     const client = new AbortController();
     const running = [1, 2].map(() => post({ max_tokens: 240, stream: true }, client.signal));
@@ -103,14 +103,14 @@ describe("health", () => {
     await Promise.allSettled(running.map(async (one) => (await one).text()));
   });
 
-  test("an engine that failed makes the server unhealthy, and not alive when it stays so", async () => {
+  test("an engine that failed for good makes the server unhealthy and not alive", async () => {
     const failing = await opened();
     const { url, models } = await serve({}, new ServedModels({ tiny: failing, other: engine }));
     const failed = new Promise((resolve) => failing.events.on("engine:failed", resolve));
     failing.kill();
     await failed;
     expect((await statusOf(url, "health"))[0]).toBe(503);
-    // Requests for the other model may be sent here.
+    // The other model still answers requests.
     expect((await statusOf(url, "readyz"))[0]).toBe(200);
     expect((await statusOf(url, "livez"))[0]).toBe(503);
     const metrics = await scrape(url);
@@ -121,7 +121,7 @@ describe("health", () => {
     expect((await statusOf(url, "health"))[0]).toBe(200);
   });
 
-  test("an engine that is opened again is not healthy, but the process may live", async () => {
+  test("a restarting engine is not healthy, but the process is alive", async () => {
     const failing = await opened();
     const { url } = await serve(
       {},
@@ -134,7 +134,7 @@ describe("health", () => {
     expect((await statusOf(url, "livez"))[0]).toBe(200);
   });
 
-  test("an engine hangs when an answer is overdue for so long, and no longer once it comes", async () => {
+  test("an engine counts as hung while an answer is overdue for `hungMs`", async () => {
     let answer: (() => void) | undefined;
     const stats = (): Promise<never> => new Promise((_, reject) => (answer = () => reject(new Error("late"))));
     const slow = { name: "slow", engine: { stats } as unknown as Engine };
@@ -155,7 +155,7 @@ describe("health", () => {
     ]);
   });
 
-  test("a server that leaves says so first, ends what is under way, and is not to be asked again", async () => {
+  test("a draining server is not ready, finishes running requests, and tells clients not to retry", async () => {
     const leaving = await opened();
     const { url, post, models } = await serve({}, new ServedModels({ tiny: leaving }));
     const running = await post({ max_tokens: 200, stream: true });
@@ -171,7 +171,7 @@ describe("health", () => {
 });
 
 describe("metrics", () => {
-  test("they say what was done, under our names, and under vLLM's where that is wanted", async () => {
+  test("count the work under this package's names, and on request under vLLM's", async () => {
     const registry = new Registry();
     const { url, post } = await serve({ registry, vllmAliases: true });
     const prompt = "the quick brown fox";
@@ -212,11 +212,11 @@ describe("metrics", () => {
     );
     expect(first).toBeGreaterThan(0);
     expect(whole).toBeGreaterThan(first as number);
-    // A registry that is handed in has what is put there, and nothing else.
+    // A caller's registry has no metrics of the process.
     expect(metrics.value("process_resident_memory_bytes")).toBeUndefined();
   });
 
-  test("a registry of its own has the process's metrics, and no second names", async () => {
+  test("the default registry has the process's metrics and no vLLM names", async () => {
     const { url } = await serve();
     const metrics = await scrape(url);
     expect(metrics.value("process_resident_memory_bytes")).toBeGreaterThan(0);
@@ -226,7 +226,7 @@ describe("metrics", () => {
     expect(response.headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
   });
 
-  test("what is exchanged and exchanged back is counted once", async () => {
+  test("an engine that is replaced and set again is counted once", async () => {
     const other = await opened();
     const models = new ServedModels({ tiny: engine });
     const { url, post } = await serve({}, models);
@@ -235,9 +235,9 @@ describe("metrics", () => {
     expect((await finished(url, 1)).value("readme_generation_tokens_total", MODEL)).toBe(4);
   });
 
-  test("experts that come and go are counted as the engine counts them", async () => {
+  test("streamed experts are counted as the engine counts them", async () => {
     const folderOf = join(folder, `${++numOpened}`);
-    // One layer of all experts, of two layers.
+    // Memory for one of two layers of all experts.
     const streamed = await openTinyEngine(folderOf, { precision: "int8", expertCacheBytes: 26_880 });
     onTestFinished(() => streamed.dispose());
     const { url, post } = await serve({}, new ServedModels({ tiny: streamed }));
@@ -270,7 +270,7 @@ test(
       const admitted = new Promise<void>((resolve) => models.events.once("request:admitted", () => resolve()));
       const requests = Array.from({ length: Math.min(atOnce, NUM_CANCELLED - begun) }, async (_, index) => {
         try {
-          // Some wait, some have begun, some stream when their clients go.
+          // Clients disconnect while requests wait, begin and stream.
           const response = await post({ max_tokens: 200, stream: index % 2 === 0 }, client.signal);
           await response.text();
           if (response.status === 503) outcomes.refused++;
@@ -297,7 +297,7 @@ test(
   60_000 + 30 * NUM_CANCELLED,
 );
 
-/** Metrics once so many sequences have finished: the last events come after the last byte. */
+/** Scrapes until `count` sequences have finished: the last events come after the last byte. */
 function finished(url: string, count: number): Promise<Scrape> {
   return scrapeUntil(url, (metrics) => metrics.value("readme_request_prompt_tokens_count", MODEL) === count);
 }

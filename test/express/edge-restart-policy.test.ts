@@ -1,4 +1,4 @@
-// When an engine that failed is opened again.
+// When a failed engine is opened again.
 
 import * as fc from "../support/fast-check.ts";
 import { expect, test } from "vitest";
@@ -6,7 +6,7 @@ import { nextAttempt, NO_ATTEMPTS, resolveRestartOptions } from "../../packages/
 
 const jitter = 0;
 
-test("waits double up to the longest, end after so many, and begin anew for one that worked for long", () => {
+test("waits double up to `maxDelayMs`, end after `maxAttempts`, and begin anew for an engine that has settled", () => {
   const policy = resolveRestartOptions({ firstDelayMs: 10, maxDelayMs: 50, maxAttempts: 5, settledMs: 1000, jitter });
   const delays: number[] = [];
   let attempts = NO_ATTEMPTS;
@@ -21,7 +21,7 @@ test("waits double up to the longest, end after so many, and begin anew for one 
   expect(nextAttempt(policy, { count: 5, succeededMs: 0 }, 1000)).toEqual({ count: 1, delayMs: 10 });
 });
 
-test("no delay is longer than the longest, and none shorter than the first", () => {
+test("delays are between `firstDelayMs` and `maxDelayMs`", () => {
   const policy = resolveRestartOptions({ firstDelayMs: 7, maxDelayMs: 7000, maxAttempts: 2000, jitter });
   fc.assert(
     fc.property(fc.nat(1999), (count) => {
@@ -31,7 +31,7 @@ test("no delay is longer than the longest, and none shorter than the first", () 
   );
 });
 
-test("chance takes off at most its share, by what it says", () => {
+test("jitter cuts at most its share of a wait", () => {
   fc.assert(
     fc.property(
       fc.nat(9),

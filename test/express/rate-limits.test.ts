@@ -9,7 +9,7 @@ import { listen } from "../support/served-model.ts";
 
 type Ask = (key: string, tokens: number) => Promise<Response>;
 
-/** A server whose answers spend as many tokens as the client says. */
+/** Starts a server whose answers spend the tokens of the header `tokens`. */
 async function limited(options: Omit<GuardOptions, "keys">): Promise<Ask> {
   const app = express().use(guard({ ...options, keys: ["a", "b"] }));
   app.post("/", (request, response) => {
@@ -40,13 +40,13 @@ test.each([
   expect((await ask("b", 0)).status).toBe(200);
 });
 
-/** What a key has used. */
+/** Usage of a key. */
 interface Used {
   requests: number;
   tokens: number;
 }
 
-test.each([1, 2, 3, 4, 5, 6, 7, 8])("limits are those of plain counters, for any use (seed %i)", async (seed) => {
+test.each([1, 2, 3, 4, 5, 6, 7, 8])("limits match plain counters, for random usage (seed %i)", async (seed) => {
   const random = seededRandom(seed);
   const limits = { requests: 1 + randomInteger(random, 12), tokens: 1 + randomInteger(random, 40) };
   const ask = await limited({ requestsPerMinute: limits.requests, tokensPerMinute: limits.tokens });
@@ -54,7 +54,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])("limits are those of plain counters, for any
   for (let count = 0; count < 30; count++) {
     const [key = "", own] = Object.entries(used)[randomInteger(random, 2)] ?? [];
     if (!own) throw new Error("Expected a key");
-    // Often exactly what is left, or one beside it.
+    // Often exactly the rest, or one more or less.
     const left = Math.max(1, limits.tokens - own.tokens);
     const tokens = random() < 0.4 ? left - 1 + randomInteger(random, 3) : randomInteger(random, 8);
     const refusal = own.requests >= limits.requests ? "requests" : own.tokens >= limits.tokens ? "tokens" : undefined;

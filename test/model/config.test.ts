@@ -84,6 +84,7 @@ describe("what is not supported is refused by name", () => {
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],
     [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, /`rope_scaling.rope_type`.*yarn/],
     [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor/],
+    [{ model_type: "olmo2", sliding_window: 4096 }, /`sliding_window` .*4096/],
     [{ quantization_config: { quant_method: "gptq" } }, /quantization_config/],
     [{ layer_types: ["full_attention", "linear_attention", "full_attention"] }, /layer_types/],
   ])("%j", (changes, message) => {

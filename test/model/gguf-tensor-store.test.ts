@@ -2,12 +2,12 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { toGgufRowOrder } from "../../packages/model/src/gguf/rotary-rows.ts";
 import { ggmlNameOf, hfNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
-import { type GgufInput, writeGguf } from "../../packages/model/src/gguf/write-gguf.ts";
 import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
 import { entry, handMadeGguf, type HandMadeTensor, textEntry, u32, u32Entry, u64 } from "../support/gguf-bytes.ts";
+import { readPairedRows } from "../support/gguf/convert-model.ts";
+import { type GgufInput, writeGguf } from "../support/gguf/write-gguf.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { sharedModel } from "../support/shared.ts";
@@ -248,10 +248,8 @@ function inputsOf(store: TensorStore, numHeads: number, numKeyHeads: number): Gg
   return store.names.map((name) => {
     const { shape } = store.info(name);
     const heads = name.includes("q_proj") ? numHeads : name.includes("k_proj") ? numKeyHeads : undefined;
-    const floats = async (): Promise<Float32Array> => {
-      const values = await store.readFloats(name);
-      return heads === undefined ? values : toGgufRowOrder(values, shape[0] ?? 0, heads);
-    };
+    const floats = async (): Promise<Float32Array> =>
+      heads === undefined ? store.readFloats(name) : readPairedRows({ store, name, shape }, (shape[0] ?? 0) / heads);
     return { name: ggmlNameOf(name), type: "F32", shape, floats };
   });
 }

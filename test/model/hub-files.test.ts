@@ -67,7 +67,7 @@ describe("the files of a model", () => {
   test("are refused for a commit that is no hash, since it would become a path", async () => {
     const { server, cacheFolder, options } = await setUp();
     server.fail(/revision/, body('{"sha":"../../../evil"}'), 5);
-    await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE", "does not answer as a hub does");
+    await expectReadMeError(downloadModel(NAME, options), "ERR_HUB_UNREACHABLE", "does not answer like a hub");
     expect(await filesBelow(dirname(cacheFolder))).toEqual([]);
   });
 

@@ -2,7 +2,7 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
-import { type GgufInput, writeGguf } from "../../packages/model/src/gguf/write-gguf.ts";
+import { type GgufInput, writeGguf } from "../support/gguf/write-gguf.ts";
 import { plainQ8 } from "../support/plain-blocks.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

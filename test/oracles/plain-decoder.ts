@@ -1,5 +1,5 @@
-// An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what the kernel
-// and graphs compute is compared with it.
+// An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what
+// the kernel and graphs compute is compared with it.
 
 import { ropeFrequencies, type Model, type TensorRef } from "@readme-moe/model";
 
@@ -18,20 +18,24 @@ export async function plainLogits(
 ): Promise<readonly Float64Array[]> {
   const { config, weights } = model;
   const embedding = await matrix(weights.embedding);
-  let hidden: Rows = tokenIds.map((id) => Float64Array.from(embedding[id] as Float64Array));
+  const { rmsNormEpsilon, embeddingScale, logitScale, residualScale } = config;
+  const norm = async (rows: Rows, ref: TensorRef | undefined): Promise<Rows> =>
+    ref ? rmsNorm(rows, await vector(ref), rmsNormEpsilon) : rows;
+  let hidden: Rows = tokenIds.map((id) => Float64Array.from(embedding[id] as Float64Array, (x) => x * embeddingScale));
   for (const [index, layer] of weights.layers.entries()) {
-    const normed = rmsNorm(hidden, await vector(layer.inputNorm), config.rmsNormEpsilon);
-    hidden = add(hidden, await attention(model, index, normed));
-    const y = rmsNorm(hidden, await vector(layer.postAttentionNorm), config.rmsNormEpsilon);
+    const attended = await attention(model, index, await norm(hidden, layer.attentionNorm));
+    hidden = add(hidden, scaled(await norm(attended, layer.attentionOutputNorm), residualScale));
+    const y = await norm(hidden, layer.ffnNorm);
     const routed: Rows = [];
     for (const [token, row] of y.entries()) {
       const refs = layer.experts[experts[token] as number] as (typeof layer.experts)[number];
       routed.push((await feedForward([row], refs))[0] as Float64Array);
     }
-    hidden = add(hidden, layer.shared ? add(routed, await feedForward(y, layer.shared)) : routed);
+    const fed = layer.shared ? add(routed, await feedForward(y, layer.shared)) : routed;
+    hidden = add(hidden, scaled(await norm(fed, layer.ffnOutputNorm), residualScale));
   }
   const head = { weight: await matrix(weights.head), bias: undefined };
-  return product(rmsNorm(hidden, await vector(weights.finalNorm), config.rmsNormEpsilon), head);
+  return scaled(product(await norm(hidden, weights.finalNorm), head), logitScale);
 }
 
 /** What one dense layer's products take in, and what leaves it; each `[tokens][…]`. */
@@ -45,28 +49,35 @@ export interface PlainLayer {
   readonly ffnInput: Rows;
   /** Each neuron's activation. */
   readonly neurons: Rows;
+  /** What the FFN's last product puts out. */
+  readonly fed: Rows;
   /** The residual stream behind the FFN. */
   readonly next: Rows;
 }
 
 /** Runs one dense layer on hidden states `[tokens][hiddenSize]`. */
 export async function plainLayer(model: Model, index: number, hidden: Rows): Promise<PlainLayer> {
-  const { rmsNormEpsilon } = model.config;
+  const { rmsNormEpsilon, residualScale } = model.config;
   const layer = model.weights.layers[index] as Model["weights"]["layers"][number];
-  const attentionInput = rmsNorm(hidden, await vector(layer.inputNorm), rmsNormEpsilon);
+  const norm = async (rows: Rows, ref: TensorRef | undefined): Promise<Rows> =>
+    ref ? rmsNorm(rows, await vector(ref), rmsNormEpsilon) : rows;
+  const attentionInput = await norm(hidden, layer.attentionNorm);
   const heads = await attendedHeads(model, index, attentionInput);
-  const attended = add(hidden, product(heads, await linear(layer.attention.output)));
-  const ffnInput = rmsNorm(attended, await vector(layer.postAttentionNorm), rmsNormEpsilon);
+  const output = product(heads, await linear(layer.attention.output));
+  const attended = add(hidden, scaled(await norm(output, layer.attentionOutputNorm), residualScale));
+  const ffnInput = await norm(attended, layer.ffnNorm);
   const [refs] = layer.experts;
   if (!refs) throw new TypeError("Expected a dense layer");
   const neurons = await activations(ffnInput, refs);
+  const fed = product(neurons, await linear(refs.down));
   return {
     attentionInput,
     heads,
     attended,
     ffnInput,
     neurons,
-    next: add(attended, product(neurons, await linear(refs.down))),
+    fed,
+    next: add(attended, scaled(await norm(fed, layer.ffnOutputNorm), residualScale)),
   };
 }
 
@@ -83,10 +94,12 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
   const heads = async (ref: typeof refs.query, norm: TensorRef | undefined, count: number): Promise<Rows[]> => {
     const rows = product(x, await linear(ref));
     const scale = norm && (await vector(norm));
-    return rows.map((row) =>
+    const isWhole = config.qkNorm === "all-heads";
+    const normed = scale && isWhole ? rmsNorm(rows, scale, config.rmsNormEpsilon) : rows;
+    return normed.map((row) =>
       Array.from({ length: count }, (_, head) => {
         const part = row.slice(head * headSize, (head + 1) * headSize);
-        return scale ? (rmsNorm([part], scale, config.rmsNormEpsilon)[0] as Float64Array) : part;
+        return scale && !isWhole ? (rmsNorm([part], scale, config.rmsNormEpsilon)[0] as Float64Array) : part;
       }),
     );
   };
@@ -102,7 +115,7 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
       const first = Math.max(0, position - window + 1);
       const scores: number[] = [];
       for (let other = first; other <= position; other++) {
-        scores.push(dot(query, keys[other]?.[kvHead] as Float64Array) / Math.sqrt(headSize));
+        scores.push(dot(query, keys[other]?.[kvHead] as Float64Array) * config.attentionScale);
       }
       softmax(scores).forEach((share, offset) => {
         const value = values[first + offset]?.[kvHead] as Float64Array;
@@ -155,6 +168,10 @@ function softmax(scores: readonly number[]): number[] {
 
 function product(rows: Rows, { weight, bias }: Linear): Rows {
   return rows.map((row) => Float64Array.from(weight, (w, out) => dot(row, w) + (bias?.[out] ?? 0)));
+}
+
+function scaled(rows: Rows, factor: number): Rows {
+  return rows.map((row) => row.map((value) => value * factor));
 }
 
 function add(a: Rows, b: Rows): Rows {

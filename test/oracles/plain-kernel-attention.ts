@@ -5,7 +5,10 @@ import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-k
 /** Keys or values of one key head, by position. */
 export type Cached = readonly Float32Array[];
 
-/** Turns pairs `(i, i + size / 2)` of a head's first dimensions. @param angles - of one position: cosines, then sines */
+/**
+ * Turns pairs `(i, i + size / 2)` of a head's first dimensions.
+ * @param angles - of one position: cosines, then sines
+ */
 export function rotate(head: Float32Array, angles: Float32Array): Float32Array {
   const half = angles.length / 2;
   const turned = Float32Array.from(head);

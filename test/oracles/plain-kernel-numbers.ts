@@ -31,7 +31,10 @@ export function multiplyAdd(a: number, b: number, c: number): number {
 const double = new Float64Array(1);
 const words = new Uint32Array(double.buffer);
 
-/** A sum whose exact value is `sum + error`, cut to float64 with an odd last bit: rounding that to float32 rounds the exact value. */
+/**
+ * A sum whose exact value is `sum + error`, cut to float64 with an odd last bit: rounding that to float32 rounds the
+ * exact value.
+ */
 function roundedToOdd(sum: number, error: number): number {
   double[0] = sum;
   const [low = 0, high = 0] = words;

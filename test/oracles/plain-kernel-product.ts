@@ -36,7 +36,10 @@ interface RoundedGroup {
   readonly scale: number;
 }
 
-/** Outputs of one row. @param isFused - whether float32 products and their sums are rounded together, as outside WebAssembly */
+/**
+ * Outputs of one row.
+ * @param isFused - whether float32 products and their sums are rounded together, as outside WebAssembly
+ */
 export function product(weights: PlainWeights, input: Float32Array, isFused: boolean): Float32Array {
   const { format, numOut, bias } = weights;
   const groups = format === "float" ? [] : roundInput(input);

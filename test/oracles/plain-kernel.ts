@@ -1,5 +1,5 @@
-// An independent, plain implementation of the inference kernel: one sequence, no pages, no vectors, no threads. Slow on purpose; the
-// kernel has to give the same bits.
+// An independent, plain implementation of the inference kernel: one sequence, no pages, no vectors, no threads. Slow
+// on purpose; the kernel has to give the same bits.
 
 import type { DecoderDescription, LayerDescription } from "@readme-moe/kernel";
 import { attend, rotate } from "./plain-kernel-attention.ts";
@@ -58,7 +58,9 @@ export function plainRows(
   return tokens.map((token, position) => run.next(token, position));
 }
 
-/** Sums of the squares of what each product takes in on all positions of some sequences, as `StepResults.inputSquares`. */
+/**
+ * Sums of the squares of what each product takes in on all positions of some sequences, as `StepResults.inputSquares`.
+ */
 export function plainInputSquares(
   model: PlainModel,
   sequences: readonly (readonly PlainToken[])[],

@@ -1,5 +1,5 @@
-// A server without a model, step by step in the simplest way: everybody runs in each step, units are read when they are
-// missing and nothing else happens meanwhile, and the least recently used unit leaves.
+// A server without a model, step by step in the simplest way: everybody runs in each step, units are read when they
+// are missing and nothing else happens meanwhile, and the least recently used unit leaves.
 
 import { predictStepMs, type CostModel, type ExpertTrace } from "@readme-moe/core";
 

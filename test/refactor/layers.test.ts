@@ -1,6 +1,6 @@
 // Compares the statistics, experts and errors of a layer's graphs with plain loops.
 
-import { openModel, type Model } from "@readme-moe/model";
+import { openModel, type Model, type TensorRef } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { densePart, type LayerExperts, type Part } from "../../packages/refactor/src/experts/layer-experts.ts";
 import { layerSource, readDense } from "../../packages/refactor/src/layers/layer-source.ts";
@@ -12,6 +12,7 @@ import {
   runMoments,
   runProductInputs,
   runOverlaps,
+  type LayerPass,
 } from "../../packages/refactor/src/layers/run-layer.ts";
 import { TokenStream, type Batch } from "../../packages/refactor/src/layers/token-stream.ts";
 import { plainLayer } from "../oracles/plain-decoder.ts";
@@ -41,6 +42,14 @@ beforeAll(async () => {
   stream = new TokenStream(model.config, [[text(), text(), text()], [text()]], 2 * LENGTH);
 });
 afterAll(() => model.close());
+
+function pass(): LayerPass {
+  return { source: layerSource(model, 0), stream, options: {} };
+}
+
+function isOfFirstDomain({ domain }: Batch): boolean {
+  return domain === 0;
+}
 
 interface Plain {
   readonly attended: Float64Array[];
@@ -88,7 +97,7 @@ test("cuts batches at the borders of domains", () => {
 test("the dense pass gives the next states, goals, weights and magnitudes", async () => {
   const { dense } = await streams();
   const plain = await plainStream(dense);
-  const { goal, magnitudes } = await runDense(layerSource(model, 0), stream, dense, SHARE, {});
+  const { goal, magnitudes } = await runDense(pass(), dense, SHARE);
   expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
   const goals = plain.next.map((row, token) =>
     row.map((value, i) => value - (1 - SHARE) * (plain.attended[token]?.[i] as number)),
@@ -109,10 +118,10 @@ test("sums the inputs of products over all tokens", async () => {
   const { dense } = await streams();
   const before = dense.slice();
   const plain = await plainStream(dense);
-  const { attention, ffn, gram } = await runProductInputs(layerSource(model, 0), stream, dense, {});
+  const { attention, ffn, gram } = await runProductInputs(pass(), dense);
   expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
-  const { inputNorm, postAttentionNorm } = model.weights.layers[0]!;
-  const normed = async (rows: readonly ArrayLike<number>[], { store, name }: typeof inputNorm) => {
+  const { attentionNorm, ffnNorm } = model.weights.layers[0]!;
+  const normed = async (rows: readonly ArrayLike<number>[], { store, name }: TensorRef) => {
     const scale = await store.readFloats(name);
     return rows.map((row) => {
       const meanSquare = Array.from(row).reduce((sum, value) => sum + value * value, 0) / row.length;
@@ -122,8 +131,10 @@ test("sums the inputs of products over all tokens", async () => {
   };
   const width = stream.hiddenSize;
   const streamRows = Array.from({ length: stream.numTokens }, (_, i) => before.subarray(i * width, (i + 1) * width));
-  expect(largestDifference(attention, columnSquares(await normed(streamRows, inputNorm), width))).toBeLessThan(1e-3);
-  const attendedRows = await normed(plain.attended, postAttentionNorm);
+  expect(largestDifference(attention, columnSquares(await normed(streamRows, attentionNorm!), width))).toBeLessThan(
+    1e-3,
+  );
+  const attendedRows = await normed(plain.attended, ffnNorm!);
   expect(largestDifference(ffn, columnSquares(attendedRows, width))).toBeLessThan(1e-3);
   const pairs = Array.from(plain.neurons[0]!).flatMap((_, i, row) =>
     row.slice(i).map((_unused, j) => plain.neurons.reduce((sum, own) => sum + own[i]! * own[i + j]!, 0)),
@@ -133,10 +144,9 @@ test("sums the inputs of products over all tokens", async () => {
 
 test("moments are sums over the tokens of a domain", async () => {
   const { dense, other } = await streams();
-  const source = layerSource(model, 0);
-  const { goal } = await runDense(source, stream, dense, SHARE, {});
+  const { goal } = await runDense(pass(), dense, SHARE);
   const plain = await plainStream(other);
-  const moments = await runMoments(source, stream, other, goal.rows, SHARE, {});
+  const moments = await runMoments(pass(), other, { goal: goal.rows, share: SHARE });
   expect(largestDifference(other, flat(plain.attended))).toBeLessThan(1e-4);
   const width = stream.hiddenSize;
   for (const [domain, own] of moments.entries()) {
@@ -192,10 +202,9 @@ function outputOf({ neurons, down, bias }: Part, h: Float64Array): number[] {
 
 test.each([false, true])("runs experts, and measures their errors (shared part: %s)", async (withShared) => {
   const { dense, other } = await streams();
-  const source = layerSource(model, 0);
-  const { goal } = await runDense(source, stream, dense, SHARE, {});
+  const { goal } = await runDense(pass(), dense, SHARE);
   const plain = await plainStream(other);
-  await runMoments(source, stream, other, goal.rows, SHARE, {});
+  await runMoments(pass(), other, { goal: goal.rows, share: SHARE });
   const layer = await twoExperts(withShared);
   const width = stream.hiddenSize;
   const outputs = plain.neurons.map((h) =>
@@ -204,15 +213,7 @@ test.each([false, true])("runs experts, and measures their errors (shared part: 
     ),
   );
   const costs = new Float32Array(stream.numTokens * 2).fill(1);
-  await addErrors(
-    source,
-    stream,
-    { attended: other, goal },
-    layer,
-    { share: SHARE, costs },
-    {},
-    ({ domain }) => domain === 0,
-  );
+  await addErrors(pass(), { attended: other, goal }, layer, { share: SHARE, costs, wants: isOfFirstDomain });
   const expected = plain.attended.flatMap((row, token) =>
     [0, 1].map((expert) => {
       if (token >= 3 * LENGTH) return 1;
@@ -227,7 +228,7 @@ test.each([false, true])("runs experts, and measures their errors (shared part: 
     }),
   );
   expect(largestDifference(costs, expected)).toBeLessThan(1e-3);
-  await runExperts(source, stream, other, layer, (domain) => 1 - domain, {});
+  await runExperts(pass(), other, layer, (domain) => 1 - domain);
   const next = plain.attended.flatMap((row, token) => {
     const expert = token < 3 * LENGTH ? 1 : 0;
     return Array.from(row, (value, i) => value + (outputs[token]?.[expert]?.[i] as number));
@@ -238,39 +239,30 @@ test.each([false, true])("runs experts, and measures their errors (shared part: 
 test("equals the dense layer when every expert has all neurons", async () => {
   const { dense } = await streams();
   const other = dense.slice();
-  const source = layerSource(model, 0);
-  const { goal } = await runDense(source, stream, dense, SHARE, {});
-  await runMoments(source, stream, other, goal.rows, SHARE, {});
+  const { goal } = await runDense(pass(), dense, SHARE);
+  await runMoments(pass(), other, { goal: goal.rows, share: SHARE });
   const everything = densePart(
     Int32Array.from({ length: SIZE }, (_, i) => i),
-    await readDense(source),
+    await readDense(pass().source),
   );
-  await runExperts(
-    source,
-    stream,
-    other,
-    { shared: undefined, experts: [everything, everything] },
-    (domain) => domain,
-    {},
-  );
+  await runExperts(pass(), other, { shared: undefined, experts: [everything, everything] }, (domain) => domain);
   expect(largestDifference(other, dense)).toBeLessThan(1e-5);
 });
 
 test("ends a pass when its signal is aborted", async () => {
   const { dense } = await streams();
   const signal = AbortSignal.abort(new Error("enough"));
-  await expect(runDense(layerSource(model, 0), stream, dense, SHARE, { signal })).rejects.toThrow("enough");
+  await expect(runDense({ ...pass(), options: { signal } }, dense, SHARE)).rejects.toThrow("enough");
 });
 
 test("overlaps are graded shares of a token's most active neurons, by signed activation", async () => {
   const { dense } = await streams();
-  const source = layerSource(model, 0);
   const plain = await plainStream(dense);
   const layer = await twoExperts(true);
   const attended = Float32Array.from(flat(plain.attended));
   const found = new Float32Array(stream.numTokens * 2);
   const keep = (batch: Batch, scores: Float32Array): void => stream.view(found, batch, 2).set(scores);
-  await runOverlaps(source, stream, attended, layer, {}, ({ domain }) => domain === 0, keep);
+  await runOverlaps(pass(), attended, layer, { wants: isOfFirstDomain, onScores: keep });
   const size = 4;
   const expected = plain.neurons.flatMap((h, token) => {
     const sorted = Array.from(h).sort((a, b) => b - a);
@@ -305,18 +297,17 @@ describe("held-back text", () => {
 
   test("measures the error of each domain's own expert", async () => {
     const { dense, other } = await streams();
-    const source = layerSource(model, 0);
-    const { goal } = await runDense(source, stream, dense, SHARE, {});
-    await runMoments(source, stream, other, goal.rows, SHARE, {});
+    const { goal } = await runDense(pass(), dense, SHARE);
+    await runMoments(pass(), other, { goal: goal.rows, share: SHARE });
     const layer = { ...(await twoExperts(false)), relativeErrors: [] };
     const costs = new Float32Array(stream.numTokens * 2);
-    const states = { attended: other, goal };
-    await addErrors(source, stream, states, layer, { share: SHARE, costs }, {}, () => true);
+    const inputs = { attended: other, goal };
+    await addErrors(pass(), inputs, layer, { share: SHARE, costs, wants: () => true });
     const held = new Set([stream.batches[1]!, stream.batches[2]!]);
     const own = [2 * LENGTH, 3 * LENGTH].flatMap((first, domain) =>
       Array.from({ length: LENGTH }, (_, i) => costs[(first + i) * 2 + domain] as number),
     );
     const mean = own.reduce((sum, cost) => sum + cost, 0) / own.length;
-    expect(await ownErrors({ source, stream, states, share: SHARE, run: {} }, layer, held)).toBeCloseTo(mean, 5);
+    expect(await ownErrors(pass(), inputs, layer, { share: SHARE, batches: held })).toBeCloseTo(mean, 5);
   });
 });

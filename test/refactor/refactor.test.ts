@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { evaluateSequences } from "@readme-moe/engine";
+import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, verifyModel, type Model } from "@readme-moe/model";
 import { refactor, type RefactorOptions, type Report } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -53,7 +53,7 @@ describe("the written model", () => {
     const ours = report.losses.find((row) => row.id === "ours");
     for (const text of texts) {
       const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
-      const { loss } = await evaluateSequences(running.runner, running.router, evaluation);
+      const { loss } = await evaluateSequences(running, evaluation);
       expect(loss).toBeCloseTo(ours?.losses[text.name] as number, 3);
     }
   });

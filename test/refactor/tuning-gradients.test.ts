@@ -2,7 +2,7 @@
 // in double precision.
 
 import { join } from "node:path";
-import { openModel, type Model } from "@readme-moe/model";
+import { openModel, type Model, type ModelConfig } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
 import { readDecoderWeights, type LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
@@ -22,12 +22,26 @@ const BOUND = 5e-3;
 interface Variant extends TinyOptions {
   /** Attention has biases, and norms of each head's queries and keys. */
   readonly hasMoreAttention?: boolean;
+  /** Norms are behind attention and FFN instead of in front. */
+  readonly hasOutputNorms?: boolean;
+  /** Size of the norms of queries and keys. @default that of a head, for both */
+  readonly qkNormSizes?: readonly [query: number, key: number];
+  readonly decoder?: Partial<ModelConfig>;
 }
 
 const VARIANTS: Readonly<Record<string, Variant>> = {
   "shared rows, other widths in each layer": {},
   biases: { hasBias: true, config: { mlp_bias: true } },
   "biases and head norms in attention": { hasMoreAttention: true },
+  "norms behind, and over all heads": {
+    hasMoreAttention: true,
+    hasOutputNorms: true,
+    qkNormSizes: [32, 16],
+    decoder: { qkNorm: "all-heads" },
+  },
+  "factors of everything": {
+    decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
+  },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
   },
@@ -92,7 +106,13 @@ async function setUp(options: Variant, method: "lora" | "full", microSequences =
   const [student, teacher] = [await openModel(name), await openModel(`${name}-teacher`)];
   models.push(student, teacher);
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
-  if (options.hasMoreAttention) for (const { layers } of Object.values(weights)) layers.forEach(addMoreAttention);
+  const config = { ...student.config, ...options.decoder };
+  for (const { layers } of Object.values(weights)) {
+    if (options.hasMoreAttention) {
+      layers.forEach((layer, index) => addMoreAttention(layer, index, options.qkNormSizes ?? [8, 8]));
+    }
+    if (options.hasOutputNorms) layers.forEach(moveNormsBehind);
+  }
   const parameters = chooseParameters(weights.student, { method, rank: 3, attention: true, seed: 5 });
   const random = seededRandom(6);
   // The left factor of a zero change has no gradient.
@@ -100,18 +120,29 @@ async function setUp(options: Variant, method: "lora" | "full", microSequences =
     if (key.endsWith(".right")) values.forEach((_, i) => (values[i] = 0.3 * randomNormal(random)));
   }
   const settings = { sequenceTokens: TOKENS, microSequences, labelShare: LABEL_SHARE, threads: 1, signal: undefined };
-  const trainer = new Trainer(student.config, weights, parameters, settings);
+  const trainer = new Trainer(config, weights, parameters, settings);
   trainers.push(trainer);
   const sequences = Array.from({ length: SEQUENCES }, () => ({
     tokenIds: Int32Array.from({ length: TOKENS }, () => randomInteger(random, student.config.vocabSize)),
     experts: Uint16Array.from({ length: TOKENS }, () => randomInteger(random, 2)),
     domain: 0,
   }));
-  const loss = (): number => plainLoss(student.config, weights, sequences, LABEL_SHARE);
+  const loss = (): number => plainLoss(config, weights, sequences, LABEL_SHARE);
   return { trainer, parameters, loss, sequences, weights };
 }
 
-function addMoreAttention({ attention }: LayerWeights, layer: number): void {
+function moveNormsBehind({ attention, common }: LayerWeights): void {
+  for (const group of [attention, common]) {
+    group.set("output_norm", group.get("norm")!);
+    group.delete("norm");
+  }
+}
+
+function addMoreAttention(
+  { attention }: LayerWeights,
+  layer: number,
+  [querySize, keySize]: readonly [number, number],
+): void {
   const random = seededRandom(layer + 8);
   const vector = (name: string, size: number, middle: number): void => {
     const values = Float32Array.from({ length: size }, () => middle + 0.3 * randomNormal(random));
@@ -120,7 +151,8 @@ function addMoreAttention({ attention }: LayerWeights, layer: number): void {
   for (const name of ["query", "key", "value", "output"]) {
     vector(`${name}.bias`, attention.get(`${name}.weight`)!.shape[0]!, 0);
   }
-  for (const name of ["query_norm", "key_norm"]) vector(name, 8, 1);
+  vector("query_norm", querySize, 1);
+  vector("key_norm", keySize, 1);
 }
 
 function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<string, Float32Array> {

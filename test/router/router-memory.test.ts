@@ -1,7 +1,13 @@
 import { describeRouter, KV_PAGE_TOKENS, openKernel, type Kernel } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { KernelRouterState, RouterMemory } from "../../packages/router/src/router-memory.ts";
-import { MAX_ROWS, RouterSteps, type SlotPages, type SlotTokens } from "../../packages/router/src/router-steps.ts";
+import {
+  KernelRouterState,
+  MAX_ROWS,
+  RouterCalls,
+  RouterMemory,
+  type SlotPages,
+  type SlotTokens,
+} from "../../packages/router/src/router-memory.ts";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { randomRouter } from "../support/random-router.ts";
@@ -24,13 +30,13 @@ async function openRandom(kernel: "native" | "wasm"): Promise<Kernel> {
   return openKernel(await packedBytes(describeRouter(weights)), sizes, { kernel });
 }
 
-test.each(["native", "wasm"] as const)("%s: memory that grows keeps everybody's tokens and bits", async (kind) => {
+test.each(["native", "wasm"] as const)("%s: growing keeps the tokens and bits of all sequences", async (kind) => {
   const random = seededRandom(9);
   const sequences = Array.from({ length: 20 }, () =>
     Array.from({ length: 40 + randomInteger(random, 90) }, () => randomInteger(random, CONFIG.vocabSize)),
   );
   const kernel = await openRandom(kind);
-  const steps = new RouterSteps(CONFIG, kernel);
+  const steps = new RouterCalls(CONFIG, kernel);
   const roomy = new RouterMemory(kernel, steps, CONFIG);
   const small = new RouterMemory(kernel, steps, CONFIG, 1);
   const [first, last] = [small.capacityTokens, roomy.capacityTokens];
@@ -41,7 +47,7 @@ test.each(["native", "wasm"] as const)("%s: memory that grows keeps everybody's 
     for (const part of [0, 1]) {
       for (const [index, tokenIds] of sequences.entries()) {
         const state = states[index] as KernelRouterState;
-        // Some come while others have more to say, and every third one leaves.
+        // Sequences arrive while others continue, and every third one ends.
         const piece = part === 0 ? tokenIds.slice(0, 30 + index) : tokenIds.slice(30 + index);
         if (piece.length === 0) continue;
         logits.push(...memory.append([{ state, tokenIds: piece }], CONFIG.numExperts));
@@ -59,9 +65,9 @@ test.each(["native", "wasm"] as const)("%s: memory that grows keeps everybody's 
   await kernel.close();
 });
 
-test("a state that was released begins again, and its pages serve others", async () => {
+test("a released state starts over, and other sequences reuse its pages", async () => {
   const kernel = await openRandom("native");
-  const memory = new RouterMemory(kernel, new RouterSteps(CONFIG, kernel), CONFIG, 1);
+  const memory = new RouterMemory(kernel, new RouterCalls(CONFIG, kernel), CONFIG, 1);
   const tokenIds = Array.from({ length: 60 }, (_, index) => index % CONFIG.vocabSize);
   const state = new KernelRouterState(memory);
   const [before] = memory.append([{ state, tokenIds }], CONFIG.numExperts);
@@ -75,8 +81,8 @@ test("a state that was released begins again, and its pages serve others", async
   await kernel.close();
 });
 
-/** Steps that note the tokens that are brought through once more, for their keys and values alone. */
-class NotedSteps extends RouterSteps {
+/** Calls that record the tokens that run again, for their keys and values alone. */
+class NotedSteps extends RouterCalls {
   readonly moved: (readonly number[])[] = [];
 
   override append(memory: SlotPages, sequences: readonly SlotTokens[]): void {
@@ -85,9 +91,9 @@ class NotedSteps extends RouterSteps {
   }
 }
 
-test("growth moves those that are there and nobody else, whoever was released before (seeds 1 to 5)", async () => {
+test("growing moves the live sequences and no released ones (seeds 1 to 5)", async () => {
   const kernel = await openRandom("native");
-  const roomy = new RouterMemory(kernel, new RouterSteps(CONFIG, kernel), CONFIG);
+  const roomy = new RouterMemory(kernel, new RouterCalls(CONFIG, kernel), CONFIG);
   let numLeftBehind = 0;
   for (const seed of [1, 2, 3, 4, 5]) {
     const random = seededRandom(seed);
@@ -111,7 +117,7 @@ test("growth moves those that are there and nobody else, whoever was released be
         const [logits] = memory.append([{ state, tokenIds }], CONFIG.numExperts);
         released.delete(state);
         known.set(state, [...before, ...tokenIds]);
-        // Room doubles when the pages of all that are there need more, and never otherwise.
+        // The memory doubles only if the pages of all live sequences need more.
         const grows = pageTokens(known.values()) > capacityTokens;
         while (pageTokens(known.values()) > capacityTokens) capacityTokens *= 2;
         expect(steps.moved.splice(0).toSorted(byText)).toEqual(grows ? there.toSorted(byText) : []);
@@ -131,7 +137,7 @@ test("growth moves those that are there and nobody else, whoever was released be
   await kernel.close();
 });
 
-/** Logits of the last tokens of a sequence that comes and goes in one piece. */
+/** Computes the logits of the last tokens of a sequence in one call, and releases it. */
 function lastLogits(memory: RouterMemory, tokenIds: readonly number[], count: number): Float32Array | undefined {
   const state = new KernelRouterState(memory);
   const [logits] = memory.append([{ state, tokenIds }], CONFIG.numExperts);
@@ -139,7 +145,7 @@ function lastLogits(memory: RouterMemory, tokenIds: readonly number[], count: nu
   return logits?.slice(-count * CONFIG.numExperts);
 }
 
-/** Positions of the pages that some sequences take. */
+/** Counts the positions of the pages of some sequences. */
 function pageTokens(sequences: Iterable<readonly number[]>): number {
   return Array.from(sequences, ({ length }) => Math.ceil(length / KV_PAGE_TOKENS) * KV_PAGE_TOKENS).reduce(
     (sum, tokens) => sum + tokens,

@@ -86,7 +86,7 @@ describe("the kernel router", () => {
     }
   });
 
-  test("knows as many sequences as come, and gives back what they held", async () => {
+  test("holds any number of sequences, and frees their memory", async () => {
     await using router = await officialRouter();
     const prompts = randomPrompts(80, 5);
     const alone = await router.route(prompts.map((tokenIds) => ({ state: router.start(), tokenIds })));
@@ -116,7 +116,7 @@ describe("the kernel router", () => {
     expect(a?.logits.slice(4 * 7)).not.toEqual(b?.logits.slice(4 * 7));
   });
 
-  test("refuses what is no token, a state given twice, and more than its context; states stay as they were", async () => {
+  test("rejects invalid tokens, a repeated state, and too many tokens, and does not change states", async () => {
     await using router = await officialRouter();
     const state = router.start();
     await router.route([{ state, tokenIds: [1, 2, 3] }]);
@@ -137,7 +137,7 @@ describe("the kernel router", () => {
   });
 });
 
-test("a router is packed once, and held in memory where the cache cannot be written", async () => {
+test("a router is packed once, and held in memory if the cache cannot be written", async () => {
   const folder = await temporaryFolder();
   const file = join(folder, "file");
   await writeFile(file, "no folder");
@@ -158,34 +158,37 @@ test("a router is packed once, and held in memory where the cache cannot be writ
   await model.close();
 });
 
-test.each(["native", "wasm"] as const)("%s: a disposed router refuses, and may be disposed again", async (kernel) => {
-  const model = await openModel(OFFICIAL);
-  const router = await KernelRouter.open(model, { kernel, threads: 1 });
-  const other = await KernelRouter.open(model, { kernel, threads: 1 });
-  const state = router.start();
-  await router.route([{ state, tokenIds: [1, 2] }]);
-  await expect(other.route([{ state, tokenIds: [3] }])).rejects.toThrow(/start\(\)/);
-  other.release(state);
-  expect(state.numTokens).toBe(2);
-  for (const one of [router, other, router]) await one.dispose();
-  await expect(router.route([{ state, tokenIds: [3] }])).rejects.toThrow(TypeError);
-  router.release(state);
-  await model.close();
-});
+test.each(["native", "wasm"] as const)(
+  "%s: a disposed router rejects calls, and may be disposed again",
+  async (kernel) => {
+    const model = await openModel(OFFICIAL);
+    const router = await KernelRouter.open(model, { kernel, threads: 1 });
+    const other = await KernelRouter.open(model, { kernel, threads: 1 });
+    const state = router.start();
+    await router.route([{ state, tokenIds: [1, 2] }]);
+    await expect(other.route([{ state, tokenIds: [3] }])).rejects.toThrow(/start\(\)/);
+    other.release(state);
+    expect(state.numTokens).toBe(2);
+    for (const one of [router, other, router]) await one.dispose();
+    await expect(router.route([{ state, tokenIds: [3] }])).rejects.toThrow(TypeError);
+    router.release(state);
+    await model.close();
+  },
+);
 
 describe("choosing experts", () => {
-  test("takes the largest logit, the lower index among equals", () => {
+  test("chooses the largest logit, the lower index among equals", () => {
     expect(Array.from(argmaxRoute(Float32Array.of(1, 3, 3, -1, -2, -1), 3))).toEqual([1, 0]);
   });
 
-  test("hysteresis stays until another expert is ahead by more than the margin", () => {
+  test("hysteresis keeps the expert until another one is ahead by more than the margin", () => {
     const logits = Float32Array.of(2, 0, 0, 1, 0, 1.5, 3, 0);
     expect(Array.from(hystereticRoute(logits, 2, 1, undefined))).toEqual([0, 0, 1, 0]);
     expect(Array.from(hystereticRoute(logits, 2, 1, 1))).toEqual([0, 0, 1, 0]);
     expect(Array.from(hystereticRoute(logits, 2, 10, 1))).toEqual([1, 1, 1, 1]);
   });
 
-  test("hysteresis without margin is the plain choice where no logits are equal, in any pieces", async () => {
+  test("hysteresis with margin 0 is the plain choice if no logits are equal, in any pieces", async () => {
     await using router = await officialRouter();
     for (const margin of [0, 1.5]) {
       const sticky = withHysteresis(router, margin);
@@ -205,7 +208,7 @@ describe("choosing experts", () => {
     expect(() => withHysteresis(router, Number.NaN)).toThrow(RangeError);
   });
 
-  test("hysteresis goes on with the expert of a piece's last token, for several sequences at once (seed 12)", async () => {
+  test("hysteresis continues with the last token's expert, for several sequences at once (seed 12)", async () => {
     await using router = await officialRouter();
     const random = seededRandom(12);
     for (const margin of [0, 0.5, 2]) {
@@ -233,7 +236,7 @@ describe("choosing experts", () => {
     }
   });
 
-  test("a rule and a fixed expert are routers too", async () => {
+  test("a rule and a fixed expert are routers", async () => {
     const byPosition = ruleRouter(2, (_, position) => position % 2);
     const state = byPosition.start();
     expect(Array.from((await byPosition.route([{ state, tokenIds: [9, 9, 9] }]))[0]?.experts ?? [])).toEqual([0, 1, 0]);
@@ -270,7 +273,7 @@ function changes(experts: Uint16Array | undefined): number {
   return Array.from(experts ?? []).filter((expert, index, all) => index > 0 && expert !== all[index - 1]).length;
 }
 
-/** Token by token: the best expert, or the one before it where that is as good but for the margin. */
+/** Chooses token by token the best expert, or the previous one if it is within the margin. */
 function stickyExperts(logits: Float32Array, numExperts: number, margin: number): readonly number[] {
   const chosen: number[] = [];
   for (let from = 0; from < logits.length; from += numExperts) {

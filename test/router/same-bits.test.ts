@@ -1,4 +1,4 @@
-// Routers in every build of the kernel: what they compute, and that nothing around a token changes a bit of it.
+// Routers in every build of the kernel: their logits, and that no other tokens or sequences change a bit of them.
 
 import * as fc from "../support/fast-check.ts";
 import type { PreGatingRouter } from "@readme-moe/core";
@@ -69,7 +69,7 @@ async function logitsInPieces(
   return logits.map((values) => Float32Array.from(values));
 }
 
-test.each(KINDS)("%s: logits are those of the plain implementation", async (kernel) => {
+test.each(KINDS)("%s: logits agree with the plain implementation", async (kernel) => {
   const cacheFolder = await temporaryFolder();
   await fc.assert(
     fc.asyncProperty(routerConfig, fc.nat(), async (config, seed) => {
@@ -106,7 +106,7 @@ test.each(KINDS)(
   },
 );
 
-test.each(KINDS)("%s: so has one that is longer than the kernel's rows, up to the whole context", async (kernel) => {
+test.each(KINDS)("%s: and so does one longer than one call, up to the whole context", async (kernel) => {
   const cacheFolder = await temporaryFolder();
   const [config] = fc.sample(routerConfig, { seed: SEED, numRuns: 1 }) as [RouterConfig];
   await withRouter(randomRouter(config, SEED), { kernel, threads: 2, cacheFolder }, async (router) => {

@@ -1,4 +1,4 @@
-// What tests of admission ask and compare.
+// Requests and loads for tests of admission.
 
 import type { Admission, Entrant } from "@readme-moe/express";
 
@@ -9,7 +9,7 @@ export function entrant(options: Partial<Entrant> = {}): Entrant {
   return { bytes: 10, maxCompletionTokens: 5, choices: 1, key: undefined, priority: 0, signal, ...options };
 }
 
-/** The books without the limits, which are in every one of them. */
-export function books({ stats: { requests, waiting, tokens, bytes } }: Admission): typeof NOTHING {
+/** Returns the load without the limits. */
+export function loads({ stats: { requests, waiting, tokens, bytes } }: Admission): typeof NOTHING {
   return { requests, waiting, tokens, bytes };
 }

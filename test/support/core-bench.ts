@@ -12,7 +12,7 @@ import {
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { EngineCore } from "../../packages/engine/src/engine-core.ts";
-import type { EngineOutput } from "../../packages/engine/src/engine-output.ts";
+import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
@@ -75,7 +75,7 @@ export class CoreBench {
     const { capacityTokens, prefixCacheBytes: maxBytes = 0 } = limits;
     const kv = runner.openKv({ capacityTokens, prefixBytes: maxBytes });
     const prefixes = new PrefixCache(kv, { chunkTokens: CHUNK, maxBytes });
-    this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, maxTokens: Math.min(256, capacityTokens) });
+    this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens: Math.min(256, capacityTokens) });
     this.core = new EngineCore({
       runner,
       tokenizer,
@@ -83,7 +83,7 @@ export class CoreBench {
       scheduler: limits.scheduler ?? fcfs(),
       ...(limits.residency && { residency: limits.residency }),
       limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
-      maxTokens: Math.min(256, capacityTokens),
+      contextTokens: Math.min(256, capacityTokens),
       output,
       now: limits.now ?? (() => 0),
     });

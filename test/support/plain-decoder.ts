@@ -40,21 +40,22 @@ function plainLogProbs(
   { embedding, head, layers, finalNorm }: DecoderWeights,
   { tokenIds, experts }: PlainSequence,
 ): Row[] {
-  const { hiddenSize, rmsNormEpsilon } = config;
-  let hidden = [...tokenIds].map((id) => [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)]);
+  const { hiddenSize, rmsNormEpsilon, embeddingScale, logitScale } = config;
+  let hidden = [...tokenIds].map((id) =>
+    [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)].map((value) => value * embeddingScale),
+  );
   for (const [index, layer] of layers.entries()) {
     hidden = attend(config, layer, hidden, config.slidingWindows[index] ?? Infinity);
     hidden = hidden.map((row, t) => {
-      const normed = norm(row, layer.common.get("norm")!.values, rmsNormEpsilon);
-      const routed = plus(row, feedForward(layer.experts[experts[t]!]!, "expert", normed));
-      return layer.common.has("shared.gate.weight")
-        ? plus(routed, feedForward(layer.common, "shared", normed))
-        : routed;
+      const normed = optionalNorm(config, layer.common, "norm", row);
+      const routed = feedForward(layer.experts[experts[t]!]!, "expert", normed);
+      const shared = layer.common.has("shared.gate.weight") ? feedForward(layer.common, "shared", normed) : undefined;
+      return join(config, layer.common, row, shared ? plus(routed, shared) : routed);
     });
   }
   return hidden.map((row) => {
     const normed = norm(row, finalNorm.values, rmsNormEpsilon);
-    const logits = times(head, head.length / hiddenSize, normed);
+    const logits = times(head, head.length / hiddenSize, normed).map((logit) => logit * logitScale);
     const most = Math.max(...logits);
     const logSum = most + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0));
     return logits.map((logit) => logit - logSum);
@@ -62,12 +63,14 @@ function plainLogProbs(
 }
 
 function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], window: number): Row[] {
-  const { headSize, numHeads, numKvHeads, rmsNormEpsilon } = config;
-  const normed = hidden.map((row) => norm(row, attention.get("norm")!.values, rmsNormEpsilon));
+  const { headSize, numHeads, numKvHeads, rmsNormEpsilon, attentionScale } = config;
+  const normed = hidden.map((row) => optionalNorm(config, attention, "norm", row));
   const heads = (name: string): Row[][] =>
     normed.map((row, position) => {
-      const all = linear(attention, name, row);
-      const scale = attention.get(`${name}_norm`)?.values;
+      const product = linear(attention, name, row);
+      const isWhole = config.qkNorm === "all-heads";
+      const all = isWhole ? optionalNorm(config, attention, `${name}_norm`, product) : product;
+      const scale = isWhole ? undefined : attention.get(`${name}_norm`)?.values;
       return Array.from({ length: all.length / headSize }, (_, head) => {
         const own = all.slice(head * headSize, (head + 1) * headSize);
         const scaled = scale ? norm(own, scale, rmsNormEpsilon) : own;
@@ -79,7 +82,7 @@ function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readon
     const joined = queries[t]!.flatMap((query, head) => {
       const group = Math.floor(head / (numHeads / numKvHeads));
       const first = Math.max(0, t + 1 - window);
-      const seen = keys.slice(first, t + 1).map((key) => Math.exp(dot(query, key[group]!) / Math.sqrt(headSize)));
+      const seen = keys.slice(first, t + 1).map((key) => Math.exp(dot(query, key[group]!) * attentionScale));
       const total = seen.reduce((sum, share) => sum + share, 0);
       const mixed: Row = Array.from({ length: headSize }, () => 0);
       seen.forEach((share, s) =>
@@ -87,8 +90,21 @@ function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readon
       );
       return mixed;
     });
-    return plus(row, linear(attention, "output", joined));
+    return join(config, attention, row, linear(attention, "output", joined));
   });
+}
+
+function optionalNorm({ rmsNormEpsilon }: ModelConfig, group: WeightGroup, name: string, row: Row): Row {
+  const scale = group.get(name)?.values;
+  return scale ? norm(row, scale, rmsNormEpsilon) : row;
+}
+
+function join(config: ModelConfig, group: WeightGroup, stream: Row, output: Row): Row {
+  const normed = optionalNorm(config, group, "output_norm", output);
+  return plus(
+    stream,
+    normed.map((value) => value * config.residualScale),
+  );
 }
 
 function turn({ rope, headSize }: ModelConfig, head: Row, position: number): Row {

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
 import { expect, type TestContext } from "vitest";
-import type { GgufMetadata, GgufValue } from "../../packages/model/src/gguf/value.ts";
+import type { GgufMetadata, GgufValue } from "../../packages/model/src/gguf/metadata.ts";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
 import { sharedModel } from "./shared.ts";

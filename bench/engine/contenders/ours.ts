@@ -1,6 +1,7 @@
 // Our engine as packaged: in a process of its own, sampling.
 
-import { type EngineOptions, evaluateSequences, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
+import { type EngineOptions, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
+import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import type { Contender, OpenContender } from "../contender.ts";
@@ -41,7 +42,7 @@ export async function open({ spec, threads, maxSequences, seed, cacheFolder }: O
       const runner = await KernelRunner.open(model, { precision, threads, cacheFolder });
       const sums: number[] = [];
       for (const tokenIds of sequences) {
-        const { loss, tokens } = await evaluateSequences(runner, router, [Int32Array.from(tokenIds)]);
+        const { loss, tokens } = await evaluateSequences({ runner, router }, [Int32Array.from(tokenIds)]);
         sums.push(-loss * tokens);
       }
       await runner.dispose();

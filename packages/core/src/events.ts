@@ -56,18 +56,16 @@ export interface ReadMeEvents {
     /** Runs through all layers that the step took, nearly always one. Only where experts are streamed. */
     readonly expertRuns?: readonly ExpertRun[];
   }) => void;
-  /** Layers `[layer, layer + numLayers)` of one expert were loaded. */
+  /** A unit, one layer of one expert, was read. */
   "expert:loaded": (event: {
     readonly layer: number;
-    readonly numLayers: number;
     readonly expert: number;
     readonly bytes: number;
     readonly durationMs: number;
   }) => void;
-  /** Layers of one expert were evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
+  /** A unit, one layer of one expert, was evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
   "expert:evicted": (event: {
     readonly layer: number;
-    readonly numLayers: number;
     readonly expert: number;
     readonly nextUse: number;
   }) => void;

@@ -1,8 +1,8 @@
-// Validation of what callers pass in. Every message names the option, what was expected and what came.
+// Validation of options. Every message contains the option, the expectation and the value.
 
 import { closest, distance } from "fastest-levenshtein";
 
-/** Shows a rejected value the way a caller would recognise it, cut to a line. */
+/** Describes a rejected value in a form that the caller recognises, cut to one line. */
 export function describeValue(value: unknown): string {
   if (value === null || value === undefined) return `\`${value}\``;
   return `\`${briefly(value)}\` (${Array.isArray(value) ? "array" : typeof value})`;
@@ -14,14 +14,14 @@ function briefly(value: unknown): string {
   return Array.isArray(value) ? "[…]" : "{…}";
 }
 
-/** The nearest of `known` when it is near enough to be a slip of the finger, else `undefined`. */
+/** Finds the name in `known` that `name` is probably a misspelling of; `undefined` if none is close enough. */
 export function nearestName(name: string, known: readonly string[]): string | undefined {
   if (known.length === 0) return undefined;
   const nearest = closest(name, known);
   return distance(name.toLowerCase(), nearest.toLowerCase()) <= Math.max(2, name.length / 3) ? nearest : undefined;
 }
 
-/** @throws {TypeError} when `options` has a key that is not in `known`; names the near one. */
+/** Rejects unknown keys. @throws {TypeError} if `options` has a key that is not in `known`; suggests a similar one */
 export function rejectUnknownKeys(where: string, options: object, known: readonly string[]): void {
   for (const key of Object.keys(options)) {
     if (known.includes(key)) continue;
@@ -31,8 +31,8 @@ export function rejectUnknownKeys(where: string, options: object, known: readonl
 }
 
 /**
- * @returns `value`, an integer in `[min, max]`
- * @throws {TypeError} when it is no integer, {RangeError} when it is out of range
+ * Checks that `value` is an integer in `[min, max]`, and returns it.
+ * @throws {TypeError} if it is no integer, {RangeError} if it is out of range
  */
 export function integerOption(
   name: string,
@@ -51,8 +51,8 @@ export function integerOption(
 }
 
 /**
- * @returns `value`, a number in `[min, max]`
- * @throws {TypeError} when it is no number, {RangeError} when it is out of range
+ * Checks that `value` is a number in `[min, max]`, and returns it.
+ * @throws {TypeError} if it is no number, {RangeError} if it is out of range
  */
 export function numberOption(name: string, value: unknown, min: number, max: number = Infinity): number {
   if (typeof value !== "number" || Number.isNaN(value)) {
@@ -66,8 +66,8 @@ export function numberOption(name: string, value: unknown, min: number, max: num
 }
 
 /**
- * @returns `value`, one of `allowed`
- * @throws {TypeError} otherwise
+ * Checks that `value` is one of `allowed`, and returns it.
+ * @throws {TypeError} if it is not
  */
 export function choiceOption<Choice extends string>(name: string, value: unknown, allowed: readonly Choice[]): Choice {
   const found = allowed.find((choice) => choice === value);

@@ -1,36 +1,36 @@
+// Which experts' weights are in memory.
+
 import type { ExpertCacheStats } from "./engine.ts";
 import type { ExpertRun } from "./events.ts";
-import type { UpcomingUses } from "./expert-cache/upcoming-uses.ts";
+import type { UpcomingUses } from "./expert-cache/next-step.ts";
 
-/**
- * Which experts' weights are in memory. Asked once per step, after the step was scheduled and before it runs.
- */
+/** Experts that are in memory. The engine reads this once per step, before the step is scheduled. */
 export interface Residency {
-  /** Bytes of each expert that are not in memory, by expert; those past its end are all there. */
+  /** Bytes of each expert that are not in memory, by expert; experts beyond the end are in memory. */
   readonly missingBytes: ArrayLike<number>;
-  /** What there is beside, where experts come and go. */
+  /** Present if experts are streamed: read from a file when they are needed. */
   readonly streamed?: StreamedResidency | undefined;
 }
 
-/** Experts that come and go. */
+/** The streamed experts of a runner. */
 export interface StreamedResidency {
   readonly numExperts: number;
-  /** Since it began. */
+  /** Statistics since the runner opened. */
   readonly stats: ExpertCacheStats;
-  /** Of which units were read ahead and have not run yet. */
-  readonly awaitedExperts: Iterable<number>;
-  /** Tells what comes after the step that runs now. */
+  /** Experts with units that were read ahead and have not run yet. */
+  readonly prefetchedExperts: Iterable<number>;
+  /** Announces the uses that follow the step that runs now. */
   prepare(upcoming: UpcomingUses): void;
-  /** Runs steps that do not count: nobody is told of their reads, and nothing of them is left. Between other steps. */
+  /** Runs steps that are not counted, reported or remembered. Must not overlap with other steps. */
   rehearse<Result>(work: () => Promise<Result>): Promise<Result>;
-  /** The runs that have ended since this was last called. */
+  /** Returns the runs that have ended since the last call. */
   takeRuns(): readonly ExpertRun[];
   /**
-   * Changes the limit: at once, or after the layer that runs. Resolves when it holds.
-   * @throws {RangeError} when one layer of all experts does not fit
+   * Changes the limit at once, or after the layer that runs. Resolves when the limit holds.
+   * @throws {RangeError} if one layer of all experts does not fit
    */
   setBudget(budgetBytes: number): Promise<void>;
 }
 
-/** All experts are in memory, so there is nothing to do. */
+/** All experts are in memory. */
 export const everythingResident: Residency = { missingBytes: [] };

@@ -1,4 +1,4 @@
-// Typical text of many kinds, for finding out what a model's products take in. What matters is variety, not length: the
+// Typical text of many kinds, on which the inputs of a model's products are measured. Variety matters more than length:
 // channels that are large are large nearly everywhere.
 
 export const CALIBRATION_TEXTS: readonly string[] = [

@@ -1,4 +1,4 @@
-// The engine on the thread that runs the model: sequences in, one step at a time, tokens out.
+// The engine on the thread that runs the model: takes sequences, runs one step at a time, returns tokens.
 
 import {
   everythingResident,
@@ -8,32 +8,29 @@ import {
   type Residency,
   type Scheduler,
 } from "@readme-moe/core";
-import { acceptToken } from "./accept-token.ts";
-import { expertsOf, type BatchItem } from "./batch.ts";
+import { expertsOf, forwardAgain, forwardBatch, withAllLogits, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
-import { forwardBatch, withAllLogits, type BatchRequest, type ItemLogits } from "./forward-batch.ts";
-import { rewind } from "./rewind.ts";
-import { routeSequences } from "./route-sequences.ts";
-import { RowSampler, type Chosen } from "./row-sampler.ts";
-import { Sequence, type SequenceStart } from "./sequence.ts";
+import { acceptToken, Sampler, type ChosenToken } from "./sampling.ts";
+import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 import { StepPlanner } from "./step-planner.ts";
 
-/** A token that is part of its sequence now. */
-interface Accepted {
+/** A token that is part of its sequence, with the text that may be shown. */
+interface AcceptedToken {
   readonly sequence: Sequence;
   readonly chunk: GenerateChunk;
 }
 
 export class EngineCore {
   readonly #parts: EngineParts;
-  readonly #routers = new Map<Sequence, PreGatingRouter>();
   readonly #residency: Residency;
   readonly #planner: StepPlanner;
-  readonly #sampler: RowSampler;
+  readonly #sampler: Sampler;
+  /** Sequences that have not ended. */
+  readonly #live = new Set<Sequence>();
   readonly #aborted = new Map<string, "abort" | "error">();
   #isStepping = false;
-  /** Whether the next step has something to go on with. */
-  #hasNews = false;
+  /** Whether another step could make progress. */
+  #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
   #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
@@ -42,48 +39,48 @@ export class EngineCore {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
     this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
-    this.#sampler = new RowSampler(parts.tokenizer, {
+    this.#sampler = new Sampler(parts.tokenizer, {
       onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
       onFailed: (sequence, error) => this.#fail(sequence, error),
     });
   }
 
-  /** Whether a step is of use. While all logits are with callers it is not, before `add`, `answer` or `abort`. */
+  /** Whether a step could make progress. False while callers have all logits, until `add`, `answer` or `abort`. */
   get hasWork(): boolean {
-    return this.#routers.size > 0 && this.#hasNews;
+    return this.#live.size > 0 && this.#canProgress;
   }
 
-  /** From the next step on. */
+  /** Replaces the scheduler, from the next step on. */
   set scheduler(scheduler: Scheduler) {
     this.#planner.scheduler = scheduler;
   }
 
-  /** Takes a sequence in; `router` chooses its experts. */
+  /** Adds a sequence; `router` chooses its experts. */
   add(start: SequenceStart, router: PreGatingRouter): Sequence {
-    const sequence = new Sequence(start, this.#parts.tokenizer, router.start());
-    this.#routers.set(sequence, router);
+    const sequence = new Sequence(start, this.#parts.tokenizer, router);
+    this.#live.add(sequence);
     this.#totals.promptTokens += sequence.promptTokens;
-    this.#hasNews = true;
+    this.#canProgress = true;
     return sequence;
   }
 
-  /** What a caller made of its sequence's logits, `[vocabSize]`; the next step goes on with it. */
+  /** Takes a row of logits, `[vocabSize]`, that a sequence's caller has processed. The next step samples from it. */
   answer(rowId: number, logits: Float32Array): void {
     this.#sampler.answer(rowId, logits);
-    this.#hasNews = true;
+    this.#canProgress = true;
   }
 
-  /** Ends a request's sequences; their memory is free for the next step. */
+  /** Ends a request's sequences and frees their memory for the next step. */
   abort(requestId: string, reason: "abort" | "error" = "abort"): void {
     this.#aborted.set(requestId, reason);
-    // A step that is under way counts on its sequences until it ends.
-    if (!this.#isStepping) this.#leaveAborted();
+    // A running step needs its sequences until it ends.
+    if (!this.#isStepping) this.#endAborted();
   }
 
-  /** One step of everybody who can run. Sequences that fail are told and leave; the others go on. */
+  /** Runs one step of all sequences that can run. A sequence that fails is reported and ends; the others continue. */
   async step(): Promise<void> {
     this.#isStepping = true;
-    this.#hasNews = false;
+    this.#canProgress = false;
     const startMs = this.#parts.now();
     this.#forwardMs = 0;
     await this.#append(this.#sampler.sampleAnswers());
@@ -93,7 +90,7 @@ export class EngineCore {
     await this.#append(await this.#sample(logits));
     this.#complete(batch, startMs);
     this.#isStepping = false;
-    this.#leaveAborted();
+    this.#endAborted();
   }
 
   stats(): Omit<EngineStats, "residentBytes"> {
@@ -110,25 +107,26 @@ export class EngineCore {
     };
   }
 
-  /** @throws {Error} with the numbers, when the books are wrong */
+  /** Checks the accounting. @throws {Error} with the numbers that do not agree */
   checkIntegrity(): void {
-    const { running, waiting } = this.#parts.admission;
-    this.#parts.admission.checkIntegrity();
-    const known = new Set([...running.values(), ...waiting]);
-    for (const sequence of known) {
-      if (!this.#routers.has(sequence)) throw new Error(`The sequence ${sequence.id} has left and still holds a place`);
+    const { admission } = this.#parts;
+    admission.checkIntegrity();
+    for (const sequence of [...admission.running.values(), ...admission.waiting]) {
+      if (!this.#live.has(sequence)) throw new Error(`The sequence ${sequence.id} has ended and still holds a place`);
     }
   }
 
-  /** Routes the prompts that came since the last step, as many tokens as their routers take in a call, and queues those that are through. */
+  /**
+   * Routes the prompts of new sequences, up to one call's tokens per router, and queues the sequences that are done.
+   */
   async #routeArrivals(): Promise<void> {
     const { admission, output } = this.#parts;
-    const arrivals = Array.from(this.#routers.keys()).filter(isArriving);
+    const arrivals = Array.from(this.#live).filter(({ isArriving }) => isArriving);
     await this.#route(arrivals, true);
     for (const sequence of arrivals) {
-      if (!this.#routers.has(sequence)) continue;
-      if (isArriving(sequence)) {
-        this.#hasNews = true;
+      if (!this.#live.has(sequence)) continue;
+      if (sequence.isArriving) {
+        this.#canProgress = true;
         continue;
       }
       admission.enqueue(sequence);
@@ -138,7 +136,7 @@ export class EngineCore {
     }
   }
 
-  /** Which sequences run now, with how many tokens; their KV memory is reserved when this returns. */
+  /** Admits waiting sequences, selects the batch, and reserves its KV memory. */
   #schedule(): readonly BatchItem[] {
     const { admission, now, output } = this.#parts;
     admission.admit((sequence) => {
@@ -146,14 +144,14 @@ export class EngineCore {
       sequence.waitingSinceMs = now();
       sequence.startedMs ??= sequence.waitingSinceMs;
     });
-    const sequences = Array.from(admission.running.values()).filter((sequence) => !this.#sampler.isAway(sequence));
-    if (sequences.length === 0) return [];
-    this.#hasNews = true;
-    const scheduled = this.#planner.plan(admission.running, sequences, now());
-    const batch = admission.reserve(scheduled, ({ id: sequenceId, numTokens: tokens }) =>
+    const ready = Array.from(admission.running.values()).filter((sequence) => !this.#sampler.isAwaiting(sequence));
+    if (ready.length === 0) return [];
+    this.#canProgress = true;
+    const selected = this.#planner.select(admission.running, ready, now());
+    const batch = admission.reserve(selected, ({ id: sequenceId, numTokens: tokens }) =>
       output.event("sequence:preempted", { sequenceId, tokens }),
     );
-    const told = this.#planner.begin(batch, admission.waiting);
+    const forecast = this.#planner.begin(batch, admission.waiting);
     output.event("batch:scheduled", {
       step: this.#steps,
       sequenceIds: batch.map(({ sequence }) => sequence.id),
@@ -161,59 +159,51 @@ export class EngineCore {
       positions: batch.map(({ sequence }) => sequence.numComputedTokens),
       distinctExperts: expertsOf(batch).size,
       numWaiting: admission.waiting.length,
-      ...told,
+      ...forecast,
     });
     return batch;
   }
 
-  /** Runs the batch's tokens. Sequences that the runtime fails on are told and leave. */
-  async #forward(batch: readonly BatchRequest[]): Promise<readonly ItemLogits[]> {
+  /** Runs the batch's tokens through the model. A sequence that the runner fails on is reported and ends. */
+  async #forward(batch: readonly BatchItem[], run = forwardBatch): Promise<readonly ItemLogits[]> {
     const { runner, admission, now } = this.#parts;
     const startMs = now();
-    const { logits, ran } = await forwardBatch(runner, admission.kv, batch, ({ sequence }, error) =>
-      this.#fail(sequence, error),
-    );
+    const { logits, ran } = await run(runner, admission.kv, batch, (sequence, error) => this.#fail(sequence, error));
     this.#forwardMs += now() - startMs;
     for (const item of ran) admission.remember(item);
     return logits;
   }
 
-  /** The next token of each sequence whose known tokens have all run, and whose logits do not go to its caller. */
-  async #sample(logits: readonly ItemLogits[]): Promise<readonly Chosen[]> {
+  /** Chooses the next token of each sequence in `logits` whose caller does not process logits. */
+  async #sample(logits: readonly ItemLogits[]): Promise<readonly ChosenToken[]> {
     const { chosen, undecided } = this.#sampler.sample(logits);
     if (undecided.length === 0) return chosen;
-    // The best candidates did not decide: all logits do, which the runner has kept, or gives when the same tokens run again.
+    // All logits are needed. The runner has kept them, or the same tokens run again.
     const kept = withAllLogits(logits.filter(({ item }) => undecided.includes(item)));
-    if (kept) return [...chosen, ...this.#sampler.sample(kept).chosen];
-    const again = undecided.map((item) => {
-      const { sequence, numTokens } = item;
-      const { kv } = this.#parts.admission;
-      if (sequence.slot) rewind(kv, sequence.slot, sequence.numComputedTokens - numTokens);
-      return { ...item, wantsFullLogits: true };
-    });
-    return [...chosen, ...this.#sampler.sample(await this.#forward(again)).chosen];
+    const rest = kept ?? (await this.#forward(undecided, forwardAgain));
+    return [...chosen, ...this.#sampler.sample(rest).chosen];
   }
 
-  /** Makes chosen tokens part of their sequences, routes them, and shows them. */
-  async #append(chosen: readonly Chosen[]): Promise<void> {
+  /** Adds chosen tokens to their sequences, routes them, and publishes them. */
+  async #append(chosen: readonly ChosenToken[]): Promise<void> {
     const accepted = this.#accept(chosen);
     await this.#route(accepted.filter(({ chunk }) => !chunk.finishReason).map(({ sequence }) => sequence));
     this.#publish(accepted);
   }
 
-  #accept(chosen: readonly Chosen[]): readonly Accepted[] {
-    const { runner, maxTokens, now } = this.#parts;
+  #accept(chosen: readonly ChosenToken[]): readonly AcceptedToken[] {
+    const { runner, contextTokens, now } = this.#parts;
     const { eosTokenIds } = runner.model.config;
-    return chosen.map(({ sequence, token }) => {
+    return chosen.map((one) => {
       this.#totals.completionTokens++;
-      sequence.waitingSinceMs = now();
-      return { sequence, chunk: acceptToken(sequence, token, { eosTokenIds, maxTokens }) };
+      one.sequence.waitingSinceMs = now();
+      return { sequence: one.sequence, chunk: acceptToken(one, { eosTokenIds, contextTokens }) };
     });
   }
 
   async #route(sequences: readonly Sequence[], isInChunks = false): Promise<void> {
     const { now, output } = this.#parts;
-    await routeSequences(sequences, this.#routers, {
+    await routeSequences(sequences, {
       isInChunks,
       now,
       onRouted: ({ id: sequenceId }, position, experts, durationMs) =>
@@ -222,12 +212,12 @@ export class EngineCore {
     });
   }
 
-  /** Shows new tokens, and lets those who are finished leave. */
-  #publish(accepted: readonly Accepted[]): void {
+  /** Publishes new tokens, and ends the sequences that are finished. */
+  #publish(accepted: readonly AcceptedToken[]): void {
     const { now, output } = this.#parts;
     for (const { sequence, chunk } of accepted) {
       const [token] = chunk.tokens;
-      if (!token || !this.#routers.has(sequence)) continue;
+      if (!token || !this.#live.has(sequence)) continue;
       const nowMs = now();
       const expert = sequence.experts[sequence.numTokens - 1];
       output.event("token:generated", {
@@ -239,11 +229,11 @@ export class EngineCore {
       });
       sequence.lastTokenMs = nowMs;
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
-      if (chunk.finishReason) this.#leave(sequence, chunk.finishReason);
+      if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
     }
   }
 
-  /** Tells what the step was. */
+  /** Reports the step, and lets the planner learn from it. */
   #complete(batch: readonly BatchItem[], startMs: number): void {
     const { admission, now, output } = this.#parts;
     if (batch.length === 0) return;
@@ -256,29 +246,27 @@ export class EngineCore {
     });
   }
 
-  #leaveAborted(): void {
+  #endAborted(): void {
     if (this.#aborted.size === 0) return;
-    for (const sequence of this.#routers.keys()) {
+    for (const sequence of this.#live) {
       const reason = this.#aborted.get(sequence.requestId);
-      if (reason) this.#leave(sequence, reason);
+      if (reason) this.#end(sequence, reason);
     }
     this.#aborted.clear();
   }
 
   #fail(sequence: Sequence, error: unknown): void {
-    this.#leave(sequence, "error");
+    this.#end(sequence, "error");
     this.#parts.output.failed(sequence, error);
   }
 
-  #leave(sequence: Sequence, reason: "stop" | "length" | "abort" | "error"): void {
+  #end(sequence: Sequence, reason: "stop" | "length" | "abort" | "error"): void {
     const { admission, now, output } = this.#parts;
-    const router = this.#routers.get(sequence);
-    if (!router) return;
-    this.#routers.delete(sequence);
+    if (!this.#live.delete(sequence)) return;
     this.#sampler.forget(sequence);
-    // Others may have the memory.
-    this.#hasNews = true;
-    router.release(sequence.routerState);
+    // Waiting sequences may get the freed memory.
+    this.#canProgress = true;
+    sequence.router.release(sequence.routerState);
     admission.remove(sequence);
     output.event("sequence:finished", {
       sequenceId: sequence.id,
@@ -290,9 +278,4 @@ export class EngineCore {
       durationMs: now() - sequence.arrivalMs,
     });
   }
-}
-
-/** Whether some of a prompt is not routed yet. */
-function isArriving({ experts, promptTokens }: Sequence): boolean {
-  return experts.length < promptTokens;
 }

@@ -14,62 +14,65 @@ import {
   type SchedulingOptions,
 } from "./scheduling-options.ts";
 
-/** How an engine runs. Sizes that are not given follow from the model. */
+/** Options of an engine. The defaults of sizes depend on the model. */
 export interface EngineOptions extends SchedulingOptions {
   /**
-   * Where the model runs: in a process of its own, or in a thread of this one. A crash of the native runtime ends the
-   * process that it is in, and memory goes back to the system for certain only when that process ends: after twenty
-   * models opened and disposed in threads, their process held six times what it held after the first.
+   * Whether the model runs in a process of its own or in a thread of this one. A crash of native code ends its
+   * process, and all memory returns to the system only when the process ends: after twenty models were opened and
+   * disposed in threads, their process held six times as much memory as after the first.
    * @default "process"
    */
   readonly isolation?: "thread" | "process" | undefined;
   /**
-   * What products are computed in; int8 takes a quarter of the memory, and is faster. @default "fp32", or "int8" with
-   * `expertCacheBytes`
+   * Precision of products; int8 takes a quarter of the memory and is faster.
+   * @default "fp32", or "int8" with `expertCacheBytes`
    */
   readonly precision?: Precision | undefined;
-  /** Threads that compute. @default all cores, within the control group's share of time */
+  /** Number of computing threads. @default all cores, within the control group's share of time */
   readonly threads?: number | undefined;
   /**
    * Build of the kernel that runs the model and its router: the addon of this platform, or WebAssembly.
-   * @default `README_MOE_KERNEL`, else the addon where there is one that loads
+   * @default `README_MOE_KERNEL`, else the addon if there is one that loads
    */
   readonly kernel?: KernelKind | undefined;
-  /** How keys and values are kept; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
+  /** Number type of keys and values; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
-  /** Where packed weights are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
-  /** Who chooses experts when a request does not say. @default the model's router, where it has one */
+  /** Expert for requests that name none, by name or index. @default the model's router chooses, if it has one */
   readonly expert?: string | number | undefined;
-  /** Sequences that hold KV memory, 1 to 1,024. @default 32 */
+  /** Largest number of sequences that hold KV memory, 1 to 1,024. @default 32 */
   readonly maxNumSeqs?: number | undefined;
-  /** Sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
+  /** Largest number of sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
   readonly maxNumBatchedSeqs?: number | undefined;
-  /** Tokens in one step, from `chunkTokens`. @default 512 */
+  /** Largest number of tokens in one step, from `chunkTokens`. @default 512 */
   readonly maxNumBatchedTokens?: number | undefined;
-  /** Prefill runs in pieces of this many tokens, a multiple of 64; it bounds how long others wait. @default 128 */
+  /**
+   * Number of prompt tokens that run at once, a multiple of 64; it bounds the wait of other sequences.
+   * @default 128
+   */
   readonly chunkTokens?: number | undefined;
   /** Memory for keys and values of running sequences. @default 512 MiB, or what one sequence of 4,096 tokens needs */
   readonly kvCacheBytes?: number | undefined;
-  /** Memory for keys and values of prompts' beginnings, to be used again. @default a quarter of `kvCacheBytes` */
+  /** Memory for keys and values of prompt prefixes, which are reused. @default a quarter of `kvCacheBytes` */
   readonly prefixCacheBytes?: number | undefined;
   /**
-   * Experts' weights in memory at most, reads under way included: the others are read when they are needed. For models with
-   * several experts. @default all experts are in memory
+   * Largest number of bytes of experts' weights in memory, reads in progress included. The other experts are read when
+   * they are needed. Only for models with several experts. @default all experts are in memory
    */
   readonly expertCacheBytes?: number | undefined;
   /**
-   * Which expert's weights leave memory first, or a function of your own, core's `EvictionPolicy`, exported by a module.
-   * @default "belady"
+   * Policy that chooses which expert's weights are evicted, or a function of your own, core's `EvictionPolicy`, that a
+   * module exports. @default "belady"
    */
   readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
   /**
-   * What spellings of control tokens, such as `<|im_end|>`, are in the messages of a chat and in whatever else a caller gives its
-   * template: text like any other, or the control tokens, with which a user can end a turn or write a system message. Prompts that
-   * are plain texts have control tokens either way. @default "text"
+   * Meaning of spellings of control tokens, such as `<|im_end|>`, in the messages of a chat and in the other values of
+   * its template. "text": they are plain text. "control": they are the control tokens, with which a user can end a
+   * turn or write a system message. In prompts that are plain texts they are always control tokens. @default "text"
    */
   readonly controlTokensInMessages?: ControlTokensInMessages | undefined;
-  /** Requests that may be under way; more are refused with `ERR_QUEUE_FULL`. @default 1,024 */
+  /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */
   readonly maxNumRequests?: number | undefined;
 }
 
@@ -83,7 +86,7 @@ type Unresolved =
   | "prefixCacheBytes"
   | "expertCacheBytes";
 
-/** Options with every default filled in that does not depend on the model. */
+/** Options with all defaults that do not depend on the model. */
 export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
   ResolvedSchedulingOptions & {
     readonly expertCachePolicy: EvictionPolicyName | ResolvedFunctionModule;
@@ -117,7 +120,7 @@ const NAMES = [
   "maxStepMs",
 ] as const satisfies readonly (keyof EngineOptions)[];
 
-/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+/** Checks options and fills in defaults. @throws {TypeError | RangeError} with the option, expectation and value */
 export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOptions {
   rejectUnknownKeys("the engine", options, NAMES);
   const maxNumSeqs = integerOption("maxNumSeqs", options.maxNumSeqs ?? 32, 1, 1024);
@@ -161,7 +164,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
 
 function policyOf(policy: EvictionPolicyName | FunctionModule): EvictionPolicyName | ResolvedFunctionModule {
   const module = functionModuleOption("expertCachePolicy", policy);
-  return module ?? choiceOption("expertCachePolicy", policy as EvictionPolicyName, EVICTION_POLICIES);
+  return module ?? choiceOption("expertCachePolicy", policy, EVICTION_POLICIES);
 }
 
 function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision {
@@ -169,20 +172,20 @@ function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision 
   return choiceOption("precision", precision ?? fallback, ["fp32", "int8", "int4"] as const);
 }
 
-/** KV memory in tokens and bytes, for a model's shape. */
+/** Sizes of the KV memory for a model's shape. */
 export interface KvSizes {
   readonly capacityTokens: number;
   readonly prefixCacheBytes: number;
-  /** That one sequence can have. */
-  readonly maxTokens: number;
+  /** Largest number of tokens of one sequence. */
+  readonly contextTokens: number;
 }
 
 /**
- * Sizes of a model's KV memory. The system gives memory when it is first touched: a large capacity costs nothing until
- * sequences fill it.
+ * Computes the sizes of a model's KV memory. The system provides memory when it is first written, so a large capacity
+ * costs nothing until sequences fill it.
  *
- * @param kvPrecision - of the runner's memory; fp16 holds twice the tokens of fp32
- * @throws {RangeError} when `kvCacheBytes` does not hold 64 tokens
+ * @param kvPrecision - precision of the memory; fp16 holds twice as many tokens as fp32
+ * @throws {RangeError} if `kvCacheBytes` does not hold 64 tokens
  */
 export function kvSizes(
   options: ResolvedEngineOptions,
@@ -201,6 +204,6 @@ export function kvSizes(
   return {
     capacityTokens,
     prefixCacheBytes: options.prefixCacheBytes ?? Math.floor((capacityTokens * bytesPerToken) / 4),
-    maxTokens: Math.min(config.contextTokens, capacityTokens),
+    contextTokens: Math.min(config.contextTokens, capacityTokens),
   };
 }

@@ -1,21 +1,36 @@
-import type { CostModel, Residency, Scheduler, SchedulerLimits } from "@readme-moe/core";
+import type { CostModel, GenerateChunk, ReadMeEvents, Residency, Scheduler, SchedulerLimits } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import type { EngineOutput } from "./engine-output.ts";
 import type { KvAdmission } from "./kv-admission.ts";
+import type { Sequence } from "./sequence.ts";
 import type { StepRunner } from "./step-runner.ts";
 
-/** What an engine is put together from. */
+/** Parts that an `EngineCore` is built from. */
 export interface EngineParts {
   readonly runner: StepRunner;
   readonly tokenizer: Tokenizer;
   readonly admission: KvAdmission;
   readonly scheduler: Scheduler;
-  /** What steps are believed to cost before any has run. @default DEFAULT_COST_MODEL */
+  /** Predicted costs of steps before any has run. @default DEFAULT_COST_MODEL */
   readonly cost?: CostModel | undefined;
   readonly limits: SchedulerLimits;
   readonly residency?: Residency;
-  /** That one sequence can have, prompt included. */
-  readonly maxTokens: number;
+  /** Largest number of tokens of one sequence, prompt included. */
+  readonly contextTokens: number;
   readonly output: EngineOutput;
+  /** Clock in ms. */
   readonly now: () => number;
+}
+
+/** Receives the results of an `EngineCore`. No method may throw. */
+export interface EngineOutput {
+  /** Reports that the sequence's prompt is routed and waits for KV memory. */
+  accepted(sequence: Sequence): void;
+  chunk(sequence: Sequence, chunk: GenerateChunk): void;
+  /**
+   * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.
+   */
+  logits(sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>): void;
+  /** Reports that the sequence ended because of an error. */
+  failed(sequence: Sequence, error: unknown): void;
+  event<Name extends keyof ReadMeEvents>(name: Name, payload: Parameters<ReadMeEvents[Name]>[0]): void;
 }

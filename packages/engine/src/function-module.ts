@@ -1,5 +1,5 @@
-// Decisions that callers write themselves. The model runs in another thread or process, where a function cannot be sent:
-// what is sent is where it is.
+// Functions of callers, such as a scheduler. The model runs in another thread or process, and a function cannot be sent
+// there, so the name of its module is sent instead.
 
 import { isAbsolute } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -13,13 +13,13 @@ export interface FunctionModule {
   readonly export?: string | undefined;
 }
 
-/** As it travels. */
+/** A function module as it is sent. */
 export interface ResolvedFunctionModule {
   readonly module: string;
   readonly export: string;
 }
 
-/** @returns `undefined` when `value` is no object @throws {TypeError} naming the option */
+/** Checks a function module. @returns `undefined` if `value` is no object @throws {TypeError} naming the option */
 export function functionModuleOption(name: string, value: unknown): ResolvedFunctionModule | undefined {
   if (typeof value === "function") {
     throw new TypeError(
@@ -38,8 +38,8 @@ export function functionModuleOption(name: string, value: unknown): ResolvedFunc
 }
 
 /**
- * The function itself.
- * @throws {ReadMeError} `ERR_MODULE` when the module cannot be imported, or does not export a function by that name
+ * Imports the function.
+ * @throws {ReadMeError} `ERR_MODULE` if the module cannot be imported, or does not export a function by that name
  */
 export async function importFunction<Decision>({ module, export: name }: ResolvedFunctionModule): Promise<Decision> {
   let exported: unknown;

@@ -1,12 +1,9 @@
-// Steps of a model in the kernel: one call, or one a layer where experts come and go.
+// Steps of a model in the kernel: one call per step, or one per layer if experts are streamed.
 
 import { everythingResident, integerOption, ReadMeError, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
-  type DecoderDescription,
   describeModel,
-  encodeStep,
   expertUnits,
-  type ExpertUnits,
   GrowingAngles,
   KEPT_LOGITS_ROWS,
   type Kernel,
@@ -18,35 +15,53 @@ import {
   type KvMemoryOptions,
   type KvPrecision,
   openCachedKernel,
-  type StepRows,
+  type StepLimits,
 } from "@readme-moe/kernel";
-import { type Model, resolveCacheFolder } from "@readme-moe/model";
-import { kernelCalibration } from "./kernel-calibration.ts";
-import { KernelResults } from "./kernel-results.ts";
-import { piecesOf, type StepPiece } from "./kernel-pieces.ts";
-import type { RunnerOptions } from "./runner-options.ts";
+import { type Model, type Precision, resolveCacheFolder } from "@readme-moe/model";
+import { calibrationOf } from "./calibration.ts";
+import { callsOf, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
+import type { LoadProgress } from "./protocol.ts";
+import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
 import type { UnitMemory, UnitMemoryOptions } from "./streamed/unit-memory.ts";
-import { checkSequence, type StepLogits } from "./step-logits.ts";
-import type { StepRunner, StepSequence } from "./step-runner.ts";
-import { kvPrecisionOf } from "./kv-precision.ts";
 
 /** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions
-  extends
-    RunnerOptions,
-    KernelChoice,
-    Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted"> {
-  /** Experts' weights in memory at most, reads under way included. @default all are in memory */
+  extends KernelChoice, Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted"> {
+  /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
+  readonly cacheFolder?: string | undefined;
+  /** @default all cores */
+  readonly threads?: number | undefined;
+  /** @default "fp32", or "int8" with `expertCacheBytes` */
+  readonly precision?: Precision | undefined;
+  /** Largest number of bytes of experts' weights in memory, reads in progress included. @default all experts */
   readonly expertCacheBytes?: number | undefined;
-  /** How keys and values are kept. @default "fp32" where weights are, else "fp16" */
+  /** Number type of keys and values. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Called once, with the reason, if weights cannot be cached and stay in memory. */
+  readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
-// Changes when other weights are packed of the same model.
+/**
+ * Resolves the number type of keys and values: the given one, else float32 with float32 weights, else half precision.
+ */
+export function kvPrecisionOf(precision: Precision = "fp32", asked?: KvPrecision): KvPrecision {
+  return asked ?? (precision === "fp32" ? "fp32" : "fp16");
+}
+
+// Changes when other weights are packed for the same model.
 const VERSION = 5;
-/** Rows of one call: those of a step that has more are split, which changes no bit. */
+/** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
 const MAX_ROWS = 512;
+
+/** A step of the runner. */
+interface RunnerStep {
+  readonly kv: KernelKv;
+  readonly sequences: readonly StepSequence[];
+  readonly numCandidates: number;
+  readonly calls: readonly KernelCall[];
+}
 
 /** Runs steps of a model in the kernel. */
 export class KernelRunner implements StepRunner {
@@ -54,53 +69,56 @@ export class KernelRunner implements StepRunner {
   readonly kvPrecision: KvPrecision;
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
-  readonly #numExperts: number;
+  readonly #limits: Omit<StepLimits, "numPages" | "numFullRows">;
   readonly #stream: ExpertStream | undefined;
   readonly #angles: GrowingAngles;
   #lastStep: Promise<unknown> = Promise.resolve();
 
   private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, stream: ExpertStream | undefined) {
+    const { vocabSize, contextTokens: maxPositions } = model.config;
     this.model = model;
     this.kvPrecision = kvPrecision;
     this.#kernel = kernel;
     this.#stream = stream;
-    this.#numExperts = model.experts.names.length;
+    this.#limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: model.experts.names.length };
     this.#angles = new GrowingAngles(kernel, model.config);
-    this.#results = new KernelResults(kernel, model.config.vocabSize);
+    this.#results = new KernelResults(kernel, vocabSize);
   }
 
   /**
-   * Opens a model: packs its weights, or maps the file that the cache has of them.
+   * Opens a model: packs its weights, or maps the packed file of the cache.
    *
-   * @throws {ReadMeError} when a tensor cannot be read, or the kernel cannot be opened
+   * @throws {TypeError} if `expertCacheBytes` is given for a dense model
+   * @throws {ReadMeError} if a tensor cannot be read, or the kernel cannot be opened
    */
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
-    const { onProgress, onCacheFailure, kernel: kind, instructions, expertCacheBytes } = options;
-    const { precision = expertCacheBytes === undefined ? "fp32" : "int8" } = options;
+    const { onProgress, onCacheFailure, kernel: kind, instructions, expertCacheBytes: budgetBytes } = options;
+    const isStreamed = budgetBytes !== undefined;
+    if (isStreamed && model.experts.names.length < 2) {
+      throw new TypeError("Expected a model with several experts for `expertCacheBytes`, got a dense one");
+    }
+    const { precision = isStreamed ? "int8" : "fp32" } = options;
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const choice = { kernel: kind, instructions };
-    const calibration = await kernelCalibration(model, precision, { ...choice, threads, cacheFolder });
+    const calibration = await calibrationOf(model, precision, { ...choice, threads, cacheFolder });
     const description = describeModel(model, precision, calibration?.statistics);
     const fingerprint = await model.fingerprint(cacheFolder);
     const key = [fingerprint, precision, VERSION, calibration?.fingerprint].join(" ");
-    const units = expertCacheBytes === undefined ? undefined : unitsOf(model, description);
-    const sizes = {
-      threads,
-      maxRows: MAX_ROWS,
-      maxPositions: model.config.contextTokens,
-      expertsFromByte: units?.fromByte,
-    };
-    const { kernel, weights } = await openCachedKernel(description, sizes, {
-      ...choice,
-      key,
-      cacheFolder,
-      onProgress,
-      onCacheFailure,
-    });
+    const units = isStreamed ? expertUnits(description) : undefined;
+    const { contextTokens: maxPositions } = model.config;
+    const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
+    const cache = { key, cacheFolder, onProgress, onCacheFailure };
+    const { kernel, weights } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     try {
-      const budgetBytes = expertCacheBytes ?? 0;
-      const stream = units && (await streamOf(kernel, weights, units, { ...options, budgetBytes }));
+      let stream: ExpertStream | undefined;
+      if (units && isStreamed) {
+        if (typeof weights !== "string") {
+          const message = "Streamed experts are read from the cache folder, which cannot be written";
+          throw new ReadMeError("ERR_WRITE_FAILED", message);
+        }
+        stream = await ExpertStream.open(kernel, weights, units, { ...options, budgetBytes });
+      }
       return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), stream);
     } catch (error) {
       await kernel.close();
@@ -113,12 +131,12 @@ export class KernelRunner implements StepRunner {
     return this.#kernel.info;
   }
 
-  /** Tells which experts are in memory. */
+  /** Experts that are in memory. */
   get residency(): Residency {
     return this.#stream?.residency ?? everythingResident;
   }
 
-  /** Memory of experts that come and go; `undefined` where all are there. */
+  /** Memory of streamed experts; `undefined` if all experts are in memory. */
   get memory(): UnitMemory | undefined {
     return this.#stream?.memory;
   }
@@ -128,31 +146,20 @@ export class KernelRunner implements StepRunner {
     return new KernelKv(this.#kernel, { ...options, bytesPerToken }, this.kvPrecision === "fp16");
   }
 
-  /** See `StepRunner.forward`. */
+  /** Runs one step, see `StepRunner.forward`. */
   async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    const { config } = this.model;
-    integerOption("numCandidates", numCandidates, 1, config.vocabSize);
+    integerOption("numCandidates", numCandidates, 1, this.model.config.vocabSize);
     if (!(kv instanceof KernelKv) || !kv.isOf(this.#kernel)) {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }
     if (sequences.length === 0) return [];
     for (const sequence of sequences) checkSequence(sequence, this.model);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
-    const calls = Array.from(piecesOf(sequences, MAX_ROWS));
-    const stream = this.#stream;
-    const step = { kv, calls, sequences, numCandidates };
-    if (stream) return this.#forwardStreamed(stream, step);
-    // Nothing is awaited in between, so that calls of several callers do not mix.
-    this.#results.begin(sequences, numCandidates);
-    for (const pieces of calls) {
-      const { request, room } = this.#requestOf(step, pieces);
-      this.#kernel.step(kv.pages, request, room);
-      this.#took(step, pieces);
-    }
-    return this.#results.end();
+    const step = { kv, sequences, numCandidates, calls: callsOf(sequences, MAX_ROWS) };
+    return this.#stream ? this.#forwardStreamed(this.#stream, step) : this.#forwardResident(step);
   }
 
-  /** The kernel keeps the logits of its last call's last rows. */
+  /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
   keepsLogits(numTokens: number, numRows: number): boolean {
     return numTokens <= MAX_ROWS && numRows <= KEPT_LOGITS_ROWS;
   }
@@ -162,89 +169,30 @@ export class KernelRunner implements StepRunner {
     await this.#kernel.close();
   }
 
-  /** Runs a step whose experts come and go; steps wait for each other. */
-  #forwardStreamed(stream: ExpertStream, step: RunnerStep): Promise<readonly StepLogits[]> {
-    const { kv, calls, sequences, numCandidates } = step;
-    const work = async (): Promise<readonly StepLogits[]> => {
+  /** Runs a step with all experts in memory. It awaits nothing, so that steps of several callers do not mix. */
+  #forwardResident({ kv, sequences, numCandidates, calls }: RunnerStep): readonly StepLogits[] {
+    this.#results.begin(sequences, numCandidates);
+    for (const call of calls) {
+      const { request, room } = this.#results.request(call, kv, this.#limits);
+      this.#kernel.step(kv.pages, request, room);
+      this.#results.take(call, kv);
+    }
+    return this.#results.end();
+  }
+
+  /** Runs a step with streamed experts, after the steps that were begun before it. */
+  #forwardStreamed(stream: ExpertStream, { kv, sequences, numCandidates, calls }: RunnerStep) {
+    const result = this.#lastStep.then(async () => {
       this.#results.begin(sequences, numCandidates);
-      const runs = calls.map((pieces) => expertsOf(pieces, sequences));
-      stream.memory.expectRuns(runs);
-      for (const [index, pieces] of calls.entries()) {
-        const { request, room } = this.#requestOf(step, pieces);
-        await stream.step(kv.pages, request, room, runs[index] as readonly number[]);
-        this.#took(step, pieces);
+      stream.memory.expectRuns(calls.map(({ experts }) => experts));
+      for (const call of calls) {
+        const { request, room } = this.#results.request(call, kv, this.#limits);
+        await stream.step(kv.pages, request, room, call.experts);
+        this.#results.take(call, kv);
       }
       return this.#results.end();
-    };
-    const result = this.#lastStep.then(work);
+    });
     this.#lastStep = result.catch(() => undefined);
     return result;
   }
-
-  /** One call's pieces of sequences as the kernel takes them, and room for what it gives. */
-  #requestOf({ kv, sequences, numCandidates }: RunnerStep, pieces: readonly StepPiece[]) {
-    const rows = pieces.map((piece): StepRows => {
-      const { slot, tokenIds, experts, wantsFullLogits } = sequences[piece.sequence] as StepSequence;
-      const { numTokens: position, pages } = kv.pageSlot(slot);
-      return {
-        tokenIds: Array.prototype.slice.call(tokenIds, piece.from, piece.to) as number[],
-        experts:
-          this.#numExperts > 1 ? (Array.prototype.slice.call(experts, piece.from, piece.to) as number[]) : undefined,
-        position,
-        pages,
-        logitsOf: piece.wanted.map(({ token }) => token - piece.from),
-        targets: piece.wanted.map(({ target }) => target),
-        fullPlaces: wantsFullLogits
-          ? piece.wanted.map(({ place }) => this.#results.fullRow(piece.sequence, place))
-          : undefined,
-      };
-    });
-    const { vocabSize, contextTokens: maxPositions } = this.model.config;
-    const { numFullRows } = this.#results;
-    const sizes = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: this.#numExperts };
-    const limits = { ...sizes, numPages: kv.numPages, numFullRows };
-    const numWanted = pieces.reduce((sum, { wanted }) => sum + wanted.length, 0);
-    return { request: encodeStep(rows, numCandidates, limits), room: this.#results.room(numWanted) };
-  }
-
-  /** Appends what a call has run to its slots, and takes its results. */
-  #took({ kv, sequences }: RunnerStep, pieces: readonly StepPiece[]): void {
-    for (const { sequence, from, to } of pieces) kv.advance((sequences[sequence] as StepSequence).slot, to - from);
-    this.#results.take(pieces);
-  }
-}
-
-/** A step of the runner: several calls of the kernel where it has more rows than one takes. */
-interface RunnerStep {
-  readonly kv: KernelKv;
-  readonly calls: readonly (readonly StepPiece[])[];
-  readonly sequences: readonly StepSequence[];
-  readonly numCandidates: number;
-}
-
-/** Distinct experts of pieces, ascending. */
-function expertsOf(pieces: readonly StepPiece[], sequences: readonly StepSequence[]): readonly number[] {
-  const all = pieces.flatMap(
-    ({ sequence, from, to }) => Array.prototype.slice.call(sequences[sequence]?.experts, from, to) as number[],
-  );
-  return Array.from(new Set(all)).sort((a, b) => a - b);
-}
-
-/** @throws {TypeError} for dense models */
-function unitsOf({ experts }: Model, description: DecoderDescription): ExpertUnits {
-  if (experts.names.length > 1) return expertUnits(description);
-  throw new TypeError("Expected a model with several experts for `expertCacheBytes`, got a dense one");
-}
-
-async function streamOf(
-  kernel: Kernel,
-  weights: string | Uint8Array,
-  units: ExpertUnits,
-  options: UnitMemoryOptions,
-): Promise<ExpertStream> {
-  if (typeof weights === "string") return ExpertStream.open(kernel, weights, units, options);
-  throw new ReadMeError(
-    "ERR_WRITE_FAILED",
-    "Experts that come and go are read from the cache folder, which cannot be written",
-  );
 }

@@ -1,41 +1,43 @@
-// Who holds KV memory: sequences are admitted in order while there is room, clients by turns, make room for those before
-// them, and begin with what the prefix cache knows.
+// Which sequences hold KV memory. Sequences are admitted in order, alternating among clients, while there is memory.
+// They are preempted if sequences before them need more, and begin with prefixes from the prefix cache.
 
 import { byPriorityThenArrival, nextAdmitted, nextPreempted } from "@readme-moe/core";
-import type { BatchItem } from "./batch.ts";
 import type { KvMemory } from "@readme-moe/kernel";
+import type { BatchItem } from "./batch.ts";
 import type { PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";
 
-// A sequence that was just let in should not have to grow, or to give way, right after.
+// An admitted sequence should not need more memory, or be preempted, right after its admission.
 const HEADROOM_TOKENS = 64;
+
+/** Limits of a `KvAdmission`. */
+export interface AdmissionLimits {
+  /** Largest number of sequences that hold memory. */
+  readonly maxNumSeqs: number;
+  /** Largest number of tokens of one sequence: the model's context, or less if the pool is smaller. */
+  readonly contextTokens: number;
+}
 
 export class KvAdmission {
   readonly kv: KvMemory;
   readonly #prefixes: PrefixCache;
-  readonly #maxNumSeqs: number;
-  readonly #maxTokens: number;
+  readonly #limits: AdmissionLimits;
   readonly #waiting: Sequence[] = [];
   readonly #running = new Map<string, Sequence>();
   #preemptions = 0;
 
-  /** @param maxTokens - that one sequence can have: the model's context, or less where the pool is smaller */
-  constructor(
-    kv: KvMemory,
-    prefixes: PrefixCache,
-    limits: { readonly maxNumSeqs: number; readonly maxTokens: number },
-  ) {
+  constructor(kv: KvMemory, prefixes: PrefixCache, limits: AdmissionLimits) {
     this.kv = kv;
     this.#prefixes = prefixes;
-    this.#maxNumSeqs = limits.maxNumSeqs;
-    this.#maxTokens = limits.maxTokens;
+    this.#limits = limits;
   }
 
+  /** Sequences that hold KV memory, by id. */
   get running(): ReadonlyMap<string, Sequence> {
     return this.#running;
   }
 
-  /** In the order in which they will be admitted. */
+  /** Sequences that wait for KV memory, in order of priority, then of arrival. */
   get waiting(): readonly Sequence[] {
     return this.#waiting;
   }
@@ -49,15 +51,16 @@ export class KvAdmission {
     this.#waiting.splice(later < 0 ? this.#waiting.length : later, 0, sequence);
   }
 
-  /** Lets in whom there is room for; nobody overtakes a sequence whose turn it is and that waits for more room. */
+  /** Admits waiting sequences while there is room. If the next one in turn does not fit, no other overtakes it. */
   admit(onAdmitted: (sequence: Sequence) => void): void {
-    while (this.#waiting.length > 0 && this.#running.size < this.#maxNumSeqs) {
-      const next = nextAdmitted(this.#waiting, this.#running.values(), this.#maxNumSeqs);
+    const { maxNumSeqs, contextTokens } = this.#limits;
+    while (this.#waiting.length > 0 && this.#running.size < maxNumSeqs) {
+      const next = nextAdmitted(this.#waiting, this.#running.values(), maxNumSeqs);
       const sequence = this.#waiting[next];
       if (!sequence) return;
-      // Before admission, so that memory which is shared is not taken twice.
-      const known = this.#prefixes.match(sequence);
-      const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, this.#maxTokens), known);
+      // Matching comes before admission, so that shared memory is not reserved twice.
+      const prefix = this.#prefixes.match(sequence);
+      const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, contextTokens), prefix);
       if (!slot) return;
       this.#waiting.splice(next, 1);
       sequence.slot = slot;
@@ -68,7 +71,8 @@ export class KvAdmission {
   }
 
   /**
-   * Makes room for a step's new tokens, in the order of who goes first; where there is none, the last ones give way.
+   * Reserves memory for a step's new tokens, in order of priority and arrival. If there is none, the last sequences
+   * are preempted.
    * @returns the items that can run
    */
   reserve(batch: readonly BatchItem[], onPreempted: (sequence: Sequence) => void): readonly BatchItem[] {
@@ -88,7 +92,7 @@ export class KvAdmission {
     return ready.filter((item) => item.sequence.slot !== undefined);
   }
 
-  /** Keeps a prompt's chunks that a step has completed, for others that begin alike. */
+  /** Puts a prompt chunk that a step has completed into the prefix cache. */
   remember({ sequence, numTokens }: BatchItem): void {
     const { slot } = sequence;
     const end = sequence.numComputedTokens;
@@ -97,7 +101,7 @@ export class KvAdmission {
     this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
   }
 
-  /** Takes a sequence out, wherever it is. */
+  /** Removes a sequence, waiting or running. */
   remove(sequence: Sequence): void {
     if (sequence.slot) this.kv.release(sequence.slot);
     sequence.slot = undefined;
@@ -106,14 +110,14 @@ export class KvAdmission {
     if (place >= 0) this.#waiting.splice(place, 1);
   }
 
-  /** @throws {Error} with the numbers, when the books are wrong */
+  /** Checks the accounting. @throws {Error} with the numbers that do not agree */
   checkIntegrity(): void {
     this.kv.checkIntegrity();
     for (const sequence of this.#running.values()) {
       if (!sequence.slot) throw new Error(`The sequence ${sequence.id} runs without KV memory`);
       if (sequence.numComputedTokens > sequence.numTokens) {
-        const message = `${sequence.numComputedTokens} of ${sequence.numTokens} tokens are computed`;
-        throw new Error(`The sequence ${sequence.id} is ahead of itself: ${message}`);
+        const counts = `${sequence.numComputedTokens} of ${sequence.numTokens} tokens`;
+        throw new Error(`The sequence ${sequence.id} has computed ${counts}`);
       }
     }
     for (const sequence of this.#waiting) {

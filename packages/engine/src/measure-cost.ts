@@ -1,9 +1,8 @@
-// What steps cost on this machine, measured before the first request, so that the first decisions are no guesses.
+// Measures the costs of steps on this machine before the first request, so that the first decisions are not guesses.
 
 import { readFile } from "node:fs/promises";
 import { cpus } from "node:os";
 import { DEFAULT_COST_MODEL, refineCostModel, type CostModel, type Residency } from "@readme-moe/core";
-import type { KvSlot } from "@readme-moe/kernel";
 import { cachedData, resolveCacheFolder } from "@readme-moe/model";
 import type { StepRunner } from "./step-runner.ts";
 
@@ -13,20 +12,20 @@ const SEQUENCES = 8;
 
 export interface MeasureOptions {
   readonly residency: Residency;
-  /** In milliseconds. */
+  /** Clock in ms. */
   readonly now: () => number;
-  /** No step begins later than this after the first. @default 1000 */
+  /** Time in ms after which no further step begins. @default 1000 */
   readonly mostMs?: number | undefined;
 }
 
-/** One step to measure: so many new tokens of each of so many sequences, over so many experts in turn. */
+/** One step to measure: `tokensEach` new tokens of each sequence, with the experts in turn. */
 interface Probe {
   readonly sequences: number;
   readonly tokensEach: number;
   readonly experts: number;
 }
 
-/** Steps of few and many tokens, of one and of several experts; those first that tell most. */
+/** Lists steps of few and many tokens and of one and several experts, the most informative first. */
 function probes(numExperts: number): readonly Probe[] {
   const several = Math.min(numExperts, SEQUENCES);
   const decodes = [1, several].flatMap((experts) => [
@@ -37,8 +36,8 @@ function probes(numExperts: number): readonly Probe[] {
 }
 
 /**
- * Coefficients for steps of `runner`, from steps of made-up tokens. The first one is not counted: it takes memory from the
- * system, and reads the model's pages for the first time.
+ * Measures the coefficients of a runner's steps with meaningless tokens. The first step is not counted: it allocates
+ * memory and reads the model's pages for the first time.
  */
 export async function measureCost(
   runner: StepRunner,
@@ -49,7 +48,7 @@ export async function measureCost(
   if (perSequence < 2 * PAST_TOKENS || numLayers === 0) return DEFAULT_COST_MODEL;
   const kv = runner.openKv({ capacityTokens: SEQUENCES * 3 * PAST_TOKENS });
   try {
-    const slots = Array.from({ length: SEQUENCES }, () => kv.admit(perSequence) as KvSlot);
+    const slots = Array.from({ length: SEQUENCES }).flatMap(() => kv.admit(perSequence) ?? []);
     const startMs = now();
     let cost: CostModel = DEFAULT_COST_MODEL;
     for (const [index, probe] of [...probes(1).slice(0, 1), ...probes(runner.model.experts.names.length)].entries()) {
@@ -81,15 +80,15 @@ export async function measureCost(
   }
 }
 
-/** What coefficients hold for. */
+/** The circumstances that measured coefficients are valid for. */
 export interface CostCacheKey {
-  /** Of the model and its precision. */
+  /** Fingerprint of the model, its precision and the kernel's instructions. */
   readonly fingerprint: string;
   readonly threads: number | undefined;
   readonly isStreamed: boolean;
 }
 
-/** `measure`'s result, kept in the cache folder; measured anew where the cache cannot be used. */
+/** Returns the cached result of `measure`, or measures. Measures each time if the cache cannot be used. */
 export async function cachedCost(
   key: CostCacheKey,
   cacheFolder: string | undefined,
@@ -113,7 +112,7 @@ export async function cachedCost(
     });
     return measured ?? (JSON.parse(await readFile(path, "utf8")) as CostModel);
   } catch (error) {
-    // Whatever is wrong with the cache, the engine can do without.
+    // The engine works without the cache, whatever is wrong with it.
     if (failure !== undefined) throw error;
     return measured ?? measure();
   }

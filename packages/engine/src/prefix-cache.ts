@@ -1,6 +1,6 @@
 import type { KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel";
 
-/** A prompt: what the keys and values of its positions depend on. */
+/** A prompt: everything that the keys and values of its positions depend on. */
 interface RoutedTokens {
   readonly tokenIds: readonly number[];
   /** Expert of each token. */
@@ -9,29 +9,29 @@ interface RoutedTokens {
 
 /** Options of a `PrefixCache`. */
 export interface PrefixCacheOptions {
-  /** Positions of a chunk, a multiple of 64. */
+  /** Number of positions of a chunk, a multiple of 64. */
   readonly chunkTokens: number;
-  /** Bytes of keys and values at most; 0 keeps nothing. */
+  /** Largest number of bytes of keys and values; 0 keeps nothing. */
   readonly maxBytes: number;
 }
 
 /**
- * Keys and values of chunks that prompts begin with, such as system prompts, to be used again instead of computed.
+ * Keys and values of chunks that prompts begin with, such as system prompts, which are reused instead of computed.
  *
- * A chunk is found under everything that its numbers depend on: the chunk before it, its tokens and their experts.
- * Least recently used chunks leave first, and a chunk never leaves before those that follow it. A chunk that leaves is
- * dropped from the KV memory that keeps it. Only `add` makes chunks leave, so what `match` gave is valid until then.
+ * The key of a chunk is everything that its keys and values depend on: the chunk before it, its tokens and their
+ * experts. Least recently used chunks are evicted first, and never before the chunks that follow them. The KV memory
+ * drops an evicted chunk. Only `add` evicts, so the result of `match` is valid until then.
  */
 export class PrefixCache {
   readonly chunkTokens: number;
   readonly #kv: KvMemory;
   readonly #maxBytes: number;
-  /** In the order in which they were used, the least recently used first. */
+  /** Chunks by key, the least recently used first. */
   readonly #chunks = new Map<string, PrefixChunk>();
   #numBytes = 0;
   #nextId = 1;
 
-  /** @param kv - the memory whose slots `add` gets */
+  /** @param kv - memory of the slots passed to `add` */
   constructor(kv: KvMemory, { chunkTokens, maxBytes }: PrefixCacheOptions) {
     this.chunkTokens = chunkTokens;
     this.#kv = kv;
@@ -42,7 +42,7 @@ export class PrefixCache {
     return this.#numBytes;
   }
 
-  /** Finds the longest known beginning of a prompt, in whole chunks; at least its last token is left to be computed. */
+  /** Finds the longest cached beginning of a prompt, in whole chunks, without the prompt's last token. */
   match(prompt: RoutedTokens): readonly KeptTokens[] {
     const numChunks = Math.max(0, Math.ceil(prompt.tokenIds.length / this.chunkTokens) - 1);
     const found = this.#chain(prompt, numChunks);
@@ -51,8 +51,8 @@ export class PrefixCache {
   }
 
   /**
-   * Keeps the chunk `index` of a prompt, if the chunks before it are kept and there is room beside them.
-   * @param slot - where the chunk's positions are filled
+   * Caches chunk `index` of a prompt, if the chunks before it are cached and there is room beside them.
+   * @param slot - slot in which the chunk's positions are filled
    */
   add(prompt: RoutedTokens, index: number, slot: KvSlot): void {
     const [from, to] = [index * this.chunkTokens, (index + 1) * this.chunkTokens];
@@ -69,7 +69,7 @@ export class PrefixCache {
     this.#touch([...before, chunk]);
   }
 
-  /** The first chunks of a prompt, up to `numChunks`, as far as they are known. */
+  /** Finds the first chunks of a prompt, up to `numChunks`, as far as they are cached. */
   #chain(prompt: RoutedTokens, numChunks: number): readonly PrefixChunk[] {
     const chain: PrefixChunk[] = [];
     let parent = ROOT;
@@ -82,7 +82,7 @@ export class PrefixCache {
     return chain;
   }
 
-  /** Drops chunks until `bytes` fit. @param stop - the first in the order that must stay, with all after it */
+  /** Evicts chunks until `bytes` fit. @param stop - the first chunk that must stay, with all after it */
   #makeRoom(bytes: number, stop: PrefixChunk | undefined): boolean {
     for (const chunk of this.#chunks.values()) {
       if (this.#numBytes + bytes <= this.#maxBytes) return true;
@@ -94,7 +94,7 @@ export class PrefixCache {
     return this.#numBytes + bytes <= this.#maxBytes;
   }
 
-  /** Makes the last of a chain the least recent of it, so that it leaves before those that it needs. */
+  /** Marks a chain as used. Its last chunk becomes its least recent one, so it is evicted before those it needs. */
   #touch(chain: readonly PrefixChunk[]): void {
     for (const chunk of chain.toReversed()) {
       this.#chunks.delete(chunk.key);

@@ -6,65 +6,69 @@ import {
   type ResolvedFunctionModule,
 } from "./function-module.ts";
 
-/** Who runs next in an engine. */
+/** Options of the scheduler. */
 export interface SchedulingOptions {
   /**
-   * Whoever makes most of the time that a step is predicted to take; whole expert queues, the longest first (Read-ME,
-   * Algorithm 1); who came first; or a function of your own, core's `Scheduler`, exported by a module.
+   * Scheduler: "cost-aware" makes the most of the predicted time of a step; "read-me" runs whole expert queues, the
+   * longest first (Read-ME, Algorithm 1); "fcfs" is first come, first served. Or a function of your own, core's
+   * `Scheduler`, that a module exports.
    * @default "cost-aware", or "fcfs" with `prefillShare`
    */
   readonly scheduler?: "cost-aware" | "read-me" | "fcfs" | FunctionModule | undefined;
   /**
-   * Of `"fcfs"`: the share of a step that prefill may take while others decode, from 0, decode first, to 1, prefill
-   * first; or neither before the other. @default "by-arrival"
+   * Share of a step that prefill may take while other sequences decode, from 0 (decode first) to 1 (prefill first), or
+   * "by-arrival" for no preference. Only for `"fcfs"`. @default "by-arrival"
    */
   readonly prefillShare?: number | "by-arrival" | undefined;
   /**
-   * A sequence that was not in a step for longer than this goes first, from 0. Nobody waits longer than this and one step
-   * for each sequence that holds KV memory. @default 500, of `"fcfs"` Infinity
+   * Longest time in ms that a sequence may be left out of steps before it goes first, from 0. No wait exceeds this by
+   * more than one step for each sequence that holds KV memory. @default 500, with `"fcfs"` Infinity
    */
   readonly maxDelayMs?: number | undefined;
-  /** Of `"cost-aware"`: that a step may take with prefill in it while others decode, from 1. @default 250 */
+  /**
+   * Longest predicted time in ms of a step with prefill while other sequences decode, from 1. Only for `"cost-aware"`.
+   * @default 250
+   */
   readonly maxStepMs?: number | undefined;
 }
 
 type SchedulerName = Extract<SchedulingOptions["scheduler"], string>;
 
-/** Defaults that are not filled in are the schedulers' own. */
+/** Checked options; missing ones have the defaults of the scheduler. */
 export type ResolvedSchedulingOptions = Omit<SchedulingOptions, "scheduler"> & {
   readonly scheduler: SchedulerName | ResolvedFunctionModule;
 };
 
-/** Of which scheduler an option is. */
-const SCHEDULERS_OF: Readonly<Record<"prefillShare" | "maxDelayMs" | "maxStepMs", readonly SchedulerName[]>> = {
-  prefillShare: ["fcfs"],
-  maxDelayMs: ["cost-aware", "read-me", "fcfs"],
-  maxStepMs: ["cost-aware"],
-};
+/** The schedulers that take each option. */
+const SCHEDULERS_OF: readonly (readonly ["prefillShare" | "maxDelayMs" | "maxStepMs", readonly SchedulerName[]])[] = [
+  ["prefillShare", ["fcfs"]],
+  ["maxDelayMs", ["cost-aware", "read-me", "fcfs"]],
+  ["maxStepMs", ["cost-aware"]],
+];
 
-/** @throws {TypeError | RangeError} naming the option, what was expected and what came */
+/** Checks options. @throws {TypeError | RangeError} with the option, expectation and value */
 export function resolveSchedulingOptions(options: SchedulingOptions): ResolvedSchedulingOptions {
   const { prefillShare, maxDelayMs, maxStepMs } = options;
   const { scheduler = prefillShare === undefined ? "cost-aware" : "fcfs" } = options;
   const resolved = {
     scheduler:
       functionModuleOption("scheduler", scheduler) ??
-      choiceOption("scheduler", scheduler as SchedulerName, ["fcfs", "read-me", "cost-aware"] as const),
+      choiceOption("scheduler", scheduler, ["fcfs", "read-me", "cost-aware"] as const),
     prefillShare: prefillShare === undefined ? undefined : shareOption(prefillShare),
     maxDelayMs: maxDelayMs === undefined ? undefined : numberOption("maxDelayMs", maxDelayMs, 0),
     maxStepMs: maxStepMs === undefined ? undefined : numberOption("maxStepMs", maxStepMs, 1),
   };
-  for (const [name, schedulers] of Object.entries(SCHEDULERS_OF)) {
-    const value = resolved[name as keyof typeof SCHEDULERS_OF];
+  for (const [name, schedulers] of SCHEDULERS_OF) {
+    const value = resolved[name];
     if (value === undefined || schedulers.some((one) => one === resolved.scheduler)) continue;
     const known = schedulers.map((one) => `"${one}"`).join(", ");
-    const came = typeof resolved.scheduler === "string" ? `"${resolved.scheduler}"` : "a function of your own";
-    throw new TypeError(`Expected \`${name}\` with the scheduler ${known} only, got it with ${came}`);
+    const got = typeof resolved.scheduler === "string" ? `"${resolved.scheduler}"` : "a function of your own";
+    throw new TypeError(`Expected \`${name}\` with the scheduler ${known} only, got it with ${got}`);
   }
   return resolved;
 }
 
-/** The scheduler that options name. @throws {ReadMeError} `ERR_MODULE` when it is a module's, and cannot be had */
+/** Creates the scheduler. @throws {ReadMeError} `ERR_MODULE` if it is a module's function and cannot be imported */
 export async function schedulerOf(options: ResolvedSchedulingOptions): Promise<Scheduler> {
   const { scheduler } = options;
   if (typeof scheduler !== "string") return importFunction<Scheduler>(scheduler);

@@ -1,8 +1,11 @@
+// A sequence: one completion of a request, from its prompt to its last token.
+
 import {
   StopMatcher,
   type StopAutomaton,
   TokenCounts,
   type FinishReason,
+  type PreGatingRouter,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
@@ -10,27 +13,26 @@ import {
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
 
-/** What a sequence starts from. */
+/** Input from which a sequence is created. */
 export interface SequenceStart {
-  /** Of the request and the choice; unique. */
+  /** Id of the request and the choice; unique. */
   readonly id: string;
   readonly requestId: string;
   readonly choice: number;
   readonly arrival: number;
   readonly arrivalMs: number;
   readonly priority: number;
-  /** Whose it is, for fair shares. */
+  /** Owner of the sequence, for fair shares. */
   readonly client?: string | undefined;
   readonly promptIds: ArrayLike<number>;
   readonly params: ResolvedSamplingParams;
-  /** Whether its caller changes logits before a token is chosen. */
+  /** Whether the caller changes logits before a token is chosen. */
   readonly processesLogits: boolean;
   readonly seed: number;
-  /** Of `params.stop`; the choices of a request share it. */
+  /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
 }
 
-/** One completion on its way: its tokens, their experts, and what decides on the next one. */
 export class Sequence implements SchedulableSequence {
   readonly id: string;
   readonly requestId: string;
@@ -43,19 +45,21 @@ export class Sequence implements SchedulableSequence {
   readonly processesLogits: boolean;
   readonly seed: number;
   readonly promptTokens: number;
-  /** Prompt, then completion. */
+  /** Tokens of the prompt, then of the completion. */
   readonly tokenIds: number[];
-  /** Of each of `tokenIds` that was routed. */
+  /** Experts of the first `tokenIds`, as far as they are routed. */
   readonly experts: number[] = [];
   readonly counts: TokenCounts;
   readonly decoder: StreamingDecoder;
   readonly stops: StopMatcher;
+  /** Chooses the experts of the sequence's tokens. */
+  readonly router: PreGatingRouter;
   readonly routerState: RouterState;
-  /** `undefined` while it waits. */
+  /** Slot in the KV memory; `undefined` while the sequence waits. */
   slot: KvSlot | undefined;
-  /** Prompt tokens that came from the prefix cache when it was first admitted. */
+  /** Number of prompt tokens that came from the prefix cache at the first admission. */
   cachedTokens = 0;
-  /** `undefined` until it first runs. */
+  /** Time of the first admission. */
   startedMs: number | undefined;
   lastTokenMs: number;
   waitingSinceMs: number;
@@ -63,7 +67,7 @@ export class Sequence implements SchedulableSequence {
 
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
-  constructor(start: SequenceStart, tokenizer: Tokenizer, routerState: RouterState) {
+  constructor(start: SequenceStart, tokenizer: Tokenizer, router: PreGatingRouter) {
     this.id = start.id;
     this.requestId = start.requestId;
     this.choice = start.choice;
@@ -81,7 +85,8 @@ export class Sequence implements SchedulableSequence {
     this.counts = new TokenCounts(this.tokenIds);
     this.decoder = new StreamingDecoder(tokenizer, { skipSpecialTokens: true });
     this.stops = new StopMatcher(start.stops);
-    this.routerState = routerState;
+    this.router = router;
+    this.routerState = router.start();
   }
 
   get numTokens(): number {
@@ -96,17 +101,68 @@ export class Sequence implements SchedulableSequence {
     return this.tokenIds.length - this.promptTokens;
   }
 
+  /** Whether a part of the prompt is not routed yet. */
+  get isArriving(): boolean {
+    return this.experts.length < this.promptTokens;
+  }
+
   get nextExperts(): ArrayLike<number> {
     const [from, end] = [this.numComputedTokens, this.experts.length];
-    // Schedulers ask many times a step, and of a long prompt it is much.
+    // Schedulers read this many times per step, and it is long for a long prompt.
     if (this.#next.from !== from || this.#next.end !== end) {
       this.#next = { from, end, experts: this.experts.slice(from) };
     }
     return this.#next.experts;
   }
+}
 
-  /** The next tokens that were not routed yet, `most` at most. */
-  unroutedIds(most: number): readonly number[] {
-    return this.tokenIds.slice(this.experts.length, this.experts.length + most);
+/** Options of `routeSequences`. */
+export interface RoutingOptions {
+  /**
+   * Whether a call routes at most a router's `chunkTokens`, earlier sequences first; the rest waits for the next call.
+   */
+  readonly isInChunks: boolean;
+  readonly now: () => number;
+  readonly onRouted: (sequence: Sequence, position: number, experts: Uint16Array, durationMs: number) => void;
+  readonly onFailed: (sequence: Sequence, error: unknown) => void;
+}
+
+/** Routes the tokens that have no expert yet, in one call for all sequences of a router. */
+export async function routeSequences(
+  sequences: readonly Sequence[],
+  { isInChunks, now, onRouted, onFailed }: RoutingOptions,
+): Promise<void> {
+  for (const router of new Set(sequences.map((sequence) => sequence.router))) {
+    const own = sequences.filter((sequence) => sequence.router === router);
+    const parts = nextUnrouted(own, isInChunks ? router.chunkTokens : undefined);
+    const startMs = now();
+    try {
+      const routes = await router.route(
+        parts.map(({ sequence, tokenIds }) => ({ state: sequence.routerState, tokenIds })),
+      );
+      const durationMs = now() - startMs;
+      for (const [index, { sequence }] of parts.entries()) {
+        const experts = routes[index]?.experts ?? new Uint16Array();
+        const position = sequence.experts.length;
+        for (const expert of experts) sequence.experts.push(expert);
+        onRouted(sequence, position, experts, durationMs);
+      }
+    } catch (error) {
+      for (const { sequence } of parts) onFailed(sequence, error);
+    }
   }
+}
+
+/** Takes the next unrouted tokens of sequences, up to `most` tokens in total. */
+function nextUnrouted(sequences: readonly Sequence[], most = Infinity) {
+  const parts: { readonly sequence: Sequence; readonly tokenIds: readonly number[] }[] = [];
+  let left = most;
+  for (const sequence of sequences) {
+    if (left === 0) break;
+    const from = sequence.experts.length;
+    const tokenIds = sequence.tokenIds.slice(from, from + left);
+    left -= tokenIds.length;
+    parts.push({ sequence, tokenIds });
+  }
+  return parts;
 }

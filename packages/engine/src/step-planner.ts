@@ -1,8 +1,11 @@
+// Which sequences run in the next step, and what the engine learns from a step.
+
 import {
   chargeClients,
   DEFAULT_COST_MODEL,
   fairlyRunnable,
-  keepAwaited,
+  forecastNextStep,
+  includePrefetched,
   NO_TIMES,
   predictStepMs,
   refineCostModel,
@@ -14,43 +17,44 @@ import {
   type SchedulerLimits,
   type SchedulerState,
   type StepWork,
-  upcomingUses,
 } from "@readme-moe/core";
 import { batchItems, expertsOf, type BatchItem } from "./batch.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** What a step was. */
+/** Measurements of a step that has run. */
 export interface CompletedStep {
   readonly tokens: number;
   readonly prefillTokens: number;
   readonly durationMs: number;
-  /** What `durationMs` was expected to be. */
+  /** Prediction of `durationMs`. */
   readonly predictedMs: number;
-  /** Where experts come and go. */
+  /** Runs through all layers, if experts are streamed. */
   readonly expertRuns?: readonly ExpertRun[];
 }
 
-/** What the expert cache was told of what comes after a step; nothing where all experts are in memory. */
-export interface ToldUses {
+/** Expert uses after a step, as the expert cache is told; empty if all experts are in memory. */
+export interface ForecastUses {
   readonly plannedExperts?: readonly number[];
   readonly laterSteps?: readonly number[];
 }
 
-// Of sequences that wait, those behind so many tell little of when an expert is needed, and cost time in each step.
+// Waiting sequences behind this many say little about when an expert is needed, and cost time in each step.
 const MAX_WAITING = 32;
 
-/** Asks the scheduler, with all that it decides on; what steps cost is learnt from those that have run. */
+/** Asks the scheduler, with everything that it depends on, and learns the costs of steps from those that have run. */
 export class StepPlanner {
   #scheduler: Scheduler;
   readonly #limits: SchedulerLimits;
   readonly #residency: Residency;
   #cost: CostModel;
+  #ready: readonly Sequence[] = [];
+  /** Ready sequences of clients whose turn it is; input of the scheduler. */
+  #candidates: readonly Sequence[] = [];
   #state: SchedulerState | undefined;
   #batch: readonly BatchItem[] = [];
   #clientTimes: ClientTimes = NO_TIMES;
-  #canRun: readonly Sequence[] = [];
-  /** Sequences that the next step was planned with, before it could be chosen. */
-  #plannedIds: readonly string[] = [];
+  /** Sequences of the forecast of the next step, which experts were read ahead for. */
+  #forecastIds: readonly string[] = [];
   #work: StepWork = { tokens: 0, distinctExperts: 0, cachedTokens: 0, missingBytes: 0 };
 
   constructor(
@@ -65,47 +69,64 @@ export class StepPlanner {
     this.#cost = cost;
   }
 
-  /** From the next step on. */
+  /** Replaces the scheduler, from the next step on. */
   set scheduler(scheduler: Scheduler) {
     this.#scheduler = scheduler;
   }
 
   /**
-   * Whom of `running` the next step should have. Where experts come and go, what was read ahead for it is used.
-   * @throws {RangeError} when the scheduler breaks its contract
+   * Selects the sequences that join the next step. If experts are streamed, the step uses those that were read ahead.
+   *
+   * @param running - sequences that hold KV memory, by id
+   * @param ready - those of them that can run
+   * @throws {RangeError} if the scheduler breaks its contract
    */
-  plan(running: ReadonlyMap<string, Sequence>, canRun: readonly Sequence[], nowMs: number): readonly BatchItem[] {
+  select(running: ReadonlyMap<string, Sequence>, ready: readonly Sequence[], nowMs: number): readonly BatchItem[] {
     const { missingBytes, streamed } = this.#residency;
-    this.#canRun = canRun;
-    const sequences = fairlyRunnable(canRun, this.#clientTimes, this.#cost);
+    this.#ready = ready;
+    this.#candidates = fairlyRunnable(ready, this.#clientTimes, this.#cost);
+    const sequences = this.#candidates;
     this.#state = { sequences, nowMs, limits: this.#limits, cost: this.#cost, missingBytes };
-    const chosen = this.#scheduler(this.#state);
-    const batch = batchItems(chosen, running);
+    const scheduled = this.#scheduler(this.#state);
+    const batch = batchItems(scheduled, running);
     if (!streamed) return batch;
-    const awaited = { experts: streamed.awaitedExperts, sequences: this.#plannedIds };
-    const kept = keepAwaited(chosen, this.#state, awaited);
-    return kept === chosen ? batch : batchItems(kept, running);
+    const prefetched = { experts: streamed.prefetchedExperts, sequences: this.#forecastIds };
+    const adjusted = includePrefetched(scheduled, this.#state, prefetched);
+    return adjusted === scheduled ? batch : batchItems(adjusted, running);
   }
 
   /**
-   * Takes note of what a step is, before it runs, and tells experts that come and go what follows.
-   * @param waiting - for KV memory, in order
+   * Begins a step: charges its clients, and tells streamed experts what follows.
+   * @param waiting - sequences that wait for KV memory, in order
    */
-  begin(batch: readonly BatchItem[], waiting: readonly Sequence[]): ToldUses {
-    const { missingBytes } = this.#residency;
+  begin(batch: readonly BatchItem[], waiting: readonly Sequence[]): ForecastUses {
+    const { missingBytes, streamed } = this.#residency;
     const experts = Array.from(expertsOf(batch));
     this.#batch = batch;
-    this.#clientTimes = chargeClients(this.#clientTimes, this.#canRun, batch, this.#cost);
+    this.#clientTimes = chargeClients(this.#clientTimes, this.#ready, batch, this.#cost);
     this.#work = {
       tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
       distinctExperts: experts.length,
       cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
       missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
     };
-    return this.#tell(batch, waiting);
+    if (!streamed || !this.#state) return {};
+    // Sequences that were preempted for this step wait now.
+    const sequences = this.#candidates.filter(({ slot, nextExperts }) => slot && nextExperts.length > 0);
+    const next = forecastNextStep({
+      state: { ...this.#state, sequences },
+      runningTokens: new Map(batch.map(({ sequence, numTokens }) => [sequence.id, numTokens])),
+      stepMs: predictStepMs(this.#cost, this.#work),
+      scheduler: this.#scheduler,
+      waiting: waiting.slice(0, MAX_WAITING),
+      numExperts: streamed.numExperts,
+    });
+    this.#forecastIds = next.sequences;
+    streamed.prepare(next);
+    return { plannedExperts: next.planned, laterSteps: Array.from(next.laterSteps) };
   }
 
-  /** The step that was begun has run: learns from it, and those that were in it wait from now on. */
+  /** Ends the step that was begun: refines the predicted costs. Its sequences wait from now on. */
   complete(startMs: number, nowMs: number): CompletedStep {
     const durationMs = nowMs - startMs;
     const predictedMs = predictStepMs(this.#cost, this.#work);
@@ -116,25 +137,4 @@ export class StepPlanner {
     const { streamed } = this.#residency;
     return streamed ? { ...step, expertRuns: streamed.takeRuns() } : step;
   }
-
-  #tell(batch: readonly BatchItem[], waiting: readonly Sequence[]): ToldUses {
-    const { streamed } = this.#residency;
-    if (!streamed || !this.#state) return {};
-    const upcoming = upcomingUses({
-      // Who was preempted waits.
-      state: { ...this.#state, sequences: this.#state.sequences.filter(isRunning) },
-      runningTokens: new Map(batch.map(({ sequence, numTokens }) => [sequence.id, numTokens])),
-      stepMs: predictStepMs(this.#cost, this.#work),
-      scheduler: this.#scheduler,
-      waiting: waiting.slice(0, MAX_WAITING),
-      numExperts: streamed.numExperts,
-    });
-    this.#plannedIds = upcoming.sequences;
-    streamed.prepare(upcoming);
-    return { plannedExperts: upcoming.planned, laterSteps: Array.from(upcoming.laterSteps) };
-  }
-}
-
-function isRunning(sequence: SchedulerState["sequences"][number]): boolean {
-  return sequence.nextExperts.length > 0 && (sequence as Sequence).slot !== undefined;
 }

@@ -1,10 +1,11 @@
+// The interface of whatever runs a model's steps.
+
 import type { KvMemory, KvMemoryOptions, KvSlot } from "@readme-moe/kernel";
 import type { Model } from "@readme-moe/model";
-import type { StepLogits } from "./step-logits.ts";
 
 /** One sequence's part in a step, which appends `tokenIds` to its slot. */
 export interface StepSequence {
-  /** Where its past is, in the KV memory that the step runs on. */
+  /** The sequence's slot in the KV memory of the step; it holds the earlier tokens. */
   readonly slot: KvSlot;
   /** Next tokens, at least one. */
   readonly tokenIds: ArrayLike<number>;
@@ -18,7 +19,24 @@ export interface StepSequence {
   readonly wantsFullLogits?: boolean | undefined;
 }
 
-/** Runs the steps of one model, wherever its weights are and whatever computes. */
+/** One sequence's results of a step; one row for each of its `logitsOf`. */
+export interface StepLogits {
+  /** The best tokens of each row, best first, `[rows, numCandidates]`. */
+  readonly candidateIds: Int32Array;
+  readonly candidateLogits: Float32Array;
+  /** `[rows]`; a candidate's log-probability is its logit minus this. */
+  readonly logSumExp: Float32Array;
+  /** Log-probability of each row's target, `[rows]`. */
+  readonly targetLogProbs: Float32Array;
+  /** `[rows, vocabSize]` if they were wanted, otherwise empty. The next step overwrites it. */
+  readonly fullLogits: Float32Array;
+  /**
+   * Reads all logits of a row until the next step; absent, or returns `undefined`, if the runner has not kept them.
+   */
+  readonly readRow?: ((row: number) => Float32Array | undefined) | undefined;
+}
+
+/** Runs the steps of one model. */
 export interface StepRunner {
   readonly model: Model;
 
@@ -26,19 +44,29 @@ export interface StepRunner {
   openKv(options: KvMemoryOptions): KvMemory;
 
   /**
-   * Runs one step: every sequence's `tokenIds` go through all layers and are appended to its slot, which must have room
-   * reserved for them. Blocks its thread while the step runs.
+   * Runs one step: the `tokenIds` of every sequence pass through all layers and are appended to its slot, which must
+   * have room reserved for them. Blocks its thread while the step runs.
    *
    * @param kv - memory that this runner opened
-   * @param numCandidates - best tokens wanted per row of logits @default 1
-   * @returns one per sequence, in their order; full logits are as they are until the next call
-   * @throws {TypeError} when `kv` or a slot is of another kind of runner; {RangeError} on what makes no step
-   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence would outgrow the model's context; nothing has run then
+   * @param numCandidates - number of best tokens per row of logits @default 1
+   * @returns one result per sequence, in the same order; full logits are valid until the next call
+   * @throws {TypeError} if `kv` or a slot belongs to another runner; {RangeError} on invalid sequences
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` if a sequence would exceed the model's context; nothing has run then
    */
   forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates?: number): Promise<readonly StepLogits[]>;
 
-  /** Whether all logits of a step with so many tokens and wanted rows can be read after it, by `StepLogits.readRow`. */
+  /** Whether `StepLogits.readRow` can read all logits after a step with this many tokens and wanted rows. */
   keepsLogits(numTokens: number, numRows: number): boolean;
 
   dispose(): Promise<void>;
+}
+
+/**
+ * Discards a slot's positions from `numTokens` on and reserves their room again, so that other tokens can run there.
+ */
+export function rewind(kv: KvMemory, slot: KvSlot, numTokens: number): void {
+  const { reservedTokens } = slot;
+  kv.truncate(slot, numTokens);
+  if (kv.reserve(slot, reservedTokens)) return;
+  throw new Error(`The room for ${reservedTokens} tokens could not be reserved again`);
 }

@@ -1,4 +1,4 @@
-// Sizes of a model's weights, computed from the description of its packed file; nothing is read.
+// Sizes of a model's weights, computed from the description of its packed file without reading any.
 
 import type { ExpertLayout } from "@readme-moe/core";
 import type { InputStatistics, Model, Precision } from "@readme-moe/model";
@@ -16,16 +16,16 @@ type Source = Pick<Model, "config" | "experts" | "weights" | "router">;
 /** Bytes by part. */
 export interface WeightSizes {
   readonly embeddings: number;
-  /** 0 where it is the embedding table itself. */
+  /** 0 if it is the embedding table itself. */
   readonly head: number;
   readonly attention: number;
-  /** Tables of rotary positions, norms and other small things. */
+  /** Norms. */
   readonly small: number;
-  /** FFN rows that every token uses; of a dense model, its whole FFN. */
+  /** FFN rows that every token uses; all FFN rows of a dense model. */
   readonly shared: number;
-  /** Of all experts; 0 for dense models. */
+  /** All experts together; 0 for dense models. */
   readonly experts: number;
-  /** Of the pre-gating router. */
+  /** The pre-gating router; 0 without one. */
   readonly router: number;
 }
 
@@ -33,7 +33,12 @@ function sizeOf(...tensors: readonly (PackedTensor | undefined)[]): number {
   return tensors.reduce((sum, one) => sum + (one ? one.weightBytes + one.scaleBytes + one.biasBytes : 0), 0);
 }
 
-/** Sizes of the packed file's tensors, whole panels included. */
+function normsOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
+  const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm];
+  return [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
+}
+
+/** Sums the sizes of the packed file's tensors by part, with padding to whole panels. */
 export function weightSizes(model: Source, precision: Precision): WeightSizes {
   const { embedding, head, finalNorm, layers } = describeModel(model, precision, NOT_READ);
   const sumOf = (size: (layer: LayerDescription) => number): number =>
@@ -42,15 +47,14 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
     embeddings: sizeOf(embedding),
     head: head === embedding ? 0 : sizeOf(head),
     attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
-    small:
-      sizeOf(finalNorm) + sumOf((layer) => sizeOf(layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm)),
+    small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...normsOf(layer))),
     shared: sumOf(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
     experts: sumOf(({ experts = [] }) => sizeOf(...experts.flatMap(({ gate, up, down }) => [gate, up, down]))),
     router: routerSize(model),
   };
 }
 
-/** Layers of experts: the units that an expert cache keeps, reads and evicts. A dense model is one expert. */
+/** Describes the units of an expert cache: one layer of one expert each. A dense model counts as one expert. */
 export function expertLayout(model: Source, precision: Precision = "int8"): ExpertLayout {
   const description = describeModel(model, precision, NOT_READ);
   if (model.experts.names.length > 1) {
@@ -63,13 +67,13 @@ export function expertLayout(model: Source, precision: Precision = "int8"): Expe
   };
 }
 
-/** Size of the router's packed tensors, whole panels included. */
+/** Sums the sizes of the router's packed tensors, with padding to whole panels. */
 function routerSize({ router }: Source): number {
   return router ? sizeOf(...layOut(describeRouter(router)).places.keys()) : 0;
 }
 
-// Weights are fitted when a file is written, which these are not.
+// Statistics are needed only to write weights, which does not happen here.
 const refuse = (): never => {
-  throw new Error("The description is only looked at");
+  throw new Error("The description is not for writing weights");
 };
 const NOT_READ: InputStatistics = { inputSquares: refuse };

@@ -1,4 +1,4 @@
-// A model of ours as the kernel's description. A family that differs in data only is another mapping of its config.
+// Maps a model's config and tensors to the kernel's description.
 
 import {
   eightBitBlocks,
@@ -6,9 +6,11 @@ import {
   storedBlocks,
   type FeedForwardRefs,
   type InputStatistics,
+  type LayerRefs,
   type LinearRefs,
   type Model,
   type Precision,
+  type TensorRef,
 } from "@readme-moe/model";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
@@ -17,22 +19,22 @@ import { packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
-/** What a description is made from. */
+/** Parts of a model that a description is made from. */
 export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
 
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
-/** How a model's products are packed, and what their inputs are multiplied by before. */
+/** Packing of a model's products. */
 interface Packing {
   readonly product: PackProduct;
-  /** @returns `undefined` where nothing is */
+  /** Finds the factors that a product's inputs come multiplied by, if any. */
   readonly factorsOf: (product: string) => InputFactors | undefined;
 }
 
 /**
  * Describes a model in one precision. Nothing is read before the packed file is written.
  *
- * @param calibration - for int8, which is rounded as it is without; for weights that are fitted to 4 bits, which have 8 without
+ * @param calibration - without it, int8 rounds weights unchanged, and int4 keeps 8 bits where it would fit weights to 4
  */
 export function describeModel(
   model: DescribedModel,
@@ -46,14 +48,14 @@ export function describeModel(
     factorsOf: (name) => (precision === "int8" && calibration ? inputFactors(calibration, name) : undefined),
   };
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
-  // A tied table is there once: an embedding read from rows of 8 bits costs a ten-thousandth of a nat.
+  // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
   const head = packHead({ weight: weights.head, bias: undefined }, precision);
   return {
     vocabSize: config.vocabSize,
     hiddenSize: config.hiddenSize,
     normEpsilon: config.rmsNormEpsilon,
-    embeddingScale: 1,
-    logitScale: 1,
+    embeddingScale: config.embeddingScale,
+    logitScale: config.logitScale,
     numRotaries: 1,
     numExperts: model.experts.names.length,
     embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
@@ -68,23 +70,25 @@ function describeLayer(
   index: number,
   packing: Packing,
 ): LayerDescription {
-  const { inputNorm, attention, postAttentionNorm, shared, experts } = weights.layers[
-    index
-  ] as (typeof weights.layers)[number];
+  const refs = weights.layers[index] as LayerRefs;
+  const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
   const name = `layers.${index}`;
-  const attends = factorsOf(`${name}.attention.qkv`);
-  const feeds = factorsOf(`${name}.ffn`);
-  // A dense model's only expert is what all tokens use.
+  // Factors of inputs are folded into the norm in front of the products, if there is one.
+  const attends = attentionNorm && factorsOf(`${name}.attention.qkv`);
+  const feeds = ffnNorm && factorsOf(`${name}.ffn`);
+  const norm = (ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined =>
+    ref && packNorm(ref, 0, factors);
+  // All tokens use a dense model's only expert.
   const isDense = names.length === 1 && shared === undefined;
   const ofAll = isDense ? experts[0] : shared;
-  const feedForward = (part: string, refs: FeedForwardRefs): ExpertDescription => {
+  const feedForward = (part: string, { gate, up, down }: FeedForwardRefs): ExpertDescription => {
     const gated = factorsOf(`${part}.down`);
     return {
-      gate: product(part, refs.gate, { inputs: feeds }),
-      up: product(part, refs.up, { inputs: feeds, outputs: gated }),
-      down: product(`${part}.down`, refs.down, { inputs: gated }),
+      gate: product(part, gate, { inputs: feeds }),
+      up: product(part, up, { inputs: feeds, outputs: gated }),
+      down: product(`${part}.down`, down, { inputs: gated }),
     };
   };
   return {
@@ -94,21 +98,22 @@ function describeLayer(
     rotary: 0,
     rotarySize: headSize,
     slidingWindow: config.slidingWindows[index],
-    attentionScale: 1 / Math.sqrt(headSize),
-    residualScale: 1,
-    activation: "silu",
-    attentionNorm: packNorm(inputNorm, 0, attends),
+    attentionScale: config.attentionScale,
+    residualScale: config.residualScale,
+    activation: config.activation,
+    normsAllHeads: config.qkNorm === "all-heads",
+    attentionNorm: norm(attentionNorm, attends),
     query: product(`${name}.attention.qkv`, attention.query, { inputs: attends }),
     key: product(`${name}.attention.qkv`, attention.key, { inputs: attends }),
     value: product(`${name}.attention.qkv`, attention.value, { inputs: attends }),
-    queryNorm: attention.queryNorm && packNorm(attention.queryNorm),
-    keyNorm: attention.keyNorm && packNorm(attention.keyNorm),
+    queryNorm: norm(attention.queryNorm),
+    keyNorm: norm(attention.keyNorm),
     attentionOutput: product(`${name}.attention.output`, attention.output, {}),
-    attentionOutputNorm: undefined,
-    ffnNorm: packNorm(postAttentionNorm, 0, feeds),
+    attentionOutputNorm: norm(refs.attentionOutputNorm),
+    ffnNorm: norm(ffnNorm, feeds),
     shared: ofAll && feedForward(`${name}.ffn`, ofAll),
-    experts: isDense ? [] : experts.map((refs, expert) => feedForward(`${name}.ffn.${expert}`, refs)),
-    ffnOutputNorm: undefined,
+    experts: isDense ? [] : experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
+    ffnOutputNorm: norm(refs.ffnOutputNorm),
   };
 }
 
@@ -126,7 +131,7 @@ function packProduct(
   return blocks ? packBlocks(blocks, refs.bias) : packInt8(refs);
 }
 
-/** The head keeps 8 bits where products of layers have 4: it is read once a step and decides on tokens. */
+/** Packs the head, in 8 bits where layers have 4: it is read once a step, and tokens depend on it directly. */
 function packHead(refs: LinearRefs, precision: Precision): PackedTensor {
   const blocks = precision === "int4" ? (storedBlocks(refs.weight) ?? eightBitBlocks(refs.weight)) : undefined;
   if (blocks) return packBlocks(blocks, undefined);

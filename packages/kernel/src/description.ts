@@ -1,27 +1,31 @@
-// What a model is to the kernel: plain data, from which the packed file is written. The same layout as `native/kernel.h`.
+// Description of a model for the kernel: plain data from which the packed file is written. `native/kernel.h` has the
+// same layout.
 
+import type { Activation } from "@readme-moe/model";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
-/** What an FFN's gate goes through. */
-export type KernelActivation = "silu" | "gelu-tanh";
+/** Function of an FFN's gate. */
+export type KernelActivation = Activation | "gelu-tanh";
 
-/** One layer: attention, then an FFN. Norms that a family does not have are left out. */
+/** One layer: attention, then an FFN. Norms that a family does not have are `undefined`. */
 export interface LayerDescription {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headSize: number;
-  /** Which of the model's sets of angles queries and keys turn by; `undefined` for layers without positions. */
+  /**
+   * Index of the model's set of angles by which queries and keys are rotated; `undefined` for layers without positions.
+   */
   readonly rotary: number | undefined;
-  /** Dimensions of a head that turn, from its first on. */
+  /** Number of a head's dimensions that are rotated, from its first one. */
   readonly rotarySize: number;
-  /** Positions that a query sees, its own included; `undefined` sees all. */
+  /** Number of positions that a query sees, its own included; `undefined` sees all. */
   readonly slidingWindow: number | undefined;
-  /** Factor of scores before the softmax. */
+  /** Factor of attention scores before the softmax. */
   readonly attentionScale: number;
-  /** Factor of what attention and FFN add to the stream. */
+  /** Factor of what attention and FFN add to the residual stream. */
   readonly residualScale: number;
   readonly activation: KernelActivation;
-  /** Whether the norms of queries and keys are over all heads together. @default false */
+  /** Whether the norms of queries and keys are taken over all heads together. @default false */
   readonly normsAllHeads?: boolean | undefined;
   readonly attentionNorm: PackedTensor | undefined;
   readonly query: PackedTensor;
@@ -32,9 +36,9 @@ export interface LayerDescription {
   readonly attentionOutput: PackedTensor;
   readonly attentionOutputNorm: PackedTensor | undefined;
   readonly ffnNorm: PackedTensor | undefined;
-  /** The FFN that every token goes through: of a dense model all of it. */
+  /** FFN that every token uses; a dense model's whole FFN. */
   readonly shared: FeedForwardDescription | undefined;
-  /** One per expert, of equal sizes; a token goes through its own. @default none */
+  /** One per expert, of equal sizes; a token uses its expert's. @default none */
   readonly experts?: readonly ExpertDescription[] | undefined;
   readonly ffnOutputNorm: PackedTensor | undefined;
 }
@@ -47,16 +51,16 @@ export interface FeedForwardDescription {
   readonly down: PackedTensor;
 }
 
-/** An expert always has a gate. */
+/** FFN of an expert, which always has a gate. */
 export interface ExpertDescription extends FeedForwardDescription {
   readonly gate: PackedTensor;
 }
 
-/** A decoder: what a step of it computes, and from which weights. */
+/** Description of a decoder: what a step computes, from which weights. */
 export interface DecoderDescription {
-  /** Tokens, and rows of the embedding. */
+  /** Number of tokens, and of the embedding's rows. */
   readonly vocabSize: number;
-  /** Outputs of the head. @default `vocabSize` */
+  /** Number of the head's outputs. @default `vocabSize` */
   readonly numLogits?: number | undefined;
   readonly hiddenSize: number;
   readonly normEpsilon: number;
@@ -64,19 +68,19 @@ export interface DecoderDescription {
   readonly embeddingScale: number;
   /** Factor of logits. */
   readonly logitScale: number;
-  /** Sets of angles that layers turn by. */
+  /** Number of sets of rotary angles. */
   readonly numRotaries: number;
-  /** Experts of each layer that has any. @default 1 */
+  /** Number of experts in each layer with experts. @default 1 */
   readonly numExperts?: number | undefined;
-  /** A table, or the head's own weights where the two are tied. */
+  /** A table, or the head's weights if the two are tied. */
   readonly embedding: PackedTensor;
   readonly layers: readonly LayerDescription[];
-  /** The norm before the head. */
+  /** Norm in front of the head. */
   readonly finalNorm: PackedTensor | undefined;
   readonly head: PackedTensor;
 }
 
-// "RRMK", and the layout's number: it changes when a file of before is no longer read.
+// "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
 const VERSION = 2;
 const MODEL_WORDS = 16;
@@ -85,14 +89,16 @@ const TENSOR_WORDS = 8;
 const FORMATS = ["float-table", "half-table", "float", "int8", "int8-blocks", "int4-blocks"] as const;
 const ACTIVATIONS: readonly KernelActivation[] = ["silu", "gelu-tanh"];
 
-/** Places of a tensor's parts, in units of 64 bytes from the file's beginning; -1 where there is none. */
+/** Offsets of a tensor's parts, in units of 64 bytes from the file's beginning; -1 for a part that does not exist. */
 export interface TensorPlace {
   readonly weights: number;
   readonly scales: number;
   readonly bias: number;
 }
 
-/** All tensors of a description, each once; the three of an expert's layer stand side by side, behind all that is shared. */
+/**
+ * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
+ */
 export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
   const ofLayers = layers.flatMap((layer) => [
     layer.attentionNorm,
@@ -114,12 +120,12 @@ export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescrip
   return Array.from(new Set(all));
 }
 
-/** Size of the part of the packed file that describes it, in bytes. */
+/** Computes the size of the packed file's header, in bytes. */
 export function headerBytes(description: DecoderDescription, numTensors: number): number {
   return 4 * (MODEL_WORDS + description.layers.length * LAYER_WORDS + numTensors * TENSOR_WORDS);
 }
 
-/** Encodes the beginning of the packed file. @param places - by tensor, in the order of `tensorsOf` */
+/** Encodes the packed file's header. @param places - by tensor, in the order of `tensorsOf` */
 export function encodeHeader(
   description: DecoderDescription,
   places: ReadonlyMap<PackedTensor, TensorPlace>,

@@ -5,8 +5,7 @@ export { PagePool, type PagePoolOptions } from "./kv/page-pool.ts";
 export type { PageSlot } from "./kv/page-slot.ts";
 export { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
-export { anglesOf } from "./angles.ts";
-export { GrowingAngles } from "./growing-angles.ts";
+export { anglesOf, GrowingAngles } from "./angles.ts";
 export type {
   DecoderDescription,
   ExpertDescription,
@@ -31,4 +30,4 @@ export { kernelThreads } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/packed-tensor.ts";
 export { returnFreeMemory } from "./return-free-memory.ts";
-export { encodeStep, type StepLimits, type StepRows } from "./step-request.ts";
+export { encodeStep, splitIntoSteps, type StepLimits, type StepPiece, type StepRows } from "./step-request.ts";

@@ -35,6 +35,32 @@ export interface StepLimits {
   readonly numFullRows: number;
 }
 
+/** Tokens `[from, to)` of one of several sequences. */
+export interface StepPiece {
+  readonly sequence: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Splits sequences into steps of at most `maxRows` tokens, in order. Where a sequence is split changes no bit. */
+export function splitIntoSteps(lengths: readonly number[], maxRows: number): readonly (readonly StepPiece[])[] {
+  const steps: StepPiece[][] = [];
+  let room = 0;
+  for (const [sequence, length] of lengths.entries()) {
+    for (let from = 0; from < length;) {
+      if (room === 0) {
+        steps.push([]);
+        room = maxRows;
+      }
+      const to = Math.min(length, from + room);
+      steps.at(-1)?.push({ sequence, from, to });
+      room -= to - from;
+      from = to;
+    }
+  }
+  return steps;
+}
+
 const HEADER = 6;
 
 /** @throws {RangeError} naming what is out of range */

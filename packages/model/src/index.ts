@@ -11,12 +11,13 @@ export { downloadModel, hubFileNames } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
-export type { ModelConfig } from "./config/model-config.ts";
+export type { Activation, ModelConfig } from "./config/model-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,
   ExpertLayout,
   FeedForwardRefs,
+  LayerRefs,
   LinearRefs,
   ModelWeights,
 } from "./weights/model-weights.ts";
@@ -37,9 +38,6 @@ export { SafetensorsFile } from "./safetensors/read-safetensors.ts";
 export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
 export { GgufFile } from "./gguf/gguf-file.ts";
 export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
-export { toGgufRowOrder } from "./gguf/rotary-rows.ts";
-export { ggmlNameOf } from "./gguf/tensor-names.ts";
-export { writeGguf, type GgufInput } from "./gguf/write-gguf.ts";
 
 // Weights in other types and in blocks.
 export { decodeFloats, encodeF16, encodeFloats, isStoredFloat, type StoredFloat } from "./files/floats.ts";

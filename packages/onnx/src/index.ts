@@ -1,3 +1,4 @@
+export * as decoder from "./decoder/layer.ts";
 export { GraphBuilder, type Constant, type Graph, type Value } from "./graph/graph-builder.ts";
 export * as operators from "./graph/operators.ts";
 export {
@@ -7,5 +8,5 @@ export {
   type ExportOptions,
   type ExportProgress,
 } from "./export/export-transformersjs.ts";
-export type { ExportDtype } from "./export/export-linear.ts";
+export type { ExportDtype } from "./export/export-weights.ts";
 export { GraphSession, type Feeds, type GraphTensor, type SessionOptions } from "./run/session.ts";

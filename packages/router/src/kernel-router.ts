@@ -8,30 +8,29 @@ import {
 } from "@readme-moe/core";
 import { describeRouter, kernelThreads, openCachedKernel, type Kernel, type KernelKind } from "@readme-moe/kernel";
 import { resolveCacheFolder, type Model, type RouterConfig } from "@readme-moe/model";
-import { argmaxRoute } from "./choose.ts";
-import { KernelRouterState, RouterMemory } from "./router-memory.ts";
-import { MAX_ROWS, RouterSteps } from "./router-steps.ts";
+import { KernelRouterState, MAX_ROWS, RouterCalls, RouterMemory } from "./router-memory.ts";
+import { argmaxRoute } from "./routes.ts";
 
-/** Of `KernelRouter.open`: threads, the kernel's build, and where packed weights are kept. */
+/** Options of `KernelRouter.open`. */
 export interface RouterOptions {
-  /** Where packed weights are kept. @default `README_MOE_CACHE`, else the platform's cache folder */
+  /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
-  /** A router uses two at most. @default all cores, within the control group's share of time */
+  /** Number of threads, of which a router uses at most two. @default all cores, within the control group's share */
   readonly threads?: number | undefined;
-  /** @default `README_MOE_KERNEL`, else the addon where there is one that loads */
+  /** Build of the kernel. @default `README_MOE_KERNEL`, else the addon if there is one that loads */
   readonly kernel?: KernelKind | undefined;
-  /** Told once, with the reason, when the router's weights cannot be cached and stay in memory. */
+  /** Called once, with the reason, if the router's weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
 }
 
-// Changes when other weights are packed of the same router.
+// Changes when other weights are packed for the same router.
 const VERSION = 1;
-// Products are small, and threads look for work for a while after a step, on cores that the model's step is about to use.
+// Products are small. After a call, threads spin for a while, on cores that the model's step is about to use.
 const MOST_THREADS = 2;
 
 /**
- * A model's own pre-gating router, in the kernel. Usable without the model: it reads token ids and nothing else. A
- * token's logits depend on the tokens before it alone: they are the same bits in any pieces and in any batch.
+ * A model's own pre-gating router, in the kernel. It works without the model, because its only input are token ids. A
+ * token's logits depend only on the token and those before it: they are the same bits in any pieces and in any batch.
  */
 export class KernelRouter implements PreGatingRouter {
   readonly config: RouterConfig;
@@ -41,11 +40,13 @@ export class KernelRouter implements PreGatingRouter {
   private constructor(config: RouterConfig, kernel: Kernel) {
     this.config = config;
     this.#kernel = kernel;
-    this.#memory = new RouterMemory(kernel, new RouterSteps(config, kernel), config);
+    this.#memory = new RouterMemory(kernel, new RouterCalls(config, kernel), config);
   }
 
   /**
-   * @throws {ReadMeError} `ERR_MODEL_INVALID` when the model has no router; when its weights cannot be read, or the kernel
+   * Opens the router of a model: packs its weights, or maps the packed file of the cache.
+   *
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` if the model has no router; if its weights cannot be read, or the kernel
    *   cannot be opened
    */
   static async open(
@@ -73,7 +74,7 @@ export class KernelRouter implements PreGatingRouter {
     return this.config.numExperts;
   }
 
-  /** Tokens of one call of the kernel. */
+  /** Largest number of tokens in one call of the kernel. */
   get chunkTokens(): number {
     return MAX_ROWS;
   }
@@ -83,10 +84,10 @@ export class KernelRouter implements PreGatingRouter {
   }
 
   /**
-   * Routes tokens at once: blocks its thread.
+   * Routes tokens. Blocks its thread.
    *
-   * @throws {TypeError | RangeError} on an empty list of tokens, an id outside the vocabulary, or a state given twice
-   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when a sequence outgrows the context; nothing is routed then
+   * @throws {TypeError | RangeError} on an empty list of tokens, an id outside the vocabulary, or a repeated state
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` if a sequence exceeds the context; nothing is routed then
    */
   async route(inputs: readonly RouteInput[]): Promise<readonly Route[]> {
     const sequences = this.#check(inputs);

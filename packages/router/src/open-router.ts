@@ -1,15 +1,18 @@
-import { expertIndex, ReadMeError, type PreGatingRouter } from "@readme-moe/core";
+// The routers that a caller can choose: the model's own, one expert for every token, or a rule.
+
+import { expertIndex, integerOption, ReadMeError, type PreGatingRouter, type RouterState } from "@readme-moe/core";
 import type { Model } from "@readme-moe/model";
 import { KernelRouter, type RouterOptions } from "./kernel-router.ts";
-import { fixedRouter } from "./simple-routers.ts";
 
-/** Who chooses experts: the model's own router, or one expert for every token, by name or index. */
+/** A choice of router: the model's own router, or one expert for every token, by name or index. */
 export type ExpertChoice = "router" | (string & {}) | number;
 
 /**
- * @param choice - @default the router where the model has one; the only expert where it has one
- * @throws {RangeError} when there is no such expert; names those that there are
- * @throws {ReadMeError} `ERR_MODEL_INVALID` when the router is asked for, or needed, and the model has none
+ * Opens a router.
+ *
+ * @param choice - @default the model's router if it has one, its expert if it has only one
+ * @throws {RangeError} if there is no such expert; lists the experts
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` if the router is chosen or needed, and the model has none
  */
 export async function openRouter(
   model: Model,
@@ -22,4 +25,40 @@ export async function openRouter(
   if (choice === undefined && names.length === 1) return fixedRouter(1, 0);
   const message = `${model.path}: has no router; choose one of its experts (${names.join(", ")})`;
   throw new ReadMeError("ERR_MODEL_INVALID", message);
+}
+
+/** Creates a router that sends every token to one expert: for dense models (expert 0), or if the domain is known. */
+export function fixedRouter(numExperts: number, expert: number): PreGatingRouter {
+  integerOption("numExperts", numExperts, 1, 65_536);
+  integerOption("expert", expert, 0, numExperts - 1);
+  return ruleRouter(numExperts, () => expert);
+}
+
+class CountedState implements RouterState {
+  numTokens = 0;
+}
+
+/**
+ * Creates a router from a function.
+ * @param rule - returns the expert, in `[0, numExperts)`, of a token with this id at this position
+ */
+export function ruleRouter(numExperts: number, rule: (tokenId: number, position: number) => number): PreGatingRouter {
+  integerOption("numExperts", numExperts, 1, 65_536);
+  return {
+    numExperts,
+    start: () => new CountedState(),
+    route: async (inputs) =>
+      inputs.map(({ state, tokenIds }) => {
+        if (!(state instanceof CountedState)) {
+          throw new TypeError("Expected `state` to be made by this router's start()");
+        }
+        const experts = Uint16Array.from(tokenIds, (tokenId, index) =>
+          integerOption("rule(…)", rule(tokenId, state.numTokens + index), 0, numExperts - 1),
+        );
+        state.numTokens += tokenIds.length;
+        return { experts, logits: new Float32Array(0) };
+      }),
+    release: () => undefined,
+    dispose: async () => undefined,
+  };
 }

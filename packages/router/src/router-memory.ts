@@ -1,17 +1,30 @@
-import { ReadMeError, type RouterState } from "@readme-moe/core";
-import { type Kernel, KernelKv, KV_BLOCK_TOKENS, KV_PAGE_TOKENS, type PageSlot } from "@readme-moe/kernel";
-import type { RouterConfig } from "@readme-moe/model";
-import type { RouterSteps } from "./router-steps.ts";
+// The sequences of a router in its kernel: their keys and values, and the calls that append tokens to them.
 
-// Nothing but address space until it is written on most systems, and little where a system gives memory at once.
+import { ReadMeError, type RouterState } from "@readme-moe/core";
+import {
+  encodeStep,
+  GrowingAngles,
+  type Kernel,
+  KernelKv,
+  type KernelPages,
+  KV_BLOCK_TOKENS,
+  KV_PAGE_TOKENS,
+  type PageSlot,
+  splitIntoSteps,
+} from "@readme-moe/kernel";
+import type { RouterConfig } from "@readme-moe/model";
+
+/** Largest number of tokens in one call of the kernel. Longer sequences are split, which changes no bit. */
+export const MAX_ROWS = 512;
+// On most systems memory is only address space until it is written; on the others this is little.
 const FIRST_BYTES = 2 ** 24;
 
-/** A sequence that a router knows: its tokens, and the router's own keys and values of them. */
+/** A sequence of a router: its tokens, and its slot of keys and values. */
 export class KernelRouterState implements RouterState {
-  /** The memory that `slot` is in, or will be. */
+  /** The memory that `slot` belongs to. */
   readonly memory: RouterMemory;
   readonly tokenIds: number[] = [];
-  /** `undefined` before the first token, and after the last. */
+  /** `undefined` before the first token, and after the release. */
   slot: PageSlot | undefined;
 
   constructor(memory: RouterMemory) {
@@ -24,57 +37,57 @@ export class KernelRouterState implements RouterState {
 }
 
 /**
- * Keys and values of all sequences that a router knows. A router has to know every sequence that waits, so this memory
- * doubles as needed. Pages of the kernel do not grow: tokens are routed once more into larger ones, which gives the
- * same bits, and of the last layer computes keys and values alone.
+ * Keys and values of all sequences of a router. The router holds every sequence of the engine, also those that wait,
+ * so this memory doubles as needed. Pages of the kernel cannot grow: all tokens are routed again into larger pages,
+ * which gives the same bits. For the last layer that computes only keys and values.
  */
 export class RouterMemory {
   readonly #kernel: Kernel;
-  readonly #steps: RouterSteps;
+  readonly #calls: RouterCalls;
   readonly #bytesPerToken: number;
   readonly #states = new Set<KernelRouterState>();
   #pages: KernelKv;
 
   constructor(
     kernel: Kernel,
-    steps: RouterSteps,
+    calls: RouterCalls,
     { numLayers, innerSize }: RouterConfig,
     firstBytes: number = FIRST_BYTES,
   ) {
     this.#kernel = kernel;
-    this.#steps = steps;
-    // The kernel fills heads up to whole vectors, so that small ones take more.
+    this.#calls = calls;
+    // The kernel pads heads to whole vectors, so small heads take more than this.
     this.#bytesPerToken = 2 * numLayers * innerSize * 4;
     const firstTokens = Math.floor(firstBytes / this.#bytesPerToken / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
     this.#pages = this.#open(Math.max(KV_BLOCK_TOKENS, firstTokens));
   }
 
-  /** Positions that there is room for before this memory grows again. */
+  /** Number of positions that fit before this memory grows again. */
   get capacityTokens(): number {
     return this.#pages.capacityTokens;
   }
 
   /**
-   * Appends tokens to each of some sequences.
+   * Appends tokens to sequences.
    *
-   * @returns their logits, `[tokens, numExperts]` each
-   * @throws {ReadMeError} `ERR_MEMORY` when there is no memory for them; nothing has changed then
+   * @returns the logits of each sequence's tokens, `[tokens, numExperts]`
+   * @throws {ReadMeError} `ERR_MEMORY` if there is no memory for them; nothing has changed then
    */
   append(
     sequences: readonly { readonly state: KernelRouterState; readonly tokenIds: ArrayLike<number> }[],
     numExperts: number,
   ): readonly Float32Array[] {
-    const ends = sequences.map(({ state, tokenIds }) => state.numTokens + tokenIds.length);
-    this.#makeRoom(sequences.map(({ state }, index) => pagesFor(ends[index] as number) - pagesFor(state.numTokens)));
-    const added = sequences.map(({ state, tokenIds }, index) => ({
-      slot: this.#reserve(state, ends[index] as number),
+    const numNewPages = sequences.map(
+      ({ state, tokenIds }) => pagesFor(state.numTokens + tokenIds.length) - pagesFor(state.numTokens),
+    );
+    this.#makeRoom(numNewPages.reduce((sum, count) => sum + count, 0) * KV_PAGE_TOKENS);
+    const added = sequences.map(({ state, tokenIds }) => ({
+      slot: this.#reserve(state, state.numTokens + tokenIds.length),
       tokenIds,
       logits: new Float32Array(tokenIds.length * numExperts),
     }));
-    this.#steps.append(this.#pages, added);
-    for (const { state, tokenIds } of sequences) {
-      for (let index = 0; index < tokenIds.length; index++) state.tokenIds.push(tokenIds[index] as number);
-    }
+    this.#calls.append(this.#pages, added);
+    for (const { state, tokenIds } of sequences) for (const id of Array.from(tokenIds)) state.tokenIds.push(id);
     return added.map(({ logits }) => logits);
   }
 
@@ -99,29 +112,112 @@ export class RouterMemory {
   }
 
   #reserve(state: KernelRouterState, numTokens: number): PageSlot {
-    if (state.slot) this.#pages.reserve(state.slot, numTokens);
-    else state.slot = this.#pages.admit(numTokens);
     this.#states.add(state);
-    return state.slot as PageSlot;
+    const slot = state.slot ?? admit(this.#pages, numTokens);
+    this.#pages.reserve(slot, numTokens);
+    state.slot = slot;
+    return slot;
   }
 
-  #makeRoom(numNewPages: readonly number[]): void {
-    const newTokens = numNewPages.reduce((sum, count) => sum + count * KV_PAGE_TOKENS, 0);
+  #makeRoom(newTokens: number): void {
     let { capacityTokens } = this.#pages;
     while (this.#pages.usedTokens + newTokens > capacityTokens) capacityTokens *= 2;
     if (capacityTokens > this.#pages.capacityTokens) this.#growTo(capacityTokens);
   }
 
-  /** Moves everybody into larger pages; everything is as it was where there is no memory for them. */
+  /** Moves all sequences into larger pages. Nothing changes if there is no memory for them. */
   #growTo(capacityTokens: number): void {
     const grown = this.#open(capacityTokens);
-    const states = Array.from(this.#states);
-    const moved = states.map(({ tokenIds }) => ({ slot: grown.admit(tokenIds.length) as PageSlot, tokenIds }));
-    this.#steps.append(grown, moved);
-    for (const [index, state] of states.entries()) state.slot = moved[index]?.slot;
+    const moved = Array.from(this.#states, (state) => {
+      const { tokenIds } = state;
+      return { state, tokenIds, slot: admit(grown, tokenIds.length) };
+    });
+    this.#calls.append(grown, moved);
+    for (const { state, slot } of moved) state.slot = slot;
     this.#pages.dispose();
     this.#pages = grown;
   }
+}
+
+/** Tokens to append to a slot, which has room for them. */
+export interface SlotTokens {
+  readonly slot: PageSlot;
+  readonly tokenIds: ArrayLike<number>;
+  /** Output of logits, `[tokens, numExperts]`. @default they are not computed */
+  readonly logits?: Float32Array | undefined;
+}
+
+/** Pages of keys and values, with the number of filled positions of each slot. */
+export interface SlotPages {
+  readonly pages: KernelPages;
+  advance(slot: PageSlot, numTokens: number): void;
+}
+
+/** Runs tokens through a router's kernel. */
+export class RouterCalls {
+  readonly #config: RouterConfig;
+  readonly #kernel: Kernel;
+  readonly #candidateIds = new Int32Array(MAX_ROWS);
+  readonly #logits = new Float32Array(2 * MAX_ROWS);
+  readonly #sums = new Float64Array(2 * MAX_ROWS);
+  readonly #fullLogits: Float32Array;
+  readonly #angles: GrowingAngles;
+
+  constructor(config: RouterConfig, kernel: Kernel) {
+    this.#config = config;
+    this.#kernel = kernel;
+    const { ropeTheta: theta, innerSize, numHeads, contextTokens } = config;
+    const rope = { type: "default", theta } as const;
+    this.#angles = new GrowingAngles(kernel, { rope, headSize: innerSize / numHeads, contextTokens });
+    this.#fullLogits = new Float32Array(MAX_ROWS * config.numExperts);
+  }
+
+  /** Appends all tokens, those of several sequences in one call. Blocks its thread. */
+  append(memory: SlotPages, sequences: readonly SlotTokens[]): void {
+    for (const { slot, tokenIds } of sequences) this.#angles.reach(slot.numTokens + tokenIds.length);
+    const whole = sequences.map((sequence) => ({ ...sequence, tokenIds: Array.from(sequence.tokenIds) }));
+    const lengths = whole.map(({ tokenIds }) => tokenIds.length);
+    for (const pieces of splitIntoSteps(lengths, MAX_ROWS)) {
+      const parts = pieces.flatMap(({ sequence: index, from, to }) => {
+        const sequence = whole[index];
+        return sequence ? { ...sequence, from, tokenIds: sequence.tokenIds.slice(from, to) } : [];
+      });
+      this.#run(memory, parts);
+    }
+  }
+
+  #run(memory: SlotPages, parts: readonly (SlotTokens & { readonly from: number })[]): void {
+    const { vocabSize, numExperts, contextTokens } = this.#config;
+    let numFullRows = 0;
+    const rows = parts.map(({ slot, tokenIds, logits }) => {
+      const logitsOf = Array.from({ length: logits ? tokenIds.length : 0 }, (_, row) => row);
+      const fullPlaces = logitsOf.map(() => numFullRows++);
+      return { tokenIds, position: slot.numTokens, pages: slot.pages, logitsOf, fullPlaces };
+    });
+    const sizes = { vocabSize, numLogits: numExperts, maxRows: MAX_ROWS, maxPositions: contextTokens };
+    const request = encodeStep(rows, 1, { ...sizes, numPages: memory.pages.numPages, numFullRows });
+    this.#kernel.step(memory.pages, request, {
+      candidateIds: this.#candidateIds,
+      logits: this.#logits,
+      sums: this.#sums,
+      fullLogits: this.#fullLogits.subarray(0, numFullRows * numExperts),
+    });
+    let done = 0;
+    for (const { slot, tokenIds, logits, from } of parts) {
+      memory.advance(slot, tokenIds.length);
+      if (!logits) continue;
+      const count = tokenIds.length * numExperts;
+      logits.set(this.#fullLogits.subarray(done, done + count), from * numExperts);
+      done += count;
+    }
+  }
+}
+
+/** Admits a sequence into pages that have room for it. */
+function admit(pages: KernelKv, numTokens: number): PageSlot {
+  const slot = pages.admit(numTokens);
+  if (slot) return slot;
+  throw new Error(`The router's memory has no room for ${numTokens} tokens`);
 }
 
 function pagesFor(numTokens: number): number {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { rowOf } from "./plain-sampler.ts";
-import { resolveSamplingParams, sampleToken, TokenCounts, tokenLogprobs } from "./public.ts";
+import { resolveSamplingParams, sampleToken, TokenCounts, tokenLogprobs } from "@readme-moe/core";
 
 const logits = Float32Array.from([1, 3, 2, -Infinity, 0]);
 const logSumExp = Math.log([1, 3, 2, 0].reduce((sum, logit) => sum + Math.exp(logit), 0));
@@ -13,7 +13,7 @@ describe("tokenLogprobs", () => {
   it.each([
     ["candidates", rowOf(logits, 5, false)],
     ["full logits", rowOf(logits, 0, true)],
-  ])("gives the chosen token and the most likely ones, from %s", (_, row) => {
+  ])("returns the chosen token and the most likely ones, from %s", (_, row) => {
     expect(tokenLogprobs(row, close(2) as { id: number; logprob: number }, 2)).toEqual({
       ...close(2),
       top: [close(1), close(2)],
@@ -26,20 +26,20 @@ describe("tokenLogprobs", () => {
     expect(top.map(({ id }) => id)).toEqual([1, 2, 0, 4]);
   });
 
-  it("is about the model's distribution, whatever chose the token", () => {
+  it("refers to the model's distribution, whatever chose the token", () => {
     const params = { temperature: 0, logitBias: { 1: -100 }, repetitionPenalty: 3 };
     const resolved = resolveSamplingParams(params, { vocabSize: 5 });
     const chosen = sampleToken(rowOf(logits, 0, true), resolved, new TokenCounts([0]), 0);
     expect(chosen).toEqual(close(2));
   });
 
-  it("never gives a probability above 1", () => {
+  it("never returns a probability above 1", () => {
     const row = { ...rowOf(Float32Array.from([50, 0]), 2, false), logSumExp: 49.99999 };
     const chosen = sampleToken(row, resolveSamplingParams({ temperature: 0 }, { vocabSize: 2 }), new TokenCounts(), 0);
     expect(chosen).toEqual({ id: 0, logprob: 0 });
   });
 
-  it("says so when a row has too few candidates", () => {
+  it("rejects a row with too few candidates", () => {
     expect(() => tokenLogprobs(rowOf(logits, 2, false), { id: 1, logprob: 0 }, 3)).toThrow(
       new RangeError("Expected the row to have 3 candidates or full logits, got 2"),
     );

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { applyPenalties, resolveSamplingParams, TokenCounts, type SamplingParams } from "./public.ts";
+import { resolveSamplingParams, TokenCounts, type SamplingParams } from "@readme-moe/core";
+import { applyPenalties } from "../../../packages/core/src/sampling/logits.ts";
 
 const counts = new TokenCounts([0, 1, 4]);
 for (const id of [1, 2, 1]) counts.add(id);
@@ -34,15 +35,15 @@ describe("applyPenalties", () => {
     expect(penalised({ presencePenalty: 0.5 })).toEqual([2, 1.5, -2.5, 2, -2, 0]);
   });
 
-  it("subtracts the frequency penalty for each time in the completion", () => {
+  it("subtracts the frequency penalty for each occurrence in the completion", () => {
     expect(penalised({ frequencyPenalty: 0.5 })).toEqual([2, 1, -2.5, 2, -2, 0]);
   });
 
-  it("adds bias before it penalises", () => {
+  it("adds bias before penalties", () => {
     expect(penalised({ logitBias: { 0: -3, 3: 5 }, repetitionPenalty: 2 })).toEqual([-2, 1, -4, 7, -4, 0]);
   });
 
-  it("masks end and stop tokens while there are fewer than minTokens", () => {
+  it("masks end and stop tokens until there are minTokens", () => {
     expect(penalised({ minTokens: 4, stopTokenIds: [0] })).toEqual([-Infinity, 2, -2, -Infinity, -2, 0]);
     expect(penalised({ minTokens: 3, stopTokenIds: [0] })).toEqual([2, 2, -2, 2, -2, 0]);
   });
@@ -52,7 +53,7 @@ describe("applyPenalties", () => {
     expect(penalised(params)).toEqual([-Infinity, 2, -2, 2, -2, 0]);
   });
 
-  it("keeps logits out of NaN and Infinity for a penalty near 0", () => {
+  it("keeps logits finite for a penalty near 0", () => {
     const logits = penalised({ repetitionPenalty: 1e-300 }, [2, 0, -Infinity, 1, -2, 0]);
     expect(logits.map((logit) => Number.isNaN(logit) || logit === Infinity)).not.toContain(true);
     expect(logits[2]).toBe(-Infinity);

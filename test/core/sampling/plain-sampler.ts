@@ -1,7 +1,7 @@
-// The oracle: vLLM's sampler as its definition reads, with a full sort and nothing shared with the code under test but how a
-// graph cuts its sums.
+// The oracle: vLLM's sampler as its definition reads, with a full sort and nothing shared with the code under test but
+// how a graph cuts its sums.
 
-import { logSumExpBlock, type LogitsRow, type SamplingParams } from "./public.ts";
+import { logSumExpBlock, type LogitsRow, type SamplingParams } from "@readme-moe/core";
 
 export interface PlainCase {
   readonly logits: Float32Array;
@@ -11,7 +11,7 @@ export interface PlainCase {
   readonly eosTokenIds: readonly number[];
 }
 
-/** The probability of each token, `[vocabSize]`, and the ids that have one, most likely first. */
+/** Computes the probability of each token, `[vocabSize]`, and the ids with one above 0, most likely first. */
 export function plainDistribution(given: PlainCase): {
   readonly probabilities: readonly number[];
   readonly order: readonly number[];
@@ -38,7 +38,7 @@ export function plainDistribution(given: PlainCase): {
   return { order, probabilities: weights.map((weight, id) => (members.has(id) ? weight / kept : 0)) };
 }
 
-/** The token that `u` falls on. */
+/** Finds the token that `u` falls on. */
 export function plainSample(given: PlainCase, u: number): number {
   if (given.params.temperature === 0) {
     const logits = plainLogits(given);
@@ -64,7 +64,7 @@ function plainLogits({ logits, params, promptIds, completionIds, eosTokenIds }: 
   });
 }
 
-/** A row as a graph would give it: its best tokens, and a log-sum-exp in float32. */
+/** Creates a row as a step returns it: the best tokens, and a log-sum-exp in float32. */
 export function rowOf(logits: Float32Array, numCandidates: number, hasFullLogits: boolean): LogitsRow {
   const order = Array.from(logits, (_, id) => id).sort(
     (a, b) => (logits[b] as number) - (logits[a] as number) || a - b,
@@ -78,7 +78,7 @@ export function rowOf(logits: Float32Array, numCandidates: number, hasFullLogits
   };
 }
 
-/** Blocks are summed one by one in float32, and so are their sums: the roughest way that a runtime may take. */
+/** Sums blocks one by one in float32, and then their sums: the least exact order that a runtime may use. */
 function roughLogSumExp(logits: Float32Array): number {
   const block = logSumExpBlock(logits.length);
   const sums: number[] = [];

@@ -9,7 +9,7 @@ import {
   TokenCounts,
   uniformAt,
   type SamplingParams,
-} from "./public.ts";
+} from "@readme-moe/core";
 
 type Random = () => number;
 
@@ -17,7 +17,7 @@ function pick<Item>(random: Random, items: readonly Item[]): Item {
   return items[randomInteger(random, items.length)] as Item;
 }
 
-/** Absent half of the time. */
+/** Draws a value that is absent half of the time. */
 function maybe<Name extends keyof SamplingParams>(random: Random, name: Name, values: readonly SamplingParams[Name][]) {
   return random() < 0.5 ? {} : { [name]: pick(random, values) };
 }
@@ -34,7 +34,7 @@ function randomLogits(random: Random): Float32Array {
   }).fill(offset + 1, 2, 3); // one that is finite and never masked
 }
 
-/** Without what changes logits, so that candidates may decide. */
+/** Removes the parameters that change logits, so that candidates may decide. */
 function randomTruncation(random: Random): SamplingParams {
   return {
     ...maybe(random, "temperature", [0, 0.01, 0.3, 0.7, 1.3, 2, 50]),
@@ -70,13 +70,13 @@ function randomCase(random: Random, isPenalised: boolean): PlainCase {
   };
 }
 
-/** Close to where one token ends and the next begins, where a rough `logSumExp` misleads. */
+/** Draws `u` close to the boundary of two tokens, where an inexact `logSumExp` misleads. */
 function nearBoundary(random: Random, given: PlainCase): number {
   const { probabilities, order } = plainDistribution(given);
   const before = order
     .slice(0, randomInteger(random, order.length))
     .reduce((sum, id) => sum + (probabilities[id] as number), 0);
-  // Not as close as the oracle's own rounding.
+  // Not as close as the rounding of the oracle itself.
   const distance = pick(random, [1e-3, 1e-5, 1e-7]) * (0.01 + random());
   return Math.min(1 - 1e-10, before * (1 + pick(random, [-distance, distance])));
 }
@@ -88,7 +88,7 @@ function sampled({ logits, params, ...given }: PlainCase, u: number, numCandidat
   return sampleToken(rowOf(logits, numCandidates, isFull), resolved, counts, u)?.id;
 }
 
-describe("the token is the oracle's", () => {
+describe("chooses the oracle's token", () => {
   it("from full logits, for any parameters", () => {
     const random = seededRandom(1);
     for (let round = 0; round < 800; round++) {
@@ -100,7 +100,7 @@ describe("the token is the oracle's", () => {
     }
   });
 
-  it("from candidates alone, whenever these decide", () => {
+  it("from candidates alone, if they decide", () => {
     const random = seededRandom(2);
     let numDecided = 0;
     for (let round = 0; round < 1500; round++) {
@@ -118,7 +118,7 @@ describe("the token is the oracle's", () => {
     expect(numDecided).toBeGreaterThan(700);
   });
 
-  it("from what a sequence asks the graph for", () => {
+  it("from the logits that a sequence requests", () => {
     const random = seededRandom(3);
     for (let round = 0; round < 500; round++) {
       const given = randomCase(random, round % 2 === 0);
@@ -126,14 +126,14 @@ describe("the token is the oracle's", () => {
       const resolved = resolveSamplingParams(params, { vocabSize: logits.length, eosTokenIds });
       const u = random();
       const id = sampled(given, u, candidatesNeeded(resolved), needsFullLogits(resolved));
-      // Only min-p asks for a number of candidates that may not do.
+      // Only min-p requests a number of candidates that may not be enough.
       if (id === undefined) expect(resolved.minP).toBeGreaterThan(0);
       else expect(id).toBe(plainSample(given, u));
     }
   });
 });
 
-describe("tokens come as often as they are likely", () => {
+describe("chooses tokens with their probabilities", () => {
   const random = seededRandom(4);
   const logits = Float32Array.from({ length: 40 }, () => randomNormal(random) * 2);
   const given: Omit<PlainCase, "params"> = { logits, promptIds: [1, 2], completionIds: [3, 3], eosTokenIds: [0] };
@@ -156,7 +156,7 @@ describe("tokens come as often as they are likely", () => {
       frequencies[sampleToken(row, resolved, counts, uniformAt(5, 0, position))?.id as number]! += 1 / numDraws;
     }
     for (const [id, probability] of probabilities.entries()) {
-      // Four standard deviations of a binomial's mean; none for a token that may not come.
+      // Four standard deviations of a binomial's mean; 0 for an impossible token.
       const tolerance = 4 * Math.sqrt((probability * (1 - probability)) / numDraws);
       expect(Math.abs((frequencies[id] as number) - probability)).toBeLessThanOrEqual(tolerance);
     }

@@ -1,14 +1,14 @@
-import { ReadMeError } from "@readme-moe/core";
-import { describe, expect, it } from "vitest";
-import { rowOf } from "./plain-sampler.ts";
 import {
   candidatesNeeded,
   needsFullLogits,
+  ReadMeError,
   resolveSamplingParams,
   sampleToken,
   TokenCounts,
   type SamplingParams,
-} from "./public.ts";
+} from "@readme-moe/core";
+import { describe, expect, it } from "vitest";
+import { rowOf } from "./plain-sampler.ts";
 
 const LARGEST_U = 1 - 2 ** -53;
 const eosTokenIds = [1];
@@ -34,19 +34,19 @@ function sample(
 }
 
 describe("greedy", () => {
-  it("takes the largest logit, the lowest id among equals, and never looks at u", () => {
+  it("chooses the largest logit, the lowest id among equals, and ignores u", () => {
     expect(sample([1, 3, 2, 3], { temperature: 0 }, Number.NaN)).toBe(1);
     expect(sample([1, 3, 2, 3], { temperature: 0 }, Number.NaN, { candidates: 0, full: true })).toBe(1);
     expect(sample([-0, 0], { temperature: 0 }, Number.NaN, { candidates: 0, full: true })).toBe(0);
   });
 
-  it("takes another token when a penalty makes the best one fall", () => {
+  it("chooses another token if a penalty lowers the best one", () => {
     expect(sample([3, 0, 2.5], { temperature: 0, presencePenalty: 1 }, 0, { completionIds: [0] })).toBe(2);
     expect(sample([3, 0, 2.5], { temperature: 0, repetitionPenalty: 1.3 }, 0, { completionIds: [0, 0] })).toBe(2);
     expect(sample([3, 0, 2.5], { temperature: 0, logitBias: { 0: -100 } }, 0)).toBe(2);
   });
 
-  it("skips end tokens until minTokens, and takes them with ignoreEos", () => {
+  it("skips end tokens until minTokens, and chooses them with ignoreEos", () => {
     const logits = [1, 3, 2];
     expect(sample(logits, { temperature: 0, minTokens: 2 }, 0, { completionIds: [0] })).toBe(2);
     expect(sample(logits, { temperature: 0, minTokens: 2 }, 0, { completionIds: [0, 0] })).toBe(1);
@@ -73,7 +73,7 @@ describe("the ends of u", () => {
     expect(sample(logits, params, LARGEST_U, { candidates: 0, full: true })).toBe(lightest);
   });
 
-  it("never give a token without probability", () => {
+  it("never give an impossible token", () => {
     expect(sample([0, -Infinity, -1000, -Infinity], {}, LARGEST_U)).toBe(0);
     expect(sample([0, -200], { temperature: 0.01 }, LARGEST_U)).toBe(0);
     expect(sample([-3e38, 3e38], { temperature: 1e-5 }, LARGEST_U)).toBe(1);
@@ -83,7 +83,7 @@ describe("the ends of u", () => {
 describe("equal logits", () => {
   const equal = Array<number>(64).fill(1);
 
-  it("are taken in the order of their ids", () => {
+  it("are chosen in the order of their ids", () => {
     for (let id = 0; id < 64; id++) expect(sample(equal, {}, id / 64)).toBe(id);
   });
 
@@ -96,25 +96,25 @@ describe("equal logits", () => {
 });
 
 describe("truncation", () => {
-  it("to one token leaves no choice", () => {
+  it("to one token leaves no other choice", () => {
     for (const params of [{ topK: 1 }, { topP: 1e-300 }, { topP: 0.01 }, { minP: 1 }]) {
       expect(sample([0, 1, 3, 2], params, LARGEST_U)).toBe(2);
       expect(sample([0, 1, 3, 2], params, LARGEST_U, { candidates: 0, full: true })).toBe(2);
     }
   });
 
-  it("by a topK above the vocabulary is none", () => {
+  it("by a topK above the vocabulary has no effect", () => {
     for (const u of [0.1, 0.5, 0.9]) expect(sample([0, 1, 3, 2], { topK: 50 }, u)).toBe(sample([0, 1, 3, 2], {}, u));
   });
 
-  it("by top-p is about the tokens that top-k left", () => {
+  it("by top-p applies to the tokens that top-k left", () => {
     // Of 4, 2, 1, 1 halves: of the first two, which have 2/3 and 1/3, the first alone reaches 0.6.
     const logits = [4, 2, 1, 1].map(Math.log);
     expect(sample(logits, { topK: 2, topP: 0.6 }, LARGEST_U)).toBe(0);
     expect(sample(logits, { topP: 0.6 }, LARGEST_U)).toBe(1);
   });
 
-  it("by min-p is at the temperature's probabilities", () => {
+  it("by min-p applies to the probabilities at the temperature", () => {
     expect(sample([0, 1], { minP: 0.5 }, LARGEST_U)).toBe(1);
     expect(sample([0, 1], { minP: 0.5, temperature: 2 }, LARGEST_U)).toBe(0);
   });
@@ -123,14 +123,14 @@ describe("truncation", () => {
 describe("candidates alone", () => {
   const logits = Array.from({ length: 1000 }, (_, id) => -id / 100);
 
-  it("are not enough when the token may lie outside them", () => {
+  it("are not enough if the token may lie outside them", () => {
     expect(sample(logits, {}, 0.999, { candidates: 64, full: false })).toBeUndefined();
     expect(sample(logits, { topP: 0.9 }, 0.999, { candidates: 64, full: false })).toBeUndefined();
     expect(sample(logits, { minP: 0.01 }, 0.1, { candidates: 64, full: false })).toBeUndefined();
     expect(sample(logits, { topK: 65 }, 0.1, { candidates: 64, full: false })).toBeUndefined();
   });
 
-  it("are not enough when something changes logits", () => {
+  it("are not enough if parameters change logits", () => {
     expect(
       sample(logits, { temperature: 0, logitBias: { 900: 100 } }, 0, { candidates: 64, full: false }),
     ).toBeUndefined();
@@ -141,7 +141,7 @@ describe("candidates alone", () => {
     ).toBeUndefined();
   });
 
-  it("are enough when the token is clear", () => {
+  it("are enough if the token is clear", () => {
     const steep = logits.map((logit) => logit * 20);
     for (const params of [
       {},
@@ -158,14 +158,14 @@ describe("candidates alone", () => {
     }
   });
 
-  it("are not enough on the very boundary of two tokens", () => {
+  it("are not enough on the boundary of two tokens", () => {
     expect(sample([0, 0], {}, 0.5, { candidates: 2, full: false })).toBeUndefined();
     expect(sample([0, 0], {}, 0.5)).toBe(1);
   });
 });
 
 describe("full logits", () => {
-  it("are as they were after a token was chosen", () => {
+  it("are restored after a token was chosen", () => {
     const logits = Float32Array.from({ length: 50 }, (_, id) => Math.sin(id) * 5);
     const params = { repetitionPenalty: 1.7, frequencyPenalty: 0.3, logitBias: { 3: 5 }, minTokens: 9 };
     const row = rowOf(logits, 0, true);
@@ -176,19 +176,19 @@ describe("full logits", () => {
   });
 });
 
-describe("rows that nothing can be chosen from", () => {
+describe("rows without a possible token", () => {
   const error = expect.objectContaining({ name: "ReadMeError", code: "ERR_RUNTIME" }) as ReadMeError;
 
   it.each([
     ["NaN", [1, Number.NaN, 2]],
     ["Infinity", [1, Infinity, 2]],
     ["nothing but -Infinity", [-Infinity, -Infinity]],
-  ])("are refused: %s", (_, logits) => {
+  ])("are rejected: %s", (_, logits) => {
     for (const params of [{ temperature: 0 }, {}, { topK: 1 }])
       expect(() => sample(logits, params, 0.5)).toThrow(error);
   });
 
-  it("are refused when masks leave no token", () => {
+  it("are rejected if masks leave no token", () => {
     const params = { minTokens: 1, stopTokenIds: [0, 2] };
     for (const other of [{ temperature: 0 }, {}, { topK: 2 }, { minP: 0.5 }]) {
       for (const full of [true, false]) {

@@ -1,5 +1,5 @@
 import { describe, expect, expectTypeOf, it } from "vitest";
-import { resolveSamplingParams, type SamplingParams } from "./public.ts";
+import { resolveSamplingParams, type SamplingParams } from "@readme-moe/core";
 
 const limits = { vocabSize: 100, eosTokenIds: [2, 3] };
 const resolve = (params: unknown): unknown => resolveSamplingParams(params as SamplingParams, limits);
@@ -32,17 +32,17 @@ describe("resolveSamplingParams", () => {
     });
   });
 
-  it("takes undefined for absent", () => {
+  it("treats undefined as absent", () => {
     const names = ["maxTokens", "temperature", "topK", "seed", "stop", "logitBias", "logprobs", "ignoreEos", "n"];
     expect(resolve(Object.fromEntries(names.map((name) => [name, undefined])))).toEqual(resolve({}));
   });
 
-  it("takes one stop string or several, each once", () => {
+  it("accepts one stop string or several, each once", () => {
     expect(resolve({ stop: "a" })).toMatchObject({ stop: ["a"] });
     expect(resolve({ stop: ["a", "b", "a"] })).toMatchObject({ stop: ["a", "b"] });
   });
 
-  it("takes bias as an object or a map", () => {
+  it("accepts bias as an object or a map", () => {
     const logitBias = new Map([[5, -100]]);
     expect(resolve({ logitBias: { 5: -100 } })).toMatchObject({ logitBias });
     expect(resolve({ logitBias })).toMatchObject({ logitBias });
@@ -54,7 +54,7 @@ describe("resolveSamplingParams", () => {
     expect(ignoring).toMatchObject({ maskedUntilMinTokens: new Set([3, 9]) });
   });
 
-  it("turns what has no effect into the value that says so", () => {
+  it("normalizes values without effect", () => {
     expect(resolve({ topK: 100 })).toMatchObject({ topK: 0 });
     expect(resolve({ topK: 99 })).toMatchObject({ topK: 99 });
     expect(resolve({ temperature: 1e-6 })).toMatchObject({ temperature: 0 });
@@ -84,7 +84,7 @@ describe("resolveSamplingParams", () => {
       [{ logitBias: { 5: "1" } }, 'Expected `logitBias[5]` to be a number, got `"1"` (string)'],
       [{ ignoreEos: 1 }, "Expected `ignoreEos` to be true or false, got `1` (number)"],
     ]),
-  )("answers a wrong type or name with a TypeError: %s", (message, params) => {
+  )("rejects a wrong type or name with a TypeError: %s", (message, params) => {
     expect(() => resolve(params)).toThrow(new TypeError(message));
   });
 
@@ -113,11 +113,11 @@ describe("resolveSamplingParams", () => {
       [{ logprobs: 21 }, "Expected `logprobs` to be from 0 to 20, got `21` (number)"],
       [{ n: 129 }, "Expected `n` to be from 1 to 128, got `129` (number)"],
     ]),
-  )("answers a value out of range with a RangeError: %s", (message, params) => {
+  )("rejects a value out of range with a RangeError: %s", (message, params) => {
     expect(() => resolve(params)).toThrow(new RangeError(message));
   });
 
-  it("names the length of a stop string that is too long", () => {
+  it("reports the length of a stop string that is too long", () => {
     expect(() => resolve({ stop: ["a", "b".repeat(1025)] })).toThrow(
       /^Expected `stop\[1\]` to have 1 to 1024 chars, got 1025: `"bbb/,
     );

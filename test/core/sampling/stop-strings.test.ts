@@ -1,8 +1,8 @@
 import * as fc from "../../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
-import { StopAutomaton, StopMatcher } from "./public.ts";
+import { StopAutomaton, StopMatcher } from "@readme-moe/core";
 
-/** All that comes of pushing `pieces` until one stops, with the flush. */
+/** Collects the results of pushing `pieces` until one stops, and of the flush. */
 function run(stops: readonly string[] | StopAutomaton, pieces: readonly string[]) {
   const matcher = new StopMatcher(stops);
   const results = pieces.map((piece) => matcher.push(piece));
@@ -30,14 +30,14 @@ function everyCase(numRuns: number, check: (stops: readonly string[], pieces: re
 }
 
 describe("StopMatcher", () => {
-  it("gives what a search of the whole text gives, for any pieces", () => {
+  it("agrees with a search of the whole text, for any pieces", () => {
     everyCase(5000, (stops, pieces) => {
       const { texts, stop } = run(stops, pieces);
       expect({ text: texts.join(""), stop }).toEqual(plainCut(stops, pieces.join("")));
     });
   });
 
-  it("gives the same for any cut, even through characters, and never half of one", () => {
+  it("gives the same text for any cut, even within characters, and never half a character", () => {
     everyCase(3000, (stops, pieces) => {
       const text = pieces.join("");
       const { texts, stop } = run(stops, text.split(""));
@@ -46,7 +46,7 @@ describe("StopMatcher", () => {
     });
   });
 
-  it("holds back no more than what may begin a stop string", () => {
+  it("holds back only the possible beginning of a stop string", () => {
     everyCase(3000, (stops, pieces) => {
       const matcher = new StopMatcher(stops);
       let [pushed, given] = ["", ""];
@@ -62,14 +62,14 @@ describe("StopMatcher", () => {
     });
   });
 
-  it("gives text at once when it cannot be part of a stop string", () => {
+  it("returns text at once that cannot be part of a stop string", () => {
     expect(run(["STOP"], ["Hello", " ST", "AR", " STO", "P now", "!"])).toEqual({
       texts: ["Hello", " ", "STAR", " ", "", "", ""],
       stop: "STOP",
     });
   });
 
-  it("gives what it held back when the text ends", () => {
+  it("returns the held-back text when the text ends", () => {
     expect(run(["STOP"], ["a STO"])).toEqual({ texts: ["a ", "STO"], stop: undefined });
   });
 
@@ -79,23 +79,23 @@ describe("StopMatcher", () => {
     expect(run(["abcd", "bc"], ["abc"])).toEqual({ texts: ["", "a"], stop: "bc" });
   });
 
-  it("takes the shorter of two stop strings that begin together", () => {
+  it("finds the shorter of two stop strings that begin together", () => {
     expect(run(["abc", "ab"], ["xab", "c"])).toEqual({ texts: ["x", "", ""], stop: "ab" });
   });
 
-  it("gives all text when there are no stop strings, but for half a character", () => {
+  it("returns all text but half a character if there are no stop strings", () => {
     expect(run([], ["a\ud83d", "\ude00"])).toEqual({ texts: ["a", "😀", ""], stop: undefined });
     expect(run([], ["a\ud83d"])).toEqual({ texts: ["a", "\ud83d"], stop: undefined });
   });
 
-  it("can be made of an automaton that others use too", () => {
+  it("can share an automaton with other matchers", () => {
     const automaton = new StopAutomaton(["ab"]);
     const [one, other] = [new StopMatcher(automaton), new StopMatcher(automaton)];
     expect(one.push("a").text + other.push("b").text).toBe("b");
     expect(one.push("b")).toEqual({ text: "", stopped: { stop: "ab" } });
   });
 
-  it("begins anew after a flush", () => {
+  it("starts over after a flush", () => {
     const matcher = new StopMatcher(["ab"]);
     matcher.push("a");
     expect([matcher.flush(), matcher.push("b")]).toEqual([{ text: "a" }, { text: "b" }]);

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { philox4x32, uniformAt } from "./public.ts";
+import { uniformAt } from "@readme-moe/core";
+import { philox4x32 } from "../../../packages/core/src/random.ts";
 
 const N = 100_000;
 
@@ -18,12 +19,12 @@ function correlation(one: (index: number) => number, other: (index: number) => n
 }
 
 describe("philox4x32", () => {
-  // The known answers that come with the authors' Random123 library (kat_vectors, philox4x32 10).
+  // Known answers from the authors' Random123 library (kat_vectors, philox4x32 10).
   it.each([
     [[0, 0, 0, 0], [0, 0], "6627e8d5 e169c58d bc57ac4c 9b00dbd8"],
     [[0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff], "408f276d 41c83b0e a20bc7c6 6d5451fd"],
     [[0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0], "d16cfe09 94fdcceb 5001e420 24126ea1"],
-  ] as const)("gives its authors' answer for %j", (counter, [key0, key1], expected) => {
+  ] as const)("gives the authors' known answer for %j", (counter, [key0, key1], expected) => {
     const words = philox4x32(counter, key0, key1);
     expect(words.map((word) => word.toString(16).padStart(8, "0")).join(" ")).toBe(expected);
   });
@@ -37,21 +38,21 @@ describe("uniformAt", () => {
     ["choices", (index: number) => uniformAt(7, index, 0)],
   ] as const;
 
-  it.each(directions)("is even over %s", (_, draw) => {
+  it.each(directions)("is uniform over %s", (_, draw) => {
     expect(chiSquare(draw)).toBeGreaterThan(99 - 4 * 14);
     expect(chiSquare(draw)).toBeLessThan(99 + 4 * 14);
   });
 
-  it.each(directions)("has even low bits over %s", (_, draw) => {
+  it.each(directions)("has uniform low bits over %s", (_, draw) => {
     const lowBits = (index: number): number => (draw(index) * 2 ** 40) % 1;
     expect(chiSquare(lowBits)).toBeLessThan(99 + 4 * 14);
   });
 
-  it.each(directions)("does not follow its neighbour among %s", (_, draw) => {
+  it.each(directions)("is independent of its neighbour among %s", (_, draw) => {
     expect(Math.abs(correlation(draw, (index) => draw(index + 1)))).toBeLessThan(4 * 0.0032);
   });
 
-  it("tells seeds apart that differ in the upper bits only, and seed, choice and position from each other", () => {
+  it("distinguishes seeds that differ only in the upper bits, and seed, choice and position from each other", () => {
     const draws = [
       [1, 0, 0],
       [0, 1, 0],

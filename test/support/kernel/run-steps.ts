@@ -2,7 +2,7 @@
 
 import { encodeStep, type Kernel, type KernelPages } from "@readme-moe/kernel";
 import { expect } from "vitest";
-import { logSumExpError } from "../../../packages/core/src/sampling/logits-row.ts";
+import { logSumExpError } from "../../../packages/core/src/sampling/logits.ts";
 import { exactLogSumExp, plainCandidates, type PlainRow } from "../../oracles/plain-kernel-logits.ts";
 import type { TestStep, WantedPosition } from "./random-steps.ts";
 

@@ -1,25 +1,34 @@
-import { integerOption } from "../options.ts";
-import { usedBytes, type CachedUnit, type ExpertCacheState } from "./cache-state.ts";
-import { resolveEvictionPolicy, type EvictionPolicy, type EvictionPolicyName } from "./eviction-policy.ts";
-import type { KnownUses } from "./known-uses.ts";
-import { planBudget, type BudgetPlan } from "./plan-budget.ts";
-import { planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./plan-reads.ts";
-import { expertBytes, unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./unit.ts";
+// The accounting of the expert cache: which units are in memory, and what has happened.
 
-/** Of an `ExpertCache`: what the units are, and how many bytes of them may be in memory. */
+import { integerOption } from "../options.ts";
+import {
+  expertBytes,
+  unitBytes,
+  unitIndex,
+  usedBytes,
+  type CachedUnit,
+  type ExpertCacheState,
+  type ExpertLayout,
+  type ExpertUnit,
+} from "./cached-units.ts";
+import { resolveEvictionPolicy, type EvictionPolicy, type EvictionPolicyName } from "./eviction-policy.ts";
+import { planBudget, planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./plan-reads.ts";
+import type { UseForecast } from "./use-forecast.ts";
+
+/** Options of `ExpertCache`. */
 export interface ExpertCacheOptions {
   readonly layout: ExpertLayout;
-  /** Limit on bytes of units in memory, reads in flight included. */
+  /** Limit of the bytes of units in memory, reads in progress included. */
   readonly budgetBytes: number;
   /** @default "belady" */
   readonly policy?: EvictionPolicyName | EvictionPolicy | undefined;
-  /** Of `random`. @default 0 */
+  /** Seed of the policy `random`. @default 0 */
   readonly seed?: number | undefined;
-  /** How many layers ahead reads may evict for, see `PlanOptions`. @default 1 */
+  /** Largest number of layers ahead for which reads may evict, see `PlanOptions`. @default 1 */
   readonly lookaheadLayers?: number | undefined;
 }
 
-/** All since the cache began. */
+/** Counters since the cache began. */
 export interface ExpertCacheCounters {
   /** Units that layers ran with: `hits`, and the first use of each unit that was read. */
   readonly uses: number;
@@ -29,20 +38,18 @@ export interface ExpertCacheCounters {
   readonly loads: number;
   readonly evictions: number;
   readonly bytesRead: number;
-  /** Of `loads`, those evicted before any layer ran with them, and those that failed. */
+  /** Reads that failed, and reads whose unit was evicted before any layer ran with it; part of `loads`. */
   readonly wastedLoads: number;
   readonly wastedBytes: number;
 }
 
 /**
- * The books of the expert cache: what is in memory, what is on its way, what happened. Decides through `planReads` and
- * `planBudget`; reads and frees nothing itself.
+ * Decides which units to evict and to read, through `planReads` and `planBudget`, and keeps count. It performs no
+ * reads.
  *
- * For each layer of a step: `plan` until it `isReady`, evicting and reading what it says and telling `loaded` of each
- * complete read; then run the layer, and tell `ran`.
- *
- * Or, so that the books never depend on how fast reads are: `enterLayer` once, evict and read what it says; when the
- * layer's own reads are complete, tell `allLoaded`, run the layer, and tell `ran`.
+ * For each layer of a step: call `enterLayer`, perform the plan's evictions and begin its reads, run the layer as soon
+ * as its units are in memory, and call `ran`. A unit counts as in memory as soon as its read is planned, so decisions
+ * do not depend on how fast reads are. If a read fails, call `failed`.
  */
 export class ExpertCache {
   readonly #plan: PlanOptions;
@@ -52,8 +59,6 @@ export class ExpertCache {
   readonly #counters = { uses: 0, hits: 0, loads: 0, evictions: 0, bytesRead: 0, wastedLoads: 0, wastedBytes: 0 };
   #budgetBytes: number;
   #clock = 0;
-  /** What a smaller budget still has to get back from layers that run and reads in flight. */
-  #isShrinking = false;
 
   /** @throws {TypeError | RangeError} naming the option */
   constructor(options: ExpertCacheOptions) {
@@ -83,133 +88,110 @@ export class ExpertCache {
     return { ...this.#counters };
   }
 
-  /** Bytes of each expert that are neither in memory nor on their way, `[numExperts]`; what a scheduler asks for. */
+  /** Computes the bytes of each expert that are not in memory, `[numExperts]`. */
   missingBytes(): Float64Array {
     const { layout } = this.#plan;
     const missing = new Float64Array(layout.numExperts).fill(expertBytes(layout));
     for (const unit of this.#units.values()) {
-      missing[unit.expert] = (missing[unit.expert] as number) - this.#bytesOf(unit);
+      missing[unit.expert] = (missing[unit.expert] ?? 0) - this.#bytesOf(unit);
     }
     return missing;
   }
 
-  /** Experts of which units were read, or are on their way, and no layer has run with them yet. */
-  awaitedExperts(): ReadonlySet<number> {
-    const awaited = new Set<number>();
-    for (const { expert, wasUsed } of this.#units.values()) if (!wasUsed) awaited.add(expert);
-    return awaited;
+  /** Lists the experts with units that were read ahead and that no layer has run with yet. */
+  prefetchedExperts(): ReadonlySet<number> {
+    const prefetched = new Set<number>();
+    for (const { expert, wasUsed } of this.#units.values()) if (!wasUsed) prefetched.add(expert);
+    return prefetched;
   }
 
   /**
-   * What to evict and then to read now. When this returns, the books say that it was done: what was evicted is gone,
-   * and what is read is in flight.
-   * @throws {RangeError} when a layer of the running step alone exceeds the budget
+   * Decides what to evict and what to read before a layer runs, and counts it as done.
+   * @throws {RangeError} if a layer of the running step alone exceeds the budget
    */
-  plan(uses: KnownUses): ReadPlan {
+  enterLayer(uses: UseForecast): ReadPlan {
     const plan = planReads(this.state, uses, this.#plan);
     this.#evict(plan.evict);
     for (const unit of plan.load) {
-      this.#units.set(this.#indexOf(unit), { ...unit, isLoading: true, wasUsed: false });
+      this.#units.set(this.#indexOf(unit), { ...unit, wasUsed: false });
       this.#counters.loads++;
       this.#counters.bytesRead += this.#bytesOf(unit);
     }
-    this.#settle();
     return plan;
   }
 
   /**
-   * `plan`, with all reads that were begun before as complete. Who evicts one that is not has to wait until it is.
-   * @throws {RangeError} when a layer of the running step alone exceeds the budget
+   * Counts a read as failed and frees its memory.
+   * @throws {RangeError} if there is no such unit, or a layer ran with it
    */
-  enterLayer(uses: KnownUses): ReadPlan {
-    this.allLoaded();
-    return this.plan(uses);
-  }
-
-  /** All reads under way count as complete, also those that nothing has waited for yet. */
-  allLoaded(): void {
-    for (const [index, unit] of this.#units) if (unit.isLoading) this.#units.set(index, { ...unit, isLoading: false });
-  }
-
-  /** A read is complete. @throws {RangeError} when none of this unit was under way */
-  loaded({ layer, expert }: ExpertUnit): void {
-    this.#inFlight({ layer, expert });
-    this.#units.set(this.#indexOf({ layer, expert }), { layer, expert, isLoading: false, wasUsed: false });
-  }
-
-  /** A read failed; its place is free. @throws {RangeError} when no unit is there that no layer has run with */
   failed(unit: ExpertUnit): void {
     if (this.#units.get(this.#indexOf(unit))?.wasUsed !== false) {
       throw new RangeError(`No read of layer ${unit.layer} of expert ${unit.expert} can have failed`);
     }
     this.#remove(unit);
-    this.#settle();
   }
 
   /**
-   * A layer has run, with these experts; each layer counts, also one without experts.
-   * @throws {RangeError} when one of them was not in memory
+   * Counts a layer as run with these experts. Every layer counts, also one without experts.
+   * @throws {RangeError} if one of them was not in memory
    */
   ran(layer: number, experts: readonly number[]): void {
     for (const expert of experts) {
       const index = this.#indexOf({ layer, expert });
       const unit = this.#units.get(index);
-      if (!unit || unit.isLoading) throw new RangeError(`Layer ${layer} of expert ${expert} ran and is not in memory`);
+      if (!unit) throw new RangeError(`Layer ${layer} of expert ${expert} ran and is not in memory`);
       if (unit.wasUsed) this.#counters.hits++;
       else this.#units.set(index, { ...unit, wasUsed: true });
       this.#counters.uses++;
-      this.#numUses[index] = (this.#numUses[index] as number) + 1;
+      this.#numUses[index] = (this.#numUses[index] ?? 0) + 1;
       this.#lastUses[index] = this.#clock;
     }
     this.#clock++;
   }
 
   /**
-   * Counts a whole step as run, where all units that it and the next step need are in memory and within the budget. Nothing has to be
-   * decided for its layers then.
+   * Counts a whole step as run, if all units that it and the next step need are in memory. There is nothing to decide
+   * for its layers then.
    *
-   * @param experts - the step's, distinct
-   * @param planned - those that are sure of the next step
-   * @returns whether that is so; else nothing has changed
+   * @param experts - experts of the step, distinct
+   * @param planned - experts that the next step certainly needs
+   * @returns whether the step was counted; otherwise nothing has changed
    */
   ranWholeStep(experts: readonly number[], planned: readonly number[]): boolean {
     const { layout } = this.#plan;
-    if (usedBytes(this.state, layout) > this.#budgetBytes) return false;
     const needed = [...experts, ...planned];
     for (const layer of layout.layerBytes.keys()) {
-      if (needed.some((expert) => this.#units.get(this.#indexOf({ layer, expert }))?.isLoading !== false)) return false;
+      if (needed.some((expert) => !this.#units.has(this.#indexOf({ layer, expert })))) return false;
     }
     for (const layer of layout.layerBytes.keys()) this.ran(layer, experts);
     return true;
   }
 
   /**
-   * Changes the limit, at once as far as it can be.
-   * @param uses - of the step that runs; absent when none does
-   * @returns what to evict now, and what follows; when this returns, the books say that it was done
-   * @throws {RangeError} when a layer of the running step alone exceeds the new budget, which then is not taken
+   * Changes the limit, and decides what to evict, which counts as done.
+   *
+   * @param uses - uses of the running step; absent if none runs
+   * @throws {RangeError} if a layer of the running step alone exceeds the new budget; the old budget stays
    */
-  setBudget(budgetBytes: number, uses?: KnownUses): BudgetPlan {
+  setBudget(budgetBytes: number, uses?: UseForecast): readonly EvictedUnit[] {
     integerOption("budgetBytes", budgetBytes, 0);
-    const plan = planBudget(this.state, budgetBytes, uses, this.#plan);
+    const evict = planBudget(this.state, budgetBytes, uses, this.#plan);
     this.#budgetBytes = budgetBytes;
-    this.#evict(plan.evict);
-    this.#isShrinking = plan.laterBytes > 0;
-    return plan;
+    this.#evict(evict);
+    return evict;
   }
 
-  /** @throws {Error} with the numbers, when the books are wrong */
+  /** Checks the accounting. @throws {Error} with the numbers that do not agree */
   checkIntegrity(): void {
     const used = usedBytes(this.state, this.#plan.layout);
-    if (used > this.#budgetBytes && !this.#isShrinking) {
+    if (used > this.#budgetBytes) {
       throw new Error(`The expert cache holds ${used} bytes, its budget is ${this.#budgetBytes}`);
     }
     const { uses, hits, loads, wastedLoads } = this.#counters;
     const unused = Array.from(this.#units.values()).filter(({ wasUsed }) => !wasUsed).length;
     if (uses - hits + wastedLoads + unused !== loads) {
-      throw new Error(
-        `The expert cache has ${loads} loads, of ${uses} uses ${hits} hits, ${wastedLoads} wasted, ${unused} unused`,
-      );
+      const counted = `${loads} loads; of ${uses} uses ${hits} hits, ${wastedLoads} wasted, ${unused} unused`;
+      throw new Error(`The expert cache counts ${counted}`);
     }
   }
 
@@ -225,15 +207,6 @@ export class ExpertCache {
       this.#counters.wastedBytes += this.#bytesOf(unit);
     }
     this.#units.delete(index);
-  }
-
-  #settle(): void {
-    if (this.#isShrinking) this.#isShrinking = usedBytes(this.state, this.#plan.layout) > this.#budgetBytes;
-  }
-
-  #inFlight(unit: ExpertUnit): void {
-    if (this.#units.get(this.#indexOf(unit))?.isLoading) return;
-    throw new RangeError(`No read of layer ${unit.layer} of expert ${unit.expert} is under way`);
   }
 
   #indexOf(unit: ExpertUnit): number {

@@ -1,63 +1,69 @@
-// What to evict and what to read now, so that the running step's units are there in time.
+// Which units to evict and which to read now, so that the running step's units are in memory in time.
 
-import { usedBytes, type CachedUnit, type ExpertCacheState } from "./cache-state.ts";
-import { chooseVictims } from "./choose-victims.ts";
-import type { EvictionCandidate, EvictionPolicy } from "./eviction-policy.ts";
-import { nextUses, stepsAhead, sureUses, type KnownUses, type NextUses } from "./known-uses.ts";
-import { unitBytes, unitIndex, type ExpertLayout, type ExpertUnit } from "./unit.ts";
+import {
+  unitBytes,
+  unitIndex,
+  usedBytes,
+  type CachedUnit,
+  type ExpertCacheState,
+  type ExpertLayout,
+  type ExpertUnit,
+} from "./cached-units.ts";
+import { chooseVictims, type EvictionCandidate, type EvictionPolicy } from "./eviction-policy.ts";
+import { certainUses, nextUses, stepsAhead, type NextUses, type UseForecast } from "./use-forecast.ts";
 
-/** Of `planReads`: the units, who leaves, and how far ahead reads go. */
+/** Options of `planReads`. */
 export interface PlanOptions {
   readonly layout: ExpertLayout;
   readonly policy: EvictionPolicy;
   /**
-   * Units are evicted for reads of at most so many layers ahead; what fits without evicting is read as far ahead as is
-   * sure. 0 reads on demand: for the layer that runs next, and nothing else. More lookahead hides more of the reads
-   * behind computation and makes more of them, as a place that is taken early is lost to what it held.
+   * Largest number of layers ahead for which reads may evict. Reads that fit without evicting go as far ahead as uses
+   * are certain. 0 reads on demand: for the layer that runs next, and nothing else. More lookahead hides more reads
+   * behind computation and causes more reads, because memory that is taken early is lost to what it held.
    */
   readonly lookaheadLayers: number;
 }
 
-/** A unit that leaves memory, and when it would have been used next. */
+/** A unit that is evicted, and its next use. */
 export interface EvictedUnit extends ExpertUnit {
-  /** In steps, sure or estimated; 0 is the running one, `Infinity` when nobody is known to need it. */
+  /** Next use in steps, certain or estimated; 0 is the running step, `Infinity` if no known token needs the unit. */
   readonly nextUse: number;
 }
 
-/** What is to be done before the layer runs. Evictions make room for the loads. */
+/** Evictions and reads before a layer runs. */
 export interface ReadPlan {
-  /** First. */
+  /** Units to evict first. */
   readonly evict: readonly EvictedUnit[];
-  /** Then, in this order: what is needed soonest first. */
+  /** Units to read then, in this order: the soonest needed first. */
   readonly load: readonly ExpertUnit[];
-  /** Whether the layer can run now. Otherwise it can when its units in `load`, and those in flight, are complete. */
-  readonly isReady: boolean;
 }
 
 /**
- * Plans the reads that begin now. Pure; called before each layer, and again whenever more is known or a read is complete.
+ * Plans the reads that begin now. Pure; called before each layer.
  *
- * Never plans above the budget. Never evicts a unit of the layer that runs, one that is in flight, or one that is
- * needed before what it makes room for; nor, unless the layer that runs next has no other room, one that was read for a
- * sure use still to come. Never reads what has no sure use.
+ * A plan never exceeds the budget. It never evicts a unit of the running layer or a unit that is needed before the one
+ * it makes room for. It evicts a unit that was read for a certain use still to come only if the layer that runs next
+ * has no other room. It never reads a unit without a certain use.
  *
- * @throws {RangeError} when a layer of the running step alone exceeds the budget
+ * @throws {RangeError} if a layer of the running step alone exceeds the budget
  */
-export function planReads(state: ExpertCacheState, uses: KnownUses, options: PlanOptions): ReadPlan {
+export function planReads(state: ExpertCacheState, uses: UseForecast, options: PlanOptions): ReadPlan {
   const { layout, policy, lookaheadLayers } = options;
   checkBudget(state.budgetBytes, uses, layout);
-  const sure = sureUses(uses);
-  const next = nextUses(uses, layout, sure);
+  const certain = certainUses(uses);
+  const next = nextUses(uses, layout, certain);
   const cached = new Map<number, CachedUnit>(state.units.map((unit) => [unitIndex(unit, layout), unit]));
+  const loading = new Set<number>();
   const evict: EvictedUnit[] = [];
   const load: ExpertUnit[] = [];
   let freeBytes = state.budgetBytes - usedBytes(state, layout);
   let left: readonly EvictionCandidate[] | undefined;
-  // Nothing that this plan reads is complete, so that there are only fewer from read to read.
-  const candidates = (): readonly EvictionCandidate[] => (left ??= candidatesOf(cached, state, uses, next, layout));
+  // Units that this plan reads cannot be evicted by it, so the list only shrinks. It is rarely needed.
+  const candidates = (): readonly EvictionCandidate[] => (left ??= candidatesOf(state, uses, next, layout));
 
   const makeRoom = (missingBytes: number, among: readonly EvictionCandidate[]): boolean => {
-    const victims = chooseVictims(among, missingBytes, policy, state.numEvictions + evict.length);
+    const firstDecision = state.numEvictions + evict.length;
+    const victims = chooseVictims({ candidates: among, missingBytes, policy, firstDecision });
     if (victims) left = candidates().filter((candidate) => !victims.includes(candidate));
     for (const { layer, expert, bytes, nextUse } of victims ?? []) {
       cached.delete(unitIndex({ layer, expert }, layout));
@@ -67,36 +73,54 @@ export function planReads(state: ExpertCacheState, uses: KnownUses, options: Pla
     return victims !== undefined;
   };
 
-  if (freeBytes < 0) {
-    // The budget has shrunk, and what could not go then may go now.
-    const idle = candidates().filter(({ nextUse }) => nextUse > 0);
-    const idleBytes = idle.reduce((sum, { bytes }) => sum + bytes, 0);
-    makeRoom(Math.min(-freeBytes, idleBytes), idle);
-  }
-  for (const { layer, expert, slot } of sure) {
+  for (const { layer, expert, slot } of certain) {
     const index = unitIndex({ layer, expert }, layout);
     if (slot > 0 && lookaheadLayers === 0) break;
-    if (cached.has(index)) continue;
+    if (cached.has(index) || loading.has(index)) continue;
     const bytes = unitBytes({ layer }, layout);
     if (bytes > freeBytes) {
       if (slot > lookaheadLayers) break;
-      // A unit that is wanted within the lookahead would only be read again at once.
+      // A unit that is needed within the lookahead would be read again at once.
       const mayGo = candidates().filter(({ nextUse }) => nextUse > (slot === 0 ? 0 : lookaheadLayers));
-      const unwanted = mayGo.filter((unit) => !isAwaited(unit, cached, next, layout));
-      const hasRoom = makeRoom(bytes - freeBytes, unwanted) || (slot === 0 && makeRoom(bytes - freeBytes, mayGo));
-      // What is needed later must not take the room that this one waits for.
+      const unawaited = mayGo.filter((unit) => {
+        const at = unitIndex(unit, layout);
+        return cached.get(at)?.wasUsed !== false || next.isCertain[at] === 0;
+      });
+      const hasRoom = makeRoom(bytes - freeBytes, unawaited) || (slot === 0 && makeRoom(bytes - freeBytes, mayGo));
+      // Later reads must not take the room that this one needs.
       if (!hasRoom) break;
     }
     freeBytes -= bytes;
     load.push({ layer, expert });
-    cached.set(index, { layer, expert, isLoading: true, wasUsed: false });
+    loading.add(index);
   }
-  const isReady = sure.every((use) => use.slot > 0 || cached.get(unitIndex(use, layout))?.isLoading === false);
-  return { evict, load, isReady };
+  return { evict, load };
 }
 
-/** @throws {RangeError} when a layer of the running step, from `uses.layer` on, needs more than `budgetBytes` */
-export function checkBudget(budgetBytes: number, { layer, running }: KnownUses, layout: ExpertLayout): void {
+/**
+ * Lists the units to evict for a new budget. Pure. None of them is a unit of the running layer.
+ *
+ * @param uses - uses of the running step; absent if none runs
+ * @throws {RangeError} if a layer of the running step alone exceeds the new budget
+ */
+export function planBudget(
+  state: ExpertCacheState,
+  budgetBytes: number,
+  uses: UseForecast | undefined,
+  { layout, policy }: Pick<PlanOptions, "layout" | "policy">,
+): readonly EvictedUnit[] {
+  const known = uses ?? { layer: 0, running: layout.layerBytes.map(() => []) };
+  checkBudget(budgetBytes, known, layout);
+  const missingBytes = usedBytes(state, layout) - budgetBytes;
+  if (missingBytes <= 0) return [];
+  const next = nextUses(known, layout, certainUses(known));
+  const candidates = candidatesOf(state, known, next, layout).filter(({ nextUse }) => nextUse > 0);
+  const victims = chooseVictims({ candidates, missingBytes, policy, firstDecision: state.numEvictions }) ?? candidates;
+  return victims.map(({ layer, expert, nextUse }) => ({ layer, expert, nextUse: stepsAhead(nextUse, known) }));
+}
+
+/** @throws {RangeError} if a layer of the running step, from `uses.layer` on, needs more than `budgetBytes` */
+function checkBudget(budgetBytes: number, { layer, running }: UseForecast, layout: ExpertLayout): void {
   for (const [at, experts] of running.entries()) {
     const bytes = experts.length * unitBytes({ layer: at }, layout);
     if (at < layer || bytes <= budgetBytes) continue;
@@ -107,42 +131,27 @@ export function checkBudget(budgetBytes: number, { layer, running }: KnownUses, 
   }
 }
 
-/** Whether a unit was read for a use that is sure and still to come. */
-function isAwaited(
-  unit: ExpertUnit,
-  cached: ReadonlyMap<number, CachedUnit>,
-  { isSure }: NextUses,
-  layout: ExpertLayout,
-): boolean {
-  const index = unitIndex(unit, layout);
-  return cached.get(index)?.wasUsed === false && isSure[index] === 1;
-}
-
-/** Units in memory whose reads are complete, in order of layer and expert. */
-export function candidatesOf(
-  cached: ReadonlyMap<number, CachedUnit>,
-  { clock, lastUses, numUses }: ExpertCacheState,
-  uses: KnownUses,
+/** Describes the units in memory for a policy, in order of layer and expert. */
+function candidatesOf(
+  { units, clock, lastUses, numUses }: ExpertCacheState,
+  { layer: runningLayer }: UseForecast,
   { slots }: NextUses,
   layout: ExpertLayout,
 ): readonly EvictionCandidate[] {
   const numLayers = layout.layerBytes.length;
-  const candidates: EvictionCandidate[] = [];
-  for (let index = 0; index < slots.length; index++) {
-    const unit = cached.get(index);
-    if (!unit || unit.isLoading) continue;
-    const { layer, expert } = unit;
-    const lastUse = lastUses[index] as number;
-    candidates.push({
+  const inOrder = units.toSorted((a, b) => unitIndex(a, layout) - unitIndex(b, layout));
+  return inOrder.map(({ layer, expert }) => {
+    const index = unitIndex({ layer, expert }, layout);
+    const lastUse = lastUses[index] ?? -1;
+    return {
       layer,
       expert,
       bytes: unitBytes({ layer }, layout),
-      nextUse: slots[index] as number,
-      layersAway: ((layer - uses.layer + 2 * numLayers - 1) % numLayers) + 1,
+      nextUse: slots[index] ?? Infinity,
+      layersAway: ((layer - runningLayer + 2 * numLayers - 1) % numLayers) + 1,
       lastUse,
       idleSteps: lastUse < 0 ? Infinity : Math.floor((clock - lastUse - 1) / numLayers),
-      numUses: numUses[index] as number,
-    });
-  }
-  return candidates;
+      numUses: numUses[index] ?? 0,
+    };
+  });
 }

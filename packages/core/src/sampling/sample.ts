@@ -1,11 +1,17 @@
-import { decide, isLimited } from "./decide.ts";
-import { checkRow, noTokenLeft, type LogitsRow } from "./logits-row.ts";
-import { changesLogits, maskedTokens, withPenalties } from "./penalties.ts";
-import { bestId, bestLogits, rankedCandidates } from "./ranked-logits.ts";
+// The choice of one sequence's next token from a row of logits, and its log-probabilities.
+
+import { boundTotal, decide, isLimited } from "./decide.ts";
+import {
+  changesLogits,
+  checkRow,
+  maskedTokens,
+  noTokenLeft,
+  withPenalties,
+  type LogitsRow,
+  type TokenCounts,
+} from "./logits.ts";
+import { bestId, bestLogits, rankedCandidates, type RankedLogits, WeightBuckets } from "./ranking.ts";
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
-import type { TokenCounts } from "./token-counts.ts";
-import { boundTotal } from "./total-weight.ts";
-import { WeightBuckets } from "./weight-buckets.ts";
 
 // Rankings grow in these steps: the second is rarely needed, sorting the whole vocabulary almost never.
 const FEW = 128;
@@ -14,28 +20,28 @@ const MANY = 2048;
 /** A token's id, in `[0, vocabSize)`, and its log-probability in nats. */
 export interface SampledToken {
   readonly id: number;
-  /** Under the model's own distribution, before any sampling parameter; at most 0. */
+  /** Log-probability under the model's own distribution, before any sampling parameter; at most 0. */
   readonly logprob: number;
 }
 
 /**
  * Chooses the next token, as vLLM does, in this order:
  *
- * 1. bias, masks and penalties (`applyPenalties`);
- * 2. at temperature 0 the largest logit, the lowest id among equals, and `u` is not looked at;
- * 3. else a token weighs exp(logit / temperature);
- * 4. min-p keeps tokens that weigh at least `minP` times what the heaviest does;
+ * 1. bias, masks and penalties change the logits (`applyPenalties`);
+ * 2. at temperature 0 the largest logit is chosen, the lowest id among equals; `u` is not used;
+ * 3. otherwise a token's weight is exp(logit / temperature);
+ * 4. min-p keeps tokens that weigh at least `minP` times as much as the heaviest;
  * 5. top-k keeps the `topK` heaviest, the lower ids among equals (vLLM keeps all that equal the last one);
- * 6. top-p keeps, of those, the fewest heaviest that reach `topP` of their total;
- * 7. `u` times the weight of those that are left falls on one of them, from the heaviest to the lightest.
+ * 6. top-p keeps the fewest heaviest of these that reach `topP` of their total;
+ * 7. `u` times the remaining weight falls on one of the remaining tokens, from the heaviest to the lightest.
  *
- * The same for the same arguments, in float64. Candidates and full logits give the same token: what the candidates
- * leave uncertain, by the rounding of `logSumExp` and of sums, is not decided from them.
+ * Deterministic, in float64. Candidates and full logits give the same token: a choice that is uncertain because of the
+ * rounding of `logSumExp` or of sums is not made from candidates.
  *
  * @param counts - the sequence's tokens so far
  * @param u - in [0, 1), see `uniformAt`
- * @returns `undefined` when the row's candidates cannot decide and it has no full logits
- * @throws {ReadMeError} `ERR_RUNTIME` when the row is not finite, or no token is left
+ * @returns `undefined` if the row's candidates cannot decide and it has no full logits
+ * @throws {ReadMeError} `ERR_RUNTIME` if the row is not finite, or no token is left
  */
 export function sampleToken(
   row: LogitsRow,
@@ -46,12 +52,73 @@ export function sampleToken(
   checkRow(row);
   const id = chooseAmongCandidates(row, params, counts, u) ?? chooseAmongAll(row, params, counts, u);
   if (id === undefined) return undefined;
-  const logit = row.fullLogits?.[id] ?? row.candidateLogits[row.candidateIds.indexOf(id)];
-  return { id, logprob: logprobOf(logit as number, row) };
+  const logit = row.fullLogits?.[id] ?? row.candidateLogits[row.candidateIds.indexOf(id)] ?? -Infinity;
+  return { id, logprob: logprobOf(logit, row) };
 }
 
-/** A logit as a log-probability. The rounding of `logSumExp` must not make it a probability above 1. */
-export function logprobOf(logit: number, row: LogitsRow): number {
+/**
+ * Chooses as `sampleToken` does, but from logits that the caller's `processLogits` has changed.
+ *
+ * @param row - the model's own row with full logits, which the log-probability refers to
+ * @param processed - logits after `processLogits`, `[vocabSize]`
+ * @param u - in [0, 1), see `uniformAt`
+ * @throws {RangeError} if `processed` has NaN or `Infinity`, or no token
+ * @throws {ReadMeError} `ERR_RUNTIME` if the parameters leave none of the tokens in `processed`
+ */
+export function sampleProcessed(
+  row: LogitsRow & { readonly processed: Float32Array },
+  params: ResolvedSamplingParams,
+  counts: TokenCounts,
+  u: number,
+): SampledToken {
+  const { processed } = row;
+  checkProcessed(processed);
+  const id = withPenalties(processed, params, counts, () => chooseExactly(processed, params, u));
+  return { id, logprob: logprobOf(row.fullLogits?.[id] ?? -Infinity, row) };
+}
+
+function checkProcessed(logits: Float32Array): void {
+  const wrong = logits.findIndex((logit) => !Number.isFinite(logit) && logit !== -Infinity);
+  if (wrong >= 0) {
+    const got = `got ${logits[wrong]} for token ${wrong}`;
+    throw new RangeError(`Expected \`processLogits\` to leave numbers or \`-Infinity\`, ${got}`);
+  }
+  if (bestId(logits) !== undefined) return;
+  throw new RangeError("Expected `processLogits` to leave a token that can be chosen, got `-Infinity` for all");
+}
+
+/** A chosen token and its most likely alternatives. */
+export interface TokenLogprobs extends SampledToken {
+  /** The most likely tokens, best first. May contain the chosen one; contains no impossible ones. */
+  readonly top: readonly SampledToken[];
+}
+
+/**
+ * Computes log-probabilities under the model's own distribution, before penalties and temperature, as vLLM reports
+ * them.
+ *
+ * @param count - number of most likely tokens, from 0
+ * @throws {RangeError} if the row has neither `count` candidates nor full logits
+ */
+export function tokenLogprobs(row: LogitsRow, chosen: SampledToken, count: number): TokenLogprobs {
+  const { ids, logits } = mostLikely(row, count);
+  const top = Array.from(ids.subarray(0, count), (id, index) => ({ id, logit: logits[index] ?? -Infinity }))
+    .filter(({ logit }) => logit > -Infinity)
+    .map(({ id, logit }) => ({ id, logprob: logprobOf(logit, row) }));
+  return { ...chosen, top };
+}
+
+function mostLikely(
+  { candidateIds, candidateLogits, fullLogits }: LogitsRow,
+  count: number,
+): Pick<RankedLogits, "ids" | "logits"> {
+  if (candidateIds.length >= count) return { ids: candidateIds, logits: candidateLogits };
+  if (fullLogits !== undefined) return bestLogits(fullLogits, count);
+  throw new RangeError(`Expected the row to have ${count} candidates or full logits, got ${candidateIds.length}`);
+}
+
+/** Converts a logit to a log-probability. The rounding of `logSumExp` must not give a probability above 1. */
+function logprobOf(logit: number, row: LogitsRow): number {
   return Math.min(0, logit - row.logSumExp);
 }
 
@@ -85,19 +152,19 @@ function chooseAmongAll(
   const isUnchanged = !changesLogits(params, counts) && maskedTokens(params, counts).size === 0;
   if (isUnchanged) {
     const best = row.candidateLogits[0];
-    return chooseCheaply(row, fullLogits, params, u) ?? chooseExactly(fullLogits, params, u, best);
+    return chooseByBounds(row, fullLogits, params, u) ?? chooseExactly(fullLogits, params, u, best);
   }
   return withPenalties(fullLogits, params, counts, () => chooseExactly(fullLogits, params, u));
 }
 
-/** Bounds of the total decide most rows, and spare an exponential for each token of the vocabulary. */
-function chooseCheaply(
+/** Chooses by bounds of the total weight, which decide most rows without an exponential for each token. */
+function chooseByBounds(
   row: LogitsRow,
   fullLogits: Float32Array,
   params: ResolvedSamplingParams,
   u: number,
 ): number | undefined {
-  // The step's own ranking has failed where it was as long.
+  // A ranking of the same length by the step itself has already failed to decide.
   if (params.temperature === 0 || isLimited(params) || row.candidateIds.length >= FEW) return undefined;
   const ranked = bestLogits(fullLogits, FEW);
   const candidates = { ...row, candidateIds: ranked.ids, candidateLogits: ranked.logits };
@@ -106,15 +173,12 @@ function chooseCheaply(
 }
 
 /**
- * @param largest - of the logits, where it is known, and finite
- * @throws {ReadMeError} `ERR_RUNTIME` when no token is left
+ * Chooses from all logits, which always decide.
+ *
+ * @param largest - the largest logit, if it is known and finite
+ * @throws {ReadMeError} `ERR_RUNTIME` if no token is left
  */
-export function chooseExactly(
-  logits: Float32Array,
-  params: ResolvedSamplingParams,
-  u: number,
-  largest?: number,
-): number | undefined {
+function chooseExactly(logits: Float32Array, params: ResolvedSamplingParams, u: number, largest?: number): number {
   const { temperature, topK, topP } = params;
   if (temperature > 0 && isLimited(params)) {
     return chooseRanked(logits, [topK > 0 ? topK : FEW, MANY, logits.length], params, u);
@@ -123,20 +187,21 @@ export function chooseExactly(
   const best = bestId(logits);
   if (best === undefined) throw noTokenLeft();
   if (temperature === 0) return best;
-  return new WeightBuckets(logits, logits[best] as number, temperature).choose(topP, u);
+  return new WeightBuckets(logits, logits[best] ?? 0, temperature).choose(topP, u);
 }
 
+/** Chooses from rankings of growing sizes, of which the last contains all tokens. */
 function chooseRanked(
   logits: Float32Array,
   sizes: readonly number[],
   params: ResolvedSamplingParams,
   u: number,
-): number | undefined {
+): number {
   for (const size of sizes) {
     const ranked = bestLogits(logits, size);
-    if (ranked.ids.length === 0) throw noTokenLeft();
     const index = decide(ranked, params, undefined, u);
-    if (index !== undefined) return ranked.ids[index];
+    const id = index === undefined ? undefined : ranked.ids[index];
+    if (id !== undefined) return id;
   }
-  return undefined;
+  throw noTokenLeft();
 }

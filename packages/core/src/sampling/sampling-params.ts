@@ -1,21 +1,17 @@
-import { integerOption, rejectUnknownKeys } from "../options.ts";
-import {
-  biasOption,
-  flagOption,
-  idsOption,
-  numberOption,
-  recordOption,
-  seedOption,
-  stopsOption,
-} from "./param-checks.ts";
+// Parameters of sampling: their names, ranges and defaults.
 
-/** How one sequence is continued. Names and meanings are vLLM's; all are optional, `undefined` equals absent. */
+import { describeValue, integerOption, rejectUnknownKeys } from "../options.ts";
+
+/** Parameters of one completion. Names and meanings are vLLM's; all are optional, and `undefined` equals absent. */
 export interface SamplingParams {
-  /** Completion tokens at most, from 1. @default 128 */
+  /** Largest number of completion tokens, from 1. @default 128 */
   readonly maxTokens?: number | undefined;
-  /** Completion tokens before an end token or one of `stopTokenIds` may be chosen, up to `maxTokens`. @default 0 */
+  /**
+   * Number of completion tokens before an end token or one of `stopTokenIds` may be chosen, up to `maxTokens`.
+   * @default 0
+   */
   readonly minTokens?: number | undefined;
-  /** Divides the logits, from 0; below 1e-5 the most likely token is taken always, as in vLLM. @default 1 */
+  /** Divisor of the logits, from 0; below 1e-5 the most likely token is always chosen, as in vLLM. @default 1 */
   readonly temperature?: number | undefined;
   /** Keeps this many of the most likely tokens; 0 keeps all. @default 0 */
   readonly topK?: number | undefined;
@@ -23,29 +19,29 @@ export interface SamplingParams {
   readonly topP?: number | undefined;
   /** Keeps tokens at least this times as likely as the most likely one, in [0, 1]. @default 0 */
   readonly minP?: number | undefined;
-  /** Makes tokens of prompt and completion less likely (above 1) or more (below 1), above 0. @default 1 */
+  /** Makes tokens of prompt and completion less likely (above 1) or more likely (below 1), above 0. @default 1 */
   readonly repetitionPenalty?: number | undefined;
-  /** Subtracted from the logit of each token that the completion has, in [-2, 2]. @default 0 */
+  /** Penalty subtracted from the logit of each token that occurs in the completion, in [-2, 2]. @default 0 */
   readonly presencePenalty?: number | undefined;
-  /** Subtracted from a token's logit for each time that the completion has it, in [-2, 2]. @default 0 */
+  /** Penalty subtracted from a token's logit for each time it occurs in the completion, in [-2, 2]. @default 0 */
   readonly frequencyPenalty?: number | undefined;
-  /** Added to the logits of these token ids, each in [-100, 100]; at most 1,024. @default none */
+  /** Values added to the logits of these token ids, each in [-100, 100]; at most 1,024. @default none */
   readonly logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number> | undefined;
-  /** Makes choices repeatable, an integer in [0, 2^53 - 1]. @default none: the engine draws one */
+  /** Seed that makes choices repeatable, an integer in [0, 2^53 - 1]. @default none: the engine draws one */
   readonly seed?: number | undefined;
-  /** Ends before the first of these strings, which is not shown; at most 64 of 1 to 1,024 chars. @default none */
+  /** Strings that end the completion and are not part of it; at most 64 of 1 to 1,024 chars. @default none */
   readonly stop?: string | readonly string[] | undefined;
-  /** Ends after any of these tokens; at most 1,024. @default none */
+  /** Tokens that end the completion; at most 1,024. @default none */
   readonly stopTokenIds?: readonly number[] | undefined;
-  /** Goes on after an end token of the model, unless `stopTokenIds` has it, as in vLLM. @default false */
+  /** Continues after an end token of the model, unless `stopTokenIds` contains it, as in vLLM. @default false */
   readonly ignoreEos?: boolean | undefined;
-  /** Reports each token's log-probability and those of this many most likely ones, 0 to 20. @default none */
+  /** Reports each token's log-probability and those of this many most likely tokens, 0 to 20. @default none */
   readonly logprobs?: number | undefined;
-  /** Completions of one prompt, 1 to 128. @default 1 */
+  /** Number of completions of one prompt, 1 to 128. @default 1 */
   readonly n?: number | undefined;
 }
 
-/** What a model says about its tokens. */
+/** Facts about a model's tokens that limit its parameters. */
 export interface SamplingLimits {
   readonly vocabSize: number;
   /** Tokens that end a completion. @default none */
@@ -59,7 +55,7 @@ export interface ResolvedSamplingParams {
   readonly minTokens: number;
   /** 0, or at least 1e-5. */
   readonly temperature: number;
-  /** 0 also for a `topK` that keeps the whole vocabulary. */
+  /** 0 if the whole vocabulary is kept. */
   readonly topK: number;
   readonly topP: number;
   readonly minP: number;
@@ -73,7 +69,7 @@ export interface ResolvedSamplingParams {
   readonly ignoreEos: boolean;
   readonly logprobs: number | undefined;
   readonly n: number;
-  /** Tokens that may not be chosen while the completion has fewer than `minTokens`. */
+  /** Tokens that must not be chosen while the completion has fewer than `minTokens`. */
   readonly maskedUntilMinTokens: ReadonlySet<number>;
 }
 
@@ -99,10 +95,10 @@ const PARAM_NAMES = [
 ] as const satisfies readonly (keyof SamplingParams)[];
 
 /**
- * Fills defaults and checks all values, so that nothing about a sequence's parameters can fail later.
+ * Fills in defaults and checks all values, so that the parameters of a sequence cannot fail later.
  *
  * @throws {TypeError} on a value of the wrong type or an unknown name, {RangeError} on a value out of range; the
- *   message names the parameter, what was expected and what came
+ *   message contains the parameter, the expectation and the value
  */
 export function resolveSamplingParams(params: SamplingParams, limits: SamplingLimits): ResolvedSamplingParams {
   recordOption("sampling parameters", params);
@@ -117,13 +113,13 @@ export function resolveSamplingParams(params: SamplingParams, limits: SamplingLi
     vocabSize,
     maxTokens: integerOption("maxTokens", maxTokens, 1),
     minTokens: integerOption("minTokens", minTokens, 0, maxTokens),
-    temperature: numberOption("temperature", temperature, { min: 0 }) < MIN_TEMPERATURE ? 0 : temperature,
+    temperature: finiteOption("temperature", temperature, { min: 0 }) < MIN_TEMPERATURE ? 0 : temperature,
     topK: integerOption("topK", topK, 0) >= vocabSize ? 0 : topK,
-    topP: numberOption("topP", topP, { above: 0, max: 1 }),
-    minP: numberOption("minP", minP, { min: 0, max: 1 }),
-    repetitionPenalty: numberOption("repetitionPenalty", repetitionPenalty, { above: 0 }),
-    presencePenalty: numberOption("presencePenalty", presencePenalty, { min: -2, max: 2 }),
-    frequencyPenalty: numberOption("frequencyPenalty", frequencyPenalty, { min: -2, max: 2 }),
+    topP: finiteOption("topP", topP, { above: 0, max: 1 }),
+    minP: finiteOption("minP", minP, { min: 0, max: 1 }),
+    repetitionPenalty: finiteOption("repetitionPenalty", repetitionPenalty, { above: 0 }),
+    presencePenalty: finiteOption("presencePenalty", presencePenalty, { min: -2, max: 2 }),
+    frequencyPenalty: finiteOption("frequencyPenalty", frequencyPenalty, { min: -2, max: 2 }),
     logitBias: biasOption("logitBias", logitBias, vocabSize),
     seed: seed === undefined ? undefined : seedOption("seed", seed),
     stop: stopsOption("stop", stop),
@@ -133,4 +129,115 @@ export function resolveSamplingParams(params: SamplingParams, limits: SamplingLi
     n: integerOption("n", n, 1, 128),
     maskedUntilMinTokens: new Set([...(ignoreEos ? [] : eosTokenIds), ...stopTokenIds]),
   };
+}
+
+const MAX_STOPS = 64;
+const MAX_STOP_CHARS = 1024;
+const MAX_LISTED_TOKENS = 1024;
+
+/** A closed range, or one that excludes its lower end, `above`. */
+interface NumberRange {
+  readonly min?: number;
+  readonly above?: number;
+  readonly max?: number;
+}
+
+/**
+ * Checks that `value` is a finite number in the range, and returns it.
+ * @throws {TypeError} if it is no number or NaN, {RangeError} if it is out of range or infinite
+ */
+function finiteOption(name: string, value: unknown, range: NumberRange): number {
+  if (typeof value !== "number" || Number.isNaN(value)) {
+    throw new TypeError(`Expected \`${name}\` to be a number, got ${describeValue(value)}`);
+  }
+  const { min = -Infinity, above = -Infinity, max = Infinity } = range;
+  if (!Number.isFinite(value) || value < min || value <= above || value > max) {
+    throw new RangeError(`Expected \`${name}\` to be ${describeRange(range)}, got ${describeValue(value)}`);
+  }
+  return value;
+}
+
+function describeRange({ min, above, max }: NumberRange): string {
+  const low = above === undefined ? `at least ${min}` : `above ${above}`;
+  if (max === undefined) return `finite and ${low}`;
+  return above === undefined ? `from ${min} to ${max}` : `${low} and at most ${max}`;
+}
+
+/** Checks a seed. @throws {TypeError | RangeError} if `value` is no integer in [0, 2^53 - 1] */
+function seedOption(name: string, value: unknown): number {
+  // Larger integers are not exact.
+  if (typeof value === "number" && Number.isInteger(value) && value > Number.MAX_SAFE_INTEGER) {
+    throw new RangeError(`Expected \`${name}\` to be at most 2^53 - 1, got ${describeValue(value)}`);
+  }
+  return integerOption(name, value, 0);
+}
+
+/** Checks a flag. @throws {TypeError} if `value` is neither true nor false */
+function flagOption(name: string, value: unknown): boolean {
+  if (typeof value === "boolean") return value;
+  throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
+}
+
+/** Checks an object of named values. @throws {TypeError} if `value` is none */
+function recordOption(name: string, value: unknown): asserts value is object {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return;
+  throw new TypeError(`Expected \`${name}\` to be an object, got ${describeValue(value)}`);
+}
+
+/** Checks a list of token ids. @throws {TypeError | RangeError} if `value` is no list of at most 1,024 token ids */
+function idsOption(name: string, value: unknown, vocabSize: number): ReadonlySet<number> {
+  if (!Array.isArray(value)) {
+    throw new TypeError(`Expected \`${name}\` to be a list of token ids, got ${describeValue(value)}`);
+  }
+  limitLength(name, value.length, MAX_LISTED_TOKENS);
+  return new Set(value.map((id: unknown, index) => integerOption(`${name}[${index}]`, id, 0, vocabSize - 1)));
+}
+
+/**
+ * Checks a bias by token.
+ * @throws {TypeError | RangeError} if `value` does not map at most 1,024 ids to [-100, 100]
+ */
+function biasOption(name: string, value: unknown, vocabSize: number): ReadonlyMap<number, number> {
+  recordOption(name, value);
+  const entries = value instanceof Map ? [...value] : Object.entries(value);
+  limitLength(name, entries.length, MAX_LISTED_TOKENS);
+  return new Map(
+    entries.map(([key, bias]: readonly [unknown, unknown]) => {
+      // The keys of an object are strings; only a plain number can be a token id.
+      const named = typeof key === "string" && /^\d+$/.test(key) ? Number(key) : key;
+      const id = integerOption(`token id in ${name}`, named, 0, vocabSize - 1);
+      return [id, finiteOption(`${name}[${String(key)}]`, bias, { min: -100, max: 100 })];
+    }),
+  );
+}
+
+/**
+ * Checks stop strings.
+ * @throws {TypeError | RangeError} if `value` is neither a stop string nor a list of at most 64
+ */
+function stopsOption(name: string, value: unknown): readonly string[] {
+  if (typeof value === "string") return [stopOption(name, value)];
+  if (!Array.isArray(value)) {
+    throw new TypeError(`Expected \`${name}\` to be a string or a list of strings, got ${describeValue(value)}`);
+  }
+  limitLength(name, value.length, MAX_STOPS);
+  return [...new Set(value.map((stop: unknown, index) => stopOption(`${name}[${index}]`, stop)))];
+}
+
+function stopOption(name: string, value: unknown): string {
+  if (typeof value !== "string")
+    throw new TypeError(`Expected \`${name}\` to be a string, got ${describeValue(value)}`);
+  if (value.length === 0 || value.length > MAX_STOP_CHARS) {
+    const got = value.length === 0 ? "none" : `${value.length}: ${describeValue(value)}`;
+    throw new RangeError(`Expected \`${name}\` to have 1 to ${MAX_STOP_CHARS} chars, got ${got}`);
+  }
+  // Decoded text has whole characters only, so such a stop could never be found.
+  if (/\p{Surrogate}/u.test(value)) {
+    throw new RangeError(`Expected \`${name}\` to have no lone surrogates, got ${describeValue(value)}`);
+  }
+  return value;
+}
+
+function limitLength(name: string, length: number, max: number): void {
+  if (length > max) throw new RangeError(`Expected \`${name}\` to have at most ${max} entries, got ${length}`);
 }

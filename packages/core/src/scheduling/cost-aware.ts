@@ -1,106 +1,121 @@
-// Choosing a step by what it is predicted to take: who shares an expert shares its cost, so what is chosen is experts.
+// Scheduling by the predicted time of a step. Sequences that need the same expert share its cost, so the scheduler
+// chooses experts.
 
-import { candidatesOf, DEFAULT_MAX_DELAY_MS, longestOverdue, priorityClasses, type Candidate } from "./candidates.ts";
-import { PricedStep, type Group, type Room } from "./priced-step.ts";
-import type { Scheduler } from "./scheduler.ts";
+import { NO_WORK, predictStepMs } from "./cost-model.ts";
+import {
+  candidatesOf,
+  chunkExperts,
+  DEFAULT_MAX_DELAY_MS,
+  longestOverdue,
+  priorityClasses,
+  StepDraft,
+  type Candidate,
+  type Scheduler,
+  type SchedulerState,
+} from "./scheduler.ts";
 
-/** Of `costAware`. Times in ms. */
+/** Options of `costAware`. Times in ms. */
 export interface CostAwareOptions {
-  /** A sequence that waited longer goes first. @default 500 */
+  /** Longest wait, after which a sequence goes first. @default 500 */
   readonly maxDelayMs?: number | undefined;
-  /** That a step may take with prefill in it, while others decode. @default 250 */
+  /** Longest time of a step with prefill while other sequences decode. @default 250 */
   readonly maxStepMs?: number | undefined;
 }
 
-/** What a step has of one kind, decoding or prefill. */
+/** The part of a step that is decoding, or the part that is prefill. */
 interface KindShare {
   worth: number;
-  /** As if the step were for this kind alone: what every step takes, and what the kind added. */
+  /** Time as if the step were for this kind alone: the fixed time of a step plus what the kind added. */
   ms: number;
 }
 
-// Sums of the same terms in another order are equal up to this.
+// Sums of the same terms in different orders are equal up to this.
 const ROUNDING = 1e-9;
-// Chunks of prefill that are compared; those behind them wait for their turn by arrival. A step holds a few of them.
+// Largest number of prefill chunks that are compared; later arrivals wait for their turn. A step holds a few of them.
 const MAX_COMPARED = 64;
-// A sequence that has so many tokens counts for half of one that has none: what is reported is latency by token, so whoever
-// has few has more to lose by a step's wait; and who has had many has probably many to come.
+// A sequence with this many tokens is worth half as much as one with none: latency is reported per token, so a step's
+// wait costs a short answer more, and a sequence that has had many tokens probably has many to come.
 const HALF_WORTH_TOKENS = 8;
-// How much more a wait counts: by this root of the time of so many steps. Without it, rare experts wait for long where they
-// would cost little; in proportion, they are loaded for single tokens where memory is short.
+// A sequence's worth grows with (1 + steps waited) to this power. At 0, rare experts wait long where they would cost
+// little; at 1, they are loaded for single tokens when memory is short.
 const WAITING_POWER = 0.25;
-// Of a step's places, which decodes leave to prefill.
+// Share of a step's places that decodes leave free for prefill.
 const PREFILL_SHARE = 0.25;
-const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0 };
 const NO_LOAD_IS_FREE = -1;
 
-/** Room for groups that are chosen by their worth. */
-interface GrowingRoom extends Room {
-  /** Experts whose loading takes no longer than this come along, worth it or not. */
+/** Candidates that would join a step together, and what they add to it. */
+interface Group {
+  readonly members: readonly Candidate[];
+  readonly newExperts: ReadonlySet<number>;
+  readonly addedMs: number;
+}
+
+/** Room in a step for a group. */
+interface Room {
+  /** Longest time the step may take once the group is added, in ms. */
+  readonly maxMs: number;
+  /** Places for sequences that the group must leave free. */
+  readonly placesKept: number;
+  /** Experts whose loading takes at most this long join the step without being compared. */
   readonly freeLoadMs: number;
 }
 
+/** Unlimited room, within the limits of the step. */
+const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0, freeLoadMs: NO_LOAD_IS_FREE };
+
 /**
- * Takes experts while their tokens' worth per predicted millisecond does not lower that of the step, prefill and decodes
- * each for themselves. A token is worth more the fewer its sequence has had and the longer it has waited; after
- * `maxDelayMs` a sequence goes first. A group that lowers the rate would hold up the others, together, for longer than it
- * is held up by being left out.
+ * Adds experts to the step as long as their tokens' worth per predicted millisecond does not lower the worth per
+ * millisecond of the step, separately for prefill and for decodes. A token is worth more the fewer tokens its sequence
+ * has had and the longer it has waited; after `maxDelayMs` a sequence goes first. A group that lowers the rate would
+ * delay the other sequences, in total, for longer than leaving it out delays its own.
  *
- * Where there is room for everybody, nobody is left out to save time that has to be spent later. An expert has to be worth its
- * load only where the load takes longer than a step of everybody without loads: running such experts by turns, some steps each,
- * saves loads and costs steps.
+ * If there is room for all sequences, none is left out to save time that has to be spent later: an expert must then be
+ * worth its load only if the load takes longer than a step of all sequences without loads. Alternating such experts,
+ * some steps each, saves loads and costs steps.
  *
- * Whoever needs no further experts comes along as far as there is room. Of equal groups the earlier arrival's goes first;
- * a higher priority chooses as if there were no lower ones.
+ * A sequence that needs no further expert joins as long as there is room. Of equal groups the one of the earlier
+ * arrival goes first. A higher priority is served as if there were no lower ones.
  *
- * Decodes leave a share of the places to prefill, as the more sequences can decode, the fewer experts a step of them needs.
- * Prefill fills the step up to `maxStepMs`, and decodes the places that it does not need. A chunk that is larger than that
- * on its own comes once it has waited for as long as it goes beyond.
+ * Decodes leave a share of the places to prefill, because the more sequences can decode, the fewer experts a step of
+ * them needs. Prefill fills the step up to `maxStepMs`, and decodes fill the places that prefill does not need. A
+ * chunk that exceeds `maxStepMs` on its own joins once it has waited for as long as its step will exceed it.
  *
- * With all experts in memory and few sequences this runs everybody; where experts have to be loaded, the expert with the
- * longest queue goes first, as in Read-ME, Algorithm 1.
+ * With all experts in memory and few sequences, all sequences run in each step. If experts have to be loaded, the
+ * expert with the longest queue goes first, as in Read-ME, Algorithm 1.
  */
 export function costAware({ maxDelayMs = DEFAULT_MAX_DELAY_MS, maxStepMs = 250 }: CostAwareOptions = {}): Scheduler {
   return (state) => {
-    const { nowMs, cost } = state;
     const candidates = candidatesOf(state);
     const step = new PricedStep(state);
-    const prefill: KindShare = { worth: 0, ms: cost.fixedMs };
-    const decodes: KindShare = { worth: 0, ms: cost.fixedMs };
+    const prefill: KindShare = { worth: 0, ms: state.cost.fixedMs };
+    const decodes: KindShare = { worth: 0, ms: state.cost.fixedMs };
     const hasDecodes = candidates.some(({ isDecoding }) => isDecoding);
-    const beside: Room = { ...ANY_ROOM, maxMs: hasDecodes ? maxStepMs : Infinity };
-    const overdue = longestOverdue(candidates, nowMs, maxDelayMs);
-    if (overdue) take(step, overdue.isDecoding ? decodes : prefill, groupOf(step, overdue), nowMs);
+    const besideDecodes: Room = { ...ANY_ROOM, maxMs: hasDecodes ? maxStepMs : Infinity };
+    const overdue = longestOverdue(candidates, state.nowMs, maxDelayMs);
+    if (overdue) add(step, overdue.isDecoding ? decodes : prefill, step.groupOf(overdue));
     for (const equals of priorityClasses(candidates)) {
       const chunks = equals.filter(({ isDecoding }) => !isDecoding).slice(0, MAX_COMPARED);
-      const worthiest = byWorth(
+      const decoding = byWorth(
+        step,
         equals.filter(({ isDecoding }) => isDecoding),
-        nowMs,
-        step.ms,
       );
       const placesKept = Math.min(chunks.length, Math.ceil(PREFILL_SHARE * state.limits.maxNumBatchedSeqs));
-      const everybody = [...worthiest, ...chunks];
-      const freeLoadMs = step.hasRoomFor(everybody) ? step.msWithoutLoads(everybody) : NO_LOAD_IS_FREE;
-      grow(step, decodes, worthiest, nowMs, { ...ANY_ROOM, placesKept, freeLoadMs });
-      grow(step, prefill, chunks, nowMs, { ...beside, freeLoadMs });
-      if (prefill.worth === 0) takeLarge(step, prefill, chunks, nowMs, beside);
-      grow(step, decodes, worthiest, nowMs, { ...(prefill.worth > 0 ? beside : ANY_ROOM), freeLoadMs });
+      const all = [...decoding, ...chunks];
+      const freeLoadMs = step.hasRoomFor(all) ? step.msWithoutLoads(all) : NO_LOAD_IS_FREE;
+      grow(step, decodes, decoding, { ...ANY_ROOM, placesKept, freeLoadMs });
+      grow(step, prefill, chunks, { ...besideDecodes, freeLoadMs });
+      if (prefill.worth === 0) addLarge(step, prefill, chunks, besideDecodes);
+      grow(step, decodes, decoding, { ...(prefill.worth > 0 ? besideDecodes : ANY_ROOM), freeLoadMs });
     }
     return step.scheduled;
   };
 }
 
-/** Adds the best group again and again, while the kind's worth per millisecond is not lower with it. */
-function grow(
-  step: PricedStep,
-  share: KindShare,
-  candidates: readonly Candidate[],
-  nowMs: number,
-  room: GrowingRoom,
-): void {
+/** Adds the best group repeatedly, as long as it does not lower the kind's worth per millisecond. */
+function grow(step: PricedStep, share: KindShare, candidates: readonly Candidate[], room: Room): void {
   let left = candidates.filter((candidate) => !step.has(candidate));
-  const rateOf = (group: Group): number => worthOfAll(group.members, nowMs, step.ms) / group.addedMs;
-  // Sharing the step's experts costs others little, and is no choice of experts.
+  const rateOf = (group: Group): number => worthOfAll(step, group.members) / group.addedMs;
+  // Sequences that need no new expert cost the others little, so they are not compared.
   const isFree = ({ newExperts }: Group): boolean =>
     newExperts.size === 0 || step.loadMs(newExperts) <= room.freeLoadMs;
   while (left.length > 0) {
@@ -113,51 +128,172 @@ function grow(
     }
     if (!best) return;
     if (!isFree(best) && rateOf(best) < (share.worth / share.ms) * (1 - ROUNDING)) return;
-    take(step, share, best, nowMs);
+    add(step, share, best);
     left = left.filter((candidate) => !step.has(candidate));
   }
 }
 
-/** A chunk that never fits `maxMs`, once it has waited for as long as the step will take beyond. */
-function takeLarge(
-  step: PricedStep,
-  share: KindShare,
-  chunks: readonly Candidate[],
-  nowMs: number,
-  { maxMs }: Room,
-): void {
+/** Adds the first chunk that has waited for as long as the step with it will exceed `maxMs`. */
+function addLarge(step: PricedStep, share: KindShare, chunks: readonly Candidate[], { maxMs }: Room): void {
   for (const chunk of chunks) {
-    const group = groupOf(step, chunk);
-    if (!group || nowMs - chunk.sequence.waitingSinceMs < step.ms + group.addedMs - maxMs) continue;
-    take(step, share, group, nowMs);
+    const group = step.groupOf(chunk);
+    if (!group || step.state.nowMs - chunk.sequence.waitingSinceMs < step.ms + group.addedMs - maxMs) continue;
+    add(step, share, group);
     return;
   }
 }
 
-function groupOf(step: PricedStep, candidate: Candidate): Group | undefined {
-  return step.group([candidate], step.newExpertsOf(candidate), ANY_ROOM);
-}
-
-function take(step: PricedStep, share: KindShare, group: Group | undefined, nowMs: number): void {
+function add(step: PricedStep, share: KindShare, group: Group | undefined): void {
   if (!group) return;
-  share.worth += worthOfAll(group.members, nowMs, step.ms);
+  share.worth += worthOfAll(step, group.members);
   share.ms += group.addedMs;
-  step.take(group);
+  step.addGroup(group);
 }
 
-/** In tokens of a sequence that has none and has not waited. */
-function worthOf({ numTokens, sequence }: Candidate, nowMs: number, stepMs: number): number {
-  const waitedSteps = stepMs > 0 ? Math.max(0, nowMs - sequence.waitingSinceMs) / stepMs : 0;
+/** Computes a chunk's worth, in tokens of a sequence that has had none and has not waited. */
+function worthOf({ state: { nowMs }, ms }: PricedStep, { numTokens, sequence }: Candidate): number {
+  const waitedSteps = ms > 0 ? Math.max(0, nowMs - sequence.waitingSinceMs) / ms : 0;
   const had = HALF_WORTH_TOKENS / (HALF_WORTH_TOKENS + sequence.completionTokens);
   return numTokens * had * (1 + waitedSteps) ** WAITING_POWER;
 }
 
-function worthOfAll(members: readonly Candidate[], nowMs: number, stepMs: number): number {
-  return members.reduce((sum, member) => sum + worthOf(member, nowMs, stepMs), 0);
+function worthOfAll(step: PricedStep, members: readonly Candidate[]): number {
+  return members.reduce((sum, member) => sum + worthOf(step, member), 0);
 }
 
-/** The most first; equals in their order. */
-function byWorth(candidates: readonly Candidate[], nowMs: number, stepMs: number): readonly Candidate[] {
-  const rated = candidates.map((candidate) => ({ candidate, worth: worthOf(candidate, nowMs, stepMs) }));
+/** Orders candidates by worth, the largest first; equals keep their order. */
+function byWorth(step: PricedStep, candidates: readonly Candidate[]): readonly Candidate[] {
+  const rated = candidates.map((candidate) => ({ candidate, worth: worthOf(step, candidate) }));
   return rated.toSorted((a, b) => b.worth - a.worth).map(({ candidate }) => candidate);
+}
+
+/** A step under construction with its predicted time. */
+class PricedStep extends StepDraft {
+  /** Predicted time of the step. */
+  ms: number;
+  readonly state: SchedulerState;
+  readonly #experts = new Set<number>();
+  /** Experts of each candidate's chunk. Equal sets are one object, since there are few of them. */
+  readonly #expertsOf = new Map<Candidate, ReadonlySet<number>>();
+  readonly #setsByKey = new Map<string, ReadonlySet<number>>();
+
+  constructor(state: SchedulerState) {
+    super(state.limits);
+    this.state = state;
+    this.ms = predictStepMs(state.cost, NO_WORK);
+  }
+
+  /** Predicts the time of a step of these candidates alone if all experts are in memory. */
+  msWithoutLoads(candidates: readonly Candidate[]): number {
+    const { fixedMs, msPerExpert } = this.state.cost;
+    const experts = new Set(candidates.flatMap((candidate) => Array.from(this.#allExpertsOf(candidate))));
+    return candidates.reduce((sum, candidate) => sum + this.#ownMs(candidate), fixedMs + msPerExpert * experts.size);
+  }
+
+  /** Predicts the time of reading the missing bytes of these experts. */
+  loadMs(experts: ReadonlySet<number>): number {
+    const { cost, missingBytes } = this.state;
+    let bytes = 0;
+    for (const expert of experts) bytes += missingBytes[expert] ?? 0;
+    return cost.loadMsPerByte * bytes;
+  }
+
+  /** Whether all these candidates fit into the rest of the step, whatever time it takes. */
+  hasRoomFor(candidates: readonly Candidate[]): boolean {
+    const numTokens = candidates.reduce((sum, candidate) => sum + candidate.numTokens, 0);
+    return candidates.length <= this.seqsLeft && numTokens <= this.tokensLeft;
+  }
+
+  /** Lists the distinct sets of experts that candidates would add: the empty set, then in order of the candidates. */
+  newExpertSets(candidates: readonly Candidate[]): Iterable<ReadonlySet<number>> {
+    const needed = new Set(candidates.map((candidate) => this.#allExpertsOf(candidate)));
+    const added = new Map<string, ReadonlySet<number>>([["", new Set()]]);
+    for (const all of needed) {
+      const experts = this.#newOf(all);
+      const key = keyOf(experts);
+      if (!added.has(key)) added.set(key, experts);
+    }
+    return added.values();
+  }
+
+  /** Makes a group of one candidate; `undefined` if it does not fit the step. */
+  groupOf(candidate: Candidate): Group | undefined {
+    return this.group([candidate], this.#newOf(this.#allExpertsOf(candidate)), ANY_ROOM);
+  }
+
+  /**
+   * Groups those of `candidates`, in their order, that together fit the step and need only experts of the step and of
+   * `newExperts`; `undefined` if there are none.
+   */
+  group(
+    candidates: readonly Candidate[],
+    newExperts: ReadonlySet<number>,
+    { maxMs, placesKept }: Room,
+  ): Group | undefined {
+    const mostMs = maxMs - this.ms - this.#expertsMs(newExperts);
+    let [seqsLeft, tokensLeft] = [this.seqsLeft - placesKept, this.tokensLeft];
+    let ownMs = 0;
+    const members: Candidate[] = [];
+    const needed = new Set<number>();
+    const suits = new Map<ReadonlySet<number>, boolean>();
+    for (const candidate of candidates) {
+      if (seqsLeft <= 0) break;
+      if (candidate.numTokens > tokensLeft) continue;
+      const all = this.#allExpertsOf(candidate);
+      let isSuited = suits.get(all);
+      if (isSuited === undefined) suits.set(all, (isSuited = this.#hasOnly(all, newExperts)));
+      if (!isSuited) continue;
+      const ms = this.#ownMs(candidate);
+      if (ownMs + ms > mostMs) continue;
+      members.push(candidate);
+      for (const expert of all) if (!this.#experts.has(expert)) needed.add(expert);
+      seqsLeft--;
+      tokensLeft -= candidate.numTokens;
+      ownMs += ms;
+    }
+    if (members.length === 0) return undefined;
+    return { members, newExperts: needed, addedMs: ownMs + this.#expertsMs(needed) };
+  }
+
+  addGroup({ members, newExperts, addedMs }: Group): void {
+    for (const candidate of members) this.add(candidate);
+    for (const expert of newExperts) this.#experts.add(expert);
+    this.ms += addedMs;
+  }
+
+  /** Finds the distinct experts of a candidate's chunk. */
+  #allExpertsOf(candidate: Candidate): ReadonlySet<number> {
+    const known = this.#expertsOf.get(candidate);
+    if (known) return known;
+    const experts = new Set(chunkExperts(candidate));
+    const key = keyOf(experts);
+    const shared = this.#setsByKey.get(key) ?? experts;
+    this.#setsByKey.set(key, shared);
+    this.#expertsOf.set(candidate, shared);
+    return shared;
+  }
+
+  #newOf(experts: ReadonlySet<number>): ReadonlySet<number> {
+    return new Set(Array.from(experts).filter((expert) => !this.#experts.has(expert)));
+  }
+
+  /** Whether each of these is an expert of the step or one of `allowed`. */
+  #hasOnly(experts: ReadonlySet<number>, allowed: ReadonlySet<number>): boolean {
+    for (const expert of experts) if (!this.#experts.has(expert) && !allowed.has(expert)) return false;
+    return true;
+  }
+
+  #expertsMs(experts: ReadonlySet<number>): number {
+    return this.state.cost.msPerExpert * experts.size + this.loadMs(experts);
+  }
+
+  /** Predicts the time that a candidate adds, without its experts. */
+  #ownMs({ numTokens, sequence }: Candidate): number {
+    const { msPerToken, msPerCachedToken } = this.state.cost;
+    return msPerToken * numTokens + msPerCachedToken * sequence.numComputedTokens;
+  }
+}
+
+function keyOf(experts: ReadonlySet<number>): string {
+  return String(Array.from(experts).sort((a, b) => a - b));
 }

@@ -1,38 +1,41 @@
-// Shares an engine's memory and time among clients. Nothing changes where sequences name no client.
+// Fair shares of an engine's memory and time among clients. If no sequence names a client, nothing changes.
 
 import { predictStepMs, type CostModel } from "./cost-model.ts";
-import { byPriorityThenArrival, type SchedulableSequence } from "./scheduler.ts";
+import { byPriorityThenArrival, firstOf, type SchedulableSequence } from "./scheduler.ts";
 
-/** The owner of a sequence. Sequences without one count as one client's. */
+/** The owner of a sequence. All sequences without a client count as one client's. */
 export interface Owned {
   readonly client?: string | undefined;
 }
 
-/** Milliseconds of steps that each client has had, of those that had sequences at the last look. */
+/** Milliseconds of steps charged to each client that had ready sequences in the last step. */
 export type ClientTimes = ReadonlyMap<string | undefined, number>;
 
-/** The part of an engine's places that one client may hold, where others may come. */
+/** Client times before any step. */
+export const NO_TIMES: ClientTimes = new Map();
+
+/** Share of the engine's places that one named client may hold. */
 const PLACE_SHARE = 7 / 8;
 
-/** Sequences of one client that may hold memory at once; sequences of nobody in particular may hold all. */
+/** Computes how many sequences of one client may hold memory; those without a client may hold all places. */
 function placesOf(client: string | undefined, maxNumSeqs: number): number {
   return client === undefined ? maxNumSeqs : Math.ceil(maxNumSeqs * PLACE_SHARE);
 }
 
 /**
- * Chooses who is admitted next: the first in order whose client has fewer places than it may have. Of equal priority, clients with
- * fewer places go first.
+ * Chooses the sequence that is admitted next: of the highest waiting priority, the first sequence of the client that
+ * holds the fewest places, without clients that hold as many as they may.
  *
  * @param waiting - in order of priority, then of arrival
  * @param running - sequences that hold places
- * @returns an index of `waiting`, or -1 when everybody's client has its places
+ * @returns an index into `waiting`, or -1 if the client of each waiting sequence holds all its places
  */
 export function nextAdmitted(
   waiting: readonly (Owned & Pick<SchedulableSequence, "priority">)[],
   running: Iterable<Owned>,
   maxNumSeqs: number,
 ): number {
-  const places = countBy(running, () => 1);
+  const places = sumByClient(running, () => 1);
   let best = -1;
   for (const [index, { client, priority }] of waiting.entries()) {
     const chosen = waiting[best];
@@ -45,25 +48,29 @@ export function nextAdmitted(
 }
 
 /**
- * Chooses who gives way when memory is full: of the least priority, the last that came of the client with most tokens.
+ * Chooses the sequence that is preempted when memory is full: of the lowest priority, the last arrival of the client
+ * with the most tokens.
  *
- * @param running - at least one
+ * @throws {RangeError} if nothing runs
  */
 export function nextPreempted<Sequence extends Owned & SchedulableSequence>(running: Iterable<Sequence>): Sequence {
   const all = Array.from(running);
-  const least = Math.min(...all.map(({ priority }) => priority));
-  const tokens = countBy(all, ({ numTokens }) => numTokens);
-  const most = (one: Sequence): number => tokens.get(one.client) ?? 0;
-  const candidates = all.filter(({ priority }) => priority === least);
-  candidates.sort((a, b) => most(b) - most(a) || byPriorityThenArrival(b, a));
-  return candidates[0] as Sequence;
+  const lowest = Math.min(...all.map(({ priority }) => priority));
+  const tokens = sumByClient(all, ({ numTokens }) => numTokens);
+  const tokensOf = ({ client }: Sequence): number => tokens.get(client) ?? 0;
+  const [first] = all
+    .filter(({ priority }) => priority === lowest)
+    .toSorted((a, b) => tokensOf(b) - tokensOf(a) || byPriorityThenArrival(b, a));
+  if (first) return first;
+  throw new RangeError("Expected a running sequence to preempt, got none");
 }
 
 /**
- * Sequences that may be in the next step: those of clients that have had about as little time as any other that could run. So a
- * client with few sequences is slowed by the number of clients, and not by how many sequences the others have.
+ * Selects the sequences that may be in the next step: those of clients whose time is close to the least time of any
+ * ready client. A client with few sequences is therefore slowed by the number of clients, not by how many sequences
+ * the others have.
  *
- * @param cost - a client may be ahead by what a step of one token takes, so that clients with equal needs share their steps
+ * @param cost - a client may be ahead by the time of a step of one token, so that clients with equal needs share steps
  */
 export function fairlyRunnable<Sequence extends Owned>(
   sequences: readonly Sequence[],
@@ -78,32 +85,29 @@ export function fairlyRunnable<Sequence extends Owned>(
 }
 
 /**
- * Charges each client of a step what its part would have taken alone.
+ * Charges each client in a step the time that its part would have taken alone.
  *
- * @param present - everybody that could run; clients that were not there before begin with the least time of the others
- * @param batch - who ran
+ * @param ready - all sequences that could have run; a new client begins with the least time of the others
+ * @param batch - the sequences that run
  */
 export function chargeClients(
   times: ClientTimes,
-  present: readonly Owned[],
+  ready: readonly Owned[],
   batch: readonly { readonly sequence: Owned & SchedulableSequence; readonly numTokens: number }[],
   cost: CostModel,
 ): ClientTimes {
-  const clients = new Set(present.map(({ client }) => client));
+  const clients = new Set(ready.map(({ client }) => client));
   if (clients.size < 2) return NO_TIMES;
   const least = leastOf(clients, times);
   return new Map(
     Array.from(clients, (client) => {
       const own = batch.filter(({ sequence }) => sequence.client === client);
-      // Differences are what counts, so that sums stay small for ever.
+      // Only differences matter, so subtracting the least keeps the sums small.
       const before = (times.get(client) ?? least) - least;
       return [client, own.length === 0 ? before : before + aloneMs(own, cost)] as const;
     }),
   );
 }
-
-/** Nobody has had any time. */
-export const NO_TIMES: ClientTimes = new Map();
 
 function aloneMs(
   items: readonly { readonly sequence: SchedulableSequence; readonly numTokens: number }[],
@@ -118,18 +122,17 @@ function aloneMs(
   });
 }
 
-function firstOf(experts: ArrayLike<number>, count: number): readonly number[] {
-  return Array.from({ length: Math.min(count, experts.length) }, (_, index) => experts[index] as number);
-}
-
-/** The least time of clients that have one; 0 where none has. */
+/** Finds the least time of the clients that have one; 0 if none has. */
 function leastOf(clients: Iterable<string | undefined>, times: ClientTimes): number {
   const known = Array.from(clients, (client) => times.get(client)).filter((time) => time !== undefined);
   return known.length === 0 ? 0 : Math.min(...known);
 }
 
-function countBy<One extends Owned>(all: Iterable<One>, amount: (one: One) => number): Map<string | undefined, number> {
-  const counts = new Map<string | undefined, number>();
-  for (const one of all) counts.set(one.client, (counts.get(one.client) ?? 0) + amount(one));
-  return counts;
+function sumByClient<One extends Owned>(
+  all: Iterable<One>,
+  amount: (one: One) => number,
+): Map<string | undefined, number> {
+  const sums = new Map<string | undefined, number>();
+  for (const one of all) sums.set(one.client, (sums.get(one.client) ?? 0) + amount(one));
+  return sums;
 }

@@ -1,24 +1,22 @@
-import { candidatesOf, longestOverdue, type Candidate } from "./candidates.ts";
-import type { Scheduler } from "./scheduler.ts";
-import { StepDraft } from "./step-draft.ts";
+import { candidatesOf, longestOverdue, StepDraft, type Candidate, type Scheduler } from "./scheduler.ts";
 
-/** Of `fcfs`: how prefill and decoding share a step, and how long anybody waits at most. */
+/** Options of `fcfs`. */
 export interface FcfsOptions {
   /**
-   * The share of a step, of its tokens and of its places for sequences, that prefill may take while others decode, in
-   * `[0, 1]`. Within it prefill goes first: 0 decodes first and prefills only when nobody can decode, 1 prefills first and
-   * decodes in what is left (the two baselines of Read-ME, section 5). Any share above 0 lets one chunk in.
-   * `"by-arrival"`: no share; decoding or not, who came first goes first.
+   * The share of a step, of its tokens and of its places for sequences, that prefill may take while other sequences
+   * decode, in `[0, 1]`. Within it prefill goes first: 0 decodes first and prefills only if no sequence can decode, 1
+   * prefills first and decodes in what is left (the two baselines of Read-ME, section 5). Any share above 0 admits at
+   * least one chunk. `"by-arrival"`: no share; the earlier arrival goes first, decoding or not.
    * @default "by-arrival"
    */
   readonly prefillShare?: number | "by-arrival" | undefined;
-  /** A sequence that waited longer goes first. @default Infinity */
+  /** Longest wait in ms, after which a sequence goes first. @default Infinity */
   readonly maxDelayMs?: number | undefined;
 }
 
 /**
- * First come, first served: sequences in order of priority, then of arrival, as many as fit. A chunk that does not fit
- * any more is left for the next step, and those behind it may go ahead.
+ * Schedules first come, first served: sequences in order of priority, then of arrival, as many as fit. A chunk that
+ * does not fit is left for the next step, and later ones may go ahead of it.
  */
 export function fcfs({ prefillShare = "by-arrival", maxDelayMs = Infinity }: FcfsOptions = {}): Scheduler {
   return (state) => {
@@ -26,10 +24,10 @@ export function fcfs({ prefillShare = "by-arrival", maxDelayMs = Infinity }: Fcf
     const candidates = candidatesOf(state);
     const draft = new StepDraft(limits);
     const overdue = longestOverdue(candidates, nowMs, maxDelayMs);
-    if (overdue) draft.take(overdue);
+    if (overdue) draft.add(overdue);
     const share = candidates.some(({ isDecoding }) => isDecoding) ? prefillShare : "by-arrival";
     if (share === "by-arrival") {
-      for (const candidate of candidates) if (candidate !== overdue) draft.take(candidate);
+      for (const candidate of candidates) if (candidate !== overdue) draft.add(candidate);
       return draft.scheduled;
     }
     let prefillSeqsLeft = Math.ceil(share * limits.maxNumBatchedSeqs);
@@ -39,11 +37,11 @@ export function fcfs({ prefillShare = "by-arrival", maxDelayMs = Infinity }: Fcf
       if (candidate === overdue) continue;
       const { isDecoding, numTokens } = candidate;
       if (isDecoding) {
-        draft.take(candidate);
+        draft.add(candidate);
         continue;
       }
       const isWithinShare = prefillSeqsLeft > 0 && (numTokens <= prefillTokensLeft || !hasPrefill);
-      if (!isWithinShare || !draft.take(candidate)) continue;
+      if (!isWithinShare || !draft.add(candidate)) continue;
       hasPrefill = true;
       prefillSeqsLeft--;
       prefillTokensLeft -= numTokens;
@@ -52,7 +50,7 @@ export function fcfs({ prefillShare = "by-arrival", maxDelayMs = Infinity }: Fcf
   };
 }
 
-/** Among equal priorities; sorting is stable, so arrival decides the rest. */
+/** Orders by priority, then prefill before decoding; the sort is stable, so arrival decides the rest. */
 function prefillFirst(a: Candidate, b: Candidate): number {
   return b.sequence.priority - a.sequence.priority || Number(a.isDecoding) - Number(b.isDecoding);
 }

@@ -1,12 +1,22 @@
 // The paper's batching by expert.
 
-import { candidatesOf, DEFAULT_MAX_DELAY_MS, longestOverdue, priorityClasses, type Candidate } from "./candidates.ts";
-import type { Scheduler } from "./scheduler.ts";
-import { StepDraft } from "./step-draft.ts";
+import {
+  candidatesOf,
+  chunkExperts,
+  DEFAULT_MAX_DELAY_MS,
+  longestOverdue,
+  priorityClasses,
+  StepDraft,
+  type Candidate,
+  type Scheduler,
+} from "./scheduler.ts";
 
-/** Of `readMe`. The paper's algorithm has no bound on waiting; this one has. */
+/** Options of `readMe`. */
 export interface ReadMeSchedulerOptions {
-  /** A sequence that waited longer goes first, and its expert's queue after it. @default 500 */
+  /**
+   * Longest wait in ms, after which a sequence goes first, and its expert's queue after it. The paper's algorithm does
+   * not bound waits. @default 500
+   */
   readonly maxDelayMs?: number | undefined;
 }
 
@@ -14,32 +24,33 @@ export interface ReadMeSchedulerOptions {
 interface ExpertQueue {
   readonly expert: number;
   readonly members: Candidate[];
-  /** Of its members' chunks. */
+  /** Number of tokens of its members' chunks. */
   numTokens: number;
 }
 
 /**
- * Takes whole expert queues, the one with the most tokens first, while they fit; of the first that does not, what fits,
- * and no other after it (Read-ME, Algorithm 1). Equal queues go by their first arrival; a higher priority's queues go
- * before those of lower ones.
+ * Schedules whole expert queues, the one with the most tokens first, while they fit. Of the first queue that does not
+ * fit, it takes what fits, and no other queue after it (Read-ME, Algorithm 1). Equal queues are ordered by their first
+ * arrival; queues of a higher priority go before those of lower ones.
  *
- * Other than printed: the queue that is taken is the longest one, not the one of a stale index; a step ends when the queues
- * are empty, too; a queue that fills the step exactly counts as whole; and nobody starves (`maxDelayMs`).
+ * Differences from the printed algorithm: the longest queue is taken, not the one of a stale index; a step also ends
+ * when the queues are empty; a queue that fills the step exactly counts as whole; and no sequence starves
+ * (`maxDelayMs`).
  *
- * A chunk of prefill may need several experts. It waits with all its tokens in the queue of the one that most of them
- * need: what it adds beyond the queue's expert is then as little as it can be for a chunk that is in one queue only,
- * and the queue's length stays what it is compared with, tokens of a step.
+ * A chunk of prefill may need several experts. It joins the queue of the expert that most of its tokens need, with all
+ * its tokens. Of all single queues, that one adds the fewest experts to the step, and a queue's length remains a
+ * number of tokens of the step.
  */
 export function readMe({ maxDelayMs = DEFAULT_MAX_DELAY_MS }: ReadMeSchedulerOptions = {}): Scheduler {
   return (state) => {
     const candidates = candidatesOf(state);
     const draft = new StepDraft(state.limits);
     const overdue = longestOverdue(candidates, state.nowMs, maxDelayMs);
-    if (overdue) draft.take(overdue);
+    if (overdue) draft.add(overdue);
     const firstExpert = overdue && mainExpert(overdue);
     for (const others of priorityClasses(candidates.filter((candidate) => candidate !== overdue))) {
       for (const { members } of queuesOf(others).toSorted(firstThenLongest(firstExpert))) {
-        const left = members.filter((candidate) => !draft.take(candidate));
+        const left = members.filter((candidate) => !draft.add(candidate));
         if (left.length > 0) return draft.scheduled;
       }
     }
@@ -47,7 +58,7 @@ export function readMe({ maxDelayMs = DEFAULT_MAX_DELAY_MS }: ReadMeSchedulerOpt
   };
 }
 
-/** Sorting is stable, so among equal queues the one whose first member came first goes first. */
+/** Orders the queue of expert `first` before the others, then longer queues first. The sort is stable. */
 function firstThenLongest(first: number | undefined): (a: ExpertQueue, b: ExpertQueue) => number {
   return (a, b) => Number(b.expert === first) - Number(a.expert === first) || b.numTokens - a.numTokens;
 }
@@ -64,13 +75,10 @@ function queuesOf(candidates: readonly Candidate[]): readonly ExpertQueue[] {
   return Array.from(queues.values());
 }
 
-/** The expert of most tokens of the chunk; the lowest of several. */
-function mainExpert({ sequence: { nextExperts }, numTokens }: Candidate): number {
+/** Finds the expert of most tokens of the chunk; the lowest index among equals. */
+function mainExpert(candidate: Candidate): number {
   const counts = new Map<number, number>();
-  for (let index = 0; index < numTokens; index++) {
-    const expert = nextExperts[index] ?? 0;
-    counts.set(expert, (counts.get(expert) ?? 0) + 1);
-  }
+  for (const expert of chunkExperts(candidate)) counts.set(expert, (counts.get(expert) ?? 0) + 1);
   const [[main] = [0]] = Array.from(counts).toSorted(([a, countA], [b, countB]) => countB - countA || a - b);
   return main;
 }

@@ -1,33 +1,33 @@
 import { integerOption, describeValue, rejectUnknownKeys } from "../options.ts";
-import { uniformAt } from "../sampling/uniform.ts";
+import { uniformAt } from "../random.ts";
 import type { ExpertTrace, TraceSequence } from "./trace.ts";
 
-/** Of `generateTrace`: the model's experts, and what the made-up sequences are like. */
+/** Options of `generateTrace`: the model's experts, and properties of the generated sequences. */
 export interface GeneratedTraceOptions {
   readonly numExperts: number;
   /** Bytes of one expert in each layer, `[numLayers]`. */
   readonly layerBytes: readonly number[];
   readonly numSequences: number;
-  /** In [0, 2^53). @default 0 */
+  /** Seed in [0, 2^53). @default 0 */
   readonly seed?: number | undefined;
-  /** Mean number of sequences that arrive by step (a Poisson process), above 0. @default 0.25 */
+  /** Mean number of sequences that arrive per step (a Poisson process), above 0. @default 0.25 */
   readonly arrivalsPerStep?: number | undefined;
-  /** Mean, at least 1; lengths are geometric. @default 64 */
+  /** Mean length of prompts, at least 1; lengths are geometric. @default 64 */
   readonly meanPromptTokens?: number | undefined;
-  /** Mean, at least 1; lengths are geometric. @default 32 */
+  /** Mean length of outputs, at least 1; lengths are geometric. @default 32 */
   readonly meanOutputTokens?: number | undefined;
-  /** Share of tokens that keep the expert of the token before, in [0, 1]. @default 0.9 */
+  /** Share of tokens that keep the expert of the previous token, in [0, 1]. @default 0.9 */
   readonly locality?: number | undefined;
-  /** Of the tokens that do change, the share that goes back to their domain's own expert, in [0, 1]. @default 0.5 */
+  /** Share of the other tokens that return to their domain's own expert, in [0, 1]. @default 0.5 */
   readonly homeShare?: number | undefined;
 }
 
 type ResolvedOptions = { readonly [Name in keyof GeneratedTraceOptions]-?: NonNullable<GeneratedTraceOptions[Name]> };
 
 /**
- * Draws a trace. Each sequence belongs to a domain, one for each expert and each as likely, and begins with its
- * domain's expert. From token to token it keeps its expert with probability `locality`; else it goes back to its
- * domain's, or to any other one.
+ * Draws a trace. There is one domain for each expert. Each sequence belongs to a domain, all with equal probability,
+ * and begins with its domain's expert. From token to token it keeps its expert with probability `locality`; otherwise
+ * it returns to its domain's expert, or changes to any other one.
  *
  * @throws {TypeError | RangeError} naming the option
  */
@@ -37,7 +37,7 @@ export function generateTrace(options: GeneratedTraceOptions): ExpertTrace {
   let arrival = 0;
   const sequences = Array.from({ length: numSequences }, (_, number): TraceSequence => {
     const draw = drawsOf(seed, number);
-    // Times between arrivals of a Poisson process are exponential.
+    // Times between arrivals of a Poisson process are exponentially distributed.
     arrival += -Math.log(1 - draw()) / arrivalsPerStep;
     const promptTokens = geometric(draw(), drawn.meanPromptTokens);
     const outputTokens = geometric(draw(), drawn.meanOutputTokens);
@@ -55,7 +55,7 @@ function routeOf(
   const home = Math.floor(draw() * numExperts);
   const experts = [home];
   while (experts.length < numTokens) {
-    const last = experts.at(-1) as number;
+    const last = experts.at(-1) ?? home;
     const isKept = numExperts === 1 || draw() < locality;
     if (isKept) experts.push(last);
     else if (last !== home && draw() < homeShare) experts.push(home);
@@ -64,20 +64,18 @@ function routeOf(
   return experts;
 }
 
-/** Numbers in [0, 1), independent for each sequence. */
+/** Creates a generator of numbers in [0, 1), independent for each sequence. */
 function drawsOf(seed: number, sequence: number): () => number {
   let position = 0;
   return () => uniformAt(seed, sequence, position++);
 }
 
-/** A length from 1 up with this mean, at a uniform number in [0, 1). */
+/** Converts a uniform number in [0, 1) to a length from 1 up with this mean. */
 function geometric(uniform: number, mean: number): number {
   return mean === 1 ? 1 : 1 + Math.floor(Math.log(1 - uniform) / Math.log(1 - 1 / mean));
 }
 
-function withDefaults(
-  options: GeneratedTraceOptions,
-): Required<{ [Name in keyof GeneratedTraceOptions]: NonNullable<GeneratedTraceOptions[Name]> }> {
+function withDefaults(options: GeneratedTraceOptions): ResolvedOptions {
   const { numExperts, layerBytes, numSequences } = options;
   const { seed = 0, arrivalsPerStep = 0.25, meanPromptTokens = 64, meanOutputTokens = 32 } = options;
   const { locality = 0.9, homeShare = 0.5 } = options;

@@ -1,23 +1,22 @@
-// A trace of an engine that runs, from its events alone: which experts its sequences need, and which its steps have.
+// Records a trace of a running engine from its events: the experts of its sequences and of its steps.
 
 import type { ReadMeEmitter } from "../emitter.ts";
 import type { ReadMeEvents } from "../events.ts";
-import type { ExpertLayout } from "../expert-cache/unit.ts";
-import { layoutLine, sequenceLine, stepLine } from "./trace-lines.ts";
-import type { ExpertTrace, TraceSequence, TraceStep } from "./trace.ts";
+import type { ExpertLayout } from "../expert-cache/cached-units.ts";
+import { layoutLine, sequenceLine, stepLine, type ExpertTrace, type TraceSequence, type TraceStep } from "./trace.ts";
 
-/** Takes what is recorded. */
+/** Receives recorded sequences and steps. */
 interface TraceSink {
-  /** When it has left the engine: sequences come in the order in which they end. */
+  /** Called when a sequence has ended, so in the order in which sequences end. */
   sequence(sequence: TraceSequence): void;
-  /** When it has run. */
+  /** Called when a step has run. */
   step(step: TraceStep): void;
 }
 
-/** Ends a recording. Sequences that still run are taken in as far as they got. */
+/** Ends a recording. Running sequences are recorded as far as they have run. */
 type StopRecording = () => void;
 
-/** Records in memory. @returns ends the recording, and gives what was recorded */
+/** Records in memory. @returns a function that ends the recording and returns the trace */
 export function recordTrace(events: ReadMeEmitter, layout: ExpertLayout): () => ExpertTrace {
   const sequences: TraceSequence[] = [];
   const steps: TraceStep[] = [];
@@ -32,10 +31,10 @@ export function recordTrace(events: ReadMeEmitter, layout: ExpertLayout): () => 
 }
 
 /**
- * Records as lines, each written at once, so that only sequences that run are held in memory, and what was written is a
- * trace at any time.
+ * Records as lines. Each line is written at once, so only running sequences are held in memory, and the lines written
+ * so far are always a valid trace.
  *
- * @param write - takes whole lines, with their line feeds
+ * @param write - receives whole lines with their line feeds
  */
 export function recordTraceLines(
   events: ReadMeEmitter,
@@ -49,23 +48,24 @@ export function recordTraceLines(
   });
 }
 
-/** A sequence that has not left yet. */
+/** A sequence that has not ended yet. */
 interface RunningSequence {
   readonly id: string;
   readonly promptTokens: number;
   readonly arrivalStep: number;
   readonly experts: number[];
-  /** Where it began to run: what lies before came from the prefix cache. */
+  /** First position that ran; earlier ones came from the prefix cache. */
   firstPosition: number | undefined;
-  /** Positions before it have run. */
+  /** End of the positions that have run. */
   end: number;
 }
 
 /**
- * Steps are numbered from the first one that is seen, and go on where an engine begins anew. Of a sequence those tokens
- * are recorded that have run: not those from the prefix cache, and each once, also where it was preempted and ran again
- * (steps have them as often as they ran). Sequences that began before are left out, but count in steps as far as their
- * experts are seen.
+ * Listens to an engine's events. Steps are numbered from the first one that is observed, and the numbers continue when
+ * an engine opens again. A sequence is recorded with the tokens that have run: without those from the prefix cache,
+ * and with each token once even if the sequence was preempted and ran again. Steps contain tokens as often as they
+ * ran. Sequences that began before the recording are left out, but their tokens count in steps if their experts were
+ * observed.
  */
 function listenForTrace(events: ReadMeEmitter, numExperts: number, sink: TraceSink): StopRecording {
   const running = new Map<string, RunningSequence>();
@@ -73,7 +73,7 @@ function listenForTrace(events: ReadMeEmitter, numExperts: number, sink: TraceSi
   let numSequences = 0;
   let pending: TraceStep | undefined;
   let nextStep = 0;
-  /** To be added to the engine's numbers of steps. */
+  /** Number that is added to the engine's step numbers. */
   let offset: number | undefined;
 
   const onRouted: ReadMeEvents["router:routed"] = ({ sequenceId, position, experts }) => {
@@ -84,7 +84,7 @@ function listenForTrace(events: ReadMeEmitter, numExperts: number, sink: TraceSi
   const onQueued: ReadMeEvents["sequence:queued"] = ({ sequenceId, promptTokens }) => {
     const experts = routes.get(sequenceId);
     if (!experts) return;
-    // Names of requests may come again, and are nobody's business.
+    // Request ids may repeat, and may be confidential.
     const id = `s${numSequences++}`;
     running.set(sequenceId, { id, promptTokens, arrivalStep: nextStep, experts, firstPosition: undefined, end: 0 });
   };
@@ -95,7 +95,7 @@ function listenForTrace(events: ReadMeEmitter, numExperts: number, sink: TraceSi
       const [position, end] = rangeOf(batch, index);
       const experts: readonly (number | undefined)[] = routes.get(id)?.slice(position, end) ?? [];
       for (const expert of experts) {
-        if (expert !== undefined) tokensPerExpert[expert] = (tokensPerExpert[expert] as number) + 1;
+        if (expert !== undefined) tokensPerExpert[expert] = (tokensPerExpert[expert] ?? 0) + 1;
       }
       const sequence = running.get(id);
       if (!sequence) continue;
@@ -149,11 +149,11 @@ function rangeOf(
   return [from, from + (numTokens[index] ?? 0)];
 }
 
-/** `undefined` where nothing of it ran. */
+/** Converts an ended sequence; `undefined` if none of its tokens ran. */
 function recordedSequence(sequence: RunningSequence): TraceSequence | undefined {
   const { id, promptTokens, arrivalStep, experts, firstPosition: from, end } = sequence;
   if (from === undefined) return undefined;
-  // One that left within its prompt had as much of it as ran.
+  // The prompt of a sequence that ended within it is the part that ran.
   const promptEnd = Math.min(promptTokens, end);
   return { id, arrivalStep, promptTokens: Math.max(1, promptEnd - from), experts: experts.slice(from, end) };
 }

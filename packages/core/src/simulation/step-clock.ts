@@ -1,9 +1,9 @@
-// How long a step takes: its layers one after the other, and reads through one channel.
+// The time of simulated steps: layers run one after the other, and reads use one channel.
 
-import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
 import type { ExpertCache } from "../expert-cache/expert-cache.ts";
-import type { KnownUses, StepUses } from "../expert-cache/known-uses.ts";
-import { unitBytes, type ExpertLayout, type ExpertUnit } from "../expert-cache/unit.ts";
+import { unitBytes, type ExpertLayout, type ExpertUnit } from "../expert-cache/cached-units.ts";
+import type { StepUses, UseForecast } from "../expert-cache/use-forecast.ts";
+import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
 
 export interface StepClockOptions {
   readonly cost: CostModel;
@@ -15,7 +15,7 @@ export class StepClock {
   readonly #cache: ExpertCache;
   readonly #layout: ExpertLayout;
   readonly #options: StepClockOptions;
-  /** Reads under way, in the order in which they end. */
+  /** Reads in progress, in the order in which they end. */
   readonly #reads: { readonly unit: ExpertUnit; readonly endMs: number }[] = [];
   #nowMs = 0;
   #stallMs = 0;
@@ -30,36 +30,32 @@ export class StepClock {
     return this.#nowMs;
   }
 
-  /** Of `nowMs`, when nothing ran because units were missing. */
+  /** Part of `nowMs` in which no layer ran because units were missing. */
   get stallMs(): number {
     return this.#stallMs;
   }
 
-  /**
-   * Computation takes the same time in each layer.
-   * @param known - of the step; its `layer` is left out
-   */
+  /** Runs the layers of a step; each takes the same computation time. */
   runStep(
     running: StepUses,
     work: Omit<StepWork, "missingBytes">,
-    known: Pick<KnownUses, "planned" | "laterSteps">,
+    upcoming: Pick<UseForecast, "planned" | "laterSteps">,
   ): void {
     const layerMs = predictStepMs(this.#options.cost, { ...work, missingBytes: 0 }) / running.length;
     for (const [layer, experts] of running.entries()) {
-      this.#awaitLayer({ ...known, layer, running });
+      this.#awaitLayer({ ...upcoming, layer, running });
       this.#nowMs += layerMs;
       this.#cache.ran(layer, experts);
     }
   }
 
-  /** As an engine does: one plan for each layer, then only its own reads are waited for. */
-  #awaitLayer(uses: KnownUses): void {
+  /** Plans each layer once, as an engine does, and waits only for the layer's own reads. */
+  #awaitLayer(uses: UseForecast): void {
     const { evict, load } = this.#cache.enterLayer(uses);
-    // The place of a read that is still under way is free when it is over.
+    // The memory of a read in progress is free when the read has ended.
     for (const unit of evict) this.#awaitReads(({ layer, expert }) => layer === unit.layer && expert === unit.expert);
     this.#begin(load);
     this.#awaitReads(({ layer }) => layer === uses.layer);
-    this.#cache.allLoaded();
   }
 
   #begin(units: readonly ExpertUnit[]): void {

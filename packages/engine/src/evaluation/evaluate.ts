@@ -1,56 +1,62 @@
+// A model's loss on texts, with its router and with each of its experts.
+
 import type { PreGatingRouter } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import type { Passage, PassageScores } from "./passage.ts";
-import { type PassageOptions, passagesOf, wholeSequences } from "./passages.ts";
-import { type ScoreOptions, scorePassages } from "./score-passages.ts";
+import { fixedRouter, routeStatistics, type RouteStatistics } from "@readme-moe/router";
 import type { StepRunner } from "../step-runner.ts";
+import { type Passage, type PassageOptions, type PassageScores, passagesOf, wholeSequences } from "./passages.ts";
+import { type ScoreOptions, scorePassages } from "./score-passages.ts";
 
-/** Of `evaluate`: how the text is cut into passages, and how they are scored. */
+/** The model under evaluation. */
+export interface EvaluatedModel {
+  readonly runner: StepRunner;
+  /** Chooses the experts of all tokens. */
+  readonly router: PreGatingRouter;
+}
+
+/** Options of `evaluate`: how the text is cut into passages, and how they are scored. */
 export type EvaluateOptions = PassageOptions & ScoreOptions;
 
-/** How well a model predicts a text. */
+/** A model's loss on a text. */
 export interface Evaluation {
   /** Mean loss in nats over all predicted tokens. */
   readonly loss: number;
   /** `exp(loss)` */
   readonly perplexity: number;
-  /** Predicted tokens. */
+  /** Number of predicted tokens. */
   readonly tokens: number;
   readonly sequences: number;
 }
 
 /**
- * A model's loss on documents: each is tokenised without special tokens and ended by the end-of-text token, all are
- * joined and cut into sequences of `sequenceLength`, and each token but a sequence's first is predicted from those
- * before it in the sequence. A text too short for one sequence is one shorter sequence. With `stride`, overlapping
- * windows take the place of sequences: see `PassageOptions`.
+ * Computes a model's loss on documents. Each document is tokenized without special tokens and ended by the end-of-text
+ * token; all are joined and cut into sequences of `sequenceLength`. Each token but a sequence's first is predicted
+ * from those before it in the sequence. A text that is too short for one sequence is one shorter sequence. With
+ * `stride`, overlapping windows replace the sequences, see `PassageOptions`.
  *
- * @throws {RangeError} when the documents have fewer than two tokens
+ * @throws {RangeError} if the documents have fewer than two tokens
  */
 export async function evaluate(
-  runner: StepRunner,
-  router: PreGatingRouter,
+  model: EvaluatedModel,
   tokenizer: Tokenizer,
   documents: Iterable<string>,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  return evaluatePassages(runner, router, passagesOf(runner.model, tokenizer, documents, options), options);
+  return evaluatePassages(model, passagesOf(model.runner.model, tokenizer, documents, options), options);
 }
 
-/** `evaluate`, with the sequences made already. @param sequences - at least one, each of at least two tokens */
+/** Computes a model's loss on token sequences. @param sequences - at least one, each of at least two tokens */
 export async function evaluateSequences(
-  runner: StepRunner,
-  router: PreGatingRouter,
+  model: EvaluatedModel,
   sequences: readonly Int32Array[],
   options: ScoreOptions = {},
 ): Promise<Evaluation> {
-  return evaluatePassages(runner, router, wholeSequences(sequences), options);
+  return evaluatePassages(model, wholeSequences(sequences), options);
 }
 
-/** `evaluate`, with the passages made already. @param passages - at least one */
+/** Computes a model's loss on passages. @param passages - at least one */
 export async function evaluatePassages(
-  runner: StepRunner,
-  router: PreGatingRouter,
+  { runner, router }: EvaluatedModel,
   passages: readonly Passage[],
   options: ScoreOptions = {},
 ): Promise<Evaluation> {
@@ -58,7 +64,7 @@ export async function evaluatePassages(
   return evaluationOf(await scorePassages(runner, router, groups, options));
 }
 
-export function evaluationOf(scores: readonly PassageScores[]): Evaluation {
+function evaluationOf(scores: readonly PassageScores[]): Evaluation {
   let sum = 0;
   let tokens = 0;
   for (const { logProbs } of scores) {
@@ -67,4 +73,53 @@ export function evaluationOf(scores: readonly PassageScores[]): Evaluation {
   }
   const loss = sum / tokens;
   return { loss, perplexity: Math.exp(loss), tokens, sequences: scores.length };
+}
+
+/** Losses of a text with the router and with single experts. */
+export interface ExpertEvaluation {
+  /** `undefined` without a router. */
+  readonly routed: RoutedEvaluation | undefined;
+  /** Evaluations with one expert for every token, by expert. */
+  readonly fixed: readonly Evaluation[];
+  /** The fixed expert with the least loss; the lower index among equals. */
+  readonly bestExpert: number;
+}
+
+/** The loss with the model's own router, the shares of its experts, and whether routing pays. */
+export interface RoutedEvaluation extends Evaluation, RouteStatistics {
+  /** The router's loss minus that of the best fixed expert, in nats; below 0 if routing by token pays. */
+  readonly cost: number;
+}
+
+/** Computes a model's loss on passages with its router and with each of its experts. @param passages - at least one */
+export async function evaluatePerExpert(
+  runner: StepRunner,
+  router: PreGatingRouter | undefined,
+  passages: readonly Passage[],
+  options: ScoreOptions = {},
+): Promise<ExpertEvaluation> {
+  const groups = passages.map((passage) => [passage]);
+  const numExperts = runner.model.experts.names.length;
+  const numParts = numExperts + (router ? 1 : 0);
+  const partOptions = (part: number): ScoreOptions => ({
+    ...options,
+    onProgress: ({ sequences, of }) => options.onProgress?.({ sequences: part * of + sequences, of: numParts * of }),
+  });
+  const fixed: Evaluation[] = [];
+  for (let expert = 0; expert < numExperts; expert++) {
+    const scores = await scorePassages(runner, fixedRouter(numExperts, expert), groups, partOptions(expert));
+    fixed.push(evaluationOf(scores));
+  }
+  const losses = fixed.map(({ loss }) => loss);
+  const leastLoss = Math.min(...losses);
+  const bestExpert = losses.indexOf(leastLoss);
+  if (!router) return { routed: undefined, fixed, bestExpert };
+  const scores = await scorePassages(runner, router, groups, partOptions(numExperts));
+  const routed = evaluationOf(scores);
+  const routes = scores.map(({ experts }) => experts);
+  return {
+    routed: { ...routed, cost: routed.loss - leastLoss, ...routeStatistics(routes, numExperts) },
+    fixed,
+    bestExpert,
+  };
 }

@@ -1,57 +1,60 @@
-import { integerOption, type PreGatingRouter } from "@readme-moe/core";
-import type { Tokenizer } from "@readme-moe/model";
-import { type Choice, choicePassage } from "./choice-passage.ts";
-import { type ScoreOptions, scorePassages } from "./score-passages.ts";
-import type { StepRunner } from "../step-runner.ts";
+// How often a model finds the right answer of a question the most likely.
 
-/** A question, its answers, and which of them is right. */
+import { integerOption } from "@readme-moe/core";
+import type { Tokenizer } from "@readme-moe/model";
+import type { EvaluatedModel } from "./evaluate.ts";
+import { type Choice, choicePassage } from "./passages.ts";
+import { type ScoreOptions, scorePassages } from "./score-passages.ts";
+
+/** A question with its possible answers, one of which is right. */
 export interface Question {
-  /** At least one. */
+  /** The possible answers, at least one. */
   readonly choices: readonly Choice[];
-  /** Index of the right one. */
+  /** Index of the right choice. */
   readonly answer: number;
 }
 
-/** Of `evaluateMultipleChoice`. */
+/** Options of `evaluateMultipleChoice`. */
 export interface MultipleChoiceOptions extends ScoreOptions {
-  /** Tokens that the model sees of context and continuation, the last ones. @default the model's context */
+  /** Largest number of tokens of context and continuation; earlier ones are left out. @default the model's context */
   readonly maxTokens?: number | undefined;
 }
 
-/** How likely the model finds one question's choices. `chosen` and `chosenByLength` are indices of them. */
+/** Likelihoods of one question's choices. `chosen` and `chosenByLength` are indices of choices. */
 export interface QuestionScores {
   /** Log-likelihood of each continuation given its context, in nats. */
   readonly logLikelihoods: readonly number[];
-  /** The likeliest choice, and the likeliest per character; the lower index among equals. */
+  /** The most likely choice; the lower index among equals. */
   readonly chosen: number;
+  /** The most likely choice per character; the lower index among equals. */
   readonly chosenByLength: number;
 }
 
-/** A share of right answers, in `[0, 1]`. */
+/** Share of right answers, in `[0, 1]`. */
 export interface Accuracy {
   readonly value: number;
   /** Standard error of the mean, from the sample's variance; `undefined` for a single question. */
   readonly standardError: number | undefined;
 }
 
-/** How often the likeliest choice is the right one. */
+/** Result of `evaluateMultipleChoice`. */
 export interface MultipleChoiceEvaluation {
+  /** Accuracy of the most likely choice. */
   readonly accuracy: Accuracy;
-  /** With log-likelihoods divided by the continuations' lengths; known as `acc_norm`. */
+  /** Accuracy of the most likely choice per character; known as `acc_norm`. */
   readonly normalizedAccuracy: Accuracy;
-  /** By question. */
+  /** Scores by question. */
   readonly questions: readonly QuestionScores[];
-  /** Choices whose contexts had to be cut to fit. */
+  /** Number of choices whose contexts had to be cut to fit. */
   readonly numCut: number;
 }
 
 /**
- * How often a model finds the right answer the likeliest.
- * @throws {RangeError} when there is no question, or one without choices or with an `answer` that is none of them
+ * Measures how often a model finds the right answer the most likely.
+ * @throws {RangeError} if there is no question, or one without choices or with an `answer` that is not one of them
  */
 export async function evaluateMultipleChoice(
-  runner: StepRunner,
-  router: PreGatingRouter,
+  { runner, router }: EvaluatedModel,
   tokenizer: Tokenizer,
   questions: readonly Question[],
   options: MultipleChoiceOptions = {},
@@ -65,11 +68,7 @@ export async function evaluateMultipleChoice(
   );
   const scores = await scorePassages(runner, router, groups, options);
   const sums = scores.map(({ logProbs }) => logProbs.reduce((sum, logProb) => sum + logProb, 0));
-  let numSeen = 0;
-  const scored = questions.map(({ choices }) => {
-    numSeen += choices.length;
-    return questionScores(choices, sums.slice(numSeen - choices.length, numSeen));
-  });
+  const scored = questions.map(({ choices }) => questionScores(choices, sums.splice(0, choices.length)));
   return {
     accuracy: accuracyOf(scored.map(({ chosen }, index) => chosen === questions[index]?.answer)),
     normalizedAccuracy: accuracyOf(scored.map((one, index) => one.chosenByLength === questions[index]?.answer)),
@@ -79,11 +78,11 @@ export async function evaluateMultipleChoice(
 }
 
 function questionScores(choices: readonly Choice[], logLikelihoods: readonly number[]): QuestionScores {
-  const byLength = logLikelihoods.map((sum, index) => sum / lengthOf(choices[index] as Choice));
+  const byLength = choices.map((choice, index) => (logLikelihoods[index] ?? -Infinity) / lengthOf(choice));
   return { logLikelihoods, chosen: indexOfLargest(logLikelihoods), chosenByLength: indexOfLargest(byLength) };
 }
 
-/** In characters, without the space that harnesses put between context and answer. */
+/** Counts the characters of an answer, without the space that harnesses put between context and answer. */
 function lengthOf({ continuation }: Choice): number {
   const answer = continuation.startsWith(" ") ? continuation.slice(1) : continuation;
   return Math.max(1, Array.from(answer).length);

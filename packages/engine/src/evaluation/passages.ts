@@ -1,28 +1,49 @@
-// Documents as the passages that a model's loss on them is computed over.
+// Texts as passages: tokens of which some are predicted, each from all those before it.
 
 import { integerOption } from "@readme-moe/core";
 import { endOfTextId, type Model, type Tokenizer } from "@readme-moe/model";
-import type { Passage } from "./passage.ts";
 
-/** How a text becomes passages that a model sees one at a time. Lengths in tokens. */
+/** Tokens, of which those from `firstTarget` on are predicted, each from all those before it. */
+export interface Passage {
+  readonly tokenIds: Int32Array;
+  /** Index of the first predicted token, from 1 and below the number of tokens. */
+  readonly firstTarget: number;
+}
+
+/** A model's predictions of a passage. */
+export interface PassageScores {
+  /** Log-probability of each predicted token, in nats, `[tokens - firstTarget]`. */
+  readonly logProbs: Float32Array;
+  /** Expert of each token but the last, which never runs, `[tokens - 1]`. */
+  readonly experts: Uint16Array;
+}
+
+/** Checks a passage. @throws {RangeError} if it predicts nothing, or its first token */
+export function checkPassage({ tokenIds, firstTarget }: Passage): void {
+  if (Number.isInteger(firstTarget) && firstTarget >= 1 && firstTarget < tokenIds.length) return;
+  const expectation = `from 1 to ${tokenIds.length - 1}, since the passage has ${tokenIds.length} tokens`;
+  throw new RangeError(`Expected \`firstTarget\` to be ${expectation}, got \`${firstTarget}\``);
+}
+
+/** Options of `passagesOf`. Lengths in tokens. */
 export interface PassageOptions {
-  /** Tokens of each sequence or window. @default 512, or the model's context where that is less */
+  /** Length of each sequence or window. @default 512, or the model's context if that is less */
   readonly sequenceLength?: number | undefined;
-  /** @default 8 */
+  /** Largest number of sequences or windows. @default 8 */
   readonly maxSequences?: number | undefined;
   /**
-   * Tokens that windows advance by, below `sequenceLength`: windows overlap, and each token is predicted once, with
-   * at least `sequenceLength - stride` tokens before it, where the text has so many. @default no overlap, and a
-   * sequence's first token is not predicted
+   * Distance between the beginnings of windows, below `sequenceLength`. Windows overlap, and each token is predicted
+   * once, from at least `sequenceLength - stride` tokens before it, if the text has that many. @default no overlap;
+   * the first token of a sequence is not predicted
    */
   readonly stride?: number | undefined;
 }
 
 /**
- * Each document is tokenised without special tokens and ended by the end-of-text token; all are joined, and cut into
- * sequences, or into windows where `stride` says so.
+ * Converts documents to passages. Each document is tokenized without special tokens and ended by the end-of-text
+ * token; all are joined and cut into sequences, or with `stride` into windows.
  *
- * @throws {RangeError} when the documents have fewer than two tokens
+ * @throws {RangeError} if the documents have fewer than two tokens
  */
 export function passagesOf(
   model: Pick<Model, "config">,
@@ -38,7 +59,9 @@ export function passagesOf(
   return slidingWindows(tokens, length, stride).slice(0, most);
 }
 
-/** Sequences of `sequenceLength` tokens; the last tokens that do not fill one are left out, unless they are all. */
+/**
+ * Cuts documents into sequences of `sequenceLength` tokens. The rest is left out, unless the text is shorter than one.
+ */
 export function tokenSequences(
   model: Pick<Model, "config">,
   tokenizer: Tokenizer,
@@ -52,14 +75,15 @@ export function tokenSequences(
   return Array.from({ length: count }, (_, index) => joined.slice(index * length, (index + 1) * length));
 }
 
-/** Sequences of which every token but the first is predicted. */
+/** Converts sequences to passages of which every token but the first is predicted. */
 export function wholeSequences(sequences: readonly Int32Array[]): readonly Passage[] {
   return sequences.map((tokenIds) => ({ tokenIds, firstTarget: 1 }));
 }
 
 /**
- * Windows over one long text, the usual way to a perplexity that cuts do not spoil: the first predicts all of its
- * tokens but one, each further one those that the one before did not have. The last may be shorter.
+ * Cuts one long text into overlapping windows, the usual way to a perplexity without the effect of cuts. The first
+ * window predicts all of its tokens but one, each further window the tokens that the one before did not have. The last
+ * window may be shorter.
  *
  * @param stride - from 1 to `length - 1`
  */
@@ -86,15 +110,57 @@ function joinDocuments(
   { config }: Pick<Model, "config">,
   tokenizer: Tokenizer,
   documents: Iterable<string>,
-  maxTokens: number,
+  mostTokens: number,
 ): Int32Array {
   const endOfText = endOfTextId(tokenizer, config.eosTokenIds);
   const joined: number[] = [];
   for (const text of documents) {
     for (const id of tokenizer.encode(text, { addSpecialTokens: false })) joined.push(id);
     joined.push(endOfText);
-    if (joined.length >= maxTokens) break;
+    if (joined.length >= mostTokens) break;
   }
   if (joined.length < 2) throw new RangeError("Expected `documents` to hold at least two tokens");
-  return Int32Array.from(joined.slice(0, maxTokens));
+  return Int32Array.from(joined.slice(0, mostTokens));
+}
+
+/** One of the answers to a question. */
+export interface Choice {
+  /** Text before the continuation; may be empty. */
+  readonly context: string;
+  /** Text that is scored; not empty. */
+  readonly continuation: string;
+}
+
+export interface ChoicePassage extends Passage {
+  /** Number of tokens at the beginning of the context that did not fit and were left out. */
+  readonly numCutTokens: number;
+}
+
+/**
+ * Converts a choice to a passage, as evaluation harnesses do. The whole text is tokenized at once, without special
+ * tokens; the tokens after those of the context alone belong to the continuation. White space at the end of the
+ * context belongs to the continuation. An empty context becomes the token that texts begin with.
+ *
+ * @param mostTokens - largest number of tokens that the model may see; the beginning is left out if there are more
+ */
+export function choicePassage(
+  { config }: Pick<Model, "config">,
+  tokenizer: Tokenizer,
+  { context, continuation }: Choice,
+  mostTokens: number,
+): ChoicePassage {
+  const encode = (text: string): Int32Array => tokenizer.encode(text, { addSpecialTokens: false });
+  let whole = encode(context + continuation);
+  let numContextTokens = encode(context.trimEnd()).length;
+  if (numContextTokens === 0) {
+    const beginning = tokenizer.bosToken?.id ?? endOfTextId(tokenizer, config.eosTokenIds);
+    whole = Int32Array.of(beginning, ...whole);
+    numContextTokens = 1;
+  }
+  // The last token is predicted and never runs.
+  const numCutTokens = Math.max(0, whole.length - mostTokens - 1);
+  const tokenIds = whole.subarray(numCutTokens);
+  // If a merge puts the continuation into the context's last token, that token is scored.
+  const firstTarget = Math.min(Math.max(1, numContextTokens - numCutTokens), tokenIds.length - 1);
+  return { tokenIds, firstTarget, numCutTokens };
 }

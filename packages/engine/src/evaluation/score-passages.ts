@@ -1,21 +1,22 @@
+// Log-probabilities of passages. Short passages run together, long ones in pieces, and a common beginning runs once.
+
 import type { PreGatingRouter } from "@readme-moe/core";
 import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
-import type { Passage, PassageScores } from "./passage.ts";
-import { routePassages } from "./route-passages.ts";
+import { rewind, type StepRunner } from "../step-runner.ts";
+import type { Passage, PassageScores } from "./passages.ts";
 import { type Piece, type Tree, treesOf } from "./trunks.ts";
-import { rewind } from "../rewind.ts";
-import type { StepRunner } from "../step-runner.ts";
 
-/** Of what runs over many passages: how to end it early, and who hears how far it is. */
+/** Options of a run over many passages. */
 export interface ScoreOptions {
+  /** Ends the run early. */
   readonly signal?: AbortSignal | undefined;
-  /** Called now and then. */
+  /** Called repeatedly with the number of scored passages and the number of all. */
   readonly onProgress?: ((done: { readonly sequences: number; readonly of: number }) => void) | undefined;
 }
 
-// Of one run: enough for products to be fast, and few enough for the logits of all of them to fit into memory.
+// Tokens of one run: enough for fast products, and few enough for all their logits to fit into memory.
 const RUN_TOKENS = 512;
-// Keys and values of trees that run together; one that needs more runs alone.
+// Keys and values of trees that run together; a tree that needs more runs alone.
 const SHARED_POOL_TOKENS = 2048;
 
 interface Scorer {
@@ -25,12 +26,11 @@ interface Scorer {
 }
 
 /**
- * The log-probability of every predicted token. Short passages run together, long ones in pieces, and what the passages
- * of a group begin with runs once.
+ * Computes the log-probability of every predicted token.
  *
- * @param groups - passages that may begin alike
- * @returns one per passage, in the order of the groups and of the passages in them
- * @throws {RangeError} when a passage predicts nothing
+ * @param groups - passages that may have a common beginning
+ * @returns one result per passage, in the order of the groups and of the passages in them
+ * @throws {RangeError} if a passage predicts nothing
  */
 export async function scorePassages(
   runner: StepRunner,
@@ -60,7 +60,7 @@ export async function scorePassages(
       });
       await runWave({ runner, kv, scores }, wave);
       options.onProgress?.({ sequences: scores.length, of: passages.length });
-      // Runs block their thread: without a break, neither signals nor timers would be heard.
+      // Runs block their thread: without a break, neither signals nor timers would be processed.
       await new Promise((resolve) => setImmediate(resolve));
     }
     return scores;
@@ -69,7 +69,7 @@ export async function scorePassages(
   }
 }
 
-/** Neighbouring trees whose trunks fit into one run, and all of which fit into memory. */
+/** Groups neighbouring trees whose trunks fit into one run and which together fit into memory. */
 function wavesOf(trees: readonly Tree[]): readonly (readonly Tree[])[] {
   const waves: Tree[][] = [];
   let numTokens = 0;
@@ -86,7 +86,7 @@ function wavesOf(trees: readonly Tree[]): readonly (readonly Tree[])[] {
   return waves;
 }
 
-/** Positions that a wave's slots take together, in whole blocks. */
+/** Counts the positions of all slots of a wave, in whole blocks. */
 function poolTokens(wave: readonly Tree[]): number {
   return wave.reduce((sum, tree) => sum + wholeBlocks(treeTokens(tree)), 0);
 }
@@ -96,7 +96,7 @@ function treeTokens({ trunk, branches }: Tree): number {
 }
 
 async function runWave(scorer: Scorer, wave: readonly Tree[]): Promise<void> {
-  const placed = wave.map((tree) => ({ ...tree, slot: scorer.kv.admit(treeTokens(tree)) as KvSlot }));
+  const placed = wave.map((tree) => ({ ...tree, slot: slotFor(scorer.kv, treeTokens(tree)) }));
   await runPieces(
     scorer,
     placed.map(({ trunk, slot }) => ({ piece: trunk, slot })),
@@ -110,12 +110,18 @@ async function runWave(scorer: Scorer, wave: readonly Tree[]): Promise<void> {
   for (const { slot } of placed) scorer.kv.release(slot);
 }
 
+function slotFor(kv: KvMemory, numTokens: number): KvSlot {
+  const slot = kv.admit(numTokens);
+  if (slot) return slot;
+  throw new Error(`The KV memory has no room for ${numTokens} tokens`);
+}
+
 interface PlacedPiece {
   readonly piece: Piece;
   readonly slot: KvSlot;
 }
 
-/** Several pieces of `RUN_TOKENS` together, or a longer one in as many runs as it takes. */
+/** Runs pieces together, `RUN_TOKENS` of each at a time. */
 async function runPieces(scorer: Scorer, pieces: readonly PlacedPiece[]): Promise<void> {
   const longest = Math.max(...pieces.map(({ piece }) => piece.tokenIds.length));
   for (let from = 0; from < longest; from += RUN_TOKENS) {
@@ -139,13 +145,12 @@ async function runOnce({ runner, kv, scores }: Scorer, pieces: readonly PlacedPi
   );
   pieces.forEach(({ piece }, index) => {
     piece.rows.forEach(({ passage, place }, row) => {
-      const { logProbs } = scores[passage] as PassageScores;
-      logProbs[place] = results[index]?.targetLogProbs[row] as number;
+      scores[passage]?.logProbs.set(results[index]?.targetLogProbs.subarray(row, row + 1) ?? [], place);
     });
   });
 }
 
-/** Tokens `[from, to)` of a piece, which is all of it where it is short enough. */
+/** Cuts tokens `[from, to)` out of a piece. */
 function partOf(piece: Piece, from: number, to: number): Piece {
   const { start, tokenIds, rows } = piece;
   const [first, end] = [start + from, start + to];
@@ -155,4 +160,57 @@ function partOf(piece: Piece, from: number, to: number): Piece {
     tokenIds: tokenIds.subarray(from, to),
     rows: rows.filter(({ position }) => position >= first && position < end),
   };
+}
+
+interface Part {
+  readonly passage: number;
+  readonly tokenIds: Int32Array;
+}
+
+/**
+ * Chooses the expert of each passage's tokens but the last, which never runs.
+ * @param runTokens - largest number of tokens in one call
+ */
+export async function routePassages(
+  router: PreGatingRouter,
+  passages: readonly Passage[],
+  runTokens: number,
+): Promise<readonly Uint16Array[]> {
+  const states = passages.map(() => router.start());
+  const experts = passages.map(({ tokenIds }) => new Uint16Array(tokenIds.length - 1));
+  const numRouted = passages.map(() => 0);
+  try {
+    for (const run of runsOf(passages, runTokens)) {
+      const inputs = run.flatMap(({ passage, tokenIds }) => {
+        const state = states[passage];
+        return state ? { state, tokenIds } : [];
+      });
+      const routes = await router.route(inputs);
+      run.forEach(({ passage, tokenIds }, index) => {
+        experts[passage]?.set(routes[index]?.experts ?? [], numRouted[passage]);
+        numRouted[passage] = (numRouted[passage] ?? 0) + tokenIds.length;
+      });
+    }
+  } finally {
+    for (const state of states) router.release(state);
+  }
+  return experts;
+}
+
+/** Divides passages into calls: as many whole passages as fit, or a part of a longer one. */
+function runsOf(passages: readonly Passage[], runTokens: number): readonly (readonly Part[])[] {
+  const runs: Part[][] = [];
+  let room = 0;
+  passages.forEach(({ tokenIds }, passage) => {
+    for (let from = 0; from < tokenIds.length - 1; from += runTokens) {
+      const part = tokenIds.subarray(from, Math.min(from + runTokens, tokenIds.length - 1));
+      if (part.length > room || from > 0) {
+        runs.push([]);
+        room = runTokens;
+      }
+      runs.at(-1)?.push({ passage, tokenIds: part });
+      room -= part.length;
+    }
+  });
+  return runs;
 }

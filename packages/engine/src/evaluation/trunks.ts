@@ -1,16 +1,17 @@
-// Passages that begin alike, such as a question with each of its answers, as a trunk that runs once and branches that
-// go on from it.
+// Passages with a common beginning, such as a question with each of its answers, form a tree: a trunk that runs once
+// and branches that continue from it.
 
-import { checkPassage, type Passage } from "./passage.ts";
+import { checkPassage, type Passage } from "./passages.ts";
 
 /** A row of logits that is wanted. */
 interface WantedRow {
-  /** Of the token whose logits they are, in its passage. */
+  /** Position of the token that the logits belong to, in its passage. */
   readonly position: number;
   /** The token that is to be predicted. */
   readonly target: number;
-  /** Whose log-probability that is: place of the passage, and of the number in its `logProbs`. */
+  /** Index of the passage that the log-probability belongs to. */
   readonly passage: number;
+  /** Index of the log-probability in the passage's `logProbs`. */
   readonly place: number;
 }
 
@@ -18,27 +19,27 @@ interface WantedRow {
 export interface Piece {
   readonly start: number;
   readonly tokenIds: Int32Array;
-  /** In the order of their positions, which may occur several times. */
+  /** Rows in the order of positions; a position may occur more than once. */
   readonly rows: readonly WantedRow[];
-  /** A passage that has these tokens at this place, and so their experts. */
+  /** Index of a passage that contains these tokens, and so knows their experts. */
   readonly passage: number;
 }
 
 export interface Tree {
   readonly trunk: Piece;
-  /** Each goes on where the trunk ends. */
+  /** Each continues from the end of the trunk. */
   readonly branches: readonly Piece[];
   readonly numPassages: number;
 }
 
-// A branch is a run of its own, which takes about as long as so many more tokens of a run of many.
+// A branch is a run of its own, which takes about as long as this many more tokens in a large run.
 const BRANCH_COST_TOKENS = 16;
 
 /**
- * The trees that passages grow on: one for a group whose common beginning is long enough to be worth it, else one each.
- * A passage's last token is in no piece, since nothing is predicted from it.
+ * Forms trees: one for a group whose common beginning is long enough to be worth it, otherwise one for each passage. A
+ * passage's last token is in no piece, since nothing is predicted from it.
  *
- * @param first - the first passage's place among all
+ * @param first - index of the group's first passage among all passages
  */
 export function treesOf(group: readonly Passage[], first: number): readonly Tree[] {
   for (const passage of group) checkPassage(passage);
@@ -50,7 +51,7 @@ export function treesOf(group: readonly Passage[], first: number): readonly Tree
 
 function treeOf(group: readonly Passage[], first: number, trunkLength: number): Tree {
   const rows = group.map((passage, index) => wantedRows(passage, first + index));
-  const [{ tokenIds }] = group as [Passage];
+  const tokenIds = group[0]?.tokenIds ?? new Int32Array();
   const inTrunk = rows.flat().filter(({ position }) => position < trunkLength);
   return {
     numPassages: group.length,
@@ -81,13 +82,13 @@ function wantedRows({ tokenIds, firstTarget }: Passage, passage: number): readon
   }));
 }
 
-/** Tokens that all passages begin with, their last ones left out. */
+/** Counts the tokens that all passages begin with, without last tokens. */
 function commonLength(group: readonly Passage[]): number {
-  const [first, ...others] = group as [Passage, ...Passage[]];
+  const [first, ...others] = group;
   let length = Math.min(...group.map(({ tokenIds }) => tokenIds.length - 1));
   for (const { tokenIds } of others) {
     let equal = 0;
-    while (equal < length && tokenIds[equal] === first.tokenIds[equal]) equal++;
+    while (equal < length && tokenIds[equal] === first?.tokenIds[equal]) equal++;
     length = equal;
   }
   return length;

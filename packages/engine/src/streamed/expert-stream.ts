@@ -1,16 +1,66 @@
-// Steps whose experts come and go: the kernel runs a layer while units of later ones are read.
+// Steps with streamed experts: the kernel runs a layer while units of later layers are read from the packed file.
 
-import type { Residency } from "@readme-moe/core";
+import { open, type FileHandle } from "node:fs/promises";
+import { ReadMeError, type Residency } from "@readme-moe/core";
 import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
-import { UnitFile } from "./unit-file.ts";
-import { UnitMemory, type UnitMemoryOptions } from "./unit-memory.ts";
+import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
 
-/** Experts of one kernel within a hard limit of bytes. */
+/** Reads units of experts from the packed file of the kernel. */
+export class UnitFile implements UnitReader {
+  readonly #path: string;
+  readonly #handle: FileHandle;
+  readonly #units: ExpertUnits;
+
+  private constructor(path: string, handle: FileHandle, units: ExpertUnits) {
+    this.#path = path;
+    this.#handle = handle;
+    this.#units = units;
+  }
+
+  /** Opens a file. Reads continue to work after the file is removed or replaced. */
+  static async open(path: string, units: ExpertUnits): Promise<UnitFile> {
+    return new UnitFile(path, await open(path), units);
+  }
+
+  get numExperts(): number {
+    return this.#units.numExperts;
+  }
+
+  get layerBytes(): readonly number[] {
+    return this.#units.layerBytes;
+  }
+
+  /**
+   * Reads a unit to the beginning of `into`. Tries once more if the read fails or is incomplete.
+   * @throws {ReadMeError} `ERR_FILE_UNREADABLE`, naming the file, layer and expert
+   */
+  async read(layer: number, expert: number, into: Uint8Array): Promise<void> {
+    const { start, bytes } = this.#units.rangeOf(layer, expert);
+    for (let isLast = false; ; isLast = true) {
+      try {
+        const { bytesRead } = await this.#handle.read(into, 0, bytes, start);
+        if (bytesRead === bytes) return;
+        if (isLast) throw new Error(`${bytesRead} of ${bytes} bytes are there`);
+      } catch (cause) {
+        if (!isLast) continue;
+        const reason = cause instanceof Error ? cause.message : String(cause);
+        const message = `${this.#path}: layer ${layer} of expert ${expert} cannot be read: ${reason}`;
+        throw new ReadMeError("ERR_FILE_UNREADABLE", message, { cause });
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+}
+
+/** Streamed experts of one kernel, within a hard limit of bytes. */
 export class ExpertStream {
   readonly memory: UnitMemory;
   readonly #file: UnitFile;
   readonly #kernel: Kernel;
-  /** What the kernel was last given of each unit, by layer and expert. */
+  /** Memory of each unit that the kernel was given last, by layer and expert. */
   readonly #placed: (Uint8Array | undefined)[] = [];
 
   private constructor(memory: UnitMemory, file: UnitFile, kernel: Kernel) {
@@ -19,7 +69,7 @@ export class ExpertStream {
     this.#kernel = kernel;
   }
 
-  /** @throws {RangeError} when the budget is too small for one layer of all experts */
+  /** Opens the packed file. @throws {RangeError} if the budget is too small for one layer of all experts */
   static async open(
     kernel: Kernel,
     path: string,
@@ -48,8 +98,8 @@ export class ExpertStream {
         get stats() {
           return memory.stats;
         },
-        get awaitedExperts() {
-          return memory.cache.awaitedExperts();
+        get prefetchedExperts() {
+          return memory.cache.prefetchedExperts();
         },
         prepare: (upcoming) => memory.prepare(upcoming),
         rehearse: (work) => memory.rehearse(work),
@@ -59,7 +109,7 @@ export class ExpertStream {
     };
   }
 
-  /** Runs one step. @param experts - all that its rows have, distinct, ascending */
+  /** Runs one call of the kernel. @param experts - distinct experts of its tokens, ascending */
   async step(pages: KernelPages, request: Int32Array, results: StepResults, experts: readonly number[]): Promise<void> {
     const kernel = this.#kernel;
     const isWhole = this.memory.runWholeStep(experts, (layers) => {

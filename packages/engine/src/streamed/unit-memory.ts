@@ -1,77 +1,71 @@
-// Units of experts in memory, within a hard limit of bytes. What comes and goes is decided by core's `ExpertCache`, once
-// before each layer; this keeps the bytes, and does the reads. How fast they are changes when a layer runs, and nothing else.
+// Units of experts in memory, within a hard limit of bytes. Core's `ExpertCache` decides, once before each layer, what
+// is evicted and read; this class holds the bytes and performs the reads. Slow reads delay a layer and change nothing
+// else.
 
 import {
   ExpertCache,
+  inEveryLayer,
   integerOption,
-  type EvictionPolicy,
-  type EvictionPolicyName,
+  type EvictedUnit,
+  type ExpertCacheOptions,
   type ExpertCacheStats,
   type ExpertLayout,
   type ExpertRun,
   type ExpertUnit,
-  type KnownUses,
   type UpcomingUses,
+  type UseForecast,
+  unitBytes,
   unitIndex,
   usedBytes,
 } from "@readme-moe/core";
 import { LastingPlaces, UnitPlaces, type Places } from "./unit-places.ts";
 
-export interface UnitReader {
-  readonly numExperts: number;
-  readonly numLayers: number;
-  /** Of one unit. */
-  unitBytes(layer: number): number;
-  /** To the beginning of `into`. */
+/** Reads units from where they are stored. */
+export interface UnitReader extends ExpertLayout {
+  /** Reads a unit to the beginning of `into`. */
   read(layer: number, expert: number, into: Uint8Array): Promise<void>;
 }
 
-export interface UnitMemoryOptions {
-  /** All units in memory, those on their way included. */
-  readonly budgetBytes: number;
-  /** @default "belady" */
-  readonly policy?: EvictionPolicyName | EvictionPolicy | undefined;
-  /** How many layers ahead reads may evict for. @default 1 */
-  readonly lookaheadLayers?: number | undefined;
+export interface UnitMemoryOptions extends Pick<ExpertCacheOptions, "budgetBytes" | "policy" | "lookaheadLayers"> {
   readonly onLoaded?: ((unit: ExpertUnit, bytes: number, durationMs: number) => void) | undefined;
-  /** @param nextUse - in steps, sure or estimated; `Infinity` where nobody is known to need it */
+  /** @param nextUse - in steps, certain or estimated; `Infinity` if no known token needs the unit */
   readonly onEvicted?: ((unit: ExpertUnit, nextUse: number) => void) | undefined;
-  /** Memory that a unit can be read into. @default buffers that give their pages back */
+  /** Allocates memory that a unit can be read into. @default buffers that return their pages to the system */
   readonly newMemory?: ((bytes: number) => Uint8Array) | undefined;
   /** @default performance.now */
   readonly now?: (() => number) | undefined;
 }
 
-/** A unit that is in the cache's books, or its read. */
+/** A unit in the cache, and its read. */
 interface Holding {
-  /** Absent until its read has begun. */
+  /** Absent until the read has begun. */
   memory?: Uint8Array | undefined;
-  /** Until it is complete; stays when it fails. */
+  /** Present until the read is complete; remains if it fails. */
   read?: Promise<void> | undefined;
-  /** It left the books while it was read. */
-  isGone: boolean;
+  /** Whether the unit was evicted during its read. */
+  isEvicted: boolean;
 }
 
-/** Where a run is. */
+/** Progress of a run through all layers. */
 interface Position extends ExpertRun {
-  /** That was entered, or has not been after the one that ran. */
+  /** The layer that was entered; between two layers, the next one. */
   readonly layer: number;
-  /** Of the layer's units, in the order of `experts`. */
+  /** Units of the layer, in the order of `experts`. */
   readonly own: readonly Holding[];
 }
 
 export class UnitMemory {
-  #cache: ExpertCache;
   readonly layout: ExpertLayout;
+  #cache: ExpertCache;
   readonly #reader: UnitReader;
   readonly #options: UnitMemoryOptions;
   readonly #now: () => number;
   readonly #places: Places;
   readonly #holdings = new Map<number, Holding>();
-  /** Reads of units that have left the books: their memory is free when they are over. */
+  /** Reads of evicted units, whose memory is free when they end. */
   readonly #leaving = new Set<Promise<void>>();
   #upcoming: UpcomingUses | undefined;
-  /** Experts of the runs that are known to come in this step. */
+  /** Experts of the remaining runs of this step. */
   #nextRuns: readonly (readonly number[])[] = [];
   #runs: ExpertRun[] = [];
   #position: Position | undefined;
@@ -79,16 +73,15 @@ export class UnitMemory {
   #failedReads = 0;
   #stallMs = 0;
 
-  /** @throws {RangeError} when one layer of all experts does not fit: a step may need them together */
+  /** @throws {RangeError} if one layer of all experts does not fit: a step may need them together */
   constructor(reader: UnitReader, options: UnitMemoryOptions) {
-    const { numExperts, numLayers } = reader;
-    this.layout = { numExperts, layerBytes: Array.from({ length: numLayers }, (_, layer) => reader.unitBytes(layer)) };
+    const { newMemory, now = () => performance.now() } = options;
+    this.layout = { numExperts: reader.numExperts, layerBytes: reader.layerBytes };
     const budgetBytes = this.#checkBudget(options.budgetBytes);
     this.#reader = reader;
     this.#options = options;
-    this.#now = options.now ?? (() => performance.now());
+    this.#now = now;
     const largest = Math.max(...this.layout.layerBytes);
-    const { newMemory } = options;
     this.#places = newMemory ? new LastingPlaces(largest, newMemory) : new UnitPlaces(budgetBytes, largest);
     this.#cache = this.#newCache(budgetBytes);
   }
@@ -97,7 +90,7 @@ export class UnitMemory {
     return this.#cache;
   }
 
-  /** Bytes that are taken from the system for units. */
+  /** Bytes that are allocated for units. */
   get takenBytes(): number {
     return this.#places.bytes;
   }
@@ -113,112 +106,105 @@ export class UnitMemory {
     };
   }
 
-  /** Tells what comes after the step that begins. */
+  /** Announces the uses that follow the step that begins. */
   prepare(upcoming: UpcomingUses): void {
     this.#upcoming = upcoming;
   }
 
-  /** Tells the distinct experts of the runs that come now, one after the other. */
+  /** Announces the distinct experts of the runs of this step, in order. */
   expectRuns(runs: readonly (readonly number[])[]): void {
     this.#nextRuns = runs;
   }
 
-  /** The runs that have ended since this was last called. */
+  /** Returns the runs that have ended since the last call. */
   takeRuns(): readonly ExpertRun[] {
     return this.#runs.splice(0);
   }
 
   /**
-   * Runs all layers at once, if all units that this run and the next one need are in memory. Nothing has to be decided or read then.
+   * Runs all layers at once, if all units that this run and the next one need are in memory.
    *
-   * @param run - gets the weights of each expert, by layer
-   * @returns whether it ran; else nothing has changed
+   * @param run - receives the weights of each expert, by layer
+   * @returns whether it ran; otherwise nothing has changed
    */
   runWholeStep(experts: readonly number[], run: (layers: readonly ReadonlyMap<number, Uint8Array>[]) => void): boolean {
     const nextRuns = this.#nextRuns.slice(1);
     const planned = nextRuns[0] ?? this.#upcoming?.planned ?? [];
-    const layers = this.layout.layerBytes.map((_, layer) =>
-      experts.map((expert) => [expert, this.#holdings.get(this.#indexOf({ layer, expert }))] as const),
-    );
-    if (layers.flat().some(([, holding]) => !holding || holding.read)) return false;
-    this.cache.allLoaded();
+    const layers: ReadonlyMap<number, Uint8Array>[] = [];
+    for (const layer of this.layout.layerBytes.keys()) {
+      const own = experts.map((expert) => this.#holdings.get(this.#indexOf({ layer, expert })));
+      if (own.some((holding) => !holding || holding.read)) return false;
+      layers.push(weightsOf(experts, own));
+    }
     if (!this.cache.ranWholeStep(experts, planned)) return false;
     this.#nextRuns = nextRuns;
-    run(layers.map((units) => new Map(units.map(([expert, holding]) => [expert, holding?.memory as Uint8Array]))));
-    this.#passed(this.#reader.numLayers, { experts, planned });
+    run(layers);
+    this.#advance(this.layout.layerBytes.length, { experts, planned });
     return true;
   }
 
   /**
-   * Decides what leaves and what is read for this layer, and for later ones as far as there is room; the reads begin.
-   * @param experts - the run's, distinct, ascending, the same in all layers
+   * Decides what is evicted and read for this layer, and for later ones as far as there is room, and begins the reads.
+   * @param experts - experts of the run, distinct, ascending, the same in all layers
    */
   enterLayer(layer: number, experts: readonly number[]): void {
     if (layer === 0) this.#nextRuns = this.#nextRuns.slice(1);
     const planned = this.#nextRuns[0] ?? this.#upcoming?.planned ?? [];
     const { evict, load } = this.cache.enterLayer(this.#usesAt({ layer, experts, planned }));
-    for (const unit of evict) this.#evict(unit, unit.nextUse);
+    this.#evict(evict);
     for (const unit of load) this.#begin(unit);
-    const own = experts.map((expert) => this.#holdings.get(this.#indexOf({ layer, expert })) as Holding);
+    const own = experts.flatMap((expert) => this.#holdings.get(this.#indexOf({ layer, expert })) ?? []);
     this.#position = { layer, experts, planned, own };
   }
 
   /**
-   * Runs the layer that was entered, once its units are there; those of later layers come meanwhile.
+   * Runs the layer that was entered as soon as its units are in memory. Reads for later layers continue meanwhile.
    *
-   * @param run - gets the weights of each of the layer's experts, which are there until it settles
-   * @throws what reading a unit of this layer, or `run`, throws
+   * @param run - receives the weights of each of the layer's experts, which stay in memory until it settles
+   * @throws the error of reading a unit of this layer, or of `run`
    */
   async runLayer(run: (units: ReadonlyMap<number, Uint8Array>) => Promise<void>): Promise<void> {
-    const { layer, experts, planned, own } = this.#position as Position;
+    if (!this.#position) throw new Error("No layer was entered");
+    const { layer, experts, planned, own } = this.#position;
     await this.#arrivalOf(own);
-    await run(new Map(experts.map((expert, index) => [expert, own[index]?.memory as Uint8Array])));
-    this.cache.allLoaded();
+    await run(weightsOf(experts, own));
     this.cache.ran(layer, experts);
-    this.#passed(layer + 1, { experts, planned });
+    this.#advance(layer + 1, { experts, planned });
   }
 
-  /** Layers below `layer` have run; behind the last one the run is over. */
-  #passed(layer: number, run: ExpertRun): void {
+  #advance(layer: number, run: ExpertRun): void {
     this.#position = { layer, ...run, own: [] };
-    // Without anybody who tells what comes, nobody takes runs either.
-    if (layer === this.#reader.numLayers && this.#upcoming) this.#runs.push(run);
+    // If nothing announces uses, nothing takes the runs either.
+    if (layer === this.layout.layerBytes.length && this.#upcoming) this.#runs.push(run);
   }
 
   /**
-   * Changes the limit, at once: nothing leaves that the layer which runs needs. Resolves when no more memory is taken;
-   * that of reads under way follows when they are over.
+   * Changes the limit at once, without evicting units that the running layer needs. Resolves when no more memory is in
+   * use; the memory of reads in progress follows when they end.
    *
-   * @throws {RangeError} when one layer of all experts does not fit; the old limit stays
+   * @throws {RangeError} if one layer of all experts does not fit; the old limit stays
    */
   async setBudget(budgetBytes: number): Promise<void> {
     this.#checkBudget(budgetBytes);
-    this.cache.allLoaded();
-    const { evict } = this.cache.setBudget(budgetBytes, this.#position && this.#usesAt(this.#position));
-    for (const unit of evict) this.#evict(unit, unit.nextUse);
+    this.#evict(this.cache.setBudget(budgetBytes, this.#position && this.#usesAt(this.#position)));
     this.#places.setLimit(budgetBytes);
     await Promise.allSettled(this.#leaving);
   }
 
-  /** Runs steps that do not count: nobody is told of their reads, and nothing of them is left. Between other steps. */
+  /** Runs steps that are not counted, reported or remembered. Must not overlap with other steps. */
   async rehearse<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#isRehearsing = true;
     try {
       return await work();
     } finally {
-      await this.#forget();
+      const { budgetBytes } = this.cache.state;
+      this.#evict(this.cache.setBudget(0));
+      await Promise.allSettled(this.#leaving);
+      this.#cache = this.#newCache(budgetBytes);
+      this.#position = undefined;
+      [this.#failedReads, this.#stallMs] = [0, 0];
       this.#isRehearsing = false;
     }
-  }
-
-  async #forget(): Promise<void> {
-    const { budgetBytes } = this.cache.state;
-    this.cache.allLoaded();
-    for (const unit of this.cache.setBudget(0).evict) this.#evict(unit, unit.nextUse);
-    await Promise.allSettled(this.#leaving);
-    this.#cache = this.#newCache(budgetBytes);
-    this.#position = undefined;
-    [this.#failedReads, this.#stallMs] = [0, 0];
   }
 
   #newCache(budgetBytes: number): ExpertCache {
@@ -226,10 +212,10 @@ export class UnitMemory {
     return new ExpertCache({ layout: this.layout, budgetBytes, policy, lookaheadLayers });
   }
 
-  #usesAt({ layer, experts, planned }: Omit<Position, "own">): KnownUses {
-    const everyLayer = (all: readonly number[]) => this.layout.layerBytes.map(() => all);
+  #usesAt({ layer, experts, planned }: Omit<Position, "own">): UseForecast {
+    const { layout } = this;
     const laterSteps = this.#upcoming?.laterSteps;
-    return { layer, running: everyLayer(experts), planned: everyLayer(planned), laterSteps };
+    return { layer, running: inEveryLayer(layout, experts), planned: inEveryLayer(layout, planned), laterSteps };
   }
 
   async #arrivalOf(own: readonly Holding[]): Promise<void> {
@@ -244,45 +230,49 @@ export class UnitMemory {
   }
 
   #begin(unit: ExpertUnit): void {
-    const holding: Holding = { isGone: false };
+    const holding: Holding = { isEvicted: false };
     this.#holdings.set(this.#indexOf(unit), holding);
     holding.read = this.#read(unit, holding);
-    // The layer that needs it gets the error, or reads again; a read ahead has nobody to tell.
+    // The layer that needs the unit gets the error, or the unit is read again; nothing awaits a read ahead.
     holding.read.catch(() => undefined);
   }
 
   async #read(unit: ExpertUnit, holding: Holding): Promise<void> {
-    const { layer, expert } = unit;
-    const bytes = this.#reader.unitBytes(layer);
+    const bytes = unitBytes(unit, this.layout);
     const startMs = this.#now();
+    let memory: Uint8Array | undefined;
     try {
       if (this.#leaving.size > 0) await Promise.allSettled(this.#leaving);
-      if (holding.isGone) return;
-      holding.memory = this.#places.take(bytes);
-      await this.#reader.read(layer, expert, holding.memory);
+      if (holding.isEvicted) return;
+      memory = this.#places.take(bytes);
+      holding.memory = memory;
+      await this.#reader.read(unit.layer, unit.expert, memory);
     } catch (error) {
       this.#failedReads++;
-      if (holding.memory) this.#places.release(holding.memory);
-      if (!holding.isGone) {
+      if (memory) this.#places.release(memory);
+      if (!holding.isEvicted) {
         this.#holdings.delete(this.#indexOf(unit));
         this.cache.failed(unit);
       }
       throw error;
     }
     holding.read = undefined;
-    if (holding.isGone) this.#places.release(holding.memory);
+    if (holding.isEvicted) this.#places.release(memory);
     else if (!this.#isRehearsing) this.#options.onLoaded?.(unit, bytes, this.#now() - startMs);
   }
 
-  #evict(unit: ExpertUnit, nextUse: number): void {
-    const index = this.#indexOf(unit);
-    const holding = this.#holdings.get(index) as Holding;
-    this.#holdings.delete(index);
-    if (!this.#isRehearsing) this.#options.onEvicted?.({ layer: unit.layer, expert: unit.expert }, nextUse);
-    if (!holding.read) return this.#places.release(holding.memory as Uint8Array);
-    holding.isGone = true;
-    const over = holding.read.catch(() => undefined).finally(() => this.#leaving.delete(over));
-    this.#leaving.add(over);
+  #evict(units: readonly EvictedUnit[]): void {
+    for (const { layer, expert, nextUse } of units) {
+      const index = this.#indexOf({ layer, expert });
+      const holding = this.#holdings.get(index);
+      this.#holdings.delete(index);
+      if (!this.#isRehearsing) this.#options.onEvicted?.({ layer, expert }, nextUse);
+      if (holding?.read) {
+        holding.isEvicted = true;
+        const ended = holding.read.catch(() => undefined).finally(() => this.#leaving.delete(ended));
+        this.#leaving.add(ended);
+      } else if (holding?.memory) this.#places.release(holding.memory);
+    }
   }
 
   #checkBudget(budgetBytes: number): number {
@@ -296,4 +286,14 @@ export class UnitMemory {
   #indexOf(unit: ExpertUnit): number {
     return unitIndex(unit, this.layout);
   }
+}
+
+/** Collects the weights of units whose reads are complete, by expert. */
+function weightsOf(experts: readonly number[], own: readonly (Holding | undefined)[]) {
+  const weights = new Map<number, Uint8Array>();
+  for (const [index, expert] of experts.entries()) {
+    const memory = own[index]?.memory;
+    if (memory) weights.set(expert, memory);
+  }
+  return weights;
 }

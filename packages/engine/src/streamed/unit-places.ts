@@ -1,9 +1,9 @@
-// Memory that units lie in. Buffers that shrink give their pages back to the system at once, while others do so when
-// they are collected, at some time or never; the runtime and the file system take them like any other.
+// Memory for units. A buffer that shrinks returns its pages to the system at once; other buffers return theirs when
+// they are collected, at some time or never. The kernel and the file system accept both.
 
 import { ReadMeError } from "@readme-moe/core";
 
-/** Of the ECMAScript of 2024; every Node that we run on has it. */
+/** A resizable buffer of ECMAScript 2024, which every supported Node has and the type library lacks. */
 interface ResizableBuffer extends ArrayBuffer {
   resize(byteLength: number): void;
 }
@@ -17,18 +17,18 @@ function newBuffer(maxByteLength: number): ResizableBuffer {
   return new (ArrayBuffer as unknown as ResizableBufferConstructor)(0, { maxByteLength });
 }
 
-/** Memory that units lie in, one after the other. */
+/** Allocates memory for units. */
 export interface Places {
-  /** Bytes that are taken from the system. */
+  /** Bytes that are allocated. */
   readonly bytes: number;
-  /** @throws {ReadMeError} `ERR_RUNTIME` when the system has none */
+  /** Allocates memory. @throws {ReadMeError} `ERR_RUNTIME` if the system has none */
   take(bytes: number): Uint8Array;
-  /** Takes back what `take` gave; nobody reads or writes it any more. */
+  /** Takes back memory that `take` returned and that is not used any more. */
   release(memory: Uint8Array): void;
   setLimit(limitBytes: number): void;
 }
 
-/** Places of one size that are used again and never given back: memory of WebAssembly only grows. */
+/** Places of one size that are reused and never returned to the system: WebAssembly memory only grows. */
 export class LastingPlaces implements Places {
   readonly #size: number;
   readonly #newMemory: (bytes: number) => Uint8Array;
@@ -55,7 +55,7 @@ export class LastingPlaces implements Places {
   }
 
   setLimit(): void {
-    // Free places are used again for the next units.
+    // Free places are reused for the next units.
   }
 
   #grow(): Uint8Array {
@@ -69,19 +69,21 @@ export class LastingPlaces implements Places {
   }
 }
 
-/** Places that give their memory back. */
+/** Places that return their memory to the system. */
 export class UnitPlaces implements Places {
   readonly #largest: number;
   #limitBytes: number;
-  /** Of places in use and of free ones. */
+  /** Bytes of places in use and of free places. */
   #bytes = 0;
+  /** The buffer of each place in use. */
+  readonly #inUse = new Map<ArrayBufferLike, ResizableBuffer>();
   readonly #free: ResizableBuffer[] = [];
-  /** Without memory. */
+  /** Buffers of size 0. */
   readonly #empty: ResizableBuffer[] = [];
 
   /**
-   * @param limitBytes - free places are given up before there are more bytes than that
-   * @param largest - bytes of a place at most
+   * @param limitBytes - free places are given up before there are more bytes than this
+   * @param largest - largest number of bytes of a place
    */
   constructor(limitBytes: number, largest: number) {
     this.#limitBytes = limitBytes;
@@ -94,20 +96,17 @@ export class UnitPlaces implements Places {
 
   take(bytes: number): Uint8Array {
     const fitting = this.#free.findIndex(({ byteLength }) => byteLength === bytes);
-    if (fitting >= 0) return new Uint8Array(this.#free.splice(fitting, 1)[0] as ResizableBuffer, 0, bytes);
-    this.#giveUp(this.#limitBytes - bytes);
-    try {
-      const buffer = this.#empty.pop() ?? newBuffer(this.#largest);
-      buffer.resize(bytes);
-      this.#bytes += bytes;
-      return new Uint8Array(buffer, 0, bytes);
-    } catch (cause) {
-      throw new ReadMeError("ERR_RUNTIME", `There is no memory for ${bytes} bytes of an expert`, { cause });
-    }
+    const [free] = fitting >= 0 ? this.#free.splice(fitting, 1) : [];
+    const buffer = free ?? this.#allocate(bytes);
+    this.#inUse.set(buffer, buffer);
+    return new Uint8Array(buffer, 0, bytes);
   }
 
   release(memory: Uint8Array): void {
-    this.#free.push(memory.buffer as ResizableBuffer);
+    const buffer = this.#inUse.get(memory.buffer);
+    if (!buffer) throw new Error("The memory was not taken from here, or was released before");
+    this.#inUse.delete(buffer);
+    this.#free.push(buffer);
     this.#giveUp(this.#limitBytes);
   }
 
@@ -116,7 +115,19 @@ export class UnitPlaces implements Places {
     this.#giveUp(limitBytes);
   }
 
-  /** Gives free places back to the system until there are no more bytes than `most`, or none are free. */
+  #allocate(bytes: number): ResizableBuffer {
+    this.#giveUp(this.#limitBytes - bytes);
+    try {
+      const buffer = this.#empty.pop() ?? newBuffer(this.#largest);
+      buffer.resize(bytes);
+      this.#bytes += bytes;
+      return buffer;
+    } catch (cause) {
+      throw new ReadMeError("ERR_RUNTIME", `There is no memory for ${bytes} bytes of an expert`, { cause });
+    }
+  }
+
+  /** Returns free places to the system until at most `most` bytes are allocated, or no place is free. */
   #giveUp(most: number): void {
     while (this.#bytes > most) {
       const buffer = this.#free.pop();

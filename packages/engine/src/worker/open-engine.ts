@@ -3,15 +3,13 @@ import { type Model, type ModelText, openModel, resolveCacheFolder } from "@read
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
-import type { EngineOutput } from "../engine-output.ts";
+import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
-import { KernelRunner } from "../kernel-runner.ts";
+import { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
-import { kvPrecisionOf } from "../kv-precision.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
-import type { RunnerOptions } from "../runner-options.ts";
 import { schedulerOf } from "../scheduling-options.ts";
 
 export interface OpenedEngine {
@@ -70,7 +68,7 @@ export async function openEngine(
     const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
     const { residency, info: kernel } = runner;
-    const { capacityTokens, maxTokens, prefixCacheBytes } = sizes;
+    const { capacityTokens, contextTokens, prefixCacheBytes } = sizes;
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
@@ -84,12 +82,12 @@ export async function openEngine(
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
-      admission: new KvAdmission(kv, prefixes, { maxNumSeqs: options.maxNumSeqs, maxTokens }),
+      admission: new KvAdmission(kv, prefixes, { maxNumSeqs: options.maxNumSeqs, contextTokens }),
       scheduler,
       cost,
       residency,
       limits: options,
-      maxTokens,
+      contextTokens,
       output,
       now,
     });
@@ -98,7 +96,7 @@ export async function openEngine(
       modelType: model.config.modelType,
       precision: options.precision,
       vocabSize: model.config.vocabSize,
-      contextTokens: maxTokens,
+      contextTokens,
       experts: model.experts.names,
       hasRouter: model.router !== undefined,
       hasChatTemplate: text.chatTemplate !== undefined,
@@ -120,7 +118,7 @@ async function openRunner(
   model: Model,
   options: ResolvedEngineOptions,
   output: EngineOutput,
-  hooks: Pick<RunnerOptions, "onProgress" | "onCacheFailure">,
+  hooks: Pick<KernelRunnerOptions, "onProgress" | "onCacheFailure">,
 ): Promise<KernelRunner> {
   const { precision, threads, cacheFolder, expertCacheBytes, expertCachePolicy, kernel, kvPrecision } = options;
   const policy =
@@ -134,8 +132,8 @@ async function openRunner(
     kvPrecision,
     expertCacheBytes,
     policy,
-    onLoaded: (unit, bytes, durationMs) => output.event("expert:loaded", { ...unit, numLayers: 1, bytes, durationMs }),
-    onEvicted: (unit, nextUse) => output.event("expert:evicted", { ...unit, numLayers: 1, nextUse }),
+    onLoaded: (unit, bytes, durationMs) => output.event("expert:loaded", { ...unit, bytes, durationMs }),
+    onEvicted: (unit, nextUse) => output.event("expert:evicted", { ...unit, nextUse }),
   });
   output.event("kernel:selected", runner.info);
   return runner;

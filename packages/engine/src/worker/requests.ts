@@ -95,13 +95,13 @@ export class RunningRequests {
 export async function promptIds(engine: RunningEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
   const { sizes, slices } = engine;
   const tooMany = (tokens: string): ReadMeError => {
-    const context = `the context of ${sizes.maxTokens} leaves no room for a completion`;
+    const context = `the context of ${sizes.contextTokens} leaves no room for a completion`;
     return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
   };
-  const limits = { maxTokens: sizes.maxTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
+  const limits = { maxTokens: sizes.contextTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
   const ids = prompt instanceof Int32Array ? prompt : await slices.begin(encoding(engine, prompt, limits), signal);
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
-  if (ids.length < sizes.maxTokens) return ids;
+  if (ids.length < sizes.contextTokens) return ids;
   throw tooMany(String(ids.length));
 }
 

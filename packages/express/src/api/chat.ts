@@ -88,25 +88,18 @@ function checkCombinations(body: ChatBody): void {
   }
 }
 
-interface BoundAnswer {
-  readonly constraint: Constraint | undefined;
-  readonly newParser: (() => ToolCallParser) | undefined;
-}
-
 /** Constrains the answer to the format that was asked for, or to calls of the tools. */
 async function bindAnswer(
   body: ChatBody,
   grammarsFor: (param: string) => Promise<Grammars>,
   asker: Asker,
-): Promise<BoundAnswer> {
+): ReturnType<typeof bindCalls> {
   const { response_format: format } = body;
-  if (format && format.type !== "text") {
-    return {
-      constraint: await constraintOf(format, await grammarsFor("response_format"), asker),
-      newParser: undefined,
-    };
+  if (!format || format.type === "text") {
+    return bindCalls(body, async (answers) => (await grammarsFor("tools")).tagged(answers, asker));
   }
-  return bindCalls(body, async (answers) => (await grammarsFor("tools")).tagged(answers, asker));
+  const constraint = await constraintOf(format, await grammarsFor("response_format"), asker);
+  return { constraint, newParser: undefined };
 }
 
 /** @throws {ApiError} 400 naming the parameter, if the model has no end token */

@@ -226,7 +226,6 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       onAccepted(await generation.accepted);
       return pieces(generation, index);
     } catch (error) {
-      if (signal.aborted) throw signal.reason;
       throw engineError(callerError(error, paramOf(index)), paramOf(index), engine.info);
     }
   };
@@ -235,7 +234,6 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
     try {
       for await (const chunk of generation) yield { ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice };
     } catch (error) {
-      if (signal.aborted) throw signal.reason;
       // The prompt was accepted, so an error of the caller's function is one of the grammar.
       throw engineError(processLogits ? grammarError(error) : error, paramOf(prompt), engine.info);
     }
@@ -243,6 +241,8 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
 
   try {
     yield* merge(await Promise.all(prompts.map(begin)));
+  } catch (error) {
+    throw signal.aborted ? signal.reason : error;
   } finally {
     // Ends generations that began before another prompt was refused.
     await Promise.allSettled(open.map(async (generation) => generation.return?.()));

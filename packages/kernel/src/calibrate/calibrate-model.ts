@@ -234,7 +234,11 @@ async function embed({ weights, config }: DescribedModel, sequences: readonly Ca
   const { store, name } = weights.embedding;
   const rows = new Float32Array(numTokensOf(sequences) * config.hiddenSize);
   for (const [index, id] of sequences.flatMap(({ tokenIds }) => tokenIds).entries()) {
-    rows.set(await store.readFloats(name, { from: id, to: id + 1 }), index * config.hiddenSize);
+    const row = await store.readFloats(name, { from: id, to: id + 1 });
+    rows.set(
+      row.map((value) => value * config.embeddingScale),
+      index * config.hiddenSize,
+    );
   }
   return { sequences, rows, maxPositions: Math.max(...sequences.map(({ tokenIds }) => tokenIds.length)) };
 }

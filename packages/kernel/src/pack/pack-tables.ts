@@ -1,13 +1,13 @@
-// Tables that are looked up, not multiplied: embeddings and the scales of norms.
+// Tables whose rows are looked up: embeddings and the scales of norms.
 
 import { encodeF16, type TensorRef } from "@readme-moe/model";
 import type { InputFactors } from "./input-factors.ts";
 import { bytesOf, nothing, PANEL, type PackedTensor } from "./packed-tensor.ts";
 
-// Rows that are read at a time: some megabytes of a large embedding.
+// Rows read at a time: some megabytes of a large embedding.
 const ROWS = 1024;
 
-/** Rows `[numOut, numIn]` as they are, in float32 or in halves. */
+/** Packs rows `[numOut, numIn]` in float32 or in half precision. */
 export function packTable(ref: TensorRef, format: "float-table" | "half-table"): PackedTensor {
   const [numOut = 0, numIn = 0] = ref.shape;
   const isHalf = format === "half-table";
@@ -28,10 +28,10 @@ export function packTable(ref: TensorRef, format: "float-table" | "half-table"):
 }
 
 /**
- * The scales of a norm, one row up to a whole panel.
+ * Packs the scales of a norm, one row padded to whole panels.
  *
- * @param offset - added to each: 1 where a family stores what it adds to 1
- * @param factors - what its outputs are wanted multiplied by
+ * @param offset - added to each scale: 1 for families that store differences from 1
+ * @param factors - multiply the norm's outputs
  */
 export function packNorm(ref: TensorRef, offset = 0, factors?: InputFactors): PackedTensor {
   const [size = 0] = ref.shape;

@@ -1,36 +1,69 @@
-// A GGUF file's metadata -> ModelConfig. The fields are put under config.json's names and go through the same
-// checks; what a GGUF says with tensors instead (tied head, biases, RoPE factors) is read off the tensors.
+// Reads a GGUF file's metadata into a ModelConfig. Its values are passed to the reader of config.json under that
+// file's field names. A tied head, biases and RoPE factors follow from the tensors.
 
 import { ReadMeError } from "@readme-moe/core";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
+import { ARCHITECTURES, familyOf, modelTypeOf, type Multipliers } from "./families.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming an architecture or a scaling that is not supported */
+/** Metadata keys, behind the architecture's name, by config.json's field. */
+export const GGUF_KEYS: Readonly<Record<GgufField, string>> = {
+  hidden_size: "embedding_length",
+  intermediate_size: "feed_forward_length",
+  num_hidden_layers: "block_count",
+  num_attention_heads: "attention.head_count",
+  rms_norm_eps: "attention.layer_norm_rms_epsilon",
+  max_position_embeddings: "context_length",
+};
+
+type GgufField =
+  | "hidden_size"
+  | "intermediate_size"
+  | "num_hidden_layers"
+  | "num_attention_heads"
+  | "rms_norm_eps"
+  | "max_position_embeddings";
+
+/** Metadata keys of a family's factors. */
+export const GGUF_MULTIPLIER_KEYS: Readonly<Record<keyof Multipliers, string>> = {
+  embedding: "embedding_scale",
+  residual: "residual_scale",
+  attention: "attention.scale",
+  logits: "logit_scale",
+};
+
+/** Tensor with Llama 3's factors, one per pair of dimensions; converters compute them from the config's parameters. */
+const ROPE_FACTORS = "rope_freqs.weight";
+
+/**
+ * Reads the config of an open GGUF file.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming an architecture, a key or a scaling that is not supported
+ */
 export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const { metadata, path } = store.file;
+  const unsupported = (what: string): ReadMeError => new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
   const architecture = metadata.get("general.architecture");
-  if (architecture !== "llama" && architecture !== "qwen2" && architecture !== "qwen3") {
-    const message = `${path}: the architecture \`${String(architecture)}\` is not supported; supported are llama, qwen2, qwen3`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+  const modelType = modelTypeOf(architecture);
+  if (modelType === undefined) {
+    const supported = ARCHITECTURES.join(", ");
+    throw unsupported(`the architecture \`${String(architecture)}\` is not supported; supported are ${supported}`);
   }
-  const get = (key: string): unknown => metadata.get(`${architecture}.${key}`);
-  if (Number(get("expert_count") ?? 0) > 0) {
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: mixtures of experts in GGUF files are not supported`);
-  }
+  const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
+  if (Number(get("expert_count") ?? 0) > 0) throw unsupported("mixtures of experts in GGUF files are not supported");
+  const family = familyOf(modelType);
+  const isRefused = family.unsupported?.includes("sliding_window") ?? false;
   const heads = get("attention.head_count");
   const config = parseConfig(path, {
-    model_type: architecture,
+    model_type: modelType,
+    ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
+    ...multiplierFields(family.multipliers, get),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
-    hidden_size: get("embedding_length"),
-    intermediate_size: get("feed_forward_length"),
-    num_hidden_layers: get("block_count"),
-    num_attention_heads: heads,
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: get("attention.key_length") ?? Number(get("embedding_length")) / Number(heads),
-    rms_norm_eps: get("attention.layer_norm_rms_epsilon"),
-    max_position_embeddings: get("context_length"),
     rope_parameters: { rope_theta: get("rope.freq_base"), ...ropeScaling(get) },
+    ...(isRefused ? { sliding_window: get("attention.sliding_window") } : {}),
     attention_bias: store.has("model.layers.0.self_attn.o_proj.bias"),
     mlp_bias: store.has("model.layers.0.mlp.gate_proj.bias"),
     tie_word_embeddings: !store.has("lm_head.weight"),
@@ -39,8 +72,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   });
   const rotated = get("rope.dimension_count");
   if (rotated !== undefined && rotated !== config.headSize) {
-    const message = `${path}: RoPE over ${Number(rotated)} of ${config.headSize} dimensions is not supported`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+    throw unsupported(`RoPE over ${Number(rotated)} of ${config.headSize} dimensions is not supported`);
   }
   if (!store.has(ROPE_FACTORS)) return config;
   const factors = Array.from(await store.readFloats(ROPE_FACTORS));
@@ -51,8 +83,11 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   return { ...config, rope: { type: "factors", theta: config.rope.theta, factors } };
 }
 
-/** Llama 3's factors, one per pair of dimensions; converters compute them from the config's parameters. */
-const ROPE_FACTORS = "rope_freqs.weight";
+function multiplierFields(multipliers: Multipliers | undefined, get: (key: string) => unknown): object {
+  if (!multipliers) return {};
+  const roles = ["embedding", "residual", "attention", "logits"] as const;
+  return Object.fromEntries(roles.map((role) => [multipliers[role], get(GGUF_MULTIPLIER_KEYS[role])]));
+}
 
 function ropeScaling(get: (key: string) => unknown): object {
   const type = get("rope.scaling.type");

@@ -1,11 +1,16 @@
+import type { NormNames, QkNorm } from "./families.ts";
 import type { RopeConfig } from "./rope.ts";
 
-/** The families that are supported. All are Llama's shape with small differences, each a field below. */
-export type ModelType = "llama" | "mistral" | "qwen2" | "qwen3";
+/** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/onnx and @readme-moe/refactor. */
+export type Activation = "silu";
 
-/** What a checkpoint's config says, in our words, with every default filled in and every value checked. */
+/**
+ * Description of a decoder as plain data, with all defaults filled in and all values checked. The kernel, the graphs of
+ * refactoring and tuning, and exports are all built from it.
+ */
 export interface ModelConfig {
-  readonly modelType: ModelType;
+  /** Name of the family, as in config.json. */
+  readonly modelType: string;
   readonly vocabSize: number;
   readonly hiddenSize: number;
   /** Width of the dense FFN that the model has, or was made from. */
@@ -14,18 +19,29 @@ export interface ModelConfig {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headSize: number;
+  /** Names of each layer's norms; families without one leave its name out. */
+  readonly norms: NormNames;
   readonly rmsNormEpsilon: number;
+  /** Norm of queries and keys before RoPE: over each head (Qwen 3), over all heads (OLMo 2), or none. */
+  readonly qkNorm: QkNorm | undefined;
+  readonly activation: Activation;
   readonly rope: RopeConfig;
   /** Positions that the model was made for; prompt and completion together stay within. */
   readonly contextTokens: number;
-  /** Per layer: a query sees this many positions, its own included; `undefined` sees all. */
+  /** Per layer: number of positions that a query sees, its own included; `undefined` sees all. */
   readonly slidingWindows: readonly (number | undefined)[];
+  /** Factor of embeddings. */
+  readonly embeddingScale: number;
+  /** Factor of what attention and FFN add to the residual stream. */
+  readonly residualScale: number;
+  /** Factor of attention scores before the softmax. */
+  readonly attentionScale: number;
+  /** Factor of logits. */
+  readonly logitScale: number;
   readonly hasQkvBias: boolean;
   readonly hasOutputBias: boolean;
   readonly hasMlpBias: boolean;
-  /** Queries and keys are normed per head before RoPE (Qwen3). */
-  readonly hasQkNorm: boolean;
-  /** The head is the embedding table. */
+  /** Whether the head is the embedding table. */
   readonly hasTiedEmbeddings: boolean;
   readonly bosTokenId: number | undefined;
   /** Any of these ends a completion. */

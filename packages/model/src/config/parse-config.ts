@@ -1,83 +1,44 @@
-// config.json of a Hugging Face checkpoint -> ModelConfig, or a refusal that names what is not supported.
+// Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
+// supported.
 
+import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
-import type { ModelConfig, ModelType } from "./model-config.ts";
-import { parseRope } from "./parse-rope.ts";
+import type { Activation, ModelConfig } from "./model-config.ts";
+import type { RopeConfig } from "./rope.ts";
 
-/** What the families differ in when their config does not say. */
-interface Family {
-  readonly hasQkvBias: (fields: Fields) => boolean;
-  readonly hasOutputBias: (fields: Fields) => boolean;
-  readonly hasQkNorm: boolean;
-  readonly headSize: (fields: Fields, fallback: number) => number;
-  /** The window that the config names, before `layer_types` says which layers have it. */
-  readonly window: (fields: Fields) => number | undefined;
-}
-
-const attentionBias = (fields: Fields): boolean => fields.boolean("attention_bias", false);
-const namedHeadSize = (fields: Fields, fallback: number): number => fields.size("head_dim", fallback);
-const optionalWindow = (fields: Fields): number | undefined =>
-  fields.boolean("use_sliding_window", false) ? fields.size("sliding_window", 4096) : undefined;
-
-const FAMILIES: Readonly<Record<ModelType, Family>> = {
-  llama: {
-    hasQkvBias: attentionBias,
-    hasOutputBias: attentionBias,
-    hasQkNorm: false,
-    headSize: namedHeadSize,
-    window: () => undefined,
-  },
-  mistral: {
-    hasQkvBias: () => false,
-    hasOutputBias: () => false,
-    hasQkNorm: false,
-    headSize: namedHeadSize,
-    // An absent window is Mistral's default of 4,096, a `null` one says that there is none.
-    window: (fields) => (fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096)),
-  },
-  qwen2: {
-    hasQkvBias: () => true,
-    hasOutputBias: () => false,
-    hasQkNorm: false,
-    headSize: namedHeadSize,
-    window: optionalWindow,
-  },
-  qwen3: {
-    hasQkvBias: attentionBias,
-    hasOutputBias: attentionBias,
-    hasQkNorm: true,
-    headSize: (fields) => fields.size("head_dim", 128),
-    window: optionalWindow,
-  },
-};
+const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
+  ["silu", "silu"],
+  ["swish", "silu"],
+]);
 
 /**
+ * Reads a config.
+ *
  * @param path - of config.json, for messages
- * @param generation - generation_config.json where there is one; its end tokens win
+ * @param generation - generation_config.json if there is one; its end tokens take precedence
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_MODEL_INVALID`, naming the file and the field
  */
 export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
   const fields = new Fields(path, json);
   const modelType = fields.text("model_type");
-  if (!Object.hasOwn(FAMILIES, modelType)) {
-    fields.unsupported("model_type", `supported are ${Object.keys(FAMILIES).join(", ")}`);
-  }
-  const family = FAMILIES[modelType as ModelType];
-  refuseUnsupported(fields);
+  if (!MODEL_TYPES.includes(modelType)) fields.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
+  const family = familyOf(modelType);
+  refuseUnsupported(fields, family);
 
   const hiddenSize = fields.size("hidden_size");
   const numHeads = fields.size("num_attention_heads");
   const numKvHeads = fields.size("num_key_value_heads", numHeads);
   const numLayers = fields.size("num_hidden_layers");
-  const headSize = family.headSize(fields, Math.floor(hiddenSize / numHeads));
+  const headSize = fields.size("head_dim", family.headSize ?? Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
-  if (headSize % 2 !== 0) throw fields.invalid(`the head size ${headSize} is odd, RoPE turns pairs`);
+  if (headSize % 2 !== 0) throw fields.invalid(`the head size ${headSize} is odd, but RoPE rotates pairs`);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
+  const hasAttentionBias = fields.boolean("attention_bias", false);
   return {
-    modelType: modelType as ModelType,
+    modelType,
     vocabSize: fields.size("vocab_size"),
     hiddenSize,
     intermediateSize: fields.size("intermediate_size"),
@@ -85,36 +46,54 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     numHeads,
     numKvHeads,
     headSize,
-    rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
+    norms: family.norms,
+    rmsNormEpsilon: fields.positive("rms_norm_eps", family.rmsNormEpsilon ?? 1e-6),
+    qkNorm: family.qkNorm,
+    activation: parseActivation(fields),
     rope: parseRope(fields),
     contextTokens: fields.size("max_position_embeddings", 2048),
-    slidingWindows: slidingWindows(fields, family.window(fields), numLayers),
-    hasQkvBias: family.hasQkvBias(fields),
-    hasOutputBias: family.hasOutputBias(fields),
+    slidingWindows: parseWindows(fields, family.slidingWindow?.(fields), numLayers),
+    ...parseScales(fields, family, headSize),
+    hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
+    hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
     hasMlpBias: fields.boolean("mlp_bias", false),
-    hasQkNorm: family.hasQkNorm,
     hasTiedEmbeddings: fields.boolean("tie_word_embeddings", false),
     bosTokenId: fields.tokenIds("bos_token_id")[0],
     eosTokenIds: eosTokenIds.length > 0 ? eosTokenIds : fields.tokenIds("eos_token_id"),
   };
 }
 
-function refuseUnsupported(fields: Fields): void {
-  const activation = fields.text("hidden_act", "silu");
-  if (activation !== "silu" && activation !== "swish") fields.unsupported("hidden_act", "supported is silu");
+function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
   if (fields.has("quantization_config")) {
     fields.unsupported("quantization_config", "use the unquantised checkpoint, or a GGUF file");
   }
   const partial = fields.positive("partial_rotary_factor", 1);
   if (partial !== 1) fields.unsupported("partial_rotary_factor", "supported is 1");
+  for (const name of unsupported) {
+    if (fields.has(name)) fields.unsupported(name, "supported is a config without it");
+  }
 }
 
-/** `layer_types` says which layers have the window; without it Qwen's `max_window_layers` does, else all have it. */
-function slidingWindows(
-  fields: Fields,
-  window: number | undefined,
-  numLayers: number,
-): readonly (number | undefined)[] {
+function parseActivation(fields: Fields): Activation {
+  return ACTIVATIONS.get(fields.text("hidden_act", "silu")) ?? fields.unsupported("hidden_act", "supported is silu");
+}
+
+type Scales = Pick<ModelConfig, "embeddingScale" | "residualScale" | "attentionScale" | "logitScale">;
+
+function parseScales(fields: Fields, { multipliers }: Family, headSize: number): Scales {
+  const factor = (name: string | undefined): number => (name === undefined ? 1 : fields.positive(name, 1));
+  return {
+    embeddingScale: factor(multipliers?.embedding),
+    residualScale: factor(multipliers?.residual),
+    attentionScale: multipliers ? factor(multipliers.attention) : 1 / Math.sqrt(headSize),
+    logitScale: 1 / factor(multipliers?.logits),
+  };
+}
+
+/**
+ * `layer_types` names the layers with the window. Without it Qwen's `max_window_layers` does, else all layers have it.
+ */
+function parseWindows(fields: Fields, window: number | undefined, numLayers: number): readonly (number | undefined)[] {
   const types = fields.list("layer_types");
   if (types === undefined) {
     const first = fields.has("use_sliding_window") ? (fields.count("max_window_layers") ?? 28) : 0;
@@ -129,4 +108,34 @@ function slidingWindows(
       fields.unsupported("layer_types", "supported are full_attention, sliding_attention");
     return window ?? fields.size("sliding_window");
   });
+}
+
+/**
+ * Reads both spellings: `rope_parameters` (transformers 5), and `rope_theta` with `rope_scaling` (before). In a config
+ * with both, `rope_parameters` takes precedence, as in transformers.
+ */
+function parseRope(fields: Fields): RopeConfig {
+  const scaling = fields.object("rope_parameters") ?? fields.object("rope_scaling");
+  const plainTheta = fields.positive("rope_theta", 10000);
+  if (scaling === undefined) return { type: "default", theta: plainTheta };
+
+  const theta = scaling.positive("rope_theta", plainTheta);
+  const typeField = scaling.has("rope_type") ? "rope_type" : "type";
+  switch (scaling.text(typeField, "default")) {
+    case "default":
+      return { type: "default", theta };
+    case "linear":
+      return { type: "linear", theta, factor: scaling.positive("factor") };
+    case "llama3":
+      return {
+        type: "llama3",
+        theta,
+        factor: scaling.positive("factor"),
+        lowFreqFactor: scaling.positive("low_freq_factor"),
+        highFreqFactor: scaling.positive("high_freq_factor"),
+        originalContextTokens: scaling.size("original_max_position_embeddings"),
+      };
+    default:
+      return scaling.unsupported(typeField, "supported are default, linear, llama3");
+  }
 }

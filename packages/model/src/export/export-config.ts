@@ -1,26 +1,20 @@
 // config.json and generation_config.json of an exported folder.
 
-import type { ModelConfig, ModelType } from "../config/model-config.ts";
+import { familyOf } from "../config/families.ts";
+import type { ModelConfig } from "../config/model-config.ts";
 import type { RopeConfig } from "../config/rope.ts";
 import type { JsonObject } from "../files/text-file.ts";
 
-const ARCHITECTURES: Readonly<Record<ModelType, string>> = {
-  llama: "LlamaForCausalLM",
-  mistral: "MistralForCausalLM",
-  qwen2: "Qwen2ForCausalLM",
-  qwen3: "Qwen3ForCausalLM",
-};
-
-/** What config.json has to say of the graphs beside it. */
+/** Graphs that config.json describes. */
 export interface ExportedFiles {
   readonly dtypes: readonly string[];
-  /** Graphs whose weights are in a file of their own. */
+  /** Graphs with their weights in a separate file. */
   readonly withDataFile: readonly string[];
 }
 
 /**
- * The checkpoint's own config where it has one, with every field that readers of the graphs need, defaults included.
- * RoPE is spelled both ways: readers of the older fields fall back to a theta of 10,000 without them.
+ * Makes config.json: the checkpoint's own, if it has one, with every field that readers of the graphs need, defaults
+ * included. RoPE has both spellings: readers of the older fields fall back to a theta of 10,000 without them.
  */
 export function exportedConfig(
   config: ModelConfig,
@@ -29,13 +23,13 @@ export function exportedConfig(
 ): JsonObject {
   const rope = ropeFields(config.rope, config.contextTokens);
   const isScaled = rope["rope_type"] !== "default";
-  // Without an own dtype, readers ask for float32.
+  // Readers load float32 when no dtype is named.
   const ownDtype = dtypes.includes("fp32") ? {} : { dtype: dtypes[0] };
   const dataFiles = Object.fromEntries(withDataFile.map((name) => [name, 1]));
   const forReader = { ...ownDtype, ...(withDataFile.length > 0 ? { use_external_data_format: dataFiles } : {}) };
   return {
     ...original,
-    architectures: [ARCHITECTURES[config.modelType]],
+    architectures: [familyOf(config.modelType).className],
     model_type: config.modelType,
     vocab_size: config.vocabSize,
     hidden_size: config.hiddenSize,
@@ -44,7 +38,8 @@ export function exportedConfig(
     num_attention_heads: config.numHeads,
     num_key_value_heads: config.numKvHeads,
     head_dim: config.headSize,
-    hidden_act: "silu",
+    hidden_act: config.activation,
+    ...multiplierFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
     max_position_embeddings: config.contextTokens,
     attention_bias: config.hasOutputBias,
@@ -59,9 +54,20 @@ export function exportedConfig(
   };
 }
 
-/** @param original - the checkpoint's own, unchanged where it has one */
+/** Makes generation_config.json. @param original - the checkpoint's own, which is not changed */
 export function exportedGenerationConfig(config: ModelConfig, original: JsonObject | undefined): JsonObject {
   return original ?? tokenIds(config);
+}
+
+function multiplierFields(config: ModelConfig): JsonObject {
+  const { multipliers } = familyOf(config.modelType);
+  if (!multipliers) return {};
+  return {
+    [multipliers.embedding]: config.embeddingScale,
+    [multipliers.residual]: config.residualScale,
+    [multipliers.attention]: config.attentionScale,
+    [multipliers.logits]: 1 / config.logitScale,
+  };
 }
 
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {
@@ -84,7 +90,7 @@ function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
         original_max_position_embeddings: rope.originalContextTokens,
       };
     case "factors":
-      // The one spelling that lists a factor for each frequency.
+      // The only spelling with a factor for each frequency.
       return {
         rope_type: "longrope",
         long_factor: rope.factors,

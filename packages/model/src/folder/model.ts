@@ -6,7 +6,7 @@ import type { ExpertLayout, ModelWeights } from "../weights/model-weights.ts";
 import type { RouterWeights } from "../weights/router-weights.ts";
 
 /** Layout of the weights of a model. */
-export type ModelKind =
+type ModelKind =
   /** A dense checkpoint: Hugging Face folder or GGUF file. */
   | "dense"
   /** A checkpoint that the paper's own code converted. */

@@ -11,7 +11,7 @@ import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
-import { locateDense } from "../weights/dense.ts";
+import { locateDense } from "../weights/backbone.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import { CONFIG_FILE, INDEX_FILE, type Located, type Model, SINGLE_FILE } from "./model.ts";
 import { openReadMe } from "./read-me-folder.ts";

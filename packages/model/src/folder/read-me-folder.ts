@@ -53,7 +53,7 @@ export async function openReadMe(path: string, config: ModelConfig, readme: Fiel
     const weights = locateWeights(backbone, config, (layer) => {
       const place = { prefix: `model.layers.${layer}.mlp.` };
       const rows = (store: SafetensorsFile, size: number) =>
-        feedForwardRefs(store, place, size, config.hiddenSize, "if present");
+        feedForwardRefs(store, place, { size, hiddenSize: config.hiddenSize, hasBias: "if present" });
       const sharedSize = experts.sharedSizes[layer] ?? 0;
       return {
         shared: sharedSize > 0 ? rows(backbone, sharedSize) : undefined,

@@ -63,17 +63,18 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
 export function readMeTensors(weights: ModelWeights, router: RouterWeights | undefined): ReadMeTensors {
   const backbone = [copy("model.embed_tokens.weight", weights.embedding)];
   weights.layers.forEach((layer, index) => {
-    const prefix = `model.layers.${index}`;
     const { query, key, value, output, queryNorm, keyNorm } = layer.attention;
+    const norms = [layer.attentionOutputNorm, layer.ffnNorm, layer.ffnOutputNorm];
+    const refs = [
+      layer.attentionNorm,
+      ...[query, key, value, output].flatMap(({ weight, bias }) => [weight, bias]),
+      queryNorm,
+      keyNorm,
+      ...norms,
+    ];
+    // Outside of FFNs all layouts have the same names.
     backbone.push(
-      copy(`${prefix}.input_layernorm.weight`, layer.inputNorm),
-      ...copyLinear(`${prefix}.self_attn.q_proj`, query),
-      ...copyLinear(`${prefix}.self_attn.k_proj`, key),
-      ...copyLinear(`${prefix}.self_attn.v_proj`, value),
-      ...copyLinear(`${prefix}.self_attn.o_proj`, output),
-      ...(queryNorm ? [copy(`${prefix}.self_attn.q_norm.weight`, queryNorm)] : []),
-      ...(keyNorm ? [copy(`${prefix}.self_attn.k_norm.weight`, keyNorm)] : []),
-      copy(`${prefix}.post_attention_layernorm.weight`, layer.postAttentionNorm),
+      ...refs.flatMap((ref) => (ref ? [copy(ref.name, ref)] : [])),
       ...copyFeedForward(index, layer.shared),
     );
   });

@@ -1,5 +1,5 @@
-// The integers, scales and offsets of a GGUF file's blocks, where block-wise products can take them as they are: then
-// nothing of the file is rounded again. Layouts of the blocks: see dequantize.ts and k-blocks.ts.
+// Reads integers, scales and offsets of GGUF blocks for block-wise products, so that nothing is rounded again. The
+// blocks' layouts are in dequantize.ts and k-blocks.ts.
 
 import { middleOf, type BlockFormat, type BlockWeights } from "../quantize/block-weights.ts";
 import type { StoredType } from "../tensor-store.ts";
@@ -15,7 +15,7 @@ import {
 } from "./k-blocks.ts";
 
 interface BlockReader extends BlockFormat {
-  /** Of one block of the file, which may be several of ours. */
+  /** Size of one block of the file, which may be several blocks of a product. */
   readonly bytes: number;
   readonly values: number;
   /** Reads the file's block at `start` into `out` from value `at` on. */
@@ -30,12 +30,12 @@ const READERS: Readonly<Partial<Record<StoredType, BlockReader>>> = {
   Q6_K: { bits: 8, blockSize: 16, hasOffsets: false, bytes: Q6_K_BLOCK_BYTES, values: 256, read: readQ6K },
 };
 
-/** How a type's blocks look to a product; `undefined` for types whose values have to be computed. */
+/** Finds the format of a type's blocks; `undefined` for types whose values must be computed. */
 export function blockFormat(type: StoredType): BlockFormat | undefined {
   return READERS[type];
 }
 
-/** @param bytes - whole blocks of a type that has a `blockFormat` */
+/** Reads blocks. @param bytes - whole blocks of a type that has a `blockFormat` */
 export function readBlocks(type: StoredType, bytes: Uint8Array): BlockWeights {
   const reader = READERS[type];
   if (!reader) throw new TypeError(`Expected a type with blocks to read, got ${type}`);
@@ -56,7 +56,7 @@ export function readBlocks(type: StoredType, bytes: Uint8Array): BlockWeights {
   return blocks;
 }
 
-/** Kept as it is: int8 around 0 is a byte around 128. */
+/** Reads a block of Q8_0: int8 around 0 becomes a byte around 128. */
 function readQ8(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
   scales[at / 32] = f16At(bytes, start);
   for (let i = 0; i < 32; i++) quants[at + i] = (bytes[start + 2 + i] as number) ^ 128;
@@ -94,7 +94,7 @@ function readQ6K(bytes: Uint8Array, start: number, { quants, scales }: BlockWeig
   }
 }
 
-/** `scale · q + minimum`, seen from the middle. */
+/** Stores `scale · q + minimum` relative to the middle of the quants. */
 function setAffine({ bits, scales, offsets }: BlockWeights, block: number, scale: number, minimum: number): void {
   scales[block] = scale;
   offsets[block] = minimum + middleOf(bits) * scale;

@@ -1,145 +1,50 @@
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
 import type { StoredType } from "../tensor-store.ts";
-import {
-  BLOCK_VALUES,
-  dequantizeQ4Affine,
-  dequantizeQ4Symmetric,
-  dequantizeQ5Affine,
-  dequantizeQ5Symmetric,
-  dequantizeQ8,
-  Q4_0_BLOCK_BYTES,
-  Q4_1_BLOCK_BYTES,
-  Q5_0_BLOCK_BYTES,
-  Q5_1_BLOCK_BYTES,
-  Q8_0_BLOCK_BYTES,
-} from "./dequantize.ts";
-import {
-  dequantizeQ2K,
-  dequantizeQ3K,
-  dequantizeQ4K,
-  dequantizeQ5K,
-  dequantizeQ6K,
-  K_BLOCK_VALUES,
-  Q2_K_BLOCK_BYTES,
-  Q3_K_BLOCK_BYTES,
-  Q4_K_BLOCK_BYTES,
-  Q5_K_BLOCK_BYTES,
-  Q6_K_BLOCK_BYTES,
-} from "./k-blocks.ts";
+import * as small from "./dequantize.ts";
+import * as k from "./k-blocks.ts";
 
-/** How a ggml type lays out values: rows are whole blocks. Plain types are blocks of one value. */
+/** Layout of a ggml type's values: rows are whole blocks. Plain types have blocks of one value. */
 export interface GgmlType {
   readonly name: string;
   readonly blockValues: number;
   readonly blockBytes: number;
-  /** Absent for a type whose size is known and nothing else. */
+  /** Absent for types of which only the size is known. */
   readonly stored?: StoredType;
-  /** Whole blocks in, their values out, perhaps in the same memory. Absent for integers, too. */
+  /** Converts whole blocks to their values, perhaps in the same memory. Also absent for integers. */
   readonly dequantize?: (bytes: Uint8Array) => Float32Array;
 }
 
+type Dequantize = NonNullable<GgmlType["dequantize"]>;
+
+function plain(name: StoredType, blockBytes: number, dequantize?: Dequantize): GgmlType {
+  return { name, blockValues: 1, blockBytes, stored: name, ...(dequantize ? { dequantize } : {}) };
+}
+
+function block(name: StoredType, blockBytes: number, dequantize: Dequantize): GgmlType {
+  return { name, blockValues: small.BLOCK_VALUES, blockBytes, stored: name, dequantize };
+}
+
+function kBlock(name: StoredType, blockBytes: number, dequantize: Dequantize): GgmlType {
+  return { ...block(name, blockBytes, dequantize), blockValues: k.K_BLOCK_VALUES };
+}
+
 /**
- * The ggml types by their number in a file. To read another block type, give its entry here `stored`
- * and `dequantize`.
+ * The ggml types by their number in a file. A type becomes readable by giving its entry `stored` and `dequantize`.
  * Numbers and sizes: ggml.h and gguf-py's constants.py of llama.cpp.
  */
 export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlType>([
-  [0, { name: "F32", blockValues: 1, blockBytes: 4, stored: "F32", dequantize: decodeF32 }],
-  [1, { name: "F16", blockValues: 1, blockBytes: 2, stored: "F16", dequantize: decodeF16 }],
-  [
-    2,
-    {
-      name: "Q4_0",
-      blockValues: BLOCK_VALUES,
-      blockBytes: Q4_0_BLOCK_BYTES,
-      stored: "Q4_0",
-      dequantize: dequantizeQ4Symmetric,
-    },
-  ],
-  [
-    3,
-    {
-      name: "Q4_1",
-      blockValues: BLOCK_VALUES,
-      blockBytes: Q4_1_BLOCK_BYTES,
-      stored: "Q4_1",
-      dequantize: dequantizeQ4Affine,
-    },
-  ],
-  [
-    6,
-    {
-      name: "Q5_0",
-      blockValues: BLOCK_VALUES,
-      blockBytes: Q5_0_BLOCK_BYTES,
-      stored: "Q5_0",
-      dequantize: dequantizeQ5Symmetric,
-    },
-  ],
-  [
-    7,
-    {
-      name: "Q5_1",
-      blockValues: BLOCK_VALUES,
-      blockBytes: Q5_1_BLOCK_BYTES,
-      stored: "Q5_1",
-      dequantize: dequantizeQ5Affine,
-    },
-  ],
-  [
-    8,
-    { name: "Q8_0", blockValues: BLOCK_VALUES, blockBytes: Q8_0_BLOCK_BYTES, stored: "Q8_0", dequantize: dequantizeQ8 },
-  ],
-  [
-    10,
-    {
-      name: "Q2_K",
-      blockValues: K_BLOCK_VALUES,
-      blockBytes: Q2_K_BLOCK_BYTES,
-      stored: "Q2_K",
-      dequantize: dequantizeQ2K,
-    },
-  ],
-  [
-    11,
-    {
-      name: "Q3_K",
-      blockValues: K_BLOCK_VALUES,
-      blockBytes: Q3_K_BLOCK_BYTES,
-      stored: "Q3_K",
-      dequantize: dequantizeQ3K,
-    },
-  ],
-  [
-    12,
-    {
-      name: "Q4_K",
-      blockValues: K_BLOCK_VALUES,
-      blockBytes: Q4_K_BLOCK_BYTES,
-      stored: "Q4_K",
-      dequantize: dequantizeQ4K,
-    },
-  ],
-  [
-    13,
-    {
-      name: "Q5_K",
-      blockValues: K_BLOCK_VALUES,
-      blockBytes: Q5_K_BLOCK_BYTES,
-      stored: "Q5_K",
-      dequantize: dequantizeQ5K,
-    },
-  ],
-  [
-    14,
-    {
-      name: "Q6_K",
-      blockValues: K_BLOCK_VALUES,
-      blockBytes: Q6_K_BLOCK_BYTES,
-      stored: "Q6_K",
-      dequantize: dequantizeQ6K,
-    },
-  ],
+  [0, plain("F32", 4, decodeF32)],
+  [1, plain("F16", 2, decodeF16)],
+  [2, block("Q4_0", small.Q4_0_BLOCK_BYTES, small.dequantizeQ4Symmetric)],
+  [3, block("Q4_1", small.Q4_1_BLOCK_BYTES, small.dequantizeQ4Affine)],
+  [6, block("Q5_0", small.Q5_0_BLOCK_BYTES, small.dequantizeQ5Symmetric)],
+  [7, block("Q5_1", small.Q5_1_BLOCK_BYTES, small.dequantizeQ5Affine)],
+  [8, block("Q8_0", small.Q8_0_BLOCK_BYTES, small.dequantizeQ8)],
+  [10, kBlock("Q2_K", k.Q2_K_BLOCK_BYTES, k.dequantizeQ2K)],
+  [11, kBlock("Q3_K", k.Q3_K_BLOCK_BYTES, k.dequantizeQ3K)],
+  [12, kBlock("Q4_K", k.Q4_K_BLOCK_BYTES, k.dequantizeQ4K)],
+  [13, kBlock("Q5_K", k.Q5_K_BLOCK_BYTES, k.dequantizeQ5K)],
+  [14, kBlock("Q6_K", k.Q6_K_BLOCK_BYTES, k.dequantizeQ6K)],
   [16, { name: "IQ2_XXS", blockValues: 256, blockBytes: 66 }],
   [17, { name: "IQ2_XS", blockValues: 256, blockBytes: 74 }],
   [18, { name: "IQ3_XXS", blockValues: 256, blockBytes: 98 }],
@@ -148,13 +53,13 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
   [21, { name: "IQ3_S", blockValues: 256, blockBytes: 110 }],
   [22, { name: "IQ2_S", blockValues: 256, blockBytes: 82 }],
   [23, { name: "IQ4_XS", blockValues: 256, blockBytes: 136 }],
-  [24, { name: "I8", blockValues: 1, blockBytes: 1, stored: "I8" }],
-  [25, { name: "I16", blockValues: 1, blockBytes: 2, stored: "I16" }],
-  [26, { name: "I32", blockValues: 1, blockBytes: 4, stored: "I32" }],
-  [27, { name: "I64", blockValues: 1, blockBytes: 8, stored: "I64" }],
-  [28, { name: "F64", blockValues: 1, blockBytes: 8, stored: "F64", dequantize: decodeF64 }],
+  [24, plain("I8", 1)],
+  [25, plain("I16", 2)],
+  [26, plain("I32", 4)],
+  [27, plain("I64", 8)],
+  [28, plain("F64", 8, decodeF64)],
   [29, { name: "IQ1_M", blockValues: 256, blockBytes: 56 }],
-  [30, { name: "BF16", blockValues: 1, blockBytes: 2, stored: "BF16", dequantize: decodeBf16 }],
+  [30, plain("BF16", 2, decodeBf16)],
   [34, { name: "TQ1_0", blockValues: 256, blockBytes: 54 }],
   [35, { name: "TQ2_0", blockValues: 256, blockBytes: 66 }],
   [39, { name: "MXFP4", blockValues: 32, blockBytes: 17 }],

@@ -2,19 +2,15 @@ import { ReadMeError } from "@readme-moe/core";
 import { allocateFor, quoted } from "../files/errors.ts";
 import { ByteSource } from "../files/byte-source.ts";
 import { checkRows, rowBytes, type RowRange, type StoredType, type TensorInfo } from "../tensor-store.ts";
-import { type GgufHeader, readGgufHeader } from "./header.ts";
-import type { GgufTensorInfo } from "./tensor-layout.ts";
-import type { GgufMetadata } from "./value.ts";
+import { type GgufHeader, type GgufTensorInfo, readGgufHeader } from "./header.ts";
+import type { GgufMetadata } from "./metadata.ts";
 
-/**
- * A GGUF file as it is: its own tensor names, its own order of rows. For the names and the order of
- * Hugging Face checkpoints see `GgufTensorStore`.
- */
+/** GGUF file under its own tensor names and in its own order of rows. `GgufTensorStore` has those of Hugging Face. */
 export class GgufFile {
   readonly path: string;
   readonly version: number;
   readonly metadata: GgufMetadata;
-  /** By name, in the file's order; also tensors of a type that cannot be read. */
+  /** Tensors by name, in the file's order, including those of a type that cannot be read. */
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
   readonly #source: ByteSource;
 
@@ -26,7 +22,11 @@ export class GgufFile {
     this.#source = source;
   }
 
-  /** @throws {ReadMeError} when the file cannot be read or is damaged, big-endian, or not of version 2 or 3 */
+  /**
+   * Opens a file.
+   *
+   * @throws {ReadMeError} when the file cannot be read or is damaged, big-endian, or not of version 2 or 3
+   */
   static async open(path: string): Promise<GgufFile> {
     const source = await ByteSource.open(path);
     try {
@@ -38,6 +38,8 @@ export class GgufFile {
   }
 
   /**
+   * Describes a tensor.
+   *
    * @throws {ReadMeError} `ERR_MODEL_INVALID` when there is no such tensor; `ERR_MODEL_UNSUPPORTED` when
    *   its type cannot be read
    */
@@ -48,8 +50,8 @@ export class GgufFile {
 
   /**
    * Reads a tensor's blocks, or those of some rows.
-   * @throws {ReadMeError} as `info`; also when `rows` are given and a row is no whole number of blocks,
-   *   as in a quantised vector
+   *
+   * @throws {ReadMeError} as `info`; also for `rows` of a quantised vector, which are no whole blocks
    */
   async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
     const { tensor, byteLength } = this.#readable(name);
@@ -72,7 +74,7 @@ export class GgufFile {
     return this.decode(name, await this.readBytes(name, rows));
   }
 
-  /** Turns blocks of the tensor `name` into float32, perhaps in the same memory. */
+  /** Converts blocks of the tensor `name` to float32, perhaps in the same memory. */
   decode(name: string, bytes: Uint8Array): Float32Array {
     const { tensor, stored } = this.#readable(name);
     const dequantize = tensor.type?.dequantize;

@@ -1,16 +1,16 @@
 import { ReadMeError } from "@readme-moe/core";
+import { familyOf, modelTypeOf } from "../config/families.ts";
 import { allocateFor, quoted } from "../files/errors.ts";
 import { checkRows, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GgufFile } from "./gguf-file.ts";
-import { pickHfRows } from "./rotary-rows.ts";
-import { hfNameOf, permutedPartOf } from "./tensor-names.ts";
+import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
 
 /**
- * A GGUF file as a Hugging Face checkpoint: names and row order are Hugging Face's. Tensors that have
- * no name there, such as `rope_freqs.weight`, keep their own.
+ * GGUF file as a Hugging Face checkpoint, with that format's names and row order. Tensors without a name there, such as
+ * `rope_freqs.weight`, keep their own.
  *
- * For the architecture `llama` (which Mistral's files are, too) the file's q_proj and k_proj rows are in another
- * order, which is undone; the head counts come from the metadata.
+ * Some architectures, such as `llama` (also of Mistral's files), order the rows of q_proj and k_proj by rotary pairs.
+ * The store restores the order by the head counts of the metadata.
  */
 export class GgufTensorStore implements TensorStore {
   readonly path: string;
@@ -18,18 +18,24 @@ export class GgufTensorStore implements TensorStore {
   /** The file underneath, for its metadata. */
   readonly file: GgufFile;
   readonly #architecture: string;
+  readonly #hasPairedRows: boolean;
   /** The file's names by Hugging Face's. */
   readonly #ggmlNames: ReadonlyMap<string, string>;
 
-  /** @throws {ReadMeError} `ERR_MODEL_INVALID` without `general.architecture`; `ERR_FILE_CORRUPT` when two tensors have one name */
+  /**
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` without `general.architecture`; `ERR_FILE_CORRUPT` when two tensors have
+   *   one name
+   */
   constructor(file: GgufFile) {
     const architecture = file.metadata.get("general.architecture");
     if (typeof architecture !== "string") {
       throw new ReadMeError("ERR_MODEL_INVALID", `${file.path}: has no metadata "general.architecture"`);
     }
+    const modelType = modelTypeOf(architecture);
+    const family = modelType === undefined ? undefined : familyOf(modelType);
     const ggmlNames = new Map<string, string>();
     for (const ggmlName of file.tensors.keys()) {
-      const name = hfNameOf(ggmlName);
+      const name = hfNameOf(ggmlName, family?.norms);
       const other = ggmlNames.get(name);
       if (other !== undefined) {
         const message = `${file.path}: tensors ${quoted(other)} and ${quoted(ggmlName)} are both ${quoted(name)}`;
@@ -41,10 +47,11 @@ export class GgufTensorStore implements TensorStore {
     this.names = [...ggmlNames.keys()];
     this.file = file;
     this.#architecture = architecture;
+    this.#hasPairedRows = family?.hasPairedRows ?? false;
     this.#ggmlNames = ggmlNames;
   }
 
-  /** @throws {ReadMeError} as `GgufFile.open` and the constructor */
+  /** Opens a file. @throws {ReadMeError} as `GgufFile.open` and the constructor */
   static async open(path: string): Promise<GgufTensorStore> {
     const file = await GgufFile.open(path);
     try {
@@ -65,24 +72,24 @@ export class GgufTensorStore implements TensorStore {
 
   async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
     const ggmlName = this.#ggmlName(name);
-    const headSize = this.#permutedHeadSize(ggmlName);
+    const headSize = this.#pairedHeadSize(ggmlName);
     if (headSize === undefined) return this.file.readBytes(ggmlName, rows);
     const { shape } = this.file.info(ggmlName);
     const wanted = rows ?? { from: 0, to: shape[0] ?? 1 };
     checkRows(shape, wanted);
-    // A head's rows are mixed among themselves only, so the heads that `wanted` touches hold all of it.
+    // Rows only move within their head, so the heads that `wanted` touches hold all of it.
     const from = wanted.from - (wanted.from % headSize);
     const to = Math.ceil(wanted.to / headSize) * headSize;
     const fileRows = await this.file.readBytes(ggmlName, { from, to });
-    // Rows without bytes can be more than could ever be counted through.
+    // A tensor without bytes may claim more rows than can be counted through.
     if (fileRows.byteLength === 0) return fileRows;
     const subject = `${this.path}: tensor ${quoted(ggmlName)}`;
-    return allocateFor(subject, () => pickHfRows(fileRows, from, fileRows.byteLength / (to - from), headSize, wanted));
+    return allocateFor(subject, () => pickHfRows(fileRows, { from, to }, headSize, wanted));
   }
 
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
     const ggmlName = this.#ggmlName(name);
-    if (this.#permutedHeadSize(ggmlName) === undefined) return this.file.readFloats(ggmlName, rows);
+    if (this.#pairedHeadSize(ggmlName) === undefined) return this.file.readFloats(ggmlName, rows);
     return this.file.decode(ggmlName, await this.readBytes(name, rows));
   }
 
@@ -98,10 +105,10 @@ export class GgufTensorStore implements TensorStore {
   }
 
   /** @returns rows per head, or `undefined` for a tensor whose rows are in Hugging Face order already */
-  #permutedHeadSize(ggmlName: string): number | undefined {
-    const permuted = this.#architecture === "llama" ? permutedPartOf(ggmlName) : undefined;
-    if (permuted === undefined) return undefined;
-    const numHeads = this.#numHeads(ggmlName, permuted.layer, permuted.part);
+  #pairedHeadSize(ggmlName: string): number | undefined {
+    const rotary = this.#hasPairedRows ? rotaryPartOf(ggmlName) : undefined;
+    if (rotary === undefined) return undefined;
+    const numHeads = this.#numHeads(ggmlName, rotary.layer, rotary.part);
     const numRows = this.file.info(ggmlName).shape[0] ?? 1;
     const headSize = numRows / numHeads;
     if (headSize >= 2 && headSize % 2 === 0) return headSize;
@@ -113,15 +120,43 @@ export class GgufTensorStore implements TensorStore {
 
   #numHeads(ggmlName: string, layer: number, part: "attn_q" | "attn_k"): number {
     const { metadata } = this.file;
-    const queryKey = "llama.attention.head_count";
-    const keyKey = "llama.attention.head_count_kv";
-    // A file whose keys have as many heads as its queries may leave their count out.
+    const queryKey = `${this.#architecture}.attention.head_count`;
+    const keyKey = `${queryKey}_kv`;
+    // Files with as many key heads as query heads may omit the count of the former.
     const key = part === "attn_k" && metadata.has(keyKey) ? keyKey : queryKey;
     const value = metadata.get(key);
-    // Models whose layers differ list one count per layer.
+    // Models with different layers list one count per layer.
     const count = value instanceof Uint32Array || value instanceof Int32Array ? value[layer] : value;
     if (typeof count === "number" && Number.isInteger(count) && count > 0) return count;
     const message = `${this.path}: tensor ${quoted(ggmlName)} needs a positive head count, which metadata ${quoted(key)} lacks`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
+}
+
+/**
+ * Finds the row of a file with rows by rotary pairs that is row `hfRow` of the Hugging Face tensor: in each head,
+ * Hugging Face lists the first halves of all pairs, then the second ones; llama.cpp lists pair by pair.
+ *
+ * @param headSize - rows per head, even
+ */
+export function pairedRowOf(hfRow: number, headSize: number): number {
+  const inHead = hfRow % headSize;
+  const half = headSize / 2;
+  return hfRow - inHead + (inHead < half ? 2 * inHead : 2 * (inHead - half) + 1);
+}
+
+/**
+ * Copies rows in Hugging Face order out of rows by rotary pairs.
+ *
+ * @param fileRows - the bytes of the file's rows `held`, which are the whole heads that `wanted` touches
+ * @returns the bytes of rows `wanted` of the Hugging Face tensor
+ */
+function pickHfRows(fileRows: Uint8Array, held: RowRange, headSize: number, wanted: RowRange): Uint8Array {
+  const bytesPerRow = fileRows.byteLength / (held.to - held.from);
+  const picked = new Uint8Array((wanted.to - wanted.from) * bytesPerRow);
+  for (let row = wanted.from; row < wanted.to; row++) {
+    const at = (pairedRowOf(row, headSize) - held.from) * bytesPerRow;
+    picked.set(fileRows.subarray(at, at + bytesPerRow), (row - wanted.from) * bytesPerRow);
+  }
+  return picked;
 }

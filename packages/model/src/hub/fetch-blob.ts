@@ -49,7 +49,7 @@ async function receiveRight(partial: PartialFile, file: RemoteFile, context: Con
     if (problem === undefined) return;
     await partial.restart();
     if (isSecond) {
-      throw new ReadMeError("ERR_FILE_CORRUPT", `${file.url}: what was downloaded ${problem}; it was tried twice`);
+      throw new ReadMeError("ERR_FILE_CORRUPT", `${file.url}: the downloaded content ${problem} (tried twice)`);
     }
   }
 }

@@ -75,7 +75,7 @@ export class HubRepository {
         return await ask();
       } catch (cause) {
         if (cause instanceof ReadMeError || cause instanceof TransientFailure) throw cause;
-        const message = `${this.#client.endpoint}: does not answer as a hub does (${reasonOf(cause)})`;
+        const message = `${this.#client.endpoint}: does not answer like a hub (${reasonOf(cause)})`;
         throw new TransientFailure(new ReadMeError("ERR_HUB_UNREACHABLE", message, { cause }));
       }
     }, this.#retry);

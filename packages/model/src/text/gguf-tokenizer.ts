@@ -3,7 +3,7 @@
 import { describeValue } from "@readme-moe/core";
 import { corrupt, unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/text-file.ts";
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { GgufVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.ts";
 import { GPT2_PATTERN, isolate } from "./pipeline.ts";
 import { Tokenizer, type TokenizerSource } from "./tokenizer.ts";

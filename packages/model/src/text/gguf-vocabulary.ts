@@ -1,6 +1,6 @@
 import { describeValue } from "@readme-moe/core";
 import { corrupt, quoted } from "../files/errors.ts";
-import type { GgufMetadata, GgufValue } from "../gguf/value.ts";
+import type { GgufMetadata, GgufValue } from "../gguf/metadata.ts";
 
 /** Values of `tokenizer.ggml.token_type`. */
 export const TOKEN_TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import { corrupt } from "../files/errors.ts";
 import { isJsonObject, isList, type JsonObject, readJsonFile, readTextFile } from "../files/text-file.ts";
-import type { GgufMetadata } from "../gguf/value.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
 import { ChatTemplate, type ChatTemplateOptions, type ChatTemplateSources } from "./chat-template.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
 import { Tokenizer } from "./tokenizer.ts";

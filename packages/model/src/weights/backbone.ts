@@ -1,61 +1,99 @@
-// What all layouts have in common: embeddings, attention, norms and head under Hugging Face names.
+// The parts that all layouts have in common: embeddings, attention, norms and head under Hugging Face names. A dense
+// checkpoint is the simplest layout.
 
 import type { ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
-import type { AttentionRefs, FeedForwardRefs, LayerRefs, LinearRefs, ModelWeights } from "./model-weights.ts";
+import type {
+  AttentionRefs,
+  ExpertLayout,
+  FeedForwardRefs,
+  LayerRefs,
+  LinearRefs,
+  ModelWeights,
+} from "./model-weights.ts";
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
-/** Where a layer's FFN rows are; the only part in which the layouts differ. */
+/** Finds a layer's FFN rows, the only part in which layouts differ. */
 export type LocateFeedForward = (layer: number) => Pick<LayerRefs, "shared" | "experts">;
 
-/** @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first tensor that is missing or misshapen */
+/**
+ * Finds all tensors of a model.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first tensor that is missing or has another shape
+ */
 export function locateWeights(
   store: TensorStore,
   config: ModelConfig,
   locateFeedForward: LocateFeedForward,
 ): ModelWeights {
-  const { vocabSize, hiddenSize } = config;
+  const { vocabSize, hiddenSize, norms } = config;
   const embedding = tensorRef(store, "model.embed_tokens.weight", [vocabSize, hiddenSize]);
+  const norm = (layer: number, name: string | undefined): TensorRef | undefined =>
+    name === undefined ? undefined : tensorRef(store, `model.layers.${layer}.${name}.weight`, [hiddenSize]);
   return {
     embedding,
     layers: Array.from({ length: config.numLayers }, (_, layer) => ({
-      inputNorm: tensorRef(store, `model.layers.${layer}.input_layernorm.weight`, [hiddenSize]),
+      attentionNorm: norm(layer, norms.attention),
       attention: locateAttention(store, config, `model.layers.${layer}.self_attn`),
-      postAttentionNorm: tensorRef(store, `model.layers.${layer}.post_attention_layernorm.weight`, [hiddenSize]),
+      attentionOutputNorm: norm(layer, norms.attentionOutput),
+      ffnNorm: norm(layer, norms.ffn),
       ...locateFeedForward(layer),
+      ffnOutputNorm: norm(layer, norms.ffnOutput),
     })),
     finalNorm: tensorRef(store, "model.norm.weight", [hiddenSize]),
     head: config.hasTiedEmbeddings ? embedding : tensorRef(store, "lm_head.weight", [vocabSize, hiddenSize]),
   };
 }
 
-function locateAttention(store: TensorStore, config: ModelConfig, prefix: string): AttentionRefs {
-  const { hiddenSize, headSize, hasQkvBias, hasOutputBias } = config;
-  const querySize = config.numHeads * headSize;
-  const keySize = config.numKvHeads * headSize;
-  const norm = (name: string): TensorRef | undefined =>
-    config.hasQkNorm ? tensorRef(store, `${prefix}.${name}.weight`, [headSize]) : undefined;
+/** Finds the tensors of a dense checkpoint, which is one expert without a router. */
+export function locateDense(
+  store: TensorStore,
+  config: ModelConfig,
+): { readonly experts: ExpertLayout; readonly weights: ModelWeights } {
+  const { intermediateSize, hiddenSize, hasMlpBias: hasBias, numLayers } = config;
   return {
-    query: linearRefs(store, `${prefix}.q_proj`, querySize, hiddenSize, hasQkvBias),
-    key: linearRefs(store, `${prefix}.k_proj`, keySize, hiddenSize, hasQkvBias),
-    value: linearRefs(store, `${prefix}.v_proj`, keySize, hiddenSize, hasQkvBias),
-    output: linearRefs(store, `${prefix}.o_proj`, hiddenSize, querySize, hasOutputBias),
-    queryNorm: norm("q_norm"),
-    keyNorm: norm("k_norm"),
+    experts: {
+      names: ["dense"],
+      expertSizes: Array.from({ length: numLayers }, () => intermediateSize),
+      sharedSizes: Array.from({ length: numLayers }, () => 0),
+    },
+    weights: locateWeights(store, config, (layer) => {
+      const place = { prefix: `model.layers.${layer}.mlp.` };
+      const ffn = feedForwardRefs(store, place, { size: intermediateSize, hiddenSize, hasBias });
+      return { shared: undefined, experts: [ffn] };
+    }),
   };
 }
 
-/** Does a product have a bias: `true`, `false`, or where the checkpoint has the tensor. */
+function locateAttention(store: TensorStore, config: ModelConfig, prefix: string): AttentionRefs {
+  const { hiddenSize, headSize, hasQkvBias, hasOutputBias, qkNorm } = config;
+  const querySize = config.numHeads * headSize;
+  const keySize = config.numKvHeads * headSize;
+  const linear = (name: string, outSize: number, inSize: number, hasBias: boolean): LinearRefs =>
+    linearRefs(store, `${prefix}.${name}`, { outSize, inSize, hasBias });
+  const norm = (name: string, allHeads: number): TensorRef | undefined =>
+    qkNorm && tensorRef(store, `${prefix}.${name}.weight`, [qkNorm === "head" ? headSize : allHeads]);
+  return {
+    query: linear("q_proj", querySize, hiddenSize, hasQkvBias),
+    key: linear("k_proj", keySize, hiddenSize, hasQkvBias),
+    value: linear("v_proj", keySize, hiddenSize, hasQkvBias),
+    output: linear("o_proj", hiddenSize, querySize, hasOutputBias),
+    queryNorm: norm("q_norm", querySize),
+    keyNorm: norm("k_norm", keySize),
+  };
+}
+
+/** Whether a product has a bias; `"if present"` leaves it to the checkpoint. */
 type HasBias = boolean | "if present";
 
-/** `prefix` with `.weight` `[outSize, inSize]` and, where there is one, `.bias` `[outSize]`. */
-export function linearRefs(
-  store: TensorStore,
-  prefix: string,
-  outSize: number,
-  inSize: number,
-  hasBias: HasBias,
-): LinearRefs {
+interface LinearShape {
+  readonly outSize: number;
+  readonly inSize: number;
+  readonly hasBias: HasBias;
+}
+
+/** Finds `prefix` with `.weight` `[outSize, inSize]` and, if it has one, `.bias` `[outSize]`. */
+export function linearRefs(store: TensorStore, prefix: string, { outSize, inSize, hasBias }: LinearShape): LinearRefs {
   const withBias = hasBias === "if present" ? store.has(`${prefix}.bias`) : hasBias;
   return {
     weight: tensorRef(store, `${prefix}.weight`, [outSize, inSize]),
@@ -63,17 +101,16 @@ export function linearRefs(
   };
 }
 
-/** An FFN of `size` rows; `prefix` and `suffix` surround `gate_proj`, `up_proj` and `down_proj`. */
+/** Finds an FFN of `size` rows; `prefix` and `suffix` surround `gate_proj`, `up_proj` and `down_proj`. */
 export function feedForwardRefs(
   store: TensorStore,
   { prefix, suffix = "" }: { readonly prefix: string; readonly suffix?: string },
-  size: number,
-  hiddenSize: number,
-  hasBias: HasBias,
+  { size, hiddenSize, hasBias }: { readonly size: number; readonly hiddenSize: number; readonly hasBias: HasBias },
 ): FeedForwardRefs {
+  const inner = { outSize: size, inSize: hiddenSize, hasBias };
   return {
-    gate: linearRefs(store, `${prefix}gate_proj${suffix}`, size, hiddenSize, hasBias),
-    up: linearRefs(store, `${prefix}up_proj${suffix}`, size, hiddenSize, hasBias),
-    down: linearRefs(store, `${prefix}down_proj${suffix}`, hiddenSize, size, hasBias),
+    gate: linearRefs(store, `${prefix}gate_proj${suffix}`, inner),
+    up: linearRefs(store, `${prefix}up_proj${suffix}`, inner),
+    down: linearRefs(store, `${prefix}down_proj${suffix}`, { outSize: hiddenSize, inSize: size, hasBias }),
   };
 }

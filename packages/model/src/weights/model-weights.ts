@@ -6,7 +6,7 @@ export interface LinearRefs {
   readonly bias: TensorRef | undefined;
 }
 
-/** `down(silu(gate(x)) · up(x))`. */
+/** `down(activation(gate(x)) · up(x))`. */
 export interface FeedForwardRefs {
   readonly gate: LinearRefs;
   readonly up: LinearRefs;
@@ -19,36 +19,39 @@ export interface AttentionRefs {
   readonly key: LinearRefs;
   readonly value: LinearRefs;
   readonly output: LinearRefs;
-  /** RMS norm scales of each head's query and key, `[headSize]` (Qwen3). */
+  /** RMS norm scales of queries and keys: `[headSize]`, or of all heads together; see `ModelConfig.qkNorm`. */
   readonly queryNorm: TensorRef | undefined;
   readonly keyNorm: TensorRef | undefined;
 }
 
+/** The tensors of a layer. Norms are `[hiddenSize]`; those that the family does not have are `undefined`. */
 export interface LayerRefs {
-  readonly inputNorm: TensorRef; // [hiddenSize]
+  readonly attentionNorm: TensorRef | undefined;
   readonly attention: AttentionRefs;
-  readonly postAttentionNorm: TensorRef; // [hiddenSize]
-  /** The rows that every token uses; `undefined` where there are none. */
+  readonly attentionOutputNorm: TensorRef | undefined;
+  readonly ffnNorm: TensorRef | undefined;
+  /** FFN rows that every token uses; `undefined` if there are none. */
   readonly shared: FeedForwardRefs | undefined;
   /** One per expert. */
   readonly experts: readonly FeedForwardRefs[];
+  readonly ffnOutputNorm: TensorRef | undefined;
 }
 
-/** Where every weight of a model is, whatever files it came in. */
+/** Location of every weight of a model, whatever files it came in. */
 export interface ModelWeights {
   readonly embedding: TensorRef; // [vocabSize, hiddenSize]
   readonly layers: readonly LayerRefs[];
   readonly finalNorm: TensorRef; // [hiddenSize]
-  /** `[vocabSize, hiddenSize]`; the embedding itself where the two are tied. */
+  /** `[vocabSize, hiddenSize]`; the embedding itself if the two are tied. */
   readonly head: TensorRef;
 }
 
-/** How many experts a model has and how wide they are. A dense model is one expert of full width. */
+/** Number and widths of a model's experts. A dense model is one expert of full width. */
 export interface ExpertLayout {
   /** One name per expert, such as the domain that it was made from; all different. */
   readonly names: readonly string[];
   /** FFN rows of each expert, per layer. */
   readonly expertSizes: readonly number[];
-  /** FFN rows that every token uses besides, per layer; 0 where there are none. */
+  /** FFN rows that every token uses besides, per layer; 0 for none. */
   readonly sharedSizes: readonly number[];
 }

@@ -10,13 +10,14 @@ import { locateRouter, parseOfficialRouterConfig, type RouterWeights } from "./r
 /** The seven RedPajama domains, in the order of the paper's code. */
 const PAPER_DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"] as const;
 
+/** Tells whether a checkpoint was converted by the paper's code. */
 export function isOfficialConversion(store: TensorStore): boolean {
   return store.has("model.layers.0.moe.gate_proj_0.weight");
 }
 
 /**
- * Reads the experts' widths off the tensors, not off the config: the official conversion keeps one row fewer than
- * the config says. Residual rows, when the checkpoint has them apart, become the shared rows.
+ * Finds the tensors of an official conversion. The experts' widths are those of the tensors: the conversion keeps one
+ * row fewer than the config says. Residual rows that the checkpoint has as separate tensors become the shared rows.
  */
 export function locateOfficial(
   store: TensorStore,
@@ -44,9 +45,7 @@ export function locateOfficial(
         feedForwardRefs(
           store,
           { prefix: `model.layers.${layer}.moe.`, suffix: `_${which}` },
-          size,
-          hiddenSize,
-          "if present",
+          { size, hiddenSize, hasBias: "if present" },
         );
       const sharedSize = sharedSizes[layer] ?? 0;
       return {

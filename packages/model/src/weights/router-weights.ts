@@ -6,9 +6,9 @@ import type { LinearRefs } from "./model-weights.ts";
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
 /**
- * The pre-gating router's shape: a small causal transformer over token ids whose last layer has one output per
- * expert (Read-ME, table 1). Unlike a Llama layer it has biases everywhere, two FFN matrices instead of three,
- * and attention scores divided by `normalizer`, which the authors set to 1.
+ * The pre-gating router's shape: a small causal transformer over token ids with one output per expert (Read-ME,
+ * table 1). Unlike Llama it has biases in all products, two FFN matrices instead of three, and attention scores
+ * divided by `normalizer`, which the authors set to 1.
  */
 export interface RouterConfig {
   readonly vocabSize: number;
@@ -35,7 +35,7 @@ interface RouterLayerRefs {
   readonly contract: LinearRefs; // [embeddingSize, innerSize]
 }
 
-/** Where a pre-gating router's tensors are. Shapes as in the checkpoint: rows are outputs. */
+/** Location of a pre-gating router's tensors. Shapes are those of the checkpoint: rows are outputs. */
 export interface RouterWeights {
   readonly config: RouterConfig;
   readonly embedding: TensorRef; // [vocabSize, embeddingSize]
@@ -44,15 +44,19 @@ export interface RouterWeights {
   readonly head: LinearRefs; // [numExperts, embeddingSize]
 }
 
-/** RMS norms of the router have this epsilon whatever the model's is. */
+/** Epsilon of the router's RMS norms, independent of the model's. */
 export const ROUTER_RMS_NORM_EPSILON = 1e-6;
 
-/** Tensor names are the official ones; `prefix` is `cluster_predictor.` in an official conversion, else empty. */
+/**
+ * Finds a router's tensors by their official names.
+ *
+ * @param prefix - `cluster_predictor.` in an official conversion, else empty
+ */
 export function locateRouter(store: TensorStore, prefix: string, config: RouterConfig): RouterWeights {
   const { embeddingSize, innerSize } = config;
   const norm = (name: string): TensorRef => tensorRef(store, `${prefix}${name}.weight`, [embeddingSize]);
   const linear = (name: string, outSize: number, inSize: number): LinearRefs =>
-    linearRefs(store, `${prefix}${name}`, outSize, inSize, true);
+    linearRefs(store, `${prefix}${name}`, { outSize, inSize, hasBias: true });
   return {
     config,
     embedding: tensorRef(store, `${prefix}embed.weight`, [config.vocabSize, embeddingSize]),
@@ -71,15 +75,17 @@ export function locateRouter(store: TensorStore, prefix: string, config: RouterC
   };
 }
 
-/** What the router takes over from its model. */
+/** Parts of a model's config that also hold for its router. */
 type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "rope">;
 
-/** RoPE has no end, and a router that stopped before its model would make the rest of the context useless. */
+/**
+ * Extends a router's context to its model's: RoPE has no end, and the model can use no position beyond the router's.
+ */
 function reach(contextTokens: number, model: RoutedModel): number {
   return Math.max(contextTokens, model.contextTokens);
 }
 
-/** The router of a Read-ME folder: the `readme.router` section of config.json. */
+/** Reads the router of a Read-ME folder: the section `readme.router` of config.json. */
 export function parseRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
   const activation = fields.text("activation", "silu");
   if (activation !== "silu") fields.unsupported("activation", "supported is silu");
@@ -98,7 +104,7 @@ export function parseRouterConfig(fields: Fields, model: RoutedModel, numExperts
   return config;
 }
 
-/** The router of an official conversion: fields of the model's own config.json. */
+/** Reads the router of an official conversion from fields of the model's own config.json. */
 export function parseOfficialRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
   const activation = fields.text("hidden_act_predictor", "silu");
   if (activation !== "silu") fields.unsupported("hidden_act_predictor", "supported is silu");

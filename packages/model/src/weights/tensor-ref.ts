@@ -1,7 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import type { TensorStore } from "../tensor-store.ts";
 
-/** One tensor of one store, known to be there with this shape. Nothing is read yet. */
+/** One tensor of one store that exists with this shape. Nothing is read yet. */
 export interface TensorRef {
   readonly store: TensorStore;
   readonly name: string;
@@ -9,7 +9,9 @@ export interface TensorRef {
 }
 
 /**
- * @param shape - what the config promises
+ * Finds a tensor.
+ *
+ * @param shape - the shape that follows from the config
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming file and tensor, when it is missing or has another shape
  */
 export function tensorRef(store: TensorStore, name: string, shape: readonly number[]): TensorRef {

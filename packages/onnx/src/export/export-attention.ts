@@ -1,17 +1,22 @@
-// Attention of exported graphs: the past comes in and goes out again, grown by this run's keys and values.
+// Attention of exported graphs: keys and values of the past come in, and go out with those of this run appended.
 
-import { type AttentionRefs, type ModelConfig, ropeFrequencies } from "@readme-moe/model";
+import { type ModelConfig, ropeFrequencies } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
 import {
   Add,
   And,
+  CastTo,
   Concat,
-  Expand,
+  Cos,
+  LessOrEqual,
+  MatMul,
   Mul,
   Neg,
   Range,
   Reshape,
   Shape,
+  Sin,
+  Slice,
   Softmax,
   Squeeze,
   Sub,
@@ -19,31 +24,30 @@ import {
   Unsqueeze,
   Where,
 } from "../graph/operators.ts";
-import { CastTo, Cos, LessOrEqual, MatMul, Sin, Slice } from "../graph/standard-operators.ts";
-import { type ExportDtype, type ExportInput, exportInput, exportLinear } from "./export-linear.ts";
-import { exportNorm } from "./export-norm.ts";
 
-/** What all layers share. */
+/** Values that all layers share. */
 export interface ExportPositions {
   /** `[batch, 1, sequence, headSize]` */
   readonly cos: Value;
   readonly sin: Value;
-  /** What is added to scores, `[batch, 1, sequence, total]`; one per window. */
+  /** Makes the summand of scores, `[batch, 1, sequence, total]`, once per window. */
   readonly mask: (window: number | undefined) => Value;
 }
 
-/** A layer's keys and values, `[batch, numKvHeads, positions, headSize]`. */
+/** Keys and values of a layer, `[batch, numKvHeads, positions, headSize]`. */
 export interface ExportCache {
   readonly keys: Value;
   readonly values: Value;
 }
 
-// The least float32: with infinity, rows that see nothing, those of padding, would be no numbers.
+// The least float32: with infinity, rows of padding, which see nothing, would become NaN.
 const MASKED = -3.4028234663852886e38;
 
 /**
+ * Computes rotary angles and masks.
+ *
  * @param tokenIds - int64 `[batch, sequence]`
- * @param attentionMask - int64 `[batch, total]`, 0 for padding, past included
+ * @param attentionMask - int64 `[batch, total]`, past included, 0 for padding
  * @param positions - int64 `[batch, sequence]`
  */
 export function exportPositions(
@@ -78,52 +82,50 @@ export function exportPositions(
   return { cos: Cos(g, both), sin: Sin(g, both), mask };
 }
 
-/** `x` `[batch, sequence, hiddenSize]`, normed. */
+/** Rows of one run, `[batch, sequence, heads · headSize]`. */
+export interface ExportRows {
+  readonly queries: Value;
+  readonly keys: Value;
+  readonly values: Value;
+}
+
+/** Attention of one layer. */
+export interface ExportAttention {
+  readonly config: ModelConfig;
+  readonly window: number | undefined;
+  readonly positions: ExportPositions;
+  readonly past: ExportCache;
+}
+
+/** Computes each head's weighted sums of values, `[batch, sequence, numHeads · headSize]`, and the grown cache. */
 export function exportAttention(
   g: GraphBuilder,
-  name: string,
-  x: ExportInput,
-  refs: AttentionRefs,
-  past: ExportCache,
-  positions: ExportPositions,
-  config: ModelConfig,
-  window: number | undefined,
-  dtype: ExportDtype,
-): { readonly output: Value; readonly present: ExportCache } {
+  rows: ExportRows,
+  { config, window, positions, past }: ExportAttention,
+): { readonly attended: Value; readonly present: ExportCache } {
   const { numHeads, numKvHeads, headSize } = config;
-  const heads = (part: "query" | "key" | "value", count: number): Value =>
-    Reshape(g, exportLinear(g, `${name}.${part}`, x, refs[part], dtype), [0, 0, count, headSize]);
-  const normed = (value: Value, part: "queryNorm" | "keyNorm"): Value =>
-    refs[part] ? exportNorm(g, `${name}.${part}`, value, refs[part], config.rmsNormEpsilon) : value;
-  const byHead = (value: Value): Value => Transpose(g, value, [0, 2, 1, 3]);
-  const queries = rotate(g, byHead(normed(heads("query", numHeads), "queryNorm")), positions, headSize);
-  const newKeys = rotate(g, byHead(normed(heads("key", numKvHeads), "keyNorm")), positions, headSize);
+  const byHead = (x: Value, count: number): Value => Transpose(g, Reshape(g, x, [0, 0, count, headSize]), [0, 2, 1, 3]);
+  const rotated = (x: Value): Value => rotate(g, x, positions, headSize);
   const present = {
-    keys: Concat(g, [past.keys, newKeys], 2),
-    values: Concat(g, [past.values, byHead(heads("value", numKvHeads))], 2),
+    keys: Concat(g, [past.keys, rotated(byHead(rows.keys, numKvHeads))], 2),
+    values: Concat(g, [past.values, byHead(rows.values, numKvHeads)], 2),
   };
-  // As PyTorch's exporter writes it: half of the scale on either side.
-  const scale = g.float(headSize ** -0.25);
-  const keys = Mul(g, Transpose(g, repeatHeads(g, present.keys, config), [0, 1, 3, 2]), scale);
-  const scores = MatMul(g, Mul(g, queries, scale), keys);
-  const weights = Softmax(g, Add(g, scores, positions.mask(window)), -1);
-  const attended = MatMul(g, weights, repeatHeads(g, present.values, config));
-  const rows = Reshape(g, byHead(attended), [0, 0, numHeads * headSize]);
-  return { output: exportLinear(g, `${name}.output`, exportInput(g, rows, dtype), refs.output, dtype), present };
+  // Query heads with the same keys are rows of one product; masks are per query and are added head by head.
+  const asRows = (x: Value): Value => Reshape(g, x, [0, numKvHeads, -1, 0]);
+  const asHeads = (x: Value): Value => Reshape(g, x, [0, numHeads, -1, 0]);
+  // PyTorch's exporter splits the scale between the two factors, too.
+  const scale = g.float(Math.sqrt(config.attentionScale));
+  const queries = asRows(Mul(g, rotated(byHead(rows.queries, numHeads)), scale));
+  const keys = Mul(g, Transpose(g, present.keys, [0, 1, 3, 2]), scale);
+  const scores = asHeads(MatMul(g, queries, keys));
+  const weights = asRows(Softmax(g, Add(g, scores, positions.mask(window)), -1));
+  const attended = Transpose(g, asHeads(MatMul(g, weights, present.values)), [0, 2, 1, 3]);
+  return { attended: Reshape(g, attended, [0, 0, numHeads * headSize]), present };
 }
 
 function rotate(g: GraphBuilder, x: Value, { cos, sin }: ExportPositions, headSize: number): Value {
   const half = headSize / 2;
-  const turned = Concat(g, [Neg(g, Slice(g, x, half, headSize, 3)), Slice(g, x, 0, half, 3)], -1);
+  const second = Slice(g, x, { start: half, end: headSize, axis: 3 });
+  const turned = Concat(g, [Neg(g, second), Slice(g, x, { start: 0, end: half, axis: 3 })], -1);
   return Add(g, Mul(g, x, cos), Mul(g, turned, sin));
-}
-
-/** Each key or value head once per query head that uses it. */
-function repeatHeads(g: GraphBuilder, x: Value, { numHeads, numKvHeads, headSize }: ModelConfig): Value {
-  const perKvHead = numHeads / numKvHeads;
-  if (perKvHead === 1) return x;
-  const [batch, positions] = [Shape(g, x, 0, 1), Shape(g, x, 2, 3)];
-  const expanded = Concat(g, [batch, g.integers([numKvHeads, perKvHead]), positions, g.integers([headSize])], 0);
-  const merged = Concat(g, [batch, g.integers([numHeads]), positions, g.integers([headSize])], 0);
-  return g.node("Reshape", [Expand(g, Unsqueeze(g, x, [2]), expanded), merged]);
 }

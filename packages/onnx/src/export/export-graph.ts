@@ -1,36 +1,45 @@
-import type { FeedForwardRefs, Model } from "@readme-moe/model";
+import type { Activation, FeedForwardRefs, LayerRefs, Model, ModelConfig } from "@readme-moe/model";
+import {
+  attentionHalf,
+  attentionWeights,
+  feedForwardHalf,
+  feedForwardNorms,
+  feedForwardWeights,
+  type LayerOperations,
+  type NamedWeights,
+} from "../decoder/layer.ts";
 import { type Graph, GraphBuilder, type Value } from "../graph/graph-builder.ts";
 import { nameOutputs } from "../graph/name-outputs.ts";
-import { Add, Mul, Sigmoid } from "../graph/operators.ts";
-import { exportAttention, type ExportCache, exportPositions } from "./export-attention.ts";
-import { exportEmbedding, type ExportDtype, exportInput, exportLinear, exportProduct } from "./export-linear.ts";
-import { exportNorm } from "./export-norm.ts";
+import { Add, Mul, Reshape, Sigmoid } from "../graph/operators.ts";
+import { exportAttention, type ExportCache, exportPositions, type ExportRows } from "./export-attention.ts";
+import { type ExportDtype, ExportWeights } from "./export-weights.ts";
 
 /**
- * A dense model as the graph that transformers.js runs: what exporting it from PyTorch gives. Not what our engine runs:
+ * Writes a dense model as the graph that transformers.js runs, like an export from PyTorch. Our engine does not run it:
  * the past is copied at every step, and padding is computed.
  *
- * Inputs: `input_ids`, `position_ids` int64 `[batch, sequence]`, `attention_mask` int64 `[batch, past + sequence]` (0 for
- * padding), `past_key_values.{layer}.key` and `.value` float32 `[batch, numKvHeads, past, headSize]`.
+ * Inputs: `input_ids`, `position_ids` int64 `[batch, sequence]`, `attention_mask` int64 `[batch, past + sequence]` (0
+ * for padding), `past_key_values.{layer}.key` and `.value` float32 `[batch, numKvHeads, past, headSize]`.
  *
  * Outputs: `logits` float32 `[batch, sequence, vocabSize]`, `present.{layer}.key` and `.value`, grown by `sequence`.
  */
 export function exportGraph({ config, weights }: Pick<Model, "config" | "weights">, dtype: ExportDtype): Graph {
   const g = new GraphBuilder("main_graph");
-  const { numKvHeads, headSize, rmsNormEpsilon: epsilon } = config;
+  const writer = new ExportWeights(g, dtype, config.rmsNormEpsilon);
   const tokenIds = g.input("input_ids", "int64", ["batch_size", "sequence_length"]);
   const attentionMask = g.input("attention_mask", "int64", ["batch_size", "total_sequence_length"]);
   const positionIds = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
   const positions = exportPositions(g, config, { tokenIds, attentionMask, positions: positionIds });
-  const embedding = exportEmbedding(g, "model.embed_tokens.weight", tokenIds, weights.embedding, dtype);
+  const embedding = writer.embedding("model.embed_tokens.weight", tokenIds, weights.embedding);
+  const scaled = (x: Value, factor: number): Value => (factor === 1 ? x : Mul(g, x, g.float(factor)));
   const cacheShape = (positionsName: string): readonly (string | number)[] => [
     "batch_size",
-    numKvHeads,
+    config.numKvHeads,
     positionsName,
-    headSize,
+    config.headSize,
   ];
 
-  let hidden = embedding.rows;
+  let hidden = scaled(embedding.rows, config.embeddingScale);
   const presents: ExportCache[] = [];
   weights.layers.forEach((layer, index) => {
     const name = `model.layers.${index}`;
@@ -38,32 +47,24 @@ export function exportGraph({ config, weights }: Pick<Model, "config" | "weights
       keys: g.input(`past_key_values.${index}.key`, "float32", cacheShape("past_sequence_length")),
       values: g.input(`past_key_values.${index}.value`, "float32", cacheShape("past_sequence_length")),
     };
-    const x = exportInput(g, exportNorm(g, `${name}.input_norm`, hidden, layer.inputNorm, epsilon), dtype);
-    const window = config.slidingWindows[index];
-    const attended = exportAttention(
-      g,
-      `${name}.attention`,
-      x,
-      layer.attention,
-      past,
-      positions,
-      config,
-      window,
-      dtype,
-    );
-    presents.push(attended.present);
-    hidden = Add(g, hidden, attended.output);
-    const y = exportNorm(g, `${name}.post_attention_norm`, hidden, layer.postAttentionNorm, epsilon);
-    hidden = Add(g, hidden, feedForward(g, `${name}.mlp`, y, layer.experts[0] as FeedForwardRefs, dtype));
+    const attend = (rows: ExportRows): Value => {
+      const window = config.slidingWindows[index];
+      const { attended, present } = exportAttention(g, rows, { config, window, positions, past });
+      presents.push(present);
+      return attended;
+    };
+    const operations = (prefix: string, half: NamedWeights): LayerOperations<Value> =>
+      exportOperations(g, writer, { prefix, weights: half, config, attend });
+    hidden = attentionHalf(operations(`${name}.attention`, attentionWeights(layer)), config, hidden);
+    hidden = feedForwardHalf(operations(`${name}.mlp`, denseWeights(layer)), config, hidden, ["ffn"]);
   });
 
-  const normed = exportNorm(g, "model.norm", hidden, weights.finalNorm, epsilon);
+  const normed = writer.norm("model.norm", hidden, weights.finalNorm);
   const isTied = weights.head === weights.embedding;
   const logits =
-    isTied && embedding.tiedLogits
-      ? embedding.tiedLogits(normed)
-      : exportProduct(g, "lm_head", exportInput(g, normed, dtype), weights.head, dtype);
-  g.output("logits", logits, "float32", ["batch_size", "sequence_length", config.vocabSize]);
+    isTied && embedding.tiedLogits ? embedding.tiedLogits(normed) : writer.product("lm_head", normed, weights.head);
+  const logitsShape = ["batch_size", "sequence_length", config.vocabSize];
+  g.output("logits", scaled(logits, config.logitScale), "float32", logitsShape);
   presents.forEach(({ keys, values }, index) => {
     g.output(`present.${index}.key`, keys, "float32", cacheShape("total_sequence_length"));
     g.output(`present.${index}.value`, values, "float32", cacheShape("total_sequence_length"));
@@ -71,10 +72,50 @@ export function exportGraph({ config, weights }: Pick<Model, "config" | "weights
   return nameOutputs(g.build());
 }
 
-function feedForward(g: GraphBuilder, name: string, rows: Value, refs: FeedForwardRefs, dtype: ExportDtype): Value {
-  const x = exportInput(g, rows, dtype);
-  const gate = exportLinear(g, `${name}.gate`, x, refs.gate, dtype);
-  const up = exportLinear(g, `${name}.up`, x, refs.up, dtype);
-  const inner = Mul(g, Mul(g, gate, Sigmoid(g, gate)), up);
-  return exportLinear(g, `${name}.down`, exportInput(g, inner, dtype), refs.down, dtype);
+function denseWeights(layer: LayerRefs): NamedWeights {
+  const [ffn] = layer.experts as readonly [FeedForwardRefs];
+  return new Map([...feedForwardNorms(layer), ...feedForwardWeights("ffn", ffn)]);
+}
+
+interface ExportHalf {
+  /** Prefix of the names of constants. */
+  readonly prefix: string;
+  readonly weights: NamedWeights;
+  readonly config: ModelConfig;
+  readonly attend: (rows: ExportRows) => Value;
+}
+
+/** `activation(gate) · up` by activation. */
+const GATES: Readonly<Record<Activation, (g: GraphBuilder, gate: Value, up: Value) => Value>> = {
+  silu: (g, gate, up) => Mul(g, Mul(g, gate, Sigmoid(g, gate)), up),
+};
+
+/** Makes the operations of one half of a layer, in operators of the specification. */
+function exportOperations(
+  g: GraphBuilder,
+  writer: ExportWeights,
+  { prefix, weights, config, attend }: ExportHalf,
+): LayerOperations<Value> {
+  const find = (name: string) => {
+    const ref = weights.get(name);
+    if (!ref) throw new TypeError(`Expected a weight \`${name}\` in ${prefix}`);
+    return ref;
+  };
+  return {
+    has: (name) => weights.has(name),
+    linear: (name, x) => {
+      const refs = { weight: find(`${name}.weight`), bias: weights.get(`${name}.bias`) };
+      return writer.linear(`${prefix}.${name}`, x, refs);
+    },
+    norm: (name, x, over) => {
+      const scale = find(name);
+      if (over === "row") return writer.norm(`${prefix}.${name}`, x, scale);
+      const normed = writer.norm(`${prefix}.${name}`, Reshape(g, x, [0, 0, -1, config.headSize]), scale);
+      return Reshape(g, normed, [0, 0, -1]);
+    },
+    attend: (queries, keys, values) => attend({ queries, keys, values }),
+    gate: (gate, up) => GATES[config.activation](g, gate, up),
+    add: (a, b) => Add(g, a, b),
+    scale: (x, factor) => Mul(g, x, g.float(factor)),
+  };
 }

@@ -1,42 +1,57 @@
-// The ONNX operators that our graphs use, one function each, named as in the ONNX specification and in
-// onnxruntime's contrib operators (domain com.microsoft). Types stop a graph from being built with a
-// misspelt operator or attribute; shapes are checked by the runtime when a session is created.
+// The ONNX operators that our graphs use, one function each, named as in the ONNX specification (operator set 18) and
+// as in onnxruntime's contrib operators. Types prevent misspelt operators and attributes; the runtime checks shapes
+// when it opens a session. Exported graphs use operators of the specification, and `MatMul4Bits`.
 
 import type { GraphBuilder, Value } from "./graph-builder.ts";
 
 const MICROSOFT = "com.microsoft";
 
-export function Add(g: GraphBuilder, a: Value, b: Value): Value {
-  return g.node("Add", [a, b]);
+type Unary = (g: GraphBuilder, x: Value) => Value;
+type Binary = (g: GraphBuilder, a: Value, b: Value) => Value;
+
+function unary(type: string): Unary {
+  return (g, x) => g.node(type, [x]);
 }
 
-export function Sub(g: GraphBuilder, a: Value, b: Value): Value {
-  return g.node("Sub", [a, b]);
+function binary(type: string): Binary {
+  return (g, a, b) => g.node(type, [a, b]);
 }
 
-export function Mul(g: GraphBuilder, a: Value, b: Value): Value {
-  return g.node("Mul", [a, b]);
-}
+export const Abs: Unary = unary("Abs");
+export const Cos: Unary = unary("Cos");
+export const Log: Unary = unary("Log");
+export const Neg: Unary = unary("Neg");
+export const Reciprocal: Unary = unary("Reciprocal");
+export const Sigmoid: Unary = unary("Sigmoid");
+export const Sin: Unary = unary("Sin");
+export const Sqrt: Unary = unary("Sqrt");
 
-export function Less(g: GraphBuilder, a: Value, b: Value): Value {
-  return g.node("Less", [a, b]);
-}
-
-export function And(g: GraphBuilder, a: Value, b: Value): Value {
-  return g.node("And", [a, b]);
-}
+export const Add: Binary = binary("Add");
+export const And: Binary = binary("And");
+export const Div: Binary = binary("Div");
+export const Less: Binary = binary("Less");
+export const LessOrEqual: Binary = binary("LessOrEqual");
+/** `a · b`, batched over the leading axes. */
+export const MatMul: Binary = binary("MatMul");
+export const Mul: Binary = binary("Mul");
+export const Pow: Binary = binary("Pow");
+export const Sub: Binary = binary("Sub");
 
 export function Where(g: GraphBuilder, condition: Value, a: Value, b: Value): Value {
   return g.node("Where", [condition, a, b]);
 }
 
+const CAST_TYPES = { float32: 1, bool: 9 } as const;
+
+export function CastTo(g: GraphBuilder, x: Value, to: keyof typeof CAST_TYPES): Value {
+  return g.node("Cast", [x], { to: CAST_TYPES[to] });
+}
+
+// --- Shapes ---
+
 export function Concat(g: GraphBuilder, values: readonly Value[], axis: number): Value {
   const [only] = values;
   return values.length === 1 && only ? only : g.node("Concat", values, { axis });
-}
-
-export function Expand(g: GraphBuilder, x: Value, shape: Value): Value {
-  return g.node("Expand", [x, shape]);
 }
 
 /** Rows of `x` (`axis` 0) by int64 indices of any shape. */
@@ -48,7 +63,7 @@ export function GatherElements(g: GraphBuilder, x: Value, indices: Value, axis: 
   return g.node("GatherElements", [x, indices], { axis });
 }
 
-/** `shape` may hold one -1 (the rest) and zeros (copy the input's size). */
+/** `shape` may hold one -1 (the rest) and zeros (the input's size at the same place). */
 export function Reshape(g: GraphBuilder, x: Value, shape: readonly number[]): Value {
   return g.node("Reshape", [x, g.integers(shape)]);
 }
@@ -70,15 +85,13 @@ export function Shape(g: GraphBuilder, x: Value, start: number, end: number): Va
   return g.node("Shape", [x], { start, end });
 }
 
-/** Splits `x` along `axis` into pieces of the given sizes (an int64 value when they differ from run to run). */
-export function Split(
+/** Elements `[start, end)` of an axis. */
+export function Slice(
   g: GraphBuilder,
   x: Value,
-  sizes: readonly number[] | { readonly sizes: Value; readonly count: number },
-  axis: number,
-): readonly Value[] {
-  const [values, count] = "count" in sizes ? [sizes.sizes, sizes.count] : [g.integers(sizes), sizes.length];
-  return g.nodes("Split", [x, values], [...Array(count).keys()], { axis });
+  { start, end, axis = 0 }: { readonly start: number; readonly end: number; readonly axis?: number },
+): Value {
+  return g.node("Slice", [x, g.integers([start]), g.integers([end]), g.integers([axis])]);
 }
 
 /** int64 `[0, 1, …, limit)`; `limit` is a scalar. */
@@ -86,94 +99,30 @@ export function Range(g: GraphBuilder, limit: Value): Value {
   return g.node("Range", [g.integer(0), limit, g.integer(1)]);
 }
 
-export function Softmax(g: GraphBuilder, x: Value, axis: number): Value {
-  return g.node("Softmax", [x], { axis });
-}
+// --- Reductions. Axes must be positive: with a negative one, no rows are reduced when there are none ---
 
-interface GemmOptions {
-  readonly transA?: boolean;
-  readonly transB?: boolean;
-  /** Of the product alone. */
-  readonly alpha?: number;
-}
-
-/** `x · wᵀ + bias`, `x` `[rows, in]`, `w` `[out, in]` as checkpoints have it, `bias` `[out]` or `[rows, out]`. */
-export function Gemm(
-  g: GraphBuilder,
-  x: Value,
-  w: Value,
-  bias: Value | undefined,
-  { transA = false, transB = true, alpha = 1 }: GemmOptions = {},
-): Value {
-  const attributes = { transA: transA ? 1 : 0, transB: transB ? 1 : 0, alpha: { float: alpha } };
-  return g.node("Gemm", bias ? [x, w, bias] : [x, w], attributes);
-}
-
-/** The sums over `axis`, which must be positive: see `ReduceLogSumExp`. */
+/** The sums over `axis`. */
 export function ReduceSum(g: GraphBuilder, x: Value, axis: number): Value {
   return g.node("ReduceSum", [x, g.integers([axis])], { keepdims: 0 });
 }
 
-export function Abs(g: GraphBuilder, x: Value): Value {
-  return g.node("Abs", [x]);
-}
-
-export function Div(g: GraphBuilder, a: Value, b: Value): Value {
-  return g.node("Div", [a, b]);
-}
-
-/** The means over `axis`, which must be positive: see `ReduceLogSumExp`. Keeps the axis, with size 1. */
+/** The means over `axis`, which is kept with size 1. */
 export function ReduceMean(g: GraphBuilder, x: Value, axis: number): Value {
   return g.node("ReduceMean", [x, g.integers([axis])], { keepdims: 1 });
 }
 
-/** The largest of `axis`, which must be positive: see `ReduceLogSumExp`. Keeps the axis, with size 1. */
+/** The largest of `axis`, which is kept with size 1. */
 export function ReduceMax(g: GraphBuilder, x: Value, axis: number): Value {
   return g.node("ReduceMax", [x, g.integers([axis])], { keepdims: 1 });
 }
 
-/**
- * `aScale · bScale · (a - aZeroPoint) · (b - bZeroPoint)` with integer sums; `a` uint8 `[rows, in]`, `b` int8 or uint8 `[in, out]`,
- * `bScale` `[out]`.
- */
-export function MatMulIntegerToFloat(
-  g: GraphBuilder,
-  a: Value,
-  b: Value,
-  scales: { readonly a: Value; readonly b: Value },
-  zeroPoints: { readonly a: Value; readonly b?: Value | undefined },
-): Value {
-  const offsets = zeroPoints.b === undefined ? [zeroPoints.a] : [zeroPoints.a, zeroPoints.b];
-  return g.node("MatMulIntegerToFloat", [a, b, scales.a, scales.b, ...offsets], {}, MICROSOFT);
+/** `log(sum(exp(x)))` over `axis`. */
+export function ReduceLogSumExp(g: GraphBuilder, x: Value, axis: number): Value {
+  return g.node("ReduceLogSumExp", [x, g.integers([axis])], { keepdims: 0 });
 }
 
-/** `alpha · a · b`, either factor transposed in its last two axes if wanted; batched over the leading axes. */
-export function FusedMatMul(
-  g: GraphBuilder,
-  a: Value,
-  b: Value,
-  { transA = false, transB = false, alpha = 1 }: GemmOptions = {},
-): Value {
-  const attributes = { ...(transA ? { transA: 1 } : {}), transB: transB ? 1 : 0, alpha: { float: alpha } };
-  return g.node("FusedMatMul", [a, b], attributes, MICROSOFT);
-}
-
-/** RMS norm over the last axis: `x / rms(x) · scale`. */
-export function SimplifiedLayerNormalization(g: GraphBuilder, x: Value, scale: Value, epsilon: number): Value {
-  return g.node("SimplifiedLayerNormalization", [x, scale], { axis: -1, epsilon: { float: epsilon }, stash_type: 1 });
-}
-
-/**
- * Rotates pairs `(i, i + headSize / 2)` of each head ("rotate half").
- * `x` `[batch, sequence, numHeads · headSize]`, `positions` int64 `[batch, sequence]`, tables `[maxPositions, headSize / 2]`.
- */
-export function RotaryEmbedding(g: GraphBuilder, x: Value, positions: Value, cos: Value, sin: Value): Value {
-  return g.node("RotaryEmbedding", [x, positions, cos, sin], { interleaved: 0 }, MICROSOFT);
-}
-
-/** `x · sigmoid(alpha · x)`; alpha 1 is SiLU. */
-export function QuickGelu(g: GraphBuilder, x: Value, alpha: number): Value {
-  return g.node("QuickGelu", [x], { alpha: { float: alpha } }, MICROSOFT);
+export function Softmax(g: GraphBuilder, x: Value, axis: number): Value {
+  return g.node("Softmax", [x], { axis });
 }
 
 /** The `k` largest of the last axis, largest first; `k` int64 `[1]`. */
@@ -182,37 +131,95 @@ export function TopK(g: GraphBuilder, x: Value, k: Value): readonly [values: Val
   return [outputs[0] as Value, outputs[1] as Value];
 }
 
-/** `log(sum(exp(x)))` over `axis`, which must be positive: with a negative one, no rows are reduced when there are none. */
-export function ReduceLogSumExp(g: GraphBuilder, x: Value, axis: number): Value {
-  return g.node("ReduceLogSumExp", [x, g.integers([axis])], { keepdims: 0 });
+// --- Products ---
+
+interface ProductOptions {
+  readonly transA?: boolean;
+  readonly transB?: boolean;
+  /** Factor of the product. */
+  readonly alpha?: number;
 }
 
-export function Log(g: GraphBuilder, x: Value): Value {
-  return g.node("Log", [x]);
+/** `x · wᵀ + bias`, `x` `[rows, in]`, `w` `[out, in]` as in checkpoints, `bias` `[out]` or `[rows, out]`. */
+export function Gemm(
+  g: GraphBuilder,
+  x: Value,
+  w: Value,
+  options: ProductOptions & { readonly bias?: Value | undefined } = {},
+): Value {
+  const { bias, transA = false, transB = true, alpha = 1 } = options;
+  const attributes = { transA: transA ? 1 : 0, transB: transB ? 1 : 0, alpha: { float: alpha } };
+  return g.node("Gemm", bias ? [x, w, bias] : [x, w], attributes);
 }
 
-export function Sqrt(g: GraphBuilder, x: Value): Value {
-  return g.node("Sqrt", [x]);
+/** `alpha · a · b`, each factor optionally transposed in its last two axes; batched over the leading axes. */
+export function FusedMatMul(
+  g: GraphBuilder,
+  a: Value,
+  b: Value,
+  { transA = false, transB = false, alpha = 1 }: ProductOptions = {},
+): Value {
+  const attributes = { ...(transA ? { transA: 1 } : {}), transB: transB ? 1 : 0, alpha: { float: alpha } };
+  return g.node("FusedMatMul", [a, b], attributes, MICROSOFT);
 }
 
-export function Reciprocal(g: GraphBuilder, x: Value): Value {
-  return g.node("Reciprocal", [x]);
+/** A tensor in 8 bits: `scale · (values - zeroPoint)`; scale and zero point are scalars. */
+export interface QuantizedTensor {
+  readonly values: Value;
+  readonly scale: Value;
+  readonly zeroPoint: Value;
 }
 
-export function Sigmoid(g: GraphBuilder, x: Value): Value {
-  return g.node("Sigmoid", [x]);
+/** uint8 with one scale for the whole of `x`, from its smallest and largest value. */
+export function DynamicQuantizeLinear(g: GraphBuilder, x: Value): QuantizedTensor {
+  const [values, scale, zeroPoint] = g.nodes("DynamicQuantizeLinear", [x], [0, 1, 2]);
+  return { values: values as Value, scale: scale as Value, zeroPoint: zeroPoint as Value };
 }
 
-export function Neg(g: GraphBuilder, x: Value): Value {
-  return g.node("Neg", [x]);
+export function DequantizeLinear(g: GraphBuilder, x: QuantizedTensor): Value {
+  return g.node("DequantizeLinear", [x.values, x.scale, x.zeroPoint]);
 }
 
-/** `data` with `updates` `[n, …]` added to its rows `indices` `[n, 1]`; a row that is named twice gets both. */
-export function ScatterRowsAdd(g: GraphBuilder, data: Value, indices: Value, updates: Value): Value {
-  return g.node("ScatterND", [data, indices, updates], { reduction: "add" });
+/** `(a - aZeroPoint) · (b - bZeroPoint)`, int32; still to be scaled. */
+export function MatMulInteger(g: GraphBuilder, a: QuantizedTensor, b: QuantizedTensor): Value {
+  return g.node("MatMulInteger", [a.values, b.values, a.zeroPoint, b.zeroPoint]);
 }
 
-/** Rows `[start, end)` of `x`. */
-export function SliceRows(g: GraphBuilder, x: Value, start: number, end: number): Value {
-  return g.node("Slice", [x, g.integers([start]), g.integers([end]), g.integers([0])]);
+/** Weights in blocks of 4 bits: uint8 `[numOut, blocks, blockSize / 2]`, low half first; scales `[numOut · blocks]`. */
+export interface BlockTensor {
+  readonly values: Value;
+  readonly scales: Value;
+  readonly numIn: number;
+  readonly numOut: number;
+  readonly blockSize: number;
+}
+
+/** `x · weightᵀ` in float32; the quant 8 stands for zero. Operator of onnxruntime. */
+export function MatMul4Bits(g: GraphBuilder, x: Value, weight: BlockTensor): Value {
+  const attributes = { K: weight.numIn, N: weight.numOut, bits: 4, block_size: weight.blockSize };
+  return g.node("MatMulNBits", [x, weight.values, weight.scales], attributes, MICROSOFT);
+}
+
+// --- Parts of layers, as contrib operators ---
+
+/** RMS norm over the last axis: `x / rms(x) · scale`. */
+export function SimplifiedLayerNormalization(g: GraphBuilder, x: Value, scale: Value, epsilon: number): Value {
+  return g.node("SimplifiedLayerNormalization", [x, scale], { axis: -1, epsilon: { float: epsilon }, stash_type: 1 });
+}
+
+/**
+ * Rotates pairs `(i, i + headSize / 2)` of each head ("rotate half"). `x` `[batch, sequence, numHeads · headSize]`,
+ * positions int64 `[batch, sequence]`, or `[1]` for the first one of all rows; tables `[maxPositions, headSize / 2]`.
+ */
+export function RotaryEmbedding(
+  g: GraphBuilder,
+  x: Value,
+  { positions, cos, sin }: { readonly positions: Value; readonly cos: Value; readonly sin: Value },
+): Value {
+  return g.node("RotaryEmbedding", [x, positions, cos, sin], { interleaved: 0 }, MICROSOFT);
+}
+
+/** `x · sigmoid(alpha · x)`; alpha 1 is SiLU. */
+export function QuickGelu(g: GraphBuilder, x: Value, alpha: number): Value {
+  return g.node("QuickGelu", [x], { alpha: { float: alpha } }, MICROSOFT);
 }

@@ -1,4 +1,4 @@
-import type { Question } from "@readme-moe/engine";
+import type { Question } from "@readme-moe/engine/evaluation";
 import { Command, Option } from "commander";
 import { readQuestions } from "../evaluation/choice-requests.ts";
 import { readDocuments } from "../evaluation/documents.ts";

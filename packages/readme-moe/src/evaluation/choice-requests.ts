@@ -2,7 +2,7 @@
 // a line for each choice of each document.
 
 import { describeValue } from "@readme-moe/core";
-import type { Choice, Question } from "@readme-moe/engine";
+import type { Choice, Question } from "@readme-moe/engine/evaluation";
 import { badLine, linesOf, parseLine, readTextData } from "./text-data.ts";
 
 interface Request {

@@ -1,4 +1,4 @@
-import { evaluateMultipleChoice, type Question } from "@readme-moe/engine";
+import { evaluateMultipleChoice, type Question } from "@readme-moe/engine/evaluation";
 import { showStatus } from "../progress.ts";
 import { type EvaluationJob, withProgress } from "./evaluation-job.ts";
 import { accuracyRow } from "./report-rows.ts";
@@ -14,7 +14,7 @@ export async function evaluateRequests(
   const results: [string, Readonly<Record<string, unknown>>][] = [];
   for (const [name, questions] of files) {
     const options = { ...withProgress(job, name), maxTokens };
-    const evaluation = await evaluateMultipleChoice(runner, router, tokenizer, questions, options);
+    const evaluation = await evaluateMultipleChoice({ runner, router }, tokenizer, questions, options);
     const { accuracy, normalizedAccuracy, numCut } = evaluation;
     showStatus();
     job.print(accuracyRow(name, accuracy, normalizedAccuracy, questions.length));

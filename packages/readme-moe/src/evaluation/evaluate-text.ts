@@ -4,7 +4,7 @@ import {
   type ExpertEvaluation,
   type Passage,
   passagesOf,
-} from "@readme-moe/engine";
+} from "@readme-moe/engine/evaluation";
 import { type EvaluationJob, withProgress } from "./evaluation-job.ts";
 import { expertRows, lossRow, row, signed } from "./report-rows.ts";
 
@@ -25,7 +25,11 @@ async function textLosses(job: EvaluationJob, files: ReadonlyMap<string, readonl
   const results: [string, Result][] = [];
   const losses: number[] = [];
   for (const [name, passages] of files) {
-    const evaluation = await evaluatePassages(job.runner, job.router, passages, withProgress(job, name));
+    const evaluation = await evaluatePassages(
+      { runner: job.runner, router: job.router },
+      passages,
+      withProgress(job, name),
+    );
     const { loss, perplexity, tokens } = evaluation;
     results.push([name, { loss, perplexity, tokens }]);
     losses.push(loss);

@@ -1,4 +1,4 @@
-import type { ScoreOptions } from "@readme-moe/engine";
+import type { ScoreOptions } from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
 import type { OpenedModel } from "../open.ts";
 import { showStatus } from "../progress.ts";

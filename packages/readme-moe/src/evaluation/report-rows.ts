@@ -1,6 +1,6 @@
 // Results of `eval` as lines for a reader.
 
-import type { Accuracy, ExpertEvaluation } from "@readme-moe/engine";
+import type { Accuracy, ExpertEvaluation } from "@readme-moe/engine/evaluation";
 
 const NAME_WIDTH = 20;
 

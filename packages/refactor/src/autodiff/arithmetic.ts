@@ -1,7 +1,7 @@
 import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
 import { countOf, type Tape, type Tensor } from "./tape.ts";
 
-const { Add, Expand, Mul, QuickGelu, ReduceMean, ReduceSum, Reshape, Sigmoid, Sub } = operators;
+const { Add, Mul, QuickGelu, ReduceSum, Reshape, Sigmoid, Sub } = operators;
 
 /** `a + b`, where `b` has the shape of `a` or of its last axes. */
 export function add(tape: Tape, a: Tensor, b: Tensor): Tensor {
@@ -12,13 +12,11 @@ export function add(tape: Tape, a: Tensor, b: Tensor): Tensor {
   ]);
 }
 
-/** `a · b`, element by element, where `b` has the shape of `a` or of its last axes. */
-export function multiply(tape: Tape, a: Tensor, b: Tensor): Tensor {
+/** `x · factor` */
+export function scale(tape: Tape, x: Tensor, factor: number): Tensor {
   const g = tape.graph;
-  return tape.record(Mul(g, a.value, b.value), a.shape, [
-    [a, (gradient) => Mul(g, gradient, b.value)],
-    [b, (gradient) => sumToShape(g, Mul(g, gradient, a.value), a, b)],
-  ]);
+  const multiply = (value: Value): Value => Mul(g, value, g.floats([factor]));
+  return tape.record(multiply(x.value), x.shape, [[x, multiply]]);
 }
 
 /** `x · sigmoid(x)` */
@@ -47,14 +45,6 @@ export function swiglu(tape: Tape, gate: Tensor, up: Tensor): Tensor {
     ],
     [up, (gradient) => Mul(g, gradient, silued)],
   ]);
-}
-
-/** The mean of all elements, `[1]`. */
-export function mean(tape: Tape, x: Tensor): Tensor {
-  const g = tape.graph;
-  const value = ReduceMean(g, Reshape(g, x.value, [-1]), 0);
-  const share = g.floats([1 / countOf(x.shape)]);
-  return tape.record(value, [1], [[x, (gradient) => Expand(g, Mul(g, gradient, share), g.integers(x.shape))]]);
 }
 
 /** Sums over the leading axes of `a` that `b` was repeated over. */

@@ -3,35 +3,47 @@
 import { matmul, matmulTransposed } from "./products.ts";
 import { causalSoftmax } from "./normalization.ts";
 import { reshape, transpose } from "./shapes.ts";
-import type { Tape, Tensor } from "./tape.ts";
+import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
+
+/**
+ * Queries `[sequences · tokens, numHeads · headSize]`, keys and values `[sequences · tokens, numKvHeads · headSize]`.
+ */
+export interface AttentionRows {
+  readonly query: Tensor;
+  readonly key: Tensor;
+  readonly value: Tensor;
+}
 
 export interface AttentionSizes {
-  readonly sequences: number;
-  /** Of each sequence. */
+  /** Length of each sequence. */
   readonly tokens: number;
   readonly numHeads: number;
-  /** Each serves `numHeads / numKvHeads` heads. */
+  /** Number of key heads, each of which serves `numHeads / numKvHeads` heads. */
   readonly numKvHeads: number;
   readonly headSize: number;
-  /** Of positions that a query sees, its own included. @default all */
+  /** Number of positions that a query sees, its own included. @default all */
   readonly window?: number | undefined;
+  /** Factor of scores. @default 1 / √headSize */
+  readonly scale?: number | undefined;
 }
 
 /**
- * `softmax(query · keyᵀ / √headSize) · value` of each head. `query` `[sequences · tokens, numHeads · headSize]`, `key` and `value`
- * `[sequences · tokens, numKvHeads · headSize]`, positions turned in already; the result is shaped like `query`.
+ * Computes `softmax(query · keyᵀ · scale) · value` of each head. Queries and keys are already rotated. The result has
+ * the shape of the queries.
  */
-export function causalAttention(tape: Tape, query: Tensor, key: Tensor, value: Tensor, sizes: AttentionSizes): Tensor {
-  const { sequences, tokens, numHeads, numKvHeads, headSize, window } = sizes;
+export function causalAttention(tape: Tape, { query, key, value }: AttentionRows, sizes: AttentionSizes): Tensor {
+  const { tokens, numHeads, numKvHeads, headSize, window, scale = 1 / Math.sqrt(headSize) } = sizes;
+  const [numRows = 0] = query.shape;
+  const sequences = numRows === ANY_ROWS ? ANY_ROWS : numRows / tokens;
   const heads = (x: Tensor, count: number): Tensor =>
     transpose(tape, reshape(tape, x, [sequences, tokens, count, headSize]), [0, 2, 1, 3]);
-  // Heads that share keys lie behind each other: to their keys they are so many more rows.
+  // Query heads with the same keys follow each other, as more rows of one product.
   const rows = (numHeads / numKvHeads) * tokens;
   const queries = reshape(tape, heads(query, numHeads), [sequences, numKvHeads, rows, headSize]);
-  const scores = matmulTransposed(tape, queries, heads(key, numKvHeads), 1 / Math.sqrt(headSize));
+  const scores = matmulTransposed(tape, queries, heads(key, numKvHeads), scale);
   const square = reshape(tape, scores, [sequences, numHeads, tokens, tokens]);
   const weights = reshape(tape, causalSoftmax(tape, square, window), scores.shape);
   const attended = matmul(tape, weights, heads(value, numKvHeads));
   const apart = reshape(tape, attended, [sequences, numHeads, tokens, headSize]);
-  return reshape(tape, transpose(tape, apart, [0, 2, 1, 3]), [sequences * tokens, numHeads * headSize]);
+  return reshape(tape, transpose(tape, apart, [0, 2, 1, 3]), [numRows, numHeads * headSize]);
 }

@@ -7,11 +7,11 @@ const { FusedMatMul, Gemm, ReduceSum } = operators;
 export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor {
   const g = tape.graph;
   return tape.record(
-    Gemm(g, x.value, w.value, bias?.value),
+    Gemm(g, x.value, w.value, { bias: bias?.value }),
     [sizeOf(x, 0), sizeOf(w, 0)],
     [
-      [x, (gradient) => Gemm(g, gradient, w.value, undefined, { transB: false })],
-      [w, (gradient) => Gemm(g, gradient, x.value, undefined, { transA: true, transB: false })],
+      [x, (gradient) => Gemm(g, gradient, w.value, { transB: false })],
+      [w, (gradient) => Gemm(g, gradient, x.value, { transA: true, transB: false })],
       ...(bias ? [[bias, (gradient: Value) => ReduceSum(g, gradient, 0)] as const] : []),
     ],
   );
@@ -20,12 +20,11 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor 
 /** Weight `[out, in]` with a change of low rank, `right · left`. */
 export interface LowRankWeight {
   readonly weight: Tensor;
-  /** `[out]` */
-  readonly bias: Tensor | undefined;
   /** `[rank, in]` */
   readonly left: Tensor;
   /** `[out, rank]` */
   readonly right: Tensor;
+  readonly bias?: Tensor | undefined;
 }
 
 /** Computes `x · (weight + right · left)ᵀ + bias` without forming the sum. */
@@ -33,10 +32,10 @@ export function linearWithLowRank(tape: Tape, x: Tensor, { weight, bias, left, r
   const g = tape.graph;
   const base = linear(tape, x, weight, bias);
   const inner = linear(tape, x, left);
-  return tape.record(Gemm(g, inner.value, right.value, base.value), base.shape, [
+  return tape.record(Gemm(g, inner.value, right.value, { bias: base.value }), base.shape, [
     [base, (gradient) => gradient],
-    [inner, (gradient) => Gemm(g, gradient, right.value, undefined, { transB: false })],
-    [right, (gradient) => Gemm(g, gradient, inner.value, undefined, { transA: true, transB: false })],
+    [inner, (gradient) => Gemm(g, gradient, right.value, { transB: false })],
+    [right, (gradient) => Gemm(g, gradient, inner.value, { transA: true, transB: false })],
   ]);
 }
 

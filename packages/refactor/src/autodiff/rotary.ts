@@ -1,22 +1,35 @@
+import { ropeTables, type RopeConfig } from "@readme-moe/model";
 import { operators } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { Neg, RotaryEmbedding } = operators;
 
-/** What rotary embeddings take of the positions: see `ropeTables`. */
+/** Constants of rotary embeddings: see `ropeTables`. */
 export interface RotaryTables {
-  /** int64 `[batch, tokens]` */
+  /** int64 `[batch, tokens]`, or `[1]` for the first position of all rows. */
   readonly positions: Tensor;
   /** `[maxPositions, headSize / 2]` */
   readonly cos: Tensor;
   readonly sin: Tensor;
 }
 
+/** Makes the tables of sequences of `tokens` tokens, which begin at position 0. */
+export function rotaryTables(tape: Tape, rope: RopeConfig, headSize: number, tokens: number): RotaryTables {
+  const shape = [tokens, headSize / 2];
+  const { cos, sin } = ropeTables(rope, headSize, tokens);
+  return {
+    positions: tape.constant("positions", "int64", [1], BigInt64Array.of(0n)),
+    cos: tape.constant("cos", "float32", shape, cos),
+    sin: tape.constant("sin", "float32", shape, sin),
+  };
+}
+
 /** Rotates pairs `(i, i + headSize / 2)` of each head; `x` `[batch, tokens, numHeads · headSize]`. */
 export function rotary(tape: Tape, x: Tensor, { positions, cos, sin }: RotaryTables): Tensor {
   const g = tape.graph;
-  return tape.record(RotaryEmbedding(g, x.value, positions.value, cos.value, sin.value), x.shape, [
-    // Turned back: a rotation's transpose is the rotation by the opposite angle.
-    [x, (gradient) => RotaryEmbedding(g, gradient, positions.value, cos.value, Neg(g, sin.value))],
+  const tables = { positions: positions.value, cos: cos.value, sin: sin.value };
+  return tape.record(RotaryEmbedding(g, x.value, tables), x.shape, [
+    // The transpose of a rotation is the rotation by the opposite angle.
+    [x, (gradient) => RotaryEmbedding(g, gradient, { ...tables, sin: Neg(g, sin.value) })],
   ]);
 }

@@ -54,6 +54,15 @@ export class Tape {
     return { value, shape, needsGradient: false };
   }
 
+  /** Adds a float32 tensor that is the same in all runs, read when the graph's session is opened. */
+  weight(name: string, shape: readonly number[], read: () => Promise<Float32Array> | Float32Array): Tensor {
+    const value = this.graph.weight(name, "float32", shape, async () => {
+      const { buffer, byteOffset, byteLength } = await read();
+      return new Uint8Array(buffer, byteOffset, byteLength);
+    });
+    return { value, shape, needsGradient: false };
+  }
+
   /** Returns the output of an operation, given each input with its rule. */
   record(value: Value, shape: readonly number[], inputs: Operation["inputs"]): Tensor {
     const wanted = inputs.filter(([input]) => input.needsGradient);

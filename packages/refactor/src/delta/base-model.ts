@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { decodeFloats, encodeFloats, isStoredFloat, readMeTensors } from "@readme-moe/model";
 import type { Model, SafetensorsInput } from "@readme-moe/model";
-import { pickRows } from "../layers/pick-rows.ts";
+import { pickRows } from "../layers/layer-source.ts";
 
 // Every expert asks for the same FFN tensors. Those of a small model fit; tensors of a large one are read again.
 const MAX_KEPT_BYTES = 512 << 20;

@@ -87,7 +87,10 @@ export async function measureScales(
   const squares: InputSquares[] = [];
   for (let index = 0; index < numLayers; index++) {
     onLayer(index);
-    const { attention, ffn, gram } = await runProductInputs(layerSource(base, index), stream, hidden, {});
+    const { attention, ffn, gram } = await runProductInputs(
+      { source: layerSource(base, index), stream, options: {} },
+      hidden,
+    );
     squares.push({ attention, ffn, neurons: diagonalOf(gram, intermediateSize) });
   }
   return inputScales(squares, base.config);

@@ -7,8 +7,16 @@ import { relativeErrorOf, remainder } from "../experts/fit-part.ts";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { fitProblem, type Moments } from "../experts/moments.ts";
 import { paperLayer } from "../experts/select.ts";
-import { layerSource, readDense, type LayerSource } from "../layers/layer-source.ts";
-import { addErrors, runDense, runExperts, runMoments, runOverlaps, type Goal } from "../layers/run-layer.ts";
+import { layerSource, readDense } from "../layers/layer-source.ts";
+import {
+  addErrors,
+  runDense,
+  runExperts,
+  runMoments,
+  runOverlaps,
+  type AttendedStates,
+  type LayerPass,
+} from "../layers/run-layer.ts";
 import { TokenStream, type Batch } from "../layers/token-stream.ts";
 import type { Products } from "../linear-algebra/products.ts";
 import type { ResolvedOptions, Sizes } from "../options.ts";
@@ -67,8 +75,8 @@ export async function fitModel(job: RefactorJob, products: Products): Promise<Fi
   for (let index = 0; index < firstLayer; index++) figures.push(await readFigures(work.layerFile(index)));
   let savedMs = performance.now();
   for (let index = firstLayer; index < numLayers; index++) {
-    const source = layerSource(model, index);
-    const context = { job, source, stream, staticStream, costBatches, heldBack, settings, products, state };
+    const pass = { source: layerSource(model, index), stream, options: run };
+    const context = { job, pass, staticStream, costBatches, heldBack, settings, products, state };
     figures.push(await fitOne(context));
     stages.report("layers", index + 1, numLayers);
     const isDue = performance.now() - savedMs >= (run.checkpointMs ?? CHECKPOINT_MS);
@@ -118,8 +126,7 @@ async function restoreState(path: string, state: FitState): Promise<number> {
 
 interface LayerContext {
   readonly job: RefactorJob;
-  readonly source: LayerSource;
-  readonly stream: TokenStream;
+  readonly pass: LayerPass;
   readonly staticStream: TokenStream;
   readonly costBatches: ReadonlySet<Batch>;
   /** Text that is not fitted to, for choosing the shared size; empty when there is no choice. */
@@ -129,31 +136,26 @@ interface LayerContext {
   readonly state: FitState;
 }
 
-/** Inputs of a layer's experts: the stream after attention, and the goal of its FFN. */
-interface States {
-  readonly attended: Float32Array;
-  readonly goal: Goal;
-}
-
 async function fitOne(context: LayerContext): Promise<LayerFigures> {
-  const { job, source, stream, settings, products, state, heldBack } = context;
-  const { options, run, work } = job;
+  const { job, pass, settings, products, state, heldBack } = context;
+  const { options, work } = job;
+  const { source } = pass;
   const share = errorShareOf(options);
   const isSequential = options.method === "sequential";
   const attended = isSequential ? state.fitted : state.dense.slice();
-  const { goal, magnitudes } = await runDense(source, stream, state.dense, share, run);
+  const { goal, magnitudes } = await runDense(pass, state.dense, share);
   const counts = (batch: Batch): boolean => !heldBack.has(batch);
-  const moments = await runMoments(source, stream, attended, goal.rows, share, run, { counts });
+  const moments = await runMoments(pass, attended, { goal: goal.rows, share }, { counts });
   const dense = await readDense(source);
   const fit = { dense, settings, products };
-  const states = { attended, goal };
+  const inputs = { attended, goal };
   const paper = paperLayer(magnitudes, settings.usedSize, dense, options.officialCount);
   const layer =
     options.method === "paper"
       ? { ...paper, relativeErrors: await errorsOnOwnText(paper, moments, products) }
-      : await fitBest(context, states, moments, fit);
-  await addCosts(context, states, layer);
-  if (isSequential) await runExperts(source, stream, attended, layer, (domain) => domain, run);
+      : await fitBest(context, inputs, moments, fit);
+  await addCosts(context, inputs, layer);
+  if (isSequential) await runExperts(pass, attended, layer, (domain) => domain);
   const families: Record<string, LayerExperts> = { ours: layer };
   const figures: Record<string, readonly number[]> = { ours: layer.relativeErrors };
   if (options.baselines) {
@@ -169,38 +171,39 @@ async function fitOne(context: LayerContext): Promise<LayerFigures> {
 
 /** Adds a layer's costs for the router, see `FittedModel`. */
 async function addCosts(
-  { job, source, stream, costBatches, state }: LayerContext,
-  states: States,
+  { job, pass, costBatches, state }: LayerContext,
+  inputs: AttendedStates,
   layer: LayerExperts,
-) {
-  const { options, run, model } = job;
+): Promise<void> {
+  const { options, model } = job;
   const { costs } = state;
   const wants = (batch: Batch): boolean => costBatches.has(batch);
   if (options.method !== "paper") {
-    return addErrors(source, stream, states, layer, { share: errorShareOf(options), costs }, run, wants);
+    return addErrors(pass, inputs, layer, { share: errorShareOf(options), costs, wants });
   }
   const numExperts = layer.experts.length;
   const { numLayers } = model.config;
-  await runOverlaps(source, stream, states.attended, layer, run, wants, (batch, scores) => {
-    const own = stream.view(costs, batch, numExperts);
+  const onScores = (batch: Batch, scores: Float32Array): void => {
+    const own = pass.stream.view(costs, batch, numExperts);
     paperTargets(scores, numExperts).forEach((value, at) => (own[at]! -= value / numLayers));
-  });
+  };
+  await runOverlaps(pass, inputs.attended, layer, { wants, onScores });
 }
 
 /** Fits with each shared size and returns the layer with the smallest error on the text that is held back. */
 async function fitBest(
-  { job, source, stream, heldBack }: LayerContext,
-  states: States,
+  { job, pass, heldBack }: LayerContext,
+  inputs: AttendedStates,
   moments: readonly Moments[],
   fit: LayerFit,
 ): Promise<FittedLayer> {
-  const { options, sizes, run } = job;
+  const { options, sizes } = job;
   const share = errorShareOf(options);
   let best: { readonly layer: FittedLayer; readonly error: number } | undefined;
   for (const sharedSize of sizes.sharedSizes) {
     const layer = await fitLayer(moments, { ...fit, settings: { ...fit.settings, sharedSize } });
     if (heldBack.size === 0) return layer;
-    const error = await ownErrors({ source, stream, states, share, run }, layer, heldBack);
+    const error = await ownErrors(pass, inputs, layer, { share, batches: heldBack });
     if (best === undefined || error < best.error) best = { layer, error };
   }
   if (best === undefined) throw new RangeError("Expected `sharedSizes` to have an entry, got none");
@@ -209,16 +212,15 @@ async function fitBest(
 
 /** Fits the baseline without routing on its own stream: one expert for all text, as wide as what a token uses. */
 async function fitStatic(
-  { job, source, stream, staticStream, state }: LayerContext,
+  { job, pass, staticStream, state }: LayerContext,
   goal: Float32Array,
   fit: LayerFit,
 ): Promise<FittedLayer> {
-  const { options, run } = job;
-  const own = thin(stream, goal, STATIC_EVERY);
-  const pooled = { isPooled: true };
-  const moments = await runMoments(source, staticStream, state.static, own, errorShareOf(options), run, pooled);
+  const own = { ...pass, stream: staticStream };
+  const target = { goal: thin(pass.stream, goal, STATIC_EVERY), share: errorShareOf(job.options) };
+  const moments = await runMoments(own, state.static, target, { isPooled: true });
   const layer = await fitLayer(moments, { ...fit, settings: { ...fit.settings, sharedSize: 0, refits: true } });
-  await runExperts(source, staticStream, state.static, layer, () => 0, run);
+  await runExperts(own, state.static, layer, () => 0);
   return layer;
 }
 
@@ -250,18 +252,15 @@ export function heldBackBatches({ batches }: Pick<TokenStream, "batches">): Read
 
 /** Returns the mean error of each domain's own expert on some batches. */
 export async function ownErrors(
-  pass: Pick<LayerContext, "source" | "stream"> & {
-    readonly states: States;
-    readonly share: number;
-    readonly run: { readonly threads?: number | undefined; readonly signal?: AbortSignal | undefined };
-  },
+  pass: LayerPass,
+  inputs: AttendedStates,
   layer: LayerExperts,
-  batches: ReadonlySet<Batch>,
+  { share, batches }: { readonly share: number; readonly batches: ReadonlySet<Batch> },
 ): Promise<number> {
-  const { source, stream, states, share, run } = pass;
+  const { stream } = pass;
   const numExperts = layer.experts.length;
   const costs = new Float32Array(stream.numTokens * numExperts);
-  await addErrors(source, stream, states, layer, { share, costs }, run, (batch) => batches.has(batch));
+  await addErrors(pass, inputs, layer, { share, costs, wants: (batch) => batches.has(batch) });
   let [sum, tokens] = [0, 0];
   for (const batch of batches) {
     const own = stream.view(costs, batch, numExperts);

@@ -71,7 +71,7 @@ async function energiesOf({ model, run, stages }: Setting, stream: TokenStream):
   const hidden = await stream.embed(model);
   const energies: Float32Array[][] = stream.sequences.map(() => []);
   for (let index = 0; index < numLayers; index++) {
-    const layer = await runEnergies(layerSource(model, index), stream, hidden, run);
+    const layer = await runEnergies({ source: layerSource(model, index), stream, options: run }, hidden);
     layer.forEach((energy, sequence) => energies[sequence]?.push(energy));
     stages.report("clusters", index + 1, numLayers);
   }

@@ -174,14 +174,12 @@ function tokensOf(sequences: readonly Int32Array[]): number {
 /** Counts a model's parameters. @param neurons - of each layer */
 function parametersOf({ weights, config }: Model, neurons: readonly number[]): number {
   const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
-  const attention = weights.layers.flatMap(({ attention: refs, inputNorm, postAttentionNorm }) => [
-    inputNorm,
-    postAttentionNorm,
-    ...[refs.query, refs.key, refs.value, refs.output].flatMap(({ weight, bias }) =>
-      bias ? [weight, bias] : [weight],
-    ),
-  ]);
-  const sizes = [...tables, ...attention, weights.finalNorm].map(({ shape }) =>
+  const layers = weights.layers.flatMap(({ attention: refs, ...layer }) => {
+    const norms = [layer.attentionNorm, layer.attentionOutputNorm, layer.ffnNorm, layer.ffnOutputNorm];
+    const products = [refs.query, refs.key, refs.value, refs.output].flatMap(({ weight, bias }) => [weight, bias]);
+    return [...norms, refs.queryNorm, refs.keyNorm, ...products].filter((ref) => ref !== undefined);
+  });
+  const sizes = [...tables, ...layers, weights.finalNorm].map(({ shape }) =>
     shape.reduce((product, size) => product * size, 1),
   );
   return [...sizes, ...neurons.map((count) => count * 3 * config.hiddenSize)].reduce((sum, size) => sum + size, 0);

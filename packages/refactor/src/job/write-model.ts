@@ -13,8 +13,7 @@ import {
   type TensorRef,
 } from "@readme-moe/model";
 import type { Part } from "../experts/layer-experts.ts";
-import { layerSource, type LayerSource } from "../layers/layer-source.ts";
-import { pickRows } from "../layers/pick-rows.ts";
+import { layerSource, pickRows, type LayerSource } from "../layers/layer-source.ts";
 import type { ModelRouter } from "./train-model-router.ts";
 
 export interface ModelContent {

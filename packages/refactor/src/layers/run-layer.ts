@@ -1,18 +1,18 @@
-// Streams through the graphs of one layer, batch by batch. Sessions live as long as a pass.
+// Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
 
 import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
+import { columnSquares } from "../experts/select.ts";
+import { gramStripes } from "./layer-graph.ts";
 import {
   denseLayerGraph,
   errorsGraph,
   expertGraph,
-  gramStripes,
   momentsGraph,
+  overlapGraph,
   productInputsGraph,
 } from "./layer-graphs.ts";
-import { overlapGraph } from "./overlap-graph.ts";
-import { columnSquares } from "../experts/select.ts";
 import { readDense, type LayerSource } from "./layer-source.ts";
 import type { Batch, TokenStream } from "./token-stream.ts";
 
@@ -21,84 +21,85 @@ export interface PassOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-type Outputs = Readonly<Record<string, GraphTensor>>;
+/** Layer, and the stream that passes through it. */
+export interface LayerPass {
+  readonly source: LayerSource;
+  readonly stream: TokenStream;
+  readonly options: PassOptions;
+}
 
-/** What a layer should put out on a stream, see `denseLayerGraph`. */
+/** Target outputs of a layer for a stream, see `denseLayerGraph`. */
 export interface Goal {
   readonly rows: Float32Array; // [tokens, hiddenSize]
   readonly weights: Float32Array; // [tokens]
 }
 
-/** Takes the dense model one layer on. @returns also each neuron's summed magnitude, by domain */
+/** Inputs of a layer's experts. */
+export interface AttendedStates {
+  /** Stream after attention, `[tokens, hiddenSize]`. */
+  readonly attended: Float32Array;
+  readonly goal: Goal;
+}
+
+type Outputs = Readonly<Record<string, GraphTensor>>;
+
+/** Runs the dense layer on a stream, in place. @returns the goal, and each neuron's summed magnitude by domain */
 export async function runDense(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   hidden: Float32Array,
   share: number,
-  options: PassOptions,
 ): Promise<{ readonly goal: Goal; readonly magnitudes: readonly Float64Array[] }> {
-  const { hiddenSize } = stream;
-  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(stream.numTokens) };
+  const { source, stream } = pass;
+  const { hiddenSize, numTokens, sequenceTokens } = stream;
+  const goal = { rows: new Float32Array(hidden.length), weights: new Float32Array(numTokens) };
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
-  await pass(denseLayerGraph(source, share), stream, options, async (batch, run) => {
-    const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
-    own.set(floats(outputs, "next"));
+  await eachBatch(pass, denseLayerGraph(source, share, sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
     stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
     stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
-    addInto(magnitudes[batch.domain] as Float64Array, floats(outputs, "magnitudes"));
+    addInto(magnitudes[batch.domain]!, floats(outputs, "magnitudes"));
   });
   return { goal, magnitudes };
 }
 
 /**
- * Takes the dense model one layer on. @returns what each neuron puts out over each sequence: sums of squared activations times
- * the square of its column's norm; batches are to be single sequences
+ * Runs the dense layer on a stream of single sequences, in place.
+ *
+ * @returns the energy of each neuron over each sequence: summed squared activations times its column's squared norm
  */
-export async function runEnergies(
-  source: LayerSource,
-  stream: TokenStream,
-  hidden: Float32Array,
-  options: PassOptions,
-): Promise<readonly Float32Array[]> {
-  const { hiddenSize } = stream;
+export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promise<readonly Float32Array[]> {
+  const { source, stream } = pass;
+  const { hiddenSize, sequenceTokens } = stream;
   const norms = columnSquares((await readDense(source)).weight);
   const energies: Float32Array[] = [];
-  await pass(denseLayerGraph(source, 0), stream, options, async (batch, run) => {
-    const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
-    own.set(floats(outputs, "next"));
-    energies.push(floats(outputs, "squares").map((square, neuron) => square * (norms[neuron] as number)));
+  await eachBatch(pass, denseLayerGraph(source, 0, sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
+    energies.push(floats(outputs, "squares").map((square, neuron) => square * norms[neuron]!));
   });
   return energies;
 }
 
-/** What comes to a layer's products, see `productInputsGraph`: sums over tokens. */
+/** Sums over tokens of the inputs of a layer's products, see `productInputsGraph`. */
 export interface ProductInputs {
-  /** Squares. */
-  readonly attention: Float64Array; // [hiddenSize]
-  readonly ffn: Float64Array; // [hiddenSize]
-  /** Neurons' activations times each other, as in `Moments`. */
+  /** Squared inputs of attention, `[hiddenSize]`. */
+  readonly attention: Float64Array;
+  /** Squared inputs of the FFN, `[hiddenSize]`. */
+  readonly ffn: Float64Array;
+  /** Products of neurons' activations, as in `Moments`. */
   readonly gram: Float32Array;
 }
 
-/** Takes the dense model one layer on. */
-export async function runProductInputs(
-  source: LayerSource,
-  stream: TokenStream,
-  hidden: Float32Array,
-  options: PassOptions,
-): Promise<ProductInputs> {
+/** Runs the dense layer on a stream, in place, and sums up the inputs of its products. */
+export async function runProductInputs(pass: LayerPass, hidden: Float32Array): Promise<ProductInputs> {
+  const { source, stream } = pass;
   const { hiddenSize, intermediateSize } = source.config;
   const inputs: ProductInputs = {
     attention: new Float64Array(hiddenSize),
     ffn: new Float64Array(hiddenSize),
     gram: new Float32Array(rowStart(intermediateSize, intermediateSize)),
   };
-  await pass(productInputsGraph(source), stream, options, async (batch, run) => {
-    const own = stream.view(hidden, batch, hiddenSize);
-    const outputs = await run({ ...stream.attentionFeeds(batch), hidden: rowsFeed(own, hiddenSize) });
-    own.set(floats(outputs, "next"));
+  await eachBatch(pass, productInputsGraph(source, stream.sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
   });
@@ -106,137 +107,138 @@ export async function runProductInputs(
 }
 
 /**
- * Takes a stream through a layer's attention, in place, and gives the moments of its FFN by domain.
- * @param of - which batches count, all by default, and whether all domains are taken for one
+ * Runs a layer's attention on a stream, in place, and returns the moments of its FFN by domain.
+ *
+ * @param which - batches that count, by default all, and whether all domains are one
  */
 export async function runMoments(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   hidden: Float32Array,
-  goal: Float32Array,
-  share: number,
-  options: PassOptions,
-  of: { readonly counts?: (batch: Batch) => boolean; readonly isPooled?: boolean } = {},
+  { goal, share }: { readonly goal: Float32Array; readonly share: number },
+  which: { readonly counts?: (batch: Batch) => boolean; readonly isPooled?: boolean } = {},
 ): Promise<readonly Moments[]> {
-  const { hiddenSize } = stream;
-  const empty = (): Moments => emptyMoments(source.config.intermediateSize, hiddenSize);
-  const moments = of.isPooled ? [empty()] : byDomain(stream, empty);
-  await pass(momentsGraph(source, share), stream, options, async (batch, run) => {
+  const { source, stream } = pass;
+  const { hiddenSize, sequenceTokens } = stream;
+  const { intermediateSize } = source.config;
+  const empty = (): Moments => emptyMoments(intermediateSize, hiddenSize);
+  const moments = which.isPooled ? [empty()] : byDomain(stream, empty);
+  await eachBatch(pass, momentsGraph(source, share, sequenceTokens), async (batch, run) => {
     const own = stream.view(hidden, batch, hiddenSize);
     const outputs = await run({
-      ...stream.attentionFeeds(batch),
       hidden: rowsFeed(own, hiddenSize),
       goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });
     own.set(floats(outputs, "attended"));
-    if (of.counts && !of.counts(batch)) return;
-    addMoments(moments[of.isPooled ? 0 : batch.domain] as Moments, {
+    if (which.counts && !which.counts(batch)) return;
+    addMoments(moments[which.isPooled ? 0 : batch.domain]!, {
       count: own.length / hiddenSize,
-      gram: gramOf(outputs, source.config.intermediateSize),
+      gram: gramOf(outputs, intermediateSize),
       cross: floats(outputs, "cross"),
       neuronSums: floats(outputs, "neuron_sums"),
       targetSums: floats(outputs, "target_sums"),
-      targetSquares: sumOf(floats(outputs, "target_squares")),
+      targetSquares: floats(outputs, "target_squares").reduce((sum, value) => sum + value, 0),
     });
   });
   return moments;
 }
 
-/** Takes a stream from behind attention through each domain's own expert, in place. */
+/** Runs the expert of each domain on a stream after attention, in place. */
 export async function runExperts(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   attended: Float32Array,
   layer: LayerExperts,
   expertOf: (domain: number) => number,
-  options: PassOptions,
 ): Promise<void> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
-  const experts = new Set(stream.domains.map(expertOf));
-  for (const expert of experts) {
-    const isOwn = (batch: Batch): boolean => expertOf(batch.domain) === expert;
-    const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
+  for (const expert of new Set(stream.domains.map(expertOf))) {
+    const run: RunBatch = async (batch, runGraph) => {
       const own = stream.view(attended, batch, hiddenSize);
       own.set(floats(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
     };
-    await pass(expertGraph(source, layer, expert), stream, options, run, isOwn);
+    await eachBatch(pass, expertGraph(source, layer, expert), run, ({ domain }) => expertOf(domain) === expert);
   }
 }
 
 /**
- * Adds to `costs` `[tokens, experts]` each expert's weighted squared distance from the target.
- * @param wants - which batches
+ * Adds each expert's weighted squared distance from the target to `costs` `[tokens, experts]`, for the wanted batches.
  */
 export async function addErrors(
-  source: LayerSource,
-  stream: TokenStream,
-  states: { readonly attended: Float32Array; readonly goal: Goal },
+  pass: LayerPass,
+  { attended, goal }: AttendedStates,
   layer: LayerExperts,
-  { share, costs }: { readonly share: number; readonly costs: Float32Array },
-  options: PassOptions,
-  wants: (batch: Batch) => boolean,
+  { share, costs, wants }: { readonly share: number; readonly costs: Float32Array; readonly wants: WantsBatch },
 ): Promise<void> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
-  const numExperts = layer.experts.length;
-  const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
-    const attended = rowsFeed(stream.view(states.attended, batch, hiddenSize), hiddenSize);
-    const feeds = { attended, ...goalFeeds(stream, batch, states.goal) };
-    const own = stream.view(costs, batch, numExperts);
-    floats(await runGraph(feeds), "errors").forEach((error, at) => (own[at] = (own[at] as number) + error));
+  const rowsOf = (states: Float32Array, batch: Batch, width: number): GraphTensor =>
+    rowsFeed(stream.view(states, batch, width), width);
+  const run: RunBatch = async (batch, runGraph) => {
+    const outputs = await runGraph({
+      attended: rowsOf(attended, batch, hiddenSize),
+      goal: rowsOf(goal.rows, batch, hiddenSize),
+      weights: rowsOf(goal.weights, batch, 1),
+    });
+    addInto(stream.view(costs, batch, layer.experts.length), floats(outputs, "errors"));
   };
-  await pass(errorsGraph(source, layer, share), stream, options, run, wants);
+  await eachBatch(pass, errorsGraph(source, layer, share), run, wants);
 }
 
-/** Hands over each token's share of active neurons in each expert, see `overlapGraph`; `[tokens, experts]`. */
+/** Computes each token's share of active neurons in each expert, `[tokens, experts]`, see `overlapGraph`. */
 export async function runOverlaps(
-  source: LayerSource,
-  stream: TokenStream,
+  pass: LayerPass,
   attended: Float32Array,
   layer: LayerExperts,
-  options: PassOptions,
-  wants: (batch: Batch) => boolean,
-  onScores: (batch: Batch, scores: Float32Array) => void,
+  { wants, onScores }: { readonly wants: WantsBatch; readonly onScores: (batch: Batch, scores: Float32Array) => void },
 ): Promise<void> {
+  const { source, stream } = pass;
   const { hiddenSize } = stream;
-  const run = async (batch: Batch, runGraph: (feeds: Feeds) => Promise<Outputs>): Promise<void> => {
+  const run: RunBatch = async (batch, runGraph) => {
     const feeds = { attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize) };
     onScores(batch, floats(await runGraph(feeds), "scores"));
   };
-  await pass(overlapGraph(source, layer), stream, options, run, wants);
+  await eachBatch(pass, overlapGraph(source, layer), run, wants);
 }
 
-async function pass(
+type WantsBatch = (batch: Batch) => boolean;
+type RunGraph = (feeds: Feeds) => Promise<Outputs>;
+type RunBatch = (batch: Batch, run: RunGraph) => Promise<void>;
+
+async function eachBatch(
+  { stream, options: { threads, signal } }: LayerPass,
   graph: Graph,
-  stream: TokenStream,
-  { threads, signal }: PassOptions,
-  each: (batch: Batch, run: (feeds: Feeds) => Promise<Outputs>) => Promise<void>,
-  wants: (batch: Batch) => boolean = () => true,
+  runBatch: RunBatch,
+  wants: WantsBatch = () => true,
 ): Promise<void> {
   const session = await GraphSession.open(graph, { threads });
   try {
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();
-      await each(batch, (feeds) => session.run(feeds));
-      // Runs block their thread: without a break, neither signals nor timers would be heard.
-      await new Promise((resolve) => setImmediate(resolve));
+      await runBatch(batch, (feeds) => session.run(feeds));
+      await yieldToEventLoop();
     }
   } finally {
     await session.dispose();
   }
 }
 
+/** Lets signals and timers run: each run of a session blocks its thread. */
+export function yieldToEventLoop(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Runs a dense graph and replaces the rows by the residual stream after the layer. */
+async function runInPlace(run: RunGraph, rows: Float32Array, width: number): Promise<Outputs> {
+  const outputs = await run({ hidden: rowsFeed(rows, width) });
+  rows.set(floats(outputs, "next"));
+  return outputs;
+}
+
 function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
   return Array.from({ length: Math.max(...stream.domains) + 1 }, make);
 }
 
-function goalFeeds(stream: TokenStream, batch: Batch, { rows, weights }: Goal): Feeds {
-  return {
-    goal: rowsFeed(stream.view(rows, batch, stream.hiddenSize), stream.hiddenSize),
-    weights: rowsFeed(stream.view(weights, batch, 1), 1),
-  };
-}
-
-/** On the diagonal and right of it, see `Moments`. */
+/** Joins the stripes of a Gram matrix's upper triangle, see `Moments`. */
 function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
   const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {
@@ -250,14 +252,11 @@ function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
   return gram;
 }
 
-function sumOf(values: Float32Array): number {
-  return values.reduce((sum, value) => sum + value, 0);
-}
-
 function rowsFeed(data: Float32Array, width: number): GraphTensor {
   return { data, dims: [data.length / width, width] };
 }
 
-function floats(outputs: Outputs, name: string): Float32Array {
+/** Returns a float32 output of a graph. */
+export function floats(outputs: Outputs, name: string): Float32Array {
   return outputs[name]?.data as Float32Array;
 }

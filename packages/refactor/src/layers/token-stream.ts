@@ -1,11 +1,9 @@
-// Texts on their way through a model, layer by layer: hidden states of many sequences of equal length, laid end to end.
+// Texts that pass through a model layer by layer: hidden states of many sequences of equal length, laid end to end.
 
 import type { Model, ModelConfig } from "@readme-moe/model";
-import type { Feeds } from "@readme-moe/onnx";
-import { attentionFeeds } from "./attention-block.ts";
-import { pickRows } from "./pick-rows.ts";
+import { pickRows } from "./layer-source.ts";
 
-/** A range of sequences that run together, all of one domain. */
+/** Range of sequences that run together, all of one domain. */
 export interface Batch {
   readonly domain: number;
   readonly firstSequence: number;
@@ -14,13 +12,12 @@ export interface Batch {
 
 export class TokenStream {
   readonly sequenceTokens: number;
-  /** All of equal length; those of a domain follow each other. */
+  /** Sequences of equal length; those of a domain are contiguous. */
   readonly sequences: readonly Int32Array[];
-  /** Of each sequence. */
+  /** Domain of each sequence. */
   readonly domains: readonly number[];
   readonly hiddenSize: number;
   readonly batches: readonly Batch[];
-  readonly #feeds = new Map<number, Feeds>();
 
   constructor(config: ModelConfig, domains: readonly (readonly Int32Array[])[], batchTokens: number) {
     this.sequences = domains.flat();
@@ -34,31 +31,24 @@ export class TokenStream {
     return this.sequences.length * this.sequenceTokens;
   }
 
-  /** The tokens `[from, to)` of a batch in the whole stream. */
+  /** Finds the tokens `[from, to)` of a batch in the whole stream. */
   tokenRange({ firstSequence, numSequences }: Batch): readonly [from: number, to: number] {
     return [firstSequence * this.sequenceTokens, (firstSequence + numSequences) * this.sequenceTokens];
   }
 
-  /** A batch's part of states `[tokens, size]`: a view. */
+  /** Makes a view of a batch's part of states `[tokens, size]`. */
   view(states: Float32Array, batch: Batch, size: number): Float32Array {
     const [from, to] = this.tokenRange(batch);
     return states.subarray(from * size, to * size);
   }
 
-  /** States `[tokens, …]` of some sequences, in their order: a copy. */
+  /** Copies the states `[tokens, …]` of some sequences, in their order. */
   pick(states: Float32Array, sequences: readonly number[]): Float32Array {
     return pickRows(states, sequences, states.length / this.sequences.length);
   }
 
-  /** What attention takes of a batch, the same in all layers. */
-  attentionFeeds({ numSequences }: Pick<Batch, "numSequences">): Feeds {
-    const feeds = this.#feeds.get(numSequences) ?? attentionFeeds(numSequences, this.sequenceTokens);
-    this.#feeds.set(numSequences, feeds);
-    return feeds;
-  }
-
-  /** The embeddings of all tokens, `[tokens, hiddenSize]`. */
-  async embed({ weights }: Pick<Model, "weights">): Promise<Float32Array> {
+  /** Looks up the embeddings of all tokens, `[tokens, hiddenSize]`. */
+  async embed({ weights, config }: Pick<Model, "weights" | "config">): Promise<Float32Array> {
     const { store, name } = weights.embedding;
     const { hiddenSize } = this;
     const states = new Float32Array(this.numTokens * hiddenSize);
@@ -69,7 +59,7 @@ export class TokenStream {
         states.set(row, (index * this.sequenceTokens + position) * hiddenSize);
       }),
     );
-    return states;
+    return config.embeddingScale === 1 ? states : states.map((value) => value * config.embeddingScale);
   }
 }
 

@@ -16,11 +16,11 @@ export class Products {
   static async open(threads?: number): Promise<Products> {
     const g = new GraphBuilder("multiply");
     const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
-    g.output("y", Gemm(g, a, b, undefined, { transB: false }), "float64", ["m", "n"]);
+    g.output("y", Gemm(g, a, b, { transB: false }), "float64", ["m", "n"]);
     const h = new GraphBuilder("subtract");
     const [c, d] = [h.input("a", "float64", ["m", "k"]), h.input("b", "float64", ["k", "n"])];
     const from = h.input("c", "float64", ["m", "n"]);
-    h.output("y", Gemm(h, c, d, from, { transB: false, alpha: -1 }), "float64", ["m", "n"]);
+    h.output("y", Gemm(h, c, d, { bias: from, transB: false, alpha: -1 }), "float64", ["m", "n"]);
     return new Products(
       await GraphSession.open(g.build(), { threads }),
       await GraphSession.open(h.build(), { threads }),

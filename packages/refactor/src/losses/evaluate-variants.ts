@@ -2,13 +2,14 @@
 // ways. All of them run layer by layer together, so that one layer at a time is in memory.
 
 import type { Model } from "@readme-moe/model";
-import { GraphBuilder, GraphSession, operators, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import { GraphSession, operators, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import { rmsNorm } from "../autodiff/normalization.ts";
+import { linear } from "../autodiff/products.ts";
+import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { LayerExperts } from "../experts/layer-experts.ts";
-import { floatWeight, rmsNorm } from "../layers/float-blocks.ts";
 import { attentionGraph, denseLayerGraph, errorsGraph, expertGraph } from "../layers/layer-graphs.ts";
-import { layerSource, type LayerSource } from "../layers/layer-source.ts";
-import { pickRows } from "../layers/pick-rows.ts";
-import type { Goal, PassOptions } from "../layers/run-layer.ts";
+import { layerSource, pickRows, type LayerSource } from "../layers/layer-source.ts";
+import { floats, yieldToEventLoop, type Goal, type PassOptions } from "../layers/run-layer.ts";
 import type { TokenStream } from "../layers/token-stream.ts";
 
 /** Experts made in one way. */
@@ -101,7 +102,6 @@ async function walkLayer(
   const { hiddenSize, sequenceTokens } = stream;
   const perSequence = sequenceTokens * hiddenSize;
   const goal = { rows: new Float32Array(stream.numTokens * hiddenSize), weights: new Float32Array(stream.numTokens) };
-  const attention = stream.attentionFeeds({ numSequences: 1 });
   const run = (
     graph: Graph,
     walking: readonly Walker[],
@@ -112,20 +112,20 @@ async function walkLayer(
         for (const place of sequences.keys()) {
           options.signal?.throwIfAborted();
           const own = hidden.subarray(place * perSequence, (place + 1) * perSequence);
-          const feeds = { ...attention, hidden: { data: own, dims: [sequenceTokens, hiddenSize] } };
+          const feeds = { hidden: { data: own, dims: [sequenceTokens, hiddenSize] } };
           onOutputs(await session.run(feeds), own, place);
         }
         await yieldToEventLoop();
       }
     });
   if (dense) {
-    await run(denseLayerGraph(source, options.errorShare), [dense], (outputs, own, place) => {
+    await run(denseLayerGraph(source, options.errorShare, sequenceTokens), [dense], (outputs, own, place) => {
       own.set(floats(outputs, "next"));
       goal.rows.set(floats(outputs, "goal"), place * perSequence);
       goal.weights.set(floats(outputs, "weights"), place * sequenceTokens);
     });
   }
-  await run(attentionGraph(source), walkers, (outputs, own) => own.set(floats(outputs, "attended")));
+  await run(attentionGraph(source, sequenceTokens), walkers, (outputs, own) => own.set(floats(outputs, "attended")));
   for (const family of new Set(walkers.map((walker) => walker.family))) {
     const layer = { source, experts: await family.layer(source.index), goal };
     const own = walkers.filter((walker) => walker.family === family);
@@ -212,11 +212,15 @@ async function lossesOf(
  * `[rows, hiddenSize]`, `targets` int64 `[rows, 1]`. Output: `target_log_probs` `[rows]`.
  */
 function lossGraph({ config, weights }: Evaluation["model"]): Graph {
-  const { Gemm, GatherElements, ReduceLogSumExp, Squeeze, Sub } = operators;
-  const g = new GraphBuilder("loss");
-  const hidden = g.input("hidden", "float32", ["rows", config.hiddenSize]);
-  const normed = rmsNorm(g, "final_norm", hidden, weights.finalNorm, config.rmsNormEpsilon);
-  const logits = Gemm(g, normed, floatWeight(g, "head", [weights.head]), undefined);
+  const { GatherElements, Mul, ReduceLogSumExp, Squeeze, Sub } = operators;
+  const tape = new Tape("loss");
+  const g = tape.graph;
+  const weight = (name: string, ref: typeof weights.head): Tensor =>
+    tape.weight(name, ref.shape, () => ref.store.readFloats(ref.name));
+  const hidden = tape.data("hidden", "float32", [ANY_ROWS, config.hiddenSize]);
+  const normed = rmsNorm(tape, hidden, weight("final_norm", weights.finalNorm), config.rmsNormEpsilon);
+  const product = linear(tape, normed, weight("head", weights.head)).value;
+  const logits = config.logitScale === 1 ? product : Mul(g, product, g.float(config.logitScale));
   const targetLogits = GatherElements(g, logits, g.input("targets", "int64", ["rows", 1]), 1);
   const logProbs = Sub(g, Squeeze(g, targetLogits, [1]), ReduceLogSumExp(g, logits, 1));
   g.output("target_log_probs", logProbs, "float32", ["rows"]);
@@ -261,12 +265,3 @@ async function withSession(
 }
 
 type Outputs = Readonly<Record<string, GraphTensor>>;
-
-function floats(outputs: Outputs, name: string): Float32Array {
-  return outputs[name]?.data as Float32Array;
-}
-
-/** Lets signals and timers run: each run of a session blocks its thread. */
-function yieldToEventLoop(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}

@@ -3,7 +3,6 @@
 
 import {
   ROUTER_RMS_NORM_EPSILON,
-  ropeTables,
   type ReadMeContent,
   type RouterConfig,
   type SafetensorsInput,
@@ -13,7 +12,7 @@ import { add, silu } from "../autodiff/arithmetic.ts";
 import { crossEntropy } from "../autodiff/losses.ts";
 import { causalSoftmax, rmsNorm } from "../autodiff/normalization.ts";
 import { linear, matmul, matmulTransposed } from "../autodiff/products.ts";
-import { rotary, type RotaryTables } from "../autodiff/rotary.ts";
+import { rotary, rotaryTables } from "../autodiff/rotary.ts";
 import { reshape, transpose } from "../autodiff/shapes.ts";
 import { Tape, type Tensor } from "../autodiff/tape.ts";
 
@@ -107,7 +106,8 @@ function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weigh
 
   const rows = batch.sequences * batch.tokens;
   let x = weights(EMBEDDED, [rows, config.embeddingSize]);
-  const tables = rotaryTables(tape, config, batch);
+  const headSize = config.innerSize / config.numHeads;
+  const tables = rotaryTables(tape, { type: "default", theta: config.ropeTheta }, headSize, batch.tokens);
   for (let layer = 0; layer < config.numLayers; layer++) {
     const normed = norm(`input_layernorm_${layer}`, x);
     const rotated = (name: string): Tensor => {
@@ -130,17 +130,6 @@ function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weigh
 function toHeads(tape: Tape, x: Tensor, { numHeads, innerSize }: RouterConfig): Tensor {
   const [sequences = 0, tokens = 0] = x.shape;
   return transpose(tape, reshape(tape, x, [sequences, tokens, numHeads, innerSize / numHeads]), [0, 2, 1, 3]);
-}
-
-function rotaryTables(tape: Tape, config: RouterConfig, { sequences, tokens }: BatchShape): RotaryTables {
-  const half = config.innerSize / config.numHeads / 2;
-  const { cos, sin } = ropeTables({ type: "default", theta: config.ropeTheta }, half * 2, tokens);
-  const positions = BigInt64Array.from({ length: sequences * tokens }, (_, row) => BigInt(row % tokens));
-  return {
-    positions: tape.constant("positions", "int64", [sequences, tokens], positions),
-    cos: tape.constant("cos", "float32", [tokens, half], cos),
-    sin: tape.constant("sin", "float32", [tokens, half], sin),
-  };
 }
 
 /** Returns the tensors of a Read-ME folder's router file, in its order. */

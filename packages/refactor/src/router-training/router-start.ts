@@ -53,7 +53,7 @@ export async function projectEmbedding(
   const x = g.input("x", "float32", [vocabSize, size]);
   const w = g.input("w", "float32", [embeddingSize, size]);
   const bias = g.input("bias", "float32", [embeddingSize]);
-  g.output("y", operators.Gemm(g, x, w, bias), "float32", [vocabSize, embeddingSize]);
+  g.output("y", operators.Gemm(g, x, w, { bias }), "float32", [vocabSize, embeddingSize]);
   const session = await GraphSession.open(g.build(), { threads });
   const { y } = await session.run({
     x: { data: values, dims: [vocabSize, size] },

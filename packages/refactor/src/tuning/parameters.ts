@@ -20,6 +20,8 @@ export interface Parameter extends Weight {
   readonly isVector: boolean;
 }
 
+const LAYER_NORMS: ReadonlySet<string> = new Set(["norm", "output_norm"]);
+
 /** Suffixes of the two factors of a weight's low-rank change. */
 export const LEFT = ".left";
 export const RIGHT = ".right";
@@ -33,8 +35,8 @@ export function chooseParameters(weights: DecoderWeights, options: TrainableOpti
   const parameters: Parameter[] = [];
   const choose = (group: WeightGroup, isTrained: boolean): void => {
     for (const [name, weight] of Array.from(group)) {
-      // Norms are always trained; norms of heads only with attention.
-      if (!isTrained && name !== "norm") continue;
+      // Norms of layers are always trained; norms of heads only with attention.
+      if (!isTrained && !LAYER_NORMS.has(name)) continue;
       if (weight.shape.length === 1) parameters.push({ ...weight, isVector: true });
       else if (options.method === "full") parameters.push({ ...weight, isVector: false });
       else {

@@ -23,6 +23,12 @@ const SHARED_FIELDS = [
   "numKvHeads",
   "headSize",
   "rmsNormEpsilon",
+  "qkNorm",
+  "activation",
+  "embeddingScale",
+  "residualScale",
+  "attentionScale",
+  "logitScale",
 ] as const;
 
 /** Models of a tuning. */

@@ -1,42 +1,41 @@
-// A whole model, forwards and backwards, layer by layer: only the layers' inputs are kept in between, and what is inside of a
-// layer is computed again on the way back.
+// Runs a whole model forwards and backwards, layer by layer. Only the layers' inputs are kept; the inside of a layer is
+// computed again on the way back.
 
 import { gradientName } from "../../autodiff/tape.ts";
-import { HIDDEN, OUTPUT_GRADIENT } from "../graphs/attention-graph.ts";
-import type { WeightShapes } from "../graphs/graph-weights.ts";
+import { HIDDEN, OUTPUT_GRADIENT, type WeightShapes } from "../graphs/half-graphs.ts";
 import { dealRows, putRows, takeRows, type Share } from "./deal.ts";
 import { weightFeeds, type DecoderWeights, type LayerWeights, type WeightGroup } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
 
-/** Sequences that go through a decoder together, laid end to end. */
+/** Sequences that run through a decoder together, laid end to end. */
 export interface Batch {
   readonly tokenIds: Int32Array;
-  /** Of each token. */
+  /** Expert of each token. */
   readonly experts: Uint16Array;
 }
 
-/** What a layer was given, for the way back. */
+/** Inputs of a layer's halves, which the way back needs. */
 interface LayerInputs {
   readonly hidden: Float32Array;
-  /** Of the feed-forward half. */
+  /** Inputs of the FFN half, by expert. */
   readonly shares: readonly { readonly share: Share; readonly rows: Float32Array }[];
 }
 
 export interface Pass {
-  /** Behind the last layer, before the last norm; `[tokens, hiddenSize]`. */
+  /** Residual stream behind the last layer, in front of the last norm; `[tokens, hiddenSize]`. */
   readonly hidden: Float32Array;
-  /** Empty unless asked for. */
+  /** Inputs of all layers; empty unless `forward` keeps them. */
   readonly layers: readonly LayerInputs[];
 }
 
-/** Takes a gradient of the weight `key`; the array is the taker's own. */
+/** Receives a gradient of the weight `key`; the array is not used afterwards. */
 export type OnGradient = (key: string, gradient: Float32Array) => void;
 
 export class Decoder {
   readonly weights: DecoderWeights;
   readonly #pool: GraphPool;
   readonly #hiddenSize: number;
-  /** Keys of weights. */
+  /** Keys of trained weights. */
   readonly #trained: ReadonlySet<string>;
 
   constructor(weights: DecoderWeights, pool: GraphPool, trained: ReadonlySet<string> = new Set()) {
@@ -46,7 +45,7 @@ export class Decoder {
     this.#trained = trained;
   }
 
-  /** @param keeps - what `backward` needs */
+  /** Runs all layers. @param keeps - whether `backward` follows */
   async forward({ tokenIds, experts }: Batch, keeps: boolean): Promise<Pass> {
     const shares = dealRows(experts);
     const layers: LayerInputs[] = [];
@@ -65,7 +64,7 @@ export class Decoder {
     return { hidden, layers };
   }
 
-  /** @param gradient - of `pass.hidden` */
+  /** Computes the gradients of trained weights. @param gradient - of `pass.hidden` */
   async backward({ layers }: Pass, gradient: Float32Array, onGradient: OnGradient): Promise<void> {
     let slope = gradient;
     for (const [index, inputs] of [...layers.entries()].toReversed()) {
@@ -114,7 +113,8 @@ export class Decoder {
     const size = this.#hiddenSize;
     const hidden = new Float32Array(tokenIds.length * size);
     tokenIds.forEach((id, row) => hidden.set(embedding.subarray(id * size, (id + 1) * size), row * size));
-    return hidden;
+    const { embeddingScale } = this.#pool.config;
+    return embeddingScale === 1 ? hidden : hidden.map((value) => value * embeddingScale);
   }
 
   #rows(name: string, data: Float32Array): Record<string, { data: Float32Array; dims: readonly number[] }> {
@@ -143,7 +143,7 @@ export class Decoder {
   }
 }
 
-/** Runs block their thread: without a break, neither signals nor timers would be heard. */
+/** Makes a break: runs block their thread, and neither signals nor timers would be handled. */
 function breathe(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }

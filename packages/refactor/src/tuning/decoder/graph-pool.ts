@@ -1,42 +1,42 @@
-// Sessions of a decoder's graphs: layers whose weights look alike, and all their experts, run through the same ones.
+// Sessions of a decoder's graphs. Layers whose weights have the same shapes share them, and so do all of their experts.
 
 import type { ModelConfig } from "@readme-moe/model";
 import { GraphSession, type Graph } from "@readme-moe/onnx";
-import { attentionGradientGraph, attentionGraph, type BatchShape } from "../graphs/attention-graph.ts";
-import { feedForwardGradientGraph, feedForwardGraph } from "../graphs/feed-forward-graph.ts";
-import { keyOf, type WeightShapes } from "../graphs/graph-weights.ts";
+import { attentionGraph, feedForwardGraph, keyOf, type WeightShapes } from "../graphs/half-graphs.ts";
 import { crossEntropyGraph, distillationGraph } from "../graphs/loss-graph.ts";
 
 export class GraphPool {
+  readonly config: ModelConfig;
   readonly #sessions = new Map<string, Promise<GraphSession>>();
-  readonly #config: ModelConfig;
+  readonly #sequenceTokens: number;
   readonly #threads: number | undefined;
-  readonly batch: BatchShape;
 
-  /** @param batch - of all passes */
-  constructor(config: ModelConfig, batch: BatchShape, threads: number | undefined) {
-    this.#config = config;
+  /** @param sequenceTokens - length of all sequences */
+  constructor(config: ModelConfig, sequenceTokens: number, threads: number | undefined) {
+    this.config = config;
+    this.#sequenceTokens = sequenceTokens;
     this.#threads = threads;
-    this.batch = batch;
   }
 
   attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
-    const make = hasGradients ? attentionGradientGraph : attentionGraph;
-    const key = `attention ${hasGradients} ${this.#config.slidingWindows[layer]} ${keyOf(weights)}`;
-    return this.#session(key, () => make(this.#config, layer, this.batch, weights));
+    const { config } = this;
+    const sequences = { tokens: this.#sequenceTokens, window: config.slidingWindows[layer] };
+    const key = `attention ${hasGradients} ${sequences.window} ${keyOf(weights)}`;
+    return this.#session(key, () => attentionGraph({ config, weights, hasGradients }, sequences));
   }
 
   feedForward(weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
-    const make = hasGradients ? feedForwardGradientGraph : feedForwardGraph;
-    return this.#session(`feed-forward ${hasGradients} ${keyOf(weights)}`, () => make(this.#config, weights));
+    const { config } = this;
+    const key = `feed-forward ${hasGradients} ${keyOf(weights)}`;
+    return this.#session(key, () => feedForwardGraph({ config, weights, hasGradients }));
   }
 
   distillation(labelShare: number): Promise<GraphSession> {
-    return this.#session(`distillation ${labelShare}`, () => distillationGraph(this.#config, labelShare, true));
+    return this.#session(`distillation ${labelShare}`, () => distillationGraph(this.config, labelShare));
   }
 
   crossEntropy(): Promise<GraphSession> {
-    return this.#session("cross-entropy", () => crossEntropyGraph(this.#config));
+    return this.#session("cross-entropy", () => crossEntropyGraph(this.config));
   }
 
   async dispose(): Promise<void> {

@@ -1,18 +1,18 @@
-// From a decoder's last states to losses and their gradient, some rows at a time.
+// Losses of a decoder's last states and their gradients, some rows at a time.
 
 import type { GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
-import { HIDDEN } from "../graphs/attention-graph.ts";
+import { HIDDEN } from "../graphs/half-graphs.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
 
-/** Rows of logits that are in memory together: larger arrays would be given back to the system after each use. */
+/** Rows of logits that are in memory together; larger arrays would be returned to the system after each use. */
 const HEAD_ROWS = 128;
 
-/** The tokens that are to follow. */
+/** Tokens that follow each row. */
 export interface Labels {
   readonly ids: Int32Array;
-  /** What each row counts; 0 where nothing is to follow. */
+  /** Weight of each row; 0 for rows that nothing follows. */
   readonly weights: Float32Array;
 }
 
@@ -20,20 +20,30 @@ export interface DistilledRows {
   /** Weighted sums over rows. */
   readonly divergence: number;
   readonly crossEntropy: number;
-  /** Of `divergence + labelShare · crossEntropy` by the student's states. */
+  /** Gradient of `divergence + labelShare · crossEntropy` by the student's states. */
   readonly gradient: Float32Array;
   readonly normGradient: Float32Array;
-  /** Of each row, in nats. */
+  /** Divergence of each row, in nats. */
   readonly divergences: Float32Array;
 }
 
-/** @param states - of the last layer, `[rows, hiddenSize]` */
+/** The student's part and its teacher's. */
+export interface Pair<Part> {
+  readonly student: Part;
+  readonly teacher: Part;
+}
+
+/**
+ * Computes the loss of rows, and its gradients.
+ *
+ * @param states - of the last layer, `[rows, hiddenSize]`
+ * @param labels - with the weight of cross-entropies in the loss
+ */
 export async function distillRows(
   pool: GraphPool,
-  states: { readonly student: Float32Array; readonly teacher: Float32Array },
-  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
-  { ids, weights: rowWeights }: Labels,
-  labelShare: number,
+  states: Pair<Float32Array>,
+  weights: Pair<DecoderWeights>,
+  { ids, weights: rowWeights, labelShare }: Labels & { readonly labelShare: number },
 ): Promise<DistilledRows> {
   const session = await pool.distillation(labelShare);
   const size = weights.student.finalNorm.values.length;
@@ -69,7 +79,7 @@ export async function distillRows(
   return { divergence, crossEntropy, gradient, normGradient, divergences };
 }
 
-/** Each row's cross-entropy, in nats. */
+/** Computes each row's cross-entropy, in nats. */
 export async function crossEntropies(
   pool: GraphPool,
   hidden: Float32Array,

@@ -1,0 +1,62 @@
+// What the expert cache holds. A unit is one layer of one expert; it is read and evicted as a whole.
+
+/** One layer of one expert. */
+export interface ExpertUnit {
+  /** Layer in `[0, numLayers)`. */
+  readonly layer: number;
+  /** Expert in `[0, numExperts)`. */
+  readonly expert: number;
+}
+
+/** The units of a model and their sizes. */
+export interface ExpertLayout {
+  readonly numExperts: number;
+  /** Bytes of one expert in each layer, `[numLayers]`. */
+  readonly layerBytes: readonly number[];
+}
+
+/** Numbers units layer by layer, and within a layer expert by expert. */
+export function unitIndex({ layer, expert }: ExpertUnit, { numExperts }: Pick<ExpertLayout, "numExperts">): number {
+  return layer * numExperts + expert;
+}
+
+/** Returns the bytes of a unit: those of its layer, whose experts all have the same size. */
+export function unitBytes({ layer }: Pick<ExpertUnit, "layer">, { layerBytes }: ExpertLayout): number {
+  return layerBytes[layer] ?? 0;
+}
+
+/** Sums the bytes of one expert over all layers. */
+export function expertBytes({ layerBytes }: Pick<ExpertLayout, "layerBytes">): number {
+  return layerBytes.reduce((sum, bytes) => sum + bytes, 0);
+}
+
+/** Repeats a list of experts for every layer of a step. */
+export function inEveryLayer({ layerBytes }: ExpertLayout, experts: readonly number[]): readonly (readonly number[])[] {
+  return layerBytes.map(() => experts);
+}
+
+/** A unit that occupies memory, or whose read has begun. */
+export interface CachedUnit extends ExpertUnit {
+  /** Whether a layer has run with it since it was read; evicting it before that wastes the read. */
+  readonly wasUsed: boolean;
+}
+
+/** State of the expert cache that decisions depend on; plain data. */
+export interface ExpertCacheState {
+  /** Limit of the bytes of units in memory, reads in progress included. */
+  readonly budgetBytes: number;
+  readonly units: readonly CachedUnit[];
+  /** Number of layers that have run so far. */
+  readonly clock: number;
+  /** Number of layers that have run with each unit, in memory or not, by `unitIndex`. */
+  readonly numUses: ArrayLike<number>;
+  /** Value of `clock` before the layer that last ran with each unit, by `unitIndex`; -1 if none has. */
+  readonly lastUses: ArrayLike<number>;
+  /** Number of evictions so far; numbers the draws of a random policy. */
+  readonly numEvictions: number;
+}
+
+/** Sums the bytes of a state's units, reads in progress included. */
+export function usedBytes({ units }: Pick<ExpertCacheState, "units">, layout: ExpertLayout): number {
+  return units.reduce((sum, unit) => sum + unitBytes(unit, layout), 0);
+}

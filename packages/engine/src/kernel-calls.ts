@@ -1,0 +1,228 @@
+// The calls of the kernel that make up one step, and their results put together by sequence.
+
+import { integerOption, ReadMeError } from "@readme-moe/core";
+import {
+  encodeStep,
+  splitIntoSteps,
+  type Kernel,
+  type KernelKv,
+  type StepLimits,
+  type StepResults,
+  type StepRows,
+} from "@readme-moe/kernel";
+import type { Model } from "@readme-moe/model";
+import type { StepLogits, StepSequence } from "./step-runner.ts";
+
+/**
+ * Checks a sequence before a step.
+ * @throws {RangeError | TypeError} on a wrong field; {ReadMeError} `ERR_CONTEXT_LENGTH`
+ */
+export function checkSequence(
+  { tokenIds, experts, slot, logitsOf, targets }: StepSequence,
+  { config, experts: { names } }: Pick<Model, "config" | "experts">,
+): void {
+  const { vocabSize, contextTokens } = config;
+  if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
+  const asked = slot.numTokens + tokenIds.length;
+  if (asked > contextTokens) {
+    throw new ReadMeError("ERR_CONTEXT_LENGTH", `${asked} tokens do not fit the model's context of ${contextTokens}`);
+  }
+  if (experts.length !== tokenIds.length) {
+    throw new RangeError(`Expected \`experts\` to have one entry for each of ${tokenIds.length} tokens`);
+  }
+  if (targets && targets.length !== logitsOf.length) {
+    throw new RangeError(`Expected \`targets\` to have one entry for each of ${logitsOf.length} rows of logits`);
+  }
+  for (let index = 0; index < tokenIds.length; index++) {
+    integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
+    integerOption(`experts[${index}]`, experts[index], 0, names.length - 1);
+  }
+  for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
+  for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
+}
+
+/** A wanted row of logits. */
+interface WantedRow {
+  /** Index into the sequence's `tokenIds`. */
+  readonly token: number;
+  /** Index into the sequence's `logitsOf`. */
+  readonly place: number;
+  readonly target: number;
+}
+
+/** Tokens `[from, to)` of a sequence, in one call. */
+interface CallPart {
+  readonly sequence: StepSequence;
+  /** Index of the sequence in the step. */
+  readonly index: number;
+  readonly from: number;
+  readonly to: number;
+  /** Rows of logits that are wanted of these tokens, in rising order. */
+  readonly wanted: readonly WantedRow[];
+}
+
+/** One call of the kernel. */
+export interface KernelCall {
+  readonly parts: readonly CallPart[];
+  /** Distinct experts of its tokens, ascending. */
+  readonly experts: readonly number[];
+}
+
+/** Splits a step into calls of at most `maxRows` tokens; the order of a sequence's tokens is kept. */
+export function callsOf(sequences: readonly StepSequence[], maxRows: number): readonly KernelCall[] {
+  const wanted = sequences.map(({ logitsOf, targets }) =>
+    logitsOf
+      .map((token, place) => ({ token, place, target: targets?.[place] ?? 0 }))
+      .toSorted((a, b) => a.token - b.token),
+  );
+  const lengths = sequences.map(({ tokenIds }) => tokenIds.length);
+  return splitIntoSteps(lengths, maxRows).map((pieces) => {
+    const parts = pieces.flatMap(({ sequence: index, from, to }) => {
+      const sequence = sequences[index];
+      const own = wanted[index]?.filter(({ token }) => token >= from && token < to) ?? [];
+      return sequence ? { sequence, index, from, to, wanted: own } : [];
+    });
+    const experts = parts.flatMap(({ sequence, from, to }) => sliceOf(sequence.experts, from, to));
+    return { parts, experts: Array.from(new Set(experts)).sort((a, b) => a - b) };
+  });
+}
+
+function sliceOf(numbers: ArrayLike<number>, from: number, to: number): readonly number[] {
+  return Array.from({ length: to - from }, (_, index) => numbers[from + index] ?? 0);
+}
+
+/** Results of the calls of a step. */
+export class KernelResults {
+  readonly #kernel: Kernel;
+  readonly #vocabSize: number;
+  #candidateIds = new Int32Array(0);
+  #logits = new Float32Array(0);
+  #sums = new Float64Array(0);
+  /** Rows of all logits; the next step overwrites them. */
+  #fullLogits = new Float32Array(0);
+  #numFullRows = 0;
+  /** Index of each sequence's first row of all logits. */
+  #firstFullRows: number[] = [];
+  #numCandidates = 1;
+  #results: StepLogits[] = [];
+  /** Wanted rows of the last call, whose logits the kernel keeps, by sequence and place. */
+  #lastRows: ReadonlyMap<number, readonly (number | undefined)[]> = new Map();
+  /** Rows that were read after a step; the reads after the next step overwrite them. */
+  readonly #readRows: Float32Array[] = [];
+  #numRead = 0;
+
+  constructor(kernel: Kernel, vocabSize: number) {
+    this.#kernel = kernel;
+    this.#vocabSize = vocabSize;
+  }
+
+  /** Begins a step. */
+  begin(sequences: readonly StepSequence[], numCandidates: number): void {
+    this.#numCandidates = numCandidates;
+    this.#numRead = 0;
+    this.#numFullRows = sequences.reduce((sum, s) => sum + (s.wantsFullLogits ? s.logitsOf.length : 0), 0);
+    if (this.#fullLogits.length < this.#numFullRows * this.#vocabSize) {
+      this.#fullLogits = new Float32Array(this.#numFullRows * this.#vocabSize);
+    }
+    let fullRow = 0;
+    this.#firstFullRows = [];
+    const results = sequences.map(({ logitsOf: { length }, wantsFullLogits }, sequence) => {
+      const firstFull = fullRow * this.#vocabSize;
+      this.#firstFullRows.push(fullRow);
+      if (wantsFullLogits) fullRow += length;
+      return {
+        candidateIds: new Int32Array(length * numCandidates),
+        candidateLogits: new Float32Array(length * numCandidates),
+        logSumExp: new Float32Array(length),
+        targetLogProbs: new Float32Array(length),
+        fullLogits: this.#fullLogits.subarray(firstFull, fullRow * this.#vocabSize),
+        readRow: (place: number) => (this.#results === results ? this.#readRow(sequence, place) : undefined),
+      };
+    });
+    this.#results = results;
+  }
+
+  /** Encodes a call of the step, and makes room for its results. */
+  request(
+    { parts }: KernelCall,
+    kv: KernelKv,
+    limits: Omit<StepLimits, "numPages" | "numFullRows">,
+  ): { readonly request: Int32Array; readonly room: StepResults } {
+    const { numExperts = 1 } = limits;
+    const rows = parts.map(({ sequence, index, from, to, wanted }): StepRows => {
+      const { slot, tokenIds, experts, wantsFullLogits } = sequence;
+      const { numTokens: position, pages } = kv.pageSlot(slot);
+      const firstFullRow = this.#firstFullRows[index] ?? 0;
+      return {
+        tokenIds: sliceOf(tokenIds, from, to),
+        experts: numExperts > 1 ? sliceOf(experts, from, to) : undefined,
+        position,
+        pages,
+        logitsOf: wanted.map(({ token }) => token - from),
+        targets: wanted.map(({ target }) => target),
+        fullPlaces: wantsFullLogits ? wanted.map(({ place }) => firstFullRow + place) : undefined,
+      };
+    });
+    const { numPages } = kv;
+    const numWanted = parts.reduce((sum, { wanted }) => sum + wanted.length, 0);
+    return {
+      request: encodeStep(rows, this.#numCandidates, { ...limits, numPages, numFullRows: this.#numFullRows }),
+      room: this.#room(numWanted),
+    };
+  }
+
+  /** Takes the results of the call that was requested last, and appends its tokens to their slots. */
+  take({ parts }: KernelCall, kv: KernelKv): void {
+    const numCandidates = this.#numCandidates;
+    const firstTarget = numCandidates * parts.reduce((sum, { wanted }) => sum + wanted.length, 0);
+    const lastRows = new Map<number, (number | undefined)[]>();
+    this.#lastRows = lastRows;
+    let row = 0;
+    for (const { sequence, index, from, to, wanted } of parts) {
+      kv.advance(sequence.slot, to - from);
+      const rows: (number | undefined)[] = [];
+      lastRows.set(index, rows);
+      const result = this.#results[index];
+      if (!result) continue;
+      for (const { place } of wanted) {
+        const start = row * numCandidates;
+        rows[place] = row;
+        result.candidateIds.set(this.#candidateIds.subarray(start, start + numCandidates), place * numCandidates);
+        result.candidateLogits.set(this.#logits.subarray(start, start + numCandidates), place * numCandidates);
+        const logSumExp = (this.#sums[2 * row] ?? 0) + Math.log(this.#sums[2 * row + 1] ?? 0);
+        result.logSumExp[place] = logSumExp;
+        result.targetLogProbs[place] = (this.#logits[firstTarget + row] ?? 0) - logSumExp;
+        row++;
+      }
+    }
+  }
+
+  /** Returns the results of the step, one for each sequence. */
+  end(): readonly StepLogits[] {
+    return this.#results;
+  }
+
+  #room(numWanted: number): StepResults {
+    const numLogits = numWanted * (this.#numCandidates + 1);
+    if (this.#logits.length < numLogits) {
+      this.#candidateIds = new Int32Array(numLogits);
+      this.#logits = new Float32Array(numLogits);
+    }
+    if (this.#sums.length < 2 * numWanted) this.#sums = new Float64Array(2 * numWanted);
+    return {
+      candidateIds: this.#candidateIds,
+      logits: this.#logits,
+      sums: this.#sums,
+      fullLogits: this.#fullLogits.subarray(0, this.#numFullRows * this.#vocabSize),
+    };
+  }
+
+  #readRow(sequence: number, place: number): Float32Array | undefined {
+    const row = this.#lastRows.get(sequence)?.[place];
+    if (row === undefined) return undefined;
+    const logits = (this.#readRows[this.#numRead] ??= new Float32Array(this.#vocabSize));
+    if (!this.#kernel.readLogits(row, logits)) return undefined;
+    this.#numRead++;
+    return logits;
+  }
+}

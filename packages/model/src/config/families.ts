@@ -1,0 +1,142 @@
+// The supported families of decoders, one entry each. Readers of config.json and of GGUF metadata share this table.
+
+import type { Fields } from "./fields.ts";
+
+/**
+ * Tensor names of a layer's norms, behind `model.layers.N.`. A norm without a name is one that the family does not
+ * have. Output norms are applied to what attention or the FFN adds to the residual stream.
+ */
+export interface NormNames {
+  readonly attention?: string;
+  readonly attentionOutput?: string;
+  readonly ffn?: string;
+  readonly ffnOutput?: string;
+}
+
+/** Rows that one norm of queries and keys is taken over: each head, or all heads together. */
+export type QkNorm = "head" | "all-heads";
+
+/** Properties of one family. Absent ones are Llama's. */
+export interface Family {
+  /** Class in transformers, for the config.json of an export. */
+  readonly className: string;
+  /** `general.architecture` of GGUF files. Of families with the same one, the first reads the file. */
+  readonly architecture: string;
+  /** Whether GGUF files order the rows of queries and keys by rotary pairs. @default false */
+  readonly hasPairedRows?: boolean;
+  readonly norms: NormNames;
+  /** @default queries and keys have no norm */
+  readonly qkNorm?: QkNorm;
+  /** @default the config's `attention_bias` */
+  readonly hasQkvBias?: boolean;
+  /** @default the config's `attention_bias` */
+  readonly hasOutputBias?: boolean;
+  /** Head size when the config has none. @default `hidden_size / num_attention_heads` */
+  readonly headSize?: number;
+  /** Epsilon of norms when the config has none. @default 1e-6 */
+  readonly rmsNormEpsilon?: number;
+  /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
+  readonly slidingWindow?: (fields: Fields) => number | undefined;
+  /**
+   * Config fields with factors; each is 1 when absent.
+   *
+   * @default Llama's: no factors, attention scores times 1 / √headSize
+   */
+  readonly multipliers?: Multipliers;
+  /** Config fields that change the computation in a way that is not supported. @default none */
+  readonly unsupported?: readonly string[];
+}
+
+/** Names of the config fields with a model's factors. */
+export interface Multipliers {
+  /** Factor of embeddings. */
+  readonly embedding: string;
+  /** Factor of what attention and FFN add to the residual stream. */
+  readonly residual: string;
+  /** Factor of attention scores. */
+  readonly attention: string;
+  /** Divisor of logits. */
+  readonly logits: string;
+}
+
+/** Llama's norms. */
+export const NORMS_BEFORE: NormNames = { attention: "input_layernorm", ffn: "post_attention_layernorm" };
+
+function optionalWindow(fields: Fields): number | undefined {
+  return fields.boolean("use_sliding_window", false) ? fields.size("sliding_window", 4096) : undefined;
+}
+
+/** An absent window is Mistral's default of 4,096; `null` means that there is none. */
+function mistralWindow(fields: Fields): number | undefined {
+  return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
+}
+
+const FAMILIES: Readonly<Record<string, Family>> = {
+  llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
+  mistral: {
+    className: "MistralForCausalLM",
+    architecture: "llama",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    hasQkvBias: false,
+    hasOutputBias: false,
+    slidingWindow: mistralWindow,
+  },
+  qwen2: {
+    className: "Qwen2ForCausalLM",
+    architecture: "qwen2",
+    norms: NORMS_BEFORE,
+    hasQkvBias: true,
+    hasOutputBias: false,
+    slidingWindow: optionalWindow,
+  },
+  qwen3: {
+    className: "Qwen3ForCausalLM",
+    architecture: "qwen3",
+    norms: NORMS_BEFORE,
+    qkNorm: "head",
+    headSize: 128,
+    slidingWindow: optionalWindow,
+  },
+  olmo2: {
+    className: "Olmo2ForCausalLM",
+    architecture: "olmo2",
+    norms: { attentionOutput: "post_attention_layernorm", ffnOutput: "post_feedforward_layernorm" },
+    qkNorm: "all-heads",
+    rmsNormEpsilon: 1e-5,
+    // OLMo 3 has windows; its GGUF files have the architecture of OLMo 2.
+    unsupported: ["sliding_window"],
+  },
+  granite: {
+    className: "GraniteForCausalLM",
+    architecture: "granite",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    multipliers: {
+      embedding: "embedding_multiplier",
+      residual: "residual_multiplier",
+      attention: "attention_multiplier",
+      logits: "logits_scaling",
+    },
+  },
+};
+
+/** `model_type` of all supported families. */
+export const MODEL_TYPES: readonly string[] = Object.keys(FAMILIES);
+
+/** `general.architecture` of all supported families. */
+export const ARCHITECTURES: readonly string[] = Array.from(
+  new Set(Object.values(FAMILIES).map(({ architecture }) => architecture)),
+);
+
+/** Looks up a family. @throws {TypeError} for a `model_type` that no config can have */
+export function familyOf(modelType: string): Family {
+  const family = FAMILIES[modelType];
+  if (family === undefined) throw new TypeError(`Expected the \`model_type\` of a family, got \`${modelType}\``);
+  return family;
+}
+
+/** Finds the `model_type` that reads GGUF files of an architecture. */
+export function modelTypeOf(architecture: unknown): string | undefined {
+  return MODEL_TYPES.find((name) => familyOf(name).architecture === architecture);
+}

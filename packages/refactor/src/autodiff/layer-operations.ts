@@ -1,0 +1,97 @@
+// A decoder's layer on a tape: the operations of `decoder` in @readme-moe/onnx, with gradients.
+
+import type { Activation, ModelConfig } from "@readme-moe/model";
+import type { decoder } from "@readme-moe/onnx";
+import { add, scale, swiglu } from "./arithmetic.ts";
+import { causalAttention } from "./attention.ts";
+import { rmsNorm } from "./normalization.ts";
+import { linear, linearWithLowRank } from "./products.ts";
+import { rotary, rotaryTables, type RotaryTables } from "./rotary.ts";
+import { reshape } from "./shapes.ts";
+import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
+
+/** Weights of one half of a layer by name. */
+export interface TapeWeights {
+  has(name: string): boolean;
+  /** Finds a weight. @throws {TypeError} when there is none */
+  get(name: string): Tensor;
+}
+
+/** Length of a graph's sequences, and the layer's window on them. */
+export interface SequenceSizes {
+  readonly tokens: number;
+  readonly window: number | undefined;
+}
+
+/** Functions of an FFN's gate and its other input. */
+const GATES: Readonly<Record<Activation, typeof swiglu>> = { silu: swiglu };
+
+/** Appends the operations of one half of a layer to a tape. */
+export class TapeOperations implements decoder.LayerOperations<Tensor> {
+  readonly #tape: Tape;
+  readonly #weights: TapeWeights;
+  readonly #config: ModelConfig;
+  readonly #sequences: SequenceSizes | undefined;
+  #tables: RotaryTables | undefined;
+
+  /** @param sequences - for attention; FFNs take rows in any order */
+  constructor(tape: Tape, weights: TapeWeights, config: ModelConfig, sequences?: SequenceSizes) {
+    this.#tape = tape;
+    this.#weights = weights;
+    this.#config = config;
+    this.#sequences = sequences;
+  }
+
+  has(name: string): boolean {
+    return this.#weights.has(name);
+  }
+
+  /** Also adds the change of low rank `<name>.right · <name>.left`, if there is one. */
+  linear(name: string, x: Tensor): Tensor {
+    const weight = this.#weights.get(`${name}.weight`);
+    const bias = this.has(`${name}.bias`) ? this.#weights.get(`${name}.bias`) : undefined;
+    if (!this.has(`${name}.left`)) return linear(this.#tape, x, weight, bias);
+    const [left, right] = [this.#weights.get(`${name}.left`), this.#weights.get(`${name}.right`)];
+    return linearWithLowRank(this.#tape, x, { weight, left, right, bias });
+  }
+
+  norm(name: string, x: Tensor, over: "row" | "head"): Tensor {
+    const { rmsNormEpsilon: epsilon, headSize } = this.#config;
+    const weight = this.#weights.get(name);
+    if (over === "row") return rmsNorm(this.#tape, x, weight, epsilon);
+    const [rows = 0, width = 0] = x.shape;
+    const numHeads = rows === ANY_ROWS ? ANY_ROWS : (rows * width) / headSize;
+    const heads = reshape(this.#tape, x, [numHeads, headSize]);
+    return reshape(this.#tape, rmsNorm(this.#tape, heads, weight, epsilon), x.shape);
+  }
+
+  attend(queries: Tensor, keys: Tensor, values: Tensor): Tensor {
+    if (!this.#sequences) throw new TypeError("Expected the length of sequences, which attention needs");
+    const { tokens, window } = this.#sequences;
+    const { numHeads, numKvHeads, headSize, attentionScale } = this.#config;
+    const rows = { query: this.#rotate(queries, tokens), key: this.#rotate(keys, tokens), value: values };
+    const sizes = { tokens, numHeads, numKvHeads, headSize, window, scale: attentionScale };
+    return causalAttention(this.#tape, rows, sizes);
+  }
+
+  gate(gate: Tensor, up: Tensor): Tensor {
+    return GATES[this.#config.activation](this.#tape, gate, up);
+  }
+
+  add(a: Tensor, b: Tensor): Tensor {
+    return add(this.#tape, a, b);
+  }
+
+  scale(x: Tensor, factor: number): Tensor {
+    return scale(this.#tape, x, factor);
+  }
+
+  #rotate(x: Tensor, tokens: number): Tensor {
+    const { rope, headSize } = this.#config;
+    this.#tables ??= rotaryTables(this.#tape, rope, headSize, tokens);
+    const [rows = 0, width = 0] = x.shape;
+    const sequences = rows === ANY_ROWS ? ANY_ROWS : rows / tokens;
+    const apart = reshape(this.#tape, x, [sequences, tokens, width]);
+    return reshape(this.#tape, rotary(this.#tape, apart, this.#tables), x.shape);
+  }
+}

@@ -1,0 +1,147 @@
+// Prompts and choices of one request as one stream of pieces, over scripted engines.
+
+import type { AcceptedPrompt, Engine, GenerateChunk, GenerateRequest, Generation } from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { generateAll, type GenerateAllRequest, type Piece } from "../../packages/express/src/api/generation.ts";
+import { generationOf } from "../support/generation.ts";
+
+interface Script {
+  readonly chunks: readonly GenerateChunk[];
+  readonly accepted?: Promise<AcceptedPrompt>;
+  /** Thrown after the chunks. */
+  readonly failure?: unknown;
+}
+
+const chunk = (choice: number, text: string): GenerateChunk => ({ choice, text, tokens: [{ id: 5 }] });
+
+async function* scripted({ chunks, failure }: Script, onEnd: () => void): AsyncGenerator<GenerateChunk, void> {
+  try {
+    yield* chunks;
+    if (failure !== undefined) throw failure;
+  } finally {
+    onEnd();
+  }
+}
+
+/** An engine that answers its n-th request with the n-th script. */
+function engineOf(scripts: readonly Script[]) {
+  const requests: GenerateRequest[] = [];
+  const ended: number[] = [];
+  const generate = (request: GenerateRequest): Generation => {
+    const index = requests.push(request) - 1;
+    const script = scripts[index];
+    if (!script) throw new RangeError("Expected `prompt` to have at least one token");
+    return generationOf(
+      scripted(script, () => ended.push(index)),
+      script.accepted,
+    );
+  };
+  const engine = { generate, info: { path: "/models/tiny" } } as unknown as Engine;
+  return { engine, requests, ended };
+}
+
+function start(engine: Engine, numPrompts: number, more: Partial<GenerateAllRequest> = {}) {
+  const accepted: AcceptedPrompt[] = [];
+  const pieces = generateAll({
+    engine,
+    settings: { id: "a", promptParam: "prompt", params: { maxTokens: 3, n: 2 }, expert: undefined },
+    input: { prompts: Array.from({ length: numPrompts }, (_, index) => `prompt ${index}`), priority: 4 },
+    client: "ann",
+    signal: new AbortController().signal,
+    onAccepted: (prompt) => accepted.push(prompt),
+    ...more,
+  });
+  return { pieces, accepted };
+}
+
+async function all(pieces: AsyncIterable<Piece>): Promise<readonly Piece[]> {
+  const read: Piece[] = [];
+  for await (const piece of pieces) read.push(piece);
+  return read;
+}
+
+const promptOf = (promptTokens: number): AcceptedPrompt => ({ promptTokens, experts: new Uint16Array(promptTokens) });
+
+test("pieces carry the index of their prompt, and of their choice among those of all prompts", async () => {
+  const { engine, requests } = engineOf([{ chunks: [chunk(0, "a"), chunk(1, "b")] }, { chunks: [chunk(1, "c")] }]);
+  const pieces = await all(start(engine, 2).pieces);
+  const found = pieces.toSorted((a, b) => a.index - b.index);
+  expect(found.map(({ text, prompt, index }) => [text, prompt, index])).toEqual([
+    ["a", 0, 0],
+    ["b", 0, 1],
+    ["c", 1, 3],
+  ]);
+  expect(requests).toMatchObject([
+    { id: "a.0", prompt: "prompt 0", priority: 4, client: "ann" },
+    { id: "a.1", prompt: "prompt 1", priority: 4, client: "ann" },
+  ]);
+});
+
+test("a request with one prompt has the answer's id and parameter", async () => {
+  const { engine, requests } = engineOf([{ chunks: [], failure: new Error("broken") }]);
+  await expect(all(start(engine, 1).pieces)).rejects.toThrow("broken");
+  expect(requests[0]?.id).toBe("a");
+  await expect(all(start(engineOf([]).engine, 1).pieces)).rejects.toMatchObject({ status: 400, param: "prompt" });
+});
+
+test("no piece comes before every prompt is accepted, and each is reported once", async () => {
+  const accept: ((prompt: AcceptedPrompt) => void)[] = [];
+  const late = new Promise<AcceptedPrompt>((resolve) => accept.push(resolve));
+  const first = Promise.resolve(promptOf(7));
+  const { engine } = engineOf([
+    { chunks: [chunk(0, "a")], accepted: first },
+    { chunks: [chunk(0, "b")], accepted: late },
+  ]);
+  const { pieces, accepted } = start(engine, 2);
+  const next = pieces.next();
+  const winner = await Promise.race([
+    next.then(() => "piece"),
+    new Promise((resolve) => setImmediate(resolve, "none")),
+  ]);
+  expect([winner, accepted]).toEqual(["none", [promptOf(7)]]);
+  accept[0]?.(promptOf(9));
+  expect((await next).value).toMatchObject({ text: "a" });
+  expect(await all(pieces)).toMatchObject([{ text: "b" }]);
+  expect(accepted).toEqual([promptOf(7), promptOf(9)]);
+});
+
+describe("an error", () => {
+  test("of a prompt that is not accepted names the prompt and ends the others", async () => {
+    const refusal = Promise.reject<AcceptedPrompt>(new TypeError("Expected token ids"));
+    const { engine, ended } = engineOf([{ chunks: [chunk(0, "a")] }, { chunks: [], accepted: refusal }]);
+    const { pieces } = start(engine, 2);
+    await expect(all(pieces)).rejects.toMatchObject({ status: 400, param: "prompt[1]", message: "Expected token ids" });
+    expect(ended).toEqual([]);
+  });
+
+  test("of an accepted prompt is the grammar's if there is one, and ends the other prompts", async () => {
+    const scripts = [
+      { chunks: [chunk(0, "a")], failure: new RangeError("too slow") },
+      { chunks: Array.from({ length: 100 }, () => chunk(0, "b")) },
+    ];
+    const { engine, ended } = engineOf(scripts);
+    const input = { prompts: ["x", "y"], priority: 0, processLogits: () => undefined };
+    const failed = all(start(engine, 2, { input }).pieces);
+    await expect(failed).rejects.toMatchObject({ status: 500, code: "grammar_failed" });
+    expect(new Set(ended)).toEqual(new Set([0, 1]));
+    await expect(all(start(engineOf(scripts).engine, 2).pieces)).rejects.toThrow(RangeError);
+  });
+
+  test("after an abort is the signal's reason", async () => {
+    const controller = new AbortController();
+    const { engine } = engineOf([{ chunks: [chunk(0, "a")], failure: new Error("aborted by the engine") }]);
+    const { pieces } = start(engine, 1, { signal: controller.signal });
+    expect((await pieces.next()).value).toMatchObject({ text: "a" });
+    controller.abort("gone");
+    await expect(pieces.next()).rejects.toBe("gone");
+  });
+});
+
+test("leaving the iteration ends all generations", async () => {
+  const endless = { chunks: Array.from({ length: 100 }, () => chunk(0, "a")) };
+  const { engine, ended } = engineOf([endless, endless]);
+  const { pieces } = start(engine, 2);
+  await pieces.next();
+  await pieces.return();
+  expect(new Set(ended)).toEqual(new Set([0, 1]));
+});
