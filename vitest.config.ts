@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
@@ -5,14 +6,17 @@ import { defineConfig } from "vitest/config";
 // Tests read the packages' TypeScript sources, so that nothing has to be built before them.
 const conditions = ["@readme-moe/source"];
 
-/** What starts a worker, whose code it finds beside its own. */
-const STARTERS = ["packages/engine/src/host/channel.ts", "packages/grammar/src/matching/open-thread.ts"];
+/** Modules that start a worker from a file beside their own. */
+const STARTERS = ["packages/engine/src/host/channel.ts", "packages/grammar/src/matching/grammar-thread.ts"];
+for (const name of STARTERS) {
+  if (!existsSync(join(import.meta.dirname, name))) throw new Error(`${name}, which starts workers, has moved`);
+}
 
-/** Starts workers as they are published: a compiler in each of them takes longer than opening a small model. */
-const builtWorkers: Plugin = {
+/** Starts workers from the built files: compiling the sources in each of them takes longer than opening a small model. */
+export const builtWorkers: Plugin = {
   name: "built-workers",
   enforce: "pre",
-  // Vitest hands these on to its processes as Node's flags, and they to the workers, which would look for sources.
+  // Vitest passes the conditions to its processes as Node's flags, and these to the workers, which would load sources.
   configResolved({ ssr }) {
     if (ssr.resolve) ssr.resolve.conditions = [];
   },

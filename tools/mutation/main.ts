@@ -1,0 +1,75 @@
+// Runs Stryker over the deciding code: npm run test:mutation [-- --share 0.2 --seed 1 target ...]
+// `--share` draws that part of each target's functions. All targets whole take hours.
+
+import { mkdirSync, readFileSync, statSync } from "node:fs";
+import { relative } from "node:path";
+import { parseArgs } from "node:util";
+import { Stryker } from "@stryker-mutator/core";
+import { seededRandom } from "../../packages/core/src/seeded-random.ts";
+import { sourceFiles } from "../house/source-counts.ts";
+import { drawDeclarations } from "./declarations.ts";
+import { MUTATION_TARGETS, type MutationTarget } from "./targets.ts";
+
+const { values, positionals } = parseArgs({
+  options: {
+    share: { type: "string", default: "1" },
+    seed: { type: "string", default: "1" },
+    concurrency: { type: "string", default: "2" },
+    "tests-timeout-minutes": { type: "string", default: "20" },
+  },
+  allowPositionals: true,
+});
+const OUT = "mutation-results";
+
+function filesOf({ sources }: MutationTarget): readonly string[] {
+  return sources.flatMap((source) => {
+    const path = `packages/${source}`;
+    return statSync(path).isDirectory() ? sourceFiles(path) : [path];
+  });
+}
+
+async function mutate(target: MutationTarget): Promise<void> {
+  process.env["README_MOE_MUTATION_TESTS"] = target.tests.join("\n");
+  const share = Number(values.share);
+  const random = seededRandom(Number(values.seed));
+  const files = filesOf(target);
+  const results = await new Stryker({
+    mutate: share < 1 ? files.flatMap((path) => drawDeclarations(path, share, random)) : [...files],
+    testRunner: "vitest",
+    plugins: ["@stryker-mutator/vitest-runner"],
+    vitest: { configFile: "vitest.mutation.config.ts", related: false },
+    coverageAnalysis: "perTest",
+    // A mutant of code that runs once, when its module is loaded, would need all modules loaded anew.
+    ignoreStatic: true,
+    concurrency: Number(values.concurrency),
+    disableTypeChecks: false,
+    // TypeScript 7 has no API by which Stryker could rewrite paths; vitest does not read this file.
+    tsconfigFile: "no-tsconfig.json",
+    packageManager: "pnpm",
+    reporters: ["json"],
+    jsonReporter: { fileName: `${OUT}/${target.name}.json` },
+    ignorePatterns: ["models", "docs", OUT],
+    tempDirName: ".stryker",
+    timeoutMS: 20_000,
+    dryRunTimeoutMinutes: Number(values["tests-timeout-minutes"]),
+  }).runMutationTest();
+  const count = (...statuses: readonly string[]): number =>
+    results.filter(({ status }) => statuses.includes(status)).length;
+  const killed = count("Killed", "Timeout");
+  const survived = count("Survived", "NoCoverage");
+  console.log(
+    `${target.name}: ${killed} of ${killed + survived} mutants noticed (${((100 * killed) / (killed + survived)).toFixed(1)} %), ` +
+      `${count("NoCoverage")} in code that no test ran`,
+  );
+  for (const { status, fileName, location, mutatorName, replacement } of results) {
+    if (status !== "Survived" && status !== "NoCoverage") continue;
+    const line = readFileSync(fileName, "utf8").split("\n")[location.start.line - 1]?.trim();
+    const place = `${relative(process.cwd(), fileName)}:${location.start.line}`;
+    console.log(`  ${place} ${status} ${mutatorName}: ${line} -> ${replacement?.split("\n")[0]}`);
+  }
+}
+
+mkdirSync(OUT, { recursive: true });
+const chosen =
+  positionals.length === 0 ? MUTATION_TARGETS : MUTATION_TARGETS.filter(({ name }) => positionals.includes(name));
+for (const target of chosen) await mutate(target);

@@ -1,0 +1,43 @@
+// Names the sources that are mutated, and the tests that have to notice. Mutants are not active in processes that a test starts.
+
+export interface MutationTarget {
+  readonly name: string;
+  /** Folders and files below `packages/`. */
+  readonly sources: readonly string[];
+  /** Globs of test files. */
+  readonly tests: readonly string[];
+}
+
+export const MUTATION_TARGETS: readonly MutationTarget[] = [
+  { name: "core", sources: ["core/src"], tests: ["test/core/**/*.test.ts"] },
+  { name: "router", sources: ["router/src"], tests: ["test/router/**/*.test.ts"] },
+  {
+    name: "engine",
+    sources: ["engine/src"],
+    tests: [
+      "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers}.test.ts",
+      "test/engine/{router-states,rows-away,unit-memory,chunk-stream,chunked-routes}.test.ts",
+    ],
+  },
+  {
+    name: "admission",
+    sources: ["express/src/edge/admission.ts", "express/src/edge/admission"],
+    tests: ["test/express/edge-{admission,admission-random,retry-after,return-times}.test.ts"],
+  },
+  {
+    name: "guard",
+    sources: ["express/src/edge/guard.ts", "express/src/edge/rate-limits.ts"],
+    tests: ["test/express/{edge-guard,rate-limits}.test.ts"],
+  },
+  {
+    name: "answers",
+    sources: ["express/src/api/answer.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
+    tests: ["test/express/{api-stream,api-composition,generation,sse-writer,api-refusals}.test.ts"],
+  },
+  { name: "grammar", sources: ["grammar/src/schema"], tests: ["test/grammar/*.test.ts"] },
+  {
+    name: "report",
+    sources: ["refactor/src/report"],
+    tests: ["test/refactor/{report,report-model-card,report-pictures,line-picture}.test.ts"],
+  },
+];
