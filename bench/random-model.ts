@@ -1,7 +1,8 @@
 // A model of a given shape with random weights, for measuring speed.
 
 import { crc32 } from "node:zlib";
-import { parseConfig, type Model, type ModelConfig, type TensorStore } from "@readme-moe/model";
+import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 
 export interface Shape {
   readonly hiddenSize: number;

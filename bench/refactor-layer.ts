@@ -4,7 +4,8 @@
 //   pnpm bench:refactor [--shape smollm2|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
 
 import { parseArgs } from "node:util";
-import { parseConfig, type Model, type TensorStore } from "@readme-moe/model";
+import type { Model, TensorStore } from "@readme-moe/model";
+import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { fitLayer } from "../packages/refactor/src/experts/fit-layer.ts";
 import { layerSource, readDense } from "../packages/refactor/src/layers/layer-source.ts";
 import { addErrors, runDense, runExperts, runMoments } from "../packages/refactor/src/layers/run-layer.ts";

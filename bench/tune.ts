@@ -4,7 +4,7 @@
 //   pnpm bench:tune [--layers 4] [--method lora|full] [--sequences 8] [--tokens 256] [--threads 2] [--rounds 4]
 
 import { parseArgs } from "node:util";
-import { parseConfig } from "@readme-moe/model";
+import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";

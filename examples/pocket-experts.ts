@@ -1,22 +1,22 @@
-// The embedded pocket model's refactored form, made where it is not there yet.
+// Makes the refactored form of the embedded pocket model, unless it exists.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { runCli } from "readme-moe";
 
 const MODELS = join(import.meta.dirname, "..", "models");
-/** The dense model that experts are made of. */
+/** The dense model that the experts are made from. */
 export const POCKET: string = join(MODELS, "pocket");
 const DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"];
-// Half a minute's worth; without these options it takes two, and the result is a little better.
+// Half a minute of work; without these options it takes two minutes, and the result is slightly better.
 const SHORT = ["--calibration-tokens", "3072", "--router-steps", "140"];
 
 export interface PocketExpertsOptions {
   /** @default `models/pocket-experts` */
   readonly folder?: string | undefined;
-  /** Kinds of text; one expert is made for each. @default seven of them */
+  /** Kinds of text; one expert is made for each. @default seven kinds */
   readonly domains?: readonly string[] | undefined;
-  /** Options of `readme-moe refactor`. @default half a minute's worth of work */
+  /** Options of `readme-moe refactor`. @default options for half a minute of work */
   readonly effort?: readonly string[] | undefined;
 }
 
@@ -26,14 +26,16 @@ export async function run(...args: readonly string[]): Promise<void> {
   if (code !== 0) process.exit(code);
 }
 
-/** @returns the folder of the model, which is made in about half a minute where it is not there */
+/** Makes the model in about half a minute, unless it exists. @returns its folder */
 export async function pocketExperts({
   folder = join(MODELS, "pocket-experts"),
   domains = DOMAINS,
   effort = SHORT,
 }: PocketExpertsOptions = {}): Promise<string> {
   if (existsSync(folder)) return folder;
-  console.log(`Making one expert of each of ${domains.length} kinds of text, and a router that chooses among them …\n`);
+  console.log(
+    `Making one expert for each of ${domains.length} kinds of text, and a router that chooses among them …\n`,
+  );
   const data = domains.map((name) => join(POCKET, "calibration", `${name}.jsonl`));
   const unfinished = existsSync(`${folder}.unfinished`) ? ["--resume"] : [];
   await run("refactor", POCKET, "--out", folder, "--data", ...data, ...effort, ...unfinished);

@@ -1,4 +1,4 @@
-// `npm run example <name>`: runs one of the folders beside this file.
+// The program of `npm run example <name>`: runs one of the folders beside this file.
 
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -8,10 +8,10 @@ const EXPERTS = "models/pocket-experts";
 const names = readdirSync(import.meta.dirname).filter((name) => existsSync(join(import.meta.dirname, name, "main.ts")));
 const [, , name = "", ...args] = process.argv;
 
-if (!names.includes(name)) fail(`Usage: npm run example <name> [-- arguments]\nThere are: ${names.join(", ")}`);
-// The first needs the dense model only, the second makes experts itself.
+if (!names.includes(name)) fail(`Usage: npm run example <name> [-- arguments]\nExamples: ${names.join(", ")}`);
+// `drop-in` needs the dense model only, `chatbot` makes the experts itself.
 if (args.length === 0 && !["drop-in", "chatbot"].includes(name) && !existsSync(EXPERTS)) {
-  fail(`${EXPERTS} is not there yet: \`npm start\` makes it, in half a minute. Or name a model of your own.`);
+  fail(`${EXPERTS} does not exist yet: \`npm start\` makes it in half a minute. Or name another model.`);
 }
 process.argv.splice(2, 1);
 await import(`./${name}/main.ts`);

@@ -1,5 +1,5 @@
-// Contenders that are all open at once and take turns within seconds. A machine that others share changes its speed by the minute,
-// and a measurement with a process of its own takes longer than that.
+// Measures contenders that are all open at once and take turns within seconds. The speed of a shared machine changes by
+// the minute, and measurements in separate processes take longer than that.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Interleaved, turnsOf } from "../kit/turns.ts";
@@ -10,23 +10,23 @@ import { type ContenderSpec, nameOf } from "./contender.ts";
 import { METRICS } from "./metrics.ts";
 import { drawPrompts, type WorkloadSizes } from "./workload.ts";
 
-/** Of eight bits, as each engine calls it: what `--set turns=` says otherwise. */
+/** Variants of eight bits, by the names of each engine; `--set turns=` replaces them. */
 const VARIANTS = ["int8", "q8", "Q8_0"];
-/** More take long, and all that is open is in memory. */
+/** Most requests at once: more take too long, and all contenders are in memory. */
 const MOST_AT_ONCE = 32;
-/** The prompt's length whose prefill is compared; others are measured in a process of their own alone. */
+/** Length of the prompt whose prefill is compared; other lengths are measured in separate processes only. */
 const PREFILL_TOKENS = 512;
-/** Threads of some engines go on spinning behind a batch, for half a second and more. */
+/** Pause after a batch: threads of some engines spin for half a second and more. */
 const REST_MS = 1500;
 
 export interface TurnsOptions {
   readonly specs: readonly ContenderSpec[];
-  /** That prompts are drawn from. */
+  /** Token ids that prompts are drawn from. */
   readonly tokens: readonly number[];
   readonly sizes: WorkloadSizes;
 }
 
-/** Nothing where there is only one to measure. */
+/** Measures contenders by turns. Returns no samples if there is only one. */
 export async function measureTurns(
   context: SuiteContext,
   { specs, tokens, sizes }: TurnsOptions,
@@ -55,7 +55,7 @@ export async function measureTurns(
   return { samples, failures };
 }
 
-/** One batch that all contenders answer in turn. */
+/** One batch for all contenders. */
 interface TurnTask {
   readonly name: string;
   readonly metric: string;
@@ -63,7 +63,7 @@ interface TurnTask {
   readonly numPrompts: number;
   readonly promptTokens: number;
   readonly newTokens: number;
-  /** Tokens that count in its speed. */
+  /** Tokens that count in the speed. */
   readonly countedTokens: number;
 }
 
@@ -106,7 +106,7 @@ async function turnsOn(
     for (const spec of specs) {
       open.push(await OpenProcess.start({ spec, threads, maxSequences: numPrompts, seed, cacheFolder }, sizes));
     }
-    // The first round of all warms up, and is not counted.
+    // The first round warms up and is not counted.
     const turns = turnsOf(specs.length, 1 + (quick ? 1 : 4 * rounds));
     for (const [turn, { variant, round }] of turns.entries()) {
       signal?.throwIfAborted();
@@ -117,7 +117,7 @@ async function turnsOn(
       const value = (countedTokens * 1000) / elapsedMs;
       samples.push({ metric, at, value, variant: nameOf(specs[variant] as ContenderSpec), round, turn });
     }
-    // In the order of tables: a round may have begun with the last one.
+    // Sorted as in tables: a round may have begun with the last contender.
     return specs.flatMap((spec) => samples.filter(({ variant }) => variant === nameOf(spec)));
   } finally {
     for (const one of open) await one.close();

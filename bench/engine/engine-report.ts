@@ -43,7 +43,7 @@ export function engineReport(
     ...prefill.map((column) => ({ ...column, title: `prefill ${column.title}` })),
     ...rest,
   ];
-  // OpenVINO is no Node library, and would hide the others.
+  // OpenVINO is no Node library, and would hide the Node libraries.
   const inNode = samples.filter(({ variant }) => !isOpenVino(variant));
   const besideOpenVino = samples.filter(({ variant }) => isOurs(variant) || isOpenVino(variant));
   const comparisons = [

@@ -1,7 +1,7 @@
 // Our engine beside its peers, on the same weights, token ids and number of threads.
 
 import { openModel } from "@readme-moe/model";
-import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
+import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 import { dataFiles, type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
 import { interleave } from "../kit/turns.ts";
 import { compiled, measureInProcess } from "./contender-process.ts";

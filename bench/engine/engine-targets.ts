@@ -1,11 +1,13 @@
-// What was wanted of the engine beside its peers, and of itself.
+// Targets of the engine against its peers, and absolute ones.
 
 import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
 import { median } from "../kit/statistics.ts";
 import type { Target } from "../kit/suite.ts";
 import { METRICS } from "./metrics.ts";
 
-/** Peers that Node programs use, with weights of 8 bits. OpenVINO is faster and no Node library: it is compared alone. */
+/**
+ * Peers that Node programs use, with weights of 8 bits. OpenVINO is faster and no Node library: it is compared alone.
+ */
 const NODE_RIVALS: readonly string[] = ["transformers.js q8", "node-llama-cpp Q8_0"];
 
 /** OpenVINO GenAI with weights of 8 bits, in a Python process. */
@@ -31,9 +33,9 @@ const WANTED = {
     16: { limit: 1.2, aim: 1.3 },
     32: { limit: 1.1, aim: 1.2 },
   },
-  /** The fastest of our precisions that lose next to nothing, against the better Node peer. */
+  /** The fastest of our precisions with next to no loss, against the better Node peer. */
   bestPrecision: { limit: 1.8 },
-  /** Int8 against the better Node peer, against those in Node that lose little, and against OpenVINO. */
+  /** Int8 against the better Node peer, against Node peers with little loss, and against OpenVINO. */
   prefill: { limit: 1.3 },
   prefillOfExact: { limit: 1.9 },
   prefillBesideOpenVino: { limit: 0.9, aim: 1 },
@@ -41,20 +43,20 @@ const WANTED = {
   peakMegabytes: 700,
 } as const;
 const BETTER_RIVAL = `the better of ${NODE_RIVALS.join(" and ")}`;
-/** Over float32. */
+/** Losses over float32. */
 const [NEXT_TO_NOTHING_NATS, LITTLE_NATS] = [0.02, 0.05] as const;
-/** Memory is wanted for so many requests; it is measured after the most that there were. */
+/** Requests at once of the memory target; memory is measured after the largest batch. */
 const PEAK_AT_ONCE = 32;
 
 export interface MeasuredEngines {
-  /** Of contenders that had a process and a minute of their own, and those of turns within seconds. */
+  /** Samples of separate processes, and of turns within seconds. */
   readonly samples: readonly Sample[];
   /** Requests at once. */
   readonly concurrency: readonly number[];
   readonly isOurs: (variant: string) => boolean;
 }
 
-/** What was not measured is left out; all is where there is no int8 of ours. */
+/** Compares samples with the targets. Leaves out missing ones, and all without our int8. */
 export function engineTargets(measured: MeasuredEngines): readonly Target[] {
   const { samples, concurrency, isOurs } = measured;
   const variants = distinct(samples.map(({ variant }) => variant));
@@ -66,7 +68,7 @@ export function engineTargets(measured: MeasuredEngines): readonly Target[] {
   const lossNats = (variant: string): number => of(variant, METRICS.loss) - of(`${prefix}fp32`, METRICS.loss);
   const exactOurs = variants.filter((name) => name.startsWith(prefix) && lossNats(name) < NEXT_TO_NOTHING_NATS);
   const exactInNode = variants.filter((name) => !isOurs(name) && !isOpenVino(name) && lossNats(name) < LITTLE_NATS);
-  // What took turns within seconds says more of ratios than what had a process and a minute of its own.
+  // Turns within seconds give better ratios than separate processes.
   const measuredBy = (byTurns: string, alone: string): string =>
     samples.some(({ metric }) => metric === byTurns) ? byTurns : alone;
   const speed = measuredBy(METRICS.byTurns, METRICS.decode);
@@ -104,7 +106,7 @@ export function engineTargets(measured: MeasuredEngines): readonly Target[] {
     ),
     prefill([OPENVINO], prefillSpeed, WANTED.prefillBesideOpenVino, OPENVINO),
     prefill(NODE_RIVALS, prefillSpeed, WANTED.prefill, BETTER_RIVAL),
-    // Those of other precisions take no turns.
+    // Contenders in other precisions take no turns.
     prefill(
       exactInNode,
       METRICS.prefill,
@@ -123,7 +125,7 @@ function times(what: string, value: number, wanted: Wanted, rival: string): Targ
   return { what, value, unit: `× ${rival}`, wanted: "over", ...wanted };
 }
 
-/** NaN of none. */
+/** Returns the largest finite value; NaN without any. */
 function most(values: readonly number[]): number {
   const measured = values.filter(Number.isFinite);
   return measured.length > 0 ? Math.max(...measured) : NaN;

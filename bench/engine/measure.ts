@@ -1,4 +1,4 @@
-// What is measured of one contender, in the process that it has for itself.
+// Measures one contender in its own process.
 
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -37,7 +37,7 @@ export async function measure(open: () => Promise<Contender>, workload: Workload
   }
 }
 
-/** New tokens a second of all requests together, from the first one's start to the last one's end. */
+/** Measures new tokens per second of all requests together, from the first start to the last end. */
 async function measureBatch(
   contender: Contender,
   prompts: readonly (readonly number[])[],
@@ -47,7 +47,7 @@ async function measureBatch(
   await contender.reserve?.(at, (prompts[0]?.length ?? 0) + newTokens);
   const monitor = monitorEventLoopDelay({ resolution: MONITOR_PERIOD_MS });
   monitor.enable();
-  // It knows how late the loop is only from one of its periods to the next, also where the loop stands still between them.
+  // The monitor measures delays between two of its periods only, also if the loop blocks between them.
   await sleep(2 * MONITOR_PERIOD_MS);
   const [firstMs, elapsedMs] = await timed(() => contender.generate(prompts, newTokens));
   await sleep(2 * MONITOR_PERIOD_MS);
@@ -64,7 +64,7 @@ async function measureBatch(
   ];
 }
 
-/** One request with a long prompt: how fast it is read, and how fast it goes on behind it. */
+/** Measures one request with a long prompt: the speed of prefill, and of decode after it. */
 async function measureContext(
   contender: Contender,
   prompt: readonly number[],

@@ -1,4 +1,4 @@
-// Our engine beside its peers: medians beside the best peer of a column, and ratios over rounds in which contenders took turns.
+// Tables of our engine against its peers: medians against the best peer, and ratios over rounds of turns.
 
 import { distinct, type Sample, valuesOf } from "../kit/samples.ts";
 import { formatNumber, type TableColumn } from "../kit/report.ts";
@@ -11,7 +11,7 @@ export interface ComparedColumn extends TableColumn {
   readonly compare?: "ratio" | "difference";
 }
 
-/** Of a variant in a column: its median by that of the best peer, or less it. `undefined` where either side has none. */
+/** Compares a variant's median with the best peer's, as ratio or difference; `undefined` if either is missing. */
 export function toBestPeer(
   samples: readonly Sample[],
   variant: string,
@@ -27,7 +27,7 @@ export function toBestPeer(
   return column.compare === "difference" ? ours - best : ours / best;
 }
 
-/** A row for each of ours; `undefined` where nothing can be compared. */
+/** Makes a table with a row for each of our variants; `undefined` if nothing can be compared. */
 export function bestPeerTable(
   samples: readonly Sample[],
   columns: readonly ComparedColumn[],
@@ -49,7 +49,7 @@ function relation(value: number | undefined, { compare }: ComparedColumn): strin
   return `× ${value.toFixed(2)}`;
 }
 
-/** @param samples - of one metric; rounds in which all took turns are compared */
+/** Makes a table of medians and ratios. @param samples - of one metric; rounds of both contenders are compared */
 export function turnsTable(
   samples: readonly Sample[],
   {
@@ -61,7 +61,7 @@ export function turnsTable(
     readonly title: string;
     readonly seed: number;
     readonly isOurs: (name: string) => boolean;
-    /** Titles a column. @default "8 at once" */
+    /** Formats a column's title. @default "8 at once" */
     readonly columnOf?: (at: number | string) => string;
   },
 ): ReportTable | undefined {
@@ -88,7 +88,7 @@ export function turnsTable(
       ]),
     ],
     notes: [
-      "All are open at once, each in a process of its own, and take turns within seconds. Ratios of medians over rounds, with the interval in which 95 % of resampled rounds have it.",
+      "All are open at once, each in its own process, and take turns within seconds. Ratios of medians over rounds, with 95 % bootstrap intervals.",
     ],
   };
 }

@@ -2,14 +2,14 @@
 
 import { readdirSync, readFileSync } from "node:fs";
 
-/** The largest resident memory so far of a process and of every process below it, added up. Bytes. */
+/** Adds up the peak resident memory of a process and its descendants. Bytes. */
 export function peakMemoryBytes(pid: number): number {
   const parents = new Map<number, number>();
   for (const name of readdirSync("/proc")) {
     if (/^\d+$/.test(name)) parents.set(Number(name), parentOf(name));
   }
   const tree = [pid];
-  // Grows as it is walked.
+  // The list grows during the loop.
   for (const parent of tree) {
     for (const [child, its] of parents) if (its === parent) tree.push(child);
   }
@@ -17,7 +17,7 @@ export function peakMemoryBytes(pid: number): number {
 }
 
 function parentOf(pid: string): number {
-  // Processes end while they are listed.
+  // A process may end while it is read.
   return Number(/^PPid:\s+(\d+)/m.exec(statusOf(pid))?.[1] ?? 0);
 }
 

@@ -1,10 +1,10 @@
-// The same token ids for every contender, drawn from a text with a seed.
+// Token ids for all contenders, drawn from a text with a seed.
 
 import { tokenSequences } from "@readme-moe/engine/evaluation";
 import type { Model, Tokenizer } from "@readme-moe/model";
 import { seededRandom } from "@readme-moe/core";
 
-/** What one process measures. */
+/** The work of one process. */
 export interface Workload {
   readonly warmUp: readonly number[];
   /** Prompts that run at once, for each number of requests. */
@@ -12,9 +12,9 @@ export interface Workload {
   readonly newTokens: number;
   /** Prompts that run alone, by length. */
   readonly longPrompts: readonly (readonly number[])[];
-  /** New tokens behind each of them. */
+  /** New tokens after each of them. */
   readonly contextTokens: number;
-  /** Sequences to predict, by file; none where the loss is known already. */
+  /** Sequences to predict, by file; empty if the loss is already known. */
   readonly texts: readonly (readonly (readonly number[])[])[];
 }
 
@@ -26,10 +26,10 @@ export interface WorkloadSizes {
   readonly contextTokens: number;
 }
 
-// Far more than all prompts together take.
+// Far more than all prompts together need.
 const SOURCE_TOKENS = 50_000;
 
-/** Token ids to draw prompts from: the documents one after the other, up to a number that is enough. */
+/** Joins documents as token ids to draw prompts from, up to a sufficient number. */
 export function promptSource(tokenizer: Tokenizer, documents: readonly string[]): readonly number[] {
   const tokens: number[] = [];
   for (const text of documents) {
@@ -39,13 +39,13 @@ export function promptSource(tokenizer: Tokenizer, documents: readonly string[])
   return tokens;
 }
 
-/** Where there is no text: any tokens. */
+/** Draws random token ids, for runs without text. */
 export function drawnSource(vocabSize: number, seed: number): readonly number[] {
   const random = seededRandom(seed);
   return Array.from({ length: SOURCE_TOKENS }, () => Math.floor(random() * vocabSize));
 }
 
-/** Prompts of one round. No two of all begin alike, so that no cache of beginnings helps. */
+/** Draws the prompts of one round. No two begin alike, so that no prefix cache helps. */
 export function drawPrompts(text: readonly number[], sizes: WorkloadSizes, seed: number): Omit<Workload, "texts"> {
   const { concurrency, promptTokens, newTokens, contexts, contextTokens } = sizes;
   const longest = Math.max(promptTokens, ...contexts);
@@ -63,7 +63,7 @@ export function drawPrompts(text: readonly number[], sizes: WorkloadSizes, seed:
   return { warmUp, batches, newTokens, longPrompts: contexts.map(draw), contextTokens };
 }
 
-/** Each file's sequences, cut as `readme-moe eval` cuts them. */
+/** Cuts each file into sequences as `readme-moe eval` does. */
 export function textsOf(
   model: Model,
   tokenizer: Tokenizer,
@@ -75,7 +75,7 @@ export function textsOf(
   );
 }
 
-/** The numbers `[0, count)` in an order that the seed says (Fisher-Yates). */
+/** Shuffles the numbers `[0, count)` with a seed (Fisher-Yates). */
 function shuffled(count: number, seed: number): number[] {
   const random = seededRandom(seed);
   const numbers = Array.from({ length: Math.max(0, count) }, (_, index) => index);

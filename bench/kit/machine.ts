@@ -1,4 +1,4 @@
-// What a run ran on. Figures without it say nothing.
+// Describes the machine of a run, without which figures mean nothing.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -7,14 +7,14 @@ import { dirname, join } from "node:path";
 
 export interface Machine {
   readonly cpu: string;
-  /** Of the instructions that kernels choose by, those that it has. */
+  /** Supported instructions among those that kernels choose by. */
   readonly flags: readonly string[];
   readonly cores: number;
   readonly memoryBytes: number;
   readonly kernel: string;
   readonly node: string;
   readonly onnxRuntime: string | undefined;
-  /** Processes that wanted a core in the minute before. */
+  /** Mean number of runnable processes in the minute before. */
   readonly load: number;
   /** Versions of the peers that take part. */
   readonly peers: Readonly<Record<string, string>>;
@@ -47,10 +47,10 @@ export function describeMachine(peers: Readonly<Record<string, string>> = {}): M
   };
 }
 
-/** One line for each thing. */
+/** Formats a machine as a list. */
 export function machineMarkdown(machine: Machine): string {
   const { cpu, flags, cores, memoryBytes, kernel, node, onnxRuntime, load, peers } = machine;
-  const busy = load > 0.5 ? ", so it was not idle: take figures for trials" : "";
+  const busy = load > 0.5 ? ", so the machine was not idle: the figures are not reliable" : "";
   return [
     `- ${cpu}, ${cores} cores${flags.length > 0 ? `, ${flags.join(" ")}` : ""}, ${(memoryBytes / 2 ** 30).toFixed(1)} GiB`,
     `- ${kernel}, Node ${node}, ONNX Runtime ${onnxRuntime ?? "unknown"}`,
@@ -59,7 +59,7 @@ export function machineMarkdown(machine: Machine): string {
   ].join("\n");
 }
 
-/** Linux tells them; elsewhere there are none. */
+/** Reads the CPU's flags on Linux; returns none elsewhere. */
 function cpuFlags(): readonly string[] {
   try {
     return /^(?:flags|Features)\s*:\s*(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.split(" ") ?? [];
@@ -68,7 +68,7 @@ function cpuFlags(): readonly string[] {
   }
 }
 
-/** The version of the inference runtime that `@readme-moe/onnx` pins. */
+/** Returns the version of the inference runtime that `@readme-moe/onnx` pins. */
 function runtimeVersion(): string | undefined {
   try {
     const onnx = createRequire(import.meta.url).resolve("@readme-moe/onnx");

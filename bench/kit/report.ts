@@ -6,7 +6,7 @@ import { bootstrapInterval, median } from "./statistics.ts";
 import type { ReportTable, Suite, SuiteReport, Target } from "./suite.ts";
 import { driftOf } from "./turns.ts";
 
-/** @param pictureFolder - where the pictures lie, from the page; "" beside it */
+/** Formats a report. @param pictureFolder - folder of the pictures, relative to the page; "" for the page's own */
 export function reportMarkdown({ name, summary }: Suite, report: SuiteReport, pictureFolder = ""): string {
   const { tables, targets = [], pictures = [], notes = [] } = report;
   const parts = [
@@ -24,7 +24,7 @@ export function isMet({ value, wanted, limit }: Target): boolean {
   return wanted === "under" ? value < limit : value > limit;
 }
 
-/** What was wanted in all suites of a run, in one table; nothing where nothing was. @param bySuite - by their names */
+/** Formats the targets of all suites as one table; empty without targets. @param bySuite - targets by suite */
 export function wantedMarkdown(bySuite: ReadonlyMap<string, readonly Target[]>): readonly string[] {
   const all = [...bySuite.values()].flat();
   if (all.length === 0) return [];
@@ -68,30 +68,30 @@ function escaped(text: string): string {
   return text.replaceAll("|", "\\|");
 }
 
-/** A column: which samples its cells are of. */
+/** A column of samples of one metric under one condition. */
 export interface TableColumn {
   readonly title: string;
   readonly metric: string;
   /** @default "" */
   readonly at?: number | string;
-  /** After the decimal point; where there is none, as many as the number needs. */
+  /** Decimal places. @default three significant figures */
   readonly digits?: number;
 }
 
-/** Of `summaryTable`. */
+/** Options of `summaryTable`. */
 export interface SummaryOptions {
   readonly title: string;
   readonly seed: number;
   /** @default a column for each metric under each condition */
   readonly columns?: readonly TableColumn[];
-  /** Above how much change of the first variant a column is marked. @default 0.1 */
+  /** Change of the first variant above which a column is marked. @default 0.1 */
   readonly driftLimit?: number;
   readonly notes?: readonly string[];
 }
 
 const MARK = "†";
 
-/** Medians with their 95 % intervals; columns in which the machine's speed changed are marked. */
+/** Makes a table of medians with 95 % intervals, and marks columns in which the machine's speed changed. */
 export function summaryTable(samples: readonly Sample[], options: SummaryOptions): ReportTable {
   const { title, seed, columns = columnsOf(samples), driftLimit = 0.1, notes = [] } = options;
   const drifts = driftOf(samples);
@@ -132,7 +132,7 @@ function cell(values: readonly number[], seed: number, digits: number | undefine
   return low === text && high === text ? text : `${text} (${low} to ${high})`;
 }
 
-/** Three figures where nothing else is said; thousands apart. */
+/** Formats a number with three significant figures by default, and separated thousands. */
 export function formatNumber(value: number, digits?: number): string {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "–" : String(value);
   const size = value === 0 ? 0 : Math.floor(Math.log10(Math.abs(value)));
@@ -140,10 +140,10 @@ export function formatNumber(value: number, digits?: number): string {
   return value.toLocaleString("en-US", { minimumFractionDigits: shown, maximumFractionDigits: shown });
 }
 
-/** Of Okabe and Ito, and others as far from each other. */
+/** Colours by Okabe and Ito, and others that are as distinct. */
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999", "#7a5195"];
 
-/** One panel: a metric's medians, a curve for each variant. */
+/** Draws a metric's medians over a condition that is a number, a curve for each variant. */
 export function curvesPanel(samples: readonly Sample[], metric: string, title: string = metric): LinePanel {
   const names = distinct(samples.map(({ variant }) => variant));
   const curves = names.map((variant, index): Curve => {

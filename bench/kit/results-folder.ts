@@ -1,8 +1,9 @@
-// Where a run's results lie. Each finished measurement is there at once, so a run that was cut off goes on where it was:
+// The folder of a run's results. Each measurement is written when it is finished, so that a run can continue after a
+// break:
 //
-//   <folder>/settings.json               what was asked for; a folder belongs to one set of settings
-//            machine.json                what it ran on
-//            summary.md                  all suites
+//   <folder>/settings.json               settings of the run; a folder belongs to one set of settings
+//            machine.json                the machine
+//            summary.md                  reports of all suites
 //            <suite>/measurements.jsonl  a line for each finished measurement
 //                    samples.csv, report.md, *.svg
 
@@ -18,8 +19,8 @@ interface KeptLine {
 }
 
 /**
- * Makes the folder, or goes on in one that was begun with the same settings.
- * @throws {RangeError} where it was begun with others
+ * Makes the folder, or continues in one that was begun with the same settings.
+ * @throws {RangeError} when it was begun with other settings
  */
 export async function openResultsFolder(folder: string, settings: BenchSettings): Promise<void> {
   await mkdir(folder, { recursive: true });
@@ -34,12 +35,12 @@ export async function openResultsFolder(folder: string, settings: BenchSettings)
   }
 }
 
-/** A suite's `keep`, which knows what was kept before. */
+/** Makes a suite's `keep`, which returns earlier results. */
 export async function openKept(suiteFolder: string): Promise<SuiteContext["keep"]> {
   await mkdir(suiteFolder, { recursive: true });
   const path = join(suiteFolder, "measurements.jsonl");
   const text = (await readIfThere(path)) ?? "";
-  // What a run was writing when it was cut off is no line.
+  // An interrupted run may have left an incomplete line.
   const end = text.lastIndexOf("\n") + 1;
   if (end < text.length) await writeFileAtomically(path, text.slice(0, end));
   const kept = new Map(linesOf(text.slice(0, end), path).map(({ key, result }) => [key, result]));
@@ -50,7 +51,7 @@ export async function openKept(suiteFolder: string): Promise<SuiteContext["keep"
     if (kept.has(key)) return kept.get(key) as Result;
     const line = JSON.stringify({ key, result: await work() });
     await appendFile(path, `${line}\n`);
-    // As it would be read, whether it is read or not.
+    // Returned in the form in which a later run reads it.
     return (JSON.parse(line) as { readonly result: Result }).result;
   };
 }
@@ -63,7 +64,7 @@ function linesOf(text: string, path: string): readonly KeptLine[] {
       try {
         return JSON.parse(line) as KeptLine;
       } catch (cause) {
-        throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: line ${index + 1} is no JSON`, { cause });
+        throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: line ${index + 1} is not JSON`, { cause });
       }
     });
 }

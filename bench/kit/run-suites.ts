@@ -1,4 +1,4 @@
-// Runs suites one after the other, and leaves what they found in a folder.
+// Runs suites one after the other and writes their reports into a folder.
 
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
@@ -9,19 +9,19 @@ import { type BenchSettings, settingsOfSuite, type Suite, type SuiteReport, type
 import { describeMachine, machineMarkdown } from "./machine.ts";
 import { openKept, openResultsFolder } from "./results-folder.ts";
 
-/** Where results go, and what suites are told. */
+/** Options of a run. */
 export interface RunSuitesOptions {
   readonly folder: string;
   readonly settings: BenchSettings;
-  /** Versions of those that take part, by their names. */
+  /** Versions of the peers, by name. */
   readonly peers?: Readonly<Record<string, string>>;
   readonly say: (text: string) => void;
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * A suite that fails holds up no other; what went wrong is said.
- * @returns the summary as Markdown, and names of suites that failed
+ * Runs suites. A suite that fails does not stop the others; its error is printed.
+ * @returns the summary as Markdown, and the names of failed suites
  */
 export async function runSuites(
   suites: readonly Suite[],
@@ -66,7 +66,7 @@ export async function runSuites(
       if (signal?.aborted) throw error;
       failed.push(suite.name);
       const message = error instanceof Error ? error.message : String(error);
-      // Of what a caller or a file is to blame for, where it was thrown tells nothing.
+      // Errors of a caller or a file are printed without a stack, which would not help.
       const isSaid = error instanceof TypeError || error instanceof RangeError || error instanceof ReadMeError;
       sections.push(`## ${suite.name}\n\nFailed: ${message}\n`);
       say(`${suite.name} failed: ${error instanceof Error && !isSaid ? (error.stack ?? message) : message}`);

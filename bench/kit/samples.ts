@@ -1,25 +1,25 @@
-// What all suites measure: numbers, each of one variant under one condition; and their table for other programs (RFC 4180).
+// Samples: numbers of all suites, each of one variant under one condition; and their CSV form (RFC 4180).
 
 /** One number of one measurement. */
 export interface Figure {
-  /** What it is, with its unit: `decode, tok/s`. */
+  /** Name with its unit: `decode, tok/s`. */
   readonly metric: string;
-  /** The condition it was measured under: a number is what curves are drawn over. @default "" */
+  /** Condition of the measurement; curves are drawn over numbers. @default "" */
   readonly at?: number | string;
   readonly value: number;
 }
 
-/** A figure, and when it was measured. */
+/** A figure with its variant and its place in the order of measurements. */
 export interface Sample extends Figure {
   readonly at: number | string;
-  /** What was measured: an engine in a precision, a policy, a method. */
+  /** Name of the measured variant: an engine in a precision, a policy, a method. */
   readonly variant: string;
   readonly round: number;
-  /** Its place in the order of all measurements that took turns. */
+  /** Position in the order of all measurements that took turns. */
   readonly turn: number;
 }
 
-/** Samples of one variant, condition and metric, in the order that they were measured in. */
+/** Selects values of one variant, condition and metric, in the order of measurement. */
 export function valuesOf(
   samples: readonly Sample[],
   { variant, at = "", metric }: { readonly variant: string; readonly at?: number | string; readonly metric: string },
@@ -30,7 +30,7 @@ export function valuesOf(
     .map(({ value }) => value);
 }
 
-/** In the order of their first appearance. */
+/** Removes duplicates; keeps the order of first appearance. */
 export function distinct<Value>(values: Iterable<Value>): readonly Value[] {
   return [...new Set(values)];
 }
@@ -42,7 +42,7 @@ export function samplesCsv(samples: readonly Sample[]): string {
   return csv([COLUMNS, ...rows]);
 }
 
-/** Lines of cells; what would be taken for a border is quoted. */
+/** Formats lines of cells; cells with separators are quoted. */
 function csv(rows: readonly (readonly (number | string)[])[]): string {
   return rows.map((row) => `${row.map(cell).join(",")}\n`).join("");
 }

@@ -1,46 +1,45 @@
-// Medians, intervals and growth. No clocks, no unseeded chance.
+// Medians, intervals and growth, without clocks or unseeded randomness.
 
 import { seededRandom } from "@readme-moe/core";
 
-/** NaN of no values. */
+/** Computes the mean; NaN without values. */
 export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-/** The mean of the two in the middle where there is no one; NaN of no values. */
+/** Computes the median, between the two middle values if necessary; NaN without values. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = (sorted.length - 1) / 2;
   return ((sorted[Math.floor(middle)] ?? NaN) + (sorted[Math.ceil(middle)] ?? NaN)) / 2;
 }
 
-/** The nearest rank; NaN of no values. @param percent - in `(0, 100]` */
+/** Computes a percentile by the nearest rank; NaN without values. @param percent - in `(0, 100]` */
 export function percentile(values: readonly number[], percent: number): number {
   const sorted = values.toSorted((a, b) => a - b);
   return sorted[Math.max(0, Math.ceil((sorted.length * percent) / 100) - 1)] ?? NaN;
 }
 
-/** Both ends belong to it. */
+/** A closed interval. */
 export interface Interval {
   readonly low: number;
   readonly high: number;
 }
 
-/** Of `bootstrapInterval`. */
+/** Options of `bootstrapInterval`. */
 export interface BootstrapOptions {
   readonly seed: number;
   /** @default median */
   readonly statistic?: (values: readonly number[]) => number;
-  /** In `(0, 1)`. @default 0.95 */
+  /** Share of resamples inside the interval, in `(0, 1)`. @default 0.95 */
   readonly confidence?: number;
   /** @default 1000 */
   readonly resamples?: number;
 }
 
 /**
- * Where a statistic of the values lies: the middle share of what it is on samples drawn from them with replacement
- * (Efron's percentile bootstrap). `undefined` of fewer than two values, which say nothing about their spread, and where the statistic of
- * some sample is NaN.
+ * Estimates the interval of a statistic from samples that are drawn with replacement (Efron's percentile bootstrap).
+ * Returns `undefined` for fewer than two values, and when the statistic of a sample is NaN.
  */
 export function bootstrapInterval(
   values: readonly number[],
@@ -56,9 +55,9 @@ export function bootstrapInterval(
   return { low: percentile(drawn, tail), high: percentile(drawn, 100 - tail) };
 }
 
-/** A power law that was fitted. */
+/** A fitted power law. */
 export interface Growth {
-  /** Of `y = factor * x ** exponent`. */
+  /** Exponent in `y = factor * x ** exponent`. */
   readonly exponent: number;
   readonly factor: number;
   /** Share of the variance of `log y` that the line explains, in `[0, 1]`; 1 where `y` does not vary. */
@@ -66,8 +65,8 @@ export interface Growth {
 }
 
 /**
- * The power law that fits best: least squares between logarithms. `undefined` of fewer than two different x.
- * @throws {RangeError} where a number is not positive
+ * Fits a power law by least squares between logarithms. Returns `undefined` for fewer than two different x.
+ * @throws {RangeError} when a number is not positive
  */
 export function growthOf(points: readonly (readonly [x: number, y: number])[]): Growth | undefined {
   const wrong = points.flat().find((value) => !(value > 0));
@@ -83,15 +82,15 @@ export function growthOf(points: readonly (readonly [x: number, y: number])[]): 
   return { exponent, factor: Math.exp(meanY - exponent * meanX), rSquared };
 }
 
-/** Of one round. */
+/** Two values of one round. */
 export type Pair = readonly [own: number, other: number];
 
-/** Median over median, so that one odd round counts little. */
+/** Divides the medians, so that an outlier of one round counts little. */
 export function ratioOfMedians(pairs: readonly Pair[]): number {
   return median(pairs.map(([own]) => own)) / median(pairs.map(([, other]) => other));
 }
 
-/** Where it lies: see `bootstrapInterval`. Whole rounds are drawn, since what slows one of a pair slows the other. */
+/** Estimates the interval of the ratio by drawing whole rounds, since a disturbance slows both values of a pair. */
 export function ratioInterval(pairs: readonly Pair[], seed: number): Interval | undefined {
   return bootstrapInterval(Array.from(pairs.keys()), {
     seed,

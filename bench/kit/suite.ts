@@ -1,4 +1,4 @@
-// What a suite is: a question that one command answers.
+// Suites: their settings, context and reports.
 
 import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -8,43 +8,43 @@ import type { Sample } from "./samples.ts";
 /** A question that one command answers. */
 export interface Suite {
   readonly name: string;
-  /** What it measures, in one line. */
+  /** Description in one line. */
   readonly summary: string;
   readonly run: (context: SuiteContext) => Promise<SuiteReport>;
 }
 
-/** What is said on the command line, the same for all suites of a run. */
+/** Settings on the command line, the same for all suites of a run. */
 export interface BenchSettings {
   readonly model: string;
-  /** The dense model that `model` was made from, where that is a mixture: peers run it, and it is the baseline. */
+  /** The dense model that `model` was made from, if that is a mixture: the baseline, and the model that peers run. */
   readonly dense: string | undefined;
   /** Texts for prompts and losses: files, or folders of `<domain>.jsonl`. */
   readonly data: readonly string[];
   readonly quick: boolean;
-  /** Measurements of each variant. */
+  /** Number of measurements of each variant. */
   readonly rounds: number;
   readonly seed: number;
   readonly threads: number;
-  /** As of all commands; `undefined` is the user's. */
+  /** Cache folder; `undefined` for the user's. */
   readonly cacheFolder: string | undefined;
-  /** What suites ask for by name: `--set concurrency=1,8`; of one suite alone, `--set limits.contexts=128`. */
+  /** Values of `--set concurrency=1,8`, or for one suite `--set limits.contexts=128`. */
   readonly set: Readonly<Record<string, string>>;
 }
 
-/** What a suite works with. */
+/** The context that a suite runs in. */
 export interface SuiteContext {
   readonly settings: BenchSettings;
-  /** The suite's own part of the results. */
+  /** Folder of the suite's results. */
   readonly folder: string;
   /**
-   * Does a piece of work, and keeps its result at once: a run that is begun again with the same settings takes it from there.
-   * @param key - of all of the suite's, one only has it
-   * @param work - its result is plain JSON
+   * Does a piece of work and stores its result: a later run with the same settings reads it instead.
+   * @param key - unique in the suite
+   * @param work - returns plain JSON
    */
   readonly keep: <Result>(key: string, work: () => Promise<Result>) => Promise<Result>;
   /** Aborted when the run is interrupted. */
   readonly signal?: AbortSignal | undefined;
-  /** A line for whoever waits. */
+  /** Prints a line of progress. */
   readonly say: (text: string) => void;
 }
 
@@ -54,33 +54,33 @@ export interface ReportTable {
   readonly columns: readonly string[];
   /** Cells of the columns; the first is the row's name. */
   readonly rows: readonly (readonly string[])[];
-  /** Below the table. */
+  /** Lines below the table. */
   readonly notes?: readonly string[];
 }
 
-/** A figure beside what was wanted of it. */
+/** A figure and its target. */
 export interface Target {
   readonly what: string;
   readonly value: number;
   readonly unit: string;
   readonly wanted: "under" | "over";
   readonly limit: number;
-  /** A better value that work goes on towards, where there is one. */
+  /** A better value to aim for. */
   readonly aim?: number;
 }
 
-/** What a suite found. */
+/** The results of a suite. */
 export interface SuiteReport {
   readonly tables: readonly ReportTable[];
   readonly targets?: readonly Target[];
   readonly pictures?: readonly { readonly name: string; readonly picture: LinePicture | StackedPicture }[];
-  /** Everything that was measured; becomes `samples.csv`. */
+  /** All measurements; written to `samples.csv`. */
   readonly samples: readonly Sample[];
-  /** What a reader has to know: what was measured how, what failed. */
+  /** Notes on the method and on failures. */
   readonly notes?: readonly string[];
 }
 
-/** As one suite has them: what is said of it alone comes before what is said of all. */
+/** Returns the settings of one suite: its own values replace those for all suites. */
 export function settingsOfSuite(settings: BenchSettings, suite: string): BenchSettings {
   const entries = Object.entries(settings.set);
   const own = entries.filter(([name]) => suiteOfSetting(name) === suite);
@@ -91,13 +91,13 @@ export function settingsOfSuite(settings: BenchSettings, suite: string): BenchSe
   return { ...settings, set: Object.fromEntries(set) };
 }
 
-/** The suite that a setting such as `limits.contexts` is for; `undefined` of one for all. */
+/** Returns the suite of a setting such as `limits.contexts`; `undefined` for a setting of all suites. */
 export function suiteOfSetting(name: string): string | undefined {
   const end = name.indexOf(".");
   return end < 0 ? undefined : name.slice(0, end);
 }
 
-/** Whole numbers of a setting, such as `1,8,64`. @throws {RangeError} naming the setting */
+/** Reads whole numbers of a setting, such as `1,8,64`. @throws {RangeError} naming the setting */
 export function numbersOf({ set }: BenchSettings, name: string, otherwise: readonly number[]): readonly number[] {
   const text = set[name];
   if (text === undefined) return otherwise;
@@ -106,19 +106,19 @@ export function numbersOf({ set }: BenchSettings, name: string, otherwise: reado
   throw new RangeError(`Expected \`--set ${name}\` to be whole numbers, such as 1,8,64, got \`${text}\``);
 }
 
-/** Names of a setting, such as `int8,int4`. */
+/** Reads names of a setting, such as `int8,int4`. */
 export function namesOf({ set }: BenchSettings, name: string, otherwise: readonly string[]): readonly string[] {
   return set[name]?.split(",").flatMap((part) => (part.trim() === "" ? [] : [part.trim()])) ?? otherwise;
 }
 
-/** A file of texts, and what it is called in tables. */
+/** A file of texts with its name in tables. */
 export interface DataFile {
-  /** Without folder and extension: of a folder's files, the domain. */
+  /** File name without folder and extension, such as the domain. */
   readonly name: string;
   readonly path: string;
 }
 
-/** What `--data` names: files as they are, of folders each `.jsonl` or `.jsonl.gz` file. */
+/** Lists the files of `--data`: files themselves, and the `.jsonl` and `.jsonl.gz` files of folders. */
 export async function dataFiles(paths: readonly string[]): Promise<readonly DataFile[]> {
   const files = await Promise.all(
     paths.map(async (path) => {

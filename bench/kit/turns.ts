@@ -1,5 +1,6 @@
-// In which order variants are measured. A machine that others share, or that gets warm, changes its speed: neighbours in time
-// meet the same machine, and the first variant is measured once more at the end, which shows how much the machine changed.
+// In which order variants are measured. A machine that others share, or that gets warm, changes its speed: neighbours
+// in time meet the same machine, and the first variant is measured once more at the end, which shows how much the
+// machine changed.
 
 import { distinct, type Figure, type Sample, valuesOf } from "./samples.ts";
 import type { SuiteContext } from "./suite.ts";
@@ -9,7 +10,7 @@ export interface Turn {
   readonly round: number;
 }
 
-/** Forwards and backwards in turn, and the first variant last: A B C A, A B C C B A, A B C C B A A B C A, … */
+/** Orders variants forwards and backwards, with the first variant last: A B C A, A B C C B A, A B C C B A A B C A, … */
 export function turnsOf(numVariants: number, rounds: number): readonly Turn[] {
   const turns = Array.from({ length: rounds }, (_, round) => {
     const forwards = Array.from({ length: numVariants }, (__, variant) => ({ variant, round }));
@@ -22,11 +23,11 @@ export function turnsOf(numVariants: number, rounds: number): readonly Turn[] {
 export interface Drift {
   readonly at: number | string;
   readonly metric: string;
-  /** How much larger the first variant's last value is than its first one: 0.1 is 10 %. */
+  /** Relative change of the first variant from its first to its last value: 0.1 is 10 %. */
   readonly change: number;
 }
 
-/** What the first variant's first and last measurement say of the machine; of metrics that it has twice. */
+/** Computes the change of the machine from the first variant's metrics that were measured twice or more. */
 export function driftOf(samples: readonly Sample[]): readonly Drift[] {
   const [first] = samples.toSorted((a, b) => a.turn - b.turn);
   if (!first) return [];
@@ -41,24 +42,24 @@ export function driftOf(samples: readonly Sample[]): readonly Drift[] {
   );
 }
 
-/** One of those that take turns. */
+/** A variant that takes turns with others. */
 export interface Variant {
   readonly name: string;
-  /** One measurement. @param seed - the same for all variants of a round */
+  /** Makes one measurement. @param seed - the same for all variants of a round */
   readonly measure: (seed: number) => Promise<readonly Figure[]>;
 }
 
-/** What came of variants that took turns. */
+/** The results of variants that took turns. */
 export interface Interleaved {
   readonly samples: readonly Sample[];
-  /** Variants that could not be measured, and why. */
+  /** Reasons of variants that failed, by name. */
   readonly failures: ReadonlyMap<string, string>;
 }
 
 /**
- * Measures variants in turn, the first one once more at the end. One that fails is not tried again in
- * this run, and the others go on.
- * @param group - of what is measured; says apart what one suite measures one after the other
+ * Measures variants in turn, the first one once more at the end. A variant that fails is not tried again in this run,
+ * and the others continue.
+ * @param group - name that is unique in the suite
  */
 export async function interleave(
   { keep, say, settings, signal }: SuiteContext,
@@ -76,12 +77,12 @@ export async function interleave(
       const figures = await keep(`${group} | ${name} | ${turn}`, async () => {
         say(`${group}: ${name} (${turn + 1} of ${turns.length})`);
         const measured = await measure(settings.seed + round);
-        // What is no number, such as the speed of nothing, is no measurement.
+        // Values such as the speed of no tokens are left out.
         return measured.filter(({ value }) => Number.isFinite(value));
       });
       samples.push(...figures.map((figure) => ({ at: "", ...figure, variant: name, round, turn })));
     } catch (error) {
-      // Nobody is to blame for what was interrupted.
+      // An interrupt is no failure of the variant.
       signal?.throwIfAborted();
       const why = error instanceof Error ? error.message : String(error);
       failures.set(name, why);

@@ -4,7 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomically } from "@readme-moe/model";
 import { dataFiles } from "../kit/suite.ts";
-import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
+import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 
 /** Selects the documents that `refactor` holds out: every twelfth, beginning with index 11. */
 const [EVERY, INDEX] = [12, 11];

@@ -2,7 +2,7 @@
 
 import { seededRandom } from "@readme-moe/core";
 import { dataFiles } from "../kit/suite.ts";
-import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
+import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 
 export interface Request {
   readonly domain: string;

@@ -1,4 +1,4 @@
-// `npm run chatbot`: opens models, builds the page, and serves both until it is told to stop.
+// The program of `npm run chatbot`: opens models, builds the page, and serves both until a signal stops it.
 
 import { parseArgs } from "node:util";
 import { pocketExperts, POCKET } from "../pocket-experts.ts";
@@ -7,12 +7,12 @@ import { serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
 
 const HELP = `Usage: npm run chatbot -- [options]
 
-  --model <path>       a folder or GGUF file; may be given several times (default: the pocket model's two forms)
+  --model <path>       folder or GGUF file; may be given several times (default: the pocket model, refactored and dense)
   --precision <name>   fp32, int8 or int4; may be given several times (default: int8)
-  --memory-mb <number> for experts of each model in int8 (default: a third of them)
-  --batch <number>     sequences in one step at most; a scheduler chooses which (default: 4)
-  --port <number>      (default: 8484, or any other when that one is taken)
-  --host <address>     (default: 127.0.0.1)`;
+  --memory-mb <number> memory for each model's experts in int8 (default: a third of their size)
+  --batch <number>     most sequences in one step, chosen by a scheduler (default: 4)
+  --port <number>      port to listen on (default: 8484, or any free port if that is taken)
+  --host <address>     address to listen on (default: 127.0.0.1)`;
 
 async function main(): Promise<void> {
   const flags = readFlags();
@@ -22,7 +22,7 @@ async function main(): Promise<void> {
   }
   const paths = flags.model ?? [await pocketExperts(), POCKET];
   const chatbot = await serveChatbot({ ...flags, paths, precisions: flags.precision });
-  console.log(`Chat at ${chatbot.url} (Ctrl-C ends)`);
+  console.log(`Chat at ${chatbot.url} (Ctrl-C stops it)`);
   await stopSignal();
   await chatbot.close();
 }
@@ -45,7 +45,7 @@ function readFlags() {
   });
   const port = values.port === undefined ? undefined : Number(values.port);
   if (port !== undefined && (!Number.isInteger(port) || port < 0 || port > 65_535)) {
-    throw new RangeError("Expected --port to be a port");
+    throw new RangeError("Expected --port to be a port number, from 0 to 65535");
   }
   const memoryMb = values["memory-mb"] === undefined ? undefined : Number(values["memory-mb"]);
   if (memoryMb !== undefined && !(memoryMb > 0)) throw new RangeError("Expected --memory-mb to be more than 0");
@@ -60,7 +60,7 @@ function readFlags() {
 try {
   await main();
 } catch (error) {
-  // A wrong option, no such model, a port that is taken: the message says it all.
+  // For a wrong option, a missing model or a taken port the message is enough.
   console.error(error instanceof Error ? error.message : error);
   process.exitCode = 1;
 }

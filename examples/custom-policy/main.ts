@@ -1,4 +1,4 @@
-// The same requests under schedulers and expert caches of the engine and of our own: what each makes of them.
+// Compares schedulers and eviction policies, the engine's and our own, on the same requests.
 
 import { join } from "node:path";
 import { expertBytes } from "@readme-moe/core";
@@ -9,7 +9,7 @@ const MODULE = join(import.meta.dirname, "policies.mjs");
 const OUR_SCHEDULER = { module: MODULE, export: "followTheFirst" };
 const OUR_POLICY = { module: MODULE, export: "longestIdle" };
 
-/** Expert cache policies, and the schedulers that are tried with each. */
+/** Eviction policies, each with the schedulers to try. */
 const TRIALS: readonly (readonly [EngineOptions["expertCachePolicy"], readonly SchedulingOptions["scheduler"][]])[] = [
   ["belady", ["cost-aware", OUR_SCHEDULER, "fcfs"]],
   ["lru", ["fcfs"]],
@@ -30,9 +30,9 @@ const expertCacheBytes = await halfOfExperts(path);
 console.log(`${ROUNDS * PROMPTS.length} requests at once, ${(expertCacheBytes / 1e6).toFixed(1)} MB for experts\n`);
 const [rows, answers] = [[] as object[], new Set<string>()];
 for (const [expertCachePolicy, schedulers] of TRIALS) {
-  // Few places, so that there is something to choose.
+  // Steps of few sequences give the scheduler something to choose.
   const engine = await ReadMeEngine.open(path, { expertCacheBytes, expertCachePolicy, maxNumBatchedSeqs: 4 });
-  // So that none begins with an empty memory.
+  // Fills the cache, so that no trial begins with an empty one.
   for (const prompt of PROMPTS) await answer(engine, prompt, 0);
   for (const scheduler of schedulers) {
     await engine.setScheduling({ scheduler });
@@ -43,10 +43,10 @@ for (const [expertCachePolicy, schedulers] of TRIALS) {
   await engine.dispose();
 }
 console.table(rows);
-// Decisions change when tokens come, never which.
-console.log(answers.size === 1 ? "All gave the same answers." : "Answers differ, which must not be.");
+// These decisions change when tokens are generated, never which.
+console.log(answers.size === 1 ? "All gave the same answers." : "Answers differ, which is a bug.");
 
-/** Asks everything at once. */
+/** Runs all requests at once. */
 async function measure(engine: ReadMeEngine) {
   const distinct: number[] = [];
   const latencies: number[] = [];
@@ -58,13 +58,13 @@ async function measure(engine: ReadMeEngine) {
   const texts = await Promise.all(prompts.map((prompt, seed) => answer(engine, prompt, seed)));
   const after = (await engine.stats()).expertCache;
   engine.events.off("batch:scheduled", onStep).off("sequence:finished", onEnd);
-  if (!before || !after) throw new TypeError("Expected a model whose experts come and go");
+  if (!before || !after) throw new TypeError("Expected a model with streamed experts");
   return {
     texts,
-    "experts a step": rounded(mean(distinct), 2),
+    "experts per step": rounded(mean(distinct), 2),
     "hits %": rounded((100 * (after.hits - before.hits)) / (after.uses - before.uses)),
     "MB read": rounded((after.bytesRead - before.bytesRead) / 1e6, 1),
-    "ms a request": rounded(mean(latencies)),
+    "ms per request": rounded(mean(latencies)),
   };
 }
 

@@ -1,11 +1,11 @@
-// @ts-check
-// Decisions of one's own. They run where the model does, so the engine gets their place, not the functions.
+// @ts-check A scheduler and an eviction policy. They run in the model's process, so the engine gets this module's path,
+// not the functions.
 
 import { byPriorityThenArrival, nextChunkTokens } from "@readme-moe/core";
 
 /**
- * What its layer did without for longest goes first; of several, the one whose turn is furthest away: layers are used in a
- * circle, so that is the one that has just run.
+ * Evicts the unit that its layer has not used for the longest time. Among equals, evicts the one whose next use is
+ * furthest away: layers run in a circle, so that is the one that has just run.
  * @type {import("@readme-moe/core").EvictionPolicy}
  */
 export const longestIdle = (candidates) =>
@@ -15,7 +15,7 @@ export const longestIdle = (candidates) =>
   });
 
 /**
- * Who came first leads each step; those join whose next tokens need no expert that is not there already.
+ * Schedules the first sequence in the queue, and with it the sequences whose next tokens need no other experts.
  * @type {import("@readme-moe/core").Scheduler}
  */
 export function followTheFirst({ sequences, limits }) {

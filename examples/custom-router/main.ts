@@ -1,4 +1,4 @@
-// A server in which a rule chooses the expert of each request, in the place of the model's router.
+// A server in which a rule chooses the expert of each request instead of the model's router.
 
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -22,7 +22,7 @@ const app = express().use(
     engine,
     onRequest: (body) => {
       const text = "prompt" in body ? body.prompt : body.messages.at(-1)?.content;
-      // Token ids, and lists of texts, are left to the model's router.
+      // The model's router handles token ids and lists of texts.
       if (typeof text !== "string") return body;
       return { ...body, read_me: { expert: expertFor(text), ...body.read_me } };
     },
@@ -32,7 +32,7 @@ const server = app.listen(0, "127.0.0.1");
 await once(server, "listening");
 const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/completions`;
 
-// A router is also a thing of its own: this one sends tokens without a letter to one expert, all others to another.
+// A router can also be used alone: this one routes tokens without letters to one expert and all others to another.
 const { bytes, offsets } = await engine.vocabulary();
 const textOf = (id: number): string => Buffer.from(bytes.subarray(offsets[id], offsets[id + 1])).toString();
 const [code, prose] = [experts.indexOf("github"), experts.indexOf("book")];
@@ -59,14 +59,14 @@ async function ask(prompt: string) {
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ prompt, max_tokens: 24, temperature: 0, read_me }),
   });
-  const { choices, read_me: told } = (await response.json()) as {
+  const { choices, read_me: details } = (await response.json()) as {
     readonly choices: readonly [{ readonly text: string; readonly read_me: { readonly routes: readonly number[] } }];
     readonly read_me: { readonly prompt_routes: readonly [readonly number[]] };
   };
-  return { text: choices[0].text, route: choices[0].read_me.routes, promptRoute: told.prompt_routes[0] };
+  return { text: choices[0].text, route: choices[0].read_me.routes, promptRoute: details.prompt_routes[0] };
 }
 
-/** Tokens by expert, such as `github 9, book 2`. */
+/** Formats tokens by expert, such as `github 9, book 2`. */
 function counts(route: ArrayLike<number>): string {
   const tokens = experts.map((name, expert) => ({ name, count: Array.from(route).filter((e) => e === expert).length }));
   const used = tokens.filter(({ count }) => count > 0).toSorted((a, b) => b.count - a.count);

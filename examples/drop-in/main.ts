@@ -1,4 +1,4 @@
-// Runs a script for transformers.js, and the same script when one line of it has changed.
+// Runs a script for transformers.js, and the same script with one changed line.
 
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -13,7 +13,7 @@ const [before, after] = ["before.mjs", "after.mjs"].map((name) => join(import.me
 await showDifference();
 const folder = await mkdtemp(join(tmpdir(), "drop-in-"));
 try {
-  // transformers.js by itself reads ONNX graphs; the adapter reads the checkpoint.
+  // transformers.js alone needs ONNX graphs; the adapter reads the checkpoint.
   const exported = join(folder, "onnx-model");
   console.log(`\nExporting ${model} for transformers.js:`);
   process.exitCode = await runCli(["export", model, "--out", exported, "--dtype", "fp32"]);
@@ -32,7 +32,7 @@ async function showDifference(): Promise<void> {
   }
 }
 
-/** @returns the text, on one line */
+/** Runs a script. @returns its text as one line of JSON */
 async function run(script: string, path: string): Promise<string> {
   const { stdout } = await promisify(execFile)(process.execPath, [...process.execArgv, script, path]);
   return JSON.stringify(stdout.trimEnd());

@@ -1,4 +1,4 @@
-// A metric of one's own beside those of the middleware: where the router sends tokens.
+// A metric besides those of the middleware: the tokens that the router sends to each expert.
 
 import type { Engine } from "@readme-moe/core";
 import { Counter, type Registry } from "prom-client";
@@ -6,7 +6,7 @@ import { Counter, type Registry } from "prom-client";
 export function countRoutes({ events, info }: Engine, registry: Registry): void {
   const tokens = new Counter({
     name: "example_routed_tokens_total",
-    help: "Tokens by the expert that they go to",
+    help: "Tokens by expert",
     labelNames: ["expert"],
     registers: [registry],
   });

@@ -1,4 +1,4 @@
-// A server whose work can be watched: spans of sequences and steps, Prometheus metrics, and a page that shows them.
+// A server with tracing spans of sequences and steps, Prometheus metrics, and a dashboard.
 
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -33,7 +33,7 @@ await once(server, "listening");
 const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 
 await Promise.all(PROMPTS.map(ask));
-console.log(`Dashboard: ${url}/dashboard  metrics: ${url}/metrics  (Ctrl-C ends)`);
+console.log(`Dashboard: ${url}/dashboard  metrics: ${url}/metrics  (Ctrl-C stops it)`);
 
 await Promise.race([once(process, "SIGINT"), once(process, "SIGTERM")]);
 await models.drain({ deadlineMs: 2000 });

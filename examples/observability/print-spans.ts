@@ -1,5 +1,5 @@
-// Where spans go here: to the terminal, one line of JSON each. A service takes
-// `new BatchSpanProcessor(new OTLPTraceExporter())` instead, of `@opentelemetry/exporter-trace-otlp-http`.
+// Prints spans as lines of JSON. A service uses `new BatchSpanProcessor(new OTLPTraceExporter())` instead, from
+// `@opentelemetry/exporter-trace-otlp-http`.
 
 import type { ReadableSpan, SpanProcessor } from "@opentelemetry/sdk-trace-base";
 

@@ -1,13 +1,12 @@
-// Spans of an engine's work: one for each sequence, by the semantic conventions for generative AI, and one for each step.
-// Listeners only: take them away, and nothing else changes. An engine tells its events after each step, with the times that
-// it took itself, so spans are made when they are over.
-// https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
+// Makes tracing spans from an engine's events: one for each sequence, by the semantic conventions for generative AI,
+// and one for each step. The engine emits its events after each step, with times that it has measured itself, so each
+// span is made when it has ended. https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 
 import { ROOT_CONTEXT, SpanKind, SpanStatusCode, type Attributes, type Tracer } from "@opentelemetry/api";
 import type { ReadMeEmitter } from "@readme-moe/core";
 
-/** A sequence that is under way. Times are in ms since 1970. */
-interface Underway {
+/** A sequence that has not finished. Times are in ms since 1970. */
+interface UnfinishedSequence {
   readonly queuedMs: number;
   readonly attributes: Attributes;
   readonly numWaiting: number;
@@ -15,9 +14,9 @@ interface Underway {
   readonly preemptions: { readonly atMs: number; readonly tokens: number }[];
 }
 
-/** @param model - as requests name it */
+/** Listens to an engine's events. @param model - name of the model in requests */
 export function traceSequences(events: ReadMeEmitter, tracer: Tracer, model: string): void {
-  const underway = new Map<string, Underway>();
+  const unfinished = new Map<string, UnfinishedSequence>();
   const running = new Map<number, Attributes>();
   const sequenceSpan = (startTime: number, attributes: Attributes) =>
     tracer.startSpan(`text_completion ${model}`, { kind: SpanKind.INTERNAL, startTime, attributes }, ROOT_CONTEXT);
@@ -31,19 +30,19 @@ export function traceSequences(events: ReadMeEmitter, tracer: Tracer, model: str
         "gen_ai.response.id": sequenceId,
         "gen_ai.usage.input_tokens": promptTokens,
       };
-      underway.set(sequenceId, { queuedMs: Date.now(), attributes, numWaiting, preemptions: [] });
+      unfinished.set(sequenceId, { queuedMs: Date.now(), attributes, numWaiting, preemptions: [] });
     })
     .on("token:generated", ({ sequenceId, isFirst, sinceMs }) => {
-      const sequence = underway.get(sequenceId);
+      const sequence = unfinished.get(sequenceId);
       if (sequence && isFirst) sequence.sinceFirstTokenMs = sinceMs;
     })
     .on("sequence:preempted", ({ sequenceId, tokens }) => {
-      underway.get(sequenceId)?.preemptions.push({ atMs: Date.now(), tokens });
+      unfinished.get(sequenceId)?.preemptions.push({ atMs: Date.now(), tokens });
     })
     .on("sequence:finished", ({ sequenceId, reason, completionTokens, cachedTokens, queuedMs, durationMs }) => {
-      const sequence = underway.get(sequenceId);
+      const sequence = unfinished.get(sequenceId);
       if (!sequence) return;
-      underway.delete(sequenceId);
+      unfinished.delete(sequenceId);
       const endMs = Date.now();
       const startMs = endMs - durationMs;
       const span = sequenceSpan(startMs, {
@@ -55,7 +54,7 @@ export function traceSequences(events: ReadMeEmitter, tracer: Tracer, model: str
       });
       span.addEvent("queued", { "readme.num_waiting": sequence.numWaiting }, startMs);
       const { sinceFirstTokenMs } = sequence;
-      // One that was given up while it waited has not run.
+      // A sequence that was aborted in the queue has not run.
       if (sinceFirstTokenMs !== undefined) {
         span.addEvent("prefill", startMs + queuedMs);
         span.addEvent("first token", startMs + sinceFirstTokenMs);
@@ -85,13 +84,13 @@ export function traceSequences(events: ReadMeEmitter, tracer: Tracer, model: str
       const endMs = Date.now();
       tracer.startSpan("step", { startTime: endMs - durationMs, attributes }, ROOT_CONTEXT).end(endMs);
     })
-    // Nobody who was under way finishes any more.
+    // Unfinished sequences do not finish any more.
     .on("engine:failed", ({ code, message }) => {
-      for (const { queuedMs, attributes } of underway.values()) {
+      for (const { queuedMs, attributes } of unfinished.values()) {
         const span = sequenceSpan(queuedMs, { ...attributes, "error.type": code });
         span.setStatus({ code: SpanStatusCode.ERROR, message }).end();
       }
-      underway.clear();
+      unfinished.clear();
       running.clear();
     });
 }

@@ -1,4 +1,4 @@
-// A dense model is replaced by its refactored form while it answers; nobody notices.
+// Replaces a dense model by its refactored form while it answers, without interrupting any answer.
 
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -19,19 +19,19 @@ const baseURL = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
 const openai = new OpenAI({ baseURL, apiKey: "none" });
 
 const before = await Promise.all(PROMPTS.map((prompt) => begin(prompt, 120)));
-console.log(`${before.length} answers are being written`);
+console.log(`${before.length} answers are streaming`);
 const swapped = models.set("pocket", refactored);
 const after = await Promise.all(PROMPTS.map((prompt) => begin(prompt, 50)));
 
-for (const text of await Promise.all(before.map(finish))) console.log("begun before:", text);
-for (const text of await Promise.all(after.map(finish))) console.log("begun after: ", text);
+for (const text of await Promise.all(before.map(finish))) console.log("begun before the swap:", text);
+for (const text of await Promise.all(after.map(finish))) console.log("begun after the swap: ", text);
 await swapped;
 console.log("the dense model's memory is free again");
 
 await models.drain();
 server.close();
 
-/** @returns the stream of an answer whose first token is there */
+/** Begins an answer. @returns its stream, after the first token */
 function begin(prompt: string, max_tokens: number) {
   const options = { temperature: 0, ignore_eos: true, read_me: { include: ["routes"] } };
   const stream_options = { include_usage: true };

@@ -1,4 +1,4 @@
-// What callers hand to a host's `generate` to watch or steer it: the host's own run is what ours is compared with.
+// Streamers, criteria, processors and callbacks of callers, compared with the host's own run.
 
 import {
   InterruptableStoppingCriteria,
@@ -31,7 +31,7 @@ afterAll(async () => {
   for (const generate of [...twins, ...older]) await generate.dispose();
 });
 
-/** What `observe` saw, of the host and of ours. */
+/** The observations of `observe`, of the host and of ours. */
 async function both<Seen>(
   [host, ours]: readonly Generator[],
   observe: (generate: Generator) => Promise<Seen>,
@@ -79,7 +79,7 @@ describe("the newer host", () => {
     expect(ours).toBe(host);
   });
 
-  test("a streamer of the caller's own gets prompts, a token of each text at each step, and the end", async () => {
+  test("the caller's own streamer gets prompts, one token of each text per step, and the end", async () => {
     const [host, ours] = await both(twins, async (generate) => {
       const calls: unknown[] = [];
       const streamer = {
@@ -93,7 +93,7 @@ describe("the newer host", () => {
     expect(ours).toEqual(host);
   });
 
-  test("stopping criteria see what the host's see, and end the text", async () => {
+  test("stopping criteria get the same ids as in the host, and end the text", async () => {
     const [host, ours] = await both(twins, async (generate) => {
       const seen: number[] = [];
       class AfterNine extends StoppingCriteria {
@@ -108,7 +108,7 @@ describe("the newer host", () => {
     expect(ours).toEqual(host);
   });
 
-  test("an interruption ends the text where it is", async () => {
+  test("an interruption ends the text at the current token", async () => {
     const [host, ours] = await both(twins, async (generate) => {
       const stop = new InterruptableStoppingCriteria();
       let numTokens = 0;
@@ -121,7 +121,7 @@ describe("the newer host", () => {
     expect(ours).toEqual(host);
   });
 
-  test("an interruption before the first token ends a call that waits", async () => {
+  test("an interruption before the first token ends a waiting call", async () => {
     const stop = new InterruptableStoppingCriteria();
     stop.interrupt();
     const result = (await twins[1]?.(ONE, { max_new_tokens: 200, stopping_criteria: stop })) as [
@@ -130,7 +130,7 @@ describe("the newer host", () => {
     expect(result[0].generated_text.length).toBeLessThan(40);
   });
 
-  test("logits processors of the caller's own change what is chosen", async () => {
+  test("the caller's own logits processors change the sampled tokens", async () => {
     class Only extends LogitsProcessor {
       override _call(_ids: bigint[][], logits: Tensor): Tensor {
         for (const row of logits as unknown as Iterable<Tensor>) {
@@ -148,7 +148,7 @@ describe("the newer host", () => {
     expect(ours).toEqual(host);
   });
 
-  test("what a hook throws is what the call rejects with, and the model goes on", async () => {
+  test("a call rejects with the error of its hook, and the model still works", async () => {
     for (const generate of twins) {
       const streamer = { put: () => undefined, end: fail };
       await expect(generate(ONE, { max_new_tokens: 3, streamer })).rejects.toThrow("enough of it");
@@ -169,7 +169,7 @@ describe("the newer host", () => {
 });
 
 describe("the older host", () => {
-  test("its callback gets the texts so far, token by token", async () => {
+  test("the callback gets all texts so far after each token", async () => {
     const [host, ours] = await both(older, async (generate) => {
       const seen: unknown[] = [];
       const callback_function = (beams: { output_token_ids: number[]; done: boolean }[]): void => {
@@ -181,7 +181,7 @@ describe("the older host", () => {
     expect(ours).toEqual(host);
   });
 
-  test("what the callback throws ends the call", async () => {
+  test("an error of the callback ends the call", async () => {
     for (const generate of older) {
       await expect(generate(ONE, { max_new_tokens: 8, callback_function: fail })).rejects.toThrow("enough of it");
     }
@@ -192,8 +192,8 @@ describe("the older host", () => {
   });
 });
 
-describe("what the hosts do not have", () => {
-  test.each(["stop", "stop_strings"])("%s ends the text behind the string", async (name) => {
+describe("options that the hosts do not have", () => {
+  test.each(["stop", "stop_strings"])("%s ends the text after the string", async (name) => {
     for (const generate of [twins[1], older[1]]) {
       const full = await text(generate, { max_new_tokens: 24 });
       expect(full).toContain("grand");
@@ -202,7 +202,7 @@ describe("what the hosts do not have", () => {
     }
   });
 
-  test("seeds make choices repeatable, several sequences differ, top_p of next to nothing is greedy", async () => {
+  test("seeds make sampling repeatable, several sequences differ, and a tiny top_p is greedy", async () => {
     for (const generate of [twins[1] as Generator, older[1] as Generator]) {
       const sampling = { max_new_tokens: 12, do_sample: true, seed: 5 };
       const several = { ...sampling, num_return_sequences: 3 };
@@ -214,7 +214,7 @@ describe("what the hosts do not have", () => {
     }
   });
 
-  test("the newer host's own generator of random numbers makes choices repeatable", async () => {
+  test("the newer host's random seed makes sampling repeatable", async () => {
     const texts: string[] = [];
     for (let time = 0; time < 2; time++) {
       random.seed(11);
@@ -224,7 +224,7 @@ describe("what the hosts do not have", () => {
   });
 
   // The prompt is put first, then each token.
-  test.each([1, 2, 5])("a signal ends a call at what a streamer is given %i times", async (abortAt) => {
+  test.each([1, 2, 5])("a signal ends a call in the streamer's call number %i", async (abortAt) => {
     const controller = new AbortController();
     const reason = new Error("no longer wanted");
     let numPut = 0;
@@ -239,7 +239,7 @@ describe("what the hosts do not have", () => {
     expect(stats).toMatchObject({ numRunning: 0, numWaiting: 0 });
   });
 
-  test("events and routes are at hand", async () => {
+  test("models have events and routes", async () => {
     const model = readMeModel(twins[1]?.model);
     const tokens: number[] = [];
     model?.events.on("token:generated", ({ tokenId }) => tokens.push(tokenId));

@@ -1,4 +1,4 @@
-// Which models the adapter takes, where it finds them, and what it leaves to the host.
+// The models that the adapter loads, the places where it finds them, and the models that it leaves to the host.
 
 import { cp, mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -28,13 +28,13 @@ beforeAll(async () => {
   await writeTinyReadMe(readMe, { ...WITH_TOKENIZER });
 });
 
-/** Live to the end, so that the large model's engine, which they share, is opened once. */
+/** Pipelines that stay open to the end, so that the large model's engine, which they share, is opened once. */
 const chatting: Generator[] = [];
 afterAll(async () => {
   for (const generate of chatting) await generate.dispose();
 });
 
-/** Loads in each of the ways that a host has. */
+/** The ways to load a model in each host. */
 const WAYS = {
   pipeline: (name: HostName, id: string, options: object = {}, adapter: AdapterOptions = {}): Promise<Generator> =>
     createPipeline(HOSTS[name] as unknown as HostLike)("text-generation", id, {
@@ -74,18 +74,18 @@ async function isOurs(generate: Generator): Promise<boolean> {
 describe.each(ALL)("%s, by %s", (name, way) => {
   const load = WAYS[way];
 
-  test("folders with safetensors are ours, folders with ONNX files the host's", async () => {
+  test("folders with safetensors run in the engine, folders with ONNX files in the host", async () => {
     expect(await isOurs(await load(name, dense))).toBe(true);
     expect(await isOurs(await load(name, exported))).toBe(false);
     expect(await isOurs(await load(name, both))).toBe(false);
   });
 
-  test("an option takes what the host could run, too, if there are weights", async () => {
+  test("an option also loads models that the host could run, if they have weights", async () => {
     expect(await isOurs(await load(name, both, {}, { engine: "readme-moe" }))).toBe(true);
     expect(await isOurs(await load(name, exported, {}, { engine: "readme-moe" }))).toBe(false);
   });
 
-  test("a Read-ME model is ours, with or without ONNX files, and says its experts", async () => {
+  test("a Read-ME model runs in the engine, with or without ONNX files, and lists its experts", async () => {
     const generate = await load(name, readMe);
     const route = await readMeModel(generate.model)?.route(ONE);
     expect(route?.experts).toHaveLength(route?.tokenIds.length ?? -1);
@@ -97,7 +97,7 @@ describe.each(ALL)("%s, by %s", (name, way) => {
     expect(await isOurs(await load(name, twin))).toBe(true);
   });
 
-  test("a model of the hub comes through the host's settings, and is there offline", async () => {
+  test("a model of the hub is downloaded by the host's settings, and works offline later", async () => {
     const { env } = HOSTS[name];
     const before = { ...env };
     const server = await HubServer.start(NAME);
@@ -132,7 +132,7 @@ describe.each(ALL)("%s, by %s", (name, way) => {
     }
   });
 
-  test("a model in the host's own cache or folder of models is found there", async () => {
+  test("a model is found in the host's own cache and folder of models", async () => {
     const { env } = HOSTS[name];
     const before = { ...env };
     const folder = await temporaryFolder();
@@ -148,7 +148,7 @@ describe.each(ALL)("%s, by %s", (name, way) => {
     }
   });
 
-  test("what is nowhere, the host says", async () => {
+  test("a missing model gives the host's own error", async () => {
     const missing = join(await temporaryFolder(), "missing");
     const own = HOSTS[name].pipeline as (...args: unknown[]) => Promise<unknown>;
     const expected = await own("text-generation", missing).catch((error: Error) => error.message);
@@ -181,7 +181,7 @@ function engineOf(generate: Generator): object | undefined {
 }
 
 describe("engines", () => {
-  test("are shared by pipelines of one model and the same options, and live as long as one of them", async () => {
+  test("are shared by pipelines with the same model and options, until the last is disposed", async () => {
     const load = (engineOptions: AdapterOptions["engineOptions"] = {}): Promise<Generator> =>
       WAYS.pipeline("huggingface", dense, {}, { engineOptions });
     const [one, two, other] = await Promise.all([load(), load(), load({ maxNumSeqs: 3 })]);
@@ -198,7 +198,7 @@ describe("engines", () => {
     await other.dispose();
   });
 
-  test("that failed are not handed to whoever loads next", async () => {
+  test("that failed are not shared with later pipelines", async () => {
     const first = await WAYS.pipeline("huggingface", dense);
     const engine = engineOf(first) as { kill(): void };
     const failed = new Promise((resolve) => readMeModel(first.model)?.events.once("engine:failed", resolve));
@@ -211,7 +211,7 @@ describe("engines", () => {
     await first.dispose();
   });
 
-  test("take the host's dtype and threads for precision and threads", async () => {
+  test("use the host's dtype and threads as precision and threads", async () => {
     const precisions: (string | undefined)[] = [];
     for (const options of [{ dtype: "q8" }, { dtype: "q4" }, { dtype: { model: "fp32" } }, { dtype: null }]) {
       const generate = await WAYS.pipeline("huggingface", dense, {
@@ -230,7 +230,7 @@ describe("engines", () => {
 });
 
 describe("registering", () => {
-  test("twice replaces the options, and undoing leaves the host as it was", async () => {
+  test("twice replaces the options, and undoing restores the host", async () => {
     const host = HOSTS.huggingface as unknown as HostLike;
     const loaders = (): readonly unknown[] =>
       [host.AutoModelForCausalLM, host.AutoTokenizer, host.AutoConfig].map((one) =>
@@ -246,7 +246,7 @@ describe("registering", () => {
     expect(Object.hasOwn(HOSTS.huggingface.TextGenerationPipeline.prototype, "tokenizer")).toBe(false);
   });
 
-  test("refuses what is no transformers.js, and options that it does not know", () => {
+  test("refuses modules other than transformers.js, and unknown options", () => {
     expect(() => register({} as HostLike)).toThrow(/import \* as transformers/);
     expect(() => register(null as unknown as HostLike)).toThrow(TypeError);
     const host = HOSTS.xenova as unknown as HostLike;

@@ -1,4 +1,4 @@
-// Ways in which programs load hosts and adapter, each in a process of its own, on the built packages.
+// The ways in which programs load hosts and adapter, each in its own process, with the built packages.
 
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -11,14 +11,14 @@ import { POCKET } from "../support/pocket.ts";
 const ROOT = join(import.meta.dirname, "..", "..");
 const MODEL = JSON.stringify(POCKET);
 
-/** What it prints last. */
+/** The last line that it prints. */
 async function run(program: string, kind: "module" | "commonjs"): Promise<string> {
   const flags = [`--input-type=${kind}`, "--disable-warning=ExperimentalWarning", "--eval", program];
   const { stdout } = await promisify(execFile)(process.execPath, flags, { cwd: ROOT });
   return stdout.trim();
 }
 
-/** A statement that prints what a pipeline makes of a text. */
+/** A statement that prints a pipeline's output for a text. */
 function print(pipeline: string): string {
   return `{
     const generate = await ${pipeline}("text-generation", ${MODEL}, { dtype: "fp32", quantized: false });
@@ -96,7 +96,7 @@ test.each(["@huggingface/transformers", "@xenova/transformers"])("CommonJS, %s",
   expect(await run(program, "commonjs")).toBe(TEXT);
 });
 
-test("importing the adapter alone loads neither host nor runtime", async () => {
+test("importing the adapter loads neither host nor runtime", async () => {
   const program = `
     await import("@readme-moe/adapter");
     const { createRequire } = await import("node:module");
@@ -105,7 +105,7 @@ test("importing the adapter alone loads neither host nor runtime", async () => {
   expect(await run(program, "module")).toBe("0 0");
 });
 
-test("a server-side bundle of Vite leaves it outside, and runs", async () => {
+test("a server-side bundle of Vite leaves the adapter external, and runs", async () => {
   const cache = join(ROOT, "node_modules", ".cache");
   await mkdir(cache, { recursive: true });
   const root = await mkdtemp(join(cache, "bundle-"));

@@ -1,6 +1,6 @@
 // Calls as users of transformers.js make them: through the host with ONNX files of its own, and through the adapter
-// with the same weights. Shapes, fields, texts and refusals are to be the same. `PARITY_MODEL=<folder>` takes another model
-// than the pocket one.
+// with the same weights. Shapes, fields, texts and errors must be the same. `PARITY_MODEL=<folder>` names another model
+// than the pocket model.
 
 import { resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -15,7 +15,7 @@ const SECOND_CHAT = [
   { role: "user", content: "And the sky?" },
 ];
 
-/** Texts and options; the same for both hosts. */
+/** Texts and options of calls, for both hosts. */
 const CALLS: Readonly<Record<string, readonly [texts: unknown, options?: object]>> = {
   "a text": [ONE, { max_new_tokens: 12 }],
   "no options": [ONE],
@@ -48,7 +48,7 @@ const CALLS: Readonly<Record<string, readonly [texts: unknown, options?: object]
   "a message without content": [[{ role: "user" }], { max_new_tokens: 4 }],
 };
 
-/** Only of the newer generation: the older one attends to padding and knows fewer options. */
+/** Calls of the newer generation only: the older one attends to padding and has fewer options. */
 const NEWER_CALLS: typeof CALLS = {
   "texts of unlike length": [[ONE, OTHER], { max_new_tokens: 12 }],
   "the new texts alone": [[OTHER, ONE], { max_new_tokens: 12, return_full_text: false }],
@@ -91,14 +91,14 @@ describe.each(Object.keys(HOSTS) as (keyof typeof HOSTS)[])("%s", (name) => {
     expect(await outcome(ours as Generator, call)).toEqual(await outcome(host as Generator, call));
   });
 
-  test("an empty text is refused, and what comes after it is not hurt", async () => {
+  test("an empty text is refused, and later calls work", async () => {
     for (const generate of [host as Generator, ours as Generator]) {
       await expect(generate("", { max_new_tokens: 4 })).rejects.toThrow();
       expect(await outcome(generate, CALLS["a text"]!)).toHaveLength(1);
     }
   });
 
-  test("calls at once are calls one after the other", async () => {
+  test("concurrent calls give the same texts as calls one after the other", async () => {
     const results = await Promise.all(calls.map(([, call]) => outcome(ours as Generator, call)));
     for (const [index, [, call]] of calls.entries()) {
       expect(results[index]).toEqual(await outcome(ours as Generator, call));

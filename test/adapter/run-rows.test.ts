@@ -1,4 +1,4 @@
-// Rows of one call, by a real engine: in step to the hooks, each as long as it is to be, and ended by a signal.
+// Rows of one call on a real engine: hooks see them in step, each has its own length, and a signal ends them.
 
 import { join } from "node:path";
 import type { Engine, GenerateChunk, Generation, ProcessLogits } from "@readme-moe/core";
@@ -22,23 +22,23 @@ beforeAll(async () => {
 afterAll(() => engine.dispose());
 
 function request(row: number, maxTokens: number, processLogits?: ProcessLogits): RowRequest {
-  // Drawn, since random weights repeat their most likely token.
+  // Sampled, since random weights repeat their most likely token.
   const params = { maxTokens, temperature: 8, seed: row, ignoreEos: true };
   return { prompt: PROMPTS[row] as number[], params, ...(processLogits ? { processLogits } : {}) };
 }
 
-/** What a row says when nobody else is there. */
+/** The tokens of a row alone. */
 async function alone(row: number, maxTokens: number): Promise<readonly number[]> {
   return (await complete(engine, request(row, maxTokens))).ids;
 }
 
-/** A promise, and what fulfils it. */
+/** A promise with its resolver. */
 class Gate {
   open!: () => void;
   readonly opened = new Promise<void>((resolve) => (this.open = resolve));
 }
 
-/** The engine; when the answer to a request has ended, however it did, its gate opens. */
+/** Wraps the engine: a request's gate opens when its answer has ended in any way. */
 function opening(gates: ReadonlyMap<object, Gate>): Pick<Engine, "generate"> {
   async function* answer(generation: Generation, prompt: object): AsyncGenerator<GenerateChunk, void, undefined> {
     try {
@@ -55,7 +55,7 @@ function opening(gates: ReadonlyMap<object, Gate>): Pick<Engine, "generate"> {
   };
 }
 
-/** Lets a row go on behind its first tokens only when `gate` is open. */
+/** Holds a row after its first tokens until `gate` opens. */
 function waiting(row: number, numTokens: number, gate: Gate): ProcessLogits {
   return async (_, { tokenIds, promptTokens }) => {
     expect(promptTokens).toBe(PROMPTS[row]?.length);
@@ -69,7 +69,7 @@ async function expectIdle(): Promise<void> {
 }
 
 describe("a hook that ends rows", () => {
-  test("ends a fast row where it says, though the row was far ahead of a slow one", async () => {
+  test("ends a fast row at the right token, although the row was far ahead of a slow one", async () => {
     const fastEnded = new Gate();
     const requests = [request(0, 20), request(1, 6, waiting(1, 0, fastEnded))];
     const gates = new Map([[requests[0]?.prompt as object, fastEnded]]);
@@ -87,15 +87,15 @@ describe("a hook that ends rows", () => {
     await expectIdle();
   });
 
-  test.each([1, 2, 3, 4, 5, 6, 7, 8])("gets steps as if all rows were equally fast (seed %i)", async (seed) => {
+  test.each([1, 2, 3, 4, 5, 6, 7, 8])("gets the same steps as with equally fast rows (seed %i)", async (seed) => {
     const random = seededRandom(seed);
     const rows = PROMPTS.map((_, row) => ({ row, maxTokens: 1 + randomInteger(random, 12), gate: new Gate() }));
-    /** The step at which the hook ends each row; some end by themselves before. */
+    /** The step at which the hook ends each row; some rows end before. */
     const ends = rows.map(() => 1 + randomInteger(random, 16));
     const order = rows.map((one) => [random(), one] as const).toSorted(([a], [b]) => a - b);
     const requests: RowRequest[] = [];
     for (const [place, [, { row, maxTokens }]] of order.entries()) {
-      // Each row stands still somewhere until the one before it in a random order has ended.
+      // Each row waits at some token until the row before it in a random order has ended.
       const before = order[place - 1]?.[1].gate;
       const wait = before && waiting(row, randomInteger(random, 12), before);
       requests[row] = request(row, maxTokens, wait);
@@ -123,7 +123,7 @@ describe("a hook that ends rows", () => {
 describe("a signal", () => {
   const over = new Error("no longer wanted");
 
-  test("ends rows that have begun, with its reason, whether a hook listens or not", async () => {
+  test("ends running rows with its reason, with and without a hook", async () => {
     for (const isHooked of [true, false]) {
       const controller = new AbortController();
       let numTokens = 0;
@@ -148,7 +148,7 @@ describe("a signal", () => {
     }
   });
 
-  test("ends a row that waits for the caller's own function", async () => {
+  test("ends a row that waits for the caller's function", async () => {
     const controller = new AbortController();
     const [gate, reached] = [new Gate(), new Gate()];
     const wait: ProcessLogits = async () => {
@@ -163,7 +163,7 @@ describe("a signal", () => {
     );
     await reached.opened;
     controller.abort(over);
-    // Far more turns of the engine and of this thread than ending a row takes.
+    // Many more turns of the engine and of this thread than the end of a row takes.
     await complete(
       engine,
       request(1, 40, () => undefined),
@@ -174,7 +174,7 @@ describe("a signal", () => {
     await expectIdle();
   });
 
-  test("that was aborted before starts nothing", async () => {
+  test("that is already aborted starts nothing", async () => {
     let numTokens = 0;
     const count = (): void => void numTokens++;
     engine.events.on("token:generated", count);

@@ -1,4 +1,4 @@
-// What callers write, as the compiler sees it: nothing here runs. A host's own types stay, on both generations.
+// Calls that must type-check; nothing here runs. The types of both generations of hosts are kept.
 
 import * as huggingface from "@huggingface/transformers";
 import { readMeModel, register } from "@readme-moe/adapter";

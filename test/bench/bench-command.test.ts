@@ -1,4 +1,4 @@
-// `npm run bench` as a developer calls it. What it makes of measurements is tested beside this file.
+// `npm run bench` as a developer calls it. The other files of this folder test its parts.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// A run of the benchmark: a folder that has all its results, and that it can go on in.
+// A run of the benchmark writes all its results into a folder and can continue there.
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ const SETTINGS: BenchSettings = {
   set: {},
 };
 
-/** Counts what it measures, so that a test sees what was measured anew. */
+/** A suite that records its measurements, so that a test sees which ones were made again. */
 function counting(name: string, measured: string[], fails: readonly string[] = []): Suite {
   return {
     name,
@@ -79,7 +79,7 @@ const run = (
 ): ReturnType<typeof runSuites> => runSuites(suites, { folder, settings, say: () => undefined });
 
 describe("a run", () => {
-  test("leaves samples, a picture, a report and a summary, and says what could not be measured", async () => {
+  test("writes samples, a picture, a report and a summary, and notes failed measurements", async () => {
     const folder = await temporaryFolder();
     const measured: string[] = [];
     const { summary, failed } = await run(folder, [counting("one", measured, ["b"])]);
@@ -98,7 +98,7 @@ describe("a run", () => {
     expect(machine).toMatchObject({ node: process.version, onnxRuntime: "1.30.0" });
   });
 
-  test("gives a suite what is said for all, and what is said of it alone instead", async () => {
+  test("gives a suite the settings for all suites, and its own instead if there are any", async () => {
     const given: unknown[] = [];
     const telling = (name: string): Suite => ({
       name,
@@ -116,7 +116,7 @@ describe("a run", () => {
     ]);
   });
 
-  test("goes on in its folder with what is missing, also behind half a line", async () => {
+  test("continues in its folder with missing measurements, also after half a line", async () => {
     const folder = await temporaryFolder();
     const [first, second]: [string[], string[]] = [[], []];
     const before = await run(folder, [counting("one", first)]);
@@ -132,7 +132,7 @@ describe("a run", () => {
     expect(before.failed).toEqual([]);
   });
 
-  test("tries again what failed before, and is over at once when it is interrupted", async () => {
+  test("repeats failed measurements, and ends at once when it is interrupted", async () => {
     const folder = await temporaryFolder();
     const measured: string[] = [];
     await run(folder, [counting("one", [], ["a", "b", "c"])]);
@@ -173,7 +173,7 @@ describe("a run", () => {
     expect(summary).toContain("## one");
   });
 
-  test("refuses two measurements of one name, which would be taken for one", async () => {
+  test("refuses two measurements with the same name", async () => {
     const twice: Suite = {
       name: "twice",
       summary: "t",
@@ -188,7 +188,7 @@ describe("a run", () => {
   });
 });
 
-test("settings are whole numbers, and name what is not", () => {
+test("settings accept whole numbers only, and errors name the setting", () => {
   expect(numbersOf({ ...SETTINGS, set: { n: "1, 8" } }, "n", [])).toEqual([1, 8]);
   expect(numbersOf(SETTINGS, "n", [3])).toEqual([3]);
   for (const text of ["1,x", "1.5", "", "-1"]) {
@@ -198,7 +198,7 @@ test("settings are whole numbers, and name what is not", () => {
   }
 });
 
-test("data is files, and of folders their lines of JSON", async () => {
+test("data are files, and the .jsonl files of folders", async () => {
   const folder = await temporaryFolder();
   for (const name of ["b.jsonl", "a.jsonl.gz", "notes.txt"]) await writeFile(join(folder, name), "");
   expect(await dataFiles([folder, join(folder, "notes.txt")])).toEqual([

@@ -1,4 +1,4 @@
-// What the benchmark makes of measurements: their order, statistics and tables.
+// The benchmark's order of measurements, statistics and tables.
 
 import * as fc from "../support/fast-check.ts";
 import { bootstrapInterval, growthOf, mean, median, percentile } from "../../bench/kit/statistics.ts";
@@ -12,7 +12,7 @@ function samplesOf(variant: string, values: readonly number[], firstTurn = 0, at
 }
 
 describe("statistics", () => {
-  test("the median and percentiles are what sorting gives", () => {
+  test("the median and percentiles agree with sorting", () => {
     fc.assert(
       fc.property(
         fc.array(fc.integer(), { minLength: 1, maxLength: 30 }),
@@ -30,7 +30,7 @@ describe("statistics", () => {
     );
   });
 
-  test("the bootstrap's interval is that of all samples that can be drawn", () => {
+  test("the bootstrap's interval agrees with that of all possible samples", () => {
     const values = [1, 2, 4, 8];
     const all: number[] = [];
     for (const a of values)
@@ -53,7 +53,7 @@ describe("statistics", () => {
     expect(bootstrapInterval([1, 2], { seed: 1, statistic: ([first]) => (first === 1 ? 1 : NaN) })).toBeUndefined();
   });
 
-  test("growth is the exponent of a power law, and says how well it fits", () => {
+  test("growth is the exponent of a power law, with a measure of its fit", () => {
     for (const exponent of [-1, 0.5, 1, 2]) {
       const points = [1, 4, 16, 64].map((x) => [x, 3 * x ** exponent] as const);
       expect(growthOf(points)).toEqual({
@@ -103,7 +103,7 @@ describe("turns", () => {
     expect(turnsOf(3, 2).map(({ variant }) => variant)).toEqual([0, 1, 2, 2, 1, 0]);
   });
 
-  test("drift is how the first variant changed from its first measurement to its last one", () => {
+  test("drift is the first variant's change from its first to its last measurement", () => {
     const samples = [...samplesOf("b", [9, 90], 1), ...samplesOf("a", [10, 30, 8])];
     expect(driftOf(samples)).toEqual([{ at: 8, metric: "speed", change: -0.2 }]);
     expect(driftOf(samplesOf("a", [10]))).toEqual([]);
@@ -112,7 +112,7 @@ describe("turns", () => {
 });
 
 describe("tables", () => {
-  test("have medians with intervals, a dash where nothing was measured, and a mark where the machine changed", () => {
+  test("have medians with intervals, a dash without measurements, and a mark for drift", () => {
     const samples = [...samplesOf("a", [100, 200, 300]), ...samplesOf("b", [0.5], 1), ...samplesOf("b", [7], 1, 16)];
     const table = summaryTable(samples, { title: "T", seed: 1 });
     expect(table.columns).toEqual(["", "speed, 8 †", "speed, 16"]);
@@ -129,7 +129,7 @@ describe("tables", () => {
     expect(text).toBe("**T**\n\n|     | a\\|b |\n| --- | ---: |\n| x   |    1 |\n\nn");
   });
 
-  test("numbers have three figures where nothing else is said", () => {
+  test("numbers have three significant figures by default", () => {
     expect([12_345.6, 123.4, 12.34, 0.01234, 0, Number.NaN].map((value) => formatNumber(value))).toEqual([
       "12,346",
       "123",
@@ -149,13 +149,13 @@ describe("tables", () => {
     expect(isMet({ ...target, value: Number.NaN, wanted: "over" })).toBe(false);
   });
 
-  test("an aim beyond the limit is shown and decides nothing", () => {
+  test("an aim beyond the limit is shown, and does not decide", () => {
     const target = { what: "x", unit: "× y", wanted: "over", value: 1.5, limit: 1, aim: 2 } as const;
     const [table = ""] = wantedMarkdown(new Map([["s", [target]]]));
     expect(table).toMatch(/\| over 1 × y \(aim: 2\) \|\s+met \|/);
   });
 
-  test("raw samples keep names with commas, quotes and line ends apart", () => {
+  test("raw samples quote names with commas, quotes and line ends", () => {
     const [sample] = samplesOf('a, "b"\nc', [0.1]);
     expect(samplesCsv(sample ? [sample] : [])).toBe(
       'variant,at,metric,round,turn,value\n"a, ""b""\nc",8,speed,0,0,0.1\n',

@@ -1,4 +1,4 @@
-// The chatbot's real process, killed in the middle of an answer, and another one in its place.
+// The chatbot's real process is killed during an answer and replaced by another one.
 
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -20,7 +20,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       const first = serve(0);
       const [, url = "", port] = await first.printed(/Chat at (http:\S+:(\d+))/);
       const { page, complaints } = await watchedPage(browser, url);
-      await page.getByLabel("Tokens at most").fill("1000");
+      await page.getByLabel("Max. tokens").fill("1000");
       const answers = page.locator(".message.assistant").locator(".tokens, .markdown");
       // A thousand tokens take seconds.
       await sayOnly(page, url, " the");
@@ -35,12 +35,12 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       await second.printed(/Chat at/);
       await page.getByRole("alert").getByText("Connected again.").waitFor();
       expect(await lastAnswer(page)).toBe(beginning);
-      await page.getByLabel("Tokens at most").fill("12");
+      await page.getByLabel("Max. tokens").fill("12");
       await say(page, "And then?");
       await answers.nth(1).filter({ hasText: "the" }).waitFor();
       expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);
       expect(await page.locator(".note.failed").count()).toBe(0);
-      // The browser tells of each connection that fails; there is nothing else.
+      // The browser reports failed connections, and nothing else.
       expect(complaints.filter((text) => !/Failed to load resource|net::ERR_/.test(text))).toEqual([]);
       expect(await second.stop("SIGTERM")).toBe(0);
     },

@@ -1,4 +1,4 @@
-// `/live` over real HTTP: what it tells of an engine at work, what it changes, and what it does not put up with.
+// `/live` over real HTTP: snapshots of a running engine, changes of its settings, and limits.
 
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
@@ -37,7 +37,7 @@ async function* snapshots(signal: AbortSignal, url = server.url): AsyncGenerator
   }
 }
 
-/** Snapshots until one is as wanted. */
+/** Reads snapshots until one meets a condition. */
 async function seen(isWanted: (snapshot: LiveSnapshot) => boolean): Promise<LiveSnapshot> {
   const leave = new AbortController();
   try {
@@ -51,7 +51,7 @@ async function seen(isWanted: (snapshot: LiveSnapshot) => boolean): Promise<Live
 const change = (path: string, values: object) => postJson(`${server.url}/live/${path}`, { model: "tiny", ...values });
 
 describe("a running engine", () => {
-  test("is shown step by step, with the experts that the engine itself says are in memory", async () => {
+  test("is shown step by step, with the experts in memory as the engine reports them", async () => {
     await change("load", { chats: 8 });
     const busy = await seen(({ step, pastSteps }) => step !== undefined && pastSteps.length > 20);
     expect(busy).toMatchObject({ simulatedChats: 8, scheduler: "cost-aware" });
@@ -71,7 +71,7 @@ describe("a running engine", () => {
     expect(numResident * bytes).toBe(expertCache?.usedBytes);
   });
 
-  test("is changed while it works, and says so", async () => {
+  test("can be changed while it runs, and snapshots show the change", async () => {
     await change("load", { chats: 2 });
     expect(await change("scheduling", { scheduler: "read-me" })).toMatchObject({ body: { scheduler: "read-me" } });
     const { memory } = await seen(({ step }) => step !== undefined);
@@ -108,9 +108,9 @@ test("forms of other sites change nothing", async () => {
   expect((await seen(() => true)).simulatedChats).toBe(0);
 });
 
-test("what changes while a snapshot is taken is told, too", async () => {
+test("changes during a snapshot are sent afterwards", async () => {
   const { engine } = model;
-  // Asking for counters takes as long as a test wants: what has been seen of the bus is in the snapshot by then.
+  // The test decides how long reading counters takes; the snapshot has the events until then.
   const gate = new EventTarget();
   let mayAnswer: Promise<unknown> = Promise.resolve();
   const slow = new Proxy(engine, {
@@ -146,7 +146,7 @@ test("what changes while a snapshot is taken is told, too", async () => {
   while (await isBusy());
 });
 
-test("no more look on than there are places for", async () => {
+test("the number of readers is limited", async () => {
   const leave = new AbortController();
   const watch = () => fetch(`${server.url}/live?model=tiny`, { signal: leave.signal });
   const opened = [await watch(), await watch()];
@@ -156,7 +156,7 @@ test("no more look on than there are places for", async () => {
   await expect.poll(async () => (await fetch(`${server.url}/live?model=tiny`, { method: "HEAD" })).status).toBe(200);
 });
 
-test("a reader that takes nothing misses what it does not take, and is dropped; others are not held up", async () => {
+test("a reader that reads nothing misses snapshots and is disconnected, without delaying others", async () => {
   const readers = new LiveReaders({ slowReaderMs: 300 });
   const app = express().get("/", (_, response) => readers.add(response));
   const own = await listen(app);
@@ -187,7 +187,7 @@ test("a reader that takes nothing misses what it does not take, and is dropped; 
   await expect.poll(() => bytes).toBeGreaterThanOrEqual(wanted);
 });
 
-test("what is known of sequences goes with them, and everything with an engine that fails", () => {
+test("finished sequences are forgotten, and everything after the engine has failed", () => {
   let now = 0;
   const [events, state] = [new ReadMeEmitter(), new LiveState(3, 2, () => now)];
   state.listen(events, () => undefined);

@@ -1,4 +1,4 @@
-// What the page keeps and asks, without a browser.
+// The page's storage and prompts, without a browser.
 
 import { array, assert, asyncProperty, integer, property, tuple } from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
@@ -17,7 +17,7 @@ import {
 } from "../../examples/chatbot/page/state/messages.ts";
 import { fittingMessages, transcriptOf } from "../../examples/chatbot/page/state/prompt.ts";
 
-/** A browser's storage of so many characters. */
+/** A browser's storage for a number of characters. */
 function storageOf(maxCharacters: number): TextStorage & { readonly texts: ReadonlyMap<string, string> } {
   const texts = new Map<string, string>();
   return {
@@ -46,7 +46,7 @@ const conversation = (id: string, updatedMs: number, text: string): Conversation
 });
 
 describe("conversations in the browser", () => {
-  test("come back as they were, newest first; damaged ones are left out", () => {
+  test("are loaded unchanged, newest first; damaged ones are left out", () => {
     const storage = storageOf(5e6);
     const [a, b] = [conversation("a", 1, "line\nline"), conversation("b", 2, "other")];
     for (const one of [a, b]) expect(saveConversation(storage, one)).toBe(true);
@@ -58,7 +58,7 @@ describe("conversations in the browser", () => {
     expect(storage.getItem("somebody else")).toBe("x");
   });
 
-  test("never take more than their room, and the newest is there", () => {
+  test("never exceed their limit, and the newest is stored", () => {
     const sizes = array(integer({ min: 0, max: 900_000 }), { minLength: 1, maxLength: 60 });
     assert(
       property(sizes, (lengths) => {
@@ -74,7 +74,7 @@ describe("conversations in the browser", () => {
     );
   });
 
-  test("make room for the newest where others have taken it, and say when there is none", () => {
+  test("make room for the newest when other pages use the storage, and report when there is none", () => {
     const storage = storageOf(2000);
     expect(saveConversation(storage, conversation("old", 1, "x".repeat(400)))).toBe(true);
     expect(saveConversation(storage, conversation("new", 2, "x".repeat(700)))).toBe(true);
@@ -96,7 +96,7 @@ describe("spans of an answer", () => {
     );
   });
 
-  test("are counted by expert, the most first, and those of none are not", () => {
+  test("are counted by expert, largest first, without those of no expert", () => {
     expect(
       expertShares([
         [2, 1],
@@ -112,7 +112,7 @@ describe("spans of an answer", () => {
 });
 
 describe("the prompt", () => {
-  test("is the end of the conversation that has room, and begins with the user", async () => {
+  test("is the end of the conversation that fits, and begins with the user", async () => {
     const lengths = array(integer({ min: 1, max: 60 }), { minLength: 1, maxLength: 40 });
     await assert(
       asyncProperty(lengths, integer({ min: 20, max: 600 }), async (all, room) => {
@@ -128,7 +128,7 @@ describe("the prompt", () => {
     );
   });
 
-  test("is plain turns for a model without a chat template", () => {
+  test("is plain text with turns for a model without a chat template", () => {
     const messages = [message("Hello"), message("Good day", "assistant"), message("Who?")];
     expect(transcriptOf(messages)).toBe("User: Hello\nAssistant: Good day\nUser: Who?\nAssistant:");
   });

@@ -1,5 +1,5 @@
-// What a model must not be able to do to the page, and what the page does when things go wrong. Engines write what a
-// script says here, so that a test knows when.
+// Hostile texts of a model, and failures of the server. Engines follow a script here, so that tests know the order of
+// events.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -53,7 +53,7 @@ describe.skipIf(executablePath === undefined)("the page in trouble", () => {
     return server.url;
   };
 
-  test("shows text while it is written, and stops when it is told to", async () => {
+  test("shows text while it streams, and stops an answer", async () => {
     const [goOn, wasAborted] = [gate(), gate()];
     const url = await serve(async function* (_, signal) {
       signal.addEventListener("abort", wasAborted.open);
@@ -80,7 +80,7 @@ describe.skipIf(executablePath === undefined)("the page in trouble", () => {
     expect(complaints).toEqual([]);
   });
 
-  test("shows HTML and scripts of a model, and runs none", async () => {
+  test("shows HTML and scripts of a model as text, and runs none", async () => {
     const url = await serve(async function* () {
       for (const line of HOSTILE) yield `${line}\n\n`;
     });
@@ -102,7 +102,7 @@ describe.skipIf(executablePath === undefined)("the page in trouble", () => {
     expect(links.filter((href) => href !== "null" && !/^https?:/.test(href))).toEqual([]);
     for (const link of await page.locator(".markdown a").all()) await link.click({ noWaitAfter: true });
     expect(await page.evaluate("window.ran")).toBeUndefined();
-    // And nothing of it comes alive when the page is loaded again.
+    // Nothing of it runs after a reload either.
     await page.reload();
     await lastAnswer(page);
     expect(await page.evaluate("window.ran")).toBeUndefined();
@@ -151,13 +151,13 @@ describe.skipIf(executablePath === undefined)("the page in trouble", () => {
     expect(after.listeners).toBeLessThan(before.listeners * 1.2);
     // The texts themselves are kept: 75 questions and answers.
     expect(after.heapBytes - before.heapBytes).toBeLessThan(2_000_000);
-    // Earlier ones can be read again, and do not stay on the page.
+    // Earlier messages can be shown again, and do not stay in the page.
     for (let click = 0; click < 6; click++) await page.getByRole("button", { name: /^Earlier messages/ }).click();
     expect((await sizeOf(page, cdp)).elements).toBeLessThan(before.elements * 1.1);
     expect(complaints).toEqual([]);
   });
 
-  test("says that the server is gone while it answers, and goes on when it is back", async () => {
+  test("shows that the server is gone during an answer, and continues when it is back", async () => {
     let port = 0;
     const start = async (script: Script) => {
       const server = createServer(appOf(script)).listen(port, "127.0.0.1");
@@ -191,11 +191,11 @@ describe.skipIf(executablePath === undefined)("the page in trouble", () => {
     await page.getByRole("button", { name: "Regenerate" }).click();
     await page.locator(".tokens", { hasText: "here again" }).waitFor();
     expect(await page.locator(".message.assistant .tokens").allInnerTexts()).toEqual(["a beginning", "here again"]);
-    // The browser tells of each connection that fails; there is nothing else.
+    // The browser reports failed connections, and nothing else.
     expect(complaints.filter((text) => !/Failed to load resource|net::ERR_/.test(text))).toEqual([]);
   });
 
-  test("tells what the server refuses", async () => {
+  test("shows the server's errors", async () => {
     const url = await serve(async function* () {
       yield* refuse();
     });
@@ -225,7 +225,7 @@ async function sizeOf(page: Page, cdp: CDPSession) {
   return { nodes, listeners, heapBytes, elements: await page.locator("*").count() };
 }
 
-// oxlint-disable-next-line require-yield -- it fails before it says anything
+// oxlint-disable-next-line require-yield -- it fails before its first token
 async function* refuse(): AsyncGenerator<string, void, undefined> {
   throw new RangeError("Expected something else");
 }

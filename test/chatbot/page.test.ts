@@ -1,4 +1,4 @@
-// The page in a real browser, over a real engine.
+// The page in a real browser, with a real engine.
 
 import axe from "axe-core";
 import type { Browser, Page, Route } from "playwright-core";
@@ -30,10 +30,10 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     await Promise.all(models.map(({ engine }) => engine.dispose()));
   });
 
-  test("colours each token by the expert that the server's routes say", async () => {
+  test("colours each token by its expert in the server's routes", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
     await page.getByLabel("Temperature").fill("0");
-    await page.getByLabel("Tokens at most").fill("40");
+    await page.getByLabel("Max. tokens").fill("40");
     await say(page, "The ship was");
     const answer = await lastAnswer(page);
     const colours = await page
@@ -60,14 +60,14 @@ describe.skipIf(executablePath === undefined)("the page", () => {
       ),
     ).toBe(true);
     expect(new Set(colours.map(([, expert]) => expert)).size).toBeGreaterThan(1);
-    // The same in words.
+    // The same as text.
     const figures = await page.locator(".message.assistant .figures").innerText();
     expect(figures).toContain("40 tokens");
     expect(figures).toMatch(/domain-\d \d+/);
     expect(complaints).toEqual([]);
   });
 
-  test("lets the tokens of one expert stand out, and numbers them for those who see no colours", async () => {
+  test("highlights the tokens of one expert, and numbers experts for people who cannot see colours", async () => {
     const { page } = await watchedPage(browser, server.url);
     await say(page, "import os");
     await lastAnswer(page);
@@ -82,9 +82,9 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     expect(await page.locator(".tokens[data-numbers] [data-number]").count()).toBeGreaterThan(0);
   });
 
-  test("regenerates an answer, edits a question, and finds conversations again after a reload", async () => {
+  test("regenerates an answer, edits a question, and keeps conversations after a reload", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
-    await page.getByLabel("Tokens at most").fill("12");
+    await page.getByLabel("Max. tokens").fill("12");
     await say(page, "First question");
     await lastAnswer(page);
     await page.getByRole("button", { name: "Regenerate" }).click();
@@ -108,21 +108,21 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     expect(complaints).toEqual([]);
   });
 
-  test("continues a text, and lets another model behind the same mount answer", async () => {
+  test("continues a text, and switches to another model", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
     await page.getByRole("radio", { name: "Continue a text" }).check();
-    await page.getByLabel("Tokens at most").fill("8");
+    await page.getByLabel("Max. tokens").fill("8");
     await say(page, "Once upon a time");
     await lastAnswer(page);
     await page.getByRole("combobox", { name: "Model" }).selectOption("dense");
-    await page.getByText("A dense model: one expert for everything.").waitFor();
+    await page.getByText("A dense model: all tokens use the same weights.").waitFor();
     await say(page, "Once upon a time");
     await lastAnswer(page);
     expect(await page.locator(".message.assistant .who").allInnerTexts()).toEqual(["tiny · int8", "dense · fp32"]);
     expect(complaints).toEqual([]);
   });
 
-  test("shows what a scheduler does while it runs, and what memory is worth", async () => {
+  test("shows the effects of schedulers and memory while the engine runs", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
     const live = page.getByRole("region", { name: "Live view" });
     onTestFinished(() => void postJson(`${server.url}/live/load`, { model: "tiny", chats: 0 }));
@@ -138,14 +138,14 @@ describe.skipIf(executablePath === undefined)("the page", () => {
       await expect.poll(stepNow, { timeout: 20_000 }).toBeGreaterThan(start + 60);
       return Number.parseFloat(await live.locator(".bars .small").innerText());
     };
-    const byArrival = await experts("First come", "Who came first");
-    const byQueue = await experts("Read-ME", "The longest queue");
+    const byArrival = await experts("First come", "Sequences run in the order");
+    const byQueue = await experts("Read-ME", "The expert with the longest queue");
     expect(byQueue).toBeLessThan(byArrival);
     expect((await counted(models[0]))?.evictions).toBeGreaterThan(0);
     await live.getByRole("slider").press("End");
     const allBytes = Number(await live.getByRole("slider").getAttribute("max"));
     await expect.poll(async () => (await counted(models[0]))?.budgetBytes).toBe(allBytes);
-    // Nothing has to leave any more, and the page shows what the engine counts.
+    // Nothing is evicted any more, and the page shows the engine's counters.
     const last = (await counted(models[0]))?.evictions ?? 0;
     await expect.poll(() => live.locator('.memory [aria-label="4 of 4 layers"]').count()).toBeGreaterThan(1);
     await expect
@@ -162,7 +162,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     onTestFinished(() => void postJson(`${server.url}/live/load`, { model: "tiny", chats: 0 }));
     const live = page.getByRole("region", { name: "Live view" });
     await live.getByRole("radio", { name: "Read-ME" }).check();
-    await live.getByText("The longest queue").waitFor();
+    await live.getByText("The expert with the longest queue").waitFor();
     await live.getByRole("button", { name: "Load" }).click();
     const held: Route[] = [];
     await page.route("**/live/scheduling", (route) => void held.push(route));
@@ -172,10 +172,10 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     const shown = await step.innerText();
     await expect.poll(() => step.innerText()).not.toBe(shown);
     expect(await live.getByRole("radio", { name: "First come" }).isChecked()).toBe(true);
-    // What is in force is told in words, and that is still the older one.
-    expect(await live.getByText("The longest queue").count()).toBe(1);
+    // The description still shows the older scheduler, which is active.
+    expect(await live.getByText("The expert with the longest queue").count()).toBe(1);
     await held[0]?.continue();
-    await live.getByText("Who came first").waitFor();
+    await live.getByText("Sequences run in the order").waitFor();
   });
 
   test("works by keyboard alone", async () => {
@@ -196,10 +196,10 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     }
     const names = ["Regenerate", "Edit", "Copy", "Temperature", "Cost", "Memory for experts", "Load", "Numbers"];
     expect(names.filter((name) => !reached.some((one) => one.includes(name)))).toEqual([]);
-    // What is chosen with arrows is told to the server.
+    // A choice by arrow keys is sent to the server.
     await page.getByRole("radio", { name: "Cost" }).focus();
     await page.keyboard.press("ArrowRight");
-    await page.getByText("The longest queue").waitFor();
+    await page.getByText("The expert with the longest queue").waitFor();
     await page.getByRole("button", { name: "Regenerate" }).focus();
     await page.keyboard.press("Enter");
     expect(await page.evaluate("document.activeElement.id")).toBe("composer");
@@ -225,7 +225,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     expect(complaints).toEqual([]);
   });
 
-  test.each(["light", "dark"] as const)("has nothing that hinders people, in %s", async (colorScheme) => {
+  test.each(["light", "dark"] as const)("has no accessibility violations, in %s", async (colorScheme) => {
     const { page, complaints } = await watchedPage(browser, server.url, { colorScheme });
     expect(await serious(page)).toEqual([]);
     await say(page, "Hello there");
@@ -233,7 +233,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     expect(await serious(page)).toEqual([]);
     await page.getByRole("radio", { name: "Text", exact: true }).check();
     expect(await serious(page)).toEqual([]);
-    // The same by hand as by the system.
+    // A theme chosen by hand looks the same as the system's.
     const paper = () => page.evaluate<string>("getComputedStyle(document.body).backgroundColor");
     const before = await paper();
     const other = colorScheme === "light" ? 2 : 1;
@@ -244,21 +244,21 @@ describe.skipIf(executablePath === undefined)("the page", () => {
   });
 });
 
-/** Whether all of `some` come in `all`, in this order. */
+/** Tells whether `all` has all of `some` in this order. */
 function isWithin(some: readonly number[], all: readonly number[]): boolean {
   let at = 0;
   for (const one of all) if (one === some[at]) at++;
   return at === some.length;
 }
 
-/** What axe finds. */
+/** Returns the violations that axe finds. */
 async function serious(page: Page): Promise<readonly string[]> {
   await page.evaluate(axe.source);
   const found = await page.evaluate<axe.AxeResults>("axe.run()");
   return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
 }
 
-/** What the engine itself counts. */
+/** Returns the engine's own counters. */
 async function counted(model: OpenedModel | undefined) {
   return (await model?.engine.stats())?.expertCache;
 }

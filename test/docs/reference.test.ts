@@ -90,8 +90,9 @@ test("pages name options that exist", () => {
   }
 });
 
-/** Options of other programs that pages name alone: all of them, our chatbot's and benchmarks', `npm run docs`, Docker. */
-const OTHERS = ["--help", "--model", "--memory-mb", "--batch", "--dense", "--shape", "--pictures", "--stop-timeout"];
+/** Options of other programs in pages: of all of them, our chatbot and benchmarks, `npm run docs`, Docker. */
+const OTHERS =
+  "--help --model --memory-mb --batch --dense --shape --pictures --stop-timeout --quick --rounds --set".split(" ");
 
 test("pages name events that exist", async () => {
   const events = await membersOf("packages/core/src/events.ts", "ReadMeEvents");

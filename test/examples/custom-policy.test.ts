@@ -1,4 +1,4 @@
-// The example's own decisions, held against what is asked of every scheduler and policy.
+// The example's scheduler and policy meet the requirements on every scheduler and policy.
 
 import type { EvictionPolicy, Scheduler } from "@readme-moe/core";
 import { nextChunkTokens } from "@readme-moe/core";
@@ -13,12 +13,12 @@ const { followTheFirst, longestIdle } = (await import(POLICIES)) as {
   readonly longestIdle: EvictionPolicy;
 };
 
-test("who came first leads, and those join who need its experts only", () => {
+test("schedules the first sequence, and those that need its experts only", () => {
   const sequences = [decoding(3, 0), decoding(2, 2), prefilling(1, [1, 0, 1]), decoding(4, 1), prefilling(5, [1, 2])];
   expect(idsOf(followTheFirst(stateOf(sequences)))).toEqual(["s1", "s3", "s4"]);
 });
 
-test("every step is within the limits, and never empty", () => {
+test("every step is within the limits and not empty", () => {
   const random = seededRandom(1);
   for (let trial = 0; trial < 300; trial++) {
     const state = randomState(random);
@@ -37,7 +37,7 @@ test("every step is within the limits, and never empty", () => {
   }
 });
 
-test("the longest idle leaves, of several the one whose turn is furthest away", () => {
+test("evicts the longest idle unit, among equals the one whose next use is furthest away", () => {
   const unit = { expert: 0, bytes: 1, nextUse: Infinity, lastUse: 0, numUses: 1 };
   const candidates = [
     { ...unit, layer: 0, idleSteps: 1, layersAway: 3 },

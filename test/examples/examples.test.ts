@@ -1,4 +1,4 @@
-// Every example, run as its README says, on a refactored pocket model.
+// Every example, run by the commands of its README on a refactored pocket model.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -38,7 +38,7 @@ describe("drop-in", () => {
   });
 });
 
-test("express-minimal serves the API beside a page of the app", async () => {
+test("express-minimal serves the API and a page of the app", async () => {
   const { printed } = startProgram([join(EXAMPLES, "run.ts"), "express-minimal", experts], { PORT: "0" });
   const [, port] = await printed(/port: (\d+)/);
   const url = `http://127.0.0.1:${port}`;
@@ -49,7 +49,7 @@ test("express-minimal serves the API beside a page of the app", async () => {
   expect((await fetch(`${url}/health`)).status).toBe(200);
 });
 
-test("custom-router sends each text to the expert that its rule names", async () => {
+test("custom-router routes each text to the expert of its rule", async () => {
   const { code, stdout, stderr } = await runExample("custom-router", experts);
   expect(code, stderr).toBe(0);
   const ruled = [...stdout.matchAll(/our rule by text: +(.*) \(with the answer\)/g)].map(([, counts = ""]) =>
@@ -58,7 +58,7 @@ test("custom-router sends each text to the expert that its rule names", async ()
   expect(ruled).toEqual(["github n", "arxiv n", "book n"]);
   const answers = [...stdout.matchAll(/answer: (".*")/g)].map(([, text = ""]) => JSON.parse(text) as string);
   expect(answers.map((text) => text.length > 20)).toEqual([true, true, true]);
-  // The rule by token divides the same tokens that the model's router does.
+  // The rule by token routes the same tokens as the model's router.
   const tokens = (line: RegExp): readonly number[] =>
     [...stdout.matchAll(line)].map(([, counts = ""]) => sum((counts.match(/\d+/g) ?? []).map(Number)));
   expect(tokens(/a rule by token: +(.*)/g)).toEqual(tokens(/the model's router: +(.*)/g));
@@ -82,26 +82,26 @@ test(
       ["'fcfs'", "'longestIdle (ours)'"],
     ]);
     expect(rows.flatMap((row) => row.slice(2)).every((cell) => Number(cell) >= 0)).toBe(true);
-    // Whoever joins only where no other expert is needed needs fewer of them than who comes as they come.
+    // Steps of sequences with the same experts need fewer experts than steps in the order of arrival.
     const [, ours, fcfs] = rows.map(([, , numExperts]) => Number(numExperts));
     expect(ours).toBeLessThan(fcfs ?? 0);
     expect(stdout).toContain("All gave the same answers.");
   },
 );
 
-test("swap-model loses nothing when a model is exchanged under answers", { timeout: 120_000 }, async () => {
+test("swap-model completes all answers while a model is swapped", { timeout: 120_000 }, async () => {
   const { code, stdout, stderr } = await runExample("swap-model", experts, POCKET);
   expect(code, stderr).toBe(0);
   expect(stdout).toMatch(/model:swapped \{[^}]*name: 'pocket'/);
   expect(stdout).toContain(`previousPath: '${POCKET}'`);
-  expect(stdout.match(/begun before: 120 tokens by the dense model: ".+"/g)).toHaveLength(3);
-  expect(stdout.match(/begun after: {2}50 tokens by 3 experts: ".+"/g)).toHaveLength(3);
+  expect(stdout.match(/begun before the swap: 120 tokens by the dense model: ".+"/g)).toHaveLength(3);
+  expect(stdout.match(/begun after the swap: {2}50 tokens by 3 experts: ".+"/g)).toHaveLength(3);
   expect(stdout).toContain("the dense model's memory is free again");
-  // The swap is told before those that began before it have ended.
-  expect(stdout.indexOf("model:swapped")).toBeLessThan(stdout.indexOf("begun before"));
+  // The swap is printed before the answers that began before it have ended.
+  expect(stdout.indexOf("model:swapped")).toBeLessThan(stdout.indexOf("begun before the swap"));
 });
 
-test("an unknown example is refused with the names of those that there are", async () => {
+test("an unknown example is refused with the names of the examples", async () => {
   const { code, stderr } = await runExample("drop-out");
   expect(code).toBe(2);
   expect(stderr).toMatch(/chatbot, custom-policy, custom-router, drop-in, express-minimal, observability, swap-model/);

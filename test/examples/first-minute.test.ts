@@ -1,4 +1,4 @@
-// What a newcomer does first: `npm start`, which makes experts and opens a chat; later `npm run chatbot`.
+// The first commands of a new user: `npm start`, which makes experts and opens a chat; later `npm run chatbot`.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -14,11 +14,11 @@ const executablePath = await findChromium();
 const experts = join(await persistentFolder(), "experts");
 const start = (...args: readonly string[]) => startProgram([join(PROGRAMS, "first-minute.ts"), experts, ...args]);
 
-// What takes its time is to make experts, however few.
+// Making experts takes most of the time, however few they are.
 test("npm start makes experts, continues texts, and serves a chat until Ctrl-C", { timeout: 240_000 }, async () => {
   const { printed, output, stop } = start("--port", "0");
-  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C ends\)/);
-  expect(output()).toMatch(/Making one expert of each of 2 kinds of text/);
+  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
+  expect(output()).toMatch(/Making one expert for each of 2 kinds of text/);
   expect(existsSync(join(experts, "config.json"))).toBe(true);
   expect(output()).toMatch(/The ship was.*\S/);
   const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly { readonly id: string }[] };
@@ -27,7 +27,7 @@ test("npm start makes experts, continues texts, and serves a chat until Ctrl-C",
   expect(await stop("SIGINT")).toBe(0);
 });
 
-test("npm start -- --exit ends by itself, and makes nothing a second time", { timeout: 120_000 }, async () => {
+test("npm start -- --exit ends by itself, and does not make the experts again", { timeout: 120_000 }, async () => {
   const { child, printed, output } = start("--exit", "--port", "0");
   await printed(/Chat at (http:\S+)$/m);
   if (child.exitCode === null) await new Promise((resolve) => child.once("close", resolve));
@@ -45,7 +45,7 @@ test.skipIf(executablePath === undefined)(
     const browser = await launchChromium(executablePath ?? "");
     onTestFinished(() => browser.close());
     const { page, complaints } = await watchedPage(browser, url);
-    await page.getByLabel("Tokens at most").fill("12");
+    await page.getByLabel("Max. tokens").fill("12");
     await sayOnly(page, url, " the");
     await say(page, "The ship was");
     expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);

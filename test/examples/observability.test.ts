@@ -53,7 +53,7 @@ describe("the example", () => {
         expect(times).toEqual(times.toSorted((a, b) => a - b));
         expect(times.at(-1)).toBeCloseTo(sequence.ms, 0);
       }
-      // Every sequence was in the steps that made its tokens, and nobody else was.
+      // Each sequence was in the steps that made its tokens, and in no others.
       const steps = spans.filter(({ span }) => span === "step");
       for (const sequence of sequences) {
         const id = String(sequence["gen_ai.response.id"]);
@@ -66,7 +66,7 @@ describe("the example", () => {
       const routed = before.samples.filter(({ name }) => name === "example_routed_tokens_total");
       expect(routed).toHaveLength(NUM_EXPERTS);
       const total = (key: string): number => sequences.reduce((sum, sequence) => sum + Number(sequence[key]), 0);
-      // A completion's last token goes to no expert.
+      // A completion's last token is not routed.
       expect(routed.reduce((sum, { value }) => sum + value, 0)).toBe(
         total("gen_ai.usage.input_tokens") + total("gen_ai.usage.output_tokens") - REQUESTS,
       );
@@ -88,7 +88,7 @@ async function lookAtPage(path: string, url: string): Promise<void> {
   await page.goto(`${url}/dashboard`);
   await page.getByText("live", { exact: true }).waitFor();
   await page.getByRole("button", { name: "Send 8 requests" }).click();
-  const card = page.locator(".card", { hasText: "experts in a step" }).locator("output");
+  const card = page.locator(".card", { hasText: "experts per step" }).locator("output");
   await expect.poll(() => card.innerText(), { timeout: 20_000 }).toMatch(/^[1-3]\.\d\d$/);
   const shown = async (): Promise<readonly number[]> =>
     (await page.locator("#experts dd:last-of-type, #experts dd:nth-of-type(2n)").allInnerTexts()).map(Number);
@@ -103,7 +103,7 @@ async function lookAtPage(path: string, url: string): Promise<void> {
 describe("traceSequences", () => {
   const finished = { promptTokens: 4, completionTokens: 0, cachedTokens: 0, queuedMs: 5, durationMs: 5 };
 
-  test("a sequence that was given up while it waited has neither prefill nor first token", () => {
+  test("a sequence that was aborted in the queue has neither prefill nor first token", () => {
     const { events, spans } = traced();
     events.emit("sequence:queued", { sequenceId: "a", promptTokens: 4, numWaiting: 2 });
     events.emit("sequence:finished", { sequenceId: "a", reason: "abort", ...finished });
@@ -113,7 +113,7 @@ describe("traceSequences", () => {
     expect(span?.parentSpanContext ?? ROOT_CONTEXT).toBe(ROOT_CONTEXT);
   });
 
-  test("preemptions are told, and times are the engine's", () => {
+  test("spans have preemptions, and the engine's times", () => {
     const { events, spans } = traced();
     events.emit("sequence:queued", { sequenceId: "a", promptTokens: 4, numWaiting: 1 });
     events.emit("token:generated", { sequenceId: "a", tokenId: 1, position: 4, sinceMs: 40, isFirst: true });
@@ -128,7 +128,7 @@ describe("traceSequences", () => {
     expect(since["first token"]).toBeCloseTo(40, 0);
   });
 
-  test("an engine that fails ends the spans of all that were under way, with its code", () => {
+  test("a failing engine ends the spans of all unfinished sequences with its code", () => {
     const { events, spans } = traced();
     for (const sequenceId of ["a", "b"]) events.emit("sequence:queued", { sequenceId, promptTokens: 4, numWaiting: 1 });
     events.emit("engine:failed", { code: "ERR_ENGINE_FAILED", message: "gone" });

@@ -24,7 +24,7 @@ beforeAll(async () => {
   expect((await runCli(["pack", at("cut"), "--base", at("dense"), "--out", at("cut.adapter")])).code).toBe(0);
 }, 60_000);
 
-test("a packed model is applied and runs as it did", { timeout: 60_000 }, async () => {
+test("a packed model gives the same results after it is applied", { timeout: 60_000 }, async () => {
   const applied = await runCli(["apply", at("cut.adapter"), "--base", at("dense"), "--out", at("applied")]);
   expect(applied).toMatchObject({ code: 0, stderr: "" });
   expect(applied.stdout).toMatch(/^Written to .*applied in \d+\.\d s/);
@@ -37,12 +37,12 @@ test("a packed model is applied and runs as it did", { timeout: 60_000 }, async 
   expect({ logits: other.logits, route: other.route }).toEqual({ logits, route });
 });
 
-test("pack keeps to the size that it is given, and says what that costs", { timeout: 60_000 }, async () => {
+test("pack keeps to the given size, and prints the resulting error", { timeout: 60_000 }, async () => {
   const args = ["pack", at("cut"), "--base", at("dense"), "--out", at("small.adapter")];
   const result = await runCli([...args, "--max-size", "70KB"]);
   expect(result.code).toBe(0);
   expect(result.stdout).toMatch(
-    /0\.1 MB, \d+\.\d\d bits.*down: changes are off by \d+\.\d %.*Base: dense, sha256 [0-9a-f]{64}/s,
+    /0\.1 MB, \d+\.\d\d bits.*down: changes differ by \d+\.\d %.*Base: dense, sha256 [0-9a-f]{64}/s,
   );
   expect((await stat(at("small.adapter"))).size).toBeLessThanOrEqual(70_000);
   const json = JSON.parse((await runCli([...args, "--max-size", "70KB", "--json"])).stdout);
@@ -51,7 +51,7 @@ test("pack keeps to the size that it is given, and says what that costs", { time
   expect((await runCli(args)).stdout).toMatch(/small\.adapter {2}0\.1 MB, nothing is lost\n/);
 });
 
-test("another precision of the base is a warning", { timeout: 60_000 }, async () => {
+test("a base model in another precision gives a warning", { timeout: 60_000 }, async () => {
   const result = await runCli(["apply", at("cut.adapter"), "--base", at("half"), "--out", at("from-half"), "--json"]);
   expect(result.code).toBe(0);
   expect(result.stderr).toMatch(/^warning: .*half is not dense \(sha256 .*readme-moe eval/);
@@ -84,7 +84,7 @@ test.each<[string, readonly string[], number, RegExp]>([
   expect(existsSync(at("refused"))).toBe(false);
 });
 
-test("without --out, either is a wrong call", async () => {
+test("both commands refuse a call without --out", async () => {
   for (const args of [
     ["apply", at("cut.adapter")],
     ["pack", at("cut")],
@@ -108,7 +108,7 @@ test(
       expect(Object.keys(hashes)).toEqual(Object.keys(expected));
     };
     const args = ["apply", at("cut.adapter"), "--base", at("dense"), "--out"];
-    /** Runs the command up to one of the steps that it takes in the folder of `out`; to the end for 0. */
+    /** Runs the command up to one of its writes in the folder of `out`; to the end for 0. */
     const runUpTo = async (step: number): Promise<Outcome & { readonly out: string }> => {
       const parent = await temporaryFolder();
       const out = join(parent, "killed");
@@ -120,7 +120,7 @@ test(
     await expectWhole(whole.out);
     const numSteps = Number(/^steps: (\d+)$/m.exec(whole.stderr)?.[1]);
     expect(numSteps).toBeGreaterThan(10);
-    // The first and the last, the one before it, and some between.
+    // The first, the last two, and some between.
     const between = Array.from({ length: 5 }, (_, index) => 2 + Math.floor((index * (numSteps - 4)) / 4));
     let numWithRest = 0;
     for (const step of new Set([1, ...between, numSteps - 1, numSteps])) {
@@ -132,7 +132,7 @@ test(
       else expect((await runCli([...args, out])).code).toBe(0);
       await expectWhole(out);
     }
-    // So it was killed while it wrote, and not before.
+    // The command was killed while it wrote, not before.
     expect(numWithRest).toBeGreaterThan(4);
   },
 );

@@ -25,7 +25,7 @@ function readmeMoeWith(input: string, ...args: readonly string[]): Promise<Outco
 test.each([
   [["--expert-cache", "much"], /Expected a size, such as 150MB/],
   [["--expert-cache", "4MB"], /several experts/],
-])("generate %j of a dense model is a wrong call", async (args, message) => {
+])("generate refuses %j for a dense model", async (args, message) => {
   const outcome = await readmeMoe("generate", POCKET, "--prompt", "x", ...args);
   expect(outcome.code).toBe(2);
   expect(outcome.stderr).toMatch(message);
@@ -41,7 +41,7 @@ describe("generate", () => {
     expect(outcome.stdout.startsWith(first?.text ?? "!")).toBe(true);
   });
 
-  test("gives JSON with text, tokens, why it ended, and usage", async () => {
+  test("prints JSON with text, tokens, finish reason and usage", async () => {
     const args = ["--prompt", first?.text ?? "", "--max-new-tokens", "32", "--temperature", "0", "--json"];
     const { code, stdout } = await readmeMoe("generate", POCKET, ...args);
     expect(code).toBe(0);
@@ -55,7 +55,7 @@ describe("generate", () => {
   });
 });
 
-describe("generate, further", () => {
+describe("generate with more options", () => {
   test("runs several prompts at once, and prints them in their order", async () => {
     const args = ["generate", POCKET, "--prompt", "The ship was", "In the", "--max-new-tokens", "6"];
     const json = await readmeMoe(...args, "--json");
@@ -65,7 +65,7 @@ describe("generate, further", () => {
     expect(plain.stdout).toBe(`The ship was${completions[0]?.text}\n\nIn the${completions[1]?.text}\n`);
   });
 
-  test("samples as told, the same for the same seed", async () => {
+  test("samples by the options, equally with the same seed", async () => {
     const sampling = ["--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--repetition-penalty", "1.1"];
     const args = ["generate", POCKET, "--prompt", "Once", "--max-new-tokens", "12", "--json", ...sampling];
     const [a, b, c] = await Promise.all([
@@ -78,7 +78,7 @@ describe("generate, further", () => {
     expect(c?.stdout).not.toBe(a.stdout);
   });
 
-  test("ends before a stop text, and says why", async () => {
+  test("ends before a stop text, with the finish reason", async () => {
     const args = ["generate", POCKET, "--prompt", "The ship was", "--json"];
     const { text } = JSON.parse((await readmeMoe(...args, "--max-new-tokens", "12")).stdout) as { text: string };
     const stop = text.slice(6, 9);
@@ -111,7 +111,7 @@ describe("chat", () => {
 });
 
 describe("inspect", () => {
-  test("says what a model is", async () => {
+  test("prints a model's config, sizes and experts", async () => {
     const { code, stdout } = await readmeMoe("inspect", fixture("official-separate-residual"), "--json");
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({
@@ -127,7 +127,7 @@ describe("inspect", () => {
     });
   });
 
-  test("runs token ids: logits of the last position, router logits and route of every one", async () => {
+  test("prints the last position's logits, and each position's router logits and route", async () => {
     interface Case {
       readonly input_ids: readonly number[];
       readonly router_logits: readonly (readonly number[])[];
@@ -160,14 +160,14 @@ async function withHub(endpoint: string, ...args: readonly string[]): Promise<Ou
 }
 
 describe("a model of the hub", () => {
-  test("is downloaded, once, and opened", async () => {
+  test("is downloaded once, and opened", async () => {
     const { server } = await setUp();
     const outcome = await withHub(server.endpoint, "inspect", NAME, "--ids", "5,6,7", "--json");
     expect(outcome).toMatchObject({ code: 0, stderr: "" });
     expect((JSON.parse(outcome.stdout) as { logits: number[] }).logits).toHaveLength(128);
   });
 
-  test("that is not there is neither a file: both are said", async () => {
+  test("that does not exist is reported as a missing file and as a missing model", async () => {
     const { server } = await setUp();
     const outcome = await withHub(server.endpoint, "inspect", "tiny-org/other");
     expect(outcome).toMatchObject({ code: 1, stdout: "" });
@@ -176,7 +176,7 @@ describe("a model of the hub", () => {
 });
 
 describe("eval", () => {
-  test("gives loss and perplexity of every file, and their mean", async () => {
+  test("prints loss and perplexity of every file, and the mean", async () => {
     const folder = await temporaryFolder();
     const lines = ["The ship was lost at sea.", "The captain said nothing."].map((text) => JSON.stringify({ text }));
     await writeFile(join(folder, "sea.jsonl"), `${lines.join("\n")}\n`);
@@ -198,7 +198,7 @@ describe("eval", () => {
     );
   });
 
-  test("takes one expert for all tokens, and other experts give another loss", async () => {
+  test("uses one expert for all tokens, and another expert gives another loss", async () => {
     const folder = await temporaryFolder();
     const model = fixture("official-fused-residual");
     await writeFile(join(folder, "text.txt"), "words ".repeat(30));
@@ -207,7 +207,7 @@ describe("eval", () => {
     expect(outcome.stderr).toMatch(/`expert`.*arxiv, book, c4.*did you mean c4/);
   });
 
-  test("names the line of a data file that is not what it should be", async () => {
+  test("names a wrong line of a data file", async () => {
     const path = join(await temporaryFolder(), "bad.jsonl");
     await writeFile(path, '{"text":"fine"}\n{"txet":"not"}\n');
     const outcome = await readmeMoe("eval", POCKET, "--data", path);
@@ -250,7 +250,7 @@ describe("wrong calls", () => {
     expect(outcome.stderr).toMatch(message);
   });
 
-  test("a model that is not there, or is none, is exit code 1", async () => {
+  test("a missing model, and a file that is no model, end with exit code 1", async () => {
     const missing = await readmeMoe("inspect", "no/such/model");
     expect(missing).toMatchObject({ code: 1, stdout: "" });
     expect(missing.stderr).toContain("ERR_FILE_NOT_FOUND");

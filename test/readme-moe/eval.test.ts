@@ -41,7 +41,7 @@ beforeAll(async () => {
   await writeFile(at("sea.txt"), TEXTS.sea);
   await writeFile(at("cats.jsonl.gz"), gzipSync(`${JSON.stringify({ text: TEXTS.cats })}\n`));
   await writeFile(at("plain.jsonl"), `${REQUESTS.join("\n")}\n`);
-  // Two members, as tools that append write it; the name says nothing.
+  // Two gzip members, as tools that append write them; the name does not tell the format.
   const halves = [REQUESTS.slice(0, 3), REQUESTS.slice(3)].map((lines) => gzipSync(`${lines.join("\n")}\n`));
   await writeFile(at("zipped"), Buffer.concat(halves));
 });
@@ -58,14 +58,14 @@ async function evaluated(...args: readonly string[]): Promise<Result> {
   return JSON.parse(stdout) as Result;
 }
 
-/** How often the router keeps its expert from token to token, in two sequences of 32 tokens. */
+/** Share of tokens that keep the expert before, in two sequences of 32 tokens. */
 async function plainLocality(text: string): Promise<number> {
   await using reading = await runningModel(model);
   const { tokenizer } = await reading.model.loadText();
   const ids = Array.from(tokenizer.encode(text, { addSpecialTokens: false }));
   const isKept: boolean[] = [];
   for (const from of [0, 32]) {
-    // Nothing comes after the last token, so it is not run.
+    // The last token is not run, since nothing follows it.
     const route = Array.from(await routeOf(reading, ids.slice(from, from + 31)));
     isKept.push(...route.slice(1).map((expert, index) => expert === route[index]));
   }
@@ -75,7 +75,7 @@ async function plainLocality(text: string): Promise<number> {
 describe("text", () => {
   const sizes = ["--sequence-length", "32", "--max-sequences", "2"];
 
-  test("by expert: every expert's loss, the best one, and what the router costs", async () => {
+  test("reports each expert's loss, the best expert, and the router's cost", async () => {
     const files = ["--data", at("sea.txt"), at("cats.jsonl.gz")];
     const result = await evaluated(...files, ...sizes, "--per-expert");
     const plain = await evaluated(...files, ...sizes);
@@ -96,7 +96,7 @@ describe("text", () => {
     expect((result["mean_expert_losses"] as Record<string, number>)["domain-1"]).toBe(second["mean_loss"]);
   });
 
-  test("by expert, for a reader, also without a router", async () => {
+  test("prints losses by expert as text, also without a router", async () => {
     const args = ["--data", at("sea.txt"), ...sizes, "--per-expert"];
     const { stdout } = await runCli(["eval", model, ...args]);
     expect(stdout).toMatch(
@@ -109,7 +109,7 @@ describe("text", () => {
     expect(unrouted.stdout).toMatch(/^sea {2}62 tokens\n[* ] domain-0 +loss [\d.]+\n/);
   });
 
-  test("with a stride predicts every token but the first, up to the last window", async () => {
+  test("predicts every token but the first with a stride, up to the last window", async () => {
     const data = ["--data", at("sea.txt"), "--sequence-length", "32"];
     const all = await evaluated(...data, "--stride", "16", "--max-sequences", "1000");
     const three = await evaluated(...data, "--stride", "16", "--max-sequences", "3");
@@ -118,14 +118,14 @@ describe("text", () => {
   });
 });
 
-/** The documents of `REQUESTS`, their answers by `idx`, and which is right. */
+/** The documents of `REQUESTS`: their answers by `idx`, and the right one. */
 const QUESTIONS = [
   { context: "The ship was", answers: [" lost", " found by the crew"], label: 1 },
   { context: "The cat sat on", answers: [" a mat", " the sea, and sailed away"], label: 0 },
   { context: "One and two are", answers: [" three", " four"], label: 1 },
 ];
 
-/** Shares of right answers, by sums over the full logits of a plain decoder. */
+/** Computes the shares of right answers from the full logits of a plain decoder. */
 async function plainAccuracies(): Promise<{ readonly acc: number; readonly accNorm: number }> {
   await using reading = await runningModel(model);
   const { tokenizer } = await reading.model.loadText();
@@ -139,7 +139,7 @@ async function plainAccuracies(): Promise<{ readonly acc: number; readonly accNo
       const logProbs = await plainLogProbs(reading.model, ids, route, encode(context).length);
       sums.push(logProbs.reduce((sum, logProb) => sum + logProb, 0));
     }
-    // Lengths are counted as harnesses do it, without the blank before the answer.
+    // Harnesses count lengths without the blank before the answer.
     const byLength = sums.map((sum, index) => sum / (answers[index]?.trimStart().length ?? NaN));
     for (const [one = NaN, other = NaN] of [sums, byLength]) expect(Math.abs(one - other)).toBeGreaterThan(0.01);
     if (sums.indexOf(Math.max(...sums)) === label) right++;
@@ -162,14 +162,14 @@ describe("requests", () => {
     expect(requests["plain"]?.["acc_norm_stderr"]).toBeCloseTo(Math.sqrt((accNorm * (1 - accNorm)) / 2), 12);
   });
 
-  test("are as many documents as --limit says, and stand beside text", async () => {
+  test("are limited by --limit, and are printed beside text", async () => {
     const args = ["--requests", at("plain.jsonl"), "--limit", "1", "--data", at("sea.txt"), "--sequence-length", "5"];
     const outcome = await runCli(["eval", model, ...args]);
     expect(outcome.stdout).toMatch(/sea .*\nmean .*\nplain +acc [01]\.0000 {2}acc_norm [01]\.0000 {2}1 documents\n$/);
     expect(outcome.stderr).toBe("note: plain: 1 requests were cut to their last 5 tokens\n");
   });
 
-  test("become questions: choices by `idx`, documents in the order in which they occur", async () => {
+  test("become questions: choices ordered by `idx`, documents by their first line", async () => {
     const questions = await readQuestions(at("plain.jsonl"));
     expect(questions.map(({ answer }) => answer)).toEqual([1, 0, 1]);
     expect(questions[0]?.choices.map(({ continuation }) => continuation)).toEqual([" lost", " found by the crew"]);
@@ -200,7 +200,7 @@ describe("a bad file of requests is refused by name and line", () => {
     await expectReadMeError(readQuestions(path), "ERR_FILE_CORRUPT", path + message);
   });
 
-  test("also one that is missing, damaged, or no text", async () => {
+  test("also a missing file, a damaged file, and one that is not text", async () => {
     const path = join(await temporaryFolder(), "bad.gz");
     await expectReadMeError(readQuestions(path), "ERR_FILE_NOT_FOUND", path);
     await writeFile(path, gzipSync(REQUESTS.join("\n")).subarray(0, -12));

@@ -13,7 +13,7 @@ function exportModel(...args: readonly string[]): Promise<Outcome> {
   return runCli(["export", ...args]);
 }
 
-test("writes the graphs that were asked for, and says what it wrote", async () => {
+test("writes the requested graphs, and lists the written files", async () => {
   const out = join(await temporaryFolder(), "pocket");
   const outcome = await exportModel(POCKET, "--format", "transformers.js", "--out", out, "--dtype", "q8, q4", "--json");
   expect(outcome).toMatchObject({ code: 0, stderr: "" });
@@ -31,7 +31,7 @@ test("writes the graphs that were asked for, and says what it wrote", async () =
   expect(again.stderr).toContain("not empty");
 });
 
-test("refuses mixtures, and what it does not know", async () => {
+test("refuses mixtures and unknown options", async () => {
   const out = join(await temporaryFolder(), "out");
   const mixture = await exportModel(fixture("official-fused-residual"), "--out", out);
   expect(mixture).toMatchObject({ code: 1, stdout: "" });

@@ -1,14 +1,15 @@
-// What fits and what to take, on all small cases.
+// Plans and recommendations, on all small cases.
 
 import { describe, expect, test } from "vitest";
 import {
   leastExpertBytes,
   leastMemoryBytes,
   planMemory,
+  recommend,
   tokenCycleBytes,
+  type Candidate,
   type Placement,
 } from "../../packages/readme-moe/src/plan/plan-memory.ts";
-import { recommend, type Candidate } from "../../packages/readme-moe/src/plan/recommend.ts";
 
 const SIZES = [0, 1, 3];
 const LAYOUTS = [
@@ -39,7 +40,7 @@ function placements(): readonly Placement[] {
   return [...resident, ...streamed];
 }
 
-test("fits exactly where some cache that holds a layer of all experts does, and takes the largest that does", () => {
+test("fits exactly if a cache for one layer of all experts fits, and uses the largest cache that fits", () => {
   for (const placement of placements()) {
     const { weightBytes, otherBytes, streamed } = placement;
     for (let memory = 0; memory <= 24; memory++) {
@@ -57,7 +58,7 @@ test("fits exactly where some cache that holds a layer of all experts does, and 
   }
 });
 
-test("adds up: within the memory where it fits, and at the least memory everything fits by a hair", () => {
+test("takes at most the memory when it fits, and fits exactly at the least memory", () => {
   for (let memory = 0; memory <= 24; memory++) {
     for (const plan of planMemory(placements(), memory)) {
       const { weightBytes, otherBytes, expertCacheBytes = 0, totalBytes, leastBytes, fits } = plan;
@@ -80,7 +81,7 @@ test("never gives a worse plan for more memory", () => {
   }
 });
 
-test("knows the least memory for any of them, and what experts need", () => {
+test("returns the least memory for any placement, and for its experts", () => {
   const plans = planMemory(placements(), 4);
   const fitting = Array.from({ length: 25 }, (_, memory) => planMemory(placements(), memory)).findIndex((all) =>
     all.some(({ fits }) => fits),
@@ -93,12 +94,12 @@ test("knows the least memory for any of them, and what experts need", () => {
 describe("a recommendation", () => {
   const streamed = { streamed: LAYOUTS[0], expertCacheBytes: 2 };
 
-  test("is none where nothing fits", () => {
+  test("is undefined when nothing fits", () => {
     expect(recommend([])).toBeUndefined();
     expect(recommend([candidate({ fits: false }), candidate({ fits: false, model: "dense" })])).toBeUndefined();
   });
 
-  test("takes eight bits before four, and experts that stay before those that come and go", () => {
+  test("prefers eight bits to four, and resident experts to streamed ones", () => {
     const all = [
       candidate({ precision: "fp32" }),
       candidate(streamed),
@@ -112,7 +113,7 @@ describe("a recommendation", () => {
     }
   });
 
-  test("is the dense model, unless experts take a tenth less time", () => {
+  test("is the dense model, unless the experts take a tenth less time", () => {
     const dense = candidate({ model: "dense", msPerToken: 10 });
     for (const msPerToken of [5, 8.9, 9, 9.1, 10, 20]) {
       const readMe = candidate({ msPerToken });

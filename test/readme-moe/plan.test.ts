@@ -41,7 +41,7 @@ function plan(...args: readonly string[]): Promise<Outcome> {
 
 const jsonOf = ({ stdout }: Outcome): PlanJson => JSON.parse(stdout) as PlanJson;
 
-test("says of a dense model what fits in each precision", async () => {
+test("shows what fits of a dense model in each precision", async () => {
   const { code, stdout, stderr } = await plan(POCKET, "--memory", "120MB");
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const lines = stdout.trimEnd().split("\n");
@@ -53,7 +53,7 @@ test("says of a dense model what fits in each precision", async () => {
   expect(stdout).toContain("options: --precision int8;");
 });
 
-test("has experts that come and go and the dense model beside them, with sums that agree", async () => {
+test("lists streamed experts and the dense model, with sums that agree", async () => {
   const outcome = await plan(await tinyModel(), "--memory", "130MB", "--context", "64", "--json");
   expect(outcome).toMatchObject({ code: 0, stderr: "" });
   const result = jsonOf(outcome);
@@ -87,18 +87,18 @@ test("has experts that come and go and the dense model beside them, with sums th
   expect(result.placements[2]?.weights["experts"]).toBe(3 * (2 * 2 * 64 * hidden + 64 * (24 + 40)) * 4);
 });
 
-test("gives experts what the memory leaves, refuses below that, and takes what it says is the least", async () => {
+test("gives experts the remaining memory, refuses less than the minimum, and accepts the minimum that it names", async () => {
   const path = await tinyModel();
   const run = (memory: string): Promise<Outcome> => plan(path, "--memory", memory, "--context", "64", "--json");
   const { least_memory_bytes: least } = jsonOf(await run("1GB"));
   const [enough, short] = await Promise.all([run(`${Math.ceil(least)}`), run(`${Math.ceil(least) - 1}`)]);
   expect(enough.code).toBe(0);
   expect(short.code).toBe(1);
-  expect(short.stderr).toMatch(/are too little; the least that works is --memory \d+MB, with .* \(ERR_MEMORY\)\n$/);
+  expect(short.stderr).toMatch(/are not enough; the least that works is --memory \d+MB, with .* \(ERR_MEMORY\)\n$/);
   expect(jsonOf(short)).toMatchObject({ fits: false, recommended: null });
 });
 
-test("expects a recorded trace, and refuses that of another model", async () => {
+test("uses a recorded trace, and refuses a trace of another model", async () => {
   const path = await tinyModel();
   const file = join(await temporaryFolder(), "trace.jsonl");
   const write = (numExperts: number): Promise<void> =>
@@ -114,7 +114,7 @@ test("expects a recorded trace, and refuses that of another model", async () => 
   await write(4);
   const refused = await plan(path, "--memory", "200MB", "--trace", file);
   expect(refused).toMatchObject({ code: 1, stdout: "" });
-  expect(refused.stderr).toContain("is of a model with 4 experts, this one has 3 (ERR_MODEL_INVALID)");
+  expect(refused.stderr).toContain("the trace's model has 4 experts, this one has 3 (ERR_MODEL_INVALID)");
 });
 
 describe("a wrong call", () => {

@@ -1,9 +1,9 @@
-// The calibration text that the repository carries: small, readable, attributed, and in no published package.
+// The calibration text in this repository is small, readable, attributed, and in no published package.
 
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { readDocuments } from "../../packages/readme-moe/src/evaluation/documents.ts";
+import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const FOLDER = join(ROOT, "models", "pocket", "calibration");
@@ -20,7 +20,7 @@ const LICENCES = new Set([
 ]);
 /** The corpora that the pocket model was trained and is evaluated on. */
 const SHARED = join(ROOT, "..", "shared", "data", "domains");
-/** Held out text is looked up in pieces that start this far apart, so 100 characters in common contain a whole piece. */
+/** Distance between pieces of held-out text to search for, so that 100 common characters contain a whole piece. */
 const STEP_CHARACTERS = 20;
 const PIECE_CHARACTERS = 81;
 
@@ -36,10 +36,10 @@ const documentsOf = (path: string): readonly Document[] =>
     .trimEnd()
     .split("\n")
     .map((line) => JSON.parse(line) as Document);
-/** White space and rules of dashes collapsed: they are in common without being a copy. */
+/** Collapses white space and rules of dashes, which are common without being copied. */
 const plain = (text: string): string => text.replaceAll(/\s+/gu, " ").replaceAll(/(\W)\1+/gu, "$1");
 
-test("there is one file for each expert and nothing that is not described", () => {
+test("there is one file for each expert, and every file is described", () => {
   const expected = [...DOMAINS.map((domain) => `${domain}.jsonl`), "LICENSES.md", "README.md"];
   expect(readdirSync(FOLDER).toSorted()).toEqual(expected.toSorted());
 });

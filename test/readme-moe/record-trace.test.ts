@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { readTrace, type ExpertCacheCounters } from "@readme-moe/core";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { beforeAll, expect, test } from "vitest";
-import { openTraceFile } from "../../packages/readme-moe/src/simulation/record-trace-file.ts";
+import { openTraceFile } from "../../packages/readme-moe/src/simulation/trace-file.ts";
 import { complete } from "../support/complete.ts";
 import { runCli } from "../support/run-cli.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
@@ -26,7 +26,7 @@ async function tracePath(): Promise<string> {
   return join(await temporaryFolder(), "trace.jsonl");
 }
 
-test("`generate --record-trace` writes who came with which experts, and what each step had", async () => {
+test("`generate --record-trace` writes each sequence with its experts, and each step", async () => {
   const file = await tracePath();
   const prompts = ["the quick brown fox", "a"];
   const args = ["--max-new-tokens", "6", "--temperature", "0", "--json", "--record-trace", file];

@@ -1,4 +1,4 @@
-// The command `refactor`: what it refuses, and that it refuses it before any work.
+// The command `refactor` refuses wrong calls before any work.
 
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -50,7 +50,7 @@ test.each([
   [["--out", out, "--data", GOOD, "--expert-size", "5000"], /expertSize.*1024/],
   [["--out", out, "--data", GOOD, "--method", "best"], /method/],
   [["--out", out, "--data", GOOD, `book=${GOOD}`, "--calibration-tokens", "100"], /calibrationTokens/],
-])("%j is a wrong call", async (args, message) => {
+])("%j is refused with exit code 2", async (args, message) => {
   const result = await runCli(["refactor", POCKET, ...args]);
   expect(result.code).toBe(2);
   expect(result.stderr).toMatch(message);

@@ -1,27 +1,27 @@
-// Which of many equal messages a log says: nothing is lost, and nothing is said more often than once a window.
+// The log of repeated messages: none is lost, and each is logged at most once in a window.
 
 import { describe, expect, test } from "vitest";
-import { causesText, kindOf } from "../../packages/readme-moe/src/serving/failure-text.ts";
+import { causesText, kindOf } from "../../packages/readme-moe/src/serving/event-log.ts";
 import { Repeats } from "../../packages/readme-moe/src/serving/repeats.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const WINDOW_MS = 60_000;
 
 describe("messages that repeat", () => {
-  test("a thousand equal ones are said once, and counted at the end of the window", () => {
+  test("a thousand equal messages are logged once, and counted at the end of the window", () => {
     const repeats = new Repeats<number>(WINDOW_MS);
     const said = Array.from({ length: 1000 }, (_, at) => repeats.take("a", at, at)).filter(Boolean);
     expect(said).toHaveLength(1);
     expect(repeats.due(WINDOW_MS - 1)).toEqual([]);
     expect(repeats.nextMs()).toBe(WINDOW_MS);
     expect(repeats.due(WINDOW_MS)).toEqual([{ count: 999, windowMs: WINDOW_MS, last: 999 }]);
-    // A quiet window ends it; the next one is news again.
+    // After a quiet window the next message is logged again.
     expect(repeats.due(2 * WINDOW_MS)).toEqual([]);
     expect(repeats.nextMs()).toBeUndefined();
     expect(repeats.take("a", 1000, 2 * WINDOW_MS)).toBe(true);
   });
 
-  test.each([1, 2, 3, 4])("at random, over minutes: each is said or counted once (seed %i)", (seed) => {
+  test.each([1, 2, 3, 4])("each of many random messages is logged or counted once (seed %i)", (seed) => {
     const random = seededRandom(seed);
     const repeats = new Repeats<number>(WINDOW_MS);
     const kinds = seed === 4 ? 500 : 5;
@@ -48,7 +48,7 @@ describe("messages that repeat", () => {
 const link = (message: string, code = "ERR_X") => [{ name: "E", code, message }];
 
 describe("the text of a failure", () => {
-  test("has each cause that adds something, with codes, in one line", () => {
+  test("has each cause that is not quoted before, with codes, in one line", () => {
     const causes = [
       { name: "ReadMeError", code: "ERR_FILE_UNREADABLE", message: "w.bin: cannot be read: 0 of 5 bytes\nare there" },
       { name: "Error", message: "0 of 5 bytes\nare there" },
@@ -61,7 +61,7 @@ describe("the text of a failure", () => {
     expect(causesText([])).toBe("no reason was given");
   });
 
-  test("is of one kind whatever numbers are in it, and of another for another model, status or code", () => {
+  test("is of one kind with any numbers, and of another kind for another model, status or code", () => {
     expect(kindOf(link("layer 1 of expert 20"), "m", 500)).toBe(kindOf(link("layer 12 of expert 3"), "m", 500));
     const kinds = [
       kindOf(link("a"), "m", 500),

@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { reportFigures } from "../../packages/readme-moe/src/plan/report-figures.ts";
+import { reportFigures } from "../../packages/readme-moe/src/plan/model-figures.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const cut = { router: { locality: 0.8 }, losses: [{ id: "ours", above_dense: 0.9 }, { id: "dense" }] };
@@ -21,7 +21,7 @@ test.each([
   expect(await reportFigures(folder)).toEqual(figures);
 });
 
-test("a folder without a report, or with half of one, says nothing", async () => {
+test("a folder without a report, or with half of one, gives no figures", async () => {
   const folder = await temporaryFolder();
   expect(await reportFigures(folder)).toEqual({});
   await writeFile(join(folder, "report.json"), '{"losses": [');

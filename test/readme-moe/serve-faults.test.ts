@@ -1,5 +1,5 @@
-// Faults that a server meets, and how an operator learns of them: log, health and metrics are as the documentation has them.
-// Those that take longer are in test/faults.
+// Faults of a running server: log, health and metrics are as the documentation describes them. Slower tests are in
+// test/faults.
 
 import { readFileSync } from "node:fs";
 import { truncate, writeFile } from "node:fs/promises";
@@ -11,7 +11,7 @@ import { writeReadingModel } from "../support/reading-model.ts";
 import { packedFiles, startReady, type ServingProcess } from "../support/serving-process.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-/** Long enough to be seen, however busy the machine. */
+/** Long enough to be observed on a busy machine. */
 const SLOW_RESTART = ["--restart-delay-ms", "5000"];
 /** One layer of all experts. */
 const BUDGET = ["--expert-cache", "26880"];
@@ -58,7 +58,7 @@ test(CACHE_CUT, async () => {
   expect(message).toMatch(/model tiny .*ERR_FILE_UNREADABLE/);
   expect(message).not.toContain(cacheFolder);
   await loggedAsDocumented(fault, server);
-  // The file was found to be cut, and packed again.
+  // The server has found that the file was cut, and has packed it again.
   expect([await statusOf(server, 1), await statusOf(server, 2)]).toEqual([200, 200]);
   server.child.kill("SIGTERM");
   await server.outcome;
@@ -84,7 +84,7 @@ test(NO_CACHE, async () => {
   expect((await server.outcome).stderr).toMatch(/^note: the model is not cached: E[A-Z]+/);
 });
 
-test("without room for packed weights, experts under a budget cannot be served, and the command says why", async () => {
+test("a server with streamed experts refuses to start without room for packed weights, and prints why", async () => {
   const { model, cacheFolder } = await setUp();
   await writeFile(cacheFolder, "a file");
   const args = ["serve", model, "--port", "0", "--cache-folder", cacheFolder, ...BUDGET];
@@ -103,7 +103,7 @@ test(MODEL_CUT, async () => {
   expect(stderr).toMatch(/error: .*backbone\.safetensors.*\(ERR_FILE_CORRUPT\)/);
 });
 
-test("in text, the log says of each failure what it was, once", async () => {
+test("the log as text has each failure with its reason once", async () => {
   const { model, cacheFolder } = await setUp();
   const child = startCommand([
     "serve",
@@ -135,13 +135,13 @@ test("in text, the log says of each failure what it was, once", async () => {
   );
   expect(stderr).toMatch(/layer \d of expert 1 cannot be read: 0 of \d+ bytes are there \(ERR_FILE_UNREADABLE\)$/m);
   expect(stderr).toContain(
-    "error: the model tiny has failed 3 requests in a row and is not ready; it is ended and opened again: ",
+    "error: the model tiny has failed 3 requests in a row and is not ready; its engine is closed and opened again: ",
   );
-  expect(stderr).toContain("the model tiny works again, at attempt 1");
+  expect(stderr).toContain("the model tiny works again, after attempt 1");
   expect(stderr).not.toContain("secret");
 });
 
-test("every fault of the documentation's table is tried", () => {
+test("every fault of the documentation's table is tested", () => {
   const sources = [import.meta.filename, join(import.meta.dirname, "..", "faults", "serving.faults.ts")];
   const text = sources.map((path) => readFileSync(path, "utf8")).join("\n");
   const names = documentedFaults().map(({ name }) => name);

@@ -1,4 +1,4 @@
-// `readme-moe serve` as a user runs it: another process, its address, its answers, its end.
+// `readme-moe serve` as a user runs it, in another process.
 
 import { execFile, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -59,7 +59,7 @@ function complete(url: string, body: object = {}, headers: Readonly<Record<strin
 }
 
 describe("a server", () => {
-  test("prints its address, serves the model by its folder's name, and leaves in order when it is told to", async () => {
+  test("prints its address, serves the model by its folder's name, and stops in order on a signal", async () => {
     const { url, child, outcome } = await serveReady(["--alias", "gpt-4"]);
     const models = (await (await fetch(`${url}/v1/models`)).json()) as {
       readonly data: readonly { readonly id: string }[];
@@ -72,10 +72,10 @@ describe("a server", () => {
     const { code, stdout, stderr } = await outcome;
     expect(code).toBe(0);
     expect(stdout).toBe(`tiny at ${url}/v1\n`);
-    expect(stderr).toMatch(/^leaving; requests under way: \d+\n$/);
+    expect(stderr).toMatch(/^stopping; running requests: \d+\n$/);
   });
 
-  test("without keys answers requests to localhost alone, and unknown paths as the API does", async () => {
+  test("answers requests to localhost only without keys, and unknown paths with an API error", async () => {
     const { url } = await serveReady();
     const { port } = new URL(url);
     const socket = await openSocket(Number(port));
@@ -85,14 +85,14 @@ describe("a server", () => {
     expect([unknown.status, await unknown.json()]).toMatchObject([404, { error: { code: "unknown_url" } }]);
   });
 
-  test("does not listen for others without keys, unless it is told to", async () => {
+  test("does not listen for other machines without keys, unless a flag allows it", async () => {
     const outcome = await runCli(["serve", model, "--port", "0", "--host", "0.0.0.0"]);
     expect([outcome.code, outcome.stderr]).toEqual([2, expect.stringContaining("--allow-anyone")]);
     const { url } = await serveReady(["--host", "0.0.0.0", "--allow-anyone"]);
     expect((await complete(url)).status).toBe(200);
   });
 
-  test("ends what takes longer than it may, on Ctrl-C as well", async () => {
+  test("ends requests at the deadline, also on Ctrl-C", async () => {
     const { url, child, outcome } = await serveReady(["--drain-ms", "0"]);
     const streamed = await complete(url, { max_tokens: 240, stream: true });
     child.kill("SIGINT");
@@ -101,7 +101,7 @@ describe("a server", () => {
     expect((await outcome).code).toBe(0);
   });
 
-  test("leaves at once at the second signal", async () => {
+  test("ends at once at the second signal", async () => {
     const { url, child, outcome } = await serveReady(["--notice-ms", "100000"]);
     child.kill("SIGTERM");
     while ((await fetch(`${url}/readyz`)).status !== 503);
@@ -110,7 +110,7 @@ describe("a server", () => {
     expect((await outcome).code).toBe(143);
   });
 
-  test("logs answers as lines of JSON, and knows keys from the environment", async () => {
+  test("logs answers as lines of JSON, and reads keys from the environment", async () => {
     const env = { README_MOE_API_KEYS: "sk-one,sk-two" };
     const flags = ["--json", "--name", "mine", "--requests-per-minute", "2", "--vllm-metrics", "--trust-proxy", "1"];
     const { url, child, outcome } = await serveReady(flags, env);
@@ -138,7 +138,7 @@ describe("a server", () => {
     expect(stdout).not.toContain("sk-");
   });
 
-  test("opens its engine again when that dies", async () => {
+  test("opens its engine again when the engine's process is killed", async () => {
     const { url, child } = await serveReady(["--json", "--isolation", "process"]);
     if (!child.stdout) throw new Error("Expected standard output");
     const events = createInterface({ input: child.stdout });
@@ -159,8 +159,8 @@ function get(target: string, ...more: readonly string[]): string {
   return [`GET ${target} HTTP/1.1`, "Host: localhost", ...more, "", ""].join("\r\n");
 }
 
-// Express passes such a request by all of its handlers.
-test("targets that are no URL are refused in the API's shape, in their turn, and not without end", async () => {
+// Express skips all of its handlers for such a request.
+test("targets that are no URL get API errors in their turn, and their number is limited", async () => {
   const { url } = await serveReady();
   const port = Number(new URL(url).port);
 
@@ -179,14 +179,14 @@ test("targets that are no URL are refused in the API's shape, in their turn, and
   expect((await readAll(greedy)).split("HTTP/1.1 ").length).toBeLessThan(20);
 });
 
-describe("a call that cannot work", () => {
-  test("a model that is not there ends the server, and says why", async () => {
+describe("a call that fails", () => {
+  test("a missing model ends the server with a message", async () => {
     const { code, stderr } = await runCli(["serve", "/nowhere/at-all", "--port", "0"]);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^error: \/nowhere\/at-all.*\(ERR_FILE_NOT_FOUND\)\n$/);
   });
 
-  test("an address that is taken ends it, too", async () => {
+  test("a taken address ends the server with a message", async () => {
     await using taken = await listen(express());
     const { code, stderr } = await runCli(["serve", model, "--port", `${taken.port}`, "--threads", "1"]);
     expect(code).toBe(1);
@@ -196,7 +196,7 @@ describe("a call that cannot work", () => {
   test.each([
     [["--api-key", "two words"], "`key-1`"],
     [["--alias", "tiny"], "tiny"],
-  ])("wrong flags are named: %j", async (flags, named) => {
+  ])("names wrong flags: %j", async (flags, named) => {
     const { code, stderr } = await runCli(["serve", model, ...flags]);
     expect(code).toBe(2);
     expect(stderr).toContain(named);

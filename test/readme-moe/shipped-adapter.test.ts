@@ -1,4 +1,4 @@
-// The delta file of this repository: complete, small, and as its page describes it.
+// The adapter file of this repository, and its page.
 
 import { existsSync } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
@@ -16,7 +16,7 @@ const ADAPTER = join(FOLDER, "smollm2-135m.adapter");
 const DATA = join(import.meta.dirname, "..", "..", "..", "shared", "data", "domains");
 const smollm2 = sharedModel("smollm2-135m-instruct");
 
-test("is one whole file of at most 40 MB, without paths of the machine that made it", async () => {
+test("is one whole file of at most 40 MB, whose description has no local paths", async () => {
   expect((await stat(ADAPTER)).size).toBeLessThanOrEqual(40e6);
   const adapter = await DeltaFile.open(ADAPTER);
   await adapter.check();
@@ -38,7 +38,7 @@ describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
   beforeAll(async () => {
     dense = await meanLoss(smollm2!);
     const folder = await persistentFolder();
-    // Its graphs take more than a gigabyte and are of no use to other tests.
+    // Other tests do not need its graphs of more than a gigabyte.
     vi.stubEnv("README_MOE_CACHE", join(folder, "cache"));
     experts = join(folder, "experts");
     const applied = await runCli(["apply", ADAPTER, "--base", smollm2!, "--out", experts, "--json"]);
@@ -47,20 +47,20 @@ describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
   }, 600_000);
   afterAll(() => void vi.unstubAllEnvs());
 
-  test("answers", { timeout: 120_000 }, async () => {
+  test("it generates an answer", { timeout: 120_000 }, async () => {
     const options = ["--precision", "fp32", "--temperature", "0", "--max-new-tokens", "12"];
     const { stdout } = await runCli(["chat", experts, ...options], "What is the capital of France?\n");
     expect(stdout).toContain("Paris");
   });
 
-  test("is as far from the dense model as its page says", { timeout: 600_000 }, async () => {
+  test("it has the loss above the dense model that its page gives", { timeout: 600_000 }, async () => {
     const page = await readFile(join(FOLDER, "README.md"), "utf8");
     const [, said] = /^\| as shipped.*\+(\d\.\d+)/m.exec(page) ?? [];
     expect((await meanLoss(experts)) - dense).toBeCloseTo(Number(said), 2);
   });
 });
 
-/** Measures the mean loss on the held-out documents of all kinds, as the page does. */
+/** Mean over the held-out documents of all kinds, as on the page. */
 async function meanLoss(model: string): Promise<number> {
   const data = await heldOutFiles([DATA], await persistentFolder());
   const args = ["eval", model, "--precision", "fp32", "--data", ...data, "--max-sequences", "4", "--json"];

@@ -27,7 +27,7 @@ function runsOf({ stdout }: Outcome): readonly Run[] {
   return (JSON.parse(stdout) as { runs: Run[] }).runs;
 }
 
-test("prints a row for each size and policy, with columns that are aligned", async () => {
+test("prints a row for each size and policy, with aligned columns", async () => {
   const { code, stdout, stderr } = await simulate(...SMALL);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   const [first, head, ...rows] = stdout.trimEnd().split("\n");
@@ -54,7 +54,7 @@ test("prints a row for each size and policy, with columns that are aligned", asy
   expect(new Set([head, ...rows].map((row) => row?.length)).size).toBe(1);
 });
 
-test("gives JSON, the same for the same seed, and less hits with less memory", async () => {
+test("prints the same JSON with the same seed, and has fewer hits with less memory", async () => {
   const args = [...SMALL, "--policy", "belady", "--capacity", "3,5", "--json", "--seed"];
   const [a, b, other] = await Promise.all([simulate(...args, "4"), simulate(...args, "4"), simulate(...args, "5")]);
   expect(b.stdout).toBe(a.stdout);
@@ -66,7 +66,7 @@ test("gives JSON, the same for the same seed, and less hits with less memory", a
   expect(large?.hit_ratio).toBeLessThanOrEqual(large?.belady_hit_ratio ?? 0);
 });
 
-test("takes sizes in bytes", async () => {
+test("accepts sizes in bytes", async () => {
   const outcome = await simulate(...SMALL, "--policy", "lru", "--memory", "18MB, 20MiB", "--json");
   expect(runsOf(outcome)).toMatchObject([
     { capacity: null, budget_bytes: 18_000_000, layer_hit_ratio: null },
@@ -95,7 +95,7 @@ test.each(["cost-aware", "read-me", "fcfs", "decode-first", "prefill-first"])(
   },
 );
 
-test("compares schedulers in one table, each as it is alone", async () => {
+test("compares schedulers in one table, with the same rows as alone", async () => {
   const args = [...SMALL, "--policy", "lru", "--capacity", "3", "--max-num-batched-seqs", "2"];
   const [both, alone] = await Promise.all([
     simulate(...args, "--scheduler", "fcfs, read-me"),
@@ -124,7 +124,7 @@ describe("--svg", () => {
     const svg = await readFile(file, "utf8");
     const times = (text: string): number => svg.split(text).length - 1;
     expect(times(">hits, % of uses<")).toBe(2);
-    expect(times(">mean latency, ms by output token<")).toBe(2);
+    expect(times(">mean latency, ms per output token<")).toBe(2);
     // In the legend once.
     for (const name of ["belady", "lru", "horizon (bound)", "Belady knowing all (bound)"])
       expect(times(`>${name}<`)).toBe(1);
@@ -143,7 +143,7 @@ describe("--svg", () => {
 });
 
 describe("--replay", () => {
-  test("has steps as they ran: LRU on demand is what it was when they were scheduled", async () => {
+  test("replays the recorded steps: LRU on demand has the hits of the simulation", async () => {
     const file = join(await temporaryFolder(), "trace.jsonl");
     const args = ["--policy", "lru", "--capacity", "4", "--lookahead-layers", "0", "--json"];
     const [run] = runsOf(await simulate(...SMALL, ...args, "--write-trace", file));
@@ -155,7 +155,7 @@ describe("--replay", () => {
     expect(replays[0]?.runs).toBe(steps);
   });
 
-  test("replays what the cache was told, run by run", async () => {
+  test("replays the plans that the cache was given, run by run", async () => {
     const file = join(await temporaryFolder(), "trace.jsonl");
     const lines = [
       { type: "model", num_experts: 3, layer_bytes: [10] },
@@ -202,7 +202,7 @@ describe("a wrong call", () => {
     [["--replay", "--trace", "a", "--scheduler", "fcfs"], "option '--scheduler' cannot be used with '--replay'"],
     [["--locality", "1.5"], "Expected a number from 0 to 1."],
     [["--chunk-tokens", "600"], "must not exceed"],
-    [["--trace", "a.jsonl", "--experts", "3"], "option '--experts' is of a drawn trace"],
+    [["--trace", "a.jsonl", "--experts", "3"], "option '--experts' is for a drawn trace"],
     [["--polcy", "lru"], "Did you mean --policy?"],
   ])("%j ends with exit code 2", async (args, message) => {
     const { code, stdout, stderr } = await simulate(...args);
@@ -210,7 +210,7 @@ describe("a wrong call", () => {
     expect(stderr).toContain(message);
   });
 
-  test("names file and line of a trace that is wrong, with exit code 1", async () => {
+  test("names file and line of a wrong trace, with exit code 1", async () => {
     const file = join(await temporaryFolder(), "trace.jsonl");
     await writeFile(file, '{"type":"model","num_experts":2,"layer_bytes":[5]}\n{"type":"steps"}\n');
     const { code, stderr } = await simulate("--trace", file);
@@ -220,7 +220,7 @@ describe("a wrong call", () => {
   });
 });
 
-/** Of three experts. */
+/** A trace of three experts. */
 function stepLine(step: number, experts: readonly number[], runs: readonly object[]): object {
   const tokens = [0, 1, 2].map((expert) => (experts.includes(expert) ? 1 : 0));
   return { type: "step", step, tokens_per_expert: tokens, runs, later_steps: [1, null, null] };

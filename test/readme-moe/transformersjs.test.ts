@@ -1,5 +1,5 @@
-// An exported folder in the library that it is made for. The library is no dependency of this repository: the test runs
-// where `npm run bench` has installed it.
+// An exported folder, loaded by transformers.js. That version is no dependency of this repository: the test runs only
+// if `npm run bench` has installed it.
 
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -25,7 +25,7 @@ test.skipIf(!existsSync(LIBRARY))(
     await model.close();
     const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[]; smallest_gap: number }[] };
     const sure = cases.filter((one) => one.smallest_gap > 0.002);
-    // In a process of its own: two copies of the inference runtime do not get along in one.
+    // Runs in another process, since two copies of the inference runtime fail in one.
     const program = `
     const { env, pipeline } = await import(${JSON.stringify(pathToFileURL(LIBRARY).href)});
     env.allowRemoteModels = false;

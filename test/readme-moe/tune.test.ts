@@ -1,4 +1,4 @@
-// The command `tune`: what it refuses, a tuning from end to end, and one that is interrupted.
+// The command `tune`: wrong calls, a whole tuning, and an interrupted one; and the command `answer`.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -55,36 +55,40 @@ test.each([
   expect(existsSync(join(folder, "refused"))).toBe(false);
 });
 
-test.each(["lora", "full"])("%s writes a model that is nearer to its teacher", { timeout: 120_000 }, async (method) => {
-  const out = join(folder, method);
-  const result = await runCli(
-    call(out, "--method", method, "--tokens", "5120", "--learning-rate", "0.01", "--attention", "--json"),
-  );
-  expect(result.code, result.stderr).toBe(0);
-  const report = JSON.parse(result.stdout) as TuningReport;
-  expect(report.steps).toBe(40);
-  const divergences = report.training.map(({ divergence }) => divergence);
-  expect(mean(divergences.slice(-5))).toBeLessThan(0.95 * mean(divergences.slice(0, 5)));
-  const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as { tuning: TuningReport };
-  expect(saved.tuning).toEqual(report);
-  expect(await readFile(join(out, "README.md"), "utf8")).toContain("pictures/tuning.svg");
-  expect(existsSync(join(out, "pictures", "tuning.svg"))).toBe(true);
-  // The folder holds what was measured: it is where another tuning of it begins.
-  const next = await runCli(call(join(folder, `${method}-next`), "--tokens", "128", "--json").with(1, out));
-  expect(next.code, next.stderr).toBe(0);
-  const { before } = JSON.parse(next.stdout) as TuningReport;
-  expect(before.mean).toBeCloseTo(report.after.mean, 4);
-  expect(report.after.mean).toBeLessThan(report.before.mean);
-});
+test.each(["lora", "full"])(
+  "%s writes a model with a smaller loss above its teacher",
+  { timeout: 120_000 },
+  async (method) => {
+    const out = join(folder, method);
+    const result = await runCli(
+      call(out, "--method", method, "--tokens", "5120", "--learning-rate", "0.01", "--attention", "--json"),
+    );
+    expect(result.code, result.stderr).toBe(0);
+    const report = JSON.parse(result.stdout) as TuningReport;
+    expect(report.steps).toBe(40);
+    const divergences = report.training.map(({ divergence }) => divergence);
+    expect(mean(divergences.slice(-5))).toBeLessThan(0.95 * mean(divergences.slice(0, 5)));
+    const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as { tuning: TuningReport };
+    expect(saved.tuning).toEqual(report);
+    expect(await readFile(join(out, "README.md"), "utf8")).toContain("pictures/tuning.svg");
+    expect(existsSync(join(out, "pictures", "tuning.svg"))).toBe(true);
+    // The folder has the measured loss, which is where another tuning of it begins.
+    const next = await runCli(call(join(folder, `${method}-next`), "--tokens", "128", "--json").with(1, out));
+    expect(next.code, next.stderr).toBe(0);
+    const { before } = JSON.parse(next.stdout) as TuningReport;
+    expect(before.mean).toBeCloseTo(report.after.mean, 4);
+    expect(report.after.mean).toBeLessThan(report.before.mean);
+  },
+);
 
-test("an interrupted one keeps its work, and goes on with --resume only", { timeout: 180_000 }, async () => {
+test("an interrupted tuning keeps its work, and continues only with --resume", { timeout: 180_000 }, async () => {
   const out = join(folder, "interrupted");
   const args = call(out, "--tokens", "25600");
   const child = spawn(process.execPath, [...COMMAND_LINE, ...args], { stdio: ["ignore", "ignore", "pipe"] });
   let [text, isInterrupted] = ["", false];
   child.stderr.on("data", (data: Buffer) => {
     text += data.toString();
-    // A second signal would end it at once.
+    // A second signal would end the process at once.
     if (text.includes("step 3 of") && !isInterrupted) isInterrupted = child.kill("SIGINT");
   });
   const [code] = (await once(child, "exit")) as [number];
@@ -98,7 +102,7 @@ test("an interrupted one keeps its work, and goes on with --resume only", { time
   expect(resumed.stderr).toMatch(/step 200 of 200/);
 });
 
-test("`answer` writes chats that are data: the same ones for the same seed", { timeout: 120_000 }, async () => {
+test("`answer` writes chats as data, the same ones with the same seed", { timeout: 120_000 }, async () => {
   const prompts = join(folder, "prompts.txt");
   await writeFile(prompts, "Who are you?\n\nWhat is rain?\n");
   const template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}";
@@ -120,7 +124,7 @@ test("`answer` writes chats that are data: the same ones for the same seed", { t
   expect(chats[1]).toMatch(/^<user>What is rain\?<\/user><assistant>.+<\/assistant>$/s);
   const again = await runCli(["answer", chatty, "--prompts", prompts, "--out", first]);
   expect(again.code).toBe(1);
-  expect(again.stderr).toMatch(/is there already/);
+  expect(again.stderr).toMatch(/exists already/);
 });
 
 function mean(values: readonly number[]): number {

@@ -1,4 +1,4 @@
-// Our engine as packaged: in a process of its own, sampling.
+// Our engine as published: in its own process, with sampling.
 
 import { type EngineOptions, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
@@ -7,15 +7,15 @@ import { openRouter } from "@readme-moe/router";
 import type { Contender, OpenContender } from "../contender.ts";
 
 export async function open({ spec, threads, maxSequences, seed, cacheFolder }: OpenContender): Promise<Contender> {
-  const precision = spec.variant as EngineOptions["precision"]; // the engine refuses what it does not know
+  const precision = spec.variant as EngineOptions["precision"]; // the engine refuses unknown values
   const path = spec.files["model"] ?? "";
   const options = { precision, threads, cacheFolder, maxNumSeqs: Math.max(32, maxSequences) };
   let engine: ReadMeEngine | undefined = await ReadMeEngine.open(path, options);
   let numRequests = 0;
 
-  /** @returns when its first token was there */
+  /** @returns the time of the first token, in ms from the call */
   async function complete(prompt: readonly number[], newTokens: number): Promise<number> {
-    if (!engine) throw new Error("The engine gave way to the evaluation");
+    if (!engine) throw new Error("The engine was closed for the evaluation");
     const startMs = performance.now();
     const params = { temperature: 1, topP: 0.95, seed: seed + numRequests++, maxTokens: newTokens, ignoreEos: true };
     let [numTokens, firstMs] = [0, NaN];
@@ -36,7 +36,7 @@ export async function open({ spec, threads, maxSequences, seed, cacheFolder }: O
     generate: (prompts, newTokens) => Promise.all(prompts.map((prompt) => complete(prompt, newTokens))),
     async logProbabilities(sequences) {
       await closeEngine();
-      // The engine gives log-probabilities of what it generates; those of a text come from the same steps.
+      // The engine gives log-probabilities of generated tokens only; those of a text come from the same kernel steps.
       const model = await openModel(path);
       const router = await openRouter(model, undefined, { threads, cacheFolder });
       const runner = await KernelRunner.open(model, { precision, threads, cacheFolder });

@@ -1,4 +1,4 @@
-// The whole app: the OpenAI API as it is, the page that uses it, and what the page shows beside answers.
+// The app: the OpenAI API, the page that uses it, and the routes of its live view.
 
 import { join } from "node:path";
 import { localHostsOnly, readMe, ServedModels } from "@readme-moe/express";
@@ -7,7 +7,8 @@ import { LiveModel, type OpenedModel } from "./live-model.ts";
 import type { ReaderOptions } from "./live-readers.ts";
 import { liveRoutes } from "./live-routes.ts";
 
-// Scripts and styles are the page's own files, so nothing that a model writes could run even if it got into the page.
+// Scripts and styles are the page's own files, so that text of a model could not run even if it got into the page as
+// HTML.
 const CONTENT_SECURITY_POLICY = [
   "default-src 'none'",
   "script-src 'self'",
@@ -20,12 +21,12 @@ const CONTENT_SECURITY_POLICY = [
 ].join("; ");
 
 export interface ChatbotOptions {
-  /** The first one answers who names none. */
+  /** Models to serve; requests without a model's name get the first. */
   readonly models: readonly OpenedModel[];
-  /** The built page. */
+  /** Folder of the built page. */
   readonly pageFolder: string;
   readonly readers?: ReaderOptions | undefined;
-  /** Whether only this machine's own pages may ask. @default false */
+  /** Whether only pages of this machine may send requests. @default false */
   readonly isLocal?: boolean | undefined;
 }
 

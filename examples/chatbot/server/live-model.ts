@@ -1,4 +1,4 @@
-// One model as the page sees it: what it does now, and what can be changed while it does it.
+// The live view of one model, and its settings.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
 import type { LiveMemory, LiveSnapshot, ModelChoice, SchedulerName } from "../shared/live.ts";
@@ -6,13 +6,13 @@ import { LiveReaders, type ReaderOptions } from "./live-readers.ts";
 import { LiveState } from "./live-state.ts";
 import { SimulatedChats } from "./simulated-chats.ts";
 
-/** A model that is open. */
+/** An open model. */
 export interface OpenedModel {
   readonly name: string;
-  /** Without the precision. */
+  /** Name without the precision. */
   readonly title: string;
   readonly engine: ReadMeEngine;
-  /** Of one expert, by layer. Absent when all experts are in memory. */
+  /** Bytes of one expert by layer; absent when all experts are in memory. */
   readonly layerBytes?: readonly number[] | undefined;
 }
 
@@ -26,7 +26,7 @@ export class LiveModel {
   readonly #chats: SimulatedChats;
   #scheduler: SchedulerName = "cost-aware";
   #timer: NodeJS.Timeout | undefined;
-  /** Whether something has changed since the snapshot that is on its way was taken. */
+  /** Whether something has changed since the latest snapshot was taken. */
   #hasChanged = false;
 
   constructor(model: OpenedModel, options: ReaderOptions = {}) {
@@ -37,8 +37,8 @@ export class LiveModel {
     this.#model = model;
     this.readers = new LiveReaders(options);
     this.#state = new LiveState(experts.length, model.layerBytes?.length ?? 0);
-    this.#chats = new SimulatedChats(model.engine, () => this.tellSoon());
-    this.#state.listen(events, () => this.tellSoon());
+    this.#chats = new SimulatedChats(model.engine, () => this.sendSoon());
+    this.#state.listen(events, () => this.sendSoon());
   }
 
   async snapshot(): Promise<LiveSnapshot> {
@@ -56,36 +56,36 @@ export class LiveModel {
   async setScheduler(scheduler: SchedulerName): Promise<void> {
     await this.#model.engine.setScheduling({ scheduler });
     this.#scheduler = scheduler;
-    this.tellSoon();
+    this.sendSoon();
   }
 
   /** @throws {RangeError | TypeError | ReadMeError} */
   async setMemory(bytes: number): Promise<void> {
     await this.#model.engine.setExpertCacheBytes(bytes);
-    this.tellSoon();
+    this.sendSoon();
   }
 
   setSimulatedChats(count: number): void {
     this.#chats.set(count);
   }
 
-  /** Tells readers soon, and not more often than a person can follow. */
-  tellSoon(): void {
+  /** Sends a snapshot to the readers soon, at most once in an interval that people can follow. */
+  sendSoon(): void {
     this.#hasChanged = true;
     if (this.readers.size === 0 || this.#timer) return;
-    this.#timer = setTimeout(() => void this.#tell(), INTERVAL_MS).unref();
+    this.#timer = setTimeout(() => void this.#send(), INTERVAL_MS).unref();
   }
 
-  async #tell(): Promise<void> {
+  async #send(): Promise<void> {
     this.#hasChanged = false;
     try {
       this.readers.send(await this.snapshot());
     } catch {
-      // The engine has failed or is gone; its next life tells again.
+      // The engine has failed or was closed; a restarted one sends again.
     }
     this.#timer = undefined;
-    // Rates fall to nothing without any event.
-    if (this.#hasChanged || this.#state.isBusy) this.tellSoon();
+    // Rates fall to 0 without any event.
+    if (this.#hasChanged || this.#state.isBusy) this.sendSoon();
   }
 
   async #memory(resident: readonly string[]): Promise<LiveMemory | undefined> {
@@ -95,7 +95,7 @@ export class LiveModel {
     if (!expertCache) return undefined;
     const { budgetBytes, usedBytes, uses, hits, evictions, bytesRead } = expertCache;
     const numExperts = engine.info.experts.length;
-    // Segments are as the engine cut them: the largest one of all experts has to fit.
+    // The largest segment of all experts must fit; the engine has chosen the segments.
     const leastBytes = numExperts * Math.max(...expertCache.layerBytes);
     const allBytes = numExperts * layerBytes.reduce((sum, bytes) => sum + bytes, 0);
     return { budgetBytes, usedBytes, leastBytes, allBytes, uses, hits, evictions, bytesRead, resident };

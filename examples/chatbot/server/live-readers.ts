@@ -1,19 +1,19 @@
-// Browsers that look on, over server-sent events. Each gets the newest snapshot when it has taken the one before; what a slow
-// reader misses is not kept for it, and one that takes nothing at all is dropped.
+// Readers of the live view, over server-sent events. Each gets the newest snapshot after it has read the one before: a
+// slow reader misses snapshots, and one that reads nothing is disconnected.
 
 import type { Response } from "express";
 
 export interface ReaderOptions {
   /** @default 32 */
   readonly maxReaders?: number | undefined;
-  /** A reader that takes nothing for so long is dropped. @default 15,000 */
+  /** Time without reading after which a reader is disconnected. @default 15,000 */
   readonly slowReaderMs?: number | undefined;
-  /** A comment is sent this often. @default 10,000 */
+  /** Interval of comments that keep connections open. @default 10,000 */
   readonly keepAliveMs?: number | undefined;
 }
 
 export class LiveReaders {
-  /** Whether each reader still has to take what it was sent, and since when. */
+  /** Timers that disconnect readers with unread data; `undefined` for readers without. */
   readonly #readers = new Map<Response, NodeJS.Timeout | undefined>();
   readonly #options: Required<{ [Name in keyof ReaderOptions]: number }>;
   #keepAlive: NodeJS.Timeout | undefined;
@@ -38,9 +38,9 @@ export class LiveReaders {
     });
     response.write("retry: 1000\n\n");
     this.#readers.set(response, undefined);
-    response.on("drain", () => this.#taken(response));
+    response.on("drain", () => this.#hasRead(response));
     response.once("close", () => {
-      this.#taken(response);
+      this.#hasRead(response);
       this.#readers.delete(response);
       if (this.size === 0) clearInterval(this.#keepAlive);
     });
@@ -54,14 +54,14 @@ export class LiveReaders {
   }
 
   #send(text: string): void {
-    for (const [response, isWaiting] of this.#readers) {
-      if (isWaiting || response.write(text)) continue;
+    for (const [response, hasUnread] of this.#readers) {
+      if (hasUnread || response.write(text)) continue;
       const drop = setTimeout(() => response.destroy(), this.#options.slowReaderMs).unref();
       this.#readers.set(response, drop);
     }
   }
 
-  #taken(response: Response): void {
+  #hasRead(response: Response): void {
     clearTimeout(this.#readers.get(response));
     if (this.#readers.has(response)) this.#readers.set(response, undefined);
   }

@@ -1,11 +1,11 @@
-// `/live`: what models do now, as server-sent events, and what can be changed while they do it.
+// The routes of `/live`: the live view of models as server-sent events, and changes of their settings.
 
 import { ReadMeError } from "@readme-moe/core";
 import express, { Router, type NextFunction, type Request, type Response } from "express";
 import { MAX_SIMULATED_CHATS, SCHEDULERS } from "../shared/live.ts";
 import type { LiveModel } from "./live-model.ts";
 
-/** What a client got wrong, with its status. */
+/** An error of a client, with its HTTP status. */
 class Refusal extends Error {
   readonly status: number;
   constructor(status: number, message: string) {
@@ -28,7 +28,7 @@ export function liveRoutes(models: readonly LiveModel[]): Router {
 
   router.get("/", async (request, response) => {
     const model = named(request.query["model"]);
-    if (model.readers.isFull) throw new Refusal(503, "Too many look on already");
+    if (model.readers.isFull) throw new Refusal(503, "There are too many readers already");
     if (request.method === "HEAD") {
       response.type("text/event-stream").end();
       return;
@@ -37,11 +37,11 @@ export function liveRoutes(models: readonly LiveModel[]): Router {
     if (response.destroyed) return;
     model.readers.add(response);
     response.write(`data: ${JSON.stringify(first)}\n\n`);
-    // What changed since it was taken was told to others only.
-    model.tellSoon();
+    // Changes since the snapshot was taken were sent to other readers only.
+    model.sendSoon();
   });
 
-  // Only JSON: a form of another site cannot send it.
+  // Only JSON is accepted, which a form of another site cannot send.
   router.use(express.json({ limit: "4kb" }));
   const change = (path: string, apply: (model: LiveModel, body: Record<string, unknown>) => unknown): void => {
     router.post(path, async (request, response) => {
@@ -67,12 +67,12 @@ export function liveRoutes(models: readonly LiveModel[]): Router {
     model.setSimulatedChats(Number(chats));
   });
 
-  router.use(tellError);
+  router.use(answerError);
   return router;
 }
 
-// Express knows such middleware by its four parameters.
-function tellError(error: unknown, _request: Request, response: Response, next: NextFunction): void {
+// Express recognises error handlers by their four parameters.
+function answerError(error: unknown, _request: Request, response: Response, next: NextFunction): void {
   if (response.headersSent) {
     next(error);
     return;
@@ -85,7 +85,7 @@ function statusOf(error: unknown): number {
   if (error instanceof Refusal) return error.status;
   if (error instanceof ReadMeError) return 503;
   if (error instanceof RangeError || error instanceof TypeError) return 400;
-  // Of Express's own parser.
+  // Errors of Express's body parser have a status.
   const { status } = error as { status?: unknown };
   return typeof status === "number" ? status : 500;
 }

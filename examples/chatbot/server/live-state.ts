@@ -1,4 +1,4 @@
-// What the event bus tells, kept as the little that a person can look at. Decides nothing, and forgets what is over.
+// The state of the live view, collected from the engine's events. Finished sequences are forgotten.
 
 import type { ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
 import type { LivePastStep, LiveSequence, LiveSnapshot } from "../shared/live.ts";
@@ -9,9 +9,9 @@ const MAX_SEQUENCES = 24;
 const MAX_PAST_STEPS = 48;
 const RATE_WINDOW_MS = 2000;
 
-/** What the bus knows; the rest of a snapshot is the engine's settings and counters. */
+/** The part of a snapshot from events; the rest are the engine's settings and counters. */
 export type ObservedState = Pick<LiveSnapshot, "step" | "numWaiting" | "tokensPerSecond" | "pastSteps"> & {
-  /** For each expert and layer whether it is in memory, `[numExperts][numLayers]`. */
+  /** `1` for each layer in memory, else `0`; `[numExperts][numLayers]`. */
   readonly resident: readonly string[];
 };
 
@@ -28,7 +28,7 @@ export class LiveState {
   /** Times of the last tokens, oldest first. */
   #tokenTimes: number[] = [];
 
-  /** @param numLayers - 0 when all experts are in memory for good */
+  /** @param numLayers - 0 when all experts are always in memory */
   constructor(numExperts: number, numLayers: number, now: () => number = () => performance.now()) {
     this.#numExperts = numExperts;
     this.#numLayers = numLayers;
@@ -74,7 +74,7 @@ export class LiveState {
     };
   }
 
-  /** Whether somebody runs or did within the last seconds. */
+  /** Whether sequences run, or ran in the last seconds. */
   get isBusy(): boolean {
     return this.#step !== undefined || this.#tokenTimes.length > 0;
   }
@@ -111,7 +111,7 @@ export class LiveState {
     this.#resident[expert * this.#numLayers + layer] = to;
   }
 
-  /** Everybody who ran is gone, and so is what was in memory. */
+  /** Forgets all sequences and the experts in memory, after the engine has failed. */
   #forget(): void {
     this.#routes.clear();
     this.#resident = new Uint8Array(this.#resident.length);

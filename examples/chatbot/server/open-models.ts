@@ -1,4 +1,4 @@
-// Opens every model in every precision that is asked for.
+// Opens each model in each wanted precision.
 
 import { basename, resolve } from "node:path";
 import type { ExpertLayout } from "@readme-moe/core";
@@ -11,13 +11,13 @@ export type PrecisionName = "fp32" | "int8" | "int4";
 export interface OpenModelsOptions {
   readonly paths: readonly string[];
   readonly precisions: readonly PrecisionName[];
-  /** For experts of each model in int8. @default a third of them, so that something is to be seen */
+  /** Memory for each model's experts in int8. @default a third of their size, so that the live view shows evictions */
   readonly memoryBytes?: number | undefined;
-  /** Sequences in one step at most. Others wait meanwhile: only then has a scheduler something to choose. */
+  /** Most sequences in one step. A scheduler has a choice only if others wait. */
   readonly maxNumBatchedSeqs: number;
 }
 
-/** @throws {ReadMeError | RangeError} when a model cannot be opened, or the budget is too small; others are closed then */
+/** @throws {ReadMeError | RangeError} when a model cannot be opened, or the budget is too small; closes the others */
 export async function openModels({
   paths,
   precisions,
@@ -31,7 +31,7 @@ export async function openModels({
       const layout = await layoutOf(path);
       for (const precision of precisions) {
         const name = precisions.length > 1 ? `${title}-${precision}` : title;
-        // Only int8 experts come and go.
+        // Only int8 experts are streamed.
         const { layerBytes, expertCacheBytes } = precision === "int8" && layout ? budget(layout, memoryBytes) : {};
         const engine = await ReadMeEngine.open(path, { precision, expertCacheBytes, maxNumBatchedSeqs });
         opened.push({ name, title, engine, layerBytes });
@@ -50,7 +50,7 @@ function budget({ numExperts, layerBytes }: ExpertLayout, memoryBytes: number | 
   return { layerBytes, expertCacheBytes: memoryBytes ?? Math.max(leastBytes, Math.ceil(allBytes / 3)) };
 }
 
-/** @returns nothing for dense models */
+/** @returns `undefined` for dense models */
 async function layoutOf(path: string): Promise<ExpertLayout | undefined> {
   const model = await openModel(path);
   try {

@@ -14,21 +14,21 @@ import { openModels, type OpenModelsOptions } from "./open-models.ts";
 const DEFAULT_PORT = 8484;
 
 export interface ServeChatbotOptions extends OpenModelsOptions {
-  /** @default 8484, or any other when that one is taken */
+  /** @default 8484, or any free port if that is taken */
   readonly port?: number | undefined;
   readonly host: string;
 }
 
 export interface RunningChatbot {
   readonly url: string;
-  /** Ends answers that take longer than two seconds, and closes the models. */
+  /** Waits two seconds for running answers, ends the others, and closes the models. */
   close(): Promise<void>;
 }
 
-/** @throws {ReadMeError | RangeError} as `openModels`; what `listen` throws when the port is taken */
+/** @throws {ReadMeError | RangeError} as `openModels`; an error of `listen` when the port is taken */
 export async function serveChatbot({ port, host, ...options }: ServeChatbotOptions): Promise<RunningChatbot> {
   const models = await openModels(options);
-  // Of its own, as others may run at the same time.
+  // Each process has its own, as several may run at the same time.
   const pageFolder = await mkdtemp(join(tmpdir(), "readme-moe-chatbot-"));
   const removePage = () => rm(pageFolder, { recursive: true, force: true });
   try {
@@ -63,7 +63,7 @@ async function listen(server: Server, host: string, port: number | undefined): P
   }
 }
 
-/** Resolves when Ctrl-C or SIGTERM asks to end. */
+/** Resolves on Ctrl-C or SIGTERM. */
 export async function stopSignal(): Promise<void> {
   await Promise.race([once(process, "SIGINT"), once(process, "SIGTERM")]);
 }

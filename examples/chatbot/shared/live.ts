@@ -1,16 +1,16 @@
-// What the server tells the page beside answers: plain data, as JSON.
+// The data of the live view, which the server sends to the page as JSON.
 
 export const SCHEDULERS = ["cost-aware", "read-me", "fcfs"] as const;
 export type SchedulerName = (typeof SCHEDULERS)[number];
 
-/** Simulated chats that one model runs at most. */
+/** Most simulated chats of one model. */
 export const MAX_SIMULATED_CHATS = 16;
 
-/** A model that the page can choose. */
+/** A model that the user can choose. */
 export interface ModelChoice {
-  /** As the API knows it. */
+  /** Name in the API. */
   readonly name: string;
-  /** Without the precision. */
+  /** Name without the precision. */
   readonly title: string;
   readonly precision: string;
   /** One name per expert; a dense model has one. */
@@ -22,24 +22,24 @@ export interface ModelChoice {
 /** A sequence of the running step. */
 export interface LiveSequence {
   readonly id: string;
-  /** 1 when it decodes, more when it is a chunk of prefill. */
+  /** 1 for decoding, more for a chunk of prefill. */
   readonly tokens: number;
-  /** Of these tokens: pairs of an expert and how many go to it, ascending by expert. */
+  /** Pairs of an expert and its number of tokens, ascending by expert. */
   readonly experts: readonly (readonly [expert: number, tokens: number])[];
 }
 
-/** Experts under a memory budget. Counts are since the engine began. */
+/** Experts within a memory budget. Counts are since the engine's start. */
 export interface LiveMemory {
   readonly budgetBytes: number;
   readonly usedBytes: number;
-  /** The least and the most that a budget can sensibly be. */
+  /** The smallest and the largest useful budget. */
   readonly leastBytes: number;
   readonly allBytes: number;
   readonly uses: number;
   readonly hits: number;
   readonly evictions: number;
   readonly bytesRead: number;
-  /** For each expert a string of `1` (in memory) and `0`, by layer. */
+  /** A string for each expert with `1` (in memory) or `0` for each layer. */
   readonly resident: readonly string[];
 }
 
@@ -53,11 +53,11 @@ export interface LivePastStep {
 export interface LiveSnapshot {
   readonly scheduler: SchedulerName;
   readonly simulatedChats: number;
-  /** The step that was planned last; absent while nobody runs. */
+  /** The latest scheduled step; absent while nothing runs. */
   readonly step?: { readonly number: number; readonly sequences: readonly LiveSequence[]; readonly more: number };
-  /** Sequences that wait for a place. */
+  /** Sequences in the queue. */
   readonly numWaiting: number;
-  /** Generated tokens of the last two seconds. */
+  /** Mean over the last two seconds. */
   readonly tokensPerSecond: number;
   /** The last steps, oldest first. */
   readonly pastSteps: readonly LivePastStep[];

@@ -1,4 +1,4 @@
-// Reads /metrics every second, and shows what changed.
+// Reads /metrics every second and shows the changes.
 
 import { Scrapes } from "./scrape.mjs";
 
@@ -6,14 +6,14 @@ const PERIOD_MS = 1000;
 const MAX_POINTS = 60;
 const PROMPTS = ["import os\n", "The ship was", "In this paper, we", "How do I"];
 
-/** Title, digits after the point, and how to read it; what was not observed keeps its last value. */
+/** Title, decimal places and reader of each card. A card without a new value keeps its last one. */
 const CARDS = [
   ["tokens / s", 0, (scrapes, seconds) => scrapes.gain("readme_generation_tokens_total") / seconds],
   ["running", 0, (scrapes) => scrapes.value("readme_num_requests_running")],
   ["waiting", 0, (scrapes) => scrapes.value("readme_num_requests_waiting")],
   ["first token, ms", 0, (scrapes) => thousand(scrapes.mean("readme_time_to_first_token_seconds"))],
-  ["each token, ms", 1, (scrapes) => thousand(scrapes.mean("readme_inter_token_latency_seconds"))],
-  ["experts in a step", 2, (scrapes) => scrapes.mean("readme_batch_unique_experts")],
+  ["time per token, ms", 1, (scrapes) => thousand(scrapes.mean("readme_inter_token_latency_seconds"))],
+  ["experts per step", 2, (scrapes) => scrapes.mean("readme_batch_unique_experts")],
   ["step, ms", 1, (scrapes) => thousand(scrapes.mean("readme_step_duration_seconds"))],
   ["KV memory, %", 1, (scrapes) => 100 * scrapes.value("readme_kv_cache_usage_perc")],
 ].map(([title, digits, read]) => ({ read, digits, points: [], ...element(title) }));

@@ -1,4 +1,4 @@
-// Prometheus's text format, as far as a page needs it: sums over labels, and what came since the scrape before.
+// Reads Prometheus's text format: sums over labels, and changes since the scrape before.
 
 /** @param {string} text @returns {{ name: string, labels: Record<string, string>, value: number }[]} */
 export function samplesOf(text) {
@@ -23,18 +23,18 @@ export class Scrapes {
     return sum(this.now, name);
   }
 
-  /** What a counter gained. */
+  /** The increase of a counter. */
   gain(name) {
     return Math.max(0, sum(this.now, name) - sum(this.before, name));
   }
 
-  /** Mean of what a histogram observed since the scrape before; `undefined` when it observed nothing. */
+  /** The mean of a histogram's observations since the scrape before; `undefined` without any. */
   mean(name) {
     const count = this.gain(`${name}_count`);
     return count === 0 ? undefined : this.gain(`${name}_sum`) / count;
   }
 
-  /** Samples of a metric by one of its labels. */
+  /** A metric's samples by one of its labels. */
   by(name, label) {
     return this.now.filter((sample) => sample.name === name).map(({ labels, value }) => [labels[label] ?? "", value]);
   }

@@ -1,4 +1,4 @@
-export { generationOf, type Generation, type HostLike } from "./host/host.ts";
+export { generationOf, type Generation, type HostLike } from "./host.ts";
 export { readMeModel, type ReadMeModel } from "./model-class.ts";
 export type { AdapterOptions } from "./options.ts";
 export { createPipeline, type ReadMePipeline } from "./pipeline.ts";

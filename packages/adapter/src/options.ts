@@ -1,22 +1,22 @@
 import { describeValue, rejectUnknownKeys } from "@readme-moe/core";
 import type { EngineOptions } from "@readme-moe/engine";
-import type { Generation, HostLoadOptions } from "./host/host.ts";
+import type { Generation, HostLoadOptions } from "./host.ts";
 
-/** Of `register`, and of this package's `pipeline` beside the host's own. */
+/** Options of `register`, and of this package's `pipeline` besides the host's own. */
 export interface AdapterOptions {
   /**
-   * `"readme-moe"` takes models that the host could run, too: those with an `onnx` folder. They need weights in
-   * safetensors or GGUF beside it. @default what the host cannot run only
+   * `"readme-moe"` also loads models that the host could run: those with an `onnx` folder. They need weights in
+   * safetensors or GGUF beside it. @default only models that the host cannot run
    */
   readonly engine?: "readme-moe" | undefined;
   /**
-   * Of the engine; pipelines with the same model and the same options share one. `precision` and `threads` follow from
-   * the host's `dtype` (or `quantized`) and `session_options.intraOpNumThreads` where they are not given.
+   * Options of the engine; pipelines with the same model and the same options share one. Unless given, `precision` and
+   * `threads` follow from the host's `dtype` (or `quantized`) and `session_options.intraOpNumThreads`.
    */
   readonly engineOptions?: EngineOptions | undefined;
 }
 
-/** @throws {TypeError} naming the option, what was expected and what came */
+/** @throws {TypeError} naming the option, the expectation and the value */
 export function checkAdapterOptions(options: AdapterOptions): AdapterOptions {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`Expected options to be an object, got ${describeValue(options)}`);
@@ -39,7 +39,7 @@ const PRECISIONS: Readonly<Record<string, EngineOptions["precision"]>> = {
   bnb4: "int4",
 };
 
-/** What the host's options mean for the engine. @throws {TypeError} on a `dtype` that stands for no precision */
+/** Translates the host's options into the engine's. @throws {TypeError} on a `dtype` without a matching precision */
 export function engineOptionsOf(
   generation: Generation,
   { dtype, quantized = true, session_options: session }: HostLoadOptions,

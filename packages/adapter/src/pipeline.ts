@@ -1,10 +1,9 @@
-import { checkHost, generationOf, insideOf, type HostLike, type HostLoadOptions } from "./host/host.ts";
+import { checkHost, generationOf, insideOf, type HostLike, type HostLoadOptions } from "./host.ts";
 import { loadModel } from "./load/load-model.ts";
 import { locate } from "./load/locate.ts";
-import { withTotals } from "./load/progress-total.ts";
 import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
 
-/** The host's own function, which takes this package's options, too. */
+/** The host's own function, which also takes this package's options. */
 export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
   (
     task: "text-generation",
@@ -14,8 +13,8 @@ export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
 };
 
 /**
- * The host's `pipeline`, which loads text generation through the engine where the host could not run the model, or
- * `engine: "readme-moe"` asks for it; other tasks and models are the host's. Nothing of the host is changed.
+ * Makes a `pipeline` that loads text generation through the engine when the host could not run the model, or
+ * `engine: "readme-moe"` asks for it. Other tasks and models are left to the host, which is not changed.
  *
  * @throws {TypeError} when `transformers` is not the module of one of the two hosts
  */
@@ -31,12 +30,40 @@ export function createPipeline<Host extends HostLike>(transformers: Host): ReadM
     const adapter = checkAdapterOptions({ engine, engineOptions });
     const { progress_callback: onEvent } = options;
     const watched = isNewer && onEvent ? { ...options, progress_callback: withTotals(onEvent) } : options;
-    const path =
-      task === "text-generation" && typeof id === "string" ? await locate(id, env, watched, adapter) : undefined;
-    if (path === undefined) return transformers.pipeline(task as never, id as never, options as never);
+    const isOurTask = task === "text-generation" && typeof id === "string";
+    const path = isOurTask ? await locate({ id, env, options: watched, adapter }) : undefined;
+    if (path === undefined) return insideOf(transformers).pipeline(task, id, options);
     const { model, tokenizer } = await loadModel(transformers, path, options, adapter);
     onEvent?.({ status: "ready", task, model: id });
     return new TextGenerationPipeline({ task, model, tokenizer });
   };
   return pipeline as unknown as ReadMePipeline<Host>;
+}
+
+type OnEvent = NonNullable<HostLoadOptions["progress_callback"]>;
+
+interface FileProgress {
+  readonly status?: string;
+  readonly name?: string;
+  readonly file?: string;
+  readonly loaded?: number;
+  readonly total?: number;
+}
+
+/** Adds a `progress_total` of all files before each `progress` of a file, as the newer host's `pipeline` does. */
+function withTotals(onEvent: OnEvent): OnEvent {
+  const files: Record<string, { readonly loaded: number; readonly total: number }> = {};
+  return (event) => {
+    const { status, name, file, loaded = 0, total = 0 }: FileProgress = event;
+    if (status === "progress" && file !== undefined) {
+      files[file] = { loaded, total };
+      const all = Object.values(files).reduce(
+        (sum, one) => ({ loaded: sum.loaded + one.loaded, total: sum.total + one.total }),
+        { loaded: 0, total: 0 },
+      );
+      const progress = all.total > 0 ? (100 * all.loaded) / all.total : 0;
+      onEvent({ status: "progress_total", name, progress, ...all, files: { ...files } });
+    }
+    onEvent(event);
+  };
 }

@@ -1,4 +1,4 @@
-/** `@xenova/transformers`, with a `pipeline` that runs Read-ME models and what has no ONNX files. */
+/** `@xenova/transformers`, with a `pipeline` that also runs Read-ME models and models without ONNX files. */
 
 import * as transformers from "@xenova/transformers";
 import { createPipeline, type ReadMePipeline } from "./pipeline.ts";

@@ -10,12 +10,11 @@ import { openApiDocument } from "./api/openapi-document.ts";
 import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/options.ts";
-import { reportOutcomes } from "./edge/failures.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
 import { Heartbeat } from "./edge/heartbeat.ts";
-import { ServedModels } from "./edge/served-models.ts";
+import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {

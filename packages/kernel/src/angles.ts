@@ -7,8 +7,8 @@ import type { Kernel } from "./kernel.ts";
 const POSITIONS = 256;
 
 /**
- * Computes the angles of positions `[from, to)`: of each the cosines, then the sines, `[to - from, 2, size / 2]`. Angles are
- * rounded where PyTorch rounds them.
+ * Computes the angles of positions `[from, to)`: of each the cosines, then the sines, `[to - from, 2, size / 2]`.
+ * Angles are rounded where PyTorch rounds them.
  */
 export function anglesOf(rope: RopeConfig, size: number, from: number, to: number): Float32Array {
   const frequencies = ropeFrequencies(rope, size);

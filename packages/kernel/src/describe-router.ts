@@ -4,8 +4,8 @@ import { packFloat } from "./pack/pack-product.ts";
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 
 /**
- * Describes a pre-gating router in float32: a decoder with biases and without gates, with one logit per expert. Nothing is
- * read before the packed file is written.
+ * Describes a pre-gating router in float32: a decoder with biases and without gates, with one logit per expert. Nothing
+ * is read before the packed file is written.
  */
 export function describeRouter({ config, embedding, layers, finalNorm, head }: RouterWeights): DecoderDescription {
   return {

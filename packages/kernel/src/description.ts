@@ -1,5 +1,5 @@
-// Description of a model for the kernel: plain data from which the packed file is written. `native/kernel.h` has the same
-// layout.
+// Description of a model for the kernel: plain data from which the packed file is written. `native/kernel.h` has the
+// same layout.
 
 import type { Activation } from "@readme-moe/model";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
@@ -12,7 +12,9 @@ export interface LayerDescription {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headSize: number;
-  /** Index of the model's set of angles by which queries and keys are rotated; `undefined` for layers without positions. */
+  /**
+   * Index of the model's set of angles by which queries and keys are rotated; `undefined` for layers without positions.
+   */
   readonly rotary: number | undefined;
   /** Number of a head's dimensions that are rotated, from its first one. */
   readonly rotarySize: number;
@@ -94,7 +96,9 @@ export interface TensorPlace {
   readonly bias: number;
 }
 
-/** Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones. */
+/**
+ * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
+ */
 export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
   const ofLayers = layers.flatMap((layer) => [
     layer.attentionNorm,

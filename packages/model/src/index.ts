@@ -11,8 +11,6 @@ export { downloadModel, hubFileNames } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
-export { familyOf } from "./config/families.ts";
-export { parseConfig } from "./config/parse-config.ts";
 export type { Activation, ModelConfig } from "./config/model-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {

@@ -1,5 +1,5 @@
 // The command line. Results go to standard output, everything else to standard error.
-// Exit codes: 0 done, 1 something failed, 2 the command was called wrongly, 130 interrupted.
+// Exit codes: 0 success, 1 failure, 2 wrong call, 130 interrupted.
 
 import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
@@ -19,12 +19,12 @@ import { tuneCommand } from "./commands/tune.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
 
-/** Runs one command. @returns the exit code; never throws for what a command can meet */
+/** Runs one command and reports its errors. @returns the exit code */
 export async function runCli(args: readonly string[]): Promise<number> {
   const interrupt = new AbortController();
   const onSignal = (): void => interrupt.abort();
   process.once("SIGINT", onSignal);
-  // `readme-moe … | head` closes the pipe early; that is the reader's right and no failure.
+  // `readme-moe … | head` closes the pipe early, which is no failure.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code === "EPIPE") process.exit(EXIT.done);
     throw error;
@@ -40,10 +40,10 @@ export async function runCli(args: readonly string[]): Promise<number> {
   }
 }
 
-/** The parser of all commands. @param signal - ends what they do */
+/** Makes the parser of all commands. @param signal - aborts their work */
 export function commandLine(signal: AbortSignal): Command {
   const command = new Command("readme-moe")
-    .description("Language models refactored into mixtures of experts, on ordinary CPUs.")
+    .description("Runs and serves language models on ordinary CPUs, and refactors them into mixtures of experts.")
     .showSuggestionAfterError()
     .exitOverride()
     .addCommand(applyCommand(signal))
@@ -59,13 +59,13 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(serveCommand(signal))
     .addCommand(simulateCommand())
     .addCommand(tuneCommand(signal));
-  // Commander does not hand these down to commands that were made apart.
+  // Commander does not pass these settings on to commands that were made separately.
   for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
   return command;
 }
 
 function report(error: unknown): number {
-  // Commander has written its own message, or the help that was asked for.
+  // Commander has written its own message, or the help.
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.wrongUsage;
   if (error instanceof ReadMeError) {
     console.error(`error: ${error.message} (${error.code})`);

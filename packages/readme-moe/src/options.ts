@@ -1,8 +1,8 @@
-// Options that several commands have, spelled and checked alike.
+// Options that several commands share, and parsers of option values for commander.
 
+import { nearestName, type SamplingParams } from "@readme-moe/core";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { parseBytes } from "./byte-size.ts";
 
 export interface RuntimeFlags {
   readonly precision: Precision;
@@ -10,17 +10,68 @@ export interface RuntimeFlags {
   readonly cacheFolder?: string;
 }
 
+/** Flags of the commands that open an engine. */
+export interface EngineFlags extends RuntimeFlags {
+  readonly expert?: string;
+  readonly isolation?: "thread" | "process";
+  /** Memory for streamed experts, in bytes. */
+  readonly expertCache?: number;
+  readonly controlTokensInMessages?: "text" | "control";
+  /** Path of the trace. */
+  readonly recordTrace?: string;
+}
+
+export interface SamplingFlags {
+  readonly maxNewTokens: number;
+  readonly temperature: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly logitBias?: Readonly<Record<number, number>>;
+  readonly seed?: number;
+  readonly stop?: readonly string[];
+}
+
+export function addOptions(command: Command, ...options: readonly Option[]): Command {
+  for (const option of options) command.addOption(option);
+  return command;
+}
+
+/**
+ * Refuses a call without this option. Commander checks its own required options before unknown ones, and would report a
+ * misspelt option as a missing one.
+ */
+export function requireOption(command: Command, name: string): void {
+  if (command.getOptionValue(name) === undefined) command.error(`error: required option '--${name}' not specified`);
+}
+
 /** Options of every command that runs a model. */
 export function runtimeOptions(): readonly Option[] {
   return [
-    new Option("--precision <precision>", "numbers that weights and products are held in")
+    new Option("--precision <precision>", "precision of weights and products")
       .choices(["fp32", "int8", "int4"])
       .default("fp32"),
     new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
+    new Option("--cache-folder <dir>", "folder of packed weights (default: $README_MOE_CACHE, else the user's cache)"),
+  ];
+}
+
+/** Options of every command that generates with a router and streamed experts. */
+export function engineOptions(): readonly Option[] {
+  return [
+    expertOption(),
+    ...runtimeOptions(),
     new Option(
-      "--cache-folder <dir>",
-      "where packed weights are kept (default: $README_MOE_CACHE, else the user's cache)",
-    ),
+      "--expert-cache <size>",
+      "memory for experts' weights, such as 150MB; the others are read when needed (in int8 unless --precision is given)",
+    )
+      .argParser(byteSize)
+      .implies({ precision: "int8" }),
+    isolationOption(),
+    new Option("--record-trace <file>", "write the experts of all sequences, as JSON lines for `simulate --trace`"),
   ];
 }
 
@@ -31,21 +82,8 @@ export function jsonOption(): Option {
 export function expertOption(): Option {
   return new Option(
     "--expert <expert>",
-    "`router`, or one expert for all tokens, by name or index (default: the router, where the model has one)",
+    "`router`, or one expert for all tokens, by name or index (default: the router, if the model has one)",
   );
-}
-
-export function expertCacheOption(): Option {
-  const explanation =
-    "memory for experts' weights, such as 150MB; the others are read when needed (in int8 unless --precision is given)";
-  return new Option("--expert-cache <size>", explanation).argParser(byteSize).implies({ precision: "int8" });
-}
-
-/** A parser of `150MB`, for commander. */
-export function byteSize(text: string): number {
-  const bytes = parseBytes(text.trim());
-  if (bytes !== undefined) return bytes;
-  throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
 }
 
 export function isolationOption(): Option {
@@ -55,29 +93,127 @@ export function isolationOption(): Option {
 
 export function controlTokensOption(): Option {
   const explanation =
-    "what spellings of control tokens, such as <|im_end|>, are in messages: `text` (default), or `control` tokens";
+    "how messages are read that spell control tokens, such as <|im_end|>: as `text` (default) or as `control` tokens";
   return new Option("--control-tokens-in-messages <kind>", explanation).choices(["text", "control"]);
 }
 
-/**
- * Refuses a call without this option. Commander's own required options are checked before unknown ones, so that a
- * misspelt option would be reported as a missing one.
- */
-export function requireOption(command: Command, name: string): void {
-  if (command.getOptionValue(name) === undefined) command.error(`error: required option '--${name}' not specified`);
+/** Options of `generate`, `chat` and `answer`, named as in the APIs of OpenAI and transformers. */
+export function samplingOptions(defaultTemperature: number, defaultMaxNewTokens: number): readonly Option[] {
+  return [
+    new Option("--max-new-tokens <n>", "most tokens to add").argParser(wholeNumber(1)).default(defaultMaxNewTokens),
+    new Option("--temperature <t>", "randomness; 0 always takes the most likely token")
+      .argParser(anyNumber)
+      .default(defaultTemperature),
+    new Option("--top-k <n>", "sample from the n most likely tokens; 0 for all").argParser(wholeNumber(0)),
+    new Option("--top-p <p>", "sample from the most likely tokens that together have this probability").argParser(
+      anyNumber,
+    ),
+    new Option("--min-p <p>", "drop tokens less likely than p times the most likely one").argParser(anyNumber),
+    new Option("--repetition-penalty <x>", "above 1 makes earlier tokens less likely").argParser(anyNumber),
+    new Option("--presence-penalty <x>", "subtracted once from the logits of tokens in the completion").argParser(
+      anyNumber,
+    ),
+    new Option("--frequency-penalty <x>", "subtracted for each time that a token is in the completion").argParser(
+      anyNumber,
+    ),
+    new Option("--logit-bias <id=bias...>", "added to the logits of tokens, such as 42=-100").argParser(logitBias),
+    new Option("--seed <n>", "makes sampling repeatable").argParser(wholeNumber(0)),
+    new Option("--stop <text...>", "end before any of these texts"),
+  ];
 }
 
-/** A parser of integers from `least` up, for commander. */
-export function wholeNumber(least: number): (text: string) => number {
+/** Turns flags into parameters. The engine checks the values and names them as its own options. */
+export function samplingParams(flags: SamplingFlags): SamplingParams {
+  const { maxNewTokens: maxTokens, temperature, topK, topP, minP, repetitionPenalty } = flags;
+  const { presencePenalty, frequencyPenalty, logitBias: bias, seed, stop } = flags;
+  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
+  return { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
+}
+
+function logitBias(text: string, before: Readonly<Record<number, number>> = {}): Readonly<Record<number, number>> {
+  const [, id, bias] = /^(\d+)=(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
+  if (id === undefined) throw new InvalidArgumentError("Expected id=bias, such as 42=-100.");
+  return { ...before, [Number(id)]: Number(bias) };
+}
+
+type Parser<Value> = (text: string) => Value;
+
+/** Makes a parser of numbers that meet a condition. @param expectation - completes "Expected …." */
+export function numberThat(isValid: (value: number) => boolean, expectation: string): Parser<number> {
   return (text) => {
-    if (/^\d+$/.test(text) && Number(text) >= least && Number.isSafeInteger(Number(text))) return Number(text);
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isFinite(value) && isValid(value)) return value;
+    throw new InvalidArgumentError(`Expected ${expectation}.`);
+  };
+}
+
+const anyNumber: Parser<number> = numberThat(() => true, "a number");
+export const positiveNumber: Parser<number> = numberThat((value) => value > 0, "a number above 0");
+
+export function numberBetween(least: number, most: number): Parser<number> {
+  return numberThat((value) => value >= least && value <= most, `a number from ${least} to ${most}`);
+}
+
+/** Makes a parser of integers from `least` up, in digits only. */
+export function wholeNumber(least: number): Parser<number> {
+  return (text) => {
+    const value = parseWhole(text, least);
+    if (value !== undefined) return value;
     throw new InvalidArgumentError(`Expected an integer from ${least} up.`);
   };
 }
 
-/** A parser of `3,17,9`. */
-export function tokenIdList(text: string): readonly number[] {
-  const ids = text.split(",").map((part) => part.trim());
-  if (ids.every((id) => /^\d+$/.test(id))) return ids.map(Number);
-  throw new InvalidArgumentError("Expected token ids separated by commas, such as 3,17,9.");
+/** Parses an integer from `least` up; `undefined` for anything else. */
+export function parseWhole(text: string, least: number): number | undefined {
+  const value = Number(text);
+  return /^\d+$/.test(text) && value >= least && Number.isSafeInteger(value) ? value : undefined;
+}
+
+/** Makes a parser of values that are separated by commas. @param expectation - completes "Expected …." */
+export function listOf<Value>(parse: (part: string) => Value | undefined, expectation: string): Parser<Value[]> {
+  return (text) =>
+    text.split(",").map((part) => {
+      const value = parse(part.trim());
+      if (value !== undefined) return value;
+      throw new InvalidArgumentError(`Expected ${expectation}.`);
+    });
+}
+
+/** Makes a parser of known names that are separated by commas; each is taken once. */
+export function namesOf<Name extends string>(known: readonly Name[]): Parser<Name[]> {
+  return (text) => {
+    const names = text.split(",").map((part) => {
+      const found = known.find((one) => one === part.trim());
+      if (found !== undefined) return found;
+      const near = nearestName(part.trim(), known);
+      const hint = near === undefined ? "" : ` Did you mean ${near}?`;
+      throw new InvalidArgumentError(`Expected names of ${known.join(", ")}, separated by commas.${hint}`);
+    });
+    return [...new Set(names)];
+  };
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+};
+
+/** Parses `150MB`, `1.5GiB` or `100000000` into whole bytes; `undefined` for anything else. */
+export function parseBytes(text: string): number | undefined {
+  const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text) ?? [];
+  const bytes = Math.floor(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
+  return number !== "" && Number.isSafeInteger(bytes) ? bytes : undefined;
+}
+
+/** Parses a size in bytes, such as `150MB`, for commander. */
+export function byteSize(text: string): number {
+  const bytes = parseBytes(text.trim());
+  if (bytes !== undefined) return bytes;
+  throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
 }

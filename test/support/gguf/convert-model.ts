@@ -3,7 +3,8 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { familyOf, GgufFile, type Model, ropeFrequencies, type TensorRef } from "@readme-moe/model";
+import { GgufFile, type Model, ropeFrequencies, type TensorRef } from "@readme-moe/model";
+import { familyOf } from "../../../packages/model/src/config/families.ts";
 import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
 import { GGUF_KEYS, GGUF_MULTIPLIER_KEYS } from "../../../packages/model/src/config/gguf-config.ts";
 import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";

@@ -1,4 +1,4 @@
-// Three panes beside each other; on a narrow screen one at a time.
+// The page: three panes side by side, or one at a time on a narrow screen.
 
 import type { JSX } from "preact";
 import { announcement } from "../state/announcer.ts";

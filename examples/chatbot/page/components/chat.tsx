@@ -26,7 +26,7 @@ export function Chat(): JSX.Element {
       <header>
         <ModelChooser />
         <Choices
-          label="What to do"
+          label="Mode"
           name="mode"
           options={MODES}
           value={mode.value}
@@ -34,7 +34,7 @@ export function Chat(): JSX.Element {
           onChoose={(chosenMode) => (mode.value = chosenMode)}
         />
         <Choices
-          label="Answers are shown by"
+          label="Show answers by"
           name="view"
           options={VIEWS}
           value={view.value}

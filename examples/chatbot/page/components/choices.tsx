@@ -1,10 +1,10 @@
-// One of a few, all to be seen at once.
+// A group of radio buttons.
 
 import type { JSX } from "preact";
 
 export interface ChoicesProps<Value extends string> {
   readonly label: string;
-  /** Of the group of inputs; each group of the page has its own. */
+  /** Name of the inputs, unique on the page. */
   readonly name: string;
   readonly options: readonly (readonly [value: Value, label: string])[];
   readonly value: Value;

@@ -8,7 +8,7 @@ import { maxTokens, mode, temperature } from "../state/settings.ts";
 const text: Signal<string> = signal("");
 const MAX_ROWS = 8;
 
-/** Puts the cursor into the message box. @param content - to put there, too */
+/** Moves the cursor into the message box. @param content - new text of the box */
 export function focusComposer(content?: string): void {
   if (content !== undefined) text.value = content;
   document.getElementById("composer")?.focus();
@@ -45,7 +45,7 @@ export function Composer(): JSX.Element {
     <form class="composer" onSubmit={onSubmit}>
       {editing.value && (
         <p class="small">
-          Editing a message; what came after it is replaced.{" "}
+          Editing a message; sending replaces everything after it.{" "}
           <button type="button" class="quiet" onClick={() => (editing.value = undefined)}>
             Cancel
           </button>
@@ -80,7 +80,7 @@ export function Composer(): JSX.Element {
           />
         </label>
         <label>
-          Tokens at most{" "}
+          Max. tokens{" "}
           <input
             type="number"
             min={1}
@@ -93,14 +93,14 @@ export function Composer(): JSX.Element {
           />
         </label>
         <span id="composer-keys" class="small keys">
-          Enter sends, Shift+Enter begins a line, Escape stops
+          Enter sends, Shift+Enter adds a line, Escape stops
         </span>
       </div>
     </form>
   );
 }
 
-/** What was typed, if it can be; the field shows what counts. */
+/** Reads a number within its range, and shows it in the field. */
 function within(field: HTMLInputElement, least: number, most: number, fallback: number): number {
   const typed = field.valueAsNumber;
   const value = Number.isNaN(typed) ? fallback : Math.min(most, Math.max(least, typed));

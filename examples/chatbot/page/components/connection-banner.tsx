@@ -4,7 +4,7 @@ import { connection } from "../state/live-connection.ts";
 
 const BACK_MS = 5000;
 
-/** Says that the server is gone, and for a while that it is back. */
+/** Shows that the connection is lost, and for a while that it is back. */
 export function ConnectionBanner(): JSX.Element {
   const wasLost = useSignal(false);
   useSignalEffect(() => {
@@ -16,7 +16,7 @@ export function ConnectionBanner(): JSX.Element {
   const isLost = connection.value === "lost";
   return (
     <div role="alert" class="banner" data-state={isLost ? "lost" : wasLost.value ? "back" : "fine"}>
-      {isLost && "The server is not reachable. Trying again…"}
+      {isLost && "The server is not reachable. Trying again …"}
       {!isLost && wasLost.value && "Connected again."}
     </div>
   );

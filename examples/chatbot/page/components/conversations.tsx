@@ -50,7 +50,7 @@ export function Conversations(): JSX.Element {
           </li>
         ))}
       </ul>
-      <p class="small">Conversations stay in this browser.</p>
+      <p class="small">Conversations are stored in this browser only.</p>
     </nav>
   );
 }

@@ -1,17 +1,17 @@
-// The mark of an expert: a colour, and always a number beside it.
+// The mark of an expert: a colour and a number.
 
 import type { JSX } from "preact";
 
-/** Colours that people tell apart however they see; beyond these, marks are striped. */
+/** Number of colours that people with colour blindness can distinguish; further experts have striped marks. */
 const NUM_COLOURS = 8;
 
-/** The class of what is an expert's. */
+/** Returns the CSS class for an expert's colour. */
 export function expertClass(expert: number): string {
   if (expert < 0) return "expert-none";
   return `expert expert-${expert % NUM_COLOURS}${expert >= NUM_COLOURS ? " expert-striped" : ""}`;
 }
 
-/** @param name - read out, and shown where a pointer rests */
+/** @param name - shown as a tooltip and read by screen readers */
 export function ExpertMark({ expert, name }: { readonly expert: number; readonly name?: string }): JSX.Element {
   return (
     <span class={`mark ${expertClass(expert)}`} title={name}>

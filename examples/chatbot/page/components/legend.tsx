@@ -3,10 +3,10 @@ import type { JSX } from "preact";
 import { showsNumbers } from "../state/settings.ts";
 import { ExpertMark } from "./expert-mark.tsx";
 
-/** The expert whose tokens stand out; -1 is none. */
+/** The expert whose tokens are highlighted; -1 for none. */
 export const highlighted: Signal<number> = signal(-1);
 
-/** What the colours mean. An expert's button lets its tokens stand out. */
+/** Explains the colours. An expert's button highlights its tokens. */
 export function Legend({ experts }: { readonly experts: readonly string[] }): JSX.Element {
   return (
     <section class="legend" aria-label="Experts by colour">
@@ -16,7 +16,7 @@ export function Legend({ experts }: { readonly experts: readonly string[] }): JS
             <button
               type="button"
               aria-pressed={highlighted.value === expert}
-              title={`Show where ${name} was chosen`}
+              title={`Highlight the tokens of ${name}`}
               onClick={() => toggle(expert)}
             >
               <ExpertMark expert={expert} /> {name}

@@ -11,9 +11,9 @@ const SCHEDULERS: readonly (readonly [SchedulerName, string])[] = [
   ["fcfs", "First come"],
 ];
 const MEANING: Readonly<Record<SchedulerName, string>> = {
-  "cost-aware": "Who makes the most of a step's predicted time goes first.",
-  "read-me": "The longest queue of one expert goes first.",
-  fcfs: "Who came first goes first, whatever the expert.",
+  "cost-aware": "The sequences with the best use of a step's predicted time run first.",
+  "read-me": "The expert with the longest queue runs first.",
+  fcfs: "Sequences run in the order of their arrival.",
 };
 const LOADS = [4, 8, MAX_SIMULATED_CHATS];
 
@@ -41,7 +41,7 @@ export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }):
         </label>
         <button
           type="button"
-          title="Simulated chats, so that a step has several to choose from"
+          title="Runs simulated chats, so that a scheduler has sequences to choose from"
           onClick={() => void change("load", { chats: simulatedChats > 0 ? 0 : wanted.value })}
         >
           {simulatedChats > 0 ? `Stop the load (${simulatedChats})` : "Load"}
@@ -51,13 +51,13 @@ export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }):
   );
 }
 
-/** Shows the choice at once: snapshots that were taken before the server's answer do not undo it. */
+/** Shows the choice at once; snapshots from before the server's answer do not undo it. */
 function SchedulerChoice({ scheduler }: { readonly scheduler: SchedulerName }): JSX.Element {
   const chosen = useSignal<SchedulerName | undefined>(undefined);
   const choose = async (name: SchedulerName): Promise<void> => {
     chosen.value = name;
     await change("scheduling", { scheduler: name });
-    // A later choice keeps its own value until its own answer.
+    // A later choice is kept until its own answer.
     if (chosen.value === name) chosen.value = undefined;
   };
   return (
@@ -74,7 +74,7 @@ function SchedulerChoice({ scheduler }: { readonly scheduler: SchedulerName }): 
   );
 }
 
-/** Asks the server when it is let go; while it is dragged it only shows. */
+/** Changes the memory when the slider is released, not while it is dragged. */
 function MemorySlider({ memory }: { readonly memory: LiveMemory }): JSX.Element {
   const { budgetBytes, leastBytes, allBytes } = memory;
   const dragged = useSignal<number | undefined>(undefined);

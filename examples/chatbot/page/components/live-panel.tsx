@@ -1,4 +1,4 @@
-// What the server does at this moment, and what can be changed while it does it.
+// The live view of the server, with its settings.
 
 import type { JSX } from "preact";
 import { connection, live, model, refusal } from "../state/live-connection.ts";
@@ -30,7 +30,9 @@ export function LivePanel(): JSX.Element {
           {snapshot.memory && <MemoryGrid memory={snapshot.memory} experts={chosen.experts} step={snapshot.step} />}
           {!snapshot.memory && (
             <p class="small">
-              {chosen.experts.length > 1 ? "All experts are in memory." : "A dense model: one expert for everything."}
+              {chosen.experts.length > 1
+                ? "All experts are in memory."
+                : "A dense model: all tokens use the same weights."}
             </p>
           )}
         </>

@@ -1,4 +1,4 @@
-// Who runs: the sequences of the step, each with the experts of its tokens.
+// The sequences of the running step, each with the experts of its tokens.
 
 import type { JSX } from "preact";
 import type { LiveSequence, LiveSnapshot } from "../../shared/live.ts";
@@ -15,14 +15,14 @@ export interface LiveStepProps {
 export function LiveStep({ snapshot, experts }: LiveStepProps): JSX.Element {
   const { step } = snapshot;
   return (
-    <section class="step" aria-label="The step that runs">
+    <section class="step" aria-label="Running step">
       <h3>{step ? `Step ${step.number}` : "No step"}</h3>
-      {!step && <p class="small">Nobody runs. Send a message, or start a load.</p>}
+      {!step && <p class="small">Nothing runs. Send a message, or start a load.</p>}
       <ul>
         {step?.sequences.map((sequence) => (
           <li key={sequence.id}>
             <span class="name">{nameOf(sequence.id)}</span>
-            <span class="small">{sequence.tokens > 1 ? `reads ${sequence.tokens}` : "writes"}</span>
+            <span class="small">{sequence.tokens > 1 ? `prefill ${sequence.tokens}` : "decode"}</span>
             <Experts sequence={sequence} experts={experts} />
           </li>
         ))}
@@ -43,10 +43,10 @@ function Experts({ sequence, experts }: { readonly sequence: LiveSequence; reado
   );
 }
 
-/** Ids of sequences are those of requests, with the number of the choice. */
+/** Names a sequence by its id, which is the request's id with the number of the choice. */
 function nameOf(sequenceId: string): string {
   const request = sequenceId.split("/")[0] ?? "";
   if (request === ownRequestId.value) return "you";
   const simulated = /^simulated-(\d+)-/.exec(request);
-  return simulated ? `simulated ${simulated[1]}` : "somebody else";
+  return simulated ? `simulated ${simulated[1]}` : "another client";
 }

@@ -1,17 +1,17 @@
-// Markdown of a model, which nobody trusts: HTML in it is cleaned of all that could run, load or look like the page's own.
+// Shows Markdown of a model. It is not trusted: everything that could run, load or imitate the page is removed.
 
 import DOMPurify from "dompurify";
 import { Marked } from "marked";
 import type { JSX } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 
-/** Longer texts are shown as they are. */
+/** Longer texts are shown as plain text. */
 const MAX_CHARACTERS = 60_000;
 
 const ALLOWED_TAGS =
   "p br hr h1 h2 h3 h4 h5 h6 blockquote pre code em strong del ul ol li table thead tbody tr th td a".split(" ");
 
-// Tags are to be seen, not taken away; and pictures would tell their servers who reads.
+// HTML tags are shown as text. So are pictures, which would reveal the reader to their servers.
 const markdown = new Marked({
   gfm: true,
   breaks: true,
@@ -40,7 +40,7 @@ function rendered(text: string): Node {
     link.target = "_blank";
   }
   for (const block of fragment.querySelectorAll("pre")) {
-    // What scrolls can be scrolled with keys.
+    // Makes long lines scrollable with keys.
     block.tabIndex = 0;
     block.setAttribute("role", "region");
     block.setAttribute("aria-label", "Code");

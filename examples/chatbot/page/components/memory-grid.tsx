@@ -1,4 +1,4 @@
-// Which layers of which experts are in memory: a row for each expert, a cell for each layer.
+// Shows which layers are in memory: a row for each expert, a cell for each layer.
 
 import type { JSX } from "preact";
 import type { LiveMemory, LiveSnapshot } from "../../shared/live.ts";

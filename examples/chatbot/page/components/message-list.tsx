@@ -1,4 +1,4 @@
-// The conversation. Only a window of it is on the page, so that a long one is as quick as a short one.
+// The messages of a conversation. Only a window of them is rendered, so that long conversations stay fast.
 
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
@@ -9,13 +9,13 @@ import { MessageView } from "./message-view.tsx";
 
 const WINDOW = 30;
 const STEP = 20;
-/** Nearer to the end than this, the list follows what is written. */
+/** Distance from the end within which the list follows a streaming answer. */
 const NEAR_PX = 80;
 
 export function MessageList(): JSX.Element {
   const { id, messages } = conversation.value;
   const writing = draft.value;
-  /** Messages after the window; 0 follows the end. */
+  /** Number of messages after the window; 0 follows the end. */
   const after = useSignal(0);
   const scroller = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
@@ -65,13 +65,13 @@ function Welcome(): JSX.Element {
     <div class="welcome">
       <h2>Ask something</h2>
       <p>
-        Before a token runs, a router chooses the one expert that it goes to. Each token of an answer has the colour of
-        its expert; the pane “Live” shows what the server makes of that.
+        A router chooses one expert for each token before it runs. Each token of an answer has the colour of its expert;
+        the pane “Live” shows how the server schedules them.
       </p>
       {chosen && !chosen.hasChatTemplate && (
         <p>
-          <strong>{chosen.title}</strong> is a base model without a chat template: it continues texts. In a chat, turns
-          are sent to it as plain text.
+          <strong>{chosen.title}</strong> is a base model without a chat template: it continues texts. A chat is sent to
+          it as plain text.
         </p>
       )}
     </div>

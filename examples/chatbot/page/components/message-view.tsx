@@ -10,7 +10,7 @@ import { Tokens } from "./tokens.tsx";
 
 export interface MessageProps {
   readonly message: Message;
-  /** Only the last answer can be asked for again. */
+  /** Whether the answer can be regenerated, which only the last one can. */
   readonly isLast: boolean;
   readonly isDraft?: boolean;
 }
@@ -21,7 +21,7 @@ function MessageItem({ message, isLast, isDraft = false }: MessageProps): JSX.El
     <li class={`message ${message.role}`} aria-busy={isDraft ? "true" : undefined}>
       <p class="who">{isUser ? "You" : (message.model ?? "Model")}</p>
       {isUser ? <p class="plain">{message.text}</p> : <Answer message={message} />}
-      {isDraft && message.text === "" && <p class="small">Waiting for the first token…</p>}
+      {isDraft && message.text === "" && <p class="small">Waiting for the first token …</p>}
       {message.note !== undefined && <p class={`note ${message.ending ?? ""}`}>{message.note}</p>}
       {message.ending === "stopped" && <p class="note">Stopped.</p>}
       {!isUser && !isDraft && <Figures message={message} />}
@@ -30,7 +30,7 @@ function MessageItem({ message, isLast, isDraft = false }: MessageProps): JSX.El
   );
 }
 
-/** Messages that are over do not change: they are drawn once. */
+/** A message that is rendered once, since complete messages do not change. */
 export const MessageView: FunctionComponent<MessageProps> = memo(MessageItem);
 
 function Answer({ message }: { readonly message: Message }): JSX.Element {
@@ -39,7 +39,7 @@ function Answer({ message }: { readonly message: Message }): JSX.Element {
   return isByExpert ? <Tokens text={text} spans={spans} experts={experts} /> : <Markdown text={text} />;
 }
 
-/** The same as colours say, in words. */
+/** Shows tokens, speed and experts as text. */
 function Figures({ message }: { readonly message: Message }): JSX.Element {
   const { spans = [], experts = [], tokens = 0, durationMs = 0 } = message;
   const shares = experts.length > 1 ? expertShares(spans) : [];

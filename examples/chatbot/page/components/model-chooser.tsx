@@ -1,4 +1,4 @@
-// Which model answers, and in which precision: several may be behind one mount.
+// Chooses the model that answers, and its precision.
 
 import type { JSX } from "preact";
 import { isAnswering } from "../state/chat.ts";
@@ -38,7 +38,7 @@ export function ModelChooser(): JSX.Element {
   );
 }
 
-/** @param precision - if the model is served in it */
+/** @param precision - used if the model is served in it */
 function choose(title: string, precision: string | undefined): void {
   const ofTitle = models.value.filter((one) => one.title === title);
   const found = ofTitle.find((one) => one.precision === precision) ?? ofTitle[0];

@@ -1,4 +1,4 @@
-// Distinct experts of the last steps: what expert-aware batching makes smaller.
+// The number of distinct experts in the last steps, which expert-aware batching reduces.
 
 import type { JSX } from "preact";
 import type { LivePastStep } from "../../shared/live.ts";

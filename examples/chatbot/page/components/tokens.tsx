@@ -1,4 +1,4 @@
-// An answer, token for token in the colours of its experts. Text only: nothing in it is markup.
+// Shows an answer's tokens in the colours of their experts, as text without markup.
 
 import type { JSX } from "preact";
 import { mergeSpans, type Span } from "../state/messages.ts";
@@ -20,7 +20,8 @@ export function Tokens({ text, spans, experts }: TokensProps): JSX.Element {
     const isChange = expert >= 0 && expert !== before;
     at += length;
     if (expert >= 0) before = expert;
-    const name = expert < 0 ? "no expert: the last token" : `${expert + 1} · ${experts[expert] ?? "expert"}`;
+    const name =
+      expert < 0 ? "no expert: the last token does not run" : `${expert + 1} · ${experts[expert] ?? "expert"}`;
     return (
       <span
         key={index}

@@ -1,6 +1,6 @@
 import { signal, type Signal } from "@preact/signals";
 
-/** What a screen reader is to say. */
+/** Text for screen readers. */
 export const announcement: Signal<string> = signal("");
 
 export function announce(text: string): void {

@@ -1,4 +1,4 @@
-// One answer of the API, as it comes.
+// Requests one answer from the API and reads its stream.
 
 import type { ModelChoice } from "../../shared/live.ts";
 import { eventsOf } from "./events-of.ts";
@@ -8,21 +8,21 @@ import { fittingMessages, transcriptOf, TURNS } from "./prompt.ts";
 export interface AskOptions {
   readonly model: ModelChoice;
   readonly mode: Mode;
-  /** What came before, the newest last. */
+  /** The conversation so far, newest last. */
   readonly messages: readonly Message[];
   readonly temperature: number;
   readonly maxTokens: number;
   readonly signal: AbortSignal;
-  /** @param id - which names the answer's sequence in events */
+  /** @param id - name of the answer's sequence in events */
   readonly onStarted: (id: string) => void;
-  /** @param expert - of the piece's last token; -1 is none */
+  /** @param expert - expert of the piece's last token; -1 for none */
   readonly onPiece: (text: string, tokens: number, expert: number) => void;
 }
 
-/** The server answered that it will not. */
+/** The server refused the request. */
 class Refused extends Error {}
 
-/** The connection broke, or the server is not there. */
+/** The connection broke, or the server is not reachable. */
 export class ConnectionLost extends Error {}
 
 interface Chunk {
@@ -36,7 +36,8 @@ interface Chunk {
 }
 
 /**
- * @returns messages that had no room
+ * Streams an answer.
+ * @returns the number of messages that did not fit into the context
  * @throws {Refused | ConnectionLost}; the reason of `signal`
  */
 export async function ask(options: AskOptions): Promise<number> {
@@ -50,7 +51,7 @@ export async function ask(options: AskOptions): Promise<number> {
   for await (const data of guarded(response.body, signal)) {
     if (data === "[DONE]") return asked.length - kept.length;
     const chunk = JSON.parse(data) as Chunk;
-    if (chunk.error) throw new Refused(chunk.error.message ?? "The server gave up");
+    if (chunk.error) throw new Refused(chunk.error.message ?? "The server ended the answer");
     if (chunk.id !== undefined) options.onStarted(chunk.id);
     for (const { text, delta, read_me: readMe } of chunk.choices ?? []) {
       const routes = readMe?.routes ?? [];
@@ -58,7 +59,7 @@ export async function ask(options: AskOptions): Promise<number> {
       if (piece !== "" || routes.length > 0) options.onPiece(piece, routes.length, routes.at(-1) ?? -1);
     }
   }
-  throw new ConnectionLost("The answer broke off");
+  throw new ConnectionLost("The answer was cut off");
 }
 
 function requestFor(
@@ -88,7 +89,7 @@ function plain(messages: readonly Message[]): readonly { readonly role: string; 
   return messages.map(({ role, text }) => ({ role, content: text }));
 }
 
-/** @returns where a turn of the user begins that the model made up, or -1 */
+/** Finds a turn of the user that the model has made up. @returns its position, or -1 */
 export function madeUpTurn(text: string): number {
   return text.indexOf(TURNS.user.trimEnd());
 }
@@ -111,7 +112,7 @@ async function* guarded(
     yield* eventsOf(body);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
-    throw new ConnectionLost("The answer broke off", { cause: error });
+    throw new ConnectionLost("The answer was cut off", { cause: error });
   }
 }
 

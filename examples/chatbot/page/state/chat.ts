@@ -1,4 +1,4 @@
-// The conversation on the screen, and what can be done with it.
+// The current conversation and the actions on it.
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { announce } from "./announcer.ts";
@@ -22,26 +22,26 @@ import {
 } from "./messages.ts";
 import { maxTokens, mode, temperature } from "./settings.ts";
 
-/** Text comes faster than it can be read; the page follows this often. */
+/** Interval of updates while an answer streams. */
 const FLUSH_MS = 50;
-/** A conversation keeps so many; older ones are forgotten. */
+/** Most messages of a conversation; older ones are dropped. */
 const MAX_MESSAGES = 500;
 
 export const entries: Signal<readonly ConversationEntry[]> = signal(listConversations(localStorage));
 export const conversation: Signal<Conversation> = signal(
   loadConversation(localStorage, entries.value[0]?.id ?? "") ?? newConversation(mode.value),
 );
-/** The answer that is being written. */
+/** The answer that is streaming. */
 export const draft: Signal<Message | undefined> = signal<Message | undefined>(undefined);
-/** Which names the answer's sequence in events. */
+/** Name of the streaming answer's sequence in events. */
 export const ownRequestId: Signal<string> = signal("");
-/** A message that is being edited. */
+/** The message that is being edited. */
 export const editing: Signal<Message | undefined> = signal<Message | undefined>(undefined);
 export const isAnswering: ReadonlySignal<boolean> = computed(() => draft.value !== undefined);
 
 let stopping: AbortController | undefined;
 
-/** Says something; while a message is being edited, in its place. */
+/** Sends a message; replaces the message that is being edited, if there is one. */
 export function send(text: string): void {
   if (text.trim() === "" || isAnswering.value || !model.value) return;
   const { messages } = conversation.value;
@@ -55,7 +55,7 @@ export function stop(): void {
   stopping?.abort();
 }
 
-/** Another answer to what was said last. */
+/** Requests another answer to the user's last message. */
 export function regenerate(): void {
   const { messages } = conversation.value;
   const asked = messages.findLastIndex(({ role }) => role === "user");
@@ -117,7 +117,7 @@ async function answer(messages: readonly Message[]): Promise<void> {
     ownRequestId.value = "";
     const message = { ...written(), ending, ...(note === undefined ? {} : { note }) };
     const current = conversation.value.id === id ? conversation.value : loadConversation(localStorage, id);
-    // It may have been deleted meanwhile.
+    // The conversation may have been deleted meanwhile.
     if (current) keep({ ...current, messages: [...current.messages, message].slice(-MAX_MESSAGES) });
     announce(ENDINGS[ending](text, note));
   };
@@ -146,7 +146,7 @@ async function answer(messages: readonly Message[]): Promise<void> {
         }, FLUSH_MS);
       },
     });
-    finish("done", leftOut > 0 ? `${leftOut} older messages had no room in the model's context.` : undefined);
+    finish("done", leftOut > 0 ? `${leftOut} older messages did not fit into the model's context.` : undefined);
   } catch (error) {
     if (own.signal.reason === "turn") finish("done");
     else if (own.signal.aborted) finish("stopped");
@@ -158,18 +158,18 @@ async function answer(messages: readonly Message[]): Promise<void> {
 const ENDINGS: Readonly<Record<Ending, (text: string, note?: string) => string>> = {
   done: (text) => `Answer: ${text.slice(0, 2000)}`,
   stopped: () => "Stopped",
-  cut: () => "The connection to the server was lost; the answer is not whole",
+  cut: () => "The connection to the server was lost; the answer is incomplete",
   failed: (_, note) => `No answer: ${note}`,
 };
 
 function keep(changed: Conversation): void {
   const titled = { ...changed, title: titleOf(changed.messages), updatedMs: Date.now() };
   if (conversation.value.id === titled.id) conversation.value = titled;
-  if (!saveConversation(localStorage, titled)) announce("There is no room to keep this conversation");
+  if (!saveConversation(localStorage, titled)) announce("The browser has no room for this conversation");
   entries.value = listConversations(localStorage);
 }
 
-/** Takes characters off the end. */
+/** Removes characters from the end. */
 function cutSpans(spans: Span[], characters: number): void {
   let rest = characters;
   while (rest > 0) {

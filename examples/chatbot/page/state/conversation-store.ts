@@ -1,4 +1,4 @@
-// Conversations in the browser, within bounds: the oldest go when there is no room.
+// Stores conversations in the browser, up to a limit; the oldest are removed first.
 
 import type { Conversation } from "./messages.ts";
 
@@ -7,10 +7,10 @@ const MAX_CONVERSATIONS = 40;
 /** The storage of a page has about five million characters. */
 const MAX_CHARACTERS = 3_000_000;
 
-/** What a list of conversations shows. */
+/** An entry in the list of conversations. */
 export type ConversationEntry = Pick<Conversation, "id" | "title" | "updatedMs">;
 
-/** What is used of a browser's `Storage`. */
+/** The members of a browser's `Storage` that are used. */
 export interface TextStorage {
   readonly length: number;
   key(index: number): string | null;
@@ -19,7 +19,7 @@ export interface TextStorage {
   removeItem(key: string): void;
 }
 
-/** Newest first. What cannot be read is left out. */
+/** Lists the readable conversations, newest first. */
 export function listConversations(storage: TextStorage): readonly ConversationEntry[] {
   const entries = keysOf(storage).flatMap((key) => headOf(storage.getItem(key)) ?? []);
   return entries.toSorted((a, b) => b.updatedMs - a.updatedMs);
@@ -35,10 +35,10 @@ export function removeConversation(storage: TextStorage, id: string): void {
   storage.removeItem(PREFIX + id);
 }
 
-/** @returns whether there was room for it, if need be in the place of older ones */
+/** Stores a conversation, and removes older ones for it if necessary. @returns whether there was room */
 export function saveConversation(storage: TextStorage, conversation: Conversation): boolean {
   const { id, title, updatedMs } = conversation;
-  // A line for the list, which does not read the rest.
+  // The first line is for the list, which does not parse the rest.
   const text = `${JSON.stringify({ id, title, updatedMs })}\n${JSON.stringify(conversation)}`;
   const others = listConversations(storage).filter((other) => other.id !== id);
   const sizes = new Map(others.map((other) => [other.id, storage.getItem(PREFIX + other.id)?.length ?? 0]));
@@ -57,7 +57,7 @@ export function saveConversation(storage: TextStorage, conversation: Conversatio
       storage.setItem(PREFIX + conversation.id, text);
       return true;
     } catch {
-      // Others of the same origin may have taken the room.
+      // Other pages of the same origin may use the storage.
       if (!drop()) return false;
     }
   }

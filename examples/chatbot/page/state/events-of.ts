@@ -1,4 +1,4 @@
-/** The `data` of server-sent events, as they come. @throws when the connection breaks */
+/** Yields the `data` of server-sent events. @throws when the connection breaks */
 export async function* eventsOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string, void, undefined> {
   const decoder = new TextDecoder();
   const reader = body.getReader();

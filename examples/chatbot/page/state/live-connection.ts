@@ -1,4 +1,4 @@
-// What the server tells of itself; it is asked again and again when it is gone.
+// The connection to the server's live view; it is opened again when it is lost.
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import type { LiveSnapshot, ModelChoice } from "../../shared/live.ts";
@@ -11,7 +11,7 @@ const RETRY_MS = 1000;
 export const models: Signal<readonly ModelChoice[]> = signal<readonly ModelChoice[]>([]);
 export const live: Signal<LiveSnapshot | undefined> = signal<LiveSnapshot | undefined>(undefined);
 export const connection: Signal<Connection> = signal<Connection>("connecting");
-/** Why a change was refused. */
+/** Reason why a change was refused. */
 export const refusal: Signal<string> = signal("");
 
 export const model: ReadonlySignal<ModelChoice | undefined> = computed(
@@ -19,11 +19,11 @@ export const model: ReadonlySignal<ModelChoice | undefined> = computed(
 );
 
 let source: EventSource | undefined;
-/** Of calls of `connect`. */
+/** Number of calls of `connect`. */
 let numCalls = 0;
 let retry: ReturnType<typeof setTimeout> | undefined;
 
-/** Listens to the chosen model; of several calls the last one counts. */
+/** Listens to the chosen model; a later call replaces earlier ones. */
 export async function connect(): Promise<void> {
   source?.close();
   clearTimeout(retry);
@@ -57,14 +57,14 @@ function lost(): void {
   retry = setTimeout(() => void connect(), RETRY_MS);
 }
 
-/** Listens to another model from now on. */
+/** Listens to another model. */
 export function chooseModel(name: string): void {
   modelName.value = name;
   live.value = undefined;
   void connect();
 }
 
-/** @param path - such as `scheduling` */
+/** Changes a setting of the chosen model. @param path - such as `scheduling` */
 export async function change(path: string, values: object): Promise<void> {
   refusal.value = "";
   try {

@@ -1,28 +1,28 @@
-// What a conversation is, as plain data.
+// Conversations and messages as plain data.
 
 export type Mode = "chat" | "continue";
 
-/** How an answer came to its end. */
+/** The way in which an answer ended. */
 export type Ending =
   | "done"
-  /** By the reader. */
+  /** The user stopped it. */
   | "stopped"
   /** The connection was lost. */
   | "cut"
   /** The server refused. */
   | "failed";
 
-/** A piece of an answer: characters of its text, and the expert of its last token; -1 is none. */
+/** A piece of an answer: number of characters, and the expert of its last token; -1 for none. */
 export type Span = readonly [length: number, expert: number];
 
 export interface Message {
   readonly id: string;
   readonly role: "user" | "assistant";
   readonly text: string;
-  /** Of an answer; together as long as `text`. */
+  /** Pieces of an answer; together as long as `text`. */
   readonly spans?: readonly Span[];
   readonly ending?: Ending;
-  /** What the server said, or what was left out. */
+  /** The server's message, or a note about messages that were left out. */
   readonly note?: string;
   /** Names of the experts of the model that answered. */
   readonly experts?: readonly string[];
@@ -47,14 +47,14 @@ export function newConversation(mode: Mode): Conversation {
   return { id: newId(), title: "New conversation", mode, messages: [], updatedMs: Date.now() };
 }
 
-/** The first words of the first message. */
+/** Makes a title from the first words of the first message. */
 export function titleOf(messages: readonly Message[]): string {
   const words = messages[0]?.text.trim().replaceAll(/\s+/g, " ") ?? "";
   if (words === "") return "New conversation";
   return words.length > 42 ? `${words.slice(0, 40)}…` : words;
 }
 
-/** Neighbours of the same expert as one, once there are more than this many: a page shows so many well. */
+/** Merges neighbours with the same expert if there are more than `most`, the number that a page renders fast. */
 export function mergeSpans(spans: readonly Span[], most = 400): readonly Span[] {
   if (spans.length <= most) return spans;
   const merged: [number, number][] = [];
@@ -66,7 +66,7 @@ export function mergeSpans(spans: readonly Span[], most = 400): readonly Span[] 
   return merged;
 }
 
-/** Tokens of an answer by expert, the most first. */
+/** Counts an answer's tokens by expert, largest count first. */
 export function expertShares(spans: readonly Span[]): readonly (readonly [expert: number, tokens: number])[] {
   const counts = new Map<number, number>();
   for (const [, expert] of spans) if (expert >= 0) counts.set(expert, (counts.get(expert) ?? 0) + 1);

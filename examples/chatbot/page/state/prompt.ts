@@ -1,20 +1,20 @@
-// What of a conversation a model is asked: as much as fits, the newest first.
+// Selects the part of a conversation that fits into the model's context.
 
 import type { Message } from "./messages.ts";
 
-/** Begins a turn where a model has no chat template of its own; an answer ends before one. */
+/** Beginnings of turns for models without a chat template; an answer ends before the next one. */
 export const TURNS = { user: "\nUser: ", assistant: "\nAssistant:" } as const;
 
-/** A conversation as a plain text, for models without a chat template. */
+/** Formats a conversation as plain text, for models without a chat template. */
 export function transcriptOf(messages: readonly Message[]): string {
   const turns = messages.map(({ role, text }) => (role === "user" ? TURNS.user : `${TURNS.assistant} `) + text);
   return `${turns.join("")}${TURNS.assistant}`.trimStart();
 }
 
 /**
- * The end of a conversation that has room, beginning with what the user said.
+ * Selects the last messages that fit, beginning with a message of the user.
  *
- * @param countTokens - of a prompt; asked only where it may be too long
+ * @param countTokens - counts a prompt's tokens; called only if it may be too long
  */
 export async function fittingMessages(
   messages: readonly Message[],
@@ -25,7 +25,7 @@ export async function fittingMessages(
   while (kept.length > 1 && mostTokens(kept) > maxTokens) {
     const tokens = await countTokens(kept);
     if (tokens <= maxTokens) break;
-    // As large a part as there is too much, but at least one question with its answer.
+    // Drops a part in proportion to the excess, at least one question with its answer.
     const excess = Math.max(2, Math.floor(kept.length * (1 - maxTokens / tokens)));
     kept = kept.slice(Math.min(excess, kept.length - 1));
     while (kept.length > 1 && kept[0]?.role !== "user") kept = kept.slice(1);
@@ -33,7 +33,7 @@ export async function fittingMessages(
   return kept;
 }
 
-/** No text has more tokens than bytes; a turn's own tokens are few. */
+/** Bounds the number of tokens: a text has at most as many as bytes, and a turn adds few. */
 function mostTokens(messages: readonly Message[]): number {
   return messages.reduce((sum, { text }) => sum + 3 * text.length + 16, 16);
 }

@@ -1,10 +1,10 @@
-// What a person chose, kept for the next visit.
+// The user's settings, stored for the next visit.
 
 import { effect, signal, type Signal } from "@preact/signals";
 import type { Mode } from "./messages.ts";
 
 export type Theme = "auto" | "light" | "dark";
-/** How answers are shown: by expert, token for token, or as the text that they are. */
+/** The form in which answers are shown: tokens by expert, or formatted text. */
 export type View = "experts" | "text";
 
 function kept<Value extends string | number | boolean>(name: string, fallback: Value): Signal<Value> {
@@ -14,7 +14,7 @@ function kept<Value extends string | number | boolean>(name: string, fallback: V
     try {
       localStorage.setItem(key, JSON.stringify(found.value));
     } catch {
-      // Without storage a choice lasts as long as the page.
+      // Without storage a setting lasts as long as the page.
     }
   });
   return found;
@@ -31,7 +31,7 @@ function read<Value>(key: string, fallback: Value): Value {
 
 export const theme: Signal<Theme> = kept<Theme>("theme", "auto");
 export const view: Signal<View> = kept<View>("view", "experts");
-/** Whether each change of expert has the expert's number before it. */
+/** Whether the expert's number is shown where the expert changes. */
 export const showsNumbers: Signal<boolean> = kept<boolean>("numbers", false);
 export const mode: Signal<Mode> = kept<Mode>("mode", "chat");
 export const modelName: Signal<string> = kept<string>("model", "");

@@ -1,4 +1,4 @@
-// `generate` as @huggingface/transformers calls it.
+// The form in which @huggingface/transformers calls `generate`.
 
 import type { Engine } from "@readme-moe/core";
 import {
@@ -9,9 +9,8 @@ import {
   type HostLike,
   type HostModel,
   type HostTensor,
-} from "../host/host.ts";
-import { rowsOf, runCall, type GeneratedRow } from "./call.ts";
-import { paddedPrompts, type PaddedPrompt } from "./padded-prompt.ts";
+} from "../host.ts";
+import { type GeneratedRow, type PaddedPrompt, paddedPrompts, rowsOf, runCall } from "./call.ts";
 import type { RowHooks } from "./run-rows.ts";
 import { endTokensOf, type ExtraOptions } from "./sampling.ts";
 
@@ -28,6 +27,8 @@ export interface HuggingfaceOptions extends ExtraOptions {
   readonly logits_processor?: unknown;
   readonly stopping_criteria?: unknown;
   readonly streamer?: Streamer | null;
+  /** Older name of `stop_strings`. */
+  readonly stop?: ExtraOptions["stop_strings"];
   readonly [option: string]: unknown;
 }
 
@@ -35,11 +36,11 @@ export interface Serving {
   readonly host: HostLike;
   readonly model: HostModel;
   readonly engine: Engine;
-  /** Ids that decoding leaves out. */
+  /** Whether decoding leaves out a token. */
   readonly isSpecial: (tokenId: number) => boolean;
 }
 
-/** @returns ids `[rows, tokens]`, prompts and padding included; rows that ended before others are filled up */
+/** @returns ids `[rows, tokens]` with prompts and padding; shorter rows are padded at their end */
 export async function generateForHuggingface(serving: Serving, options: HuggingfaceOptions): Promise<unknown> {
   const { host, model, engine } = serving;
   const {
@@ -55,11 +56,12 @@ export async function generateForHuggingface(serving: Serving, options: Huggingf
   const config = generationConfig(model, own, rest);
   if (!ids) throw new TypeError("Expected `input_ids` or `inputs` to be a Tensor of token ids, got none");
   const promptTokens = ids.dims.at(-1) ?? 0;
-  // There the host fails in its runtime, each model in words of its own.
+  // The host fails in its runtime here, with another message for each model.
   if (promptTokens === 0) throw new RangeError("Expected a prompt of at least one token, got an empty one");
-  // As the host does, before processors look at it.
+  // The host does so before it makes processors.
   if (config.max_new_tokens !== null) config.max_length = promptTokens + config.max_new_tokens;
-  const shared = { host, generation: "huggingface", model, engine, config, extra: extraOf(rest), processors } as const;
+  const extra = { ...rest, stop_strings: rest.stop_strings ?? rest.stop };
+  const shared = { host, generation: "huggingface", model, engine, config, extra, processors } as const;
   const call = { ...shared, prompts: paddedPrompts(ids, mask) };
   const stopping = criteriaOf(host, criteria);
   const pad = paddingOf(config);
@@ -68,10 +70,6 @@ export async function generateForHuggingface(serving: Serving, options: Huggingf
   streamer?.end();
   const sequences = sequencesOf(serving, rows, pad);
   return config.return_dict_in_generate ? { sequences } : sequences;
-}
-
-function extraOf(options: HuggingfaceOptions): ExtraOptions {
-  return { ...options, stop_strings: options.stop_strings ?? (options["stop"] as ExtraOptions["stop_strings"]) };
 }
 
 function criteriaOf(host: HostLike, criteria: unknown): HostCriteria | undefined {
@@ -108,8 +106,8 @@ function hooksOf(
 }
 
 /**
- * A Tensor where the padding is not shown; else rows as they are, with the `dims` that the host's pipeline reads: a
- * token that is no special one would be in the text.
+ * Makes a Tensor; or, if rows differ in length and the padding is no special token, so that it would be decoded as
+ * text, a list of rows with the `dims` that the host's pipeline reads.
  */
 function sequencesOf({ host, isSpecial }: Serving, rows: readonly GeneratedRow[], pad: bigint): unknown {
   const sequences = rows.map(({ padded, generated }) => [...padded, ...generated.map(BigInt)]);

@@ -1,15 +1,16 @@
-// Several rows of one call, each a sequence of its own to the engine, which runs them together with everybody else's. To
-// the caller's hooks they go in step, as the hosts run them: a step is handed on when every row that is not done has its token.
+// Runs the rows of one call as sequences of the engine, which batches them with all others. The caller's hooks see the
+// rows in step, as in the hosts: a step is passed on when every row that is not done has its token.
 
 import type { Engine, GenerateRequest } from "@readme-moe/core";
 
 export interface RowHooks {
   /**
-   * @param tokens - of each row; `undefined` of rows that are done
-   * @returns which rows end here; what it throws ends the call
+   * Receives a step. An error that it throws ends the call.
+   * @param tokens - one for each row; `undefined` for rows that are done
+   * @returns whether each row ends here
    */
   readonly onStep?: ((tokens: readonly (number | undefined)[]) => readonly boolean[]) | undefined;
-  /** Asked again and again, also while nothing has come yet. */
+  /** Called again and again, also before the first token. */
   readonly isInterrupted?: (() => boolean) | undefined;
 }
 
@@ -18,9 +19,9 @@ export type RowRequest = Omit<GenerateRequest, "signal">;
 const INTERRUPT_POLL_MS = 20;
 
 /**
- * @param requests - one for each row; `undefined` for rows that get nothing
+ * @param requests - one for each row; `undefined` for rows without new tokens
  * @returns the tokens of each row
- * @throws what the engine, a hook or `signal` throws; then no row goes on
+ * @throws errors of the engine, of a hook or of `signal`; all rows have been stopped then
  */
 export async function runRows(
   engine: Pick<Engine, "generate">,
@@ -29,12 +30,12 @@ export async function runRows(
   signal?: AbortSignal,
 ): Promise<readonly (readonly number[])[]> {
   signal?.throwIfAborted();
-  const group = new RowGroup(requests.length, onStep);
+  const group = new RowGroup(requests, onStep);
   const onAbort = (): void => group.fail(signal?.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
   const poll = isInterrupted && setInterval(() => isInterrupted() && group.stop(), INTERRUPT_POLL_MS);
   try {
-    await Promise.all(requests.map((request, index) => group.run(index, engine, request)));
+    await group.run(engine);
   } finally {
     clearInterval(poll);
     signal?.removeEventListener("abort", onAbort);
@@ -43,23 +44,25 @@ export async function runRows(
 }
 
 interface Row {
+  readonly request: RowRequest | undefined;
   readonly tokens: number[];
   readonly abort: AbortController;
-  /** The engine has no more for it. */
+  /** Whether the engine has no more tokens for the row. */
   isEnded: boolean;
-  /** Nobody wants more. */
+  /** Whether a hook, an interrupt or a failure has ended the row. */
   isStopped: boolean;
 }
 
 class RowGroup {
   readonly #rows: readonly Row[];
   readonly #onStep: RowHooks["onStep"];
-  /** Handed on. */
+  /** Number of steps that were passed on. */
   #numSteps = 0;
   #failure: { readonly error: unknown } | undefined;
 
-  constructor(size: number, onStep: RowHooks["onStep"]) {
-    this.#rows = Array.from({ length: size }, () => ({
+  constructor(requests: readonly (RowRequest | undefined)[], onStep: RowHooks["onStep"]) {
+    this.#rows = requests.map((request) => ({
+      request,
       tokens: [],
       abort: new AbortController(),
       isEnded: false,
@@ -68,18 +71,21 @@ class RowGroup {
     this.#onStep = onStep;
   }
 
-  async run(index: number, engine: Pick<Engine, "generate">, request: RowRequest | undefined): Promise<void> {
-    const row = this.#rows[index] as Row;
+  async run(engine: Pick<Engine, "generate">): Promise<void> {
+    await Promise.all(this.#rows.map((row) => this.#runRow(row, engine)));
+  }
+
+  async #runRow(row: Row, engine: Pick<Engine, "generate">): Promise<void> {
     try {
-      if (request) {
-        for await (const chunk of engine.generate({ ...request, signal: row.abort.signal })) {
+      if (row.request) {
+        for await (const chunk of engine.generate({ ...row.request, signal: row.abort.signal })) {
           if (row.isStopped) break;
           for (const { id } of chunk.tokens) row.tokens.push(id);
-          this.#handOn();
+          this.#passOn();
         }
       }
       row.isEnded = true;
-      this.#handOn();
+      this.#passOn();
     } catch (error) {
       if (!row.isStopped) this.fail(error);
     } finally {
@@ -96,13 +102,14 @@ class RowGroup {
     this.stop();
   }
 
-  /** @throws what the group failed of */
+  /** @throws the error that the group failed with */
   tokens(): readonly (readonly number[])[] {
     if (this.#failure) throw this.#failure.error;
     return this.#rows.map(({ tokens }) => tokens);
   }
 
-  #handOn(): void {
+  /** Calls the hook for each step that is complete. */
+  #passOn(): void {
     while (this.#onStep) {
       const live = this.#rows.filter((row) => this.#isLive(row));
       if (live.length === 0 || live.some(({ tokens }) => tokens.length <= this.#numSteps)) return;

@@ -1,14 +1,14 @@
-// The host's generation options as the engine's sampling parameters.
+// Translates the host's generation options into the engine's sampling parameters.
 
 import type { SamplingParams } from "@readme-moe/core";
-import type { Generation, HostGenerationConfig } from "../host/host.ts";
+import type { Generation, HostGenerationConfig } from "../host.ts";
 
 /** Options that the hosts do not have, or have and ignore. */
 export interface ExtraOptions {
-  /** Ends before more is generated; the text keeps it, as in Python's transformers. */
+  /** Texts that end the generation; the result includes them, as in Python's transformers. */
   readonly stop_strings?: string | readonly string[] | null | undefined;
   readonly min_p?: number | null | undefined;
-  /** Makes choices repeatable, whatever else runs. */
+  /** Makes sampling repeatable, whatever else runs. */
   readonly seed?: number | undefined;
   /** One expert for every token, by name or index, instead of the model's router. */
   readonly expert?: string | number | undefined;
@@ -16,43 +16,33 @@ export interface ExtraOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface SamplingPlan {
-  readonly params: Omit<SamplingParams, "seed">;
-  /** Of the host's own logits processors some are at work: they do penalties and temperature, too. */
-  readonly isProcessed: boolean;
-}
-
 /**
  * @param config - resolved by the host
- * @param maxTokens - see `newTokensOf`
+ * @param row - `maxTokens` is from `newTokensOf`; `isProcessed`: the host's processors do penalties and temperature
  */
-export function samplingPlan(
+export function samplingOf(
   config: HostGenerationConfig,
   extra: ExtraOptions,
-  generation: Generation,
-  maxTokens: number,
-  isProcessed: boolean,
-): SamplingPlan {
+  row: { readonly generation: Generation; readonly maxTokens: number; readonly isProcessed: boolean },
+): Omit<SamplingParams, "seed"> {
+  const { generation, maxTokens, isProcessed } = row;
   const temperature = config.do_sample ? (config.temperature ?? 1) : 0;
-  // The newer generation's processors have divided by the temperature already.
+  // The newer generation's processors have already divided by the temperature.
   const isDivided = isProcessed && generation === "huggingface" && config.do_sample;
   const stops = extra.stop_strings ?? [];
   return {
-    isProcessed,
-    params: {
-      maxTokens,
-      temperature: isDivided ? 1 : temperature,
-      ...(config.do_sample ? choices(config, extra) : {}),
-      ...(isProcessed ? {} : penalties(config, maxTokens)),
-      // The host's end tokens may be others than the model's.
-      ignoreEos: true,
-      stopTokenIds: endTokensOf(config),
-      stop: typeof stops === "string" ? [stops] : stops,
-    },
+    maxTokens,
+    temperature: isDivided ? 1 : temperature,
+    ...(config.do_sample ? candidates(config, extra) : {}),
+    ...(isProcessed ? {} : penalties(config, maxTokens)),
+    // The host's end tokens may differ from the model's.
+    ignoreEos: true,
+    stopTokenIds: endTokensOf(config),
+    stop: typeof stops === "string" ? [stops] : stops,
   };
 }
 
-function choices({ top_k: topK, top_p: topP }: HostGenerationConfig, { min_p: minP }: ExtraOptions): SamplingParams {
+function candidates({ top_k: topK, top_p: topP }: HostGenerationConfig, { min_p: minP }: ExtraOptions): SamplingParams {
   return { topK: topK ?? 0, topP: topP ?? 1, minP: minP ?? 0 };
 }
 
@@ -67,11 +57,11 @@ export function endTokensOf({ eos_token_id: ids }: HostGenerationConfig): readon
 }
 
 /**
- * How many tokens a row gets at most. The newer generation always generates one, the older none where the prompt is as
- * long as `max_length` already.
+ * Counts the most tokens that a row gets. The newer generation always generates one, the older none if the prompt is
+ * already as long as `max_length`.
  *
- * @param promptTokens - padding included, which `max_length` counts
- * @param roomTokens - of the model's context
+ * @param promptTokens - with padding, which `max_length` counts
+ * @param roomTokens - room in the model's context
  */
 export function newTokensOf(
   config: HostGenerationConfig,

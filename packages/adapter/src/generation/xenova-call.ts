@@ -1,25 +1,29 @@
-// `generate` as @xenova/transformers calls it.
+// The form in which @xenova/transformers calls `generate`.
 
-import { generationConfig, type HostGenerationConfig, type HostTensor } from "../host/host.ts";
-import { rowsOf, runCall } from "./call.ts";
+import { generationConfig, type HostGenerationConfig, type HostTensor } from "../host.ts";
+import { type PaddedPrompt, paddedPrompts, rowsOf, runCall } from "./call.ts";
 import type { Serving } from "./huggingface-call.ts";
-import { paddedPrompts, type PaddedPrompt } from "./padded-prompt.ts";
 import type { RowHooks } from "./run-rows.ts";
 import type { ExtraOptions } from "./sampling.ts";
 
-/** Options as the caller gave them; the host keeps unknown ones. */
+/** The caller's options; the host keeps unknown ones. */
 export type XenovaOptions = ExtraOptions & { readonly stop?: ExtraOptions["stop_strings"] };
 
-/** @returns ids of each row, the prompt and its padding included */
+/** Further arguments of the host's `generate`. */
+interface XenovaArguments {
+  readonly options: XenovaOptions | null;
+  readonly processors: unknown;
+  readonly mask: HostTensor | null | undefined;
+}
+
+/** @returns ids of each row, with prompt and padding */
 export async function generateForXenova(
   { host, model, engine }: Serving,
   inputs: HostTensor | ArrayLike<number | bigint>,
-  options: XenovaOptions | null,
-  processors: unknown,
-  mask: HostTensor | null | undefined,
+  { options, processors, mask }: XenovaArguments,
 ): Promise<unknown> {
   const ids = asTensor(inputs);
-  // The host's words.
+  // The host's message.
   if (ids.dims.at(-1) === 0) throw new Error("Must supply a non-empty array of input token ids.");
   const config = generationConfig(model, null, options ?? {});
   const extra = { ...options, stop_strings: options?.stop_strings ?? options?.stop };
@@ -36,7 +40,7 @@ function asTensor(inputs: HostTensor | ArrayLike<number | bigint>): HostTensor {
   return { dims: [1, data.length], data };
 }
 
-/** The callback gets every row at each step, done or not. */
+/** Calls the callback with all rows at each step, also with those that are done. */
 function hooksOf(rows: readonly PaddedPrompt[], { callback_function: onBeams }: HostGenerationConfig): RowHooks {
   if (!onBeams) return {};
   const beams = rows.map(({ padded }, id) => ({

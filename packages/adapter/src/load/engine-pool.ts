@@ -1,4 +1,4 @@
-// Pipelines that load the same model share an engine, and so each step of it: that is what a host cannot do.
+// Pipelines that load the same model share an engine, so that their calls are batched into the same steps.
 
 import { resolve } from "node:path";
 import { ReadMeEngine, type EngineOptions } from "@readme-moe/engine";
@@ -10,13 +10,13 @@ interface Shared {
 
 export interface EngineLease {
   readonly engine: ReadMeEngine;
-  /** The engine is disposed with its last lease. Twice is once. */
+  /** Releases the engine, which is disposed with its last lease. Further calls do nothing. */
   release(): Promise<void>;
 }
 
 const pool = new Map<string, Shared>();
 
-/** @throws as `ReadMeEngine.open` */
+/** Opens an engine, or shares an open one with the same options. @throws as `ReadMeEngine.open` */
 export async function leaseEngine(path: string, options: EngineOptions): Promise<EngineLease> {
   const key = JSON.stringify([resolve(path), Object.entries(options).sort(([a], [b]) => (a < b ? -1 : 1))]);
   const shared = pool.get(key) ?? { opening: ReadMeEngine.open(path, options), numUsers: 0 };
@@ -36,7 +36,7 @@ export async function leaseEngine(path: string, options: EngineOptions): Promise
   };
   try {
     const engine = await shared.opening;
-    // Whoever has it is told; whoever loads the model next gets one that works.
+    // Leases of a failed engine keep it; the next lease opens a new one.
     engine.events.once("engine:failed", forget);
     return { engine, release };
   } catch (error) {

@@ -1,31 +1,34 @@
-// Whether a model is ours, and where its files are.
+// Decides whether the engine runs a model, and finds its files.
 
 import { existsSync } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import type { HostEnv, HostLoadOptions } from "../host/host.ts";
+import { downloadModel, hubFileNames, type DownloadModelOptions, type DownloadProgress } from "@readme-moe/model";
+import type { HostEnv, HostLoadOptions } from "../host.ts";
 import type { AdapterOptions } from "../options.ts";
-import { locateOnHub } from "./locate-on-hub.ts";
-import { hasWeights } from "./weight-names.ts";
+
+export interface LocateRequest {
+  readonly id: string;
+  readonly env: HostEnv;
+  readonly options: HostLoadOptions;
+  readonly adapter: AdapterOptions;
+  /** Kind of file; the host loads a config alone if the hub has a config.json. @default "model" */
+  readonly what?: "model" | "config" | undefined;
+}
 
 const HUB_ID = /^[\w.-]+\/[\w.-]+$/;
+const PATH_TEMPLATE = "{model}/resolve/{revision}/";
 
 /**
- * The folder or GGUF file of a model that the engine is to run; `undefined` leaves it to the host: what has an `onnx`
- * folder and no `readme` in its config, and whatever cannot be found, about which the host has its own errors.
+ * Finds the folder or GGUF file of a model for the engine. `undefined` leaves a model to the host: folders with `onnx`
+ * and without `readme` in their config, and models that are not found, for which the host has its own errors.
  *
- * Looked for as the host does: the path itself, `env.localModelPath`, the cache folder, the hub.
+ * Searches in the host's order: the path itself, `env.localModelPath`, the cache folder, the hub.
  *
- * @param what - of a config alone, the host downloads less where the hub has a config.json
- * @throws {ReadMeError} as `downloadModel`, once a model of the hub is known to be ours
+ * @throws {ReadMeError} as `downloadModel`, for a model of the hub that is the engine's
  */
-export async function locate(
-  id: string,
-  env: HostEnv,
-  options: HostLoadOptions,
-  adapter: AdapterOptions,
-  what: "model" | "config" = "model",
-): Promise<string | undefined> {
+export async function locate(request: LocateRequest): Promise<string | undefined> {
+  const { id, env, options, adapter } = request;
   const cacheFolder = options.cache_dir ?? env.cacheDir ?? undefined;
   const local = env.allowLocalModels ? [resolve(id), join(env.localModelPath, id)] : [];
   const cached = cacheFolder === undefined ? [] : [join(cacheFolder, id)];
@@ -33,10 +36,10 @@ export async function locate(
     const owner = existsSync(path) ? await ownerOf(path, adapter) : "nobody";
     if (owner !== "nobody") return owner === "engine" ? path : undefined;
   }
-  return HUB_ID.test(id) ? locateOnHub(id, env, { ...options, cache_dir: cacheFolder }, adapter, what) : undefined;
+  return HUB_ID.test(id) ? locateOnHub(request, cacheFolder) : undefined;
 }
 
-/** Folders without weights belong to nobody: hosts keep a model's config and tokenizer in their cache alone. */
+/** Decides by a folder's files. Folders without weights are skipped: hosts cache a config and a tokenizer alone. */
 async function ownerOf(path: string, { engine }: AdapterOptions): Promise<"engine" | "host" | "nobody"> {
   if (!(await stat(path)).isDirectory()) return path.toLowerCase().endsWith(".gguf") ? "engine" : "host";
   const names = new Set(await readdir(path));
@@ -45,7 +48,12 @@ async function ownerOf(path: string, { engine }: AdapterOptions): Promise<"engin
   return isOurs ? "engine" : "host";
 }
 
-/** Whether a config.json is that of a Read-ME model; one that cannot be read is not. */
+/** Tells whether names of a folder include weights that the engine reads, in the folder itself. */
+function hasWeights(names: Iterable<string>): boolean {
+  return Array.from(names).some((name) => /^[^/]+\.(safetensors|safetensors\.index\.json|gguf)$/i.test(name));
+}
+
+/** Tells whether a config.json describes a Read-ME model; false if it cannot be read. */
 async function isReadMe(path: string): Promise<boolean> {
   try {
     const config: unknown = JSON.parse(await readFile(path, "utf8"));
@@ -53,4 +61,42 @@ async function isReadMe(path: string): Promise<boolean> {
   } catch {
     return false;
   }
+}
+
+/** Downloads a model of the hub into the host's cache folder, in the layout of Hugging Face's own tools. */
+async function locateOnHub(
+  { id, env, options, adapter: { engine }, what }: LocateRequest,
+  cacheFolder: string | undefined,
+): Promise<string | undefined> {
+  // A server with another layout of paths cannot list its files.
+  if (env.remotePathTemplate !== PATH_TEMPLATE) return undefined;
+  const { revision, local_files_only: isLocal, progress_callback: onEvent } = options;
+  const request: DownloadModelOptions = {
+    ...(cacheFolder ? { cacheFolder } : {}),
+    ...(revision ? { revision } : {}),
+    ...(env.fetch ? { fetch: env.fetch } : {}),
+    endpoint: env.remoteHost,
+    offline: isLocal === true || !env.allowRemoteModels,
+  };
+  const names = await hubFileNames(id, request).catch(() => undefined);
+  if (names === undefined || !hasWeights(names)) return undefined;
+  if (what === "config" && names.has("config.json")) return undefined;
+  const isHosts = Array.from(names).some((name) => name.startsWith("onnx/"));
+  // A repository with both is a Read-ME model if its weights have the names of a Read-ME folder.
+  if (isHosts && engine !== "readme-moe" && !names.has("backbone.safetensors")) return undefined;
+  return downloadModel(id, { ...request, ...(onEvent ? { onProgress: progressEvents(id, onEvent) } : {}) });
+}
+
+/** Reports downloads as the host's events of files. */
+function progressEvents(name: string, onEvent: (event: object) => void): (progress: DownloadProgress) => void {
+  const begun = new Set<string>();
+  return ({ file, doneBytes: loaded, ofBytes: total }) => {
+    if (!begun.has(file)) {
+      onEvent({ status: "initiate", name, file });
+      onEvent({ status: "download", name, file });
+    }
+    begun.add(file);
+    onEvent({ status: "progress", name, file, progress: total > 0 ? (100 * loaded) / total : 100, loaded, total });
+    if (loaded >= total) onEvent({ status: "done", name, file });
+  };
 }

@@ -3,10 +3,9 @@
 
 import { integerOption, type ReadMeEvents } from "@readme-moe/core";
 import type { ApiError } from "../http/errors.ts";
-import { ClientLoads, type Load, type Overflow } from "./admission/loads.ts";
+import { ClientLoads, loadOf, type Load, type Overflow } from "./admission/loads.ts";
 import {
   decidedPriority,
-  loadOf,
   resolveAdmissionOptions,
   type AdmissionOptions,
   type AdmissionPolicy,

@@ -9,13 +9,13 @@ import { PageCounts } from "./page-counts.ts";
 /** Number of positions in a page, which holds their keys and values in all layers. */
 export const KV_PAGE_TOKENS = 16;
 
-/** One sequence's place in a `PagePool`. */
+/** A sequence's pages in a `PagePool`. */
 export interface PageSlot extends KvSlot {
   /** Page numbers in the order of positions: position `p` is in `pages[p / 16]`. */
   readonly pages: readonly number[];
 }
 
-/** The pool's side of a slot. */
+/** A slot's state, which only the pool changes. */
 class OwnedPageSlot implements PageSlot {
   readonly pages: number[] = [];
   numTokens = 0;

@@ -16,7 +16,7 @@ export interface NormNames {
 /** Rows that one norm of queries and keys is taken over: each head, or all heads together. */
 export type QkNorm = "head" | "all-heads";
 
-/** What distinguishes a family from Llama. */
+/** Properties of one family. Absent ones are Llama's. */
 export interface Family {
   /** Class in transformers, for the config.json of an export. */
   readonly className: string;
@@ -37,7 +37,11 @@ export interface Family {
   readonly rmsNormEpsilon?: number;
   /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
   readonly slidingWindow?: (fields: Fields) => number | undefined;
-  /** Config fields with factors; each is 1 when absent. @default Llama's: no factors, attention scores times 1 / √headSize */
+  /**
+   * Config fields with factors; each is 1 when absent.
+   *
+   * @default Llama's: no factors, attention scores times 1 / √headSize
+   */
   readonly multipliers?: Multipliers;
   /** Config fields that change the computation in a way that is not supported. @default none */
   readonly unsupported?: readonly string[];

@@ -1,12 +1,11 @@
-// Reads fields of a foreign JSON object. What is wrong there is the file's fault, so it is a ReadMeError
-// that names the file, the field and what came.
+// Reads fields of a JSON object from a file. Errors are ReadMeErrors with the file, the field and the value.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
 
-// No real model comes near; beyond it, products of sizes would no longer be exact.
+// Far above the sizes of real models; products of larger sizes would not be exact.
 const MAX_SIZE = 2 ** 31 - 1;
 
-/** The fields of one JSON object of a file. Absent and `null` are the same. */
+/** Fields of one JSON object. Absent and `null` are the same. */
 export class Fields {
   readonly path: string;
   readonly #object: Readonly<Record<string, unknown>>;
@@ -27,7 +26,7 @@ export class Fields {
     return this.raw(name) !== undefined;
   }
 
-  /** Present, and `null`: some configs say "none" that way, where absent means a default. */
+  /** Tells whether a field is present and `null`: in some configs this means none, and absent means a default. */
   isNull(name: string): boolean {
     return Object.hasOwn(this.#object, name) && this.#object[name] === null;
   }
@@ -40,22 +39,22 @@ export class Fields {
     return this.has(name) ? new Fields(this.path, this.raw(name), `${this.#prefix}${name}.`) : undefined;
   }
 
-  /** A positive integer. */
+  /** Reads a positive integer. */
   size(name: string, fallback?: number): number {
     const value = this.raw(name) ?? fallback;
-    if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIZE) return value as number;
+    if (isInteger(value, 1)) return value;
     throw this.#unexpected(name, "a positive integer", value);
   }
 
-  /** An integer of 0 and up, or `undefined`. */
+  /** Reads an integer from 0, or `undefined`. */
   count(name: string): number | undefined {
     const value = this.raw(name);
     if (value === undefined) return undefined;
-    if (Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SIZE) return value as number;
+    if (isInteger(value, 0)) return value;
     throw this.#unexpected(name, "an integer of 0 and up", value);
   }
 
-  /** A positive, finite number. */
+  /** Reads a positive, finite number. */
   positive(name: string, fallback?: number): number {
     const value = this.raw(name) ?? fallback;
     if (typeof value === "number" && Number.isFinite(value) && value > 0) return value;
@@ -80,16 +79,16 @@ export class Fields {
     throw this.#unexpected(name, "a list", value);
   }
 
-  /** One id, or a list of ids (`eos_token_id`). */
+  /** Reads one id, or a list of ids (`eos_token_id`). */
   tokenIds(name: string): readonly number[] {
     const value = this.raw(name);
     if (value === undefined) return [];
     const ids: readonly unknown[] = Array.isArray(value) ? value : [value];
-    if (ids.every((id) => Number.isInteger(id) && (id as number) >= 0)) return ids as readonly number[];
+    if (ids.every((id) => isInteger(id, 0))) return ids;
     throw this.#unexpected(name, "a token id or a list of them", value);
   }
 
-  /** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED`, always; names the field and its value */
+  /** Refuses a field. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` with the field and its value, always */
   unsupported(name: string, supported: string): never {
     const value = describeValue(this.raw(name));
     const field = `\`${this.#prefix}${name}\``;
@@ -103,4 +102,8 @@ export class Fields {
   #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
     return this.invalid(`expected \`${this.#prefix}${name}\` to be ${expectation}, got ${describeValue(value)}`);
   }
+}
+
+function isInteger(value: unknown, least: number): value is number {
+  return typeof value === "number" && Number.isInteger(value) && value >= least && value <= MAX_SIZE;
 }

@@ -1,4 +1,5 @@
-// Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not supported.
+// Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
+// supported.
 
 import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
@@ -89,7 +90,9 @@ function parseScales(fields: Fields, { multipliers }: Family, headSize: number):
   };
 }
 
-/** `layer_types` names the layers with the window. Without it Qwen's `max_window_layers` does, else all layers have it. */
+/**
+ * `layer_types` names the layers with the window. Without it Qwen's `max_window_layers` does, else all layers have it.
+ */
 function parseWindows(fields: Fields, window: number | undefined, numLayers: number): readonly (number | undefined)[] {
   const types = fields.list("layer_types");
   if (types === undefined) {

@@ -1,6 +1,6 @@
-// Rotary position embedding: which angle each pair of dimensions turns by at each position.
+// Rotary position embedding: the angle of each pair of dimensions at each position.
 
-/** Base frequencies and how a longer context stretches them. */
+/** Base frequencies, and how they are stretched for a longer context. */
 export type RopeConfig =
   | { readonly type: "default"; readonly theta: number }
   | { readonly type: "linear"; readonly theta: number; readonly factor: number }
@@ -12,7 +12,7 @@ export type RopeConfig =
       readonly highFreqFactor: number;
       readonly originalContextTokens: number;
     }
-  /** GGUF files of Llama 3 carry the division of each frequency, `[headSize / 2]`, instead of the parameters. */
+  /** GGUF files of Llama 3 have the divisor of each frequency, `[headSize / 2]`, instead of the parameters. */
   | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
 
 /** Cosines and sines, each `[numPositions, headSize / 2]`. */
@@ -22,8 +22,8 @@ export interface RopeTables {
 }
 
 /**
- * Tables of positions `[0, numPositions)`. Frequencies and angles are rounded to float32 where PyTorch rounds
- * them, so that far positions turn by the angle that the model was trained with.
+ * Computes the tables of positions `[0, numPositions)`. Frequencies and angles are rounded to float32 where PyTorch
+ * rounds them, so that far positions have the angles that the model was trained with.
  */
 export function ropeTables(rope: RopeConfig, headSize: number, numPositions: number): RopeTables {
   const frequencies = ropeFrequencies(rope, headSize);
@@ -32,7 +32,7 @@ export function ropeTables(rope: RopeConfig, headSize: number, numPositions: num
   const sin = new Float32Array(numPositions * half);
   for (let position = 0; position < numPositions; position++) {
     for (let pair = 0; pair < half; pair++) {
-      const angle = Math.fround(position * (frequencies[pair] as number));
+      const angle = Math.fround(position * frequencies[pair]!);
       cos[position * half + pair] = Math.cos(angle);
       sin[position * half + pair] = Math.sin(angle);
     }
@@ -40,7 +40,7 @@ export function ropeTables(rope: RopeConfig, headSize: number, numPositions: num
   return { cos, sin };
 }
 
-/** Radians per position of each pair, `[headSize / 2]`. */
+/** Computes the radians per position of each pair, `[headSize / 2]`. */
 export function ropeFrequencies(rope: RopeConfig, headSize: number): Float32Array {
   const frequencies = Float32Array.from({ length: headSize / 2 }, (_, pair) =>
     Math.fround(1 / Math.fround(rope.theta ** ((2 * pair) / headSize))),
@@ -59,7 +59,7 @@ export function ropeFrequencies(rope: RopeConfig, headSize: number): Float32Arra
   }
 }
 
-/** Long waves are stretched by `factor`, short ones stay, those between are mixed (Llama 3.1). */
+/** Stretches long waves by `factor`, keeps short ones, and mixes those between (Llama 3.1). */
 function stretchLlama3(frequency: number, rope: RopeConfig & { type: "llama3" }): number {
   const wavelength = (2 * Math.PI) / frequency;
   if (wavelength > rope.originalContextTokens / rope.lowFreqFactor) return frequency / rope.factor;

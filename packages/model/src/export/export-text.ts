@@ -1,4 +1,4 @@
-// The text side of an exported folder, spelled so that old and new versions of transformers.js read it.
+// Tokenizer files of an exported folder, in spellings that old and new versions of transformers.js read.
 
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,7 +11,7 @@ import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
 const MAX_BYTES = 256 << 20;
 const ROLES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
 
-/** What a model's text side is made from: the contents of its files, or what a GGUF file has instead. */
+/** Contents of a model's tokenizer files, or of the metadata that a GGUF file has instead. */
 interface TextSource {
   readonly tokenizer: JsonObject;
   readonly config: JsonObject;
@@ -20,8 +20,9 @@ interface TextSource {
 }
 
 /**
- * The text files of an exported folder, by name.
- * @throws {ReadMeError} as `model.loadText`: a tokenizer that we cannot read is not handed on
+ * Makes the tokenizer files of an exported folder, by name.
+ *
+ * @throws {ReadMeError} as `model.loadText`: a tokenizer that we cannot read is not exported
  */
 export async function exportedText(model: Model): Promise<ReadonlyMap<string, string>> {
   await model.loadText();
@@ -31,7 +32,7 @@ export async function exportedText(model: Model): Promise<ReadonlyMap<string, st
     : ggufText(await ggufMetadata(model.path), model.path, model.config.contextTokens);
   const files = new Map([
     ["tokenizer.json", toJson(withPlainMerges(tokenizer))],
-    // Only newer versions look for chat_template.jinja, only older ones need the config to be plain strings.
+    // Only newer versions read chat_template.jinja; only older ones need plain strings in the config.
     ["tokenizer_config.json", toJson({ ...withPlainRoles(config), chat_template: chatTemplate })],
   ]);
   const source = defaultTemplate(chatTemplate);
@@ -39,7 +40,7 @@ export async function exportedText(model: Model): Promise<ReadonlyMap<string, st
   return files;
 }
 
-/** Encodes a value as the JSON of a file that people read: indented, with a line end. */
+/** Encodes a value as indented JSON with a line end. */
 export function toJson(value: unknown): string {
   return `${JSON.stringify(value, undefined, 2)}\n`;
 }
@@ -50,7 +51,7 @@ async function folderText(folder: string): Promise<TextSource> {
   const chatTemplate = await readTextFile(join(folder, "chat_template.jinja"), MAX_BYTES);
   return {
     tokenizer: await read("tokenizer.json"),
-    // Roles that the config leaves open are in the other file.
+    // special_tokens_map.json has the roles that the config does not have.
     config: { ...(await read("special_tokens_map.json")), ...withoutNulls(config) },
     chatTemplate: chatTemplate ?? config["chat_template"],
   };
@@ -97,7 +98,7 @@ function defaultTemplate(chatTemplate: unknown): string | undefined {
   return typeof found?.["template"] === "string" ? found["template"] : undefined;
 }
 
-/** Merges as `"a b"`, the older of two spellings; both are read by newer versions. Not where a token has a space. */
+/** Spells merges as `"a b"`, which old and new versions read, unless a token contains a space. */
 function withPlainMerges(tokenizer: JsonObject): JsonObject {
   const model = tokenizer["model"];
   const merges: readonly unknown[] = isJsonObject(model) && Array.isArray(model["merges"]) ? model["merges"] : [];
@@ -109,7 +110,7 @@ function hasNoSpace(part: unknown): boolean {
   return typeof part === "string" && !part.includes(" ");
 }
 
-/** Tokens that have a role, as their texts: older versions do not read the objects that may stand for them. */
+/** Spells tokens with a role as texts: older versions do not read objects. */
 function withPlainRoles(config: JsonObject): JsonObject {
   const roles = ROLES.flatMap((role) => {
     const value = config[role];

@@ -1,5 +1,5 @@
-// The integers, scales and offsets of a GGUF file's blocks, where block-wise products can take them as they are: then
-// nothing of the file is rounded again. Layouts of the blocks: see dequantize.ts and k-blocks.ts.
+// Reads integers, scales and offsets of GGUF blocks for block-wise products, so that nothing is rounded again. The
+// blocks' layouts are in dequantize.ts and k-blocks.ts.
 
 import { middleOf, type BlockFormat, type BlockWeights } from "../quantize/block-weights.ts";
 import type { StoredType } from "../tensor-store.ts";
@@ -15,7 +15,7 @@ import {
 } from "./k-blocks.ts";
 
 interface BlockReader extends BlockFormat {
-  /** Of one block of the file, which may be several of ours. */
+  /** Size of one block of the file, which may be several blocks of a product. */
   readonly bytes: number;
   readonly values: number;
   /** Reads the file's block at `start` into `out` from value `at` on. */
@@ -30,12 +30,12 @@ const READERS: Readonly<Partial<Record<StoredType, BlockReader>>> = {
   Q6_K: { bits: 8, blockSize: 16, hasOffsets: false, bytes: Q6_K_BLOCK_BYTES, values: 256, read: readQ6K },
 };
 
-/** How a type's blocks look to a product; `undefined` for types whose values have to be computed. */
+/** Finds the format of a type's blocks; `undefined` for types whose values must be computed. */
 export function blockFormat(type: StoredType): BlockFormat | undefined {
   return READERS[type];
 }
 
-/** @param bytes - whole blocks of a type that has a `blockFormat` */
+/** Reads blocks. @param bytes - whole blocks of a type that has a `blockFormat` */
 export function readBlocks(type: StoredType, bytes: Uint8Array): BlockWeights {
   const reader = READERS[type];
   if (!reader) throw new TypeError(`Expected a type with blocks to read, got ${type}`);
@@ -56,10 +56,10 @@ export function readBlocks(type: StoredType, bytes: Uint8Array): BlockWeights {
   return blocks;
 }
 
-/** Kept as it is: int8 around 0 is a byte around 128. */
+/** Reads a block of Q8_0: int8 around 0 becomes a byte around 128. */
 function readQ8(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
   scales[at / 32] = f16At(bytes, start);
-  for (let i = 0; i < 32; i++) quants[at + i] = (bytes[start + 2 + i] as number) ^ 128;
+  for (let i = 0; i < 32; i++) quants[at + i] = bytes[start + 2 + i]! ^ 128;
 }
 
 function readQ4Symmetric(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
@@ -80,21 +80,21 @@ function readQ4K(bytes: Uint8Array, start: number, out: BlockWeights, at: number
     const from = start + 16 + nibbleOffset(group);
     const shift = nibbleShift(group);
     const to = at + 32 * group;
-    for (let i = 0; i < 32; i++) out.quants[to + i] = ((bytes[from + i] as number) >>> shift) & 15;
+    for (let i = 0; i < 32; i++) out.quants[to + i] = (bytes[from + i]! >>> shift) & 15;
   }
 }
 
 function readQ6K(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
   const scale = f16At(bytes, start + 208);
   for (let group = 0; group < 16; group++) {
-    const factor = ((bytes[start + 192 + group] as number) << 24) >> 24;
+    const factor = (bytes[start + 192 + group]! << 24) >> 24;
     scales[at / 16 + group] = scale * factor;
     const to = at + 16 * group;
     for (let i = 0; i < 16; i++) quants[to + i] = q6KQuant(bytes, start, group, i) - 32 + middleOf(8);
   }
 }
 
-/** `scale · q + minimum`, seen from the middle. */
+/** Stores `scale · q + minimum` relative to the middle of the quants. */
 function setAffine({ bits, scales, offsets }: BlockWeights, block: number, scale: number, minimum: number): void {
   scales[block] = scale;
   offsets[block] = minimum + middleOf(bits) * scale;
@@ -102,7 +102,7 @@ function setAffine({ bits, scales, offsets }: BlockWeights, block: number, scale
 
 function readNibbles(bytes: Uint8Array, from: number, quants: Uint8Array, at: number): void {
   for (let i = 0; i < 16; i++) {
-    const pair = bytes[from + i] as number;
+    const pair = bytes[from + i]!;
     quants[at + i] = pair & 15;
     quants[at + 16 + i] = pair >>> 4;
   }

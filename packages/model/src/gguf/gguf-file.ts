@@ -10,7 +10,7 @@ export class GgufFile {
   readonly path: string;
   readonly version: number;
   readonly metadata: GgufMetadata;
-  /** By name, in the file's order, including tensors of a type that cannot be read. */
+  /** Tensors by name, in the file's order, including those of a type that cannot be read. */
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
   readonly #source: ByteSource;
 
@@ -22,7 +22,11 @@ export class GgufFile {
     this.#source = source;
   }
 
-  /** Opens a file. @throws {ReadMeError} when the file cannot be read or is damaged, big-endian, or not of version 2 or 3 */
+  /**
+   * Opens a file.
+   *
+   * @throws {ReadMeError} when the file cannot be read or is damaged, big-endian, or not of version 2 or 3
+   */
   static async open(path: string): Promise<GgufFile> {
     const source = await ByteSource.open(path);
     try {

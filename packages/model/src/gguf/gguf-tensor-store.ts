@@ -9,8 +9,8 @@ import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
  * GGUF file as a Hugging Face checkpoint, with that format's names and row order. Tensors without a name there, such as
  * `rope_freqs.weight`, keep their own.
  *
- * Some architectures, such as `llama` (also of Mistral's files), order the rows of q_proj and k_proj by rotary pairs. The
- * store restores the order by the head counts of the metadata.
+ * Some architectures, such as `llama` (also of Mistral's files), order the rows of q_proj and k_proj by rotary pairs.
+ * The store restores the order by the head counts of the metadata.
  */
 export class GgufTensorStore implements TensorStore {
   readonly path: string;
@@ -22,7 +22,10 @@ export class GgufTensorStore implements TensorStore {
   /** The file's names by Hugging Face's. */
   readonly #ggmlNames: ReadonlyMap<string, string>;
 
-  /** @throws {ReadMeError} `ERR_MODEL_INVALID` without `general.architecture`; `ERR_FILE_CORRUPT` when two tensors have one name */
+  /**
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` without `general.architecture`; `ERR_FILE_CORRUPT` when two tensors have
+   *   one name
+   */
   constructor(file: GgufFile) {
     const architecture = file.metadata.get("general.architecture");
     if (typeof architecture !== "string") {
@@ -131,8 +134,8 @@ export class GgufTensorStore implements TensorStore {
 }
 
 /**
- * Finds the row of a file with rows by rotary pairs that is row `hfRow` of the Hugging Face tensor: in each head, Hugging
- * Face lists the first halves of all pairs, then the second ones; llama.cpp lists pair by pair.
+ * Finds the row of a file with rows by rotary pairs that is row `hfRow` of the Hugging Face tensor: in each head,
+ * Hugging Face lists the first halves of all pairs, then the second ones; llama.cpp lists pair by pair.
  *
  * @param headSize - rows per head, even
  */

@@ -3,12 +3,12 @@ import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
 
 const FIRST_WINDOW_BYTES = 2 ** 20;
-// Vocabularies make headers of up to some 30 MB.
+// Headers with large vocabularies have some 30 MB.
 const MAX_ITEM_BYTES = 2 ** 28;
-// Values of which each takes some 100 bytes of memory or less, however few it takes in the file.
+// Each value takes up to some 100 bytes of memory, even if it takes fewer in the file.
 const MAX_OBJECTS = 2 ** 23;
 
-/** Says that an item reaches beyond the bytes that were read so far. Never leaves this file. */
+/** Signals that an item reaches beyond the bytes read so far. It is only thrown within this file. */
 class WindowEnded extends Error {
   readonly neededBytes: number;
   constructor(neededBytes: number) {
@@ -18,10 +18,10 @@ class WindowEnded extends Error {
 }
 
 /**
- * A cursor over the front of a file, of which it holds only a part.
+ * Cursor over the front of a file, with only a part of it in memory.
  *
- * No count of the file is trusted: `take` and `expect` compare it with what is left of the file
- * before anything is allocated, and `spend` bounds how many values may be made of it.
+ * No count in the file is trusted: `take` and `expect` compare it with the rest of the file before anything is
+ * allocated, and `spend` bounds the number of values.
  */
 export class HeaderWindow {
   readonly #source: ByteSource;
@@ -31,19 +31,19 @@ export class HeaderWindow {
   #start = 0;
   #at = 0;
   #objectsLeft = MAX_OBJECTS;
-  /** What is being read, for messages. */
+  /** Name of the part that is being read, for messages. */
   subject = "the header";
 
   constructor(source: ByteSource) {
     this.#source = source;
   }
 
-  /** From the start of the file, in bytes. */
+  /** Offset from the start of the file, in bytes. */
   get position(): number {
     return this.#start + this.#at;
   }
 
-  /** Runs `read`, which may be run again from its beginning with more of the file at hand. */
+  /** Runs `read`, and repeats it from its beginning when more of the file had to be read. */
   async item<Item>(subject: string, read: () => Item): Promise<Item> {
     this.subject = subject;
     const { position } = this;
@@ -67,10 +67,10 @@ export class HeaderWindow {
     return this.#view.getUint32(this.#advance(4), true);
   }
 
-  /** A 64-bit count, length or offset. */
+  /** Reads a 64-bit count, length or offset. */
   size(): number {
     const value = this.#view.getBigUint64(this.#advance(8), true);
-    // What is no safe integer is beyond any file's end, and infinity fails every such comparison.
+    // An unsafe integer is beyond any file's end; infinity fails every comparison with it.
     return value > BigInt(Number.MAX_SAFE_INTEGER) ? Infinity : Number(value);
   }
 
@@ -83,13 +83,13 @@ export class HeaderWindow {
     return bytes.toString("utf8");
   }
 
-  /** The next bytes, in fresh memory. */
+  /** Copies the next bytes. */
   take(byteLength: number): Uint8Array {
     const from = this.#advance(byteLength);
     return new Uint8Array(this.#bytes.subarray(from, from + byteLength));
   }
 
-  /** @throws {ReadMeError} when `count` items of at least `itemBytes` each cannot be left in the file */
+  /** Checks a count. @throws {ReadMeError} when `count` items of at least `itemBytes` are not left in the file */
   expect(count: number, itemBytes: number, what: string): void {
     const left = this.#source.size - this.position;
     if (count * itemBytes <= left) return;
@@ -97,13 +97,13 @@ export class HeaderWindow {
     throw this.problem(`claims ${claim} ${what}, but only ${left} bytes are left in the file`);
   }
 
-  /** @throws {ReadMeError} when so many values make no sense for a header, though the file be large enough */
+  /** Counts values. @throws {ReadMeError} when there are more than any header has, even if the file is large enough */
   spend(numObjects: number): void {
     this.#objectsLeft -= numObjects;
     if (this.#objectsLeft < 0) throw this.problem(`has more than ${MAX_OBJECTS} values, which no model's header has`);
   }
 
-  /** The error that the file's content deserves, to be thrown by the caller. */
+  /** Makes an error about the file's content, which the caller throws. */
   problem(message: string): ReadMeError {
     return new ReadMeError("ERR_FILE_CORRUPT", `${this.#source.path}: ${this.subject} ${message}`);
   }
@@ -116,7 +116,7 @@ export class HeaderWindow {
     return from;
   }
 
-  /** Makes the window `[start, …)`, at least to `neededEnd`, and moves the cursor to its beginning. */
+  /** Reads the window `[start, …)`, at least to `neededEnd`, and moves the cursor to its beginning. */
   async #grow(start: number, neededEnd: number): Promise<void> {
     const atLeast = neededEnd - start;
     if (atLeast > MAX_ITEM_BYTES)

@@ -16,12 +16,13 @@ const MIN_TENSOR_BYTES = 24;
 export interface GgufHeader {
   readonly version: number;
   readonly metadata: GgufMetadata;
-  /** By the file's own names, in the file's order. */
+  /** Tensors by the file's own names, in the file's order. */
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
 }
 
 /**
  * Reads and checks everything in front of the tensors' data.
+ *
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for another version or byte order
  */
 export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
@@ -107,7 +108,7 @@ export interface GgufTensorInfo {
   readonly ggmlType: number;
   /** `undefined` for an unknown number. */
   readonly type: GgmlType | undefined;
-  /** From the start of the file, in bytes. */
+  /** Offset from the start of the file, in bytes. */
   readonly offset: number;
   /** `undefined` when `type` is. */
   readonly byteLength: number | undefined;

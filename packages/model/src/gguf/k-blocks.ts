@@ -1,9 +1,9 @@
-// The "K" types: quantised blocks of 256 values along a row. A block falls into groups of 16 or 32 values,
-// each with a small integer scale, and perhaps a minimum, that multiplies the block's own, which is F16.
-// Source: block_q*_K in ggml-common.h and dequantize_row_q*_K in ggml-quants.c of llama.cpp.
+// The "K" types: quantised blocks of 256 values along a row. A block consists of groups of 16 or 32 values, each with
+// an integer factor of the block's scale, and perhaps one of its minimum, which are F16. Source: block_q*_K in
+// ggml-common.h and dequantize_row_q*_K in ggml-quants.c of llama.cpp.
 //
-// Values are the same bits as there: a scale, its group's factor and a quant have at most 24 significant
-// bits together, so all products are exact and only the result of a subtraction is rounded, once.
+// Values have the same bits as in llama.cpp: a scale, its group's factor and a quant have at most 24 significant bits
+// together, so all products are exact, and only a subtraction is rounded, once.
 
 import { f16At } from "./dequantize.ts";
 
@@ -14,12 +14,12 @@ export const Q4_K_BLOCK_BYTES = 144;
 export const Q5_K_BLOCK_BYTES = 176;
 export const Q6_K_BLOCK_BYTES = 210;
 
-// Of the types with two-bit fields, and of the others.
+// Group sizes of the types with two-bit fields, and of the others.
 const SMALL_GROUP = 16;
 const LARGE_GROUP = 32;
 
 /**
- * Q2_K: 16 bytes of factors (scale's in the low half, minimum's in the high half), 64 bytes of quants, scale,
+ * Converts Q2_K: 16 bytes of factors (scale's in the low half, minimum's in the high half), 64 bytes of quants, scale,
  * minimum; value = scale * factor * q - minimum * factor.
  */
 export function dequantizeQ2K(bytes: Uint8Array): Float32Array {
@@ -43,7 +43,7 @@ export function dequantizeQ2K(bytes: Uint8Array): Float32Array {
 }
 
 /**
- * Q3_K: 32 bytes of third bits, 64 bytes of the two lower bits, 12 bytes of factors, scale;
+ * Converts Q3_K: 32 bytes of third bits, 64 bytes of the two lower bits, 12 bytes of factors, scale;
  * value = scale * (factor - 32) * (q - 4).
  */
 export function dequantizeQ3K(bytes: Uint8Array): Float32Array {
@@ -69,7 +69,9 @@ export function dequantizeQ3K(bytes: Uint8Array): Float32Array {
   return values;
 }
 
-/** Q4_K: scale, minimum, 12 bytes of factors, 128 bytes of nibbles; value = scale * factor * q - minimum * factor. */
+/**
+ * Converts Q4_K: scale, minimum, 12 bytes of factors, 128 of nibbles; value = scale * factor * q - minimum * factor.
+ */
 export function dequantizeQ4K(bytes: Uint8Array): Float32Array {
   const values = valuesFor(bytes, Q4_K_BLOCK_BYTES);
   let at = 0;
@@ -89,7 +91,9 @@ export function dequantizeQ4K(bytes: Uint8Array): Float32Array {
   return values;
 }
 
-/** Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles; bit g of byte i is that of value i of group g. */
+/**
+ * Converts Q5_K: like Q4_K, with 32 bytes of fifth bits before the nibbles; bit g of byte i is for value i of group g.
+ */
 export function dequantizeQ5K(bytes: Uint8Array): Float32Array {
   const values = valuesFor(bytes, Q5_K_BLOCK_BYTES);
   let at = 0;
@@ -112,7 +116,7 @@ export function dequantizeQ5K(bytes: Uint8Array): Float32Array {
 }
 
 /**
- * Q6_K: 128 bytes of the four lower bits, 64 bytes of the two upper ones, 16 int8 factors, scale;
+ * Converts Q6_K: 128 bytes of the four lower bits, 64 bytes of the two upper ones, 16 int8 factors, scale;
  * value = scale * factor * (q - 32).
  */
 export function dequantizeQ6K(bytes: Uint8Array): Float32Array {
@@ -129,7 +133,7 @@ export function dequantizeQ6K(bytes: Uint8Array): Float32Array {
   return values;
 }
 
-/** Value `i` of a group of a Q6_K block, in `[0, 64)`. */
+/** Reads quant `i` of a group of a Q6_K block, in `[0, 64)`. */
 export function q6KQuant(bytes: Uint8Array, start: number, group: number, i: number): number {
   // In each half of the block the low halves of 64 bytes come first, then their high halves.
   const low = start + 64 * (group >>> 3) + SMALL_GROUP * (group & 3);

@@ -78,7 +78,9 @@ export function locateRouter(store: TensorStore, prefix: string, config: RouterC
 /** Parts of a model's config that also hold for its router. */
 type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "rope">;
 
-/** Extends a router's context to its model's: RoPE has no end, and the model can use no position beyond the router's. */
+/**
+ * Extends a router's context to its model's: RoPE has no end, and the model can use no position beyond the router's.
+ */
 function reach(contextTokens: number, model: RoutedModel): number {
   return Math.max(contextTokens, model.contextTokens);
 }

@@ -1,4 +1,4 @@
-import type { Activation, FeedForwardRefs, LayerRefs, Model, ModelConfig } from "@readme-moe/model";
+import type { Activation, LayerRefs, Model, ModelConfig } from "@readme-moe/model";
 import {
   attentionHalf,
   attentionWeights,
@@ -15,11 +15,11 @@ import { exportAttention, type ExportCache, exportPositions, type ExportRows } f
 import { type ExportDtype, ExportWeights } from "./export-weights.ts";
 
 /**
- * Writes a dense model as the graph that transformers.js runs, like an export from PyTorch. Our engine does not run it: the
- * past is copied at every step, and padding is computed.
+ * Writes a dense model as the graph that transformers.js runs, like an export from PyTorch. Our engine does not run it:
+ * the past is copied at every step, and padding is computed.
  *
- * Inputs: `input_ids`, `position_ids` int64 `[batch, sequence]`, `attention_mask` int64 `[batch, past + sequence]` (0 for
- * padding), `past_key_values.{layer}.key` and `.value` float32 `[batch, numKvHeads, past, headSize]`.
+ * Inputs: `input_ids`, `position_ids` int64 `[batch, sequence]`, `attention_mask` int64 `[batch, past + sequence]` (0
+ * for padding), `past_key_values.{layer}.key` and `.value` float32 `[batch, numKvHeads, past, headSize]`.
  *
  * Outputs: `logits` float32 `[batch, sequence, vocabSize]`, `present.{layer}.key` and `.value`, grown by `sequence`.
  */
@@ -73,12 +73,13 @@ export function exportGraph({ config, weights }: Pick<Model, "config" | "weights
 }
 
 function denseWeights(layer: LayerRefs): NamedWeights {
-  const [ffn] = layer.experts as readonly [FeedForwardRefs];
+  const [ffn] = layer.experts;
+  if (!ffn) throw new TypeError("Expected a dense layer");
   return new Map([...feedForwardNorms(layer), ...feedForwardWeights("ffn", ffn)]);
 }
 
 interface ExportHalf {
-  /** Of the names of constants. */
+  /** Prefix of the names of constants. */
   readonly prefix: string;
   readonly weights: NamedWeights;
   readonly config: ModelConfig;

@@ -1,4 +1,4 @@
-// A dense model as a folder that transformers.js loads: `onnx/model*.onnx`, configs and tokenizer.
+// Exports a dense model as a folder that transformers.js loads: `onnx/model*.onnx`, configs and tokenizer.
 
 import { copyFile, link, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,34 +21,34 @@ import type { OnnxVersion } from "../graph/model-proto.ts";
 import { exportGraph } from "./export-graph.ts";
 import type { ExportDtype } from "./export-weights.ts";
 
-/** The precisions that models are exported in, by their names in transformers.js. */
+/** Precisions of exported models, by their names in transformers.js. */
 export const EXPORT_DTYPES: readonly ExportDtype[] = ["fp32", "q8", "q4"];
 
-/** Of `exportTransformersJs`. */
+/** Options of `exportTransformersJs`. */
 export interface ExportOptions {
-  /** Which graphs are written, at least one. @default all */
+  /** Precisions of the written graphs, at least one. @default all */
   readonly dtypes?: readonly ExportDtype[] | undefined;
-  /** Graphs that would be larger keep their weights in a file of their own. @default 2 GB less a little */
+  /** Largest size of a graph with its weights inside; larger ones have a separate file of weights. @default 2 GB */
   readonly maxWholeBytes?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((progress: ExportProgress) => void) | undefined;
 }
 
-/** How far an export is with one file. */
+/** Progress of an export with one file. */
 export interface ExportProgress {
-  /** The file being written, relative to the folder. */
+  /** File that is being written, relative to the folder. */
   readonly file: string;
   readonly doneBytes: number;
   readonly ofBytes: number;
 }
 
-/** A written file, relative to the folder. */
+/** Written file, relative to the folder. */
 export interface ExportedFile {
   readonly name: string;
   readonly bytes: number;
 }
 
-// What onnxruntime 1.14 reads, which @xenova/transformers 2 brings; the exporters that others use write the same.
+// onnxruntime 1.14, which @xenova/transformers 2 depends on, reads this version; other exporters write it, too.
 const VERSION: OnnxVersion = { ir: 8, opset: 18 };
 const SUFFIXES: Readonly<Record<ExportDtype, string>> = { fp32: "", q8: "_quantized", q4: "_q4" };
 // A protobuf message must stay under 2 ** 31 bytes.
@@ -122,18 +122,18 @@ function refuseMixture({ path, kind, experts }: Model): void {
   throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }
 
-/** No old version runs 4 bits, or weights in a file of their own. */
+/** Adds a graph's old name. Old versions run neither 4 bits nor graphs with a separate file of weights. */
 async function addOldName(folder: string, name: string): Promise<ExportedFile> {
   const [from, to] = [
     join(folder, "onnx", name),
     join(folder, "onnx", `decoder_${name.replace("model", "model_merged")}`),
   ];
-  // Not every file system has links.
+  // Some file systems have no links.
   await link(from, to).catch(() => copyFile(from, to));
   return { name: `onnx/decoder_${name.replace("model", "model_merged")}`, bytes: (await stat(to)).size };
 }
 
-/** A file of the checkpoint's folder; a GGUF file has none. */
+/** Reads a file of the checkpoint's folder; a GGUF file has none. */
 async function ownConfig(model: Model, name: string): Promise<JsonObject | undefined> {
   if (!(await stat(model.path)).isDirectory()) return undefined;
   return readJsonFile(join(model.path, name), MAX_CONFIG_BYTES);

@@ -75,8 +75,8 @@ export class ExportWeights {
   }
 
   /**
-   * Looks up rows of the embedding table. Only float32 has one table for the embedding and a tied head: a table in 8 bits
-   * has another scale than the head's weights, and quantisers of 4 bits leave the table in float32.
+   * Looks up rows of the embedding table. Only float32 has one table for the embedding and a tied head: a table in 8
+   * bits has another scale than the head's weights, and quantisers of 4 bits leave the table in float32.
    */
   embedding(name: string, tokenIds: Value, ref: TensorRef): Embedding {
     const g = this.#g;

@@ -1,15 +1,15 @@
-// The bytes of the file beside a graph, which holds its large constants.
+// Contents of the file beside a graph, which holds its large constants.
 
 import type { EncodedGraph } from "./encode.ts";
 import type { Constant } from "./graph-builder.ts";
 
-/** How much of a graph's weights is written. */
+/** Progress of writing a graph's weights. */
 export interface BuildProgress {
   readonly doneBytes: number;
   readonly ofBytes: number;
 }
 
-/** The data file's contents, one constant at a time, with zeros up to each one's offset. */
+/** Yields the data file's contents, one constant at a time, with zeros up to each one's offset. */
 export async function* dataChunks(
   encoded: EncodedGraph,
   onProgress: (progress: BuildProgress) => void,
@@ -23,12 +23,12 @@ export async function* dataChunks(
   }
 }
 
-/** Writes all of the data file's constants into `data`, which has its length. */
+/** Copies the data file's contents into `data`, which has its length. */
 export async function fillData(encoded: EncodedGraph, data: Uint8Array): Promise<void> {
   for (const constant of encoded.external) data.set(await readConstant(constant), constant.offset);
 }
 
-/** @throws {RangeError} when a constant's bytes are more or fewer than its shape says */
+/** Reads a constant. @throws {RangeError} when its size is not that of its shape */
 export async function readConstant(constant: Constant): Promise<Uint8Array> {
   const bytes = await constant.bytes();
   if (bytes.byteLength !== constant.byteLength) {

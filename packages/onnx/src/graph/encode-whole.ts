@@ -1,5 +1,5 @@
-// A graph as one file with its weights inside, for runtimes that read a model from memory. Written piece by piece:
-// lengths come before contents, and follow from the constants' shapes, so no weight is needed to know them.
+// Encodes a graph as one file with its weights inside, for runtimes that read a model from memory. The file is written
+// in pieces: lengths, which precede contents, follow from the constants' shapes without reading a weight.
 
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { type BuildProgress, readConstant } from "./data-file.ts";
@@ -16,14 +16,14 @@ import {
   writeTensorFields,
 } from "./model-proto.ts";
 
-/** A ModelProto that is not in memory as a whole. */
+/** ModelProto that is not in memory as a whole. */
 export interface WholeFile {
   readonly byteLength: number;
-  /** The file's contents, one large constant at a time. */
+  /** Yields the file's contents, one large constant at a time. */
   chunks(onProgress: (progress: BuildProgress) => void): AsyncGenerator<Uint8Array>;
 }
 
-/** Lays out a ModelProto; large constants are asked for by `chunks`, in the graph's order. */
+/** Lays out a ModelProto. `chunks` reads large constants, in the graph's order. */
 export async function encodeWhole(graph: Graph, version: OnnxVersion): Promise<WholeFile> {
   const skeleton = new BinaryWriter();
   writeSkeleton(skeleton, graph);
@@ -59,7 +59,7 @@ function isLarge(constant: Constant): boolean {
   return constant.byteLength >= LARGE_CONSTANT_BYTES;
 }
 
-/** What comes before the values of a constant, which are its last field. */
+/** Encodes the part of a constant in front of its values, which are its last field. */
 function tensorPrefix(constant: Constant): Uint8Array {
   const fields = new BinaryWriter();
   writeTensorFields(fields, constant);

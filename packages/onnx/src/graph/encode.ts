@@ -1,4 +1,4 @@
-// Graph -> the bytes of an ONNX ModelProto, and what lies in the file beside it.
+// Encodes a graph as an ONNX ModelProto, with large constants in a file beside it.
 
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import type { Constant, Graph } from "./graph-builder.ts";
@@ -15,7 +15,7 @@ import {
   writeTensorFields,
 } from "./model-proto.ts";
 
-/** Where a constant lies in the file beside the graph. */
+/** Place of a constant in the file beside the graph. */
 interface Placement {
   readonly offset: number;
   readonly byteLength: number;
@@ -24,25 +24,25 @@ interface Placement {
 export interface EncodedGraph {
   /** The ModelProto. */
   readonly model: Uint8Array;
-  /** The constants that are not in `model`, in the order in which the data file has them. */
+  /** Constants that are not in `model`, in the order of the data file. */
   readonly external: readonly (Constant & Placement)[];
   /** Length of the data file. */
   readonly dataBytes: number;
 }
 
 /**
- * Constants from this size on go to the data file: a ModelProto must stay under 2 GB, and the runtime maps the data
- * file instead of copying it.
+ * Least size of constants in the data file: a ModelProto must stay under 2 GB, and the runtime maps the data file
+ * instead of copying it.
  */
 export const LARGE_CONSTANT_BYTES = 1024;
-/** What our own runtime reads. */
+/** Version that our own runtime reads. */
 const NEWEST: OnnxVersion = { ir: 10, opset: 21 };
 // The runtime maps data at page borders.
 const ALIGNMENT_BYTES = 4096;
 
 /**
- * Encodes a graph. Constants of 1 KiB and more are only placed: the caller writes their bytes at
- * `external[i].offset` into the file `dataFile` beside the model, or hands them to the runtime under that name.
+ * Encodes a graph. Constants of 1 KiB and more are only assigned a place: the caller writes their bytes at
+ * `external[i].offset` into the file `dataFile` beside the model, or passes them to the runtime under that name.
  */
 export async function encodeGraph(
   graph: Graph,

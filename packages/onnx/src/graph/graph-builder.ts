@@ -1,13 +1,12 @@
-// An ONNX graph under construction. Nothing here knows what a language model is: exports and training append nodes, encode.ts
-// turns the result into bytes.
+// An ONNX graph under construction. Exports and training append nodes; encode.ts turns the result into bytes.
 
 /** Element types that our graphs use; named as onnxruntime's JavaScript API names them. */
 export type ElementType = "float64" | "float32" | "float16" | "int64" | "int32" | "int8" | "uint8" | "bool";
 
-/** A tensor in the graph: the output of a node, an input or a constant. Its name is unique in the graph. */
+/** Tensor in a graph: the output of a node, an input or a constant. Its name is unique in the graph. */
 export type Value = string & { readonly value: unique symbol };
 
-/** A fixed size, or the name of a size that differs from run to run. */
+/** Fixed size, or the name of a size that differs from run to run. */
 export type Dimension = number | string;
 
 export type Attribute = number | string | readonly number[] | { readonly float: number };
@@ -16,9 +15,9 @@ export interface Node {
   readonly type: string;
   readonly domain: string;
   readonly inputs: readonly (Value | undefined)[];
-  /** `undefined` where an optional output is not wanted. */
+  /** `undefined` for an optional output that is not used. */
   readonly outputs: readonly (Value | undefined)[];
-  /** Numbers are integers; a float attribute is written `{ float: 0.5 }`, since ONNX tells them apart. */
+  /** Numbers are integers; a float is written `{ float: 0.5 }`, since ONNX distinguishes the two. */
   readonly attributes: Readonly<Record<string, Attribute>>;
 }
 
@@ -28,7 +27,7 @@ export interface Port {
   readonly shape: readonly Dimension[];
 }
 
-/** A constant tensor. `bytes` is called once, when the graph is written, so that weights need not be in memory together. */
+/** Constant tensor. `bytes` is called once, when the graph is written, so that weights are not in memory together. */
 export interface Constant {
   readonly name: Value;
   readonly type: ElementType;
@@ -37,7 +36,7 @@ export interface Constant {
   readonly bytes: () => Promise<Uint8Array> | Uint8Array;
 }
 
-/** A whole ONNX graph as plain data, in memory but for its constants' bytes. `encodeGraph` makes a file of it. */
+/** ONNX graph as plain data, without its constants' bytes. `encodeGraph` makes a file of it. */
 export interface Graph {
   readonly name: string;
   readonly nodes: readonly Node[];
@@ -57,7 +56,7 @@ const BYTES_PER_ELEMENT: Readonly<Record<ElementType, number>> = {
   bool: 1,
 };
 
-/** Builds one graph. Every method that makes a tensor returns its `Value`, to be passed on to later nodes. */
+/** Builds one graph. Methods that make a tensor return its `Value`, which later nodes take as an input. */
 export class GraphBuilder {
   readonly #name: string;
   readonly #nodes: Node[] = [];
@@ -72,21 +71,21 @@ export class GraphBuilder {
     this.#name = name;
   }
 
-  /** A tensor that the caller feeds at every run. */
+  /** Declares a tensor that the caller passes at every run. */
   input(name: string, type: ElementType, shape: readonly Dimension[]): Value {
     const value = this.#claim(name);
     this.#inputs.push({ name: value, type, shape });
     return value;
   }
 
-  /** Gives `value` back to the caller under `name`. */
+  /** Returns `value` to the caller under `name`. */
   output(name: string, value: Value, type: ElementType, shape: readonly Dimension[]): void {
     const output = this.#claim(name);
     this.#nodes.push({ type: "Identity", domain: "", inputs: [value], outputs: [output], attributes: {} });
     this.#outputs.push({ name: output, type, shape });
   }
 
-  /** A weight. `bytes` gives `shape` elements of `type`, row-major and little-endian. */
+  /** Adds a weight. `bytes` reads `shape` elements of `type`, row-major and little-endian. */
   weight(name: string, type: ElementType, shape: readonly number[], bytes: Constant["bytes"]): Value {
     const value = this.#claim(name);
     const byteLength = shape.reduce((product, size) => product * size, BYTES_PER_ELEMENT[type]);
@@ -94,27 +93,27 @@ export class GraphBuilder {
     return value;
   }
 
-  /** A small list of integers, such as a shape; equal lists are one constant. */
+  /** Adds a small list of integers, such as a shape; equal lists are one constant. */
   integers(values: readonly number[]): Value {
     return this.#constant("int64", [values.length], BigInt64Array.from(values, BigInt));
   }
 
-  /** A scalar integer. */
+  /** Adds a scalar integer. */
   integer(value: number): Value {
     return this.#constant("int64", [], BigInt64Array.of(BigInt(value)));
   }
 
-  /** A scalar byte. */
+  /** Adds a scalar byte. */
   byte(value: number): Value {
     return this.#constant("uint8", [], Uint8Array.of(value));
   }
 
-  /** A small vector of floats; equal ones are one constant. */
+  /** Adds a small vector of floats; equal ones are one constant. */
   floats(values: readonly number[]): Value {
     return this.#constant("float32", [values.length], Float32Array.from(values));
   }
 
-  /** A scalar float. */
+  /** Adds a scalar float. */
   float(value: number): Value {
     return this.#constant("float32", [], Float32Array.of(value));
   }
@@ -127,17 +126,17 @@ export class GraphBuilder {
   }
 
   /** Appends a node with several outputs and returns those with the indices `wanted`. */
-  nodes(
+  nodes<const Wanted extends readonly number[]>(
     type: string,
     inputs: Node["inputs"],
-    wanted: readonly number[],
+    wanted: Wanted,
     attributes: Node["attributes"] = {},
-  ): readonly Value[] {
+  ): { readonly [Index in keyof Wanted]: Value } {
     const id = this.#numNodes++;
     const outputs: (Value | undefined)[] = Array.from({ length: Math.max(...wanted) + 1 }, () => undefined);
     const values = wanted.map((index) => (outputs[index] = this.#claim(`${type}_${id}_${index}`)));
     this.#nodes.push({ type, domain: "", inputs, outputs, attributes });
-    return values;
+    return values as { readonly [Index in keyof Wanted]: Value };
   }
 
   build(): Graph {

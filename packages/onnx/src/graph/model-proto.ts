@@ -3,7 +3,7 @@
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import type { Attribute, Constant, Dimension, ElementType, Graph, Node, Port } from "./graph-builder.ts";
 
-/** Which version of the format a file is written in: an older runtime reads only older ones. */
+/** Version of the file format; an older runtime reads only older versions. */
 export interface OnnxVersion {
   readonly ir: number;
   readonly opset: number;
@@ -21,10 +21,10 @@ const DATA_TYPES: Readonly<Record<ElementType, number>> = {
 };
 const ATTRIBUTE_TYPES = { float: 1, int: 2, string: 3, ints: 7 } as const;
 
-/** The field of a ModelProto that holds its graph. */
+/** Field of a ModelProto that holds its graph. */
 export const GRAPH_FIELD = 7;
 
-/** Everything of a ModelProto but its graph. */
+/** Writes a ModelProto without its graph. */
 export function writeHeader(writer: BinaryWriter, version: OnnxVersion): void {
   integer(writer, 1, version.ir); // ir_version
   string(writer, 2, "readme-moe"); // producer_name
@@ -32,7 +32,7 @@ export function writeHeader(writer: BinaryWriter, version: OnnxVersion): void {
   writeOpset(writer, "com.microsoft", 1);
 }
 
-/** Everything of a GraphProto but its constants. */
+/** Writes a GraphProto without its constants. */
 export function writeSkeleton(body: BinaryWriter, graph: Graph): void {
   for (const node of graph.nodes) writeNode(body, node);
   string(body, 2, graph.name);
@@ -77,7 +77,7 @@ function writeAttribute(writer: BinaryWriter, name: string, attribute: Attribute
   body.join();
 }
 
-/** A constant with its values, as part of a GraphProto. */
+/** Writes a constant with its values, as part of a GraphProto. */
 export function writeInline(writer: BinaryWriter, constant: Constant, bytes: Uint8Array): void {
   const body = message(writer, TENSOR_FIELD);
   writeTensorFields(body, constant);
@@ -85,11 +85,11 @@ export function writeInline(writer: BinaryWriter, constant: Constant, bytes: Uin
   body.join();
 }
 
-/** The field of a GraphProto that holds a constant, and that of a TensorProto that holds its values. */
+/** Field of a GraphProto that holds a constant, and field of a TensorProto that holds its values. */
 export const TENSOR_FIELD = 5;
 export const VALUES_FIELD = 9;
 
-/** Everything of a TensorProto but its values. */
+/** Writes a TensorProto without its values. */
 export function writeTensorFields(body: BinaryWriter, constant: Constant): void {
   for (const size of constant.shape) integer(body, 1, size);
   integer(body, 2, DATA_TYPES[constant.type]);

@@ -1,10 +1,10 @@
 import type { Graph, Node, Value } from "./graph-builder.ts";
 
 /**
- * The same graph with its outputs named where they are made. `GraphBuilder.output` gives a value its name by a node
- * that copies; for a cache that grows with every token, a copy that runtimes do not always take away.
+ * Removes the copies that `GraphBuilder.output` adds to name outputs: the nodes that compute them use the names
+ * directly. Runtimes do not always remove a copy of a cache, which grows with every token.
  *
- * Outputs that no node makes, or that give one value twice, keep their copies.
+ * Outputs that no node computes, and further outputs of the same value, keep their copies.
  */
 export function nameOutputs(graph: Graph): Graph {
   const made = new Set(graph.nodes.flatMap((node) => node.outputs));

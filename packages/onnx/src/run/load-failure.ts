@@ -1,32 +1,33 @@
-// Why the inference runtime's native part cannot be loaded, and what helps.
+// Explains why the inference runtime's native part cannot be loaded, and what helps.
 
-/** What the runtime's package has builds for: platform and architecture as Node names them. */
+/** Platforms and architectures that the runtime's package has builds for, named as in Node. */
 const BUILDS: Readonly<Record<string, readonly string[]>> = {
   linux: ["x64", "arm64"],
   darwin: ["arm64"],
   win32: ["x64", "arm64"],
 };
 const BUILT_FOR = "Linux with glibc (x64, arm64), macOS on Apple silicon, and Windows (x64, arm64)";
-/** By the symbols that its libraries for Linux ask for. */
+/** Least version of glibc, by the symbols that its libraries for Linux need. */
 const LEAST_GLIBC = "2.28";
 
-/** Where a process runs. */
+/** Platform of a process. */
 export interface RuntimeHost {
   readonly platform: string;
   readonly arch: string;
-  /** Version of glibc, on Linux; absent where the system has another C library. */
+  /** Version of glibc on Linux; `undefined` on systems with another C library. */
   readonly glibc: string | undefined;
 }
 
-/** This process's. */
+/** Describes this process's platform. */
 export function runtimeHost(): RuntimeHost {
   const { platform, arch } = process;
   return { platform, arch, glibc: platform === "linux" ? glibcVersion() : undefined };
 }
 
 /**
- * In one sentence for people who run into it.
- * @param message - what loading failed with
+ * Explains a failure in one sentence.
+ *
+ * @param message - of the error that loading failed with
  */
 export function explainLoadFailure(message: string, { platform, arch, glibc }: RuntimeHost): string {
   if (!(BUILDS[platform]?.includes(arch) ?? false)) {

@@ -7,11 +7,11 @@ import { encodeGraph } from "../graph/encode.ts";
 import type { ElementType, Graph } from "../graph/graph-builder.ts";
 import { explainLoadFailure, runtimeHost } from "./load-failure.ts";
 
-// The runtime's builds for Node keep a database of events in the user's home, to be sent to their maker, unless this variable is
-// set before the first session.
+// Without this variable, set before the first session, the runtime's builds for Node keep a database of telemetry in
+// the user's home folder.
 process.env["ORT_DISABLE_TELEMETRY"] ??= "1";
 
-/** A tensor passed into or got out of a graph: typed memory and its shape. */
+/** Input or output of a graph: typed memory and its shape. */
 export interface GraphTensor {
   readonly data: Float64Array | Float32Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Uint16Array;
   readonly dims: readonly number[];
@@ -20,15 +20,22 @@ export interface GraphTensor {
 /** Inputs or outputs of a graph, by name. */
 export type Feeds = Readonly<Record<string, GraphTensor>>;
 
-/** How the runtime runs a graph. */
+/** Finds a float32 output of a run. @throws {TypeError} when there is none with this name */
+export function floatOutput(outputs: Feeds, name: string): Float32Array {
+  const data = outputs[name]?.data;
+  if (data instanceof Float32Array) return data;
+  throw new TypeError(`Expected the output \`${name}\` to be float32, got ${data ? "another type" : "none"}`);
+}
+
+/** Options of a session. */
 export interface SessionOptions {
-  /** Threads that one product is spread over, the calling one included. @default all cores */
+  /** Number of threads of one product, the calling one included. @default all cores */
   readonly threads?: number | undefined;
 }
 
 const DATA_NAME = "weights.bin";
 
-/** A graph ready to run. `run` blocks the calling thread until the graph is done. */
+/** A graph that is ready to run. `run` blocks the calling thread until the graph is done. */
 export class GraphSession {
   readonly #session: InferenceSession;
   readonly #Tensor: typeof Tensor;
@@ -90,7 +97,7 @@ export class GraphSession {
     return new this.#Tensor(type, feed.data as Float32Array, feed.dims);
   }
 
-  /** Gives the runtime's memory back. */
+  /** Frees the runtime's memory. */
   async dispose(): Promise<void> {
     await this.#session.release();
   }
@@ -106,14 +113,14 @@ async function create(
   const options: InferenceSession.SessionOptions = {
     executionProviders: ["cpu"],
     graphOptimizationLevel: "all",
-    // Shapes differ from run to run, so a pattern of one would be kept for nothing.
+    // Shapes differ from run to run, so that a memory pattern would be of no use.
     enableMemPattern: false,
-    // An arena keeps what the largest run took, and makes no run faster.
+    // An arena keeps the memory of the largest run, and makes no run faster.
     enableCpuMemArena: false,
     logSeverityLevel: 3,
     extra: {
       session: {
-        // Threads that spin while a graph runs make it a fifth faster; they stop with it, and leave the cores to others.
+        // Threads that spin while a graph runs make it a fifth faster; they stop when it is done.
         force_spinning_stop: "1",
       },
     },
@@ -129,7 +136,7 @@ async function create(
   }
 }
 
-/** Loads the runtime when there is a graph to run: some versions of it do not get along in one process. */
+/** Loads the runtime when the first graph is opened: some of its versions conflict in one process. */
 async function loadRuntime(): Promise<Runtime> {
   try {
     return await import("onnxruntime-node");

@@ -1,9 +1,8 @@
-import { openModel } from "@readme-moe/model";
 import { applyDelta } from "@readme-moe/refactor";
 import { Command } from "commander";
-import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
+import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../progress.ts";
+import { showStatus } from "../terminal.ts";
 
 interface ApplyFlags {
   readonly base: string;
@@ -13,13 +12,13 @@ interface ApplyFlags {
 
 export function applyCommand(signal: AbortSignal): Command {
   const command = new Command("apply")
-    .summary("make a Read-ME model of a dense one, with a delta file")
+    .summary("make a Read-ME model from a dense one and a delta file")
     .description(
-      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes of a dense model. Nothing is\n" +
-        "trained, it takes seconds. Another precision of the file's base model is taken with a warning, another model not.",
+      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes from a dense model. Nothing is\n" +
+        "trained; it takes seconds. The base model in another precision is accepted with a warning, another model is not.",
     )
     .argument("<file>", "delta file")
-    .option("--base <model>", `the dense model that it changes: ${MODEL_ARGUMENT}`)
+    .option("--base <model>", `the dense model that the file changes: ${MODEL_ARGUMENT}`)
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
     .addOption(jsonOption());
   return command.action((path: string, flags: ApplyFlags) => {
@@ -29,19 +28,16 @@ export function applyCommand(signal: AbortSignal): Command {
   });
 }
 
-async function runApply(path: string, { base: basePath, out, json }: ApplyFlags, signal: AbortSignal): Promise<void> {
-  const base = await openModel(await modelPath(basePath, signal));
-  try {
-    const start = performance.now();
+async function runApply(path: string, { base: baseName, out, json }: ApplyFlags, signal: AbortSignal): Promise<void> {
+  await withModelFiles(baseName, signal, async (base) => {
+    const startMs = performance.now();
     const report = await applyDelta(path, base, out, {
       signal,
       onWarning: (message) => console.error(`warning: ${message}`),
       onProgress: json ? undefined : ({ done, of }) => showStatus(`tensor ${done} of ${of}`),
     }).finally(() => showStatus());
-    const seconds = (performance.now() - start) / 1e3;
-    if (json) return console.log(JSON.stringify({ out, seconds, ...report }));
-    console.log(`Written to ${out} in ${seconds.toFixed(1)} s: try \`readme-moe chat ${out}\`.`);
-  } finally {
-    await base.close();
-  }
+    const seconds = (performance.now() - startMs) / 1e3;
+    if (json) console.log(JSON.stringify({ out, seconds, ...report }));
+    else console.log(`Written to ${out} in ${seconds.toFixed(1)} s: try \`readme-moe chat ${out}\`.`);
+  });
 }

@@ -2,34 +2,30 @@ import { createInterface, type Interface } from "node:readline";
 import { ReadMeError, type ChatMessage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
-import { withEngine, type EngineFlags } from "../engine.ts";
-import { MODEL_ARGUMENT } from "../model-path.ts";
-import { controlTokensOption, expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
-import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
-import { recordTraceOption } from "../simulation/record-trace-file.ts";
+import { MODEL_ARGUMENT, withEngine } from "../models.ts";
+import {
+  addOptions,
+  controlTokensOption,
+  type EngineFlags,
+  engineOptions,
+  type SamplingFlags,
+  samplingOptions,
+  samplingParams,
+} from "../options.ts";
 
 interface ChatFlags extends EngineFlags, SamplingFlags {
   readonly system?: string;
 }
 
-const HELP = "/clear forgets the chat, /exit leaves (or Ctrl-D); Ctrl-C stops an answer.";
+const HELP = "/clear starts a new chat, /exit or Ctrl-D ends the program, Ctrl-C stops an answer.";
 
 export function chatCommand(signal: AbortSignal): Command {
   const command = new Command("chat")
     .summary("talk to a model in the terminal")
     .description(`Talks to a model that has a chat template. ${HELP}\nReads lines from a pipe as well.`)
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--system <text>", "what the model is told first");
-  for (const option of samplingOptions(0.7, 1024)) command.addOption(option);
-  for (const option of [
-    expertOption(),
-    ...runtimeOptions(),
-    expertCacheOption(),
-    isolationOption(),
-    controlTokensOption(),
-  ])
-    command.addOption(option);
-  command.addOption(recordTraceOption());
+    .option("--system <text>", "system message, before all others");
+  addOptions(command, ...samplingOptions(0.7, 1024), ...engineOptions(), controlTokensOption());
   return command.action((path: string, flags: ChatFlags) =>
     withEngine(path, flags, signal, async (engine) => {
       if (!engine.info.hasChatTemplate) {
@@ -51,10 +47,10 @@ class Chat {
     this.#engine = engine;
     this.#flags = flags;
     const { isTTY } = process.stdin;
-    // Lines from a pipe are not asked for, nor echoed.
+    // A pipe gets no prompt and no echo.
     const output = isTTY ? process.stdout : undefined;
     this.#lines = createInterface({ input: process.stdin, output, prompt: isTTY ? "> " : "" });
-    // On a terminal readline takes Ctrl-C as a key; elsewhere it comes as a signal.
+    // On a terminal readline reads Ctrl-C as a key; elsewhere it comes as a signal.
     this.#lines.on("SIGINT", () => this.#interrupt());
   }
 
@@ -92,7 +88,7 @@ class Chat {
     } catch (error) {
       if (!this.#answer.signal.aborted) {
         if (!(error instanceof ReadMeError) || error.code === "ERR_ENGINE_FAILED") throw error;
-        // This message cannot be answered, such as one that outgrows the context; the next one may.
+        // This message cannot be answered, such as one that exceeds the context; the next one may.
         console.error(`error: ${error.message} (${error.code})`);
         return;
       }

@@ -1,23 +1,19 @@
 import type { Question } from "@readme-moe/engine/evaluation";
 import { Command, Option } from "commander";
+import { readDocuments, shortName } from "../data-files.ts";
 import { readQuestions } from "../evaluation/choice-requests.ts";
-import { readDocuments } from "../evaluation/documents.ts";
-import type { EvalFlags } from "../evaluation/eval-flags.ts";
-import { evaluateRequests } from "../evaluation/evaluate-requests.ts";
-import { evaluateText } from "../evaluation/evaluate-text.ts";
-import { nameFiles } from "../evaluation/named-files.ts";
-import { withModel } from "../open.ts";
-import { MODEL_ARGUMENT } from "../model-path.ts";
-import { expertOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
-import { showStatus } from "../progress.ts";
+import { type EvalFlags, evaluateRequests, evaluateText } from "../evaluation/evaluate.ts";
+import { MODEL_ARGUMENT, withRunningModel } from "../models.ts";
+import { addOptions, expertOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
+import { showStatus } from "../terminal.ts";
 
 export function evalCommand(signal: AbortSignal): Command {
   const command = new Command("eval")
-    .summary("loss and perplexity on text, and accuracy on multiple-choice questions")
+    .summary("measure loss and perplexity on text, and accuracy on multiple-choice questions")
     .description(
-      "Mean loss in nats and perplexity of a model on each data file, and its accuracy on each file of requests.\n\n" +
+      "Prints a model's mean loss in nats and perplexity on each data file, and its accuracy on each file of requests.\n\n" +
         "Documents (the `text` of each line of a .jsonl file, or a whole text file) are each ended by the end-of-text\n" +
-        "token, joined, and cut into sequences; tokens are predicted from those before them in their sequence.\n" +
+        "token, joined, and cut into sequences; each token is predicted from the tokens before it in its sequence.\n" +
         'Requests are lines of {"request": {"context", "continuation"}, "doc_id", "idx", "label"}, one for each choice.\n' +
         "Files may be compressed with gzip.",
     )
@@ -25,11 +21,11 @@ export function evalCommand(signal: AbortSignal): Command {
     .option("--data <file...>", '.jsonl files of {"text": …}, or text files')
     .option(
       "--sequence-length <tokens>",
-      "tokens per sequence (default: 512; of requests: the model's context)",
+      "tokens per sequence (default: 512; with requests: the model's context)",
       wholeNumber(2),
     )
     .option("--max-sequences <n>", "sequences per data file", wholeNumber(1), 8)
-    .option("--stride <tokens>", "windows that advance by so many tokens, instead of sequences", wholeNumber(1))
+    .option("--stride <tokens>", "use windows that advance by so many tokens instead of sequences", wholeNumber(1))
     .option("--requests <file...>", "files of multiple-choice requests")
     .option("--limit <n>", "documents per file of requests (default: all)", wholeNumber(1))
     .addOption(expertOption())
@@ -38,28 +34,24 @@ export function evalCommand(signal: AbortSignal): Command {
         .default(false)
         .conflicts("expert"),
     );
-  for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
+  addOptions(command, ...runtimeOptions(), jsonOption());
   return command.action((path: string, flags: EvalFlags) => {
     checkUsage(command, flags);
     return runEval(path, flags, signal);
   });
 }
 
-function checkUsage(command: Command, flags: EvalFlags): void {
-  if (!flags.data && !flags.requests) {
+function checkUsage(command: Command, { data, requests, limit, perExpert, stride }: EvalFlags): void {
+  if (!data && !requests) {
     command.error("error: required option '--data <file...>' or '--requests <file...>' not specified");
   }
-  for (const name of ["perExpert", "stride"] as const) {
-    if (flags[name] && !flags.data)
-      command.error(`error: option '${name === "stride" ? "--stride" : "--per-expert"}' needs '--data <file...>'`);
-  }
-  if (flags.limit !== undefined && !flags.requests) {
-    command.error("error: option '--limit' needs '--requests <file...>'");
-  }
+  const needsData = perExpert ? "--per-expert" : stride === undefined ? undefined : "--stride";
+  if (needsData !== undefined && !data) command.error(`error: option '${needsData}' needs '--data <file...>'`);
+  if (limit !== undefined && !requests) command.error("error: option '--limit' needs '--requests <file...>'");
 }
 
 async function runEval(path: string, flags: EvalFlags, signal: AbortSignal): Promise<void> {
-  // All files before the model: a mistake in one of them should not come up after minutes.
+  // All files are read before the model: a mistake in one of them should not come up after minutes.
   const documents = await readAll(flags.data, async (file) => (await readDocuments(file)).map(({ text }) => text));
   const questions: ReadonlyMap<string, readonly Question[]> = await readAll(flags.requests, (file) =>
     readQuestions(file, flags.limit),
@@ -69,9 +61,9 @@ async function runEval(path: string, flags: EvalFlags, signal: AbortSignal): Pro
     showStatus();
     console.log(line);
   };
-  const result = await withModel(path, flags, signal, async (opened) => {
-    const { tokenizer } = await opened.model.loadText();
-    const job = { ...opened, tokenizer, flags, signal, print };
+  const result = await withRunningModel(path, flags, signal, async (running) => {
+    const { tokenizer } = await running.model.loadText();
+    const job = { ...running, tokenizer, flags, signal, print };
     try {
       const texts = documents.size > 0 ? await evaluateText(job, documents) : {};
       return { ...texts, ...(questions.size > 0 ? await evaluateRequests(job, questions) : {}) };
@@ -82,11 +74,16 @@ async function runEval(path: string, flags: EvalFlags, signal: AbortSignal): Pro
   if (flags.json) console.log(JSON.stringify(result));
 }
 
+/** Reads files under their short names; under their paths where two would have the same name. */
 async function readAll<Content>(
   files: readonly string[] = [],
   read: (file: string) => Promise<Content>,
 ): Promise<ReadonlyMap<string, Content>> {
   const contents = new Map<string, Content>();
-  for (const [name, file] of nameFiles(files)) contents.set(name, await read(file));
+  for (const file of files) {
+    const name = shortName(file);
+    const isAmbiguous = files.some((other) => other !== file && shortName(other) === name);
+    contents.set(isAmbiguous ? file : name, await read(file));
+  }
   return contents;
 }

@@ -1,9 +1,8 @@
-import { openModel } from "@readme-moe/model";
 import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/onnx";
-import { Command, InvalidArgumentError, Option } from "commander";
-import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
-import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../progress.ts";
+import { Command, Option } from "commander";
+import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
+import { jsonOption, namesOf, requireOption } from "../options.ts";
+import { showStatus } from "../terminal.ts";
 
 interface ExportFlags {
   readonly out: string;
@@ -16,14 +15,16 @@ export function exportCommand(signal: AbortSignal): Command {
     .summary("write a model in another program's format")
     .description(
       "Writes a dense model as a folder that transformers.js loads: ONNX graphs, configs and tokenizer.\n" +
-        "q8 and q4 are quantised as its own conversion scripts do it.",
+        "q8 and q4 are quantised as by its own conversion scripts.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .addOption(new Option("--format <format>", "whose format").choices(["transformers.js"]).default("transformers.js"))
+    .addOption(
+      new Option("--format <format>", "format to write").choices(["transformers.js"]).default("transformers.js"),
+    )
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
     .addOption(
       new Option("--dtype <list>", `any of ${EXPORT_DTYPES.join(",")}`)
-        .argParser(dtypeList)
+        .argParser(namesOf(EXPORT_DTYPES))
         .default(EXPORT_DTYPES, "all"),
     )
     .addOption(jsonOption());
@@ -34,27 +35,14 @@ export function exportCommand(signal: AbortSignal): Command {
 }
 
 async function runExport(path: string, { out, dtype, json }: ExportFlags, signal: AbortSignal): Promise<void> {
-  const model = await openModel(await modelPath(path, signal));
-  try {
+  await withModelFiles(path, signal, async (model) => {
     const options = { dtypes: dtype, signal, onProgress: showProgress };
     const files = await exportTransformersJs(model, out, options).finally(() => showStatus());
     if (json) return console.log(JSON.stringify({ out, files }));
     for (const { name, bytes } of files) console.log(`${name}  ${(bytes / 1e6).toFixed(1)} MB`);
-  } finally {
-    await model.close();
-  }
+  });
 }
 
 function showProgress({ file, doneBytes, ofBytes }: ExportProgress): void {
   showStatus(`writing ${file} ${(doneBytes / 1e6).toFixed(0)} of ${(ofBytes / 1e6).toFixed(0)} MB`);
-}
-
-function dtypeList(text: string): readonly ExportDtype[] {
-  const names = text.split(",").map((part) => part.trim());
-  if (names.every(isDtype)) return names;
-  throw new InvalidArgumentError(`Expected a list of ${EXPORT_DTYPES.join(", ")}, separated by commas.`);
-}
-
-function isDtype(name: string): name is ExportDtype {
-  return (EXPORT_DTYPES as readonly string[]).includes(name);
 }

@@ -1,18 +1,17 @@
 import type { GenerateChunk, FinishReason, Usage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
-import { withEngine, type EngineFlags } from "../engine.ts";
-import { MODEL_ARGUMENT } from "../model-path.ts";
+import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
-  expertCacheOption,
-  expertOption,
-  isolationOption,
+  addOptions,
+  type EngineFlags,
+  engineOptions,
   jsonOption,
   requireOption,
-  runtimeOptions,
+  type SamplingFlags,
+  samplingOptions,
+  samplingParams,
 } from "../options.ts";
-import { samplingOptions, samplingParams, type SamplingFlags } from "../sampling-flags.ts";
-import { recordTraceOption } from "../simulation/record-trace-file.ts";
 
 interface GenerateFlags extends EngineFlags, SamplingFlags {
   readonly prompt: readonly string[];
@@ -30,15 +29,12 @@ export function generateCommand(signal: AbortSignal): Command {
   const command = new Command("generate")
     .summary("continue a text")
     .description(
-      "Continues prompts. Prints prompt and continuation as it comes, or JSON of the continuation; with several prompts,\n" +
-        "all run at once, and are printed in their order (JSON: a list).",
+      "Continues prompts. Prints each prompt and its continuation while it is generated, or the continuation as JSON.\n" +
+        "Several prompts run at once and are printed in their order (JSON: as a list).",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompt <text...>", "the text to continue; several run at once");
-  for (const option of samplingOptions(0, 128)) command.addOption(option);
-  for (const option of [expertOption(), ...runtimeOptions(), expertCacheOption(), isolationOption()])
-    command.addOption(option);
-  command.addOption(recordTraceOption()).addOption(jsonOption());
+  addOptions(command, ...samplingOptions(0, 128), ...engineOptions(), jsonOption());
   return command.action((path: string, flags: GenerateFlags) => {
     requireOption(command, "prompt");
     return withEngine(path, flags, signal, (engine) => runGenerate(engine, flags, signal));
@@ -49,7 +45,7 @@ async function runGenerate(engine: ReadMeEngine, flags: GenerateFlags, signal: A
   const params = samplingParams(flags);
   const streams = flags.prompt.map((prompt) => engine.generate({ prompt, params, signal }));
   const completions: Completion[] = [];
-  // All run at once; the first is shown as it comes, the others wait for their turn to be read.
+  // All run at once. The first is printed while it is generated; the others are read after it.
   for (const [index, stream] of streams.entries()) {
     const write = (text: string): void => void (flags.json || process.stdout.write(text));
     write((index > 0 ? "\n" : "") + (flags.prompt[index] ?? ""));

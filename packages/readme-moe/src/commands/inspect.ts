@@ -1,12 +1,18 @@
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
-import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
-import { openModel, type Model } from "@readme-moe/model";
+import { wholeBlocks } from "@readme-moe/kernel";
+import type { Model } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
-import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
-import { withModel } from "../open.ts";
-import { expertOption, jsonOption, runtimeOptions, tokenIdList, type RuntimeFlags } from "../options.ts";
-import { parameterCounts } from "../parameters.ts";
+import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
+import {
+  addOptions,
+  expertOption,
+  jsonOption,
+  listOf,
+  parseWhole,
+  type RuntimeFlags,
+  runtimeOptions,
+} from "../options.ts";
 
 interface InspectFlags extends RuntimeFlags {
   readonly ids?: readonly number[];
@@ -15,53 +21,52 @@ interface InspectFlags extends RuntimeFlags {
 }
 
 export function inspectCommand(signal: AbortSignal): Command {
+  const tokenIds = listOf((part) => parseWhole(part, 0), "token ids separated by commas, such as 3,17,9");
   const command = new Command("inspect")
-    .summary("what a model is, and what it computes")
+    .summary("show what a model is, and what it computes")
     .description(
-      "A model's config, sizes and experts. With token ids also the logits of the last position, and the router's\n" +
+      "Shows a model's config, sizes and experts. With token ids, also the logits of the last position, and the router's\n" +
         "logits and the expert of every position.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIdList)
-    .addOption(expertOption());
-  for (const option of [...runtimeOptions(), jsonOption()]) command.addOption(option);
+    .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIds);
+  addOptions(command, expertOption(), ...runtimeOptions(), jsonOption());
   return command.action((path: string, flags: InspectFlags) => runInspect(path, flags, signal));
 }
 
 async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal): Promise<void> {
-  const { ids } = flags;
+  const { ids, cacheFolder } = flags;
   if (ids === undefined) {
-    const model = await openModel(await modelPath(path, signal, flags.cacheFolder));
-    const description = await describe(model, flags);
-    await model.close();
+    const description = await withModelFiles(path, signal, async (model) => describe(model, flags), cacheFolder);
     return print(description, flags.json);
   }
-  await withModel(path, flags, signal, async ({ model, runner, router }) => {
-    const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
-    const experts = route?.experts ?? [];
-    const logitsOf = [ids.length - 1];
-    const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
-    const slot = kv.admit(ids.length) as KvSlot;
-    const [result] = await runner.forward(kv, [{ slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true }]);
-    kv.dispose();
-    const numExperts = model.experts.names.length;
-    const routerLogits = router instanceof KernelRouter ? rows(route?.logits ?? new Float32Array(), numExperts) : null;
-    print(
-      {
-        ...(await describe(model, flags)),
-        logits: Array.from(result?.fullLogits ?? []),
-        router_logits: routerLogits,
-        route: Array.from(experts),
-      },
-      flags.json,
-    );
+  await withRunningModel(path, flags, signal, async (running) => {
+    print({ ...describe(running.model, flags), ...(await computed(running, ids)) }, flags.json);
   });
 }
 
-async function describe(
-  model: Model,
-  { precision, threads }: InspectFlags,
-): Promise<Readonly<Record<string, unknown>>> {
+/** Runs token ids through router and decoder. */
+async function computed({ model, runner, router }: RunningModel, ids: readonly number[]): Promise<object> {
+  const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
+  const experts = route?.experts ?? [];
+  const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
+  try {
+    const slot = kv.admit(ids.length);
+    if (!slot) throw new RangeError(`Expected \`--ids\` to fit into the model's context, got ${ids.length} ids`);
+    const sequence = { slot, tokenIds: ids, experts, logitsOf: [ids.length - 1], wantsFullLogits: true };
+    const [result] = await runner.forward(kv, [sequence]);
+    const logits = route?.logits ?? new Float32Array();
+    return {
+      logits: Array.from(result?.fullLogits ?? []),
+      router_logits: router instanceof KernelRouter ? rows(logits, model.experts.names.length) : null,
+      route: Array.from(experts),
+    };
+  } finally {
+    kv.dispose();
+  }
+}
+
+function describe(model: Model, { precision, threads }: InspectFlags): Readonly<Record<string, unknown>> {
   const { config, experts, router } = model;
   return {
     path: model.path,
@@ -80,7 +85,32 @@ async function describe(
   };
 }
 
-/** One value where all layers agree, else the list. */
+/** Counts the weights of a model and its parts. A token passes the active ones: backbone, router and one expert. */
+function parameterCounts({ weights, router }: Model): Readonly<Record<string, number>> {
+  const { layers, embedding, head } = weights;
+  const experts = layers.reduce((sum, layer) => sum + countElements(layer.experts), 0);
+  const perExpert = layers.reduce((sum, layer) => sum + countElements(layer.experts[0]), 0);
+  const backbone = countElements(weights) - experts - (head === embedding ? countElements(head) : 0);
+  const routerCount = router ? countElements({ ...router, config: undefined }) : 0;
+  return {
+    total: backbone + experts + routerCount,
+    active: backbone + perExpert + routerCount,
+    backbone,
+    per_expert: perExpert,
+    router: routerCount,
+  };
+}
+
+/** Counts the elements of all tensors in a tree of references. */
+function countElements(refs: unknown): number {
+  if (typeof refs !== "object" || refs === null) return 0;
+  if ("store" in refs && "shape" in refs && Array.isArray(refs.shape)) {
+    return refs.shape.reduce((product: number, size: number) => product * size, 1);
+  }
+  return Object.values(refs).reduce((sum: number, inner) => sum + countElements(inner), 0);
+}
+
+/** Returns one value if all layers have the same, else the list. */
 function uniform<Item>(values: readonly Item[]): Item | readonly Item[] | undefined {
   return values.every((value) => value === values[0]) ? values[0] : values;
 }
@@ -94,10 +124,11 @@ function rows(values: Float32Array, width: number): readonly (readonly number[])
 function print(description: Readonly<Record<string, unknown>>, json: boolean): void {
   if (json) return console.log(JSON.stringify(description));
   for (const [name, value] of Object.entries(description)) {
-    const isPlain = typeof value !== "object" || value === null;
-    console.log(isPlain || Array.isArray(value) ? `${name}: ${short(value)}` : `${name}:`);
-    if (isPlain || Array.isArray(value)) continue;
-    for (const [key, inner] of Object.entries(value)) console.log(`  ${key}: ${short(inner)}`);
+    if (typeof value !== "object" || value === null || Array.isArray(value)) console.log(`${name}: ${short(value)}`);
+    else {
+      console.log(`${name}:`);
+      for (const [key, inner] of Object.entries(value)) console.log(`  ${key}: ${short(inner)}`);
+    }
   }
 }
 

@@ -1,21 +1,18 @@
 import { ReadMeError, readTrace, type ExpertTrace } from "@readme-moe/core";
 import { expertLayout } from "@readme-moe/engine";
-import { openModel, type Model } from "@readme-moe/model";
+import type { Model } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { readTextData } from "../evaluation/text-data.ts";
-import { MODEL_ARGUMENT, modelPath } from "../model-path.ts";
-import { byteSize, jsonOption, requireOption, wholeNumber } from "../options.ts";
+import { readTextData } from "../data-files.ts";
+import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
+import { byteSize, jsonOption, numberBetween, positiveNumber, requireOption, wholeNumber } from "../options.ts";
 import { drawnTrace, expectedCost } from "../plan/expected-cost.ts";
-import { planMemory } from "../plan/plan-memory.ts";
-import { placementsOf, type DescribedPlacement } from "../plan/placements.ts";
+import { readSpeed, reportFigures } from "../plan/model-figures.ts";
+import { planMemory, recommend } from "../plan/plan-memory.ts";
+import { placementsOf } from "../plan/placements.ts";
 import { planJson, planLines, refusal, type Plan } from "../plan/plan-rows.ts";
-import { readSpeed } from "../plan/read-speed.ts";
-import { recommend } from "../plan/recommend.ts";
-import { reportFigures } from "../plan/report-figures.ts";
-import { positive, share } from "../simulation/arguments.ts";
 
 interface PlanFlags {
-  /** In bytes. */
+  /** Memory of the process, in bytes. */
   readonly memory: number;
   readonly sequences: number;
   readonly context?: number;
@@ -26,39 +23,40 @@ interface PlanFlags {
 }
 
 const DEFAULT_CONTEXT_TOKENS = 2048;
-/** About what routers of our models have, where a report does not say. */
+/** Typical value of our models' routers, for a model without a report. */
 const DEFAULT_LOCALITY = 0.9;
-/** Where a model is too small to measure reads. */
+/** Used when a model is too small to measure reads. */
 const DEFAULT_READ_MB_PER_S = 1000;
 
 export function planCommand(signal: AbortSignal): Command {
   const command = new Command("plan")
-    .summary("what fits into a given memory, before a model is loaded")
+    .summary("show what fits into a given memory, before a model is loaded")
     .description(
-      "Says from a model's shapes what it takes in memory in each precision, with all experts there or with some that come\n" +
-        "and go, and beside it the dense model that it was made from; what fits, what tokens are expected to cost, and\n" +
-        "what to take. The memory is of the process that runs the model.\n\n" +
-        "Exit code 1 when nothing fits, with the least that would.",
+      "Computes from a model's shapes how much memory it takes in each precision, with all experts in memory or with\n" +
+        "streamed ones, and beside it the dense model that it was made from. Shows what fits and the expected time of a\n" +
+        "token, and recommends one. The memory is that of the process that runs the model.\n\n" +
+        "Exit code 1 when nothing fits, with the least memory that would be enough.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .addOption(new Option("--memory <size>", "for the engine's process, such as 300MB or 1.5GiB").argParser(byteSize))
-    .option("--sequences <n>", "that run at once", wholeNumber(1), 1)
-    .option("--context <tokens>", "of each sequence (default: 2048, or the model's)", wholeNumber(1))
+    .addOption(new Option("--memory <size>", "of the engine's process, such as 300MB or 1.5GiB").argParser(byteSize))
+    .option("--sequences <n>", "sequences that run at once", wholeNumber(1), 1)
+    .option("--context <tokens>", "tokens of each sequence (default: 2048, or the model's context)", wholeNumber(1))
     .option("--trace <file>", "a recorded trace to expect (default: one is drawn)")
-    .option("--locality <share>", "of a drawn trace's tokens that keep their expert (default: the report's)", share)
-    .option("--read-mb-per-s <n>", "how fast experts are read (default: measured)", positive)
+    .option(
+      "--locality <share>",
+      "share of a drawn trace's tokens that keep their expert (default: the report's)",
+      numberBetween(0, 1),
+    )
+    .option("--read-mb-per-s <n>", "speed of reading experts (default: measured)", positiveNumber)
     .addOption(jsonOption());
-  return command.action(async (name: string, flags: PlanFlags) => {
+  return command.action((name: string, flags: PlanFlags) => {
     requireOption(command, "memory");
-    const model = await openModel(await modelPath(name, signal));
-    try {
+    return withModelFiles(name, signal, async (model) => {
       const plan = await planOf(name, model, flags);
       if (flags.json) console.log(JSON.stringify(planJson(plan)));
       else for (const line of planLines(plan)) console.log(line);
       if (!plan.recommendation) throw new ReadMeError("ERR_MEMORY", `${name}: ${refusal(plan)}`);
-    } finally {
-      await model.close();
-    }
+    });
   });
 }
 
@@ -69,16 +67,15 @@ async function planOf(name: string, model: Model, flags: PlanFlags): Promise<Pla
   if (contextTokens > most) {
     throw new RangeError(`Expected \`--context\` to be at most ${most}, the model's, got \`${contextTokens}\``);
   }
-  const load = { sequences, contextTokens };
   const report = await reportFigures(model.path);
   const locality = flags.locality ?? report.locality ?? DEFAULT_LOCALITY;
   const trace = await traceFor(model, flags, locality);
   const readMbPerS = flags.readMbPerS ?? (await measuredSpeed(model)) ?? DEFAULT_READ_MB_PER_S;
-  const placements = placementsOf(model, load);
-  const rows = planMemory(placements, memoryBytes).map((planned, index) => {
-    const row = { ...(placements[index] as DescribedPlacement), ...planned };
-    return { ...row, ...expectedCost(row, { trace, sequences, readMbPerS }) };
-  });
+  const placements = placementsOf(model, { sequences, contextTokens });
+  const rows = planMemory(placements, memoryBytes).map((row) => ({
+    ...row,
+    ...expectedCost(row, { trace, sequences, readMbPerS }),
+  }));
   const recommendation = recommend(rows);
   const kvCacheBytes = (rows.find((row) => row === recommendation?.chosen) ?? rows[0])?.kvCacheBytes ?? 0;
   const sizes = { path: name, memoryBytes, sequences, contextTokens, kvCacheBytes };
@@ -92,11 +89,11 @@ async function traceFor(model: Model, { trace: file, sequences }: PlanFlags, loc
   const trace = readTrace(await readTextData(file), file);
   if (trace.sequences.length === 0) throw new ReadMeError("ERR_FILE_CORRUPT", `${file}: has no sequences`);
   if (trace.layout.numExperts === layout.numExperts) return trace;
-  const message = `${file}: is of a model with ${trace.layout.numExperts} experts, this one has ${layout.numExperts}`;
+  const message = `${file}: the trace's model has ${trace.layout.numExperts} experts, this one has ${layout.numExperts}`;
   throw new ReadMeError("ERR_MODEL_INVALID", message);
 }
 
-/** Of a file of experts. */
+/** Measures reading of a file with experts. */
 async function measuredSpeed({ files, experts }: Model): Promise<number | undefined> {
   const file = files[1] ?? files[0];
   if (experts.names.length < 2 || file === undefined) return undefined;

@@ -1,10 +1,9 @@
-import { openModel } from "@readme-moe/model";
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
-import { Command, InvalidArgumentError, Option } from "commander";
-import { hubIdOf, MODEL_ARGUMENT, modelPath } from "../model-path.ts";
-import { jsonOption, requireOption, wholeNumber } from "../options.ts";
-import { dataArgument, readDomains, type DataArgument } from "../refactor/domain-data.ts";
-import { showStatus } from "../progress.ts";
+import { Command, Option } from "commander";
+import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
+import { hubIdOf, MODEL_ARGUMENT, withModelFiles } from "../models.ts";
+import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
+import { showStatus, signed } from "../terminal.ts";
 
 interface RefactorFlags {
   readonly out: string;
@@ -27,12 +26,15 @@ interface RefactorFlags {
   readonly json: boolean;
 }
 
+const size = numberThat((value) => value >= 0, "a share of the dense size, such as 0.5, or a number of neurons");
+const sharedSize = (text: string): number | "auto" => (text === "auto" ? text : size(text));
+
 export function refactorCommand(signal: AbortSignal): Command {
   const command = new Command("refactor")
     .summary("turn a dense model into a mixture of experts")
     .description(
       "Cuts a dense model's feed-forward layers into one expert per kind of text, trains the small router that chooses\n" +
-        "among them from token ids, and writes a Read-ME model folder with a report of what it costs.",
+        "among them from token ids, and writes a Read-ME model folder with a report of the loss in quality.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
@@ -43,24 +45,29 @@ export function refactorCommand(signal: AbortSignal): Command {
       ).argParser(dataArgument),
     )
     .addOption(new Option("--method <method>", "how experts are made").choices(METHODS).default("sequential"))
-    .option("--experts <n>", "how many (default: one for each kind of text, else clusters)", wholeNumber(1))
+    .option("--experts <n>", "number of experts (default: one for each kind of text, else clusters)", wholeNumber(1))
     .addOption(
-      new Option("--experts-from <what>", "each kind of text, or clusters of texts that need the same neurons")
+      new Option("--experts-from <what>", "kinds of text, or clusters of texts that need the same neurons")
         .choices(EXPERTS_FROM)
         .default("domains"),
     )
     .option("--expert-size <size>", "neurons that a token uses: a share of the dense ones, or a number", size, 0.5)
-    .option("--shared-size <size>", "of these, neurons that all experts share; auto: what errs least", sharedSize, 0)
-    .option("--official-count", "with --method paper: one neuron less, as the official code keeps", false)
-    .option("--calibration-tokens <n>", "of each kind of text", wholeNumber(1), 16_384)
-    .option("--router-tokens <n>", "more text of each kind for the router, at most", wholeNumber(0), 131_072)
-    .option("--router-steps <n>", "of the router's training", wholeNumber(1), 600)
-    .option("--locality-tokens <n>", "routes are learned from costs over so many tokens", wholeNumber(1), 64)
-    .option("--evaluation-sequences <n>", "of 512 tokens, held out, of each kind", wholeNumber(1), 2)
-    .option("--no-baselines", "without what the result is compared with")
-    .option("--seed <n>", "of everything that is drawn", wholeNumber(0), 1)
+    .option(
+      "--shared-size <size>",
+      "neurons among these that all experts share; auto: the number with the least error",
+      sharedSize,
+      0,
+    )
+    .option("--official-count", "with --method paper: keep one neuron less, as the official code does", false)
+    .option("--calibration-tokens <n>", "calibration tokens of each kind of text", wholeNumber(1), 16_384)
+    .option("--router-tokens <n>", "most further tokens of each kind for the router", wholeNumber(0), 131_072)
+    .option("--router-steps <n>", "steps of the router's training", wholeNumber(1), 600)
+    .option("--locality-tokens <n>", "tokens over which costs are averaged to learn routes", wholeNumber(1), 64)
+    .option("--evaluation-sequences <n>", "held-out sequences of 512 tokens, of each kind", wholeNumber(1), 2)
+    .option("--no-baselines", "leave out the models that the result is compared with")
+    .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
     .option("--threads <n>", "threads of the inference runtime (default: all cores)", wholeNumber(1))
-    .option("--resume", "go on with unfinished work for this folder", false)
+    .option("--resume", "continue unfinished work for this folder", false)
     .addOption(jsonOption());
   return command.action((path: string, flags: RefactorFlags) => {
     requireOption(command, "out");
@@ -72,21 +79,12 @@ export function refactorCommand(signal: AbortSignal): Command {
 async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSignal): Promise<void> {
   const { out, data, json, resume, threads, ...options } = flags;
   const domains = await readDomains(data);
-  const model = await openModel(await modelPath(path, signal));
-  try {
-    const report = await refactor(model, domains, out, {
-      ...options,
-      source: path,
-      hubId: hubIdOf(path),
-      resume,
-      threads,
-      signal,
-      onProgress: json ? undefined : showProgress,
-    }).finally(() => showStatus());
+  await withModelFiles(path, signal, async (model) => {
+    const onProgress = json ? undefined : showProgress;
+    const run = { source: path, hubId: hubIdOf(path), resume, threads, signal, onProgress };
+    const report = await refactor(model, domains, out, { ...options, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : summaryOf(report, out));
-  } finally {
-    await model.close();
-  }
+  });
 }
 
 function showProgress({ stage, done, of }: RefactorProgress): void {
@@ -96,19 +94,7 @@ function showProgress({ stage, done, of }: RefactorProgress): void {
 function summaryOf(report: Report, out: string): string {
   const width = Math.max(...report.losses.map(({ label }) => label.length));
   const rows = report.losses.map(
-    ({ label, mean, above_dense: above }) =>
-      `${label.padEnd(width)}  loss ${mean.toFixed(4)}  ${above < 0 ? "-" : "+"}${Math.abs(above).toFixed(4)}`,
+    ({ label, mean, above_dense: above }) => `${label.padEnd(width)}  loss ${mean.toFixed(4)}  ${signed(above)}`,
   );
   return [...rows, "", ...report.verdict, "", `Written to ${out}: try \`readme-moe chat ${out}\`.`].join("\n");
-}
-
-function sharedSize(text: string): number | "auto" {
-  return text === "auto" ? text : size(text);
-}
-
-/** A parser of shares and numbers, for commander. */
-function size(text: string): number {
-  const value = Number(text);
-  if (text.trim() !== "" && Number.isFinite(value) && value >= 0) return value;
-  throw new InvalidArgumentError("Expected a share of the dense size, such as 0.5, or a number of neurons.");
 }

@@ -1,30 +1,126 @@
-import { Command, type Option } from "commander";
-import type { EngineFlags } from "../engine.ts";
-import { MODEL_ARGUMENT } from "../model-path.ts";
-import { controlTokensOption, expertCacheOption, expertOption, isolationOption, runtimeOptions } from "../options.ts";
-import { recordTraceOption } from "../simulation/record-trace-file.ts";
-import { runServer } from "../serving/run-server.ts";
+import { once } from "node:events";
+import { basename, resolve } from "node:path";
+import { ReadMeEmitter } from "@readme-moe/core";
+import {
+  answerErrors,
+  answerNotFound,
+  isLoopback,
+  localHostsOnly,
+  readMe,
+  ServedModels,
+  type RestartOptions,
+} from "@readme-moe/express";
+import { Command } from "commander";
+import express, { type Express } from "express";
+import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
+import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
+import { EventLog } from "../serving/event-log.ts";
+import { closeServer, listen, stopSignals, urlOf } from "../serving/http-server.ts";
+import { collectWhenIdle } from "../serving/idle-memory.ts";
 import { servingOptions, type ServingFlags } from "../serving/serving-flags.ts";
 
-export interface ServeFlags extends EngineFlags, ServingFlags {}
+interface ServeFlags extends EngineFlags, ServingFlags {}
 
 export function serveCommand(signal: AbortSignal): Command {
   const command = new Command("serve")
     .summary("serve a model over HTTP, with the OpenAI API")
     .description(
-      "Serves a model with the OpenAI API under /v1, and /health, /livez, /readyz, /metrics and /version beside it.\n" +
-        "SIGTERM or Ctrl-C: takes no more requests, ends those under way, and leaves; a second one leaves at once.",
+      "Serves a model with the OpenAI API under /v1, and with /health, /livez, /readyz, /metrics and /version.\n" +
+        "On SIGTERM or Ctrl-C it accepts no more requests, completes the running ones, and exits; a second one ends it at once.",
     )
     .argument("<model>", MODEL_ARGUMENT);
-  const options: readonly Option[] = [
-    ...servingOptions(),
-    expertOption(),
-    ...runtimeOptions(),
-    expertCacheOption(),
-    isolationOption(),
-    controlTokensOption(),
-    recordTraceOption(),
-  ];
-  for (const option of options) command.addOption(option);
+  addOptions(command, ...servingOptions(), ...engineOptions(), controlTokensOption());
   return command.action((path: string, flags: ServeFlags) => runServer(path, flags, signal));
+}
+
+/** Serves until a signal stops the server, or the model cannot be opened. */
+async function runServer(path: string, flags: ServeFlags, interrupted: AbortSignal): Promise<void> {
+  checkReach(flags);
+  using stop = stopSignals(interrupted);
+  const giveUp = new AbortController();
+  const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
+  const opening = openEngine(path, flags, isUnwanted, { maxNumSeqs: flags.maxNumSeqs });
+  try {
+    await serve(flags.name ?? basename(resolve(path)).replace(/\.gguf$/i, ""), opening, flags, stop.signal);
+  } finally {
+    giveUp.abort();
+    await opening.then(
+      ({ close }) => close(),
+      () => undefined,
+    );
+  }
+}
+
+async function serve(
+  name: string,
+  opening: Promise<OpenedEngine>,
+  flags: ServeFlags,
+  stop: AbortSignal,
+): Promise<void> {
+  const events = new ReadMeEmitter();
+  const log = new EventLog(flags.json ?? false);
+  const aliases = Object.fromEntries((flags.alias ?? []).map((alias) => [alias, name]));
+  // Requests that arrive before it is open are answered that the model is loading.
+  const engine = opening.then((opened) => opened.engine);
+  engine.catch(() => undefined);
+  const models = new ServedModels({ [name]: engine }, { aliases, restart: restartOf(flags), events });
+  log.listen(events);
+  models.watch((model, served) => log.watch(model, served));
+  const server = await listen(appOver(models, events, flags), flags);
+  const stopCollecting = collectWhenIdle(() => models.numLeases > 0);
+  try {
+    log.printAddress(urlOf(server), name);
+    await Promise.race([aborted(stop), engine.then(() => aborted(stop))]);
+    const numRequests = models.numLeases;
+    log.print("server:draining", `stopping; running requests: ${numRequests}`, { numRequests });
+  } finally {
+    const { drainMs: deadlineMs, noticeMs } = flags;
+    const numRequests = await models.drain({ deadlineMs, noticeMs: stop.aborted ? noticeMs : 0 });
+    await closeServer(server);
+    stopCollecting();
+    log.close();
+    if (numRequests > 0) {
+      log.print("server:ended", `requests that were ended at the deadline: ${numRequests}`, { numRequests });
+    }
+  }
+}
+
+function restartOf({ restart, restartAttempts, restartDelayMs }: ServeFlags): false | RestartOptions {
+  if (!restart) return false;
+  const longestMs = restartDelayMs === undefined ? undefined : Math.max(restartDelayMs, 60_000);
+  return { maxAttempts: restartAttempts, firstDelayMs: restartDelayMs, maxDelayMs: longestMs };
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await once(signal, "abort");
+}
+
+function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags): Express {
+  const { hungMs, maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
+  const app = express().disable("x-powered-by");
+  if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
+  if (flags.apiKey === undefined && !flags.allowAnyone) app.use(localHostsOnly);
+  app.use(
+    readMe({
+      models,
+      events,
+      keys: flags.apiKey,
+      requestsPerMinute: flags.requestsPerMinute,
+      tokensPerMinute: flags.tokensPerMinute,
+      maxPriority: flags.maxPriority,
+      admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
+      hungMs,
+      vllmAliases: flags.vllmMetrics,
+    }),
+  );
+  return app.use(answerNotFound, answerErrors);
+}
+
+/** @throws {TypeError} when anyone in the network could use the model, and no flag allows it */
+function checkReach({ host, apiKey, allowAnyone }: ServeFlags): void {
+  if (apiKey !== undefined || allowAnyone || isLoopback(host)) return;
+  throw new TypeError(
+    `Expected keys (README_MOE_API_KEYS, or --api-key) with --host ${host}, which other machines can reach; ` +
+      "--allow-anyone serves without keys",
+  );
 }

@@ -1,25 +1,37 @@
-import { expertBytes, generateTrace, ReadMeError, readTrace, writeTrace, type ExpertTrace } from "@readme-moe/core";
+import {
+  EVICTION_POLICIES,
+  expertBytes,
+  generateTrace,
+  ReadMeError,
+  readTrace,
+  writeTrace,
+  type ExpertTrace,
+} from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { readTextData } from "../evaluation/text-data.ts";
-import { jsonOption, wholeNumber } from "../options.ts";
+import { readTextData } from "../data-files.ts";
 import {
-  capacityList,
-  fromOne,
-  memoryList,
-  policyList,
-  positive,
-  schedulerList,
-  share,
-} from "../simulation/arguments.ts";
-import { runReplays } from "../simulation/run-replays.ts";
-import { runSimulations } from "../simulation/run-simulations.ts";
-import { SCHEDULER_NAMES } from "../simulation/schedulers.ts";
-import type { SimulateFlags } from "../simulation/simulate-flags.ts";
-import { replayPicture, simulationPicture } from "../simulation/simulation-picture.ts";
-import { replayJson, replayTable, simulationJson, simulationTable } from "../simulation/simulation-rows.ts";
+  jsonOption,
+  listOf,
+  namesOf,
+  numberBetween,
+  numberThat,
+  parseBytes,
+  parseWhole,
+  positiveNumber,
+  wholeNumber,
+} from "../options.ts";
+import {
+  replayJson,
+  replayPicture,
+  replayTable,
+  simulationJson,
+  simulationPicture,
+  simulationTable,
+} from "../simulation/report.ts";
+import { runReplays, runSimulations, SCHEDULER_NAMES, type SimulateFlags } from "../simulation/run.ts";
 
-/** Options that describe a trace that is drawn, and contradict one that is read. */
+/** Options of a drawn trace, which contradict a trace that is read. */
 const DRAWN = [
   "experts",
   "layers",
@@ -31,7 +43,7 @@ const DRAWN = [
   "locality",
 ];
 
-/** Options that describe how sequences are scheduled, which a replay does not. */
+/** Options of scheduling, which a replay does not do. */
 const SCHEDULED = [
   "scheduler",
   "maxNumSeqs",
@@ -43,47 +55,57 @@ const SCHEDULED = [
   "writeTrace",
 ];
 
+const fromOne = numberThat((value) => value >= 1, "a number from 1 up");
+const capacities = listOf((part) => parseWhole(part, 1), "numbers of experts, such as 2,3,4,5");
+const sizes = listOf(parseBytes, "sizes in memory, such as 300MB or 1.5GiB");
+
 export function simulateCommand(): Command {
   const command = new Command("simulate")
-    .summary("what a scheduler and an expert cache would make of a trace")
+    .summary("run a trace through schedulers and expert caches, without a model")
     .description(
       "Runs the routes of a trace, recorded or drawn, through a scheduler and expert caches of several sizes and policies,\n" +
-        "without a model, and prints hits beside what Belady would have, reads and latencies.\n\n" +
-        "Columns: hits of the cache that layers share; the same with Belady on demand who knows one step more, and who knows\n" +
-        "everything; of one layer alone with its experts in a drawn order; latency, and latency by output token.",
+        "without a model, and prints hits beside the bounds by Belady, reads and latencies.\n\n" +
+        "Columns: hits of the cache that layers share; hits of Belady on demand that knows one step more, and of one that\n" +
+        "knows everything; hits of one layer alone with its experts in a random order; latency, and latency per output token.",
     )
-    .option("--trace <file>", "a trace of JSON lines, or one compressed with gzip (default: one is drawn)")
-    .addOption(drawn("--experts <n>", "of the drawn trace", wholeNumber(1), 7))
-    .addOption(drawn("--layers <n>", "of the drawn trace", wholeNumber(1), 6))
-    .addOption(drawn("--layer-bytes <n>", "of one layer of one expert", wholeNumber(1), 1_000_000))
-    .addOption(drawn("--sequences <n>", "that arrive", wholeNumber(1), 100))
-    .addOption(drawn("--arrivals-per-step <n>", "mean", positive, 0.125))
-    .addOption(drawn("--prompt-tokens <n>", "mean", fromOne, 64))
-    .addOption(drawn("--output-tokens <n>", "mean", fromOne, 32))
-    .addOption(drawn("--locality <share>", "of the tokens that keep the expert of the token before", share, 0.9))
-    .option("--seed <n>", "of everything that is drawn", wholeNumber(0), 1)
-    .option("--replay", "the steps that were recorded, as they ran, instead of scheduling the sequences anew", false)
-    .option("--scheduler <names>", `who chooses what runs, of ${SCHEDULER_NAMES.join(", ")}`, schedulerList, [
+    .option("--trace <file>", "a trace of JSON lines, plain or compressed with gzip (default: one is drawn)")
+    .addOption(drawn("--experts <n>", "experts of the drawn trace", wholeNumber(1), 7))
+    .addOption(drawn("--layers <n>", "layers of the drawn trace", wholeNumber(1), 6))
+    .addOption(drawn("--layer-bytes <n>", "size of one layer of one expert", wholeNumber(1), 1_000_000))
+    .addOption(drawn("--sequences <n>", "sequences of the drawn trace", wholeNumber(1), 100))
+    .addOption(drawn("--arrivals-per-step <n>", "mean number of sequences that arrive per step", positiveNumber, 0.125))
+    .addOption(drawn("--prompt-tokens <n>", "mean tokens of a prompt", fromOne, 64))
+    .addOption(drawn("--output-tokens <n>", "mean tokens of a completion", fromOne, 32))
+    .addOption(drawn("--locality <share>", "share of tokens that keep the expert before", numberBetween(0, 1), 0.9))
+    .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
+    .option("--replay", "replay the recorded steps instead of scheduling the sequences anew", false)
+    .option("--scheduler <names>", `schedulers, of ${SCHEDULER_NAMES.join(", ")}`, namesOf(SCHEDULER_NAMES), [
       "cost-aware",
     ])
-    .option("--policy <names>", "of eviction, such as belady,lru,lfu,random", policyList, ["belady", "lru", "random"])
-    .addOption(new Option("--capacity <list>", "sizes in experts (default: 2,3,4,5)").argParser(capacityList))
+    .option("--policy <names>", "eviction policies, such as belady,lru,lfu,random", namesOf(EVICTION_POLICIES), [
+      "belady",
+      "lru",
+      "random",
+    ])
+    .addOption(new Option("--capacity <list>", "cache sizes in experts (default: 2,3,4,5)").argParser(capacities))
     .addOption(
-      new Option("--memory <list>", "sizes in bytes, such as 300MB,1.5GiB").argParser(memoryList).conflicts("capacity"),
+      new Option("--memory <list>", "cache sizes in bytes, such as 300MB,1.5GiB")
+        .argParser(sizes)
+        .conflicts("capacity"),
     )
     .option(
       "--lookahead-layers <n>",
-      "that reads evict for (default: 1 with belady or --replay, else 0: on demand)",
+      "layers that are read ahead (default: 1 with belady or --replay, else 0: on demand)",
       wholeNumber(0),
     )
     .option("--max-num-seqs <n>", "sequences that hold KV memory", wholeNumber(1), 32)
     .option("--max-num-batched-seqs <n>", "sequences in one step (default: all that hold memory)", wholeNumber(1))
     .option("--max-num-batched-tokens <n>", "tokens in one step", wholeNumber(1), 512)
-    .option("--chunk-tokens <n>", "prefill runs in pieces of this many", wholeNumber(1), 128)
-    .option("--read-mb-per-s <n>", "how fast units are read", positive, 1000)
-    .option("--no-overlap", "nothing is computed while units are read")
-    .option("--write-trace <file>", "the trace, with the steps of the first run")
-    .option("--svg <file>", "a picture: hits and latency by the cache's size")
+    .option("--chunk-tokens <n>", "tokens in one piece of prefill", wholeNumber(1), 128)
+    .option("--read-mb-per-s <n>", "speed of reading experts", positiveNumber, 1000)
+    .option("--no-overlap", "compute nothing while experts are read")
+    .option("--write-trace <file>", "write the trace, with the steps of the first run")
+    .option("--svg <file>", "draw hits and latency over the size of the cache")
     .addOption(jsonOption());
   return command.action(async (flags: SimulateFlags) => {
     checkUsage(command, flags);
@@ -91,22 +113,24 @@ export function simulateCommand(): Command {
   });
 }
 
-function checkUsage(command: Command, flags: SimulateFlags): void {
-  if (flags.chunkTokens > flags.maxNumBatchedTokens) {
-    command.error("error: option '--chunk-tokens' must not exceed '--max-num-batched-tokens'");
-  }
-  const scheduled = flags.replay && SCHEDULED.find((name) => command.getOptionValueSource(name) === "cli");
-  if (scheduled) command.error(`error: option '${longOf(command, scheduled)}' cannot be used with '--replay'`);
-  if (flags.replay && flags.trace === undefined) command.error("error: option '--replay' needs '--trace <file>'");
-  const given = DRAWN.find((name) => command.getOptionValueSource(name) === "cli");
-  if (flags.trace === undefined || given === undefined) return;
-  command.error(
-    `error: option '${longOf(command, given)}' is of a drawn trace, and cannot be used with '--trace <file>'`,
-  );
+function drawn(flags: string, description: string, parse: (text: string) => number, value: number): Option {
+  return new Option(flags, description).argParser(parse).default(value);
 }
 
-function longOf(command: Command, name: string): string | undefined {
-  return command.options.find((one) => one.attributeName() === name)?.long;
+function checkUsage(command: Command, { chunkTokens, maxNumBatchedTokens, replay, trace }: SimulateFlags): void {
+  if (chunkTokens > maxNumBatchedTokens) {
+    command.error("error: option '--chunk-tokens' must not exceed '--max-num-batched-tokens'");
+  }
+  const given = (names: readonly string[]): string | undefined => {
+    const name = names.find((one) => command.getOptionValueSource(one) === "cli");
+    return command.options.find((one) => one.attributeName() === name)?.long;
+  };
+  const scheduled = replay ? given(SCHEDULED) : undefined;
+  if (scheduled !== undefined) command.error(`error: option '${scheduled}' cannot be used with '--replay'`);
+  if (replay && trace === undefined) command.error("error: option '--replay' needs '--trace <file>'");
+  const ofDrawn = trace === undefined ? undefined : given(DRAWN);
+  if (ofDrawn === undefined) return;
+  command.error(`error: option '${ofDrawn}' is for a drawn trace, and cannot be used with '--trace <file>'`);
 }
 
 async function runSimulate(flags: SimulateFlags): Promise<void> {
@@ -162,8 +186,4 @@ async function traceOf(flags: SimulateFlags): Promise<ExpertTrace> {
     meanOutputTokens: flags.outputTokens,
     locality: flags.locality,
   });
-}
-
-function drawn(flags: string, description: string, parse: (text: string) => number, value: number): Option {
-  return new Option(flags, description).argParser(parse).default(value);
 }

@@ -1,42 +1,49 @@
-// What tokens are expected to cost: a simulated server that is always full.
+// Estimates the cost of tokens with a simulated server that is always full.
 
 import { DEFAULT_COST_MODEL, fcfs, generateTrace, simulate, type CostModel, type ExpertTrace } from "@readme-moe/core";
 import type { DescribedPlacement } from "./placements.ts";
 import type { PlannedPlacement } from "./plan-memory.ts";
 
 export interface ExpectedCost {
-  /** Of all sequences together, prompts included. */
+  /** Time per token of all sequences together, prompts included. */
   readonly msPerToken: number;
-  /** Absent where nothing comes and goes. */
+  /** Share of expert uses that are hits; absent without streamed experts. */
   readonly hitRatio?: number | undefined;
   readonly bytesReadPerToken: number;
 }
 
 export interface CostOptions {
   readonly trace: ExpertTrace;
-  /** That run at once. */
+  /** Sequences that run at once. */
   readonly sequences: number;
   readonly readMbPerS: number;
 }
 
 /*
- * `DEFAULT_COST_MODEL` is of SmolLM2 as seven experts of half width in int8 on two Zen 5 cores; a token of one sequence passes these bytes
- * there. Steps of other models are taken to last in proportion: reading weights is most of a small step.
+ * Bytes that a token of one sequence reads in the model of `DEFAULT_COST_MODEL`: SmolLM2 as seven experts of half width
+ * in int8, on two Zen 5 cores. Steps of other models are assumed to take time in proportion: reading weights is most of
+ * a small step.
  */
 const REFERENCE_BYTES = 97e6;
-/** What steps take longer under a budget that has room for everything (docs/kernel.md). */
+/** Time of steps with streamed experts whose budget has room for everything, against steps without (docs/kernel.md). */
 const STREAMED_FACTOR = 1.05;
-/** Of time by byte. Four bits are fewer bytes and more arithmetic: SmolLM2 makes 76 tokens a second, in int8 81 (docs/benchmark.md). */
+/**
+ * Time per byte. Four bits are fewer bytes and more arithmetic: SmolLM2 makes 76 tokens per second in int4, 81 in int8
+ * (docs/benchmark.md).
+ */
 const PACE = { int8: 1, int4: 1.33, fp32: 1 } as const;
 const LIMITS = { maxNumBatchedTokens: 512, chunkTokens: 128 };
 
-/** Sequences that all wait from the beginning, for a model of this shape. @param locality - see `generateTrace` */
+/**
+ * Draws sequences that all wait from the beginning, for a model of this shape.
+ * @param locality - see `generateTrace`
+ */
 export function drawnTrace(
   layout: Pick<ExpertTrace["layout"], "numExperts" | "layerBytes">,
   sequences: number,
   locality: number,
 ): ExpertTrace {
-  // Enough for 100 steps and more.
+  // Enough for at least 100 steps.
   const numSequences = Math.max(8, 4 * sequences);
   return generateTrace({ ...layout, numSequences, arrivalsPerStep: 1e6, locality, seed: 1 });
 }
@@ -46,10 +53,12 @@ export function expectedCost(
   { trace, sequences, readMbPerS }: CostOptions,
 ): ExpectedCost {
   const { streamed, weights, expertCacheBytes, precision } = placement;
-  // Experts that stay are a cache of one byte each that misses nothing once it is warm, and reads nothing that counts.
+  // Resident experts are simulated as units of one byte: once loaded they never miss, and their reads do not count.
   const layout = streamed ?? { numExperts: trace.layout.numExperts, layerBytes: [1] };
   const budgetBytes = expertCacheBytes ?? layout.numExperts;
-  const active = weights.attention + headBytes(weights) + weights.shared + weights.experts / layout.numExperts;
+  // In float32 the tied head is the embedding table itself.
+  const head = weights.head === 0 ? weights.embeddings : weights.head;
+  const active = weights.attention + head + weights.shared + weights.experts / layout.numExperts;
   const scale = (active / REFERENCE_BYTES) * PACE[precision] * (streamed ? STREAMED_FACTOR : 1);
   const result = simulate(
     { ...trace, layout },
@@ -67,11 +76,6 @@ export function expectedCost(
     hitRatio: streamed ? result.hitRatio : undefined,
     bytesReadPerToken: streamed ? result.bytesRead / tokens : 0,
   };
-}
-
-/** The table itself where the two are tied in float32. */
-function headBytes({ head, embeddings }: DescribedPlacement["weights"]): number {
-  return head === 0 ? embeddings : head;
 }
 
 function scaled(factor: number, loadMsPerByte: number): CostModel {

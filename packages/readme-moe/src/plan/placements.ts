@@ -1,4 +1,4 @@
-// What a model needs in memory, by the ways to have it there.
+// Counts the memory of a model for each way to hold it.
 
 import {
   expertLayout,
@@ -9,14 +9,13 @@ import {
   type WeightSizes,
 } from "@readme-moe/engine";
 import { kvBytesPerToken, wholeBlocks } from "@readme-moe/kernel";
-import type { Model, Precision } from "@readme-moe/model";
-import { denseBase } from "./dense-base.ts";
+import type { FeedForwardRefs, LinearRefs, Model, Precision } from "@readme-moe/model";
 import type { Placement } from "./plan-memory.ts";
 
-/** What is to run at once. */
+/** Sequences that run at once. */
 export interface Load {
   readonly sequences: number;
-  /** Of each, prompt and completion. */
+  /** Tokens of each sequence, prompt and completion. */
   readonly contextTokens: number;
 }
 
@@ -25,33 +24,36 @@ interface OtherBytes {
   /** Node and the inference runtime, without a model. */
   readonly process: number;
   readonly tokenizer: number;
-  /** Of the largest step. */
+  /** Values of the largest step. */
   readonly step: number;
-  /** What is not collected yet or lies between pieces in use, with many sequences. */
+  /** Garbage that is not collected yet, and gaps between allocations, with many sequences. */
   readonly slack: number;
   readonly keysAndValues: number;
   readonly prefixCache: number;
 }
 
-/** A placement with what it is made of. */
+/** A placement with its parts. */
 export interface DescribedPlacement extends Placement {
   readonly weights: WeightSizes;
   readonly other: OtherBytes;
-  /** The engine's option for as many sequences. */
+  /** The engine's option for this load. */
   readonly kvCacheBytes: number;
 }
 
 /*
- * Measured as the resident memory of an engine's process, Linux x64, Node 20, two threads, opened from the cache, less
- * the weights by `weightSizes`: the pocket model in int8, 83 MB. SmolLM2 has 45,000 tokens more and takes 3 to 10 MB more than that.
+ * Resident memory of an engine's process less the weights by `weightSizes`, measured on Linux x64, Node 20, two
+ * threads, opened from the cache: 83 MB with the pocket model in int8. SmolLM2 has 45,000 tokens more and takes 3 to 10
+ * MB more.
  */
 const PROCESS_BYTES = 83e6;
 const TOKEN_BYTES = 220;
-// SmolLM2 under load, 32 and 48 sequences, experts within a quarter, half and three quarters of their bytes: 10 to 30 MB
-// more than what can be counted.
+// Measured with SmolLM2 under load, 32 and 48 sequences, streamed experts within a quarter, half and three quarters of
+// their bytes: 10 to 30 MB more than what can be counted.
 const SLACK_BYTES_PER_SEQUENCE = 1e6;
 
-/** Of a dense model, or of one with experts and the dense one that it was made from. */
+const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
+
+/** Lists the placements of a dense model, or of a model with experts and the dense model that it was made from. */
 export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
   const own = model.experts.names.length > 1 ? "read-me" : "dense";
   const all = PRECISIONS.map((precision) => placement(own, model, precision, load));
@@ -59,43 +61,35 @@ export function placementsOf(model: Model, load: Load): readonly DescribedPlacem
   const dense = denseBase(model);
   return [
     ...all,
-    placement(own, model, "int8", load, true),
+    streamed(model, placement(own, model, "int8", load)),
     ...PRECISIONS.map((precision) => placement("dense", dense, precision, load)),
   ];
 }
 
-/** For keys and values of all sequences; the engine takes a quarter more to keep prompts' beginnings. */
-function kvBytesOf(model: Model, { sequences, contextTokens }: Load, precision: Precision): number {
-  const { config } = model;
-  return (
-    sequences *
-    wholeBlocks(Math.min(contextTokens, config.contextTokens)) *
-    kvBytesPerToken(config, kvPrecisionOf(precision))
-  );
-}
-
-const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
-
-function placement(
-  name: Placement["model"],
-  model: Model,
-  precision: Precision,
-  load: Load,
-  isStreamed = false,
-): DescribedPlacement {
+function placement(name: Placement["model"], model: Model, precision: Precision, load: Load): DescribedPlacement {
   const weights = weightSizes(model, precision);
   const other = otherBytes(model, precision, load);
-  const inMemory = sum(weights) - (isStreamed ? weights.experts : 0);
   return {
     model: name,
     precision,
     weights,
     other,
     kvCacheBytes: kvBytesOf(model, load, precision),
-    weightBytes: inMemory,
+    weightBytes: sum(weights),
     otherBytes: sum(other),
-    streamed: isStreamed ? expertLayout(model, precision) : undefined,
   };
+}
+
+/** Returns the same placement with streamed experts. */
+function streamed(model: Model, whole: DescribedPlacement): DescribedPlacement {
+  const { weightBytes, weights, precision } = whole;
+  return { ...whole, weightBytes: weightBytes - weights.experts, streamed: expertLayout(model, precision) };
+}
+
+/** Counts keys and values of all sequences. The engine takes a quarter more, for the prefix cache. */
+function kvBytesOf({ config }: Model, { sequences, contextTokens }: Load, precision: Precision): number {
+  const blocks = wholeBlocks(Math.min(contextTokens, config.contextTokens));
+  return sequences * blocks * kvBytesPerToken(config, kvPrecisionOf(precision));
 }
 
 function otherBytes(model: Model, precision: Precision, load: Load): OtherBytes {
@@ -114,7 +108,10 @@ function otherBytes(model: Model, precision: Precision, load: Load): OtherBytes 
   };
 }
 
-/** Of a row in the kernel: the stream and what is added to it, queries, keys and values in float32; inputs of products rounded, too. */
+/**
+ * Counts a row in the kernel: hidden states and what is added to them, queries, keys and values in float32; inputs of
+ * products also rounded.
+ */
 function stepBytesPerToken({ config, experts }: Model): number {
   const { hiddenSize, numHeads, numKvHeads, headSize } = config;
   const ffnSize = Math.max(...experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0)));
@@ -122,11 +119,44 @@ function stepBytesPerToken({ config, experts }: Model): number {
   return 4 * (3 * hiddenSize + 2 * querySize + 2 * numKvHeads * headSize) + 7.5 * (hiddenSize + querySize + ffnSize);
 }
 
-/** Of a row for each sequence, and of what ranking makes of it. Float32. */
+/** Counts a row of logits for each sequence, and a copy for sampling. Float32. */
 function logitBytes({ config }: Model, { sequences }: Load): number {
   return 2 * 4 * sequences * config.vocabSize;
 }
 
 function sum(sizes: WeightSizes | OtherBytes): number {
   return Object.values(sizes).reduce((total: number, bytes: number) => total + bytes, 0);
+}
+
+/**
+ * Describes the shape of the dense model that a model with experts was made from: the config has the width of its FFN,
+ * and everything else is the same. Such a model can be measured, not run.
+ */
+function denseBase(model: Model): Model {
+  const { config, weights } = model;
+  const { intermediateSize, hiddenSize } = config;
+  const layers = weights.layers.map((layer) => {
+    const [expert] = layer.experts;
+    return { ...layer, shared: undefined, experts: expert ? [widened(expert, intermediateSize, hiddenSize)] : [] };
+  });
+  const everyLayer = (size: number): readonly number[] => layers.map(() => size);
+  return {
+    ...model,
+    kind: "dense",
+    experts: { names: ["dense"], expertSizes: everyLayer(intermediateSize), sharedSizes: everyLayer(0) },
+    weights: { ...weights, layers },
+    router: undefined,
+  };
+}
+
+function widened({ gate, up, down }: FeedForwardRefs, rows: number, hiddenSize: number): FeedForwardRefs {
+  return {
+    gate: ofShape(gate, rows, hiddenSize),
+    up: ofShape(up, rows, hiddenSize),
+    down: ofShape(down, hiddenSize, rows),
+  };
+}
+
+function ofShape({ weight, bias }: LinearRefs, out: number, input: number): LinearRefs {
+  return { weight: { ...weight, shape: [out, input] }, bias: bias && { ...bias, shape: [out] } };
 }

@@ -1,42 +1,48 @@
-// What of a model fits into a process of so many bytes, as plain arithmetic.
+// Decides which placements of a model fit into a process's memory, and recommends one. Plain arithmetic.
 
 import { expertBytes, type ExpertLayout } from "@readme-moe/core";
 import type { Precision } from "@readme-moe/model";
 
-/** One way to have a model's weights in memory. Bytes. */
+/** One way to hold a model's weights in memory. Bytes. */
 export interface Placement {
   readonly model: "read-me" | "dense";
   readonly precision: Precision;
-  /** Weights that are always in memory; with `streamed`, all but the experts. */
+  /** Weights that are always in memory: all of them, or all but streamed experts. */
   readonly weightBytes: number;
   /** Everything besides weights: process, tokenizer, a step's values, keys and values. */
   readonly otherBytes: number;
-  /** Experts that come and go. */
+  /** Layout of the experts, if they are streamed. */
   readonly streamed?: ExpertLayout | undefined;
 }
 
-export interface PlannedPlacement extends Placement {
+/** Result of fitting a placement into a memory. */
+interface Fit {
   readonly fits: boolean;
-  /** The smallest memory that it fits into. */
+  /** The smallest memory that the placement fits into. */
   readonly leastBytes: number;
-  /** What it takes of the memory; when it does not fit, what it would take at least. */
+  /** Memory that the placement takes; if it does not fit, the least that it would take. */
   readonly totalBytes: number;
-  /** For experts that come and go, up to all of them; when they do not fit, the least that is of use. */
+  /** Memory for streamed experts, up to all of them; if they do not fit, the least that is useful. */
   readonly expertCacheBytes?: number | undefined;
 }
 
-/** A step may need one layer of all experts together. */
+export type PlannedPlacement<Own extends Placement = Placement> = Own & Fit;
+
+/** Memory for one layer of all experts, which a step may need together. */
 export function leastExpertBytes({ numExperts, layerBytes }: ExpertLayout): number {
   return numExperts * Math.max(...layerBytes);
 }
 
-/** All that one token needs: below it LRU evicts each unit just before its turn, and hits nothing. */
+/** Memory for all layers of one expert. With less, LRU evicts each unit just before its use, and hits nothing. */
 export function tokenCycleBytes(layout: ExpertLayout): number {
   return expertBytes(layout);
 }
 
-/** Each placement within `memoryBytes`; experts that come and go get what is left. */
-export function planMemory(placements: readonly Placement[], memoryBytes: number): readonly PlannedPlacement[] {
+/** Fits each placement into `memoryBytes`; streamed experts get what the rest leaves. */
+export function planMemory<Own extends Placement>(
+  placements: readonly Own[],
+  memoryBytes: number,
+): readonly PlannedPlacement<Own>[] {
   return placements.map((placement) => {
     const { weightBytes, otherBytes, streamed } = placement;
     const fixedBytes = weightBytes + otherBytes;
@@ -52,7 +58,47 @@ export function planMemory(placements: readonly Placement[], memoryBytes: number
   });
 }
 
-/** The smallest memory that anything fits into. At least one placement. */
+/** Returns the smallest memory that any of at least one placement fits into. */
 export function leastMemoryBytes(plans: readonly PlannedPlacement[]): number {
   return Math.min(...plans.map(({ leastBytes }) => leastBytes));
+}
+
+/** A planned placement with its expected time per token, which is only compared. */
+export type Candidate = PlannedPlacement & { readonly msPerToken: number };
+
+export interface Recommendation {
+  readonly chosen: Candidate;
+  /** The best placement of the other model, if one fits. */
+  readonly instead: Candidate | undefined;
+}
+
+/** A dense model answers at least as well as the experts that were cut out of it, so they must be clearly faster. */
+const WORTH_IT = 0.9;
+
+/**
+ * Recommends a placement. For each model, eight bits come before four, and weights that stay in memory before streamed
+ * ones; float32 takes more memory and is no faster. Between the models, the dense one is chosen unless the other takes
+ * a tenth less time.
+ *
+ * @returns `undefined` when nothing fits
+ */
+export function recommend(candidates: readonly Candidate[]): Recommendation | undefined {
+  const readMe = bestOf(candidates, "read-me");
+  const dense = bestOf(candidates, "dense");
+  if (!readMe || !dense) {
+    const chosen = readMe ?? dense;
+    return chosen && { chosen, instead: undefined };
+  }
+  const isWorthIt = readMe.msPerToken <= WORTH_IT * dense.msPerToken;
+  return isWorthIt ? { chosen: readMe, instead: dense } : { chosen: dense, instead: readMe };
+}
+
+function bestOf(candidates: readonly Candidate[], model: Candidate["model"]): Candidate | undefined {
+  const fitting = candidates.filter((candidate) => candidate.model === model && candidate.fits);
+  return fitting.toSorted((a, b) => rankOf(a) - rankOf(b))[0];
+}
+
+function rankOf({ precision, streamed }: Candidate): number {
+  if (streamed) return 2;
+  return { int8: 0, int4: 1, fp32: 3 }[precision];
 }

@@ -1,16 +1,22 @@
-// A plan as text for a reader, and as JSON.
+// Formats a plan as text and as JSON.
 
-import type { ReportFigures } from "./report-figures.ts";
+import { alignedTable, type Column } from "../terminal.ts";
 import type { ExpectedCost } from "./expected-cost.ts";
-import { leastExpertBytes, leastMemoryBytes, tokenCycleBytes, type PlannedPlacement } from "./plan-memory.ts";
+import type { ReportFigures } from "./model-figures.ts";
 import type { DescribedPlacement } from "./placements.ts";
-import type { Recommendation } from "./recommend.ts";
+import {
+  leastExpertBytes,
+  leastMemoryBytes,
+  type PlannedPlacement,
+  type Recommendation,
+  tokenCycleBytes,
+} from "./plan-memory.ts";
 
 type PlanRow = DescribedPlacement & PlannedPlacement & ExpectedCost;
 
 export interface Plan {
   readonly path: string;
-  /** What `path` is; the rows of the other kind are of the dense model that it was made from. */
+  /** Kind of the model at `path`; rows of the other kind describe the dense model that it was made from. */
   readonly own: PlanRow["model"];
   readonly memoryBytes: number;
   readonly sequences: number;
@@ -23,9 +29,7 @@ export interface Plan {
   readonly recommendation: Recommendation | undefined;
 }
 
-type Column = readonly [name: string, of: (row: PlanRow) => string];
-
-const COLUMNS: readonly Column[] = [
+const COLUMNS: readonly Column<PlanRow>[] = [
   ["model", ({ model }) => model],
   ["precision", ({ precision }) => precision],
   ["experts in memory", expertsInMemory],
@@ -42,13 +46,11 @@ const COLUMNS: readonly Column[] = [
 export function planLines(plan: Plan): readonly string[] {
   const { sequences, contextTokens, memoryBytes, path, rows } = plan;
   const many = sequences === 1 ? "1 sequence" : `${sequences} sequences`;
-  const cells = [COLUMNS.map(([name]) => name), ...rows.map((row) => COLUMNS.map(([, of]) => of(row)))];
-  const widths = COLUMNS.map((_, column) => Math.max(...cells.map((line) => (line[column] as string).length)));
   return [
     `${path}: ${many} of ${contextTokens} tokens in ${megabytes(memoryBytes)} MB`,
-    ...cells.map((line) => line.map((cell, column) => cell.padStart(widths[column] as number)).join("  ")),
+    ...alignedTable(COLUMNS, rows),
     ...expertLines(plan),
-    "the process that calls the engine takes its own, 60 MB and up",
+    "the process that calls the engine takes 60 MB and more besides",
     ...adviceLines(plan),
   ];
 }
@@ -58,7 +60,7 @@ function expertLines({ rows, locality, readMbPerS }: Plan): readonly string[] {
   if (!layout) return [];
   const [least, cycle] = [leastExpertBytes(layout), tokenCycleBytes(layout)].map(megabytes);
   return [
-    `experts that come and go need ${least} MB (one layer of all), and ${cycle} MB (all layers of one) to be of use to LRU`,
+    `streamed experts need at least ${least} MB (one layer of all); LRU needs ${cycle} MB (all layers of one) for any hits`,
     `times are estimates: locality ${locality.toFixed(2)}, reads at ${readMbPerS.toFixed(0)} MB/s`,
   ];
 }
@@ -68,36 +70,34 @@ function adviceLines(plan: Plan): readonly string[] {
   if (!recommendation) return [];
   const { chosen, instead } = recommendation;
   const { expertCacheBytes, precision } = chosen;
-  const because = instead ? `, rather than ${nameOf(instead, plan)}: ${reasonOf(recommendation, plan)}` : "";
+  const because = instead ? ` instead of ${nameOf(instead, plan)}: ${reasonOf(recommendation, plan)}` : "";
   const flags = expertCacheBytes === undefined ? `--precision ${precision}` : `--expert-cache ${expertCacheBytes}`;
   const forExperts = expertCacheBytes === undefined ? "" : `, expertCacheBytes: ${expertCacheBytes}`;
   return [
     `recommended: ${nameOf(chosen, plan)}${because}`,
-    `options: ${flags}; of an engine: { precision: "${precision}", kvCacheBytes: ${kvCacheBytes}${forExperts} }`,
+    `options: ${flags}; for an engine: { precision: "${precision}", kvCacheBytes: ${kvCacheBytes}${forExperts} }`,
   ];
 }
 
 function reasonOf({ chosen, instead }: Recommendation, { report: { aboveDense } }: Plan): string {
-  const loss = aboveDense === undefined ? "" : ` (by ${aboveDense.toFixed(3)} nats a token, says the report)`;
-  const times = `${chosen.msPerToken.toFixed(1)} ms a token against ${instead?.msPerToken.toFixed(1)}`;
+  const loss = aboveDense === undefined ? "" : ` (by ${aboveDense.toFixed(3)} nats per token, according to the report)`;
+  const times = `${chosen.msPerToken.toFixed(1)} ms per token against ${instead?.msPerToken.toFixed(1)}`;
   return chosen.model === "dense"
     ? `it fits into the same memory, answers better${loss}, and takes ${times}`
     : `it takes ${times}, though the dense model answers better${loss}`;
 }
 
-/** @returns why nothing fits, and what would */
+/** Describes why nothing fits, and the least memory that would be enough. */
 export function refusal(plan: Plan): string {
   const least = (rows: readonly PlanRow[]): string[] => {
-    const bytes = leastMemoryBytes(rows);
-    const smallest = rows.find(({ leastBytes }) => leastBytes === bytes) as PlanRow;
-    return [`--memory ${Math.ceil(bytes / 1e6)}MB, with ${nameOf(smallest, plan)}`];
+    const [smallest] = rows.toSorted((a, b) => a.leastBytes - b.leastBytes);
+    return smallest ? [`--memory ${Math.ceil(smallest.leastBytes / 1e6)}MB, with ${nameOf(smallest, plan)}`] : [];
   };
-  const others = plan.rows.filter(({ model }) => model !== plan.own);
   const works = [
     ...least(plan.rows.filter(({ model }) => model === plan.own)),
-    ...(others.length > 0 ? least(others) : []),
+    ...least(plan.rows.filter(({ model }) => model !== plan.own)),
   ];
-  return `${megabytes(plan.memoryBytes)} MB are too little; the least that works is ${works.join(", or ")}`;
+  return `${megabytes(plan.memoryBytes)} MB are not enough; the least that works is ${works.join(", or ")}`;
 }
 
 export function planJson(plan: Plan): object {

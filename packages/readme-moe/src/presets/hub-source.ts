@@ -1,6 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
 import { downloadModel } from "@readme-moe/model";
-import { showDownload } from "../progress.ts";
+import { showDownload } from "../terminal.ts";
 
 /** Longer than the hub takes to answer over any connection that could carry the weights. */
 const FIRST_ANSWER_MS = 10_000;

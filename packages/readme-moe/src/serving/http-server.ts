@@ -1,28 +1,27 @@
 import { once } from "node:events";
 import { createServer, type RequestListener, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { ReadMeError } from "@readme-moe/core";
 import { answerErrors, ApiError, boundConnections, oneAtATime } from "@readme-moe/express";
 import type { Express, Request, Response } from "express";
 
-/** Clients that send slowly must not hold connections for ever. Answers may take as long as they need. */
+/** Limits for clients that send slowly and would hold connections for ever. Answers may take any time. */
 const TIMEOUTS = {
   headersTimeout: 15_000,
   requestTimeout: 60_000,
-  // Longer than balancers keep theirs (60 s), so that they never use one that is just being closed.
+  // Longer than load balancers keep connections (60 s), so that they never use one that is being closed.
   keepAliveTimeout: 75_000,
-  // Node looks for late ones this often; its default is twice the time that headers may take.
+  // How often Node checks these times; its default is twice the headers' timeout.
   connectionsCheckingInterval: 1000,
 } as const;
 
 export interface ListenOptions {
   readonly port: number;
   readonly host: string;
-  /** Connections at once; more are closed as they come. */
+  /** Most connections at once; further ones are closed. */
   readonly maxConnections: number;
 }
 
-/** @throws {ReadMeError} when the address cannot be had */
+/** Listens on an address. @throws {ReadMeError} when the address is taken or not allowed */
 export async function listen(app: Express, { port, host, maxConnections }: ListenOptions): Promise<Server> {
   const server = createServer(TIMEOUTS, listenerOf(app));
   server.maxConnections = maxConnections;
@@ -38,11 +37,12 @@ export async function listen(app: Express, { port, host, maxConnections }: Liste
 }
 
 /**
- * Makes a listener of an app. Express passes a request whose target it cannot read, such as `http://[`, by every handler
- * of the app, and would answer it in HTML; here it is refused like any other, and waits for its turn.
+ * Makes a listener from an app. Express skips all handlers for a request whose target it cannot read, such as
+ * `http://[`, and would answer it in HTML. Here the request waits for its turn and gets an error like any other.
  */
 function listenerOf(app: Express): RequestListener {
   return (incoming, outgoing) => {
+    // Express gives both their prototypes when the app handles them.
     const [request, response] = [incoming as Request, outgoing as Response];
     const refuse = (error?: unknown): void => {
       const details = { status: 400, type: "invalid_request_error", code: "invalid_request" };
@@ -54,17 +54,45 @@ function listenerOf(app: Express): RequestListener {
 }
 
 export function urlOf(server: Server): string {
-  const { address, port, family } = server.address() as AddressInfo;
+  const bound = server.address();
+  if (bound === null || typeof bound === "string") throw new TypeError("Expected the server to listen on a port");
+  const { address, port, family } = bound;
   return `http://${family === "IPv6" ? `[${address}]` : address}:${port}`;
 }
 
-/** What is left to send when all requests have ended takes no longer. */
+/** Longest time for the last bytes of answers, after all requests have ended. */
 const LAST_BYTES_MS = 2000;
 
-/** Closes once the last answers are out. */
+/** Closes the server after the last answers are sent. */
 export async function closeServer(server: Server): Promise<void> {
   const closed = once(server, "close");
   server.close();
   const timer = setTimeout(() => server.closeAllConnections(), LAST_BYTES_MS);
   await closed.finally(() => clearTimeout(timer));
+}
+
+export interface StopSignals extends Disposable {
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Listens to SIGTERM and SIGINT: the first aborts the signal, so that the server stops in order; the second ends the
+ * process at once.
+ * @param interrupted - aborted by the first SIGINT
+ */
+export function stopSignals(interrupted: AbortSignal): StopSignals {
+  const stop = new AbortController();
+  const stopWith = (code: number) => (): void => {
+    if (stop.signal.aborted) process.exit(code);
+    stop.abort();
+  };
+  const [onTerminate, onInterrupt] = [stopWith(143), stopWith(130)];
+  process.on("SIGTERM", onTerminate).on("SIGINT", onInterrupt);
+  if (interrupted.aborted) stop.abort();
+  return {
+    signal: stop.signal,
+    [Symbol.dispose]() {
+      process.off("SIGTERM", onTerminate).off("SIGINT", onInterrupt);
+    },
+  };
 }

@@ -1,12 +1,12 @@
-// Memory that a burst of requests took goes back to the system once nobody asks any more.
+// Returns memory of a burst of requests to the system when the server is idle.
 
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { returnFreeMemory } from "@readme-moe/kernel";
 
-/** One look at the process. Plain data. */
+/** An observation of the process. Plain data. */
 export interface MemoryLook {
-  /** Whether requests are under way. */
+  /** Whether requests are running. */
   readonly isBusy: boolean;
   /** Resident memory of the process. */
   readonly residentBytes: number;
@@ -15,19 +15,20 @@ export interface MemoryLook {
 export interface IdleMemory {
   /** Resident memory after the last collection; 0 before the first. */
   readonly keptBytes: number;
-  /** Whether the last look saw requests. */
+  /** Whether requests were running in the last observation. */
   readonly wasBusy: boolean;
 }
 
 const NOT_COLLECTED: IdleMemory = { keptBytes: 0, wasBusy: true };
 
-/** Smaller growth is not worth a collection. */
+/** Growth that is worth a collection. */
 const GROWTH_BYTES = 8 << 20;
 
 /**
- * Decides whether to collect garbage: when two looks in a row see no requests, and the process has grown since the last time.
+ * Decides whether to collect garbage: when two observations in a row have no requests, and the process has grown since
+ * the last collection.
  *
- * @returns what to remember, and whether to collect now
+ * @returns the next state, and whether to collect now
  */
 export function nextCollection(
   { keptBytes, wasBusy }: IdleMemory,
@@ -39,11 +40,14 @@ export function nextCollection(
 
 const LOOK_MS = 1000;
 
-/** Looks every second; collects, and gives what is free back to the system. @returns ends it */
+/**
+ * Observes the process every second; collects garbage and returns free memory to the system.
+ * @returns a function that stops
+ */
 export function collectWhenIdle(isBusy: () => boolean): () => void {
-  // Node has no other way to ask for a collection without a flag of the process.
+  // Node offers no other way to collect without a flag of the process.
   setFlagsFromString("--expose-gc");
-  const collect = runInNewContext("gc") as () => void;
+  const collect: unknown = runInNewContext("gc");
   let memory: IdleMemory = NOT_COLLECTED;
   const timer = setInterval(() => {
     const { collects, ...rest } = nextCollection(memory, {
@@ -51,7 +55,7 @@ export function collectWhenIdle(isBusy: () => boolean): () => void {
       residentBytes: process.memoryUsage.rss(),
     });
     if (collects) {
-      collect();
+      if (typeof collect === "function") collect();
       returnFreeMemory();
     }
     memory = collects ? { ...rest, keptBytes: process.memoryUsage.rss() } : rest;

@@ -1,6 +1,6 @@
-// Which of many equal messages are said: the first at once, the others as one count at the end of each window of time.
+// Limits repeated messages: the first is logged at once, the others as one count at the end of each window of time.
 
-/** Messages that were held back in a window that is over. */
+/** Messages that were held back in a window that has ended. */
 export interface HeldBack<Message> {
   readonly count: number;
   readonly windowMs: number;
@@ -13,7 +13,7 @@ interface Window<Message> {
   last: Message;
 }
 
-/** Names more kinds than these at once: the others share one window, so that its memory has a limit. */
+/** Largest number of kinds with a window of their own; the others share one, so that memory has a limit. */
 const MAX_KINDS = 64;
 const OTHERS = "";
 
@@ -27,10 +27,10 @@ export class Repeats<Message> {
   }
 
   /**
-   * Takes a message in. To be called after `due` of the same time.
+   * Adds a message. Call `due` with the same time before.
    *
-   * @param kind - the same for messages that say the same
-   * @returns whether to say it now; else it is counted
+   * @param kind - equal for messages that count as repeated
+   * @returns whether to log the message now; else it is counted
    */
   take(kind: string, message: Message, nowMs: number): boolean {
     const own = this.#windows.has(kind) || this.#windows.size < MAX_KINDS ? kind : OTHERS;
@@ -44,7 +44,7 @@ export class Repeats<Message> {
     return true;
   }
 
-  /** What was held back in windows that are over; a kind that was quiet for a whole window is forgotten. */
+  /** Returns what was held back in windows that have ended. Forgets kinds without a message for a whole window. */
   due(nowMs: number): readonly HeldBack<Message>[] {
     const over: HeldBack<Message>[] = [];
     for (const [kind, window] of this.#windows) {
@@ -56,7 +56,7 @@ export class Repeats<Message> {
     return over;
   }
 
-  /** When the next window is over; `undefined` where there is none. */
+  /** Returns the end of the next window; `undefined` without windows. */
   nextMs(): number | undefined {
     const ends = Array.from(this.#windows.values(), ({ endMs }) => endMs);
     return ends.length === 0 ? undefined : Math.min(...ends);

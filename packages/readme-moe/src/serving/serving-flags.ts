@@ -1,7 +1,7 @@
-// Options of `serve` that are about the server, not the engine.
+// Options of `serve` for the server; those for the engine are in `options.ts`.
 
-import { InvalidArgumentError, Option } from "commander";
-import { wholeNumber } from "../options.ts";
+import { Option } from "commander";
+import { numberBetween, wholeNumber } from "../options.ts";
 
 export interface ServingFlags {
   readonly port: number;
@@ -34,51 +34,43 @@ export interface ServingFlags {
 
 export function servingOptions(): readonly Option[] {
   return [
-    number("--port <n>", "port to listen on, 0 for any that is free", 0).default(8080),
+    number("--port <n>", "port to listen on; 0 for any free one", 0).default(8080),
     new Option("--host <address>", "address to listen on; 0.0.0.0 for all").default("127.0.0.1"),
-    new Option("--name <name>", "what clients call the model (default: its folder, file or hub id)"),
-    new Option("--alias <name...>", "other names for it"),
-    new Option("--api-key <key...>", "keys that clients may come with; better in the environment, as others see this")
+    new Option("--name <name>", "name of the model for clients (default: its folder, file or hub id)"),
+    new Option("--alias <name...>", "other names of the model"),
+    new Option(
+      "--api-key <key...>",
+      "keys of clients; other users can see them here, better set the environment variable",
+    )
       .env("README_MOE_API_KEYS")
       .argParser(keyList),
-    number("--max-requests <n>", "requests that are in at once; more get 503 (default: 256)"),
-    number("--max-tokens <n>", "tokens that those may come to together (default: 1048576)"),
-    number("--max-bytes <n>", "bytes of their bodies together (default: 67108864)"),
-    number("--max-connections <n>", "connections at once; more are closed").default(1024),
+    number("--max-requests <n>", "most requests at once; further ones get 503 (default: 256)"),
+    number("--max-tokens <n>", "most tokens of these requests together (default: 1048576)"),
+    number("--max-bytes <n>", "most bytes of their bodies together (default: 67108864)"),
+    number("--max-connections <n>", "most connections at once; further ones are closed").default(1024),
     new Option(
       "--max-client-share <part>",
-      "of all that, what one key, or one address without keys, may have (default: 0.875)",
+      "share of these limits for one key, or without keys for one address (default: 0.875)",
     ).argParser(numberBetween(0, 1)),
-    new Option("--max-priority <n>", "largest priority that clients may give their requests (default: 0)").argParser(
+    new Option("--max-priority <n>", "largest priority in clients' requests (default: 0)").argParser(
       numberBetween(0, 1e9),
     ),
-    number("--max-queue-ms <ms>", "how long a request may wait for its first token (default: 30000)"),
-    number("--max-request-ms <ms>", "how long a request may take (default: no limit)"),
+    number("--max-queue-ms <ms>", "longest wait for the first token of a request (default: 30000)"),
+    number("--max-request-ms <ms>", "longest duration of a request (default: no limit)"),
     number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
-    number("--requests-per-minute <n>", "that a key, or an address, may send (default: no limit)"),
-    number("--tokens-per-minute <n>", "that a key, or an address, may use (default: no limit)"),
-    new Option("--allow-anyone", "serve without keys on an address that others can reach"),
-    number("--drain-ms <ms>", "how long requests may take to end when the server is to leave", 0).default(30_000),
-    number("--notice-ms <ms>", "how long before that /readyz says no already", 0).default(0),
+    number("--requests-per-minute <n>", "most requests of a key, or an address (default: no limit)"),
+    number("--tokens-per-minute <n>", "most tokens of a key, or an address (default: no limit)"),
+    new Option("--allow-anyone", "serve without keys on an address that other machines can reach"),
+    number("--drain-ms <ms>", "longest time for running requests when the server stops", 0).default(30_000),
+    number("--notice-ms <ms>", "time that /readyz fails before that", 0).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
-    number("--hung-ms <ms>", "an engine that owes an answer for this long counts as hung (default: 60000)"),
-    number(
-      "--restart-delay-ms <ms>",
-      "wait before an engine that failed is opened again, doubled each time (default: 1000)",
-    ),
-    number("--restart-attempts <n>", "attempts to open an engine that failed until it stays so (default: 10)"),
-    new Option("--no-restart", "leave an engine that failed as it is; /livez then says no"),
-    new Option("--vllm-metrics", "have metrics under vLLM's names, too"),
-    new Option("--json", "log answers and events as JSON, one a line"),
+    number("--hung-ms <ms>", "time without an expected answer after which an engine counts as hung (default: 60000)"),
+    number("--restart-delay-ms <ms>", "wait before a failed engine is opened again, doubled each time (default: 1000)"),
+    number("--restart-attempts <n>", "most attempts to open a failed engine again (default: 10)"),
+    new Option("--no-restart", "do not open a failed engine again; /livez then fails"),
+    new Option("--vllm-metrics", "add metrics under vLLM's names"),
+    new Option("--json", "log answers and events as JSON, one per line"),
   ];
-}
-
-function numberBetween(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() !== "" && value >= least && value <= most) return value;
-    throw new InvalidArgumentError(`Expected a number from ${least} to ${most}.`);
-  };
 }
 
 function number(flags: string, description: string, least = 1): Option {
@@ -86,8 +78,8 @@ function number(flags: string, description: string, least = 1): Option {
 }
 
 /**
- * Several in one text, separated by commas: an environment variable has one text only. What is no key is refused later:
- * a message of commander would show it.
+ * Parses keys separated by commas, as in an environment variable. Wrong keys are refused later, since a message of
+ * commander would show them.
  */
 function keyList(text: string, before: readonly string[] | undefined): readonly string[] {
   return [...(before ?? []), ...text.split(",").map((key) => key.trim())];

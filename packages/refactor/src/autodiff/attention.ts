@@ -5,7 +5,9 @@ import { causalSoftmax } from "./normalization.ts";
 import { reshape, transpose } from "./shapes.ts";
 import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
 
-/** Queries `[sequences · tokens, numHeads · headSize]`, keys and values `[sequences · tokens, numKvHeads · headSize]`. */
+/**
+ * Queries `[sequences · tokens, numHeads · headSize]`, keys and values `[sequences · tokens, numKvHeads · headSize]`.
+ */
 export interface AttentionRows {
   readonly query: Tensor;
   readonly key: Tensor;
@@ -26,8 +28,8 @@ export interface AttentionSizes {
 }
 
 /**
- * Computes `softmax(query · keyᵀ · scale) · value` of each head. Queries and keys are already rotated. The result has the
- * shape of the queries.
+ * Computes `softmax(query · keyᵀ · scale) · value` of each head. Queries and keys are already rotated. The result has
+ * the shape of the queries.
  */
 export function causalAttention(tape: Tape, { query, key, value }: AttentionRows, sizes: AttentionSizes): Tensor {
   const { tokens, numHeads, numKvHeads, headSize, window, scale = 1 / Math.sqrt(headSize) } = sizes;

@@ -23,7 +23,8 @@ export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): 
     return tape.record(SimplifiedLayerNormalization(g, x.value, scale.value, epsilon), x.shape, []);
   }
   const square = ReduceMean(g, Mul(g, x.value, x.value), 1);
-  // Composed: the runtime's own norm gives its inverse deviation away only as an optional output, wrong on some devices.
+  // Composed of plain operators: the inverse deviation, an optional output of the runtime's norm, is wrong on some
+  // devices.
   const inverse = Reciprocal(g, Sqrt(g, Add(g, square, g.floats([epsilon]))));
   const normed = Mul(g, x.value, inverse);
   return tape.record(Mul(g, normed, scale.value), x.shape, [
@@ -41,11 +42,12 @@ export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): 
 
 /**
  * Softmax over the last axis of `[…, tokens, tokens]`, in which a row sees columns up to its own index.
- * @param window - how many of them, the last one's own included; all by default
+ *
+ * @param window - number of columns that a row sees, its own included; all by default
  */
 export function causalSoftmax(tape: Tape, scores: Tensor, window?: number): Tensor {
   const g = tape.graph;
-  const mask = causalMask(g, scores.shape.at(-1) as number, window);
+  const mask = causalMask(g, scores.shape.at(-1)!, window);
   const last = scores.shape.length - 1;
   const weights = Softmax(g, Add(g, scores.value, mask), -1);
   return tape.record(weights, scores.shape, [

@@ -5,6 +5,7 @@ import { FREQUENCY_BITS, NUM_CONTEXTS, NUM_SYMBOLS, tablesFromCounts, type Symbo
 
 /** One way to store a tensor. */
 export interface Choice {
+  /** Bytes in the file, with the entry in its description. */
   readonly bytes: number;
   /** Squared; 0 where nothing is lost. */
   readonly error: number;
@@ -13,10 +14,8 @@ export interface Choice {
 /** One way to store a tensor, with the symbols that it would code. */
 export interface CodingChoice extends Choice {
   readonly how: Coding;
-  /** Symbols by context of a sample of the values; absent where nothing is coded. */
+  /** Symbols by context; absent where no integers are coded. */
   readonly counts?: Uint32Array | undefined;
-  /** Number of values that each value of the sample stands for. */
-  readonly times: number;
 }
 
 /** Choices for all tensors. */
@@ -87,12 +86,20 @@ function bitsOf({ frequencies }: SymbolTables): Float64Array {
   return Float64Array.from(frequencies, (frequency) => FREQUENCY_BITS - Math.log2(frequency));
 }
 
-function bytesWith(bits: Float64Array, { bytes, counts, times }: CodingChoice): number {
+/** Computes a choice's bytes with shared tables, in place of tables of its own. */
+function bytesWith(bits: Float64Array, { bytes, counts }: CodingChoice): number {
   if (!counts) return bytes;
   let sum = 0;
-  for (const [at, count] of counts.entries()) {
-    // An escaped value follows as two bytes.
-    if (count > 0) sum += count * ((bits[at] ?? 0) + (at % NUM_SYMBOLS === NUM_SYMBOLS - 1 ? 16 : 0));
+  let own = 0;
+  for (let from = 0; from < counts.length; from += NUM_SYMBOLS) {
+    let total = 0;
+    for (let at = from; at < from + NUM_SYMBOLS; at++) total += counts[at] ?? 0;
+    for (let at = from; at < from + NUM_SYMBOLS; at++) {
+      const count = counts[at] ?? 0;
+      if (count === 0) continue;
+      own -= count * Math.log2(count / total);
+      sum += count * (bits[at] ?? 0);
+    }
   }
-  return (sum / 8) * times;
+  return bytes + (sum - own) / 8;
 }

@@ -51,8 +51,7 @@ export async function decodeTensor(
   return encodeFloats(inBase ? change.map((value, at) => value + (inBase[at] ?? 0)) : change, type);
 }
 
-/** Counts the integers that a tensor is coded by. */
-export function codedCount([rows = 1, columns = 1]: readonly number[], how: IntegerCoding): number {
+function codedCount([rows = 1, columns = 1]: readonly number[], how: IntegerCoding): number {
   return how.coding === "steps" ? rows * columns : how.rank * (rows + columns);
 }
 

@@ -81,18 +81,21 @@ export function countOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-function rows(entries: readonly Entry[]): readonly unknown[] {
-  return entries.map((entry) => {
-    const row = [entry.name, entry.type, entry.shape, entry.coding];
-    if (entry.coding === "steps") return [...row, entry.step];
-    return entry.coding === "low-rank" ? [...row, entry.step, entry.rank] : row;
-  });
+/** Writes an entry as a short list: there are thousands. */
+export function entryRow(entry: Entry): readonly unknown[] {
+  const row = [entry.name, entry.type, entry.shape, entry.coding];
+  if (entry.coding === "steps") return [...row, entry.step];
+  return entry.coding === "low-rank" ? [...row, entry.step, entry.rank] : row;
 }
 
-/** Writes the container's metadata. There are thousands of entries, so each is written as a short list. */
+/** Writes the container's metadata. */
 export function writeMetadata(content: DeltaContent): Readonly<Record<string, string>> {
   const { backbone, experts, router } = content;
-  const lists = { backbone: rows(backbone), experts: experts.map(rows), router: router && rows(router) };
+  const lists = {
+    backbone: backbone.map(entryRow),
+    experts: experts.map((entries) => entries.map(entryRow)),
+    router: router && router.map(entryRow),
+  };
   const text = JSON.stringify({ ...content, ...lists });
   return { format: FORMAT, version: `${FORMAT_VERSION}`, content: text, sha256: sha256(text) };
 }

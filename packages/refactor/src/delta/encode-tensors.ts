@@ -3,9 +3,9 @@
 import { crc32 } from "node:zlib";
 import type { SafetensorsInput } from "@readme-moe/model";
 import type { Chosen } from "./allocate.ts";
-import { changeOf, codedCount } from "./decode-tensor.ts";
+import { changeOf } from "./decode-tensor.ts";
 import { countOf, payloadName, sizesName, type Coding, type Entry, type PackFigures } from "./delta-format.ts";
-import { decodeValues, encodeValues } from "./entropy-coder.ts";
+import { encodeValues } from "./entropy-coder.ts";
 import { scaledColumns, scalesOf } from "./input-scales.ts";
 import { quantize, type SymbolTables } from "./integer-codes.ts";
 import {
@@ -37,47 +37,22 @@ export interface Encoded {
   readonly error: number;
 }
 
-/** All tensors, encoded with the same tables. */
-export interface EncodedTensors {
-  readonly tensors: readonly Encoded[];
-  readonly tables: SymbolTables;
-}
-
 /**
- * Encodes all tensors. All payloads are in memory at the end: they are no larger than the file.
- *
- * @param chosen - one choice for each target
- * @param before - result for the same targets with other choices; what is coded as before is not rounded again
+ * Encodes all tensors in the ways that were chosen for them. All payloads are in memory at the end, as large as the
+ * file.
  */
 export async function encodeTensors(
   targets: readonly Target[],
   { choices, tables }: Chosen,
   context: PlanContext,
-  { before, onTensor }: { readonly before: EncodedTensors | undefined; readonly onTensor: (done: number) => void },
-): Promise<EncodedTensors> {
-  const tensors: Encoded[] = [];
+  onTensor: (done: number) => void,
+): Promise<readonly Encoded[]> {
+  const encoded: Encoded[] = [];
   for (const [index, target] of targets.entries()) {
     onTensor(index);
-    const how = choices[index]?.how ?? { coding: "whole" };
-    const same = before?.tensors[index];
-    const isSame = before && same?.how === how;
-    tensors.push(isSame ? withTables(same, before.tables, tables) : await encodeOne(target, how, tables, context));
+    encoded.push(await encodeOne(target, choices[index]?.how ?? { coding: "whole" }, tables, context));
   }
-  return { tensors, tables };
-}
-
-/** Codes the same integers with other tables. */
-function withTables(encoded: Encoded, from: SymbolTables, to: SymbolTables): Encoded {
-  const { how, target, payloads } = encoded;
-  const [coded, ...sizes] = payloads;
-  if (how.coding === "base" || how.coding === "whole" || !coded) return encoded;
-  const codes = decodeValues(coded.bytes, codedCount(target.input.shape, how), from) ?? new Int16Array();
-  return { ...encoded, payloads: [codedPayload(coded.name, codes, to), ...sizes] };
-}
-
-function codedPayload(name: string, codes: Int16Array, tables: SymbolTables): Payload {
-  const bytes = encodeValues(codes, tables);
-  return payloadOf({ name, type: "U8", shape: [bytes.length] }, bytes);
+  return encoded;
 }
 
 async function encodeOne(
@@ -108,7 +83,8 @@ async function encodeOne(
   const sizes = how.coding === "low-rank" ? factors?.sizes.slice(0, how.rank) : undefined;
   const codes = quantize(factors && sizes ? scaledFactors(factors, sizes.length) : scaled, how.step);
   const decoded = scaledColumns(changeOf(shape, how, codes, sizes), own, "over");
-  const payloads = [codedPayload(payloadName(file, name), codes, tables)];
+  const bytes = encodeValues(codes, tables);
+  const payloads = [payloadOf({ name: payloadName(file, name), type: "U8", shape: [bytes.length] }, bytes)];
   if (sizes) {
     const place = { name: sizesName(file, name), type: "F32", shape: [sizes.length] } as const;
     payloads.push(payloadOf(place, new Uint8Array(sizes.buffer)));

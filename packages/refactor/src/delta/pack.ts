@@ -10,17 +10,9 @@ import { Products } from "../linear-algebra/products.ts";
 import { choose } from "./allocate.ts";
 import { basePrint, BaseWeights, type BasePrint } from "./base-model.ts";
 import * as format from "./delta-format.ts";
-import {
-  encodeTensors,
-  entriesOf,
-  figuresOf,
-  payloadOf,
-  type Encoded,
-  type EncodedTensors,
-  type Payload,
-} from "./encode-tensors.ts";
+import { encodeTensors, entriesOf, figuresOf, payloadOf, type Encoded, type Payload } from "./encode-tensors.ts";
 import { measureScales, scaleShape, type InputScales } from "./input-scales.ts";
-import { NUM_CONTEXTS, NUM_SYMBOLS, type SymbolTables } from "./integer-codes.ts";
+import { NUM_CONTEXTS, NUM_SYMBOLS } from "./integer-codes.ts";
 import { findNeurons, maskBytes, maskOf, type LayerParts } from "./neurons.ts";
 import { planTensors, targetsOf } from "./plan-tensors.ts";
 
@@ -53,13 +45,9 @@ export interface PackReport extends format.PackFigures {
   readonly base: format.BaseNote;
 }
 
-// The size of the file is known once it is encoded. Where the estimate was off, choices are made again.
+// Sizes are computed before tensors are encoded, except for a few bytes of each.
+const MARGIN = 0.001;
 const MOST_ROUNDS = 4;
-const FULL_ENOUGH = 0.98;
-const MARGIN = 0.002;
-// Bytes of the description, and of a tensor's entry, checksum and place in the container.
-const HEADER_BYTES = 16_384;
-const HEADER_BYTES_PER_TENSOR = 330;
 
 /**
  * Writes a Read-ME model as differences from the dense model that it was made from: the neurons of each expert, and
@@ -123,24 +111,17 @@ async function packWith(
     readme: await readSection(model),
   };
   const fixed = await fixedPayloads(model, base, { parts, print, scales });
-  const headerBytes = HEADER_BYTES + plans.length * HEADER_BYTES_PER_TENSOR;
-  let budget = maxBytes - headerBytes - fixed.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+  const rest = [...fixed, frequencyPayload(new Uint16Array(NUM_CONTEXTS * NUM_SYMBOLS))];
+  let budget = maxBytes * (1 - MARGIN) - packedOf(about, [], rest).report.bytes;
   const choices = plans.map((plan) => plan.choices);
-  let encoded: EncodedTensors | undefined;
-  let best: Packed | undefined;
   for (let round = 0; round < MOST_ROUNDS; round++) {
     const chosen = choose(choices, budget);
     if (!chosen) break;
-    const progress = { before: encoded, onTensor: note("packing", targets.length) };
-    encoded = await encodeTensors(targets, chosen, context, progress);
-    const packed = packedOf(about, encoded.tensors, [...fixed, frequencyPayload(encoded.tables)]);
-    const { bytes } = packed.report;
-    const isBetter = bytes <= maxBytes && bytes > (best?.report.bytes ?? 0);
-    if (isBetter) best = packed;
-    if (best && (!isBetter || bytes >= FULL_ENOUGH * maxBytes)) break;
-    budget += maxBytes - bytes - maxBytes * MARGIN;
+    const encoded = await encodeTensors(targets, chosen, context, note("packing", targets.length));
+    const packed = packedOf(about, encoded, [...fixed, frequencyPayload(chosen.tables.frequencies)]);
+    if (packed.report.bytes <= maxBytes) return packed;
+    budget -= packed.report.bytes - maxBytes * (1 - MARGIN);
   }
-  if (best) return best;
   const least = choices.reduce((sum, ways) => sum + Math.min(...ways.map(({ bytes }) => bytes)), maxBytes - budget);
   throw new RangeError(
     `Expected \`maxBytes\` to be at least about ${Math.ceil(least)} for this model, got ${maxBytes}`,
@@ -225,7 +206,7 @@ async function fixedPayloads(
   ];
 }
 
-function frequencyPayload({ frequencies: { buffer, byteOffset, byteLength } }: SymbolTables): Payload {
+function frequencyPayload({ buffer, byteOffset, byteLength }: Uint16Array): Payload {
   const place = { name: format.FREQUENCIES, type: "I16", shape: [NUM_CONTEXTS, NUM_SYMBOLS] } as const;
   return payloadOf(place, new Uint8Array(buffer, byteOffset, byteLength));
 }

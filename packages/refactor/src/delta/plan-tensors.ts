@@ -4,6 +4,7 @@ import { encodeFloats, isStoredFloat, readMeTensors, type Model, type Safetensor
 import { matrix } from "../linear-algebra/matrix.ts";
 import type { Products } from "../linear-algebra/products.ts";
 import type { CodingChoice } from "./allocate.ts";
+import { entryRow, payloadName, sizesName, type Coding } from "./delta-format.ts";
 import { ffnLayerOf, floatsOf, pickNeurons, type BaseWeights } from "./base-model.ts";
 import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
 import { codeCost } from "./integer-codes.ts";
@@ -109,7 +110,14 @@ async function planTensor(target: Target, { base, products, scales }: PlanContex
   const { file, part } = target;
   const { name, type, shape } = target.input;
   const bytes = await readTargetBytes(target);
-  const whole: CodingChoice = { bytes: bytes.byteLength, error: 0, how: { coding: "whole" }, times: 0 };
+  const choiceOf = (how: Coding, error: number, size: number, counts?: Uint32Array): CodingChoice => ({
+    bytes: size + headerBytes(target, how),
+    error,
+    how,
+    counts,
+  });
+  const whole = choiceOf({ coding: "whole" }, 0, bytes.byteLength);
+  const asInBase = (error: number): CodingChoice => choiceOf({ coding: "base" }, error, 0);
   const asItIs = { target, change: 0, choices: [whole] };
   const [rows = 1, columns] = shape;
   if (!isStoredFloat(type)) return asItIs;
@@ -127,38 +135,14 @@ async function planTensor(target: Target, { base, products, scales }: PlanContex
   const { coarsest, count } = isRouter ? ROUTER_STEPS : WEIGHT_STEPS;
   const rms = Math.sqrt(square / change.length);
   const steps = Array.from({ length: count }, (_, index) => rms * coarsest * 2 ** (-index / 2));
-  const { values, times } = isRouter ? { values: change, times: 1 } : sampled(change, rows, columns);
-  const rounded = steps.map((step): CodingChoice => {
-    const { bytes: coded, squaredError, counts } = codeCost(values, step);
-    return { bytes: coded * times, error: squaredError * times, how: { coding: "steps", step }, counts, times };
+  const rounded = steps.map((step) => {
+    const cost = codeCost(change, step);
+    return choiceOf({ coding: "steps", step }, cost.squaredError, cost.bytes, cost.counts);
   });
   if (isRouter) return { target, change: square, choices: [...rounded, whole] };
   const factors = await lowRank(products, matrix(rows, columns, change), MAX_RANK, WORTHWHILE_SHARE);
-  const thin = factors ? steps.flatMap((step) => lowRankChoice(factors, square, step) ?? []) : [];
+  const thin = factors ? steps.flatMap((step) => lowRankChoice(factors, square, step, choiceOf)) : [];
   return { target, change: square, choices: [asInBase(square), ...rounded, ...thin, whole] };
-}
-
-function asInBase(error: number): CodingChoice {
-  return { bytes: 0, error, how: { coding: "base" }, times: 0 };
-}
-
-// With more values, every fourth row stands for all.
-const SAMPLED_FROM = 1 << 16;
-const SAMPLED_ROWS = 4;
-
-function sampled(
-  values: Float32Array,
-  rows: number,
-  columns: number,
-): { readonly values: Float32Array; readonly times: number } {
-  if (values.length <= SAMPLED_FROM) return { values, times: 1 };
-  const kept = Math.ceil(rows / SAMPLED_ROWS);
-  const sample = new Float32Array(kept * columns);
-  for (let i = 0; i < kept; i++) {
-    const from = i * SAMPLED_ROWS * columns;
-    sample.set(values.subarray(from, from + columns), i * columns);
-  }
-  return { values: sample, times: rows / kept };
 }
 
 // Three times the rank that `tune` uses by default: changes of several tunings add up.
@@ -167,16 +151,33 @@ const MAX_RANK = 96;
 const WORTHWHILE_SHARE = 0.5;
 const SIZE_BYTES = 4;
 
-function lowRankChoice(factors: LowRank, square: number, step: number): CodingChoice | undefined {
+function lowRankChoice(
+  factors: LowRank,
+  square: number,
+  step: number,
+  choiceOf: (how: Coding, error: number, size: number, counts: Uint32Array) => CodingChoice,
+): readonly CodingChoice[] {
   const { sizes, left, right } = factors;
   // Directions have to be larger than what rounding does to them.
   const least = 0.7 * step * Math.sqrt(Math.max(left.length, right.length) / sizes.length);
   const rank = sizes.filter((size) => size >= least).length;
-  if (rank === 0) return undefined;
+  if (rank === 0) return [];
   const { bytes, squaredError, counts } = codeCost(scaledFactors(factors, rank), step);
   const missing = Math.max(0, square - squareOf(sizes.subarray(0, rank)));
   const how = { coding: "low-rank", step, rank } as const;
-  return { bytes: bytes + SIZE_BYTES * rank, error: missing + squaredError, how, counts, times: 1 };
+  return [choiceOf(how, missing + squaredError, bytes + SIZE_BYTES * rank, counts)];
+}
+
+// Bytes in the container's header of a payload: its type, shape, place and checksum, without its name, which is
+// there twice.
+const PAYLOAD_HEADER_BYTES = 86;
+
+/** Computes the bytes that an entry takes in the container's header, where its JSON is within a JSON string. */
+function headerBytes({ file, input: { name, type, shape } }: Target, how: Coding): number {
+  const row = JSON.stringify(JSON.stringify(entryRow({ name, type, shape, ...how }))).length;
+  const names = how.coding === "base" ? [] : [payloadName(file, name)];
+  if (how.coding === "low-rank") names.push(sizesName(file, name));
+  return names.reduce((sum, own) => sum + 2 * own.length + PAYLOAD_HEADER_BYTES, row);
 }
 
 /** Finds the factors that the choices of a change `[rows, columns]` were made with. */

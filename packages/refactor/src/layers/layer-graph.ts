@@ -9,16 +9,16 @@ import { pickRows, type LayerSource } from "./layer-source.ts";
 const { Gemm, Mul, Slice, Sub } = operators;
 
 /**
- * Computes which share of the stream stands for `share` of it in what the FFN's last product puts out. Behind an output norm
- * there is none: the norm is not linear.
+ * Computes which share of the stream stands for `share` of it in what the FFN's last product puts out. Behind an output
+ * norm there is none: the norm is not linear.
  */
 export function streamShare({ refs, config }: LayerSource, share: number): number {
   return refs.ffnOutputNorm ? 0 : share / config.residualScale;
 }
 
 /**
- * Divides the rows of a Gram matrix. It is symmetric: of rows `[from, to)` only columns from `from` are computed, which saves
- * nearly half of the largest product.
+ * Divides the rows of a Gram matrix. It is symmetric: of rows `[from, to)` only columns from `from` are computed, which
+ * saves nearly half of the largest product.
  */
 export function gramStripes(numNeurons: number): readonly { readonly from: number; readonly to: number }[] {
   const height = Math.max(64, Math.ceil(numNeurons / 6));

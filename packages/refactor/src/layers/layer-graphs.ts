@@ -1,5 +1,5 @@
-// Graphs of one dense layer in float32. Each takes a flat list of tokens; graphs with attention take whole sequences of equal
-// length, laid end to end.
+// Graphs of one dense layer in float32. Each takes a flat list of tokens; graphs with attention take whole sequences of
+// equal length, laid end to end.
 
 import { decoder, operators, type Graph, type Value } from "@readme-moe/onnx";
 import type { Tensor } from "../autodiff/tape.ts";
@@ -26,11 +26,11 @@ const {
 } = operators;
 
 /**
- * Builds the graph of the whole dense layer. Input: `hidden` `[tokens, hiddenSize]`. Outputs like it: `next`, the residual
- * stream behind the layer, and `goal`: what the FFN's last product puts out, plus `share` of the stream. `targetOf` subtracts
- * `share` of another stream, so that experts also learn to correct a share of that stream's error. `weights` `[tokens, 1]`:
- * weight of a squared error, see `tokenWeights`. `magnitudes` and `squares` `[intermediateSize]`: sums over tokens of each
- * neuron's |activation|, and of its square.
+ * Builds the graph of the whole dense layer. Input: `hidden` `[tokens, hiddenSize]`. Outputs like it: `next`, the
+ * residual stream behind the layer, and `goal`: what the FFN's last product puts out, plus `share` of the stream.
+ * `targetOf` subtracts `share` of another stream, so that experts also learn to correct a share of that stream's error.
+ * `weights` `[tokens, 1]`: weight of a squared error, see `tokenWeights`. `magnitudes` and `squares`
+ * `[intermediateSize]`: sums over tokens of each neuron's |activation|, and of its square.
  */
 export function denseLayerGraph(source: LayerSource, share: number, sequenceTokens: number): Graph {
   const layer = new LayerGraph("dense layer", source);
@@ -47,9 +47,10 @@ export function denseLayerGraph(source: LayerSource, share: number, sequenceToke
 }
 
 /**
- * Builds the graph of the whole dense layer with the sizes of its products' inputs. Input: `hidden`. Outputs: `next`, the
- * residual stream behind the layer; sums over tokens of squared inputs of attention's first products and the FFN's
- * (`attention`, `ffn`, both `[hiddenSize]`), and of neurons' activations times each other, `gram.<i>` (see `gramStripes`).
+ * Builds the graph of the whole dense layer with the sizes of its products' inputs. Input: `hidden`. Outputs: `next`,
+ * the residual stream behind the layer; sums over tokens of squared inputs of attention's first products and the FFN's
+ * (`attention`, `ffn`, both `[hiddenSize]`), and of neurons' activations times each other, `gram.<i>` (see
+ * `gramStripes`).
  */
 export function productInputsGraph(source: LayerSource, sequenceTokens: number): Graph {
   const layer = new LayerGraph("product inputs", source);
@@ -68,10 +69,10 @@ export function productInputsGraph(source: LayerSource, sequenceTokens: number):
 }
 
 /**
- * Computes one over the mean square of a token's residual stream, which the next norm divides by: the first tokens of texts
- * have streams hundreds of times as large as others', and errors as large. Errors of the FFN's last product reach the stream
- * through its output norm and scale, so they count by what those make of the product. (Fitting is better without weights:
- * much of the rest of the model's attention goes to the first tokens.)
+ * Computes one over the mean square of a token's residual stream, which the next norm divides by: the first tokens of
+ * texts have streams hundreds of times as large as others', and errors as large. Errors of the FFN's last product reach
+ * the stream through its output norm and scale, so they count by what those make of the product. (Fitting is better
+ * without weights: much of the rest of the model's attention goes to the first tokens.)
  */
 function tokenWeights({ g, source }: LayerGraph, attended: Value, output: Value, next: Value): Value {
   const { refs, config } = source;
@@ -82,10 +83,10 @@ function tokenWeights({ g, source }: LayerGraph, attended: Value, output: Value,
 }
 
 /**
- * Builds the graph of a regression: what a compressed model's FFN should put out for its own inputs, and its neurons. Inputs:
- * `hidden`, and `goal` like it. Outputs: `attended`, the residual stream behind attention; sums over tokens of neurons times
- * neurons, `gram.<i>` (see `gramStripes`), and neurons times targets, `cross` `[intermediateSize, hiddenSize]`; `neuron_sums`,
- * `target_sums`, `target_squares` (of each of `hiddenSize` channels).
+ * Builds the graph of a regression: what a compressed model's FFN should put out for its own inputs, and its neurons.
+ * Inputs: `hidden`, and `goal` like it. Outputs: `attended`, the residual stream behind attention; sums over tokens of
+ * neurons times neurons, `gram.<i>` (see `gramStripes`), and neurons times targets, `cross` `[intermediateSize,
+ * hiddenSize]`; `neuron_sums`, `target_sums`, `target_squares` (of each of `hiddenSize` channels).
  */
 export function momentsGraph(source: LayerSource, share: number, sequenceTokens: number): Graph {
   const layer = new LayerGraph("moments", source);
@@ -156,9 +157,9 @@ export function errorsGraph(source: LayerSource, { shared, experts }: LayerExper
 const RANKS = [1, 4 / 5, 3 / 5, 2 / 5, 1 / 5] as const;
 
 /**
- * Builds the graph of the scores that the paper's router learns, as in its official code: which share of a token's most active
- * neurons each expert has, without shared ones. Activations count with their sign. Input: `attended` of the dense model. Output:
- * `scores` `[tokens, experts]` in about [0, 1].
+ * Builds the graph of the scores that the paper's router learns, as in its official code: which share of a token's most
+ * active neurons each expert has, without shared ones. Activations count with their sign. Input: `attended` of the
+ * dense model. Output: `scores` `[tokens, experts]` in about [0, 1].
  */
 export function overlapGraph(source: LayerSource, { experts }: LayerExperts): Graph {
   const layer = new LayerGraph("overlap", source);

@@ -92,12 +92,12 @@ export class Trainer {
       const some = sequences.slice(from, from + microSequences);
       const routed = some.map(({ tokenIds }) => ({ tokenIds, experts: new Uint16Array(tokenIds.length), domain: 0 }));
       const batch = batchOf(routed, microSequences);
-      const labels = labelsOf(batch, sequenceTokens, 1);
+      const labels = { ...labelsOf(batch, sequenceTokens, 1), labelShare };
       const { hidden: teacher } = await this.#teacher.forward(batch, false);
       for (let expert = 0; expert < numExperts; expert++) {
         signal?.throwIfAborted();
         const { hidden: student } = await this.#student.forward(withExpert(batch, expert), false);
-        const { divergences } = await distillRows(this.#pool, { student, teacher }, this.#weights, labels, labelShare);
+        const { divergences } = await distillRows(this.#pool, { student, teacher }, this.#weights, labels);
         costs.slice(from, from + some.length).forEach((own, place) => {
           const rows = divergences.subarray(place * sequenceTokens, (place + 1) * sequenceTokens);
           rows.forEach((divergence, row) => (own[row * numExperts + expert] = divergence));
@@ -123,13 +123,8 @@ export class Trainer {
     signal?.throwIfAborted();
     const pass = await this.#student.forward(batch, true);
     signal?.throwIfAborted();
-    const rows = await distillRows(
-      this.#pool,
-      { student: pass.hidden, teacher },
-      this.#weights,
-      labelsOf(batch, sequenceTokens, weight),
-      labelShare,
-    );
+    const labels = { ...labelsOf(batch, sequenceTokens, weight), labelShare };
+    const rows = await distillRows(this.#pool, { student: pass.hidden, teacher }, this.#weights, labels);
     this.optimizer.add(this.#weights.student.finalNorm.key, rows.normGradient);
     signal?.throwIfAborted();
     await this.#student.backward(pass, rows.gradient, (key, gradient) => this.optimizer.add(key, gradient));

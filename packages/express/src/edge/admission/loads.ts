@@ -1,5 +1,7 @@
 // What requests take of a server, and whether one more fits. Loads are whole numbers, so sums are exact.
 
+import { integerOption, numberOption } from "@readme-moe/core";
+
 /** Load of one request, of all requests together, or the most that all may reach. */
 export interface Load {
   readonly requests: number;
@@ -22,9 +24,31 @@ interface Waiting {
   readonly priority: number;
 }
 
+/** Fields of a request that determine its load, and its priority. */
+interface Entering {
+  readonly bytes: number;
+  readonly maxPromptTokens?: number | undefined;
+  readonly maxCompletionTokens: number;
+  readonly choices: number;
+  readonly priority: number;
+}
+
 const MEASURES: readonly Measure[] = ["requests", "tokens", "bytes"];
 
 const NO_LOAD: Load = { requests: 0, tokens: 0, bytes: 0 };
+
+/**
+ * Computes the worst-case load of a request.
+ * @throws {TypeError | RangeError} on wrong numbers
+ */
+export function loadOf({ bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority }: Entering): Load {
+  integerOption("bytes", bytes, 0);
+  integerOption("maxCompletionTokens", maxCompletionTokens, 0);
+  integerOption("choices", choices, 1);
+  numberOption("priority", priority, -Infinity);
+  const tokens = integerOption("maxCompletionTokens * choices", maxPromptTokens + maxCompletionTokens * choices, 0);
+  return { requests: 1, tokens, bytes };
+}
 
 function addLoad(a: Load, b: Load, sign: 1 | -1 = 1): Load {
   return {

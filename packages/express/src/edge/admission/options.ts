@@ -189,13 +189,3 @@ export async function decidedPriority(policy: AdmissionPolicy, request: RoutedRe
   if (typeof priority === "number" && Number.isFinite(priority)) return priority;
   throw new TypeError(`Expected \`policy\` to give a finite \`priority\`, got ${describeValue(priority)}`);
 }
-
-/** @throws {TypeError | RangeError} on wrong numbers */
-export function loadOf({ bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority }: Entrant): Load {
-  integerOption("bytes", bytes, 0);
-  integerOption("maxCompletionTokens", maxCompletionTokens, 0);
-  integerOption("choices", choices, 1);
-  numberOption("priority", priority, -Infinity);
-  const tokens = integerOption("maxCompletionTokens * choices", maxPromptTokens + maxCompletionTokens * choices, 0);
-  return { requests: 1, tokens, bytes };
-}

@@ -1,13 +1,13 @@
-// Which rows of a batch go to which expert.
+// Distribution of a batch's rows to experts.
 
-/** One expert's rows. */
+/** Rows of one expert. */
 export interface Share {
   readonly expert: number;
-  /** Ascending; `undefined` for all. */
+  /** Row indices, ascending; `undefined` for all rows. */
   readonly rows: Int32Array | undefined;
 }
 
-/** @param experts - of each row */
+/** Groups rows by expert. @param experts - of each row */
 export function dealRows(experts: Uint16Array): readonly Share[] {
   const counts = new Map<number, number>();
   for (const expert of experts) counts.set(expert, (counts.get(expert) ?? 0) + 1);
@@ -16,7 +16,7 @@ export function dealRows(experts: Uint16Array): readonly Share[] {
     .map((expert) => ({ expert, rows: counts.size === 1 ? undefined : placesOf(experts, expert) }));
 }
 
-/** The rows `[…, width]` of a share: a copy, unless it is all of them. */
+/** Selects the rows `[…, width]` of a share: a copy, unless the share has all rows. */
 export function takeRows(all: Float32Array, { rows }: Share, width: number): Float32Array {
   if (!rows) return all;
   const taken = new Float32Array(rows.length * width);
@@ -24,7 +24,7 @@ export function takeRows(all: Float32Array, { rows }: Share, width: number): Flo
   return taken;
 }
 
-/** Puts a share's rows where they belong. @returns `all`, or `part` where that is all */
+/** Writes a share's rows to their places. @returns `all`, or `part` if it has all rows */
 export function putRows(all: Float32Array, part: Float32Array, { rows }: Share, width: number): Float32Array {
   if (!rows) return part;
   rows.forEach((row, place) => all.set(part.subarray(place * width, (place + 1) * width), row * width));

@@ -1,41 +1,42 @@
-// A whole model, forwards and backwards, layer by layer: only the layers' inputs are kept in between, and what is inside of a
-// layer is computed again on the way back.
+// Runs a whole model forwards and backwards, layer by layer. Only the layers' inputs are kept; the inside of a layer is
+// computed again on the way back.
 
+import { floatOutput, type Feeds } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
 import { HIDDEN, OUTPUT_GRADIENT, type WeightShapes } from "../graphs/half-graphs.ts";
 import { dealRows, putRows, takeRows, type Share } from "./deal.ts";
 import { weightFeeds, type DecoderWeights, type LayerWeights, type WeightGroup } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
 
-/** Sequences that go through a decoder together, laid end to end. */
+/** Sequences that run through a decoder together, laid end to end. */
 export interface Batch {
   readonly tokenIds: Int32Array;
-  /** Of each token. */
+  /** Expert of each token. */
   readonly experts: Uint16Array;
 }
 
-/** What a layer was given, for the way back. */
+/** Inputs of a layer's halves, which the way back needs. */
 interface LayerInputs {
   readonly hidden: Float32Array;
-  /** Of the feed-forward half. */
+  /** Inputs of the FFN half, by expert. */
   readonly shares: readonly { readonly share: Share; readonly rows: Float32Array }[];
 }
 
 export interface Pass {
-  /** Behind the last layer, before the last norm; `[tokens, hiddenSize]`. */
+  /** Residual stream behind the last layer, in front of the last norm; `[tokens, hiddenSize]`. */
   readonly hidden: Float32Array;
-  /** Empty unless asked for. */
+  /** Inputs of all layers; empty unless `forward` keeps them. */
   readonly layers: readonly LayerInputs[];
 }
 
-/** Takes a gradient of the weight `key`; the array is the taker's own. */
+/** Receives a gradient of the weight `key`; the array is not used afterwards. */
 export type OnGradient = (key: string, gradient: Float32Array) => void;
 
 export class Decoder {
   readonly weights: DecoderWeights;
   readonly #pool: GraphPool;
   readonly #hiddenSize: number;
-  /** Keys of weights. */
+  /** Keys of trained weights. */
   readonly #trained: ReadonlySet<string>;
 
   constructor(weights: DecoderWeights, pool: GraphPool, trained: ReadonlySet<string> = new Set()) {
@@ -45,7 +46,7 @@ export class Decoder {
     this.#trained = trained;
   }
 
-  /** @param keeps - what `backward` needs */
+  /** Runs all layers. @param keeps - whether `backward` follows */
   async forward({ tokenIds, experts }: Batch, keeps: boolean): Promise<Pass> {
     const shares = dealRows(experts);
     const layers: LayerInputs[] = [];
@@ -64,14 +65,14 @@ export class Decoder {
     return { hidden, layers };
   }
 
-  /** @param gradient - of `pass.hidden` */
+  /** Computes the gradients of trained weights. @param gradient - of `pass.hidden` */
   async backward({ layers }: Pass, gradient: Float32Array, onGradient: OnGradient): Promise<void> {
     let slope = gradient;
     for (const [index, inputs] of [...layers.entries()].toReversed()) {
-      const layer = this.weights.layers[index] as LayerWeights;
+      const layer = this.weights.layers[index]!;
       let before = inputs.shares.length > 1 ? new Float32Array(slope.length) : slope;
       for (const { share, rows } of inputs.shares) {
-        const groups = [layer.common, layer.experts[share.expert] as WeightGroup];
+        const groups = [layer.common, layer.experts[share.expert]!];
         const session = await this.#pool.feedForward(this.#shapes(groups), true);
         const own = takeRows(slope, share, this.#hiddenSize);
         const outputs = await session.run({
@@ -79,8 +80,8 @@ export class Decoder {
           ...this.#rows(OUTPUT_GRADIENT, own),
           ...weightFeeds(groups),
         });
-        this.#hand(groups, outputs, onGradient);
-        before = putRows(before, outputs[gradientName(HIDDEN)]?.data as Float32Array, share, this.#hiddenSize);
+        this.#passOn(groups, outputs, onGradient);
+        before = putRows(before, floatOutput(outputs, gradientName(HIDDEN)), share, this.#hiddenSize);
       }
       const groups = [layer.attention];
       const session = await this.#pool.attention(index, this.#shapes(groups), true);
@@ -89,8 +90,8 @@ export class Decoder {
         ...this.#rows(OUTPUT_GRADIENT, before),
         ...weightFeeds(groups),
       });
-      this.#hand(groups, outputs, onGradient);
-      slope = outputs[gradientName(HIDDEN)]?.data as Float32Array;
+      this.#passOn(groups, outputs, onGradient);
+      slope = floatOutput(outputs, gradientName(HIDDEN));
       await breathe();
     }
   }
@@ -98,14 +99,14 @@ export class Decoder {
   async #attend(index: number, { attention }: LayerWeights, hidden: Float32Array): Promise<Float32Array> {
     const session = await this.#pool.attention(index, this.#shapes([attention]), false);
     const outputs = await session.run({ ...this.#rows(HIDDEN, hidden), ...weightFeeds([attention]) });
-    return outputs["next"]?.data as Float32Array;
+    return floatOutput(outputs, "next");
   }
 
   async #feedForward({ common, experts }: LayerWeights, expert: number, rows: Float32Array): Promise<Float32Array> {
-    const groups = [common, experts[expert] as WeightGroup];
+    const groups = [common, experts[expert]!];
     const session = await this.#pool.feedForward(this.#shapes(groups), false);
     const outputs = await session.run({ ...this.#rows(HIDDEN, rows), ...weightFeeds(groups) });
-    return outputs["next"]?.data as Float32Array;
+    return floatOutput(outputs, "next");
   }
 
   #embed(tokenIds: Int32Array): Float32Array {
@@ -129,21 +130,17 @@ export class Decoder {
     };
   }
 
-  #hand(
-    groups: readonly WeightGroup[],
-    outputs: Readonly<Record<string, { readonly data: unknown }>>,
-    onGradient: OnGradient,
-  ): void {
+  #passOn(groups: readonly WeightGroup[], outputs: Feeds, onGradient: OnGradient): void {
     for (const group of groups) {
       for (const [name, { key }] of group) {
-        const gradient = outputs[gradientName(name)];
-        if (gradient) onGradient(key, gradient.data as Float32Array);
+        const gradient = gradientName(name);
+        if (outputs[gradient]) onGradient(key, floatOutput(outputs, gradient));
       }
     }
   }
 }
 
-/** Runs block their thread: without a break, neither signals nor timers would be heard. */
+/** Makes a break: runs block their thread, and neither signals nor timers would be handled. */
 function breathe(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,18 +1,19 @@
-// From a decoder's last states to losses and their gradient, some rows at a time.
+// Losses of a decoder's last states and their gradients, some rows at a time.
 
-import type { GraphTensor } from "@readme-moe/onnx";
+import { floatOutput, type GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
+import { addInto } from "../../experts/moments.ts";
 import { HIDDEN } from "../graphs/half-graphs.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
 
-/** Rows of logits that are in memory together: larger arrays would be given back to the system after each use. */
+/** Rows of logits that are in memory together; larger arrays would be returned to the system after each use. */
 const HEAD_ROWS = 128;
 
-/** The tokens that are to follow. */
+/** Tokens that follow each row. */
 export interface Labels {
   readonly ids: Int32Array;
-  /** What each row counts; 0 where nothing is to follow. */
+  /** Weight of each row; 0 for rows that nothing follows. */
   readonly weights: Float32Array;
 }
 
@@ -20,20 +21,30 @@ export interface DistilledRows {
   /** Weighted sums over rows. */
   readonly divergence: number;
   readonly crossEntropy: number;
-  /** Of `divergence + labelShare · crossEntropy` by the student's states. */
+  /** Gradient of `divergence + labelShare · crossEntropy` by the student's states. */
   readonly gradient: Float32Array;
   readonly normGradient: Float32Array;
-  /** Of each row, in nats. */
+  /** Divergence of each row, in nats. */
   readonly divergences: Float32Array;
 }
 
-/** @param states - of the last layer, `[rows, hiddenSize]` */
+/** The student's part and its teacher's. */
+export interface Pair<Part> {
+  readonly student: Part;
+  readonly teacher: Part;
+}
+
+/**
+ * Computes the loss of rows, and its gradients.
+ *
+ * @param states - of the last layer, `[rows, hiddenSize]`
+ * @param labels - with the weight of cross-entropies in the loss
+ */
 export async function distillRows(
   pool: GraphPool,
-  states: { readonly student: Float32Array; readonly teacher: Float32Array },
-  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
-  { ids, weights: rowWeights }: Labels,
-  labelShare: number,
+  states: Pair<Float32Array>,
+  weights: Pair<DecoderWeights>,
+  { ids, weights: rowWeights, labelShare }: Labels & { readonly labelShare: number },
 ): Promise<DistilledRows> {
   const session = await pool.distillation(labelShare);
   const size = weights.student.finalNorm.values.length;
@@ -59,17 +70,17 @@ export async function distillRows(
       ids: idsFeed(ids.subarray(from, to)),
       weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
     });
-    gradient.set(outputs[gradientName(HIDDEN)]?.data as Float32Array, from * size);
-    const slopes = outputs[gradientName("norm")]?.data as Float32Array;
-    slopes.forEach((slope, i) => (normGradient[i] = (normGradient[i] as number) + slope));
-    divergences.set(outputs["divergences"]?.data as Float32Array, from);
-    divergence += weighted(outputs["divergences"], rowWeights, from);
-    crossEntropy += weighted(outputs["losses"], rowWeights, from);
+    gradient.set(floatOutput(outputs, gradientName(HIDDEN)), from * size);
+    addInto(normGradient, floatOutput(outputs, gradientName("norm")));
+    divergences.set(floatOutput(outputs, "divergences"), from);
+    const rowsWeights = rowWeights.subarray(from, to);
+    divergence += weightedSum(floatOutput(outputs, "divergences"), rowsWeights);
+    crossEntropy += weightedSum(floatOutput(outputs, "losses"), rowsWeights);
   }
   return { divergence, crossEntropy, gradient, normGradient, divergences };
 }
 
-/** Each row's cross-entropy, in nats. */
+/** Computes each row's cross-entropy, in nats. */
 export async function crossEntropies(
   pool: GraphPool,
   hidden: Float32Array,
@@ -85,7 +96,7 @@ export async function crossEntropies(
       [HIDDEN]: { data: hidden.subarray(from * size, to * size), dims: [to - from, size] },
       ids: idsFeed(ids.subarray(from, to)),
     });
-    losses.set(outputs["losses"]?.data as Float32Array, from);
+    losses.set(floatOutput(outputs, "losses"), from);
   }
   return losses;
 }
@@ -106,7 +117,6 @@ function idsFeed(ids: Int32Array): GraphTensor {
   return { data: BigInt64Array.from(ids, BigInt), dims: [ids.length] };
 }
 
-function weighted(rows: GraphTensor | undefined, weights: Float32Array, from: number): number {
-  const values = rows?.data as Float32Array;
-  return values.reduce((sum, value, i) => sum + value * (weights[from + i] as number), 0);
+function weightedSum(values: Float32Array, weights: Float32Array): number {
+  return values.reduce((sum, value, i) => sum + value * weights[i]!, 0);
 }

@@ -1,5 +1,5 @@
-// Graphs of a layer's halves for tuning: attention over sequences of equal length, and an FFN over the rows of one expert's
-// tokens. Weights are inputs, so that layers whose weights have the same shapes share their graphs.
+// Graphs of a layer's halves for tuning: attention over sequences of equal length, and an FFN over the rows of one
+// expert's tokens. Weights are inputs, so that layers whose weights have the same shapes share their graphs.
 
 import type { ModelConfig } from "@readme-moe/model";
 import { decoder, type Graph } from "@readme-moe/onnx";
@@ -32,15 +32,17 @@ interface HalfGraph {
 }
 
 /**
- * Builds the graph of `hidden + output(attention(norm(hidden)))`. Inputs: `HIDDEN` `[tokens, hiddenSize]` and the weights.
- * Without gradients, the output is `next`, shaped like `HIDDEN`. With gradients, `OUTPUT_GRADIENT` is another input, and
- * outputs are the gradients of `HIDDEN` and of trained weights.
+ * Builds the graph of `hidden + output(attention(norm(hidden)))`. Inputs: `HIDDEN` `[tokens, hiddenSize]` and the
+ * weights. Without gradients, the output is `next`, shaped like `HIDDEN`. With gradients, `OUTPUT_GRADIENT` is another
+ * input, and outputs are the gradients of `HIDDEN` and of trained weights.
  */
 export function attentionGraph(half: HalfGraph, sequences: SequenceSizes): Graph {
   return buildHalf("attention", half, sequences, (operations, x) => decoder.attentionHalf(operations, half.config, x));
 }
 
-/** Builds the graph of `hidden + shared(norm(hidden)) + expert(norm(hidden))`, with inputs and outputs as of attention. */
+/**
+ * Builds the graph of `hidden + shared(norm(hidden)) + expert(norm(hidden))`, with inputs and outputs as of attention.
+ */
 export function feedForwardGraph(half: HalfGraph): Graph {
   const parts = half.weights.shapes.has("shared.gate.weight") ? ["expert", "shared"] : ["expert"];
   return buildHalf("feed-forward", half, undefined, (operations, x) =>

@@ -13,10 +13,10 @@ import { HIDDEN } from "./half-graphs.ts";
 type HeadConfig = Pick<ModelConfig, "hiddenSize" | "vocabSize" | "rmsNormEpsilon" | "logitScale">;
 
 /**
- * Builds the graph of the loss and its gradients. Inputs: `HIDDEN` and `taught`, student's and teacher's states
- * `[rows, hiddenSize]`; `norm`, `head`, `teacher_norm` and `teacher_head`; `ids` int64 `[rows]`, the tokens that follow;
- * `weights` `[rows, 1]`. Outputs: `loss` `[1]`, the weighted sum of divergences from the teacher and of `labelShare` times
- * cross-entropies; both of each row; gradients of `HIDDEN` and `norm`.
+ * Builds the graph of the loss and its gradients. Inputs: `HIDDEN` and `taught`, student's and teacher's states `[rows,
+ * hiddenSize]`; `norm`, `head`, `teacher_norm` and `teacher_head`; `ids` int64 `[rows]`, the tokens that follow;
+ * `weights` `[rows, 1]`. Outputs: `loss` `[1]`, the weighted sum of divergences from the teacher and of `labelShare`
+ * times cross-entropies; both of each row; gradients of `HIDDEN` and `norm`.
  */
 export function distillationGraph(config: HeadConfig, labelShare: number): Graph {
   const tape = new Tape("distillation");
@@ -39,7 +39,10 @@ export function distillationGraph(config: HeadConfig, labelShare: number): Graph
   return tape.build(total);
 }
 
-/** Builds the graph of cross-entropies. Inputs: `HIDDEN` `[rows, hiddenSize]`, `norm`, `head` and `ids`. Output: `losses` `[rows]`. */
+/**
+ * Builds the graph of cross-entropies. Inputs: `HIDDEN` `[rows, hiddenSize]`, `norm`, `head` and `ids`. Output:
+ * `losses` `[rows]`.
+ */
 export function crossEntropyGraph(config: HeadConfig): Graph {
   const { hiddenSize, vocabSize } = config;
   const tape = new Tape("cross-entropy");

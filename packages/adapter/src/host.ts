@@ -1,5 +1,8 @@
-// What the adapter needs of transformers.js. Both generations are handed in as modules, so that nothing here imports
-// either: an application has one, the other, or both, and their CommonJS and ES builds are different copies.
+// The parts of transformers.js ("the host") that the adapter uses. Both generations are passed in as modules, and
+// nothing here imports either: an application has one, the other, or both, and their CommonJS and ES builds are
+// different copies.
+
+import type { ChatTemplate } from "@readme-moe/model";
 
 /** The generation of transformers.js: `@xenova/transformers` 2, or `@huggingface/transformers` 3 and 4. */
 export type Generation = "xenova" | "huggingface";
@@ -7,7 +10,7 @@ export type Generation = "xenova" | "huggingface";
 type Class = abstract new (...args: never[]) => unknown;
 type Loader = Class & { from_pretrained(id: string, options?: never): Promise<unknown> };
 
-/** The module of either generation, as `import * as host` or `require` gives it. */
+/** The module of either generation, from `import * as host` or `require`. */
 export interface HostLike {
   readonly env: object;
   readonly AutoConfig: { from_pretrained(id: string, options?: never): Promise<unknown> };
@@ -21,7 +24,7 @@ export interface HostLike {
   readonly pipeline: (task: never, model?: never, options?: never) => Promise<unknown>;
 }
 
-/** Settings of the host that the adapter heeds. */
+/** Settings of the host that the adapter reads. */
 export interface HostEnv {
   readonly allowLocalModels: boolean;
   readonly allowRemoteModels: boolean;
@@ -29,36 +32,36 @@ export interface HostEnv {
   readonly remoteHost: string;
   readonly remotePathTemplate: string;
   readonly cacheDir: string | null;
-  /** Of the newer generation. */
+  /** Present in the newer generation only. */
   readonly fetch?: typeof fetch;
 }
 
-/** Options of the host's `pipeline` and `from_pretrained`, those that the adapter heeds. */
+/** Options of the host's `pipeline` and `from_pretrained` that the adapter reads. */
 export interface HostLoadOptions {
   readonly progress_callback?: ((event: object) => void) | null | undefined;
   readonly cache_dir?: string | null | undefined;
   readonly local_files_only?: boolean | undefined;
   readonly revision?: string | undefined;
-  /** Of the older generation; true is its default. */
+  /** Present in the older generation only. @default true */
   readonly quantized?: boolean | undefined;
-  /** Of the newer one. */
+  /** Present in the newer generation only. */
   readonly dtype?: string | Readonly<Record<string, string>> | null | undefined;
   readonly session_options?: { readonly intraOpNumThreads?: number; readonly [name: string]: unknown } | undefined;
 }
 
-/** `[rows, columns]` of token ids, or one row of logits. */
-export interface HostTensor {
+/** Token ids `[rows, columns]`, or one row of logits. */
+export interface HostTensor<Data = BigInt64Array> {
   readonly dims: readonly number[];
-  readonly data: BigInt64Array | Float32Array;
+  readonly data: Data;
 }
 
-/** A list of the host's logits processors: one function, which takes ids and logits as its generation does. */
+/** A list of the host's logits processors: one function, which takes ids and logits in its generation's form. */
 export interface HostProcessors {
-  (ids: unknown, logits: unknown): HostTensor;
+  (ids: unknown, logits: unknown): HostTensor<Float32Array>;
   readonly processors: readonly unknown[];
 }
 
-/** What both generations make of defaults, the model's generation_config.json and the caller's options. */
+/** Options that both generations resolve from defaults, the model's generation_config.json and the caller's options. */
 export interface HostGenerationConfig {
   do_sample: boolean;
   temperature: number | null;
@@ -76,43 +79,52 @@ export interface HostGenerationConfig {
   readonly callback_function?: ((beams: readonly object[]) => void) | null;
 }
 
-/** The host's classes with the shapes that they have; types of the packages differ by version. */
+type FromPretrained = (id: string, options?: HostLoadOptions) => Promise<unknown>;
+
+export interface HostLoader {
+  from_pretrained: FromPretrained;
+}
+
+/** The host's members in the form in which the adapter uses them; the packages' own types differ by version. */
 export interface HostInside {
   readonly env: HostEnv;
+  readonly AutoConfig: HostLoader;
+  readonly AutoModelForCausalLM: HostLoader & Record<symbol, (() => void) | undefined>;
+  readonly AutoTokenizer: HostLoader;
   readonly PretrainedConfig: new (json: object) => object;
   readonly PreTrainedModel: new (config: object, sessions: object, configs?: object) => HostModel;
   readonly PreTrainedTokenizer: new (json: object, config: object) => HostTokenizer;
-  readonly TextGenerationPipeline: new (parts: object) => object;
-  readonly Tensor: new (type: string, data: BigInt64Array | Float32Array, dims: readonly number[]) => HostTensor;
+  readonly TextGenerationPipeline: { new (parts: object): object; readonly prototype: object };
+  readonly Tensor: new <Data extends BigInt64Array | Float32Array>(
+    type: string,
+    data: Data,
+    dims: readonly number[],
+  ) => HostTensor<Data>;
   readonly StoppingCriteriaList?: new () => HostCriteria;
   readonly random?: { random(): number };
+  readonly pipeline: (task: string, model: string | null, options: HostLoadOptions) => Promise<unknown>;
+  /** Tokenizer classes, by name. */
+  readonly [name: string]: unknown;
 }
 
-/** A model of the host: what the adapter's own uses of its base class. */
+/** A model of the host: the members of its base class that the adapter's own class uses. */
 export interface HostModel {
   readonly config: object;
   can_generate: boolean;
-}
-
-/** Methods that both generations' models have for themselves, and that their subclasses may use. */
-interface HostModelInside {
   _get_logits_processor(config: object, numTokens: number, own: unknown): HostProcessors;
   _prepare_generation_config?(config: object | null, options: object): HostGenerationConfig;
-  _get_generation_config?(config: object | null): HostGenerationConfig;
+  _get_generation_config(config: object | null): HostGenerationConfig;
 }
 
 /* oxlint-disable no-underscore-dangle -- the host's names */
 
 export function logitsProcessors(model: HostModel, config: object, numTokens: number, own: unknown): HostProcessors {
-  return (model as unknown as HostModelInside)._get_logits_processor(config, numTokens, own);
+  return model._get_logits_processor(config, numTokens, own);
 }
 
-/** The host's defaults, the model's generation_config.json, `config` and `options`, the later before the earlier. */
+/** Resolves `options` over `config`, over the model's generation_config.json, over the host's defaults. */
 export function generationConfig(model: HostModel, config: object | null, options: object): HostGenerationConfig {
-  const inside = model as unknown as HostModelInside;
-  const resolved =
-    inside._prepare_generation_config?.(config, options) ?? inside._get_generation_config?.({ ...config, ...options });
-  return resolved as HostGenerationConfig;
+  return model._prepare_generation_config?.(config, options) ?? model._get_generation_config({ ...config, ...options });
 }
 
 /* oxlint-enable no-underscore-dangle */
@@ -125,10 +137,10 @@ export interface HostCriteria {
 
 export interface HostTokenizer {
   (text: string, options?: object): { readonly input_ids: unknown };
-  apply_chat_template(messages: unknown, options?: object): unknown;
+  apply_chat_template(messages: Parameters<ChatTemplate["render"]>[0], options?: object): unknown;
 }
 
-/** Streamers came with the newer generation. */
+/** Detects the generation: only the newer one has streamers. */
 export function generationOf(host: HostLike): Generation {
   return "TextStreamer" in host ? "huggingface" : "xenova";
 }
@@ -137,7 +149,7 @@ export function insideOf(host: HostLike): HostInside {
   return host as unknown as HostInside;
 }
 
-/** @throws {TypeError} naming what a module must have to be transformers.js */
+/** @throws {TypeError} naming the members that a module lacks to be transformers.js */
 export function checkHost(host: unknown): asserts host is HostLike {
   const needed = [
     "env",

@@ -1,4 +1,4 @@
-// Progress on a terminal's last line.
+// Progress on a terminal's last line, and results as lines of text.
 
 import type { LoadProgress } from "@readme-moe/engine";
 import type { DownloadProgress } from "@readme-moe/model";
@@ -30,4 +30,22 @@ function describe({ stage, doneBytes, ofBytes }: LoadProgress): string {
   const filled = Math.round(share * BAR_WIDTH);
   const bar = "█".repeat(filled) + "░".repeat(BAR_WIDTH - filled);
   return `packing the weights (first start only) ${bar} ${Math.round(share * 100)} %`;
+}
+
+/** A column of a table: its title, and the text of a row in it. */
+export type Column<Row> = readonly [title: string, of: (row: Row) => string];
+
+/** Formats rows as lines below a head, with columns aligned on the right. */
+export function alignedTable<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): readonly string[] {
+  const cells = columns.map(([title, of]) => [title, ...rows.map(of)]);
+  const padded = cells.map((column) => {
+    const width = Math.max(...column.map((cell) => cell.length));
+    return column.map((cell) => cell.padStart(width));
+  });
+  return Array.from({ length: rows.length + 1 }, (_, line) => padded.map((column) => column[line] ?? "").join("  "));
+}
+
+/** Formats a number with its sign and four digits, such as `+0.0125`. */
+export function signed(value: number): string {
+  return `${value < 0 ? "-" : "+"}${Math.abs(value).toFixed(4)}`;
 }

@@ -3,23 +3,19 @@ import { open } from "node:fs/promises";
 import { ReadMeError, recordTraceLines, type Engine, type ExpertLayout } from "@readme-moe/core";
 import { expertLayout } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
-import { Option } from "commander";
 
 export interface TraceFile {
-  /** Ends the recording; the file is whole then. Sequences that still run are taken in as far as they got. */
+  /** Ends the recording and completes the file. Sequences that still run are written as far as they got. */
   close(): Promise<void>;
 }
 
-export function recordTraceOption(): Option {
-  return new Option("--record-trace <file>", "the experts of what runs, as JSON lines for `simulate --trace`");
-}
-
 /**
- * Records an engine's events from now on into a file, line by line, so that a crash leaves a trace up to it, and memory holds only
- * sequences that run. When it cannot be written any more, the reason goes to standard error, and what runs goes on.
+ * Records an engine's events into a file, line by line, so that a crash leaves the trace up to then, and memory holds
+ * running sequences only. If the file can no longer be written, the reason is printed on standard error, and the
+ * sequences go on.
  *
- * @param model - folder or GGUF file, to know how large its experts are
- * @throws {ReadMeError} when the model cannot be opened, or the file not be written
+ * @param model - folder or GGUF file, to know the size of its experts
+ * @throws {ReadMeError} when the model cannot be opened, or the file cannot be written
  */
 export async function openTraceFile(
   path: string,
@@ -47,7 +43,7 @@ export async function openTraceFile(
   };
 }
 
-/** As an engine keeps its experts where they come and go, else by layer. */
+/** Returns the engine's own layout of streamed experts, else one by layer. */
 async function layoutOf(model: string, engine: Pick<Engine, "info" | "stats">): Promise<ExpertLayout> {
   const { expertCache } = await engine.stats();
   if (expertCache) return { numExperts: engine.info.experts.length, layerBytes: expertCache.layerBytes };

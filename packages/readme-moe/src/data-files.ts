@@ -1,0 +1,159 @@
+// Files of text that commands read, plain or compressed by gzip.
+
+import { readFile, stat } from "node:fs/promises";
+import { basename } from "node:path";
+import { promisify } from "node:util";
+import { gunzip } from "node:zlib";
+import { ReadMeError } from "@readme-moe/core";
+import type { DomainText } from "@readme-moe/refactor";
+import { InvalidArgumentError } from "commander";
+
+const MAX_BYTES = 512 << 20;
+const GZIP_MAGIC = [0x1f, 0x8b] as const;
+
+const unzipped = promisify(gunzip);
+
+/** One document of a data file. */
+export interface TextDocument {
+  readonly text: string;
+  /** Field `license` of the document's line. */
+  readonly license?: string | undefined;
+}
+
+/**
+ * Reads the documents of a data file: from `.jsonl` (or `.jsonl.gz`) the fields `text` and `license` of each line, from
+ * any other file its whole text.
+ * @throws {ReadMeError} naming the file and the wrong line
+ */
+export async function readDocuments(path: string): Promise<readonly TextDocument[]> {
+  const text = await readTextData(path);
+  if (!isJsonLines(path)) return [{ text }];
+  return readJsonLines(path, text).map(({ value, number }) => {
+    if (typeof value !== "object" || value === null || !("text" in value) || typeof value.text !== "string") {
+      throw badLine(path, number, "expected an object with a string `text`");
+    }
+    return {
+      text: value.text,
+      license: "license" in value && typeof value.license === "string" ? value.license : undefined,
+    };
+  });
+}
+
+/** One `NAME=FILE` of the command line. */
+export interface DataArgument {
+  readonly name: string;
+  readonly file: string;
+}
+
+/** Parses `NAME=FILE`, or a file whose name without extensions is the domain's, for commander's variadic options. */
+export function dataArgument(text: string, previous: readonly DataArgument[] = []): readonly DataArgument[] {
+  const [, name = shortName(text), file = text] = /^([^=/\\]+)=(.+)$/s.exec(text) ?? [];
+  if (name.trim() === "") throw new InvalidArgumentError("Expected NAME=FILE, such as code=code.jsonl.");
+  return [...previous, { name, file }];
+}
+
+/** Returns a file's name without folder and extensions. */
+export function shortName(file: string): string {
+  return basename(file)
+    .replace(/\.gz$/, "")
+    .replace(/\.[^.]+$/, "");
+}
+
+/** Reads domains. Files with the same name are one domain. @throws {ReadMeError} naming the wrong file */
+export async function readDomains(data: readonly DataArgument[]): Promise<readonly DomainText[]> {
+  const domains = new Map<
+    string,
+    { readonly files: string[]; readonly documents: string[]; readonly licenses: Set<string> }
+  >();
+  for (const { name, file } of data) {
+    const domain = domains.get(name) ?? { files: [], documents: [], licenses: new Set<string>() };
+    domains.set(name, domain);
+    domain.files.push(file);
+    for (const { text, license } of await readDocuments(file)) {
+      domain.documents.push(text);
+      if (license !== undefined) domain.licenses.add(license);
+    }
+  }
+  return Array.from(domains, ([name, { licenses, ...domain }]) => ({
+    name,
+    ...domain,
+    licenses: [...licenses].sort(),
+  }));
+}
+
+/**
+ * Reads a file's text, decompressed if it is compressed, whatever its name is.
+ * @throws {ReadMeError} naming the file, when it is missing, damaged, too large or not UTF-8
+ */
+export async function readTextData(path: string): Promise<string> {
+  const bytes = await readBytes(path);
+  const isCompressed = GZIP_MAGIC.every((byte, index) => bytes[index] === byte);
+  const content = isCompressed ? await decompressed(path, bytes) : bytes;
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(content);
+  } catch (cause) {
+    throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: is not UTF-8 text`, { cause });
+  }
+}
+
+export function isJsonLines(path: string): boolean {
+  return /\.jsonl(\.gz)?$/.test(path);
+}
+
+/** Lists the lines that are not blank, each with its number, from 1 up. */
+export function linesOf(text: string): readonly { readonly line: string; readonly number: number }[] {
+  const lines = text.split("\n").map((line, index) => ({ line, number: index + 1 }));
+  return lines.filter(({ line }) => line.trim() !== "");
+}
+
+/** Parses each line that is not blank. @throws {ReadMeError} naming file and line */
+export function readJsonLines(
+  path: string,
+  text: string,
+): readonly { readonly value: unknown; readonly number: number }[] {
+  return linesOf(text).map(({ line, number }) => {
+    try {
+      const value: unknown = JSON.parse(line);
+      return { value, number };
+    } catch (cause) {
+      throw badLine(path, number, "is not JSON", { cause });
+    }
+  });
+}
+
+export function badLine(path: string, number: number, problem: string, options?: ErrorOptions): ReadMeError {
+  return new ReadMeError("ERR_FILE_CORRUPT", `${path}:${number}: ${problem}`, options);
+}
+
+async function readBytes(path: string): Promise<Uint8Array> {
+  try {
+    const stats = await stat(path);
+    if (stats.isDirectory()) throw new ReadMeError("ERR_FILE_UNREADABLE", `${path}: is a folder, not a file`);
+    if (stats.size > MAX_BYTES) throw tooLarge(path);
+    return await readFile(path);
+  } catch (cause) {
+    if (cause instanceof ReadMeError) throw cause;
+    const { code, message } = systemError(cause);
+    if (code === "ENOENT" || code === "ENOTDIR") throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: no such file`);
+    throw new ReadMeError("ERR_FILE_UNREADABLE", `${path}: cannot be read (${message})`, { cause });
+  }
+}
+
+async function decompressed(path: string, bytes: Uint8Array): Promise<Uint8Array> {
+  try {
+    return await unzipped(bytes, { maxOutputLength: MAX_BYTES });
+  } catch (cause) {
+    const { code, message } = systemError(cause);
+    if (code === "ERR_BUFFER_TOO_LARGE") throw tooLarge(path);
+    throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: cannot be decompressed (${message})`, { cause });
+  }
+}
+
+function systemError(error: unknown): { readonly code: unknown; readonly message: string } {
+  if (!(error instanceof Error)) return { code: undefined, message: String(error) };
+  return { code: "code" in error ? error.code : undefined, message: error.message };
+}
+
+function tooLarge(path: string): ReadMeError {
+  return new ReadMeError("ERR_FILE_CORRUPT", `${path}: has more than ${MAX_BYTES} bytes`);
+}

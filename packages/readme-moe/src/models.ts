@@ -1,0 +1,163 @@
+// Opens what `<model>` names: as a path, a model with its router and runner, or an engine.
+
+import { existsSync } from "node:fs";
+import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
+import { KernelRunner, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
+import { downloadModel, openModel, type Model } from "@readme-moe/model";
+import { openRouter } from "@readme-moe/router";
+import type { EngineFlags, RuntimeFlags } from "./options.ts";
+import { presetNamed, presetPath } from "./presets/preset.ts";
+import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
+import { showDownload, showLoading } from "./terminal.ts";
+
+/** Description of `<model>` in help texts. */
+export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
+
+// `organisation/name`, optionally with `@revision`.
+const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
+
+/** Reads the hub's id from `<model>`, unless that is a file, a folder or a preset. */
+export function hubIdOf(name: string): string | undefined {
+  if (existsSync(name) || presetNamed(name) || !HUB_ID.test(name)) return undefined;
+  return name.replace(/@.*$/, "");
+}
+
+/**
+ * Resolves `<model>`: the path of a folder or file, else a preset, else a model of the hub, which is downloaded into
+ * the shared cache.
+ *
+ * @param cacheFolder - folder of presets. @default `README_MOE_CACHE`, else the platform's cache folder
+ */
+export async function modelPath(name: string, signal: AbortSignal, cacheFolder?: string): Promise<string> {
+  if (existsSync(name)) return name;
+  const preset = presetNamed(name);
+  if (preset) return presetPath(preset, { cacheFolder, signal });
+  if (hubIdOf(name) === undefined) return name;
+  try {
+    return await downloadModel(name, { signal, onProgress: showDownload });
+  } catch (error) {
+    if (!(error instanceof ReadMeError)) throw error;
+    const message = `${name}: no such file or folder; as a model of the hub: ${error.message}`;
+    throw new ReadMeError(error.code, message, { cause: error });
+  } finally {
+    showDownload();
+  }
+}
+
+/** Opens the files of a model, and closes them after `use`, also when that fails. */
+export async function withModelFiles<Result>(
+  name: string,
+  signal: AbortSignal,
+  use: (model: Model) => Promise<Result>,
+  cacheFolder?: string,
+): Promise<Result> {
+  const model = await openModel(await modelPath(name, signal, cacheFolder));
+  try {
+    return await use(model);
+  } finally {
+    await model.close();
+  }
+}
+
+/** A model that runs steps without an engine. */
+export interface RunningModel {
+  readonly model: Model;
+  readonly runner: StepRunner;
+  readonly router: PreGatingRouter;
+}
+
+/** Opens model, router and runner, and closes all three after `use`, also when that fails. */
+export async function withRunningModel<Result>(
+  name: string,
+  flags: RuntimeFlags & { readonly expert?: string; readonly perExpert?: boolean },
+  signal: AbortSignal,
+  use: (running: RunningModel) => Promise<Result>,
+): Promise<Result> {
+  const { precision, threads, cacheFolder } = flags;
+  const closers: (() => Promise<void>)[] = [];
+  let cacheFailure: string | undefined;
+  // Router and decoder fail for the same reason.
+  const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
+  const open = async (model: Model): Promise<Result> => {
+    try {
+      // A comparison of experts needs no router.
+      const expert = flags.perExpert && !model.router ? 0 : flags.expert;
+      const router = await openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
+      closers.unshift(() => router.dispose());
+      const runner = await KernelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
+      closers.unshift(() => runner.dispose());
+      noteCacheFailure(cacheFailure);
+      return await use({ model, runner, router });
+    } finally {
+      for (const close of closers) await close();
+    }
+  };
+  return withModelFiles(name, signal, open, cacheFolder);
+}
+
+/** An engine and the trace that it records. */
+export interface OpenedEngine {
+  readonly engine: ReadMeEngine;
+  /** Ends both. */
+  readonly close: () => Promise<void>;
+}
+
+/**
+ * Opens an engine, with progress on a terminal.
+ * @param more - options that only some commands have
+ */
+export async function openEngine(
+  name: string,
+  flags: EngineFlags,
+  signal: AbortSignal,
+  more: EngineOptions = {},
+): Promise<OpenedEngine> {
+  const { precision, threads, cacheFolder, expert, isolation, controlTokensInMessages } = flags;
+  const path = await modelPath(name, signal, cacheFolder);
+  const engine = await ReadMeEngine.open(path, {
+    ...more,
+    precision,
+    threads,
+    cacheFolder,
+    expert,
+    isolation,
+    expertCacheBytes: flags.expertCache,
+    controlTokensInMessages,
+    signal,
+    onProgress: showLoading,
+  }).finally(() => showLoading());
+  let traceFile: TraceFile | undefined;
+  const close = async (): Promise<void> => {
+    await traceFile?.close();
+    await engine.dispose();
+  };
+  try {
+    if (flags.recordTrace !== undefined) traceFile = await openTraceFile(flags.recordTrace, path, engine);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  noteCacheFailure(engine.cacheFailure);
+  const fallbackReason = engine.info.kernel?.fallbackReason;
+  if (fallbackReason !== undefined) console.error(`note: WebAssembly runs the model: ${fallbackReason}`);
+  return { engine, close };
+}
+
+/** Opens an engine and ends it after `use`, also when that fails. */
+export async function withEngine<Result>(
+  name: string,
+  flags: EngineFlags,
+  signal: AbortSignal,
+  use: (engine: ReadMeEngine) => Promise<Result>,
+): Promise<Result> {
+  const { engine, close } = await openEngine(name, flags, signal);
+  try {
+    return await use(engine);
+  } finally {
+    await close();
+  }
+}
+
+function noteCacheFailure(reason: string | undefined): void {
+  if (reason !== undefined) console.error(`note: the model is not cached: ${reason}`);
+}

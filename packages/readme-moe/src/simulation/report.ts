@@ -1,0 +1,190 @@
+// Results of `simulate`: as a table, as JSON, and as curves over the size of the cache.
+
+import type { CacheBounds, EvictionPolicyName, ExpertCacheCounters } from "@readme-moe/core";
+import { linePicture, type Curve, type LinePanel } from "@readme-moe/refactor";
+import { alignedTable, type Column } from "../terminal.ts";
+import type { CacheBudget, Replay, SimulationRun } from "./run.ts";
+
+const SCHEDULER: Column<SimulationRun> = ["scheduler", ({ scheduler }) => scheduler];
+const SIMULATED: readonly Column<SimulationRun>[] = [
+  ["cache", cacheSize],
+  ["policy", ({ policy }) => policy],
+  ["hits %", ({ result }) => percent(result.hitRatio)],
+  ["horizon %", ({ result }) => percent(result.bounds.horizonHitRatio)],
+  ["Belady %", ({ result }) => percent(result.bounds.beladyHitRatio)],
+  ["layer %", ({ layerHitRatio }) => (layerHitRatio === undefined ? "" : percent(layerHitRatio))],
+  ["loads", ({ result }) => `${result.loads}`],
+  ["wasted", ({ result }) => `${result.wastedLoads}`],
+  ["MB read", ({ result }) => (result.bytesRead / 1e6).toFixed(0)],
+  ["steps", ({ result }) => `${result.steps.length}`],
+  ["experts", ({ result }) => result.meanDistinctExperts.toFixed(2)],
+  ["ms", ({ result }) => result.latencyMs.mean.toFixed(0)],
+  ["p95", ({ result }) => result.latencyMs.p95.toFixed(0)],
+  ["ms/token", ({ result }) => result.normalizedLatencyMs.mean.toFixed(1)],
+  ["p95", ({ result }) => result.normalizedLatencyMs.p95.toFixed(1)],
+];
+
+const REPLAYED: readonly Column<Replay>[] = [
+  ["cache", cacheSize],
+  ["policy", ({ policy }) => policy],
+  ["hits %", (replay) => percent(replay.hitRatio)],
+  ["horizon %", ({ bounds }) => percent(bounds.horizonHitRatio)],
+  ["Belady %", ({ bounds }) => percent(bounds.beladyHitRatio)],
+  ["uses", ({ counters }) => `${counters.uses}`],
+  ["hits", ({ counters }) => `${counters.hits}`],
+  ["loads", ({ counters }) => `${counters.loads}`],
+  ["evictions", ({ counters }) => `${counters.evictions}`],
+  ["wasted", ({ counters }) => `${counters.wastedLoads}`],
+  ["MB read", ({ counters }) => (counters.bytesRead / 1e6).toFixed(0)],
+  ["runs", ({ numRuns }) => `${numRuns}`],
+  ["experts", ({ meanDistinctExperts }) => meanDistinctExperts.toFixed(2)],
+];
+
+/** Formats runs as lines; with a column for schedulers if there are several. */
+export function simulationTable(runs: readonly SimulationRun[]): readonly string[] {
+  const isOfSeveral = new Set(runs.map(({ scheduler }) => scheduler)).size > 1;
+  return alignedTable(isOfSeveral ? [SCHEDULER, ...SIMULATED] : SIMULATED, runs);
+}
+
+export function replayTable(replays: readonly Replay[]): readonly string[] {
+  return alignedTable(REPLAYED, replays);
+}
+
+export function simulationJson(run: SimulationRun): object {
+  const { scheduler, result, layerHitRatio } = run;
+  const { latencyMs, normalizedLatencyMs } = result;
+  return {
+    ...cacheJson(run, result, result),
+    scheduler,
+    layer_hit_ratio: layerHitRatio ?? null,
+    steps: result.steps.length,
+    mean_distinct_experts: result.meanDistinctExperts,
+    duration_ms: result.durationMs,
+    stall_ms: result.stallMs,
+    latency_ms: latencyMs,
+    normalized_latency_ms: normalizedLatencyMs,
+  };
+}
+
+export function replayJson(replay: Replay): object {
+  return {
+    ...cacheJson(replay, replay, replay.counters),
+    runs: replay.numRuns,
+    mean_distinct_experts: replay.meanDistinctExperts,
+  };
+}
+
+function cacheJson(
+  { capacity, budgetBytes, policy }: Pick<Replay, "capacity" | "budgetBytes" | "policy">,
+  { hitRatio, bounds }: Pick<Replay, "hitRatio" | "bounds">,
+  counters: ExpertCacheCounters,
+): object {
+  return {
+    capacity: capacity ?? null,
+    budget_bytes: budgetBytes,
+    policy,
+    hit_ratio: hitRatio,
+    horizon_hit_ratio: bounds.horizonHitRatio,
+    belady_hit_ratio: bounds.beladyHitRatio,
+    uses: counters.uses,
+    hits: counters.hits,
+    loads: counters.loads,
+    evictions: counters.evictions,
+    wasted_loads: counters.wastedLoads,
+    bytes_read: counters.bytesRead,
+  };
+}
+
+function cacheSize({ capacity, budgetBytes }: CacheBudget): string {
+  return capacity === undefined ? megabytes(budgetBytes) : `${capacity}`;
+}
+
+function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function percent(share: number): string {
+  return (100 * share).toFixed(1);
+}
+
+/** Colours by Okabe and Ito, which people with colour blindness can distinguish. */
+const COLOURS: Readonly<Record<EvictionPolicyName, string>> = {
+  belady: "#0072b2",
+  lru: "#d55e00",
+  lfu: "#009e73",
+  random: "#999999",
+};
+const HORIZON = { name: "horizon (bound)", colour: "#56b4e9" };
+const EVERYTHING = { name: "Belady knowing all (bound)", colour: "#000000" };
+
+interface Measured extends CacheBudget {
+  readonly policy: EvictionPolicyName;
+  readonly hitRatio: number;
+  readonly bounds: CacheBounds;
+}
+
+/** Draws hit ratios and latency, a row for each scheduler; `undefined` without runs. */
+export function simulationPicture(runs: readonly SimulationRun[], of: string): string | undefined {
+  const [first] = runs;
+  if (!first) return undefined;
+  const mostMs = Math.max(...runs.map(({ result }) => result.normalizedLatencyMs.mean));
+  const schedulers = [...new Set(runs.map(({ scheduler }) => scheduler))];
+  const rows = schedulers.map((scheduler) => {
+    const own = runs.filter((run) => run.scheduler === scheduler);
+    const hits = own.map((run) => ({ ...run, hitRatio: run.result.hitRatio, bounds: run.result.bounds }));
+    const latency = byPolicy(own, ({ result }) => result.normalizedLatencyMs.mean);
+    const panels = [
+      hitPanel(hits),
+      { title: "mean latency, ms per output token", curves: latency, most: mostMs },
+    ] satisfies readonly LinePanel[];
+    return { title: schedulers.length > 1 ? scheduler : undefined, panels };
+  });
+  const title = "Expert caches by size";
+  return linePicture({ title, description: of, xTitle: xTitleOf(first), rows });
+}
+
+/** Draws hit ratios; `undefined` without replays. */
+export function replayPicture(replays: readonly Replay[], of: string): string | undefined {
+  const [first] = replays;
+  if (!first) return undefined;
+  const title = "Expert caches by size, on recorded steps";
+  return linePicture({ title, description: of, xTitle: xTitleOf(first), rows: [{ panels: [hitPanel(replays)] }] });
+}
+
+function hitPanel(runs: readonly Measured[]): LinePanel {
+  const bound = (of: (bounds: CacheBounds) => number): Curve["points"] =>
+    pointsOf(runs, ({ bounds }) => 100 * of(bounds));
+  return {
+    title: "hits, % of uses",
+    most: 100,
+    curves: [
+      ...byPolicy(runs, ({ hitRatio }) => 100 * hitRatio),
+      { ...HORIZON, isBound: true, points: bound(({ horizonHitRatio }) => horizonHitRatio) },
+      { ...EVERYTHING, isBound: true, points: bound(({ beladyHitRatio }) => beladyHitRatio) },
+    ],
+  };
+}
+
+function byPolicy<Run extends CacheBudget & { readonly policy: EvictionPolicyName }>(
+  runs: readonly Run[],
+  of: (run: Run) => number,
+): readonly Curve[] {
+  return [...new Set(runs.map(({ policy }) => policy))].map((policy) => {
+    const own = runs.filter((run) => run.policy === policy);
+    return { name: policy, colour: COLOURS[policy], points: pointsOf(own, of) };
+  });
+}
+
+/** Takes the first run of each size as its point. */
+function pointsOf<Run extends CacheBudget>(runs: readonly Run[], of: (run: Run) => number): Curve["points"] {
+  const points = new Map<number, number>();
+  for (const run of runs) {
+    const x = run.capacity ?? run.budgetBytes / 1e6;
+    if (!points.has(x)) points.set(x, of(run));
+  }
+  return Array.from(points).toSorted(([a], [b]) => a - b);
+}
+
+function xTitleOf({ capacity }: CacheBudget): string {
+  return capacity === undefined ? "memory for experts, MB" : "memory for experts, in whole experts";
+}

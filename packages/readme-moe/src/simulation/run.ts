@@ -1,0 +1,178 @@
+// Runs a trace against expert caches of several sizes and policies: scheduled anew, or step by step as it was recorded.
+
+import {
+  cacheBounds,
+  costAware,
+  DEFAULT_COST_MODEL,
+  expertBytes,
+  fcfs,
+  hitRatio,
+  readMe,
+  replayLayer,
+  replayRecorded,
+  resolveEvictionPolicy,
+  simulate,
+  type CacheBounds,
+  type EvictionPolicyName,
+  type ExpertCacheCounters,
+  type ExpertLayout,
+  type ExpertTrace,
+  type RecordedStep,
+  type Scheduler,
+  type SimulationResult,
+  type TraceStep,
+} from "@readme-moe/core";
+
+/** `decode-first` and `prefill-first` are the baselines of Read-ME, section 5. */
+export const SCHEDULER_NAMES = ["cost-aware", "read-me", "fcfs", "decode-first", "prefill-first"] as const;
+
+type SchedulerName = (typeof SCHEDULER_NAMES)[number];
+
+const SCHEDULERS: Readonly<Record<SchedulerName, Scheduler>> = {
+  "cost-aware": costAware(),
+  "read-me": readMe(),
+  fcfs: fcfs(),
+  "decode-first": fcfs({ prefillShare: 0 }),
+  "prefill-first": fcfs({ prefillShare: 1 }),
+};
+
+export interface SimulateFlags {
+  readonly trace?: string;
+  readonly experts: number;
+  readonly layers: number;
+  /** Size of one layer of one expert. */
+  readonly layerBytes: number;
+  readonly sequences: number;
+  readonly arrivalsPerStep: number;
+  readonly promptTokens: number;
+  readonly outputTokens: number;
+  readonly locality: number;
+  readonly seed: number;
+  /** Whether the recorded steps are replayed instead of scheduling the sequences anew. */
+  readonly replay: boolean;
+  readonly scheduler: readonly SchedulerName[];
+  readonly policy: readonly EvictionPolicyName[];
+  /** Cache sizes, in experts. */
+  readonly capacity?: readonly number[];
+  /** Cache sizes, in bytes. */
+  readonly memory?: readonly number[];
+  readonly lookaheadLayers?: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedSeqs?: number;
+  readonly maxNumBatchedTokens: number;
+  readonly chunkTokens: number;
+  readonly readMbPerS: number;
+  readonly overlap: boolean;
+  readonly writeTrace?: string;
+  readonly svg?: string;
+  readonly json: boolean;
+}
+
+/** A size of the expert cache. */
+export interface CacheBudget {
+  /** Size in experts; absent if a size in bytes was asked for. */
+  readonly capacity?: number | undefined;
+  readonly budgetBytes: number;
+}
+
+const DEFAULT_CAPACITIES = [2, 3, 4, 5];
+
+/** Lists the sizes to run. @throws {RangeError} when a capacity is larger than all experts */
+function budgetsOf(layout: ExpertLayout, { capacity, memory }: SimulateFlags): readonly CacheBudget[] {
+  if (memory) return memory.map((budgetBytes) => ({ budgetBytes }));
+  const tooLarge = capacity?.find((experts) => experts > layout.numExperts);
+  if (tooLarge !== undefined) {
+    throw new RangeError(`Expected \`--capacity\` to be from 1 to ${layout.numExperts} experts, got \`${tooLarge}\``);
+  }
+  const capacities = capacity ?? DEFAULT_CAPACITIES.filter((experts) => experts <= layout.numExperts);
+  return capacities.map((experts) => ({ capacity: experts, budgetBytes: experts * expertBytes(layout) }));
+}
+
+/** The result of one cache size, one scheduler and one policy. */
+export interface SimulationRun extends CacheBudget {
+  readonly scheduler: SchedulerName;
+  readonly policy: EvictionPolicyName;
+  readonly result: SimulationResult;
+  /** Hit ratio of one layer alone, see `replayLayer`; absent if a size in bytes was asked for. */
+  readonly layerHitRatio?: number | undefined;
+}
+
+/** @throws {RangeError} when a cache is too small for a layer of a step, or larger than all experts */
+export function runSimulations(trace: ExpertTrace, flags: SimulateFlags): readonly SimulationRun[] {
+  const budgets = budgetsOf(trace.layout, flags);
+  return flags.scheduler.flatMap((scheduler) =>
+    budgets.flatMap((budget) =>
+      flags.policy.map((policy) => {
+        const { capacity, budgetBytes } = budget;
+        const result = simulate(trace, optionsOf(flags, scheduler, policy, budgetBytes));
+        const run = { ...budget, scheduler, policy, result };
+        if (capacity === undefined) return run;
+        const layer = replayLayer(result.steps, capacity, resolveEvictionPolicy(policy, flags.seed), flags.seed);
+        return { ...run, layerHitRatio: hitRatio(layer) };
+      }),
+    ),
+  );
+}
+
+function optionsOf(
+  flags: SimulateFlags,
+  scheduler: SchedulerName,
+  policy: EvictionPolicyName,
+  budgetBytes: number,
+): Parameters<typeof simulate>[1] {
+  const { maxNumSeqs, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens, chunkTokens, seed } = flags;
+  // A policy that does not look ahead is measured as it is used elsewhere: reading on demand.
+  const { lookaheadLayers = policy === "belady" ? 1 : 0 } = flags;
+  return {
+    scheduler: SCHEDULERS[scheduler],
+    limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens },
+    maxNumSeqs,
+    cache: { policy, seed, budgetBytes, lookaheadLayers },
+    cost: { ...DEFAULT_COST_MODEL, loadMsPerByte: 1 / (flags.readMbPerS * 1e3) },
+    overlapsReads: flags.overlap,
+  };
+}
+
+/** The result of one cache size and one policy on recorded steps. */
+export interface Replay extends CacheBudget {
+  readonly policy: EvictionPolicyName;
+  readonly counters: ExpertCacheCounters;
+  readonly hitRatio: number;
+  readonly bounds: CacheBounds;
+  /** Number of runs through all layers: nearly always one per step. */
+  readonly numRuns: number;
+  /** Mean over runs. */
+  readonly meanDistinctExperts: number;
+}
+
+/** @throws {RangeError} when a cache is too small for a layer of a step, or larger than all experts */
+export function runReplays({ layout, steps }: ExpertTrace, flags: SimulateFlags): readonly Replay[] {
+  const { policy: policies, seed } = flags;
+  // Like the engine's cache, with every policy.
+  const { lookaheadLayers = 1 } = flags;
+  const recorded = steps.map(recordedStep);
+  const runs = recorded.flatMap(({ runs: own }) => own);
+  const asSteps = runs.map(({ experts }, step) => ({ step, tokensPerExpert: onesAt(experts, layout.numExperts) }));
+  const meanDistinctExperts = runs.reduce((sum, { experts }) => sum + experts.length, 0) / Math.max(1, runs.length);
+  return budgetsOf(layout, flags).flatMap((budget) => {
+    const { budgetBytes } = budget;
+    const bounds = cacheBounds(asSteps, layout, budgetBytes);
+    return policies.map((policy) => {
+      const counters = replayRecorded(recorded, { layout, budgetBytes, policy, seed, lookaheadLayers });
+      const summary = { hitRatio: hitRatio(counters), bounds, numRuns: runs.length, meanDistinctExperts };
+      return { ...budget, policy, counters, ...summary };
+    });
+  });
+}
+
+/** Completes a step without recorded runs: the next step is expected to use the same experts. */
+function recordedStep({ tokensPerExpert, runs, laterSteps }: TraceStep): RecordedStep {
+  if (runs) return { runs, laterSteps };
+  const experts = tokensPerExpert.flatMap((tokens, expert) => (tokens > 0 ? [expert] : []));
+  const alike = tokensPerExpert.map((tokens) => (tokens > 0 ? 1 : Infinity));
+  return { runs: [{ experts, planned: [] }], laterSteps: laterSteps ?? alike };
+}
+
+function onesAt(experts: readonly number[], length: number): readonly number[] {
+  return Array.from({ length }, (_, expert) => (experts.includes(expert) ? 1 : 0));
+}
