@@ -3,7 +3,7 @@
 
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { evaluateSequences } from "@readme-moe/engine";
+import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, verifyModel } from "@readme-moe/model";
 import { refactor, tune, type DomainText, type TuneOptions } from "@readme-moe/refactor";
 import { describe, expect, test } from "vitest";
@@ -51,7 +51,7 @@ async function servedLosses(path: string): Promise<readonly number[]> {
   const losses: number[] = [];
   for (const text of texts) {
     const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
-    losses.push((await evaluateSequences(running.runner, running.router, evaluation)).loss);
+    losses.push((await evaluateSequences(running, evaluation)).loss);
   }
   return losses;
 }

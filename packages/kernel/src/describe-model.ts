@@ -6,7 +6,6 @@ import {
   storedBlocks,
   type FeedForwardRefs,
   type InputStatistics,
-  type LayerRefs,
   type LinearRefs,
   type Model,
   type Precision,
@@ -70,7 +69,7 @@ function describeLayer(
   index: number,
   packing: Packing,
 ): LayerDescription {
-  const refs = weights.layers[index] as LayerRefs;
+  const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
@@ -78,8 +77,6 @@ function describeLayer(
   // Factors of inputs are folded into the norm in front of the products, if there is one.
   const attends = attentionNorm && factorsOf(`${name}.attention.qkv`);
   const feeds = ffnNorm && factorsOf(`${name}.ffn`);
-  const norm = (ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined =>
-    ref && packNorm(ref, 0, factors);
   // All tokens use a dense model's only expert.
   const isDense = names.length === 1 && shared === undefined;
   const ofAll = isDense ? experts[0] : shared;
@@ -102,19 +99,23 @@ function describeLayer(
     residualScale: config.residualScale,
     activation: config.activation,
     normsAllHeads: config.qkNorm === "all-heads",
-    attentionNorm: norm(attentionNorm, attends),
+    attentionNorm: optionalNorm(attentionNorm, attends),
     query: product(`${name}.attention.qkv`, attention.query, { inputs: attends }),
     key: product(`${name}.attention.qkv`, attention.key, { inputs: attends }),
     value: product(`${name}.attention.qkv`, attention.value, { inputs: attends }),
-    queryNorm: norm(attention.queryNorm),
-    keyNorm: norm(attention.keyNorm),
+    queryNorm: optionalNorm(attention.queryNorm),
+    keyNorm: optionalNorm(attention.keyNorm),
     attentionOutput: product(`${name}.attention.output`, attention.output, {}),
-    attentionOutputNorm: norm(refs.attentionOutputNorm),
-    ffnNorm: norm(ffnNorm, feeds),
+    attentionOutputNorm: optionalNorm(refs.attentionOutputNorm),
+    ffnNorm: optionalNorm(ffnNorm, feeds),
     shared: ofAll && feedForward(`${name}.ffn`, ofAll),
     experts: isDense ? [] : experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
-    ffnOutputNorm: norm(refs.ffnOutputNorm),
+    ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
   };
+}
+
+function optionalNorm(ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined {
+  return ref && packNorm(ref, 0, factors);
 }
 
 function packProduct(

@@ -89,10 +89,10 @@ export function encodeStep(sequences: readonly StepRows[], numCandidates: number
     request[sequenceAt++] = position;
     request[sequenceAt++] = page - firstPage;
     for (let i = 0; i < tokenIds.length; i++, token++) {
-      request[token] = tokenIds[i] as number;
+      request[token] = tokenIds[i]!;
       request[token + numRows] = experts?.[i] ?? 0;
     }
-    for (let i = 0; i < pagesOf(sequence); i++) request[page++] = pages[i] as number;
+    for (let i = 0; i < pagesOf(sequence); i++) request[page++] = pages[i]!;
     for (const [index, row] of logitsOf.entries()) {
       request[wanted] = firstRow + row;
       request[wanted + numWanted] = targets?.[index] ?? 0;

@@ -49,8 +49,8 @@ export class StepRoom {
     const header = Array.from(request.subarray(0, REQUEST_HEADER));
     const isHeader = header.length === REQUEST_HEADER && header.every((count) => count >= 0 && count <= MAX_COUNT);
     if (!isHeader) throw new RangeError("the request's header");
-    const numWanted = request[2] as number;
-    const numLogits = numWanted * ((request[3] as number) + 1);
+    const numWanted = request[2]!;
+    const numLogits = numWanted * (request[3]! + 1);
     const { candidateIds, logits: someLogits, sums: someSums, fullLogits, inputSquares } = results;
     const [numFull, numSquares] = [fullLogits.length, inputSquares?.length ?? 0];
     const isRoom =

@@ -9,4 +9,4 @@ export {
   type ExportProgress,
 } from "./export/export-transformersjs.ts";
 export type { ExportDtype } from "./export/export-weights.ts";
-export { GraphSession, type Feeds, type GraphTensor, type SessionOptions } from "./run/session.ts";
+export { floatOutput, GraphSession, type Feeds, type GraphTensor, type SessionOptions } from "./run/session.ts";

@@ -133,7 +133,7 @@ class LayerWalk {
       for (const [product, numIn] of productsOf(`layers.${this.#nextLayer + index}`, layer)) {
         const known = this.#squares.get(product);
         const squares = inputSquares.slice(place, place + numIn);
-        this.#squares.set(product, known ? squares.map((square, i) => square + (known[i] as number)) : squares);
+        this.#squares.set(product, known ? squares.map((square, i) => square + known[i]!) : squares);
         place += numIn;
       }
     }

@@ -31,7 +31,7 @@ export function describePiece(
 }
 
 function streamTable(stream: Float32Array, numOut: number, numIn: number): PackedTensor {
-  return floats("float-table", numOut, numIn, numOut * numIn * 4, async function* () {
+  return floats("float-table", { numOut, numIn, weightBytes: numOut * numIn * 4 }, async function* () {
     yield bytesOf(stream);
     yield new Uint8Array((numOut * numIn - stream.length) * 4);
   });
@@ -39,7 +39,8 @@ function streamTable(stream: Float32Array, numOut: number, numIn: number): Packe
 
 /** Makes a product that copies each input to the output of the same number; further outputs are 0. */
 function identity(numOut: number, numIn: number): PackedTensor {
-  return floats("float", numOut, numIn, wholePanels(numOut) * PANEL * numIn * 4, async function* () {
+  const weightBytes = wholePanels(numOut) * PANEL * numIn * 4;
+  return floats("float", { numOut, numIn, weightBytes }, async function* () {
     for (let panel = 0; panel < wholePanels(numOut); panel++) {
       const packed = new Float32Array(numIn * PANEL);
       for (let i = panel * PANEL; i < Math.min(numIn, (panel + 1) * PANEL); i++) packed[i * PANEL + (i % PANEL)] = 1;
@@ -50,15 +51,14 @@ function identity(numOut: number, numIn: number): PackedTensor {
 
 function floats(
   format: "float-table" | "float",
-  numOut: number,
-  numIn: number,
-  weightBytes: number,
+  sizes: Pick<PackedTensor, "numOut" | "numIn" | "weightBytes">,
   weights: () => AsyncIterable<Uint8Array>,
 ): PackedTensor {
-  const sizes = { numOut, numIn, weightBytes, scaleBytes: 0, biasBytes: 0 };
   return {
     format,
     ...sizes,
+    scaleBytes: 0,
+    biasBytes: 0,
     block: 32,
     hasMinimums: false,
     parts: () => ({ weights, scales: nothing, bias: nothing }),

@@ -66,11 +66,11 @@ export class PageCounts {
 
   addKept(page: number): void {
     if (this.#kept[page] === 0) this.#keptPages++;
-    this.#kept[page] = (this.#kept[page] as number) + 1;
+    this.#kept[page] = this.#kept[page]! + 1;
   }
 
   removeKept(page: number): void {
-    this.#kept[page] = (this.#kept[page] as number) - 1;
+    this.#kept[page] = this.#kept[page]! - 1;
     if (this.isKept(page)) return;
     this.#keptPages--;
     if (!this.isUsed(page)) this.#free.push(page);
@@ -96,7 +96,7 @@ export class PageCounts {
   }
 
   #slotsOf(page: number): number {
-    return this.#slots[page] as number;
+    return this.#slots[page]!;
   }
 }
 

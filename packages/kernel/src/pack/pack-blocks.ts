@@ -22,7 +22,6 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
     parts: () => ({
       async *weights() {
         const weights = await source.read();
-        const pack = format.bits === 4 ? packNibble : packByte;
         for (let panel = 0; panel < wholePanels(numOut); panel++) {
           const packed = new Uint8Array(panelBytes);
           const floats = new Float32Array(packed.buffer);
@@ -31,7 +30,9 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
             const first = (panel * PANEL + row) * numIn;
             for (let i = 0; i < numIn; i++) {
               const start = Math.floor(i / GROUP) * groupBytes;
-              pack(packed, start, i % GROUP, row, weights.quants[first + i] as number);
+              const quant = weights.quants[first + i]!;
+              if (format.bits === 4) packNibble(packed, start + placeOf(i & 15, row), quant, i & 16);
+              else packed[start + placeOf(i % GROUP, row)] = quant;
             }
             for (let from = 0; from < numIn; from += block) {
               const at = (Math.floor(from / GROUP) * groupBytes + quantBytes) / 4;
@@ -52,19 +53,14 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
 
 function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index: number) {
   const block = Math.floor(index / blockSize);
-  const scale = scales[block] as number;
+  const scale = scales[block]!;
   // Offsets are relative to the middle of the integers.
-  return { scale, minimum: hasOffsets ? (offsets[block] as number) - 8 * scale : 0 };
+  return { scale, minimum: hasOffsets ? offsets[block]! - 8 * scale : 0 };
 }
 
-function packByte(packed: Uint8Array, start: number, i: number, row: number, quant: number): void {
-  packed[start + placeOf(i, row)] = quant;
-}
-
-/** Puts input i into the low half of a byte, and input 16 + i into its high half. */
-function packNibble(packed: Uint8Array, start: number, i: number, row: number, quant: number): void {
-  const place = start + placeOf(i & 15, row);
-  packed[place] = (packed[place] as number) | (i < 16 ? quant : quant << 4);
+/** Puts inputs 0 to 15 of a group into the low halves of bytes, and inputs 16 to 31 into the high ones. */
+function packNibble(packed: Uint8Array, place: number, quant: number, isHigh: number): void {
+  packed[place] = packed[place]! | (isHigh ? quant << 4 : quant);
 }
 
 function fillMiddle(packed: Uint8Array, groupBytes: number, quantBytes: number): void {

@@ -22,7 +22,7 @@ export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
         for await (const { rows, numRows } of panelsOf(weight)) {
           const packed = new Float32Array(numIn * PANEL);
           for (let row = 0; row < numRows; row++) {
-            for (let i = 0; i < numIn; i++) packed[i * PANEL + row] = rows[row * numIn + i] as number;
+            for (let i = 0; i < numIn; i++) packed[i * PANEL + row] = rows[row * numIn + i]!;
           }
           yield bytesOf(packed);
         }
@@ -93,15 +93,15 @@ function largestMagnitude(values: Float32Array): number {
   const bits = new Int32Array(values.buffer, values.byteOffset, values.length);
   const largest = new Int32Array(1);
   let most = 0;
-  for (let i = 0; i < bits.length; i++) most = Math.max(most, (bits[i] as number) & 0x7fffffff);
+  for (let i = 0; i < bits.length; i++) most = Math.max(most, bits[i]! & 0x7fffffff);
   largest[0] = most;
   return new Float32Array(largest.buffer)[0] as number;
 }
 
 /** Rounds four inputs of an output into one word, the first one lowest. */
 function quadOf(values: Float32Array, i: number, scale: number): number {
-  const low = byteOf(values[i] as number, scale) | (byteOf(values[i + 1] as number, scale) << 8);
-  return low | (byteOf(values[i + 2] as number, scale) << 16) | (byteOf(values[i + 3] as number, scale) << 24);
+  const low = byteOf(values[i]!, scale) | (byteOf(values[i + 1]!, scale) << 8);
+  return low | (byteOf(values[i + 2]!, scale) << 16) | (byteOf(values[i + 3]!, scale) << 24);
 }
 
 /** Rounds to the nearest integer and adds 128, which makes it positive. */
@@ -110,7 +110,7 @@ function byteOf(value: number, scale: number): number {
 }
 
 function divideBy(values: Float32Array, factors: Float32Array): void {
-  for (let i = 0; i < values.length; i++) values[i] = (values[i] as number) / (factors[i] as number);
+  for (let i = 0; i < values.length; i++) values[i] = values[i]! / factors[i]!;
 }
 
 /** Returns the offset of input `i` of a panel's output `row`, with inputs in groups of four. */
@@ -145,6 +145,6 @@ export async function paddedBias(
   if (!bias) return nothing();
   const padded = new Float32Array(wholePanels(numOut) * PANEL);
   padded.set(await bias.store.readFloats(bias.name));
-  for (const [i, factor] of (await factors?.())?.entries() ?? []) padded[i] = (padded[i] as number) * factor;
+  for (const [i, factor] of (await factors?.())?.entries() ?? []) padded[i] = padded[i]! * factor;
   return bytesOf(padded);
 }

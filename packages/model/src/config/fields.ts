@@ -42,7 +42,7 @@ export class Fields {
   /** Reads a positive integer. */
   size(name: string, fallback?: number): number {
     const value = this.raw(name) ?? fallback;
-    if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIZE) return value as number;
+    if (isInteger(value, 1)) return value;
     throw this.#unexpected(name, "a positive integer", value);
   }
 
@@ -50,7 +50,7 @@ export class Fields {
   count(name: string): number | undefined {
     const value = this.raw(name);
     if (value === undefined) return undefined;
-    if (Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SIZE) return value as number;
+    if (isInteger(value, 0)) return value;
     throw this.#unexpected(name, "an integer of 0 and up", value);
   }
 
@@ -84,7 +84,7 @@ export class Fields {
     const value = this.raw(name);
     if (value === undefined) return [];
     const ids: readonly unknown[] = Array.isArray(value) ? value : [value];
-    if (ids.every((id) => Number.isInteger(id) && (id as number) >= 0)) return ids as readonly number[];
+    if (ids.every((id) => isInteger(id, 0))) return ids;
     throw this.#unexpected(name, "a token id or a list of them", value);
   }
 
@@ -102,4 +102,8 @@ export class Fields {
   #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
     return this.invalid(`expected \`${this.#prefix}${name}\` to be ${expectation}, got ${describeValue(value)}`);
   }
+}
+
+function isInteger(value: unknown, least: number): value is number {
+  return typeof value === "number" && Number.isInteger(value) && value >= least && value <= MAX_SIZE;
 }

@@ -32,7 +32,7 @@ export function ropeTables(rope: RopeConfig, headSize: number, numPositions: num
   const sin = new Float32Array(numPositions * half);
   for (let position = 0; position < numPositions; position++) {
     for (let pair = 0; pair < half; pair++) {
-      const angle = Math.fround(position * (frequencies[pair] as number));
+      const angle = Math.fround(position * frequencies[pair]!);
       cos[position * half + pair] = Math.cos(angle);
       sin[position * half + pair] = Math.sin(angle);
     }

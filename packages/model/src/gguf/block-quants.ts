@@ -59,7 +59,7 @@ export function readBlocks(type: StoredType, bytes: Uint8Array): BlockWeights {
 /** Reads a block of Q8_0: int8 around 0 becomes a byte around 128. */
 function readQ8(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
   scales[at / 32] = f16At(bytes, start);
-  for (let i = 0; i < 32; i++) quants[at + i] = (bytes[start + 2 + i] as number) ^ 128;
+  for (let i = 0; i < 32; i++) quants[at + i] = bytes[start + 2 + i]! ^ 128;
 }
 
 function readQ4Symmetric(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
@@ -80,14 +80,14 @@ function readQ4K(bytes: Uint8Array, start: number, out: BlockWeights, at: number
     const from = start + 16 + nibbleOffset(group);
     const shift = nibbleShift(group);
     const to = at + 32 * group;
-    for (let i = 0; i < 32; i++) out.quants[to + i] = ((bytes[from + i] as number) >>> shift) & 15;
+    for (let i = 0; i < 32; i++) out.quants[to + i] = (bytes[from + i]! >>> shift) & 15;
   }
 }
 
 function readQ6K(bytes: Uint8Array, start: number, { quants, scales }: BlockWeights, at: number): void {
   const scale = f16At(bytes, start + 208);
   for (let group = 0; group < 16; group++) {
-    const factor = ((bytes[start + 192 + group] as number) << 24) >> 24;
+    const factor = (bytes[start + 192 + group]! << 24) >> 24;
     scales[at / 16 + group] = scale * factor;
     const to = at + 16 * group;
     for (let i = 0; i < 16; i++) quants[to + i] = q6KQuant(bytes, start, group, i) - 32 + middleOf(8);
@@ -102,7 +102,7 @@ function setAffine({ bits, scales, offsets }: BlockWeights, block: number, scale
 
 function readNibbles(bytes: Uint8Array, from: number, quants: Uint8Array, at: number): void {
   for (let i = 0; i < 16; i++) {
-    const pair = bytes[from + i] as number;
+    const pair = bytes[from + i]!;
     quants[at + i] = pair & 15;
     quants[at + 16 + i] = pair >>> 4;
   }

@@ -25,12 +25,12 @@ const LAYER_PARTS: Names = new Map([
 ]);
 
 /** llama.cpp's names of a layer's norms, the same in all families. */
-const NORM_PARTS: Readonly<Record<keyof NormNames, string>> = {
-  attention: "attn_norm",
-  attentionOutput: "post_attention_norm",
-  ffn: "ffn_norm",
-  ffnOutput: "post_ffw_norm",
-};
+const NORM_PARTS: ReadonlyMap<keyof NormNames, string> = new Map([
+  ["attention", "attn_norm"],
+  ["attentionOutput", "post_attention_norm"],
+  ["ffn", "ffn_norm"],
+  ["ffnOutput", "post_ffw_norm"],
+]);
 
 const GGML_NAME = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
 const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind>weight|bias)$/;
@@ -64,10 +64,11 @@ export function rotaryPartOf(
   return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
 }
 
-function layerParts({ attention, attentionOutput, ffn, ffnOutput }: NormNames): Names {
+function layerParts(norms: NormNames): Names {
   const parts = new Map(LAYER_PARTS);
-  for (const [role, name] of Object.entries({ attention, attentionOutput, ffn, ffnOutput })) {
-    if (name !== undefined) parts.set(name, NORM_PARTS[role as keyof NormNames]);
+  for (const [role, part] of NORM_PARTS) {
+    const name = norms[role];
+    if (name !== undefined) parts.set(name, part);
   }
   return parts;
 }

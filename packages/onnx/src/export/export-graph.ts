@@ -1,4 +1,4 @@
-import type { Activation, FeedForwardRefs, LayerRefs, Model, ModelConfig } from "@readme-moe/model";
+import type { Activation, LayerRefs, Model, ModelConfig } from "@readme-moe/model";
 import {
   attentionHalf,
   attentionWeights,
@@ -73,7 +73,8 @@ export function exportGraph({ config, weights }: Pick<Model, "config" | "weights
 }
 
 function denseWeights(layer: LayerRefs): NamedWeights {
-  const [ffn] = layer.experts as readonly [FeedForwardRefs];
+  const [ffn] = layer.experts;
+  if (!ffn) throw new TypeError("Expected a dense layer");
   return new Map([...feedForwardNorms(layer), ...feedForwardWeights("ffn", ffn)]);
 }
 

@@ -30,7 +30,7 @@ export function toGrid(weights: Float32Array, { scale, zeroPoint }: Grid, type: 
   const [least, most] = type === "int8" ? [-127, 127] : [0, 255];
   const bytes = new Uint8Array(weights.length);
   for (let i = 0; i < weights.length; i++) {
-    const level = roundToEven(Math.fround((weights[i] as number) / scale)) + zeroPoint;
+    const level = roundToEven(Math.fround(weights[i]! / scale)) + zeroPoint;
     bytes[i] = Math.min(most, Math.max(least, level)); // negative ones wrap around: two's complement
   }
   return bytes;
@@ -59,11 +59,11 @@ export function quantizeBlocks4(weights: Float32Array, numRows: number, rowLengt
     if (scale === 0) continue;
     const inverse = Math.fround(1 / scale);
     for (let i = 0; i < length; i++) {
-      const scaled = Math.fround((weights[start + i] as number) * inverse); // in float32, as there
+      const scaled = Math.fround(weights[start + i]! * inverse); // in float32, as there
       const level = Math.floor(Math.fround(scaled + 8) + 0.5);
       const at = (block * BLOCK_SIZE + i) >> 1;
       const shift = (i & 1) * 4;
-      const other = (values[at] as number) & (0xf0 >> shift);
+      const other = values[at]! & (0xf0 >> shift);
       values[at] = other | (Math.min(15, Math.max(0, level)) << shift);
     }
   }
@@ -74,8 +74,8 @@ export function quantizeBlocks4(weights: Float32Array, numRows: number, rowLengt
 function extreme(values: Float32Array, start: number, length: number): number {
   let [smallest, largest] = [0, 0];
   for (let i = start; i < start + length; i++) {
-    smallest = Math.min(smallest, values[i] as number);
-    largest = Math.max(largest, values[i] as number);
+    smallest = Math.min(smallest, values[i]!);
+    largest = Math.max(largest, values[i]!);
   }
   return largest > -smallest ? largest : smallest;
 }

@@ -126,17 +126,17 @@ export class GraphBuilder {
   }
 
   /** Appends a node with several outputs and returns those with the indices `wanted`. */
-  nodes(
+  nodes<const Wanted extends readonly number[]>(
     type: string,
     inputs: Node["inputs"],
-    wanted: readonly number[],
+    wanted: Wanted,
     attributes: Node["attributes"] = {},
-  ): readonly Value[] {
+  ): { readonly [Index in keyof Wanted]: Value } {
     const id = this.#numNodes++;
     const outputs: (Value | undefined)[] = Array.from({ length: Math.max(...wanted) + 1 }, () => undefined);
     const values = wanted.map((index) => (outputs[index] = this.#claim(`${type}_${id}_${index}`)));
     this.#nodes.push({ type, domain: "", inputs, outputs, attributes });
-    return values;
+    return values as { readonly [Index in keyof Wanted]: Value };
   }
 
   build(): Graph {

@@ -127,8 +127,7 @@ export function Softmax(g: GraphBuilder, x: Value, axis: number): Value {
 
 /** The `k` largest of the last axis, largest first; `k` int64 `[1]`. */
 export function TopK(g: GraphBuilder, x: Value, k: Value): readonly [values: Value, indices: Value] {
-  const outputs = g.nodes("TopK", [x, k], [0, 1], { axis: -1, largest: 1, sorted: 1 });
-  return [outputs[0] as Value, outputs[1] as Value];
+  return g.nodes("TopK", [x, k], [0, 1], { axis: -1, largest: 1, sorted: 1 });
 }
 
 // --- Products ---
@@ -173,7 +172,7 @@ export interface QuantizedTensor {
 /** uint8 with one scale for the whole of `x`, from its smallest and largest value. */
 export function DynamicQuantizeLinear(g: GraphBuilder, x: Value): QuantizedTensor {
   const [values, scale, zeroPoint] = g.nodes("DynamicQuantizeLinear", [x], [0, 1, 2]);
-  return { values: values as Value, scale: scale as Value, zeroPoint: zeroPoint as Value };
+  return { values, scale, zeroPoint };
 }
 
 export function DequantizeLinear(g: GraphBuilder, x: QuantizedTensor): Value {

@@ -20,6 +20,13 @@ export interface GraphTensor {
 /** Inputs or outputs of a graph, by name. */
 export type Feeds = Readonly<Record<string, GraphTensor>>;
 
+/** Finds a float32 output of a run. @throws {TypeError} when there is none with this name */
+export function floatOutput(outputs: Feeds, name: string): Float32Array {
+  const data = outputs[name]?.data;
+  if (data instanceof Float32Array) return data;
+  throw new TypeError(`Expected the output \`${name}\` to be float32, got ${data ? "another type" : "none"}`);
+}
+
 /** Options of a session. */
 export interface SessionOptions {
   /** Number of threads of one product, the calling one included. @default all cores */

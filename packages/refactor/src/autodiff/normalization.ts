@@ -47,7 +47,7 @@ export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): 
  */
 export function causalSoftmax(tape: Tape, scores: Tensor, window?: number): Tensor {
   const g = tape.graph;
-  const mask = causalMask(g, scores.shape.at(-1) as number, window);
+  const mask = causalMask(g, scores.shape.at(-1)!, window);
   const last = scores.shape.length - 1;
   const weights = Softmax(g, Add(g, scores.value, mask), -1);
   return tape.record(weights, scores.shape, [

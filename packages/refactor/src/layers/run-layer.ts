@@ -1,6 +1,6 @@
 // Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
 
-import { GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import { floatOutput, GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import { columnSquares } from "../experts/select.ts";
@@ -55,9 +55,9 @@ export async function runDense(
   const magnitudes = byDomain(stream, () => new Float64Array(source.config.intermediateSize));
   await eachBatch(pass, denseLayerGraph(source, share, sequenceTokens), async (batch, run) => {
     const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
-    stream.view(goal.rows, batch, hiddenSize).set(floats(outputs, "goal"));
-    stream.view(goal.weights, batch, 1).set(floats(outputs, "weights"));
-    addInto(magnitudes[batch.domain]!, floats(outputs, "magnitudes"));
+    stream.view(goal.rows, batch, hiddenSize).set(floatOutput(outputs, "goal"));
+    stream.view(goal.weights, batch, 1).set(floatOutput(outputs, "weights"));
+    addInto(magnitudes[batch.domain]!, floatOutput(outputs, "magnitudes"));
   });
   return { goal, magnitudes };
 }
@@ -74,7 +74,7 @@ export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promis
   const energies: Float32Array[] = [];
   await eachBatch(pass, denseLayerGraph(source, 0, sequenceTokens), async (batch, run) => {
     const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
-    energies.push(floats(outputs, "squares").map((square, neuron) => square * norms[neuron]!));
+    energies.push(floatOutput(outputs, "squares").map((square, neuron) => square * norms[neuron]!));
   });
   return energies;
 }
@@ -100,7 +100,7 @@ export async function runProductInputs(pass: LayerPass, hidden: Float32Array): P
   };
   await eachBatch(pass, productInputsGraph(source, stream.sequenceTokens), async (batch, run) => {
     const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
-    for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floats(outputs, name));
+    for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floatOutput(outputs, name));
     addInto(inputs.gram, gramOf(outputs, intermediateSize));
   });
   return inputs;
@@ -128,15 +128,15 @@ export async function runMoments(
       hidden: rowsFeed(own, hiddenSize),
       goal: rowsFeed(stream.view(goal, batch, hiddenSize), hiddenSize),
     });
-    own.set(floats(outputs, "attended"));
+    own.set(floatOutput(outputs, "attended"));
     if (which.counts && !which.counts(batch)) return;
     addMoments(moments[which.isPooled ? 0 : batch.domain]!, {
       count: own.length / hiddenSize,
       gram: gramOf(outputs, intermediateSize),
-      cross: floats(outputs, "cross"),
-      neuronSums: floats(outputs, "neuron_sums"),
-      targetSums: floats(outputs, "target_sums"),
-      targetSquares: floats(outputs, "target_squares").reduce((sum, value) => sum + value, 0),
+      cross: floatOutput(outputs, "cross"),
+      neuronSums: floatOutput(outputs, "neuron_sums"),
+      targetSums: floatOutput(outputs, "target_sums"),
+      targetSquares: floatOutput(outputs, "target_squares").reduce((sum, value) => sum + value, 0),
     });
   });
   return moments;
@@ -154,7 +154,7 @@ export async function runExperts(
   for (const expert of new Set(stream.domains.map(expertOf))) {
     const run: RunBatch = async (batch, runGraph) => {
       const own = stream.view(attended, batch, hiddenSize);
-      own.set(floats(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
+      own.set(floatOutput(await runGraph({ attended: rowsFeed(own, hiddenSize) }), "hidden"));
     };
     await eachBatch(pass, expertGraph(source, layer, expert), run, ({ domain }) => expertOf(domain) === expert);
   }
@@ -179,7 +179,7 @@ export async function addErrors(
       goal: rowsOf(goal.rows, batch, hiddenSize),
       weights: rowsOf(goal.weights, batch, 1),
     });
-    addInto(stream.view(costs, batch, layer.experts.length), floats(outputs, "errors"));
+    addInto(stream.view(costs, batch, layer.experts.length), floatOutput(outputs, "errors"));
   };
   await eachBatch(pass, errorsGraph(source, layer, share), run, wants);
 }
@@ -195,7 +195,7 @@ export async function runOverlaps(
   const { hiddenSize } = stream;
   const run: RunBatch = async (batch, runGraph) => {
     const feeds = { attended: rowsFeed(stream.view(attended, batch, hiddenSize), hiddenSize) };
-    onScores(batch, floats(await runGraph(feeds), "scores"));
+    onScores(batch, floatOutput(await runGraph(feeds), "scores"));
   };
   await eachBatch(pass, overlapGraph(source, layer), run, wants);
 }
@@ -230,7 +230,7 @@ export function yieldToEventLoop(): Promise<void> {
 /** Runs a dense graph and replaces the rows by the residual stream after the layer. */
 async function runInPlace(run: RunGraph, rows: Float32Array, width: number): Promise<Outputs> {
   const outputs = await run({ hidden: rowsFeed(rows, width) });
-  rows.set(floats(outputs, "next"));
+  rows.set(floatOutput(outputs, "next"));
   return outputs;
 }
 
@@ -242,7 +242,7 @@ function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
 function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
   const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {
-    const stripe = floats(outputs, `gram.${index}`);
+    const stripe = floatOutput(outputs, `gram.${index}`);
     const width = numNeurons - from;
     for (let row = from; row < to; row++) {
       const own = stripe.subarray((row - from) * (width + 1), (row - from + 1) * width);

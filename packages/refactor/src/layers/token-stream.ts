@@ -66,7 +66,7 @@ export class TokenStream {
 function cutBatches(domains: readonly number[], perBatch: number): readonly Batch[] {
   const batches: Batch[] = [];
   for (let start = 0; start < domains.length;) {
-    const domain = domains[start] as number;
+    const domain = domains[start]!;
     let end = start + 1;
     while (end < domains.length && end - start < perBatch && domains[end] === domain) end++;
     batches.push({ domain, firstSequence: start, numSequences: end - start });

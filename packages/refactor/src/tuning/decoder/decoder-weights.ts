@@ -1,6 +1,6 @@
 // All weights of a model in memory as float32, by the names of `decoder` in @readme-moe/onnx.
 
-import type { FeedForwardRefs, LayerRefs, Model, TensorRef } from "@readme-moe/model";
+import type { LayerRefs, Model, TensorRef } from "@readme-moe/model";
 import { decoder, type GraphTensor } from "@readme-moe/onnx";
 
 /** One weight of a model. */
@@ -53,11 +53,10 @@ export function weightFeeds(groups: readonly ReadonlyMap<string, Weight>[]): Rec
 
 async function readLayer(layer: LayerRefs): Promise<LayerWeights> {
   const { shared } = layer;
-  const ffn = (part: string, refs: FeedForwardRefs): decoder.NamedWeights => decoder.feedForwardWeights(part, refs);
-  const common = [...decoder.feedForwardNorms(layer), ...(shared ? ffn("shared", shared) : [])];
+  const common = [...decoder.feedForwardNorms(layer), ...(shared ? decoder.feedForwardWeights("shared", shared) : [])];
   const experts: WeightGroup[] = [];
   for (const [expert, refs] of layer.experts.entries()) {
-    experts.push(await readGroup(ffn("expert", refs), String(expert)));
+    experts.push(await readGroup(decoder.feedForwardWeights("expert", refs), String(expert)));
   }
   return {
     attention: await readGroup(decoder.attentionWeights(layer), "backbone"),

@@ -1,6 +1,7 @@
 // Runs a whole model forwards and backwards, layer by layer. Only the layers' inputs are kept; the inside of a layer is
 // computed again on the way back.
 
+import { floatOutput, type Feeds } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
 import { HIDDEN, OUTPUT_GRADIENT, type WeightShapes } from "../graphs/half-graphs.ts";
 import { dealRows, putRows, takeRows, type Share } from "./deal.ts";
@@ -68,10 +69,10 @@ export class Decoder {
   async backward({ layers }: Pass, gradient: Float32Array, onGradient: OnGradient): Promise<void> {
     let slope = gradient;
     for (const [index, inputs] of [...layers.entries()].toReversed()) {
-      const layer = this.weights.layers[index] as LayerWeights;
+      const layer = this.weights.layers[index]!;
       let before = inputs.shares.length > 1 ? new Float32Array(slope.length) : slope;
       for (const { share, rows } of inputs.shares) {
-        const groups = [layer.common, layer.experts[share.expert] as WeightGroup];
+        const groups = [layer.common, layer.experts[share.expert]!];
         const session = await this.#pool.feedForward(this.#shapes(groups), true);
         const own = takeRows(slope, share, this.#hiddenSize);
         const outputs = await session.run({
@@ -79,8 +80,8 @@ export class Decoder {
           ...this.#rows(OUTPUT_GRADIENT, own),
           ...weightFeeds(groups),
         });
-        this.#hand(groups, outputs, onGradient);
-        before = putRows(before, outputs[gradientName(HIDDEN)]?.data as Float32Array, share, this.#hiddenSize);
+        this.#passOn(groups, outputs, onGradient);
+        before = putRows(before, floatOutput(outputs, gradientName(HIDDEN)), share, this.#hiddenSize);
       }
       const groups = [layer.attention];
       const session = await this.#pool.attention(index, this.#shapes(groups), true);
@@ -89,8 +90,8 @@ export class Decoder {
         ...this.#rows(OUTPUT_GRADIENT, before),
         ...weightFeeds(groups),
       });
-      this.#hand(groups, outputs, onGradient);
-      slope = outputs[gradientName(HIDDEN)]?.data as Float32Array;
+      this.#passOn(groups, outputs, onGradient);
+      slope = floatOutput(outputs, gradientName(HIDDEN));
       await breathe();
     }
   }
@@ -98,14 +99,14 @@ export class Decoder {
   async #attend(index: number, { attention }: LayerWeights, hidden: Float32Array): Promise<Float32Array> {
     const session = await this.#pool.attention(index, this.#shapes([attention]), false);
     const outputs = await session.run({ ...this.#rows(HIDDEN, hidden), ...weightFeeds([attention]) });
-    return outputs["next"]?.data as Float32Array;
+    return floatOutput(outputs, "next");
   }
 
   async #feedForward({ common, experts }: LayerWeights, expert: number, rows: Float32Array): Promise<Float32Array> {
-    const groups = [common, experts[expert] as WeightGroup];
+    const groups = [common, experts[expert]!];
     const session = await this.#pool.feedForward(this.#shapes(groups), false);
     const outputs = await session.run({ ...this.#rows(HIDDEN, rows), ...weightFeeds(groups) });
-    return outputs["next"]?.data as Float32Array;
+    return floatOutput(outputs, "next");
   }
 
   #embed(tokenIds: Int32Array): Float32Array {
@@ -129,15 +130,11 @@ export class Decoder {
     };
   }
 
-  #hand(
-    groups: readonly WeightGroup[],
-    outputs: Readonly<Record<string, { readonly data: unknown }>>,
-    onGradient: OnGradient,
-  ): void {
+  #passOn(groups: readonly WeightGroup[], outputs: Feeds, onGradient: OnGradient): void {
     for (const group of groups) {
       for (const [name, { key }] of group) {
-        const gradient = outputs[gradientName(name)];
-        if (gradient) onGradient(key, gradient.data as Float32Array);
+        const gradient = gradientName(name);
+        if (outputs[gradient]) onGradient(key, floatOutput(outputs, gradient));
       }
     }
   }

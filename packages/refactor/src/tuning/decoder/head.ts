@@ -1,7 +1,8 @@
 // Losses of a decoder's last states and their gradients, some rows at a time.
 
-import type { GraphTensor } from "@readme-moe/onnx";
+import { floatOutput, type GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../../autodiff/tape.ts";
+import { addInto } from "../../experts/moments.ts";
 import { HIDDEN } from "../graphs/half-graphs.ts";
 import type { DecoderWeights } from "./decoder-weights.ts";
 import type { GraphPool } from "./graph-pool.ts";
@@ -69,12 +70,12 @@ export async function distillRows(
       ids: idsFeed(ids.subarray(from, to)),
       weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
     });
-    gradient.set(outputs[gradientName(HIDDEN)]?.data as Float32Array, from * size);
-    const slopes = outputs[gradientName("norm")]?.data as Float32Array;
-    slopes.forEach((slope, i) => (normGradient[i] = (normGradient[i] as number) + slope));
-    divergences.set(outputs["divergences"]?.data as Float32Array, from);
-    divergence += weighted(outputs["divergences"], rowWeights, from);
-    crossEntropy += weighted(outputs["losses"], rowWeights, from);
+    gradient.set(floatOutput(outputs, gradientName(HIDDEN)), from * size);
+    addInto(normGradient, floatOutput(outputs, gradientName("norm")));
+    divergences.set(floatOutput(outputs, "divergences"), from);
+    const rowsWeights = rowWeights.subarray(from, to);
+    divergence += weightedSum(floatOutput(outputs, "divergences"), rowsWeights);
+    crossEntropy += weightedSum(floatOutput(outputs, "losses"), rowsWeights);
   }
   return { divergence, crossEntropy, gradient, normGradient, divergences };
 }
@@ -95,7 +96,7 @@ export async function crossEntropies(
       [HIDDEN]: { data: hidden.subarray(from * size, to * size), dims: [to - from, size] },
       ids: idsFeed(ids.subarray(from, to)),
     });
-    losses.set(outputs["losses"]?.data as Float32Array, from);
+    losses.set(floatOutput(outputs, "losses"), from);
   }
   return losses;
 }
@@ -116,7 +117,6 @@ function idsFeed(ids: Int32Array): GraphTensor {
   return { data: BigInt64Array.from(ids, BigInt), dims: [ids.length] };
 }
 
-function weighted(rows: GraphTensor | undefined, weights: Float32Array, from: number): number {
-  const values = rows?.data as Float32Array;
-  return values.reduce((sum, value, i) => sum + value * (weights[from + i] as number), 0);
+function weightedSum(values: Float32Array, weights: Float32Array): number {
+  return values.reduce((sum, value, i) => sum + value * weights[i]!, 0);
 }
