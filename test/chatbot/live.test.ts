@@ -195,8 +195,8 @@ test("finished sequences are forgotten, and everything after the engine has fail
   events.emit("router:routed", { sequenceId: "a", position: 0, experts: Uint16Array.of(2, 0, 2), durationMs: 1 });
   const batch = { step: 1, sequenceIds: ["a", "late"], numTokens: [3, 1], positions: [0, 7] };
   events.emit("batch:scheduled", { ...batch, distinctExperts: 2, numWaiting: 4 });
-  events.emit("expert:loaded", { layer: 0, numLayers: 2, expert: 1, bytes: 9, durationMs: 1 });
-  events.emit("expert:evicted", { layer: 0, numLayers: 1, expert: 1, nextUse: 3 });
+  for (const layer of [0, 1]) events.emit("expert:loaded", { layer, expert: 1, bytes: 9, durationMs: 1 });
+  events.emit("expert:evicted", { layer: 0, expert: 1, nextUse: 3 });
   events.emit("token:generated", { sequenceId: "a", tokenId: 1, position: 3, sinceMs: 1, isFirst: true });
   expect(state.observed()).toMatchObject({
     step: {

@@ -21,7 +21,7 @@ export interface DocumentedFault {
   readonly metrics: readonly DocumentedMetric[];
 }
 
-const HEADING = "### Faults, and what they look like";
+const HEADING = "### Faults and their symptoms";
 
 /** All rows of the table that have status codes. */
 export function documentedFaults(): readonly DocumentedFault[] {

@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
 import { Stryker } from "@stryker-mutator/core";
-import { seededRandom } from "../../packages/core/src/seeded-random.ts";
+import { seededRandom } from "../../packages/core/src/random.ts";
 import { sourceFiles } from "../house/source-counts.ts";
 import { drawDeclarations } from "./declarations.ts";
 import { MUTATION_TARGETS, type MutationTarget } from "./targets.ts";

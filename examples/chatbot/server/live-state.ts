@@ -107,9 +107,8 @@ export class LiveState {
     this.#numWaiting = 0;
   }
 
-  #setResident(unit: { readonly layer: number; readonly numLayers: number; readonly expert: number }, to: 0 | 1): void {
-    const start = unit.expert * this.#numLayers;
-    this.#resident.fill(to, start + unit.layer, start + unit.layer + unit.numLayers);
+  #setResident({ layer, expert }: { readonly layer: number; readonly expert: number }, to: 0 | 1): void {
+    this.#resident[expert * this.#numLayers + layer] = to;
   }
 
   /** Forgets all sequences and the experts in memory, after the engine has failed. */

@@ -64,11 +64,7 @@ export interface ReadMeEvents {
     readonly durationMs: number;
   }) => void;
   /** A unit, one layer of one expert, was evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
-  "expert:evicted": (event: {
-    readonly layer: number;
-    readonly expert: number;
-    readonly nextUse: number;
-  }) => void;
+  "expert:evicted": (event: { readonly layer: number; readonly expert: number; readonly nextUse: number }) => void;
   /** A sequence got its next token. */
   "token:generated": (event: {
     readonly sequenceId: string;

@@ -4,7 +4,7 @@
 import { setFlagsFromString } from "node:v8";
 import { isMainThread, parentPort } from "node:worker_threads";
 import { ReadMeError } from "@readme-moe/core";
-import type { EngineOutput } from "../engine-output.ts";
+import type { EngineOutput } from "../engine-parts.ts";
 import {
   movable,
   toWire,

@@ -10,7 +10,7 @@ import {
   passagesOf,
   type Question,
   type ScoreOptions,
-} from "@readme-moe/engine";
+} from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
 import type { RunningModel } from "../models.ts";
 import type { RuntimeFlags } from "../options.ts";
@@ -54,7 +54,7 @@ async function textLosses(job: EvaluationJob, files: ReadonlyMap<string, readonl
   const results: [string, Result][] = [];
   const losses: number[] = [];
   for (const [name, passages] of files) {
-    const evaluation = await evaluatePassages(job.runner, job.router, passages, withProgress(job, name));
+    const evaluation = await evaluatePassages(job, passages, withProgress(job, name));
     const { loss, perplexity, tokens } = evaluation;
     results.push([name, { loss, perplexity, tokens }]);
     losses.push(loss);
@@ -120,7 +120,7 @@ export async function evaluateRequests(
   const results: [string, Result][] = [];
   for (const [name, questions] of files) {
     const options = { ...withProgress(job, name), maxTokens };
-    const evaluation = await evaluateMultipleChoice(runner, router, tokenizer, questions, options);
+    const evaluation = await evaluateMultipleChoice({ runner, router }, tokenizer, questions, options);
     const { accuracy, normalizedAccuracy, numCut } = evaluation;
     const columns = [`acc ${withError(accuracy)}`, `acc_norm ${withError(normalizedAccuracy)}`];
     showStatus();
