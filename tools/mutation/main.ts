@@ -46,7 +46,7 @@ async function mutate(target: MutationTarget): Promise<void> {
     // TypeScript 7 has no API by which Stryker could rewrite paths; vitest does not read this file.
     tsconfigFile: "no-tsconfig.json",
     packageManager: "pnpm",
-    reporters: ["json"],
+    reporters: ["json", "progress-append-only"],
     jsonReporter: { fileName: `${OUT}/${target.name}.json` },
     ignorePatterns: ["/models", "/docs", `/${OUT}`],
     tempDirName: ".stryker",

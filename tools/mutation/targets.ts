@@ -32,7 +32,10 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   {
     name: "answers",
     sources: ["express/src/api/answer.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
-    tests: ["test/express/{api-stream,api-composition,generation,sse-writer,api-refusals}.test.ts"],
+    tests: [
+      "test/express/{api-stream,api-composition,api-refusals,api-routes,api-routed-admission}.test.ts",
+      "test/express/{generation,grammar-exchange,sse-writer}.test.ts",
+    ],
   },
   { name: "grammar", sources: ["grammar/src/schema"], tests: ["test/grammar/*.test.ts"] },
   {
