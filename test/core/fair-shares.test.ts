@@ -138,5 +138,23 @@ describe("places", () => {
     const low = decoding("small", 0, { priority: -1 });
     expect(nextPreempted([small, ...large, low])).toBe(low);
     expect(nextPreempted([decoding(undefined, 1), decoding(undefined, 2)]).arrival).toBe(2);
+    expect(() => nextPreempted([])).toThrow(new RangeError("Expected a running sequence to preempt, got none"));
+  });
+
+  test("preempts the sequence that a search finds", () => {
+    for (let round = 0; round < 500; round++) {
+      const running = Array.from({ length: 1 + randomInteger(random, 7) }, (_, arrival) =>
+        decoding(clients[randomInteger(random, 3)], arrival, {
+          priority: randomInteger(random, 2),
+          numTokens: 1 + randomInteger(random, 4),
+        }),
+      );
+      const lowest = running.filter((one) => running.every(({ priority }) => one.priority <= priority));
+      // Tokens of sequences with a higher priority count, too.
+      const tokensOf = (client: string | undefined): number =>
+        running.reduce((sum, one) => sum + (one.client === client ? one.numTokens : 0), 0);
+      const most = Math.max(...lowest.map(({ client }) => tokensOf(client)));
+      expect(nextPreempted(running)).toBe(lowest.findLast(({ client }) => tokensOf(client) === most));
+    }
   });
 });
