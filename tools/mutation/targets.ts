@@ -22,7 +22,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   {
     name: "admission",
     sources: ["express/src/edge/admission.ts", "express/src/edge/admission"],
-    tests: ["test/express/edge-{admission,admission-random,retry-after,return-times}.test.ts"],
+    tests: ["test/express/edge-{admission,admission-policy,admission-random,retry-after,return-times}.test.ts"],
   },
   {
     name: "guard",
