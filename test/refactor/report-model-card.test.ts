@@ -34,9 +34,11 @@ function tableRows(card: string): readonly (readonly string[])[] {
 
 describe("the model card", () => {
   const report = madeUpReport();
-  const card = cardOf(report);
+  // Written in each test, so that mutation testing sees which tests notice a change.
+  const written = (): string => cardOf(report);
 
   test("begins with the metadata that the hub reads", () => {
+    const card = written();
     const [, front = ""] = card.split(/^---$/m);
     expect(card.startsWith("---\n")).toBe(true);
     expect(front).toContain('base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"\n');
@@ -54,6 +56,7 @@ describe("the model card", () => {
   });
 
   test("shows all losses, verdicts and pictures", () => {
+    const card = written();
     for (const { label, mean } of report.losses) {
       const row = tableRows(card).find(([name]) => name?.replaceAll("*", "") === label);
       expect(row?.[2]?.replaceAll("*", "")).toBe(mean.toFixed(3));
@@ -68,6 +71,7 @@ describe("the model card", () => {
   });
 
   test("says how the model was made, what it costs and where it ends", () => {
+    const card = written();
     for (const sentence of [
       "# SmolLM2-135M-Instruct, refactored into 7 experts",
       "The feed-forward layers of the dense model SmolLM2-135M-Instruct were cut into 7 experts after " +
@@ -186,6 +190,7 @@ describe("the model card", () => {
   });
 
   test("escapes markup in names, also within tables", () => {
+    const card = written();
     const hostile = "a|b <script>*x*</script> [l](http://u) `c` \n# d & &lt; _e_";
     const renamed = {
       ...report,
