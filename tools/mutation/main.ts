@@ -48,7 +48,7 @@ async function mutate(target: MutationTarget): Promise<void> {
     packageManager: "pnpm",
     reporters: ["json", "progress-append-only"],
     jsonReporter: { fileName: `${OUT}/${target.name}.json` },
-    ignorePatterns: ["/models", "/docs", `/${OUT}`],
+    ignorePatterns: ["/models/*", "!/models/pocket", "/docs", `/${OUT}`],
     tempDirName: ".stryker",
     timeoutMS: 20_000,
     dryRunTimeoutMinutes: Number(values["tests-timeout-minutes"]),

@@ -15,8 +15,10 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
     name: "engine",
     sources: ["engine/src"],
     tests: [
-      "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers}.test.ts",
-      "test/engine/{router-states,rows-away,unit-memory,chunk-stream,chunked-routes}.test.ts",
+      "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
+      "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
+      "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
+      "test/engine/{calibration,evaluation,multiple-choice}.test.ts",
     ],
   },
   {
