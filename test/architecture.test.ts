@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import { expect, test } from "vitest";
+import { countSources } from "../tools/house/source-counts.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 
@@ -115,4 +116,28 @@ test("no source file has more than 300 lines", () => {
     .flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src")))
     .filter((path) => readFileSync(path, "utf8").split("\n").length > 300);
   expect(long).toEqual([]);
+});
+
+const counts = countSources(
+  ROOT,
+  packages.flatMap((name) => sourcesOf(join(ROOT, "packages", name, "src"))),
+);
+
+test("imports form no circles", () => {
+  expect(counts.circles).toEqual([]);
+});
+
+/** Declarations of functions in C, which take their arguments by position. */
+const NATIVE_CALLS = ["packages/kernel/src/native-kernel.ts", "packages/kernel/src/wasm-calls.ts"];
+
+test("functions take at most four parameters by position", () => {
+  expect(counts.manyParameters.filter(({ file }) => !NATIVE_CALLS.includes(file))).toEqual([]);
+});
+
+test("docstrings begin with a verb or a noun", () => {
+  expect(counts.danglingComments).toEqual([]);
+});
+
+test("comments are no wider than the code", () => {
+  expect(counts.wideComments).toEqual([]);
 });

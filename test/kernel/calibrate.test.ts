@@ -30,7 +30,7 @@ async function squaresOf(statistics: InputStatistics): Promise<readonly Float32A
   return squares;
 }
 
-test("agrees with plain loops to what 8 bits lose", async () => {
+test("agrees with plain loops within the error of 8 bits", async () => {
   const measured = await squaresOf(calibrateModel(model, sequences, { threads: 2 }));
   const expected = await plainSquares();
   for (const [index, squares] of expected.entries()) {
@@ -66,7 +66,7 @@ function lengthOf(values: Float32Array): number {
   return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
 }
 
-test("is the same in every build, with any threads, however few layers are in memory", async () => {
+test("gives the same bits in every build, with any number of threads and of layers in memory", async () => {
   const first = await squaresOf(calibrateModel(model, sequences, { threads: 1, kernel: "native" }));
   for (const options of [
     { kernel: "native", threads: 3, pieceBytes: 1 },
@@ -77,7 +77,7 @@ test("is the same in every build, with any threads, however few layers are in me
   }
 });
 
-test("is asked for in any order, and refuses what no layer has", async () => {
+test("computes products in any order, and refuses unknown ones", async () => {
   const statistics = calibrateModel(model, sequences, { threads: 1, pieceBytes: 1 });
   const last = products.at(-1) as string;
   const [late, early] = await Promise.all([

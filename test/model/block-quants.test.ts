@@ -67,8 +67,8 @@ function plainRounding(weights: Float32Array): Float32Array {
   return values;
 }
 
-describe("a file's own blocks", () => {
-  test.each(TYPES)("of %s have the values that the file has", async (...type) => {
+describe("blocks of a file", () => {
+  test.each(TYPES)("of %s have the file's values", async (...type) => {
     const store = await storeOf(type);
     const source = storedBlocks({ store, name: "w", shape: [NUM_OUT, NUM_IN] }) as BlockSource;
     const floats = await store.readFloats("w");
@@ -93,7 +93,7 @@ test("blocks of 8 bits keep weights within half a step, and a block of zeros sta
 describe("blocks fitted to 4 bits", () => {
   const even = new Float32Array(64).fill(1);
 
-  test("find the levels again that weights lie on", () => {
+  test("recover the levels of weights that lie on levels", () => {
     const random = seededRandom(8);
     // Each block has the lowest and the highest level, as blocks have that were rounded to between the two.
     const level = (i: number): number => (i % 32 < 2 ? 15 * (i % 32) : Math.floor(random() * 16));
@@ -111,7 +111,7 @@ describe("blocks fitted to 4 bits", () => {
     }
   });
 
-  test("take blocks of one value, of zeros, and with a single large one", () => {
+  test("handle blocks of one value, of zeros, and with a single large value", () => {
     for (const block of [
       new Float32Array(32),
       new Float32Array(32).fill(-3.5),

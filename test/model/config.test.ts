@@ -39,7 +39,7 @@ test("absent fields have the defaults of transformers", () => {
   });
 });
 
-test("both spellings of RoPE are the same, and the newer wins", () => {
+test("both spellings of RoPE mean the same, and the newer one takes precedence", () => {
   const scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 64 };
   const older = parse({ rope_theta: 5e5, rope_scaling: { rope_type: "llama3", ...scaling } });
   const newer = parse({ rope_parameters: { rope_type: "llama3", rope_theta: 5e5, ...scaling }, rope_theta: 1 });
@@ -61,7 +61,7 @@ describe("sliding windows", () => {
     expect(parse({ model_type: "mistral", sliding_window: null }).slidingWindows[0]).toBeUndefined();
   });
 
-  test("Qwen's needs use_sliding_window and starts at max_window_layers, unless layer_types says", () => {
+  test("Qwen's needs use_sliding_window, and begins at max_window_layers unless layer_types is present", () => {
     const qwen = { model_type: "qwen2", sliding_window: 32, max_window_layers: 2 };
     expect(parse(qwen).slidingWindows).toEqual([undefined, undefined, undefined]);
     expect(parse({ ...qwen, use_sliding_window: true }).slidingWindows).toEqual([undefined, undefined, 32]);
@@ -70,7 +70,7 @@ describe("sliding windows", () => {
   });
 });
 
-test("end tokens of the generation config win", async () => {
+test("end tokens of the generation config take precedence", async () => {
   const { Fields } = await import("../../packages/model/src/config/fields.ts");
   const json = { ...LLAMA, eos_token_id: 2 };
   expect(parseConfig("config.json", json).eosTokenIds).toEqual([2]);
@@ -78,7 +78,7 @@ test("end tokens of the generation config win", async () => {
   expect(parseConfig("config.json", json, generation).eosTokenIds).toEqual([7, 8]);
 });
 
-describe("what is not supported is refused by name", () => {
+describe("unsupported fields are refused by name", () => {
   test.each([
     [{ model_type: "gemma3" }, /`model_type`.*gemma3.*llama, mistral, qwen2, qwen3/],
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],
@@ -94,7 +94,7 @@ describe("what is not supported is refused by name", () => {
   });
 });
 
-describe("what is wrong is refused by name", () => {
+describe("invalid fields are refused by name", () => {
   test.each([
     [{ hidden_size: undefined }, /`hidden_size`.*positive integer/],
     [{ hidden_size: -64 }, /`hidden_size`.*`-64`/],
@@ -113,7 +113,7 @@ describe("what is wrong is refused by name", () => {
     expect(errorOf(changes).message).toMatch(message);
   });
 
-  test("a config that is no object", () => {
+  test("a config that is not an object", () => {
     for (const json of [null, [], "llama", 3]) {
       expect(() => parseConfig("config.json", json)).toThrow(/config.json: expected a JSON object/);
     }

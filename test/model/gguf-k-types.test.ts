@@ -52,7 +52,7 @@ function randomBlocksWithScaleLast(numBlocks: number, blockBytes: number, seed: 
 }
 
 describe("GGUF block types", () => {
-  test.each(TYPES)("%s has the same values, to the bit, as in llama.cpp's package", async (name, type, size, bytes) => {
+  test.each(TYPES)("%s has the same bits as in llama.cpp's package", async (name, type, size, bytes) => {
     const { blocks, bits } = reference(name);
     const numBlocks = blocks.length / bytes;
     expect(bits.length).toBe(numBlocks * size);
@@ -82,7 +82,7 @@ describe("GGUF block types", () => {
     await file.close();
   });
 
-  test.each(TYPES)("%s is refused, by name, in rows that are no whole blocks", async (name, type, size, bytes) => {
+  test.each(TYPES)("%s is refused by name in rows of partial blocks", async (name, type, size, bytes) => {
     // As many values as whole blocks have, but not in a row.
     const whole = new Uint8Array(3 * bytes);
     for (const dimensions of [[size / 2, 6], [size + 16, 2], [size - 1]]) {
@@ -94,7 +94,7 @@ describe("GGUF block types", () => {
 });
 
 describe("a GGUF file with Q4_K tensors", () => {
-  test("is read by ranges of rows, each of several blocks", async () => {
+  test("is read in ranges of rows with several blocks each", async () => {
     const [numRows, rowLength, rowBytes] = [5, 768, 3 * Q4_K_BYTES];
     const blocks = randomBlocks(numRows * 3, Q4_K_BYTES, 2, 1);
     const path = await fileOf({
@@ -125,7 +125,7 @@ describe("a GGUF file with Q4_K tensors", () => {
     await file.close();
   });
 
-  test("has its q and k rows put in Hugging Face order as whole blocks, in any range", async () => {
+  test("has q and k rows reordered to Hugging Face's order as whole blocks, in any range", async () => {
     const [headSize, rowLength, rowBytes] = [4, 512, 2 * Q4_K_BYTES];
     const blocksOf = { q: randomBlocks(16 * 2, Q4_K_BYTES, 2, 2), k: randomBlocks(8 * 2, Q4_K_BYTES, 2, 3) };
     const path = await fileOf({

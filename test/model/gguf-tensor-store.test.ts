@@ -100,7 +100,7 @@ describe("names", () => {
 });
 
 describe("GgufTensorStore", () => {
-  test("lists Hugging Face names, keeps those that have none, and hides the file's", async () => {
+  test("lists Hugging Face names, keeps unknown names, and hides the file's names", async () => {
     const store = await storeOf(
       [textEntry("general.architecture", "llama")],
       [f32Tensor("token_embd.weight", [2, 3], [1, 2, 3, 4, 5, 6]), f32Tensor("rope_freqs.weight", [1], [1])],
@@ -120,7 +120,7 @@ describe("GgufTensorStore", () => {
     await store.close();
   });
 
-  test("puts the q and k rows of llama files in Hugging Face order, biases too, and no others", async () => {
+  test("reorders only q and k rows and biases of llama files to Hugging Face's order", async () => {
     const store = await attention("llama");
     const inOrder = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
     expect(rowNames(await store.readFloats(Q_WEIGHT), 2)).toEqual(inOrder);
@@ -152,7 +152,7 @@ describe("GgufTensorStore", () => {
     await store.close();
   });
 
-  test("reorders whole rows of quantised blocks, in bytes as in floats", async () => {
+  test("reorders whole rows of quantised blocks, in bytes and in floats", async () => {
     const blocks = randomBlocks(8 * 2, 34, 1, 1);
     const entries = [textEntry("general.architecture", "llama"), u32Entry("llama.attention.head_count", 2)];
     const tensors = [{ name: "blk.0.attn_k.weight", dimensions: [64, 8], type: 8, data: blocks }];
@@ -174,7 +174,7 @@ describe("GgufTensorStore", () => {
     await other.close();
   });
 
-  test("takes head counts that differ by layer", async () => {
+  test("reads head counts that differ by layer", async () => {
     const counts = entry("llama.attention.head_count", 9, u32(5), u64(2), u32(1), u32(2));
     const values = [0, 1, 2, 3, 4, 5, 6, 7];
     const tensors = [f32Tensor("blk.0.attn_q.bias", [8], values), f32Tensor("blk.1.attn_q.bias", [8], values)];
@@ -184,7 +184,7 @@ describe("GgufTensorStore", () => {
     await store.close();
   });
 
-  test("names the metadata or the tensor when heads cannot be told", async () => {
+  test("names the metadata or the tensor when the head size is unknown", async () => {
     const architecture = textEntry("general.architecture", "llama");
     const tensors = [
       f32Tensor(
@@ -209,21 +209,21 @@ describe("GgufTensorStore", () => {
     await none.close();
   });
 
-  test("does not count through rows that hold nothing", async () => {
+  test("does not loop over rows without values", async () => {
     const heads = [textEntry("general.architecture", "llama"), u32Entry("llama.attention.head_count", 2)];
     const store = await storeOf(heads, [{ name: "blk.0.attn_q.weight", dimensions: [0, 2 ** 50], type: 0 }]);
     expect(await store.readFloats(Q_WEIGHT)).toEqual(new Float32Array(0));
     await store.close();
   });
 
-  test("refuses a file without architecture, and one where two tensors become one", async () => {
+  test("refuses a file without an architecture, and a file with two tensors of the same name", async () => {
     await expectReadMeError(storeOf([], []), "ERR_MODEL_INVALID", "model.gguf", "general.architecture");
     const twice = [f32Tensor("output.weight", [1], [0]), f32Tensor("lm_head.weight", [1], [0])];
     const opening = storeOf([textEntry("general.architecture", "llama")], twice);
     await expectReadMeError(opening, "ERR_FILE_CORRUPT", "model.gguf", '"output.weight"', '"lm_head.weight"');
   });
 
-  test("says so when a tensor's type is not supported, but opens the others", async () => {
+  test("names an unsupported tensor type, and still reads other tensors", async () => {
     const tensors = [
       { name: "output.weight", dimensions: [256], type: 23, data: new Uint8Array(136) },
       f32Tensor("x", [1], [3]),

@@ -78,7 +78,7 @@ describe("GgufFile metadata", () => {
     await file.close();
   });
 
-  test("reads arrays of all types, also of arrays", async () => {
+  test("reads arrays of all types, including arrays of arrays", async () => {
     const path = await fileOf({
       entries: [
         entry("u8", 9, array(0, 2, u8(1, 255))),
@@ -113,7 +113,7 @@ describe("GgufFile metadata", () => {
     ]);
   });
 
-  test("reads a header of many megabytes, of which only a part is held at a time", async () => {
+  test("reads a header of many megabytes with only a part of it in memory", async () => {
     const tokens = Array.from({ length: 300_000 }, (_, i) => `token ${i}`);
     const path = await fileOf({
       entries: [
@@ -202,7 +202,7 @@ describe("GgufFile tensors", () => {
     },
   );
 
-  test("lists tensors of a type it cannot read, and names tensor and type when asked to", async () => {
+  test("lists tensors of unsupported types, and names tensor and type in the error", async () => {
     const path = await fileOf({
       tensors: [
         { name: "iq", dimensions: [256, 2], type: 23, data: new Uint8Array(272) },
@@ -219,7 +219,7 @@ describe("GgufFile tensors", () => {
     await file.close();
   });
 
-  test("obeys general.alignment, and refuses one that is no power of two from 8 up", async () => {
+  test("follows general.alignment, and refuses values other than powers of two from 8", async () => {
     const tensors = [
       { name: "a", dimensions: [1], type: F32, data: bytesOf(Float32Array.of(1)) },
       { name: "b", dimensions: [1], type: F32, data: bytesOf(Float32Array.of(2)) },

@@ -12,7 +12,7 @@ function constant(values: Float32Array): () => Promise<Float32Array> {
 }
 
 describe("writeGguf", () => {
-  test("writes what GgufFile reads back: metadata of every type, and tensors in order", async () => {
+  test("writes metadata of every type and tensors in order, which GgufFile reads back", async () => {
     const path = join(await temporaryFolder(), "model.gguf");
     const values = Float32Array.from({ length: 64 }, (_, i) => Math.sin(i));
     const tensors: GgufInput[] = [
@@ -116,7 +116,7 @@ describe("writeGguf", () => {
     await file.close();
   });
 
-  test("names the tensor and leaves nothing behind when its values cannot be had or quantised", async () => {
+  test("names the tensor and leaves no file when its values cannot be read or quantised", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "model.gguf");
     await writeFile(path, "old");
@@ -135,7 +135,7 @@ describe("writeGguf", () => {
     expect(await readdir(folder)).toEqual(["model.gguf"]);
   });
 
-  test("refuses what cannot be written before it writes anything", async () => {
+  test("refuses invalid input before it writes anything", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "model.gguf");
     const one: GgufInput = { name: "x", type: "Q8_0", shape: [2, 32], floats: constant(new Float32Array(64)) };

@@ -48,13 +48,13 @@ test("4 bits: the extreme of a block becomes -8, the negative one of two; short 
   expect(Array.from(values.slice(48, 52))).toEqual([197, 147, 112, 78]);
 });
 
-test("weights of nothing but zeros stay zeros", () => {
+test("zero weights stay zero", () => {
   const nothing = new Float32Array(32);
   expect(toGrid(nothing, symmetricGrid(nothing), "int8").every((value) => value === 0)).toBe(true);
   expect(quantizeBlocks4(nothing, 1, 32).values.every((value) => value === 0x88)).toBe(true);
 });
 
-test("transposing puts rows where columns were, also in sizes that are no multiple of its squares", () => {
+test("transposing swaps rows and columns, also of sizes that are no multiple of its squares", () => {
   const values = Float32Array.from({ length: 33 * 70 }, (_, index) => index);
   const transposed = transpose(values, 33, 70);
   for (const [row, column] of [

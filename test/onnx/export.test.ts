@@ -54,7 +54,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
   }
   const { cases } = golden(name) as { cases: readonly Case[] };
 
-  test("gives PyTorch's logits in one batch padded on the left, and goes on from there", async () => {
+  test("gives PyTorch's logits in one batch padded on the left, and continues from its cache", async () => {
     const { folder, model } = await exported(await withTokenizer(name), { dtypes: ["fp32"] });
     await using graph = await load(folder, model);
     const { vocabSize } = model.config;
@@ -82,7 +82,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     expect(largestDifference(lastOf(row, model.config.vocabSize), expected)).toBeLessThan(1e-3);
   });
 
-  test("runs in 8 and 4 bits, not far off", async () => {
+  test("runs in 8 and 4 bits with correlated logits", async () => {
     const { folder, model } = await exported(await withTokenizer(name));
     const { input_ids: ids, last_logits: expected } = cases[2] as Case;
     for (const [file, least] of [
@@ -96,7 +96,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     }
   });
 
-  test("has a config that our own reader takes for the same model, RoPE spelled both ways", async () => {
+  test("has a config with both spellings of RoPE", async () => {
     const { folder, model } = await exported(await withTokenizer(name), { dtypes: ["q4"] });
     const config = await readConfig(folder);
     const { theta } = model.config.rope;
@@ -130,7 +130,7 @@ describe("the pocket model", () => {
     expect(Math.abs((losses[2] as number) - expected)).toBeLessThan(0.1);
   });
 
-  test("is written with every name that the two libraries ask for", async () => {
+  test("is written under every file name that the two libraries read", async () => {
     const { folder } = await exported(POCKET);
     const graphs = await readdir(join(folder, "onnx"));
     expect(graphs.toSorted()).toEqual([
@@ -147,7 +147,7 @@ describe("the pocket model", () => {
     expect(model.merges.every((merge) => typeof merge === "string")).toBe(true);
   });
 
-  test("keeps its weights in a file of their own where the graph would be too large", async () => {
+  test("has a separate file of weights when the graph would be too large", async () => {
     const { folder, model } = await exported(POCKET, { dtypes: ["fp32", "q8"], maxWholeBytes: 20_000_000 });
     expect(await readdir(join(folder, "onnx"))).toEqual(
       expect.arrayContaining(["model.onnx", "model.onnx_data", "model_quantized.onnx"]),
@@ -163,7 +163,7 @@ describe("the pocket model", () => {
   });
 });
 
-describe("what cannot be exported", () => {
+describe("refusals of exports", () => {
   test.each(["official-fused-residual", "official-separate-residual"])("the mixture %s", async (name) => {
     const model = await openModel(fixture(name));
     const target = join(await temporaryFolder(), "out");
@@ -183,7 +183,7 @@ describe("what cannot be exported", () => {
     await Promise.all([bare.close(), pocket.close()]);
   });
 
-  test("leaves nothing behind when a weight cannot be read, or when it is given up", async () => {
+  test("leaves no files when a weight cannot be read, or when it is aborted", async () => {
     const parent = await temporaryFolder();
     const model = await openModel(POCKET);
     const abort = new AbortController();

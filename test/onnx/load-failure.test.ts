@@ -35,11 +35,11 @@ test.each([
   expect(explainLoadFailure(message, host)).toContain(expected);
 });
 
-test("what nobody knows is told as it is", () => {
+test("an unknown failure is reported unchanged", () => {
   expect(explainLoadFailure("disk on fire", LINUX)).toBe("disk on fire");
 });
 
-test("this process knows where it runs", () => {
+test("this process's platform is described", () => {
   expect(runtimeHost()).toMatchObject({ platform: process.platform, arch: process.arch });
 });
 
@@ -97,7 +97,7 @@ describe.runIf(process.platform === "linux")("a program on a machine without the
     expect(await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: NO_BUILD } }))).toEqual(expected);
   });
 
-  test("runs dense models in WebAssembly where no addon loads, and says so", async () => {
+  test("runs dense models in WebAssembly when no addon loads, and reports it", async () => {
     const args = ["generate", POCKET, "--prompt", "The ship was", "--max-new-tokens", "2", "--precision", "int8"];
     const { code, stdout } = await outcomeOf(startCommand(args));
     const fallen = await outcomeOf(startCommand(args, { env: { NODE_OPTIONS: NO_ADDON } }));

@@ -9,7 +9,7 @@ test("the runtime is the version that was measured", () => {
   expect((require("onnxruntime-node/package.json") as { version: string }).version).toBe("1.30.0");
 });
 
-test("inputs are read in place: passing 512 MB costs nothing like copying them", async () => {
+test("inputs are read in place: passing 512 MB is much faster than copying them", async () => {
   const numFloats = 1 << 27;
   const g = new GraphBuilder("first");
   const x = g.input("x", "float32", ["n"]);
@@ -33,7 +33,7 @@ test("inputs are read in place: passing 512 MB costs nothing like copying them",
   await session.dispose();
 });
 
-test("a run takes what it is given, and nothing of other runs", async () => {
+test("concurrent runs do not share inputs or outputs", async () => {
   const g = new GraphBuilder("sum");
   const [a, b] = [g.input("a", "float32", ["n"]), g.input("b", "float32", ["n"])];
   g.output("y", operators.Add(g, a, b), "float32", ["n"]);
@@ -49,7 +49,7 @@ test("a run takes what it is given, and nothing of other runs", async () => {
   await session.dispose();
 });
 
-test("zero rows pass through the operators that a batch without tokens meets", async () => {
+test("the operators of a batch without tokens accept zero rows", async () => {
   const g = new GraphBuilder("empty");
   const x = g.input("x", "float32", ["rows", 8]);
   const weight = g.weight("w", "float32", [16, 8], () => new Uint8Array(4 * 16 * 8));
@@ -72,13 +72,13 @@ function timeMs(work: () => unknown): number {
   return performance.now() - start;
 }
 
-test("the runtime's refusal of a graph names it", async () => {
+test("the runtime's refusal of a graph contains the graph's name", async () => {
   const g = new GraphBuilder("nonsense");
   g.output("y", g.node("NoSuchOperator", [g.input("x", "float32", [1])]), "float32", [1]);
   await expect(GraphSession.open(g.build())).rejects.toMatchObject({ code: "ERR_RUNTIME", message: /nonsense/ });
 });
 
-test("a constant of another size than its shape is refused before the runtime reads it", async () => {
+test("a constant whose size is not that of its shape is refused before the runtime reads it", async () => {
   const g = new GraphBuilder("short");
   const weight = g.weight("w", "float32", [512], () => new Uint8Array(4));
   g.output("y", operators.Add(g, g.input("x", "float32", [512]), weight), "float32", [512]);

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { countSources, sourceFiles, type SourceCounts } from "./source-counts.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
-const LISTS = ["manyParameters", "casts", "danglingComments", "wideComments"] as const;
+const LISTS = ["manyParameters", "casts", "nonNull", "danglingComments", "wideComments"] as const;
 
 const asked = process.argv.slice(2);
 const folders = asked.filter((argument) => argument.includes("/"));
@@ -19,6 +19,7 @@ const rowOf = (name: string, counts: SourceCounts): object => ({
   tiny: counts.tinyFiles,
   "parameters > 4": counts.manyParameters.length,
   casts: counts.casts.length,
+  "!": counts.nonNull.length,
   dangling: counts.danglingComments.length,
   wide: counts.wideComments.length,
   circles: counts.circles.length,

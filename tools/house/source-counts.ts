@@ -21,6 +21,8 @@ export interface SourceCounts {
   readonly manyParameters: readonly Place[];
   /** Type assertions, `as const` left out. */
   readonly casts: readonly Place[];
+  /** Assertions `!` that a value is neither `null` nor `undefined`. */
+  readonly nonNull: readonly Place[];
   /** Comments that begin with a preposition, a pronoun or a relative word instead of a verb or a noun. */
   readonly danglingComments: readonly Place[];
   /** Comment lines that are wider than the code. */
@@ -53,6 +55,7 @@ export function countSources(root: string, paths: readonly string[]): SourceCoun
     tinyFiles: all.filter(({ lines }) => lines.length <= 10).length,
     manyParameters: all.flatMap(manyParametersOf),
     casts: all.flatMap(castsOf),
+    nonNull: all.flatMap(nonNullOf),
     danglingComments: all.flatMap(danglingCommentsOf),
     wideComments: all.flatMap(wideCommentsOf),
     circles: circlesOf(new Map(all.map(({ name, imports }) => [name, imports]))),
@@ -103,6 +106,12 @@ function manyParametersOf(parsed: Parsed): Place[] {
 function castsOf(parsed: Parsed): Place[] {
   return nodesOf(parsed.source)
     .filter((node) => ts.isAsExpression(node) && node.type.getText() !== "const")
+    .map((node) => placeOf(parsed, node.getStart(), node.getText()));
+}
+
+function nonNullOf(parsed: Parsed): Place[] {
+  return nodesOf(parsed.source)
+    .filter((node) => ts.isNonNullExpression(node))
     .map((node) => placeOf(parsed, node.getStart(), node.getText()));
 }
 

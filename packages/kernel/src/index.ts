@@ -1,9 +1,6 @@
 export type { KeptTokens, KvMemory, KvMemoryOptions, KvSlot } from "./kv/kv-memory.ts";
 export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvPrecision, type KvShape } from "./kv/kv-shape.ts";
-export { KernelKv } from "./kv/kernel-kv.ts";
-export { PagePool, type PagePoolOptions } from "./kv/page-pool.ts";
-export type { PageSlot } from "./kv/page-slot.ts";
-export { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
+export { KernelKv, KV_PAGE_TOKENS, PagePool, type PagePoolOptions, type PageSlot } from "./kv/page-pool.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
 export { anglesOf, GrowingAngles } from "./angles.ts";
 export type {

@@ -1,7 +1,7 @@
 // A step in the kernel's format: one array of numbers, checked before native code sees it.
 
 import { integerOption } from "@readme-moe/core";
-import { KV_PAGE_TOKENS } from "./kv/page-tokens.ts";
+import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 
 /** Rows of one sequence in a step. */
 export interface StepRows {

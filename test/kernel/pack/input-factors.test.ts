@@ -33,7 +33,7 @@ describe("factors", () => {
     }
   });
 
-  test("stay small for inputs that were never used, and are 1 where nothing can be known", async () => {
+  test("stay small for unused inputs, and are 1 without statistics", async () => {
     const [used, unused] = await factorsOf(1, 0);
     expect(unused).toBeCloseTo(10 ** 0.5, 5);
     expect(used).toBeCloseTo(2 ** (-1 / 8), 6);
@@ -43,7 +43,7 @@ describe("factors", () => {
   });
 });
 
-test("weights are those of a product whose inputs and outputs were multiplied before", async () => {
+test("weights are those of a product with scaled inputs and outputs", async () => {
   const random = seededRandom(1);
   // Neither whole panels nor whole groups.
   const [numOut, numIn] = [70, 38];
@@ -74,13 +74,13 @@ test("rounds to the nearest of 127 levels on either side of 0, whatever a row's 
   }
 });
 
-test("rows that are too small for a scale count as zeros, and what is no number makes the scale none", async () => {
+test("rows too small for a scale become zeros, and weights that are not finite make such a scale", async () => {
   const values = Float32Array.of(1e-40, -1e-45, NaN, 1, Infinity, 2);
   const { scales } = await partsOf(packInt8(memoryLinear(values, 2, undefined)));
   expect(Array.from(scales.subarray(0, 3))).toEqual([0, NaN, Infinity]);
 });
 
-test("norms give outputs that are multiplied", async () => {
+test("norms multiply their outputs by factors", async () => {
   const factors = Float32Array.of(2, 4, 0.5);
   const norm = packNorm(memoryTensor(Float32Array.of(1, 2, 3), [3]), 1, async () => factors);
   const { weights } = await partsOf(norm);

@@ -5,7 +5,7 @@ import { anglesOf } from "../angles.ts";
 import { describeModel, type DescribedModel } from "../describe-model.ts";
 import type { DecoderDescription, LayerDescription } from "../description.ts";
 import type { Kernel } from "../kernel.ts";
-import { KV_PAGE_TOKENS } from "../kv/page-tokens.ts";
+import { KV_PAGE_TOKENS } from "../kv/page-pool.ts";
 import { openKernel, type KernelChoice } from "../open-kernel.ts";
 import { fill, layOut, packedFile } from "../pack/packed-file.ts";
 import { encodeStep, type StepRows } from "../step-request.ts";

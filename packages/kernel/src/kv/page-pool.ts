@@ -1,12 +1,29 @@
 // Assigns pages of the kernel's memory to sequences. The keys and values themselves are in the kernel.
 
 import { integerOption } from "@readme-moe/core";
+import type { Kernel, KernelPages } from "../kernel.ts";
 import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
 import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
 import { PageCounts } from "./page-counts.ts";
-import { OwnedPageSlot, type PageSlot } from "./page-slot.ts";
-import { KV_PAGE_TOKENS } from "./page-tokens.ts";
-import { prefixTokens } from "./prefix-tokens.ts";
+
+/** Number of positions in a page, which holds their keys and values in all layers. */
+export const KV_PAGE_TOKENS = 16;
+
+/** A sequence's pages in a `PagePool`. */
+export interface PageSlot extends KvSlot {
+  /** Page numbers in the order of positions: position `p` is in `pages[p / 16]`. */
+  readonly pages: readonly number[];
+}
+
+/** A slot's state, which only the pool changes. */
+class OwnedPageSlot implements PageSlot {
+  readonly pages: number[] = [];
+  numTokens = 0;
+
+  get reservedTokens(): number {
+    return this.pages.length * KV_PAGE_TOKENS;
+  }
+}
 
 /** Options of a `PagePool`. */
 export interface PagePoolOptions {
@@ -211,4 +228,43 @@ function describeSlot({ numTokens, reservedTokens }: KvSlot): string {
 
 function fail(what: string): never {
   throw new Error(`The page pool is broken: ${what}`);
+}
+
+/**
+ * Counts the positions in `prefix`, which must begin at 0, have no gap, and fit into `numTokens` positions.
+ * @throws {RangeError | TypeError} otherwise
+ */
+function prefixTokens(numTokens: number, prefix: readonly KeptTokens[]): number {
+  integerOption("numTokens", numTokens, 1);
+  let end = 0;
+  for (const kept of prefix) {
+    integerOption("kept.from", kept.from, end, end);
+    end += kept.numTokens;
+  }
+  return integerOption("prefix tokens", end, 0, numTokens);
+}
+
+/** Pages of one kernel, and the accounting of their use. */
+export class KernelKv extends PagePool {
+  readonly pages: KernelPages;
+  readonly #kernel: Kernel;
+
+  /**
+   * @param isHalf - whether keys and values are stored in half precision
+   * @throws {RangeError} when there is no memory for the pages
+   */
+  constructor(kernel: Kernel, options: PagePoolOptions, isHalf: boolean) {
+    super(options);
+    this.#kernel = kernel;
+    this.pages = kernel.openPages(this.numPages, isHalf);
+  }
+
+  override dispose(): void {
+    this.pages.close();
+  }
+
+  /** Checks that these are pages of a kernel. */
+  isOf(kernel: Kernel): boolean {
+    return this.#kernel === kernel;
+  }
 }

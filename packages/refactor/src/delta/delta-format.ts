@@ -7,7 +7,7 @@ import type { ReadMeSection } from "@readme-moe/model";
 
 /** Value of the container's `format`. */
 export const FORMAT = "readme-moe-adapter";
-export const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 1;
 
 /** Names of the container's tensors that belong to no entry. */
 export const MASKS = "masks"; // U8 [layers, parts, bytes]; the experts' parts, then the shared one

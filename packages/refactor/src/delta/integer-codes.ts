@@ -44,7 +44,7 @@ export function valueOf(symbol: number): number {
 }
 
 /** Rounds a value to a multiple of `step`, and gives the multiplier. */
-export function quantized(value: number, step: number): number {
+function quantized(value: number, step: number): number {
   const scaled = value / step;
   const magnitude = Math.min(MAX_VALUE, Math.floor((scaled < 0 ? -scaled : scaled) + 1 - ROUND_UP_FROM));
   return scaled < 0 ? -magnitude : magnitude;
