@@ -44,11 +44,12 @@ export function membersIn(body: string): readonly Member[] {
       }
       at += skipped.length - 1;
     } else if ("{([".includes(body.charAt(at))) depth++;
-    else if ("})]".includes(body.charAt(at))) {
-      if (--depth < 0) break;
-    } else if (body[at] === ";" && depth === 0) {
+    else if ("})]".includes(body.charAt(at))) depth--;
+    // The last member of a type on one line has no semicolon.
+    if (depth < 0 || (depth === 0 && body[at] === ";")) {
       const member = memberOf(body.slice(from, at), comment);
       if (member) members.push(member);
+      if (depth < 0) break;
       comment = "";
       from = at + 1;
     }
