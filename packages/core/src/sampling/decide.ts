@@ -14,7 +14,7 @@ export interface WeightBounds {
 /** Relative difference that float64 sums of the same weights in different orders stay below: 1e6 times 2^-53. */
 const SUM_ERROR = 1e-9;
 
-/** Whether the choice depends on the total weight of all tokens: not after top-k or min-p, which exclude most of them. */
+/** Whether the choice depends on the total weight of all tokens: not after top-k or min-p, which exclude most. */
 export function needsTotal({ topK, minP }: ResolvedSamplingParams): boolean {
   return topK === 0 && minP === 0;
 }
