@@ -1,6 +1,14 @@
 // Prompts and choices of one request as one stream of pieces, over scripted engines.
 
-import type { AcceptedPrompt, Engine, EngineInfo, GenerateChunk, GenerateRequest, Generation } from "@readme-moe/core";
+import {
+  resolveSamplingParams,
+  type AcceptedPrompt,
+  type Engine,
+  type EngineInfo,
+  type GenerateChunk,
+  type GenerateRequest,
+  type Generation,
+} from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import {
   generateAll,
@@ -194,48 +202,18 @@ describe("the settings of a body", () => {
     }
   });
 
-  test("hold every parameter under the engine's name", () => {
-    const body = {
-      temperature: 0.1,
-      top_p: 0.2,
-      top_k: 3,
-      min_p: 0.4,
-      repetition_penalty: 1.5,
-      presence_penalty: 0.6,
-      frequency_penalty: 0.7,
-      logit_bias: { 8: 9, 49: -9 },
-      seed: 10,
-      stop: ["a", "b"],
-      stop_token_ids: [11, 49],
-      min_tokens: 12,
-      ignore_eos: true,
-      n: 2,
-      stream_options: { include_usage: true },
-      read_me: { expert: "code", priority: -3, include: ["routes", "timings"] },
-    };
-    expect(settingsOf(body)).toMatchObject({
-      params: {
-        temperature: 0.1,
-        topP: 0.2,
-        topK: 3,
-        minP: 0.4,
-        repetitionPenalty: 1.5,
-        presencePenalty: 0.6,
-        frequencyPenalty: 0.7,
-        logitBias: { 8: 9, 49: -9 },
-        seed: 10,
-        stop: ["a", "b"],
-        stopTokenIds: [11, 49],
-        minTokens: 12,
-        ignoreEos: true,
-        n: 2,
-        maxTokens: 16,
-      },
+  test("hold the expert, the priority and what the answer includes", () => {
+    const read_me = { expert: "code", priority: -3, include: ["routes", "timings"] };
+    expect(settingsOf({ stream_options: { include_usage: true }, read_me })).toMatchObject({
       expert: "code",
       priority: -3,
       includes: { routes: true, timings: true, usage: true },
     });
-    expect(settingsOf({ top_k: -1 }).params.topK).toBe(0);
+    expect(settingsOf({ read_me: { include: ["timings"] } }).includes).toEqual({
+      routes: false,
+      timings: true,
+      usage: false,
+    });
   });
 
   test.each([
@@ -301,4 +279,32 @@ describe("a piece", () => {
     expect(joinRoutes(chunks, true)).toEqual({ read_me: { routes: [4, null, 7] } });
     expect(joinRoutes(chunks, false)).toEqual({});
   });
+});
+
+const INFO = { vocabSize: 100, contextTokens: 64, experts: ["one"], hasRouter: false } as unknown as EngineInfo;
+const OWN = { id: "a", promptParam: "prompt", numPrompts: 1, maxTokens: 32, logprobs: undefined } as const;
+
+test.each([
+  ["temperature", 0.25, { temperature: 0.25 }],
+  ["top_p", 0.5, { topP: 0.5 }],
+  ["top_k", 7, { topK: 7 }],
+  ["top_k", -1, { topK: 0 }],
+  ["min_p", 0.125, { minP: 0.125 }],
+  ["repetition_penalty", 1.5, { repetitionPenalty: 1.5 }],
+  ["presence_penalty", -1, { presencePenalty: -1 }],
+  ["frequency_penalty", 2, { frequencyPenalty: 2 }],
+  ["logit_bias", { 4: -100 }, { logitBias: { 4: -100 } }],
+  ["seed", 9, { seed: 9 }],
+  ["stop", ["end", "."], { stop: ["end", "."] }],
+  ["stop_token_ids", [3, 5], { stopTokenIds: [3, 5] }],
+  ["min_tokens", 4, { minTokens: 4 }],
+  ["ignore_eos", true, { ignoreEos: true }],
+  ["n", 3, { n: 3 }],
+] as const)("the field %s of a body reaches the engine", (field, value, expected) => {
+  const absent = generationSettings(completionBody.parse({ prompt: "a" }), INFO, OWN).params;
+  const { params } = generationSettings(completionBody.parse({ prompt: "a", [field]: value }), INFO, OWN);
+  expect(params).toEqual({ ...absent, ...expected });
+  expect(resolveSamplingParams(params, INFO)).not.toEqual(
+    field === "top_k" && value === -1 ? {} : resolveSamplingParams(absent, INFO),
+  );
 });
