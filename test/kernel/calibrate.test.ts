@@ -77,6 +77,14 @@ test("gives the same bits in every build, with any number of threads and of laye
   }
 });
 
+test("measures layers without RoPE alone as among others", async () => {
+  const other = await openModel(fixture("families/smollm3"));
+  const ofLast = async (pieceBytes: number): Promise<Float32Array> =>
+    calibrateModel(other, sequences, { threads: 1, pieceBytes }).inputSquares("layers.3.ffn.down");
+  expect(await ofLast(1)).toEqual(await ofLast(2 ** 30));
+  await other.close();
+});
+
 test("computes products in any order, and refuses unknown ones", async () => {
   const statistics = calibrateModel(model, sequences, { threads: 1, pieceBytes: 1 });
   const last = products.at(-1) as string;

@@ -1,5 +1,5 @@
 import { ReadMeError } from "@readme-moe/core";
-import { ropeFrequencies } from "@readme-moe/model";
+import { exportedConfig, ropeFrequencies } from "@readme-moe/model";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { describe, expect, test } from "vitest";
 
@@ -70,6 +70,33 @@ describe("sliding windows", () => {
   });
 });
 
+describe("layers without RoPE", () => {
+  const smollm3 = { model_type: "smollm3", num_hidden_layers: 5 };
+
+  test("are the zeros of SmolLM3's no_rope_layers, else every fourth; other families have none", () => {
+    expect(parse({}).hasRope).toEqual([true, true, true]);
+    expect(parse({ no_rope_layers: [0, 0, 0] }).hasRope).toEqual([true, true, true]);
+    expect(parse(smollm3).hasRope).toEqual([true, true, true, false, true]);
+    expect(parse({ ...smollm3, no_rope_layer_interval: 2 }).hasRope).toEqual([true, false, true, false, true]);
+    const no_rope_layers = [0, 1, 0, 0, 0];
+    expect(parse({ ...smollm3, no_rope_layer_interval: 2, no_rope_layers }).hasRope).toEqual(
+      no_rope_layers.map(Boolean),
+    );
+  });
+
+  test("are named by the config of an export", () => {
+    const config = parse({ ...smollm3, no_rope_layers: [0, 1, 0, 0, 1] });
+    const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
+    expect(exported["no_rope_layers"]).toEqual([0, 1, 0, 0, 1]);
+    expect(parseConfig("model/config.json", exported).hasRope).toEqual(config.hasRope);
+  });
+
+  test("SmolLM3's embeddings are tied unless the config says otherwise", () => {
+    expect(parse(smollm3).hasTiedEmbeddings).toBe(true);
+    expect(parse({ ...smollm3, tie_word_embeddings: false }).hasTiedEmbeddings).toBe(false);
+  });
+});
+
 test("end tokens of the generation config take precedence", async () => {
   const { Fields } = await import("../../packages/model/src/config/fields.ts");
   const json = { ...LLAMA, eos_token_id: 2 };
@@ -85,6 +112,9 @@ describe("unsupported fields are refused by name", () => {
     [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, /`rope_scaling.rope_type`.*yarn/],
     [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor/],
     [{ model_type: "olmo2", sliding_window: 4096 }, /`sliding_window` .*4096/],
+    [{ model_type: "smollm3", use_sliding_window: true }, /`use_sliding_window`.*true/],
+    [{ model_type: "smollm3", no_rope_layers: [0, 0, 0] }, /`no_rope_layers`/],
+    [{ model_type: "smollm3", no_rope_layer_interval: 1 }, /`no_rope_layer_interval`.*1/],
     [{ quantization_config: { quant_method: "gptq" } }, /quantization_config/],
     [{ layer_types: ["full_attention", "linear_attention", "full_attention"] }, /layer_types/],
   ])("%j", (changes, message) => {
@@ -107,6 +137,8 @@ describe("invalid fields are refused by name", () => {
     [{ rope_scaling: { rope_type: "linear" } }, /`rope_scaling.factor`/],
     [{ eos_token_id: "</s>" }, /eos_token_id/],
     [{ tie_word_embeddings: 1 }, /tie_word_embeddings/],
+    [{ model_type: "smollm3", no_rope_layers: [1] }, /`no_rope_layers` has 1 entries for 3 layers/],
+    [{ model_type: "smollm3", no_rope_layers: [1, 0, 2] }, /`no_rope_layers`.*0 and 1/],
     [{ layer_types: ["full_attention"] }, /1 entries for 3 layers/],
   ])("%j", (changes, message) => {
     expect(errorOf(changes)).toMatchObject({ code: "ERR_MODEL_INVALID" });

@@ -104,7 +104,9 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
     );
   };
   const turn = (rows: Rows[]): Rows[] =>
-    rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)));
+    config.hasRope[layer]
+      ? rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)))
+      : rows;
   const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
   const values = await heads(refs.value, undefined, numKvHeads);

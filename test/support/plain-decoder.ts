@@ -45,7 +45,7 @@ function plainLogProbs(
     [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)].map((value) => value * embeddingScale),
   );
   for (const [index, layer] of layers.entries()) {
-    hidden = attend(config, layer, hidden, config.slidingWindows[index] ?? Infinity);
+    hidden = attend(config, layer, hidden, index);
     hidden = hidden.map((row, t) => {
       const normed = optionalNorm(config, layer.common, "norm", row);
       const routed = feedForward(layer.experts[experts[t]!]!, "expert", normed);
@@ -62,7 +62,8 @@ function plainLogProbs(
   });
 }
 
-function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], window: number): Row[] {
+function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], index: number): Row[] {
+  const window = config.slidingWindows[index] ?? Infinity;
   const { headSize, numHeads, numKvHeads, rmsNormEpsilon, attentionScale } = config;
   const normed = hidden.map((row) => optionalNorm(config, attention, "norm", row));
   const heads = (name: string): Row[][] =>
@@ -74,7 +75,7 @@ function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readon
       return Array.from({ length: all.length / headSize }, (_, head) => {
         const own = all.slice(head * headSize, (head + 1) * headSize);
         const scaled = scale ? norm(own, scale, rmsNormEpsilon) : own;
-        return name === "value" ? scaled : turn(config, scaled, position);
+        return name === "value" || !config.hasRope[index] ? scaled : turn(config, scaled, position);
       });
     });
   const [queries, keys, values] = [heads("query"), heads("key"), heads("value")];

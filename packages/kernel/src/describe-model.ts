@@ -92,7 +92,7 @@ function describeLayer(
     numHeads,
     numKvHeads,
     headSize,
-    rotary: 0,
+    rotary: config.hasRope[index] ? 0 : undefined,
     rotarySize: headSize,
     slidingWindow: config.slidingWindows[index],
     attentionScale: config.attentionScale,

@@ -35,8 +35,12 @@ export interface Family {
   readonly headSize?: number;
   /** Epsilon of norms when the config has none. @default 1e-6 */
   readonly rmsNormEpsilon?: number;
+  /** Whether the head is the embedding table when the config does not say it. @default false */
+  readonly hasTiedEmbeddings?: boolean;
   /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
   readonly slidingWindow?: (fields: Fields) => number | undefined;
+  /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
+  readonly ropeLayers?: RopeLayers;
   /**
    * Config fields with factors; each is 1 when absent.
    *
@@ -45,6 +49,16 @@ export interface Family {
   readonly multipliers?: Multipliers;
   /** Config fields that change the computation in a way that is not supported. @default none */
   readonly unsupported?: readonly string[];
+}
+
+/** Names of the config fields that say which layers have RoPE. */
+interface RopeLayers {
+  /** Field with one number per layer: 1 with RoPE, 0 without, whatever its name suggests. */
+  readonly list: string;
+  /** Field with n, when there is no list: every n-th layer has no RoPE. */
+  readonly interval: string;
+  /** The n of configs and GGUF files that have neither. */
+  readonly defaultInterval: number;
 }
 
 /** Names of the config fields with a model's factors. */
@@ -69,6 +83,12 @@ function optionalWindow(fields: Fields): number | undefined {
 /** An absent window is Mistral's default of 4,096; `null` means that there is none. */
 function mistralWindow(fields: Fields): number | undefined {
   return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
+}
+
+/** Refuses windows: which layers have one would depend on `no_rope_layers`, and no published model has any. */
+function noWindow(fields: Fields): undefined {
+  if (fields.boolean("use_sliding_window", false)) fields.unsupported("use_sliding_window", "supported is false");
+  return undefined;
 }
 
 const FAMILIES: Readonly<Record<string, Family>> = {
@@ -118,6 +138,16 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       attention: "attention_multiplier",
       logits: "logits_scaling",
     },
+  },
+  smollm3: {
+    className: "SmolLM3ForCausalLM",
+    architecture: "smollm3",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    hasTiedEmbeddings: true,
+    slidingWindow: noWindow,
+    // GGUF files have neither field; llama.cpp takes the same default.
+    ropeLayers: { list: "no_rope_layers", interval: "no_rope_layer_interval", defaultInterval: 4 },
   },
 };
 

@@ -26,6 +26,8 @@ export interface ModelConfig {
   readonly qkNorm: QkNorm | undefined;
   readonly activation: Activation;
   readonly rope: RopeConfig;
+  /** Per layer: whether queries and keys are rotated by `rope`; at least one layer's are. */
+  readonly hasRope: readonly boolean[];
   /** Positions that the model was made for; prompt and completion together stay within. */
   readonly contextTokens: number;
   /** Per layer: number of positions that a query sees, its own included; `undefined` sees all. */

@@ -1,6 +1,7 @@
 // Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
 // supported.
 
+import { describeValue } from "@readme-moe/core";
 import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
 import type { Activation, ModelConfig } from "./model-config.ts";
@@ -51,13 +52,14 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     qkNorm: family.qkNorm,
     activation: parseActivation(fields),
     rope: parseRope(fields),
+    hasRope: parseRopeLayers(fields, family, numLayers),
     contextTokens: fields.size("max_position_embeddings", 2048),
     slidingWindows: parseWindows(fields, family.slidingWindow?.(fields), numLayers),
     ...parseScales(fields, family, headSize),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
     hasMlpBias: fields.boolean("mlp_bias", false),
-    hasTiedEmbeddings: fields.boolean("tie_word_embeddings", false),
+    hasTiedEmbeddings: fields.boolean("tie_word_embeddings", family.hasTiedEmbeddings ?? false),
     bosTokenId: fields.tokenIds("bos_token_id")[0],
     eosTokenIds: eosTokenIds.length > 0 ? eosTokenIds : fields.tokenIds("eos_token_id"),
   };
@@ -138,4 +140,21 @@ function parseRope(fields: Fields): RopeConfig {
     default:
       return scaling.unsupported(typeField, "supported are default, linear, llama3");
   }
+}
+
+function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: number): readonly boolean[] {
+  if (ropeLayers === undefined) return Array.from({ length: numLayers }, () => true);
+  const { list: name, interval: intervalName, defaultInterval } = ropeLayers;
+  const list = fields.list(name);
+  const interval = fields.size(intervalName, defaultInterval);
+  const numbers = list ?? Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? 0 : 1));
+  if (numbers.length !== numLayers) {
+    throw fields.invalid(`\`${name}\` has ${numbers.length} entries for ${numLayers} layers`);
+  }
+  if (!numbers.every((number) => number === 0 || number === 1)) {
+    throw fields.invalid(`expected \`${name}\` to be a list of 0 and 1, got ${describeValue(list)}`);
+  }
+  // The kernel refuses angles that no layer uses.
+  if (!numbers.includes(1)) fields.unsupported(list ? name : intervalName, "supported are models with RoPE in a layer");
+  return numbers.map((number) => number === 1);
 }

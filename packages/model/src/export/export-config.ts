@@ -40,6 +40,7 @@ export function exportedConfig(
     head_dim: config.headSize,
     hidden_act: config.activation,
     ...multiplierFields(config),
+    ...ropeLayerFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
     max_position_embeddings: config.contextTokens,
     attention_bias: config.hasOutputBias,
@@ -68,6 +69,11 @@ function multiplierFields(config: ModelConfig): JsonObject {
     [multipliers.attention]: config.attentionScale,
     [multipliers.logits]: 1 / config.logitScale,
   };
+}
+
+function ropeLayerFields({ modelType, hasRope }: ModelConfig): JsonObject {
+  const { ropeLayers } = familyOf(modelType);
+  return ropeLayers ? { [ropeLayers.list]: hasRope.map(Number) } : {};
 }
 
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {

@@ -71,7 +71,11 @@ function describe(model: Model, { precision, threads }: InspectFlags): Readonly<
   return {
     path: model.path,
     kind: model.kind,
-    config: { ...config, slidingWindows: uniform(config.slidingWindows) ?? null },
+    config: {
+      ...config,
+      hasRope: uniform(config.hasRope),
+      slidingWindows: uniform(config.slidingWindows) ?? null,
+    },
     parameters: parameterCounts(model),
     experts: {
       count: experts.names.length,

@@ -17,10 +17,16 @@ export interface TapeWeights {
   get(name: string): Tensor;
 }
 
-/** Length of a graph's sequences, and the layer's window on them. */
-export interface SequenceSizes {
+/** Length of a graph's sequences, and what the layer's attention knows of their positions. */
+export interface SequencePositions {
   readonly tokens: number;
   readonly window: number | undefined;
+  readonly hasRope: boolean;
+}
+
+/** Finds the positions of one layer. */
+export function sequencePositions(config: ModelConfig, layer: number, tokens: number): SequencePositions {
+  return { tokens, window: config.slidingWindows[layer], hasRope: config.hasRope[layer] === true };
 }
 
 /** Functions of an FFN's gate and its other input. */
@@ -31,11 +37,11 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
   readonly #tape: Tape;
   readonly #weights: TapeWeights;
   readonly #config: ModelConfig;
-  readonly #sequences: SequenceSizes | undefined;
+  readonly #sequences: SequencePositions | undefined;
   #tables: RotaryTables | undefined;
 
   /** @param sequences - for attention; FFNs take rows in any order */
-  constructor(tape: Tape, weights: TapeWeights, config: ModelConfig, sequences?: SequenceSizes) {
+  constructor(tape: Tape, weights: TapeWeights, config: ModelConfig, sequences?: SequencePositions) {
     this.#tape = tape;
     this.#weights = weights;
     this.#config = config;
@@ -67,9 +73,10 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
 
   attend(queries: Tensor, keys: Tensor, values: Tensor): Tensor {
     if (!this.#sequences) throw new TypeError("Expected the length of sequences, which attention needs");
-    const { tokens, window } = this.#sequences;
+    const { tokens, window, hasRope } = this.#sequences;
     const { numHeads, numKvHeads, headSize, attentionScale } = this.#config;
-    const rows = { query: this.#rotate(queries, tokens), key: this.#rotate(keys, tokens), value: values };
+    const positioned = (x: Tensor): Tensor => (hasRope ? this.#rotate(x, tokens) : x);
+    const rows = { query: positioned(queries), key: positioned(keys), value: values };
     const sizes = { tokens, numHeads, numKvHeads, headSize, window, scale: attentionScale };
     return causalAttention(this.#tape, rows, sizes);
   }

@@ -1,7 +1,7 @@
 // A graph of one dense layer under construction: the layer's operations, with its weights as constants.
 
 import { decoder, operators, type Value } from "@readme-moe/onnx";
-import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
+import { sequencePositions, TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { Part } from "../experts/layer-experts.ts";
 import { pickRows, type LayerSource } from "./layer-source.ts";
@@ -64,8 +64,8 @@ export class LayerGraph {
       "attention",
       constantsOf(decoder.attentionWeights(this.source.refs)),
     );
-    const window = this.config.slidingWindows[this.source.index];
-    return new TapeOperations(this.tape, weights, this.config, { tokens: sequenceTokens, window });
+    const positions = sequencePositions(this.config, this.source.index, sequenceTokens);
+    return new TapeOperations(this.tape, weights, this.config, positions);
   }
 
   /** Computes the residual stream behind attention. */

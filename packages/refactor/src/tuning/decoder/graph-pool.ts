@@ -2,6 +2,7 @@
 
 import type { ModelConfig } from "@readme-moe/model";
 import { GraphSession, type Graph } from "@readme-moe/onnx";
+import { sequencePositions } from "../../autodiff/layer-operations.ts";
 import { attentionGraph, feedForwardGraph, keyOf, type WeightShapes } from "../graphs/half-graphs.ts";
 import { crossEntropyGraph, distillationGraph } from "../graphs/loss-graph.ts";
 
@@ -20,8 +21,8 @@ export class GraphPool {
 
   attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
     const { config } = this;
-    const sequences = { tokens: this.#sequenceTokens, window: config.slidingWindows[layer] };
-    const key = `attention ${hasGradients} ${sequences.window} ${keyOf(weights)}`;
+    const sequences = sequencePositions(config, layer, this.#sequenceTokens);
+    const key = `attention ${hasGradients} ${JSON.stringify(sequences)} ${keyOf(weights)}`;
     return this.#session(key, () => attentionGraph({ config, weights, hasGradients }, sequences));
   }
 

@@ -3,7 +3,7 @@
 
 import type { ModelConfig } from "@readme-moe/model";
 import { decoder, type Graph } from "@readme-moe/onnx";
-import { type SequenceSizes, TapeOperations, type TapeWeights } from "../../autodiff/layer-operations.ts";
+import { type SequencePositions, TapeOperations, type TapeWeights } from "../../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";
 
 /** Input of a half: the residual stream. */
@@ -36,7 +36,7 @@ interface HalfGraph {
  * weights. Without gradients, the output is `next`, shaped like `HIDDEN`. With gradients, `OUTPUT_GRADIENT` is another
  * input, and outputs are the gradients of `HIDDEN` and of trained weights.
  */
-export function attentionGraph(half: HalfGraph, sequences: SequenceSizes): Graph {
+export function attentionGraph(half: HalfGraph, sequences: SequencePositions): Graph {
   return buildHalf("attention", half, sequences, (operations, x) => decoder.attentionHalf(operations, half.config, x));
 }
 
@@ -53,7 +53,7 @@ export function feedForwardGraph(half: HalfGraph): Graph {
 function buildHalf(
   name: string,
   { config, weights, hasGradients }: HalfGraph,
-  sequences: SequenceSizes | undefined,
+  sequences: SequencePositions | undefined,
   apply: (operations: TapeOperations, x: Tensor) => Tensor,
 ): Graph {
   const tape = new Tape(name);
