@@ -1,4 +1,4 @@
-// The command line, from the program that parses it.
+// Generates the reference of the command line from the program that parses it.
 
 import { commandLine } from "readme-moe";
 import { code, prose, table } from "./markdown.ts";
@@ -15,7 +15,7 @@ export function commandSections(): string {
 }
 
 function section(command: Command): string {
-  // Lines are broken for terminals.
+  // Descriptions have line breaks for terminals.
   const description = command
     .description()
     .split("\n\n")
@@ -24,12 +24,12 @@ function section(command: Command): string {
     `## ${command.name()}`,
     code(`readme-moe ${command.name()} ${command.usage()}`),
     ...description.map(prose),
-    table(["option", "is", "default"], command.options.map(row)),
+    table(["option", "meaning", "default"], command.options.map(row)),
   ].join("\n\n");
 }
 
 function row({ flags, description, argChoices, defaultValue, envVar }: Option): readonly string[] {
-  // Defaults that depend on something else are told in words, at the end of the description.
+  // A description ends with its default in words if that depends on something else.
   const [, text = "", words] = /^([\s\S]*?)(?: \(default: ([\s\S]+)\))?$/.exec(description) ?? [];
   const choices = argChoices ? `: ${argChoices.map(code).join(", ")}` : "";
   const environment = envVar === undefined ? "" : `; also ${code(envVar)}`;

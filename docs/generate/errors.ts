@@ -1,4 +1,4 @@
-// Codes of `ReadMeError`, with their causes.
+// Generates the table of `ReadMeError` codes and their causes.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ export async function errorCodes(): Promise<readonly ErrorCode[]> {
   const source = await readFile(join(ROOT, "packages/core/src/errors.ts"), "utf8");
   let text = "";
   return [...source.matchAll(/(\/\*\*[\s\S]*?\*\/)|\| "(ERR_\w+)"/g)].flatMap(([, comment, name]) => {
-    // A comment holds for all codes up to the next one.
+    // A comment applies to all codes up to the next comment.
     if (comment !== undefined) text = readComment(comment).text;
     return name === undefined ? [] : [{ name, text }];
   });
@@ -26,5 +26,5 @@ export async function errorTable(): Promise<string> {
     text,
     `[what to do](../how-to/troubleshoot.md#${anchorOf(name)})`,
   ]);
-  return table(["code", "means", ""], rows);
+  return table(["code", "meaning", ""], rows);
 }

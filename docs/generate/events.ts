@@ -1,9 +1,9 @@
-// Every event, with the fields of its payload.
+// Generates a section for every event, with the fields of its payload.
 
 import { code, table } from "./markdown.ts";
 import { membersIn, membersOf, type Member } from "./read-members.ts";
 
-/** Files of payloads that are interfaces with a name. */
+/** Files of payloads that are named interfaces. */
 const PAYLOADS: Readonly<Record<string, string>> = { KernelInfo: "packages/core/src/kernel-info.ts" };
 
 export async function eventSections(): Promise<string> {
@@ -15,7 +15,7 @@ async function section({ name, type, text }: Member): Promise<string> {
   const fields = await fieldsOf(type);
   if (fields.length === 0) throw new Error(`${name}: no fields were found in ${type}`);
   const rows = fields.map((field) => [code(field.name + (field.isOptional ? "?" : "")), code(field.type), field.text]);
-  return [`## ${name}`, text, table(["field", "type", "is"], rows)].join("\n\n");
+  return [`## ${name}`, text, table(["field", "type", "meaning"], rows)].join("\n\n");
 }
 
 async function fieldsOf(type: string): Promise<readonly Member[]> {

@@ -1,4 +1,4 @@
-// Limits of the middleware, from the object that the code takes them from.
+// Generates the table of the middleware's limits from the object that the code uses.
 
 import { LIMITS, type Limit } from "@readme-moe/express";
 import { code, table } from "./markdown.ts";
@@ -13,5 +13,5 @@ export async function limitsTable(): Promise<string> {
       .map((name) => code(name))
       .join(", "),
   ]);
-  return table(["limit of", "is", "beyond it", "changed by"], rows);
+  return table(["limit of", "value", "beyond it", "changed by"], rows);
 }

@@ -1,5 +1,5 @@
-// `npm run docs`: writes what pages of docs/reference say about the code, and the pictures that are made from files. With
-// `--pictures`, also those of the pocket model's experts, which `npm start` makes.
+// `npm run docs`: writes the generated regions of docs/reference, and the pictures that are made from files. With
+// `--pictures`, also copies the pictures of the pocket model's experts, which `npm start` makes.
 
 import { copyFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

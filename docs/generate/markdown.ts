@@ -1,6 +1,6 @@
 // Tables and marked regions of Markdown pages.
 
-/** Rows of cells below a head; cells are padded as the formatter does it. */
+/** Formats a table; cells are padded like those of the formatter. */
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = [head, ...rows].map((row) => row.map(escapeCell));
   const widths = head.map((_, column) => Math.max(3, ...cells.map((row) => (row[column] ?? "").length)));
@@ -14,13 +14,13 @@ export function code(text: string): string {
   return text === "" ? "" : `\`${text}\``;
 }
 
-/** Words that Markdown shows as they are: what is in angle brackets would be a tag. */
+/** Formats text in angle brackets as code, because Markdown would read it as a tag. */
 export function prose(text: string): string {
   const parts = text.split(/(`[^`]*`)/);
   return parts.map((part) => (part.startsWith("`") ? part : part.replaceAll(/<[^<>]+>/g, code))).join("");
 }
 
-/** A name as a place of its page that can be linked to. */
+/** Returns the anchor of a heading. */
 export function anchorOf(heading: string): string {
   return heading
     .trim()
@@ -32,19 +32,19 @@ export function anchorOf(heading: string): string {
 const BEGIN = (name: string): string => `<!-- npm run docs writes this: ${name} -->`;
 const END = "<!-- up to here -->";
 
-/** @throws {Error} where the page has no such region */
+/** @throws {Error} if the page has no such region */
 export function replaceRegion(page: string, name: string, content: string): string {
   const { from, to } = findRegion(page, name);
   return `${page.slice(0, from)}\n\n${content}\n\n${page.slice(to)}`;
 }
 
-/** What the region has now. */
+/** Returns the present content of a region. */
 export function regionOf(page: string, name: string): string {
   const { from, to } = findRegion(page, name);
   return page.slice(from, to).trim();
 }
 
-/** The same text, however its tables are padded. */
+/** Removes the padding of tables. */
 export function withoutPadding(markdown: string): string {
   return markdown
     .replaceAll(/-{3,}/g, "---")

@@ -1,10 +1,10 @@
-// Every metric of `/metrics`, from the registry.
+// Generates the table of metrics from the registry.
 
 import { readMe } from "@readme-moe/express";
 import { Registry, type Metric } from "prom-client";
 import { code, table } from "./markdown.ts";
 
-/** Not in prom-client's types, but on all of its metrics. */
+/** Fields that all metrics of prom-client have, but not its types. */
 type Described = Metric & { readonly name: string; readonly help: string; readonly labelNames: readonly string[] };
 
 export async function metricTable(): Promise<string> {
@@ -17,10 +17,10 @@ export async function metricTable(): Promise<string> {
     metric.help,
     vllm.has(metric.name.replace("readme_", "vllm:")) ? "yes" : "",
   ]);
-  return table(["metric", "type", "labels", "is", "`vllm:` too"], rows);
+  return table(["metric", "type", "labels", "meaning", "`vllm:` too"], rows);
 }
 
-/** A model that stays loading is enough to have all metrics. */
+/** Registers all metrics; a model that never finishes loading is enough. */
 function registered(vllmAliases: boolean): readonly Described[] {
   const registry = new Registry();
   readMe.operations({ models: { model: new Promise<never>(() => undefined) }, registry, vllmAliases });

@@ -1,35 +1,35 @@
-// Tables of options, parameters and numbers, from the interfaces that the code checks them by.
+// Generates tables of options, parameters and numbers from the interfaces of the code.
 
 import { code, table } from "./markdown.ts";
 import { membersOf, type Member } from "./read-members.ts";
 
-/** Where an interface is. */
+/** File and name of an interface. */
 export type Source = readonly [file: string, name: string];
 
-/** Options with their defaults. */
+/** Makes a table of options with their defaults. */
 export async function optionTable(...sources: readonly Source[]): Promise<string> {
   const members = await allMembers(sources);
   return table(
-    ["option", "type", "is", "default"],
+    ["option", "type", "meaning", "default"],
     members.map(({ name, type, text, fallback, isOptional }) => [
       code(name),
       code(type),
       text,
-      fallback === undefined ? (isOptional ? "" : "has to be given") : shown(fallback),
+      fallback === undefined ? (isOptional ? "" : "required") : shown(fallback),
     ]),
   );
 }
 
-/** Fields that are only read. */
+/** Makes a table of read-only fields. */
 export async function fieldTable(...sources: readonly Source[]): Promise<string> {
   const members = await allMembers(sources);
   return table(
-    ["field", "type", "is"],
+    ["field", "type", "meaning"],
     members.map(({ name, type, text, isOptional }) => [code(name + (isOptional ? "?" : "")), code(type), text]),
   );
 }
 
-/** A value as code, words as they are. */
+/** Formats a value as code, and leaves words unchanged. */
 function shown(fallback: string): string {
   return /^[^\s`]+$/.test(fallback) && !/^[a-z]+$/.test(fallback) ? code(fallback) : fallback;
 }

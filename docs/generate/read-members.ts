@@ -1,5 +1,5 @@
-// Members of interfaces with their comments, read from TypeScript sources. Sources are formatted alike, so brackets, strings
-// and comments are all that has to be understood.
+// Reads members of interfaces with their comments from TypeScript sources. Sources are formatted alike, so the reader needs
+// to understand only brackets, strings and comments.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,16 +9,16 @@ export const ROOT: string = join(import.meta.dirname, "..", "..");
 /** A member of an interface, or of an object type. */
 export interface Member {
   readonly name: string;
-  /** As it is written, without `| undefined`. */
+  /** The type as written, without `| undefined`. */
   readonly type: string;
   readonly isOptional: boolean;
-  /** Its comment, on one line, without tags. */
+  /** The member's comment, on one line, without tags. */
   readonly text: string;
-  /** What its comment has after `@default`. */
+  /** The comment's text after `@default`. */
   readonly fallback: string | undefined;
 }
 
-/** @throws {Error} where the file has no such interface, or one without members */
+/** @throws {Error} if the file has no such interface, or one without members */
 export async function membersOf(file: string, name: string): Promise<readonly Member[]> {
   const source = await readFile(join(ROOT, file), "utf8");
   const start = new RegExp(`(interface|type) ${name}\\b[^{]*\\{`).exec(source);
@@ -28,7 +28,7 @@ export async function membersOf(file: string, name: string): Promise<readonly Me
   return members;
 }
 
-/** @param body - of an object type, from behind its brace; it ends at the brace that closes it */
+/** @param body - an object type from after its opening brace, at least up to the closing one */
 export function membersIn(body: string): readonly Member[] {
   const members: Member[] = [];
   let depth = 0;
@@ -44,11 +44,12 @@ export function membersIn(body: string): readonly Member[] {
       }
       at += skipped.length - 1;
     } else if ("{([".includes(body.charAt(at))) depth++;
-    else if ("})]".includes(body.charAt(at))) {
-      if (--depth < 0) break;
-    } else if (body[at] === ";" && depth === 0) {
+    else if ("})]".includes(body.charAt(at))) depth--;
+    // The last member of a type on one line has no semicolon.
+    if (depth < 0 || (depth === 0 && body[at] === ";")) {
       const member = memberOf(body.slice(from, at), comment);
       if (member) members.push(member);
+      if (depth < 0) break;
       comment = "";
       from = at + 1;
     }
@@ -56,14 +57,14 @@ export function membersIn(body: string): readonly Member[] {
   return members;
 }
 
-/** @returns nothing for what is no property, such as a method */
+/** @returns nothing for a member that is not a property, such as a method */
 function memberOf(text: string, comment: string): Member | undefined {
   const match = /^\s*(?:readonly\s+)?"?([\w:]+)"?(\??)\s*:\s*([\s\S]+)$/.exec(text);
   if (!match) return undefined;
   const [, name = "", optional, type = ""] = match;
   return {
     name,
-    // Comments within it stay, for those who read its own members.
+    // Comments within the type stay, because `membersIn` may read its own members.
     type: type
       .replaceAll(/\n\s*\* /g, " ")
       .replaceAll(/\s+/g, " ")
@@ -75,7 +76,7 @@ function memberOf(text: string, comment: string): Member | undefined {
   };
 }
 
-/** A comment's words, and its default. */
+/** Splits a comment into its text and its default. */
 export function readComment(comment: string): Pick<Member, "text" | "fallback"> {
   const words = comment
     .replace(/^\/\*\*/, "")

@@ -1,4 +1,4 @@
-// Which regions of which pages are made from code.
+// Lists the regions of pages that are generated from code.
 
 import { commandSections } from "./commands.ts";
 import { errorTable } from "./errors.ts";
@@ -8,7 +8,7 @@ import { metricTable } from "./metrics.ts";
 import { fieldTable, optionTable } from "./option-tables.ts";
 
 export interface Region {
-  /** In `docs/reference`. */
+  /** A file name in `docs/reference`. */
   readonly page: string;
   readonly name: string;
   readonly make: () => Promise<string> | string;

@@ -1,4 +1,4 @@
-// What tuning wins back with more neurons and with fewer experts: curves that were measured once, drawn together.
+// Draws the measured curves of tuning with more neurons and with fewer experts in one picture.
 
 import { readFile, writeFile } from "node:fs/promises";
 import { linePicture, type Curve } from "@readme-moe/refactor";
@@ -22,7 +22,7 @@ export async function drawTuningCurves(from: string, to: string): Promise<void> 
     points: own,
   }));
   const svg = linePicture({
-    title: "What tuning wins back",
+    title: "Loss recovered by tuning",
     description: "Loss on held-out text above the dense model's, by tokens learned from: lower is better.",
     xTitle: "thousand tokens",
     rows: [{ panels: [{ title: "nats per token above the dense model, mean of 8 kinds of text", curves }] }],

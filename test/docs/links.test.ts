@@ -1,6 +1,6 @@
 // Links in Markdown files lead somewhere.
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { anchorsOf, linksOf, markdownFiles, resolveLink, ROOT } from "../support/docs/markdown.ts";
@@ -35,4 +35,12 @@ test("every page of docs can be reached from its index", () => {
   };
   visit(join("docs", "README.md"));
   expect(files.filter((page) => page.startsWith("docs/") && !reached.has(page))).toEqual([]);
+});
+
+test("paths on the page on architecture exist", () => {
+  const text = readFileSync(join(ROOT, "docs", "architecture.md"), "utf8");
+  const paths = Array.from(text.matchAll(/`([\w.-]+(?:\/[\w.-]+)+\/?)`/g), ([, path = ""]) => path);
+  expect(paths.length).toBeGreaterThan(60);
+  const missing = paths.filter((path) => !existsSync(join(ROOT, "packages", path)) && !existsSync(join(ROOT, path)));
+  expect(missing).toEqual([]);
 });

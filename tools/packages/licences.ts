@@ -57,9 +57,9 @@ export function licencePage(dependencies: readonly Dependency[]): string {
   ]);
   return `# Licences
 
-All packages are under Apache-2.0; their tarballs hold its text. This page lists what they bring along when they are
-installed: dependencies, theirs, and peers that are not optional. Made by \`npm run licences\`; a test checks it against what
-is installed from the lockfile.
+All packages are under Apache-2.0; their tarballs contain its text. This page lists the packages that are installed with
+them: direct and indirect dependencies, and required peers. \`npm run licences\` writes it, and a test compares it with the
+packages installed from the lockfile.
 
 ${summary.join(", ")}.
 
