@@ -4,7 +4,7 @@ import { calibrateModel, type CalibrationTokens } from "@readme-moe/kernel";
 import { type InputStatistics, openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { plainLayer } from "../oracles/plain-decoder.ts";
-import { fixture } from "../support/fixtures.ts";
+import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 let model: Model;
@@ -77,12 +77,14 @@ test("gives the same bits in every build, with any number of threads and of laye
   }
 });
 
-test("measures layers without RoPE alone as among others", async () => {
-  const other = await openModel(fixture("families/smollm3"));
-  const ofLast = async (pieceBytes: number): Promise<Float32Array> =>
-    calibrateModel(other, sequences, { threads: 1, pieceBytes }).inputSquares("layers.3.ffn.down");
-  expect(await ofLast(1)).toEqual(await ofLast(2 ** 30));
-  await other.close();
+test.each(fixtureNames("families"))("measures each layer of %s alone as among the others", async (name) => {
+  const family = await openModel(fixture(name));
+  const lastSquares = async (pieceBytes: number): Promise<Float32Array> => {
+    const last = `layers.${family.config.numLayers - 1}.ffn.down`;
+    return calibrateModel(family, sequences, { threads: 1, pieceBytes }).inputSquares(last);
+  };
+  expect(await lastSquares(1)).toEqual(await lastSquares(2 ** 30));
+  await family.close();
 });
 
 test("computes products in any order, and refuses unknown ones", async () => {

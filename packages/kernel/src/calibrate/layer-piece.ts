@@ -25,8 +25,6 @@ export function describePiece(
     logitScale: 1,
     embedding: streamTable(stream, vocabSize, hiddenSize),
     layers,
-    // The kernel refuses a set of angles that no layer has.
-    numRotaries: layers.some(({ rotary }) => rotary !== undefined) ? whole.numRotaries : 0,
     finalNorm: undefined,
     head: identity(vocabSize, hiddenSize),
   };
