@@ -1,5 +1,5 @@
 import { ReadMeError } from "@readme-moe/core";
-import { exportedConfig, ropeFrequencies } from "@readme-moe/model";
+import { exportedConfig, type ModelConfig, ropeFrequencies } from "@readme-moe/model";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { describe, expect, test } from "vitest";
 
@@ -15,6 +15,12 @@ const LLAMA = {
 function parse(changes: Readonly<Record<string, unknown>>): ReturnType<typeof parseConfig> {
   return parseConfig("model/config.json", { ...LLAMA, ...changes });
 }
+
+/** A layer that sees all positions. */
+const WHOLE = { slidingWindow: undefined, hasRope: true };
+
+const windowsOf = ({ layers }: ModelConfig) => layers.map(({ slidingWindow }) => slidingWindow);
+const ropeOf = ({ layers }: ModelConfig) => layers.map(({ hasRope }) => hasRope);
 
 function errorOf(changes: Readonly<Record<string, unknown>>): ReadMeError {
   try {
@@ -34,7 +40,7 @@ test("absent fields have the defaults of transformers", () => {
     rope: { type: "default", theta: 10000 },
     contextTokens: 2048,
     hasTiedEmbeddings: false,
-    slidingWindows: [undefined, undefined, undefined],
+    layers: [WHOLE, WHOLE, WHOLE],
     eosTokenIds: [],
   });
 });
@@ -57,16 +63,16 @@ test("RoPE factors divide the frequencies", () => {
 
 describe("sliding windows", () => {
   test("Mistral's is 4,096 when absent, none when null", () => {
-    expect(parse({ model_type: "mistral" }).slidingWindows).toEqual([4096, 4096, 4096]);
-    expect(parse({ model_type: "mistral", sliding_window: null }).slidingWindows[0]).toBeUndefined();
+    expect(windowsOf(parse({ model_type: "mistral" }))).toEqual([4096, 4096, 4096]);
+    expect(windowsOf(parse({ model_type: "mistral", sliding_window: null }))[0]).toBeUndefined();
   });
 
   test("Qwen's needs use_sliding_window, and begins at max_window_layers unless layer_types is present", () => {
     const qwen = { model_type: "qwen2", sliding_window: 32, max_window_layers: 2 };
-    expect(parse(qwen).slidingWindows).toEqual([undefined, undefined, undefined]);
-    expect(parse({ ...qwen, use_sliding_window: true }).slidingWindows).toEqual([undefined, undefined, 32]);
+    expect(windowsOf(parse(qwen))).toEqual([undefined, undefined, undefined]);
+    expect(windowsOf(parse({ ...qwen, use_sliding_window: true }))).toEqual([undefined, undefined, 32]);
     const types = ["sliding_attention", "full_attention", "full_attention"];
-    expect(parse({ ...qwen, use_sliding_window: true, layer_types: types }).slidingWindows[0]).toBe(32);
+    expect(windowsOf(parse({ ...qwen, use_sliding_window: true, layer_types: types }))[0]).toBe(32);
   });
 });
 
@@ -74,12 +80,12 @@ describe("layers without RoPE", () => {
   const smollm3 = { model_type: "smollm3", num_hidden_layers: 5 };
 
   test("are the zeros of SmolLM3's no_rope_layers, else every fourth; other families have none", () => {
-    expect(parse({}).hasRope).toEqual([true, true, true]);
-    expect(parse({ no_rope_layers: [0, 0, 0] }).hasRope).toEqual([true, true, true]);
-    expect(parse(smollm3).hasRope).toEqual([true, true, true, false, true]);
-    expect(parse({ ...smollm3, no_rope_layer_interval: 2 }).hasRope).toEqual([true, false, true, false, true]);
+    expect(ropeOf(parse({}))).toEqual([true, true, true]);
+    expect(ropeOf(parse({ no_rope_layers: [0, 0, 0] }))).toEqual([true, true, true]);
+    expect(ropeOf(parse(smollm3))).toEqual([true, true, true, false, true]);
+    expect(ropeOf(parse({ ...smollm3, no_rope_layer_interval: 2 }))).toEqual([true, false, true, false, true]);
     const no_rope_layers = [0, 1, 0, 0, 0];
-    expect(parse({ ...smollm3, no_rope_layer_interval: 2, no_rope_layers }).hasRope).toEqual(
+    expect(ropeOf(parse({ ...smollm3, no_rope_layer_interval: 2, no_rope_layers }))).toEqual(
       no_rope_layers.map(Boolean),
     );
   });
@@ -88,7 +94,7 @@ describe("layers without RoPE", () => {
     const config = parse({ ...smollm3, no_rope_layers: [0, 1, 0, 0, 1] });
     const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
     expect(exported["no_rope_layers"]).toEqual([0, 1, 0, 0, 1]);
-    expect(parseConfig("model/config.json", exported).hasRope).toEqual(config.hasRope);
+    expect(ropeOf(parseConfig("model/config.json", exported))).toEqual(ropeOf(config));
   });
 
   test("SmolLM3's embeddings are tied unless the config says otherwise", () => {

@@ -42,7 +42,7 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
   "factors of everything": {
     decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
   },
-  "RoPE in some layers": { decoder: { hasRope: [false, true] } },
+  "RoPE in some layers": { decoder: { layers: [false, true].map((hasRope) => ({ slidingWindow: undefined, hasRope })) } },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
   },

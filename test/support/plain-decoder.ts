@@ -63,7 +63,7 @@ function plainLogProbs(
 }
 
 function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], index: number): Row[] {
-  const window = config.slidingWindows[index] ?? Infinity;
+  const window = config.layers[index]?.slidingWindow ?? Infinity;
   const { headSize, numHeads, numKvHeads, rmsNormEpsilon, attentionScale } = config;
   const normed = hidden.map((row) => optionalNorm(config, attention, "norm", row));
   const heads = (name: string): Row[][] =>
@@ -75,7 +75,7 @@ function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readon
       return Array.from({ length: all.length / headSize }, (_, head) => {
         const own = all.slice(head * headSize, (head + 1) * headSize);
         const scaled = scale ? norm(own, scale, rmsNormEpsilon) : own;
-        return name === "value" || !config.hasRope[index] ? scaled : turn(config, scaled, position);
+        return name === "value" || !config.layers[index]?.hasRope ? scaled : turn(config, scaled, position);
       });
     });
   const [queries, keys, values] = [heads("query"), heads("key"), heads("value")];

@@ -3,6 +3,7 @@
 import {
   eightBitBlocks,
   fittedBlocks,
+  layerConfig,
   storedBlocks,
   type FeedForwardRefs,
   type InputStatistics,
@@ -72,6 +73,7 @@ function describeLayer(
   const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
+  const { slidingWindow, hasRope } = layerConfig(config, index);
   const name = `layers.${index}`;
   // Factors of inputs are folded into the norm in front of the products, if there is one.
   const attends = attentionNorm && factorsOf(`${name}.attention.qkv`);
@@ -91,9 +93,9 @@ function describeLayer(
     numHeads,
     numKvHeads,
     headSize,
-    angleSet: config.hasRope[index] ? 0 : undefined,
+    angleSet: hasRope ? 0 : undefined,
     rotatedSize: headSize,
-    slidingWindow: config.slidingWindows[index],
+    slidingWindow,
     attentionScale: config.attentionScale,
     residualScale: config.residualScale,
     activation: config.activation,

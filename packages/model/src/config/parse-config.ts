@@ -4,7 +4,7 @@
 import { describeValue } from "@readme-moe/core";
 import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
-import type { Activation, ModelConfig } from "./model-config.ts";
+import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
 import type { RopeConfig } from "./rope.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -52,9 +52,8 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     qkNorm: family.qkNorm,
     activation: parseActivation(fields),
     rope: parseRope(fields),
-    hasRope: parseRopeLayers(fields, family, numLayers),
     contextTokens: fields.size("max_position_embeddings", 2048),
-    slidingWindows: parseWindows(fields, family.slidingWindow?.(fields), numLayers),
+    layers: parseLayers(fields, family, numLayers),
     ...parseScales(fields, family, headSize),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -90,6 +89,12 @@ function parseScales(fields: Fields, { multipliers }: Family, headSize: number):
     attentionScale: multipliers ? factor(multipliers.attention) : 1 / Math.sqrt(headSize),
     logitScale: 1 / factor(multipliers?.logits),
   };
+}
+
+function parseLayers(fields: Fields, family: Family, numLayers: number): readonly LayerConfig[] {
+  const hasRope = parseRopeLayers(fields, family, numLayers);
+  const windows = parseWindows(fields, family.slidingWindow?.(fields), numLayers);
+  return windows.map((slidingWindow, layer) => ({ slidingWindow, hasRope: hasRope[layer] ?? true }));
 }
 
 /**

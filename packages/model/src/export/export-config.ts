@@ -71,9 +71,9 @@ function multiplierFields(config: ModelConfig): JsonObject {
   };
 }
 
-function ropeLayerFields({ modelType, hasRope }: ModelConfig): JsonObject {
+function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
   const { ropeLayers } = familyOf(modelType);
-  return ropeLayers ? { [ropeLayers.list]: hasRope.map(Number) } : {};
+  return ropeLayers ? { [ropeLayers.list]: layers.map(({ hasRope }) => Number(hasRope)) } : {};
 }
 
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {

@@ -67,14 +67,15 @@ async function computed({ model, runner, router }: RunningModel, ids: readonly n
 }
 
 function describe(model: Model, { precision, threads }: InspectFlags): Readonly<Record<string, unknown>> {
-  const { config, experts, router } = model;
+  const { experts, router } = model;
+  const { layers, ...config } = model.config;
   return {
     path: model.path,
     kind: model.kind,
     config: {
       ...config,
-      hasRope: uniform(config.hasRope),
-      slidingWindows: uniform(config.slidingWindows) ?? null,
+      hasRope: uniform(layers.map(({ hasRope }) => hasRope)),
+      slidingWindows: uniform(layers.map(({ slidingWindow }) => slidingWindow)) ?? null,
     },
     parameters: parameterCounts(model),
     experts: {

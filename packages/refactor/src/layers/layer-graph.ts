@@ -1,7 +1,8 @@
 // A graph of one dense layer under construction: the layer's operations, with its weights as constants.
 
+import { layerConfig } from "@readme-moe/model";
 import { decoder, operators, type Value } from "@readme-moe/onnx";
-import { sequencePositions, TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
+import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { Part } from "../experts/layer-experts.ts";
 import { pickRows, type LayerSource } from "./layer-source.ts";
@@ -64,8 +65,8 @@ export class LayerGraph {
       "attention",
       constantsOf(decoder.attentionWeights(this.source.refs)),
     );
-    const positions = sequencePositions(this.config, this.source.index, sequenceTokens);
-    return new TapeOperations(this.tape, weights, this.config, positions);
+    const layer = layerConfig(this.config, this.source.index);
+    return new TapeOperations(this.tape, weights, this.config, { layer, sequenceTokens });
   }
 
   /** Computes the residual stream behind attention. */
