@@ -22,7 +22,12 @@ export interface Family {
   readonly className: string;
   /** `general.architecture` of GGUF files. Of families with the same one, the first reads the file. */
   readonly architecture: string;
-  /** Whether GGUF files order the rows of queries and keys by rotary pairs. @default false */
+  /**
+   * Whether GGUF files order the rows of queries and keys by rotary pairs. They do if `llama_model_rope_type` in
+   * llama.cpp's src/llama-model.cpp returns `LLAMA_ROPE_TYPE_NORM` for the architecture, not `LLAMA_ROPE_TYPE_NEOX`.
+   *
+   * @default false
+   */
   readonly hasPairedRows?: boolean;
   readonly norms: NormNames;
   /** @default queries and keys have no norm */
