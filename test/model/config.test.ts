@@ -103,6 +103,20 @@ describe("layers without RoPE", () => {
   });
 });
 
+test("absent and null fields have the family's defaults", () => {
+  for (const value of [undefined, null]) {
+    expect(parse({ model_type: "qwen3", head_dim: value }).headSize).toBe(128);
+    expect(parse({ model_type: "olmo2", rms_norm_eps: value }).rmsNormEpsilon).toBe(1e-5);
+    expect(parse({ model_type: "smollm3", tie_word_embeddings: value }).hasTiedEmbeddings).toBe(true);
+  }
+});
+
+test("fields that a family does not support are accepted when null, false or 0", () => {
+  for (const value of [null, false, 0]) {
+    expect(parse({ model_type: "olmo2", sliding_window: value })).toEqual(parse({ model_type: "olmo2" }));
+  }
+});
+
 test("end tokens of the generation config take precedence", async () => {
   const { Fields } = await import("../../packages/model/src/config/fields.ts");
   const json = { ...LLAMA, eos_token_id: 2 };

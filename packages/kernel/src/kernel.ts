@@ -37,7 +37,7 @@ export interface Kernel {
   readonly info: KernelInfo;
   /** Allocates pages. @throws {RangeError} when there is no memory for them */
   openPages(numPages: number, isHalf: boolean): KernelPages;
-  /** Sets angles of successive positions from `position` on, see `anglesOf`. @param angleSet - see `LayerDescription` */
+  /** Sets angles of positions from `position` on, as `anglesOf` lists them. @param angleSet - see `LayerDescription` */
   setAngles(angleSet: number, position: number, angles: Float32Array): void;
   /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;

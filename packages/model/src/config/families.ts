@@ -36,12 +36,8 @@ export interface Family {
   readonly hasQkvBias?: boolean;
   /** @default the config's `attention_bias` */
   readonly hasOutputBias?: boolean;
-  /** Head size when the config has none. @default `hidden_size / num_attention_heads` */
-  readonly headSize?: number;
-  /** Epsilon of norms when the config has none. @default 1e-6 */
-  readonly rmsNormEpsilon?: number;
-  /** Whether the head is the embedding table when the config does not say it. @default false */
-  readonly hasTiedEmbeddings?: boolean;
+  /** Values of config fields that are absent or `null`, by name, where they differ from Llama's. */
+  readonly defaults?: Readonly<Record<string, unknown>>;
   /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
   readonly slidingWindow?: (fields: Fields) => number | undefined;
   /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
@@ -52,7 +48,12 @@ export interface Family {
    * @default Llama's: no factors, attention scores times 1 / √headSize
    */
   readonly multipliers?: Multipliers;
-  /** Config fields that change the computation in a way that is not supported. @default none */
+  /**
+   * Config fields that change the computation in a way that is not supported. A config with one of them is refused,
+   * unless its value is `null`, `false` or 0.
+   *
+   * @default none
+   */
   readonly unsupported?: readonly string[];
 }
 
@@ -60,10 +61,8 @@ export interface Family {
 interface RopeLayers {
   /** Field with one number per layer: 1 with RoPE, 0 without, whatever its name suggests. */
   readonly list: string;
-  /** Field with n, when there is no list: every n-th layer has no RoPE. */
+  /** Field with n, when there is no list: every n-th layer has no RoPE. It needs a value in `defaults`. */
   readonly interval: string;
-  /** The n of configs and GGUF files that have neither. */
-  readonly defaultInterval: number;
 }
 
 /** Names of the config fields with a model's factors. */
@@ -90,12 +89,6 @@ function mistralWindow(fields: Fields): number | undefined {
   return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
 }
 
-/** Refuses windows: which layers have one would depend on `no_rope_layers`, and no published model has any. */
-function noWindow(fields: Fields): undefined {
-  if (fields.boolean("use_sliding_window", false)) fields.unsupported("use_sliding_window", "supported is false");
-  return undefined;
-}
-
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
   mistral: {
@@ -120,7 +113,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "qwen3",
     norms: NORMS_BEFORE,
     qkNorm: "head",
-    headSize: 128,
+    defaults: { head_dim: 128 },
     slidingWindow: optionalWindow,
   },
   olmo2: {
@@ -128,7 +121,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "olmo2",
     norms: { attentionOutput: "post_attention_layernorm", ffnOutput: "post_feedforward_layernorm" },
     qkNorm: "all-heads",
-    rmsNormEpsilon: 1e-5,
+    defaults: { rms_norm_eps: 1e-5 },
     // OLMo 3 has windows; its GGUF files have the architecture of OLMo 2.
     unsupported: ["sliding_window"],
   },
@@ -149,10 +142,11 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "smollm3",
     hasPairedRows: true,
     norms: NORMS_BEFORE,
-    hasTiedEmbeddings: true,
-    slidingWindow: noWindow,
-    // GGUF files have neither field; llama.cpp takes the same default.
-    ropeLayers: { list: "no_rope_layers", interval: "no_rope_layer_interval", defaultInterval: 4 },
+    // GGUF files have no interval: llama.cpp sets `n_no_rope_layer_step = 4` in src/models/smollm3.cpp.
+    defaults: { tie_word_embeddings: true, no_rope_layer_interval: 4 },
+    ropeLayers: { list: "no_rope_layers", interval: "no_rope_layer_interval" },
+    // Which layers have a window would depend on `no_rope_layers`; no published model has one.
+    unsupported: ["use_sliding_window"],
   },
 };
 

@@ -20,17 +20,18 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_MODEL_INVALID`, naming the file and the field
  */
 export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
-  const fields = new Fields(path, json);
-  const modelType = fields.text("model_type");
-  if (!MODEL_TYPES.includes(modelType)) fields.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
+  const named = new Fields(path, json);
+  const modelType = named.text("model_type");
+  if (!MODEL_TYPES.includes(modelType)) named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
   const family = familyOf(modelType);
+  const fields = named.withDefaults(family.defaults ?? {});
   refuseUnsupported(fields, family);
 
   const hiddenSize = fields.size("hidden_size");
   const numHeads = fields.size("num_attention_heads");
   const numKvHeads = fields.size("num_key_value_heads", numHeads);
   const numLayers = fields.size("num_hidden_layers");
-  const headSize = fields.size("head_dim", family.headSize ?? Math.floor(hiddenSize / numHeads));
+  const headSize = fields.size("head_dim", Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
@@ -48,7 +49,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     numKvHeads,
     headSize,
     norms: family.norms,
-    rmsNormEpsilon: fields.positive("rms_norm_eps", family.rmsNormEpsilon ?? 1e-6),
+    rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
     qkNorm: family.qkNorm,
     activation: parseActivation(fields),
     rope: parseRope(fields),
@@ -58,7 +59,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
     hasMlpBias: fields.boolean("mlp_bias", false),
-    hasTiedEmbeddings: fields.boolean("tie_word_embeddings", family.hasTiedEmbeddings ?? false),
+    hasTiedEmbeddings: fields.boolean("tie_word_embeddings", false),
     bosTokenId: fields.tokenIds("bos_token_id")[0],
     eosTokenIds: eosTokenIds.length > 0 ? eosTokenIds : fields.tokenIds("eos_token_id"),
   };
@@ -71,7 +72,7 @@ function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
   const partial = fields.positive("partial_rotary_factor", 1);
   if (partial !== 1) fields.unsupported("partial_rotary_factor", "supported is 1");
   for (const name of unsupported) {
-    if (fields.has(name)) fields.unsupported(name, "supported is a config without it");
+    if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
 }
 
@@ -149,9 +150,9 @@ function parseRope(fields: Fields): RopeConfig {
 
 function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: number): readonly boolean[] {
   if (ropeLayers === undefined) return Array.from({ length: numLayers }, () => true);
-  const { list: name, interval: intervalName, defaultInterval } = ropeLayers;
+  const { list: name, interval: intervalName } = ropeLayers;
   const list = fields.list(name);
-  const interval = fields.size(intervalName, defaultInterval);
+  const interval = fields.size(intervalName);
   const numbers = list ?? Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? 0 : 1));
   if (numbers.length !== numLayers) {
     throw fields.invalid(`\`${name}\` has ${numbers.length} entries for ${numLayers} layers`);

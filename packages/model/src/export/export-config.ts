@@ -43,6 +43,7 @@ export function exportedConfig(
     ...ropeLayerFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
     max_position_embeddings: config.contextTokens,
+    // Readers of families with `hasQkvBias` or `hasOutputBias` of their own ignore it; in the others both are equal.
     attention_bias: config.hasOutputBias,
     mlp_bias: config.hasMlpBias,
     tie_word_embeddings: config.hasTiedEmbeddings,
