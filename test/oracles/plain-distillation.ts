@@ -1,4 +1,5 @@
-// A Read-ME model and its distillation loss in plain loops and double precision, written from the architecture alone.
+// The loss that tuning minimizes, in plain loops and double precision, over the weights that tuning changes. The decoder
+// is written a second time, for those weights: `plain-decoder.ts` runs the weights of an open model.
 
 import { ropeFrequencies, type ModelConfig } from "@readme-moe/model";
 import type {
