@@ -2,7 +2,7 @@
 
 import { copyFile, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { ProcessLogits } from "@readme-moe/core";
+import { EVICTION_POLICIES, type ProcessLogits } from "@readme-moe/core";
 import { KernelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
@@ -162,7 +162,7 @@ describe("a budget that changes while requests run", () => {
     const alone = await outcomesAlone(jobs, { runner: resident, router }, tokenizer);
     for (let seed = 0; seed < 6; seed++) {
       const random = seededRandom(seed);
-      const policy = (["belady", "lru", "lfu", "random"] as const)[seed % 4];
+      const policy = EVICTION_POLICIES[seed % EVICTION_POLICIES.length];
       const runner = await KernelRunner.open(model, { expertCacheBytes: LEAST, policy, threads: 1 });
       const { residency } = runner;
       const memory = runner.memory as UnitMemory;

@@ -82,7 +82,7 @@ export function simulateCommand(): Command {
     .option("--scheduler <names>", `schedulers, of ${SCHEDULER_NAMES.join(", ")}`, namesOf(SCHEDULER_NAMES), [
       "cost-aware",
     ])
-    .option("--policy <names>", "eviction policies, such as belady,lru,lfu,random", namesOf(EVICTION_POLICIES), [
+    .option("--policy <names>", `eviction policies, of ${EVICTION_POLICIES.join(", ")}`, namesOf(EVICTION_POLICIES), [
       "belady",
       "lru",
       "random",
