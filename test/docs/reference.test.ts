@@ -3,6 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { commandLine } from "readme-moe";
+import { resolveSamplingParams } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { errorCodes } from "../../docs/generate/errors.ts";
 import { regionOf, replaceRegion, withoutPadding } from "../../docs/generate/markdown.ts";
@@ -42,6 +43,22 @@ test("members are read with comments, defaults and types of several lines", () =
   expect(two).toMatchObject({ name: "two:three", isOptional: false, text: "" });
   expect(two?.type).toContain("readonly four: number;");
   expect(others).toEqual([]);
+});
+
+test("the last member of a type on one line is read, too", () => {
+  expect(membersIn(" readonly one: number; readonly two: string }").map(({ name }) => name)).toEqual(["one", "two"]);
+});
+
+test("sampling parameters have the defaults that their docstrings name", async () => {
+  const resolved: object = resolveSamplingParams({}, { vocabSize: 10 });
+  const members = await membersOf("packages/core/src/sampling/sampling-params.ts", "SamplingParams");
+  expect(members.length).toBeGreaterThan(10);
+  for (const { name, fallback = "" } of members) {
+    const value: unknown = Reflect.get(resolved, name);
+    const isNone = value === undefined || (typeof value === "object" && Object.keys(value ?? {}).length === 0);
+    if (isNone) expect(fallback, name).toMatch(/^none/);
+    else expect(String(value), name).toBe(fallback);
+  }
 });
 
 test("a region is replaced and nothing else", () => {

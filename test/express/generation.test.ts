@@ -1,8 +1,22 @@
 // Prompts and choices of one request as one stream of pieces, over scripted engines.
 
-import type { AcceptedPrompt, Engine, GenerateChunk, GenerateRequest, Generation } from "@readme-moe/core";
+import {
+  resolveSamplingParams,
+  type AcceptedPrompt,
+  type Engine,
+  type EngineInfo,
+  type GenerateChunk,
+  type GenerateRequest,
+  type Generation,
+} from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { generateAll, type GenerateAllRequest, type Piece } from "../../packages/express/src/api/generation.ts";
+import {
+  generateAll,
+  generationSettings,
+  type GenerateAllRequest,
+  type Piece,
+} from "../../packages/express/src/api/generation.ts";
+import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import { generationOf } from "../support/generation.ts";
 
 interface Script {
@@ -144,4 +158,32 @@ test("leaving the iteration ends all generations", async () => {
   await pieces.next();
   await pieces.return();
   expect(new Set(ended)).toEqual(new Set([0, 1]));
+});
+
+const INFO = { vocabSize: 100, contextTokens: 64, experts: ["one"], hasRouter: false } as unknown as EngineInfo;
+const OWN = { id: "a", promptParam: "prompt", numPrompts: 1, maxTokens: 32, logprobs: undefined } as const;
+
+test.each([
+  ["temperature", 0.25, { temperature: 0.25 }],
+  ["top_p", 0.5, { topP: 0.5 }],
+  ["top_k", 7, { topK: 7 }],
+  ["top_k", -1, { topK: 0 }],
+  ["min_p", 0.125, { minP: 0.125 }],
+  ["repetition_penalty", 1.5, { repetitionPenalty: 1.5 }],
+  ["presence_penalty", -1, { presencePenalty: -1 }],
+  ["frequency_penalty", 2, { frequencyPenalty: 2 }],
+  ["logit_bias", { 4: -100 }, { logitBias: { 4: -100 } }],
+  ["seed", 9, { seed: 9 }],
+  ["stop", ["end", "."], { stop: ["end", "."] }],
+  ["stop_token_ids", [3, 5], { stopTokenIds: [3, 5] }],
+  ["min_tokens", 4, { minTokens: 4 }],
+  ["ignore_eos", true, { ignoreEos: true }],
+  ["n", 3, { n: 3 }],
+] as const)("the field %s of a body reaches the engine", (field, value, expected) => {
+  const absent = generationSettings(completionBody.parse({ prompt: "a" }), INFO, OWN).params;
+  const { params } = generationSettings(completionBody.parse({ prompt: "a", [field]: value }), INFO, OWN);
+  expect(params).toEqual({ ...absent, ...expected });
+  expect(resolveSamplingParams(params, INFO)).not.toEqual(
+    field === "top_k" && value === -1 ? {} : resolveSamplingParams(absent, INFO),
+  );
 });

@@ -10,7 +10,7 @@ import {
 } from "@readme-moe/core";
 import { expertsOf, forwardAgain, forwardBatch, withAllLogits, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
-import { acceptToken, Sampler, type ChosenToken } from "./sampling.ts";
+import { acceptToken, Sampler, type ChosenToken } from "./sampler.ts";
 import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 import { StepPlanner } from "./step-planner.ts";
 

@@ -127,12 +127,13 @@ export function samplingOptions(defaultTemperature: number, defaultMaxNewTokens:
   ];
 }
 
-/** Turns flags into parameters. The engine checks the values and names them as its own options. */
+/** Turns flags into parameters; the compiler checks that none is missing. The engine checks their values. */
 export function samplingParams(flags: SamplingFlags): SamplingParams {
   const { maxNewTokens: maxTokens, temperature, topK, topP, minP, repetitionPenalty } = flags;
   const { presencePenalty, frequencyPenalty, logitBias: bias, seed, stop } = flags;
   const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
-  return { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
+  const params = { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
+  return params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
 }
 
 function logitBias(text: string, before: Readonly<Record<number, number>> = {}): Readonly<Record<number, number>> {

@@ -12,7 +12,7 @@ import {
   logitsProcessors,
 } from "../host.ts";
 import { runRows, type RowHooks } from "./run-rows.ts";
-import { newTokensOf, samplingOf, type ExtraOptions } from "./sampling.ts";
+import { newTokensOf, samplingOf, type ExtraOptions } from "./sampling-params.ts";
 
 export interface GenerationCall {
   readonly host: HostLike;

@@ -12,7 +12,7 @@ import {
 } from "../host.ts";
 import { type GeneratedRow, type PaddedPrompt, paddedPrompts, rowsOf, runCall } from "./call.ts";
 import type { RowHooks } from "./run-rows.ts";
-import { endTokensOf, type ExtraOptions } from "./sampling.ts";
+import { endTokensOf, type ExtraOptions } from "./sampling-params.ts";
 
 interface Streamer {
   put(tokens: readonly (readonly bigint[])[]): void;

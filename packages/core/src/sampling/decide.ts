@@ -1,4 +1,5 @@
-// The choice among ranked tokens, and bounds of the total weight if only some tokens are known.
+// The choice among ranked tokens, and bounds of the total weight if only some tokens are known. `WeightBuckets` makes
+// the same choice from a whole row of logits without ranking it; a new truncation goes into both.
 
 import { logSumExpError, weightOf, type LogitsRow } from "./logits.ts";
 import type { RankedLogits } from "./ranking.ts";
@@ -13,21 +14,21 @@ export interface WeightBounds {
 /** Relative difference that float64 sums of the same weights in different orders stay below: 1e6 times 2^-53. */
 const SUM_ERROR = 1e-9;
 
-/** Whether top-k or min-p limits the number of tokens that can be chosen, so that the total weight does not matter. */
-export function isLimited({ topK, minP }: ResolvedSamplingParams): boolean {
-  return topK > 0 || minP > 0;
+/** Whether the choice depends on the total weight of all tokens: not after top-k or min-p, which exclude most. */
+export function needsTotal({ topK, minP }: ResolvedSamplingParams): boolean {
+  return topK === 0 && minP === 0;
 }
 
 /**
  * Chooses among ranked tokens: applies min-p, top-k and top-p, and finds the survivor that `u` falls on.
  *
- * Each of the three keeps the first tokens of the ranking. If top-k or min-p limits them, only the survivors are
- * summed, in their order, so the token does not depend on who ranked them. Otherwise the outcome depends on the total
- * weight of all tokens, and is computed for both ends of `total`, widened by the error of sums. As the total grows the
- * outcome can only move down the ranking, so it is certain if both ends give the same token.
+ * Each of the three keeps the first tokens of the ranking. After top-k or min-p only the survivors are summed, in their
+ * order, so the token does not depend on who ranked them. Otherwise the outcome depends on the total weight of all
+ * tokens, and is computed for both ends of `total`, widened by the error of sums. As the total grows the outcome can
+ * only move down the ranking, so it is certain if both ends give the same token. A new truncation must keep that.
  *
  * @param ranked - at least one token
- * @param total - total weight of all tokens; `undefined` if and only if `isLimited`
+ * @param total - total weight of all tokens; `undefined` unless `needsTotal`
  * @param u - in [0, 1)
  * @returns an index into `ranked`, or `undefined` if more tokens must be known
  */
@@ -89,14 +90,14 @@ function survivors(
 /** Bounds the weight that top-p keeps: the first cumulative sum that reaches `topP` of the total. */
 function nucleus({ sums, lastWeight, isClosed }: Survivors, topP: number, total: WeightBounds): WeightBounds {
   if (topP === 1) return total;
-  const [low, high] = [topP * total.low, topP * total.high];
-  const atLow = firstWhere(sums, (cumulative) => cumulative >= low);
-  const atHigh = firstWhere(sums, (cumulative) => cumulative >= high);
+  const [leastShare, mostShare] = [topP * total.low, topP * total.high];
+  const atLeast = firstWhere(sums, (cumulative) => cumulative >= leastShare);
+  const atMost = firstWhere(sums, (cumulative) => cumulative >= mostShare);
   const lastSum = sums.at(-1) ?? 0;
   return {
-    low: sums[atLow] ?? (isClosed ? lastSum : low),
+    low: sums[atLeast] ?? (isClosed ? lastSum : leastShare),
     // Beyond the ranked tokens, the token that reaches the share weighs at most as much as the last ranked one.
-    high: sums[atHigh] ?? (isClosed ? lastSum : high + lastWeight),
+    high: sums[atMost] ?? (isClosed ? lastSum : mostShare + lastWeight),
   };
 }
 

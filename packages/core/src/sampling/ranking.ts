@@ -1,4 +1,4 @@
-// Tokens in falling order of their logits: the best ones by a heap, or all of them by buckets of weight.
+// Tokens in falling order of their logits: the best ones by a heap, or the chosen one of all by buckets of weight.
 
 import { weightOf, type LogitsRow } from "./logits.ts";
 

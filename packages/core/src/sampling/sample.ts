@@ -1,6 +1,6 @@
 // The choice of one sequence's next token from a row of logits, and its log-probabilities.
 
-import { boundTotal, decide, isLimited } from "./decide.ts";
+import { boundTotal, decide, needsTotal } from "./decide.ts";
 import {
   changesLogits,
   checkRow,
@@ -23,6 +23,12 @@ export interface SampledToken {
   /** Log-probability under the model's own distribution, before any sampling parameter; at most 0. */
   readonly logprob: number;
 }
+
+// The ways to a token, from the cheapest; each gives the same token as the last one, or none:
+//
+//   chooseAmongCandidates   the step's candidates, with bounds of the total weight
+//   chooseByBounds          the best logits of the full row, with the same bounds
+//   chooseExactly           the full row: rankings that grow, or buckets of weight if the total matters
 
 /**
  * Chooses the next token, as vLLM does, in this order:
@@ -136,7 +142,7 @@ function chooseAmongCandidates(
     return undefined;
   }
   if (params.temperature === 0) return ranked.ids[0];
-  const total = isLimited(params) ? undefined : boundTotal(row, ranked, params, masked.size);
+  const total = needsTotal(params) ? boundTotal(row, ranked, params, masked.size) : undefined;
   const index = decide(ranked, params, total, u);
   return index === undefined ? undefined : ranked.ids[index];
 }
@@ -165,7 +171,7 @@ function chooseByBounds(
   u: number,
 ): number | undefined {
   // A ranking of the same length by the step itself has already failed to decide.
-  if (params.temperature === 0 || isLimited(params) || row.candidateIds.length >= FEW) return undefined;
+  if (params.temperature === 0 || !needsTotal(params) || row.candidateIds.length >= FEW) return undefined;
   const ranked = bestLogits(fullLogits, FEW);
   const candidates = { ...row, candidateIds: ranked.ids, candidateLogits: ranked.logits };
   const index = decide(ranked, params, boundTotal(candidates, ranked, params, 0), u);
@@ -180,7 +186,7 @@ function chooseByBounds(
  */
 function chooseExactly(logits: Float32Array, params: ResolvedSamplingParams, u: number, largest?: number): number {
   const { temperature, topK, topP } = params;
-  if (temperature > 0 && isLimited(params)) {
+  if (temperature > 0 && !needsTotal(params)) {
     return chooseRanked(logits, [topK > 0 ? topK : FEW, MANY, logits.length], params, u);
   }
   if (temperature > 0 && largest !== undefined) return new WeightBuckets(logits, largest, temperature).choose(topP, u);

@@ -75,24 +75,25 @@ export interface ResolvedSamplingParams {
 
 const MIN_TEMPERATURE = 1e-5;
 
-const PARAM_NAMES = [
-  "maxTokens",
-  "minTokens",
-  "temperature",
-  "topK",
-  "topP",
-  "minP",
-  "repetitionPenalty",
-  "presencePenalty",
-  "frequencyPenalty",
-  "logitBias",
-  "seed",
-  "stop",
-  "stopTokenIds",
-  "ignoreEos",
-  "logprobs",
-  "n",
-] as const satisfies readonly (keyof SamplingParams)[];
+/** Values of absent parameters. Every parameter has one, which the compiler checks. */
+const DEFAULTS = {
+  maxTokens: 128,
+  minTokens: 0,
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: {},
+  seed: undefined,
+  stop: [],
+  stopTokenIds: [],
+  ignoreEos: false,
+  logprobs: undefined,
+  n: 1,
+} as const satisfies Required<SamplingParams>;
 
 /**
  * Fills in defaults and checks all values, so that the parameters of a sequence cannot fail later.
@@ -102,31 +103,37 @@ const PARAM_NAMES = [
  */
 export function resolveSamplingParams(params: SamplingParams, limits: SamplingLimits): ResolvedSamplingParams {
   recordOption("sampling parameters", params);
-  rejectUnknownKeys("sampling parameters", params, PARAM_NAMES);
-  const { maxTokens = 128, temperature = 1, topK = 0, topP = 1, minP = 0, ignoreEos = false, seed, logprobs } = params;
-  const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0, logitBias = {}, minTokens = 0 } = params;
-  const { stop = [], stopTokenIds: stopIds = [], n = 1 } = params;
+  rejectUnknownKeys("sampling parameters", params, Object.keys(DEFAULTS));
+  // `null` is a value of the wrong type and does not stand for the default.
+  const given = (name: keyof SamplingParams): unknown => (params[name] === undefined ? DEFAULTS[name] : params[name]);
+  const number = (name: keyof SamplingParams, range: NumberRange): number => finiteOption(name, given(name), range);
+  const integer = (name: keyof SamplingParams, min: number, max?: number): number =>
+    integerOption(name, given(name), min, max);
   const { vocabSize, eosTokenIds = [] } = limits;
   integerOption("vocabSize", vocabSize, 1);
-  const stopTokenIds = idsOption("stopTokenIds", stopIds, vocabSize);
+  const maxTokens = integer("maxTokens", 1);
+  const temperature = number("temperature", { min: 0 });
+  const topK = integer("topK", 0);
+  const stopTokenIds = idsOption("stopTokenIds", given("stopTokenIds"), vocabSize);
+  const ignoreEos = flagOption("ignoreEos", given("ignoreEos"));
   return {
     vocabSize,
-    maxTokens: integerOption("maxTokens", maxTokens, 1),
-    minTokens: integerOption("minTokens", minTokens, 0, maxTokens),
-    temperature: finiteOption("temperature", temperature, { min: 0 }) < MIN_TEMPERATURE ? 0 : temperature,
-    topK: integerOption("topK", topK, 0) >= vocabSize ? 0 : topK,
-    topP: finiteOption("topP", topP, { above: 0, max: 1 }),
-    minP: finiteOption("minP", minP, { min: 0, max: 1 }),
-    repetitionPenalty: finiteOption("repetitionPenalty", repetitionPenalty, { above: 0 }),
-    presencePenalty: finiteOption("presencePenalty", presencePenalty, { min: -2, max: 2 }),
-    frequencyPenalty: finiteOption("frequencyPenalty", frequencyPenalty, { min: -2, max: 2 }),
-    logitBias: biasOption("logitBias", logitBias, vocabSize),
-    seed: seed === undefined ? undefined : seedOption("seed", seed),
-    stop: stopsOption("stop", stop),
+    maxTokens,
+    minTokens: integer("minTokens", 0, maxTokens),
+    temperature: temperature < MIN_TEMPERATURE ? 0 : temperature,
+    topK: topK >= vocabSize ? 0 : topK,
+    topP: number("topP", { above: 0, max: 1 }),
+    minP: number("minP", { min: 0, max: 1 }),
+    repetitionPenalty: number("repetitionPenalty", { above: 0 }),
+    presencePenalty: number("presencePenalty", { min: -2, max: 2 }),
+    frequencyPenalty: number("frequencyPenalty", { min: -2, max: 2 }),
+    logitBias: biasOption("logitBias", given("logitBias"), vocabSize),
+    seed: params.seed === undefined ? undefined : seedOption("seed", params.seed),
+    stop: stopsOption("stop", given("stop")),
     stopTokenIds,
-    ignoreEos: flagOption("ignoreEos", ignoreEos),
-    logprobs: logprobs === undefined ? undefined : integerOption("logprobs", logprobs, 0, 20),
-    n: integerOption("n", n, 1, 128),
+    ignoreEos,
+    logprobs: params.logprobs === undefined ? undefined : integer("logprobs", 0, 20),
+    n: integer("n", 1, 128),
     maskedUntilMinTokens: new Set([...(ignoreEos ? [] : eosTokenIds), ...stopTokenIds]),
   };
 }

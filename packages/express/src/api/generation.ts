@@ -14,7 +14,7 @@ import type { z } from "zod";
 import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
 import type { Exchange } from "./exchange.ts";
 import type { RequestContext } from "./options.ts";
-import type { ChatBody, CompletionBody } from "./request-schemas.ts";
+import type { ChatBody, CompletionBody, SamplingField } from "./request-schemas.ts";
 
 /** Parameters of a request, checked against its model before admission. */
 export interface GenerationSettings {
@@ -71,7 +71,15 @@ export function generationSettings(
   };
 }
 
-/** Translates sampling parameters. Absent ones keep the engine's defaults. */
+/** A field's name in the engine's spelling: `top_p` becomes `topP`. */
+type CamelCase<Name extends string> = Name extends `${infer First}_${infer Rest}`
+  ? `${First}${Capitalize<CamelCase<Rest>>}`
+  : Name;
+
+/**
+ * Translates sampling parameters. Absent ones keep the engine's defaults. The compiler checks that every sampling field
+ * of the body is translated.
+ */
 function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
   checkIds("stop_token_ids", body.stop_token_ids ?? [], info);
   checkIds("logit_bias", Object.keys(body.logit_bias ?? {}).map(Number), info);
@@ -94,7 +102,7 @@ function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
     minTokens: body.min_tokens ?? undefined,
     ignoreEos: body.ignore_eos ?? undefined,
     n: body.n ?? undefined,
-  };
+  } satisfies Record<CamelCase<SamplingField>, unknown>;
 }
 
 function completionLimit(wanted: number, minTokens: number, { contextTokens }: EngineInfo): number {

@@ -29,6 +29,9 @@ const samplingFields = {
   ignore_eos: z.boolean().nullish(),
 } as const;
 
+/** Name of a body's field that is a sampling parameter. */
+export type SamplingField = keyof typeof samplingFields;
+
 const requestFields = {
   model: z.string().min(1).max(256).nullish().describe("Name of the model. Absent for the default model"),
   stream: z.boolean().nullish(),
