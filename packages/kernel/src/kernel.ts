@@ -3,7 +3,7 @@
 import type { KernelInfo } from "@readme-moe/core";
 
 /** The build that runs: an addon of this platform, or WebAssembly. */
-export type KernelKind = KernelInfo["kind"];
+export type KernelKind = "native" | "wasm";
 
 /** Memory of keys and values; a handle for `step`. */
 export interface KernelPages {
