@@ -1,10 +1,20 @@
 // Generates tables of options, parameters and numbers from the interfaces of the code.
 
 import { code, table } from "./markdown.ts";
-import { membersOf, type Member } from "./read-members.ts";
+import { membersOf, unionOf, type Member } from "./read-members.ts";
 
 /** File and name of an interface. */
 export type Source = readonly [file: string, name: string];
+
+/** Files of types that are unions of strings. Tables show their values in place of their names. */
+const UNIONS: Readonly<Record<string, string>> = {
+  ControlTokensInMessages: "packages/model/src/text/encode-chat.ts",
+  EvictionPolicyName: "packages/core/src/expert-cache/eviction-policy.ts",
+  FinishReason: "packages/core/src/engine.ts",
+  KernelKind: "packages/kernel/src/kernel.ts",
+  KvPrecision: "packages/kernel/src/kv/kv-shape.ts",
+  Precision: "packages/model/src/weights/precision.ts",
+};
 
 /** Makes a table of options with their defaults. */
 export async function optionTable(...sources: readonly Source[]): Promise<string> {
@@ -35,5 +45,14 @@ function shown(fallback: string): string {
 }
 
 async function allMembers(sources: readonly Source[]): Promise<readonly Member[]> {
-  return (await Promise.all(sources.map(([file, name]) => membersOf(file, name)))).flat();
+  const members = (await Promise.all(sources.map(([file, name]) => membersOf(file, name)))).flat();
+  return Promise.all(members.map(async (member) => ({ ...member, type: await withoutUnionNames(member.type) })));
+}
+
+async function withoutUnionNames(type: string): Promise<string> {
+  const parts = type.split(" | ").map((part) => {
+    const file = UNIONS[part];
+    return file === undefined ? part : unionOf(file, part);
+  });
+  return (await Promise.all(parts)).join(" | ");
 }

@@ -28,6 +28,14 @@ export async function membersOf(file: string, name: string): Promise<readonly Me
   return members;
 }
 
+/** Reads the values of a union of strings, as in `"a" | "b"`. @throws {Error} if the file has no such union */
+export async function unionOf(file: string, name: string): Promise<string> {
+  const source = await readFile(join(ROOT, file), "utf8");
+  const values = new RegExp(`type ${name} =\\s*((?:\\|?\\s*"[^"]*"\\s*)+);`).exec(source)?.[1];
+  if (values === undefined) throw new Error(`${file}: has no union ${name}`);
+  return (values.match(/"[^"]*"/g) ?? []).join(" | ");
+}
+
 /** @param body - an object type from after its opening brace, at least up to the closing one */
 export function membersIn(body: string): readonly Member[] {
   const members: Member[] = [];

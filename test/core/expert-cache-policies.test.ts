@@ -9,6 +9,7 @@ import {
   type EvictionCandidate,
 } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
+import { plainHits } from "../oracles/plain-eviction.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const LAYOUT = { numExperts: 7, layerBytes: [1] };
@@ -17,24 +18,6 @@ function randomExperts(seed: number, length: number): readonly number[] {
   const random = seededRandom(seed);
   let expert = 0;
   return Array.from({ length }, () => (expert = random() < 0.5 ? expert : randomInteger(random, 7)));
-}
-
-/** Counts the hits of a cache that looks at the whole past each time. */
-function plainHits(experts: readonly number[], capacity: number, policy: "lru" | "lfu"): number {
-  let cached: readonly number[] = [];
-  let hits = 0;
-  for (const [at, expert] of experts.entries()) {
-    const past = experts.slice(0, at);
-    const order = (a: number, b: number): number =>
-      (policy === "lfu" ? countOf(past, a) - countOf(past, b) : 0) || past.lastIndexOf(a) - past.lastIndexOf(b);
-    if (cached.includes(expert)) hits++;
-    else cached = [...cached.toSorted(order).slice(cached.length === capacity ? 1 : 0), expert];
-  }
-  return hits;
-}
-
-function countOf(values: readonly number[], value: number): number {
-  return values.filter((one) => one === value).length;
 }
 
 describe.each(["lru", "lfu"] as const)("%s", (name) => {

@@ -75,7 +75,7 @@ describe("entering a layer", () => {
     const running = [[0], [1], [0, 1], [2]];
     const resident = { wasUsed: true };
     const awaited = { layer: 3, expert: 2, wasUsed: false };
-    const history = { clock: 4, numUses: new Uint32Array(12), lastUses: new Float64Array(12), numEvictions: 0 };
+    const history = { numLayersRun: 4, numUses: new Uint32Array(12), lastUses: new Float64Array(12), numEvictions: 0 };
     const planAt = (layer: number, ...units: readonly ExpertUnit[]) => {
       const cached = [...units.map((unit) => ({ ...unit, ...resident })), awaited];
       const state = { ...history, budgetBytes: cached.length, units: cached };

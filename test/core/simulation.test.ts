@@ -13,7 +13,7 @@ import {
   type SimulationOptions,
 } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { plainSimulation } from "../oracles/plain-simulation.ts";
+import { plainLruServer } from "../oracles/plain-lru-server.ts";
 
 const COST: CostModel = { fixedMs: 3, msPerToken: 0.5, msPerExpert: 2, msPerCachedToken: 0.01, loadMsPerByte: 0.02 };
 const LIMITS = { maxNumBatchedSeqs: 1000, maxNumBatchedTokens: 100_000, chunkTokens: 16 };
@@ -34,7 +34,7 @@ test("agrees with a plain simulation in counts and times", () => {
       const budgetBytes = capacity * 100;
       const cache = { policy: "lru", budgetBytes, lookaheadLayers: 0 } as const;
       const result = simulate(trace, options(cache, { overlapsReads: false }));
-      const { distinct, latencies, durationMs, ...counters } = plainSimulation(trace, {
+      const { distinct, latencies, durationMs, ...counters } = plainLruServer(trace, {
         ...LIMITS,
         budgetBytes,
         cost: COST,

@@ -122,6 +122,12 @@ describe("is rejected clearly:", () => {
     await expect(answersOf({ expertCachePolicy: scheduler })).rejects.toThrow(/`expertCachePolicy`.*got a function/);
   });
 
+  test("an eviction policy without a memory budget", async () => {
+    const message = /`expertCachePolicy` with `expertCacheBytes` only/;
+    await expect(answersOf({ expertCachePolicy: "lru" })).rejects.toThrow(message);
+    await expect(answersOf({ expertCachePolicy: { module: modules, export: "evictLast" } })).rejects.toThrow(message);
+  });
+
   test.each<[string, object, RegExp]>([
     ["no module", {}, /`scheduler.module`.*got `undefined`/],
     ["a name that is no text", { module: "x", export: 3 }, /`scheduler.export`.*got `3`/],

@@ -3,6 +3,7 @@
 
 import { open, readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { EVICTION_POLICIES } from "@readme-moe/core";
 import { KernelRunner, ReadMeEngine, type KernelRunnerOptions } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import { openModel, type Model } from "@readme-moe/model";
@@ -198,7 +199,7 @@ describe("an engine", () => {
       const whole = await ReadMeEngine.open(path, { precision: "int8", threads: 1, isolation: "thread" });
       const expected = await generated(whole);
       await whole.dispose();
-      for (const expertCachePolicy of ["belady", "lru", "lfu", "random"] as const) {
+      for (const expertCachePolicy of EVICTION_POLICIES) {
         const engine = await ReadMeEngine.open(path, {
           threads: 1,
           isolation: "thread",

@@ -25,6 +25,8 @@ function readmeMoeWith(input: string, ...args: readonly string[]): Promise<Outco
 test.each([
   [["--expert-cache", "much"], /Expected a size, such as 150MB/],
   [["--expert-cache", "4MB"], /several experts/],
+  [["--expert-cache", "4MB", "--expert-cache-policy", "clock"], /Allowed choices are belady, lru, lfu, random/],
+  [["--expert-cache-policy", "lru"], /--expert-cache-policy with --expert-cache only/],
 ])("generate refuses %j for a dense model", async (args, message) => {
   const outcome = await readmeMoe("generate", POCKET, "--prompt", "x", ...args);
   expect(outcome.code).toBe(2);

@@ -36,6 +36,7 @@ test("prints a row for each size and policy, with aligned columns", async () => 
     [
       "cache",
       "policy",
+      "ahead",
       "hits %",
       "horizon %",
       "Belady %",
@@ -50,6 +51,9 @@ test("prints a row for each size and policy, with aligned columns", async () => 
   const cells = rows.map((row) => row.trim().split(/\s{2,}/));
   expect(cells.map(([capacity, policy]) => `${capacity} ${policy}`)).toEqual(
     ["2", "3", "4", "5"].flatMap((capacity) => ["belady", "lru", "random"].map((policy) => `${capacity} ${policy}`)),
+  );
+  expect(new Set(cells.map(([, policy, ahead]) => `${policy} ${ahead}`))).toEqual(
+    new Set(["belady 1", "lru 0", "random 0"]),
   );
   expect(new Set([head, ...rows].map((row) => row?.length)).size).toBe(1);
 });

@@ -63,7 +63,7 @@ export interface EngineOptions extends SchedulingOptions {
   readonly expertCacheBytes?: number | undefined;
   /**
    * Policy that chooses which expert's weights are evicted, or a function of your own, core's `EvictionPolicy`, that a
-   * module exports. @default "belady"
+   * module exports. Only with `expertCacheBytes`. @default "belady"
    */
   readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
   /**
@@ -86,10 +86,12 @@ type Unresolved =
   | "prefixCacheBytes"
   | "expertCacheBytes";
 
+type ResolvedPolicy = EvictionPolicyName | ResolvedFunctionModule;
+
 /** Options with all defaults that do not depend on the model. */
 export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
   ResolvedSchedulingOptions & {
-    readonly expertCachePolicy: EvictionPolicyName | ResolvedFunctionModule;
+    readonly expertCachePolicy: ResolvedPolicy;
   } & {
     readonly [
       Name in Exclude<keyof EngineOptions, Unresolved | "expertCachePolicy" | keyof SchedulingOptions>
@@ -153,7 +155,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     kvCacheBytes: optional("kvCacheBytes", 1),
     prefixCacheBytes: optional("prefixCacheBytes", 0),
     expertCacheBytes: optional("expertCacheBytes", 1),
-    expertCachePolicy: policyOf(options.expertCachePolicy ?? "belady"),
+    expertCachePolicy: policyOf(options),
     controlTokensInMessages: choiceOption("controlTokensInMessages", options.controlTokensInMessages ?? "text", [
       "text",
       "control",
@@ -162,9 +164,14 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
   };
 }
 
-function policyOf(policy: EvictionPolicyName | FunctionModule): EvictionPolicyName | ResolvedFunctionModule {
-  const module = functionModuleOption("expertCachePolicy", policy);
-  return module ?? choiceOption("expertCachePolicy", policy, EVICTION_POLICIES);
+function policyOf({ expertCachePolicy: policy, expertCacheBytes }: EngineOptions): ResolvedPolicy {
+  if (policy === undefined) return "belady";
+  const resolved =
+    functionModuleOption("expertCachePolicy", policy) ?? choiceOption("expertCachePolicy", policy, EVICTION_POLICIES);
+  if (expertCacheBytes !== undefined) return resolved;
+  throw new TypeError(
+    "Expected `expertCachePolicy` with `expertCacheBytes` only; all experts are in memory without it",
+  );
 }
 
 function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision {

@@ -3,7 +3,7 @@
 import type { KernelInfo } from "@readme-moe/core";
 
 /** The build that runs: an addon of this platform, or WebAssembly. */
-export type KernelKind = KernelInfo["kind"];
+export type KernelKind = "native" | "wasm";
 
 /** Memory of keys and values; a handle for `step`. */
 export interface KernelPages {
@@ -37,8 +37,8 @@ export interface Kernel {
   readonly info: KernelInfo;
   /** Allocates pages. @throws {RangeError} when there is no memory for them */
   openPages(numPages: number, isHalf: boolean): KernelPages;
-  /** Sets the angles of successive positions from `position` on: the cosines, then the sines of each. */
-  setAngles(rotary: number, position: number, angles: Float32Array): void;
+  /** Sets angles of positions from `position` on, as `anglesOf` lists them. @param angleSet - see `LayerDescription` */
+  setAngles(angleSet: number, position: number, angles: Float32Array): void;
   /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /** Begins a step that runs some layers at a time. Its arrays must not change until it has ended. @throws as `step` */

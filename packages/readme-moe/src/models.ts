@@ -105,6 +105,7 @@ export interface OpenedEngine {
 /**
  * Opens an engine, with progress on a terminal.
  * @param more - options that only some commands have
+ * @throws {TypeError} if flags contradict each other
  */
 export async function openEngine(
   name: string,
@@ -113,6 +114,11 @@ export async function openEngine(
   more: EngineOptions = {},
 ): Promise<OpenedEngine> {
   const { precision, threads, cacheFolder, expert, isolation, controlTokensInMessages } = flags;
+  if (flags.expertCachePolicy !== undefined && flags.expertCache === undefined) {
+    throw new TypeError(
+      "Expected --expert-cache-policy with --expert-cache only; all experts are in memory without it",
+    );
+  }
   const path = await modelPath(name, signal, cacheFolder);
   const engine = await ReadMeEngine.open(path, {
     ...more,
@@ -122,6 +128,7 @@ export async function openEngine(
     expert,
     isolation,
     expertCacheBytes: flags.expertCache,
+    expertCachePolicy: flags.expertCachePolicy,
     controlTokensInMessages,
     signal,
     onProgress: showLoading,

@@ -1,6 +1,6 @@
 // Options that several commands share, and parsers of option values for commander.
 
-import { nearestName, type SamplingParams } from "@readme-moe/core";
+import { EVICTION_POLICIES, nearestName, type EvictionPolicyName, type SamplingParams } from "@readme-moe/core";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
 
@@ -16,6 +16,7 @@ export interface EngineFlags extends RuntimeFlags {
   readonly isolation?: "thread" | "process";
   /** Memory for streamed experts, in bytes. */
   readonly expertCache?: number;
+  readonly expertCachePolicy?: EvictionPolicyName;
   readonly controlTokensInMessages?: "text" | "control";
   /** Path of the trace. */
   readonly recordTrace?: string;
@@ -70,6 +71,10 @@ export function engineOptions(): readonly Option[] {
     )
       .argParser(byteSize)
       .implies({ precision: "int8" }),
+    new Option(
+      "--expert-cache-policy <name>",
+      "policy that chooses which expert's weights are evicted, with --expert-cache (default: belady)",
+    ).choices(EVICTION_POLICIES),
     isolationOption(),
     new Option("--record-trace <file>", "write the experts of all sequences, as JSON lines for `simulate --trace`"),
   ];

@@ -47,10 +47,13 @@ export interface ExpertCacheState {
   readonly budgetBytes: number;
   readonly units: readonly CachedUnit[];
   /** Number of layers that have run so far. */
-  readonly clock: number;
-  /** Number of layers that have run with each unit, in memory or not, by `unitIndex`. */
+  readonly numLayersRun: number;
+  /** Number of layers that have run with each unit, by `unitIndex`. It survives eviction. */
   readonly numUses: ArrayLike<number>;
-  /** Value of `clock` before the layer that last ran with each unit, by `unitIndex`; -1 if none has. */
+  /**
+   * Time of each unit's last use, by `unitIndex`: the number of layers that had run before; -1 if never used. It
+   * survives eviction.
+   */
   readonly lastUses: ArrayLike<number>;
   /** Number of evictions so far; numbers the draws of a random policy. */
   readonly numEvictions: number;

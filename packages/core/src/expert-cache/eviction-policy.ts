@@ -2,7 +2,7 @@
 
 import { choiceOption } from "../options.ts";
 import { uniformAt } from "../random.ts";
-import type { ExpertUnit } from "./cached-units.ts";
+import { unitBytes, unitIndex, type ExpertCacheState, type ExpertLayout, type ExpertUnit } from "./cached-units.ts";
 
 /** A unit that may be evicted. */
 export interface EvictionCandidate extends ExpertUnit {
@@ -11,11 +11,11 @@ export interface EvictionCandidate extends ExpertUnit {
   readonly nextUse: number;
   /** Number of layers until the unit's layer runs again with any expert: 1 to `numLayers`. */
   readonly layersAway: number;
-  /** Number of layers that had run before the one that last used the unit; -1 if none has. Larger is more recent. */
+  /** Time of its last use: the number of layers that had run before; -1 if never used. It survives eviction. */
   readonly lastUse: number;
   /** Number of times its layer has run without the unit since its last use; `Infinity` if it was never used. */
   readonly idleSteps: number;
-  /** Number of layers that have run with the unit since the cache began. */
+  /** Number of layers that have run with the unit since the cache began. It survives eviction. */
   readonly numUses: number;
 }
 
@@ -30,29 +30,11 @@ export interface EvictionContext {
 /**
  * Chooses one of `candidates`, and does not change them. There is at least one, and they are in order of layer and
  * expert. The cache calls the policy again until there is enough room.
+ *
+ * A policy keeps no state, because the cache also asks it for evictions that do not happen. What it needs to know of
+ * the past is in its arguments.
  */
 export type EvictionPolicy = (candidates: readonly EvictionCandidate[], context: EvictionContext) => EvictionCandidate;
-
-/**
- * Names of the built-in policies. `belady` evicts the unit that is needed last, as far as that is known (Read-ME,
- * section 4.1).
- */
-export const EVICTION_POLICIES = ["belady", "lru", "lfu", "random"] as const;
-
-/** Name of a built-in policy. */
-export type EvictionPolicyName = (typeof EVICTION_POLICIES)[number];
-
-/**
- * Returns the policy with this name, or the caller's own policy.
- *
- * @param seed - seed of `random`, in [0, 2^53)
- * @throws {TypeError} if `policy` is neither a function nor a known name
- */
-export function resolveEvictionPolicy(policy: EvictionPolicyName | EvictionPolicy, seed = 0): EvictionPolicy {
-  if (typeof policy === "function") return policy;
-  const name = choiceOption("policy", policy, EVICTION_POLICIES);
-  return name === "random" ? randomEviction(seed) : { belady, lru, lfu }[name];
-}
 
 /**
  * Evicts the unit whose next use is furthest away (Belady, "A study of replacement algorithms for a virtual-storage
@@ -91,6 +73,72 @@ function greatest<Item>(items: readonly Item[], exceeds: (a: Item, b: Item) => b
   return items.reduce((best, item) => (exceeds(item, best) ? item : best));
 }
 
+/** Name of a built-in policy. */
+export type EvictionPolicyName = "belady" | "lru" | "lfu" | "random";
+
+/** Creates each built-in policy from a seed. */
+const POLICIES: Readonly<Record<EvictionPolicyName, (seed: number) => EvictionPolicy>> = {
+  belady: () => belady,
+  lru: () => lru,
+  lfu: () => lfu,
+  random: randomEviction,
+};
+
+/**
+ * Names of the built-in policies. `belady` evicts the unit that is needed last, as far as that is known (Read-ME,
+ * section 4.1).
+ */
+export const EVICTION_POLICIES = Object.keys(POLICIES) as readonly EvictionPolicyName[];
+
+/**
+ * Returns the policy with this name, or the caller's own policy.
+ *
+ * @param seed - seed of `random`, in [0, 2^53)
+ * @throws {TypeError} if `policy` is neither a function nor a known name
+ */
+export function resolveEvictionPolicy(policy: EvictionPolicyName | EvictionPolicy, seed = 0): EvictionPolicy {
+  if (typeof policy === "function") return policy;
+  return POLICIES[choiceOption("policy", policy, EVICTION_POLICIES)](seed);
+}
+
+/** Input of `evictionCandidates`. */
+export interface CandidateSearch {
+  readonly units: readonly ExpertUnit[];
+  readonly layout: ExpertLayout;
+  /** Uses of units so far. */
+  readonly past: Pick<ExpertCacheState, "numLayersRun" | "numUses" | "lastUses">;
+  /** Next use of each unit in layers from now, by `unitIndex`; `Infinity` if none is known. */
+  readonly nextUses: ArrayLike<number>;
+  /** The layers that run in a cycle, and the one that runs now. */
+  readonly cycle: { readonly layer: number; readonly numLayers: number };
+}
+
+/** Describes units for a policy, in order of layer and expert. */
+export function evictionCandidates({
+  units,
+  layout,
+  past,
+  nextUses,
+  cycle,
+}: CandidateSearch): readonly EvictionCandidate[] {
+  const { numLayers } = cycle;
+  const inOrder = units.toSorted((a, b) => unitIndex(a, layout) - unitIndex(b, layout));
+  return inOrder.map(({ layer, expert }) => {
+    const index = unitIndex({ layer, expert }, layout);
+    const lastUse = past.lastUses[index] ?? -1;
+    return {
+      layer,
+      expert,
+      bytes: unitBytes({ layer }, layout),
+      nextUse: nextUses[index] ?? Infinity,
+      layersAway: ((layer - cycle.layer + 2 * numLayers - 1) % numLayers) + 1,
+      lastUse,
+      idleSteps: lastUse < 0 ? Infinity : Math.floor((past.numLayersRun - lastUse - 1) / numLayers),
+      numUses: past.numUses[index] ?? 0,
+    };
+  });
+}
+
 /** Input of `chooseVictims`. */
 export interface VictimSearch {
   readonly candidates: readonly EvictionCandidate[];
@@ -105,7 +153,8 @@ export interface VictimSearch {
  * Asks the policy for units until they make enough room. If sizes differ, the last unit may be so large that earlier
  * ones need not leave: these stay, the most valuable first.
  *
- * @returns `undefined` if all candidates together are not enough
+ * @returns the units to evict, in the reverse of the order in which the policy chose them: the most valuable first;
+ *   `undefined` if all candidates together are not enough
  * @throws {TypeError} if the policy returns something that is not one of its candidates
  */
 export function chooseVictims({

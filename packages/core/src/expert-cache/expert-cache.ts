@@ -58,7 +58,7 @@ export class ExpertCache {
   readonly #lastUses: Float64Array;
   readonly #counters = { uses: 0, hits: 0, loads: 0, evictions: 0, bytesRead: 0, wastedLoads: 0, wastedBytes: 0 };
   #budgetBytes: number;
-  #clock = 0;
+  #numLayersRun = 0;
 
   /** @throws {TypeError | RangeError} naming the option */
   constructor(options: ExpertCacheOptions) {
@@ -77,7 +77,7 @@ export class ExpertCache {
     return {
       budgetBytes: this.#budgetBytes,
       units: Array.from(this.#units.values()),
-      clock: this.#clock,
+      numLayersRun: this.#numLayersRun,
       numUses: this.#numUses,
       lastUses: this.#lastUses,
       numEvictions: this.#counters.evictions,
@@ -144,9 +144,9 @@ export class ExpertCache {
       else this.#units.set(index, { ...unit, wasUsed: true });
       this.#counters.uses++;
       this.#numUses[index] = (this.#numUses[index] ?? 0) + 1;
-      this.#lastUses[index] = this.#clock;
+      this.#lastUses[index] = this.#numLayersRun;
     }
-    this.#clock++;
+    this.#numLayersRun++;
   }
 
   /**

@@ -3,7 +3,7 @@
 // `includePrefetched` then makes sure that experts which were read ahead are used.
 
 import {
-  candidatesOf,
+  chunkCandidates,
   chunkExperts,
   firstOf,
   nextChunkTokens,
@@ -169,7 +169,7 @@ export function includePrefetched(
   }
   // The usual case.
   if (missing.size === 0) return chosen;
-  const candidates = new Map(candidatesOf(state).map((candidate) => [candidate.sequence.id, candidate]));
+  const candidates = new Map(chunkCandidates(state).map((candidate) => [candidate.sequence.id, candidate]));
   const ids = new Set(prefetched.sequences);
   const readFor = Array.from(candidates.values()).filter(({ sequence }) => ids.has(sequence.id));
   if (!readFor.some((candidate) => chunkExperts(candidate).some((expert) => missing.has(expert)))) return chosen;

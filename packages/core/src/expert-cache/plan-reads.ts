@@ -9,8 +9,8 @@ import {
   type ExpertLayout,
   type ExpertUnit,
 } from "./cached-units.ts";
-import { chooseVictims, type EvictionCandidate, type EvictionPolicy } from "./eviction-policy.ts";
-import { certainUses, nextUses, stepsAhead, type NextUses, type UseForecast } from "./use-forecast.ts";
+import { chooseVictims, evictionCandidates, type EvictionCandidate, type EvictionPolicy } from "./eviction-policy.ts";
+import { certainUses, nextUses, stepsAhead, type CertainUse, type NextUses, type UseForecast } from "./use-forecast.ts";
 
 /** Options of `planReads`. */
 export interface PlanOptions {
@@ -48,53 +48,108 @@ export interface ReadPlan {
  * @throws {RangeError} if a layer of the running step alone exceeds the budget
  */
 export function planReads(state: ExpertCacheState, uses: UseForecast, options: PlanOptions): ReadPlan {
-  const { layout, policy, lookaheadLayers } = options;
-  checkBudget(state.budgetBytes, uses, layout);
+  checkBudget(state.budgetBytes, uses, options.layout);
   const certain = certainUses(uses);
-  const next = nextUses(uses, layout, certain);
-  const cached = new Map<number, CachedUnit>(state.units.map((unit) => [unitIndex(unit, layout), unit]));
-  const loading = new Set<number>();
-  const evict: EvictedUnit[] = [];
-  const load: ExpertUnit[] = [];
-  let freeBytes = state.budgetBytes - usedBytes(state, layout);
-  let left: readonly EvictionCandidate[] | undefined;
-  // Units that this plan reads cannot be evicted by it, so the list only shrinks. It is rarely needed.
-  const candidates = (): readonly EvictionCandidate[] => (left ??= candidatesOf(state, uses, next, layout));
-
-  const makeRoom = (missingBytes: number, among: readonly EvictionCandidate[]): boolean => {
-    const firstDecision = state.numEvictions + evict.length;
-    const victims = chooseVictims({ candidates: among, missingBytes, policy, firstDecision });
-    if (victims) left = candidates().filter((candidate) => !victims.includes(candidate));
-    for (const { layer, expert, bytes, nextUse } of victims ?? []) {
-      cached.delete(unitIndex({ layer, expert }, layout));
-      evict.push({ layer, expert, nextUse: stepsAhead(nextUse, uses) });
-      freeBytes += bytes;
-    }
-    return victims !== undefined;
-  };
-
-  for (const { layer, expert, slot } of certain) {
-    const index = unitIndex({ layer, expert }, layout);
-    if (slot > 0 && lookaheadLayers === 0) break;
-    if (cached.has(index) || loading.has(index)) continue;
-    const bytes = unitBytes({ layer }, layout);
-    if (bytes > freeBytes) {
-      if (slot > lookaheadLayers) break;
-      // A unit that is needed within the lookahead would be read again at once.
-      const mayGo = candidates().filter(({ nextUse }) => nextUse > (slot === 0 ? 0 : lookaheadLayers));
-      const unawaited = mayGo.filter((unit) => {
-        const at = unitIndex(unit, layout);
-        return cached.get(at)?.wasUsed !== false || next.isCertain[at] === 0;
-      });
-      const hasRoom = makeRoom(bytes - freeBytes, unawaited) || (slot === 0 && makeRoom(bytes - freeBytes, mayGo));
-      // Later reads must not take the room that this one needs.
-      if (!hasRoom) break;
-    }
-    freeBytes -= bytes;
-    load.push({ layer, expert });
-    loading.add(index);
+  const draft = new PlanDraft(state, { uses, certain }, options);
+  for (const use of certain) {
+    if (use.slot > 0 && options.lookaheadLayers === 0) break;
+    if (draft.holds(use)) continue;
+    // Later reads must not take the room that this one needs.
+    if (!draft.makeRoom(use)) break;
+    draft.read(use);
   }
-  return { evict, load };
+  return { evict: draft.evict, load: draft.load };
+}
+
+/** A plan in the making, and the cache as the plan leaves it. */
+class PlanDraft {
+  readonly evict: EvictedUnit[] = [];
+  readonly load: ExpertUnit[] = [];
+  readonly #state: ExpertCacheState;
+  readonly #uses: UseForecast;
+  readonly #options: PlanOptions;
+  readonly #nextUses: NextUses;
+  /** Units in memory, those that the plan reads included, by `unitIndex`. */
+  readonly #held: Map<number, CachedUnit>;
+  #freeBytes: number;
+  #candidates: readonly EvictionCandidate[] | undefined;
+
+  constructor(
+    state: ExpertCacheState,
+    { uses, certain }: { readonly uses: UseForecast; readonly certain: readonly CertainUse[] },
+    options: PlanOptions,
+  ) {
+    const { layout } = options;
+    this.#state = state;
+    this.#uses = uses;
+    this.#options = options;
+    this.#nextUses = nextUses(uses, layout, certain);
+    this.#held = new Map(state.units.map((unit) => [unitIndex(unit, layout), unit]));
+    this.#freeBytes = state.budgetBytes - usedBytes(state, layout);
+  }
+
+  holds(unit: ExpertUnit): boolean {
+    return this.#held.has(this.#indexOf(unit));
+  }
+
+  /** Plans a read, for which there is room. */
+  read({ layer, expert }: ExpertUnit): void {
+    this.#held.set(this.#indexOf({ layer, expert }), { layer, expert, wasUsed: false });
+    this.#freeBytes -= unitBytes({ layer }, this.#options.layout);
+    this.load.push({ layer, expert });
+  }
+
+  /** Evicts as many units as the read for this use needs. @returns whether there is room for it */
+  makeRoom({ layer, slot }: CertainUse): boolean {
+    const { layout, lookaheadLayers } = this.#options;
+    const missingBytes = unitBytes({ layer }, layout) - this.#freeBytes;
+    if (missingBytes <= 0) return true;
+    if (slot > lookaheadLayers) return false;
+    const evictable = this.#evictable(slot);
+    const withoutAwaited = evictable.filter((unit) => !this.#isAwaited(unit));
+    if (this.#evict(withoutAwaited, missingBytes)) return true;
+    // Only the layer that runs next takes the room of a unit that was read for a later one.
+    return slot === 0 && this.#evict(evictable, missingBytes);
+  }
+
+  /** Lists the units that a read may evict. A unit needed within the lookahead would be read again at once. */
+  #evictable(slot: number): readonly EvictionCandidate[] {
+    const keptLayers = slot === 0 ? 0 : this.#options.lookaheadLayers;
+    return this.#remaining().filter(({ nextUse }) => nextUse > keptLayers);
+  }
+
+  /** Lists the units that were in memory before the plan and that it does not evict. */
+  #remaining(): readonly EvictionCandidate[] {
+    return (this.#candidates ??= candidatesAt(this.#state, this.#uses, this.#nextUses, this.#options.layout));
+  }
+
+  /** Whether the unit was read for a certain use that is still to come. */
+  #isAwaited(unit: ExpertUnit): boolean {
+    const index = this.#indexOf(unit);
+    return this.#nextUses.isCertain[index] === 1 && this.#held.get(index)?.wasUsed === false;
+  }
+
+  /** Evicts the policy's choice among these units. @returns whether they make enough room; if not, all of them stay */
+  #evict(among: readonly EvictionCandidate[], missingBytes: number): boolean {
+    const firstDecision = this.#state.numEvictions + this.evict.length;
+    const victims = chooseVictims({ candidates: among, missingBytes, policy: this.#options.policy, firstDecision });
+    if (!victims) return false;
+    this.#candidates = this.#remaining().filter((candidate) => !victims.includes(candidate));
+    for (const victim of victims) {
+      this.#held.delete(this.#indexOf(victim));
+      this.#freeBytes += victim.bytes;
+      this.evict.push(evictedUnit(victim, this.#uses));
+    }
+    return true;
+  }
+
+  #indexOf(unit: ExpertUnit): number {
+    return unitIndex(unit, this.#options.layout);
+  }
+}
+
+function evictedUnit({ layer, expert, nextUse }: EvictionCandidate, uses: UseForecast): EvictedUnit {
+  return { layer, expert, nextUse: stepsAhead(nextUse, uses) };
 }
 
 /**
@@ -114,9 +169,9 @@ export function planBudget(
   const missingBytes = usedBytes(state, layout) - budgetBytes;
   if (missingBytes <= 0) return [];
   const next = nextUses(known, layout, certainUses(known));
-  const candidates = candidatesOf(state, known, next, layout).filter(({ nextUse }) => nextUse > 0);
+  const candidates = candidatesAt(state, known, next, layout).filter(({ nextUse }) => nextUse > 0);
   const victims = chooseVictims({ candidates, missingBytes, policy, firstDecision: state.numEvictions }) ?? candidates;
-  return victims.map(({ layer, expert, nextUse }) => ({ layer, expert, nextUse: stepsAhead(nextUse, known) }));
+  return victims.map((victim) => evictedUnit(victim, known));
 }
 
 /** @throws {RangeError} if a layer of the running step, from `uses.layer` on, needs more than `budgetBytes` */
@@ -131,27 +186,12 @@ function checkBudget(budgetBytes: number, { layer, running }: UseForecast, layou
   }
 }
 
-/** Describes the units in memory for a policy, in order of layer and expert. */
-function candidatesOf(
-  { units, clock, lastUses, numUses }: ExpertCacheState,
-  { layer: runningLayer }: UseForecast,
+function candidatesAt(
+  state: ExpertCacheState,
+  { layer }: UseForecast,
   { slots }: NextUses,
   layout: ExpertLayout,
 ): readonly EvictionCandidate[] {
-  const numLayers = layout.layerBytes.length;
-  const inOrder = units.toSorted((a, b) => unitIndex(a, layout) - unitIndex(b, layout));
-  return inOrder.map(({ layer, expert }) => {
-    const index = unitIndex({ layer, expert }, layout);
-    const lastUse = lastUses[index] ?? -1;
-    return {
-      layer,
-      expert,
-      bytes: unitBytes({ layer }, layout),
-      nextUse: slots[index] ?? Infinity,
-      layersAway: ((layer - runningLayer + 2 * numLayers - 1) % numLayers) + 1,
-      lastUse,
-      idleSteps: lastUse < 0 ? Infinity : Math.floor((clock - lastUse - 1) / numLayers),
-      numUses: numUses[index] ?? 0,
-    };
-  });
+  const cycle = { layer, numLayers: layout.layerBytes.length };
+  return evictionCandidates({ units: state.units, layout, past: state, nextUses: slots, cycle });
 }

@@ -3,7 +3,7 @@
 
 import { NO_WORK, predictStepMs } from "./cost-model.ts";
 import {
-  candidatesOf,
+  chunkCandidates,
   chunkExperts,
   DEFAULT_MAX_DELAY_MS,
   longestOverdue,
@@ -85,7 +85,7 @@ const ANY_ROOM: Room = { maxMs: Infinity, placesKept: 0, freeLoadMs: NO_LOAD_IS_
  */
 export function costAware({ maxDelayMs = DEFAULT_MAX_DELAY_MS, maxStepMs = 250 }: CostAwareOptions = {}): Scheduler {
   return (state) => {
-    const candidates = candidatesOf(state);
+    const candidates = chunkCandidates(state);
     const step = new PricedStep(state);
     const prefill: KindShare = { worth: 0, ms: state.cost.fixedMs };
     const decodes: KindShare = { worth: 0, ms: state.cost.fixedMs };

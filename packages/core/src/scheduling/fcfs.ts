@@ -1,4 +1,4 @@
-import { candidatesOf, longestOverdue, StepDraft, type Candidate, type Scheduler } from "./scheduler.ts";
+import { chunkCandidates, longestOverdue, StepDraft, type Candidate, type Scheduler } from "./scheduler.ts";
 
 /** Options of `fcfs`. */
 export interface FcfsOptions {
@@ -21,7 +21,7 @@ export interface FcfsOptions {
 export function fcfs({ prefillShare = "by-arrival", maxDelayMs = Infinity }: FcfsOptions = {}): Scheduler {
   return (state) => {
     const { limits, nowMs } = state;
-    const candidates = candidatesOf(state);
+    const candidates = chunkCandidates(state);
     const draft = new StepDraft(limits);
     const overdue = longestOverdue(candidates, nowMs, maxDelayMs);
     if (overdue) draft.add(overdue);

@@ -1,7 +1,7 @@
 // The paper's batching by expert.
 
 import {
-  candidatesOf,
+  chunkCandidates,
   chunkExperts,
   DEFAULT_MAX_DELAY_MS,
   longestOverdue,
@@ -43,7 +43,7 @@ interface ExpertQueue {
  */
 export function readMe({ maxDelayMs = DEFAULT_MAX_DELAY_MS }: ReadMeSchedulerOptions = {}): Scheduler {
   return (state) => {
-    const candidates = candidatesOf(state);
+    const candidates = chunkCandidates(state);
     const draft = new StepDraft(state.limits);
     const overdue = longestOverdue(candidates, state.nowMs, maxDelayMs);
     if (overdue) draft.add(overdue);

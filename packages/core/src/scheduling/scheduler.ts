@@ -97,7 +97,7 @@ export interface Candidate {
 export const DEFAULT_MAX_DELAY_MS = 500;
 
 /** Lists one candidate for each sequence, in order of priority, then of arrival. */
-export function candidatesOf({ sequences, limits }: SchedulerState): readonly Candidate[] {
+export function chunkCandidates({ sequences, limits }: SchedulerState): readonly Candidate[] {
   return sequences.toSorted(byPriorityThenArrival).map((sequence) => ({
     sequence,
     numTokens: nextChunkTokens(sequence, limits.chunkTokens),

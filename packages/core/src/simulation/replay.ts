@@ -8,7 +8,7 @@ import {
   type ExpertLayout,
   type ExpertUnit,
 } from "../expert-cache/cached-units.ts";
-import { belady, chooseVictims, type EvictionPolicy } from "../expert-cache/eviction-policy.ts";
+import { belady, chooseVictims, evictionCandidates, type EvictionPolicy } from "../expert-cache/eviction-policy.ts";
 import { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "../expert-cache/expert-cache.ts";
 import { uniformAt } from "../random.ts";
 import { distinctExperts, type TraceStep } from "./trace.ts";
@@ -135,6 +135,9 @@ export interface UnitReplay {
   readonly bytesRead: number;
 }
 
+/** Requests come one by one, so each counts as one layer and there is no longer cycle. */
+const EACH_REQUEST = { layer: 0, numLayers: 1 };
+
 /**
  * Replays a cache of which one unit after the other is requested, and read if it is not in memory. The policy knows
  * all later requests. Pure.
@@ -148,14 +151,18 @@ export function replayUnits(
   budgetBytes: number,
   policy: EvictionPolicy,
 ): UnitReplay {
-  const following = nextRequests(requests.map((unit) => unitIndex(unit, layout)));
-  const cached = new Map<number, CachedRequest>();
-  const numUses = new Map<number, number>();
+  const indexes = requests.map((unit) => unitIndex(unit, layout));
+  const following = nextRequests(indexes);
+  const numUnits = layout.numExperts * layout.layerBytes.length;
+  const nextRequest = new Float64Array(numUnits).fill(Infinity);
+  const lastUses = new Float64Array(numUnits).fill(-1);
+  const numUses = new Uint32Array(numUnits);
+  const cached = new Map<number, ExpertUnit>();
   let freeBytes = budgetBytes;
   let [hits, bytesRead, numEvictions] = [0, 0, 0];
-  for (const [clock, { layer, expert }] of requests.entries()) {
-    const index = unitIndex({ layer, expert }, layout);
-    const bytes = unitBytes({ layer }, layout);
+  for (const [at, unit] of requests.entries()) {
+    const index = indexes[at] ?? 0;
+    const bytes = unitBytes(unit, layout);
     if (bytes > budgetBytes) {
       throw new RangeError(
         `Expected \`budgetBytes\` to be at least ${bytes}, the size of a unit, got \`${budgetBytes}\``,
@@ -164,7 +171,13 @@ export function replayUnits(
     if (cached.has(index)) hits++;
     else {
       if (bytes > freeBytes) {
-        const candidates = candidatesAt(clock, cached, numUses);
+        const candidates = evictionCandidates({
+          units: Array.from(cached.values()),
+          layout,
+          past: { numLayersRun: at, lastUses, numUses },
+          nextUses: nextRequest.map((request) => request - at),
+          cycle: EACH_REQUEST,
+        });
         const search = { candidates, missingBytes: bytes - freeBytes, policy, firstDecision: numEvictions };
         const victims = chooseVictims(search) ?? [];
         for (const victim of victims) {
@@ -175,36 +188,13 @@ export function replayUnits(
       }
       freeBytes -= bytes;
       bytesRead += bytes;
+      cached.set(index, unit);
     }
-    cached.set(index, { layer, expert, bytes, lastUse: clock, nextRequest: following[clock] ?? Infinity });
-    numUses.set(index, (numUses.get(index) ?? 0) + 1);
+    nextRequest[index] = following[at] ?? Infinity;
+    lastUses[index] = at;
+    numUses[index] = (numUses[index] ?? 0) + 1;
   }
   return { uses: requests.length, hits, bytesRead };
-}
-
-interface CachedRequest extends ExpertUnit {
-  readonly bytes: number;
-  readonly lastUse: number;
-  readonly nextRequest: number;
-}
-
-function candidatesAt(
-  clock: number,
-  cached: ReadonlyMap<number, CachedRequest>,
-  numUses: ReadonlyMap<number, number>,
-): Parameters<EvictionPolicy>[0] {
-  return Array.from(cached)
-    .toSorted(([a], [b]) => a - b)
-    .map(([index, { layer, expert, bytes, lastUse, nextRequest }]) => ({
-      layer,
-      expert,
-      bytes,
-      nextUse: nextRequest - clock,
-      layersAway: 1,
-      lastUse,
-      idleSteps: clock - lastUse - 1,
-      numUses: numUses.get(index) ?? 0,
-    }));
 }
 
 /** Finds for each request the next request of the same unit; `Infinity` if there is none. */

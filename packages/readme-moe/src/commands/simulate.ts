@@ -65,7 +65,7 @@ export function simulateCommand(): Command {
     .description(
       "Runs the routes of a trace, recorded or drawn, through a scheduler and expert caches of several sizes and policies,\n" +
         "without a model, and prints hits beside the bounds by Belady, reads and latencies.\n\n" +
-        "Columns: hits of the cache that layers share; hits of Belady on demand that knows one step more, and of one that\n" +
+        "Columns: layers that are read ahead; hits of the cache that layers share; hits of Belady on demand that knows one step more, and of one that\n" +
         "knows everything; hits of one layer alone with its experts in a random order; latency, and latency per output token.",
     )
     .option("--trace <file>", "a trace of JSON lines, plain or compressed with gzip (default: one is drawn)")
@@ -82,7 +82,7 @@ export function simulateCommand(): Command {
     .option("--scheduler <names>", `schedulers, of ${SCHEDULER_NAMES.join(", ")}`, namesOf(SCHEDULER_NAMES), [
       "cost-aware",
     ])
-    .option("--policy <names>", "eviction policies, such as belady,lru,lfu,random", namesOf(EVICTION_POLICIES), [
+    .option("--policy <names>", `eviction policies, of ${EVICTION_POLICIES.join(", ")}`, namesOf(EVICTION_POLICIES), [
       "belady",
       "lru",
       "random",

@@ -9,6 +9,7 @@ const SCHEDULER: Column<SimulationRun> = ["scheduler", ({ scheduler }) => schedu
 const SIMULATED: readonly Column<SimulationRun>[] = [
   ["cache", cacheSize],
   ["policy", ({ policy }) => policy],
+  ["ahead", ({ lookaheadLayers }) => `${lookaheadLayers}`],
   ["hits %", ({ result }) => percent(result.hitRatio)],
   ["horizon %", ({ result }) => percent(result.bounds.horizonHitRatio)],
   ["Belady %", ({ result }) => percent(result.bounds.beladyHitRatio)],
@@ -51,11 +52,12 @@ export function replayTable(replays: readonly Replay[]): readonly string[] {
 }
 
 export function simulationJson(run: SimulationRun): object {
-  const { scheduler, result, layerHitRatio } = run;
+  const { scheduler, result, lookaheadLayers, layerHitRatio } = run;
   const { latencyMs, normalizedLatencyMs } = result;
   return {
     ...cacheJson(run, result, result),
     scheduler,
+    lookahead_layers: lookaheadLayers,
     layer_hit_ratio: layerHitRatio ?? null,
     steps: result.steps.length,
     mean_distinct_experts: result.meanDistinctExperts,

@@ -19,6 +19,7 @@ import {
   type ExpertTrace,
   type RecordedStep,
   type Scheduler,
+  type SimulationOptions,
   type SimulationResult,
   type TraceStep,
 } from "@readme-moe/core";
@@ -92,6 +93,8 @@ function budgetsOf(layout: ExpertLayout, { capacity, memory }: SimulateFlags): r
 export interface SimulationRun extends CacheBudget {
   readonly scheduler: SchedulerName;
   readonly policy: EvictionPolicyName;
+  /** Largest number of layers ahead for which reads may evict; 0 reads on demand. */
+  readonly lookaheadLayers: number;
   readonly result: SimulationResult;
   /** Hit ratio of one layer alone, see `replayLayer`; absent if a size in bytes was asked for. */
   readonly layerHitRatio?: number | undefined;
@@ -104,8 +107,11 @@ export function runSimulations(trace: ExpertTrace, flags: SimulateFlags): readon
     budgets.flatMap((budget) =>
       flags.policy.map((policy) => {
         const { capacity, budgetBytes } = budget;
-        const result = simulate(trace, optionsOf(flags, scheduler, policy, budgetBytes));
-        const run = { ...budget, scheduler, policy, result };
+        // Policies that do not look ahead are measured as other systems use them: reading on demand.
+        const { lookaheadLayers = policy === "belady" ? 1 : 0 } = flags;
+        const cache = { policy, seed: flags.seed, budgetBytes, lookaheadLayers };
+        const result = simulate(trace, { ...optionsOf(flags, scheduler), cache });
+        const run = { ...budget, scheduler, policy, lookaheadLayers, result };
         if (capacity === undefined) return run;
         const layer = replayLayer(result.steps, capacity, resolveEvictionPolicy(policy, flags.seed), flags.seed);
         return { ...run, layerHitRatio: hitRatio(layer) };
@@ -114,20 +120,12 @@ export function runSimulations(trace: ExpertTrace, flags: SimulateFlags): readon
   );
 }
 
-function optionsOf(
-  flags: SimulateFlags,
-  scheduler: SchedulerName,
-  policy: EvictionPolicyName,
-  budgetBytes: number,
-): Parameters<typeof simulate>[1] {
-  const { maxNumSeqs, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens, chunkTokens, seed } = flags;
-  // A policy that does not look ahead is measured as it is used elsewhere: reading on demand.
-  const { lookaheadLayers = policy === "belady" ? 1 : 0 } = flags;
+function optionsOf(flags: SimulateFlags, scheduler: SchedulerName): Omit<SimulationOptions, "cache"> {
+  const { maxNumSeqs, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens, chunkTokens } = flags;
   return {
     scheduler: SCHEDULERS[scheduler],
     limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens },
     maxNumSeqs,
-    cache: { policy, seed, budgetBytes, lookaheadLayers },
     cost: { ...DEFAULT_COST_MODEL, loadMsPerByte: 1 / (flags.readMbPerS * 1e3) },
     overlapsReads: flags.overlap,
   };

@@ -1,9 +1,9 @@
-// A server without a model, step by step in the simplest way: everybody runs in each step, units are read when they
-// are missing and nothing else happens meanwhile, and the least recently used unit leaves.
+// A server without a model and with an LRU cache, step by step in the simplest way: every sequence runs in each step,
+// missing units are read before anything else happens, and the least recently used unit is evicted.
 
 import { predictStepMs, type CostModel, type ExpertTrace } from "@readme-moe/core";
 
-export function plainSimulation(
+export function plainLruServer(
   { layout, sequences }: ExpertTrace,
   { chunkTokens, budgetBytes, cost }: { chunkTokens: number; budgetBytes: number; cost: CostModel },
 ) {
