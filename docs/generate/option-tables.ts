@@ -50,7 +50,7 @@ async function allMembers(sources: readonly Source[]): Promise<readonly Member[]
 }
 
 async function withoutUnionNames(type: string): Promise<string> {
-  const parts = type.split(" | ").map((part) => {
+  const parts = type.split(" | ").map(async (part) => {
     const file = UNIONS[part];
     return file === undefined ? part : unionOf(file, part);
   });
