@@ -38,7 +38,7 @@ export default defineConfig(({ mode }) => ({
     pool: "forks",
     // Workers that tests start run from the sources, too, where they are not built.
     execArgv: mode === "built" ? [] : ["--conditions=@readme-moe/source", "--import", "tsx"],
-    // Graphs that tests build; keyed by content, so a stale one is never used.
+    // Packed weights, keyed by what they are packed from, not by the code that packs them.
     env: {
       README_MOE_CACHE: "node_modules/.cache/readme-moe-test",
       ...(mode === "built" ? { README_MOE_TEST_BUILT: "1" } : {}),

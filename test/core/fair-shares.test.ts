@@ -108,6 +108,40 @@ describe("time", () => {
   });
 });
 
+test("charges each client what its part of a step would cost alone, as a plain count does", () => {
+  const random = seededRandom(20262);
+  const cost: CostModel = { ...COST, msPerCachedToken: 0.01 };
+  let times: ClientTimes = NO_TIMES;
+  for (let round = 0; round < 300; round++) {
+    const ready = Array.from({ length: 1 + randomInteger(random, 6) }, (_, arrival) =>
+      decoding(["a", "b", undefined][randomInteger(random, 3)], arrival, {
+        numComputedTokens: randomInteger(random, 50),
+        nextExperts: Array.from({ length: 1 + randomInteger(random, 5) }, () => randomInteger(random, 4)),
+      }),
+    );
+    const batch = ready
+      .filter(() => random() < 0.6)
+      .map((sequence) => ({ sequence, numTokens: 1 + randomInteger(random, 7) }));
+    const clients = [...new Set(ready.map(({ client }) => client))];
+    const known = clients.flatMap((client) => times.get(client) ?? []);
+    const least = known.length === 0 ? 0 : Math.min(...known);
+    const expected = clients.map((client) => {
+      let ms = (times.get(client) ?? least) - least;
+      const own = batch.filter(({ sequence }) => sequence.client === client);
+      const experts = new Set<number>();
+      for (const { sequence, numTokens } of own) {
+        sequence.nextExperts.forEach((expert, token) => token < numTokens && experts.add(expert));
+        ms += numTokens * cost.msPerToken + sequence.numComputedTokens * cost.msPerCachedToken;
+      }
+      if (own.length > 0) ms += cost.fixedMs + experts.size * cost.msPerExpert;
+      return [client, ms] as const;
+    });
+    times = chargeClients(times, ready, batch, cost);
+    expect([...times.keys()]).toEqual(clients.length < 2 ? [] : clients);
+    for (const [client, ms] of expected) if (clients.length > 1) expect(times.get(client)).toBeCloseTo(ms, 9);
+  }
+});
+
 describe("places", () => {
   const random = seededRandom(20261);
   const clients = ["a", "b", undefined];
@@ -138,5 +172,23 @@ describe("places", () => {
     const low = decoding("small", 0, { priority: -1 });
     expect(nextPreempted([small, ...large, low])).toBe(low);
     expect(nextPreempted([decoding(undefined, 1), decoding(undefined, 2)]).arrival).toBe(2);
+    expect(() => nextPreempted([])).toThrow(new RangeError("Expected a running sequence to preempt, got none"));
+  });
+
+  test("preempts the sequence that a search finds", () => {
+    for (let round = 0; round < 500; round++) {
+      const running = Array.from({ length: 1 + randomInteger(random, 7) }, (_, arrival) =>
+        decoding(clients[randomInteger(random, 3)], arrival, {
+          priority: randomInteger(random, 2),
+          numTokens: 1 + randomInteger(random, 4),
+        }),
+      );
+      const lowest = running.filter((one) => running.every(({ priority }) => one.priority <= priority));
+      // Tokens of sequences with a higher priority count, too.
+      const tokensOf = (client: string | undefined): number =>
+        running.reduce((sum, one) => sum + (one.client === client ? one.numTokens : 0), 0);
+      const most = Math.max(...lowest.map(({ client }) => tokensOf(client)));
+      expect(nextPreempted(running)).toBe(lowest.findLast(({ client }) => tokensOf(client) === most));
+    }
   });
 });

@@ -1,6 +1,7 @@
 import {
   choiceOption,
   describeValue,
+  expertIndex,
   integerOption,
   nearestName,
   numberOption,
@@ -24,7 +25,8 @@ describe("a rejected value", () => {
   });
 
   test("is cut to one line", () => {
-    expect(describeValue("x".repeat(1000)).length).toBeLessThan(100);
+    expect(describeValue("x".repeat(80))).toBe(`\`"${"x".repeat(80)}"\` (string)`);
+    expect(describeValue("x".repeat(81))).toBe(`\`"${"x".repeat(80)}…"\` (string)`);
   });
 });
 
@@ -69,4 +71,62 @@ test("rejects unknown keys and suggests a similar name if there is one", () => {
     new TypeError("Unknown option `zzz` of the runner"),
   );
   expect(nearestName("x", [])).toBeUndefined();
+});
+
+test.each([
+  [() => integerOption("n", 9, 1, 8), RangeError, "Expected `n` to be from 1 to 8, got `9` (number)"],
+  [() => integerOption("n", 0, 1, 8), RangeError, "Expected `n` to be from 1 to 8, got `0` (number)"],
+  [() => integerOption("n", undefined, 1), TypeError, "Expected `n` to be an integer, got `undefined`"],
+  [() => numberOption("n", 2.5, 0, 2), RangeError, "Expected `n` to be from 0 to 2, got `2.5` (number)"],
+  [() => numberOption("n", -0.5, 0), RangeError, "Expected `n` to be at least 0, got `-0.5` (number)"],
+  [() => choiceOption("n", 8, ["fp32"]), TypeError, 'Expected `n` to be one of "fp32", got `8` (number)'],
+  [
+    () => choiceOption("n", "int", ["fp32", "int8"]),
+    TypeError,
+    'Expected `n` to be one of "fp32", "int8", got `"int"` (string); did you mean "int8"?',
+  ],
+  [
+    () => rejectUnknownKeys("it", { thread: 1 }, ["threads"]),
+    TypeError,
+    "Unknown option `thread` of it, did you mean `threads`?",
+  ],
+  [
+    () => expertIndex(["law", "code"], "lay"),
+    RangeError,
+    'Expected `expert` to be one of law, code, or an index below 2, got `"lay"` (string); did you mean law?',
+  ],
+  [
+    () => expertIndex(["law", "code"], 2),
+    RangeError,
+    "Expected `expert` to be one of law, code, or an index below 2, got `2` (number)",
+  ],
+])("a refusal names the option, what is expected and the value (%#)", (call, kind, message) => {
+  expect(call).toThrow(new kind(message));
+});
+
+test("the ends of a range are allowed", () => {
+  expect([1, 8].map((value) => integerOption("n", value, 1, 8))).toEqual([1, 8]);
+  expect([0, 0.5, 2].map((value) => numberOption("n", value, 0, 2))).toEqual([0, 0.5, 2]);
+  expect(numberOption("n", Infinity, 0)).toBe(Infinity);
+  expect(integerOption("n", Number.MAX_SAFE_INTEGER, 0)).toBe(Number.MAX_SAFE_INTEGER);
+  expect(() => integerOption("n", 2 ** 53, 0)).toThrow("at least 0");
+});
+
+test.each([
+  ["thread", "threads"],
+  ["THREADS", "threads"],
+  ["thr", undefined],
+  ["kacheFoltar", "cacheFolder"],
+  ["cacheFld", undefined],
+])("the name that %s is a misspelling of is %s", (name, near) => {
+  expect(nearestName(name, ["threads", "cacheFolder"])).toBe(near);
+});
+
+test("experts are found by name first, then by index", () => {
+  const names = ["law", "2", "code"];
+  const found = ["law", "2", 2, "code", 0, "0", 1, "1"].map((choice) => expertIndex(names, choice));
+  expect(found).toEqual([0, 1, 1, 2, 0, 0, 1, 1]);
+  for (const choice of ["3", 3, -1, 0.5, "-1", "1.0", " 1", "", "x1", "1x"]) {
+    expect(() => expertIndex(names, choice), `${choice}`).toThrow(RangeError);
+  }
 });

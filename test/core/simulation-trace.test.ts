@@ -5,9 +5,10 @@ const OPTIONS: GeneratedTraceOptions = { numExperts: 7, layerBytes: [10, 20], nu
 
 const wrong = (change: object) => () => generateTrace({ ...OPTIONS, ...change });
 
-describe("a generated trace", () => {
-  const { sequences } = generateTrace({ ...OPTIONS, arrivalsPerStep: 0.5, meanPromptTokens: 40, meanOutputTokens: 12 });
+// Drawn in each test, so that mutation testing sees which tests notice a change.
+const drawn = () => generateTrace({ ...OPTIONS, arrivalsPerStep: 0.5, meanPromptTokens: 40, meanOutputTokens: 12 });
 
+describe("a generated trace", () => {
   test.each([0, 0.5, 0.9, 1])("keeps the previous token's expert with probability %f", (locality) => {
     const trace = generateTrace({ ...OPTIONS, numSequences: 500, locality });
     const pairs = trace.sequences.flatMap(({ experts }) =>
@@ -18,6 +19,7 @@ describe("a generated trace", () => {
   });
 
   test("uses all experts about equally often, and begins with the expert that a sequence returns to", () => {
+    const { sequences } = drawn();
     const tokens = sequences.flatMap(({ experts }) => experts);
     for (let expert = 0; expert < 7; expert++) {
       expect(Math.abs(tokens.filter((one) => one === expert).length / tokens.length - 1 / 7)).toBeLessThan(0.02);
@@ -27,6 +29,7 @@ describe("a generated trace", () => {
   });
 
   test("has arrivals and lengths with the given means", () => {
+    const { sequences } = drawn();
     const steps = sequences.at(-1)?.arrivalStep ?? 0;
     expect(Math.abs(sequences.length / steps - 0.5)).toBeLessThan(0.03);
     expect(Math.abs(mean(sequences.map(({ promptTokens }) => promptTokens)) - 40)).toBeLessThan(2);
@@ -49,8 +52,17 @@ describe("a generated trace", () => {
       new RangeError("Expected `locality` to be from 0 to 1, got `1.1` (number)"),
     );
     expect(wrong({ arrivalsPerStep: 0 })).toThrow("Expected `arrivalsPerStep` to be above 0");
-    expect(wrong({ meanOutputTokens: 0.5 })).toThrow(RangeError);
-    expect(wrong({ numExperts: 0 })).toThrow(RangeError);
+    for (const [name, value] of [
+      ["meanOutputTokens", 0.5],
+      ["meanPromptTokens", 2 ** 20 + 1],
+      ["homeShare", -0.1],
+      ["numExperts", 0],
+      ["numSequences", 0],
+      ["seed", -1],
+    ] as const) {
+      expect(wrong({ [name]: value })).toThrow(`Expected \`${name}\` to be`);
+    }
+    expect(wrong({ layerBytes: [1, 0] })).toThrow("Expected `layerBytes[1]` to be at least 1");
     expect(wrong({ localty: 0.5 })).toThrow("did you mean `locality`?");
   });
 });

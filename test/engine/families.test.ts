@@ -25,7 +25,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
   const { cases } = golden(name) as Golden;
 
   test("gives PyTorch's logits and greedy tokens", async () => {
-    await using running = await runningModel(fixture(name));
+    await using running = await runningModel(fixture(name), undefined, "fp32", await temporaryFolder());
     expect(cases.map((one) => one.input_ids.length)).toEqual([1, 7, 40, 130]);
     for (const { input_ids: ids, last_logits: logits, greedy_16: greedy, smallest_gap: gap = 1 } of cases) {
       const { fullLogits } = await promptLogits(running, ids);
@@ -52,7 +52,7 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     const model = await openModel(fixture(name));
     await writeModelGguf(model, path, "F32");
     await model.close();
-    await using file = await runningModel(path);
+    await using file = await runningModel(path, undefined, "fp32", await temporaryFolder());
     // GGUF files of Mistral do not name its window, which is beyond these prompts.
     for (const { input_ids: ids } of cases.slice(0, 2)) {
       const [expected, actual] = [await promptLogits(folder, ids), await promptLogits(file, ids)];

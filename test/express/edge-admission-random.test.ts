@@ -22,6 +22,39 @@ interface TestPlace {
   readonly client: AbortController;
 }
 
+interface TestLoad {
+  readonly tokens: number;
+  readonly bytes: number;
+}
+
+/** Limits by the rules of the documentation: the share of a client is rounded up. */
+function fitsWithin(
+  { maxRequests = 0, maxTokens = 0, maxBytes = 0 }: AdmissionOptions,
+  share: number,
+  others: readonly TestLoad[],
+  wanted: TestLoad,
+): boolean {
+  const all = [...others, wanted];
+  const sum = (of: (one: TestLoad) => number): number => all.reduce((total, one) => total + of(one), 0);
+  return (
+    others.length === 0 ||
+    (all.length <= Math.ceil(maxRequests * share) &&
+      sum(({ tokens }) => tokens) <= Math.ceil(maxTokens * share) &&
+      sum(({ bytes }) => bytes) <= Math.ceil(maxBytes * share))
+  );
+}
+
+/** Returns whether a call is refused for a reason that clients are told. */
+function isRefused(call: () => unknown): boolean {
+  try {
+    call();
+    return false;
+  } catch (error) {
+    if (error instanceof ApiError) return true;
+    throw error;
+  }
+}
+
 type Step = readonly [name: "enter" | "correct" | "start" | "release" | "abort" | "wait", which: number, size: number];
 
 test("loads match an independent count, stay within limits, and are zero in the end", () => {
@@ -49,10 +82,7 @@ test("loads match an independent count, stay within limits, and are zero in the 
       const { maxTokens = 0, maxBytes = 0, maxRequests = 0, maxRequestsPerKey = 0 } = limits;
       const places = new Map<Ticket, TestPlace>();
       const fits = (all: readonly TestPlace[], size: number): boolean =>
-        all.length === 0 ||
-        (all.length < maxRequests &&
-          all.reduce((sum, { tokens }) => sum + tokens, size + 5) <= maxTokens &&
-          all.reduce((sum, { bytes }) => sum + bytes, size) <= maxBytes);
+        fitsWithin(limits, 1, all, { tokens: size + 5, bytes: size });
       let hasCorrectedUp = false;
       for (const [name, which, size] of steps) {
         const [ticket, place] = [...places][which % Math.max(1, places.size)] ?? [];
@@ -121,6 +151,70 @@ test("loads match an independent count, stay within limits, and are zero in the 
       for (const ticket of places.keys()) ticket.release();
       expect(loads(admission)).toEqual(NOTHING);
       expect(counted.released).toBe(counted.admitted);
+      expect(vi.getTimerCount()).toBe(0);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("refuses early, and while bodies arrive, by plain counts of all requests and of each client", () => {
+  const step = fc.tuple(fc.constantFrom("enter", "arrive", "release", "stop"), fc.nat(1000), fc.nat(60));
+  const options = fc.record({
+    maxRequests: fc.integer({ min: 1, max: 8 }),
+    maxTokens: fc.integer({ min: 1, max: 400 }),
+    maxBytes: fc.integer({ min: 1, max: 200 }),
+    maxRequestsPerKey: fc.integer({ min: 1, max: 4 }),
+    maxClientShare: fc.constantFrom(0.01, 0.3, 0.5, 0.875, 1),
+    displaceWaiting: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(options, fc.array(step, { maxLength: 80 }), (limits, steps) => {
+      vi.clearAllTimers();
+      const { maxRequestsPerKey, maxClientShare, displaceWaiting } = limits;
+      const admission = new Admission(limits);
+      const places = new Map<() => void, TestLoad & { readonly client: string | undefined }>();
+      const arriving = new Map<() => void, TestLoad & { readonly client: string | undefined }>();
+      for (const [name, which, bytes] of steps) {
+        // A third client has neither a key nor a share.
+        const client = [undefined, "a", "b"][which % 3];
+        const about = { bytes, key: client, client, model: undefined };
+        const fits = (held: typeof places, wanted: TestLoad): readonly [all: boolean, ofClient: boolean] => {
+          const all = [...held.values()];
+          const own = all.filter((one) => one.client === client);
+          return [
+            fitsWithin(limits, 1, all, wanted),
+            client === undefined || fitsWithin(limits, maxClientShare, own, wanted),
+          ];
+        };
+        const numOfKey = [...places.values()].filter((one) => client !== undefined && one.client === client).length;
+        if (name === "enter") {
+          const [early, earlyOfClient] = fits(places, { tokens: bytes, bytes });
+          const hasPlace = numOfKey < maxRequestsPerKey && earlyOfClient;
+          expect(isRefused(() => admission.refuseIfFull(about))).toBe(!hasPlace || !(early || displaceWaiting));
+          const [all, ofClient] = fits(places, { tokens: bytes + 5, bytes });
+          const isWelcome = bytes <= limits.maxBytes && numOfKey < maxRequestsPerKey && all && ofClient;
+          const isOut = isRefused(() => {
+            const ticket = admission.enter(entrant({ ...about, priority: 0 }));
+            places.set(ticket.release, { client, tokens: bytes + 5, bytes });
+          });
+          expect(isOut).toBe(!isWelcome);
+        } else if (name === "arrive") {
+          const [all, ofClient] = fits(arriving, { tokens: 0, bytes });
+          const isOut = isRefused(() => arriving.set(admission.arrive(about), { client, tokens: 0, bytes }));
+          expect(isOut).toBe(!all || !ofClient);
+        } else {
+          const held = name === "release" ? places : arriving;
+          const end = [...held.keys()][which % Math.max(1, held.size)];
+          end?.();
+          end?.();
+          if (end) held.delete(end);
+        }
+        const counted = [...arriving.values()].reduce((sum, one) => sum + one.bytes, 0);
+        expect(admission.stats.arriving).toEqual({ requests: arriving.size, bytes: counted });
+        expect(admission.stats.requests).toBe(places.size);
+      }
+      for (const end of [...places.keys(), ...arriving.keys()]) end();
+      expect(admission.stats).toMatchObject({ ...NOTHING, arriving: { requests: 0, bytes: 0 } });
       expect(vi.getTimerCount()).toBe(0);
     }),
     { numRuns: 300 },

@@ -76,6 +76,64 @@ test("a request with more bytes than the limit is not told to come back", () => 
   expect(error).toMatchObject({ status: 413, code: "request_too_large", headers: {} });
 });
 
+test.each([
+  [{ maxTokens: 100 }, [20, 30], 120, 3000],
+  [{ maxBytes: 100 }, [20, 30], 90, 2000],
+  [{ maxRequests: 2 }, [20, 30], 10, 1000],
+])("an overload waits for as many releases as free what is missing: %j", (options, held, bytes, waitMs) => {
+  const admission = new Admission(options);
+  for (const one of held) admission.enter(entrant({ bytes: one, maxCompletionTokens: 0 }));
+  const { headers } = refusal(admission, { bytes, maxCompletionTokens: 0 });
+  expect(headers["retry-after-ms"]).toBe(`${waitMs}`);
+});
+
+test("a client's share is refused by its measure, and leaves room to others", () => {
+  const events = new ReadMeEmitter();
+  const reasons: string[] = [];
+  events.on("request:rejected", ({ reason }) => reasons.push(reason));
+  const admission = new Admission({ maxRequests: 4, maxClientShare: 0.5, events });
+  for (const client of ["a", "a", "b"]) admission.enter(entrant({ client }));
+  const error = refusal(admission, { client: "a" });
+  expect(error).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+  expect(error.headers["retry-after-ms"]).toBe("1000");
+  admission.enter(entrant({ client: "b" }));
+  expect(reasons).toEqual(["share"]);
+});
+
+test("events carry what entered, waited and left, and count only requests that generate", () => {
+  const events = new ReadMeEmitter();
+  const seen: unknown[] = [];
+  for (const name of ["request:admitted", "request:started", "request:released", "request:rejected"] as const) {
+    events.on(name, (event) => seen.push([name, event]));
+  }
+  const admission = new Admission({ maxRequestsPerKey: 1, maxBytes: 100, maxQueueMs: 5000, events });
+  vi.advanceTimersByTime(1000);
+  const about = { model: "m", key: "k", bytes: 7, choices: 2, maxCompletionTokens: 3 };
+  const ticket = admission.enter(entrant(about));
+  refusal(admission, about);
+  refusal(admission, { ...about, bytes: 101 });
+  vi.advanceTimersByTime(250);
+  ticket.started();
+  ticket.started();
+  vi.advanceTimersByTime(500);
+  ticket.release();
+  const silent = admission.enter(entrant({ ...about, isGeneration: false }));
+  silent.started();
+  silent.release();
+  const unstarted = admission.enter(entrant({ model: "m" }));
+  unstarted.release();
+  unstarted.started();
+  expect(seen).toEqual([
+    ["request:admitted", about],
+    ["request:rejected", { model: "m", key: "k", reason: "key", retryAfterMs: 1000 }],
+    ["request:rejected", { model: "m", key: "k", reason: "bytes", retryAfterMs: 0 }],
+    ["request:started", { model: "m", sinceMs: 250 }],
+    ["request:released", { model: "m", isStarted: true, durationMs: 750 }],
+    ["request:admitted", { model: "m", key: undefined, bytes: 10, choices: 1, maxCompletionTokens: 5 }],
+    ["request:released", { model: "m", isStarted: false, durationMs: 0 }],
+  ]);
+});
+
 test("a key's limit leaves places to other keys", () => {
   const admission = new Admission({ maxRequestsPerKey: 2 });
   const [first] = [admission.enter(entrant({ key: "a" })), admission.enter(entrant({ key: "a" }))];
@@ -118,6 +176,33 @@ describe("deadlines", () => {
     expect(ticket.signal.reason).toBe("gone");
     ticket.release();
     expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test("a request whose client has left before is aborted at once", () => {
+    const ticket = new Admission().enter(entrant({ signal: AbortSignal.abort("left") }));
+    expect(ticket.signal.reason).toBe("left");
+  });
+
+  test("a client that leaves after the release, or before the deadline, changes nothing afterwards", () => {
+    const events = new ReadMeEmitter();
+    const reasons: string[] = [];
+    events.on("request:rejected", ({ reason }) => reasons.push(reason));
+    const admission = new Admission({ maxQueueMs: 1000, maxRequests: 2, displaceWaiting: true, events });
+    const [early, late] = [new AbortController(), new AbortController()];
+    const released = admission.enter(entrant({ signal: late.signal }));
+    released.release();
+    late.abort("late");
+    expect(released.signal.aborted).toBe(false);
+    const waiting = admission.enter(entrant({ signal: early.signal }));
+    early.abort("early");
+    vi.advanceTimersByTime(2000);
+    expect([waiting.signal.reason, reasons]).toEqual(["early", []]);
+    const overdue = admission.enter(entrant());
+    vi.advanceTimersByTime(1000);
+    overdue.release();
+    admission.enter(entrant({ priority: -1 }));
+    admission.enter(entrant());
+    expect(reasons).toEqual(["queue-deadline", "displaced"]);
   });
 });
 
@@ -178,20 +263,39 @@ test("ten thousand requests that queue and are cancelled leave no load", () => {
 test.each([
   ["maxRequests", 0],
   ["maxTokens", 1.5],
+  ["maxBytes", 0],
+  ["maxRequestsPerKey", 0],
+  ["maxClientShare", 0],
+  ["maxClientShare", 1.01],
   ["maxQueueMs", Infinity],
+  ["maxQueueMs", 0],
+  ["maxRequestMs", 0],
   ["overloadStatus", 500],
   ["maxRequest", 1],
 ])("refuses a wrong option: %s %s", (name, value) => {
-  expect(() => new Admission({ [name]: value })).toThrow(name);
+  expect(() => new Admission({ [name]: value })).toThrow(`\`${name}\``);
 });
 
 test.each([
   ["bytes", -1],
   ["choices", 0],
   ["maxCompletionTokens", NaN],
+  ["maxCompletionTokens", -1],
   ["priority", NaN],
 ])("refuses wrong numbers: %s %s", (name, value) => {
   const admission = new Admission();
-  expect(() => admission.enter(entrant({ [name]: value }))).toThrow(name);
+  expect(() => admission.enter(entrant({ [name]: value }))).toThrow(`\`${name}\``);
   expect(loads(admission)).toEqual(NOTHING);
+});
+
+test("refuses wrong numbers of tokens that are known later", () => {
+  const admission = new Admission();
+  expect(() => admission.enter(entrant({ maxCompletionTokens: 2 ** 52, choices: 4 }))).toThrow(
+    "`maxCompletionTokens * choices`",
+  );
+  const ticket = admission.enter(entrant());
+  const before = loads(admission);
+  expect(() => ticket.correct(-1)).toThrow("`promptTokens`");
+  expect(loads(admission)).toEqual(before);
+  expect(() => new Admission({ maxRequest: 1 } as object)).toThrow("of admission, did you mean `maxRequests`");
 });

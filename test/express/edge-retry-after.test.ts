@@ -1,6 +1,6 @@
 // Clients that a full server refuses, and that come back when they are told to, in a simulation of a busy engine.
 
-import { Admission, ApiError, type RoutedRequest, type Ticket } from "@readme-moe/express";
+import { Admission, ApiError, type Ticket } from "@readme-moe/express";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { entrant } from "../support/admission.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -95,28 +95,5 @@ describe("clients that come back when they are told to", () => {
       expect(meanRefusals).toBeLessThan(1);
       expect(idle).toBe(0);
     }
-  });
-});
-
-describe("a policy's `turnMs`", () => {
-  test("is 0 while no request waits, and grows with the queue at the pace of the model's releases", async () => {
-    const turns: (number | undefined)[] = [];
-    const policy = ({ turnMs }: RoutedRequest): void => void turns.push(turnMs);
-    const admission = new Admission({ policy });
-    const enter = (model = "m"): Ticket => admission.enter(entrant({ model }));
-    const running = Array.from({ length: 6 }, () => enter());
-    for (const ticket of running) ticket.started();
-    const asked = enter();
-    await asked.consult?.(["a"]);
-    const waiting = [enter(), enter(), enter("other")];
-    await asked.consult?.(["a"]);
-    for (const ticket of running.slice(0, 4)) {
-      vi.advanceTimersByTime(100);
-      ticket.release();
-    }
-    vi.advanceTimersByTime(100);
-    await asked.consult?.(["a"]);
-    expect(turns).toEqual([0, undefined, 200]);
-    for (const ticket of waiting) ticket.release();
   });
 });

@@ -33,6 +33,29 @@ test("no client returns while the queue is too long to be served in time", () =>
   expect(promiseReturn(times, turned, 400).waitMs).toBe(10_000);
 });
 
+test("the latest 32 releases of the last minute count", () => {
+  let times = NO_RETURN_TIMES;
+  for (let ms = 1; ms <= 40; ms++) times = recordRelease(times, ms);
+  expect(times.releasesMs).toEqual(Array.from({ length: 32 }, (_, index) => 9 + index));
+  expect(msPerRelease({ releasesMs: [0], promisedUntilMs: 0 }, 59_999)).toBe(59_999);
+  expect(msPerRelease({ releasesMs: [0], promisedUntilMs: 0 }, 60_000)).toBeUndefined();
+  expect(msPerRelease({ releasesMs: [0, 40_000], promisedUntilMs: 0 }, 70_000)).toBe(30_000);
+  expect(msPerRelease({ releasesMs: [5, 5, 5], promisedUntilMs: 0 }, 5)).toBe(1);
+});
+
+test.each([
+  ["the earlier promises and its places", { places: 2, numWaiting: 0 }, 500, 1100, 1100],
+  ["its places where earlier promises have passed", { places: 2, numWaiting: 0 }, 0, 600, 600],
+  ["a short queue, which later promises do not wait for", { places: 2, numWaiting: 100 }, 0, 600, 5400],
+  ["a minute at most", { places: 1000, numWaiting: 0 }, 0, 60_400, 60_400],
+  ["a minute at most, however long the queue is", { places: 2, numWaiting: 5000 }, 0, 600, 60_400],
+] as const)("a return waits for %s", (_, refused, aheadMs, promisedUntilMs, untilMs) => {
+  const nowMs = 400;
+  const before = { releasesMs: [0, 100, 200, 300], promisedUntilMs: nowMs + aheadMs };
+  const { times, waitMs } = promiseReturn(before, { ...refused, maxQueueMs: 5000 }, nowMs);
+  expect({ ...times, waitMs }).toEqual({ releasesMs: before.releasesMs, promisedUntilMs, waitMs: untilMs - nowMs });
+});
+
 test("waits are integers from 1 to 60,000, do not decrease, and forget releases of long ago", () => {
   const releases = fc.array(fc.integer({ min: 0, max: 100_000 }), { maxLength: 80 });
   const turned = fc.record({

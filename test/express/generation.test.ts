@@ -13,7 +13,11 @@ import { describe, expect, test } from "vitest";
 import {
   generateAll,
   generationSettings,
+  joinRoutes,
+  routesOf,
+  textTokens,
   type GenerateAllRequest,
+  type GenerationSettings,
   type Piece,
 } from "../../packages/express/src/api/generation.ts";
 import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
@@ -158,6 +162,123 @@ test("leaving the iteration ends all generations", async () => {
   await pieces.next();
   await pieces.return();
   expect(new Set(ended)).toEqual(new Set([0, 1]));
+});
+
+describe("the settings of a body", () => {
+  const info = {
+    contextTokens: 100,
+    vocabSize: 50,
+    experts: ["law", "code"],
+    hasRouter: true,
+  } as unknown as EngineInfo;
+  const own = { id: "a", promptParam: "prompt", numPrompts: 1, maxTokens: 16, logprobs: undefined } as const;
+  const settingsOf = (body: object, change: Partial<EngineInfo & typeof own> = {}): GenerationSettings =>
+    generationSettings(completionBody.parse({ prompt: "x", ...body }), { ...info, ...change }, { ...own, ...change });
+
+  test("leave absent parameters and those that are null to the engine", () => {
+    const names = [
+      "temperature",
+      "top_p",
+      "top_k",
+      "min_p",
+      "seed",
+      "stop",
+      "n",
+      "min_tokens",
+      "ignore_eos",
+      "read_me",
+    ];
+    for (const body of [{}, Object.fromEntries(names.map((name) => [name, null]))]) {
+      const { params, ...others } = settingsOf(body);
+      expect(JSON.parse(JSON.stringify(params))).toEqual({ topK: 0, maxTokens: 16 });
+      expect(others).toEqual({
+        id: "a",
+        promptParam: "prompt",
+        numPrompts: 1,
+        expert: undefined,
+        priority: 0,
+        includes: { routes: false, timings: false, usage: false },
+      });
+    }
+  });
+
+  test("hold the expert, the priority and what the answer includes", () => {
+    const read_me = { expert: "code", priority: -3, include: ["routes", "timings"] };
+    expect(settingsOf({ stream_options: { include_usage: true }, read_me })).toMatchObject({
+      expert: "code",
+      priority: -3,
+      includes: { routes: true, timings: true, usage: true },
+    });
+    expect(settingsOf({ read_me: { include: ["timings"] } }).includes).toEqual({
+      routes: false,
+      timings: true,
+      usage: false,
+    });
+  });
+
+  test.each([
+    [16, 100, 16],
+    [100, 100, 100],
+    [101, 100, 100],
+  ])("limit %i tokens in a context of %i to %i", (maxTokens, contextTokens, limit) => {
+    expect(settingsOf({}, { maxTokens, contextTokens } as object).params.maxTokens).toBe(limit);
+  });
+
+  test.each([
+    [undefined, undefined],
+    [0, 1],
+    [1, 1],
+    [5, 5],
+  ])("ask the engine for %s most likely tokens as %s", (logprobs, asked) => {
+    expect(settingsOf({}, { logprobs } as object).params.logprobs).toBe(asked);
+  });
+
+  test.each([
+    [{ min_tokens: 17 }, "min_tokens", "expected at most 16, the tokens that may be generated, got 17"],
+    [{ stop_token_ids: [1, 50] }, "stop_token_ids", "expected token ids below 50, got 50"],
+    [{ logit_bias: { 51: 1 } }, "logit_bias", "expected token ids below 50, got 51"],
+    [{ stop: ["a", "\uD83C"] }, "stop", "expected whole characters, got a lone surrogate"],
+    [{ stop: "\uDF0D" }, "stop", "expected whole characters, got a lone surrogate"],
+    [{ read_me: { expert: "cook" } }, "read_me.expert", 'expected one of law, code, got `"cook"` (string)'],
+    [{ read_me: { expert: 2 } }, "read_me.expert", "expected one of law, code, got `2` (number)"],
+  ])("refuse %j", (body, param, message) => {
+    const refused = expect.objectContaining({
+      status: 400,
+      param,
+      message: expect.stringContaining(message) as unknown,
+    });
+    expect(() => settingsOf(body)).toThrow(refused);
+  });
+
+  test("take an expert by name or index, and the router where there is one", () => {
+    for (const expert of ["law", "code", 0, 1, "router"]) {
+      expect(settingsOf({ min_tokens: 16, stop: "🌍", read_me: { expert } }).expert).toBe(expert);
+    }
+    expect(() => settingsOf({ read_me: { expert: "router" } }, { hasRouter: false })).toThrow("law, code");
+    expect(settingsOf({ read_me: { expert: "router" } }, { hasRouter: false, experts: ["router"] }).expert).toBe(
+      "router",
+    );
+  });
+});
+
+describe("a piece", () => {
+  const piece: Piece = { choice: 0, prompt: 0, index: 0, text: "ab", tokens: [{ id: 1, expert: 4 }, { id: 2 }] };
+
+  test("has the text of its tokens, without the end token of the model", () => {
+    expect(textTokens(piece)).toEqual(piece.tokens);
+    expect(textTokens({ ...piece, finishReason: "length" })).toEqual(piece.tokens);
+    expect(textTokens({ ...piece, finishReason: "stop" })).toEqual([{ id: 1, expert: 4 }]);
+    expect(textTokens({ ...piece, finishReason: "stop", stop: "b" })).toEqual(piece.tokens);
+  });
+
+  test("has its routes on request, null for the last token of a choice", () => {
+    expect(routesOf(piece, true)).toEqual({ read_me: { routes: [4, null] } });
+    expect(routesOf(piece, false)).toEqual({});
+    expect(routesOf({ ...piece, tokens: [] }, true)).toEqual({});
+    const chunks = [routesOf(piece, true), {}, { read_me: { routes: [7] } }];
+    expect(joinRoutes(chunks, true)).toEqual({ read_me: { routes: [4, null, 7] } });
+    expect(joinRoutes(chunks, false)).toEqual({});
+  });
 });
 
 const INFO = { vocabSize: 100, contextTokens: 64, experts: ["one"], hasRouter: false } as unknown as EngineInfo;

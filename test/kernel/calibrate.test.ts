@@ -4,7 +4,7 @@ import { calibrateModel, type CalibrationTokens } from "@readme-moe/kernel";
 import { type InputStatistics, openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { plainLayer } from "../oracles/plain-decoder.ts";
-import { fixture } from "../support/fixtures.ts";
+import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 let model: Model;
@@ -75,6 +75,16 @@ test("gives the same bits in every build, with any number of threads and of laye
   ] as const) {
     expect(await squaresOf(calibrateModel(model, sequences, options))).toEqual(first);
   }
+});
+
+test.each(fixtureNames("families"))("measures each layer of %s alone as among the others", async (name) => {
+  const family = await openModel(fixture(name));
+  const lastSquares = async (pieceBytes: number): Promise<Float32Array> => {
+    const last = `layers.${family.config.numLayers - 1}.ffn.down`;
+    return calibrateModel(family, sequences, { threads: 1, pieceBytes }).inputSquares(last);
+  };
+  expect(await lastSquares(1)).toEqual(await lastSquares(2 ** 30));
+  await family.close();
 });
 
 test("computes products in any order, and refuses unknown ones", async () => {

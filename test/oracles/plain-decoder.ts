@@ -89,7 +89,7 @@ async function attention(model: Model, layer: number, x: Rows): Promise<Rows> {
 async function attendedHeads({ config, weights }: Model, layer: number, x: Rows): Promise<Rows> {
   const refs = (weights.layers[layer] as (typeof weights.layers)[number]).attention;
   const { numHeads, numKvHeads, headSize } = config;
-  const window = config.slidingWindows[layer] ?? Infinity;
+  const window = config.layers[layer]?.slidingWindow ?? Infinity;
   const frequencies = ropeFrequencies(config.rope, headSize);
   const heads = async (ref: typeof refs.query, norm: TensorRef | undefined, count: number): Promise<Rows[]> => {
     const rows = product(x, await linear(ref));
@@ -104,7 +104,9 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
     );
   };
   const turn = (rows: Rows[]): Rows[] =>
-    rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)));
+    config.layers[layer]?.hasRope
+      ? rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)))
+      : rows;
   const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
   const values = await heads(refs.value, undefined, numKvHeads);

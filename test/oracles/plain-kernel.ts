@@ -130,7 +130,7 @@ class Run {
   #attend(index: number, input: Float32Array, position: number): Float32Array {
     const layer = this.#model.layers[index] as PlainLayer;
     const { keys, values } = this.#caches[index] as Cache;
-    const angles = layer.rotary === undefined ? undefined : this.#model.angles[layer.rotary]?.[position];
+    const angles = layer.angleSet === undefined ? undefined : this.#model.angles[layer.angleSet]?.[position];
     const turned = (head: Float32Array): Float32Array => (angles ? rotate(head, angles) : head);
     const kept = (head: Float32Array): Float32Array => (this.#options.isHalf ? head.map(roundToHalf) : head);
     const queries = this.#normedHeads(this.#product(layer.query, input), layer.queryNorm, layer).map(turned);

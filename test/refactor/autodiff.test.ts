@@ -121,7 +121,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
   rotary: {
     shapes: [[2, 3, 8]],
     apply: (tape, [x]) => {
-      const { cos, sin } = ropeTables({ type: "default", theta: 100 }, 4, 3);
+      const { cos, sin } = ropeTables({ type: "default", theta: 100 }, 4, 0, 3);
       const tables = { cos: constant(tape, "cos", [3, 2], cos), sin: constant(tape, "sin", [3, 2], sin) };
       return rotary(tape, x!, { ...tables, positions: constant(tape, "positions", [2, 3], ints([0, 1, 2, 0, 1, 2])) });
     },

@@ -38,9 +38,9 @@ function texts(document: Document): readonly string[] {
 
 describe.each([2, 7, 16])("with %i experts", (domains) => {
   const report = madeUpReport({ domains, layers: 2 * domains });
-  const pictures = drawn(report);
 
   test("draws all pictures, with all names", () => {
+    const pictures = drawn(report);
     expect([...pictures.keys()]).toEqual(NAMES);
     for (const { name } of report.data) {
       for (const picture of ["losses", "expert-losses", "routes", "overlap"]) {
@@ -53,7 +53,7 @@ describe.each([2, 7, 16])("with %i experts", (domains) => {
   });
 
   test.each(NAMES)("lets texts of %s overlap neither each other nor the edge", (name) => {
-    const picture = pictures.get(name) as Document;
+    const picture = drawn(report).get(name) as Document;
     const [width = 0, height = 0] = (picture.documentElement?.getAttribute("viewBox") ?? "")
       .split(" ")
       .slice(2)
@@ -72,7 +72,7 @@ describe.each([2, 7, 16])("with %i experts", (domains) => {
   });
 
   test("cuts no text", () => {
-    for (const [name, picture] of pictures) {
+    for (const [name, picture] of drawn(report)) {
       if (name !== "routes") expect(texts(picture).join("")).not.toContain("…");
     }
   });

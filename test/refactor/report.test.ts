@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel, writeReadMeFolder, type Tokenizer } from "@readme-moe/model";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { expertOverlap, lossRow, routedText } from "../../packages/refactor/src/report/measurements.ts";
+import { expertOverlap, lossRow, routedText, type LossId } from "../../packages/refactor/src/report/measurements.ts";
 import { reportDocuments, reportJson } from "../../packages/refactor/src/report/report-documents.ts";
 import type { LossRow, Report } from "../../packages/refactor/src/report/report.ts";
 import { verdictOf } from "../../packages/refactor/src/report/verdict.ts";
@@ -37,8 +37,7 @@ describe("a row of losses", () => {
 describe("the verdict", () => {
   const denseLosses = { arxiv: 2.5, book: 3.5 };
   const dense = lossRow("dense", 1, denseLosses, denseLosses);
-  const row = (id: "ours" | "static" | "oracle_domain" | "paper", arxiv: number, book: number): LossRow =>
-    lossRow(id, 0.5, { arxiv, book }, denseLosses);
+  const row = (id: LossId, arxiv: number, book: number): LossRow => lossRow(id, 0.5, { arxiv, book }, denseLosses);
   const verdict = (rows: readonly LossRow[], change: Partial<Report> = {}): readonly string[] =>
     verdictOf({
       ...madeUpReport({ domains: 2 }),
@@ -75,6 +74,63 @@ describe("the verdict", () => {
       "The router is 0.10 nats better than choosing the expert by each document's domain.",
     );
     expect(against(3)).toContain("The router is as good as choosing the expert by each document's domain.");
+  });
+
+  test.each([
+    [0.1, "This model is 0.10 nats per token worse than the dense model (perplexity times 1.11)"],
+    [0.006, "This model is 0.01 nats per token worse than the dense model (perplexity times 1.01)"],
+    [0.004, "This model is as good as the dense model"],
+    [-0.004, "This model is as good as the dense model"],
+    [-0.006, "This model is 0.01 nats per token better than the dense model"],
+  ])("compares a model that is %d nats above the dense one", (above, sentence) => {
+    const [first] = verdict([row("ours", 2.5 + above, 3.5 + above)]);
+    expect(first).toBe(`${sentence}, using 50 % of the FFN's neurons per token.`);
+  });
+
+  test.each([
+    ["paper", 0.1, "Selecting and refitting neurons is 0.10 nats better than the paper's selection."],
+    ["paper", 0.004, "Selecting and refitting neurons is no better than the paper's selection."],
+    ["paper", -0.1, "Selecting and refitting neurons is no better than the paper's selection."],
+    ["random", 0.1, "Experts of randomly chosen neurons, refitted in the same way, are 0.10 nats worse."],
+    [
+      "random",
+      0.004,
+      "Experts of randomly chosen neurons, refitted in the same way, are as good: the selection does not matter here.",
+    ],
+    ["oracle_token", -0.1, "A router that chose the best expert for every token would be 0.10 nats better."],
+    ["oracle_token", -0.004, undefined],
+    ["oracle_domain", -0.1, "The router is 0.10 nats worse than choosing the expert by each document's domain."],
+    ["oracle_domain", 0.004, "The router is as good as choosing the expert by each document's domain."],
+  ] as const)("compares this model with %s, which is %d nats above it", (id, above, sentence) => {
+    const alone = verdict([row("ours", 3, 4)]);
+    const both = verdict([row("ours", 3, 4), row(id, 3 + above, 4 + above)]);
+    expect(both.filter((one) => !alone.includes(one))).toEqual(sentence === undefined ? [] : [sentence]);
+  });
+
+  test("compares the selection of neurons with the domain's expert where it was measured", () => {
+    const sentences = verdict([row("ours", 3, 4), row("oracle_domain", 2.8, 3.8), row("paper", 3.1, 4.1)]);
+    expect(sentences).toContain("Selecting and refitting neurons is 0.30 nats better than the paper's selection.");
+  });
+
+  test("names the experts that fewer than one token in a thousand gets", () => {
+    const { router, settings, data } = madeUpReport({ domains: 3 });
+    const fewTokens = expect.stringContaining("only 12,288 tokens");
+    for (const [expertShares, sentences] of [
+      [[0.998, 0.001, 0.001], []],
+      [[0.9985, 0.0009, 0.0006], ["The router hardly ever chooses book and c4."]],
+      [[0, 1, 0.5], ["The router hardly ever chooses arxiv."]],
+    ] as const) {
+      const change = { data, settings, router: router && { ...router, expert_shares: expertShares } };
+      expect(verdict([], change)).toEqual([...sentences, fewTokens]);
+    }
+  });
+
+  test.each([
+    [24_999, ["All of this was measured on only 49,998 tokens: differences of a few hundredths can be chance."]],
+    [25_000, []],
+  ])("warns of few tokens: %i on each of two domains", (evaluationTokens, sentences) => {
+    const data = madeUpReport({ domains: 2 }).data.map((one) => ({ ...one, evaluation_tokens: evaluationTokens }));
+    expect(verdict([], { data })).toEqual(sentences);
   });
 
   test("leaves out what was not measured, and does not compare rows of different domains", () => {

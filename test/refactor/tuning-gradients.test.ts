@@ -7,7 +7,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { readDecoderWeights, type LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
-import { plainLoss } from "../support/plain-decoder.ts";
+import { plainLoss } from "../oracles/plain-distillation.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe, type TinyOptions } from "../support/tiny-read-me.ts";
@@ -41,6 +41,9 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
   },
   "factors of everything": {
     decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
+  },
+  "RoPE in some layers": {
+    decoder: { layers: [false, true].map((hasRope) => ({ slidingWindow: undefined, hasRope })) },
   },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },

@@ -40,7 +40,7 @@ test.each(["native", "wasm"] as const)("%s: growing keeps the tokens and bits of
   const roomy = new RouterMemory(kernel, steps, CONFIG);
   const small = new RouterMemory(kernel, steps, CONFIG, 1);
   const [first, last] = [small.capacityTokens, roomy.capacityTokens];
-  expect(first).toBe(64);
+  expect([first, last]).toEqual([64, 2 ** 24 / 512]);
   const route = (memory: RouterMemory) => {
     const states = sequences.map(() => new KernelRouterState(memory));
     const logits: Float32Array[] = [];
@@ -78,6 +78,19 @@ test("a released state starts over, and other sequences reuse its pages", async 
   }
   expect(memory.capacityTokens).toBe(64);
   memory.dispose();
+  await kernel.close();
+});
+
+test("a memory that cannot be had is refused with its size", async () => {
+  const kernel = await openRandom("wasm");
+  const calls = new RouterCalls(CONFIG, kernel);
+  expect(() => new RouterMemory(kernel, calls, CONFIG, 2 ** 33)).toThrow(
+    expect.objectContaining({
+      code: "ERR_MEMORY",
+      message: "The router's keys and values of 16777216 tokens do not fit into memory",
+      cause: expect.any(Error) as unknown,
+    }),
+  );
   await kernel.close();
 });
 

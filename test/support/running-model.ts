@@ -16,14 +16,16 @@ export interface RunningModel extends AsyncDisposable {
   readonly router: PreGatingRouter;
 }
 
+/** @param cacheFolder - a new one for what reads files, since packed weights of the shared one may be of earlier code */
 export async function runningModel(
   path: string,
   expert?: ExpertChoice,
   precision: Precision = "fp32",
+  cacheFolder?: string,
 ): Promise<RunningModel> {
   const model = await openModel(path);
   const router = await openRouter(model, expert, { threads: 2 });
-  const runner = await KernelRunner.open(model, { threads: 2, precision });
+  const runner = await KernelRunner.open(model, { threads: 2, precision, cacheFolder });
   return {
     model,
     runner,

@@ -46,9 +46,9 @@ async function mutate(target: MutationTarget): Promise<void> {
     // TypeScript 7 has no API by which Stryker could rewrite paths; vitest does not read this file.
     tsconfigFile: "no-tsconfig.json",
     packageManager: "pnpm",
-    reporters: ["json"],
+    reporters: ["json", "progress-append-only"],
     jsonReporter: { fileName: `${OUT}/${target.name}.json` },
-    ignorePatterns: ["/models", "/docs", `/${OUT}`],
+    ignorePatterns: ["/models/*", "!/models/pocket", "/docs", `/${OUT}`],
     tempDirName: ".stryker",
     timeoutMS: 20_000,
     dryRunTimeoutMinutes: Number(values["tests-timeout-minutes"]),

@@ -15,14 +15,16 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
     name: "engine",
     sources: ["engine/src"],
     tests: [
-      "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers}.test.ts",
-      "test/engine/{router-states,rows-away,unit-memory,chunk-stream,chunked-routes}.test.ts",
+      "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
+      "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
+      "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
+      "test/engine/{calibration,evaluation,multiple-choice}.test.ts",
     ],
   },
   {
     name: "admission",
     sources: ["express/src/edge/admission.ts", "express/src/edge/admission"],
-    tests: ["test/express/edge-{admission,admission-random,retry-after,return-times}.test.ts"],
+    tests: ["test/express/edge-{admission,admission-policy,admission-random,retry-after,return-times}.test.ts"],
   },
   {
     name: "guard",
@@ -32,12 +34,23 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   {
     name: "answers",
     sources: ["express/src/api/answer.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
-    tests: ["test/express/{api-stream,api-composition,generation,sse-writer,api-refusals}.test.ts"],
+    tests: [
+      "test/express/{api-stream,api-composition,api-refusals,api-routes,api-routed-admission}.test.ts",
+      "test/express/{generation,grammar-exchange,sse-writer}.test.ts",
+    ],
   },
   { name: "grammar", sources: ["grammar/src/schema"], tests: ["test/grammar/*.test.ts"] },
   {
     name: "report",
-    sources: ["refactor/src/report"],
-    tests: ["test/refactor/{report,report-model-card,report-pictures,line-picture}.test.ts"],
+    sources: ["measurements", "model-card", "report-documents", "text", "verdict"].map(
+      (name) => `refactor/src/report/${name}.ts`,
+    ),
+    tests: ["test/refactor/{report,report-model-card}.test.ts"],
+  },
+  // Most mutants of pictures move lines by some pixels.
+  {
+    name: "pictures",
+    sources: ["refactor/src/report/pictures"],
+    tests: ["test/refactor/{report-pictures,line-picture}.test.ts"],
   },
 ];

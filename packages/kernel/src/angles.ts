@@ -1,26 +1,19 @@
 // Rotary angles of positions, computed when a position is first used.
 
-import { ropeFrequencies, type ModelConfig, type RopeConfig } from "@readme-moe/model";
+import { ropeTables, type ModelConfig, type RopeConfig } from "@readme-moe/model";
 import type { Kernel } from "./kernel.ts";
 
 /** Positions whose angles are computed at a time. */
 const POSITIONS = 256;
 
-/**
- * Computes the angles of positions `[from, to)`: of each the cosines, then the sines, `[to - from, 2, size / 2]`.
- * Angles are rounded where PyTorch rounds them.
- */
+/** Lists the angles of positions `[from, to)` for `setAngles`: of each the cosines, then the sines. */
 export function anglesOf(rope: RopeConfig, size: number, from: number, to: number): Float32Array {
-  const frequencies = ropeFrequencies(rope, size);
-  const half = frequencies.length;
-  const angles = new Float32Array((to - from) * 2 * half);
-  for (let position = from; position < to; position++) {
-    const start = (position - from) * 2 * half;
-    for (const [pair, frequency] of frequencies.entries()) {
-      const angle = Math.fround(position * frequency);
-      angles[start + pair] = Math.cos(angle);
-      angles[start + half + pair] = Math.sin(angle);
-    }
+  const { cos, sin } = ropeTables(rope, size, from, to);
+  const half = size / 2;
+  const angles = new Float32Array((to - from) * size);
+  for (let row = 0; row < to - from; row++) {
+    angles.set(cos.subarray(row * half, (row + 1) * half), row * size);
+    angles.set(sin.subarray(row * half, (row + 1) * half), row * size + half);
   }
   return angles;
 }

@@ -3,6 +3,7 @@
 import {
   eightBitBlocks,
   fittedBlocks,
+  layerConfig,
   storedBlocks,
   type FeedForwardRefs,
   type InputStatistics,
@@ -55,7 +56,6 @@ export function describeModel(
     normEpsilon: config.rmsNormEpsilon,
     embeddingScale: config.embeddingScale,
     logitScale: config.logitScale,
-    numRotaries: 1,
     numExperts: model.experts.names.length,
     embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
     layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
@@ -73,6 +73,7 @@ function describeLayer(
   const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
+  const { slidingWindow, hasRope } = layerConfig(config, index);
   const name = `layers.${index}`;
   // Factors of inputs are folded into the norm in front of the products, if there is one.
   const attends = attentionNorm && factorsOf(`${name}.attention.qkv`);
@@ -92,9 +93,9 @@ function describeLayer(
     numHeads,
     numKvHeads,
     headSize,
-    rotary: 0,
-    rotarySize: headSize,
-    slidingWindow: config.slidingWindows[index],
+    angleSet: hasRope ? 0 : undefined,
+    rotatedSize: headSize,
+    slidingWindow,
     attentionScale: config.attentionScale,
     residualScale: config.residualScale,
     activation: config.activation,

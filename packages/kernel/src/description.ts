@@ -12,12 +12,10 @@ export interface LayerDescription {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headSize: number;
-  /**
-   * Index of the model's set of angles by which queries and keys are rotated; `undefined` for layers without positions.
-   */
-  readonly rotary: number | undefined;
+  /** Index of the set of angles (`setAngles`) that rotates queries and keys; `undefined` for layers without RoPE. */
+  readonly angleSet: number | undefined;
   /** Number of a head's dimensions that are rotated, from its first one. */
-  readonly rotarySize: number;
+  readonly rotatedSize: number;
   /** Number of positions that a query sees, its own included; `undefined` sees all. */
   readonly slidingWindow: number | undefined;
   /** Factor of attention scores before the softmax. */
@@ -68,8 +66,6 @@ export interface DecoderDescription {
   readonly embeddingScale: number;
   /** Factor of logits. */
   readonly logitScale: number;
-  /** Number of sets of rotary angles. */
-  readonly numRotaries: number;
   /** Number of experts in each layer with experts. @default 1 */
   readonly numExperts?: number | undefined;
   /** A table, or the head's weights if the two are tied. */
@@ -133,17 +129,14 @@ export function encodeHeader(
   const tensors = Array.from(places.keys());
   const words = new WordWriter(headerBytes(description, tensors.length));
   const indices = new Map(tensors.map((tensor, index) => [tensor, index]));
+  // The kernel refuses sets of angles that no layer uses.
+  const numAngleSets = Math.max(0, ...description.layers.map(({ angleSet }) => (angleSet ?? -1) + 1));
   const indexOf = (tensor: PackedTensor | undefined): number => (tensor ? (indices.get(tensor) ?? -1) : -1);
   words.integers([MAGIC, VERSION, description.layers.length, tensors.length]);
   words.integers([description.vocabSize, description.hiddenSize]);
   words.integers([indexOf(description.embedding), indexOf(description.finalNorm), indexOf(description.head)]);
   words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
-  words.integers([
-    description.numRotaries,
-    description.numExperts ?? 1,
-    description.numLogits ?? description.vocabSize,
-    0,
-  ]);
+  words.integers([numAngleSets, description.numExperts ?? 1, description.numLogits ?? description.vocabSize, 0]);
   for (const layer of description.layers) {
     words.integers([
       indexOf(layer.attentionNorm),
@@ -160,7 +153,7 @@ export function encodeHeader(
       indexOf(layer.shared?.down),
       indexOf(layer.ffnOutputNorm),
     ]);
-    words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.rotary ?? -1, layer.rotarySize]);
+    words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.angleSet ?? -1, layer.rotatedSize]);
     words.integers([layer.slidingWindow ?? 0, ACTIVATIONS.indexOf(layer.activation), layer.normsAllHeads ? 1 : 0]);
     words.floats([layer.attentionScale, layer.residualScale]);
     words.integers([indexOf(layer.experts?.[0]?.gate)]);

@@ -37,8 +37,8 @@ export interface Kernel {
   readonly info: KernelInfo;
   /** Allocates pages. @throws {RangeError} when there is no memory for them */
   openPages(numPages: number, isHalf: boolean): KernelPages;
-  /** Sets the angles of successive positions from `position` on: the cosines, then the sines of each. */
-  setAngles(rotary: number, position: number, angles: Float32Array): void;
+  /** Sets angles of positions from `position` on, as `anglesOf` lists them. @param angleSet - see `LayerDescription` */
+  setAngles(angleSet: number, position: number, angles: Float32Array): void;
   /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /** Begins a step that runs some layers at a time. Its arrays must not change until it has ended. @throws as `step` */

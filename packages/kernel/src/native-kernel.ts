@@ -11,7 +11,7 @@ export interface Addon {
   open(weights: string | Uint8Array, instructions: string, options: Int32Array): unknown;
   openPages(kernel: unknown, numPages: number, isHalf: boolean): unknown;
   closePages(pages: unknown): void;
-  rotary(kernel: unknown, rotary: number, position: number, angles: Float32Array): void;
+  rotary(kernel: unknown, angleSet: number, position: number, angles: Float32Array): void;
   step(
     kernel: unknown,
     pages: unknown,
@@ -93,8 +93,8 @@ class NativeKernel implements Kernel {
     return new NativePages(this.#addon, this.#addon.openPages(this.#handle, numPages, isHalf), numPages);
   }
 
-  setAngles(rotary: number, position: number, angles: Float32Array): void {
-    this.#addon.rotary(this.#handle, rotary, position, angles);
+  setAngles(angleSet: number, position: number, angles: Float32Array): void {
+    this.#addon.rotary(this.#handle, angleSet, position, angles);
   }
 
   step(pages: KernelPages, request: Int32Array, results: StepResults): void {

@@ -9,7 +9,7 @@ export interface WasmExports {
   open(file: number, bytes: number, options: number, isPlain: number): number;
   open_pages(kernel: number, numPages: number, isHalf: number): number;
   close_pages(pages: number): void;
-  rotary(kernel: number, rotary: number, position: number, angles: number, length: number): number;
+  rotary(kernel: number, angleSet: number, position: number, angles: number, length: number): number;
   step(kernel: number, pages: number, request: number, length: number, results: number): number;
   begin: WasmExports["step"];
   run_layers(kernel: number, from: number, to: number): number;

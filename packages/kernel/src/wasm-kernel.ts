@@ -157,11 +157,11 @@ class WasmKernel implements Kernel {
     return new WasmPages(this.#calls, handle, numPages);
   }
 
-  setAngles(rotary: number, position: number, angles: Float32Array): void {
+  setAngles(angleSet: number, position: number, angles: Float32Array): void {
     this.#checkOpen();
     const at = this.#room.request.of(angles.byteLength);
     new Float32Array(this.#calls.memory.buffer, at, angles.length).set(angles);
-    this.#calls.check(this.#calls.exports.rotary(this.#handle, rotary, position, at, angles.length));
+    this.#calls.check(this.#calls.exports.rotary(this.#handle, angleSet, position, at, angles.length));
   }
 
   step(pages: KernelPages, request: Int32Array, results: StepResults): void {

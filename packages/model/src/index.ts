@@ -11,7 +11,7 @@ export { downloadModel, hubFileNames } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
-export type { Activation, ModelConfig } from "./config/model-config.ts";
+export { layerConfig, type Activation, type LayerConfig, type ModelConfig } from "./config/model-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,

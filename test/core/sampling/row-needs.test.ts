@@ -16,6 +16,8 @@ describe("the logits that a step returns for a row", () => {
   it("are topK candidates, or all logits if that is as fast", () => {
     expect(needs({ topK: 50, topP: 0.9 })).toEqual([50, false]);
     expect(needs({ topK: 5000 })).toEqual([1, true]);
+    expect(needs({ topK: 1024 })).toEqual([1024, false]);
+    expect(needs({ topK: 1025 })).toEqual([1, true]);
     expect(needs({ topK: 2 }, 8)).toEqual([2, false]);
   });
 
@@ -55,6 +57,8 @@ describe("the logits that a step returns for a row", () => {
 
   it("are enough candidates for min-p, but no more than there are tokens", () => {
     expect(needs({ minP: 0.1 })).toEqual([128, false]);
+    expect(needs({ minP: 0.05 })).toEqual([128, false]);
+    expect(needs({ minP: 0.049 })).toEqual([128, true]);
     expect(needs({ minP: 0.1 }, 32)).toEqual([32, false]);
   });
 });

@@ -16,6 +16,22 @@ type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
 
 const Q8_BLOCK = 32;
 const MOSTLY_Q8_0 = 7;
+
+/**
+ * Order of the rows of queries and keys by architecture, from `llama_model_rope_type` in llama.cpp's
+ * src/llama-model.cpp: `LLAMA_ROPE_TYPE_NORM` ("operating on pairs of consecutive head values") needs rows by pairs,
+ * `LLAMA_ROPE_TYPE_NEOX` ("the pairs of head values are offset by n_rot/2") the order of Hugging Face. A table of the
+ * tests' own, so that a wrong `hasPairedRows` of a family fails.
+ */
+const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
+  llama: "NORM", // case LLM_ARCH_LLAMA; also files of Mistral
+  granite: "NORM", // case LLM_ARCH_GRANITE
+  smollm3: "NORM", // case LLM_ARCH_SMOLLM3
+  qwen2: "NEOX", // case LLM_ARCH_QWEN2
+  qwen3: "NEOX", // case LLM_ARCH_QWEN3
+  olmo2: "NEOX", // case LLM_ARCH_OLMO2
+};
+
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
 
 /** Converts a model with its tokenizer, matrices in Q8_0. */
@@ -36,10 +52,12 @@ export async function writeModelGguf(
 }
 
 function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly GgufInput[] {
-  const { hasPairedRows = false } = familyOf(config.modelType);
+  const { architecture } = familyOf(config.modelType);
+  const ropeType = ROPE_TYPES[architecture];
+  if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
   const tensors = tensorRefs(weights).map((ref): GgufInput => {
     const { name, shape } = ref;
-    const isPaired = hasPairedRows && /[qk]_proj/.test(name);
+    const isPaired = ropeType === "NORM" && /[qk]_proj/.test(name);
     const isMatrix = shape.length === 2;
     const hasBlocks = (shape[1] ?? 0) % Q8_BLOCK === 0;
     const type = !isMatrix ? "F32" : matrixType === "Q8_0" && !hasBlocks ? "F16" : matrixType;

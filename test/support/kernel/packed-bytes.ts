@@ -12,11 +12,11 @@ export async function packedBytes(description: DecoderDescription): Promise<Uint
 
 /** Gives a kernel the angles of a model. */
 export function setAllAngles(kernel: Kernel, { angles }: PlainModel): void {
-  for (const [rotary, positions] of angles.entries()) {
+  for (const [angleSet, positions] of angles.entries()) {
     // Two pieces, as a growing sequence sets them.
     const split = Math.floor(positions.length / 3);
-    kernel.setAngles(rotary, 0, joined(positions.slice(0, split)));
-    kernel.setAngles(rotary, split, joined(positions.slice(split)));
+    kernel.setAngles(angleSet, 0, joined(positions.slice(0, split)));
+    kernel.setAngles(angleSet, split, joined(positions.slice(split)));
   }
 }
 

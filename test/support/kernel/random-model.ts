@@ -36,21 +36,21 @@ export function randomModel(shape: ModelShape): TestModel {
 class ModelMaker {
   readonly #shape: ModelShape;
   readonly #random: () => number;
-  readonly #rotarySizes: readonly number[];
+  readonly #rotatedSizes: readonly number[];
   #hasFloats = false;
 
   constructor(shape: ModelShape) {
     this.#shape = shape;
     this.#random = seededRandom(shape.seed);
-    const numRotaries = this.#integer(0, 2);
-    this.#rotarySizes = Array.from({ length: numRotaries }, () => 2 * this.#integer(1, shape.headSize / 2));
+    const numAngleSets = this.#integer(0, 2);
+    this.#rotatedSizes = Array.from({ length: numAngleSets }, () => 2 * this.#integer(1, shape.headSize / 2));
   }
 
   model(): TestModel {
     const { hiddenSize, vocabSize, numLogits = vocabSize, numLayers } = this.#shape;
     const layers = Array.from({ length: numLayers }, (_, index) => this.#layer(index));
     // Every set of angles is some layer's.
-    const numRotaries = Math.min(this.#rotarySizes.length, numLayers);
+    const numAngleSets = Math.min(this.#rotatedSizes.length, numLayers);
     const finalNorm = randomNorm(this.#random, hiddenSize);
     const head = this.#product(numLogits, hiddenSize, { hasTwins: this.#chance(0.5) });
     const isTied = numLogits === vocabSize && this.#chance(0.4);
@@ -62,10 +62,9 @@ class ModelMaker {
       normEpsilon: 1e-5,
       embeddingScale: this.#chance(0.5) ? 1 : 0.5 + 3 * this.#random(),
       logitScale: this.#chance(0.5) ? 1 : 0.3 + this.#random(),
-      numRotaries,
       numExperts: this.#shape.numExperts,
     };
-    const angles = this.#rotarySizes.slice(0, numRotaries).map((rotarySize) => this.#angles(rotarySize));
+    const angles = this.#rotatedSizes.slice(0, numAngleSets).map((rotatedSize) => this.#angles(rotatedSize));
     return {
       plain: {
         ...scalars,
@@ -98,13 +97,13 @@ class ModelMaker {
     const headNorms = this.#chance(0.5);
     const outputNorms = this.#chance(0.3);
     const inputNorms = !outputNorms || this.#chance(0.5);
-    const rotary = index < this.#rotarySizes.length ? index : undefined;
+    const angleSet = index < this.#rotatedSizes.length ? index : undefined;
     const scalars = {
       numHeads,
       numKvHeads,
       headSize,
-      rotary,
-      rotarySize: rotary === undefined ? headSize : (this.#rotarySizes[rotary] as number),
+      angleSet,
+      rotatedSize: angleSet === undefined ? headSize : (this.#rotatedSizes[angleSet] as number),
       slidingWindow: this.#chance(0.4) ? this.#integer(1, 40) : undefined,
       attentionScale: (0.5 + this.#random()) / Math.sqrt(headSize),
       residualScale: this.#chance(0.6) ? 1 : 0.2 + this.#random(),
@@ -184,9 +183,9 @@ class ModelMaker {
     };
   }
 
-  #angles(rotarySize: number): readonly Float32Array[] {
+  #angles(rotatedSize: number): readonly Float32Array[] {
     return Array.from({ length: MAX_POSITIONS }, () => {
-      const turns = Array.from({ length: rotarySize / 2 }, () => 2 * Math.PI * this.#random());
+      const turns = Array.from({ length: rotatedSize / 2 }, () => 2 * Math.PI * this.#random());
       return Float32Array.from([...turns.map(Math.cos), ...turns.map(Math.sin)]);
     });
   }

@@ -54,7 +54,7 @@ export class Admission {
   /** Admitted requests in the order of arrival. */
   readonly #places = new Set<Place>();
   readonly #waiting = new Set<Place>();
-  readonly #requestsOfKey = new Map<string, number>();
+  readonly #requestsOfKey = new Map<string | undefined, number>();
   readonly #loads: ClientLoads;
   /** Arriving bodies take memory while only their length and their client are known. */
   readonly #arriving: ClientLoads;
@@ -231,7 +231,7 @@ export class Admission {
 
   /** Ends a request that has waited too long. Its place stays reserved until the request's work has ended. */
   #expire(place: Place): void {
-    if (place.hasLeft || place.controller.signal.aborted) return;
+    if (place.controller.signal.aborted) return;
     const { maxQueueMs } = this.#options;
     place.controller.abort(waitedTooLong(maxQueueMs, this.#reject(place, "queue-deadline", 1)));
   }
@@ -278,7 +278,7 @@ export class Admission {
   }
 
   #ofKey(key: string | undefined): number {
-    return key === undefined ? 0 : (this.#requestsOfKey.get(key) ?? 0);
+    return this.#requestsOfKey.get(key) ?? 0;
   }
 }
 

@@ -103,7 +103,9 @@ class LayerWalk {
     const { vocabSize } = description;
     const { maxPositions } = stream;
     const numPages = STEP_ROWS + Math.ceil(maxPositions / KV_PAGE_TOKENS);
-    kernel.setAngles(0, 0, anglesOf(config.rope, config.headSize, 0, maxPositions));
+    if (layers.some(({ angleSet }) => angleSet !== undefined)) {
+      kernel.setAngles(0, 0, anglesOf(config.rope, config.headSize, 0, maxPositions));
+    }
     const pages = kernel.openPages(numPages, true);
     try {
       let firstRow = 0;

@@ -1,8 +1,9 @@
 // Packed weights of a model, from the cache folder or in memory.
 
+import { createHash } from "node:crypto";
 import { ReadMeError } from "@readme-moe/core";
 import { cachedData } from "@readme-moe/model";
-import type { DecoderDescription } from "../description.ts";
+import { encodeHeader, type DecoderDescription } from "../description.ts";
 import { fill, layOut, packedFile } from "./packed-file.ts";
 
 /** Progress of a packed file. */
@@ -14,7 +15,7 @@ interface PackProgress {
 
 /** Options of `packedWeights`. */
 export interface PackOptions {
-  /** Text that depends on everything from which the bytes are made. */
+  /** Text that depends on everything from which the bytes of tensors are made. The description's header is added. */
   readonly key: string;
   readonly cacheFolder: string;
   readonly onProgress?: ((progress: PackProgress) => void) | undefined;
@@ -32,7 +33,9 @@ export async function packedWeights(
   description: DecoderDescription,
   options: PackOptions,
 ): Promise<string | Uint8Array> {
-  const { key, cacheFolder, onProgress, onCacheFailure } = options;
+  const { cacheFolder, onProgress, onCacheFailure } = options;
+  const header = encodeHeader(description, layOut(description).places);
+  const key = `${options.key} ${createHash("sha256").update(header).digest("hex")}`;
   const chunks = (): AsyncIterable<Uint8Array> =>
     packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
   try {

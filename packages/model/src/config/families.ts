@@ -22,7 +22,12 @@ export interface Family {
   readonly className: string;
   /** `general.architecture` of GGUF files. Of families with the same one, the first reads the file. */
   readonly architecture: string;
-  /** Whether GGUF files order the rows of queries and keys by rotary pairs. @default false */
+  /**
+   * Whether GGUF files order the rows of queries and keys by rotary pairs. They do if `llama_model_rope_type` in
+   * llama.cpp's src/llama-model.cpp returns `LLAMA_ROPE_TYPE_NORM` for the architecture, not `LLAMA_ROPE_TYPE_NEOX`.
+   *
+   * @default false
+   */
   readonly hasPairedRows?: boolean;
   readonly norms: NormNames;
   /** @default queries and keys have no norm */
@@ -31,20 +36,33 @@ export interface Family {
   readonly hasQkvBias?: boolean;
   /** @default the config's `attention_bias` */
   readonly hasOutputBias?: boolean;
-  /** Head size when the config has none. @default `hidden_size / num_attention_heads` */
-  readonly headSize?: number;
-  /** Epsilon of norms when the config has none. @default 1e-6 */
-  readonly rmsNormEpsilon?: number;
+  /** Values of config fields that are absent or `null`, by name, where they differ from Llama's. */
+  readonly defaults?: Readonly<Record<string, unknown>>;
   /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
   readonly slidingWindow?: (fields: Fields) => number | undefined;
+  /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
+  readonly ropeLayers?: RopeLayers;
   /**
    * Config fields with factors; each is 1 when absent.
    *
    * @default Llama's: no factors, attention scores times 1 / √headSize
    */
   readonly multipliers?: Multipliers;
-  /** Config fields that change the computation in a way that is not supported. @default none */
+  /**
+   * Config fields that change the computation in a way that is not supported. A config with one of them is refused,
+   * unless its value is `null`, `false` or 0.
+   *
+   * @default none
+   */
   readonly unsupported?: readonly string[];
+}
+
+/** Names of the config fields that say which layers have RoPE. */
+interface RopeLayers {
+  /** Field with one number per layer: 1 with RoPE, 0 without, whatever its name suggests. */
+  readonly list: string;
+  /** Field with n, when there is no list: every n-th layer has no RoPE. It needs a value in `defaults`. */
+  readonly interval: string;
 }
 
 /** Names of the config fields with a model's factors. */
@@ -95,7 +113,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "qwen3",
     norms: NORMS_BEFORE,
     qkNorm: "head",
-    headSize: 128,
+    defaults: { head_dim: 128 },
     slidingWindow: optionalWindow,
   },
   olmo2: {
@@ -103,7 +121,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "olmo2",
     norms: { attentionOutput: "post_attention_layernorm", ffnOutput: "post_feedforward_layernorm" },
     qkNorm: "all-heads",
-    rmsNormEpsilon: 1e-5,
+    defaults: { rms_norm_eps: 1e-5 },
     // OLMo 3 has windows; its GGUF files have the architecture of OLMo 2.
     unsupported: ["sliding_window"],
   },
@@ -118,6 +136,17 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       attention: "attention_multiplier",
       logits: "logits_scaling",
     },
+  },
+  smollm3: {
+    className: "SmolLM3ForCausalLM",
+    architecture: "smollm3",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    // GGUF files have no interval: llama.cpp sets `n_no_rope_layer_step = 4` in src/models/smollm3.cpp.
+    defaults: { tie_word_embeddings: true, no_rope_layer_interval: 4 },
+    ropeLayers: { list: "no_rope_layers", interval: "no_rope_layer_interval" },
+    // Which layers have a window would depend on `no_rope_layers`; no published model has one.
+    unsupported: ["use_sliding_window"],
   },
 };
 

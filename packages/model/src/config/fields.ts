@@ -5,11 +5,12 @@ import { describeValue, ReadMeError } from "@readme-moe/core";
 // Far above the sizes of real models; products of larger sizes would not be exact.
 const MAX_SIZE = 2 ** 31 - 1;
 
-/** Fields of one JSON object. Absent and `null` are the same. */
+/** Fields of one JSON object. Absent and `null` are the same: the default, if there is one. */
 export class Fields {
   readonly path: string;
   readonly #object: Readonly<Record<string, unknown>>;
   readonly #prefix: string;
+  #defaults: Readonly<Record<string, unknown>> = {};
 
   /** @throws {ReadMeError} `ERR_MODEL_INVALID` when `value` is no object */
   constructor(path: string, value: unknown, prefix = "") {
@@ -22,6 +23,13 @@ export class Fields {
     this.#prefix = prefix;
   }
 
+  /** Makes the same fields with values for absent ones. */
+  withDefaults(defaults: Readonly<Record<string, unknown>>): Fields {
+    const fields = new Fields(this.path, this.#object, this.#prefix);
+    fields.#defaults = defaults;
+    return fields;
+  }
+
   has(name: string): boolean {
     return this.raw(name) !== undefined;
   }
@@ -32,7 +40,7 @@ export class Fields {
   }
 
   raw(name: string): unknown {
-    return Object.hasOwn(this.#object, name) ? (this.#object[name] ?? undefined) : undefined;
+    return ownValue(this.#object, name) ?? ownValue(this.#defaults, name) ?? undefined;
   }
 
   object(name: string): Fields | undefined {
@@ -102,6 +110,10 @@ export class Fields {
   #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
     return this.invalid(`expected \`${this.#prefix}${name}\` to be ${expectation}, got ${describeValue(value)}`);
   }
+}
+
+function ownValue(object: Readonly<Record<string, unknown>>, name: string): unknown {
+  return Object.hasOwn(object, name) ? object[name] : undefined;
 }
 
 function isInteger(value: unknown, least: number): value is number {

@@ -52,18 +52,22 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   }
   const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
   if (Number(get("expert_count") ?? 0) > 0) throw unsupported("mixtures of experts in GGUF files are not supported");
-  const family = familyOf(modelType);
-  const isRefused = family.unsupported?.includes("sliding_window") ?? false;
+  // llama.cpp's models/granite.cpp: "Granite uses rope_finetuned as a switch for rope".
+  if (architecture === "granite" && get("rope.scaling.finetuned") === false) {
+    throw unsupported("Granite without RoPE is not supported");
+  }
   const heads = get("attention.head_count");
+  const headSize = get("attention.key_length") ?? Number(get("embedding_length")) / Number(heads);
   const config = parseConfig(path, {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
-    ...multiplierFields(family.multipliers, get),
+    ...multiplierFields(familyOf(modelType).multipliers, get, Number(headSize)),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
-    head_dim: get("attention.key_length") ?? Number(get("embedding_length")) / Number(heads),
+    head_dim: headSize,
     rope_parameters: { rope_theta: get("rope.freq_base"), ...ropeScaling(get) },
-    ...(isRefused ? { sliding_window: get("attention.sliding_window") } : {}),
+    // Only read by families that refuse windows, such as OLMo 2.
+    sliding_window: get("attention.sliding_window"),
     attention_bias: store.has("model.layers.0.self_attn.o_proj.bias"),
     mlp_bias: store.has("model.layers.0.mlp.gate_proj.bias"),
     tie_word_embeddings: !store.has("lm_head.weight"),
@@ -83,10 +87,23 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   return { ...config, rope: { type: "factors", theta: config.rope.theta, factors } };
 }
 
-function multiplierFields(multipliers: Multipliers | undefined, get: (key: string) => unknown): object {
+/**
+ * Reads factors as llama.cpp's models/granite.cpp does: 0 means the same as an absent key. Without a factor, attention
+ * scores are divided by √headSize, while the default of config.json is 1.
+ */
+function multiplierFields(
+  multipliers: Multipliers | undefined,
+  get: (key: string) => unknown,
+  headSize: number,
+): object {
   if (!multipliers) return {};
-  const roles = ["embedding", "residual", "attention", "logits"] as const;
-  return Object.fromEntries(roles.map((role) => [multipliers[role], get(GGUF_MULTIPLIER_KEYS[role])]));
+  const factor = (role: keyof Multipliers): unknown => get(GGUF_MULTIPLIER_KEYS[role]) || undefined;
+  return {
+    [multipliers.embedding]: factor("embedding"),
+    [multipliers.residual]: factor("residual"),
+    [multipliers.attention]: factor("attention") ?? 1 / Math.sqrt(headSize),
+    [multipliers.logits]: factor("logits"),
+  };
 }
 
 function ropeScaling(get: (key: string) => unknown): object {

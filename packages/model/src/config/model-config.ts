@@ -5,6 +5,17 @@ import type { RopeConfig } from "./rope.ts";
 export type Activation = "silu";
 
 /**
+ * Properties in which layers of one model differ. Graphs are shared by layers whose properties are all equal, so that a
+ * further property needs no change where graphs are shared.
+ */
+export interface LayerConfig {
+  /** Number of positions that a query sees, its own included; `undefined` sees all. */
+  readonly slidingWindow: number | undefined;
+  /** Whether queries and keys are rotated. */
+  readonly hasRope: boolean;
+}
+
+/**
  * Description of a decoder as plain data, with all defaults filled in and all values checked. The kernel, the graphs of
  * refactoring and tuning, and exports are all built from it.
  */
@@ -25,11 +36,12 @@ export interface ModelConfig {
   /** Norm of queries and keys before RoPE: over each head (Qwen 3), over all heads (OLMo 2), or none. */
   readonly qkNorm: QkNorm | undefined;
   readonly activation: Activation;
+  /** Angles of the layers with RoPE. */
   readonly rope: RopeConfig;
   /** Positions that the model was made for; prompt and completion together stay within. */
   readonly contextTokens: number;
-  /** Per layer: number of positions that a query sees, its own included; `undefined` sees all. */
-  readonly slidingWindows: readonly (number | undefined)[];
+  /** One per layer; at least one layer has RoPE. */
+  readonly layers: readonly LayerConfig[];
   /** Factor of embeddings. */
   readonly embeddingScale: number;
   /** Factor of what attention and FFN add to the residual stream. */
@@ -46,4 +58,11 @@ export interface ModelConfig {
   readonly bosTokenId: number | undefined;
   /** Any of these ends a completion. */
   readonly eosTokenIds: readonly number[];
+}
+
+/** Finds the properties of one layer. @throws {RangeError} for a layer that the model does not have */
+export function layerConfig({ layers }: ModelConfig, index: number): LayerConfig {
+  const layer = layers[index];
+  if (layer === undefined) throw new RangeError(`Expected the index of one of ${layers.length} layers, got ${index}`);
+  return layer;
 }

@@ -1,9 +1,10 @@
 // Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
 // supported.
 
+import { describeValue } from "@readme-moe/core";
 import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
-import type { Activation, ModelConfig } from "./model-config.ts";
+import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
 import type { RopeConfig } from "./rope.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -19,17 +20,18 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_MODEL_INVALID`, naming the file and the field
  */
 export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
-  const fields = new Fields(path, json);
-  const modelType = fields.text("model_type");
-  if (!MODEL_TYPES.includes(modelType)) fields.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
+  const named = new Fields(path, json);
+  const modelType = named.text("model_type");
+  if (!MODEL_TYPES.includes(modelType)) named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
   const family = familyOf(modelType);
+  const fields = named.withDefaults(family.defaults ?? {});
   refuseUnsupported(fields, family);
 
   const hiddenSize = fields.size("hidden_size");
   const numHeads = fields.size("num_attention_heads");
   const numKvHeads = fields.size("num_key_value_heads", numHeads);
   const numLayers = fields.size("num_hidden_layers");
-  const headSize = fields.size("head_dim", family.headSize ?? Math.floor(hiddenSize / numHeads));
+  const headSize = fields.size("head_dim", Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
@@ -47,12 +49,12 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     numKvHeads,
     headSize,
     norms: family.norms,
-    rmsNormEpsilon: fields.positive("rms_norm_eps", family.rmsNormEpsilon ?? 1e-6),
+    rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
     qkNorm: family.qkNorm,
     activation: parseActivation(fields),
     rope: parseRope(fields),
     contextTokens: fields.size("max_position_embeddings", 2048),
-    slidingWindows: parseWindows(fields, family.slidingWindow?.(fields), numLayers),
+    layers: parseLayers(fields, family, numLayers),
     ...parseScales(fields, family, headSize),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -70,7 +72,7 @@ function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
   const partial = fields.positive("partial_rotary_factor", 1);
   if (partial !== 1) fields.unsupported("partial_rotary_factor", "supported is 1");
   for (const name of unsupported) {
-    if (fields.has(name)) fields.unsupported(name, "supported is a config without it");
+    if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
 }
 
@@ -88,6 +90,12 @@ function parseScales(fields: Fields, { multipliers }: Family, headSize: number):
     attentionScale: multipliers ? factor(multipliers.attention) : 1 / Math.sqrt(headSize),
     logitScale: 1 / factor(multipliers?.logits),
   };
+}
+
+function parseLayers(fields: Fields, family: Family, numLayers: number): readonly LayerConfig[] {
+  const hasRope = parseRopeLayers(fields, family, numLayers);
+  const windows = parseWindows(fields, family.slidingWindow?.(fields), numLayers);
+  return windows.map((slidingWindow, layer) => ({ slidingWindow, hasRope: hasRope[layer] ?? true }));
 }
 
 /**
@@ -138,4 +146,21 @@ function parseRope(fields: Fields): RopeConfig {
     default:
       return scaling.unsupported(typeField, "supported are default, linear, llama3");
   }
+}
+
+function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: number): readonly boolean[] {
+  if (ropeLayers === undefined) return Array.from({ length: numLayers }, () => true);
+  const { list: name, interval: intervalName } = ropeLayers;
+  const list = fields.list(name);
+  const interval = fields.size(intervalName);
+  const numbers = list ?? Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? 0 : 1));
+  if (numbers.length !== numLayers) {
+    throw fields.invalid(`\`${name}\` has ${numbers.length} entries for ${numLayers} layers`);
+  }
+  if (!numbers.every((number) => number === 0 || number === 1)) {
+    throw fields.invalid(`expected \`${name}\` to be a list of 0 and 1, got ${describeValue(list)}`);
+  }
+  // The kernel refuses angles that no layer uses.
+  if (!numbers.includes(1)) fields.unsupported(list ? name : intervalName, "supported are models with RoPE in a layer");
+  return numbers.map((number) => number === 1);
 }

@@ -15,26 +15,27 @@ export type RopeConfig =
   /** GGUF files of Llama 3 have the divisor of each frequency, `[headSize / 2]`, instead of the parameters. */
   | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
 
-/** Cosines and sines, each `[numPositions, headSize / 2]`. */
+/** Cosines and sines, each `[to - from, headSize / 2]`. */
 export interface RopeTables {
   readonly cos: Float32Array;
   readonly sin: Float32Array;
 }
 
 /**
- * Computes the tables of positions `[0, numPositions)`. Frequencies and angles are rounded to float32 where PyTorch
+ * Computes the tables of positions `[from, to)`. Frequencies and angles are rounded to float32 where PyTorch
  * rounds them, so that far positions have the angles that the model was trained with.
  */
-export function ropeTables(rope: RopeConfig, headSize: number, numPositions: number): RopeTables {
+export function ropeTables(rope: RopeConfig, headSize: number, from: number, to: number): RopeTables {
   const frequencies = ropeFrequencies(rope, headSize);
   const half = frequencies.length;
-  const cos = new Float32Array(numPositions * half);
-  const sin = new Float32Array(numPositions * half);
-  for (let position = 0; position < numPositions; position++) {
-    for (let pair = 0; pair < half; pair++) {
-      const angle = Math.fround(position * frequencies[pair]!);
-      cos[position * half + pair] = Math.cos(angle);
-      sin[position * half + pair] = Math.sin(angle);
+  const cos = new Float32Array((to - from) * half);
+  const sin = new Float32Array((to - from) * half);
+  for (let position = from; position < to; position++) {
+    const start = (position - from) * half;
+    for (const [pair, frequency] of frequencies.entries()) {
+      const angle = Math.fround(position * frequency);
+      cos[start + pair] = Math.cos(angle);
+      sin[start + pair] = Math.sin(angle);
     }
   }
   return { cos, sin };

@@ -40,8 +40,10 @@ export function exportedConfig(
     head_dim: config.headSize,
     hidden_act: config.activation,
     ...multiplierFields(config),
+    ...ropeLayerFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
     max_position_embeddings: config.contextTokens,
+    // Readers of families with `hasQkvBias` or `hasOutputBias` of their own ignore it; in the others both are equal.
     attention_bias: config.hasOutputBias,
     mlp_bias: config.hasMlpBias,
     tie_word_embeddings: config.hasTiedEmbeddings,
@@ -68,6 +70,11 @@ function multiplierFields(config: ModelConfig): JsonObject {
     [multipliers.attention]: config.attentionScale,
     [multipliers.logits]: 1 / config.logitScale,
   };
+}
+
+function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
+  const { ropeLayers } = familyOf(modelType);
+  return ropeLayers ? { [ropeLayers.list]: layers.map(({ hasRope }) => Number(hasRope)) } : {};
 }
 
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {

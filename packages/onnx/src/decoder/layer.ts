@@ -19,8 +19,8 @@ export interface LayerOperations<Rows> {
   scale(x: Rows, factor: number): Rows;
 }
 
-/** Parts of a config that the layers' structure depends on. */
-export type LayerConfig = Pick<ModelConfig, "qkNorm" | "residualScale">;
+/** Parts of a config that the structure of both halves depends on. */
+export type HalfConfig = Pick<ModelConfig, "qkNorm" | "residualScale">;
 
 /** Computes the input of a half's products: the residual stream, normed in families that norm it in front. */
 export function halfInput<Rows>(ops: LayerOperations<Rows>, stream: Rows): Rows {
@@ -30,7 +30,7 @@ export function halfInput<Rows>(ops: LayerOperations<Rows>, stream: Rows): Rows 
 /** Adds a half's output to the residual stream: normed in families that norm it behind, and scaled. */
 export function joinStream<Rows>(
   ops: LayerOperations<Rows>,
-  { residualScale }: LayerConfig,
+  { residualScale }: HalfConfig,
   stream: Rows,
   output: Rows,
 ): Rows {
@@ -45,7 +45,7 @@ export function joinStream<Rows>(
  */
 export function attentionHalf<Rows>(
   ops: LayerOperations<Rows>,
-  config: LayerConfig,
+  config: HalfConfig,
   stream: Rows,
   input: Rows = halfInput(ops, stream),
 ): Rows {
@@ -66,7 +66,7 @@ export function neuronsOf<Rows>(ops: LayerOperations<Rows>, part: string, input:
 /** Computes the residual stream behind the FFNs `parts`. */
 export function feedForwardHalf<Rows>(
   ops: LayerOperations<Rows>,
-  config: LayerConfig,
+  config: HalfConfig,
   stream: Rows,
   parts: readonly string[],
 ): Rows {

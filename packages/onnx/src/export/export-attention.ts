@@ -1,6 +1,6 @@
 // Attention of exported graphs: keys and values of the past come in, and go out with those of this run appended.
 
-import { type ModelConfig, ropeFrequencies } from "@readme-moe/model";
+import { layerConfig, type ModelConfig, ropeFrequencies } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
 import {
   Add,
@@ -92,7 +92,8 @@ export interface ExportRows {
 /** Attention of one layer. */
 export interface ExportAttention {
   readonly config: ModelConfig;
-  readonly window: number | undefined;
+  /** Index of the layer. */
+  readonly layer: number;
   readonly positions: ExportPositions;
   readonly past: ExportCache;
 }
@@ -101,11 +102,12 @@ export interface ExportAttention {
 export function exportAttention(
   g: GraphBuilder,
   rows: ExportRows,
-  { config, window, positions, past }: ExportAttention,
+  { config, layer, positions, past }: ExportAttention,
 ): { readonly attended: Value; readonly present: ExportCache } {
   const { numHeads, numKvHeads, headSize } = config;
   const byHead = (x: Value, count: number): Value => Transpose(g, Reshape(g, x, [0, 0, count, headSize]), [0, 2, 1, 3]);
-  const rotated = (x: Value): Value => rotate(g, x, positions, headSize);
+  const { slidingWindow, hasRope } = layerConfig(config, layer);
+  const rotated = (x: Value): Value => (hasRope ? rotate(g, x, positions, headSize) : x);
   const present = {
     keys: Concat(g, [past.keys, rotated(byHead(rows.keys, numKvHeads))], 2),
     values: Concat(g, [past.values, byHead(rows.values, numKvHeads)], 2),
@@ -118,7 +120,7 @@ export function exportAttention(
   const queries = asRows(Mul(g, rotated(byHead(rows.queries, numHeads)), scale));
   const keys = Mul(g, Transpose(g, present.keys, [0, 1, 3, 2]), scale);
   const scores = asHeads(MatMul(g, queries, keys));
-  const weights = asRows(Softmax(g, Add(g, scores, positions.mask(window)), -1));
+  const weights = asRows(Softmax(g, Add(g, scores, positions.mask(slidingWindow)), -1));
   const attended = Transpose(g, asHeads(MatMul(g, weights, present.values)), [0, 2, 1, 3]);
   return { attended: Reshape(g, attended, [0, 0, numHeads * headSize]), present };
 }

@@ -48,8 +48,7 @@ export function exportGraph({ config, weights }: Pick<Model, "config" | "weights
       values: g.input(`past_key_values.${index}.value`, "float32", cacheShape("past_sequence_length")),
     };
     const attend = (rows: ExportRows): Value => {
-      const window = config.slidingWindows[index];
-      const { attended, present } = exportAttention(g, rows, { config, window, positions, past });
+      const { attended, present } = exportAttention(g, rows, { config, layer: index, positions, past });
       presents.push(present);
       return attended;
     };

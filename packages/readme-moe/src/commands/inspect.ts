@@ -67,11 +67,16 @@ async function computed({ model, runner, router }: RunningModel, ids: readonly n
 }
 
 function describe(model: Model, { precision, threads }: InspectFlags): Readonly<Record<string, unknown>> {
-  const { config, experts, router } = model;
+  const { experts, router } = model;
+  const { layers, ...config } = model.config;
   return {
     path: model.path,
     kind: model.kind,
-    config: { ...config, slidingWindows: uniform(config.slidingWindows) ?? null },
+    config: {
+      ...config,
+      hasRope: uniform(layers.map(({ hasRope }) => hasRope)),
+      slidingWindows: uniform(layers.map(({ slidingWindow }) => slidingWindow)) ?? null,
+    },
     parameters: parameterCounts(model),
     experts: {
       count: experts.names.length,

@@ -1,6 +1,6 @@
 // A decoder's layer on a tape: the operations of `decoder` in @readme-moe/onnx, with gradients.
 
-import type { Activation, ModelConfig } from "@readme-moe/model";
+import type { Activation, LayerConfig, ModelConfig } from "@readme-moe/model";
 import type { decoder } from "@readme-moe/onnx";
 import { add, scale, swiglu } from "./arithmetic.ts";
 import { causalAttention } from "./attention.ts";
@@ -17,10 +17,11 @@ export interface TapeWeights {
   get(name: string): Tensor;
 }
 
-/** Length of a graph's sequences, and the layer's window on them. */
-export interface SequenceSizes {
-  readonly tokens: number;
-  readonly window: number | undefined;
+/** Properties of a graph of attention. */
+export interface AttentionSetting {
+  readonly layer: LayerConfig;
+  /** Length of all sequences. */
+  readonly sequenceTokens: number;
 }
 
 /** Functions of an FFN's gate and its other input. */
@@ -31,15 +32,15 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
   readonly #tape: Tape;
   readonly #weights: TapeWeights;
   readonly #config: ModelConfig;
-  readonly #sequences: SequenceSizes | undefined;
+  readonly #attention: AttentionSetting | undefined;
   #tables: RotaryTables | undefined;
 
-  /** @param sequences - for attention; FFNs take rows in any order */
-  constructor(tape: Tape, weights: TapeWeights, config: ModelConfig, sequences?: SequenceSizes) {
+  /** @param attention - absent for FFNs, which take rows in any order */
+  constructor(tape: Tape, weights: TapeWeights, config: ModelConfig, attention?: AttentionSetting) {
     this.#tape = tape;
     this.#weights = weights;
     this.#config = config;
-    this.#sequences = sequences;
+    this.#attention = attention;
   }
 
   has(name: string): boolean {
@@ -66,11 +67,12 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
   }
 
   attend(queries: Tensor, keys: Tensor, values: Tensor): Tensor {
-    if (!this.#sequences) throw new TypeError("Expected the length of sequences, which attention needs");
-    const { tokens, window } = this.#sequences;
+    if (!this.#attention) throw new TypeError("Expected the properties of attention, got those of an FFN");
+    const { layer, sequenceTokens: tokens } = this.#attention;
     const { numHeads, numKvHeads, headSize, attentionScale } = this.#config;
-    const rows = { query: this.#rotate(queries, tokens), key: this.#rotate(keys, tokens), value: values };
-    const sizes = { tokens, numHeads, numKvHeads, headSize, window, scale: attentionScale };
+    const positioned = (x: Tensor): Tensor => (layer.hasRope ? this.#rotate(x, tokens) : x);
+    const rows = { query: positioned(queries), key: positioned(keys), value: values };
+    const sizes = { tokens, numHeads, numKvHeads, headSize, window: layer.slidingWindow, scale: attentionScale };
     return causalAttention(this.#tape, rows, sizes);
   }
 

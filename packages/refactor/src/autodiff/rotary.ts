@@ -16,7 +16,7 @@ export interface RotaryTables {
 /** Makes the tables of sequences of `tokens` tokens, which begin at position 0. */
 export function rotaryTables(tape: Tape, rope: RopeConfig, headSize: number, tokens: number): RotaryTables {
   const shape = [tokens, headSize / 2];
-  const { cos, sin } = ropeTables(rope, headSize, tokens);
+  const { cos, sin } = ropeTables(rope, headSize, 0, tokens);
   return {
     positions: tape.constant("positions", "int64", [1], BigInt64Array.of(0n)),
     cos: tape.constant("cos", "float32", shape, cos),

@@ -1,5 +1,6 @@
 // A graph of one dense layer under construction: the layer's operations, with its weights as constants.
 
+import { layerConfig } from "@readme-moe/model";
 import { decoder, operators, type Value } from "@readme-moe/onnx";
 import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
@@ -64,8 +65,8 @@ export class LayerGraph {
       "attention",
       constantsOf(decoder.attentionWeights(this.source.refs)),
     );
-    const window = this.config.slidingWindows[this.source.index];
-    return new TapeOperations(this.tape, weights, this.config, { tokens: sequenceTokens, window });
+    const layer = layerConfig(this.config, this.source.index);
+    return new TapeOperations(this.tape, weights, this.config, { layer, sequenceTokens });
   }
 
   /** Computes the residual stream behind attention. */

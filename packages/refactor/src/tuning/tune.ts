@@ -151,7 +151,7 @@ function checkModels(student: Model, teacher: Model): void {
 }
 
 function positionsOf({ config }: Model): string {
-  return JSON.stringify([config.rope, config.slidingWindows]);
+  return JSON.stringify([config.rope, config.layers]);
 }
 
 function unsupported({ path }: Model, problem: string): ReadMeError {

@@ -1,6 +1,6 @@
 // Sessions of a decoder's graphs. Layers whose weights have the same shapes share them, and so do all of their experts.
 
-import type { ModelConfig } from "@readme-moe/model";
+import { layerConfig, type ModelConfig } from "@readme-moe/model";
 import { GraphSession, type Graph } from "@readme-moe/onnx";
 import { attentionGraph, feedForwardGraph, keyOf, type WeightShapes } from "../graphs/half-graphs.ts";
 import { crossEntropyGraph, distillationGraph } from "../graphs/loss-graph.ts";
@@ -20,9 +20,9 @@ export class GraphPool {
 
   attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
     const { config } = this;
-    const sequences = { tokens: this.#sequenceTokens, window: config.slidingWindows[layer] };
-    const key = `attention ${hasGradients} ${sequences.window} ${keyOf(weights)}`;
-    return this.#session(key, () => attentionGraph({ config, weights, hasGradients }, sequences));
+    const setting = { layer: layerConfig(config, layer), sequenceTokens: this.#sequenceTokens };
+    const key = `attention ${hasGradients} ${JSON.stringify(setting)} ${keyOf(weights)}`;
+    return this.#session(key, () => attentionGraph({ config, weights, hasGradients }, setting));
   }
 
   feedForward(weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {

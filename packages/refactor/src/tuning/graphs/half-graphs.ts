@@ -3,7 +3,7 @@
 
 import type { ModelConfig } from "@readme-moe/model";
 import { decoder, type Graph } from "@readme-moe/onnx";
-import { type SequenceSizes, TapeOperations, type TapeWeights } from "../../autodiff/layer-operations.ts";
+import { type AttentionSetting, TapeOperations, type TapeWeights } from "../../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";
 
 /** Input of a half: the residual stream. */
@@ -36,8 +36,8 @@ interface HalfGraph {
  * weights. Without gradients, the output is `next`, shaped like `HIDDEN`. With gradients, `OUTPUT_GRADIENT` is another
  * input, and outputs are the gradients of `HIDDEN` and of trained weights.
  */
-export function attentionGraph(half: HalfGraph, sequences: SequenceSizes): Graph {
-  return buildHalf("attention", half, sequences, (operations, x) => decoder.attentionHalf(operations, half.config, x));
+export function attentionGraph(half: HalfGraph, setting: AttentionSetting): Graph {
+  return buildHalf("attention", half, setting, (operations, x) => decoder.attentionHalf(operations, half.config, x));
 }
 
 /**
@@ -53,14 +53,14 @@ export function feedForwardGraph(half: HalfGraph): Graph {
 function buildHalf(
   name: string,
   { config, weights, hasGradients }: HalfGraph,
-  sequences: SequenceSizes | undefined,
+  attention: AttentionSetting | undefined,
   apply: (operations: TapeOperations, x: Tensor) => Tensor,
 ): Graph {
   const tape = new Tape(name);
   const shape = [ANY_ROWS, config.hiddenSize];
   const x = hasGradients ? tape.parameter(HIDDEN, shape) : tape.data(HIDDEN, "float32", shape);
   const inputs = new InputWeights(tape, weights, hasGradients);
-  const next = apply(new TapeOperations(tape, inputs, config, sequences), x);
+  const next = apply(new TapeOperations(tape, inputs, config, attention), x);
   if (hasGradients) return tape.pullback(next, tape.data(OUTPUT_GRADIENT, "float32", next.shape).value);
   tape.graph.output("next", next.value, "float32", ["rows", config.hiddenSize]);
   return tape.graph.build();

@@ -1,4 +1,5 @@
-// A Read-ME model and its distillation loss in plain loops and double precision, written from the architecture alone.
+// The loss that tuning minimizes, in plain loops and double precision, over the weights that tuning changes. The decoder
+// is written a second time, for those weights: `plain-decoder.ts` runs the weights of an open model.
 
 import { ropeFrequencies, type ModelConfig } from "@readme-moe/model";
 import type {
@@ -45,7 +46,7 @@ function plainLogProbs(
     [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)].map((value) => value * embeddingScale),
   );
   for (const [index, layer] of layers.entries()) {
-    hidden = attend(config, layer, hidden, config.slidingWindows[index] ?? Infinity);
+    hidden = attend(config, layer, hidden, index);
     hidden = hidden.map((row, t) => {
       const normed = optionalNorm(config, layer.common, "norm", row);
       const routed = feedForward(layer.experts[experts[t]!]!, "expert", normed);
@@ -62,7 +63,8 @@ function plainLogProbs(
   });
 }
 
-function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], window: number): Row[] {
+function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], index: number): Row[] {
+  const window = config.layers[index]?.slidingWindow ?? Infinity;
   const { headSize, numHeads, numKvHeads, rmsNormEpsilon, attentionScale } = config;
   const normed = hidden.map((row) => optionalNorm(config, attention, "norm", row));
   const heads = (name: string): Row[][] =>
@@ -74,7 +76,7 @@ function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readon
       return Array.from({ length: all.length / headSize }, (_, head) => {
         const own = all.slice(head * headSize, (head + 1) * headSize);
         const scaled = scale ? norm(own, scale, rmsNormEpsilon) : own;
-        return name === "value" ? scaled : turn(config, scaled, position);
+        return name === "value" || !config.layers[index]?.hasRope ? scaled : turn(config, scaled, position);
       });
     });
   const [queries, keys, values] = [heads("query"), heads("key"), heads("value")];
