@@ -57,7 +57,7 @@ test("sampling parameters have the defaults that their docstrings name", async (
     const value: unknown = Reflect.get(resolved, name);
     const isNone = value === undefined || (typeof value === "object" && Object.keys(value ?? {}).length === 0);
     if (isNone) expect(fallback, name).toMatch(/^none/);
-    else expect(String(value), name).toBe(fallback);
+    else expect(JSON.stringify(value), name).toBe(fallback);
   }
 });
 

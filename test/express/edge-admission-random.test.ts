@@ -195,7 +195,7 @@ test("refuses early, and while bodies arrive, by plain counts of all requests an
           const isWelcome = bytes <= limits.maxBytes && numOfKey < maxRequestsPerKey && all && ofClient;
           const isOut = isRefused(() => {
             const ticket = admission.enter(entrant({ ...about, priority: 0 }));
-            places.set(ticket.release, { client, tokens: bytes + 5, bytes });
+            places.set(() => ticket.release(), { client, tokens: bytes + 5, bytes });
           });
           expect(isOut).toBe(!isWelcome);
         } else if (name === "arrive") {
