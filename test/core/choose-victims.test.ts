@@ -48,14 +48,12 @@ function searched(order: readonly EvictionCandidate[], missingBytes: number): re
   throw new Error("Expected the whole beginning to make room");
 }
 
+const inTheirOrder = (chosen: readonly EvictionCandidate[] | undefined) => chosen?.map(({ expert }) => expert);
+
 describe("chooseVictims", () => {
   test("lists the units in the reverse of the policy's order, without those that need not leave", () => {
-    expect(chooseVictims(units(2, 2, 2, 2), 6, inOrder, 0)).toMatchObject([
-      { expert: 2 },
-      { expert: 1 },
-      { expert: 0 },
-    ]);
-    expect(chooseVictims(units(3, 1, 6), 9, inOrder, 0)).toMatchObject([{ expert: 2 }, { expert: 0 }]);
+    expect(inTheirOrder(chooseVictims(units(2, 2, 2, 2), 6, inOrder, 0))).toEqual([2, 1, 0]);
+    expect(inTheirOrder(chooseVictims(units(3, 1, 6), 9, inOrder, 0))).toEqual([2, 0]);
   });
 
   test("evicts the less valuable of two units if one must go beside a larger one", () => {
