@@ -3,9 +3,8 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { readTrace, type ExpertCacheCounters } from "@readme-moe/core";
-import { ReadMeEngine } from "@readme-moe/engine";
 import { beforeAll, expect, test } from "vitest";
-import { openTraceFile } from "../../packages/readme-moe/src/simulation/trace-file.ts";
+import { openEngine } from "../../packages/readme-moe/src/models.ts";
 import { complete } from "../support/complete.ts";
 import { runCli } from "../support/run-cli.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
@@ -51,19 +50,22 @@ test.each(["belady", "lru"] as const)(
   "a replay of %s has the counters of the engine that was recorded",
   async (policy) => {
     const file = await tracePath();
-    const options = { isolation: "thread", threads: 1, cacheFolder: join(await folder, "cache") } as const;
-    const cache = { expertCacheBytes: LEAST_BYTES, expertCachePolicy: policy };
-    const engine = await ReadMeEngine.open(model, { ...options, ...cache });
+    const runtime = {
+      precision: "int8",
+      isolation: "thread",
+      threads: 1,
+      cacheFolder: join(await folder, "cache"),
+    } as const;
+    const flags = { ...runtime, expertCache: LEAST_BYTES, expertCachePolicy: policy, recordTrace: file };
+    const { engine, close } = await openEngine(model, flags, new AbortController().signal);
     let counters: ExpertCacheCounters | undefined;
     try {
-      const trace = await openTraceFile(file, model, engine);
       const prompts = ["one", "two words", "three words more", "and a fourth one that is longer than the others"];
       const params = { maxTokens: 12, temperature: 1, seed: 3, ignoreEos: true };
       await Promise.all(prompts.map((prompt) => complete(engine, { prompt, params })));
       counters = (await engine.stats()).expertCache;
-      await trace.close();
     } finally {
-      await engine.dispose();
+      await close();
     }
     const args = ["--replay", "--trace", file, "--memory", `${LEAST_BYTES}`, "--policy", policy, "--json"];
     const { code, stdout, stderr } = await runCli(["simulate", ...args]);
