@@ -248,7 +248,7 @@ describe("keys", () => {
 
   test("refuses keys together with a function, and unknown options", () => {
     expect(() => guard({ keys: ["a"], authorize: () => true })).toThrow("`keys` or `authorize`");
-    expect(() => guard({ key: ["a"] } as GuardOptions)).toThrow("did you mean `keys`");
+    expect(() => guard({ key: ["a"] } as GuardOptions)).toThrow("of the guard, did you mean `keys`");
     expect(() => guard({ authorize: "me" as unknown as () => true })).toThrow("Expected `authorize` to be a function");
     expect(() => guard({ requestsPerMinute: 0 })).toThrow("requestsPerMinute");
     expect(() => guard({ tokensPerMinute: 0.5 })).toThrow("tokensPerMinute");
