@@ -60,6 +60,7 @@ const schemas: readonly JsonSchema[] = [
   { type: "string", pattern: "a|b\\.c" },
   { type: "string", pattern: '^["\\\\\\n]{2}$' },
   { type: "string", pattern: "^[é-ü中]{2}\\D(?:x|y)?$" },
+  { type: "string", pattern: "^\\W\\w\\S\\s\\x41\\u0042[\\t\\n\\r\\f\\v\\b]\\x5a$" },
   { enum: ['é"\\\n', 1, 2.5, null, true, 1e21, "\u2028</", "😀"] },
   { type: ["integer", "null"], enum: ["a", 3, null, 2.5] },
   { const: "x" },
