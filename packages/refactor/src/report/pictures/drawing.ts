@@ -1,6 +1,5 @@
 // Parts of SVG pictures: escaped elements, the frame with its title, labels, legends, axes and colours.
 
-import type { ScaleContinuousNumeric } from "d3-scale";
 import stringWidth from "string-width";
 
 // Colours of Okabe and Ito, which people with colour blindness can tell apart, on a white ground.
@@ -184,7 +183,14 @@ export function dot(cx: number, cy: number, colour: string): Svg {
   return element("circle", { cx, cy, r: 3.5, fill: colour, stroke: GROUND });
 }
 
-export type NumberScale = ScaleContinuousNumeric<number, number>;
+/** A scale from values to pixels: the part of d3's scales that pictures use, whose types the package does not ship. */
+export interface NumberScale {
+  (value: number): number;
+  domain(): readonly number[];
+  range(): readonly number[];
+  ticks(count?: number): readonly number[];
+  tickFormat(count?: number): (value: number) => string;
+}
 
 /** Area that a chart is drawn in. */
 export interface Box {
