@@ -48,7 +48,8 @@ export async function decodeTensor(
   const own = scalesOf(scales, { file, name, neurons });
   if (own && own.length !== shape.at(-1)) throw delta.problem(payload, "has another size than its scales");
   const change = scaledColumns(changeOf(shape, entry, codes, sizes), own, "over");
-  return encodeFloats(inBase ? change.map((value, at) => value + (inBase[at] ?? 0)) : change, type);
+  if (inBase) for (let at = 0; at < count; at++) change[at] = change[at]! + inBase[at]!;
+  return encodeFloats(change, type);
 }
 
 function codedCount([rows = 1, columns = 1]: readonly number[], how: IntegerCoding): number {
@@ -62,20 +63,23 @@ export function changeOf(
   codes: Int16Array,
   sizes: Float32Array = new Float32Array(),
 ): Float32Array {
+  // Indices, since iterators take twice as long over millions of numbers.
   const { step } = how;
-  if (how.coding === "steps") return Float32Array.from(codes, (code) => code * step);
   const result = new Float32Array(rows * columns);
+  if (how.coding === "steps") {
+    for (let at = 0; at < result.length; at++) result[at] = codes[at]! * step;
+    return result;
+  }
   for (const [k, size] of sizes.entries()) {
-    const from = k * (rows + columns);
-    const right = codes.subarray(from + rows, from + rows + columns);
+    const leftFrom = k * (rows + columns);
+    const rightFrom = leftFrom + rows;
     // Both factors are coded times the direction's size.
     const scale = (step * step) / size;
-    let at = 0;
-    for (const code of codes.subarray(from, from + rows)) {
-      const left = code * scale;
-      for (const other of right) {
-        result[at] = (result[at] ?? 0) + left * other;
-        at++;
+    for (let row = 0; row < rows; row++) {
+      const left = codes[leftFrom + row]! * scale;
+      const rowFrom = row * columns;
+      for (let column = 0; column < columns; column++) {
+        result[rowFrom + column] = result[rowFrom + column]! + left * codes[rightFrom + column]!;
       }
     }
   }
