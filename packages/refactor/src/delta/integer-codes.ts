@@ -69,10 +69,12 @@ export function codeCost(values: Float32Array, step: number): CodeCost {
   const counts = new Uint32Array(NUM_CONTEXTS * NUM_SYMBOLS);
   let squaredError = 0;
   let state = START_CONTEXT_STATE;
-  for (const value of values) {
+  // Indices, since iterators take twice as long over millions of numbers.
+  for (let index = 0; index < values.length; index++) {
+    const value = values[index]!;
     const code = quantized(value, step);
     const at = contextOf(state) * NUM_SYMBOLS + symbolOf(code);
-    counts[at] = (counts[at] ?? 0) + 1;
+    counts[at] = counts[at]! + 1;
     state = contextAfter(state, code);
     squaredError += (value - code * step) ** 2;
   }

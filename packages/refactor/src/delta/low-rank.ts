@@ -116,15 +116,29 @@ function rotate(
   const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.sqrt(theta * theta + 1));
   const c = 1 / Math.sqrt(t * t + 1);
   const s = t * c;
+  turnRows(a, [n, rowP, rowQ], c, s);
+  turnRows(vectors, [n, rowP, rowQ], c, s);
+  // Columns hold the same as rows.
   for (let i = 0; i < n; i++) {
-    const [x, y] = [a[rowP + i] ?? 0, a[rowQ + i] ?? 0];
-    a[rowP + i] = a[i * n + p] = c * x - s * y;
-    a[rowQ + i] = a[i * n + q] = s * x + c * y;
-    const [v, w] = [vectors[rowP + i] ?? 0, vectors[rowQ + i] ?? 0];
-    vectors[rowP + i] = c * v - s * w;
-    vectors[rowQ + i] = s * v + c * w;
+    a[i * n + p] = a[rowP + i]!;
+    a[i * n + q] = a[rowQ + i]!;
   }
   a[rowP + p] = app - t * apq;
   a[rowQ + q] = aqq + t * apq;
   a[rowP + q] = a[rowQ + p] = 0;
+}
+
+/** Rotates two rows of `n` numbers, which begin at `rowP` and `rowQ`. */
+function turnRows(
+  rows: Float64Array,
+  [n, rowP, rowQ]: readonly [number, number, number],
+  cosine: number,
+  sine: number,
+): void {
+  for (let i = 0; i < n; i++) {
+    const x = rows[rowP + i]!;
+    const y = rows[rowQ + i]!;
+    rows[rowP + i] = cosine * x - sine * y;
+    rows[rowQ + i] = sine * x + cosine * y;
+  }
 }
