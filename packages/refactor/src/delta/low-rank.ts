@@ -17,6 +17,8 @@ const MORE_DIRECTIONS = 8;
 const SEED = 1;
 // Below this share of the squares, a direction is rounding.
 const LEAST_SHARE = 1e-10;
+// Few enough that their products with each other are little work, many enough for a product of matrices.
+const ROWS_TOGETHER = 16;
 
 /**
  * Approximates a matrix by at most `maxRank` directions.
@@ -47,10 +49,45 @@ export async function lowRank(
   };
 }
 
-/** Gives orthonormal rows that span the rows of a matrix; there are fewer where some depend on others. */
-async function orthonormal(products: Products, rows: Matrix): Promise<Matrix> {
-  const { sizes, turn } = await principalAxes(products, rows, rows.rows);
-  return dividedRows(await products.multiply(turn, rows), sizes);
+/**
+ * Makes rows orthonormal by Gram and Schmidt, twice. Rows that depend on others become zero. A few rows are done at a
+ * time, so that removing the directions of earlier rows is a product of matrices.
+ */
+async function orthonormal(products: Products, { rows, columns, data }: Matrix): Promise<Matrix> {
+  const result = matrix(rows, columns, data);
+  for (let from = 0; from < rows; from += ROWS_TOGETHER) {
+    const to = Math.min(rows, from + ROWS_TOGETHER);
+    const block = { rows: to - from, columns, data: result.data.subarray(from * columns, to * columns) };
+    const before = { rows: from, columns, data: result.data.subarray(0, from * columns) };
+    const across = transposed(before);
+    const lengths = Float64Array.from({ length: block.rows }, (_, row) =>
+      Math.sqrt(squares(block.data.subarray(row * columns, (row + 1) * columns))),
+    );
+    for (let round = 0; round < 2; round++) {
+      if (from > 0) {
+        const shares = await products.multiply(block, across);
+        block.data.set((await products.subtract(block, shares, before)).data);
+      }
+      // From the second round on, rows are unit vectors.
+      orthonormalizeAlone(block, round === 0 ? lengths : lengths.fill(1));
+    }
+  }
+  return result;
+}
+
+/** Makes a few rows orthonormal in place. @param lengths - of the rows, before the directions of others were removed */
+function orthonormalizeAlone({ rows, columns, data }: Matrix, lengths: Float64Array): void {
+  for (let row = 0; row < rows; row++) {
+    const own = data.subarray(row * columns, (row + 1) * columns);
+    for (let other = 0; other < row * columns; other += columns) {
+      let share = 0;
+      for (let i = 0; i < columns; i++) share += own[i]! * data[other + i]!;
+      for (let i = 0; i < columns; i++) own[i] = own[i]! - share * data[other + i]!;
+    }
+    const length = Math.sqrt(squares(own));
+    const scale = length > 1e-9 * lengths[row]! ? 1 / length : 0;
+    for (let i = 0; i < columns; i++) own[i] = own[i]! * scale;
+  }
 }
 
 /**
