@@ -37,7 +37,7 @@ export async function leaseEngine(path: string, options: EngineOptions): Promise
   try {
     const engine = await shared.opening;
     // Leases of a failed engine keep it; the next lease opens a new one.
-    engine.events.once("engine:failed", forget);
+    void engine.whenFailed().then(forget);
     return { engine, release };
   } catch (error) {
     await release();
