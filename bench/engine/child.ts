@@ -5,7 +5,7 @@ import { type Contender, type OpenContender, openContender } from "./contender.t
 import { measure } from "./measure.ts";
 import type { Workload } from "./workload.ts";
 
-/** What the process is asked for. `measure` stands alone; `generate` follows `open`. */
+/** A message to the process. `measure` is sent alone; `generate` follows `open`. */
 export type ChildRequest =
   | { readonly kind: "measure"; readonly open: OpenContender; readonly workload: Workload }
   | { readonly kind: "open"; readonly open: OpenContender; readonly promptTokens: number; readonly newTokens: number }
