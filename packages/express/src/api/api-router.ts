@@ -19,7 +19,7 @@ type Handler = (request: Request, response: Response) => void | Promise<void>;
 /** Middleware in front of routes: keys, request ids, rate limits. */
 export interface Fronts {
   readonly clients: readonly RequestHandler[];
-  /** In front of operators' routes; `undefined` where these do not exist. */
+  /** Middleware of operators' routes; `undefined` where these do not exist. */
   readonly operators: readonly RequestHandler[] | undefined;
 }
 

@@ -40,7 +40,10 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
     const { info } = served.engine;
     checkCombinations(body);
     if (!info.hasChatTemplate) {
-      throw unsupported("messages", `The model '${served.model}' has no chat template; send a prompt to /v1/completions`);
+      throw unsupported(
+        "messages",
+        `The model '${served.model}' has no chat template; send a prompt to /v1/completions`,
+      );
     }
     if (!body.logprobs && body.top_logprobs) throw invalid("top_logprobs", "expected `logprobs` to be true beside it");
     // Wrong messages are refused before admission.

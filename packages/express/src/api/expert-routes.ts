@@ -53,13 +53,14 @@ async function change(
   id: string,
   make: (engine: Engine, expert: string) => Promise<void>,
 ): Promise<void> {
-  const { engine, expert, release } = models.leaseForChange(id);
+  const lease = models.leaseForChange(id);
+  const { engine, expert } = lease;
   try {
     await make(engine, expert);
   } catch (error) {
     throw engineError(error, "lora_path", engine.info);
   } finally {
-    release();
+    lease.release();
   }
 }
 

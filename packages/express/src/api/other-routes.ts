@@ -39,7 +39,7 @@ function visibleModels({ models, experts }: Serving, response: Response): readon
 
 /** Describes a model and its experts, each under all of its names. */
 function modelAnswers({ name, aliases, experts, createdMs, engine }: ServedModel): readonly ModelAnswer[] {
-  const answer = (id: string, root: string, parent: string | null): ModelAnswer => ({
+  const answerOf = (id: string, root: string, parent: string | null): ModelAnswer => ({
     id,
     object: "model",
     created: Math.floor(createdMs / 1000),
@@ -49,8 +49,8 @@ function modelAnswers({ name, aliases, experts, createdMs, engine }: ServedModel
     max_model_len: engine.info.contextTokens,
   });
   return [
-    ...[name, ...aliases].map((id) => answer(id, name, null)),
-    ...experts.flatMap(({ ids: [first = "", ...others] }) => [first, ...others].map((id) => answer(id, first, name))),
+    ...[name, ...aliases].map((id) => answerOf(id, name, null)),
+    ...experts.flatMap(({ ids: [first = "", ...others] }) => [first, ...others].map((id) => answerOf(id, first, name))),
   ];
 }
 

@@ -33,7 +33,12 @@ const samplingFields = {
 export type SamplingField = keyof typeof samplingFields;
 
 const requestFields = {
-  model: z.string().min(1).max(256).nullish().describe("Name of the model, or `<model>:<expert>`. Absent for the default model"),
+  model: z
+    .string()
+    .min(1)
+    .max(256)
+    .nullish()
+    .describe("Name of the model, or `<model>:<expert>`. Absent for the default model"),
   stream: z.boolean().nullish(),
   stream_options: z
     .strictObject({

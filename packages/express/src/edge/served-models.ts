@@ -157,8 +157,8 @@ export class ServedModels {
    * Leases the engine whose experts an operator changes. The expert of the lease need not exist.
    *
    * @param id - `<model>:<expert>`, or an expert of the default model
-   * @throws {ApiError} 404 where no model has the name; 400 where it names no expert, or no model and there are several;
-   * 503 as `lease`
+   * @throws {ApiError} 404 where no model has the name; 400 where it names no expert, or where it names no model and
+   * there are several; 503 as `lease`
    */
   leaseForChange(id: string): Lease & { readonly expert: string } {
     const { defaultModel } = this.#options;

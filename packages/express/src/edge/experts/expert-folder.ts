@@ -56,7 +56,10 @@ async function checkFile(root: string, path: string, name: string): Promise<void
   if (real === undefined) throw folderNotFound(name);
   if (!isBelow(root, real)) throw forbiddenPath();
   // Reading a pipe or a device might never end.
-  const isFile = await stat(real).then((entry) => entry.isFile(), () => false);
+  const isFile = await stat(real).then(
+    (entry) => entry.isFile(),
+    () => false,
+  );
   if (!isFile) throw folderNotFound(name);
 }
 

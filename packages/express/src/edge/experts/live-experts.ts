@@ -34,10 +34,8 @@ class LiveExperts {
   readonly #engine: Engine;
   /** Paths of loaded experts, in the order in which they were loaded. */
   readonly #loaded = new Map<string, string>();
-  /** Experts that were there when the engine was opened, and were unloaded. */
+  /** Experts that were unloaded, or whose last requests are ending. A failed engine may still list them. */
   readonly #unloaded = new Set<string>();
-  /** Experts whose last requests are ending. */
-  readonly #leaving = new Set<string>();
   /** End of the last change of each name that has changes under way. */
   readonly #turns = new Map<string, Promise<void>>();
 
@@ -47,7 +45,7 @@ class LiveExperts {
 
   /** Names of the experts that a new request may use, "none" included. */
   get names(): readonly string[] {
-    return this.#engine.info.experts.filter((name) => name !== "" && !this.#leaving.has(name));
+    return this.#engine.info.experts.filter((name) => name !== "" && !this.#unloaded.has(name));
   }
 
   /** Names that a model's name can be joined with. "None" is one of them where the name alone means the router. */
@@ -69,7 +67,7 @@ class LiveExperts {
     const engine = this.#changeable();
     await this.#inTurn(name, async () => {
       signal.throwIfAborted();
-      if (engine.info.experts.includes(name)) throw adapterExists(name);
+      if (this.names.includes(name)) throw adapterExists(name);
       await engine.addExpert(name, path);
       this.#loaded.set(name, path);
       this.#unloaded.delete(name);
@@ -90,18 +88,14 @@ class LiveExperts {
       const path = this.#loaded.get(name);
       this.#loaded.delete(name);
       this.#unloaded.add(name);
-      this.#leaving.add(name);
       try {
         await engine.removeExpert(name);
       } catch (error) {
         // A failed engine has lost the expert, and does not get it again.
-        if (!(error instanceof ReadMeError && error.code === "ERR_ENGINE_FAILED")) {
-          if (path !== undefined) this.#loaded.set(name, path);
-          this.#unloaded.delete(name);
-          throw error;
-        }
-      } finally {
-        this.#leaving.delete(name);
+        if (error instanceof ReadMeError && error.code === "ERR_ENGINE_FAILED") return;
+        if (path !== undefined) this.#loaded.set(name, path);
+        this.#unloaded.delete(name);
+        throw error;
       }
     });
   }
@@ -122,7 +116,7 @@ class LiveExperts {
       if (has(name)) await engine.removeExpert(name);
     }
     const lost: LostExpert[] = [];
-    for (const [expert, path] of [...this.#loaded]) {
+    for (const [expert, path] of this.#loaded) {
       if (has(expert)) continue;
       try {
         // oxlint-disable-next-line no-await-in-loop -- as above

@@ -24,7 +24,7 @@ export function splitExpertId(id: string): ExpertId | undefined {
 export interface ModelNames {
   /** Other names of models, and of experts as `<model>:<expert>`. */
   readonly aliases: ReadonlyMap<string, string>;
-  isServed(name: string): boolean;
+  readonly isServed: (name: string) => boolean;
 }
 
 /** A model, or one of its experts. */
@@ -50,8 +50,7 @@ export function namedModel(id: string, { aliases, isServed }: ModelNames): Named
 /** Lists all names of an expert: its model's name with the expert's first, then those with aliases. */
 export function idsOfExpert({ model, expert }: ExpertId, names: ModelNames): readonly string[] {
   const ofModels = [model, ...aliasesOf(model, names)].map((name) => joinExpertId({ model: name, expert }));
-  const candidates = [...ofModels, ...aliasesOf(joinExpertId({ model, expert }), names)];
-  return [...new Set(candidates)].filter((id) => {
+  return [...new Set([...ofModels, ...names.aliases.keys()])].filter((id) => {
     const found = namedModel(id, names);
     return found?.model === model && found.expert === expert;
   });

@@ -30,7 +30,7 @@ export interface ExpertsOptions {
 }
 
 /** Operators' keys, and the folder that they load from. */
-export interface Operators {
+interface Operators {
   readonly keys: Keys;
   readonly folder: ExpertFolder;
 }
@@ -47,10 +47,7 @@ const NAMES = ["permit", "operatorKeys", "folder"] as const satisfies readonly (
  * @param clientKeys - keys of clients, which operators' keys must differ from
  * @throws {TypeError} naming the option, the expectation and the value
  */
-export function resolveExpertsOptions(
-  options: ExpertsOptions = {},
-  clientKeys: Keys | undefined = undefined,
-): ResolvedExpertsOptions {
+export function resolveExpertsOptions(options: ExpertsOptions = {}, clientKeys?: Keys): ResolvedExpertsOptions {
   rejectUnknownKeys("`experts`", options, NAMES);
   const { operatorKeys, folder } = options;
   const permit = checkedPermit(options.permit);

@@ -223,9 +223,7 @@ export class ModelEntry {
       // The lease keeps the engine from being disposed while it is being opened.
       const lease = this.#current?.lease();
       const failure = await reopen(engine).then(
-        (lost) => {
-          for (const one of lost) events.emit("expert:lost", { name, ...one });
-        },
+        (lost) => void lost.map((one) => events.emit("expert:lost", { name, ...one })),
         (error: unknown) => errorChain(error),
       );
       lease?.release();
