@@ -20,11 +20,11 @@ describe("while requests run", () => {
   test("loading and unloading leave their answers as they are, and an unloaded expert ends its own first", async () => {
     const server = await serve();
     expect(await server.load("legal", "legal")).toMatch(/^200/);
+    const finished: string[] = [];
+    server.engine.events.on("sequence:finished", ({ sequenceId }) => void finished.push(sequenceId));
     const { text: plain } = await (await begin(server, "base"))();
     const { text: legal } = await (await begin(server, "base:legal"))();
     const running = [await begin(server, "base:legal"), await begin(server, "base"), await begin(server, "base:legal")];
-    const finished: string[] = [];
-    server.engine.events.on("sequence:finished", ({ sequenceId }) => void finished.push(sequenceId));
     const loaded = server.load("support", "acme/support");
     const unloaded = server.unload("legal").then((answer) => ({ answer, endedBefore: [...finished] }));
     // The expert is gone at once for new requests.
