@@ -8,10 +8,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
 import { openExpertEngine, type ExpertEngine } from "../support/expert-engine.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
+import { TINY_DENSE_SHAPE, writeRandomAdapter } from "../support/random-adapter.ts";
 import { Scrape } from "../support/prometheus.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
-import { writeTinyAdapter } from "../support/tiny-adapter.ts";
 
 const folder = await persistentFolder();
 const KEYS = { legal: "sk-legal", support: "sk-support", boss: "sk-boss" };
@@ -21,7 +21,9 @@ let server: RunningServer;
 
 beforeAll(async () => {
   const loras = { legal: join(folder, "legal"), support: join(folder, "support") };
-  for (const [index, path] of Object.values(loras).entries()) await writeTinyAdapter(path, { seed: index + 1 });
+  for (const [index, path] of Object.values(loras).entries()) {
+    await writeRandomAdapter(path, { seed: index + 1, shape: TINY_DENSE_SHAPE });
+  }
   engine = await openExpertEngine(folder, loras);
   const other = await openTinyEngine(join(folder, "other"));
   const aliases = { "gpt-4": "base", lawyer: "base:legal" };

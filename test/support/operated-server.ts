@@ -7,9 +7,9 @@ import express, { type Express } from "express";
 import { expect, onTestFinished } from "vitest";
 import { openExpertEngine, type ExpertEngine } from "./expert-engine.ts";
 import { postJson } from "./post-json.ts";
+import { TINY_DENSE_SHAPE, writeRandomAdapter } from "./random-adapter.ts";
 import { listen, type RunningServer } from "./served-model.ts";
 import { parseEvents } from "./sse.ts";
-import { writeTinyAdapter } from "./tiny-adapter.ts";
 
 export const LOAD = "/v1/load_lora_adapter";
 export const UNLOAD = "/v1/unload_lora_adapter";
@@ -25,10 +25,11 @@ const LONG = { prompt: "The ship", temperature: 0, ignore_eos: true, max_tokens:
  */
 export async function writeAdapters(base: string): Promise<string> {
   const adapters = join(base, "adapters");
-  await writeTinyAdapter(join(adapters, "legal"), { seed: 1 });
-  await writeTinyAdapter(join(adapters, "acme", "support"), { seed: 2 });
-  await writeTinyAdapter(join(adapters, "dora"), { seed: 3, config: { use_dora: true } });
-  await writeTinyAdapter(join(base, "outside"), { seed: 4 });
+  const shape = TINY_DENSE_SHAPE;
+  await writeRandomAdapter(join(adapters, "legal"), { seed: 1, shape });
+  await writeRandomAdapter(join(adapters, "acme", "support"), { seed: 2, shape });
+  await writeRandomAdapter(join(adapters, "dora"), { seed: 3, shape, config: { use_dora: true } });
+  await writeRandomAdapter(join(base, "outside"), { seed: 4, shape });
   await symlink(join(base, "outside"), join(adapters, "link"));
   await mkdir(join(adapters, "empty"));
   return adapters;
