@@ -27,11 +27,13 @@ const LASTING = ["law", "code"];
 /** Small enough that logits stay in the range of float32. */
 const SIZE = 0.05;
 
+function write(path: string, seed: number): Promise<void> {
+  return writeRandomAdapter(path, { seed, shape: POCKET_SHAPE, size: SIZE });
+}
+
 export async function writeAdapters(): Promise<FuzzAdapters> {
   const base = await mkdtemp(join(tmpdir(), "readme-moe-fuzz-experts-"));
   const loaded = join(base, "loaded");
-  const write = (path: string, seed: number): Promise<void> =>
-    writeRandomAdapter(path, { seed, shape: POCKET_SHAPE, size: SIZE });
   for (const [index, name] of [...LASTING, ...ADAPTERS].entries()) {
     await write(join(index < LASTING.length ? base : loaded, name), index + 1);
   }
