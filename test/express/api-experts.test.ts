@@ -9,7 +9,7 @@ import { complete } from "../support/complete.ts";
 import { openExpertEngine, type ExpertEngine } from "../support/expert-engine.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
 import { TINY_DENSE_SHAPE, writeRandomAdapter } from "../support/random-adapter.ts";
-import { Scrape } from "../support/prometheus.ts";
+import { scrape } from "../support/prometheus.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -204,11 +204,18 @@ describe("an expert of somebody else", () => {
   });
 });
 
-test("metrics have the names of models as labels, and neither experts nor names of clients", async () => {
+test("metrics count requests by expert, and have no names that clients make up as labels", async () => {
+  const count = async (expert: string): Promise<number> =>
+    (await scrape(server.url)).value("readme_expert_requests_total", { model_name: "base", expert }) ?? 0;
+  const before = await count("support");
   await ask({ model: "base:support" });
+  await ask({ read_me: { expert: engine.info.experts.indexOf("support") } });
+  await ask({ model: "base" });
   await ask({ model: "base:made-up-by-a-client" });
-  const text = await (await fetch(`${server.url}/metrics`)).text();
-  expect(text).not.toContain("made-up");
-  const names = new Set(new Scrape(text).samples.flatMap(({ labels }) => labels["model_name"] ?? []));
-  expect(names).toEqual(new Set(["base", "moe"]));
+  await ask({ read_me: { expert: "made-up-by-a-client" } });
+  expect(await count("support")).toBe(before + 2);
+  const { samples } = await scrape(server.url);
+  expect(new Set(samples.flatMap(({ labels }) => labels["model_name"] ?? []))).toEqual(new Set(["base", "moe"]));
+  const experts = new Set(samples.flatMap(({ labels }) => labels["expert"] ?? []));
+  expect([...experts].filter((name) => ![...engine.info.experts, "domain-1"].includes(name))).toEqual([]);
 });

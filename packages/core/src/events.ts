@@ -158,6 +158,8 @@ export interface ReadMeEvents {
     readonly bytes: number;
     readonly choices: number;
     readonly maxCompletionTokens: number;
+    /** Name of the expert that the request asks for, if it names one. */
+    readonly expert?: string | undefined;
   }) => void;
   /** A server rejected a request: no place was free, its key or client has too many, or it waited too long. */
   "request:rejected": (event: {

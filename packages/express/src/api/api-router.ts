@@ -8,6 +8,7 @@ import { chatApi } from "./chat.ts";
 import { checkBody } from "./check-body.ts";
 import { completionApi } from "./completions.ts";
 import { Exchange, type Serving } from "./exchange.ts";
+import { expertName } from "./expert-choice.ts";
 import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./expert-routes.ts";
 import { consultPolicy, type GenerationApi } from "./generation.ts";
 import { detokenize, listModels, showModel, tokenize } from "./other-routes.ts";
@@ -100,7 +101,8 @@ async function serveGeneration<Body extends ChatBody | CompletionBody, Choice ex
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     const settings = api.settings(body, exchange);
     const { numPrompts, params, priority } = settings;
-    exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority });
+    const expert = expertName(settings.expert, exchange.engine.info);
+    exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
     const { shape, ...prepared } = await api.prepare(exchange, settings);
     exchange.signal.throwIfAborted();
     const input = await consultPolicy(exchange, settings, prepared);

@@ -1,6 +1,6 @@
 // Expert of a request: by the name of the model, or by `read_me.expert`.
 
-import { describeValue, type Engine } from "@readme-moe/core";
+import { describeValue, type Engine, type EngineInfo } from "@readme-moe/core";
 import { hasLowRankExperts, liveExperts } from "../edge/experts/live-experts.ts";
 import { NO_EXPERT } from "../edge/experts/model-ids.ts";
 import { expertGone } from "../edge/experts/refusals.ts";
@@ -36,6 +36,12 @@ export function chosenExpert(
     throw invalid("read_me.expert", `expected ${namedExpert}, which \`model\` names, got ${describeValue(wanted)}`);
   }
   return isLowRank && !isRouter ? name : wanted;
+}
+
+/** Returns the name of a request's checked expert, or `undefined` where the router or the engine's options decide. */
+export function expertName(expert: string | number | undefined, { experts }: EngineInfo): string | undefined {
+  const name = typeof expert === "number" ? experts[expert] : expert;
+  return name !== undefined && experts.includes(name) ? name : undefined;
 }
 
 /** Names that a message lists. */
