@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { openApiDocument, readMe, ServedModels } from "@readme-moe/express";
 import express from "express";
+import * as fc from "../support/fast-check.ts";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { complete } from "../support/complete.ts";
 import { openExpertEngine } from "../support/expert-engine.ts";
@@ -21,6 +22,7 @@ import {
   type OperatedOptions,
 } from "../support/operated-server.ts";
 import { postJson } from "../support/post-json.ts";
+import { valueOf, type JsonSchema } from "../support/schema-arbitrary.ts";
 import { openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -133,6 +135,30 @@ describe("loading", () => {
     expect(await load("one:legal")).toMatch(/^200/);
     expect(await load("two:legal")).toBe("503 model_loading");
   });
+});
+
+test("any request that the OpenAPI document allows gets a documented answer", async () => {
+  const server = await serve();
+  const { schemas } = openApiDocument({ hasOperators: true }).components;
+  const paths = fc.oneof(fc.constantFrom("legal", "acme/support", "dora", "link", "empty", ".."), fc.string());
+  const names = fc.oneof(fc.constantFrom("a", "base:b", "alias:c", "base", "other:a", "none"), fc.string());
+  const requests = fc.oneof(
+    fc.tuple(fc.constant(LOAD), fc.record({ lora_name: names, lora_path: paths })),
+    fc.tuple(fc.constant(UNLOAD), fc.record({ lora_name: names })),
+    fc.tuple(fc.constant(LOAD), valueOf(schemas["LoadAdapterRequest"] as JsonSchema)),
+    fc.tuple(fc.constant(UNLOAD), valueOf(schemas["UnloadAdapterRequest"] as JsonSchema)),
+  );
+  const seen = new Set<string>();
+  await fc.assert(
+    fc.asyncProperty(requests, async ([path, body]) => {
+      const answer = await told(server.url + path, body as object);
+      expect(answer).toMatch(/^(200 Success|400|403 forbidden_path|404)/);
+      seen.add(answer.slice(0, 3));
+    }),
+    { numRuns: 200 },
+  );
+  expect([...seen].toSorted()).toEqual(["200", "400", "403", "404"]);
+  for (const name of server.engine.info.experts) expect(name).toMatch(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/);
 });
 
 describe("the operator's key", () => {
