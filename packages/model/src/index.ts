@@ -6,6 +6,10 @@ export { baseFiles, modelLicense } from "./folder/base-files.ts";
 export type { ReadMeSection } from "./folder/read-me-folder.ts";
 export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";
 
+// Low-rank experts: adapters over a dense model.
+export type { LowRankExpert, LowRankProduct, LowRankRefs } from "./low-rank/low-rank-expert.ts";
+export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
+
 // Models of the Hugging Face hub.
 export { downloadModel, hubFileNames } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
