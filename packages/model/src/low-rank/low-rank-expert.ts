@@ -27,6 +27,8 @@ export interface LowRankExpert {
   readonly files: readonly string[];
   readonly numParameters: number;
   readonly maxRank: number;
+  /** Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers. */
+  fingerprint(cacheFolder: string): Promise<string>;
   close(): Promise<void>;
 }
 

@@ -3,6 +3,7 @@
 import { access, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { describeValue, ReadMeError } from "@readme-moe/core";
+import { fingerprintOf } from "../cache/fingerprint.ts";
 import { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { fileError, quoted, unsupported } from "../files/errors.ts";
@@ -89,14 +90,16 @@ export async function openLowRankExpert(
     const { layers, head } = locate(store, config, model.config);
     const all = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
     const sizes = all.flatMap(({ a, b }) => [a, b]).map(({ shape }) => shape.reduce((size, axis) => size * axis, 1));
+    const files = [join(folder, ADAPTER_CONFIG_FILE), store.path];
     return {
       name,
       path: folder,
       layers,
       head,
-      files: [join(folder, ADAPTER_CONFIG_FILE), store.path],
+      files,
       numParameters: sizes.reduce((sum, size) => sum + size, 0),
       maxRank: Math.max(...all.map(({ rank }) => rank)),
+      fingerprint: await fingerprintOf(files),
       close: () => store.close(),
     };
   } catch (error) {

@@ -22,7 +22,7 @@ export class Pattern {
     return has(this.#matching(text).ends(this.#root, 0), text.length);
   }
 
-  /** Tells whether a whole name, or what follows one of its dots, matches: `re.match(rf"(.*\.)?({pattern})$", name)`. */
+  /** Tells whether a name, or what follows one of its dots, matches: `re.match(rf"(.*\.)?({pattern})$", name)`. */
   matchesSuffix(name: string): boolean {
     const matching = this.#matching(name);
     const starts = [0, ...Array.from(name.matchAll(/\./g), (dot) => dot.index + 1)];
