@@ -1,0 +1,105 @@
+// Matches Python's regular expressions against names of modules, in time that is bounded whatever the expression is.
+
+import { isWord, parsePattern, type PatternNode } from "./pattern-syntax.ts";
+
+/** A set of places in a text: bit `at` stands for the place before character `at`. */
+type Places = bigint;
+
+/** A regular expression in Python's syntax. */
+export class Pattern {
+  readonly #root: PatternNode;
+  readonly #numNodes: number;
+
+  /** @throws {PatternError} when Python would refuse the expression, or when a part of it is not read here */
+  constructor(text: string) {
+    const { root, numNodes } = parsePattern(text);
+    this.#root = root;
+    this.#numNodes = numNodes;
+  }
+
+  /** Tells whether the whole text matches, as `re.fullmatch` does. */
+  matches(text: string): boolean {
+    return has(this.#matching(text).ends(this.#root, 0), text.length);
+  }
+
+  /** Tells whether a name, or what follows one of its dots, matches: `re.match(rf"(.*\.)?({pattern})$", name)`. */
+  matchesSuffix(name: string): boolean {
+    const matching = this.#matching(name);
+    const starts = [0, ...Array.from(name.matchAll(/\./g), (dot) => dot.index + 1)];
+    return starts.some((start) => has(matching.ends(this.#root, start), name.length));
+  }
+
+  #matching(text: string): Matching {
+    return new Matching(text, this.#numNodes);
+  }
+}
+
+function has(places: Places, at: number): boolean {
+  return ((places >> BigInt(at)) & 1n) === 1n;
+}
+
+/** One text under one expression. Each node is matched at most once from each place. */
+class Matching {
+  readonly #text: string;
+  readonly #numNodes: number;
+  readonly #known = new Map<number, Places>();
+
+  constructor(text: string, numNodes: number) {
+    this.#text = text;
+    this.#numNodes = numNodes;
+  }
+
+  /** Finds the places where a match of `node` that begins at `start` can end. */
+  ends(node: PatternNode, start: number): Places {
+    const key = start * this.#numNodes + node.id;
+    const known = this.#known.get(key);
+    if (known !== undefined) return known;
+    const ends = this.#find(node, start);
+    this.#known.set(key, ends);
+    return ends;
+  }
+
+  #find(node: PatternNode, start: number): Places {
+    const here = 1n << BigInt(start);
+    if (node.kind === "character") {
+      const character = this.#text[start];
+      return character !== undefined && node.accepts(character) ? here << 1n : 0n;
+    }
+    if (node.kind === "sequence") return node.parts.reduce((places, part) => this.#from(places, part), here);
+    if (node.kind === "choice") return node.options.reduce((places, option) => places | this.ends(option, start), 0n);
+    if (node.kind === "repeat") return this.#repeat(node, here);
+    if (node.kind === "place") return this.#isAt(node.place, start) ? here : 0n;
+    const isThere = node.isBehind
+      ? Array.from({ length: start + 1 }, (_, from) => from).some((from) => has(this.ends(node.inner, from), start))
+      : this.ends(node.inner, start) !== 0n;
+    return isThere === node.isNegated ? 0n : here;
+  }
+
+  #from(places: Places, node: PatternNode): Places {
+    let ends = 0n;
+    for (let at = 0; at <= this.#text.length; at++) if (has(places, at)) ends |= this.ends(node, at);
+    return ends;
+  }
+
+  #repeat(
+    { inner, least, most }: { readonly inner: PatternNode; readonly least: number; readonly most: number },
+    here: Places,
+  ): Places {
+    let places = here;
+    let ends = least === 0 ? here : 0n;
+    // Matches only move ahead, so one time more than there are characters adds nothing further.
+    const times = Math.min(most, this.#text.length + 2);
+    for (let time = 1; time <= times; time++) {
+      places = this.#from(places, inner);
+      if (time >= Math.min(least, times)) ends |= places;
+    }
+    return ends;
+  }
+
+  #isAt(place: "start" | "end" | "boundary" | "inside", at: number): boolean {
+    if (place === "start") return at === 0;
+    if (place === "end") return at === this.#text.length;
+    const isInside = (index: number): boolean => isWord(this.#text[index] ?? " ");
+    return (isInside(at - 1) !== isInside(at)) === (place === "boundary");
+  }
+}
