@@ -114,7 +114,15 @@ function pagesOf({ position, tokenIds }: StepRows): number {
 }
 
 function checkRows(sequence: StepRows, limits: StepLimits): void {
-  const { vocabSize, numLogits = vocabSize, maxPositions, numPages, numFullRows, numExperts = 1, numChanges = 0 } = limits;
+  const {
+    vocabSize,
+    numLogits = vocabSize,
+    maxPositions,
+    numPages,
+    numFullRows,
+    numExperts = 1,
+    numChanges = 0,
+  } = limits;
   const { tokenIds, experts, changes, position, pages, logitsOf, targets, fullPlaces } = sequence;
   integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
   integerOption("position", position, 0, maxPositions - tokenIds.length);
@@ -131,7 +139,13 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
 }
 
 /** Checks a list with one entry in `[from, end)` for each of `count` rows. */
-function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number, from = 0): void {
+function checkEntries(
+  name: string,
+  entries: ArrayLike<number> | undefined,
+  count: number,
+  end: number,
+  from = 0,
+): void {
   if (!entries) return;
   if (entries.length !== count) {
     throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows`);
