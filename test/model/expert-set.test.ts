@@ -1,10 +1,9 @@
-// Sets of low-rank experts: opened with their model, written whole, changed expert by expert.
+// Sets of low-rank experts: written whole, opened with their model, gathered from several folders.
 
-import { copyFile, cp, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { copyFile, cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import {
-  addLowRankExpert,
   expertNameOf,
   gatherExperts,
   type Model,
@@ -17,12 +16,16 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
-import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
+import { adapterFor, addTo, modelFolder, namesIn, SET_FILE, setJson, writeJson } from "../support/set-folders.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import { writeTinyAdapter } from "../support/tiny-adapter.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
 import { tinySet } from "../support/tiny-set.ts";
+
+const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"];
+const SECTION = { embedding_size: 16, inner_size: 16, num_heads: 2, num_layers: 1 };
+
+const failed = (): Promise<Uint8Array> => Promise.reject(new Error("no more numbers"));
 
 let base: Model;
 beforeAll(async () => {
@@ -30,209 +33,9 @@ beforeAll(async () => {
 });
 afterAll(() => base.close());
 
-const SET_FILE = "read-me-experts.json";
-const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"];
-
-async function modelFolder(): Promise<string> {
-  const folder = join(await temporaryFolder(), "model");
-  await cp(fixture("families/llama-tied"), folder, { recursive: true });
-  return folder;
-}
-
-/** An adapter's folder. */
-async function adapter(seed = 1): Promise<string> {
-  return writeTinyAdapter(join(await temporaryFolder(), "legal"), base.config, { modules: ["mlp.up_proj"], seed });
-}
-
 async function add(folder: string, name: string, path?: string, dropRouter = false): Promise<void> {
-  await addLowRankExpert(folder, { name, path: path ?? (await adapter()), model: base }, { dropRouter });
+  await addTo(folder, name, { model: base, dropRouter, ...(path === undefined ? {} : { path }) });
 }
-
-/** Names of the experts that a model's folder has. */
-async function namesIn(folder: string): Promise<readonly string[] | undefined> {
-  const model = await openModel(folder);
-  const names = model.lowRank?.experts.map(({ name }) => name);
-  for (const { name, path } of model.lowRank?.experts ?? []) {
-    await (await openLowRankExpert(path, name, model)).close();
-  }
-  await model.close();
-  return names;
-}
-
-async function setJson(folder: string): Promise<Record<string, unknown>> {
-  return JSON.parse(await readFile(join(folder, SET_FILE), "utf8")) as Record<string, unknown>;
-}
-
-async function writeJson(folder: string, json: unknown): Promise<void> {
-  await writeFile(join(folder, SET_FILE), JSON.stringify(json));
-}
-
-describe("adding and removing", () => {
-  test("keeps the adapters' own files, in the order of additions", async () => {
-    const folder = await modelFolder();
-    expect(await namesIn(folder)).toBeUndefined();
-    const source = await adapter(3);
-    await add(folder, "legal", source);
-    await add(folder, "support");
-    expect(await namesIn(folder)).toEqual(["legal", "support"]);
-    for (const name of ADAPTER) {
-      const [copy, original] = [join(folder, "experts", "legal", name), join(source, name)];
-      expect(await readFile(copy)).toEqual(await readFile(original));
-    }
-    expect(await setJson(folder)).toEqual({
-      version: 1,
-      experts: [
-        { name: "legal", folder: "experts/legal" },
-        { name: "support", folder: "experts/support" },
-      ],
-    });
-    await removeLowRankExpert(folder, "legal");
-    expect(await namesIn(folder)).toEqual(["support"]);
-    expect(await readdir(join(folder, "experts"))).toEqual(["support"]);
-    await removeLowRankExpert(folder, "support");
-    expect(await namesIn(folder)).toBeUndefined();
-    expect(await readdir(folder)).toEqual(await readdir(fixture("families/llama-tied")).then((all) => all.sort()));
-  });
-
-  test("leaves the model's own fingerprint as it is", async () => {
-    const [folder, cache] = [await modelFolder(), await temporaryFolder()];
-    const before = await openModel(folder);
-    const fingerprint = await before.fingerprint(cache);
-    await add(folder, "legal");
-    const after = await openModel(folder);
-    expect(await after.fingerprint(cache)).toBe(fingerprint);
-    await Promise.all([before.close(), after.close()]);
-  });
-
-  test("keeps fields that are not known here", async () => {
-    const folder = await modelFolder();
-    await writeJson(folder, { version: 1, experts: [], provenance: { by: "hand" }, note: [1] });
-    await add(folder, "legal");
-    expect(await setJson(folder)).toMatchObject({ provenance: { by: "hand" }, note: [1] });
-    await removeLowRankExpert(folder, "legal");
-    expect(await setJson(folder)).toEqual({ version: 1, experts: [], provenance: { by: "hand" }, note: [1] });
-  });
-
-  test("refuses a name that is taken, also in another case, and one that no expert can have", async () => {
-    const folder = await modelFolder();
-    await add(folder, "legal");
-    await expectReadMeError(add(folder, "legal"), "ERR_WRITE_FAILED", folder, '"legal"', "already");
-    await expectReadMeError(add(folder, "LEGAL"), "ERR_WRITE_FAILED", '"legal"', "already");
-    for (const name of ["none", "../up", "a/b", ""]) await expect(add(folder, name)).rejects.toThrow(TypeError);
-    await expectReadMeError(removeLowRankExpert(folder, "none"), "ERR_FILE_NOT_FOUND", '"none"', "it has legal");
-    expect(await namesIn(folder)).toEqual(["legal"]);
-  });
-
-  test("refuses an adapter that cannot be taken or holds no numbers, and changes nothing", async () => {
-    const folder = await modelFolder();
-    await add(folder, "legal");
-    const before = await readFile(join(folder, SET_FILE), "utf8");
-    const dora = await writeTinyAdapter(join(await temporaryFolder(), "dora"), base.config, {
-      config: { use_dora: true },
-    });
-    await expectReadMeError(add(folder, "dora", dora), "ERR_MODEL_UNSUPPORTED", dora, "`use_dora`");
-    const bad = await writeTinyAdapter(join(await temporaryFolder(), "bad"), base.config, { size: NaN });
-    await expectReadMeError(add(folder, "bad", bad), "ERR_MODEL_INVALID", bad, "lora_A.weight", "NaN at element 0");
-    await expectReadMeError(add(folder, "gone", join(bad, "gone")), "ERR_FILE_NOT_FOUND", "gone");
-    expect(await readFile(join(folder, SET_FILE), "utf8")).toBe(before);
-    expect(await readdir(join(folder, "experts"))).toEqual(["legal"]);
-  });
-
-  test("goes on where a killed process stopped", async () => {
-    const folder = await modelFolder();
-    await add(folder, "legal");
-    const listed = await setJson(folder);
-    // Killed before the set's file was written, and while the adapter was copied.
-    await add(folder, "support", await adapter(5));
-    await writeJson(folder, listed);
-    await mkdir(join(folder, "experts", ".support-1234.tmp"));
-    await writeFile(join(folder, "experts", ".support-1234.tmp", "adapter_config.json"), "{");
-    expect(await namesIn(folder)).toEqual(["legal"]);
-    const wanted = await adapter(6);
-    await add(folder, "support", wanted);
-    expect(await namesIn(folder)).toEqual(["legal", "support"]);
-    const copy = join(folder, "experts", "support", "adapter_model.safetensors");
-    expect(await readFile(copy)).toEqual(await readFile(join(wanted, "adapter_model.safetensors")));
-    // Killed after the set's file was written, before the adapter was removed.
-    await writeJson(folder, listed);
-    await add(folder, "support");
-    await removeLowRankExpert(folder, "support");
-    expect(await namesIn(folder)).toEqual(["legal"]);
-  });
-
-  test("removes no file that is not an adapter's", async () => {
-    const folder = await modelFolder();
-    await mkdir(join(folder, "experts", "legal"), { recursive: true });
-    await writeFile(join(folder, "experts", "legal", "notes.txt"), "mine");
-    await expectReadMeError(add(folder, "legal"), "ERR_WRITE_FAILED", "not empty");
-    await add(folder, "support");
-    await writeFile(join(folder, "experts", "support", "notes.txt"), "mine");
-    await removeLowRankExpert(folder, "support");
-    expect(await readdir(join(folder, "experts", "support"))).toEqual(["notes.txt"]);
-    expect(await readdir(join(folder, "experts", "legal"))).toEqual(["notes.txt"]);
-  });
-
-  test("removes an expert whose folder is gone or lies elsewhere, and nothing there", async () => {
-    const [folder, elsewhere] = [await modelFolder(), await adapter()];
-    await add(folder, "legal");
-    await symlink(elsewhere, join(folder, "link"));
-    const { experts } = await setJson(folder);
-    const odd = [
-      { name: "gone", folder: "experts/gone" },
-      { name: "out", folder: "link" },
-    ];
-    await writeJson(folder, { version: 1, experts: [...(experts as object[]), ...odd] });
-    await expectReadMeError(openModel(folder), "ERR_FILE_NOT_FOUND", "experts/gone");
-    await removeLowRankExpert(folder, "gone");
-    await expectReadMeError(openModel(folder), "ERR_FILE_CORRUPT", '"link"', "leads out");
-    await removeLowRankExpert(folder, "out");
-    expect(await namesIn(folder)).toEqual(["legal"]);
-    expect((await readdir(elsewhere)).toSorted()).toEqual(ADAPTER);
-  });
-
-  test("follows a plain list under random operations", async () => {
-    const [folder, source, random] = [await modelFolder(), await adapter(), seededRandom(4)];
-    let expected: string[] = [];
-    const names = ["a", "b", "c", "d"];
-    for (let round = 0; round < 40; round++) {
-      const name = names[randomInteger(random, names.length)] ?? "";
-      if (random() < 0.55) {
-        const done = add(folder, name, source);
-        if (expected.includes(name)) await expectReadMeError(done, "ERR_WRITE_FAILED");
-        else expected = await done.then(() => [...expected, name]);
-      } else {
-        const done = removeLowRankExpert(folder, name);
-        if (!expected.includes(name)) await expectReadMeError(done, "ERR_FILE_NOT_FOUND");
-        else expected = await done.then(() => expected.filter((one) => one !== name));
-      }
-      expect((await namesIn(folder)) ?? []).toEqual(expected);
-    }
-  });
-});
-
-describe("a GGUF file", () => {
-  test("holds no set, but a folder with one does", async () => {
-    const folder = await temporaryFolder();
-    const file = join(folder, "model.gguf");
-    await writeModelGguf(base, file, "F32");
-    await expectReadMeError(add(file, "legal"), "ERR_MODEL_UNSUPPORTED", file, "folder of its own");
-    await add(folder, "legal");
-    expect(await namesIn(folder)).toEqual(["legal"]);
-    const alone = await openModel(file);
-    expect(alone.lowRank).toBeUndefined();
-    await alone.close();
-  });
-
-  test("has a set with a router beside it", async () => {
-    const [folder, set] = [await temporaryFolder(), join(await temporaryFolder(), "set")];
-    await writeModelGguf(base, join(folder, "model.gguf"), "F32");
-    await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: { seed: 2 } }, 9));
-    await cp(set, folder, { recursive: true });
-    const model = await openModel(folder);
-    expect(model.lowRank?.router?.config.numExperts).toBe(3);
-    await model.close();
-  });
-});
 
 describe("a written set", () => {
   test("opens with its experts and its router, beside a model or alone", async () => {
@@ -254,20 +57,7 @@ describe("a written set", () => {
     const folder = await modelFolder();
     await cp(set, folder, { recursive: true });
     expect(await namesIn(folder)).toEqual(["legal", "support"]);
-    const { stderr } = { stderr: await openModel(set).catch((error: unknown) => (error as Error).message) };
-    expect(stderr).toContain("need the dense model that they change");
-  });
-
-  test("is changed only when its router may go", async () => {
-    const set = join(await temporaryFolder(), "set");
-    await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: {} }, 3));
-    await expectReadMeError(add(set, "more"), "ERR_WRITE_FAILED", "router", "legal, support");
-    await expectReadMeError(removeLowRankExpert(set, "legal"), "ERR_WRITE_FAILED", "router");
-    await add(set, "more", undefined, true);
-    expect((await readdir(set)).toSorted()).toEqual(["experts", SET_FILE]);
-    const opened = await openExpertSet(set, base.config);
-    expect(opened?.experts.map(({ name }) => name)).toEqual(["legal", "support", "more"]);
-    expect(opened?.router).toBeUndefined();
+    await expectReadMeError(openModel(set), "ERR_FILE_NOT_FOUND", "need the dense model that they change");
   });
 
   test("is written nowhere when a name is wrong, or the folder is taken", async () => {
@@ -287,10 +77,16 @@ describe("a written set", () => {
     await writeFile(join(parent, "file"), "");
     await expectReadMeError(writeExpertSet(parent, content), "ERR_WRITE_FAILED", "not empty");
   });
+});
 
-  async function failed(): Promise<Uint8Array> {
-    throw new Error("no more numbers");
-  }
+test("a set with a router lies beside a GGUF file", async () => {
+  const [folder, set] = [await temporaryFolder(), join(await temporaryFolder(), "set")];
+  await writeModelGguf(base, join(folder, "model.gguf"), "F32");
+  await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: { seed: 2 } }, 9));
+  await cp(set, folder, { recursive: true });
+  const model = await openModel(folder);
+  expect(model.lowRank?.router?.config.numExperts).toBe(3);
+  await model.close();
 });
 
 describe("a set's file is refused that", () => {
@@ -311,14 +107,10 @@ describe("a set's file is refused that", () => {
     ["has a path of Windows", { version: 1, experts: [{ ...legal, folder: "C:\\x" }] }, "backslash"],
     ["names itself", { version: 1, experts: [{ ...legal, folder: "." }] }, "`.` or `..` part"],
     ["names a folder that is not there", { version: 1, experts: [{ ...legal, folder: "x" }] }, '"x"', "no such file"],
-    ["has a router without a file", { version: 1, experts: [legal], router: section() }, "router.safetensors"],
-    ["has a router of nothing", { version: 1, experts: [], router: section() }, "no experts"],
+    ["has a router without a file", { version: 1, experts: [legal], router: SECTION }, "router.safetensors"],
+    ["has a router of nothing", { version: 1, experts: [], router: SECTION }, "no experts"],
     ["has a wrong router", { version: 1, experts: [legal], router: { embedding_size: 1 } }, "`router.inner_size`"],
   ];
-  function section(): object {
-    return { embedding_size: 16, inner_size: 16, num_heads: 2, num_layers: 1 };
-  }
-
   test.each(cases.map(([what, json, ...parts]) => ({ what, json, parts })))("$what", async ({ json, parts }) => {
     const folder = await modelFolder();
     await add(folder, "legal");
@@ -362,7 +154,7 @@ describe("a set's file is refused that", () => {
 
 describe("gathered experts", () => {
   test("are the model's own and further ones, those of the router first", async () => {
-    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await adapter()];
+    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await adapterFor(base)];
     await add(folder, "own");
     await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: {} }, 3));
     const model = await openModel(folder);
@@ -379,7 +171,7 @@ describe("gathered experts", () => {
   });
 
   test("have different names, and one router at most", async () => {
-    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await adapter()];
+    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await adapterFor(base)];
     await add(folder, "legal");
     await writeExpertSet(set, await tinySet(base.config, { legal: {} }, 3));
     const model = await openModel(folder);
@@ -400,7 +192,7 @@ describe("gathered experts", () => {
 });
 
 test("an adapter's fingerprint is that of its contents", async () => {
-  const [cache, source, other] = [await temporaryFolder(), await adapter(), await adapter(2)];
+  const [cache, source, other] = [await temporaryFolder(), await adapterFor(base), await adapterFor(base, 2)];
   const copy = await temporaryFolder();
   for (const name of ADAPTER) await copyFile(join(source, name), join(copy, name));
   const fingerprints = [];
@@ -411,5 +203,4 @@ test("an adapter's fingerprint is that of its contents", async () => {
   }
   expect(fingerprints[0]).toBe(fingerprints[1]);
   expect(fingerprints[0]).not.toBe(fingerprints[2]);
-  await rm(copy, { recursive: true });
 });

@@ -15,6 +15,10 @@ const CONFIG = "adapter_config.json";
 const TENSORS = "adapter_model.safetensors";
 const ADAPTER = fixture("lora/llama-tied/attention-r4");
 
+function set(folder: string, router?: object): string {
+  return JSON.stringify({ version: 1, experts: [{ name: "legal", folder }], router });
+}
+
 /** The files of an adapter, under a folder of the repository. */
 async function adapterFiles(folder = ""): Promise<Record<string, Uint8Array>> {
   return {
@@ -52,9 +56,6 @@ describe("an adapter", () => {
 });
 
 describe("a model with experts", () => {
-  const set = (folder: string, router?: object): string =>
-    JSON.stringify({ version: 1, experts: [{ name: "legal", folder }], router });
-
   test("comes with them", async () => {
     const files = { ...llama, ...(await adapterFiles("experts/legal/")), "read-me-experts.json": set("experts/legal") };
     const { options } = await setUp({ ...files, "experts/other.safetensors": "unused" });

@@ -69,10 +69,11 @@ test("a config targets the modules that it targets in PEFT", () => {
   }
 });
 
-describe("ranks and scales", () => {
-  const shapeOf = (fields: Record<string, unknown>, module: string) =>
-    parseAdapterConfig(new Fields("adapter_config.json", { peft_type: "LORA", ...fields })).shapeOf(module);
+function shapeOf(fields: Record<string, unknown>, module: string): { readonly rank: number; readonly scale: number } {
+  return parseAdapterConfig(new Fields("adapter_config.json", { peft_type: "LORA", ...fields })).shapeOf(module);
+}
 
+describe("ranks and scales", () => {
   test("are PEFT's defaults when nothing is said", () => {
     expect(shapeOf({}, "model.layers.0.mlp.up_proj")).toEqual({ rank: 8, scale: 1 });
     expect(shapeOf({ r: 16, lora_alpha: 24 }, "lm_head")).toEqual({ rank: 16, scale: 1.5 });
