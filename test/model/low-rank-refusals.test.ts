@@ -142,7 +142,7 @@ describe("a folder is refused that", () => {
 
   test("was made for another model", async () => {
     const other = await openModel(fixture("families/qwen3"));
-    await expectReadMeError(open(await tinyAdapter(), other), "ERR_MODEL_INVALID", "has shape", "promises");
+    await expectReadMeError(open(await tinyAdapter(), other), "ERR_MODEL_INVALID", "has shape", "another model");
     await other.close();
   });
 });
@@ -211,7 +211,7 @@ describe("tensors are refused that", () => {
       "are transposed",
       (name, shape) => [{ name, shape: shape.toReversed() }],
       "ERR_MODEL_INVALID",
-      "lora_A.weight has shape [64, 4]",
+      'lora_A.weight" has shape [64, 4]',
     ],
     ["are vectors", (name) => [{ name, shape: [4] }], "ERR_MODEL_INVALID", "has shape [4]"],
   ];
