@@ -1,12 +1,14 @@
 // Adapters as PEFT reads them: PyTorch's logits of test/fixtures/lora, by the plain decoder over merged weights.
 
-import { basename, dirname } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { openLowRankExpert, openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { mergedModel } from "../oracles/merged-model.ts";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";
 import { largestDifference } from "../support/running-model.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { moduleNames, moduleShape, type TinyAdapter, writeTinyAdapter } from "../support/tiny-adapter.ts";
 
 interface Golden {
   readonly cases: readonly {
@@ -48,4 +50,50 @@ test("says what an adapter holds", async () => {
   expect(expert.numParameters).toBe(3 * (6 * (160 + 64) + 2 * (128 + 64) + 2 * (64 + 128)));
   expect(expert.files.map((file) => basename(file))).toEqual(["adapter_config.json", "adapter_model.safetensors"]);
   await Promise.all([model.close(), expert.close()]);
+});
+
+/** Ranks from 1 to 5. */
+function rankOf(module: string): number {
+  return 1 + (module.length % 5);
+}
+
+describe.each(fixtureNames("families"))("over %s", (family) => {
+  test("an adapter of every module and float type is found whole", async () => {
+    const base = await openModel(fixture(family));
+    const { config } = base;
+    const modules = [...moduleNames(config), "lm_head"];
+    const adapter: TinyAdapter = {
+      modules: [...new Set(modules.map((name) => name.replace(/^model\.layers\.\d+\./, "")))],
+      rankOf,
+      config: { rank_pattern: Object.fromEntries(modules.map((name) => [name, rankOf(name)])) },
+    };
+    const numbers: Float32Array[][] = [];
+    const root = await temporaryFolder();
+    for (const [type, adapterName] of [["F32"], ["F16", "default"], ["BF16", "a-b"]] as const) {
+      const folder = await writeTinyAdapter(join(root, type), config, {
+        ...adapter,
+        type,
+        ...(adapterName && { adapterName }),
+      });
+      const expert = await openLowRankExpert(folder, type, base);
+      const refs = [...expert.layers.flatMap((layer) => Object.values(layer)), ...(expert.head ? [expert.head] : [])];
+      expect(refs.length).toBe(modules.length);
+      expect(expert.maxRank).toBe(Math.max(...modules.map(rankOf)));
+      const sizes = modules.map((name) => rankOf(name) * (moduleShape(config, name)[0] + moduleShape(config, name)[1]));
+      expect(expert.numParameters).toBe(sizes.reduce((sum, size) => sum + size, 0));
+      expect(refs.every(({ rank, scale }) => scale === 8 / rank)).toBe(true);
+      numbers.push(await Promise.all(refs.flatMap(({ a, b }) => [a, b]).map((ref) => ref.store.readFloats(ref.name))));
+      await expert.close();
+    }
+    const [exact = [], ...rounded] = numbers;
+    for (const [index, tolerance] of [2 ** -11, 2 ** -8].entries()) {
+      for (const [at, values] of exact.entries()) {
+        values.forEach((value, i) => {
+          const difference = Math.abs((rounded[index]?.[at]?.[i] ?? NaN) - value);
+          if (!(difference <= tolerance * Math.abs(value) + 1e-7)) throw new Error(`${difference} off at ${at}, ${i}`);
+        });
+      }
+    }
+    await base.close();
+  });
 });

@@ -38,7 +38,7 @@ export interface ModelFiles {
 
 /**
  * Finds the files that `openModel` reads, in the order in which it looks: a Read-ME folder's, one safetensors file, an
- * index and its shards, or the only GGUF file; and those of the experts in the same folder. Of an adapter, its two files.
+ * index and its shards, or the only GGUF file, with the files of experts in the same folder. An adapter has two files.
  *
  * @throws {ReadMeError} `ERR_MODEL_INVALID` when there are several GGUF files to choose from, or config or index are
  *   invalid; `ERR_MODEL_UNSUPPORTED` when the weights are of another kind

@@ -57,7 +57,7 @@ export interface ModelId {
   readonly revision: string;
 }
 
-/** What a repository is expected to hold. */
+/** Expected contents of a repository. */
 export type RepositoryKind = "model" | "adapter";
 
 /** The checked options, with their defaults. */

@@ -101,7 +101,9 @@ function parseIncluded(fields: Fields): Matches {
   if (typeof targets === "string" && targets.toLowerCase() === "all-linear") return (module) => module !== HEAD;
   // Without the field, PEFT has modules for each family; all that the adapter has tensors of are among them.
   const isNamed = parseModules(fields, "target_modules") ?? (() => true);
-  return (module) => isNamed(module) && (isInLayer?.(module) ?? true);
+  // A module's whole name in the list counts in any layer.
+  const wholeNames = Array.isArray(targets) ? new Set<unknown>(targets) : undefined;
+  return (module) => wholeNames?.has(module) || (isNamed(module) && (isInLayer?.(module) ?? true));
 }
 
 /** Reads names of modules, of which the last parts are enough, or one expression for whole names. */

@@ -166,7 +166,7 @@ async function expectFolder(path: string): Promise<void> {
 function checkRouter(set: string, file: SetFile | undefined, dropRouter: boolean): void {
   if (file?.router === undefined || dropRouter) return;
   const names = file.entries.map(({ name }) => name).join(", ");
-  throw cannotChange(set, `has a router that chooses among ${names}; it has to be dropped when the experts change`);
+  throw cannotChange(set, `has a router that chooses among ${names}; to change them, drop it (--drop-router)`);
 }
 
 async function copyInto(folder: string, source: string, name: string): Promise<void> {

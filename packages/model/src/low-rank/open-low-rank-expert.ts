@@ -242,6 +242,11 @@ function floatRef(store: SafetensorsFile, name: string, shape: readonly number[]
   if (!isStoredFloat(type)) {
     throw unsupported(store.path, `tensor ${quoted(name)} has the type ${type}; supported are F32, F16 and BF16`);
   }
+  const actual = store.info(name).shape;
+  if (actual.join() !== shape.join()) {
+    const problem = `has shape [${actual.join(", ")}], where its rank and the model need [${shape.join(", ")}]`;
+    throw invalid(store, `tensor ${quoted(name)} ${problem}; it may belong to another model`);
+  }
   return tensorRef(store, name, shape);
 }
 

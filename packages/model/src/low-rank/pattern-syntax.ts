@@ -114,11 +114,18 @@ class PatternParser {
 
   #sequence(): PatternNode {
     const parts: PatternNode[] = [];
-    while (this.#at < this.#text.length && this.#text[this.#at] !== "|" && this.#text[this.#at] !== ")") {
-      const part = this.#atom();
-      if (part !== undefined) parts.push(this.#repeated(part));
-    }
+    while (!this.#isAtEnd()) parts.push(this.#repeated(this.#atom()));
     return this.#make({ kind: "sequence", parts });
+  }
+
+  #isAtEnd(): boolean {
+    this.#skipComments();
+    const character = this.#text[this.#at];
+    return character === undefined || character === "|" || character === ")";
+  }
+
+  #skipComments(): void {
+    while (this.#take("(?#")) while (this.#next() !== ")");
   }
 
   #repeated(inner: PatternNode): PatternNode {
@@ -135,6 +142,7 @@ class PatternParser {
 
   /** Reads a quantifier; leaves a brace that is none, which stands for itself. */
   #counts(): readonly [number, number] | undefined {
+    this.#skipComments();
     const character = this.#text[this.#at] ?? "";
     const simple = REPEATS.get(character);
     if (simple !== undefined) {
@@ -151,8 +159,8 @@ class PatternParser {
     return [fewest, most === "" ? Infinity : Number(most)];
   }
 
-  /** Reads what a quantifier may follow; a comment is nothing. */
-  #atom(): PatternNode | undefined {
+  /** Reads what a quantifier may follow. */
+  #atom(): PatternNode {
     const character = this.#next();
     if (character === "(") return this.#group();
     if (character === "[") return this.#character(this.#set());
@@ -177,13 +185,9 @@ class PatternParser {
     return (character) => character.toLowerCase() === folded;
   }
 
-  #group(): PatternNode | undefined {
+  #group(): PatternNode {
     if (!this.#take("?")) return this.#closed(this.#choice());
     if (this.#take(":")) return this.#closed(this.#choice());
-    if (this.#take("#")) {
-      while (this.#next() !== ")");
-      return undefined;
-    }
     if (this.#take("P<")) {
       let name = "";
       for (let character = this.#next(); character !== ">"; character = this.#next()) name += character;
@@ -238,10 +242,13 @@ class PatternParser {
 
   #member(): Accepts {
     const from = this.#next();
-    if (from === "\\" && CLASSES.has(this.#text[this.#at] ?? "")) return this.#escape();
+    if (from === "\\" && CLASSES.has(this.#text[this.#at] ?? "")) {
+      const accepts = this.#escape();
+      if (this.#isRange()) throw new PatternError("has a range of characters that begins with a class");
+      return accepts;
+    }
     const first = from === "\\" ? this.#setEscape() : from;
-    const isRange = this.#text[this.#at] === "-" && this.#text[this.#at + 1] !== "]";
-    if (!isRange) return this.#literal(first);
+    if (!this.#isRange()) return this.#literal(first);
     this.#at += 1;
     const to = this.#next();
     const last = to === "\\" ? this.#setEscape() : to;
@@ -249,6 +256,10 @@ class PatternParser {
     const holds: Accepts = (character) => character >= first && character <= last;
     if (!this.#ignoresCase) return holds;
     return (character) => holds(character.toLowerCase()) || holds(character.toUpperCase());
+  }
+
+  #isRange(): boolean {
+    return this.#text[this.#at] === "-" && this.#text[this.#at + 1] !== "]";
   }
 
   #setEscape(): string {

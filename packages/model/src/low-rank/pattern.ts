@@ -38,6 +38,8 @@ function has(places: Places, at: number): boolean {
   return ((places >> BigInt(at)) & 1n) === 1n;
 }
 
+type Repeat = Extract<PatternNode, { readonly kind: "repeat" }>;
+
 /** One text under one expression. Each node is matched at most once from each place. */
 class Matching {
   readonly #text: string;
@@ -67,7 +69,7 @@ class Matching {
     }
     if (node.kind === "sequence") return node.parts.reduce((places, part) => this.#from(places, part), here);
     if (node.kind === "choice") return node.options.reduce((places, option) => places | this.ends(option, start), 0n);
-    if (node.kind === "repeat") return this.#repeat(node, here);
+    if (node.kind === "repeat") return this.#repeat(node, start);
     if (node.kind === "place") return this.#isAt(node.place, start) ? here : 0n;
     const isThere = node.isBehind
       ? Array.from({ length: start + 1 }, (_, from) => from).some((from) => has(this.ends(node.inner, from), start))
@@ -77,16 +79,14 @@ class Matching {
 
   #from(places: Places, node: PatternNode): Places {
     let ends = 0n;
-    for (let at = 0; at <= this.#text.length; at++) if (has(places, at)) ends |= this.ends(node, at);
+    for (let at = 0, left = places; left !== 0n; at++, left >>= 1n) if (left & 1n) ends |= this.ends(node, at);
     return ends;
   }
 
-  #repeat(
-    { inner, least, most }: { readonly inner: PatternNode; readonly least: number; readonly most: number },
-    here: Places,
-  ): Places {
-    let places = here;
-    let ends = least === 0 ? here : 0n;
+  #repeat({ inner, least, most }: Repeat, start: number): Places {
+    if (inner.kind === "character") return this.#repeatCharacter(inner, { least, most }, start);
+    let places = 1n << BigInt(start);
+    let ends = least === 0 ? places : 0n;
     // Matches only move ahead, so one time more than there are characters adds nothing further.
     const times = Math.min(most, this.#text.length + 2);
     for (let time = 1; time <= times; time++) {
@@ -94,6 +94,19 @@ class Matching {
       if (time >= Math.min(least, times)) ends |= places;
     }
     return ends;
+  }
+
+  /** Repeats a single character, the most frequent case: every end between the fewest and the most. */
+  #repeatCharacter(
+    { accepts }: Extract<PatternNode, { readonly kind: "character" }>,
+    { least, most }: Pick<Repeat, "least" | "most">,
+    start: number,
+  ): Places {
+    const last = Math.min(start + most, this.#text.length);
+    let end = start;
+    while (end < last && accepts(this.#text[end] ?? "")) end += 1;
+    const first = start + least;
+    return end < first ? 0n : ((1n << BigInt(end - first + 1)) - 1n) << BigInt(first);
   }
 
   #isAt(place: "start" | "end" | "boundary" | "inside", at: number): boolean {
