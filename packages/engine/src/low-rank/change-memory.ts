@@ -99,7 +99,7 @@ class ChangeReader implements UnitReader {
   }
 }
 
-/** As many experts in memory as a budget holds; the others are read when they are needed. */
+/** Experts within a budget of bytes. Those that are not in memory are read when they are needed. */
 export class StreamedChanges implements ChangeMemory {
   readonly units: UnitMemory;
   readonly residency: Residency;
