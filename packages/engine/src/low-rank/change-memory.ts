@@ -26,7 +26,7 @@ export interface ChangeMemory {
 }
 
 /** Slot of an expert's change in the kernel. */
-export function slotOf(expert: number): number {
+function slotOf(expert: number): number {
   return expert - 1;
 }
 
