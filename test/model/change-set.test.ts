@@ -91,6 +91,9 @@ describe("adding and removing", () => {
     await expectReadMeError(add(folder, "dora", dora), "ERR_MODEL_UNSUPPORTED", dora, "`use_dora`");
     const bad = await writeTinyAdapter(join(await temporaryFolder(), "bad"), base.config, { size: NaN });
     await expectReadMeError(add(folder, "bad", bad), "ERR_MODEL_INVALID", bad, "lora_A.weight", "NaN at element 0");
+    const head = { modules: ["lm_head"], size: Infinity };
+    const badHead = await writeTinyAdapter(join(await temporaryFolder(), "head"), base.config, head);
+    await expectReadMeError(add(folder, "head", badHead), "ERR_MODEL_INVALID", "lm_head.lora_A.weight", "Infinity");
     await expectReadMeError(add(folder, "gone", join(bad, "gone")), "ERR_FILE_NOT_FOUND", "gone");
     expect(await readFile(join(folder, SET_FILE), "utf8")).toBe(before);
     expect(await readdir(join(folder, "experts"))).toEqual(["legal"]);
@@ -146,6 +149,23 @@ describe("adding and removing", () => {
     await removeLowRankExpert(folder, "out");
     expect(await namesIn(folder)).toEqual(["legal"]);
     expect((await readdir(elsewhere)).toSorted()).toEqual(ADAPTER);
+  });
+
+  test("keeps a folder that another expert has as well", async () => {
+    const folder = await modelFolder();
+    await add(folder, "legal");
+    const listed = { folder: "experts/legal" };
+    await writeJson(folder, {
+      version: 1,
+      experts: [
+        { name: "legal", ...listed },
+        { name: "law", ...listed },
+      ],
+    });
+    await removeLowRankExpert(folder, "legal");
+    expect(await namesIn(folder)).toEqual(["law"]);
+    await removeLowRankExpert(folder, "law");
+    expect(await readdir(folder)).not.toContain("experts");
   });
 
   test("follows a plain list under random operations", async () => {

@@ -14,6 +14,7 @@ import {
   writeExpertSet,
 } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parseSetFile } from "../../packages/model/src/low-rank/set-file.ts";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -118,6 +119,16 @@ describe("a set's file is refused that", () => {
     const error = await openModel(folder).catch((reason: unknown) => reason);
     if (!(error instanceof ReadMeError)) throw new Error("Expected a ReadMeError", { cause: error });
     for (const part of [folder, ...parts]) expect(error.message).toContain(part);
+  });
+
+  test("lists more experts than a token's route can name", () => {
+    const listing = (length: number) => () =>
+      parseSetFile("set.json", {
+        version: 1,
+        experts: Array.from({ length }, (_, i) => ({ name: `e${i}`, folder: "x" })),
+      });
+    expect(listing(65_535)().entries.length).toBe(65_535);
+    expect(listing(65_536)).toThrow(/65536 experts are more than 65535/);
   });
 
   test("is cut or no JSON", async () => {

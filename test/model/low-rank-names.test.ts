@@ -47,6 +47,18 @@ describe("expressions", () => {
     expect(wrong).toEqual([]);
   });
 
+  test("repeat groups exactly as often as they say", () => {
+    const name = "abcabcabc.x";
+    const counts = Array.from({ length: 15 }, (_, count) => count);
+    for (const count of counts) {
+      expect(new Pattern(`(?:[a-c]|[.x]){${count}}`).matches(name)).toBe(count === name.length);
+      expect(new Pattern(`(?:[a-c]|[.x]){${count},}`).matches(name)).toBe(count <= name.length);
+      expect(new Pattern(`(?:[a-c]|[.x]){0,${count}}`).matches(name)).toBe(count >= name.length);
+      expect(new Pattern(`[a-x.]{${count}}`).matches(name)).toBe(count === name.length);
+      expect(new Pattern(`(?:abc|){${count}}\\.x`).matches(name)).toBe(count >= 3);
+    }
+  });
+
   test("take a bounded number of steps where Python's would take years", () => {
     const name = `model.layers.0.${"a".repeat(40)}`;
     for (const text of ["(.+)+x", "((a*)*)*b", "(.|.|.){40}x", "(?:.*.*.*.*.*.*.*.*)*x", "(.{0,99}){0,99}x"]) {
@@ -59,6 +71,18 @@ describe("expressions", () => {
     expect(() => new Pattern("a".repeat(16_385))).toThrow("is longer than 16384 characters");
     expect(() => new Pattern("(".repeat(70) + ")".repeat(70))).toThrow("nests deeper than 64 levels");
   });
+});
+
+test("all-linear targets every module but the head, in any spelling", () => {
+  for (const targets of ["all-linear", "All-Linear"]) {
+    const fields = { peft_type: "LORA", target_modules: targets, exclude_modules: ["v_proj"] };
+    const config = parseAdapterConfig(new Fields("adapter_config.json", fields));
+    expect(["model.layers.0.mlp.up_proj", "lm_head", "model.layers.0.self_attn.v_proj"].map(config.isTarget)).toEqual([
+      true,
+      false,
+      false,
+    ]);
+  }
 });
 
 test("a config targets the modules that it targets in PEFT", () => {
@@ -77,6 +101,7 @@ describe("ranks and scales", () => {
   test("are PEFT's defaults when nothing is said", () => {
     expect(shapeOf({}, "model.layers.0.mlp.up_proj")).toEqual({ rank: 8, scale: 1 });
     expect(shapeOf({ r: 16, lora_alpha: 24 }, "lm_head")).toEqual({ rank: 16, scale: 1.5 });
+    expect(shapeOf({ r: 256, lora_alpha: -1 }, "lm_head")).toEqual({ rank: 256, scale: -1 / 256 });
   });
 
   test("come from the first expression that matches the module, in the file's order", () => {

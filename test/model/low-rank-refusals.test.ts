@@ -70,8 +70,9 @@ describe("a config is refused that", () => {
     [{ layer_replication: [[0, 2]] }, "ERR_MODEL_UNSUPPORTED", "`layer_replication`"],
     [{ init_lora_weights: "pissa_niter_4" }, "ERR_MODEL_UNSUPPORTED", "`init_lora_weights`", "pissa_niter_4"],
     [{ init_lora_weights: "olora" }, "ERR_MODEL_UNSUPPORTED", "path_initial_model_for_weight_conversion"],
+    [{ init_lora_weights: "OLoRA" }, "ERR_MODEL_UNSUPPORTED", "`init_lora_weights`"],
     [{ init_lora_weights: "loftq" }, "ERR_MODEL_UNSUPPORTED", "`init_lora_weights`"],
-    [{ r: 300 }, "ERR_MODEL_UNSUPPORTED", "rank 300", "up to 256"],
+    [{ r: 257 }, "ERR_MODEL_UNSUPPORTED", "rank 257", "up to 256"],
     [{ r: 0 }, "ERR_MODEL_INVALID", "`r`"],
     [{ r: 5 }, "ERR_MODEL_INVALID", TENSORS, "lora_A.weight", "[4, 64]", "[5, 64]"],
     [{ lora_alpha: "16" }, "ERR_MODEL_INVALID", "`lora_alpha`"],
@@ -138,6 +139,13 @@ describe("a folder is refused that", () => {
     const readMe = await openModel(folder);
     await expectReadMeError(open(await tinyAdapter(), readMe), "ERR_MODEL_UNSUPPORTED", "3 experts in its FFNs");
     await readMe.close();
+    const { config, experts } = model;
+    const cut = { ...experts, expertSizes: experts.expertSizes.with(1, config.intermediateSize - 1) };
+    const shared = { ...experts, sharedSizes: experts.sharedSizes.with(1, 1) };
+    for (const other of [cut, shared]) {
+      const opening = open(await tinyAdapter(), { config, experts: other });
+      await expectReadMeError(opening, "ERR_MODEL_UNSUPPORTED", "dense model");
+    }
   });
 
   test("was made for another model", async () => {

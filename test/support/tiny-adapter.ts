@@ -6,7 +6,7 @@ import { encodeFloats, type ModelConfig, type StoredFloat, writeSafetensors } fr
 import { randomNormal, seededRandom } from "./random.ts";
 
 /** Config of an adapter, with the fields of PEFT that its readers look at. */
-export type AdapterJson = Record<string, unknown>;
+type AdapterJson = Record<string, unknown>;
 
 export interface TinyAdapter {
   /** Names of modules behind `model.layers.N.`, and `lm_head`. @default all linear modules of layers */
@@ -26,7 +26,7 @@ export interface TinyAdapter {
 }
 
 /** Modules of a layer behind `model.layers.N.`. */
-export const LAYER_MODULES: readonly string[] = [
+const LAYER_MODULES: readonly string[] = [
   ...["q_proj", "k_proj", "v_proj", "o_proj"].map((name) => `self_attn.${name}`),
   ...["gate_proj", "up_proj", "down_proj"].map((name) => `mlp.${name}`),
 ];

@@ -10,7 +10,7 @@ import { fileError, unsupported } from "../files/errors.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../low-rank/expert-set.ts";
-import { ADAPTER_CONFIG_FILE } from "../low-rank/low-rank-expert.ts";
+import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
@@ -45,7 +45,10 @@ export async function openModel(path: string): Promise<Model> {
 
 /** Tells whether a folder's weights are safetensors; a router may also belong to the experts of a GGUF file. */
 function isWeights(name: string): boolean {
-  return (name.endsWith(".safetensors") && name !== ROUTER_FILE) || name.endsWith(".safetensors.index.json");
+  return (
+    (name.endsWith(".safetensors") && name !== ROUTER_FILE && name !== ADAPTER_FILE) ||
+    name.endsWith(".safetensors.index.json")
+  );
 }
 
 /**

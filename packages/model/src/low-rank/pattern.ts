@@ -25,8 +25,10 @@ export class Pattern {
   /** Tells whether a name, or what follows one of its dots, matches: `re.match(rf"(.*\.)?({pattern})$", name)`. */
   matchesSuffix(name: string): boolean {
     const matching = this.#matching(name);
-    const starts = [0, ...Array.from(name.matchAll(/\./g), (dot) => dot.index + 1)];
-    return starts.some((start) => has(matching.ends(this.#root, start), name.length));
+    for (let start = 0; ; start = name.indexOf(".", start) + 1) {
+      if (has(matching.ends(this.#root, start), name.length)) return true;
+      if (!name.includes(".", start)) return false;
+    }
   }
 
   #matching(text: string): Matching {
@@ -38,6 +40,7 @@ function has(places: Places, at: number): boolean {
   return ((places >> BigInt(at)) & 1n) === 1n;
 }
 
+type Character = Extract<PatternNode, { readonly kind: "character" }>;
 type Repeat = Extract<PatternNode, { readonly kind: "repeat" }>;
 
 /** One text under one expression. Each node is matched at most once from each place. */
@@ -53,6 +56,7 @@ class Matching {
 
   /** Finds the places where a match of `node` that begins at `start` can end. */
   ends(node: PatternNode, start: number): Places {
+    if (node.kind === "character") return this.#accepts(node, start) ? 2n << BigInt(start) : 0n;
     const key = start * this.#numNodes + node.id;
     const known = this.#known.get(key);
     if (known !== undefined) return known;
@@ -61,15 +65,11 @@ class Matching {
     return ends;
   }
 
-  #find(node: PatternNode, start: number): Places {
-    const here = 1n << BigInt(start);
-    if (node.kind === "character") {
-      const character = this.#text[start];
-      return character !== undefined && node.accepts(character) ? here << 1n : 0n;
-    }
-    if (node.kind === "sequence") return node.parts.reduce((places, part) => this.#from(places, part), here);
+  #find(node: Exclude<PatternNode, Character>, start: number): Places {
+    if (node.kind === "sequence") return this.#sequence(node.parts, start);
     if (node.kind === "choice") return node.options.reduce((places, option) => places | this.ends(option, start), 0n);
     if (node.kind === "repeat") return this.#repeat(node, start);
+    const here = 1n << BigInt(start);
     if (node.kind === "place") return this.#isAt(node.place, start) ? here : 0n;
     const isThere = node.isBehind
       ? Array.from({ length: start + 1 }, (_, from) => from).some((from) => has(this.ends(node.inner, from), start))
@@ -77,7 +77,26 @@ class Matching {
     return isThere === node.isNegated ? 0n : here;
   }
 
-  #from(places: Places, node: PatternNode): Places {
+  #sequence(parts: readonly PatternNode[], start: number): Places {
+    let at = start;
+    let next = 0;
+    // Plain characters at the start decide most cases.
+    for (let part = parts[next]; part?.kind === "character"; part = parts[++next]) {
+      if (!this.#accepts(part, at)) return 0n;
+      at += 1;
+    }
+    let places = 1n << BigInt(at);
+    for (; next < parts.length && places !== 0n; next++) places = this.#from(places, parts[next]);
+    return places;
+  }
+
+  #accepts({ accepts }: Character, at: number): boolean {
+    const character = this.#text[at];
+    return character !== undefined && accepts(character);
+  }
+
+  #from(places: Places, node: PatternNode | undefined): Places {
+    if (node === undefined) return places;
     let ends = 0n;
     for (let at = 0, left = places; left !== 0n; at++, left >>= 1n) if (left & 1n) ends |= this.ends(node, at);
     return ends;
@@ -97,14 +116,10 @@ class Matching {
   }
 
   /** Repeats a single character, the most frequent case: every end between the fewest and the most. */
-  #repeatCharacter(
-    { accepts }: Extract<PatternNode, { readonly kind: "character" }>,
-    { least, most }: Pick<Repeat, "least" | "most">,
-    start: number,
-  ): Places {
+  #repeatCharacter(inner: Character, { least, most }: Pick<Repeat, "least" | "most">, start: number): Places {
     const last = Math.min(start + most, this.#text.length);
     let end = start;
-    while (end < last && accepts(this.#text[end] ?? "")) end += 1;
+    while (end < last && this.#accepts(inner, end)) end += 1;
     const first = start + least;
     return end < first ? 0n : ((1n << BigInt(end - first + 1)) - 1n) << BigInt(first);
   }

@@ -40,7 +40,7 @@ export async function describeExperts(
   return descriptions;
 }
 
-export function describeExpert({ name, path, layers, head, numParameters }: LowRankExpert): ExpertDescription {
+function describeExpert({ name, path, layers, head, numParameters }: LowRankExpert): ExpertDescription {
   const changes = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
   const products = new Set(layers.flatMap((layer) => Object.keys(layer)));
   const modules = Object.entries(MODULES).flatMap(([product, module]) => (products.has(product) ? [module] : []));

@@ -25,7 +25,7 @@ export function loraOption(): Option {
 }
 
 /** Parses `NAME=FOLDER` or a folder, for commander's repeated options. */
-export function loraArgument(text: string, previous: readonly LoraArgument[] = []): readonly LoraArgument[] {
+function loraArgument(text: string, previous: readonly LoraArgument[] = []): readonly LoraArgument[] {
   const [, name, source = text] = /^([^=/\\]*)=(.*)$/s.exec(text) ?? [];
   if (name === "" || source === "")
     throw new InvalidArgumentError("Expected NAME=FOLDER, such as legal=adapters/legal.");
