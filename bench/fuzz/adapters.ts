@@ -3,7 +3,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { POCKET_SHAPE, writeRandomAdapter } from "../../test/support/random-adapter.ts";
+import { writeAdaptersOf } from "../../test/support/expert-engine.ts";
 import { ADAPTERS } from "./bodies.ts";
 
 /** Experts and the operator of a server. */
@@ -27,17 +27,18 @@ const LASTING = ["law", "code"];
 /** Small enough that logits stay in the range of float32. */
 const SIZE = 0.05;
 
-function write(path: string, seed: number): Promise<void> {
-  return writeRandomAdapter(path, { seed, shape: POCKET_SHAPE, size: SIZE });
-}
-
-export async function writeAdapters(): Promise<FuzzAdapters> {
+/** @param model - folder of the dense model */
+export async function writeAdapters(model: string): Promise<FuzzAdapters> {
   const base = await mkdtemp(join(tmpdir(), "readme-moe-fuzz-experts-"));
   const loaded = join(base, "loaded");
-  for (const [index, name] of [...LASTING, ...ADAPTERS].entries()) {
-    await write(join(index < LASTING.length ? base : loaded, name), index + 1);
-  }
-  await write(join(loaded, "damaged"), 9);
+  const folders = [
+    ...LASTING.map((name) => join(base, name)),
+    ...[...ADAPTERS, "damaged"].map((name) => join(loaded, name)),
+  ];
+  await writeAdaptersOf(
+    model,
+    Object.fromEntries(folders.map((folder, index) => [folder, { seed: index, size: SIZE }])),
+  );
   await writeFile(join(loaded, "damaged", "adapter_model.safetensors"), Buffer.alloc(100, 0xff));
   const operatorKey = "fuzz-operator";
   const loras = LASTING.flatMap((name) => ["--lora", `${name}=${join(base, name)}`]);

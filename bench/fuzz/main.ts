@@ -3,7 +3,7 @@
 //   pnpm bench:fuzz [model] [--requests 100000] [--seed 1] [--concurrency 16] [--first 0] [--heap-mb 512]
 //     [--folder FOLDER] [--replay FILE] [--experts]
 //
-// With `--experts`, the model, which has to be models/pocket, has low-rank experts, and an operator loads others.
+// With `--experts`, the model, which has to be dense, has low-rank experts, and an operator loads others.
 // The seed determines every case. Failed cases are stored in the folder; `--replay` sends one again, alone.
 
 import { fork } from "node:child_process";
@@ -52,7 +52,7 @@ const { values, positionals } = parseArgs({
 });
 const [seed, numRequests] = [Number(values.seed), Number(values.requests)];
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
-await using adapters = values.experts ? await writeAdapters() : NO_ADAPTERS;
+await using adapters = values.experts ? await writeAdapters(template.path) : NO_ADAPTERS;
 await using server = await serve(template.path, Number(values["heap-mb"]), adapters.flags);
 const rules = rulesOf(documentedCodes(), [resolve(template.path), ...adapters.secrets]);
 const tally = new Tally();

@@ -104,7 +104,9 @@ test("swap-model completes all answers while a model is swapped", { timeout: 120
 test("an unknown example is refused with the names of the examples", async () => {
   const { code, stderr } = await runExample("drop-out");
   expect(code).toBe(2);
-  expect(stderr).toMatch(/chatbot, custom-policy, custom-router, drop-in, express-minimal, observability, swap-model/);
+  expect(stderr).toMatch(
+    /chatbot, custom-policy, custom-router, drop-in, experts-by-customer, express-minimal, observability, swap-model/,
+  );
 });
 
 function sum(values: readonly number[]): number {

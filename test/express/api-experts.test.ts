@@ -1,14 +1,14 @@
 // Low-rank experts in requests: by the name of the model, by `read_me.expert`, and only those that a client may name.
 
 import { join } from "node:path";
+import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe, ServedModels, type ExpertUse } from "@readme-moe/express";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
-import { openExpertEngine, type ExpertEngine } from "../support/expert-engine.ts";
+import { openExpertEngine, writeAdaptersOf, writeExpertBase } from "../support/expert-engine.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
-import { TINY_DENSE_SHAPE, writeRandomAdapter } from "../support/random-adapter.ts";
 import { scrape } from "../support/prometheus.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -16,15 +16,14 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 const folder = await persistentFolder();
 const KEYS = { legal: "sk-legal", support: "sk-support", boss: "sk-boss" };
 const permit = ({ key, expert }: ExpertUse): boolean => key === "boss" || key === expert;
-let engine: ExpertEngine;
+let engine: ReadMeEngine;
 let server: RunningServer;
 
 beforeAll(async () => {
   const loras = { legal: join(folder, "legal"), support: join(folder, "support") };
-  for (const [index, path] of Object.values(loras).entries()) {
-    await writeRandomAdapter(path, { seed: index + 1, shape: TINY_DENSE_SHAPE });
-  }
-  engine = await openExpertEngine(folder, loras);
+  const path = await writeExpertBase(join(folder, "base"));
+  await writeAdaptersOf(path, { [loras.legal]: { seed: 1 }, [loras.support]: { seed: 2 } });
+  engine = await openExpertEngine(path, loras);
   const other = await openTinyEngine(join(folder, "other"));
   const aliases = { "gpt-4": "base", lawyer: "base:legal" };
   const models = new ServedModels({ base: engine, moe: other }, { aliases, defaultModel: "base" });

@@ -1,20 +1,23 @@
 // Operators change experts while requests run, and engines fail.
 
-import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { begin, ids, serveOperated, statusOf, writeAdapters } from "../support/operated-server.ts";
+import {
+  begin,
+  ids,
+  serveOperated,
+  statusOf,
+  writeOperated,
+  type OperatedFolders,
+} from "../support/operated-server.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
-let base: string;
-let adapters: string;
-let numOpened = 0;
+let folders: OperatedFolders;
 beforeAll(async () => {
-  base = await persistentFolder();
-  adapters = await writeAdapters(base);
+  folders = await writeOperated(await persistentFolder());
 });
 
 const serve = (isolation: "thread" | "process" = "thread"): ReturnType<typeof serveOperated> =>
-  serveOperated({ folder: join(base, `${++numOpened}`), adapters, isolation });
+  serveOperated({ ...folders, isolation });
 
 describe("while requests run", () => {
   test("loading and unloading leave their answers as they are, and an unloaded expert ends its own first", async () => {

@@ -1,6 +1,5 @@
 // Operators load and unload experts, in the shapes of vLLM.
 
-import { join } from "node:path";
 import { openApiDocument, readMe, ServedModels } from "@readme-moe/express";
 import express from "express";
 import * as fc from "../support/fast-check.ts";
@@ -18,25 +17,22 @@ import {
   statusOf,
   told,
   UNLOAD,
-  writeAdapters,
+  writeOperated,
+  type OperatedFolders,
   type OperatedOptions,
 } from "../support/operated-server.ts";
 import { postJson } from "../support/post-json.ts";
 import { valueOf, type JsonSchema } from "../support/schema-arbitrary.ts";
 import { openTinyEngine } from "../support/served-model.ts";
-import { persistentFolder } from "../support/temporary-folder.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
-let base: string;
-let adapters: string;
-let numOpened = 0;
+let folders: OperatedFolders;
 beforeAll(async () => {
-  base = await persistentFolder();
-  adapters = await writeAdapters(base);
+  folders = await writeOperated(await persistentFolder());
 });
 
-const newFolder = (): string => join(base, `${++numOpened}`);
 const serve = (more: Partial<OperatedOptions> = {}): ReturnType<typeof serveOperated> =>
-  serveOperated({ folder: newFolder(), adapters, ...more });
+  serveOperated({ ...folders, ...more });
 
 describe("loading", () => {
   test("makes an expert answer, which unloading ends, with vLLM's answers", async () => {
@@ -116,18 +112,18 @@ describe("loading", () => {
   });
 
   test("is refused by a model with experts of another kind", async () => {
-    const moe = await openTinyEngine(newFolder());
+    const moe = await openTinyEngine(await temporaryFolder());
     onTestFinished(() => moe.dispose());
-    const experts = { operatorKeys: ["op-key"], folder: adapters };
+    const experts = { operatorKeys: ["op-key"], folder: folders.adapters };
     const server = await listenForTest(express().use(readMe({ models: { moe }, experts })));
     expect(await told(server.url + LOAD, { lora_name: "legal", lora_path: "legal" })).toBe("400 invalid_value");
     expect(await told(server.url + UNLOAD, { lora_name: "domain-1" })).toBe("400 invalid_value");
   });
 
   test("needs a model's name where several are served and none is the default", async () => {
-    const engine = await openExpertEngine(newFolder());
+    const engine = await openExpertEngine(folders.model);
     onTestFinished(() => engine.dispose());
-    const experts = { operatorKeys: ["op-key"], folder: adapters };
+    const experts = { operatorKeys: ["op-key"], folder: folders.adapters };
     const loading = new Promise<never>(() => undefined);
     const server = await listenForTest(express().use(readMe({ models: { one: engine, two: loading }, experts })));
     const load = (lora_name: string): Promise<string> => told(server.url + LOAD, { lora_name, lora_path: "legal" });

@@ -145,7 +145,7 @@ describe("experts of a running engine", () => {
           // oxlint-disable-next-line no-await-in-loop -- step by step
           await flush();
           const usable = [...plain.present].filter((each) => !plain.leaving.has(each));
-          expect(new Set(experts.names)).toEqual(new Set(["none", ...usable]));
+          expect(new Set(experts.names)).toEqual(new Set(usable));
         }
         for (let round = 0; round < steps.length; round++) {
           for (const each of NAMES) {
@@ -208,10 +208,10 @@ describe("experts of a running engine", () => {
     gated.isOpen = false;
     const unload = experts.unload("a", SIGNAL);
     await flush();
-    expect(experts.names).toEqual(["none"]);
+    expect(experts.names).toEqual([]);
     gated.pending[0]?.settle(new ReadMeError("ERR_RUNTIME", "no"));
     await expect(unload).rejects.toMatchObject({ code: "ERR_RUNTIME" });
-    expect(experts.names).toEqual(["none", "a"]);
+    expect(experts.names).toEqual(["a"]);
     gated.restart();
     gated.isOpen = true;
     expect(await experts.restore()).toEqual([]);
@@ -233,7 +233,7 @@ describe("experts of a running engine", () => {
     await flush();
     gated.settle("b");
     expect(await restored).toMatchObject([{ expert: "a", causes: [{ code: "ERR_FILE_NOT_FOUND" }] }]);
-    expect(experts.names).toEqual(["none", "b"]);
+    expect(experts.names).toEqual(["b"]);
     gated.crash();
     gated.restart();
     gated.isOpen = true;

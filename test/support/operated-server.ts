@@ -2,12 +2,12 @@
 
 import { mkdir, symlink } from "node:fs/promises";
 import { join } from "node:path";
+import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe, ServedModels, type ReadMeApiOptions } from "@readme-moe/express";
 import express, { type Express } from "express";
 import { expect, onTestFinished } from "vitest";
-import { openExpertEngine, type ExpertEngine } from "./expert-engine.ts";
+import { openExpertEngine, writeAdaptersOf, writeExpertBase } from "./expert-engine.ts";
 import { postJson } from "./post-json.ts";
-import { TINY_DENSE_SHAPE, writeRandomAdapter } from "./random-adapter.ts";
 import { listen, type RunningServer } from "./served-model.ts";
 import { parseEvents } from "./sse.ts";
 
@@ -17,22 +17,25 @@ export const OPERATOR = { authorization: "Bearer op-key" };
 export const CLIENT = { authorization: "Bearer sk-client" };
 const LONG = { prompt: "The ship", temperature: 0, ignore_eos: true, max_tokens: 200, stream: true };
 
-/**
- * Writes adapters of the tiny dense model that can be loaded, and some that cannot.
- *
- * @param base - a new folder
- * @returns the folder of experts
- */
-export async function writeAdapters(base: string): Promise<string> {
+/** Folders of a model and of experts. */
+export interface OperatedFolders {
+  readonly model: string;
+  readonly adapters: string;
+}
+
+/** Writes a model, and adapters that can be loaded, and some that cannot. @param base - a new folder */
+export async function writeOperated(base: string): Promise<OperatedFolders> {
   const adapters = join(base, "adapters");
-  const shape = TINY_DENSE_SHAPE;
-  await writeRandomAdapter(join(adapters, "legal"), { seed: 1, shape });
-  await writeRandomAdapter(join(adapters, "acme", "support"), { seed: 2, shape });
-  await writeRandomAdapter(join(adapters, "dora"), { seed: 3, shape, config: { use_dora: true } });
-  await writeRandomAdapter(join(base, "outside"), { seed: 4, shape });
+  const model = await writeExpertBase(join(base, "base"));
+  await writeAdaptersOf(model, {
+    [join(adapters, "legal")]: { seed: 1 },
+    [join(adapters, "acme", "support")]: { seed: 2 },
+    [join(adapters, "dora")]: { seed: 3, config: { use_dora: true } },
+    [join(base, "outside")]: { seed: 4 },
+  });
   await symlink(join(base, "outside"), join(adapters, "link"));
   await mkdir(join(adapters, "empty"));
-  return adapters;
+  return { model, adapters };
 }
 
 interface Streamed {
@@ -41,24 +44,20 @@ interface Streamed {
 }
 
 interface Operated extends RunningServer {
-  readonly engine: ExpertEngine;
+  readonly engine: ReadMeEngine;
   readonly models: ServedModels;
   readonly load: (name: unknown, path: unknown, more?: object) => Promise<string>;
   readonly unload: (name: unknown) => Promise<string>;
 }
 
-export interface OperatedOptions {
-  /** A new folder for the model. */
-  readonly folder: string;
-  /** Folder of experts. */
-  readonly adapters: string;
+export interface OperatedOptions extends OperatedFolders {
   readonly isolation?: "thread" | "process";
   readonly options?: Partial<ReadMeApiOptions>;
 }
 
 /** Serves a tiny model as `base` and `alias` until the test ends. */
-export async function serveOperated({ folder, adapters, isolation, options }: OperatedOptions): Promise<Operated> {
-  const engine = await openExpertEngine(folder, {}, isolation);
+export async function serveOperated({ model, adapters, isolation, options }: OperatedOptions): Promise<Operated> {
+  const engine = await openExpertEngine(model, {}, isolation);
   onTestFinished(() => engine.dispose());
   const models = new ServedModels({ base: engine }, { aliases: { alias: "base" }, restart: { firstDelayMs: 0 } });
   const experts = { operatorKeys: { ops: "op-key" }, folder: adapters };

@@ -142,8 +142,10 @@ function routePrompts(
   { prompts }: GenerationInput,
 ): Promise<ReadMeAnswer | undefined> {
   if (!includes.routes) return Promise.resolve(undefined);
+  // Experts may be unloaded until the answer comes.
+  const experts = [...engine.info.experts];
   const routed = Promise.all(prompts.map((prompt) => engine.route(prompt, expert))).then((routes) => ({
-    experts: [...engine.info.experts],
+    experts,
     prompt_routes: routes.map(({ experts }) => Array.from(experts)),
   }));
   // The engine also refuses to continue a prompt that it cannot route, and reports that error.

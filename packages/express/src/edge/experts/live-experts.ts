@@ -4,19 +4,9 @@ import { errorChain, ReadMeError, type Engine, type EngineInfo, type ErrorLink }
 import { adapterExists, adapterNotFound, noAdapters } from "./refusals.ts";
 import { NO_EXPERT } from "./model-ids.ts";
 
-/** Engine that takes low-rank experts while it runs. */
-interface ChangeableEngine extends Engine {
-  addExpert(name: string, path: string): Promise<void>;
-  removeExpert(name: string): Promise<void>;
-}
-
-function isChangeable(engine: Engine): engine is ChangeableEngine {
-  return hasLowRankExperts(engine.info) && "addExpert" in engine && "removeExpert" in engine;
-}
-
 /** Whether a model's experts are changes of one dense model. */
 export function hasLowRankExperts(info: EngineInfo): boolean {
-  return "expertKind" in info && info.expertKind === "low-rank";
+  return info.expertKind === "low-rank";
 }
 
 /** An expert that could not be loaded again after the engine had failed. */
@@ -43,16 +33,18 @@ class LiveExperts {
     this.#engine = engine;
   }
 
-  /** Names of the experts that a new request may use, "none" included. */
+  /** Names of the low-rank experts that a new request may use. */
   get names(): readonly string[] {
-    return this.#engine.info.experts.filter((name) => name !== "" && !this.#unloaded.has(name));
+    const { info } = this.#engine;
+    if (!hasLowRankExperts(info)) return [];
+    // The first is the model itself, and names of unloaded experts are empty.
+    return info.experts.slice(1).filter((name) => name !== "" && !this.#unloaded.has(name));
   }
 
   /** Names that a model's name can be joined with. "None" is one of them where the name alone means the router. */
   get addressable(): readonly string[] {
-    const { info } = this.#engine;
-    if (!hasLowRankExperts(info)) return [];
-    return this.names.filter((name) => name !== NO_EXPERT || info.hasRouter);
+    const { names } = this;
+    return names.length > 0 && this.#engine.info.hasRouter ? [NO_EXPERT, ...names] : names;
   }
 
   /**
@@ -84,7 +76,7 @@ class LiveExperts {
     const engine = this.#changeable();
     await this.#inTurn(name, async () => {
       signal.throwIfAborted();
-      if (name === NO_EXPERT || !this.names.includes(name)) throw adapterNotFound(name);
+      if (!this.names.includes(name)) throw adapterNotFound(name);
       const path = this.#loaded.get(name);
       this.#loaded.delete(name);
       this.#unloaded.add(name);
@@ -108,7 +100,7 @@ class LiveExperts {
    */
   async restore(): Promise<readonly LostExpert[]> {
     const engine = this.#engine;
-    if (!isChangeable(engine)) return [];
+    if (!hasLowRankExperts(engine.info)) return [];
     const has = (name: string): boolean => engine.info.experts.includes(name);
     // One after the other, so that their order is the same as before.
     for (const name of this.#unloaded) {
@@ -132,8 +124,9 @@ class LiveExperts {
     return lost;
   }
 
-  #changeable(): ChangeableEngine {
-    if (!isChangeable(this.#engine)) throw noAdapters();
+  /** Returns the engine. @throws {ApiError} 400 where it takes no experts */
+  #changeable(): Engine {
+    if (!hasLowRankExperts(this.#engine.info)) throw noAdapters();
     return this.#engine;
   }
 
