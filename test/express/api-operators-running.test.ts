@@ -1,5 +1,7 @@
 // Operators change experts while requests run, and engines fail.
 
+import { cp, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import {
   begin,
@@ -94,5 +96,22 @@ describe("when the engine fails", () => {
     expect((await (await begin(server, "base:support"))()).text).toBe(before);
     expect(await statusOf(server, "base:legal")).toBe(404);
     expect(await ids(server)).toEqual(["base", "alias", "base:support", "alias:support"]);
+  });
+
+  test("an expert whose folder is gone is lost, and the model and its other experts answer", async () => {
+    const server = await serve("process");
+    await cp(join(folders.adapters, "legal"), join(folders.adapters, "short-lived"), { recursive: true });
+    expect(await server.load("gone", "short-lived")).toMatch(/^200/);
+    expect(await server.load("support", "acme/support")).toMatch(/^200/);
+    await rm(join(folders.adapters, "short-lived"), { recursive: true });
+    const lost = new Promise((resolve) => server.models.events.once("expert:lost", resolve));
+    const restarted = new Promise((resolve) => server.models.events.once("engine:restarted", resolve));
+    server.engine.kill();
+    await restarted;
+    expect(await lost).toMatchObject({ name: "base", expert: "gone" });
+    expect(JSON.stringify(await lost)).toContain("ERR_FILE_NOT_FOUND");
+    expect(await statusOf(server, "base:gone")).toBe(404);
+    expect(await statusOf(server, "base:support")).toBe(200);
+    expect(await statusOf(server, "base")).toBe(200);
   });
 });
