@@ -54,6 +54,7 @@ const [seed, numRequests] = [Number(values.seed), Number(values.requests)];
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
 await using adapters = values.experts ? await writeAdapters(template.path) : NO_ADAPTERS;
 await using server = await serve(template.path, Number(values["heap-mb"]), adapters.flags);
+await adapters.loadLasting(server.url);
 const rules = rulesOf(documentedCodes(), [resolve(template.path), ...adapters.secrets]);
 const tally = new Tally();
 const kept: KeptAnswer[] = [];

@@ -52,7 +52,9 @@ describe("loading", () => {
   });
 
   test("is a text, and errors have the messages of vLLM", async () => {
-    const { url, load } = await serve();
+    const { url, load, models } = await serve();
+    const failures: unknown[] = [];
+    models.events.on("request:failed", (event) => failures.push(event));
     const headers = { "content-type": "application/json", ...OPERATOR };
     const body = JSON.stringify({ lora_name: "legal", lora_path: "legal" });
     const response = await fetch(url + LOAD, { method: "POST", headers, body });
@@ -76,6 +78,7 @@ describe("loading", () => {
     expect(await load("dora", "dora")).toBe("400 adapter_refused");
     const refused = await postJson(url + LOAD, { lora_name: "dora", lora_path: "dora" }, OPERATOR);
     expect((refused.body["error"] as { message: string }).message).toMatch(/^dora\/adapter_config\.json: .*use_dora/);
+    expect(failures).toEqual([]);
   });
 
   test.each([

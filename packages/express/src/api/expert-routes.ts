@@ -78,8 +78,8 @@ const REFUSALS: ReadonlySet<string> = new Set([
 function refusedFolder(error: unknown, hidden: (message: string) => string): unknown {
   const isRefused = error instanceof ReadMeError && REFUSALS.has(error.code);
   if (!isRefused && !(error instanceof TypeError || error instanceof RangeError)) return error;
-  const message = hidden(error.message);
-  return badRequest({ message, code: "adapter_refused", param: "lora_path", cause: error });
+  // Without its cause, which would count as a failure of the server.
+  return badRequest({ message: hidden(error.message), code: "adapter_refused", param: "lora_path" });
 }
 
 /** Answers as vLLM does, with a text. */
