@@ -43,10 +43,12 @@ test("the first chunk that has waited for as long as its step is too long runs, 
 });
 
 test("no large chunk joins a step that has a small one", () => {
-  const step = (lengths: readonly number[]): readonly string[] => {
-    const chunks = lengths.map((numTokens, index) => schedulable(index + 1, { numTokens }));
-    return idsOf(costAware({ maxStepMs: 100 })(stateOf([decoding(0, 0), ...chunks], { limits: LIMITS, nowMs: 300 })));
-  };
-  expect(step([120, 128])).toEqual(["s0", "s1"]);
-  expect(step([120, 20, 128])).toEqual(["s0", "s2"]);
+  expect(stepOf([120, 128])).toEqual(["s0", "s1"]);
+  expect(stepOf([120, 20, 128])).toEqual(["s0", "s2"]);
 });
+
+/** Schedules a decode with chunks of these lengths, which have all waited for 300 ms. */
+function stepOf(lengths: readonly number[]): readonly string[] {
+  const chunks = lengths.map((numTokens, index) => schedulable(index + 1, { numTokens }));
+  return idsOf(costAware({ maxStepMs: 100 })(stateOf([decoding(0, 0), ...chunks], { limits: LIMITS, nowMs: 300 })));
+}
