@@ -60,6 +60,24 @@ test("an exchange holds the engine and, once it has entered, a place in admissio
   });
 });
 
+const unused = async (): Promise<void> => expect.fail("No engine can be leased");
+
+test("the body names the model; null names none", async () => {
+  await within(async (parts) => {
+    const models = new ServedModels({ tiny: engine, other });
+    const named = (model: string | null): ExchangeParts<{ model: string | null }> => ({
+      ...parts,
+      serving: { ...parts.serving, models },
+      body: { model },
+    });
+    await Exchange.run(named("other"), async (exchange) => {
+      expect([exchange.model, exchange.engine]).toEqual(["other", other]);
+    });
+    await expect(Exchange.run(named("third"), unused)).rejects.toMatchObject({ status: 404, code: "model_not_found" });
+    await expect(Exchange.run(named(null), unused)).rejects.toMatchObject({ status: 400, param: "model" });
+  });
+});
+
 test("an answer that fails releases everything, and its error is passed on", async () => {
   await within(async (parts, { models, admission }) => {
     const failed = Exchange.run(parts, async (exchange) => {

@@ -1,54 +1,20 @@
-// Answers over scripted engines: the order of choices, usage, timings, routes and charges.
+// Answers over scripted engines: the order of choices, usage, routes and charges.
 
-import { ReadMeError, type AcceptedPrompt, type GenerateChunk, type RoutedPrompt, type Usage } from "@readme-moe/core";
-import { Admission, readMe, type Entrant, type Ticket } from "@readme-moe/express";
-import express, { type RequestHandler } from "express";
-import { describe, expect, onTestFinished, test } from "vitest";
-import { identify, localsOf } from "../../packages/express/src/http/request.ts";
+import { ReadMeError, type Usage } from "@readme-moe/core";
+import { Admission, type Entrant, type Ticket } from "@readme-moe/express";
+import { describe, expect, test } from "vitest";
+import { localsOf } from "../../packages/express/src/http/request.ts";
 import { postJson } from "../support/post-json.ts";
-import { scriptedEngine, type ScriptedEngineOptions } from "../support/scripted-engine.ts";
-import { listen } from "../support/served-model.ts";
+import {
+  acceptTen,
+  chunkOf,
+  chunksInTurns,
+  nextTurn,
+  serveScripted,
+  USAGE,
+  type ScriptedEngineOptions,
+} from "../support/scripted-engine.ts";
 import { chunksOf, parseEvents } from "../support/sse.ts";
-
-const USAGE: Usage = { promptTokens: 10, completionTokens: 3, cachedTokens: 4, queuedMs: 0 };
-const chunk = (choice: number, text: string, more: Partial<GenerateChunk> = {}): GenerateChunk => ({
-  choice,
-  text,
-  tokens: [{ id: 5, expert: 1 }],
-  ...more,
-});
-const tick = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-interface Serving {
-  readonly admission?: Admission;
-  readonly before?: RequestHandler;
-}
-
-/** Serves an engine. @returns the URL of completions */
-async function serve(options: ScriptedEngineOptions, { admission, before }: Serving = {}): Promise<string> {
-  const app = express();
-  if (before) app.use(identify, before);
-  app.use(readMe.api({ engine: scriptedEngine(options), ...(admission ? { admission } : {}) }));
-  const server = await listen(app);
-  onTestFinished(() => server[Symbol.asyncDispose]());
-  return `${server.url}/v1/completions`;
-}
-
-/** An engine that gives these chunks, each in its own turn of the event loop. */
-function chunksInTurns(...chunks: readonly GenerateChunk[]): ScriptedEngineOptions {
-  return {
-    async *answer() {
-      for (const one of chunks) {
-        await tick();
-        yield one;
-      }
-    },
-    route: async () => ROUTED,
-  };
-}
-
-const accept = async (): Promise<AcceptedPrompt> => ({ promptTokens: 10, experts: new Uint16Array(10) });
-const ROUTED: RoutedPrompt = { tokenIds: Int32Array.of(7, 8, 9), experts: Uint16Array.of(0, 1, 1) };
 
 const JSON_TYPE = { "content-type": "application/json" };
 
@@ -62,13 +28,13 @@ async function streamText(url: string, body: object): Promise<string> {
 }
 
 test("choices of a whole answer are in the order of their indices, and each has all its text", async () => {
-  const url = await serve(
+  const url = await serveScripted(
     chunksInTurns(
-      chunk(2, "c"),
-      chunk(0, "a"),
-      chunk(2, "cc", { finishReason: "length" }),
-      chunk(1, "b", { finishReason: "length" }),
-      chunk(0, "aa", { finishReason: "length", usage: USAGE }),
+      chunkOf(2, "c"),
+      chunkOf(0, "a"),
+      chunkOf(2, "cc", { finishReason: "length" }),
+      chunkOf(1, "b", { finishReason: "length" }),
+      chunkOf(0, "aa", { finishReason: "length", usage: USAGE }),
     ),
   );
   const { body } = await postJson(url, { prompt: "x", n: 3 });
@@ -88,9 +54,9 @@ test("choices of a whole answer are in the order of their indices, and each has 
 
 test("usage sums over prompts, and counts a prompt's cached tokens once, however many choices took them", async () => {
   const usages = [USAGE, { promptTokens: 7, completionTokens: 5, cachedTokens: 21, queuedMs: 2 }];
-  const url = await serve({
+  const url = await serveScripted({
     async *answer({ prompt }) {
-      yield chunk(0, "a", { finishReason: "length", usage: usages[prompt === "first" ? 0 : 1] as Usage });
+      yield chunkOf(0, "a", { finishReason: "length", usage: usages[prompt === "first" ? 0 : 1] as Usage });
     },
   });
   const { body } = await postJson(url, { prompt: ["first", "second"] });
@@ -102,67 +68,9 @@ test("usage sums over prompts, and counts a prompt's cached tokens once, however
   });
 });
 
-describe("timings", () => {
-  type Figures = Readonly<Record<string, number | null>>;
-  interface Timed {
-    readonly timings: Figures;
-    readonly read_me: { readonly timings: Figures };
-  }
-
-  /** Asks for timings. @returns them with the time that the client waited */
-  async function timed(usage: Usage) {
-    const url = await serve(chunksInTurns(chunk(0, "a"), chunk(0, "b", { finishReason: "length", usage })));
-    const startMs = performance.now();
-    const { body } = await postJson(url, { prompt: "x", read_me: { include: ["timings"] } });
-    const waitedMs = performance.now() - startMs;
-    const { timings, read_me } = body as unknown as Timed;
-    return { timings, own: read_me.timings, waitedMs };
-  }
-
-  test("divide the time of a request into queue, prefill and decoding", async () => {
-    const { timings, own, waitedMs } = await timed(USAGE);
-    const [promptMs, predictedMs] = [timings["prompt_ms"] ?? -1, timings["predicted_ms"] ?? -1];
-    expect(Math.min(promptMs, predictedMs)).toBeGreaterThan(0);
-    expect(promptMs + predictedMs).toBeLessThanOrEqual(waitedMs);
-    expect(own).toEqual({ queue_ms: 0, prefill_ms: promptMs, decode_ms: predictedMs });
-    expect(timings).toEqual({
-      cache_n: 4,
-      prompt_n: 6,
-      prompt_ms: promptMs,
-      prompt_per_token_ms: promptMs / 6,
-      prompt_per_second: 6000 / promptMs,
-      predicted_n: 3,
-      predicted_ms: predictedMs,
-      predicted_per_token_ms: predictedMs / 3,
-      predicted_per_second: 3000 / predictedMs,
-    });
-  });
-
-  test("count no longer in the queue than until the first token", async () => {
-    const { timings, own, waitedMs } = await timed({ ...USAGE, queuedMs: 1e9 });
-    expect(own["queue_ms"]).toBeGreaterThan(0);
-    expect(own["queue_ms"]).toBeLessThanOrEqual(waitedMs);
-    expect(own).toMatchObject({ prefill_ms: 0 });
-    expect(timings).toMatchObject({ prompt_ms: 0, prompt_per_token_ms: 0, prompt_per_second: null });
-  });
-
-  test("have no rate of no tokens", async () => {
-    const { timings } = await timed({ promptTokens: 5, completionTokens: 0, cachedTokens: 5, queuedMs: 0 });
-    expect(timings).toMatchObject({
-      cache_n: 5,
-      prompt_n: 0,
-      prompt_per_token_ms: null,
-      prompt_per_second: 0,
-      predicted_n: 0,
-      predicted_per_token_ms: null,
-      predicted_per_second: 0,
-    });
-  });
-});
-
 describe("the chunks of a stream", () => {
-  const script = chunksInTurns(chunk(0, "a"), chunk(0, "b", { finishReason: "length", usage: USAGE }));
-  const ask = async (body: object) => chunksOf(await streamText(await serve(script), body));
+  const script = chunksInTurns(chunkOf(0, "a"), chunkOf(0, "b", { finishReason: "length", usage: USAGE }));
+  const ask = async (body: object) => chunksOf(await streamText(await serveScripted(script), body));
 
   test("end with timings, without usage, if only timings are asked for", async () => {
     const chunks = await ask({ read_me: { include: ["timings"] } });
@@ -176,6 +84,19 @@ describe("the chunks of a stream", () => {
     const last = (await ask({ stream_options: { include_usage: true } })).at(-1) ?? {};
     expect(last).toMatchObject({ choices: [], usage: { prompt_tokens: 10, total_tokens: 13 } });
     expect(Object.keys(last).filter((key) => key === "timings" || key === "read_me")).toEqual([]);
+  });
+
+  test("have the routes of the prompt once, where one piece of a chat is two chunks", async () => {
+    const url = (await serveScripted(script)).replace("/completions", "/chat/completions");
+    const messages = [{ role: "user", content: "x" }];
+    const chunks = chunksOf(await streamText(url, { messages, prompt: undefined, read_me: { include: ["routes"] } }));
+    expect(chunks.map((one) => "read_me" in one)).toEqual([true, ...chunks.slice(1).map(() => false)]);
+    expect(chunks.map(({ choices }) => Object.keys(choices[0]?.delta ?? {}))).toEqual([
+      ["role", "content"],
+      ["content"],
+      ["content"],
+      [],
+    ]);
   });
 
   test("begin with the routes of the prompt if routes are asked for", async () => {
@@ -193,7 +114,7 @@ describe("a prompt that the engine cannot route", () => {
   const route = (): Promise<never> => Promise.reject(refusal);
 
   test("is refused even if its generation has begun", async () => {
-    const url = await serve({ ...chunksInTurns(chunk(0, "a")), route });
+    const url = await serveScripted({ ...chunksInTurns(chunkOf(0, "a")), route });
     expect(await postJson(url, { prompt: "x", read_me: { include: ["routes"] } })).toMatchObject({
       status: 400,
       body: { error: { code: "context_length_exceeded", param: "prompt", message: "The prompt is too long" } },
@@ -201,10 +122,10 @@ describe("a prompt that the engine cannot route", () => {
   });
 
   test("is reported once, with the error of its generation", async () => {
-    const url = await serve({
+    const url = await serveScripted({
       // eslint-disable-next-line require-yield -- it fails at once
       async *answer() {
-        await tick();
+        await nextTurn();
         throw new ReadMeError("ERR_QUEUE_FULL", "The queue is full");
       },
       route,
@@ -217,7 +138,7 @@ describe("a prompt that the engine cannot route", () => {
 /** Posts a body. @returns the charges of its request */
 async function charged(body: object, options: ScriptedEngineOptions): Promise<readonly number[]> {
   const spent: number[] = [];
-  const url = await serve(options, {
+  const url = await serveScripted(options, {
     before: (_, response, next) => {
       localsOf(response).spendTokens = (tokens) => spent.push(tokens);
       next();
@@ -230,19 +151,19 @@ async function charged(body: object, options: ScriptedEngineOptions): Promise<re
 describe("tokens are charged", () => {
   test("once for all prompts and their tokens", async () => {
     const script = chunksInTurns(
-      chunk(0, "a", { tokens: [{ id: 4 }, { id: 5 }] }),
-      chunk(0, "b", { finishReason: "length", usage: USAGE }),
+      chunkOf(0, "a", { tokens: [{ id: 4 }, { id: 5 }] }),
+      chunkOf(0, "b", { finishReason: "length", usage: USAGE }),
     );
-    expect(await charged({ prompt: ["x", "y"] }, { ...script, accept })).toEqual([2 * (10 + 3)]);
+    expect(await charged({ prompt: ["x", "y"] }, { ...script, accept: acceptTen })).toEqual([2 * (10 + 3)]);
   });
 
   test("for those of a request that fails, too", async () => {
     const script: ScriptedEngineOptions = {
       async *answer() {
-        yield chunk(0, "a");
+        yield chunkOf(0, "a");
         throw new ReadMeError("ERR_ENGINE_FAILED", "Gone");
       },
-      accept,
+      accept: acceptTen,
     };
     expect(await charged({ prompt: "x" }, script)).toEqual([11]);
     expect(await charged({ prompt: "x", stream: true }, script)).toEqual([11]);
@@ -267,8 +188,8 @@ test("admission learns of a request's size, of its prompts one by one, and of it
       };
     }
   }
-  const script = chunksInTurns(chunk(0, "a"), chunk(0, "b", { finishReason: "length", usage: USAGE }));
-  const url = await serve({ ...script, accept }, { admission: new Remembering() });
+  const script = chunksInTurns(chunkOf(0, "a"), chunkOf(0, "b", { finishReason: "length", usage: USAGE }));
+  const url = await serveScripted({ ...script, accept: acceptTen }, { admission: new Remembering() });
   const body = { prompt: ["x", "y"], n: 2, max_tokens: 5, read_me: { priority: -2 } };
   expect((await postJson(url, body)).status).toBe(200);
   const bytes = JSON.stringify(body).length;
@@ -282,9 +203,9 @@ test("admission learns of a request's size, of its prompts one by one, and of it
 });
 
 test("a stream that fails after it has begun ends with the error, and not with the mark of its end", async () => {
-  const url = await serve({
+  const url = await serveScripted({
     async *answer() {
-      yield chunk(0, "a");
+      yield chunkOf(0, "a");
       throw new ReadMeError("ERR_ENGINE_FAILED", "/models/scripted: Gone");
     },
   });

@@ -36,7 +36,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
     sources: ["express/src/api/answer.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
     tests: [
       "test/express/{api-stream,api-composition,api-refusals,api-routes,api-routed-admission}.test.ts",
-      "test/express/{exchange,generation,grammar-exchange,scripted-answers,sse-writer}.test.ts",
+      "test/express/{answer-timings,exchange,generation,grammar-exchange,scripted-answers,sse-writer}.test.ts",
     ],
   },
   { name: "grammar", sources: ["grammar/src/schema"], tests: ["test/grammar/*.test.ts"] },
