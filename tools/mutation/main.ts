@@ -21,11 +21,12 @@ const { values, positionals } = parseArgs({
 });
 const OUT = "mutation-results";
 
-function filesOf({ sources }: MutationTarget): readonly string[] {
-  return sources.flatMap((source) => {
+function filesOf({ sources, except = [] }: MutationTarget): readonly string[] {
+  const files = sources.flatMap((source) => {
     const path = `packages/${source}`;
     return statSync(path).isDirectory() ? sourceFiles(path) : [path];
   });
+  return files.filter((path) => !except.some((prefix) => path.startsWith(`packages/${prefix}`)));
 }
 
 async function mutate(target: MutationTarget): Promise<void> {
@@ -50,7 +51,7 @@ async function mutate(target: MutationTarget): Promise<void> {
     jsonReporter: { fileName: `${OUT}/${target.name}.json` },
     ignorePatterns: ["/models/*", "!/models/pocket", "/docs", `/${OUT}`],
     tempDirName: ".stryker",
-    timeoutMS: 20_000,
+    timeoutMS: 10_000,
     dryRunTimeoutMinutes: Number(values["tests-timeout-minutes"]),
   }).runMutationTest();
   const count = (...statuses: readonly string[]): number =>

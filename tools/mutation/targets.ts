@@ -4,6 +4,8 @@ export interface MutationTarget {
   readonly name: string;
   /** Folders and files below `packages/`. */
   readonly sources: readonly string[];
+  /** Files and folders of `sources` that are not mutated. */
+  readonly except?: readonly string[];
   /** Globs of test files. */
   readonly tests: readonly string[];
 }
@@ -14,11 +16,14 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   {
     name: "engine",
     sources: ["engine/src"],
+    // Runs in the engine's own process or thread.
+    except: ["engine/src/worker"],
     tests: [
       "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
       "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
       "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
       "test/engine/{calibration,evaluation,multiple-choice}.test.ts",
+      "test/engine/{accepted,control-tokens,engine,function-module,vocabulary,streamed}.test.ts",
     ],
   },
   {
