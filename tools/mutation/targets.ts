@@ -23,7 +23,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
       "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
       "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
       "test/engine/{calibration,evaluation,multiple-choice}.test.ts",
-      "test/engine/{accepted,control-tokens,engine,function-module,vocabulary,streamed}.test.ts",
+      "test/engine/{accepted,control-tokens,engine,function-module,vocabulary,streamed,engine-options,weight-sizes}.test.ts",
     ],
   },
   {
