@@ -22,8 +22,9 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
       "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
       "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
       "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
-      "test/engine/{calibration,evaluation,multiple-choice}.test.ts",
-      "test/engine/{accepted,control-tokens,engine,function-module,vocabulary,streamed,engine-options,weight-sizes}.test.ts",
+      "test/engine/{calibration,evaluation,multiple-choice,trunks}.test.ts",
+      "test/engine/{accepted,control-tokens,engine,engine-options,function-module}.test.ts",
+      "test/engine/{process-logits,streamed,vocabulary,weight-sizes}.test.ts",
     ],
   },
   {
