@@ -1,4 +1,4 @@
-// Chunks of prompts that are too large for a step with decodes, in the cost-aware scheduler.
+// Room in the steps of the cost-aware scheduler: chunks too large for a step with decodes, and room for everyone.
 
 import { costAware } from "@readme-moe/core";
 import { expect, test } from "vitest";
@@ -45,6 +45,14 @@ test("the first chunk that has waited for as long as its step is too long runs, 
 test("no large chunk joins a step that has a small one", () => {
   expect(stepOf([120, 128])).toEqual(["s0", "s1"]);
   expect(stepOf([120, 20, 128])).toEqual(["s0", "s2"]);
+});
+
+test("an expert whose load is short joins at once only if all sequences fit the step's tokens", () => {
+  const sequences = [decoding(0, 1), ...[1, 2, 3, 4].map((arrival) => decoding(arrival, 0))];
+  const step = (maxNumBatchedTokens: number): readonly string[] =>
+    idsOf(costAware()(stateOf(sequences, { limits: { ...LIMITS, maxNumBatchedTokens }, missingBytes: [0, 12 * MB] })));
+  expect(step(5)).toContain("s0");
+  expect(step(4)).toEqual(["s1", "s2", "s3", "s4"]);
 });
 
 /** Schedules a decode with chunks of these lengths, which have all waited for 300 ms. */
