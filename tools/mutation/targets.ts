@@ -19,7 +19,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
     // Runs in the engine's own process or thread.
     except: ["engine/src/worker"],
     tests: [
-      "test/engine/{engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
+      "test/engine/{core-accounting,engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
       "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
       "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
       "test/engine/{calibration,evaluation,multiple-choice,trunks}.test.ts",
