@@ -3,14 +3,7 @@
 import { ReadMeError, type ScheduledSequence } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import {
-  batchItems,
-  expertsOf,
-  forwardBatch,
-  withAllLogits,
-  type BatchItem,
-  type ItemLogits,
-} from "../../packages/engine/src/batch.ts";
+import { batchItems, expertsOf, forwardBatch, withAllLogits, type BatchItem } from "../../packages/engine/src/batch.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import { CoreBench } from "../support/core-bench.ts";
 import { runningTinyModel } from "../support/running-model.ts";
@@ -31,6 +24,9 @@ async function twoRunning(): Promise<CoreBench> {
   await bench.core.step();
   return bench;
 }
+
+/** Keeps all logits of a row. */
+const kept = (logits: number) => (): Float32Array => Float32Array.of(logits);
 
 describe("a schedule", () => {
   test("becomes items, the last of a sequence where all its known tokens run", async () => {
@@ -63,39 +59,44 @@ describe("a schedule", () => {
   });
 });
 
-describe("a batch that cannot run", () => {
-  /** Runs the next tokens of both sequences with a model that fails where `fails` says. */
-  async function failing(fails: (ids: readonly number[]) => unknown) {
-    const { admission } = await twoRunning();
-    const batch = batchItems(
-      ["a", "b"].map((id) => ({ id, numTokens: 1 })),
-      admission.running,
-    );
-    const failures: [string, unknown][] = [];
-    let numRuns = 0;
-    const { runner } = running;
-    const broken = {
-      model: runner.model,
-      openKv: runner.openKv.bind(runner),
-      keepsLogits: runner.keepsLogits.bind(runner),
-      dispose: runner.dispose.bind(runner),
-      forward: async (...[kv, sequences, numCandidates]: Parameters<typeof runner.forward>) => {
-        numRuns++;
-        const results = await runner.forward(kv, sequences, numCandidates);
-        const error = fails(sequences.map(({ slot }) => slot.numTokens));
-        // The tokens have run by then, as they have in the layers before one that cannot be read.
-        if (error !== undefined) throw error;
-        return results;
-      },
-    };
-    const { logits, ran } = await forwardBatch(broken, admission.kv, batch, ({ id }, error) => {
-      failures.push([id, error]);
-    });
-    const computed = batch.map(({ sequence }) => sequence.numComputedTokens);
-    return { logits: logits.map(idOf), ran: ran.map(({ sequence }) => sequence.id), failures, numRuns, computed };
-  }
-  const idOf = ({ item }: ItemLogits): string => item.sequence.id;
+/** Runs the next tokens of both sequences with a model that fails where `fails` says. */
+async function failing(fails: (ids: readonly number[]) => unknown) {
+  const { admission } = await twoRunning();
+  const batch = batchItems(
+    ["a", "b"].map((id) => ({ id, numTokens: 1 })),
+    admission.running,
+  );
+  const failures: [string, unknown][] = [];
+  let numRuns = 0;
+  const { runner } = running;
+  const broken = {
+    model: runner.model,
+    openKv: runner.openKv.bind(runner),
+    keepsLogits: runner.keepsLogits.bind(runner),
+    dispose: runner.dispose.bind(runner),
+    forward: async (...[kv, sequences, numCandidates]: Parameters<typeof runner.forward>) => {
+      numRuns++;
+      const results = await runner.forward(kv, sequences, numCandidates);
+      const error = fails(sequences.map(({ slot }) => slot.numTokens));
+      // The tokens have run by then, as they have in the layers before one that cannot be read.
+      if (error !== undefined) throw error;
+      return results;
+    },
+  };
+  const { logits, ran } = await forwardBatch(broken, admission.kv, batch, ({ id }, error) => {
+    failures.push([id, error]);
+  });
+  const computed = batch.map(({ sequence }) => sequence.numComputedTokens);
+  return {
+    logits: logits.map(({ item }) => item.sequence.id),
+    ran: ran.map(({ sequence }) => sequence.id),
+    failures,
+    numRuns,
+    computed,
+  };
+}
 
+describe("a batch that cannot run", () => {
   test("fails as a whole, unless weights of an expert cannot be read", async () => {
     const error = new Error("broken");
     const failures = [
@@ -133,10 +134,6 @@ test("all logits are added to every row, or to none if those of one were not kep
     logSumExp: 3,
     fullLogits: undefined,
   };
-  const kept =
-    (logits: number): ItemLogits["readAll"] =>
-    () =>
-      Float32Array.of(logits);
   const rows = [
     { item: first, row, readAll: kept(5) },
     { item: second, row, readAll: kept(6) },
