@@ -147,3 +147,14 @@ test("sequences whose step fails end with its error, and others are not affected
   expect(bench.outcomes.get("b")?.tokens).toHaveLength(2);
   expect(bench.core.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0, promptTokens: 6, completionTokens: 3 });
 });
+
+test("a sequence ends at an end token of the model, or when it fills the context", async () => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 64 });
+  bench.add("end", [1, 2, 3], { maxTokens: 9, temperature: 0, ignoreEos: false, logitBias: { 0: 100 } });
+  await bench.finish();
+  expect(bench.outcomes.get("end")).toMatchObject({ tokens: [0], finishReason: "stop" });
+  bench.add("full", Array<number>(60).fill(7), { maxTokens: 9, temperature: 0 });
+  await bench.finish();
+  expect(bench.outcomes.get("full")?.finishReason).toBe("length");
+  expect(bench.outcomes.get("full")?.tokens).toHaveLength(4);
+});

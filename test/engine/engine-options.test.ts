@@ -68,7 +68,7 @@ test.each<EngineOptions>([
 });
 
 test.each<[object, string]>([
-  [{ threadz: 1 }, "threadz"],
+  [{ threadz: 1 }, "Unknown option `threadz` of the engine, did you mean `threads`?"],
   [{ isolation: "vm" }, '`isolation` to be one of "process", "thread", got `"vm"`'],
   [{ precision: "fp16" }, '`precision` to be one of "fp32", "int8", "int4", got `"fp16"`'],
   [{ threads: 0 }, "`threads`"],

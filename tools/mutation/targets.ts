@@ -23,7 +23,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
       "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
       "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
       "test/engine/{calibration,evaluation,multiple-choice,trunks}.test.ts",
-      "test/engine/{accept-token,batch,engine-options,import-function,streamed,weight-sizes}.test.ts",
+      "test/engine/{accept-token,batch,engine-options,import-function,runner-options,streamed,unit-places,weight-sizes}.test.ts",
     ],
   },
   {
