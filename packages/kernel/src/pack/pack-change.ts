@@ -1,0 +1,208 @@
+// Packs low-rank changes of a model, in the layout of `ChangeDescription` in `native/kernel.h`.
+
+import { ReadMeError } from "@readme-moe/core";
+import {
+  f16BitsOf,
+  type LowRankExpert,
+  type LowRankProduct,
+  type LowRankRefs,
+  type TensorRef,
+} from "@readme-moe/model";
+import type { ChangeFactors } from "../change-factors.ts";
+import type { InputFactors } from "./input-factors.ts";
+import { aligned, UNIT_BYTES } from "./packed-file.ts";
+import { PANEL, wholePanels } from "./packed-tensor.ts";
+
+/** Number type of a change's factors. */
+export type ChangePrecision = "fp32" | "fp16" | "int8";
+
+/** Products of a layer, in the order of the kernel. */
+const PRODUCTS: readonly LowRankProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
+const [MAGIC, VERSION] = [0x4352524d, 1];
+const FORMATS: readonly ChangePrecision[] = ["fp32", "fp16", "int8"];
+const ELEMENT_BYTES: Readonly<Record<ChangePrecision, number>> = { fp32: 4, fp16: 2, int8: 1 };
+const [HEADER_WORDS, ENTRY_WORDS] = [4, 4];
+/** Number of products whose factors are read at once. */
+const READ_TOGETHER = 32;
+/** Ranks are stored in whole vectors. */
+const VECTOR = 16;
+
+/** One product's change in the packed bytes. */
+interface Place {
+  readonly refs: LowRankRefs;
+  readonly index: number;
+  readonly rank: number;
+  /** Offsets in bytes. */
+  readonly lower: number;
+  readonly raise: number;
+  readonly scales: number;
+  readonly factors: { readonly inputs?: InputFactors | undefined; readonly outputs?: InputFactors | undefined };
+}
+
+/** Assigns a place to each of an expert's products. */
+function layOutChange(expert: Pick<LowRankExpert, "layers" | "head">, precision: ChangePrecision, by: ChangeFactors) {
+  const numEntries = expert.layers.length * PRODUCTS.length + 1;
+  let end = aligned(4 * (HEADER_WORDS + numEntries * ENTRY_WORDS));
+  const take = (bytes: number): number => {
+    const at = end;
+    end += aligned(bytes);
+    return at;
+  };
+  const places: Place[] = [];
+  const add = (index: number, refs: LowRankRefs | undefined, factors: Place["factors"]): void => {
+    if (!refs) return;
+    const [numOut = 0] = refs.b.shape;
+    const [, numIn = 0] = refs.a.shape;
+    const rank = Math.ceil(refs.rank / VECTOR) * VECTOR;
+    const each = rank * ELEMENT_BYTES[precision];
+    const lower = take(numIn * each);
+    const raise = take(wholePanels(numOut) * PANEL * each);
+    places.push({ refs, index, rank, lower, raise, scales: take(rank * 4), factors });
+  };
+  for (const [layer, changes] of expert.layers.entries()) {
+    for (const [at, product] of PRODUCTS.entries()) {
+      add(layer * PRODUCTS.length + at, changes[product], by(layer, product));
+    }
+  }
+  add(numEntries - 1, expert.head, {});
+  return { places, numBytes: end, numLayers: expert.layers.length };
+}
+
+/** Computes the size of a packed change, without reading it. */
+export function changeBytes(expert: Pick<LowRankExpert, "layers" | "head">, precision: ChangePrecision): number {
+  return layOutChange(expert, precision, () => ({})).numBytes;
+}
+
+/**
+ * Packs a low-rank expert. Yields its bytes in pieces, one product each, so that a thread can do other work in between.
+ *
+ * @param precision - in "int8" each row of `a` and each column of `b` has a scale
+ * @param factors - factors of inputs and outputs that the packed model's products have; see `changeFactors`
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming a tensor with a number that is not finite
+ */
+export async function* packChange(
+  expert: Pick<LowRankExpert, "layers" | "head">,
+  precision: ChangePrecision,
+  factors: ChangeFactors,
+): AsyncGenerator<Uint8Array> {
+  const { places, numBytes, numLayers } = layOutChange(expert, precision, factors);
+  const first = places[0]?.lower ?? numBytes;
+  const header = new Int32Array(first / 4);
+  header.set([MAGIC, VERSION, numLayers, FORMATS.indexOf(precision)]);
+  for (const { index, rank, lower, raise, scales } of places) {
+    const entry = [rank, lower / UNIT_BYTES, raise / UNIT_BYTES, scales / UNIT_BYTES];
+    header.set(entry, HEADER_WORDS + index * ENTRY_WORDS);
+  }
+  yield new Uint8Array(header.buffer);
+  for (let from = 0; from < places.length; from += READ_TOGETHER) {
+    const some = places.slice(from, from + READ_TOGETHER);
+    const read = await Promise.all(some.map(readFactors));
+    for (const [at, factorsRead] of read.entries()) {
+      yield packProduct(factorsRead, precision, places[from + at + 1]?.lower ?? numBytes);
+    }
+  }
+}
+
+/** A product's factors in float32, as the packed model needs them. */
+interface ReadFactors {
+  readonly place: Place;
+  /** `[rank, numIn]` and `[numOut, rank]`. */
+  readonly a: Float32Array;
+  readonly b: Float32Array;
+}
+
+async function readFactors(place: Place): Promise<ReadFactors> {
+  const { refs, factors } = place;
+  const [, numIn = 0] = refs.a.shape;
+  const [a, b, inputs, outputs] = await Promise.all([
+    refs.a.store.readFloats(refs.a.name),
+    refs.b.store.readFloats(refs.b.name),
+    factors.inputs?.(),
+    factors.outputs?.(),
+  ]);
+  if (inputs) for (let i = 0; i < a.length; i++) a[i] = a[i]! / inputs[i % numIn]!;
+  if (outputs) for (let i = 0; i < b.length; i++) b[i] = b[i]! * outputs[Math.floor(i / refs.rank)]!;
+  return { place, a, b };
+}
+
+/** Packs one product's factors and scales, up to byte `end` of the change. */
+function packProduct({ place, a, b }: ReadFactors, precision: ChangePrecision, end: number): Uint8Array {
+  const { refs, rank, lower, raise, scales } = place;
+  const [numOut = 0] = refs.b.shape;
+  const [, numIn = 0] = refs.a.shape;
+  const packed = new Uint8Array(end - lower);
+  const ownScales = new Float32Array(packed.buffer, scales - lower, rank);
+  const elements = elementsOf(precision, packed, raise - lower);
+  const row = new Float32Array(numIn);
+  const column = new Float32Array(numOut);
+  const ownRank = refs.rank;
+  for (let k = 0; k < ownRank; k++) {
+    row.set(a.subarray(k * numIn, (k + 1) * numIn));
+    for (let out = 0, at = k; out < numOut; out++, at += ownRank) column[out] = b[at]!;
+    const [aScale, bScale] = [scaleOf(row, refs.a, precision), scaleOf(column, refs.b, precision)];
+    ownScales[k] = refs.scale * aScale * bScale;
+    scatter(rounded(row, aScale, precision), elements.lowered, { from: k, step: rank, run: 1 });
+    scatter(rounded(column, bScale, precision), elements.raised, {
+      from: k * VECTOR,
+      step: rank * VECTOR,
+      run: VECTOR,
+    });
+  }
+  return packed;
+}
+
+/** Writes runs of values `step` elements apart. */
+function scatter(
+  values: Float32Array,
+  into: Float32Array | Uint16Array | Int8Array,
+  { from, step, run }: { readonly from: number; readonly step: number; readonly run: number },
+): void {
+  const { length } = values;
+  for (let i = 0, start = from; i < length; start += step) {
+    for (let at = start; at < start + run && i < length; at++, i++) into[at] = values[i]!;
+  }
+}
+
+/** Divides by a scale, in place, and rounds to elements of the precision: halves as their bits. */
+function rounded(values: Float32Array, scale: number, precision: ChangePrecision): Float32Array {
+  if (precision === "fp32") return values;
+  if (precision === "int8") {
+    for (let i = 0; i < values.length; i++) values[i] = Math.round(values[i]! / scale);
+    return values;
+  }
+  for (let i = 0; i < values.length; i++) values[i] = halfOf(values[i]! / scale);
+  return values;
+}
+
+function elementsOf(precision: ChangePrecision, packed: Uint8Array, raise: number) {
+  const { buffer } = packed;
+  if (precision === "fp32") return { lowered: new Float32Array(buffer), raised: new Float32Array(buffer, raise) };
+  if (precision === "fp16") return { lowered: new Uint16Array(buffer), raised: new Uint16Array(buffer, raise) };
+  return { lowered: new Int8Array(buffer), raised: new Int8Array(buffer, raise) };
+}
+
+/**
+ * Returns the scale of one rank's elements, by which they fit the precision; 1 if all of them are 0, and for fp32.
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` when one is not finite
+ */
+function scaleOf(values: Float32Array, { store, name }: TensorRef, precision: ChangePrecision): number {
+  let largest = 0;
+  // A NaN stays the largest.
+  for (let i = 0; i < values.length; i++) largest = Math.max(largest, Math.abs(values[i]!));
+  if (!Number.isFinite(largest)) {
+    const message = `${store.path}: tensor \`${name}\` holds ${largest}, which is not finite`;
+    throw new ReadMeError("ERR_MODEL_INVALID", message);
+  }
+  if (precision === "fp32") return 1;
+  const scale = Math.fround(precision === "int8" ? largest / 127 : largest);
+  return scale > 2 ** -126 ? scale : 1;
+}
+
+const word = new Float32Array(1);
+const bits = new Int32Array(word.buffer);
+
+/** Rounds to the nearest half, ties to even, and returns its bits. */
+function halfOf(value: number): number {
+  word[0] = value;
+  return f16BitsOf(bits[0]!);
+}
