@@ -52,7 +52,7 @@ export function generationSettings(
   info: EngineInfo,
   { maxTokens, logprobs, ...own }: OwnSettings,
 ): GenerationSettings {
-  const include = body.read_me?.include ?? [];
+  const include = new Set(body.read_me?.include);
   return {
     ...own,
     params: {
@@ -64,8 +64,8 @@ export function generationSettings(
     expert: checkExpert(body.read_me?.expert ?? undefined, info),
     priority: body.read_me?.priority ?? 0,
     includes: {
-      routes: include.includes("routes"),
-      timings: include.includes("timings"),
+      routes: include.has("routes"),
+      timings: include.has("timings"),
       usage: body.stream_options?.include_usage ?? false,
     },
   };
