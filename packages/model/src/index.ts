@@ -55,7 +55,7 @@ export { GgufFile } from "./gguf/gguf-file.ts";
 export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
 
 // Weights in other types and in blocks.
-export { decodeFloats, encodeF16, encodeFloats, isStoredFloat, type StoredFloat } from "./files/floats.ts";
+export { decodeFloats, encodeF16, encodeFloats, f16BitsOf, isStoredFloat, type StoredFloat } from "./files/floats.ts";
 export { eightBitBlocks, fittedBlocks, storedBlocks } from "./quantize/block-source.ts";
 export type { BlockSource, InputStatistics } from "./quantize/block-source.ts";
 export type { BlockWeights } from "./quantize/block-weights.ts";

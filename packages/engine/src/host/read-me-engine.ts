@@ -1,8 +1,10 @@
 // The engine as callers see it. This side only passes messages, so the event loop stays free.
 
 import { randomInt } from "node:crypto";
+import { resolve } from "node:path";
 import {
   errorChain,
+  expertIndex,
   integerOption,
   rejectUnknownKeys,
   ReadMeEmitter,
@@ -32,6 +34,7 @@ import {
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import {
   checkExpert,
+  checkExpertName,
   GenerationStream,
   onceAborted,
   processRow,
@@ -64,6 +67,8 @@ export class ReadMeEngine implements Engine {
   readonly #requests = new Map<string, RunningRequest>();
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
+  /** Experts that were removed, also if the model's folder has them. */
+  readonly #removedExperts = new Set<string>();
   #cacheFailure: string | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
@@ -150,6 +155,28 @@ export class ReadMeEngine implements Engine {
     return stream;
   }
 
+  /** See `Engine.addExpert`. An engine that is opened again after a failure has the expert too. */
+  async addExpert(name: string, path: string): Promise<void> {
+    checkExpertName(name);
+    if (typeof path !== "string" || path === "")
+      throw new TypeError("Expected `path` to name the folder of an adapter");
+    const folder = resolve(path);
+    this.#setExperts(await this.#call("addExpert", { name, path: folder }));
+    this.#removedExperts.delete(name);
+    this.#options = { ...this.#options, loras: { ...this.#options.loras, [name]: folder } };
+  }
+
+  async removeExpert(name: string): Promise<void> {
+    checkExpertName(name);
+    // New requests are refused at once.
+    expertIndex(this.info.experts, name);
+    this.#setExperts(this.info.experts.map((known) => (known === name ? "" : known)));
+    const { [name]: _, ...loras } = this.#options.loras ?? {};
+    this.#options = { ...this.#options, loras };
+    this.#removedExperts.add(name);
+    this.#setExperts(await this.#call("removeExpert", { name }));
+  }
+
   async stats(): Promise<EngineStats> {
     return this.#call("stats", {});
   }
@@ -223,6 +250,7 @@ export class ReadMeEngine implements Engine {
       const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
       link.watchInterest(this.events);
+      for (const name of info.experts) if (this.#removedExperts.has(name)) await this.removeExpert(name);
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();
@@ -230,6 +258,10 @@ export class ReadMeEngine implements Engine {
     } finally {
       stopListening();
     }
+  }
+
+  #setExperts(experts: readonly string[]): void {
+    if (this.#info) this.#info = { ...this.#info, experts };
   }
 
   #receive({ accepted, chunks, failures, events }: FromWorker & { type: "step" }): void {

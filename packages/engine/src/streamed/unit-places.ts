@@ -5,6 +5,7 @@ import { ReadMeError } from "@readme-moe/core";
 
 /** A resizable buffer of ECMAScript 2024, which every supported Node has and the type library lacks. */
 interface ResizableBuffer extends ArrayBuffer {
+  readonly maxByteLength: number;
   resize(byteLength: number): void;
 }
 
@@ -83,7 +84,7 @@ export class UnitPlaces implements Places {
 
   /**
    * @param limitBytes - free places are given up before there are more bytes than this
-   * @param largest - largest number of bytes of a place
+   * @param largest - largest number of bytes of most places, for which buffers are made
    */
   constructor(limitBytes: number, largest: number) {
     this.#limitBytes = limitBytes;
@@ -118,7 +119,9 @@ export class UnitPlaces implements Places {
   #allocate(bytes: number): ResizableBuffer {
     this.#giveUp(this.#limitBytes - bytes);
     try {
-      const buffer = this.#empty.pop() ?? newBuffer(this.#largest);
+      const fitting = this.#empty.findIndex(({ maxByteLength }) => maxByteLength >= bytes);
+      const [empty] = fitting >= 0 ? this.#empty.splice(fitting, 1) : [];
+      const buffer = empty ?? newBuffer(Math.max(bytes, this.#largest));
       buffer.resize(bytes);
       this.#bytes += bytes;
       return buffer;
