@@ -10,7 +10,7 @@ import {
 } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { describeExperts, expertLine } from "../low-rank/describe-expert.ts";
-import { adapterName, adapterPath } from "../low-rank/lora-option.ts";
+import { adapterName, adapterPath } from "../low-rank/find-adapters.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption } from "../options.ts";
 
