@@ -1,7 +1,15 @@
 import { encodeStep, type StepLimits, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 
-const LIMITS: StepLimits = { vocabSize: 50, maxRows: 20, maxPositions: 64, numPages: 8, numFullRows: 2, numExperts: 3, numChanges: 2 };
+const LIMITS: StepLimits = {
+  vocabSize: 50,
+  maxRows: 20,
+  maxPositions: 64,
+  numPages: 8,
+  numFullRows: 2,
+  numExperts: 3,
+  numChanges: 2,
+};
 const ROWS: StepRows = { tokenIds: [3, 49], position: 15, pages: [7, 0], logitsOf: [0, 1, 1] };
 
 test("a step is a header, tokens, experts, changes, sequences, pages, wanted rows, their targets and places", () => {

@@ -1,7 +1,8 @@
 import { describeValue, nearestName } from "./options.ts";
 
 /**
- * Finds an expert by its name or its index. An empty name is the place of an expert that was removed. Names take precedence, so that experts may be called 0, 1, 2.
+ * Finds an expert by its name or its index. Names take precedence, so that experts may be called 0, 1, 2. An empty name
+ * is the place of an expert that was removed.
  *
  * @throws {RangeError} on an unknown expert; names the known ones
  */

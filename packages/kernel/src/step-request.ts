@@ -128,7 +128,7 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   integerOption("position", position, 0, maxPositions - tokenIds.length);
   for (let i = 0; i < tokenIds.length; i++) integerOption(`tokenIds[${i}]`, tokenIds[i], 0, vocabSize - 1);
   checkEntries("experts", experts, tokenIds.length, numExperts);
-  checkEntries("changes", changes, tokenIds.length, numChanges, -1);
+  checkEntries("changes", changes, tokenIds.length, numChanges);
   const needed = pagesOf(sequence);
   if (pages.length < needed) throw new RangeError(`Expected \`pages\` to hold ${needed} pages, got ${pages.length}`);
   for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
@@ -138,17 +138,12 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 
-/** Checks a list with one entry in `[from, end)` for each of `count` rows. */
-function checkEntries(
-  name: string,
-  entries: ArrayLike<number> | undefined,
-  count: number,
-  end: number,
-  from = 0,
-): void {
+/** Checks a list with one entry for each of `count` rows, below `end` and from 0, or from -1 in `changes`. */
+function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
   if (!entries) return;
   if (entries.length !== count) {
     throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows`);
   }
-  for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], from, end - 1);
+  const least = name === "changes" ? -1 : 0;
+  for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], least, end - 1);
 }

@@ -1,19 +1,15 @@
 // The engine as callers see it. This side only passes messages, so the event loop stays free.
 
 import { randomInt } from "node:crypto";
-import { resolve } from "node:path";
 import {
   errorChain,
-  expertIndex,
   integerOption,
   rejectUnknownKeys,
   ReadMeEmitter,
   ReadMeError,
-  type ChatMessage,
   type ChatPrompt,
   type Engine,
   type EngineInfo,
-  type EngineStats,
   type EngineVocabulary,
   type GenerateRequest,
   type Generation,
@@ -32,9 +28,9 @@ import {
   type WireLogits,
 } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
+import { ExpertChanges } from "./expert-changes.ts";
 import {
   checkExpert,
-  checkExpertName,
   GenerationStream,
   onceAborted,
   processRow,
@@ -67,8 +63,11 @@ export class ReadMeEngine implements Engine {
   readonly #requests = new Map<string, RunningRequest>();
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
-  /** Experts that were removed, also if the model's folder has them. */
-  readonly #removedExperts = new Set<string>();
+  readonly #experts = new ExpertChanges({
+    getInfo: () => this.info,
+    setNames: (experts) => (this.#info = { ...this.info, experts }),
+    call: (name, args) => this.#call(name, args),
+  });
   #cacheFailure: string | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
@@ -97,7 +96,7 @@ export class ReadMeEngine implements Engine {
     return this.#info;
   }
 
-  /** Reason why the model's packed weights could not be cached on disk. */
+  /** Reason why packed weights could not be cached on disk. */
   get cacheFailure(): string | undefined {
     return this.#cacheFailure;
   }
@@ -111,22 +110,15 @@ export class ReadMeEngine implements Engine {
     return this.#call("detokenize", { tokenIds: ids });
   }
 
-  async applyTemplate(
-    messages: readonly ChatMessage[],
-    template: Readonly<Record<string, unknown>> = {},
-  ): Promise<string> {
-    return this.#call("applyTemplate", wireChat(messages, template));
-  }
+  applyTemplate: Engine["applyTemplate"] = async (messages, template = {}) =>
+    this.#call("applyTemplate", wireChat(messages, template));
 
-  async vocabulary(): Promise<EngineVocabulary> {
-    const asked = (this.#vocabulary ??= this.#call("vocabulary", {}));
-    try {
-      return await asked;
-    } catch (error) {
+  vocabulary(): Promise<EngineVocabulary> {
+    return (this.#vocabulary ??= this.#call("vocabulary", {}).catch((error: unknown) => {
       // The next call tries again.
-      if (this.#vocabulary === asked) this.#vocabulary = undefined;
+      this.#vocabulary = undefined;
       throw error;
-    }
+    }));
   }
 
   async route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt> {
@@ -155,31 +147,11 @@ export class ReadMeEngine implements Engine {
     return stream;
   }
 
-  /** See `Engine.addExpert`. An engine that is opened again after a failure has the expert too. */
-  async addExpert(name: string, path: string): Promise<void> {
-    checkExpertName(name);
-    if (typeof path !== "string" || path === "")
-      throw new TypeError("Expected `path` to name the folder of an adapter");
-    const folder = resolve(path);
-    this.#setExperts(await this.#call("addExpert", { name, path: folder }));
-    this.#removedExperts.delete(name);
-    this.#options = { ...this.#options, loras: { ...this.#options.loras, [name]: folder } };
-  }
+  addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);
 
-  async removeExpert(name: string): Promise<void> {
-    checkExpertName(name);
-    // New requests are refused at once.
-    expertIndex(this.info.experts, name);
-    this.#setExperts(this.info.experts.map((known) => (known === name ? "" : known)));
-    const { [name]: _, ...loras } = this.#options.loras ?? {};
-    this.#options = { ...this.#options, loras };
-    this.#removedExperts.add(name);
-    this.#setExperts(await this.#call("removeExpert", { name }));
-  }
+  removeExpert: Engine["removeExpert"] = (name) => this.#experts.remove(name);
 
-  async stats(): Promise<EngineStats> {
-    return this.#call("stats", {});
-  }
+  stats: Engine["stats"] = async () => this.#call("stats", {});
 
   whenFailed(): Promise<ReadMeError> {
     return this.#link?.failed ?? new Promise(() => undefined);
@@ -247,10 +219,11 @@ export class ReadMeEngine implements Engine {
     });
     const stopListening = onceAborted(signal, () => link.kill());
     try {
-      const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
+      const loras = { ...this.#options.loras, ...this.#experts.added };
+      const { info, cacheFailure } = await link.open(this.#path, { ...this.#options, loras }, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
       link.watchInterest(this.events);
-      for (const name of info.experts) if (this.#removedExperts.has(name)) await this.removeExpert(name);
+      await this.#experts.repeatRemovals();
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();
@@ -258,10 +231,6 @@ export class ReadMeEngine implements Engine {
     } finally {
       stopListening();
     }
-  }
-
-  #setExperts(experts: readonly string[]): void {
-    if (this.#info) this.#info = { ...this.#info, experts };
   }
 
   #receive({ accepted, chunks, failures, events }: FromWorker & { type: "step" }): void {

@@ -108,12 +108,6 @@ export function wireChat(messages: readonly ChatMessage[], template: Readonly<Re
   return { messages, template };
 }
 
-/** @throws {TypeError} if `name` cannot be a low-rank expert's */
-export function checkExpertName(name: unknown): void {
-  if (typeof name === "string" && name !== "") return;
-  throw new TypeError(`Expected \`name\` to be the name of an expert, got ${describeValue(name)}`);
-}
-
 /** @throws {RangeError} on an unknown expert; names the known ones */
 export function checkExpert(expert: string | number | undefined, { experts, hasRouter }: EngineInfo): void {
   if (expert === undefined || (expert === "router" && hasRouter)) return;

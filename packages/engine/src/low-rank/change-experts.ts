@@ -38,9 +38,7 @@ export async function removeExpert(
   name: string,
 ): Promise<readonly string[]> {
   const { runner, routers, core, output, lowRank } = partsOf(model, changing);
-  const index = lowRank.names.find(name);
-  if (index === 0) throw new RangeError("Expected `name` to be a low-rank expert's, `none` is the model itself");
-  // Names the known experts if there is none, or if it is being added or removed.
+  // Refuses also an expert that is being added or removed.
   const usable = lowRank.names.indexOf(name);
   lowRank.names.setUsable(usable, false);
   const fixed = routers.forget(usable);

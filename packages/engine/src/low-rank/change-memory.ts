@@ -26,7 +26,7 @@ export interface ChangeMemory {
 }
 
 /** Slot of an expert's change in the kernel. */
-export function slotOf(expert: number): number {
+function slotOf(expert: number): number {
   return expert - 1;
 }
 
@@ -99,7 +99,7 @@ class ChangeReader implements UnitReader {
   }
 }
 
-/** As many experts in memory as a budget holds; the others are read when they are needed. */
+/** Experts within a budget of bytes. Those that are not in memory are read when they are needed. */
 export class StreamedChanges implements ChangeMemory {
   readonly units: UnitMemory;
   readonly residency: Residency;

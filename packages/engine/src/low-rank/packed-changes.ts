@@ -6,7 +6,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { changeBytes, packChange, type ChangeFactors, type ChangePrecision } from "@readme-moe/kernel";
 import { cachedData, type LowRankExpert } from "@readme-moe/model";
 
-/** What changes are packed with. */
+/** Options of `packedChange`. */
 export interface ChangePacking {
   readonly precision: ChangePrecision;
   /** Factors of the packed model's products. */

@@ -78,10 +78,10 @@ export class LowRankRouters implements Routers {
   async routerFor(choice: ExpertChoice | undefined = this.#fallback): Promise<PreGatingRouter> {
     const { router } = this.#set;
     if (choice === "router" || (choice === undefined && router)) {
-      const { path, router: weights = undefined } = this.#set;
+      const { path } = this.#set;
       const routed = {
         path,
-        router: weights,
+        router,
         experts: this.#model.experts,
         fingerprint: (folder: string) => this.#set.fingerprint(folder),
       };

@@ -18,7 +18,7 @@ import {
   unitIndex,
   usedBytes,
 } from "@readme-moe/core";
-import { LastingPlaces, UnitPlaces, type Places } from "./unit-places.ts";
+import { type Holding, LastingPlaces, UnitPlaces, weightsOf, type Places } from "./unit-places.ts";
 
 /** Reads units from where they are stored. */
 export interface UnitReader extends ExpertLayout {
@@ -36,16 +36,6 @@ export interface UnitMemoryOptions extends Pick<ExpertCacheOptions, "budgetBytes
   readonly newMemory?: ((bytes: number) => Uint8Array) | undefined;
   /** @default performance.now */
   readonly now?: (() => number) | undefined;
-}
-
-/** A unit in the cache, and its read. */
-interface Holding {
-  /** Absent until the read has begun. */
-  memory?: Uint8Array | undefined;
-  /** Present until the read is complete; remains if it fails. */
-  read?: Promise<void> | undefined;
-  /** Whether the unit was evicted during its read. */
-  isEvicted: boolean;
 }
 
 /** Progress of a run through all layers. */
@@ -296,14 +286,4 @@ export class UnitMemory {
   #indexOf(unit: ExpertUnit): number {
     return unitIndex(unit, this.layout);
   }
-}
-
-/** Collects the weights of units whose reads are complete, by expert. */
-function weightsOf(experts: readonly number[], own: readonly (Holding | undefined)[]) {
-  const weights = new Map<number, Uint8Array>();
-  for (const [index, expert] of experts.entries()) {
-    const memory = own[index]?.memory;
-    if (memory) weights.set(expert, memory);
-  }
-  return weights;
 }

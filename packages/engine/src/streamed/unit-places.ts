@@ -141,3 +141,26 @@ export class UnitPlaces implements Places {
     }
   }
 }
+
+/** A unit in the cache, and its read. */
+export interface Holding {
+  /** Absent until the read has begun. */
+  memory?: Uint8Array | undefined;
+  /** Present until the read is complete; remains if it fails. */
+  read?: Promise<void> | undefined;
+  /** Whether the unit was evicted during its read. */
+  isEvicted: boolean;
+}
+
+/** Collects the weights of units whose reads are complete, by expert. */
+export function weightsOf(
+  experts: readonly number[],
+  own: readonly (Holding | undefined)[],
+): ReadonlyMap<number, Uint8Array> {
+  const weights = new Map<number, Uint8Array>();
+  for (const [index, expert] of experts.entries()) {
+    const memory = own[index]?.memory;
+    if (memory) weights.set(expert, memory);
+  }
+  return weights;
+}

@@ -113,9 +113,17 @@ export async function openEngine(
     };
     const changing = lowRankRouters && { runner, routers: lowRankRouters, core, output };
     return {
-      ...{ model, text, options, sizes, core, residency, info, cacheFailure, close },
+      model,
+      text,
+      options,
+      sizes,
+      core,
+      residency,
+      info,
+      cacheFailure,
+      close,
       routerFor: (choice) => routers.routerFor(choice),
-      addExpert: (name, path) => addExpert(model, changing, name, path),
+      addExpert: (name, folder) => addExpert(model, changing, name, folder),
       removeExpert: (name) => removeExpert(model, changing, name),
     };
   } catch (error) {

@@ -111,7 +111,8 @@ async function packProduct(place: Place, precision: ChangePrecision, end: number
   const ownScales = new Float32Array(packed.buffer, scales - lower, rank);
   const [lowered, raised] = [elementsOf(precision, packed, 0), elementsOf(precision, packed, raise - lower)];
   for (let k = 0; k < refs.rank; k++) {
-    const [aScale, bScale] = [scaleOf(a, k * numIn, 1, numIn, precision), scaleOf(b, k, refs.rank, numOut, precision)];
+    const aScale = scaleOf(a, { from: k * numIn, step: 1, count: numIn }, precision);
+    const bScale = scaleOf(b, { from: k, step: refs.rank, count: numOut }, precision);
     ownScales[k] = refs.scale * aScale * bScale;
     for (let i = 0; i < numIn; i++) lowered[i * rank + k] = stored(a[k * numIn + i]! / aScale, precision);
     for (let out = 0; out < numOut; out++) {
@@ -127,8 +128,15 @@ function elementsOf(precision: ChangePrecision, packed: Uint8Array, from: number
   return precision === "fp16" ? new Uint16Array(packed.buffer, from) : new Int8Array(packed.buffer, from);
 }
 
+/** The elements of one rank: every `step`th from the first one on. */
+interface Elements {
+  readonly from: number;
+  readonly step: number;
+  readonly count: number;
+}
+
 /** Returns the scale of one rank's elements, by which they fit the precision; 1 if all of them are 0, and for fp32. */
-function scaleOf(values: Float32Array, from: number, step: number, count: number, precision: ChangePrecision): number {
+function scaleOf(values: Float32Array, { from, step, count }: Elements, precision: ChangePrecision): number {
   if (precision === "fp32") return 1;
   let largest = 0;
   for (let i = 0; i < count; i++) largest = Math.max(largest, Math.abs(values[from + i * step]!));
