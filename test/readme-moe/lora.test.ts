@@ -24,8 +24,9 @@ const at = (name: string): string => join(folder, name);
 beforeAll(async () => {
   folder = await persistentFolder();
   await writeTinyDense(at("dense"), 5);
-  const { config, close } = await openModel(at("dense"));
-  await close();
+  const model = await openModel(at("dense"));
+  const { config } = model;
+  await model.close();
   const [legal, support] = [
     { seed: 2, size: 0.3 },
     { seed: 3, size: 0.3, modules: ["mlp.down_proj", "lm_head"] },
