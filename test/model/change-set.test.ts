@@ -2,7 +2,14 @@
 
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Model, openExpertSet, openModel, removeLowRankExpert, writeExpertSet } from "@readme-moe/model";
+import {
+  addExpertSet,
+  type Model,
+  openExpertSet,
+  openModel,
+  removeLowRankExpert,
+  writeExpertSet,
+} from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
@@ -198,6 +205,39 @@ test("a set is changed only when its router may go", async () => {
   const opened = await openExpertSet(set, base.config);
   expect(opened?.experts.map(({ name }) => name)).toEqual(["legal", "support", "more"]);
   expect(opened?.router).toBeUndefined();
+});
+
+describe("a set added to a folder", () => {
+  test("brings its adapters, router and provenance, or changes nothing", async () => {
+    const [set, folder, cache] = [join(await temporaryFolder(), "set"), await modelFolder(), await temporaryFolder()];
+    const provenance = { data: "texts" };
+    await writeExpertSet(set, { ...(await tinySet(base.config, { legal: {}, support: { seed: 4 } }, 3)), provenance });
+    await addExpertSet(folder, { path: set, model: base });
+    expect(await setJson(folder)).toEqual(await setJson(set));
+    const [model, opened] = [await openModel(folder), await openExpertSet(set, base.config)];
+    expect(await model.lowRank?.router?.head.weight.store.readBytes("proj_out.weight")).toEqual(
+      await opened?.router?.head.weight.store.readBytes("proj_out.weight"),
+    );
+    expect(await model.lowRank?.fingerprint(cache)).toBe(await opened?.fingerprint(cache));
+    await Promise.all([model.close(), opened?.close()]);
+    const again = addExpertSet(folder, { path: set, model: base });
+    await expectReadMeError(again, "ERR_WRITE_FAILED", "router", "--drop-router");
+    const twice = addExpertSet(folder, { path: set, model: base }, { dropRouter: true });
+    await expectReadMeError(twice, "ERR_WRITE_FAILED", '"legal" already');
+    expect(await setJson(folder)).toEqual(await setJson(set));
+    expect((await readdir(join(folder, "experts"))).toSorted()).toEqual(["legal", "support"]);
+  });
+
+  test("is taken whole or not at all", async () => {
+    const [set, folder] = [join(await temporaryFolder(), "set"), await modelFolder()];
+    const bad = { legal: {}, support: { size: NaN } };
+    await writeExpertSet(set, await tinySet(base.config, bad, 3));
+    const before = (await readdir(folder)).toSorted();
+    await expectReadMeError(addExpertSet(folder, { path: set, model: base }), "ERR_MODEL_INVALID", "support", "NaN");
+    expect((await readdir(folder)).toSorted()).toEqual(before);
+    const none = addExpertSet(folder, { path: await adapterFor(base), model: base });
+    await expectReadMeError(none, "ERR_FILE_NOT_FOUND", SET_FILE);
+  });
 });
 
 test("a GGUF file holds no set, but a folder with one does", async () => {

@@ -26,7 +26,7 @@ export async function loraFolders(
   const sets: string[] = [];
   for (const { name, source } of loras) {
     const path = await adapterPath(source, signal);
-    if (existsSync(join(path, SET_FILE))) {
+    if (isSet(path)) {
       if (name === undefined) sets.push(path);
       else throw new TypeError(`Expected --lora ${source} without a name, since it is a set of experts with names`);
       continue;
@@ -41,6 +41,11 @@ export async function loraFolders(
     folders.set(`set-${number}`, path);
   }
   return Object.fromEntries(folders);
+}
+
+/** Tells whether a folder is a set of experts. */
+export function isSet(path: string): boolean {
+  return existsSync(join(path, SET_FILE));
 }
 
 /** Returns the name that an adapter has when none is given. @throws {TypeError} when its folder's name is none */
