@@ -1,6 +1,8 @@
 // Sets of low-rank experts, changed expert by expert.
 
+import { spawn } from "node:child_process";
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import {
   addExpertSet,
@@ -205,6 +207,48 @@ test("a set is changed only when its router may go", async () => {
   const opened = await openExpertSet(set, base.config);
   expect(opened?.experts.map(({ name }) => name)).toEqual(["legal", "support", "more"]);
   expect(opened?.router).toBeUndefined();
+});
+
+describe("several changes at once", () => {
+  const LOCK = ".read-me-experts.lock";
+
+  test("are all made, one after the other", async () => {
+    const [folder, source] = [await modelFolder(), await adapterFor(base)];
+    const names = Array.from({ length: 12 }, (_, index) => `e${index}`);
+    await Promise.all(names.map((name) => add(folder, name, source)));
+    expect((await namesIn(folder))?.toSorted()).toEqual(names.toSorted());
+    const removed = names.slice(0, 6).map((name) => removeLowRankExpert(folder, name));
+    await Promise.all([...removed, add(folder, "last", source)]);
+    expect((await namesIn(folder))?.toSorted()).toEqual([...names.slice(6), "last"].toSorted());
+    expect(await readdir(folder)).not.toContain(LOCK);
+  });
+
+  test("give one name to one of them", async () => {
+    const folder = await modelFolder();
+    const sources = await Promise.all([1, 2, 3, 4].map((seed) => adapterFor(base, seed)));
+    const outcomes = await Promise.allSettled(sources.map((source) => add(folder, "legal", source)));
+    const winners = sources.filter((_, index) => outcomes[index]?.status === "fulfilled");
+    expect(winners).toHaveLength(1);
+    const copy = await readFile(join(folder, "experts", "legal", "adapter_model.safetensors"));
+    expect(copy).toEqual(await readFile(join(winners[0] ?? "", "adapter_model.safetensors")));
+    expect(await namesIn(folder)).toEqual(["legal"]);
+  });
+
+  test("wait for a process that runs, and not for one that was killed", async () => {
+    const folder = await modelFolder();
+    const child = spawn(process.execPath, ["-e", "process.stdin.resume()"], { stdio: ["pipe", "ignore", "ignore"] });
+    await writeFile(join(folder, LOCK), `${child.pid} ${hostname()}`);
+    let isOver = false;
+    const adding = add(folder, "legal").then(() => {
+      isOver = true;
+    });
+    await modelFolder(); // takes longer than the change would
+    expect(isOver).toBe(false);
+    child.kill("SIGKILL");
+    await adding;
+    expect(await namesIn(folder)).toEqual(["legal"]);
+    expect(await readdir(folder)).not.toContain(LOCK);
+  });
 });
 
 describe("a set added to a folder", () => {

@@ -13,8 +13,9 @@ import { type Model, ROUTER_FILE } from "../folder/model.ts";
 import { verifyTensors } from "../folder/verify-model.ts";
 import { openExpertSet } from "./expert-set.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, expertNameProblem } from "./low-rank-expert.ts";
-import { ADAPTERS_FOLDER, type ListedExpert, SET_FILE } from "./low-rank-set.ts";
+import { ADAPTERS_FOLDER, type ListedExpert, type LowRankSet, SET_FILE } from "./low-rank-set.ts";
 import { openLowRankExpert } from "./open-low-rank-expert.ts";
+import { changing } from "./set-lock.ts";
 import { readSetFile, SET_VERSION, type SetEntry, type SetFile, setText } from "./set-file.ts";
 
 /** Options of changes that a set's router would not survive. */
@@ -49,10 +50,12 @@ export async function addLowRankExpert(
   if (problem !== undefined) throw new TypeError(`Expected \`name\` to be ${problem}, got ${describeValue(name)}`);
   const set = resolve(folder);
   await expectFolder(set);
-  const file = await readSetFile(set);
-  checkRouter(set, file, dropRouter);
-  await addAdapters(set, { file, added: [{ name, path }], model });
-  if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
+  await changing(set, async () => {
+    const file = await readSetFile(set);
+    checkRouter(set, file, dropRouter);
+    await addAdapters(set, { file, added: [{ name, path }], model });
+    if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
+  });
 }
 
 /**
@@ -70,30 +73,43 @@ export async function addExpertSet(
 ): Promise<void> {
   const set = resolve(folder);
   await expectFolder(set);
-  const [file, source] = [await readSetFile(set), await readSetFile(resolve(from))];
+  const source = await readSetFile(resolve(from));
   const opened = await openExpertSet(from, model.config);
   if (opened === undefined || source === undefined) throw notFound(resolve(from));
   try {
-    checkRouter(set, file, dropRouter);
-    const isFirst = (file?.entries.length ?? 0) === 0;
-    if (!isFirst) checkRouter(opened.path, source, dropRouter);
-    const isRouted = isFirst && source.router !== undefined;
-    if (isRouted) await verifyTensors(opened.router);
-    const { router, provenance } = source.json;
-    await addAdapters(set, {
-      file,
-      added: opened.experts,
-      model,
-      beforeListing: async () => {
-        const path = join(set, ROUTER_FILE);
-        if (isRouted) await writeFileAtomically(path, createReadStream(join(opened.path, ROUTER_FILE)));
-      },
-      fields: { ...(isRouted && { router }), ...(isFirst && provenance !== undefined && { provenance }) },
-    });
-    if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
+    await changing(set, () => joinSets(set, { source, opened, model, dropRouter }));
   } finally {
     await opened.close();
   }
+}
+
+interface Joined {
+  /** The file of the set that is added. */
+  readonly source: SetFile;
+  readonly opened: LowRankSet;
+  readonly model: Base;
+  readonly dropRouter: boolean;
+}
+
+async function joinSets(set: string, { source, opened, model, dropRouter }: Joined): Promise<void> {
+  const file = await readSetFile(set);
+  checkRouter(set, file, dropRouter);
+  const isFirst = (file?.entries.length ?? 0) === 0;
+  if (!isFirst) checkRouter(opened.path, source, dropRouter);
+  const isRouted = isFirst && source.router !== undefined;
+  if (isRouted) await verifyTensors(opened.router);
+  const { router, provenance } = source.json;
+  await addAdapters(set, {
+    file,
+    added: opened.experts,
+    model,
+    beforeListing: async () => {
+      const path = join(set, ROUTER_FILE);
+      if (isRouted) await writeFileAtomically(path, createReadStream(join(opened.path, ROUTER_FILE)));
+    },
+    fields: { ...(isRouted && { router }), ...(isFirst && provenance !== undefined && { provenance }) },
+  });
+  if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
 }
 
 interface Additions {
@@ -149,6 +165,11 @@ export async function removeLowRankExpert(
   { dropRouter = false }: ChangeSetOptions = {},
 ): Promise<void> {
   const set = resolve(folder);
+  if ((await readSetFile(set)) === undefined) throw notFound(set);
+  await changing(set, () => removeFrom(set, name, dropRouter));
+}
+
+async function removeFrom(set: string, name: string, dropRouter: boolean): Promise<void> {
   const file = await readSetFile(set);
   if (file === undefined) throw notFound(set);
   const entry = file.entries.find((one) => one.name === name);
