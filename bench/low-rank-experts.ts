@@ -174,8 +174,8 @@ async function addWhileRunning(loras: Readonly<Record<string, string>>): Promise
     const streams = Array.from({ length: 8 }, async (_, index) => {
       let lastMs = 0;
       const params = { maxTokens: 200, temperature: 0, ignoreEos: true };
-      for await (const __ of engine.generate({ prompt: [50 + index, 3, 4], params })) {
-        if (lastMs > 0) gaps.push(performance.now() - lastMs);
+      for await (const chunk of engine.generate({ prompt: [50 + index, 3, 4], params })) {
+        if (lastMs > 0 && chunk.tokens.length > 0) gaps.push(performance.now() - lastMs);
         lastMs = performance.now();
       }
     });
