@@ -238,14 +238,11 @@ describe("several changes at once", () => {
     const folder = await modelFolder();
     const child = spawn(process.execPath, ["-e", "process.stdin.resume()"], { stdio: ["pipe", "ignore", "ignore"] });
     await writeFile(join(folder, LOCK), `${child.pid} ${hostname()}`);
-    let isOver = false;
-    const adding = add(folder, "legal").then(() => {
-      isOver = true;
-    });
-    await modelFolder(); // takes longer than the change would
-    expect(isOver).toBe(false);
+    const adding = add(folder, "legal").then(() => "added");
+    // The other takes longer than the change would.
+    expect(await Promise.race([adding, modelFolder().then(() => "waiting")])).toBe("waiting");
     child.kill("SIGKILL");
-    await adding;
+    expect(await adding).toBe("added");
     expect(await namesIn(folder)).toEqual(["legal"]);
     expect(await readdir(folder)).not.toContain(LOCK);
   });
