@@ -11,13 +11,13 @@ export type { LowRankExpert, LowRankProduct, LowRankRefs } from "./low-rank/low-
 export type { ListedExpert, LowRankSet } from "./low-rank/low-rank-set.ts";
 export { openExpertSet } from "./low-rank/expert-set.ts";
 export {
+  addExpertSet,
   addLowRankExpert,
   type ChangeSetOptions,
   type ExpertAddition,
-  type ExpertSetContent,
   removeLowRankExpert,
-  writeExpertSet,
 } from "./low-rank/change-set.ts";
+export { type ExpertSetContent, writeExpertSet } from "./low-rank/write-set.ts";
 export { expertNameOf, gatherExperts } from "./low-rank/gather-experts.ts";
 export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
 
