@@ -73,8 +73,10 @@ export const REGIONS: readonly Region[] = [
   {
     page: "express.md",
     name: "swap",
-    make: () => optionTable([`${EDGE}/served-models.ts`, "SwapOptions"], [`${EDGE}/served-models.ts`, "DrainOptions"]),
+    make: () =>
+      optionTable([`${EDGE}/models/options.ts`, "SwapOptions"], [`${EDGE}/models/options.ts`, "DrainOptions"]),
   },
+  { page: "express.md", name: "experts", make: () => optionTable([`${EDGE}/experts/options.ts`, "ExpertsOptions"]) },
   {
     page: "express.md",
     name: "grammars",
