@@ -1,0 +1,139 @@
+// Trains experts of low rank over a dense model, and writes them as an expert set.
+
+import { ReadMeError } from "@readme-moe/core";
+import { resolveCacheFolder, type Model } from "@readme-moe/model";
+import type { DomainText } from "../job/prepare-domain.ts";
+import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
+import { readDecoderWeights } from "../tuning/decoder/decoder-weights.ts";
+import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
+import { AdaptedModel } from "./adapted-model.ts";
+import { newAdapter } from "./adapter.ts";
+import { lossesOfTokens, meanLoss } from "./adapter-trainer.ts";
+import { estimateLowRank } from "./estimate.ts";
+import { routerOfExperts } from "./expert-router.ts";
+import { lowRankDocuments, lowRankReport, type LowRankReport } from "./low-rank-report.ts";
+import { resolveLowRankOptions, type LowRankOptions, type LowRankRun } from "./options.ts";
+import { measureExperts } from "./measure-experts.ts";
+import { changedProducts } from "./products.ts";
+import { scheduleOf, sequencesOfKind } from "./schedule.ts";
+import { trainExperts } from "./train-experts.ts";
+import { expertFolder, writeExpertSet } from "./write-experts.ts";
+
+const EXPERT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+const RESERVED_NAMES: readonly string[] = ["none", "router"];
+
+/**
+ * Trains low-rank experts of a dense model (LoRA), one for each kind of text, and a router that chooses among them.
+ * Writes them to `out` as an expert set: a folder in PEFT's layout for each, the router, and a report with losses on
+ * held-out text beside those of the dense model and of one expert that learned from as many tokens of all kinds.
+ *
+ * Work is kept in `<out>.unfinished` until it is done. The same model, texts and options give the same folder on the
+ * same machine with the same number of threads, however often the work was interrupted and resumed.
+ *
+ * @param texts - of each kind, whose names become those of the experts; every twelfth document is held out
+ * @param out - a folder that does not exist yet, or is empty
+ * @throws {TypeError | RangeError} on wrong options or names, or too little text, before any long work
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the model is not dense; `ERR_WRITE_FAILED`
+ */
+export async function tuneLowRank(
+  model: Model,
+  texts: readonly DomainText[],
+  out: string,
+  options: LowRankOptions & LowRankRun = {},
+): Promise<LowRankReport> {
+  const resolved = resolveLowRankOptions(options, texts.length);
+  checkNames(texts);
+  if (model.kind !== "dense") {
+    const problem = `is not a dense model (${model.kind}); experts of low rank are trained over dense models`;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}`);
+  }
+  await refuseOccupied(out);
+  const startMs = performance.now();
+  const schedule = scheduleOf(resolved, texts.length);
+  const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = resolved;
+  const tokens = sequencesOfKind(schedule, resolved) * texts.length * sequenceTokens;
+  const { training, evaluation, domains } = await prepareTexts(model, texts, { ...resolved, tokens });
+  const models = [await model.fingerprint(resolveCacheFolder())];
+  const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
+
+  const weights = await readDecoderWeights(model);
+  const products = changedProducts(resolved.attention);
+  const start = newAdapter(weights, { products, rank, seed });
+  const { threads, signal, source = model.path } = options;
+  const settings = { sequences: microSequences, sequenceTokens, scale: alpha / rank, teacherShare, threads };
+  const adapted = new AdaptedModel(model.config, weights, settings);
+  const file = (name: string): string => work.file(name);
+  const shared = { model: adapted, training, options: resolved, run: options, file };
+  try {
+    const { validation, test } = splitEvaluation(evaluation);
+    const trainedParameters = start.reduce((sum, { values }) => sum + values.length, 0);
+    const amount = { schedule, options: resolved, trainedParameters, numEvaluated: evaluation.length };
+    options.onEstimate?.(await estimateLowRank(adapted, start, training, amount));
+    const dense = await lossesOfTokens(adapted, validation, { adapters: [], signal });
+    const names = texts.map(({ name }) => name);
+    const denseLosses = dense.map(meanLoss);
+    const trained = await trainExperts({ ...shared, names, start, validation, denseLosses, schedule });
+    const adapters = trained.own.map(({ adapter }) => adapter);
+    const router = await routerOfExperts({
+      ...shared,
+      config: model.config,
+      embedding: weights.embedding,
+      adapters,
+      sequences: training,
+    });
+    const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
+    const report = lowRankReport({
+      model: source,
+      options: resolved,
+      schedule,
+      trainedParameters,
+      domains,
+      trained,
+      seconds: (performance.now() - startMs) / 1000,
+      folders: names.map(expertFolder),
+      ...measured,
+    });
+    await work.clear("experts");
+    const provenance = { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens };
+    await writeExpertSet(file("experts"), {
+      experts: adapters.map((adapter, kind) => ({ name: names[kind] ?? "", adapter })),
+      router,
+      shape: { rank, alpha, products, base: source },
+      provenance,
+    });
+    await finishFolder(file("experts"), out, lowRankDocuments(report));
+    await work.remove();
+    return report;
+  } finally {
+    await adapted.dispose();
+  }
+}
+
+function checkNames(texts: readonly DomainText[]): void {
+  if (texts.length === 0) throw new RangeError("Expected text of at least one kind, got none");
+  const seen = new Set<string>();
+  for (const { name } of texts) {
+    if (!EXPERT_NAME.test(name) || RESERVED_NAMES.includes(name)) {
+      const expectation = `1 to 64 characters of A-Z, a-z, 0-9, ".", "_" and "-", a letter or digit first, not "none" or "router"`;
+      throw new RangeError(`Expected the name of a kind of text to be ${expectation}, got ${JSON.stringify(name)}`);
+    }
+    if (seen.has(name)) throw new RangeError(`Expected kinds of text to have different names, got two \`${name}\``);
+    seen.add(name);
+  }
+}
+
+/** Divides the held-out sequences of each kind: every second one chooses parameters, unless there is one only. */
+function splitEvaluation(evaluation: readonly TextSequence[]): {
+  readonly validation: readonly TextSequence[];
+  readonly test: readonly TextSequence[];
+} {
+  const counts = new Map<number, number>();
+  const places = evaluation.map(({ domain }) => {
+    const place = counts.get(domain) ?? 0;
+    counts.set(domain, place + 1);
+    return place;
+  });
+  const some = (rest: number): readonly TextSequence[] =>
+    evaluation.filter(({ domain }, index) => counts.get(domain) === 1 || places[index]! % 2 === rest);
+  return { validation: some(1), test: some(0) };
+}

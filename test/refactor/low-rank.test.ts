@@ -1,0 +1,236 @@
+// Training of experts of low rank: which text each learns from, what is refused, and the folder that is written.
+
+import { existsSync } from "node:fs";
+import { cp, readdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { evaluateSequences } from "@readme-moe/engine/evaluation";
+import { endOfTextId, openModel, SafetensorsFile, writeSafetensors, type Model } from "@readme-moe/model";
+import { tuneLowRank, type LowRankOptions, type LowRankReport } from "@readme-moe/refactor";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
+import { resolveLowRankOptions } from "../../packages/refactor/src/low-rank/options.ts";
+import {
+  planOf,
+  scheduleOf,
+  sequencesOfKind,
+  totalSteps,
+  type PartName,
+} from "../../packages/refactor/src/low-rank/schedule.ts";
+import type { TextSequence } from "../../packages/refactor/src/tuning/tuning-data.ts";
+import * as fc from "../support/fast-check.ts";
+import { pocketTexts } from "../support/pocket-texts.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+import { runningModel } from "../support/running-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+import { writeTinyDense } from "../support/tiny-dense.ts";
+import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
+
+const KINDS = ["book", "github"];
+const OPTIONS: LowRankOptions = { ...TINY_LOW_RANK, tokens: 6144 };
+const folder = await persistentFolder();
+const [dense, out] = [join(folder, "dense"), join(folder, "out")];
+let model: Model;
+let report: LowRankReport;
+
+beforeAll(async () => {
+  await writeTinyDense(dense, 1);
+  model = await openModel(dense);
+  report = await tuneLowRank(model, await pocketTexts(KINDS), out, { ...OPTIONS, source: "tiny", threads: 1 });
+}, 120_000);
+afterAll(() => model.close());
+
+describe("the schedule", () => {
+  const arbitrary = fc.record({
+    tokens: fc.integer({ min: 1, max: 5000 }),
+    sharedShare: fc.double({ min: 0, max: 0.99, noNaN: true }),
+    batchSequences: fc.integer({ min: 1, max: 5 }),
+    numKinds: fc.integer({ min: 1, max: 5 }),
+  });
+
+  test("the experts together learn from the same sequences as the one for comparison", () => {
+    fc.assert(
+      fc.property(arbitrary, ({ numKinds, ...given }) => {
+        const options = resolveLowRankOptions({ ...given, sequenceTokens: 8 }, numKinds);
+        const schedule = scheduleOf(options, numKinds);
+        const training = textOf(numKinds, sequencesOfKind(schedule, options));
+        const drawn = (part: PartName): readonly TextSequence[] => {
+          const plan = planOf(part, schedule, options);
+          return Array.from({ length: plan.steps }, (_, step) => plan.batch(training, step)).flat();
+        };
+        const shared = schedule.sharedSteps > 0 ? drawn("shared") : [];
+        const own = Array.from({ length: numKinds }, (_, kind) => drawn({ kind }));
+        own.forEach((sequences, kind) => expect(sequences.every(({ domain }) => domain === kind)).toBe(true));
+        const rival = drawn("rival");
+        expect(new Set(rival)).toEqual(new Set(own.flat()));
+        expect(rival).toHaveLength(own.flat().length);
+        // As long as there is text, none is learned from twice.
+        const all = [...shared, ...rival];
+        expect(new Set(all).size).toBe(all.length);
+        expect(all).toHaveLength(totalSteps(schedule) * options.batchSequences);
+      }),
+    );
+  });
+
+  test("text that is too short is repeated as a whole", () => {
+    const options = resolveLowRankOptions({ tokens: 640, sharedShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
+    const schedule = scheduleOf(options, 2);
+    const training = textOf(2, 10);
+    const plan = planOf({ kind: 1 }, schedule, options);
+    const drawn = Array.from({ length: plan.steps }, (_, step) => plan.batch(training, step)).flat();
+    expect(drawn).toHaveLength(40);
+    for (let from = 0; from < 40; from += 10) expect(new Set(drawn.slice(from, from + 10)).size).toBe(10);
+  });
+
+  test("rates rise, stay, and fall behind the fork", () => {
+    const options = resolveLowRankOptions({ tokens: 102_400, learningRate: 1, warmUpSteps: 4 }, 1);
+    const rates = (part: PartName): readonly number[] => {
+      const plan = planOf(part, scheduleOf(options, 1), options);
+      return Array.from({ length: plan.steps }, (_, step) => plan.rates(step).matrices);
+    };
+    expect(rates("shared").slice(0, 6)).toEqual([0.25, 0.5, 0.75, 1, 1, 1]);
+    expect(rates("shared").at(-1)).toBe(1);
+    expect(rates("rival")[0]).toBe(1);
+    expect(rates("rival").at(-1)).toBeLessThan(0.06);
+    expect(rates("rival").every((rate, step, all) => step === 0 || rate < all[step - 1]!)).toBe(true);
+  });
+});
+
+test("writes an expert set whose experts are in PEFT's layout", async () => {
+  expect((await readdir(out, { recursive: true })).filter((name) => /\.\w+$/.test(name)).toSorted()).toEqual([
+    "README.md",
+    ...KINDS.flatMap((name) => [`experts/${name}/adapter_config.json`, `experts/${name}/adapter_model.safetensors`]),
+    "pictures/losses.svg",
+    "read-me-experts.json",
+    "report.json",
+    "router.safetensors",
+  ]);
+  const set = JSON.parse(await readFile(join(out, "read-me-experts.json"), "utf8"));
+  expect(set.version).toBe(1);
+  expect(set.experts).toEqual(KINDS.map((name) => ({ name, folder: `experts/${name}` })));
+  expect(set.router).toMatchObject({ embedding_size: 128, inner_size: 128, activation: "silu" });
+  expect(set.provenance).toMatchObject({ base: "tiny", options: OPTIONS });
+  const router = await SafetensorsFile.open(join(out, "router.safetensors"));
+  expect(router.info("proj_out.weight").shape).toEqual([KINDS.length + 1, 128]);
+  await router.close();
+  const config = JSON.parse(await readFile(join(out, "experts/book/adapter_config.json"), "utf8"));
+  expect(config).toMatchObject({ peft_type: "LORA", r: 4, lora_alpha: 8, use_rslora: false, bias: "none" });
+  expect(config.target_modules.toSorted()).toEqual(
+    ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"].toSorted(),
+  );
+  const file = await SafetensorsFile.open(join(out, "experts/book/adapter_model.safetensors"));
+  expect(file.names).toHaveLength(2 * 7 * 2);
+  const shapeOf = (name: string): readonly number[] =>
+    file.info(`base_model.model.model.layers.1.${name}.weight`).shape;
+  expect(shapeOf("mlp.down_proj.lora_A")).toEqual([4, 64]);
+  expect(shapeOf("mlp.down_proj.lora_B")).toEqual([32, 4]);
+  expect(shapeOf("self_attn.k_proj.lora_B")).toEqual([16, 4]);
+  await file.close();
+});
+
+test("losses of the report are those that the kernel has with the changes added to the weights", async () => {
+  const { tokenizer } = await model.loadText();
+  const endOfText = endOfTextId(tokenizer, model.config.eosTokenIds);
+  const shared = { calibrationTokens: 32, routerTokens: 0, evaluationSequences: 4, sequenceTokens: 32, seed: 1 };
+  for (const [kind, text] of (await pocketTexts(KINDS)).entries()) {
+    const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
+    const tested = evaluation.filter((_, place) => place % 2 === 0);
+    const name = KINDS[kind]!;
+    const merged = join(folder, `merged-${name}`);
+    await writeMerged(merged, join(out, "experts", name), 8 / 4);
+    await using plain = await runningModel(dense);
+    await using changed = await runningModel(merged);
+    expect(tested).toHaveLength(2);
+    expect(report.dense.losses[name]).toBeCloseTo((await evaluateSequences(plain, tested)).loss, 3);
+    expect(report.label.losses[name]).toBeCloseTo((await evaluateSequences(changed, tested)).loss, 3);
+  }
+  expect(report.label.above_dense).toBeLessThan(-0.5);
+  expect(report.router.above_dense).toBeLessThan(-0.4);
+  expect(report.rival?.above_dense).toBeLessThan(-0.5);
+});
+
+test("the report counts routes, tokens and evaluations", async () => {
+  for (const name of KINDS) {
+    const shares = Object.entries(report.routes[name] ?? {});
+    expect(shares.map(([expert]) => expert)).toEqual(["none", ...KINDS]);
+    expect(shares.reduce((sum, [, share]) => sum + share, 0)).toBeCloseTo(1);
+  }
+  expect(report.tokens).toBe(48 * 4 * 32);
+  expect(report.experts.map(({ curve }) => curve.map(({ step }) => step))).toEqual([
+    [24, 30, 36],
+    [24, 30, 36],
+  ]);
+  const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as LowRankReport;
+  expect(saved).toEqual(report);
+  const card = await readFile(join(out, "README.md"), "utf8");
+  expect(card).toContain("| **mean** |");
+  expect(card).toContain("pictures/losses.svg");
+});
+
+test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
+  ["a reserved name", {}, ["none"], /name of a kind of text to be 1 to 64 characters.*got "none"/],
+  ["a name that is no folder's", {}, ["../x"], /got "\.\.\/x"/],
+  ["two equal names", {}, ["a", "a"], /different names, got two `a`/],
+  ["no text", {}, [], /at least one kind/],
+  ["a shared share of 1", { sharedShare: 1 }, ["a"], /`sharedShare` to be below 1, got `1`/],
+  ["no rank", { rank: 0 }, ["a"], /`rank`/],
+  ["no alpha", { alpha: 0 }, ["a"], /`alpha` to be above 0/],
+  ["micro-batches that do not fit", { microSequences: 3 }, ["a"], /`microSequences` to divide the 4/],
+])("refuses %s", async (_, options, names, message) => {
+  const [text] = await pocketTexts(["book"]);
+  const texts = names.map((name) => ({ ...text!, name }));
+  await expect(tuneLowRank(model, texts, join(folder, "refused"), options)).rejects.toThrow(message);
+  expect(existsSync(join(folder, "refused.unfinished"))).toBe(false);
+});
+
+test("refuses a model of experts", async () => {
+  const path = join(folder, "read-me");
+  await writeTinyReadMe(path, WITH_TOKENIZER);
+  const readMe = await openModel(path);
+  const refused = tuneLowRank(readMe, await pocketTexts(KINDS), join(folder, "refused"));
+  await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", "is not a dense model (read-me)");
+  await readMe.close();
+});
+
+/** Makes `numSequences` sequences of each kind. */
+function textOf(numKinds: number, numSequences: number): readonly TextSequence[] {
+  return Array.from({ length: numKinds }, (_, domain) =>
+    Array.from({ length: numSequences }, (): TextSequence => ({ tokenIds: new Int32Array(8), domain })),
+  ).flat();
+}
+
+/** Copies the dense model, with an expert's changes added to its weights. */
+async function writeMerged(path: string, expert: string, scale: number): Promise<void> {
+  await cp(dense, path, { recursive: true });
+  await rm(join(path, "model.safetensors"));
+  const [base, changes] = [
+    await SafetensorsFile.open(join(dense, "model.safetensors")),
+    await SafetensorsFile.open(join(expert, "adapter_model.safetensors")),
+  ];
+  const tensors = Array.from(base.names, (name) => {
+    const { shape } = base.info(name);
+    const bytes = async (): Promise<Uint8Array> => {
+      const values = (await base.readFloats(name)).slice();
+      const key = `base_model.model.${name.replace(/\.weight$/, "")}`;
+      if (changes.has(`${key}.lora_A.weight`)) {
+        const [a, b] = [
+          await changes.readFloats(`${key}.lora_A.weight`),
+          await changes.readFloats(`${key}.lora_B.weight`),
+        ];
+        const [rows = 0, size = 0] = shape;
+        const rank = a.length / size;
+        for (let row = 0; row < rows; row++) {
+          for (let column = 0; column < size; column++) {
+            let sum = 0;
+            for (let k = 0; k < rank; k++) sum += b[row * rank + k]! * a[k * size + column]!;
+            values[row * size + column]! += scale * sum;
+          }
+        }
+      }
+      return new Uint8Array(values.buffer);
+    };
+    return { name, type: "F32" as const, shape, bytes };
+  });
+  await writeSafetensors(join(path, "model.safetensors"), tensors);
+  await Promise.all([base.close(), changes.close()]);
+}
