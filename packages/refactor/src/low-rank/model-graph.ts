@@ -1,5 +1,5 @@
-// The graph of a whole dense model with a change of low rank: losses of all tokens, and gradients of the change. Weights
-// are inputs. Nothing below the first change has a gradient, and frozen weights have none.
+// The graph of a whole dense model with a change of low rank: losses of all tokens, and gradients of the change.
+// Weights are inputs. Nothing below the first change has a gradient, and frozen weights have none.
 
 import { layerConfig, type ModelConfig } from "@readme-moe/model";
 import { decoder, type Graph } from "@readme-moe/onnx";
@@ -36,10 +36,7 @@ export interface ModelGraphOptions {
   readonly scale: number;
   /** Rank of the change, when each row has its own factors of it as the input `MASK`. */
   readonly maskedRank?: number | undefined;
-  /**
-   * What the graph computes: `"losses"` of all rows; these and `"gradients"` of factors; or `"states"`, the inputs of the
-   * head.
-   */
+  /** Result: `"losses"` of all rows; these and `"gradients"` of factors; or `"states"`, the inputs of the head. */
   readonly result: "losses" | "gradients" | "states";
   /** Weight of the divergence from a teacher, whose states are the input `TAUGHT`; 0 for none. */
   readonly teacherShare?: number;

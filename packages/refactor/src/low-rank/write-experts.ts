@@ -11,7 +11,7 @@ import { graphName, type Product } from "./products.ts";
 
 const SET_VERSION = 1;
 
-export interface NamedAdapter {
+interface NamedAdapter {
   readonly name: string;
   readonly adapter: Adapter;
 }
@@ -19,12 +19,12 @@ export interface NamedAdapter {
 export interface ExpertSet {
   readonly experts: readonly NamedAdapter[];
   readonly router: KeptRouter;
-  /** What all experts have in common. */
+  /** Properties that all experts have in common. */
   readonly shape: AdapterShape;
   readonly provenance: Readonly<Record<string, unknown>>;
 }
 
-export interface AdapterShape {
+interface AdapterShape {
   readonly rank: number;
   readonly alpha: number;
   readonly products: readonly Product[];

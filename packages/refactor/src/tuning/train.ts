@@ -35,7 +35,7 @@ export function bestOf({ evaluations }: Pick<TuningHistory, "evaluations">): Eva
   return evaluations.reduce((best, other) => (other.mean < best.mean ? other : best));
 }
 
-/** What `train` trains. */
+/** Model in training, as `train` sees it. */
 export interface Trainable<Sequence> {
   readonly optimizer: Optimizer;
   /** Learns from the sequences of one step. */
