@@ -87,8 +87,8 @@ function distiller(kind: "lora" | "full"): BenchTrainer {
 function lowRankTrainer(): BenchTrainer {
   const settings = { sequences, sequenceTokens: tokens, scale: 1, teacherShare: 0, threads };
   const model = new AdaptedModel(config, teacher, settings);
-  const adapter = newAdapter(teacher, { products: changedProducts(false), rank, seed: 1 });
-  const one = new AdapterTrainer(model, adapter);
+  const shared = newAdapter(teacher, { products: changedProducts(false), rank, seed: 1 });
+  const one = new AdapterTrainer(model, { shared, own: [] });
   return { step: (some, rates) => one.step(some, rates), dispose: () => model.dispose() };
 }
 

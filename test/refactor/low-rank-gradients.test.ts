@@ -5,8 +5,9 @@ import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
 import { AdaptedModel } from "../../packages/refactor/src/low-rank/adapted-model.ts";
 import { newAdapter, type Adapter } from "../../packages/refactor/src/low-rank/adapter.ts";
-import { AdapterTrainer, lossesOfTokens, meanLoss } from "../../packages/refactor/src/low-rank/adapter-trainer.ts";
+import { AdapterTrainer } from "../../packages/refactor/src/low-rank/adapter-trainer.ts";
 import { changedProducts } from "../../packages/refactor/src/low-rank/products.ts";
+import { lossesOfTokens, meanLoss } from "../../packages/refactor/src/low-rank/token-losses.ts";
 import {
   readDecoderWeights,
   type LayerWeights,
@@ -109,16 +110,65 @@ test("sequences run together and one by one have the same gradients", async () =
 
 test("a new expert changes no loss, and learns a text", async () => {
   const { model, sequences, weights } = await setUp({}, { teacherShare: 0 });
-  const trainer = new AdapterTrainer(
-    model,
-    newAdapter(weights, { products: changedProducts(false), rank: RANK, seed: 2 }),
-  );
+  const trainer = new AdapterTrainer(model, {
+    shared: newAdapter(weights, { products: changedProducts(false), rank: RANK, seed: 2 }),
+    own: [],
+  });
   expect(await trainer.losses(sequences, "student")).toEqual(await trainer.losses(sequences, "teacher"));
   for (let step = 0; step < 60; step++) {
     await trainer.step(sequences, { matrices: 0.02, vectors: 0, weightDecay: 0 });
   }
   const [after, before] = [await trainer.losses(sequences, "student"), await trainer.losses(sequences, "teacher")];
   expect(average(after)).toBeLessThan(average(before) - 1);
+});
+
+test("common ranks and ranks of each kind have the gradients of a whole change", async () => {
+  const { model, adapter, weights, sequences } = await setUp({}, { teacherShare: 0, sequences: 2 });
+  const mixed = sequences.map((sequence, index) => ({ ...sequence, domain: index % 2 }));
+  const own = [8, 9].map((seed) =>
+    randomFactors(newAdapter(weights, { products: changedProducts(true), rank: 2, seed }), seed),
+  );
+  const together = new AdapterTrainer(model, { shared: adapter, own });
+  const mean = await together.gradients(mixed);
+  const sums = new Map<string, Float32Array>();
+  let expected = 0;
+  for (const kind of own.keys()) {
+    const whole = together.expertOf(kind);
+    expect(whole[0]?.shape).toEqual([RANK + 2, 32]);
+    const alone = new AdapterTrainer(model, { shared: whole, own: [] });
+    const some = mixed.filter(({ domain }) => domain === kind);
+    expected += ((await alone.gradients(some)) * some.length) / mixed.length;
+    whole.forEach(({ key, shape: [rows = 0, columns = 0] }) => {
+      const gradient = alone.optimizer.gradient(key)!.map((slope) => (slope * some.length) / mixed.length);
+      const isLeft = key.endsWith(".left");
+      const [shared, further] = [new Array<number>(), new Array<number>()];
+      gradient.forEach((slope, at) => {
+        const rank = isLeft ? Math.floor(at / columns) : at % columns;
+        (rank < RANK ? shared : further).push(slope);
+      });
+      expect(isLeft ? rows : columns).toBe(RANK + 2);
+      const sum = sums.get(key);
+      sums.set(
+        key,
+        Float32Array.from(shared, (slope, at) => slope + (sum?.[at] ?? 0)),
+      );
+      const found = together.optimizer.gradient(`kind ${kind}/${key}`)!;
+      expect(found).toHaveLength(further.length);
+      further.forEach((slope, at) => expect(found[at]).toBeCloseTo(slope, 4));
+    });
+  }
+  expect(mean).toBeCloseTo(expected, 4);
+  for (const [key, sum] of sums) {
+    const found = together.optimizer.gradient(key)!;
+    expect(found).toHaveLength(sum.length);
+    sum.forEach((slope, at) => expect(found[at]).toBeCloseTo(slope, 4));
+  }
+  const losses = await together.losses(mixed, "student");
+  const [apart] = await lossesOfTokens(model, mixed.slice(1, 2), {
+    adapters: [together.expertOf(1)],
+    signal: undefined,
+  });
+  expect(losses[1]).toBeCloseTo(meanLoss(apart!), 5);
 });
 
 async function setUp(
@@ -142,7 +192,14 @@ async function setUp(
     tokenIds: Int32Array.from({ length: TOKENS }, () => randomInteger(random, config.vocabSize)),
     domain: 0,
   }));
-  return { model, trainer: new AdapterTrainer(model, adapter), adapter, config, weights, sequences };
+  return {
+    model,
+    trainer: new AdapterTrainer(model, { shared: adapter, own: [] }),
+    adapter,
+    config,
+    weights,
+    sequences,
+  };
 }
 
 /** Copies an expert with other factors, none of which is zero; changes are smaller than what they change. */

@@ -14,7 +14,7 @@ import {
   scheduleOf,
   sequencesOfKind,
   totalSteps,
-  type PartName,
+  type Course,
 } from "../../packages/refactor/src/low-rank/schedule.ts";
 import type { TextSequence } from "../../packages/refactor/src/tuning/tuning-data.ts";
 import * as fc from "../support/fast-check.ts";
@@ -43,56 +43,68 @@ afterAll(() => model.close());
 describe("the schedule", () => {
   const arbitrary = fc.record({
     tokens: fc.integer({ min: 1, max: 5000 }),
-    sharedShare: fc.double({ min: 0, max: 0.99, noNaN: true }),
+    firstShare: fc.double({ min: 0, max: 0.99, noNaN: true }),
     batchSequences: fc.integer({ min: 1, max: 5 }),
     numKinds: fc.integer({ min: 1, max: 5 }),
   });
 
-  test("the experts together learn from the same sequences as the one for comparison", () => {
+  test("every way to train learns from the same sequences, once each", () => {
     fc.assert(
       fc.property(arbitrary, ({ numKinds, ...given }) => {
         const options = resolveLowRankOptions({ ...given, sequenceTokens: 8 }, numKinds);
         const schedule = scheduleOf(options, numKinds);
         const training = textOf(numKinds, sequencesOfKind(schedule, options));
-        const drawn = (part: PartName): readonly TextSequence[] => {
-          const plan = planOf(part, schedule, options);
+        const drawn = (course: Course): readonly TextSequence[] => {
+          const plan = planOf(course, schedule, options);
           return Array.from({ length: plan.steps }, (_, step) => plan.batch(training, step)).flat();
         };
-        const shared = schedule.sharedSteps > 0 ? drawn("shared") : [];
-        const own = Array.from({ length: numKinds }, (_, kind) => drawn({ kind }));
+        const ofKinds = (isRest: boolean) => Array.from({ length: numKinds }, (_, kind) => drawn({ kind, isRest }));
+        const [first, rest, all, own, ownRest] = [
+          drawn("first"),
+          drawn("rest"),
+          drawn("all"),
+          ofKinds(false),
+          ofKinds(true),
+        ];
         own.forEach((sequences, kind) => expect(sequences.every(({ domain }) => domain === kind)).toBe(true));
-        const rival = drawn("rival");
-        expect(new Set(rival)).toEqual(new Set(own.flat()));
-        expect(rival).toHaveLength(own.flat().length);
-        // As long as there is text, none is learned from twice.
-        const all = [...shared, ...rival];
-        expect(new Set(all).size).toBe(all.length);
+        for (const way of [all, [...first, ...rest], [...first, ...ownRest.flat()], own.flat()]) {
+          expect(way).toHaveLength(training.length);
+          expect(new Set(way)).toEqual(new Set(training));
+        }
         expect(all).toHaveLength(totalSteps(schedule) * options.batchSequences);
+        const { batch, steps } = planOf("all", schedule, options);
+        for (let step = 0; step < steps; step++) {
+          expect(new Set(batch(training, step).map(({ domain }) => domain)).size).toBe(1);
+        }
       }),
     );
   });
 
   test("text that is too short is repeated as a whole", () => {
-    const options = resolveLowRankOptions({ tokens: 640, sharedShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
+    const options = resolveLowRankOptions({ tokens: 640, firstShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
     const schedule = scheduleOf(options, 2);
     const training = textOf(2, 10);
-    const plan = planOf({ kind: 1 }, schedule, options);
+    const plan = planOf({ kind: 1, isRest: false }, schedule, options);
     const drawn = Array.from({ length: plan.steps }, (_, step) => plan.batch(training, step)).flat();
     expect(drawn).toHaveLength(40);
     for (let from = 0; from < 40; from += 10) expect(new Set(drawn.slice(from, from + 10)).size).toBe(10);
   });
 
-  test("rates rise, stay, and fall behind the fork", () => {
-    const options = resolveLowRankOptions({ tokens: 102_400, learningRate: 1, warmUpSteps: 4 }, 1);
-    const rates = (part: PartName): readonly number[] => {
-      const plan = planOf(part, scheduleOf(options, 1), options);
+  test("rates rise, stay, and fall; a training that goes on has the rates of a whole one", () => {
+    const options = resolveLowRankOptions({ tokens: 102_400, learningRate: 1, warmUpSteps: 4 }, 2);
+    const rates = (course: Course): readonly number[] => {
+      const plan = planOf(course, scheduleOf(options, 2), options);
       return Array.from({ length: plan.steps }, (_, step) => plan.rates(step).matrices);
     };
-    expect(rates("shared").slice(0, 6)).toEqual([0.25, 0.5, 0.75, 1, 1, 1]);
-    expect(rates("shared").at(-1)).toBe(1);
-    expect(rates("rival")[0]).toBe(1);
-    expect(rates("rival").at(-1)).toBeLessThan(0.06);
-    expect(rates("rival").every((rate, step, all) => step === 0 || rate < all[step - 1]!)).toBe(true);
+    const all = rates("all");
+    expect(all).toHaveLength(100);
+    expect(all.slice(0, 6)).toEqual([0.25, 0.5, 0.75, 1, 1, 1]);
+    expect(all.slice(3, 51).every((rate) => rate === 1)).toBe(true);
+    expect(all.slice(51).every((rate, step) => rate < all[50 + step]!)).toBe(true);
+    expect(all.at(-1)).toBeLessThan(0.06);
+    expect([...rates("first"), ...rates("rest")]).toEqual(all);
+    expect(rates({ kind: 0, isRest: false })).toHaveLength(50);
+    expect(rates({ kind: 0, isRest: false }).slice(25)).toEqual(rates({ kind: 0, isRest: true }));
   });
 });
 
@@ -156,9 +168,11 @@ test("the report counts routes, tokens and evaluations", async () => {
     expect(shares.reduce((sum, [, share]) => sum + share, 0)).toBeCloseTo(1);
   }
   expect(report.tokens).toBe(48 * 4 * 32);
-  expect(report.experts.map(({ curve }) => curve.map(({ step }) => step))).toEqual([
-    [24, 30, 36],
-    [24, 30, 36],
+  expect(report.experts).toEqual(KINDS.map((name) => ({ name, folder: `experts/${name}` })));
+  expect(report.trainings.map(({ stage, curve }) => [stage, ...curve.map(({ step }) => step)])).toEqual([
+    ["expert", 0, 24, 48],
+    ["shared", 0, 12, 24],
+    ["rival", 0, 12, 24],
   ]);
   const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as LowRankReport;
   expect(saved).toEqual(report);
@@ -167,12 +181,28 @@ test("the report counts routes, tokens and evaluations", async () => {
   expect(card).toContain("pictures/losses.svg");
 });
 
+test.each(["start", "none"] as const)("trains experts with sharing %s", { timeout: 60_000 }, async (sharing) => {
+  const other = join(folder, sharing);
+  const found = await tuneLowRank(model, await pocketTexts(KINDS), other, { ...OPTIONS, sharing, threads: 1 });
+  const stages = found.trainings.map(({ stage, name }) => `${stage} ${name}`);
+  const shared = "shared all kinds";
+  const own = KINDS.map((name) => `expert ${name}`);
+  const end = "rival one for all";
+  expect(stages).toEqual(sharing === "start" ? [shared, ...own, end] : [...own, shared, end]);
+  expect(found.label.above_dense).toBeLessThan(-0.5);
+  // The expert for comparison does not depend on how the others are trained.
+  expect(found.rival).toEqual(report.rival);
+  const own0 = found.trainings.find(({ stage }) => stage === "expert");
+  expect(own0?.curve.at(-1)?.step).toBe(sharing === "start" ? 12 : 24);
+});
+
 test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
   ["a reserved name", {}, ["none"], /name of a kind of text to be 1 to 64 characters.*got "none"/],
   ["a name that is no folder's", {}, ["../x"], /got "\.\.\/x"/],
   ["two equal names", {}, ["a", "a"], /different names, got two `a`/],
   ["no text", {}, [], /at least one kind/],
-  ["a shared share of 1", { sharedShare: 1 }, ["a"], /`sharedShare` to be below 1, got `1`/],
+  ["a first share of 1", { firstShare: 1 }, ["a"], /`firstShare` to be below 1, got `1`/],
+  ["a shared rank that is all", { sharedRank: 16 }, ["a"], /`sharedRank`/],
   ["no rank", { rank: 0 }, ["a"], /`rank`/],
   ["no alpha", { alpha: 0 }, ["a"], /`alpha` to be above 0/],
   ["micro-batches that do not fit", { microSequences: 3 }, ["a"], /`microSequences` to divide the 4/],

@@ -1,4 +1,5 @@
 import {
+  SHARINGS,
   tune,
   tuneLowRank,
   TUNE_METHODS,
@@ -30,7 +31,7 @@ interface TuneFlags extends TuneOptions, LowRankOptions {
 
 /** Flags that only one of both kinds of tuning has. */
 const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
-const LOW_RANK_FLAGS = ["alpha", "sharedShare", "teacherShare", "rival"] as const;
+const LOW_RANK_FLAGS = ["alpha", "sharing", "sharedRank", "firstShare", "teacherShare", "rival"] as const;
 
 const rate = numberThat((value) => value >= 0, "a number from 0 up, such as 0.001");
 
@@ -74,9 +75,16 @@ export function tuneCommand(signal: AbortSignal): Command {
     )
     .option("--alpha <x>", "low-rank experts: factor of the changes times their rank (default: the rank)", rate)
     .option("--attention", "train the attention as well", false)
+    .addOption(
+      new Option(
+        "--sharing <what>",
+        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: ranks)",
+      ).choices(SHARINGS),
+    )
+    .option("--shared-rank <n>", "with --sharing ranks: number of common ranks (default: half of them)", wholeNumber(0))
     .option(
-      "--shared-share <share>",
-      "low-rank experts: share of the tokens from which all kinds learn together before each goes on alone (default: 0.5)",
+      "--first-share <share>",
+      "low-rank experts: share of the tokens before the rate falls; with --sharing start all kinds learn from these (default: 0.5)",
       rate,
     )
     .option(
@@ -179,7 +187,7 @@ function showProgress(progress: TuneProgress): void {
 }
 
 function showLowRankProgress({ stage, name, step, steps, etaMs, figures }: LowRankProgress): void {
-  const part = stage === "expert" ? `expert ${name}` : name;
+  const part = stage === "expert" ? `experts of ${name}` : name;
   const at = `${part}: step ${step} of ${steps}`;
   if (!figures) return showLine(at, false);
   const { crossEntropy, tokensPerS, evaluation } = figures;

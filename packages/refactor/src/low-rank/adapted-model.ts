@@ -4,7 +4,8 @@ import type { ModelConfig } from "@readme-moe/model";
 import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "@readme-moe/onnx";
 import { gradientName } from "../autodiff/tape.ts";
 import type { DecoderWeights } from "../tuning/decoder/decoder-weights.ts";
-import { routeMask, stackAdapters, type Adapter } from "./adapter.ts";
+import { LEFT } from "../tuning/parameters.ts";
+import { rankOf, routeMask, stackAdapters, type Adapter } from "./adapter.ts";
 import * as graph from "./model-graph.ts";
 import { graphName, halvesOf } from "./products.ts";
 
@@ -45,9 +46,9 @@ export class AdaptedModel {
     this.#weights = weights;
     const frozen: Record<string, GraphTensor> = {};
     weights.layers.forEach((layer, index) => {
-      for (const [half, group] of Object.entries(halvesOf(layer))) {
+      for (const [half, group] of halvesOf(layer)) {
         for (const [name, { values, shape }] of group) {
-          frozen[graphName(index, half as "attention" | "ffn", name)] = { data: values, dims: shape };
+          frozen[graphName(index, half, name)] = { data: values, dims: shape };
         }
       }
     });
@@ -83,7 +84,7 @@ export class AdaptedModel {
 
   /** Returns each row's loss when each row has its own expert. @param ids - tokens that follow */
   async routedLosses(tokenIds: Int32Array, ids: Int32Array, { adapters, routes }: Routed): Promise<Float32Array> {
-    const [rank = 0] = adapters[0]?.[0]?.shape ?? [];
+    const rank = rankOf(adapters[0] ?? []);
     if (this.#stacked?.adapters !== adapters) {
       this.#stacked = { adapters, feeds: factorFeeds(stackAdapters(adapters)) };
     }
@@ -115,13 +116,13 @@ export class AdaptedModel {
   /** @param times - number of experts of which each row has one; `undefined` for one expert of all rows */
   #session(result: "losses" | "gradients" | "states", adapter: Adapter, times?: number): Promise<GraphSession> {
     const factors = adapter.map(({ key, shape }): readonly [string, readonly number[]] => {
-      const axis = key.endsWith(".left") ? 0 : 1;
+      const axis = key.endsWith(LEFT) ? 0 : 1;
       return [key, shape.map((size, at) => (at === axis ? size * (times ?? 1) : size))];
     });
     const key = JSON.stringify([result, factors, times]);
     const known = this.#sessions.get(key);
     if (known) return known;
-    const [rank = 0] = adapter[0]?.shape ?? [];
+    const rank = rankOf(adapter);
     const { threads, ...settings } = this.settings;
     const made = graph.modelGraph({
       ...settings,

@@ -38,25 +38,48 @@ export function roundAdapter(adapter: Adapter): void {
   for (const { values } of adapter) values.set(decodeFloats(encodeF16(values), "F16"));
 }
 
-/** Joins experts of equal shapes to one whose ranks are those of all, one after another. */
+/** Joins changes of the same products to one, whose ranks are those of all, one after another. */
 export function stackAdapters(adapters: readonly Adapter[]): Adapter {
   const [first = []] = adapters;
+  if (adapters.length === 1) return first;
+  const ranks = adapters.map(rankOf);
+  const rank = ranks.reduce((sum, one) => sum + one, 0);
   return first.map((factor, place) => {
-    const parts = adapters.map((adapter) => adapter[place]!.values);
-    const values = new Float32Array(factor.values.length * parts.length);
-    if (factor.key.endsWith(LEFT)) {
-      parts.forEach((part, index) => values.set(part, index * part.length));
-      const [rank = 0, size = 0] = factor.shape;
-      return { ...factor, values, shape: [rank * parts.length, size] };
-    }
-    const [out = 0, rank = 0] = factor.shape;
-    parts.forEach((part, index) => {
-      for (let row = 0; row < out; row++) {
-        values.set(part.subarray(row * rank, (row + 1) * rank), (row * parts.length + index) * rank);
-      }
+    const [rows = 0, columns = 0] = factor.shape;
+    const isLeft = factor.key.endsWith(LEFT);
+    const stacked = new Float32Array(isLeft ? rank * columns : rows * rank);
+    let before = 0;
+    adapters.forEach((adapter, index) => {
+      const { values } = adapter[place]!;
+      const own = ranks[index]!;
+      if (isLeft) stacked.set(values, before * columns);
+      else
+        for (let row = 0; row < rows; row++)
+          stacked.set(values.subarray(row * own, (row + 1) * own), row * rank + before);
+      before += own;
     });
-    return { ...factor, values, shape: [out, rank * parts.length] };
+    return { ...factor, values: stacked, shape: isLeft ? [rank, columns] : [rows, rank] };
   });
+}
+
+/** Takes the part of one of the joined changes from an array like a factor of `stackAdapters`. */
+export function unstack(
+  { key, shape: [rows = 0, columns = 0] }: Adapter[number],
+  values: Float32Array,
+  { before, rank }: { readonly before: number; readonly rank: number },
+): Float32Array {
+  if (key.endsWith(LEFT)) return values.slice(before * columns, (before + rank) * columns);
+  const part = new Float32Array(rows * rank);
+  for (let row = 0; row < rows; row++) {
+    const start = row * columns + before;
+    part.set(values.subarray(start, start + rank), row * rank);
+  }
+  return part;
+}
+
+/** Returns the rank of a change; 0 for one of no products. */
+export function rankOf(adapter: Adapter): number {
+  return adapter[0]?.shape[0] ?? 0;
 }
 
 /**

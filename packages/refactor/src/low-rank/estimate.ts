@@ -34,11 +34,12 @@ export async function estimateLowRank(
   const start = performance.now();
   await model.gradients(adapter, tokenIds, labels);
   const msPerToken = (performance.now() - start) / tokenIds.length;
-  const { sharedSteps, ownSteps, numKinds } = schedule;
+  const { firstSteps, numKinds } = schedule;
   const stepTokens = options.batchSequences * sequenceTokens;
-  const steps = totalSteps(schedule) + (options.rival ? ownSteps * numKinds : 0);
+  const rivalSteps = totalSteps(schedule) - (options.sharing === "start" ? firstSteps : 0);
+  const steps = totalSteps(schedule) + (options.rival ? rivalSteps : 0);
   const routerTokens = Math.min(training.length * sequenceTokens, options.routerTokens * numKinds);
-  const rounds = (options.evaluations + 1) * (sharedSteps > 0 ? 2 : 1) + (options.rival ? 3 : 2);
+  const rounds = (options.evaluations + 1) * (firstSteps > 0 ? 2 : 1) + (options.rival ? 3 : 2);
   const forwardTokens = routerTokens * (numKinds + 1) + (numEvaluated / 2) * sequenceTokens * rounds;
   return {
     trainedParameters: trainedParameters * numKinds,

@@ -7,8 +7,8 @@ import { keptRouter, type KeptRouter } from "../tuning/tuning-router.ts";
 import type { TextSequence } from "../tuning/tuning-data.ts";
 import type { AdaptedModel } from "./adapted-model.ts";
 import type { Adapter } from "./adapter.ts";
-import { lossesOfTokens } from "./adapter-trainer.ts";
 import type { LowRankRun, ResolvedLowRankOptions } from "./options.ts";
+import { lossesOfTokens } from "./token-losses.ts";
 
 export interface ExpertRouting {
   readonly config: ModelConfig;
@@ -27,6 +27,13 @@ export interface ExpertRouting {
 /** Reads the router of unfinished work, or trains it. Its outputs are "none", then the experts in their order. */
 export async function routerOfExperts(routing: ExpertRouting): Promise<KeptRouter> {
   const { config, embedding, adapters, sequences, options, run, file } = routing;
+  const first = { step: 0, ms: 0 };
+  const report = ({ step, steps }: { readonly step: number; readonly steps: number }): void => {
+    if (first.step === 0) Object.assign(first, { step, ms: performance.now() });
+    const msPerStep = (performance.now() - first.ms) / Math.max(1, step - first.step);
+    const etaMs = msPerStep * (steps - step);
+    run.onProgress?.({ stage: "router", name: "router", step, steps, etaMs, figures: undefined });
+  };
   return keptRouter(file("router.safetensors"), {
     config,
     numExperts: adapters.length + 1,
@@ -37,8 +44,7 @@ export async function routerOfExperts(routing: ExpertRouting): Promise<KeptRoute
     threads: run.threads,
     signal: run.signal,
     checkpointPath: file("router-checkpoint.safetensors"),
-    onProgress: ({ step, steps }) =>
-      run.onProgress?.({ stage: "router", name: "router", step, steps, etaMs: NaN, figures: undefined }),
+    onProgress: report,
   });
 }
 

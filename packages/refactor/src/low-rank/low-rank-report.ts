@@ -5,10 +5,10 @@ import { reportJson } from "../report/report-documents.ts";
 import { decimals, grouped, markdownTable, markdownText, percent, signed } from "../report/text.ts";
 import type { Evaluation } from "../tuning/options.ts";
 import type { DomainCounts } from "../tuning/tuning-data.ts";
-import type { TuningLosses, TuningPoint } from "../tuning/tuning-report.ts";
-import type { ResolvedLowRankOptions } from "./options.ts";
+import type { TuningLosses } from "../tuning/tuning-report.ts";
+import type { LowRankStage, ResolvedLowRankOptions } from "./options.ts";
 import { totalSteps, type Schedule } from "./schedule.ts";
-import type { TrainedExpert, TrainedExperts } from "./train-experts.ts";
+import type { TrainedExperts } from "./train-experts.ts";
 
 const LOSSES = "pictures/losses.svg";
 
@@ -33,6 +33,7 @@ export interface LowRankReport {
   readonly seconds: number;
   readonly data: readonly DomainCounts[];
   readonly experts: readonly ExpertReport[];
+  readonly trainings: readonly TrainingReport[];
   readonly dense: TuningLosses;
   /** One expert of the same rank for all kinds; absent unless it was trained. */
   readonly rival?: TuningLosses;
@@ -44,13 +45,19 @@ export interface LowRankReport {
   readonly routes: Readonly<Record<string, Readonly<Record<string, number>>>>;
 }
 
-/** The training of one expert. */
+/** One expert of the set. */
 export interface ExpertReport {
   readonly name: string;
   /** Folder within the set. */
   readonly folder: string;
-  /** Losses on the held-out text that chooses among an expert's parameters; steps count from the shared expert on. */
-  readonly curve: readonly Omit<TuningPoint, "losses">[];
+}
+
+/** One training, with losses on the held-out text that chooses among its parameters. */
+export interface TrainingReport {
+  readonly stage: LowRankStage;
+  readonly name: string;
+  readonly dense: number;
+  readonly curve: readonly { readonly step: number; readonly tokens: number; readonly mean: number }[];
 }
 
 export interface LowRankFacts {
@@ -75,13 +82,6 @@ export function lowRankReport({ options, schedule, domains, trained, losses, ...
     above_dense: mean - losses.dense.mean,
     losses: Object.fromEntries(names.map((name, index) => [name, all[index] ?? NaN])),
   });
-  const curveOf = ({ history }: TrainedExpert): ExpertReport["curve"] =>
-    history.evaluations.map(({ step, mean }) => ({
-      step: schedule.sharedSteps + step,
-      tokens: (schedule.sharedSteps + step) * stepTokens,
-      mean,
-      above_dense: mean - history.teacher.mean,
-    }));
   return {
     version: 1,
     model: facts.model,
@@ -90,10 +90,12 @@ export function lowRankReport({ options, schedule, domains, trained, losses, ...
     tokens: totalSteps(schedule) * stepTokens,
     seconds: facts.seconds,
     data: domains,
-    experts: trained.own.map((expert, kind) => ({
-      name: names[kind] ?? "",
-      folder: facts.folders[kind] ?? "",
-      curve: curveOf(expert),
+    experts: names.map((name, kind) => ({ name, folder: facts.folders[kind] ?? "" })),
+    trainings: trained.parts.map(({ stage, name, history }) => ({
+      stage,
+      name,
+      dense: history.teacher.mean,
+      curve: history.evaluations.map(({ step, mean }) => ({ step, tokens: step * stepTokens, mean })),
     })),
     dense: lossesOf(losses.dense),
     ...(losses.rival ? { rival: lossesOf(losses.rival) } : {}),
@@ -147,20 +149,22 @@ function card(report: LowRankReport, hasPicture: boolean): string {
     data.map(({ name }) => [markdownText(name), ...names.map((expert) => percent(routes[name]?.[expert] ?? 0))]),
   );
   const dataTable = markdownTable(
-    ["text", "documents", "held out", "tokens", "measured tokens"],
+    ["text", "documents", "held out", "tokens", "held-out tokens"],
     data.map((one) => [
       markdownText(one.name),
       ...[one.documents, one.held_out_documents, one.tokens, one.evaluation_tokens].map(grouped),
     ]),
   );
+  const count = experts.length === 1 ? "One expert that changes" : `${experts.length} experts that change`;
   const products = options.attention ? "all products of the layers" : "the feed-forward products";
-  const course =
-    options.sharedShare > 0
-      ? `All kinds trained one expert on ${percent(options.sharedShare)} of the tokens, from which each kind's own went on.`
-      : "Each expert began from zero.";
+  const course = {
+    ranks: `${options.sharedRank} of their ranks are the same: all text trained them.`,
+    start: `All kinds trained one expert on ${percent(options.firstShare)} of the tokens, from which each kind's own went on.`,
+    none: "Each expert began from zero.",
+  }[options.sharing];
   const sections = [
     `# Experts of low rank over ${markdownText(model)}`,
-    `${experts.length} expert(s) that change ${products} of the dense model with rank ${options.rank}, in PEFT's layout, and a ` +
+    `${count} ${products} of the dense model with rank ${options.rank}, in PEFT's layout, and a ` +
       "router that chooses each token's expert before the model runs. " +
       `They learned from ${grouped(report.tokens)} tokens. ${course}`,
     "```sh\nreadme-moe chat MODEL --lora DIR\n```",

@@ -5,7 +5,7 @@ import { evaluationOf } from "../tuning/train.ts";
 import type { TextSequence } from "../tuning/tuning-data.ts";
 import { withKeptRouter, type KeptRouter } from "../tuning/tuning-router.ts";
 import type { AdaptedModel } from "./adapted-model.ts";
-import { lossesOfTokens, meanLoss, type LossOptions } from "./adapter-trainer.ts";
+import { lossesOfTokens, meanLoss, type LossOptions } from "./token-losses.ts";
 import type { TrainedExperts } from "./train-experts.ts";
 
 export interface Measurement {
@@ -26,12 +26,12 @@ export interface MeasuredExperts {
 
 export async function measureExperts(setting: MeasuredExperts): Promise<Measurement> {
   const { model, trained, test, router, threads, signal } = setting;
-  const adapters = trained.own.map(({ adapter }) => adapter);
+  const adapters = trained.own;
   const routeOf = await routesOf(test, router, threads);
   const evaluate = async (options: Omit<LossOptions, "signal">): Promise<Evaluation> =>
     evaluationOf(0, test, (await lossesOfTokens(model, test, { ...options, signal })).map(meanLoss));
   const dense = await evaluate({ adapters: [] });
-  const rival = trained.rival && (await evaluate({ adapters: [trained.rival.adapter] }));
+  const rival = trained.rival && (await evaluate({ adapters: [trained.rival] }));
   const label = await evaluate({
     adapters,
     route: ({ tokenIds, domain }) => new Uint16Array(tokenIds.length).fill(domain + 1),

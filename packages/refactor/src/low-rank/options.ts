@@ -1,17 +1,27 @@
-import { integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
 import { largestDivisor, numberOption, type TuneEstimate, type TuneProgress, type TuneRun } from "../tuning/options.ts";
+
+/** Ways in which experts learn from the text of other kinds; see `LowRankOptions.sharing`. */
+export const SHARINGS = ["ranks", "start", "none"] as const;
 
 /** Options of `tuneLowRank` that, beside the model and texts, decide the result. */
 export interface LowRankOptions {
   /** Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind */
   readonly tokens?: number | undefined;
   /**
-   * Share of the tokens from which all kinds learn one expert together, from which each kind's own expert goes on with
-   * the rest; 0 begins each from zero. @default 0.5
+   * Common part of experts: `"ranks"`, some of their ranks, which all text trains; `"start"`, an expert that all kinds
+   * trained, from which each goes on; or `"none"`. @default "ranks"
    */
-  readonly sharedShare?: number | undefined;
+  readonly sharing?: (typeof SHARINGS)[number] | undefined;
+  /**
+   * Share of the tokens with the constant learning rate, after which it falls. With `"start"`, all kinds learn from
+   * these together. @default 0.5
+   */
+  readonly firstShare?: number | undefined;
   /** Rank of the changes. @default 16 */
   readonly rank?: number | undefined;
+  /** Ranks of these that all experts have in common with `"ranks"`. @default half of the rank */
+  readonly sharedRank?: number | undefined;
   /** Factor of the changes times their rank, as in PEFT. @default the rank */
   readonly alpha?: number | undefined;
   /** Whether attention is changed, too, beside the FFN. @default false */
@@ -80,15 +90,17 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
   }
   const tokens = integerOption("tokens", options.tokens ?? 50_000 * Math.max(1, numKinds), 1);
   const rank = integerOption("rank", options.rank ?? 16, 1, 1 << 12);
-  const sharedShare = numberOption("sharedShare", options.sharedShare ?? 0.5);
-  if (sharedShare >= 1) throw new RangeError(`Expected \`sharedShare\` to be below 1, got \`${sharedShare}\``);
+  const firstShare = numberOption("firstShare", options.firstShare ?? 0.5);
+  if (firstShare >= 1) throw new RangeError(`Expected \`firstShare\` to be below 1, got \`${firstShare}\``);
   const alpha = numberOption("alpha", options.alpha ?? rank);
   if (alpha === 0) throw new RangeError("Expected `alpha` to be above 0, got `0`");
   const steps = tokens / (batchSequences * sequenceTokens);
   const resolved = {
     tokens,
-    sharedShare,
+    sharing: choiceOption("sharing", options.sharing ?? "ranks", SHARINGS),
+    firstShare,
     rank,
+    sharedRank: integerOption("sharedRank", options.sharedRank ?? Math.floor(rank / 2), 0, rank - 1),
     alpha,
     attention: options.attention ?? false,
     learningRate: numberOption("learningRate", options.learningRate ?? 2e-3),

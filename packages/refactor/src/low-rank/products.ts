@@ -39,13 +39,16 @@ export function halvesOf({
   attention,
   common,
   experts,
-}: DecoderWeights["layers"][number]): Readonly<Record<Product["half"], WeightGroup>> {
-  return { attention, ffn: new Map([...common, ...(experts[0] ?? [])]) };
+}: DecoderWeights["layers"][number]): ReadonlyMap<Product["half"], WeightGroup> {
+  return new Map([
+    ["attention", attention],
+    ["ffn", new Map([...common, ...(experts[0] ?? [])])],
+  ]);
 }
 
 /** Finds the weight that a product multiplies with, `[out, in]`. */
 export function weightOf(layer: DecoderWeights["layers"][number], { half, name }: Product): Weight {
-  const weight = halvesOf(layer)[half].get(`${name}.weight`);
+  const weight = halvesOf(layer).get(half)?.get(`${name}.weight`);
   if (!weight) throw new TypeError(`Expected the model to have a weight of ${name}, it has none`);
   return weight;
 }

@@ -1,6 +1,5 @@
-// Which text each part of a training learns from, and at which rate. First all kinds train one expert at a constant
-// rate; then each kind's expert goes on from there on the kind's further text while the rate falls. The expert for
-// comparison goes on likewise, on the further text of all kinds.
+// Which text each part of a training learns from, and at which rate. The first part of the text is learned from at a
+// constant rate; the rate falls over the rest.
 
 import { learningRateShare } from "../autodiff/adam.ts";
 import { shuffled } from "../random.ts";
@@ -10,69 +9,76 @@ import type { ResolvedLowRankOptions } from "./options.ts";
 
 const LAST_RATE_SHARE = 0.05;
 
-export type PartName = "shared" | "rival" | { readonly kind: number };
+/**
+ * Text of a training. `"first"` is the first part of all kinds, `"rest"` the rest, and `"all"` both, with steps of one
+ * kind each. The text of one kind is learned from as a whole, or its rest alone.
+ */
+export type Course = "first" | "rest" | "all" | { readonly kind: number; readonly isRest: boolean };
 
 export interface Schedule {
-  /** Steps of the expert that all kinds share; 0 if there is none. */
-  readonly sharedSteps: number;
-  /** Steps of each kind's own expert. */
-  readonly ownSteps: number;
+  /** Steps on the first part of all kinds of text; a multiple of `numKinds`. */
+  readonly firstSteps: number;
+  /** Steps on the rest of each kind of text. */
+  readonly restSteps: number;
   readonly numKinds: number;
 }
 
-/** Divides the tokens: shared and own steps together learn from as many tokens as the expert for comparison. */
+/** Divides the tokens. Every way to train takes the same sequences, once each while there is text. */
 export function scheduleOf(
-  { tokens, sharedShare, batchSequences, sequenceTokens }: ResolvedLowRankOptions,
+  { tokens, firstShare, batchSequences, sequenceTokens }: ResolvedLowRankOptions,
   numKinds: number,
 ): Schedule {
-  const steps = tokens / (batchSequences * sequenceTokens);
-  const sharedSteps = Math.round(steps * sharedShare);
-  return { sharedSteps, ownSteps: Math.max(1, Math.round((steps - sharedSteps) / numKinds)), numKinds };
+  const stepsOfKind = Math.max(1, Math.round(tokens / (batchSequences * sequenceTokens * numKinds)));
+  const first = Math.min(stepsOfKind - 1, Math.round(stepsOfKind * firstShare));
+  return { firstSteps: first * numKinds, restSteps: stepsOfKind - first, numKinds };
 }
 
-/** Returns the number of steps whose tokens the experts learn from together. */
-export function totalSteps({ sharedSteps, ownSteps, numKinds }: Schedule): number {
-  return sharedSteps + ownSteps * numKinds;
+/** Returns the number of steps whose tokens all experts learn from together. */
+export function totalSteps({ firstSteps, restSteps, numKinds }: Schedule): number {
+  return firstSteps + restSteps * numKinds;
 }
 
 /** Returns the number of sequences of each kind that the whole training takes. */
 export function sequencesOfKind(schedule: Schedule, { batchSequences }: ResolvedLowRankOptions): number {
-  return firstOwn(schedule, batchSequences) + schedule.ownSteps * batchSequences;
+  return (totalSteps(schedule) / schedule.numKinds) * batchSequences;
 }
 
-/** Returns the place of the first sequence of each kind behind those of the shared expert. */
-function firstOwn({ sharedSteps, numKinds }: Schedule, batchSequences: number): number {
-  return Math.ceil((sharedSteps * batchSequences) / numKinds);
-}
-
-/** Plans the training of one expert. */
+/** Plans a training. */
 export function planOf(
-  part: PartName,
+  course: Course,
   schedule: Schedule,
   options: ResolvedLowRankOptions,
 ): TrainingPlan<TextSequence> {
   const { batchSequences, sequenceTokens, evaluations, learningRate, warmUpSteps, seed } = options;
-  const { sharedSteps, ownSteps, numKinds } = schedule;
-  const steps = part === "shared" ? sharedSteps : part === "rival" ? ownSteps * numKinds : ownSteps;
-  const isFirst = part === "shared" || sharedSteps === 0;
-  const warmUp = isFirst ? warmUpSteps : 0;
+  const { firstSteps, restSteps, numKinds } = schedule;
+  const isOwn = typeof course === "object";
+  const isRest = isOwn ? course.isRest : course === "rest";
+  const times = isOwn ? 1 : numKinds;
+  const constant = isRest ? 0 : (firstSteps * times) / numKinds;
+  const falling = course === "first" ? 0 : restSteps * times;
+  const warmUp = isRest ? 0 : Math.min(warmUpSteps, constant);
   const rate = (step: number): number => {
-    if (part === "shared") return step < warmUp ? (step + 1) / warmUp : 1;
-    return learningRateShare(step, steps, Math.min(warmUp, steps - 1), LAST_RATE_SHARE);
+    if (step < warmUp) return (step + 1) / warmUp;
+    return step < constant ? 1 : learningRateShare(step - constant, falling, 0, LAST_RATE_SHARE);
   };
-  const start = part === "shared" ? 0 : firstOwn(schedule, batchSequences);
+  const start = isRest ? (firstSteps / numKinds) * batchSequences : 0;
+  const placeOf = (step: number, place: number): readonly [kind: number, place: number] => {
+    const index = step * batchSequences + place;
+    if (isOwn) return [course.kind, start + index];
+    // With ranks of its own, a kind has steps of its own.
+    if (course === "all") return [step % numKinds, Math.floor(step / numKinds) * batchSequences + place];
+    return [index % numKinds, start + Math.floor(index / numKinds)];
+  };
   return {
-    steps,
+    steps: constant + falling,
     stepTokens: batchSequences * sequenceTokens,
     evaluations,
     patience: 0,
     rates: (step) => ({ matrices: learningRate * rate(step), vectors: 0, weightDecay: 0 }),
     batch: (training, step) =>
-      Array.from({ length: batchSequences }, (_, place) => {
-        const index = step * batchSequences + place;
-        const ofAll = typeof part === "string";
-        const kind = ofAll ? index % numKinds : part.kind;
-        return sequenceAt(training, { kind, place: start + (ofAll ? Math.floor(index / numKinds) : index), seed });
+      Array.from({ length: batchSequences }, (_, at) => {
+        const [kind, place] = placeOf(step, at);
+        return sequenceAt(training, { kind, place, seed });
       }),
   };
 }

@@ -1,5 +1,5 @@
-// Trains the experts of all kinds of text: the one that they share, each kind's own, and the one for comparison. Each
-// keeps its work in files of its own, so that finished ones are read again.
+// Trains the experts of all kinds of text, and the one for comparison. Each training keeps its work in files of its
+// own, so that finished ones are read again.
 
 import { evaluationOf, restoreParameters, train, type TuningHistory } from "../tuning/train.ts";
 import type { TextSequence, TuningData } from "../tuning/tuning-data.ts";
@@ -7,15 +7,15 @@ import type { AdaptedModel } from "./adapted-model.ts";
 import { copyAdapter, roundAdapter, type Adapter } from "./adapter.ts";
 import { AdapterTrainer } from "./adapter-trainer.ts";
 import type { LowRankRun, LowRankStage, ResolvedLowRankOptions } from "./options.ts";
-import { planOf, type PartName, type Schedule } from "./schedule.ts";
+import { planOf, type Course, type Schedule } from "./schedule.ts";
 
 /** Everything that the trainings of one job have in common. */
 export interface ExpertTraining {
   readonly model: AdaptedModel;
   /** Names of the kinds of text, and of their experts. */
   readonly names: readonly string[];
-  /** Expert that changes nothing yet. */
-  readonly start: Adapter;
+  /** Makes a change of a rank that changes nothing yet, the same for the same place. */
+  readonly newChange: (rank: number, place: number) => Adapter;
   readonly training: readonly TextSequence[];
   /** Held-out sequences that choose among the parameters of a training. */
   readonly validation: readonly TextSequence[];
@@ -28,70 +28,107 @@ export interface ExpertTraining {
   readonly file: (name: string) => string;
 }
 
-export interface TrainedExpert {
-  readonly adapter: Adapter;
+/** One training of one expert or more, with its evaluations. */
+export interface TrainedPart {
+  readonly stage: LowRankStage;
+  readonly name: string;
   readonly history: TuningHistory;
 }
 
 export interface TrainedExperts {
-  /** `undefined` when each expert began from zero. */
-  readonly shared: TrainedExpert | undefined;
   /** One of each kind of text. */
-  readonly own: readonly TrainedExpert[];
-  readonly rival: TrainedExpert | undefined;
+  readonly own: readonly Adapter[];
+  /** One for all kinds, of as many tokens. */
+  readonly rival: Adapter | undefined;
+  readonly parts: readonly TrainedPart[];
+}
+
+interface Part extends TrainedPart {
+  readonly trainer: AdapterTrainer;
+  readonly bestPath: string;
 }
 
 /** Trains all experts; their factors are those of the best evaluations, rounded to half precision. */
 export async function trainExperts(job: ExpertTraining): Promise<TrainedExperts> {
-  const { names, schedule, options } = job;
-  const shared = schedule.sharedSteps > 0 ? await trainPart(job, "shared", undefined) : undefined;
-  const own: TrainedExpert[] = [];
-  for (const kind of names.keys()) own.push(await finish(job, await trainPart(job, { kind }, shared)));
-  const rival = options.rival ? await finish(job, await trainPart(job, "rival", shared)) : undefined;
-  return { shared: shared && { adapter: shared.trainer.adapter, history: shared.history }, own, rival };
+  const { names, options, schedule } = job;
+  const kinds = [...names.keys()];
+  const parts: Part[] = [];
+  const add = async (course: Course, setting: PartSetting): Promise<Part> => {
+    const part = await trainPart(job, course, setting);
+    parts.push(part);
+    return part;
+  };
+  const hasFirst = schedule.firstSteps > 0;
+  const first = (): Promise<Part> => add("first", { stage: "shared", name: "all kinds", file: "first" });
+  const own: Adapter[] = [];
+  let start: Part | undefined;
+  if (options.sharing === "ranks") {
+    const together = await add("all", { stage: "expert", name: names.join(", "), file: "experts" });
+    await restoreParameters(together.bestPath, together.trainer.parameters);
+    own.push(...kinds.map((kind) => together.trainer.expertOf(kind)));
+  } else {
+    if (options.sharing === "start" && hasFirst) start = await first();
+    for (const kind of kinds) {
+      const setting = { stage: "expert", name: names[kind] ?? "", file: `expert-${kind}`, from: start } as const;
+      const part = await add({ kind, isRest: options.sharing === "start" }, setting);
+      await restoreParameters(part.bestPath, part.trainer.parameters);
+      own.push(part.trainer.expertOf(kind));
+    }
+  }
+  let rival: Adapter | undefined;
+  if (options.rival) {
+    if (hasFirst) start ??= await first();
+    const part = await add("rest", { stage: "rival", name: "one for all", file: "rival", from: start });
+    await restoreParameters(part.bestPath, part.trainer.parameters);
+    rival = part.trainer.expertOf(0);
+  }
+  for (const adapter of rival ? [...own, rival] : own) roundAdapter(adapter);
+  return { own, rival, parts: parts.map(({ stage, name, history }) => ({ stage, name, history })) };
 }
 
-interface TrainedPart {
-  readonly trainer: AdapterTrainer;
-  readonly history: TuningHistory;
-  readonly bestPath: string;
+interface PartSetting {
+  readonly stage: LowRankStage;
+  readonly name: string;
+  /** Beginning of the names of files. */
+  readonly file: string;
+  /** Training that this one goes on from. */
+  readonly from?: Part | undefined;
 }
 
-async function trainPart(job: ExpertTraining, part: PartName, from: TrainedPart | undefined): Promise<TrainedPart> {
-  const { model, names, start, schedule, options, run, file } = job;
-  const [stage, name] = nameOf(part, names);
-  const trainer = new AdapterTrainer(model, copyAdapter(start), run.signal);
+async function trainPart(job: ExpertTraining, course: Course, { stage, name, file, from }: PartSetting): Promise<Part> {
+  const { model, schedule, options, run } = job;
+  const trainer = new AdapterTrainer(model, changesOf(job, course), run.signal);
   if (from) trainer.continueFrom(from.trainer);
-  const isMeasured = ({ domain }: TextSequence): boolean => typeof part === "string" || domain === part.kind;
-  const evaluation = job.validation.filter(isMeasured).map((sequence) => asOnlyKind(sequence, part));
-  const dense = job.denseLosses.filter((_, index) => isMeasured(job.validation[index]!));
+  const { evaluation, dense } = measuredText(job, course);
   const data: TuningData<TextSequence> = { training: job.training, evaluation };
-  const fileName = typeof part === "string" ? part : `expert-${part.kind}`;
-  const bestPath = file(`${fileName}-best.safetensors`);
-  const history = await train(trainer, trainer.adapter, planOf(part, schedule, options), {
-    files: { checkpoint: file(`${fileName}.safetensors`), best: bestPath },
+  const bestPath = job.file(`${file}-best.safetensors`);
+  const history = await train(trainer, trainer.parameters, planOf(course, schedule, options), {
+    files: { checkpoint: job.file(`${file}.safetensors`), best: bestPath },
     checkpointMs: run.checkpointMs ?? 300_000,
     signal: run.signal,
     onProgress: ({ step, steps, etaMs, ...figures }) => run.onProgress?.({ stage, name, step, steps, etaMs, figures }),
     data: async () => data,
     teacher: evaluationOf(0, evaluation, dense),
   });
-  return { trainer, history, bestPath };
+  return { stage, name, trainer, history, bestPath };
 }
 
-async function finish({ start }: ExpertTraining, { history, bestPath }: TrainedPart): Promise<TrainedExpert> {
-  const adapter = copyAdapter(start);
-  await restoreParameters(bestPath, adapter);
-  roundAdapter(adapter);
-  return { adapter, history };
+/** Makes the changes that a course trains; those of several kinds are of other random numbers. */
+function changesOf({ names, newChange, options }: ExpertTraining, course: Course) {
+  const { rank, sharedRank } = options;
+  if (course !== "all") return { shared: copyAdapter(newChange(rank, 0)), own: [] };
+  return {
+    shared: newChange(sharedRank, 0),
+    own: names.map((_, kind) => newChange(rank - sharedRank, kind + 1)),
+  };
 }
 
-/** Evaluations average over the kinds that they measure. */
-function asOnlyKind(sequence: TextSequence, part: PartName): TextSequence {
-  return typeof part === "string" ? sequence : { ...sequence, domain: 0 };
-}
-
-function nameOf(part: PartName, names: readonly string[]): readonly [LowRankStage, string] {
-  if (part === "shared") return ["shared", "shared"];
-  return part === "rival" ? ["rival", "one for all"] : ["expert", names[part.kind] ?? ""];
+/** Selects the held-out text of a course. A single kind is the first one, since evaluations average over kinds. */
+function measuredText({ validation, denseLosses }: ExpertTraining, course: Course) {
+  if (typeof course === "string") return { evaluation: validation, dense: denseLosses };
+  const isOwn = (_: unknown, index: number): boolean => validation[index]?.domain === course.kind;
+  return {
+    evaluation: validation.filter(isOwn).map((sequence) => ({ ...sequence, domain: 0 })),
+    dense: denseLosses.filter(isOwn),
+  };
 }

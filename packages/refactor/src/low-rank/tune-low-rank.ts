@@ -7,8 +7,7 @@ import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts"
 import { readDecoderWeights } from "../tuning/decoder/decoder-weights.ts";
 import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
 import { AdaptedModel } from "./adapted-model.ts";
-import { newAdapter } from "./adapter.ts";
-import { lossesOfTokens, meanLoss } from "./adapter-trainer.ts";
+import { newAdapter, type Adapter } from "./adapter.ts";
 import { estimateLowRank } from "./estimate.ts";
 import { routerOfExperts } from "./expert-router.ts";
 import { lowRankDocuments, lowRankReport, type LowRankReport } from "./low-rank-report.ts";
@@ -16,11 +15,15 @@ import { resolveLowRankOptions, type LowRankOptions, type LowRankRun } from "./o
 import { measureExperts } from "./measure-experts.ts";
 import { changedProducts } from "./products.ts";
 import { scheduleOf, sequencesOfKind } from "./schedule.ts";
+import { lossesOfTokens, meanLoss } from "./token-losses.ts";
 import { trainExperts } from "./train-experts.ts";
 import { expertFolder, writeExpertSet } from "./write-experts.ts";
 
 const EXPERT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const RESERVED_NAMES: readonly string[] = ["none", "router"];
+
+/** Distance of the seeds of changes that are trained together. */
+const SEED_STEP = 7919;
 
 /**
  * Trains low-rank experts of a dense model (LoRA), one for each kind of text, and a router that chooses among them.
@@ -58,7 +61,8 @@ export async function tuneLowRank(
 
   const weights = await readDecoderWeights(model);
   const products = changedProducts(resolved.attention);
-  const start = newAdapter(weights, { products, rank, seed });
+  const newChange = (ranks: number, place: number): Adapter =>
+    newAdapter(weights, { products, rank: ranks, seed: (seed + place * SEED_STEP) >>> 0 });
   const { threads, signal, source = model.path } = options;
   const settings = { sequences: microSequences, sequenceTokens, scale: alpha / rank, teacherShare, threads };
   const adapted = new AdaptedModel(model.config, weights, settings);
@@ -66,14 +70,15 @@ export async function tuneLowRank(
   const shared = { model: adapted, training, options: resolved, run: options, file };
   try {
     const { validation, test } = splitEvaluation(evaluation);
+    const start = newChange(rank, 0);
     const trainedParameters = start.reduce((sum, { values }) => sum + values.length, 0);
     const amount = { schedule, options: resolved, trainedParameters, numEvaluated: evaluation.length };
     options.onEstimate?.(await estimateLowRank(adapted, start, training, amount));
     const dense = await lossesOfTokens(adapted, validation, { adapters: [], signal });
     const names = texts.map(({ name }) => name);
     const denseLosses = dense.map(meanLoss);
-    const trained = await trainExperts({ ...shared, names, start, validation, denseLosses, schedule });
-    const adapters = trained.own.map(({ adapter }) => adapter);
+    const trained = await trainExperts({ ...shared, names, newChange, validation, denseLosses, schedule });
+    const adapters = trained.own;
     const router = await routerOfExperts({
       ...shared,
       config: model.config,
