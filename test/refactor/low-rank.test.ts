@@ -91,7 +91,7 @@ describe("the schedule", () => {
   });
 
   test("rates rise, stay, and fall; a training that goes on has the rates of a whole one", () => {
-    const options = resolveLowRankOptions({ tokens: 102_400, learningRate: 1, warmUpSteps: 4 }, 2);
+    const options = resolveLowRankOptions({ tokens: 102_400, learningRate: 1, warmUpSteps: 4, batchSequences: 4 }, 2);
     const rates = (course: Course): readonly number[] => {
       const plan = planOf(course, scheduleOf(options, 2), options);
       return Array.from({ length: plan.steps }, (_, step) => plan.rates(step).matrices);
@@ -205,7 +205,7 @@ test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
   ["a shared rank that is all", { sharedRank: 16 }, ["a"], /`sharedRank`/],
   ["no rank", { rank: 0 }, ["a"], /`rank`/],
   ["no alpha", { alpha: 0 }, ["a"], /`alpha` to be above 0/],
-  ["micro-batches that do not fit", { microSequences: 3 }, ["a"], /`microSequences` to divide the 4/],
+  ["micro-batches that do not fit", { microSequences: 3 }, ["a"], /`microSequences` to divide the 2/],
 ])("refuses %s", async (_, options, names, message) => {
   const [text] = await pocketTexts(["book"]);
   const texts = names.map((name) => ({ ...text!, name }));

@@ -95,13 +95,13 @@ export function tuneCommand(signal: AbortSignal): Command {
     .option("--no-rival", "low-rank experts: do not train one expert for all kinds for comparison")
     .option(
       "--learning-rate <rate>",
-      "largest learning rate (default: 0.002 with lora and low-rank experts, 0.0001 with full)",
+      "largest learning rate (default: 0.002 with lora, 0.0001 with full, 0.003 of low-rank experts)",
       rate,
     )
     .option("--weight-decay <share>", "with --method full: weight decay of matrices (default: 0.01)", rate)
     .option("--label-share <share>", "weight of the text's own next tokens beside the teacher's (default: 0.3)", rate)
     .option("--sequence-tokens <n>", "tokens of a sequence", wholeNumber(8), 256)
-    .option("--batch-sequences <n>", "sequences of a step (default: 16; low-rank experts: 4)", wholeNumber(1))
+    .option("--batch-sequences <n>", "sequences of a step (default: 16; low-rank experts: 2)", wholeNumber(1))
     .option(
       "--micro-sequences <n>",
       "sequences of a step that are in memory together (default: 8, or fewer; low-rank experts: 4)",
@@ -110,7 +110,7 @@ export function tuneCommand(signal: AbortSignal): Command {
     .option("--warm-up-steps <n>", "steps over which the rate rises (default: a twentieth of all)", wholeNumber(0))
     .option(
       "--evaluation-sequences <n>",
-      "held-out sequences of each kind (default: 4; low-rank experts: 8)",
+      "held-out sequences of each kind (default: 4; low-rank experts: 12)",
       wholeNumber(1),
     )
     .option("--evaluations <n>", "evaluations during training (default: 8; of each low-rank expert: 2)", wholeNumber(1))
@@ -121,7 +121,11 @@ export function tuneCommand(signal: AbortSignal): Command {
     )
     .option("--rounds <n>", "rounds of tuning; the router is trained again between them (default: 1)", wholeNumber(1))
     .option("--router-steps <n>", "steps of a router's training (default: 200; low-rank experts: 400)", wholeNumber(1))
-    .option("--router-tokens <n>", "tokens of each kind to measure the router's costs on", wholeNumber(1), 4096)
+    .option(
+      "--router-tokens <n>",
+      "tokens of each kind to measure the router's costs on (default: 4096; low-rank experts: 2048)",
+      wholeNumber(1),
+    )
     .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
     .option("--threads <n>", "threads of the inference runtime (default: all cores)", wholeNumber(1))
     .option(

@@ -26,19 +26,19 @@ export interface LowRankOptions {
   readonly alpha?: number | undefined;
   /** Whether attention is changed, too, beside the FFN. @default false */
   readonly attention?: boolean | undefined;
-  /** Highest learning rate. @default 0.002 */
+  /** Highest learning rate. @default 0.003 */
   readonly learningRate?: number | undefined;
   /** Weight of the divergence from the dense model beside the text's own next tokens. @default 0 */
   readonly teacherShare?: number | undefined;
   /** Tokens of a sequence. @default 256 */
   readonly sequenceTokens?: number | undefined;
-  /** Sequences of a step. @default 4 */
+  /** Sequences of a step. @default 2 */
   readonly batchSequences?: number | undefined;
   /** Sequences of a step that are in memory together; divides `batchSequences`. @default 4, or fewer */
   readonly microSequences?: number | undefined;
   /** Steps over which the learning rate rises. @default 10, or a twentieth of all if that is less */
   readonly warmUpSteps?: number | undefined;
-  /** Held-out sequences of each kind: every second one chooses parameters, the others are measured. @default 8 */
+  /** Held-out sequences of each kind: every second one chooses parameters, the others are measured. @default 12 */
   readonly evaluationSequences?: number | undefined;
   /** Evaluations during the training of each expert. @default 2 */
   readonly evaluations?: number | undefined;
@@ -46,7 +46,7 @@ export interface LowRankOptions {
   readonly rival?: boolean | undefined;
   /** Steps of the router's training. @default 400 */
   readonly routerSteps?: number | undefined;
-  /** Tokens of each kind of text on which all experts are measured for the router. @default 4096 */
+  /** Tokens of each kind of text on which all experts are measured for the router. @default 2048 */
   readonly routerTokens?: number | undefined;
   /** @default 1 */
   readonly seed?: number | undefined;
@@ -79,7 +79,7 @@ export type ResolvedLowRankOptions = { readonly [Name in keyof LowRankOptions]-?
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
 export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numKinds: number): ResolvedLowRankOptions {
-  const batchSequences = integerOption("batchSequences", options.batchSequences ?? 4, 1, 1 << 16);
+  const batchSequences = integerOption("batchSequences", options.batchSequences ?? 2, 1, 1 << 16);
   const sequenceTokens = integerOption("sequenceTokens", options.sequenceTokens ?? 256, 8, 1 << 20);
   const { microSequences: givenMicro = largestDivisor(batchSequences, 4) } = options;
   const microSequences = integerOption("microSequences", givenMicro, 1);
@@ -103,17 +103,17 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
     sharedRank: integerOption("sharedRank", options.sharedRank ?? Math.floor(rank / 2), 0, rank - 1),
     alpha,
     attention: options.attention ?? false,
-    learningRate: numberOption("learningRate", options.learningRate ?? 2e-3),
+    learningRate: numberOption("learningRate", options.learningRate ?? 3e-3),
     teacherShare: numberOption("teacherShare", options.teacherShare ?? 0),
     sequenceTokens,
     batchSequences,
     microSequences,
     warmUpSteps: integerOption("warmUpSteps", options.warmUpSteps ?? Math.min(10, Math.ceil(steps / 20)), 0),
-    evaluationSequences: integerOption("evaluationSequences", options.evaluationSequences ?? 8, 1),
+    evaluationSequences: integerOption("evaluationSequences", options.evaluationSequences ?? 12, 1),
     evaluations: integerOption("evaluations", options.evaluations ?? 2, 1),
     rival: options.rival ?? true,
     routerSteps: integerOption("routerSteps", options.routerSteps ?? 400, 1),
-    routerTokens: integerOption("routerTokens", options.routerTokens ?? 4096, sequenceTokens),
+    routerTokens: integerOption("routerTokens", options.routerTokens ?? Math.max(2048, sequenceTokens), sequenceTokens),
     seed: integerOption("seed", options.seed ?? 1, 0, 2 ** 32 - 1),
   };
   rejectUnknownKeys("tuneLowRank", options, [...Object.keys(resolved), ...RUN_NAMES]);

@@ -29,7 +29,7 @@ export interface ExpertTraining {
 }
 
 /** One training of one expert or more, with its evaluations. */
-export interface TrainedPart {
+interface TrainedPart {
   readonly stage: LowRankStage;
   readonly name: string;
   readonly history: TuningHistory;
