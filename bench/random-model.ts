@@ -110,6 +110,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
     },
     weights: { embedding, layers, finalNorm: tensor("norm", hiddenSize), head: embedding },
     router: undefined,
+    lowRank: undefined,
     files: [],
     fingerprint: async () => `random ${JSON.stringify({ ...shape, numExperts, expertSize })}`,
     loadText: () => Promise.reject(new Error("Random weights have no text")),

@@ -26,6 +26,7 @@ export async function engineFigures(
     const engine = await decodingCore({
       runner: {
         model,
+        expertNames: runner.expertNames,
         openKv: runner.openKv.bind(runner),
         forward: watch.timed("forward", runner.forward.bind(runner)),
         keepsLogits: runner.keepsLogits.bind(runner),

@@ -10,21 +10,26 @@ export function commandSections(): string {
   const { commands } = commandLine(new AbortController().signal);
   return commands
     .toSorted((a, b) => (a.name() < b.name() ? -1 : 1))
-    .map(section)
+    .flatMap((command) => sections(command, command.name()))
     .join("\n\n");
 }
 
-function section(command: Command): string {
+/** Writes a command's section, and those of the commands that it consists of. */
+function sections(command: Command, name: string): readonly string[] {
+  return [section(command, name), ...command.commands.flatMap((child) => sections(child, `${name} ${child.name()}`))];
+}
+
+function section(command: Command, name: string): string {
   // Descriptions have line breaks for terminals.
   const description = command
     .description()
     .split("\n\n")
     .map((paragraph) => paragraph.replaceAll(/\s+/g, " ").trim());
   return [
-    `## ${command.name()}`,
-    code(`readme-moe ${command.name()} ${command.usage()}`),
+    `## ${name}`,
+    code(`readme-moe ${name} ${command.usage()}`),
     ...description.map(prose),
-    table(["option", "meaning", "default"], command.options.map(row)),
+    ...(command.options.length > 0 ? [table(["option", "meaning", "default"], command.options.map(row))] : []),
   ].join("\n\n");
 }
 

@@ -163,9 +163,9 @@ function isWanted(message: string): boolean {
 async function complaintAbout(args: readonly string[]): Promise<string | undefined> {
   const program = commandLine(new AbortController().signal);
   let complaint = "";
-  for (const command of [program, ...program.commands]) {
+  for (const command of [program, ...program.commands.flatMap((child) => [child, ...child.commands])]) {
     command.configureOutput({ writeErr: (text) => (complaint += text), writeOut: () => undefined });
-    if (command !== program) command.action(() => undefined);
+    if (command.commands.length === 0) command.action(() => undefined);
   }
   try {
     await program.parseAsync(args, { from: "user" });

@@ -83,18 +83,23 @@ test("pages name error codes that exist", async () => {
   }
 });
 
-const { commands } = commandLine(new AbortController().signal);
+const { commands: topCommands } = commandLine(new AbortController().signal);
+/** Commands, and those that they consist of, by their whole names. */
+const commands = topCommands.flatMap((command) => [
+  { name: command.name(), options: command.options },
+  ...command.commands.map((child) => ({ name: `${command.name()} ${child.name()}`, options: child.options })),
+]);
 
 test("every command that prints JSON says what it prints", () => {
   const reference = proseOf(join("docs", "reference", "command-line.md"));
   const printing = reference.slice(0, reference.indexOf("## Environment"));
   for (const command of commands.filter(({ options }) => options.some(({ long }) => long === "--json"))) {
-    expect(printing).toContain(`\`${command.name()}\``);
+    expect(printing).toContain(`\`${command.name}\``);
   }
 });
 
 test("pages name options that exist", () => {
-  const names = commands.map((command) => command.name());
+  const names = commands.map(({ name }) => name);
   const known = new Set([...commands.flatMap(({ options }) => options.map(({ long }) => long)), ...OTHERS]);
   for (const page of pages()) {
     for (const [, inline = ""] of proseOf(page).matchAll(/`([^`\n]+)`/g)) {

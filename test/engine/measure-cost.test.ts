@@ -36,6 +36,7 @@ function timed(runner: StepRunner, firstStepMs = 0): { readonly runner: StepRunn
   return {
     runner: {
       model: runner.model,
+      expertNames: runner.expertNames,
       openKv: runner.openKv.bind(runner),
       forward,
       keepsLogits: () => true,

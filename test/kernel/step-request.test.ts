@@ -1,13 +1,22 @@
 import { encodeStep, type StepLimits, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 
-const LIMITS: StepLimits = { vocabSize: 50, maxRows: 20, maxPositions: 64, numPages: 8, numFullRows: 2, numExperts: 3 };
+const LIMITS: StepLimits = {
+  vocabSize: 50,
+  maxRows: 20,
+  maxPositions: 64,
+  numPages: 8,
+  numFullRows: 2,
+  numExperts: 3,
+  numChanges: 2,
+};
 const ROWS: StepRows = { tokenIds: [3, 49], position: 15, pages: [7, 0], logitsOf: [0, 1, 1] };
 
-test("a step is a header, tokens, experts, sequences, pages, wanted rows, their targets and places", () => {
+test("a step is a header, tokens, experts, changes, sequences, pages, wanted rows, their targets and places", () => {
   const second: StepRows = {
     tokenIds: [1],
     experts: [2],
+    changes: [1],
     position: 0,
     pages: [2, 5],
     logitsOf: [0],
@@ -18,6 +27,7 @@ test("a step is a header, tokens, experts, sequences, pages, wanted rows, their 
     [3, 2, 4, 4, 3, 2],
     [3, 49, 1],
     [0, 0, 2],
+    [-1, -1, 1],
     [2, 15, 0, 1, 0, 2],
     [7, 0, 2],
     [0, 1, 1, 2],

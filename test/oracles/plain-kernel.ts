@@ -2,6 +2,7 @@
 // on purpose; the kernel has to give the same bits.
 
 import type { DecoderDescription, LayerDescription } from "@readme-moe/kernel";
+import { changed, type PlainLowRank } from "./plain-change.ts";
 import { attend, rotate } from "./plain-kernel-attention.ts";
 import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
 import { add, divide, exponential, laneSum, multiply, roundToHalf, subtract } from "./plain-kernel-numbers.ts";
@@ -29,6 +30,13 @@ export type PlainLayer = Omit<LayerDescription, Norms | Products | "shared" | "e
 export interface PlainToken {
   readonly id: number;
   readonly expert: number;
+  readonly change?: PlainChange | undefined;
+}
+
+/** A low-rank change of a model: of some products, by their weights. */
+export interface PlainChange {
+  readonly precision: "fp32" | "fp16" | "int8";
+  readonly products: ReadonlyMap<PlainWeights, PlainLowRank>;
 }
 
 /** A model with its weights in memory. */
@@ -101,6 +109,7 @@ class Run {
   readonly #model: PlainModel;
   readonly #options: PlainOptions;
   readonly #caches: readonly Cache[];
+  #change: PlainChange | undefined;
   readonly #observe: (of: PlainWeights | PlainLayer, input: Float32Array) => void;
 
   constructor(
@@ -114,7 +123,8 @@ class Run {
     this.#caches = model.layers.map((layer) => ({ keys: noHeads(layer), values: noHeads(layer) }));
   }
 
-  next({ id, expert }: PlainToken, position: number): PlainRow {
+  next({ id, expert, change }: PlainToken, position: number): PlainRow {
+    this.#change = change;
     const { embedding, embeddingScale, layers, finalNorm, head, logitScale } = this.#model;
     let stream: Float32Array = weightsOf(embedding, id).map((x) => multiply(x, Math.fround(embeddingScale)));
     for (const [index, layer] of layers.entries()) {
@@ -192,7 +202,11 @@ class Run {
 
   #product(weights: PlainWeights, input: Float32Array): Float32Array {
     this.#observe(weights, input);
-    return product(weights, input, this.#options.isFused);
+    const outputs = product(weights, input, this.#options.isFused);
+    const low = this.#change?.products.get(weights);
+    if (!this.#change || !low) return outputs;
+    const more = changed(low, this.#change.precision, input);
+    return outputs.map((output, i) => add(output, more[i] as number));
   }
 }
 

@@ -7,6 +7,7 @@ export function keepingNoRows({ router, runner }: BenchModel): BenchModel {
     router,
     runner: {
       model: runner.model,
+      expertNames: runner.expertNames,
       openKv: (options) => runner.openKv(options),
       forward: async (...step) => {
         const results = await runner.forward(...step);

@@ -18,6 +18,7 @@ export const SOURCES = {
   common: [
     "attend",
     "candidates",
+    "changes",
     "check_step",
     "conclude",
     "feed_forward",

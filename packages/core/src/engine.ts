@@ -134,7 +134,7 @@ export interface Generation extends AsyncIterableIterator<GenerateChunk> {
   readonly accepted: Promise<AcceptedPrompt>;
 }
 
-/** Description of an engine and its model. It does not change while the engine is open. */
+/** Description of an engine and its model. Only `experts` changes while the engine is open. */
 export interface EngineInfo {
   /** Folder or file of the model. */
   readonly path: string;
@@ -142,8 +142,13 @@ export interface EngineInfo {
   readonly precision: string;
   readonly vocabSize: number;
   readonly contextTokens: number;
-  /** Name of each expert; a dense model has one. */
+  /**
+   * Name of each expert. A dense model has one; with low-rank experts it has "none", the model without a change, and
+   * theirs. The name of a removed one is empty.
+   */
   readonly experts: readonly string[];
+  /** Kind of the experts: low-rank changes, which a dense model can have, or cut into the FFNs. */
+  readonly expertKind: "low-rank" | "ffn";
   readonly hasRouter: boolean;
   readonly hasChatTemplate: boolean;
   /** Whether its chat template uses `tools`. */
@@ -193,7 +198,7 @@ export interface EngineStats {
 
 /** Statistics of streamed experts. A unit is one layer of one expert. */
 export interface ExpertCacheStats extends ExpertCacheCounters {
-  /** Bytes of one expert in each layer. */
+  /** Bytes of one expert in each layer; of low-rank experts, those of the largest one as a single layer. */
   readonly layerBytes: readonly number[];
   readonly budgetBytes: number;
   /** Bytes of units in memory, reads under way included. */
@@ -249,6 +254,20 @@ export interface Engine extends AsyncDisposable {
    * @throws {ReadMeError} while iterating: `ERR_CONTEXT_LENGTH`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
    */
   generate(request: GenerateRequest): Generation;
+  /**
+   * Adds a low-rank expert, a LoRA adapter in PEFT's layout, to a dense model while it runs. Running requests go on.
+   *
+   * @param path - folder of the adapter, where the engine runs
+   * @throws {TypeError | RangeError} on a wrong name, a name that is taken, or if `expertCacheBytes` is too small
+   * @throws {ReadMeError} if the adapter cannot be read, or does not fit the model
+   */
+  addExpert(name: string, path: string): Promise<void>;
+  /**
+   * Removes a low-rank expert. New requests are refused at once; resolves when the last running request with it has
+   * ended.
+   * @throws {RangeError} on an unknown expert
+   */
+  removeExpert(name: string): Promise<void>;
   stats(): Promise<EngineStats>;
   /**
    * Resolves with the error when the engine has failed, at once if it has failed already. After the engine was opened

@@ -56,15 +56,25 @@ export interface ReadMeEvents {
     /** Runs through all layers that the step took, nearly always one. Only where experts are streamed. */
     readonly expertRuns?: readonly ExpertRun[];
   }) => void;
-  /** A unit, one layer of one expert, was read. */
+  /** A unit was read: one layer of one expert, or a whole low-rank expert as layer 0. */
   "expert:loaded": (event: {
     readonly layer: number;
     readonly expert: number;
     readonly bytes: number;
     readonly durationMs: number;
   }) => void;
-  /** A unit, one layer of one expert, was evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
+  /** A unit was evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
   "expert:evicted": (event: { readonly layer: number; readonly expert: number; readonly nextUse: number }) => void;
+  /** A low-rank expert was added to the model. */
+  "expert:added": (event: {
+    readonly name: string;
+    readonly index: number;
+    /** Size in memory. */
+    readonly bytes: number;
+    readonly durationMs: number;
+  }) => void;
+  /** A low-rank expert was removed from the model, after the last sequence with it had ended. */
+  "expert:removed": (event: { readonly name: string; readonly index: number }) => void;
   /** A sequence got its next token. */
   "token:generated": (event: {
     readonly sequenceId: string;

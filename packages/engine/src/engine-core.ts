@@ -28,6 +28,8 @@ export class EngineCore {
   /** Sequences that have not ended. */
   readonly #live = new Set<Sequence>();
   readonly #aborted = new Map<string, "abort" | "error">();
+  /** Called when the next sequence ends. */
+  readonly #onEnd: (() => void)[] = [];
   #isStepping = false;
   /** Whether another step could make progress. */
   #canProgress = false;
@@ -91,6 +93,18 @@ export class EngineCore {
     this.#complete(batch, startMs);
     this.#isStepping = false;
     this.#endAborted();
+  }
+
+  /** Resolves when no sequence fulfils a condition. Sequences that are added meanwhile count. */
+  async whenNone(condition: (sequence: Sequence) => boolean): Promise<void> {
+    while (Array.from(this.#live).some(condition)) {
+      await new Promise<void>((resolve) => this.#onEnd.push(resolve));
+    }
+  }
+
+  /** Drops what is kept of an expert that no sequence uses. */
+  forgetExpert(expert: number): void {
+    this.#parts.admission.forgetExpert(expert);
   }
 
   stats(): Omit<EngineStats, "residentBytes"> {
@@ -268,6 +282,7 @@ export class EngineCore {
     this.#canProgress = true;
     sequence.router.release(sequence.routerState);
     admission.remove(sequence);
+    for (const resolve of this.#onEnd.splice(0)) resolve();
     output.event("sequence:finished", {
       sequenceId: sequence.id,
       reason,

@@ -5,7 +5,14 @@ import {
   integerOption,
   rejectUnknownKeys,
 } from "@readme-moe/core";
-import { type KernelKind, KV_BLOCK_TOKENS, kvBytesPerToken, type KvPrecision, wholeBlocks } from "@readme-moe/kernel";
+import {
+  type ChangePrecision,
+  type KernelKind,
+  KV_BLOCK_TOKENS,
+  kvBytesPerToken,
+  type KvPrecision,
+  wholeBlocks,
+} from "@readme-moe/kernel";
 import type { ControlTokensInMessages, ModelConfig, Precision } from "@readme-moe/model";
 import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
@@ -58,7 +65,7 @@ export interface EngineOptions extends SchedulingOptions {
   readonly prefixCacheBytes?: number | undefined;
   /**
    * Largest number of bytes of experts' weights in memory, reads in progress included. The other experts are read when
-   * they are needed. Only for models with several experts. @default all experts are in memory
+   * they are needed. @default all experts are in memory
    */
   readonly expertCacheBytes?: number | undefined;
   /**
@@ -66,6 +73,13 @@ export interface EngineOptions extends SchedulingOptions {
    * module exports. Only with `expertCacheBytes`. @default "belady"
    */
   readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
+  /**
+   * Low-rank experts (LoRA adapters in PEFT's layout) of a dense model, beside those of its folder: folders by name. A
+   * folder is an adapter, or an expert set, whose experts have names of their own. @default none
+   */
+  readonly loras?: Readonly<Record<string, string>> | undefined;
+  /** Number type of low-rank experts in memory. @default "fp32" with fp32 weights, else "int8" */
+  readonly loraPrecision?: ChangePrecision | undefined;
   /**
    * Meaning of spellings of control tokens, such as `<|im_end|>`, in the messages of a chat and in the other values of
    * its template. "text": they are plain text. "control": they are the control tokens, with which a user can end a
@@ -84,7 +98,9 @@ type Unresolved =
   | "expert"
   | "kvCacheBytes"
   | "prefixCacheBytes"
-  | "expertCacheBytes";
+  | "expertCacheBytes"
+  | "loras"
+  | "loraPrecision";
 
 type ResolvedPolicy = EvictionPolicyName | ResolvedFunctionModule;
 
@@ -114,6 +130,8 @@ const NAMES = [
   "prefixCacheBytes",
   "expertCacheBytes",
   "expertCachePolicy",
+  "loras",
+  "loraPrecision",
   "controlTokensInMessages",
   "maxNumRequests",
   "scheduler",
@@ -156,12 +174,22 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     prefixCacheBytes: optional("prefixCacheBytes", 0),
     expertCacheBytes: optional("expertCacheBytes", 1),
     expertCachePolicy: policyOf(options),
+    loras: lorasOf(options),
+    loraPrecision:
+      options.loraPrecision && choiceOption("loraPrecision", options.loraPrecision, ["fp32", "fp16", "int8"] as const),
     controlTokensInMessages: choiceOption("controlTokensInMessages", options.controlTokensInMessages ?? "text", [
       "text",
       "control",
     ] as const),
     maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
   };
+}
+
+function lorasOf({ loras }: EngineOptions): Readonly<Record<string, string>> | undefined {
+  if (loras === undefined) return undefined;
+  const isRecord = typeof loras === "object" && loras !== null && !Array.isArray(loras);
+  if (isRecord && Object.values(loras).every((path) => typeof path === "string" && path !== "")) return { ...loras };
+  throw new TypeError("Expected `loras` to be an object with folders by name");
 }
 
 function policyOf({ expertCachePolicy: policy, expertCacheBytes }: EngineOptions): ResolvedPolicy {

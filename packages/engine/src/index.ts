@@ -2,6 +2,7 @@ export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from 
 export type { FunctionModule } from "./function-module.ts";
 export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "./kernel-runner.ts";
+export { openExperts, type OnExpertAdded } from "./low-rank/open-experts.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { SchedulingOptions } from "./scheduling-options.ts";
 export type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";

@@ -4,13 +4,14 @@ import { integerOption, ReadMeError } from "@readme-moe/core";
 import {
   encodeStep,
   splitIntoSteps,
+  type StepPiece,
   type Kernel,
   type KernelKv,
   type StepLimits,
   type StepResults,
   type StepRows,
 } from "@readme-moe/kernel";
-import type { Model } from "@readme-moe/model";
+import type { ModelConfig } from "@readme-moe/model";
 import type { StepLogits, StepSequence } from "./step-runner.ts";
 
 /**
@@ -19,9 +20,9 @@ import type { StepLogits, StepSequence } from "./step-runner.ts";
  */
 export function checkSequence(
   { tokenIds, experts, slot, logitsOf, targets }: StepSequence,
-  { config, experts: { names } }: Pick<Model, "config" | "experts">,
+  { vocabSize, contextTokens }: Pick<ModelConfig, "vocabSize" | "contextTokens">,
+  numExperts: number,
 ): void {
-  const { vocabSize, contextTokens } = config;
   if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
   const asked = slot.numTokens + tokenIds.length;
   if (asked > contextTokens) {
@@ -35,7 +36,7 @@ export function checkSequence(
   }
   for (let index = 0; index < tokenIds.length; index++) {
     integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
-    integerOption(`experts[${index}]`, experts[index], 0, names.length - 1);
+    integerOption(`experts[${index}]`, experts[index], 0, numExperts - 1);
   }
   for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
   for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
@@ -68,15 +69,24 @@ export interface KernelCall {
   readonly experts: readonly number[];
 }
 
-/** Splits a step into calls of at most `maxRows` tokens; the order of a sequence's tokens is kept. */
-export function callsOf(sequences: readonly StepSequence[], maxRows: number): readonly KernelCall[] {
+/** Limits of a call of the kernel. */
+export interface CallLimits {
+  readonly maxRows: number;
+  /** Whether these experts fit in memory at once. @default all do */
+  readonly fit?: ((experts: ReadonlySet<number>) => boolean) | undefined;
+}
+
+/** Splits a step into calls within limits; the order of a sequence's tokens is kept. */
+export function callsOf(sequences: readonly StepSequence[], { maxRows, fit }: CallLimits): readonly KernelCall[] {
   const wanted = sequences.map(({ logitsOf, targets }) =>
     logitsOf
       .map((token, place) => ({ token, place, target: targets?.[place] ?? 0 }))
       .toSorted((a, b) => a.token - b.token),
   );
   const lengths = sequences.map(({ tokenIds }) => tokenIds.length);
-  return splitIntoSteps(lengths, maxRows).map((pieces) => {
+  const steps = splitIntoSteps(lengths, maxRows);
+  const calls = fit ? steps.flatMap((pieces) => splitByExperts(pieces, sequences, fit)) : steps;
+  return calls.map((pieces) => {
     const parts = pieces.flatMap(({ sequence: index, from, to }) => {
       const sequence = sequences[index];
       const own = wanted[index]?.filter(({ token }) => token >= from && token < to) ?? [];
@@ -87,9 +97,40 @@ export function callsOf(sequences: readonly StepSequence[], maxRows: number): re
   });
 }
 
+/** Splits the pieces of a call so that the experts of each new call fit in memory. One expert always fits. */
+function splitByExperts(
+  pieces: readonly StepPiece[],
+  sequences: readonly StepSequence[],
+  fit: (experts: ReadonlySet<number>) => boolean,
+): readonly (readonly StepPiece[])[] {
+  const calls: StepPiece[][] = [];
+  let experts = new Set<number>();
+  for (const { sequence, from, to } of pieces) {
+    const own = sequences[sequence]?.experts ?? [];
+    for (let start = from; start < to;) {
+      const more = new Set([...experts, own[start] ?? 0]);
+      const isNew = calls.length === 0 || !fit(more);
+      experts = isNew ? new Set([own[start] ?? 0]) : more;
+      let end = start + 1;
+      for (; end < to; end++) {
+        const next = new Set([...experts, own[end] ?? 0]);
+        if (next.size > experts.size && !fit(next)) break;
+        experts = next;
+      }
+      if (isNew) calls.push([]);
+      calls.at(-1)?.push({ sequence, from: start, to: end });
+      start = end;
+    }
+  }
+  return calls;
+}
+
 function sliceOf(numbers: ArrayLike<number>, from: number, to: number): readonly number[] {
   return Array.from({ length: to - from }, (_, index) => numbers[from + index] ?? 0);
 }
+
+/** Sizes of a kernel's calls; a model has FFN experts or changes. */
+export type CallSizes = Omit<StepLimits, "numPages" | "numFullRows">;
 
 /** Results of the calls of a step. */
 export class KernelResults {
@@ -146,9 +187,9 @@ export class KernelResults {
   request(
     { parts }: KernelCall,
     kv: KernelKv,
-    limits: Omit<StepLimits, "numPages" | "numFullRows">,
+    limits: CallSizes,
   ): { readonly request: Int32Array; readonly room: StepResults } {
-    const { numExperts = 1 } = limits;
+    const { numExperts = 1, numChanges = 0 } = limits;
     const rows = parts.map(({ sequence, index, from, to, wanted }): StepRows => {
       const { slot, tokenIds, experts, wantsFullLogits } = sequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
@@ -156,6 +197,8 @@ export class KernelResults {
       return {
         tokenIds: sliceOf(tokenIds, from, to),
         experts: numExperts > 1 ? sliceOf(experts, from, to) : undefined,
+        // Expert 0 is the model without a change.
+        changes: numChanges > 0 ? sliceOf(experts, from, to).map((expert) => expert - 1) : undefined,
         position,
         pages,
         logitsOf: wanted.map(({ token }) => token - from),

@@ -2,6 +2,8 @@
 
 import { everythingResident, integerOption, ReadMeError, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
+  changeFactors,
+  type ChangePrecision,
   describeModel,
   expertUnits,
   GrowingAngles,
@@ -15,11 +17,12 @@ import {
   type KvMemoryOptions,
   type KvPrecision,
   openCachedKernel,
-  type StepLimits,
 } from "@readme-moe/kernel";
 import { type Model, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
-import { callsOf, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
+import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
+import type { ChangeMemory } from "./low-rank/change-memory.ts";
+import { LowRankExperts } from "./low-rank/low-rank-experts.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
@@ -36,6 +39,8 @@ export interface KernelRunnerOptions
   readonly precision?: Precision | undefined;
   /** Largest number of bytes of experts' weights in memory, reads in progress included. @default all experts */
   readonly expertCacheBytes?: number | undefined;
+  /** Number type of low-rank experts. @default "fp32" with fp32 weights, else "int8" */
+  readonly loraPrecision?: ChangePrecision | undefined;
   /** Number type of keys and values. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
@@ -55,6 +60,12 @@ const VERSION = 5;
 /** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
 const MAX_ROWS = 512;
 
+/** Experts of a runner that are not packed with the model, or not in memory. */
+interface RunnerExperts {
+  readonly stream: ExpertStream | undefined;
+  readonly lowRank: LowRankExperts | undefined;
+}
+
 /** A step of the runner. */
 interface RunnerStep {
   readonly kv: KernelKv;
@@ -69,17 +80,20 @@ export class KernelRunner implements StepRunner {
   readonly kvPrecision: KvPrecision;
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
-  readonly #limits: Omit<StepLimits, "numPages" | "numFullRows">;
+  readonly #limits: CallSizes;
   readonly #stream: ExpertStream | undefined;
+  /** Low-rank experts; `undefined` for models with experts in their FFNs. */
+  readonly #lowRank: LowRankExperts | undefined;
   readonly #angles: GrowingAngles;
   #lastStep: Promise<unknown> = Promise.resolve();
 
-  private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, stream: ExpertStream | undefined) {
+  private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, experts: RunnerExperts) {
     const { vocabSize, contextTokens: maxPositions } = model.config;
     this.model = model;
     this.kvPrecision = kvPrecision;
     this.#kernel = kernel;
-    this.#stream = stream;
+    this.#stream = experts.stream;
+    this.#lowRank = experts.lowRank;
     this.#limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: model.experts.names.length };
     this.#angles = new GrowingAngles(kernel, model.config);
     this.#results = new KernelResults(kernel, vocabSize);
@@ -88,16 +102,13 @@ export class KernelRunner implements StepRunner {
   /**
    * Opens a model: packs its weights, or maps the packed file of the cache.
    *
-   * @throws {TypeError} if `expertCacheBytes` is given for a dense model
    * @throws {ReadMeError} if a tensor cannot be read, or the kernel cannot be opened
    */
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
     const { onProgress, onCacheFailure, kernel: kind, instructions, expertCacheBytes: budgetBytes } = options;
-    const isStreamed = budgetBytes !== undefined;
-    if (isStreamed && model.experts.names.length < 2) {
-      throw new TypeError("Expected a model with several experts for `expertCacheBytes`, got a dense one");
-    }
-    const { precision = isStreamed ? "int8" : "fp32" } = options;
+    const isDense = model.experts.names.length === 1;
+    const isStreamed = budgetBytes !== undefined && !isDense;
+    const { precision = budgetBytes === undefined ? "fp32" : "int8" } = options;
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
     const choice = { kernel: kind, instructions };
@@ -119,7 +130,14 @@ export class KernelRunner implements StepRunner {
         }
         stream = await ExpertStream.open(kernel, weights, units, { ...options, budgetBytes });
       }
-      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), stream);
+      const packing = {
+        precision: options.loraPrecision ?? (precision === "fp32" ? "fp32" : "int8"),
+        factors: changeFactors(model.weights, precision, calibration?.statistics),
+        key,
+        cacheFolder,
+      };
+      const lowRank = isDense ? LowRankExperts.open(kernel, model, packing, options) : undefined;
+      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), { stream, lowRank });
     } catch (error) {
       await kernel.close();
       throw error;
@@ -133,12 +151,22 @@ export class KernelRunner implements StepRunner {
 
   /** Experts that are in memory. */
   get residency(): Residency {
-    return this.#stream?.residency ?? everythingResident;
+    return this.#stream?.residency ?? this.#lowRank?.changes.residency ?? everythingResident;
   }
 
   /** Memory of streamed experts; `undefined` if all experts are in memory. */
   get memory(): UnitMemory | undefined {
-    return this.#stream?.memory;
+    return this.#stream?.memory ?? this.#lowRank?.changes.units;
+  }
+
+  /** Low-rank experts; `undefined` for models with experts in their FFNs. */
+  get lowRank(): LowRankExperts | undefined {
+    return this.#lowRank;
+  }
+
+  /** Names of the experts by index; empty where one was removed. */
+  get expertNames(): readonly string[] {
+    return this.#lowRank && this.#lowRank.names.list.length > 1 ? this.#lowRank.names.list : this.model.experts.names;
   }
 
   openKv(options: KvMemoryOptions): KernelKv {
@@ -153,10 +181,13 @@ export class KernelRunner implements StepRunner {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }
     if (sequences.length === 0) return [];
-    for (const sequence of sequences) checkSequence(sequence, this.model);
+    for (const sequence of sequences) checkSequence(sequence, this.model.config, this.expertNames.length);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
-    const step = { kv, sequences, numCandidates, calls: callsOf(sequences, MAX_ROWS) };
-    return this.#stream ? this.#forwardStreamed(this.#stream, step) : this.#forwardResident(step);
+    const changes = this.#lowRank?.changes;
+    const fit = changes?.units && ((experts: ReadonlySet<number>) => changes.fit(experts));
+    const step = { kv, sequences, numCandidates, calls: callsOf(sequences, { maxRows: MAX_ROWS, fit }) };
+    if (this.#stream) return this.#forwardStreamed(this.#stream, step);
+    return changes?.units ? this.#forwardChanged(changes, step) : this.#forwardResident(step);
   }
 
   /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
@@ -173,16 +204,34 @@ export class KernelRunner implements StepRunner {
   #forwardResident({ kv, sequences, numCandidates, calls }: RunnerStep): readonly StepLogits[] {
     this.#results.begin(sequences, numCandidates);
     for (const call of calls) {
-      const { request, room } = this.#results.request(call, kv, this.#limits);
-      this.#kernel.step(kv.pages, request, room);
-      this.#results.take(call, kv);
+      this.#call(call, kv);
     }
     return this.#results.end();
   }
 
+  #call(call: KernelCall, kv: KernelKv): void {
+    const { request, room } = this.#results.request(call, kv, this.#sizes);
+    this.#kernel.step(kv.pages, request, room);
+    this.#results.take(call, kv);
+  }
+
+  get #sizes(): CallSizes {
+    return { ...this.#limits, numChanges: this.#lowRank ? this.#lowRank.names.list.length - 1 : 0 };
+  }
+
+  /** Runs a step with streamed low-rank experts, after the steps that were begun before it. */
+  #forwardChanged(changes: ChangeMemory, { kv, sequences, numCandidates, calls }: RunnerStep) {
+    return this.#afterOthers(async () => {
+      this.#results.begin(sequences, numCandidates);
+      changes.expectRuns(calls.map(({ experts }) => experts));
+      for (const call of calls) await changes.run(call.experts, () => this.#call(call, kv));
+      return this.#results.end();
+    });
+  }
+
   /** Runs a step with streamed experts, after the steps that were begun before it. */
   #forwardStreamed(stream: ExpertStream, { kv, sequences, numCandidates, calls }: RunnerStep) {
-    const result = this.#lastStep.then(async () => {
+    return this.#afterOthers(async () => {
       this.#results.begin(sequences, numCandidates);
       stream.memory.expectRuns(calls.map(({ experts }) => experts));
       for (const call of calls) {
@@ -192,6 +241,10 @@ export class KernelRunner implements StepRunner {
       }
       return this.#results.end();
     });
+  }
+
+  #afterOthers<Result>(run: () => Promise<Result>): Promise<Result> {
+    const result = this.#lastStep.then(run);
     this.#lastStep = result.catch(() => undefined);
     return result;
   }

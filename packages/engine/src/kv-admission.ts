@@ -101,6 +101,11 @@ export class KvAdmission {
     this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
   }
 
+  /** Drops cached prefixes with tokens of an expert. */
+  forgetExpert(expert: number): void {
+    this.#prefixes.forget(expert);
+  }
+
   /** Removes a sequence, waiting or running. */
   remove(sequence: Sequence): void {
     if (sequence.slot) this.kv.release(sequence.slot);

@@ -63,10 +63,16 @@ export class PrefixCache {
     if (this.#chunks.has(key)) return;
     this.#touch(before);
     if (!this.#makeRoom((to - from) * this.#kv.bytesPerToken, before.at(-1))) return;
-    const chunk = { id: this.#nextId++, key, kept: this.#kv.keep(slot, from, to) };
+    const experts = new Set(prompt.experts.slice(from, to));
+    const chunk = { id: this.#nextId++, key, experts, kept: this.#kv.keep(slot, from, to) };
     this.#chunks.set(key, chunk);
     this.#numBytes += chunk.kept.bytes;
     this.#touch([...before, chunk]);
+  }
+
+  /** Drops the chunks with tokens of an expert, whose number may then be another expert's. */
+  forget(expert: number): void {
+    for (const chunk of this.#chunks.values()) if (chunk.experts.has(expert)) this.#drop(chunk);
   }
 
   /** Finds the first chunks of a prompt, up to `numChunks`, as far as they are cached. */
@@ -87,11 +93,15 @@ export class PrefixCache {
     for (const chunk of this.#chunks.values()) {
       if (this.#numBytes + bytes <= this.#maxBytes) return true;
       if (chunk === stop) return false;
-      this.#chunks.delete(chunk.key);
-      this.#numBytes -= chunk.kept.bytes;
-      this.#kv.drop(chunk.kept);
+      this.#drop(chunk);
     }
     return this.#numBytes + bytes <= this.#maxBytes;
+  }
+
+  #drop(chunk: PrefixChunk): void {
+    this.#chunks.delete(chunk.key);
+    this.#numBytes -= chunk.kept.bytes;
+    this.#kv.drop(chunk.kept);
   }
 
   /** Marks a chain as used. Its last chunk becomes its least recent one, so it is evicted before those it needs. */
@@ -113,5 +123,6 @@ const ROOT = 0;
 interface PrefixChunk {
   readonly id: number;
   readonly key: string;
+  readonly experts: ReadonlySet<number>;
   readonly kept: KeptTokens;
 }

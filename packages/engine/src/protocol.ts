@@ -50,6 +50,9 @@ export interface Calls {
   };
   vocabulary: { readonly args: Readonly<Record<string, never>>; readonly result: EngineVocabulary };
   setScheduling: { readonly args: ResolvedSchedulingOptions; readonly result: void };
+  /** The results are the names of all experts. */
+  addExpert: { readonly args: { readonly name: string; readonly path: string }; readonly result: readonly string[] };
+  removeExpert: { readonly args: { readonly name: string }; readonly result: readonly string[] };
   setExpertCacheBytes: { readonly args: { readonly bytes: number }; readonly result: void };
   stats: { readonly args: Readonly<Record<string, never>>; readonly result: EngineStats };
 }

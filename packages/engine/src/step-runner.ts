@@ -39,6 +39,8 @@ export interface StepLogits {
 /** Runs the steps of one model. */
 export interface StepRunner {
   readonly model: Model;
+  /** Names of the model's experts by index; empty where one was removed. */
+  readonly expertNames: readonly string[];
 
   /** Opens memory for keys and values, for `forward` of this runner. */
   openKv(options: KvMemoryOptions): KvMemory;

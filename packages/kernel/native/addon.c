@@ -250,6 +250,23 @@ static napi_value place(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
+/**
+ * placeChange(kernel, slot, Uint8Array): see `kernel_place_change`. The caller keeps the array; an empty one removes the
+ * change.
+ */
+static napi_value place_change(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int32_t slot;
+  void *change;
+  size_t bytes;
+  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &slot) != napi_ok ||
+      !elements(env, values[2], napi_uint8_array, &change, &bytes))
+    return fail(env, "Expected a kernel, a slot and a change's bytes");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_place_change(opened->kernel, slot, bytes > 0 ? change : NULL, bytes) : NULL;
+  return error ? fail(env, error) : NULL;
+}
+
 /** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. @returns whether the logits are kept */
 static napi_value read_logits(napi_env env, napi_callback_info info) {
   napi_value values[3];
@@ -292,7 +309,7 @@ NAPI_MODULE_INIT() {
   } functions[] = {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"end", end},
-      {"place", place}, {"readLogits", read_logits}, {"close", close_kernel},
+      {"place", place}, {"placeChange", place_change}, {"readLogits", read_logits}, {"close", close_kernel},
       {"returnFreeMemory", return_free_memory},
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {

@@ -20,6 +20,11 @@ const char *check_step(const Kernel *kernel, const Step *step) {
     if (step->tokens[i] < 0 || step->tokens[i] >= kernel->model.vocabSize) return "a token";
   for (int i = 0; i < step->numRows; i++)
     if (step->experts[i] < 0 || step->experts[i] >= kernel->model.numExperts) return "an expert";
+  for (int i = 0; i < step->numRows; i++) {
+    int32_t change = step->changes[i];
+    if (change < -1 || change >= kernel->numChanges) return "a change";
+    if (change >= 0 && !kernel->changes[change]) return "a change's weights";
+  }
   int64_t rows = 0, entries = 0;
   for (int s = 0; s < step->numSequences; s++) {
     const int32_t *sequence = step->sequences + s * SEQUENCE_FIELDS;

@@ -37,10 +37,16 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
   const Loops *loops = kernel->loops;
   int numRows = to - from, numBlocks = kernel->logitsWidth / LOGIT_BLOCK, perTask = 4;
   float scale = kernel->model.logitScale;
+  // Rows whose logits are wanted several times are several rows here.
+  const Change *changes[LOGIT_ROWS];
+  for (int row = 0; row < numRows; row++) changes[row] = kernel->rowChanges[kernel->step->wanted[from + row]];
+  Changed changed = {numRows, changes, kernel->model.numLayers * CHANGED_PRODUCTS, 1, 0};
+  changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
   EACH_TASK(member, task, (numBlocks + perTask - 1) / perTask) {
     for (int block = task * perTask; block < least(numBlocks, (task + 1) * perTask); block++) {
       float *logits = kernel->logits + (size_t)block * LOGIT_BLOCK;
       loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->logitsWidth, NULL);
+      raise_rows(kernel, &changed, 0, 0, numRows, block * 4, block * 4 + 4, logits, kernel->logitsWidth);
       for (int row = 0; row < numRows; row++) {
         float *own = logits + (size_t)row * kernel->logitsWidth;
         if (scale != 1.0f)

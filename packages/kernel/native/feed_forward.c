@@ -4,6 +4,8 @@
 #include "phases.h"
 
 typedef struct {
+  /** Whether all rows use the part, so that changes apply to it. */
+  int isShared;
   const Tensor *gate, *up, *down;
   int rowFrom, rowTo;
   /** First column of the part in gated rows. */
@@ -17,11 +19,11 @@ static int num_parts(const Layer *layer, const Groups *groups) {
 }
 
 static Part part_at(const Kernel *kernel, const Layer *layer, const Groups *groups, int index) {
-  if (layer->up && index == 0) return (Part){layer->gate, layer->up, layer->down, 0, groups->numRows, 0, kernel->update};
+  if (layer->up && index == 0) return (Part){1, layer->gate, layer->up, layer->down, 0, groups->numRows, 0, kernel->update};
   int group = index - (layer->up ? 1 : 0);
   const Expert *expert = &layer->experts[groups->experts[group]];
   float *out = layer->up ? kernel->routed : kernel->update;
-  return (Part){&expert->gate, &expert->up, &expert->down, groups->starts[group], groups->starts[group + 1], layer->sharedWidth, out};
+  return (Part){0, &expert->gate, &expert->up, &expert->down, groups->starts[group], groups->starts[group + 1], layer->sharedWidth, out};
 }
 
 /** Rows of a part, and vectors of its outputs, that one task computes. */
@@ -82,7 +84,7 @@ Rows rows_at(const Rows *rows, int column) {
 /** Returns the panel that begins with a vector. */
 static const uint8_t *panel_at(const Tensor *tensor, int vector) { return tensor->weights + (size_t)(vector / 4) * tensor->panelBytes; }
 
-static void gate_piece(Kernel *kernel, int thread, Activation activation, const Piece *piece) {
+static void gate_piece(Kernel *kernel, int thread, Activation activation, const Piece *piece, const Changed *changed) {
   float *gates = kernel->gates + (size_t)thread * 2 * TASK_ROWS * GATE_COLUMNS, *values = gates + TASK_ROWS * GATE_COLUMNS;
   const Loops *loops = kernel->loops;
   const Part *part = &piece->part;
@@ -93,6 +95,10 @@ static void gate_piece(Kernel *kernel, int thread, Activation activation, const 
     const uint8_t *up = panel_at(part->up, from), *next = to < piece->to ? panel_at(part->gate ? part->gate : part->up, to) : NULL;
     if (part->gate) loops->product(part->gate, from, to, &kernel->normed, piece->rowFrom, piece->rowTo, gates, GATE_COLUMNS, up);
     loops->product(part->up, from, to, &kernel->normed, piece->rowFrom, piece->rowTo, values, GATE_COLUMNS, next);
+    if (part->isShared) {
+      if (part->gate) raise_rows(kernel, changed, 0, piece->rowFrom, piece->rowTo, from, to, gates, GATE_COLUMNS);
+      raise_rows(kernel, changed, 1, piece->rowFrom, piece->rowTo, from, to, values, GATE_COLUMNS);
+    }
     for (int row = piece->rowFrom; row < piece->rowTo; row++) {
       size_t at = (size_t)(row - piece->rowFrom) * GATE_COLUMNS;
       loops->gate(part->gate ? gates + at : NULL, values + at, gated.floats + (size_t)row * gated.width + 16 * from, columns, activation);
@@ -101,20 +107,21 @@ static void gate_piece(Kernel *kernel, int thread, Activation activation, const 
   }
 }
 
-void gate_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups) {
+void gate_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed) {
   Plan plan = plan_parts(kernel, layer, groups, 0);
   EACH_TASK(member, task, plan.numTasks) {
     Piece piece = piece_of(kernel, layer, groups, &plan, task);
-    gate_piece(kernel, member->thread, (Activation)layer->description.activation, &piece);
+    gate_piece(kernel, member->thread, (Activation)layer->description.activation, &piece, changed);
   }
 }
 
-void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups) {
+void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed) {
   Plan plan = plan_parts(kernel, layer, groups, 1);
   EACH_TASK(member, task, plan.numTasks) {
     Piece piece = piece_of(kernel, layer, groups, &plan, task);
     Rows gated = rows_at(&kernel->gated, piece.part.column);
     float *out = piece.part.out + (size_t)piece.rowFrom * kernel->hiddenWidth + 16 * piece.from;
     kernel->loops->product(piece.part.down, piece.from, piece.to, &gated, piece.rowFrom, piece.rowTo, out, kernel->hiddenWidth, NULL);
+    if (piece.part.isShared) raise_rows(kernel, changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to, out, kernel->hiddenWidth);
   }
 }

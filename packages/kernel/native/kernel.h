@@ -49,6 +49,25 @@ typedef struct {
   int32_t format, numOut, numIn, block, hasMinimums, weights, scales, bias;
 } TensorDescription;
 
+/**
+ * Header of a low-rank change. `ChangeEntry [numLayers * CHANGED_PRODUCTS + 1]` follows: the products of each layer, then
+ * the head.
+ */
+typedef struct {
+  int32_t magic, version, numLayers, format;
+} ChangeDescription;
+
+/** A product of a change. Offsets are from the change's beginning, in units of 64 bytes. */
+typedef struct {
+  /** Rank in whole vectors of 16; 0 when the product does not change. */
+  int32_t rank, lower, raise, scales;
+} ChangeEntry;
+
+enum { CHANGE_MAGIC = 0x4352524d, CHANGE_VERSION = 1, MOST_CHANGES = 1 << 16 };
+
+/** Products of a layer, in the order of a change's entries. */
+enum { CHANGE_QUERY, CHANGE_KEY, CHANGE_VALUE, CHANGE_ATTENTION_OUTPUT, CHANGE_GATE, CHANGE_UP, CHANGE_DOWN, CHANGED_PRODUCTS };
+
 typedef struct {
   int32_t numThreads;
   /** Largest number of rows of a step. */
@@ -75,8 +94,8 @@ typedef struct {
 typedef struct {
   const Pages *pages;
   int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows;
-  /** Token and expert of each row. */
-  const int32_t *tokens, *experts;
+  /** Token and expert of each row, and the slot of its change, -1 for none. */
+  const int32_t *tokens, *experts, *changes;
   /**
    * Number of rows, position of the first row, and first entry in `pageTable` of each sequence. Rows and entries are in
    * the order of the sequences.
@@ -134,6 +153,12 @@ const char *kernel_end(Kernel *kernel);
  * @param unit - NULL removes the weights @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes);
+/**
+ * Sets the change of a slot, at a multiple of 64 bytes, which keeps its address until another one is placed.
+ *
+ * @param bytes - NULL removes the change @returns NULL, or the part of the arguments that does not fit
+ */
+const char *kernel_place_change(Kernel *kernel, int32_t slot, const uint8_t *bytes, size_t length);
 /** Checks that all logits of a wanted row of the last step are kept: those of up to LOGIT_ROWS of its last rows are. */
 int kernel_keeps_logits(const Kernel *kernel, int32_t wanted);
 /** Copies all logits of a wanted row of the last step. @returns NULL, or the reason why it cannot */

@@ -46,6 +46,7 @@
 #include "exponential.h"
 #include "rows.h"
 #include "product.h"
+#include "low_rank.h"
 #include "attention.h"
 
 const Loops LOOPS = {
@@ -56,6 +57,8 @@ const Loops LOOPS = {
     .round_row = round_row,
     .gate = gate,
     .product = product,
+    .lower = lower,
+    .raise = raise,
     .store_token = store_token,
     .attend = attend,
     .summarize = summarize,

@@ -18,9 +18,9 @@ static Split split_product(int numVectors, int numRows, int vectors) {
   return (Split){vectors, numColumns, numColumns * row_tasks(numRows)};
 }
 
-void multiply(Kernel *kernel, Member *member, int numRows, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
+void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
               int outStride) {
-  int numVectors = 0;
+  int numVectors = 0, numRows = changed->numRows;
   for (int i = 0; i < numTensors; i++) numVectors += tensors[i]->numPanels * 4;
   Split split = split_product(numVectors, numRows, vectors_of_task(kernel, numVectors * row_tasks(numRows), 1));
   EACH_TASK(member, task, split.numTasks) {
@@ -28,9 +28,10 @@ void multiply(Kernel *kernel, Member *member, int numRows, const Tensor *const t
     int from = task % split.numColumns * split.vectors, to = least(from + split.vectors, numVectors);
     for (int i = 0, first = 0; i < numTensors; first += tensors[i++]->numPanels * 4) {
       int own = from > first ? from : first, end = least(to, first + tensors[i]->numPanels * 4);
-      if (own < end)
-        kernel->loops->product(tensors[i], own - first, end - first, rows, rowFrom, rowTo, out + (size_t)rowFrom * outStride + 16 * own, outStride,
-                               NULL);
+      if (own >= end) continue;
+      float *at = out + (size_t)rowFrom * outStride + 16 * own;
+      kernel->loops->product(tensors[i], own - first, end - first, rows, rowFrom, rowTo, at, outStride, NULL);
+      raise_rows(kernel, changed, i, rowFrom, rowTo, own - first, end - first, at, outStride);
     }
   }
 }

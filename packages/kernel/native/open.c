@@ -90,6 +90,13 @@ static int allocate_groups(Kernel *kernel, Groups *groups) {
          (groups->starts = allocate(kernel, rows + 1, sizeof(int32_t)));
 }
 
+static int allocate_changes(Kernel *kernel) {
+  uint64_t rows = (uint64_t)kernel->options.maxRows;
+  return (kernel->rowChanges = allocate(kernel, rows, sizeof(Change *))) && (kernel->activeChanges = allocate(kernel, rows, sizeof(Change *))) &&
+         (kernel->placeChanges = allocate(kernel, rows, sizeof(Change *))) && (kernel->wantedChanges = allocate(kernel, rows, sizeof(Change *))) &&
+         (kernel->used = allocate(kernel, rows, sizeof(Change *)));
+}
+
 static int allocate_buffers(Kernel *kernel) {
   const KernelOptions *options = &kernel->options;
   uint64_t rows = (uint64_t)options->maxRows, threads = (uint64_t)options->numThreads;
@@ -120,7 +127,7 @@ static int allocate_buffers(Kernel *kernel) {
          allocate_rows(kernel, &kernel->normed, kernel->model.hiddenSize) && allocate_rows(kernel, &kernel->attended, attendedWidth) &&
          allocate_rows(kernel, &kernel->gated, gatedWidth) &&
          (kernel->active = allocate(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all) &&
-         allocate_groups(kernel, &kernel->wanted) &&
+         allocate_groups(kernel, &kernel->wanted) && allocate_changes(kernel) &&
          (!options->streamsExperts || (kernel->filed = allocate(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
          (kernel->counts = allocate(kernel, (uint64_t)kernel->model.numExperts, sizeof(int32_t))) &&
          (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
@@ -234,6 +241,7 @@ Team *kernel_team(Kernel *kernel) { return &kernel->team; }
 
 void kernel_close(Kernel *kernel) {
   team_end(&kernel->team);
+  close_changes(kernel);
   for (int i = 0; i < kernel->numBlocks; i++) platform_free(kernel->blocks[i]);
   platform_free(kernel);
 }

@@ -25,13 +25,35 @@ static inline int row_tasks(int numRows) { return (numRows + TASK_ROWS - 1) / TA
  */
 int vectors_of_task(const Kernel *kernel, int allVectors, int unit);
 
-/** Runs a phase that computes the outputs of tensors side by side, `[row][…]` in `out`. */
-void multiply(Kernel *kernel, Member *member, int numRows, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
+/** Products with the same inputs, and the changes of these inputs' rows. */
+typedef struct {
+  int numRows;
+  const Change *const *changes;
+  /** First of the products in `Change.products`, and their number. */
+  int first, numProducts;
+  /** Number of parts in which inputs were lowered; 0 when no row changes these products. */
+  int numParts;
+} Changed;
+
+/** Finds the changes of a step's rows. */
+void find_changes(Kernel *kernel);
+/** Runs a phase, if rows change products, that multiplies their inputs with the changes' first factors. */
+Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *inputs, int numIn);
+/**
+ * Adds the changes of rows `[rowFrom, rowTo)` to outputs `[16 * from, 16 * to)` of the product with this index; `out` is
+ * the first row's first output.
+ */
+void raise_rows(const Kernel *kernel, const Changed *changed, int product, int rowFrom, int rowTo, int from, int to, float *out, int outStride);
+/** Frees all changes. */
+void close_changes(Kernel *kernel);
+
+/** Runs a phase that computes the outputs of tensors side by side, `[row][…]` in `out`, with their changes. */
+void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
               int outStride);
 /** Runs a phase that computes gated rows: the inputs of the last products of the shared part and of the experts. */
-void gate_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups);
+void gate_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed);
 /** Runs a phase of an FFN's last products into `update`; those of experts beside a shared part into `routed`. */
-void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups);
+void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed);
 /** Runs a phase that stores keys and values of all rows, and prepares their queries. */
 void place_rows(Kernel *kernel, Member *member, const Layer *layer);
 /** Runs `place_rows`, then attention of all rows, or of those with wanted logits when `numRows` are fewer. */

@@ -7,8 +7,7 @@ int fail(Reader *reader, const char *error) {
   return 0;
 }
 
-/** Returns the bytes at an offset in units of 64, or NULL when the file does not hold all of them. */
-static const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
+const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
   // Counted in 64 bits, since the sizes could exceed WebAssembly's 32.
   uint64_t from = (uint64_t)(uint32_t)offset * 64;
   if (offset < 0 || from > reader->bytes || bytes > reader->bytes - from) {

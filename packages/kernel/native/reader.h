@@ -14,6 +14,8 @@ static inline int32_t whole(int32_t size, int32_t unit) { return (size + unit - 
 
 /** Records an error. @returns 0 */
 int fail(Reader *reader, const char *error);
+/** Returns the bytes at an offset in units of 64, or NULL, which is an error, when the file does not hold all of them. */
+const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes);
 /** @returns whether the tensor is valid */
 int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor);
 /** Returns a tensor of the model, or NULL for -1, which is an error when `isNeeded`. */

@@ -23,14 +23,15 @@ static const char *read_step(const Kernel *kernel, const Pages *pages, const int
   size_t rows = (size_t)step.numRows, sequences = (size_t)step.numSequences * SEQUENCE_FIELDS, wanted = (size_t)step.numWanted;
   // In 64 bits also in WebAssembly, where such products could overflow to a size that fits.
   uint64_t candidates = (uint64_t)wanted * (uint64_t)step.numCandidates;
-  if (length != REQUEST_HEADER + 2 * rows + sequences + (size_t)step.numTableEntries + 3 * wanted) return "the request's length";
+  if (length != REQUEST_HEADER + 3 * rows + sequences + (size_t)step.numTableEntries + 3 * wanted) return "the request's length";
   if (candidates > results->numCandidateIds || candidates + wanted > results->numLogits || 2 * wanted > results->numSums ||
       (uint64_t)step.numFullRows * (uint64_t)kernel->model.numLogits > results->numFullLogits)
     return "room for the results";
   if (step.inputSquares && results->numInputSquares != kernel->numInputs) return "room for the inputs' squares";
   step.tokens = request + REQUEST_HEADER;
   step.experts = step.tokens + rows;
-  step.sequences = step.experts + rows;
+  step.changes = step.experts + rows;
+  step.sequences = step.changes + rows;
   step.pageTable = step.sequences + sequences;
   step.wanted = step.pageTable + step.numTableEntries;
   step.targets = step.wanted + wanted;

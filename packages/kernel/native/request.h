@@ -25,7 +25,7 @@ typedef struct {
  * Runs a step.
  *
  * @param request - numbers of rows, sequences, wanted rows, candidates, entries of page tables and rows of all logits;
- *   then the tokens, experts, sequences, page tables, wanted rows, targets and places of all logits (see `Step`)
+ *   then the tokens, experts, changes, sequences, page tables, wanted rows, targets and places of all logits (see `Step`)
  * @returns NULL, or the part of the request that is invalid
  */
 const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);

@@ -41,6 +41,12 @@ typedef struct {
   int32_t *experts, *starts;
 } Groups;
 
+/** A low-rank change of the model: `[numLayers][CHANGED_PRODUCTS]`, then the head. */
+typedef struct {
+  int32_t maxRank;
+  LowRank products[];
+} Change;
+
 enum { MOST_BLOCKS = 64, MOST_ROTARIES = 4 };
 
 struct Kernel {
@@ -80,6 +86,17 @@ struct Kernel {
   /** All rows by expert, and places in `active`; counters `[numExperts]`. */
   Groups all, wanted;
   int32_t *counts;
+  /** Changes by slot, NULL for none. */
+  Change **changes;
+  int32_t numChanges;
+  /** Change of each row, NULL for none: by row, by place in `active`, and by place in `all` and in `wanted`. */
+  const Change **rowChanges, **activeChanges, **placeChanges, **wantedChanges;
+  /** Distinct changes of the step. */
+  const Change **used;
+  int32_t numUsed;
+  /** Lowered inputs of a phase's rows, with room for changes of rank `loweredRank`. */
+  float *lowered;
+  int32_t loweredRank;
   /** Range of the last step's wanted rows whose logits are in `logits`. */
   int32_t firstKept, endKept;
   /** The running step, and its layers that run now. */

@@ -13,7 +13,7 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   const Layer *layer = &kernel->layers[index], *before = index > 0 ? layer - 1 : NULL;
   int isLast = index == kernel->model.numLayers - 1;
   const Groups *groups = isLast ? &kernel->wanted : &kernel->all;
-  int numRows = groups->numRows;
+  int numRows = groups->numRows, firstProduct = index * CHANGED_PRODUCTS;
   EACH_TASK(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
@@ -22,8 +22,10 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   }
   team_next_phase(member);
   observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
-  multiply(kernel, member, kernel->step->numRows, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed,
-           kernel->projected, kernel->projectedWidth);
+  Changed changed = {kernel->step->numRows, kernel->rowChanges, firstProduct + CHANGE_QUERY, 3, 0};
+  changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
+  multiply(kernel, member, &changed, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed, kernel->projected,
+           kernel->projectedWidth);
   team_next_phase(member);
   if (numRows == 0) {
     place_rows(kernel, member, layer);
@@ -32,7 +34,9 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   attend_rows(kernel, member, layer, numRows);
   team_next_phase(member);
   observe(kernel, member, &kernel->attended, 0, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
-  multiply(kernel, member, numRows, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
+  changed = (Changed){numRows, isLast ? kernel->activeChanges : kernel->rowChanges, firstProduct + CHANGE_ATTENTION_OUTPUT, 1, 0};
+  changed = lower_rows(kernel, member, changed, &kernel->attended, layer->attentionOutput->numIn);
+  multiply(kernel, member, &changed, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
   EACH_TASK(member, place, numRows) {
     int row = groups->rows[place], streamRow = isLast ? kernel->active[row] : row;
@@ -41,11 +45,16 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   }
   team_next_phase(member);
   observe(kernel, member, &kernel->normed, 0, numRows, kernel->model.hiddenSize, layer->ffnSquares);
-  gate_rows(kernel, member, layer, groups);
+  const Change *const *placeChanges = isLast ? kernel->wantedChanges : kernel->placeChanges;
+  changed = (Changed){numRows, placeChanges, firstProduct + CHANGE_GATE, 2, 0};
+  changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
+  gate_rows(kernel, member, layer, groups, &changed);
   team_next_phase(member);
   if (layer->down) observe(kernel, member, &kernel->gated, 0, numRows, layer->down->numIn, layer->gatedSquares);
   observe_experts(kernel, member, layer, groups);
-  contract_rows(kernel, member, layer, groups);
+  changed = (Changed){numRows, placeChanges, firstProduct + CHANGE_DOWN, 1, 0};
+  if (layer->down) changed = lower_rows(kernel, member, changed, &kernel->gated, layer->down->numIn);
+  contract_rows(kernel, member, layer, groups, &changed);
   team_next_phase(member);
 }
 
@@ -105,6 +114,7 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   for (int i = 0; i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   group_rows(kernel);
+  find_changes(kernel);
   return NULL;
 }
 

@@ -40,6 +40,29 @@ typedef struct {
   const float *bias;
 } Tensor;
 
+/** Number types of a change's factors. */
+typedef enum { CHANGE_FLOAT = 0, CHANGE_HALF = 1, CHANGE_INT8 = 2 } ChangeFormat;
+
+/** Largest rank of a change. */
+enum { MOST_RANK = 256 };
+
+/** A change of one product: `out += raise * (scales * (lower * inputs))`. */
+typedef struct {
+  /** Rank, in whole vectors of 16; 0 when the product does not change. */
+  int32_t rank;
+  int32_t numIn;
+  ChangeFormat format;
+  /** Factors: `[numIn][rank]`, and `[panels * 4][rank][16]`, outputs in vectors of 16; factors of no output are zero. */
+  const uint8_t *lower, *raise;
+  /** `[rank]` */
+  const float *scales;
+} LowRank;
+
+/** Places of the lowered inputs of rows: inputs are lowered in parts, whose sum is the row's. */
+typedef struct {
+  int32_t numParts, partStride, rowStride;
+} Lowered;
+
 /** Rows of inputs: as floats, and rounded to `scale * value` in groups of 32 with the sums of their values. */
 typedef struct {
   /** Number of inputs of a row, in whole groups. */

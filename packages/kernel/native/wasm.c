@@ -12,6 +12,9 @@ static const char *error;
 /** Allocates memory for the packed file and for requests; 0 on failure. */
 EXPORT(allocate) void *allocate(size_t bytes) { return platform_allocate(bytes); }
 
+/** Frees memory of `allocate`. */
+EXPORT(release) void release(void *memory) { platform_free(memory); }
+
 EXPORT(open) Kernel *open_kernel(const void *file, size_t bytes, const KernelOptions *options, int isPlain) {
   const Loops *available[4];
   int count = available_loops(available);
@@ -49,6 +52,10 @@ EXPORT(end) const char *end(Kernel *kernel) { return kernel_end(kernel); }
 
 EXPORT(place) const char *place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
   return kernel_place(kernel, layer, expert, unit, bytes);
+}
+
+EXPORT(place_change) const char *place_change(Kernel *kernel, int32_t slot, const uint8_t *bytes, size_t length) {
+  return kernel_place_change(kernel, slot, bytes, length);
 }
 
 EXPORT(keeps_logits) int keeps_logits(const Kernel *kernel, int32_t wanted) { return kernel_keeps_logits(kernel, wanted); }

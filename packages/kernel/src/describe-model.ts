@@ -14,7 +14,8 @@ import {
 } from "@readme-moe/model";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
-import { inputFactors, type InputFactors } from "./pack/input-factors.ts";
+import { layerFactors, type LayerFactors } from "./change-factors.ts";
+import type { InputFactors } from "./pack/input-factors.ts";
 import { packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
@@ -27,8 +28,8 @@ type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => 
 /** Packing of a model's products. */
 interface Packing {
   readonly product: PackProduct;
-  /** Finds the factors that a product's inputs come multiplied by, if any. */
-  readonly factorsOf: (product: string) => InputFactors | undefined;
+  /** Finds the factors that the inputs of a layer's products come multiplied by. */
+  readonly factorsOf: (layer: number) => LayerFactors;
 }
 
 /**
@@ -45,7 +46,7 @@ export function describeModel(
   const packing: Packing = {
     product: (name, refs, factors) =>
       precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, calibration),
-    factorsOf: (name) => (precision === "int8" && calibration ? inputFactors(calibration, name) : undefined),
+    factorsOf: (layer) => layerFactors(weights, layer, precision, calibration),
   };
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
   // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
@@ -75,14 +76,12 @@ function describeLayer(
   const { numHeads, numKvHeads, headSize } = config;
   const { slidingWindow, hasRope } = layerConfig(config, index);
   const name = `layers.${index}`;
-  // Factors of inputs are folded into the norm in front of the products, if there is one.
-  const attends = attentionNorm && factorsOf(`${name}.attention.qkv`);
-  const feeds = ffnNorm && factorsOf(`${name}.ffn`);
+  const { attends, feeds, gated: gatedOf } = factorsOf(index);
   // All tokens use a dense model's only expert.
   const isDense = names.length === 1 && shared === undefined;
   const ofAll = isDense ? experts[0] : shared;
   const feedForward = (part: string, { gate, up, down }: FeedForwardRefs): ExpertDescription => {
-    const gated = factorsOf(`${part}.down`);
+    const gated = gatedOf(part);
     return {
       gate: product(part, gate, { inputs: feeds }),
       up: product(part, up, { inputs: feeds, outputs: gated }),

@@ -10,6 +10,8 @@ export type {
   KernelActivation,
   LayerDescription,
 } from "./description.ts";
+export { changeFactors, type ChangeFactors } from "./change-factors.ts";
+export { changeBytes, packChange, type ChangePrecision } from "./pack/pack-change.ts";
 export { describeRouter } from "./describe-router.ts";
 export { describeModel, type DescribedModel } from "./describe-model.ts";
 export {

@@ -26,6 +26,7 @@ export interface Addon {
   runLayers(kernel: unknown, from: number, to: number): void;
   end(kernel: unknown): void;
   place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
+  placeChange(kernel: unknown, slot: number, change: Uint8Array): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
   returnFreeMemory(): void;
@@ -80,6 +81,7 @@ class NativeKernel implements Kernel {
   readonly #addon: Addon;
   readonly #handle: unknown;
   #isClosed = false;
+  readonly #changes = new Map<number, Uint8Array>();
   /** Arrays that native code points to until the step ends. */
   #begun: { readonly request: Int32Array; readonly results: StepResults } | undefined;
 
@@ -118,6 +120,13 @@ class NativeKernel implements Kernel {
 
   placeUnit(layer: number, expert: number, unit: Uint8Array = NO_BYTES): void {
     this.#addon.place(this.#handle, layer, expert, unit);
+  }
+
+  placeChange(slot: number, change: Uint8Array | undefined): void {
+    this.#addon.placeChange(this.#handle, slot, change ?? NO_BYTES);
+    // Native code points to the bytes.
+    if (change) this.#changes.set(slot, change);
+    else this.#changes.delete(slot);
   }
 
   #call(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {

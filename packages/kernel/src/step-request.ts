@@ -9,6 +9,8 @@ export interface StepRows {
   readonly tokenIds: ArrayLike<number>;
   /** Expert of each token. @default 0, the only one of a dense model */
   readonly experts?: ArrayLike<number> | undefined;
+  /** Slot of the low-rank change of each token, -1 for none. @default none */
+  readonly changes?: ArrayLike<number> | undefined;
   /** Position of the first token. */
   readonly position: number;
   /** Pages of positions 0 and up; may be more than these rows need. */
@@ -31,6 +33,8 @@ export interface StepLimits {
   readonly numPages: number;
   /** @default 1 */
   readonly numExperts?: number | undefined;
+  /** Number of slots of low-rank changes. @default 0 */
+  readonly numChanges?: number | undefined;
   /** Number of rows of the results' full logits. */
   readonly numFullRows: number;
 }
@@ -74,23 +78,24 @@ export function encodeStep(sequences: readonly StepRows[], numCandidates: number
     numPages += pagesOf(sequence);
   }
   integerOption("rows of a step", numRows, 1, limits.maxRows);
-  const length = HEADER + 2 * numRows + 3 * sequences.length + numPages + 3 * numWanted;
+  const length = HEADER + 3 * numRows + 3 * sequences.length + numPages + 3 * numWanted;
   const request = new Int32Array(length);
   request.set([numRows, sequences.length, numWanted, numCandidates, numPages, limits.numFullRows]);
   let token = HEADER;
-  let sequenceAt = token + 2 * numRows;
+  let sequenceAt = token + 3 * numRows;
   const firstPage = sequenceAt + 3 * sequences.length;
   let page = firstPage;
   let wanted = page + numPages;
   let firstRow = 0;
   for (const sequence of sequences) {
-    const { tokenIds, experts, position, pages, logitsOf, targets, fullPlaces } = sequence;
+    const { tokenIds, experts, changes, position, pages, logitsOf, targets, fullPlaces } = sequence;
     request[sequenceAt++] = tokenIds.length;
     request[sequenceAt++] = position;
     request[sequenceAt++] = page - firstPage;
     for (let i = 0; i < tokenIds.length; i++, token++) {
       request[token] = tokenIds[i]!;
       request[token + numRows] = experts?.[i] ?? 0;
+      request[token + 2 * numRows] = changes?.[i] ?? -1;
     }
     for (let i = 0; i < pagesOf(sequence); i++) request[page++] = pages[i]!;
     for (const [index, row] of logitsOf.entries()) {
@@ -109,12 +114,21 @@ function pagesOf({ position, tokenIds }: StepRows): number {
 }
 
 function checkRows(sequence: StepRows, limits: StepLimits): void {
-  const { vocabSize, numLogits = vocabSize, maxPositions, numPages, numFullRows, numExperts = 1 } = limits;
-  const { tokenIds, experts, position, pages, logitsOf, targets, fullPlaces } = sequence;
+  const {
+    vocabSize,
+    numLogits = vocabSize,
+    maxPositions,
+    numPages,
+    numFullRows,
+    numExperts = 1,
+    numChanges = 0,
+  } = limits;
+  const { tokenIds, experts, changes, position, pages, logitsOf, targets, fullPlaces } = sequence;
   integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
   integerOption("position", position, 0, maxPositions - tokenIds.length);
   for (let i = 0; i < tokenIds.length; i++) integerOption(`tokenIds[${i}]`, tokenIds[i], 0, vocabSize - 1);
   checkEntries("experts", experts, tokenIds.length, numExperts);
+  checkEntries("changes", changes, tokenIds.length, numChanges);
   const needed = pagesOf(sequence);
   if (pages.length < needed) throw new RangeError(`Expected \`pages\` to hold ${needed} pages, got ${pages.length}`);
   for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
@@ -124,11 +138,12 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 
-/** Checks a list with one entry below `end` for each of `count` rows. */
+/** Checks a list with one entry for each of `count` rows, below `end` and from 0, or from -1 in `changes`. */
 function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
   if (!entries) return;
   if (entries.length !== count) {
     throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows`);
   }
-  for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], 0, end - 1);
+  const least = name === "changes" ? -1 : 0;
+  for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], least, end - 1);
 }

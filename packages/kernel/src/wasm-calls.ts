@@ -15,6 +15,8 @@ export interface WasmExports {
   run_layers(kernel: number, from: number, to: number): number;
   end(kernel: number): number;
   place(kernel: number, layer: number, expert: number, unit: number, bytes: number): number;
+  place_change(kernel: number, slot: number, bytes: number, length: number): number;
+  release(memory: number): void;
   keeps_logits(kernel: number, wanted: number): number;
   read_logits(kernel: number, wanted: number, logits: number, length: number): number;
   reason(): number;

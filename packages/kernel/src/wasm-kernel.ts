@@ -138,6 +138,8 @@ class WasmKernel implements Kernel {
   readonly #handle: number;
   readonly #workers: readonly Worker[];
   #isClosed = false;
+  /** Addresses of the changes that are placed, by slot. */
+  readonly #changes = new Map<number, number>();
   readonly #room: StepRoom;
   /** Results of the step that runs some layers at a time. */
   #begun: StepResults | undefined;
@@ -194,6 +196,22 @@ class WasmKernel implements Kernel {
     }
     const { byteOffset = 0, byteLength = 0 } = unit ?? {};
     this.#calls.check(this.#calls.exports.place(this.#handle, layer, expert, byteOffset, byteLength));
+  }
+
+  placeChange(slot: number, change: Uint8Array | undefined): void {
+    this.#checkOpen();
+    const { exports, memory } = this.#calls;
+    const at = change ? this.#calls.allocate(change.length) : 0;
+    if (change) new Uint8Array(memory.buffer, at, change.length).set(change);
+    try {
+      this.#calls.check(exports.place_change(this.#handle, slot, at, change?.length ?? 0));
+    } catch (error) {
+      exports.release(at);
+      throw error;
+    }
+    exports.release(this.#changes.get(slot) ?? 0);
+    if (change) this.#changes.set(slot, at);
+    else this.#changes.delete(slot);
   }
 
   newUnit(bytes: number): Uint8Array {

@@ -6,8 +6,23 @@ export { baseFiles, modelLicense } from "./folder/base-files.ts";
 export type { ReadMeSection } from "./folder/read-me-folder.ts";
 export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";
 
+// Low-rank experts: adapters over a dense model.
+export type { LowRankExpert, LowRankProduct, LowRankRefs } from "./low-rank/low-rank-expert.ts";
+export type { ListedExpert, LowRankSet } from "./low-rank/low-rank-set.ts";
+export { openExpertSet } from "./low-rank/expert-set.ts";
+export {
+  addLowRankExpert,
+  type ChangeSetOptions,
+  type ExpertAddition,
+  type ExpertSetContent,
+  removeLowRankExpert,
+  writeExpertSet,
+} from "./low-rank/change-set.ts";
+export { expertNameOf, gatherExperts } from "./low-rank/gather-experts.ts";
+export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
+
 // Models of the Hugging Face hub.
-export { downloadModel, hubFileNames } from "./hub/download-model.ts";
+export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-model.ts";
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
@@ -40,7 +55,7 @@ export { GgufFile } from "./gguf/gguf-file.ts";
 export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
 
 // Weights in other types and in blocks.
-export { decodeFloats, encodeF16, encodeFloats, isStoredFloat, type StoredFloat } from "./files/floats.ts";
+export { decodeFloats, encodeF16, encodeFloats, f16BitsOf, isStoredFloat, type StoredFloat } from "./files/floats.ts";
 export { eightBitBlocks, fittedBlocks, storedBlocks } from "./quantize/block-source.ts";
 export type { BlockSource, InputStatistics } from "./quantize/block-source.ts";
 export type { BlockWeights } from "./quantize/block-weights.ts";

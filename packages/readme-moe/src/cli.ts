@@ -7,6 +7,7 @@ import { applyCommand } from "./commands/apply.ts";
 import { answerCommand } from "./commands/answer.ts";
 import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
+import { expertsCommand } from "./commands/experts.ts";
 import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
@@ -50,6 +51,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(answerCommand(signal))
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
+    .addCommand(expertsCommand(signal))
     .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal))
@@ -59,9 +61,14 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(serveCommand(signal))
     .addCommand(simulateCommand())
     .addCommand(tuneCommand(signal));
-  // Commander does not pass these settings on to commands that were made separately.
-  for (const child of command.commands) child.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
+  for (const child of command.commands) passSettings(child);
   return command;
+}
+
+/** Commander does not pass these settings on to commands that were made separately. */
+function passSettings(command: Command): void {
+  command.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
+  for (const child of command.commands) passSettings(child);
 }
 
 function report(error: unknown): number {

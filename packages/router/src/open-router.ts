@@ -15,7 +15,7 @@ export type ExpertChoice = "router" | (string & {}) | number;
  * @throws {ReadMeError} `ERR_MODEL_INVALID` if the router is chosen or needed, and the model has none
  */
 export async function openRouter(
-  model: Model,
+  model: Pick<Model, "path" | "experts" | "router" | "fingerprint">,
   choice?: ExpertChoice,
   options: RouterOptions = {},
 ): Promise<PreGatingRouter> {

@@ -21,14 +21,14 @@ export async function replay(
   random: () => number,
   times: number,
 ): Promise<void> {
-  const { numLogits, maxRows, numExperts } = expected;
+  const { numLogits, maxRows, numExperts, numChanges } = expected;
   const pages = kernel.openPages(NUM_PAGES, isHalf);
   for (let time = 0; time < times; time++) {
     const free = shuffled(
       random,
       Array.from({ length: NUM_PAGES }, (_, page) => page),
     );
-    for (const step of randomSteps(random, sequences, { pages: free, numLogits, maxRows, numExperts })) {
+    for (const step of randomSteps(random, sequences, { pages: free, numLogits, maxRows, numExperts, numChanges })) {
       checkStep({ kernel, pages }, step, expected, 1 + randomInteger(random, numLogits));
     }
   }

@@ -13,6 +13,8 @@ export interface Expected {
   readonly vocabSize: number;
   readonly numLogits: number;
   readonly numExperts: number;
+  /** @default 0 */
+  readonly numChanges?: number | undefined;
   readonly maxRows: number;
   readonly maxPositions: number;
   /** For messages. */

@@ -13,6 +13,8 @@ export interface ExpertLayout {
   readonly numExperts: number;
   /** Bytes of one expert in each layer, `[numLayers]`. */
   readonly layerBytes: readonly number[];
+  /** Bytes of each unit, by `unitIndex`, where experts have different sizes. @default `layerBytes` of its layer */
+  readonly unitBytes?: ArrayLike<number> | undefined;
 }
 
 /** Numbers units layer by layer, and within a layer expert by expert. */
@@ -20,14 +22,14 @@ export function unitIndex({ layer, expert }: ExpertUnit, { numExperts }: Pick<Ex
   return layer * numExperts + expert;
 }
 
-/** Returns the bytes of a unit: those of its layer, whose experts all have the same size. */
-export function unitBytes({ layer }: Pick<ExpertUnit, "layer">, { layerBytes }: ExpertLayout): number {
-  return layerBytes[layer] ?? 0;
+/** Returns the bytes of a unit. */
+export function unitBytes(unit: ExpertUnit, layout: ExpertLayout): number {
+  return layout.unitBytes?.[unitIndex(unit, layout)] ?? layout.layerBytes[unit.layer] ?? 0;
 }
 
-/** Sums the bytes of one expert over all layers. */
-export function expertBytes({ layerBytes }: Pick<ExpertLayout, "layerBytes">): number {
-  return layerBytes.reduce((sum, bytes) => sum + bytes, 0);
+/** Sums the bytes of one expert over all layers. @param expert - any where experts have the same size */
+export function expertBytes(layout: ExpertLayout, expert = 0): number {
+  return layout.layerBytes.reduce((sum, _, layer) => sum + unitBytes({ layer, expert }, layout), 0);
 }
 
 /** Repeats a list of experts for every layer of a step. */

@@ -129,7 +129,7 @@ export function evictionCandidates({
     return {
       layer,
       expert,
-      bytes: unitBytes({ layer }, layout),
+      bytes: unitBytes({ layer, expert }, layout),
       nextUse: nextUses[index] ?? Infinity,
       layersAway: ((layer - cycle.layer + 2 * numLayers - 1) % numLayers) + 1,
       lastUse,

@@ -91,7 +91,7 @@ export class ExpertCache {
   /** Computes the bytes of each expert that are not in memory, `[numExperts]`. */
   missingBytes(): Float64Array {
     const { layout } = this.#plan;
-    const missing = new Float64Array(layout.numExperts).fill(expertBytes(layout));
+    const missing = Float64Array.from({ length: layout.numExperts }, (_, expert) => expertBytes(layout, expert));
     for (const unit of this.#units.values()) {
       missing[unit.expert] = (missing[unit.expert] ?? 0) - this.#bytesOf(unit);
     }
@@ -179,6 +179,19 @@ export class ExpertCache {
     this.#budgetBytes = budgetBytes;
     this.#evict(evict);
     return evict;
+  }
+
+  /** Forgets an expert, whose number may then be another expert's. Its units in memory count as evicted. */
+  forget(expert: number): readonly EvictedUnit[] {
+    const own = Array.from(this.#units.values()).filter((unit) => unit.expert === expert);
+    const evicted = own.map(({ layer }) => ({ layer, expert, nextUse: Infinity }));
+    this.#evict(evicted);
+    for (const layer of this.#plan.layout.layerBytes.keys()) {
+      const index = this.#indexOf({ layer, expert });
+      this.#numUses[index] = 0;
+      this.#lastUses[index] = -1;
+    }
+    return evicted;
   }
 
   /** Checks the accounting. @throws {Error} with the numbers that do not agree */

@@ -95,14 +95,14 @@ class PlanDraft {
   /** Plans a read, for which there is room. */
   read({ layer, expert }: ExpertUnit): void {
     this.#held.set(this.#indexOf({ layer, expert }), { layer, expert, wasUsed: false });
-    this.#freeBytes -= unitBytes({ layer }, this.#options.layout);
+    this.#freeBytes -= unitBytes({ layer, expert }, this.#options.layout);
     this.load.push({ layer, expert });
   }
 
   /** Evicts as many units as the read for this use needs. @returns whether there is room for it */
-  makeRoom({ layer, slot }: CertainUse): boolean {
+  makeRoom({ layer, expert, slot }: CertainUse): boolean {
     const { layout, lookaheadLayers } = this.#options;
-    const missingBytes = unitBytes({ layer }, layout) - this.#freeBytes;
+    const missingBytes = unitBytes({ layer, expert }, layout) - this.#freeBytes;
     if (missingBytes <= 0) return true;
     if (slot > lookaheadLayers) return false;
     const evictable = this.#evictable(slot);
@@ -177,7 +177,7 @@ export function planBudget(
 /** @throws {RangeError} if a layer of the running step, from `uses.layer` on, needs more than `budgetBytes` */
 function checkBudget(budgetBytes: number, { layer, running }: UseForecast, layout: ExpertLayout): void {
   for (const [at, experts] of running.entries()) {
-    const bytes = experts.length * unitBytes({ layer: at }, layout);
+    const bytes = experts.reduce((sum, expert) => sum + unitBytes({ layer: at, expert }, layout), 0);
     if (at < layer || bytes <= budgetBytes) continue;
     throw new RangeError(
       `Expected \`budgetBytes\` to be at least ${bytes}, which layer ${at} needs for ${experts.length} experts, ` +

@@ -99,7 +99,7 @@ export async function evaluatePerExpert(
   options: ScoreOptions = {},
 ): Promise<ExpertEvaluation> {
   const groups = passages.map((passage) => [passage]);
-  const numExperts = runner.model.experts.names.length;
+  const numExperts = runner.expertNames.length;
   const numParts = numExperts + (router ? 1 : 0);
   const partOptions = (part: number): ScoreOptions => ({
     ...options,

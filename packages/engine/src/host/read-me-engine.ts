@@ -7,11 +7,9 @@ import {
   rejectUnknownKeys,
   ReadMeEmitter,
   ReadMeError,
-  type ChatMessage,
   type ChatPrompt,
   type Engine,
   type EngineInfo,
-  type EngineStats,
   type EngineVocabulary,
   type GenerateRequest,
   type Generation,
@@ -30,6 +28,7 @@ import {
   type WireLogits,
 } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
+import { ExpertChanges } from "./expert-changes.ts";
 import {
   checkExpert,
   GenerationStream,
@@ -64,6 +63,11 @@ export class ReadMeEngine implements Engine {
   readonly #requests = new Map<string, RunningRequest>();
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
+  readonly #experts = new ExpertChanges({
+    getInfo: () => this.info,
+    setNames: (experts) => (this.#info = { ...this.info, experts }),
+    call: (name, args) => this.#call(name, args),
+  });
   #cacheFailure: string | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
@@ -92,7 +96,7 @@ export class ReadMeEngine implements Engine {
     return this.#info;
   }
 
-  /** Reason why the model's packed weights could not be cached on disk. */
+  /** Reason why packed weights could not be cached on disk. */
   get cacheFailure(): string | undefined {
     return this.#cacheFailure;
   }
@@ -106,22 +110,15 @@ export class ReadMeEngine implements Engine {
     return this.#call("detokenize", { tokenIds: ids });
   }
 
-  async applyTemplate(
-    messages: readonly ChatMessage[],
-    template: Readonly<Record<string, unknown>> = {},
-  ): Promise<string> {
-    return this.#call("applyTemplate", wireChat(messages, template));
-  }
+  applyTemplate: Engine["applyTemplate"] = async (messages, template = {}) =>
+    this.#call("applyTemplate", wireChat(messages, template));
 
-  async vocabulary(): Promise<EngineVocabulary> {
-    const asked = (this.#vocabulary ??= this.#call("vocabulary", {}));
-    try {
-      return await asked;
-    } catch (error) {
+  vocabulary(): Promise<EngineVocabulary> {
+    return (this.#vocabulary ??= this.#call("vocabulary", {}).catch((error: unknown) => {
       // The next call tries again.
-      if (this.#vocabulary === asked) this.#vocabulary = undefined;
+      this.#vocabulary = undefined;
       throw error;
-    }
+    }));
   }
 
   async route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt> {
@@ -150,9 +147,11 @@ export class ReadMeEngine implements Engine {
     return stream;
   }
 
-  async stats(): Promise<EngineStats> {
-    return this.#call("stats", {});
-  }
+  addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);
+
+  removeExpert: Engine["removeExpert"] = (name) => this.#experts.remove(name);
+
+  stats: Engine["stats"] = async () => this.#call("stats", {});
 
   whenFailed(): Promise<ReadMeError> {
     return this.#link?.failed ?? new Promise(() => undefined);
@@ -220,9 +219,11 @@ export class ReadMeEngine implements Engine {
     });
     const stopListening = onceAborted(signal, () => link.kill());
     try {
-      const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
+      const loras = { ...this.#options.loras, ...this.#experts.added };
+      const { info, cacheFailure } = await link.open(this.#path, { ...this.#options, loras }, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
       link.watchInterest(this.events);
+      await this.#experts.repeatRemovals();
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();

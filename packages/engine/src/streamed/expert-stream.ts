@@ -3,6 +3,7 @@
 import { open, type FileHandle } from "node:fs/promises";
 import { ReadMeError, type Residency } from "@readme-moe/core";
 import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
+import { streamedResidency } from "./streamed-residency.ts";
 import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
 
 /** Reads units of experts from the packed file of the kernel. */
@@ -87,26 +88,7 @@ export class ExpertStream {
   }
 
   get residency(): Residency {
-    const { memory } = this;
-    const { numExperts } = memory.layout;
-    return {
-      get missingBytes() {
-        return memory.cache.missingBytes();
-      },
-      streamed: {
-        numExperts,
-        get stats() {
-          return memory.stats;
-        },
-        get prefetchedExperts() {
-          return memory.cache.prefetchedExperts();
-        },
-        prepare: (upcoming) => memory.prepare(upcoming),
-        rehearse: (work) => memory.rehearse(work),
-        takeRuns: () => memory.takeRuns(),
-        setBudget: (bytes) => memory.setBudget(bytes),
-      },
-    };
+    return streamedResidency(this.memory);
   }
 
   /** Runs one call of the kernel. @param experts - distinct experts of its tokens, ascending */

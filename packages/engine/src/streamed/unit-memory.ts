@@ -18,10 +18,12 @@ import {
   unitIndex,
   usedBytes,
 } from "@readme-moe/core";
-import { LastingPlaces, UnitPlaces, type Places } from "./unit-places.ts";
+import { type Holding, LastingPlaces, UnitPlaces, weightsOf, type Places } from "./unit-places.ts";
 
 /** Reads units from where they are stored. */
 export interface UnitReader extends ExpertLayout {
+  /** Returns the smallest budget that steps can run with, and what it holds. @default one layer of all experts */
+  leastBudget?(): { readonly bytes: number; readonly reason: string };
   /** Reads a unit to the beginning of `into`. */
   read(layer: number, expert: number, into: Uint8Array): Promise<void>;
 }
@@ -34,16 +36,6 @@ export interface UnitMemoryOptions extends Pick<ExpertCacheOptions, "budgetBytes
   readonly newMemory?: ((bytes: number) => Uint8Array) | undefined;
   /** @default performance.now */
   readonly now?: (() => number) | undefined;
-}
-
-/** A unit in the cache, and its read. */
-interface Holding {
-  /** Absent until the read has begun. */
-  memory?: Uint8Array | undefined;
-  /** Present until the read is complete; remains if it fails. */
-  read?: Promise<void> | undefined;
-  /** Whether the unit was evicted during its read. */
-  isEvicted: boolean;
 }
 
 /** Progress of a run through all layers. */
@@ -73,12 +65,13 @@ export class UnitMemory {
   #failedReads = 0;
   #stallMs = 0;
 
-  /** @throws {RangeError} if one layer of all experts does not fit: a step may need them together */
+  /** @throws {RangeError} if the budget is below the reader's least one */
   constructor(reader: UnitReader, options: UnitMemoryOptions) {
     const { newMemory, now = () => performance.now() } = options;
-    this.layout = { numExperts: reader.numExperts, layerBytes: reader.layerBytes };
-    const budgetBytes = this.#checkBudget(options.budgetBytes);
+    const { numExperts, layerBytes, unitBytes: bytesOfUnits } = reader;
+    this.layout = { numExperts, layerBytes, unitBytes: bytesOfUnits };
     this.#reader = reader;
+    const budgetBytes = this.#checkBudget(options.budgetBytes);
     this.#options = options;
     this.#now = now;
     const largest = Math.max(...this.layout.layerBytes);
@@ -191,6 +184,11 @@ export class UnitMemory {
     await Promise.allSettled(this.#leaving);
   }
 
+  /** Forgets an expert, whose number may then be another expert's. */
+  forget(expert: number): void {
+    this.#evict(this.cache.forget(expert));
+  }
+
   /** Runs steps that are not counted, reported or remembered. Must not overlap with other steps. */
   async rehearse<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#isRehearsing = true;
@@ -277,23 +275,15 @@ export class UnitMemory {
 
   #checkBudget(budgetBytes: number): number {
     const { numExperts, layerBytes } = this.layout;
-    const least = numExperts * Math.max(...layerBytes);
+    const allBytes = numExperts * Math.max(...layerBytes);
+    const all = { bytes: allBytes, reason: "which a step of all experts needs at once" };
+    const { bytes: least, reason } = this.#reader.leastBudget?.() ?? all;
     if (integerOption("expertCacheBytes", budgetBytes, 0) >= least) return budgetBytes;
-    const expected = `at least ${least} bytes, which a step of all experts needs at once`;
+    const expected = `at least ${least} bytes, ${reason}`;
     throw new RangeError(`Expected \`expertCacheBytes\` to be ${expected}, got \`${budgetBytes}\``);
   }
 
   #indexOf(unit: ExpertUnit): number {
     return unitIndex(unit, this.layout);
   }
-}
-
-/** Collects the weights of units whose reads are complete, by expert. */
-function weightsOf(experts: readonly number[], own: readonly (Holding | undefined)[]) {
-  const weights = new Map<number, Uint8Array>();
-  for (const [index, expert] of experts.entries()) {
-    const memory = own[index]?.memory;
-    if (memory) weights.set(expert, memory);
-  }
-  return weights;
 }

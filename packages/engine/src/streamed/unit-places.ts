@@ -5,6 +5,7 @@ import { ReadMeError } from "@readme-moe/core";
 
 /** A resizable buffer of ECMAScript 2024, which every supported Node has and the type library lacks. */
 interface ResizableBuffer extends ArrayBuffer {
+  readonly maxByteLength: number;
   resize(byteLength: number): void;
 }
 
@@ -83,7 +84,7 @@ export class UnitPlaces implements Places {
 
   /**
    * @param limitBytes - free places are given up before there are more bytes than this
-   * @param largest - largest number of bytes of a place
+   * @param largest - largest number of bytes of most places, for which buffers are made
    */
   constructor(limitBytes: number, largest: number) {
     this.#limitBytes = limitBytes;
@@ -118,7 +119,9 @@ export class UnitPlaces implements Places {
   #allocate(bytes: number): ResizableBuffer {
     this.#giveUp(this.#limitBytes - bytes);
     try {
-      const buffer = this.#empty.pop() ?? newBuffer(this.#largest);
+      const fitting = this.#empty.findIndex(({ maxByteLength }) => maxByteLength >= bytes);
+      const [empty] = fitting >= 0 ? this.#empty.splice(fitting, 1) : [];
+      const buffer = empty ?? newBuffer(Math.max(bytes, this.#largest));
       buffer.resize(bytes);
       this.#bytes += bytes;
       return buffer;
@@ -137,4 +140,27 @@ export class UnitPlaces implements Places {
       this.#empty.push(buffer);
     }
   }
+}
+
+/** A unit in the cache, and its read. */
+export interface Holding {
+  /** Absent until the read has begun. */
+  memory?: Uint8Array | undefined;
+  /** Present until the read is complete; remains if it fails. */
+  read?: Promise<void> | undefined;
+  /** Whether the unit was evicted during its read. */
+  isEvicted: boolean;
+}
+
+/** Collects the weights of units whose reads are complete, by expert. */
+export function weightsOf(
+  experts: readonly number[],
+  own: readonly (Holding | undefined)[],
+): ReadonlyMap<number, Uint8Array> {
+  const weights = new Map<number, Uint8Array>();
+  for (const [index, expert] of experts.entries()) {
+    const memory = own[index]?.memory;
+    if (memory) weights.set(expert, memory);
+  }
+  return weights;
 }

@@ -36,6 +36,8 @@ const ANSWERS: Answers = {
   setScheduling: async ({ core }, options) => {
     core.scheduler = await schedulerOf(options);
   },
+  addExpert: (engine, { name, path }) => engine.addExpert(name, path),
+  removeExpert: (engine, { name }) => engine.removeExpert(name),
   setExpertCacheBytes: async ({ residency }, { bytes }) => {
     if (!residency.streamed) {
       throw new TypeError("Expected an engine that was opened with `expertCacheBytes`; all its experts are in memory");

@@ -1,11 +1,14 @@
 import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@readme-moe/core";
 import { type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
-import { openRouter, type ExpertChoice } from "@readme-moe/router";
+import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
 import { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "../kernel-runner.ts";
+import { addExpert, removeExpert } from "../low-rank/change-experts.ts";
+import { openExperts } from "../low-rank/open-experts.ts";
+import { LowRankRouters, modelRouters } from "../low-rank/routers.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
@@ -27,6 +30,10 @@ export interface OpenedEngine {
    * together.
    */
   routerFor(expert: ExpertChoice | undefined): Promise<PreGatingRouter>;
+  /** See `Engine.addExpert`. @returns the names of all experts */
+  addExpert(name: string, path: string): Promise<readonly string[]>;
+  /** See `Engine.removeExpert`. @returns the names of all experts */
+  removeExpert(name: string): Promise<readonly string[]>;
   close(): Promise<void>;
 }
 
@@ -52,21 +59,18 @@ export async function openEngine(
     let cacheFailure: string | undefined;
     // The router and the decoder fail for the same reason.
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
-    const routers = new Map<ExpertChoice | undefined, Promise<PreGatingRouter>>();
-    closers.push(() => disposeAll(routers.values()));
-    const routerFor = (choice: ExpertChoice | undefined): Promise<PreGatingRouter> => {
-      const expert = choice ?? options.expert;
-      const router =
-        routers.get(expert) ?? openRouter(model, expert, { threads, cacheFolder, kernel: kind, onCacheFailure });
-      routers.set(expert, router);
-      // A later request tries again to open a router that failed.
-      router.catch(() => routers.delete(expert));
-      return router;
-    };
-    // The default router is opened now, routers of named experts when a request needs them.
-    await routerFor(undefined);
     const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
+    const { lowRank } = runner;
+    const set = await openExperts(runner, model, options.loras, (event) => output.event("expert:added", event));
+    closers.push(() => set.close());
+    const routerOptions = { threads, cacheFolder, kernel: kind, onCacheFailure };
+    const lowRankRouters =
+      lowRank && new LowRankRouters(model, { experts: lowRank, set }, options.expert, routerOptions);
+    const routers = lowRankRouters ?? modelRouters(model, options.expert, routerOptions);
+    closers.push(() => routers.close());
+    // The default router is opened now, routers of named experts when a request needs them.
+    await routers.routerFor(undefined);
     const { residency, info: kernel } = runner;
     const { capacityTokens, contextTokens, prefixCacheBytes } = sizes;
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
@@ -97,8 +101,9 @@ export async function openEngine(
       precision: options.precision,
       vocabSize: model.config.vocabSize,
       contextTokens,
-      experts: model.experts.names,
-      hasRouter: model.router !== undefined,
+      experts: runner.expertNames,
+      expertKind: lowRank ? "low-rank" : "ffn",
+      hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
       hasChatTemplate: text.chatTemplate !== undefined,
       chatTemplateKnowsTools: text.chatTemplate?.knowsTools ?? false,
       eosTokenIds: model.config.eosTokenIds,
@@ -106,7 +111,21 @@ export async function openEngine(
       kvCapacityTokens: capacityTokens,
       kernel,
     };
-    return { model, text, options, sizes, core, residency, info, cacheFailure, routerFor, close };
+    const changing = lowRankRouters && { runner, routers: lowRankRouters, core, output };
+    return {
+      model,
+      text,
+      options,
+      sizes,
+      core,
+      residency,
+      info,
+      cacheFailure,
+      close,
+      routerFor: (choice) => routers.routerFor(choice),
+      addExpert: (name, folder) => addExpert(model, changing, name, folder),
+      removeExpert: (name) => removeExpert(model, changing, name),
+    };
   } catch (error) {
     await close();
     throw error;
@@ -131,6 +150,7 @@ async function openRunner(
     kernel,
     kvPrecision,
     expertCacheBytes,
+    loraPrecision: options.loraPrecision,
     policy,
     onLoaded: (unit, bytes, durationMs) => output.event("expert:loaded", { ...unit, bytes, durationMs }),
     onEvicted: (unit, nextUse) => output.event("expert:evicted", { ...unit, nextUse }),
@@ -141,11 +161,4 @@ async function openRunner(
 
 function now(): number {
   return performance.now();
-}
-
-async function disposeAll(routers: Iterable<Promise<PreGatingRouter>>): Promise<void> {
-  for (const opening of routers) {
-    const router = await opening.catch(() => undefined);
-    await router?.dispose();
-  }
 }

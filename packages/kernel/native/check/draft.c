@@ -3,11 +3,17 @@
 #include <string.h>
 #include "request.h"
 
+/** Changes the change seldom, so that rows often share one. */
+static int32_t change_of(const TestModel *model, int32_t token, int32_t position) {
+  return model->numChanges == 0 ? -1 : (token / 64 + position / 8) % (model->numChanges + 1) - 1;
+}
+
 void draft_rows(Draft *draft, const TestModel *model, const int32_t *tokens, int32_t numRows, int32_t position, const int32_t *pages) {
   int32_t numPages = (position + numRows + PAGE_TOKENS - 1) / PAGE_TOKENS;
   if (draft->numRows + numRows > DRAFT_ROWS || draft->numSequences == DRAFT_SEQUENCES || draft->numEntries + numPages > DRAFT_ENTRIES) abort();
   memcpy(draft->tokens + draft->numRows, tokens, (size_t)numRows * 4);
   for (int32_t i = 0; i < numRows; i++) draft->experts[draft->numRows + i] = (tokens[i] * 7 + position + i) / 3 % model->model.numExperts;
+  for (int32_t i = 0; i < numRows; i++) draft->changes[draft->numRows + i] = change_of(model, tokens[i], position + i);
   int32_t *sequence = draft->sequences + SEQUENCE_FIELDS * draft->numSequences++;
   sequence[0] = numRows, sequence[1] = position, sequence[2] = draft->numEntries;
   memcpy(draft->pageTable + draft->numEntries, pages, (size_t)numPages * 4);
@@ -30,7 +36,7 @@ static int32_t *append(int32_t *to, const int32_t *from, int32_t count) {
 void add_request(Scenario *scenario, const Draft *draft, int32_t numLogits) {
   if (scenario->numRequests == MOST_STEPS) abort();
   size_t wanted = (size_t)draft->numWanted, candidates = wanted * (size_t)draft->numCandidates;
-  size_t length = REQUEST_HEADER + (size_t)(2 * draft->numRows + draft->numSequences * SEQUENCE_FIELDS + draft->numEntries) + 3 * wanted;
+  size_t length = REQUEST_HEADER + (size_t)(3 * draft->numRows + draft->numSequences * SEQUENCE_FIELDS + draft->numEntries) + 3 * wanted;
   Request request = {
       .numbers = malloc(length * 4),
       .length = length,
@@ -48,6 +54,7 @@ void add_request(Scenario *scenario, const Draft *draft, int32_t numLogits) {
   int32_t *to = append(request.numbers, header, REQUEST_HEADER);
   to = append(to, draft->tokens, draft->numRows);
   to = append(to, draft->experts, draft->numRows);
+  to = append(to, draft->changes, draft->numRows);
   to = append(to, draft->sequences, draft->numSequences * SEQUENCE_FIELDS);
   to = append(to, draft->pageTable, draft->numEntries);
   to = append(to, draft->wanted, draft->numWanted);

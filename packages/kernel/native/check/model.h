@@ -4,6 +4,8 @@
 #include "random.h"
 #include "state.h"
 
+enum { TEST_CHANGES = 3 };
+
 typedef struct {
   /** The packed file, in memory of exactly its size. */
   uint8_t *file;
@@ -12,6 +14,10 @@ typedef struct {
   KernelOptions options;
   int32_t numPages, isHalf;
   int32_t rotarySizes[MOST_ROTARIES];
+  /** Low-rank changes, in memory of exactly their sizes. */
+  int32_t numChanges;
+  uint8_t *changes[TEST_CHANGES];
+  size_t changeBytes[TEST_CHANGES];
   /** By set: angles of all positions. */
   float *angles[MOST_ROTARIES];
 } TestModel;

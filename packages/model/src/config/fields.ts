@@ -30,6 +30,11 @@ export class Fields {
     return fields;
   }
 
+  /** Names of the fields that are present, in the file's order. */
+  get names(): readonly string[] {
+    return Object.keys(this.#object);
+  }
+
   has(name: string): boolean {
     return this.raw(name) !== undefined;
   }
@@ -69,6 +74,13 @@ export class Fields {
     throw this.#unexpected(name, "a positive number", value);
   }
 
+  /** Reads a finite number. */
+  number(name: string, fallback?: number): number {
+    const value = this.raw(name) ?? fallback;
+    if (typeof value === "number" && Number.isFinite(value)) return value;
+    throw this.#unexpected(name, "a number", value);
+  }
+
   boolean(name: string, fallback: boolean): boolean {
     const value = this.raw(name) ?? fallback;
     if (typeof value === "boolean") return value;
@@ -85,6 +97,13 @@ export class Fields {
     const value = this.raw(name);
     if (value === undefined || Array.isArray(value)) return value;
     throw this.#unexpected(name, "a list", value);
+  }
+
+  /** Reads a list of strings, or `undefined`. */
+  texts(name: string): readonly string[] | undefined {
+    const values = this.list(name);
+    if (values === undefined || values.every((value) => typeof value === "string")) return values;
+    throw this.#unexpected(name, "a list of strings", values);
   }
 
   /** Reads one id, or a list of ids (`eos_token_id`). */

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { ModelConfig } from "../config/model-config.ts";
+import type { LowRankSet } from "../low-rank/low-rank-set.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import type { ModelText } from "../text/load-text.ts";
 import type { ExpertLayout, ModelWeights } from "../weights/model-weights.ts";
@@ -24,7 +25,9 @@ export interface Model {
   readonly weights: ModelWeights;
   /** `undefined` for dense models, and for conversions without a router. */
   readonly router: RouterWeights | undefined;
-  /** Files that determine weights and shapes. */
+  /** The experts in the folder of a dense model; `undefined` when it has no read-me-experts.json. */
+  readonly lowRank: LowRankSet | undefined;
+  /** Files that determine weights and shapes, those of `lowRank` not included. */
   readonly files: readonly string[];
   /** Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers. */
   fingerprint(cacheFolder: string): Promise<string>;

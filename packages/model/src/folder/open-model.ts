@@ -6,14 +6,17 @@ import { Fields } from "../config/fields.ts";
 import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
-import { fileError } from "../files/errors.ts";
+import { fileError, unsupported } from "../files/errors.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
+import { openExpertSet } from "../low-rank/expert-set.ts";
+import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
+import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
 import { locateDense } from "../weights/backbone.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
-import { CONFIG_FILE, INDEX_FILE, type Located, type Model, SINGLE_FILE } from "./model.ts";
+import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
 import { openReadMe } from "./read-me-folder.ts";
 
 const MAX_CONFIG_BYTES = 16 << 20;
@@ -32,29 +35,47 @@ export async function openModel(path: string): Promise<Model> {
   };
   if (!(await stat(absolute).catch(failed)).isDirectory()) return openGguf(absolute);
   const names = await readdir(absolute).catch(failed);
-  const hasWeights = names.some((name) => name.endsWith(".safetensors") || name.endsWith(".safetensors.index.json"));
+  const hasWeights = names.some(isWeights);
   const ggufs = names.filter((name) => name.toLowerCase().endsWith(".gguf"));
   const [gguf] = ggufs;
   if (hasWeights || gguf === undefined) return openFolder(absolute);
-  if (ggufs.length === 1) return openGguf(join(absolute, gguf));
+  if (ggufs.length === 1) return openGguf(join(absolute, gguf), absolute);
   throw new ReadMeError("ERR_MODEL_INVALID", `${absolute}: holds ${ggufs.length} GGUF files; name one of them`);
 }
 
-/** Opens a GGUF file, which holds weights, config, tokenizer and chat template. */
-async function openGguf(path: string): Promise<Model> {
+/** Tells whether a folder's weights are safetensors; a router may also belong to the experts of a GGUF file. */
+function isWeights(name: string): boolean {
+  return (
+    (name.endsWith(".safetensors") && name !== ROUTER_FILE && name !== ADAPTER_FILE) ||
+    name.endsWith(".safetensors.index.json")
+  );
+}
+
+/**
+ * Opens a GGUF file, which holds weights, config, tokenizer and chat template.
+ *
+ * @param folder - its folder, when that was named and may hold experts
+ */
+async function openGguf(path: string, folder?: string): Promise<Model> {
   const store = await GgufTensorStore.open(path);
   try {
     const config = await ggufConfig(store);
+    const located = locateDense(store, config);
+    const fingerprint = await fingerprintOf([path]);
+    const lowRank = folder === undefined ? undefined : await openExpertSet(folder, config);
     return {
       path,
       kind: "dense",
       config,
-      ...locateDense(store, config),
+      ...located,
       router: undefined,
+      lowRank,
       files: [path],
-      fingerprint: await fingerprintOf([path]),
+      fingerprint,
       loadText: once(async () => loadGgufText(path, store.file.metadata)),
-      close: () => store.close(),
+      close: async () => {
+        await Promise.all([store.close(), lowRank?.close()]);
+      },
     };
   } catch (error) {
     await store.close();
@@ -67,7 +88,10 @@ async function openFolder(path: string): Promise<Model> {
   const configPath = join(path, CONFIG_FILE);
   const json = await readJsonFile(configPath, MAX_CONFIG_BYTES);
   if (json === undefined) {
-    throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: has no config.json, so it is no model folder`);
+    throw new ReadMeError(
+      "ERR_FILE_NOT_FOUND",
+      `${path}: has no config.json, so it is no model folder${await hint(path)}`,
+    );
   }
   const generationPath = join(path, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
@@ -78,17 +102,42 @@ async function openFolder(path: string): Promise<Model> {
     ? await openReadMe(path, config, readme)
     : await openCheckpoint(path, config, fields);
   const files = [configPath, ...located.files];
-  return {
-    path,
-    config,
-    ...located,
-    files,
-    fingerprint: await fingerprintOf(files),
-    loadText: once(() => loadFolderText(path)),
-    close: async () => {
-      await Promise.all(stores.map((store) => store.close()));
-    },
+  const closeAll = async (): Promise<void> => {
+    await Promise.all(stores.map((store) => store.close()));
   };
+  try {
+    const fingerprint = await fingerprintOf(files);
+    const lowRank = await openExpertSet(path, config);
+    if (lowRank !== undefined && located.kind !== "dense") {
+      await lowRank.close();
+      throw unsupported(
+        lowRank.path,
+        `has ${SET_FILE}, whose experts change a dense model; this one has experts already`,
+      );
+    }
+    return {
+      path,
+      config,
+      ...located,
+      lowRank,
+      files,
+      fingerprint,
+      loadText: once(() => loadFolderText(path)),
+      close: async () => {
+        await Promise.all([closeAll(), lowRank?.close()]);
+      },
+    };
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+}
+
+/** Names what a folder without a model holds, if that is a part of one. */
+async function hint(path: string): Promise<string> {
+  const names = await readdir(path).catch((): string[] => []);
+  if (!names.includes(ADAPTER_CONFIG_FILE) && !names.includes(SET_FILE)) return "";
+  return "; it holds low-rank experts, which need the dense model that they change";
 }
 
 async function openCheckpoint(path: string, config: ModelConfig, fields: Fields): Promise<Located> {

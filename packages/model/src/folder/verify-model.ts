@@ -10,8 +10,19 @@ import type { Model } from "./model.ts";
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming file and tensor
  */
 export async function verifyModel(model: Model): Promise<void> {
+  await verifyTensors([model.weights, model.router]);
+  if (model.kind !== "read-me") return;
+  const expertStores = new Set(model.weights.layers.flatMap((layer) => layer.experts.map((e) => e.gate.weight.store)));
+  for (const store of expertStores) if (store instanceof SafetensorsFile) checkContiguousLayers(store);
+}
+
+/**
+ * Reads all tensors of a tree of references.
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first one with a number that is not finite
+ */
+export async function verifyTensors(refs: unknown): Promise<void> {
   const seen = new Set<TensorRef>();
-  for (const ref of tensorRefs([model.weights, model.router])) {
+  for (const ref of tensorRefs(refs)) {
     if (seen.has(ref)) continue; // a tied head
     seen.add(ref);
     const values = await ref.store.readFloats(ref.name);
@@ -20,9 +31,6 @@ export async function verifyModel(model: Model): Promise<void> {
     const message = `${ref.store.path}: tensor ${ref.name} holds ${values[bad]} at element ${bad}`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
-  if (model.kind !== "read-me") return;
-  const expertStores = new Set(model.weights.layers.flatMap((layer) => layer.experts.map((e) => e.gate.weight.store)));
-  for (const store of expertStores) if (store instanceof SafetensorsFile) checkContiguousLayers(store);
 }
 
 function* tensorRefs(refs: unknown): Generator<TensorRef> {

@@ -32,7 +32,21 @@ import {
  *   `ERR_MODEL_UNSUPPORTED` when the repository holds no model that could be opened
  */
 export async function downloadModel(id: string, options: DownloadModelOptions = {}): Promise<string> {
-  const request = resolveDownload(id, options);
+  return downloadRequested(resolveDownload(id, options));
+}
+
+/**
+ * Downloads an adapter of the Hugging Face hub, in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+ * Works as `downloadModel` does otherwise.
+ *
+ * @returns the path for `openLowRankExpert`
+ * @throws {TypeError | ReadMeError} as `downloadModel`
+ */
+export async function downloadAdapter(id: string, options: Omit<DownloadModelOptions, "file"> = {}): Promise<string> {
+  return downloadRequested(resolveDownload(id, options, "adapter"));
+}
+
+async function downloadRequested(request: DownloadRequest): Promise<string> {
   request.signal?.throwIfAborted();
   const cache = new HubCache(request.cacheFolder, request.name);
   if (request.isOffline) return findInCache(request, cache);
@@ -117,7 +131,7 @@ async function downloadFiles(request: DownloadRequest, { cache, client, commit, 
     await cache.link(commit, name, file.oid);
     return path;
   };
-  const files = await modelFiles({ title, names: new Set(remote.keys()), path: fetched }, request.file);
+  const files = await modelFiles({ title, names: new Set(remote.keys()), path: fetched }, request);
   // All names are checked before any download, since the last files are the large ones.
   refuseBadNames(title, files.required);
   const lacking = files.required.filter((name) => !remote.has(name));
@@ -133,7 +147,7 @@ async function downloadFiles(request: DownloadRequest, { cache, client, commit, 
   return modelPath(snapshot, files);
 }
 
-/** Checks names of shards, which the repository's index gives, and of GGUF files, which its listing gives. */
+/** Checks names of shards and experts, which the repository's files give, and of GGUF files, from its listing. */
 function refuseBadNames(title: string, names: readonly string[]): void {
   for (const name of names) {
     const problem = repositoryNameProblem(name);
@@ -185,7 +199,7 @@ function cachedFiles(
   names: ReadonlySet<string>,
 ): Promise<ModelFiles> {
   const path = async (name: string): Promise<string> => join(cache.snapshot(commit), name);
-  return modelFiles({ title: titleOf(request), names, path }, request.file);
+  return modelFiles({ title: titleOf(request), names, path }, request);
 }
 
 async function cachedNames(request: DownloadRequest): Promise<ReadonlySet<string>> {

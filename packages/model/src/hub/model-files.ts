@@ -12,6 +12,11 @@ import {
   TEXT_FILES,
 } from "../folder/model.ts";
 
+import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
+import { SET_FILE } from "../low-rank/low-rank-set.ts";
+import { parseSetFile } from "../low-rank/set-file.ts";
+import type { RepositoryKind } from "./options.ts";
+
 const MAX_JSON_BYTES = 100 << 20;
 const MAX_EXPERTS = 65_536;
 
@@ -33,14 +38,24 @@ export interface ModelFiles {
 
 /**
  * Finds the files that `openModel` reads, in the order in which it looks: a Read-ME folder's, one safetensors file, an
- * index and its shards, or the only GGUF file.
+ * index and its shards, or the only GGUF file, with the files of experts in the same folder. An adapter has two files.
  *
  * @throws {ReadMeError} `ERR_MODEL_INVALID` when there are several GGUF files to choose from, or config or index are
  *   invalid; `ERR_MODEL_UNSUPPORTED` when the weights are of another kind
  */
-export async function modelFiles(source: FileSource, file: string | undefined): Promise<ModelFiles> {
-  const { names } = source;
+export async function modelFiles(
+  source: FileSource,
+  { kind, file }: { readonly kind: RepositoryKind; readonly file: string | undefined },
+): Promise<ModelFiles> {
+  if (kind === "adapter") return adapterFiles(source);
   if (file !== undefined) return { required: [file], optional: [] };
+  const { required, optional } = await weightFiles(source);
+  const experts = source.names.has(SET_FILE) ? await expertFiles(source) : [];
+  return { required: [...required, ...experts], optional };
+}
+
+async function weightFiles(source: FileSource): Promise<ModelFiles> {
+  const { names } = source;
   if (names.has(BACKBONE_FILE))
     return { required: [CONFIG_FILE, ...(await readMeFiles(source))], optional: TEXT_FILES };
   if (names.has(SINGLE_FILE)) return { required: [CONFIG_FILE, SINGLE_FILE], optional: TEXT_FILES };
@@ -48,6 +63,23 @@ export async function modelFiles(source: FileSource, file: string | undefined): 
     return { required: [CONFIG_FILE, INDEX_FILE, ...(await shards(source))], optional: TEXT_FILES };
   }
   return withoutSafetensors(source);
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the adapter's weights are pickled */
+function adapterFiles({ names, title }: FileSource): ModelFiles {
+  if (!names.has(ADAPTER_FILE) && names.has("adapter_model.bin")) {
+    const message = `${title}: has PyTorch's pickled adapter_model.bin, which is not read; it needs ${ADAPTER_FILE}`;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+  }
+  return { required: [ADAPTER_CONFIG_FILE, ADAPTER_FILE], optional: [] };
+}
+
+/** Lists the files of a set of low-rank experts. */
+async function expertFiles(source: FileSource): Promise<readonly string[]> {
+  const [path, json] = await readJson(source, SET_FILE);
+  const { entries, router } = parseSetFile(path, json);
+  const adapters = entries.flatMap(({ folder }) => [`${folder}/${ADAPTER_CONFIG_FILE}`, `${folder}/${ADAPTER_FILE}`]);
+  return [SET_FILE, ...new Set(adapters), ...(router === undefined ? [] : [ROUTER_FILE])];
 }
 
 async function readMeFiles(source: FileSource): Promise<readonly string[]> {

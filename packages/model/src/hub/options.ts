@@ -57,8 +57,12 @@ export interface ModelId {
   readonly revision: string;
 }
 
+/** Expected contents of a repository. */
+export type RepositoryKind = "model" | "adapter";
+
 /** The checked options, with their defaults. */
 export interface DownloadRequest extends ModelId {
+  readonly kind: RepositoryKind;
   readonly file: string | undefined;
   readonly cacheFolder: string;
   /** URL without a slash at the end. */
@@ -86,7 +90,11 @@ const NAMES = [
 ] as const satisfies readonly (keyof DownloadModelOptions)[];
 
 /** @throws {TypeError} naming the wrong option, the expectation and the value */
-export function resolveDownload(id: unknown, options: DownloadModelOptions): DownloadRequest {
+export function resolveDownload(
+  id: unknown,
+  options: DownloadModelOptions,
+  kind: RepositoryKind = "model",
+): DownloadRequest {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`Expected \`options\` to be an object, got ${describeValue(options)}`);
   }
@@ -105,6 +113,7 @@ export function resolveDownload(id: unknown, options: DownloadModelOptions): Dow
   if (token !== undefined) checkToken("token", token);
   return {
     ...parseModelId(id, revision),
+    kind,
     file,
     cacheFolder: cacheFolder === undefined ? hubCacheFolder() : expandHome(cacheFolder),
     endpoint: base.replace(/\/+$/, ""),

@@ -1,8 +1,10 @@
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
 import { wholeBlocks } from "@readme-moe/kernel";
-import type { Model } from "@readme-moe/model";
+import { gatherExperts, type Model, type RouterConfig } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
+import { describeExperts, expertLine, type ExpertDescription } from "../low-rank/describe-expert.ts";
+import { type LoraArgument, loraFolders, loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
 import {
   addOptions,
@@ -17,7 +19,17 @@ import {
 interface InspectFlags extends RuntimeFlags {
   readonly ids?: readonly number[];
   readonly expert?: string;
+  readonly lora?: readonly LoraArgument[];
   readonly json: boolean;
+}
+
+interface Description {
+  /** Sections and values, by name. */
+  readonly parts: Readonly<Record<string, unknown>>;
+  /** Low-rank experts; `undefined` when there are none. */
+  readonly lowRank:
+    | { readonly experts: readonly ExpertDescription[]; readonly router: RouterConfig | null }
+    | undefined;
 }
 
 export function inspectCommand(signal: AbortSignal): Command {
@@ -25,23 +37,26 @@ export function inspectCommand(signal: AbortSignal): Command {
   const command = new Command("inspect")
     .summary("show what a model is, and what it computes")
     .description(
-      "Shows a model's config, sizes and experts. With token ids, also the logits of the last position, and the router's\n" +
+      "Shows a model's config, sizes and experts, low-rank ones included. With token ids, also the logits of the last position, and the router's\n" +
         "logits and the expert of every position.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIds);
-  addOptions(command, expertOption(), ...runtimeOptions(), jsonOption());
+  addOptions(command, expertOption(), loraOption(), ...runtimeOptions(), jsonOption());
   return command.action((path: string, flags: InspectFlags) => runInspect(path, flags, signal));
 }
 
 async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal): Promise<void> {
   const { ids, cacheFolder } = flags;
-  if (ids === undefined) {
-    const description = await withModelFiles(path, signal, async (model) => describe(model, flags), cacheFolder);
-    return print(description, flags.json);
-  }
+  const loras = await loraFolders(flags.lora, signal);
+  const described = async (model: Model): Promise<Description> => ({
+    parts: describe(model, flags),
+    lowRank: await describeLowRank(model, loras),
+  });
+  if (ids === undefined) return print(await withModelFiles(path, signal, described, cacheFolder), flags.json);
   await withRunningModel(path, flags, signal, async (running) => {
-    print({ ...describe(running.model, flags), ...(await computed(running, ids)) }, flags.json);
+    const { parts, lowRank } = await described(running.model);
+    print({ parts: { ...parts, ...(await computed(running, ids)) }, lowRank }, flags.json);
   });
 }
 
@@ -90,6 +105,20 @@ function describe(model: Model, { precision, threads }: InspectFlags): Readonly<
   };
 }
 
+/** Describes the low-rank experts of a model and of `--lora`, if there are any. */
+async function describeLowRank(
+  model: Model,
+  loras: Readonly<Record<string, string>> = {},
+): Promise<Description["lowRank"]> {
+  const set = await gatherExperts(model, loras);
+  try {
+    if (set.experts.length === 0) return undefined;
+    return { experts: await describeExperts(set.experts, model), router: set.router?.config ?? null };
+  } finally {
+    await set.close();
+  }
+}
+
 /** Counts the weights of a model and its parts. A token passes the active ones: backbone, router and one expert. */
 function parameterCounts({ weights, router }: Model): Readonly<Record<string, number>> {
   const { layers, embedding, head } = weights;
@@ -126,15 +155,19 @@ function rows(values: Float32Array, width: number): readonly (readonly number[])
   );
 }
 
-function print(description: Readonly<Record<string, unknown>>, json: boolean): void {
-  if (json) return console.log(JSON.stringify(description));
-  for (const [name, value] of Object.entries(description)) {
+function print({ parts, lowRank }: Description, json: boolean): void {
+  if (json) return console.log(JSON.stringify({ ...parts, ...(lowRank && { low_rank: lowRank }) }));
+  for (const [name, value] of Object.entries(parts)) {
     if (typeof value !== "object" || value === null || Array.isArray(value)) console.log(`${name}: ${short(value)}`);
     else {
       console.log(`${name}:`);
       for (const [key, inner] of Object.entries(value)) console.log(`  ${key}: ${short(inner)}`);
     }
   }
+  if (lowRank === undefined) return;
+  console.log("low_rank:");
+  for (const expert of lowRank.experts) console.log(`  ${expertLine(expert)}`);
+  console.log(`  router: ${short(lowRank.router)}`);
 }
 
 function short(value: unknown): string {

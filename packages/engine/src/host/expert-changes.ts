@@ -1,0 +1,65 @@
+import { resolve } from "node:path";
+import { describeValue, expertIndex, type EngineInfo } from "@readme-moe/core";
+import type { Calls } from "../protocol.ts";
+
+/** The engine whose experts change. */
+interface ChangedEngine {
+  readonly getInfo: () => EngineInfo;
+  readonly setNames: (experts: readonly string[]) => void;
+  readonly call: <Name extends "addExpert" | "removeExpert">(
+    name: Name,
+    args: Calls[Name]["args"],
+  ) => Promise<readonly string[]>;
+}
+
+/** Adds and removes low-rank experts, and remembers them for an engine that is opened again after a failure. */
+export class ExpertChanges {
+  readonly #engine: ChangedEngine;
+  readonly #added = new Map<string, string>();
+  /** Experts that were removed, which the model's folder or the options may have. */
+  readonly #removed = new Set<string>();
+
+  constructor(engine: ChangedEngine) {
+    this.#engine = engine;
+  }
+
+  /** Folders of the added experts, by name. */
+  get added(): Readonly<Record<string, string>> {
+    return Object.fromEntries(this.#added);
+  }
+
+  async add(name: string, path: string): Promise<void> {
+    checkName(name);
+    if (typeof path !== "string" || path === "") {
+      throw new TypeError(`Expected \`path\` to name the folder of an adapter, got ${describeValue(path)}`);
+    }
+    const folder = resolve(path);
+    this.#engine.setNames(await this.#engine.call("addExpert", { name, path: folder }));
+    this.#removed.delete(name);
+    this.#added.set(name, folder);
+  }
+
+  async remove(name: string): Promise<void> {
+    checkName(name);
+    const { experts, expertKind, path } = this.#engine.getInfo();
+    const index = expertIndex(experts, name);
+    if (expertKind !== "low-rank" || index === 0 || experts[index] !== name) {
+      throw new RangeError(`Expected \`name\` to be a low-rank expert of ${path}, got \`${name}\``);
+    }
+    // New requests are refused at once.
+    this.#engine.setNames(experts.map((known) => (known === name ? "" : known)));
+    if (!this.#added.delete(name)) this.#removed.add(name);
+    this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
+  }
+
+  /** Removes the experts that were removed before the engine failed. */
+  async repeatRemovals(): Promise<void> {
+    const { experts } = this.#engine.getInfo();
+    for (const name of this.#removed) if (experts.includes(name)) await this.remove(name);
+  }
+}
+
+function checkName(name: unknown): void {
+  if (typeof name === "string" && name !== "") return;
+  throw new TypeError(`Expected \`name\` to be the name of an expert, got ${describeValue(name)}`);
+}

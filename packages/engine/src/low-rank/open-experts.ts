@@ -1,0 +1,40 @@
+import type { ReadMeEvents } from "@readme-moe/core";
+import { ReadMeError } from "@readme-moe/core";
+import { gatherExperts, type LowRankSet, type Model } from "@readme-moe/model";
+import type { KernelRunner } from "../kernel-runner.ts";
+
+/** Receives the events of experts. */
+export type OnExpertAdded = (event: Parameters<ReadMeEvents["expert:added"]>[0]) => void;
+
+/**
+ * Adds a dense model's low-rank experts to its runner: those of its folder, then further ones.
+ *
+ * @param loras - folders of adapters or expert sets, by name
+ * @returns the set of all, which the caller closes
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` if the model is not dense; as `gatherExperts` and `LowRankExperts.add`
+ */
+export async function openExperts(
+  runner: KernelRunner,
+  model: Model,
+  loras: Readonly<Record<string, string>> = {},
+  onAdded?: OnExpertAdded,
+): Promise<LowRankSet> {
+  const { lowRank } = runner;
+  if (!lowRank && Object.keys(loras).length > 0) {
+    const message = `${model.path}: low-rank experts need a dense model, and this one has experts in its FFNs`;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+  }
+  const set = await gatherExperts(model, loras);
+  try {
+    for (const { name, path } of set.experts) {
+      const startMs = performance.now();
+      const added = await lowRank?.add(name, path);
+      if (!added) continue;
+      onAdded?.({ name, index: added.index, bytes: added.numBytes, durationMs: performance.now() - startMs });
+    }
+    return set;
+  } catch (error) {
+    await set.close();
+    throw error;
+  }
+}

@@ -1,0 +1,126 @@
+// Routers of an engine's requests: the model's own, or one expert for every token. The same choice gives the same
+// object, so that its sequences are routed together.
+
+import type { PreGatingRouter } from "@readme-moe/core";
+import type { LowRankSet, Model } from "@readme-moe/model";
+import { fixedRouter, openRouter, type ExpertChoice, type RouterOptions } from "@readme-moe/router";
+import { MAX_LOW_RANK_EXPERTS, NO_EXPERT } from "./expert-names.ts";
+import type { LowRankExperts } from "./low-rank-experts.ts";
+
+/** Routers that requests choose from. */
+export interface Routers {
+  /**
+   * Opens the router of a choice.
+   * @throws {RangeError} if there is no such expert; {ReadMeError} if the model has no router, or it cannot be opened
+   */
+  routerFor(choice: ExpertChoice | undefined): Promise<PreGatingRouter>;
+  close(): Promise<void>;
+}
+
+/** Opens each router once. A later request tries again to open a router that failed. */
+class OpenedRouters<Key> {
+  readonly #routers = new Map<Key, Promise<PreGatingRouter>>();
+
+  open(key: Key, open: () => Promise<PreGatingRouter>): Promise<PreGatingRouter> {
+    const router = this.#routers.get(key) ?? open();
+    this.#routers.set(key, router);
+    router.catch(() => this.#routers.delete(key));
+    return router;
+  }
+
+  async close(): Promise<void> {
+    for (const opening of this.#routers.values()) {
+      const router = await opening.catch(() => undefined);
+      await router?.dispose();
+    }
+  }
+}
+
+/** Routers of a model with experts in its FFNs. */
+export function modelRouters(model: Model, fallback: ExpertChoice | undefined, options: RouterOptions): Routers {
+  const opened = new OpenedRouters<ExpertChoice | undefined>();
+  return {
+    routerFor: (choice = fallback) => opened.open(choice, () => openRouter(model, choice, options)),
+    close: () => opened.close(),
+  };
+}
+
+/** Routers of a dense model, whose experts are added and removed while it runs. */
+export class LowRankRouters implements Routers {
+  readonly #model: Model;
+  readonly #experts: LowRankExperts;
+  readonly #set: LowRankSet;
+  readonly #fallback: ExpertChoice | undefined;
+  readonly #options: RouterOptions;
+  readonly #opened = new OpenedRouters<ExpertChoice>();
+  readonly #fixed = new Map<number, PreGatingRouter>();
+  /** Expert of each output of the set's router; removed ones become 0, the model without a change. */
+  readonly #targets: Uint16Array;
+
+  constructor(
+    model: Model,
+    { experts, set }: { readonly experts: LowRankExperts; readonly set: LowRankSet },
+    fallback: ExpertChoice | undefined,
+    options: RouterOptions,
+  ) {
+    this.#model = model;
+    this.#experts = experts;
+    this.#set = set;
+    this.#fallback = fallback;
+    this.#options = options;
+    this.#targets = Uint16Array.from({ length: set.router?.config.numExperts ?? 1 }, (_, output) => output);
+  }
+
+  get hasRouter(): boolean {
+    return this.#set.router !== undefined;
+  }
+
+  async routerFor(choice: ExpertChoice | undefined = this.#fallback): Promise<PreGatingRouter> {
+    const { router } = this.#set;
+    if (choice === "router" || (choice === undefined && router)) {
+      const { path } = this.#set;
+      const routed = {
+        path,
+        router,
+        experts: this.#model.experts,
+        fingerprint: (folder: string) => this.#set.fingerprint(folder),
+      };
+      return this.#opened.open("router", async () =>
+        this.#retargeted(await openRouter(routed, "router", this.#options)),
+      );
+    }
+    const index = choice === undefined || choice === NO_EXPERT ? 0 : this.#experts.names.indexOf(choice);
+    const fixed = this.#fixed.get(index) ?? fixedRouter(MAX_LOW_RANK_EXPERTS + 1, index);
+    this.#fixed.set(index, fixed);
+    return fixed;
+  }
+
+  /** Makes no later choice of an expert. @returns its router, which running sequences may have */
+  forget(index: number): PreGatingRouter | undefined {
+    const fixed = this.#fixed.get(index);
+    this.#fixed.delete(index);
+    for (const [output, target] of this.#targets.entries()) if (target === index) this.#targets[output] = 0;
+    return fixed;
+  }
+
+  close(): Promise<void> {
+    return this.#opened.close();
+  }
+
+  #retargeted(router: PreGatingRouter): PreGatingRouter {
+    return {
+      numExperts: router.numExperts,
+      chunkTokens: router.chunkTokens,
+      start: () => router.start(),
+      route: async (inputs) => {
+        const routes = await router.route(inputs);
+        return routes.map((route) => ({
+          ...route,
+          experts: route.experts.map((output) => this.#targets[output] ?? 0),
+        }));
+      },
+      release: (state) => router.release(state),
+      dispose: () => router.dispose(),
+    };
+  }
+}

@@ -1,0 +1,103 @@
+// Products with the two factors of a low-rank change. Elements become floats as they are read; no product is fused, so
+// all builds give the same bits.
+
+/** Number of rows that share the elements that are read, which changes no bit. */
+#ifdef LOOPS_AVX512
+enum { LOW_RANK_ROWS = 4 };
+#else
+enum { LOW_RANK_ROWS = 1 };
+#endif
+
+INLINE Floats load_elements(const uint8_t *factor, size_t at, const ChangeFormat format) {
+  if (format == CHANGE_FLOAT) return load((const float *)factor + at);
+  if (format == CHANGE_HALF) return load_halves((const uint16_t *)factor + at);
+  return load_bytes((const int8_t *)factor + at);
+}
+
+/** Adds the products of inputs `[from, to)` up in four sums, one of every fourth input. */
+INLINE void lower_tile(const LowRank *low, const float *inputs, int32_t width, int32_t from, int32_t to, float *out, int32_t outStride,
+                       const int R, const ChangeFormat format) {
+  for (int32_t column = 0; column < low->rank; column += 16) {
+    Floats sums[LOW_RANK_ROWS][4];
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < 4; j++) sums[r][j] = splat(0);
+    int32_t k = from;
+    for (; k + 4 <= to; k += 4)
+      for (int j = 0; j < 4; j++) {
+        Floats factor = load_elements(low->lower, (size_t)(k + j) * (size_t)low->rank + (size_t)column, format);
+        for (int r = 0; r < R; r++) sums[r][j] = add(sums[r][j], mul(splat(inputs[(size_t)r * (size_t)width + (size_t)(k + j)]), factor));
+      }
+    for (; k < to; k++) {
+      Floats factor = load_elements(low->lower, (size_t)k * (size_t)low->rank + (size_t)column, format);
+      for (int r = 0; r < R; r++) sums[r][0] = add(sums[r][0], mul(splat(inputs[(size_t)r * (size_t)width + (size_t)k]), factor));
+    }
+    for (int r = 0; r < R; r++)
+      store(out + (size_t)r * (size_t)outStride + column, add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3])));
+  }
+}
+
+/** Adds the products of one vector of outputs up in two sums, one of even and one of odd ranks. */
+INLINE void raise_tile(const LowRank *low, int32_t vector, const float lowered[][MOST_RANK], float *out, int32_t outStride, const int R,
+                       const ChangeFormat format) {
+  Floats sums[LOW_RANK_ROWS][2];
+  for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = splat(0);
+  for (int32_t k = 0; k < low->rank; k += 2)
+    for (int j = 0; j < 2; j++) {
+      Floats factor = load_elements(low->raise, ((size_t)vector * (size_t)low->rank + (size_t)(k + j)) * 16, format);
+      for (int r = 0; r < R; r++) sums[r][j] = add(sums[r][j], mul(splat(lowered[r][k + j]), factor));
+    }
+  for (int r = 0; r < R; r++) {
+    float *at = out + (size_t)r * (size_t)outStride;
+    store(at, add(load(at), add(sums[r][0], sums[r][1])));
+  }
+}
+
+/** Sums the parts of a row's lowered inputs, and scales them. */
+INLINE void join_parts(const LowRank *low, const float *parts, Lowered shape, float *out) {
+  for (int32_t column = 0; column < low->rank; column += 16) {
+    Floats sum = load(parts + column);
+    for (int32_t part = 1; part < shape.numParts; part++) sum = add(sum, load(parts + (size_t)part * (size_t)shape.partStride + column));
+    store(out + column, mul(sum, load(low->scales + column)));
+  }
+}
+
+INLINE void lower_as(const LowRank *low, const float *inputs, int32_t width, int32_t numRows, int32_t from, int32_t to, float *out,
+                     int32_t outStride, const ChangeFormat format) {
+  int32_t row = 0;
+  for (; row + LOW_RANK_ROWS <= numRows; row += LOW_RANK_ROWS)
+    lower_tile(low, inputs + (size_t)row * (size_t)width, width, from, to, out + (size_t)row * (size_t)outStride, outStride, LOW_RANK_ROWS, format);
+  for (; row < numRows; row++)
+    lower_tile(low, inputs + (size_t)row * (size_t)width, width, from, to, out + (size_t)row * (size_t)outStride, outStride, 1, format);
+}
+
+INLINE void raise_as(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
+                     int32_t outStride, const ChangeFormat format) {
+  float lowered[LOW_RANK_ROWS][MOST_RANK];
+  for (int32_t row = 0; row < numRows;) {
+    int32_t count = row + LOW_RANK_ROWS <= numRows ? LOW_RANK_ROWS : 1;
+    for (int32_t r = 0; r < count; r++) join_parts(low, parts + (size_t)(row + r) * (size_t)shape.rowStride, shape, lowered[r]);
+    for (int32_t vector = vectorFrom; vector < vectorTo; vector++) {
+      float *at = out + (size_t)row * (size_t)outStride + 16 * (vector - vectorFrom);
+      if (count == 1) raise_tile(low, vector, lowered, at, outStride, 1, format);
+      else raise_tile(low, vector, lowered, at, outStride, LOW_RANK_ROWS, format);
+    }
+    row += count;
+  }
+}
+
+static void lower(const LowRank *low, const float *inputs, int32_t width, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride) {
+  switch (low->format) {
+    case CHANGE_FLOAT: lower_as(low, inputs, width, numRows, from, to, out, outStride, CHANGE_FLOAT); break;
+    case CHANGE_HALF: lower_as(low, inputs, width, numRows, from, to, out, outStride, CHANGE_HALF); break;
+    case CHANGE_INT8: lower_as(low, inputs, width, numRows, from, to, out, outStride, CHANGE_INT8); break;
+  }
+}
+
+static void raise(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
+                  int32_t outStride) {
+  switch (low->format) {
+    case CHANGE_FLOAT: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_FLOAT); break;
+    case CHANGE_HALF: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_HALF); break;
+    case CHANGE_INT8: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_INT8); break;
+  }
+}

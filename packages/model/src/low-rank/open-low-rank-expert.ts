@@ -1,0 +1,255 @@
+// Opens adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors in one folder.
+
+import { access, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { describeValue, ReadMeError } from "@readme-moe/core";
+import { fingerprintOf } from "../cache/fingerprint.ts";
+import { Fields } from "../config/fields.ts";
+import type { ModelConfig } from "../config/model-config.ts";
+import { fileError, quoted, unsupported } from "../files/errors.ts";
+import { isStoredFloat } from "../files/floats.ts";
+import { readJsonFile } from "../files/text-file.ts";
+import type { Model } from "../folder/model.ts";
+import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
+import { tensorRef, type TensorRef } from "../weights/tensor-ref.ts";
+import { type AdapterConfig, parseAdapterConfig } from "./adapter-config.ts";
+import {
+  ADAPTER_CONFIG_FILE,
+  ADAPTER_FILE,
+  expertNameProblem,
+  type LowRankExpert,
+  type LowRankProduct,
+  type LowRankRefs,
+} from "./low-rank-expert.ts";
+
+const MAX_CONFIG_BYTES = 4 << 20;
+
+/** Modules of a layer by their names in Hugging Face checkpoints, the same in all families. */
+const LAYER_MODULES: ReadonlyMap<string, LowRankProduct> = new Map([
+  ["self_attn.q_proj", "query"],
+  ["self_attn.k_proj", "key"],
+  ["self_attn.v_proj", "value"],
+  ["self_attn.o_proj", "attentionOutput"],
+  ["mlp.gate_proj", "gate"],
+  ["mlp.up_proj", "up"],
+  ["mlp.down_proj", "down"],
+]);
+
+/** PEFT wraps the model twice. An adapter's name between matrix and `weight` is an older layout. */
+const TENSOR = /^base_model\.model\.(?<module>.+)\.lora_(?<matrix>[AB])(?:\.[^.]+)?\.weight$/;
+const LAYER_MODULE = /^model\.layers\.(?<layer>0|[1-9]\d{0,8})\.(?<part>.+)$/;
+
+/** Kinds of tensors that belong to something else than plain LoRA, by a part of their names. */
+const OTHER_TENSORS: readonly (readonly [RegExp, string])[] = [
+  [/\.lora_magnitude_vector(?:\.|$)/, "belongs to DoRA, which is not supported"],
+  [/\.lora_embedding_[AB](?:\.|$)/, "changes the embedding, which is not supported"],
+  [/\.lora_B(?:\.[^.]+)?\.bias$/, "is the bias of an adapter (`lora_bias`), which is not supported"],
+  [/\.token_adapter\.|trainable_tokens/, "trains single tokens, which is not supported"],
+];
+
+/** The place of a product in a model. */
+interface Place {
+  /** `undefined` for the head. */
+  readonly layer: number | undefined;
+  readonly product: LowRankProduct | undefined;
+  readonly inSize: number;
+  readonly outSize: number;
+}
+
+/** Names of a module's tensors. */
+interface Pair {
+  readonly a?: string;
+  readonly b?: string;
+}
+
+/**
+ * Opens an adapter that PEFT wrote, or a tool with the same layout. Checks that every tensor belongs to a product of
+ * the model and has its shape. `base_model_name_or_path` is not looked at, since it may be any path or name.
+ *
+ * @param path - the adapter's folder
+ * @param name - 1 to 64 characters of `[A-Za-z0-9._-]`, beginning with a letter or digit; not `none` or `router`
+ * @param model - a dense model of any family
+ * @throws {ReadMeError} naming the file, and the field or tensor, that is missing, damaged or not supported
+ * @throws {TypeError} for another `name`
+ */
+export async function openLowRankExpert(
+  path: string,
+  name: string,
+  model: Pick<Model, "config" | "experts">,
+): Promise<LowRankExpert> {
+  const problem = expertNameProblem(name);
+  if (problem !== undefined) throw new TypeError(`Expected \`name\` to be ${problem}, got ${describeValue(name)}`);
+  if (typeof path !== "string" || path === "") {
+    throw new TypeError(`Expected \`path\` to name the folder of an adapter, got ${describeValue(path)}`);
+  }
+  const folder = resolve(path);
+  refuseExperts(folder, model);
+  const config = await readConfig(folder);
+  const store = await openTensors(folder);
+  try {
+    const { layers, head } = locate(store, config, model.config);
+    const all = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
+    const sizes = all.flatMap(({ a, b }) => [a, b]).map(({ shape }) => shape.reduce((size, axis) => size * axis, 1));
+    const files = [join(folder, ADAPTER_CONFIG_FILE), store.path];
+    return {
+      name,
+      path: folder,
+      layers,
+      head,
+      files,
+      numParameters: sizes.reduce((sum, size) => sum + size, 0),
+      maxRank: Math.max(...all.map(({ rank }) => rank)),
+      fingerprint: await fingerprintOf(files),
+      close: () => store.close(),
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+/** @throws {ReadMeError} when the model's FFNs are cut into experts already */
+function refuseExperts(folder: string, { config, experts }: Pick<Model, "config" | "experts">): void {
+  const isWhole = experts.expertSizes.every((size) => size === config.intermediateSize);
+  if (experts.names.length === 1 && isWhole && experts.sharedSizes.every((size) => size === 0)) return;
+  throw unsupported(folder, `changes a dense model, but this model has ${experts.names.length} experts in its FFNs`);
+}
+
+async function readConfig(folder: string): Promise<AdapterConfig> {
+  const path = join(folder, ADAPTER_CONFIG_FILE);
+  const stats = await stat(folder).catch((cause: unknown) => {
+    throw fileError(folder, cause);
+  });
+  if (!stats.isDirectory()) {
+    throw new ReadMeError(
+      "ERR_MODEL_INVALID",
+      `${folder}: is a file; an adapter is a folder with ${ADAPTER_CONFIG_FILE}`,
+    );
+  }
+  const json = await readJsonFile(path, MAX_CONFIG_BYTES);
+  if (json !== undefined) return parseAdapterConfig(new Fields(path, json));
+  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_CONFIG_FILE}, so it is no adapter of PEFT`);
+}
+
+async function openTensors(folder: string): Promise<SafetensorsFile> {
+  const exists = (name: string): Promise<boolean> =>
+    access(join(folder, name)).then(
+      () => true,
+      () => false,
+    );
+  if (await exists(ADAPTER_FILE)) return SafetensorsFile.open(join(folder, ADAPTER_FILE));
+  if (await exists("adapter_model.bin")) {
+    throw unsupported(folder, `holds PyTorch's pickled adapter_model.bin, which is not read; save as safetensors`);
+  }
+  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_FILE}`);
+}
+
+function locate(
+  store: SafetensorsFile,
+  config: AdapterConfig,
+  model: ModelConfig,
+): Pick<LowRankExpert, "layers" | "head"> {
+  const layers = Array.from({ length: model.numLayers }, (): Partial<Record<LowRankProduct, LowRankRefs>> => ({}));
+  let head: LowRankRefs | undefined;
+  for (const [module, pair] of pairsOf(store)) {
+    const place = placeOf(store, module, model);
+    if (!config.isTarget(module)) {
+      throw invalid(store, `holds a change of ${quoted(module)}, which ${ADAPTER_CONFIG_FILE} does not target`);
+    }
+    const refs = refsOf(store, module, { pair, place, shape: config.shapeOf(module) });
+    if (place.layer === undefined || place.product === undefined) head = refs;
+    else layers[place.layer] = { ...layers[place.layer], [place.product]: refs };
+  }
+  return { layers, head };
+}
+
+/** Groups the file's tensors by module. @throws {ReadMeError} for a tensor that is no matrix of a module */
+function pairsOf(store: SafetensorsFile): ReadonlyMap<string, Pair> {
+  const pairs = new Map<string, Pair>();
+  for (const name of store.names) {
+    const { module, matrix } = TENSOR.exec(name)?.groups ?? {};
+    if (module === undefined) throw unsupported(store.path, `tensor ${quoted(name)} ${otherTensor(name)}`);
+    const pair = pairs.get(module) ?? {};
+    const other = matrix === "A" ? pair.a : pair.b;
+    if (other !== undefined) {
+      throw unsupported(store.path, `tensors ${quoted(other)} and ${quoted(name)} are of two adapters in one file`);
+    }
+    pairs.set(module, { ...pair, [matrix === "A" ? "a" : "b"]: name });
+  }
+  if (pairs.size === 0) throw invalid(store, "holds no tensor");
+  return pairs;
+}
+
+function otherTensor(name: string): string {
+  const known = OTHER_TENSORS.find(([pattern]) => pattern.test(name));
+  return known?.[1] ?? "is none of LoRA's, such as `base_model.model.….lora_A.weight`";
+}
+
+/** Finds a module in the model. @throws {ReadMeError} when the model has none of this name */
+function placeOf(store: SafetensorsFile, module: string, model: ModelConfig): Place {
+  const { vocabSize, hiddenSize, intermediateSize, numLayers } = model;
+  if (module === "lm_head") return { layer: undefined, product: undefined, inSize: hiddenSize, outSize: vocabSize };
+  const { layer = "", part = "" } = LAYER_MODULE.exec(module)?.groups ?? {};
+  const product = LAYER_MODULES.get(part);
+  if (product === undefined) {
+    const known = [...LAYER_MODULES.keys()].map((name) => name.split(".").at(-1)).join(", ");
+    throw unsupported(store.path, `changes ${quoted(module)}; supported are ${known} of layers, and lm_head`);
+  }
+  if (Number(layer) >= numLayers) {
+    throw invalid(store, `changes ${quoted(module)}, but the model has ${numLayers} layers, 0 to ${numLayers - 1}`);
+  }
+  const querySize = model.numHeads * model.headSize;
+  const keySize = model.numKvHeads * model.headSize;
+  const sizes: Readonly<Record<LowRankProduct, readonly [inSize: number, outSize: number]>> = {
+    query: [hiddenSize, querySize],
+    key: [hiddenSize, keySize],
+    value: [hiddenSize, keySize],
+    attentionOutput: [querySize, hiddenSize],
+    gate: [hiddenSize, intermediateSize],
+    up: [hiddenSize, intermediateSize],
+    down: [intermediateSize, hiddenSize],
+  };
+  const [inSize, outSize] = sizes[product];
+  return { layer: Number(layer), product, inSize, outSize };
+}
+
+function refsOf(
+  store: SafetensorsFile,
+  module: string,
+  found: {
+    readonly pair: Pair;
+    readonly place: Place;
+    readonly shape: { readonly rank: number; readonly scale: number };
+  },
+): LowRankRefs {
+  const { pair, place, shape } = found;
+  if (pair.a === undefined || pair.b === undefined) {
+    const [held, missing] = pair.a === undefined ? ["lora_B", "lora_A"] : ["lora_A", "lora_B"];
+    throw invalid(store, `holds ${held} of ${quoted(module)}, but no ${missing}`);
+  }
+  const { rank, scale } = shape;
+  return {
+    a: floatRef(store, pair.a, [rank, place.inSize]),
+    b: floatRef(store, pair.b, [place.outSize, rank]),
+    rank,
+    scale,
+  };
+}
+
+/** @throws {ReadMeError} when the tensor has another shape, or holds no floats */
+function floatRef(store: SafetensorsFile, name: string, shape: readonly number[]): TensorRef {
+  const { type } = store.info(name);
+  if (!isStoredFloat(type)) {
+    throw unsupported(store.path, `tensor ${quoted(name)} has the type ${type}; supported are F32, F16 and BF16`);
+  }
+  const actual = store.info(name).shape;
+  if (actual.join() !== shape.join()) {
+    const problem = `has shape [${actual.join(", ")}], where its rank and the model need [${shape.join(", ")}]`;
+    throw invalid(store, `tensor ${quoted(name)} ${problem}; it may belong to another model`);
+  }
+  return tensorRef(store, name, shape);
+}
+
+function invalid(store: SafetensorsFile, message: string): ReadMeError {
+  return new ReadMeError("ERR_MODEL_INVALID", `${store.path}: ${message}`);
+}

@@ -1,0 +1,125 @@
+import { stat } from "node:fs/promises";
+import { ReadMeError } from "@readme-moe/core";
+import {
+  addLowRankExpert,
+  type ChangeSetOptions,
+  type LowRankSet,
+  type Model,
+  openModel,
+  removeLowRankExpert,
+} from "@readme-moe/model";
+import { Command, Option } from "commander";
+import { describeExperts, expertLine } from "../low-rank/describe-expert.ts";
+import { adapterName, adapterPath } from "../low-rank/lora-option.ts";
+import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
+import { jsonOption } from "../options.ts";
+
+interface OutputFlags {
+  readonly json: boolean;
+}
+
+interface AddFlags extends OutputFlags, ChangeSetOptions {
+  readonly name?: string;
+}
+
+interface RemoveFlags extends OutputFlags, ChangeSetOptions {}
+
+/** Describes a model that experts are written beside. */
+const OWN_FOLDER = "folder of a dense model: with safetensors, or with one GGUF file";
+
+export function expertsCommand(signal: AbortSignal): Command {
+  return new Command("experts")
+    .summary("keep low-rank experts (LoRA adapters) beside a dense model")
+    .description(
+      "Adds adapters in PEFT's layout to the folder of a dense model, lists and removes them. A request then chooses one\n" +
+        "of them by name, or a router does. `--lora` uses adapters without writing anything.",
+    )
+    .addCommand(addCommand(signal))
+    .addCommand(listCommand(signal))
+    .addCommand(removeCommand());
+}
+
+function addCommand(signal: AbortSignal): Command {
+  return new Command("add")
+    .summary("add an adapter to a model's folder")
+    .description("Checks an adapter against a dense model, and copies its two files into the model's folder.")
+    .argument("<model>", OWN_FOLDER)
+    .argument("<adapter>", "folder in PEFT's layout, or hub id (organisation/name)")
+    .option("--name <name>", "name of the expert (default: that of the folder or of the repository)")
+    .addOption(dropRouterOption())
+    .addOption(jsonOption())
+    .action((folder: string, adapter: string, flags: AddFlags) => runAdd(folder, adapter, flags, signal));
+}
+
+function listCommand(signal: AbortSignal): Command {
+  return new Command("list")
+    .summary("list the experts in a model's folder")
+    .description("Lists the low-rank experts in a model's folder, with their ranks, modules and sizes.")
+    .argument("<model>", MODEL_ARGUMENT)
+    .addOption(jsonOption())
+    .action((name: string, { json }: OutputFlags) =>
+      withModelFiles(name, signal, async (model) => {
+        const experts = await describeExperts(model.lowRank?.experts ?? [], model);
+        if (json) return console.log(JSON.stringify({ experts, router: model.lowRank?.router?.config ?? null }));
+        for (const expert of experts) console.log(expertLine(expert));
+        console.log(summary(model.lowRank));
+      }),
+    );
+}
+
+function removeCommand(): Command {
+  return new Command("remove")
+    .summary("remove an expert from a model's folder")
+    .description("Removes a low-rank expert and its two files from a model's folder.")
+    .argument("<model>", OWN_FOLDER)
+    .argument("<name>", "name of the expert")
+    .addOption(dropRouterOption())
+    .addOption(jsonOption())
+    .action(async (folder: string, name: string, flags: RemoveFlags) => {
+      await expectOwnFolder(folder);
+      await removeLowRankExpert(folder, name, flags);
+      console.log(flags.json ? JSON.stringify({ removed: name }) : `removed ${name}`);
+    });
+}
+
+async function runAdd(folder: string, adapter: string, flags: AddFlags, signal: AbortSignal): Promise<void> {
+  await expectOwnFolder(folder);
+  const name = flags.name ?? adapterName(adapter);
+  const path = await adapterPath(adapter, signal);
+  const model = await openModel(folder);
+  try {
+    await addLowRankExpert(folder, { name, path, model }, flags);
+  } finally {
+    await model.close();
+  }
+  await withModelFiles(folder, signal, (changed) => printAdded(changed, name, flags.json));
+}
+
+async function printAdded(model: Model, name: string, json: boolean): Promise<void> {
+  const added = model.lowRank?.experts.filter((expert) => expert.name === name) ?? [];
+  for (const expert of await describeExperts(added, model)) {
+    console.log(json ? JSON.stringify(expert) : `added ${expertLine(expert)}`);
+  }
+}
+
+function dropRouterOption(): Option {
+  const explanation = "remove the folder's router, which was trained for the experts of before";
+  return new Option("--drop-router", explanation).default(false);
+}
+
+/** @throws {ReadMeError} when experts cannot be written there: into a file, or into a cache that programs share */
+async function expectOwnFolder(path: string): Promise<void> {
+  const stats = await stat(path).catch(() => undefined);
+  if (stats?.isDirectory()) return;
+  const problem = stats ? "is a file, which holds no experts; put it into a folder of its own" : "is no folder here";
+  throw new ReadMeError(
+    stats ? "ERR_MODEL_UNSUPPORTED" : "ERR_FILE_NOT_FOUND",
+    `${path}: ${problem}. Adapters of a model elsewhere are given to each command by --lora`,
+  );
+}
+
+function summary(set: LowRankSet | undefined): string {
+  const count = set?.experts.length ?? 0;
+  const router = set?.router ? "; the router chooses" : "";
+  return count === 0 ? "no low-rank experts" : `${count} low-rank ${count === 1 ? "expert" : "experts"}${router}`;
+}

@@ -1,0 +1,213 @@
+// Sets of low-rank experts, changed expert by expert.
+
+import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Model, openExpertSet, openModel, removeLowRankExpert, writeExpertSet } from "@readme-moe/model";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { fixture } from "../support/fixtures.ts";
+import { writeModelGguf } from "../support/gguf/convert-model.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { expectReadMeError } from "../support/rejection.ts";
+import { adapterFor, addTo, modelFolder, namesIn, SET_FILE, setJson, writeJson } from "../support/set-folders.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { writeTinyAdapter } from "../support/tiny-adapter.ts";
+import { tinySet } from "../support/tiny-set.ts";
+
+const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"];
+
+let base: Model;
+beforeAll(async () => {
+  base = await openModel(fixture("families/llama-tied"));
+});
+afterAll(() => base.close());
+
+async function add(folder: string, name: string, path?: string, dropRouter = false): Promise<void> {
+  await addTo(folder, name, { model: base, dropRouter, ...(path === undefined ? {} : { path }) });
+}
+
+describe("adding and removing", () => {
+  test("keeps the adapters' own files, in the order of additions", async () => {
+    const folder = await modelFolder();
+    expect(await namesIn(folder)).toBeUndefined();
+    const source = await adapterFor(base, 3);
+    await add(folder, "legal", source);
+    await add(folder, "support");
+    expect(await namesIn(folder)).toEqual(["legal", "support"]);
+    for (const name of ADAPTER) {
+      const [copy, original] = [join(folder, "experts", "legal", name), join(source, name)];
+      expect(await readFile(copy)).toEqual(await readFile(original));
+    }
+    expect(await setJson(folder)).toEqual({
+      version: 1,
+      experts: [
+        { name: "legal", folder: "experts/legal" },
+        { name: "support", folder: "experts/support" },
+      ],
+    });
+    await removeLowRankExpert(folder, "legal");
+    expect(await namesIn(folder)).toEqual(["support"]);
+    expect(await readdir(join(folder, "experts"))).toEqual(["support"]);
+    await removeLowRankExpert(folder, "support");
+    expect(await namesIn(folder)).toBeUndefined();
+    expect(await readdir(folder)).toEqual(await readdir(fixture("families/llama-tied")).then((all) => all.sort()));
+  });
+
+  test("leaves the model's own fingerprint as it is", async () => {
+    const [folder, cache] = [await modelFolder(), await temporaryFolder()];
+    const before = await openModel(folder);
+    const fingerprint = await before.fingerprint(cache);
+    await add(folder, "legal");
+    const after = await openModel(folder);
+    expect(await after.fingerprint(cache)).toBe(fingerprint);
+    await Promise.all([before.close(), after.close()]);
+  });
+
+  test("keeps fields that are not known here", async () => {
+    const folder = await modelFolder();
+    await writeJson(folder, { version: 1, experts: [], provenance: { by: "hand" }, note: [1] });
+    await add(folder, "legal");
+    expect(await setJson(folder)).toMatchObject({ provenance: { by: "hand" }, note: [1] });
+    await removeLowRankExpert(folder, "legal");
+    expect(await setJson(folder)).toEqual({ version: 1, experts: [], provenance: { by: "hand" }, note: [1] });
+  });
+
+  test("refuses a name that is taken, also in another case, and one that no expert can have", async () => {
+    const folder = await modelFolder();
+    await add(folder, "legal");
+    await expectReadMeError(add(folder, "legal"), "ERR_WRITE_FAILED", folder, '"legal"', "already");
+    await expectReadMeError(add(folder, "LEGAL"), "ERR_WRITE_FAILED", '"legal"', "already");
+    for (const name of ["none", "../up", "a/b", ""]) await expect(add(folder, name)).rejects.toThrow(TypeError);
+    await expectReadMeError(removeLowRankExpert(folder, "none"), "ERR_FILE_NOT_FOUND", '"none"', "it has legal");
+    expect(await namesIn(folder)).toEqual(["legal"]);
+  });
+
+  test("refuses an adapter that cannot be taken or holds no numbers, and changes nothing", async () => {
+    const folder = await modelFolder();
+    await add(folder, "legal");
+    const before = await readFile(join(folder, SET_FILE), "utf8");
+    const dora = await writeTinyAdapter(join(await temporaryFolder(), "dora"), base.config, {
+      config: { use_dora: true },
+    });
+    await expectReadMeError(add(folder, "dora", dora), "ERR_MODEL_UNSUPPORTED", dora, "`use_dora`");
+    const bad = await writeTinyAdapter(join(await temporaryFolder(), "bad"), base.config, { size: NaN });
+    await expectReadMeError(add(folder, "bad", bad), "ERR_MODEL_INVALID", bad, "lora_A.weight", "NaN at element 0");
+    const head = { modules: ["lm_head"], size: Infinity };
+    const badHead = await writeTinyAdapter(join(await temporaryFolder(), "head"), base.config, head);
+    await expectReadMeError(add(folder, "head", badHead), "ERR_MODEL_INVALID", "lm_head.lora_A.weight", "Infinity");
+    await expectReadMeError(add(folder, "gone", join(bad, "gone")), "ERR_FILE_NOT_FOUND", "gone");
+    expect(await readFile(join(folder, SET_FILE), "utf8")).toBe(before);
+    expect(await readdir(join(folder, "experts"))).toEqual(["legal"]);
+  });
+
+  test("goes on where a killed process stopped", async () => {
+    const folder = await modelFolder();
+    await add(folder, "legal");
+    const listed = await setJson(folder);
+    // Killed before the set's file was written, and while the adapter was copied.
+    await add(folder, "support", await adapterFor(base, 5));
+    await writeJson(folder, listed);
+    await mkdir(join(folder, "experts", ".support-1234.tmp"));
+    await writeFile(join(folder, "experts", ".support-1234.tmp", "adapter_config.json"), "{");
+    expect(await namesIn(folder)).toEqual(["legal"]);
+    const wanted = await adapterFor(base, 6);
+    await add(folder, "support", wanted);
+    expect(await namesIn(folder)).toEqual(["legal", "support"]);
+    const copy = join(folder, "experts", "support", "adapter_model.safetensors");
+    expect(await readFile(copy)).toEqual(await readFile(join(wanted, "adapter_model.safetensors")));
+    // Killed after the set's file was written, before the adapter was removed.
+    await writeJson(folder, listed);
+    await add(folder, "support");
+    await removeLowRankExpert(folder, "support");
+    expect(await namesIn(folder)).toEqual(["legal"]);
+  });
+
+  test("removes no file that is not an adapter's", async () => {
+    const folder = await modelFolder();
+    await mkdir(join(folder, "experts", "legal"), { recursive: true });
+    await writeFile(join(folder, "experts", "legal", "notes.txt"), "mine");
+    await expectReadMeError(add(folder, "legal"), "ERR_WRITE_FAILED", "not empty");
+    await add(folder, "support");
+    await writeFile(join(folder, "experts", "support", "notes.txt"), "mine");
+    await removeLowRankExpert(folder, "support");
+    expect(await readdir(join(folder, "experts", "support"))).toEqual(["notes.txt"]);
+    expect(await readdir(join(folder, "experts", "legal"))).toEqual(["notes.txt"]);
+  });
+
+  test("removes an expert whose folder is gone or lies elsewhere, and nothing there", async () => {
+    const [folder, elsewhere] = [await modelFolder(), await adapterFor(base)];
+    await add(folder, "legal");
+    await symlink(elsewhere, join(folder, "link"));
+    const { experts } = await setJson(folder);
+    const odd = [
+      { name: "gone", folder: "experts/gone" },
+      { name: "out", folder: "link" },
+    ];
+    await writeJson(folder, { version: 1, experts: [...(experts as object[]), ...odd] });
+    await expectReadMeError(openModel(folder), "ERR_FILE_NOT_FOUND", "experts/gone");
+    await removeLowRankExpert(folder, "gone");
+    await expectReadMeError(openModel(folder), "ERR_FILE_CORRUPT", '"link"', "leads out");
+    await removeLowRankExpert(folder, "out");
+    expect(await namesIn(folder)).toEqual(["legal"]);
+    expect((await readdir(elsewhere)).toSorted()).toEqual(ADAPTER);
+  });
+
+  test("keeps a folder that another expert has as well", async () => {
+    const folder = await modelFolder();
+    await add(folder, "legal");
+    const listed = { folder: "experts/legal" };
+    await writeJson(folder, {
+      version: 1,
+      experts: [
+        { name: "legal", ...listed },
+        { name: "law", ...listed },
+      ],
+    });
+    await removeLowRankExpert(folder, "legal");
+    expect(await namesIn(folder)).toEqual(["law"]);
+    await removeLowRankExpert(folder, "law");
+    expect(await readdir(folder)).not.toContain("experts");
+  });
+
+  test("follows a plain list under random operations", async () => {
+    const [folder, source, random] = [await modelFolder(), await adapterFor(base), seededRandom(4)];
+    let expected: string[] = [];
+    const names = ["a", "b", "c", "d"];
+    for (let round = 0; round < 40; round++) {
+      const name = names[randomInteger(random, names.length)] ?? "";
+      if (random() < 0.55) {
+        const done = add(folder, name, source);
+        if (expected.includes(name)) await expectReadMeError(done, "ERR_WRITE_FAILED");
+        else expected = await done.then(() => [...expected, name]);
+      } else {
+        const done = removeLowRankExpert(folder, name);
+        if (!expected.includes(name)) await expectReadMeError(done, "ERR_FILE_NOT_FOUND");
+        else expected = await done.then(() => expected.filter((one) => one !== name));
+      }
+      expect((await namesIn(folder)) ?? []).toEqual(expected);
+    }
+  });
+});
+
+test("a set is changed only when its router may go", async () => {
+  const set = join(await temporaryFolder(), "set");
+  await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: {} }, 3));
+  await expectReadMeError(add(set, "more"), "ERR_WRITE_FAILED", "router", "legal, support");
+  await expectReadMeError(removeLowRankExpert(set, "legal"), "ERR_WRITE_FAILED", "router");
+  await add(set, "more", undefined, true);
+  expect((await readdir(set)).toSorted()).toEqual(["experts", SET_FILE]);
+  const opened = await openExpertSet(set, base.config);
+  expect(opened?.experts.map(({ name }) => name)).toEqual(["legal", "support", "more"]);
+  expect(opened?.router).toBeUndefined();
+});
+
+test("a GGUF file holds no set, but a folder with one does", async () => {
+  const folder = await temporaryFolder();
+  const file = join(folder, "model.gguf");
+  await writeModelGguf(base, file, "F32");
+  await expectReadMeError(add(file, "legal"), "ERR_MODEL_UNSUPPORTED", file, "folder of its own");
+  await add(folder, "legal");
+  expect(await namesIn(folder)).toEqual(["legal"]);
+  const alone = await openModel(file);
+  expect(alone.lowRank).toBeUndefined();
+  await alone.close();
+});

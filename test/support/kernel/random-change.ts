@@ -1,0 +1,52 @@
+// Random low-rank changes of a random model, once for the plain implementation and once as an expert.
+
+import type { LowRankExpert, LowRankProduct, LowRankRefs } from "@readme-moe/model";
+import type { PlainLowRank } from "../../oracles/plain-change.ts";
+import type { PlainChange, PlainModel } from "../../oracles/plain-kernel.ts";
+import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
+import { randomInteger, randomNormal } from "../random.ts";
+import { memoryTensor } from "./memory-store.ts";
+
+const PRODUCTS: readonly LowRankProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
+const PRECISIONS = ["fp32", "fp16", "int8"] as const;
+
+/** A change in both forms. */
+export interface TestChange {
+  readonly plain: PlainChange;
+  readonly packed: Pick<LowRankExpert, "layers" | "head">;
+}
+
+/** Makes a change of about every second product, with ranks of 1 to 40. */
+export function randomChange(random: () => number, model: PlainModel): TestChange {
+  const products = new Map<PlainWeights, PlainLowRank>();
+  const precision = PRECISIONS[randomInteger(random, PRECISIONS.length)] ?? "fp32";
+  const refsOf = (weights: PlainWeights | undefined): LowRankRefs | undefined => {
+    if (!weights || random() < 0.5) return undefined;
+    const low = randomLowRank(random, weights);
+    products.set(weights, low);
+    const { rank, numIn, numOut, a, b, scale } = low;
+    return { rank, scale, a: memoryTensor(a, [rank, numIn]), b: memoryTensor(b, [numOut, rank]) };
+  };
+  const layers = model.layers.map((layer) => {
+    const weights = [layer.query, layer.key, layer.value, layer.attentionOutput];
+    const all = [...weights, layer.shared?.gate, layer.shared?.up, layer.shared?.down];
+    return Object.fromEntries(
+      all.flatMap((one, index) => {
+        const refs = refsOf(one);
+        return refs ? [[PRODUCTS[index] as LowRankProduct, refs]] : [];
+      }),
+    );
+  });
+  const head = refsOf(model.head);
+  return { plain: { precision, products }, packed: { layers, head } };
+}
+
+function randomLowRank(random: () => number, { numIn, numOut }: PlainWeights): PlainLowRank {
+  const rank = random() < 0.2 ? 16 : 1 + randomInteger(random, 40);
+  const floats = (length: number, size: number): Float32Array =>
+    Float32Array.from({ length }, () => size * randomNormal(random));
+  const [a, b] = [floats(rank * numIn, numIn ** -0.5), floats(numOut * rank, 1)];
+  // A row of zeros has no scale of its own.
+  if (random() < 0.3) a.fill(0, 0, numIn);
+  return { rank, numIn, numOut, a, b, scale: 0.25 + random() };
+}
