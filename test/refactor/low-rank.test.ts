@@ -3,8 +3,10 @@
 import { existsSync } from "node:fs";
 import { cp, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { KernelRunner, openExperts } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, SafetensorsFile, writeSafetensors, type Model } from "@readme-moe/model";
+import { fixedRouter, openRouter } from "@readme-moe/router";
 import { tuneLowRank, type LowRankOptions, type LowRankReport } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
@@ -21,7 +23,7 @@ import * as fc from "../support/fast-check.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { runningModel } from "../support/running-model.ts";
-import { persistentFolder } from "../support/temporary-folder.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyDense } from "../support/tiny-dense.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
@@ -161,6 +163,29 @@ test("losses of the report are those that the kernel has with the changes added 
   expect(report.rival?.above_dense).toBeLessThan(-0.5);
 });
 
+test("losses with the router are those of the engine with the expert set", async () => {
+  const { tokenizer } = await model.loadText();
+  const endOfText = endOfTextId(tokenizer, model.config.eosTokenIds);
+  const shared = { calibrationTokens: 32, routerTokens: 0, evaluationSequences: 4, sequenceTokens: 32, seed: 1 };
+  const cacheFolder = await temporaryFolder();
+  const runner = await KernelRunner.open(model, { threads: 1, precision: "fp32", cacheFolder });
+  const set = await openExperts(runner, model, { experts: out });
+  expect(set.experts.map(({ name }) => name)).toEqual(KINDS);
+  const fingerprint = (): Promise<string> => set.fingerprint(cacheFolder);
+  const routed = { path: set.path, router: set.router, experts: model.experts, fingerprint };
+  const router = await openRouter(routed, "router", { threads: 1, cacheFolder });
+  for (const [kind, text] of (await pocketTexts(KINDS)).entries()) {
+    const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
+    const tested = evaluation.filter((_, place) => place % 2 === 0);
+    const name = KINDS[kind]!;
+    const own = fixedRouter(KINDS.length + 1, kind + 1);
+    // The kernel has factors in half precision, as the file does.
+    expect((await evaluateSequences({ runner, router }, tested)).loss).toBeCloseTo(report.router.losses[name]!, 2);
+    expect((await evaluateSequences({ runner, router: own }, tested)).loss).toBeCloseTo(report.label.losses[name]!, 2);
+  }
+  await Promise.all([router.dispose(), runner.dispose(), set.close()]);
+});
+
 test("the report counts routes, tokens and evaluations", async () => {
   for (const name of KINDS) {
     const shares = Object.entries(report.routes[name] ?? {});
@@ -197,9 +222,9 @@ test.each(["start", "none"] as const)("trains experts with sharing %s", { timeou
 });
 
 test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
-  ["a reserved name", {}, ["none"], /name of a kind of text to be 1 to 64 characters.*got "none"/],
+  ["a reserved name", {}, ["none"], /name of a kind of text to be other than `none`.*got "none"/],
   ["a name that is no folder's", {}, ["../x"], /got "\.\.\/x"/],
-  ["two equal names", {}, ["a", "a"], /different names, got two `a`/],
+  ["two names that differ in case", {}, ["a", "A"], /different names, got two `A`/],
   ["no text", {}, [], /at least one kind/],
   ["a first share of 1", { firstShare: 1 }, ["a"], /`firstShare` to be below 1, got `1`/],
   ["a shared rank that is all", { sharedRank: 16 }, ["a"], /`sharedRank`/],

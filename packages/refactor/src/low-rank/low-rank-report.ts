@@ -67,7 +67,6 @@ export interface LowRankFacts {
   readonly trainedParameters: number;
   readonly seconds: number;
   readonly domains: readonly DomainCounts[];
-  readonly folders: readonly string[];
   readonly trained: TrainedExperts;
   readonly losses: Readonly<Record<"dense" | "label" | "router", Evaluation>> & { readonly rival?: Evaluation };
   /** Share of each kind's tokens by expert, "none" first. */
@@ -90,7 +89,7 @@ export function lowRankReport({ options, schedule, domains, trained, losses, ...
     tokens: totalSteps(schedule) * stepTokens,
     seconds: facts.seconds,
     data: domains,
-    experts: names.map((name, kind) => ({ name, folder: facts.folders[kind] ?? "" })),
+    experts: names.map((name) => ({ name, folder: `experts/${name}` })),
     trainings: trained.parts.map(({ stage, name, history }) => ({
       stage,
       name,

@@ -1,9 +1,9 @@
 // Trains experts of low rank over a dense model, and writes them as an expert set.
 
 import { ReadMeError } from "@readme-moe/core";
-import { resolveCacheFolder, type Model } from "@readme-moe/model";
+import { expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
-import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
+import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { readDecoderWeights } from "../tuning/decoder/decoder-weights.ts";
 import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
 import { AdaptedModel } from "./adapted-model.ts";
@@ -17,10 +17,7 @@ import { changedProducts } from "./products.ts";
 import { scheduleOf, sequencesOfKind } from "./schedule.ts";
 import { lossesOfTokens, meanLoss } from "./token-losses.ts";
 import { trainExperts } from "./train-experts.ts";
-import { expertFolder, writeExpertSet } from "./write-experts.ts";
-
-const EXPERT_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
-const RESERVED_NAMES: readonly string[] = ["none", "router"];
+import { setContent } from "./write-experts.ts";
 
 /** Distance of the seeds of changes that are trained together. */
 const SEED_STEP = 7919;
@@ -95,18 +92,17 @@ export async function tuneLowRank(
       domains,
       trained,
       seconds: (performance.now() - startMs) / 1000,
-      folders: names.map(expertFolder),
       ...measured,
     });
-    await work.clear("experts");
-    const provenance = { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens };
-    await writeExpertSet(file("experts"), {
-      experts: adapters.map((adapter, kind) => ({ name: names[kind] ?? "", adapter })),
-      router,
-      shape: { rank, alpha, products, base: source },
-      provenance,
+    await writeExpertSet(out, {
+      ...setContent({
+        experts: adapters.map((adapter, kind) => ({ name: names[kind] ?? "", adapter })),
+        router,
+        shape: { rank, alpha, products, base: source },
+      }),
+      provenance: { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens },
+      documents: lowRankDocuments(report),
     });
-    await finishFolder(file("experts"), out, lowRankDocuments(report));
     await work.remove();
     return report;
   } finally {
@@ -118,12 +114,14 @@ function checkNames(texts: readonly DomainText[]): void {
   if (texts.length === 0) throw new RangeError("Expected text of at least one kind, got none");
   const seen = new Set<string>();
   for (const { name } of texts) {
-    if (!EXPERT_NAME.test(name) || RESERVED_NAMES.includes(name)) {
-      const expectation = `1 to 64 characters of A-Z, a-z, 0-9, ".", "_" and "-", a letter or digit first, not "none" or "router"`;
-      throw new RangeError(`Expected the name of a kind of text to be ${expectation}, got ${JSON.stringify(name)}`);
+    const problem = expertNameProblem(name);
+    if (problem !== undefined) {
+      throw new RangeError(`Expected the name of a kind of text to be ${problem}, got ${JSON.stringify(name)}`);
     }
-    if (seen.has(name)) throw new RangeError(`Expected kinds of text to have different names, got two \`${name}\``);
-    seen.add(name);
+    // Folders of names that differ in case are the same on some systems.
+    const folded = name.toLowerCase();
+    if (seen.has(folded)) throw new RangeError(`Expected kinds of text to have different names, got two \`${name}\``);
+    seen.add(folded);
   }
 }
 

@@ -1,29 +1,19 @@
-// Writes an expert set: one folder for each expert in PEFT's layout, the router, and read-me-experts.json.
+// Experts as the contents of an expert set: each in PEFT's layout, and the router.
 
-import { mkdir } from "node:fs/promises";
-import { join } from "node:path";
-import { encodeF16, writeFileAtomically, writeSafetensors, type SafetensorsInput } from "@readme-moe/model";
+import { encodeF16, type ExpertSetContent, type SafetensorsInput } from "@readme-moe/model";
 import { routerSection, routerTensors } from "../router-training/router-network.ts";
 import { LEFT, RIGHT } from "../tuning/parameters.ts";
 import type { KeptRouter } from "../tuning/tuning-router.ts";
 import type { Adapter } from "./adapter.ts";
 import { graphName, type Product } from "./products.ts";
 
-const SET_VERSION = 1;
-
-interface NamedAdapter {
-  readonly name: string;
-  readonly adapter: Adapter;
-}
-
-export interface ExpertSet {
-  readonly experts: readonly NamedAdapter[];
+interface TrainedSet {
+  readonly experts: readonly { readonly name: string; readonly adapter: Adapter }[];
   readonly router: KeptRouter;
-  /** Properties that all experts have in common. */
   readonly shape: AdapterShape;
-  readonly provenance: Readonly<Record<string, unknown>>;
 }
 
+/** Properties that all experts have in common. */
 interface AdapterShape {
   readonly rank: number;
   readonly alpha: number;
@@ -32,27 +22,19 @@ interface AdapterShape {
   readonly base: string;
 }
 
-/** Returns the folder of an expert within its set. */
-export function expertFolder(name: string): string {
-  return `experts/${name}`;
-}
-
-/** Writes the set's files to a folder. @throws {ReadMeError} `ERR_WRITE_FAILED` */
-export async function writeExpertSet(path: string, { experts, router, shape, provenance }: ExpertSet): Promise<void> {
-  for (const { name, adapter } of experts) {
-    const folder = join(path, expertFolder(name));
-    await mkdir(folder, { recursive: true });
-    await writeSafetensors(join(folder, "adapter_model.safetensors"), peftTensors(adapter, shape), { format: "pt" });
-    await writeFileAtomically(join(folder, "adapter_config.json"), json(peftConfig(shape)));
-  }
-  await writeSafetensors(join(path, "router.safetensors"), routerTensors(router.config, router.parameters));
-  const set = {
-    version: SET_VERSION,
-    experts: experts.map(({ name }) => ({ name, folder: expertFolder(name) })),
-    router: routerSection(router.config),
-    provenance,
+/** Makes the adapters and the router of a set. */
+export function setContent({ experts, router, shape }: TrainedSet): Pick<ExpertSetContent, "experts" | "router"> {
+  return {
+    experts: experts.map(({ name, adapter }) => ({
+      name,
+      config: peftConfig(shape),
+      tensors: peftTensors(adapter, shape),
+    })),
+    router: {
+      config: { ...routerSection(router.config) },
+      tensors: routerTensors(router.config, router.parameters),
+    },
   };
-  await writeFileAtomically(join(path, "read-me-experts.json"), json(set));
 }
 
 /** Lists factors in half precision under PEFT's names, layer by layer. */
@@ -93,8 +75,4 @@ function peftConfig({ rank, alpha, products, base }: AdapterShape): Readonly<Rec
     rank_pattern: {},
     alpha_pattern: {},
   };
-}
-
-function json(value: object): string {
-  return `${JSON.stringify(value, undefined, 2)}\n`;
 }
