@@ -206,6 +206,16 @@ test("the report counts routes, tokens and evaluations", async () => {
   expect(card).toContain("pictures/losses.svg");
 });
 
+test("passes over short text three times by default", { timeout: 60_000 }, async () => {
+  const texts = (await pocketTexts(KINDS)).map((text) => ({ ...text, documents: text.documents.slice(0, 12) }));
+  const shortened = texts.map((text) => ({ ...text, documents: text.documents.map((one) => one.slice(0, 300)) }));
+  const { tokens: _, ...options } = OPTIONS;
+  const found = await tuneLowRank(model, shortened, join(folder, "short"), { ...options, rival: false, threads: 1 });
+  const available = found.data.reduce((sum, one) => sum + one.tokens, 0);
+  expect(available).toBeLessThan(4000);
+  expect(found.options.tokens).toBe(3 * available);
+});
+
 test.each(["start", "none"] as const)("trains experts with sharing %s", { timeout: 60_000 }, async (sharing) => {
   const other = join(folder, sharing);
   const found = await tuneLowRank(model, await pocketTexts(KINDS), other, { ...OPTIONS, sharing, threads: 1 });

@@ -6,7 +6,10 @@ export const SHARINGS = ["ranks", "start", "none"] as const;
 
 /** Options of `tuneLowRank` that, beside the model and texts, decide the result. */
 export interface LowRankOptions {
-  /** Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind */
+  /**
+   * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind, but
+   * no more than three passes
+   */
   readonly tokens?: number | undefined;
   /**
    * Common part of experts: `"ranks"`, some of their ranks, which all text trains; `"start"`, an expert that all kinds

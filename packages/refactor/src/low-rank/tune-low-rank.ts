@@ -19,6 +19,8 @@ import { lossesOfTokens, meanLoss } from "./token-losses.ts";
 import { trainExperts } from "./train-experts.ts";
 import { setContent } from "./write-experts.ts";
 
+/** Most passes over the text unless the number of tokens is given; short text would be learned by heart. */
+const MAX_PASSES = 3;
 /** Distance of the seeds of changes that are trained together. */
 const SEED_STEP = 7919;
 
@@ -41,7 +43,7 @@ export async function tuneLowRank(
   out: string,
   options: LowRankOptions & LowRankRun = {},
 ): Promise<LowRankReport> {
-  const resolved = resolveLowRankOptions(options, texts.length);
+  const given = resolveLowRankOptions(options, texts.length);
   checkNames(texts);
   if (model.kind !== "dense") {
     const problem = `is not a dense model (${model.kind}); experts of low rank are trained over dense models`;
@@ -49,10 +51,12 @@ export async function tuneLowRank(
   }
   await refuseOccupied(out);
   const startMs = performance.now();
+  const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = given;
+  const tokens = sequencesOfKind(scheduleOf(given, texts.length), given) * texts.length * sequenceTokens;
+  const { training, evaluation, domains } = await prepareTexts(model, texts, { ...given, tokens });
+  const mostTokens = options.tokens ?? MAX_PASSES * training.length * sequenceTokens;
+  const resolved = { ...given, tokens: Math.min(given.tokens, mostTokens) };
   const schedule = scheduleOf(resolved, texts.length);
-  const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = resolved;
-  const tokens = sequencesOfKind(schedule, resolved) * texts.length * sequenceTokens;
-  const { training, evaluation, domains } = await prepareTexts(model, texts, { ...resolved, tokens });
   const models = [await model.fingerprint(resolveCacheFolder())];
   const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
 
