@@ -1,19 +1,31 @@
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { defineConfig } from "vitest/config";
 import { builtWorkers } from "./vitest.config.ts";
 
 // Stryker copies the project to a sandbox. The links of packages lead out of it, so packages are resolved by path.
 const packages = join(import.meta.dirname, "packages");
-const conditions = ["@readme-moe/source"];
+const SOURCE = "@readme-moe/source";
+const conditions = [SOURCE];
+
+/** Lists the entries of a package, such as `@readme-moe/engine/evaluation`, with the paths of their sources. */
+function entriesOf(folder: string) {
+  const text = readFileSync(join(packages, folder, "package.json"), "utf8");
+  const { name, exports } = JSON.parse(text) as {
+    readonly name: string;
+    readonly exports: Readonly<Record<string, { readonly [SOURCE]: string }>>;
+  };
+  return Object.entries(exports).map(([entry, { [SOURCE]: source }]) => ({
+    find: new RegExp(`^${name}${entry.slice(1)}$`),
+    replacement: join(packages, folder, source),
+  }));
+}
 
 export default defineConfig({
   plugins: [builtWorkers],
   resolve: {
     conditions,
-    alias: readdirSync(packages)
-      .filter((name) => name !== "readme-moe" && name !== "adapter")
-      .map((name) => ({ find: `@readme-moe/${name}`, replacement: join(packages, name, "src", "index.ts") })),
+    alias: readdirSync(packages).flatMap(entriesOf),
   },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {

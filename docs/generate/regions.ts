@@ -97,6 +97,11 @@ export const REGIONS: readonly Region[] = [
     name: "tune",
     make: () => optionTable(["packages/refactor/src/tuning/options.ts", "TuneOptions"]),
   },
+  {
+    page: "refactor.md",
+    name: "tune-low-rank",
+    make: () => optionTable(["packages/refactor/src/low-rank/options.ts", "LowRankOptions"]),
+  },
   { page: "command-line.md", name: "commands", make: commandSections },
   { page: "events.md", name: "events", make: eventSections },
   { page: "errors.md", name: "errors", make: errorTable },

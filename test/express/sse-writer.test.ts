@@ -5,10 +5,12 @@ import express, { type Response } from "express";
 import { describe, expect, test } from "vitest";
 import { SseWriter } from "../../packages/express/src/api/answer.ts";
 import { systemTimers } from "../../packages/express/src/http/timers.ts";
+import { ApiError } from "../../packages/express/src/http/errors.ts";
 import { identify } from "../../packages/express/src/http/request.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { listen, type RunningServer } from "../support/served-model.ts";
+import { httpChunks } from "../support/sse.ts";
 
 describe("a writer", () => {
   const big = { text: "x".repeat(1 << 20) };
@@ -85,6 +87,72 @@ describe("a writer", () => {
     socket.destroy();
     await running[Symbol.asyncDispose]();
   });
+});
+
+test("a client that leaves ends all waits", async () => {
+  const manual = manualTimers();
+  const { server: running, socket, response } = await unread();
+  const writer = new SseWriter(response, {
+    keepAliveMs: 1,
+    maxBufferedBytes: 1 << 30,
+    slowReaderMs: 2,
+    timers: manual,
+  });
+  for (let sent = 0; sent < 16; sent++) writer.send({ text: "x".repeat(1 << 20) });
+  expect([manual.count(1), manual.count(2)]).toEqual([1, 1]);
+  const closed = once(response, "close");
+  socket.destroy();
+  await closed;
+  expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
+  writer.end();
+  writer.send({ text: "too late" });
+  expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
+  await running[Symbol.asyncDispose]();
+});
+
+test("nothing is sent, headers included, before the first event, and each write is flushed where that is possible", async () => {
+  const manual = manualTimers();
+  const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 20, slowReaderMs: 2, timers: manual };
+  for (const flushes of [true, false]) {
+    const { server: running, socket, response } = await unread();
+    const flushed: number[] = [];
+    // Compressing middleware sets a function; any other value of that name is not ours to call.
+    Object.assign(response, { flush: flushes ? () => flushed.push(response.writableLength) : "soon" });
+    const writer = new SseWriter(response, options);
+    writer.send();
+    expect([response.headersSent, manual.count(1), flushed.length]).toEqual([false, 0, 0]);
+    writer.send({ a: 1 }, { b: 2 });
+    expect(flushed).toHaveLength(flushes ? 1 : 0);
+    expect(manual.fire(1)).toBe(1);
+    writer.end();
+    writer.send({ c: 3 });
+    expect(flushed).toHaveLength(flushes ? 3 : 0);
+    expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
+    const all = readAll(socket);
+    socket.resume();
+    const text = await all;
+    expect(text).toMatch(/^HTTP\/1\.1 200 OK\r\n/);
+    const pieces = ['data: {"a":1}\n\ndata: {"b":2}\n\n', ": ping\n\n", "data: [DONE]\n\n"];
+    expect(httpChunks(text)).toEqual(pieces);
+    await running[Symbol.asyncDispose]();
+  }
+});
+
+test("a stream that is abandoned keeps its connection open no longer, and can still end with an error", async () => {
+  const manual = manualTimers();
+  const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 20, slowReaderMs: 2, timers: manual };
+  const { server: running, socket, response } = await unread();
+  const writer = new SseWriter(response, options);
+  writer.send({ a: 1 });
+  writer.abandon();
+  expect(manual.count(1)).toBe(0);
+  writer.fail(new ApiError({ status: 503, type: "server_error", message: "Gone", code: "engine_failed" }));
+  expect(manual.count(1)).toBe(0);
+  const all = readAll(socket);
+  socket.resume();
+  const error = { message: "Gone", type: "server_error", param: null, code: "engine_failed" };
+  expect(httpChunks(await all)).toEqual(['data: {"a":1}\n\n', `data: ${JSON.stringify({ error })}\n\n`]);
+  await running[Symbol.asyncDispose]();
 });
 
 /** Opens a server that hands out its response, and a connection that reads nothing. */

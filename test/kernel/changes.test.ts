@@ -145,5 +145,5 @@ test("a number that is not finite is refused with its tensor's name", async () =
   const pack = async (): Promise<void> => {
     for await (const piece of packChange(expert, "int8", () => ({}))) expect(piece.length).toBeGreaterThan(0);
   };
-  await expect(pack()).rejects.toThrow("memory: tensor `tensor` holds NaN");
+  await expect(pack()).rejects.toThrow("memory: tensor `tensor` holds NaN, which is not finite");
 });

@@ -26,7 +26,7 @@ export interface TinyAdapter {
 }
 
 /** Modules of a layer behind `model.layers.N.`. */
-const LAYER_MODULES: readonly string[] = [
+export const LAYER_MODULES: readonly string[] = [
   ...["q_proj", "k_proj", "v_proj", "o_proj"].map((name) => `self_attn.${name}`),
   ...["gate_proj", "up_proj", "down_proj"].map((name) => `mlp.${name}`),
 ];

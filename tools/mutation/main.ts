@@ -1,5 +1,6 @@
 // Runs Stryker over the deciding code: npm run test:mutation [-- --share 0.2 --seed 1 target ...]
-// `--share` draws that part of each target's functions. All targets whole take hours.
+// `--share` draws that part of each target's functions. All targets whole take hours. `--survivors` tests the places
+// again where mutants survived the last run.
 
 import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { relative } from "node:path";
@@ -8,12 +9,14 @@ import { Stryker } from "@stryker-mutator/core";
 import { seededRandom } from "../../packages/core/src/random.ts";
 import { sourceFiles } from "../house/source-counts.ts";
 import { drawDeclarations } from "./declarations.ts";
+import { survivorsOf } from "./survivors.ts";
 import { MUTATION_TARGETS, type MutationTarget } from "./targets.ts";
 
 const { values, positionals } = parseArgs({
   options: {
     share: { type: "string", default: "1" },
     seed: { type: "string", default: "1" },
+    survivors: { type: "boolean", default: false },
     concurrency: { type: "string", default: "2" },
     "tests-timeout-minutes": { type: "string", default: "20" },
   },
@@ -21,20 +24,27 @@ const { values, positionals } = parseArgs({
 });
 const OUT = "mutation-results";
 
-function filesOf({ sources }: MutationTarget): readonly string[] {
-  return sources.flatMap((source) => {
+function filesOf({ sources, except = [] }: MutationTarget): readonly string[] {
+  const files = sources.flatMap((source) => {
     const path = `packages/${source}`;
     return statSync(path).isDirectory() ? sourceFiles(path) : [path];
   });
+  return files.filter((path) => !except.some((prefix) => path.startsWith(`packages/${prefix}`)));
+}
+
+/** Lists the files or ranges to mutate. */
+function placesOf(target: MutationTarget): readonly string[] {
+  if (values.survivors) return survivorsOf(readFileSync(`${OUT}/${target.name}.json`, "utf8"));
+  const share = Number(values.share);
+  const random = seededRandom(Number(values.seed));
+  const files = filesOf(target);
+  return share < 1 ? files.flatMap((path) => drawDeclarations(path, share, random)) : files;
 }
 
 async function mutate(target: MutationTarget): Promise<void> {
   process.env["README_MOE_MUTATION_TESTS"] = target.tests.join("\n");
-  const share = Number(values.share);
-  const random = seededRandom(Number(values.seed));
-  const files = filesOf(target);
   const results = await new Stryker({
-    mutate: share < 1 ? files.flatMap((path) => drawDeclarations(path, share, random)) : [...files],
+    mutate: [...placesOf(target)],
     testRunner: "vitest",
     plugins: ["@stryker-mutator/vitest-runner"],
     vitest: { configFile: "vitest.mutation.config.ts", related: false },
@@ -50,7 +60,7 @@ async function mutate(target: MutationTarget): Promise<void> {
     jsonReporter: { fileName: `${OUT}/${target.name}.json` },
     ignorePatterns: ["/models/*", "!/models/pocket", "/docs", `/${OUT}`],
     tempDirName: ".stryker",
-    timeoutMS: 20_000,
+    timeoutMS: 10_000,
     dryRunTimeoutMinutes: Number(values["tests-timeout-minutes"]),
   }).runMutationTest();
   const count = (...statuses: readonly string[]): number =>

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { rowOf } from "./plain-sampler.ts";
-import { resolveSamplingParams, sampleToken, TokenCounts, tokenLogprobs } from "@readme-moe/core";
+import { logSumExpBlock, resolveSamplingParams, sampleToken, TokenCounts, tokenLogprobs } from "@readme-moe/core";
 
 const logits = Float32Array.from([1, 3, 2, -Infinity, 0]);
 const logSumExp = Math.log([1, 3, 2, 0].reduce((sum, logit) => sum + Math.exp(logit), 0));
@@ -44,4 +44,15 @@ describe("tokenLogprobs", () => {
       new RangeError("Expected the row to have 3 candidates or full logits, got 2"),
     );
   });
+});
+
+describe("logSumExpBlock", () => {
+  it.each([1, 2, 3, 17, 64, 96, 100, 4096, 32_000, 49_152, 50_257, 151_936, 262_144, 1_000_003])(
+    "divides a vocabulary of %i evenly, into the largest blocks up to its root and 512",
+    (vocabSize) => {
+      const most = Math.min(512, Math.ceil(Math.sqrt(vocabSize)));
+      const divisors = Array.from({ length: most }, (_, index) => index + 1).filter((size) => vocabSize % size === 0);
+      expect(logSumExpBlock(vocabSize)).toBe(divisors.at(-1));
+    },
+  );
 });

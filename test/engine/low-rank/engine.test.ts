@@ -142,8 +142,12 @@ test("holds a budget of one expert, with the same tokens as with all in memory",
   engine.events.on("expert:added", (event) => (bytes = event.bytes));
   await engine.addExpert("poetry", adapter("poetry"));
   await expect.poll(() => bytes).toBeGreaterThan(0);
-  for (const expertCacheBytes of [bytes, 3 * bytes]) {
-    await using streamed = await open({ loras, expertCacheBytes });
+  for (const [expertCacheBytes, kernel] of [
+    [bytes, "native"],
+    [3 * bytes, "native"],
+    [2 * bytes, "wasm"],
+  ] as const) {
+    await using streamed = await open({ loras, expertCacheBytes, kernel });
     expect(await Promise.all(requests.map((expert) => idsOf(streamed, expert)))).toEqual(expected);
     const { expertCache } = await streamed.stats();
     expect(expertCache?.usedBytes).toBeLessThanOrEqual(expertCacheBytes);
@@ -198,3 +202,36 @@ test("refuses experts that cannot be added, and keeps those it has", async () =>
   await engine.addExpert("sales", adapter("sales"));
   expect(engine.info.experts).toEqual(["none", "legal", "sales"]);
 });
+
+test("fails the requests alone whose expert cannot be read", async () => {
+  const cacheFolder = await temporaryFolder();
+  const model = await openModel(POCKET);
+  const large = await writeTinyAdapter(join(cacheFolder, "large"), model.config, {
+    rankOf: () => 64,
+    config: { r: 64 },
+  });
+  await model.close();
+  await using engine = await open({
+    cacheFolder,
+    loras: { large, legal: adapter("legal") },
+    expertCacheBytes: 20 << 20,
+  });
+  const expected = await idsOf(engine, "legal");
+  // The budget holds either of them, so that each request reads its own.
+  await engine.setExpertCacheBytes(await sizeOf(engine, large));
+  expect(await idsOf(engine, "large")).toHaveLength(24);
+  await rm(join(cacheFolder, "experts"), { recursive: true });
+  await expectReadMeError(idsOf(engine, "legal"), "ERR_FILE_UNREADABLE");
+  const [other, legal] = await Promise.allSettled([idsOf(engine, "none"), idsOf(engine, "legal")]);
+  expect([other.status, legal.status]).toEqual(["fulfilled", "rejected"]);
+  expect(other).not.toEqual({ status: "fulfilled", value: expected });
+});
+
+async function sizeOf(engine: ReadMeEngine, path: string): Promise<number> {
+  let bytes = 0;
+  engine.events.on("expert:added", (event) => (bytes = event.bytes));
+  await engine.addExpert("measured", path);
+  await expect.poll(() => bytes).toBeGreaterThan(0);
+  await engine.removeExpert("measured");
+  return bytes;
+}

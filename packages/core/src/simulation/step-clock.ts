@@ -49,13 +49,15 @@ export class StepClock {
     }
   }
 
-  /** Plans each layer once, as an engine does, and waits only for the layer's own reads. */
+  /** Plans each layer once, as an engine does, and waits only for the units that the layer runs with. */
   #awaitLayer(uses: UseForecast): void {
     const { evict, load } = this.#cache.enterLayer(uses);
     // The memory of a read in progress is free when the read has ended.
     for (const unit of evict) this.#awaitReads(({ layer, expert }) => layer === unit.layer && expert === unit.expert);
     this.#begin(load);
-    this.#awaitReads(({ layer }) => layer === uses.layer);
+    // Units of this layer that only the next step needs may still be read.
+    const experts = new Set(uses.running[uses.layer]);
+    this.#awaitReads(({ layer, expert }) => layer === uses.layer && experts.has(expert));
   }
 
   #begin(units: readonly ExpertUnit[]): void {

@@ -5,15 +5,13 @@ import { type Model, openLowRankExpert } from "@readme-moe/model";
 import type { UnitMemoryOptions } from "../streamed/unit-memory.ts";
 import { type ChangeMemory, ResidentChanges, StreamedChanges } from "./change-memory.ts";
 import { ExpertNames } from "./expert-names.ts";
-import { type ChangePacking, packedChange } from "./packed-changes.ts";
+import { cachedChange, type ChangePacking, freshChange } from "./packed-changes.ts";
 
 /** An expert that was added. */
 export interface AddedExpert {
   readonly index: number;
   /** Size in memory. */
   readonly numBytes: number;
-  /** Reason why the packed expert could not be cached. */
-  readonly cacheFailure: string | undefined;
 }
 
 export class LowRankExperts {
@@ -57,10 +55,12 @@ export class LowRankExperts {
     try {
       const expert = await openLowRankExpert(path, name, this.#model);
       try {
-        const change = await packedChange(expert, this.#packing);
+        const change = this.changes.units
+          ? await cachedChange(expert, this.#packing)
+          : freshChange(expert, this.#packing);
         await this.changes.add(index, change);
         this.names.setUsable(index, true);
-        return { index, numBytes: change.numBytes, cacheFailure: change.cacheFailure };
+        return { index, numBytes: change.numBytes };
       } finally {
         await expert.close();
       }

@@ -1,4 +1,4 @@
-// Packed changes of low-rank experts: files of the cache folder, or bytes in memory where it cannot be written.
+// Packed changes of low-rank experts: made when they are needed, or once into the cache folder.
 
 import { open } from "node:fs/promises";
 import { setImmediate as nextTurn } from "node:timers/promises";
@@ -21,8 +21,6 @@ export interface PackedChange {
   readonly numBytes: number;
   /** Reads the change to the beginning of `into`. @throws {ReadMeError} `ERR_FILE_UNREADABLE` */
   read(into: Uint8Array): Promise<void>;
-  /** Reason why the change could not be cached; it stays in memory then. */
-  readonly cacheFailure: string | undefined;
 }
 
 // Changes when other bytes are packed for the same expert.
@@ -30,28 +28,31 @@ const VERSION = 1;
 // Packing takes a few ms per piece of this size, and steps of the engine run in between.
 const PIECE_BYTES = 1 << 19;
 
+/** Packs an expert whenever it is read, which must be before the expert is closed. */
+export function freshChange(expert: LowRankExpert, { precision, factors }: ChangePacking): PackedChange {
+  return {
+    numBytes: changeBytes(expert, precision),
+    read: async (into) => {
+      let end = 0;
+      for await (const piece of inTurns(packChange(expert, precision, factors))) {
+        into.set(piece, end);
+        end += piece.length;
+      }
+    },
+  };
+}
+
 /**
- * Packs an expert, or finds it packed in the cache.
- * @throws {ReadMeError} when a tensor cannot be read, or holds a number that is not finite
+ * Packs an expert into the cache folder, or finds it there. It stays readable after the expert is closed.
+ * @throws {ReadMeError} when a tensor cannot be read, or holds a number that is not finite; `ERR_WRITE_FAILED`
  */
-export async function packedChange(expert: LowRankExpert, packing: ChangePacking): Promise<PackedChange> {
+export async function cachedChange(expert: LowRankExpert, packing: ChangePacking): Promise<PackedChange> {
   const { precision, factors, cacheFolder } = packing;
   const numBytes = changeBytes(expert, precision);
   const key = [await expert.fingerprint(cacheFolder), precision, VERSION, packing.key].join(" ");
   const chunks = (): AsyncIterable<Uint8Array> => inTurns(packChange(expert, precision, factors));
-  try {
-    const path = await cachedData(cacheFolder, { kind: "experts", key, note: "a packed low-rank expert", chunks });
-    return { numBytes, cacheFailure: undefined, read: (into) => readFile(path, into.subarray(0, numBytes)) };
-  } catch (error) {
-    if (!(error instanceof ReadMeError) || error.code !== "ERR_WRITE_FAILED") throw error;
-    const bytes = new Uint8Array(numBytes);
-    let end = 0;
-    for await (const piece of chunks()) {
-      bytes.set(piece, end);
-      end += piece.length;
-    }
-    return { numBytes, cacheFailure: error.message, read: async (into) => into.set(bytes) };
-  }
+  const path = await cachedData(cacheFolder, { kind: "experts", key, note: "a packed low-rank expert", chunks });
+  return { numBytes, read: (into) => readFile(path, into.subarray(0, numBytes)) };
 }
 
 /** Joins pieces to larger ones, and lets other work run after each. */

@@ -25,6 +25,9 @@ import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
  */
 const [QUIET_MS, MAX_SETTLING_MS] = [0.3, 3];
 
+/** Time between two steps for calls that read files, which would advance by one read a step otherwise. */
+const LONG_CALL_MS = 1.5;
+
 class EngineServer {
   readonly #send: (message: FromWorker) => void;
   readonly #onClosed: () => void;
@@ -32,6 +35,8 @@ class EngineServer {
   #requests: RunningRequests | undefined;
   /** Calls without an answer yet. */
   readonly #calls = new Map<number, AbortController>();
+  /** Calls under way that take many short turns of the event loop. */
+  #numLongCalls = 0;
   #isRunning = false;
   #numReceived = 0;
   #isClosing = false;
@@ -147,6 +152,7 @@ class EngineServer {
         }
         this.#flush();
         await nextTurn();
+        if (this.#numLongCalls > 0) await turnsFor(LONG_CALL_MS);
       }
     } catch (error) {
       // A step contains the errors of its sequences, so this is a defect, and further answers could be wrong.
@@ -174,6 +180,8 @@ class EngineServer {
   async #call({ callId, name, args }: ToWorker & { type: "call" }): Promise<void> {
     const cancel = new AbortController();
     this.#calls.set(callId, cancel);
+    const isLong = name === "addExpert";
+    if (isLong) this.#numLongCalls++;
     try {
       if (!this.#engine) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
       const value = await answerCall(this.#engine, name, args, cancel.signal);
@@ -184,6 +192,7 @@ class EngineServer {
       this.#send({ type: "error", callId, error: toWire(error) });
     } finally {
       this.#calls.delete(callId);
+      if (isLong) this.#numLongCalls--;
     }
   }
 
@@ -207,6 +216,13 @@ class EngineServer {
     this.#send({ type: "closed" });
     this.#onClosed();
   }
+}
+
+/** Gives the event loop turns for at least `durationMs`. */
+async function turnsFor(durationMs: number): Promise<void> {
+  const endMs = performance.now() + durationMs;
+  // oxlint-disable-next-line no-await-in-loop -- each turn advances other work
+  while (performance.now() < endMs) await nextTurn();
 }
 
 /** Lets arrived messages be received. */

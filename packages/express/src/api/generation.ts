@@ -53,7 +53,7 @@ export function generationSettings(
   { maxTokens, logprobs, ...own }: OwnSettings,
 ): GenerationSettings {
   const { info } = model.engine;
-  const include = body.read_me?.include ?? [];
+  const include = new Set(body.read_me?.include);
   return {
     ...own,
     params: {
@@ -65,8 +65,8 @@ export function generationSettings(
     expert: chosenExpert(body.read_me?.expert ?? undefined, model),
     priority: body.read_me?.priority ?? 0,
     includes: {
-      routes: include.includes("routes"),
-      timings: include.includes("timings"),
+      routes: include.has("routes"),
+      timings: include.has("timings"),
       usage: body.stream_options?.include_usage ?? false,
     },
   };

@@ -22,6 +22,8 @@ const [MAGIC, VERSION] = [0x4352524d, 1];
 const FORMATS: readonly ChangePrecision[] = ["fp32", "fp16", "int8"];
 const ELEMENT_BYTES: Readonly<Record<ChangePrecision, number>> = { fp32: 4, fp16: 2, int8: 1 };
 const [HEADER_WORDS, ENTRY_WORDS] = [4, 4];
+/** Number of products whose factors are read at once. */
+const READ_TOGETHER = 32;
 /** Ranks are stored in whole vectors. */
 const VECTOR = 16;
 
@@ -92,61 +94,108 @@ export async function* packChange(
     header.set(entry, HEADER_WORDS + index * ENTRY_WORDS);
   }
   yield new Uint8Array(header.buffer);
-  for (const [at, place] of places.entries()) {
-    yield await packProduct(place, precision, places[at + 1]?.lower ?? numBytes);
+  for (let from = 0; from < places.length; from += READ_TOGETHER) {
+    const some = places.slice(from, from + READ_TOGETHER);
+    const read = await Promise.all(some.map(readFactors));
+    for (const [at, factorsRead] of read.entries()) {
+      yield packProduct(factorsRead, precision, places[from + at + 1]?.lower ?? numBytes);
+    }
   }
 }
 
-/** Packs one product's factors and scales, up to byte `end` of the change. */
-async function packProduct(place: Place, precision: ChangePrecision, end: number): Promise<Uint8Array> {
-  const { refs, rank, lower, raise, scales, factors } = place;
-  const [numOut = 0] = refs.b.shape;
+/** A product's factors in float32, as the packed model needs them. */
+interface ReadFactors {
+  readonly place: Place;
+  /** `[rank, numIn]` and `[numOut, rank]`. */
+  readonly a: Float32Array;
+  readonly b: Float32Array;
+}
+
+async function readFactors(place: Place): Promise<ReadFactors> {
+  const { refs, factors } = place;
   const [, numIn = 0] = refs.a.shape;
-  const a = await readFinite(refs.a);
-  const b = await readFinite(refs.b);
-  const [inputs, outputs] = [await factors.inputs?.(), await factors.outputs?.()];
+  const [a, b, inputs, outputs] = await Promise.all([
+    refs.a.store.readFloats(refs.a.name),
+    refs.b.store.readFloats(refs.b.name),
+    factors.inputs?.(),
+    factors.outputs?.(),
+  ]);
   if (inputs) for (let i = 0; i < a.length; i++) a[i] = a[i]! / inputs[i % numIn]!;
   if (outputs) for (let i = 0; i < b.length; i++) b[i] = b[i]! * outputs[Math.floor(i / refs.rank)]!;
+  return { place, a, b };
+}
+
+/** Packs one product's factors and scales, up to byte `end` of the change. */
+function packProduct({ place, a, b }: ReadFactors, precision: ChangePrecision, end: number): Uint8Array {
+  const { refs, rank, lower, raise, scales } = place;
+  const [numOut = 0] = refs.b.shape;
+  const [, numIn = 0] = refs.a.shape;
   const packed = new Uint8Array(end - lower);
   const ownScales = new Float32Array(packed.buffer, scales - lower, rank);
-  const [lowered, raised] = [elementsOf(precision, packed, 0), elementsOf(precision, packed, raise - lower)];
-  for (let k = 0; k < refs.rank; k++) {
-    const aScale = scaleOf(a, { from: k * numIn, step: 1, count: numIn }, precision);
-    const bScale = scaleOf(b, { from: k, step: refs.rank, count: numOut }, precision);
+  const elements = elementsOf(precision, packed, raise - lower);
+  const row = new Float32Array(numIn);
+  const column = new Float32Array(numOut);
+  const ownRank = refs.rank;
+  for (let k = 0; k < ownRank; k++) {
+    row.set(a.subarray(k * numIn, (k + 1) * numIn));
+    for (let out = 0, at = k; out < numOut; out++, at += ownRank) column[out] = b[at]!;
+    const [aScale, bScale] = [scaleOf(row, refs.a, precision), scaleOf(column, refs.b, precision)];
     ownScales[k] = refs.scale * aScale * bScale;
-    for (let i = 0; i < numIn; i++) lowered[i * rank + k] = stored(a[k * numIn + i]! / aScale, precision);
-    for (let out = 0; out < numOut; out++) {
-      const vector = Math.floor(out / VECTOR);
-      raised[(vector * rank + k) * VECTOR + (out % VECTOR)] = stored(b[out * refs.rank + k]! / bScale, precision);
-    }
+    scatter(rounded(row, aScale, precision), elements.lowered, { from: k, step: rank, run: 1 });
+    scatter(rounded(column, bScale, precision), elements.raised, {
+      from: k * VECTOR,
+      step: rank * VECTOR,
+      run: VECTOR,
+    });
   }
   return packed;
 }
 
-function elementsOf(precision: ChangePrecision, packed: Uint8Array, from: number) {
-  if (precision === "fp32") return new Float32Array(packed.buffer, from);
-  return precision === "fp16" ? new Uint16Array(packed.buffer, from) : new Int8Array(packed.buffer, from);
+/** Writes runs of values `step` elements apart. */
+function scatter(
+  values: Float32Array,
+  into: Float32Array | Uint16Array | Int8Array,
+  { from, step, run }: { readonly from: number; readonly step: number; readonly run: number },
+): void {
+  const { length } = values;
+  for (let i = 0, start = from; i < length; start += step) {
+    for (let at = start; at < start + run && i < length; at++, i++) into[at] = values[i]!;
+  }
 }
 
-/** The elements of one rank: every `step`th from the first one on. */
-interface Elements {
-  readonly from: number;
-  readonly step: number;
-  readonly count: number;
+/** Divides by a scale, in place, and rounds to elements of the precision: halves as their bits. */
+function rounded(values: Float32Array, scale: number, precision: ChangePrecision): Float32Array {
+  if (precision === "fp32") return values;
+  if (precision === "int8") {
+    for (let i = 0; i < values.length; i++) values[i] = Math.round(values[i]! / scale);
+    return values;
+  }
+  for (let i = 0; i < values.length; i++) values[i] = halfOf(values[i]! / scale);
+  return values;
 }
 
-/** Returns the scale of one rank's elements, by which they fit the precision; 1 if all of them are 0, and for fp32. */
-function scaleOf(values: Float32Array, { from, step, count }: Elements, precision: ChangePrecision): number {
-  if (precision === "fp32") return 1;
+function elementsOf(precision: ChangePrecision, packed: Uint8Array, raise: number) {
+  const { buffer } = packed;
+  if (precision === "fp32") return { lowered: new Float32Array(buffer), raised: new Float32Array(buffer, raise) };
+  if (precision === "fp16") return { lowered: new Uint16Array(buffer), raised: new Uint16Array(buffer, raise) };
+  return { lowered: new Int8Array(buffer), raised: new Int8Array(buffer, raise) };
+}
+
+/**
+ * Returns the scale of one rank's elements, by which they fit the precision; 1 if all of them are 0, and for fp32.
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` when one is not finite
+ */
+function scaleOf(values: Float32Array, { store, name }: TensorRef, precision: ChangePrecision): number {
   let largest = 0;
-  for (let i = 0; i < count; i++) largest = Math.max(largest, Math.abs(values[from + i * step]!));
+  // A NaN stays the largest.
+  for (let i = 0; i < values.length; i++) largest = Math.max(largest, Math.abs(values[i]!));
+  if (!Number.isFinite(largest)) {
+    const message = `${store.path}: tensor \`${name}\` holds ${largest}, which is not finite`;
+    throw new ReadMeError("ERR_MODEL_INVALID", message);
+  }
+  if (precision === "fp32") return 1;
   const scale = Math.fround(precision === "int8" ? largest / 127 : largest);
   return scale > 2 ** -126 ? scale : 1;
-}
-
-function stored(value: number, precision: ChangePrecision): number {
-  if (precision === "fp32") return value;
-  return precision === "int8" ? Math.round(value) : halfOf(value);
 }
 
 const word = new Float32Array(1);
@@ -156,13 +205,4 @@ const bits = new Int32Array(word.buffer);
 function halfOf(value: number): number {
   word[0] = value;
   return f16BitsOf(bits[0]!);
-}
-
-async function readFinite({ store, name }: TensorRef): Promise<Float32Array> {
-  const values = await store.readFloats(name);
-  for (let i = 0; i < values.length; i++) {
-    if (Number.isFinite(values[i])) continue;
-    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: tensor \`${name}\` holds ${values[i]}`);
-  }
-  return values;
 }

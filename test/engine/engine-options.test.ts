@@ -1,0 +1,99 @@
+// Options of an engine: defaults, bounds, and messages that name option, expectation and value.
+
+import { ReadMeEngine, resolveEngineOptions, type EngineOptions } from "@readme-moe/engine";
+import { expect, test } from "vitest";
+
+/** Any engine is opened with these: they do not depend on the model. */
+const DEFAULTS = {
+  isolation: "process",
+  precision: "fp32",
+  threads: undefined,
+  kernel: undefined,
+  kvPrecision: undefined,
+  cacheFolder: undefined,
+  expert: undefined,
+  maxNumSeqs: 32,
+  maxNumBatchedSeqs: 32,
+  maxNumBatchedTokens: 512,
+  chunkTokens: 128,
+  kvCacheBytes: undefined,
+  prefixCacheBytes: undefined,
+  expertCacheBytes: undefined,
+  expertCachePolicy: "belady",
+  controlTokensInMessages: "text",
+  maxNumRequests: 1024,
+  scheduler: "cost-aware",
+  prefillShare: undefined,
+  maxDelayMs: undefined,
+  maxStepMs: undefined,
+};
+
+test("absent options have their defaults", () => {
+  expect(resolveEngineOptions({})).toEqual(DEFAULTS);
+  expect(resolveEngineOptions({ maxNumSeqs: 7 })).toEqual({ ...DEFAULTS, maxNumSeqs: 7, maxNumBatchedSeqs: 7 });
+  const streamed = { expertCacheBytes: 5 };
+  expect(resolveEngineOptions(streamed)).toEqual({ ...DEFAULTS, ...streamed, precision: "int8" });
+});
+
+test.each<EngineOptions>([
+  { isolation: "thread" },
+  { isolation: "process" },
+  { precision: "int4" },
+  { precision: "int8" },
+  { precision: "fp32", expertCacheBytes: 1 },
+  { threads: 1 },
+  { threads: 1024 },
+  { kernel: "wasm" },
+  { kernel: "native" },
+  { kvPrecision: "fp16" },
+  { kvPrecision: "fp32" },
+  { cacheFolder: "somewhere" },
+  { expert: 3 },
+  { expert: "law" },
+  { maxNumSeqs: 1, maxNumBatchedSeqs: 1 },
+  { maxNumSeqs: 1024, maxNumBatchedSeqs: 1024 },
+  { maxNumBatchedSeqs: 32 },
+  { maxNumBatchedTokens: 128 },
+  { maxNumBatchedTokens: 65_536 },
+  { chunkTokens: 64, maxNumBatchedTokens: 64 },
+  { chunkTokens: 4096, maxNumBatchedTokens: 4096 },
+  { kvCacheBytes: 1 },
+  { prefixCacheBytes: 0 },
+  { expertCachePolicy: "lru", expertCacheBytes: 1, precision: "int8" },
+  { controlTokensInMessages: "control" },
+  { controlTokensInMessages: "text" },
+  { maxNumRequests: 1 },
+])("%o is taken as it is", (options) => {
+  expect(resolveEngineOptions(options)).toEqual({ ...DEFAULTS, ...options });
+});
+
+test.each<[object, string]>([
+  [{ threadz: 1 }, "Unknown option `threadz` of the engine, did you mean `threads`?"],
+  [{ isolation: "vm" }, '`isolation` to be one of "process", "thread", got `"vm"`'],
+  [{ precision: "fp16" }, '`precision` to be one of "fp32", "int8", "int4", got `"fp16"`'],
+  [{ threads: 0 }, "`threads`"],
+  [{ threads: 1025 }, "`threads`"],
+  [{ threads: 1.5 }, "`threads`"],
+  [{ kernel: "gpu" }, '`kernel` to be one of "native", "wasm", got `"gpu"`'],
+  [{ kvPrecision: "int8" }, '`kvPrecision` to be one of "fp16", "fp32", got `"int8"`'],
+  [{ cacheFolder: 3 }, "`cacheFolder` to be a string"],
+  [{ maxNumSeqs: 0 }, "`maxNumSeqs`"],
+  [{ maxNumSeqs: 1025 }, "`maxNumSeqs`"],
+  [{ maxNumBatchedSeqs: 0 }, "`maxNumBatchedSeqs`"],
+  [{ maxNumSeqs: 4, maxNumBatchedSeqs: 5 }, "`maxNumBatchedSeqs`"],
+  [{ maxNumBatchedTokens: 127 }, "`maxNumBatchedTokens`"],
+  [{ maxNumBatchedTokens: 65_537 }, "`maxNumBatchedTokens`"],
+  [{ chunkTokens: 63 }, "`chunkTokens`"],
+  [{ chunkTokens: 96 }, "`chunkTokens` to be a multiple of 64, got `96`"],
+  [{ chunkTokens: 4160 }, "`chunkTokens`"],
+  [{ kvCacheBytes: 0 }, "`kvCacheBytes`"],
+  [{ prefixCacheBytes: -1 }, "`prefixCacheBytes`"],
+  [{ expertCacheBytes: 0 }, "`expertCacheBytes`"],
+  [{ expertCachePolicy: "lru" }, "`expertCachePolicy` with `expertCacheBytes` only; all experts are in memory without"],
+  [{ expertCachePolicy: "mru", expertCacheBytes: 1 }, '`expertCachePolicy` to be one of "belady", "lru"'],
+  [{ controlTokensInMessages: "drop" }, '`controlTokensInMessages` to be one of "text", "control"'],
+  [{ maxNumRequests: 0 }, "`maxNumRequests`"],
+])("%o is refused before anything is opened", async (options, message) => {
+  expect(() => resolveEngineOptions(options)).toThrow(message);
+  await expect(ReadMeEngine.open("nowhere", options)).rejects.toThrow(message);
+});
