@@ -72,6 +72,7 @@ async function failing(fails: (ids: readonly number[]) => unknown) {
   const broken = {
     model: runner.model,
     openKv: runner.openKv.bind(runner),
+    expertNames: runner.expertNames,
     keepsLogits: runner.keepsLogits.bind(runner),
     dispose: runner.dispose.bind(runner),
     forward: async (...[kv, sequences, numCandidates]: Parameters<typeof runner.forward>) => {
