@@ -71,8 +71,8 @@ async function failing(fails: (ids: readonly number[]) => unknown) {
   const { runner } = running;
   const broken = {
     model: runner.model,
-    openKv: runner.openKv.bind(runner),
     expertNames: runner.expertNames,
+    openKv: runner.openKv.bind(runner),
     keepsLogits: runner.keepsLogits.bind(runner),
     dispose: runner.dispose.bind(runner),
     forward: async (...[kv, sequences, numCandidates]: Parameters<typeof runner.forward>) => {

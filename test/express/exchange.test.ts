@@ -7,8 +7,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { resolveApiOptions } from "../../packages/express/src/api/options.ts";
 import { EngineGrammars, Exchange, type ExchangeParts } from "../../packages/express/src/api/exchange.ts";
-import { resolveExpertsOptions } from "../../packages/express/src/edge/experts/options.ts";
 import { identify, localsOf } from "../../packages/express/src/http/request.ts";
+import { resolveExpertsOptions } from "../../packages/express/src/edge/experts/options.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -30,8 +30,8 @@ async function within(
 ): Promise<void> {
   const models = new ServedModels({ tiny: engine });
   const admission = new Admission();
-  const services = { models, admission, grammars: new EngineGrammars(models), experts: resolveExpertsOptions() };
-  const serving = { ...resolveApiOptions({}), ...services };
+  const experts = resolveExpertsOptions();
+  const serving = { ...resolveApiOptions({}), models, admission, experts, grammars: new EngineGrammars(models) };
   const outcomes: Promise<void>[] = [];
   const app = express().use(identify, (request, response) => {
     const { signal } = new AbortController();

@@ -43,7 +43,7 @@ const INFO: EngineInfo = {
 
 const unscripted = (): Promise<never> => Promise.reject(new Error("Not part of the script"));
 
-export function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
+function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
   return {
     info: { ...INFO, ...info },
     events: new ReadMeEmitter(),
