@@ -71,6 +71,7 @@ async function failing(fails: (ids: readonly number[]) => unknown) {
   const { runner } = running;
   const broken = {
     model: runner.model,
+    expertNames: runner.expertNames,
     openKv: runner.openKv.bind(runner),
     keepsLogits: runner.keepsLogits.bind(runner),
     dispose: runner.dispose.bind(runner),

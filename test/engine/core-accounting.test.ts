@@ -26,6 +26,7 @@ function withForward(around: (run: () => ReturnType<Forward>) => ReturnType<Forw
     router,
     runner: {
       model: runner.model,
+      expertNames: runner.expertNames,
       openKv: (options) => runner.openKv(options),
       forward: (...step) => around(() => runner.forward(...step)),
       keepsLogits: (...rows) => runner.keepsLogits(...rows),
