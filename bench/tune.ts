@@ -1,18 +1,22 @@
 // Compares a tuning step with its upper bound, a plain matrix product: a model of SmolLM2-135M's shape with random
 // weights and a few layers takes turns with a product in the same process.
 //
-//   pnpm bench:tune [--layers 4] [--method lora|full] [--sequences 8] [--tokens 256] [--threads 2] [--rounds 4]
+//   pnpm bench:tune [--layers 4] [--method lora|full|low-rank] [--sequences 8] [--tokens 256] [--threads 2] [--rounds 4]
 
 import { parseArgs } from "node:util";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters } from "../packages/refactor/src/tuning/parameters.ts";
+import { chooseParameters, type Rates } from "../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../packages/refactor/src/tuning/trainer.ts";
+import { AdaptedModel } from "../packages/refactor/src/low-rank/adapted-model.ts";
+import { newAdapter } from "../packages/refactor/src/low-rank/adapter.ts";
+import { AdapterTrainer } from "../packages/refactor/src/low-rank/adapter-trainer.ts";
+import { changedProducts } from "../packages/refactor/src/low-rank/products.ts";
 
 const SHAPE = { hidden: 576, ffn: 1536, heads: 9, kvHeads: 3, headSize: 64, vocabulary: 49_152, layers: 30 } as const;
-const RANK = 32;
+const RANKS = { lora: 32, full: 32, "low-rank": 16 } as const;
 const SIDE = 1024;
 const PRODUCTS = 8;
 const PRODUCT_FLOPS = PRODUCTS * 2 * SIDE ** 3;
@@ -29,7 +33,8 @@ const { values } = parseArgs({
 });
 const [layers, sequences, tokens] = [Number(values.layers), Number(values.sequences), Number(values.tokens)];
 const [threads, rounds] = [Number(values.threads), Number(values.rounds)];
-const method = values.method === "full" ? "full" : "lora";
+const method = values.method === "full" || values.method === "low-rank" ? values.method : "lora";
+const rank = RANKS[method];
 const numTokens = sequences * tokens;
 const noise = Float32Array.from({ length: 1 << 20 }, (_, i) => Math.sin(i * 12.9898 + (i % 97)));
 
@@ -44,11 +49,8 @@ const config = parseConfig("random", {
   head_dim: SHAPE.headSize,
   rms_norm_eps: 1e-5,
 });
-const student = randomWeights(SHAPE.ffn / 2, 2);
-const teacher = { ...randomWeights(SHAPE.ffn, 1), embedding: student.embedding, head: student.head };
-const parameters = chooseParameters(student, { method, rank: RANK, attention: false, seed: 1 });
-const settings = { sequenceTokens: tokens, microSequences: sequences, labelShare: 0.3, threads, signal: undefined };
-const trainer = new Trainer(config, { student, teacher }, parameters, settings);
+const teacher = randomWeights(SHAPE.ffn, 1);
+const trainer = method === "low-rank" ? lowRankTrainer() : distiller(method);
 const batch = Array.from({ length: sequences }, (_, s) => ({
   tokenIds: Int32Array.from({ length: tokens }, (__, t) => (s * 7919 + t * 131) % SHAPE.vocabulary),
   experts: new Uint16Array(tokens).fill(s % 2),
@@ -67,6 +69,28 @@ for (let round = 0; round < rounds; round++) {
 await trainer.dispose();
 await product.dispose();
 report();
+
+interface BenchTrainer {
+  step(sequences: typeof batch, rates: Rates): Promise<unknown>;
+  dispose(): Promise<void>;
+}
+
+/** Makes the trainer of a Read-ME model with a dense teacher. */
+function distiller(kind: "lora" | "full"): BenchTrainer {
+  const student = { ...randomWeights(SHAPE.ffn / 2, 2), embedding: teacher.embedding, head: teacher.head };
+  const parameters = chooseParameters(student, { method: kind, rank, attention: false, seed: 1 });
+  const settings = { sequenceTokens: tokens, microSequences: sequences, labelShare: 0.3, threads, signal: undefined };
+  return new Trainer(config, { student, teacher }, parameters, settings);
+}
+
+/** Makes the trainer of an expert of low rank over a dense model. */
+function lowRankTrainer(): BenchTrainer {
+  const settings = { sequences, sequenceTokens: tokens, scale: 1, teacherShare: 0, threads };
+  const model = new AdaptedModel(config, teacher, settings);
+  const shared = newAdapter(teacher, { products: changedProducts(false), rank, seed: 1 });
+  const one = new AdapterTrainer(model, { shared, own: [] });
+  return { step: (some, rates) => one.step(some, rates), dispose: () => model.dispose() };
+}
 
 function report(): void {
   const wallMs = median(steps.map(({ wall }) => wall));
@@ -93,8 +117,9 @@ function headMs(stepMs: number): number {
   return (stepMs * headFlops()) / flops().run;
 }
 
+/** Counts the products of the head: of the model, its gradient and, when there is one, its teacher. */
 function headFlops(): number {
-  return 3 * 2 * numTokens * SHAPE.vocabulary * SHAPE.hidden;
+  return (method === "low-rank" ? 2 : 3) * 2 * numTokens * SHAPE.vocabulary * SHAPE.hidden;
 }
 
 /** Counts the products of a step: the required ones, and these with the products recomputed in the backward pass. */
@@ -104,8 +129,15 @@ function flops(): { readonly needed: number; readonly run: number } {
   const output = hidden * heads * headSize;
   const scores = tokens * heads * headSize; // of a token and product, masked ones included
   const attention = qkv + output + 2 * scores;
+  if (method === "low-rank") {
+    const changes = 3 * rank * (hidden + ffn);
+    const all = withHead(
+      attention + 3 * hidden * ffn + changes + qkv + output + 4 * scores + 3 * hidden * ffn + 2 * changes,
+    );
+    return { needed: all, run: all };
+  }
   const expert = (3 * hidden * ffn) / 2;
-  const factors = 3 * RANK * (hidden + ffn / 2);
+  const factors = 3 * rank * (hidden + ffn / 2);
   const ofMethod = method === "lora" ? 3 * factors : expert;
   const backward = qkv + output + 4 * scores + expert + ofMethod;
   const layer = attention + 2 * expert + attention + expert + backward;

@@ -9,8 +9,8 @@ const names = readdirSync(import.meta.dirname).filter((name) => existsSync(join(
 const [, , name = "", ...args] = process.argv;
 
 if (!names.includes(name)) fail(`Usage: npm run example <name> [-- arguments]\nExamples: ${names.join(", ")}`);
-// `drop-in` needs the dense model only, `chatbot` makes the experts itself.
-if (args.length === 0 && !["drop-in", "chatbot"].includes(name) && !existsSync(EXPERTS)) {
+// `drop-in` needs the dense model only, the others make their experts themselves.
+if (args.length === 0 && !["drop-in", "chatbot", "experts-by-customer"].includes(name) && !existsSync(EXPERTS)) {
   fail(`${EXPERTS} does not exist yet: \`npm start\` makes it in half a minute. Or name another model.`);
 }
 process.argv.splice(2, 1);

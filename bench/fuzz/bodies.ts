@@ -7,6 +7,10 @@ import { tools, responseFormat } from "./schemas.ts";
 export interface KnownModel {
   readonly name: string;
   readonly vocabSize: number;
+  /** Low-rank experts that can be named throughout the run. */
+  readonly experts: readonly string[];
+  /** Key of the operator, where experts may be loaded. */
+  readonly operatorKey?: string;
 }
 
 type Fields = Record<string, unknown>;
@@ -42,9 +46,20 @@ function some(chance: Chance, fields: Readonly<Record<string, () => unknown>>): 
   return Object.fromEntries(chosen.map(([name, value]) => [name, chance.happens(0.1) ? null : value()]));
 }
 
+/** Picks the name of the model, sometimes with an expert. */
+function modelName(chance: Chance, { name, experts }: KnownModel): string {
+  return experts.length > 0 && chance.happens(0.7) ? `${name}:${chance.pick(experts)}` : name;
+}
+
+/** Expert that a body may name in `read_me` beside this name of a model. */
+function expertBeside(chance: Chance, name: unknown, { experts }: KnownModel): unknown {
+  const named = typeof name === "string" ? experts.find((expert) => name.endsWith(`:${expert}`)) : undefined;
+  return named ?? chance.pick<unknown>([0, ...experts]);
+}
+
 function requestFields(chance: Chance, model: KnownModel): Fields {
-  return some(chance, {
-    model: () => model.name,
+  const named = some(chance, { model: () => modelName(chance, model) });
+  const fields = some(chance, {
     stream: () => chance.happens(0.8),
     stream_options: () =>
       some(chance, {
@@ -55,7 +70,10 @@ function requestFields(chance: Chance, model: KnownModel): Fields {
     user: () => text(chance),
     metadata: () => Object.fromEntries(chance.list(0, 4, (index) => [`key ${index}`, text(chance)])),
     read_me: () => ({
-      ...some(chance, { expert: () => 0, priority: () => -chance.below(5) }),
+      ...some(chance, {
+        expert: () => expertBeside(chance, named["model"], model),
+        priority: () => -chance.below(5),
+      }),
       ...(chance.happens(0.7)
         ? { include: chance.pick([["routes"], ["timings"], ["routes", "timings"], ["timings", "timings"], []]) }
         : {}),
@@ -63,6 +81,7 @@ function requestFields(chance: Chance, model: KnownModel): Fields {
     store: () => false,
     service_tier: () => chance.pick(["auto", "default"]),
   });
+  return { ...named, ...fields };
 }
 
 function samplingFields(chance: Chance, { vocabSize }: KnownModel): Fields {
@@ -185,7 +204,7 @@ export function chat(chance: Chance, model: KnownModel): Fields {
 }
 
 export function tokenize(chance: Chance, model: KnownModel): Fields {
-  const common = some(chance, { model: () => model.name, add_special_tokens: () => chance.happens(0.5) });
+  const common = some(chance, { model: () => modelName(chance, model), add_special_tokens: () => chance.happens(0.5) });
   if (chance.happens(0.7)) return { prompt: chance.happens(0.1) ? "" : text(chance, 30), ...common };
   const known = chance.happens(0.3) ? { tools: tools(chance)["tools"] } : {};
   return {
@@ -202,6 +221,25 @@ export function tokenize(chance: Chance, model: KnownModel): Fields {
 export function detokenize(chance: Chance, model: KnownModel): Fields {
   return {
     tokens: chance.list(0, 20, () => chance.below(model.vocabSize)),
-    ...some(chance, { model: () => model.name }),
+    ...some(chance, { model: () => modelName(chance, model) }),
   };
+}
+
+/** Names of experts that operators load and unload during a run, with names that cannot be loaded. */
+const LIVE = ["live-1", "live-2", "live-3", "none", "-", "x".repeat(65)];
+/** Folders below the server's folder of experts, with names that lead out of it or nowhere. */
+export const ADAPTERS = ["one", "two/deep"] as const;
+const PATHS = [...ADAPTERS, ...ADAPTERS, "nothing", "damaged", "../one", "/etc", "one/..", "", ".", "one\\..", "C:one"];
+
+export function loadAdapter(chance: Chance, model: KnownModel): Fields {
+  return {
+    ...unloadAdapter(chance, model),
+    lora_path: chance.pick(PATHS),
+    ...some(chance, { load_inplace: () => false }),
+  };
+}
+
+export function unloadAdapter(chance: Chance, { name }: KnownModel): Fields {
+  const expert = chance.pick([...LIVE.slice(0, 3), ...LIVE]);
+  return { lora_name: chance.happens(0.5) ? `${name}:${expert}` : expert };
 }

@@ -1,6 +1,6 @@
 // Makes a case from a seed and a number: the bytes, their pieces, and how the client ends.
 
-import { chat, completion, detokenize, tokenize, type KnownModel } from "./bodies.ts";
+import { chat, completion, detokenize, loadAdapter, tokenize, unloadAdapter, type KnownModel } from "./bodies.ts";
 import { damaged, encoded, typed } from "./body-bytes.ts";
 import { Chance } from "./chance.ts";
 import type { Ask, FuzzCase, Piece } from "./fuzz-case.ts";
@@ -13,14 +13,33 @@ interface Route {
   readonly path: string;
   readonly body?: (chance: Chance, model: KnownModel) => object;
   readonly isGeneration?: boolean;
+  /** Whether the operator's key opens it. Its answer depends on other requests. */
+  readonly isOperators?: boolean;
 }
 
-const POSTS: readonly (readonly [number, Required<Omit<Route, "isGeneration">> & Route])[] = [
+type Post = Route & Required<Pick<Route, "body">>;
+
+const POSTS: readonly (readonly [number, Post])[] = [
   [4, { path: "/v1/completions", body: completion, isGeneration: true }],
   [4, { path: "/v1/chat/completions", body: chat, isGeneration: true }],
   [2, { path: "/tokenize", body: tokenize }],
   [1, { path: "/detokenize", body: detokenize }],
 ];
+
+const OPERATORS: readonly (readonly [number, Post])[] = [
+  [1, { path: "/v1/load_lora_adapter", body: loadAdapter, isOperators: true }],
+  [0.5, { path: "/v1/unload_lora_adapter", body: unloadAdapter, isOperators: true }],
+];
+
+/** Picks a route with a body. Operators' routes do not exist on every server. */
+function post({ chance, model }: Making): Post {
+  return chance.weighted(model.operatorKey === undefined ? POSTS : [...POSTS, ...OPERATORS]);
+}
+
+/** Returns the header with the operator's key, which a client sometimes forgets. */
+function keyOf({ isOperators = false }: Route, { chance, model }: Making): readonly string[] {
+  return isOperators && chance.happens(0.9) ? [`Authorization: Bearer ${model.operatorKey}`] : [];
+}
 
 const GETS: readonly (readonly [number, Route])[] = [
   ...["/v1/models", "/health", "/readyz", "/livez", "/version"].map((path) => [2, { path }] as const),
@@ -40,7 +59,8 @@ const headersOf = (id: string, more: readonly string[]): readonly string[] => [H
 const UNKNOWN = /nothing$/;
 
 /** Makes a valid request of a known route. */
-function right({ chance, model, id }: Making, last: boolean, getShare = 0.15): { ask: Ask; parts: RequestParts } {
+function right(making: Making, last: boolean, getShare = 0.15): { ask: Ask; parts: RequestParts } {
+  const { chance, model, id } = making;
   const end = last ? [CLOSE] : [];
   if (chance.happens(getShare)) {
     const { path } = chance.weighted(GETS);
@@ -50,29 +70,33 @@ function right({ chance, model, id }: Making, last: boolean, getShare = 0.15): {
     const ask = { method, path: known, id, isRight: !UNKNOWN.test(path) };
     return { ask, parts: { method, target: known + query, headers: headersOf(id, end) } };
   }
-  const { path, body } = chance.weighted(POSTS);
-  const parts = { method: "POST", target: path, headers: headersOf(id, [JSON_TYPE, ...end]) };
+  const route = post(making);
+  const { path, body, isOperators = false } = route;
+  const headers = headersOf(id, [JSON_TYPE, ...keyOf(route, making), ...end]);
+  const parts = { method: "POST", target: path, headers };
   return {
-    ask: { method: "POST", path, id, isRight: true },
+    ask: { method: "POST", path, id, isRight: !isOperators },
     parts: { ...parts, body: Buffer.from(JSON.stringify(body(chance, model))) },
   };
 }
 
 /** Makes a request with the given body. */
 function posted(
-  { chance, model, id }: Making,
+  making: Making,
   kind: string,
   change: (good: object) => Pick<RequestParts, "body"> & { headers?: readonly string[]; isRight?: boolean },
 ): Made {
-  const { path, body, isGeneration = false } = chance.weighted(POSTS);
+  const { chance, model, id } = making;
+  const route = post(making);
+  const { path, body, isGeneration = false, isOperators = false } = route;
   const { headers = [JSON_TYPE], isRight = false, body: bytes } = change(body(chance, model));
   const parts = {
     method: "POST",
     target: path,
-    headers: headersOf(id, [...headers, CLOSE]),
+    headers: headersOf(id, [...headers, ...keyOf(route, making), CLOSE]),
     body: bytes ?? Buffer.alloc(0),
   };
-  const ask = { method: "POST", path, id, isRight, mayBeLong: isGeneration && !isRight };
+  const ask = { method: "POST", path, id, isRight: isRight && !isOperators, mayBeLong: isGeneration && !isRight };
   return { kind, asks: [ask], pieces: whole(requestBytes(parts)), ending: "wait", isSound: true };
 }
 

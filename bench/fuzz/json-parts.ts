@@ -78,6 +78,11 @@ export const SCALARS: readonly string[] = [
   '"json_schema"',
   '"router"',
   '"dense"',
+  '"none"',
+  '"pocket:"',
+  '"pocket:live-1"',
+  '"pocket:none"',
+  '"../one"',
   '"NONE"',
 ];
 

@@ -1,8 +1,9 @@
 // Sends generated requests, valid and damaged, to a real server, and checks every answer.
 //
 //   pnpm bench:fuzz [model] [--requests 100000] [--seed 1] [--concurrency 16] [--first 0] [--heap-mb 512]
-//     [--folder FOLDER] [--replay FILE]
+//     [--folder FOLDER] [--replay FILE] [--experts]
 //
+// With `--experts`, the model, which has to be dense, has low-rank experts, and an operator loads others.
 // The seed determines every case. Failed cases are stored in the folder; `--replay` sends one again, alone.
 
 import { fork } from "node:child_process";
@@ -15,6 +16,7 @@ import { percentile } from "../kit/statistics.ts";
 import { slope, verdict, verdictOf } from "../express/figures.ts";
 import { stuckGauges } from "../express/gauges.ts";
 import { serve, type Served } from "../hostile/served.ts";
+import { NO_ADAPTERS, writeAdapters } from "./adapters.ts";
 import type { KnownModel } from "./bodies.ts";
 import { caseOf } from "./cases.ts";
 import { documentedCodes } from "./documented.ts";
@@ -45,12 +47,15 @@ const { values, positionals } = parseArgs({
     "heap-mb": { type: "string", default: "512" },
     folder: { type: "string", default: join(tmpdir(), "readme-moe-fuzz") },
     replay: { type: "string" },
+    experts: { type: "boolean", default: false },
   },
 });
 const [seed, numRequests] = [Number(values.seed), Number(values.requests)];
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
-await using server = await serve(template.path, Number(values["heap-mb"]), []);
-const rules = rulesOf(documentedCodes(), [resolve(template.path)]);
+await using adapters = values.experts ? await writeAdapters(template.path) : NO_ADAPTERS;
+await using server = await serve(template.path, Number(values["heap-mb"]), adapters.flags);
+await adapters.loadLasting(server.url);
+const rules = rulesOf(documentedCodes(), [resolve(template.path), ...adapters.secrets]);
 const tally = new Tally();
 const kept: KeptAnswer[] = [];
 
@@ -174,11 +179,19 @@ function judgeMemory(bytes: readonly number[]): boolean {
   return verdict("memory grew in the second half by", growth, "%", MAX_GROWTH_PERCENT);
 }
 
+interface Listed {
+  readonly id: string;
+  readonly parent: string | null;
+}
+
 async function knownModel(url: Served["url"], path: string): Promise<KnownModel> {
-  const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly { id: string }[] };
+  const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly Listed[] };
   const config = JSON.parse(await readFile(join(path, "config.json"), "utf8")) as { vocab_size?: number };
   const [first] = data;
   if (first === undefined || config.vocab_size === undefined)
     throw new Error(`Expected a model with a vocabulary at ${path}`);
-  return { name: first.id, vocabSize: config.vocab_size };
+  const { id: name } = first;
+  const experts = data.flatMap(({ id, parent }) => (parent === name ? [id.slice(name.length + 1)] : []));
+  const { operatorKey } = adapters;
+  return { name, vocabSize: config.vocab_size, experts, ...(operatorKey === undefined ? {} : { operatorKey }) };
 }

@@ -1,7 +1,17 @@
-import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
+import {
+  chatBody,
+  completionBody,
+  loadAdapterBody,
+  unloadAdapterBody,
+} from "../../packages/express/src/api/request-schemas.ts";
 import type { FuzzCase } from "./fuzz-case.ts";
 
-const SCHEMAS = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };
+const SCHEMAS = {
+  "/v1/chat/completions": chatBody,
+  "/v1/completions": completionBody,
+  "/v1/load_lora_adapter": loadAdapterBody,
+  "/v1/unload_lora_adapter": unloadAdapterBody,
+};
 
 /** Returns whether the body, read by the client itself, violates the route's schema. */
 export function isRefusable({ kind, asks, pieces }: FuzzCase): boolean {

@@ -33,6 +33,9 @@ const STREAMS: Readonly<Record<string, z.ZodType>> = {
   "/v1/completions": completionChunk,
 };
 
+/** Operators' routes, which answer with a text. */
+const CHANGES: ReadonlySet<string> = new Set(["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]);
+
 /** @returns a description of the problem, if any */
 export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
   const type = answer.headers.get("content-type") ?? "none";
@@ -42,6 +45,8 @@ export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
   const route = target.length > 1 ? target.toLowerCase().replace(/\/$/, "") : target;
   if (type === "text/event-stream" || type.startsWith("text/event-stream;")) return wrongInStream(text, STREAMS[route]);
   if (route === "/metrics") return problemOf(() => new Scrape(text));
+  if (CHANGES.has(route))
+    return /^Success: LoRA adapter '.+' (added|removed) successfully\.$/.test(text) ? undefined : text;
   if (!type.startsWith("application/json")) return `content type ${type}`;
   if (route === "/openapi.json") return problemOf(() => JSON.parse(text));
   const schema = route.startsWith("/v1/models/") ? modelAnswer : JSON_ROUTES[route];

@@ -73,8 +73,10 @@ export const REGIONS: readonly Region[] = [
   {
     page: "express.md",
     name: "swap",
-    make: () => optionTable([`${EDGE}/served-models.ts`, "SwapOptions"], [`${EDGE}/served-models.ts`, "DrainOptions"]),
+    make: () =>
+      optionTable([`${EDGE}/models/options.ts`, "SwapOptions"], [`${EDGE}/models/options.ts`, "DrainOptions"]),
   },
+  { page: "express.md", name: "experts", make: () => optionTable([`${EDGE}/experts/options.ts`, "ExpertsOptions"]) },
   {
     page: "express.md",
     name: "grammars",
@@ -94,6 +96,11 @@ export const REGIONS: readonly Region[] = [
     page: "refactor.md",
     name: "tune",
     make: () => optionTable(["packages/refactor/src/tuning/options.ts", "TuneOptions"]),
+  },
+  {
+    page: "refactor.md",
+    name: "tune-low-rank",
+    make: () => optionTable(["packages/refactor/src/low-rank/options.ts", "LowRankOptions"]),
   },
   { page: "command-line.md", name: "commands", make: commandSections },
   { page: "events.md", name: "events", make: eventSections },

@@ -15,7 +15,7 @@ import { Chance } from "../../bench/fuzz/chance.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
 
-const MODEL = { name: "pocket", vocabSize: 4096 };
+const MODEL = { name: "pocket", vocabSize: 4096, experts: ["law", "code"], operatorKey: "op" };
 const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));
 
 test("a case depends on its two numbers only, and can be stored in a file", () => {

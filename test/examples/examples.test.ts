@@ -3,11 +3,13 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { openModel, writeExpertSet } from "@readme-moe/model";
 import { EXAMPLES, runExample, startProgram } from "../support/examples.ts";
 import { POCKET } from "../support/pocket.ts";
 import { writePocketExperts } from "../support/pocket-experts.ts";
 import { postJson } from "../support/post-json.ts";
-import { persistentFolder } from "../support/temporary-folder.ts";
+import { tinySet } from "../support/tiny-set.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
 let experts: string;
 beforeAll(async () => {
@@ -101,10 +103,30 @@ test("swap-model completes all answers while a model is swapped", { timeout: 120
   expect(stdout.indexOf("model:swapped")).toBeLessThan(stdout.indexOf("begun before the swap"));
 });
 
+test("experts-by-customer gives each customer its expert, and hides those of others", async () => {
+  const set = join(await temporaryFolder(), "set");
+  const model = await openModel(POCKET);
+  const names = ["law", "recipes", "sea"];
+  const adapters = Object.fromEntries(names.map((name, seed) => [name, { seed, size: 0.05 }]));
+  await writeExpertSet(set, await tinySet(model.config, adapters, 1));
+  await model.close();
+  const { code, stdout, stderr } = await runExample("experts-by-customer", set, POCKET);
+  expect(code, stderr).toBe(0);
+  expect(stdout).toContain("chambers sees base, base:law\n");
+  expect(stdout).toContain("kitchen sees base, base:recipes\n");
+  expect(stdout).toMatch(/"The captain ordered", by base:sea: ".+"/);
+  expect(stdout).toContain("kitchen asks for base:law: 404 model_not_found");
+  const routes = stdout.slice(stdout.indexOf("The office")).match(/^".*": (.*)$/gm) ?? [];
+  expect(routes).toHaveLength(3);
+  for (const route of routes) expect(route).toMatch(/(none|law|recipes|sea) \d+$/);
+});
+
 test("an unknown example is refused with the names of the examples", async () => {
   const { code, stderr } = await runExample("drop-out");
   expect(code).toBe(2);
-  expect(stderr).toMatch(/chatbot, custom-policy, custom-router, drop-in, express-minimal, observability, swap-model/);
+  expect(stderr).toMatch(
+    /chatbot, custom-policy, custom-router, drop-in, experts-by-customer, express-minimal, observability, swap-model/,
+  );
 });
 
 function sum(values: readonly number[]): number {

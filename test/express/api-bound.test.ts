@@ -16,6 +16,7 @@ import { generateAll } from "../../packages/express/src/api/generation.ts";
 import { postJson } from "../support/post-json.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
+import { servedAs } from "../support/served-source.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -186,7 +187,7 @@ test.each([
   const processLogits = (): never => {
     throw failure;
   };
-  const settings = chatApi.settings({ messages, max_tokens: 3 }, { model, engine });
+  const settings = chatApi.settings({ messages, max_tokens: 3 }, servedAs(model, engine));
   const input = { prompts: [{ messages }], processLogits, priority: 0 };
   const { signal } = new AbortController();
   const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
@@ -196,7 +197,7 @@ test.each([
 });
 
 test("grammars are disposed when their engine is no longer served and no request uses them", async () => {
-  const served = [{ name: "tiny", engine, createdMs: 0, aliases: [] }];
+  const served = [{ name: "tiny", engine, createdMs: 0, aliases: [], experts: [] }];
   const all = new EngineGrammars({ list: () => served });
   const [first, second] = [all.use(engine), all.use(engine)];
   const grammars = await first.grammars();

@@ -108,7 +108,7 @@ test("events carry what entered, waited and left, and count only requests that g
   }
   const admission = new Admission({ maxRequestsPerKey: 1, maxBytes: 100, maxQueueMs: 5000, events });
   vi.advanceTimersByTime(1000);
-  const about = { model: "m", key: "k", bytes: 7, choices: 2, maxCompletionTokens: 3 };
+  const about = { model: "m", key: "k", bytes: 7, choices: 2, maxCompletionTokens: 3, expert: "law" };
   const ticket = admission.enter(entrant(about));
   refusal(admission, about);
   refusal(admission, { ...about, bytes: 101 });

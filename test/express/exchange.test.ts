@@ -8,6 +8,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { resolveApiOptions } from "../../packages/express/src/api/options.ts";
 import { EngineGrammars, Exchange, type ExchangeParts } from "../../packages/express/src/api/exchange.ts";
 import { identify, localsOf } from "../../packages/express/src/http/request.ts";
+import { resolveExpertsOptions } from "../../packages/express/src/edge/experts/options.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -29,7 +30,8 @@ async function within(
 ): Promise<void> {
   const models = new ServedModels({ tiny: engine });
   const admission = new Admission();
-  const serving = { ...resolveApiOptions({}), models, admission, grammars: new EngineGrammars(models) };
+  const experts = resolveExpertsOptions();
+  const serving = { ...resolveApiOptions({}), models, admission, experts, grammars: new EngineGrammars(models) };
   const outcomes: Promise<void>[] = [];
   const app = express().use(identify, (request, response) => {
     const { signal } = new AbortController();

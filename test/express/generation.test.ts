@@ -22,6 +22,7 @@ import {
 } from "../../packages/express/src/api/generation.ts";
 import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import { generationOf } from "../support/generation.ts";
+import { servedInfo } from "../support/served-source.ts";
 
 interface Script {
   readonly chunks: readonly GenerateChunk[];
@@ -173,7 +174,10 @@ describe("the settings of a body", () => {
   } as unknown as EngineInfo;
   const own = { id: "a", promptParam: "prompt", numPrompts: 1, maxTokens: 16, logprobs: undefined } as const;
   const settingsOf = (body: object, change: Partial<EngineInfo & typeof own> = {}): GenerationSettings =>
-    generationSettings(completionBody.parse({ prompt: "x", ...body }), { ...info, ...change }, { ...own, ...change });
+    generationSettings(completionBody.parse({ prompt: "x", ...body }), servedInfo({ ...info, ...change }), {
+      ...own,
+      ...change,
+    });
 
   test("leave absent parameters and those that are null to the engine", () => {
     const names = [
@@ -301,8 +305,8 @@ test.each([
   ["ignore_eos", true, { ignoreEos: true }],
   ["n", 3, { n: 3 }],
 ] as const)("the field %s of a body reaches the engine", (field, value, expected) => {
-  const absent = generationSettings(completionBody.parse({ prompt: "a" }), INFO, OWN).params;
-  const { params } = generationSettings(completionBody.parse({ prompt: "a", [field]: value }), INFO, OWN);
+  const absent = generationSettings(completionBody.parse({ prompt: "a" }), servedInfo(INFO), OWN).params;
+  const { params } = generationSettings(completionBody.parse({ prompt: "a", [field]: value }), servedInfo(INFO), OWN);
   expect(params).toEqual({ ...absent, ...expected });
   expect(resolveSamplingParams(params, INFO)).not.toEqual(
     field === "top_k" && value === -1 ? {} : resolveSamplingParams(absent, INFO),

@@ -1,8 +1,17 @@
 // Sets of low-rank experts, changed expert by expert.
 
+import { spawn } from "node:child_process";
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join } from "node:path";
-import { type Model, openExpertSet, openModel, removeLowRankExpert, writeExpertSet } from "@readme-moe/model";
+import {
+  addExpertSet,
+  type Model,
+  openExpertSet,
+  openModel,
+  removeLowRankExpert,
+  writeExpertSet,
+} from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
@@ -198,6 +207,78 @@ test("a set is changed only when its router may go", async () => {
   const opened = await openExpertSet(set, base.config);
   expect(opened?.experts.map(({ name }) => name)).toEqual(["legal", "support", "more"]);
   expect(opened?.router).toBeUndefined();
+});
+
+describe("several changes at once", () => {
+  const LOCK = ".read-me-experts.lock";
+
+  test("are all made, one after the other", async () => {
+    const [folder, source] = [await modelFolder(), await adapterFor(base)];
+    const names = Array.from({ length: 12 }, (_, index) => `e${index}`);
+    await Promise.all(names.map((name) => add(folder, name, source)));
+    expect((await namesIn(folder))?.toSorted()).toEqual(names.toSorted());
+    const removed = names.slice(0, 6).map((name) => removeLowRankExpert(folder, name));
+    await Promise.all([...removed, add(folder, "last", source)]);
+    expect((await namesIn(folder))?.toSorted()).toEqual([...names.slice(6), "last"].toSorted());
+    expect(await readdir(folder)).not.toContain(LOCK);
+  });
+
+  test("give one name to one of them", async () => {
+    const folder = await modelFolder();
+    const sources = await Promise.all([1, 2, 3, 4].map((seed) => adapterFor(base, seed)));
+    const outcomes = await Promise.allSettled(sources.map((source) => add(folder, "legal", source)));
+    const winners = sources.filter((_, index) => outcomes[index]?.status === "fulfilled");
+    expect(winners).toHaveLength(1);
+    const copy = await readFile(join(folder, "experts", "legal", "adapter_model.safetensors"));
+    expect(copy).toEqual(await readFile(join(winners[0] ?? "", "adapter_model.safetensors")));
+    expect(await namesIn(folder)).toEqual(["legal"]);
+  });
+
+  test("wait for a process that runs, and not for one that was killed", async () => {
+    const folder = await modelFolder();
+    const child = spawn(process.execPath, ["-e", "process.stdin.resume()"], { stdio: ["pipe", "ignore", "ignore"] });
+    await writeFile(join(folder, LOCK), `${child.pid} ${hostname()}`);
+    const adding = add(folder, "legal").then(() => "added");
+    // The other takes longer than the change would.
+    expect(await Promise.race([adding, modelFolder().then(() => "waiting")])).toBe("waiting");
+    child.kill("SIGKILL");
+    expect(await adding).toBe("added");
+    expect(await namesIn(folder)).toEqual(["legal"]);
+    expect(await readdir(folder)).not.toContain(LOCK);
+  });
+});
+
+describe("a set added to a folder", () => {
+  test("brings its adapters, router and provenance, or changes nothing", async () => {
+    const [set, folder, cache] = [join(await temporaryFolder(), "set"), await modelFolder(), await temporaryFolder()];
+    const provenance = { data: "texts" };
+    await writeExpertSet(set, { ...(await tinySet(base.config, { legal: {}, support: { seed: 4 } }, 3)), provenance });
+    await addExpertSet(folder, { path: set, model: base });
+    expect(await setJson(folder)).toEqual(await setJson(set));
+    const [model, opened] = [await openModel(folder), await openExpertSet(set, base.config)];
+    expect(await model.lowRank?.router?.head.weight.store.readBytes("proj_out.weight")).toEqual(
+      await opened?.router?.head.weight.store.readBytes("proj_out.weight"),
+    );
+    expect(await model.lowRank?.fingerprint(cache)).toBe(await opened?.fingerprint(cache));
+    await Promise.all([model.close(), opened?.close()]);
+    const again = addExpertSet(folder, { path: set, model: base });
+    await expectReadMeError(again, "ERR_WRITE_FAILED", "router", "--drop-router");
+    const twice = addExpertSet(folder, { path: set, model: base }, { dropRouter: true });
+    await expectReadMeError(twice, "ERR_WRITE_FAILED", '"legal" already');
+    expect(await setJson(folder)).toEqual(await setJson(set));
+    expect((await readdir(join(folder, "experts"))).toSorted()).toEqual(["legal", "support"]);
+  });
+
+  test("is taken whole or not at all", async () => {
+    const [set, folder] = [join(await temporaryFolder(), "set"), await modelFolder()];
+    const bad = { legal: {}, support: { size: NaN } };
+    await writeExpertSet(set, await tinySet(base.config, bad, 3));
+    const before = (await readdir(folder)).toSorted();
+    await expectReadMeError(addExpertSet(folder, { path: set, model: base }), "ERR_MODEL_INVALID", "support", "NaN");
+    expect((await readdir(folder)).toSorted()).toEqual(before);
+    const none = addExpertSet(folder, { path: await adapterFor(base), model: base });
+    await expectReadMeError(none, "ERR_FILE_NOT_FOUND", SET_FILE);
+  });
 });
 
 test("a GGUF file holds no set, but a folder with one does", async () => {

@@ -26,6 +26,12 @@ import { tinySet } from "../support/tiny-set.ts";
 const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"];
 const SECTION = { embedding_size: 16, inner_size: 16, num_heads: 2, num_layers: 1 };
 
+const listing = (length: number) => () =>
+  parseSetFile("set.json", {
+    version: 1,
+    experts: Array.from({ length }, (_, i) => ({ name: `e${i}`, folder: "x" })),
+  });
+
 const failed = (): Promise<Uint8Array> => Promise.reject(new Error("no more numbers"));
 
 let base: Model;
@@ -122,11 +128,6 @@ describe("a set's file is refused that", () => {
   });
 
   test("lists more experts than a token's route can name", () => {
-    const listing = (length: number) => () =>
-      parseSetFile("set.json", {
-        version: 1,
-        experts: Array.from({ length }, (_, i) => ({ name: `e${i}`, folder: "x" })),
-      });
     expect(listing(65_535)().entries.length).toBe(65_535);
     expect(listing(65_536)).toThrow(/65536 experts are more than 65535/);
   });

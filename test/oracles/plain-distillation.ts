@@ -35,6 +35,17 @@ export function plainLoss(
   return sum / tokens;
 }
 
+/** Changes of attention by expert, which the weights of a Read-ME model do not have. */
+export interface PlainLayer extends LayerWeights {
+  readonly attentions?: readonly WeightGroup[];
+}
+
+/** Returns the cross-entropy of each token's next one. */
+export function plainCrossEntropies(config: ModelConfig, weights: DecoderWeights, sequence: PlainSequence): number[] {
+  const logProbs = plainLogProbs(config, weights, sequence);
+  return [...sequence.tokenIds.subarray(1)].map((id, t) => -logProbs[t]![id]!);
+}
+
 /** `[tokens][vocabulary]` */
 function plainLogProbs(
   config: ModelConfig,
@@ -46,7 +57,7 @@ function plainLogProbs(
     [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)].map((value) => value * embeddingScale),
   );
   for (const [index, layer] of layers.entries()) {
-    hidden = attend(config, layer, hidden, index);
+    hidden = attend(config, layer, hidden, { index, experts });
     hidden = hidden.map((row, t) => {
       const normed = optionalNorm(config, layer.common, "norm", row);
       const routed = feedForward(layer.experts[experts[t]!]!, "expert", normed);
@@ -63,13 +74,24 @@ function plainLogProbs(
   });
 }
 
-function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readonly Row[], index: number): Row[] {
+interface AttentionPlace {
+  readonly index: number;
+  readonly experts: Uint16Array;
+}
+
+function attend(
+  config: ModelConfig,
+  { attention, attentions }: PlainLayer,
+  hidden: readonly Row[],
+  { index, experts }: AttentionPlace,
+): Row[] {
+  const groupOf = (t: number): WeightGroup => attentions?.[experts[t]!] ?? attention;
   const window = config.layers[index]?.slidingWindow ?? Infinity;
   const { headSize, numHeads, numKvHeads, rmsNormEpsilon, attentionScale } = config;
   const normed = hidden.map((row) => optionalNorm(config, attention, "norm", row));
   const heads = (name: string): Row[][] =>
     normed.map((row, position) => {
-      const product = linear(attention, name, row);
+      const product = linear(groupOf(position), name, row);
       const isWhole = config.qkNorm === "all-heads";
       const all = isWhole ? optionalNorm(config, attention, `${name}_norm`, product) : product;
       const scale = isWhole ? undefined : attention.get(`${name}_norm`)?.values;
@@ -92,7 +114,7 @@ function attend(config: ModelConfig, { attention }: LayerWeights, hidden: readon
       );
       return mixed;
     });
-    return join(config, attention, row, linear(attention, "output", joined));
+    return join(config, attention, row, linear(groupOf(t), "output", joined));
   });
 }
 

@@ -40,6 +40,26 @@ test("experts are added, listed and removed", async () => {
   expect(JSON.parse(stdout)).toMatchObject({ experts: [{ name: "rslora-r16" }], router: null });
 });
 
+test("all experts of a set are added, with their router where there were none", async () => {
+  const [set, folder, other] = [join(await temporaryFolder(), "set"), await modelFolder(), await modelFolder()];
+  const model = await openModel(folder);
+  await writeExpertSet(set, await tinySet(model.config, { legal: {}, support: { modules: ["lm_head"] } }, 3));
+  await model.close();
+  const { code, stdout } = await experts("add", folder, set);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/^added legal .*\nadded support +rank 4 {2}lm_head .*\n$/);
+  expect((await experts("list", folder)).stdout).toMatch(/2 low-rank experts; the router chooses\n$/);
+  await experts("add", other, ADAPTER, "--name", "own");
+  const refused = await experts("add", other, set);
+  expect(refused).toMatchObject({ code: 1, stdout: "" });
+  expect(refused.stderr).toContain("--drop-router");
+  const joined = await experts("add", other, set, "--drop-router", "--json");
+  expect(JSON.parse(joined.stdout)).toMatchObject({ experts: [{ name: "legal" }, { name: "support" }] });
+  expect(await namesIn(other)).toEqual(["own", "legal", "support"]);
+  expect(await readdir(other)).not.toContain("router.safetensors");
+  expect(await experts("add", folder, set, "--name", "x")).toMatchObject({ code: 2 });
+});
+
 test("an adapter comes from the hub, under the name of its repository", async () => {
   const names = ["adapter_config.json", "adapter_model.safetensors"];
   const files = await Promise.all(names.map(async (name) => [name, await readFile(join(ADAPTER, name))] as const));

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { TuningReport } from "@readme-moe/refactor";
+import type { LowRankReport, TuningReport } from "@readme-moe/refactor";
 import { beforeAll, expect, test } from "vitest";
 import { POCKET } from "../support/pocket.ts";
 import { COMMAND_LINE, runCli } from "../support/run-cli.ts";
@@ -45,6 +45,13 @@ test.each([
     2,
     /`microSequences` to divide the 16/,
   ],
+  [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--alpha", "8"], 2, /'--alpha' cannot be used without/],
+  [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--no-rival"], 2, /'--no-rival' cannot be used without/],
+  [["--experts", "low-rank", "--data", BOOK], 2, /--out/],
+  [["--experts", "half", "--data", BOOK, "--out", "x"], 2, /Allowed choices are low-rank/],
+  [["--experts", "low-rank", "--method", "full", "--data", BOOK, "--out", "x"], 2, /'--method' cannot be used with/],
+  [["--experts", "low-rank", "--data", `router=${BOOK}`, "--out", "x"], 2, /name of a kind of text/],
+  [["--experts", "low-rank", "--data", BOOK, "--out", "x"], 1, /is not a dense model \(read-me\)/],
   [["--teacher", POCKET, "--data", BOOK, "--out", "x"], 1, /cannot be the teacher: it has hiddenSize/],
   [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is not a dense model/],
 ])("%j: exit code %i", async (args, code, message) => {
@@ -78,6 +85,35 @@ test.each(["lora", "full"])(
     const { before } = JSON.parse(next.stdout) as TuningReport;
     expect(before.mean).toBeCloseTo(report.after.mean, 4);
     expect(report.after.mean).toBeLessThan(report.before.mean);
+  },
+);
+
+test(
+  "low-rank experts of two kinds of text have a smaller loss than the dense model",
+  { timeout: 120_000 },
+  async () => {
+    const out = join(folder, "experts");
+    const github = join(POCKET, "calibration", "github.jsonl");
+    const args = ["tune", teacher, "--experts", "low-rank", "--out", out, "--data", `prose=${BOOK}`, `code=${github}`];
+    const more =
+      "--tokens 6144 --learning-rate 0.01 --router-steps 10 --router-tokens 64 --evaluation-sequences 2 --json";
+    const few = SMALL.filter(
+      (part, index) => part !== "--evaluation-sequences" && SMALL[index - 1] !== "--evaluation-sequences",
+    );
+    const result = await runCli([...args, ...few, ...more.split(" ")]);
+    expect(result.code, result.stderr).toBe(0);
+    const report = JSON.parse(result.stdout) as LowRankReport;
+    expect(report.experts.map(({ name }) => name)).toEqual(["prose", "code"]);
+    for (const row of [report.label, report.router, report.rival]) expect(row?.above_dense).toBeLessThan(-0.3);
+    expect(existsSync(join(out, "experts", "code", "adapter_model.safetensors"))).toBe(true);
+    const short = await runCli(
+      [...args, ...few, "--tokens", "256", "--no-rival", "--router-steps", "2"].with(5, `${out}-2`),
+    );
+    expect(short.code, short.stderr).toBe(0);
+    expect(short.stdout).toMatch(/dense .*\n.*own expert .*\n.*router /);
+    expect(short.stdout).not.toContain("one for all");
+    expect(short.stdout).toMatch(/--lora/);
+    expect(short.stderr).toMatch(/experts of prose, code: step 2 of 2/);
   },
 );
 

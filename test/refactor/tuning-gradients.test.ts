@@ -2,15 +2,16 @@
 // in double precision.
 
 import { join } from "node:path";
-import { openModel, type Model, type ModelConfig } from "@readme-moe/model";
+import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
-import { readDecoderWeights, type LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
+import { readDecoderWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
 import { plainLoss } from "../oracles/plain-distillation.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
-import { writeTinyReadMe, type TinyOptions } from "../support/tiny-read-me.ts";
+import { writeTinyReadMe } from "../support/tiny-read-me.ts";
+import { directionalError, VARIANTS, withVariant, type Variant } from "../support/tuning-variants.ts";
 
 const folder = await persistentFolder();
 const TOKENS = 7;
@@ -18,37 +19,6 @@ const SEQUENCES = 3;
 const LABEL_SHARE = 0.3;
 // Relative error of losses in float32 over two layers; a wrong sign has an error of at least 1.
 const BOUND = 5e-3;
-
-interface Variant extends TinyOptions {
-  /** Attention has biases, and norms of each head's queries and keys. */
-  readonly hasMoreAttention?: boolean;
-  /** Norms are behind attention and FFN instead of in front. */
-  readonly hasOutputNorms?: boolean;
-  /** Size of the norms of queries and keys. @default that of a head, for both */
-  readonly qkNormSizes?: readonly [query: number, key: number];
-  readonly decoder?: Partial<ModelConfig>;
-}
-
-const VARIANTS: Readonly<Record<string, Variant>> = {
-  "shared rows, other widths in each layer": {},
-  biases: { hasBias: true, config: { mlp_bias: true } },
-  "biases and head norms in attention": { hasMoreAttention: true },
-  "norms behind, and over all heads": {
-    hasMoreAttention: true,
-    hasOutputNorms: true,
-    qkNormSizes: [32, 16],
-    decoder: { qkNorm: "all-heads" },
-  },
-  "factors of everything": {
-    decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
-  },
-  "RoPE in some layers": {
-    decoder: { layers: [false, true].map((hasRope) => ({ slidingWindow: undefined, hasRope })) },
-  },
-  "a sliding window": {
-    config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
-  },
-};
 
 const trainers: Trainer[] = [];
 const models: Model[] = [];
@@ -110,12 +80,7 @@ async function setUp(options: Variant, method: "lora" | "full", microSequences =
   models.push(student, teacher);
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
   const config = { ...student.config, ...options.decoder };
-  for (const { layers } of Object.values(weights)) {
-    if (options.hasMoreAttention) {
-      layers.forEach((layer, index) => addMoreAttention(layer, index, options.qkNormSizes ?? [8, 8]));
-    }
-    if (options.hasOutputNorms) layers.forEach(moveNormsBehind);
-  }
+  for (const one of Object.values(weights)) withVariant(one, options);
   const parameters = chooseParameters(weights.student, { method, rank: 3, attention: true, seed: 5 });
   const random = seededRandom(6);
   // The left factor of a zero change has no gradient.
@@ -134,30 +99,6 @@ async function setUp(options: Variant, method: "lora" | "full", microSequences =
   return { trainer, parameters, loss, sequences, weights };
 }
 
-function moveNormsBehind({ attention, common }: LayerWeights): void {
-  for (const group of [attention, common]) {
-    group.set("output_norm", group.get("norm")!);
-    group.delete("norm");
-  }
-}
-
-function addMoreAttention(
-  { attention }: LayerWeights,
-  layer: number,
-  [querySize, keySize]: readonly [number, number],
-): void {
-  const random = seededRandom(layer + 8);
-  const vector = (name: string, size: number, middle: number): void => {
-    const values = Float32Array.from({ length: size }, () => middle + 0.3 * randomNormal(random));
-    attention.set(name, { key: `backbone/model.layers.${layer}.self_attn.${name}`, shape: [size], values });
-  };
-  for (const name of ["query", "key", "value", "output"]) {
-    vector(`${name}.bias`, attention.get(`${name}.weight`)!.shape[0]!, 0);
-  }
-  vector("query_norm", querySize, 1);
-  vector("key_norm", keySize, 1);
-}
-
 function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<string, Float32Array> {
   const gradients = new Map<string, Float32Array>();
   for (const { key } of parameters) {
@@ -170,36 +111,4 @@ function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<
 /** Removes file and layer from a key: `self_attn.q_proj.weight.left`. */
 function kindOf({ key }: Parameter): string {
   return key.replace(/^\w+\/model\.(layers\.\d+\.)?/, "");
-}
-
-/** Returns the relative error of the gradients' derivative along a random direction against differences of the loss. */
-function directionalError(
-  parameters: readonly Parameter[],
-  gradients: ReadonlyMap<string, Float32Array>,
-  loss: () => number,
-): number {
-  const random = seededRandom(7);
-  const starts = parameters.map(({ values }) => values.slice());
-  // The direction is mostly along the gradient: across it, both derivatives would be near zero.
-  const directions = parameters.map(({ key }) => {
-    const gradient = gradients.get(key)!;
-    const size = Math.hypot(...gradient) / Math.sqrt(gradient.length);
-    return gradient.map((slope) => Math.abs(slope) * (1 + 0.5 * randomNormal(random)) * Math.sign(slope) + 0.3 * size);
-  });
-  const length = Math.hypot(...directions.map((direction) => Math.hypot(...direction)));
-  const at = (step: number): number => {
-    parameters.forEach(({ values }, p) => {
-      values.forEach((__, i) => (values[i] = starts[p]![i]! + (step / length) * directions[p]![i]!));
-    });
-    return loss();
-  };
-  const h = 0.01;
-  const expected = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
-  at(0);
-  let found = 0;
-  directions.forEach((direction, p) => {
-    const gradient = gradients.get(parameters[p]!.key)!;
-    direction.forEach((value, i) => (found += (value / length) * gradient[i]!));
-  });
-  return Math.abs(found - expected) / Math.abs(expected);
 }

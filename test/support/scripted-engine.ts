@@ -43,7 +43,7 @@ const INFO: EngineInfo = {
 
 const unscripted = (): Promise<never> => Promise.reject(new Error("Not part of the script"));
 
-export function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
+function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
   return {
     info: { ...INFO, ...info },
     events: new ReadMeEmitter(),
@@ -53,6 +53,8 @@ export function scriptedEngine({ answer, accept, route = unscripted, info }: Scr
     detokenize: async (ids) => Array.from(ids, (id) => `<${id}>`).join(""),
     applyTemplate: unscripted,
     vocabulary: unscripted,
+    addExpert: unscripted,
+    removeExpert: unscripted,
     stats: unscripted,
     addExpert: unscripted,
     removeExpert: unscripted,

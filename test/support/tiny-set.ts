@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type ExpertSetContent, type ModelConfig, SafetensorsFile } from "@readme-moe/model";
-import { temporaryFolder } from "./temporary-folder.ts";
+import { persistentFolder } from "./temporary-folder.ts";
 import { ROUTER_SECTION, tinyContent } from "./tiny-read-me.ts";
 import { type TinyAdapter, writeTinyAdapter } from "./tiny-adapter.ts";
 
@@ -13,7 +13,7 @@ export async function tinySet(
   adapters: Readonly<Record<string, TinyAdapter>>,
   routerSeed?: number,
 ): Promise<ExpertSetContent> {
-  const folder = await temporaryFolder();
+  const folder = await persistentFolder();
   const experts = [];
   for (const [name, adapter] of Object.entries(adapters)) {
     const path = await writeTinyAdapter(join(folder, name), config, adapter);

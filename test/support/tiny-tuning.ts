@@ -1,4 +1,4 @@
-import type { TuneOptions } from "@readme-moe/refactor";
+import type { LowRankOptions, TuneOptions } from "@readme-moe/refactor";
 
 /** Options of a short tuning with two rounds and their routers. */
 export const TINY_TUNING: TuneOptions = {
@@ -14,5 +14,20 @@ export const TINY_TUNING: TuneOptions = {
   evaluations: 4,
   rounds: 2,
   routerSteps: 3,
+  routerTokens: 64,
+};
+
+/** Options of a short training of two experts of low rank. */
+export const TINY_LOW_RANK: LowRankOptions = {
+  tokens: 1536,
+  rank: 4,
+  alpha: 8,
+  attention: true,
+  learningRate: 0.01,
+  sequenceTokens: 32,
+  batchSequences: 4,
+  microSequences: 2,
+  evaluationSequences: 4,
+  routerSteps: 5,
   routerTokens: 64,
 };

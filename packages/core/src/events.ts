@@ -108,6 +108,14 @@ export interface ReadMeEvents {
   }) => void;
   /** An engine that had failed works again. */
   "engine:restarted": (event: { readonly name: string; readonly attempts: number }) => void;
+  /** A low-rank expert could not be loaded again after its engine had failed. Requests cannot name it any more. */
+  "expert:lost": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    readonly expert: string;
+    /** The error and its causes, outermost first. */
+    readonly causes: readonly ErrorLink[];
+  }) => void;
   /** An attempt to open a failed engine again has failed. */
   "engine:restart-failed": (event: {
     /** Name of the model. */
@@ -160,6 +168,8 @@ export interface ReadMeEvents {
     readonly bytes: number;
     readonly choices: number;
     readonly maxCompletionTokens: number;
+    /** Name of the expert that the request asks for, if it names one. */
+    readonly expert?: string | undefined;
   }) => void;
   /** A server rejected a request: no place was free, its key or client has too many, or it waited too long. */
   "request:rejected": (event: {

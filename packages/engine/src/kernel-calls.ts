@@ -84,7 +84,11 @@ export function callsOf(sequences: readonly StepSequence[], { maxRows, fit }: Ca
       .toSorted((a, b) => a.token - b.token),
   );
   const lengths = sequences.map(({ tokenIds }) => tokenIds.length);
-  const steps = splitIntoSteps(lengths, maxRows);
+  const firstExpert = ({ sequence, from }: StepPiece): number => sequences[sequence]?.experts[from] ?? 0;
+  // Neighbouring rows of one low-rank expert share what is read of it.
+  const steps = splitIntoSteps(lengths, maxRows).map((pieces) =>
+    pieces.toSorted((a, b) => firstExpert(a) - firstExpert(b)),
+  );
   const calls = fit ? steps.flatMap((pieces) => splitByExperts(pieces, sequences, fit)) : steps;
   return calls.map((pieces) => {
     const parts = pieces.flatMap(({ sequence: index, from, to }) => {

@@ -16,16 +16,23 @@ export type {
   Ticket,
 } from "./edge/admission/options.ts";
 export type { Authorize } from "./edge/guard.ts";
-export type { Asking, ServedModelsOptions, ShareTraffic } from "./edge/models/options.ts";
+export type { ExpertsOptions, ExpertUse } from "./edge/experts/options.ts";
+export type {
+  Asking,
+  DrainOptions,
+  RestartOptions,
+  ServedModelsOptions,
+  ShareTraffic,
+  SwapOptions,
+} from "./edge/models/options.ts";
 export type { ModelState } from "./edge/models/model-entry.ts";
-export type { RestartOptions } from "./edge/models/options.ts";
 export {
   ServedModels,
-  type DrainOptions,
   type Lease,
+  type MayName,
   type ModelCondition,
+  type ServedExpert,
   type ServedModel,
-  type SwapOptions,
 } from "./edge/served-models.ts";
 export {
   readMe,

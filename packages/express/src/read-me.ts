@@ -14,7 +14,9 @@ import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
 import { Heartbeat } from "./edge/heartbeat.ts";
-import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
+import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
+import { reportOutcomes } from "./edge/models/report-outcomes.ts";
+import { ServedModels } from "./edge/served-models.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {
@@ -32,6 +34,8 @@ export interface ServingOptions {
 export interface ReadMeApiOptions extends ServingOptions, ApiOptions, Omit<GuardOptions, "events"> {
   /** Limits of the grammars that constrain answers. */
   readonly grammars?: GrammarsOptions | undefined;
+  /** Low-rank experts: which client may name which, and who may load them while the server runs. */
+  readonly experts?: ExpertsOptions | undefined;
 }
 
 /** Options of health checks and metrics. */
@@ -56,7 +60,7 @@ interface SharedServices {
 const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
 const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
 const OPERATIONS_NAMES = ["hungMs", "version", "registry", "vllmAliases"] as const;
-const API_NAMES = [...SERVING_NAMES, ...GUARD_NAMES, ...API_OPTION_NAMES, "grammars"] as const;
+const API_NAMES = [...SERVING_NAMES, ...GUARD_NAMES, ...API_OPTION_NAMES, "grammars", "experts"] as const;
 
 /**
  * Creates a router with the OpenAI API over Read-ME engines, health checks and metrics. Their paths begin where the
@@ -75,7 +79,7 @@ export function readMe(options: ReadMeOptions): Router {
 
 /**
  * Creates a router with `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize` and
- * `/openapi.json`.
+ * `/openapi.json`; for operators also `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
@@ -101,8 +105,12 @@ function apiRouterOf(services: SharedServices, options: ReadMeApiOptions): Route
   const { keys, authorize, requestsPerMinute, tokensPerMinute } = options;
   const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
   const grammars = new EngineGrammars(models, options.grammars);
-  const serving = { models, admission, grammars, ...resolveApiOptions(options) };
-  return apiRouter(serving, openApiDocument(), [reportOutcomes(models, events), ...guards]);
+  const experts = resolveExpertsOptions(options.experts, keys);
+  const serving = { models, admission, grammars, experts, ...resolveApiOptions(options) };
+  const outcomes = reportOutcomes(models, events);
+  const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
+  const document = openApiDocument({ hasOperators: operators !== undefined });
+  return apiRouter(serving, document, { clients: [outcomes, ...guards], operators });
 }
 
 function operationsRouter(services: SharedServices, options: ReadMeOperationsOptions): ReturnType<typeof operations> {

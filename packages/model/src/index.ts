@@ -7,17 +7,22 @@ export type { ReadMeSection } from "./folder/read-me-folder.ts";
 export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";
 
 // Low-rank experts: adapters over a dense model.
-export type { LowRankExpert, LowRankProduct, LowRankRefs } from "./low-rank/low-rank-expert.ts";
+export {
+  expertNameProblem,
+  type LowRankExpert,
+  type LowRankProduct,
+  type LowRankRefs,
+} from "./low-rank/low-rank-expert.ts";
 export type { ListedExpert, LowRankSet } from "./low-rank/low-rank-set.ts";
 export { openExpertSet } from "./low-rank/expert-set.ts";
 export {
+  addExpertSet,
   addLowRankExpert,
   type ChangeSetOptions,
   type ExpertAddition,
-  type ExpertSetContent,
   removeLowRankExpert,
-  writeExpertSet,
 } from "./low-rank/change-set.ts";
+export { type ExpertSetContent, writeExpertSet } from "./low-rank/write-set.ts";
 export { expertNameOf, gatherExperts } from "./low-rank/gather-experts.ts";
 export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
 

@@ -2,9 +2,12 @@
 
 import { existsSync } from "node:fs";
 import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
-import { KernelRunner, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
-import { downloadModel, openModel, type Model } from "@readme-moe/model";
+import { KernelRunner, openExperts, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
+import { downloadModel, type LowRankSet, openModel, type Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
+import { hubIdOf } from "./hub-id.ts";
+import { loraFolders } from "./low-rank/find-adapters.ts";
+import type { LoraArgument } from "./low-rank/lora-option.ts";
 import type { EngineFlags, RuntimeFlags } from "./options.ts";
 import { presetNamed, presetPath } from "./presets/preset.ts";
 import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
@@ -12,15 +15,6 @@ import { showDownload, showLoading } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */
 export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
-
-// `organisation/name`, optionally with `@revision`.
-const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
-
-/** Reads the hub's id from `<model>`, unless that is a file, a folder or a preset. */
-export function hubIdOf(name: string): string | undefined {
-  if (existsSync(name) || presetNamed(name) || !HUB_ID.test(name)) return undefined;
-  return name.replace(/@.*$/, "");
-}
 
 /**
  * Resolves `<model>`: the path of a folder or file, else a preset, else a model of the hub, which is downloaded into
@@ -64,12 +58,22 @@ export interface RunningModel {
   readonly model: Model;
   readonly runner: StepRunner;
   readonly router: PreGatingRouter;
+  /** Names of the experts; of a dense model with low-rank experts, "none" first. */
+  readonly experts: readonly string[];
+  /** Whether `router` is the model's own, or that of its low-rank experts. */
+  readonly hasOwnRouter: boolean;
+}
+
+interface RunningFlags {
+  readonly expert?: string;
+  readonly perExpert?: boolean;
+  readonly lora?: readonly LoraArgument[];
 }
 
 /** Opens model, router and runner, and closes all three after `use`, also when that fails. */
 export async function withRunningModel<Result>(
   name: string,
-  flags: RuntimeFlags & { readonly expert?: string; readonly perExpert?: boolean },
+  flags: RuntimeFlags & RunningFlags,
   signal: AbortSignal,
   use: (running: RunningModel) => Promise<Result>,
 ): Promise<Result> {
@@ -78,21 +82,46 @@ export async function withRunningModel<Result>(
   let cacheFailure: string | undefined;
   // Router and decoder fail for the same reason.
   const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
+  const loras = await loraFolders(flags.lora, signal);
   const open = async (model: Model): Promise<Result> => {
     try {
-      // A comparison of experts needs no router.
-      const expert = flags.perExpert && !model.router ? 0 : flags.expert;
-      const router = await openRouter(model, expert, { threads, cacheFolder, onCacheFailure });
-      closers.unshift(() => router.dispose());
       const runner = await KernelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
       closers.unshift(() => runner.dispose());
+      const set = await openExperts(runner, model, loras);
+      closers.unshift(() => set.close());
+      const { expertNames: experts } = runner;
+      const routed = routedModel(model, set, experts);
+      const hasOwnRouter = routed.router !== undefined;
+      const router = await openRouter(routed, choiceOf(flags, model, hasOwnRouter), {
+        threads,
+        cacheFolder,
+        onCacheFailure,
+      });
+      closers.unshift(() => router.dispose());
       noteCacheFailure(cacheFailure);
-      return await use({ model, runner, router });
+      return await use({ model, runner, router, experts, hasOwnRouter });
     } finally {
       for (const close of closers) await close();
     }
   };
   return withModelFiles(name, signal, open, cacheFolder);
+}
+
+/** Chooses the expert of a call: a dense model needs no router, nor does a comparison of experts. */
+function choiceOf(
+  { expert, perExpert }: RunningFlags,
+  { kind }: Pick<Model, "kind">,
+  hasRouter: boolean,
+): string | number | undefined {
+  if (expert === "none" && kind === "dense") return 0;
+  return expert ?? ((perExpert || kind === "dense") && !hasRouter ? 0 : undefined);
+}
+
+/** Returns what `openRouter` needs of a model: its own router and experts, or those of its low-rank experts. */
+function routedModel(model: Model, set: LowRankSet, names: readonly string[]): Parameters<typeof openRouter>[0] {
+  if (model.kind !== "dense") return model;
+  const { path, router } = set;
+  return { path, router, experts: { ...model.experts, names }, fingerprint: (folder) => set.fingerprint(folder) };
 }
 
 /** An engine and the trace that it records. */
@@ -120,12 +149,14 @@ export async function openEngine(
     );
   }
   const path = await modelPath(name, signal, cacheFolder);
+  const loras = await loraFolders(flags.lora, signal);
   const engine = await ReadMeEngine.open(path, {
     ...more,
     precision,
     threads,
     cacheFolder,
     expert,
+    loras,
     isolation,
     expertCacheBytes: flags.expertCache,
     expertCachePolicy: flags.expertCachePolicy,

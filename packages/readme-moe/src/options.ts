@@ -3,6 +3,7 @@
 import { EVICTION_POLICIES, nearestName, type EvictionPolicyName, type SamplingParams } from "@readme-moe/core";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { type LoraArgument, loraOption } from "./low-rank/lora-option.ts";
 
 export interface RuntimeFlags {
   readonly precision: Precision;
@@ -13,6 +14,7 @@ export interface RuntimeFlags {
 /** Flags of the commands that open an engine. */
 export interface EngineFlags extends RuntimeFlags {
   readonly expert?: string;
+  readonly lora?: readonly LoraArgument[];
   readonly isolation?: "thread" | "process";
   /** Memory for streamed experts, in bytes. */
   readonly expertCache?: number;
@@ -64,6 +66,7 @@ export function runtimeOptions(): readonly Option[] {
 export function engineOptions(): readonly Option[] {
   return [
     expertOption(),
+    loraOption(),
     ...runtimeOptions(),
     new Option(
       "--expert-cache <size>",
@@ -87,7 +90,8 @@ export function jsonOption(): Option {
 export function expertOption(): Option {
   return new Option(
     "--expert <expert>",
-    "`router`, or one expert for all tokens, by name or index (default: the router, if the model has one)",
+    "`router`, or one expert for all tokens, by name or index; `none` is a dense model without a low-rank expert " +
+      "(default: the router, if the model has one)",
   );
 }
 

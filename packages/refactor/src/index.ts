@@ -33,5 +33,15 @@ export {
 } from "./tuning/options.ts";
 export { tune, type TuneModels } from "./tuning/tune.ts";
 export type { TuningLosses, TuningPoint, TuningReport } from "./tuning/tuning-report.ts";
+export {
+  SHARINGS,
+  type LowRankEstimate,
+  type LowRankOptions,
+  type LowRankProgress,
+  type LowRankRun,
+  type LowRankStage,
+} from "./low-rank/options.ts";
+export type { ExpertReport, LowRankReport, TrainingReport } from "./low-rank/low-rank-report.ts";
+export { tuneLowRank } from "./low-rank/tune-low-rank.ts";
 export { applyDelta, type ApplyOptions, type ApplyReport } from "./delta/apply.ts";
 export { packDelta, type PackOptions, type PackProgress, type PackReport } from "./delta/pack.ts";

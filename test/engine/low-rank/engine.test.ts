@@ -1,6 +1,6 @@
 // Low-rank experts of a running engine: named by requests, added, removed and streamed, with the pocket model.
 
-import { rm } from "node:fs/promises";
+import { cp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
@@ -170,6 +170,24 @@ test("has its experts again after a failure", async () => {
   await engine.restart();
   expect(engine.info.experts.filter((name) => name !== "").toSorted()).toEqual(["legal", "none", "sales"]);
   expect(await idsOf(engine, "sales")).toEqual(expected);
+});
+
+test("works after a failure without an added expert whose folder is gone", async () => {
+  const gone = join(await temporaryFolder(), "gone");
+  await cp(adapter("sales"), gone, { recursive: true });
+  await using engine = await open({ isolation: "process", loras: { legal: adapter("legal") } });
+  await engine.addExpert("gone", gone);
+  await engine.addExpert("poetry", adapter("poetry"));
+  const expected = await idsOf(engine, "poetry");
+  await rm(gone, { recursive: true });
+  const failed = engine.whenFailed();
+  engine.kill();
+  await failed;
+  await engine.restart();
+  expect(engine.info.experts).toEqual(["none", "legal", "poetry"]);
+  expect(await idsOf(engine, "poetry")).toEqual(expected);
+  await engine.addExpert("gone", adapter("sales"));
+  expect(await idsOf(engine, "gone")).not.toEqual(expected);
 });
 
 test("refuses experts that cannot be added, and keeps those it has", async () => {

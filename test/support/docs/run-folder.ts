@@ -3,6 +3,7 @@
 import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { writeAdaptersOf } from "../expert-engine.ts";
 import { COMMAND_LINE } from "../run-cli.ts";
 import { POCKET } from "../pocket.ts";
 import { writeReadingModel } from "../reading-model.ts";
@@ -38,6 +39,7 @@ export async function runFolder(): Promise<RunFolder> {
   for (const [name, kind] of Object.entries(TEXTS)) {
     await copyFile(join(POCKET, "calibration", `${kind}.jsonl`), join(path, name));
   }
+  await writeAdaptersOf(POCKET, { [join(path, "adapters", "legal")]: { size: 0.05 } });
   await writeFile(join(path, "book.txt"), "The ship was lost in the night, and nobody knew where it lay. ".repeat(200));
   return {
     path,

@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { describeValue, expertIndex, type EngineInfo } from "@readme-moe/core";
+import { describeValue, expertIndex, ReadMeError, type EngineInfo } from "@readme-moe/core";
 import type { Calls } from "../protocol.ts";
 
 /** The engine whose experts change. */
@@ -21,11 +21,6 @@ export class ExpertChanges {
 
   constructor(engine: ChangedEngine) {
     this.#engine = engine;
-  }
-
-  /** Folders of the added experts, by name. */
-  get added(): Readonly<Record<string, string>> {
-    return Object.fromEntries(this.#added);
   }
 
   async add(name: string, path: string): Promise<void> {
@@ -52,10 +47,24 @@ export class ExpertChanges {
     this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
   }
 
-  /** Removes the experts that were removed before the engine failed. */
-  async repeatRemovals(): Promise<void> {
+  /**
+   * Makes the changes again in an engine that was opened again. Experts that cannot be added any more are left out, so
+   * that the model and the other experts work.
+   *
+   * @throws {ReadMeError} `ERR_ENGINE_FAILED`, `ERR_DISPOSED`
+   */
+  async repeat(): Promise<void> {
     const { experts } = this.#engine.getInfo();
     for (const name of this.#removed) if (experts.includes(name)) await this.remove(name);
+    for (const [name, path] of this.#added) {
+      try {
+        this.#engine.setNames(await this.#engine.call("addExpert", { name, path }));
+      } catch (error) {
+        const code = error instanceof ReadMeError ? error.code : undefined;
+        if (code === "ERR_ENGINE_FAILED" || code === "ERR_DISPOSED") throw error;
+        this.#added.delete(name);
+      }
+    }
   }
 }
 

@@ -182,7 +182,8 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Opens the model again after the engine has failed. Earlier requests have ended with the failure.
+   * Opens the model again after the engine has failed, with the experts that were added. Earlier requests have ended
+   * with the failure. An added expert whose folder is gone is left out of `info.experts`.
    * @throws {TypeError} when the engine works, or was disposed
    * @throws {ReadMeError} as `open`
    */
@@ -219,11 +220,10 @@ export class ReadMeEngine implements Engine {
     });
     const stopListening = onceAborted(signal, () => link.kill());
     try {
-      const loras = { ...this.#options.loras, ...this.#experts.added };
-      const { info, cacheFailure } = await link.open(this.#path, { ...this.#options, loras }, onProgress);
+      const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
       link.watchInterest(this.events);
-      await this.#experts.repeatRemovals();
+      await this.#experts.repeat();
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();

@@ -89,10 +89,16 @@ export class LowRankRouters implements Routers {
         this.#retargeted(await openRouter(routed, "router", this.#options)),
       );
     }
-    const index = choice === undefined || choice === NO_EXPERT ? 0 : this.#experts.names.indexOf(choice);
+    const index = choice === undefined || this.#isPlain(choice) ? 0 : this.#experts.names.indexOf(choice);
     const fixed = this.#fixed.get(index) ?? fixedRouter(MAX_LOW_RANK_EXPERTS + 1, index);
     this.#fixed.set(index, fixed);
     return fixed;
+  }
+
+  /** Whether a choice is the model itself: "none", or its only expert's name while it has no others. */
+  #isPlain(choice: ExpertChoice): boolean {
+    const { names } = this.#experts;
+    return choice === NO_EXPERT || (names.list.length === 1 && choice === this.#model.experts.names[0]);
   }
 
   /** Makes no later choice of an expert. @returns its router, which running sequences may have */

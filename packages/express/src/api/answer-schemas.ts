@@ -125,7 +125,8 @@ export const modelAnswer = z.strictObject({
   object: z.literal("model"),
   created: z.int(),
   owned_by: z.string(),
-  root: z.string(),
+  root: z.string().describe("Name of the model without aliases"),
+  parent: z.string().nullable().describe("Name of the model that an expert belongs to"),
   max_model_len: z.int(),
 });
 

@@ -142,13 +142,15 @@ function routePrompts(
   { prompts }: GenerationInput,
 ): Promise<ReadMeAnswer | undefined> {
   if (!includes.routes) return Promise.resolve(undefined);
-  const routed = Promise.all(prompts.map((prompt) => engine.route(prompt, expert))).then((routes) => ({
-    experts: [...engine.info.experts],
-    prompt_routes: routes.map(({ experts }) => Array.from(experts)),
+  // Experts may be unloaded until the answer comes.
+  const experts = [...engine.info.experts];
+  const routing = Promise.all(prompts.map((prompt) => engine.route(prompt, expert))).then((routes) => ({
+    experts,
+    prompt_routes: routes.map((routed) => Array.from(routed.experts)),
   }));
   // The engine also refuses to continue a prompt that it cannot route, and reports that error.
-  routed.catch(() => undefined);
-  return routed;
+  routing.catch(() => undefined);
+  return routing;
 }
 
 /** @param usages - one for each prompt */

@@ -8,6 +8,8 @@ import { chatApi } from "./chat.ts";
 import { checkBody } from "./check-body.ts";
 import { completionApi } from "./completions.ts";
 import { Exchange, type Serving } from "./exchange.ts";
+import { expertName } from "./expert-choice.ts";
+import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./expert-routes.ts";
 import { consultPolicy, type GenerationApi } from "./generation.ts";
 import { detokenize, listModels, showModel, tokenize } from "./other-routes.ts";
 import { readJson, refuseEarly } from "./read-body.ts";
@@ -15,15 +17,19 @@ import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 type Handler = (request: Request, response: Response) => void | Promise<void>;
 
-/**
- * @param document - the OpenAPI document
- * @param before - middleware for every route of the API: keys, request ids, rate limits
- */
-export function apiRouter(serving: Serving, document: object, before: readonly RequestHandler[]): Router {
+/** Middleware in front of routes: keys, request ids, rate limits. */
+export interface Fronts {
+  readonly clients: readonly RequestHandler[];
+  /** Middleware of operators' routes; `undefined` where these do not exist. */
+  readonly operators: readonly RequestHandler[] | undefined;
+}
+
+/** @param document - the OpenAPI document */
+export function apiRouter(serving: Serving, document: object, { clients, operators }: Fronts): Router {
   const router = express.Router();
   const { models } = serving;
   // Added to each route, since requests for other paths belong to the rest of the app.
-  const front: readonly RequestHandler[] = [oneAtATime, ...before, identify];
+  const front: readonly RequestHandler[] = [oneAtATime, ...clients, identify];
   const readBody = [refuseEarly(serving), readJson(serving)];
   const post = (path: string, handler: Handler): void => {
     router
@@ -41,11 +47,26 @@ export function apiRouter(serving: Serving, document: object, before: readonly R
   };
   post("/v1/chat/completions", (request, response) => serveGeneration(chatApi, serving, request, response));
   post("/v1/completions", (request, response) => serveGeneration(completionApi, serving, request, response));
-  get("/v1/models", (_, response) => listModels(models, response));
-  get("/v1/models/*id", (request, response) => showModel(models, request, response));
+  get("/v1/models", (_, response) => listModels(serving, response));
+  get("/v1/models/*id", (request, response) => showModel(serving, request, response));
   post("/tokenize", (request, response) => tokenize(serving, request, response));
   post("/detokenize", (request, response) => detokenize(serving, request, response));
   get("/openapi.json", (_, response) => void response.json(document));
+  const { folder } = serving.experts.operators ?? {};
+  if (operators && folder) {
+    // Without admission, since a full server has to obey its operator, too.
+    const guarded = [oneAtATime, ...operators, identify];
+    const read = readJson({ ...serving, maxBodyBytes: OPERATOR_BODY_BYTES });
+    const operate = (path: string, handler: Handler): void => {
+      router
+        .route(path)
+        .all(...guarded)
+        .post(read, handler)
+        .all(allowOnly("POST"));
+    };
+    operate("/v1/load_lora_adapter", (request, response) => loadAdapter({ models, folder }, request, response));
+    operate("/v1/unload_lora_adapter", (request, response) => unloadAdapter(models, request, response));
+  }
   router.use("/v1", ...front, answerNotFound);
   router.use(answerErrors);
   return router;
@@ -80,7 +101,8 @@ async function serveGeneration<Body extends ChatBody | CompletionBody, Choice ex
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     const settings = api.settings(body, exchange);
     const { numPrompts, params, priority } = settings;
-    exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority });
+    const expert = expertName(settings.expert, exchange.engine.info);
+    exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
     const { shape, ...prepared } = await api.prepare(exchange, settings);
     exchange.signal.throwIfAborted();
     const input = await consultPolicy(exchange, settings, prepared);

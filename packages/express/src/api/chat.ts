@@ -36,15 +36,19 @@ interface ChatChoice extends ChoiceRoutes {
 export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
   endpoint: "/v1/chat/completions",
   schema: chatBody,
-  settings(body, { engine: { info }, model }) {
+  settings(body, served) {
+    const { info } = served.engine;
     checkCombinations(body);
     if (!info.hasChatTemplate) {
-      throw unsupported("messages", `The model '${model}' has no chat template; send a prompt to /v1/completions`);
+      throw unsupported(
+        "messages",
+        `The model '${served.model}' has no chat template; send a prompt to /v1/completions`,
+      );
     }
     if (!body.logprobs && body.top_logprobs) throw invalid("top_logprobs", "expected `logprobs` to be true beside it");
     // Wrong messages are refused before admission.
     templateMessages(body.messages);
-    return generationSettings(body, info, {
+    return generationSettings(body, served, {
       id: `chatcmpl-${randomUUID()}`,
       promptParam: "messages",
       numPrompts: 1,

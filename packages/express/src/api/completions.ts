@@ -31,7 +31,8 @@ const DEFAULT_MAX_TOKENS = 16;
 export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
   endpoint: "/v1/completions",
   schema: completionBody,
-  settings(body, { engine: { info } }) {
+  settings(body, served) {
+    const { info } = served.engine;
     const { max_tokens: maxTokens, logprobs } = body;
     if (body.echo && typeof logprobs === "number") {
       throw unsupported("echo", "'echo' is not supported together with 'logprobs'");
@@ -44,7 +45,7 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
     for (const [index, prompt] of prompts.entries()) {
       if (typeof prompt !== "string") checkIds(prompts.length > 1 ? `prompt[${index}]` : "prompt", prompt, info);
     }
-    return generationSettings(body, info, {
+    return generationSettings(body, served, {
       id: `cmpl-${randomUUID()}`,
       promptParam: "prompt",
       numPrompts: prompts.length,

@@ -4,7 +4,9 @@ import type { Engine } from "@readme-moe/core";
 import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
 import type { Request, Response } from "express";
 import type { Admission, Entrant, Ticket } from "../edge/admission.ts";
-import type { Lease, ServedModels } from "../edge/served-models.ts";
+import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
+import { joinExpertId } from "../edge/experts/model-ids.ts";
+import type { Lease, MayName, ServedModels } from "../edge/served-models.ts";
 import { clientName, localsOf, type RequestLocals } from "../http/request.ts";
 import type { ResolvedApiOptions } from "./options.ts";
 
@@ -13,6 +15,7 @@ export interface Serving extends ResolvedApiOptions {
   readonly models: ServedModels;
   readonly admission: Admission;
   readonly grammars: EngineGrammars;
+  readonly experts: ResolvedExpertsOptions;
 }
 
 /** Parts that an exchange is opened with. */
@@ -39,6 +42,8 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
   readonly client: string;
   /** Size of the body. */
   readonly bodyBytes: number;
+  /** Tells which experts exist for the client. */
+  readonly mayName: MayName;
   readonly #lease: Lease;
   readonly #grammarUse: GrammarUse;
   readonly #clientSignal: AbortSignal;
@@ -52,7 +57,9 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     this.client = clientName(request, response);
     this.bodyBytes = this.locals.bodyBytes ?? Number(request.get("content-length") ?? 0);
     this.#clientSignal = signal;
-    this.#lease = serving.models.lease(body.model ?? undefined, { request, body });
+    const { key } = this.locals;
+    this.mayName = (model, expert) => serving.experts.permit({ key, model, expert });
+    this.#lease = serving.models.lease(body.model ?? undefined, { request, body }, this.mayName);
     this.#grammarUse = serving.grammars.use(this.#lease.engine);
   }
 
@@ -79,9 +86,20 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     return this.#lease.engine;
   }
 
-  /** Name of the model as clients know it. */
-  get model(): string {
+  /** Name of the served model, without an expert. */
+  get servedName(): string {
     return this.#lease.name;
+  }
+
+  /** Low-rank expert that the name of the model includes. */
+  get namedExpert(): string | undefined {
+    return this.#lease.expert;
+  }
+
+  /** Name of the model as clients know it, with the expert that they have named in it. */
+  get model(): string {
+    const { servedName: model, namedExpert: expert } = this;
+    return expert === undefined ? model : joinExpertId({ model, expert });
   }
 
   /** Aborts when the client has left and, after `enter`, when admission ends the request. */
@@ -106,7 +124,7 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
    * @throws {ApiError} as `Admission.enter`
    */
   enter(demand: Pick<Entrant, "maxCompletionTokens" | "choices" | "priority"> & Partial<Entrant>): void {
-    const { locals, client, bodyBytes: bytes, model } = this;
+    const { locals, client, bodyBytes: bytes, servedName: model } = this;
     locals.endArrival?.();
     const entrant = { bytes, key: locals.key, client, signal: this.#clientSignal, model, ...demand };
     this.#ticket = this.serving.admission.enter(entrant);

@@ -1,18 +1,18 @@
 // One client's request to an engine: its parameters, and the chunks of its prompts and choices as one stream of pieces.
 
-import {
-  describeValue,
-  type AcceptedPrompt,
-  type Engine,
-  type EngineInfo,
-  type GenerateChunk,
-  type ProcessLogits,
-  type Prompt,
-  type SamplingParams,
+import type {
+  AcceptedPrompt,
+  Engine,
+  EngineInfo,
+  GenerateChunk,
+  ProcessLogits,
+  Prompt,
+  SamplingParams,
 } from "@readme-moe/core";
 import type { z } from "zod";
 import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
 import type { Exchange } from "./exchange.ts";
+import { chosenExpert, goneError, type ExpertSource } from "./expert-choice.ts";
 import type { RequestContext } from "./options.ts";
 import type { ChatBody, CompletionBody, SamplingField } from "./request-schemas.ts";
 
@@ -49,9 +49,10 @@ interface OwnSettings extends Pick<GenerationSettings, "id" | "promptParam" | "n
 /** @throws {ApiError} 400, if a parameter does not fit the model */
 export function generationSettings(
   body: SharedBody,
-  info: EngineInfo,
+  model: ExpertSource,
   { maxTokens, logprobs, ...own }: OwnSettings,
 ): GenerationSettings {
+  const { info } = model.engine;
   const include = new Set(body.read_me?.include);
   return {
     ...own,
@@ -61,7 +62,7 @@ export function generationSettings(
       logprobs: logprobs === undefined ? undefined : Math.max(1, logprobs),
       maxTokens: completionLimit(maxTokens, body.min_tokens ?? 0, info),
     },
-    expert: checkExpert(body.read_me?.expert ?? undefined, info),
+    expert: chosenExpert(body.read_me?.expert ?? undefined, model),
     priority: body.read_me?.priority ?? 0,
     includes: {
       routes: include.has("routes"),
@@ -117,16 +118,6 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
   if (wrong !== undefined) throw invalid(param, `expected token ids below ${vocabSize}, got ${wrong}`);
 }
 
-/** @throws {ApiError} naming the model's experts, when it does not have this one */
-function checkExpert(
-  expert: string | number | undefined,
-  { experts, hasRouter }: EngineInfo,
-): string | number | undefined {
-  if (expert === undefined || (expert === "router" && hasRouter)) return expert;
-  if (typeof expert === "number" ? expert < experts.length : experts.includes(expert)) return expert;
-  throw invalid("read_me.expert", `expected one of ${experts.join(", ")}, got ${describeValue(expert)}`);
-}
-
 /**
  * Routes the prompts and asks the admission policy, if there is one. The returned prompts are token ids, which saves a
  * second tokenization.
@@ -142,7 +133,7 @@ export async function consultPolicy(
   if (!ticket.consult) return { ...input, priority };
   const routing = Promise.all(input.prompts.map((prompt) => engine.route(prompt, expert)));
   const routes = await routing.catch((error: unknown) => {
-    throw engineError(callerError(error, promptParam), promptParam, engine.info);
+    throw engineError(callerError(goneError(error, engine, expert), promptParam), promptParam, engine.info);
   });
   ticket.correct(routes.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0));
   for (const { experts } of routes) ticket.routed(experts);
@@ -192,7 +183,7 @@ export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice ex
   readonly endpoint: RequestContext["endpoint"];
   readonly schema: z.ZodType<Body>;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
-  settings(body: Body, model: Pick<Exchange, "engine" | "model">): GenerationSettings;
+  settings(body: Body, model: ExpertSource & Pick<Exchange, "model">): GenerationSettings;
   /** Does the work that takes time, after admission. @throws {ApiError} 400 */
   prepare(
     exchange: Exchange<Body>,
@@ -234,7 +225,7 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       onAccepted(await generation.accepted);
       return pieces(generation, index);
     } catch (error) {
-      throw engineError(callerError(error, paramOf(index)), paramOf(index), engine.info);
+      throw engineError(callerError(goneError(error, engine, expert), paramOf(index)), paramOf(index), engine.info);
     }
   };
 

@@ -13,7 +13,14 @@ import {
   modelsAnswer,
   tokenizeAnswer,
 } from "./answer-schemas.ts";
-import { chatBody, completionBody, detokenizeBody, tokenizeBody } from "./request-schemas.ts";
+import {
+  chatBody,
+  completionBody,
+  detokenizeBody,
+  loadAdapterBody,
+  tokenizeBody,
+  unloadAdapterBody,
+} from "./request-schemas.ts";
 
 /** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */
 export interface OpenApiDocument {
@@ -44,10 +51,17 @@ const SCHEMAS = {
   Version: versionAnswer,
 } as const satisfies Readonly<Record<string, z.ZodType>>;
 
-type SchemaName = keyof typeof SCHEMAS;
+const OPERATOR_SCHEMAS = { LoadAdapterRequest: loadAdapterBody, UnloadAdapterRequest: unloadAdapterBody } as const;
 
-/** Describes every route of the API and of operations. */
-export function openApiDocument(): OpenApiDocument {
+type SchemaName = keyof typeof SCHEMAS | keyof typeof OPERATOR_SCHEMAS;
+
+/**
+ * Describes every route of the API and of operations.
+ *
+ * @param options - `hasOperators`: whether operators may load experts, default false
+ */
+export function openApiDocument({ hasOperators = false }: { readonly hasOperators?: boolean } = {}): OpenApiDocument {
+  const schemas = { ...SCHEMAS, ...(hasOperators ? OPERATOR_SCHEMAS : {}) };
   return {
     openapi: "3.1.0",
     info: { title: "readme-moe", version: "1" },
@@ -61,6 +75,7 @@ export function openApiDocument(): OpenApiDocument {
       },
       "/tokenize": post("TokenizeRequest", "TokenizeAnswer"),
       "/detokenize": post("DetokenizeRequest", "DetokenizeAnswer"),
+      ...(hasOperators ? OPERATOR_PATHS : {}),
       // Routes of `readMe.operations`.
       "/health": probe("Health"),
       "/readyz": probe("Readiness"),
@@ -71,7 +86,7 @@ export function openApiDocument(): OpenApiDocument {
       },
     },
     components: {
-      schemas: Object.fromEntries(Object.entries(SCHEMAS).map(([name, schema]) => [name, jsonSchema(schema)])),
+      schemas: Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, jsonSchema(schema)])),
     },
   };
 }
@@ -113,3 +128,18 @@ const post = (body: SchemaName, answer: SchemaName, chunk?: SchemaName): object 
 });
 
 const get = (answer: SchemaName): object => ({ get: { responses: answers(answer) } });
+
+const change = (body: SchemaName): object => ({
+  post: {
+    requestBody: { required: true, content: json(body) },
+    responses: {
+      "200": { description: "A text that begins with Success", content: text },
+      default: { description: "The error", content: json("Error") },
+    },
+  },
+});
+
+const OPERATOR_PATHS: OpenApiDocument["paths"] = {
+  "/v1/load_lora_adapter": change("LoadAdapterRequest"),
+  "/v1/unload_lora_adapter": change("UnloadAdapterRequest"),
+};

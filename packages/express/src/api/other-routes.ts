@@ -2,9 +2,10 @@
 
 import type { Engine } from "@readme-moe/core";
 import type { Request, Response } from "express";
-import type { ServedModel, ServedModels } from "../edge/served-models.ts";
-import { ApiError, callerError, engineError } from "../http/errors.ts";
-import { clientSignal } from "../http/request.ts";
+import { unknownModel } from "../edge/refusals.ts";
+import type { ServedModel } from "../edge/served-models.ts";
+import { callerError, engineError } from "../http/errors.ts";
+import { clientSignal, localsOf } from "../http/request.ts";
 import { sendJson } from "../http/send-json.ts";
 import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
@@ -14,35 +15,43 @@ import { Exchange, type Serving } from "./exchange.ts";
 import { checkIds } from "./generation.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
 
-export function listModels(models: ServedModels, response: Response): void {
-  response.json({ object: "list", data: models.list().flatMap(modelAnswers) });
+export function listModels(serving: Serving, response: Response): void {
+  response.json({ object: "list", data: visibleModels(serving, response) });
 }
 
-export function showModel(models: ServedModels, request: Request, response: Response): void {
+export function showModel(serving: Serving, request: Request, response: Response): void {
   // Names may contain slashes, as on the Hugging Face hub.
   const wanted = [request.params["id"]].flat().join("/");
-  const found = models
-    .list()
-    .flatMap(modelAnswers)
-    .find(({ id }) => id === wanted);
-  if (found) {
-    response.json(found);
-    return;
-  }
-  const message = `The model '${wanted.slice(0, 200)}' does not exist`;
-  throw new ApiError({ status: 404, type: "invalid_request_error", code: "model_not_found", param: "model", message });
+  const found = visibleModels(serving, response).find(({ id }) => id === wanted);
+  if (!found) throw unknownModel(wanted);
+  response.json(found);
 }
 
-/** Describes a model under its name and under each of its aliases. */
-function modelAnswers({ name, aliases, createdMs, engine }: ServedModel): readonly ModelAnswer[] {
-  return [name, ...aliases].map((id) => ({
+/** Describes all models and experts that exist for the client. */
+function visibleModels({ models, experts }: Serving, response: Response): readonly ModelAnswer[] {
+  const { key } = localsOf(response);
+  return models.list().flatMap((served) => {
+    const { name: model } = served;
+    const visible = served.experts.filter(({ name: expert }) => experts.permit({ key, model, expert }));
+    return modelAnswers({ ...served, experts: visible });
+  });
+}
+
+/** Describes a model and its experts, each under all of its names. */
+function modelAnswers({ name, aliases, experts, createdMs, engine }: ServedModel): readonly ModelAnswer[] {
+  const answerOf = (id: string, root: string, parent: string | null): ModelAnswer => ({
     id,
     object: "model",
     created: Math.floor(createdMs / 1000),
     owned_by: "readme-moe",
-    root: name,
+    root,
+    parent,
     max_model_len: engine.info.contextTokens,
-  }));
+  });
+  return [
+    ...[name, ...aliases].map((id) => answerOf(id, name, null)),
+    ...experts.flatMap(({ ids: [first = "", ...others] }) => [first, ...others].map((id) => answerOf(id, first, name))),
+  ];
 }
 
 export async function tokenize(serving: Serving, request: Request, response: Response): Promise<void> {

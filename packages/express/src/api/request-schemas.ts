@@ -33,7 +33,12 @@ const samplingFields = {
 export type SamplingField = keyof typeof samplingFields;
 
 const requestFields = {
-  model: z.string().min(1).max(256).nullish().describe("Name of the model. Absent for the default model"),
+  model: z
+    .string()
+    .min(1)
+    .max(256)
+    .nullish()
+    .describe("Name of the model, or `<model>:<expert>`. Absent for the default model"),
   stream: z.boolean().nullish(),
   stream_options: z
     .strictObject({
@@ -80,6 +85,7 @@ export const NEUTRAL_NAMES: ReadonlySet<string> = new Set([
   "web_search_options",
   "suffix",
   "best_of",
+  "load_inplace",
   "include_obfuscation",
   "continuous_usage_stats",
   "refusal",
@@ -242,5 +248,16 @@ export const tokenizeBody = z.union([
   }),
 ]);
 export type TokenizeBody = z.infer<typeof tokenizeBody>;
+
+/** Fields of vLLM. A name is `<model>:<expert>`, or an expert of the default model. */
+const loraName = z.string().min(1).max(512).describe("`<model>:<expert>`, or an expert of the default model");
+
+export const loadAdapterBody = z.strictObject({
+  lora_name: loraName,
+  lora_path: z.string().min(1).max(1024).describe("Name of a folder below the server's folder of experts"),
+  load_inplace: z.literal(false).nullish(),
+});
+
+export const unloadAdapterBody = z.strictObject({ lora_name: loraName });
 
 export const detokenizeBody = z.strictObject({ model, tokens: z.array(tokenId) });

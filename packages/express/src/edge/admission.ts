@@ -177,8 +177,9 @@ export class Admission {
     this.#waiting.add(place);
     this.#loads.add(place.client, load);
     if (place.key !== undefined) this.#requestsOfKey.set(place.key, this.#ofKey(place.key) + 1);
-    const { model, key, bytes, choices, maxCompletionTokens } = entrant;
-    if (isGeneration(entrant)) events.emit("request:admitted", { model, key, bytes, choices, maxCompletionTokens });
+    const { model, key, bytes, choices, maxCompletionTokens, expert } = entrant;
+    const event = { model, key, bytes, choices, maxCompletionTokens, ...(expert !== undefined && { expert }) };
+    if (isGeneration(entrant)) events.emit("request:admitted", event);
     return {
       signal: controller.signal,
       correct: (promptTokens) => this.#correct(place, promptTokens),

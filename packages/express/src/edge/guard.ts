@@ -18,7 +18,7 @@ export type Authorize = (request: Request) => Authorization | Promise<Authorizat
 type Authorization = string | boolean | undefined;
 
 /** API keys: a list, or keys by the names that limits, logs and metrics use. */
-type Keys = readonly string[] | Readonly<Record<string, string>>;
+export type Keys = readonly string[] | Readonly<Record<string, string>>;
 
 export interface GuardOptions {
   /** API keys, by name where limits, logs and metrics shall name them. @default no key is needed */
@@ -155,11 +155,12 @@ export class KeyRing {
   /**
    * @param keys - the n-th key of a list is called `key-n`
    * @param equal - has to take the same time for all arguments
+   * @param option - name of the keys in messages
    * @throws {TypeError} on empty and on duplicate keys
    */
-  constructor(keys: Keys, equal: Equal = timingSafeEqual) {
+  constructor(keys: Keys, equal: Equal = timingSafeEqual, option = "keys") {
     this.#equal = equal;
-    this.#hashes = namedKeys(keys).map(([name, key]) => ({ name, hash: this.#hash(key) }));
+    this.#hashes = namedKeys(keys, option).map(([name, key]) => ({ name, hash: this.#hash(key) }));
   }
 
   /** @returns the key's name, or `undefined` for an unknown key */
@@ -176,18 +177,19 @@ export class KeyRing {
 }
 
 /** @returns pairs of a name and a key. The name stands for the key wherever the key must not be shown. */
-function namedKeys(keys: Keys): readonly (readonly [name: string, key: string])[] {
+function namedKeys(keys: Keys, option: string): readonly (readonly [name: string, key: string])[] {
   const named = Object.entries(keys).map(([name, key]): [string, string] => [
     Array.isArray(keys) ? `key-${Number(name) + 1}` : name,
     key,
   ]);
-  if (named.length === 0) throw new TypeError("Expected `keys` to have at least one key");
+  if (named.length === 0) throw new TypeError(`Expected \`${option}\` to have at least one key`);
   for (const [name, key] of named) {
     if (typeof key !== "string" || key === "") throw new TypeError(`Expected key \`${name}\` to be a non-empty string`);
     if (/[^\x21-\x7e]/.test(key)) {
       throw new TypeError(`Expected key \`${name}\` to have printable ASCII characters only`);
     }
   }
-  if (new Set(named.map(([, key]) => key)).size < named.length) throw new TypeError("Expected `keys` to be distinct");
+  const numDistinct = new Set(named.map(([, key]) => key)).size;
+  if (numDistinct < named.length) throw new TypeError(`Expected \`${option}\` to be distinct`);
   return named;
 }

@@ -2,16 +2,24 @@
 // old one is disposed when its last request has ended.
 
 import { integerOption, type Engine, type ReadMeEmitter } from "@readme-moe/core";
-import type { Request, RequestHandler, Response } from "express";
-import { asApiError } from "../http/errors.ts";
-import { knownLocals } from "../http/request.ts";
-import { faultChain, outcomeKind } from "./models/engine-health.ts";
+import { liveExperts } from "./experts/live-experts.ts";
+import {
+  aliasesOf,
+  idsOfExpert,
+  namedModel,
+  splitExpertId,
+  type ModelNames,
+  type NamedModel,
+} from "./experts/model-ids.ts";
+import { namesModel, unknownExpert } from "./experts/refusals.ts";
 import { ModelEntry, type Lease, type ModelState, type ServedEngine } from "./models/model-entry.ts";
 import {
   resolveServedModelsOptions,
   type Asking,
+  type DrainOptions,
   type ResolvedServedModelsOptions,
   type ServedModelsOptions,
+  type SwapOptions,
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
 import { MAX_TIMER_MS } from "../http/timers.ts";
@@ -25,7 +33,19 @@ export interface ServedModel {
   /** Time at which this engine took over the name, in ms since 1970. */
   readonly createdMs: number;
   readonly aliases: readonly string[];
+  /** Its low-rank experts, as far as requests can name them beside the model. */
+  readonly experts: readonly ServedExpert[];
 }
+
+/** A low-rank expert that requests can name. */
+export interface ServedExpert {
+  readonly name: string;
+  /** Names of models that mean this expert: `<model>:<expert>` first. */
+  readonly ids: readonly string[];
+}
+
+/** Whether a client may name an expert of a model. */
+export type MayName = (model: string, expert: string) => boolean;
 
 /** State of a model. */
 export interface ModelCondition {
@@ -33,24 +53,6 @@ export interface ModelCondition {
   readonly state: ModelState;
   /** Code of the error that keeps it from being ready. */
   readonly code?: string;
-}
-
-/** Options of `ServedModels.set`, for the engine that is replaced. */
-export interface SwapOptions {
-  /** Longest time that the old engine's requests may still take, in ms. @default no limit */
-  readonly drainMs?: number | undefined;
-  /** Whether the old engine is disposed when its last request has ended. @default true */
-  readonly dispose?: boolean | undefined;
-}
-
-/** Options of `ServedModels.drain`. Times in ms. */
-export interface DrainOptions {
-  /**
-   * Time in which requests are still accepted while `/readyz` already answers 503, for balancers to notice. @default 0
-   */
-  readonly noticeMs?: number | undefined;
-  /** Longest time that requests under way may still take. @default 30,000 */
-  readonly deadlineMs?: number | undefined;
 }
 
 /** Wait that clients are told while a model loads or restarts, which takes an unknown time. */
@@ -116,8 +118,12 @@ export class ServedModels {
   /** Lists the models that are open. */
   list(): readonly ServedModel[] {
     return [...this.#entries.values()].flatMap(({ name, current, createdMs }) => {
-      const aliases = [...this.#options.aliases].filter(([, of]) => of === name).map(([alias]) => alias);
-      return current ? [{ name, engine: current.engine, createdMs, aliases }] : [];
+      if (!current) return [];
+      const { engine } = current;
+      const experts = liveExperts(engine)
+        .addressable.map((expert) => ({ name: expert, ids: idsOfExpert({ model: name, expert }, this.#names) }))
+        .filter(({ ids }) => ids.length > 0);
+      return [{ name, engine, createdMs, aliases: aliasesOf(name, this.#names), experts }];
     });
   }
 
@@ -130,19 +136,49 @@ export class ServedModels {
   /**
    * Leases the engine for a request, which has to release it.
    *
+   * @param name - a model, an alias, or either with an expert: `<model>:<expert>`
+   * @param mayName - tells which experts exist for the client. @default all
    * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503
    * `model_loading`, `model_failed`, `shutting_down`; 500 when `share` fails or names no model
    */
-  lease(name: string | undefined, about: Asking): Lease {
-    if (this.#isClosed) throw shuttingDown();
-    const entry = this.#entryFor(name, about);
-    if (entry.state === "failed") throw modelFailed(entry.name);
-    // A failing engine still gets requests: an answer shows that it works again.
-    const isOpen = entry.state === "ready" || entry.state === "failing";
-    if (!isOpen || !entry.current) throw modelLoading(entry.name, LOADING_RETRY_MS);
-    const lease = entry.current.lease();
+  lease(name: string | undefined, about: Asking, mayName: MayName = () => true): Lease {
+    const { model, expert } = this.#namedBy(name, about);
+    const served = this.#open(model);
+    if (expert !== undefined) {
+      const names = liveExperts(served.engine).addressable.filter((one) => mayName(model, one));
+      if (!names.includes(expert)) throw unknownExpert({ model, expert }, names);
+    }
+    const lease = served.lease(expert);
     this.#leases.set(about.request, lease);
     return lease;
+  }
+
+  /**
+   * Leases the engine whose experts an operator changes. The expert of the lease need not exist.
+   *
+   * @param id - `<model>:<expert>`, or an expert of the default model
+   * @throws {ApiError} 404 where no model has the name; 400 where it names no expert, or where it names no model and
+   * there are several; 503 as `lease`
+   */
+  leaseForChange(id: string): Lease & { readonly expert: string } {
+    const { defaultModel } = this.#options;
+    const found = namedModel(id, this.#names);
+    const { model, expert } = found ?? { model: defaultModel, expert: id };
+    if (found === undefined && splitExpertId(id)) throw unknownModel(id);
+    if (model === undefined) throw noModelNamed([...this.#entries.keys()]);
+    if (expert === undefined || idsOfExpert({ model, expert }, this.#names).length === 0) throw namesModel(id);
+    return { ...this.#open(model).lease(expert), expert };
+  }
+
+  /** Returns the engine of a model that can be asked. @throws {ApiError} 503 */
+  #open(model: string): ServedEngine {
+    if (this.#isClosed) throw shuttingDown();
+    const entry = this.#entries.get(model);
+    if (entry?.state === "failed") throw modelFailed(model);
+    // A failing engine still gets requests: an answer shows that it works again.
+    const isOpen = entry?.state === "ready" || entry?.state === "failing";
+    if (!isOpen || !entry.current) throw modelLoading(model, LOADING_RETRY_MS);
+    return entry.current;
   }
 
   /**
@@ -221,15 +257,19 @@ export class ServedModels {
     return [...[...this.#entries.values()].flatMap(({ current }) => current ?? []), ...this.#retired];
   }
 
-  #entryFor(asked: string | undefined, about: Asking): ModelEntry {
-    const { aliases, defaultModel } = this.#options;
+  get #names(): ModelNames {
+    return { aliases: this.#options.aliases, isServed: (name) => this.#entries.has(name) };
+  }
+
+  #namedBy(asked: string | undefined, about: Asking): NamedModel {
+    if (this.#isClosed) throw shuttingDown();
     const shared = this.#share(asked, about);
-    const name = shared ?? asked ?? defaultModel;
-    if (name === undefined) throw noModelNamed([...this.#entries.keys()]);
-    const entry = this.#entries.get(aliases.get(name) ?? name);
-    if (entry) return entry;
+    const id = shared ?? asked ?? this.#options.defaultModel;
+    if (id === undefined) throw noModelNamed([...this.#entries.keys()]);
+    const found = namedModel(id, this.#names);
+    if (found) return found;
     if (shared !== undefined) throw badShare(new Error(`\`share\` named \`${shared}\`, which is not served`));
-    throw unknownModel(name);
+    throw unknownModel(id);
   }
 
   #share(asked: string | undefined, about: Asking): string | undefined {
@@ -250,42 +290,4 @@ async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
   await Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
-}
-
-/** Routes whose answers show that an engine can generate. */
-const GENERATING = new Set(["/v1/chat/completions", "/v1/completions"]);
-
-/**
- * Middleware in front of the API that reports how requests end: to the models that answered them, and as
- * `request:failed` where the server is to blame.
- */
-export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): RequestHandler {
-  return (request, response, next) => {
-    response.once("close", () => report(models, events, request, response));
-    next();
-  };
-}
-
-function report(models: ServedModels, events: ReadMeEmitter, request: Request, response: Response): void {
-  const readMe = knownLocals(response);
-  const error = readMe?.error;
-  const lease = models.leaseOf(request);
-  if (error === undefined) {
-    if (isAnswer(request, response)) lease?.ended();
-    return;
-  }
-  const { status } = asApiError(error);
-  if (outcomeKind(error) === "fault" || status === 500) {
-    const { requestId = "" } = readMe ?? {};
-    events.emit("request:failed", { requestId, model: lease?.name, status, causes: faultChain(error) });
-  }
-  // After the event: this failure may be the one that makes the engine count as failing.
-  lease?.ended(error);
-}
-
-/** Whether the response is a complete generated answer that was sent. */
-function isAnswer(request: Request, response: Response): boolean {
-  const route: { readonly path?: unknown } | undefined = request.route;
-  const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
-  return isGenerating && response.statusCode === 200 && response.writableFinished;
 }

@@ -1,20 +1,22 @@
-// Adds experts to a set and removes them. The set's file is written last when one is added and first when one is
-// removed, so a killed process leaves at most an adapter that is not listed.
+// Adds experts to a set and removes them. The set's file is written last when some are added and first when one is
+// removed, so a killed process leaves at most files that are not listed.
 
-import { copyFile, mkdir, readdir, rm, rmdir, stat } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { createReadStream } from "node:fs";
+import { copyFile, readdir, rm, rmdir, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { fileError, isSystemError, quoted, writeError } from "../files/errors.ts";
+import { fileError, quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import type { JsonObject } from "../files/text-file.ts";
 import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { type Model, ROUTER_FILE } from "../folder/model.ts";
 import { verifyTensors } from "../folder/verify-model.ts";
-import { type SafetensorsInput, writeSafetensors } from "../safetensors/write-safetensors.ts";
+import { openExpertSet } from "./expert-set.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, expertNameProblem } from "./low-rank-expert.ts";
-import { ADAPTERS_FOLDER, SET_FILE } from "./low-rank-set.ts";
+import { ADAPTERS_FOLDER, type ListedExpert, type LowRankSet, SET_FILE } from "./low-rank-set.ts";
 import { openLowRankExpert } from "./open-low-rank-expert.ts";
-import { parseSetFile, readSetFile, SET_VERSION, type SetEntry, type SetFile } from "./set-file.ts";
+import { changing } from "./set-lock.ts";
+import { readSetFile, SET_VERSION, type SetEntry, type SetFile, setText } from "./set-file.ts";
 
 /** Options of changes that a set's router would not survive. */
 export interface ChangeSetOptions {
@@ -22,18 +24,17 @@ export interface ChangeSetOptions {
   readonly dropRouter?: boolean | undefined;
 }
 
+/** The dense model that experts change. */
+type Base = Pick<Model, "config" | "experts">;
+
 /** An adapter to be added to a set. */
-export interface ExpertAddition {
-  readonly name: string;
-  /** The adapter's folder, in PEFT's layout. Its two files are copied. */
-  readonly path: string;
-  /** The dense model that the adapter changes. */
-  readonly model: Pick<Model, "config" | "experts">;
+export interface ExpertAddition extends ListedExpert {
+  readonly model: Base;
 }
 
 /**
- * Adds an adapter to the expert set in a folder, which becomes a set if it is none. The copy is checked whole: also
- * that every number is finite.
+ * Adds an adapter to the expert set in a folder, which becomes a set if it is none. Its two files are copied, and the
+ * copy is checked whole: also that every number is finite.
  *
  * @param folder - the dense model's folder, or the folder of a set
  * @throws {ReadMeError} naming the file that cannot be taken; `ERR_WRITE_FAILED` when the set has the name already, or
@@ -49,27 +50,108 @@ export async function addLowRankExpert(
   if (problem !== undefined) throw new TypeError(`Expected \`name\` to be ${problem}, got ${describeValue(name)}`);
   const set = resolve(folder);
   await expectFolder(set);
-  const file = await readSetFile(set);
-  const entries = file?.entries ?? [];
-  // Folders of names that differ in case are the same on some systems.
-  const other = entries.find((entry) => entry.name.toLowerCase() === name.toLowerCase());
-  if (other !== undefined) throw cannotChange(set, `has an expert ${quoted(other.name)} already; choose another name`);
-  checkRouter(set, file, dropRouter);
-  await (await openLowRankExpert(path, name, model)).close();
-  const target = join(set, ADAPTERS_FOLDER, name);
-  await removeUnlisted(target);
-  await makeFolder(dirname(target));
-  await writeFolderAtomically(target, async (temporary) => {
-    for (const part of [ADAPTER_CONFIG_FILE, ADAPTER_FILE]) await copyInto(temporary, path, part);
-    await checkAdapter(temporary, path, name, model);
+  await changing(set, async () => {
+    const file = await readSetFile(set);
+    checkRouter(set, file, dropRouter);
+    await addAdapters(set, { file, added: [{ name, path }], model });
+    if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
   });
+}
+
+/**
+ * Adds all experts of a set to the set in another folder, and its router if that folder had no experts.
+ *
+ * @param folder - the dense model's folder, or the folder of a set
+ * @param from - the folder of the set that is copied
+ * @throws {ReadMeError} as `openExpertSet` and `addLowRankExpert`; `ERR_WRITE_FAILED` also when a router would have to
+ *   choose among the experts of both
+ */
+export async function addExpertSet(
+  folder: string,
+  { path: from, model }: { readonly path: string; readonly model: Base },
+  { dropRouter = false }: ChangeSetOptions = {},
+): Promise<void> {
+  const set = resolve(folder);
+  await expectFolder(set);
+  const source = await readSetFile(resolve(from));
+  const opened = await openExpertSet(from, model.config);
+  if (opened === undefined || source === undefined) throw notFound(resolve(from));
   try {
-    await writeSetFile(set, file?.json, [...entries, { name, folder: `${ADAPTERS_FOLDER}/${name}` }]);
+    await changing(set, () => joinSets(set, { source, opened, model, dropRouter }));
+  } finally {
+    await opened.close();
+  }
+}
+
+interface Joined {
+  /** The file of the set that is added. */
+  readonly source: SetFile;
+  readonly opened: LowRankSet;
+  readonly model: Base;
+  readonly dropRouter: boolean;
+}
+
+async function joinSets(set: string, { source, opened, model, dropRouter }: Joined): Promise<void> {
+  const file = await readSetFile(set);
+  checkRouter(set, file, dropRouter);
+  const isFirst = (file?.entries.length ?? 0) === 0;
+  if (!isFirst) checkRouter(opened.path, source, dropRouter);
+  const isRouted = isFirst && source.router !== undefined;
+  if (isRouted) await verifyTensors(opened.router);
+  const { router, provenance } = source.json;
+  await addAdapters(set, {
+    file,
+    added: opened.experts,
+    model,
+    beforeListing: async () => {
+      const path = join(set, ROUTER_FILE);
+      if (isRouted) await writeFileAtomically(path, createReadStream(join(opened.path, ROUTER_FILE)));
+    },
+    fields: { ...(isRouted && { router }), ...(isFirst && provenance !== undefined && { provenance }) },
+  });
+  if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
+}
+
+interface Additions {
+  /** The set's file of before. */
+  readonly file: SetFile | undefined;
+  readonly added: readonly ListedExpert[];
+  readonly model: Base;
+  /** Runs when all adapters are copied. */
+  readonly beforeListing?: () => Promise<void>;
+  /** Further fields of the set's file. */
+  readonly fields?: JsonObject;
+}
+
+/** Copies adapters and then lists them; removes the copies when anything fails. */
+async function addAdapters(set: string, { file, added, model, beforeListing, fields }: Additions): Promise<void> {
+  const entries = [...(file?.entries ?? [])];
+  for (const { name, path } of added) {
+    // Folders of names that differ in case are the same on some systems.
+    const other = entries.find((entry) => entry.name.toLowerCase() === name.toLowerCase());
+    if (other !== undefined)
+      throw cannotChange(set, `has an expert ${quoted(other.name)} already; choose another name`);
+    entries.push({ name, folder: `${ADAPTERS_FOLDER}/${name}` });
+    await (await openLowRankExpert(path, name, model)).close();
+  }
+  const copies: string[] = [];
+  try {
+    for (const { name, path } of added) {
+      const target = join(set, ADAPTERS_FOLDER, name);
+      await removeUnlisted(target);
+      await writeFolderAtomically(target, async (temporary) => {
+        for (const part of [ADAPTER_CONFIG_FILE, ADAPTER_FILE]) await copyInto(temporary, path, part);
+        await checkAdapter(temporary, path, name, model);
+      });
+      copies.push(target);
+    }
+    await beforeListing?.();
+    await writeSetFile(set, { ...file?.json, ...fields }, { entries, hasRouter: fields?.["router"] !== undefined });
   } catch (error) {
-    await removeAdapter(target);
+    for (const copy of copies) await removeAdapter(copy);
+    await rmdir(join(set, ADAPTERS_FOLDER)).catch(() => undefined);
     throw error;
   }
-  if (file?.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
 }
 
 /**
@@ -83,8 +165,13 @@ export async function removeLowRankExpert(
   { dropRouter = false }: ChangeSetOptions = {},
 ): Promise<void> {
   const set = resolve(folder);
+  if ((await readSetFile(set)) === undefined) throw notFound(set);
+  await changing(set, () => removeFrom(set, name, dropRouter));
+}
+
+async function removeFrom(set: string, name: string, dropRouter: boolean): Promise<void> {
   const file = await readSetFile(set);
-  if (file === undefined) throw new ReadMeError("ERR_FILE_NOT_FOUND", `${set}: has no ${SET_FILE}, so no experts`);
+  if (file === undefined) throw notFound(set);
   const entry = file.entries.find((one) => one.name === name);
   if (entry === undefined) {
     const names = file.entries.map((one) => one.name).join(", ") || "none";
@@ -94,63 +181,12 @@ export async function removeLowRankExpert(
   // A folder outside of the set is none of the set's to remove.
   const path = await resolveInside(set, entry.folder, file.path).catch(() => undefined);
   const others = file.entries.filter((one) => one !== entry);
-  await writeSetFile(set, file.json, others);
+  await writeSetFile(set, file.json, { entries: others, hasRouter: false });
   if (file.router !== undefined) await rm(join(set, ROUTER_FILE), { force: true });
   const isShared = others.some((one) => one.folder === entry.folder);
   if (path !== undefined && !isShared) await removeAdapter(path);
   // Only when no other adapter is in it.
   await rmdir(join(set, ADAPTERS_FOLDER)).catch(() => undefined);
-}
-
-/** The contents of a new expert set. */
-export interface ExpertSetContent {
-  readonly experts: readonly {
-    readonly name: string;
-    /** adapter_config.json */
-    readonly config: JsonObject;
-    /** adapter_model.safetensors, under PEFT's names */
-    readonly tensors: readonly SafetensorsInput[];
-  }[];
-  readonly router?:
-    | {
-        /** Fields of `readme.router` of a Read-ME folder's config.json. */
-        readonly config: JsonObject;
-        readonly tensors: readonly SafetensorsInput[];
-      }
-    | undefined;
-  /** Origin of the set; free-form. */
-  readonly provenance?: JsonObject | undefined;
-  /** Further text files by name, such as report.json and README.md. */
-  readonly documents?: Readonly<Record<string, string>> | undefined;
-}
-
-/**
- * Writes an expert set into a folder of its own, whole or not at all.
- *
- * @param path - a folder that does not exist yet, or is empty
- * @throws {ReadMeError} `ERR_WRITE_FAILED` when it is neither, or when anything fails underway; as `openExpertSet` for
- *   names that a set cannot have
- */
-export async function writeExpertSet(path: string, content: ExpertSetContent): Promise<void> {
-  const { experts, router, provenance, documents = {} } = content;
-  const entries = experts.map(({ name }) => ({ name, folder: `${ADAPTERS_FOLDER}/${name}` }));
-  const json = { version: SET_VERSION, experts: entries, router: router?.config, provenance };
-  // Names become folders, so they are checked before anything is written.
-  parseSetFile(join(path, SET_FILE), json);
-  await writeFolderAtomically(path, async (folder) => {
-    for (const { name, config, tensors } of experts) {
-      const adapter = join(folder, ADAPTERS_FOLDER, name);
-      await mkdir(adapter, { recursive: true });
-      await writeSafetensors(join(adapter, ADAPTER_FILE), tensors, { format: "pt" });
-      await writeFileAtomically(join(adapter, ADAPTER_CONFIG_FILE), toText(config));
-    }
-    if (router) await writeSafetensors(join(folder, ROUTER_FILE), router.tensors);
-    for (const [name, text] of Object.entries(documents)) {
-      await mkdir(dirname(join(folder, name)), { recursive: true });
-      await writeFileAtomically(join(folder, name), text);
-    }
-    await writeFileAtomically(join(folder, SET_FILE), toText(json));
-  });
 }
 
 async function expectFolder(path: string): Promise<void> {
@@ -178,12 +214,7 @@ async function copyInto(folder: string, source: string, name: string): Promise<v
 }
 
 /** Checks a copy. Messages name the original. */
-async function checkAdapter(
-  copy: string,
-  original: string,
-  name: string,
-  model: Pick<Model, "config" | "experts">,
-): Promise<void> {
+async function checkAdapter(copy: string, original: string, name: string, model: Base): Promise<void> {
   try {
     const expert = await openLowRankExpert(copy, name, model);
     await verifyTensors([expert.layers, expert.head]).finally(() => expert.close());
@@ -193,12 +224,18 @@ async function checkAdapter(
   }
 }
 
-async function writeSetFile(set: string, json: JsonObject | undefined, entries: readonly SetEntry[]): Promise<void> {
+/** Writes the set's file, or removes it when it would say nothing. */
+async function writeSetFile(
+  set: string,
+  json: JsonObject,
+  { entries, hasRouter }: { readonly entries: readonly SetEntry[]; readonly hasRouter: boolean },
+): Promise<void> {
   const path = join(set, SET_FILE);
-  const isEmpty = entries.length === 0 && json?.["provenance"] === undefined;
+  const isEmpty = entries.length === 0 && json["provenance"] === undefined;
   if (isEmpty) return rm(path, { force: true });
-  const { router: _router, ...others } = json ?? {};
-  await writeFileAtomically(path, toText({ ...others, version: SET_VERSION, experts: entries }));
+  const { router, ...others } = json;
+  const content = { ...others, version: SET_VERSION, experts: entries, ...(hasRouter && { router }) };
+  await writeFileAtomically(path, setText(content));
 }
 
 /** Removes what a killed process left under a name that the set does not list. Other files are left alone. */
@@ -214,16 +251,10 @@ async function removeAdapter(path: string): Promise<void> {
   await rmdir(path).catch(() => undefined);
 }
 
-async function makeFolder(path: string): Promise<void> {
-  await mkdir(path).catch((cause: unknown) => {
-    if (!isSystemError(cause, "EEXIST")) throw writeError(path, cause);
-  });
-}
-
 function cannotChange(set: string, message: string): ReadMeError {
   return new ReadMeError("ERR_WRITE_FAILED", `${set}: ${message}`);
 }
 
-function toText(value: JsonObject): string {
-  return `${JSON.stringify(value, undefined, 2)}\n`;
+function notFound(set: string): ReadMeError {
+  return new ReadMeError("ERR_FILE_NOT_FOUND", `${set}: has no ${SET_FILE}, so no experts`);
 }

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { fingerprintOf } from "../cache/fingerprint.ts";
@@ -45,7 +46,12 @@ async function openRouterOf(
   const store = await SafetensorsFile.open(join(path, ROUTER_FILE));
   try {
     const router = locateRouter(store, "", routerConfig);
-    return { router, fingerprint: await fingerprintOf([file.path, store.path]), close: () => store.close() };
+    const tensors = await fingerprintOf([store.path]);
+    const fingerprint = async (cacheFolder: string): Promise<string> => {
+      const hash = createHash("sha256").update(await tensors(cacheFolder));
+      return hash.update(JSON.stringify(routerConfig)).digest("hex");
+    };
+    return { router, fingerprint, close: () => store.close() };
   } catch (error) {
     await store.close();
     throw error;

@@ -14,7 +14,7 @@ export interface LowRankSet {
   readonly experts: readonly ListedExpert[];
   /** Has one output more than there are experts: the first is the model without a change, "none". */
   readonly router: RouterWeights | undefined;
-  /** Returns a hash in hex of the router's contents, which `cacheFolder` remembers. */
+  /** Returns a hash in hex of the router's config and tensors, which `cacheFolder` remembers. */
   fingerprint(cacheFolder: string): Promise<string>;
   close(): Promise<void>;
 }

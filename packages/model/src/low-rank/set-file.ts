@@ -60,3 +60,8 @@ function entryOf(fields: Fields): SetEntry {
   if (problem !== undefined) throw fields.invalid(`the expert's name ${quoted(name)} has to be ${problem}`);
   return { name, folder: fields.text("folder") };
 }
+
+/** Formats a JSON file of a set. */
+export function setText(value: JsonObject): string {
+  return `${JSON.stringify(value, undefined, 2)}\n`;
+}

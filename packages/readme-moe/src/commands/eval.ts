@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { readDocuments, shortName } from "../data-files.ts";
 import { readQuestions } from "../evaluation/choice-requests.ts";
 import { type EvalFlags, evaluateRequests, evaluateText } from "../evaluation/evaluate.ts";
+import { loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, withRunningModel } from "../models.ts";
 import { addOptions, expertOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
 import { showStatus } from "../terminal.ts";
@@ -29,8 +30,9 @@ export function evalCommand(signal: AbortSignal): Command {
     .option("--requests <file...>", "files of multiple-choice requests")
     .option("--limit <n>", "documents per file of requests (default: all)", wholeNumber(1))
     .addOption(expertOption())
+    .addOption(loraOption())
     .addOption(
-      new Option("--per-expert", "losses on each data file with the router and with each expert alone")
+      new Option("--per-expert", "losses on each data file with the router and with each expert alone, `none` included")
         .default(false)
         .conflicts("expert"),
     );

@@ -1,16 +1,15 @@
 import { stat } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
 import {
+  addExpertSet,
   addLowRankExpert,
   type ChangeSetOptions,
   type LowRankSet,
-  type Model,
-  openModel,
   removeLowRankExpert,
 } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { describeExperts, expertLine } from "../low-rank/describe-expert.ts";
-import { adapterName, adapterPath } from "../low-rank/lora-option.ts";
+import { adapterName, adapterPath, isSet } from "../low-rank/find-adapters.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption } from "../options.ts";
 
@@ -42,9 +41,12 @@ export function expertsCommand(signal: AbortSignal): Command {
 function addCommand(signal: AbortSignal): Command {
   return new Command("add")
     .summary("add an adapter to a model's folder")
-    .description("Checks an adapter against a dense model, and copies its two files into the model's folder.")
+    .description(
+      "Checks an adapter against a dense model, and copies its two files into the model's folder. Of a set, all experts\n" +
+        "are added, and the router if the folder had no experts.",
+    )
     .argument("<model>", OWN_FOLDER)
-    .argument("<adapter>", "folder in PEFT's layout, or hub id (organisation/name)")
+    .argument("<adapter>", "folder in PEFT's layout, hub id (organisation/name), or folder of a set of experts")
     .option("--name <name>", "name of the expert (default: that of the folder or of the repository)")
     .addOption(dropRouterOption())
     .addOption(jsonOption())
@@ -84,22 +86,24 @@ function removeCommand(): Command {
 
 async function runAdd(folder: string, adapter: string, flags: AddFlags, signal: AbortSignal): Promise<void> {
   await expectOwnFolder(folder);
-  const name = flags.name ?? adapterName(adapter);
   const path = await adapterPath(adapter, signal);
-  const model = await openModel(folder);
-  try {
-    await addLowRankExpert(folder, { name, path, model }, flags);
-  } finally {
-    await model.close();
+  const isWholeSet = isSet(path);
+  if (isWholeSet && flags.name !== undefined) {
+    throw new TypeError(`Expected no --name with ${adapter}, since it is a set of experts with names`);
   }
-  await withModelFiles(folder, signal, (changed) => printAdded(changed, name, flags.json));
-}
-
-async function printAdded(model: Model, name: string, json: boolean): Promise<void> {
-  const added = model.lowRank?.experts.filter((expert) => expert.name === name) ?? [];
-  for (const expert of await describeExperts(added, model)) {
-    console.log(json ? JSON.stringify(expert) : `added ${expertLine(expert)}`);
-  }
+  const name = isWholeSet ? undefined : (flags.name ?? adapterName(adapter));
+  const { before, model } = await withModelFiles(folder, signal, async (opened) => ({
+    before: new Set(opened.lowRank?.experts.map((expert) => expert.name)),
+    model: { config: opened.config, experts: opened.experts },
+  }));
+  if (name === undefined) await addExpertSet(folder, { path, model }, flags);
+  else await addLowRankExpert(folder, { name, path, model }, flags);
+  await withModelFiles(folder, signal, async (changed) => {
+    const added = changed.lowRank?.experts.filter((expert) => !before.has(expert.name)) ?? [];
+    const experts = await describeExperts(added, changed);
+    if (flags.json) return console.log(JSON.stringify(isWholeSet ? { experts } : experts[0]));
+    for (const expert of experts) console.log(`added ${expertLine(expert)}`);
+  });
 }
 
 function dropRouterOption(): Option {

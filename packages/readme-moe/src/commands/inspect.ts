@@ -4,7 +4,8 @@ import { gatherExperts, type Model, type RouterConfig } from "@readme-moe/model"
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { describeExperts, expertLine, type ExpertDescription } from "../low-rank/describe-expert.ts";
-import { type LoraArgument, loraFolders, loraOption } from "../low-rank/lora-option.ts";
+import { loraFolders } from "../low-rank/find-adapters.ts";
+import { type LoraArgument, loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
 import {
   addOptions,
@@ -61,7 +62,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
 }
 
 /** Runs token ids through router and decoder. */
-async function computed({ model, runner, router }: RunningModel, ids: readonly number[]): Promise<object> {
+async function computed({ runner, router }: RunningModel, ids: readonly number[]): Promise<object> {
   const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
   const experts = route?.experts ?? [];
   const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
@@ -73,7 +74,7 @@ async function computed({ model, runner, router }: RunningModel, ids: readonly n
     const logits = route?.logits ?? new Float32Array();
     return {
       logits: Array.from(result?.fullLogits ?? []),
-      router_logits: router instanceof KernelRouter ? rows(logits, model.experts.names.length) : null,
+      router_logits: router instanceof KernelRouter ? rows(logits, router.numExperts) : null,
       route: Array.from(experts),
     };
   } finally {

@@ -1,7 +1,8 @@
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { hubIdOf, MODEL_ARGUMENT, withModelFiles } from "../models.ts";
+import { hubIdOf } from "../hub-id.ts";
+import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
 

@@ -105,6 +105,7 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       models,
       events,
       keys: flags.apiKey,
+      experts: { operatorKeys: flags.operatorKey, folder: flags.expertsFolder },
       requestsPerMinute: flags.requestsPerMinute,
       tokensPerMinute: flags.tokensPerMinute,
       maxPriority: flags.maxPriority,

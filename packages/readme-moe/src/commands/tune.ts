@@ -1,6 +1,12 @@
 import {
+  SHARINGS,
   tune,
+  tuneLowRank,
   TUNE_METHODS,
+  type DomainText,
+  type LowRankOptions,
+  type LowRankProgress,
+  type LowRankReport,
   type TuneEstimate,
   type TuneOptions,
   type TuneProgress,
@@ -12,8 +18,9 @@ import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
 
-interface TuneFlags extends TuneOptions {
-  readonly teacher: string;
+interface TuneFlags extends TuneOptions, LowRankOptions {
+  readonly experts?: "low-rank";
+  readonly teacher?: string;
   readonly data: readonly DataArgument[];
   readonly out: string;
   readonly threads?: number;
@@ -22,18 +29,27 @@ interface TuneFlags extends TuneOptions {
   readonly json: boolean;
 }
 
+/** Flags that only one of both kinds of tuning has. */
+const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
+const LOW_RANK_FLAGS = ["alpha", "sharing", "sharedRank", "firstShare", "teacherShare", "rival"] as const;
+
 const rate = numberThat((value) => value >= 0, "a number from 0 up, such as 0.001");
 
 export function tuneCommand(signal: AbortSignal): Command {
   const command = new Command("tune")
-    .summary("let a refactored model learn from its dense one")
+    .summary("let a refactored model learn from its dense one, or train experts of low rank over a dense one")
     .description(
       "Distils a dense model into the Read-ME model that was made from it: experts and norms learn to predict what the\n" +
-        "dense model predicts for each next token. Writes a tuned Read-ME model folder with a report. An interrupted run\n" +
-        "keeps its work: the same call with --resume continues it.",
+        "dense model predicts for each next token. Writes a tuned Read-ME model folder with a report.\n" +
+        "With --experts low-rank: trains experts of low rank (LoRA) over a dense model, one for each kind of text, and a\n" +
+        "router. Writes a folder that --lora takes, with a report.\n" +
+        "An interrupted run keeps its work: the same call with --resume continues it.",
     )
-    .argument("<model>", "a Read-ME model folder")
-    .option("--teacher <model>", `the dense model: ${MODEL_ARGUMENT}`)
+    .argument("<model>", "a Read-ME model folder; with --experts low-rank a dense model")
+    .addOption(
+      new Option("--experts <kind>", "train experts of this kind over a dense model").choices(["low-rank"] as const),
+    )
+    .option("--teacher <model>", `the dense model of a Read-ME model: ${MODEL_ARGUMENT}`)
     .option("--out <folder>", "a folder that does not exist yet, or is empty")
     .addOption(
       new Option(
@@ -41,31 +57,75 @@ export function tuneCommand(signal: AbortSignal): Command {
         'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for evaluation',
       ).argParser(dataArgument),
     )
-    .option("--tokens <n>", "training tokens of all kinds together", wholeNumber(1), 500_000)
-    .addOption(
-      new Option("--method <method>", "what is trained of the experts: changes of low rank, or all weights")
-        .choices(TUNE_METHODS)
-        .default("lora"),
+    .option(
+      "--tokens <n>",
+      "training tokens of all kinds together (default: 500000; with low-rank experts 50000 a kind)",
+      wholeNumber(1),
     )
-    .option("--rank <n>", "with --method lora: rank of the changes", wholeNumber(1), 32)
+    .addOption(
+      new Option(
+        "--method <method>",
+        "what is trained of the experts: changes of low rank, or all weights (default: lora)",
+      ).choices(TUNE_METHODS),
+    )
+    .option(
+      "--rank <n>",
+      "rank of the changes (default: 32 with --method lora, 16 of low-rank experts)",
+      wholeNumber(1),
+    )
+    .option("--alpha <x>", "low-rank experts: factor of the changes times their rank (default: the rank)", rate)
     .option("--attention", "train the attention as well", false)
-    .option("--learning-rate <rate>", "largest learning rate (default: 0.002 with lora, 0.0001 with full)", rate)
-    .option("--weight-decay <share>", "with --method full: weight decay of matrices", rate, 0.01)
-    .option("--label-share <share>", "weight of the text's own next tokens beside the teacher's", rate, 0.3)
+    .addOption(
+      new Option(
+        "--sharing <what>",
+        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: ranks)",
+      ).choices(SHARINGS),
+    )
+    .option("--shared-rank <n>", "with --sharing ranks: number of common ranks (default: half of them)", wholeNumber(0))
+    .option(
+      "--first-share <share>",
+      "low-rank experts: share of the tokens before the rate falls; with --sharing start all kinds learn from these (default: 0.5)",
+      rate,
+    )
+    .option(
+      "--teacher-share <share>",
+      "low-rank experts: weight of the divergence from the dense model beside the text's next tokens (default: 0)",
+      rate,
+    )
+    .option("--no-rival", "low-rank experts: do not train one expert for all kinds for comparison")
+    .option(
+      "--learning-rate <rate>",
+      "largest learning rate (default: 0.002 with lora, 0.0001 with full, 0.003 of low-rank experts)",
+      rate,
+    )
+    .option("--weight-decay <share>", "with --method full: weight decay of matrices (default: 0.01)", rate)
+    .option("--label-share <share>", "weight of the text's own next tokens beside the teacher's (default: 0.3)", rate)
     .option("--sequence-tokens <n>", "tokens of a sequence", wholeNumber(8), 256)
-    .option("--batch-sequences <n>", "sequences of a step", wholeNumber(1), 16)
+    .option("--batch-sequences <n>", "sequences of a step (default: 16; low-rank experts: 2)", wholeNumber(1))
     .option(
       "--micro-sequences <n>",
-      "sequences of a step that are in memory together (default: 8, or fewer)",
+      "sequences of a step that are in memory together (default: 8, or fewer; low-rank experts: 4)",
       wholeNumber(1),
     )
     .option("--warm-up-steps <n>", "steps over which the rate rises (default: a twentieth of all)", wholeNumber(0))
-    .option("--evaluation-sequences <n>", "held-out sequences of each kind", wholeNumber(1), 4)
-    .option("--evaluations <n>", "evaluations during training", wholeNumber(1), 8)
-    .option("--patience <n>", "evaluations without improvement that end the training; 0 for never", wholeNumber(0), 3)
-    .option("--rounds <n>", "rounds of tuning; the router is trained again between them", wholeNumber(1), 1)
-    .option("--router-steps <n>", "steps of each of these trainings", wholeNumber(1), 200)
-    .option("--router-tokens <n>", "tokens of each kind to measure the router's costs on", wholeNumber(1), 4096)
+    .option(
+      "--evaluation-sequences <n>",
+      "held-out sequences of each kind (default: 4; low-rank experts: 12)",
+      wholeNumber(1),
+    )
+    .option("--evaluations <n>", "evaluations during training (default: 8; of each low-rank expert: 2)", wholeNumber(1))
+    .option(
+      "--patience <n>",
+      "evaluations without improvement that end the training; 0 for never (default: 3)",
+      wholeNumber(0),
+    )
+    .option("--rounds <n>", "rounds of tuning; the router is trained again between them (default: 1)", wholeNumber(1))
+    .option("--router-steps <n>", "steps of a router's training (default: 200; low-rank experts: 400)", wholeNumber(1))
+    .option(
+      "--router-tokens <n>",
+      "tokens of each kind to measure the router's costs on (default: 4096; low-rank experts: 2048)",
+      wholeNumber(1),
+    )
     .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
     .option("--threads <n>", "threads of the inference runtime (default: all cores)", wholeNumber(1))
     .option(
@@ -77,13 +137,21 @@ export function tuneCommand(signal: AbortSignal): Command {
     .option("--resume", "continue unfinished work for this folder", false)
     .addOption(jsonOption());
   return command.action((path: string, flags: TuneFlags) => {
-    for (const name of ["teacher", "out", "data"]) requireOption(command, name);
-    return runTune(path, flags, signal);
+    const isLowRank = flags.experts === "low-rank";
+    for (const name of ["out", "data", ...(isLowRank ? [] : ["teacher"])]) requireOption(command, name);
+    const [others, kind] = isLowRank ? [DISTILLATION_FLAGS, "with"] : [LOW_RANK_FLAGS, "without"];
+    for (const name of others) {
+      if (command.getOptionValueSource(name) !== "cli") continue;
+      const flag = command.options.find((option) => option.attributeName() === name)?.long ?? name;
+      command.error(`error: option '${flag}' cannot be used ${kind} --experts low-rank`);
+    }
+    return isLowRank ? runLowRank(path, flags, signal) : runTune(path, flags, signal);
   });
 }
 
 async function runTune(path: string, flags: TuneFlags, signal: AbortSignal): Promise<void> {
-  const { teacher: teacherName, data, out, threads, checkpointSeconds, resume, json, ...options } = flags;
+  const { teacher: teacherName = "", experts: _, data, out, threads, checkpointSeconds, resume, json, ...rest } = flags;
+  const { rival: __, ...options } = rest;
   const texts = await readDomains(data);
   await withModelFiles(path, signal, (student) =>
     withModelFiles(teacherName, signal, async (teacher) => {
@@ -94,6 +162,17 @@ async function runTune(path: string, flags: TuneFlags, signal: AbortSignal): Pro
       console.log(json ? JSON.stringify(report) : summaryOf(report, out));
     }),
   );
+}
+
+async function runLowRank(path: string, flags: TuneFlags, signal: AbortSignal): Promise<void> {
+  const { experts: _, data, out, threads, checkpointSeconds, resume, json, ...options } = flags;
+  const texts: readonly DomainText[] = await readDomains(data);
+  await withModelFiles(path, signal, async (model) => {
+    const shows = json ? {} : { onEstimate: showEstimate, onProgress: showLowRankProgress };
+    const run = { ...shows, source: path, resume, threads, signal, checkpointMs: checkpointSeconds * 1000 };
+    const report = await tuneLowRank(model, texts, out, { ...options, ...run }).finally(() => showStatus());
+    console.log(json ? JSON.stringify(report) : lowRankSummary(report, path, out));
+  });
 }
 
 function showEstimate({ trainedParameters, steps, tokensPerS, ms, memoryBytes }: TuneEstimate): void {
@@ -108,11 +187,34 @@ function showProgress(progress: TuneProgress): void {
   const line =
     `step ${step} of ${steps}  divergence ${divergence.toFixed(4)}  loss ${crossEntropy.toFixed(4)}  ` +
     `${tokensPerS.toFixed(0)} tokens/s  ${duration(etaMs)} left`;
-  if (evaluation) {
-    showStatus();
-    console.error(`${line}  held out ${evaluation.mean.toFixed(4)}`);
-  } else if (process.stderr.isTTY) showStatus(line);
+  showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
+}
+
+function showLowRankProgress({ stage, name, step, steps, etaMs, figures }: LowRankProgress): void {
+  const part = stage === "expert" ? `experts of ${name}` : name;
+  const at = `${part}: step ${step} of ${steps}`;
+  if (!figures) return showLine(at, false);
+  const { crossEntropy, tokensPerS, evaluation } = figures;
+  const line = `${at}  loss ${crossEntropy.toFixed(4)}  ${tokensPerS.toFixed(0)} tokens/s  ${duration(etaMs)} left`;
+  showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
+}
+
+/** Shows a line in place of the one before on a terminal, unless it is to stay. */
+function showLine(line: string, stays: boolean): void {
+  if (stays) showStatus();
+  if (!stays && process.stderr.isTTY) showStatus(line);
   else console.error(line);
+}
+
+function lowRankSummary({ dense, rival, label, router, tokens }: LowRankReport, model: string, out: string): string {
+  return [
+    row("dense", dense),
+    ...(rival ? [row("one for all", rival)] : []),
+    row("own expert", label),
+    row("router", router),
+    "",
+    `Trained on ${tokens} tokens. Written to ${out}: try \`readme-moe chat ${model} --lora ${out}\`.`,
+  ].join("\n");
 }
 
 function summaryOf({ dense, before, after, tokens }: TuningReport, out: string): string {
@@ -126,7 +228,7 @@ function summaryOf({ dense, before, after, tokens }: TuningReport, out: string):
 }
 
 function row(name: string, { mean, above_dense: above }: TuningReport["dense"]): string {
-  return `${name.padEnd(8)} loss ${mean.toFixed(4)}  ${signed(above)}`;
+  return `${name.padEnd(11)} loss ${mean.toFixed(4)}  ${signed(above)}`;
 }
 
 function duration(ms: number): string {

@@ -12,6 +12,7 @@ import {
   type ScoreOptions,
 } from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
+import type { LoraArgument } from "../low-rank/lora-option.ts";
 import type { RunningModel } from "../models.ts";
 import type { RuntimeFlags } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
@@ -24,6 +25,7 @@ export interface EvalFlags extends RuntimeFlags {
   readonly maxSequences: number;
   readonly stride?: number;
   readonly expert?: string;
+  readonly lora?: readonly LoraArgument[];
   readonly perExpert: boolean;
   readonly json: boolean;
 }
@@ -66,9 +68,8 @@ async function textLosses(job: EvaluationJob, files: ReadonlyMap<string, readonl
 }
 
 async function textPerExpert(job: EvaluationJob, files: ReadonlyMap<string, readonly Passage[]>): Promise<Result> {
-  const { model, runner, print } = job;
-  const { names } = model.experts;
-  const router = model.router ? job.router : undefined;
+  const { runner, print, experts: names } = job;
+  const router = job.hasOwnRouter ? job.router : undefined;
   const evaluations = new Map<string, ExpertEvaluation>();
   for (const [name, passages] of files) {
     const evaluation = await evaluatePerExpert(runner, router, passages, withProgress(job, name));

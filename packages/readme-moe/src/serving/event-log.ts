@@ -73,6 +73,10 @@ export class EventLog {
       const text = `error: the engine of the model ${event.name} has not answered for ${duration} and is not ready`;
       log("engine:hung", event, text);
     });
+    events.on("expert:lost", (event) => {
+      const text = `error: the expert ${event.expert} of the model ${event.name} could not be loaded again`;
+      log("expert:lost", event, `${text}: ${causesText(event.causes)}`);
+    });
     events.on("engine:recovered", (event) => {
       const before = event.from === "hung" ? "hung" : "failed its requests";
       log("engine:recovered", event, `the model ${event.name} answers again, after it ${before}`);

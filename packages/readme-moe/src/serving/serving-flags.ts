@@ -9,6 +9,8 @@ export interface ServingFlags {
   readonly name?: string;
   readonly alias?: readonly string[];
   readonly apiKey?: readonly string[];
+  readonly operatorKey?: readonly string[];
+  readonly expertsFolder?: string;
   readonly maxRequests?: number;
   readonly maxTokens?: number;
   readonly maxBytes?: number;
@@ -44,6 +46,10 @@ export function servingOptions(): readonly Option[] {
     )
       .env("README_MOE_API_KEYS")
       .argParser(keyList),
+    new Option("--operator-key <key...>", "keys that may load and unload low-rank experts; needs --experts-folder")
+      .env("README_MOE_OPERATOR_KEYS")
+      .argParser(keyList),
+    new Option("--experts-folder <folder>", "folder below which operators may load experts; needs --operator-key"),
     number("--max-requests <n>", "most requests at once; further ones get 503 (default: 256)"),
     number("--max-tokens <n>", "most tokens of these requests together (default: 1048576)"),
     number("--max-bytes <n>", "most bytes of their bodies together (default: 67108864)"),

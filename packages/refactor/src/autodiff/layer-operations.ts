@@ -5,7 +5,7 @@ import type { decoder } from "@readme-moe/onnx";
 import { add, scale, swiglu } from "./arithmetic.ts";
 import { causalAttention } from "./attention.ts";
 import { rmsNorm } from "./normalization.ts";
-import { linear, linearWithLowRank } from "./products.ts";
+import { linear, linearWithLowRank, type LowRankFactor } from "./products.ts";
 import { rotary, rotaryTables, type RotaryTables } from "./rotary.ts";
 import { reshape } from "./shapes.ts";
 import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
@@ -15,6 +15,8 @@ export interface TapeWeights {
   has(name: string): boolean;
   /** Finds a weight. @throws {TypeError} when there is none */
   get(name: string): Tensor;
+  /** Factor of changes of low rank. @default 1 */
+  readonly change?: LowRankFactor | undefined;
 }
 
 /** Properties of a graph of attention. */
@@ -27,13 +29,15 @@ export interface AttentionSetting {
 /** Functions of an FFN's gate and its other input. */
 const GATES: Readonly<Record<Activation, typeof swiglu>> = { silu: swiglu };
 
+/** The rotary tables of each tape: its layers share them. */
+const tablesOf = new WeakMap<Tape, RotaryTables>();
+
 /** Appends the operations of one half of a layer to a tape. */
 export class TapeOperations implements decoder.LayerOperations<Tensor> {
   readonly #tape: Tape;
   readonly #weights: TapeWeights;
   readonly #config: ModelConfig;
   readonly #attention: AttentionSetting | undefined;
-  #tables: RotaryTables | undefined;
 
   /** @param attention - absent for FFNs, which take rows in any order */
   constructor(tape: Tape, weights: TapeWeights, config: ModelConfig, attention?: AttentionSetting) {
@@ -47,13 +51,13 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
     return this.#weights.has(name);
   }
 
-  /** Also adds the change of low rank `<name>.right · <name>.left`, if there is one. */
+  /** Also adds the change of low rank of `<name>.right` and `<name>.left`, if there is one. */
   linear(name: string, x: Tensor): Tensor {
     const weight = this.#weights.get(`${name}.weight`);
     const bias = this.has(`${name}.bias`) ? this.#weights.get(`${name}.bias`) : undefined;
     if (!this.has(`${name}.left`)) return linear(this.#tape, x, weight, bias);
     const [left, right] = [this.#weights.get(`${name}.left`), this.#weights.get(`${name}.right`)];
-    return linearWithLowRank(this.#tape, x, { weight, left, right, bias });
+    return linearWithLowRank(this.#tape, x, { weight, left, right, bias, ...this.#weights.change });
   }
 
   norm(name: string, x: Tensor, over: "row" | "head"): Tensor {
@@ -90,10 +94,11 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
 
   #rotate(x: Tensor, tokens: number): Tensor {
     const { rope, headSize } = this.#config;
-    this.#tables ??= rotaryTables(this.#tape, rope, headSize, tokens);
+    const tables = tablesOf.get(this.#tape) ?? rotaryTables(this.#tape, rope, headSize, tokens);
+    tablesOf.set(this.#tape, tables);
     const [rows = 0, width = 0] = x.shape;
     const sequences = rows === ANY_ROWS ? ANY_ROWS : rows / tokens;
     const apart = reshape(this.#tape, x, [sequences, tokens, width]);
-    return reshape(this.#tape, rotary(this.#tape, apart, this.#tables), x.shape);
+    return reshape(this.#tape, rotary(this.#tape, apart, tables), x.shape);
   }
 }

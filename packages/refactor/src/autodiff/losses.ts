@@ -3,7 +3,22 @@
 import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
-const { Add, Gather, Log, Mul, ReduceLogSumExp, ReduceMax, ReduceSum, Reshape, Softmax, Sub, Unsqueeze } = operators;
+const {
+  Add,
+  Concat,
+  Gather,
+  Gemm,
+  Log,
+  Mul,
+  ReduceLogSumExp,
+  ReduceMax,
+  ReduceSum,
+  Reshape,
+  Slice,
+  Softmax,
+  Sub,
+  Unsqueeze,
+} = operators;
 
 /**
  * Sums `-Σ target · log softmax(logits)` over rows, `[1]`; both inputs are `[rows, classes]`. A row of targets that
@@ -98,4 +113,92 @@ export function weightedSum(tape: Tape, x: Tensor, weights: Tensor, factor: numb
   const shares = Mul(g, Reshape(g, weights.value, [-1]), g.floats([factor]));
   const sum = Reshape(g, ReduceSum(g, Mul(g, x.value, shares), 0), [1]);
   return tape.record(sum, [1], [[x, (gradient) => Mul(g, shares, gradient)]]);
+}
+
+/** Inputs of `headLosses`. Only `x` has a gradient. */
+export interface HeadInputs {
+  /** `[rows, size]` */
+  readonly x: Tensor;
+  /** `[vocabulary, size]` */
+  readonly head: Tensor;
+  /** Token that follows each row, int64 `[rows]`. */
+  readonly ids: Tensor;
+}
+
+/** Weights of rows in a loss, and a teacher with the same head. */
+export interface HeadLoss {
+  /** `[rows, 1]` */
+  readonly weights: Tensor;
+  /** Teacher's rows, `[rows, size]`. */
+  readonly taught?: Tensor | undefined;
+  /** Weight of the divergence from the teacher. */
+  readonly teacherShare: number;
+}
+
+/**
+ * Computes the cross-entropy of each row's next token, `[rows]`. `rowsTogether` rows have logits at a time, since a row
+ * of logits is as long as the vocabulary.
+ *
+ * @returns also a function that appends `Σ weight · (cross-entropy + teacherShare · divergence)`, `[1]`
+ */
+export function headLosses(
+  tape: Tape,
+  { x, head, ids }: HeadInputs,
+  rowsTogether: number,
+): { readonly rows: Value; readonly loss: (options: HeadLoss) => Tensor } {
+  const g = tape.graph;
+  const [numRows = 0] = x.shape;
+  const ranges = Array.from({ length: Math.ceil(numRows / rowsTogether) }, (_, place) => ({
+    start: place * rowsTogether,
+    end: Math.min(numRows, (place + 1) * rowsTogether),
+  }));
+  const join = (values: readonly Value[]): Value => Concat(g, values, 0);
+  const pieces = ranges.map((range) => {
+    const rows = Slice(g, x.value, range);
+    const own = Gather(g, head.value, Slice(g, ids.value, range));
+    const logits = Gemm(g, rows, head.value);
+    const predicted = Softmax(g, logits, -1);
+    const losses = Sub(g, logSumsOf(g, logits, predicted), ReduceSum(g, Mul(g, rows, own), 1));
+    return { range, own, logits, predicted, losses };
+  });
+  const loss = ({ weights, taught, teacherShare }: HeadLoss): Tensor => {
+    const parts = pieces.map(({ range, own, logits, predicted, losses }) => {
+      const rowWeights = Slice(g, weights.value, range);
+      const teacher = taught && teachRows(g, { taught: Slice(g, taught.value, range), head, logits, predicted });
+      const sum = teacher ? Add(g, losses, Mul(g, teacher.divergences, g.floats([teacherShare]))) : losses;
+      const pulled = teacher
+        ? Add(g, predicted, Mul(g, Sub(g, predicted, teacher.wanted), g.floats([teacherShare])))
+        : predicted;
+      return {
+        weighted: Mul(g, sum, Reshape(g, rowWeights, [-1])),
+        slope: () => Mul(g, Sub(g, Gemm(g, pulled, head.value, { transB: false }), own), rowWeights),
+      };
+    });
+    const sum = ReduceSum(g, join(parts.map(({ weighted }) => weighted)), 0);
+    return tape.record(
+      Reshape(g, sum, [1]),
+      [1],
+      [[x, (gradient) => Mul(g, join(parts.map(({ slope }) => slope())), gradient)]],
+    );
+  };
+  return { rows: join(pieces.map(({ losses }) => losses)), loss };
+}
+
+interface TaughtRows {
+  readonly taught: Value;
+  readonly head: Tensor;
+  readonly logits: Value;
+  readonly predicted: Value;
+}
+
+/** Computes a teacher's distributions and the divergence of each row from its own. */
+function teachRows(
+  g: GraphBuilder,
+  { taught, head, logits, predicted }: TaughtRows,
+): { readonly wanted: Value; readonly divergences: Value } {
+  const teacher = Gemm(g, taught, head.value);
+  const wanted = Softmax(g, teacher, -1);
+  const gap = ReduceSum(g, Mul(g, wanted, Sub(g, teacher, logits)), 1);
+  const divergences = Add(g, gap, Sub(g, logSumsOf(g, logits, predicted), logSumsOf(g, teacher, wanted)));
+  return { wanted, divergences };
 }

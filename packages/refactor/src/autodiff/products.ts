@@ -1,7 +1,7 @@
 import { operators, type Value } from "@readme-moe/onnx";
 import type { Tape, Tensor } from "./tape.ts";
 
-const { FusedMatMul, Gemm, ReduceSum } = operators;
+const { FusedMatMul, Gemm, Mul, ReduceSum } = operators;
 
 /** Computes `x · wᵀ + bias`; `x` is `[rows, in]`, `w` is `[out, in]` as in checkpoints, `bias` is `[out]`. */
 export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor {
@@ -17,8 +17,8 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor 
   );
 }
 
-/** Weight `[out, in]` with a change of low rank, `right · left`. */
-export interface LowRankWeight {
+/** Weight `[out, in]` with a change of low rank, `factor · right · left`. */
+export interface LowRankWeight extends LowRankFactor {
   readonly weight: Tensor;
   /** `[rank, in]` */
   readonly left: Tensor;
@@ -27,16 +27,34 @@ export interface LowRankWeight {
   readonly bias?: Tensor | undefined;
 }
 
-/** Computes `x · (weight + right · left)ᵀ + bias` without forming the sum. */
-export function linearWithLowRank(tape: Tape, x: Tensor, { weight, bias, left, right }: LowRankWeight): Tensor {
+/** Factor of changes of low rank. */
+export interface LowRankFactor {
+  /** Factor of all changes. @default 1 */
+  readonly scale?: number | undefined;
+  /** Factor of each row and rank, `[rows, rank]`, which has no gradient. */
+  readonly mask?: Tensor | undefined;
+}
+
+/** Computes `x · (weight + factor · right · left)ᵀ + bias` without forming the sum. */
+export function linearWithLowRank(tape: Tape, x: Tensor, parts: LowRankWeight): Tensor {
+  const { weight, bias, left, right } = parts;
   const g = tape.graph;
   const base = linear(tape, x, weight, bias);
-  const inner = linear(tape, x, left);
+  const inner = scaled(tape, linear(tape, x, left), parts);
   return tape.record(Gemm(g, inner.value, right.value, { bias: base.value }), base.shape, [
     [base, (gradient) => gradient],
     [inner, (gradient) => Gemm(g, gradient, right.value, { transB: false })],
     [right, (gradient) => Gemm(g, gradient, inner.value, { transA: true, transB: false })],
   ]);
+}
+
+function scaled(tape: Tape, x: Tensor, { scale = 1, mask }: LowRankFactor): Tensor {
+  const g = tape.graph;
+  const apply = (value: Value): Value => {
+    const result = mask ? Mul(g, value, mask.value) : value;
+    return scale === 1 ? result : Mul(g, result, g.floats([scale]));
+  };
+  return mask || scale !== 1 ? tape.record(apply(x.value), x.shape, [[x, apply]]) : x;
 }
 
 /** Computes `alpha · a · b`; `a` is `[…, m, k]`, `b` is `[…, k, n]` with the same leading axes. */

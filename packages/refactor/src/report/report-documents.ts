@@ -20,7 +20,7 @@ export function reportDocuments(report: Report): Readonly<Record<string, string>
 }
 
 /** Writes report.json. @throws {RangeError} naming a figure that is not a finite number, which JSON cannot hold */
-export function reportJson(report: Report): string {
+export function reportJson(report: object): string {
   checkFigures("report", report);
   return `${JSON.stringify(report, undefined, 1)}\n`;
 }

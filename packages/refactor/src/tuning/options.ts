@@ -168,12 +168,12 @@ export function stepsOf({
   return Math.max(1, Math.round(tokens / (batchSequences * sequenceTokens)));
 }
 
-function largestDivisor(value: number, most: number): number {
+export function largestDivisor(value: number, most: number): number {
   for (let divisor = most; divisor > 1; divisor--) if (value % divisor === 0) return divisor;
   return 1;
 }
 
-function numberOption(name: string, value: number): number {
+export function numberOption(name: string, value: number): number {
   if (typeof value !== "number") throw new TypeError(`Expected \`${name}\` to be a number, got \`${String(value)}\``);
   if (value >= 0 && value < Infinity) return value;
   throw new RangeError(`Expected \`${name}\` to be a number from 0, got \`${value}\``);

@@ -13,7 +13,7 @@ import {
 } from "./options.ts";
 import type { Optimizer, Parameter, Rates } from "./parameters.ts";
 import type { Trainer } from "./trainer.ts";
-import { sequencesOfStep, type RoutedSequence, type TuningData } from "./tuning-data.ts";
+import { sequencesOfStep, type RoutedSequence, type TextSequence, type TuningData } from "./tuning-data.ts";
 
 /** Learning rate of norms and biases relative to low-rank changes. */
 const VECTOR_SHARE = 0.2;
@@ -35,7 +35,45 @@ export function bestOf({ evaluations }: Pick<TuningHistory, "evaluations">): Eva
   return evaluations.reduce((best, other) => (other.mean < best.mean ? other : best));
 }
 
-export interface TrainingRun {
+/** Model in training, as `train` sees it. */
+export interface Trainable<Sequence> {
+  readonly optimizer: Optimizer;
+  /** Learns from the sequences of one step. */
+  step(sequences: readonly Sequence[], rates: Rates): Promise<StepFigures>;
+  /** Returns the mean cross-entropy of each sequence's tokens, in nats. */
+  losses(sequences: readonly Sequence[], model: "student" | "teacher"): Promise<readonly number[]>;
+}
+
+/** Steps of a training, and what each learns from. */
+export interface TrainingPlan<Sequence> {
+  readonly steps: number;
+  readonly stepTokens: number;
+  readonly evaluations: number;
+  /** Evaluations in a row without gain that end the training; 0 for never. */
+  readonly patience: number;
+  /** Steps between two changes of the data. @default all */
+  readonly roundSteps?: number;
+  /** @param step - from 0 */
+  readonly rates: (step: number) => Rates;
+  /** @param step - from 0 */
+  readonly batch: (training: readonly Sequence[], step: number) => readonly Sequence[];
+}
+
+/** Plans a tuning of a Read-ME model. */
+export function tuningPlan(options: ResolvedTuneOptions): TrainingPlan<RoutedSequence> {
+  const { batchSequences, sequenceTokens, evaluations, patience } = options;
+  return {
+    steps: stepsOf(options),
+    stepTokens: batchSequences * sequenceTokens,
+    evaluations,
+    patience,
+    roundSteps: stepsOfRound(options),
+    rates: (step) => ratesOf(step, options),
+    batch: (training, step) => sequencesOfStep(training, step, options),
+  };
+}
+
+export interface TrainingRun<Sequence = RoutedSequence> {
   readonly files: {
     readonly checkpoint: string;
     /** Parameters with the least loss so far. */
@@ -45,7 +83,9 @@ export interface TrainingRun {
   readonly signal: AbortSignal | undefined;
   readonly onProgress: ((progress: TuneProgress) => void) | undefined;
   /** Returns the data of a step and of those after it; called before each step. */
-  readonly data: (step: number) => Promise<TuningData>;
+  readonly data: (step: number) => Promise<TuningData<Sequence>>;
+  /** Losses of the teacher, when they are known already. */
+  readonly teacher?: Evaluation | undefined;
 }
 
 /**
@@ -53,17 +93,17 @@ export interface TrainingRun {
  *
  * @returns what was measured
  */
-export async function train(
-  trainer: Trainer,
+export async function train<Sequence extends TextSequence>(
+  trainer: Trainable<Sequence>,
   parameters: readonly Parameter[],
-  options: ResolvedTuneOptions,
-  { files, checkpointMs, signal, onProgress, data }: TrainingRun,
+  plan: TrainingPlan<Sequence>,
+  { files, checkpointMs, signal, onProgress, data, teacher: known }: TrainingRun<Sequence>,
 ): Promise<TuningHistory> {
-  const steps = stepsOf(options);
+  const { steps, roundSteps = steps } = plan;
   const writeBest = (): Promise<void> => writeArrays(files.best, arraysOf(parameters));
   const start = async (): Promise<TuningHistory> => {
     const { evaluation } = await data(0);
-    const teacher = await evaluate(trainer, "teacher", 0, evaluation);
+    const teacher = known ?? (await evaluate(trainer, "teacher", 0, evaluation));
     const first = await evaluate(trainer, "student", 0, evaluation);
     await writeBest();
     return { teacher, steps: [], evaluations: [first] };
@@ -80,7 +120,7 @@ export async function train(
   };
   const measure = async (): Promise<Evaluation | undefined> => {
     const done = history.steps.length;
-    const isDue = done > 0 && isMeasured(done, steps, options.evaluations);
+    const isDue = done > 0 && isMeasured(done, steps, plan.evaluations);
     if (!isDue || history.evaluations.at(-1)?.step === done) return undefined;
     const measured = await evaluate(trainer, "student", done, (await data(done - 1)).evaluation);
     if (measured.mean < bestOf(history).mean) await writeBest();
@@ -89,12 +129,12 @@ export async function train(
   };
   try {
     await measure(); // an evaluation that the process before did not finish
-    for (let step = firstStep; step < steps && !isStuck(history, options.patience); step++) {
+    for (let step = firstStep; step < steps && !isStuck(history, plan.patience); step++) {
       // A new router is trained with the parameters between two steps: a resumed process needs them again.
-      if (step % stepsOfRound(options) === 0) await save();
+      if (step % roundSteps === 0) await save();
       const { training } = await data(step);
       const startMs = performance.now();
-      const figures = await trainer.step(sequencesOfStep(training, step, options), ratesOf(step, options));
+      const figures = await trainer.step(plan.batch(training, step), plan.rates(step));
       stepMs += performance.now() - startMs;
       history = { ...history, steps: [...history.steps, figures] };
       const evaluation = await measure();
@@ -104,7 +144,7 @@ export async function train(
         ...figures,
         step: step + 1,
         steps,
-        tokensPerS: (options.batchSequences * options.sequenceTokens * 1000) / msPerStep,
+        tokensPerS: (plan.stepTokens * 1000) / msPerStep,
         etaMs: msPerStep * (steps - step - 1),
         evaluation,
       });
@@ -175,13 +215,21 @@ export async function estimateTuning(
   };
 }
 
-async function evaluate(
-  trainer: Trainer,
+async function evaluate<Sequence extends TextSequence>(
+  trainer: Trainable<Sequence>,
   model: "student" | "teacher",
   step: number,
-  sequences: readonly RoutedSequence[],
+  sequences: readonly Sequence[],
 ): Promise<Evaluation> {
-  const all = await trainer.losses(sequences, model);
+  return evaluationOf(step, sequences, await trainer.losses(sequences, model));
+}
+
+/** Averages losses of sequences by kind of text. */
+export function evaluationOf(
+  step: number,
+  sequences: readonly Pick<TextSequence, "domain">[],
+  all: readonly number[],
+): Evaluation {
   const losses = Array.from({ length: Math.max(...sequences.map(({ domain }) => domain)) + 1 }, (_, domain) =>
     mean(all.filter((__, index) => sequences[index]?.domain === domain)),
   );

@@ -7,7 +7,7 @@ import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts"
 import { readDecoderWeights } from "./decoder/decoder-weights.ts";
 import { resolveTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
 import { chooseParameters } from "./parameters.ts";
-import { bestOf, estimateTuning, restoreParameters, stepsOfRound, train } from "./train.ts";
+import { bestOf, estimateTuning, restoreParameters, stepsOfRound, train, tuningPlan } from "./train.ts";
 import { Trainer } from "./trainer.ts";
 import { prepareTexts, routeAll, type RoutedSequence, type TuningData } from "./tuning-data.ts";
 import { tuningDocuments, tuningReport, type TuningReport } from "./tuning-report.ts";
@@ -75,9 +75,17 @@ export async function tune(
   const trainer = new Trainer(student.config, weights, parameters, { ...resolved, threads, signal });
   const routerOf = async (round: number): Promise<KeptRouter | undefined> => {
     if (round === 0) return undefined;
-    const { embedding } = weights.student;
-    const shared = { student, trainer, embedding, sequences: data.training, options: resolved, threads, signal };
-    return keptRouter(work.file(`router-${round}.safetensors`), shared);
+    const numExperts = student.experts.names.length;
+    return keptRouter(work.file(`router-${round}.safetensors`), {
+      config: student.config,
+      numExperts,
+      costs: (sequences) => trainer.divergences(sequences, numExperts),
+      embedding: weights.student.embedding,
+      sequences: data.training,
+      options: resolved,
+      threads,
+      signal,
+    });
   };
   // Routes of the latest round only are in memory.
   let latest: { readonly round: number; readonly data: Promise<TuningData> } | undefined;
@@ -100,7 +108,7 @@ export async function tune(
     const numEvaluated = data.evaluation.length;
     options.onEstimate?.(await estimateTuning(trainer, sample, resolved, { trainedParameters, numEvaluated }));
     const files = { checkpoint: work.file("tuning.safetensors"), best: work.file("best.safetensors") };
-    const history = await train(trainer, parameters, resolved, {
+    const history = await train(trainer, parameters, tuningPlan(resolved), {
       files,
       checkpointMs: options.checkpointMs ?? 300_000,
       signal,

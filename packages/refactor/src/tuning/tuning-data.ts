@@ -40,11 +40,11 @@ export interface DomainCounts {
 
 /** Cuts texts into sequences. Kinds of text get equal shares, as far as their text suffices. */
 export async function prepareTexts(
-  student: Model,
+  model: Model,
   texts: readonly DomainText[],
-  options: ResolvedTuneOptions,
+  options: Pick<ResolvedTuneOptions, "tokens" | "batchSequences" | "sequenceTokens" | "evaluationSequences" | "seed">,
 ): Promise<TextData> {
-  const { tokenizer } = await student.loadText();
+  const { tokenizer } = await model.loadText();
   const { batchSequences, sequenceTokens, evaluationSequences, seed } = options;
   const share = Math.ceil((stepsOf(options) * batchSequences) / texts.length) * sequenceTokens;
   const prepared = texts.map((text) => ({
@@ -54,7 +54,7 @@ export async function prepareTexts(
       routerTokens: 0,
       evaluationSequences,
       sequenceTokens,
-      endOfText: endOfTextId(tokenizer, student.config.eosTokenIds),
+      endOfText: endOfTextId(tokenizer, model.config.eosTokenIds),
       seed,
     }),
   }));

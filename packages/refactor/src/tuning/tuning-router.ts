@@ -1,15 +1,14 @@
 // Routers of a tuning: the model's own, and those that are trained between its rounds.
 
 import { existsSync } from "node:fs";
-import { writeSafetensors, type Model, type RouterConfig } from "@readme-moe/model";
+import { writeSafetensors, type Model, type ModelConfig, type RouterConfig } from "@readme-moe/model";
 import { withFile } from "../job/work-folder.ts";
 import type { RouterParameters } from "../router-training/router-network.ts";
 import { repeatedCosts, splitExamples } from "../router-training/router-targets.ts";
 import { RouterTrainer } from "../router-training/router-trainer.ts";
 import { withKernelRouter, type Route } from "../router-training/routes.ts";
-import { trainRouter, type TrainedRouter } from "../router-training/train-router.ts";
+import { trainRouter, type RouterTrainingOptions, type TrainedRouter } from "../router-training/train-router.ts";
 import type { ResolvedTuneOptions } from "./options.ts";
-import type { Trainer } from "./trainer.ts";
 import type { TextSequence } from "./tuning-data.ts";
 
 const LOCALITY_TOKENS = 64;
@@ -43,15 +42,16 @@ export async function withKeptRouter<Result>(
   }
 }
 
-export interface RouterRound {
-  readonly student: Model;
-  /** Trainer with the parameters that the router is for. */
-  readonly trainer: Trainer;
+export interface RouterRound extends Pick<
+  RouterTrainingOptions,
+  "numExperts" | "threads" | "signal" | "checkpointPath" | "onProgress"
+> {
+  readonly config: Pick<ModelConfig, "vocabSize" | "contextTokens" | "hiddenSize">;
+  /** Measures the cost of each expert, `[tokens, numExperts]` per sequence. */
+  readonly costs: (sequences: readonly TextSequence[]) => Promise<readonly Float32Array[]>;
   readonly embedding: Float32Array;
   readonly sequences: readonly TextSequence[];
-  readonly options: ResolvedTuneOptions;
-  readonly threads: number | undefined;
-  readonly signal: AbortSignal | undefined;
+  readonly options: Pick<ResolvedTuneOptions, "routerTokens" | "sequenceTokens" | "routerSteps" | "seed">;
 }
 
 /** Reads the router from `path`, or trains it and writes it there. */
@@ -69,13 +69,11 @@ export async function keptRouter(path: string, round: RouterRound): Promise<Kept
 }
 
 /**
- * Trains a router on the distance of each expert's next tokens from the teacher's. Text whose distances are not
- * measured has the mean of its kind.
+ * Trains a router on the cost of each expert for each token. Text whose costs are not measured has the mean of its
+ * kind.
  */
-async function newRouter({ student, trainer, embedding, sequences, ...round }: RouterRound): Promise<TrainedRouter> {
-  const { options, threads, signal } = round;
-  const { config, experts } = student;
-  const numExperts = experts.names.length;
+async function newRouter({ config, embedding, sequences, options, ...round }: RouterRound): Promise<TrainedRouter> {
+  const { costs: measure, numExperts, ...run } = round;
   const perDomain = Math.ceil(options.routerTokens / options.sequenceTokens);
   const counts = new Map<number, number>();
   const measured = sequences.filter(({ domain }) => {
@@ -83,7 +81,7 @@ async function newRouter({ student, trainer, embedding, sequences, ...round }: R
     counts.set(domain, count);
     return count <= perDomain;
   });
-  const costs = await trainer.divergences(measured, numExperts);
+  const costs = await measure(measured);
   const costsOf = new Map(measured.map(({ tokenIds }, index) => [tokenIds, costs[index]]));
   const means = new Map(
     Array.from(counts.keys(), (one) => {
@@ -98,6 +96,7 @@ async function newRouter({ student, trainer, embedding, sequences, ...round }: R
     })),
   );
   return trainRouter(examples, {
+    ...run,
     numExperts,
     vocabSize: config.vocabSize,
     contextTokens: config.contextTokens,
@@ -106,8 +105,6 @@ async function newRouter({ student, trainer, embedding, sequences, ...round }: R
     steps: options.routerSteps,
     validation,
     seed: options.seed,
-    threads,
-    signal,
   });
 }
 

@@ -96,6 +96,8 @@ export interface Entrant {
   readonly signal: AbortSignal;
   /** Name of the model. */
   readonly model?: string | undefined;
+  /** Name of an expert of the model, if the request names one. */
+  readonly expert?: string | undefined;
 }
 
 /** The place of an admitted request. */

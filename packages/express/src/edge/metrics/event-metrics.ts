@@ -134,6 +134,11 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
   );
   const choicesOf = histogram("request_params_n", "Completions that a request asks for", SMALL_COUNTS);
   const maxTokensOf = histogram("request_params_max_tokens", "Tokens that a request may generate", TOKEN_COUNTS);
+  const ofExpert = instruments.counter({
+    name: "expert_requests_total",
+    help: "Admitted requests that name an expert, by expert",
+    labelNames: ["model_name", "expert"],
+  });
   const rejected = instruments.counter({
     name: "admission_rejected_total",
     help: "Rejected requests, by reason",
@@ -151,7 +156,9 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
   });
 
   events
-    .on("request:admitted", ({ model, choices, maxCompletionTokens }) => {
+    .on("request:admitted", ({ model, choices, maxCompletionTokens, expert }) => {
+      // Only names of experts that the model has reach this event.
+      if (expert !== undefined) ofExpert.inc({ ...labelsOf(model), expert });
       choicesOf.observe(labelsOf(model), choices);
       maxTokensOf.observe(labelsOf(model), maxCompletionTokens);
     })

@@ -1,6 +1,7 @@
 // One name of a model: the engine that serves it now, the engine's state, and the requests that use the engine.
 
 import { errorChain, type Engine, type ErrorLink, type ReadMeEmitter } from "@readme-moe/core";
+import { liveExperts, type LostExpert } from "../experts/live-experts.ts";
 import {
   afterOutcome,
   faultChain,
@@ -26,6 +27,8 @@ export type ModelState = (typeof MODEL_STATES)[number];
 export interface Lease {
   /** Name of the model that answers. */
   readonly name: string;
+  /** Low-rank expert that the request's name of the model includes. */
+  readonly expert?: string | undefined;
   readonly engine: Engine;
   /** Lets the engine be disposed, as far as this request is concerned. Further calls have no effect. */
   release(): void;
@@ -61,7 +64,7 @@ export class ServedEngine {
     return this.#numLeases;
   }
 
-  lease(): Lease {
+  lease(expert?: string): Lease {
     const startedMs = performance.now();
     let [isReleased, hasEnded] = [false, false];
     this.#numLeases++;
@@ -77,7 +80,7 @@ export class ServedEngine {
       hasEnded = true;
       this.#onEnded({ kind: outcomeKind(error), startedMs, endedMs: performance.now(), error });
     };
-    return { name: this.name, engine: this.engine, release, ended };
+    return { name: this.name, expert, engine: this.engine, release, ended };
   }
 
   /** Resolves when no request uses the engine. */
@@ -220,7 +223,7 @@ export class ModelEntry {
       // The lease keeps the engine from being disposed while it is being opened.
       const lease = this.#current?.lease();
       const failure = await reopen(engine).then(
-        () => undefined,
+        (lost) => void lost.map((one) => events.emit("expert:lost", { name, ...one })),
         (error: unknown) => errorChain(error),
       );
       lease?.release();
@@ -250,10 +253,15 @@ function canBeKilled(engine: Engine): engine is Restartable & { kill(): void } {
   return isRestartable(engine) && "kill" in engine && typeof engine.kill === "function";
 }
 
-const attemptsUnderWay = new WeakMap<Engine, Promise<void>>();
+const attemptsUnderWay = new WeakMap<Engine, Promise<readonly LostExpert[]>>();
 
-/** Opens an engine again. Names that share an engine share the attempt and its success. */
-function reopen(engine: Restartable): Promise<void> {
+/**
+ * Opens an engine again, with the experts that were loaded into it. Names that share an engine share the attempt and
+ * its success.
+ *
+ * @returns the experts that could not be loaded again
+ */
+function reopen(engine: Restartable): Promise<readonly LostExpert[]> {
   const known = attemptsUnderWay.get(engine);
   if (known) return known;
   const attempt = openAgain(engine).finally(() => attemptsUnderWay.delete(engine));
@@ -261,7 +269,7 @@ function reopen(engine: Restartable): Promise<void> {
   return attempt;
 }
 
-async function openAgain(engine: Restartable): Promise<void> {
+async function openAgain(engine: Restartable): Promise<readonly LostExpert[]> {
   try {
     await engine.restart();
   } catch (error) {
@@ -271,6 +279,7 @@ async function openAgain(engine: Restartable): Promise<void> {
       throw error;
     });
   }
+  return liveExperts(engine).restore();
 }
 
 /** Waits without keeping the process alive. */

@@ -1,6 +1,7 @@
 import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
 import { MAX_TIMER_MS } from "../../http/timers.ts";
+import { namedModel } from "../experts/model-ids.ts";
 
 /** The request that a model is chosen for. */
 export interface Asking {
@@ -12,13 +13,13 @@ export interface Asking {
  * Chooses the model of a request: for a dense and a refactored form side by side, for a share of the traffic, or by
  * tenant. Gets the name that the client sent, with aliases unresolved.
  *
- * @returns the name of a served model, or `undefined` for the one that the client named
+ * @returns the name of a served model, or `<model>:<expert>`, or `undefined` for the one that the client named
  */
 export type ShareTraffic = (name: string | undefined, about: Asking) => string | undefined;
 
 /** Options of `ServedModels`: names of models, and what happens when an engine fails. */
 export interface ServedModelsOptions {
-  /** Other names of models, `{ alias: name }`. */
+  /** Other names of models, `{ alias: name }`, and of their low-rank experts, `{ alias: "<name>:<expert>" }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;
   /** Model of requests that name none. @default the only model, where there is only one */
   readonly defaultModel?: string | undefined;
@@ -51,6 +52,24 @@ export interface RestartOptions {
   readonly jitter?: number | undefined;
   /** Source of randomness for `jitter`, in [0, 1). @default Math.random */
   readonly random?: (() => number) | undefined;
+}
+
+/** Options of `ServedModels.set`, for the engine that is replaced. */
+export interface SwapOptions {
+  /** Longest time that the old engine's requests may still take, in ms. @default no limit */
+  readonly drainMs?: number | undefined;
+  /** Whether the old engine is disposed when its last request has ended. @default true */
+  readonly dispose?: boolean | undefined;
+}
+
+/** Options of `ServedModels.drain`. Times in ms. */
+export interface DrainOptions {
+  /**
+   * Time in which requests are still accepted while `/readyz` already answers 503, for balancers to notice. @default 0
+   */
+  readonly noticeMs?: number | undefined;
+  /** Longest time that requests under way may still take. @default 30,000 */
+  readonly deadlineMs?: number | undefined;
 }
 
 export type RestartPolicy = { readonly [Name in keyof RestartOptions]-?: NonNullable<RestartOptions[Name]> };
@@ -87,8 +106,10 @@ export function resolveServedModelsOptions(
   const checkServed = (option: string, name: string): void => {
     if (!names.includes(name)) throw new TypeError(`Expected ${option} to be a model that is served, got \`${name}\``);
   };
+  const isServed = (name: string): boolean => names.includes(name);
   for (const [alias, name] of aliases) {
-    checkServed(`alias \`${alias}\``, name);
+    const { model } = namedModel(name, { aliases: new Map(), isServed }) ?? { model: name };
+    checkServed(`alias \`${alias}\``, model);
     if (names.includes(alias)) throw new TypeError(`Expected alias \`${alias}\` not to be the name of a model`);
   }
   if (defaultModel !== undefined) checkServed("`defaultModel`", defaultModel);

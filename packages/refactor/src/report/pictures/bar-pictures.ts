@@ -96,8 +96,21 @@ interface Group {
   readonly isMean?: boolean;
 }
 
+/** Losses by method and domain. */
+export interface LossesContent {
+  readonly losses: Report["losses"];
+  readonly data: readonly { readonly name: string }[];
+  readonly base: { readonly name: string };
+  readonly description?: string;
+}
+
 /** Draws the cost of each method on each domain. @returns `undefined` where there is nothing to compare */
-export function lossesPicture({ losses, data, base }: Pick<Report, "losses" | "data" | "base">): string | undefined {
+export function lossesPicture({
+  losses,
+  data,
+  base,
+  description = "Loss on held-out documents above the dense model's: shorter bars are better.",
+}: LossesContent): string | undefined {
   const dense = losses.find(({ id }) => id === "dense");
   const rows = losses.filter((row) => row !== dense);
   if (dense === undefined || rows.length === 0) return undefined;
@@ -123,14 +136,14 @@ export function lossesPicture({ losses, data, base }: Pick<Report, "losses" | "d
   });
   const text = {
     title: `Loss of ${base.name} on each domain`,
-    description: "Loss on held-out documents above the dense model's: shorter bars are better.",
+    description,
   };
   const axis = topAxis(scale, top, y, "nats per token above the dense model");
   return picture(text, WIDTH, y + MARGIN, key.svg, axis, ...drawn);
 }
 
 /** Groups bars: the mean first, then the domains that were measured. */
-function groupsOf(dense: LossRow, rows: readonly LossRow[], data: Report["data"]): readonly Group[] {
+function groupsOf(dense: LossRow, rows: readonly LossRow[], data: LossesContent["data"]): readonly Group[] {
   const means = rows.map((row) => ({ row, cost: row.above_dense }));
   const domains = data.flatMap(({ name }): readonly Group[] => {
     const base = dense.losses[name];

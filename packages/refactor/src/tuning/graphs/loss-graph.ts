@@ -57,7 +57,7 @@ export function crossEntropyGraph(config: HeadConfig): Graph {
 }
 
 /** Norms rows for the head. The factor of logits is applied here, since the head is linear. */
-function headInput(tape: Tape, x: Tensor, norm: Tensor, { rmsNormEpsilon, logitScale }: HeadConfig): Tensor {
+export function headInput(tape: Tape, x: Tensor, norm: Tensor, { rmsNormEpsilon, logitScale }: HeadConfig): Tensor {
   const normed = rmsNorm(tape, x, norm, rmsNormEpsilon);
   return logitScale === 1 ? normed : scale(tape, normed, logitScale);
 }

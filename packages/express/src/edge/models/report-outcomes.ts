@@ -1,0 +1,46 @@
+// Reports how requests end to the models that answered them.
+
+import type { ReadMeEmitter } from "@readme-moe/core";
+import type { Request, RequestHandler, Response } from "express";
+import { asApiError } from "../../http/errors.ts";
+import { knownLocals } from "../../http/request.ts";
+import type { ServedModels } from "../served-models.ts";
+import { faultChain, outcomeKind } from "./engine-health.ts";
+
+/** Routes whose answers show that an engine can generate. */
+const GENERATING = new Set(["/v1/chat/completions", "/v1/completions"]);
+
+/**
+ * Middleware in front of the API that reports how requests end: to the models that answered them, and as
+ * `request:failed` where the server is to blame.
+ */
+export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): RequestHandler {
+  return (request, response, next) => {
+    response.once("close", () => report(models, events, request, response));
+    next();
+  };
+}
+
+function report(models: ServedModels, events: ReadMeEmitter, request: Request, response: Response): void {
+  const readMe = knownLocals(response);
+  const error = readMe?.error;
+  const lease = models.leaseOf(request);
+  if (error === undefined) {
+    if (isAnswer(request, response)) lease?.ended();
+    return;
+  }
+  const { status } = asApiError(error);
+  if (outcomeKind(error) === "fault" || status === 500) {
+    const { requestId = "" } = readMe ?? {};
+    events.emit("request:failed", { requestId, model: lease?.name, status, causes: faultChain(error) });
+  }
+  // After the event: this failure may be the one that makes the engine count as failing.
+  lease?.ended(error);
+}
+
+/** Whether the response is a complete generated answer that was sent. */
+function isAnswer(request: Request, response: Response): boolean {
+  const route: { readonly path?: unknown } | undefined = request.route;
+  const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
+  return isGenerating && response.statusCode === 200 && response.writableFinished;
+}

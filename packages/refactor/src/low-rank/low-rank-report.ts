@@ -1,0 +1,201 @@
+// Report of experts of low rank, spelled as in report.json, and the documents of their folder.
+
+import { lossesPicture } from "../report/pictures/bar-pictures.ts";
+import { reportJson } from "../report/report-documents.ts";
+import { decimals, grouped, markdownTable, markdownText, percent, signed } from "../report/text.ts";
+import type { Evaluation } from "../tuning/options.ts";
+import type { DomainCounts } from "../tuning/tuning-data.ts";
+import type { TuningLosses } from "../tuning/tuning-report.ts";
+import type { LowRankStage, ResolvedLowRankOptions } from "./options.ts";
+import { totalSteps, type Schedule } from "./schedule.ts";
+import type { TrainedExperts } from "./train-experts.ts";
+
+const LOSSES = "pictures/losses.svg";
+
+/** Ways to choose an expert, in the order of tables. */
+const LABELS = {
+  dense: "dense model",
+  rival: "one expert for all kinds, of as many tokens",
+  label: "the text's own expert",
+  router: "learned router",
+} as const;
+
+/** Results of `tuneLowRank`: report.json of the experts' folder. Losses are on held-out text, in nats per token. */
+export interface LowRankReport {
+  readonly version: 1;
+  /** Name of the dense model, as given by the user. */
+  readonly model: string;
+  readonly options: ResolvedLowRankOptions;
+  /** Numbers that one expert consists of. */
+  readonly trained_parameters: number;
+  /** Tokens that all experts learned from together, and the one for comparison alone. */
+  readonly tokens: number;
+  readonly seconds: number;
+  readonly data: readonly DomainCounts[];
+  readonly experts: readonly ExpertReport[];
+  readonly trainings: readonly TrainingReport[];
+  readonly dense: TuningLosses;
+  /** One expert of the same rank for all kinds; absent unless it was trained. */
+  readonly rival?: TuningLosses;
+  /** Each text with the expert of its kind. */
+  readonly label: TuningLosses;
+  /** Each token with the expert that the learned router chooses. */
+  readonly router: TuningLosses;
+  /** Shares of each kind's held-out tokens that the router sends to each expert and to "none". */
+  readonly routes: Readonly<Record<string, Readonly<Record<string, number>>>>;
+}
+
+/** One expert of the set. */
+export interface ExpertReport {
+  readonly name: string;
+  /** Folder within the set. */
+  readonly folder: string;
+}
+
+/** One training, with losses on the held-out text that chooses among its parameters. */
+export interface TrainingReport {
+  readonly stage: LowRankStage;
+  readonly name: string;
+  readonly dense: number;
+  readonly curve: readonly { readonly step: number; readonly tokens: number; readonly mean: number }[];
+}
+
+export interface LowRankFacts {
+  readonly model: string;
+  readonly options: ResolvedLowRankOptions;
+  readonly schedule: Schedule;
+  readonly trainedParameters: number;
+  readonly seconds: number;
+  readonly domains: readonly DomainCounts[];
+  readonly trained: TrainedExperts;
+  readonly losses: Readonly<Record<"dense" | "label" | "router", Evaluation>> & { readonly rival?: Evaluation };
+  /** Share of each kind's tokens by expert, "none" first. */
+  readonly routes: readonly (readonly number[])[];
+}
+
+export function lowRankReport({ options, schedule, domains, trained, losses, ...facts }: LowRankFacts): LowRankReport {
+  const stepTokens = options.batchSequences * options.sequenceTokens;
+  const names = domains.map(({ name }) => name);
+  const lossesOf = ({ mean, losses: all }: Evaluation): TuningLosses => ({
+    mean,
+    above_dense: mean - losses.dense.mean,
+    losses: Object.fromEntries(names.map((name, index) => [name, all[index] ?? NaN])),
+  });
+  return {
+    version: 1,
+    model: facts.model,
+    options,
+    trained_parameters: facts.trainedParameters,
+    tokens: totalSteps(schedule) * stepTokens,
+    seconds: facts.seconds,
+    data: domains,
+    experts: names.map((name) => ({ name, folder: `experts/${name}` })),
+    trainings: trained.parts.map(({ stage, name, history }) => ({
+      stage,
+      name,
+      dense: history.teacher.mean,
+      curve: history.evaluations.map(({ step, mean }) => ({ step, tokens: step * stepTokens, mean })),
+    })),
+    dense: lossesOf(losses.dense),
+    ...(losses.rival ? { rival: lossesOf(losses.rival) } : {}),
+    label: lossesOf(losses.label),
+    router: lossesOf(losses.router),
+    routes: Object.fromEntries(
+      names.map((name, kind) => [
+        name,
+        Object.fromEntries(["none", ...names].map((expert, index) => [expert, facts.routes[kind]?.[index] ?? 0])),
+      ]),
+    ),
+  };
+}
+
+/** Writes report.json, README.md and a picture, by name. */
+export function lowRankDocuments(report: LowRankReport): Readonly<Record<string, string>> {
+  const picture = pictureOf(report);
+  return {
+    "report.json": reportJson(report),
+    "README.md": card(report, picture !== undefined),
+    ...(picture === undefined ? {} : { [LOSSES]: picture }),
+  };
+}
+
+function rowsOf(report: LowRankReport): readonly { readonly id: keyof typeof LABELS; readonly row: TuningLosses }[] {
+  const ids = ["dense", "rival", "label", "router"] as const;
+  return ids.flatMap((id) => {
+    const row = report[id];
+    return row ? [{ id, row }] : [];
+  });
+}
+
+function card(report: LowRankReport, hasPicture: boolean): string {
+  const { model, data, options, experts, router, routes } = report;
+  const rows = rowsOf(report);
+  const row = (name: string, pick: (losses: TuningLosses) => string): readonly string[] => [
+    name,
+    ...rows.map(({ row: losses }) => pick(losses)),
+  ];
+  const lossTable = markdownTable(
+    ["", ...rows.map(({ id }) => LABELS[id])],
+    [
+      ...data.map(({ name }) => row(markdownText(name), ({ losses }) => decimals(losses[name] ?? NaN, 3))),
+      row("**mean**", ({ mean }) => `**${decimals(mean, 3)}**`),
+      row("beside dense", ({ above_dense: above }) => signed(above, 3)),
+    ],
+  );
+  const names = ["none", ...experts.map(({ name }) => name)];
+  const routeTable = markdownTable(
+    ["text", ...names.map(markdownText)],
+    data.map(({ name }) => [markdownText(name), ...names.map((expert) => percent(routes[name]?.[expert] ?? 0))]),
+  );
+  const dataTable = markdownTable(
+    ["text", "documents", "held out", "tokens", "held-out tokens"],
+    data.map((one) => [
+      markdownText(one.name),
+      ...[one.documents, one.held_out_documents, one.tokens, one.evaluation_tokens].map(grouped),
+    ]),
+  );
+  const count = experts.length === 1 ? "One expert that changes" : `${experts.length} experts that change`;
+  const products = options.attention ? "all products of the layers" : "the feed-forward products";
+  const course = {
+    ranks: `${options.sharedRank} of their ranks are the same: all text trained them.`,
+    start: `All kinds trained one expert on ${percent(options.firstShare)} of the tokens, from which each kind's own went on.`,
+    none: "Each expert began from zero.",
+  }[options.sharing];
+  const sections = [
+    `# Experts of low rank over ${markdownText(model)}`,
+    `${count} ${products} of the dense model with rank ${options.rank}, in PEFT's layout, and a ` +
+      "router that chooses each token's expert before the model runs. " +
+      `They learned from ${grouped(report.tokens)} tokens. ${course}`,
+    "```sh\nreadme-moe chat MODEL --lora DIR\n```",
+    "## Losses on held-out text",
+    `In nats per token. The learned router: **${signed(router.above_dense, 3)}** beside the dense model.`,
+    lossTable,
+    ...(hasPicture ? [`![Loss beside the dense model's, by kind of text](${LOSSES})`] : []),
+    "## Routes",
+    "Share of each kind's held-out tokens by the expert that the router chooses.",
+    routeTable,
+    "## Text",
+    dataTable,
+  ];
+  return `${sections.join("\n\n")}\n`;
+}
+
+function pictureOf(report: LowRankReport): string | undefined {
+  const losses = rowsOf(report).map(({ id, row }) => ({
+    id: PICTURE_IDS[id],
+    label: LABELS[id],
+    ffn_share: 1,
+    losses: row.losses,
+    mean: row.mean,
+    above_dense: row.above_dense,
+  }));
+  return lossesPicture({
+    losses,
+    data: report.data,
+    base: { name: report.model },
+    description: "Loss on held-out documents beside the dense model's: longer bars to the left are better.",
+  });
+}
+
+/** Ids that have the colours of the same things in other reports. */
+const PICTURE_IDS = { dense: "dense", rival: "static", label: "oracle_domain", router: "ours" } as const;

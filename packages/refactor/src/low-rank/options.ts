@@ -1,0 +1,134 @@
+import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { largestDivisor, numberOption, type TuneEstimate, type TuneProgress, type TuneRun } from "../tuning/options.ts";
+
+/** Ways in which experts learn from the text of other kinds; see `LowRankOptions.sharing`. */
+export const SHARINGS = ["ranks", "start", "none"] as const;
+
+/** Options of `tuneLowRank` that, beside the model and texts, decide the result. */
+export interface LowRankOptions {
+  /**
+   * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind, but
+   * no more than three passes
+   */
+  readonly tokens?: number | undefined;
+  /**
+   * Common part of experts: `"ranks"`, some of their ranks, which all text trains; `"start"`, an expert that all kinds
+   * trained, from which each goes on; or `"none"`. @default "ranks"
+   */
+  readonly sharing?: (typeof SHARINGS)[number] | undefined;
+  /**
+   * Share of the tokens with the constant learning rate, after which it falls. With `"start"`, all kinds learn from
+   * these together. @default 0.5
+   */
+  readonly firstShare?: number | undefined;
+  /** Rank of the changes. @default 16 */
+  readonly rank?: number | undefined;
+  /** Ranks of these that all experts have in common with `"ranks"`. @default half of the rank */
+  readonly sharedRank?: number | undefined;
+  /** Factor of the changes times their rank, as in PEFT. @default the rank */
+  readonly alpha?: number | undefined;
+  /** Whether attention is changed, too, beside the FFN. @default false */
+  readonly attention?: boolean | undefined;
+  /** Highest learning rate. @default 0.003 */
+  readonly learningRate?: number | undefined;
+  /** Weight of the divergence from the dense model beside the text's own next tokens. @default 0 */
+  readonly teacherShare?: number | undefined;
+  /** Tokens of a sequence. @default 256 */
+  readonly sequenceTokens?: number | undefined;
+  /** Sequences of a step. @default 2 */
+  readonly batchSequences?: number | undefined;
+  /** Sequences of a step that are in memory together; divides `batchSequences`. @default 4, or fewer */
+  readonly microSequences?: number | undefined;
+  /** Steps over which the learning rate rises. @default 10, or a twentieth of all if that is less */
+  readonly warmUpSteps?: number | undefined;
+  /** Held-out sequences of each kind: every second one chooses parameters, the others are measured. @default 12 */
+  readonly evaluationSequences?: number | undefined;
+  /** Evaluations during the training of each expert. @default 2 */
+  readonly evaluations?: number | undefined;
+  /** Whether one expert for all kinds is trained on as many tokens, for comparison. @default true */
+  readonly rival?: boolean | undefined;
+  /** Steps of the router's training. @default 400 */
+  readonly routerSteps?: number | undefined;
+  /** Tokens of each kind of text on which all experts are measured for the router. @default 2048 */
+  readonly routerTokens?: number | undefined;
+  /** @default 1 */
+  readonly seed?: number | undefined;
+}
+
+/** Options of `tuneLowRank` that do not change the experts. */
+export interface LowRankRun extends Omit<TuneRun, "teacherSource" | "onProgress"> {
+  readonly onProgress?: ((progress: LowRankProgress) => void) | undefined;
+}
+
+/** Part of the work: one expert of all kinds, one of each kind, one for comparison, and the router. */
+export type LowRankStage = "shared" | "expert" | "rival" | "router";
+
+/** Progress of a part, reported after each of its steps. */
+export interface LowRankProgress extends Pick<TuneProgress, "step" | "steps" | "etaMs"> {
+  readonly stage: LowRankStage;
+  /** Name of the expert. */
+  readonly name: string;
+  /** Figures of the step; `undefined` for the router. */
+  readonly figures: Omit<TuneProgress, "step" | "steps" | "etaMs"> | undefined;
+}
+
+/** Predicted time and memory, see `TuneEstimate`. */
+export type LowRankEstimate = TuneEstimate;
+
+export type ResolvedLowRankOptions = { readonly [Name in keyof LowRankOptions]-?: NonNullable<LowRankOptions[Name]> };
+
+/**
+ * @param numKinds - of text
+ * @throws {TypeError | RangeError} naming the option, the expectation and the value
+ */
+export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numKinds: number): ResolvedLowRankOptions {
+  const batchSequences = integerOption("batchSequences", options.batchSequences ?? 2, 1, 1 << 16);
+  const sequenceTokens = integerOption("sequenceTokens", options.sequenceTokens ?? 256, 8, 1 << 20);
+  const { microSequences: givenMicro = largestDivisor(batchSequences, 4) } = options;
+  const microSequences = integerOption("microSequences", givenMicro, 1);
+  if (batchSequences % microSequences !== 0) {
+    throw new RangeError(
+      `Expected \`microSequences\` to divide the ${batchSequences} of \`batchSequences\`, got \`${microSequences}\``,
+    );
+  }
+  const tokens = integerOption("tokens", options.tokens ?? 50_000 * Math.max(1, numKinds), 1);
+  const rank = integerOption("rank", options.rank ?? 16, 1, 1 << 12);
+  const firstShare = numberOption("firstShare", options.firstShare ?? 0.5);
+  if (firstShare >= 1) throw new RangeError(`Expected \`firstShare\` to be below 1, got \`${firstShare}\``);
+  const alpha = numberOption("alpha", options.alpha ?? rank);
+  if (alpha === 0) throw new RangeError("Expected `alpha` to be above 0, got `0`");
+  const steps = tokens / (batchSequences * sequenceTokens);
+  const resolved = {
+    tokens,
+    sharing: choiceOption("sharing", options.sharing ?? "ranks", SHARINGS),
+    firstShare,
+    rank,
+    sharedRank: integerOption("sharedRank", options.sharedRank ?? Math.floor(rank / 2), 0, rank - 1),
+    alpha,
+    attention: options.attention ?? false,
+    learningRate: numberOption("learningRate", options.learningRate ?? 3e-3),
+    teacherShare: numberOption("teacherShare", options.teacherShare ?? 0),
+    sequenceTokens,
+    batchSequences,
+    microSequences,
+    warmUpSteps: integerOption("warmUpSteps", options.warmUpSteps ?? Math.min(10, Math.ceil(steps / 20)), 0),
+    evaluationSequences: integerOption("evaluationSequences", options.evaluationSequences ?? 12, 1),
+    evaluations: integerOption("evaluations", options.evaluations ?? 2, 1),
+    rival: options.rival ?? true,
+    routerSteps: integerOption("routerSteps", options.routerSteps ?? 400, 1),
+    routerTokens: integerOption("routerTokens", options.routerTokens ?? Math.max(2048, sequenceTokens), sequenceTokens),
+    seed: integerOption("seed", options.seed ?? 1, 0, 2 ** 32 - 1),
+  };
+  rejectUnknownKeys("tuneLowRank", options, [...Object.keys(resolved), ...RUN_NAMES]);
+  return resolved;
+}
+
+const RUN_NAMES = [
+  "source",
+  "resume",
+  "threads",
+  "signal",
+  "onEstimate",
+  "onProgress",
+  "checkpointMs",
+] as const satisfies readonly (keyof LowRankRun)[];

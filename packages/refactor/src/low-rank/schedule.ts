@@ -1,0 +1,95 @@
+// Which text each part of a training learns from, and at which rate. The first part of the text is learned from at a
+// constant rate; the rate falls over the rest.
+
+import { learningRateShare } from "../autodiff/adam.ts";
+import { shuffled } from "../random.ts";
+import type { TrainingPlan } from "../tuning/train.ts";
+import type { TextSequence } from "../tuning/tuning-data.ts";
+import type { ResolvedLowRankOptions } from "./options.ts";
+
+const LAST_RATE_SHARE = 0.05;
+
+/**
+ * Text of a training. `"first"` is the first part of all kinds, `"rest"` the rest, and `"all"` both, with steps of one
+ * kind each. The text of one kind is learned from as a whole, or its rest alone.
+ */
+export type Course = "first" | "rest" | "all" | { readonly kind: number; readonly isRest: boolean };
+
+export interface Schedule {
+  /** Steps on the first part of all kinds of text; a multiple of `numKinds`. */
+  readonly firstSteps: number;
+  /** Steps on the rest of each kind of text. */
+  readonly restSteps: number;
+  readonly numKinds: number;
+}
+
+/** Divides the tokens. Every way to train takes the same sequences, once each while there is text. */
+export function scheduleOf(
+  { tokens, firstShare, batchSequences, sequenceTokens }: ResolvedLowRankOptions,
+  numKinds: number,
+): Schedule {
+  const stepsOfKind = Math.max(1, Math.round(tokens / (batchSequences * sequenceTokens * numKinds)));
+  const first = Math.min(stepsOfKind - 1, Math.round(stepsOfKind * firstShare));
+  return { firstSteps: first * numKinds, restSteps: stepsOfKind - first, numKinds };
+}
+
+/** Returns the number of steps whose tokens all experts learn from together. */
+export function totalSteps({ firstSteps, restSteps, numKinds }: Schedule): number {
+  return firstSteps + restSteps * numKinds;
+}
+
+/** Returns the number of sequences of each kind that the whole training takes. */
+export function sequencesOfKind(schedule: Schedule, { batchSequences }: ResolvedLowRankOptions): number {
+  return (totalSteps(schedule) / schedule.numKinds) * batchSequences;
+}
+
+/** Plans a training. */
+export function planOf(
+  course: Course,
+  schedule: Schedule,
+  options: ResolvedLowRankOptions,
+): TrainingPlan<TextSequence> {
+  const { batchSequences, sequenceTokens, evaluations, learningRate, warmUpSteps, seed } = options;
+  const { firstSteps, restSteps, numKinds } = schedule;
+  const isOwn = typeof course === "object";
+  const isRest = isOwn ? course.isRest : course === "rest";
+  const times = isOwn ? 1 : numKinds;
+  const constant = isRest ? 0 : (firstSteps * times) / numKinds;
+  const falling = course === "first" ? 0 : restSteps * times;
+  const warmUp = isRest ? 0 : Math.min(warmUpSteps, constant);
+  const rate = (step: number): number => {
+    if (step < warmUp) return (step + 1) / warmUp;
+    return step < constant ? 1 : learningRateShare(step - constant, falling, 0, LAST_RATE_SHARE);
+  };
+  const start = isRest ? (firstSteps / numKinds) * batchSequences : 0;
+  const placeOf = (step: number, place: number): readonly [kind: number, place: number] => {
+    const index = step * batchSequences + place;
+    if (isOwn) return [course.kind, start + index];
+    // With ranks of its own, a kind has steps of its own.
+    if (course === "all") return [step % numKinds, Math.floor(step / numKinds) * batchSequences + place];
+    return [index % numKinds, start + Math.floor(index / numKinds)];
+  };
+  return {
+    steps: constant + falling,
+    stepTokens: batchSequences * sequenceTokens,
+    evaluations,
+    patience: 0,
+    rates: (step) => ({ matrices: learningRate * rate(step), vectors: 0, weightDecay: 0 }),
+    batch: (training, step) =>
+      Array.from({ length: batchSequences }, (_, at) => {
+        const [kind, place] = placeOf(step, at);
+        return sequenceAt(training, { kind, place, seed });
+      }),
+  };
+}
+
+/** Finds a sequence of a kind; each time that all were drawn, they have a new order. */
+function sequenceAt(
+  training: readonly TextSequence[],
+  { kind, place, seed }: { readonly kind: number; readonly place: number; readonly seed: number },
+): TextSequence {
+  const own = training.filter(({ domain }) => domain === kind);
+  const epoch = Math.floor(place / own.length);
+  const order = epoch === 0 ? own : shuffled(own, seed + epoch);
+  return order[place - epoch * own.length]!;
+}

@@ -1,0 +1,134 @@
+// Trains the experts of all kinds of text, and the one for comparison. Each training keeps its work in files of its
+// own, so that finished ones are read again.
+
+import { evaluationOf, restoreParameters, train, type TuningHistory } from "../tuning/train.ts";
+import type { TextSequence, TuningData } from "../tuning/tuning-data.ts";
+import type { AdaptedModel } from "./adapted-model.ts";
+import { copyAdapter, roundAdapter, type Adapter } from "./adapter.ts";
+import { AdapterTrainer } from "./adapter-trainer.ts";
+import type { LowRankRun, LowRankStage, ResolvedLowRankOptions } from "./options.ts";
+import { planOf, type Course, type Schedule } from "./schedule.ts";
+
+/** Everything that the trainings of one job have in common. */
+export interface ExpertTraining {
+  readonly model: AdaptedModel;
+  /** Names of the kinds of text, and of their experts. */
+  readonly names: readonly string[];
+  /** Makes a change of a rank that changes nothing yet, the same for the same place. */
+  readonly newChange: (rank: number, place: number) => Adapter;
+  readonly training: readonly TextSequence[];
+  /** Held-out sequences that choose among the parameters of a training. */
+  readonly validation: readonly TextSequence[];
+  /** Mean loss of the dense model for each of `validation`. */
+  readonly denseLosses: readonly number[];
+  readonly schedule: Schedule;
+  readonly options: ResolvedLowRankOptions;
+  readonly run: Pick<LowRankRun, "signal" | "onProgress" | "checkpointMs">;
+  /** Returns the path of a file of unfinished work. */
+  readonly file: (name: string) => string;
+}
+
+/** One training of one expert or more, with its evaluations. */
+interface TrainedPart {
+  readonly stage: LowRankStage;
+  readonly name: string;
+  readonly history: TuningHistory;
+}
+
+export interface TrainedExperts {
+  /** One of each kind of text. */
+  readonly own: readonly Adapter[];
+  /** One for all kinds, of as many tokens. */
+  readonly rival: Adapter | undefined;
+  readonly parts: readonly TrainedPart[];
+}
+
+interface Part extends TrainedPart {
+  readonly trainer: AdapterTrainer;
+  readonly bestPath: string;
+}
+
+/** Trains all experts; their factors are those of the best evaluations, rounded to half precision. */
+export async function trainExperts(job: ExpertTraining): Promise<TrainedExperts> {
+  const { names, options, schedule } = job;
+  const kinds = [...names.keys()];
+  const parts: Part[] = [];
+  const add = async (course: Course, setting: PartSetting): Promise<Part> => {
+    const part = await trainPart(job, course, setting);
+    parts.push(part);
+    return part;
+  };
+  const hasFirst = schedule.firstSteps > 0;
+  const first = (): Promise<Part> => add("first", { stage: "shared", name: "all kinds", file: "first" });
+  const own: Adapter[] = [];
+  let start: Part | undefined;
+  if (options.sharing === "ranks") {
+    const together = await add("all", { stage: "expert", name: names.join(", "), file: "experts" });
+    await restoreParameters(together.bestPath, together.trainer.parameters);
+    own.push(...kinds.map((kind) => together.trainer.expertOf(kind)));
+  } else {
+    if (options.sharing === "start" && hasFirst) start = await first();
+    for (const kind of kinds) {
+      const setting = { stage: "expert", name: names[kind] ?? "", file: `expert-${kind}`, from: start } as const;
+      const part = await add({ kind, isRest: options.sharing === "start" }, setting);
+      await restoreParameters(part.bestPath, part.trainer.parameters);
+      own.push(part.trainer.expertOf(kind));
+    }
+  }
+  let rival: Adapter | undefined;
+  if (options.rival) {
+    if (hasFirst) start ??= await first();
+    const part = await add("rest", { stage: "rival", name: "one for all", file: "rival", from: start });
+    await restoreParameters(part.bestPath, part.trainer.parameters);
+    rival = part.trainer.expertOf(0);
+  }
+  for (const adapter of rival ? [...own, rival] : own) roundAdapter(adapter);
+  return { own, rival, parts: parts.map(({ stage, name, history }) => ({ stage, name, history })) };
+}
+
+interface PartSetting {
+  readonly stage: LowRankStage;
+  readonly name: string;
+  /** Beginning of the names of files. */
+  readonly file: string;
+  /** Training that this one goes on from. */
+  readonly from?: Part | undefined;
+}
+
+async function trainPart(job: ExpertTraining, course: Course, { stage, name, file, from }: PartSetting): Promise<Part> {
+  const { model, schedule, options, run } = job;
+  const trainer = new AdapterTrainer(model, changesOf(job, course), run.signal);
+  if (from) trainer.continueFrom(from.trainer);
+  const { evaluation, dense } = measuredText(job, course);
+  const data: TuningData<TextSequence> = { training: job.training, evaluation };
+  const bestPath = job.file(`${file}-best.safetensors`);
+  const history = await train(trainer, trainer.parameters, planOf(course, schedule, options), {
+    files: { checkpoint: job.file(`${file}.safetensors`), best: bestPath },
+    checkpointMs: run.checkpointMs ?? 300_000,
+    signal: run.signal,
+    onProgress: ({ step, steps, etaMs, ...figures }) => run.onProgress?.({ stage, name, step, steps, etaMs, figures }),
+    data: async () => data,
+    teacher: evaluationOf(0, evaluation, dense),
+  });
+  return { stage, name, trainer, history, bestPath };
+}
+
+/** Makes the changes that a course trains; those of several kinds are of other random numbers. */
+function changesOf({ names, newChange, options }: ExpertTraining, course: Course) {
+  const { rank, sharedRank } = options;
+  if (course !== "all") return { shared: copyAdapter(newChange(rank, 0)), own: [] };
+  return {
+    shared: newChange(sharedRank, 0),
+    own: names.map((_, kind) => newChange(rank - sharedRank, kind + 1)),
+  };
+}
+
+/** Selects the held-out text of a course. A single kind is the first one, since evaluations average over kinds. */
+function measuredText({ validation, denseLosses }: ExpertTraining, course: Course) {
+  if (typeof course === "string") return { evaluation: validation, dense: denseLosses };
+  const isOwn = (_: unknown, index: number): boolean => validation[index]?.domain === course.kind;
+  return {
+    evaluation: validation.filter(isOwn).map((sequence) => ({ ...sequence, domain: 0 })),
+    dense: denseLosses.filter(isOwn),
+  };
+}

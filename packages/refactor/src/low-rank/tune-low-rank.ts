@@ -1,0 +1,146 @@
+// Trains experts of low rank over a dense model, and writes them as an expert set.
+
+import { ReadMeError } from "@readme-moe/core";
+import { expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
+import type { DomainText } from "../job/prepare-domain.ts";
+import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
+import { readDecoderWeights } from "../tuning/decoder/decoder-weights.ts";
+import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
+import { AdaptedModel } from "./adapted-model.ts";
+import { newAdapter, type Adapter } from "./adapter.ts";
+import { estimateLowRank } from "./estimate.ts";
+import { routerOfExperts } from "./expert-router.ts";
+import { lowRankDocuments, lowRankReport, type LowRankReport } from "./low-rank-report.ts";
+import { resolveLowRankOptions, type LowRankOptions, type LowRankRun } from "./options.ts";
+import { measureExperts } from "./measure-experts.ts";
+import { changedProducts } from "./products.ts";
+import { scheduleOf, sequencesOfKind } from "./schedule.ts";
+import { lossesOfTokens, meanLoss } from "./token-losses.ts";
+import { trainExperts } from "./train-experts.ts";
+import { setContent } from "./write-experts.ts";
+
+/** Most passes over the text unless the number of tokens is given; short text would be learned by heart. */
+const MAX_PASSES = 3;
+/** Distance of the seeds of changes that are trained together. */
+const SEED_STEP = 7919;
+
+/**
+ * Trains low-rank experts of a dense model (LoRA), one for each kind of text, and a router that chooses among them.
+ * Writes them to `out` as an expert set: a folder in PEFT's layout for each, the router, and a report with losses on
+ * held-out text beside those of the dense model and of one expert that learned from as many tokens of all kinds.
+ *
+ * Work is kept in `<out>.unfinished` until it is done. The same model, texts and options give the same folder on the
+ * same machine with the same number of threads, however often the work was interrupted and resumed.
+ *
+ * @param texts - of each kind, whose names become those of the experts; every twelfth document is held out
+ * @param out - a folder that does not exist yet, or is empty
+ * @throws {TypeError | RangeError} on wrong options or names, or too little text, before any long work
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the model is not dense; `ERR_WRITE_FAILED`
+ */
+export async function tuneLowRank(
+  model: Model,
+  texts: readonly DomainText[],
+  out: string,
+  options: LowRankOptions & LowRankRun = {},
+): Promise<LowRankReport> {
+  const given = resolveLowRankOptions(options, texts.length);
+  checkNames(texts);
+  if (model.kind !== "dense") {
+    const problem = `is not a dense model (${model.kind}); experts of low rank are trained over dense models`;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}`);
+  }
+  await refuseOccupied(out);
+  const startMs = performance.now();
+  const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = given;
+  const tokens = sequencesOfKind(scheduleOf(given, texts.length), given) * texts.length * sequenceTokens;
+  const { training, evaluation, domains } = await prepareTexts(model, texts, { ...given, tokens });
+  const mostTokens = options.tokens ?? MAX_PASSES * training.length * sequenceTokens;
+  const resolved = { ...given, tokens: Math.min(given.tokens, mostTokens) };
+  const schedule = scheduleOf(resolved, texts.length);
+  const models = [await model.fingerprint(resolveCacheFolder())];
+  const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
+
+  const weights = await readDecoderWeights(model);
+  const products = changedProducts(resolved.attention);
+  const newChange = (ranks: number, place: number): Adapter =>
+    newAdapter(weights, { products, rank: ranks, seed: (seed + place * SEED_STEP) >>> 0 });
+  const { threads, signal, source = model.path } = options;
+  const settings = { sequences: microSequences, sequenceTokens, scale: alpha / rank, teacherShare, threads };
+  const adapted = new AdaptedModel(model.config, weights, settings);
+  const file = (name: string): string => work.file(name);
+  const shared = { model: adapted, training, options: resolved, run: options, file };
+  try {
+    const { validation, test } = splitEvaluation(evaluation);
+    const start = newChange(rank, 0);
+    const trainedParameters = start.reduce((sum, { values }) => sum + values.length, 0);
+    const amount = { schedule, options: resolved, trainedParameters, numEvaluated: evaluation.length };
+    options.onEstimate?.(await estimateLowRank(adapted, start, training, amount));
+    const dense = await lossesOfTokens(adapted, validation, { adapters: [], signal });
+    const names = texts.map(({ name }) => name);
+    const denseLosses = dense.map(meanLoss);
+    const trained = await trainExperts({ ...shared, names, newChange, validation, denseLosses, schedule });
+    const adapters = trained.own;
+    const router = await routerOfExperts({
+      ...shared,
+      config: model.config,
+      embedding: weights.embedding,
+      adapters,
+      sequences: training,
+    });
+    const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
+    const report = lowRankReport({
+      model: source,
+      options: resolved,
+      schedule,
+      trainedParameters,
+      domains,
+      trained,
+      seconds: (performance.now() - startMs) / 1000,
+      ...measured,
+    });
+    await writeExpertSet(out, {
+      ...setContent({
+        experts: adapters.map((adapter, kind) => ({ name: names[kind] ?? "", adapter })),
+        router,
+        shape: { rank, alpha, products, base: source },
+      }),
+      provenance: { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens },
+      documents: lowRankDocuments(report),
+    });
+    await work.remove();
+    return report;
+  } finally {
+    await adapted.dispose();
+  }
+}
+
+function checkNames(texts: readonly DomainText[]): void {
+  if (texts.length === 0) throw new RangeError("Expected text of at least one kind, got none");
+  const seen = new Set<string>();
+  for (const { name } of texts) {
+    const problem = expertNameProblem(name);
+    if (problem !== undefined) {
+      throw new RangeError(`Expected the name of a kind of text to be ${problem}, got ${JSON.stringify(name)}`);
+    }
+    // Folders of names that differ in case are the same on some systems.
+    const folded = name.toLowerCase();
+    if (seen.has(folded)) throw new RangeError(`Expected kinds of text to have different names, got two \`${name}\``);
+    seen.add(folded);
+  }
+}
+
+/** Divides the held-out sequences of each kind: every second one chooses parameters, unless there is one only. */
+function splitEvaluation(evaluation: readonly TextSequence[]): {
+  readonly validation: readonly TextSequence[];
+  readonly test: readonly TextSequence[];
+} {
+  const counts = new Map<number, number>();
+  const places = evaluation.map(({ domain }) => {
+    const place = counts.get(domain) ?? 0;
+    counts.set(domain, place + 1);
+    return place;
+  });
+  const some = (rest: number): readonly TextSequence[] =>
+    evaluation.filter(({ domain }, index) => counts.get(domain) === 1 || places[index]! % 2 === rest);
+  return { validation: some(1), test: some(0) };
+}
