@@ -56,8 +56,6 @@ function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEn
     addExpert: unscripted,
     removeExpert: unscripted,
     stats: unscripted,
-    addExpert: unscripted,
-    removeExpert: unscripted,
     whenFailed: () => new Promise(() => undefined),
     dispose: async () => undefined,
     [Symbol.asyncDispose]: async () => undefined,
