@@ -159,3 +159,24 @@ test("a sequence ends at an end token of the model, or when it fills the context
   expect(bench.outcomes.get("full")?.finishReason).toBe("length");
   expect(bench.outcomes.get("full")?.tokens).toHaveLength(4);
 });
+
+test("a sequence whose caller answers with logits that are no numbers fails alone", async () => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
+  bench.add("wrong", [1, 2, 3], { maxTokens: 2, temperature: 1 }, 0, true);
+  bench.add("right", [1, 2, 3], { maxTokens: 2, temperature: 0 }, 0, true);
+  bench.add("other", [1, 2, 3], { maxTokens: 2, temperature: 0 });
+  await bench.finish();
+  expect(bench.rows.map(({ id }) => id)).toEqual(["wrong", "right"]);
+  // Nobody can run until a row comes back.
+  expect([bench.core.hasWork, bench.outcomes.get("other")?.finishReason]).toEqual([false, "length"]);
+  for (const { id, rowId, logits } of bench.rows.splice(0)) {
+    bench.core.answer(rowId, id === "wrong" ? logits.fill(Number.NaN) : logits);
+  }
+  await bench.finish();
+  expect(bench.outcomes.get("wrong")).toMatchObject({ tokens: [], error: expect.any(RangeError) as unknown });
+  expect(bench.rows.map(({ id }) => id)).toEqual(["right"]);
+  for (const { rowId, logits } of bench.rows.splice(0)) bench.core.answer(rowId, logits);
+  await bench.finish();
+  expect(bench.outcomes.get("right")?.tokens).toEqual(bench.outcomes.get("other")?.tokens);
+  expect(bench.core.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0 });
+});
