@@ -1,5 +1,6 @@
 // What the engine's core reports and counts, on a clock that advances only while the model runs.
 
+import { resolveSamplingParams, StopAutomaton } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -179,4 +180,40 @@ test("a sequence whose caller answers with logits that are no numbers fails alon
   await bench.finish();
   expect(bench.outcomes.get("right")?.tokens).toEqual(bench.outcomes.get("other")?.tokens);
   expect(bench.core.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0 });
+});
+
+test("sequences of several clients never hold more places than there are, and take all of them", async () => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 4096, maxNumSeqs: 3 });
+  for (let arrival = 0; arrival < 8; arrival++) {
+    const params = resolveSamplingParams(
+      { maxTokens: 2 + arrival, temperature: 0, ignoreEos: true },
+      { vocabSize: 4096, eosTokenIds: [0] },
+    );
+    const [id, client, promptIds] = [`${arrival}`, `client ${arrival % 4}`, [1, 2, 3]];
+    const about = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, priority: 0, client, promptIds };
+    const rest = { params, processesLogits: false, seed: 1, stops: new StopAutomaton([]) };
+    bench.core.add({ ...about, ...rest }, running.router);
+  }
+  const numRunning: number[] = [];
+  while (bench.core.hasWork) {
+    await bench.core.step();
+    const scheduled = payloads(bench, "batch:scheduled").at(-1) as { readonly sequenceIds: readonly string[] };
+    numRunning.push(scheduled.sequenceIds.length);
+  }
+  expect(Math.max(...numRunning)).toBe(3);
+  expect(numRunning.filter((count) => count === 3).length).toBeGreaterThan(5);
+  expect(bench.count("sequence:finished")).toBe(8);
+});
+
+test("a row that comes back after its sequence has ended chooses no token", async () => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
+  bench.add("a", [1, 2, 3], { maxTokens: 2, temperature: 0 }, 0, true);
+  await bench.core.step();
+  const [row] = bench.rows;
+  bench.core.abort("a");
+  bench.core.answer(row?.rowId ?? 0, row?.logits ?? new Float32Array());
+  bench.add("b", [1, 2, 3], { maxTokens: 1, temperature: 0 });
+  await bench.finish();
+  expect(bench.core.stats()).toMatchObject({ completionTokens: 1, numRunning: 0, kvUsedTokens: 0 });
+  expect(payloads(bench, "token:generated")).toMatchObject([{ sequenceId: "b" }]);
 });
