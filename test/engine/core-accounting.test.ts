@@ -1,6 +1,6 @@
 // What the engine's core reports and counts, on a clock that advances only while the model runs.
 
-import { resolveSamplingParams, StopAutomaton } from "@readme-moe/core";
+import { resolveSamplingParams, StopAutomaton, type PreGatingRouter } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -216,4 +216,25 @@ test("a row that comes back after its sequence has ended chooses no token", asyn
   await bench.finish();
   expect(bench.core.stats()).toMatchObject({ completionTokens: 1, numRunning: 0, kvUsedTokens: 0 });
   expect(payloads(bench, "token:generated")).toMatchObject([{ sequenceId: "b" }]);
+});
+
+test("a sequence whose prompt cannot be routed fails, and is never queued", async () => {
+  const { runner, router } = running;
+  const broken: PreGatingRouter = {
+    numExperts: router.numExperts,
+    chunkTokens: router.chunkTokens,
+    start: () => router.start(),
+    route: async () => {
+      throw new Error("no route");
+    },
+    release: (state) => router.release(state),
+    dispose: () => router.dispose(),
+  };
+  const bench = new CoreBench({ runner, router: broken }, tokenizer, { capacityTokens: 1024 });
+  bench.add("a", [1, 2, 3], { maxTokens: 2, temperature: 0 });
+  await bench.finish();
+  bench.core.checkIntegrity();
+  expect(bench.outcomes.get("a")).toMatchObject({ tokens: [], error: new Error("no route") });
+  expect([bench.count("sequence:queued"), bench.count("batch:scheduled")]).toEqual([0, 0]);
+  expect(bench.core.stats()).toMatchObject({ numWaiting: 0, numRunning: 0 });
 });
