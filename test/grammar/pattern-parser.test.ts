@@ -26,6 +26,7 @@ test.each([
   ["^abc$", "abc"],
   ["a|b\\.c", "b.c"],
   ["^a|b$", "b"],
+  ["a$|^b$", "b"],
   ["|a", ""],
   ["(?:ab|c)*d", "abcd"],
   ["((a)|b)+", "ab"],
@@ -88,6 +89,7 @@ test.each([
   ["a**", "`*` here"],
   ["a$b", "`$` here"],
   ["(a$)?", "`$` here"],
+  ["(a$|b)", "`$` here"],
   ["(^a)?", "`^` here"],
   ["a^", "`^` here"],
   ["a{", "`{` here"],
@@ -103,6 +105,10 @@ test.each([
   ["(".repeat(33) + ")".repeat(33), "more than 32 groups in each other"],
 ])("%j is refused", (pattern, message) => {
   expect(() => write(pattern)).toThrow(new PatternError(message));
+});
+
+test("an alternative without parts is an empty text", () => {
+  expect([write(""), write("|"), write("()")]).toEqual(['("")', '("" | "")', '((""))']);
 });
 
 test("limits of a pattern are exact", () => {
