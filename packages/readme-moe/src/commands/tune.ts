@@ -78,7 +78,7 @@ export function tuneCommand(signal: AbortSignal): Command {
     .addOption(
       new Option(
         "--sharing <what>",
-        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: ranks)",
+        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: start)",
       ).choices(SHARINGS),
     )
     .option("--shared-rank <n>", "with --sharing ranks: number of common ranks (default: half of them)", wholeNumber(0))

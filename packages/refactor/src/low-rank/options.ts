@@ -7,13 +7,13 @@ export const SHARINGS = ["ranks", "start", "none"] as const;
 /** Options of `tuneLowRank` that, beside the model and texts, decide the result. */
 export interface LowRankOptions {
   /**
-   * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind, but
-   * no more than three passes
+   * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind,
+   * but no more than three passes
    */
   readonly tokens?: number | undefined;
   /**
    * Common part of experts: `"ranks"`, some of their ranks, which all text trains; `"start"`, an expert that all kinds
-   * trained, from which each goes on; or `"none"`. @default "ranks"
+   * trained, from which each goes on; or `"none"`. @default "start"
    */
   readonly sharing?: (typeof SHARINGS)[number] | undefined;
   /**
@@ -100,7 +100,7 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
   const steps = tokens / (batchSequences * sequenceTokens);
   const resolved = {
     tokens,
-    sharing: choiceOption("sharing", options.sharing ?? "ranks", SHARINGS),
+    sharing: choiceOption("sharing", options.sharing ?? "start", SHARINGS),
     firstShare,
     rank,
     sharedRank: integerOption("sharedRank", options.sharedRank ?? Math.floor(rank / 2), 0, rank - 1),
