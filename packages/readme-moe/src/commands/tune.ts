@@ -31,7 +31,15 @@ interface TuneFlags extends TuneOptions, LowRankOptions {
 
 /** Flags that only one of both kinds of tuning has. */
 const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
-const LOW_RANK_FLAGS = ["alpha", "sharing", "sharedRank", "firstShare", "teacherShare", "rival"] as const;
+const LOW_RANK_FLAGS = [
+  "alpha",
+  "sharing",
+  "sharedRank",
+  "sharedShare",
+  "constantShare",
+  "teacherShare",
+  "rival",
+] as const;
 
 const rate = numberThat((value) => value >= 0, "a number from 0 up, such as 0.001");
 
@@ -78,13 +86,18 @@ export function tuneCommand(signal: AbortSignal): Command {
     .addOption(
       new Option(
         "--sharing <what>",
-        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: ranks)",
+        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: start)",
       ).choices(SHARINGS),
     )
     .option("--shared-rank <n>", "with --sharing ranks: number of common ranks (default: half of them)", wholeNumber(0))
     .option(
-      "--first-share <share>",
-      "low-rank experts: share of the tokens before the rate falls; with --sharing start all kinds learn from these (default: 0.5)",
+      "--shared-share <share>",
+      "with --sharing start: share of the tokens from which all kinds learn together (default: 0.75)",
+      rate,
+    )
+    .option(
+      "--constant-share <share>",
+      "low-rank experts: share of the tokens before the learning rate falls (default: 0.5)",
       rate,
     )
     .option(
