@@ -92,7 +92,7 @@ export function tuneCommand(signal: AbortSignal): Command {
     .option("--shared-rank <n>", "with --sharing ranks: number of common ranks (default: half of them)", wholeNumber(0))
     .option(
       "--shared-share <share>",
-      "with --sharing start: share of the tokens from which all kinds learn together (default: 0.75)",
+      "with --sharing start: share of the tokens from which all kinds learn together (default: 0.5)",
       rate,
     )
     .option(
