@@ -4,9 +4,10 @@ import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
-import { readDecoderWeights } from "./decoder/decoder-weights.ts";
-import { resolveTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
-import { chooseParameters } from "./parameters.ts";
+import { readDecoderWeights, type DecoderWeights } from "./decoder/decoder-weights.ts";
+import { resolveTuneOptions, type ResolvedTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
+import { chooseParameters, type Sharing } from "./choose-parameters.ts";
+import { findExpertNeurons, shareInCommon } from "./shared-neurons.ts";
 import { bestOf, estimateTuning, restoreParameters, stepsOfRound, train, tuningPlan } from "./train.ts";
 import { Trainer } from "./trainer.ts";
 import { prepareTexts, routeAll, type RoutedSequence, type TuningData } from "./tuning-data.ts";
@@ -69,10 +70,12 @@ export async function tune(
   const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
 
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
-  const parameters = chooseParameters(weights.student, resolved);
+  const sharing = await sharingOf({ student, teacher }, weights, { ...options, ...resolved });
+  const trained = chooseParameters(weights.student, { ...resolved, sharing });
+  const { parameters } = trained;
   const trainedParameters = parameters.reduce((sum, { values }) => sum + values.length, 0);
   const { threads, signal } = options;
-  const trainer = new Trainer(student.config, weights, parameters, { ...resolved, threads, signal });
+  const trainer = new Trainer(student.config, weights, trained, { ...resolved, threads, signal });
   const routerOf = async (round: number): Promise<KeptRouter | undefined> => {
     if (round === 0) return undefined;
     const numExperts = student.experts.names.length;
@@ -123,6 +126,7 @@ export async function tune(
       teacher: options.teacherSource ?? teacher.path,
       options: resolved,
       trainedParameters,
+      commonNeurons: sharing && shareInCommon(sharing.neurons),
       seconds: (performance.now() - startMs) / 1000,
       domains: data.domains,
       history,
@@ -137,6 +141,22 @@ export async function tune(
   } finally {
     await trainer.dispose();
   }
+}
+
+/** Finds what experts have in common; a model with a single expert has no use for it. */
+async function sharingOf(
+  { student, teacher }: TuneModels,
+  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
+  options: Pick<ResolvedTuneOptions, "sharing" | "sharedRank"> & Pick<TuneRun, "threads" | "signal">,
+): Promise<Sharing | undefined> {
+  if (options.sharing === "none" || student.experts.names.length === 1) return undefined;
+  const neurons = await findExpertNeurons(weights, options);
+  const { intermediateSize } = teacher.config;
+  if (neurons) return { neurons, intermediateSize, rank: options.sharedRank };
+  throw unsupported(
+    student,
+    `has experts wider than the ${intermediateSize} neurons of its teacher, so none are shared`,
+  );
 }
 
 function checkModels(student: Model, teacher: Model): void {
