@@ -10,6 +10,7 @@ import {
   readDecoderWeights,
   type DecoderWeights,
   type Weight,
+  type WeightGroup,
 } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { findExpertNeurons, shareInCommon } from "../../packages/refactor/src/tuning/shared-neurons.ts";
 import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
@@ -37,25 +38,26 @@ function someOf(random: Random, count: number, limit: number): Int32Array {
   return Int32Array.from({ length: count }, () => left.splice(randomInteger(random, left.length), 1)[0]!);
 }
 
-describe("a composed weight", () => {
-  const composition = (random: Random): { readonly weight: ComposedWeight; readonly parts: readonly WeightPart[] } => {
-    const [rows, columns] = [2 + randomInteger(random, 6), 2 + randomInteger(random, 6)];
-    const parts = Array.from({ length: 1 + randomInteger(random, 3) }, (_, index): WeightPart => {
-      const [row, column] = [randomInteger(random, rows), randomInteger(random, columns)];
-      const [height, width] = [1 + randomInteger(random, rows - row), 1 + randomInteger(random, columns - column)];
-      const [hasRows, hasColumns] = [random() < 0.5, random() < 0.5];
-      const shape = [height + (hasRows ? 3 : 0), width + (hasColumns ? 2 : 0)] as const;
-      return {
-        weight: drawn(random, `part ${index}`, shape),
-        row,
-        column,
-        rows: hasRows ? someOf(random, height, shape[0]) : undefined,
-        columns: hasColumns ? someOf(random, width, shape[1]) : undefined,
-      };
-    });
-    return { weight: new ComposedWeight("whole", [rows, columns], parts), parts };
-  };
+/** Draws a weight of a few overlapping blocks, some of them with chosen rows or columns. */
+function composition(random: Random): { readonly weight: ComposedWeight; readonly parts: readonly WeightPart[] } {
+  const [rows, columns] = [2 + randomInteger(random, 6), 2 + randomInteger(random, 6)];
+  const parts = Array.from({ length: 1 + randomInteger(random, 3) }, (_, index): WeightPart => {
+    const [row, column] = [randomInteger(random, rows), randomInteger(random, columns)];
+    const [height, width] = [1 + randomInteger(random, rows - row), 1 + randomInteger(random, columns - column)];
+    const [hasRows, hasColumns] = [random() < 0.5, random() < 0.5];
+    const shape = [height + (hasRows ? 3 : 0), width + (hasColumns ? 2 : 0)] as const;
+    return {
+      weight: drawn(random, `part ${index}`, shape),
+      row,
+      column,
+      rows: hasRows ? someOf(random, height, shape[0]) : undefined,
+      columns: hasColumns ? someOf(random, width, shape[1]) : undefined,
+    };
+  });
+  return { weight: new ComposedWeight("whole", [rows, columns], parts), parts };
+}
 
+describe("a composed weight", () => {
   test("is the sum of its parts' blocks", () => {
     const random = seededRandom(1);
     for (let round = 0; round < ROUNDS; round++) {
@@ -141,7 +143,7 @@ describe.each(["lora", "full"] as const)("tokens of one expert, with %s", (metho
     const after = neuronsOf(weights, neurons);
     const movedBy = (key: string): number[] => {
       const start = before.get(key)!.values;
-      return [...after.get(key)!.values.map((value, i) => value - start[i]!)];
+      return Array.from(after.get(key)!.values, (value, i) => value - start[i]!);
     };
     let [numCommon, numOthers] = [0, 0];
     // Expert 1 also has its own change; experts 0 and 2 have no tokens.
@@ -206,21 +208,10 @@ function neuronsOf(
   const result = new Map<string, TrainedNeuron>();
   for (const [index, { experts }] of layers.entries()) {
     for (const [which, group] of experts.entries()) {
-      const [gate, down] = ["expert.gate", "expert.down"].map((product) => {
-        const { shape, values } = group.get(`${product}.weight`)!;
-        const [out = 0, size = 0] = shape;
-        const sum = values.slice();
-        const [left, right] = [group.get(`${product}.left`), group.get(`${product}.right`)];
-        const [rank = 0] = left?.shape ?? [];
-        const [a, b] = [left?.values, right?.values];
-        for (let i = 0; a && b && i < sum.length; i++) {
-          for (let k = 0; k < rank; k++) sum[i]! += b[Math.floor(i / size) * rank + k]! * a[k * size + (i % size)]!;
-        }
-        return { out, size, sum };
-      });
+      const [gate, down] = [trainedProduct(group, "expert.gate"), trainedProduct(group, "expert.down")];
       for (const [place, neuron] of neurons[index]![which]!.entries()) {
-        const row = gate!.sum.subarray(place * gate!.size, (place + 1) * gate!.size);
-        const column = Float32Array.from({ length: down!.out }, (_, i) => down!.sum[i * down!.size + place]!);
+        const row = gate.values.subarray(place * gate.size, (place + 1) * gate.size);
+        const column = Float32Array.from({ length: down.out }, (_, i) => down.values[i * down.size + place]!);
         const isTaught = neurons[index]![1]!.includes(neuron);
         result.set(`${which} gate ${index} ${neuron}`, { values: row, isTaught });
         result.set(`${which} down ${index} ${neuron}`, { values: column, isTaught });
@@ -228,6 +219,29 @@ function neuronsOf(
     }
   }
   return result;
+}
+
+interface TrainedProduct {
+  readonly out: number;
+  readonly size: number;
+  readonly values: Float32Array;
+}
+
+/** Adds a product's change of low rank to its weight, if it has one. */
+function trainedProduct(group: WeightGroup, product: string): TrainedProduct {
+  const weight = group.get(`${product}.weight`)!;
+  const [out = 0, size = 0] = weight.shape;
+  const [left, right] = [group.get(`${product}.left`), group.get(`${product}.right`)];
+  const rank = left?.shape[0] ?? 0;
+  const [a, b] = [left?.values ?? new Float32Array(), right?.values ?? new Float32Array()];
+  const values = weight.values.map((value, at) => {
+    const [row, column] = [Math.floor(at / size), at % size];
+    return Array.from({ length: rank }).reduce(
+      (sum: number, _, k) => sum + b[row * rank + k]! * a[k * size + column]!,
+      value,
+    );
+  });
+  return { out, size, values };
 }
 
 function dot(a: Float32Array, b: Float32Array): number {

@@ -14,7 +14,7 @@ export interface TrainableOptions {
   /** Whether attention is trained, too. */
   readonly attention: boolean;
   readonly seed: number;
-  /** What experts have in common; absent where each learns from its own tokens alone. */
+  /** Changes that experts have in common; absent where each learns from its own tokens alone. */
   readonly sharing?: Sharing | undefined;
 }
 
@@ -27,7 +27,7 @@ export interface Sharing {
   readonly rank: number;
 }
 
-/** What is trained. */
+/** Parameters of a tuning. */
 export interface Trained {
   readonly parameters: readonly Parameter[];
   /** Weights that are put together from parameters. Graphs compute gradients by these. */

@@ -3,7 +3,7 @@ import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core
 /** Kinds of trained parameters; see `TuneOptions.method`. */
 export const TUNE_METHODS = ["lora", "full"] as const;
 
-/** What experts have in common; see `TuneOptions.sharing`. */
+/** Parts that experts have in common; see `TuneOptions.sharing`. */
 export const TUNE_SHARINGS = ["neurons", "none"] as const;
 
 /** Options of `tune` that, beside the models and texts, decide the result. */
@@ -17,9 +17,9 @@ export interface TuneOptions {
   /** Rank of the changes with `"lora"`. @default 32 */
   readonly rank?: number | undefined;
   /**
-   * With `"neurons"`, a neuron of the dense model that several experts hold has one change that the tokens of all of
-   * them train, and each expert trains its own change beside it. With `"none"`, experts learn from their own tokens
-   * alone. @default "none"
+   * Parts that experts have in common. With `"neurons"`, a neuron of the dense model that several experts hold has one
+   * change that the tokens of all of them train, and each expert trains its own change beside it. With `"none"`,
+   * experts learn from their own tokens alone. @default "none"
    */
   readonly sharing?: (typeof TUNE_SHARINGS)[number] | undefined;
   /** Rank of the changes in common, with `"lora"` and `"neurons"`. @default `rank` */
