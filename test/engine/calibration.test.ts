@@ -68,14 +68,19 @@ describe("calibration", () => {
     expect((await calibrationOf(larger, "int8", options))?.fingerprint).not.toBe(ofOne?.fingerprint);
   });
 
-  test.each([true, false])("in four bits runs typical text with the experts of the router: %s", async (hasRouter) => {
-    const model = await openTiny({ ...WITH_TOKENIZER, hasRouter });
+  test.each([
+    [true, 256],
+    [true, 1000],
+    [false, 100],
+  ])("in four bits runs typical text with the experts of the router: %s, %i tokens", async (hasRouter, context) => {
+    const model = await openTiny({ ...WITH_TOKENIZER, hasRouter, config: { max_position_embeddings: context } });
+    const length = Math.min(context, 256);
     const { tokenizer } = await model.loadText();
     const ids = CALIBRATION_TEXTS.flatMap((text) => Array.from(tokenizer.encode(text)));
     const sequences: CalibrationTokens[] = [];
     const router = hasRouter ? await openRouter(model, "router", options) : undefined;
-    for (let from = 0; from < ids.length; from += 256) {
-      const tokenIds = ids.slice(from, from + 256);
+    for (let from = 0; from < ids.length; from += length) {
+      const tokenIds = ids.slice(from, from + length);
       const [route] = (await router?.route([{ state: router.start(), tokenIds }])) ?? [];
       sequences.push({ tokenIds, experts: route?.experts ?? tokenIds.map((_, index) => index % 3) });
     }

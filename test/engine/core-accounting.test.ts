@@ -1,5 +1,6 @@
 // What the engine's core reports and counts, on a clock that advances only while the model runs.
 
+import { resolveSamplingParams, StopAutomaton, type PreGatingRouter } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -158,4 +159,84 @@ test("a sequence ends at an end token of the model, or when it fills the context
   await bench.finish();
   expect(bench.outcomes.get("full")?.finishReason).toBe("length");
   expect(bench.outcomes.get("full")?.tokens).toHaveLength(4);
+});
+
+test("a sequence whose caller answers with logits that are no numbers fails alone", async () => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
+  bench.add("wrong", [1, 2, 3], { maxTokens: 2, temperature: 1 }, 0, true);
+  bench.add("right", [1, 2, 3], { maxTokens: 2, temperature: 0 }, 0, true);
+  bench.add("other", [1, 2, 3], { maxTokens: 2, temperature: 0 });
+  await bench.finish();
+  expect(bench.rows.map(({ id }) => id)).toEqual(["wrong", "right"]);
+  // Nobody can run until a row comes back.
+  expect([bench.core.hasWork, bench.outcomes.get("other")?.finishReason]).toEqual([false, "length"]);
+  for (const { id, rowId, logits } of bench.rows.splice(0)) {
+    bench.core.answer(rowId, id === "wrong" ? logits.fill(Number.NaN) : logits);
+  }
+  await bench.finish();
+  expect(bench.outcomes.get("wrong")).toMatchObject({ tokens: [], error: expect.any(RangeError) as unknown });
+  expect(bench.rows.map(({ id }) => id)).toEqual(["right"]);
+  for (const { rowId, logits } of bench.rows.splice(0)) bench.core.answer(rowId, logits);
+  await bench.finish();
+  expect(bench.outcomes.get("right")?.tokens).toEqual(bench.outcomes.get("other")?.tokens);
+  expect(bench.core.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0 });
+});
+
+test.each([
+  [9, 8],
+  [1, 7],
+])("sequences of %i clients take %i of eight places, and never more", async (numClients, numPlaces) => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 4096, maxNumSeqs: 8 });
+  for (let arrival = 0; arrival < 18; arrival++) {
+    const params = resolveSamplingParams(
+      { maxTokens: 2 + arrival, temperature: 0, ignoreEos: true },
+      { vocabSize: 4096, eosTokenIds: [0] },
+    );
+    const [id, client, promptIds] = [`${arrival}`, `client ${arrival % numClients}`, [1, 2, 3]];
+    const about = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, priority: 0, client, promptIds };
+    const rest = { params, processesLogits: false, seed: 1, stops: new StopAutomaton([]) };
+    bench.core.add({ ...about, ...rest }, running.router);
+  }
+  const numRunning: number[] = [];
+  while (bench.core.hasWork) {
+    await bench.core.step();
+    numRunning.push(bench.core.stats().numRunning);
+  }
+  expect(numRunning[0]).toBe(numPlaces);
+  expect(Math.max(...numRunning)).toBe(numPlaces);
+  expect(bench.count("sequence:finished")).toBe(18);
+});
+
+test("a row that comes back after its sequence has ended chooses no token", async () => {
+  const bench = new CoreBench(running, tokenizer, { capacityTokens: 1024 });
+  bench.add("a", [1, 2, 3], { maxTokens: 2, temperature: 0 }, 0, true);
+  await bench.core.step();
+  const [row] = bench.rows;
+  bench.core.abort("a");
+  bench.core.answer(row?.rowId ?? 0, row?.logits ?? new Float32Array());
+  bench.add("b", [1, 2, 3], { maxTokens: 1, temperature: 0 });
+  await bench.finish();
+  expect(bench.core.stats()).toMatchObject({ completionTokens: 1, numRunning: 0, kvUsedTokens: 0 });
+  expect(payloads(bench, "token:generated")).toMatchObject([{ sequenceId: "b" }]);
+});
+
+test("a sequence whose prompt cannot be routed fails, and is never queued", async () => {
+  const { runner, router } = running;
+  const broken: PreGatingRouter = {
+    numExperts: router.numExperts,
+    chunkTokens: router.chunkTokens,
+    start: () => router.start(),
+    route: async () => {
+      throw new Error("no route");
+    },
+    release: (state) => router.release(state),
+    dispose: () => router.dispose(),
+  };
+  const bench = new CoreBench({ runner, router: broken }, tokenizer, { capacityTokens: 1024 });
+  bench.add("a", [1, 2, 3], { maxTokens: 2, temperature: 0 });
+  await bench.finish();
+  bench.core.checkIntegrity();
+  expect(bench.outcomes.get("a")).toMatchObject({ tokens: [], error: new Error("no route") });
+  expect([bench.count("sequence:queued"), bench.count("batch:scheduled")]).toEqual([0, 0]);
+  expect(bench.core.stats()).toMatchObject({ numWaiting: 0, numRunning: 0 });
 });

@@ -91,6 +91,7 @@ test.each<[object, string]>([
   [{ expertCacheBytes: 0 }, "`expertCacheBytes`"],
   [{ expertCachePolicy: "lru" }, "`expertCachePolicy` with `expertCacheBytes` only; all experts are in memory without"],
   [{ expertCachePolicy: "mru", expertCacheBytes: 1 }, '`expertCachePolicy` to be one of "belady", "lru"'],
+  [{ expertCachePolicy: () => 0, expertCacheBytes: 1 }, "`expertCachePolicy` to be a name or `{ module, export }`"],
   [{ controlTokensInMessages: "drop" }, '`controlTokensInMessages` to be one of "text", "control"'],
   [{ maxNumRequests: 0 }, "`maxNumRequests`"],
 ])("%o is refused before anything is opened", async (options, message) => {

@@ -115,6 +115,22 @@ test("caches nothing with 0 bytes, and no chunk twice", () => {
   }
 });
 
+test("forgets the chunks with tokens of an expert, and no others", () => {
+  const bench = newBench(10);
+  const [other, mixed] = [promptOf([1, 2]), promptOf([3, 4], Array<number>(CHUNK + 1).fill(5))];
+  bench.run(other);
+  bench.run(mixed);
+  bench.cache.forget(7);
+  expect(bench.cache.numBytes).toBe(4 * CHUNK_BYTES);
+  bench.cache.forget(5);
+  expect(bench.cache.match(mixed)).toEqual([]);
+  expect(bench.cache.match(other)).toHaveLength(2);
+  expect(bench.cache.numBytes).toBe(2 * CHUNK_BYTES);
+  expect(bench.memory.kv.keptTokens * BYTES_PER_TOKEN).toBe(bench.cache.numBytes);
+  bench.cache.forget(0);
+  expect(bench.cache.numBytes).toBe(0);
+});
+
 test("caches no chunk without the chunk before it, since it could never be found", () => {
   const bench = newBench(10);
   const prompt = promptOf([2, 3]);

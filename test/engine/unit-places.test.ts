@@ -64,12 +64,19 @@ describe("places that return their memory", () => {
     expect(() => places.release(new Uint8Array(100))).toThrow("was not taken from here");
   });
 
-  test("report memory that the system does not have", () => {
+  test("are as large as a unit needs, and report memory that the system does not have", () => {
     const places = new UnitPlaces(1000, 400);
-    expect(() => places.take(401)).toThrow(
-      expect.objectContaining({ code: "ERR_RUNTIME", message: "There is no memory for 401 bytes of an expert" }),
-    );
-    expect(places.bytes).toBe(0);
+    const [small, large] = [places.take(100), places.take(900)];
+    expect([large.byteLength, places.bytes]).toEqual([900, 1000]);
+    for (const memory of [small, large]) places.release(memory);
+    places.setLimit(0);
+    places.setLimit(1000);
+    // A buffer that was made for a small unit cannot hold a large one.
+    expect([places.take(100).byteLength, places.take(900).byteLength, places.bytes]).toEqual([100, 900, 1000]);
+    const bytes = 2 ** 52;
+    const message = `There is no memory for ${bytes} bytes of an expert`;
+    expect(() => places.take(bytes)).toThrow(expect.objectContaining({ code: "ERR_RUNTIME", message }));
+    expect(places.bytes).toBe(1000);
   });
 });
 

@@ -3,7 +3,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { ReadMeEngine } from "@readme-moe/engine";
 import { openModel, writeExpertSet } from "@readme-moe/model";
+import { trainExperts } from "../../examples/experts-by-customer/train.ts";
 import { EXAMPLES, runExample, startProgram } from "../support/examples.ts";
 import { POCKET } from "../support/pocket.ts";
 import { writePocketExperts } from "../support/pocket-experts.ts";
@@ -119,6 +121,17 @@ test("experts-by-customer gives each customer its expert, and hides those of oth
   const routes = stdout.slice(stdout.indexOf("The office")).match(/^".*": (.*)$/gm) ?? [];
   expect(routes).toHaveLength(3);
   for (const route of routes) expect(route).toMatch(/(none|law|recipes|sea) \d+$/);
+});
+
+test("experts-by-customer trains an expert for each customer, from few tokens here", { timeout: 180_000 }, async () => {
+  const out = join(await temporaryFolder(), "experts");
+  const few = ["--tokens", "3072", "--router-steps", "10", "--router-tokens", "256"];
+  await trainExperts(POCKET, out, [...few, "--evaluations", "1", "--evaluation-sequences", "1"]);
+  await using engine = await ReadMeEngine.open(POCKET, { loras: { customers: out } });
+  expect(engine.info.experts).toEqual(["none", "law", "recipes", "sea"]);
+  expect(engine.info.hasRouter).toBe(true);
+  const { experts } = await engine.route("FISH SOUP.\n\nINGREDIENTS.--2 lbs. of fish, 1 onion, 1 oz. of butter.");
+  expect(Array.from(experts).filter((expert) => expert === 0).length).toBeLessThan(experts.length);
 });
 
 test("an unknown example is refused with the names of the examples", async () => {

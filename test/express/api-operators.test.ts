@@ -23,6 +23,7 @@ import {
 } from "../support/operated-server.ts";
 import { postJson } from "../support/post-json.ts";
 import { valueOf, type JsonSchema } from "../support/schema-arbitrary.ts";
+import { openSocket, readAll } from "../support/raw-http.ts";
 import { openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -176,9 +177,16 @@ describe("the operator's key", () => {
   });
 
   test("is asked for before the body is read, and the body is small", async () => {
-    const { url, load } = await serve();
+    const { url, port, load } = await serve();
     expect(await told(url + LOAD, { lora_name: "x".repeat(20_000) }, CLIENT)).toBe("401 invalid_api_key");
     expect(await load("x".repeat(20_000), "legal")).toBe("413 request_too_large");
+    // A length that is only declared does not make the next bodies wait.
+    const authorization = `Authorization: ${OPERATOR.authorization}`;
+    const head = `POST ${LOAD} HTTP/1.1\r\nHost: x\r\n${authorization}\r\nContent-Type: application/json\r\n`;
+    const socket = await openSocket(port);
+    socket.write(`${head}Content-Length: 999999999999\r\n\r\n{`);
+    expect(await readAll(socket)).toContain("413");
+    expect(await load("legal", "legal")).toMatch(/^200/);
   });
 
   test("is a path that does not exist where nobody is an operator", async () => {

@@ -103,6 +103,18 @@ test("a request with one prompt has the answer's id and parameter", async () => 
   await expect(all(start(engineOf([]).engine, 1).pieces)).rejects.toMatchObject({ status: 400, param: "prompt" });
 });
 
+test.each([
+  ["was unloaded", "legal", ["none", ""], { status: 404, code: "model_not_found", param: "model" }],
+  ["is there", "legal", ["none", "legal"], { status: 400, code: "invalid_value", param: "prompt" }],
+  ["is the router", "router", ["none", ""], { status: 400, param: "prompt" }],
+  ["is none", 0, ["none"], { status: 400, param: "prompt" }],
+])("a refusal of the engine while the expert %s is answered accordingly", async (_, expert, experts, answer) => {
+  const { engine } = engineOf([]);
+  Object.assign(engine.info, { experts, expertKind: "low-rank", hasRouter: true });
+  const settings = { id: "a", promptParam: "prompt", params: { maxTokens: 3 }, expert } as const;
+  await expect(all(start(engine, 1, { settings }).pieces)).rejects.toMatchObject(answer);
+});
+
 test("no piece comes before every prompt is accepted, and each is reported once", async () => {
   const accept: ((prompt: AcceptedPrompt) => void)[] = [];
   const late = new Promise<AcceptedPrompt>((resolve) => accept.push(resolve));

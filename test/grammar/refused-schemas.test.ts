@@ -28,6 +28,7 @@ const refused: readonly (readonly [unknown, ...string[]])[] = [
   [{ type: "number", minimum: 2, exclusiveMaximum: 2 }, "no number"],
   [{ type: "integer", minimum: 0.2, maximum: 0.8 }, "no integer"],
   [{ type: "string", minimum: 1 }, "`minimum`", "type string"],
+  [{ type: ["string", "boolean"], minimum: 1 }, "`minimum`", "for type string, boolean"],
   [{ type: "string", format: "color" }, "`format`", "color"],
   [{ type: "string", pattern: "a", maxLength: 3 }, "more than one of"],
   [{ type: "string", minLength: 100_000 }, "`minLength`"],
@@ -54,6 +55,10 @@ test.each(refused.map((one) => [JSON.stringify(one[0]), ...one] as const))("%s",
   const failure = grammars.jsonSchema(inside(part));
   await expect(failure).rejects.toThrow(TypeError);
   for (const text of parts) await expect(failure).rejects.toThrow(text);
+});
+
+test("names no type for a keyword that no type has", async () => {
+  await expect(grammars.jsonSchema({ not: {} })).rejects.toThrow(/has `not`, which is not supported$/);
 });
 
 test("refuses a schema without a finite answer", async () => {

@@ -17,7 +17,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
     name: "engine",
     sources: ["engine/src"],
     // The worker runs in a process or thread of its own. A mutant of the host makes requests hang, for minutes each.
-    except: ["engine/src/worker", "engine/src/host"],
+    except: ["engine/src/worker", "engine/src/host", "engine/src/low-rank"],
     tests: [
       "test/engine/{core-accounting,engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
       "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",

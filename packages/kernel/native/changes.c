@@ -144,6 +144,13 @@ static int run_of(const Changed *changed, int row, int end) {
   return next - row;
 }
 
+/** Returns the change of a product in the run that begins at `row`, if it reads as much as `low` does, else NULL. */
+static const LowRank *next_alike(const Changed *changed, int row, int end, int product, const LowRank *low) {
+  if (row >= end || !changed->changes[row]) return NULL;
+  const LowRank *next = &changed->changes[row]->products[changed->first + product];
+  return next->rank == low->rank && next->format == low->format ? next : NULL;
+}
+
 static Lowered lowered_shape(const Kernel *kernel, const Changed *changed) {
   int32_t rank = kernel->loweredRank;
   return (Lowered){changed->numParts, rank, rank * changed->numParts * changed->numProducts};
@@ -166,8 +173,10 @@ Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *
       for (int p = 0; changed.changes[row] && p < changed.numProducts; p++) {
         const LowRank *low = &changed.changes[row]->products[changed.first + p];
         float *out = lowered_at(kernel, &changed, shape, row, p) + (size_t)part * (size_t)shape.partStride;
-        if (low->rank > 0)
-          kernel->loops->lower(low, inputs->floats + (size_t)row * inputs->width, inputs->width, count, from, to, out, shape.rowStride);
+        if (low->rank == 0) continue;
+        const LowRank *next = next_alike(&changed, row + count, end, p, low);
+        const float *own = inputs->floats + (size_t)row * inputs->width;
+        kernel->loops->lower(low, own, inputs->width, count, from, to, out, shape.rowStride, next ? next->lower : NULL);
       }
     }
   }
@@ -181,7 +190,9 @@ void raise_rows(const Kernel *kernel, const Changed *changed, int product, int r
   for (int row = rowFrom, count; row < rowTo; row += count) {
     count = run_of(changed, row, rowTo);
     const LowRank *low = changed->changes[row] ? &changed->changes[row]->products[changed->first + product] : NULL;
-    if (low && low->rank > 0)
-      kernel->loops->raise(low, from, to, lowered_at(kernel, changed, shape, row, product), shape, count, out + (size_t)(row - rowFrom) * (size_t)outStride, outStride);
+    if (!low || low->rank == 0) continue;
+    const LowRank *next = next_alike(changed, row + count, rowTo, product, low);
+    const float *parts = lowered_at(kernel, changed, shape, row, product);
+    kernel->loops->raise(low, from, to, parts, shape, count, out + (size_t)(row - rowFrom) * (size_t)outStride, outStride, next ? next->raise : NULL);
   }
 }

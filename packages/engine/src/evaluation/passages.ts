@@ -56,7 +56,7 @@ export function passagesOf(
   const { length, most } = limits(model, options);
   integerOption("stride", stride, 1, length - 1);
   const tokens = joinDocuments(model, tokenizer, documents, length + (most - 1) * stride);
-  return slidingWindows(tokens, length, stride).slice(0, most);
+  return slidingWindows(tokens, length, stride);
 }
 
 /**

@@ -12,7 +12,7 @@ import { expertName } from "./expert-choice.ts";
 import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./expert-routes.ts";
 import { consultPolicy, type GenerationApi } from "./generation.ts";
 import { detokenize, listModels, showModel, tokenize } from "./other-routes.ts";
-import { readJson, refuseEarly } from "./read-body.ts";
+import { readJson, refuseEarly, refuseLong } from "./read-body.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 type Handler = (request: Request, response: Response) => void | Promise<void>;
@@ -56,12 +56,12 @@ export function apiRouter(serving: Serving, document: object, { clients, operato
   if (operators && folder) {
     // Without admission, since a full server has to obey its operator, too.
     const guarded = [oneAtATime, ...operators, identify];
-    const read = readJson({ ...serving, maxBodyBytes: OPERATOR_BODY_BYTES });
+    const read = [refuseLong(OPERATOR_BODY_BYTES), readJson({ ...serving, maxBodyBytes: OPERATOR_BODY_BYTES })];
     const operate = (path: string, handler: Handler): void => {
       router
         .route(path)
         .all(...guarded)
-        .post(read, handler)
+        .post(...read, handler)
         .all(allowOnly("POST"));
     };
     operate("/v1/load_lora_adapter", (request, response) => loadAdapter({ models, folder }, request, response));

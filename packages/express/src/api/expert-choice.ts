@@ -46,9 +46,9 @@ function lowRankExpert(wanted: string | number, { engine, servedName, mayName }:
   if (wanted === "router" && hasRouter) return wanted;
   const name = typeof wanted === "number" ? experts[wanted] : wanted;
   if (name === NO_EXPERT || name === experts[PLAIN]) return NO_EXPERT;
-  const usable = liveExperts(engine).names.filter((one) => mayName(servedName, one));
-  if (name !== undefined && usable.includes(name)) return name;
-  throw unknown(wanted, [NO_EXPERT, ...usable]);
+  const { names } = liveExperts(engine);
+  if (name !== undefined && names.includes(name) && mayName(servedName, name)) return name;
+  throw unknown(wanted, [NO_EXPERT, ...names.filter((one) => mayName(servedName, one))]);
 }
 
 function unknown(wanted: string | number, known: readonly string[]): ApiError {

@@ -42,6 +42,13 @@ export function refuseEarly({ models, admission, maxBodyBytes }: Entrance): Requ
   };
 }
 
+/** Middleware that refuses a body by its declared length, before it is read. */
+export function refuseLong(maxBodyBytes: number): RequestHandler {
+  return (request, _response, next) => {
+    next(Number(request.headers["content-length"] ?? 0) > maxBodyBytes ? bodyTooLarge() : undefined);
+  };
+}
+
 /** A body has more values or nesting than may be parsed. */
 class TooComplex extends Error {
   override readonly name = "TooComplex";

@@ -36,7 +36,7 @@ const requestFields = {
   model: z
     .string()
     .min(1)
-    .max(256)
+    .max(512)
     .nullish()
     .describe("Name of the model, or `<model>:<expert>`. Absent for the default model"),
   stream: z.boolean().nullish(),

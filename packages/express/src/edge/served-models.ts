@@ -145,8 +145,13 @@ export class ServedModels {
     const { model, expert } = this.#namedBy(name, about);
     const served = this.#open(model);
     if (expert !== undefined) {
-      const names = liveExperts(served.engine).addressable.filter((one) => mayName(model, one));
-      if (!names.includes(expert)) throw unknownExpert({ model, expert }, names);
+      const { addressable } = liveExperts(served.engine);
+      const exists = addressable.includes(expert) && mayName(model, expert);
+      if (!exists)
+        throw unknownExpert(
+          { model, expert },
+          addressable.filter((one) => mayName(model, one)),
+        );
     }
     const lease = served.lease(expert);
     this.#leases.set(about.request, lease);

@@ -98,8 +98,9 @@ function between(low: string, high: string, isLowOpen: boolean, isHighOpen: bool
   if (rest !== "") choices.push(`"${last}" (${digitsBelow(rest, isHighOpen)})?`);
   else if (!isHighOpen) choices.push(`"${last}" "0"{0,3}`);
   const fraction = `".${from.slice(0, common)}" (${choices.join(" | ")})`;
-  // A missing fraction is a fraction of zeros.
-  return low === "" && !isLowOpen ? `(${fraction})?` : fraction;
+  if (isLowOpen || low.length > common) return fraction;
+  // The digits that both bounds begin with are `low` and zeros, which can be left out.
+  return low === "" ? `(${fraction})?` : `(".${low}" "0"{0,3} | ${fraction})`;
 }
 
 /** Writes whole numbers from 0 up. */
