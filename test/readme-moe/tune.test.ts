@@ -65,6 +65,15 @@ test.each([
   expect(existsSync(join(folder, "refused"))).toBe(false);
 });
 
+test("refuses to share neurons of experts that are wider than their teacher, before any work", async () => {
+  const [wide, out] = [join(folder, "wide"), join(folder, "wide-tuned")];
+  await writeTinyReadMe(wide, { ...WITH_TOKENIZER, expertSizes: [64, 72] });
+  const result = await runCli(call(out, "--sharing", "neurons").with(1, wide));
+  expect(result.stderr).toMatch(/experts of 72 neurons; its teacher's 64 cannot be shared/);
+  expect(result.code).toBe(1);
+  expect(existsSync(out) || existsSync(`${out}.unfinished`)).toBe(false);
+});
+
 test.each([
   ["lora", "none"],
   ["full", "none"],

@@ -14,12 +14,12 @@ const GATE = "expert.gate.weight";
  * Finds the dense neuron of each row. Rows may have been tuned before: they differ from their own neuron far less than
  * from all others.
  *
- * @returns `undefined` for experts that are wider than the dense FFN
+ * @throws {RangeError} for experts that are wider than the dense FFN
  */
 export async function findExpertNeurons(
   { student, teacher }: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
   { threads, signal }: { readonly threads?: number | undefined; readonly signal?: AbortSignal | undefined },
-): Promise<ExpertNeurons | undefined> {
+): Promise<ExpertNeurons> {
   const products = await Products.open(threads);
   try {
     const layers: Int32Array[][] = [];
@@ -29,7 +29,7 @@ export async function findExpertNeurons(
       for (const expert of experts) {
         signal?.throwIfAborted();
         const neurons = await matchNeurons(products, matrixOf(expert.get(GATE)!), dense);
-        if (!neurons) return undefined;
+        if (!neurons) throw new RangeError(`Expected experts of at most ${dense.rows} neurons, got wider ones`);
         own.push(neurons);
       }
       layers.push(own);

@@ -61,6 +61,7 @@ export async function tune(
 ): Promise<TuningReport> {
   const resolved = resolveTuneOptions(options);
   checkModels(student, teacher);
+  if (resolved.sharing === "neurons") checkWidths(student, teacher);
   await refuseOccupied(out);
   if (texts.length === 0) throw new RangeError("Expected text of at least one kind, got none");
   const startMs = performance.now();
@@ -143,7 +144,7 @@ export async function tune(
   }
 }
 
-/** Finds what experts have in common; a model with a single expert has no use for it. */
+/** Finds the neurons that experts have in common; a model with a single expert has no use for them. */
 async function sharingOf(
   { student, teacher }: TuneModels,
   weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
@@ -151,12 +152,7 @@ async function sharingOf(
 ): Promise<Sharing | undefined> {
   if (options.sharing === "none" || student.experts.names.length === 1) return undefined;
   const neurons = await findExpertNeurons(weights, options);
-  const { intermediateSize } = teacher.config;
-  if (neurons) return { neurons, intermediateSize, rank: options.sharedRank };
-  throw unsupported(
-    student,
-    `has experts wider than the ${intermediateSize} neurons of its teacher, so none are shared`,
-  );
+  return { neurons, intermediateSize: teacher.config.intermediateSize, rank: options.sharedRank };
 }
 
 function checkModels(student: Model, teacher: Model): void {
@@ -176,6 +172,15 @@ function checkModels(student: Model, teacher: Model): void {
     if (found !== expected) throw otherBase(`${name} ${found}`, `${expected}`);
   }
   if (positionsOf(teacher) !== positionsOf(student)) throw otherBase("other positions", "its own");
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for experts with more neurons than the teacher has */
+function checkWidths(student: Model, { config: { intermediateSize } }: Model): void {
+  for (const { experts } of student.weights.layers) {
+    const width = experts[0]?.gate.weight.shape[0] ?? 0;
+    if (width <= intermediateSize) continue;
+    throw unsupported(student, `has experts of ${width} neurons; its teacher's ${intermediateSize} cannot be shared`);
+  }
 }
 
 function positionsOf({ config }: Model): string {
