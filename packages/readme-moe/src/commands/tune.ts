@@ -80,14 +80,14 @@ export function tuneCommand(signal: AbortSignal): Command {
     .addOption(
       new Option(
         "--sharing <what>",
-        "what experts have in common: neurons of the dense model, or nothing (default: none); low-rank experts: a part of " +
-          "their ranks, what they begin from, or nothing (default: ranks)",
+        "common part of experts: neurons of the dense model, or none; of low-rank experts: ranks, what they start from, or " +
+          "none (default: neurons with lora, none with full, ranks of low-rank experts)",
       ).choices([...new Set([...TUNE_SHARINGS, ...SHARINGS])]),
     )
     .option(
       "--shared-rank <n>",
-      "rank of the change that common neurons have in common (default: that of --rank); with --sharing ranks: number of " +
-        "common ranks (default: half of them)",
+      "with --sharing neurons: rank of the common changes; with ranks: number of common ranks (default: that of --rank; " +
+        "half of it of low-rank experts)",
       wholeNumber(0),
     )
     .option(

@@ -19,7 +19,7 @@ export interface TuneOptions {
   /**
    * Parts that experts have in common. With `"neurons"`, a neuron of the dense model that several experts hold has one
    * change that the tokens of all of them train, and each expert trains its own change beside it. With `"none"`,
-   * experts learn from their own tokens alone. @default "none"
+   * experts learn from their own tokens alone. @default "neurons" with "lora", "none" with "full"
    */
   readonly sharing?: (typeof TUNE_SHARINGS)[number] | undefined;
   /** Rank of the changes in common, with `"lora"` and `"neurons"`. @default `rank` */
@@ -140,7 +140,7 @@ export function resolveTuneOptions(options: TuneOptions & TuneRun): ResolvedTune
     tokens,
     method,
     rank,
-    sharing: choiceOption("sharing", options.sharing ?? "none", TUNE_SHARINGS),
+    sharing: choiceOption("sharing", options.sharing ?? (method === "lora" ? "neurons" : "none"), TUNE_SHARINGS),
     sharedRank: integerOption("sharedRank", options.sharedRank ?? rank, 1, 1 << 16),
     attention: options.attention ?? false,
     learningRate: numberOption("learningRate", options.learningRate ?? (method === "lora" ? 2e-3 : 1e-4)),
