@@ -130,8 +130,8 @@ test("experts-by-customer trains an expert for each customer, from few tokens he
   await using engine = await ReadMeEngine.open(POCKET, { loras: { customers: out } });
   expect(engine.info.experts).toEqual(["none", "law", "recipes", "sea"]);
   expect(engine.info.hasRouter).toBe(true);
-  const { experts } = await engine.route("FISH SOUP.\n\nINGREDIENTS.--2 lbs. of fish, 1 onion, 1 oz. of butter.");
-  expect(Array.from(experts).filter((expert) => expert === 0).length).toBeLessThan(experts.length);
+  const route = await engine.route("FISH SOUP.\n\nINGREDIENTS.--2 lbs. of fish, 1 onion, 1 oz. of butter.");
+  expect(new Set(route.experts)).not.toEqual(new Set([0]));
 });
 
 test("an unknown example is refused with the names of the examples", async () => {

@@ -3,6 +3,8 @@
 import { cp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
+import { complete } from "../support/complete.ts";
+import { openExpertEngine } from "../support/expert-engine.ts";
 import {
   begin,
   ids,
@@ -73,6 +75,28 @@ describe("while requests run", () => {
     }
     expect(await statusOf(server, "base")).toBe(200);
     expect(server.models.numLeases).toBe(0);
+  });
+
+  test("a change of an engine that is replaced meanwhile is not told as done", async () => {
+    const server = await serve();
+    expect(await server.load("legal", "legal")).toMatch(/^200/);
+    const legal = join(folders.adapters, "legal");
+    const engine = await openExpertEngine(folders.model, { legal });
+    // A request that uses the expert until the gate opens.
+    const open: (() => void)[] = [];
+    const gate = new Promise<void>((resolve) => open.push(resolve));
+    const params = { maxTokens: 1, ignoreEos: true };
+    const running = complete(server.engine, { prompt: [5, 6], params, expert: "legal", processLogits: () => gate });
+    const unloaded = server.unload("legal");
+    await expect.poll(() => statusOf(server, "base:legal")).toBe(404);
+    const replaced = server.models.set("base", engine);
+    open[0]?.();
+    expect((await running).ids).toHaveLength(1);
+    expect(await unloaded).toBe("503 model_loading");
+    await replaced;
+    expect(await statusOf(server, "base:legal")).toBe(200);
+    expect(await server.unload("legal")).toMatch(/^200/);
+    await engine.dispose();
   });
 
   test("a server that shuts down changes no experts any more", async () => {

@@ -1,6 +1,7 @@
 // Low-rank changes of products, one output after the other.
 
 import { add, multiply, roundToHalf } from "./plain-kernel-numbers.ts";
+import { GROUP, roundInput, type RoundedGroup } from "./plain-kernel-product.ts";
 
 /** The factors of one product's change: `a` `[rank, numIn]`, `b` `[numOut, rank]`. */
 export interface PlainLowRank {
@@ -14,30 +15,69 @@ export interface PlainLowRank {
 
 /** Number of inputs that are added up by themselves. */
 const PART = 256;
+/** Number of ranks in a vector. */
+const VECTOR = 16;
 
 /** What a change adds to each output of its product. */
 export function changed(low: PlainLowRank, precision: "fp32" | "fp16" | "int8", input: Float32Array): Float32Array {
   const { rank, numIn, numOut, a, b, scale } = low;
-  const lowered = Array.from({ length: rank }, (_, k) => {
+  const groups = precision === "int8" ? roundInput(input) : [];
+  const scales: number[] = [];
+  const lowered = Float32Array.from({ length: Math.ceil(rank / VECTOR) * VECTOR }, (_, k) => {
+    if (k >= rank) return 0;
     const row = a.slice(k * numIn, (k + 1) * numIn);
     const column = Float32Array.from({ length: numOut }, (_ignored, out) => b[out * rank + k] as number);
     const [aScale, bScale] = [scaleOf(row, precision), scaleOf(column, precision)];
+    scales[k] = bScale;
     const values = row.map((value) => rounded(value / aScale, precision));
     const starts = Array.from({ length: Math.ceil(numIn / PART) }, (_ignored, part) => part * PART);
-    const parts = starts.map((from) =>
-      sumOfPart(values.subarray(from, from + PART), input.subarray(from, from + PART)),
-    );
+    const parts = starts.map((from) => {
+      const own = values.subarray(from, from + PART);
+      if (precision === "int8") return sumOfGroups(own, groups.slice(from / GROUP, (from + PART) / GROUP));
+      return sumOfPart(own, input.subarray(from, from + PART));
+    });
     const sum = parts.reduce((total, part) => add(total, part));
-    return { value: multiply(sum, Math.fround(scale * aScale * bScale)), bScale };
+    return multiply(sum, Math.fround(scale * aScale * bScale));
   });
-  return Float32Array.from({ length: numOut }, (_, out) => {
+  const factorOf = (out: number, k: number): number =>
+    k < rank ? Math.fround(rounded((b[out * rank + k] as number) / (scales[k] ?? 1), precision)) : 0;
+  const ofOutput = precision === "int8" ? bytesOf(lowered, factorOf) : floatsOf(lowered, factorOf);
+  return Float32Array.from({ length: numOut }, (_, out) => ofOutput(out));
+}
+
+type FactorOf = (out: number, k: number) => number;
+
+/** Two sums, one of even and one of odd ranks. */
+function floatsOf(lowered: Float32Array, factorOf: FactorOf): (out: number) => number {
+  return (out) => {
     const sums = [0, 0];
-    for (const [k, { value, bScale }] of lowered.entries()) {
-      const factor = Math.fround(rounded((b[out * rank + k] as number) / bScale, precision));
-      sums[k % 2] = add(sums[k % 2] as number, multiply(value, factor));
+    for (const [k, value] of lowered.entries()) {
+      sums[k % 2] = add(sums[k % 2] as number, multiply(value, factorOf(out, k)));
     }
     return add(sums[0] as number, sums[1] as number);
+  };
+}
+
+/** Integer sums of 16 ranks, whose values are rounded together. */
+function bytesOf(lowered: Float32Array, factorOf: FactorOf): (out: number) => number {
+  const vectors = Array.from({ length: lowered.length / VECTOR }, (_, vector) => {
+    const [group] = roundInput(lowered.subarray(vector * VECTOR, (vector + 1) * VECTOR));
+    return { first: vector * VECTOR, ...(group as RoundedGroup) };
   });
+  return (out) =>
+    vectors.reduce((total, { first, values, scale }) => {
+      const dot = values.reduce((sum, value, k) => sum + value * factorOf(out, first + k), 0);
+      return add(total, multiply(dot, scale));
+    }, 0);
+}
+
+/** Integer sums of the groups of rounded inputs, in order. */
+function sumOfGroups(values: Float32Array, groups: readonly RoundedGroup[]): number {
+  return groups.reduce((total, { values: inputs, scale }, group) => {
+    const own = values.subarray(group * GROUP, (group + 1) * GROUP);
+    const dot = inputs.reduce((sum, value, i) => sum + value * (own[i] ?? 0), 0);
+    return add(total, multiply(dot, scale));
+  }, 0);
 }
 
 /** Four sums, one of every fourth input; what is left at the end joins the first. */

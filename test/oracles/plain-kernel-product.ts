@@ -2,7 +2,7 @@
 
 import { add, divide, multiply, multiplyAdd, roundToEven } from "./plain-kernel-numbers.ts";
 
-const GROUP = 32;
+export const GROUP = 32;
 /** Inputs of a float32 product that are added up by themselves before they join the sum. */
 const FLOAT_RUN = 128;
 /** Below this a group counts as zeros. */
@@ -31,7 +31,7 @@ interface PlainBlocks extends Sizes {
 }
 
 /** A piece of the inputs, rounded to `scale * value`. */
-interface RoundedGroup {
+export interface RoundedGroup {
   readonly values: readonly number[];
   readonly scale: number;
 }
@@ -115,7 +115,7 @@ function dot(values: Int8Array, from: number, inputs: readonly number[]): number
 }
 
 /** Rounds inputs in groups, each so that its largest magnitude becomes 127. */
-function roundInput(input: Float32Array): readonly RoundedGroup[] {
+export function roundInput(input: Float32Array): readonly RoundedGroup[] {
   return Array.from({ length: Math.ceil(input.length / GROUP) }, (_, group) => {
     const floats = Array.from(input.subarray(group * GROUP, (group + 1) * GROUP));
     const largest = Math.max(...floats.map(Math.abs));

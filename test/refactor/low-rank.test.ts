@@ -45,7 +45,7 @@ afterAll(() => model.close());
 describe("the schedule", () => {
   const arbitrary = fc.record({
     tokens: fc.integer({ min: 1, max: 5000 }),
-    firstShare: fc.double({ min: 0, max: 0.99, noNaN: true }),
+    sharedShare: fc.double({ min: 0, max: 0.99, noNaN: true }),
     batchSequences: fc.integer({ min: 1, max: 5 }),
     numKinds: fc.integer({ min: 1, max: 5 }),
   });
@@ -83,7 +83,7 @@ describe("the schedule", () => {
   });
 
   test("text that is too short is repeated as a whole", () => {
-    const options = resolveLowRankOptions({ tokens: 640, firstShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
+    const options = resolveLowRankOptions({ tokens: 640, sharedShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
     const schedule = scheduleOf(options, 2);
     const training = textOf(2, 10);
     const plan = planOf({ kind: 1, isRest: false }, schedule, options);
@@ -93,20 +93,24 @@ describe("the schedule", () => {
   });
 
   test("rates rise, stay, and fall; a training that goes on has the rates of a whole one", () => {
-    const options = resolveLowRankOptions({ tokens: 102_400, learningRate: 1, warmUpSteps: 4, batchSequences: 4 }, 2);
-    const rates = (course: Course): readonly number[] => {
-      const plan = planOf(course, scheduleOf(options, 2), options);
-      return Array.from({ length: plan.steps }, (_, step) => plan.rates(step).matrices);
-    };
-    const all = rates("all");
-    expect(all).toHaveLength(100);
-    expect(all.slice(0, 6)).toEqual([0.25, 0.5, 0.75, 1, 1, 1]);
-    expect(all.slice(3, 51).every((rate) => rate === 1)).toBe(true);
-    expect(all.slice(51).every((rate, step) => rate < all[50 + step]!)).toBe(true);
-    expect(all.at(-1)).toBeLessThan(0.06);
-    expect([...rates("first"), ...rates("rest")]).toEqual(all);
-    expect(rates({ kind: 0, isRest: false })).toHaveLength(50);
-    expect(rates({ kind: 0, isRest: false }).slice(25)).toEqual(rates({ kind: 0, isRest: true }));
+    const given = { tokens: 102_400, learningRate: 1, warmUpSteps: 4, batchSequences: 4 };
+    for (const sharedShare of [0.3, 0.5, 0.76]) {
+      const options = resolveLowRankOptions({ ...given, sharedShare }, 2);
+      const rates = (course: Course): readonly number[] => {
+        const plan = planOf(course, scheduleOf(options, 2), options);
+        return Array.from({ length: plan.steps }, (_, step) => plan.rates(step).matrices);
+      };
+      const all = rates("all");
+      expect(all).toHaveLength(100);
+      expect(all.slice(0, 6)).toEqual([0.25, 0.5, 0.75, 1, 1, 1]);
+      expect(all.slice(3, 51).every((rate) => rate === 1)).toBe(true);
+      expect(all.slice(51).every((rate, step) => rate < all[50 + step]!)).toBe(true);
+      expect(all.at(-1)).toBeLessThan(0.06);
+      expect(rates("first")).toHaveLength(100 * sharedShare);
+      expect([...rates("first"), ...rates("rest")]).toEqual(all);
+      expect(rates({ kind: 0, isRest: false })).toHaveLength(50);
+      expect(rates({ kind: 0, isRest: false }).slice(50 * sharedShare)).toEqual(rates({ kind: 0, isRest: true }));
+    }
   });
 });
 
@@ -195,9 +199,10 @@ test("the report counts routes, tokens and evaluations", async () => {
   expect(report.tokens).toBe(48 * 4 * 32);
   expect(report.experts).toEqual(KINDS.map((name) => ({ name, folder: `experts/${name}` })));
   expect(report.trainings.map(({ stage, curve }) => [stage, ...curve.map(({ step }) => step)])).toEqual([
-    ["expert", 0, 24, 48],
-    ["shared", 0, 12, 24],
-    ["rival", 0, 12, 24],
+    ["shared", 0, 18, 36],
+    ["expert", 0, 3, 6],
+    ["expert", 0, 3, 6],
+    ["rival", 0, 6, 12],
   ]);
   const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as LowRankReport;
   expect(saved).toEqual(report);
@@ -216,19 +221,16 @@ test("passes over short text three times by default", { timeout: 60_000 }, async
   expect(found.options.tokens).toBe(3 * available);
 });
 
-test.each(["start", "none"] as const)("trains experts with sharing %s", { timeout: 60_000 }, async (sharing) => {
+test.each(["ranks", "none"] as const)("trains experts with sharing %s", { timeout: 60_000 }, async (sharing) => {
   const other = join(folder, sharing);
   const found = await tuneLowRank(model, await pocketTexts(KINDS), other, { ...OPTIONS, sharing, threads: 1 });
   const stages = found.trainings.map(({ stage, name }) => `${stage} ${name}`);
-  const shared = "shared all kinds";
-  const own = KINDS.map((name) => `expert ${name}`);
-  const end = "rival one for all";
-  expect(stages).toEqual(sharing === "start" ? [shared, ...own, end] : [...own, shared, end]);
+  const own = sharing === "ranks" ? [`expert ${KINDS.join(", ")}`] : KINDS.map((name) => `expert ${name}`);
+  expect(stages).toEqual([...own, "shared all kinds", "rival one for all"]);
   expect(found.label.above_dense).toBeLessThan(-0.5);
   // The expert for comparison does not depend on how the others are trained.
   expect(found.rival).toEqual(report.rival);
-  const own0 = found.trainings.find(({ stage }) => stage === "expert");
-  expect(own0?.curve.at(-1)?.step).toBe(sharing === "start" ? 12 : 24);
+  expect(found.trainings[0]?.curve.at(-1)?.step).toBe(sharing === "ranks" ? 48 : 24);
 });
 
 test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
@@ -236,7 +238,8 @@ test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
   ["a name that is no folder's", {}, ["../x"], /got "\.\.\/x"/],
   ["two names that differ in case", {}, ["a", "A"], /different names, got two `A`/],
   ["no text", {}, [], /at least one kind/],
-  ["a first share of 1", { firstShare: 1 }, ["a"], /`firstShare` to be below 1, got `1`/],
+  ["a shared share of 1", { sharedShare: 1 }, ["a"], /`sharedShare` to be below 1, got `1`/],
+  ["a constant share of 1", { constantShare: 1 }, ["a"], /`constantShare` to be below 1, got `1`/],
   ["a shared rank that is all", { sharedRank: 16 }, ["a"], /`sharedRank`/],
   ["no rank", { rank: 0 }, ["a"], /`rank`/],
   ["no alpha", { alpha: 0 }, ["a"], /`alpha` to be above 0/],

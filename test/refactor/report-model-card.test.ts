@@ -112,6 +112,23 @@ describe("the model card", () => {
     expect(tables).toContainEqual(["book", "`calibration/book.jsonl`", "41", "32,768", "4", "4,096", "CC-BY-SA-4.0"]);
   });
 
+  test("has a table of the data, with a column of licences only if there are any", () => {
+    const header = ["domain", "files", "documents", "tokens", "held-out documents", "held-out tokens"];
+    expect(tableRows(written())).toContainEqual([...header, "licences"]);
+    for (const licenses of [undefined, []]) {
+      const data = report.data.map((domain) => ({ ...domain, files: ["a.jsonl", "b.jsonl"], licenses }));
+      const tables = tableRows(cardOf({ ...report, data }));
+      expect(tables).toContainEqual(header);
+      expect(tables).toContainEqual(["book", "`a.jsonl`, `b.jsonl`", "41", "32,768", "4", "4,096"]);
+    }
+  });
+
+  test("lists verdicts line by line, and ends the commands before the next section", () => {
+    const card = cardOf({ ...report, verdict: ["First.", "Second."] });
+    expect(card).toContain("\n\n- First.\n- Second.\n\n");
+    expect(card).toMatch(/eval DIR --data text\.jsonl\n```\n\n[#|!\w]/);
+  });
+
   test("writes sizes that differ by layer as ranges, and the singular of one expert", () => {
     const [dense, paper] = report.losses;
     const better = lossRow("ours", 0.5, dense?.losses ?? {}, dense?.losses ?? {});
@@ -170,7 +187,9 @@ describe("the model card", () => {
     expect(bare).toContain("This model has no router.");
     expect(bare).not.toContain("a small router");
     expect(bare).not.toContain("license:");
+    expect(bare).toContain("[Read-ME](https://arxiv.org/abs/2410.19123). The result has");
     expect(tableRows(bare)).toContainEqual(["expert", "name"]);
+    expect(tableRows(bare)).toContainEqual(["3", "common_crawl"]);
   });
 
   test("leaves out absent parts", () => {

@@ -8,6 +8,8 @@
 /** Number of inputs in one part of lowered inputs, and of rows that one task lowers. */
 enum { PART_INPUTS = 256, LOWERED_ROWS = 4, MOST_TOGETHER = 3 };
 
+static size_t element_bytes(ChangeFormat format) { return format == CHANGE_FLOAT ? 4 : format == CHANGE_HALF ? 2 : 1; }
+
 static int num_parts(int numIn) { return (numIn + PART_INPUTS - 1) / PART_INPUTS; }
 
 /** Finds the weights that an entry changes; NULL for a product that the model does not have. */
@@ -24,10 +26,11 @@ static int read_entry(Reader *reader, const Kernel *kernel, int index, ChangeFor
   const Tensor *tensor = changed_tensor(kernel, index);
   if (!tensor) return fail(reader, "a change of a product that the model does not have");
   if (entry->rank < 0 || entry->rank > MOST_RANK || entry->rank % 16 != 0) return fail(reader, "a change's rank");
-  uint64_t rank = (uint64_t)entry->rank, bytes = format == CHANGE_FLOAT ? 4 : format == CHANGE_HALF ? 2 : 1;
+  uint64_t rank = (uint64_t)entry->rank, bytes = element_bytes(format);
   low->numIn = tensor->numIn;
   low->format = format;
-  low->lower = bytes_at(reader, entry->lower, (uint64_t)tensor->numIn * rank * bytes);
+  uint64_t numIn = (uint64_t)(format == CHANGE_INT8 ? whole(tensor->numIn, GROUP) : tensor->numIn);
+  low->lower = bytes_at(reader, entry->lower, numIn * rank * bytes);
   low->raise = bytes_at(reader, entry->raise, (uint64_t)tensor->numPanels * PANEL * rank * bytes);
   low->scales = (const float *)bytes_at(reader, entry->scales, rank * 4);
   return reader->error == NULL;
@@ -41,6 +44,7 @@ static int read_change(Reader *reader, const Kernel *kernel, Change *change) {
   if (head.magic != CHANGE_MAGIC || head.version != CHANGE_VERSION) return fail(reader, "a change's version");
   if (head.numLayers != kernel->model.numLayers) return fail(reader, "a change's layers");
   if (head.format < CHANGE_FLOAT || head.format > CHANGE_INT8) return fail(reader, "a change's format");
+  change->format = (ChangeFormat)head.format;
   for (int32_t i = 0; i < numEntries; i++) {
     ChangeEntry entry;
     memcpy(&entry, reader->file + sizeof head + (size_t)i * sizeof entry, sizeof entry);
@@ -99,6 +103,8 @@ const char *kernel_place_change(Kernel *kernel, int32_t slot, const uint8_t *byt
   }
   platform_free(kernel->changes[slot]);
   kernel->changes[slot] = change;
+  // Factors of bytes are multiplied by rounded inputs, which products of float32 do not need.
+  if (change && change->format == CHANGE_INT8) kernel->rounds = 1;
   // A step that has begun may point to the change that was replaced.
   kernel->step = NULL;
   return NULL;
@@ -144,13 +150,6 @@ static int run_of(const Changed *changed, int row, int end) {
   return next - row;
 }
 
-/** Returns the change of a product in the run that begins at `row`, if it reads as much as `low` does, else NULL. */
-static const LowRank *next_alike(const Changed *changed, int row, int end, int product, const LowRank *low) {
-  if (row >= end || !changed->changes[row]) return NULL;
-  const LowRank *next = &changed->changes[row]->products[changed->first + product];
-  return next->rank == low->rank && next->format == low->format ? next : NULL;
-}
-
 static Lowered lowered_shape(const Kernel *kernel, const Changed *changed) {
   int32_t rank = kernel->loweredRank;
   return (Lowered){changed->numParts, rank, rank * changed->numParts * changed->numProducts};
@@ -161,6 +160,35 @@ static float *lowered_at(const Kernel *kernel, const Changed *changed, Lowered s
   return kernel->lowered + (size_t)row * (size_t)shape.rowStride + (size_t)product * (size_t)(shape.partStride * changed->numParts);
 }
 
+/** Requests elements of a factor from memory, which come while others are computed with. */
+static void prefetch(const uint8_t *factor, size_t from, size_t count, ChangeFormat format) {
+  const uint8_t *at = factor + from * element_bytes(format);
+  for (size_t i = 0; i < count * element_bytes(format); i += 64) __builtin_prefetch(at + i, 0, 2);
+}
+
+/** Requests the factors by which a task lowers inputs `[from, to)` of rows `[row, end)`, except for its first run. */
+static void prefetch_lower(const Changed *changed, int row, int end, int from, int to) {
+  row += run_of(changed, row, end);
+  for (int count; row < end; row += count) {
+    count = run_of(changed, row, end);
+    for (int p = 0; changed->changes[row] && p < changed->numProducts; p++) {
+      const LowRank *low = &changed->changes[row]->products[changed->first + p];
+      if (low->rank > 0) prefetch(low->lower, (size_t)from * (size_t)low->rank, (size_t)(to - from) * (size_t)low->rank, low->format);
+    }
+  }
+}
+
+void prefetch_raise(const Changed *changed, int product, int rowFrom, int rowTo, int from, int to) {
+  if (changed->numParts == 0) return;
+  for (int row = rowFrom, count; row < rowTo; row += count) {
+    count = run_of(changed, row, rowTo);
+    if (!changed->changes[row]) continue;
+    const LowRank *low = &changed->changes[row]->products[changed->first + product];
+    size_t vector = 16 * (size_t)low->rank;
+    if (low->rank > 0) prefetch(low->raise, (size_t)from * vector, (size_t)(to - from) * vector, low->format);
+  }
+}
+
 Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *inputs, int numIn) {
   if (changed.numRows == 0 || !is_changed(kernel, &changed)) return changed;
   changed.numParts = num_parts(numIn);
@@ -168,15 +196,14 @@ Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *
   EACH_TASK(member, task, (changed.numRows + LOWERED_ROWS - 1) / LOWERED_ROWS * changed.numParts) {
     int part = task % changed.numParts, row = task / changed.numParts * LOWERED_ROWS, end = least(row + LOWERED_ROWS, changed.numRows);
     int from = part * PART_INPUTS, to = least(from + PART_INPUTS, numIn);
+    prefetch_lower(&changed, row, end, from, to);
     for (int count; row < end; row += count) {
       count = run_of(&changed, row, end);
       for (int p = 0; changed.changes[row] && p < changed.numProducts; p++) {
         const LowRank *low = &changed.changes[row]->products[changed.first + p];
         float *out = lowered_at(kernel, &changed, shape, row, p) + (size_t)part * (size_t)shape.partStride;
         if (low->rank == 0) continue;
-        const LowRank *next = next_alike(&changed, row + count, end, p, low);
-        const float *own = inputs->floats + (size_t)row * inputs->width;
-        kernel->loops->lower(low, own, inputs->width, count, from, to, out, shape.rowStride, next ? next->lower : NULL);
+        kernel->loops->lower(low, inputs, row, count, from, to, out, shape.rowStride);
       }
     }
   }
@@ -191,8 +218,7 @@ void raise_rows(const Kernel *kernel, const Changed *changed, int product, int r
     count = run_of(changed, row, rowTo);
     const LowRank *low = changed->changes[row] ? &changed->changes[row]->products[changed->first + product] : NULL;
     if (!low || low->rank == 0) continue;
-    const LowRank *next = next_alike(changed, row + count, rowTo, product, low);
     const float *parts = lowered_at(kernel, changed, shape, row, product);
-    kernel->loops->raise(low, from, to, parts, shape, count, out + (size_t)(row - rowFrom) * (size_t)outStride, outStride, next ? next->raise : NULL);
+    kernel->loops->raise(low, from, to, parts, shape, count, out + (size_t)(row - rowFrom) * (size_t)outStride, outStride);
   }
 }

@@ -45,6 +45,7 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
   EACH_TASK(member, task, (numBlocks + perTask - 1) / perTask) {
     for (int block = task * perTask; block < least(numBlocks, (task + 1) * perTask); block++) {
       float *logits = kernel->logits + (size_t)block * LOGIT_BLOCK;
+      prefetch_raise(&changed, 0, 0, numRows, block * 4, block * 4 + 4);
       loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->logitsWidth, NULL);
       raise_rows(kernel, &changed, 0, 0, numRows, block * 4, block * 4 + 4, logits, kernel->logitsWidth);
       for (int row = 0; row < numRows; row++) {

@@ -93,6 +93,10 @@ static void gate_piece(Kernel *kernel, int thread, Activation activation, const 
     to = least(from + GATE_COLUMNS / 16, piece->to);
     int columns = 16 * (to - from);
     const uint8_t *up = panel_at(part->up, from), *next = to < piece->to ? panel_at(part->gate ? part->gate : part->up, to) : NULL;
+    if (part->isShared) {
+      if (part->gate) prefetch_raise(changed, 0, piece->rowFrom, piece->rowTo, from, to);
+      prefetch_raise(changed, 1, piece->rowFrom, piece->rowTo, from, to);
+    }
     if (part->gate) loops->product(part->gate, from, to, &kernel->normed, piece->rowFrom, piece->rowTo, gates, GATE_COLUMNS, up);
     loops->product(part->up, from, to, &kernel->normed, piece->rowFrom, piece->rowTo, values, GATE_COLUMNS, next);
     if (part->isShared) {
@@ -121,6 +125,7 @@ void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Gro
     Piece piece = piece_of(kernel, layer, groups, &plan, task);
     Rows gated = rows_at(&kernel->gated, piece.part.column);
     float *out = piece.part.out + (size_t)piece.rowFrom * kernel->hiddenWidth + 16 * piece.from;
+    if (piece.part.isShared) prefetch_raise(changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to);
     kernel->loops->product(piece.part.down, piece.from, piece.to, &gated, piece.rowFrom, piece.rowTo, out, kernel->hiddenWidth, NULL);
     if (piece.part.isShared) raise_rows(kernel, changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to, out, kernel->hiddenWidth);
   }

@@ -1,66 +1,96 @@
-// Products with the two factors of a low-rank change. Elements become floats as they are read; no product is fused, so
-// all builds give the same bits.
+// Products with the two factors of a low-rank change. Floats and halves are multiplied by floats, without fused
+// multiply-add; bytes by rounded inputs. All builds give the same bits.
 
-/** Number of rows that share the elements that are read, which changes no bit. */
+/** Number of rows that share the factors that are read, which changes no bit. */
 #ifdef LOOPS_AVX512
 enum { LOW_RANK_ROWS = 4 };
 #else
 enum { LOW_RANK_ROWS = 1 };
 #endif
 
-/** Number of elements in a line of 64 bytes. */
-INLINE int32_t line_elements(const ChangeFormat format) { return format == CHANGE_FLOAT ? 16 : format == CHANGE_HALF ? 32 : 64; }
-
-/** Returns the address of an element. */
-INLINE const uint8_t *element_at(const uint8_t *factor, size_t at, const ChangeFormat format) {
-  return factor + at * (format == CHANGE_FLOAT ? 4 : format == CHANGE_HALF ? 2 : 1);
-}
-
-/** Prefetches the lines that hold `count` elements. */
-INLINE void prefetch_elements(const uint8_t *ahead, size_t at, int32_t count, const ChangeFormat format) {
-  for (int32_t i = 0; i < count; i += line_elements(format)) __builtin_prefetch(element_at(ahead, at + (size_t)i, format));
-}
-
 INLINE Floats load_elements(const uint8_t *factor, size_t at, const ChangeFormat format) {
-  if (format == CHANGE_FLOAT) return load((const float *)factor + at);
-  if (format == CHANGE_HALF) return load_halves((const uint16_t *)factor + at);
-  return load_bytes((const int8_t *)factor + at);
+  return format == CHANGE_FLOAT ? load((const float *)factor + at) : load_halves((const uint16_t *)factor + at);
 }
 
 /** Adds the products of inputs `[from, to)` up in four sums, one of every fourth input. */
-INLINE void lower_tile(const LowRank *low, const float *inputs, int32_t width, int32_t from, int32_t to, float *out, int32_t outStride,
-                       const int R, const ChangeFormat format, const uint8_t *ahead) {
+INLINE void lower_floats(const LowRank *low, const Rows *x, int32_t row, int32_t from, int32_t to, float *out, int32_t outStride, const int R,
+                         const ChangeFormat format) {
+  const float *inputs = x->floats + (size_t)row * (size_t)x->width;
   for (int32_t column = 0; column < low->rank; column += 16) {
     Floats sums[LOW_RANK_ROWS][4];
     for (int r = 0; r < R; r++)
       for (int j = 0; j < 4; j++) sums[r][j] = splat(0);
     int32_t k = from;
-    for (; k + 4 <= to; k += 4) {
-      if (column == 0) prefetch_elements(ahead, (size_t)k * (size_t)low->rank, 4 * low->rank, format);
+    for (; k + 4 <= to; k += 4)
       for (int j = 0; j < 4; j++) {
         Floats factor = load_elements(low->lower, (size_t)(k + j) * (size_t)low->rank + (size_t)column, format);
-        for (int r = 0; r < R; r++) sums[r][j] = add(sums[r][j], mul(splat(inputs[(size_t)r * (size_t)width + (size_t)(k + j)]), factor));
+        for (int r = 0; r < R; r++) sums[r][j] = add(sums[r][j], mul(splat(inputs[(size_t)r * (size_t)x->width + (size_t)(k + j)]), factor));
       }
-    }
     for (; k < to; k++) {
       Floats factor = load_elements(low->lower, (size_t)k * (size_t)low->rank + (size_t)column, format);
-      for (int r = 0; r < R; r++) sums[r][0] = add(sums[r][0], mul(splat(inputs[(size_t)r * (size_t)width + (size_t)k]), factor));
+      for (int r = 0; r < R; r++) sums[r][0] = add(sums[r][0], mul(splat(inputs[(size_t)r * (size_t)x->width + (size_t)k]), factor));
     }
     for (int r = 0; r < R; r++)
       store(out + (size_t)r * (size_t)outStride + column, add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3])));
   }
 }
 
+/** Adds the integer sums of each group of rounded inputs, times the inputs' scale, to float sums. */
+INLINE void lower_bytes(const LowRank *low, const Rows *x, int32_t row, int32_t from, int32_t to, float *out, int32_t outStride, const int R) {
+  const size_t width = (size_t)x->width;
+  for (int32_t column = 0; column < low->rank; column += 16) {
+    Floats sums[LOW_RANK_ROWS];
+    for (int r = 0; r < R; r++) sums[r] = splat(0);
+    for (size_t i = (size_t)from; i < (size_t)to; i += GROUP) {
+      Ints dots[LOW_RANK_ROWS];
+      for (int r = 0; r < R; r++) dots[r] = splat_int(x->offsets[((size_t)(row + r) * width + i) / GROUP]);
+      for (size_t k = i; k < i + GROUP; k += 4) {
+        const uint8_t *factor = low->lower + k * (size_t)low->rank + 4 * (size_t)column;
+        __builtin_prefetch(factor + AHEAD_BYTES);
+        Quads quads = load_quads(factor);
+        for (int r = 0; r < R; r++) dots[r] = dot(dots[r], quads, load_quad(x, (size_t)(row + r) * width + k));
+      }
+      for (int r = 0; r < R; r++)
+        sums[r] = add(sums[r], mul(to_floats(dots[r]), splat(x->scales[((size_t)(row + r) * width + i) / GROUP])));
+    }
+    for (int r = 0; r < R; r++) store(out + (size_t)r * (size_t)outStride + column, sums[r]);
+  }
+}
+
+/** Lowered inputs of some rows; rounded to `scale * value` in vectors of 16 for factors of bytes. */
+typedef struct {
+  float floats[LOW_RANK_ROWS][MOST_RANK];
+  int8_t values[LOW_RANK_ROWS][MOST_RANK];
+  int16_t wide[LOW_RANK_ROWS][MOST_RANK];
+  float scales[LOW_RANK_ROWS][MOST_RANK / 16];
+  int32_t offsets[LOW_RANK_ROWS][MOST_RANK / 16];
+} LoweredRows;
+
+/** Sums the parts of a row's lowered inputs, scales them, and rounds them for factors of bytes. */
+INLINE void join_parts(const LowRank *low, const float *parts, Lowered shape, LoweredRows *rows, int r, const ChangeFormat format) {
+  for (int32_t column = 0; column < low->rank; column += 16) {
+    Floats sum = load(parts + column);
+    for (int32_t part = 1; part < shape.numParts; part++) sum = add(sum, load(parts + (size_t)part * (size_t)shape.partStride + column));
+    Floats scaled = mul(sum, load(low->scales + column));
+    store(rows->floats[r] + column, scaled);
+    if (format != CHANGE_INT8) continue;
+    // As in `round_row`.
+    float largest = largest_lane(smaller(magnitude(scaled), splat(__builtin_inff())));
+    Floats factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
+    rows->offsets[r][column / 16] = offset_of(store_rounded(rows->values[r] + column, rows->wide[r] + column, mul(scaled, factor)));
+    rows->scales[r][column / 16] = largest / 127.0f + (largest - largest);
+  }
+}
+
 /** Adds the products of one vector of outputs up in two sums, one of even and one of odd ranks. */
-INLINE void raise_tile(const LowRank *low, int32_t vector, const float lowered[][MOST_RANK], float *out, int32_t outStride, const int R,
-                       const ChangeFormat format, const uint8_t *ahead) {
-  prefetch_elements(ahead, (size_t)vector * (size_t)low->rank * 16, low->rank * 16, format);
+INLINE void raise_floats(const LowRank *low, int32_t vector, const LoweredRows *rows, float *out, int32_t outStride, const int R,
+                         const ChangeFormat format) {
   Floats sums[LOW_RANK_ROWS][2];
   for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = splat(0);
   for (int32_t k = 0; k < low->rank; k += 2)
     for (int j = 0; j < 2; j++) {
       Floats factor = load_elements(low->raise, ((size_t)vector * (size_t)low->rank + (size_t)(k + j)) * 16, format);
-      for (int r = 0; r < R; r++) sums[r][j] = add(sums[r][j], mul(splat(lowered[r][k + j]), factor));
+      for (int r = 0; r < R; r++) sums[r][j] = add(sums[r][j], mul(splat(rows->floats[r][k + j]), factor));
     }
   for (int r = 0; r < R; r++) {
     float *at = out + (size_t)r * (size_t)outStride;
@@ -68,56 +98,71 @@ INLINE void raise_tile(const LowRank *low, int32_t vector, const float lowered[]
   }
 }
 
-/** Sums the parts of a row's lowered inputs, and scales them. */
-INLINE void join_parts(const LowRank *low, const float *parts, Lowered shape, float *out) {
+/** Adds the integer sums of each 16 ranks, times their scale, to one vector of outputs. */
+INLINE void raise_bytes(const LowRank *low, int32_t vector, const LoweredRows *rows, float *out, int32_t outStride, const int R) {
+  Rows lowered = {.values = (int8_t *)rows->values, .wide = (int16_t *)rows->wide};
+  Floats sums[LOW_RANK_ROWS];
+  for (int r = 0; r < R; r++) sums[r] = splat(0);
   for (int32_t column = 0; column < low->rank; column += 16) {
-    Floats sum = load(parts + column);
-    for (int32_t part = 1; part < shape.numParts; part++) sum = add(sum, load(parts + (size_t)part * (size_t)shape.partStride + column));
-    store(out + column, mul(sum, load(low->scales + column)));
+    Ints dots[LOW_RANK_ROWS];
+    for (int r = 0; r < R; r++) dots[r] = splat_int(rows->offsets[r][column / 16]);
+    for (int32_t k = column; k < column + 16; k += 4) {
+      Quads quads = load_quads(low->raise + ((size_t)vector * (size_t)low->rank + (size_t)k) * 16);
+      for (int r = 0; r < R; r++) dots[r] = dot(dots[r], quads, load_quad(&lowered, (size_t)r * MOST_RANK + (size_t)k));
+    }
+    for (int r = 0; r < R; r++) sums[r] = add(sums[r], mul(to_floats(dots[r]), splat(rows->scales[r][column / 16])));
+  }
+  for (int r = 0; r < R; r++) {
+    float *at = out + (size_t)r * (size_t)outStride;
+    store(at, add(load(at), sums[r]));
   }
 }
 
-INLINE void lower_as(const LowRank *low, const float *inputs, int32_t width, int32_t numRows, int32_t from, int32_t to, float *out,
-                     int32_t outStride, const ChangeFormat format, const uint8_t *ahead) {
-  int32_t row = 0;
+INLINE void lower_as(const LowRank *low, const Rows *x, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride,
+                     const ChangeFormat format) {
 #define TILE(R) \
-  lower_tile(low, inputs + (size_t)row * (size_t)width, width, from, to, out + (size_t)row * (size_t)outStride, outStride, R, format, ahead)
-  for (; row + LOW_RANK_ROWS <= numRows; row += LOW_RANK_ROWS) TILE(LOW_RANK_ROWS);
-  for (; row < numRows; row++) TILE(1);
+  do { \
+    if (format == CHANGE_INT8) lower_bytes(low, x, row, from, to, out, outStride, R); \
+    else lower_floats(low, x, row, from, to, out, outStride, R, format); \
+    row += R; \
+    out += (size_t)R * (size_t)outStride; \
+  } while (0)
+  const int32_t end = row + numRows;
+  while (row + LOW_RANK_ROWS <= end) TILE(LOW_RANK_ROWS);
+  while (row < end) TILE(1);
 #undef TILE
 }
 
 INLINE void raise_as(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
-                     int32_t outStride, const ChangeFormat format, const uint8_t *ahead) {
-  float lowered[LOW_RANK_ROWS][MOST_RANK];
+                     int32_t outStride, const ChangeFormat format) {
+  LoweredRows rows;
   for (int32_t row = 0; row < numRows;) {
-    int32_t count = row + LOW_RANK_ROWS <= numRows ? LOW_RANK_ROWS : 1;
-    for (int32_t r = 0; r < count; r++) join_parts(low, parts + (size_t)(row + r) * (size_t)shape.rowStride, shape, lowered[r]);
+    const int32_t count = row + LOW_RANK_ROWS <= numRows ? LOW_RANK_ROWS : 1;
+    for (int32_t r = 0; r < count; r++) join_parts(low, parts + (size_t)(row + r) * (size_t)shape.rowStride, shape, &rows, r, format);
     for (int32_t vector = vectorFrom; vector < vectorTo; vector++) {
       float *at = out + (size_t)row * (size_t)outStride + 16 * (vector - vectorFrom);
-      if (count == 1) raise_tile(low, vector, lowered, at, outStride, 1, format, ahead);
-      else raise_tile(low, vector, lowered, at, outStride, LOW_RANK_ROWS, format, ahead);
+#define TILE(R) (format == CHANGE_INT8 ? raise_bytes(low, vector, &rows, at, outStride, R) : raise_floats(low, vector, &rows, at, outStride, R, format))
+      if (count == 1) TILE(1);
+      else TILE(LOW_RANK_ROWS);
+#undef TILE
     }
     row += count;
   }
 }
 
-static void lower(const LowRank *low, const float *inputs, int32_t width, int32_t numRows, int32_t from, int32_t to, float *out,
-                  int32_t outStride, const uint8_t *next) {
-  const uint8_t *ahead = next ? next : low->lower + AHEAD_BYTES;
+static void lower(const LowRank *low, const Rows *x, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride) {
   switch (low->format) {
-    case CHANGE_FLOAT: lower_as(low, inputs, width, numRows, from, to, out, outStride, CHANGE_FLOAT, ahead); break;
-    case CHANGE_HALF: lower_as(low, inputs, width, numRows, from, to, out, outStride, CHANGE_HALF, ahead); break;
-    case CHANGE_INT8: lower_as(low, inputs, width, numRows, from, to, out, outStride, CHANGE_INT8, ahead); break;
+    case CHANGE_FLOAT: lower_as(low, x, row, numRows, from, to, out, outStride, CHANGE_FLOAT); break;
+    case CHANGE_HALF: lower_as(low, x, row, numRows, from, to, out, outStride, CHANGE_HALF); break;
+    case CHANGE_INT8: lower_as(low, x, row, numRows, from, to, out, outStride, CHANGE_INT8); break;
   }
 }
 
 static void raise(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
-                  int32_t outStride, const uint8_t *next) {
-  const uint8_t *ahead = next ? next : low->raise + AHEAD_BYTES;
+                  int32_t outStride) {
   switch (low->format) {
-    case CHANGE_FLOAT: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_FLOAT, ahead); break;
-    case CHANGE_HALF: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_HALF, ahead); break;
-    case CHANGE_INT8: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_INT8, ahead); break;
+    case CHANGE_FLOAT: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_FLOAT); break;
+    case CHANGE_HALF: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_HALF); break;
+    case CHANGE_INT8: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_INT8); break;
   }
 }

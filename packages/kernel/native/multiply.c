@@ -30,6 +30,7 @@ void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tens
       int own = from > first ? from : first, end = least(to, first + tensors[i]->numPanels * 4);
       if (own >= end) continue;
       float *at = out + (size_t)rowFrom * outStride + 16 * own;
+      prefetch_raise(changed, i, rowFrom, rowTo, own - first, end - first);
       kernel->loops->product(tensors[i], own - first, end - first, rows, rowFrom, rowTo, at, outStride, NULL);
       raise_rows(kernel, changed, i, rowFrom, rowTo, own - first, end - first, at, outStride);
     }

@@ -44,6 +44,7 @@ typedef struct {
 /** A low-rank change of the model: `[numLayers][CHANGED_PRODUCTS]`, then the head. */
 typedef struct {
   int32_t maxRank;
+  ChangeFormat format;
   LowRank products[];
 } Change;
 

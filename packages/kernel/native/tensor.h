@@ -52,7 +52,10 @@ typedef struct {
   int32_t rank;
   int32_t numIn;
   ChangeFormat format;
-  /** Factors: `[numIn][rank]`, and `[panels * 4][rank][16]`, outputs in vectors of 16; factors of no output are zero. */
+  /**
+   * Factors: `[numIn][rank]`, and `[panels * 4][rank][16]` with outputs in vectors of 16. Bytes are `factor + 128`,
+   * `[groups * 8][rank][4]` and `[panels * 4][rank / 4][16][4]`. Factors of no input and of no output are zero.
+   */
   const uint8_t *lower, *raise;
   /** `[rank]` */
   const float *scales;

@@ -68,31 +68,26 @@ INLINE float largest_lane(Floats x) {
 INLINE Floats load_halves(const uint16_t *p) {
   return (Floats){{_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))}};
 }
-INLINE Floats load_bytes(const int8_t *p) {
-  Floats x;
-  EACH x.v[i] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i))));
-  return x;
-}
 INLINE void store_halves(uint16_t *p, Floats x) {
   EACH _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(x.v[i], _MM_FROUND_TO_NEAREST_INT));
 }
 
-INLINE __m256i load_line(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE __m256i load_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE Quads low_nibbles(const uint8_t *p) {
   Quads q;
-  EACH q.v[i] = _mm256_and_si256(load_line(p + 32 * i), _mm256_set1_epi8(15));
+  EACH q.v[i] = _mm256_and_si256(load_bytes(p + 32 * i), _mm256_set1_epi8(15));
   return q;
 }
 INLINE Quads high_nibbles(const uint8_t *p) {
   Quads q;
-  EACH q.v[i] = _mm256_and_si256(_mm256_srli_epi16(load_line(p + 32 * i), 4), _mm256_set1_epi8(15));
+  EACH q.v[i] = _mm256_and_si256(_mm256_srli_epi16(load_bytes(p + 32 * i), 4), _mm256_set1_epi8(15));
   return q;
 }
 INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm256_set1_epi32(four); }
 
 #ifdef USE_AVX_VNNI
 #define QUADS_ARE_UNSIGNED 1
-INLINE Quads load_quads(const uint8_t *p) { return (Quads){{load_line(p), load_line(p + 32)}}; }
+INLINE Quads load_quads(const uint8_t *p) { return (Quads){{load_bytes(p), load_bytes(p + 32)}}; }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH sum.v[i] = _mm256_dpbusd_avx_epi32(sum.v[i], weights.v[i], inputs);
   return sum;
@@ -102,7 +97,7 @@ INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
 #define QUADS_ARE_UNSIGNED 0
 INLINE Quads load_quads(const uint8_t *p) {
   Quads q;
-  EACH q.v[i] = _mm256_xor_si256(load_line(p + 32 * i), _mm256_set1_epi8(-128));
+  EACH q.v[i] = _mm256_xor_si256(load_bytes(p + 32 * i), _mm256_set1_epi8(-128));
   return q;
 }
 INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {

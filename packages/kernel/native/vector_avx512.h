@@ -56,9 +56,6 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
 #define HAS_LARGEST_LANE
 INLINE float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
 INLINE Floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-INLINE Floats load_bytes(const int8_t *p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
 INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
 INLINE Quads load_quads(const uint8_t *p) { return _mm512_loadu_si512(p); }

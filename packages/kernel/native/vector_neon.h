@@ -55,13 +55,6 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   vst1q_s8(p, bytes);
   return vaddlvq_s8(bytes);
 }
-INLINE Floats load_bytes(const int8_t *p) {
-  int8x16_t bytes = vld1q_s8(p);
-  int16x8_t words[2] = {vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes))};
-  Floats x;
-  EACH x.v[i] = vcvtq_f32_s32(vmovl_s16(i % 2 == 0 ? vget_low_s16(words[i / 2]) : vget_high_s16(words[i / 2])));
-  return x;
-}
 INLINE Floats load_halves(const uint16_t *p) {
   Floats x;
   EACH x.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));

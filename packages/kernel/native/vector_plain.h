@@ -53,7 +53,6 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   return sum;
 }
 INLINE Floats load_halves(const uint16_t *p) { Floats x; EACH x.v[i] = float_of(p[i]); return x; }
-INLINE Floats load_bytes(const int8_t *p) { Floats x; EACH x.v[i] = p[i]; return x; }
 INLINE void store_halves(uint16_t *p, Floats x) { EACH p[i] = half_of(x.v[i]); }
 
 INLINE Quads load_quads(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = (int8_t)(p[i] ^ 128); return q; }

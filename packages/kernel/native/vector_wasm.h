@@ -56,11 +56,6 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   return wasm_i32x4_extract_lane(sum, 0) + wasm_i32x4_extract_lane(sum, 1);
 }
 /** Moves exponent and fraction below the sign, and corrects the exponent by a product, exact for finite halves. */
-INLINE Floats load_bytes(const int8_t *p) {
-  Floats x;
-  EACH x.v[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p + 4 * i))));
-  return x;
-}
 INLINE Floats load_halves(const uint16_t *p) {
   Floats x;
   EACH {

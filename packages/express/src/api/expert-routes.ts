@@ -5,6 +5,7 @@ import type { Request, Response } from "express";
 import type { ExpertFolder } from "../edge/experts/expert-folder.ts";
 import { liveExperts } from "../edge/experts/live-experts.ts";
 import { isExpertName } from "../edge/experts/model-ids.ts";
+import { modelReplaced } from "../edge/refusals.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { badRequest, engineError, invalid } from "../http/errors.ts";
 import { clientSignal } from "../http/request.ts";
@@ -54,9 +55,11 @@ async function change(
   make: (engine: Engine, expert: string) => Promise<void>,
 ): Promise<void> {
   const lease = models.leaseForChange(id);
-  const { engine, expert } = lease;
+  const { name, engine, expert } = lease;
   try {
     await make(engine, expert);
+    const isServed = models.list().some((served) => served.name === name && served.engine === engine);
+    if (!isServed) throw modelReplaced(name);
   } catch (error) {
     throw engineError(error, "lora_path", engine.info);
   } finally {

@@ -52,6 +52,12 @@ export function modelLoading(name: string, waitMs: number): ApiError {
   return refusal("server_error", "model_loading", { status: 503, message, headers: retryHeaders(waitMs) });
 }
 
+/** Creates the error of a change of an engine that does not serve the model any more. */
+export function modelReplaced(name: string): ApiError {
+  const message = `The model \`${name}\` was replaced meanwhile; try again.`;
+  return refusal("server_error", "model_loading", { status: 503, message, headers: retryHeaders(1) });
+}
+
 export function modelFailed(name: string): ApiError {
   return refusal("server_error", "model_failed", {
     status: 503,

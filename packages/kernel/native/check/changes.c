@@ -31,11 +31,14 @@ static int32_t add_elements(Making *making, size_t count, int32_t format, float 
 
 /** Sets the factors of outputs that fill up the last panel to zero. */
 static void clear_padding(Making *making, int32_t raise, int32_t numOut, int32_t rank) {
+  int32_t padded = (numOut + PANEL - 1) / PANEL * PANEL, isInt8 = making->format == CHANGE_INT8;
   size_t each = making->format == CHANGE_FLOAT ? 4 : making->format == CHANGE_HALF ? 2 : 1;
-  int32_t padded = (numOut + PANEL - 1) / PANEL * PANEL;
   for (int32_t out = numOut; out < padded; out++)
-    for (int32_t k = 0; k < rank; k++)
-      memset(making->bytes + (size_t)raise * 64 + (((size_t)(out / 16) * (size_t)rank + (size_t)k) * 16 + (size_t)(out % 16)) * each, 0, each);
+    for (int32_t k = 0; k < rank; k++) {
+      size_t vector = (size_t)(out / 16) * (size_t)rank * 16, lane = (size_t)(out % 16);
+      size_t at = isInt8 ? vector + (size_t)(k / 4) * 64 + lane * 4 + (size_t)(k % 4) : vector + (size_t)k * 16 + lane;
+      memset(making->bytes + (size_t)raise * 64 + at * each, isInt8 ? 128 : 0, each);
+    }
 }
 
 static ChangeEntry make_entry(Making *making, const TensorDescription *tensor, int32_t isOften) {
@@ -45,7 +48,8 @@ static ChangeEntry make_entry(Making *making, const TensorDescription *tensor, i
   // Changes about as large as outputs, and bytes as large as floats.
   float size = making->format == CHANGE_INT8 ? 1.0f / 128 / 128 : 1;
   ChangeEntry entry = {.rank = rank};
-  entry.lower = add_elements(making, (size_t)tensor->numIn * (size_t)rank, making->format, 1.0f / __builtin_sqrtf((float)tensor->numIn));
+  size_t numIn = (size_t)(making->format == CHANGE_INT8 ? (tensor->numIn + GROUP - 1) / GROUP * GROUP : tensor->numIn);
+  entry.lower = add_elements(making, numIn * (size_t)rank, making->format, 1.0f / __builtin_sqrtf((float)tensor->numIn));
   entry.raise = add_elements(making, panels * PANEL * (size_t)rank, making->format, 1.0f / __builtin_sqrtf((float)rank));
   clear_padding(making, entry.raise, tensor->numOut, rank);
   entry.scales = add_elements(making, (size_t)rank, CHANGE_FLOAT, size);

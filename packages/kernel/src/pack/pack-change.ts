@@ -11,7 +11,7 @@ import {
 import type { ChangeFactors } from "../change-factors.ts";
 import type { InputFactors } from "./input-factors.ts";
 import { aligned, UNIT_BYTES } from "./packed-file.ts";
-import { PANEL, wholePanels } from "./packed-tensor.ts";
+import { GROUP, PANEL, wholeGroups, wholePanels } from "./packed-tensor.ts";
 
 /** Number type of a change's factors. */
 export type ChangePrecision = "fp32" | "fp16" | "int8";
@@ -55,7 +55,8 @@ function layOutChange(expert: Pick<LowRankExpert, "layers" | "head">, precision:
     const [, numIn = 0] = refs.a.shape;
     const rank = Math.ceil(refs.rank / VECTOR) * VECTOR;
     const each = rank * ELEMENT_BYTES[precision];
-    const lower = take(numIn * each);
+    // Bytes are multiplied by whole groups of inputs.
+    const lower = take((precision === "int8" ? wholeGroups(numIn) * GROUP : numIn) * each);
     const raise = take(wholePanels(numOut) * PANEL * each);
     places.push({ refs, index, rank, lower, raise, scales: take(rank * 4), factors });
   };
@@ -130,8 +131,9 @@ function packProduct({ place, a, b }: ReadFactors, precision: ChangePrecision, e
   const { refs, rank, lower, raise, scales } = place;
   const [numOut = 0] = refs.b.shape;
   const [, numIn = 0] = refs.a.shape;
-  const packed = new Uint8Array(end - lower);
-  const ownScales = new Float32Array(packed.buffer, scales - lower, rank);
+  // A factor of 0 is the byte 128.
+  const packed = new Uint8Array(end - lower).fill(precision === "int8" ? 128 : 0);
+  const ownScales = new Float32Array(packed.buffer, scales - lower, rank).fill(0);
   const elements = elementsOf(precision, packed, raise - lower);
   const row = new Float32Array(numIn);
   const column = new Float32Array(numOut);
@@ -141,25 +143,42 @@ function packProduct({ place, a, b }: ReadFactors, precision: ChangePrecision, e
     for (let out = 0, at = k; out < numOut; out++, at += ownRank) column[out] = b[at]!;
     const [aScale, bScale] = [scaleOf(row, refs.a, precision), scaleOf(column, refs.b, precision)];
     ownScales[k] = refs.scale * aScale * bScale;
-    scatter(rounded(row, aScale, precision), elements.lowered, { from: k, step: rank, run: 1 });
-    scatter(rounded(column, bScale, precision), elements.raised, {
-      from: k * VECTOR,
-      step: rank * VECTOR,
-      run: VECTOR,
-    });
+    const [lowered, raised] = [rounded(row, aScale, precision), rounded(column, bScale, precision)];
+    if (precision === "int8") {
+      scatterQuads(lowered, elements.lowered, { place: k, step: rank });
+      scatterOutputs(raised, elements.raised, { place: k, rank });
+      continue;
+    }
+    for (let i = 0, at = k; i < numIn; i++, at += rank) elements.lowered[at] = lowered[i]!;
+    for (let out = 0; out < numOut; out++) {
+      elements.raised[((out >> 4) * rank + k) * VECTOR + (out & 15)] = raised[out]!;
+    }
   }
   return packed;
 }
 
-/** Writes runs of values `step` elements apart. */
-function scatter(
+/** Writes the bytes of one rank's inputs, `[numIn / 4][rank][4]`. */
+function scatterQuads(
   values: Float32Array,
-  into: Float32Array | Uint16Array | Int8Array,
-  { from, step, run }: { readonly from: number; readonly step: number; readonly run: number },
+  into: Elements,
+  { place, step }: { readonly place: number; readonly step: number },
 ): void {
   const { length } = values;
-  for (let i = 0, start = from; i < length; start += step) {
-    for (let at = start; at < start + run && i < length; at++, i++) into[at] = values[i]!;
+  for (let i = 0, start = 4 * place; i < length; start += 4 * step) {
+    for (let at = start; at < start + 4 && i < length; at++, i++) into[at] = values[i]! + 128;
+  }
+}
+
+/** Writes the bytes of one rank's outputs, `[vectors][rank / 4][16][4]`. */
+function scatterOutputs(
+  values: Float32Array,
+  into: Elements,
+  { place, rank }: { readonly place: number; readonly rank: number },
+): void {
+  const { length } = values;
+  const first = (place >> 2) * 4 * VECTOR + (place & 3);
+  for (let out = 0, start = first; out < length; start += rank * VECTOR) {
+    for (let at = start; at < start + 4 * VECTOR && out < length; at += 4, out++) into[at] = values[out]! + 128;
   }
 }
 
@@ -174,11 +193,17 @@ function rounded(values: Float32Array, scale: number, precision: ChangePrecision
   return values;
 }
 
-function elementsOf(precision: ChangePrecision, packed: Uint8Array, raise: number) {
+type Elements = Float32Array | Uint16Array | Uint8Array;
+
+function elementsOf(
+  precision: ChangePrecision,
+  packed: Uint8Array,
+  raise: number,
+): { readonly lowered: Elements; readonly raised: Elements } {
   const { buffer } = packed;
   if (precision === "fp32") return { lowered: new Float32Array(buffer), raised: new Float32Array(buffer, raise) };
   if (precision === "fp16") return { lowered: new Uint16Array(buffer), raised: new Uint16Array(buffer, raise) };
-  return { lowered: new Int8Array(buffer), raised: new Int8Array(buffer, raise) };
+  return { lowered: packed, raised: packed.subarray(raise) };
 }
 
 /**

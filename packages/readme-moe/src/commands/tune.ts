@@ -33,7 +33,7 @@ interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "
 
 /** Flags that only one of both kinds of tuning has. */
 const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
-const LOW_RANK_FLAGS = ["alpha", "firstShare", "teacherShare", "rival"] as const;
+const LOW_RANK_FLAGS = ["alpha", "sharedShare", "constantShare", "teacherShare", "rival"] as const;
 
 const rate = numberThat((value) => value >= 0, "a number from 0 up, such as 0.001");
 
@@ -80,8 +80,8 @@ export function tuneCommand(signal: AbortSignal): Command {
     .addOption(
       new Option(
         "--sharing <what>",
-        "common part of experts: neurons of the dense model, or none; of low-rank experts: ranks, what they start from, or " +
-          "none (default: neurons with lora, none with full, ranks of low-rank experts)",
+        "common part of experts: neurons of the dense model, or none; of low-rank experts: what they start from, ranks, or " +
+          "none (default: neurons with lora, none with full, start of low-rank experts)",
       ).choices([...new Set([...TUNE_SHARINGS, ...SHARINGS])]),
     )
     .option(
@@ -91,8 +91,13 @@ export function tuneCommand(signal: AbortSignal): Command {
       wholeNumber(0),
     )
     .option(
-      "--first-share <share>",
-      "low-rank experts: share of the tokens before the rate falls; with --sharing start all kinds learn from these (default: 0.5)",
+      "--shared-share <share>",
+      "with --sharing start: share of the tokens from which all kinds learn together (default: 0.75)",
+      rate,
+    )
+    .option(
+      "--constant-share <share>",
+      "low-rank experts: share of the tokens before the learning rate falls (default: 0.5)",
       rate,
     )
     .option(

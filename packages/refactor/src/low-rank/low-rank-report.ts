@@ -158,7 +158,7 @@ function card(report: LowRankReport, hasPicture: boolean): string {
   const products = options.attention ? "all products of the layers" : "the feed-forward products";
   const course = {
     ranks: `${options.sharedRank} of their ranks are the same: all text trained them.`,
-    start: `All kinds trained one expert on ${percent(options.firstShare)} of the tokens, from which each kind's own went on.`,
+    start: `All kinds trained one expert on ${percent(options.sharedShare)} of the tokens, from which each kind's own went on.`,
     none: "Each expert began from zero.",
   }[options.sharing];
   const sections = [

@@ -7,20 +7,19 @@ export const SHARINGS = ["ranks", "start", "none"] as const;
 /** Options of `tuneLowRank` that, beside the model and texts, decide the result. */
 export interface LowRankOptions {
   /**
-   * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind, but
-   * no more than three passes
+   * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind,
+   * but no more than three passes
    */
   readonly tokens?: number | undefined;
   /**
    * Common part of experts: `"ranks"`, some of their ranks, which all text trains; `"start"`, an expert that all kinds
-   * trained, from which each goes on; or `"none"`. @default "ranks"
+   * trained, from which each goes on; or `"none"`. @default "start"
    */
   readonly sharing?: (typeof SHARINGS)[number] | undefined;
-  /**
-   * Share of the tokens with the constant learning rate, after which it falls. With `"start"`, all kinds learn from
-   * these together. @default 0.5
-   */
-  readonly firstShare?: number | undefined;
+  /** Share of the tokens from which all kinds learn together with `"start"`. @default 0.75 */
+  readonly sharedShare?: number | undefined;
+  /** Share of the tokens with the constant learning rate, after which it falls. @default 0.5 */
+  readonly constantShare?: number | undefined;
   /** Rank of the changes. @default 16 */
   readonly rank?: number | undefined;
   /** Ranks of these that all experts have in common with `"ranks"`. @default half of the rank */
@@ -93,15 +92,15 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
   }
   const tokens = integerOption("tokens", options.tokens ?? 50_000 * Math.max(1, numKinds), 1);
   const rank = integerOption("rank", options.rank ?? 16, 1, 1 << 12);
-  const firstShare = numberOption("firstShare", options.firstShare ?? 0.5);
-  if (firstShare >= 1) throw new RangeError(`Expected \`firstShare\` to be below 1, got \`${firstShare}\``);
+  const sharedShare = shareOption("sharedShare", options.sharedShare ?? 0.75);
   const alpha = numberOption("alpha", options.alpha ?? rank);
   if (alpha === 0) throw new RangeError("Expected `alpha` to be above 0, got `0`");
   const steps = tokens / (batchSequences * sequenceTokens);
   const resolved = {
     tokens,
-    sharing: choiceOption("sharing", options.sharing ?? "ranks", SHARINGS),
-    firstShare,
+    sharing: choiceOption("sharing", options.sharing ?? "start", SHARINGS),
+    sharedShare,
+    constantShare: shareOption("constantShare", options.constantShare ?? 0.5),
     rank,
     sharedRank: integerOption("sharedRank", options.sharedRank ?? Math.floor(rank / 2), 0, rank - 1),
     alpha,
@@ -121,6 +120,11 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
   };
   rejectUnknownKeys("tuneLowRank", options, [...Object.keys(resolved), ...RUN_NAMES]);
   return resolved;
+}
+
+function shareOption(name: string, value: number): number {
+  if (numberOption(name, value) < 1) return value;
+  throw new RangeError(`Expected \`${name}\` to be below 1, got \`${value}\``);
 }
 
 const RUN_NAMES = [

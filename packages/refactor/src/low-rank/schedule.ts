@@ -1,5 +1,5 @@
-// Which text each part of a training learns from, and at which rate. The first part of the text is learned from at a
-// constant rate; the rate falls over the rest.
+// Which text each part of a training learns from, and at which rate. The rate depends on the share of the text that was
+// learned from: it is constant at first and falls afterwards, also of experts that go on from a common one.
 
 import { learningRateShare } from "../autodiff/adam.ts";
 import { shuffled } from "../random.ts";
@@ -25,11 +25,11 @@ export interface Schedule {
 
 /** Divides the tokens. Every way to train takes the same sequences, once each while there is text. */
 export function scheduleOf(
-  { tokens, firstShare, batchSequences, sequenceTokens }: ResolvedLowRankOptions,
+  { tokens, sharedShare, batchSequences, sequenceTokens }: ResolvedLowRankOptions,
   numKinds: number,
 ): Schedule {
   const stepsOfKind = Math.max(1, Math.round(tokens / (batchSequences * sequenceTokens * numKinds)));
-  const first = Math.min(stepsOfKind - 1, Math.round(stepsOfKind * firstShare));
+  const first = Math.min(stepsOfKind - 1, Math.round(stepsOfKind * sharedShare));
   return { firstSteps: first * numKinds, restSteps: stepsOfKind - first, numKinds };
 }
 
@@ -49,18 +49,13 @@ export function planOf(
   schedule: Schedule,
   options: ResolvedLowRankOptions,
 ): TrainingPlan<TextSequence> {
-  const { batchSequences, sequenceTokens, evaluations, learningRate, warmUpSteps, seed } = options;
+  const { batchSequences, sequenceTokens, evaluations, learningRate, seed } = options;
   const { firstSteps, restSteps, numKinds } = schedule;
   const isOwn = typeof course === "object";
   const isRest = isOwn ? course.isRest : course === "rest";
   const times = isOwn ? 1 : numKinds;
-  const constant = isRest ? 0 : (firstSteps * times) / numKinds;
-  const falling = course === "first" ? 0 : restSteps * times;
-  const warmUp = isRest ? 0 : Math.min(warmUpSteps, constant);
-  const rate = (step: number): number => {
-    if (step < warmUp) return (step + 1) / warmUp;
-    return step < constant ? 1 : learningRateShare(step - constant, falling, 0, LAST_RATE_SHARE);
-  };
+  const first = (firstSteps * times) / numKinds;
+  const rest = restSteps * times;
   const start = isRest ? (firstSteps / numKinds) * batchSequences : 0;
   const placeOf = (step: number, place: number): readonly [kind: number, place: number] => {
     const index = step * batchSequences + place;
@@ -70,17 +65,28 @@ export function planOf(
     return [index % numKinds, start + Math.floor(index / numKinds)];
   };
   return {
-    steps: constant + falling,
+    steps: (isRest ? 0 : first) + (course === "first" ? 0 : rest),
     stepTokens: batchSequences * sequenceTokens,
     evaluations,
     patience: 0,
-    rates: (step) => ({ matrices: learningRate * rate(step), vectors: 0, weightDecay: 0 }),
+    rates: (step) => {
+      const share = rateShare((isRest ? first : 0) + step, first + rest, options);
+      return { matrices: learningRate * share, vectors: 0, weightDecay: 0 };
+    },
     batch: (training, step) =>
       Array.from({ length: batchSequences }, (_, at) => {
         const [kind, place] = placeOf(step, at);
         return sequenceAt(training, { kind, place, seed });
       }),
   };
+}
+
+/** Returns the share of the learning rate at one of `steps` steps. */
+function rateShare(step: number, steps: number, options: ResolvedLowRankOptions): number {
+  const constant = Math.min(steps - 1, Math.round(steps * options.constantShare));
+  const warmUp = Math.min(options.warmUpSteps, constant);
+  if (step < warmUp) return (step + 1) / warmUp;
+  return step < constant ? 1 : learningRateShare(step - constant, steps - constant, 0, LAST_RATE_SHARE);
 }
 
 /** Finds a sequence of a kind; each time that all were drawn, they have a new order. */
