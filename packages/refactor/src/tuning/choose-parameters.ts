@@ -54,6 +54,8 @@ export function chooseParameters(weights: DecoderWeights, options: TrainableOpti
   return chosen;
 }
 
+const NOTHING_SHARED: ReadonlyMap<string, readonly Weight[]> = new Map();
+
 /** Change of one product that experts have in common: its two factors, or all its values. */
 interface CommonChange {
   readonly parts: readonly Weight[];
@@ -78,7 +80,7 @@ class Choice implements Trained {
     this.#addGroup(common, true);
     const { sharing } = this.#options;
     const [first] = experts;
-    const shared = sharing && first && experts.length > 1 ? this.#addShared(first, sharing) : new Map();
+    const shared = sharing && first && experts.length > 1 ? this.#addShared(first, sharing) : NOTHING_SHARED;
     for (const [which, expert] of experts.entries()) {
       const neurons = sharing?.neurons[index]?.[which] ?? new Int32Array();
       this.#addGroup(expert, true, (name) => {
