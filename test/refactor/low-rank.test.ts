@@ -199,10 +199,10 @@ test("the report counts routes, tokens and evaluations", async () => {
   expect(report.tokens).toBe(48 * 4 * 32);
   expect(report.experts).toEqual(KINDS.map((name) => ({ name, folder: `experts/${name}` })));
   expect(report.trainings.map(({ stage, curve }) => [stage, ...curve.map(({ step }) => step)])).toEqual([
-    ["shared", 0, 18, 36],
-    ["expert", 0, 3, 6],
-    ["expert", 0, 3, 6],
-    ["rival", 0, 6, 12],
+    ["shared", 0, 12, 24],
+    ["expert", 0, 6, 12],
+    ["expert", 0, 6, 12],
+    ["rival", 0, 12, 24],
   ]);
   const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as LowRankReport;
   expect(saved).toEqual(report);

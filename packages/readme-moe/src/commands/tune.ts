@@ -92,7 +92,7 @@ export function tuneCommand(signal: AbortSignal): Command {
     )
     .option(
       "--shared-share <share>",
-      "with --sharing start: share of the tokens from which all kinds learn together (default: 0.75)",
+      "with --sharing start: share of the tokens from which all kinds learn together (default: 0.5)",
       rate,
     )
     .option(

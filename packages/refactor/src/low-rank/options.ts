@@ -16,7 +16,7 @@ export interface LowRankOptions {
    * trained, from which each goes on; or `"none"`. @default "start"
    */
   readonly sharing?: (typeof SHARINGS)[number] | undefined;
-  /** Share of the tokens from which all kinds learn together with `"start"`. @default 0.75 */
+  /** Share of the tokens from which all kinds learn together with `"start"`. @default 0.5 */
   readonly sharedShare?: number | undefined;
   /** Share of the tokens with the constant learning rate, after which it falls. @default 0.5 */
   readonly constantShare?: number | undefined;
@@ -92,7 +92,7 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
   }
   const tokens = integerOption("tokens", options.tokens ?? 50_000 * Math.max(1, numKinds), 1);
   const rank = integerOption("rank", options.rank ?? 16, 1, 1 << 12);
-  const sharedShare = shareOption("sharedShare", options.sharedShare ?? 0.75);
+  const sharedShare = shareOption("sharedShare", options.sharedShare ?? 0.5);
   const alpha = numberOption("alpha", options.alpha ?? rank);
   if (alpha === 0) throw new RangeError("Expected `alpha` to be above 0, got `0`");
   const steps = tokens / (batchSequences * sequenceTokens);
