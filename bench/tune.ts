@@ -8,7 +8,8 @@ import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
 import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters, type Rates } from "../packages/refactor/src/tuning/parameters.ts";
+import { chooseParameters } from "../packages/refactor/src/tuning/choose-parameters.ts";
+import type { Rates } from "../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../packages/refactor/src/tuning/trainer.ts";
 import { AdaptedModel } from "../packages/refactor/src/low-rank/adapted-model.ts";
 import { newAdapter } from "../packages/refactor/src/low-rank/adapter.ts";
@@ -78,9 +79,9 @@ interface BenchTrainer {
 /** Makes the trainer of a Read-ME model with a dense teacher. */
 function distiller(kind: "lora" | "full"): BenchTrainer {
   const student = { ...randomWeights(SHAPE.ffn / 2, 2), embedding: teacher.embedding, head: teacher.head };
-  const parameters = chooseParameters(student, { method: kind, rank, attention: false, seed: 1 });
+  const trained = chooseParameters(student, { method: kind, rank, attention: false, seed: 1 });
   const settings = { sequenceTokens: tokens, microSequences: sequences, labelShare: 0.3, threads, signal: undefined };
-  return new Trainer(config, { student, teacher }, parameters, settings);
+  return new Trainer(config, { student, teacher }, trained, settings);
 }
 
 /** Makes the trainer of an expert of low rank over a dense model. */

@@ -47,6 +47,9 @@ test.each([
   ],
   [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--alpha", "8"], 2, /'--alpha' cannot be used without/],
   [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--no-rival"], 2, /'--no-rival' cannot be used without/],
+  [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--sharing", "ranks"], 2, /one of neurons, none, got ranks/],
+  [["--teacher", "TEACHER", "--data", BOOK, "--out", "x", "--shared-rank", "0"], 2, /`sharedRank`/],
+  [["--experts", "low-rank", "--data", BOOK, "--out", "x", "--sharing", "neurons"], 2, /got neurons/],
   [["--experts", "low-rank", "--data", BOOK], 2, /--out/],
   [["--experts", "half", "--data", BOOK, "--out", "x"], 2, /Allowed choices are low-rank/],
   [["--experts", "low-rank", "--method", "full", "--data", BOOK, "--out", "x"], 2, /'--method' cannot be used with/],
@@ -62,13 +65,39 @@ test.each([
   expect(existsSync(join(folder, "refused"))).toBe(false);
 });
 
-test.each(["lora", "full"])(
-  "%s writes a model with a smaller loss above its teacher",
+test("refuses to share neurons of experts that are wider than their teacher, before any work", async () => {
+  const [wide, out] = [join(folder, "wide"), join(folder, "wide-tuned")];
+  await writeTinyReadMe(wide, { ...WITH_TOKENIZER, expertSizes: [64, 72] });
+  const result = await runCli(call(out, "--sharing", "neurons").with(1, wide));
+  expect(result.stderr).toMatch(/experts of 72 neurons; its teacher's 64 cannot be shared/);
+  expect(result.code).toBe(1);
+  expect(existsSync(out) || existsSync(`${out}.unfinished`)).toBe(false);
+});
+
+test.each([
+  ["lora", "none"],
+  ["full", "none"],
+  ["lora", "neurons"],
+  ["full", "neurons"],
+])(
+  "%s, sharing %s, writes a model with a smaller loss above its teacher",
   { timeout: 120_000 },
-  async (method) => {
-    const out = join(folder, method);
+  async (method, sharing) => {
+    const out = join(folder, `${method}-${sharing}`);
     const result = await runCli(
-      call(out, "--method", method, "--tokens", "5120", "--learning-rate", "0.01", "--attention", "--json"),
+      call(
+        out,
+        "--method",
+        method,
+        "--sharing",
+        sharing,
+        "--tokens",
+        "5120",
+        "--learning-rate",
+        "0.01",
+        "--attention",
+        "--json",
+      ),
     );
     expect(result.code, result.stderr).toBe(0);
     const report = JSON.parse(result.stdout) as TuningReport;
@@ -80,7 +109,7 @@ test.each(["lora", "full"])(
     expect(await readFile(join(out, "README.md"), "utf8")).toContain("pictures/tuning.svg");
     expect(existsSync(join(out, "pictures", "tuning.svg"))).toBe(true);
     // The folder has the measured loss, which is where another tuning of it begins.
-    const next = await runCli(call(join(folder, `${method}-next`), "--tokens", "128", "--json").with(1, out));
+    const next = await runCli(call(`${out}-next`, "--tokens", "128", "--json").with(1, out));
     expect(next.code, next.stderr).toBe(0);
     const { before } = JSON.parse(next.stdout) as TuningReport;
     expect(before.mean).toBeCloseTo(report.after.mean, 4);

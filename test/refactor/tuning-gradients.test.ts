@@ -5,7 +5,9 @@ import { join } from "node:path";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
 import { readDecoderWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters, type Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
+import { chooseParameters } from "../../packages/refactor/src/tuning/choose-parameters.ts";
+import type { Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
+import { findExpertNeurons } from "../../packages/refactor/src/tuning/shared-neurons.ts";
 import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
 import { plainLoss } from "../oracles/plain-distillation.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
@@ -28,13 +30,20 @@ afterAll(async () => {
 });
 
 describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
-  test.each(["lora", "full"] as const)("gradients of %s agree with differences of the plain loss", async (method) => {
-    const { trainer, parameters, loss, sequences } = await setUp(options, method);
+  test.each([
+    ["lora", "none"],
+    ["full", "none"],
+    ["lora", "neurons"],
+    ["full", "neurons"],
+  ] as const)("gradients of %s, sharing %s, agree with differences of the plain loss", async (method, sharing) => {
+    const { trainer, parameters, loss, sequences } = await setUp(options, { method, sharing });
+    const kinds = new Set(parameters.map(kindOf));
+    expect([...kinds].some((kind) => kind.startsWith("shared/"))).toBe(sharing === "neurons");
     const figures = await trainer.gradients(sequences);
     const gradients = takeGradients(trainer, parameters);
     expect(figures.divergence + LABEL_SHARE * figures.crossEntropy).toBeCloseTo(loss(), 4);
     // Each kind of parameter is compared separately: large gradients would hide small ones.
-    for (const kind of new Set(parameters.map(kindOf))) {
+    for (const kind of kinds) {
       const some = parameters.filter((parameter) => kindOf(parameter) === kind && gradients.has(parameter.key));
       if (some.length > 0) expect(directionalError(some, gradients, loss), kind).toBeLessThan(BOUND);
     }
@@ -42,7 +51,7 @@ describe.each(Object.entries(VARIANTS))("with %s", (_, options) => {
 });
 
 test("detects a gradient with a wrong sign", async () => {
-  const { trainer, parameters, loss, sequences } = await setUp({}, "full");
+  const { trainer, parameters, loss, sequences } = await setUp({}, { method: "full" });
   await trainer.gradients(sequences);
   const gradients = takeGradients(trainer, parameters);
   for (const kind of new Set(parameters.map(kindOf))) {
@@ -53,7 +62,7 @@ test("detects a gradient with a wrong sign", async () => {
 });
 
 test("brings the student's distributions close to its teacher's", async () => {
-  const { trainer, sequences } = await setUp({}, "full");
+  const { trainer, sequences } = await setUp({}, { method: "full" });
   const rates = { matrices: 3e-3, vectors: 3e-3, weightDecay: 0 };
   const first = await trainer.step(sequences, rates);
   let last = first;
@@ -62,7 +71,10 @@ test("brings the student's distributions close to its teacher's", async () => {
 });
 
 test("has the same gradients for sequences run together and one by one", async () => {
-  const [together, apart] = [await setUp({}, "full", SEQUENCES), await setUp({}, "full", 1)];
+  const [together, apart] = [
+    await setUp({}, { method: "full" }),
+    await setUp({}, { method: "full", microSequences: 1 }),
+  ];
   await together.trainer.gradients(together.sequences);
   await apart.trainer.gradients(apart.sequences);
   const [a, b] = [together, apart].map(({ trainer, parameters }) => takeGradients(trainer, parameters));
@@ -72,23 +84,37 @@ test("has the same gradients for sequences run together and one by one", async (
   }
 });
 
-async function setUp(options: Variant, method: "lora" | "full", microSequences = SEQUENCES) {
+interface Setting {
+  readonly method: "lora" | "full";
+  readonly sharing?: "neurons" | "none";
+  readonly microSequences?: number;
+}
+
+async function setUp(options: Variant, { method, sharing = "none", microSequences = SEQUENCES }: Setting) {
   const name = join(folder, `${models.length}`);
   await writeTinyReadMe(name, { ...options, seed: 3 });
-  await writeTinyReadMe(`${name}-teacher`, { ...options, seed: 4, numExperts: 1 });
+  await writeTinyReadMe(`${name}-teacher`, { ...options, seed: 4, numExperts: 1, expertSizes: [48, 64] });
   const [student, teacher] = [await openModel(name), await openModel(`${name}-teacher`)];
   models.push(student, teacher);
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
   const config = { ...student.config, ...options.decoder };
   for (const one of Object.values(weights)) withVariant(one, options);
-  const parameters = chooseParameters(weights.student, { method, rank: 3, attention: true, seed: 5 });
+  const neurons = sharing === "neurons" ? await findExpertNeurons(weights, { threads: 1 }) : undefined;
+  const trained = chooseParameters(weights.student, {
+    method,
+    rank: 3,
+    attention: true,
+    seed: 5,
+    sharing: neurons && { neurons, intermediateSize: teacher.config.intermediateSize, rank: 2 },
+  });
+  const { parameters } = trained;
   const random = seededRandom(6);
   // The left factor of a zero change has no gradient.
   for (const { key, values } of parameters) {
     if (key.endsWith(".right")) values.forEach((_, i) => (values[i] = 0.3 * randomNormal(random)));
   }
   const settings = { sequenceTokens: TOKENS, microSequences, labelShare: LABEL_SHARE, threads: 1, signal: undefined };
-  const trainer = new Trainer(config, weights, parameters, settings);
+  const trainer = new Trainer(config, weights, trained, settings);
   trainers.push(trainer);
   const sequences = Array.from({ length: SEQUENCES }, () => ({
     tokenIds: Int32Array.from({ length: TOKENS }, () => randomInteger(random, student.config.vocabSize)),
@@ -108,7 +134,7 @@ function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<
   return gradients;
 }
 
-/** Removes file and layer from a key: `self_attn.q_proj.weight.left`. */
+/** Removes file and layer from a key: `self_attn.q_proj.weight.left`. Changes in common are a kind of their own. */
 function kindOf({ key }: Parameter): string {
-  return key.replace(/^\w+\/model\.(layers\.\d+\.)?/, "");
+  return key.replace(/^(shared\/)?(?:\w+\/)?model\.(?:layers\.\d+\.)?/, "$1");
 }

@@ -5,6 +5,8 @@ export const TINY_TUNING: TuneOptions = {
   tokens: 1536,
   method: "lora",
   rank: 4,
+  sharing: "neurons",
+  sharedRank: 3,
   attention: true,
   learningRate: 0.01,
   sequenceTokens: 32,

@@ -26,6 +26,7 @@ export { linePicture, type Curve, type LinePanel, type LinePicture } from "./rep
 export { stackedPicture, type StackedBar, type StackedPicture } from "./report/pictures/bar-pictures.ts";
 export {
   TUNE_METHODS,
+  TUNE_SHARINGS,
   type TuneEstimate,
   type TuneOptions,
   type TuneProgress,

@@ -3,6 +3,7 @@ import {
   tune,
   tuneLowRank,
   TUNE_METHODS,
+  TUNE_SHARINGS,
   type DomainText,
   type LowRankOptions,
   type LowRankProgress,
@@ -18,7 +19,8 @@ import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
 
-interface TuneFlags extends TuneOptions, LowRankOptions {
+interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "sharing"> {
+  readonly sharing?: string | undefined;
   readonly experts?: "low-rank";
   readonly teacher?: string;
   readonly data: readonly DataArgument[];
@@ -31,15 +33,7 @@ interface TuneFlags extends TuneOptions, LowRankOptions {
 
 /** Flags that only one of both kinds of tuning has. */
 const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
-const LOW_RANK_FLAGS = [
-  "alpha",
-  "sharing",
-  "sharedRank",
-  "sharedShare",
-  "constantShare",
-  "teacherShare",
-  "rival",
-] as const;
+const LOW_RANK_FLAGS = ["alpha", "sharedShare", "constantShare", "teacherShare", "rival"] as const;
 
 const rate = numberThat((value) => value >= 0, "a number from 0 up, such as 0.001");
 
@@ -86,10 +80,16 @@ export function tuneCommand(signal: AbortSignal): Command {
     .addOption(
       new Option(
         "--sharing <what>",
-        "low-rank experts: what they have in common, a part of their ranks, what they begin from, or nothing (default: start)",
-      ).choices(SHARINGS),
+        "common part of experts: neurons of the dense model, or none; of low-rank experts: what they start from, ranks, or " +
+          "none (default: neurons with lora, none with full, start of low-rank experts)",
+      ).choices([...new Set([...TUNE_SHARINGS, ...SHARINGS])]),
     )
-    .option("--shared-rank <n>", "with --sharing ranks: number of common ranks (default: half of them)", wholeNumber(0))
+    .option(
+      "--shared-rank <n>",
+      "with --sharing neurons: rank of the common changes; with ranks: number of common ranks (default: that of --rank; " +
+        "half of it of low-rank experts)",
+      wholeNumber(0),
+    )
     .option(
       "--shared-share <share>",
       "with --sharing start: share of the tokens from which all kinds learn together (default: 0.5)",
@@ -158,11 +158,29 @@ export function tuneCommand(signal: AbortSignal): Command {
       const flag = command.options.find((option) => option.attributeName() === name)?.long ?? name;
       command.error(`error: option '${flag}' cannot be used ${kind} --experts low-rank`);
     }
-    return isLowRank ? runLowRank(path, flags, signal) : runTune(path, flags, signal);
+    const { sharing } = flags;
+    return isLowRank
+      ? runLowRank(path, { ...flags, sharing: sharingOf(command, SHARINGS, sharing) }, signal)
+      : runTune(path, { ...flags, sharing: sharingOf(command, TUNE_SHARINGS, sharing) }, signal);
   });
 }
 
-async function runTune(path: string, flags: TuneFlags, signal: AbortSignal): Promise<void> {
+/** Returns the given name of `names`; another one is the caller's mistake. */
+function sharingOf<Name extends string>(
+  command: Command,
+  names: readonly Name[],
+  given: string | undefined,
+): Name | undefined {
+  const known = names.find((name) => name === given);
+  if (given === undefined || known !== undefined) return known;
+  return command.error(`error: option '--sharing' of these experts is one of ${names.join(", ")}, got ${given}`);
+}
+
+async function runTune(
+  path: string,
+  flags: TuneFlags & Pick<TuneOptions, "sharing">,
+  signal: AbortSignal,
+): Promise<void> {
   const { teacher: teacherName = "", experts: _, data, out, threads, checkpointSeconds, resume, json, ...rest } = flags;
   const { rival: __, ...options } = rest;
   const texts = await readDomains(data);
@@ -177,7 +195,11 @@ async function runTune(path: string, flags: TuneFlags, signal: AbortSignal): Pro
   );
 }
 
-async function runLowRank(path: string, flags: TuneFlags, signal: AbortSignal): Promise<void> {
+async function runLowRank(
+  path: string,
+  flags: TuneFlags & Pick<LowRankOptions, "sharing">,
+  signal: AbortSignal,
+): Promise<void> {
   const { experts: _, data, out, threads, checkpointSeconds, resume, json, ...options } = flags;
   const texts: readonly DomainText[] = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {

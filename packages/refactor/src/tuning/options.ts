@@ -3,6 +3,9 @@ import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core
 /** Kinds of trained parameters; see `TuneOptions.method`. */
 export const TUNE_METHODS = ["lora", "full"] as const;
 
+/** Parts that experts have in common; see `TuneOptions.sharing`. */
+export const TUNE_SHARINGS = ["neurons", "none"] as const;
+
 /** Options of `tune` that, beside the models and texts, decide the result. */
 export interface TuneOptions {
   /** Tokens to learn from, of all kinds of text together; text is repeated when there is less of it. @default 500000 */
@@ -13,6 +16,14 @@ export interface TuneOptions {
   readonly method?: (typeof TUNE_METHODS)[number] | undefined;
   /** Rank of the changes with `"lora"`. @default 32 */
   readonly rank?: number | undefined;
+  /**
+   * Parts that experts have in common. With `"neurons"`, a neuron of the dense model that several experts hold has one
+   * change that the tokens of all of them train, and each expert trains its own change beside it. With `"none"`,
+   * experts learn from their own tokens alone. @default "neurons" with "lora", "none" with "full"
+   */
+  readonly sharing?: (typeof TUNE_SHARINGS)[number] | undefined;
+  /** Rank of the changes in common, with `"lora"` and `"neurons"`. @default `rank` */
+  readonly sharedRank?: number | undefined;
   /** Whether attention is trained, too. @default false */
   readonly attention?: boolean | undefined;
   /** Highest learning rate. @default 0.002 with `"lora"`, 0.0001 with `"full"` */
@@ -124,10 +135,13 @@ export function resolveTuneOptions(options: TuneOptions & TuneRun): ResolvedTune
       `Expected \`microSequences\` to divide the ${batchSequences} of \`batchSequences\`, got \`${microSequences}\``,
     );
   }
+  const rank = integerOption("rank", options.rank ?? 32, 1, 1 << 16);
   const resolved = {
     tokens,
     method,
-    rank: integerOption("rank", options.rank ?? 32, 1, 1 << 16),
+    rank,
+    sharing: choiceOption("sharing", options.sharing ?? (method === "lora" ? "neurons" : "none"), TUNE_SHARINGS),
+    sharedRank: integerOption("sharedRank", options.sharedRank ?? rank, 1, 1 << 16),
     attention: options.attention ?? false,
     learningRate: numberOption("learningRate", options.learningRate ?? (method === "lora" ? 2e-3 : 1e-4)),
     weightDecay: numberOption("weightDecay", options.weightDecay ?? 0.01),

@@ -1,18 +1,8 @@
-// Trained parameters of a tuning, and the optimizer that updates them.
+// Trained parameters, and the optimizer that updates them.
 
-import { seededRandom } from "@readme-moe/core";
 import { ADAM, adamStep, clipGradients, zeroMoments, type AdamMoments } from "../autodiff/adam.ts";
-import { normals } from "../random.ts";
-import type { DecoderWeights, Weight, WeightGroup } from "./decoder/decoder-weights.ts";
-
-export interface TrainableOptions {
-  readonly method: "lora" | "full";
-  /** Rank of the changes with the method `lora`. */
-  readonly rank: number;
-  /** Whether attention is trained, too. */
-  readonly attention: boolean;
-  readonly seed: number;
-}
+import type { ComposedWeight } from "./composed-weight.ts";
+import type { Weight } from "./decoder/decoder-weights.ts";
 
 /** Trained array. */
 export interface Parameter extends Weight {
@@ -20,50 +10,9 @@ export interface Parameter extends Weight {
   readonly isVector: boolean;
 }
 
-const LAYER_NORMS: ReadonlySet<string> = new Set(["norm", "output_norm"]);
-
 /** Suffixes of the two factors of a weight's low-rank change. */
 export const LEFT = ".left";
 export const RIGHT = ".right";
-
-/**
- * Lists the trained parameters in the order of layers. The method `lora` adds factors to the weights' groups; their
- * product starts as zero.
- */
-export function chooseParameters(weights: DecoderWeights, options: TrainableOptions): readonly Parameter[] {
-  const random = seededRandom(options.seed);
-  const parameters: Parameter[] = [];
-  const choose = (group: WeightGroup, isTrained: boolean): void => {
-    for (const [name, weight] of Array.from(group)) {
-      // Norms of layers are always trained; norms of heads only with attention.
-      if (!isTrained && !LAYER_NORMS.has(name)) continue;
-      if (weight.shape.length === 1) parameters.push({ ...weight, isVector: true });
-      else if (options.method === "full") parameters.push({ ...weight, isVector: false });
-      else {
-        const [left, right] = factorsOf(weight, options.rank, random);
-        const product = name.replace(/\.weight$/, "");
-        group.set(product + LEFT, left).set(product + RIGHT, right);
-        parameters.push({ ...left, isVector: false }, { ...right, isVector: false });
-      }
-    }
-  };
-  for (const { attention, common, experts } of weights.layers) {
-    choose(attention, options.attention);
-    choose(common, true);
-    for (const expert of experts) choose(expert, true);
-  }
-  parameters.push({ ...weights.finalNorm, isVector: true });
-  return parameters;
-}
-
-function factorsOf({ key, shape }: Weight, maxRank: number, random: () => number): readonly [Weight, Weight] {
-  const [out = 0, size = 0] = shape;
-  const rank = Math.min(maxRank, out, size);
-  return [
-    { key: key + LEFT, shape: [rank, size], values: normals(rank * size, 1 / Math.sqrt(size), random) },
-    { key: key + RIGHT, shape: [out, rank], values: new Float32Array(out * rank) },
-  ];
-}
 
 export interface Rates {
   /** Learning rate of matrices. */
@@ -83,13 +32,21 @@ export class Optimizer {
   readonly #parameters: readonly Parameter[];
   readonly #states = new Map<string, ParameterState>();
   readonly #gradients = new Map<string, Float32Array>();
+  readonly #composed: ReadonlyMap<string, ComposedWeight>;
 
-  constructor(parameters: readonly Parameter[]) {
+  /** @param composed - weights made of the parameters, by which gradients are given */
+  constructor(parameters: readonly Parameter[], composed: readonly ComposedWeight[] = []) {
     this.#parameters = parameters;
+    this.#composed = new Map(composed.map((weight) => [weight.key, weight]));
   }
 
   /** Adds to the gradient of the next step. The optimizer owns `gradient` afterwards. */
   add(key: string, gradient: Float32Array): void {
+    const composed = this.#composed.get(key);
+    if (composed) {
+      composed.addGradient(gradient, (part) => this.#sumOf(part));
+      return;
+    }
     const sum = this.#gradients.get(key);
     if (!sum) this.#gradients.set(key, gradient);
     else for (let i = 0; i < sum.length; i++) sum[i]! += gradient[i]!;
@@ -122,6 +79,13 @@ export class Optimizer {
     }
     this.clear();
     return norm;
+  }
+
+  /** Returns the sum of a parameter's gradients so far. */
+  #sumOf({ key, values }: Weight): Float32Array {
+    const sum = this.#gradients.get(key) ?? new Float32Array(values.length);
+    this.#gradients.set(key, sum);
+    return sum;
   }
 
   /** All arrays that steps change, by name. */

@@ -6,7 +6,8 @@ import type { DecoderWeights } from "./decoder/decoder-weights.ts";
 import { GraphPool } from "./decoder/graph-pool.ts";
 import { crossEntropies, distillRows } from "./decoder/head.ts";
 import type { StepFigures } from "./options.ts";
-import { Optimizer, type Parameter, type Rates } from "./parameters.ts";
+import type { Trained } from "./choose-parameters.ts";
+import { Optimizer, type Rates } from "./parameters.ts";
 import { batchOf, labelsOf, type RoutedSequence } from "./tuning-data.ts";
 
 const MAX_GRADIENT_NORM = 1;
@@ -30,15 +31,19 @@ export class Trainer {
   constructor(
     config: ModelConfig,
     weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
-    parameters: readonly Parameter[],
+    { parameters, composed }: Trained,
     settings: TrainerSettings,
   ) {
     this.#pool = new GraphPool(config, settings.sequenceTokens, settings.threads);
-    this.#student = new Decoder(weights.student, this.#pool, new Set(parameters.map(({ key }) => key)));
+    this.#student = new Decoder(
+      weights.student,
+      this.#pool,
+      new Set([...parameters, ...composed].map(({ key }) => key)),
+    );
     this.#teacher = new Decoder(weights.teacher, this.#pool);
     this.#settings = settings;
     this.#weights = weights;
-    this.optimizer = new Optimizer(parameters);
+    this.optimizer = new Optimizer(parameters, composed);
   }
 
   /** Learns from sequences whose number is a multiple of `microSequences`. */

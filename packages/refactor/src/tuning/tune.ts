@@ -4,9 +4,10 @@ import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
-import { readDecoderWeights } from "./decoder/decoder-weights.ts";
-import { resolveTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
-import { chooseParameters } from "./parameters.ts";
+import { readDecoderWeights, type DecoderWeights } from "./decoder/decoder-weights.ts";
+import { resolveTuneOptions, type ResolvedTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
+import { chooseParameters, type Sharing } from "./choose-parameters.ts";
+import { findExpertNeurons, shareInCommon } from "./shared-neurons.ts";
 import { bestOf, estimateTuning, restoreParameters, stepsOfRound, train, tuningPlan } from "./train.ts";
 import { Trainer } from "./trainer.ts";
 import { prepareTexts, routeAll, type RoutedSequence, type TuningData } from "./tuning-data.ts";
@@ -60,6 +61,7 @@ export async function tune(
 ): Promise<TuningReport> {
   const resolved = resolveTuneOptions(options);
   checkModels(student, teacher);
+  if (resolved.sharing === "neurons") checkWidths(student, teacher);
   await refuseOccupied(out);
   if (texts.length === 0) throw new RangeError("Expected text of at least one kind, got none");
   const startMs = performance.now();
@@ -69,10 +71,12 @@ export async function tune(
   const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
 
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
-  const parameters = chooseParameters(weights.student, resolved);
+  const sharing = await sharingOf({ student, teacher }, weights, { ...options, ...resolved });
+  const trained = chooseParameters(weights.student, { ...resolved, sharing });
+  const { parameters } = trained;
   const trainedParameters = parameters.reduce((sum, { values }) => sum + values.length, 0);
   const { threads, signal } = options;
-  const trainer = new Trainer(student.config, weights, parameters, { ...resolved, threads, signal });
+  const trainer = new Trainer(student.config, weights, trained, { ...resolved, threads, signal });
   const routerOf = async (round: number): Promise<KeptRouter | undefined> => {
     if (round === 0) return undefined;
     const numExperts = student.experts.names.length;
@@ -123,6 +127,7 @@ export async function tune(
       teacher: options.teacherSource ?? teacher.path,
       options: resolved,
       trainedParameters,
+      commonNeurons: sharing && shareInCommon(sharing.neurons),
       seconds: (performance.now() - startMs) / 1000,
       domains: data.domains,
       history,
@@ -137,6 +142,17 @@ export async function tune(
   } finally {
     await trainer.dispose();
   }
+}
+
+/** Finds the neurons that experts have in common; a model with a single expert has no use for them. */
+async function sharingOf(
+  { student, teacher }: TuneModels,
+  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
+  options: Pick<ResolvedTuneOptions, "sharing" | "sharedRank"> & Pick<TuneRun, "threads" | "signal">,
+): Promise<Sharing | undefined> {
+  if (options.sharing === "none" || student.experts.names.length === 1) return undefined;
+  const neurons = await findExpertNeurons(weights, options);
+  return { neurons, intermediateSize: teacher.config.intermediateSize, rank: options.sharedRank };
 }
 
 function checkModels(student: Model, teacher: Model): void {
@@ -156,6 +172,15 @@ function checkModels(student: Model, teacher: Model): void {
     if (found !== expected) throw otherBase(`${name} ${found}`, `${expected}`);
   }
   if (positionsOf(teacher) !== positionsOf(student)) throw otherBase("other positions", "its own");
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for experts with more neurons than the teacher has */
+function checkWidths(student: Model, { config: { intermediateSize } }: Model): void {
+  for (const { experts } of student.weights.layers) {
+    const width = experts[0]?.gate.weight.shape[0] ?? 0;
+    if (width <= intermediateSize) continue;
+    throw unsupported(student, `has experts of ${width} neurons; its teacher's ${intermediateSize} cannot be shared`);
+  }
 }
 
 function positionsOf({ config }: Model): string {

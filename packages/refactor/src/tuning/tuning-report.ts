@@ -21,6 +21,8 @@ export interface TuningReport {
   readonly teacher: string;
   readonly options: ResolvedTuneOptions;
   readonly trained_parameters: number;
+  /** Share of the experts' neurons that another expert has, too, where these have changes in common. */
+  readonly common_neurons?: number;
   readonly steps: number;
   /** Planned steps; fewer are done when the loss no longer falls. */
   readonly planned_steps: number;
@@ -61,13 +63,15 @@ export interface TuningFacts {
   readonly teacher: string;
   readonly options: ResolvedTuneOptions;
   readonly trainedParameters: number;
+  readonly commonNeurons: number | undefined;
   /** Time of this process. */
   readonly seconds: number;
   readonly domains: readonly DomainCounts[];
   readonly history: TuningHistory;
 }
 
-export function tuningReport({ history, options, domains, trainedParameters, ...facts }: TuningFacts): TuningReport {
+export function tuningReport(known: TuningFacts): TuningReport {
+  const { history, options, domains, trainedParameters, commonNeurons, ...facts } = known;
   const tokensOf = (steps: number): number => steps * options.batchSequences * options.sequenceTokens;
   const losses = ({ mean, losses: all }: Evaluation): TuningLosses => ({
     mean,
@@ -81,6 +85,7 @@ export function tuningReport({ history, options, domains, trainedParameters, ...
     teacher: facts.teacher,
     options,
     trained_parameters: trainedParameters,
+    ...(commonNeurons === undefined ? {} : { common_neurons: commonNeurons }),
     steps: history.steps.length,
     planned_steps: stepsOf(options),
     tokens: tokensOf(history.steps.length),
@@ -119,6 +124,14 @@ function tuningSection(report: TuningReport): string {
     options.method === "lora"
       ? `low-rank changes (rank ${options.rank}) of the experts' weights`
       : "all weights of the experts";
+  const shared =
+    report.common_neurons === undefined
+      ? []
+      : [
+          `${Math.round(100 * report.common_neurons)} % of the experts' neurons are those of other experts, too, and have one change`,
+          "that the tokens of all experts trained. Each expert has its own change beside it.",
+          "",
+        ];
   return [
     "# Tuned",
     "",
@@ -130,6 +143,7 @@ function tuningSection(report: TuningReport): string {
     ...data.map(({ name }) => row(name, ({ losses }) => losses[name] ?? NaN)),
     row("**mean**", ({ mean }) => mean),
     "",
+    ...shared,
     `Above the dense model: ${signed(before.above_dense, 3)} before, **${signed(after.above_dense, 3)}** tuned.`,
     "",
     `![Loss above the dense model by training tokens](${CURVE})`,
