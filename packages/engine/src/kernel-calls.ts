@@ -107,24 +107,25 @@ function splitByExperts(
   sequences: readonly StepSequence[],
   fit: (experts: ReadonlySet<number>) => boolean,
 ): readonly (readonly StepPiece[])[] {
-  const calls: StepPiece[][] = [];
+  let call: StepPiece[] = [];
+  const calls = [call];
   let experts = new Set<number>();
   for (const { sequence, from, to } of pieces) {
     const own = sequences[sequence]?.experts ?? [];
-    for (let start = from; start < to;) {
-      const more = new Set([...experts, own[start] ?? 0]);
-      const isNew = calls.length === 0 || !fit(more);
-      experts = isNew ? new Set([own[start] ?? 0]) : more;
-      let end = start + 1;
-      for (; end < to; end++) {
-        const next = new Set([...experts, own[end] ?? 0]);
-        if (next.size > experts.size && !fit(next)) break;
-        experts = next;
+    let start = from;
+    for (let token = from; token < to; token++) {
+      const expert = own[token] ?? 0;
+      if (experts.has(expert)) continue;
+      const more = new Set(experts).add(expert);
+      if (experts.size === 0 || fit(more)) {
+        experts = more;
+        continue;
       }
-      if (isNew) calls.push([]);
-      calls.at(-1)?.push({ sequence, from: start, to: end });
-      start = end;
+      if (token > start) call.push({ sequence, from: start, to: token });
+      calls.push((call = []));
+      [start, experts] = [token, new Set([expert])];
     }
+    call.push({ sequence, from: start, to });
   }
   return calls;
 }

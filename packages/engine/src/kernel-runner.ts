@@ -21,7 +21,7 @@ import {
 import { type Model, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
-import type { ChangeMemory } from "./low-rank/change-memory.ts";
+import type { StreamedChanges } from "./low-rank/change-memory.ts";
 import { LowRankExperts } from "./low-rank/low-rank-experts.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
@@ -151,12 +151,12 @@ export class KernelRunner implements StepRunner {
 
   /** Experts that are in memory. */
   get residency(): Residency {
-    return this.#stream?.residency ?? this.#lowRank?.changes.residency ?? everythingResident;
+    return this.#stream?.residency ?? this.#lowRank?.streamed?.residency ?? everythingResident;
   }
 
   /** Memory of streamed experts; `undefined` if all experts are in memory. */
   get memory(): UnitMemory | undefined {
-    return this.#stream?.memory ?? this.#lowRank?.changes.units;
+    return this.#stream?.memory ?? this.#lowRank?.streamed?.units;
   }
 
   /** Low-rank experts; `undefined` for models with experts in their FFNs. */
@@ -166,7 +166,8 @@ export class KernelRunner implements StepRunner {
 
   /** Names of the experts by index; empty where one was removed. */
   get expertNames(): readonly string[] {
-    return this.#lowRank && this.#lowRank.names.list.length > 1 ? this.#lowRank.names.list : this.model.experts.names;
+    const names = this.#lowRank?.names;
+    return names && names.size > 1 ? names.list : this.model.experts.names;
   }
 
   openKv(options: KvMemoryOptions): KernelKv {
@@ -181,13 +182,14 @@ export class KernelRunner implements StepRunner {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }
     if (sequences.length === 0) return [];
-    for (const sequence of sequences) checkSequence(sequence, this.model.config, this.expertNames.length);
+    const numExperts = this.#lowRank?.names.size ?? this.model.experts.names.length;
+    for (const sequence of sequences) checkSequence(sequence, this.model.config, numExperts);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
-    const changes = this.#lowRank?.changes;
-    const fit = changes?.units && ((experts: ReadonlySet<number>) => changes.fit(experts));
+    const streamed = this.#lowRank?.streamed;
+    const fit = streamed && ((experts: ReadonlySet<number>) => streamed.fit(experts));
     const step = { kv, sequences, numCandidates, calls: callsOf(sequences, { maxRows: MAX_ROWS, fit }) };
     if (this.#stream) return this.#forwardStreamed(this.#stream, step);
-    return changes?.units ? this.#forwardChanged(changes, step) : this.#forwardResident(step);
+    return streamed ? this.#forwardChanged(streamed, step) : this.#forwardResident(step);
   }
 
   /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
@@ -203,9 +205,7 @@ export class KernelRunner implements StepRunner {
   /** Runs a step with all experts in memory. It awaits nothing, so that steps of several callers do not mix. */
   #forwardResident({ kv, sequences, numCandidates, calls }: RunnerStep): readonly StepLogits[] {
     this.#results.begin(sequences, numCandidates);
-    for (const call of calls) {
-      this.#call(call, kv);
-    }
+    for (const call of calls) this.#call(call, kv);
     return this.#results.end();
   }
 
@@ -216,11 +216,11 @@ export class KernelRunner implements StepRunner {
   }
 
   get #sizes(): CallSizes {
-    return { ...this.#limits, numChanges: this.#lowRank ? this.#lowRank.names.list.length - 1 : 0 };
+    return { ...this.#limits, numChanges: this.#lowRank ? this.#lowRank.names.size - 1 : 0 };
   }
 
   /** Runs a step with streamed low-rank experts, after the steps that were begun before it. */
-  #forwardChanged(changes: ChangeMemory, { kv, sequences, numCandidates, calls }: RunnerStep) {
+  #forwardChanged(changes: StreamedChanges, { kv, sequences, numCandidates, calls }: RunnerStep) {
     return this.#afterOthers(async () => {
       this.#results.begin(sequences, numCandidates);
       changes.expectRuns(calls.map(({ experts }) => experts));

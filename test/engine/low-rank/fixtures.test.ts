@@ -131,6 +131,7 @@ describe.each(FAMILIES)("adapters of %s", (family) => {
         expect(await lastLogits(streamed.runner, prompts.toReversed())).toEqual(alone.toReversed());
         const stats = streamed.runner.residency.streamed?.stats;
         expect(stats?.usedBytes).toBeLessThanOrEqual(expertCacheBytes);
+        expect(stats?.layerBytes).toEqual([numBytes]);
         expect(stats?.loads).toBeGreaterThanOrEqual(adapters.length - 1);
       }
     },
@@ -143,7 +144,7 @@ async function largestExpert(runner: KernelRunner): Promise<{ readonly numBytes:
   let numBytes = 0;
   for (const [index, name] of fixtureNames(`lora/${family}`).entries()) {
     const added = await runner.lowRank?.add(`size-${index}`, fixture(name));
-    numBytes = Math.max(numBytes, added?.numBytes ?? 0);
+    numBytes = Math.max(numBytes, added?.bytes ?? 0);
   }
   return { numBytes };
 }

@@ -73,6 +73,10 @@ export class ExpertCache {
     this.#lastUses = new Float64Array(numUnits).fill(-1);
   }
 
+  get budgetBytes(): number {
+    return this.#budgetBytes;
+  }
+
   get state(): ExpertCacheState {
     return {
       budgetBytes: this.#budgetBytes,
@@ -91,7 +95,8 @@ export class ExpertCache {
   /** Computes the bytes of each expert that are not in memory, `[numExperts]`. */
   missingBytes(): Float64Array {
     const { layout } = this.#plan;
-    const missing = Float64Array.from({ length: layout.numExperts }, (_, expert) => expertBytes(layout, expert));
+    const missing = new Float64Array(layout.numExperts);
+    for (let expert = 0; expert < missing.length; expert++) missing[expert] = expertBytes(layout, expert);
     for (const unit of this.#units.values()) {
       missing[unit.expert] = (missing[unit.expert] ?? 0) - this.#bytesOf(unit);
     }

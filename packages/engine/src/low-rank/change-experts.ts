@@ -1,12 +1,11 @@
 // Adds and removes low-rank experts of an engine that runs.
 
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { ReadMeError } from "@readme-moe/core";
 import type { Model } from "@readme-moe/model";
 import type { EngineCore } from "../engine-core.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import type { KernelRunner } from "../kernel-runner.ts";
-import type { LowRankExperts } from "./low-rank-experts.ts";
+import { type LowRankExperts, notDense } from "./low-rank-experts.ts";
 import type { LowRankRouters } from "./routers.ts";
 
 /** Parts of an engine with a dense model. */
@@ -25,9 +24,7 @@ export async function addExpert(
   path: string,
 ): Promise<readonly string[]> {
   const { runner, output, lowRank } = partsOf(model, changing);
-  const startMs = performance.now();
-  const { index, numBytes: bytes } = await lowRank.add(name, path);
-  output.event("expert:added", { name, index, bytes, durationMs: performance.now() - startMs });
+  output.event("expert:added", await lowRank.add(name, path));
   return runner.expertNames;
 }
 
@@ -39,15 +36,15 @@ export async function removeExpert(
 ): Promise<readonly string[]> {
   const { runner, routers, core, output, lowRank } = partsOf(model, changing);
   // Refuses also an expert that is being added or removed.
-  const usable = lowRank.names.indexOf(name);
-  lowRank.names.setUsable(usable, false);
-  const fixed = routers.forget(usable);
+  const index = lowRank.names.indexOf(name);
+  lowRank.names.setUsable(index, false);
+  const fixed = routers.forget(index);
   // A request may have its router and no sequence yet.
   await nextTurn();
-  await core.whenNone(({ router, experts }) => router === fixed || experts.includes(usable));
-  lowRank.remove(usable);
-  core.forgetExpert(usable);
-  output.event("expert:removed", { name, index: usable });
+  await core.whenNone(({ router, experts }) => router === fixed || experts.includes(index));
+  lowRank.remove(index);
+  core.forgetExpert(index);
+  output.event("expert:removed", { name, index });
   return runner.expertNames;
 }
 
@@ -57,6 +54,5 @@ function partsOf(
 ): ChangingExperts & { readonly lowRank: LowRankExperts } {
   const lowRank = changing?.runner.lowRank;
   if (changing && lowRank) return { ...changing, lowRank };
-  const message = `${model.path}: low-rank experts need a dense model, and this one has experts in its FFNs`;
-  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+  throw notDense(model);
 }

@@ -1,6 +1,6 @@
 // Low-rank experts of one kernel: all of them in memory, or as many as a budget holds. A unit is a whole expert.
 
-import { everythingResident, type ExpertLayout, type Residency } from "@readme-moe/core";
+import type { Residency } from "@readme-moe/core";
 import type { Kernel } from "@readme-moe/kernel";
 import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "../streamed/unit-memory.ts";
 import { UnitPlaces } from "../streamed/unit-places.ts";
@@ -8,21 +8,12 @@ import { streamedResidency } from "../streamed/streamed-residency.ts";
 import { MAX_LOW_RANK_EXPERTS } from "./expert-names.ts";
 import type { PackedChange } from "./packed-changes.ts";
 
-/** Runs steps whose rows have changes. */
+/** Memory of the experts of one kernel. */
 export interface ChangeMemory {
-  readonly residency: Residency;
-  /** Memory of streamed experts; `undefined` if all are in memory. */
-  readonly units: UnitMemory | undefined;
-  /** Whether these experts fit in memory at once. */
-  fit(experts: ReadonlySet<number>): boolean;
   /** Makes an expert available. @param index - from 1 */
   add(index: number, change: PackedChange): Promise<void>;
   /** Removes an expert that no row of a later step has. */
   remove(index: number): void;
-  /** Announces the experts of a step's calls, in order. */
-  expectRuns(runs: readonly (readonly number[])[]): void;
-  /** Calls `run` as soon as these experts are in memory. */
-  run(experts: readonly number[], run: () => void): Promise<void>;
 }
 
 /** Slot of an expert's change in the kernel. */
@@ -32,8 +23,6 @@ function slotOf(expert: number): number {
 
 /** All experts in memory. */
 export class ResidentChanges implements ChangeMemory {
-  readonly residency: Residency = everythingResident;
-  readonly units = undefined;
   readonly #kernel: Kernel;
   // Its buffers begin on pages of the system, as the kernel needs them.
   readonly #places = new UnitPlaces(0, 0);
@@ -41,10 +30,6 @@ export class ResidentChanges implements ChangeMemory {
 
   constructor(kernel: Kernel) {
     this.#kernel = kernel;
-  }
-
-  fit(): boolean {
-    return true;
   }
 
   async add(index: number, change: PackedChange): Promise<void> {
@@ -66,36 +51,30 @@ export class ResidentChanges implements ChangeMemory {
     this.#memory.delete(index);
     this.#places.release(memory);
   }
-
-  expectRuns(): void {
-    // All experts are in memory.
-  }
-
-  async run(_experts: readonly number[], run: () => void): Promise<void> {
-    run();
-  }
 }
 
 /** Reads experts by index. Expert 0 has no bytes. */
 class ChangeReader implements UnitReader {
   readonly numExperts = MAX_LOW_RANK_EXPERTS + 1;
   readonly unitBytes = new Float64Array(this.numExperts);
-  readonly changes = new Map<number, PackedChange>();
+  /** Bytes of the largest expert. The cache's layout shares this array, which changes with the experts. */
+  readonly layerBytes: [number] = [1];
+  readonly #changes = new Map<number, PackedChange>();
 
-  get layerBytes(): readonly number[] {
-    return [this.largestBytes];
-  }
-
-  get largestBytes(): number {
-    return Math.max(1, ...Array.from(this.changes.values(), ({ numBytes }) => numBytes));
+  /** Sets or removes an expert. */
+  set(index: number, change: PackedChange | undefined): void {
+    if (change) this.#changes.set(index, change);
+    else this.#changes.delete(index);
+    this.unitBytes[index] = change?.numBytes ?? 0;
+    this.layerBytes[0] = Math.max(1, ...Array.from(this.#changes.values(), ({ numBytes }) => numBytes));
   }
 
   leastBudget(): { readonly bytes: number; readonly reason: string } {
-    return { bytes: this.largestBytes, reason: "the size of the largest low-rank expert" };
+    return { bytes: this.layerBytes[0], reason: "the size of the largest low-rank expert" };
   }
 
   async read(_layer: number, expert: number, into: Uint8Array): Promise<void> {
-    await this.changes.get(expert)?.read(into);
+    await this.#changes.get(expert)?.read(into);
   }
 }
 
@@ -120,37 +99,34 @@ export class StreamedChanges implements ChangeMemory {
     this.residency = streamedResidency(this.units, withoutNone);
   }
 
-  get #layout(): ExpertLayout {
-    return this.units.layout;
-  }
-
+  /** Whether these experts fit in memory at once. */
   fit(experts: ReadonlySet<number>): boolean {
-    const { unitBytes = [] } = this.#layout;
+    const { unitBytes } = this.#reader;
     const bytes = Array.from(experts).reduce((sum, expert) => sum + (unitBytes[expert] ?? 0), 0);
-    return bytes <= this.units.cache.state.budgetBytes;
+    return bytes <= this.units.cache.budgetBytes;
   }
 
   async add(index: number, change: PackedChange): Promise<void> {
-    const { budgetBytes } = this.units.cache.state;
+    const { budgetBytes } = this.units.cache;
     if (change.numBytes > budgetBytes) {
       const expected = `at least ${change.numBytes} bytes, the size of this low-rank expert`;
       throw new RangeError(`Expected \`expertCacheBytes\` to be ${expected}, got \`${budgetBytes}\``);
     }
-    this.#reader.changes.set(index, change);
-    this.#reader.unitBytes[index] = change.numBytes;
+    this.#reader.set(index, change);
   }
 
   remove(index: number): void {
     this.units.forget(index);
     this.#unplace(index);
-    this.#reader.changes.delete(index);
-    this.#reader.unitBytes[index] = 0;
+    this.#reader.set(index, undefined);
   }
 
+  /** Announces the experts of a step's calls, in order. */
   expectRuns(runs: readonly (readonly number[])[]): void {
     this.units.expectRuns(runs.map(withoutNone));
   }
 
+  /** Calls `run` as soon as these experts are in memory. */
   async run(experts: readonly number[], run: () => void): Promise<void> {
     const own = withoutNone(experts);
     const isWhole = this.units.runWholeStep(own, ([layer]) => {

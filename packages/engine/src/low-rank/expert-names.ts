@@ -21,15 +21,14 @@ export class ExpertNames {
     return this.#entries.map((entry) => (entry?.isUsable === true ? entry.name : ""));
   }
 
+  /** Number of places, those of experts that cannot be used included. */
+  get size(): number {
+    return this.#entries.length;
+  }
+
   /** Finds an expert that can be used, by its name or index. @throws {RangeError} on an unknown one */
   indexOf(choice: string | number): number {
     return expertIndex(this.list, choice);
-  }
-
-  /** Finds an expert by its name, also if it cannot be used. */
-  find(name: string): number | undefined {
-    const index = this.#entries.findIndex((entry) => entry?.name === name);
-    return index < 0 ? undefined : index;
   }
 
   /**
@@ -37,7 +36,9 @@ export class ExpertNames {
    * @throws {RangeError} if the name is taken, or there are too many experts
    */
   reserve(name: string): number {
-    if (this.find(name) !== undefined) throw new RangeError(`Expected \`name\` to be a new expert's, got \`${name}\``);
+    if (this.#entries.some((entry) => entry?.name === name)) {
+      throw new RangeError(`Expected \`name\` to be a new expert's, got \`${name}\``);
+    }
     const free = this.#entries.indexOf(undefined);
     const index = free < 0 ? this.#entries.length : free;
     if (index > MAX_LOW_RANK_EXPERTS) {

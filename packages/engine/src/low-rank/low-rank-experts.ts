@@ -1,5 +1,6 @@
 // Low-rank experts of a dense model that runs: their names, and their changes in the kernel.
 
+import { ReadMeError, type ReadMeEvents } from "@readme-moe/core";
 import type { Kernel } from "@readme-moe/kernel";
 import { type Model, openLowRankExpert } from "@readme-moe/model";
 import type { UnitMemoryOptions } from "../streamed/unit-memory.ts";
@@ -7,23 +8,22 @@ import { type ChangeMemory, ResidentChanges, StreamedChanges } from "./change-me
 import { ExpertNames } from "./expert-names.ts";
 import { cachedChange, type ChangePacking, freshChange } from "./packed-changes.ts";
 
-/** An expert that was added. */
-export interface AddedExpert {
-  readonly index: number;
-  /** Size in memory. */
-  readonly numBytes: number;
-}
+/** An expert that was added; payload of its event. */
+export type AddedExpert = Parameters<ReadMeEvents["expert:added"]>[0];
 
 export class LowRankExperts {
   readonly names: ExpertNames = new ExpertNames();
-  readonly changes: ChangeMemory;
+  /** Experts within a budget; `undefined` if all are in memory. */
+  readonly streamed: StreamedChanges | undefined;
+  readonly #memory: ChangeMemory;
   readonly #model: Model;
   readonly #packing: ChangePacking;
 
-  private constructor(model: Model, changes: ChangeMemory, packing: ChangePacking) {
+  private constructor(model: Model, packing: ChangePacking, memory: ResidentChanges | StreamedChanges) {
     this.#model = model;
-    this.changes = changes;
     this.#packing = packing;
+    this.#memory = memory;
+    this.streamed = memory instanceof StreamedChanges ? memory : undefined;
   }
 
   /** Opens memory for experts, limited to `expertCacheBytes` if it is given. */
@@ -36,11 +36,11 @@ export class LowRankExperts {
       ...options
     }: Omit<UnitMemoryOptions, "budgetBytes"> & { readonly expertCacheBytes?: number | undefined },
   ): LowRankExperts {
-    const changes =
+    const memory =
       budgetBytes === undefined
         ? new ResidentChanges(kernel)
         : new StreamedChanges(kernel, { ...options, budgetBytes });
-    return new LowRankExperts(model, changes, packing);
+    return new LowRankExperts(model, packing, memory);
   }
 
   /**
@@ -51,16 +51,15 @@ export class LowRankExperts {
    * @throws {TypeError | ReadMeError} as `openLowRankExpert`; if a tensor cannot be read, or holds NaN
    */
   async add(name: string, path: string): Promise<AddedExpert> {
+    const startMs = performance.now();
     const index = this.names.reserve(name);
     try {
       const expert = await openLowRankExpert(path, name, this.#model);
       try {
-        const change = this.changes.units
-          ? await cachedChange(expert, this.#packing)
-          : freshChange(expert, this.#packing);
-        await this.changes.add(index, change);
+        const change = this.streamed ? await cachedChange(expert, this.#packing) : freshChange(expert, this.#packing);
+        await this.#memory.add(index, change);
         this.names.setUsable(index, true);
-        return { index, numBytes: change.numBytes };
+        return { name, index, bytes: change.numBytes, durationMs: performance.now() - startMs };
       } finally {
         await expert.close();
       }
@@ -72,7 +71,13 @@ export class LowRankExperts {
 
   /** Removes an expert that no sequence uses any more. */
   remove(index: number): void {
-    this.changes.remove(index);
+    this.#memory.remove(index);
     this.names.free(index);
   }
+}
+
+/** Makes the error of a model that cannot have low-rank experts. */
+export function notDense({ path }: Pick<Model, "path">): ReadMeError {
+  const message = `${path}: low-rank experts need a dense model, and this one has experts in its FFNs`;
+  return new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }

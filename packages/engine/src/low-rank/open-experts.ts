@@ -1,10 +1,9 @@
-import type { ReadMeEvents } from "@readme-moe/core";
-import { ReadMeError } from "@readme-moe/core";
 import { gatherExperts, type LowRankSet, type Model } from "@readme-moe/model";
 import type { KernelRunner } from "../kernel-runner.ts";
+import { type AddedExpert, notDense } from "./low-rank-experts.ts";
 
 /** Receives the events of experts. */
-export type OnExpertAdded = (event: Parameters<ReadMeEvents["expert:added"]>[0]) => void;
+export type OnExpertAdded = (event: AddedExpert) => void;
 
 /**
  * Adds a dense model's low-rank experts to its runner: those of its folder, then further ones.
@@ -20,17 +19,12 @@ export async function openExperts(
   onAdded?: OnExpertAdded,
 ): Promise<LowRankSet> {
   const { lowRank } = runner;
-  if (!lowRank && Object.keys(loras).length > 0) {
-    const message = `${model.path}: low-rank experts need a dense model, and this one has experts in its FFNs`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
-  }
+  if (!lowRank && Object.keys(loras).length > 0) throw notDense(model);
   const set = await gatherExperts(model, loras);
   try {
     for (const { name, path } of set.experts) {
-      const startMs = performance.now();
       const added = await lowRank?.add(name, path);
-      if (!added) continue;
-      onAdded?.({ name, index: added.index, bytes: added.numBytes, durationMs: performance.now() - startMs });
+      if (added) onAdded?.(added);
     }
     return set;
   } catch (error) {

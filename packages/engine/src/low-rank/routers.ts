@@ -98,7 +98,7 @@ export class LowRankRouters implements Routers {
   /** Whether a choice is the model itself: "none", or its only expert's name while it has no others. */
   #isPlain(choice: ExpertChoice): boolean {
     const { names } = this.#experts;
-    return choice === NO_EXPERT || (names.list.length === 1 && choice === this.#model.experts.names[0]);
+    return choice === NO_EXPERT || (names.size === 1 && choice === this.#model.experts.names[0]);
   }
 
   /** Makes no later choice of an expert. @returns its router, which running sequences may have */

@@ -92,7 +92,7 @@ export class UnitMemory {
     return {
       ...this.cache.counters,
       layerBytes: this.layout.layerBytes,
-      budgetBytes: this.cache.state.budgetBytes,
+      budgetBytes: this.cache.budgetBytes,
       usedBytes: usedBytes(this.cache.state, this.layout),
       failedReads: this.#failedReads,
       stallMs: this.#stallMs,
