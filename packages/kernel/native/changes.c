@@ -27,7 +27,6 @@ static int read_entry(Reader *reader, const Kernel *kernel, int index, ChangeFor
   if (!tensor) return fail(reader, "a change of a product that the model does not have");
   if (entry->rank < 0 || entry->rank > MOST_RANK || entry->rank % 16 != 0) return fail(reader, "a change's rank");
   uint64_t rank = (uint64_t)entry->rank, bytes = element_bytes(format);
-  low->numIn = tensor->numIn;
   low->format = format;
   uint64_t numIn = (uint64_t)(format == CHANGE_INT8 ? whole(tensor->numIn, GROUP) : tensor->numIn);
   low->lower = bytes_at(reader, entry->lower, numIn * rank * bytes);
@@ -116,7 +115,7 @@ void close_changes(Kernel *kernel) {
   platform_free(kernel->lowered);
 }
 
-/** Adds a change to those of the step, unless it was the last one or is there already. */
+/** Adds a change to those of the step, unless it is among them. */
 static void use(Kernel *kernel, const Change *change) {
   for (int32_t i = kernel->numUsed - 1; i >= 0; i--)
     if (kernel->used[i] == change) return;
@@ -160,13 +159,13 @@ static float *lowered_at(const Kernel *kernel, const Changed *changed, Lowered s
   return kernel->lowered + (size_t)row * (size_t)shape.rowStride + (size_t)product * (size_t)(shape.partStride * changed->numParts);
 }
 
-/** Requests elements of a factor from memory, which come while others are computed with. */
+/** Prefetches elements of a factor into the second-level cache. */
 static void prefetch(const uint8_t *factor, size_t from, size_t count, ChangeFormat format) {
   const uint8_t *at = factor + from * element_bytes(format);
   for (size_t i = 0; i < count * element_bytes(format); i += 64) __builtin_prefetch(at + i, 0, 2);
 }
 
-/** Requests the factors by which a task lowers inputs `[from, to)` of rows `[row, end)`, except for its first run. */
+/** Prefetches the factors with which a task lowers inputs `[from, to)` of rows `[row, end)`, except for its first run. */
 static void prefetch_lower(const Changed *changed, int row, int end, int from, int to) {
   row += run_of(changed, row, end);
   for (int count; row < end; row += count) {
@@ -202,8 +201,7 @@ Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *
       for (int p = 0; changed.changes[row] && p < changed.numProducts; p++) {
         const LowRank *low = &changed.changes[row]->products[changed.first + p];
         float *out = lowered_at(kernel, &changed, shape, row, p) + (size_t)part * (size_t)shape.partStride;
-        if (low->rank == 0) continue;
-        kernel->loops->lower(low, inputs, row, count, from, to, out, shape.rowStride);
+        if (low->rank > 0) kernel->loops->lower(low, inputs, row, count, from, to, out, shape.rowStride);
       }
     }
   }

@@ -44,7 +44,7 @@ Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *
  * the first row's first output.
  */
 void raise_rows(const Kernel *kernel, const Changed *changed, int product, int rowFrom, int rowTo, int from, int to, float *out, int outStride);
-/** Requests the factors that `raise_rows` will read with these arguments. */
+/** Prefetches the factors that `raise_rows` reads with these arguments. */
 void prefetch_raise(const Changed *changed, int product, int rowFrom, int rowTo, int from, int to);
 /** Frees all changes. */
 void close_changes(Kernel *kernel);

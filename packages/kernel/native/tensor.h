@@ -50,7 +50,6 @@ enum { MOST_RANK = 256 };
 typedef struct {
   /** Rank, in whole vectors of 16; 0 when the product does not change. */
   int32_t rank;
-  int32_t numIn;
   ChangeFormat format;
   /**
    * Factors: `[numIn][rank]`, and `[panels * 4][rank][16]` with outputs in vectors of 16. Bytes are `factor + 128`,
