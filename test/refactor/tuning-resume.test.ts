@@ -1,13 +1,11 @@
 // A tuning whose process is killed repeatedly writes the same model. `KILLS=10` kills more often.
 
-import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TuningReport } from "@readme-moe/refactor";
 import { beforeAll, expect, test } from "vitest";
-import { runUpTo } from "../support/killed-run.ts";
+import { runWholeAndKilled } from "../support/killed-run.ts";
 import { modelHashes } from "../support/model-hashes.ts";
-import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 import { writeTinyDense } from "../support/tiny-dense.ts";
@@ -22,23 +20,16 @@ beforeAll(async () => {
   await writeTinyDense(teacher, 2);
 });
 
-/** Runs to the end, or kills the process at message `killAt`. @returns the number of messages */
-function run(out: string, resume: boolean, killAt: number): Promise<number> {
-  return runUpTo(PROGRAM, [student, teacher, out, ...(resume ? ["resume"] : [])], killAt);
-}
-
 test("writes the same model and report when it is killed and resumed", { timeout: 120_000 * (3 + KILLS) }, async () => {
-  const whole = join(folder, "whole");
-  const numMessages = await run(whole, false, Infinity);
-  const out = join(folder, "killed");
-  const random = seededRandom(Number(process.env["SEED"] ?? 5));
-  for (let kill = 0; kill < KILLS; kill++) {
-    await run(out, existsSync(`${out}.unfinished`), 1 + randomInteger(random, numMessages - 1));
-    if (existsSync(out)) break;
-  }
-  if (!existsSync(out)) await run(out, existsSync(`${out}.unfinished`), Infinity);
-  expect(await modelHashes(out)).toEqual(await modelHashes(whole));
-  expect(await reportOf(out)).toEqual(await reportOf(whole));
+  const seed = Number(process.env["SEED"] ?? 5);
+  const { whole, killed } = await runWholeAndKilled(folder, {
+    program: PROGRAM,
+    args: [student, teacher],
+    kills: KILLS,
+    seed,
+  });
+  expect(await modelHashes(killed)).toEqual(await modelHashes(whole));
+  expect(await reportOf(killed)).toEqual(await reportOf(whole));
   expect((await readdir(folder)).toSorted()).toEqual(["killed", "student", "teacher", "whole"]);
 });
 
