@@ -18,7 +18,7 @@ const PART = 256;
 /** Number of ranks in a vector. */
 const VECTOR = 16;
 
-/** What a change adds to each output of its product. */
+/** Computes the numbers that a change adds to each output of its product. */
 export function changed(low: PlainLowRank, precision: "fp32" | "fp16" | "int8", input: Float32Array): Float32Array {
   const { rank, numIn, numOut, a, b, scale } = low;
   const groups = precision === "int8" ? roundInput(input) : [];
