@@ -11,7 +11,7 @@ import {
 import { expertsOf, forwardAgain, forwardBatch, withAllLogits, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { acceptToken, Sampler, type ChosenToken } from "./sampler.ts";
-import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, draftUsage, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 /** A token that is part of its sequence, with the text that may be shown. */
@@ -35,7 +35,7 @@ export class EngineCore {
   #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
-  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, draftedTokens: 0, acceptedDraftTokens: 0 };
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
@@ -115,7 +115,7 @@ export class EngineCore {
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
       steps: this.#steps,
-      ...this.#totals,
+      ...addDrafts(this.#totals, this.#live),
       preemptions: admission.preemptions,
       ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
@@ -278,6 +278,7 @@ export class EngineCore {
     const { admission, now, output } = this.#parts;
     if (!this.#live.delete(sequence)) return;
     this.#sampler.forget(sequence);
+    this.#totals = addDrafts(this.#totals, [sequence]);
     // Waiting sequences may get the freed memory.
     this.#canProgress = true;
     sequence.router.release(sequence.routerState);
@@ -289,6 +290,7 @@ export class EngineCore {
       promptTokens: sequence.promptTokens,
       completionTokens: sequence.completionTokens,
       cachedTokens: sequence.cachedTokens,
+      ...draftUsage(sequence),
       queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
       durationMs: now() - sequence.arrivalMs,
     });
