@@ -54,6 +54,14 @@ export interface GenerateRequest {
    * @default none
    */
   readonly processLogits?: ProcessLogits | undefined;
+  /**
+   * A text, or token ids, that the completion is expected to repeat, such as a file that it edits. The engine tries its
+   * tokens where they may follow, which takes less time where it is right and never changes the completion. At most as
+   * many tokens as the context has; they do not count as the prompt's.
+   *
+   * @default none
+   */
+  readonly prediction?: string | ArrayLike<number> | undefined;
   /** Expert of every token, by name or index, instead of the engine's router. */
   readonly expert?: string | number | undefined;
   /** Waiting sequences with larger numbers go first. @default 0 */
@@ -99,6 +107,10 @@ export interface Usage {
   readonly cachedTokens: number;
   /** Longest time that a choice waited for room before it first ran, in ms. */
   readonly queuedMs: number;
+  /** Tokens of all choices that were drafted and are part of the completion; 0 without speculation. */
+  readonly acceptedDraftTokens: number;
+  /** Tokens that were drafted, ran through the model and did not become part of the completion. */
+  readonly rejectedDraftTokens: number;
 }
 
 /** A piece of one of a request's completions. */
@@ -189,6 +201,10 @@ export interface EngineStats {
   readonly promptTokens: number;
   readonly cachedTokens: number;
   readonly completionTokens: number;
+  /** Tokens that were drafted and ran through the model. */
+  readonly draftedTokens: number;
+  /** Drafted tokens that became part of a completion. */
+  readonly acceptedDraftTokens: number;
   readonly preemptions: number;
   /** Resident memory of the process that runs the model, which is the caller's for a thread. */
   readonly residentBytes: number;

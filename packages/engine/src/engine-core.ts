@@ -10,7 +10,7 @@ import {
 import { expertsOf, forwardAgain, forwardBatch, type BatchItem, type ForwardResult, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, draftUsage, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 export class EngineCore {
@@ -28,7 +28,7 @@ export class EngineCore {
   #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
-  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, draftedTokens: 0, acceptedDraftTokens: 0 };
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
@@ -119,7 +119,7 @@ export class EngineCore {
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
       steps: this.#steps,
-      ...this.#totals,
+      ...addDrafts(this.#totals, this.#live),
       preemptions: admission.preemptions,
       ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
@@ -283,6 +283,7 @@ export class EngineCore {
     if (!this.#live.delete(sequence)) return;
     this.#sampler.forget(sequence);
     this.#parts.speculation?.forget(sequence);
+    this.#totals = addDrafts(this.#totals, [sequence]);
     // Waiting sequences may get the freed memory.
     this.#canProgress = true;
     sequence.router.release(sequence.routerState);
@@ -294,6 +295,7 @@ export class EngineCore {
       promptTokens: sequence.promptTokens,
       completionTokens: sequence.completionTokens,
       cachedTokens: sequence.cachedTokens,
+      ...draftUsage(sequence),
       queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
       durationMs: now() - sequence.arrivalMs,
     });

@@ -9,6 +9,7 @@ import {
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
+  type Usage,
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
@@ -29,13 +30,41 @@ export interface SequenceStart {
   /** Whether the caller changes logits before a token is chosen. */
   readonly processesLogits: boolean;
   readonly seed: number;
+  /** Tokens that the completion is expected to repeat. */
+  readonly prediction?: ArrayLike<number> | undefined;
   /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
   /** Whether steps may run tokens before they are known. @default false */
   readonly isSpeculated?: boolean | undefined;
 }
 
-export class Sequence implements SchedulableSequence {
+/** Numbers of draft tokens. */
+export interface DraftCounts {
+  /** Draft tokens that ran. */
+  readonly draftedTokens: number;
+  /** Those that became part of the completion. */
+  readonly acceptedDraftTokens: number;
+}
+
+/** Adds the drafts of sequences to totals. */
+export function addDrafts<Totals extends DraftCounts>(totals: Totals, sequences: Iterable<DraftCounts>): Totals {
+  let { draftedTokens, acceptedDraftTokens } = totals;
+  for (const sequence of sequences) {
+    draftedTokens += sequence.draftedTokens;
+    acceptedDraftTokens += sequence.acceptedDraftTokens;
+  }
+  return { ...totals, draftedTokens, acceptedDraftTokens };
+}
+
+/** Returns the counts of drafts as usage and events give them. */
+export function draftUsage({
+  draftedTokens: drafted,
+  acceptedDraftTokens: accepted,
+}: DraftCounts): Pick<Usage, "acceptedDraftTokens" | "rejectedDraftTokens"> {
+  return { acceptedDraftTokens: accepted, rejectedDraftTokens: drafted - accepted };
+}
+
+export class Sequence implements SchedulableSequence, DraftCounts {
   readonly id: string;
   readonly requestId: string;
   readonly choice: number;
@@ -48,6 +77,8 @@ export class Sequence implements SchedulableSequence {
   readonly seed: number;
   readonly isSpeculated: boolean;
   readonly promptTokens: number;
+  /** Tokens that the completion is expected to repeat. */
+  readonly prediction: ArrayLike<number> | undefined;
   /** Tokens of the prompt, then of the completion. */
   readonly tokenIds: number[];
   /** Experts of the first `tokenIds`, as far as they are routed. */
@@ -62,6 +93,9 @@ export class Sequence implements SchedulableSequence {
   slot: KvSlot | undefined;
   /** Number of prompt tokens that came from the prefix cache at the first admission. */
   cachedTokens = 0;
+  /** Draft tokens that ran, and those that became part of the completion. */
+  draftedTokens = 0;
+  acceptedDraftTokens = 0;
   /** Time of the first admission. */
   startedMs: number | undefined;
   lastTokenMs: number;
@@ -87,6 +121,7 @@ export class Sequence implements SchedulableSequence {
     this.processesLogits = start.processesLogits;
     this.seed = start.seed;
     this.isSpeculated = start.isSpeculated ?? false;
+    this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
     this.counts = new TokenCounts(this.tokenIds);

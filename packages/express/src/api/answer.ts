@@ -127,7 +127,7 @@ async function generate(
     // Aborted requests pay for their tokens, too.
     locals.spendTokens?.(promptTokens + completionTokens);
   }
-  const usage = usageAnswer(usages);
+  const usage = usageAnswer(usages, input);
   if (!settings.includes.timings) return { usage };
   const endMs = performance.now();
   const queuedMs = Math.max(0, ...usages.map((one) => one.queuedMs));
@@ -154,15 +154,20 @@ function routePrompts(
 }
 
 /** @param usages - one for each prompt */
-function usageAnswer(usages: readonly Usage[]): UsageAnswer {
+function usageAnswer(usages: readonly Usage[], { prediction }: Pick<GenerationInput, "prediction">): UsageAnswer {
   const sum = (count: (usage: Usage) => number): number => usages.reduce((total, usage) => total + count(usage), 0);
   const [promptTokens, completionTokens] = [sum((usage) => usage.promptTokens), sum((usage) => usage.completionTokens)];
+  const accepted = sum((usage) => usage.acceptedDraftTokens);
+  const rejected = sum((usage) => usage.rejectedDraftTokens);
+  const drafts = { accepted_prediction_tokens: accepted, rejected_prediction_tokens: rejected };
+  const hasDrafts = prediction !== undefined || accepted + rejected > 0;
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
     // The engine sums the cached tokens of all choices, which may exceed the tokens of the prompt.
     prompt_tokens_details: { cached_tokens: sum((usage) => Math.min(usage.cachedTokens, usage.promptTokens)) },
+    ...(hasDrafts ? { completion_tokens_details: drafts } : {}),
   };
 }
 
@@ -193,9 +198,20 @@ function timingsOf({ arrivalMs, firstTokenMs, endMs, queuedMs }: Moments, usage:
       predicted_ms: predictedMs,
       predicted_per_token_ms: perToken(predictedMs, completionTokens),
       predicted_per_second: perSecond(completionTokens, predictedMs),
+      ...draftTimings(usage),
     },
     readMe: { timings: { queue_ms: queueMs, prefill_ms: promptMs, decode_ms: predictedMs } },
   };
+}
+
+/** Returns the drafts as llama-server counts them. */
+function draftTimings({
+  completion_tokens_details: details,
+}: UsageAnswer): Pick<TimingsAnswer, "draft_n" | "draft_n_accepted"> {
+  if (!details) return {};
+  const accepted = details.accepted_prediction_tokens;
+  const drafted = accepted + details.rejected_prediction_tokens;
+  return drafted === 0 ? {} : { draft_n: drafted, draft_n_accepted: accepted };
 }
 
 const perToken = (ms: number, tokens: number): number | null => (tokens > 0 ? ms / tokens : null);

@@ -101,10 +101,11 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
       return value === undefined ? [] : [{ labels: { model_name: name }, value }];
     });
   const gauge = (naming: Naming, read: Read): void => instruments.gauge(naming, () => samples(read));
+  const count = (naming: Naming, read: Read): void => instruments.readCounter(naming, () => samples(read));
   const cacheGauge = (name: string, help: string, read: (cache: Cache) => number): void =>
     gauge({ name, help }, ofCache(read));
   const cacheCount = (name: string, help: string, read: (cache: Cache) => number): void =>
-    instruments.readCounter({ name, help }, () => samples(ofCache(read)));
+    count({ name, help }, ofCache(read));
 
   gauge({ name: "num_requests_running", help: "Sequences with KV memory", isVllm: true }, (stats) => stats.numRunning);
   gauge(
@@ -114,6 +115,14 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
   gauge(
     { name: "kv_cache_usage_perc", help: "Share of the KV memory in use, 0 to 1", isVllm: true },
     ({ kvUsedTokens, kvCapacityTokens }) => kvUsedTokens / kvCapacityTokens,
+  );
+  count(
+    { name: "spec_decode_num_draft_tokens_total", help: "Draft tokens that ran", isVllm: true },
+    (stats) => stats.draftedTokens,
+  );
+  count(
+    { name: "spec_decode_num_accepted_tokens_total", help: "Draft tokens that became part of an answer", isVllm: true },
+    (stats) => stats.acceptedDraftTokens,
   );
   gauge({ name: "engine_resident_bytes", help: "Memory of the engine's process" }, (stats) => stats.residentBytes);
 
