@@ -71,6 +71,8 @@ export class Speculation {
   readonly #records = new Map<Sequence, DraftRecord>();
   /** Drafts of the step that runs. */
   readonly #drafts = new Map<Sequence, StepDraft>();
+  /** Number of known tokens of each sequence of the step that runs. */
+  readonly #numKnown = new Map<Sequence, number>();
   /** Predicted costs and known tokens of the step that runs. */
   #step: { readonly cost: CostModel; readonly work: StepWork } | undefined;
 
@@ -81,6 +83,7 @@ export class Speculation {
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
     this.#step = { cost, work: knownWork(batch) };
+    for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = this.#proposals(batch, cost);
     if (proposals.length === 0) return batch;
     const experts = expertsOf(batch);
@@ -103,7 +106,12 @@ export class Speculation {
    */
   settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): void {
     const { drafter } = this.#parts;
-    for (const { item, rows } of logits) if (item.sequence.isSpeculated) drafter.observe(item, rows);
+    for (const { item, rows } of logits) {
+      const { sequence, draft } = item;
+      const numKnown = this.#numKnown.get(sequence);
+      if (numKnown === undefined || !sequence.isSpeculated) continue;
+      drafter.observe({ sequence, numKnown, draftIds: draft?.tokenIds ?? [], rows });
+    }
     for (const { sequence, numTokens, isLast } of batch) {
       if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) continue;
       const step = this.#drafts.get(sequence);
@@ -111,6 +119,7 @@ export class Speculation {
       if (step) this.#takeBack(sequence, step);
     }
     this.#drafts.clear();
+    this.#numKnown.clear();
   }
 
   /** Drops what is kept of a sequence that has ended. */
