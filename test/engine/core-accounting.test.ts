@@ -79,7 +79,15 @@ test("events tell the steps, tokens and times of a sequence", async () => {
   ]);
   const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0 };
   expect(payloads(bench, "sequence:finished")).toEqual([
-    { sequenceId: "a", reason: "length", ...counts, queuedMs: START_MS, durationMs: START_MS + 3 * STEP_MS },
+    {
+      sequenceId: "a",
+      reason: "length",
+      ...counts,
+      acceptedDraftTokens: 0,
+      rejectedDraftTokens: 0,
+      queuedMs: START_MS,
+      durationMs: START_MS + 3 * STEP_MS,
+    },
   ]);
   expect(bench.core.stats()).toEqual({
     numWaiting: 0,
@@ -88,6 +96,8 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     kvCapacityTokens: 1024,
     steps: 3,
     ...counts,
+    draftedTokens: 0,
+    acceptedDraftTokens: 0,
     preemptions: 0,
   });
 });

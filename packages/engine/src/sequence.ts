@@ -6,6 +6,7 @@ import {
   TokenCounts,
   type FinishReason,
   type PreGatingRouter,
+  type ReadMeEvents,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
@@ -153,6 +154,22 @@ export class Sequence implements SchedulableSequence, DraftCounts {
     }
     return this.#next.experts;
   }
+}
+
+type FinishedEvent = Parameters<ReadMeEvents["sequence:finished"]>[0];
+
+/** Describes the end of a sequence. */
+export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
+  return {
+    sequenceId: sequence.id,
+    reason,
+    promptTokens: sequence.promptTokens,
+    completionTokens: sequence.completionTokens,
+    cachedTokens: sequence.cachedTokens,
+    ...draftUsage(sequence),
+    queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
+    durationMs: nowMs - sequence.arrivalMs,
+  };
 }
 
 /** Options of `routeSequences`. */

@@ -103,8 +103,10 @@ export class Speculation {
   /**
    * Takes back what is not accepted, after the step's tokens are part of their sequences, and learns from the outcome.
    * @param logits - rows of the step
+   * @returns how many drafted tokens are part of their sequences; `undefined` if the step had no drafts
    */
-  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): void {
+  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): number | undefined {
+    let accepted: number | undefined;
     const { drafter } = this.#parts;
     for (const { item, rows } of logits) {
       const { sequence, draft } = item;
@@ -116,10 +118,11 @@ export class Speculation {
       if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) continue;
       const step = this.#drafts.get(sequence);
       this.#learn(sequence, step);
-      if (step) this.#takeBack(sequence, step);
+      if (step && step.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, step);
     }
     this.#drafts.clear();
     this.#numKnown.clear();
+    return accepted;
   }
 
   /** Drops what is kept of a sequence that has ended. */
@@ -188,9 +191,9 @@ export class Speculation {
     sequence.router.rewind?.(sequence.routerState, sequence.numTokens + numDrafted);
   }
 
-  /** Rewinds keys, values and router to the sequence's own tokens. */
-  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): void {
-    if (!sequence.slot || experts.length === 0) return;
+  /** Rewinds keys, values and router to the sequence's own tokens. @returns how many drafted tokens these have */
+  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): number {
+    if (!sequence.slot) return 0;
     const { kv, onRouted } = this.#parts;
     const accepted = Math.min(experts.length, numEqual(sequence, draft, numKnown));
     sequence.draftedTokens += experts.length;
@@ -204,6 +207,7 @@ export class Speculation {
     if (sequence.slot.numTokens > computed) kv.truncate(sequence.slot, computed);
     // Truncating may free room that the sequence had before.
     kv.reserve(sequence.slot, Math.max(reservedTokens, computed));
+    return accepted;
   }
 
   #learn(sequence: Sequence, step: StepDraft | undefined): void {
