@@ -77,7 +77,8 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     { sequenceId: "a", tokenId: tokens[1], position: 4, sinceMs: STEP_MS, isFirst: false },
     { sequenceId: "a", tokenId: tokens[2], position: 5, sinceMs: STEP_MS, isFirst: false },
   ]);
-  const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0 };
+  const drafts = { acceptedDraftTokens: 0, rejectedDraftTokens: 0 };
+  const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0, ...drafts };
   expect(payloads(bench, "sequence:finished")).toEqual([
     { sequenceId: "a", reason: "length", ...counts, queuedMs: START_MS, durationMs: START_MS + 3 * STEP_MS },
   ]);
