@@ -34,6 +34,8 @@ export interface SequenceStart {
   readonly prediction?: ArrayLike<number> | undefined;
   /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
+  /** Whether steps may run tokens before they are known. @default false */
+  readonly isSpeculated?: boolean | undefined;
 }
 
 /** Numbers of draft tokens. */
@@ -73,6 +75,7 @@ export class Sequence implements SchedulableSequence, DraftCounts {
   readonly params: ResolvedSamplingParams;
   readonly processesLogits: boolean;
   readonly seed: number;
+  readonly isSpeculated: boolean;
   readonly promptTokens: number;
   /** Tokens that the completion is expected to repeat. */
   readonly prediction: ArrayLike<number> | undefined;
@@ -98,6 +101,9 @@ export class Sequence implements SchedulableSequence, DraftCounts {
   lastTokenMs: number;
   waitingSinceMs: number;
   finishReason: FinishReason | undefined;
+  /** Number of drafted tokens that have run, and how many of them became tokens of the sequence. */
+  draftedTokens = 0;
+  acceptedDraftTokens = 0;
 
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
@@ -114,6 +120,7 @@ export class Sequence implements SchedulableSequence, DraftCounts {
     this.params = start.params;
     this.processesLogits = start.processesLogits;
     this.seed = start.seed;
+    this.isSpeculated = start.isSpeculated ?? false;
     this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
@@ -170,6 +177,7 @@ export async function routeSequences(
   for (const router of new Set(sequences.map((sequence) => sequence.router))) {
     const own = sequences.filter((sequence) => sequence.router === router);
     const parts = nextUnrouted(own, isInChunks ? router.chunkTokens : undefined);
+    if (parts.length === 0) continue;
     const startMs = now();
     try {
       const routes = await router.route(
@@ -196,6 +204,7 @@ function nextUnrouted(sequences: readonly Sequence[], most = Infinity) {
     if (left === 0) break;
     const from = sequence.experts.length;
     const tokenIds = sequence.tokenIds.slice(from, from + left);
+    if (tokenIds.length === 0) continue;
     left -= tokenIds.length;
     parts.push({ sequence, tokenIds });
   }
