@@ -101,9 +101,6 @@ export class Sequence implements SchedulableSequence, DraftCounts {
   lastTokenMs: number;
   waitingSinceMs: number;
   finishReason: FinishReason | undefined;
-  /** Number of drafted tokens that have run, and how many of them became tokens of the sequence. */
-  draftedTokens = 0;
-  acceptedDraftTokens = 0;
 
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
