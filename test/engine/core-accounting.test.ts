@@ -77,13 +77,12 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     { sequenceId: "a", tokenId: tokens[1], position: 4, sinceMs: STEP_MS, isFirst: false },
     { sequenceId: "a", tokenId: tokens[2], position: 5, sinceMs: STEP_MS, isFirst: false },
   ]);
-  const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0 };
+  const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0, acceptedDraftTokens: 0 };
   expect(payloads(bench, "sequence:finished")).toEqual([
     {
       sequenceId: "a",
       reason: "length",
       ...counts,
-      acceptedDraftTokens: 0,
       rejectedDraftTokens: 0,
       queuedMs: START_MS,
       durationMs: START_MS + 3 * STEP_MS,
@@ -97,7 +96,6 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     steps: 3,
     ...counts,
     draftedTokens: 0,
-    acceptedDraftTokens: 0,
     preemptions: 0,
   });
 });

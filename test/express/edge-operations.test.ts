@@ -195,6 +195,9 @@ describe("metrics", () => {
       expect(value("request_generation_tokens_bucket", { ...MODEL, le: "2" })).toBe(1);
       expect(value("request_params_max_tokens_sum")).toBe(9);
       expect(value("request_params_n_sum")).toBe(3);
+      const { draftedTokens, acceptedDraftTokens } = await engine.stats();
+      expect(value("spec_decode_num_draft_tokens_total")).toBe(draftedTokens);
+      expect(value("spec_decode_num_accepted_tokens_total")).toBe(acceptedDraftTokens);
       expect(value("num_requests_running")).toBe(0);
       expect(value("num_requests_waiting")).toBe(0);
       expect(value("kv_cache_usage_perc")).toBeLessThan(1);

@@ -43,7 +43,7 @@ export interface SequenceStart {
 export interface DraftCounts {
   /** Draft tokens that ran. */
   readonly draftedTokens: number;
-  /** Those that became part of the completion. */
+  /** Draft tokens that became part of the completion. */
   readonly acceptedDraftTokens: number;
 }
 

@@ -13,7 +13,7 @@ export interface ExtraOptions {
   /** One expert for every token, by name or index, instead of the model's router. */
   readonly expert?: string | number | undefined;
   readonly priority?: number | undefined;
-  /** A text or token ids that all rows are expected to repeat. It saves time where it is right, and changes no token. */
+  /** A text or token ids that all rows are expected to repeat. Saves time where it is right; changes no token. */
   readonly prediction?: GenerateRequest["prediction"];
   readonly signal?: AbortSignal | undefined;
 }
