@@ -133,7 +133,6 @@ export {
   newAcceptance,
   observeDraft,
   type Acceptance,
-  type ClassOutcomes,
   type DraftOutcome,
 } from "./speculation/acceptance.ts";
 export {
@@ -144,5 +143,5 @@ export {
   type DraftCharge,
 } from "./speculation/draft-account.ts";
 export type { Draft, DraftSource } from "./speculation/draft.ts";
-export { planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
+export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { checkTemplateValues } from "./template-values.ts";

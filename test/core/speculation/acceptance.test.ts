@@ -21,23 +21,26 @@ describe("counts", () => {
   test("equal those of a plain list of outcomes with exponential weights", () => {
     const random = seededRandom(11);
     let counts = newAcceptance("sequence");
-    const outcomes: { readonly evidence: number; readonly isRight: boolean }[] = [];
+    const outcomes: { readonly evidence: number; readonly isRight: boolean; readonly numBefore: number }[] = [];
+    let numTried = 0;
     for (let round = 0; round < 300; round++) {
       const classes = Array.from({ length: 1 + randomInteger(random, 4) }, () => randomInteger(random, 3));
       const verified = randomInteger(random, classes.length + 1);
       const accepted = randomInteger(random, verified + 1);
       counts = observeDraft(counts, draftOf(...classes), { verified, accepted });
-      for (const [at, evidence] of classes.entries()) {
-        if (at < verified && at <= accepted) outcomes.push({ evidence, isRight: at < accepted });
+      const tried = classes.filter((_, at) => at < verified && at <= accepted);
+      numTried += tried.length;
+      for (const [at, evidence] of tried.entries()) {
+        outcomes.push({ evidence, isRight: at < accepted, numBefore: numTried });
       }
     }
     for (const evidence of [0, 1, 2]) {
-      const own = outcomes.filter((one) => one.evidence === evidence).toReversed();
-      const weights = own.map((_, age) => Math.exp(-age / counts.memory));
-      const sum = (of: readonly number[]): number => of.reduce((total, one) => total + one, 0);
-      const { tried, accepted } = counts.outcomes.context?.[evidence] ?? { tried: 0, accepted: 0 };
-      expect(tried).toBeCloseTo(sum(weights), 9);
-      expect(accepted).toBeCloseTo(sum(weights.filter((_, index) => own[index]?.isRight)), 9);
+      const own = outcomes.filter((one) => one.evidence === evidence);
+      // Outcomes of one draft count alike, and less with each outcome of later drafts.
+      const weightOf = (some: typeof own): number =>
+        some.reduce((sum, { numBefore }) => sum + Math.exp(-(numTried - numBefore) / counts.memory), 0);
+      expect(counts.outcomes.context?.[2 * evidence]).toBeCloseTo(weightOf(own), 9);
+      expect(counts.outcomes.context?.[2 * evidence + 1]).toBeCloseTo(weightOf(own.filter((one) => one.isRight)), 9);
     }
   });
 
@@ -78,6 +81,15 @@ describe("chances", () => {
     expect(chance(engine, quoting)).toBeGreaterThan(0.85);
     expect(chance(engine, after(quoting, 40, 0))).toBeLessThan(0.35);
     expect(chance(engine, after(after(quoting, 500, 0), 40, 1))).toBeGreaterThan(0.65);
+  });
+
+  test("of classes that were never tried follow how the source does in the sequence", () => {
+    const engine = after(newAcceptance("engine"), 2000, 0.5);
+    const [usual = 0] = draftChances(engine, newAcceptance(), draftOf(7));
+    const [quoting = 0] = draftChances(engine, after(newAcceptance(), 40, 1), draftOf(7));
+    const [other = 0] = draftChances(engine, after(newAcceptance(), 40, 0), draftOf(7));
+    expect(quoting).toBeGreaterThan(usual + 0.2);
+    expect(other).toBeLessThan(usual - 0.2);
   });
 
   test("are strictly between 0 and 1 whatever was observed", () => {
