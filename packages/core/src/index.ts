@@ -145,4 +145,20 @@ export {
 export type { Draft, DraftSource } from "./speculation/draft.ts";
 export { planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
+export {
+  draftChances,
+  newAcceptance,
+  observeDraft,
+  type Acceptance,
+  type DraftOutcome,
+} from "./speculation/acceptance.ts";
+export {
+  allowanceMs,
+  chargeDraft,
+  newDraftAccount,
+  type DraftAccount,
+  type DraftCharge,
+} from "./speculation/draft-account.ts";
+export type { Draft, DraftSource } from "./speculation/draft.ts";
+export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { checkTemplateValues } from "./template-values.ts";

@@ -6,11 +6,13 @@ import type { Draft } from "@readme-moe/core";
 export const MATCH_LENGTHS: readonly number[] = [1, 2, 3, 4, 6, 9];
 const LONGEST = MATCH_LENGTHS[MATCH_LENGTHS.length - 1] ?? 1;
 
-/** What the occurrences before the latest one say about its next token. */
+/** Opinions of the occurrences before the latest one about its next token. */
 const SINGLE = 0;
 const AGREED = 1;
 const DISPUTED = 2;
 const AGREEMENTS = 3;
+/** Number of classes of evidence: lengths of matches, by agreement. */
+export const CONTEXT_CLASSES: number = AGREEMENTS * MATCH_LENGTHS.length;
 
 const NONE = -1;
 const FIRST_CAPACITY = 256;
@@ -197,6 +199,11 @@ function evidenceClass(length: number, agreement: number): number {
   let level = 0;
   while (level + 1 < MATCH_LENGTHS.length && length >= (MATCH_LENGTHS[level + 1] ?? Infinity)) level++;
   return level * AGREEMENTS + agreement;
+}
+
+/** Reads the index in `MATCH_LENGTHS` from a class of evidence. */
+export function levelOf(evidence: number): number {
+  return Math.floor(evidence / AGREEMENTS);
 }
 
 function mix(hash: number, tokenId: number): number {
