@@ -124,12 +124,12 @@ async function forwardTogether(
   batch: readonly BatchItem[],
 ): Promise<readonly ItemLogits[]> {
   const last = batch.filter(({ isLast }) => isLast);
-  const numCandidates = Math.max(1, ...last.map(({ sequence }) => candidatesNeeded(sequence.params)));
+  const numCandidates = Math.max(1, ...last.map(({ sequence }) => candidatesNeeded(sequence.params, sequence.isBound)));
   const stepTokens = batch.reduce((sum, { numTokens }) => sum + numTokens, 0);
   const canReadLater = runner.keepsLogits(stepTokens, last.length);
   const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false }) => {
-    const { params, processesLogits, numComputedTokens: from } = sequence;
-    const needsAll = wantsFullLogits || processesLogits || needsFullLogits(params, canReadLater);
+    const { params, processesLogits, isBound, numComputedTokens: from } = sequence;
+    const needsAll = wantsFullLogits || processesLogits || needsFullLogits(params, canReadLater, isBound);
     return {
       slot: slotOf(sequence),
       tokenIds: sequence.tokenIds.slice(from, from + numTokens),

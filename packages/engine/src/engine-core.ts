@@ -2,6 +2,7 @@
 
 import {
   everythingResident,
+  type AllowedTokens,
   type EngineStats,
   type GenerateChunk,
   type PreGatingRouter,
@@ -28,8 +29,7 @@ export class EngineCore {
   /** Sequences that have not ended. */
   readonly #live = new Set<Sequence>();
   readonly #aborted = new Map<string, "abort" | "error">();
-  /** Called when the next sequence ends. */
-  readonly #onEnd: (() => void)[] = [];
+  readonly #onEnd: (() => void)[] = []; // called when the next sequence ends
   #isStepping = false;
   /** Whether another step could make progress. */
   #canProgress = false;
@@ -41,10 +41,7 @@ export class EngineCore {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
     this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
-    this.#sampler = new Sampler(parts.tokenizer, {
-      onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
-      onFailed: (sequence, error) => this.#fail(sequence, error),
-    });
+    this.#sampler = new Sampler(parts.tokenizer, parts.output, (sequence, error) => this.#fail(sequence, error));
   }
 
   /** Whether a step could make progress. False while callers have all logits, until `add`, `answer` or `abort`. */
@@ -69,6 +66,12 @@ export class EngineCore {
   /** Takes a row of logits, `[vocabSize]`, that a sequence's caller has processed. The next step samples from it. */
   answer(rowId: number, logits: Float32Array): void {
     this.#sampler.answer(rowId, logits);
+    this.#canProgress = true;
+  }
+
+  /** Takes a caller's answer about the tokens that are allowed. */
+  allow(questionId: number, allowed: AllowedTokens): void {
+    this.#sampler.allow(questionId, allowed);
     this.#canProgress = true;
   }
 
@@ -145,6 +148,7 @@ export class EngineCore {
       }
       admission.enqueue(sequence);
       output.accepted(sequence);
+      this.#sampler.ask(sequence);
       const { id: sequenceId, promptTokens } = sequence;
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
     }
@@ -230,9 +234,8 @@ export class EngineCore {
   #publish(accepted: readonly AcceptedToken[]): void {
     const { now, output } = this.#parts;
     for (const { sequence, chunk } of accepted) {
-      const [token] = chunk.tokens;
+      const [[token], nowMs] = [chunk.tokens, now()];
       if (!token || !this.#live.has(sequence)) continue;
-      const nowMs = now();
       const expert = sequence.experts[sequence.numTokens - 1];
       output.event("token:generated", {
         sequenceId: sequence.id,
@@ -244,6 +247,7 @@ export class EngineCore {
       sequence.lastTokenMs = nowMs;
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
+      else this.#sampler.ask(sequence);
     }
   }
 

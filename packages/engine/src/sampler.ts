@@ -1,22 +1,27 @@
 // From rows of logits to tokens of sequences, in this order:
 //
-// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`).
+// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`). If the
+//    caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
 // 2. `chooseToken` chooses a token from the row. It may need all logits if the best candidates do not decide.
 // 3. `acceptToken` adds the token to its sequence, and decides which text may be shown and whether the sequence ends.
 
 import {
   checkRow,
+  sampleAllowed,
   sampleProcessed,
   sampleToken,
   tokenLogprobs,
   uniformAt,
+  type AllowedTokens,
   type FinishReason,
   type GenerateChunk,
   type GeneratedToken,
   type LogitsRow,
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
+import { AllowedQuestions } from "./allowed-questions.ts";
 import type { BatchItem, ItemLogits } from "./batch.ts";
+import type { EngineOutput } from "./engine-parts.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** A token that was chosen and is not part of its sequence yet. */
@@ -25,11 +30,8 @@ export interface ChosenToken {
   readonly token: GeneratedToken;
 }
 
-export interface SamplerListeners {
-  /** Receives a row for the sequence's caller. The processed row comes back under `rowId`. */
-  readonly onAsked: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
-  readonly onFailed: (sequence: Sequence, error: unknown) => void;
-}
+/** Receives rows and questions for the callers of sequences. */
+type CallerOutput = Pick<EngineOutput, "logits" | "ask">;
 
 /** A row that is with its sequence's caller. */
 interface AwaitedRow {
@@ -42,18 +44,39 @@ interface AwaitedRow {
 
 export class Sampler {
   readonly #tokenizer: Tokenizer;
-  readonly #listeners: SamplerListeners;
+  readonly #output: CallerOutput;
+  readonly #onFailed: (sequence: Sequence, error: unknown) => void;
   readonly #awaited = new Map<Sequence, AwaitedRow>();
+  readonly #questions: AllowedQuestions;
   #numAsked = 0;
 
-  constructor(tokenizer: Tokenizer, listeners: SamplerListeners) {
+  constructor(
+    tokenizer: Tokenizer,
+    output: CallerOutput,
+    onFailed: (sequence: Sequence, error: unknown) => void,
+  ) {
     this.#tokenizer = tokenizer;
-    this.#listeners = listeners;
+    this.#output = output;
+    this.#onFailed = onFailed;
+    this.#questions = new AllowedQuestions((sequence, id) => output.ask(sequence, id, new Int32Array()));
   }
 
-  /** Whether the sequence cannot run because its caller has its row, or has answered and no token is chosen yet. */
+  /**
+   * Whether the sequence cannot run: its caller has its row, or has answered and no token is chosen yet; or it is not
+   * known which tokens are allowed.
+   */
   isAwaiting(sequence: Sequence): boolean {
-    return this.#awaited.has(sequence);
+    return this.#awaited.has(sequence) || this.#questions.isAwaiting(sequence);
+  }
+
+  /** Finds which tokens may follow the sequence's, by a question to its caller if there is no other way. */
+  ask(sequence: Sequence): void {
+    this.#questions.ask(sequence);
+  }
+
+  /** Takes the answer to a question. */
+  allow(questionId: number, allowed: AllowedTokens): void {
+    this.#questions.answer(questionId, allowed);
   }
 
   /**
@@ -68,7 +91,7 @@ export class Sampler {
     for (const { item, row } of rows) {
       const { sequence } = item;
       this.#contain(sequence, () => {
-        if (sequence.processesLogits) return this.#ask(sequence, row);
+        if (sequence.processesLogits) return this.#send(sequence, row);
         const token = chooseToken(row, sequence, this.#tokenizer);
         if (token) chosen.push({ sequence, token });
         else undecided.push(item);
@@ -96,25 +119,26 @@ export class Sampler {
     return chosen;
   }
 
-  /** Discards the row of a sequence that has ended. */
+  /** Discards the row and the question of a sequence that has ended. */
   forget(sequence: Sequence): void {
+    this.#questions.forget(sequence);
     this.#awaited.delete(sequence);
   }
 
-  #ask(sequence: Sequence, row: LogitsRow): void {
+  #send(sequence: Sequence, row: LogitsRow): void {
     checkRow(row);
     const rowId = ++this.#numAsked;
     // The next step overwrites the row, and the caller may change its copy.
     const fullLogits = Float32Array.from(row.fullLogits ?? []);
     this.#awaited.set(sequence, { rowId, row: { ...row, fullLogits }, processed: undefined });
-    this.#listeners.onAsked(sequence, rowId, fullLogits.slice());
+    this.#output.logits(sequence, rowId, fullLogits.slice());
   }
 
   #contain(sequence: Sequence, action: () => void): void {
     try {
       action();
     } catch (error) {
-      this.#listeners.onFailed(sequence, error);
+      this.#onFailed(sequence, error);
     }
   }
 }
@@ -123,10 +147,10 @@ export class Sampler {
  * Chooses a sequence's next token. The draw depends on the seed, the choice and the position alone, so neither other
  * sequences nor preemption change it.
  *
- * @param processed - the row's logits after the caller's `processLogits`, if it has one
+ * @param processed - the row's logits after the caller's `processLogits`, if rows go to the caller
  * @returns `undefined` if the row's candidates do not decide and all logits are needed
  * @throws {ReadMeError} `ERR_RUNTIME` if the logits are not finite
- * @throws {RangeError} if the processed logits are not numbers, or leave no token
+ * @throws {RangeError} if the processed logits are not numbers, or if they or the mask leave no token
  */
 function chooseToken(
   row: LogitsRow,
@@ -134,11 +158,14 @@ function chooseToken(
   tokenizer: Tokenizer,
   processed?: Float32Array,
 ): GeneratedToken | undefined {
-  const { params, seed, choice, counts, completionTokens } = sequence;
+  const { params, seed, choice, counts, completionTokens, allowed } = sequence;
+  const mask = allowed?.masks[0];
   const u = uniformAt(seed, choice, completionTokens);
   const sampled = processed
     ? sampleProcessed({ ...row, processed }, params, counts, u)
-    : sampleToken(row, params, counts, u);
+    : mask
+      ? sampleAllowed({ ...row, mask }, params, counts, u)
+      : sampleToken(row, params, counts, u);
   if (!sampled || params.logprobs === undefined) return sampled && { id: sampled.id };
   const { logprob, top } = tokenLogprobs(row, sampled, params.logprobs);
   return {

@@ -12,6 +12,7 @@ import {
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
+import type { PlacedAllowance } from "./allowed-tokens.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -28,6 +29,8 @@ export interface SequenceStart {
   readonly params: ResolvedSamplingParams;
   /** Whether the caller changes logits before a token is chosen. */
   readonly processesLogits: boolean;
+  /** Whether the caller says which tokens may come next. @default false */
+  readonly isBound?: boolean | undefined;
   readonly seed: number;
   /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
@@ -43,6 +46,7 @@ export class Sequence implements SchedulableSequence {
   readonly client: string | undefined;
   readonly params: ResolvedSamplingParams;
   readonly processesLogits: boolean;
+  readonly isBound: boolean;
   readonly seed: number;
   readonly promptTokens: number;
   /** Tokens of the prompt, then of the completion. */
@@ -64,6 +68,8 @@ export class Sequence implements SchedulableSequence {
   lastTokenMs: number;
   waitingSinceMs: number;
   finishReason: FinishReason | undefined;
+  /** Tokens that may come next, of a sequence that is bound; `undefined` while its caller is asked. */
+  allowed: PlacedAllowance | undefined;
 
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
@@ -79,6 +85,7 @@ export class Sequence implements SchedulableSequence {
     this.client = start.client;
     this.params = start.params;
     this.processesLogits = start.processesLogits;
+    this.isBound = start.isBound ?? false;
     this.seed = start.seed;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
