@@ -55,6 +55,12 @@ export class CoreBench {
     { tokens: number[]; logprobs: number[]; finishReason?: string; error?: unknown }
   >();
   readonly rows: { readonly id: string; readonly rowId: number; readonly logits: Float32Array }[] = [];
+  readonly questions: {
+    readonly id: string;
+    readonly questionId: number;
+    readonly tokenIds: readonly number[];
+    readonly draft: Int32Array;
+  }[] = [];
   readonly events: { readonly name: string; readonly payload: unknown }[] = [];
   readonly #running: BenchModel;
   #arrivals = 0;
@@ -72,6 +78,9 @@ export class CoreBench {
         if (finishReason) outcome.finishReason = finishReason;
       },
       logits: ({ id }, rowId, logits) => this.rows.push({ id, rowId, logits }),
+      ask: ({ id, tokenIds }, questionId, draft) => {
+        this.questions.push({ id, questionId, tokenIds: tokenIds.slice(), draft });
+      },
       failed: ({ id }, error) => {
         this.#outcome(id).error = error;
       },

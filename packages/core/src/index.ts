@@ -11,8 +11,6 @@ export type {
   GeneratedToken,
   GenerateRequest,
   Generation,
-  LogitsContext,
-  ProcessLogits,
   Prompt,
   ChatPrompt,
   RoutedPrompt,
@@ -59,6 +57,7 @@ export type { StepUses, UseForecast } from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
+export type { AllowContext, AllowedTokens, AllowTokens, LogitsContext, ProcessLogits } from "./process-logits.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {
@@ -106,6 +105,7 @@ export {
 } from "./simulation/replay.ts";
 export { simulate, type SimulationOptions, type SimulationResult, type Spread } from "./simulation/simulate.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
+export { allowsToken, forbidOthers, sampleAllowed } from "./sampling/allowed.ts";
 export {
   candidatesNeeded,
   checkRow,
@@ -127,23 +127,6 @@ export {
   type SamplingLimits,
   type SamplingParams,
 } from "./sampling/sampling-params.ts";
-export {
-  newAcceptance,
-  draftChances,
-  observeDraft,
-  type Acceptance,
-  type ClassOutcomes,
-  type DraftOutcome,
-} from "./speculation/acceptance.ts";
-export {
-  allowanceMs,
-  chargeDraft,
-  newDraftAccount,
-  type DraftAccount,
-  type DraftCharge,
-} from "./speculation/draft-account.ts";
-export type { Draft, DraftSource } from "./speculation/draft.ts";
-export { planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
 export {
   draftChances,

@@ -68,6 +68,7 @@ class Oracle implements Drafter {
     return { source: "prediction", tokenIds, classes: tokenIds.map(() => 0) };
   };
 
+  suggest: Drafter["suggest"] = () => undefined;
   observe: Drafter["observe"] = () => undefined;
   forget: Drafter["forget"] = () => undefined;
 }

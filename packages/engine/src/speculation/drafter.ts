@@ -21,6 +21,8 @@ export interface Drafter {
    * @param mostTokens - largest number of tokens, at least 1
    */
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined;
+  /** Suggests tokens to the caller of a bound sequence, who says which of them are allowed. */
+  suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined;
   /** Learns from the rows of a step, when its tokens are part of the sequence. */
   observe(step: StepRows): void;
   /** Drops what is kept of a sequence that has ended. */

@@ -125,6 +125,13 @@ export class Speculation {
     return accepted;
   }
 
+  /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
+  suggest(sequence: Sequence): readonly number[] {
+    const acceptance = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
+  }
+
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
     this.#records.delete(sequence);

@@ -1,22 +1,25 @@
-// Drafts without a model: what the caller expects, what the text had before, and what earlier steps computed.
+// Drafts without a model: what a grammar allows, what the caller expects, what the texts of the request had before, and
+// what earlier steps computed.
 
-import type { Draft, LogitsRow } from "@readme-moe/core";
+import { chooseDraft, type Draft } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
 import type { ChancesOf, Drafter, StepRows } from "./drafter.ts";
+import { PredictedText } from "./predicted-text.ts";
 import { RecycledTokens } from "./recycled-tokens.ts";
+import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
 import { TokenIndex } from "./token-index.ts";
 
-/** A sequence's texts. */
+/** What is kept of a sequence. */
 interface SequenceTexts {
   readonly index: TokenIndex;
-  /** Number of the sequence's tokens that the index has. */
-  numIndexed: number;
-  /** Position in the prediction that the completion has reached; `undefined` once it differs. */
-  place: number | undefined;
+  readonly prediction: PredictedText | undefined;
+  /** Number of the sequence's tokens that the texts have. */
+  numKnown: number;
 }
 
-/** Class of evidence of tokens of a prediction that the completion has followed so far. */
-const FOLLOWED = 0;
+/** Classes of evidence of tokens that a grammar allows. */
+const FORCED = 0;
+const ALLOWED = 1;
 
 /** Drafts the most promising of several proposals. */
 export class TextDrafter implements Drafter {
@@ -24,35 +27,28 @@ export class TextDrafter implements Drafter {
   readonly #texts = new Map<Sequence, SequenceTexts>();
 
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
-    const texts = this.#textsOf(sequence);
-    const [before = -1, last = -1] = sequence.tokenIds.slice(-2);
-    const proposals = [
-      predicted(sequence, texts, mostTokens),
-      texts.index.propose(mostTokens),
-      this.#recycled.propose(before, last, mostTokens),
-    ];
-    let best: Draft | undefined;
-    let bestTokens = 0;
-    for (const draft of proposals) {
-      const tokens = draft ? expectedTokens(chancesOf(draft)) : 0;
-      if (tokens > bestTokens) [best, bestTokens] = [draft, tokens];
-    }
-    return best;
+    if (sequence.isBound) return allowedDraft(sequence, mostTokens);
+    return this.suggest(sequence, mostTokens, chancesOf);
+  }
+
+  suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
+    const { index, prediction } = this.#textsOf(sequence);
+    const texts = { index, recycled: this.#recycled, lastTokens: lastTokensOf(sequence), mostTokens };
+    const proposals = [prediction?.propose(mostTokens) ?? [], proposeTextDrafts(texts)].flat();
+    return proposals[chooseDraft(proposals.map(chancesOf))];
   }
 
   observe({ sequence, numKnown, draftIds, rows }: StepRows): void {
-    const known = sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown);
-    const all = [-1, ...known, ...draftIds];
-    const first = known.length;
-    for (const [place, row] of rows.entries()) this.#learn(all[first + place - 1] ?? -1, all[first + place] ?? -1, row);
+    const tokenIds = [...sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown), ...draftIds];
+    const first = tokenIds.length - draftIds.length - 1;
+    for (const [place, row] of rows.entries()) {
+      if (!Number.isFinite(row.logSumExp)) return;
+      this.#recycled.learn(tokenIds[first + place - 1] ?? -1, tokenIds[first + place] ?? -1, row);
+    }
   }
 
   forget(sequence: Sequence): void {
     this.#texts.delete(sequence);
-  }
-
-  #learn(before: number, last: number, row: LogitsRow): void {
-    if (Number.isFinite(row.logSumExp)) this.#recycled.learn(before, last, row);
   }
 
   /** Finds a sequence's texts, with all of its tokens. */
@@ -60,32 +56,27 @@ export class TextDrafter implements Drafter {
     const { tokenIds, promptTokens, prediction } = sequence;
     let texts = this.#texts.get(sequence);
     if (!texts) {
-      texts = { index: new TokenIndex(), numIndexed: 0, place: prediction ? 0 : undefined };
+      texts = { index: new TokenIndex(), prediction: prediction && new PredictedText(prediction), numKnown: 0 };
       if (prediction) texts.index.addText(prediction);
       this.#texts.set(sequence, texts);
     }
-    for (; texts.numIndexed < tokenIds.length; texts.numIndexed++) {
-      const tokenId = tokenIds[texts.numIndexed] ?? 0;
+    for (; texts.numKnown < tokenIds.length; texts.numKnown++) {
+      const tokenId = tokenIds[texts.numKnown] ?? 0;
       texts.index.push(tokenId);
-      if (texts.numIndexed < promptTokens || texts.place === undefined) continue;
-      texts.place = prediction?.[texts.place] === tokenId ? texts.place + 1 : undefined;
+      if (texts.numKnown >= promptTokens) texts.prediction?.push(tokenId);
     }
     return texts;
   }
 }
 
-/** Continues a prediction that the completion has followed so far. */
-function predicted({ prediction }: Sequence, { place }: SequenceTexts, mostTokens: number): Draft | undefined {
-  if (!prediction || place === undefined || place >= prediction.length) return undefined;
-  const tokenIds = Array.from({ length: Math.min(mostTokens, prediction.length - place) }, (_, at) => {
-    return prediction[place + at] ?? 0;
-  });
-  return { source: "prediction", tokenIds, classes: tokenIds.map(() => FOLLOWED) };
+/** Drafts what the grammar of a sequence forces or allows. No other token has a mask after it. */
+function allowedDraft({ allowed }: Sequence, mostTokens: number): Draft | undefined {
+  if (!allowed || allowed.draft.length === 0) return undefined;
+  const tokenIds = Array.from(allowed.draft.subarray(0, mostTokens));
+  const classes = tokenIds.map((_, place) => (place < allowed.numForced ? FORCED : ALLOWED));
+  return { source: "grammar", tokenIds, classes };
 }
 
-/** Computes how many tokens of a draft are accepted on average. */
-function expectedTokens(chances: readonly number[]): number {
-  let [chance, sum] = [1, 0];
-  for (const one of chances) sum += chance *= one;
-  return sum;
+function lastTokensOf({ tokenIds }: Sequence): LastTokens {
+  return [tokenIds[tokenIds.length - 2] ?? -1, tokenIds[tokenIds.length - 1] ?? -1];
 }
