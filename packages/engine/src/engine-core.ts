@@ -10,7 +10,8 @@ import {
 import { expertsOf, forwardAgain, forwardBatch, type BatchItem, type ForwardResult, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { addDrafts, draftUsage, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, draftUsage, NO_DRAFTS } from "./speculation/draft-counts.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 export class EngineCore {
@@ -28,7 +29,7 @@ export class EngineCore {
   #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
-  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, draftedTokens: 0, acceptedDraftTokens: 0 };
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, ...NO_DRAFTS };
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
@@ -295,7 +296,7 @@ export class EngineCore {
       promptTokens: sequence.promptTokens,
       completionTokens: sequence.completionTokens,
       cachedTokens: sequence.cachedTokens,
-      ...draftUsage(sequence),
+      ...draftUsage(sequence.drafts),
       queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
       durationMs: now() - sequence.arrivalMs,
     });
