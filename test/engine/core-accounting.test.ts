@@ -96,6 +96,7 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     steps: 3,
     ...counts,
     draftedTokens: 0,
+    draftsBySource: {},
     preemptions: 0,
   });
 });

@@ -1,11 +1,12 @@
 // Predictions on their way to a sequence, and counts of drafts on their way to usage, events and statistics.
 
-import type { GenerateChunk, GenerateRequest } from "@readme-moe/core";
+import type { EngineStats, GenerateChunk, GenerateRequest } from "@readme-moe/core";
 import { ReadMeEngine, resolveEngineOptions } from "@readme-moe/engine";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { wireRequest } from "../../packages/engine/src/host/request.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
+import { countDraft } from "../../packages/engine/src/speculation/draft-counts.ts";
 import { openEngine } from "../../packages/engine/src/worker/open-engine.ts";
 import { RunningRequests, TimeSlices } from "../../packages/engine/src/worker/requests.ts";
 import { completeAll } from "../support/complete.ts";
@@ -116,7 +117,7 @@ describe("in the worker", () => {
     });
     try {
       await requests.begin(wireRequest(request, "a", opened.info, () => 1).wire);
-      const during: { readonly draftedTokens: number; readonly acceptedDraftTokens: number }[] = [];
+      const during: Omit<EngineStats, "residentBytes">[] = [];
       while (opened.core.hasWork) {
         await opened.core.step();
         during.push(opened.core.stats());
@@ -141,12 +142,21 @@ describe("in the worker", () => {
   });
 
   test("usage, events and statistics count a sequence's drafts, also before it ends", async () => {
-    const counts = [
-      [7, 5],
-      [4, 0],
-    ];
     const outcome = await run({ prompt: PROMPT, params: { ...params, n: 2 } }, (sequence) => {
-      [sequence.draftedTokens = 0, sequence.acceptedDraftTokens = 0] = counts[sequence.choice] ?? [];
+      const drafts = [
+        [
+          ["context", 3, 1],
+          ["model", 3, 3],
+          ["context", 1, 1],
+        ],
+        [
+          ["recycled", 3, 0],
+          ["context", 1, 0],
+        ],
+      ] as const;
+      for (const [source, draftedTokens, acceptedDraftTokens] of drafts[sequence.choice] ?? []) {
+        sequence.drafts = countDraft(sequence.drafts, source, { draftedTokens, acceptedDraftTokens });
+      }
     });
     expect(outcome.usage).toMatchObject({ acceptedDraftTokens: 5, rejectedDraftTokens: 6 });
     expect(outcome.finished).toMatchObject([
@@ -154,8 +164,14 @@ describe("in the worker", () => {
       { sequenceId: "a/1", acceptedDraftTokens: 0, rejectedDraftTokens: 4 },
     ]);
     expect(outcome.during.length).toBeGreaterThan(5);
+    const draftsBySource = {
+      context: { draftedTokens: 5, acceptedDraftTokens: 2 },
+      model: { draftedTokens: 3, acceptedDraftTokens: 3 },
+      recycled: { draftedTokens: 3, acceptedDraftTokens: 0 },
+    };
     for (const stats of [...outcome.during, outcome.stats]) {
       expect(stats).toMatchObject({ draftedTokens: 11, acceptedDraftTokens: 5 });
+      expect(stats.draftsBySource).toEqual(draftsBySource);
     }
   });
 
@@ -163,6 +179,6 @@ describe("in the worker", () => {
     const { usage, finished, stats } = await run({ prompt: PROMPT, prediction: PROMPT, params });
     expect(usage).toMatchObject({ acceptedDraftTokens: 0, rejectedDraftTokens: 0 });
     expect(finished).toMatchObject([{ acceptedDraftTokens: 0, rejectedDraftTokens: 0 }]);
-    expect(stats).toMatchObject({ draftedTokens: 0, acceptedDraftTokens: 0 });
+    expect(stats).toMatchObject({ draftedTokens: 0, acceptedDraftTokens: 0, draftsBySource: {} });
   });
 });

@@ -3,8 +3,6 @@ export type {
   AcceptedPrompt,
   Engine,
   EngineInfo,
-  EngineStats,
-  ExpertCacheStats,
   EngineVocabulary,
   FinishReason,
   GenerateChunk,
@@ -18,6 +16,7 @@ export type {
   TokenLogprob,
   Usage,
 } from "./engine.ts";
+export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";

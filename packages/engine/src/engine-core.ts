@@ -11,7 +11,8 @@ import {
 import { draftCounts, expertsOf, forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { addDrafts, finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 export class EngineCore {
@@ -29,7 +30,7 @@ export class EngineCore {
   #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
-  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, draftedTokens: 0, acceptedDraftTokens: 0 };
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, ...NO_DRAFTS };
 
   constructor(parts: EngineParts) {
     this.#parts = parts;

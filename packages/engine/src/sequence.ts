@@ -10,11 +10,11 @@ import {
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
-  type Usage,
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
 import type { PlacedAllowance } from "./allowed-tokens.ts";
+import { draftUsage, NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -42,33 +42,7 @@ export interface SequenceStart {
   readonly isSpeculated?: boolean | undefined;
 }
 
-/** Numbers of draft tokens. */
-export interface DraftCounts {
-  /** Draft tokens that ran. */
-  readonly draftedTokens: number;
-  /** Draft tokens that became part of the completion. */
-  readonly acceptedDraftTokens: number;
-}
-
-/** Adds the drafts of sequences to totals. */
-export function addDrafts<Totals extends DraftCounts>(totals: Totals, sequences: Iterable<DraftCounts>): Totals {
-  let { draftedTokens, acceptedDraftTokens } = totals;
-  for (const sequence of sequences) {
-    draftedTokens += sequence.draftedTokens;
-    acceptedDraftTokens += sequence.acceptedDraftTokens;
-  }
-  return { ...totals, draftedTokens, acceptedDraftTokens };
-}
-
-/** Returns the counts of drafts as usage and events give them. */
-export function draftUsage({
-  draftedTokens: drafted,
-  acceptedDraftTokens: accepted,
-}: DraftCounts): Pick<Usage, "acceptedDraftTokens" | "rejectedDraftTokens"> {
-  return { acceptedDraftTokens: accepted, rejectedDraftTokens: drafted - accepted };
-}
-
-export class Sequence implements SchedulableSequence, DraftCounts {
+export class Sequence implements SchedulableSequence {
   readonly id: string;
   readonly requestId: string;
   readonly choice: number;
@@ -98,9 +72,8 @@ export class Sequence implements SchedulableSequence, DraftCounts {
   slot: KvSlot | undefined;
   /** Number of prompt tokens that came from the prefix cache at the first admission. */
   cachedTokens = 0;
-  /** Draft tokens that ran, and those that became part of the completion. */
-  draftedTokens = 0;
-  acceptedDraftTokens = 0;
+  /** Counts of the drafts that have run. */
+  drafts: DraftTotals = NO_DRAFTS;
   /** Time of the first admission. */
   startedMs: number | undefined;
   lastTokenMs: number;
@@ -173,7 +146,7 @@ export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"
     promptTokens: sequence.promptTokens,
     completionTokens: sequence.completionTokens,
     cachedTokens: sequence.cachedTokens,
-    ...draftUsage(sequence),
+    ...draftUsage(sequence.drafts),
     queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
     durationMs: nowMs - sequence.arrivalMs,
   };

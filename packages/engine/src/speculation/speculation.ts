@@ -18,6 +18,7 @@ import {
 import type { KvMemory } from "@readme-moe/kernel";
 import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
 import type { Sequence } from "../sequence.ts";
+import { countDraft } from "./draft-counts.ts";
 import type { Drafter } from "./drafter.ts";
 import { routeDrafts } from "./route-drafts.ts";
 
@@ -203,8 +204,8 @@ export class Speculation {
     if (!sequence.slot) return 0;
     const { kv, onRouted } = this.#parts;
     const accepted = Math.min(experts.length, numEqual(sequence, draft, numKnown));
-    sequence.draftedTokens += experts.length;
-    sequence.acceptedDraftTokens += accepted;
+    const counts = { draftedTokens: experts.length, acceptedDraftTokens: accepted };
+    sequence.drafts = countDraft(sequence.drafts, draft.source, counts);
     sequence.router.rewind?.(sequence.routerState, numKnown + accepted);
     // The last token of a sequence has no expert.
     const routed = Math.min(accepted, sequence.numTokens - numKnown - (sequence.finishReason ? 1 : 0));

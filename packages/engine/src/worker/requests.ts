@@ -3,7 +3,8 @@
 import { ReadMeError, StopAutomaton, type GenerateChunk } from "@readme-moe/core";
 import { encodeChat, type EncodeOptions } from "@readme-moe/model";
 import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
-import { addDrafts, draftUsage, type Sequence } from "../sequence.ts";
+import type { Sequence } from "../sequence.ts";
+import { addDrafts, draftUsage, NO_DRAFTS } from "../speculation/draft-counts.ts";
 import type { OpenedEngine } from "./open-engine.ts";
 
 /** An opened engine, and the long work that runs between its steps. */
@@ -86,7 +87,7 @@ export class RunningRequests {
       completionTokens: sum(({ completionTokens }) => completionTokens),
       cachedTokens: sum(({ cachedTokens }) => cachedTokens),
       queuedMs: Math.max(...sequences.map(({ startedMs, arrivalMs }) => (startedMs ?? arrivalMs) - arrivalMs)),
-      ...draftUsage(addDrafts({ draftedTokens: 0, acceptedDraftTokens: 0 }, sequences)),
+      ...draftUsage(addDrafts(NO_DRAFTS, sequences)),
     };
     return { ...chunk, usage };
   }
