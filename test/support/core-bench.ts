@@ -16,9 +16,10 @@ import { EngineCore } from "../../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
-import type { Sequence } from "../../packages/engine/src/sequence.ts";
+
 import type { Drafter } from "../../packages/engine/src/speculation/drafter.ts";
 import { Speculation } from "../../packages/engine/src/speculation/speculation.ts";
+import type { Sequence, SequenceStart } from "../../packages/engine/src/sequence.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 
@@ -110,13 +111,27 @@ export class CoreBench {
   }
 
   add(id: string, promptIds: readonly number[], params: SamplingParams, priority = 0, processesLogits = false): void {
+    this.#add(id, promptIds, params, { priority, processesLogits, isBound: false });
+  }
+
+  /** Adds a sequence that is bound: its questions are in `questions`, for `core.allow`. */
+  addBound(id: string, promptIds: readonly number[], params: SamplingParams): void {
+    this.#add(id, promptIds, params, { priority: 0, processesLogits: false, isBound: true });
+  }
+
+  #add(
+    id: string,
+    promptIds: readonly number[],
+    params: SamplingParams,
+    how: Pick<SequenceStart, "priority" | "processesLogits" | "isBound">,
+  ): void {
     const resolved = resolveSamplingParams(
       { logprobs: 3, ignoreEos: true, ...params },
       { vocabSize: 4096, eosTokenIds: [0] },
     );
     const arrival = this.#arrivals++;
-    const start = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, priority, promptIds, params: resolved };
-    const rest = { seed: resolved.seed ?? 1, stops: new StopAutomaton([]), processesLogits };
+    const start = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, promptIds, params: resolved };
+    const rest = { seed: resolved.seed ?? 1, stops: new StopAutomaton([]), ...how };
     this.core.add({ ...start, ...rest }, this.#running.router);
   }
 
