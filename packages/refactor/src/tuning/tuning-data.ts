@@ -50,11 +50,7 @@ export interface TextSizes extends Pick<
 }
 
 /** Cuts texts into sequences. Kinds of text get equal shares, as far as their text suffices. */
-export async function prepareTexts(
-  model: Model,
-  texts: readonly DomainText[],
-  options: TextSizes,
-): Promise<TextData> {
+export async function prepareTexts(model: Model, texts: readonly DomainText[], options: TextSizes): Promise<TextData> {
   const { tokenizer } = await model.loadText();
   const { batchSequences, sequenceTokens, evaluationSequences, furtherTokens = 0, seed } = options;
   const share = Math.ceil((stepsOf(options) * batchSequences) / texts.length) * sequenceTokens;
