@@ -128,4 +128,5 @@ export {
   type SamplingParams,
 } from "./sampling/sampling-params.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
+export type { Draft, DraftSource } from "./speculation/draft.ts";
 export { checkTemplateValues } from "./template-values.ts";

@@ -14,6 +14,8 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import type { ModelDrafter } from "../speculation/model-drafter.ts";
+import { openDraftOf } from "../speculation/open-draft-model.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -21,6 +23,8 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
+  /** The model that drafts; `undefined` if the options name none. */
+  readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
@@ -83,6 +87,8 @@ export async function openEngine(
     };
     const measure = () => measureCost(runner, { residency, now });
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
+    const draftModel = await openDraftOf(model, options, { onProgress, onCacheFailure });
+    closers.push(async () => draftModel?.dispose());
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
@@ -118,6 +124,7 @@ export async function openEngine(
       options,
       sizes,
       core,
+      draftModel,
       residency,
       info,
       cacheFailure,
