@@ -3,7 +3,7 @@
 
 import { chooseDraft, type Draft } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
-import type { ChancesOf, Drafter, StepRows } from "./drafter.ts";
+import type { ChancesOf, StepRows } from "./drafter.ts";
 import { PredictedText } from "./predicted-text.ts";
 import { RecycledTokens } from "./recycled-tokens.ts";
 import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
@@ -34,16 +34,18 @@ const FORCED = 0;
 const ALLOWED = 1;
 
 /** Drafts the most promising of several proposals. */
-export class TextDrafter implements Drafter {
+export class TextDrafter {
   readonly #recycled = new RecycledTokens();
   readonly #texts = new Map<Sequence, SequenceTexts>();
   readonly #choices = new Map<string, Set<Sequence>>();
 
+  /** Proposes tokens that may follow, of a bound sequence those that its caller allows. */
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     if (sequence.isBound) return allowedDraft(sequence, mostTokens);
     return this.suggest(sequence, mostTokens, chancesOf);
   }
 
+  /** Proposes tokens whether they are allowed or not. */
   suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     const { index, prediction } = this.#textsOf(sequence);
     const texts = { index, recycled: this.#recycled, lastTokens: lastTokensOf(sequence), mostTokens };
@@ -51,6 +53,7 @@ export class TextDrafter implements Drafter {
     return proposals[chooseDraft(proposals.map(chancesOf))];
   }
 
+  /** Learns from the rows of a step. */
   observe({ sequence, numKnown, draftIds, rows }: StepRows): void {
     const tokenIds = [...sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown), ...draftIds];
     const first = tokenIds.length - draftIds.length - 1;
@@ -60,6 +63,7 @@ export class TextDrafter implements Drafter {
     }
   }
 
+  /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
     this.#texts.delete(sequence);
     const choices = this.#choices.get(sequence.requestId);
