@@ -23,8 +23,11 @@ export async function openEngines(path: string, memory: Memory, options: Specula
   const half = memory === "half" ? { expertCacheBytes: await halfOfExperts(path) } : {};
   const base: EngineOptions = { threads, precision, ...half };
   const hasSpeculation = isKnown({ speculation: false });
-  const optionsOf = (speculation: boolean): EngineOptions =>
-    hasSpeculation ? { ...base, ...{ speculation }, ...(speculation && draft !== undefined ? { draft } : {}) } : base;
+  const optionsOf = (speculation: boolean): EngineOptions => {
+    if (!hasSpeculation) return base;
+    const own = { ...base, speculation, ...(speculation && draft !== undefined ? { draft } : {}) };
+    return own;
+  };
   const without = await ReadMeEngine.open(path, optionsOf(false));
   const other = await ReadMeEngine.open(path, optionsOf(true)).catch(async (error: unknown) => {
     await without.dispose();

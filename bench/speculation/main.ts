@@ -1,7 +1,7 @@
 // Measures speculation: the same requests on two engines of one model, without and with it, by turns in one process.
 // Every answer has to be the same token for token; a difference ends the run with exit code 1.
 //
-//   pnpm bench:speculation -- [model] [--kinds quote,json,chat,random] [--requests 1,4,16] [--rounds 5] [--tokens 96]
+//   pnpm bench:speculation -- [model] [--kinds quote,predicted,json,chat,random] [--requests 1,4,16] [--rounds 5] [--tokens 96]
 //     [--per-kind 16] [--data FOLDER] [--draft MODEL] [--precision int8] [--threads N] [--seed 1] [--out FILE.json] [--show]
 
 import { writeFile } from "node:fs/promises";
@@ -50,7 +50,7 @@ async function main(): Promise<void> {
     plansByMemory.set(memory, plans);
     for (const kind of options.kinds) {
       say(`${kind}: choosing requests`);
-      const drafted = requestsOf(kind, { documents, vocabSize, seed: options.seed });
+      const drafted = requestsOf(kind, { documents, vocabSize, seed: options.seed, hasSpeculation });
       const { perKind: count, tokens } = options;
       plans.set(kind, await planRequests(without, drafted, { count, tokens, processorOf }));
     }

@@ -56,7 +56,7 @@ if (!opened.hasSpeculation) say("this engine has no speculation: both of ours ar
 const { without, with: speculating } = opened.engines;
 const rows: Row[] = [];
 for (const kind of options.kinds.filter((name) => name === "quote" || name === "chat")) {
-  const facts = { documents, vocabSize: without.info.vocabSize, seed: options.seed };
+  const facts = { documents, vocabSize: without.info.vocabSize, seed: options.seed, hasSpeculation: false };
   const greedy = requestsOf(kind, facts).filter(({ params }) => params.temperature === 0);
   const { perKind: count, tokens, threads, model, draft } = options;
   const { requests } = await planRequests(without, greedy, { count, tokens, processorOf: noGrammar });
