@@ -70,7 +70,7 @@ export async function answerOf(engine: Engine, request: ReadyRequest, processorO
     prompt: promptIds,
     params: { ...params, maxTokens },
     processLogits: processorOf(request),
-    ...(prediction === undefined ? {} : { prediction }),
+    prediction,
   });
   for await (const chunk of generation) {
     const nowMs = performance.now();

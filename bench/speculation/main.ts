@@ -36,12 +36,9 @@ async function main(): Promise<void> {
   const machine = describeMachine();
   const cells: CellFigures[] = [];
   const plansByMemory = new Map<Memory, ReadonlyMap<Kind, Plan>>();
-  let hasSpeculation = true;
 
   for (const memory of options.show ? (["all"] as const) : await memoriesOf(path)) {
     await using opened = await openEngines(path, memory, { ...options, draft });
-    ({ hasSpeculation } = opened);
-    if (!hasSpeculation) say("this engine has no speculation: both sides are the same");
     const { without } = opened.engines;
     await using grammars = await openSchemaGrammars(without);
     const { processorOf } = grammars;
@@ -50,7 +47,7 @@ async function main(): Promise<void> {
     plansByMemory.set(memory, plans);
     for (const kind of options.kinds) {
       say(`${kind}: choosing requests`);
-      const drafted = requestsOf(kind, { documents, vocabSize, seed: options.seed, hasSpeculation });
+      const drafted = requestsOf(kind, { documents, vocabSize, seed: options.seed });
       const { perKind: count, tokens } = options;
       plans.set(kind, await planRequests(without, drafted, { count, tokens, processorOf }));
     }
@@ -70,7 +67,7 @@ async function main(): Promise<void> {
   process.stdout.write(tables);
   if (options.out === undefined) return;
   const requests = Array.from(plansByMemory, ([memory, own]) => ({ memory, plans: plansJson(own) }));
-  const report = { machine, options, hasSpeculation, requests, cells };
+  const report = { machine, options, requests, cells };
   await writeFile(options.out, `${JSON.stringify(report, undefined, 2)}\n`);
   const page = `${options.out.replace(/\.json$/, "")}.md`;
   await writeFile(page, `# Speculation\n\n${machineMarkdown(machine)}\n\n${tables}`);

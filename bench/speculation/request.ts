@@ -21,7 +21,7 @@ export interface DraftedRequest {
   /** A chat, a text to continue, or tokens. */
   readonly prompt: readonly Turn[] | string | readonly number[];
   readonly params: SamplingParams;
-  /** Text that the answer is expected to repeat; only where engines have speculation. */
+  /** Text that the answer is expected to repeat. */
   readonly prediction?: string | undefined;
   /** The answer is JSON that is valid under it. */
   readonly schema?: { readonly name: string; readonly schema: JsonSchema };

@@ -9,14 +9,11 @@ export interface RequestFacts {
   readonly documents: Documents;
   readonly vocabSize: number;
   readonly seed: number;
-  /** Whether engines know what a prediction is. */
-  readonly hasSpeculation: boolean;
 }
 
 const MAKERS: Readonly<Record<Kind, (facts: RequestFacts) => readonly DraftedRequest[]>> = {
   quote: ({ documents }) => quoteRequests(documents),
-  predicted: ({ documents, hasSpeculation }) =>
-    predictedRequests(documents).map((request) => (hasSpeculation ? request : { ...request, prediction: undefined })),
+  predicted: ({ documents }) => predictedRequests(documents),
   json: ({ documents }) => jsonRequests(documents),
   chat: ({ documents }) => chatRequests(documents),
   random: ({ vocabSize, seed }) => randomRequests(vocabSize, seed),

@@ -125,7 +125,7 @@ describe("requests", () => {
   });
 
   test.each(KINDS)("there are enough requests of kind %s, all different, and the same every time", (kind) => {
-    const facts = { documents, vocabSize: 4096, seed: 1, hasSpeculation: true };
+    const facts = { documents, vocabSize: 4096, seed: 1 };
     const requests = requestsOf(kind, facts);
     expect(requests.length).toBeGreaterThanOrEqual(24);
     expect(new Set(requests.map(({ name }) => name)).size).toBe(requests.length);
@@ -135,13 +135,10 @@ describe("requests", () => {
       expect(schema !== undefined).toBe(kind === "json");
       expect(prediction !== undefined).toBe(kind === "predicted");
     }
-    for (const { prediction } of requestsOf(kind, { ...facts, hasSpeculation: false })) {
-      expect(prediction).toBeUndefined();
-    }
   });
 
   test("every schema and every task takes part", () => {
-    const facts = { documents, vocabSize: 4096, seed: 1, hasSpeculation: true };
+    const facts = { documents, vocabSize: 4096, seed: 1 };
     const tasks = requestsOf("quote", facts).map(({ name }) => name.split(" ")[0]);
     expect(new Set(tasks.slice(0, 5))).toEqual(new Set(["spelling", "rename", "extract", "comment", "summary"]));
     const schemas = requestsOf("json", facts).map(({ schema }) => schema?.name);
@@ -216,10 +213,9 @@ describe("measuring", () => {
   test("real engines give the expected answers, and steps are counted; a wrong expectation fails", async () => {
     const options = speculationOptions(["--threads", "1"]);
     await using opened = await openEngines(join(ROOT, "models", "pocket"), "all", options);
-    const { hasSpeculation } = opened;
     const { without, with: other } = opened.engines;
     const documents = await readOddDocuments(CALIBRATION);
-    const facts = { documents, vocabSize: without.info.vocabSize, seed: 1, hasSpeculation };
+    const facts = { documents, vocabSize: without.info.vocabSize, seed: 1 };
     const plan = await planRequests(without, requestsOf("random", facts), { count: 4, tokens: 12, processorOf });
     const engines = { without: measuredEngine(without), with: measuredEngine(other) };
     const rounds = await measureRounds({ engines, requests: plan.requests, atOnce: 2, rounds: 2, processorOf });
