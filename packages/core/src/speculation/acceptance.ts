@@ -30,29 +30,37 @@ const SEQUENCE_SHRINKAGE = 16;
 // The same for a source as a whole in a sequence, counted as successes and as failures.
 const SOURCE_SHRINKAGE = 4;
 
+interface Priors {
+  /** Chances by class, for classes below the list's length. */
+  readonly chances: readonly number[];
+  /** Factors of the odds: class c has the odds of class c modulo n, times the factor c / n, rounded down. */
+  readonly factors: readonly number[];
+}
+
 /**
- * Chances before any outcome; class c has number c modulo the list's length. Those of "context" and "recycled" are
- * means of 293 answers of SmolLM2-135M-Instruct (summaries, extraction and chat, greedy and at temperature 0.7).
+ * Chances before any outcome. Those of "context" and "recycled" were fitted to 293 answers of SmolLM2-135M-Instruct
+ * (summaries, extraction and chat, greedy and at temperature 0.7): `npm run bench:drafts`.
  */
-const PRIORS: Readonly<Record<DraftSource, readonly number[]>> = {
-  prediction: [0.7],
-  grammar: [0.95],
-  context: [
-    ...[0.27, 0.47, 0.12], // a match of 1 token: seen once, agreed, disputed
-    ...[0.5, 0.68, 0.35], // 2
-    ...[0.62, 0.66, 0.54], // 3
-    ...[0.73, 0.76, 0.62], // 4
-    ...[0.81, 0.84, 0.7], // 6
-    ...[0.92, 0.95, 0.87], // 9 and more
-  ],
-  recycled: [
-    // After one token alone, in twelfths of probability; then after two tokens that were seen once to three times, then
-    // more often.
-    ...[0.1, 0.16, 0.2, 0.22, 0.23, 0.25, 0.28, 0.38, 0.42, 0.54, 0.58, 0.6],
-    ...[0.15, 0.24, 0.3, 0.38, 0.5, 0.6, 0.73, 0.76, 0.82, 0.9, 0.96, 0.98],
-    ...[0.1, 0.16, 0.23, 0.32, 0.42, 0.53, 0.64, 0.74, 0.82, 0.9, 0.95, 0.98],
-  ],
-  model: [0.5],
+const PRIORS: Readonly<Record<DraftSource, Priors>> = {
+  prediction: { chances: [0.7], factors: [1] },
+  grammar: { chances: [0.95], factors: [1] },
+  context: {
+    // Matches of 1, 2, 3, 4, 6 and 9 tokens: seen once, confirmed, disputed.
+    chances: [0.33, 0.5, 0.18, 0.61, 0.69, 0.48, 0.71, 0.71, 0.66, 0.8, 0.79, 0.74, 0.87, 0.86, 0.78, 0.95, 0.95, 0.91],
+    // Recycled candidates say nothing, the same with more and more certainty, something else with more and more.
+    factors: [1, 1.8, 0.8, 4.9, 0.55, 0.28, 0.26],
+  },
+  recycled: {
+    // Twelfths of probability: after one token alone, after two that were seen once to three times, and more often.
+    chances: [
+      ...[0.1, 0.19, 0.22, 0.23, 0.24, 0.25, 0.26, 0.33, 0.37, 0.49, 0.57, 0.57],
+      ...[0.15, 0.25, 0.31, 0.39, 0.48, 0.6, 0.69, 0.75, 0.79, 0.87, 0.95, 0.97],
+      ...[0.1, 0.18, 0.27, 0.35, 0.44, 0.54, 0.64, 0.74, 0.83, 0.9, 0.94, 0.98],
+    ],
+    // The texts say nothing, the same, something else by matches of 1, 2, 3, 4, 6 and 9 tokens.
+    factors: [1, 2.6, 0.52, 0.17, 0.25, 0.18, 0.15, 0.06],
+  },
+  model: { chances: [0.5], factors: [1] },
 };
 
 /** Creates counts without outcomes. */
@@ -95,8 +103,8 @@ export function draftChances(ofEngine: Acceptance, ofSequence: Acceptance, draft
   const own = ofSequence.outcomes[source] ?? [];
   const factor = oddsFactor(source, engine, own);
   return classes.map((evidence) => {
-    const odds = oddsOf(usualChance(source, engine, evidence)) * factor;
-    return shrunk(own, evidence, odds / (1 + odds), SEQUENCE_SHRINKAGE);
+    const expected = changedChance(usualChance(source, engine, evidence), factor);
+    return shrunk(own, evidence, expected, SEQUENCE_SHRINKAGE);
   });
 }
 
@@ -116,16 +124,24 @@ function oddsFactor(source: DraftSource, engine: readonly number[], own: readonl
 }
 
 function usualChance(source: DraftSource, engine: readonly number[], evidence: number): number {
-  const priors = PRIORS[source];
-  return shrunk(engine, evidence, priors[evidence % priors.length] ?? 0.5, ENGINE_SHRINKAGE);
+  return shrunk(engine, evidence, priorChance(PRIORS[source], evidence), ENGINE_SHRINKAGE);
+}
+
+function priorChance({ chances, factors }: Priors, evidence: number): number {
+  const chance = chances[evidence % chances.length] ?? 0.5;
+  // A class that is not listed is like the last one that is.
+  const group = Math.min(factors.length - 1, Math.floor(evidence / chances.length));
+  return changedChance(chance, factors[group] ?? 1);
+}
+
+/** Multiplies the odds of a chance. */
+function changedChance(chance: number, factor: number): number {
+  const odds = (chance / (1 - chance)) * factor;
+  return odds / (1 + odds);
 }
 
 function shrunk(counts: readonly number[], evidence: number, towards: number, weight: number): number {
   return (rightOf(counts, evidence) + weight * towards) / (triedOf(counts, evidence) + weight);
-}
-
-function oddsOf(chance: number): number {
-  return chance / (1 - chance);
 }
 
 function triedOf(counts: readonly number[], evidence: number): number {
