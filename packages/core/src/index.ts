@@ -133,6 +133,7 @@ export {
   observeDraft,
   type Acceptance,
   type DraftOutcome,
+  type SourceOutcomes,
 } from "./speculation/acceptance.ts";
 export {
   allowanceMs,

@@ -8,7 +8,7 @@ export interface DraftCalibration {
 }
 
 const PRIOR_TOKENS = 10;
-const PRIOR_FACTOR = 0.85;
+const PRIOR_FACTOR = 0.95;
 const MEMORY_TOKENS = 400;
 const [LEAST_FACTOR, MOST_FACTOR] = [0.3, 1.1];
 
