@@ -134,6 +134,7 @@ export {
   observeDraft,
   type Acceptance,
   type DraftOutcome,
+  type SourceOutcomes,
 } from "./speculation/acceptance.ts";
 export {
   allowanceMs,
