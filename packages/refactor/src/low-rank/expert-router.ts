@@ -16,7 +16,7 @@ export interface ExpertRouting {
   /** Embedding of the dense model. */
   readonly embedding: Float32Array;
   readonly adapters: readonly Adapter[];
-  /** Costs are measured on the first sequences of each kind. */
+  /** Text that the experts learned from. */
   readonly sequences: readonly TextSequence[];
   readonly options: ResolvedLowRankOptions;
   readonly run: Pick<LowRankRun, "signal" | "threads" | "onProgress">;
@@ -69,7 +69,7 @@ async function keptLosses(
   adapter: Adapter | undefined,
   expert: number,
 ): Promise<readonly Float32Array[]> {
-  const path = file(`losses-${expert}.safetensors`);
+  const path = file(`costs-${expert}.safetensors`);
   if (existsSync(path)) {
     const rows = sequences.map(({ tokenIds }) => new Float32Array(tokenIds.length));
     await withFile(path, (kept) => restoreArrays(kept, named(rows)));
