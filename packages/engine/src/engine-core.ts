@@ -2,15 +2,17 @@
 
 import {
   everythingResident,
+  type AllowedTokens,
   type EngineStats,
   type PreGatingRouter,
   type Residency,
   type Scheduler,
 } from "@readme-moe/core";
-import { expertsOf, forwardAgain, forwardBatch, type BatchItem, type ForwardResult, type ItemLogits } from "./batch.ts";
+import { draftCounts, expertsOf, forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 export class EngineCore {
@@ -21,28 +23,26 @@ export class EngineCore {
   /** Sequences that have not ended. */
   readonly #live = new Set<Sequence>();
   readonly #aborted = new Map<string, "abort" | "error">();
-  /** Called when the next sequence ends. */
-  readonly #onEnd: (() => void)[] = [];
+  readonly #onEnd: (() => void)[] = []; // called when the next sequence ends
+  readonly #onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
   #isStepping = false;
   /** Whether another step could make progress. */
   #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
-  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, ...NO_DRAFTS };
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
     this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
-    const { eosTokenIds } = parts.runner.model.config;
-    this.#sampler = new Sampler(
-      parts.tokenizer,
-      { eosTokenIds, contextTokens: parts.contextTokens },
-      {
-        onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
-        onFailed: (sequence, error) => this.#fail(sequence, error),
-      },
-    );
+    const { runner, tokenizer, contextTokens, output, speculation } = parts;
+    const ends = { eosTokenIds: runner.model.config.eosTokenIds, contextTokens };
+    this.#sampler = new Sampler(tokenizer, ends, {
+      onRow: (...row) => output.logits(...row),
+      onQuestion: (sequence, id) => output.ask(sequence, id, Int32Array.from(speculation?.suggest(sequence) ?? [])),
+      onFailed: this.#onFailed,
+    });
   }
 
   /** Whether a step could make progress. False while callers have all logits, until `add`, `answer` or `abort`. */
@@ -73,6 +73,12 @@ export class EngineCore {
     this.#canProgress = true;
   }
 
+  /** Takes a caller's answer about the tokens that are allowed. */
+  allow(questionId: number, allowed: AllowedTokens): void {
+    this.#sampler.allow(questionId, allowed);
+    this.#canProgress = true;
+  }
+
   /** Ends a request's sequences and frees their memory for the next step. */
   abort(requestId: string, reason: "abort" | "error" = "abort"): void {
     this.#aborted.set(requestId, reason);
@@ -92,9 +98,9 @@ export class EngineCore {
     const batch = await this.#schedule();
     const logits = await this.#forward(batch);
     const accepted = await this.#sample(logits);
-    speculation?.settle(batch, logits);
+    const acceptedDraftTokens = speculation?.settle(batch, logits);
     await this.#append(accepted);
-    this.#complete(batch, startMs);
+    this.#complete(batch, startMs, acceptedDraftTokens);
     this.#isStepping = false;
     this.#endAborted();
   }
@@ -119,7 +125,7 @@ export class EngineCore {
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
       steps: this.#steps,
-      ...this.#totals,
+      ...addDrafts(this.#totals, this.#live),
       preemptions: admission.preemptions,
       ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
@@ -149,6 +155,7 @@ export class EngineCore {
       }
       admission.enqueue(sequence);
       output.accepted(sequence);
+      this.#sampler.ask(sequence);
       const { id: sequenceId, promptTokens } = sequence;
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
     }
@@ -176,6 +183,7 @@ export class EngineCore {
       sequenceIds: batch.map(({ sequence }) => sequence.id),
       numTokens: batch.map(({ numTokens }) => numTokens),
       positions: batch.map(({ sequence }) => sequence.numComputedTokens),
+      ...draftCounts(batch),
       distinctExperts: expertsOf(batch).size,
       numWaiting: admission.waiting.length,
       ...forecast,
@@ -186,11 +194,10 @@ export class EngineCore {
   /** Runs the batch's tokens through the model. A sequence that the runner fails on is reported and ends. */
   #forward(batch: readonly BatchItem[]): Promise<readonly ItemLogits[]> {
     const { runner, admission } = this.#parts;
-    const onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
-    return this.#timed(() => forwardBatch(runner, admission.kv, batch, onFailed));
+    return this.#timed(() => forwardBatch(runner, admission.kv, batch, this.#onFailed));
   }
 
-  async #timed(run: () => Promise<ForwardResult>): Promise<readonly ItemLogits[]> {
+  async #timed(run: () => ReturnType<typeof forwardBatch>): Promise<readonly ItemLogits[]> {
     const { admission, now } = this.#parts;
     const startMs = now();
     const { logits, ran } = await run();
@@ -204,8 +211,7 @@ export class EngineCore {
     const { runner, admission } = this.#parts;
     const { accepted, undecided } = this.#sampler.sample(logits);
     if (undecided.length === 0) return accepted;
-    const onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
-    const again = await this.#timed(() => forwardAgain(runner, admission.kv, undecided, onFailed));
+    const again = await this.#timed(() => forwardAgain(runner, admission.kv, undecided, this.#onFailed));
     return [...accepted, ...this.#sampler.sample(again).accepted];
   }
 
@@ -226,7 +232,7 @@ export class EngineCore {
       now,
       onRouted: ({ id: sequenceId }, position, experts, durationMs) =>
         output.event("router:routed", { sequenceId, position, experts, durationMs }),
-      onFailed: (sequence, error) => this.#fail(sequence, error),
+      onFailed: this.#onFailed,
     });
   }
 
@@ -234,9 +240,8 @@ export class EngineCore {
   #publish(accepted: readonly AcceptedToken[]): void {
     const { now, output } = this.#parts;
     for (const { sequence, position, chunk } of accepted) {
-      const [token] = chunk.tokens;
+      const [[token], nowMs] = [chunk.tokens, now()];
       if (!token || !this.#live.has(sequence)) continue;
-      const nowMs = now();
       const expert = chunk.finishReason ? undefined : sequence.experts[position];
       output.event("token:generated", {
         sequenceId: sequence.id,
@@ -248,11 +253,12 @@ export class EngineCore {
       sequence.lastTokenMs = nowMs;
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
+      else if (position === sequence.numTokens - 1) this.#sampler.ask(sequence);
     }
   }
 
   /** Reports the step, and lets the planner learn from it. */
-  #complete(batch: readonly BatchItem[], startMs: number): void {
+  #complete(batch: readonly BatchItem[], startMs: number, acceptedDraftTokens: number | undefined): void {
     const { admission, now, output } = this.#parts;
     if (batch.length === 0) return;
     output.event("batch:completed", {
@@ -261,6 +267,7 @@ export class EngineCore {
       forwardMs: this.#forwardMs,
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
+      ...(acceptedDraftTokens === undefined ? {} : { acceptedDraftTokens }),
     });
   }
 
@@ -283,19 +290,12 @@ export class EngineCore {
     if (!this.#live.delete(sequence)) return;
     this.#sampler.forget(sequence);
     this.#parts.speculation?.forget(sequence);
+    this.#totals = addDrafts(this.#totals, [sequence]);
     // Waiting sequences may get the freed memory.
     this.#canProgress = true;
     sequence.router.release(sequence.routerState);
     admission.remove(sequence);
     for (const resolve of this.#onEnd.splice(0)) resolve();
-    output.event("sequence:finished", {
-      sequenceId: sequence.id,
-      reason,
-      promptTokens: sequence.promptTokens,
-      completionTokens: sequence.completionTokens,
-      cachedTokens: sequence.cachedTokens,
-      queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
-      durationMs: now() - sequence.arrivalMs,
-    });
+    output.event("sequence:finished", finishedEvent(sequence, reason, now()));
   }
 }

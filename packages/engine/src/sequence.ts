@@ -6,12 +6,15 @@ import {
   TokenCounts,
   type FinishReason,
   type PreGatingRouter,
+  type ReadMeEvents,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
+import type { PlacedAllowance } from "./allowed-tokens.ts";
+import { draftUsage, NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -28,7 +31,11 @@ export interface SequenceStart {
   readonly params: ResolvedSamplingParams;
   /** Whether the caller changes logits before a token is chosen. */
   readonly processesLogits: boolean;
+  /** Whether the caller says which tokens may come next. @default false */
+  readonly isBound?: boolean | undefined;
   readonly seed: number;
+  /** Tokens that the completion is expected to repeat. */
+  readonly prediction?: ArrayLike<number> | undefined;
   /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
   /** Whether steps may run tokens before they are known. @default false */
@@ -45,9 +52,12 @@ export class Sequence implements SchedulableSequence {
   readonly client: string | undefined;
   readonly params: ResolvedSamplingParams;
   readonly processesLogits: boolean;
+  readonly isBound: boolean;
   readonly seed: number;
   readonly isSpeculated: boolean;
   readonly promptTokens: number;
+  /** Tokens that the completion is expected to repeat. */
+  readonly prediction: ArrayLike<number> | undefined;
   /** Tokens of the prompt, then of the completion. */
   readonly tokenIds: number[];
   /** Experts of the first `tokenIds`, as far as they are routed. */
@@ -62,14 +72,15 @@ export class Sequence implements SchedulableSequence {
   slot: KvSlot | undefined;
   /** Number of prompt tokens that came from the prefix cache at the first admission. */
   cachedTokens = 0;
+  /** Counts of the drafts that have run. */
+  drafts: DraftTotals = NO_DRAFTS;
   /** Time of the first admission. */
   startedMs: number | undefined;
   lastTokenMs: number;
   waitingSinceMs: number;
   finishReason: FinishReason | undefined;
-  /** Number of drafted tokens that have run, and how many of them became tokens of the sequence. */
-  draftedTokens = 0;
-  acceptedDraftTokens = 0;
+  /** Tokens that may come next, of a sequence that is bound; `undefined` while its caller is asked. */
+  allowed: PlacedAllowance | undefined;
 
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
@@ -85,8 +96,10 @@ export class Sequence implements SchedulableSequence {
     this.client = start.client;
     this.params = start.params;
     this.processesLogits = start.processesLogits;
+    this.isBound = start.isBound ?? false;
     this.seed = start.seed;
     this.isSpeculated = start.isSpeculated ?? false;
+    this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
     this.counts = new TokenCounts(this.tokenIds);
@@ -121,6 +134,22 @@ export class Sequence implements SchedulableSequence {
     }
     return this.#next.experts;
   }
+}
+
+type FinishedEvent = Parameters<ReadMeEvents["sequence:finished"]>[0];
+
+/** Describes the end of a sequence. */
+export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
+  return {
+    sequenceId: sequence.id,
+    reason,
+    promptTokens: sequence.promptTokens,
+    completionTokens: sequence.completionTokens,
+    cachedTokens: sequence.cachedTokens,
+    ...draftUsage(sequence.drafts),
+    queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
+    durationMs: nowMs - sequence.arrivalMs,
+  };
 }
 
 /** Options of `routeSequences`. */

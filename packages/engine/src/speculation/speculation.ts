@@ -18,7 +18,8 @@ import {
 import type { KvMemory } from "@readme-moe/kernel";
 import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
 import type { Sequence } from "../sequence.ts";
-import type { Drafter } from "./drafter.ts";
+import { countDraft } from "./draft-counts.ts";
+import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
 import { routeDrafts } from "./route-drafts.ts";
 
 /** Parts that a `Speculation` is built from. */
@@ -53,6 +54,8 @@ interface Proposal {
 interface StepDraft {
   /** All tokens that were proposed; those that do not run are compared with the sequence's tokens, too. */
   readonly draft: Draft;
+  /** Time that the drafter took. */
+  readonly drafterMs: number;
   /** Number of the sequence's known tokens before the step. */
   readonly numKnown: number;
   /** Room that the sequence had before the step. */
@@ -60,6 +63,8 @@ interface StepDraft {
   /** Experts of the tokens that run. */
   experts: readonly number[];
 }
+
+const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
 
 /** Largest number of drafted tokens of a sequence in one step. */
 const MOST_DRAFT_TOKENS = 16;
@@ -71,8 +76,10 @@ export class Speculation {
   readonly #records = new Map<Sequence, DraftRecord>();
   /** Drafts of the step that runs. */
   readonly #drafts = new Map<Sequence, StepDraft>();
+  /** Number of known tokens of each sequence of the step that runs. */
+  readonly #numKnown = new Map<Sequence, number>();
   /** Predicted costs and known tokens of the step that runs. */
-  #step: { readonly cost: CostModel; readonly work: StepWork } | undefined;
+  #step: StepBeforeDrafts | undefined;
 
   constructor(parts: SpeculationParts) {
     this.#parts = parts;
@@ -80,8 +87,10 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    this.#step = { cost, work: knownWork(batch) };
-    const proposals = this.#proposals(batch, cost);
+    const before = { cost, work: knownWork(batch, this.#parts.residency) };
+    this.#step = before;
+    for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
+    const proposals = await this.#proposals(batch, before);
     if (proposals.length === 0) return batch;
     const experts = expertsOf(batch);
     // Routing takes time, so only tokens that pay with an expert of the step are routed.
@@ -100,17 +109,33 @@ export class Speculation {
   /**
    * Takes back what is not accepted, after the step's tokens are part of their sequences, and learns from the outcome.
    * @param logits - rows of the step
+   * @returns how many drafted tokens are part of their sequences; `undefined` if the step had no drafts
    */
-  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): void {
+  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): number | undefined {
+    let accepted: number | undefined;
     const { drafter } = this.#parts;
-    for (const { item, rows } of logits) if (item.sequence.isSpeculated) drafter.observe(item, rows);
+    for (const { item, rows } of logits) {
+      const { sequence, draft } = item;
+      const numKnown = this.#numKnown.get(sequence);
+      if (numKnown === undefined || !sequence.isSpeculated) continue;
+      drafter.observe({ sequence, numKnown, draftIds: draft?.tokenIds ?? [], rows });
+    }
     for (const { sequence, numTokens, isLast } of batch) {
       if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) continue;
       const step = this.#drafts.get(sequence);
       this.#learn(sequence, step);
-      if (step) this.#takeBack(sequence, step);
+      if (step && step.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, step);
     }
     this.#drafts.clear();
+    this.#numKnown.clear();
+    return accepted;
+  }
+
+  /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
+  suggest(sequence: Sequence): readonly number[] {
+    const acceptance = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
   }
 
   /** Drops what is kept of a sequence that has ended. */
@@ -120,26 +145,32 @@ export class Speculation {
     this.#parts.drafter.forget(sequence);
   }
 
-  #proposals(batch: readonly BatchItem[], cost: CostModel): readonly Proposal[] {
-    const { drafter, contextTokens } = this.#parts;
-    return batch.flatMap((item) => {
-      const { sequence, numTokens, isLast } = item;
-      if (!isLast || numTokens > 1 || !sequence.isSpeculated) return [];
-      const toEnd = Math.min(
-        contextTokens - 1 - sequence.numTokens,
-        sequence.params.maxTokens - sequence.completionTokens - 1,
-      );
-      const record = this.#recordOf(sequence, cost);
-      const allowedMs = allowanceMs(record.account);
-      const most = Math.min(MOST_DRAFT_TOKENS, toEnd);
-      if (most < 1) return [];
-      const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, record.acceptance, draft);
-      const draft = drafter.propose(sequence, most, chancesOf);
-      if (!draft || !sequence.slot) return [];
+  /** Asks for drafts of the sequences that decode. */
+  async #proposals(batch: readonly BatchItem[], step: StepBeforeDrafts): Promise<readonly Proposal[]> {
+    const asked = batch.flatMap((item) => this.#question(item, step.cost) ?? []);
+    if (asked.length === 0) return [];
+    const proposed = await this.#parts.drafter.propose(asked, step);
+    return asked.flatMap(({ item, chancesOf, allowanceMs: allowedMs }, index) => {
+      const { sequence } = item;
+      const { draft, drafterMs } = proposed[index] ?? { draft: undefined, drafterMs: 0 };
+      if (!sequence.slot) return [];
       const { reservedTokens } = sequence.slot;
-      this.#drafts.set(sequence, { draft, numKnown: sequence.numTokens, reservedTokens, experts: [] });
-      return { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs };
+      const numKnown = sequence.numTokens;
+      this.#drafts.set(sequence, { draft: draft ?? NO_DRAFT, drafterMs, numKnown, reservedTokens, experts: [] });
+      return draft ? { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs - drafterMs } : [];
     });
+  }
+
+  #question(item: BatchItem, cost: CostModel): (DraftQuestion & { readonly item: BatchItem }) | undefined {
+    const { sequence, numTokens, isLast } = item;
+    if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) return undefined;
+    const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
+    const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
+    const mostTokens = Math.min(MOST_DRAFT_TOKENS, toEnd, toContext);
+    if (mostTokens < 1) return undefined;
+    const { acceptance, account } = this.#recordOf(sequence, cost);
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return { item, sequence, mostTokens, allowanceMs: allowanceMs(account), chancesOf };
   }
 
   /** Shortens drafts to what pays; drops those of which nothing does. */
@@ -148,7 +179,7 @@ export class Speculation {
     experts: ReadonlySet<number>,
     expertsOfDraft: (proposal: Proposal) => readonly number[],
   ): readonly Proposal[] {
-    const { residency, maxNumBatchedTokens } = this.#parts;
+    const { maxNumBatchedTokens } = this.#parts;
     if (!this.#step) return [];
     const { cost, work } = this.#step;
     const lengths = planDrafts({
@@ -156,7 +187,8 @@ export class Speculation {
       experts,
       tokensLeft: maxNumBatchedTokens - work.tokens,
       cost,
-      missingBytes: residency.missingBytes,
+      // What the step's experts lack is read for the step, with drafts or without.
+      missingBytes: [],
       drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
     });
     return proposals.flatMap((proposal, index) => {
@@ -179,13 +211,13 @@ export class Speculation {
     sequence.router.rewind?.(sequence.routerState, sequence.numTokens + numDrafted);
   }
 
-  /** Rewinds keys, values and router to the sequence's own tokens. */
-  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): void {
-    if (!sequence.slot || experts.length === 0) return;
+  /** Rewinds keys, values and router to the sequence's own tokens. @returns how many drafted tokens these have */
+  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): number {
+    if (!sequence.slot) return 0;
     const { kv, onRouted } = this.#parts;
     const accepted = Math.min(experts.length, numEqual(sequence, draft, numKnown));
-    sequence.draftedTokens += experts.length;
-    sequence.acceptedDraftTokens += accepted;
+    const counts = { draftedTokens: experts.length, acceptedDraftTokens: accepted };
+    sequence.drafts = countDraft(sequence.drafts, draft.source, counts);
     sequence.router.rewind?.(sequence.routerState, numKnown + accepted);
     // The last token of a sequence has no expert.
     const routed = Math.min(accepted, sequence.numTokens - numKnown - (sequence.finishReason ? 1 : 0));
@@ -195,6 +227,7 @@ export class Speculation {
     if (sequence.slot.numTokens > computed) kv.truncate(sequence.slot, computed);
     // Truncating may free room that the sequence had before.
     kv.reserve(sequence.slot, Math.max(reservedTokens, computed));
+    return accepted;
   }
 
   #learn(sequence: Sequence, step: StepDraft | undefined): void {
@@ -207,6 +240,7 @@ export class Speculation {
       step: work,
       cost,
       draftTokens,
+      drafterMs: step?.drafterMs ?? 0,
       accepted: Math.min(draftTokens, numRight),
     });
     if (!step) return;
@@ -224,13 +258,14 @@ export class Speculation {
   }
 }
 
-/** Computes the work of a step without drafts. Experts do not change with drafts, and none of them is missing. */
-function knownWork(batch: readonly BatchItem[]): StepWork {
+/** Computes the work of a step without drafts. */
+function knownWork(batch: readonly BatchItem[], { missingBytes }: Residency): StepWork {
+  const experts = Array.from(expertsOf(batch));
   return {
     tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
-    distinctExperts: expertsOf(batch).size,
+    distinctExperts: experts.length,
     cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
-    missingBytes: 0,
+    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
   };
 }
 
