@@ -69,7 +69,7 @@ async function keptLosses(
   adapter: Adapter | undefined,
   expert: number,
 ): Promise<readonly Float32Array[]> {
-  const path = file(`costs-${expert}.safetensors`);
+  const path = file(`losses-${expert}.safetensors`);
   if (existsSync(path)) {
     const rows = sequences.map(({ tokenIds }) => new Float32Array(tokenIds.length));
     await withFile(path, (kept) => restoreArrays(kept, named(rows)));

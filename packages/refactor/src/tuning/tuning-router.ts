@@ -74,13 +74,19 @@ export async function keptRouter(path: string, round: RouterRound): Promise<Kept
  */
 async function newRouter({ config, embedding, sequences, options, ...round }: RouterRound): Promise<TrainedRouter> {
   const { costs: measure, numExperts, ...run } = round;
-  const measured = textToMeasure(sequences, Math.ceil(options.routerTokens / options.sequenceTokens));
+  const perDomain = Math.ceil(options.routerTokens / options.sequenceTokens);
+  const counts = new Map<number, number>();
+  const measured = sequences.filter(({ domain }) => {
+    const count = (counts.get(domain) ?? 0) + 1;
+    counts.set(domain, count);
+    return count <= perDomain;
+  });
   const costs = await measure(measured);
-  const costsOf = new Map(measured.map(({ tokenIds }, index) => [tokenIds, costs[index]!]));
+  const costsOf = new Map(measured.map(({ tokenIds }, index) => [tokenIds, costs[index]]));
   const means = new Map(
-    Array.from(new Set(measured.map(({ domain }) => domain)), (kind) => {
-      const own = costs.filter((_, index) => measured[index]?.domain === kind);
-      return [kind, meanRow(own, numExperts)];
+    Array.from(counts.keys(), (one) => {
+      const own = costs.filter((_, index) => measured[index]?.domain === one);
+      return [one, meanRow(own, numExperts)];
     }),
   );
   const { examples, validation } = splitExamples(
@@ -99,19 +105,6 @@ async function newRouter({ config, embedding, sequences, options, ...round }: Ro
     steps: options.routerSteps,
     validation,
     seed: options.seed,
-  });
-}
-
-/**
- * Selects sequences of each kind, as many as there are up to `perKind`. They are spread over its text: neighbours are
- * of the same document, whose costs may not be those of the kind.
- */
-export function textToMeasure(sequences: readonly TextSequence[], perKind: number): readonly TextSequence[] {
-  const kinds = [...new Set(sequences.map(({ domain }) => domain))];
-  return kinds.flatMap((kind) => {
-    const own = sequences.filter(({ domain }) => domain === kind);
-    const length = Math.min(perKind, own.length);
-    return Array.from({ length }, (_, place) => own[Math.floor(((place + 0.5) * own.length) / length)]!);
   });
 }
 
