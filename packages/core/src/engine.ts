@@ -1,8 +1,9 @@
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./emitter.ts";
+import type { EngineStats } from "./engine-stats.ts";
 import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
-import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
+import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 /** A chat, which the model's template converts to a text. */
@@ -18,26 +19,6 @@ export interface ChatPrompt {
  */
 export type Prompt = string | ArrayLike<number> | ChatPrompt;
 
-/** Position of a row of logits. */
-export interface LogitsContext {
-  /** Tokens of the prompt, then the tokens generated so far, without the next one. */
-  readonly tokenIds: Int32Array;
-  readonly promptTokens: number;
-  /** Index of the completion, below `n`. */
-  readonly choice: number;
-}
-
-/**
- * Changes a row of logits.
- *
- * @param logits - `[vocabSize]`, in nats; may be changed in place, and must not be used after the function's answer
- * @returns nothing to use `logits` itself, or other logits of the same length
- */
-export type ProcessLogits = (
-  logits: Float32Array,
-  context: LogitsContext,
-) => Float32Array | void | Promise<Float32Array | void>;
-
 /** A request of `Engine.generate`: one prompt, and parameters of its completions. */
 export interface GenerateRequest {
   readonly prompt: Prompt;
@@ -45,15 +26,25 @@ export interface GenerateRequest {
   /**
    * Changes logits before a token is chosen. Called in the caller's thread, once for each new token of each choice,
    * with the model's own logits. Bias, penalties, temperature and the rest of `params` apply to the changed logits,
-   * while log-probabilities are those of the model. `-Infinity` forbids a token.
+   * while log-probabilities are those of the model. `-Infinity` forbids a token. A function with the property
+   * `allowTokens` is not called: the property is, and gives the same tokens at less cost.
    *
    * A choice keeps its place and its KV memory while it waits for the answer; other choices and requests go on. An
    * error of the function ends the request and is thrown while iterating, as are a `TypeError` on a value that is no
-   * `Float32Array`, and a `RangeError` on another length, NaN, `Infinity`, or when no token is left.
+   * `Float32Array`, and a `RangeError` on another length, NaN, `Infinity`, or when no token is left. The same holds for
+   * `allowTokens` and its masks.
    *
    * @default none
    */
   readonly processLogits?: ProcessLogits | undefined;
+  /**
+   * A text, or token ids, that the completion is expected to repeat, such as a file that it edits. The engine tries its
+   * tokens where they may follow, which takes less time where it is right and never changes the completion. At most as
+   * many tokens as the context has; they do not count as the prompt's.
+   *
+   * @default none
+   */
+  readonly prediction?: string | ArrayLike<number> | undefined;
   /** Expert of every token, by name or index, instead of the engine's router. */
   readonly expert?: string | number | undefined;
   /** Waiting sequences with larger numbers go first. @default 0 */
@@ -99,6 +90,10 @@ export interface Usage {
   readonly cachedTokens: number;
   /** Longest time that a choice waited for room before it first ran, in ms. */
   readonly queuedMs: number;
+  /** Tokens of all choices that were drafted and are part of the completion; 0 without speculation. */
+  readonly acceptedDraftTokens: number;
+  /** Tokens that were drafted, ran through the model and did not become part of the completion. */
+  readonly rejectedDraftTokens: number;
 }
 
 /** A piece of one of a request's completions. */
@@ -173,40 +168,6 @@ export interface EngineVocabulary {
   readonly offsets: Uint32Array;
   /** Tokens that end a completion. */
   readonly eosTokenIds: readonly number[];
-}
-
-/**
- * Counters since the engine was opened, and its current load.
- */
-export interface EngineStats {
-  /** Sequences that wait for KV memory. */
-  readonly numWaiting: number;
-  /** Sequences that hold KV memory. */
-  readonly numRunning: number;
-  readonly kvUsedTokens: number;
-  readonly kvCapacityTokens: number;
-  readonly steps: number;
-  readonly promptTokens: number;
-  readonly cachedTokens: number;
-  readonly completionTokens: number;
-  readonly preemptions: number;
-  /** Resident memory of the process that runs the model, which is the caller's for a thread. */
-  readonly residentBytes: number;
-  /** Absent when all experts are in memory. */
-  readonly expertCache?: ExpertCacheStats;
-}
-
-/** Statistics of streamed experts. A unit is one layer of one expert. */
-export interface ExpertCacheStats extends ExpertCacheCounters {
-  /** Bytes of one expert in each layer; of low-rank experts, those of the largest one as a single layer. */
-  readonly layerBytes: readonly number[];
-  readonly budgetBytes: number;
-  /** Bytes of units in memory, reads under way included. */
-  readonly usedBytes: number;
-  /** Reads that failed, retries included. */
-  readonly failedReads: number;
-  /** Time that steps waited for reads. */
-  readonly stallMs: number;
 }
 
 /** Options of `Engine.tokenize`. */

@@ -3,16 +3,12 @@ export type {
   AcceptedPrompt,
   Engine,
   EngineInfo,
-  EngineStats,
-  ExpertCacheStats,
   EngineVocabulary,
   FinishReason,
   GenerateChunk,
   GeneratedToken,
   GenerateRequest,
   Generation,
-  LogitsContext,
-  ProcessLogits,
   Prompt,
   ChatPrompt,
   RoutedPrompt,
@@ -20,6 +16,7 @@ export type {
   TokenLogprob,
   Usage,
 } from "./engine.ts";
+export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
@@ -59,6 +56,7 @@ export type { StepUses, UseForecast } from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
+export type { AllowContext, AllowedTokens, AllowTokens, LogitsContext, ProcessLogits } from "./process-logits.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {
@@ -106,6 +104,7 @@ export {
 } from "./simulation/replay.ts";
 export { simulate, type SimulationOptions, type SimulationResult, type Spread } from "./simulation/simulate.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
+export { allowsToken, forbidOthers, sampleAllowed } from "./sampling/allowed.ts";
 export {
   candidatesNeeded,
   checkRow,
@@ -128,5 +127,20 @@ export {
   type SamplingParams,
 } from "./sampling/sampling-params.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
+export {
+  draftChances,
+  newAcceptance,
+  observeDraft,
+  type Acceptance,
+  type DraftOutcome,
+} from "./speculation/acceptance.ts";
+export {
+  allowanceMs,
+  chargeDraft,
+  newDraftAccount,
+  type DraftAccount,
+  type DraftCharge,
+} from "./speculation/draft-account.ts";
 export type { Draft, DraftSource } from "./speculation/draft.ts";
+export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { checkTemplateValues } from "./template-values.ts";

@@ -2,6 +2,7 @@ import type { CostModel, GenerateChunk, ReadMeEvents, Residency, Scheduler, Sche
 import type { Tokenizer } from "@readme-moe/model";
 import type { KvAdmission } from "./kv-admission.ts";
 import type { Sequence } from "./sequence.ts";
+import type { Speculation } from "./speculation/speculation.ts";
 import type { StepRunner } from "./step-runner.ts";
 
 /** Parts that an `EngineCore` is built from. */
@@ -14,6 +15,8 @@ export interface EngineParts {
   readonly cost?: CostModel | undefined;
   readonly limits: SchedulerLimits;
   readonly residency?: Residency;
+  /** Drafts tokens that steps verify. @default each step gives a sequence at most one token */
+  readonly speculation?: Speculation | undefined;
   /** Largest number of tokens of one sequence, prompt included. */
   readonly contextTokens: number;
   readonly output: EngineOutput;
@@ -30,6 +33,11 @@ export interface EngineOutput {
    * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.
    */
   logits(sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>): void;
+  /**
+   * Receives a question about the tokens that may follow the sequence's. `EngineCore.allow` takes the answer.
+   * @param draft - tokens that the engine would draft after the sequence's
+   */
+  ask(sequence: Sequence, questionId: number, draft: Int32Array<ArrayBuffer>): void;
   /** Reports that the sequence ended because of an error. */
   failed(sequence: Sequence, error: unknown): void;
   event<Name extends keyof ReadMeEvents>(name: Name, payload: Parameters<ReadMeEvents[Name]>[0]): void;

@@ -1,22 +1,27 @@
 // From rows of logits to tokens of sequences, in this order:
 //
-// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`).
+// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`). If the
+//    caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
 // 2. `chooseToken` chooses a token from the row. It may need all logits if the best candidates do not decide.
 // 3. `acceptToken` adds the token to its sequence, and decides which text may be shown and whether the sequence ends.
+// 4. If the token is the next one of the sequence's draft, the same happens with the row after it.
 
 import {
   checkRow,
+  sampleAllowed,
   sampleProcessed,
   sampleToken,
   tokenLogprobs,
   uniformAt,
+  type AllowedTokens,
   type FinishReason,
   type GenerateChunk,
   type GeneratedToken,
   type LogitsRow,
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import type { BatchItem, ItemLogits } from "./batch.ts";
+import { AllowedQuestions } from "./allowed-questions.ts";
+import type { ItemLogits } from "./batch.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** A token that was chosen and is not part of its sequence yet. */
@@ -25,9 +30,27 @@ export interface ChosenToken {
   readonly token: GeneratedToken;
 }
 
+/** A token that is part of its sequence, with the text that may be shown. */
+export interface AcceptedToken {
+  readonly sequence: Sequence;
+  readonly position: number;
+  readonly chunk: GenerateChunk;
+}
+
+/** Tokens that sequences got from their rows. */
+export interface Sampled {
+  /** In the order of each sequence's positions. */
+  readonly accepted: readonly AcceptedToken[];
+  /** Sequences whose next token needs all logits of their last known token, which the runner has not kept. */
+  readonly undecided: readonly Sequence[];
+}
+
+/** Receives rows and questions for the callers of sequences, and errors. */
 export interface SamplerListeners {
-  /** Receives a row for the sequence's caller. The processed row comes back under `rowId`. */
-  readonly onAsked: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
+  /** Receives a row. The processed row comes back under `rowId`. */
+  readonly onRow: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
+  /** Receives a question about the tokens that are allowed. The answer comes back under `questionId`. */
+  readonly onQuestion: (sequence: Sequence, questionId: number) => void;
   readonly onFailed: (sequence: Sequence, error: unknown) => void;
 }
 
@@ -42,39 +65,75 @@ interface AwaitedRow {
 
 export class Sampler {
   readonly #tokenizer: Tokenizer;
+  readonly #ends: SequenceEnds;
   readonly #listeners: SamplerListeners;
   readonly #awaited = new Map<Sequence, AwaitedRow>();
+  readonly #questions: AllowedQuestions;
   #numAsked = 0;
 
-  constructor(tokenizer: Tokenizer, listeners: SamplerListeners) {
+  constructor(tokenizer: Tokenizer, ends: SequenceEnds, listeners: SamplerListeners) {
     this.#tokenizer = tokenizer;
+    this.#ends = ends;
     this.#listeners = listeners;
-  }
-
-  /** Whether the sequence cannot run because its caller has its row, or has answered and no token is chosen yet. */
-  isAwaiting(sequence: Sequence): boolean {
-    return this.#awaited.has(sequence);
+    this.#questions = new AllowedQuestions(listeners.onQuestion);
   }
 
   /**
-   * Chooses tokens, and lists the items whose candidates do not decide. Rows that go to a caller are in neither list.
+   * Whether the sequence cannot run: its caller has its row, or has answered and no token is chosen yet; or it is not
+   * known which tokens are allowed.
    */
-  sample(rows: readonly ItemLogits[]): {
-    readonly chosen: readonly ChosenToken[];
-    readonly undecided: readonly BatchItem[];
-  } {
-    const chosen: ChosenToken[] = [];
-    const undecided: BatchItem[] = [];
-    for (const { item, row } of rows) {
-      const { sequence } = item;
+  isAwaiting(sequence: Sequence): boolean {
+    return this.#awaited.has(sequence) || this.#questions.isAwaiting(sequence);
+  }
+
+  /** Finds which tokens may follow the sequence's, by a question to its caller if there is no other way. */
+  ask(sequence: Sequence): void {
+    this.#questions.ask(sequence);
+  }
+
+  /** Takes the answer to a question. */
+  allow(questionId: number, allowed: AllowedTokens): void {
+    this.#questions.answer(questionId, allowed);
+  }
+
+  /**
+   * Chooses the next token of each sequence, and further ones as long as its draft turns out right. Sequences whose
+   * row goes to their caller get none.
+   */
+  sample(rows: readonly ItemLogits[]): Sampled {
+    const accepted: AcceptedToken[] = [];
+    const undecided: Sequence[] = [];
+    for (const logits of rows) {
+      const { sequence } = logits.item;
       this.#contain(sequence, () => {
-        if (sequence.processesLogits) return this.#ask(sequence, row);
-        const token = chooseToken(row, sequence, this.#tokenizer);
-        if (token) chosen.push({ sequence, token });
-        else undecided.push(item);
+        if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
+        else if (!this.#verify(logits, accepted)) undecided.push(sequence);
       });
     }
-    return { chosen, undecided };
+    return { accepted, undecided };
+  }
+
+  /** Accepts tokens row by row until one differs from the draft. @returns whether all of these rows decided */
+  #verify({ item: { sequence, draft }, rows, readAll }: ItemLogits, accepted: AcceptedToken[]): boolean {
+    for (const [place, row] of rows.entries()) {
+      // A row that fails fails again in the next step, when the tokens before it have been published.
+      if (place > 0 && !Number.isFinite(row.logSumExp)) return true;
+      const choose = (known: LogitsRow) => chooseToken(known, sequence, this.#tokenizer);
+      let token = choose(row);
+      if (!token) {
+        const fullLogits = readAll?.(place);
+        token = fullLogits && choose({ ...row, fullLogits });
+      }
+      if (!token) return false;
+      accepted.push(this.#accept({ sequence, token }));
+      if (sequence.finishReason || token.id !== draft?.tokenIds[place]) return true;
+    }
+    return true;
+  }
+
+  #accept(chosen: ChosenToken): AcceptedToken {
+    const position = chosen.sequence.numTokens;
+    return { sequence: chosen.sequence, position, chunk: acceptToken(chosen, this.#ends) };
   }
 
   /** Takes a row that a caller has processed. Ignores it if the sequence has ended meanwhile. */
@@ -83,31 +142,33 @@ export class Sampler {
   }
 
   /** Chooses the tokens of the rows that callers have answered. */
-  sampleAnswers(): readonly ChosenToken[] {
-    const chosen: ChosenToken[] = [];
+  sampleAnswers(): readonly AcceptedToken[] {
+    const accepted: AcceptedToken[] = [];
     for (const [sequence, { row, processed }] of this.#awaited) {
       if (!processed) continue;
       this.#awaited.delete(sequence);
       this.#contain(sequence, () => {
         const token = chooseToken(row, sequence, this.#tokenizer, processed);
-        if (token) chosen.push({ sequence, token });
+        if (token) accepted.push(this.#accept({ sequence, token }));
       });
     }
-    return chosen;
+    return accepted;
   }
 
-  /** Discards the row of a sequence that has ended. */
+  /** Discards the row and the question of a sequence that has ended. */
   forget(sequence: Sequence): void {
+    this.#questions.forget(sequence);
     this.#awaited.delete(sequence);
   }
 
-  #ask(sequence: Sequence, row: LogitsRow): void {
+  #send(sequence: Sequence, row: LogitsRow | undefined): void {
+    if (!row) return;
     checkRow(row);
     const rowId = ++this.#numAsked;
     // The next step overwrites the row, and the caller may change its copy.
     const fullLogits = Float32Array.from(row.fullLogits ?? []);
     this.#awaited.set(sequence, { rowId, row: { ...row, fullLogits }, processed: undefined });
-    this.#listeners.onAsked(sequence, rowId, fullLogits.slice());
+    this.#listeners.onRow(sequence, rowId, fullLogits.slice());
   }
 
   #contain(sequence: Sequence, action: () => void): void {
@@ -123,10 +184,10 @@ export class Sampler {
  * Chooses a sequence's next token. The draw depends on the seed, the choice and the position alone, so neither other
  * sequences nor preemption change it.
  *
- * @param processed - the row's logits after the caller's `processLogits`, if it has one
+ * @param processed - the row's logits after the caller's `processLogits`, if rows go to the caller
  * @returns `undefined` if the row's candidates do not decide and all logits are needed
  * @throws {ReadMeError} `ERR_RUNTIME` if the logits are not finite
- * @throws {RangeError} if the processed logits are not numbers, or leave no token
+ * @throws {RangeError} if the processed logits are not numbers, or if they or the mask leave no token
  */
 function chooseToken(
   row: LogitsRow,
@@ -134,11 +195,14 @@ function chooseToken(
   tokenizer: Tokenizer,
   processed?: Float32Array,
 ): GeneratedToken | undefined {
-  const { params, seed, choice, counts, completionTokens } = sequence;
+  const { params, seed, choice, counts, completionTokens, allowed } = sequence;
+  const mask = allowed?.masks[sequence.numTokens - allowed.position];
   const u = uniformAt(seed, choice, completionTokens);
   const sampled = processed
     ? sampleProcessed({ ...row, processed }, params, counts, u)
-    : sampleToken(row, params, counts, u);
+    : mask
+      ? sampleAllowed({ ...row, mask }, params, counts, u)
+      : sampleToken(row, params, counts, u);
   if (!sampled || params.logprobs === undefined) return sampled && { id: sampled.id };
   const { logprob, top } = tokenLogprobs(row, sampled, params.logprobs);
   return {
