@@ -3,7 +3,7 @@
 
 import { chooseDraft, type Draft } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
-import type { ChancesOf, Drafter, StepRows } from "./drafter.ts";
+import type { ChancesOf, StepRows } from "./drafter.ts";
 import { PredictedText } from "./predicted-text.ts";
 import { RecycledTokens } from "./recycled-tokens.ts";
 import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
@@ -15,22 +15,37 @@ interface SequenceTexts {
   readonly prediction: PredictedText | undefined;
   /** Number of the sequence's tokens that the texts have. */
   numKnown: number;
+  /** Answers of the request's other choices in the index. */
+  readonly others: Map<Sequence, KnownAnswer>;
 }
+
+interface KnownAnswer {
+  /** Number of the text in the index. */
+  readonly text: number;
+  /** Number of the answer's tokens that the index has. */
+  numKnown: number;
+}
+
+/** Largest number of other choices whose answers are indexed. */
+const MOST_OTHERS = 7;
 
 /** Classes of evidence of tokens that a grammar allows. */
 const FORCED = 0;
 const ALLOWED = 1;
 
 /** Drafts the most promising of several proposals. */
-export class TextDrafter implements Drafter {
+export class TextDrafter {
   readonly #recycled = new RecycledTokens();
   readonly #texts = new Map<Sequence, SequenceTexts>();
+  readonly #choices = new Map<string, Set<Sequence>>();
 
+  /** Proposes tokens that may follow, of a bound sequence those that its caller allows. */
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     if (sequence.isBound) return allowedDraft(sequence, mostTokens);
     return this.suggest(sequence, mostTokens, chancesOf);
   }
 
+  /** Proposes tokens whether they are allowed or not. */
   suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     const { index, prediction } = this.#textsOf(sequence);
     const texts = { index, recycled: this.#recycled, lastTokens: lastTokensOf(sequence), mostTokens };
@@ -38,6 +53,7 @@ export class TextDrafter implements Drafter {
     return proposals[chooseDraft(proposals.map(chancesOf))];
   }
 
+  /** Learns from the rows of a step. */
   observe({ sequence, numKnown, draftIds, rows }: StepRows): void {
     const tokenIds = [...sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown), ...draftIds];
     const first = tokenIds.length - draftIds.length - 1;
@@ -47,25 +63,45 @@ export class TextDrafter implements Drafter {
     }
   }
 
+  /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
     this.#texts.delete(sequence);
+    const choices = this.#choices.get(sequence.requestId);
+    choices?.delete(sequence);
+    if (choices?.size === 0) this.#choices.delete(sequence.requestId);
   }
 
-  /** Finds a sequence's texts, with all of its tokens. */
+  /** Finds a sequence's texts, with all of their tokens. */
   #textsOf(sequence: Sequence): SequenceTexts {
-    const { tokenIds, promptTokens, prediction } = sequence;
-    let texts = this.#texts.get(sequence);
-    if (!texts) {
-      texts = { index: new TokenIndex(), prediction: prediction && new PredictedText(prediction), numKnown: 0 };
-      if (prediction) texts.index.addText(prediction);
-      this.#texts.set(sequence, texts);
-    }
+    const { requestId, tokenIds, promptTokens, prediction } = sequence;
+    const choices = this.#choices.get(requestId) ?? new Set();
+    this.#choices.set(requestId, choices.add(sequence));
+    const texts = this.#texts.get(sequence) ?? newTexts(prediction);
+    this.#texts.set(sequence, texts);
+    // The own text comes last, so that of equal matches it is the most recent.
+    for (const other of choices) if (other !== sequence) addAnswer(texts, other);
     for (; texts.numKnown < tokenIds.length; texts.numKnown++) {
       const tokenId = tokenIds[texts.numKnown] ?? 0;
       texts.index.push(tokenId);
       if (texts.numKnown >= promptTokens) texts.prediction?.push(tokenId);
     }
     return texts;
+  }
+}
+
+function newTexts(prediction: ArrayLike<number> | undefined): SequenceTexts {
+  const index = new TokenIndex();
+  if (prediction) index.addText(prediction);
+  return { index, prediction: prediction && new PredictedText(prediction), numKnown: 0, others: new Map() };
+}
+
+/** Adds the tokens that another choice has got. */
+function addAnswer({ index, others }: SequenceTexts, other: Sequence): void {
+  if (!others.has(other) && others.size >= MOST_OTHERS) return;
+  const answer = others.get(other) ?? { text: index.addText(), numKnown: 0 };
+  others.set(other, answer);
+  for (; answer.numKnown < other.completionTokens; answer.numKnown++) {
+    index.push(other.tokenIds[other.promptTokens + answer.numKnown] ?? 0, answer.text);
   }
 }
 

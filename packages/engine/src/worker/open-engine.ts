@@ -14,10 +14,10 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import { EngineDrafter } from "../speculation/engine-drafter.ts";
 import type { ModelDrafter } from "../speculation/model-drafter.ts";
 import { openDraftOf } from "../speculation/open-draft-model.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
-import { TextDrafter } from "../speculation/text-drafter.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -89,12 +89,12 @@ export async function openEngine(
     };
     const measure = () => measureCost(runner, { residency, now });
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
-    const draftModel = await openDraftOf(model, options, { onProgress, onCacheFailure });
-    closers.push(async () => draftModel?.dispose());
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
-    const drafter = new TextDrafter();
+    const draftModel = await openDraftOf(model, options, { onProgress, onCacheFailure });
+    closers.push(async () => draftModel?.dispose());
+    const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const core = new EngineCore({
       runner,
