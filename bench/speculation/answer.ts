@@ -9,8 +9,6 @@ import type { DraftedRequest } from "./request.ts";
 export interface ReadyRequest extends DraftedRequest {
   readonly promptIds: readonly number[];
   readonly maxTokens: number;
-  /** Text that the answer is expected to repeat. */
-  readonly prediction?: readonly number[];
 }
 
 /** An answer and its times, in ms of `performance.now()`. */
@@ -72,7 +70,7 @@ export async function answerOf(engine: Engine, request: ReadyRequest, processorO
     prompt: promptIds,
     params: { ...params, maxTokens },
     processLogits: processorOf(request),
-    ...(prediction ? { prediction } : {}),
+    prediction,
   });
   for await (const chunk of generation) {
     const nowMs = performance.now();

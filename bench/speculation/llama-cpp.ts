@@ -53,7 +53,7 @@ export interface LlamaOptions {
 export interface LlamaContender {
   readonly drafts: LlamaDrafts;
   /** Answers requests at once, greedily. */
-  answers(requests: readonly PlannedRequest[]): Promise<readonly LlamaAnswer[]>;
+  readonly answers: (requests: readonly PlannedRequest[]) => Promise<readonly LlamaAnswer[]>;
 }
 
 export interface LlamaAnswer extends Pick<Answer, "tokenIds" | "startMs" | "tokenMs"> {

@@ -1,7 +1,7 @@
 // Measures speculation: the same requests on two engines of one model, without and with it, by turns in one process.
 // Every answer has to be the same token for token; a difference ends the run with exit code 1.
 //
-//   pnpm bench:speculation -- [model] [--kinds quote,json,chat,random] [--requests 1,4,16] [--rounds 5] [--tokens 96]
+//   pnpm bench:speculation -- [model] [--kinds quote,predicted,json,chat,random] [--requests 1,4,16] [--rounds 5] [--tokens 96]
 //     [--per-kind 16] [--data FOLDER] [--draft MODEL] [--precision int8] [--threads N] [--seed 1] [--out FILE.json] [--show]
 
 import { writeFile } from "node:fs/promises";
@@ -11,7 +11,7 @@ import { markdownTable } from "../kit/report.ts";
 import { openSchemaGrammars } from "./answer.ts";
 import { readOddDocuments } from "./documents.ts";
 import { type Memory, memoriesOf, openEngines } from "./engines.ts";
-import { AnswerDiffers, measuredEngine, measureRounds } from "./measure.ts";
+import { AnswerDiffers, measureRounds } from "./measure.ts";
 import { speculationOptions } from "./options.ts";
 import { type Plan, planRequests } from "./plan.ts";
 import { type CellFigures, cellFigures, plansTable, speculationTables } from "./report.ts";
@@ -36,13 +36,11 @@ async function main(): Promise<void> {
   const machine = describeMachine();
   const cells: CellFigures[] = [];
   const plansByMemory = new Map<Memory, ReadonlyMap<Kind, Plan>>();
-  let hasSpeculation = true;
 
   for (const memory of options.show ? (["all"] as const) : await memoriesOf(path)) {
-    await using opened = await openEngines(path, memory, { ...options, draft });
-    ({ hasSpeculation } = opened);
-    if (!hasSpeculation) say("this engine has no speculation: both sides are the same");
-    const { without } = opened.engines;
+    const open = () => openEngines(path, memory, { ...options, draft });
+    await using planning = await open();
+    const { without } = planning;
     await using grammars = await openSchemaGrammars(without);
     const { processorOf } = grammars;
     const { vocabSize } = without.info;
@@ -55,11 +53,10 @@ async function main(): Promise<void> {
       plans.set(kind, await planRequests(without, drafted, { count, tokens, processorOf }));
     }
     if (options.show) return show(plans);
-    const engines = { without: measuredEngine(without), with: measuredEngine(opened.engines.with) };
     for (const [kind, { requests }] of plans) {
       for (const atOnce of options.requests) {
         say(`${kind}, ${atOnce} at once${memory === "half" ? ", half of the experts" : ""}`);
-        const measured = { engines, requests, atOnce, rounds: options.rounds, processorOf };
+        const measured = { open, requests, atOnce, rounds: options.rounds, processorOf };
         cells.push(cellFigures({ memory, kind, atOnce, rounds: await measureRounds(measured) }));
       }
     }
@@ -70,7 +67,7 @@ async function main(): Promise<void> {
   process.stdout.write(tables);
   if (options.out === undefined) return;
   const requests = Array.from(plansByMemory, ([memory, own]) => ({ memory, plans: plansJson(own) }));
-  const report = { machine, options, hasSpeculation, requests, cells };
+  const report = { machine, options, requests, cells };
   await writeFile(options.out, `${JSON.stringify(report, undefined, 2)}\n`);
   const page = `${options.out.replace(/\.json$/, "")}.md`;
   await writeFile(page, `# Speculation\n\n${machineMarkdown(machine)}\n\n${tables}`);

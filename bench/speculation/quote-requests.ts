@@ -1,7 +1,7 @@
 // Requests whose answers repeat their prompt: extraction, quoting summaries, changes of code, corrected spelling.
 
 import { seededRandom } from "@readme-moe/core";
-import { byTurns, codeOf, type CodePassage, type Document, type Documents, sentencesOf } from "./documents.ts";
+import { byTurns, codeOf, type CodePassage, type Documents, sentencesOf } from "./documents.ts";
 import { type DraftedRequest, GREEDY, type Turn } from "./request.ts";
 
 const CODE_LINES = 10;
@@ -18,8 +18,29 @@ const EXAMPLE_CODE: CodePassage = {
   name: "total",
 };
 
-/** Makes requests of the four tasks by turns. */
-export function quoteRequests({ prose, code }: Documents): readonly DraftedRequest[] {
+const PROSE_TASKS = 3;
+const CODE_TASKS = 2;
+
+/** A request, and the text that its answer repeats if it is right about most of it. */
+interface QuoteTask {
+  readonly name: string;
+  readonly prompt: readonly Turn[];
+  readonly edited: string | undefined;
+}
+
+/** Makes requests of all tasks by turns. */
+export function quoteRequests(documents: Documents): readonly DraftedRequest[] {
+  return byTurns(quoteTasks(documents)).map(({ name, prompt }) => ({ kind: "quote", name, prompt, params: GREEDY }));
+}
+
+/** Makes the requests that edit a text, which comes with them as the expected answer. */
+export function predictedRequests(documents: Documents): readonly DraftedRequest[] {
+  return byTurns(quoteTasks(documents)).flatMap(({ name, prompt, edited }) =>
+    edited === undefined ? [] : [{ kind: "predicted", name, prompt, params: GREEDY, prediction: edited }],
+  );
+}
+
+function quoteTasks({ prose, code }: Documents): readonly (readonly QuoteTask[])[] {
   const passages = prose.flatMap((document) => {
     const sentences = sentencesOf(document, PROSE_LIMITS);
     return sentences ? [{ document, sentences }] : [];
@@ -28,53 +49,42 @@ export function quoteRequests({ prose, code }: Documents): readonly DraftedReque
     const passage = codeOf(document, CODE_LINES);
     return passage ? [{ document, passage }] : [];
   });
-  const proseTask = (
-    task: string,
-    own: number,
-    chatOf: (sentences: readonly string[]) => readonly Turn[],
-  ): readonly DraftedRequest[] =>
+  const ofProse = (task: string, own: number, make: (sentences: readonly string[]) => Chat): readonly QuoteTask[] =>
     passages
       .filter((_, index) => index % PROSE_TASKS === own)
-      .map(({ document, sentences }) => requestOf(task, document, chatOf(sentences)));
-  const codeTask = (
-    task: string,
-    own: number,
-    chatOf: (passage: CodePassage) => readonly Turn[],
-  ): readonly DraftedRequest[] =>
+      .map(({ document, sentences }) => ({ name: `${task} ${document.name}`, ...make(sentences) }));
+  const ofCode = (task: string, own: number, make: (passage: CodePassage) => Chat): readonly QuoteTask[] =>
     programs
       .filter((_, index) => index % CODE_TASKS === own)
-      .map(({ document, passage }) => requestOf(task, document, chatOf(passage)));
-  return byTurns([
-    proseTask("spelling", 0, spellingChat),
-    codeTask("rename", 0, renameChat),
-    proseTask("extract", 1, extractChat),
-    codeTask("comment", 1, commentChat),
-    proseTask("summary", 2, summaryChat),
-  ]);
-}
-
-const PROSE_TASKS = 3;
-const CODE_TASKS = 2;
-
-function requestOf(task: string, { name }: Document, prompt: readonly Turn[]): DraftedRequest {
-  return { kind: "quote", name: `${task} ${name}`, prompt, params: GREEDY };
-}
-
-function oneShot(ask: (input: string) => string, example: readonly [string, string], input: string): readonly Turn[] {
+      .map(({ document, passage }) => ({ name: `${task} ${document.name}`, ...make(passage) }));
   return [
-    { role: "user", content: ask(example[0]) },
-    { role: "assistant", content: example[1] },
-    { role: "user", content: ask(input) },
+    ofProse("spelling", 0, spellingChat),
+    ofCode("rename", 0, renameChat),
+    ofProse("extract", 1, (sentences) => ({ prompt: extractChat(sentences), edited: undefined })),
+    ofCode("comment", 1, commentChat),
+    ofProse("summary", 2, (sentences) => ({ prompt: summaryChat(sentences), edited: undefined })),
   ];
 }
 
-function spellingChat(sentences: readonly string[]): readonly Turn[] {
-  const ask = (text: string): string => `Correct the spelling mistakes. Answer with the whole text.\n\n${text}`;
-  const right = EXAMPLE_SENTENCES.join(" ");
-  return oneShot(ask, [misspelled(right, 1), right], misspelled(sentences.join(" "), 2));
+type Chat = Pick<QuoteTask, "prompt" | "edited">;
+
+function oneShot(instruction: string, example: readonly [string, string], input: string): readonly Turn[] {
+  return [
+    { role: "user", content: `${instruction}\n\n${example[0]}` },
+    { role: "assistant", content: example[1] },
+    { role: "user", content: `${instruction}\n\n${input}` },
+  ];
 }
 
-/** Swaps two letters in every twelfth long word or so. */
+const EXAMPLE_TEXT = EXAMPLE_SENTENCES.join(" ");
+
+function spellingChat(sentences: readonly string[]): Chat {
+  const instruction = "Correct the spelling mistakes. Answer with the whole text.";
+  const edited = misspelled(sentences.join(" "), 2);
+  return { prompt: oneShot(instruction, [misspelled(EXAMPLE_TEXT, 1), EXAMPLE_TEXT], edited), edited };
+}
+
+/** Swaps two letters in about every fourth long word. */
 export function misspelled(text: string, seed: number): string {
   const random = seededRandom(seed);
   return text.replaceAll(/\b[a-z]{6,}\b/g, (word) => {
@@ -85,39 +95,43 @@ export function misspelled(text: string, seed: number): string {
 }
 
 function extractChat(sentences: readonly string[]): readonly Turn[] {
-  const ask = (text: string): string => `Copy the first two sentences of this text word for word.\n\n${text}`;
-  const firstTwo = EXAMPLE_SENTENCES.slice(0, 2).join(" ");
-  return oneShot(ask, [EXAMPLE_SENTENCES.join(" "), firstTwo], sentences.join(" "));
+  const instruction = "Copy the first two sentences of this text word for word.";
+  return oneShot(instruction, [EXAMPLE_TEXT, EXAMPLE_SENTENCES.slice(0, 2).join(" ")], sentences.join(" "));
 }
 
 function summaryChat(sentences: readonly string[]): readonly Turn[] {
-  const ask = (text: string): string => `Summarize the text with quotes from it.\n\n${text}`;
   const [first = "", second = ""] = EXAMPLE_SENTENCES;
   const answer = `The text says: "${first}" It also says: "${second}"`;
-  return oneShot(ask, [EXAMPLE_SENTENCES.join(" "), answer], sentences.join(" "));
+  return oneShot("Summarize the text with quotes from it.", [EXAMPLE_TEXT, answer], sentences.join(" "));
 }
 
-function fenced(lines: readonly string[]): string {
-  return ["```", ...lines, "```"].join("\n");
+function commentChat({ lines }: CodePassage): Chat {
+  const commented = ["// Reports too many items.", ...EXAMPLE_CODE.lines];
+  const instruction = "Add a comment as the first line. Answer with the whole code.";
+  const edited = fenced(lines);
+  return { prompt: oneShot(instruction, [fenced(EXAMPLE_CODE.lines), fenced(commented)], edited), edited };
 }
 
-function renameChat(passage: CodePassage): readonly Turn[] {
-  const ask = ({ lines, name }: CodePassage): string =>
-    `Rename \`${name}\` to \`${newName(name)}\`. Answer with the whole code.\n\n${fenced(lines)}`;
+function renameChat(passage: CodePassage): Chat {
   const renamed = EXAMPLE_CODE.lines.map((line) => line.replaceAll(EXAMPLE_CODE.name, newName(EXAMPLE_CODE.name)));
-  return [
-    { role: "user", content: ask(EXAMPLE_CODE) },
-    { role: "assistant", content: fenced(renamed) },
-    { role: "user", content: ask(passage) },
-  ];
+  return {
+    prompt: [
+      { role: "user", content: askToRename(EXAMPLE_CODE) },
+      { role: "assistant", content: fenced(renamed) },
+      { role: "user", content: askToRename(passage) },
+    ],
+    edited: fenced(passage.lines),
+  };
+}
+
+function askToRename({ lines, name }: CodePassage): string {
+  return `Rename \`${name}\` to \`${newName(name)}\`. Answer with the whole code.\n\n${fenced(lines)}`;
 }
 
 function newName(name: string): string {
   return `new_${name}`;
 }
 
-function commentChat({ lines }: CodePassage): readonly Turn[] {
-  const ask = (text: string): string => `Add a comment as the first line. Answer with the whole code.\n\n${text}`;
-  const commented = ["// Reports too many items.", ...EXAMPLE_CODE.lines];
-  return oneShot(ask, [fenced(EXAMPLE_CODE.lines), fenced(commented)], fenced(lines));
+function fenced(lines: readonly string[]): string {
+  return ["```", ...lines, "```"].join("\n");
 }

@@ -3,7 +3,8 @@
 import type { SamplingParams } from "@readme-moe/core";
 import type { JsonSchema } from "@readme-moe/grammar";
 
-export const KINDS = ["quote", "json", "chat", "random"] as const;
+/** Kinds of requests: answers that repeat their prompt, that also name the text to repeat, JSON, free ones, noise. */
+export const KINDS = ["quote", "predicted", "json", "chat", "random"] as const;
 export type Kind = (typeof KINDS)[number];
 
 /** One turn of a chat. */
@@ -20,6 +21,8 @@ export interface DraftedRequest {
   /** A chat, a text to continue, or tokens. */
   readonly prompt: readonly Turn[] | string | readonly number[];
   readonly params: SamplingParams;
+  /** Text that the answer is expected to repeat. */
+  readonly prediction?: string | undefined;
   /** The answer is JSON that is valid under it. */
   readonly schema?: { readonly name: string; readonly schema: JsonSchema };
 }

@@ -1,7 +1,7 @@
 import type { Documents } from "./documents.ts";
 import { chatRequests, randomRequests } from "./free-requests.ts";
 import { jsonRequests } from "./json-requests.ts";
-import { quoteRequests } from "./quote-requests.ts";
+import { predictedRequests, quoteRequests } from "./quote-requests.ts";
 import type { DraftedRequest, Kind } from "./request.ts";
 
 /** Facts that requests depend on. */
@@ -11,16 +11,15 @@ export interface RequestFacts {
   readonly seed: number;
 }
 
+const MAKERS: Readonly<Record<Kind, (facts: RequestFacts) => readonly DraftedRequest[]>> = {
+  quote: ({ documents }) => quoteRequests(documents),
+  predicted: ({ documents }) => predictedRequests(documents),
+  json: ({ documents }) => jsonRequests(documents),
+  chat: ({ documents }) => chatRequests(documents),
+  random: ({ vocabSize, seed }) => randomRequests(vocabSize, seed),
+};
+
 /** Lists candidates of a kind, in the order in which they are tried. */
-export function requestsOf(kind: Kind, { documents, vocabSize, seed }: RequestFacts): readonly DraftedRequest[] {
-  switch (kind) {
-    case "quote":
-      return quoteRequests(documents);
-    case "json":
-      return jsonRequests(documents);
-    case "chat":
-      return chatRequests(documents);
-    case "random":
-      return randomRequests(vocabSize, seed);
-  }
+export function requestsOf(kind: Kind, facts: RequestFacts): readonly DraftedRequest[] {
+  return MAKERS[kind](facts);
 }

@@ -1,30 +1,28 @@
 // The benchmark of speculation: its requests, its judgement of answers, and its measurements on the pocket model.
 
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ReadMeEngine } from "@readme-moe/engine";
 import { beforeAll, describe, expect, test } from "vitest";
 import { answerOf } from "../../bench/speculation/answer.ts";
 import { byTurns, codeOf, type Documents, oddDocuments, readOddDocuments } from "../../bench/speculation/documents.ts";
 import { SCHEMAS } from "../../bench/speculation/json-requests.ts";
-import {
-  AnswerDiffers,
-  batchesOf,
-  batchTimes,
-  checkAnswer,
-  measuredEngine,
-  measureRounds,
-} from "../../bench/speculation/measure.ts";
+import { openEngines } from "../../bench/speculation/engines.ts";
+import { AnswerDiffers, batchesOf, batchTimes, checkAnswer, measureRounds } from "../../bench/speculation/measure.ts";
 import { speculationOptions } from "../../bench/speculation/options.ts";
-import { judgeAnswer, type PlannedRequest, planRequests, quotedShareOf } from "../../bench/speculation/plan.ts";
+import { judgeAnswer, planRequests, quotedShareOf } from "../../bench/speculation/plan.ts";
 import { misspelled } from "../../bench/speculation/quote-requests.ts";
-import { cellFigures } from "../../bench/speculation/report.ts";
+import { type CellFigures, cellFigures } from "../../bench/speculation/report.ts";
 import { GREEDY, KINDS } from "../../bench/speculation/request.ts";
 import { requestsOf } from "../../bench/speculation/requests.ts";
 import { firstDifference, lengthBeforeLoop, quotedShare } from "../../bench/speculation/tokens.ts";
 import * as fc from "../support/fast-check.ts";
+import { outcomeOf, startNode } from "../support/node-process.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const CALIBRATION = join(ROOT, "models", "pocket", "calibration");
+
+const processorOf = (): undefined => undefined;
 
 const fewTokens = fc.array(fc.nat(2), { maxLength: 90 });
 
@@ -98,11 +96,9 @@ describe("answers", () => {
   });
 
   test("the share of a plan weighs answers by their tokens", () => {
-    const planned = (tokenIds: readonly number[]): PlannedRequest => ({
-      ...judged(tokenIds, "stop").request,
-      promptIds: [0, 1, 2, 3, 4],
-    });
-    expect(quotedShareOf({ requests: [planned([0, 1, 2, 3, 4]), planned([9, 9, 9, 9]), planned([1])] })).toBe(2 / 3);
+    const answers = [[0, 1, 2, 3, 4], [9, 9, 9, 9], [1]];
+    const requests = answers.map((tokenIds) => ({ ...judged(tokenIds, "stop").request, promptIds: [0, 1, 2, 3, 4] }));
+    expect(quotedShareOf({ requests })).toBe(2 / 3);
   });
 });
 
@@ -128,7 +124,10 @@ describe("requests", () => {
     expect(new Set(requests.map(({ name }) => name)).size).toBe(requests.length);
     expect(new Set(requests.map(({ prompt }) => JSON.stringify(prompt))).size).toBe(requests.length);
     expect(requestsOf(kind, facts)).toEqual(requests);
-    for (const { schema } of requests) expect(schema !== undefined).toBe(kind === "json");
+    for (const { schema, prediction } of requests) {
+      expect(schema !== undefined).toBe(kind === "json");
+      expect(prediction !== undefined).toBe(kind === "predicted");
+    }
   });
 
   test("every schema and every task takes part", () => {
@@ -161,8 +160,8 @@ describe("requests", () => {
     const text = "several important sentences without mistakes, because nobody changed their letters";
     const wrong = misspelled(text, 3);
     expect(wrong).not.toBe(text);
-    expect(wrong.split(" ").map((word) => [...word].toSorted())).toEqual(
-      text.split(" ").map((word) => [...word].toSorted()),
+    expect(wrong.split(" ").map((word) => Array.from(word).toSorted())).toEqual(
+      text.split(" ").map((word) => Array.from(word).toSorted()),
     );
   });
 });
@@ -205,15 +204,14 @@ describe("measuring", () => {
   });
 
   test("real engines give the expected answers, and steps are counted; a wrong expectation fails", async () => {
-    const options = { threads: 1, precision: "int8", isolation: "thread" } as const;
-    await using without = await ReadMeEngine.open(join(ROOT, "models", "pocket"), options);
-    await using other = await ReadMeEngine.open(join(ROOT, "models", "pocket"), options);
+    const options = speculationOptions(["--threads", "1"]);
+    const open = () => openEngines(join(ROOT, "models", "pocket"), "all", options);
+    await using planning = await open();
+    const { without } = planning;
     const documents = await readOddDocuments(CALIBRATION);
     const facts = { documents, vocabSize: without.info.vocabSize, seed: 1 };
-    const processorOf = () => undefined;
     const plan = await planRequests(without, requestsOf("random", facts), { count: 4, tokens: 12, processorOf });
-    const engines = { without: measuredEngine(without), with: measuredEngine(other) };
-    const rounds = await measureRounds({ engines, requests: plan.requests, atOnce: 2, rounds: 2, processorOf });
+    const rounds = await measureRounds({ open, requests: plan.requests, atOnce: 2, rounds: 2, processorOf });
     for (const figures of [...rounds.without, ...rounds.with]) {
       expect(figures.tokens).toBe(plan.requests.reduce((sum, { expected }) => sum + expected.tokenIds.length, 0));
       // Each answer's first token comes from its prompt; a later one without a draft takes a step.
@@ -230,7 +228,7 @@ describe("measuring", () => {
     const { tokenIds } = await answerOf(without, first, processorOf);
     expect(tokenIds).toEqual(first.expected.tokenIds);
     const wrong = { ...first, expected: { ...first.expected, tokenIds: tokenIds.with(5, (tokenIds[5] ?? 0) + 1) } };
-    await expect(measureRounds({ engines, requests: [wrong], atOnce: 1, rounds: 1, processorOf })).rejects.toThrow(
+    await expect(measureRounds({ open, requests: [wrong], atOnce: 1, rounds: 1, processorOf })).rejects.toThrow(
       AnswerDiffers,
     );
   });
@@ -245,8 +243,41 @@ test("options are checked", () => {
     data: CALIBRATION,
   });
   expect(() => speculationOptions(["--kinds", "talk"])).toThrow(
-    /`--kinds` to be of quote, json, chat, random, got `talk`/,
+    /`--kinds` to be of quote, predicted, json, chat, random, got `talk`/,
   );
   expect(() => speculationOptions(["--rounds", "0"])).toThrow(/`--rounds` to be whole numbers from 1 up, got `0`/);
   expect(() => speculationOptions(["--requests", "4", "--per-kind", "2"])).toThrow(/at most 2 at once, got `4`/);
 });
+
+test("the command measures, writes a report, and refuses a wrong call", async () => {
+  const out = join(await temporaryFolder(), "report.json");
+  const run = (args: readonly string[]): ReturnType<typeof outcomeOf> =>
+    outcomeOf(startNode([join(ROOT, "bench", "speculation", "main.ts"), ...args]));
+  const sizes = ["--requests", "1,2", "--per-kind", "2", "--rounds", "1", "--tokens", "12", "--threads", "1"];
+  const { code, stdout } = await run([
+    join(ROOT, "models", "pocket"),
+    "--kinds",
+    "json,random",
+    ...sizes,
+    "--out",
+    out,
+  ]);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(/\| json +\| +2 \|/);
+  expect(stdout).toMatch(/\| random +\| +1 \|.*0\.98: /);
+  const report = JSON.parse(await readFile(out, "utf8")) as { readonly cells: readonly CellFigures[] };
+  expect(report.cells.map(({ kind, requests }) => `${kind} ${requests}`)).toEqual([
+    "json 1",
+    "json 2",
+    "random 1",
+    "random 2",
+  ]);
+  for (const { tokensPerSecond, ratio } of report.cells) {
+    expect(tokensPerSecond.without.median).toBeGreaterThan(0);
+    expect(ratio.median).toBeGreaterThan(0);
+  }
+  expect(await readFile(out.replace(/json$/, "md"), "utf8")).toContain(stdout);
+  const wrong = await run(["--kinds", "talk"]);
+  expect(wrong.code).toBe(1);
+  expect(wrong.stderr).toMatch(/^error: Expected `--kinds`/m);
+}, 180_000);

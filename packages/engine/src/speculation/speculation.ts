@@ -87,7 +87,7 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    const before = { cost, work: knownWork(batch) };
+    const before = { cost, work: knownWork(batch, this.#parts.residency) };
     this.#step = before;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = await this.#proposals(batch, before);
@@ -179,7 +179,7 @@ export class Speculation {
     experts: ReadonlySet<number>,
     expertsOfDraft: (proposal: Proposal) => readonly number[],
   ): readonly Proposal[] {
-    const { residency, maxNumBatchedTokens } = this.#parts;
+    const { maxNumBatchedTokens } = this.#parts;
     if (!this.#step) return [];
     const { cost, work } = this.#step;
     const lengths = planDrafts({
@@ -187,7 +187,8 @@ export class Speculation {
       experts,
       tokensLeft: maxNumBatchedTokens - work.tokens,
       cost,
-      missingBytes: residency.missingBytes,
+      // What the step's experts lack is read for the step, with drafts or without.
+      missingBytes: [],
       drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
     });
     return proposals.flatMap((proposal, index) => {
@@ -257,13 +258,14 @@ export class Speculation {
   }
 }
 
-/** Computes the work of a step without drafts. Experts do not change with drafts, and none of them is missing. */
-function knownWork(batch: readonly BatchItem[]): StepWork {
+/** Computes the work of a step without drafts. */
+function knownWork(batch: readonly BatchItem[], { missingBytes }: Residency): StepWork {
+  const experts = Array.from(expertsOf(batch));
   return {
     tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
-    distinctExperts: expertsOf(batch).size,
+    distinctExperts: experts.length,
     cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
-    missingBytes: 0,
+    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
   };
 }
 
