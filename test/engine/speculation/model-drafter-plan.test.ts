@@ -134,11 +134,14 @@ test("classes of evidence rise with the probability, and hold their typical chan
   for (const evidence of new Set(classes)) expect(evidenceOf(typicalChance(evidence))).toBe(evidence);
 });
 
-test("before any outcome, the counts of accepted tokens agree with the typical chances", () => {
+test("before any outcome, chances are the typical ones with odds that are estimated low", () => {
   const classes = Array.from({ length: 13 }, (_, evidence) => evidence);
   const draft = { source: "model", tokenIds: classes, classes } as const;
   const chances = draftChances(newAcceptance("engine"), newAcceptance("sequence"), draft);
-  for (const evidence of classes) expect(chances[evidence]).toBeCloseTo(typicalChance(evidence), 10);
+  for (const evidence of classes) {
+    const odds = (0.8 * typicalChance(evidence)) / (1 - typicalChance(evidence));
+    expect(chances[evidence]).toBeCloseTo(odds / (1 + odds), 10);
+  }
 });
 
 test("the chance of a sequence follows its drafts, and returns to the first one when there are none", () => {

@@ -86,7 +86,7 @@ test("a draft model changes no token, whatever it is worth and however little me
 test("greedy answers accept every token that the same model drafted, and take fewer steps", async () => {
   const without = await answersOf([0]);
   const { steps, ofModel } = await answersOf([0], POCKET);
-  expect(ofModel?.draftedTokens).toBeGreaterThan(50);
+  expect(ofModel?.draftedTokens).toBeGreaterThan(20);
   expect(ofModel?.acceptedDraftTokens).toBe(ofModel?.draftedTokens);
   expect(steps).toBeLessThan(without.steps);
 });

@@ -24,6 +24,8 @@ export interface DraftPlanInput {
   readonly missingBytes: ArrayLike<number>;
   /** A draft, possibly empty, of each sequence. */
   readonly drafts: readonly PlannedDraft[];
+  /** Smallest factor by which drafts must raise the step's expected tokens per millisecond to run at all. @default 1 */
+  readonly leastGain?: number | undefined;
 }
 
 /** The next token of a draft that may join the step. */
@@ -40,10 +42,6 @@ const ROUNDING = 1e-12;
 // A row of one small request pays from about this chance on. Replays hardly differ between 0.1 and 0.3.
 const LEAST_CHANCE = 0.2;
 
-// Below this gain of the whole step nothing runs: the kernel takes rows in groups, so the first drafted token can cost
-// more than the others, and proposals that run have to be taken back.
-const LEAST_GAIN = 1.05;
-
 /**
  * Chooses how many tokens of each draft run, so that the step's expected tokens per predicted millisecond are the most
  * that is possible. A draft ends before a token whose expert is not in the step or not in memory, and where its time
@@ -52,7 +50,7 @@ const LEAST_GAIN = 1.05;
  * @returns the length of each draft, from 0
  */
 export function planDrafts(input: DraftPlanInput): readonly number[] {
-  const { step, cost, drafts } = input;
+  const { step, cost, drafts, leastGain = 1 } = input;
   const lengths = drafts.map(() => 0);
   const next = drafts.map((draft, index) => nextToken(draft, { draft: index, most: mostTokens(draft, input), at: 0 }));
   const rowMs = cost.msPerToken;
@@ -73,8 +71,8 @@ export function planDrafts(input: DraftPlanInput): readonly number[] {
     expectedTokens += best.chance;
     tokensLeft--;
   }
-  const isWorthIt = expectedTokens * aloneMs >= LEAST_GAIN * step.tokens * stepMs;
-  return isWorthIt ? lengths : drafts.map(() => 0);
+  const isWorthIt = expectedTokens * aloneMs >= leastGain * step.tokens * stepMs;
+  return leastGain === 1 || isWorthIt ? lengths : drafts.map(() => 0);
 }
 
 /**

@@ -88,13 +88,13 @@ export class DraftLearning {
   }
 
   /** Learns from a step of a sequence. */
-  learn(sequence: Sequence, { cost, work }: StepBeforeDrafts, outcome: ProposalOutcome): void {
+  learn(sequence: Sequence, step: StepBeforeDrafts, outcome: ProposalOutcome): void {
+    const { cost, work } = step;
     const record = this.#recordOf(sequence, cost);
     const { draft, firstChance, draftTokens, expectedTokens, drafterMs, newTokens, numRight } = outcome;
     const accepted = Math.min(draftTokens, numRight);
     record.account = chargeDraft(record.account, { step: work, cost, draftTokens, drafterMs, accepted });
-    const leastChance = (cost.msPerToken * work.tokens) / predictStepMs(cost, work);
-    record.numWeak = firstChance < leastChance ? record.numWeak + 1 : 0;
+    record.numWeak = firstChance < leastChance(step) ? record.numWeak + 1 : 0;
     record.nextStep = this.#steps + 1 + Math.min(restSteps(work.tokens), record.numWeak);
     if (draftTokens > 0) {
       const known = this.#calibrations.get(draft.source) ?? NO_CALIBRATION;
@@ -123,6 +123,11 @@ export class DraftLearning {
     this.#records.set(sequence, record);
     return record;
   }
+}
+
+/** Computes the chance from which on one drafted token raises a step's tokens per millisecond. */
+export function leastChance({ cost, work }: StepBeforeDrafts): number {
+  return (cost.msPerToken * work.tokens) / predictStepMs(cost, work);
 }
 
 /** Computes the longest rest of a sequence in a step of this many tokens. */

@@ -5,7 +5,7 @@ import type { KvMemory } from "@readme-moe/kernel";
 import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
 import type { Sequence } from "../sequence.ts";
 import { countDraft } from "./draft-counts.ts";
-import { DraftLearning, type ProposalOutcome } from "./draft-learning.ts";
+import { DraftLearning, leastChance, type ProposalOutcome } from "./draft-learning.ts";
 import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
 import { routeDrafts } from "./route-drafts.ts";
 
@@ -51,8 +51,17 @@ interface StepDraft {
 
 const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
 
-/** Largest number of drafted tokens of a sequence in one step. */
+// The kernel takes rows in groups, so that the first drafted token can cost more than the next ones, and drafts that run
+// have to be taken back: a smaller predicted gain is a loss.
+const LEAST_GAIN = 1.05;
+
+// In a step where only tokens with a higher chance would pay, asking for drafts costs more than they bring.
+const HOPELESS = 0.92;
+
+/** Largest number of drafted tokens of a sequence, in a step of few sequences and of many. */
 const MOST_DRAFT_TOKENS = 16;
+const MOST_AMONG_MANY = 8;
+const MANY = 8;
 
 /** Adds drafts to steps, and takes back what is not accepted. The tokens of a sequence do not depend on them. */
 export class Speculation {
@@ -73,6 +82,7 @@ export class Speculation {
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
     const before = this.#learning.begin(cost, knownWork(batch, this.#parts.residency));
     this.#step = before;
+    if (leastChance(before) >= HOPELESS) return batch;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = await this.#proposals(batch, before);
     if (proposals.length === 0) return batch;
@@ -136,7 +146,7 @@ export class Speculation {
 
   /** Asks for drafts of the sequences that decode. */
   async #proposals(batch: readonly BatchItem[], step: StepBeforeDrafts): Promise<readonly Proposal[]> {
-    const asked = batch.flatMap((item) => this.#question(item, step.cost) ?? []);
+    const asked = batch.flatMap((item) => this.#question(item, step) ?? []);
     if (asked.length === 0) return [];
     const proposed = await this.#parts.drafter.propose(asked, step);
     return asked.flatMap(({ item, chancesOf, allowanceMs: allowedMs }, index) => {
@@ -158,13 +168,16 @@ export class Speculation {
     });
   }
 
-  #question(item: BatchItem, cost: CostModel): (DraftQuestion & { readonly item: BatchItem }) | undefined {
+  #question(
+    item: BatchItem,
+    { cost, work }: StepBeforeDrafts,
+  ): (DraftQuestion & { readonly item: BatchItem }) | undefined {
     const { sequence, numTokens, isLast } = item;
     if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) return undefined;
     if (this.#learning.isResting(sequence)) return undefined;
     const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
     const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
-    const mostTokens = Math.min(MOST_DRAFT_TOKENS, toEnd, toContext);
+    const mostTokens = Math.min(work.tokens < MANY ? MOST_DRAFT_TOKENS : MOST_AMONG_MANY, toEnd, toContext);
     if (mostTokens < 1) return undefined;
     const chancesOf = (draft: Draft): readonly number[] => this.#learning.chances(sequence, draft);
     return { item, sequence, mostTokens, allowanceMs: this.#learning.allowanceMs(sequence, cost), chancesOf };
@@ -186,6 +199,7 @@ export class Speculation {
       cost,
       // What the step's experts lack is read for the step, with drafts or without.
       missingBytes: [],
+      leastGain: LEAST_GAIN,
       drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
     });
     return proposals.flatMap((proposal, index) => {
