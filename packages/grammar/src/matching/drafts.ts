@@ -34,10 +34,10 @@ export interface WantedDraft {
 }
 
 const MAX_DRAFT_CHARACTERS = 80;
-/** Time after which a draft is not continued, because its tokens would not make up for the wait. */
-const MAX_DRAFT_MS = 2;
-/** Two letters, so that free text is known at once, then the characters that JSON consists of outside strings. */
-const PROBED = [...'ab"{}[],:-0123456789tfn'];
+/** Time after which a draft is not continued: masks of some grammars take long, and the sequence waits. */
+const MAX_DRAFT_MS = 10;
+/** Two letters, so that free text is known at once, then what JSON consists of outside strings; 1 for all digits. */
+const PROBED = [...'ab"{}[],:1tfn'];
 
 /**
  * Finds the allowed tokens. The draft is the text that the grammar forces, with probable blanks in it where the grammar
@@ -97,7 +97,13 @@ export function probableText(matcher: DraftMatcher, before: () => string): strin
       layout = new JsonLayout();
       layout.read(before() + text);
     }
-    if (!accept(layout.blanksBefore(next) + next) && !accept(next)) break;
+    const blanks = layout.blanksBefore(next);
+    if (next === "1") {
+      // Any digit may follow, and most vocabularies have no tokens of a blank and digits.
+      accept(blanks);
+      break;
+    }
+    if (!accept(blanks + next) && !accept(next)) break;
   }
   if (numAccepted > 0) matcher.rollBack(numAccepted);
   return text;

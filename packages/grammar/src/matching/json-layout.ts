@@ -12,8 +12,8 @@ export class JsonLayout {
   #afterColon = " ";
   #afterComma = " ";
   #afterOpen = "";
-  /** Indentation of one level; `undefined` if members share a line. */
-  #indent: string | undefined;
+  /** Indentation of one level; `undefined` if members share a line. Models mostly begin with two blanks. */
+  #indent: string | undefined = "  ";
 
   read(text: string): void {
     for (const character of text) this.#push(character);
