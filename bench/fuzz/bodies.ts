@@ -133,6 +133,11 @@ function content(chance: Chance): unknown {
   return chance.list(1, 3, () => ({ type: "text", text: text(chance, 4) }));
 }
 
+/** Makes a prediction. It shares words with prompts and answers, so some of its tokens are right. */
+function prediction(chance: Chance): Fields {
+  return { type: "content", content: chance.happens(0.1) ? "" : content(chance) };
+}
+
 function toolCall(chance: Chance, index: number): Fields {
   const args = chance.pick(["{}", '{"on":true}', '{"a":[1,2,{"b":null}]}', "no JSON", "", "[1", "null"]);
   return {
@@ -196,6 +201,7 @@ export function chat(chance: Chance, model: KnownModel): Fields {
       prompt_cache_key: () => text(chance),
       modalities: () => ["text"],
       audio: () => null,
+      prediction: () => prediction(chance),
       functions: () => null,
       reasoning_effort: () => "none",
       verbosity: () => "medium",

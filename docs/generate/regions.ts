@@ -36,13 +36,13 @@ export const REGIONS: readonly Region[] = [
   { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/engine.ts`, "GenerateChunk"]) },
   { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/engine.ts`, "GeneratedToken"]) },
   { page: "engine.md", name: "info", make: () => fieldTable([`${CORE}/engine.ts`, "EngineInfo"]) },
-  { page: "engine.md", name: "stats", make: () => fieldTable([`${CORE}/engine.ts`, "EngineStats"]) },
+  { page: "engine.md", name: "stats", make: () => fieldTable([`${CORE}/engine-stats.ts`, "EngineStats"]) },
   {
     page: "engine.md",
     name: "expert cache",
     make: () =>
       fieldTable(
-        [`${CORE}/engine.ts`, "ExpertCacheStats"],
+        [`${CORE}/engine-stats.ts`, "ExpertCacheStats"],
         [`${CORE}/expert-cache/expert-cache.ts`, "ExpertCacheCounters"],
       ),
   },

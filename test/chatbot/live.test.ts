@@ -138,7 +138,15 @@ test("changes during a snapshot are sent afterwards", async () => {
   const batch = { step: 1, sequenceIds: ["a"], numTokens: [3], positions: [0], distinctExperts: 1, numWaiting: 0 };
   engine.events.emit("batch:scheduled", batch);
   await asked;
-  const counts = { promptTokens: 3, completionTokens: 0, cachedTokens: 0, queuedMs: 1, durationMs: 1 };
+  const counts = {
+    promptTokens: 3,
+    completionTokens: 0,
+    cachedTokens: 0,
+    acceptedDraftTokens: 0,
+    rejectedDraftTokens: 0,
+    queuedMs: 1,
+    durationMs: 1,
+  };
   engine.events.emit("sequence:finished", { sequenceId: "a", reason: "abort", ...counts });
   gate.dispatchEvent(new Event("answer"));
   const isBusy = async (): Promise<boolean> => (await stream.next()).value?.step !== undefined;
@@ -224,6 +232,8 @@ test("finished sequences are forgotten, and everything after the engine has fail
     promptTokens: 3,
     completionTokens: 1,
     cachedTokens: 0,
+    acceptedDraftTokens: 0,
+    rejectedDraftTokens: 0,
     queuedMs: 0,
     durationMs: 1,
   } as const;

@@ -46,7 +46,13 @@ class EventsOfAnEngine {
 
   finish(sequenceId: string, reason: "stop" | "abort" = "stop"): void {
     const times = { queuedMs: 0, durationMs: 1 };
-    const tokens = { promptTokens: 1, completionTokens: 1, cachedTokens: 0 };
+    const tokens = {
+      promptTokens: 1,
+      completionTokens: 1,
+      cachedTokens: 0,
+      acceptedDraftTokens: 0,
+      rejectedDraftTokens: 0,
+    };
     this.events.emit("sequence:finished", { sequenceId, reason, ...tokens, ...times });
   }
 }

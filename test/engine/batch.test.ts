@@ -3,7 +3,7 @@
 import { ReadMeError, type ScheduledSequence } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { batchItems, expertsOf, forwardBatch, withAllLogits, type BatchItem } from "../../packages/engine/src/batch.ts";
+import { batchItems, expertsOf, forwardBatch } from "../../packages/engine/src/batch.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import { CoreBench } from "../support/core-bench.ts";
 import { runningTinyModel } from "../support/running-model.ts";
@@ -24,9 +24,6 @@ async function twoRunning(): Promise<CoreBench> {
   await bench.core.step();
   return bench;
 }
-
-/** Keeps all logits of a row. */
-const kept = (logits: number) => (): Float32Array => Float32Array.of(logits);
 
 describe("a schedule", () => {
   test("becomes items, the last of a sequence where all its known tokens run", async () => {
@@ -121,29 +118,4 @@ describe("a batch that cannot run", () => {
     const outcome = await failing(() => undefined);
     expect(outcome).toEqual({ logits: ["a", "b"], ran: ["a", "b"], failures: [], numRuns: 1, computed: [3, 4] });
   });
-});
-
-test("all logits are added to every row, or to none if those of one were not kept", async () => {
-  const { running: sequences } = (await twoRunning()).admission;
-  const [first, second] = batchItems(
-    ["a", "b"].map((id) => ({ id, numTokens: 1 })),
-    sequences,
-  ) as [BatchItem, BatchItem];
-  const row = {
-    candidateIds: Int32Array.of(1),
-    candidateLogits: Float32Array.of(2),
-    logSumExp: 3,
-    fullLogits: undefined,
-  };
-  const rows = [
-    { item: first, row, readAll: kept(5) },
-    { item: second, row, readAll: kept(6) },
-  ];
-  expect(withAllLogits(rows)).toEqual([
-    { item: first, row: { ...row, fullLogits: Float32Array.of(5) } },
-    { item: second, row: { ...row, fullLogits: Float32Array.of(6) } },
-  ]);
-  expect(withAllLogits([...rows, { item: first, row }])).toBeUndefined();
-  expect(withAllLogits([{ item: first, row, readAll: () => undefined }])).toBeUndefined();
-  expect(withAllLogits([])).toEqual([]);
 });

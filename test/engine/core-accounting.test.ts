@@ -77,9 +77,16 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     { sequenceId: "a", tokenId: tokens[1], position: 4, sinceMs: STEP_MS, isFirst: false },
     { sequenceId: "a", tokenId: tokens[2], position: 5, sinceMs: STEP_MS, isFirst: false },
   ]);
-  const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0 };
+  const counts = { promptTokens: 3, completionTokens: 3, cachedTokens: 0, acceptedDraftTokens: 0 };
   expect(payloads(bench, "sequence:finished")).toEqual([
-    { sequenceId: "a", reason: "length", ...counts, queuedMs: START_MS, durationMs: START_MS + 3 * STEP_MS },
+    {
+      sequenceId: "a",
+      reason: "length",
+      ...counts,
+      rejectedDraftTokens: 0,
+      queuedMs: START_MS,
+      durationMs: START_MS + 3 * STEP_MS,
+    },
   ]);
   expect(bench.core.stats()).toEqual({
     numWaiting: 0,
@@ -88,6 +95,8 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     kvCapacityTokens: 1024,
     steps: 3,
     ...counts,
+    draftedTokens: 0,
+    draftsBySource: {},
     preemptions: 0,
   });
 });

@@ -21,6 +21,8 @@ const DEFAULTS = {
   expertCacheBytes: undefined,
   expertCachePolicy: "belady",
   controlTokensInMessages: "text",
+  speculation: true,
+  draft: undefined,
   maxNumRequests: 1024,
   scheduler: "cost-aware",
   prefillShare: undefined,
@@ -63,6 +65,9 @@ test.each<EngineOptions>([
   { controlTokensInMessages: "control" },
   { controlTokensInMessages: "text" },
   { maxNumRequests: 1 },
+  { speculation: false },
+  { speculation: true, draft: "small" },
+  { draft: "small.gguf" },
 ])("%o is taken as it is", (options) => {
   expect(resolveEngineOptions(options)).toEqual({ ...DEFAULTS, ...options });
 });
@@ -77,6 +82,11 @@ test.each<[object, string]>([
   [{ kernel: "gpu" }, '`kernel` to be one of "native", "wasm", got `"gpu"`'],
   [{ kvPrecision: "int8" }, '`kvPrecision` to be one of "fp16", "fp32", got `"int8"`'],
   [{ cacheFolder: 3 }, "`cacheFolder` to be a string"],
+  [{ speculation: "on" }, '`speculation` to be true or false, got `"on"`'],
+  [{ speculation: null }, "`speculation` to be true or false, got `null`"],
+  [{ draft: "" }, '`draft` to name a folder or a GGUF file, got `""`'],
+  [{ draft: 3 }, "`draft` to name a folder or a GGUF file, got `3`"],
+  [{ draft: "small", speculation: false }, "`draft` with `speculation` only, got it with `speculation: false`"],
   [{ maxNumSeqs: 0 }, "`maxNumSeqs`"],
   [{ maxNumSeqs: 1025 }, "`maxNumSeqs`"],
   [{ maxNumBatchedSeqs: 0 }, "`maxNumBatchedSeqs`"],

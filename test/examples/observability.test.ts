@@ -101,7 +101,15 @@ async function lookAtPage(path: string, url: string): Promise<void> {
 }
 
 describe("traceSequences", () => {
-  const finished = { promptTokens: 4, completionTokens: 0, cachedTokens: 0, queuedMs: 5, durationMs: 5 };
+  const finished = {
+    promptTokens: 4,
+    completionTokens: 0,
+    cachedTokens: 0,
+    acceptedDraftTokens: 0,
+    rejectedDraftTokens: 0,
+    queuedMs: 5,
+    durationMs: 5,
+  };
 
   test("a sequence that was aborted in the queue has neither prefill nor first token", () => {
     const { events, spans } = traced();

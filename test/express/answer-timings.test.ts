@@ -49,7 +49,14 @@ test("timings count no longer in the queue than until the first token", async ()
 });
 
 test("timings have no rate of no tokens", async () => {
-  const { timings } = await timed({ promptTokens: 5, completionTokens: 0, cachedTokens: 5, queuedMs: 0 });
+  const { timings } = await timed({
+    promptTokens: 5,
+    completionTokens: 0,
+    cachedTokens: 5,
+    acceptedDraftTokens: 0,
+    rejectedDraftTokens: 0,
+    queuedMs: 0,
+  });
   expect(timings).toMatchObject({
     cache_n: 5,
     prompt_n: 0,

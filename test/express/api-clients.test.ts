@@ -61,6 +61,21 @@ describe("the OpenAI SDK", () => {
     expect(whole.usage?.completion_tokens).toBeGreaterThan(1);
   });
 
+  test("sends a prediction, and receives the same answer with counts of drafts", async () => {
+    const asked = { model, messages, max_tokens: 20, temperature: 0 } as const;
+    const content = await right({ maxTokens: 20, temperature: 0 });
+    for (const prediction of [content, [{ type: "text" as const, text: content }], "something else"]) {
+      const answer = await openai.chat.completions.create({
+        ...asked,
+        prediction: { type: "content", content: prediction },
+      });
+      expect(answer.choices[0]?.message.content).toBe(content);
+      const details = answer.usage?.completion_tokens_details;
+      expect(details?.accepted_prediction_tokens).toBeGreaterThanOrEqual(0);
+      expect(details?.rejected_prediction_tokens).toBeGreaterThanOrEqual(0);
+    }
+  });
+
   test("receives several choices with log-probabilities", async () => {
     const request = {
       model,

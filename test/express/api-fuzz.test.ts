@@ -54,6 +54,7 @@ const GOOD: readonly Buffer[] = [
   { prompt: [[1, 2], [3]], max_tokens: 1, logprobs: 2, read_me: { include: ["routes", "timings"] } },
   { messages: [{ role: "user", content: [{ type: "text", text: "é\u0000" }] }], max_tokens: 1, stream: true },
   { tokens: [1, 2, 3] },
+  { messages: [{ role: "user", content: "a" }], max_tokens: 2, prediction: { type: "content", content: "a b" } },
 ].map((body) => Buffer.from(JSON.stringify(body)));
 
 interface Answer {
@@ -159,6 +160,19 @@ const hostile: Readonly<Record<string, readonly [path: string, body: string | Bu
   "ten thousand prompts": [
     "/v1/completions",
     JSON.stringify({ prompt: Array.from({ length: 10_000 }, () => "x") }),
+    400,
+  ],
+  "a prediction longer than the context": [
+    "/v1/chat/completions",
+    JSON.stringify({
+      messages: [{ role: "user", content: "x" }],
+      prediction: { type: "content", content: "word ".repeat(19_000) },
+    }),
+    400,
+  ],
+  "a deeply nested prediction": [
+    "/v1/chat/completions",
+    `{"messages":[{"role":"user","content":"x"}],"prediction":${nested(5000, '{"content":', '""', "}")}}`,
     400,
   ],
   "bytes that are not UTF-8": [

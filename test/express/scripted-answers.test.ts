@@ -53,7 +53,17 @@ test("choices of a whole answer are in the order of their indices, and each has 
 });
 
 test("usage sums over prompts, and counts a prompt's cached tokens once, however many choices took them", async () => {
-  const usages = [USAGE, { promptTokens: 7, completionTokens: 5, cachedTokens: 21, queuedMs: 2 }];
+  const usages = [
+    USAGE,
+    {
+      promptTokens: 7,
+      completionTokens: 5,
+      cachedTokens: 21,
+      queuedMs: 2,
+      acceptedDraftTokens: 0,
+      rejectedDraftTokens: 0,
+    },
+  ];
   const url = await serveScripted({
     async *answer({ prompt }) {
       yield chunkOf(0, "a", { finishReason: "length", usage: usages[prompt === "first" ? 0 : 1] as Usage });

@@ -26,6 +26,8 @@ test.each([
   [["--expert-cache", "much"], /Expected a size, such as 150MB/],
   [["--expert-cache", "4MB", "--expert-cache-policy", "clock"], /Allowed choices are belady, lru, lfu, random/],
   [["--expert-cache-policy", "lru"], /--expert-cache-policy with --expert-cache only/],
+  [["--speculation", "sometimes"], /Allowed choices are on, off/],
+  [["--draft", "small", "--speculation", "off"], /Expected --draft without --speculation off/],
 ])("generate refuses %j for a dense model", async (args, message) => {
   const outcome = await readmeMoe("generate", POCKET, "--prompt", "x", ...args);
   expect(outcome.code).toBe(2);
@@ -57,6 +59,28 @@ describe("generate", () => {
 });
 
 describe("generate with more options", () => {
+  test.each(["on", "off"])("prints the same tokens with --speculation %s", async (speculation) => {
+    const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[] }[] };
+    const prompt = cases[0]?.text ?? "";
+    const args = ["--prompt", prompt, "--max-new-tokens", "32", "--json", "--speculation", speculation];
+    const { code, stdout, stderr } = await readmeMoe("generate", POCKET, ...args);
+    expect([code, stderr]).toEqual([0, ""]);
+    const { tokens, usage } = JSON.parse(stdout) as { tokens: number[]; usage: Record<string, unknown> };
+    expect(tokens).toEqual(cases[0]?.greedy_32);
+    if (speculation === "off") expect(usage).not.toHaveProperty("completion_tokens_details");
+  });
+
+  test.each(["chat", "serve"])("%s knows --speculation and --draft", async (command) => {
+    expect(await readmeMoe(command, POCKET, "--speculation", "no")).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/--speculation .*Allowed choices are on, off/) as unknown,
+    });
+    expect(await readmeMoe(command, POCKET, "--speculation", "off", "--draft", "x")).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("Expected --draft without --speculation off") as unknown,
+    });
+  });
+
   test("runs several prompts at once, and prints them in their order", async () => {
     const args = ["generate", POCKET, "--prompt", "The ship was", "In the", "--max-new-tokens", "6"];
     const json = await readmeMoe(...args, "--json");

@@ -9,7 +9,9 @@ export type Rule = (completionIds: readonly number[]) => Int32Array;
 export type Guess = (completionIds: readonly number[], rule: Rule) => readonly number[];
 
 export function allowedIds(mask: Int32Array): readonly number[] {
-  return Array.from({ length: 32 * mask.length }, (_, id) => id).filter((id) => ((mask[id >> 5]! >>> (id & 31)) & 1) === 1);
+  return Array.from({ length: 32 * mask.length }, (_, id) => id).filter(
+    (id) => ((mask[id >> 5]! >>> (id & 31)) & 1) === 1,
+  );
 }
 
 /** Allows one token, a few, a half or all but a few, by the last two tokens. */

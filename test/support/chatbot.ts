@@ -57,7 +57,14 @@ export function scripted(engine: ReadMeEngine, script: Script): ReadMeEngine {
 async function* chunks(texts: AsyncIterable<string>): AsyncGenerator<GenerateChunk, void, undefined> {
   let count = 0;
   for await (const text of texts) yield { choice: 0, text, tokens: [{ id: 5, expert: count++ % NUM_EXPERTS }] };
-  const usage = { promptTokens: 1, completionTokens: count + 1, cachedTokens: 0, queuedMs: 0 };
+  const usage = {
+    promptTokens: 1,
+    completionTokens: count + 1,
+    cachedTokens: 0,
+    acceptedDraftTokens: 0,
+    rejectedDraftTokens: 0,
+    queuedMs: 0,
+  };
   yield { choice: 0, text: "", tokens: [{ id: 0 }], finishReason: "stop", usage };
 }
 

@@ -1,6 +1,7 @@
 // The engine's core in the thread of a test, without a worker around it.
 
 import {
+  everythingResident,
   fcfs,
   resolveSamplingParams,
   StopAutomaton,
@@ -15,6 +16,9 @@ import { EngineCore } from "../../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
+
+import type { Drafter } from "../../packages/engine/src/speculation/drafter.ts";
+import { Speculation } from "../../packages/engine/src/speculation/speculation.ts";
 import type { Sequence, SequenceStart } from "../../packages/engine/src/sequence.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { randomInteger, seededRandom } from "./random.ts";
@@ -31,6 +35,8 @@ export interface Limits {
   readonly scheduler?: Scheduler;
   /** @default all experts are in memory */
   readonly residency?: Residency;
+  /** @default nothing is drafted */
+  readonly drafter?: Drafter;
   /** @default a clock that stands still */
   readonly now?: () => number;
 }
@@ -84,15 +90,21 @@ export class CoreBench {
     const { capacityTokens, prefixCacheBytes: maxBytes = 0 } = limits;
     const kv = runner.openKv({ capacityTokens, prefixBytes: maxBytes });
     const prefixes = new PrefixCache(kv, { chunkTokens: CHUNK, maxBytes });
-    this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens: Math.min(256, capacityTokens) });
+    const contextTokens = Math.min(256, capacityTokens);
+    this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens });
+    const residency = limits.residency ?? everythingResident;
+    const { drafter } = limits;
+    const onRouted = (sequence: Sequence, position: number, experts: Uint16Array): void =>
+      output.event("router:routed", { sequenceId: sequence.id, position, experts, durationMs: 0 });
     this.core = new EngineCore({
       runner,
       tokenizer,
       admission: this.admission,
       scheduler: limits.scheduler ?? fcfs(),
-      ...(limits.residency && { residency: limits.residency }),
+      residency,
+      speculation: drafter && new Speculation({ drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted }),
       limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
-      contextTokens: Math.min(256, capacityTokens),
+      contextTokens,
       output,
       now: limits.now ?? (() => 0),
     });

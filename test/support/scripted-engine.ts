@@ -65,7 +65,14 @@ function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEn
 /** Waits for the next turn of the event loop. */
 export const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-export const USAGE: Usage = { promptTokens: 10, completionTokens: 3, cachedTokens: 4, queuedMs: 0 };
+export const USAGE: Usage = {
+  promptTokens: 10,
+  completionTokens: 3,
+  cachedTokens: 4,
+  acceptedDraftTokens: 0,
+  rejectedDraftTokens: 0,
+  queuedMs: 0,
+};
 
 /** Makes a chunk of one token. */
 export function chunkOf(choice: number, text: string, more: Partial<GenerateChunk> = {}): GenerateChunk {

@@ -1,9 +1,9 @@
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./emitter.ts";
+import type { EngineStats } from "./engine-stats.ts";
 import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { ProcessLogits } from "./process-logits.ts";
-import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 /** A chat, which the model's template converts to a text. */
@@ -37,6 +37,14 @@ export interface GenerateRequest {
    * @default none
    */
   readonly processLogits?: ProcessLogits | undefined;
+  /**
+   * A text, or token ids, that the completion is expected to repeat, such as a file that it edits. The engine tries its
+   * tokens where they may follow, which takes less time where it is right and never changes the completion. At most as
+   * many tokens as the context has; they do not count as the prompt's.
+   *
+   * @default none
+   */
+  readonly prediction?: string | ArrayLike<number> | undefined;
   /** Expert of every token, by name or index, instead of the engine's router. */
   readonly expert?: string | number | undefined;
   /** Waiting sequences with larger numbers go first. @default 0 */
@@ -82,6 +90,10 @@ export interface Usage {
   readonly cachedTokens: number;
   /** Longest time that a choice waited for room before it first ran, in ms. */
   readonly queuedMs: number;
+  /** Tokens of all choices that were drafted and are part of the completion; 0 without speculation. */
+  readonly acceptedDraftTokens: number;
+  /** Tokens that were drafted, ran through the model and did not become part of the completion. */
+  readonly rejectedDraftTokens: number;
 }
 
 /** A piece of one of a request's completions. */
@@ -156,40 +168,6 @@ export interface EngineVocabulary {
   readonly offsets: Uint32Array;
   /** Tokens that end a completion. */
   readonly eosTokenIds: readonly number[];
-}
-
-/**
- * Counters since the engine was opened, and its current load.
- */
-export interface EngineStats {
-  /** Sequences that wait for KV memory. */
-  readonly numWaiting: number;
-  /** Sequences that hold KV memory. */
-  readonly numRunning: number;
-  readonly kvUsedTokens: number;
-  readonly kvCapacityTokens: number;
-  readonly steps: number;
-  readonly promptTokens: number;
-  readonly cachedTokens: number;
-  readonly completionTokens: number;
-  readonly preemptions: number;
-  /** Resident memory of the process that runs the model, which is the caller's for a thread. */
-  readonly residentBytes: number;
-  /** Absent when all experts are in memory. */
-  readonly expertCache?: ExpertCacheStats;
-}
-
-/** Statistics of streamed experts. A unit is one layer of one expert. */
-export interface ExpertCacheStats extends ExpertCacheCounters {
-  /** Bytes of one expert in each layer; of low-rank experts, those of the largest one as a single layer. */
-  readonly layerBytes: readonly number[];
-  readonly budgetBytes: number;
-  /** Bytes of units in memory, reads under way included. */
-  readonly usedBytes: number;
-  /** Reads that failed, retries included. */
-  readonly failedReads: number;
-  /** Time that steps waited for reads. */
-  readonly stallMs: number;
 }
 
 /** Options of `Engine.tokenize`. */

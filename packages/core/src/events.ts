@@ -34,6 +34,8 @@ export interface ReadMeEvents {
     readonly numTokens: readonly number[];
     /** Position of the first of these tokens, for each sequence. */
     readonly positions: readonly number[];
+    /** Draft tokens of each sequence, which run behind its own. Absent if no sequence has any. */
+    readonly draftTokens?: readonly number[];
     readonly distinctExperts: number;
     readonly numWaiting: number;
     /** Experts that the next step is certain to need, ascending. Only where experts are streamed. */
@@ -53,6 +55,8 @@ export interface ReadMeEvents {
     readonly forwardMs: number;
     readonly kvUsedTokens: number;
     readonly kvCapacityTokens: number;
+    /** Draft tokens of the step that became part of a completion. Absent if the step had no drafts. */
+    readonly acceptedDraftTokens?: number;
     /** Runs through all layers that the step took, nearly always one. Only where experts are streamed. */
     readonly expertRuns?: readonly ExpertRun[];
   }) => void;
@@ -95,6 +99,10 @@ export interface ReadMeEvents {
     readonly completionTokens: number;
     /** Prompt tokens whose keys and values came from the prefix cache. */
     readonly cachedTokens: number;
+    /** Drafted tokens that became part of the completion. */
+    readonly acceptedDraftTokens: number;
+    /** Drafted tokens that ran and did not. */
+    readonly rejectedDraftTokens: number;
     readonly queuedMs: number;
     /** Time from queued to finished. */
     readonly durationMs: number;

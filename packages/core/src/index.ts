@@ -3,8 +3,6 @@ export type {
   AcceptedPrompt,
   Engine,
   EngineInfo,
-  EngineStats,
-  ExpertCacheStats,
   EngineVocabulary,
   FinishReason,
   GenerateChunk,
@@ -18,6 +16,7 @@ export type {
   TokenLogprob,
   Usage,
 } from "./engine.ts";
+export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
@@ -128,4 +127,20 @@ export {
   type SamplingParams,
 } from "./sampling/sampling-params.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
+export {
+  draftChances,
+  newAcceptance,
+  observeDraft,
+  type Acceptance,
+  type DraftOutcome,
+} from "./speculation/acceptance.ts";
+export {
+  allowanceMs,
+  chargeDraft,
+  newDraftAccount,
+  type DraftAccount,
+  type DraftCharge,
+} from "./speculation/draft-account.ts";
+export type { Draft, DraftSource } from "./speculation/draft.ts";
+export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { checkTemplateValues } from "./template-values.ts";

@@ -1,6 +1,6 @@
 // Which experts' weights are in memory.
 
-import type { ExpertCacheStats } from "./engine.ts";
+import type { ExpertCacheStats } from "./engine-stats.ts";
 import type { ExpertRun } from "./events.ts";
 import type { UpcomingUses } from "./expert-cache/next-step.ts";
 

@@ -40,6 +40,13 @@ export interface PreGatingRouter {
    * @returns one route per input, in the same order
    */
   route(inputs: readonly RouteInput[]): Promise<readonly Route[]>;
+  /**
+   * Takes back the tokens from `numTokens` on, so that others can be routed there. Sequences of a router without this
+   * method are not speculated.
+   *
+   * @param numTokens - from 0 to the state's `numTokens`
+   */
+  readonly rewind?: ((state: RouterState, numTokens: number) => void) | undefined;
   /** Ends a sequence: its state is not used again, and its memory may be reused. */
   release(state: RouterState): void;
   dispose(): Promise<void>;

@@ -7,9 +7,9 @@ import {
   type LogitsRow,
   type ScheduledSequence,
 } from "@readme-moe/core";
-import type { KvMemory, KvSlot } from "@readme-moe/kernel";
+import { KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import type { Sequence } from "./sequence.ts";
-import { rewind, type StepRunner } from "./step-runner.ts";
+import { rewind, type StepLogits, type StepRunner } from "./step-runner.ts";
 
 /** One sequence's part in a step. */
 export interface BatchItem {
@@ -20,6 +20,14 @@ export interface BatchItem {
   readonly isLast: boolean;
   /** Whether all logits are wanted, even if the sequence's parameters do not need them. @default false */
   readonly wantsFullLogits?: boolean;
+  /** Tokens that run after the known ones, and are verified after the step; only where `isLast`. */
+  readonly draft?: RoutedDraft | undefined;
+}
+
+/** Tokens that probably follow a sequence's known ones, with their experts. */
+export interface RoutedDraft {
+  readonly tokenIds: readonly number[];
+  readonly experts: readonly number[];
 }
 
 /**
@@ -41,7 +49,18 @@ export function batchItems(
   });
 }
 
-/** Finds the distinct experts of a step. */
+/** Counts the tokens that an item runs, its draft included. */
+export function rowsOf({ numTokens, draft }: Pick<BatchItem, "numTokens" | "draft">): number {
+  return numTokens + (draft?.tokenIds.length ?? 0);
+}
+
+/** Lists the draft tokens of each item, if there are any. */
+export function draftCounts(batch: readonly BatchItem[]): { readonly draftTokens?: readonly number[] } {
+  if (!batch.some(({ draft }) => draft)) return {};
+  return { draftTokens: batch.map(({ draft }) => draft?.tokenIds.length ?? 0) };
+}
+
+/** Finds the distinct experts of a step. Drafts need no others. */
 export function expertsOf(batch: readonly BatchItem[]): ReadonlySet<number> {
   return new Set(
     batch.flatMap(({ sequence, numTokens }) => {
@@ -51,12 +70,13 @@ export function expertsOf(batch: readonly BatchItem[]): ReadonlySet<number> {
   );
 }
 
-/** The logits from which a sequence's next token is chosen. */
+/** The logits from which a sequence's next tokens are chosen. */
 export interface ItemLogits {
   readonly item: BatchItem;
-  readonly row: LogitsRow;
-  /** Reads all logits until the next step, if the runner has kept them. */
-  readonly readAll?: (() => Float32Array | undefined) | undefined;
+  /** Row of the last known token, then one for each token of the draft. */
+  readonly rows: readonly LogitsRow[];
+  /** Reads all logits of a row until the next step; absent, or returns `undefined`, if the runner has not kept them. */
+  readonly readAll?: ((row: number) => Float32Array | undefined) | undefined;
 }
 
 /** Result of a batch. */
@@ -67,28 +87,19 @@ export interface ForwardResult {
   readonly ran: readonly BatchItem[];
 }
 
-/** Adds all logits to rows; `undefined` if the runner has not kept those of one row. */
-export function withAllLogits(rows: readonly ItemLogits[]): readonly ItemLogits[] | undefined {
-  const whole: ItemLogits[] = [];
-  for (const { item, row, readAll } of rows) {
-    const fullLogits = readAll?.();
-    if (!fullLogits) return undefined;
-    whole.push({ item, row: { ...row, fullLogits } });
-  }
-  return whole;
-}
-
-/** Runs a batch once more, for all logits of its items' last tokens. */
+/** Runs the last known tokens of sequences once more, for all logits of the very last. */
 export function forwardAgain(
   runner: StepRunner,
   kv: KvMemory,
-  batch: readonly BatchItem[],
+  sequences: readonly Sequence[],
   onFailed: (sequence: Sequence, error: unknown) => void,
 ): Promise<ForwardResult> {
-  for (const { sequence, numTokens } of batch) {
-    if (sequence.slot) rewind(kv, sequence.slot, sequence.numComputedTokens - numTokens);
-  }
-  const again = batch.map((item) => ({ ...item, wantsFullLogits: true }));
+  const again = sequences.map((sequence) => {
+    // A page that the prefix cache keeps cannot be written to, so its tokens run again as a whole.
+    const from = Math.floor((sequence.numTokens - 1) / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
+    if (sequence.slot) rewind(kv, sequence.slot, from);
+    return { sequence, numTokens: sequence.numTokens - from, isLast: true, wantsFullLogits: true };
+  });
   return forwardBatch(runner, kv, again, onFailed);
 }
 
@@ -124,17 +135,22 @@ async function forwardTogether(
   batch: readonly BatchItem[],
 ): Promise<readonly ItemLogits[]> {
   const last = batch.filter(({ isLast }) => isLast);
-  const numCandidates = Math.max(1, ...last.map(({ sequence }) => candidatesNeeded(sequence.params, sequence.isBound)));
-  const stepTokens = batch.reduce((sum, { numTokens }) => sum + numTokens, 0);
-  const canReadLater = runner.keepsLogits(stepTokens, last.length);
-  const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false }) => {
+  const numCandidates = Math.max(1, ...last.map(candidatesOf));
+  const numRows = batch.reduce((sum, item) => sum + rowsOf(item), 0);
+  const numWanted = last.reduce((sum, { draft }) => sum + 1 + (draft?.tokenIds.length ?? 0), 0);
+  const canReadLater = runner.keepsLogits(numRows, numWanted);
+  const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false, draft }) => {
     const { params, processesLogits, isBound, numComputedTokens: from } = sequence;
     const needsAll = wantsFullLogits || processesLogits || needsFullLogits(params, canReadLater, isBound);
+    const known = sequence.tokenIds.slice(from, from + numTokens);
+    const experts = sequence.experts.slice(from, from + numTokens);
     return {
       slot: slotOf(sequence),
-      tokenIds: sequence.tokenIds.slice(from, from + numTokens),
-      experts: sequence.experts.slice(from, from + numTokens),
-      logitsOf: isLast ? [numTokens - 1] : [],
+      tokenIds: draft ? [...known, ...draft.tokenIds] : known,
+      experts: draft ? [...experts, ...draft.experts] : experts,
+      logitsOf: isLast
+        ? Array.from({ length: 1 + (draft?.tokenIds.length ?? 0) }, (_, row) => numTokens - 1 + row)
+        : [],
       wantsFullLogits: isLast && needsAll,
     };
   });
@@ -142,15 +158,30 @@ async function forwardTogether(
   return batch.flatMap((item, index) => {
     const logits = results[index];
     if (!item.isLast || !logits) return [];
-    const { candidateIds, candidateLogits, logSumExp, fullLogits, readRow } = logits;
-    const row = {
-      candidateIds,
-      candidateLogits,
-      logSumExp: logSumExp[0] ?? Number.NaN,
-      fullLogits: fullLogits.length > 0 ? fullLogits : undefined,
-    };
-    return { item, row, readAll: readRow && (() => readRow(0)) };
+    return { item, rows: rowsIn(logits, numCandidates), readAll: logits.readRow };
   });
+}
+
+// Best candidates of each row are what later drafts are made of.
+const SPECULATIVE_CANDIDATES = 4;
+
+/** Counts the candidates that an item needs of each row. */
+function candidatesOf({ sequence: { params, isSpeculated, isBound } }: BatchItem): number {
+  const needed = candidatesNeeded(params, isBound);
+  return isSpeculated ? Math.max(Math.min(params.vocabSize, SPECULATIVE_CANDIDATES), needed) : needed;
+}
+
+function rowsIn(
+  { candidateIds, candidateLogits, logSumExp, fullLogits }: StepLogits,
+  numCandidates: number,
+): readonly LogitsRow[] {
+  const vocabSize = fullLogits.length / logSumExp.length;
+  return Array.from(logSumExp, (sum, row) => ({
+    candidateIds: candidateIds.subarray(row * numCandidates, (row + 1) * numCandidates),
+    candidateLogits: candidateLogits.subarray(row * numCandidates, (row + 1) * numCandidates),
+    logSumExp: sum,
+    fullLogits: vocabSize > 0 ? fullLogits.subarray(row * vocabSize, (row + 1) * vocabSize) : undefined,
+  }));
 }
 
 function slotOf({ id, slot }: Sequence): KvSlot {

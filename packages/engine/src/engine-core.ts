@@ -4,22 +4,16 @@ import {
   everythingResident,
   type AllowedTokens,
   type EngineStats,
-  type GenerateChunk,
   type PreGatingRouter,
   type Residency,
   type Scheduler,
 } from "@readme-moe/core";
-import { expertsOf, forwardAgain, forwardBatch, withAllLogits, type BatchItem, type ItemLogits } from "./batch.ts";
+import { draftCounts, expertsOf, forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
-import { acceptToken, Sampler, type ChosenToken } from "./sampler.ts";
-import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { Sampler, type AcceptedToken } from "./sampler.ts";
+import { finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
 import { StepPlanner } from "./step-planner.ts";
-
-/** A token that is part of its sequence, with the text that may be shown. */
-interface AcceptedToken {
-  readonly sequence: Sequence;
-  readonly chunk: GenerateChunk;
-}
 
 export class EngineCore {
   readonly #parts: EngineParts;
@@ -30,18 +24,25 @@ export class EngineCore {
   readonly #live = new Set<Sequence>();
   readonly #aborted = new Map<string, "abort" | "error">();
   readonly #onEnd: (() => void)[] = []; // called when the next sequence ends
+  readonly #onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
   #isStepping = false;
   /** Whether another step could make progress. */
   #canProgress = false;
   #forwardMs = 0;
   #steps = 0;
-  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
+  #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, ...NO_DRAFTS };
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
     this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
-    this.#sampler = new Sampler(parts.tokenizer, parts.output, (sequence, error) => this.#fail(sequence, error));
+    const { runner, tokenizer, contextTokens, output, speculation } = parts;
+    const ends = { eosTokenIds: runner.model.config.eosTokenIds, contextTokens };
+    this.#sampler = new Sampler(tokenizer, ends, {
+      onRow: (...row) => output.logits(...row),
+      onQuestion: (sequence, id) => output.ask(sequence, id, Int32Array.from(speculation?.suggest(sequence) ?? [])),
+      onFailed: this.#onFailed,
+    });
   }
 
   /** Whether a step could make progress. False while callers have all logits, until `add`, `answer` or `abort`. */
@@ -56,7 +57,10 @@ export class EngineCore {
 
   /** Adds a sequence; `router` chooses its experts. */
   add(start: SequenceStart, router: PreGatingRouter): Sequence {
-    const sequence = new Sequence(start, this.#parts.tokenizer, router);
+    const { tokenizer, speculation } = this.#parts;
+    // The caller's function sees each row once, for the token that follows.
+    const isSpeculated = speculation !== undefined && router.rewind !== undefined && !start.processesLogits;
+    const sequence = new Sequence({ ...start, isSpeculated }, tokenizer, router);
     this.#live.add(sequence);
     this.#totals.promptTokens += sequence.promptTokens;
     this.#canProgress = true;
@@ -84,16 +88,19 @@ export class EngineCore {
 
   /** Runs one step of all sequences that can run. A sequence that fails is reported and ends; the others continue. */
   async step(): Promise<void> {
+    const { speculation } = this.#parts;
     this.#isStepping = true;
     this.#canProgress = false;
     const startMs = this.#parts.now();
     this.#forwardMs = 0;
     await this.#append(this.#sampler.sampleAnswers());
     await this.#routeArrivals();
-    const batch = this.#schedule();
+    const batch = await this.#schedule();
     const logits = await this.#forward(batch);
-    await this.#append(await this.#sample(logits));
-    this.#complete(batch, startMs);
+    const accepted = await this.#sample(logits);
+    const acceptedDraftTokens = speculation?.settle(batch, logits);
+    await this.#append(accepted);
+    this.#complete(batch, startMs, acceptedDraftTokens);
     this.#isStepping = false;
     this.#endAborted();
   }
@@ -118,7 +125,7 @@ export class EngineCore {
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
       steps: this.#steps,
-      ...this.#totals,
+      ...addDrafts(this.#totals, this.#live),
       preemptions: admission.preemptions,
       ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
     };
@@ -154,9 +161,9 @@ export class EngineCore {
     }
   }
 
-  /** Admits waiting sequences, selects the batch, and reserves its KV memory. */
-  #schedule(): readonly BatchItem[] {
-    const { admission, now, output } = this.#parts;
+  /** Admits waiting sequences, selects the batch, reserves its KV memory, and adds drafts. */
+  async #schedule(): Promise<readonly BatchItem[]> {
+    const { admission, now, output, speculation } = this.#parts;
     admission.admit((sequence) => {
       if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
       sequence.waitingSinceMs = now();
@@ -166,15 +173,17 @@ export class EngineCore {
     if (ready.length === 0) return [];
     this.#canProgress = true;
     const selected = this.#planner.select(admission.running, ready, now());
-    const batch = admission.reserve(selected, ({ id: sequenceId, numTokens: tokens }) =>
+    const known = admission.reserve(selected, ({ id: sequenceId, numTokens: tokens }) =>
       output.event("sequence:preempted", { sequenceId, tokens }),
     );
+    const batch = speculation ? await speculation.extend(known, this.#planner.cost) : known;
     const forecast = this.#planner.begin(batch, admission.waiting);
     output.event("batch:scheduled", {
       step: this.#steps,
       sequenceIds: batch.map(({ sequence }) => sequence.id),
       numTokens: batch.map(({ numTokens }) => numTokens),
       positions: batch.map(({ sequence }) => sequence.numComputedTokens),
+      ...draftCounts(batch),
       distinctExperts: expertsOf(batch).size,
       numWaiting: admission.waiting.length,
       ...forecast,
@@ -183,40 +192,37 @@ export class EngineCore {
   }
 
   /** Runs the batch's tokens through the model. A sequence that the runner fails on is reported and ends. */
-  async #forward(batch: readonly BatchItem[], run = forwardBatch): Promise<readonly ItemLogits[]> {
-    const { runner, admission, now } = this.#parts;
+  #forward(batch: readonly BatchItem[]): Promise<readonly ItemLogits[]> {
+    const { runner, admission } = this.#parts;
+    return this.#timed(() => forwardBatch(runner, admission.kv, batch, this.#onFailed));
+  }
+
+  async #timed(run: () => ReturnType<typeof forwardBatch>): Promise<readonly ItemLogits[]> {
+    const { admission, now } = this.#parts;
     const startMs = now();
-    const { logits, ran } = await run(runner, admission.kv, batch, (sequence, error) => this.#fail(sequence, error));
+    const { logits, ran } = await run();
     this.#forwardMs += now() - startMs;
     for (const item of ran) admission.remember(item);
     return logits;
   }
 
-  /** Chooses the next token of each sequence in `logits` whose caller does not process logits. */
-  async #sample(logits: readonly ItemLogits[]): Promise<readonly ChosenToken[]> {
-    const { chosen, undecided } = this.#sampler.sample(logits);
-    if (undecided.length === 0) return chosen;
-    // All logits are needed. The runner has kept them, or the same tokens run again.
-    const kept = withAllLogits(logits.filter(({ item }) => undecided.includes(item)));
-    const rest = kept ?? (await this.#forward(undecided, forwardAgain));
-    return [...chosen, ...this.#sampler.sample(rest).chosen];
+  /** Gives sequences in `logits` their next tokens, without those whose caller processes logits. */
+  async #sample(logits: readonly ItemLogits[]): Promise<readonly AcceptedToken[]> {
+    const { runner, admission } = this.#parts;
+    const { accepted, undecided } = this.#sampler.sample(logits);
+    if (undecided.length === 0) return accepted;
+    const again = await this.#timed(() => forwardAgain(runner, admission.kv, undecided, this.#onFailed));
+    return [...accepted, ...this.#sampler.sample(again).accepted];
   }
 
-  /** Adds chosen tokens to their sequences, routes them, and publishes them. */
-  async #append(chosen: readonly ChosenToken[]): Promise<void> {
-    const accepted = this.#accept(chosen);
-    await this.#route(accepted.filter(({ chunk }) => !chunk.finishReason).map(({ sequence }) => sequence));
+  /** Routes and publishes tokens that sequences got. */
+  async #append(accepted: readonly AcceptedToken[]): Promise<void> {
+    const nowMs = this.#parts.now();
+    this.#totals.completionTokens += accepted.length;
+    const sequences = new Set(accepted.map(({ sequence }) => sequence));
+    for (const sequence of sequences) sequence.waitingSinceMs = nowMs;
+    await this.#route(Array.from(sequences).filter(({ finishReason }) => !finishReason));
     this.#publish(accepted);
-  }
-
-  #accept(chosen: readonly ChosenToken[]): readonly AcceptedToken[] {
-    const { runner, contextTokens, now } = this.#parts;
-    const { eosTokenIds } = runner.model.config;
-    return chosen.map((one) => {
-      this.#totals.completionTokens++;
-      one.sequence.waitingSinceMs = now();
-      return { sequence: one.sequence, chunk: acceptToken(one, { eosTokenIds, contextTokens }) };
-    });
   }
 
   async #route(sequences: readonly Sequence[], isInChunks = false): Promise<void> {
@@ -226,33 +232,33 @@ export class EngineCore {
       now,
       onRouted: ({ id: sequenceId }, position, experts, durationMs) =>
         output.event("router:routed", { sequenceId, position, experts, durationMs }),
-      onFailed: (sequence, error) => this.#fail(sequence, error),
+      onFailed: this.#onFailed,
     });
   }
 
   /** Publishes new tokens, and ends the sequences that are finished. */
   #publish(accepted: readonly AcceptedToken[]): void {
     const { now, output } = this.#parts;
-    for (const { sequence, chunk } of accepted) {
+    for (const { sequence, position, chunk } of accepted) {
       const [[token], nowMs] = [chunk.tokens, now()];
       if (!token || !this.#live.has(sequence)) continue;
-      const expert = sequence.experts[sequence.numTokens - 1];
+      const expert = chunk.finishReason ? undefined : sequence.experts[position];
       output.event("token:generated", {
         sequenceId: sequence.id,
         tokenId: token.id,
-        position: sequence.numTokens - 1,
+        position,
         sinceMs: nowMs - sequence.lastTokenMs,
-        isFirst: sequence.completionTokens === 1,
+        isFirst: position === sequence.promptTokens,
       });
       sequence.lastTokenMs = nowMs;
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
-      else this.#sampler.ask(sequence);
+      else if (position === sequence.numTokens - 1) this.#sampler.ask(sequence);
     }
   }
 
   /** Reports the step, and lets the planner learn from it. */
-  #complete(batch: readonly BatchItem[], startMs: number): void {
+  #complete(batch: readonly BatchItem[], startMs: number, acceptedDraftTokens: number | undefined): void {
     const { admission, now, output } = this.#parts;
     if (batch.length === 0) return;
     output.event("batch:completed", {
@@ -261,6 +267,7 @@ export class EngineCore {
       forwardMs: this.#forwardMs,
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
+      ...(acceptedDraftTokens === undefined ? {} : { acceptedDraftTokens }),
     });
   }
 
@@ -282,19 +289,13 @@ export class EngineCore {
     const { admission, now, output } = this.#parts;
     if (!this.#live.delete(sequence)) return;
     this.#sampler.forget(sequence);
+    this.#parts.speculation?.forget(sequence);
+    this.#totals = addDrafts(this.#totals, [sequence]);
     // Waiting sequences may get the freed memory.
     this.#canProgress = true;
     sequence.router.release(sequence.routerState);
     admission.remove(sequence);
     for (const resolve of this.#onEnd.splice(0)) resolve();
-    output.event("sequence:finished", {
-      sequenceId: sequence.id,
-      reason,
-      promptTokens: sequence.promptTokens,
-      completionTokens: sequence.completionTokens,
-      cachedTokens: sequence.cachedTokens,
-      queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
-      durationMs: now() - sequence.arrivalMs,
-    });
+    output.event("sequence:finished", finishedEvent(sequence, reason, now()));
   }
 }

@@ -1,5 +1,6 @@
 import {
   choiceOption,
+  describeValue,
   EVICTION_POLICIES,
   type EvictionPolicyName,
   integerOption,
@@ -86,6 +87,17 @@ export interface EngineOptions extends SchedulingOptions {
    * turn or write a system message. In prompts that are plain texts they are always control tokens. @default "text"
    */
   readonly controlTokensInMessages?: ControlTokensInMessages | undefined;
+  /**
+   * Whether steps also run tokens that are likely to follow, drafted from the prompt, the answer so far, predictions
+   * and grammars. Right drafts save steps; wrong ones are dropped. Tokens and log-probabilities stay the same.
+   * @default true
+   */
+  readonly speculation?: boolean | undefined;
+  /**
+   * A second, small model that drafts tokens as well: a folder or a GGUF file whose vocabulary is the same. Not without
+   * `speculation`. @default none
+   */
+  readonly draft?: string | undefined;
   /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */
   readonly maxNumRequests?: number | undefined;
 }
@@ -100,7 +112,8 @@ type Unresolved =
   | "prefixCacheBytes"
   | "expertCacheBytes"
   | "loras"
-  | "loraPrecision";
+  | "loraPrecision"
+  | "draft";
 
 type ResolvedPolicy = EvictionPolicyName | ResolvedFunctionModule;
 
@@ -133,6 +146,8 @@ const NAMES = [
   "loras",
   "loraPrecision",
   "controlTokensInMessages",
+  "speculation",
+  "draft",
   "maxNumRequests",
   "scheduler",
   "prefillShare",
@@ -181,6 +196,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
       "text",
       "control",
     ] as const),
+    ...speculationOf(options),
     maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
   };
 }
@@ -190,6 +206,21 @@ function lorasOf({ loras }: EngineOptions): Readonly<Record<string, string>> | u
   const isRecord = typeof loras === "object" && loras !== null && !Array.isArray(loras);
   if (isRecord && Object.values(loras).every((path) => typeof path === "string" && path !== "")) return { ...loras };
   throw new TypeError("Expected `loras` to be an object with folders by name");
+}
+
+function speculationOf({
+  speculation = true,
+  draft,
+}: EngineOptions): Pick<ResolvedEngineOptions, "speculation" | "draft"> {
+  if (typeof speculation !== "boolean") {
+    throw new TypeError(`Expected \`speculation\` to be true or false, got ${describeValue(speculation)}`);
+  }
+  if (draft === undefined) return { speculation, draft };
+  if (typeof draft !== "string" || draft === "") {
+    throw new TypeError(`Expected \`draft\` to name a folder or a GGUF file, got ${describeValue(draft)}`);
+  }
+  if (speculation) return { speculation, draft };
+  throw new TypeError("Expected `draft` with `speculation` only, got it with `speculation: false`");
 }
 
 function policyOf({ expertCachePolicy: policy, expertCacheBytes }: EngineOptions): ResolvedPolicy {

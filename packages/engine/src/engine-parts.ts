@@ -2,6 +2,7 @@ import type { CostModel, GenerateChunk, ReadMeEvents, Residency, Scheduler, Sche
 import type { Tokenizer } from "@readme-moe/model";
 import type { KvAdmission } from "./kv-admission.ts";
 import type { Sequence } from "./sequence.ts";
+import type { Speculation } from "./speculation/speculation.ts";
 import type { StepRunner } from "./step-runner.ts";
 
 /** Parts that an `EngineCore` is built from. */
@@ -14,6 +15,8 @@ export interface EngineParts {
   readonly cost?: CostModel | undefined;
   readonly limits: SchedulerLimits;
   readonly residency?: Residency;
+  /** Drafts tokens that steps verify. @default each step gives a sequence at most one token */
+  readonly speculation?: Speculation | undefined;
   /** Largest number of tokens of one sequence, prompt included. */
   readonly contextTokens: number;
   readonly output: EngineOutput;

@@ -76,10 +76,17 @@ export interface WireRequest {
   readonly priority: number;
   readonly client?: string | undefined;
   readonly seed: number;
+  /** A text or token ids that the completion is expected to repeat. */
+  readonly prediction?: string | Int32Array | undefined;
   /** Whether each row of logits goes to the caller first, and its sequence waits for the changed row. */
   readonly processesLogits: boolean;
   /** Whether the caller is asked for the tokens that may come next; no rows are sent then. */
   readonly isBound?: boolean | undefined;
+}
+
+/** Makes the error for a prediction that is too long, on either side. @param tokens - their number, as far as known */
+export function tooManyPredicted(contextTokens: number, tokens: string): RangeError {
+  return new RangeError(`Expected \`prediction\` to have at most ${contextTokens} tokens, got ${tokens}`);
 }
 
 /** A row of logits for the caller. */

@@ -4,6 +4,7 @@
 //    caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
 // 2. `chooseToken` chooses a token from the row. It may need all logits if the best candidates do not decide.
 // 3. `acceptToken` adds the token to its sequence, and decides which text may be shown and whether the sequence ends.
+// 4. If the token is the next one of the sequence's draft, the same happens with the row after it.
 
 import {
   checkRow,
@@ -20,8 +21,7 @@ import {
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { AllowedQuestions } from "./allowed-questions.ts";
-import type { BatchItem, ItemLogits } from "./batch.ts";
-import type { EngineOutput } from "./engine-parts.ts";
+import type { ItemLogits } from "./batch.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** A token that was chosen and is not part of its sequence yet. */
@@ -30,8 +30,29 @@ export interface ChosenToken {
   readonly token: GeneratedToken;
 }
 
-/** Receives rows and questions for the callers of sequences. */
-type CallerOutput = Pick<EngineOutput, "logits" | "ask">;
+/** A token that is part of its sequence, with the text that may be shown. */
+export interface AcceptedToken {
+  readonly sequence: Sequence;
+  readonly position: number;
+  readonly chunk: GenerateChunk;
+}
+
+/** Tokens that sequences got from their rows. */
+export interface Sampled {
+  /** In the order of each sequence's positions. */
+  readonly accepted: readonly AcceptedToken[];
+  /** Sequences whose next token needs all logits of their last known token, which the runner has not kept. */
+  readonly undecided: readonly Sequence[];
+}
+
+/** Receives rows and questions for the callers of sequences, and errors. */
+export interface SamplerListeners {
+  /** Receives a row. The processed row comes back under `rowId`. */
+  readonly onRow: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
+  /** Receives a question about the tokens that are allowed. The answer comes back under `questionId`. */
+  readonly onQuestion: (sequence: Sequence, questionId: number) => void;
+  readonly onFailed: (sequence: Sequence, error: unknown) => void;
+}
 
 /** A row that is with its sequence's caller. */
 interface AwaitedRow {
@@ -44,21 +65,17 @@ interface AwaitedRow {
 
 export class Sampler {
   readonly #tokenizer: Tokenizer;
-  readonly #output: CallerOutput;
-  readonly #onFailed: (sequence: Sequence, error: unknown) => void;
+  readonly #ends: SequenceEnds;
+  readonly #listeners: SamplerListeners;
   readonly #awaited = new Map<Sequence, AwaitedRow>();
   readonly #questions: AllowedQuestions;
   #numAsked = 0;
 
-  constructor(
-    tokenizer: Tokenizer,
-    output: CallerOutput,
-    onFailed: (sequence: Sequence, error: unknown) => void,
-  ) {
+  constructor(tokenizer: Tokenizer, ends: SequenceEnds, listeners: SamplerListeners) {
     this.#tokenizer = tokenizer;
-    this.#output = output;
-    this.#onFailed = onFailed;
-    this.#questions = new AllowedQuestions((sequence, id) => output.ask(sequence, id, new Int32Array()));
+    this.#ends = ends;
+    this.#listeners = listeners;
+    this.#questions = new AllowedQuestions(listeners.onQuestion);
   }
 
   /**
@@ -80,24 +97,43 @@ export class Sampler {
   }
 
   /**
-   * Chooses tokens, and lists the items whose candidates do not decide. Rows that go to a caller are in neither list.
+   * Chooses the next token of each sequence, and further ones as long as its draft turns out right. Sequences whose
+   * row goes to their caller get none.
    */
-  sample(rows: readonly ItemLogits[]): {
-    readonly chosen: readonly ChosenToken[];
-    readonly undecided: readonly BatchItem[];
-  } {
-    const chosen: ChosenToken[] = [];
-    const undecided: BatchItem[] = [];
-    for (const { item, row } of rows) {
-      const { sequence } = item;
+  sample(rows: readonly ItemLogits[]): Sampled {
+    const accepted: AcceptedToken[] = [];
+    const undecided: Sequence[] = [];
+    for (const logits of rows) {
+      const { sequence } = logits.item;
       this.#contain(sequence, () => {
-        if (sequence.processesLogits) return this.#send(sequence, row);
-        const token = chooseToken(row, sequence, this.#tokenizer);
-        if (token) chosen.push({ sequence, token });
-        else undecided.push(item);
+        if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
+        else if (!this.#verify(logits, accepted)) undecided.push(sequence);
       });
     }
-    return { chosen, undecided };
+    return { accepted, undecided };
+  }
+
+  /** Accepts tokens row by row until one differs from the draft. @returns whether all of these rows decided */
+  #verify({ item: { sequence, draft }, rows, readAll }: ItemLogits, accepted: AcceptedToken[]): boolean {
+    for (const [place, row] of rows.entries()) {
+      // A row that fails fails again in the next step, when the tokens before it have been published.
+      if (place > 0 && !Number.isFinite(row.logSumExp)) return true;
+      const choose = (known: LogitsRow) => chooseToken(known, sequence, this.#tokenizer);
+      let token = choose(row);
+      if (!token) {
+        const fullLogits = readAll?.(place);
+        token = fullLogits && choose({ ...row, fullLogits });
+      }
+      if (!token) return false;
+      accepted.push(this.#accept({ sequence, token }));
+      if (sequence.finishReason || token.id !== draft?.tokenIds[place]) return true;
+    }
+    return true;
+  }
+
+  #accept(chosen: ChosenToken): AcceptedToken {
+    const position = chosen.sequence.numTokens;
+    return { sequence: chosen.sequence, position, chunk: acceptToken(chosen, this.#ends) };
   }
 
   /** Takes a row that a caller has processed. Ignores it if the sequence has ended meanwhile. */
@@ -106,17 +142,17 @@ export class Sampler {
   }
 
   /** Chooses the tokens of the rows that callers have answered. */
-  sampleAnswers(): readonly ChosenToken[] {
-    const chosen: ChosenToken[] = [];
+  sampleAnswers(): readonly AcceptedToken[] {
+    const accepted: AcceptedToken[] = [];
     for (const [sequence, { row, processed }] of this.#awaited) {
       if (!processed) continue;
       this.#awaited.delete(sequence);
       this.#contain(sequence, () => {
         const token = chooseToken(row, sequence, this.#tokenizer, processed);
-        if (token) chosen.push({ sequence, token });
+        if (token) accepted.push(this.#accept({ sequence, token }));
       });
     }
-    return chosen;
+    return accepted;
   }
 
   /** Discards the row and the question of a sequence that has ended. */
@@ -125,20 +161,21 @@ export class Sampler {
     this.#awaited.delete(sequence);
   }
 
-  #send(sequence: Sequence, row: LogitsRow): void {
+  #send(sequence: Sequence, row: LogitsRow | undefined): void {
+    if (!row) return;
     checkRow(row);
     const rowId = ++this.#numAsked;
     // The next step overwrites the row, and the caller may change its copy.
     const fullLogits = Float32Array.from(row.fullLogits ?? []);
     this.#awaited.set(sequence, { rowId, row: { ...row, fullLogits }, processed: undefined });
-    this.#output.logits(sequence, rowId, fullLogits.slice());
+    this.#listeners.onRow(sequence, rowId, fullLogits.slice());
   }
 
   #contain(sequence: Sequence, action: () => void): void {
     try {
       action();
     } catch (error) {
-      this.#onFailed(sequence, error);
+      this.#listeners.onFailed(sequence, error);
     }
   }
 }
@@ -159,7 +196,7 @@ function chooseToken(
   processed?: Float32Array,
 ): GeneratedToken | undefined {
   const { params, seed, choice, counts, completionTokens, allowed } = sequence;
-  const mask = allowed?.masks[0];
+  const mask = allowed?.masks[sequence.numTokens - allowed.position];
   const u = uniformAt(seed, choice, completionTokens);
   const sampled = processed
     ? sampleProcessed({ ...row, processed }, params, counts, u)

@@ -6,6 +6,7 @@ import {
   TokenCounts,
   type FinishReason,
   type PreGatingRouter,
+  type ReadMeEvents,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
@@ -13,6 +14,7 @@ import {
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
 import type { PlacedAllowance } from "./allowed-tokens.ts";
+import { draftUsage, NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -32,8 +34,12 @@ export interface SequenceStart {
   /** Whether the caller says which tokens may come next. @default false */
   readonly isBound?: boolean | undefined;
   readonly seed: number;
+  /** Tokens that the completion is expected to repeat. */
+  readonly prediction?: ArrayLike<number> | undefined;
   /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
+  /** Whether steps may run tokens before they are known. @default false */
+  readonly isSpeculated?: boolean | undefined;
 }
 
 export class Sequence implements SchedulableSequence {
@@ -48,7 +54,10 @@ export class Sequence implements SchedulableSequence {
   readonly processesLogits: boolean;
   readonly isBound: boolean;
   readonly seed: number;
+  readonly isSpeculated: boolean;
   readonly promptTokens: number;
+  /** Tokens that the completion is expected to repeat. */
+  readonly prediction: ArrayLike<number> | undefined;
   /** Tokens of the prompt, then of the completion. */
   readonly tokenIds: number[];
   /** Experts of the first `tokenIds`, as far as they are routed. */
@@ -63,6 +72,8 @@ export class Sequence implements SchedulableSequence {
   slot: KvSlot | undefined;
   /** Number of prompt tokens that came from the prefix cache at the first admission. */
   cachedTokens = 0;
+  /** Counts of the drafts that have run. */
+  drafts: DraftTotals = NO_DRAFTS;
   /** Time of the first admission. */
   startedMs: number | undefined;
   lastTokenMs: number;
@@ -87,6 +98,8 @@ export class Sequence implements SchedulableSequence {
     this.processesLogits = start.processesLogits;
     this.isBound = start.isBound ?? false;
     this.seed = start.seed;
+    this.isSpeculated = start.isSpeculated ?? false;
+    this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
     this.counts = new TokenCounts(this.tokenIds);
@@ -123,6 +136,22 @@ export class Sequence implements SchedulableSequence {
   }
 }
 
+type FinishedEvent = Parameters<ReadMeEvents["sequence:finished"]>[0];
+
+/** Describes the end of a sequence. */
+export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
+  return {
+    sequenceId: sequence.id,
+    reason,
+    promptTokens: sequence.promptTokens,
+    completionTokens: sequence.completionTokens,
+    cachedTokens: sequence.cachedTokens,
+    ...draftUsage(sequence.drafts),
+    queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
+    durationMs: nowMs - sequence.arrivalMs,
+  };
+}
+
 /** Options of `routeSequences`. */
 export interface RoutingOptions {
   /**
@@ -142,6 +171,7 @@ export async function routeSequences(
   for (const router of new Set(sequences.map((sequence) => sequence.router))) {
     const own = sequences.filter((sequence) => sequence.router === router);
     const parts = nextUnrouted(own, isInChunks ? router.chunkTokens : undefined);
+    if (parts.length === 0) continue;
     const startMs = now();
     try {
       const routes = await router.route(
@@ -168,6 +198,7 @@ function nextUnrouted(sequences: readonly Sequence[], most = Infinity) {
     if (left === 0) break;
     const from = sequence.experts.length;
     const tokenIds = sequence.tokenIds.slice(from, from + left);
+    if (tokenIds.length === 0) continue;
     left -= tokenIds.length;
     parts.push({ sequence, tokenIds });
   }

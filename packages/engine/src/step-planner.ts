@@ -18,7 +18,7 @@ import {
   type SchedulerState,
   type StepWork,
 } from "@readme-moe/core";
-import { batchItems, expertsOf, type BatchItem } from "./batch.ts";
+import { batchItems, expertsOf, rowsOf, type BatchItem } from "./batch.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** Measurements of a step that has run. */
@@ -69,6 +69,11 @@ export class StepPlanner {
     this.#cost = cost;
   }
 
+  /** Coefficients of a step's predicted time, as far as they are learned. */
+  get cost(): CostModel {
+    return this.#cost;
+  }
+
   /** Replaces the scheduler, from the next step on. */
   set scheduler(scheduler: Scheduler) {
     this.#scheduler = scheduler;
@@ -105,7 +110,7 @@ export class StepPlanner {
     this.#batch = batch;
     this.#clientTimes = chargeClients(this.#clientTimes, this.#ready, batch, this.#cost);
     this.#work = {
-      tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
+      tokens: batch.reduce((sum, item) => sum + rowsOf(item), 0),
       distinctExperts: experts.length,
       cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
       missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),

@@ -49,7 +49,7 @@ export const LIMITS = {
   },
   bodyDepth: { of: "nesting of a body", value: 64, unit: "levels", beyond: "400 `invalid_value`" },
   messageItems: {
-    of: "messages of a request with their parts and tool calls",
+    of: "messages of a request with their parts and tool calls, and parts of a `prediction`",
     value: 8192,
     unit: "items",
     beyond: "400 `invalid_value`",

@@ -148,7 +148,11 @@ export async function openEngine(
       "Expected --expert-cache-policy with --expert-cache only; all experts are in memory without it",
     );
   }
+  if (flags.draft !== undefined && flags.speculation === "off") {
+    throw new TypeError("Expected --draft without --speculation off, which drafts nothing");
+  }
   const path = await modelPath(name, signal, cacheFolder);
+  const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, cacheFolder);
   const loras = await loraFolders(flags.lora, signal);
   const engine = await ReadMeEngine.open(path, {
     ...more,
@@ -161,6 +165,8 @@ export async function openEngine(
     expertCacheBytes: flags.expertCache,
     expertCachePolicy: flags.expertCachePolicy,
     controlTokensInMessages,
+    speculation: flags.speculation === undefined ? undefined : flags.speculation === "on",
+    draft,
     signal,
     onProgress: showLoading,
   }).finally(() => showLoading());

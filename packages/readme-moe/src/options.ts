@@ -20,6 +20,9 @@ export interface EngineFlags extends RuntimeFlags {
   readonly expertCache?: number;
   readonly expertCachePolicy?: EvictionPolicyName;
   readonly controlTokensInMessages?: "text" | "control";
+  readonly speculation?: "on" | "off";
+  /** Name of the model that drafts tokens. */
+  readonly draft?: string;
   /** Path of the trace. */
   readonly recordTrace?: string;
 }
@@ -79,6 +82,11 @@ export function engineOptions(): readonly Option[] {
       "policy that chooses which expert's weights are evicted, with --expert-cache (default: belady)",
     ).choices(EVICTION_POLICIES),
     isolationOption(),
+    new Option(
+      "--speculation <switch>",
+      "whether steps also run tokens that are likely to follow, which saves time and changes no token (default: on)",
+    ).choices(["on", "off"]),
+    new Option("--draft <model>", "a small model with the same vocabulary that drafts such tokens (default: none)"),
     new Option("--record-trace <file>", "write the experts of all sequences, as JSON lines for `simulate --trace`"),
   ];
 }

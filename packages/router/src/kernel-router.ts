@@ -95,6 +95,16 @@ export class KernelRouter implements PreGatingRouter {
     return logits.map((own) => ({ experts: argmaxRoute(own, this.numExperts), logits: own }));
   }
 
+  /**
+   * Takes back the last tokens of a sequence.
+   * @throws {TypeError} on another router's state; {RangeError} if the sequence has fewer tokens
+   */
+  rewind(state: RouterState, numTokens: number): void {
+    if (!this.#isOwn(state)) throw new TypeError("Expected `state` to be made by this router's start()");
+    integerOption("numTokens", numTokens, 0, state.numTokens);
+    this.#memory.rewind(state, numTokens);
+  }
+
   release(state: RouterState): void {
     if (this.#isOwn(state)) this.#memory.release(state);
   }

@@ -58,6 +58,10 @@ export function ruleRouter(numExperts: number, rule: (tokenId: number, position:
         state.numTokens += tokenIds.length;
         return { experts, logits: new Float32Array(0) };
       }),
+    rewind: (state, numTokens) => {
+      if (!(state instanceof CountedState)) throw new TypeError("Expected `state` to be made by this router's start()");
+      state.numTokens = integerOption("numTokens", numTokens, 0, state.numTokens);
+    },
     release: () => undefined,
     dispose: async () => undefined,
   };

@@ -91,6 +91,13 @@ export class RouterMemory {
     return added.map(({ logits }) => logits);
   }
 
+  /** Drops a sequence's tokens from `numTokens` on. */
+  rewind(state: KernelRouterState, numTokens: number): void {
+    if (numTokens === 0) return this.release(state);
+    if (state.slot) this.#pages.truncate(state.slot, numTokens);
+    state.tokenIds.length = numTokens;
+  }
+
   release(state: KernelRouterState): void {
     if (state.slot) this.#pages.release(state.slot);
     state.slot = undefined;

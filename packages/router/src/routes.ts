@@ -41,10 +41,10 @@ function argmax(scores: Float32Array): number {
   return best;
 }
 
-/** The inner router's state, and the last token's expert. */
+/** The inner router's state, and the experts of its tokens. */
 class HystereticState implements RouterState {
   readonly inner: RouterState;
-  expert: number | undefined;
+  readonly experts: number[] = [];
 
   constructor(inner: RouterState) {
     this.inner = inner;
@@ -77,11 +77,18 @@ export function withHysteresis(router: PreGatingRouter, margin: number): PreGati
           throw new RangeError("Expected a router with logits, hysteresis compares them");
         }
         const state = states[index];
-        const experts = hystereticRoute(logits, numExperts, margin, state?.expert);
-        if (state) state.expert = experts.at(-1) ?? state.expert;
+        const experts = hystereticRoute(logits, numExperts, margin, state?.experts.at(-1));
+        for (const expert of experts) state?.experts.push(expert);
         return { experts, logits };
       });
     },
+    rewind:
+      router.rewind &&
+      ((state, numTokens) => {
+        const own = ownState(state);
+        router.rewind?.(own.inner, numTokens);
+        own.experts.length = numTokens;
+      }),
     release: (state) => router.release(ownState(state).inner),
     dispose: () => router.dispose(),
   };

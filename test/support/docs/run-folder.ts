@@ -3,6 +3,7 @@
 import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { CHAT_TEMPLATE, writeChattingPocket } from "../chatting-pocket.ts";
 import { writeAdaptersOf } from "../expert-engine.ts";
 import { COMMAND_LINE } from "../run-cli.ts";
 import { POCKET } from "../pocket.ts";
@@ -15,10 +16,6 @@ const EXPERTS = ["models/pocket-experts", "my-experts", "my-model", "my-model-2"
 const DENSE = ["SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m"];
 /** Texts of one kind each, by the names that pages use. */
 const TEXTS = { "news.jsonl": "c4", "code.jsonl": "github", "stories.jsonl": "book", "recipes.jsonl": "wikipedia" };
-
-const CHAT_TEMPLATE =
-  "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}" +
-  "{% if add_generation_prompt %}[assistant]{% endif %}";
 
 export interface RunFolder extends AsyncDisposable {
   readonly path: string;
@@ -46,16 +43,6 @@ export async function runFolder(): Promise<RunFolder> {
     environment: { ...process.env, ...(await command(join(path, ".bin"))) },
     [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }),
   };
-}
-
-/** The pocket model, with a template for chats that it does not have itself. */
-async function writeChattingPocket(path: string): Promise<void> {
-  await mkdir(path);
-  for (const name of ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]) {
-    await copyFile(join(POCKET, name), join(path, name));
-  }
-  await symlink(join(POCKET, "model.safetensors"), join(path, "model.safetensors"));
-  await writeFile(join(path, "chat_template.jinja"), CHAT_TEMPLATE);
 }
 
 /** `readme-moe` as a command, and the cache folder of tests for it. */

@@ -82,6 +82,7 @@ export async function runCall(call: GenerationCall, hooks: RowHooks): Promise<re
       ...(processors ? { processLogits: processLogits(call, processors, row.padded) } : {}),
       ...(extra.expert === undefined ? {} : { expert: extra.expert }),
       ...(extra.priority === undefined ? {} : { priority: extra.priority }),
+      ...(extra.prediction === undefined ? {} : { prediction: extra.prediction }),
     };
   });
   const seeds = new Set<number | undefined>();

@@ -57,10 +57,7 @@ export async function callFunction(
  * @returns the answer, in memory that the function no longer uses, so that it can be transferred
  * @throws {TypeError | RangeError} when the function returns no row of the same length, and whatever it throws
  */
-async function processRow(
-  process: ProcessLogits,
-  { rowId, logits, context }: WireLogits,
-): Promise<ToWorker> {
+async function processRow(process: ProcessLogits, { rowId, logits, context }: WireLogits): Promise<ToWorker> {
   const vocabSize = logits.length;
   const answer: unknown = await process(logits, context);
   const processed = answer === undefined ? logits : answer;
@@ -105,7 +102,8 @@ export function checkAllowed(answer: unknown, vocabSize: number): AllowedTokens 
     if (!(mask instanceof Int32Array)) throw wrong(`an Int32Array as \`masks[${index}]\``, describeValue(mask));
     if (mask.length !== words) throw outOfRange(`${words} words in \`masks[${index}]\``, mask.length);
     const id = draft[index];
-    if (id !== undefined && !allowsToken(mask, id)) throw outOfRange(`a mask that allows \`draft[${index}]\``, "one that does not");
+    if (id !== undefined && !allowsToken(mask, id))
+      throw outOfRange(`a mask that allows \`draft[${index}]\``, "one that does not");
     if (index < forced && !hasOneToken(mask, vocabSize)) throw outOfRange(`one bit in \`masks[${index}]\``, "more");
     return mask;
   });

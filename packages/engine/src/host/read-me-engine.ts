@@ -18,13 +18,7 @@ import {
   type TokenizeOptions,
 } from "@readme-moe/core";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
-import {
-  fromWire,
-  type CallName,
-  type Calls,
-  type FromWorker,
-  type LoadProgress,
-} from "../protocol.ts";
+import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
 import { ExpertChanges } from "./expert-changes.ts";

@@ -17,13 +17,14 @@ import {
   type Prompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
-import type { Calls, WireChat, WirePrompt, WireRequest } from "../protocol.ts";
+import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
 
 const NAMES = [
   "prompt",
   "params",
   "processLogits",
+  "prediction",
   "expert",
   "priority",
   "client",
@@ -65,6 +66,7 @@ export function wireRequest(
     priority,
     client,
     seed: params.seed ?? drawSeed(),
+    prediction: wirePrediction(request.prediction, info),
     processesLogits: functions.processLogits !== undefined,
     isBound: functions.allowTokens !== undefined,
   };
@@ -83,6 +85,23 @@ export function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptio
   }
   if (maxTokens !== Infinity) integerOption("maxTokens", maxTokens, 0);
   return { prompt: typeof prompt === "string" ? prompt : chatPrompt(prompt), addSpecialTokens, maxTokens };
+}
+
+/** Converts a prediction; a text is counted where it is tokenized. An empty one is none. */
+function wirePrediction(
+  prediction: GenerateRequest["prediction"],
+  { vocabSize, contextTokens }: EngineInfo,
+): WireRequest["prediction"] {
+  if (prediction === undefined || prediction === "" || typeof prediction === "string") return prediction || undefined;
+  if (typeof prediction !== "object" || prediction === null || typeof prediction.length !== "number") {
+    throw new TypeError(`Expected \`prediction\` to be a text or token ids, got ${describeValue(prediction)}`);
+  }
+  const { length } = prediction;
+  if (length > contextTokens) throw tooManyPredicted(contextTokens, String(length));
+  if (length === 0) return undefined;
+  return Int32Array.from({ length }, (_, index) =>
+    integerOption(`prediction[${index}]`, prediction[index], 0, vocabSize - 1),
+  );
 }
 
 export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "vocabSize">): WirePrompt {

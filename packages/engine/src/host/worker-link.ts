@@ -2,14 +2,7 @@
 
 import { ReadMeError, type EngineInfo, type ReadMeEmitter } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
-import {
-  fromWire,
-  type CallName,
-  type Calls,
-  type FromWorker,
-  type LoadProgress,
-  type ToWorker,
-} from "../protocol.ts";
+import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
 import type { FunctionCall } from "./caller-functions.ts";
 import { openChannel, type Channel } from "./channel.ts";
 import { onceAborted } from "./request.ts";

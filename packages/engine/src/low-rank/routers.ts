@@ -125,6 +125,7 @@ export class LowRankRouters implements Routers {
           experts: route.experts.map((output) => this.#targets[output] ?? 0),
         }));
       },
+      rewind: router.rewind && ((state, numTokens) => router.rewind?.(state, numTokens)),
       release: (state) => router.release(state),
       dispose: () => router.dispose(),
     };

@@ -14,6 +14,10 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import { EngineDrafter } from "../speculation/engine-drafter.ts";
+import type { ModelDrafter } from "../speculation/model-drafter.ts";
+import { openDraftOf } from "../speculation/open-draft-model.ts";
+import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -21,6 +25,8 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
+  /** The model that drafts; `undefined` if the options name none. */
+  readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
@@ -83,10 +89,18 @@ export async function openEngine(
     };
     const measure = () => measureCost(runner, { residency, now });
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
+    const { maxNumSeqs, maxNumBatchedTokens } = options;
+    const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
+      output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
+    const draftModel = await openDraftOf(model, options, { onProgress, onCacheFailure });
+    closers.push(async () => draftModel?.dispose());
+    const drafter = new EngineDrafter(draftModel);
+    const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
-      admission: new KvAdmission(kv, prefixes, { maxNumSeqs: options.maxNumSeqs, contextTokens }),
+      admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
+      speculation: options.speculation ? new Speculation(speculated) : undefined,
       scheduler,
       cost,
       residency,
@@ -118,6 +132,7 @@ export async function openEngine(
       options,
       sizes,
       core,
+      draftModel,
       residency,
       info,
       cacheFailure,

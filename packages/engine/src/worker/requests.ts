@@ -2,8 +2,9 @@
 
 import { ReadMeError, StopAutomaton, type GenerateChunk } from "@readme-moe/core";
 import { encodeChat, type EncodeOptions } from "@readme-moe/model";
-import type { WireAccepted, WirePrompt, WireRequest } from "../protocol.ts";
+import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
 import type { Sequence } from "../sequence.ts";
+import { addDrafts, draftUsage, NO_DRAFTS } from "../speculation/draft-counts.ts";
 import type { OpenedEngine } from "./open-engine.ts";
 
 /** An opened engine, and the long work that runs between its steps. */
@@ -33,17 +34,21 @@ export class RunningRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { requestId, params, prompt, expert, priority, client, seed, processesLogits, isBound } = request;
+    const { requestId, params, expert, priority, client, seed, processesLogits, isBound } = request;
     const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
-      const ids = await promptIds(this.#engine, prompt, entry.leave.signal);
+      const { signal } = entry.leave;
+      const [ids, prediction] = await Promise.all([
+        promptIds(this.#engine, request.prompt, signal),
+        predictionIds(this.#engine, request.prediction, signal),
+      ]);
       const router = await this.#engine.routerFor(expert);
       const stops = new StopAutomaton(params.stop);
       // The request may have been aborted meanwhile.
       if (this.#requests.get(requestId) !== entry) return;
       const callers = { processesLogits, isBound };
-      const shared = { requestId, priority, client, params, seed, stops, ...callers, promptIds: ids };
+      const shared = { requestId, priority, client, params, seed, stops, ...callers, promptIds: ids, prediction };
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
@@ -82,6 +87,7 @@ export class RunningRequests {
       completionTokens: sum(({ completionTokens }) => completionTokens),
       cachedTokens: sum(({ cachedTokens }) => cachedTokens),
       queuedMs: Math.max(...sequences.map(({ startedMs, arrivalMs }) => (startedMs ?? arrivalMs) - arrivalMs)),
+      ...draftUsage(addDrafts(NO_DRAFTS, sequences)),
     };
     return { ...chunk, usage };
   }
@@ -104,6 +110,22 @@ export async function promptIds(engine: RunningEngine, prompt: WirePrompt, signa
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
   if (ids.length < sizes.contextTokens) return ids;
   throw tooMany(String(ids.length));
+}
+
+/**
+ * Tokenizes a prediction as a prompt is, without the model's special tokens.
+ *
+ * @throws {RangeError} on more tokens than the context has
+ */
+async function predictionIds(
+  { sizes: { contextTokens }, slices, text: { tokenizer } }: RunningEngine,
+  prediction: WireRequest["prediction"],
+  signal: AbortSignal,
+): Promise<Int32Array | undefined> {
+  if (typeof prediction !== "string") return prediction;
+  const tooMany = (atLeast: number): RangeError => tooManyPredicted(contextTokens, `at least ${atLeast}`);
+  const limits = { addSpecialTokens: false, maxTokens: contextTokens, tooMany };
+  return slices.begin(tokenizer.encodeInSteps(prediction, limits), signal);
 }
 
 interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {

@@ -8,6 +8,13 @@ const usage = z.strictObject({
   completion_tokens: z.int().min(0),
   total_tokens: z.int().min(0),
   prompt_tokens_details: z.strictObject({ cached_tokens: z.int().min(0) }),
+  completion_tokens_details: z
+    .strictObject({
+      accepted_prediction_tokens: z.int().min(0).describe("Drafted tokens that are part of the answer"),
+      rejected_prediction_tokens: z.int().min(0).describe("Drafted tokens that are not, nor in `completion_tokens`"),
+    })
+    .optional()
+    .describe("Drafts of every source. Present if the request has a `prediction`, or if tokens were drafted"),
 });
 
 const routes = z.array(z.int().min(0).nullable()).describe("Expert of each token. The last token of a choice has none");
@@ -23,6 +30,8 @@ const timings = z
     predicted_ms: z.number(),
     predicted_per_token_ms: z.number().nullable(),
     predicted_per_second: z.number().nullable(),
+    draft_n: z.int().min(1).optional().describe("Drafted tokens, if there are any"),
+    draft_n_accepted: z.int().min(0).optional(),
   })
   .describe("In the format of llama-server");
 

@@ -6,6 +6,7 @@ import { asApiError, engineError, type ApiError } from "../http/errors.ts";
 import { ClientGone, stampProcessingTime } from "../http/request.ts";
 import { sendJson } from "../http/send-json.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
+import { timingsOf, usageAnswer } from "./answer-figures.ts";
 import type { Exchange } from "./exchange.ts";
 import {
   generateAll,
@@ -127,7 +128,7 @@ async function generate(
     // Aborted requests pay for their tokens, too.
     locals.spendTokens?.(promptTokens + completionTokens);
   }
-  const usage = usageAnswer(usages);
+  const usage = usageAnswer(usages, input);
   if (!settings.includes.timings) return { usage };
   const endMs = performance.now();
   const queuedMs = Math.max(0, ...usages.map((one) => one.queuedMs));
@@ -152,54 +153,6 @@ function routePrompts(
   routing.catch(() => undefined);
   return routing;
 }
-
-/** @param usages - one for each prompt */
-function usageAnswer(usages: readonly Usage[]): UsageAnswer {
-  const sum = (count: (usage: Usage) => number): number => usages.reduce((total, usage) => total + count(usage), 0);
-  const [promptTokens, completionTokens] = [sum((usage) => usage.promptTokens), sum((usage) => usage.completionTokens)];
-  return {
-    prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-    total_tokens: promptTokens + completionTokens,
-    // The engine sums the cached tokens of all choices, which may exceed the tokens of the prompt.
-    prompt_tokens_details: { cached_tokens: sum((usage) => Math.min(usage.cachedTokens, usage.promptTokens)) },
-  };
-}
-
-/** Moments of a request on the monotonic clock, and its time in the engine's queue, in ms. */
-interface Moments {
-  readonly arrivalMs: number;
-  readonly firstTokenMs: number;
-  readonly endMs: number;
-  readonly queuedMs: number;
-}
-
-/** Returns timings in the format of llama-server, and separately the time in the queue. */
-function timingsOf({ arrivalMs, firstTokenMs, endMs, queuedMs }: Moments, usage: UsageAnswer): Omit<Outcome, "usage"> {
-  const beforeMs = firstTokenMs - arrivalMs;
-  const queueMs = Math.min(queuedMs, beforeMs);
-  const [promptMs, predictedMs] = [beforeMs - queueMs, endMs - firstTokenMs];
-  const cached = usage.prompt_tokens_details.cached_tokens;
-  const promptTokens = usage.prompt_tokens - cached;
-  const completionTokens = usage.completion_tokens;
-  return {
-    timings: {
-      cache_n: cached,
-      prompt_n: promptTokens,
-      prompt_ms: promptMs,
-      prompt_per_token_ms: perToken(promptMs, promptTokens),
-      prompt_per_second: perSecond(promptTokens, promptMs),
-      predicted_n: completionTokens,
-      predicted_ms: predictedMs,
-      predicted_per_token_ms: perToken(predictedMs, completionTokens),
-      predicted_per_second: perSecond(completionTokens, predictedMs),
-    },
-    readMe: { timings: { queue_ms: queueMs, prefill_ms: promptMs, decode_ms: predictedMs } },
-  };
-}
-
-const perToken = (ms: number, tokens: number): number | null => (tokens > 0 ? ms / tokens : null);
-const perSecond = (tokens: number, ms: number): number | null => (ms > 0 ? (tokens * 1000) / ms : null);
 
 type SseOptions = Pick<ResolvedApiOptions, "keepAliveMs" | "maxBufferedBytes" | "slowReaderMs" | "timers">;
 

@@ -65,6 +65,7 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
       return {
         prompts: [{ messages, template: { ...body.chat_template_kwargs, ...template } }],
         processLogits: constraint?.processor({ signal: asker.signal }),
+        prediction: predictionOf(body),
         shape: chatShape({ engine, logprobs: topLogprobsOf(body), includesRoutes: includes.routes, newParser }),
       };
     } catch (error) {
@@ -72,6 +73,12 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
     }
   },
 };
+
+function predictionOf({ prediction }: ChatBody): string | undefined {
+  if (!prediction) return undefined;
+  const { content } = prediction;
+  return typeof content === "string" ? content : content.map(({ text }) => text).join("");
+}
 
 function topLogprobsOf(body: ChatBody): number | undefined {
   return body.logprobs ? (body.top_logprobs ?? 0) : undefined;

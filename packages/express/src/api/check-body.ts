@@ -83,6 +83,7 @@ function boundBody(body: Values): void {
   }
   for (const name of ["prompt", "tokens"]) checkPrompts(name, body[name]);
   checkMessages(body["messages"]);
+  checkPrediction(body["prediction"]);
   checkValues(body);
 }
 
@@ -118,6 +119,11 @@ function checkMessages(messages: unknown): void {
     if (numItems > limit)
       throw invalid("messages", `expected at most ${limit} messages, parts and tool calls together`);
   }
+}
+
+function checkPrediction(prediction: unknown): void {
+  if (!isRecord(prediction) || !Array.isArray(prediction["content"])) return;
+  checkLength("prediction.content", prediction["content"].length, LIMITS.messageItems.value);
 }
 
 /** Checks depth first with its own stack: recursion over deep nesting would overflow the call stack. */

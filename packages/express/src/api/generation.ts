@@ -33,6 +33,8 @@ export interface GenerationSettings {
 export interface GenerationInput {
   readonly prompts: readonly Prompt[];
   readonly processLogits?: ProcessLogits | undefined;
+  /** Text that the answers are expected to repeat. */
+  readonly prediction?: string | undefined;
 }
 
 /** Fields that mean the same in both APIs. */
@@ -212,20 +214,21 @@ export interface GenerateAllRequest {
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
   const { engine, settings, input, client, signal, onAccepted } = request;
   const { id, promptParam, params, expert } = settings;
-  const { prompts, processLogits, priority } = input;
+  const { prompts, processLogits, prediction, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
   const open: AsyncIterator<GenerateChunk>[] = [];
 
   const begin = async (prompt: Prompt, index: number): Promise<AsyncIterator<Piece>> => {
     try {
       const requestId = prompts.length === 1 ? id : `${id}.${index}`;
-      const own = { prompt, params, processLogits, expert, priority, client, id: requestId, signal };
+      const own = { prompt, params, processLogits, prediction, expert, priority, client, id: requestId, signal };
       const generation = engine.generate(own);
       open.push(generation);
       onAccepted(await generation.accepted);
       return pieces(generation, index);
     } catch (error) {
-      throw engineError(callerError(goneError(error, engine, expert), paramOf(index)), paramOf(index), engine.info);
+      const param = isAboutPrediction(error) ? "prediction" : paramOf(index);
+      throw engineError(callerError(goneError(error, engine, expert), param), param, engine.info);
     }
   };
 
@@ -246,6 +249,11 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
     // Ends generations that began before another prompt was refused.
     await Promise.allSettled(open.map(async (generation) => generation.return?.()));
   }
+}
+
+/** Tells whether an engine refuses the prediction: messages about a caller's mistake begin with its option. */
+function isAboutPrediction(error: unknown): boolean {
+  return error instanceof RangeError && error.message.startsWith("Expected `prediction` ");
 }
 
 type Arrival<Item> =

@@ -77,7 +77,6 @@ export const NEUTRAL_NAMES: ReadonlySet<string> = new Set([
   "service_tier",
   "modalities",
   "audio",
-  "prediction",
   "functions",
   "function_call",
   "reasoning_effort",
@@ -197,7 +196,10 @@ export const chatBody = z.strictObject({
   ...neutralFields,
   modalities: z.array(z.literal("text")).max(1).nullish(),
   audio: z.null().optional(),
-  prediction: z.null().optional(),
+  prediction: z
+    .strictObject({ type: z.literal("content"), content })
+    .nullish()
+    .describe("A text that the answer is expected to repeat, which then comes sooner. Never changes the answer"),
   functions: z.null().optional(),
   function_call: z.null().optional(),
   reasoning_effort: z.literal("none").nullish(),

@@ -1,6 +1,6 @@
 // Prometheus metrics of a server: counts of events, and gauges that are read at every scrape.
 
-import { rejectUnknownKeys, type EngineStats, type ReadMeEmitter } from "@readme-moe/core";
+import { rejectUnknownKeys, type DraftCounts, type EngineStats, type ReadMeEmitter } from "@readme-moe/core";
 import { collectDefaultMetrics, Registry } from "prom-client";
 import type { Admission, AdmissionStats } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
@@ -101,10 +101,11 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
       return value === undefined ? [] : [{ labels: { model_name: name }, value }];
     });
   const gauge = (naming: Naming, read: Read): void => instruments.gauge(naming, () => samples(read));
+  const count = (naming: Naming, read: Read): void => instruments.readCounter(naming, () => samples(read));
   const cacheGauge = (name: string, help: string, read: (cache: Cache) => number): void =>
     gauge({ name, help }, ofCache(read));
   const cacheCount = (name: string, help: string, read: (cache: Cache) => number): void =>
-    instruments.readCounter({ name, help }, () => samples(ofCache(read)));
+    count({ name, help }, ofCache(read));
 
   gauge({ name: "num_requests_running", help: "Sequences with KV memory", isVllm: true }, (stats) => stats.numRunning);
   gauge(
@@ -115,6 +116,15 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
     { name: "kv_cache_usage_perc", help: "Share of the KV memory in use, 0 to 1", isVllm: true },
     ({ kvUsedTokens, kvCapacityTokens }) => kvUsedTokens / kvCapacityTokens,
   );
+  count(
+    { name: "spec_decode_num_draft_tokens_total", help: "Draft tokens that ran", isVllm: true },
+    (stats) => stats.draftedTokens,
+  );
+  count(
+    { name: "spec_decode_num_accepted_tokens_total", help: "Draft tokens that became part of an answer", isVllm: true },
+    (stats) => stats.acceptedDraftTokens,
+  );
+  draftMetrics(instruments, readStats);
   gauge({ name: "engine_resident_bytes", help: "Memory of the engine's process" }, (stats) => stats.residentBytes);
 
   cacheGauge("expert_cache_budget_bytes", "Memory budget of experts", (cache) => cache.budgetBytes);
@@ -140,6 +150,25 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
         const sizes = { kv_cache_size_tokens: `${info.kvCapacityTokens}`, max_num_seqs: `${info.maxNumSeqs}` };
         return { labels: { model_name: name, ...sizes }, value: 1 };
       }),
+  );
+}
+
+/** Adds the drafts of engines that know their sources. */
+function draftMetrics(instruments: Instruments, readStats: () => Promise<readonly NamedStats[]>): void {
+  const count = (name: string, help: string, read: (counts: DraftCounts) => number): void =>
+    instruments.readCounter({ name, help, labelNames: ["model_name", "source"] }, async () =>
+      (await readStats()).flatMap(({ name: model_name, stats: { draftsBySource = {} } }) =>
+        Object.entries(draftsBySource).map(([source, counts]) => ({
+          labels: { model_name, source },
+          value: read(counts),
+        })),
+      ),
+    );
+  count("draft_tokens_total", "Draft tokens that ran, by source", (counts) => counts.draftedTokens);
+  count(
+    "draft_tokens_accepted_total",
+    "Draft tokens that became part of an answer, by source",
+    (counts) => counts.acceptedDraftTokens,
   );
 }
 

@@ -22,7 +22,16 @@ interface Completion {
   readonly text: string;
   readonly tokens: readonly number[];
   readonly finish_reason: FinishReason | null;
-  readonly usage: { readonly prompt_tokens: number; readonly completion_tokens: number; readonly total_tokens: number };
+  readonly usage: {
+    readonly prompt_tokens: number;
+    readonly completion_tokens: number;
+    readonly total_tokens: number;
+    /** Drafted tokens, if there are any. */
+    readonly completion_tokens_details?: {
+      readonly accepted_prediction_tokens: number;
+      readonly rejected_prediction_tokens: number;
+    };
+  };
 }
 
 export function generateCommand(signal: AbortSignal): Command {
@@ -59,7 +68,7 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
   const tokens: number[] = [];
   let text = "";
   let finishReason: FinishReason | null = null;
-  let usage: Usage = { promptTokens: 0, completionTokens: 0, cachedTokens: 0, queuedMs: 0 };
+  let usage: Usage | undefined;
   for await (const chunk of stream) {
     text += chunk.text;
     write(chunk.text);
@@ -67,7 +76,8 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
     finishReason = chunk.finishReason ?? finishReason;
     usage = chunk.usage ?? usage;
   }
-  const { promptTokens, completionTokens } = usage;
+  const { promptTokens = 0, completionTokens = 0, acceptedDraftTokens = 0, rejectedDraftTokens = 0 } = usage ?? {};
+  const drafts = { accepted_prediction_tokens: acceptedDraftTokens, rejected_prediction_tokens: rejectedDraftTokens };
   return {
     text,
     tokens,
@@ -76,6 +86,7 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
       prompt_tokens: promptTokens,
       completion_tokens: completionTokens,
       total_tokens: promptTokens + completionTokens,
+      ...(acceptedDraftTokens + rejectedDraftTokens > 0 ? { completion_tokens_details: drafts } : {}),
     },
   };
 }

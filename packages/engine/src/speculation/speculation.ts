@@ -1,0 +1,285 @@
+// The drafts of a step: before it, which tokens run although they are not known yet; after it, what became of them.
+
+import {
+  allowanceMs,
+  chargeDraft,
+  draftChances,
+  newAcceptance,
+  newDraftAccount,
+  observeDraft,
+  planDrafts,
+  type Acceptance,
+  type CostModel,
+  type Draft,
+  type DraftAccount,
+  type Residency,
+  type StepWork,
+} from "@readme-moe/core";
+import type { KvMemory } from "@readme-moe/kernel";
+import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
+import type { Sequence } from "../sequence.ts";
+import { countDraft } from "./draft-counts.ts";
+import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
+import { routeDrafts } from "./route-drafts.ts";
+
+/** Parts that a `Speculation` is built from. */
+export interface SpeculationParts {
+  readonly drafter: Drafter;
+  readonly kv: KvMemory;
+  readonly residency: Residency;
+  /** Reports the experts of accepted tokens, as the routing of a sequence's own tokens is reported. */
+  readonly onRouted: (sequence: Sequence, position: number, experts: Uint16Array) => void;
+  /** Largest number of tokens in one step. */
+  readonly maxNumBatchedTokens: number;
+  /** Largest number of tokens of one sequence, prompt included. */
+  readonly contextTokens: number;
+}
+
+/** What is learned from a sequence's drafts. */
+interface DraftRecord {
+  acceptance: Acceptance;
+  account: DraftAccount;
+}
+
+/** A draft of an item before its length is planned. */
+interface Proposal {
+  readonly item: BatchItem;
+  readonly draft: Draft;
+  /** Chance of each token if those before it are accepted. */
+  readonly chances: readonly number[];
+  readonly allowanceMs: number;
+}
+
+/** The draft of a sequence in the step that runs. */
+interface StepDraft {
+  /** All tokens that were proposed; those that do not run are compared with the sequence's tokens, too. */
+  readonly draft: Draft;
+  /** Time that the drafter took. */
+  readonly drafterMs: number;
+  /** Number of the sequence's known tokens before the step. */
+  readonly numKnown: number;
+  /** Room that the sequence had before the step. */
+  readonly reservedTokens: number;
+  /** Experts of the tokens that run. */
+  experts: readonly number[];
+}
+
+const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
+
+/** Largest number of drafted tokens of a sequence in one step. */
+const MOST_DRAFT_TOKENS = 16;
+
+/** Adds drafts to steps, and takes back what is not accepted. The tokens of a sequence do not depend on them. */
+export class Speculation {
+  readonly #parts: SpeculationParts;
+  #acceptance = newAcceptance("engine");
+  readonly #records = new Map<Sequence, DraftRecord>();
+  /** Drafts of the step that runs. */
+  readonly #drafts = new Map<Sequence, StepDraft>();
+  /** Number of known tokens of each sequence of the step that runs. */
+  readonly #numKnown = new Map<Sequence, number>();
+  /** Predicted costs and known tokens of the step that runs. */
+  #step: StepBeforeDrafts | undefined;
+
+  constructor(parts: SpeculationParts) {
+    this.#parts = parts;
+  }
+
+  /** Adds drafts to the sequences that decode, where they pay and there is room. */
+  async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
+    const before = { cost, work: knownWork(batch, this.#parts.residency) };
+    this.#step = before;
+    for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
+    const proposals = await this.#proposals(batch, before);
+    if (proposals.length === 0) return batch;
+    const experts = expertsOf(batch);
+    // Routing takes time, so only tokens that pay with an expert of the step are routed.
+    const [known = 0] = experts;
+    const paying = this.#shortened(proposals, experts, ({ draft }) => draft.tokenIds.map(() => known));
+    const routes = await routeDrafts(paying.map(({ item, draft }) => ({ sequence: item.sequence, draft })));
+    const routesOf = ({ item }: Proposal): readonly number[] => routes.get(item.sequence) ?? [];
+    for (const proposal of this.#shortened(paying, experts, routesOf)) this.#begin(proposal, routesOf(proposal));
+    for (const { item } of paying) this.#rewindRouter(item.sequence);
+    return batch.map((item) => {
+      const step = this.#drafts.get(item.sequence);
+      return step && step.experts.length > 0 ? { ...item, draft: runningPart(step) } : item;
+    });
+  }
+
+  /**
+   * Takes back what is not accepted, after the step's tokens are part of their sequences, and learns from the outcome.
+   * @param logits - rows of the step
+   * @returns how many drafted tokens are part of their sequences; `undefined` if the step had no drafts
+   */
+  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): number | undefined {
+    let accepted: number | undefined;
+    const { drafter } = this.#parts;
+    for (const { item, rows } of logits) {
+      const { sequence, draft } = item;
+      const numKnown = this.#numKnown.get(sequence);
+      if (numKnown === undefined || !sequence.isSpeculated) continue;
+      drafter.observe({ sequence, numKnown, draftIds: draft?.tokenIds ?? [], rows });
+    }
+    for (const { sequence, numTokens, isLast } of batch) {
+      if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) continue;
+      const step = this.#drafts.get(sequence);
+      this.#learn(sequence, step);
+      if (step && step.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, step);
+    }
+    this.#drafts.clear();
+    this.#numKnown.clear();
+    return accepted;
+  }
+
+  /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
+  suggest(sequence: Sequence): readonly number[] {
+    const acceptance = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
+  }
+
+  /** Drops what is kept of a sequence that has ended. */
+  forget(sequence: Sequence): void {
+    this.#records.delete(sequence);
+    this.#drafts.delete(sequence);
+    this.#parts.drafter.forget(sequence);
+  }
+
+  /** Asks for drafts of the sequences that decode. */
+  async #proposals(batch: readonly BatchItem[], step: StepBeforeDrafts): Promise<readonly Proposal[]> {
+    const asked = batch.flatMap((item) => this.#question(item, step.cost) ?? []);
+    if (asked.length === 0) return [];
+    const proposed = await this.#parts.drafter.propose(asked, step);
+    return asked.flatMap(({ item, chancesOf, allowanceMs: allowedMs }, index) => {
+      const { sequence } = item;
+      const { draft, drafterMs } = proposed[index] ?? { draft: undefined, drafterMs: 0 };
+      if (!sequence.slot) return [];
+      const { reservedTokens } = sequence.slot;
+      const numKnown = sequence.numTokens;
+      this.#drafts.set(sequence, { draft: draft ?? NO_DRAFT, drafterMs, numKnown, reservedTokens, experts: [] });
+      return draft ? { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs - drafterMs } : [];
+    });
+  }
+
+  #question(item: BatchItem, cost: CostModel): (DraftQuestion & { readonly item: BatchItem }) | undefined {
+    const { sequence, numTokens, isLast } = item;
+    if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) return undefined;
+    const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
+    const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
+    const mostTokens = Math.min(MOST_DRAFT_TOKENS, toEnd, toContext);
+    if (mostTokens < 1) return undefined;
+    const { acceptance, account } = this.#recordOf(sequence, cost);
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return { item, sequence, mostTokens, allowanceMs: allowanceMs(account), chancesOf };
+  }
+
+  /** Shortens drafts to what pays; drops those of which nothing does. */
+  #shortened(
+    proposals: readonly Proposal[],
+    experts: ReadonlySet<number>,
+    expertsOfDraft: (proposal: Proposal) => readonly number[],
+  ): readonly Proposal[] {
+    const { maxNumBatchedTokens } = this.#parts;
+    if (!this.#step) return [];
+    const { cost, work } = this.#step;
+    const lengths = planDrafts({
+      step: work,
+      experts,
+      tokensLeft: maxNumBatchedTokens - work.tokens,
+      cost,
+      // What the step's experts lack is read for the step, with drafts or without.
+      missingBytes: [],
+      drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
+    });
+    return proposals.flatMap((proposal, index) => {
+      const length = lengths[index] ?? 0;
+      return length === 0 ? [] : { ...proposal, draft: firstTokens(proposal.draft, length) };
+    });
+  }
+
+  /** Reserves the room of a draft. Without room it does not run. */
+  #begin({ item: { sequence }, draft }: Proposal, route: readonly number[]): void {
+    const step = this.#drafts.get(sequence);
+    const { slot, numTokens } = sequence;
+    const length = draft.tokenIds.length;
+    if (step && slot && this.#parts.kv.reserve(slot, numTokens + length)) step.experts = route.slice(0, length);
+  }
+
+  /** Takes back routed tokens that do not run. */
+  #rewindRouter(sequence: Sequence): void {
+    const numDrafted = this.#drafts.get(sequence)?.experts.length ?? 0;
+    sequence.router.rewind?.(sequence.routerState, sequence.numTokens + numDrafted);
+  }
+
+  /** Rewinds keys, values and router to the sequence's own tokens. @returns how many drafted tokens these have */
+  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): number {
+    if (!sequence.slot) return 0;
+    const { kv, onRouted } = this.#parts;
+    const accepted = Math.min(experts.length, numEqual(sequence, draft, numKnown));
+    const counts = { draftedTokens: experts.length, acceptedDraftTokens: accepted };
+    sequence.drafts = countDraft(sequence.drafts, draft.source, counts);
+    sequence.router.rewind?.(sequence.routerState, numKnown + accepted);
+    // The last token of a sequence has no expert.
+    const routed = Math.min(accepted, sequence.numTokens - numKnown - (sequence.finishReason ? 1 : 0));
+    for (const expert of experts.slice(0, routed)) sequence.experts.push(expert);
+    if (routed > 0) onRouted(sequence, numKnown, Uint16Array.from(experts.slice(0, routed)));
+    const computed = Math.min(numKnown + accepted, sequence.numTokens - 1);
+    if (sequence.slot.numTokens > computed) kv.truncate(sequence.slot, computed);
+    // Truncating may free room that the sequence had before.
+    kv.reserve(sequence.slot, Math.max(reservedTokens, computed));
+    return accepted;
+  }
+
+  #learn(sequence: Sequence, step: StepDraft | undefined): void {
+    if (!this.#step) return;
+    const record = this.#recordOf(sequence, this.#step.cost);
+    const numRight = step ? numEqual(sequence, step.draft, step.numKnown) : 0;
+    const draftTokens = step?.experts.length ?? 0;
+    const { cost, work } = this.#step;
+    record.account = chargeDraft(record.account, {
+      step: work,
+      cost,
+      draftTokens,
+      drafterMs: step?.drafterMs ?? 0,
+      accepted: Math.min(draftTokens, numRight),
+    });
+    if (!step) return;
+    const outcome = { verified: sequence.numTokens - step.numKnown, accepted: numRight };
+    this.#acceptance = observeDraft(this.#acceptance, step.draft, outcome);
+    record.acceptance = observeDraft(record.acceptance, step.draft, outcome);
+  }
+
+  #recordOf(sequence: Sequence, cost: CostModel): DraftRecord {
+    const known = this.#records.get(sequence);
+    if (known) return known;
+    const record = { acceptance: newAcceptance("sequence"), account: newDraftAccount(cost) };
+    this.#records.set(sequence, record);
+    return record;
+  }
+}
+
+/** Computes the work of a step without drafts. */
+function knownWork(batch: readonly BatchItem[], { missingBytes }: Residency): StepWork {
+  const experts = Array.from(expertsOf(batch));
+  return {
+    tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
+    distinctExperts: experts.length,
+    cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
+    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
+  };
+}
+
+/** Counts the first tokens of a draft that are the sequence's own. */
+function numEqual({ tokenIds }: Sequence, draft: Draft, numKnown: number): number {
+  const differs = draft.tokenIds.findIndex((id, place) => tokenIds[numKnown + place] !== id);
+  return differs < 0 ? draft.tokenIds.length : differs;
+}
+
+/** Takes the tokens that run. */
+function runningPart({ draft, experts }: StepDraft): RoutedDraft {
+  return { tokenIds: draft.tokenIds.slice(0, experts.length), experts };
+}
+
+function firstTokens({ source, tokenIds, classes }: Draft, length: number): Draft {
+  return { source, tokenIds: tokenIds.slice(0, length), classes: classes.slice(0, length) };
+}
