@@ -36,8 +36,8 @@ export interface WantedDraft {
 const MAX_DRAFT_CHARACTERS = 80;
 /** Time after which a draft is not continued: masks of some grammars take long, and the sequence waits. */
 const MAX_DRAFT_MS = 10;
-/** Two letters, so that free text is known at once, then what JSON consists of outside strings; 1 for all digits. */
-const PROBED = [...'ab"{}[],:1tfn'];
+/** Two letters, so that free text is known at once, then what JSON consists of outside strings; 1 and 0 for all digits. */
+const PROBED = [...'ab"{}[],:10tfn'];
 
 /**
  * Finds the allowed tokens. The draft is the text that the grammar forces, with probable blanks in it where the grammar
@@ -109,14 +109,20 @@ export function probableText(matcher: DraftMatcher, before: () => string): strin
   return text;
 }
 
-/** Finds the only character of `PROBED` that may come next. */
+/** Finds the only character of `PROBED` that may come next, where a blank may come as well; "1" for digits. */
 function onlyCharacter(matcher: DraftMatcher): string | undefined {
+  const mayCome = (character: string): boolean => {
+    const isAllowed = matcher._acceptString(character);
+    if (isAllowed) matcher.rollBack(1);
+    return isAllowed;
+  };
+  if (!mayCome(" ")) return undefined;
   let only: string | undefined;
   for (const character of PROBED) {
-    if (!matcher._acceptString(character)) continue;
-    matcher.rollBack(1);
-    if (only !== undefined) return undefined;
-    only = character;
+    if (!mayCome(character)) continue;
+    const kind = character === "0" ? "1" : character;
+    if (only !== undefined && only !== kind) return undefined;
+    only = kind;
   }
   return only;
 }
