@@ -259,11 +259,13 @@ export class EngineCore {
 
   /** Reports the step, and lets the planner learn from it. */
   #complete(batch: readonly BatchItem[], startMs: number, acceptedDraftTokens: number | undefined): void {
-    const { admission, now, output } = this.#parts;
+    const { admission, now, output, speculation } = this.#parts;
     if (batch.length === 0) return;
+    const completed = this.#planner.complete(startMs, now());
+    speculation?.complete(batch, completed.durationMs);
     output.event("batch:completed", {
       step: this.#steps++,
-      ...this.#planner.complete(startMs, now()),
+      ...completed,
       forwardMs: this.#forwardMs,
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,

@@ -2,16 +2,26 @@
 
 import {
   allowanceMs,
+  calibrate,
+  calibrationFactor,
   chargeDraft,
   draftChances,
   newAcceptance,
   newDraftAccount,
+  NO_CALIBRATION,
+  NO_ROW_COSTS,
   observeDraft,
   planDrafts,
+  predictStepMs,
+  refineRowCosts,
+  rowMsOf,
+  withRowMs,
   type Acceptance,
   type CostModel,
   type Draft,
   type DraftAccount,
+  type DraftCalibration,
+  type DraftSource,
   type Residency,
   type StepWork,
 } from "@readme-moe/core";
@@ -62,6 +72,8 @@ interface StepDraft {
   readonly reservedTokens: number;
   /** Experts of the tokens that run. */
   experts: readonly number[];
+  /** Number of tokens that are expected to be accepted, of those that run. */
+  expectedTokens: number;
 }
 
 const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
@@ -73,6 +85,8 @@ const MOST_DRAFT_TOKENS = 16;
 export class Speculation {
   readonly #parts: SpeculationParts;
   #acceptance = newAcceptance("engine");
+  readonly #calibrations = new Map<DraftSource, DraftCalibration>();
+  #rowCosts = NO_ROW_COSTS;
   readonly #records = new Map<Sequence, DraftRecord>();
   /** Drafts of the step that runs. */
   readonly #drafts = new Map<Sequence, StepDraft>();
@@ -87,7 +101,8 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    const before = { cost, work: knownWork(batch, this.#parts.residency) };
+    const work = knownWork(batch, this.#parts.residency);
+    const before = { cost: withRowMs(cost, rowMsOf(this.#rowCosts, work.tokens, cost), work), work };
     this.#step = before;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = await this.#proposals(batch, before);
@@ -134,7 +149,7 @@ export class Speculation {
   /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
   suggest(sequence: Sequence): readonly number[] {
     const acceptance = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
-    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    const chancesOf = (draft: Draft): readonly number[] => this.#chances(acceptance, draft);
     return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
   }
 
@@ -143,6 +158,21 @@ export class Speculation {
     this.#records.delete(sequence);
     this.#drafts.delete(sequence);
     this.#parts.drafter.forget(sequence);
+  }
+
+  #chances(ofSequence: Acceptance, draft: Draft): readonly number[] {
+    const [first = 0, ...others] = draftChances(this.#acceptance, ofSequence, draft);
+    const calibration = this.#calibrations.get(draft.source) ?? NO_CALIBRATION;
+    return [Math.min(1, first * calibrationFactor(calibration)), ...others];
+  }
+
+  /** Learns how long a step took. */
+  complete(batch: readonly BatchItem[], durationMs: number): void {
+    if (!this.#step || batch.some(({ numTokens }) => numTokens > 1)) return;
+    const { cost, work } = this.#step;
+    const draftTokens = batch.reduce((sum, { draft }) => sum + (draft?.tokenIds.length ?? 0), 0);
+    const measured = { tokens: work.tokens, draftTokens, durationMs, predictedMs: predictStepMs(cost, work) };
+    this.#rowCosts = refineRowCosts(this.#rowCosts, measured);
   }
 
   /** Asks for drafts of the sequences that decode. */
@@ -156,7 +186,14 @@ export class Speculation {
       if (!sequence.slot) return [];
       const { reservedTokens } = sequence.slot;
       const numKnown = sequence.numTokens;
-      this.#drafts.set(sequence, { draft: draft ?? NO_DRAFT, drafterMs, numKnown, reservedTokens, experts: [] });
+      this.#drafts.set(sequence, {
+        draft: draft ?? NO_DRAFT,
+        drafterMs,
+        numKnown,
+        reservedTokens,
+        experts: [],
+        expectedTokens: 0,
+      });
       return draft ? { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs - drafterMs } : [];
     });
   }
@@ -169,7 +206,7 @@ export class Speculation {
     const mostTokens = Math.min(MOST_DRAFT_TOKENS, toEnd, toContext);
     if (mostTokens < 1) return undefined;
     const { acceptance, account } = this.#recordOf(sequence, cost);
-    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    const chancesOf = (draft: Draft): readonly number[] => this.#chances(acceptance, draft);
     return { item, sequence, mostTokens, allowanceMs: allowanceMs(account), chancesOf };
   }
 
@@ -198,11 +235,13 @@ export class Speculation {
   }
 
   /** Reserves the room of a draft. Without room it does not run. */
-  #begin({ item: { sequence }, draft }: Proposal, route: readonly number[]): void {
+  #begin({ item: { sequence }, draft, chances }: Proposal, route: readonly number[]): void {
     const step = this.#drafts.get(sequence);
     const { slot, numTokens } = sequence;
     const length = draft.tokenIds.length;
-    if (step && slot && this.#parts.kv.reserve(slot, numTokens + length)) step.experts = route.slice(0, length);
+    if (!step || !slot || !this.#parts.kv.reserve(slot, numTokens + length)) return;
+    step.experts = route.slice(0, length);
+    step.expectedTokens = expectedTokens(chances.slice(0, length));
   }
 
   /** Takes back routed tokens that do not run. */
@@ -244,6 +283,11 @@ export class Speculation {
       accepted: Math.min(draftTokens, numRight),
     });
     if (!step) return;
+    if (draftTokens > 0) {
+      const { source } = step.draft;
+      const known = this.#calibrations.get(source) ?? NO_CALIBRATION;
+      this.#calibrations.set(source, calibrate(known, step.expectedTokens, Math.min(draftTokens, numRight)));
+    }
     const outcome = { verified: sequence.numTokens - step.numKnown, accepted: numRight };
     this.#acceptance = observeDraft(this.#acceptance, step.draft, outcome);
     record.acceptance = observeDraft(record.acceptance, step.draft, outcome);
@@ -278,6 +322,13 @@ function numEqual({ tokenIds }: Sequence, draft: Draft, numKnown: number): numbe
 /** Takes the tokens that run. */
 function runningPart({ draft, experts }: StepDraft): RoutedDraft {
   return { tokenIds: draft.tokenIds.slice(0, experts.length), experts };
+}
+
+/** Computes how many tokens of a draft are accepted on average. */
+function expectedTokens(chances: readonly number[]): number {
+  let [chance, sum] = [1, 0];
+  for (const one of chances) sum += chance *= one;
+  return sum;
 }
 
 function firstTokens({ source, tokenIds, classes }: Draft, length: number): Draft {
