@@ -169,13 +169,13 @@ test("a layout is learned from the text and is probable in what follows", () => 
   }
 });
 
-describe("tokens of a text", () => {
-  const table = (pieces: readonly string[]): { tokens: (text: string) => readonly string[] } => {
-    const small: EngineVocabulary = smallVocabulary(pieces);
-    const tokens = new TokenTable(small);
-    return { tokens: (text) => tokens.tokenize(text).map((id) => textOf(small, [id])) };
-  };
+const table = (pieces: readonly string[]): { tokens: (text: string) => readonly string[] } => {
+  const small: EngineVocabulary = smallVocabulary(pieces);
+  const tokens = new TokenTable(small);
+  return { tokens: (text) => tokens.tokenize(text).map((id) => textOf(small, [id])) };
+};
 
+describe("tokens of a text", () => {
   test("join the neighbours with the lowest id first", () => {
     expect(table(["ab", "bc", "abc"]).tokens("xabcbc")).toEqual(["x", "abc", "bc"]);
     expect(table(["bc", "ab", "abc"]).tokens("abc")).toEqual(["abc"]);

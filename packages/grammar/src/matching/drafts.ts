@@ -37,7 +37,7 @@ const MAX_DRAFT_CHARACTERS = 80;
 /** Time after which a draft is not continued: masks of some grammars take long, and the sequence waits. */
 const MAX_DRAFT_MS = 10;
 /** Two letters, so that free text is known at once, then what JSON consists of outside strings; 1 and 0 for all digits. */
-const PROBED = [...'ab"{}[],:10tfn'];
+const PROBED = Array.from('ab"{}[],:10tfn');
 
 /**
  * Finds the allowed tokens. The draft is the text that the grammar forces, with probable blanks in it where the grammar
@@ -77,12 +77,12 @@ export async function draftAllowed(
 }
 
 /** Finds the text that has to come next, or that probably does where only blanks may differ. */
-export function probableText(matcher: DraftMatcher, before: () => string): string {
+function probableText(matcher: DraftMatcher, before: () => string): string {
   let text = "";
   let numAccepted = 0;
   let layout: JsonLayout | undefined;
   const accept = (more: string): boolean => {
-    if (more === "" || !matcher._acceptString(more)) return false;
+    if (more === "" || !acceptText(matcher, more)) return false;
     numAccepted++;
     text += more;
     layout?.read(more);
@@ -109,10 +109,15 @@ export function probableText(matcher: DraftMatcher, before: () => string): strin
   return text;
 }
 
+function acceptText(matcher: DraftMatcher, text: string): boolean {
+  // oxlint-disable-next-line no-underscore-dangle -- the library's name
+  return matcher._acceptString(text);
+}
+
 /** Finds the only character of `PROBED` that may come next, where a blank may come as well; "1" for digits. */
 function onlyCharacter(matcher: DraftMatcher): string | undefined {
   const mayCome = (character: string): boolean => {
-    const isAllowed = matcher._acceptString(character);
+    const isAllowed = acceptText(matcher, character);
     if (isAllowed) matcher.rollBack(1);
     return isAllowed;
   };
