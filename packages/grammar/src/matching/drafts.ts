@@ -16,7 +16,7 @@ export interface DraftMatcher extends TokenMatcher {
   isTerminated(): boolean;
 }
 
-/** What drafts need besides a matcher. */
+/** Facts and tools that drafts need besides a matcher. */
 export interface DraftTools {
   readonly table: TokenTable;
   readonly eosTokenIds: readonly number[];
@@ -36,7 +36,7 @@ export interface WantedDraft {
 const MAX_DRAFT_CHARACTERS = 80;
 /** Time after which a draft is not continued: masks of some grammars take long, and the sequence waits. */
 const MAX_DRAFT_MS = 10;
-/** Two letters, so that free text is known at once, then what JSON consists of outside strings; 1 and 0 for all digits. */
+/** Two letters, so that free text is known at once; then what JSON has outside strings, with 1 and 0 for all digits. */
 const PROBED = Array.from('ab"{}[],:10tfn');
 
 /**

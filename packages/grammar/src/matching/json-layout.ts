@@ -10,7 +10,7 @@ export class JsonLayout {
   /** Blanks since then. */
   #blanks = "";
   #afterColon = " ";
-  /** Not seen yet if `undefined`: mostly as after a colon. */
+  /** Blanks after a comma; `undefined` if none was seen: mostly as after a colon. */
   #afterComma: string | undefined;
   #afterOpen = "";
   /** Indentation of one level; `undefined` if members share a line. Models mostly begin with two blanks. */

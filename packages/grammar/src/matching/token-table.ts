@@ -25,8 +25,8 @@ export class TokenTable {
   }
 
   /**
-   * Splits a text into tokens, nearly as byte-pair encoding does: within each piece, of all neighbours that form a token
-   * the pair with the lowest id is joined first, since vocabularies list tokens in the order in which they were learned.
+   * Splits a text into tokens, nearly as byte-pair encoding does: within each piece, of all neighbours that form a
+   * token the pair with the lowest id is joined first. Vocabularies list tokens in the order of learning.
    *
    * @returns the first tokens of a text that has bytes without a token
    */
