@@ -1,5 +1,5 @@
-// Counts how often drafts from texts and from recycled candidates are right, by class of evidence, and predicts from the
-// cost of rows what they save. Answers are generated once and kept in a file; drafting is replayed over it.
+// Counts how often drafts from texts and from recycled candidates are right, by class of evidence, and predicts what
+// they save from the cost of rows. Answers are generated once and kept in a file; drafting is replayed over it.
 //
 //   npm run bench:drafts -- <model> --data <folder of <domain>.jsonl> [--per-kind 49] [--max-tokens 192]
 //     [--answers bench-results/answers.jsonl] [--fixed-ms 3.4] [--row-ms 0.5] [--classes]

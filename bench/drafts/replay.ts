@@ -30,7 +30,7 @@ export interface ReplayOptions {
 }
 
 /** Outcomes of the tokens of one class that were compared with drawn ones. */
-export interface ClassCount {
+interface ClassCount {
   tried: number;
   accepted: number;
 }

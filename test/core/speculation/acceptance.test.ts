@@ -76,9 +76,9 @@ describe("counts", () => {
   });
 });
 
-describe("chances", () => {
-  const chance = (engine: Acceptance, own: Acceptance): number => draftChances(engine, own, draftOf(0))[0] ?? 0;
+const chance = (engine: Acceptance, own: Acceptance): number => draftChances(engine, own, draftOf(0))[0] ?? 0;
 
+describe("chances", () => {
   test("of a new sequence are a little below the engine's", () => {
     const engine = after(newAcceptance("engine"), 3000, 0.35);
     const estimate = chance(engine, newAcceptance());

@@ -11,7 +11,7 @@ export interface Acceptance {
 
 /** Outcomes of one source. */
 export interface SourceOutcomes {
-  /** Amount that the latest outcome added to a count. It grows, so that older outcomes count less without being touched. */
+  /** Amount that the latest outcome added to a count. It grows, so that older ones count less without being touched. */
   readonly weight: number;
   /**
    * Two numbers by class, how many tokens were tried and how many of them were right, in blocks of `BLOCK` classes. A
@@ -57,7 +57,8 @@ interface Priors {
  */
 const FITTED: Readonly<Record<DraftSource, Priors>> = {
   prediction: { chances: [0.7], factors: [1] },
-  grammar: { chances: [0.95], factors: [1] },
+  // Tokens that are the only ones allowed, and tokens that are allowed among others.
+  grammar: { chances: [0.98, 0.4], factors: [1] },
   context: {
     // Matches of 1, 2, 3, 4, 6 and 9 tokens: seen once, confirmed, disputed.
     chances: [0.33, 0.5, 0.18, 0.61, 0.69, 0.48, 0.71, 0.71, 0.66, 0.8, 0.79, 0.74, 0.87, 0.86, 0.78, 0.95, 0.95, 0.91],
@@ -67,14 +68,18 @@ const FITTED: Readonly<Record<DraftSource, Priors>> = {
   recycled: {
     // Twelfths of probability: after one token alone, after two that were seen once to three times, and more often.
     chances: [
-      ...[0.1, 0.19, 0.22, 0.23, 0.24, 0.25, 0.26, 0.33, 0.37, 0.49, 0.57, 0.57],
-      ...[0.15, 0.25, 0.31, 0.39, 0.48, 0.6, 0.69, 0.75, 0.79, 0.87, 0.95, 0.97],
-      ...[0.1, 0.18, 0.27, 0.35, 0.44, 0.54, 0.64, 0.74, 0.83, 0.9, 0.94, 0.98],
-    ],
+      [0.1, 0.19, 0.22, 0.23, 0.24, 0.25, 0.26, 0.33, 0.37, 0.49, 0.57, 0.57],
+      [0.15, 0.25, 0.31, 0.39, 0.48, 0.6, 0.69, 0.75, 0.79, 0.87, 0.95, 0.97],
+      [0.1, 0.18, 0.27, 0.35, 0.44, 0.54, 0.64, 0.74, 0.83, 0.9, 0.94, 0.98],
+    ].flat(),
     // The texts say nothing, the same, something else by matches of 1, 2, 3, 4, 6 and 9 tokens.
     factors: [1, 2.6, 0.52, 0.17, 0.25, 0.18, 0.15, 0.06].map(doubted),
   },
-  model: { chances: [0.5], factors: [1] },
+  // The middles of the draft model's own probabilities in a class.
+  model: {
+    chances: [0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.925, 0.965, 0.985, 0.995],
+    factors: [1],
+  },
 };
 
 function doubted(factor: number): number {
