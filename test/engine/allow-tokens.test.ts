@@ -19,12 +19,13 @@ function openPocket(options: OpenOptions = {}): Promise<ReadMeEngine> {
   return ReadMeEngine.open(POCKET, { threads: 2, ...options });
 }
 
+function refuseRow(): never {
+  throw new Error("A row was sent");
+}
+
 /** A `processLogits` with this property, of which the function itself must not be called. */
 function allowing(allowTokens: unknown): ProcessLogits {
-  const never = (): never => {
-    throw new Error("A row was sent");
-  };
-  return Object.assign(never, { allowTokens }) as unknown as ProcessLogits;
+  return Object.assign((): never => refuseRow(), { allowTokens }) as unknown as ProcessLogits;
 }
 
 /** A function that answers when its gate opens. */

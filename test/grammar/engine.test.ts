@@ -1,7 +1,8 @@
 // A model with random weights that writes JSON, bound by a grammar.
 
 import { join } from "node:path";
-import { Grammars } from "@readme-moe/grammar";
+import type { ProcessLogits, SamplingParams } from "@readme-moe/core";
+import { Grammars, type Constraint } from "@readme-moe/grammar";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -72,4 +73,57 @@ test("leaves the beginning of a valid answer when there is no more room", async 
   });
   if (finishReason === "length") expect(text).toMatch(/^\{/);
   else expect(JSON.parse(text)).toEqual({});
+});
+
+/** The function alone, so that rows travel. */
+function rowsOnly(processor: ProcessLogits): ProcessLogits {
+  return (logits, context) => processor(logits, context);
+}
+
+const sources: readonly (readonly [string, () => Promise<Constraint>])[] = [
+  ["a schema", () => grammars.jsonSchema(schema, { maxWhitespace: 1 })],
+  ["a schema without blanks", () => grammars.jsonSchema(schema, { maxWhitespace: 0 })],
+  ["any object", () => grammars.jsonObject()],
+  ["a choice", () => grammars.choice(["left, then right", "left, then left", "right"])],
+  ["a regular expression", () => grammars.regex("(ab|cd){2,9}-[0-9]{3}")],
+];
+const kinds: readonly SamplingParams[] = [
+  { temperature: 0 },
+  { temperature: 1, n: 3, logprobs: 2 },
+  { temperature: 0.8, topP: 0.9, n: 2, presencePenalty: 1, repetitionPenalty: 1.2 },
+  { temperature: 1.3, stop: ['",', "ht"] },
+];
+
+test.each(sources)("gives the same answers as with rows that travel, under %s", async (_, open) => {
+  const constraint = await open();
+  for (const [seed, kind] of kinds.entries()) {
+    const params = { ...kind, maxTokens: 60, seed };
+    const rows = await completeAll(engine, {
+      prompt: "Once",
+      params,
+      processLogits: rowsOnly(constraint.processor()),
+    });
+    const asked = await completeAll(engine, { prompt: "Once", params, processLogits: constraint.processor() });
+    expect(asked.choices).toEqual(rows.choices);
+  }
+});
+
+test("16 bound answers at once are those of each alone, also when others are aborted in the middle", async () => {
+  const constraint = await grammars.jsonSchema(schema);
+  const request = (seed: number) => ({
+    prompt: "Two",
+    params: { maxTokens: 40, seed, temperature: seed % 2 },
+    processLogits: constraint.processor(),
+  });
+  const alone = [];
+  for (let seed = 0; seed < 16; seed++) alone.push(await complete(engine, request(seed)));
+  const leaving = Array.from({ length: 4 }, async (_, seed) => {
+    let numChunks = 0;
+    for await (const chunk of engine.generate(request(100 + seed))) {
+      numChunks += chunk.tokens.length;
+      if (numChunks > 3 * seed) break;
+    }
+  });
+  expect(await Promise.all(alone.map((_, seed) => complete(engine, request(seed))))).toEqual(alone);
+  await Promise.all(leaving);
 });

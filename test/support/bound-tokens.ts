@@ -8,7 +8,7 @@ export type Rule = (completionIds: readonly number[]) => Int32Array;
 /** Guesses the tokens that follow. */
 export type Guess = (completionIds: readonly number[], rule: Rule) => readonly number[];
 
-export function allowedIds(mask: Int32Array): readonly number[] {
+function allowedIds(mask: Int32Array): readonly number[] {
   return Array.from({ length: 32 * mask.length }, (_, id) => id).filter(
     (id) => ((mask[id >> 5]! >>> (id & 31)) & 1) === 1,
   );
@@ -53,6 +53,10 @@ export interface BoundCaller {
   readonly numQuestions: () => number;
 }
 
+function refuseRow(): never {
+  throw new Error("A row was sent to a caller who says which tokens are allowed");
+}
+
 export function boundCaller(rule: Rule, guess: Guess = () => []): BoundCaller {
   let numQuestions = 0;
   const plain: ProcessLogits = (logits, { tokenIds, promptTokens }) =>
@@ -62,10 +66,7 @@ export function boundCaller(rule: Rule, guess: Guess = () => []): BoundCaller {
     const before = Array.from(tokenIds.subarray(promptTokens));
     return allowanceBy(before, rule, guess(before, rule));
   };
-  const neverCalled: ProcessLogits = () => {
-    throw new Error("A row was sent to a caller who says which tokens are allowed");
-  };
-  return { plain, bound: Object.assign(neverCalled, { allowTokens }), numQuestions: () => numQuestions };
+  return { plain, bound: Object.assign((): never => refuseRow(), { allowTokens }), numQuestions: () => numQuestions };
 }
 
 /** Answers by a rule, with a guess as far as it is allowed. */

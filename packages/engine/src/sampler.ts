@@ -1,7 +1,7 @@
 // From rows of logits to tokens of sequences, in this order:
 //
-// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`). If the
-//    caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
+// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`). If
+//    the caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
 // 2. `chooseToken` chooses a token from the row. It may need all logits if the best candidates do not decide.
 // 3. `acceptToken` adds the token to its sequence, and decides which text may be shown and whether the sequence ends.
 // 4. If the token is the next one of the sequence's draft, the same happens with the row after it.

@@ -87,7 +87,7 @@ async function allowedTokens(
 }
 
 /** @throws {TypeError | RangeError} naming what is wrong, the expectation and the value */
-export function checkAllowed(answer: unknown, vocabSize: number): AllowedTokens {
+function checkAllowed(answer: unknown, vocabSize: number): AllowedTokens {
   if (typeof answer !== "object" || answer === null) throw wrong("{ draft, numForced, masks }", describeValue(answer));
   const { draft, numForced, masks } = answer as { readonly [Name in keyof AllowedTokens]?: unknown };
   if (!(draft instanceof Int32Array)) throw wrong("an Int32Array as `draft`", describeValue(draft));

@@ -16,7 +16,7 @@ export interface DraftMatcher extends TokenMatcher {
   isTerminated(): boolean;
 }
 
-/** What drafts need besides a matcher. */
+/** Facts and tools that drafts need besides a matcher. */
 export interface DraftTools {
   readonly table: TokenTable;
   readonly eosTokenIds: readonly number[];
@@ -34,10 +34,10 @@ export interface WantedDraft {
 }
 
 const MAX_DRAFT_CHARACTERS = 80;
-/** Time after which a draft is not continued, because its tokens would not make up for the wait. */
-const MAX_DRAFT_MS = 2;
-/** Two letters, so that free text is known at once, then the characters that JSON consists of outside strings. */
-const PROBED = [...'ab"{}[],:-0123456789tfn'];
+/** Time after which a draft is not continued: masks of some grammars take long, and the sequence waits. */
+const MAX_DRAFT_MS = 10;
+/** Two letters, so that free text is known at once; then what JSON has outside strings, with 1 and 0 for all digits. */
+const PROBED = Array.from('ab"{}[],:10tfn');
 
 /**
  * Finds the allowed tokens. The draft is the text that the grammar forces, with probable blanks in it where the grammar
@@ -77,12 +77,12 @@ export async function draftAllowed(
 }
 
 /** Finds the text that has to come next, or that probably does where only blanks may differ. */
-export function probableText(matcher: DraftMatcher, before: () => string): string {
+function probableText(matcher: DraftMatcher, before: () => string): string {
   let text = "";
   let numAccepted = 0;
   let layout: JsonLayout | undefined;
   const accept = (more: string): boolean => {
-    if (more === "" || !matcher._acceptString(more)) return false;
+    if (more === "" || !acceptText(matcher, more)) return false;
     numAccepted++;
     text += more;
     layout?.read(more);
@@ -97,20 +97,37 @@ export function probableText(matcher: DraftMatcher, before: () => string): strin
       layout = new JsonLayout();
       layout.read(before() + text);
     }
-    if (!accept(layout.blanksBefore(next) + next) && !accept(next)) break;
+    const blanks = layout.blanksBefore(next);
+    if (next === "1") {
+      // Any digit may follow, and most vocabularies have no tokens of a blank and digits.
+      accept(blanks);
+      break;
+    }
+    if (!accept(blanks + next) && !accept(next)) break;
   }
   if (numAccepted > 0) matcher.rollBack(numAccepted);
   return text;
 }
 
-/** Finds the only character of `PROBED` that may come next. */
+function acceptText(matcher: DraftMatcher, text: string): boolean {
+  // oxlint-disable-next-line no-underscore-dangle -- the library's name
+  return matcher._acceptString(text);
+}
+
+/** Finds the only character of `PROBED` that may come next, where a blank may come as well; "1" for digits. */
 function onlyCharacter(matcher: DraftMatcher): string | undefined {
+  const mayCome = (character: string): boolean => {
+    const isAllowed = acceptText(matcher, character);
+    if (isAllowed) matcher.rollBack(1);
+    return isAllowed;
+  };
+  if (!mayCome(" ")) return undefined;
   let only: string | undefined;
   for (const character of PROBED) {
-    if (!matcher._acceptString(character)) continue;
-    matcher.rollBack(1);
-    if (only !== undefined) return undefined;
-    only = character;
+    if (!mayCome(character)) continue;
+    const kind = character === "0" ? "1" : character;
+    if (only !== undefined && only !== kind) return undefined;
+    only = kind;
   }
   return only;
 }

@@ -10,10 +10,11 @@ export class JsonLayout {
   /** Blanks since then. */
   #blanks = "";
   #afterColon = " ";
-  #afterComma = " ";
+  /** Blanks after a comma; `undefined` if none was seen: mostly as after a colon. */
+  #afterComma: string | undefined;
   #afterOpen = "";
-  /** Indentation of one level; `undefined` if members share a line. */
-  #indent: string | undefined;
+  /** Indentation of one level; `undefined` if members share a line. Models mostly begin with two blanks. */
+  #indent: string | undefined = "  ";
 
   read(text: string): void {
     for (const character of text) this.#push(character);
@@ -26,13 +27,13 @@ export class JsonLayout {
   }
 
   #probableBlanks(next: string): string {
-    if (next === "," || next === ":") return "";
+    if (this.#depth === 0 || next === "," || next === ":") return "";
     const isClosing = next === "}" || next === "]";
     if (isClosing && (this.#last === "{" || this.#last === "[")) return "";
+    if (!isClosing && !"{[,:".includes(this.#last)) return "";
     if (this.#last === ":") return this.#afterColon;
     if (this.#indent !== undefined) return `\n${this.#indent.repeat(Math.max(0, this.#depth - (isClosing ? 1 : 0)))}`;
-    if (this.#last === ",") return this.#afterComma;
-    return this.#depth > 0 ? this.#afterOpen : "";
+    return this.#last === "," ? (this.#afterComma ?? this.#afterColon) : this.#afterOpen;
   }
 
   #push(character: string): void {
@@ -46,7 +47,7 @@ export class JsonLayout {
       this.#blanks += character;
       return;
     }
-    this.#learn();
+    if (character !== "}" && character !== "]") this.#learn();
     this.#last = character;
     this.#blanks = "";
     if (character === '"') this.#isInString = true;
@@ -54,7 +55,7 @@ export class JsonLayout {
     else if (character === "}" || character === "]") this.#depth = Math.max(0, this.#depth - 1);
   }
 
-  /** Remembers the blanks before a character. */
+  /** Remembers the blanks before a character that does not close anything. */
   #learn(): void {
     if (this.#last === ":") this.#afterColon = this.#blanks;
     else if (this.#last === ",") this.#afterComma = this.#blanks;

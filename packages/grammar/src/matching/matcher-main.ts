@@ -43,8 +43,12 @@ const { WebAssembly } = globalThis as unknown as {
 let complaint = "";
 
 const { vocabulary, source, maxBytes } = workerData as ThreadData;
-const { eosTokenIds, vocabSize } = vocabulary;
-const tools = { table: new TokenTable(vocabulary), eosTokenIds, vocabSize, now: () => performance.now() };
+const tools = {
+  table: new TokenTable(vocabulary),
+  eosTokenIds: vocabulary.eosTokenIds,
+  vocabSize: vocabulary.vocabSize,
+  now: () => performance.now(),
+};
 const matchers = open();
 // Questions are answered one after the other, the first once the grammar is compiled.
 let answered: Promise<void> = matchers.then(

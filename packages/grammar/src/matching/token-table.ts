@@ -1,5 +1,13 @@
 import type { EngineVocabulary } from "@readme-moe/core";
 
+/** Pieces within which GPT-2 joins bytes to tokens: words, digits, signs and blanks, with a blank before them. */
+const PIECES = /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
+/** Pieces of later vocabularies, where line ends join the signs before them. */
+const LATER_PIECES =
+  /'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+/gu;
+/** A token that only later vocabularies can have. */
+const LATER_TOKEN = '",\n';
+
 /** Tokens by their bytes. */
 export class TokenTable {
   readonly #vocabulary: EngineVocabulary;
@@ -17,30 +25,34 @@ export class TokenTable {
   }
 
   /**
-   * Splits a text into tokens, nearly as byte-pair encoding does: of all neighbours that form a token the pair with the
-   * lowest id is joined first, since vocabularies list tokens in the order in which they were learned.
+   * Splits a text into tokens, nearly as byte-pair encoding does: within each piece, of all neighbours that form a
+   * token the pair with the lowest id is joined first. Vocabularies list tokens in the order of learning.
    *
    * @returns the first tokens of a text that has bytes without a token
    */
   tokenize(text: string): readonly number[] {
     const ids = (this.#ids ??= idsByBytes(this.#vocabulary));
-    const parts = Array.from(Buffer.from(text), (byte) => String.fromCharCode(byte));
-    for (;;) {
-      let [lowest, at] = [Infinity, -1];
-      for (let index = 0; index + 1 < parts.length; index++) {
-        const id = ids.get(`${parts[index]}${parts[index + 1]}`) ?? Infinity;
-        if (id < lowest) [lowest, at] = [id, index];
-      }
-      if (at < 0) break;
-      parts.splice(at, 2, `${parts[at]}${parts[at + 1]}`);
-    }
+    const pieces = text.match(ids.has(LATER_TOKEN) ? LATER_PIECES : PIECES) ?? [];
     const tokens: number[] = [];
-    for (const part of parts) {
+    for (const part of pieces.flatMap((piece) => joinedBytes(piece, ids))) {
       const id = ids.get(part);
       if (id === undefined) break;
       tokens.push(id);
     }
     return tokens;
+  }
+}
+
+function joinedBytes(piece: string, ids: ReadonlyMap<string, number>): readonly string[] {
+  const parts = Array.from(Buffer.from(piece), (byte) => String.fromCharCode(byte));
+  for (;;) {
+    let [lowest, at] = [Infinity, -1];
+    for (let index = 0; index + 1 < parts.length; index++) {
+      const id = ids.get(`${parts[index]}${parts[index + 1]}`) ?? Infinity;
+      if (id < lowest) [lowest, at] = [id, index];
+    }
+    if (at < 0) return parts;
+    parts.splice(at, 2, `${parts[at]}${parts[at + 1]}`);
   }
 }
 
