@@ -92,7 +92,7 @@ for (const precision of PRECISIONS)
     });
 
     test("preempted and computed again: the same bits", { timeout: 300_000 }, async () => {
-      const longer = REQUESTS.slice(8).map(({ prompt, params }) => ({ prompt, params: { ...params, maxTokens: 100 } }));
+      const longer = REQUESTS.slice(8).map(({ prompt, params }) => ({ prompt, params: { ...params, maxTokens: 160 } }));
       const expected = await withEngine({}, async (engine) => {
         const completed = await together(engine, longer);
         expect((await engine.stats()).preemptions).toBe(0);

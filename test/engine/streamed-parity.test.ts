@@ -145,6 +145,8 @@ test("no read is wasted if all sequences are there from the start and prompts co
       expertCacheBytes: budgetBytes,
       prefixCacheBytes: 0,
       scheduler: "fcfs",
+      // The simulator knows no drafts.
+      speculation: false,
     });
     const events: CoreBench["events"] = [];
     const names = ["sequence:queued", "router:routed", "batch:scheduled", "batch:completed"] as const;

@@ -126,12 +126,12 @@ export {
   type SamplingLimits,
   type SamplingParams,
 } from "./sampling/sampling-params.ts";
+export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
 export {
-  newAcceptance,
   draftChances,
+  newAcceptance,
   observeDraft,
   type Acceptance,
-  type ClassOutcomes,
   type DraftOutcome,
 } from "./speculation/acceptance.ts";
 export {
@@ -142,6 +142,5 @@ export {
   type DraftCharge,
 } from "./speculation/draft-account.ts";
 export type { Draft, DraftSource } from "./speculation/draft.ts";
-export { planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
-export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
+export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
 export { checkTemplateValues } from "./template-values.ts";

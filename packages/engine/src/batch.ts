@@ -7,7 +7,7 @@ import {
   type LogitsRow,
   type ScheduledSequence,
 } from "@readme-moe/core";
-import type { KvMemory, KvSlot } from "@readme-moe/kernel";
+import { KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import type { Sequence } from "./sequence.ts";
 import { rewind, type StepLogits, type StepRunner } from "./step-runner.ts";
 
@@ -54,6 +54,12 @@ export function rowsOf({ numTokens, draft }: Pick<BatchItem, "numTokens" | "draf
   return numTokens + (draft?.tokenIds.length ?? 0);
 }
 
+/** Lists the draft tokens of each item, if there are any. */
+export function draftCounts(batch: readonly BatchItem[]): { readonly draftTokens?: readonly number[] } {
+  if (!batch.some(({ draft }) => draft)) return {};
+  return { draftTokens: batch.map(({ draft }) => draft?.tokenIds.length ?? 0) };
+}
+
 /** Finds the distinct experts of a step. Drafts need no others. */
 export function expertsOf(batch: readonly BatchItem[]): ReadonlySet<number> {
   return new Set(
@@ -81,15 +87,19 @@ export interface ForwardResult {
   readonly ran: readonly BatchItem[];
 }
 
-/** Runs the last known token of sequences once more, for all its logits. */
+/** Runs the last known tokens of sequences once more, for all logits of the very last. */
 export function forwardAgain(
   runner: StepRunner,
   kv: KvMemory,
   sequences: readonly Sequence[],
   onFailed: (sequence: Sequence, error: unknown) => void,
 ): Promise<ForwardResult> {
-  for (const { slot, numTokens } of sequences) if (slot) rewind(kv, slot, numTokens - 1);
-  const again = sequences.map((sequence) => ({ sequence, numTokens: 1, isLast: true, wantsFullLogits: true }));
+  const again = sequences.map((sequence) => {
+    // A page that the prefix cache keeps cannot be written to, so its tokens run again as a whole.
+    const from = Math.floor((sequence.numTokens - 1) / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
+    if (sequence.slot) rewind(kv, sequence.slot, from);
+    return { sequence, numTokens: sequence.numTokens - from, isLast: true, wantsFullLogits: true };
+  });
   return forwardBatch(runner, kv, again, onFailed);
 }
 

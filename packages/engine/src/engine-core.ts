@@ -7,11 +7,11 @@ import {
   type Residency,
   type Scheduler,
 } from "@readme-moe/core";
-import { expertsOf, forwardAgain, forwardBatch, type BatchItem, type ForwardResult, type ItemLogits } from "./batch.ts";
+import { draftCounts, expertsOf, forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
-import { addDrafts, draftUsage, NO_DRAFTS } from "./speculation/draft-counts.ts";
+import { finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 export class EngineCore {
@@ -24,6 +24,7 @@ export class EngineCore {
   readonly #aborted = new Map<string, "abort" | "error">();
   /** Called when the next sequence ends. */
   readonly #onEnd: (() => void)[] = [];
+  readonly #onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
   #isStepping = false;
   /** Whether another step could make progress. */
   #canProgress = false;
@@ -41,7 +42,7 @@ export class EngineCore {
       { eosTokenIds, contextTokens: parts.contextTokens },
       {
         onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
-        onFailed: (sequence, error) => this.#fail(sequence, error),
+        onFailed: this.#onFailed,
       },
     );
   }
@@ -93,9 +94,9 @@ export class EngineCore {
     const batch = await this.#schedule();
     const logits = await this.#forward(batch);
     const accepted = await this.#sample(logits);
-    speculation?.settle(batch, logits);
+    const acceptedDraftTokens = speculation?.settle(batch, logits);
     await this.#append(accepted);
-    this.#complete(batch, startMs);
+    this.#complete(batch, startMs, acceptedDraftTokens);
     this.#isStepping = false;
     this.#endAborted();
   }
@@ -177,6 +178,7 @@ export class EngineCore {
       sequenceIds: batch.map(({ sequence }) => sequence.id),
       numTokens: batch.map(({ numTokens }) => numTokens),
       positions: batch.map(({ sequence }) => sequence.numComputedTokens),
+      ...draftCounts(batch),
       distinctExperts: expertsOf(batch).size,
       numWaiting: admission.waiting.length,
       ...forecast,
@@ -187,11 +189,10 @@ export class EngineCore {
   /** Runs the batch's tokens through the model. A sequence that the runner fails on is reported and ends. */
   #forward(batch: readonly BatchItem[]): Promise<readonly ItemLogits[]> {
     const { runner, admission } = this.#parts;
-    const onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
-    return this.#timed(() => forwardBatch(runner, admission.kv, batch, onFailed));
+    return this.#timed(() => forwardBatch(runner, admission.kv, batch, this.#onFailed));
   }
 
-  async #timed(run: () => Promise<ForwardResult>): Promise<readonly ItemLogits[]> {
+  async #timed(run: () => ReturnType<typeof forwardBatch>): Promise<readonly ItemLogits[]> {
     const { admission, now } = this.#parts;
     const startMs = now();
     const { logits, ran } = await run();
@@ -205,8 +206,7 @@ export class EngineCore {
     const { runner, admission } = this.#parts;
     const { accepted, undecided } = this.#sampler.sample(logits);
     if (undecided.length === 0) return accepted;
-    const onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
-    const again = await this.#timed(() => forwardAgain(runner, admission.kv, undecided, onFailed));
+    const again = await this.#timed(() => forwardAgain(runner, admission.kv, undecided, this.#onFailed));
     return [...accepted, ...this.#sampler.sample(again).accepted];
   }
 
@@ -227,7 +227,7 @@ export class EngineCore {
       now,
       onRouted: ({ id: sequenceId }, position, experts, durationMs) =>
         output.event("router:routed", { sequenceId, position, experts, durationMs }),
-      onFailed: (sequence, error) => this.#fail(sequence, error),
+      onFailed: this.#onFailed,
     });
   }
 
@@ -253,7 +253,7 @@ export class EngineCore {
   }
 
   /** Reports the step, and lets the planner learn from it. */
-  #complete(batch: readonly BatchItem[], startMs: number): void {
+  #complete(batch: readonly BatchItem[], startMs: number, acceptedDraftTokens: number | undefined): void {
     const { admission, now, output } = this.#parts;
     if (batch.length === 0) return;
     output.event("batch:completed", {
@@ -262,6 +262,7 @@ export class EngineCore {
       forwardMs: this.#forwardMs,
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,
+      ...(acceptedDraftTokens === undefined ? {} : { acceptedDraftTokens }),
     });
   }
 
@@ -290,15 +291,6 @@ export class EngineCore {
     sequence.router.release(sequence.routerState);
     admission.remove(sequence);
     for (const resolve of this.#onEnd.splice(0)) resolve();
-    output.event("sequence:finished", {
-      sequenceId: sequence.id,
-      reason,
-      promptTokens: sequence.promptTokens,
-      completionTokens: sequence.completionTokens,
-      cachedTokens: sequence.cachedTokens,
-      ...draftUsage(sequence.drafts),
-      queuedMs: (sequence.startedMs ?? now()) - sequence.arrivalMs,
-      durationMs: now() - sequence.arrivalMs,
-    });
+    output.event("sequence:finished", finishedEvent(sequence, reason, now()));
   }
 }

@@ -6,13 +6,14 @@ import {
   TokenCounts,
   type FinishReason,
   type PreGatingRouter,
+  type ReadMeEvents,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
-import { NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
+import { draftUsage, NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -126,6 +127,22 @@ export class Sequence implements SchedulableSequence {
     }
     return this.#next.experts;
   }
+}
+
+type FinishedEvent = Parameters<ReadMeEvents["sequence:finished"]>[0];
+
+/** Describes the end of a sequence. */
+export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
+  return {
+    sequenceId: sequence.id,
+    reason,
+    promptTokens: sequence.promptTokens,
+    completionTokens: sequence.completionTokens,
+    cachedTokens: sequence.cachedTokens,
+    ...draftUsage(sequence.drafts),
+    queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
+    durationMs: nowMs - sequence.arrivalMs,
+  };
 }
 
 /** Options of `routeSequences`. */

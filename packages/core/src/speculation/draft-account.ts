@@ -2,9 +2,9 @@
 
 import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
 
-/** What a sequence's drafts may cost now. Plain data. */
+/** Budget of a sequence's drafts. Plain data. */
 export interface DraftAccount {
-  /** At least 0 and at most `mostMs`. */
+  /** Time that drafts may add now, in [0, `mostMs`]. */
   readonly balanceMs: number;
   readonly mostMs: number;
 }

@@ -72,6 +72,8 @@ export class Speculation {
   readonly #records = new Map<Sequence, DraftRecord>();
   /** Drafts of the step that runs. */
   readonly #drafts = new Map<Sequence, StepDraft>();
+  /** Number of known tokens of each sequence of the step that runs. */
+  readonly #numKnown = new Map<Sequence, number>();
   /** Predicted costs and known tokens of the step that runs. */
   #step: { readonly cost: CostModel; readonly work: StepWork } | undefined;
 
@@ -82,6 +84,7 @@ export class Speculation {
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
     this.#step = { cost, work: knownWork(batch) };
+    for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = this.#proposals(batch, cost);
     if (proposals.length === 0) return batch;
     const experts = expertsOf(batch);
@@ -101,17 +104,26 @@ export class Speculation {
   /**
    * Takes back what is not accepted, after the step's tokens are part of their sequences, and learns from the outcome.
    * @param logits - rows of the step
+   * @returns how many drafted tokens are part of their sequences; `undefined` if the step had no drafts
    */
-  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): void {
+  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): number | undefined {
+    let accepted: number | undefined;
     const { drafter } = this.#parts;
-    for (const { item, rows } of logits) if (item.sequence.isSpeculated) drafter.observe(item, rows);
+    for (const { item, rows } of logits) {
+      const { sequence, draft } = item;
+      const numKnown = this.#numKnown.get(sequence);
+      if (numKnown === undefined || !sequence.isSpeculated) continue;
+      drafter.observe({ sequence, numKnown, draftIds: draft?.tokenIds ?? [], rows });
+    }
     for (const { sequence, numTokens, isLast } of batch) {
       if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) continue;
       const step = this.#drafts.get(sequence);
       this.#learn(sequence, step);
-      if (step) this.#takeBack(sequence, step);
+      if (step && step.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, step);
     }
     this.#drafts.clear();
+    this.#numKnown.clear();
+    return accepted;
   }
 
   /** Drops what is kept of a sequence that has ended. */
@@ -180,9 +192,9 @@ export class Speculation {
     sequence.router.rewind?.(sequence.routerState, sequence.numTokens + numDrafted);
   }
 
-  /** Rewinds keys, values and router to the sequence's own tokens. */
-  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): void {
-    if (!sequence.slot || experts.length === 0) return;
+  /** Rewinds keys, values and router to the sequence's own tokens. @returns how many drafted tokens these have */
+  #takeBack(sequence: Sequence, { draft, experts, numKnown, reservedTokens }: StepDraft): number {
+    if (!sequence.slot) return 0;
     const { kv, onRouted } = this.#parts;
     const accepted = Math.min(experts.length, numEqual(sequence, draft, numKnown));
     const counts = { draftedTokens: experts.length, acceptedDraftTokens: accepted };
@@ -196,6 +208,7 @@ export class Speculation {
     if (sequence.slot.numTokens > computed) kv.truncate(sequence.slot, computed);
     // Truncating may free room that the sequence had before.
     kv.reserve(sequence.slot, Math.max(reservedTokens, computed));
+    return accepted;
   }
 
   #learn(sequence: Sequence, step: StepDraft | undefined): void {

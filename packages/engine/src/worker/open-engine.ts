@@ -14,6 +14,8 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
+import { TextDrafter } from "../speculation/text-drafter.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -83,10 +85,16 @@ export async function openEngine(
     };
     const measure = () => measureCost(runner, { residency, now });
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
+    const { maxNumSeqs, maxNumBatchedTokens } = options;
+    const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
+      output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
+    const drafter = new TextDrafter();
+    const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const core = new EngineCore({
       runner,
       tokenizer: text.tokenizer,
-      admission: new KvAdmission(kv, prefixes, { maxNumSeqs: options.maxNumSeqs, contextTokens }),
+      admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
+      speculation: options.speculation ? new Speculation(speculated) : undefined,
       scheduler,
       cost,
       residency,
