@@ -51,6 +51,7 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
       accepted: () => undefined,
       chunk: () => undefined,
       logits: () => undefined,
+      ask: () => undefined,
       failed: (_, error) => {
         throw error;
       },

@@ -104,6 +104,7 @@ async function run(request: GenerateRequest, change: (sequence: Sequence) => voi
     chunk: ({ requestId }: Sequence, chunk: GenerateChunk): void =>
       void chunks.push(requests.complete(requestId, chunk)),
     logits: (): void => undefined,
+    ask: (): void => undefined,
     failed: (_: Sequence, error: unknown): never => {
       throw error;
     },
@@ -114,7 +115,7 @@ async function run(request: GenerateRequest, change: (sequence: Sequence) => voi
     throw error;
   });
   try {
-    await requests.begin(wireRequest(request, "a", opened.info, () => 1));
+    await requests.begin(wireRequest(request, "a", opened.info, () => 1).wire);
     const during: Omit<EngineStats, "residentBytes">[] = [];
     while (opened.core.hasWork) {
       await opened.core.step();

@@ -4,45 +4,27 @@ import { spawn } from "node:child_process";
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import {
-  addExpertSet,
-  type Model,
-  openExpertSet,
-  openModel,
-  removeLowRankExpert,
-  writeExpertSet,
-} from "@readme-moe/model";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { addExpertSet, openExpertSet, openModel, removeLowRankExpert, writeExpertSet } from "@readme-moe/model";
+import { describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { adapterFor, addTo, modelFolder, namesIn, SET_FILE, setJson, writeJson } from "../support/set-folders.ts";
+import { add, ADAPTER_FILES, base, newAdapter } from "../support/set-base.ts";
+import { modelFolder, namesIn, SET_FILE, setJson, writeJson } from "../support/set-folders.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyAdapter } from "../support/tiny-adapter.ts";
 import { tinySet } from "../support/tiny-set.ts";
-
-const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"];
-
-let base: Model;
-beforeAll(async () => {
-  base = await openModel(fixture("families/llama-tied"));
-});
-afterAll(() => base.close());
-
-async function add(folder: string, name: string, path?: string, dropRouter = false): Promise<void> {
-  await addTo(folder, name, { model: base, dropRouter, ...(path === undefined ? {} : { path }) });
-}
 
 describe("adding and removing", () => {
   test("keeps the adapters' own files, in the order of additions", async () => {
     const folder = await modelFolder();
     expect(await namesIn(folder)).toBeUndefined();
-    const source = await adapterFor(base, 3);
+    const source = await newAdapter(3);
     await add(folder, "legal", source);
     await add(folder, "support");
     expect(await namesIn(folder)).toEqual(["legal", "support"]);
-    for (const name of ADAPTER) {
+    for (const name of ADAPTER_FILES) {
       const [copy, original] = [join(folder, "experts", "legal", name), join(source, name)];
       expect(await readFile(copy)).toEqual(await readFile(original));
     }
@@ -113,12 +95,12 @@ describe("adding and removing", () => {
     await add(folder, "legal");
     const listed = await setJson(folder);
     // Killed before the set's file was written, and while the adapter was copied.
-    await add(folder, "support", await adapterFor(base, 5));
+    await add(folder, "support", await newAdapter(5));
     await writeJson(folder, listed);
     await mkdir(join(folder, "experts", ".support-1234.tmp"));
     await writeFile(join(folder, "experts", ".support-1234.tmp", "adapter_config.json"), "{");
     expect(await namesIn(folder)).toEqual(["legal"]);
-    const wanted = await adapterFor(base, 6);
+    const wanted = await newAdapter(6);
     await add(folder, "support", wanted);
     expect(await namesIn(folder)).toEqual(["legal", "support"]);
     const copy = join(folder, "experts", "support", "adapter_model.safetensors");
@@ -143,7 +125,7 @@ describe("adding and removing", () => {
   });
 
   test("removes an expert whose folder is gone or lies elsewhere, and nothing there", async () => {
-    const [folder, elsewhere] = [await modelFolder(), await adapterFor(base)];
+    const [folder, elsewhere] = [await modelFolder(), await newAdapter()];
     await add(folder, "legal");
     await symlink(elsewhere, join(folder, "link"));
     const { experts } = await setJson(folder);
@@ -157,7 +139,7 @@ describe("adding and removing", () => {
     await expectReadMeError(openModel(folder), "ERR_FILE_CORRUPT", '"link"', "leads out");
     await removeLowRankExpert(folder, "out");
     expect(await namesIn(folder)).toEqual(["legal"]);
-    expect((await readdir(elsewhere)).toSorted()).toEqual(ADAPTER);
+    expect((await readdir(elsewhere)).toSorted()).toEqual(ADAPTER_FILES);
   });
 
   test("keeps a folder that another expert has as well", async () => {
@@ -178,7 +160,7 @@ describe("adding and removing", () => {
   });
 
   test("follows a plain list under random operations", async () => {
-    const [folder, source, random] = [await modelFolder(), await adapterFor(base), seededRandom(4)];
+    const [folder, source, random] = [await modelFolder(), await newAdapter(), seededRandom(4)];
     let expected: string[] = [];
     const names = ["a", "b", "c", "d"];
     for (let round = 0; round < 40; round++) {
@@ -213,7 +195,7 @@ describe("several changes at once", () => {
   const LOCK = ".read-me-experts.lock";
 
   test("are all made, one after the other", async () => {
-    const [folder, source] = [await modelFolder(), await adapterFor(base)];
+    const [folder, source] = [await modelFolder(), await newAdapter()];
     const names = Array.from({ length: 12 }, (_, index) => `e${index}`);
     await Promise.all(names.map((name) => add(folder, name, source)));
     expect((await namesIn(folder))?.toSorted()).toEqual(names.toSorted());
@@ -225,7 +207,7 @@ describe("several changes at once", () => {
 
   test("give one name to one of them", async () => {
     const folder = await modelFolder();
-    const sources = await Promise.all([1, 2, 3, 4].map((seed) => adapterFor(base, seed)));
+    const sources = await Promise.all([1, 2, 3, 4].map((seed) => newAdapter(seed)));
     const outcomes = await Promise.allSettled(sources.map((source) => add(folder, "legal", source)));
     const winners = sources.filter((_, index) => outcomes[index]?.status === "fulfilled");
     expect(winners).toHaveLength(1);
@@ -276,7 +258,7 @@ describe("a set added to a folder", () => {
     const before = (await readdir(folder)).toSorted();
     await expectReadMeError(addExpertSet(folder, { path: set, model: base }), "ERR_MODEL_INVALID", "support", "NaN");
     expect((await readdir(folder)).toSorted()).toEqual(before);
-    const none = addExpertSet(folder, { path: await adapterFor(base), model: base });
+    const none = addExpertSet(folder, { path: await newAdapter(), model: base });
     await expectReadMeError(none, "ERR_FILE_NOT_FOUND", SET_FILE);
   });
 });

@@ -6,24 +6,22 @@ import { ReadMeError } from "@readme-moe/core";
 import {
   expertNameOf,
   gatherExperts,
-  type Model,
   openExpertSet,
   openLowRankExpert,
   openModel,
   removeLowRankExpert,
   writeExpertSet,
 } from "@readme-moe/model";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { parseSetFile } from "../../packages/model/src/low-rank/set-file.ts";
-import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { adapterFor, addTo, modelFolder, namesIn, SET_FILE, setJson, writeJson } from "../support/set-folders.ts";
+import { add, ADAPTER_FILES, base, newAdapter } from "../support/set-base.ts";
+import { modelFolder, namesIn, SET_FILE, setJson, writeJson } from "../support/set-folders.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
 import { tinySet } from "../support/tiny-set.ts";
 
-const ADAPTER = ["adapter_config.json", "adapter_model.safetensors"];
 const SECTION = { embedding_size: 16, inner_size: 16, num_heads: 2, num_layers: 1 };
 
 const listing = (length: number) => () =>
@@ -33,16 +31,6 @@ const listing = (length: number) => () =>
   });
 
 const failed = (): Promise<Uint8Array> => Promise.reject(new Error("no more numbers"));
-
-let base: Model;
-beforeAll(async () => {
-  base = await openModel(fixture("families/llama-tied"));
-});
-afterAll(() => base.close());
-
-async function add(folder: string, name: string, path?: string, dropRouter = false): Promise<void> {
-  await addTo(folder, name, { model: base, dropRouter, ...(path === undefined ? {} : { path }) });
-}
 
 describe("a written set", () => {
   test("opens with its experts and its router, beside a model or alone", async () => {
@@ -166,7 +154,7 @@ describe("a set's file is refused that", () => {
 
 describe("gathered experts", () => {
   test("are the model's own and further ones, those of the router first", async () => {
-    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await adapterFor(base)];
+    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await newAdapter()];
     await add(folder, "own");
     await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: {} }, 3));
     const model = await openModel(folder);
@@ -183,7 +171,7 @@ describe("gathered experts", () => {
   });
 
   test("have different names, and one router at most", async () => {
-    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await adapterFor(base)];
+    const [folder, set, source] = [await modelFolder(), join(await temporaryFolder(), "set"), await newAdapter()];
     await add(folder, "legal");
     await writeExpertSet(set, await tinySet(base.config, { legal: {} }, 3));
     const model = await openModel(folder);
@@ -204,9 +192,9 @@ describe("gathered experts", () => {
 });
 
 test("an adapter's fingerprint is that of its contents", async () => {
-  const [cache, source, other] = [await temporaryFolder(), await adapterFor(base), await adapterFor(base, 2)];
+  const [cache, source, other] = [await temporaryFolder(), await newAdapter(), await newAdapter(2)];
   const copy = await temporaryFolder();
-  for (const name of ADAPTER) await copyFile(join(source, name), join(copy, name));
+  for (const name of ADAPTER_FILES) await copyFile(join(source, name), join(copy, name));
   const fingerprints = [];
   for (const path of [source, copy, other]) {
     const expert = await openLowRankExpert(path, "legal", base);

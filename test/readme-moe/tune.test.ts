@@ -142,7 +142,7 @@ test(
     expect(short.stdout).toMatch(/dense .*\n.*own expert .*\n.*router /);
     expect(short.stdout).not.toContain("one for all");
     expect(short.stdout).toMatch(/--lora/);
-    expect(short.stderr).toMatch(/experts of prose: step 1 of 1/);
+    expect(short.stderr).toMatch(/experts of prose, code: step 2 of 2/);
   },
 );
 

@@ -16,9 +16,10 @@ import { EngineCore } from "../../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
-import type { Sequence } from "../../packages/engine/src/sequence.ts";
+
 import type { Drafter } from "../../packages/engine/src/speculation/drafter.ts";
 import { Speculation } from "../../packages/engine/src/speculation/speculation.ts";
+import type { Sequence, SequenceStart } from "../../packages/engine/src/sequence.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 
@@ -55,6 +56,12 @@ export class CoreBench {
     { tokens: number[]; logprobs: number[]; finishReason?: string; error?: unknown }
   >();
   readonly rows: { readonly id: string; readonly rowId: number; readonly logits: Float32Array }[] = [];
+  readonly questions: {
+    readonly id: string;
+    readonly questionId: number;
+    readonly tokenIds: readonly number[];
+    readonly draft: Int32Array;
+  }[] = [];
   readonly events: { readonly name: string; readonly payload: unknown }[] = [];
   readonly #running: BenchModel;
   #arrivals = 0;
@@ -72,6 +79,9 @@ export class CoreBench {
         if (finishReason) outcome.finishReason = finishReason;
       },
       logits: ({ id }, rowId, logits) => this.rows.push({ id, rowId, logits }),
+      ask: ({ id, tokenIds }, questionId, draft) => {
+        this.questions.push({ id, questionId, tokenIds: tokenIds.slice(), draft });
+      },
       failed: ({ id }, error) => {
         this.#outcome(id).error = error;
       },
@@ -101,13 +111,27 @@ export class CoreBench {
   }
 
   add(id: string, promptIds: readonly number[], params: SamplingParams, priority = 0, processesLogits = false): void {
+    this.#add(id, promptIds, params, { priority, processesLogits, isBound: false });
+  }
+
+  /** Adds a sequence that is bound: its questions are in `questions`, for `core.allow`. */
+  addBound(id: string, promptIds: readonly number[], params: SamplingParams): void {
+    this.#add(id, promptIds, params, { priority: 0, processesLogits: false, isBound: true });
+  }
+
+  #add(
+    id: string,
+    promptIds: readonly number[],
+    params: SamplingParams,
+    how: Pick<SequenceStart, "priority" | "processesLogits" | "isBound">,
+  ): void {
     const resolved = resolveSamplingParams(
       { logprobs: 3, ignoreEos: true, ...params },
       { vocabSize: 4096, eosTokenIds: [0] },
     );
     const arrival = this.#arrivals++;
-    const start = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, priority, promptIds, params: resolved };
-    const rest = { seed: resolved.seed ?? 1, stops: new StopAutomaton([]), processesLogits };
+    const start = { id, requestId: id, choice: 0, arrival, arrivalMs: 0, promptIds, params: resolved };
+    const rest = { seed: resolved.seed ?? 1, stops: new StopAutomaton([]), ...how };
     this.core.add({ ...start, ...rest }, this.#running.router);
   }
 

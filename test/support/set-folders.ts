@@ -2,10 +2,9 @@
 
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { addLowRankExpert, openLowRankExpert, openModel, type Model } from "@readme-moe/model";
+import { openLowRankExpert, openModel } from "@readme-moe/model";
 import { fixture } from "./fixtures.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
-import { writeTinyAdapter } from "./tiny-adapter.ts";
 
 export const SET_FILE = "read-me-experts.json";
 
@@ -14,21 +13,6 @@ export async function modelFolder(family = "llama-tied"): Promise<string> {
   const folder = join(await temporaryFolder(), "model");
   await cp(fixture(`families/${family}`), folder, { recursive: true });
   return folder;
-}
-
-/** A new adapter of one module, in a folder named `legal`. */
-export async function adapterFor(model: Pick<Model, "config">, seed = 1): Promise<string> {
-  const folder = join(await temporaryFolder(), "legal");
-  return writeTinyAdapter(folder, model.config, { modules: ["mlp.up_proj"], seed });
-}
-
-/** Adds an adapter, or a new one, to a set. */
-export async function addTo(
-  folder: string,
-  name: string,
-  { model, path, dropRouter }: { readonly model: Model; readonly path?: string; readonly dropRouter?: boolean },
-): Promise<void> {
-  await addLowRankExpert(folder, { name, path: path ?? (await adapterFor(model)), model }, { dropRouter });
 }
 
 /** Names of the experts in a model's folder, each of which can be opened. */

@@ -3,6 +3,7 @@ import type { ReadMeEmitter } from "./emitter.ts";
 import type { EngineStats } from "./engine-stats.ts";
 import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
+import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 /** A chat, which the model's template converts to a text. */
@@ -18,26 +19,6 @@ export interface ChatPrompt {
  */
 export type Prompt = string | ArrayLike<number> | ChatPrompt;
 
-/** Position of a row of logits. */
-export interface LogitsContext {
-  /** Tokens of the prompt, then the tokens generated so far, without the next one. */
-  readonly tokenIds: Int32Array;
-  readonly promptTokens: number;
-  /** Index of the completion, below `n`. */
-  readonly choice: number;
-}
-
-/**
- * Changes a row of logits.
- *
- * @param logits - `[vocabSize]`, in nats; may be changed in place, and must not be used after the function's answer
- * @returns nothing to use `logits` itself, or other logits of the same length
- */
-export type ProcessLogits = (
-  logits: Float32Array,
-  context: LogitsContext,
-) => Float32Array | void | Promise<Float32Array | void>;
-
 /** A request of `Engine.generate`: one prompt, and parameters of its completions. */
 export interface GenerateRequest {
   readonly prompt: Prompt;
@@ -45,11 +26,13 @@ export interface GenerateRequest {
   /**
    * Changes logits before a token is chosen. Called in the caller's thread, once for each new token of each choice,
    * with the model's own logits. Bias, penalties, temperature and the rest of `params` apply to the changed logits,
-   * while log-probabilities are those of the model. `-Infinity` forbids a token.
+   * while log-probabilities are those of the model. `-Infinity` forbids a token. A function with the property
+   * `allowTokens` is not called: the property is, and gives the same tokens at less cost.
    *
    * A choice keeps its place and its KV memory while it waits for the answer; other choices and requests go on. An
    * error of the function ends the request and is thrown while iterating, as are a `TypeError` on a value that is no
-   * `Float32Array`, and a `RangeError` on another length, NaN, `Infinity`, or when no token is left.
+   * `Float32Array`, and a `RangeError` on another length, NaN, `Infinity`, or when no token is left. The same holds for
+   * `allowTokens` and its masks.
    *
    * @default none
    */

@@ -9,8 +9,6 @@ export type {
   GeneratedToken,
   GenerateRequest,
   Generation,
-  LogitsContext,
-  ProcessLogits,
   Prompt,
   ChatPrompt,
   RoutedPrompt,
@@ -58,6 +56,7 @@ export type { StepUses, UseForecast } from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
+export type { AllowContext, AllowedTokens, AllowTokens, LogitsContext, ProcessLogits } from "./process-logits.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {
@@ -105,6 +104,7 @@ export {
 } from "./simulation/replay.ts";
 export { simulate, type SimulationOptions, type SimulationResult, type Spread } from "./simulation/simulate.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
+export { allowsToken, forbidOthers, sampleAllowed } from "./sampling/allowed.ts";
 export {
   candidatesNeeded,
   checkRow,

@@ -140,8 +140,8 @@ async function forwardTogether(
   const numWanted = last.reduce((sum, { draft }) => sum + 1 + (draft?.tokenIds.length ?? 0), 0);
   const canReadLater = runner.keepsLogits(numRows, numWanted);
   const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false, draft }) => {
-    const { params, processesLogits, numComputedTokens: from } = sequence;
-    const needsAll = wantsFullLogits || processesLogits || needsFullLogits(params, canReadLater);
+    const { params, processesLogits, isBound, numComputedTokens: from } = sequence;
+    const needsAll = wantsFullLogits || processesLogits || needsFullLogits(params, canReadLater, isBound);
     const known = sequence.tokenIds.slice(from, from + numTokens);
     const experts = sequence.experts.slice(from, from + numTokens);
     return {
@@ -166,8 +166,8 @@ async function forwardTogether(
 const SPECULATIVE_CANDIDATES = 4;
 
 /** Counts the candidates that an item needs of each row. */
-function candidatesOf({ sequence: { params, isSpeculated } }: BatchItem): number {
-  const needed = candidatesNeeded(params);
+function candidatesOf({ sequence: { params, isSpeculated, isBound } }: BatchItem): number {
+  const needed = candidatesNeeded(params, isBound);
   return isSpeculated ? Math.max(Math.min(params.vocabSize, SPECULATIVE_CANDIDATES), needed) : needed;
 }
 

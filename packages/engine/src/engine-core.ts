@@ -2,6 +2,7 @@
 
 import {
   everythingResident,
+  type AllowedTokens,
   type EngineStats,
   type PreGatingRouter,
   type Residency,
@@ -22,8 +23,7 @@ export class EngineCore {
   /** Sequences that have not ended. */
   readonly #live = new Set<Sequence>();
   readonly #aborted = new Map<string, "abort" | "error">();
-  /** Called when the next sequence ends. */
-  readonly #onEnd: (() => void)[] = [];
+  readonly #onEnd: (() => void)[] = []; // called when the next sequence ends
   readonly #onFailed = (sequence: Sequence, error: unknown): void => this.#fail(sequence, error);
   #isStepping = false;
   /** Whether another step could make progress. */
@@ -36,15 +36,13 @@ export class EngineCore {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
     this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
-    const { eosTokenIds } = parts.runner.model.config;
-    this.#sampler = new Sampler(
-      parts.tokenizer,
-      { eosTokenIds, contextTokens: parts.contextTokens },
-      {
-        onAsked: (sequence, rowId, logits) => parts.output.logits(sequence, rowId, logits),
-        onFailed: this.#onFailed,
-      },
-    );
+    const { runner, tokenizer, contextTokens, output, speculation } = parts;
+    const ends = { eosTokenIds: runner.model.config.eosTokenIds, contextTokens };
+    this.#sampler = new Sampler(tokenizer, ends, {
+      onRow: (...row) => output.logits(...row),
+      onQuestion: (sequence, id) => output.ask(sequence, id, Int32Array.from(speculation?.suggest(sequence) ?? [])),
+      onFailed: this.#onFailed,
+    });
   }
 
   /** Whether a step could make progress. False while callers have all logits, until `add`, `answer` or `abort`. */
@@ -72,6 +70,12 @@ export class EngineCore {
   /** Takes a row of logits, `[vocabSize]`, that a sequence's caller has processed. The next step samples from it. */
   answer(rowId: number, logits: Float32Array): void {
     this.#sampler.answer(rowId, logits);
+    this.#canProgress = true;
+  }
+
+  /** Takes a caller's answer about the tokens that are allowed. */
+  allow(questionId: number, allowed: AllowedTokens): void {
+    this.#sampler.allow(questionId, allowed);
     this.#canProgress = true;
   }
 
@@ -151,6 +155,7 @@ export class EngineCore {
       }
       admission.enqueue(sequence);
       output.accepted(sequence);
+      this.#sampler.ask(sequence);
       const { id: sequenceId, promptTokens } = sequence;
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
     }
@@ -235,9 +240,8 @@ export class EngineCore {
   #publish(accepted: readonly AcceptedToken[]): void {
     const { now, output } = this.#parts;
     for (const { sequence, position, chunk } of accepted) {
-      const [token] = chunk.tokens;
+      const [[token], nowMs] = [chunk.tokens, now()];
       if (!token || !this.#live.has(sequence)) continue;
-      const nowMs = now();
       const expert = chunk.finishReason ? undefined : sequence.experts[position];
       output.event("token:generated", {
         sequenceId: sequence.id,
@@ -249,6 +253,7 @@ export class EngineCore {
       sequence.lastTokenMs = nowMs;
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
+      else if (position === sequence.numTokens - 1) this.#sampler.ask(sequence);
     }
   }
 

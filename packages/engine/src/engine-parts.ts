@@ -33,6 +33,11 @@ export interface EngineOutput {
    * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.
    */
   logits(sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>): void;
+  /**
+   * Receives a question about the tokens that may follow the sequence's. `EngineCore.allow` takes the answer.
+   * @param draft - tokens that the engine would draft after the sequence's
+   */
+  ask(sequence: Sequence, questionId: number, draft: Int32Array<ArrayBuffer>): void;
   /** Reports that the sequence ended because of an error. */
   failed(sequence: Sequence, error: unknown): void;
   event<Name extends keyof ReadMeEvents>(name: Name, payload: Parameters<ReadMeEvents[Name]>[0]): void;

@@ -5,6 +5,7 @@ import {
   errorChain,
   ReadMeError,
   type AcceptedPrompt,
+  type AllowContext,
   type ChatMessage,
   type EngineInfo,
   type EngineStats,
@@ -17,6 +18,7 @@ import {
   type ResolvedSamplingParams,
   type RoutedPrompt,
 } from "@readme-moe/core";
+import type { WireAllowance } from "./allowed-tokens.ts";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
@@ -78,6 +80,8 @@ export interface WireRequest {
   readonly prediction?: string | Int32Array | undefined;
   /** Whether each row of logits goes to the caller first, and its sequence waits for the changed row. */
   readonly processesLogits: boolean;
+  /** Whether the caller is asked for the tokens that may come next; no rows are sent then. */
+  readonly isBound?: boolean | undefined;
 }
 
 /** Makes the error for a prediction that is too long, on either side. @param tokens - their number, as far as known */
@@ -94,12 +98,21 @@ export interface WireLogits {
   readonly context: LogitsContext;
 }
 
+/** A question about the tokens that may come next. */
+export interface WireQuestion {
+  readonly requestId: string;
+  /** Unique; the answer names it. */
+  readonly questionId: number;
+  readonly context: AllowContext;
+}
+
 export type ToWorker =
   | { readonly type: "open"; readonly path: string; readonly options: ResolvedEngineOptions }
   | ({ readonly type: "generate" } & WireRequest)
   /** `reason` is that of `sequence:finished`. */
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
   | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
+  | ({ readonly type: "allowed"; readonly questionId: number } & WireAllowance)
   | WireCall
   /** Cancels a call. */
   | { readonly type: "cancel"; readonly callId: number }
@@ -146,13 +159,15 @@ export type FromWorker =
       readonly events: readonly WireEvent[];
     }
   | ({ readonly type: "logits" } & WireLogits)
+  | ({ readonly type: "ask" } & WireQuestion)
   | { readonly type: "result"; readonly callId: number; readonly value: unknown }
   | { readonly type: "error"; readonly callId: number; readonly error: WireError }
   | { readonly type: "closed" };
 
 /** Lists the memory of a message that can be transferred instead of copied, where both sides are in one process. */
 export function movable(message: ToWorker | FromWorker): ArrayBuffer[] {
-  return message.type === "logits" || message.type === "processed" ? [message.logits.buffer] : [];
+  if (message.type === "logits" || message.type === "processed") return [message.logits.buffer];
+  return message.type === "allowed" ? [message.masks.buffer] : [];
 }
 
 /** An error in a message. Classes do not survive, so their names are sent. */

@@ -1,22 +1,26 @@
 // From rows of logits to tokens of sequences, in this order:
 //
-// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`).
+// 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`). If the
+//    caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
 // 2. `chooseToken` chooses a token from the row. It may need all logits if the best candidates do not decide.
 // 3. `acceptToken` adds the token to its sequence, and decides which text may be shown and whether the sequence ends.
 // 4. If the token is the next one of the sequence's draft, the same happens with the row after it.
 
 import {
   checkRow,
+  sampleAllowed,
   sampleProcessed,
   sampleToken,
   tokenLogprobs,
   uniformAt,
+  type AllowedTokens,
   type FinishReason,
   type GenerateChunk,
   type GeneratedToken,
   type LogitsRow,
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
+import { AllowedQuestions } from "./allowed-questions.ts";
 import type { ItemLogits } from "./batch.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -41,9 +45,12 @@ export interface Sampled {
   readonly undecided: readonly Sequence[];
 }
 
+/** Receives rows and questions for the callers of sequences, and errors. */
 export interface SamplerListeners {
-  /** Receives a row for the sequence's caller. The processed row comes back under `rowId`. */
-  readonly onAsked: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
+  /** Receives a row. The processed row comes back under `rowId`. */
+  readonly onRow: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
+  /** Receives a question about the tokens that are allowed. The answer comes back under `questionId`. */
+  readonly onQuestion: (sequence: Sequence, questionId: number) => void;
   readonly onFailed: (sequence: Sequence, error: unknown) => void;
 }
 
@@ -61,17 +68,32 @@ export class Sampler {
   readonly #ends: SequenceEnds;
   readonly #listeners: SamplerListeners;
   readonly #awaited = new Map<Sequence, AwaitedRow>();
+  readonly #questions: AllowedQuestions;
   #numAsked = 0;
 
   constructor(tokenizer: Tokenizer, ends: SequenceEnds, listeners: SamplerListeners) {
     this.#tokenizer = tokenizer;
     this.#ends = ends;
     this.#listeners = listeners;
+    this.#questions = new AllowedQuestions(listeners.onQuestion);
   }
 
-  /** Whether the sequence cannot run because its caller has its row, or has answered and no token is chosen yet. */
+  /**
+   * Whether the sequence cannot run: its caller has its row, or has answered and no token is chosen yet; or it is not
+   * known which tokens are allowed.
+   */
   isAwaiting(sequence: Sequence): boolean {
-    return this.#awaited.has(sequence);
+    return this.#awaited.has(sequence) || this.#questions.isAwaiting(sequence);
+  }
+
+  /** Finds which tokens may follow the sequence's, by a question to its caller if there is no other way. */
+  ask(sequence: Sequence): void {
+    this.#questions.ask(sequence);
+  }
+
+  /** Takes the answer to a question. */
+  allow(questionId: number, allowed: AllowedTokens): void {
+    this.#questions.answer(questionId, allowed);
   }
 
   /**
@@ -84,7 +106,7 @@ export class Sampler {
     for (const logits of rows) {
       const { sequence } = logits.item;
       this.#contain(sequence, () => {
-        if (sequence.processesLogits) this.#ask(sequence, logits.rows[0]);
+        if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
         else if (!this.#verify(logits, accepted)) undecided.push(sequence);
       });
     }
@@ -133,19 +155,20 @@ export class Sampler {
     return accepted;
   }
 
-  /** Discards the row of a sequence that has ended. */
+  /** Discards the row and the question of a sequence that has ended. */
   forget(sequence: Sequence): void {
+    this.#questions.forget(sequence);
     this.#awaited.delete(sequence);
   }
 
-  #ask(sequence: Sequence, row: LogitsRow | undefined): void {
+  #send(sequence: Sequence, row: LogitsRow | undefined): void {
     if (!row) return;
     checkRow(row);
     const rowId = ++this.#numAsked;
     // The next step overwrites the row, and the caller may change its copy.
     const fullLogits = Float32Array.from(row.fullLogits ?? []);
     this.#awaited.set(sequence, { rowId, row: { ...row, fullLogits }, processed: undefined });
-    this.#listeners.onAsked(sequence, rowId, fullLogits.slice());
+    this.#listeners.onRow(sequence, rowId, fullLogits.slice());
   }
 
   #contain(sequence: Sequence, action: () => void): void {
@@ -161,10 +184,10 @@ export class Sampler {
  * Chooses a sequence's next token. The draw depends on the seed, the choice and the position alone, so neither other
  * sequences nor preemption change it.
  *
- * @param processed - the row's logits after the caller's `processLogits`, if it has one
+ * @param processed - the row's logits after the caller's `processLogits`, if rows go to the caller
  * @returns `undefined` if the row's candidates do not decide and all logits are needed
  * @throws {ReadMeError} `ERR_RUNTIME` if the logits are not finite
- * @throws {RangeError} if the processed logits are not numbers, or leave no token
+ * @throws {RangeError} if the processed logits are not numbers, or if they or the mask leave no token
  */
 function chooseToken(
   row: LogitsRow,
@@ -172,11 +195,14 @@ function chooseToken(
   tokenizer: Tokenizer,
   processed?: Float32Array,
 ): GeneratedToken | undefined {
-  const { params, seed, choice, counts, completionTokens } = sequence;
+  const { params, seed, choice, counts, completionTokens, allowed } = sequence;
+  const mask = allowed?.masks[sequence.numTokens - allowed.position];
   const u = uniformAt(seed, choice, completionTokens);
   const sampled = processed
     ? sampleProcessed({ ...row, processed }, params, counts, u)
-    : sampleToken(row, params, counts, u);
+    : mask
+      ? sampleAllowed({ ...row, mask }, params, counts, u)
+      : sampleToken(row, params, counts, u);
   if (!sampled || params.logprobs === undefined) return sampled && { id: sampled.id };
   const { logprob, top } = tokenLogprobs(row, sampled, params.logprobs);
   return {

@@ -13,6 +13,7 @@ import {
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
 import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
+import type { PlacedAllowance } from "./allowed-tokens.ts";
 import { draftUsage, NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
@@ -30,6 +31,8 @@ export interface SequenceStart {
   readonly params: ResolvedSamplingParams;
   /** Whether the caller changes logits before a token is chosen. */
   readonly processesLogits: boolean;
+  /** Whether the caller says which tokens may come next. @default false */
+  readonly isBound?: boolean | undefined;
   readonly seed: number;
   /** Tokens that the completion is expected to repeat. */
   readonly prediction?: ArrayLike<number> | undefined;
@@ -49,6 +52,7 @@ export class Sequence implements SchedulableSequence {
   readonly client: string | undefined;
   readonly params: ResolvedSamplingParams;
   readonly processesLogits: boolean;
+  readonly isBound: boolean;
   readonly seed: number;
   readonly isSpeculated: boolean;
   readonly promptTokens: number;
@@ -75,6 +79,8 @@ export class Sequence implements SchedulableSequence {
   lastTokenMs: number;
   waitingSinceMs: number;
   finishReason: FinishReason | undefined;
+  /** Tokens that may come next, of a sequence that is bound; `undefined` while its caller is asked. */
+  allowed: PlacedAllowance | undefined;
 
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
@@ -90,6 +96,7 @@ export class Sequence implements SchedulableSequence {
     this.client = start.client;
     this.params = start.params;
     this.processesLogits = start.processesLogits;
+    this.isBound = start.isBound ?? false;
     this.seed = start.seed;
     this.isSpeculated = start.isSpeculated ?? false;
     this.prediction = start.prediction;

@@ -4,6 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Draft, SamplingParams } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
+import type { Sequence } from "../../../packages/engine/src/sequence.ts";
 import type { Drafter } from "../../../packages/engine/src/speculation/drafter.ts";
 import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
@@ -58,7 +59,10 @@ class Oracle implements Drafter {
     this.#random = seededRandom(seed);
   }
 
-  propose: Drafter["propose"] = ({ id, completionTokens }, mostTokens): Draft | undefined => {
+  propose: Drafter["propose"] = async (questions) =>
+    questions.map(({ sequence, mostTokens }) => ({ draft: this.#draft(sequence, mostTokens), drafterMs: 0 }));
+
+  #draft({ id, completionTokens }: Sequence, mostTokens: number): Draft {
     const all = this.#outcomes.get(id)?.tokens ?? [];
     const length = 1 + randomInteger(this.#random, mostTokens);
     const tokenIds = Array.from({ length }, (_, place) => {
@@ -66,8 +70,9 @@ class Oracle implements Drafter {
       return this.#random() < this.#errorShare ? randomInteger(this.#random, VOCAB_SIZE) : right;
     });
     return { source: "prediction", tokenIds, classes: tokenIds.map(() => 0) };
-  };
+  }
 
+  suggest: Drafter["suggest"] = () => undefined;
   observe: Drafter["observe"] = () => undefined;
   forget: Drafter["forget"] = () => undefined;
 }

@@ -67,11 +67,16 @@ const LEAST_MIN_P = 0.05;
 // Above this, ranking full logits here is no slower than the kernel's ranking.
 const MOST_TOP_K = 1024;
 
-/** Computes how many of the best tokens a step should return for each row of a sequence, from 1 to `vocabSize`. */
-export function candidatesNeeded(params: ResolvedSamplingParams): number {
+/**
+ * Computes how many of the best tokens a step should return for each row of a sequence, from 1 to `vocabSize`.
+ *
+ * @param isBound - whether masks forbid tokens, often the best ones
+ */
+export function candidatesNeeded(params: ResolvedSamplingParams, isBound = false): number {
   const { temperature, topK, vocabSize, logprobs = 0 } = params;
   const numMasked = params.minTokens > 0 ? params.maskedUntilMinTokens.size : 0;
-  const toKeep = temperature === 0 ? 1 : topK > 0 ? topK : CANDIDATES;
+  const least = isBound ? CANDIDATES : 1;
+  const toKeep = temperature === 0 ? least : topK > 0 ? Math.max(topK, least) : CANDIDATES;
   // Candidates are no help if every logit may change, or if there would be too many of them to rank.
   const isUseless = changesAnyLogit(params) || topK > MOST_TOP_K;
   const toChoose = isUseless ? 1 : toKeep + numMasked;
@@ -87,9 +92,12 @@ export function candidatesNeeded(params: ResolvedSamplingParams): number {
  * that they do not decide.
  *
  * @param canReadLater - whether the full logits of the row can still be read after the step
+ * @param isBound - whether masks forbid tokens, often the best ones
  */
-export function needsFullLogits(params: ResolvedSamplingParams, canReadLater = false): boolean {
+export function needsFullLogits(params: ResolvedSamplingParams, canReadLater = false, isBound = false): boolean {
   const { temperature, topK, minP } = params;
+  // A mask of one token decides without logits, and no number of candidates is sure to hold an allowed one.
+  if (isBound) return !canReadLater;
   if (changesAnyLogit(params)) return true;
   if (temperature === 0) return false;
   if (topK > 0) return topK > MOST_TOP_K;

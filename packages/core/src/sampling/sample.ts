@@ -124,7 +124,7 @@ function mostLikely(
 }
 
 /** Converts a logit to a log-probability. The rounding of `logSumExp` must not give a probability above 1. */
-function logprobOf(logit: number, row: LogitsRow): number {
+export function logprobOf(logit: number, row: LogitsRow): number {
   return Math.min(0, logit - row.logSumExp);
 }
 
@@ -184,7 +184,12 @@ function chooseByBounds(
  * @param largest - the largest logit, if it is known and finite
  * @throws {ReadMeError} `ERR_RUNTIME` if no token is left
  */
-function chooseExactly(logits: Float32Array, params: ResolvedSamplingParams, u: number, largest?: number): number {
+export function chooseExactly(
+  logits: Float32Array,
+  params: ResolvedSamplingParams,
+  u: number,
+  largest?: number,
+): number {
   const { temperature, topK, topP } = params;
   if (temperature > 0 && !needsTotal(params)) {
     return chooseRanked(logits, [topK > 0 ? topK : FEW, MANY, logits.length], params, u);

@@ -4,7 +4,7 @@ import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost
 
 /** Budget of a sequence's drafts. Plain data. */
 export interface DraftAccount {
-  /** Time that drafts may add now, in [0, `mostMs`]. */
+  /** Time that drafts may add now, at most `mostMs`; below 0 after a draft that took longer than predicted. */
   readonly balanceMs: number;
   readonly mostMs: number;
 }
@@ -18,6 +18,8 @@ export interface DraftCharge {
   readonly draftTokens: number;
   /** Number of them that were right. */
   readonly accepted: number;
+  /** Time that the drafter took for the sequence. @default 0 */
+  readonly drafterMs?: number | undefined;
 }
 
 /** Share of a sequence's decode time that its drafts may lose. */
@@ -47,9 +49,13 @@ export function allowanceMs({ balanceMs }: DraftAccount): number {
  *
  * @returns the new account
  */
-export function chargeDraft(account: DraftAccount, { step, cost, draftTokens, accepted }: DraftCharge): DraftAccount {
+export function chargeDraft(
+  account: DraftAccount,
+  { step, cost, draftTokens, accepted, drafterMs = 0 }: DraftCharge,
+): DraftAccount {
   const shareMs = predictStepMs(cost, { ...step, missingBytes: 0 }) / Math.max(1, step.tokens);
-  const changeMs = (LOSS_SHARE + accepted) * shareMs - draftTokens * cost.msPerToken;
-  // Other processes may change the cost between the plan and the charge; the account never owes.
-  return { ...account, balanceMs: Math.min(account.mostMs, Math.max(0, account.balanceMs + changeMs)) };
+  const changeMs = (LOSS_SHARE + accepted) * shareMs - draftTokens * cost.msPerToken - drafterMs;
+  // A drafter may take longer than predicted, and other processes may change the cost between the plan and the charge.
+  const balanceMs = Math.max(-account.mostMs, account.balanceMs + changeMs);
+  return { ...account, balanceMs: Math.min(account.mostMs, balanceMs) };
 }

@@ -13,27 +13,19 @@ import {
   type EngineVocabulary,
   type GenerateRequest,
   type Generation,
-  type ProcessLogits,
   type Prompt,
   type RoutedPrompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
-import {
-  fromWire,
-  type CallName,
-  type Calls,
-  type FromWorker,
-  type LoadProgress,
-  type WireLogits,
-} from "../protocol.ts";
+import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
+import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
 import { ExpertChanges } from "./expert-changes.ts";
 import {
   checkExpert,
   GenerationStream,
   onceAborted,
-  processRow,
   wireChat,
   wirePrompt,
   wireRequest,
@@ -50,7 +42,7 @@ export interface OpenOptions extends EngineOptions {
 
 interface RunningRequest {
   readonly stream: GenerationStream;
-  readonly processLogits: ProcessLogits | undefined;
+  readonly functions: CallerFunctions;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
 }
@@ -128,9 +120,9 @@ export class ReadMeEngine implements Engine {
 
   generate(request: GenerateRequest): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
-    const wire = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
+    const { wire, functions } = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
-    const { signal, processLogits } = request;
+    const { signal } = request;
     const stream = new GenerationStream(() => this.#abandon(requestId));
     const refusal = this.#refusal(signal);
     if (refusal !== undefined) {
@@ -141,7 +133,7 @@ export class ReadMeEngine implements Engine {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     });
-    this.#requests.set(requestId, { stream, processLogits, detach });
+    this.#requests.set(requestId, { stream, functions, detach });
     this.#link?.hold();
     this.#link?.post({ type: "generate", ...wire });
     return stream;
@@ -215,7 +207,7 @@ export class ReadMeEngine implements Engine {
     signal?.throwIfAborted();
     const link = new WorkerLink(this.#options.isolation, {
       onStep: (step) => this.#receive(step),
-      onLogits: (row) => void this.#process(row),
+      onFunctionCall: (call) => void this.#answer(call),
       onFailed: (error) => this.#fail(error),
     });
     const stopListening = onceAborted(signal, () => link.kill());
@@ -244,14 +236,15 @@ export class ReadMeEngine implements Engine {
     for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
   }
 
-  /** Calls a request's function on a row and sends the result back. The request fails if the function does. */
-  async #process({ requestId, rowId, logits, context }: WireLogits): Promise<void> {
+  /** Calls a request's function and sends its answer. The request fails if the function does. */
+  async #answer(call: FunctionCall): Promise<void> {
+    const { requestId } = call;
     const request = this.#requests.get(requestId);
-    if (!request?.processLogits) return;
+    if (!request) return;
     try {
-      const processed = await processRow(request.processLogits, logits, context);
+      const answer = await callFunction(request.functions, call, this.info.vocabSize);
       // The request may have ended during the call.
-      if (this.#requests.get(requestId) === request) this.#link?.post({ type: "processed", rowId, logits: processed });
+      if (answer && this.#requests.get(requestId) === request) this.#link?.post(answer);
     } catch (error) {
       if (this.#requests.get(requestId) !== request) return;
       request.stream.fail(error);

@@ -1,4 +1,4 @@
-// A request on the caller's side: its checks, its stream of chunks, its function for logits, and its signal.
+// A request on the caller's side: its checks, its stream of chunks, and its signal.
 
 import {
   checkTemplateValues,
@@ -14,12 +14,11 @@ import {
   type GenerateChunk,
   type GenerateRequest,
   type Generation,
-  type LogitsContext,
-  type ProcessLogits,
   type Prompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
 import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
+import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
 
 const NAMES = [
   "prompt",
@@ -34,7 +33,7 @@ const NAMES = [
 ] as const satisfies readonly (keyof GenerateRequest)[];
 
 /**
- * Checks a request and converts it to a message.
+ * Checks a request, converts it to a message, and takes out its functions.
  *
  * @param drawSeed - draws the seed of a request that names none
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
@@ -44,13 +43,13 @@ export function wireRequest(
   requestId: string,
   info: EngineInfo,
   drawSeed: () => number,
-): WireRequest {
+): { readonly wire: WireRequest; readonly functions: CallerFunctions } {
   if (typeof request !== "object" || request === null) {
     throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
   }
   rejectUnknownKeys("a request", request, NAMES);
   const params = resolveSamplingParams(request.params ?? {}, info);
-  const { priority = 0, client, expert, processLogits } = request;
+  const { priority = 0, client, expert } = request;
   if (typeof priority !== "number" || !Number.isFinite(priority)) {
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
   }
@@ -58,10 +57,8 @@ export function wireRequest(
     throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
   }
   checkExpert(expert, info);
-  if (processLogits !== undefined && typeof processLogits !== "function") {
-    throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
-  }
-  return {
+  const functions = callerFunctions(request.processLogits);
+  const wire: WireRequest = {
     requestId,
     prompt: wirePrompt(request.prompt, info),
     params,
@@ -70,8 +67,10 @@ export function wireRequest(
     client,
     seed: params.seed ?? drawSeed(),
     prediction: wirePrediction(request.prediction, info),
-    processesLogits: processLogits !== undefined,
+    processesLogits: functions.processLogits !== undefined,
+    isBound: functions.allowTokens !== undefined,
   };
+  return { wire, functions };
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
@@ -207,31 +206,6 @@ export class GenerationStream implements Generation {
   [Symbol.asyncIterator](): this {
     return this;
   }
-}
-
-/**
- * Calls a caller's function on a row of logits.
- *
- * @returns memory that the function no longer uses, so that it can be transferred
- * @throws {TypeError | RangeError} when the function returns no row of the same length, and whatever it throws
- */
-export async function processRow(
-  process: ProcessLogits,
-  logits: Float32Array<ArrayBuffer>,
-  context: LogitsContext,
-): Promise<Float32Array<ArrayBuffer>> {
-  const vocabSize = logits.length;
-  const answer: unknown = await process(logits, context);
-  const processed = answer === undefined ? logits : answer;
-  if (!(processed instanceof Float32Array)) {
-    const got = describeValue(processed);
-    throw new TypeError(`Expected \`processLogits\` to return a Float32Array or nothing, got ${got}`);
-  }
-  if (processed.length !== vocabSize) {
-    throw new RangeError(`Expected \`processLogits\` to give ${vocabSize} logits, got ${processed.length}`);
-  }
-  // The function may go on using an array of its own.
-  return processed === logits ? logits : new Float32Array(processed);
 }
 
 // Requests often share a signal, such as a client's or Ctrl-C's. Each signal gets one listener for all of them.

@@ -2,21 +2,15 @@
 
 import { ReadMeError, type EngineInfo, type ReadMeEmitter } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
-import {
-  fromWire,
-  type CallName,
-  type Calls,
-  type FromWorker,
-  type LoadProgress,
-  type ToWorker,
-  type WireLogits,
-} from "../protocol.ts";
+import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
+import type { FunctionCall } from "./caller-functions.ts";
 import { openChannel, type Channel } from "./channel.ts";
 import { onceAborted } from "./request.ts";
 
 interface LinkListeners {
   readonly onStep: (step: FromWorker & { type: "step" }) => void;
-  readonly onLogits: (row: WireLogits) => void;
+  /** Receives a call of a request's function. */
+  readonly onFunctionCall: (call: FunctionCall) => void;
   /** Called once, at the moment when `failed` resolves. */
   readonly onFailed: (error: ReadMeError) => void;
 }
@@ -158,7 +152,8 @@ export class WorkerLink {
         this.#listeners.onStep(message);
         return;
       case "logits":
-        this.#listeners.onLogits(message);
+      case "ask":
+        this.#listeners.onFunctionCall(message);
         return;
       case "result":
         this.#take(message.callId)?.resolve(message.value);

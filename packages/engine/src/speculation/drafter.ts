@@ -1,8 +1,30 @@
-import type { Draft, LogitsRow } from "@readme-moe/core";
+import type { CostModel, Draft, LogitsRow, StepWork } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
 
 /** Estimates the chance of each token of a draft, if those before it are accepted. */
 export type ChancesOf = (draft: Draft) => readonly number[];
+
+/** A sequence that decodes, and that a draft is asked for. */
+export interface DraftQuestion {
+  readonly sequence: Sequence;
+  /** Largest number of tokens, at least 1. */
+  readonly mostTokens: number;
+  /** Longest time that the draft may take, the drafter's own included. */
+  readonly allowanceMs: number;
+  readonly chancesOf: ChancesOf;
+}
+
+/** A proposal, and the time that it took beyond some microseconds. */
+export interface ProposedDraft {
+  readonly draft: Draft | undefined;
+  readonly drafterMs: number;
+}
+
+/** The step that drafts join, without any draft. */
+export interface StepBeforeDrafts {
+  readonly work: StepWork;
+  readonly cost: CostModel;
+}
 
 /** Rows that a step gave a sequence. */
 export interface StepRows {
@@ -16,11 +38,10 @@ export interface StepRows {
 
 /** Proposes tokens that may follow. Proposals may be wrong; the closer they are, the faster a sequence is. */
 export interface Drafter {
-  /**
-   * Proposes the next tokens of a sequence that decodes.
-   * @param mostTokens - largest number of tokens, at least 1
-   */
-  propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined;
+  /** Proposes the next tokens of sequences. @returns one proposal for each, in the same order */
+  propose(questions: readonly DraftQuestion[], step: StepBeforeDrafts): Promise<readonly ProposedDraft[]>;
+  /** Suggests tokens to the caller of a bound sequence, who says which of them are allowed. */
+  suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined;
   /** Learns from the rows of a step, when its tokens are part of the sequence. */
   observe(step: StepRows): void;
   /** Drops what is kept of a sequence that has ended. */

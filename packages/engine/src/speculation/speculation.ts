@@ -19,7 +19,7 @@ import type { KvMemory } from "@readme-moe/kernel";
 import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
 import type { Sequence } from "../sequence.ts";
 import { countDraft } from "./draft-counts.ts";
-import type { Drafter } from "./drafter.ts";
+import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
 import { routeDrafts } from "./route-drafts.ts";
 
 /** Parts that a `Speculation` is built from. */
@@ -54,6 +54,8 @@ interface Proposal {
 interface StepDraft {
   /** All tokens that were proposed; those that do not run are compared with the sequence's tokens, too. */
   readonly draft: Draft;
+  /** Time that the drafter took. */
+  readonly drafterMs: number;
   /** Number of the sequence's known tokens before the step. */
   readonly numKnown: number;
   /** Room that the sequence had before the step. */
@@ -61,6 +63,8 @@ interface StepDraft {
   /** Experts of the tokens that run. */
   experts: readonly number[];
 }
+
+const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
 
 /** Largest number of drafted tokens of a sequence in one step. */
 const MOST_DRAFT_TOKENS = 16;
@@ -75,7 +79,7 @@ export class Speculation {
   /** Number of known tokens of each sequence of the step that runs. */
   readonly #numKnown = new Map<Sequence, number>();
   /** Predicted costs and known tokens of the step that runs. */
-  #step: { readonly cost: CostModel; readonly work: StepWork } | undefined;
+  #step: StepBeforeDrafts | undefined;
 
   constructor(parts: SpeculationParts) {
     this.#parts = parts;
@@ -83,9 +87,10 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    this.#step = { cost, work: knownWork(batch) };
+    const before = { cost, work: knownWork(batch, this.#parts.residency) };
+    this.#step = before;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
-    const proposals = this.#proposals(batch, cost);
+    const proposals = await this.#proposals(batch, before);
     if (proposals.length === 0) return batch;
     const experts = expertsOf(batch);
     // Routing takes time, so only tokens that pay with an expert of the step are routed.
@@ -126,6 +131,13 @@ export class Speculation {
     return accepted;
   }
 
+  /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
+  suggest(sequence: Sequence): readonly number[] {
+    const acceptance = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
+  }
+
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
     this.#records.delete(sequence);
@@ -133,26 +145,32 @@ export class Speculation {
     this.#parts.drafter.forget(sequence);
   }
 
-  #proposals(batch: readonly BatchItem[], cost: CostModel): readonly Proposal[] {
-    const { drafter, contextTokens } = this.#parts;
-    return batch.flatMap((item) => {
-      const { sequence, numTokens, isLast } = item;
-      if (!isLast || numTokens > 1 || !sequence.isSpeculated) return [];
-      const toEnd = Math.min(
-        contextTokens - 1 - sequence.numTokens,
-        sequence.params.maxTokens - sequence.completionTokens - 1,
-      );
-      const record = this.#recordOf(sequence, cost);
-      const allowedMs = allowanceMs(record.account);
-      const most = Math.min(MOST_DRAFT_TOKENS, toEnd);
-      if (most < 1) return [];
-      const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, record.acceptance, draft);
-      const draft = drafter.propose(sequence, most, chancesOf);
-      if (!draft || !sequence.slot) return [];
+  /** Asks for drafts of the sequences that decode. */
+  async #proposals(batch: readonly BatchItem[], step: StepBeforeDrafts): Promise<readonly Proposal[]> {
+    const asked = batch.flatMap((item) => this.#question(item, step.cost) ?? []);
+    if (asked.length === 0) return [];
+    const proposed = await this.#parts.drafter.propose(asked, step);
+    return asked.flatMap(({ item, chancesOf, allowanceMs: allowedMs }, index) => {
+      const { sequence } = item;
+      const { draft, drafterMs } = proposed[index] ?? { draft: undefined, drafterMs: 0 };
+      if (!sequence.slot) return [];
       const { reservedTokens } = sequence.slot;
-      this.#drafts.set(sequence, { draft, numKnown: sequence.numTokens, reservedTokens, experts: [] });
-      return { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs };
+      const numKnown = sequence.numTokens;
+      this.#drafts.set(sequence, { draft: draft ?? NO_DRAFT, drafterMs, numKnown, reservedTokens, experts: [] });
+      return draft ? { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs - drafterMs } : [];
     });
+  }
+
+  #question(item: BatchItem, cost: CostModel): (DraftQuestion & { readonly item: BatchItem }) | undefined {
+    const { sequence, numTokens, isLast } = item;
+    if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) return undefined;
+    const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
+    const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
+    const mostTokens = Math.min(MOST_DRAFT_TOKENS, toEnd, toContext);
+    if (mostTokens < 1) return undefined;
+    const { acceptance, account } = this.#recordOf(sequence, cost);
+    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    return { item, sequence, mostTokens, allowanceMs: allowanceMs(account), chancesOf };
   }
 
   /** Shortens drafts to what pays; drops those of which nothing does. */
@@ -161,7 +179,7 @@ export class Speculation {
     experts: ReadonlySet<number>,
     expertsOfDraft: (proposal: Proposal) => readonly number[],
   ): readonly Proposal[] {
-    const { residency, maxNumBatchedTokens } = this.#parts;
+    const { maxNumBatchedTokens } = this.#parts;
     if (!this.#step) return [];
     const { cost, work } = this.#step;
     const lengths = planDrafts({
@@ -169,7 +187,8 @@ export class Speculation {
       experts,
       tokensLeft: maxNumBatchedTokens - work.tokens,
       cost,
-      missingBytes: residency.missingBytes,
+      // What the step's experts lack is read for the step, with drafts or without.
+      missingBytes: [],
       drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
     });
     return proposals.flatMap((proposal, index) => {
@@ -221,6 +240,7 @@ export class Speculation {
       step: work,
       cost,
       draftTokens,
+      drafterMs: step?.drafterMs ?? 0,
       accepted: Math.min(draftTokens, numRight),
     });
     if (!step) return;
@@ -238,13 +258,14 @@ export class Speculation {
   }
 }
 
-/** Computes the work of a step without drafts. Experts do not change with drafts, and none of them is missing. */
-function knownWork(batch: readonly BatchItem[]): StepWork {
+/** Computes the work of a step without drafts. */
+function knownWork(batch: readonly BatchItem[], { missingBytes }: Residency): StepWork {
+  const experts = Array.from(expertsOf(batch));
   return {
     tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
-    distinctExperts: expertsOf(batch).size,
+    distinctExperts: experts.length,
     cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
-    missingBytes: 0,
+    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
   };
 }
 

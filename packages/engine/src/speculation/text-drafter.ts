@@ -1,91 +1,118 @@
-// Drafts without a model: what the caller expects, what the text had before, and what earlier steps computed.
+// Drafts without a model: what a grammar allows, what the caller expects, what the texts of the request had before, and
+// what earlier steps computed.
 
-import type { Draft, LogitsRow } from "@readme-moe/core";
+import { chooseDraft, type Draft } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
-import type { ChancesOf, Drafter, StepRows } from "./drafter.ts";
+import type { ChancesOf, StepRows } from "./drafter.ts";
+import { PredictedText } from "./predicted-text.ts";
 import { RecycledTokens } from "./recycled-tokens.ts";
+import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
 import { TokenIndex } from "./token-index.ts";
 
-/** A sequence's texts. */
+/** What is kept of a sequence. */
 interface SequenceTexts {
   readonly index: TokenIndex;
-  /** Number of the sequence's tokens that the index has. */
-  numIndexed: number;
-  /** Position in the prediction that the completion has reached; `undefined` once it differs. */
-  place: number | undefined;
+  readonly prediction: PredictedText | undefined;
+  /** Number of the sequence's tokens that the texts have. */
+  numKnown: number;
+  /** Answers of the request's other choices in the index. */
+  readonly others: Map<Sequence, KnownAnswer>;
 }
 
-/** Class of evidence of tokens of a prediction that the completion has followed so far. */
-const FOLLOWED = 0;
+interface KnownAnswer {
+  /** Number of the text in the index. */
+  readonly text: number;
+  /** Number of the answer's tokens that the index has. */
+  numKnown: number;
+}
+
+/** Largest number of other choices whose answers are indexed. */
+const MOST_OTHERS = 7;
+
+/** Classes of evidence of tokens that a grammar allows. */
+const FORCED = 0;
+const ALLOWED = 1;
 
 /** Drafts the most promising of several proposals. */
-export class TextDrafter implements Drafter {
+export class TextDrafter {
   readonly #recycled = new RecycledTokens();
   readonly #texts = new Map<Sequence, SequenceTexts>();
+  readonly #choices = new Map<string, Set<Sequence>>();
 
+  /** Proposes tokens that may follow, of a bound sequence those that its caller allows. */
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
-    const texts = this.#textsOf(sequence);
-    const [before = -1, last = -1] = sequence.tokenIds.slice(-2);
-    const proposals = [
-      predicted(sequence, texts, mostTokens),
-      texts.index.propose(mostTokens),
-      this.#recycled.propose(before, last, mostTokens),
-    ];
-    let best: Draft | undefined;
-    let bestTokens = 0;
-    for (const draft of proposals) {
-      const tokens = draft ? expectedTokens(chancesOf(draft)) : 0;
-      if (tokens > bestTokens) [best, bestTokens] = [draft, tokens];
-    }
-    return best;
+    if (sequence.isBound) return allowedDraft(sequence, mostTokens);
+    return this.suggest(sequence, mostTokens, chancesOf);
   }
 
+  /** Proposes tokens whether they are allowed or not. */
+  suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
+    const { index, prediction } = this.#textsOf(sequence);
+    const texts = { index, recycled: this.#recycled, lastTokens: lastTokensOf(sequence), mostTokens };
+    const proposals = [prediction?.propose(mostTokens) ?? [], proposeTextDrafts(texts)].flat();
+    return proposals[chooseDraft(proposals.map(chancesOf))];
+  }
+
+  /** Learns from the rows of a step. */
   observe({ sequence, numKnown, draftIds, rows }: StepRows): void {
-    const known = sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown);
-    const all = [-1, ...known, ...draftIds];
-    const first = known.length;
-    for (const [place, row] of rows.entries()) this.#learn(all[first + place - 1] ?? -1, all[first + place] ?? -1, row);
+    const tokenIds = [...sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown), ...draftIds];
+    const first = tokenIds.length - draftIds.length - 1;
+    for (const [place, row] of rows.entries()) {
+      if (!Number.isFinite(row.logSumExp)) return;
+      this.#recycled.learn(tokenIds[first + place - 1] ?? -1, tokenIds[first + place] ?? -1, row);
+    }
   }
 
+  /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
     this.#texts.delete(sequence);
+    const choices = this.#choices.get(sequence.requestId);
+    choices?.delete(sequence);
+    if (choices?.size === 0) this.#choices.delete(sequence.requestId);
   }
 
-  #learn(before: number, last: number, row: LogitsRow): void {
-    if (Number.isFinite(row.logSumExp)) this.#recycled.learn(before, last, row);
-  }
-
-  /** Finds a sequence's texts, with all of its tokens. */
+  /** Finds a sequence's texts, with all of their tokens. */
   #textsOf(sequence: Sequence): SequenceTexts {
-    const { tokenIds, promptTokens, prediction } = sequence;
-    let texts = this.#texts.get(sequence);
-    if (!texts) {
-      texts = { index: new TokenIndex(), numIndexed: 0, place: prediction ? 0 : undefined };
-      if (prediction) texts.index.addText(prediction);
-      this.#texts.set(sequence, texts);
-    }
-    for (; texts.numIndexed < tokenIds.length; texts.numIndexed++) {
-      const tokenId = tokenIds[texts.numIndexed] ?? 0;
+    const { requestId, tokenIds, promptTokens, prediction } = sequence;
+    const choices = this.#choices.get(requestId) ?? new Set();
+    this.#choices.set(requestId, choices.add(sequence));
+    const texts = this.#texts.get(sequence) ?? newTexts(prediction);
+    this.#texts.set(sequence, texts);
+    // The own text comes last, so that of equal matches it is the most recent.
+    for (const other of choices) if (other !== sequence) addAnswer(texts, other);
+    for (; texts.numKnown < tokenIds.length; texts.numKnown++) {
+      const tokenId = tokenIds[texts.numKnown] ?? 0;
       texts.index.push(tokenId);
-      if (texts.numIndexed < promptTokens || texts.place === undefined) continue;
-      texts.place = prediction?.[texts.place] === tokenId ? texts.place + 1 : undefined;
+      if (texts.numKnown >= promptTokens) texts.prediction?.push(tokenId);
     }
     return texts;
   }
 }
 
-/** Continues a prediction that the completion has followed so far. */
-function predicted({ prediction }: Sequence, { place }: SequenceTexts, mostTokens: number): Draft | undefined {
-  if (!prediction || place === undefined || place >= prediction.length) return undefined;
-  const tokenIds = Array.from({ length: Math.min(mostTokens, prediction.length - place) }, (_, at) => {
-    return prediction[place + at] ?? 0;
-  });
-  return { source: "prediction", tokenIds, classes: tokenIds.map(() => FOLLOWED) };
+function newTexts(prediction: ArrayLike<number> | undefined): SequenceTexts {
+  const index = new TokenIndex();
+  if (prediction) index.addText(prediction);
+  return { index, prediction: prediction && new PredictedText(prediction), numKnown: 0, others: new Map() };
 }
 
-/** Computes how many tokens of a draft are accepted on average. */
-function expectedTokens(chances: readonly number[]): number {
-  let [chance, sum] = [1, 0];
-  for (const one of chances) sum += chance *= one;
-  return sum;
+/** Adds the tokens that another choice has got. */
+function addAnswer({ index, others }: SequenceTexts, other: Sequence): void {
+  if (!others.has(other) && others.size >= MOST_OTHERS) return;
+  const answer = others.get(other) ?? { text: index.addText(), numKnown: 0 };
+  others.set(other, answer);
+  for (; answer.numKnown < other.completionTokens; answer.numKnown++) {
+    index.push(other.tokenIds[other.promptTokens + answer.numKnown] ?? 0, answer.text);
+  }
+}
+
+/** Drafts what the grammar of a sequence forces or allows. No other token has a mask after it. */
+function allowedDraft({ allowed }: Sequence, mostTokens: number): Draft | undefined {
+  if (!allowed || allowed.draft.length === 0) return undefined;
+  const tokenIds = Array.from(allowed.draft.subarray(0, mostTokens));
+  const classes = tokenIds.map((_, place) => (place < allowed.numForced ? FORCED : ALLOWED));
+  return { source: "grammar", tokenIds, classes };
+}
+
+function lastTokensOf({ tokenIds }: Sequence): LastTokens {
+  return [tokenIds[tokenIds.length - 2] ?? -1, tokenIds[tokenIds.length - 1] ?? -1];
 }

@@ -14,8 +14,10 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import { EngineDrafter } from "../speculation/engine-drafter.ts";
+import type { ModelDrafter } from "../speculation/model-drafter.ts";
+import { openDraftOf } from "../speculation/open-draft-model.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
-import { TextDrafter } from "../speculation/text-drafter.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -23,6 +25,8 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
+  /** The model that drafts; `undefined` if the options name none. */
+  readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
@@ -88,7 +92,9 @@ export async function openEngine(
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
-    const drafter = new TextDrafter();
+    const draftModel = await openDraftOf(model, options, { onProgress, onCacheFailure });
+    closers.push(async () => draftModel?.dispose());
+    const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const core = new EngineCore({
       runner,
@@ -126,6 +132,7 @@ export async function openEngine(
       options,
       sizes,
       core,
+      draftModel,
       residency,
       info,
       cacheFailure,

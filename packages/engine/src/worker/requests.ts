@@ -34,7 +34,7 @@ export class RunningRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { requestId, params, expert, priority, client, seed, processesLogits } = request;
+    const { requestId, params, expert, priority, client, seed, processesLogits, isBound } = request;
     const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
@@ -47,7 +47,8 @@ export class RunningRequests {
       const stops = new StopAutomaton(params.stop);
       // The request may have been aborted meanwhile.
       if (this.#requests.get(requestId) !== entry) return;
-      const shared = { requestId, priority, client, params, seed, stops, processesLogits, promptIds: ids, prediction };
+      const callers = { processesLogits, isBound };
+      const shared = { requestId, priority, client, params, seed, stops, ...callers, promptIds: ids, prediction };
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;

@@ -4,6 +4,7 @@
 import { setFlagsFromString } from "node:v8";
 import { isMainThread, parentPort } from "node:worker_threads";
 import { ReadMeError } from "@readme-moe/core";
+import { fromWireAllowance } from "../allowed-tokens.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import {
   movable,
@@ -73,6 +74,10 @@ class EngineServer {
         this.#engine?.core.answer(message.rowId, message.logits);
         void this.#run();
         return;
+      case "allowed":
+        this.#engine?.core.allow(message.questionId, fromWireAllowance(message));
+        void this.#run();
+        return;
       case "call":
         void this.#call(message);
         void this.#run();
@@ -125,6 +130,11 @@ class EngineServer {
         this.#flush();
         const tokenIds = Int32Array.from(known);
         this.#send({ type: "logits", requestId, rowId, logits, context: { tokenIds, promptTokens, choice } });
+      },
+      // Sent before the step's tokens, because the sequence waits for the answer.
+      ask: ({ requestId, promptTokens, choice, tokenIds: known }, questionId, draft) => {
+        const tokenIds = Int32Array.from(known);
+        this.#send({ type: "ask", requestId, questionId, context: { tokenIds, promptTokens, choice, draft } });
       },
       failed: ({ requestId }, error) => this.#fail(requestId, error),
       event: (name, payload) => this.#events.push({ name, payload } as WireEvent),

@@ -166,6 +166,11 @@ export class Tokenizer {
     return this.#vocabulary.ids.get(text);
   }
 
+  /** Returns a token's text as the vocabulary spells it; `undefined` for an id without a token. */
+  spelling(id: number): string | undefined {
+    return this.#vocabulary.texts[id];
+  }
+
   /**
    * Returns exactly the bytes that a token stands for, often a part of a UTF-8 character, with a leading space if it
    * has one; none for an id without a token. The array is shared: do not write to it.

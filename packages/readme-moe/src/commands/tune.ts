@@ -80,8 +80,8 @@ export function tuneCommand(signal: AbortSignal): Command {
     .addOption(
       new Option(
         "--sharing <what>",
-        "common part of experts: neurons of the dense model, or none; of low-rank experts: what they start from, ranks, or " +
-          "none (default: neurons with lora, none with full, start of low-rank experts)",
+        "common part of experts: neurons of the dense model, or none; of low-rank experts: ranks, what they start from, or " +
+          "none (default: neurons with lora, none with full, ranks of low-rank experts)",
       ).choices([...new Set([...TUNE_SHARINGS, ...SHARINGS])]),
     )
     .option(

@@ -13,7 +13,7 @@ export interface LowRankOptions {
   readonly tokens?: number | undefined;
   /**
    * Common part of experts: `"ranks"`, some of their ranks, which all text trains; `"start"`, an expert that all kinds
-   * trained, from which each goes on; or `"none"`. @default "start"
+   * trained, from which each goes on; or `"none"`. @default "ranks"
    */
   readonly sharing?: (typeof SHARINGS)[number] | undefined;
   /** Share of the tokens from which all kinds learn together with `"start"`. @default 0.5 */
@@ -98,7 +98,7 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
   const steps = tokens / (batchSequences * sequenceTokens);
   const resolved = {
     tokens,
-    sharing: choiceOption("sharing", options.sharing ?? "start", SHARINGS),
+    sharing: choiceOption("sharing", options.sharing ?? "ranks", SHARINGS),
     sharedShare,
     constantShare: shareOption("constantShare", options.constantShare ?? 0.5),
     rank,

@@ -53,7 +53,8 @@ export async function tuneLowRank(
   const startMs = performance.now();
   const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = given;
   const tokens = sequencesOfKind(scheduleOf(given, texts.length), given) * texts.length * sequenceTokens;
-  const { training, evaluation, domains } = await prepareTexts(model, texts, { ...given, tokens });
+  const sizes = { ...given, tokens, furtherTokens: given.routerTokens };
+  const { training, further, evaluation, domains } = await prepareTexts(model, texts, sizes);
   const mostTokens = options.tokens ?? MAX_PASSES * training.length * sequenceTokens;
   const resolved = { ...given, tokens: Math.min(given.tokens, mostTokens) };
   const schedule = scheduleOf(resolved, texts.length);
@@ -85,7 +86,8 @@ export async function tuneLowRank(
       config: model.config,
       embedding: weights.embedding,
       adapters,
-      sequences: training,
+      // Experts know text that they learned from, so other text comes first.
+      sequences: [...further, ...training],
     });
     const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
     const report = lowRankReport({

@@ -1,0 +1,149 @@
+// Decisions of a draft model: how far it drafts, and for which sequences. Pure functions.
+
+/** The step that verifies drafts, with the drafts that are known so far. */
+export interface StepSoFar {
+  /** Number of tokens that it is expected to give. */
+  readonly tokens: number;
+  /** Predicted time, that of the draft model included. */
+  readonly ms: number;
+}
+
+/** Costs of one more token of drafts. */
+export interface DraftCosts {
+  /** Predicts the time of a run of the draft model with this many rows. */
+  readonly runMs: (numRows: number) => number;
+  /** Time that one row adds to the step that verifies it. */
+  readonly rowMs: number;
+}
+
+/** A sequence for which no draft has begun. */
+export interface DraftProspect {
+  /** Chance that a drafted token is accepted, given that those before it were. */
+  readonly chance: number;
+  readonly mostTokens: number;
+}
+
+/** Rows of a sequence in the first run: the token that the last step gave, and a drafted one that it accepted last. */
+const FIRST_ROWS = 2;
+
+/**
+ * Chooses the sequences whose drafts make the step give more tokens per millisecond, if their best common length is
+ * drafted. Reading a prompt is not charged: it is spent once for all steps of its sequence.
+ *
+ * @returns ascending indices; none if no draft pays
+ */
+export function startingDrafts(
+  step: StepSoFar,
+  prospects: readonly DraftProspect[],
+  { runMs, rowMs }: DraftCosts,
+): readonly number[] {
+  // Whatever the length, the runs of a number of sequences take the same time, so the best chances are taken first.
+  const order = Array.from(prospects.keys())
+    .filter((index) => (prospects[index]?.mostTokens ?? 0) > 0)
+    .sort((a, b) => chanceOf(prospects, b) - chanceOf(prospects, a));
+  const gains: number[] = [];
+  const rows: number[] = [];
+  let best = step.tokens / step.ms;
+  let numChosen = 0;
+  for (const [place, index] of order.entries()) {
+    const { chance, mostTokens } = prospects[index] ?? { chance: 0, mostTokens: 0 };
+    for (let length = 0, product = chance; length < mostTokens; length++, product *= chance) {
+      gains[length] = (gains[length] ?? 0) + product;
+      rows[length] = (rows[length] ?? 0) + 1;
+    }
+    let { tokens, ms } = step;
+    for (const [length, gain] of gains.entries()) {
+      const numRows = rows[length] ?? 0;
+      tokens += gain;
+      ms += runMs(length === 0 ? FIRST_ROWS * (place + 1) : numRows) + rowMs * numRows;
+      if (tokens / ms <= best) continue;
+      best = tokens / ms;
+      numChosen = place + 1;
+    }
+  }
+  return order.slice(0, numChosen).sort((a, b) => a - b);
+}
+
+function chanceOf(prospects: readonly DraftProspect[], index: number): number {
+  return prospects[index]?.chance ?? 0;
+}
+
+/**
+ * Chooses the drafts that get one more token, so that the step gives the most tokens per millisecond. It looks one
+ * token ahead: further tokens of a draft have smaller chances at the same cost.
+ *
+ * @param gains - chance that a draft's next token is reached and accepted
+ * @returns ascending indices into `gains`; none if no token pays
+ */
+export function continuedDrafts(
+  step: StepSoFar,
+  gains: readonly number[],
+  { runMs, rowMs }: DraftCosts,
+): readonly number[] {
+  // The time depends on the number of drafts alone, so the largest gains are taken first.
+  const order = Array.from(gains.keys()).sort((a, b) => (gains[b] ?? 0) - (gains[a] ?? 0));
+  let best = step.tokens / step.ms;
+  let numChosen = 0;
+  let { tokens } = step;
+  for (const [place, index] of order.entries()) {
+    tokens += gains[index] ?? 0;
+    const rate = tokens / (step.ms + runMs(place + 1) + rowMs * (place + 1));
+    if (rate <= best) continue;
+    best = rate;
+    numChosen = place + 1;
+  }
+  return order.slice(0, numChosen).sort((a, b) => a - b);
+}
+
+/** Missing tokens that a sequence may always catch up with: those of a step whose draft was accepted or rejected. */
+export const FEW_TOKENS = 16;
+
+/**
+ * Divides a run among sequences that are behind. Few missing tokens run at once, so that decoding sequences are not
+ * delayed; the sequences with most missing tokens share the rest, the shortest first.
+ *
+ * @param missing - number of tokens that each sequence is behind
+ * @param chunkTokens - most tokens of the sequences that are behind by more than a few
+ * @returns number of tokens of each sequence that run now
+ */
+export function catchUpRows(missing: readonly number[], chunkTokens: number): readonly number[] {
+  const rows = missing.map((tokens) => (tokens <= FEW_TOKENS ? tokens : 0));
+  let left = chunkTokens;
+  const order = Array.from(missing.keys()).sort((a, b) => (missing[a] ?? 0) - (missing[b] ?? 0));
+  for (const index of order) {
+    const tokens = missing[index] ?? 0;
+    if (tokens <= FEW_TOKENS) continue;
+    rows[index] = Math.min(tokens, left);
+    left -= rows[index] ?? 0;
+  }
+  return rows;
+}
+
+/** Lower bounds of the classes of evidence from 1 on; the classes are finer where a draft may become long. */
+const BOUNDS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99] as const;
+
+/** Returns the class of evidence of a token that the draft model gives this probability. */
+export function evidenceOf(probability: number): number {
+  const above = BOUNDS.findIndex((bound) => probability < bound);
+  return above < 0 ? BOUNDS.length : above;
+}
+
+/** Returns the middle of a class of evidence: the chance of its tokens before any was verified. */
+export function typicalChance(evidence: number): number {
+  return ((BOUNDS[evidence - 1] ?? 0) + (BOUNDS[evidence] ?? 1)) / 2;
+}
+
+/** Chance of a drafted token before anything is known about a sequence. */
+export const FIRST_CHANCE = 0.6;
+const NEW_SHARE = 0.1;
+const RELAXED_SHARE = 1 / 256;
+
+/** Averages the chances of a sequence's drafted tokens, recent ones most. */
+export function averageChance(average: number, chance: number): number {
+  return average + NEW_SHARE * (chance - average);
+}
+
+/** Moves the average of a sequence that is not drafted for towards the first one, so that it is tried again later. */
+export function relaxedChance(average: number): number {
+  return average + RELAXED_SHARE * (FIRST_CHANCE - average);
+}

@@ -1,0 +1,71 @@
+// All sources of an engine's drafts: texts, and a small model where texts have nothing likely.
+
+import { chooseDraft, predictStepMs } from "@readme-moe/core";
+import type { Drafter, DraftQuestion, ProposedDraft, StepBeforeDrafts, StepRows } from "./drafter.ts";
+import type { ModelDrafter } from "./model-drafter.ts";
+import { TextDrafter } from "./text-drafter.ts";
+
+// With a chance of the first token from here on, a text's draft runs at once: a model would take longer.
+const LIKELY = 0.75;
+
+export class EngineDrafter implements Drafter {
+  readonly #texts = new TextDrafter();
+  readonly #model: ModelDrafter | undefined;
+
+  constructor(model?: ModelDrafter) {
+    this.#model = model;
+  }
+
+  async propose(questions: readonly DraftQuestion[], step: StepBeforeDrafts): Promise<readonly ProposedDraft[]> {
+    const drafts = questions.map((one) => this.#texts.propose(one.sequence, one.mostTokens, one.chancesOf));
+    const proposed: ProposedDraft[] = drafts.map((draft) => ({ draft, drafterMs: 0 }));
+    const model = this.#model;
+    if (!model) return proposed;
+    const open = questions.flatMap((question, index) => {
+      const draft = drafts[index];
+      const isLikely = draft !== undefined && (question.chancesOf(draft)[0] ?? 0) >= LIKELY;
+      const isAffordable = question.allowanceMs >= model.msPerToken(1);
+      return isLikely || question.sequence.isBound || !isAffordable ? [] : [{ question, index }];
+    });
+    if (open.length === 0) return proposed;
+    const { drafts: ofModel, drafterMs } = await draftWith(
+      model,
+      open.map(({ question }) => question),
+      step,
+    );
+    for (const [place, { question, index }] of open.entries()) {
+      const choices = [ofModel[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
+      proposed[index] = { draft: choices[chooseDraft(choices.map(question.chancesOf))], drafterMs };
+    }
+    return proposed;
+  }
+
+  suggest: Drafter["suggest"] = (...question) => this.#texts.suggest(...question);
+
+  observe(step: StepRows): void {
+    this.#texts.observe(step);
+  }
+
+  forget: Drafter["forget"] = (sequence) => {
+    this.#texts.forget(sequence);
+    this.#model?.forget(sequence.id);
+  };
+}
+
+/** Runs the small model. Where it fails, sequences go on without its drafts. @returns each sequence's share of the time */
+async function draftWith(model: ModelDrafter, questions: readonly DraftQuestion[], { work, cost }: StepBeforeDrafts) {
+  const chances = new Map(questions.map(({ sequence, chancesOf }) => [sequence.id, chancesOf]));
+  const beforeMs = model.spentMs;
+  const drafts = await model
+    .propose(
+      questions.map(({ sequence: { id, tokenIds }, mostTokens }) => ({ id, tokenIds, mostTokens })),
+      {
+        tokens: work.tokens,
+        ms: predictStepMs(cost, work),
+        msPerRow: cost.msPerToken,
+        chances: ({ id }, draft) => chances.get(id)?.(draft) ?? [],
+      },
+    )
+    .catch(() => []);
+  return { drafts, drafterMs: (model.spentMs - beforeMs) / questions.length };
+}

@@ -1,0 +1,293 @@
+// Drafts of a small model with the same vocabulary, which runs in the engine's process between the engine's steps.
+
+import { type Draft, everythingResident, integerOption } from "@readme-moe/core";
+import type { KvMemory } from "@readme-moe/kernel";
+import { type Model, resolveCacheFolder } from "@readme-moe/model";
+import { KernelRunner } from "../kernel-runner.ts";
+import { cachedCost, measureCost } from "../measure-cost.ts";
+import { DraftChain } from "./draft-model-chain.ts";
+import { SequenceChances } from "./draft-model-chances.ts";
+import { type CachedSequence, DraftModelMemory } from "./draft-model-memory.ts";
+import {
+  type DraftModelOptions,
+  resolveDraftModelOptions,
+  type ResolvedDraftModelOptions,
+} from "./draft-model-options.ts";
+import { catchUpRows, continuedDrafts, type DraftCosts, startingDrafts, type StepSoFar } from "./draft-model-plan.ts";
+import { DraftModelRuns } from "./draft-model-runs.ts";
+
+/** A sequence that a draft is asked for. */
+export interface DraftedSequence {
+  readonly id: string;
+  /** The sequence's tokens; the draft follows the last one. */
+  readonly tokenIds: readonly number[];
+  /** Largest number of tokens of the draft; with 0, the draft model only reads the sequence. */
+  readonly mostTokens: number;
+}
+
+/** The step that will verify the drafts: what it gives and takes without them. */
+export interface VerifyingStep extends StepSoFar {
+  /** Time that each drafted token adds to it. */
+  readonly msPerRow: number;
+  /**
+   * Chances of a draft's tokens, each given that those before it were accepted.
+   * @default what the draft model's own probabilities say
+   */
+  readonly chances?: ((sequence: DraftedSequence, draft: Draft) => readonly number[]) | undefined;
+}
+
+/** A sequence within a call. */
+interface Drafting {
+  readonly sequence: DraftedSequence;
+  readonly cached: CachedSequence;
+  readonly chain: DraftChain;
+}
+
+/** Parts that a drafter owns. */
+interface DrafterParts {
+  readonly runner: KernelRunner;
+  readonly kv: KvMemory;
+  readonly runs: DraftModelRuns;
+}
+
+const NO_DRAFT: Draft = { source: "model", tokenIds: [], classes: [] };
+
+/**
+ * Drafts with a small dense model. It reads sequences as they grow, in chunks, and continues them greedily, all at
+ * once. The tokens of a draft depend on the sequence alone; time decides only how far it goes.
+ *
+ * The kernel of the draft model has threads of its own. They sleep while the engine's threads run: the two never run
+ * at the same time.
+ */
+export class ModelDrafter {
+  readonly #runner: KernelRunner;
+  readonly #kv: KvMemory;
+  readonly #memory: DraftModelMemory;
+  readonly #runs: DraftModelRuns;
+  readonly #options: ResolvedDraftModelOptions;
+  readonly #chances = new SequenceChances();
+  #lastCall: Promise<unknown> = Promise.resolve();
+  #closed: Promise<void> | undefined;
+
+  private constructor({ runner, kv, runs }: DrafterParts, options: ResolvedDraftModelOptions) {
+    this.#runner = runner;
+    this.#kv = kv;
+    this.#runs = runs;
+    this.#memory = new DraftModelMemory(kv);
+    this.#options = options;
+  }
+
+  /**
+   * Opens a dense model, and measures the time of its steps. The drafter owns the model: it is closed with the drafter,
+   * and when opening fails.
+   *
+   * @throws {TypeError | RangeError} on wrong options
+   */
+  static async open(model: Model, options: DraftModelOptions = {}): Promise<ModelDrafter> {
+    const closers: (() => Promise<void>)[] = [() => model.close()];
+    try {
+      const resolved = resolveDraftModelOptions(options, model.config);
+      const { threads, kernel, cacheFolder, onProgress, onCacheFailure } = options;
+      const { precision, kvPrecision, capacityTokens, now } = resolved;
+      const building = { threads, kernel, cacheFolder, onProgress, onCacheFailure, precision, kvPrecision };
+      const runner = await KernelRunner.open(model, building);
+      closers.push(() => runner.dispose());
+      const fingerprint = await model.fingerprint(resolveCacheFolder(cacheFolder));
+      const measured = {
+        fingerprint: `${fingerprint} ${precision} ${runner.info.instructions}`,
+        threads: runner.info.threads,
+        isStreamed: false,
+      };
+      const measure = () => measureCost(runner, { residency: everythingResident, now });
+      const cost = await cachedCost(measured, cacheFolder, measure);
+      const kv = runner.openKv({ capacityTokens });
+      return new ModelDrafter({ runner, kv, runs: new DraftModelRuns(runner, kv, { cost, now }) }, resolved);
+    } catch (error) {
+      for (const close of closers.toReversed()) await close();
+      throw error;
+    }
+  }
+
+  /** Size of the keys and values of all sequences. */
+  get bytes(): number {
+    return this.#memory.bytes;
+  }
+
+  /** Time of all runs so far. */
+  get spentMs(): number {
+    return this.#runs.spentMs;
+  }
+
+  /** Predicts the time of each token of a run that gives each of `numRows` sequences one token. */
+  msPerToken(numRows: number): number {
+    return this.#runs.msPerRun(numRows) / numRows;
+  }
+
+  /**
+   * Drafts for some sequences at once. A sequence gets an empty draft while the model has not read all of its tokens,
+   * when it is longer than the model's context, when there is no memory for it beside the others, and when no draft
+   * pays.
+   *
+   * @param step - the step that will verify the drafts; without it, they end at `mostTokens` and `leastChance` alone
+   * @returns one draft per sequence, in the same order
+   * @throws {TypeError | RangeError} when two sequences have the same id, or `mostTokens` is no number of tokens
+   */
+  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): Promise<readonly Draft[]> {
+    if (this.#closed) return Promise.reject(new TypeError("Expected the draft model to be open"));
+    const result = this.#lastCall.then(() => this.#propose(sequences, step));
+    this.#lastCall = result.catch(() => undefined);
+    return result;
+  }
+
+  /** Frees what is kept of a sequence. */
+  forget(id: string): void {
+    this.#memory.release(id);
+    this.#chances.forget(id);
+  }
+
+  /** Closes the model after the calls that are in progress. */
+  dispose(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    await this.#lastCall;
+    this.#memory.releaseAll();
+    this.#chances.clear();
+    this.#kv.dispose();
+    await this.#runner.dispose();
+    await this.#runner.model.close();
+  }
+
+  async #propose(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): Promise<readonly Draft[]> {
+    checkSequences(sequences);
+    const members = this.#hold(this.#chosen(sequences, step), step);
+    try {
+      const numRows = await this.#catchUp(members);
+      await this.#continue(members, numRows, step);
+    } catch (error) {
+      // A run that failed may have filled some positions.
+      for (const { cached } of members) this.#memory.release(cached.id);
+      throw error;
+    }
+    const drafts = new Map(members.map(({ sequence, chain }) => [sequence.id, chain.draft]));
+    return sequences.map(({ id }) => drafts.get(id) ?? NO_DRAFT);
+  }
+
+  /** Lists the sequences that fit the model, and of which drafts may pay or are not asked for yet. */
+  #chosen(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): readonly DraftedSequence[] {
+    const { contextTokens } = this.#runner.model.config;
+    const fitting = sequences.filter(({ id, tokenIds: { length } }) => {
+      if (length > contextTokens) this.#memory.release(id);
+      return length > 0 && length <= contextTokens;
+    });
+    if (!step) return fitting;
+    const prospects = fitting.map((one) => ({ chance: this.#chances.of(one.id), mostTokens: this.#mostTokens(one) }));
+    const starting = new Set(startingDrafts(step, prospects, this.#costs(step)));
+    return fitting.filter((one, index) => {
+      if (one.mostTokens === 0 || starting.has(index)) return true;
+      this.#chances.relax(one.id);
+      return false;
+    });
+  }
+
+  /** Begins the drafts of the sequences that there is memory for. */
+  #hold(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): readonly Drafting[] {
+    const { leastChance, vocabSize } = this.#options;
+    const { eosTokenIds, contextTokens } = this.#runner.model.config;
+    const held = this.#memory.hold(
+      sequences.map(({ id, tokenIds, mostTokens }) => ({
+        id,
+        tokenIds,
+        // The last token runs again if that is the only way to the token after it.
+        reusableTokens: mostTokens > 0 ? tokenIds.length - 1 : tokenIds.length,
+        roomTokens: Math.min(contextTokens, tokenIds.length + Math.max(0, mostTokens - 1)),
+      })),
+    );
+    return sequences.flatMap((sequence, index) => {
+      const cached = held[index];
+      if (!cached) return [];
+      const { chances } = step ?? {};
+      const ownChances = chances && ((draft: Draft) => chances(sequence, draft));
+      const mostTokens = this.#mostTokens(sequence);
+      const limits = { mostTokens, leastChance, vocabSize, eosTokenIds, chances: ownChances };
+      return [{ sequence, cached, chain: new DraftChain(limits) }];
+    });
+  }
+
+  /** Runs what the sequences are behind, and begins the drafts of those that are not any more. @returns their number */
+  async #catchUp(members: readonly Drafting[]): Promise<number> {
+    const { vocabSize } = this.#runner.model.config;
+    const missing = members.map(({ sequence, cached }) => sequence.tokenIds.length - cached.tokenIds.length);
+    const numRows = catchUpRows(missing, this.#options.chunkTokens);
+    const rows = members.flatMap((member, index) => {
+      const { sequence, cached } = member;
+      const from = cached.tokenIds.length;
+      const tokenIds = sequence.tokenIds.slice(from, from + (numRows[index] ?? 0));
+      // The other model may have tokens that this one does not know.
+      if (tokenIds.some((tokenId) => tokenId >= vocabSize)) {
+        this.#memory.release(cached.id);
+        return [];
+      }
+      if (tokenIds.length === 0) return [];
+      const isWanted = sequence.mostTokens > 0 && from + tokenIds.length === sequence.tokenIds.length;
+      return [{ ...member, tokenIds, isWanted }];
+    });
+    for (const [index, best] of (await this.#runs.run(rows)).entries()) {
+      if (best) rows[index]?.chain.add(best.tokenId, best.probability);
+    }
+    return rows.filter(({ isWanted }) => isWanted).reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+  }
+
+  /** Runs one more token of each draft that goes on, until none does. @param firstRows - rows that began the drafts */
+  async #continue(members: readonly Drafting[], firstRows: number, step: VerifyingStep | undefined): Promise<void> {
+    let runsMs = this.#runs.msPerRun(firstRows);
+    for (;;) {
+      const live = members.filter(({ cached, chain }) => chain.growsFrom !== undefined && this.#memory.isHeld(cached));
+      const going = step ? this.#going(live, { ...step, ms: step.ms + runsMs }, members) : live;
+      for (const one of live) if (!going.includes(one)) one.chain.end();
+      if (going.length === 0) break;
+      runsMs += this.#runs.msPerRun(going.length);
+      const rows = going.map(({ cached, chain: { growsFrom = 0 } }) => ({
+        cached,
+        tokenIds: [growsFrom],
+        isWanted: true,
+      }));
+      for (const [index, best] of (await this.#runs.run(rows)).entries()) {
+        if (best) going[index]?.chain.add(best.tokenId, best.probability);
+      }
+    }
+    for (const { sequence, cached, chain } of members) {
+      if (this.#memory.isHeld(cached)) this.#chances.include(sequence.id, chain.seenChances);
+    }
+  }
+
+  /** Chooses the drafts that get one more token. @param step - the step and all runs so far */
+  #going(live: readonly Drafting[], step: VerifyingStep, members: readonly Drafting[]): readonly Drafting[] {
+    const tokens = members.reduce((sum, { chain }) => sum + chain.expectedTokens, step.tokens);
+    const numRows = members.reduce((sum, { chain }) => sum + chain.length, 0);
+    const soFar = { tokens, ms: step.ms + step.msPerRow * numRows };
+    const gains = live.map(({ sequence, chain }) => chain.chance * this.#chances.of(sequence.id));
+    return continuedDrafts(soFar, gains, this.#costs(step)).flatMap((index) => live[index] ?? []);
+  }
+
+  #costs({ msPerRow }: VerifyingStep): DraftCosts {
+    return { runMs: (numRows) => this.#runs.msPerRun(numRows), rowMs: msPerRow };
+  }
+
+  /** Limits a draft to the context: all of its tokens but the last run. */
+  #mostTokens({ tokenIds, mostTokens }: DraftedSequence): number {
+    return Math.min(mostTokens, this.#runner.model.config.contextTokens - tokenIds.length + 1);
+  }
+}
+
+/** @throws {TypeError | RangeError} when two sequences have the same id, or `mostTokens` is no number of tokens */
+function checkSequences(sequences: readonly DraftedSequence[]): void {
+  const ids = new Set<string>();
+  for (const { id, mostTokens } of sequences) {
+    integerOption("mostTokens", mostTokens, 0);
+    if (ids.has(id)) throw new TypeError(`Expected \`sequences\` to have different ids, got \`${id}\` twice`);
+    ids.add(id);
+  }
+}

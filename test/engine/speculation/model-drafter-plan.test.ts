@@ -1,0 +1,183 @@
+// Decisions of a draft model, compared with searches through all choices.
+
+import { describe, expect, test } from "vitest";
+import { DraftChain } from "../../../packages/engine/src/speculation/draft-model-chain.ts";
+import {
+  averageChance,
+  catchUpRows,
+  continuedDrafts,
+  evidenceOf,
+  FEW_TOKENS,
+  FIRST_CHANCE,
+  relaxedChance,
+  startingDrafts,
+  typicalChance,
+} from "../../../packages/engine/src/speculation/draft-model-plan.ts";
+import { randomInteger, seededRandom } from "../../support/random.ts";
+
+/** All subsets of `[0, size)`. */
+function subsets(size: number): readonly (readonly number[])[] {
+  return Array.from({ length: 2 ** size }, (_, bits) =>
+    Array.from({ length: size }, (__, index) => index).filter((index) => (bits >> index) & 1),
+  );
+}
+
+function randomCosts(random: () => number) {
+  const [fixedMs, perRowMs] = [random(), 0.2 * random()];
+  return { runMs: (numRows: number) => fixedMs + perRowMs * numRows, rowMs: random() };
+}
+
+describe("the drafts that get one more token", () => {
+  test("give the best ratio of tokens and time of all subsets", () => {
+    const random = seededRandom(1);
+    const counts = new Map<string, number>();
+    for (let run = 0; run < 400; run++) {
+      const gains = Array.from({ length: randomInteger(random, 7) }, () => random() ** 2);
+      const step = { tokens: 1 + randomInteger(random, 4), ms: 1 + 9 * random() };
+      const costs = randomCosts(random);
+      const rateOf = (chosen: readonly number[]): number => {
+        if (chosen.length === 0) return step.tokens / step.ms;
+        const tokens = chosen.reduce((sum, index) => sum + (gains[index] as number), step.tokens);
+        return tokens / (step.ms + costs.runMs(chosen.length) + costs.rowMs * chosen.length);
+      };
+      const chosen = continuedDrafts(step, gains, costs);
+      const best = Math.max(...subsets(gains.length).map(rateOf));
+      expect(rateOf(chosen)).toBeCloseTo(best, 12);
+      expect(chosen).toEqual([...chosen].sort((a, b) => a - b));
+      const kind = chosen.length === 0 ? "none" : chosen.length === gains.length ? "all" : "some";
+      counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    }
+    expect(Math.min(...["none", "some", "all"].map((kind) => counts.get(kind) ?? 0))).toBeGreaterThan(20);
+  });
+
+  test("none goes on where a row of the other model costs more than what a sure token gives", () => {
+    const step = { tokens: 1, ms: 4 };
+    expect(continuedDrafts(step, [1, 1], { runMs: () => 0, rowMs: 4.01 })).toEqual([]);
+    expect(continuedDrafts(step, [1, 1], { runMs: () => 0, rowMs: 3.99 })).toEqual([0, 1]);
+  });
+});
+
+describe("the sequences that are drafted for", () => {
+  test("give the best ratio of all subsets and common lengths", () => {
+    const random = seededRandom(2);
+    const counts = new Map<string, number>();
+    for (let run = 0; run < 300; run++) {
+      const most = randomInteger(random, 6);
+      const prospects = Array.from({ length: 1 + randomInteger(random, 5) }, () => ({
+        chance: random(),
+        mostTokens: random() < 0.1 ? 0 : most,
+      }));
+      const step = { tokens: prospects.length, ms: 1 + 9 * random() };
+      const costs = randomCosts(random);
+      const rateOf = (chosen: readonly number[], length: number): number => {
+        if (chosen.length === 0 || length === 0) return step.tokens / step.ms;
+        let { tokens, ms } = step;
+        for (let token = 1; token <= length; token++) {
+          for (const index of chosen) tokens += (prospects[index]?.chance ?? 0) ** token;
+          ms += costs.runMs(token === 1 ? 2 * chosen.length : chosen.length) + costs.rowMs * chosen.length;
+        }
+        return tokens / ms;
+      };
+      const lengths = Array.from({ length: most + 1 }, (_, length) => length);
+      const bestOf = (chosen: readonly number[]): number =>
+        Math.max(...lengths.map((length) => rateOf(chosen, length)));
+      const able = (chosen: readonly number[]): boolean => chosen.every((index) => prospects[index]?.mostTokens !== 0);
+      const chosen = startingDrafts(step, prospects, costs);
+      expect(able(chosen)).toBe(true);
+      expect(bestOf(chosen)).toBeCloseTo(Math.max(...subsets(prospects.length).filter(able).map(bestOf)), 12);
+      const kind = chosen.length === 0 ? "none" : chosen.length === prospects.length ? "all" : "some";
+      counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    }
+    expect(Math.min(...["none", "some", "all"].map((kind) => counts.get(kind) ?? 0))).toBeGreaterThan(20);
+  });
+
+  test("a draft that is too dear for one token may pay for several", () => {
+    const costs = { runMs: (numRows: number) => (numRows === 2 ? 1.2 : 0.1), rowMs: 0 };
+    const step = { tokens: 1, ms: 1 };
+    expect(startingDrafts(step, [{ chance: 0.99, mostTokens: 1 }], costs)).toEqual([]);
+    expect(startingDrafts(step, [{ chance: 0.99, mostTokens: 8 }], costs)).toEqual([0]);
+  });
+});
+
+describe("a run of sequences that are behind", () => {
+  test("keeps to its limits, wastes nothing and delays no sequence that is behind by a few tokens", () => {
+    const random = seededRandom(3);
+    for (let run = 0; run < 500; run++) {
+      const size = randomInteger(random, 8);
+      const missing = Array.from({ length: size }, () => randomInteger(random, random() < 0.5 ? FEW_TOKENS + 1 : 300));
+      const chunkTokens = 1 + randomInteger(random, 256);
+      const rows = catchUpRows(missing, chunkTokens);
+      const isLong = (index: number): boolean => (missing[index] as number) > FEW_TOKENS;
+      const long = Array.from(missing.keys()).filter(isLong);
+      const sumOf = (numbers: readonly number[]): number => long.reduce((sum, at) => sum + (numbers[at] as number), 0);
+      for (const [index, tokens] of missing.entries()) if (!isLong(index)) expect(rows[index]).toBe(tokens);
+      expect(sumOf(rows)).toBe(Math.min(chunkTokens, sumOf(missing)));
+      // Only one sequence is cut: shorter ones are read whole, longer ones wait.
+      const cut = long.filter((index) => rows[index] !== missing[index] && rows[index] !== 0);
+      expect(cut.length).toBeLessThanOrEqual(1);
+      const mostWhole = Math.max(
+        0,
+        ...long.filter((index) => rows[index] === missing[index]).map((at) => missing[at] ?? 0),
+      );
+      const leastWaiting = Math.min(Infinity, ...long.filter((at) => rows[at] === 0).map((at) => missing[at] ?? 0));
+      expect(mostWhole).toBeLessThanOrEqual(leastWaiting);
+    }
+  });
+});
+
+test("classes of evidence rise with the probability, and hold their typical chance", () => {
+  const probabilities = Array.from({ length: 1001 }, (_, index) => index / 1000);
+  const classes = probabilities.map(evidenceOf);
+  expect(classes).toEqual(classes.toSorted((a, b) => a - b));
+  expect([classes[0], classes.at(-1)]).toEqual([0, 12]);
+  for (const evidence of new Set(classes)) expect(evidenceOf(typicalChance(evidence))).toBe(evidence);
+});
+
+test("the chance of a sequence follows its drafts, and returns to the first one when there are none", () => {
+  let chance = FIRST_CHANCE;
+  for (let token = 0; token < 50; token++) chance = averageChance(chance, 0.1);
+  expect(chance).toBeCloseTo(0.1, 2);
+  let numCalls = 0;
+  for (; chance < 0.4; numCalls++) chance = relaxedChance(chance);
+  expect(numCalls).toBeGreaterThan(100);
+  expect(numCalls).toBeLessThan(400);
+});
+
+const limits = { mostTokens: 3, leastChance: 0.2, vocabSize: 100, eosTokenIds: [7] };
+
+function grow(...tokens: readonly (readonly [tokenId: number, probability: number])[]): readonly number[] {
+  const chain = new DraftChain(limits);
+  for (const [tokenId, probability] of tokens) chain.add(tokenId, probability);
+  return chain.draft.tokenIds;
+}
+
+describe("a draft", () => {
+  test("ends at its length, at an end token, and before tokens that are improbable, unknown or not numbers", () => {
+    expect(grow([1, 1], [2, 1], [3, 1], [4, 1])).toEqual([1, 2, 3]);
+    expect(grow([1, 1], [7, 1], [3, 1])).toEqual([1, 7]);
+    expect(grow([1, 0.85], [2, 0.15], [3, 1])).toEqual([1]);
+    // The product counts: 0.45 times 0.45 is above the limit, times 0.75 below.
+    expect(grow([1, 0.45], [2, 0.45], [3, 0.75])).toEqual([1, 2]);
+    expect(grow([1, 1], [100, 1], [3, 1])).toEqual([1]);
+    expect(grow([1, NaN], [2, 1])).toEqual([]);
+  });
+
+  test("knows what it is expected to give", () => {
+    const chain = new DraftChain({ ...limits, chances: ({ tokenIds }) => tokenIds.map((id) => id / 10) });
+    chain.add(8, 0.5);
+    expect([chain.growsFrom, chain.length]).toEqual([8, 1]);
+    chain.add(5, 0.5);
+    expect(chain.chance).toBeCloseTo(0.4);
+    expect(chain.expectedTokens).toBeCloseTo(1.2);
+    chain.add(1, 0.5);
+    expect(chain.draft).toEqual({ source: "model", tokenIds: [8, 5], classes: [5, 5] });
+    expect(chain.seenChances).toEqual([0.8, 0.5, 0.1]);
+    expect([chain.growsFrom, chain.expectedTokens]).toEqual([undefined, 0.8 + 0.4]);
+  });
+
+  test("of no tokens is over at once", () => {
+    const chain = new DraftChain({ ...limits, mostTokens: 0 });
+    chain.add(1, 1);
+    expect(chain.draft.tokenIds).toEqual([]);
+  });
+});
