@@ -214,6 +214,16 @@ describe("options that the hosts do not have", () => {
     }
   });
 
+  test("a prediction changes no text, and a wrong one is refused", async () => {
+    for (const generate of [twins[1] as Generator, older[1] as Generator]) {
+      const full = await text(generate, { max_new_tokens: 24 });
+      for (const prediction of [full, "something else", [5, 6, 7], ""]) {
+        expect(await text(generate, { max_new_tokens: 24, prediction })).toBe(full);
+      }
+      await expect(generate(ONE, { max_new_tokens: 24, prediction: 5 })).rejects.toThrow("`prediction` to be a text");
+    }
+  });
+
   test("the newer host's random seed makes sampling repeatable", async () => {
     const texts: string[] = [];
     for (let time = 0; time < 2; time++) {

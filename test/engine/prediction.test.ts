@@ -90,45 +90,45 @@ describe("a prediction", () => {
   });
 });
 
-describe("in the worker", () => {
-  /** Runs a request in this thread, without drafts of its own. @param change - changes sequences before their first step */
-  async function run(request: GenerateRequest, change: (sequence: Sequence) => void = () => undefined) {
-    const events: { readonly name: string; readonly payload: object }[] = [];
-    const sequences: Sequence[] = [];
-    const chunks: GenerateChunk[] = [];
-    const options = resolveEngineOptions({ threads: 1, speculation: false });
-    const output = {
-      accepted: (sequence: Sequence): void => {
-        sequences.push(sequence);
-        change(sequence);
-      },
-      chunk: ({ requestId }: Sequence, chunk: GenerateChunk): void =>
-        void chunks.push(requests.complete(requestId, chunk)),
-      logits: (): void => undefined,
-      ask: (): void => undefined,
-      failed: (_: Sequence, error: unknown): never => {
-        throw error;
-      },
-      event: (name: string, payload: object): void => void events.push({ name, payload }),
-    };
-    const opened = await openEngine(path, options, output, () => undefined);
-    const requests = new RunningRequests({ ...opened, slices: new TimeSlices() }, (_, error) => {
+/** Runs a request in this thread, without drafts of its own. @param change - changes sequences before their first step */
+async function run(request: GenerateRequest, change: (sequence: Sequence) => void = () => undefined) {
+  const events: { readonly name: string; readonly payload: object }[] = [];
+  const sequences: Sequence[] = [];
+  const chunks: GenerateChunk[] = [];
+  const options = resolveEngineOptions({ threads: 1, speculation: false });
+  const output = {
+    accepted: (sequence: Sequence): void => {
+      sequences.push(sequence);
+      change(sequence);
+    },
+    chunk: ({ requestId }: Sequence, chunk: GenerateChunk): void =>
+      void chunks.push(requests.complete(requestId, chunk)),
+    logits: (): void => undefined,
+    ask: (): void => undefined,
+    failed: (_: Sequence, error: unknown): never => {
       throw error;
-    });
-    try {
-      await requests.begin(wireRequest(request, "a", opened.info, () => 1).wire);
-      const during: Omit<EngineStats, "residentBytes">[] = [];
-      while (opened.core.hasWork) {
-        await opened.core.step();
-        during.push(opened.core.stats());
-      }
-      const finished = events.filter(({ name }) => name === "sequence:finished").map(({ payload }) => payload);
-      return { sequences, usage: chunks.at(-1)?.usage, finished, during, stats: opened.core.stats() };
-    } finally {
-      await opened.close();
+    },
+    event: (name: string, payload: object): void => void events.push({ name, payload }),
+  };
+  const opened = await openEngine(path, options, output, () => undefined);
+  const requests = new RunningRequests({ ...opened, slices: new TimeSlices() }, (_, error) => {
+    throw error;
+  });
+  try {
+    await requests.begin(wireRequest(request, "a", opened.info, () => 1).wire);
+    const during: Omit<EngineStats, "residentBytes">[] = [];
+    while (opened.core.hasWork) {
+      await opened.core.step();
+      during.push(opened.core.stats());
     }
+    const finished = events.filter(({ name }) => name === "sequence:finished").map(({ payload }) => payload);
+    return { sequences, usage: chunks.at(-1)?.usage, finished, during, stats: opened.core.stats() };
+  } finally {
+    await opened.close();
   }
+}
 
+describe("in the worker", () => {
   test("the choices of a request share its tokenized prediction", async () => {
     const text = "The ship was late";
     const { sequences } = await run({ prompt: PROMPT, prediction: text, params: { ...params, n: 2 } });

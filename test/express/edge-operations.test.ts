@@ -219,30 +219,6 @@ describe("metrics", () => {
     expect(metrics.value("process_resident_memory_bytes")).toBeUndefined();
   });
 
-  test("count drafts by source, as the engine does", async () => {
-    const draftsBySource = {
-      prediction: { draftedTokens: 9, acceptedDraftTokens: 7 },
-      context: { draftedTokens: 4, acceptedDraftTokens: 0 },
-    };
-    // The real engine, which has drafted what the test says.
-    const drafting = new Proxy(await opened(), {
-      get(target, name) {
-        if (name === "stats") return async () => ({ ...(await target.stats()), draftedTokens: 13, draftsBySource });
-        const value: unknown = Reflect.get(target, name);
-        return typeof value === "function" ? value.bind(target) : value;
-      },
-    });
-    const { url } = await serve({}, new ServedModels({ tiny: drafting }));
-    const metrics = await scrape(url);
-    expect(metrics.value("readme_spec_decode_num_draft_tokens_total", MODEL)).toBe(13);
-    for (const [source, counts] of Object.entries(draftsBySource)) {
-      const labels = { ...MODEL, source };
-      expect(metrics.value("readme_draft_tokens_total", labels)).toBe(counts.draftedTokens);
-      expect(metrics.value("readme_draft_tokens_accepted_total", labels)).toBe(counts.acceptedDraftTokens);
-    }
-    expect(metrics.value("readme_draft_tokens_total", { ...MODEL, source: "model" })).toBeUndefined();
-  });
-
   test("the default registry has the process's metrics and no vLLM names", async () => {
     const { url } = await serve();
     const metrics = await scrape(url);

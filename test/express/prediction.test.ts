@@ -1,7 +1,6 @@
 // `prediction` of chats, and the counts of drafts in answers: with the pocket model, and over scripted engines.
 
-import type { ReadMeEngine } from "@readme-moe/engine";
-import { ReadMeEngine as Engine } from "@readme-moe/engine";
+import { ReadMeEngine } from "@readme-moe/engine";
 import type { GenerateRequest } from "@readme-moe/core";
 import { readMe } from "@readme-moe/express";
 import express from "express";
@@ -28,7 +27,7 @@ let right: string;
 beforeAll(async () => {
   const path = join(await persistentFolder(), "pocket");
   await writeChattingPocket(path);
-  engine = await Engine.open(path, { threads: 2, isolation: "thread" });
+  engine = await ReadMeEngine.open(path, { threads: 2, isolation: "thread" });
   server = await listen(express().use(readMe.api({ engine })));
   const params = { maxTokens: 24, temperature: 0, ignoreEos: true };
   right = (await complete(engine, { prompt: { messages }, params })).text;
@@ -41,6 +40,10 @@ afterAll(async () => {
 const chat = (more: object): Promise<JsonAnswer> =>
   postJson(`${server.url}/v1/chat/completions`, { ...request, ...more });
 const expecting = (content: unknown): object => ({ prediction: { type: "content", content } });
+
+/** Returns the choices of an answer, without the random ids of calls. */
+const contents = (answer: JsonAnswer): string => JSON.stringify(answer.body["choices"]).replaceAll(/call_\w+/g, "");
+const chatUrl = (url: string): string => url.replace("/v1/completions", "/v1/chat/completions");
 
 interface Answered {
   readonly choices: readonly { readonly message: { readonly content: string } }[];
@@ -114,8 +117,6 @@ describe("a prediction", () => {
     for (const more of others) {
       const [without, withIt] = [await chat(more), await chat({ ...more, ...expecting(right) })];
       expect(withIt.status).toBe(200);
-      const contents = (answer: JsonAnswer): string =>
-        JSON.stringify(answer.body["choices"]).replaceAll(/call_\w+/g, "");
       expect(contents(withIt)).toBe(contents(without));
     }
   });
@@ -178,7 +179,6 @@ describe("a prediction", () => {
 
 describe("over a scripted engine", () => {
   const end = { finishReason: "length", usage: { ...USAGE, acceptedDraftTokens: 2, rejectedDraftTokens: 5 } } as const;
-  const chatUrl = (url: string): string => url.replace("/v1/completions", "/v1/chat/completions");
 
   test("the parts of a prediction reach the engine as one text", async () => {
     const seen: (GenerateRequest["prediction"] | null)[] = [];

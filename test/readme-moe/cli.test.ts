@@ -50,6 +50,7 @@ describe("generate", () => {
     expect(code).toBe(0);
     const { text, ...rest } = JSON.parse(stdout) as { text: string };
     expect(text.length).toBeGreaterThan(30);
+    // Without counts of drafts, which depend on the machine's speed: equal calls print equal JSON.
     expect(rest).toEqual({
       tokens: first?.greedy_32,
       finish_reason: "length",
@@ -59,15 +60,12 @@ describe("generate", () => {
 });
 
 describe("generate with more options", () => {
-  test.each(["on", "off"])("prints the same tokens with --speculation %s", async (speculation) => {
+  test("prints the same JSON with --speculation on and off", async () => {
     const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[] }[] };
-    const prompt = cases[0]?.text ?? "";
-    const args = ["--prompt", prompt, "--max-new-tokens", "32", "--json", "--speculation", speculation];
-    const { code, stdout, stderr } = await readmeMoe("generate", POCKET, ...args);
-    expect([code, stderr]).toEqual([0, ""]);
-    const { tokens, usage } = JSON.parse(stdout) as { tokens: number[]; usage: Record<string, unknown> };
-    expect(tokens).toEqual(cases[0]?.greedy_32);
-    if (speculation === "off") expect(usage).not.toHaveProperty("completion_tokens_details");
+    const args = ["--prompt", cases[0]?.text ?? "", "--max-new-tokens", "32", "--json", "--speculation"];
+    const outcomes = await Promise.all(["on", "off"].map((way) => readmeMoe("generate", POCKET, ...args, way)));
+    for (const outcome of outcomes) expect(outcome).toEqual({ ...outcomes[0], code: 0, stderr: "" });
+    expect(JSON.parse(outcomes[0]?.stdout ?? "")).toMatchObject({ tokens: cases[0]?.greedy_32 });
   });
 
   test.each(["chat", "serve"])("%s knows --speculation and --draft", async (command) => {

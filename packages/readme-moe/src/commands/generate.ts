@@ -22,16 +22,7 @@ interface Completion {
   readonly text: string;
   readonly tokens: readonly number[];
   readonly finish_reason: FinishReason | null;
-  readonly usage: {
-    readonly prompt_tokens: number;
-    readonly completion_tokens: number;
-    readonly total_tokens: number;
-    /** Drafted tokens, if there are any. */
-    readonly completion_tokens_details?: {
-      readonly accepted_prediction_tokens: number;
-      readonly rejected_prediction_tokens: number;
-    };
-  };
+  readonly usage: { readonly prompt_tokens: number; readonly completion_tokens: number; readonly total_tokens: number };
 }
 
 export function generateCommand(signal: AbortSignal): Command {
@@ -68,7 +59,7 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
   const tokens: number[] = [];
   let text = "";
   let finishReason: FinishReason | null = null;
-  let usage: Usage | undefined;
+  let usage: Pick<Usage, "promptTokens" | "completionTokens"> = { promptTokens: 0, completionTokens: 0 };
   for await (const chunk of stream) {
     text += chunk.text;
     write(chunk.text);
@@ -76,8 +67,7 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
     finishReason = chunk.finishReason ?? finishReason;
     usage = chunk.usage ?? usage;
   }
-  const { promptTokens = 0, completionTokens = 0, acceptedDraftTokens = 0, rejectedDraftTokens = 0 } = usage ?? {};
-  const drafts = { accepted_prediction_tokens: acceptedDraftTokens, rejected_prediction_tokens: rejectedDraftTokens };
+  const { promptTokens, completionTokens } = usage;
   return {
     text,
     tokens,
@@ -86,7 +76,6 @@ async function complete(stream: AsyncIterable<GenerateChunk>, write: (text: stri
       prompt_tokens: promptTokens,
       completion_tokens: completionTokens,
       total_tokens: promptTokens + completionTokens,
-      ...(acceptedDraftTokens + rejectedDraftTokens > 0 ? { completion_tokens_details: drafts } : {}),
     },
   };
 }
