@@ -8,9 +8,7 @@ import type { SpeculationOptions } from "./options.ts";
 export const VARIANTS = ["without", "with"] as const;
 export type Variant = (typeof VARIANTS)[number];
 
-export interface Engines extends AsyncDisposable {
-  readonly engines: Readonly<Record<Variant, ReadMeEngine>>;
-}
+export type Engines = AsyncDisposable & Readonly<Record<Variant, ReadMeEngine>>;
 
 /** Where the experts are: all in memory, or half of their bytes. */
 export type Memory = "all" | "half";
@@ -26,7 +24,8 @@ export async function openEngines(path: string, memory: Memory, options: Specula
     throw error;
   });
   return {
-    engines: { without, with: other },
+    without,
+    with: other,
     async [Symbol.asyncDispose]() {
       await Promise.all([without.dispose(), other.dispose()]);
     },

@@ -11,7 +11,7 @@ import { markdownTable } from "../kit/report.ts";
 import { openSchemaGrammars } from "./answer.ts";
 import { readOddDocuments } from "./documents.ts";
 import { type Memory, memoriesOf, openEngines } from "./engines.ts";
-import { AnswerDiffers, measuredEngine, measureRounds } from "./measure.ts";
+import { AnswerDiffers, measureRounds } from "./measure.ts";
 import { speculationOptions } from "./options.ts";
 import { type Plan, planRequests } from "./plan.ts";
 import { type CellFigures, cellFigures, plansTable, speculationTables } from "./report.ts";
@@ -38,8 +38,9 @@ async function main(): Promise<void> {
   const plansByMemory = new Map<Memory, ReadonlyMap<Kind, Plan>>();
 
   for (const memory of options.show ? (["all"] as const) : await memoriesOf(path)) {
-    await using opened = await openEngines(path, memory, { ...options, draft });
-    const { without } = opened.engines;
+    const open = () => openEngines(path, memory, { ...options, draft });
+    await using planning = await open();
+    const { without } = planning;
     await using grammars = await openSchemaGrammars(without);
     const { processorOf } = grammars;
     const { vocabSize } = without.info;
@@ -52,11 +53,10 @@ async function main(): Promise<void> {
       plans.set(kind, await planRequests(without, drafted, { count, tokens, processorOf }));
     }
     if (options.show) return show(plans);
-    const engines = { without: measuredEngine(without), with: measuredEngine(opened.engines.with) };
     for (const [kind, { requests }] of plans) {
       for (const atOnce of options.requests) {
         say(`${kind}, ${atOnce} at once${memory === "half" ? ", half of the experts" : ""}`);
-        const measured = { engines, requests, atOnce, rounds: options.rounds, processorOf };
+        const measured = { open, requests, atOnce, rounds: options.rounds, processorOf };
         cells.push(cellFigures({ memory, kind, atOnce, rounds: await measureRounds(measured) }));
       }
     }

@@ -1,11 +1,13 @@
 // Measures batches of requests on both engines by turns, and compares every answer with the expected one.
 
-import type { Engine } from "@readme-moe/core";
+import { type Engine, seededRandom } from "@readme-moe/core";
 import { type Answer, answerOf, type Processor } from "./answer.ts";
 import { type Variant, VARIANTS } from "./engines.ts";
 import type { PlannedRequest } from "./plan.ts";
 import { type StepCounts, StepMeter, sumOfCounts } from "./step-meter.ts";
 import { firstDifference } from "./tokens.ts";
+
+const WARM_UP_SEED = 20_261_128;
 
 /** An answer has other tokens than it has without speculation. */
 export class AnswerDiffers extends Error {
@@ -88,7 +90,8 @@ async function runBatch(
 }
 
 export interface MeasureOptions {
-  readonly engines: Readonly<Record<Variant, Measured>>;
+  /** Opens both engines. Each round has new ones, because an engine remembers what it has generated. */
+  readonly open: () => Promise<AsyncDisposable & Readonly<Record<Variant, Engine>>>;
   readonly requests: readonly PlannedRequest[];
   /** Requests at once. */
   readonly atOnce: number;
@@ -96,21 +99,31 @@ export interface MeasureOptions {
   readonly processorOf: Processor;
 }
 
-/** Measures all batches of requests, each batch on both engines within seconds, after a round that is not counted. */
-export async function measureRounds(options: MeasureOptions): Promise<Rounds> {
-  const { engines, requests, atOnce, rounds, processorOf } = options;
+/** Measures all batches of requests, each batch on both engines within seconds. */
+export async function measureRounds({ open, requests, atOnce, rounds, processorOf }: MeasureOptions): Promise<Rounds> {
   const batches = batchesOf(requests, atOnce);
   const figures: Record<Variant, RoundFigures[]> = { without: [], with: [] };
-  for (let round = -1; round < rounds; round++) {
+  for (let round = 0; round < rounds; round++) {
+    await using opened = await open();
+    for (const variant of VARIANTS) await warmUp(opened[variant]);
+    const engines = { without: measuredEngine(opened.without), with: measuredEngine(opened.with) };
     const own: Record<Variant, RoundFigures[]> = { without: [], with: [] };
     for (const [index, batch] of batches.entries()) {
       for (const variant of orderOf(round + index)) {
         own[variant].push(await runBatch(engines[variant], batch, processorOf));
       }
     }
-    if (round >= 0) for (const variant of VARIANTS) figures[variant].push(sumOfFigures(own[variant]));
+    for (const variant of VARIANTS) figures[variant].push(sumOfFigures(own[variant]));
   }
   return figures;
+}
+
+/** Runs steps that say nothing about the requests: random tokens. */
+async function warmUp(engine: Engine): Promise<void> {
+  const random = seededRandom(WARM_UP_SEED);
+  const prompt = Array.from({ length: 64 }, () => Math.floor(random() * engine.info.vocabSize));
+  const params = { maxTokens: 64, temperature: 5, seed: WARM_UP_SEED, ignoreEos: true };
+  for await (const _ of engine.generate({ prompt, params }));
 }
 
 /** Alternates which engine goes first. */

@@ -52,7 +52,7 @@ const options = speculationOptions(["--kinds", "quote,chat", "--requests", "1", 
 const documents = await readOddDocuments(options.data);
 await installPeers(join(import.meta.dirname, "..", "peers"), say);
 await using opened = await openEngines(options.model, "all", { ...options, draft: undefined });
-const { without, with: speculating } = opened.engines;
+const { without, with: speculating } = opened;
 const rows: Row[] = [];
 for (const kind of options.kinds.filter((name) => name === "quote" || name === "chat")) {
   const facts = { documents, vocabSize: without.info.vocabSize, seed: options.seed };

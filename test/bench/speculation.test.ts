@@ -7,14 +7,7 @@ import { answerOf } from "../../bench/speculation/answer.ts";
 import { byTurns, codeOf, type Documents, oddDocuments, readOddDocuments } from "../../bench/speculation/documents.ts";
 import { SCHEMAS } from "../../bench/speculation/json-requests.ts";
 import { openEngines } from "../../bench/speculation/engines.ts";
-import {
-  AnswerDiffers,
-  batchesOf,
-  batchTimes,
-  checkAnswer,
-  measuredEngine,
-  measureRounds,
-} from "../../bench/speculation/measure.ts";
+import { AnswerDiffers, batchesOf, batchTimes, checkAnswer, measureRounds } from "../../bench/speculation/measure.ts";
 import { speculationOptions } from "../../bench/speculation/options.ts";
 import { judgeAnswer, planRequests, quotedShareOf } from "../../bench/speculation/plan.ts";
 import { misspelled } from "../../bench/speculation/quote-requests.ts";
@@ -212,13 +205,13 @@ describe("measuring", () => {
 
   test("real engines give the expected answers, and steps are counted; a wrong expectation fails", async () => {
     const options = speculationOptions(["--threads", "1"]);
-    await using opened = await openEngines(join(ROOT, "models", "pocket"), "all", options);
-    const { without, with: other } = opened.engines;
+    const open = () => openEngines(join(ROOT, "models", "pocket"), "all", options);
+    await using planning = await open();
+    const { without } = planning;
     const documents = await readOddDocuments(CALIBRATION);
     const facts = { documents, vocabSize: without.info.vocabSize, seed: 1 };
     const plan = await planRequests(without, requestsOf("random", facts), { count: 4, tokens: 12, processorOf });
-    const engines = { without: measuredEngine(without), with: measuredEngine(other) };
-    const rounds = await measureRounds({ engines, requests: plan.requests, atOnce: 2, rounds: 2, processorOf });
+    const rounds = await measureRounds({ open, requests: plan.requests, atOnce: 2, rounds: 2, processorOf });
     for (const figures of [...rounds.without, ...rounds.with]) {
       expect(figures.tokens).toBe(plan.requests.reduce((sum, { expected }) => sum + expected.tokenIds.length, 0));
       // Each answer's first token comes from its prompt; a later one without a draft takes a step.
@@ -235,7 +228,7 @@ describe("measuring", () => {
     const { tokenIds } = await answerOf(without, first, processorOf);
     expect(tokenIds).toEqual(first.expected.tokenIds);
     const wrong = { ...first, expected: { ...first.expected, tokenIds: tokenIds.with(5, (tokenIds[5] ?? 0) + 1) } };
-    await expect(measureRounds({ engines, requests: [wrong], atOnce: 1, rounds: 1, processorOf })).rejects.toThrow(
+    await expect(measureRounds({ open, requests: [wrong], atOnce: 1, rounds: 1, processorOf })).rejects.toThrow(
       AnswerDiffers,
     );
   });

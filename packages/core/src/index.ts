@@ -133,6 +133,7 @@ export {
   observeDraft,
   type Acceptance,
   type DraftOutcome,
+  type SourceOutcomes,
 } from "./speculation/acceptance.ts";
 export {
   allowanceMs,
@@ -141,6 +142,15 @@ export {
   type DraftAccount,
   type DraftCharge,
 } from "./speculation/draft-account.ts";
+export { calibrate, calibrationFactor, NO_CALIBRATION, type DraftCalibration } from "./speculation/calibration.ts";
 export type { Draft, DraftSource } from "./speculation/draft.ts";
 export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
+export {
+  NO_ROW_COSTS,
+  refineRowCosts,
+  rowMsOf,
+  withRowMs,
+  type MeasuredDrafts,
+  type RowCosts,
+} from "./speculation/row-cost.ts";
 export { checkTemplateValues } from "./template-values.ts";

@@ -58,9 +58,7 @@ export class EngineCore {
   /** Adds a sequence; `router` chooses its experts. */
   add(start: SequenceStart, router: PreGatingRouter): Sequence {
     const { tokenizer, speculation } = this.#parts;
-    // The caller's function sees each row once, for the token that follows.
-    const isSpeculated = speculation !== undefined && router.rewind !== undefined && !start.processesLogits;
-    const sequence = new Sequence({ ...start, isSpeculated }, tokenizer, router);
+    const sequence = new Sequence({ ...start, isSpeculated: speculation !== undefined }, tokenizer, router);
     this.#live.add(sequence);
     this.#totals.promptTokens += sequence.promptTokens;
     this.#canProgress = true;
@@ -98,7 +96,7 @@ export class EngineCore {
     const batch = await this.#schedule();
     const logits = await this.#forward(batch);
     const accepted = await this.#sample(logits);
-    const acceptedDraftTokens = speculation?.settle(batch, logits);
+    const acceptedDraftTokens = speculation?.settle(logits);
     await this.#append(accepted);
     this.#complete(batch, startMs, acceptedDraftTokens);
     this.#isStepping = false;
@@ -259,11 +257,12 @@ export class EngineCore {
 
   /** Reports the step, and lets the planner learn from it. */
   #complete(batch: readonly BatchItem[], startMs: number, acceptedDraftTokens: number | undefined): void {
-    const { admission, now, output } = this.#parts;
+    const { admission, now, output, speculation } = this.#parts;
     if (batch.length === 0) return;
+    const completed = { step: this.#steps++, ...this.#planner.complete(startMs, now()) };
+    speculation?.complete(batch, completed.durationMs);
     output.event("batch:completed", {
-      step: this.#steps++,
-      ...this.#planner.complete(startMs, now()),
+      ...completed,
       forwardMs: this.#forwardMs,
       kvUsedTokens: admission.kv.usedTokens,
       kvCapacityTokens: admission.kv.capacityTokens,

@@ -98,7 +98,8 @@ export class Sequence implements SchedulableSequence {
     this.processesLogits = start.processesLogits;
     this.isBound = start.isBound ?? false;
     this.seed = start.seed;
-    this.isSpeculated = start.isSpeculated ?? false;
+    // A caller's function sees each row once, for the token that follows.
+    this.isSpeculated = start.isSpeculated === true && router.rewind !== undefined && !start.processesLogits;
     this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;

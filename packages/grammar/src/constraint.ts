@@ -1,12 +1,14 @@
 import { setMaxListeners } from "node:events";
-import type { ProcessLogits } from "@readme-moe/core";
+import { forbidOthers, type AllowTokens, type LogitsContext, type ProcessLogits } from "@readme-moe/core";
+import type { MaskAnswer, MaskQuestion } from "./matching/protocol.ts";
 
 /** Constraint that answers are bound to. It serves any number of concurrent requests. */
 export interface Constraint {
   /**
    * Makes a `processLogits` for one request with any number of choices. It forbids every token after which the text
    * could no longer become a valid answer, and end tokens until the text is one. A text that is cut short is the
-   * beginning of one.
+   * beginning of one. Engines use its property `allowTokens`: no logits are sent then, and text that the grammar forces
+   * can run as one step.
    */
   processor(options?: ProcessorOptions): ProcessLogits;
 }
@@ -17,11 +19,8 @@ export interface ProcessorOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Finds the tokens that may come next. @returns bit `id` is set when the token may */
-type AskMask = (
-  question: { readonly matcher: string; readonly tokenIds: Int32Array },
-  signal: AbortSignal | undefined,
-) => Promise<Int32Array>;
+/** Finds the tokens that may come next. */
+type AskMask = (question: MaskQuestion, signal: AbortSignal | undefined) => Promise<MaskAnswer>;
 
 let numProcessors = 0;
 
@@ -32,22 +31,18 @@ export function constraintOf(ask: AskMask): Constraint {
       // Each waiting choice adds a listener; Node would take more than ten for a leak.
       if (signal) setMaxListeners(0, signal);
       // Every question has all tokens, so that a repeated question gets the same answer.
-      return async (logits, { tokenIds, promptTokens, choice }) =>
-        forbid(logits, await ask({ matcher: `${name}:${choice}`, tokenIds: tokenIds.slice(promptTokens) }, signal));
+      const askFor = ({ tokenIds, promptTokens, choice }: LogitsContext, draft?: Int32Array): Promise<MaskAnswer> =>
+        ask({ matcher: `${name}:${choice}`, tokenIds: tokenIds.slice(promptTokens), draft }, signal);
+      const process: ProcessLogits = async (logits, context) => forbidOthers(logits, (await askFor(context)).masks);
+      const allowTokens: AllowTokens = async (context) => {
+        const { draft, numForced, masks } = await askFor(context, context.draft);
+        const words = masks.length / (1 + draft.length);
+        const rows = Array.from({ length: 1 + draft.length }, (_, row) =>
+          masks.subarray(row * words, (row + 1) * words),
+        );
+        return { draft, numForced, masks: rows };
+      };
+      return Object.assign(process, { allowTokens });
     },
   };
-}
-
-/** Forbids the tokens whose bit in `mask` is 0, and those beyond it. */
-function forbid(logits: Float32Array, mask: Int32Array): void {
-  for (let start = 0; start < logits.length; start += 32) {
-    const bits = mask[start >> 5] ?? 0;
-    if (bits === -1) continue;
-    const end = Math.min(start + 32, logits.length);
-    if (bits === 0) {
-      logits.fill(-Infinity, start, end);
-      continue;
-    }
-    for (let id = start; id < end; id++) if (((bits >>> (id & 31)) & 1) === 0) logits[id] = -Infinity;
-  }
 }

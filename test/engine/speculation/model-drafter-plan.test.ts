@@ -1,5 +1,6 @@
 // Decisions of a draft model, compared with searches through all choices.
 
+import { draftChances, newAcceptance } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import { DraftChain } from "../../../packages/engine/src/speculation/draft-model-chain.ts";
 import {
@@ -131,6 +132,13 @@ test("classes of evidence rise with the probability, and hold their typical chan
   expect(classes).toEqual(classes.toSorted((a, b) => a - b));
   expect([classes[0], classes.at(-1)]).toEqual([0, 12]);
   for (const evidence of new Set(classes)) expect(evidenceOf(typicalChance(evidence))).toBe(evidence);
+});
+
+test("before any outcome, the counts of accepted tokens agree with the typical chances", () => {
+  const classes = Array.from({ length: 13 }, (_, evidence) => evidence);
+  const draft = { source: "model", tokenIds: classes, classes } as const;
+  const chances = draftChances(newAcceptance("engine"), newAcceptance("sequence"), draft);
+  for (const evidence of classes) expect(chances[evidence]).toBeCloseTo(typicalChance(evidence), 10);
 });
 
 test("the chance of a sequence follows its drafts, and returns to the first one when there are none", () => {

@@ -113,10 +113,11 @@ test("forgets what the model no longer computes", () => {
   expect(recycled.likelyAfter(1, 2)?.tokenId).toBe(4);
 });
 
+const nextOf = (before: number, last: number): number => 1000 + 100 * before + last;
+
 test("keeps frequent contexts when the table is too small, and never answers for another context", () => {
   const recycled = new RecycledTokens(8);
   const random = seededRandom(4);
-  const nextOf = (before: number, last: number): number => 1000 + 100 * before + last;
   for (let step = 0; step < 20_000; step++) {
     const isFrequent = step % 2 === 0;
     const [before, last] = isFrequent ? [1, 2] : [randomInteger(random, 50), 3 + randomInteger(random, 50)];

@@ -23,6 +23,9 @@ function sequenceOf({ requestId = "a", prompt, answer = [], prediction, allowed 
     prediction,
     isBound: allowed !== undefined,
     allowed,
+    get numTokens() {
+      return tokenIds.length;
+    },
     get completionTokens() {
       return tokenIds.length - prompt.length;
     },

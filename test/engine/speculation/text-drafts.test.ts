@@ -37,10 +37,10 @@ test("proposes what each source proposes alone", () => {
   expect(draftsOf(given([5, 6], [[5, 6, 7, 0.9]])).map(({ source }) => source)).toEqual(["recycled"]);
 });
 
-describe("classes", () => {
-  const classesOf = (taught: Parameters<typeof given>[1], source: string): readonly number[] =>
-    draftsOf(given(QUOTING, taught)).find((draft) => draft.source === source)?.classes ?? [];
+const classesOf = (taught: Parameters<typeof given>[1], source: string): readonly number[] =>
+  draftsOf(given(QUOTING, taught)).find((draft) => draft.source === source)?.classes ?? [];
 
+describe("classes", () => {
   test("of a match tell apart what the recycled candidates say about each token", () => {
     const alone = classesOf([], "context");
     const opinions = [

@@ -1,11 +1,24 @@
 // The choice of a token where a bit mask allows only some.
 
-import { boundTotal, decide, needsTotal } from "./decide.ts";
-import { changesLogits, checkRow, maskedTokens, noTokenLeft, withPenalties, type LogitsRow } from "./logits.ts";
-import type { TokenCounts } from "./logits.ts";
+import { boundTotal, decide, needsTotal, type WeightBounds } from "./decide.ts";
+import {
+  changesLogits,
+  checkRow,
+  maskedTokens,
+  noTokenLeft,
+  weightOf,
+  withPenalties,
+  type LogitsRow,
+  type TokenCounts,
+} from "./logits.ts";
 import { bestId, type RankedLogits } from "./ranking.ts";
 import { chooseExactly, logprobOf, type SampledToken } from "./sample.ts";
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
+
+// Ranking this many tokens takes less time than a pass over the vocabulary.
+const FEW_ALLOWED = 1024;
+// A lighter token than exp of minus this is not summed: a vocabulary of them weighs 1e-10.
+const MOST_EXPONENT = 34;
 
 /** A row of logits, and the bit mask of the tokens that may be chosen; bits beyond the vocabulary are ignored. */
 export interface BoundRow extends LogitsRow {
@@ -56,6 +69,8 @@ export function sampleAllowed(
   const id = chooseAmongCandidates(row, count, { params, counts }, u);
   if (id !== undefined) return { id, logprob: logprobOf(knownLogit(row, id) ?? -Infinity, row) };
   if (!fullLogits) return undefined;
+  const summed = chooseBySum({ ...row, fullLogits }, count, { params, counts }, u);
+  if (summed !== undefined) return { id: summed, logprob: logprobOf(fullLogits[summed] ?? -Infinity, row) };
   const logits = fullLogits.slice();
   forbidOthers(logits, mask);
   if (bestId(logits) === undefined) throw noneAllowed();
@@ -93,6 +108,83 @@ function chooseAmongCandidates(
   const total = needsTotal(params) ? boundTotal(row, ranked, params, params.vocabSize - numLeft) : undefined;
   const index = decide(ranked, params, total, u);
   return index === undefined ? undefined : ranked.ids[index];
+}
+
+/**
+ * Chooses among the candidates, or among all allowed tokens if there are few, by the exact weight of the allowed ones:
+ * one pass over the row, without a ranking.
+ *
+ * @param numAllowed - number of tokens that the mask allows
+ */
+function chooseBySum(
+  row: BoundRow & { readonly fullLogits: Float32Array },
+  numAllowed: number,
+  { params, counts }: { readonly params: ResolvedSamplingParams; readonly counts: TokenCounts },
+  u: number,
+): number | undefined {
+  if (changesLogits(params, counts) || params.temperature === 0) return undefined;
+  const { mask, fullLogits } = row;
+  const masked = maskedTokens(params, counts);
+  if (numAllowed <= FEW_ALLOWED) {
+    const ranked = rankedAllowed(row, masked);
+    if (ranked.ids.length === 0) return undefined;
+    const total = weightOfAll(ranked.logits, params);
+    const index = decide(ranked, params, needsTotal(params) ? total : undefined, u);
+    return index === undefined ? undefined : ranked.ids[index];
+  }
+  if (masked.size > 0) return undefined;
+  const ranked = allowedCandidates(row, masked, numAllowed);
+  const best = ranked.logits[0];
+  if (best === undefined) return undefined;
+  const total = needsTotal(params) ? weightOfAllowed(fullLogits, mask, best, params) : undefined;
+  const index = decide(ranked, params, total, u);
+  return index === undefined ? undefined : ranked.ids[index];
+}
+
+/** Ranks the allowed tokens. */
+function rankedAllowed(
+  { mask, fullLogits }: BoundRow & { readonly fullLogits: Float32Array },
+  masked: ReadonlySet<number>,
+): RankedLogits {
+  const ids: number[] = [];
+  for (const [word, bits] of mask.entries()) {
+    for (let left = bits; left !== 0; left &= left - 1) {
+      const id = 32 * word + (31 - Math.clz32(left & -left));
+      const logit = fullLogits[id] ?? -Infinity;
+      if (logit > -Infinity && !masked.has(id)) ids.push(id);
+    }
+  }
+  const logitOf = (id: number): number => fullLogits[id] ?? -Infinity;
+  ids.sort((a, b) => logitOf(b) - logitOf(a) || a - b);
+  return { ids: Int32Array.from(ids), logits: Float32Array.from(ids, logitOf), isComplete: true };
+}
+
+function weightOfAll(logits: Float32Array, { temperature }: ResolvedSamplingParams): WeightBounds {
+  const best = logits[0] ?? 0;
+  let sum = 0;
+  for (const logit of logits) sum += weightOf(logit, best, temperature);
+  return { low: sum, high: sum };
+}
+
+/** Sums the weights of the allowed tokens, relative to the best one's. */
+function weightOfAllowed(
+  logits: Float32Array,
+  mask: Int32Array,
+  best: number,
+  { temperature }: ResolvedSamplingParams,
+): WeightBounds {
+  const least = best - MOST_EXPONENT * temperature;
+  let sum = 0;
+  for (const [word, bits] of mask.entries()) {
+    if (bits === 0) continue;
+    const end = Math.min(32 * word + 32, logits.length);
+    for (let id = 32 * word; id < end; id++) {
+      const logit = logits[id] ?? -Infinity;
+      if (logit < least || ((bits >>> (id & 31)) & 1) === 0) continue;
+      sum += weightOf(logit, best, temperature);
+    }
+  }
+  return { low: sum, high: sum + logits.length * Math.exp(-MOST_EXPONENT) };
 }
 
 /** Keeps a row's candidates that may be chosen. @param numLeft - number of all tokens that may be */

@@ -40,6 +40,10 @@ const ROUNDING = 1e-12;
 // A row of one small request pays from about this chance on. Replays hardly differ between 0.1 and 0.3.
 const LEAST_CHANCE = 0.2;
 
+// Below this gain of the whole step nothing runs: the kernel takes rows in groups, so the first drafted token can cost
+// more than the others, and proposals that run have to be taken back.
+const LEAST_GAIN = 1.05;
+
 /**
  * Chooses how many tokens of each draft run, so that the step's expected tokens per predicted millisecond are the most
  * that is possible. A draft ends before a token whose expert is not in the step or not in memory, and where its time
@@ -53,7 +57,8 @@ export function planDrafts(input: DraftPlanInput): readonly number[] {
   const next = drafts.map((draft, index) => nextToken(draft, { draft: index, most: mostTokens(draft, input), at: 0 }));
   const rowMs = cost.msPerToken;
   let tokensLeft = input.tokensLeft;
-  let stepMs = predictStepMs(cost, step);
+  const aloneMs = predictStepMs(cost, step);
+  let stepMs = aloneMs;
   let expectedTokens = step.tokens;
   // All rows cost the same and chances only fall along a draft, so the best n rows are the n most likely ones. The
   // rate rises while the next chance exceeds the time of a row times the rate, and never again after that.
@@ -68,7 +73,8 @@ export function planDrafts(input: DraftPlanInput): readonly number[] {
     expectedTokens += best.chance;
     tokensLeft--;
   }
-  return lengths;
+  const isWorthIt = expectedTokens * aloneMs >= LEAST_GAIN * step.tokens * stepMs;
+  return isWorthIt ? lengths : drafts.map(() => 0);
 }
 
 /**

@@ -1,24 +1,11 @@
 // The drafts of a step: before it, which tokens run although they are not known yet; after it, what became of them.
 
-import {
-  allowanceMs,
-  chargeDraft,
-  draftChances,
-  newAcceptance,
-  newDraftAccount,
-  observeDraft,
-  planDrafts,
-  type Acceptance,
-  type CostModel,
-  type Draft,
-  type DraftAccount,
-  type Residency,
-  type StepWork,
-} from "@readme-moe/core";
+import { planDrafts, type CostModel, type Draft, type Residency, type StepWork } from "@readme-moe/core";
 import type { KvMemory } from "@readme-moe/kernel";
 import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
 import type { Sequence } from "../sequence.ts";
 import { countDraft } from "./draft-counts.ts";
+import { DraftLearning, type ProposalOutcome } from "./draft-learning.ts";
 import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
 import { routeDrafts } from "./route-drafts.ts";
 
@@ -33,12 +20,6 @@ export interface SpeculationParts {
   readonly maxNumBatchedTokens: number;
   /** Largest number of tokens of one sequence, prompt included. */
   readonly contextTokens: number;
-}
-
-/** What is learned from a sequence's drafts. */
-interface DraftRecord {
-  acceptance: Acceptance;
-  account: DraftAccount;
 }
 
 /** A draft of an item before its length is planned. */
@@ -60,8 +41,12 @@ interface StepDraft {
   readonly numKnown: number;
   /** Room that the sequence had before the step. */
   readonly reservedTokens: number;
+  /** Estimated chance of the first token. */
+  readonly firstChance: number;
   /** Experts of the tokens that run. */
   experts: readonly number[];
+  /** Number of tokens that are expected to be accepted, of those that run. */
+  expectedTokens: number;
 }
 
 const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
@@ -72,8 +57,7 @@ const MOST_DRAFT_TOKENS = 16;
 /** Adds drafts to steps, and takes back what is not accepted. The tokens of a sequence do not depend on them. */
 export class Speculation {
   readonly #parts: SpeculationParts;
-  #acceptance = newAcceptance("engine");
-  readonly #records = new Map<Sequence, DraftRecord>();
+  readonly #learning = new DraftLearning();
   /** Drafts of the step that runs. */
   readonly #drafts = new Map<Sequence, StepDraft>();
   /** Number of known tokens of each sequence of the step that runs. */
@@ -87,7 +71,7 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    const before = { cost, work: knownWork(batch) };
+    const before = this.#learning.begin(cost, knownWork(batch, this.#parts.residency));
     this.#step = before;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = await this.#proposals(batch, before);
@@ -111,36 +95,41 @@ export class Speculation {
    * @param logits - rows of the step
    * @returns how many drafted tokens are part of their sequences; `undefined` if the step had no drafts
    */
-  settle(batch: readonly BatchItem[], logits: readonly ItemLogits[]): number | undefined {
+  settle(logits: readonly ItemLogits[]): number | undefined {
     let accepted: number | undefined;
     const { drafter } = this.#parts;
     for (const { item, rows } of logits) {
       const { sequence, draft } = item;
       const numKnown = this.#numKnown.get(sequence);
-      if (numKnown === undefined || !sequence.isSpeculated) continue;
+      if (numKnown === undefined || !sequence.isSpeculated || this.#learning.isResting(sequence)) continue;
       drafter.observe({ sequence, numKnown, draftIds: draft?.tokenIds ?? [], rows });
     }
-    for (const { sequence, numTokens, isLast } of batch) {
-      if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) continue;
-      const step = this.#drafts.get(sequence);
-      this.#learn(sequence, step);
-      if (step && step.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, step);
+    for (const [sequence, draft] of this.#drafts) {
+      if (!this.#step || !sequence.slot) continue;
+      this.#learning.learn(sequence, this.#step, outcomeOf(sequence, draft));
+      if (draft.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, draft);
     }
     this.#drafts.clear();
     this.#numKnown.clear();
     return accepted;
   }
 
+  /** Learns how long a step took. */
+  complete(batch: readonly BatchItem[], durationMs: number): void {
+    if (!this.#step || batch.some(({ numTokens }) => numTokens > 1)) return;
+    const draftTokens = batch.reduce((sum, { draft }) => sum + (draft?.tokenIds.length ?? 0), 0);
+    this.#learning.complete(this.#step, draftTokens, durationMs);
+  }
+
   /** Suggests tokens after those of a bound sequence, for the question about the tokens that are allowed. */
   suggest(sequence: Sequence): readonly number[] {
-    const acceptance = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
-    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
+    const chancesOf = (draft: Draft): readonly number[] => this.#learning.chances(sequence, draft);
     return this.#parts.drafter.suggest(sequence, MOST_DRAFT_TOKENS, chancesOf)?.tokenIds ?? [];
   }
 
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
-    this.#records.delete(sequence);
+    this.#learning.forget(sequence);
     this.#drafts.delete(sequence);
     this.#parts.drafter.forget(sequence);
   }
@@ -155,22 +144,30 @@ export class Speculation {
       const { draft, drafterMs } = proposed[index] ?? { draft: undefined, drafterMs: 0 };
       if (!sequence.slot) return [];
       const { reservedTokens } = sequence.slot;
-      const numKnown = sequence.numTokens;
-      this.#drafts.set(sequence, { draft: draft ?? NO_DRAFT, drafterMs, numKnown, reservedTokens, experts: [] });
-      return draft ? { item, draft, chances: chancesOf(draft), allowanceMs: allowedMs - drafterMs } : [];
+      const chances = draft ? chancesOf(draft) : [];
+      this.#drafts.set(sequence, {
+        draft: draft ?? NO_DRAFT,
+        firstChance: chances[0] ?? 0,
+        drafterMs,
+        numKnown: sequence.numTokens,
+        reservedTokens,
+        experts: [],
+        expectedTokens: 0,
+      });
+      return draft ? { item, draft, chances, allowanceMs: allowedMs - drafterMs } : [];
     });
   }
 
   #question(item: BatchItem, cost: CostModel): (DraftQuestion & { readonly item: BatchItem }) | undefined {
     const { sequence, numTokens, isLast } = item;
     if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) return undefined;
+    if (this.#learning.isResting(sequence)) return undefined;
     const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
     const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
     const mostTokens = Math.min(MOST_DRAFT_TOKENS, toEnd, toContext);
     if (mostTokens < 1) return undefined;
-    const { acceptance, account } = this.#recordOf(sequence, cost);
-    const chancesOf = (draft: Draft): readonly number[] => draftChances(this.#acceptance, acceptance, draft);
-    return { item, sequence, mostTokens, allowanceMs: allowanceMs(account), chancesOf };
+    const chancesOf = (draft: Draft): readonly number[] => this.#learning.chances(sequence, draft);
+    return { item, sequence, mostTokens, allowanceMs: this.#learning.allowanceMs(sequence, cost), chancesOf };
   }
 
   /** Shortens drafts to what pays; drops those of which nothing does. */
@@ -179,7 +176,7 @@ export class Speculation {
     experts: ReadonlySet<number>,
     expertsOfDraft: (proposal: Proposal) => readonly number[],
   ): readonly Proposal[] {
-    const { residency, maxNumBatchedTokens } = this.#parts;
+    const { maxNumBatchedTokens } = this.#parts;
     if (!this.#step) return [];
     const { cost, work } = this.#step;
     const lengths = planDrafts({
@@ -187,7 +184,8 @@ export class Speculation {
       experts,
       tokensLeft: maxNumBatchedTokens - work.tokens,
       cost,
-      missingBytes: residency.missingBytes,
+      // What the step's experts lack is read for the step, with drafts or without.
+      missingBytes: [],
       drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
     });
     return proposals.flatMap((proposal, index) => {
@@ -197,11 +195,13 @@ export class Speculation {
   }
 
   /** Reserves the room of a draft. Without room it does not run. */
-  #begin({ item: { sequence }, draft }: Proposal, route: readonly number[]): void {
+  #begin({ item: { sequence }, draft, chances }: Proposal, route: readonly number[]): void {
     const step = this.#drafts.get(sequence);
     const { slot, numTokens } = sequence;
     const length = draft.tokenIds.length;
-    if (step && slot && this.#parts.kv.reserve(slot, numTokens + length)) step.experts = route.slice(0, length);
+    if (!step || !slot || !this.#parts.kv.reserve(slot, numTokens + length)) return;
+    step.experts = route.slice(0, length);
+    step.expectedTokens = expectedTokens(chances.slice(0, length));
   }
 
   /** Takes back routed tokens that do not run. */
@@ -228,42 +228,16 @@ export class Speculation {
     kv.reserve(sequence.slot, Math.max(reservedTokens, computed));
     return accepted;
   }
-
-  #learn(sequence: Sequence, step: StepDraft | undefined): void {
-    if (!this.#step) return;
-    const record = this.#recordOf(sequence, this.#step.cost);
-    const numRight = step ? numEqual(sequence, step.draft, step.numKnown) : 0;
-    const draftTokens = step?.experts.length ?? 0;
-    const { cost, work } = this.#step;
-    record.account = chargeDraft(record.account, {
-      step: work,
-      cost,
-      draftTokens,
-      drafterMs: step?.drafterMs ?? 0,
-      accepted: Math.min(draftTokens, numRight),
-    });
-    if (!step) return;
-    const outcome = { verified: sequence.numTokens - step.numKnown, accepted: numRight };
-    this.#acceptance = observeDraft(this.#acceptance, step.draft, outcome);
-    record.acceptance = observeDraft(record.acceptance, step.draft, outcome);
-  }
-
-  #recordOf(sequence: Sequence, cost: CostModel): DraftRecord {
-    const known = this.#records.get(sequence);
-    if (known) return known;
-    const record = { acceptance: newAcceptance("sequence"), account: newDraftAccount(cost) };
-    this.#records.set(sequence, record);
-    return record;
-  }
 }
 
-/** Computes the work of a step without drafts. Experts do not change with drafts, and none of them is missing. */
-function knownWork(batch: readonly BatchItem[]): StepWork {
+/** Computes the work of a step without drafts. */
+function knownWork(batch: readonly BatchItem[], { missingBytes }: Residency): StepWork {
+  const experts = Array.from(expertsOf(batch));
   return {
     tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
-    distinctExperts: expertsOf(batch).size,
+    distinctExperts: experts.length,
     cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
-    missingBytes: 0,
+    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
   };
 }
 
@@ -273,9 +247,23 @@ function numEqual({ tokenIds }: Sequence, draft: Draft, numKnown: number): numbe
   return differs < 0 ? draft.tokenIds.length : differs;
 }
 
+/** Compares a proposal with the sequence's tokens. */
+function outcomeOf(sequence: Sequence, { experts, numKnown, ...step }: StepDraft): ProposalOutcome {
+  const newTokens = sequence.numTokens - numKnown;
+  const numRight = numEqual(sequence, step.draft, numKnown);
+  return { ...step, draftTokens: experts.length, newTokens, numRight };
+}
+
 /** Takes the tokens that run. */
 function runningPart({ draft, experts }: StepDraft): RoutedDraft {
   return { tokenIds: draft.tokenIds.slice(0, experts.length), experts };
+}
+
+/** Computes how many tokens of a draft are accepted on average. */
+function expectedTokens(chances: readonly number[]): number {
+  let [chance, sum] = [1, 0];
+  for (const one of chances) sum += chance *= one;
+  return sum;
 }
 
 function firstTokens({ source, tokenIds, classes }: Draft, length: number): Draft {

@@ -15,6 +15,8 @@ interface SequenceTexts {
   readonly prediction: PredictedText | undefined;
   /** Number of the sequence's tokens that the texts have. */
   numKnown: number;
+  /** Tokens that were suggested last, for `position` and after it. */
+  suggestion: { readonly position: number; readonly draft: Draft } | undefined;
   /** Answers of the request's other choices in the index. */
   readonly others: Map<Sequence, KnownAnswer>;
 }
@@ -41,12 +43,25 @@ export class TextDrafter {
 
   /** Proposes tokens that may follow, of a bound sequence those that its caller allows. */
   propose(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
-    if (sequence.isBound) return allowedDraft(sequence, mostTokens);
-    return this.suggest(sequence, mostTokens, chancesOf);
+    if (!sequence.isBound) return this.#likeliest(sequence, mostTokens, chancesOf);
+    const { allowed } = sequence;
+    if (!allowed || allowed.draft.length === 0) return undefined;
+    const tokenIds = Array.from(allowed.draft.subarray(0, mostTokens));
+    // What the caller has only let through is as likely as it was when it was suggested.
+    const suggested = partOfSuggestion(this.#texts.get(sequence), sequence.numTokens, tokenIds);
+    if (suggested) return suggested;
+    const evidence = tokenIds.map((_, place) => (place < allowed.numForced ? FORCED : ALLOWED));
+    return { source: "grammar", tokenIds, classes: evidence };
   }
 
-  /** Proposes tokens whether they are allowed or not. */
+  /** Proposes tokens whether they are allowed or not, to the caller who is asked which of them are. */
   suggest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
+    const draft = this.#likeliest(sequence, mostTokens, chancesOf);
+    this.#textsOf(sequence).suggestion = draft && { position: sequence.numTokens, draft };
+    return draft;
+  }
+
+  #likeliest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     const { index, prediction } = this.#textsOf(sequence);
     const texts = { index, recycled: this.#recycled, lastTokens: lastTokensOf(sequence), mostTokens };
     const proposals = [prediction?.propose(mostTokens) ?? [], proposeTextDrafts(texts)].flat();
@@ -92,7 +107,13 @@ export class TextDrafter {
 function newTexts(prediction: ArrayLike<number> | undefined): SequenceTexts {
   const index = new TokenIndex();
   if (prediction) index.addText(prediction);
-  return { index, prediction: prediction && new PredictedText(prediction), numKnown: 0, others: new Map() };
+  return {
+    index,
+    prediction: prediction && new PredictedText(prediction),
+    numKnown: 0,
+    suggestion: undefined,
+    others: new Map(),
+  };
 }
 
 /** Adds the tokens that another choice has got. */
@@ -105,12 +126,17 @@ function addAnswer({ index, others }: SequenceTexts, other: Sequence): void {
   }
 }
 
-/** Drafts what the grammar of a sequence forces or allows. No other token has a mask after it. */
-function allowedDraft({ allowed }: Sequence, mostTokens: number): Draft | undefined {
-  if (!allowed || allowed.draft.length === 0) return undefined;
-  const tokenIds = Array.from(allowed.draft.subarray(0, mostTokens));
-  const classes = tokenIds.map((_, place) => (place < allowed.numForced ? FORCED : ALLOWED));
-  return { source: "grammar", tokenIds, classes };
+/** Finds the part of the last suggestion that has these tokens at `position`; `undefined` if it has others. */
+function partOfSuggestion(
+  texts: SequenceTexts | undefined,
+  position: number,
+  tokenIds: readonly number[],
+): Draft | undefined {
+  if (!texts?.suggestion) return undefined;
+  const { draft } = texts.suggestion;
+  const first = position - texts.suggestion.position;
+  const isEqual = tokenIds.every((tokenId, place) => tokenId === draft.tokenIds[first + place]);
+  return isEqual ? { ...draft, tokenIds, classes: draft.classes.slice(first, first + tokenIds.length) } : undefined;
 }
 
 function lastTokensOf({ tokenIds }: Sequence): LastTokens {

@@ -4,7 +4,7 @@ import type { KeyedSource } from "../grammar-source.ts";
 import { nextMove, Turns, type CompileState } from "./compile-plan.ts";
 import { clientsOf, Refusals, type Run, type Waiter, type Wanted } from "./compilations.ts";
 import { Evicted, GrammarThread } from "./grammar-thread.ts";
-import type { MaskQuestion } from "./protocol.ts";
+import type { MaskAnswer, MaskQuestion } from "./protocol.ts";
 
 interface Kept {
   readonly thread: GrammarThread;
@@ -48,7 +48,7 @@ export class GrammarCache {
   }
 
   /** Asks a grammar, which is compiled again where it was evicted. @throws as `compile`, and `GrammarThread.mask` */
-  async mask(source: KeyedSource, question: MaskQuestion, asker: Asker): Promise<Int32Array> {
+  async mask(source: KeyedSource, question: MaskQuestion, asker: Asker): Promise<MaskAnswer> {
     for (;;) {
       try {
         return await this.#use(source, asker, (thread) => thread.mask(question));

@@ -1,7 +1,7 @@
 import { Worker } from "node:worker_threads";
 import { ReadMeError } from "@readme-moe/core";
 import type { GrammarLimits } from "../grammars-options.ts";
-import type { MaskQuestion, ThreadAnswer, ThreadData } from "./protocol.ts";
+import type { MaskAnswer, MaskQuestion, ThreadAnswer, ThreadData } from "./protocol.ts";
 
 type ThreadLimits = Pick<GrammarLimits, "maxCompileMs" | "maxMaskMs">;
 
@@ -64,14 +64,12 @@ export class GrammarThread {
 
   /**
    * Finds the tokens that may come next.
-   *
-   * @returns bit `id` is set when the token may come next
    * @throws {RangeError} when the tokens do not fit the grammar, or the answer takes too long
    * @throws {Evicted} when the grammar was evicted
    */
-  async mask(question: MaskQuestion): Promise<Int32Array> {
+  async mask(question: MaskQuestion): Promise<MaskAnswer> {
     const answer = await this.#ask(question, this.#limits.maxMaskMs);
-    if (answer.type === "mask") return answer.mask;
+    if (answer.type === "mask") return answer;
     const message = answer.type === "failed" ? answer.message : "it answered out of order";
     const error = new RangeError(`The answer cannot be matched against its grammar: ${message}`);
     if (answer.type !== "failed" || answer.isFatal) this.close(error);

@@ -5,11 +5,15 @@ import { parentPort, workerData } from "node:worker_threads";
 import type * as Library from "@mlc-ai/web-xgrammar";
 import type { EngineVocabulary } from "@readme-moe/core";
 import type { GrammarSource } from "../grammar-source.ts";
+import { draftAllowed } from "./drafts.ts";
 import { Matchers } from "./matchers.ts";
 import type { MaskQuestion, ThreadAnswer, ThreadData, ThreadFailure } from "./protocol.ts";
+import { TokenTable } from "./token-table.ts";
 
 // An evicted completion costs as much as reading its tokens again.
 const MAX_MATCHERS = 64;
+const MAX_DRAFT_TOKENS = 16;
+const NOTHING = new Int32Array();
 const NAME = "@mlc-ai/web-xgrammar";
 const PAGE_BYTES = 65_536;
 // A complaint may repeat much of the grammar.
@@ -39,6 +43,8 @@ const { WebAssembly } = globalThis as unknown as {
 let complaint = "";
 
 const { vocabulary, source, maxBytes } = workerData as ThreadData;
+const { eosTokenIds, vocabSize } = vocabulary;
+const tools = { table: new TokenTable(vocabulary), eosTokenIds, vocabSize, now: () => performance.now() };
 const matchers = open();
 // Questions are answered one after the other, the first once the grammar is compiled.
 let answered: Promise<void> = matchers.then(
@@ -102,21 +108,21 @@ async function answerMask(question: MaskQuestion): Promise<void> {
   try {
     const matcher = await (await matchers).at(question);
     if (!matcher) return answer(NOT_ALLOWED);
-    answer({ type: "mask", mask: matcher.isTerminated() ? endsMask() : owned(await matcher.getNextTokenBitmask()) });
+    const asked = question.draft ?? NOTHING;
+    const most = question.draft ? MAX_DRAFT_TOKENS : 0;
+    const { draft, numForced, masks } = await draftAllowed(matcher, question.tokenIds, { asked, most }, tools);
+    answer({ type: "mask", draft: new Int32Array(draft), numForced, masks: joined(masks) });
   } catch (error) {
     answer({ type: "failed", ...explain(error) });
   }
 }
 
-/** Allows end tokens only: nothing else can follow an end token. */
-function endsMask(): Int32Array<ArrayBuffer> {
-  const mask = new Int32Array(Math.ceil(vocabulary.vocabSize / 32));
-  for (const id of vocabulary.eosTokenIds) mask[id >> 5] = (mask[id >> 5] ?? 0) | (1 << (id & 31));
-  return mask;
-}
-
-function owned(mask: Int32Array): Int32Array<ArrayBuffer> {
-  return mask.buffer instanceof ArrayBuffer ? (mask as Int32Array<ArrayBuffer>) : new Int32Array(mask);
+/** Copies masks into one buffer. */
+function joined(masks: readonly Int32Array[]): Int32Array<ArrayBuffer> {
+  const words = Math.ceil(vocabulary.vocabSize / 32);
+  const whole = new Int32Array(masks.length * words);
+  for (const [index, mask] of masks.entries()) whole.set(mask, index * words);
+  return whole;
 }
 
 function bytesOf({ vocabSize, bytes, offsets }: EngineVocabulary): Uint8Array[] {
@@ -137,5 +143,5 @@ function explain(error: unknown): ThreadFailure {
 }
 
 function answer(message: ThreadAnswer): void {
-  parentPort?.postMessage(message, message.type === "mask" ? [message.mask.buffer] : []);
+  parentPort?.postMessage(message, message.type === "mask" ? [message.masks.buffer] : []);
 }

@@ -16,6 +16,16 @@ export interface MaskQuestion {
   readonly matcher: string;
   /** All tokens that were generated so far. */
   readonly tokenIds: Int32Array;
+  /** Tokens that the asker would draft; `undefined` if it asks for the next token alone. */
+  readonly draft?: Int32Array | undefined;
+}
+
+/** The tokens that are allowed next, and after each token of a draft. */
+export interface MaskAnswer {
+  readonly draft: Int32Array<ArrayBuffer>;
+  readonly numForced: number;
+  /** `[1 + draft.length, ceil(vocabSize / 32)]`: bit `id` of a mask is set when the token may come. */
+  readonly masks: Int32Array<ArrayBuffer>;
 }
 
 export interface ThreadFailure {
@@ -28,5 +38,5 @@ export interface ThreadFailure {
 /** Answers come in the order of the questions; the first answer is about compiling. */
 export type ThreadAnswer =
   | { readonly type: "compiled" }
-  | { readonly type: "mask"; readonly mask: Int32Array<ArrayBuffer> }
+  | ({ readonly type: "mask" } & MaskAnswer)
   | ({ readonly type: "failed" } & ThreadFailure);

@@ -16,7 +16,7 @@ export interface ExpertRouting {
   /** Embedding of the dense model. */
   readonly embedding: Float32Array;
   readonly adapters: readonly Adapter[];
-  /** Costs are measured on the first sequences of each kind. */
+  /** Text that the experts learned from. */
   readonly sequences: readonly TextSequence[];
   readonly options: ResolvedLowRankOptions;
   readonly run: Pick<LowRankRun, "signal" | "threads" | "onProgress">;

@@ -53,8 +53,7 @@ export async function tuneLowRank(
   const startMs = performance.now();
   const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = given;
   const tokens = sequencesOfKind(scheduleOf(given, texts.length), given) * texts.length * sequenceTokens;
-  const sizes = { ...given, tokens, furtherTokens: given.routerTokens };
-  const { training, further, evaluation, domains } = await prepareTexts(model, texts, sizes);
+  const { training, evaluation, domains } = await prepareTexts(model, texts, { ...given, tokens });
   const mostTokens = options.tokens ?? MAX_PASSES * training.length * sequenceTokens;
   const resolved = { ...given, tokens: Math.min(given.tokens, mostTokens) };
   const schedule = scheduleOf(resolved, texts.length);
@@ -86,8 +85,7 @@ export async function tuneLowRank(
       config: model.config,
       embedding: weights.embedding,
       adapters,
-      // Experts know text that they learned from, so other text comes first.
-      sequences: [...further, ...training],
+      sequences: training,
     });
     const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
     const report = lowRankReport({

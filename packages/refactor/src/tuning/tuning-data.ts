@@ -26,8 +26,6 @@ export interface TuningData<Sequence = RoutedSequence> {
 }
 
 export interface TextData extends TuningData<TextSequence> {
-  /** Text of the training documents that is not trained on. */
-  readonly further: readonly TextSequence[];
   readonly domains: readonly DomainCounts[];
 }
 
@@ -40,36 +38,30 @@ export interface DomainCounts {
   readonly evaluation_tokens: number;
 }
 
-/** Sizes of the parts of texts. */
-export interface TextSizes extends Pick<
-  ResolvedTuneOptions,
-  "tokens" | "batchSequences" | "sequenceTokens" | "evaluationSequences" | "seed"
-> {
-  /** Most tokens of each kind that are not trained on. @default 0 */
-  readonly furtherTokens?: number;
-}
-
 /** Cuts texts into sequences. Kinds of text get equal shares, as far as their text suffices. */
-export async function prepareTexts(model: Model, texts: readonly DomainText[], options: TextSizes): Promise<TextData> {
+export async function prepareTexts(
+  model: Model,
+  texts: readonly DomainText[],
+  options: Pick<ResolvedTuneOptions, "tokens" | "batchSequences" | "sequenceTokens" | "evaluationSequences" | "seed">,
+): Promise<TextData> {
   const { tokenizer } = await model.loadText();
-  const { batchSequences, sequenceTokens, evaluationSequences, furtherTokens = 0, seed } = options;
+  const { batchSequences, sequenceTokens, evaluationSequences, seed } = options;
   const share = Math.ceil((stepsOf(options) * batchSequences) / texts.length) * sequenceTokens;
   const prepared = texts.map((text) => ({
     files: text.files,
     ...prepareDomain(text, tokenizer, {
       calibrationTokens: share,
-      routerTokens: furtherTokens,
+      routerTokens: 0,
       evaluationSequences,
       sequenceTokens,
       endOfText: endOfTextId(tokenizer, model.config.eosTokenIds),
       seed,
     }),
   }));
-  const sequences = (which: "calibration" | "routerText" | "evaluation"): readonly TextSequence[] =>
+  const sequences = (which: "calibration" | "evaluation"): readonly TextSequence[] =>
     prepared.flatMap((text, domain) => text[which].map((tokenIds) => ({ tokenIds, domain })));
   return {
     training: sequences("calibration"),
-    further: sequences("routerText"),
     evaluation: sequences("evaluation"),
     domains: prepared.map(({ name, files, calibration, evaluation, calibrationDocuments, heldOutDocuments }) => ({
       name,

@@ -1,0 +1,131 @@
+// What an engine learns from its drafts: how often they are right, what they cost, and which sequences have only weak
+// ones.
+
+import {
+  allowanceMs,
+  calibrate,
+  calibrationFactor,
+  chargeDraft,
+  draftChances,
+  newAcceptance,
+  newDraftAccount,
+  NO_CALIBRATION,
+  NO_ROW_COSTS,
+  observeDraft,
+  predictStepMs,
+  refineRowCosts,
+  rowMsOf,
+  withRowMs,
+  type Acceptance,
+  type CostModel,
+  type Draft,
+  type DraftAccount,
+  type DraftCalibration,
+  type DraftSource,
+  type StepWork,
+} from "@readme-moe/core";
+import type { Sequence } from "../sequence.ts";
+import type { StepBeforeDrafts } from "./drafter.ts";
+
+/** What became of a proposal. */
+export interface ProposalOutcome {
+  readonly draft: Draft;
+  /** Estimated chance of its first token. */
+  readonly firstChance: number;
+  /** Number of its first tokens that ran. */
+  readonly draftTokens: number;
+  /** Number of those that were expected to be accepted. */
+  readonly expectedTokens: number;
+  readonly drafterMs: number;
+  /** Number of tokens that the sequence got. */
+  readonly newTokens: number;
+  /** Number of the draft's first tokens that are the sequence's own, whether they ran or not. */
+  readonly numRight: number;
+}
+
+/** What is learned from a sequence's drafts. */
+interface DraftRecord {
+  acceptance: Acceptance;
+  account: DraftAccount;
+  /** Number of proposals in a row whose first token was not likely enough to run. */
+  numWeak: number;
+  /** Step before which there is no proposal. */
+  nextStep: number;
+}
+
+// Proposals take time. The more sequences a step has, the more time, and the rarer a proposal pays.
+const MOST_REST_STEPS = 8;
+
+export class DraftLearning {
+  #acceptance = newAcceptance("engine");
+  readonly #calibrations = new Map<DraftSource, DraftCalibration>();
+  #rowCosts = NO_ROW_COSTS;
+  readonly #records = new Map<Sequence, DraftRecord>();
+  #steps = 0;
+
+  /** Begins a step. @returns its costs, with what a drafted token adds to a step of this size */
+  begin(cost: CostModel, work: StepWork): StepBeforeDrafts {
+    this.#steps++;
+    return { cost: withRowMs(cost, rowMsOf(this.#rowCosts, work.tokens, cost), work), work };
+  }
+
+  /** Whether nothing is proposed for a sequence in this step, since its last proposals were too weak. */
+  isResting(sequence: Sequence): boolean {
+    return (this.#records.get(sequence)?.nextStep ?? 0) > this.#steps;
+  }
+
+  /** Computes how long a draft of the sequence may take. */
+  allowanceMs(sequence: Sequence, cost: CostModel): number {
+    return allowanceMs(this.#recordOf(sequence, cost).account);
+  }
+
+  /** Estimates the chance of each token of a draft, if those before it are accepted. */
+  chances(sequence: Sequence, draft: Draft): readonly number[] {
+    const own = this.#records.get(sequence)?.acceptance ?? newAcceptance("sequence");
+    const [first = 0, ...others] = draftChances(this.#acceptance, own, draft);
+    const calibration = this.#calibrations.get(draft.source) ?? NO_CALIBRATION;
+    return [Math.min(1, first * calibrationFactor(calibration)), ...others];
+  }
+
+  /** Learns from a step of a sequence. */
+  learn(sequence: Sequence, { cost, work }: StepBeforeDrafts, outcome: ProposalOutcome): void {
+    const record = this.#recordOf(sequence, cost);
+    const { draft, firstChance, draftTokens, expectedTokens, drafterMs, newTokens, numRight } = outcome;
+    const accepted = Math.min(draftTokens, numRight);
+    record.account = chargeDraft(record.account, { step: work, cost, draftTokens, drafterMs, accepted });
+    const leastChance = (cost.msPerToken * work.tokens) / predictStepMs(cost, work);
+    record.numWeak = firstChance < leastChance ? record.numWeak + 1 : 0;
+    record.nextStep = this.#steps + 1 + Math.min(restSteps(work.tokens), record.numWeak);
+    if (draftTokens > 0) {
+      const known = this.#calibrations.get(draft.source) ?? NO_CALIBRATION;
+      this.#calibrations.set(draft.source, calibrate(known, expectedTokens, accepted));
+    }
+    const result = { verified: newTokens, accepted: numRight };
+    this.#acceptance = observeDraft(this.#acceptance, draft, result);
+    record.acceptance = observeDraft(record.acceptance, draft, result);
+  }
+
+  /** Learns how long a step without prompts took. */
+  complete({ cost, work }: StepBeforeDrafts, draftTokens: number, durationMs: number): void {
+    const measured = { tokens: work.tokens, draftTokens, durationMs, predictedMs: predictStepMs(cost, work) };
+    this.#rowCosts = refineRowCosts(this.#rowCosts, measured);
+  }
+
+  forget(sequence: Sequence): void {
+    this.#records.delete(sequence);
+  }
+
+  #recordOf(sequence: Sequence, cost: CostModel): DraftRecord {
+    const known = this.#records.get(sequence);
+    if (known) return known;
+    const account = newDraftAccount(cost);
+    const record = { acceptance: newAcceptance("sequence"), account, numWeak: 0, nextStep: 0 };
+    this.#records.set(sequence, record);
+    return record;
+  }
+}
+
+/** Computes the longest rest of a sequence in a step of this many tokens. */
+function restSteps(tokens: number): number {
+  return Math.min(MOST_REST_STEPS, Math.floor(tokens / 2));
+}
