@@ -36,7 +36,7 @@ interface Predictor {
 }
 
 /** Where a contender's drafts come from. */
-export type LlamaDrafts = "none" | "lookup" | "model";
+type LlamaDrafts = "none" | "lookup" | "model";
 
 export interface LlamaOptions {
   /** The library's main file. */
@@ -50,13 +50,13 @@ export interface LlamaOptions {
   readonly contextTokens: number;
 }
 
-export interface LlamaContender {
+interface LlamaContender {
   readonly drafts: LlamaDrafts;
   /** Answers requests at once, greedily. */
   readonly answers: (requests: readonly PlannedRequest[]) => Promise<readonly LlamaAnswer[]>;
 }
 
-export interface LlamaAnswer extends Pick<Answer, "tokenIds" | "startMs" | "tokenMs"> {
+interface LlamaAnswer extends Pick<Answer, "tokenIds" | "startMs" | "tokenMs"> {
   readonly draftTokens: number;
   readonly acceptedDraftTokens: number;
 }

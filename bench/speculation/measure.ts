@@ -67,12 +67,12 @@ export function checkAnswer(request: PlannedRequest, answer: Pick<Answer, "token
 }
 
 /** One engine and its meter. */
-export interface Measured {
+interface Measured {
   readonly engine: Engine;
   readonly meter: StepMeter;
 }
 
-export function measuredEngine(engine: Engine): Measured {
+function measuredEngine(engine: Engine): Measured {
   return { engine, meter: new StepMeter(engine.events) };
 }
 
@@ -119,7 +119,7 @@ export async function measureRounds({ open, requests, atOnce, rounds, processorO
 }
 
 /** Runs steps that say nothing about the requests: random tokens. */
-async function warmUp(engine: Engine): Promise<void> {
+export async function warmUp(engine: Engine): Promise<void> {
   const random = seededRandom(WARM_UP_SEED);
   const prompt = Array.from({ length: 64 }, () => Math.floor(random() * engine.info.vocabSize));
   const params = { maxTokens: 64, temperature: 5, seed: WARM_UP_SEED, ignoreEos: true };

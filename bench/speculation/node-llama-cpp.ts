@@ -6,16 +6,17 @@
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import type { Engine } from "@readme-moe/core";
 import { installPeers } from "../engine/install-peers.ts";
 import { LIBRARIES, peerVersions } from "../engine/peers.ts";
 import { describeMachine } from "../kit/machine.ts";
 import { formatNumber, markdownTable } from "../kit/report.ts";
-import { turnsOf } from "../kit/turns.ts";
+import { distinct } from "../kit/samples.ts";
 import { answerOf } from "./answer.ts";
 import { readOddDocuments } from "./documents.ts";
-import { openEngines } from "./engines.ts";
-import { openLlama } from "./llama-cpp.ts";
-import { batchesOf, batchTimes, checkAnswer, type BatchTimes } from "./measure.ts";
+import { type Engines, openEngines } from "./engines.ts";
+import { type LlamaContenders, openLlama } from "./llama-cpp.ts";
+import { batchesOf, batchTimes, checkAnswer, warmUp } from "./measure.ts";
 import { speculationOptions } from "./options.ts";
 import { type PlannedRequest, planRequests } from "./plan.ts";
 import { type Spread, spreadOf, spreadText } from "./report.ts";
@@ -35,6 +36,13 @@ interface TimedAnswer {
   readonly acceptedDraftTokens?: number;
 }
 
+/** Answers of one contender to one batch. */
+interface Measured {
+  readonly name: string;
+  readonly round: number;
+  readonly answers: readonly TimedAnswer[];
+}
+
 interface Row {
   readonly kind: Kind;
   readonly requests: number;
@@ -42,7 +50,8 @@ interface Row {
   readonly tokensPerSecond: Spread;
   /** Speed relative to the same engine without drafts. */
   readonly ratio: Spread;
-  readonly acceptedPerToken: number | undefined;
+  /** NaN for ours, whose own benchmark reports it. */
+  readonly acceptedPerToken: number;
 }
 
 const PLAIN = ["readme-moe", "node-llama-cpp"] as const;
@@ -51,28 +60,16 @@ const noGrammar = (): undefined => undefined;
 const options = speculationOptions(["--kinds", "quote,chat", "--requests", "1", ...process.argv.slice(2)]);
 const documents = await readOddDocuments(options.data);
 await installPeers(join(import.meta.dirname, "..", "peers"), say);
-await using opened = await openEngines(options.model, "all", { ...options, draft: undefined });
-const { without, with: speculating } = opened;
 const rows: Row[] = [];
 for (const kind of options.kinds.filter((name) => name === "quote" || name === "chat")) {
-  const facts = { documents, vocabSize: without.info.vocabSize, seed: options.seed };
-  const greedy = requestsOf(kind, facts).filter(({ params }) => params.temperature === 0);
-  const { perKind: count, tokens, threads, model, draft } = options;
-  const { requests } = await planRequests(without, greedy, { count, tokens, processorOf: noGrammar });
-  const contextTokens = Math.max(...requests.map(({ promptIds }) => promptIds.length)) + tokens;
+  const requests = await greedyRequests(kind);
+  const contextTokens = Math.max(...requests.map(({ promptIds }) => promptIds.length)) + options.tokens;
   const sequences = Math.max(...options.requests);
+  const { model, draft, threads } = options;
   await using llama = await openLlama({ library: LIBRARIES.llamaCpp, model, draft, threads, sequences, contextTokens });
-  const contenders: readonly Contender[] = [
-    { name: "readme-moe", answers: (batch) => ownAnswers(without, batch) },
-    { name: "readme-moe, speculation", answers: (batch) => ownAnswers(speculating, batch) },
-    ...llama.contenders.map(({ drafts, answers }) => ({
-      name: drafts === "none" ? "node-llama-cpp" : `node-llama-cpp, ${drafts}`,
-      answers,
-    })),
-  ];
   for (const atOnce of options.requests) {
     say(`${kind}, ${atOnce} at once`);
-    rows.push(...(await compare({ kind, contenders, batches: batchesOf(requests, atOnce), atOnce })));
+    rows.push(...(await compare({ kind, llama, batches: batchesOf(requests, atOnce), atOnce })));
   }
 }
 const table = markdownTable({
@@ -84,7 +81,7 @@ const table = markdownTable({
     contender,
     spreadText(tokensPerSecond, 0),
     spreadText(ratio, 3),
-    acceptedPerToken === undefined ? "" : formatNumber(acceptedPerToken, 2),
+    formatNumber(acceptedPerToken, 2),
   ]),
   notes: ["Medians and ranges over rounds. Accepted draft tokens are for each token of the answers."],
 });
@@ -95,7 +92,21 @@ if (options.out !== undefined) {
   await writeFile(options.out, `${JSON.stringify(report, undefined, 2)}\n`);
 }
 
-async function ownAnswers(engine: typeof without, batch: readonly PlannedRequest[]): Promise<readonly TimedAnswer[]> {
+function openOwn(): Promise<Engines> {
+  return openEngines(options.model, "all", { ...options, draft: undefined });
+}
+
+async function greedyRequests(kind: Kind): Promise<readonly PlannedRequest[]> {
+  await using planning = await openOwn();
+  const { without } = planning;
+  const facts = { documents, vocabSize: without.info.vocabSize, seed: options.seed };
+  const greedy = requestsOf(kind, facts).filter(({ params }) => params.temperature === 0);
+  const { perKind: count, tokens } = options;
+  const { requests } = await planRequests(without, greedy, { count, tokens, processorOf: noGrammar });
+  return requests;
+}
+
+async function ownAnswers(engine: Engine, batch: readonly PlannedRequest[]): Promise<readonly TimedAnswer[]> {
   const answers = await Promise.all(batch.map((request) => answerOf(engine, request, noGrammar)));
   for (const [index, answer] of answers.entries()) checkAnswer(batch[index] as PlannedRequest, answer);
   return answers;
@@ -103,50 +114,59 @@ async function ownAnswers(engine: typeof without, batch: readonly PlannedRequest
 
 interface Comparison {
   readonly kind: Kind;
-  readonly contenders: readonly Contender[];
+  readonly llama: LlamaContenders;
   readonly batches: readonly (readonly PlannedRequest[])[];
   readonly atOnce: number;
 }
 
-/** Measures all contenders by turns, each batch within seconds, after a turn of each that is not counted. */
-async function compare({ kind, contenders, batches, atOnce }: Comparison): Promise<readonly Row[]> {
-  const times = contenders.map(() => Array.from({ length: options.rounds }, (): BatchTimes[] => []));
-  const accepted = contenders.map(() => 0);
-  for (const batch of batches) {
-    for (const { answers } of contenders) await answers(batch);
-    // Only whole rounds count: the turn that `turnsOf` adds at the end shows drift in other suites.
-    const turns = turnsOf(contenders.length, options.rounds).filter(({ round }) => round < options.rounds);
-    for (const { variant, round } of turns) {
-      const answers = await (contenders[variant] as Contender).answers(batch);
-      times[variant]?.[round]?.push(batchTimes(answers));
-      for (const { acceptedDraftTokens = 0 } of answers)
-        accepted[variant] = (accepted[variant] ?? 0) + acceptedDraftTokens;
+/** Measures all contenders by turns, each batch within seconds. Engines of ours are new in each round. */
+async function compare({ kind, llama, batches, atOnce }: Comparison): Promise<readonly Row[]> {
+  const measured: Measured[] = [];
+  for (let round = 0; round < options.rounds; round++) {
+    await using opened = await openOwn();
+    const { without, with: speculating } = opened;
+    for (const engine of [without, speculating]) await warmUp(engine);
+    const contenders: readonly Contender[] = [
+      { name: "readme-moe", answers: (batch) => ownAnswers(without, batch) },
+      { name: "readme-moe, speculation", answers: (batch) => ownAnswers(speculating, batch) },
+      ...llama.contenders.map(({ drafts, answers }) => ({
+        name: drafts === "none" ? "node-llama-cpp" : `node-llama-cpp, ${drafts}`,
+        answers,
+      })),
+    ];
+    for (const [index, batch] of batches.entries()) {
+      for (const { name, answers } of (round + index) % 2 === 0 ? contenders : contenders.toReversed()) {
+        measured.push({ name, round, answers: await answers(batch) });
+      }
     }
   }
-  const speeds = times.map((rounds) => rounds.map(speedOf));
-  return contenders.map(({ name }, index): Row => {
-    const own = speeds[index] ?? [];
-    const plain =
-      speeds[contenders.findIndex((one) => one.name === PLAIN.find((start) => name.startsWith(start)))] ?? [];
-    const numTokens = (times[index] ?? []).flat().reduce((sum, { tokens }) => sum + tokens, 0);
+  return rowsOf(measured, { kind, requests: atOnce });
+}
+
+function rowsOf(measured: readonly Measured[], of: Pick<Row, "kind" | "requests">): readonly Row[] {
+  const speedOf = (contender: string, round: number): number =>
+    speed(measured.filter(({ name }) => name === contender).filter((one) => one.round === round));
+  const rounds = distinct(measured.map(({ round }) => round));
+  return distinct(measured.map(({ name }) => name)).map((contender): Row => {
+    const plain = PLAIN.find((start) => contender.startsWith(start)) ?? contender;
+    const answers = measured.filter(({ name }) => name === contender).flatMap((one) => one.answers);
+    const numTokens = answers.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+    const accepted = answers.reduce((sum, { acceptedDraftTokens = NaN }) => sum + acceptedDraftTokens, 0);
     return {
-      kind,
-      requests: atOnce,
-      contender: name,
-      tokensPerSecond: spreadOf(own),
-      ratio: spreadOf(own.map((speed, round) => speed / (plain[round] ?? NaN))),
-      acceptedPerToken: name.startsWith("node") ? (accepted[index] ?? 0) / numTokens : undefined,
+      ...of,
+      contender,
+      tokensPerSecond: spreadOf(rounds.map((round) => speedOf(contender, round))),
+      ratio: spreadOf(rounds.map((round) => speedOf(contender, round) / speedOf(plain, round))),
+      acceptedPerToken: accepted / numTokens,
     };
   });
 }
 
 /** Computes tokens per second after the prompts. */
-function speedOf(batches: readonly BatchTimes[]): number {
-  const [tokens, ms] = batches.reduce(
-    ([sumTokens, sumMs], { decodeTokens, decodeMs }) => [sumTokens + decodeTokens, sumMs + decodeMs],
-    [0, 0],
-  );
-  return (1000 * tokens) / ms;
+function speed(batches: readonly Measured[]): number {
+  const times = batches.map(({ answers }) => batchTimes(answers));
+  const tokens = times.reduce((sum, { decodeTokens }) => sum + decodeTokens, 0);
+  return (1000 * tokens) / times.reduce((sum, { decodeMs }) => sum + decodeMs, 0);
 }
 
 function say(text: string): void {
