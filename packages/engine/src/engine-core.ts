@@ -86,7 +86,6 @@ export class EngineCore {
 
   /** Runs one step of all sequences that can run. A sequence that fails is reported and ends; the others continue. */
   async step(): Promise<void> {
-    const { speculation } = this.#parts;
     this.#isStepping = true;
     this.#canProgress = false;
     const startMs = this.#parts.now();
@@ -96,7 +95,7 @@ export class EngineCore {
     const batch = await this.#schedule();
     const logits = await this.#forward(batch);
     const accepted = await this.#sample(logits);
-    const acceptedDraftTokens = speculation?.settle(logits);
+    const acceptedDraftTokens = this.#parts.speculation?.settle(logits);
     await this.#append(accepted);
     this.#complete(batch, startMs, acceptedDraftTokens);
     this.#isStepping = false;

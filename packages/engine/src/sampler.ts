@@ -39,7 +39,7 @@ export interface AcceptedToken {
 
 /** Tokens that sequences got from their rows. */
 export interface Sampled {
-  /** In the order of each sequence's positions. */
+  /** Tokens, in the order of each sequence's positions. */
   readonly accepted: readonly AcceptedToken[];
   /** Sequences whose next token needs all logits of their last known token, which the runner has not kept. */
   readonly undecided: readonly Sequence[];

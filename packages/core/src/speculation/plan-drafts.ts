@@ -12,6 +12,7 @@ export interface PlannedDraft {
   readonly allowanceMs: number;
 }
 
+/** A step and the drafts that may join it. */
 export interface DraftPlanInput {
   /** The step without drafts. */
   readonly step: StepWork;

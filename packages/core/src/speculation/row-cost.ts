@@ -17,6 +17,7 @@ export interface RowCosts {
   readonly sums: readonly StepSums[];
 }
 
+/** Costs before any step. */
 export const NO_ROW_COSTS: RowCosts = { sums: [] };
 
 /** A step that has run, without prompts. */

@@ -27,7 +27,7 @@ import {
 import type { Sequence } from "../sequence.ts";
 import type { StepBeforeDrafts } from "./drafter.ts";
 
-/** What became of a proposal. */
+/** Result of a proposal. */
 export interface ProposalOutcome {
   readonly draft: Draft;
   /** Estimated chance of its first token. */
@@ -43,7 +43,7 @@ export interface ProposalOutcome {
   readonly numRight: number;
 }
 
-/** What is learned from a sequence's drafts. */
+/** Experience with a sequence's drafts. */
 interface DraftRecord {
   acceptance: Acceptance;
   account: DraftAccount;

@@ -52,7 +52,10 @@ export class EngineDrafter implements Drafter {
   };
 }
 
-/** Runs the small model. Where it fails, sequences go on without its drafts. @returns each sequence's share of the time */
+/**
+ * Runs the small model. Where it fails, sequences go on without its drafts.
+ * @returns the drafts, and each sequence's share of the time
+ */
 async function draftWith(model: ModelDrafter, questions: readonly DraftQuestion[], { work, cost }: StepBeforeDrafts) {
   const chances = new Map(questions.map(({ sequence, chancesOf }) => [sequence.id, chancesOf]));
   const beforeMs = model.spentMs;

@@ -51,8 +51,8 @@ interface StepDraft {
 
 const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
 
-// The kernel takes rows in groups, so that the first drafted token can cost more than the next ones, and drafts that run
-// have to be taken back: a smaller predicted gain is a loss.
+// The kernel takes rows in groups, so that the first drafted token can cost more than the next ones, and drafts that
+// run have to be taken back: a smaller predicted gain is a loss.
 const LEAST_GAIN = 1.05;
 
 // In a step where only tokens with a higher chance would pay, asking for drafts costs more than they bring.

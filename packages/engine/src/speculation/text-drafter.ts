@@ -9,7 +9,7 @@ import { RecycledTokens } from "./recycled-tokens.ts";
 import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
 import { TokenIndex } from "./token-index.ts";
 
-/** What is kept of a sequence. */
+/** Texts of a sequence. */
 interface SequenceTexts {
   readonly index: TokenIndex;
   readonly prediction: PredictedText | undefined;
