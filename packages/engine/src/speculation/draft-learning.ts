@@ -53,8 +53,8 @@ interface DraftRecord {
   nextStep: number;
 }
 
-// Proposals take time. The more sequences a step has, the more time, and the rarer a proposal pays.
-const MOST_REST_STEPS = 8;
+// Proposals take time, more of it the more sequences a step has, and pay the more rarely.
+const [LEAST_REST_STEPS, MOST_REST_STEPS] = [3, 8];
 
 export class DraftLearning {
   #acceptance = newAcceptance("engine");
@@ -63,9 +63,13 @@ export class DraftLearning {
   readonly #records = new Map<Sequence, DraftRecord>();
   #steps = 0;
 
-  /** Begins a step. @returns its costs, with what a drafted token adds to a step of this size */
-  begin(cost: CostModel, work: StepWork): StepBeforeDrafts {
+  /** Begins a step. */
+  begin(): void {
     this.#steps++;
+  }
+
+  /** Describes a step, with what a drafted token adds to one of this size. */
+  stepOf(cost: CostModel, work: StepWork): StepBeforeDrafts {
     return { cost: withRowMs(cost, rowMsOf(this.#rowCosts, work.tokens, cost), work), work };
   }
 
@@ -95,7 +99,7 @@ export class DraftLearning {
     const accepted = Math.min(draftTokens, numRight);
     record.account = chargeDraft(record.account, { step: work, cost, draftTokens, drafterMs, accepted });
     record.numWeak = firstChance < leastChance(step) ? record.numWeak + 1 : 0;
-    record.nextStep = this.#steps + 1 + Math.min(restSteps(work.tokens), record.numWeak);
+    record.nextStep = this.#steps + 1 + Math.min(restSteps(work.tokens), Math.floor(record.numWeak / 2));
     if (draftTokens > 0) {
       const known = this.#calibrations.get(draft.source) ?? NO_CALIBRATION;
       this.#calibrations.set(draft.source, calibrate(known, expectedTokens, accepted));
@@ -132,5 +136,5 @@ export function leastChance({ cost, work }: StepBeforeDrafts): number {
 
 /** Computes the longest rest of a sequence in a step of this many tokens. */
 function restSteps(tokens: number): number {
-  return Math.min(MOST_REST_STEPS, Math.floor(tokens / 2));
+  return Math.min(MOST_REST_STEPS, LEAST_REST_STEPS + Math.floor(tokens / 2));
 }

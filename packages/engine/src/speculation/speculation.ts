@@ -53,7 +53,7 @@ const NO_DRAFT: Draft = { source: "context", tokenIds: [], classes: [] };
 
 // The kernel takes rows in groups, so that the first drafted token can cost more than the next ones, and drafts that
 // run have to be taken back: a smaller predicted gain is a loss.
-const LEAST_GAIN = 1.05;
+const LEAST_GAIN = 1.1;
 
 // In a step where only tokens with a higher chance would pay, asking for drafts costs more than they bring.
 const HOPELESS = 0.92;
@@ -80,7 +80,10 @@ export class Speculation {
 
   /** Adds drafts to the sequences that decode, where they pay and there is room. */
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
-    const before = this.#learning.begin(cost, knownWork(batch, this.#parts.residency));
+    this.#learning.begin();
+    this.#step = undefined;
+    if (!batch.some((item) => this.#mayDraft(item))) return batch;
+    const before = this.#learning.stepOf(cost, knownWork(batch, this.#parts.residency));
     this.#step = before;
     if (leastChance(before) >= HOPELESS) return batch;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
@@ -168,13 +171,17 @@ export class Speculation {
     });
   }
 
+  #mayDraft({ sequence, numTokens, isLast }: BatchItem): boolean {
+    const isDecoding = isLast && numTokens === 1;
+    return isDecoding && sequence.isSpeculated && !this.#learning.isResting(sequence);
+  }
+
   #question(
     item: BatchItem,
     { cost, work }: StepBeforeDrafts,
   ): (DraftQuestion & { readonly item: BatchItem }) | undefined {
-    const { sequence, numTokens, isLast } = item;
-    if (!isLast || numTokens > 1 || !sequence.isSpeculated || !sequence.slot) return undefined;
-    if (this.#learning.isResting(sequence)) return undefined;
+    const { sequence } = item;
+    if (!this.#mayDraft(item)) return undefined;
     const toEnd = sequence.params.maxTokens - sequence.completionTokens - 1;
     const toContext = this.#parts.contextTokens - sequence.numTokens - 1;
     const mostTokens = Math.min(work.tokens < MANY ? MOST_DRAFT_TOKENS : MOST_AMONG_MANY, toEnd, toContext);
