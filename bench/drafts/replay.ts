@@ -107,7 +107,7 @@ export function replay(answers: readonly RecordedAnswer[], options: ReplayOption
       const { chances = [] } = chosen[at] ?? {};
       return { chances, experts: chances.map(() => 0), allowanceMs: allowanceMs(one.account) };
     });
-    const lengths = planDrafts({ step, experts: new Set([0]), tokensLeft: 64, cost, missingBytes: [0], drafts });
+    const lengths = planDrafts({ step, experts: new Set([0]), tokensLeft: 64, cost, drafts });
     const rows = lengths.reduce((sum, length) => sum + length, 0);
     const isFull = running.size === requests;
     if (isFull) ms += predictStepMs(cost, { ...step, tokens: step.tokens + rows });

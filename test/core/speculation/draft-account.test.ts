@@ -42,7 +42,6 @@ function run(adversary: Adversary, { numSequences = 1, steps = 2000 } = {}): Run
       experts: new Set([0]),
       tokensLeft: 64,
       cost: COST,
-      missingBytes: [0],
       drafts: [{ chances, experts: Array(12).fill(0), allowanceMs: allowanceMs(account) }],
     });
     const numRight = adversary(length, chances[0] ?? 0, at);

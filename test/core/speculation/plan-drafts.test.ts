@@ -13,7 +13,6 @@ function planOf(input: Partial<DraftPlanInput>): readonly number[] {
     experts: new Set([0]),
     tokensLeft: 100,
     cost: COST,
-    missingBytes: [0],
     drafts: [],
     ...input,
   });
@@ -21,7 +20,7 @@ function planOf(input: Partial<DraftPlanInput>): readonly number[] {
 
 /** Computes expected tokens per millisecond of a step with drafts of these lengths; `undefined` if a rule forbids it. */
 function rateOf(input: DraftPlanInput, lengths: readonly number[]): number | undefined {
-  const { step, cost, drafts, experts, missingBytes } = input;
+  const { step, cost, drafts, experts } = input;
   const rows = lengths.reduce((sum, length) => sum + length, 0);
   if (rows > input.tokensLeft) return undefined;
   let expected = step.tokens;
@@ -31,7 +30,7 @@ function rateOf(input: DraftPlanInput, lengths: readonly number[]): number | und
     let chance = 1;
     for (let at = 0; at < length; at++) {
       const expert = draft.experts[at];
-      if (expert === undefined || !experts.has(expert) || missingBytes[expert] !== 0) return undefined;
+      if (expert === undefined || !experts.has(expert)) return undefined;
       chance *= draft.chances[at] ?? 0;
       expected += chance;
     }
@@ -76,7 +75,6 @@ const input: fc.Arbitrary<DraftPlanInput> = fc.record({
     msPerCachedToken: fc.constantFrom(0, 0.001),
     loadMsPerByte: fc.constant(1e-6),
   }),
-  missingBytes: fc.constantFrom([0, 0], [0, 0], [0, 5]),
   drafts: fc.array(draft, { minLength: 1, maxLength: 4 }),
 });
 
@@ -110,11 +108,10 @@ test("prefers the most likely tokens when few fit", () => {
   expect(planOf({ drafts, tokensLeft: 3 })).toEqual([1, 2, 0]);
 });
 
-test("ends a draft before an expert that is not in the step, or not in memory", () => {
+test("ends a draft before an expert that is not in the step", () => {
   const certain = { chances: [1, 1, 1], experts: [0, 1, 0], allowanceMs: Infinity };
   expect(planOf({ drafts: [certain] })).toEqual([1]);
-  expect(planOf({ drafts: [certain], experts: new Set([0, 1]), missingBytes: [0, 7] })).toEqual([1]);
-  expect(planOf({ drafts: [certain], experts: new Set([0, 1]), missingBytes: [0, 0] })).toEqual([3]);
+  expect(planOf({ drafts: [certain], experts: new Set([0, 1]) })).toEqual([3]);
 });
 
 test("takes as many rows as an allowance pays for, rounding errors aside", () => {

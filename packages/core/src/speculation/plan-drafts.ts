@@ -21,8 +21,6 @@ export interface DraftPlanInput {
   /** Number of further tokens that fit the step. */
   readonly tokensLeft: number;
   readonly cost: CostModel;
-  /** Bytes of each expert that are not in memory. */
-  readonly missingBytes: ArrayLike<number>;
   /** A draft, possibly empty, of each sequence. */
   readonly drafts: readonly PlannedDraft[];
   /** Smallest factor by which drafts must raise the step's expected tokens per millisecond to run at all. @default 1 */
@@ -45,8 +43,8 @@ const LEAST_CHANCE = 0.2;
 
 /**
  * Chooses how many tokens of each draft run, so that the step's expected tokens per predicted millisecond are the most
- * that is possible. A draft ends before a token whose expert is not in the step or not in memory, and where its time
- * would exceed its allowance.
+ * that is possible. A draft ends before a token whose expert is not in the step, which reads its experts anyway, and
+ * where its time would exceed its allowance.
  *
  * @returns the length of each draft, from 0
  */
@@ -96,14 +94,14 @@ function worthOf(chances: readonly number[]): number {
 }
 
 /** Counts the first tokens that may run, whatever their chances. */
-function mostTokens(draft: PlannedDraft, { experts, missingBytes, cost }: DraftPlanInput): number {
+function mostTokens(draft: PlannedDraft, { experts, cost }: DraftPlanInput): number {
   const { chances, allowanceMs } = draft;
   // An allowance is often a multiple of a row's time, and dividing must not lose a row.
   const paid = cost.msPerToken > 0 ? Math.floor((allowanceMs / cost.msPerToken) * (1 + ROUNDING)) : Infinity;
   const most = Math.min(chances.length, draft.experts.length, Math.max(0, paid));
   for (let at = 0; at < most; at++) {
     const expert = draft.experts[at] ?? -1;
-    if (!experts.has(expert) || (missingBytes[expert] ?? 0) > 0) return at;
+    if (!experts.has(expert)) return at;
   }
   return most;
 }

@@ -204,8 +204,6 @@ export class Speculation {
       experts,
       tokensLeft: maxNumBatchedTokens - work.tokens,
       cost,
-      // What the step's experts lack is read for the step, with drafts or without.
-      missingBytes: [],
       leastGain: LEAST_GAIN,
       drafts: proposals.map((proposal) => ({ ...proposal, experts: expertsOfDraft(proposal) })),
     });
