@@ -151,6 +151,9 @@ export async function openEngine(
   if (flags.draft !== undefined && flags.speculation === "off") {
     throw new TypeError("Expected --draft without --speculation off, which drafts nothing");
   }
+  if (flags.recordTrace !== undefined && (flags.speculation === "on" || flags.draft !== undefined)) {
+    throw new TypeError("Expected --record-trace without --speculation on and --draft: the simulator knows no drafts");
+  }
   const path = await modelPath(name, signal, cacheFolder);
   const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, cacheFolder);
   const loras = await loraFolders(flags.lora, signal);
@@ -165,7 +168,7 @@ export async function openEngine(
     expertCacheBytes: flags.expertCache,
     expertCachePolicy: flags.expertCachePolicy,
     controlTokensInMessages,
-    speculation: flags.speculation === undefined ? undefined : flags.speculation === "on",
+    speculation: speculates(flags),
     draft,
     signal,
     onProgress: showLoading,
@@ -204,4 +207,10 @@ export async function withEngine<Result>(
 
 function noteCacheFailure(reason: string | undefined): void {
   if (reason !== undefined) console.error(`note: the model is not cached: ${reason}`);
+}
+
+/** Whether the engine drafts tokens; `undefined` for its default. Traces are recorded without. */
+function speculates({ speculation, recordTrace }: EngineFlags): boolean | undefined {
+  if (recordTrace !== undefined) return false;
+  return speculation === undefined ? undefined : speculation === "on";
 }

@@ -87,7 +87,10 @@ export function engineOptions(): readonly Option[] {
       "whether steps also run tokens that are likely to follow, which saves time and changes no token (default: on)",
     ).choices(["on", "off"]),
     new Option("--draft <model>", "a small model with the same vocabulary that drafts such tokens (default: none)"),
-    new Option("--record-trace <file>", "write the experts of all sequences, as JSON lines for `simulate --trace`"),
+    new Option(
+      "--record-trace <file>",
+      "write the experts of all sequences, as JSON lines for `simulate --trace` (without speculation)",
+    ),
   ];
 }
 
