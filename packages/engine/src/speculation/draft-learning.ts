@@ -55,6 +55,8 @@ interface DraftRecord {
 
 // Proposals take time, more of it the more sequences a step has, and pay the more rarely.
 const [LEAST_REST_STEPS, MOST_REST_STEPS] = [3, 8];
+// Each time that as many plans have run nothing, the engine rests for one more step.
+const IDLE_PLANS = 4;
 
 export class DraftLearning {
   #acceptance = newAcceptance("engine");
@@ -62,6 +64,9 @@ export class DraftLearning {
   #rowCosts = NO_ROW_COSTS;
   readonly #records = new Map<Sequence, DraftRecord>();
   #steps = 0;
+  /** Number of plans in a row that ran nothing, and the step before which there is no other plan. */
+  #numIdlePlans = 0;
+  #nextPlan = 0;
 
   /** Begins a step. */
   begin(): void {
@@ -73,8 +78,19 @@ export class DraftLearning {
     return { cost: withRowMs(cost, rowMsOf(this.#rowCosts, work.tokens, cost), work), work };
   }
 
+  /** Whether nothing is proposed in this step, since the last plans ran nothing. */
+  get isResting(): boolean {
+    return this.#nextPlan > this.#steps;
+  }
+
+  /** Learns whether a plan ran any draft. */
+  planned(hasDrafts: boolean): void {
+    this.#numIdlePlans = hasDrafts ? 0 : this.#numIdlePlans + 1;
+    this.#nextPlan = this.#steps + 1 + Math.min(MOST_REST_STEPS, Math.floor(this.#numIdlePlans / IDLE_PLANS));
+  }
+
   /** Whether nothing is proposed for a sequence in this step, since its last proposals were too weak. */
-  isResting(sequence: Sequence): boolean {
+  isWeak(sequence: Sequence): boolean {
     return (this.#records.get(sequence)?.nextStep ?? 0) > this.#steps;
   }
 

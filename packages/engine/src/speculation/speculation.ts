@@ -82,12 +82,13 @@ export class Speculation {
   async extend(batch: readonly BatchItem[], cost: CostModel): Promise<readonly BatchItem[]> {
     this.#learning.begin();
     this.#step = undefined;
-    if (!batch.some((item) => this.#mayDraft(item))) return batch;
+    if (this.#learning.isResting || !batch.some((item) => this.#mayDraft(item))) return batch;
     const before = this.#learning.stepOf(cost, knownWork(batch, this.#parts.residency));
     this.#step = before;
     if (leastChance(before) >= HOPELESS) return batch;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = await this.#proposals(batch, before);
+    if (proposals.length === 0) this.#learning.planned(false);
     if (proposals.length === 0) return batch;
     const experts = expertsOf(batch);
     // Routing takes time, so only tokens that pay with an expert of the step are routed.
@@ -97,6 +98,7 @@ export class Speculation {
     const routesOf = ({ item }: Proposal): readonly number[] => routes.get(item.sequence) ?? [];
     for (const proposal of this.#shortened(paying, experts, routesOf)) this.#begin(proposal, routesOf(proposal));
     for (const { item } of paying) this.#rewindRouter(item.sequence);
+    this.#learning.planned(Array.from(this.#drafts.values()).some((step) => step.experts.length > 0));
     return batch.map((item) => {
       const step = this.#drafts.get(item.sequence);
       return step && step.experts.length > 0 ? { ...item, draft: runningPart(step) } : item;
@@ -114,7 +116,7 @@ export class Speculation {
     for (const { item, rows } of logits) {
       const { sequence, draft } = item;
       const numKnown = this.#numKnown.get(sequence);
-      if (numKnown === undefined || !sequence.isSpeculated || this.#learning.isResting(sequence)) continue;
+      if (numKnown === undefined || !sequence.isSpeculated || this.#learning.isWeak(sequence)) continue;
       drafter.observe({ sequence, numKnown, draftIds: draft?.tokenIds ?? [], rows });
     }
     for (const [sequence, draft] of this.#drafts) {
@@ -173,7 +175,7 @@ export class Speculation {
 
   #mayDraft({ sequence, numTokens, isLast }: BatchItem): boolean {
     const isDecoding = isLast && numTokens === 1;
-    return isDecoding && sequence.isSpeculated && !this.#learning.isResting(sequence);
+    return isDecoding && sequence.isSpeculated && !this.#learning.isWeak(sequence);
   }
 
   #question(
