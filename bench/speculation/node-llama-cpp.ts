@@ -1,7 +1,7 @@
 // Compares our engine, without and with speculation, with node-llama-cpp and its own predictors: the same GGUF file, the
 // same prompts as tokens, greedy, by turns in one process. The peers are installed into bench/peers on first use.
 //
-//   pnpm bench:speculation:llama -- <model.gguf> [--draft SMALL.gguf] [--kinds quote,chat] [--requests 1] [--rounds 5]
+//   pnpm bench:speculation:llama <model.gguf> [--draft SMALL.gguf] [--kinds quote,chat] [--requests 1] [--rounds 5]
 //     [--tokens 96] [--per-kind 16] [--data FOLDER] [--threads N] [--precision int8] [--out FILE.json]
 
 import { writeFile } from "node:fs/promises";

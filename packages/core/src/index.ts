@@ -144,7 +144,13 @@ export {
 } from "./speculation/draft-account.ts";
 export { calibrate, calibrationFactor, NO_CALIBRATION, type DraftCalibration } from "./speculation/calibration.ts";
 export type { Draft, DraftSource } from "./speculation/draft.ts";
-export { chooseDraft, planDrafts, type DraftPlanInput, type PlannedDraft } from "./speculation/plan-drafts.ts";
+export {
+  chooseDraft,
+  expectedTokens,
+  planDrafts,
+  type DraftPlanInput,
+  type PlannedDraft,
+} from "./speculation/plan-drafts.ts";
 export {
   NO_ROW_COSTS,
   refineRowCosts,

@@ -6,6 +6,7 @@ import {
   ReadMeError,
   type LogitsRow,
   type ScheduledSequence,
+  type StepWork,
 } from "@readme-moe/core";
 import { KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import type { Sequence } from "./sequence.ts";
@@ -50,7 +51,7 @@ export function batchItems(
 }
 
 /** Counts the tokens that an item runs, its draft included. */
-export function rowsOf({ numTokens, draft }: Pick<BatchItem, "numTokens" | "draft">): number {
+function rowsOf({ numTokens, draft }: Pick<BatchItem, "numTokens" | "draft">): number {
   return numTokens + (draft?.tokenIds.length ?? 0);
 }
 
@@ -58,6 +59,17 @@ export function rowsOf({ numTokens, draft }: Pick<BatchItem, "numTokens" | "draf
 export function draftCounts(batch: readonly BatchItem[]): { readonly draftTokens?: readonly number[] } {
   if (!batch.some(({ draft }) => draft)) return {};
   return { draftTokens: batch.map(({ draft }) => draft?.tokenIds.length ?? 0) };
+}
+
+/** Computes what the time of a step depends on. @param missingBytes - bytes of each expert that are not in memory */
+export function workOf(batch: readonly BatchItem[], missingBytes: ArrayLike<number>): StepWork {
+  const experts = Array.from(expertsOf(batch));
+  return {
+    tokens: batch.reduce((sum, item) => sum + rowsOf(item), 0),
+    distinctExperts: experts.length,
+    cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
+    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
+  };
 }
 
 /** Finds the distinct experts of a step. Drafts need no others. */

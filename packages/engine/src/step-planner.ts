@@ -18,7 +18,7 @@ import {
   type SchedulerState,
   type StepWork,
 } from "@readme-moe/core";
-import { batchItems, expertsOf, rowsOf, type BatchItem } from "./batch.ts";
+import { batchItems, workOf, type BatchItem } from "./batch.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** Measurements of a step that has run. */
@@ -106,15 +106,9 @@ export class StepPlanner {
    */
   begin(batch: readonly BatchItem[], waiting: readonly Sequence[]): ForecastUses {
     const { missingBytes, streamed } = this.#residency;
-    const experts = Array.from(expertsOf(batch));
     this.#batch = batch;
     this.#clientTimes = chargeClients(this.#clientTimes, this.#ready, batch, this.#cost);
-    this.#work = {
-      tokens: batch.reduce((sum, item) => sum + rowsOf(item), 0),
-      distinctExperts: experts.length,
-      cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
-      missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
-    };
+    this.#work = workOf(batch, missingBytes);
     if (!streamed || !this.#state) return {};
     // Sequences that were preempted for this step wait now.
     const sequences = this.#candidates.filter(({ slot, nextExperts }) => slot && nextExperts.length > 0);

@@ -106,8 +106,7 @@ function chooseAmongCandidates(
   if (ranked.ids.length === 0) return undefined;
   if (params.temperature === 0) return ranked.ids[0];
   const total = needsTotal(params) ? boundTotal(row, ranked, params, params.vocabSize - numLeft) : undefined;
-  const index = decide(ranked, params, total, u);
-  return index === undefined ? undefined : ranked.ids[index];
+  return chosenId(ranked, params, total, u);
 }
 
 /**
@@ -128,15 +127,23 @@ function chooseBySum(
   if (numAllowed <= FEW_ALLOWED) {
     const ranked = rankedAllowed(row, masked);
     if (ranked.ids.length === 0) return undefined;
-    const total = weightOfAll(ranked.logits, params);
-    const index = decide(ranked, params, needsTotal(params) ? total : undefined, u);
-    return index === undefined ? undefined : ranked.ids[index];
+    return chosenId(ranked, params, needsTotal(params) ? weightOfAll(ranked.logits, params) : undefined, u);
   }
   if (masked.size > 0) return undefined;
   const ranked = allowedCandidates(row, masked, numAllowed);
   const best = ranked.logits[0];
   if (best === undefined) return undefined;
   const total = needsTotal(params) ? weightOfAllowed(fullLogits, mask, best, params) : undefined;
+  return chosenId(ranked, params, total, u);
+}
+
+/** Chooses as `decide` does. @returns the token; `undefined` if more tokens must be known */
+function chosenId(
+  ranked: RankedLogits,
+  params: ResolvedSamplingParams,
+  total: WeightBounds | undefined,
+  u: number,
+): number | undefined {
   const index = decide(ranked, params, total, u);
   return index === undefined ? undefined : ranked.ids[index];
 }

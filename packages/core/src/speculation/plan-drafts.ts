@@ -56,21 +56,21 @@ export function planDrafts(input: DraftPlanInput): readonly number[] {
   let tokensLeft = input.tokensLeft;
   const aloneMs = predictStepMs(cost, step);
   let stepMs = aloneMs;
-  let expectedTokens = step.tokens;
+  let tokens = step.tokens;
   // All rows cost the same and chances only fall along a draft, so the best n rows are the n most likely ones. The
   // rate rises while the next chance exceeds the time of a row times the rate, and never again after that.
   while (tokensLeft >= 1) {
     const best = mostLikely(next);
-    if (!best || best.chance * stepMs <= rowMs * expectedTokens * (1 + ROUNDING)) break;
+    if (!best || best.chance * stepMs <= rowMs * tokens * (1 + ROUNDING)) break;
     const draft = drafts[best.draft];
     const length = (lengths[best.draft] ?? 0) + 1;
     lengths[best.draft] = length;
     next[best.draft] = draft && nextToken(draft, { ...best, at: length });
     stepMs += rowMs;
-    expectedTokens += best.chance;
+    tokens += best.chance;
     tokensLeft--;
   }
-  const isWorthIt = expectedTokens * aloneMs >= leastGain * step.tokens * stepMs;
+  const isWorthIt = tokens * aloneMs >= leastGain * step.tokens * stepMs;
   return leastGain === 1 || isWorthIt ? lengths : drafts.map(() => 0);
 }
 
@@ -84,6 +84,13 @@ export function planDrafts(input: DraftPlanInput): readonly number[] {
 export function chooseDraft(chances: readonly (readonly number[])[]): number {
   const worths = chances.map(worthOf);
   return worths.indexOf(Math.max(...worths));
+}
+
+/** Computes how many tokens of a draft are accepted on average. @param chances - as in `PlannedDraft` */
+export function expectedTokens(chances: readonly number[]): number {
+  let [chance, sum] = [1, 0];
+  for (const one of chances) sum += chance *= one;
+  return sum;
 }
 
 /** Sums what the chance of each token exceeds `LEAST_CHANCE` by, given those before it. */

@@ -1,4 +1,4 @@
-import type { Draft } from "@readme-moe/core";
+import { expectedTokens, type Draft } from "@readme-moe/core";
 import { evidenceOf, typicalChance } from "./draft-model-plan.ts";
 
 /** Conditions under which a draft ends. */
@@ -51,8 +51,7 @@ export class DraftChain {
 
   /** Expected number of accepted tokens. */
   get expectedTokens(): number {
-    let product = 1;
-    return this.#chances.reduce((sum, chance) => sum + (product *= chance), 0);
+    return expectedTokens(this.#chances);
   }
 
   /** The last token, if another one may follow it. */

@@ -1,8 +1,8 @@
 // The drafts of a step: before it, which tokens run although they are not known yet; after it, what became of them.
 
-import { planDrafts, type CostModel, type Draft, type Residency, type StepWork } from "@readme-moe/core";
+import { expectedTokens, planDrafts, type CostModel, type Draft, type Residency } from "@readme-moe/core";
 import type { KvMemory } from "@readme-moe/kernel";
-import { expertsOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
+import { expertsOf, workOf, type BatchItem, type ItemLogits, type RoutedDraft } from "../batch.ts";
 import type { Sequence } from "../sequence.ts";
 import { countDraft } from "./draft-counts.ts";
 import { DraftLearning, leastChance, type ProposalOutcome } from "./draft-learning.ts";
@@ -83,13 +83,15 @@ export class Speculation {
     this.#learning.begin();
     this.#step = undefined;
     if (this.#learning.isResting || !batch.some((item) => this.#mayDraft(item))) return batch;
-    const before = this.#learning.stepOf(cost, knownWork(batch, this.#parts.residency));
+    const before = this.#learning.stepOf(cost, workOf(batch, this.#parts.residency.missingBytes));
     this.#step = before;
     if (leastChance(before) >= HOPELESS) return batch;
     for (const { sequence } of batch) this.#numKnown.set(sequence, sequence.numTokens);
     const proposals = await this.#proposals(batch, before);
-    if (proposals.length === 0) this.#learning.planned(false);
-    if (proposals.length === 0) return batch;
+    if (proposals.length === 0) {
+      this.#learning.planned(false);
+      return batch;
+    }
     const experts = expertsOf(batch);
     // Routing takes time, so only tokens that pay with an expert of the step are routed.
     const [known = 0] = experts;
@@ -251,17 +253,6 @@ export class Speculation {
   }
 }
 
-/** Computes the work of a step without drafts. */
-function knownWork(batch: readonly BatchItem[], { missingBytes }: Residency): StepWork {
-  const experts = Array.from(expertsOf(batch));
-  return {
-    tokens: batch.reduce((sum, { numTokens }) => sum + numTokens, 0),
-    distinctExperts: experts.length,
-    cachedTokens: batch.reduce((sum, { sequence }) => sum + sequence.numComputedTokens, 0),
-    missingBytes: experts.reduce((sum, expert) => sum + (missingBytes[expert] ?? 0), 0),
-  };
-}
-
 /** Counts the first tokens of a draft that are the sequence's own. */
 function numEqual({ tokenIds }: Sequence, draft: Draft, numKnown: number): number {
   const differs = draft.tokenIds.findIndex((id, place) => tokenIds[numKnown + place] !== id);
@@ -278,13 +269,6 @@ function outcomeOf(sequence: Sequence, { experts, numKnown, ...step }: StepDraft
 /** Takes the tokens that run. */
 function runningPart({ draft, experts }: StepDraft): RoutedDraft {
   return { tokenIds: draft.tokenIds.slice(0, experts.length), experts };
-}
-
-/** Computes how many tokens of a draft are accepted on average. */
-function expectedTokens(chances: readonly number[]): number {
-  let [chance, sum] = [1, 0];
-  for (const one of chances) sum += chance *= one;
-  return sum;
 }
 
 function firstTokens({ source, tokenIds, classes }: Draft, length: number): Draft {
