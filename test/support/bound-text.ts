@@ -6,10 +6,10 @@ import type { Constraint } from "@readme-moe/grammar";
 const encoder = new TextEncoder();
 
 /** Single bytes, some longer pieces, a token without bytes, and the end. */
-export function smallVocabulary(more: readonly string[] = []): EngineVocabulary {
+export function smallVocabulary(more: readonly (string | Uint8Array)[] = []): EngineVocabulary {
   const pieces = [
     ...Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
-    ...[...PIECES, ...more].map((piece) => encoder.encode(piece)),
+    ...[...PIECES, ...more].map((piece) => (typeof piece === "string" ? encoder.encode(piece) : piece)),
     new Uint8Array(),
     new Uint8Array(),
   ];

@@ -1,10 +1,20 @@
 import { createHash } from "node:crypto";
 
-/** Source of a constraint, as plain data that a thread can receive. */
-export type GrammarSource =
+/** One grammar. */
+export type GrammarText =
   | { readonly kind: "ebnf"; readonly text: string; readonly root: string }
   /** JSON of the library's structural tags: free text, regular expressions, and schemas between fixed texts. */
   | { readonly kind: "tags"; readonly format: string };
+
+/** Source of a constraint, as plain data that a thread can receive. */
+export type GrammarSource = GrammarText & { readonly wide?: WideGrammar | undefined };
+
+/** The same grammar without bounds on the lengths of strings, for faster masks; see `WideMatcher`. */
+interface WideGrammar {
+  readonly grammar: GrammarText;
+  /** Whether strings have patterns, so that a string's room may depend on its characters. */
+  readonly hasPatterns: boolean;
+}
 
 /** A source with a key that no other source has. */
 export interface KeyedSource {

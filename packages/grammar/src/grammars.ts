@@ -1,6 +1,13 @@
 import { describeValue, integerOption, rejectUnknownKeys, type EngineVocabulary } from "@readme-moe/core";
 import { constraintOf, type Constraint } from "./constraint.ts";
-import { Budget, keyedSource, MAX_SOURCE_CHARACTERS, sourceTooLong, type GrammarSource } from "./grammar-source.ts";
+import {
+  Budget,
+  keyedSource,
+  MAX_SOURCE_CHARACTERS,
+  sourceTooLong,
+  type GrammarSource,
+  type GrammarText,
+} from "./grammar-source.ts";
 import {
   ASKER_NAMES,
   resolveAsker,
@@ -9,10 +16,10 @@ import {
   type GrammarsOptions,
 } from "./grammars-options.ts";
 import { GrammarCache } from "./matching/grammar-cache.ts";
-import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
+import { schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 import { checkSchemaSizes } from "./schema/schema-size.ts";
-import { tagsFormat, type TaggedAnswers } from "./tagged-answers.ts";
+import { taggedSource, type TaggedAnswers } from "./tagged-answers.ts";
 import { checkGrammar, choiceGrammar, regexGrammar } from "./text-grammars.ts";
 
 /** Options of answers in JSON. */
@@ -74,8 +81,11 @@ export class Grammars implements AsyncDisposable {
     const maxWhitespace = integerOption("maxWhitespace", options.maxWhitespace ?? 16, 0, 256);
     checkSchemaSizes([schema]);
     const budget = new Budget();
-    const text = schemaGrammar(honouredSchema(schema, budget), maxWhitespace, budget);
-    return this.#compile({ kind: "ebnf", text, root: "root" }, asker);
+    const { text, wide } = schemaGrammars(honouredSchema(schema, budget), maxWhitespace, budget);
+    const source: GrammarSource = wide?.hadBounds
+      ? { ...rootedAt(text), wide: { grammar: rootedAt(wide.text), hasPatterns: wide.hasPatterns } }
+      : rootedAt(text);
+    return this.#compile(source, asker);
   }
 
   /**
@@ -99,7 +109,7 @@ export class Grammars implements AsyncDisposable {
   async regex(pattern: string, options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("regex", options);
     const text = regexGrammar(nonEmpty("pattern", pattern), new Budget());
-    return this.#compile({ kind: "ebnf", text, root: "root" }, asker);
+    return this.#compile(rootedAt(text), asker);
   }
 
   /**
@@ -108,7 +118,7 @@ export class Grammars implements AsyncDisposable {
    */
   async choice(texts: readonly string[], options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("choice", options);
-    return this.#compile({ kind: "ebnf", text: choiceGrammar(texts, new Budget()), root: "root" }, asker);
+    return this.#compile(rootedAt(choiceGrammar(texts, new Budget())), asker);
   }
 
   /**
@@ -116,7 +126,7 @@ export class Grammars implements AsyncDisposable {
    */
   async tagged(answers: TaggedAnswers, options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("tagged", options);
-    return this.#compile({ kind: "tags", format: JSON.stringify(tagsFormat(answers)) }, asker);
+    return this.#compile(taggedSource(answers), asker);
   }
 
   /** Ends all grammars: bound answers cannot continue, and open calls reject with `ERR_DISPOSED`. */
@@ -134,6 +144,11 @@ export class Grammars implements AsyncDisposable {
     const { client } = asker;
     return constraintOf((question, signal) => this.#cache.mask(keyed, question, { client, signal }));
   }
+}
+
+/** A grammar of our own writing. */
+function rootedAt(text: string): GrammarText {
+  return { kind: "ebnf", text, root: "root" };
 }
 
 function onlyAsker(where: string, options: Asker): Asker {

@@ -1,6 +1,6 @@
 import { describeValue } from "@readme-moe/core";
-import { Budget } from "./grammar-source.ts";
-import { schemaGrammar } from "./schema/ebnf/schema-grammar.ts";
+import { Budget, type GrammarSource, type GrammarText } from "./grammar-source.ts";
+import { schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
 import { honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 import { checkSchemaSizes } from "./schema/schema-size.ts";
 
@@ -24,8 +24,9 @@ export interface TaggedAnswers {
   readonly isSingle?: boolean | undefined;
 }
 
-/** Describes the answers as a structural tag of the library. @throws as `honouredSchema` */
-export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }: TaggedAnswers): object {
+/** Describes the answers by structural tags of the library. @throws as `honouredSchema` */
+export function taggedSource(answers: TaggedAnswers): GrammarSource {
+  const { tags, trigger, separator = "\n" } = answers;
   if (!isList(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
   const budget = new Budget();
   const fixed: readonly unknown[] = [trigger ?? "", separator, ...tags.flatMap(({ begin, end }) => [begin, end])];
@@ -34,17 +35,40 @@ export function tagsFormat({ tags, trigger, separator = "\n", isSingle = false }
     budget.write(text.length);
   }
   checkSchemaSizes(tags.map(({ schema }) => schema));
-  const formats = tags.map(({ begin, schema, end }) => ({
+  const grammars = tags.map(({ schema }) => schemaGrammars(honouredSchema(schema, budget), MAX_WHITESPACE, budget));
+  const exact = tagsGrammar(
+    answers,
+    grammars.map(({ text }) => text),
+  );
+  const wide = grammars.flatMap((one) => one.wide ?? []);
+  const areWide = wide.length === grammars.length && wide.some(({ hadBounds }) => hadBounds);
+  if (!areWide || mayMix(answers)) return exact;
+  const grammar = tagsGrammar(
+    answers,
+    wide.map(({ text }) => text),
+  );
+  return { ...exact, wide: { grammar, hasPatterns: wide.some(({ hasPatterns }) => hasPatterns) } };
+}
+
+/** Whether the text may be in two tags at once. */
+function mayMix({ tags }: TaggedAnswers): boolean {
+  return tags.some(({ begin }, index) => tags.some((other, at) => at !== index && other.begin.startsWith(begin)));
+}
+
+/** Writes tags with these grammars as a structural tag. */
+function tagsGrammar(answers: TaggedAnswers, grammars: readonly string[]): GrammarText {
+  const { tags, trigger, separator = "\n", isSingle = false } = answers;
+  const formats = tags.map(({ begin, end }, index) => ({
     type: "tag",
     begin,
-    content: { type: "grammar", grammar: schemaGrammar(honouredSchema(schema, budget), MAX_WHITESPACE, budget) },
+    content: { type: "grammar", grammar: grammars[index] },
     end,
   }));
   const format =
     trigger === undefined
       ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
       : { type: "triggered_tags", triggers: [trigger], tags: formats, stop_after_first: isSingle };
-  return { type: "structural_tag", format };
+  return { kind: "tags", format: JSON.stringify({ type: "structural_tag", format }) };
 }
 
 function isList(value: unknown): boolean {

@@ -4,15 +4,17 @@ import { createRequire } from "node:module";
 import { parentPort, workerData } from "node:worker_threads";
 import type * as Library from "@mlc-ai/web-xgrammar";
 import type { EngineVocabulary } from "@readme-moe/core";
-import type { GrammarSource } from "../grammar-source.ts";
-import { draftAllowed } from "./drafts.ts";
+import type { GrammarText } from "../grammar-source.ts";
+import { draftAllowed, type DraftMatcher } from "./drafts.ts";
 import { Matchers } from "./matchers.ts";
 import type { MaskQuestion, ThreadAnswer, ThreadData, ThreadFailure } from "./protocol.ts";
 import { TokenTable } from "./token-table.ts";
+import { TokenLengths, WideMatcher } from "./wide-matcher.ts";
 
 // An evicted completion costs as much as reading its tokens again.
 const MAX_MATCHERS = 64;
 const MAX_DRAFT_TOKENS = 16;
+const MAX_WIDE_COMPILE_MS = 500;
 const NOTHING = new Int32Array();
 const NAME = "@mlc-ai/web-xgrammar";
 const PAGE_BYTES = 65_536;
@@ -41,6 +43,8 @@ const { WebAssembly } = globalThis as unknown as {
 
 /** The library's last error output: it aborts instead of throwing an error with a message. */
 let complaint = "";
+/** The library's memory after it grew last. */
+let usedBytes = 0;
 
 const { vocabulary, source, maxBytes } = workerData as ThreadData;
 const tools = {
@@ -59,14 +63,28 @@ parentPort?.on("message", (question: MaskQuestion) => {
   answered = answered.then(() => answerMask(question));
 });
 
-async function open(): Promise<Matchers<Library.GrammarMatcher>> {
+async function open(): Promise<Matchers<DraftMatcher>> {
   const library = await loadLibrary();
   const stops = [...vocabulary.eosTokenIds];
   // The library takes bytes as they are, although its types ask for texts.
   const tokens = bytesOf(vocabulary) as unknown as string[];
   const info = await library.TokenizerInfo.createTokenizerInfo(tokens, "raw", false, vocabulary.vocabSize, stops);
-  const compiled = await compile(await library.GrammarCompiler.createGrammarCompiler(info, false), source);
-  return new Matchers(() => library.GrammarMatcher.createGrammarMatcher(compiled, stops), MAX_MATCHERS);
+  const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false);
+  const startMs = performance.now();
+  const compiled = await compile(compiler, source);
+  const openMatcher = (of: Library.CompiledGrammar): Promise<Library.GrammarMatcher> =>
+    library.GrammarMatcher.createGrammarMatcher(of, stops);
+  // Compiling once more may not fail what compiled well.
+  const isLarge = performance.now() - startMs > MAX_WIDE_COMPILE_MS || usedBytes > maxBytes / 2;
+  if (!source.wide || isLarge) return new Matchers(() => openMatcher(compiled), MAX_MATCHERS);
+  const { grammar, hasPatterns } = source.wide;
+  const wideCompiled = await compile(compiler, grammar);
+  const lengths = new TokenLengths(vocabulary);
+  const openBoth = async (): Promise<WideMatcher> => {
+    const both = { exact: await openMatcher(compiled), wide: await openMatcher(wideCompiled) };
+    return new WideMatcher(both, lengths, hasPatterns);
+  };
+  return new Matchers(openBoth, MAX_MATCHERS);
 }
 
 /**
@@ -93,11 +111,13 @@ function limitMemory(): void {
   if (typeof grow !== "function") return;
   prototype.grow = function limited(this: Memory, pages: number): number {
     if (this.buffer.byteLength + pages * PAGE_BYTES > maxBytes) throw new RangeError("Over the limit of memory");
-    return Reflect.apply(grow, this, [pages]) as number;
+    const before = Reflect.apply(grow, this, [pages]) as number;
+    usedBytes = this.buffer.byteLength;
+    return before;
   };
 }
 
-function compile(compiler: Library.GrammarCompiler, from: GrammarSource): Promise<Library.CompiledGrammar> {
+function compile(compiler: Library.GrammarCompiler, from: GrammarText): Promise<Library.CompiledGrammar> {
   switch (from.kind) {
     case "ebnf":
       return compiler.compileGrammar(from.text, from.root);

@@ -2,8 +2,9 @@
 // allows decimals outside their bounds, quotes that end a string with a pattern and February 30, and aborts on
 // names with quotes.
 
-import type { Budget } from "../../grammar-source.ts";
+import { Budget, MAX_SOURCE_CHARACTERS } from "../../grammar-source.ts";
 import { isObject, type SchemaObject } from "../keywords.ts";
+import { withoutLengths, type WideSchema } from "../without-lengths.ts";
 import { literal, leastLiteralLength } from "./code-points.ts";
 import { decimalRange, integerRange } from "./number-range.ts";
 
@@ -49,6 +50,23 @@ member ::= string ws ":" ws value
 array ::= "[" ws "]" | "[" ws value (ws "," ws value)* ws "]"
 `;
 
+/** Grammars of a schema. */
+export interface SchemaGrammars {
+  readonly text: string;
+  /** The grammar without bounds on the lengths of strings; `undefined` where masks cannot do without. */
+  readonly wide: (Omit<WideSchema, "schema"> & { readonly text: string }) | undefined;
+}
+
+/** Writes the grammars of a schema. @throws as `schemaGrammar` */
+export function schemaGrammars(schema: SchemaObject, maxWhitespace: number, budget: Budget): SchemaGrammars {
+  const text = schemaGrammar(schema, maxWhitespace, budget);
+  const wide = withoutLengths(schema);
+  // Both have to fit into one source.
+  if (!wide || text.length > MAX_SOURCE_CHARACTERS / 4) return { text, wide: undefined };
+  const wideText = wide.hadBounds ? schemaGrammar(wide.schema, maxWhitespace, new Budget()) : text;
+  return { text, wide: { text: wideText, hadBounds: wide.hadBounds, hasPatterns: wide.hasPatterns } };
+}
+
 /**
  * Writes a grammar.
  *
@@ -56,7 +74,7 @@ array ::= "[" ws "]" | "[" ws value (ws "," ws value)* ws "]"
  * @param maxWhitespace - most blanks, tabs and line ends in a row between two parts
  * @throws {RangeError} when the grammar becomes too long
  */
-export function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budget): string {
+function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budget): string {
   const rules: string[] = [];
   let numRules = 0;
 
