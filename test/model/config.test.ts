@@ -17,10 +17,12 @@ function parse(changes: Readonly<Record<string, unknown>>): ReturnType<typeof pa
 }
 
 /** A layer that sees all positions. */
-const WHOLE = { slidingWindow: undefined, hasRope: true };
+const WHOLE = { slidingWindow: undefined, angleSet: 0 };
 
 const windowsOf = ({ layers }: ModelConfig) => layers.map(({ slidingWindow }) => slidingWindow);
-const ropeOf = ({ layers }: ModelConfig) => layers.map(({ hasRope }) => hasRope);
+const ropeOf = ({ layers }: ModelConfig) => layers.map(({ angleSet }) => angleSet !== undefined);
+
+const setsOf = ({ layers }: ModelConfig) => layers.map(({ angleSet }) => angleSet);
 
 function errorOf(changes: Readonly<Record<string, unknown>>): ReadMeError {
   try {
@@ -37,7 +39,7 @@ test("absent fields have the defaults of transformers", () => {
     numKvHeads: 4,
     headSize: 16,
     rmsNormEpsilon: 1e-6,
-    rope: { type: "default", theta: 10000 },
+    ropes: [{ type: "default", theta: 10000 }],
     contextTokens: 2048,
     hasTiedEmbeddings: false,
     layers: [WHOLE, WHOLE, WHOLE],
@@ -49,10 +51,10 @@ test("both spellings of RoPE mean the same, and the newer one takes precedence",
   const scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 64 };
   const older = parse({ rope_theta: 5e5, rope_scaling: { rope_type: "llama3", ...scaling } });
   const newer = parse({ rope_parameters: { rope_type: "llama3", rope_theta: 5e5, ...scaling }, rope_theta: 1 });
-  expect(older.rope).toEqual(newer.rope);
-  expect(older.rope).toMatchObject({ type: "llama3", theta: 5e5, factor: 8 });
-  expect(parse({ rope_scaling: { type: "linear", factor: 4 } }).rope).toMatchObject({ type: "linear", factor: 4 });
-  expect(parse({ rope_scaling: null }).rope).toEqual({ type: "default", theta: 10000 });
+  expect(older.ropes).toEqual(newer.ropes);
+  expect(older.ropes).toMatchObject([{ type: "llama3", theta: 5e5, factor: 8 }]);
+  expect(parse({ rope_scaling: { type: "linear", factor: 4 } }).ropes).toMatchObject([{ type: "linear", factor: 4 }]);
+  expect(parse({ rope_scaling: null }).ropes).toEqual([{ type: "default", theta: 10000 }]);
 });
 
 test("RoPE factors divide the frequencies", () => {
@@ -103,6 +105,82 @@ describe("layers without RoPE", () => {
   });
 });
 
+describe("Gemma 3", () => {
+  const gemma = { model_type: "gemma3_text", num_hidden_layers: 7, sliding_window: 8 };
+  const [local, global] = [10_000, 1_000_000].map((theta) => ({ type: "default", theta }));
+
+  test("has a window and angles of its own in all layers but every sixth", () => {
+    const config = parse(gemma);
+    expect(windowsOf(config)).toEqual([8, 8, 8, 8, 8, undefined, 8]);
+    expect(setsOf(config)).toEqual([0, 0, 0, 0, 0, 1, 0]);
+    expect(config.ropes).toEqual([local, global]);
+    expect(config).toMatchObject({ activation: "gelu-tanh", normOffset: 1, embeddingScale: 8, attentionScale: 1 / 16 });
+  });
+
+  test("reads layers by type, by interval, and without any window", () => {
+    const layer_types = ["full_attention", ...Array.from({ length: 6 }, () => "sliding_attention")];
+    const byType = parse({ ...gemma, layer_types, sliding_window_pattern: 2 });
+    expect(windowsOf(byType)).toEqual([undefined, 8, 8, 8, 8, 8, 8]);
+    expect(byType.ropes).toEqual([global, local]);
+    expect(windowsOf(parse({ ...gemma, sliding_window_pattern: 2 }))[1]).toBeUndefined();
+    const whole = parse({ ...gemma, sliding_window_pattern: 1 });
+    expect(whole.ropes).toEqual([global]);
+    expect(setsOf(whole)).toEqual(Array.from({ length: 7 }, () => 0));
+    const windowsAlone = parse({ ...gemma, sliding_window_pattern: 8 });
+    expect(windowsAlone.ropes).toEqual([local]);
+  });
+
+  test("scales the angles of layers without a window alone, in both spellings", () => {
+    const scaling = { rope_type: "linear", factor: 8 };
+    const older = parse({ ...gemma, rope_theta: 5e5, rope_local_base_freq: 2e4, rope_scaling: scaling });
+    const full_attention = { ...scaling, rope_theta: 5e5 };
+    const sliding_attention = { rope_type: "default", rope_theta: 2e4 };
+    const newer = parse({ ...gemma, rope_parameters: { full_attention, sliding_attention } });
+    expect(newer).toEqual(older);
+    expect(older.ropes).toEqual([
+      { type: "default", theta: 2e4 },
+      { type: "linear", theta: 5e5, factor: 8 },
+    ]);
+  });
+
+  test("rounds the scale of embeddings to float32, and takes that of attention from its field", () => {
+    const config = parse({ ...gemma, hidden_size: 640, query_pre_attn_scalar: 168 });
+    expect(config.embeddingScale).toBe(Math.fround(Math.sqrt(640)));
+    expect(config.attentionScale).toBeCloseTo(168 ** -0.5, 12);
+  });
+
+  test("is the text part of a config with images, which has most values by default", () => {
+    const text_config = { hidden_size: 2560, intermediate_size: 10_240, num_hidden_layers: 34, sliding_window: 1024 };
+    const json = { model_type: "gemma3", text_config, eos_token_id: [1, 106], vision_config: { model_type: "siglip" } };
+    expect(parseConfig("config.json", json)).toMatchObject({
+      modelType: "gemma3_text",
+      vocabSize: 262_208,
+      numHeads: 8,
+      numKvHeads: 4,
+      headSize: 256,
+      hasTiedEmbeddings: true,
+      contextTokens: 131_072,
+      bosTokenId: 2,
+      eosTokenIds: [1, 106],
+    });
+  });
+
+  test("is named whole by the config of an export", () => {
+    const configs = [
+      parse(gemma),
+      parse({ ...gemma, rope_scaling: { rope_type: "linear", factor: 8 }, rope_theta: 7 }),
+    ];
+    configs.push(parse({ ...gemma, sliding_window_pattern: 1 }), parse({ ...gemma, query_pre_attn_scalar: 24 }));
+    for (const config of configs) {
+      const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
+      const { attentionScale, ...others } = parseConfig("model/config.json", exported);
+      const { attentionScale: scale, ...expected } = config;
+      expect(others).toEqual(expected);
+      expect(attentionScale).toBeCloseTo(scale, 12);
+    }
+  });
+});
+
 test("absent and null fields have the family's defaults", () => {
   for (const value of [undefined, null]) {
     expect(parse({ model_type: "qwen3", head_dim: value }).headSize).toBe(128);
@@ -127,7 +205,12 @@ test("end tokens of the generation config take precedence", async () => {
 
 describe("unsupported fields are refused by name", () => {
   test.each([
-    [{ model_type: "gemma3" }, /`model_type`.*gemma3.*llama, mistral, qwen2, qwen3/],
+    [{ model_type: "gemma2" }, /`model_type`.*gemma2.*llama, mistral, qwen2, qwen3/],
+    [{ model_type: "gemma3_text", attn_logit_softcapping: 50 }, /`attn_logit_softcapping` .*50/],
+    [{ model_type: "gemma3_text", final_logit_softcapping: 30 }, /`final_logit_softcapping` .*30/],
+    [{ model_type: "gemma3_text", use_bidirectional_attention: true }, /`use_bidirectional_attention`.*true/],
+    [{ model_type: "gemma3_text", hidden_activation: "gelu" }, /`hidden_activation`.*gelu/],
+    [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /`rope_parameters`.*same in all layers/],
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],
     [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, /`rope_scaling.rope_type`.*yarn/],
     [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor/],
@@ -160,6 +243,9 @@ describe("invalid fields are refused by name", () => {
     [{ model_type: "smollm3", no_rope_layers: [1] }, /`no_rope_layers` has 1 entries for 3 layers/],
     [{ model_type: "smollm3", no_rope_layers: [1, 0, 2] }, /`no_rope_layers`.*0 and 1/],
     [{ layer_types: ["full_attention"] }, /1 entries for 3 layers/],
+    [{ model_type: "gemma3" }, /`text_config` to be an object, got .undefined/],
+    [{ model_type: "gemma3_text", sliding_window_pattern: 0 }, /`sliding_window_pattern`.*positive integer/],
+    [{ model_type: "gemma3_text", query_pre_attn_scalar: -1 }, /`query_pre_attn_scalar`.*positive/],
   ])("%j", (changes, message) => {
     expect(errorOf(changes)).toMatchObject({ code: "ERR_MODEL_INVALID" });
     expect(errorOf(changes).message).toMatch(message);

@@ -3,10 +3,10 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ModelConfig } from "@readme-moe/model";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { ggufConfig } from "../../packages/model/src/config/gguf-config.ts";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { entry, f32, handMadeGguf, textEntry, u32Entry, u8 } from "../support/gguf-bytes.ts";
+import { array, entry, f32, handMadeGguf, textEntry, u32Entry, u8 } from "../support/gguf-bytes.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -16,12 +16,20 @@ const floatEntry = (key: string, value: number): Buffer => entry(key, 6, f32(val
 const falseEntry = (key: string): Buffer => entry(key, 7, u8(0));
 
 /** Reads the config of a file of two heads and five layers. */
-async function configOf(architecture: string, ...more: readonly Buffer[]): Promise<ModelConfig> {
+function configOf(architecture: string, ...more: readonly Buffer[]): Promise<ModelConfig> {
+  return configOfLayers(5, architecture, ...more);
+}
+
+async function configOfLayers(
+  numLayers: number,
+  architecture: string,
+  ...more: readonly Buffer[]
+): Promise<ModelConfig> {
   const path = join(await temporaryFolder(), "model.gguf");
   const sizes = {
     embedding_length: 2 * HEAD_SIZE,
     feed_forward_length: 8,
-    block_count: 5,
+    block_count: numLayers,
     "attention.head_count": 2,
     context_length: 32,
   };
@@ -60,7 +68,7 @@ test("Granite without RoPE is refused; other architectures ignore the key", asyn
   const refused = configOf("granite", falseEntry("granite.rope.scaling.finetuned"));
   await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", "Granite without RoPE");
   const { layers } = await configOf("llama", falseEntry("llama.rope.scaling.finetuned"));
-  expect(layers.every(({ hasRope }) => hasRope)).toBe(true);
+  expect(layers.every(({ angleSet }) => angleSet === 0)).toBe(true);
 });
 
 test("OLMo 2's window is refused unless it is 0", async () => {
@@ -70,7 +78,44 @@ test("OLMo 2's window is refused unless it is 0", async () => {
   expect(layers.map(({ slidingWindow }) => slidingWindow)).toEqual(layers.map(() => undefined));
 });
 
+const key = (name: string): string => `gemma3.${name}`;
+const windowsOf = ({ layers }: ModelConfig) => layers.map(({ slidingWindow }) => slidingWindow);
+
+describe("Gemma 3", () => {
+  const window = u32Entry(key("attention.sliding_window"), 16);
+
+  test("has llama.cpp's interval of six and its angles, unless the file names others", async () => {
+    const config = await configOf("gemma3", window);
+    expect(windowsOf(config)).toEqual([16, 16, 16, 16, 16]);
+    expect(config.ropes).toEqual([{ type: "default", theta: 10_000 }]);
+    const entries = [u32Entry(key("attention.sliding_window_pattern"), 2), floatEntry(key("rope.freq_base_swa"), 5000)];
+    const other = await configOf("gemma3", window, ...entries, floatEntry(key("rope.freq_base"), 20_000));
+    expect(windowsOf(other)).toEqual([16, undefined, 16, undefined, 16]);
+    expect(other.ropes.map(({ theta }) => theta)).toEqual([5000, 20_000]);
+  });
+
+  test("may list its layers", async () => {
+    const flags = [1, 0, 1, 1, 0];
+    const list = entry(key("attention.sliding_window_pattern"), 9, array(7, flags.length, u8(...flags)));
+    const config = await configOf("gemma3", window, list);
+    expect(windowsOf(config)).toEqual(flags.map((flag) => (flag ? 16 : undefined)));
+  });
+
+  test("has no window when the file names none, and is refused with soft-capping", async () => {
+    expect(windowsOf(await configOf("gemma3")).every((size) => size === undefined)).toBe(true);
+    const capped = configOf("gemma3", window, floatEntry(key("final_logit_softcapping"), 30));
+    await expectReadMeError(capped, "ERR_MODEL_UNSUPPORTED", "`final_logit_softcapping`");
+  });
+
+  test("scales attention by the head size, but the model of 62 layers by the rows of a head", async () => {
+    const headSize = u32Entry(key("attention.key_length"), 16);
+    expect((await configOf("gemma3", window, headSize)).attentionScale).toBe(1 / 4);
+    const large = await configOfLayers(62, "gemma3", window, headSize);
+    expect(large.attentionScale).toBeCloseTo(HEAD_SIZE ** -0.5, 12);
+  });
+});
+
 test("SmolLM3 has no RoPE in every fourth layer", async () => {
   const { layers } = await configOf("smollm3");
-  expect(layers.map(({ hasRope }) => hasRope)).toEqual([true, true, true, false, true]);
+  expect(layers.map(({ angleSet }) => angleSet)).toEqual([0, 0, 0, undefined, 0]);
 });

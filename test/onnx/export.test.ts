@@ -97,14 +97,15 @@ describe.each(fixtureNames("families"))("%s", (name) => {
   });
 
   test("has a config with both spellings of RoPE", async () => {
-    const { folder, model } = await exported(await withTokenizer(name), { dtypes: ["q4"] });
+    const { folder } = await exported(await withTokenizer(name), { dtypes: ["q4"] });
     const config = await readConfig(folder);
-    const { theta } = model.config.rope;
-    expect(config).toMatchObject({ rope_theta: theta, rope_parameters: { rope_theta: theta } });
     const original = await readConfig(fixture(name));
-    const scaling = original["rope_parameters"] as Record<string, unknown>;
-    expect(config["rope_parameters"]).toEqual(scaling);
-    expect((config["rope_scaling"] as typeof scaling | null)?.["factor"]).toBe(scaling["factor"]);
+    expect(config["rope_parameters"]).toEqual(original["rope_parameters"]);
+    const byType = original["rope_parameters"] as Record<string, Record<string, unknown>>;
+    const scaling = byType["full_attention"] ?? byType;
+    expect(config["rope_theta"]).toBe(scaling["rope_theta"]);
+    expect((config["rope_scaling"] as Record<string, unknown> | null)?.["factor"]).toBe(scaling["factor"]);
+    expect(config["rope_local_base_freq"]).toBe(byType["sliding_attention"]?.["rope_theta"]);
     expect(config["transformers.js_config"]).toEqual({ dtype: "q4" });
   });
 });

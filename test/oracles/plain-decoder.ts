@@ -20,7 +20,7 @@ export async function plainLogits(
   const embedding = await matrix(weights.embedding);
   const { rmsNormEpsilon, embeddingScale, logitScale, residualScale } = config;
   const norm = async (rows: Rows, ref: TensorRef | undefined): Promise<Rows> =>
-    ref ? rmsNorm(rows, await vector(ref), rmsNormEpsilon) : rows;
+    ref ? rmsNorm(rows, await normScale(model, ref), rmsNormEpsilon) : rows;
   let hidden: Rows = tokenIds.map((id) => Float64Array.from(embedding[id] as Float64Array, (x) => x * embeddingScale));
   for (const [index, layer] of weights.layers.entries()) {
     const attended = await attention(model, index, await norm(hidden, layer.attentionNorm));
@@ -29,9 +29,9 @@ export async function plainLogits(
     const routed: Rows = [];
     for (const [token, row] of y.entries()) {
       const refs = layer.experts[experts[token] as number] as (typeof layer.experts)[number];
-      routed.push((await feedForward([row], refs))[0] as Float64Array);
+      routed.push((await feedForward(config, [row], refs))[0] as Float64Array);
     }
-    const fed = layer.shared ? add(routed, await feedForward(y, layer.shared)) : routed;
+    const fed = layer.shared ? add(routed, await feedForward(config, y, layer.shared)) : routed;
     hidden = add(hidden, scaled(await norm(fed, layer.ffnOutputNorm), residualScale));
   }
   const head = { weight: await matrix(weights.head), bias: undefined };
@@ -60,7 +60,7 @@ export async function plainLayer(model: Model, index: number, hidden: Rows): Pro
   const { rmsNormEpsilon, residualScale } = model.config;
   const layer = model.weights.layers[index] as Model["weights"]["layers"][number];
   const norm = async (rows: Rows, ref: TensorRef | undefined): Promise<Rows> =>
-    ref ? rmsNorm(rows, await vector(ref), rmsNormEpsilon) : rows;
+    ref ? rmsNorm(rows, await normScale(model, ref), rmsNormEpsilon) : rows;
   const attentionInput = await norm(hidden, layer.attentionNorm);
   const heads = await attendedHeads(model, index, attentionInput);
   const output = product(heads, await linear(layer.attention.output));
@@ -68,7 +68,7 @@ export async function plainLayer(model: Model, index: number, hidden: Rows): Pro
   const ffnInput = await norm(attended, layer.ffnNorm);
   const [refs] = layer.experts;
   if (!refs) throw new TypeError("Expected a dense layer");
-  const neurons = await activations(ffnInput, refs);
+  const neurons = await activations(model.config, ffnInput, refs);
   const fed = product(neurons, await linear(refs.down));
   return {
     attentionInput,
@@ -90,10 +90,11 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
   const refs = (weights.layers[layer] as (typeof weights.layers)[number]).attention;
   const { numHeads, numKvHeads, headSize } = config;
   const window = config.layers[layer]?.slidingWindow ?? Infinity;
-  const frequencies = ropeFrequencies(config.rope, headSize);
+  const rope = config.ropes[config.layers[layer]?.angleSet ?? -1];
+  const frequencies = rope && ropeFrequencies(rope, headSize);
   const heads = async (ref: typeof refs.query, norm: TensorRef | undefined, count: number): Promise<Rows[]> => {
     const rows = product(x, await linear(ref));
-    const scale = norm && (await vector(norm));
+    const scale = norm && (await normScale({ config }, norm));
     const isWhole = config.qkNorm === "all-heads";
     const normed = scale && isWhole ? rmsNorm(rows, scale, config.rmsNormEpsilon) : rows;
     return normed.map((row) =>
@@ -104,9 +105,7 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
     );
   };
   const turn = (rows: Rows[]): Rows[] =>
-    config.layers[layer]?.hasRope
-      ? rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)))
-      : rows;
+    frequencies ? rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies))) : rows;
   const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
   const values = await heads(refs.value, undefined, numKvHeads);
@@ -132,15 +131,21 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
 
 type FeedForward = Model["weights"]["layers"][number]["experts"][number];
 
-async function feedForward(x: Rows, refs: FeedForward): Promise<Rows> {
-  return product(await activations(x, refs), await linear(refs.down));
+async function feedForward(config: Model["config"], x: Rows, refs: FeedForward): Promise<Rows> {
+  return product(await activations(config, x, refs), await linear(refs.down));
 }
 
-async function activations(x: Rows, refs: FeedForward): Promise<Rows> {
+async function activations({ activation }: Model["config"], x: Rows, refs: FeedForward): Promise<Rows> {
   const gate = product(x, await linear(refs.gate));
   const up = product(x, await linear(refs.up));
-  return gate.map((row, token) => row.map((g, i) => (g / (1 + Math.exp(-g))) * (up[token]?.[i] as number)));
+  return gate.map((row, token) => row.map((g, i) => PLAIN_ACTIVATIONS[activation](g) * (up[token]?.[i] as number)));
 }
+
+/** Functions of an FFN's gate. */
+export const PLAIN_ACTIVATIONS: Readonly<Record<Model["config"]["activation"], (x: number) => number>> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  "gelu-tanh": (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};
 
 function rotate(part: Float64Array, position: number, frequencies: Float32Array): Float64Array {
   const half = part.length / 2;
@@ -192,6 +197,10 @@ async function linear(refs: { readonly weight: TensorRef; readonly bias: TensorR
 
 async function vector(ref: TensorRef): Promise<Float64Array> {
   return Float64Array.from(await ref.store.readFloats(ref.name));
+}
+
+async function normScale({ config }: Pick<Model, "config">, ref: TensorRef): Promise<Float64Array> {
+  return (await vector(ref)).map((value) => value + config.normOffset);
 }
 
 async function matrix(ref: TensorRef): Promise<readonly Float64Array[]> {

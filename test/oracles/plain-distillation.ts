@@ -1,12 +1,14 @@
 // The loss that tuning minimizes, in plain loops and double precision, over the weights that tuning changes. The decoder
 // is written a second time, for those weights: `plain-decoder.ts` runs the weights of an open model.
 
-import { ropeFrequencies, type ModelConfig } from "@readme-moe/model";
+import { ropeFrequencies, type ModelConfig, type RopeConfig } from "@readme-moe/model";
 import type {
   DecoderWeights,
   LayerWeights,
   WeightGroup,
 } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
+
+import { PLAIN_ACTIVATIONS } from "./plain-decoder.ts";
 
 type Row = number[];
 
@@ -52,7 +54,7 @@ function plainLogProbs(
   { embedding, head, layers, finalNorm }: DecoderWeights,
   { tokenIds, experts }: PlainSequence,
 ): Row[] {
-  const { hiddenSize, rmsNormEpsilon, embeddingScale, logitScale } = config;
+  const { hiddenSize, embeddingScale, logitScale } = config;
   let hidden = [...tokenIds].map((id) =>
     [...embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize)].map((value) => value * embeddingScale),
   );
@@ -60,13 +62,15 @@ function plainLogProbs(
     hidden = attend(config, layer, hidden, { index, experts });
     hidden = hidden.map((row, t) => {
       const normed = optionalNorm(config, layer.common, "norm", row);
-      const routed = feedForward(layer.experts[experts[t]!]!, "expert", normed);
-      const shared = layer.common.has("shared.gate.weight") ? feedForward(layer.common, "shared", normed) : undefined;
+      const routed = feedForward(config, layer.experts[experts[t]!]!, "expert", normed);
+      const shared = layer.common.has("shared.gate.weight")
+        ? feedForward(config, layer.common, "shared", normed)
+        : undefined;
       return join(config, layer.common, row, shared ? plus(routed, shared) : routed);
     });
   }
   return hidden.map((row) => {
-    const normed = norm(row, finalNorm.values, rmsNormEpsilon);
+    const normed = norm(config, row, finalNorm.values);
     const logits = times(head, head.length / hiddenSize, normed).map((logit) => logit * logitScale);
     const most = Math.max(...logits);
     const logSum = most + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - most), 0));
@@ -87,7 +91,8 @@ function attend(
 ): Row[] {
   const groupOf = (t: number): WeightGroup => attentions?.[experts[t]!] ?? attention;
   const window = config.layers[index]?.slidingWindow ?? Infinity;
-  const { headSize, numHeads, numKvHeads, rmsNormEpsilon, attentionScale } = config;
+  const { headSize, numHeads, numKvHeads, attentionScale } = config;
+  const rope = config.ropes[config.layers[index]?.angleSet ?? -1];
   const normed = hidden.map((row) => optionalNorm(config, attention, "norm", row));
   const heads = (name: string): Row[][] =>
     normed.map((row, position) => {
@@ -97,8 +102,8 @@ function attend(
       const scale = isWhole ? undefined : attention.get(`${name}_norm`)?.values;
       return Array.from({ length: all.length / headSize }, (_, head) => {
         const own = all.slice(head * headSize, (head + 1) * headSize);
-        const scaled = scale ? norm(own, scale, rmsNormEpsilon) : own;
-        return name === "value" || !config.layers[index]?.hasRope ? scaled : turn(config, scaled, position);
+        const scaled = scale ? norm(config, own, scale) : own;
+        return name === "value" || !rope ? scaled : turn(rope, scaled, position);
       });
     });
   const [queries, keys, values] = [heads("query"), heads("key"), heads("value")];
@@ -118,9 +123,9 @@ function attend(
   });
 }
 
-function optionalNorm({ rmsNormEpsilon }: ModelConfig, group: WeightGroup, name: string, row: Row): Row {
+function optionalNorm(config: ModelConfig, group: WeightGroup, name: string, row: Row): Row {
   const scale = group.get(name)?.values;
-  return scale ? norm(row, scale, rmsNormEpsilon) : row;
+  return scale ? norm(config, row, scale) : row;
 }
 
 function join(config: ModelConfig, group: WeightGroup, stream: Row, output: Row): Row {
@@ -131,9 +136,9 @@ function join(config: ModelConfig, group: WeightGroup, stream: Row, output: Row)
   );
 }
 
-function turn({ rope, headSize }: ModelConfig, head: Row, position: number): Row {
-  const half = headSize / 2;
-  const frequencies = ropeFrequencies(rope, headSize);
+function turn(rope: RopeConfig, head: Row, position: number): Row {
+  const half = head.length / 2;
+  const frequencies = ropeFrequencies(rope, head.length);
   return head.map((value, i) => {
     const angle = position * frequencies[i % half]!;
     const other = i < half ? -head[i + half]! : head[i - half]!;
@@ -141,9 +146,10 @@ function turn({ rope, headSize }: ModelConfig, head: Row, position: number): Row
   });
 }
 
-function feedForward(group: WeightGroup, name: string, x: Row): Row {
+function feedForward({ activation }: ModelConfig, group: WeightGroup, name: string, x: Row): Row {
+  const activate = PLAIN_ACTIVATIONS[activation];
   const up = linear(group, `${name}.up`, x);
-  const inner = linear(group, `${name}.gate`, x).map((gate, i) => (gate / (1 + Math.exp(-gate))) * up[i]!);
+  const inner = linear(group, `${name}.gate`, x).map((gate, i) => activate(gate) * up[i]!);
   return linear(group, `${name}.down`, inner);
 }
 
@@ -165,9 +171,9 @@ function times(matrix: Float32Array, rows: number, x: Row): Row {
   });
 }
 
-function norm(x: Row, scale: Float32Array, epsilon: number): Row {
-  const rms = Math.sqrt(dot(x, x) / x.length + epsilon);
-  return x.map((value, i) => (value / rms) * scale[i]!);
+function norm({ rmsNormEpsilon, normOffset }: ModelConfig, x: Row, scale: Float32Array): Row {
+  const rms = Math.sqrt(dot(x, x) / x.length + rmsNormEpsilon);
+  return x.map((value, i) => (value / rms) * (scale[i]! + normOffset));
 }
 
 function dot(a: Row, b: Row): number {

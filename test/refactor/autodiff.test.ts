@@ -1,7 +1,7 @@
 import { ropeTables } from "@readme-moe/model";
 import { GraphSession, operators, type GraphTensor, type Value } from "@readme-moe/onnx";
 import { afterAll, describe, expect, test } from "vitest";
-import { add, scale, silu, swiglu } from "../../packages/refactor/src/autodiff/arithmetic.ts";
+import { add, geglu, scale, shift, silu, swiglu } from "../../packages/refactor/src/autodiff/arithmetic.ts";
 import { causalAttention } from "../../packages/refactor/src/autodiff/attention.ts";
 import { crossEntropy, distill, pickedLogits, weightedSum } from "../../packages/refactor/src/autodiff/losses.ts";
 import { causalSoftmax, rmsNorm } from "../../packages/refactor/src/autodiff/normalization.ts";
@@ -47,6 +47,14 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     ],
     apply: (tape, [gate, up]) => swiglu(tape, gate!, up!),
   },
+  geglu: {
+    shapes: [
+      [3, 5],
+      [3, 5],
+    ],
+    apply: (tape, [gate, up]) => geglu(tape, gate!, up!),
+  },
+  shift: { shapes: [[3, 4]], apply: (tape, [x]) => shift(tape, x!, 0.7) },
   linearWithLowRank: {
     shapes: [[5, 3], [4, 3], [2, 3], [4, 2], [4]],
     apply: (tape, [x, w, left, right, bias]) =>
@@ -116,7 +124,11 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
   },
   reshape: { shapes: [[3, 4]], apply: (tape, [x]) => reshape(tape, x!, [2, 6]) },
   transpose: { shapes: [[2, 3, 4]], apply: (tape, [x]) => transpose(tape, x!, [2, 0, 1]) },
-  rmsNorm: { shapes: [[4, 6], [6]], apply: (tape, [x, weight]) => rmsNorm(tape, x!, weight!, 1e-6) },
+  rmsNorm: { shapes: [[4, 6], [6]], apply: (tape, [x, weight]) => rmsNorm(tape, x!, weight!, { epsilon: 1e-6 }) },
+  "rmsNorm with an offset": {
+    shapes: [[4, 6], [6]],
+    apply: (tape, [x, weight]) => rmsNorm(tape, x!, weight!, { epsilon: 1e-6, offset: 1 }),
+  },
   causalSoftmax: { shapes: [[2, 4, 4]], apply: (tape, [scores]) => causalSoftmax(tape, scores!) },
   rotary: {
     shapes: [[2, 3, 8]],

@@ -3,9 +3,11 @@
 
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { KernelRunner, openExperts } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, verifyModel } from "@readme-moe/model";
-import { refactor, tune, type DomainText, type TuneOptions } from "@readme-moe/refactor";
+import { refactor, tune, tuneLowRank, type DomainText, type TuneOptions } from "@readme-moe/refactor";
+import { fixedRouter } from "@readme-moe/router";
 import { describe, expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
@@ -13,6 +15,7 @@ import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
 import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
 
 /** One step. */
@@ -105,5 +108,28 @@ describe.each(FAMILIES)("%s", (name) => {
     await verifyModel(model);
     await model.close();
     expect((await servedLosses(tuned)).every(Number.isFinite)).toBe(true);
+  });
+
+  test("learns experts of low rank, with the losses that it has when it is served", async () => {
+    const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
+    const model = await openModel(path);
+    const out = join(folder, "experts");
+    const report = await tuneLowRank(model, texts, out, { ...TINY_LOW_RANK, source: name, threads: 1 });
+    const { tokenizer } = await model.loadText();
+    const endOfText = endOfTextId(tokenizer, model.config.eosTokenIds);
+    const shared = { calibrationTokens: 32, routerTokens: 0, evaluationSequences: 4, sequenceTokens: 32, seed: 1 };
+    const runner = await KernelRunner.open(model, { threads: 1, precision: "fp32", cacheFolder: folder });
+    const set = await openExperts(runner, model, { experts: out });
+    for (const [kind, text] of texts.entries()) {
+      const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
+      const tested = evaluation.filter((_, place) => place % 2 === 0);
+      const lossWith = async (expert: number): Promise<number> =>
+        (await evaluateSequences({ runner, router: fixedRouter(texts.length + 1, expert) }, tested)).loss;
+      expect(await lossWith(0)).toBeCloseTo(report.dense.losses[text.name]!, 3);
+      // The kernel has factors in half precision, as the file does.
+      expect(await lossWith(kind + 1)).toBeCloseTo(report.label.losses[text.name]!, 2);
+    }
+    expect(report.label.above_dense).toBeLessThan(-0.03);
+    await Promise.all([runner.dispose(), set.close(), model.close()]);
   });
 });

@@ -11,6 +11,8 @@ export interface Variant extends TinyOptions {
   readonly hasMoreAttention?: boolean;
   /** Norms are behind attention and FFN instead of in front. */
   readonly hasOutputNorms?: boolean;
+  /** Norms are in front of attention and FFN and behind them. */
+  readonly hasBothNorms?: boolean;
   /** Size of the norms of queries and keys. @default that of a head, for both */
   readonly qkNormSizes?: readonly [query: number, key: number];
   readonly decoder?: Partial<ModelConfig>;
@@ -30,7 +32,23 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
     decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
   },
   "RoPE in some layers": {
-    decoder: { layers: [false, true].map((hasRope) => ({ slidingWindow: undefined, hasRope })) },
+    decoder: { layers: [undefined, 0].map((angleSet) => ({ slidingWindow: undefined, angleSet })) },
+  },
+  "Gemma 3's norms with an offset, GELU, windows and two sets of angles": {
+    hasMoreAttention: true,
+    hasBothNorms: true,
+    decoder: {
+      qkNorm: "head",
+      normOffset: 1,
+      activation: "gelu-tanh",
+      embeddingScale: Math.sqrt(32),
+      attentionScale: 0.2,
+      ropes: [10, 1000].map((theta) => ({ type: "default", theta })),
+      layers: [
+        { slidingWindow: 3, angleSet: 0 },
+        { slidingWindow: undefined, angleSet: 1 },
+      ],
+    },
   },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
@@ -43,6 +61,15 @@ export function withVariant({ layers }: DecoderWeights, options: Variant): void 
     layers.forEach((layer, index) => addMoreAttention(layer, index, options.qkNormSizes ?? [8, 8]));
   }
   if (options.hasOutputNorms) layers.forEach(moveNormsBehind);
+  if (options.hasBothNorms) layers.forEach(addNormsBehind);
+}
+
+function addNormsBehind({ attention, common }: LayerWeights): void {
+  for (const group of [attention, common]) {
+    const { key, shape, values } = group.get("norm")!;
+    const other = values.map((value, i) => value / 2 + 0.1 * Math.sin(i));
+    group.set("output_norm", { key: `${key}.behind`, shape, values: other });
+  }
 }
 
 function moveNormsBehind({ attention, common }: LayerWeights): void {

@@ -21,17 +21,17 @@ export function anglesOf(rope: RopeConfig, size: number, from: number, to: numbe
 /** Passes angles to a kernel when a sequence first reaches their positions. */
 export class GrowingAngles {
   readonly #kernel: Kernel;
-  readonly #rope: ModelConfig["rope"];
+  readonly #ropes: ModelConfig["ropes"];
   readonly #headSize: number;
   readonly #maxPositions: number;
   #numPositions = 0;
 
   constructor(
     kernel: Kernel,
-    { rope, headSize, contextTokens }: Pick<ModelConfig, "rope" | "headSize" | "contextTokens">,
+    { ropes, headSize, contextTokens }: Pick<ModelConfig, "ropes" | "headSize" | "contextTokens">,
   ) {
     this.#kernel = kernel;
-    this.#rope = rope;
+    this.#ropes = ropes;
     this.#headSize = headSize;
     this.#maxPositions = contextTokens;
   }
@@ -41,7 +41,9 @@ export class GrowingAngles {
     while (this.#numPositions < numPositions) {
       const from = this.#numPositions;
       const to = Math.min(this.#maxPositions, from + POSITIONS);
-      this.#kernel.setAngles(0, from, anglesOf(this.#rope, this.#headSize, from, to));
+      for (const [set, rope] of this.#ropes.entries()) {
+        this.#kernel.setAngles(set, from, anglesOf(rope, this.#headSize, from, to));
+      }
       this.#numPositions = to;
     }
   }

@@ -60,7 +60,7 @@ export function describeModel(
     numExperts: model.experts.names.length,
     embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
     layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
-    finalNorm: packNorm(weights.finalNorm),
+    finalNorm: packNorm(weights.finalNorm, config.normOffset),
     head,
   };
 }
@@ -73,8 +73,10 @@ function describeLayer(
   const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
-  const { numHeads, numKvHeads, headSize } = config;
-  const { slidingWindow, hasRope } = layerConfig(config, index);
+  const { numHeads, numKvHeads, headSize, normOffset } = config;
+  const { slidingWindow, angleSet } = layerConfig(config, index);
+  const optionalNorm = (ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined =>
+    ref && packNorm(ref, normOffset, factors);
   const name = `layers.${index}`;
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
   // All tokens use a dense model's only expert.
@@ -92,7 +94,7 @@ function describeLayer(
     numHeads,
     numKvHeads,
     headSize,
-    angleSet: hasRope ? 0 : undefined,
+    angleSet,
     rotatedSize: headSize,
     slidingWindow,
     attentionScale: config.attentionScale,
@@ -112,10 +114,6 @@ function describeLayer(
     experts: isDense ? [] : experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
     ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
   };
-}
-
-function optionalNorm(ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined {
-  return ref && packNorm(ref, 0, factors);
 }
 
 function packProduct(

@@ -4,9 +4,6 @@
 import type { Activation } from "@readme-moe/model";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
-/** Function of an FFN's gate. */
-export type KernelActivation = Activation | "gelu-tanh";
-
 /** One layer: attention, then an FFN. Norms that a family does not have are `undefined`. */
 export interface LayerDescription {
   readonly numHeads: number;
@@ -22,7 +19,7 @@ export interface LayerDescription {
   readonly attentionScale: number;
   /** Factor of what attention and FFN add to the residual stream. */
   readonly residualScale: number;
-  readonly activation: KernelActivation;
+  readonly activation: Activation;
   /** Whether the norms of queries and keys are taken over all heads together. @default false */
   readonly normsAllHeads?: boolean | undefined;
   readonly attentionNorm: PackedTensor | undefined;
@@ -83,7 +80,7 @@ const MODEL_WORDS = 16;
 const LAYER_WORDS = 24;
 const TENSOR_WORDS = 8;
 const FORMATS = ["float-table", "half-table", "float", "int8", "int8-blocks", "int4-blocks"] as const;
-const ACTIVATIONS: readonly KernelActivation[] = ["silu", "gelu-tanh"];
+const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh"];
 
 /** Offsets of a tensor's parts, in units of 64 bytes from the file's beginning; -1 for a part that does not exist. */
 export interface TensorPlace {

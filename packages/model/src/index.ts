@@ -32,6 +32,7 @@ export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
 export { layerConfig, type Activation, type LayerConfig, type ModelConfig } from "./config/model-config.ts";
+export { textConfig } from "./config/parse-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,

@@ -174,8 +174,8 @@ export class RouterCalls {
     this.#config = config;
     this.#kernel = kernel;
     const { ropeTheta: theta, innerSize, numHeads, contextTokens } = config;
-    const rope = { type: "default", theta } as const;
-    this.#angles = new GrowingAngles(kernel, { rope, headSize: innerSize / numHeads, contextTokens });
+    const ropes = [{ type: "default", theta } as const];
+    this.#angles = new GrowingAngles(kernel, { ropes, headSize: innerSize / numHeads, contextTokens });
     this.#fullLogits = new Float32Array(MAX_ROWS * config.numExperts);
   }
 

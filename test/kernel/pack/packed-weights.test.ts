@@ -14,7 +14,7 @@ test("caches descriptions of the same weights apart when they differ", async () 
   const path = await pathOf(config);
   expect(await pathOf({ ...config })).toBe(path);
   expect(await pathOf({ ...config, attentionScale: 2 * config.attentionScale })).not.toBe(path);
-  const layers = config.layers.map((layer) => ({ ...layer, hasRope: false }));
+  const layers = config.layers.map((layer) => ({ ...layer, angleSet: undefined }));
   expect(await pathOf({ ...config, layers })).not.toBe(path);
   await model.close();
 });

@@ -3,10 +3,14 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { GgufFile, type Model, ropeFrequencies, type TensorRef } from "@readme-moe/model";
+import { GgufFile, type Model, type RopeConfig, ropeFrequencies, type TensorRef } from "@readme-moe/model";
 import { familyOf } from "../../../packages/model/src/config/families.ts";
 import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
-import { GGUF_KEYS, GGUF_MULTIPLIER_KEYS } from "../../../packages/model/src/config/gguf-config.ts";
+import {
+  GGUF_ALTERNATION_KEYS,
+  GGUF_KEYS,
+  GGUF_MULTIPLIER_KEYS,
+} from "../../../packages/model/src/config/gguf-config.ts";
 import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
 import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
@@ -30,6 +34,7 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   qwen2: "NEOX", // case LLM_ARCH_QWEN2
   qwen3: "NEOX", // case LLM_ARCH_QWEN3
   olmo2: "NEOX", // case LLM_ARCH_OLMO2
+  gemma3: "NEOX", // case LLM_ARCH_GEMMA3
 };
 
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
@@ -61,9 +66,13 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
     const isMatrix = shape.length === 2;
     const hasBlocks = (shape[1] ?? 0) % Q8_BLOCK === 0;
     const type = !isMatrix ? "F32" : matrixType === "Q8_0" && !hasBlocks ? "F16" : matrixType;
+    const isNorm = name.endsWith("norm.weight");
     const floats = isPaired
       ? () => readPairedRows(ref, config.headSize)
-      : (): Promise<Float32Array> => ref.store.readFloats(name);
+      : async (): Promise<Float32Array> => {
+          const values = await ref.store.readFloats(name);
+          return isNorm ? values.map((value) => value + config.normOffset) : values;
+        };
     return { name: ggmlNameOf(name, config.norms), type, shape, floats };
   });
   const factors = ropeFactors(config);
@@ -87,8 +96,16 @@ export async function readPairedRows(
   return paired;
 }
 
+/** RoPE of the layers that see all positions, or of all layers if none does. */
+function wholeRope({ layers, ropes }: Model["config"]): RopeConfig {
+  const isWhole = layers.find(({ slidingWindow, angleSet }) => slidingWindow === undefined && angleSet !== undefined);
+  return ropes[isWhole?.angleSet ?? 0]!;
+}
+
 /** Divisors of the frequencies, unless they are all the same. */
-function ropeFactors({ rope, headSize }: Model["config"]): Float32Array | undefined {
+function ropeFactors(config: Model["config"]): Float32Array | undefined {
+  const { headSize } = config;
+  const rope = wholeRope(config);
   if (rope.type !== "llama3" && rope.type !== "factors") return undefined;
   const stretched = ropeFrequencies(rope, headSize);
   return ropeFrequencies({ type: "default", theta: rope.theta }, headSize).map(
@@ -97,7 +114,8 @@ function ropeFactors({ rope, headSize }: Model["config"]): Float32Array | undefi
 }
 
 function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
-  const { architecture, multipliers } = familyOf(config.modelType);
+  const { architecture, multipliers, alternation } = familyOf(config.modelType);
+  const rope = wholeRope(config);
   const own = new Map<string, Value>([
     [GGUF_KEYS.max_position_embeddings, uint32(config.contextTokens)],
     [GGUF_KEYS.hidden_size, uint32(config.hiddenSize)],
@@ -108,13 +126,20 @@ function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
     ["attention.key_length", uint32(config.headSize)],
     ["attention.value_length", uint32(config.headSize)],
     [GGUF_KEYS.rms_norm_eps, float32(config.rmsNormEpsilon)],
-    ["rope.freq_base", float32(config.rope.theta)],
+    ["rope.freq_base", float32(rope.theta)],
     ["rope.dimension_count", uint32(config.headSize)],
     ["vocab_size", uint32(config.vocabSize)],
   ]);
-  if (config.rope.type === "linear") {
+  if (rope.type === "linear") {
     own.set("rope.scaling.type", { type: "string", value: "linear" });
-    own.set("rope.scaling.factor", float32(config.rope.factor));
+    own.set("rope.scaling.factor", float32(rope.factor));
+  }
+  if (alternation) {
+    const first = config.layers.find(({ slidingWindow }) => slidingWindow !== undefined);
+    own.set("attention.sliding_window", uint32(first?.slidingWindow ?? 0));
+    own.set(GGUF_ALTERNATION_KEYS.theta, float32(config.ropes[first?.angleSet ?? 0]?.theta ?? 10000));
+    const whole = config.layers.findIndex(({ slidingWindow }) => slidingWindow === undefined);
+    own.set(GGUF_ALTERNATION_KEYS.interval, uint32(whole + 1));
   }
   if (multipliers) {
     own.set(GGUF_MULTIPLIER_KEYS.embedding, float32(config.embeddingScale));

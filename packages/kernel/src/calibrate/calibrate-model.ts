@@ -9,7 +9,7 @@ import { KV_PAGE_TOKENS } from "../kv/page-pool.ts";
 import { openKernel, type KernelChoice } from "../open-kernel.ts";
 import { fill, layOut, packedFile } from "../pack/packed-file.ts";
 import { encodeStep, type StepRows } from "../step-request.ts";
-import { describePiece } from "./layer-piece.ts";
+import { angleSetsOf, describePiece } from "./layer-piece.ts";
 
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {
@@ -103,8 +103,8 @@ class LayerWalk {
     const { vocabSize } = description;
     const { maxPositions } = stream;
     const numPages = STEP_ROWS + Math.ceil(maxPositions / KV_PAGE_TOKENS);
-    if (layers.some(({ angleSet }) => angleSet !== undefined)) {
-      kernel.setAngles(0, 0, anglesOf(config.rope, config.headSize, 0, maxPositions));
+    for (const [place, set] of angleSetsOf(layers).entries()) {
+      kernel.setAngles(place, 0, anglesOf(config.ropes[set]!, config.headSize, 0, maxPositions));
     }
     const pages = kernel.openPages(numPages, true);
     try {

@@ -3,6 +3,12 @@
 import type { DecoderDescription, LayerDescription } from "../description.ts";
 import { bytesOf, nothing, PANEL, wholePanels, type PackedTensor } from "../pack/packed-tensor.ts";
 
+/** Lists the sets of angles that layers use. A piece numbers them anew, by their place in this list. */
+export function angleSetsOf(layers: readonly LayerDescription[]): readonly number[] {
+  const sets = layers.map(({ angleSet }) => angleSet).filter((set) => set !== undefined);
+  return Array.from(new Set(sets)).sort((a, b) => a - b);
+}
+
 /**
  * Describes layers that map rows of the stream to rows of the stream.
  *
@@ -16,6 +22,9 @@ export function describePiece(
   stream: Float32Array,
 ): DecoderDescription {
   const { hiddenSize } = whole;
+  const angleSets = angleSetsOf(layers);
+  const numbered = (set: number | undefined): number | undefined =>
+    set === undefined ? undefined : angleSets.indexOf(set);
   const vocabSize = Math.max(stream.length / hiddenSize, hiddenSize);
   return {
     ...whole,
@@ -24,7 +33,7 @@ export function describePiece(
     embeddingScale: 1,
     logitScale: 1,
     embedding: streamTable(stream, vocabSize, hiddenSize),
-    layers,
+    layers: layers.map((layer) => ({ ...layer, angleSet: numbered(layer.angleSet) })),
     finalNorm: undefined,
     head: identity(vocabSize, hiddenSize),
   };

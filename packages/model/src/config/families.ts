@@ -30,6 +30,14 @@ export interface Family {
    */
   readonly hasPairedRows?: boolean;
   readonly norms: NormNames;
+  /**
+   * Number that is added to the stored scales of all norms. In GGUF files it is added already.
+   *
+   * @default 0
+   */
+  readonly normOffset?: number;
+  /** Config field that names the function of an FFN's gate. @default "hidden_act" */
+  readonly activationField?: string;
   /** @default queries and keys have no norm */
   readonly qkNorm?: QkNorm;
   /** @default the config's `attention_bias` */
@@ -42,6 +50,12 @@ export interface Family {
   readonly slidingWindow?: (fields: Fields) => number | undefined;
   /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
   readonly ropeLayers?: RopeLayers;
+  /** Config fields of layers that alternate between a window and all positions. @default layers do not alternate */
+  readonly alternation?: Alternation;
+  /** Whether embeddings are multiplied by √hiddenSize. @default false */
+  readonly scalesEmbeddings?: boolean;
+  /** Config field whose inverse square root is the factor of attention scores. @default the head size is used */
+  readonly attentionScalar?: string;
   /**
    * Config fields with factors; each is 1 when absent.
    *
@@ -63,6 +77,14 @@ interface RopeLayers {
   readonly list: string;
   /** Field with n, when there is no list: every n-th layer has no RoPE. It needs a value in `defaults`. */
   readonly interval: string;
+}
+
+/** Names of the config fields of layers that alternate between a window and all positions. */
+export interface Alternation {
+  /** Field with n, without `layer_types`: every n-th layer sees all positions. It needs a value in `defaults`. */
+  readonly interval: string;
+  /** Field with RoPE's base in layers with the window, which is never scaled. It needs a value in `defaults`. */
+  readonly theta: string;
 }
 
 /** Names of the config fields with a model's factors. */
@@ -147,6 +169,42 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     ropeLayers: { list: "no_rope_layers", interval: "no_rope_layer_interval" },
     // Which layers have a window would depend on `no_rope_layers`; no published model has one.
     unsupported: ["use_sliding_window"],
+  },
+  gemma3_text: {
+    className: "Gemma3ForCausalLM",
+    architecture: "gemma3",
+    norms: {
+      attention: "input_layernorm",
+      attentionOutput: "post_attention_layernorm",
+      ffn: "pre_feedforward_layernorm",
+      ffnOutput: "post_feedforward_layernorm",
+    },
+    normOffset: 1,
+    activationField: "hidden_activation",
+    qkNorm: "head",
+    // Configs of published models leave most fields out.
+    defaults: {
+      vocab_size: 262_208,
+      num_attention_heads: 8,
+      num_key_value_heads: 4,
+      head_dim: 256,
+      hidden_activation: "gelu_pytorch_tanh",
+      query_pre_attn_scalar: 256,
+      max_position_embeddings: 131_072,
+      sliding_window: 4096,
+      sliding_window_pattern: 6,
+      rope_theta: 1_000_000,
+      rope_local_base_freq: 10_000,
+      tie_word_embeddings: true,
+      bos_token_id: 2,
+      eos_token_id: 1,
+    },
+    slidingWindow: (fields) => fields.size("sliding_window"),
+    alternation: { interval: "sliding_window_pattern", theta: "rope_local_base_freq" },
+    scalesEmbeddings: true,
+    attentionScalar: "query_pre_attn_scalar",
+    // Gemma 2 has the first two, EmbeddingGemma the last one.
+    unsupported: ["attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"],
   },
 };
 

@@ -3,7 +3,7 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { ARCHITECTURES, familyOf, modelTypeOf, type Multipliers } from "./families.ts";
+import { type Alternation, ARCHITECTURES, type Family, familyOf, modelTypeOf, type Multipliers } from "./families.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
@@ -62,12 +62,15 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
     ...multiplierFields(familyOf(modelType).multipliers, get, Number(headSize)),
+    ...alternationFields(familyOf(modelType), get, Number(headSize)),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: headSize,
     rope_parameters: { rope_theta: get("rope.freq_base"), ...ropeScaling(get) },
-    // Only read by families that refuse windows, such as OLMo 2.
+    // Only read by families that refuse these, or whose layers alternate.
     sliding_window: get("attention.sliding_window"),
+    attn_logit_softcapping: get("attn_logit_softcapping"),
+    final_logit_softcapping: get("final_logit_softcapping"),
     attention_bias: store.has("model.layers.0.self_attn.o_proj.bias"),
     mlp_bias: store.has("model.layers.0.mlp.gate_proj.bias"),
     tie_word_embeddings: !store.has("lm_head.weight"),
@@ -84,7 +87,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${config.headSize / 2} positive numbers`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
-  return { ...config, rope: { type: "factors", theta: config.rope.theta, factors } };
+  return { ...config, ropes: config.ropes.map(({ theta }) => ({ type: "factors", theta, factors })) };
 }
 
 /**
@@ -103,6 +106,33 @@ function multiplierFields(
     [multipliers.residual]: factor("residual"),
     [multipliers.attention]: factor("attention") ?? 1 / Math.sqrt(headSize),
     [multipliers.logits]: factor("logits"),
+  };
+}
+
+/** Metadata keys of families whose layers alternate. */
+export const GGUF_ALTERNATION_KEYS: Readonly<Record<keyof Alternation, string>> = {
+  interval: "attention.sliding_window_pattern",
+  theta: "rope.freq_base_swa",
+};
+
+// llama.cpp's models/gemma3.cpp knows Gemma 3 27B by this count: its attention is not scaled by the head size.
+const LAYERS_OF_GEMMA3_27B = 62;
+
+/** Reads what llama.cpp's models/gemma3.cpp reads. A file without a window has no layers with one. */
+function alternationFields(
+  { alternation, attentionScalar }: Family,
+  get: (key: string) => unknown,
+  headSize: number,
+): object {
+  if (!alternation || attentionScalar === undefined) return {};
+  const pattern = get(GGUF_ALTERNATION_KEYS.interval);
+  const isList = Array.isArray(pattern);
+  const rowsPerHead = Math.floor(Number(get("embedding_length")) / Number(get("attention.head_count")));
+  return {
+    [alternation.interval]: get("attention.sliding_window") ? (isList ? undefined : pattern) : 1,
+    layer_types: isList ? pattern.map((isSliding) => (isSliding ? "sliding_attention" : "full_attention")) : undefined,
+    [alternation.theta]: get(GGUF_ALTERNATION_KEYS.theta),
+    [attentionScalar]: get("block_count") === LAYERS_OF_GEMMA3_27B ? rowsPerHead : headSize,
   };
 }
 

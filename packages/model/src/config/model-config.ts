@@ -2,7 +2,7 @@ import type { NormNames, QkNorm } from "./families.ts";
 import type { RopeConfig } from "./rope.ts";
 
 /** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/onnx and @readme-moe/refactor. */
-export type Activation = "silu";
+export type Activation = "silu" | "gelu-tanh";
 
 /**
  * Properties in which layers of one model differ. Graphs are shared by layers whose properties are all equal, so that a
@@ -11,8 +11,8 @@ export type Activation = "silu";
 export interface LayerConfig {
   /** Number of positions that a query sees, its own included; `undefined` sees all. */
   readonly slidingWindow: number | undefined;
-  /** Whether queries and keys are rotated. */
-  readonly hasRope: boolean;
+  /** Index in `ropes` of the angles that queries and keys are rotated by; `undefined` without RoPE. */
+  readonly angleSet: number | undefined;
 }
 
 /**
@@ -32,12 +32,14 @@ export interface ModelConfig {
   readonly headSize: number;
   /** Names of each layer's norms; families without one leave its name out. */
   readonly norms: NormNames;
+  /** Number that is added to the stored scales of all norms: 1 where checkpoints hold differences from 1, else 0. */
+  readonly normOffset: number;
   readonly rmsNormEpsilon: number;
   /** Norm of queries and keys before RoPE: over each head (Qwen 3), over all heads (OLMo 2), or none. */
   readonly qkNorm: QkNorm | undefined;
   readonly activation: Activation;
-  /** Angles of the layers with RoPE. */
-  readonly rope: RopeConfig;
+  /** Sets of angles, at least one, all different; each is used by a layer. */
+  readonly ropes: readonly RopeConfig[];
   /** Positions that the model was made for; prompt and completion together stay within. */
   readonly contextTokens: number;
   /** One per layer; at least one layer has RoPE. */

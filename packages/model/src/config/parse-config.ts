@@ -5,11 +5,14 @@ import { describeValue } from "@readme-moe/core";
 import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
 import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
+import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import type { RopeConfig } from "./rope.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
   ["silu", "silu"],
   ["swish", "silu"],
+  ["gelu_pytorch_tanh", "gelu-tanh"],
+  ["gelu_new", "gelu-tanh"],
 ]);
 
 /**
@@ -20,7 +23,7 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_MODEL_INVALID`, naming the file and the field
  */
 export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
-  const named = new Fields(path, json);
+  const named = new Fields(path, textConfig(path, json));
   const modelType = named.text("model_type");
   if (!MODEL_TYPES.includes(modelType)) named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
   const family = familyOf(modelType);
@@ -49,13 +52,13 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     numKvHeads,
     headSize,
     norms: family.norms,
+    normOffset: family.normOffset ?? 0,
     rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
     qkNorm: family.qkNorm,
-    activation: parseActivation(fields),
-    rope: parseRope(fields),
+    activation: parseActivation(fields, family),
     contextTokens: fields.size("max_position_embeddings", 2048),
-    layers: parseLayers(fields, family, numLayers),
-    ...parseScales(fields, family, headSize),
+    ...parseLayers(fields, family, numLayers),
+    ...parseScales(fields, family, { headSize, hiddenSize }),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
     hasMlpBias: fields.boolean("mlp_bias", false),
@@ -76,33 +79,78 @@ function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
   }
 }
 
-function parseActivation(fields: Fields): Activation {
-  return ACTIVATIONS.get(fields.text("hidden_act", "silu")) ?? fields.unsupported("hidden_act", "supported is silu");
+/** Multimodal configs whose `text_config` is supported, by `model_type`, and the family of the part. */
+const TEXT_PARTS: ReadonlyMap<unknown, string> = new Map([["gemma3", "gemma3_text"]]);
+
+/**
+ * Finds the part of a multimodal config that describes the model of text, with the token ids of the whole. Other
+ * configs stay as they are.
+ */
+export function textConfig(path: string, json: unknown): JsonObject {
+  const whole = new Fields(path, json);
+  const family = TEXT_PARTS.get(whole.raw("model_type"));
+  if (family === undefined) return json as JsonObject;
+  const part = whole.raw("text_config");
+  if (!isJsonObject(part)) throw whole.invalid(`expected \`text_config\` to be an object, got ${describeValue(part)}`);
+  const names = ["bos_token_id", "eos_token_id", "tie_word_embeddings", "quantization_config"];
+  const outer = names.filter((name) => whole.has(name)).map((name) => [name, whole.raw(name)] as const);
+  return { ...part, model_type: part["model_type"] ?? family, ...Object.fromEntries(outer) };
+}
+
+function parseActivation(fields: Fields, { activationField = "hidden_act" }: Family): Activation {
+  const known = ACTIVATIONS.get(fields.text(activationField, "silu"));
+  return known ?? fields.unsupported(activationField, "supported are silu, gelu_pytorch_tanh");
 }
 
 type Scales = Pick<ModelConfig, "embeddingScale" | "residualScale" | "attentionScale" | "logitScale">;
 
-function parseScales(fields: Fields, { multipliers }: Family, headSize: number): Scales {
+function parseScales(
+  fields: Fields,
+  { multipliers, scalesEmbeddings = false, attentionScalar }: Family,
+  { headSize, hiddenSize }: Pick<ModelConfig, "headSize" | "hiddenSize">,
+): Scales {
+  const scalar = attentionScalar === undefined ? headSize : fields.positive(attentionScalar);
   const factor = (name: string | undefined): number => (name === undefined ? 1 : fields.positive(name, 1));
   return {
-    embeddingScale: factor(multipliers?.embedding),
+    // PyTorch has the root as a float32.
+    embeddingScale: scalesEmbeddings ? Math.fround(Math.sqrt(hiddenSize)) : factor(multipliers?.embedding),
     residualScale: factor(multipliers?.residual),
-    attentionScale: multipliers ? factor(multipliers.attention) : 1 / Math.sqrt(headSize),
+    attentionScale: multipliers ? factor(multipliers.attention) : 1 / Math.sqrt(scalar),
     logitScale: 1 / factor(multipliers?.logits),
   };
 }
 
-function parseLayers(fields: Fields, family: Family, numLayers: number): readonly LayerConfig[] {
+/** Finds the properties of layers, and the sets of angles that they use, in the order of their first use. */
+function parseLayers(fields: Fields, family: Family, numLayers: number): Pick<ModelConfig, "layers" | "ropes"> {
   const hasRope = parseRopeLayers(fields, family, numLayers);
-  const windows = parseWindows(fields, family.slidingWindow?.(fields), numLayers);
-  return windows.map((slidingWindow, layer) => ({ slidingWindow, hasRope: hasRope[layer] ?? true }));
+  const { full, sliding } = parseRopes(fields, family);
+  const ropes: RopeConfig[] = [];
+  const setOf = (rope: RopeConfig): number => {
+    const known = ropes.findIndex((other) => JSON.stringify(other) === JSON.stringify(rope));
+    return known >= 0 ? known : ropes.push(rope) - 1;
+  };
+  const layers = parseWindows(fields, family, numLayers).map((slidingWindow, layer): LayerConfig => {
+    const rope = slidingWindow === undefined ? full : sliding;
+    return { slidingWindow, angleSet: hasRope[layer] ? setOf(rope) : undefined };
+  });
+  return { layers, ropes };
 }
 
 /**
- * `layer_types` names the layers with the window. Without it Qwen's `max_window_layers` does, else all layers have it.
+ * `layer_types` names the layers with the window. Without it the interval of an alternation or Qwen's
+ * `max_window_layers` does, else all layers have it.
  */
-function parseWindows(fields: Fields, window: number | undefined, numLayers: number): readonly (number | undefined)[] {
+function parseWindows(
+  fields: Fields,
+  { slidingWindow, alternation }: Family,
+  numLayers: number,
+): readonly (number | undefined)[] {
+  const window = slidingWindow?.(fields);
   const types = fields.list("layer_types");
+  if (types === undefined && alternation) {
+    const interval = fields.size(alternation.interval);
+    return Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? undefined : window));
+  }
   if (types === undefined) {
     const first = fields.has("use_sliding_window") ? (fields.count("max_window_layers") ?? 28) : 0;
     return Array.from({ length: numLayers }, (_, layer) => (layer >= first ? window : undefined));
@@ -120,11 +168,27 @@ function parseWindows(fields: Fields, window: number | undefined, numLayers: num
 
 /**
  * Reads both spellings: `rope_parameters` (transformers 5), and `rope_theta` with `rope_scaling` (before). In a config
- * with both, `rope_parameters` takes precedence, as in transformers.
+ * with both, `rope_parameters` takes precedence, as in transformers. Families whose layers alternate may have one
+ * object in it for each type of layer; the older spelling scales the layers without a window alone.
+ *
+ * @returns the angles of layers without a window, and of those with one
  */
-function parseRope(fields: Fields): RopeConfig {
-  const scaling = fields.object("rope_parameters") ?? fields.object("rope_scaling");
-  const plainTheta = fields.positive("rope_theta", 10000);
+function parseRopes(
+  fields: Fields,
+  { alternation }: Family,
+): { readonly full: RopeConfig; readonly sliding: RopeConfig } {
+  const parameters = fields.object("rope_parameters");
+  const [ofFull, ofSliding] = ["full_attention", "sliding_attention"].map((type) => parameters?.object(type));
+  const isByType = ofFull !== undefined || ofSliding !== undefined;
+  if (isByType && !alternation)
+    fields.unsupported("rope_parameters", "supported is RoPE that is the same in all layers");
+  const theta = fields.positive("rope_theta", 10000);
+  const full = parseRope(isByType ? ofFull : (parameters ?? fields.object("rope_scaling")), theta);
+  if (!alternation) return { full, sliding: full };
+  return { full, sliding: parseRope(ofSliding, fields.positive(alternation.theta)) };
+}
+
+function parseRope(scaling: Fields | undefined, plainTheta: number): RopeConfig {
   if (scaling === undefined) return { type: "default", theta: plainTheta };
 
   const theta = scaling.positive("rope_theta", plainTheta);

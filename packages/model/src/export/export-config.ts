@@ -1,7 +1,7 @@
 // config.json and generation_config.json of an exported folder.
 
-import { familyOf } from "../config/families.ts";
-import type { ModelConfig } from "../config/model-config.ts";
+import { type Family, familyOf } from "../config/families.ts";
+import type { Activation, ModelConfig } from "../config/model-config.ts";
 import type { RopeConfig } from "../config/rope.ts";
 import type { JsonObject } from "../files/text-file.ts";
 
@@ -21,15 +21,14 @@ export function exportedConfig(
   original: JsonObject | undefined,
   { dtypes, withDataFile }: ExportedFiles,
 ): JsonObject {
-  const rope = ropeFields(config.rope, config.contextTokens);
-  const isScaled = rope["rope_type"] !== "default";
+  const family = familyOf(config.modelType);
   // Readers load float32 when no dtype is named.
   const ownDtype = dtypes.includes("fp32") ? {} : { dtype: dtypes[0] };
   const dataFiles = Object.fromEntries(withDataFile.map((name) => [name, 1]));
   const forReader = { ...ownDtype, ...(withDataFile.length > 0 ? { use_external_data_format: dataFiles } : {}) };
   return {
     ...original,
-    architectures: [familyOf(config.modelType).className],
+    architectures: [family.className],
     model_type: config.modelType,
     vocab_size: config.vocabSize,
     hidden_size: config.hiddenSize,
@@ -38,7 +37,7 @@ export function exportedConfig(
     num_attention_heads: config.numHeads,
     num_key_value_heads: config.numKvHeads,
     head_dim: config.headSize,
-    hidden_act: config.activation,
+    [family.activationField ?? "hidden_act"]: ACTIVATION_NAMES[config.activation],
     ...multiplierFields(config),
     ...ropeLayerFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
@@ -47,12 +46,43 @@ export function exportedConfig(
     attention_bias: config.hasOutputBias,
     mlp_bias: config.hasMlpBias,
     tie_word_embeddings: config.hasTiedEmbeddings,
-    rope_theta: config.rope.theta,
-    rope_scaling: isScaled ? rope : null,
-    rope_parameters: { rope_theta: config.rope.theta, ...rope },
+    ...ropeConfigFields(config, family),
     use_cache: true,
     ...(original ? {} : tokenIds(config)),
     ...(Object.keys(forReader).length > 0 ? { "transformers.js_config": forReader } : {}),
+  };
+}
+
+const ACTIVATION_NAMES: Readonly<Record<Activation, string>> = { silu: "silu", "gelu-tanh": "gelu_pytorch_tanh" };
+
+/** Makes the fields of RoPE in both spellings; those of families whose layers alternate name these layers, too. */
+function ropeConfigFields(config: ModelConfig, { alternation, attentionScalar }: Family): JsonObject {
+  const { layers, ropes, contextTokens } = config;
+  const ropeOf = (hasWindow: boolean): RopeConfig | undefined => {
+    const layer = layers.find(({ slidingWindow, angleSet }) => {
+      return angleSet !== undefined && (!alternation || (slidingWindow !== undefined) === hasWindow);
+    });
+    return ropes[layer?.angleSet ?? -1];
+  };
+  const [full, sliding] = [ropeOf(false), ropeOf(true)];
+  const parameters = (rope: RopeConfig): JsonObject => ({ rope_theta: rope.theta, ...ropeFields(rope, contextTokens) });
+  const scaling = full && ropeFields(full, contextTokens);
+  const older = {
+    ...(full ? { rope_theta: full.theta } : {}),
+    rope_scaling: scaling && scaling["rope_type"] !== "default" ? scaling : null,
+  };
+  if (!alternation) return { ...older, rope_parameters: full ? parameters(full) : null };
+  const window = layers.find(({ slidingWindow }) => slidingWindow !== undefined)?.slidingWindow;
+  return {
+    ...older,
+    rope_parameters: {
+      ...(full ? { full_attention: parameters(full) } : {}),
+      ...(sliding ? { sliding_attention: parameters(sliding) } : {}),
+    },
+    ...(sliding ? { [alternation.theta]: sliding.theta } : {}),
+    ...(window === undefined ? {} : { sliding_window: window }),
+    layer_types: layers.map(({ slidingWindow }) => (slidingWindow ? "sliding_attention" : "full_attention")),
+    ...(attentionScalar === undefined ? {} : { [attentionScalar]: config.attentionScale ** -2 }),
   };
 }
 
@@ -74,7 +104,7 @@ function multiplierFields(config: ModelConfig): JsonObject {
 
 function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
   const { ropeLayers } = familyOf(modelType);
-  return ropeLayers ? { [ropeLayers.list]: layers.map(({ hasRope }) => Number(hasRope)) } : {};
+  return ropeLayers ? { [ropeLayers.list]: layers.map(({ angleSet }) => Number(angleSet !== undefined)) } : {};
 }
 
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {

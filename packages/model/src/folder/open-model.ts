@@ -15,6 +15,7 @@ import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
 import { locateDense } from "../weights/backbone.ts";
+import { textTensors } from "../weights/text-tensors.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
 import { openReadMe } from "./read-me-folder.ts";
@@ -144,10 +145,11 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
   const store = await openStore(path);
   try {
     const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
+    const ofText = textTensors(store);
     if (isOfficialConversion(store)) {
       return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
     }
-    return { kind: "dense", ...locateDense(store, config), router: undefined, files, stores: [store] };
+    return { kind: "dense", ...locateDense(ofText, config), router: undefined, files, stores: [store] };
   } catch (error) {
     await store.close();
     throw error;

@@ -1,7 +1,8 @@
 import { ReadMeError } from "@readme-moe/core";
 import { familyOf, modelTypeOf } from "../config/families.ts";
 import { allocateFor, quoted } from "../files/errors.ts";
-import { checkRows, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import { encodeFloats } from "../files/floats.ts";
+import { checkRows, countValues, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GgufFile } from "./gguf-file.ts";
 import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
 
@@ -11,6 +12,8 @@ import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
  *
  * Some architectures, such as `llama` (also of Mistral's files), order the rows of q_proj and k_proj by rotary pairs.
  * The store restores the order by the head counts of the metadata.
+ *
+ * Files of families with an offset of norms hold scales with the offset added. The store subtracts it, in float32.
  */
 export class GgufTensorStore implements TensorStore {
   readonly path: string;
@@ -19,6 +22,7 @@ export class GgufTensorStore implements TensorStore {
   readonly file: GgufFile;
   readonly #architecture: string;
   readonly #hasPairedRows: boolean;
+  readonly #normOffset: number;
   /** The file's names by Hugging Face's. */
   readonly #ggmlNames: ReadonlyMap<string, string>;
 
@@ -48,6 +52,7 @@ export class GgufTensorStore implements TensorStore {
     this.file = file;
     this.#architecture = architecture;
     this.#hasPairedRows = family?.hasPairedRows ?? false;
+    this.#normOffset = family?.normOffset ?? 0;
     this.#ggmlNames = ggmlNames;
   }
 
@@ -67,11 +72,16 @@ export class GgufTensorStore implements TensorStore {
   }
 
   info(name: string): TensorInfo {
-    return { ...this.file.info(this.#ggmlName(name)), name };
+    const ggmlName = this.#ggmlName(name);
+    const info = { ...this.file.info(ggmlName), name };
+    const numValues = countValues(info.shape);
+    if (!this.#isShifted(ggmlName) || numValues === undefined) return info;
+    return { ...info, type: "F32", byteLength: 4 * numValues };
   }
 
   async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
     const ggmlName = this.#ggmlName(name);
+    if (this.#isShifted(ggmlName)) return encodeFloats(await this.readFloats(name, rows), "F32");
     const headSize = this.#pairedHeadSize(ggmlName);
     if (headSize === undefined) return this.file.readBytes(ggmlName, rows);
     const { shape } = this.file.info(ggmlName);
@@ -89,6 +99,10 @@ export class GgufTensorStore implements TensorStore {
 
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
     const ggmlName = this.#ggmlName(name);
+    if (this.#isShifted(ggmlName)) {
+      const offset = this.#normOffset;
+      return (await this.file.readFloats(ggmlName, rows)).map((value) => value - offset);
+    }
     if (this.#pairedHeadSize(ggmlName) === undefined) return this.file.readFloats(ggmlName, rows);
     return this.file.decode(ggmlName, await this.readBytes(name, rows));
   }
@@ -102,6 +116,11 @@ export class GgufTensorStore implements TensorStore {
     if (ggmlName === undefined)
       throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
     return ggmlName;
+  }
+
+  /** Checks that a tensor holds scales of a norm with an offset. */
+  #isShifted(ggmlName: string): boolean {
+    return this.#normOffset !== 0 && ggmlName.endsWith("norm.weight");
   }
 
   /** @returns rows per head, or `undefined` for a tensor whose rows are in Hugging Face order already */

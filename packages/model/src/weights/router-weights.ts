@@ -76,7 +76,7 @@ export function locateRouter(store: TensorStore, prefix: string, config: RouterC
 }
 
 /** Parts of a model's config that also hold for its router. */
-type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "rope">;
+type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "ropes">;
 
 /**
  * Extends a router's context to its model's: RoPE has no end, and the model can use no position beyond the router's.
@@ -119,7 +119,7 @@ export function parseOfficialRouterConfig(fields: Fields, model: RoutedModel, nu
     numHeads: fields.size("n_head"),
     numLayers: fields.size("n_layer"),
     normalizer: fields.positive("normalizer", 1),
-    ropeTheta: model.rope.theta,
+    ropeTheta: model.ropes[0]?.theta ?? 10000,
     contextTokens: reach(fields.size("max_position_embeddings_predictor", 4096), model),
   };
   checkHeads(fields, config);

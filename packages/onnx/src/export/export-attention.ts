@@ -25,11 +25,16 @@ import {
   Where,
 } from "../graph/operators.ts";
 
-/** Values that all layers share. */
-export interface ExportPositions {
-  /** `[batch, 1, sequence, headSize]` */
+/** Cosines and sines of one set of angles, `[batch, 1, sequence, headSize]`. */
+interface ExportAngles {
   readonly cos: Value;
   readonly sin: Value;
+}
+
+/** Values that all layers share. */
+export interface ExportPositions {
+  /** Angles of each set. */
+  readonly angles: readonly ExportAngles[];
   /** Makes the summand of scores, `[batch, 1, sequence, total]`, once per window. */
   readonly mask: (window: number | undefined) => Value;
 }
@@ -55,11 +60,16 @@ export function exportPositions(
   config: ModelConfig,
   { tokenIds, attentionMask, positions }: Readonly<Record<"tokenIds" | "attentionMask" | "positions", Value>>,
 ): ExportPositions {
-  const frequencies = g.weight("rope.frequencies", "float32", [config.headSize / 2], () => {
-    return new Uint8Array(ropeFrequencies(config.rope, config.headSize).buffer);
+  const places = Unsqueeze(g, CastTo(g, positions, "float32"), [1, 3]);
+  const angles = config.ropes.map((rope, set): ExportAngles => {
+    const name = set === 0 ? "rope.frequencies" : `rope.frequencies.${set}`;
+    const frequencies = g.weight(name, "float32", [config.headSize / 2], () => {
+      return new Uint8Array(ropeFrequencies(rope, config.headSize).buffer);
+    });
+    const half = Mul(g, places, frequencies);
+    const both = Concat(g, [half, half], -1);
+    return { cos: Cos(g, both), sin: Sin(g, both) };
   });
-  const angles = Mul(g, Unsqueeze(g, CastTo(g, positions, "float32"), [1, 3]), frequencies);
-  const both = Concat(g, [angles, angles], -1);
 
   const numQueries = Squeeze(g, Shape(g, tokenIds, 1, 2), [0]);
   const numKeys = Squeeze(g, Shape(g, attentionMask, 1, 2), [0]);
@@ -79,7 +89,7 @@ export function exportPositions(
     masks.set(window, made);
     return made;
   };
-  return { cos: Cos(g, both), sin: Sin(g, both), mask };
+  return { angles, mask };
 }
 
 /** Rows of one run, `[batch, sequence, heads · headSize]`. */
@@ -106,8 +116,9 @@ export function exportAttention(
 ): { readonly attended: Value; readonly present: ExportCache } {
   const { numHeads, numKvHeads, headSize } = config;
   const byHead = (x: Value, count: number): Value => Transpose(g, Reshape(g, x, [0, 0, count, headSize]), [0, 2, 1, 3]);
-  const { slidingWindow, hasRope } = layerConfig(config, layer);
-  const rotated = (x: Value): Value => (hasRope ? rotate(g, x, positions, headSize) : x);
+  const { slidingWindow, angleSet } = layerConfig(config, layer);
+  const angles = angleSet === undefined ? undefined : positions.angles[angleSet];
+  const rotated = (x: Value): Value => (angles ? rotate(g, x, angles, headSize) : x);
   const present = {
     keys: Concat(g, [past.keys, rotated(byHead(rows.keys, numKvHeads))], 2),
     values: Concat(g, [past.values, byHead(rows.values, numKvHeads)], 2),
@@ -125,7 +136,7 @@ export function exportAttention(
   return { attended: Reshape(g, attended, [0, 0, numHeads * headSize]), present };
 }
 
-function rotate(g: GraphBuilder, x: Value, { cos, sin }: ExportPositions, headSize: number): Value {
+function rotate(g: GraphBuilder, x: Value, { cos, sin }: ExportAngles, headSize: number): Value {
   const half = headSize / 2;
   const second = Slice(g, x, { start: half, end: headSize, axis: 3 });
   const turned = Concat(g, [Neg(g, second), Slice(g, x, { start: 0, end: half, axis: 3 })], -1);

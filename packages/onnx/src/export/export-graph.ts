@@ -10,7 +10,7 @@ import {
 } from "../decoder/layer.ts";
 import { type Graph, GraphBuilder, type Value } from "../graph/graph-builder.ts";
 import { nameOutputs } from "../graph/name-outputs.ts";
-import { Add, Mul, Reshape, Sigmoid } from "../graph/operators.ts";
+import { Add, Mul, Pow, Reshape, Sigmoid, Tanh } from "../graph/operators.ts";
 import { exportAttention, type ExportCache, exportPositions, type ExportRows } from "./export-attention.ts";
 import { type ExportDtype, ExportWeights } from "./export-weights.ts";
 
@@ -25,7 +25,7 @@ import { type ExportDtype, ExportWeights } from "./export-weights.ts";
  */
 export function exportGraph({ config, weights }: Pick<Model, "config" | "weights">, dtype: ExportDtype): Graph {
   const g = new GraphBuilder("main_graph");
-  const writer = new ExportWeights(g, dtype, config.rmsNormEpsilon);
+  const writer = new ExportWeights(g, dtype, config);
   const tokenIds = g.input("input_ids", "int64", ["batch_size", "sequence_length"]);
   const attentionMask = g.input("attention_mask", "int64", ["batch_size", "total_sequence_length"]);
   const positionIds = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
@@ -88,7 +88,15 @@ interface ExportHalf {
 /** `activation(gate) · up` by activation. */
 const GATES: Readonly<Record<Activation, (g: GraphBuilder, gate: Value, up: Value) => Value>> = {
   silu: (g, gate, up) => Mul(g, Mul(g, gate, Sigmoid(g, gate)), up),
+  "gelu-tanh": (g, gate, up) => Mul(g, geluTanh(g, gate), up),
 };
+
+/** GELU's approximation by tanh; the operator `Gelu` is newer than the exported operator set. */
+function geluTanh(g: GraphBuilder, x: Value): Value {
+  const cubic = Mul(g, Pow(g, x, g.float(3)), g.float(0.044715));
+  const turned = Tanh(g, Mul(g, Add(g, x, cubic), g.float(Math.sqrt(2 / Math.PI))));
+  return Mul(g, Mul(g, x, g.float(0.5)), Add(g, turned, g.float(1)));
+}
 
 /** Makes the operations of one half of a layer, in operators of the specification. */
 function exportOperations(

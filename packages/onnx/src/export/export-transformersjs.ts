@@ -10,6 +10,7 @@ import {
   type JsonObject,
   type Model,
   readJsonFile,
+  textConfig,
   toJson,
   writeFileAtomically,
   writeFolderAtomically,
@@ -101,7 +102,8 @@ export async function exportTransformersJs(
       withDataFile.push(name);
     }
     const original = (name: string): Promise<JsonObject | undefined> => ownConfig(model, name);
-    const config = exportedConfig(model.config, await original("config.json"), { dtypes, withDataFile });
+    const own = await original("config.json");
+    const config = exportedConfig(model.config, own && textConfig(model.path, own), { dtypes, withDataFile });
     texts.set("config.json", toJson(config));
     const generation = exportedGenerationConfig(model.config, await original("generation_config.json"));
     texts.set("generation_config.json", toJson(generation));

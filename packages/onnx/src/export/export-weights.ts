@@ -1,6 +1,6 @@
 // Products, norms and the embedding table in the three precisions of exported graphs.
 
-import type { LinearRefs, TensorRef } from "@readme-moe/model";
+import type { LinearRefs, ModelConfig, TensorRef } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
 import {
   Add,
@@ -37,18 +37,20 @@ export interface Embedding {
   readonly tiedLogits: ((hidden: Value) => Value) | undefined;
 }
 
+type NormNumbers = Pick<ModelConfig, "rmsNormEpsilon" | "normOffset">;
+
 /** Writes operations with weights into one graph. */
 export class ExportWeights {
   readonly #g: GraphBuilder;
   readonly #dtype: ExportDtype;
-  readonly #epsilon: number;
+  readonly #norms: NormNumbers;
   /** Inputs of products in 8 bits: each is quantised once for all of its products. */
   readonly #inputs = new Map<Value, QuantizedTensor>();
 
-  constructor(g: GraphBuilder, dtype: ExportDtype, epsilon: number) {
+  constructor(g: GraphBuilder, dtype: ExportDtype, norms: NormNumbers) {
     this.#g = g;
     this.#dtype = dtype;
-    this.#epsilon = epsilon;
+    this.#norms = norms;
   }
 
   /** `x · weightᵀ + bias`, `x` `[batch, sequence, in]`. */
@@ -66,12 +68,15 @@ export class ExportWeights {
     return MatMul(this.#g, x, this.#g.weight(`${name}.weight`, "float32", [numIn, numOut], read));
   }
 
-  /** RMS norm over the last axis in plain operators, as PyTorch's exporter writes it. */
+  /**
+   * RMS norm over the last axis in plain operators, as PyTorch's exporter writes it. The offset of stored scales is
+   * added as the graph is written.
+   */
   norm(name: string, x: Value, scale: TensorRef): Value {
     const g = this.#g;
     const meanSquare = ReduceMean(g, Pow(g, x, g.float(2)), -1);
-    const inverse = Div(g, g.float(1), Sqrt(g, Add(g, meanSquare, g.float(this.#epsilon))));
-    return Mul(g, Mul(g, x, inverse), this.#vector(name, scale));
+    const inverse = Div(g, g.float(1), Sqrt(g, Add(g, meanSquare, g.float(this.#norms.rmsNormEpsilon))));
+    return Mul(g, Mul(g, x, inverse), this.#vector(name, scale, this.#norms.normOffset));
   }
 
   /**
@@ -90,8 +95,11 @@ export class ExportWeights {
     return { rows: Gather(g, table, tokenIds), tiedLogits: this.#dtype === "fp32" ? tiedLogits : undefined };
   }
 
-  #vector(name: string, ref: TensorRef): Value {
-    return this.#g.weight(name, "float32", ref.shape, async () => bytesOf(await ref.store.readFloats(ref.name)));
+  #vector(name: string, ref: TensorRef, offset = 0): Value {
+    return this.#g.weight(name, "float32", ref.shape, async () => {
+      const values = await ref.store.readFloats(ref.name);
+      return bytesOf(offset === 0 ? values : values.map((value) => value + offset));
+    });
   }
 
   #integerProduct(name: string, x: Value, ref: TensorRef): Value {

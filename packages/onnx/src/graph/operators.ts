@@ -25,6 +25,7 @@ export const Reciprocal: Unary = unary("Reciprocal");
 export const Sigmoid: Unary = unary("Sigmoid");
 export const Sin: Unary = unary("Sin");
 export const Sqrt: Unary = unary("Sqrt");
+export const Tanh: Unary = unary("Tanh");
 
 export const Add: Binary = binary("Add");
 export const And: Binary = binary("And");

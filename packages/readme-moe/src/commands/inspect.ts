@@ -90,7 +90,7 @@ function describe(model: Model, { precision, threads }: InspectFlags): Readonly<
     kind: model.kind,
     config: {
       ...config,
-      hasRope: uniform(layers.map(({ hasRope }) => hasRope)),
+      angleSets: uniform(layers.map(({ angleSet }) => angleSet ?? null)),
       slidingWindows: uniform(layers.map(({ slidingWindow }) => slidingWindow)) ?? null,
     },
     parameters: parameterCounts(model),

@@ -2,7 +2,7 @@
 
 import type { Activation, LayerConfig, ModelConfig } from "@readme-moe/model";
 import type { decoder } from "@readme-moe/onnx";
-import { add, scale, swiglu } from "./arithmetic.ts";
+import { add, geglu, scale, swiglu } from "./arithmetic.ts";
 import { causalAttention } from "./attention.ts";
 import { rmsNorm } from "./normalization.ts";
 import { linear, linearWithLowRank, type LowRankFactor } from "./products.ts";
@@ -27,10 +27,10 @@ export interface AttentionSetting {
 }
 
 /** Functions of an FFN's gate and its other input. */
-const GATES: Readonly<Record<Activation, typeof swiglu>> = { silu: swiglu };
+const GATES: Readonly<Record<Activation, typeof swiglu>> = { silu: swiglu, "gelu-tanh": geglu };
 
-/** The rotary tables of each tape: its layers share them. */
-const tablesOf = new WeakMap<Tape, RotaryTables>();
+/** The rotary tables of each tape by set of angles: its layers share them. */
+const tablesOf = new WeakMap<Tape, Map<number, RotaryTables>>();
 
 /** Appends the operations of one half of a layer to a tape. */
 export class TapeOperations implements decoder.LayerOperations<Tensor> {
@@ -61,20 +61,21 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
   }
 
   norm(name: string, x: Tensor, over: "row" | "head"): Tensor {
-    const { rmsNormEpsilon: epsilon, headSize } = this.#config;
+    const { rmsNormEpsilon: epsilon, normOffset: offset, headSize } = this.#config;
     const weight = this.#weights.get(name);
-    if (over === "row") return rmsNorm(this.#tape, x, weight, epsilon);
+    if (over === "row") return rmsNorm(this.#tape, x, weight, { epsilon, offset });
     const [rows = 0, width = 0] = x.shape;
     const numHeads = rows === ANY_ROWS ? ANY_ROWS : (rows * width) / headSize;
     const heads = reshape(this.#tape, x, [numHeads, headSize]);
-    return reshape(this.#tape, rmsNorm(this.#tape, heads, weight, epsilon), x.shape);
+    return reshape(this.#tape, rmsNorm(this.#tape, heads, weight, { epsilon, offset }), x.shape);
   }
 
   attend(queries: Tensor, keys: Tensor, values: Tensor): Tensor {
     if (!this.#attention) throw new TypeError("Expected the properties of attention, got those of an FFN");
     const { layer, sequenceTokens: tokens } = this.#attention;
     const { numHeads, numKvHeads, headSize, attentionScale } = this.#config;
-    const positioned = (x: Tensor): Tensor => (layer.hasRope ? this.#rotate(x, tokens) : x);
+    const { angleSet: set } = layer;
+    const positioned = (x: Tensor): Tensor => (set === undefined ? x : this.#rotate(x, set, tokens));
     const rows = { query: positioned(queries), key: positioned(keys), value: values };
     const sizes = { tokens, numHeads, numKvHeads, headSize, window: layer.slidingWindow, scale: attentionScale };
     return causalAttention(this.#tape, rows, sizes);
@@ -92,13 +93,19 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
     return scale(this.#tape, x, factor);
   }
 
-  #rotate(x: Tensor, tokens: number): Tensor {
-    const { rope, headSize } = this.#config;
-    const tables = tablesOf.get(this.#tape) ?? rotaryTables(this.#tape, rope, headSize, tokens);
-    tablesOf.set(this.#tape, tables);
+  #rotate(x: Tensor, set: number, tokens: number): Tensor {
+    const tables = this.#rotaryTables(set, tokens);
     const [rows = 0, width = 0] = x.shape;
     const sequences = rows === ANY_ROWS ? ANY_ROWS : rows / tokens;
     const apart = reshape(this.#tape, x, [sequences, tokens, width]);
     return reshape(this.#tape, rotary(this.#tape, apart, tables), x.shape);
+  }
+
+  #rotaryTables(set: number, tokens: number): RotaryTables {
+    const bySet = tablesOf.get(this.#tape) ?? new Map<number, RotaryTables>();
+    const { ropes, headSize } = this.#config;
+    const tables = bySet.get(set) ?? rotaryTables(this.#tape, { set, rope: ropes[set]!, headSize, tokens });
+    tablesOf.set(this.#tape, bySet.set(set, tables));
+    return tables;
   }
 }

@@ -1,4 +1,5 @@
 import { operators } from "@readme-moe/onnx";
+import { shift } from "./arithmetic.ts";
 import { causalMask } from "./causal-mask.ts";
 import type { Tape, Tensor } from "./tape.ts";
 
@@ -16,9 +17,17 @@ const {
   Unsqueeze,
 } = operators;
 
-/** `x / rms(x) · scale` over the last axis; `x` `[rows, size]`, `scale` `[size]`. */
-export function rmsNorm(tape: Tape, x: Tensor, scale: Tensor, epsilon: number): Tensor {
+/** Number under a norm's root, and the number that is added to its stored scales. */
+export interface NormNumbers {
+  readonly epsilon: number;
+  /** @default 0 */
+  readonly offset?: number;
+}
+
+/** `x / rms(x) · (stored + offset)` over the last axis; `x` `[rows, size]`, `stored` `[size]`. */
+export function rmsNorm(tape: Tape, x: Tensor, stored: Tensor, { epsilon, offset = 0 }: NormNumbers): Tensor {
   const g = tape.graph;
+  const scale = offset === 0 ? stored : shift(tape, stored, offset);
   if (!x.needsGradient && !scale.needsGradient) {
     return tape.record(SimplifiedLayerNormalization(g, x.value, scale.value, epsilon), x.shape, []);
   }

@@ -13,14 +13,23 @@ export interface RotaryTables {
   readonly sin: Tensor;
 }
 
+/** One set of angles for sequences of `tokens` tokens. */
+interface AngleSet {
+  /** Index of the set, which makes the names of constants different. */
+  readonly set: number;
+  readonly rope: RopeConfig;
+  readonly headSize: number;
+  readonly tokens: number;
+}
+
 /** Makes the tables of sequences of `tokens` tokens, which begin at position 0. */
-export function rotaryTables(tape: Tape, rope: RopeConfig, headSize: number, tokens: number): RotaryTables {
+export function rotaryTables(tape: Tape, { set, rope, headSize, tokens }: AngleSet): RotaryTables {
   const shape = [tokens, headSize / 2];
   const { cos, sin } = ropeTables(rope, headSize, 0, tokens);
   return {
-    positions: tape.constant("positions", "int64", [1], BigInt64Array.of(0n)),
-    cos: tape.constant("cos", "float32", shape, cos),
-    sin: tape.constant("sin", "float32", shape, sin),
+    positions: tape.constant(`positions.${set}`, "int64", [1], BigInt64Array.of(0n)),
+    cos: tape.constant(`cos.${set}`, "float32", shape, cos),
+    sin: tape.constant(`sin.${set}`, "float32", shape, sin),
   };
 }
 

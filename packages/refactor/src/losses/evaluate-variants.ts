@@ -218,7 +218,8 @@ function lossGraph({ config, weights }: Evaluation["model"]): Graph {
   const weight = (name: string, ref: typeof weights.head): Tensor =>
     tape.weight(name, ref.shape, () => ref.store.readFloats(ref.name));
   const hidden = tape.data("hidden", "float32", [ANY_ROWS, config.hiddenSize]);
-  const normed = rmsNorm(tape, hidden, weight("final_norm", weights.finalNorm), config.rmsNormEpsilon);
+  const numbers = { epsilon: config.rmsNormEpsilon, offset: config.normOffset };
+  const normed = rmsNorm(tape, hidden, weight("final_norm", weights.finalNorm), numbers);
   const product = linear(tape, normed, weight("head", weights.head)).value;
   const logits = config.logitScale === 1 ? product : Mul(g, product, g.float(config.logitScale));
   const targetLogits = GatherElements(g, logits, g.input("targets", "int64", ["rows", 1]), 1);

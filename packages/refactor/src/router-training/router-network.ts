@@ -102,12 +102,14 @@ function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weigh
   const shapes = routerShapes(config);
   const weight = (name: string): Tensor => weights(name, shapes.get(name)!);
   const apply = (name: string, x: Tensor): Tensor => linear(tape, x, weight(`${name}.weight`), weight(`${name}.bias`));
-  const norm = (name: string, x: Tensor): Tensor => rmsNorm(tape, x, weight(`${name}.weight`), ROUTER_RMS_NORM_EPSILON);
+  const norm = (name: string, x: Tensor): Tensor =>
+    rmsNorm(tape, x, weight(`${name}.weight`), { epsilon: ROUTER_RMS_NORM_EPSILON });
 
   const rows = batch.sequences * batch.tokens;
   let x = weights(EMBEDDED, [rows, config.embeddingSize]);
   const headSize = config.innerSize / config.numHeads;
-  const tables = rotaryTables(tape, { type: "default", theta: config.ropeTheta }, headSize, batch.tokens);
+  const rope = { type: "default", theta: config.ropeTheta } as const;
+  const tables = rotaryTables(tape, { set: 0, rope, headSize, tokens: batch.tokens });
   for (let layer = 0; layer < config.numLayers; layer++) {
     const normed = norm(`input_layernorm_${layer}`, x);
     const rotated = (name: string): Tensor => {

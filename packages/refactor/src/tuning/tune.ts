@@ -24,6 +24,7 @@ const SHARED_FIELDS = [
   "numKvHeads",
   "headSize",
   "rmsNormEpsilon",
+  "normOffset",
   "qkNorm",
   "activation",
   "embeddingScale",
@@ -184,7 +185,7 @@ function checkWidths(student: Model, { config: { intermediateSize } }: Model): v
 }
 
 function positionsOf({ config }: Model): string {
-  return JSON.stringify([config.rope, config.layers]);
+  return JSON.stringify([config.ropes, config.layers]);
 }
 
 function unsupported({ path }: Model, problem: string): ReadMeError {

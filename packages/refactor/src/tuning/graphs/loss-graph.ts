@@ -10,7 +10,7 @@ import { linear } from "../../autodiff/products.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";
 import { HIDDEN } from "./half-graphs.ts";
 
-type HeadConfig = Pick<ModelConfig, "hiddenSize" | "vocabSize" | "rmsNormEpsilon" | "logitScale">;
+type HeadConfig = Pick<ModelConfig, "hiddenSize" | "vocabSize" | "rmsNormEpsilon" | "normOffset" | "logitScale">;
 
 /**
  * Builds the graph of the loss and its gradients. Inputs: `HIDDEN` and `taught`, student's and teacher's states `[rows,
@@ -57,7 +57,8 @@ export function crossEntropyGraph(config: HeadConfig): Graph {
 }
 
 /** Norms rows for the head. The factor of logits is applied here, since the head is linear. */
-export function headInput(tape: Tape, x: Tensor, norm: Tensor, { rmsNormEpsilon, logitScale }: HeadConfig): Tensor {
-  const normed = rmsNorm(tape, x, norm, rmsNormEpsilon);
+export function headInput(tape: Tape, x: Tensor, norm: Tensor, config: HeadConfig): Tensor {
+  const { rmsNormEpsilon: epsilon, normOffset: offset, logitScale } = config;
+  const normed = rmsNorm(tape, x, norm, { epsilon, offset });
   return logitScale === 1 ? normed : scale(tape, normed, logitScale);
 }
