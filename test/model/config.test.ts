@@ -17,7 +17,7 @@ function parse(changes: Readonly<Record<string, unknown>>): ReturnType<typeof pa
 }
 
 /** A layer that sees all positions. */
-const WHOLE = { slidingWindow: undefined, angleSet: 0 };
+const WHOLE = { slidingWindow: undefined, angleSet: 0, isMixture: false };
 
 const windowsOf = ({ layers }: ModelConfig) => layers.map(({ slidingWindow }) => slidingWindow);
 const ropeOf = ({ layers }: ModelConfig) => layers.map(({ angleSet }) => angleSet !== undefined);

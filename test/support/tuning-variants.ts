@@ -32,7 +32,7 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
     decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
   },
   "RoPE in some layers": {
-    decoder: { layers: [undefined, 0].map((angleSet) => ({ slidingWindow: undefined, angleSet })) },
+    decoder: { layers: [undefined, 0].map((angleSet) => ({ slidingWindow: undefined, angleSet, isMixture: false })) },
   },
   "Gemma 3's norms with an offset, GELU, windows and two sets of angles": {
     hasMoreAttention: true,
@@ -45,8 +45,8 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
       attentionScale: 0.2,
       ropes: [10, 1000].map((theta) => ({ type: "default", theta })),
       layers: [
-        { slidingWindow: 3, angleSet: 0 },
-        { slidingWindow: undefined, angleSet: 1 },
+        { slidingWindow: 3, angleSet: 0, isMixture: false },
+        { slidingWindow: undefined, angleSet: 1, isMixture: false },
       ],
     },
   },

@@ -71,7 +71,7 @@ function describeLayer(
   packing: Packing,
 ): LayerDescription {
   const refs = weights.layers[index]!;
-  const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
+  const { attentionNorm, attention, ffnNorm, shared, experts, mixture } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize, normOffset } = config;
   const { slidingWindow, angleSet } = layerConfig(config, index);
@@ -80,7 +80,7 @@ function describeLayer(
   const name = `layers.${index}`;
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
   // All tokens use a dense model's only expert.
-  const isDense = names.length === 1 && shared === undefined;
+  const isDense = names.length === 1 && shared === undefined && mixture === undefined;
   const ofAll = isDense ? experts[0] : shared;
   const feedForward = (part: string, { gate, up, down }: FeedForwardRefs): ExpertDescription => {
     const gated = gatedOf(part);
@@ -112,6 +112,14 @@ function describeLayer(
     ffnNorm: optionalNorm(ffnNorm, feeds),
     shared: ofAll && feedForward(`${name}.ffn`, ofAll),
     experts: isDense ? [] : experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
+    mixture: mixture &&
+      config.mixture && {
+        // Float32 in all precisions: a rounded logit may choose another expert, and the router is small.
+        router: packFloat({ weight: mixture.router, bias: undefined }, feeds),
+        experts: mixture.experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
+        expertsPerToken: config.mixture.expertsPerToken,
+        normalizesWeights: config.mixture.normalizesWeights,
+      },
     ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
   };
 }

@@ -3,7 +3,13 @@ export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvPrecision, type K
 export { KernelKv, KV_PAGE_TOKENS, PagePool, type PagePoolOptions, type PageSlot } from "./kv/page-pool.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
 export { anglesOf, GrowingAngles } from "./angles.ts";
-export type { DecoderDescription, ExpertDescription, FeedForwardDescription, LayerDescription } from "./description.ts";
+export type {
+  DecoderDescription,
+  ExpertDescription,
+  FeedForwardDescription,
+  LayerDescription,
+  MixtureDescription,
+} from "./description.ts";
 export { changeFactors, type ChangeFactors } from "./change-factors.ts";
 export { changeBytes, packChange, type ChangePrecision } from "./pack/pack-change.ts";
 export { describeRouter } from "./describe-router.ts";

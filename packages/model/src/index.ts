@@ -31,7 +31,13 @@ export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-mod
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
-export { layerConfig, type Activation, type LayerConfig, type ModelConfig } from "./config/model-config.ts";
+export {
+  layerConfig,
+  type Activation,
+  type LayerConfig,
+  type MixtureConfig,
+  type ModelConfig,
+} from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
@@ -39,6 +45,7 @@ export type {
   ExpertLayout,
   FeedForwardRefs,
   LayerRefs,
+  MixtureRefs,
   LinearRefs,
   ModelWeights,
 } from "./weights/model-weights.ts";

@@ -13,6 +13,8 @@ import {
 } from "../../../packages/model/src/config/gguf-config.ts";
 import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
+import { GGUF_MIXTURE_KEYS } from "../../../packages/model/src/config/gguf-mixture.ts";
+import { expertTensors, withoutExperts } from "./convert-mixture.ts";
 import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 
 type Metadata = Parameters<typeof writeGguf>[2];
@@ -35,6 +37,9 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   qwen3: "NEOX", // case LLM_ARCH_QWEN3
   olmo2: "NEOX", // case LLM_ARCH_OLMO2
   gemma3: "NEOX", // case LLM_ARCH_GEMMA3
+  qwen3moe: "NEOX", // case LLM_ARCH_QWEN3MOE
+  olmoe: "NEOX", // case LLM_ARCH_OLMOE
+  granitemoe: "NORM", // case LLM_ARCH_GRANITE_MOE
 };
 
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
@@ -60,12 +65,13 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
   const { architecture } = familyOf(config.modelType);
   const ropeType = ROPE_TYPES[architecture];
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
-  const tensors = tensorRefs(weights).map((ref): GgufInput => {
+  const typeOf = (shape: readonly number[]): OutputType => {
+    if (shape.length < 2) return "F32";
+    return matrixType === "Q8_0" && (shape.at(-1) ?? 0) % Q8_BLOCK !== 0 ? "F16" : matrixType;
+  };
+  const others = tensorRefs(withoutExperts(weights)).map((ref): GgufInput => {
     const { name, shape } = ref;
     const isPaired = ropeType === "NORM" && /[qk]_proj/.test(name);
-    const isMatrix = shape.length === 2;
-    const hasBlocks = (shape[1] ?? 0) % Q8_BLOCK === 0;
-    const type = !isMatrix ? "F32" : matrixType === "Q8_0" && !hasBlocks ? "F16" : matrixType;
     const isNorm = name.endsWith("norm.weight");
     const floats = isPaired
       ? () => readPairedRows(ref, config.headSize)
@@ -73,8 +79,9 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
           const values = await ref.store.readFloats(name);
           return isNorm ? values.map((value) => value + config.normOffset) : values;
         };
-    return { name: ggmlNameOf(name, config.norms), type, shape, floats };
+    return { name: ggmlNameOf(name, config.norms), type: typeOf(shape), shape, floats };
   });
+  const tensors = [...others, ...expertTensors(weights, typeOf)];
   const factors = ropeFactors(config);
   if (!factors) return tensors;
   const shape = [factors.length];
@@ -140,6 +147,11 @@ function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
     own.set(GGUF_ALTERNATION_KEYS.theta, float32(config.ropes[first?.angleSet ?? 0]?.theta ?? 10000));
     const whole = config.layers.findIndex(({ slidingWindow }) => slidingWindow === undefined);
     own.set(GGUF_ALTERNATION_KEYS.interval, uint32(whole + 1));
+  }
+  if (config.mixture) {
+    own.set(GGUF_MIXTURE_KEYS.num_local_experts, uint32(config.mixture.numExperts));
+    own.set(GGUF_MIXTURE_KEYS.num_experts_per_tok, uint32(config.mixture.expertsPerToken));
+    own.set(GGUF_MIXTURE_KEYS.moe_intermediate_size, uint32(config.mixture.expertSize));
   }
   if (multipliers) {
     own.set(GGUF_MULTIPLIER_KEYS.embedding, float32(config.embeddingScale));

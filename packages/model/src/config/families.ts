@@ -1,106 +1,7 @@
 // The supported families of decoders, one entry each. Readers of config.json and of GGUF metadata share this table.
 
+import { type Family, type Multipliers, NORMS_BEFORE } from "./family.ts";
 import type { Fields } from "./fields.ts";
-
-/**
- * Tensor names of a layer's norms, behind `model.layers.N.`. A norm without a name is one that the family does not
- * have. Output norms are applied to what attention or the FFN adds to the residual stream.
- */
-export interface NormNames {
-  readonly attention?: string;
-  readonly attentionOutput?: string;
-  readonly ffn?: string;
-  readonly ffnOutput?: string;
-}
-
-/** Rows that one norm of queries and keys is taken over: each head, or all heads together. */
-export type QkNorm = "head" | "all-heads";
-
-/** Properties of one family. Absent ones are Llama's. */
-export interface Family {
-  /** Class in transformers, for the config.json of an export. */
-  readonly className: string;
-  /** `general.architecture` of GGUF files. Of families with the same one, the first reads the file. */
-  readonly architecture: string;
-  /**
-   * Whether GGUF files order the rows of queries and keys by rotary pairs. They do if `llama_model_rope_type` in
-   * llama.cpp's src/llama-model.cpp returns `LLAMA_ROPE_TYPE_NORM` for the architecture, not `LLAMA_ROPE_TYPE_NEOX`.
-   *
-   * @default false
-   */
-  readonly hasPairedRows?: boolean;
-  readonly norms: NormNames;
-  /**
-   * Number that is added to the stored scales of all norms. In GGUF files it is added already.
-   *
-   * @default 0
-   */
-  readonly normOffset?: number;
-  /** Config field that names the function of an FFN's gate. @default "hidden_act" */
-  readonly activationField?: string;
-  /** @default queries and keys have no norm */
-  readonly qkNorm?: QkNorm;
-  /** @default the config's `attention_bias` */
-  readonly hasQkvBias?: boolean;
-  /** @default the config's `attention_bias` */
-  readonly hasOutputBias?: boolean;
-  /** Values of config fields that are absent or `null`, by name, where they differ from Llama's. */
-  readonly defaults?: Readonly<Record<string, unknown>>;
-  /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
-  readonly slidingWindow?: (fields: Fields) => number | undefined;
-  /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
-  readonly ropeLayers?: RopeLayers;
-  /** Config fields of layers that alternate between a window and all positions. @default layers do not alternate */
-  readonly alternation?: Alternation;
-  /** Whether embeddings are multiplied by √hiddenSize. @default false */
-  readonly scalesEmbeddings?: boolean;
-  /** Config field whose inverse square root is the factor of attention scores. @default the head size is used */
-  readonly attentionScalar?: string;
-  /**
-   * Config fields with factors; each is 1 when absent.
-   *
-   * @default Llama's: no factors, attention scores times 1 / √headSize
-   */
-  readonly multipliers?: Multipliers;
-  /**
-   * Config fields that change the computation in a way that is not supported. A config with one of them is refused,
-   * unless its value is `null`, `false` or 0.
-   *
-   * @default none
-   */
-  readonly unsupported?: readonly string[];
-}
-
-/** Names of the config fields that say which layers have RoPE. */
-interface RopeLayers {
-  /** Field with one number per layer: 1 with RoPE, 0 without, whatever its name suggests. */
-  readonly list: string;
-  /** Field with n, when there is no list: every n-th layer has no RoPE. It needs a value in `defaults`. */
-  readonly interval: string;
-}
-
-/** Names of the config fields of layers that alternate between a window and all positions. */
-export interface Alternation {
-  /** Field with n, without `layer_types`: every n-th layer sees all positions. It needs a value in `defaults`. */
-  readonly interval: string;
-  /** Field with RoPE's base in layers with the window, which is never scaled. It needs a value in `defaults`. */
-  readonly theta: string;
-}
-
-/** Names of the config fields with a model's factors. */
-export interface Multipliers {
-  /** Factor of embeddings. */
-  readonly embedding: string;
-  /** Factor of what attention and FFN add to the residual stream. */
-  readonly residual: string;
-  /** Factor of attention scores. */
-  readonly attention: string;
-  /** Divisor of logits. */
-  readonly logits: string;
-}
-
-/** Llama's norms. */
-export const NORMS_BEFORE: NormNames = { attention: "input_layernorm", ffn: "post_attention_layernorm" };
 
 function optionalWindow(fields: Fields): number | undefined {
   return fields.boolean("use_sliding_window", false) ? fields.size("sliding_window", 4096) : undefined;
@@ -110,6 +11,13 @@ function optionalWindow(fields: Fields): number | undefined {
 function mistralWindow(fields: Fields): number | undefined {
   return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
 }
+
+const GRANITE_MULTIPLIERS: Multipliers = {
+  embedding: "embedding_multiplier",
+  residual: "residual_multiplier",
+  attention: "attention_multiplier",
+  logits: "logits_scaling",
+};
 
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
@@ -152,12 +60,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "granite",
     hasPairedRows: true,
     norms: NORMS_BEFORE,
-    multipliers: {
-      embedding: "embedding_multiplier",
-      residual: "residual_multiplier",
-      attention: "attention_multiplier",
-      logits: "logits_scaling",
-    },
+    multipliers: GRANITE_MULTIPLIERS,
   },
   smollm3: {
     className: "SmolLM3ForCausalLM",
@@ -206,7 +109,77 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // Gemma 2 has the first two, EmbeddingGemma the last one.
     unsupported: ["attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"],
   },
+  mixtral: {
+    className: "MixtralForCausalLM",
+    architecture: "llama",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    hasQkvBias: false,
+    hasOutputBias: false,
+    defaults: { rms_norm_eps: 1e-5, rope_theta: 1e6, num_local_experts: 8, num_experts_per_tok: 2 },
+    slidingWindow: (fields) => (fields.has("sliding_window") ? fields.size("sliding_window") : undefined),
+    mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
+  },
+  qwen3_moe: {
+    className: "Qwen3MoeForCausalLM",
+    architecture: "qwen3moe",
+    norms: NORMS_BEFORE,
+    qkNorm: "head",
+    defaults: { num_local_experts: 128, num_experts_per_tok: 8, moe_intermediate_size: 768 },
+    mixture: {
+      expertSize: "moe_intermediate_size",
+      normalizesWeights: "norm_topk_prob",
+      ggufNormalizesWeights: true,
+      hasDenseLayers: true,
+    },
+    // All layers would have the window, whatever `max_window_layers` says; no published model has one.
+    unsupported: ["use_sliding_window"],
+  },
+  olmoe: {
+    className: "OlmoeForCausalLM",
+    architecture: "olmoe",
+    norms: NORMS_BEFORE,
+    qkNorm: "all-heads",
+    defaults: { rms_norm_eps: 1e-5, num_local_experts: 64, num_experts_per_tok: 8 },
+    mixture: { expertSize: "intermediate_size", normalizesWeights: "norm_topk_prob", ggufNormalizesWeights: false },
+    unsupported: ["clip_qkv"],
+  },
+  granitemoe: {
+    className: "GraniteMoeForCausalLM",
+    architecture: "granitemoe",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    multipliers: GRANITE_MULTIPLIERS,
+    defaults: { num_local_experts: 8, num_experts_per_tok: 2 },
+    mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
+    unsupported: ["shared_intermediate_size"],
+  },
 };
+
+const SHARED_EXPERTS = "a mixture with experts that all tokens use besides those that they choose";
+
+/** Unsupported mixtures by `model_type`, and by `general.architecture`, with what they are. */
+const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
+  granitemoeshared: SHARED_EXPERTS,
+  granitemoehybrid: `${SHARED_EXPERTS}, with layers without attention`,
+  granitehybrid: `${SHARED_EXPERTS}, with layers without attention`,
+  qwen2_moe: SHARED_EXPERTS,
+  qwen2moe: SHARED_EXPERTS,
+  deepseek: SHARED_EXPERTS,
+  deepseek_v2: SHARED_EXPERTS,
+  deepseek_v3: SHARED_EXPERTS,
+  deepseek2: SHARED_EXPERTS,
+  llama4: SHARED_EXPERTS,
+  gpt_oss: "a mixture with clamped activations and attention sinks",
+  "gpt-oss": "a mixture with clamped activations and attention sinks",
+  phimoe: "a mixture whose router rounds its choice",
+};
+
+/** Says what a model of an unsupported family is, behind its name in messages; empty when that is not known. */
+export function unsupportedKind(name: string): string {
+  const kind = Object.hasOwn(REFUSED_MIXTURES, name) ? REFUSED_MIXTURES[name] : undefined;
+  return kind === undefined ? "" : `, ${kind},`;
+}
 
 /** `model_type` of all supported families. */
 export const MODEL_TYPES: readonly string[] = Object.keys(FAMILIES);
@@ -223,7 +196,14 @@ export function familyOf(modelType: string): Family {
   return family;
 }
 
-/** Finds the `model_type` that reads GGUF files of an architecture. */
-export function modelTypeOf(architecture: unknown): string | undefined {
-  return MODEL_TYPES.find((name) => familyOf(name).architecture === architecture);
+/**
+ * Finds the `model_type` that reads GGUF files of an architecture. One architecture may have two: Llama's and Mixtral's
+ * files differ in `expert_count`.
+ *
+ * @param isMixture - whether the file's layers have several experts
+ * @returns a family without a mixture for one with, and the other way round, if the architecture has no better
+ */
+export function modelTypeOf(architecture: unknown, isMixture = false): string | undefined {
+  const names = MODEL_TYPES.filter((name) => familyOf(name).architecture === architecture);
+  return names.find((name) => (familyOf(name).mixture !== undefined) === isMixture) ?? names[0];
 }

@@ -2,10 +2,12 @@
 // supported.
 
 import { describeValue } from "@readme-moe/core";
-import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
+import { familyOf, MODEL_TYPES, unsupportedKind } from "./families.ts";
+import type { Family } from "./family.ts";
 import { Fields } from "./fields.ts";
 import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
+import { parseMixture } from "./parse-mixture.ts";
 import type { RopeConfig } from "./rope.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -25,7 +27,9 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
 export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
   const named = new Fields(path, textConfig(path, json));
   const modelType = named.text("model_type");
-  if (!MODEL_TYPES.includes(modelType)) named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
+  if (!MODEL_TYPES.includes(modelType)) {
+    named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`, unsupportedKind(modelType));
+  }
   const family = familyOf(modelType);
   const fields = named.withDefaults(family.defaults ?? {});
   refuseUnsupported(fields, family);
@@ -34,6 +38,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
   const numHeads = fields.size("num_attention_heads");
   const numKvHeads = fields.size("num_key_value_heads", numHeads);
   const numLayers = fields.size("num_hidden_layers");
+  const mixture = parseMixture(fields, family.mixture, numLayers);
   const headSize = fields.size("head_dim", Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
@@ -47,6 +52,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     vocabSize: fields.size("vocab_size"),
     hiddenSize,
     intermediateSize: fields.size("intermediate_size"),
+    mixture: mixture?.config,
     numLayers,
     numHeads,
     numKvHeads,
@@ -57,7 +63,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     qkNorm: family.qkNorm,
     activation: parseActivation(fields, family),
     contextTokens: fields.size("max_position_embeddings", 2048),
-    ...parseLayers(fields, family, numLayers),
+    ...parseLayers(fields, family, numLayers, mixture?.isMixture),
     ...parseScales(fields, family, { headSize, hiddenSize }),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -121,7 +127,12 @@ function parseScales(
 }
 
 /** Finds the properties of layers, and the sets of angles that they use, in the order of their first use. */
-function parseLayers(fields: Fields, family: Family, numLayers: number): Pick<ModelConfig, "layers" | "ropes"> {
+function parseLayers(
+  fields: Fields,
+  family: Family,
+  numLayers: number,
+  isMixture: readonly boolean[] = [],
+): Pick<ModelConfig, "layers" | "ropes"> {
   const hasRope = parseRopeLayers(fields, family, numLayers);
   const { full, sliding } = parseRopes(fields, family);
   const ropes: RopeConfig[] = [];
@@ -131,7 +142,7 @@ function parseLayers(fields: Fields, family: Family, numLayers: number): Pick<Mo
   };
   const layers = parseWindows(fields, family, numLayers).map((slidingWindow, layer): LayerConfig => {
     const rope = slidingWindow === undefined ? full : sliding;
-    return { slidingWindow, angleSet: hasRope[layer] ? setOf(rope) : undefined };
+    return { slidingWindow, angleSet: hasRope[layer] ? setOf(rope) : undefined, isMixture: isMixture[layer] ?? false };
   });
   return { layers, ropes };
 }
