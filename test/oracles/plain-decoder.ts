@@ -1,7 +1,7 @@
 // An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what
 // the kernel and graphs compute is compared with it.
 
-import { ropeFrequencies, type Model, type TensorRef } from "@readme-moe/model";
+import { ropeFrequencies, ropeScale, type Model, type TensorRef } from "@readme-moe/model";
 
 interface Linear {
   readonly weight: readonly Float64Array[]; // [out][in]
@@ -90,7 +90,8 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
   const refs = (weights.layers[layer] as (typeof weights.layers)[number]).attention;
   const { numHeads, numKvHeads, headSize } = config;
   const window = config.layers[layer]?.slidingWindow ?? Infinity;
-  const frequencies = ropeFrequencies(config.rope, headSize);
+  const frequencies = ropeFrequencies(config.rope, config.rotatedSize);
+  const factor = ropeScale(config.rope);
   const heads = async (ref: typeof refs.query, norm: TensorRef | undefined, count: number): Promise<Rows[]> => {
     const rows = product(x, await linear(ref));
     const scale = norm && (await vector(norm));
@@ -105,7 +106,7 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
   };
   const turn = (rows: Rows[]): Rows[] =>
     config.layers[layer]?.hasRope
-      ? rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies)))
+      ? rows.map((parts, position) => parts.map((part) => rotate(part, frequencies, { position, scale: factor })))
       : rows;
   const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
@@ -142,14 +143,19 @@ async function activations(x: Rows, refs: FeedForward): Promise<Rows> {
   return gate.map((row, token) => row.map((g, i) => (g / (1 + Math.exp(-g))) * (up[token]?.[i] as number)));
 }
 
-function rotate(part: Float64Array, position: number, frequencies: Float32Array): Float64Array {
-  const half = part.length / 2;
+/** Rotates pairs of the first dimensions, as many as there are frequencies. */
+function rotate(
+  part: Float64Array,
+  frequencies: Float32Array,
+  { position, scale }: { readonly position: number; readonly scale: number },
+): Float64Array {
+  const half = frequencies.length;
   const turned = Float64Array.from(part);
   for (let i = 0; i < half; i++) {
     const angle = position * (frequencies[i] as number);
     const [a, b] = [part[i] as number, part[i + half] as number];
-    turned[i] = a * Math.cos(angle) - b * Math.sin(angle);
-    turned[i + half] = b * Math.cos(angle) + a * Math.sin(angle);
+    turned[i] = scale * (a * Math.cos(angle) - b * Math.sin(angle));
+    turned[i + half] = scale * (b * Math.cos(angle) + a * Math.sin(angle));
   }
   return turned;
 }

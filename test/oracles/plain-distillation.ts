@@ -1,7 +1,7 @@
 // The loss that tuning minimizes, in plain loops and double precision, over the weights that tuning changes. The decoder
 // is written a second time, for those weights: `plain-decoder.ts` runs the weights of an open model.
 
-import { ropeFrequencies, type ModelConfig } from "@readme-moe/model";
+import { ropeFrequencies, ropeScale, type ModelConfig } from "@readme-moe/model";
 import type {
   DecoderWeights,
   LayerWeights,
@@ -131,13 +131,15 @@ function join(config: ModelConfig, group: WeightGroup, stream: Row, output: Row)
   );
 }
 
-function turn({ rope, headSize }: ModelConfig, head: Row, position: number): Row {
-  const half = headSize / 2;
-  const frequencies = ropeFrequencies(rope, headSize);
+function turn({ rope, rotatedSize }: ModelConfig, head: Row, position: number): Row {
+  const half = rotatedSize / 2;
+  const frequencies = ropeFrequencies(rope, rotatedSize);
+  const scale = ropeScale(rope);
   return head.map((value, i) => {
+    if (i >= rotatedSize) return value;
     const angle = position * frequencies[i % half]!;
     const other = i < half ? -head[i + half]! : head[i - half]!;
-    return value * Math.cos(angle) + other * Math.sin(angle);
+    return scale * (value * Math.cos(angle) + other * Math.sin(angle));
   });
 }
 

@@ -22,17 +22,17 @@ export function anglesOf(rope: RopeConfig, size: number, from: number, to: numbe
 export class GrowingAngles {
   readonly #kernel: Kernel;
   readonly #rope: ModelConfig["rope"];
-  readonly #headSize: number;
+  readonly #rotatedSize: number;
   readonly #maxPositions: number;
   #numPositions = 0;
 
   constructor(
     kernel: Kernel,
-    { rope, headSize, contextTokens }: Pick<ModelConfig, "rope" | "headSize" | "contextTokens">,
+    { rope, rotatedSize, contextTokens }: Pick<ModelConfig, "rope" | "rotatedSize" | "contextTokens">,
   ) {
     this.#kernel = kernel;
     this.#rope = rope;
-    this.#headSize = headSize;
+    this.#rotatedSize = rotatedSize;
     this.#maxPositions = contextTokens;
   }
 
@@ -41,7 +41,7 @@ export class GrowingAngles {
     while (this.#numPositions < numPositions) {
       const from = this.#numPositions;
       const to = Math.min(this.#maxPositions, from + POSITIONS);
-      this.#kernel.setAngles(0, from, anglesOf(this.#rope, this.#headSize, from, to));
+      this.#kernel.setAngles(0, from, anglesOf(this.#rope, this.#rotatedSize, from, to));
       this.#numPositions = to;
     }
   }

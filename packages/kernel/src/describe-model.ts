@@ -73,7 +73,7 @@ function describeLayer(
   const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
   const { product, factorsOf } = packing;
-  const { numHeads, numKvHeads, headSize } = config;
+  const { numHeads, numKvHeads, headSize, rotatedSize } = config;
   const { slidingWindow, hasRope } = layerConfig(config, index);
   const name = `layers.${index}`;
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
@@ -93,7 +93,7 @@ function describeLayer(
     numKvHeads,
     headSize,
     angleSet: hasRope ? 0 : undefined,
-    rotatedSize: headSize,
+    rotatedSize,
     slidingWindow,
     attentionScale: config.attentionScale,
     residualScale: config.residualScale,

@@ -1,5 +1,6 @@
 // Opened models, and folders of models.
 export { openModel } from "./folder/open-model.ts";
+export { forContext } from "./folder/for-context.ts";
 export { verifyModel } from "./folder/verify-model.ts";
 export type { Model } from "./folder/model.ts";
 export { baseFiles, modelLicense } from "./folder/base-files.ts";
@@ -32,7 +33,7 @@ export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
 export { layerConfig, type Activation, type LayerConfig, type ModelConfig } from "./config/model-config.ts";
-export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
+export { ropeFrequencies, ropeScale, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,
   ExpertLayout,

@@ -5,9 +5,10 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { GgufFile, type Model, ropeFrequencies, type TensorRef } from "@readme-moe/model";
 import { familyOf } from "../../../packages/model/src/config/families.ts";
+import { fusedModules } from "../../../packages/model/src/weights/tensor-parts.ts";
 import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
 import { GGUF_KEYS, GGUF_MULTIPLIER_KEYS } from "../../../packages/model/src/config/gguf-config.ts";
-import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
 import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 
@@ -30,6 +31,7 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   qwen2: "NEOX", // case LLM_ARCH_QWEN2
   qwen3: "NEOX", // case LLM_ARCH_QWEN3
   olmo2: "NEOX", // case LLM_ARCH_OLMO2
+  phi3: "NEOX", // case LLM_ARCH_PHI3
 };
 
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
@@ -55,45 +57,83 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
   const { architecture } = familyOf(config.modelType);
   const ropeType = ROPE_TYPES[architecture];
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
-  const tensors = tensorRefs(weights).map((ref): GgufInput => {
+  const fused = fusedRefs(config, tensorRefs(weights));
+  const tensors = fused.map((ref): GgufInput => {
     const { name, shape } = ref;
     const isPaired = ropeType === "NORM" && /[qk]_proj/.test(name);
     const isMatrix = shape.length === 2;
     const hasBlocks = (shape[1] ?? 0) % Q8_BLOCK === 0;
     const type = !isMatrix ? "F32" : matrixType === "Q8_0" && !hasBlocks ? "F16" : matrixType;
     const floats = isPaired
-      ? () => readPairedRows(ref, config.headSize)
-      : (): Promise<Float32Array> => ref.store.readFloats(name);
-    return { name: ggmlNameOf(name, config.norms), type, shape, floats };
+      ? () => readPairedRows(ref, config)
+      : async (): Promise<Float32Array> =>
+          joined(await Promise.all(ref.refs.map((part) => part.store.readFloats(part.name))));
+    return { name: ggmlNameOf(name, config.norms, familyOf(config.modelType).fused), type, shape, floats };
   });
-  const factors = ropeFactors(config);
-  if (!factors) return tensors;
-  const shape = [factors.length];
-  return [...tensors, { name: "rope_freqs.weight", type: "F32", shape, floats: () => Promise.resolve(factors) }];
+  const factors = Object.entries(ropeFactors(config)).map(([name, values]): GgufInput => {
+    return { name: `${name}.weight`, type: "F32", shape: [values.length], floats: () => Promise.resolve(values) };
+  });
+  return [...tensors, ...factors];
+}
+
+/** A tensor of the file: one of the model, or the rows of several. */
+interface FileTensor extends TensorRef {
+  readonly refs: readonly TensorRef[];
+}
+
+/** Joins products whose rows are in one tensor of the family's files, at the place of the first one. */
+function fusedRefs(config: Model["config"], refs: readonly TensorRef[]): readonly FileTensor[] {
+  const modules = fusedModules(config);
+  return refs.flatMap((ref): readonly FileTensor[] => {
+    const [, prefix = "", module = "", kind = ""] = /^(model\.layers\.\d+\.)(.+)\.(weight|bias)$/.exec(ref.name) ?? [];
+    const [name, parts] = Array.from(modules).find(([, all]) => all.some((one) => one.module === module)) ?? [];
+    if (name === undefined || parts === undefined) return [{ ...ref, refs: [ref] }];
+    if (parts[0]?.module !== module) return [];
+    const own = parts.map(
+      (part) => refs.find((other) => other.name === `${prefix}${part.module}.${kind}`) as TensorRef,
+    );
+    const numRows = own.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
+    return [{ ...ref, name: `${prefix}${name}.${kind}`, shape: [numRows, ...ref.shape.slice(1)], refs: own }];
+  });
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const values = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let done = 0;
+  for (const part of parts) {
+    values.set(part, done);
+    done += part.length;
+  }
+  return values;
 }
 
 /** Reads rows of queries or keys by rotary pairs. */
 export async function readPairedRows(
   { store, name, shape }: Pick<TensorRef, "store" | "name" | "shape">,
-  headSize: number,
+  head: HeadRows,
 ): Promise<Float32Array> {
   const values = await store.readFloats(name);
   const [numRows = 0] = shape;
   const rowLength = values.length / numRows;
   const paired = new Float32Array(values.length);
   for (let row = 0; row < numRows; row++) {
-    paired.set(values.subarray(row * rowLength, (row + 1) * rowLength), pairedRowOf(row, headSize) * rowLength);
+    paired.set(values.subarray(row * rowLength, (row + 1) * rowLength), pairedRowOf(row, head) * rowLength);
   }
   return paired;
 }
 
-/** Divisors of the frequencies, unless they are all the same. */
-function ropeFactors({ rope, headSize }: Model["config"]): Float32Array | undefined {
-  if (rope.type !== "llama3" && rope.type !== "factors") return undefined;
-  const stretched = ropeFrequencies(rope, headSize);
-  return ropeFrequencies({ type: "default", theta: rope.theta }, headSize).map(
-    (frequency, pair) => frequency / (stretched[pair] ?? 1),
-  );
+/** Tensors of divisors of the frequencies by name, unless they are all the same. */
+function ropeFactors({ rope, rotatedSize }: Model["config"]): Readonly<Record<string, Float32Array>> {
+  if (rope.type === "longrope") {
+    return {
+      rope_factors_long: Float32Array.from(rope.longFactors),
+      rope_factors_short: Float32Array.from(rope.shortFactors),
+    };
+  }
+  if (rope.type !== "llama3" && rope.type !== "factors") return {};
+  const stretched = ropeFrequencies(rope, rotatedSize);
+  const plain = ropeFrequencies({ type: "default", theta: rope.theta }, rotatedSize);
+  return { rope_freqs: plain.map((frequency, pair) => frequency / (stretched[pair] ?? 1)) };
 }
 
 function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
@@ -109,13 +149,19 @@ function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
     ["attention.value_length", uint32(config.headSize)],
     [GGUF_KEYS.rms_norm_eps, float32(config.rmsNormEpsilon)],
     ["rope.freq_base", float32(config.rope.theta)],
-    ["rope.dimension_count", uint32(config.headSize)],
+    ["rope.dimension_count", uint32(config.rotatedSize)],
     ["vocab_size", uint32(config.vocabSize)],
   ]);
   if (config.rope.type === "linear") {
     own.set("rope.scaling.type", { type: "string", value: "linear" });
     own.set("rope.scaling.factor", float32(config.rope.factor));
   }
+  if (config.rope.type === "longrope") {
+    own.set("rope.scaling.original_context_length", uint32(config.rope.originalContextTokens));
+    own.set("rope.scaling.attn_factor", float32(config.rope.attentionFactor));
+  }
+  // The converter of other families does not write their windows.
+  if (architecture === "phi3") own.set("attention.sliding_window", uint32(config.layers[0]?.slidingWindow ?? 0));
   if (multipliers) {
     own.set(GGUF_MULTIPLIER_KEYS.embedding, float32(config.embeddingScale));
     own.set(GGUF_MULTIPLIER_KEYS.residual, float32(config.residualScale));

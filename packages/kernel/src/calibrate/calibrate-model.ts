@@ -104,7 +104,7 @@ class LayerWalk {
     const { maxPositions } = stream;
     const numPages = STEP_ROWS + Math.ceil(maxPositions / KV_PAGE_TOKENS);
     if (layers.some(({ angleSet }) => angleSet !== undefined)) {
-      kernel.setAngles(0, 0, anglesOf(config.rope, config.headSize, 0, maxPositions));
+      kernel.setAngles(0, 0, anglesOf(config.rope, config.rotatedSize, 0, maxPositions));
     }
     const pages = kernel.openPages(numPages, true);
     try {

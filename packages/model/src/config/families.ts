@@ -16,6 +16,14 @@ export interface NormNames {
 /** Rows that one norm of queries and keys is taken over: each head, or all heads together. */
 export type QkNorm = "head" | "all-heads";
 
+/** Names, behind `model.layers.N.`, of tensors with the rows of several products, one product after the other. */
+export interface FusedNames {
+  /** Query, key and value. */
+  readonly qkv: string;
+  /** Gate and up. */
+  readonly gateUp: string;
+}
+
 /** Properties of one family. Absent ones are Llama's. */
 export interface Family {
   /** Class in transformers, for the config.json of an export. */
@@ -30,6 +38,8 @@ export interface Family {
    */
   readonly hasPairedRows?: boolean;
   readonly norms: NormNames;
+  /** @default each product has a tensor of its own */
+  readonly fused?: FusedNames;
   /** @default queries and keys have no norm */
   readonly qkNorm?: QkNorm;
   /** @default the config's `attention_bias` */
@@ -40,6 +50,10 @@ export interface Family {
   readonly defaults?: Readonly<Record<string, unknown>>;
   /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
   readonly slidingWindow?: (fields: Fields) => number | undefined;
+  /** Whether the config's `partial_rotary_factor` counts. @default false: factors other than 1 are refused */
+  readonly hasPartialRotary?: boolean;
+  /** Further names of RoPE types: the type by its other name. @default none */
+  readonly ropeTypeNames?: Readonly<Record<string, string>>;
   /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
   readonly ropeLayers?: RopeLayers;
   /**
@@ -87,6 +101,11 @@ function optionalWindow(fields: Fields): number | undefined {
 /** An absent window is Mistral's default of 4,096; `null` means that there is none. */
 function mistralWindow(fields: Fields): number | undefined {
   return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
+}
+
+/** All layers have the window that the config names, if it names one. GGUF files say 0 for none. */
+function plainWindow(fields: Fields): number | undefined {
+  return fields.count("sliding_window") || undefined;
 }
 
 const FAMILIES: Readonly<Record<string, Family>> = {
@@ -147,6 +166,19 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     ropeLayers: { list: "no_rope_layers", interval: "no_rope_layer_interval" },
     // Which layers have a window would depend on `no_rope_layers`; no published model has one.
     unsupported: ["use_sliding_window"],
+  },
+  phi3: {
+    className: "Phi3ForCausalLM",
+    architecture: "phi3",
+    norms: NORMS_BEFORE,
+    fused: { qkv: "self_attn.qkv_proj", gateUp: "mlp.gate_up_proj" },
+    hasQkvBias: false,
+    hasOutputBias: false,
+    defaults: { rms_norm_eps: 1e-5, max_position_embeddings: 4096, original_max_position_embeddings: 4096 },
+    slidingWindow: plainWindow,
+    hasPartialRotary: true,
+    // Names of the first checkpoints, which transformers reads as longrope.
+    ropeTypeNames: { su: "longrope", yarn: "longrope" },
   },
 };
 

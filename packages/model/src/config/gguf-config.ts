@@ -36,6 +36,10 @@ export const GGUF_MULTIPLIER_KEYS: Readonly<Record<keyof Multipliers, string>> =
 /** Tensor with Llama 3's factors, one per pair of dimensions; converters compute them from the config's parameters. */
 const ROPE_FACTORS = "rope_freqs.weight";
 
+/** Tensors with LongRoPE's factors, one per pair of dimensions. */
+const LONG_FACTORS = "rope_factors_long.weight";
+const SHORT_FACTORS = "rope_factors_short.weight";
+
 /**
  * Reads the config of an open GGUF file.
  *
@@ -58,30 +62,30 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   }
   const heads = get("attention.head_count");
   const headSize = get("attention.key_length") ?? Number(get("embedding_length")) / Number(heads);
-  const config = parseConfig(path, {
+  const fields = {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
     ...multiplierFields(familyOf(modelType).multipliers, get, Number(headSize)),
+    original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: headSize,
-    rope_parameters: { rope_theta: get("rope.freq_base"), ...ropeScaling(get) },
-    // Only read by families that refuse windows, such as OLMo 2.
+    rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
+    // Read by families with windows in GGUF files, and by those that refuse them, such as OLMo 2.
     sliding_window: get("attention.sliding_window"),
     attention_bias: store.has("model.layers.0.self_attn.o_proj.bias"),
     mlp_bias: store.has("model.layers.0.mlp.gate_proj.bias"),
     tie_word_embeddings: !store.has("lm_head.weight"),
     bos_token_id: metadata.get("tokenizer.ggml.bos_token_id"),
     eos_token_id: ["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
-  });
+  };
   const rotated = get("rope.dimension_count");
-  if (rotated !== undefined && rotated !== config.headSize) {
-    throw unsupported(`RoPE over ${Number(rotated)} of ${config.headSize} dimensions is not supported`);
-  }
+  const config = parseConfig(path, fields, undefined, rotated === undefined ? undefined : Number(rotated));
   if (!store.has(ROPE_FACTORS)) return config;
   const factors = Array.from(await store.readFloats(ROPE_FACTORS));
-  if (factors.length !== config.headSize / 2 || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
-    const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${config.headSize / 2} positive numbers`;
+  const numPairs = config.rotatedSize / 2;
+  if (factors.length !== numPairs || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
+    const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${numPairs} positive numbers`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
   return { ...config, rope: { type: "factors", theta: config.rope.theta, factors } };
@@ -103,6 +107,20 @@ function multiplierFields(
     [multipliers.residual]: factor("residual"),
     [multipliers.attention]: factor("attention") ?? 1 / Math.sqrt(headSize),
     [multipliers.logits]: factor("logits"),
+  };
+}
+
+/**
+ * Reads LongRoPE's parameters. As in llama.cpp, a file has them if it has the tensors, whatever it says of scaling, and
+ * cosines have no factor unless it names one.
+ */
+async function longRope(store: GgufTensorStore, get: (key: string) => unknown): Promise<object | undefined> {
+  if (!store.has(LONG_FACTORS) || !store.has(SHORT_FACTORS)) return undefined;
+  return {
+    rope_type: "longrope",
+    long_factor: Array.from(await store.readFloats(LONG_FACTORS)),
+    short_factor: Array.from(await store.readFloats(SHORT_FACTORS)),
+    attention_factor: get("rope.scaling.attn_factor") ?? 1,
   };
 }
 

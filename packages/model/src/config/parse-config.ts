@@ -4,6 +4,7 @@
 import { describeValue } from "@readme-moe/core";
 import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
 import { Fields } from "./fields.ts";
+import { parseLongRope } from "./long-rope.ts";
 import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
 import type { RopeConfig } from "./rope.ts";
 
@@ -17,9 +18,10 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
  *
  * @param path - of config.json, for messages
  * @param generation - generation_config.json if there is one; its end tokens take precedence
+ * @param rotated - number of a head's dimensions that RoPE rotates, if the file says so. @default the config's share
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_MODEL_INVALID`, naming the file and the field
  */
-export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
+export function parseConfig(path: string, json: unknown, generation?: Fields, rotated?: number): ModelConfig {
   const named = new Fields(path, json);
   const modelType = named.text("model_type");
   if (!MODEL_TYPES.includes(modelType)) named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
@@ -36,6 +38,11 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
   if (headSize % 2 !== 0) throw fields.invalid(`the head size ${headSize} is odd, but RoPE rotates pairs`);
+  const rotatedSize = rotated ?? parseRotatedSize(fields, family, headSize);
+  if (!isPairCount(rotatedSize, headSize)) {
+    throw fields.invalid(`RoPE over ${rotatedSize} of ${headSize} dimensions does not rotate pairs`);
+  }
+  const contextTokens = fields.size("max_position_embeddings", 2048);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
   const hasAttentionBias = fields.boolean("attention_bias", false);
@@ -48,12 +55,13 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     numHeads,
     numKvHeads,
     headSize,
+    rotatedSize,
     norms: family.norms,
     rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
     qkNorm: family.qkNorm,
     activation: parseActivation(fields),
-    rope: parseRope(fields),
-    contextTokens: fields.size("max_position_embeddings", 2048),
+    rope: parseRope(fields, family, { rotatedSize, contextTokens }),
+    contextTokens,
     layers: parseLayers(fields, family, numLayers),
     ...parseScales(fields, family, headSize),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
@@ -69,11 +77,22 @@ function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
   if (fields.has("quantization_config")) {
     fields.unsupported("quantization_config", "use the unquantised checkpoint, or a GGUF file");
   }
-  const partial = fields.positive("partial_rotary_factor", 1);
-  if (partial !== 1) fields.unsupported("partial_rotary_factor", "supported is 1");
   for (const name of unsupported) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
+}
+
+/** Reads the share of a head that RoPE rotates: with the RoPE parameters, or beside them. Rounds down, as PyTorch. */
+function parseRotatedSize(fields: Fields, { hasPartialRotary = false }: Family, headSize: number): number {
+  const parameters = ropeParameters(fields);
+  const place = parameters?.has("partial_rotary_factor") ? parameters : fields;
+  const share = place.positive("partial_rotary_factor", 1);
+  if (share !== 1 && !hasPartialRotary) place.unsupported("partial_rotary_factor", "supported is 1");
+  return Math.floor(headSize * share);
+}
+
+function isPairCount(rotatedSize: number, headSize: number): boolean {
+  return Number.isInteger(rotatedSize) && rotatedSize % 2 === 0 && rotatedSize >= 2 && rotatedSize <= headSize;
 }
 
 function parseActivation(fields: Fields): Activation {
@@ -122,14 +141,20 @@ function parseWindows(fields: Fields, window: number | undefined, numLayers: num
  * Reads both spellings: `rope_parameters` (transformers 5), and `rope_theta` with `rope_scaling` (before). In a config
  * with both, `rope_parameters` takes precedence, as in transformers.
  */
-function parseRope(fields: Fields): RopeConfig {
-  const scaling = fields.object("rope_parameters") ?? fields.object("rope_scaling");
+function parseRope(
+  fields: Fields,
+  { ropeTypeNames = {} }: Family,
+  sizes: Pick<ModelConfig, "rotatedSize" | "contextTokens">,
+): RopeConfig {
+  const scaling = ropeParameters(fields);
   const plainTheta = fields.positive("rope_theta", 10000);
   if (scaling === undefined) return { type: "default", theta: plainTheta };
 
   const theta = scaling.positive("rope_theta", plainTheta);
   const typeField = scaling.has("rope_type") ? "rope_type" : "type";
-  switch (scaling.text(typeField, "default")) {
+  const name = scaling.text(typeField, "default");
+  const type = (Object.hasOwn(ropeTypeNames, name) && ropeTypeNames[name]) || name;
+  switch (type) {
     case "default":
       return { type: "default", theta };
     case "linear":
@@ -143,9 +168,15 @@ function parseRope(fields: Fields): RopeConfig {
         highFreqFactor: scaling.positive("high_freq_factor"),
         originalContextTokens: scaling.size("original_max_position_embeddings"),
       };
+    case "longrope":
+      return parseLongRope(scaling, fields.count("original_max_position_embeddings"), { theta, ...sizes });
     default:
-      return scaling.unsupported(typeField, "supported are default, linear, llama3");
+      return scaling.unsupported(typeField, "supported are default, linear, llama3, longrope");
   }
+}
+
+function ropeParameters(fields: Fields): Fields | undefined {
+  return fields.object("rope_parameters") ?? fields.object("rope_scaling");
 }
 
 function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: number): readonly boolean[] {

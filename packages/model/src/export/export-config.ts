@@ -1,6 +1,7 @@
 // config.json and generation_config.json of an exported folder.
 
 import { familyOf } from "../config/families.ts";
+import { attentionFactorOf } from "../config/long-rope.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { RopeConfig } from "../config/rope.ts";
 import type { JsonObject } from "../files/text-file.ts";
@@ -21,7 +22,7 @@ export function exportedConfig(
   original: JsonObject | undefined,
   { dtypes, withDataFile }: ExportedFiles,
 ): JsonObject {
-  const rope = ropeFields(config.rope, config.contextTokens);
+  const rope = { ...ropeFields(config.rope, config.contextTokens), ...partialRotaryFields(config) };
   const isScaled = rope["rope_type"] !== "default";
   // Readers load float32 when no dtype is named.
   const ownDtype = dtypes.includes("fp32") ? {} : { dtype: dtypes[0] };
@@ -47,6 +48,9 @@ export function exportedConfig(
     attention_bias: config.hasOutputBias,
     mlp_bias: config.hasMlpBias,
     tie_word_embeddings: config.hasTiedEmbeddings,
+    // Readers of families with the field beside RoPE's parameters let it take precedence.
+    ...(config.rope.type === "longrope" ? { original_max_position_embeddings: config.rope.originalContextTokens } : {}),
+    ...partialRotaryFields(config),
     rope_theta: config.rope.theta,
     rope_scaling: isScaled ? rope : null,
     rope_parameters: { rope_theta: config.rope.theta, ...rope },
@@ -72,6 +76,11 @@ function multiplierFields(config: ModelConfig): JsonObject {
   };
 }
 
+function partialRotaryFields({ modelType, headSize, rotatedSize }: ModelConfig): JsonObject {
+  const isNamed = familyOf(modelType).hasPartialRotary || rotatedSize < headSize;
+  return isNamed ? { partial_rotary_factor: rotatedSize / headSize } : {};
+}
+
 function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
   const { ropeLayers } = familyOf(modelType);
   return ropeLayers ? { [ropeLayers.list]: layers.map(({ hasRope }) => Number(hasRope)) } : {};
@@ -80,6 +89,13 @@ function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {
   const eosTokenId = eosTokenIds.length > 1 ? eosTokenIds : eosTokenIds[0];
   return { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: eosTokenIds[0] };
+}
+
+/** Names the factor of cosines if readers would not compute the same from both contexts. */
+function ownAttentionFactor(rope: RopeConfig & { readonly type: "longrope" }, contextTokens: number): JsonObject {
+  const { attentionFactor, originalContextTokens } = rope;
+  const usual = attentionFactorOf(contextTokens / originalContextTokens, originalContextTokens);
+  return attentionFactor === usual ? {} : { attention_factor: attentionFactor };
 }
 
 function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
@@ -95,6 +111,14 @@ function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
         low_freq_factor: rope.lowFreqFactor,
         high_freq_factor: rope.highFreqFactor,
         original_max_position_embeddings: rope.originalContextTokens,
+      };
+    case "longrope":
+      return {
+        rope_type: "longrope",
+        long_factor: rope.longFactors,
+        short_factor: rope.shortFactors,
+        original_max_position_embeddings: rope.originalContextTokens,
+        ...ownAttentionFactor(rope, contextTokens),
       };
     case "factors":
       // The only spelling with a factor for each frequency.

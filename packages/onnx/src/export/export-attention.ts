@@ -1,6 +1,6 @@
 // Attention of exported graphs: keys and values of the past come in, and go out with those of this run appended.
 
-import { layerConfig, type ModelConfig, ropeFrequencies } from "@readme-moe/model";
+import { layerConfig, type ModelConfig, ropeFrequencies, ropeScale } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
 import {
   Add,
@@ -27,7 +27,7 @@ import {
 
 /** Values that all layers share. */
 export interface ExportPositions {
-  /** `[batch, 1, sequence, headSize]` */
+  /** `[batch, 1, sequence, rotatedSize]` */
   readonly cos: Value;
   readonly sin: Value;
   /** Makes the summand of scores, `[batch, 1, sequence, total]`, once per window. */
@@ -55,8 +55,8 @@ export function exportPositions(
   config: ModelConfig,
   { tokenIds, attentionMask, positions }: Readonly<Record<"tokenIds" | "attentionMask" | "positions", Value>>,
 ): ExportPositions {
-  const frequencies = g.weight("rope.frequencies", "float32", [config.headSize / 2], () => {
-    return new Uint8Array(ropeFrequencies(config.rope, config.headSize).buffer);
+  const frequencies = g.weight("rope.frequencies", "float32", [config.rotatedSize / 2], () => {
+    return new Uint8Array(ropeFrequencies(config.rope, config.rotatedSize).buffer);
   });
   const angles = Mul(g, Unsqueeze(g, CastTo(g, positions, "float32"), [1, 3]), frequencies);
   const both = Concat(g, [angles, angles], -1);
@@ -79,7 +79,9 @@ export function exportPositions(
     masks.set(window, made);
     return made;
   };
-  return { cos: Cos(g, both), sin: Sin(g, both), mask };
+  const scale = ropeScale(config.rope);
+  const scaled = (x: Value): Value => (scale === 1 ? x : Mul(g, x, g.float(scale)));
+  return { cos: scaled(Cos(g, both)), sin: scaled(Sin(g, both)), mask };
 }
 
 /** Rows of one run, `[batch, sequence, heads · headSize]`. */
@@ -104,10 +106,10 @@ export function exportAttention(
   rows: ExportRows,
   { config, layer, positions, past }: ExportAttention,
 ): { readonly attended: Value; readonly present: ExportCache } {
-  const { numHeads, numKvHeads, headSize } = config;
+  const { numHeads, numKvHeads, headSize, rotatedSize } = config;
   const byHead = (x: Value, count: number): Value => Transpose(g, Reshape(g, x, [0, 0, count, headSize]), [0, 2, 1, 3]);
   const { slidingWindow, hasRope } = layerConfig(config, layer);
-  const rotated = (x: Value): Value => (hasRope ? rotate(g, x, positions, headSize) : x);
+  const rotated = (x: Value): Value => (hasRope ? rotate(g, x, positions, { headSize, rotatedSize }) : x);
   const present = {
     keys: Concat(g, [past.keys, rotated(byHead(rows.keys, numKvHeads))], 2),
     values: Concat(g, [past.values, byHead(rows.values, numKvHeads)], 2),
@@ -125,9 +127,17 @@ export function exportAttention(
   return { attended: Reshape(g, attended, [0, 0, numHeads * headSize]), present };
 }
 
-function rotate(g: GraphBuilder, x: Value, { cos, sin }: ExportPositions, headSize: number): Value {
-  const half = headSize / 2;
-  const second = Slice(g, x, { start: half, end: headSize, axis: 3 });
-  const turned = Concat(g, [Neg(g, second), Slice(g, x, { start: 0, end: half, axis: 3 })], -1);
-  return Add(g, Mul(g, x, cos), Mul(g, turned, sin));
+/** Rotates heads `[batch, heads, sequence, headSize]`; dimensions behind the rotated ones stay. */
+function rotate(
+  g: GraphBuilder,
+  x: Value,
+  { cos, sin }: ExportPositions,
+  { headSize, rotatedSize }: Pick<ModelConfig, "headSize" | "rotatedSize">,
+): Value {
+  const half = rotatedSize / 2;
+  const part = (start: number, end: number): Value => Slice(g, x, { start, end, axis: 3 });
+  const turned = Concat(g, [Neg(g, part(half, rotatedSize)), part(0, half)], -1);
+  const isWhole = rotatedSize === headSize;
+  const rotated = Add(g, Mul(g, isWhole ? x : part(0, rotatedSize), cos), Mul(g, turned, sin));
+  return isWhole ? rotated : Concat(g, [rotated, part(rotatedSize, headSize)], -1);
 }

@@ -93,12 +93,13 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
   }
 
   #rotate(x: Tensor, tokens: number): Tensor {
-    const { rope, headSize } = this.#config;
-    const tables = tablesOf.get(this.#tape) ?? rotaryTables(this.#tape, rope, headSize, tokens);
+    const { rope, headSize, rotatedSize } = this.#config;
+    const tables = tablesOf.get(this.#tape) ?? rotaryTables(this.#tape, rope, rotatedSize, tokens);
     tablesOf.set(this.#tape, tables);
     const [rows = 0, width = 0] = x.shape;
     const sequences = rows === ANY_ROWS ? ANY_ROWS : rows / tokens;
+    const partial = rotatedSize < headSize ? { rotatedSize, numHeads: width / headSize } : undefined;
     const apart = reshape(this.#tape, x, [sequences, tokens, width]);
-    return reshape(this.#tape, rotary(this.#tape, apart, tables), x.shape);
+    return reshape(this.#tape, rotary(this.#tape, apart, tables, partial), x.shape);
   }
 }

@@ -8,15 +8,22 @@ const { Neg, RotaryEmbedding } = operators;
 export interface RotaryTables {
   /** int64 `[batch, tokens]`, or `[1]` for the first position of all rows. */
   readonly positions: Tensor;
-  /** `[maxPositions, headSize / 2]` */
+  /** `[maxPositions, rotatedSize / 2]` */
   readonly cos: Tensor;
   readonly sin: Tensor;
 }
 
+/** Heads of which a part is rotated. */
+export interface PartialHeads {
+  /** Number of each head's dimensions that are rotated, from its first one. */
+  readonly rotatedSize: number;
+  readonly numHeads: number;
+}
+
 /** Makes the tables of sequences of `tokens` tokens, which begin at position 0. */
-export function rotaryTables(tape: Tape, rope: RopeConfig, headSize: number, tokens: number): RotaryTables {
-  const shape = [tokens, headSize / 2];
-  const { cos, sin } = ropeTables(rope, headSize, 0, tokens);
+export function rotaryTables(tape: Tape, rope: RopeConfig, rotatedSize: number, tokens: number): RotaryTables {
+  const shape = [tokens, rotatedSize / 2];
+  const { cos, sin } = ropeTables(rope, rotatedSize, 0, tokens);
   return {
     positions: tape.constant("positions", "int64", [1], BigInt64Array.of(0n)),
     cos: tape.constant("cos", "float32", shape, cos),
@@ -24,12 +31,16 @@ export function rotaryTables(tape: Tape, rope: RopeConfig, headSize: number, tok
   };
 }
 
-/** Rotates pairs `(i, i + headSize / 2)` of each head; `x` `[batch, tokens, numHeads · headSize]`. */
-export function rotary(tape: Tape, x: Tensor, { positions, cos, sin }: RotaryTables): Tensor {
+/**
+ * Rotates pairs `(i, i + rotatedSize / 2)` of each head; `x` `[batch, tokens, numHeads · headSize]`.
+ *
+ * @param partial - @default whole heads are rotated
+ */
+export function rotary(tape: Tape, x: Tensor, { positions, cos, sin }: RotaryTables, partial?: PartialHeads): Tensor {
   const g = tape.graph;
   const tables = { positions: positions.value, cos: cos.value, sin: sin.value };
-  return tape.record(RotaryEmbedding(g, x.value, tables), x.shape, [
+  return tape.record(RotaryEmbedding(g, x.value, tables, partial), x.shape, [
     // The transpose of a rotation is the rotation by the opposite angle.
-    [x, (gradient) => RotaryEmbedding(g, gradient, { ...tables, sin: Neg(g, sin.value) })],
+    [x, (gradient) => RotaryEmbedding(g, gradient, { ...tables, sin: Neg(g, sin.value) }, partial)],
   ]);
 }
